@@ -1,0 +1,292 @@
+"""Settings: a TOML file goes in, a checked frozen dataclass comes out.
+
+The dataclass is the schema: its field names are the known keys, its annotations the types, its
+`__post_init__` the ranges. An unknown key is answered with the nearest known one, so that a typing
+mistake never becomes a silently ignored setting. Presets (the sizes of the models and how they are
+trained) live as TOML files in `edgedistill/presets`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from edgedistill.errors import ConfigError, did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+    from importlib.resources.abc import Traversable
+else:
+    from importlib.abc import Traversable
+
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+
+# ---------------------------------------------------------------- the strict loader
+
+
+def load(cls: type[T], path: Path | Traversable) -> T:
+    """The TOML file at `path` as a `cls`. ConfigError names the file and the key."""
+    return parse(cls, read_toml(path), str(path))
+
+
+def read_toml(path: Path | Traversable) -> dict[str, Any]:
+    """The tables of a TOML file; ConfigError when it is missing or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read this file", got=error.strerror or error) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: not a TOML file", got=error, expected="key = value, see toml.io"
+        ) from error
+
+
+def parse(cls: type[T], mapping: Mapping[str, object], where: str) -> T:
+    """A mapping (TOML tables or JSON) as a frozen dataclass, nested ones included.
+
+    Fields may be int, float (an integer is accepted), str, bool, tuple[X, ...], dict[str, X],
+    X | None or another dataclass. `where` names the source in errors.
+    """
+    return _build(cls, mapping, where, ())
+
+
+def _build(cls: type[T], mapping: Mapping[str, object], where: str, keys: tuple[str, ...]) -> T:
+    known = {field.name: field for field in fields(cast(Any, cls))}
+    for key in mapping:
+        if key not in known:
+            raise ConfigError(
+                f"{where}: unknown key '{_dotted(keys, key)}'", expected=did_you_mean(key, known)
+            )
+    for name, field in known.items():
+        if name not in mapping and field.default is MISSING and field.default_factory is MISSING:
+            raise ConfigError(f"{where}: missing key '{_dotted(keys, name)}'", got=sorted(mapping))
+    kinds = get_type_hints(cls)
+    values = {key: _value(kinds[key], value, where, (*keys, key)) for key, value in mapping.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:  # a range check of the dataclass: say which table it was
+        table = f"[{'.'.join(keys)}] " if keys else ""
+        raise ConfigError(f"{where}: {table}{error.what}", got=error.got, expected=error.expected) from error
+
+
+def _value(kind: Any, value: object, where: str, keys: tuple[str, ...]) -> object:
+    inner = [part for part in get_args(kind) if part is not NoneType and part is not ...]
+    if NoneType in get_args(kind):  # X | None: TOML has no null, JSON has
+        return None if value is None else _value(inner[0], value, where, keys)
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        return _build(cast(Any, kind), value, where, keys)
+    if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+        return tuple(_value(inner[0], v, where, (*keys, str(i))) for i, v in enumerate(value))
+    if get_origin(kind) is dict and isinstance(value, Mapping):
+        return {str(k): _value(inner[1], v, where, (*keys, str(k))) for k, v in value.items()}
+    if kind is float and type(value) in (int, float) and math.isfinite(cast(float, value)):
+        return float(cast(float, value))
+    if kind in (int, str, bool) and type(value) is kind:  # `type`, since True is also an int
+        return value
+    expected = _KIND_NAMES.get(get_origin(kind) or kind, "a table")
+    raise ConfigError(f"{where}: wrong type for '{'.'.join(keys)}'", got=repr(value), expected=expected)
+
+
+_KIND_NAMES = {
+    float: "a finite number",
+    int: "a whole number",
+    str: "a text in quotes",
+    bool: "true or false",
+    tuple: "a list",
+}
+
+
+def _dotted(keys: tuple[str, ...], key: str) -> str:
+    return ".".join((*keys, key))
+
+
+# ---------------------------------------------------------------- shapes
+
+
+@dataclass(frozen=True)
+class StudentSize:
+    """What a preset fixes about a student; the session adds channels and outputs."""
+
+    d: int
+    layers: int
+    heads: int
+    window: int  # bins a layer attends to, the new one included
+    ff: int  # hidden width of the gated MLP
+    taps: int  # bins the value embedding sees
+    dilation: int  # bins between taps
+    lags: int  # bins before the new one that the read-out sees
+
+    def __post_init__(self) -> None:
+        _at_least(self, d=1, layers=1, heads=1, window=2, ff=1, taps=1, dilation=1, lags=0)
+        _divides(self.heads, self.d)
+
+    def shape(self, channels: int, outputs: int) -> StudentShape:
+        """The student of this size for a session's channels and behaviour outputs."""
+        return StudentShape(channels, outputs, **asdict(self))
+
+
+@dataclass(frozen=True)
+class StudentShape:
+    """Everything that fixes the tensors of a student: one session's array, one bin a token."""
+
+    channels: int
+    outputs: int
+    d: int
+    layers: int
+    heads: int
+    window: int
+    ff: int
+    taps: int
+    dilation: int
+    lags: int
+
+    def __post_init__(self) -> None:
+        _at_least(self, channels=1, outputs=1, d=1, layers=1, heads=1, window=2, ff=1, taps=1, dilation=1)
+        _at_least(self, lags=0)
+        _divides(self.heads, self.d)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.d // self.heads
+
+    @property
+    def receptive_field(self) -> int:
+        """Bins that attention reaches back over, the new one included (numerics: "Window semantics")."""
+        return self.layers * (self.window - 1) + 1
+
+    @property
+    def lag_rows(self) -> int:
+        """Bins kept for the read-out and the dilated taps, the new one not counted."""
+        return max(self.lags, (self.taps - 1) * self.dilation)
+
+    def to_json(self) -> dict[str, int]:
+        """The shape as it stands in a manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, mapping: Mapping[str, object], where: str = "model shape") -> StudentShape:
+        """The inverse of `to_json`; ConfigError for anything else."""
+        return parse(cls, mapping, where)
+
+
+@dataclass(frozen=True)
+class TeacherSize:
+    """A masked autoencoder over patch tokens: encoder, and a small predictor for the masked ones."""
+
+    d: int
+    layers: int
+    heads: int
+    ff: int
+    patch: int  # units (teacher) or channels (patch student) in one token
+    predictor_layers: int
+    predictor_d: int
+    mask_share: float  # share of the tokens that the encoder does not see in training
+
+    def __post_init__(self) -> None:
+        _at_least(self, d=1, layers=1, heads=1, ff=1, patch=1, predictor_layers=1, predictor_d=1)
+        _within(self, 0, 0.95, "mask_share")
+        _divides(2 * self.heads, self.d)  # rotary positions turn pairs
+        _divides(2 * self.heads, self.predictor_d)
+
+
+# ---------------------------------------------------------------- training and presets
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One optimizer schedule, the same for every stage of a preset."""
+
+    bins_per_step: int = 4096  # bins of one optimizer step, over all its segments
+    segment_bins: int = 512  # contiguous bins of one segment
+    burn_in: int = 64  # first bins of a segment without loss
+    learning_rate: float = 2e-3  # peak
+    weight_decay: float = 0.05
+    warmup_share: float = 0.1  # share of the steps spent warming up
+    clip_norm: float = 1.0
+    steps: int = 400
+    patience: int = 6  # evaluations without improvement before stopping
+    eval_every: int = 50  # steps
+    channel_dropout: float = 0.1  # probability that a channel is silenced in a segment
+    gain_drift: float = 0.1  # standard deviation of a channel's log gain
+    noise: float = 0.1  # standard deviation, in units of the z-scored input
+
+    def __post_init__(self) -> None:
+        _at_least(self, bins_per_step=1, segment_bins=1, burn_in=0, steps=1, patience=1, eval_every=1)
+        _within(self, 0, 1, "weight_decay", "warmup_share", "channel_dropout")
+        _within(self, 0, math.inf, "gain_drift", "noise")
+        _within(self, math.ulp(0.0), math.inf, "learning_rate", "clip_norm")
+        if self.burn_in >= self.segment_bins or self.segment_bins > self.bins_per_step:
+            raise ConfigError(
+                "a step holds no bin with a loss",
+                got=f"burn_in {self.burn_in}, segment_bins {self.segment_bins}, bins_per_step {self.bins_per_step}",
+                expected="burn_in < segment_bins <= bins_per_step",
+            )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The sizes of the models and their training, under one name."""
+
+    name: str
+    student: StudentSize
+    teacher: TeacherSize
+    training: TrainingConfig
+    patch_student: TeacherSize | None = None  # the published student: patch tokens, bidirectional
+
+
+def load_preset(name_or_path: str | Path) -> Preset:
+    """The packaged preset of that name, or the one in a TOML file of your own."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return load(Preset, path)
+    known = {Path(file.name).stem: file for file in _preset_files()}
+    if str(name_or_path) not in known:
+        raise ConfigError(
+            f"unknown preset '{name_or_path}'",
+            expected=did_you_mean(str(name_or_path), known),
+            next_step="pass one of these names, or the path of a .toml file",
+        )
+    return load(Preset, known[str(name_or_path)])
+
+
+def preset_names() -> tuple[str, ...]:
+    """The packaged presets, in alphabetical order."""
+    return tuple(sorted(Path(file.name).stem for file in _preset_files()))
+
+
+def _preset_files() -> list[Traversable]:
+    folder = resources.files("edgedistill") / "presets"
+    return [file for file in folder.iterdir() if file.name.endswith(".toml")]
+
+
+# ---------------------------------------------------------------- range checks
+
+
+def _at_least(config: object, **minimum: int) -> None:
+    for name, least in minimum.items():
+        if getattr(config, name) < least:
+            raise ConfigError(
+                f"'{name}' is too small", got=getattr(config, name), expected=f"at least {least}"
+            )
+
+
+def _within(config: object, low: float, high: float, *names: str) -> None:
+    for name in names:
+        if not low <= getattr(config, name) <= high:
+            got = getattr(config, name)
+            raise ConfigError(f"'{name}' is out of range", got=got, expected=f"{low:g} to {high:g}")
+
+
+def _divides(divisor: int, d: int) -> None:
+    if d % divisor:
+        raise ConfigError("the width does not split into heads", got=d, expected=f"a multiple of {divisor}")
