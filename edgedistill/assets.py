@@ -1,0 +1,33 @@
+"""The folders that are not Python: kernels, targets, calibration.
+
+They stand at the top of the repository and travel inside the wheel. In comes the name of such a
+folder, out goes a readable tree of it, whether edgedistill was installed or runs from its checkout.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from edgedistill.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    from importlib.resources.abc import Traversable
+else:
+    from importlib.abc import Traversable
+
+
+def asset_folder(name: Literal["kernels", "targets", "calibration"]) -> Traversable:
+    """The folder of that name; ConfigError when neither the wheel nor a checkout holds it."""
+    package = resources.files("edgedistill")
+    if (packaged := package / "_assets" / name).is_dir():
+        return packaged
+    if isinstance(package, Path) and (checkout := package.parent / name).is_dir():
+        return checkout
+    raise ConfigError(
+        f"the folder '{name}' of edgedistill is missing",
+        causes=("the installation is damaged or incomplete",),
+        next_step="pip install --force-reinstall edgedistill",
+    )
