@@ -20,8 +20,9 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 from edgedistill.errors import ConfigError, did_you_mean
 
 if sys.version_info >= (3, 11):
-    import tomllib
     from importlib.resources.abc import Traversable
+
+    import tomllib
 else:
     from importlib.abc import Traversable
 
@@ -228,7 +229,7 @@ class TrainingConfig:
         if self.burn_in >= self.segment_bins or self.segment_bins > self.bins_per_step:
             raise ConfigError(
                 "a step holds no bin with a loss",
-                got=f"burn_in {self.burn_in}, segment_bins {self.segment_bins}, bins_per_step {self.bins_per_step}",
+                got=f"{self.burn_in}, {self.segment_bins}, {self.bins_per_step}",
                 expected="burn_in < segment_bins <= bins_per_step",
             )
 
