@@ -1,0 +1,1 @@
+"""Recordings in and out: NWB sessions, the simulator, bins and windows."""

@@ -1,0 +1,150 @@
+"""Simulated sessions as NWB files, byte for byte the same for the same seed.
+
+Comes in: a `SimulationConfig`. Goes out: one NWB file a session, laid out as other labs do it: int16 LFP in
+an `LFP` container, sorted units, cursor position and velocity in a `behavior` module.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+import numpy as np
+
+from edgedistill.data.simulate import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
+from edgedistill.errors import OutputError
+
+if TYPE_CHECKING:
+    from pynwb import NWBFile
+
+UV_PER_BIT = 0.25
+FIRST_DAY = datetime(2024, 1, 1, 9, tzinfo=timezone.utc)
+
+
+def simulate_to_nwb(config: SimulationConfig, out: Path) -> Iterator[Path]:
+    """Writes one file a session into `out`, yielding each path when it is complete."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create the folder {out}", got=error.strerror or str(error)) from error
+    for session in simulate_sessions(config):
+        path = out / f"sim{config.seed:02d}_day{session.index + 1:02d}.nwb"
+        write_session(session, config, path)
+        yield path
+
+
+def write_session(session: SimulatedSession, config: SimulationConfig, path: Path) -> None:
+    """One session to `path`, which appears only when it is whole."""
+    from pynwb import NWBHDF5IO
+
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.nwb")
+    try:
+        with repeatable_ids(f"{config}{session.index}"):
+            nwb = nwb_from_session(session, config)
+            with NWBHDF5IO(str(partial), "w") as io:
+                io.write(nwb)
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}",
+            got=error.strerror or str(error),
+            causes=["the disk is full", "the folder is read-only"],
+            next_step=f"df -h {path.parent}",
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def repeatable_ids(name: str) -> Iterator[None]:
+    """NWB gives every object a random id; here they follow from `name`: equal seeds, equal files."""
+    rng = np.random.default_rng(list(name.encode()))
+    with patch("hdmf.container.uuid4", lambda: uuid.UUID(bytes=rng.bytes(16), version=4)):
+        yield
+
+
+def nwb_from_session(session: SimulatedSession, config: SimulationConfig) -> NWBFile:
+    """The in-memory NWB file of one simulated day."""
+    from pynwb import NWBFile
+    from pynwb.file import Subject
+
+    start = FIRST_DAY + timedelta(days=7 * session.index)
+    nwb = NWBFile(
+        session_description="simulated self-paced reaching to random targets (edgedistill simulate)",
+        identifier=f"edgedistill-simulation-{config.seed}-{session.index}",
+        session_id=f"sim{config.seed:02d}-day{session.index + 1:02d}",
+        session_start_time=start,
+        file_create_date=start,
+        keywords=["simulated"],
+        subject=Subject(
+            subject_id=f"sim{config.seed:02d}", species="Macaca mulatta", description="simulated"
+        ),
+    )
+    add_lfp(nwb, session, config)
+    add_units(nwb, session)
+    add_behaviour(nwb, session)
+    return nwb
+
+
+def add_lfp(nwb: NWBFile, session: SimulatedSession, config: SimulationConfig) -> None:
+    """LFP as int16 with a conversion to volts, one electrode a channel."""
+    from hdmf.backends.hdf5.h5_utils import H5DataIO
+    from pynwb.ecephys import LFP, ElectricalSeries
+
+    device = nwb.create_device("array", description="Utah-like grid, 0.4 mm pitch")
+    group = nwb.create_electrode_group("m1", description="simulated", location="M1", device=device)
+    for x, y in session.electrodes_mm * 1000:
+        nwb.add_electrode(x=float(x), y=float(y), z=0.0, location="M1", group=group)
+    region = nwb.create_electrode_table_region(list(range(config.channels)), "all electrodes")
+    # the container joins the file before the series joins the container, else pynwb loses the electrode table
+    module = nwb.create_processing_module("ecephys", "simulated field potential")
+    module.add(LFP(name="LFP"))
+    bits = np.clip(np.rint(session.lfp_uv / UV_PER_BIT), -32768, 32767).astype(np.int16)
+    series = ElectricalSeries(
+        name="lfp",
+        data=H5DataIO(bits, chunks=(min(len(bits), 8192), config.channels)),
+        electrodes=region,
+        rate=float(config.rate_hz),
+        starting_time=0.0,
+        conversion=UV_PER_BIT * 1e-6,
+    )
+    module.get("LFP").add_electrical_series(series)
+
+
+def add_units(nwb: NWBFile, session: SimulatedSession) -> None:
+    """The recorded units, each with its place in the population."""
+    nwb.add_unit_column("population_id", "which member of the simulated population this unit is")
+    for unit_id, times in zip(session.unit_ids, session.spike_times_s, strict=True):
+        nwb.add_unit(spike_times=times, population_id=int(unit_id))
+
+
+def add_behaviour(nwb: NWBFile, session: SimulatedSession) -> None:
+    """Position in metres and velocity in cm/s, two columns each."""
+    from pynwb import TimeSeries
+    from pynwb.behavior import BehavioralTimeSeries, Position, SpatialSeries
+
+    module = nwb.create_processing_module("behavior", "cursor in the plane")
+    position = SpatialSeries(
+        name="cursor_pos",
+        data=session.position_cm / 100,
+        rate=float(LATENT_HZ),
+        starting_time=0.0,
+        unit="meters",
+        reference_frame="centre of the workspace; columns x, y",
+    )
+    velocity = TimeSeries(
+        name="cursor_vel",
+        data=session.velocity_cm_s,
+        rate=float(LATENT_HZ),
+        starting_time=0.0,
+        unit="cm/s",
+        description="columns x, y",
+    )
+    module.add(Position(spatial_series=position, name="Position"))
+    module.add(BehavioralTimeSeries(time_series=velocity, name="Velocity"))
