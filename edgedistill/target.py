@@ -1,0 +1,164 @@
+"""What can be built for: a file of `targets/` goes in, a checked, frozen Target comes out.
+
+A target names the engine that runs the decoder, the chip and the versions it was planned for, the
+time a step may take, where the board's power is read, and the gates a build must pass. A new device
+is one new TOML file. Profiles may stand here before their engine exists: they are listed as planned,
+and `require_buildable` refuses to build for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgedistill.assets import asset_folder
+from edgedistill.config import load
+from edgedistill.errors import ConfigError, did_you_mean
+
+ENGINES = ("onnxruntime", "c", "tensorrt")
+ENGINES_AVAILABLE = ("onnxruntime",)  # in this version
+STATUSES = ("available", "planned")
+
+
+@dataclass(frozen=True)
+class VersionRange:
+    """Dotted versions, both ends included."""
+
+    oldest: str
+    newest: str
+
+    def __post_init__(self) -> None:
+        if _numbers(self.oldest) > _numbers(self.newest):
+            raise ConfigError(
+                "the oldest version is newer than the newest", got=f"{self.oldest} to {self.newest}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.oldest} to {self.newest}"
+
+
+@dataclass(frozen=True)
+class Power:
+    """The board's own power sensors, by the labels of their rails."""
+
+    rails: tuple[str, ...]
+    total: tuple[str, ...]  # rails whose sum is the board's power
+
+    def __post_init__(self) -> None:
+        if unknown := [rail for rail in self.total if rail not in self.rails]:
+            raise ConfigError(
+                "the total names a rail that is not listed", got=unknown, expected=list(self.rails)
+            )
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One figure against its limit. `ok` and `value` are None when it was not measured."""
+
+    name: str
+    value: float | None
+    limit: float
+    ok: bool | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One device a bundle can be built for, or will be."""
+
+    name: str
+    description: str
+    engine: str
+    status: str  # "available" or "planned"
+    deadline_ms: float  # time a step may take: at most one bin
+    chips: tuple[str, ...] = ()  # instruction sets or CUDA architectures; empty: that of this machine
+    jetpack: VersionRange | None = None
+    tensorrt: VersionRange | None = None
+    workspace_mb: int | None = None  # builder memory of TensorRT; small boards run out of theirs
+    power: Power | None = None
+    gates: dict[str, float] = field(default_factory=dict)  # name_min is a floor, name_max a ceiling
+
+    def __post_init__(self) -> None:
+        _one_of("engine", self.engine, ENGINES)
+        _one_of("status", self.status, STATUSES)
+        if self.status == "available" and self.engine not in ENGINES_AVAILABLE:
+            raise ConfigError(
+                f"'{self.name}' is marked available, but engine '{self.engine}' is not part of this version",
+                expected=f'status = "planned", or an engine of: {", ".join(ENGINES_AVAILABLE)}',
+            )
+        if not 0 < self.deadline_ms <= 10:
+            raise ConfigError(
+                "'deadline_ms' is out of range", got=self.deadline_ms, expected="above 0, at most 10"
+            )
+        for name in self.gates:
+            if not name.endswith(("_min", "_max")):
+                raise ConfigError(
+                    f"the gate '{name}' has no direction", expected="a name ending in _min or _max"
+                )
+
+    @property
+    def available(self) -> bool:
+        """Whether this version can build for the target."""
+        return self.status == "available"
+
+    def judge(self, values: Mapping[str, float | None]) -> tuple[Gate, ...]:
+        """Each gate against the figure of its name without _min or _max; absent figures stay None."""
+        return tuple(_judge(name, values.get(name[:-4]), limit) for name, limit in self.gates.items())
+
+
+def load_target(name_or_path: str | Path) -> Target:
+    """The target of that name, or the one in a TOML file of your own."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return load(Target, path)
+    known = target_names()
+    if str(name_or_path) not in known:
+        raise ConfigError(
+            f"unknown target '{name_or_path}'",
+            expected=did_you_mean(str(name_or_path), known),
+            next_step="edgedistill targets",
+        )
+    return load(Target, asset_folder("targets") / f"{name_or_path}.toml")
+
+
+def target_names() -> tuple[str, ...]:
+    """The targets that have a profile, `host` first, the others in alphabetical order."""
+    files = (file.name for file in asset_folder("targets").iterdir())
+    names = (Path(name).stem for name in files if name.endswith(".toml"))
+    return tuple(sorted(names, key=lambda name: (name != "host", name)))
+
+
+def all_targets() -> tuple[Target, ...]:
+    """Every profile, in the order of `target_names`."""
+    return tuple(load_target(name) for name in target_names())
+
+
+def require_buildable(target: Target) -> None:
+    """ConfigError when this version has no engine for the target yet."""
+    if target.available:
+        return
+    buildable = ", ".join(other.name for other in all_targets() if other.available)
+    raise ConfigError(
+        f"cannot build for target '{target.name}' in this version: its profile is planned",
+        got=f"engine '{target.engine}'",
+        expected=f"a target that is available: {buildable}",
+        next_step=f"edgedistill build --target {buildable.split(',')[0]}",
+    )
+
+
+def _judge(name: str, value: float | None, limit: float) -> Gate:
+    if value is None:
+        return Gate(name, None, limit, None)
+    return Gate(name, value, limit, value >= limit if name.endswith("_min") else value <= limit)
+
+
+def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"unknown {key} '{value}'", expected=did_you_mean(value, known))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    parts = version.split(".")
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigError("not a version", got=version, expected="numbers and dots, such as 10.3.0")
+    return tuple(int(part) for part in parts)
