@@ -1,0 +1,1 @@
+"""Engines for a device, from a bundle. Only the onnxruntime engine exists, which needs no compiling."""

@@ -1,0 +1,1 @@
+"""What a decoder costs on this machine, measured on this machine."""

@@ -1,0 +1,1 @@
+"""One loop and the stages that use it: pretrain, distill, evaluate, baselines."""

@@ -1,0 +1,26 @@
+"""Tests that need a device or minutes are skipped with the reason, never silently."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    lacking = {
+        "gpu": None if shutil.which("nvidia-smi") else "no NVIDIA GPU on this machine",
+        "tensorrt": None if find_spec("tensorrt") else "TensorRT is not installed",
+        "jetson": None if Path("/etc/nv_tegra_release").exists() else "this machine is not a Jetson",
+        "slow": None if config.getoption("--slow") else "takes minutes: pytest --slow",
+    }
+    for item in items:
+        for mark in item.iter_markers():
+            if reason := lacking.get(mark.name):
+                item.add_marker(pytest.mark.skip(reason=reason))

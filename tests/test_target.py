@@ -1,0 +1,96 @@
+"""Targets: every profile is sound, and only what can be built is offered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgedistill.assets import asset_folder
+from edgedistill.errors import ConfigError
+from edgedistill.target import (
+    ENGINES_AVAILABLE,
+    Target,
+    all_targets,
+    load_target,
+    require_buildable,
+    target_names,
+)
+
+DESIGNED = {
+    "host",
+    "aarch64",
+    "cortex-m7",
+    "jetson",
+    "jetson-orin-nano",
+    "jetson-orin-nx",
+    "jetson-agx-orin",
+    "jetson-thor",
+}
+
+
+def test_every_device_of_the_design_has_a_profile_and_host_comes_first() -> None:
+    assert set(target_names()) >= DESIGNED
+    assert target_names()[0] == "host"
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_a_profile_is_named_like_its_file_and_says_what_it_is(name: str) -> None:
+    target = load_target(name)
+    assert target.name == name
+    assert target.description
+    assert target.available == (target.engine in ENGINES_AVAILABLE)
+
+
+@pytest.mark.parametrize("name", [name for name in target_names() if name.startswith("jetson")])
+def test_a_jetson_profile_carries_versions_and_builder_memory(name: str) -> None:
+    target = load_target(name)
+    assert target.tensorrt is not None
+    assert target.jetpack is not None
+    assert target.workspace_mb
+    assert all(chip.startswith("sm_") for chip in target.chips)
+    assert (target.power is None) == (name == "jetson")  # only a known board has known rails
+
+
+def test_only_available_targets_can_be_built() -> None:
+    require_buildable(load_target("host"))
+    for target in all_targets():
+        if not target.available:
+            with pytest.raises(ConfigError, match="available: host") as caught:
+                require_buildable(target)
+            assert target.name in str(caught.value)
+
+
+def test_an_unknown_target_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'jetson-thor'"):
+        load_target("jetson-tor")
+
+
+def test_a_profile_of_ones_own_is_read_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "lab.toml"
+    text = (asset_folder("targets") / "jetson-thor.toml").read_text(encoding="utf-8")
+    path.write_text(text.replace('"jetson-thor"', '"lab"'))
+    assert load_target(path).name == "lab"
+    for wrong, mentions in {
+        'engine = "tensorrtt"': "did you mean 'tensorrt'",
+        'status = "available"': "not part of this version",
+        "deadline_ms = 20": "deadline_ms",
+        'total = ["VOUT"]': "not listed",
+        'jetpack = { oldest = "9", newest = "7.2" }': "newer than the newest",
+        'tensorrt = { oldest = "ten", newest = "11" }': "not a version",
+    }.items():
+        key = wrong.split(" = ")[0]
+        path.write_text("\n".join(wrong if line.startswith(key) else line for line in text.splitlines()))
+        with pytest.raises(ConfigError, match=mentions) as caught:
+            load_target(path)
+        assert str(path) in str(caught.value)
+
+
+def test_gates_judge_floors_ceilings_and_what_was_not_measured() -> None:
+    gates = {"step_p99_us_max": 100.0, "deployed_r2_min": 0.5, "absent_min": 1.0}
+    target = Target("t", "d", "onnxruntime", "available", 10.0, gates=gates)
+    latency, r2, absent = target.judge({"step_p99_us": 100.0, "deployed_r2": 0.4})
+    assert (latency.ok, r2.ok, absent.ok) == (True, False, None)
+    assert absent.value is None
+    with pytest.raises(ConfigError, match="_min or _max"):
+        Target("t", "d", "onnxruntime", "available", 10.0, gates={"deployed_r2": 0.5})
