@@ -29,5 +29,5 @@ def asset_folder(name: Literal["kernels", "targets", "calibration"]) -> Traversa
     raise ConfigError(
         f"the folder '{name}' of edgedistill is missing",
         causes=("the installation is damaged or incomplete",),
-        next_step="pip install --force-reinstall edgedistill",
+        next_step="pip install --force-reinstall .   (in the checkout of edgedistill)",
     )

@@ -1,0 +1,161 @@
+"""What this machine has and lacks: nothing goes in, a list of checks comes out.
+
+Each check says what was found, which command needs it, and the command that fixes it. Nothing is
+imported to be found (torch alone takes seconds), nothing is changed, and a missing GPU is no failure:
+it is only needed for what names it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+MIN_PYTHON = (3, 10)
+MIN_FREE_GB = 5  # a build with its cache, its sessions and its checkpoints
+
+# package, the commands that stop without it, the extra that brings it ("" is the core)
+PACKAGES = (
+    ("numpy", "every command", ""),
+    ("scipy", "every command", ""),
+    ("click", "every command", ""),
+    ("rich", "every command", ""),
+    ("safetensors", "build, run, bench", ""),
+    ("pynwb", "simulate, inspect, pretrain, distill, build, run on a .nwb file", "train"),
+    ("torch", "pretrain, distill, build", "train"),
+    ("scikit-learn", "distill, build", "train"),
+    ("onnx", "build", "train"),
+    ("onnxsim", "build", "train"),
+    ("onnxruntime", "build, run, bench", "train"),
+    ("matplotlib", "the pictures of demo and benchmarks", "train"),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked for. `fix` is a command or an instruction, None when nothing is to be done."""
+
+    name: str
+    ok: bool
+    found: str
+    needed_for: str
+    fix: str | None
+    required: bool = True  # False: only for engines and devices that this version does not build yet
+
+    def to_json(self) -> dict[str, object]:
+        """The check as it stands in `doctor --json`."""
+        return asdict(self)
+
+
+def examine(folder: Path | str = ".") -> list[Check]:
+    """Look this machine over; free space is that of `folder`, where results would go."""
+    packages = [_package(name, needed_for, extra) for name, needed_for, extra in PACKAGES]
+    return [_python(), *packages, _cores(), _free_disk(Path(folder)), *_device_tools()]
+
+
+def healthy(checks: list[Check]) -> bool:
+    """Whether everything that this version's commands need is there."""
+    return all(check.ok for check in checks if check.required)
+
+
+def _python() -> Check:
+    ok = sys.version_info >= MIN_PYTHON
+    wanted = ".".join(map(str, MIN_PYTHON))
+    return Check(
+        "python", ok, platform.python_version(), "every command", None if ok else f"install Python {wanted}"
+    )
+
+
+def _package(name: str, needed_for: str, extra: str) -> Check:
+    source = f"'.[{extra}]'" if extra else "--force-reinstall ."
+    fix = f"pip install -c constraints.txt {source}   (in the checkout of edgedistill)"
+    try:
+        return Check(name, True, metadata.version(name), needed_for, None)
+    except metadata.PackageNotFoundError:
+        return Check(name, False, "not installed", needed_for, fix)
+
+
+def _cores() -> Check:
+    # A container or taskset may leave fewer cores than the machine has.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    fix = None if cores >= 2 else "give this machine or container a second core; training works, slowly"
+    return Check(
+        "cores", cores >= 2, str(cores), "pretrain, distill, build in reasonable time", fix, required=False
+    )
+
+
+def _free_disk(folder: Path) -> Check:
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    ok = free_gb >= MIN_FREE_GB
+    fix = None if ok else f"free {MIN_FREE_GB} GB there, or pass an --out on another disk"
+    return Check("free disk", ok, f"{free_gb:.1f} GB at {existing}", "simulate, build", fix)
+
+
+def _device_tools() -> list[Check]:
+    compiler = shutil.which("cc")
+    compiled = "compiling the engine in C (planned)"
+    planned = "compile for a Jetson (planned)"
+    nvcc = shutil.which("nvcc") or _executable("/usr/local/cuda/bin/nvcc")
+    driver = _gpu_driver()
+    tensorrt = _version_of("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
+    return [
+        _optional("cc", _first_line(compiler, "--version"), compiled, "sudo apt install build-essential"),
+        _optional(
+            "nvcc", _last_line(nvcc, "--version"), planned, "install the CUDA toolkit: part of JetPack"
+        ),
+        _optional("gpu driver", driver, "faster training; CPU is enough", "install the NVIDIA driver"),
+        _optional("tensorrt", tensorrt, planned, "sudo apt install tensorrt, on the board"),
+    ]
+
+
+def _optional(name: str, found: str | None, needed_for: str, fix: str) -> Check:
+    return Check(name, bool(found), found or "not found", needed_for, None if found else fix, required=False)
+
+
+def _gpu_driver() -> str | None:
+    if board := _read("/etc/nv_tegra_release"):  # a Jetson: its driver is part of JetPack
+        return board.splitlines()[0]
+    return _first_line(shutil.which("nvidia-smi"), "--query-gpu=name,driver_version", "--format=csv,noheader")
+
+
+def _version_of(*names: str) -> str | None:
+    versions = {dist.name: dist.version for dist in metadata.distributions()}
+    return next((versions[name] for name in names if name in versions), None)
+
+
+def _first_line(program: str | None, *options: str) -> str | None:
+    lines = _output(program, *options).splitlines()
+    return lines[0] if lines else None
+
+
+def _last_line(program: str | None, *options: str) -> str | None:
+    lines = _output(program, *options).splitlines()
+    return lines[-1] if lines else None
+
+
+def _output(program: str | None, *options: str) -> str:
+    """What a program says about itself; nothing when it is absent, fails or hangs."""
+    if program is None:
+        return ""
+    try:
+        answer = subprocess.run([program, *options], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()
+
+
+def _executable(path: str) -> str | None:
+    return path if os.access(path, os.X_OK) else None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,94 @@
+"""The doctor finds what is missing, says who needs it and how to fix it, and never fails itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from edgedistill import doctor
+from edgedistill.doctor import examine, healthy
+
+
+def test_this_machine_has_what_its_tests_run_on() -> None:
+    checks = {check.name: check for check in examine()}
+    assert checks["python"].ok
+    assert checks["numpy"].found == metadata.version("numpy")
+    assert {
+        "torch",
+        "pynwb",
+        "onnxruntime",
+        "cc",
+        "nvcc",
+        "gpu driver",
+        "tensorrt",
+        "free disk",
+        "cores",
+    } <= set(checks)
+
+
+def test_every_check_names_its_command_and_every_failure_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    _strip_the_machine(monkeypatch)
+    for check in examine():
+        assert check.needed_for
+        assert check.found
+        assert check.ok == (check.fix is None)
+    json.dumps([check.to_json() for check in examine()])
+
+
+def test_a_machine_without_packages_and_tools_is_described_not_crashed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _strip_the_machine(monkeypatch)
+    checks = {check.name: check for check in examine()}
+    assert not checks["torch"].ok
+    assert "'.[train]'" in str(checks["torch"].fix)
+    assert "[train]" not in str(checks["numpy"].fix)
+    assert not checks["cc"].ok
+    assert not healthy(list(checks.values()))
+
+
+def test_what_only_planned_engines_need_does_not_make_a_machine_ill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert all(not check.required for check in examine() if check.name in ("cc", "nvcc", "tensorrt"))
+    assert healthy([check for check in examine() if check.ok or not check.required])
+
+
+def test_a_tool_that_fails_or_is_broken_counts_as_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = tmp_path / "cc"
+    failing.write_text("#!/bin/sh\necho 'license expired'\nexit 1\n")
+    failing.chmod(0o755)
+    for program in (failing, tmp_path / "absent"):
+        monkeypatch.setattr(doctor.shutil, "which", lambda name, program=program: str(program))
+        (check,) = (check for check in examine() if check.name == "cc")
+        assert (check.ok, check.found) == (False, "not found")
+
+
+def test_free_space_is_told_for_a_folder_that_does_not_exist_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "MIN_FREE_GB", 1e9)
+    (check,) = (check for check in examine(tmp_path / "not" / "yet") if check.name == "free disk")
+    assert str(tmp_path) in check.found
+    assert not check.ok
+
+
+def test_examining_imports_neither_torch_nor_pynwb() -> None:
+    code = (
+        "import sys, edgedistill.doctor as d; d.examine(); assert not {'torch', 'pynwb'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def _strip_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", absent)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
