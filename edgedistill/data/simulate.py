@@ -36,7 +36,7 @@ LEAD_S = 0.1  # motor cortex leads movement
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """`minutes` a session; `channels` on a 0.4 mm grid; `units` recorded of `population`; LFP at `rate_hz`."""
+    """`minutes` a session, `channels` on a 0.4 mm grid, `units` of `population`; LFP at `rate_hz`."""
 
     sessions: int = 5
     minutes: float = 10.0
@@ -57,7 +57,7 @@ class SimulationConfig:
         if self.sessions < 1 or self.minutes <= 0 or self.channels < 4 or not 1 <= self.units <= 500:
             raise ConfigError(
                 "cannot simulate this",
-                got=f"{self.sessions} sessions, {self.minutes} min, {self.channels} channels, {self.units} units",
+                got=f"{self.sessions} x {self.minutes} min, {self.channels} channels, {self.units} units",
                 expected="at least 1 session of more than 0 min, 4 channels and 1 to 500 units",
             )
 

@@ -1,1 +1,1 @@
-"""One loop and the stages that use it: pretrain, distill, evaluate, baselines."""
+"""Training: one loop for every stage, what goes into a step, and what comes out of a trained model."""

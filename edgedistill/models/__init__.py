@@ -1,0 +1,1 @@
+"""The networks: spike teacher, LFP student, and the layers they share."""

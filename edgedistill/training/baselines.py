@@ -1,0 +1,106 @@
+"""What a neural engineer would try first: lagged ridge (Wiener filter) and Kalman filter, both causal.
+
+Each is tuned on the validation block over at least as many settings as any network is.
+Sources: Wiener filter as in Glaser 2020; Kalman filter as in Wu 2003 (state: kinematics and their past).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgedistill.training.batches import TrainingSession
+from edgedistill.training.evaluate import (
+    Array,
+    Score,
+    behaviour_of,
+    fit_readout,
+    lagged_features,
+    r2_score,
+    score,
+)
+
+RIDGE_LAGS = (5, 10, 20, 40)
+KALMAN_LAGS = (0, 5, 10, 20)
+KALMAN_ORDERS = (1, 2)
+SHRINKAGES = (0.01, 0.1)  # of the observation noise towards its diagonal
+
+
+def ridge_score(bins: Array, session: TrainingSession) -> Score:
+    """Best lagged ridge on (T, C) bins; lags and penalty chosen on validation."""
+    behaviour, best, chosen = behaviour_of(session), -np.inf, None
+    for lags in RIDGE_LAGS:
+        features = lagged_features(bins, lags)
+        readout = fit_readout(features, behaviour, session.split, session.settled)
+        if readout.validation_r2 > best:
+            best, chosen = readout.validation_r2, score(readout, features, behaviour, session.split)
+    assert chosen is not None
+    return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class KalmanFilter:
+    """Steady-state Kalman filter: state (S,) = last kinematics, observation (F,) = features, both centred."""
+
+    transition: Array  # (S, S)
+    gain: Array  # (S, F)
+    observation: Array  # (F, S)
+    mean_state: Array
+    mean_features: Array
+    outputs: int
+
+    def __call__(self, features: Array) -> Array:
+        """(T, F) -> (T, K), streamed from a zero state."""
+        innovation_gain = (features - self.mean_features) @ self.gain.T
+        keep = self.transition - self.gain @ self.observation @ self.transition
+        state, states = np.zeros(len(keep)), np.empty((len(features), len(keep)))
+        for t, drive in enumerate(innovation_gain):
+            state = keep @ state + drive
+            states[t] = state
+        return np.asarray((states + self.mean_state)[:, : self.outputs])
+
+
+def fit_kalman(features: Array, behaviour: Array, order: int, shrinkage: float) -> KalmanFilter:
+    """Least squares for transition and observation, then the Riccati recursion to its fixed point."""
+    outputs = behaviour.shape[1]
+    state = lagged_features(behaviour, order - 1)
+    known = np.isfinite(state).all(1)
+    pair = known[1:] & known[:-1]
+    mean_state, mean_features = state[known].mean(0), features[known].mean(0)
+    x, y = state - mean_state, features - mean_features
+    a = np.linalg.lstsq(x[:-1][pair], x[1:][pair], rcond=None)[0].T
+    w = np.cov((x[1:][pair] - x[:-1][pair] @ a.T).T).reshape(a.shape)
+    h = np.linalg.lstsq(x[known], y[known], rcond=None)[0].T
+    q = np.cov((y[known] - x[known] @ h.T).T).reshape(len(h), len(h))
+    variance = np.maximum(np.diag(q), 1e-9)
+    q = (1 - shrinkage) * q + shrinkage * np.diag(variance + variance.mean())
+    precision_h = np.linalg.solve(q, h)  # information form: the state is small, the observation wide
+    information = h.T @ precision_h
+    p = np.eye(len(a))
+    for _ in range(2000):
+        prior = a @ p @ a.T + w + 1e-9 * np.eye(len(a))
+        after = np.linalg.inv(np.linalg.inv(prior) + information)
+        done, p = np.allclose(after, p, rtol=1e-9, atol=1e-12), after
+        if done:
+            break
+    return KalmanFilter(a, p @ precision_h.T, h, mean_state, mean_features, outputs)
+
+
+def kalman_score(bins: Array, session: TrainingSession) -> Score:
+    """Best Kalman filter on (T, C) bins with lags as further observations; settings chosen on validation."""
+    behaviour, split = behaviour_of(session), session.split
+    train = slice(session.settled, split.train.stop)
+    best, chosen = -np.inf, None
+    for lags in KALMAN_LAGS:
+        features = lagged_features(bins, lags)
+        for order in KALMAN_ORDERS:
+            for shrinkage in SHRINKAGES:
+                kalman = fit_kalman(features[train], behaviour[train], order, shrinkage)
+                validation = r2_score(kalman(features[split.validation]), behaviour[split.validation])
+                if np.mean(validation) > best:
+                    test = r2_score(kalman(features[split.test]), behaviour[split.test])
+                    best = float(np.mean(validation))
+                    chosen = Score(float(np.mean(test)), test, best)
+    assert chosen is not None
+    return chosen

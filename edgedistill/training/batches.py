@@ -1,0 +1,112 @@
+"""Sessions as tensors, and the segments a training step draws from them.
+
+Comes in: `SessionBins`. Goes out: `TrainingSession` (normalised on its training block only) and batches of
+contiguous segments chosen by (seed, step) alone, so that a resumed run draws what an undisturbed one would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgedistill.config import StudentSize, TrainingConfig
+from edgedistill.data.windows import SessionBins, Split, fit_normalization, split_bins
+from edgedistill.errors import RecordingError
+from edgedistill.frontend import settling_bins, zscore
+
+FASTEST_SETTLING = 2100  # bins; the gap for sessions without LFP, whose clock knows no front end
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSession:
+    """One session ready for training; T bins. Parts the recording lacks are None."""
+
+    id: str
+    array: str  # sessions with the same channels share it
+    lfp: Tensor | None  # (T, C) z-scored, bad bins 0
+    spikes: Tensor | None  # (T, U) z-scored counts
+    counts: Tensor | None  # (T, U) spikes a bin
+    behaviour: Tensor | None  # (T, K) z-scored; NaN where unknown
+    scale: tuple[np.ndarray, np.ndarray]  # mean, std of the behaviour, in its own units
+    normalization: tuple[np.ndarray, np.ndarray]  # mean, std of the LFP in uV
+    split: Split
+    settled: int  # first bin of the training block after the front end has settled
+
+    def inputs(self, modality: str) -> Tensor:
+        """(T, channels) of `lfp` or `spikes`; RecordingError when the session has none."""
+        part = self.lfp if modality == "lfp" else self.spikes
+        if part is None:
+            raise RecordingError(f"session {self.id} holds no {modality}")
+        return part
+
+
+def training_session(bins: SessionBins, gap_bins: int) -> TrainingSession:
+    """Normalises every part on the training block of `split_bins(…, gap_bins)`."""
+    split = split_bins(bins.bins, gap_bins)
+    settled = 0
+    lfp, normalization = None, (np.zeros(0), np.zeros(0))
+    if bins.lfp is not None and bins.bad is not None and bins.frontend is not None:
+        normalization = fit_normalization(bins, split.train)
+        lfp = torch.from_numpy(zscore(bins.lfp, bins.bad, *normalization))
+        # after a fifth of the block at the latest: a short session needs its bins more than a clean start
+        settled = min(settling_bins(bins.frontend), split.train.stop // 5)
+    counts = None if bins.counts is None else torch.from_numpy(bins.counts.astype(np.float32))
+    behaviour, scale = None, (np.zeros(0), np.ones(0))
+    if bins.behaviour is not None:
+        known = bins.behaviour[split.train].astype(np.float64)
+        mean, std = np.nanmean(known, 0), np.nanstd(known, 0)
+        scale = (mean, np.where(std > 0, std, 1.0))
+        behaviour = torch.from_numpy(((bins.behaviour - mean) / scale[1]).astype(np.float32))
+    return TrainingSession(
+        id=bins.session_id,
+        array="array_" + hashlib.sha256("\n".join(bins.channel_ids).encode()).hexdigest()[:8],
+        lfp=lfp,
+        spikes=None if counts is None else standardise(counts, split.train),
+        counts=counts,
+        behaviour=behaviour,
+        scale=scale,
+        normalization=normalization,
+        split=split,
+        settled=settled,
+    )
+
+
+def gap_for(sessions: Sequence[SessionBins], size: StudentSize) -> int:
+    """Bins to leave between blocks: the receptive field of a student of `size` plus the settling time."""
+    settling = [settling_bins(s.frontend) for s in sessions if s.frontend is not None]
+    taps = (size.taps - 1) * size.dilation
+    return max(settling, default=FASTEST_SETTLING) + size.layers * (size.window - 1) + 1 + taps
+
+
+def standardise(values: Tensor, block: slice) -> Tensor:
+    """Zero mean and unit variance a column, by the statistics of `block`; a constant column becomes 0."""
+    mean, std = values[block].mean(0), values[block].std(0)
+    return torch.where(std > 0, (values - mean) / std.clamp(min=1e-6), torch.zeros(()))
+
+
+def random_for(seed: int, step: int) -> torch.Generator:
+    """The randomness of one step, a function of seed and step alone."""
+    mixed = hashlib.sha256(f"{seed}:{step}".encode()).digest()[:8]
+    return torch.Generator().manual_seed(int.from_bytes(mixed, "little") >> 1)
+
+
+def draw_segments(
+    session: TrainingSession, parts: Sequence[Tensor], config: TrainingConfig, random: torch.Generator
+) -> list[Tensor]:
+    """The same random segments (batch, segment_bins, …) of each part's training block."""
+    length = min(config.segment_bins, session.split.train.stop - session.settled)
+    batch = max(1, config.bins_per_step // length)
+    last = session.split.train.stop - length
+    starts = torch.randint(session.settled, last + 1, (batch,), generator=random)
+    at = starts[:, None] + torch.arange(length)
+    return [part[at] for part in parts]
+
+
+def pick_session(sessions: Sequence[TrainingSession], random: torch.Generator) -> TrainingSession:
+    """One session a step: all of a batch shares its tokenizer."""
+    return sessions[int(torch.randint(len(sessions), (1,), generator=random))]

@@ -1,0 +1,118 @@
+"""Students: one function trains them all, from label-free autoencoder to distilled with behaviour.
+
+Comes in: sessions, a modality (`lfp`, or `spikes` for the spike student), an `Objective`, the teacher's latents.
+Goes out: a trained `Student`. What differs between the rows of a table is the objective and the sessions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from edgedistill.config import StudentSize, TrainingConfig
+from edgedistill.models.student import Student
+from edgedistill.training.augment import augment, hide_bins
+from edgedistill.training.batches import TrainingSession, draw_segments, pick_session, random_for
+from edgedistill.training.loop import Progress, fit
+from edgedistill.training.losses import Objective, alignment_loss, known_mse
+
+
+def new_student(
+    sessions: Sequence[TrainingSession], modality: str, size: StudentSize, teacher_d: int, seed: int
+) -> Student:
+    """An untrained student with a tokenizer for each session."""
+    torch.manual_seed(seed)
+    channels = {s.id: s.inputs(modality).shape[1] for s in sessions}
+    # LFP channels are places on an array and stay; units are drawn anew every day
+    arrays = {s.id: s.array if modality == "lfp" else s.id for s in sessions}
+    outputs = next((s.behaviour.shape[1] for s in sessions if s.behaviour is not None), 1)
+    return Student(size, channels, arrays, teacher_d, outputs)
+
+
+def train_student(
+    student: Student,
+    sessions: Sequence[TrainingSession],
+    modality: str,
+    objective: Objective,
+    config: TrainingConfig,
+    seed: int,
+    targets: Mapping[str, Tensor] | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> Student:
+    """Trains `student` in place on the training blocks; `targets` are the teacher's latents by session."""
+
+    def step_loss(step: int) -> Tensor:
+        random = random_for(seed, step)
+        session = pick_session(sessions, random)
+        clean, *rest = draw_segments(session, parts_of(session, modality, objective, targets), config, random)
+        bins, hidden = augment(clean, config, random), None
+        if objective.hidden_share:
+            bins, hidden = hide_bins(bins, objective.hidden_share, random)
+        latents = student(session.id, bins)
+        return student_loss(student, objective, latents, clean, hidden, rest, config.burn_in)
+
+    def validation_loss() -> float:
+        losses = [validate(student, s, modality, objective, targets, config) for s in sessions]
+        return sum(losses) / len(losses)
+
+    fit(student, step_loss, validation_loss, config, checkpoint, progress)
+    return student
+
+
+def parts_of(
+    session: TrainingSession, modality: str, objective: Objective, targets: Mapping[str, Tensor] | None
+) -> list[Tensor]:
+    """Input bins, then what the objective compares with: teacher latents, behaviour."""
+    parts = [session.inputs(modality)]
+    if objective.alignment and targets is not None:
+        parts.append(targets[session.id])
+    if objective.behaviour and session.behaviour is not None:
+        parts.append(session.behaviour)
+    return parts
+
+
+def student_loss(
+    student: Student,
+    objective: Objective,
+    latents: Tensor,
+    clean: Tensor,
+    hidden: Tensor | None,
+    rest: Sequence[Tensor],
+    burn_in: int,
+) -> Tensor:
+    """The objective on (batch, bins, …) after the first `burn_in` bins, whose window is not yet full."""
+    latents, clean, rest = latents[:, burn_in:], clean[:, burn_in:], [r[:, burn_in:] for r in rest]
+    loss = latents.new_zeros(())
+    if objective.reconstruction:
+        error = (student.to_bins(latents)[..., : clean.shape[-1]] - clean).square().mean(-1, keepdim=True)
+        shown = torch.ones_like(error) if hidden is None else hidden[:, burn_in:]
+        loss = loss + objective.reconstruction * (error * shown).sum() / shown.sum().clamp(min=1)
+    if objective.alignment:
+        target, *rest = rest
+        guess = student.to_teacher(latents)
+        loss = loss + objective.alignment * alignment_loss(guess, target, objective.alignment_kind)
+    if objective.behaviour and rest:
+        loss = loss + objective.behaviour * known_mse(student.to_behaviour(latents), rest[0])
+    return loss
+
+
+def validate(
+    student: Student,
+    session: TrainingSession,
+    modality: str,
+    objective: Objective,
+    targets: Mapping[str, Tensor] | None,
+    config: TrainingConfig,
+) -> float:
+    """The objective on the validation block, clean input, the same hidden bins at every call."""
+    block = session.split.validation
+    clean, *rest = (part[block][None] for part in parts_of(session, modality, objective, targets))
+    bins, hidden = clean, None
+    if objective.hidden_share:
+        bins, hidden = hide_bins(clean, objective.hidden_share, random_for(0, -1))
+    latents = student(session.id, bins)
+    return student_loss(student, objective, latents, clean, hidden, rest, config.burn_in).item()

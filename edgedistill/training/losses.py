@@ -1,0 +1,53 @@
+"""What the student is trained on: weights for reconstruction, alignment to the teacher and behaviour.
+
+Source of alignment and its weight: Erturk, Hashemi, Shanechi, NeurIPS 2025 (arXiv 2512.12461).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgedistill.errors import ConfigError, did_you_mean
+
+ALIGNMENTS = ("cosine", "mse")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weights of the three terms; `hidden_share` of the input bins is hidden (self-supervision)."""
+
+    reconstruction: float = 0.0
+    alignment: float = 0.0
+    behaviour: float = 0.0
+    hidden_share: float = 0.0
+    alignment_kind: str = "cosine"
+
+    def __post_init__(self) -> None:
+        if self.alignment_kind not in ALIGNMENTS:
+            raise ConfigError(
+                f"unknown alignment '{self.alignment_kind}'",
+                expected=did_you_mean(self.alignment_kind, ALIGNMENTS),
+            )
+
+
+UNSUPERVISED = Objective(reconstruction=1.0, hidden_share=0.5)
+DISTILLED = Objective(reconstruction=1.0, alignment=5.0)
+SUPERVISED = Objective(behaviour=1.0)
+DISTILLED_WITH_BEHAVIOUR = Objective(alignment=5.0, behaviour=1.0)
+
+
+def alignment_loss(guess: Tensor, target: Tensor, kind: str) -> Tensor:
+    """(batch, bins, d) against the teacher's latents: 1 - mean cosine over bins, or mean squared error."""
+    if kind == "mse":
+        return (guess - target).square().mean()
+    return 1 - F.cosine_similarity(guess, target, dim=-1).mean()
+
+
+def known_mse(guess: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error where the target is known (not NaN)."""
+    known = torch.isfinite(target)
+    return ((guess - torch.nan_to_num(target)).square() * known).sum() / known.sum().clamp(min=1)
