@@ -1,0 +1,184 @@
+"""The front end on paper: its configuration in, its bin clock, filter sections, delay and settling time out.
+
+Kept apart from the streaming code so that the bundle, the splits and the C code generator can ask for
+coefficients and delays without a stream. Everything here is a pure function of `FrontEndConfig`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy.signal import butter, group_delay, iirnotch, sosfilt
+
+from edgedistill.errors import ConfigError, did_you_mean
+
+Array = npt.NDArray[np.float64]
+
+LOWEST_RATE_HZ = 200
+
+
+@dataclass(frozen=True)
+class FrontEndConfig:
+    """All figures of the front end, as they travel in the bundle. Raises ConfigError on bad ones."""
+
+    rate: Fraction  # raw frames a second, exact
+    channels: int
+    bin_ms: int = 10
+    intermediate_hz: float = 1000
+    line_hz: float = 60  # 0: no notches
+    notch_q: float = 30
+    highpass_hz: float = 0.05
+    lowpass_hz: float = 50
+    filter_order: int = 2
+    common_average: bool = True
+    flat_uv: float = 1e-3
+    flat_s: float = 1
+    saturated_ms: int = 20
+    recover_s: float = 1
+
+    def __post_init__(self) -> None:
+        if self.rate < LOWEST_RATE_HZ:
+            raise ConfigError(
+                "the sampling rate is too low for the front end",
+                got=f"{float(self.rate):g} Hz",
+                expected=f"at least {LOWEST_RATE_HZ} Hz",
+                causes=("the file holds band power, not LFP", "the rate was written in kHz"),
+                next_step="edgedistill inspect FILE shows the rate that the file states",
+            )
+        nyquist = float(self.decimated_rate / 2)
+        for name, fine, expected in (
+            ("channels", self.channels >= 1, "at least 1"),
+            ("bin_ms", self.bin_ms >= 1, "at least 1"),
+            ("bin_ms", self.decimated_rate * self.bin_ms >= 1000, "at least one decimated sample a bin"),
+            ("line_hz", self.line_hz >= 0, "0 (none) or the frequency of the mains"),
+            ("notch_q", self.notch_q > 0, "above 0"),
+            ("highpass_hz", 0 < self.highpass_hz < self.lowpass_hz, "between 0 and lowpass_hz"),
+            ("lowpass_hz", self.lowpass_hz < nyquist, f"below {nyquist:g}, half the decimated rate"),
+            ("filter_order", self.filter_order >= 1, "at least 1"),
+        ):
+            if not fine:
+                got = getattr(self, name)
+                raise ConfigError(f"the front end cannot have this {name}", got=got, expected=expected)
+
+    @property
+    def decimation(self) -> int:
+        """D: raw frames whose index is a multiple of D are kept."""
+        return max(1, math.ceil(self.rate / Fraction(self.intermediate_hz)))
+
+    @property
+    def decimated_rate(self) -> Fraction:
+        """Samples a second of the second filter stage."""
+        return self.rate / self.decimation
+
+    @property
+    def flat_bins(self) -> int:
+        """Bins over which a channel must not move to count as flat."""
+        return _whole(self.flat_s * 1000 / self.bin_ms)
+
+    @property
+    def saturated_bins(self) -> int:
+        """Bins that must stand still at an extreme to count as saturated."""
+        return _whole(self.saturated_ms / self.bin_ms)
+
+    @property
+    def recover_bins(self) -> int:
+        """Bins without a trigger after which a channel is good again."""
+        return _whole(self.recover_s * 1000 / self.bin_ms)
+
+    def edge(self, k: int) -> int:
+        """First raw frame of bin k: ceil(k * frames per bin), in integers, so that no clock ever drifts."""
+        return -(-k * self.bin_ms * self.rate.numerator // (1000 * self.rate.denominator))
+
+    def bin_of(self, frame: int) -> int:
+        """The bin that holds raw frame `frame`; the exact inverse of `edge`."""
+        return frame * 1000 * self.rate.denominator // (self.bin_ms * self.rate.numerator)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for the manifest; the rate as "numerator/denominator"."""
+        return {**asdict(self), "rate": f"{self.rate.numerator}/{self.rate.denominator}"}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> FrontEndConfig:
+        """Back from `to_json`. Raises ConfigError on unknown or missing names."""
+        known = [field.name for field in fields(cls)]
+        for name in data:
+            if name not in known:
+                raise ConfigError("unknown front-end setting", got=name, expected=did_you_mean(name, known))
+        if missing := {"rate", "channels"} - data.keys():
+            raise ConfigError("front-end settings are incomplete", got=f"no {', '.join(sorted(missing))}")
+        values: dict[str, object] = {**data, "rate": Fraction(str(data["rate"]))}
+        return cls(**values)  # type: ignore[arg-type]
+
+
+def _whole(bins: float) -> int:
+    """At least one bin, rounded up, forgiving the last bit of a decimal fraction."""
+    return max(1, math.ceil(bins - 1e-9))
+
+
+def bin_edges(rate: Fraction, first: int, last: int, bin_ms: int = 10) -> npt.NDArray[np.int64]:
+    """First raw frames of bins first .. last (both included): bin k covers [edges[k], edges[k + 1])."""
+    numerator, denominator = rate.numerator * bin_ms, rate.denominator * 1000
+    return np.array([-(-k * numerator // denominator) for k in range(first, last + 1)], dtype=np.int64)
+
+
+@lru_cache(maxsize=32)
+def _sections(config: FrontEndConfig) -> tuple[Array, Array]:
+    fs1 = float(config.decimated_rate)
+    decimator: Array = np.empty((0, 6))
+    if config.decimation > 1:
+        decimator = butter(4, 0.4 * fs1, fs=float(config.rate), output="sos")
+    harmonics = math.ceil(fs1 / 2 / config.line_hz) - 1 if config.line_hz > 0 else 0  # strictly below fs1 / 2
+    notches = [
+        np.concatenate(iirnotch(config.line_hz * n, config.notch_q, fs=fs1))[None]
+        for n in range(1, harmonics + 1)
+    ]
+    order = config.filter_order
+    highpass = butter(order, config.highpass_hz, "highpass", fs=fs1, output="sos")
+    lowpass = butter(order, config.lowpass_hz, "lowpass", fs=fs1, output="sos")
+    return decimator, np.concatenate([*notches, highpass, lowpass])
+
+
+def filter_sections(config: FrontEndConfig) -> tuple[Array, Array]:
+    """Second-order sections (S, 6): the decimator at the raw rate (S = 0 if D = 1), the rest at rate / D."""
+    decimator, shaper = _sections(config)
+    return decimator.copy(), shaper.copy()
+
+
+def group_delay_ms(config: FrontEndConfig, hz: float = 10.0) -> float:
+    """Delay in ms of an envelope around `hz` through both filter stages.
+
+    From a signal to the sample that a bin reports; a bin is out at most one decimated sample later.
+    Summed over sections: the polynomials of the whole chain are ill-conditioned with a 0.05 Hz high-pass.
+    """
+    decimator, shaper = _sections(config)
+    stages = ((decimator, float(config.rate)), (shaper, float(config.decimated_rate)))
+    samples = [
+        (group_delay((row[:3], row[3:]), w=[hz], fs=fs)[1][0], fs) for sos, fs in stages for row in sos
+    ]
+    return float(sum(1000 * delay / fs for delay, fs in samples))
+
+
+@lru_cache(maxsize=32)
+def settling_bins(config: FrontEndConfig) -> int:
+    """Bins until the impulse response of both stages stays below 1 % of its peak."""
+    decimator, shaper = _sections(config)
+    slowest = max(float(np.abs(np.roots(row[3:])).max()) for row in shaper)
+    length = math.ceil(math.log(1e-4) / math.log(slowest))  # by then nothing can return to 1 %
+    impulse: Array = np.zeros(length)
+    impulse[0] = 1.0
+    if len(decimator):
+        short = np.zeros(
+            100 * config.decimation
+        )  # a 4th-order low-pass at 0.4 of its output rate is over by then
+        short[0] = 1.0
+        impulse = np.zeros(max(length, 100))
+        impulse[:100] = sosfilt(decimator, short)[:: config.decimation]
+    response = np.abs(sosfilt(shaper, impulse))
+    last = int(np.flatnonzero(response >= 0.01 * response.max())[-1])
+    return math.ceil((last + 1) * 1000 / (float(config.decimated_rate) * config.bin_ms))

@@ -1,0 +1,80 @@
+"""Which channels to hold out: ranges of raw samples per bin in, bad channels per bin out, causally.
+
+A bin triggers a channel when a sample was not finite, when the last second was flat, or when the last 20 ms
+stood still at the largest or smallest value seen since the start (a saturated amplifier). The channel stays
+bad until it went a second without a trigger. The rules need the range of each bin, never its samples.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.frontend.design import FrontEndConfig
+
+Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+SAMPLE_LIMIT = float(np.finfo(np.float32).max)  # beyond float32 counts as infinite: no sum can then overflow
+
+
+def new_history(config: FrontEndConfig) -> dict[str, Array]:
+    """What the rules remember, before the first bin."""
+    rows, channels = max(config.flat_bins, config.saturated_bins) - 1, config.channels
+    return {
+        # Bins before the start have an infinite range: neither flat nor saturated, no counter needed.
+        "low": np.full((rows, channels), -np.inf),  # ranges of the last bins, oldest first
+        "high": np.full((rows, channels), np.inf),
+        "lowest": np.full(channels, np.inf),  # since the start
+        "highest": np.full(channels, -np.inf),
+        "clean": np.full(channels, float(config.recover_bins)),  # bins since a trigger, at most recover_bins
+    }
+
+
+def sample_ranges(x: Array, starts: npt.NDArray[np.int64]) -> tuple[Array, Array, Mask]:
+    """Smallest and largest finite sample and "has a non-finite one" by bin, (B, C) each, of x (C, n).
+
+    Sets samples that are not finite to 0 in x. A bin of nothing else has the range (inf, -inf).
+    """
+    low, high = np.minimum.reduceat(x, starts, axis=1), np.maximum.reduceat(x, starts, axis=1)
+    broken: Mask = ~((high <= SAMPLE_LIMIT) & (low >= -SAMPLE_LIMIT))  # NaN wins every minimum and maximum
+    for channel in np.flatnonzero(broken.any(axis=1)):
+        lost = ~(np.abs(x[channel]) <= SAMPLE_LIMIT)
+        low[channel] = np.minimum.reduceat(np.where(lost, np.inf, x[channel]), starts)
+        high[channel] = np.maximum.reduceat(np.where(lost, -np.inf, x[channel]), starts)
+        x[channel, lost] = 0.0
+    return low.T, high.T, broken.T
+
+
+def judge_channels(
+    config: FrontEndConfig, history: dict[str, Array], low: Array, high: Array, broken: Mask
+) -> Mask:
+    """Bad channels (B, C) at the end of each of B bins; `history` is brought forward by them."""
+    bins = len(low)
+    lows, highs = np.concatenate([history["low"], low]), np.concatenate([history["high"], high])
+    lowest = np.minimum.accumulate(np.concatenate([history["lowest"][None], low]))
+    highest = np.maximum.accumulate(np.concatenate([history["highest"][None], high]))
+    top, bottom = (
+        _over(np.maximum, highs, config.flat_bins, bins),
+        _over(np.minimum, lows, config.flat_bins, bins),
+    )
+    flat = top - bottom < config.flat_uv
+    top = _over(np.maximum, highs, config.saturated_bins, bins)
+    still = top == _over(np.minimum, lows, config.saturated_bins, bins)
+    trigger = broken | flat | (still & ((high == highest[1:]) | (low == lowest[1:])))
+    at = np.arange(bins, dtype=np.float64)[:, None]
+    latest = np.maximum.accumulate(np.where(trigger, at, -1 - history["clean"]))
+    clean = np.minimum(at - latest, config.recover_bins)
+    history.update(
+        low=lows[bins:], high=highs[bins:], lowest=lowest[-1], highest=highest[-1], clean=clean[-1]
+    )
+    return clean < config.recover_bins
+
+
+def _over(choose: np.ufunc, rows: Array, width: int, count: int) -> Array:
+    """Minimum or maximum over each of the last `count` rows and the `width - 1` before it, by doubling."""
+    rows, done = rows[len(rows) - count - width + 1 :], 1
+    while done < width:
+        step = min(done, width - done)
+        rows, done = choose(rows[step:], rows[:-step]), done + step
+    return rows
