@@ -1,0 +1,228 @@
+"""What a session file holds, what is missing for which command, and what looks odd about it.
+
+In: a path. Out: `Inspection`, as JSON or as text for `edgedistill inspect`. Only an unreadable file raises:
+everything else that is wrong is a line of the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.data.behaviour import behaviour_series
+from edgedistill.data.lfp import MIN_RATE_HZ
+from edgedistill.data.recording import PART_NAMES, Behaviour, Lfp, Recording, open_recording
+from edgedistill.errors import RecordingError
+
+MIN_SECONDS = 120
+
+# what each command cannot do without; `distill` also takes the latents of a teacher in place of units
+NEEDS = {
+    "pretrain": ("units",),
+    "distill": ("units", "lfp"),
+    "build": ("units", "lfp", "behaviour"),
+    "calibrate": ("lfp",),
+    "run": ("lfp",),
+    "bench": ("lfp",),
+    "probe": ("behaviour",),
+}
+SHORT_IS_FINE = ("run", "bench")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The report on one file. `missing` lists for each command what stands in its way; empty means ready."""
+
+    path: str
+    session_id: str
+    subject_id: str | None
+    session_start: str
+    units: dict[str, object] | None
+    lfp: dict[str, object] | None
+    behaviour: dict[str, object] | None
+    electrodes: int
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    missing: dict[str, tuple[str, ...]]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain dicts, lists, strings and numbers; `commands` says of each whether it is ready."""
+        whole = asdict(self)
+        missing = whole.pop("missing")
+        commands = {name: {"ready": not lacks, "missing": list(lacks)} for name, lacks in missing.items()}
+        return whole | {"problems": list(self.problems), "notes": list(self.notes), "commands": commands}
+
+    def to_text(self) -> str:
+        """The report for a person, one fact a line."""
+        lines = [
+            self.path,
+            f"  session    {self.session_id}"
+            + (f", subject {self.subject_id}" if self.subject_id else "")
+            + f", {self.session_start}",
+            f"  units      {_units_text(self.units)}",
+            f"  lfp        {_lfp_text(self.lfp)}",
+            f"  behaviour  {_behaviour_text(self.behaviour)}",
+            f"  electrodes {self.electrodes}",
+        ]
+        lines += [f"  problem    {problem}" for problem in self.problems]
+        lines += [f"  note       {note}" for note in self.notes]
+        width = max(map(len, self.missing))
+        for command, lacks in self.missing.items():
+            lines.append(f"  {command:<{width}}  " + ("ready" if not lacks else "needs " + ", ".join(lacks)))
+        return "\n".join(lines)
+
+
+def describe(path: str | Path, *, behavior: str | None = None) -> Inspection:
+    """Look into one NWB file. Raises RecordingError only when it cannot be read at all."""
+    with open_recording(path, behavior=behavior) as recording:
+        problems: list[str] = []
+        units = _attempt(lambda: recording.units, problems)
+        lfp = _attempt(lambda: recording.lfp, problems)
+        behaviour = _attempt(lambda: _checked(recording), problems)
+        return Inspection(
+            path=str(path),
+            session_id=recording.session_id,
+            subject_id=recording.subject_id,
+            session_start=recording.session_start,
+            units=_units_facts(units) if units is not None else None,
+            lfp=_lfp_facts(lfp) if lfp is not None else None,
+            behaviour=_behaviour_facts(behaviour) if behaviour is not None else None,
+            electrodes=len(recording.electrodes),
+            problems=tuple(problems),
+            notes=tuple(_notes(recording, lfp, behaviour)),
+            missing={command: _lacks(command, units, lfp, behaviour) for command in NEEDS},
+        )
+
+
+def _attempt(read: Callable[[], T], problems: list[str]) -> T | None:
+    try:
+        return read()
+    except RecordingError as error:
+        got = f" ({error.got})" if error.got is not None else ""
+        problems.append(f"{error.what}{got}")
+        return None
+
+
+def _checked(recording: Recording) -> Behaviour | None:
+    behaviour = recording.behaviour
+    if behaviour is not None:
+        _ = behaviour.times_s  # reads and checks the clock
+    return behaviour
+
+
+def _lacks(command: str, units: object, lfp: Lfp | None, behaviour: Behaviour | None) -> tuple[str, ...]:
+    held = {"units": units, "lfp": lfp, "behaviour": behaviour}
+    lacks = [PART_NAMES[part] for part in NEEDS[command] if held[part] is None]
+    if command == "distill" and units is None:
+        lacks[0] += " or the latents of a teacher"
+    if lfp is not None and "lfp" in NEEDS[command]:
+        if lfp.rate < MIN_RATE_HZ:
+            lacks.append(f"LFP of at least {MIN_RATE_HZ} Hz")
+        if lfp.duration_s < MIN_SECONDS and command not in SHORT_IS_FINE:
+            lacks.append("two minutes of LFP")
+    return tuple(lacks)
+
+
+def _units_facts(units: tuple[npt.NDArray[np.float64], ...]) -> dict[str, object]:
+    spikes = sum(map(len, units))
+    heard = [unit for unit in units if len(unit)]
+    first, last = (min(u[0] for u in heard), max(u[-1] for u in heard)) if heard else (None, None)
+    return {
+        "count": len(units),
+        "spikes": spikes,
+        "silent": len(units) - len(heard),
+        "first_s": None if first is None else float(first),
+        "last_s": None if last is None else float(last),
+    }
+
+
+def _lfp_facts(lfp: Lfp) -> dict[str, object]:
+    return {
+        "series": lfp.series,
+        "rate_hz": float(lfp.rate),
+        "rate": f"{lfp.rate.numerator}/{lfp.rate.denominator}",
+        "channels": lfp.channels,
+        "channel_ids": list(lfp.channel_ids),
+        "frames": lfp.frames,
+        "start_s": lfp.start_s,
+        "duration_s": lfp.duration_s,
+        "others": list(lfp.others),
+    }
+
+
+def _behaviour_facts(behaviour: Behaviour) -> dict[str, object]:
+    return {
+        "series": behaviour.series,
+        "names": list(behaviour.names),
+        "units": list(behaviour.units),
+        "derived": behaviour.derived,
+        "samples": behaviour.samples,
+        "first_s": behaviour.start_s,
+        "last_s": float(behaviour.times_s[-1]),
+        "missing_share": float(np.isnan(behaviour.values).any(axis=1).mean()),
+        "others": list(behaviour.others),
+    }
+
+
+def _notes(recording: Recording, lfp: Lfp | None, behaviour: Behaviour | None) -> list[str]:
+    notes = []
+    if lfp is not None:
+        if lfp.others:
+            notes.append(f"LFP read from {lfp.series}, not from {', '.join(lfp.others)}")
+        if lfp.transposed:
+            notes.append(f"{lfp.series} is stored (channels, time); read as such")
+        notes += _amplitude_notes(lfp)
+    if behaviour is not None and behaviour.derived:
+        notes.append(f"behaviour: {behaviour.derived}")
+    if behaviour is None and (held := behaviour_series(recording.series)):
+        notes.append(f"series that `behavior` could name: {', '.join(s.path for s in held)}")
+    return notes
+
+
+def _amplitude_notes(lfp: Lfp) -> list[str]:
+    """Amplitude and dead channels in ten seconds from the middle."""
+    ten_s = int(10 * lfp.rate)
+    at = max(0, lfp.frames // 2 - ten_s // 2)
+    frames = lfp.read(at, at + ten_s).astype(np.float64)
+    finite = np.isfinite(frames)
+    if not finite.any():
+        return ["ten seconds of LFP in the middle of the file hold no number"]
+    spread = np.where(finite, frames, 0).std(axis=0)
+    notes = []
+    if dead := [lfp.channel_ids[c] for c in np.flatnonzero(spread < 1e-3)]:
+        notes.append(f"channels without signal in the middle of the file: {', '.join(dead)}")
+    typical = float(np.median(spread))
+    if typical > 1e5 or 0 < typical < 1e-2:
+        notes.append(f"LFP of {typical:.3g} uV (standard deviation): is `conversion` to volts right?")
+    return notes
+
+
+def _units_text(units: dict[str, object] | None) -> str:
+    return "none" if units is None else f"{units['count']}, {units['spikes']} spikes"
+
+
+def _lfp_text(lfp: dict[str, object] | None) -> str:
+    if lfp is None:
+        return "none"
+    return (
+        f"{lfp['channels']} channels, {lfp['rate_hz']:.10g} Hz, {lfp['duration_s']:.1f} s "
+        f"from {lfp['start_s']:g} s, {lfp['series']}"
+    )
+
+
+def _behaviour_text(behaviour: dict[str, object] | None) -> str:
+    if behaviour is None:
+        return "none"
+    names, units = behaviour["names"], behaviour["units"]
+    assert isinstance(names, list)
+    assert isinstance(units, list)
+    listed = ", ".join(f"{name} ({unit})" for name, unit in zip(names, units, strict=True))
+    derived = f", {behaviour['derived']}" if behaviour["derived"] else ""
+    return f"{listed}, {behaviour['samples']} samples, {behaviour['series']}{derived}"

@@ -1,0 +1,146 @@
+"""A session on the 10 ms bin clock: its blocks for training and testing, its normalization, its cache file.
+
+In: what `windows` made of a recording. Out: `Split` (contiguous blocks with gaps), mean and deviation of each
+channel from the training block alone, and the .npz form in which `build` keeps a session between runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.errors import ConfigError, OutputError, RecordingError
+from edgedistill.frontend import FrontEndConfig, settling_bins
+
+BINS_PER_S = 100
+MIN_BINS = 120 * BINS_PER_S
+MIN_BLOCK_BINS = 5 * BINS_PER_S  # of train, validation and test each
+ARRAYS = ("lfp", "bad", "counts", "behaviour")
+NOT_OURS = (ConfigError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True, eq=False)
+class SessionBins:
+    """One session, whole, in memory: T bins of 10 ms. Parts that were not asked for are None."""
+
+    session_id: str
+    path: str
+    sha256: str
+    subject_id: str | None
+    session_start: str  # ISO 8601, UTC
+    start_s: float  # of bin 0 on the clock of the file
+    bins: int  # T
+    frontend: FrontEndConfig | None
+    channel_ids: tuple[str, ...]
+    output_names: tuple[str, ...]
+    output_units: tuple[str, ...]
+    lfp: npt.NDArray[np.float64] | None  # (T, C) uV
+    bad: npt.NDArray[np.bool_] | None  # (T, C)
+    counts: npt.NDArray[np.uint8] | None  # (T, U), clipped at 255
+    behaviour: npt.NDArray[np.float32] | None  # (T, K); rows with NaN do not count
+
+
+@dataclass(frozen=True)
+class Split:
+    """Contiguous blocks of bins, gaps between them."""
+
+    train: slice
+    validation: slice
+    test: slice
+
+
+def split_bins(n_bins: int, gap_bins: int, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)) -> Split:
+    """Train, validation and test in the order of time, `gap_bins` left out between each two.
+
+    The gap is the receptive field of the model plus the settling time of the front end: no test bin then
+    depends on a sample that training saw. Raises RecordingError below two minutes, or when a block would be
+    shorter than five seconds.
+    """
+    usable = n_bins - 2 * gap_bins
+    train, validation = int(fractions[0] * usable + 1e-9), int(fractions[1] * usable + 1e-9)
+    shortest = min(train, validation, usable - train - validation)
+    if n_bins < MIN_BINS or shortest < MIN_BLOCK_BINS:
+        enough = max(MIN_BINS, round(MIN_BLOCK_BINS / min(fractions)) + 2 * gap_bins + 2)
+        raise RecordingError(
+            "the session is too short to split into train, validation and test",
+            got=f"{n_bins / BINS_PER_S:g} s, of which two gaps of {gap_bins / BINS_PER_S:g} s are left out",
+            expected=f"at least {enough / BINS_PER_S:.0f} s",
+            causes=("a short session", "a model with a long receptive field, so that gaps are long"),
+            next_step="leave this session out, or choose a preset with fewer layers or a smaller window",
+        )
+    test = train + gap_bins + validation + gap_bins
+    return Split(slice(0, train), slice(train + gap_bins, test - gap_bins), slice(test, n_bins))
+
+
+def fit_normalization(
+    bins: SessionBins, block: slice
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation in uV of each channel, both (C,), over its good bins of `block` only.
+
+    Bins before the front end has settled are left out where later ones exist: the step from nothing to the
+    electrode's offset rings through the 0.05 Hz high-pass. A channel without good bins gets 0 and 0.
+    """
+    if bins.lfp is None or bins.bad is None or bins.frontend is None:
+        raise RecordingError(f"{bins.path}: no LFP was loaded", expected="a session loaded with its LFP")
+    first, stop, _ = block.indices(bins.bins)
+    settled = max(first, settling_bins(bins.frontend))
+    first = settled if stop - settled >= MIN_BLOCK_BINS else first
+    good = ~bins.bad[first:stop]
+    count = np.maximum(good.sum(axis=0), 1)
+    mean = np.where(good, bins.lfp[first:stop], 0.0).sum(axis=0) / count
+    squares = np.where(good, bins.lfp[first:stop] - mean, 0.0) ** 2
+    return mean, np.sqrt(squares.sum(axis=0) / count)
+
+
+def save_session_bins(bins: SessionBins, path: str | Path) -> None:
+    """Write to .npz without pickle; the file appears whole or not at all. Raises OutputError."""
+    path = Path(path)
+    arrays = {name: getattr(bins, name) for name in ARRAYS if getattr(bins, name) is not None}
+    facts = {f.name: getattr(bins, f.name) for f in fields(bins) if f.name not in ARRAYS}
+    facts["frontend"] = None if bins.frontend is None else bins.frontend.to_json()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: the cached session cannot be written",
+            got=error.strerror or str(error),
+            causes=("the disk is full", "the folder is read-only"),
+            next_step=f"df -h {path.parent}",
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def load_session_bins(path: str | Path) -> SessionBins:
+    """Read what `save_session_bins` wrote. Raises RecordingError on a damaged file."""
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays: dict[str, Any] = {name: stored.get(name) for name in ARRAYS}
+            facts = json.loads(str(stored["facts"]))
+        frontend = None if facts["frontend"] is None else FrontEndConfig.from_json(facts.pop("frontend"))
+        names = {f.name for f in fields(SessionBins)} - {*ARRAYS, "frontend"}
+        whole: dict[str, Any] = {
+            name: tuple(v) if isinstance(v := facts[name], list) else v for name in names
+        }
+        return SessionBins(frontend=frontend, **whole, **arrays)
+    except (OSError, *NOT_OURS) as error:
+        raise RecordingError(
+            f"{path}: not a cached session",
+            got=f"{type(error).__name__}: {error}",
+            causes=("the file is damaged", "another version wrote it"),
+            next_step="delete it; it is made again from the NWB file",
+        ) from error
