@@ -1,0 +1,217 @@
+"""From a folder or zip to a checked `Bundle`: nothing is handed out that does not match its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from edgedistill.errors import BundleError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+BLANK = "0" * 64
+_OWN_KEYS = ("format", "sha256", "files")
+CHUNK = 1 << 20
+_DAMAGED = (  # what zipfile and zlib raise on bytes that are not what they were
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle; files are read when asked for, and checked again then."""
+
+    path: Path
+    manifest: Mapping[str, Any] = field(repr=False)
+    prefix: str = field(default="", repr=False)  # the folder inside a zip that holds the manifest
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files of the bundle, sorted, without manifest.json."""
+        return tuple(sorted(self.manifest["files"]))
+
+    @property
+    def sha256(self) -> str:
+        """The hash that stands for the whole bundle."""
+        return str(self.manifest["sha256"])
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one listed file. BundleError if there is none of that name, or it was changed."""
+        if name not in self.manifest["files"]:
+            raise BundleError(f"{self.path}: no file '{name}' in this bundle", expected=", ".join(self.names))
+        data = _read(self.path, self.prefix + name)
+        self._check(name, hashlib.sha256(data).hexdigest())
+        return data
+
+    def verify(self) -> None:
+        """Hash every listed file; BundleError names the first that is damaged or missing."""
+        for name in self.names:
+            self._check(name, _digest(self.path, self.prefix + name))
+
+    def _check(self, name: str, digest: str) -> None:
+        if digest != self.manifest["files"][name]:
+            raise BundleError(
+                f"{self.path}: '{name}' was changed after the bundle was written",
+                got=f"sha256 {digest}",
+                expected=f"sha256 {self.manifest['files'][name]}",
+                causes=("a copy that broke off or a bad disk", "an edit by hand"),
+                next_step="copy the bundle again from where it was built, or build it again",
+            )
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """The bundle at `path` (folder or .zip), every file verified.
+
+    BundleError if it is not a bundle, of a newer format, damaged (the file is named) or incomplete.
+    """
+    path = Path(path)
+    prefix = _prefix(path)
+    bundle = Bundle(path, _manifest(path, _read(path, prefix + MANIFEST)), prefix)
+    bundle.verify()
+    return bundle
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _manifest(path: Path, raw: bytes) -> dict[str, Any]:
+    """The parsed manifest, after the checks that need no other file, the telling ones first."""
+    try:
+        manifest = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: '{MANIFEST}' is damaged: it is not JSON", got=error) from error
+    if not isinstance(manifest, dict) or any(key not in manifest for key in _OWN_KEYS):
+        raise _not_a_bundle(path, f"a {MANIFEST} of another program")
+    _check_format(path, manifest["format"])
+    files, own = manifest["files"], manifest["sha256"]
+    if not isinstance(files, dict) or not all(map(_is_digest, (own, *files.values()))):
+        raise BundleError(f"{path}: '{MANIFEST}' is damaged: its list of files makes no sense")
+    for name in files:
+        check_name(f"{path}: '{MANIFEST}'", name)
+    if hashlib.sha256(raw.replace(own.encode(), BLANK.encode(), 1)).hexdigest() != own:
+        raise BundleError(
+            f"{path}: '{MANIFEST}' was changed after the bundle was written",
+            causes=("an edit by hand", "a copy that broke off or a bad disk"),
+            next_step="copy the bundle again from where it was built, or build it again",
+        )
+    return manifest
+
+
+def _check_format(path: Path, found: object) -> None:
+    if type(found) is not int or found < 1:
+        raise BundleError(f"{path}: '{MANIFEST}' is damaged: no such format", got=found, expected=FORMAT)
+    if found > FORMAT:
+        raise BundleError(
+            f"{path}: '{MANIFEST}' is of a newer format",
+            got=f"format {found}",
+            expected=f"format {FORMAT} or older",
+            next_step="pip install --upgrade edgedistill",
+        )
+
+
+def check_name(where: str, name: str) -> None:
+    """Only plain relative names: a bundle neither reads nor writes outside itself."""
+    plain = name == str(PurePosixPath(name)) and not re.search(r"[\x00-\x1f\\:]", name)
+    inside = plain and not name.startswith("/") and ".." not in name.split("/") and name != "."
+    if not inside or name == MANIFEST or name.startswith("build/"):
+        raise BundleError(
+            f"{where}: '{name}' is no name for a file of a bundle",
+            expected="a relative path that stays inside the bundle, outside build/",
+        )
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _prefix(path: Path) -> str:
+    """Where the manifest lies: "", or "NAME.edge/" in a zip made of the folder. BundleError if nowhere."""
+    if path.is_dir():
+        if not (path / MANIFEST).is_file():
+            raise _not_a_bundle(path, f"a folder without {MANIFEST}")
+        return ""
+    if not path.exists():
+        raise BundleError(
+            f"{path}: there is no such file or folder", expected="a bundle: NAME.edge or a .zip"
+        )
+    with _archive(path) as archive:
+        names = archive.namelist()
+    found = [name for name in names if name.split("/")[-1] == MANIFEST and name.count("/") <= 1]
+    if not found:
+        raise _not_a_bundle(path, f"a zip without {MANIFEST}")
+    return min(found, key=len)[: -len(MANIFEST)]
+
+
+def _not_a_bundle(path: Path, got: str) -> BundleError:
+    return BundleError(
+        f"{path}: this is not an edgedistill bundle",
+        got=got,
+        expected="a folder NAME.edge or a .zip, written by `edgedistill build`",
+    )
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with path.open("rb") as file:
+            begins_as_zip = file.read(2) == b"PK"
+        archive = zipfile.ZipFile(path)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read", got=error.strerror or error) from error
+    except _DAMAGED as error:
+        if not begins_as_zip:
+            raise _not_a_bundle(path, "a file that is not a zip") from error
+        cause = "a copy or download that broke off"
+        raise BundleError(f"{path}: this zip is damaged or cut short", got=error, causes=(cause,)) from error
+    with archive:
+        yield archive
+
+
+@contextmanager
+def _stream(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """One file of the bundle, opened; anything that goes wrong inside names the file."""
+    try:
+        if path.is_dir():
+            if not (path / name).resolve().is_relative_to(path.resolve()):
+                raise BundleError(f"{path}: '{name}' is a link that leads out of the bundle")
+            with (path / name).open("rb") as file:
+                yield file
+        else:
+            with _archive(path) as archive, archive.open(name) as member:
+                yield member
+    except (FileNotFoundError, KeyError) as error:
+        raise BundleError(
+            f"{path}: '{name}' is missing",
+            causes=("a copy that broke off", "a file removed by hand"),
+            next_step="copy the bundle again from where it was built, or build it again",
+        ) from error
+    except _DAMAGED as error:
+        raise BundleError(f"{path}: '{name}' cannot be read: it is damaged", got=error) from error
+
+
+def _read(path: Path, name: str) -> bytes:
+    with _stream(path, name) as file:
+        return file.read()
+
+
+def _digest(path: Path, name: str) -> str:
+    digest = hashlib.sha256()
+    with _stream(path, name) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,166 @@
+"""From a manifest and files to a bundle on disk: written beside its place, then moved there whole.
+
+A reader sees the old bundle or the new one, and a failure (full disk, read-only folder, Ctrl-C) leaves
+what was there before and nothing half-written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from edgedistill.bundle.reading import BLANK, CHUNK, FORMAT, MANIFEST, Bundle, check_name, open_bundle
+from edgedistill.errors import BundleError, OutputError
+
+OpenMember = Callable[[str, int], IO[bytes]]  # name, size in bytes -> the member, open for writing
+
+
+def write_bundle(
+    path: str | Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]
+) -> Bundle:
+    """Write a folder, or a zip if `path` ends in .zip, and open what was written.
+
+    `files` maps names inside the bundle to their bytes or to a file to copy. The keys "format", "files"
+    and "sha256" of the manifest are filled in here. An older bundle at `path` is replaced, its `build/`
+    (made for the older files) included. OutputError if `path` holds anything else or cannot be written.
+    """
+    for name in files:
+        check_name(str(path), name)
+    target = Path(path).resolve()
+    _refuse_foreign(target)
+    temporary = _beside(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write = _write_zip if target.suffix == ".zip" else _write_folder
+        write(temporary, manifest, files)
+        _move(temporary, target)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: the bundle could not be written",
+            got=error,
+            causes=("the disk is full", "the folder is read-only"),
+            next_step="free space or choose another place; nothing half-written was left there",
+        ) from error
+    finally:
+        _remove(temporary)
+    return open_bundle(path)
+
+
+# ---------------------------------------------------------------- content
+
+
+def _write_folder(folder: Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> None:
+    def member(name: str, size: int) -> IO[bytes]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        return (folder / name).open("xb")
+
+    _fill(member, manifest, files)
+
+
+def _write_zip(path: Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> None:
+    """Stored, not compressed: weights and noise do not shrink. No dates: same content, same bytes."""
+    with zipfile.ZipFile(path, "x") as archive:
+
+        def member(name: str, size: int) -> IO[bytes]:
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0o644 << 16
+            entry.file_size = size  # above 2 GiB the header needs to know beforehand
+            return archive.open(entry, "w")
+
+        _fill(member, manifest, files)
+
+
+def _fill(member: OpenMember, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> None:
+    digests = {name: _copy(source, member, name) for name, source in sorted(files.items())}
+    _copy(_manifest_bytes({**manifest, "files": digests}), member, MANIFEST)
+
+
+def _copy(source: bytes | Path, member: OpenMember, name: str) -> str:
+    """Copy in blocks and return the sha256 of what went through."""
+    digest = hashlib.sha256()
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as reader:
+        size = reader.seek(0, os.SEEK_END)
+        reader.seek(0)
+        with member(name, size) as writer:
+            while chunk := reader.read(CHUNK):
+                digest.update(chunk)
+                writer.write(chunk)
+    return digest.hexdigest()
+
+
+def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest with its own hash in place; BundleError for what JSON cannot hold, NaN included."""
+    blank = {"format": FORMAT, "sha256": BLANK, **{k: v for k, v in manifest.items() if k not in _OURS}}
+    try:
+        text = json.dumps(blank, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"'{MANIFEST}' cannot hold this manifest", got=error) from error
+    raw = text.encode()
+    return raw.replace(BLANK.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
+
+
+_OURS = ("format", "sha256")
+
+
+# ---------------------------------------------------------------- place
+
+
+def _refuse_foreign(target: Path) -> None:
+    """Only a bundle of the same kind, or an empty folder, may be replaced."""
+    if not target.exists() or _is_replaceable(target):
+        return
+    raise OutputError(
+        f"{target}: there is something here that is not a bundle",
+        expected="a path that is free, or a bundle to replace",
+        next_step="choose another --out, or remove it by hand",
+    )
+
+
+def _is_replaceable(target: Path) -> bool:
+    try:
+        if target.suffix == ".zip":
+            with zipfile.ZipFile(target) as archive:
+                manifest = json.loads(archive.read(MANIFEST))
+        elif not any(target.iterdir()):
+            return True
+        else:
+            manifest = json.loads((target / MANIFEST).read_bytes())
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return False
+    return isinstance(manifest, dict) and {"format", "files", "sha256"} <= manifest.keys()
+
+
+def _move(temporary: Path, target: Path) -> None:
+    """Put the new bundle in place; a folder cannot replace a folder, so the old one steps aside first."""
+    if not target.is_dir():
+        temporary.replace(target)
+        return
+    old = _beside(target)
+    target.rename(old)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    _remove(old)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

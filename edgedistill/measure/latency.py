@@ -1,0 +1,121 @@
+"""How long a step takes: any callable in, percentiles in microseconds out.
+
+Every call is timed alone with `perf_counter_ns`, since a closed loop cares about the slowest ones, which
+a mean over many calls hides. Inside the timed region is the call and nothing else: inputs are ready as
+rows, the garbage collector is off. Subjects that are compared take turns in one run, so that a clock that
+slows down meets all of them; an empty subject in the same loop shows what of a figure is the loop's own.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.errors import EngineError
+
+Step = Callable[[npt.NDArray[Any]], object]  # one bin (C,) in; what comes out is dropped
+Times = npt.NDArray[np.int64]  # nanoseconds, one a step
+
+EMPTY = "empty"
+
+
+@dataclass(frozen=True)
+class LatencyUs:
+    """Percentiles of the time of a step, in microseconds; each is a time that occurred, none interpolated."""
+
+    p50: float
+    p95: float
+    p99: float
+    p999: float
+    max: float
+    mean: float
+    steps: int
+
+    @classmethod
+    def from_times(cls, times_ns: Times) -> LatencyUs:
+        """The summary of the times of single steps."""
+        ordered = np.percentile(times_ns, (50, 95, 99, 99.9, 100), method="higher") / 1e3
+        p50, p95, p99, p999, longest = map(float, ordered)
+        return cls(p50, p95, p99, p999, longest, float(times_ns.mean() / 1e3), len(times_ns))
+
+    def to_json(self) -> dict[str, float]:
+        """The figures by name."""
+        return asdict(self)
+
+
+def measure_steps(step: Step, inputs: npt.NDArray[Any], warmup: int = 200, steps: int = 2000) -> LatencyUs:
+    """The latency of `step` over rows of `inputs` (N, C), used again from the top when they run out."""
+    return LatencyUs.from_times(step_times({"step": step}, inputs, warmup, steps)["step"])
+
+
+def step_times(
+    subjects: Mapping[str, Step],
+    inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]],
+    warmup: int = 200,
+    steps: int = 2000,
+    block: int = 50,
+) -> dict[str, Times]:
+    """Times (steps,) of each subject and of "empty", a subject that does nothing.
+
+    Subjects take turns, `block` steps each: short enough to share what the machine is doing, long enough
+    that the caches are the subject's own. `inputs` are (N, C) for all, or a mapping by subject.
+    """
+    rows = {name: _rows(name, inputs) for name in subjects}
+    if EMPTY in subjects or not rows or min(steps, block) < 1 or warmup < 0:
+        raise EngineError(
+            "nothing to measure like this",
+            got=f"subjects {sorted(subjects)}, {steps} steps, {warmup} to warm up, blocks of {block}",
+            expected=f"at least one subject, none of them named '{EMPTY}', and at least one step",
+        )
+    every: dict[str, Step] = {**subjects, EMPTY: _nothing}
+    rows[EMPTY] = next(iter(rows.values()))
+    times = {name: np.zeros(warmup + steps, np.int64) for name in every}
+    with _no_garbage_collection():
+        for start in range(0, warmup + steps, block):
+            for name, step in every.items():
+                _time_block(step, rows[name], times[name], start, min(start + block, warmup + steps))
+    return {name: taken[warmup:] for name, taken in times.items()}
+
+
+def deadline_misses(times_ns: Times, deadline_us: float) -> int:
+    """How many steps took longer than `deadline_us`."""
+    return int(np.count_nonzero(times_ns > deadline_us * 1e3))
+
+
+def _time_block(step: Step, rows: list[npt.NDArray[Any]], times: Times, start: int, stop: int) -> None:
+    for i in range(start, stop):
+        row = rows[i % len(rows)]
+        before = perf_counter_ns()
+        step(row)
+        after = perf_counter_ns()
+        times[i] = after - before
+
+
+def _rows(name: str, inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    rows = list(inputs[name] if isinstance(inputs, Mapping) else inputs)
+    if not rows:
+        raise EngineError(f"no inputs to measure '{name}' with", got="0 bins", expected="at least one")
+    return rows
+
+
+def _nothing(row: npt.NDArray[Any]) -> None:
+    """The empty subject."""
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

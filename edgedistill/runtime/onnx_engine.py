@@ -1,0 +1,162 @@
+"""The float32 step graph on onnxruntime: one z-scored bin in, kinematics out, state in between.
+
+The rings, the lagged bins and all inputs and outputs are numpy arrays whose memory onnxruntime reads
+and writes directly; they are bound once. A step therefore copies one bin in, runs the graph and appends
+in place. One thread: at one bin a call a second thread costs more than it brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.config import StudentShape
+from edgedistill.errors import EngineError
+
+Floats = npt.NDArray[np.float32]
+
+
+class OnnxEngine:
+    """A student at a point in its stream. Not for use from two threads at once."""
+
+    def __init__(self, model: bytes, shape: StudentShape) -> None:
+        """`model` is a step graph (`student.onnx`) of that shape.
+
+        EngineError if onnxruntime is missing, cannot read the graph, or the graph has other tensors.
+        """
+        self.shape = shape
+        slots, channels = shape.window - 1, shape.channels
+        self._bin: Floats = np.zeros(channels, np.float32)
+        self._lags: Floats = np.zeros((shape.lag_rows, channels), np.float32)
+        self._rings: Floats = np.zeros((2 * shape.layers, shape.heads, slots, shape.head_dim), np.float32)
+        self._new: Floats = np.zeros((2 * shape.layers, shape.heads, shape.head_dim), np.float32)
+        self._pos = np.zeros(1, np.int32)
+        self._live = np.zeros(1, np.int32)
+        self._kinematics: Floats = np.zeros(shape.outputs, np.float32)
+        self._latent: Floats = np.zeros(shape.d, np.float32)
+        self._kept_lags = np.empty_like(self._lags[1:])  # scratch: rows move down without overlap
+        self._session, self._binding = self._bind(model)
+        self._run = self._session.run_with_iobinding
+        self._run(self._binding)  # the first run allocates inside onnxruntime; not while streaming
+        self.reset()
+
+    @property
+    def latent(self) -> Floats:
+        """The latent (d,) of the last step; zeros before the first."""
+        return self._latent.copy()
+
+    def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
+        """Kinematics (K,) in physical units for one z-scored bin (C,), finite, 0 where masked."""
+        if bin.shape != self._bin.shape:
+            raise EngineError(
+                "a step takes one bin", got=bin.shape, expected=f"{self._bin.shape}: one per channel"
+            )
+        self._bin[:] = bin
+        self._run(self._binding)
+        self._append()
+        return self._kinematics.copy()
+
+    def reset(self) -> None:
+        """Back to a fresh stream: no live slots, zero lagged bins."""
+        for array in (*self._state().values(), self._kinematics, self._latent):
+            array[...] = 0
+
+    def export_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of the state inputs of the graph, named as there (numerics.md, "State")."""
+        return {name: array.copy() for name, array in self._state().items()}
+
+    def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on from a state that any engine exported. EngineError, nothing changed, if it does not fit."""
+        own = self._state()
+        for name, array in own.items():
+            if name not in state or np.shape(state[name]) != array.shape:
+                got = np.shape(state[name]) if name in state else "nothing of that name"
+                raise EngineError(f"state '{name}' does not fit this engine", got=got, expected=array.shape)
+        pos, live, slots = int(state["pos"][0]), int(state["live"][0]), self.shape.window - 1
+        if not (0 <= pos < slots and 0 <= live <= slots):
+            raise EngineError(
+                "the state's ring is out of range", got=f"pos {pos}, live {live}, {slots} slots"
+            )
+        for name, array in own.items():
+            array[...] = state[name]
+
+    def _append(self) -> None:
+        """What a step leaves to the runtime: the new keys and values, and the bin among the lagged ones."""
+        slots = self.shape.window - 1
+        pos = int(self._pos[0])
+        self._rings[:, :, pos] = self._new
+        self._pos[0] = (pos + 1) % slots
+        self._live[0] = min(int(self._live[0]) + 1, slots)
+        if len(self._lags):
+            self._kept_lags[...] = self._lags[:-1]
+            self._lags[1:] = self._kept_lags
+            self._lags[0] = self._bin
+
+    def _state(self) -> dict[str, npt.NDArray[Any]]:
+        state: dict[str, npt.NDArray[Any]] = dict(self._named("ring_{}_{}", self._rings))
+        state |= {"pos": self._pos, "live": self._live}
+        return state | ({"lags": self._lags} if len(self._lags) else {})
+
+    def _named(self, pattern: str, pairs: Floats) -> dict[str, Floats]:
+        """Views of k and v of each layer: rows 2i and 2i + 1."""
+        names = [pattern.format(kind, i) for i in range(self.shape.layers) for kind in "kv"]
+        return dict(zip(names, pairs, strict=True))
+
+    def _bind(self, model: bytes) -> tuple[Any, Any]:
+        onnxruntime = _import_onnxruntime()
+        session = _open_session(onnxruntime, model)
+        inputs = {"bin": self._bin, **self._state()}
+        outputs = {"kinematics": self._kinematics, "latent": self._latent}
+        outputs |= self._named("{}_new_{}", self._new)
+        _check_tensors("inputs", session.get_inputs(), inputs)
+        _check_tensors("outputs", session.get_outputs(), outputs)
+        binding = session.io_binding()
+        share = onnxruntime.OrtValue.ortvalue_from_numpy  # on the CPU: the array's own memory, no copy
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, share(array))
+        for name, array in outputs.items():
+            binding.bind_ortvalue_output(name, share(array))
+        return session, binding
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineError(
+            "this engine needs onnxruntime, which is not installed here",
+            got=error,
+            next_step="pip install onnxruntime",
+        ) from error
+    return onnxruntime
+
+
+def _open_session(onnxruntime: Any, model: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only; a library does not print
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class of their own
+        raise EngineError(
+            "onnxruntime cannot load this step graph",
+            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            causes=("the onnxruntime here is older than the graph's opset 19", "this is not an ONNX graph"),
+            next_step="pip install --upgrade onnxruntime",
+        ) from error
+
+
+def _check_tensors(kind: str, found: Any, expected: Mapping[str, npt.NDArray[Any]]) -> None:
+    types = {"float32": "tensor(float)", "int32": "tensor(int32)"}
+    got = {tensor.name: (tensor.type, tuple(tensor.shape)) for tensor in found}
+    wanted = {name: (types[array.dtype.name], array.shape) for name, array in expected.items()}
+    if got != wanted:
+        names = sorted(name for name in got.keys() | wanted.keys() if got.get(name) != wanted.get(name))
+        raise EngineError(
+            f"the step graph has other {kind} than the student's shape: {', '.join(names)}",
+            got=[got.get(name) for name in names],
+            expected=[wanted.get(name) for name in names],
+        )
