@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.behaviour import behaviour_series
+from edgedistill.data.behaviour_choice import behaviour_series
 from edgedistill.data.lfp import MIN_RATE_HZ
 from edgedistill.data.recording import PART_NAMES, Behaviour, Lfp, Recording, open_recording
 from edgedistill.errors import RecordingError

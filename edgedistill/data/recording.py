@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.behaviour import Behaviour, behaviour_series, find_behaviour
+from edgedistill.data.behaviour import Behaviour
+from edgedistill.data.behaviour_choice import behaviour_series, find_behaviour
 from edgedistill.data.lfp import Lfp, find_lfp
 from edgedistill.data.series import Series, series_in
 from edgedistill.errors import RecordingError, did_you_mean

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistill.data.behaviour import short_unit
+from edgedistill.data.behaviour_choice import short_unit
 from edgedistill.data.inspect import NEEDS, describe
 from edgedistill.data.recording import Lfp, open_recording, session_files
 from edgedistill.data.series import exact_rate
@@ -267,9 +267,33 @@ def test_velocity_derived_from_position_is_the_derivative(tmp_path: Path) -> Non
     with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
         assert recording.behaviour is not None
         assert recording.behaviour.units == ("m/s", "m/s")
-        ends = np.arange(1, 900) / 100
+        ends = np.arange(1, 1001) / 100  # up to one sample after the last
         want = np.stack([np.cos(ends), -np.sin(ends)], axis=1)
-        np.testing.assert_allclose(recording.behaviour.at(ends), want, atol=1e-3)
+        got = recording.behaviour.at(ends)
+        np.testing.assert_allclose(got[:-2], want[:-2], atol=1e-3)
+        np.testing.assert_allclose(got[-2], want[-2], atol=1e-2)  # one-sided
+        assert np.isnan(got[-1]).all()
+
+
+def test_nan_voids_its_own_bin_only_where_samples_lie_on_bin_ends(tmp_path: Path) -> None:
+    data = make.velocity()
+    data[501] = np.nan
+    nwb = make.new_nwb()
+    make.add_behaviour(nwb, data, starting_time=0.1)
+    with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
+        assert recording.behaviour is not None
+        got = recording.behaviour.at(np.arange(10, 12510) / 100)
+    np.testing.assert_allclose(got, data, rtol=1e-6, atol=1e-6)
+
+
+def test_short_trials_far_apart_are_no_coarse_clock(tmp_path: Path) -> None:
+    times = np.concatenate([np.arange(20) / 100 + 30 * trial for trial in range(10)])
+    nwb = make.new_nwb()
+    make.add_behaviour(nwb, np.stack([times, times], axis=1), timestamps=times)
+    with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
+        assert recording.behaviour is not None
+        got = recording.behaviour.at(np.arange(1, 27_100) / 100)
+    assert np.isfinite(got).all(axis=1).sum() == pytest.approx(200, abs=10)
 
 
 def test_nan_pauses_and_edges_void_their_bins_only(tmp_path: Path) -> None:
