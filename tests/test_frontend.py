@@ -533,27 +533,21 @@ def test_group_delay_is_that_of_a_delayed_pulse(rate, hz):
     assert delays_ms[np.argmin(residuals)] == pytest.approx(group_delay_ms(config, hz), abs=0.2)
 
 
-@pytest.mark.parametrize("rate", RATES)
-def test_after_settling_a_pulse_is_below_one_percent(rate):
-    config = FrontEndConfig(rate, 1, common_average=False, flat_uv=0, saturated_ms=10_000)
+@pytest.mark.parametrize("rate", [250, 1000, 2000])
+def test_after_settling_an_offset_is_below_one_percent(rate):
+    config = FrontEndConfig(Fraction(rate), 1, common_average=False, flat_uv=0, saturated_ms=100_000)
     bins = settling_bins(config)
-    assert 5 < bins < 200
-    x = np.zeros((int(2 * rate) + config.edge(bins + 200), 1))
-    x[: config.decimation] = 1000  # wide enough for the decimator to pass it on
+    assert 1000 < bins < 2500  # a 0.05 Hz high-pass forgets an electrode's offset in 10 to 25 s
+    x = np.full((config.edge(bins + 500), 1), 1000.0)
     out = np.abs(FrontEnd(config).push(x).values[:, 0])
-    first, second = filter_sections(config)
-    stage1 = sosfilt(first, x[:, 0])[:: config.decimation] if len(first) else x[:, 0]
-    peak = np.abs(sosfilt(second, stage1)).max()
-    assert np.all(out[bins:] < 0.0102 * peak)
+    # bins sample the response, so its true peak is a little higher than theirs
+    assert np.all(out[bins:] < 0.012 * out.max())
+    assert out[bins - 60 : bins].max() > 0.008 * out.max()  # and not much earlier
 
 
-def test_a_faster_highpass_settles_faster_and_a_sharper_notch_slower():
+def test_a_faster_highpass_settles_faster():
     base = FrontEndConfig(Fraction(1000), 1)
-    assert (
-        settling_bins(replace(base, notch_q=100))
-        > settling_bins(base)
-        > settling_bins(replace(base, line_hz=0))
-    )
+    assert settling_bins(replace(base, highpass_hz=0.5)) < settling_bins(base) / 5
 
 
 # ------------------------------------------------------------------------------------ configuration, z-score

@@ -30,6 +30,7 @@ AMPLITUDE_UV = {"inhibitory": 3.0, "excitatory": 0.48}
 FIELD_UV = 30.0  # size of the informative field; one simulated unit stands for many real ones
 BACKGROUND_RATIO = 3.0  # shared 1/f background against the informative field
 PRIVATE_RATIO = 0.3  # each channel's own noise against the informative field: a tenth of the background
+BETA_RATIO, GAMMA_RATIO = 2.0, 0.3  # rhythm at rest and broadband, against the informative field
 CHI = 2.0  # power of the background falls as f^-CHI
 LEAD_S = 0.1  # motor cortex leads movement
 
@@ -53,6 +54,12 @@ class SimulationConfig:
                 "cannot simulate at this LFP rate",
                 got=f"{self.rate_hz} Hz",
                 expected=f"a multiple of {LATENT_HZ} Hz, at least 500 Hz",
+            )
+        if self.population < 4 * self.units:
+            raise ConfigError(
+                "the population is too small to record another subset of units every day",
+                got=f"{self.units} units of {self.population}",
+                expected=f"a population of at least {4 * self.units}",
             )
         if self.sessions < 1 or self.minutes <= 0 or self.channels < 4 or not 1 <= self.units <= 500:
             raise ConfigError(
@@ -92,7 +99,9 @@ class Population:
 
 LATENTS = 13
 # a unit's log rate per unit latent: most of what a unit does has nothing to do with the hand
-TUNING_SCALE = np.array([0.2, 0.2, 0.11, 0.09, 0.09, 0.09, 0.09, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25])
+TUNING_SCALE = np.array([0.18, 0.18, 0.11, 0.09, 0.09, 0.09, 0.09, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25])
+TUNING_MEAN = np.zeros(LATENTS)
+TUNING_MEAN[2] = 0.1  # movement raises the rate of motor cortex as a whole
 
 
 def simulate_sessions(config: SimulationConfig) -> Iterator[SimulatedSession]:
@@ -103,7 +112,7 @@ def simulate_sessions(config: SimulationConfig) -> Iterator[SimulatedSession]:
         rng = np.random.default_rng([config.seed, 1, day])
         # a unit's tuning wanders by about a tenth a day around the population's dynamics
         drift = np.random.default_rng([config.seed, 2, day]).normal(size=tuning.shape) * TUNING_SCALE
-        tuning = np.sqrt(1 - 0.1**2) * tuning + 0.1 * drift
+        tuning = TUNING_MEAN + np.sqrt(1 - 0.1**2) * (tuning - TUNING_MEAN) + 0.1 * drift
         yield simulate_session(config, population, tuning, day, rng)
 
 
@@ -122,7 +131,7 @@ def draw_population(config: SimulationConfig) -> Population:
         positions_mm=positions,
         inhibitory=rng.random(config.population) < 0.2,
         log_rate=rng.normal(np.log(6.0), 0.6, config.population),
-        tuning=rng.normal(size=(config.population, LATENTS)) * TUNING_SCALE,
+        tuning=TUNING_MEAN + rng.normal(size=(config.population, LATENTS)) * TUNING_SCALE,
         background=smooth_patterns(rng, electrodes, sources=3),
         beta=smooth_patterns(rng, electrodes, sources=2),
     )
@@ -240,14 +249,17 @@ def lfp_from_population(
     drive = np.stack([coloured_noise(frames, config.rate_hz, rng) for _ in population.background])
     shared = drive.T @ population.background
     shared *= BACKGROUND_RATIO * FIELD_UV / shared.std()
-    # beta marks that a movement is on, not where it goes: it shrinks with speed
-    envelope = 1.2 / (1 + np.exp(2.5 * (sosfilt(butter(1, 2, fs=config.rate_hz, output="sos"), speed) - 0.8)))
+    # beta marks that a movement is on, not where it goes: it shrinks with the speed that is to come
+    coming = np.roll(speed, -round(LEAD_S * config.rate_hz))
+    envelope = 1.2 / (
+        1 + np.exp(2.5 * (sosfilt(butter(1, 2, fs=config.rate_hz, output="sos"), coming) - 0.8))
+    )
     rhythm = band_noise(len(population.beta), frames, (15, 30), config.rate_hz, rng) * envelope
-    beta = 0.5 * FIELD_UV * rhythm.T @ population.beta
+    beta = BETA_RATIO * FIELD_UV * rhythm.T @ population.beta
     # the unitary kernel is too smooth for high gamma: broadband that follows each site's own activity
     gamma = band_noise(config.channels, frames, (60, 200), config.rate_hz, rng).T * activity
     private = rng.normal(size=(frames, config.channels))
-    total = field + shared + beta + 0.15 * FIELD_UV * gamma + PRIVATE_RATIO * FIELD_UV * private
+    total = field + shared + beta + GAMMA_RATIO * FIELD_UV * gamma + PRIVATE_RATIO * FIELD_UV * private
     return np.asarray(total, np.float32)
 
 
@@ -267,7 +279,7 @@ def unit_field(
         frame = [np.floor(spikes[u] * rate).astype(np.int64) for u in units]
         for c in range(config.channels):
             near = np.flatnonzero(distance[c, units] < 5 * LAMBDA_MM)  # beyond: under 1 % each
-            at, weight = [], []
+            at, weight = [np.zeros(0, np.int64)], [np.zeros(0)]
             for i in near:
                 d = distance[c, units[i]]
                 delay = round((DELAY_S + d / VELOCITY_MM_S) * rate)

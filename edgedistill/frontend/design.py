@@ -166,19 +166,13 @@ def group_delay_ms(config: FrontEndConfig, hz: float = 10.0) -> float:
 
 @lru_cache(maxsize=32)
 def settling_bins(config: FrontEndConfig) -> int:
-    """Bins until the impulse response of both stages stays below 1 % of its peak."""
-    decimator, shaper = _sections(config)
+    """Bins until the response to a step (an electrode's offset) stays below 1 % of its peak: high-pass included.
+
+    The slowest filter decides, and that is the high-pass: about 20 s at 0.05 Hz.
+    """
+    _, shaper = _sections(config)
     slowest = max(float(np.abs(np.roots(row[3:])).max()) for row in shaper)
     length = math.ceil(math.log(1e-4) / math.log(slowest))  # by then nothing can return to 1 %
-    impulse: Array = np.zeros(length)
-    impulse[0] = 1.0
-    if len(decimator):
-        short = np.zeros(
-            100 * config.decimation
-        )  # a 4th-order low-pass at 0.4 of its output rate is over by then
-        short[0] = 1.0
-        impulse = np.zeros(max(length, 100))
-        impulse[:100] = sosfilt(decimator, short)[:: config.decimation]
-    response = np.abs(sosfilt(shaper, impulse))
+    response = np.abs(sosfilt(shaper, np.ones(length)))
     last = int(np.flatnonzero(response >= 0.01 * response.max())[-1])
     return math.ceil((last + 1) * 1000 / (float(config.decimated_rate) * config.bin_ms))
