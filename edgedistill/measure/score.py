@@ -1,0 +1,42 @@
+"""How well kinematics were decoded: decoded and true values in, R² out, or the reason why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+BINS_PER_S = 100
+MIN_SCORED_S = 10
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Mean R² over the outputs and each of them. `r2` is None where `source` says why."""
+
+    r2: float | None
+    per_output: tuple[float | None, ...]
+    source: str
+
+
+def fit_of(guess: npt.NDArray[Any], truth: npt.NDArray[Any], source: str) -> Fit:
+    """The fit of decoded to true values, both (T, K); bins of unknown truth (NaN) do not count."""
+    known = np.isfinite(truth).all(axis=1) if len(truth) else np.zeros(0, np.bool_)
+    if known.sum() < MIN_SCORED_S * BINS_PER_S:
+        seconds = f"{known.sum() / BINS_PER_S:g} s"
+        why = f"not measured: {seconds} of {source} count, at least {MIN_SCORED_S} s are needed"
+        return Fit(None, (), why)
+    per_output = r2_per_output(guess[known].astype(np.float64), truth[known].astype(np.float64))
+    varying = [r2 for r2 in per_output if r2 is not None]
+    if len(varying) < len(per_output):
+        return Fit(None, per_output, f"not measured: an output does not vary in {source}")
+    return Fit(float(np.mean(varying)), per_output, source)
+
+
+def r2_per_output(guess: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> tuple[float | None, ...]:
+    """Coefficient of determination of each column of (T, K); None where `truth` is constant."""
+    error = ((truth - guess) ** 2).sum(axis=0)
+    spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
+    return tuple(float(1 - e / s) if s > 0 else None for e, s in zip(error, spread, strict=True))

@@ -1,0 +1,77 @@
+"""A small whole bundle with random weights, fast to make: what bench, run and the command line open.
+
+Its array is that of `nwb_files.whole_session`: three channels at 250 Hz, velocity in x and y.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from edgedistill.bundle import Bundle, write_bundle
+from edgedistill.config import StudentShape
+from edgedistill.frontend import FrontEndConfig
+from edgedistill.quantization.onnx_graph import graph_from_student, weight_shapes
+
+CHANNELS, UNITS, OUTPUTS = 3, 5, 2
+T, SCORE_FROM = 1300, 200
+SHAPE = StudentShape(CHANNELS, OUTPUTS, 8, 2, 2, 7, 16, 3, 2, 5)
+SPIKE_SHAPE = StudentShape(UNITS, OUTPUTS, 8, 2, 2, 7, 16, 3, 2, 5)
+CONFIG = FrontEndConfig(rate=Fraction(250), channels=CHANNELS, highpass_hz=1)
+SPIKE_STATISTICS = {"mean": [1.0] * UNITS, "std": [1.5] * (UNITS - 1) + [0.0]}
+
+
+def manifest(**changes: object) -> dict[str, object]:
+    return {
+        "name": "test",
+        "created_by": "test",
+        "model": SHAPE.to_json(),
+        "frontend": CONFIG.to_json(),
+        "normalization": {"mean": [0.0] * CHANNELS, "std": [60.0] * CHANNELS},
+        "channel_ids": ["0", "1", "2"],
+        "outputs": [{"name": "cursor_vel_x", "unit": "cm/s"}, {"name": "cursor_vel_y", "unit": "cm/s"}],
+        "session": {"id": "s1", "subject": "monkey"},
+        "preset": "nano",
+        "target": "host",
+        "metrics": {"deployed_r2": 0.5, "int8_r2": None},
+        "gates": [],
+        "group_delay_ms": 12.0,
+    } | changes
+
+
+def write_test_bundle(path: Path, **changes: object) -> Bundle:
+    """The holdout's kinematics are what the LFP student decodes, and noise: its R² is near one."""
+    files = student_files(SHAPE, seed=0)
+    spikes = student_files(SPIKE_SHAPE, seed=1) | {
+        "model.json": json.dumps({"model": SPIKE_SHAPE.to_json(), "normalization": SPIKE_STATISTICS}).encode()
+    }
+    files |= {f"subjects/spike-student/{name}": data for name, data in spikes.items()}
+    return write_bundle(path, manifest(**changes), files | {"holdout.npz": holdout(files["student.onnx"])})
+
+
+def student_files(shape: StudentShape, seed: int) -> dict[str, bytes]:
+    rng = np.random.default_rng(seed)
+    sizes = weight_shapes(shape)
+    weights = {n: (rng.normal(size=s) / np.sqrt(s[-1])).astype(np.float32) for n, s in sizes.items()}
+    graph = graph_from_student(shape, weights).SerializeToString()
+    return {"student.onnx": graph, "student.safetensors": save(weights)}
+
+
+def holdout(graph: bytes) -> bytes:
+    from edgedistill.runtime.onnx_engine import OnnxEngine
+
+    rng = np.random.default_rng(2)
+    bins = rng.normal(size=(T, CHANNELS)).astype(np.float32)
+    engine = OnnxEngine(graph, SHAPE)
+    kinematics = np.stack([engine.step(bin) for bin in bins]) + 0.01 * rng.normal(size=(T, OUTPUTS))
+    kinematics[300:310] = np.nan  # unknown: must not count
+    kinematics[:SCORE_FROM] = 1e6  # before the bins that count: must not count either
+    counts = rng.poisson(1.0, size=(T, UNITS)).astype(np.uint8)
+    file = io.BytesIO()
+    np.savez(file, bins=bins, counts=counts, kinematics=kinematics.astype(np.float32), score_from=SCORE_FROM)
+    return file.getvalue()

@@ -1,0 +1,128 @@
+"""A bench: every subject measured, R² on the bins that count, null with a reason where nothing is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgedistill.bundle import Bundle, open_bundle, write_bundle
+from edgedistill.data.recording import open_recording
+from edgedistill.errors import BundleError, RecordingError
+from edgedistill.measure.machine import describe_machine
+from edgedistill.measure.score import fit_of
+from edgedistill.subjects import bench, fit_on_recording, standardised
+
+from .bundles import CONFIG, SHAPE, SPIKE_STATISTICS, UNITS, manifest, student_files, write_test_bundle
+from .data.nwb_files import add_behaviour, add_lfp, lfp_volts, new_nwb, whole_session, write
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_test_bundle(tmp_path_factory.mktemp("subjects") / "test.edge")
+
+
+def test_students_are_compared_on_the_holdout(bundle: Bundle) -> None:
+    result = bench(bundle, steps=60)
+    found = result.to_json()
+    json.dumps(found, allow_nan=False)
+    lfp, spikes = found["subjects"]
+    assert (lfp["name"], spikes["name"]) == ("lfp-student-fp32", "spike-student")
+    assert lfp["r2"] > 0.99  # the bins before score_from and those of NaN would ruin it
+    assert spikes["r2"] < 0.5
+    for row in (lfp, spikes):
+        assert (row["engine"], row["precision"], row["steps"]) == ("onnxruntime", "float32", 60)
+        assert list(row["latency_us"]) == ["p50", "p95", "p99", "p999", "max"]
+        assert row["latency_us"]["p50"] > 0
+        assert (row["deadline_us"], row["deadline_misses"] <= 60) == (10_000, True)
+        assert row["energy_mj_per_step"] is None
+        assert row["energy_source"].startswith("not measured")
+    assert lfp["artifact_bytes"] == len(bundle.read("student.onnx"))
+    assert set(found["ratios"]) >= {"latency_p50", "latency_p99", "params", "artifact_bytes", "state_bytes"}
+    assert [gate["name"] for gate in found["gates"]] == ["step_p99_us_max"]
+    assert list(found["clock"]) == list(lfp["latency_us"])
+
+
+def test_sizes_follow_from_the_shape(bundle: Bundle) -> None:
+    lfp = bench(bundle, steps=1).subjects[0]
+    rings = 2 * SHAPE.layers * SHAPE.heads * (SHAPE.window - 1) * SHAPE.head_dim
+    assert lfp.state_bytes == 4 * (rings + SHAPE.lag_rows * SHAPE.channels + 2)
+    assert lfp.params * 4 < len(bundle.read("student.safetensors")) < lfp.params * 4 + 10_000
+
+
+def test_a_bundle_without_spike_student_or_known_target_is_measured_alone(tmp_path: Path) -> None:
+    whole = write_test_bundle(tmp_path / "whole.edge")
+    files = {name: whole.read(name) for name in whole.names if not name.startswith("subjects")}
+    alone = write_bundle(tmp_path / "alone.zip", manifest(target="board-of-mine"), files)
+    result = bench(open_bundle(alone.path), steps=5)
+    assert [subject.name for subject in result.subjects] == ["lfp-student-fp32"]
+    assert (result.ratios, result.gates, result.subjects[0].deadline_us) == ({}, (), 10_000)
+
+
+def test_r2_on_another_recording(bundle: Bundle, tmp_path: Path) -> None:
+    with open_recording(whole_session(tmp_path / "s2.nwb")) as recording:
+        lfp, spikes = bench(bundle, steps=5, recording=recording).subjects
+    assert lfp.fit.r2 is not None
+    assert lfp.fit.r2 < 0.5  # random weights on noise
+    assert lfp.fit.source.endswith("s2.nwb")
+    assert (spikes.fit.r2, "its own session" in spikes.fit.source) == (None, True)
+
+
+@pytest.mark.parametrize("behaviour", [None, {"name": "hand_vel"}, {"unit": "m/s"}])
+def test_a_recording_without_the_bundles_outputs_is_refused(
+    bundle: Bundle, tmp_path: Path, behaviour: dict | None
+) -> None:
+    nwb = new_nwb()
+    add_lfp(nwb, lfp_volts())
+    if behaviour is not None:
+        add_behaviour(nwb, **behaviour)
+    path = write(nwb, tmp_path / "s.nwb")
+    with open_recording(path) as recording, pytest.raises(RecordingError, match="behaviour"):
+        fit_on_recording(bundle, recording)
+
+
+def test_counts_are_standardised_as_the_bundle_says() -> None:
+    counts = np.random.default_rng(0).poisson(2, size=(50, UNITS)).astype(np.uint8)
+    scaled = standardised(counts, SPIKE_STATISTICS)
+    assert np.allclose(scaled[:, 0] * 1.5 + 1, counts[:, 0])
+    assert not scaled[:, -1].any()
+    assert np.array_equal(standardised(counts, None), counts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"holdout.npz": None}, r"holdout\.npz"), ({"student.safetensors": b"no"}, "safetensors")],
+)
+def test_a_bundle_that_lacks_a_part_says_which(tmp_path: Path, changes: dict, message: str) -> None:
+    whole = write_test_bundle(tmp_path / "whole.edge")
+    files = {name: whole.read(name) for name in whole.names} | changes
+    kept = {name: data for name, data in files.items() if data is not None}
+    with pytest.raises(BundleError, match=message):
+        bench(write_bundle(tmp_path / "less.edge", manifest(), kept), steps=1)
+
+
+def test_a_fit_needs_ten_seconds_and_outputs_that_vary() -> None:
+    truth = np.random.default_rng(1).normal(size=(1000, 2))
+    assert fit_of(truth, truth, "here").r2 == 1
+    assert fit_of(np.full_like(truth, truth.mean(0)), truth, "here").r2 == pytest.approx(0)
+    assert fit_of(truth[1:], truth[1:], "here").r2 is None
+    still = truth * [1, 0]
+    assert (fit_of(truth, still, "here").r2, "does not vary" in fit_of(truth, still, "here").source) == (
+        None,
+        True,
+    )
+    assert fit_of(np.zeros((0, 2)), np.zeros((0, 2)), "here").r2 is None
+
+
+def test_a_machine_is_described_for_json() -> None:
+    machine = describe_machine()
+    json.dumps(machine, allow_nan=False)
+    assert machine["cores"] >= 1
+    assert set(machine["versions"]) >= {"python", "numpy", "onnxruntime", "edgedistill"}
+
+
+def test_the_test_bundle_is_one(bundle: Bundle) -> None:
+    assert student_files(SHAPE, 0)["student.onnx"] == bundle.read("student.onnx")
+    assert CONFIG.channels == SHAPE.channels
