@@ -99,7 +99,7 @@ class Population:
 
 LATENTS = 13
 # a unit's log rate per unit latent: most of what a unit does has nothing to do with the hand
-TUNING_SCALE = np.array([0.18, 0.18, 0.11, 0.09, 0.09, 0.09, 0.09, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25])
+TUNING_SCALE = np.array([0.25, 0.25, 0.11, 0.09, 0.09, 0.09, 0.09, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25])
 TUNING_MEAN = np.zeros(LATENTS)
 TUNING_MEAN[2] = 0.1  # movement raises the rate of motor cortex as a whole
 
@@ -132,7 +132,7 @@ def draw_population(config: SimulationConfig) -> Population:
         inhibitory=rng.random(config.population) < 0.2,
         log_rate=rng.normal(np.log(6.0), 0.6, config.population),
         tuning=TUNING_MEAN + rng.normal(size=(config.population, LATENTS)) * TUNING_SCALE,
-        background=smooth_patterns(rng, electrodes, sources=3),
+        background=smooth_patterns(rng, electrodes, sources=12),
         beta=smooth_patterns(rng, electrodes, sources=2),
     )
 
