@@ -105,9 +105,7 @@ def training_progress() -> Iterator[Report | None]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4g}"),
-        TextColumn("lr {task.fields[rate]:.1e}"),
-        TextColumn("{task.fields[speed]}"),
+        TextColumn("{task.fields[figures]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -115,10 +113,11 @@ def training_progress() -> Iterator[Report | None]:
 
         def report(stage: str, step: int, steps: int, loss: float, rate: float) -> None:
             if stage not in stages:
-                stages[stage] = progress.add_task(stage, total=steps, loss=loss, rate=rate, speed="")
+                stages[stage] = progress.add_task(stage, total=steps, figures="")
             task = progress.tasks[progress.task_ids.index(stages[stage])]
-            speed = f"{task.speed:.1f} steps/s" if task.speed else ""
-            progress.update(stages[stage], completed=step, total=steps, loss=loss, rate=rate, speed=speed)
+            speed = f"{task.speed:.1f}/s" if task.speed else ""
+            trained = f"loss {loss:.4g}  lr {rate:.1e}  " if math.isfinite(loss) else ""
+            progress.update(stages[stage], completed=step, total=steps, figures=trained + speed)
 
         yield report
 
