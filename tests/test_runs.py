@@ -14,7 +14,7 @@ from pynwb import NWBHDF5IO
 
 from edgedistill.data.recording import open_recording
 from edgedistill.errors import OutputError, RecordingError
-from edgedistill.runs import csv_header, csv_line, outputs_of_stream, run_file, write_predictions
+from edgedistill.runs import Predictions, csv_header, csv_line, outputs_of_stream, run_file, write_predictions
 from edgedistill.runtime import Decoder, Flag, Output
 
 from .bundles import CHANNELS, write_test_bundle
@@ -107,6 +107,14 @@ def test_nwb_holds_predictions_on_the_recordings_clock(
         assert (nwb.session_id, nwb.subject.subject_id) == ("s1", "monkey")
         assert nwb.session_start_time.isoformat() == start
     assert [path.name for path in tmp_path.iterdir()] == ["out.nwb"]
+
+
+def test_a_stream_becomes_nwb_too(decoder: Decoder, tmp_path: Path) -> None:
+    parts = outputs_of_stream(decoder, Trickle(frames(100).tobytes(), []))
+    predictions = Predictions(decoder.info, tuple(output for part in parts for output in part))
+    write_predictions(predictions, tmp_path / "out.nwb")
+    with NWBHDF5IO(str(tmp_path / "out.nwb"), "r") as file:
+        assert len(file.read().processing["behavior"]["decoded"]["kinematics"].data) == 40
 
 
 def test_nan_stretches_and_dead_channels_are_masked(decoder: Decoder, tmp_path: Path) -> None:

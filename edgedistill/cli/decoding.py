@@ -13,7 +13,15 @@ import click
 
 from edgedistill.bundle import open_bundle
 from edgedistill.cli.app import GATE_MISSED
-from edgedistill.cli.output import json_option, print_facts, print_gates, print_json, print_table, working
+from edgedistill.cli.output import (
+    json_option,
+    number,
+    print_facts,
+    print_gates,
+    print_json,
+    print_table,
+    working,
+)
 
 if TYPE_CHECKING:
     from edgedistill.runs import ByteStream, Predictions
@@ -222,7 +230,7 @@ def _print_bench(result: BenchResult) -> None:
         {f"R² of {s.name}": s.fit.source for s in result.subjects}
         | {"late": f"steps longer than {first.deadline_us / 1e3:g} ms"}
         | {"device": f"{device['cpu'] or device['architecture']}, {device['cores']} cores, {device['os']}"}
-        | {"load": f"{device['load']} before and during; a busy machine shows in p99 and max"}
+        | {"load": f"{number(device['load'])} over 1, 5, 15 min; a busy machine shows in p99 and max"}
         | {"energy": first.to_json()["energy_source"]}
     )
     print_gates(result.gates)

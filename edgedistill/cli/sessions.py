@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,14 +111,16 @@ def _inspect_bundle(bundle: Bundle, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    outputs, rate = facts["outputs"], facts["rate"]
+    outputs, rate, session = facts["outputs"], facts["rate_hz"], facts["session"] or {}
     listed = ", ".join(f"{output['name']} ({output['unit']})" for output in outputs)
-    head = {
-        key: facts[key] for key in ("path", "name", "created_by", "sha256", "target", "preset", "session")
-    }
+    head = {key: facts[key] for key in ("path", "name", "created_by", "sha256", "target", "preset")}
     print_facts(
         {key: value for key, value in head.items() if value is not None}
-        | {"input": f"{len(facts['channel_ids'])} channels at {rate} Hz, in microvolts", "outputs": listed}
+        | {"session": ", ".join(f"{key} {value}" for key, value in session.items() if value)}
+        | {
+            "input": f"{len(facts['channel_ids'])} channels at {rate:.10g} Hz, in microvolts",
+            "outputs": listed,
+        }
         | {"delay": f"{number(facts['group_delay_ms'])} ms through the front end"}
         | {"files": f"{len(facts['files'])}, all as they were written"}
     )
@@ -140,6 +143,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         **{key: manifest.get(key) for key in keys},
         "model": manifest.get("model") or {},
         "rate": front_end.get("rate"),
+        "rate_hz": float(Fraction(str(front_end.get("rate", 0)))),
         "frontend": front_end,
         "channel_ids": manifest.get("channel_ids") or [],
         "outputs": manifest.get("outputs") or [],
