@@ -99,7 +99,7 @@ class Population:
 
 LATENTS = 13
 # a unit's log rate per unit latent: most of what a unit does has nothing to do with the hand
-TUNING_SCALE = np.array([0.25, 0.25, 0.11, 0.09, 0.09, 0.09, 0.09, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25])
+TUNING_SCALE = np.array([0.22, 0.22, 0.11, 0.09, 0.09, 0.09, 0.09, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25])
 TUNING_MEAN = np.zeros(LATENTS)
 TUNING_MEAN[2] = 0.1  # movement raises the rate of motor cortex as a whole
 
@@ -132,7 +132,7 @@ def draw_population(config: SimulationConfig) -> Population:
         inhibitory=rng.random(config.population) < 0.2,
         log_rate=rng.normal(np.log(6.0), 0.6, config.population),
         tuning=TUNING_MEAN + rng.normal(size=(config.population, LATENTS)) * TUNING_SCALE,
-        background=smooth_patterns(rng, electrodes, sources=12),
+        background=smooth_patterns(rng, electrodes, sources=8),
         beta=smooth_patterns(rng, electrodes, sources=2),
     )
 
@@ -228,10 +228,10 @@ def draw_spikes(
 def draw_recorded_units(
     config: SimulationConfig, population: Population, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Another subset each day: units within about 0.15 mm of an electrode and above 1 Hz are isolated."""
+    """Another subset each day: near an electrode (0.15 mm), and rather the busy ones, as sorting finds them."""
     offset = population.positions_mm[:, None, :2] - population.electrodes_mm[None]
     nearest = np.linalg.norm(offset, axis=-1).min(1)
-    chance = np.exp(-((nearest / 0.15) ** 2)) * (population.log_rate > 0)
+    chance = np.exp(-((nearest / 0.15) ** 2)) * np.exp(1.5 * population.log_rate)
     return np.sort(rng.choice(config.population, config.units, replace=False, p=chance / chance.sum()))
 
 
