@@ -189,12 +189,13 @@ class TeacherSize:
     heads: int
     ff: int
     patch: int  # units (teacher) or channels (patch student) in one token
+    span: int  # bins in one token
     predictor_layers: int
     predictor_d: int
     mask_share: float  # share of the tokens that the encoder does not see in training
 
     def __post_init__(self) -> None:
-        _at_least(self, d=1, layers=1, heads=1, ff=1, patch=1, predictor_layers=1, predictor_d=1)
+        _at_least(self, d=1, layers=1, heads=1, ff=1, patch=1, span=1, predictor_layers=1, predictor_d=1)
         _within(self, 0, 0.95, "mask_share")
         _divides(2 * self.heads, self.d)  # rotary positions turn pairs
         _divides(2 * self.heads, self.predictor_d)
@@ -241,8 +242,9 @@ class Preset:
     name: str
     student: StudentSize
     teacher: TeacherSize
+    patch_student: TeacherSize  # the published student: patch tokens, bidirectional
+    teacher_training: TrainingConfig
     training: TrainingConfig
-    patch_student: TeacherSize | None = None  # the published student: patch tokens, bidirectional
 
 
 def load_preset(name_or_path: str | Path) -> Preset:

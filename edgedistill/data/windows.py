@@ -59,22 +59,29 @@ def load_sessions(
     line_hz: float = 60,
     behavior: str | None = None,
 ) -> list[SessionBins]:
-    """Sessions from files and folders, sorted by their start.
+    """Sessions from files and folders, as `combine_sessions` puts them together.
 
-    Equal session ids are replaced by the names of the files. Raises RecordingError when a session lacks what
-    is needed and when sessions differ in the names or units of their behaviour.
+    Raises RecordingError when a session lacks what is needed.
     """
     need, also = tuple(need), tuple(also)
     sessions = []
     for path in session_files(paths):
         with open_recording(path, behavior=behavior) as recording:
             sessions.append(bins_from_recording(recording, need=need, also=also, line_hz=line_hz))
-    sessions.sort(key=lambda session: (session.session_start, session.path))
-    _check_outputs(sessions)
-    ids = [session.session_id for session in sessions]
+    return combine_sessions(sessions)
+
+
+def combine_sessions(sessions: Iterable[SessionBins]) -> list[SessionBins]:
+    """Sorted by their start; equal session ids are replaced by the names of the files.
+
+    Raises RecordingError when sessions differ in the names or units of their behaviour.
+    """
+    ordered = sorted(sessions, key=lambda session: (session.session_start, session.path))
+    _check_outputs(ordered)
+    ids = [session.session_id for session in ordered]
     return [
         replace(session, session_id=Path(session.path).stem) if ids.count(session.session_id) > 1 else session
-        for session in sessions
+        for session in ordered
     ]
 
 

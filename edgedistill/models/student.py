@@ -83,7 +83,9 @@ class StudentBlock(nn.Module):
         x = x + F.linear(context.transpose(1, 2).flatten(2), self.wo)
         return x + self.mlp(rms(x) * self.norm_mlp)  # type: ignore[no-any-return]
 
-    def forward(self, x: Tensor, cache: tuple[Tensor, Tensor], live: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, x: Tensor, cache: tuple[Tensor, Tensor], live: int
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Bins (batch, n, d) after a cache of the window - 1 bins before them, `live` of which exist."""
         q, k, v = self.qkv(x)
         k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)

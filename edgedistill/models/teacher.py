@@ -16,17 +16,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgedistill.config import TeacherSize
-from edgedistill.models.tokenizer import COUNT_LEVELS, PatchTokenizer, slot
+from edgedistill.models.tokenizer import PatchTokenizer, slot
 from edgedistill.models.transformer import RotaryBlock, rms, rotary_angles, weight
+
+HIDDEN_UNITS = 0.5  # share of units hidden in each bin of the tokens that are seen (coordinated dropout)
+COUNT_LIMIT = 5  # a Poisson model should not chase the bursts of one unit
 
 
 class PatchAutoencoder(nn.Module):
-    """Masked autoencoder of `size` over the sessions in `channels` (session id -> units or channels)."""
+    """Masked autoencoder of `size` over the sessions in `channels` (session id -> units or channels).
 
-    def __init__(self, size: TeacherSize, channels: Mapping[str, int], counts: bool = True) -> None:
+    `teacher_d` is the width of the latents it follows where it is distilled itself; 0 for a teacher.
+    """
+
+    def __init__(
+        self, size: TeacherSize, channels: Mapping[str, int], counts: bool = True, teacher_d: int = 0
+    ) -> None:
         super().__init__()
+        self.to_teacher = nn.Linear(size.d, teacher_d) if teacher_d else None
         self.size, self.counts, self.channels = size, counts, dict(channels)
-        self.tokenizer = PatchTokenizer(size.d, size.patch, channels, counts)
+        self.tokenizer = PatchTokenizer(size.d, size.patch, size.span, channels, counts)
         self.encoder = nn.ModuleList(
             RotaryBlock(size.d, size.heads, size.ff, size.layers) for _ in range(size.layers)
         )
@@ -39,55 +48,87 @@ class PatchAutoencoder(nn.Module):
         )
         self.heads, self.offsets, self.places = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for session, patches in self.tokenizer.patches.items():
-            self.heads[slot(session)] = weight(patches * size.patch, size.predictor_d, 0.1)
-            self.offsets[slot(session)] = nn.Parameter(torch.zeros(patches * size.patch))
+            width = self.tokenizer.width
+            self.heads[slot(session)] = weight(patches * width, size.predictor_d, 0.1)
+            self.offsets[slot(session)] = nn.Parameter(torch.zeros(patches, width))
             self.places[slot(session)] = nn.Parameter(0.02 * torch.randn(patches, size.predictor_d))
 
-    def encode(self, tokens: Tensor, bins: Tensor) -> Tensor:
-        """Tokens (batch, n, d) at `bins` (batch, n) -> normalised features (batch, n, d)."""
-        angles = rotary_angles(bins, self.size.d // self.size.heads)
+    def start_at_mean(self, session: str, rate: Tensor) -> None:
+        """Sets the predicted log rates of a session to those of `rate` (units,), spikes a bin."""
+        with torch.no_grad():
+            self.offsets[slot(session)].view(-1)[: len(rate)] = (rate * self.size.span).clamp(min=1e-3).log()
+
+    def encode(self, tokens: Tensor, times: Tensor) -> Tensor:
+        """Tokens (batch, n, d) at `times` (batch, n) -> normalised features (batch, n, d)."""
+        angles = rotary_angles(times, self.size.d // self.size.heads)
         for block in self.encoder:
             tokens = block(tokens, angles)
         return rms(tokens) * self.norm_out
 
-    def latents(self, session: str, bins: Tensor) -> Tensor:
-        """(batch, bins, channels) -> (batch, bins, d), nothing masked, mean over patches."""
-        tokens = self.tokenizer(session, bins)
-        batch, length, patches, _ = tokens.shape
-        at = torch.arange(length, device=bins.device).repeat_interleave(patches).expand(batch, -1)
-        return self.encode(tokens.flatten(1, 2), at.float()).unflatten(1, (length, patches)).mean(2)
+    def times(self, tokens: Tensor) -> Tensor:
+        """Time of each of the flattened tokens (batch, steps, patches, d), counted in tokens."""
+        batch, steps, patches, _ = tokens.shape
+        return torch.arange(steps, device=tokens.device).repeat_interleave(patches).expand(batch, -1).float()
 
-    def masked_loss(self, session: str, bins: Tensor, random: torch.Generator) -> Tensor:
-        """Mean loss over the tokens the encoder did not see; `random` chooses them."""
-        tokens = self.tokenizer(session, bins)
-        batch, length, patches, d = tokens.shape
-        n = length * patches
-        at = torch.arange(length, device=bins.device).repeat_interleave(patches).float().expand(batch, -1)
+    def latents(self, session: str, bins: Tensor) -> Tensor:
+        """(batch, bins, channels) -> (batch, bins, d): nothing masked, mean over patches, between tokens linear."""
+        tokens = self.tokenizer(session, self.values(session, bins))
+        features = (
+            self.encode(tokens.flatten(1, 2), self.times(tokens)).unflatten(1, tokens.shape[1:3]).mean(2)
+        )
+        if self.size.span == 1:
+            return features
+        length = features.shape[1] * self.size.span
+        between = F.interpolate(features.transpose(1, 2), length, mode="linear", align_corners=False)
+        return between.transpose(1, 2)[:, : bins.shape[1]]
+
+    def masked_loss(self, session: str, bins: Tensor, target: Tensor, random: torch.Generator) -> Tensor:
+        """Mean loss over what the encoder did not see: whole tokens, and single units within the others.
+
+        Hiding tokens teaches time, hiding units teaches what units share (Keshtkaran and Pandarinath 2019).
+
+        bins (batch, bins, channels) z-scored; target the same bins as counts, or as they are.
+        """
+        values, real = self.values(session, bins), self.tokenizer.split(session, torch.ones_like(bins)) > 0
+        kept = torch.rand(values.shape, generator=random).to(bins) >= HIDDEN_UNITS
+        tokens = self.tokenizer(session, values * kept / (1 - HIDDEN_UNITS))
+        batch, steps, patches, d = tokens.shape
+        n, times = steps * patches, self.times(tokens)
         order = torch.rand(batch, n, generator=random).argsort(1).to(bins.device)
         seen = order[:, : max(1, round(n * (1 - self.size.mask_share)))]
         visible = tokens.flatten(1, 2).gather(1, seen[..., None].expand(-1, -1, d))
-        features = F.linear(self.encode(visible, at.gather(1, seen)), self.to_predictor)
-        place = self.places[slot(session)].repeat(length, 1)  # (n, predictor_d), bin-major like the tokens
+        features = F.linear(self.encode(visible, times.gather(1, seen)), self.to_predictor)
         canvas = self.mask_token.expand(batch, n, -1).scatter(
             1, seen[..., None].expand(-1, -1, features.shape[-1]), features.to(self.mask_token.dtype)
         )
-        canvas, angles = canvas + place, rotary_angles(at, self.size.predictor_d // self.size.heads)
+        guess = self.predict(session, canvas, times).unflatten(1, (steps, patches))
+        hidden = torch.ones(batch, n, device=bins.device).scatter(1, seen, 0.0).unflatten(1, (steps, patches))
+        unseen = real * torch.maximum(hidden[..., None], 1 - kept.to(hidden))
+        return self.mean_loss(guess, self.tokenizer.split(session, target), unseen)
+
+    def values(self, session: str, bins: Tensor) -> Tensor:
+        """What the tokenizer reads: z-scored bins, those of a span averaged to unit variance where they are summed."""
+        split = self.tokenizer.split(session, bins)
+        return split / self.size.span**0.5 if self.counts else split
+
+    def predict(self, session: str, canvas: Tensor, times: Tensor) -> Tensor:
+        """(batch, n, predictor_d) with mask tokens -> (batch, n, width) log rates or values."""
+        batch, n, width = canvas.shape
+        patches = self.tokenizer.patches[session]
+        canvas = canvas + self.places[slot(session)].repeat(n // patches, 1)
+        angles = rotary_angles(times, width // self.size.heads)
         for block in self.predictor:
             canvas = block(canvas, angles)
         heads = self.heads[slot(session)].unflatten(0, (patches, -1))
-        guess = torch.einsum("btpd,pcd->btpc", rms(canvas).unflatten(1, (length, patches)), heads)
-        guess = guess.flatten(2) + self.offsets[slot(session)]
-        hidden = torch.ones(batch, n, device=bins.device).scatter(1, seen, 0.0)
-        hidden = hidden.unflatten(1, (length, patches)).repeat_interleave(self.size.patch, 2)
-        return self.mean_loss(guess, bins, hidden)
+        guess = torch.einsum("btpd,pcd->btpc", rms(canvas).unflatten(1, (-1, patches)), heads)
+        return (guess + self.offsets[slot(session)]).flatten(1, 2)
 
-    def mean_loss(self, guess: Tensor, bins: Tensor, hidden: Tensor) -> Tensor:
-        """Poisson negative log-likelihood of counts, or squared error of values, where `hidden` is 1."""
-        channels = bins.shape[-1]
-        guess, hidden = guess[..., :channels], hidden[..., :channels]
+    def mean_loss(self, guess: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+        """Poisson negative log-likelihood of counts, or squared error of values, where `counted` is 1."""
         if self.counts:
-            target = bins.clamp(max=COUNT_LEVELS - 1)
-            loss = F.poisson_nll_loss(guess, target, log_input=True, reduction="none")
+            loss = F.poisson_nll_loss(
+                guess, target.clamp(max=COUNT_LIMIT * self.size.span), log_input=True, reduction="none"
+            )
         else:
-            loss = (guess - bins).square()
-        return (loss * hidden).sum() / hidden.sum().clamp(min=1)
+            loss = (guess - target).square()
+        return (loss * counted).sum() / counted.sum().clamp(min=1)

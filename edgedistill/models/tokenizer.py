@@ -14,9 +14,6 @@ from torch.nn import functional as F
 
 from edgedistill.models.transformer import weight
 
-COUNT_LEVELS = 6  # spike counts are clipped to 0..5
-COUNT_EMBEDDING = 4
-
 
 def slot(name: str) -> str:
     """A session id or array name as a parameter name, which may hold no dots and must not shadow a method."""
@@ -36,7 +33,9 @@ class BinTokenizer(nn.Module):
     another day of that array can be decoded with the base alone.
     """
 
-    def __init__(self, d: int, taps: int, dilation: int, channels: Mapping[str, int], arrays: Mapping[str, str]):
+    def __init__(
+        self, d: int, taps: int, dilation: int, channels: Mapping[str, int], arrays: Mapping[str, str]
+    ):
         super().__init__()
         self.d, self.lags = d, [tap * dilation for tap in range(taps)]
         self.channels, self.arrays = dict(channels), dict(arrays)
@@ -57,37 +56,30 @@ class BinTokenizer(nn.Module):
 
 
 class PatchTokenizer(nn.Module):
-    """One token for each bin and patch of `patch` channels, with a patch embedding of the session's own.
+    """One token for each `span` bins and `patch` channels or units, with a patch embedding of the session's own.
 
-    `counts`: clipped spike counts through a shared embedding of the count; else z-scored values through
-    the last `taps` bins, `dilation` apart.
+    A bin of 10 ms holds a spike or none, so counts are summed over the span: fewer weights to learn, and the
+    rates hardly change within it. Values are kept bin by bin.
     """
 
-    def __init__(
-        self, d: int, patch: int, channels: Mapping[str, int], counts: bool, taps: int = 5, dilation: int = 2
-    ) -> None:
+    def __init__(self, d: int, patch: int, span: int, channels: Mapping[str, int], counts: bool) -> None:
         super().__init__()
-        self.patch, self.counts = patch, counts
-        self.lags = [tap * dilation for tap in range(taps)]
-        self.per_channel = COUNT_EMBEDDING if counts else taps
-        self.level = nn.Parameter(torch.randn(COUNT_LEVELS, COUNT_EMBEDDING)) if counts else None
+        self.patch, self.span, self.counts = patch, span, counts
+        self.width = patch if counts else span * patch  # numbers in one token
         self.patches = {session: -(-count // patch) for session, count in channels.items()}
         self.maps, self.position = nn.ParameterDict(), nn.ParameterDict()
         for session, patches in self.patches.items():
-            maps = [weight(d, patch * self.per_channel) for _ in range(patches)]
-            self.maps[slot(session)] = nn.Parameter(torch.stack(list(maps)))
+            maps = torch.stack([weight(d, self.width) for _ in range(patches)])
+            self.maps[slot(session)] = nn.Parameter(maps.detach())
             self.position[slot(session)] = nn.Parameter(0.02 * torch.randn(patches, d))
 
     def split(self, session: str, bins: Tensor) -> Tensor:
-        """(batch, bins, channels) -> (batch, bins, patches, patch); the last patch is filled with zeros."""
-        missing = self.patches[session] * self.patch - bins.shape[-1]
-        return F.pad(bins, (0, missing)).unflatten(-1, (self.patches[session], self.patch))
+        """(batch, bins, channels) -> (batch, bins / span, patches, width), filled with zeros at the ends."""
+        patches = self.patches[session]
+        fill = (0, patches * self.patch - bins.shape[2], 0, -bins.shape[1] % self.span)
+        split = F.pad(bins, fill).unflatten(2, (patches, self.patch)).unflatten(1, (-1, self.span))
+        return split.sum(2) if self.counts else split.transpose(2, 3).flatten(3)
 
-    def forward(self, session: str, bins: Tensor) -> Tensor:
-        """(batch, bins, channels) -> (batch, bins, patches, d)."""
-        if self.level is not None:
-            levels = self.split(session, bins).long().clamp(0, COUNT_LEVELS - 1)
-            values = self.level[levels]  # (batch, bins, patches, patch, embedding)
-        else:
-            values = torch.stack([self.split(session, lagged(bins, [lag])) for lag in self.lags], -1)
-        return torch.einsum("btpf,pdf->btpd", values.flatten(-2), self.maps[slot(session)]) + self.position[slot(session)]
+    def forward(self, session: str, values: Tensor) -> Tensor:
+        """(batch, steps, patches, width) from `split`, of about unit variance -> (batch, steps, patches, d)."""
+        return torch.einsum("btpc,pdc->btpd", values, self.maps[slot(session)]) + self.position[slot(session)]

@@ -50,8 +50,16 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
 
+def reach_bins(heads: int) -> Tensor:
+    """(heads,) bins over which attention fades at the start of training: 3, 9, 27 ... (after ALiBi, Press 2022)."""
+    return 3.0 ** torch.arange(1, heads + 1)
+
+
 class RotaryBlock(nn.Module):
-    """Pre-norm transformer block, every token sees every other; (batch, tokens, d) -> same."""
+    """Pre-norm transformer block, every token sees every other; (batch, tokens, d) -> same.
+
+    Heads fade with distance besides turning: without it a short training never finds the neighbouring bins.
+    """
 
     def __init__(self, d: int, heads: int, ff: int, depth: int) -> None:
         super().__init__()
@@ -65,6 +73,10 @@ class RotaryBlock(nn.Module):
         batch, tokens, d = x.shape
         qkv = F.linear(rms(x) * self.norm_attn, self.wqkv)
         q, k, v = qkv.view(batch, tokens, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        context = F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v)
+        at = angles[..., 0]  # the first pair turns by one radian a bin
+        fade = -(at[:, None, :, None] - at[:, None, None, :]).abs() / reach_bins(self.heads)[
+            :, None, None
+        ].to(at)
+        context = F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v, attn_mask=fade)
         x = x + F.linear(context.transpose(1, 2).reshape(batch, tokens, d), self.wo)
         return x + self.mlp(rms(x) * self.norm_mlp)  # type: ignore[no-any-return]

@@ -19,7 +19,7 @@ from edgedistill.data.windows import SessionBins, Split, fit_normalization, spli
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import settling_bins, zscore
 
-FASTEST_SETTLING = 2100  # bins; the gap for sessions without LFP, whose clock knows no front end
+UNKNOWN_SETTLING = 1640  # bins; the gap for sessions without LFP, whose clock knows no front end
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +34,7 @@ class TrainingSession:
     behaviour: Tensor | None  # (T, K) z-scored; NaN where unknown
     scale: tuple[np.ndarray, np.ndarray]  # mean, std of the behaviour, in its own units
     normalization: tuple[np.ndarray, np.ndarray]  # mean, std of the LFP in uV
+    spike_normalization: tuple[np.ndarray, np.ndarray]  # mean, std of the counts a bin
     split: Split
     settled: int  # first bin of the training block after the front end has settled
 
@@ -55,7 +56,13 @@ def training_session(bins: SessionBins, gap_bins: int) -> TrainingSession:
         lfp = torch.from_numpy(zscore(bins.lfp, bins.bad, *normalization))
         # after a fifth of the block at the latest: a short session needs its bins more than a clean start
         settled = min(settling_bins(bins.frontend), split.train.stop // 5)
-    counts = None if bins.counts is None else torch.from_numpy(bins.counts.astype(np.float32))
+    counts, spikes, spike_normalization = None, None, (np.zeros(0), np.zeros(0))
+    if bins.counts is not None:
+        counts = torch.from_numpy(bins.counts.astype(np.float32))
+        known_counts = bins.counts[split.train].astype(np.float64)
+        spike_normalization = (known_counts.mean(0), known_counts.std(0))
+        never_bad = np.zeros(bins.counts.shape, np.bool_)
+        spikes = torch.from_numpy(zscore(bins.counts.astype(np.float64), never_bad, *spike_normalization))
     behaviour, scale = None, (np.zeros(0), np.ones(0))
     if bins.behaviour is not None:
         known = bins.behaviour[split.train].astype(np.float64)
@@ -66,11 +73,12 @@ def training_session(bins: SessionBins, gap_bins: int) -> TrainingSession:
         id=bins.session_id,
         array="array_" + hashlib.sha256("\n".join(bins.channel_ids).encode()).hexdigest()[:8],
         lfp=lfp,
-        spikes=None if counts is None else standardise(counts, split.train),
+        spikes=spikes,
         counts=counts,
         behaviour=behaviour,
         scale=scale,
         normalization=normalization,
+        spike_normalization=spike_normalization,
         split=split,
         settled=settled,
     )
@@ -80,13 +88,7 @@ def gap_for(sessions: Sequence[SessionBins], size: StudentSize) -> int:
     """Bins to leave between blocks: the receptive field of a student of `size` plus the settling time."""
     settling = [settling_bins(s.frontend) for s in sessions if s.frontend is not None]
     taps = (size.taps - 1) * size.dilation
-    return max(settling, default=FASTEST_SETTLING) + size.layers * (size.window - 1) + 1 + taps
-
-
-def standardise(values: Tensor, block: slice) -> Tensor:
-    """Zero mean and unit variance a column, by the statistics of `block`; a constant column becomes 0."""
-    mean, std = values[block].mean(0), values[block].std(0)
-    return torch.where(std > 0, (values - mean) / std.clamp(min=1e-6), torch.zeros(()))
+    return max(settling, default=UNKNOWN_SETTLING) + size.layers * (size.window - 1) + 1 + taps
 
 
 def random_for(seed: int, step: int) -> torch.Generator:

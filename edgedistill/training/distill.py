@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgedistill.config import StudentSize, TrainingConfig
+from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
 from edgedistill.models.student import Student
+from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.augment import augment, hide_bins
 from edgedistill.training.batches import TrainingSession, draw_segments, pick_session, random_for
 from edgedistill.training.loop import Progress, fit
@@ -116,3 +117,43 @@ def validate(
         bins, hidden = hide_bins(clean, objective.hidden_share, random_for(0, -1))
     latents = student(session.id, bins)
     return student_loss(student, objective, latents, clean, hidden, rest, config.burn_in).item()
+
+
+def distill_bidirectional(
+    sessions: Sequence[TrainingSession],
+    size: TeacherSize,
+    config: TrainingConfig,
+    seed: int,
+    targets: Mapping[str, Tensor],
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> PatchAutoencoder:
+    """The published shape of student: patch tokens of LFP, every bin sees every other; alignment alone."""
+    torch.manual_seed(seed)
+    teacher_d = next(iter(targets.values())).shape[1]
+    channels = {s.id: s.inputs("lfp").shape[1] for s in sessions}
+    model = PatchAutoencoder(size, channels, counts=False, teacher_d=teacher_d)
+
+    def loss(session: TrainingSession, bins: Tensor, target: Tensor) -> Tensor:
+        assert model.to_teacher is not None
+        return alignment_loss(model.to_teacher(model.latents(session.id, bins)), target, "cosine")
+
+    def step_loss(step: int) -> Tensor:
+        random = random_for(seed, step)
+        session = pick_session(sessions, random)
+        bins, target = draw_segments(session, [session.inputs("lfp"), targets[session.id]], config, random)
+        return loss(session, augment(bins, config, random), target)
+
+    def validation_loss() -> float:
+        total = 0.0
+        for s in sessions:
+            block = s.split.validation
+            length = min(config.segment_bins, block.stop - block.start)
+            parts = [
+                p[block].unfold(0, length, length).transpose(1, 2) for p in (s.inputs("lfp"), targets[s.id])
+            ]
+            total += loss(s, *parts).item() / len(sessions)
+        return total
+
+    fit(model, step_loss, validation_loss, config, checkpoint, progress)
+    return model

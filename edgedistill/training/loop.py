@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import monotonic
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -76,7 +75,10 @@ def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """Weight decay on matrices only: norms, biases and age biases are left alone."""
     matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "bias" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "bias" in n]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
 
 

@@ -35,7 +35,7 @@ class Objective:
 
 
 UNSUPERVISED = Objective(reconstruction=1.0, hidden_share=0.5)
-DISTILLED = Objective(reconstruction=1.0, alignment=5.0)
+DISTILLED = Objective(reconstruction=0.1, alignment=5.0)
 SUPERVISED = Objective(behaviour=1.0)
 DISTILLED_WITH_BEHAVIOUR = Objective(alignment=5.0, behaviour=1.0)
 

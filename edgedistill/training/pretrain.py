@@ -9,18 +9,17 @@ import torch
 from torch import Tensor
 
 from edgedistill.config import TeacherSize, TrainingConfig
-from edgedistill.errors import RecordingError
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.batches import (
     TrainingSession,
     draw_segments,
     pick_session,
     random_for,
-    standardise,
 )
 from edgedistill.training.loop import Progress, fit
 
 VALIDATION_SEGMENTS = 8
+TARGET_COMPONENTS = 32
 
 
 def train_teacher(
@@ -32,54 +31,55 @@ def train_teacher(
     progress: Progress | None = None,
 ) -> PatchAutoencoder:
     """A spike teacher trained on the training blocks of all `sessions`."""
-    return train_autoencoder(sessions, "counts", size, config, seed, checkpoint, progress)
+    return train_autoencoder(sessions, "spikes", size, config, seed, checkpoint, progress)
 
 
 def train_autoencoder(
     sessions: Sequence[TrainingSession],
-    part: str,
+    modality: str,
     size: TeacherSize,
     config: TrainingConfig,
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> PatchAutoencoder:
-    """Masked autoencoder on `counts` (the teacher) or `lfp` (the bidirectional baseline)."""
+    """Masked autoencoder on `spikes` (the teacher) or `lfp` (the bidirectional baseline)."""
     torch.manual_seed(seed)
-    model = PatchAutoencoder(size, {s.id: part_of(s, part).shape[1] for s in sessions}, part == "counts")
+    channels = {s.id: s.inputs(modality).shape[1] for s in sessions}
+    model = PatchAutoencoder(size, channels, modality == "spikes")
+    if modality == "spikes":  # else a short training is spent on finding the mean rates
+        for session in sessions:
+            model.start_at_mean(session.id, target_of(session, modality)[session.split.train].mean(0))
 
     def step_loss(step: int) -> Tensor:
         random = random_for(seed, step)
         session = pick_session(sessions, random)
-        (bins,) = draw_segments(session, [part_of(session, part)], config, random)
-        return model.masked_loss(session.id, bins, random)
+        bins, target = draw_segments(
+            session, [session.inputs(modality), target_of(session, modality)], config, random
+        )
+        return model.masked_loss(session.id, bins, target, random)
 
     def validation_loss() -> float:
-        return sum(validate_masked(model, s, part_of(s, part), config) for s in sessions) / len(sessions)
+        return sum(validate_masked(model, s, modality, config) for s in sessions) / len(sessions)
 
     fit(model, step_loss, validation_loss, config, checkpoint, progress)
     return model
 
 
-def part_of(session: TrainingSession, part: str) -> Tensor:
-    """`counts` or `lfp` of a session; RecordingError when it holds none."""
-    value = session.counts if part == "counts" else session.lfp
-    if value is None:
-        raise RecordingError(
-            f"session {session.id} holds no {'units' if part == 'counts' else 'LFP'}",
-            next_step="leave it out of this stage",
-        )
-    return value
+def target_of(session: TrainingSession, modality: str) -> Tensor:
+    """What the masked bins are compared with: counts for spikes, the z-scored bins themselves for LFP."""
+    return session.inputs(modality) if session.counts is None or modality == "lfp" else session.counts
 
 
 def validate_masked(
-    model: PatchAutoencoder, session: TrainingSession, bins: Tensor, config: TrainingConfig
+    model: PatchAutoencoder, session: TrainingSession, modality: str, config: TrainingConfig
 ) -> float:
     """Masked loss on the validation block, the same masks at every call."""
-    block = bins[session.split.validation]
-    length = min(config.segment_bins, len(block))
-    segments = block.unfold(0, length, length).transpose(1, 2)[:VALIDATION_SEGMENTS]
-    return model.masked_loss(session.id, segments, random_for(0, -1)).item()
+    block = session.split.validation
+    parts = [session.inputs(modality)[block], target_of(session, modality)[block]]
+    length = min(config.segment_bins, len(parts[0]))
+    bins, target = (p.unfold(0, length, length).transpose(1, 2)[:VALIDATION_SEGMENTS] for p in parts)
+    return model.masked_loss(session.id, bins, target, random_for(0, -1)).item()
 
 
 @torch.no_grad()
@@ -103,13 +103,18 @@ def bidirectional_latents(
 def teacher_targets(
     teacher: PatchAutoencoder, sessions: Sequence[TrainingSession], config: TrainingConfig
 ) -> dict[str, Tensor]:
-    """Latents (T, d) of every session that has units, centred and scaled on its training block.
+    """What a student of these sessions follows: the teacher's latents (T, k), whitened.
 
-    Centred, because a constant shared direction would make every cosine high and every gradient small.
+    Centred, because a shared constant direction makes every cosine high and every gradient small; the leading
+    `TARGET_COMPONENTS` principal components of all training blocks together, each with unit variance, because
+    what moves the hand is a small part of what the population does. Label-free.
     """
-    return {
-        s.id: standardise(
-            bidirectional_latents(teacher, s.id, part_of(s, "counts"), config.segment_bins), s.split.train
-        )
-        for s in sessions
+    latents = {
+        s.id: bidirectional_latents(teacher, s.id, s.inputs("spikes"), config.segment_bins) for s in sessions
     }
+    train = torch.cat([latents[s.id][s.split.train] for s in sessions])
+    mean = train.mean(0)
+    _, spread, directions = torch.linalg.svd(train - mean, full_matrices=False)
+    kept = min(TARGET_COMPONENTS, len(directions))
+    scale = (spread[:kept] / len(train) ** 0.5).clamp(min=1e-6)
+    return {name: (latent - mean) @ directions[:kept].T / scale for name, latent in latents.items()}
