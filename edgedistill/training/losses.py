@@ -37,7 +37,7 @@ class Objective:
 UNSUPERVISED = Objective(reconstruction=1.0, hidden_share=0.5)
 DISTILLED = Objective(reconstruction=0.1, alignment=5.0)
 SUPERVISED = Objective(behaviour=1.0)
-DISTILLED_WITH_BEHAVIOUR = Objective(alignment=5.0, behaviour=1.0)
+DISTILLED_WITH_BEHAVIOUR = Objective(alignment=0.5, behaviour=1.0)
 
 
 def alignment_loss(guess: Tensor, target: Tensor, kind: str) -> Tensor:

@@ -1,0 +1,106 @@
+"""`make demo`: simulate sessions, build a decoder for this machine, stream a held-out stretch through it, draw it.
+
+Runs the command line a user would type, step by step; leaves everything in demo-output/.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+OUT = Path("demo-output")
+SESSIONS, MINUTES, STEPS = 4, 4, 200
+SHOWN_S = 12
+
+
+def main() -> None:
+    start = monotonic()
+    command(
+        "simulate", "--out", f"{OUT}/sessions", "--sessions", f"{SESSIONS}", "--minutes", f"{MINUTES}", "--seed", "7"
+    )
+    bundle = OUT / "demo.edge"
+    arguments = ["--target", "host", "--preset", "nano", "--data", f"{OUT}/sessions", "--out", f"{bundle}"]
+    built = command("build", *arguments, "--steps", f"{STEPS}", "--baselines", keep="build.json")
+    session = sorted((OUT / "sessions").glob("*.nwb"))[-1]
+    command("run", f"{bundle}", f"{session}", "--out", f"{OUT}/predictions.csv")
+    measured = command("bench", f"{bundle}", keep="bench.json")
+    picture = OUT / "decoded.png"
+    draw(session, bundle, OUT / "predictions.csv", built["metrics"], picture)
+    summary(built["metrics"], measured)
+    print(f"\ndecoded against true velocity: {picture}\nthe whole demo took {monotonic() - start:.0f} s")
+
+
+def command(*arguments: str, keep: str | None = None) -> dict[str, Any]:
+    """Runs `edgedistill ARGUMENTS`, showing it; with `keep`, its JSON is saved and returned."""
+    print(f"\n$ edgedistill {' '.join(arguments)}", flush=True)
+    line = [sys.executable, "-m", "edgedistill", *arguments]
+    if keep is None:
+        subprocess.run(line, check=True)
+        return {}
+    done = subprocess.run([*line, "--json"], check=True, stdout=subprocess.PIPE, text=True)
+    (OUT / keep).write_text(done.stdout)
+    return dict(json.loads(done.stdout))
+
+
+def summary(metrics: dict[str, Any], measured: dict[str, Any]) -> None:
+    """The table the demo is for."""
+    print(f"\nheld-out R², mean over outputs ({STEPS} optimizer steps a stage; longer training decodes better)")
+    for name, what in (
+        ("teacher_r2", "spike teacher (sees the future)"),
+        ("spike_student_r2", "spike student, size of the LFP student"),
+        ("ridge_spike_r2", "lagged ridge on spikes"),
+        ("deployed_r2", "deployed LFP student"),
+        ("distilled_r2", "LFP student distilled without labels, probe"),
+        ("supervised_lfp_r2", "LFP student on behaviour alone"),
+        ("multi_session_lfp_r2", "LFP student, many sessions, no teacher, probe"),
+        ("single_session_lfp_r2", "LFP student, one session, no teacher, probe"),
+        ("ridge_lfp_r2", "lagged ridge on LFP"),
+        ("kalman_lfp_r2", "Kalman filter on LFP"),
+    ):
+        print(f"  {metrics[name]:7.3f}   {what}")
+    print("\nstep latency on this machine, onnxruntime, one thread")
+    for subject in measured["subjects"]:
+        p = subject["latency_us"]
+        print(f"  {subject['name']:18s} p50 {p['p50']:.0f} µs   p99 {p['p99']:.0f} µs   max {p['max']:.0f} µs")
+
+
+def draw(session: Path, bundle: Path, predictions: Path, metrics: dict[str, Any], picture: Path) -> None:
+    """Decoded and true velocity over a stretch of the test block, one panel an output."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from edgedistill.data.recording import open_recording
+
+    with predictions.open() as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in rows[0] if name.startswith("cursor")]
+    times = np.array([float(row["time_s"]) for row in rows])
+    shown = times >= times[-1] - SHOWN_S
+    with open_recording(session) as recording:
+        assert recording.behaviour is not None
+        truth, units = recording.behaviour.at(times), recording.behaviour.units
+    figure, axes = plt.subplots(len(names), 1, figsize=(9, 5), sharex=True, constrained_layout=True)
+    for axis, name, unit, true in zip(np.atleast_1d(axes), names, units, truth.T, strict=True):
+        decoded = np.array([float(row[name]) for row in rows])
+        axis.plot(times[shown], true[shown], color="0.25", lw=1.2, label="true")
+        axis.plot(times[shown], decoded[shown], color="tab:orange", lw=1.6, label="decoded from LFP, streaming")
+        axis.set_ylabel(f"{name}\n({unit})")
+        axis.spines[["top", "right"]].set_visible(False)
+    np.atleast_1d(axes)[0].legend(frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 1.22))
+    np.atleast_1d(axes)[-1].set_xlabel("time in the session (s)")
+    figure.suptitle(f"held-out stretch, R² = {metrics['deployed_r2']:.2f} over the whole test block", ha="left", x=0.5)
+    figure.savefig(picture, dpi=130)
+
+
+if __name__ == "__main__":
+    OUT.mkdir(exist_ok=True)
+    main()
