@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edgedistill.build.assemble import Ingredients, write_decoder_bundle
 from edgedistill.build.cache import Cache, Stage
+from edgedistill.bundle import refuse_foreign
 from edgedistill.config import Preset, TrainingConfig, load_preset
 from edgedistill.data.recording import open_recording, session_files
 from edgedistill.data.windows import (
@@ -29,7 +30,7 @@ from edgedistill.models.files import load_student, load_teacher, save_student, s
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.target import Gate, load_target, require_buildable
-from edgedistill.training.adapt import adapt
+from edgedistill.training.adapt import Statistics, adapt, require_known_array
 from edgedistill.training.baselines import kalman_score, ridge_score
 from edgedistill.training.batches import TrainingSession, gap_for, training_session
 from edgedistill.training.distill import distill_bidirectional
@@ -113,10 +114,16 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     require_buildable(target)
     preset = shortened(load_preset(options.preset), options.steps)
     require_writable(options.out)
+    refuse_foreign(options.out)
+    given = None if options.student is None else load_student(options.student)
     cache = Cache(options.work or options.out.with_name(options.out.name + ".work"))
     bins = read_sessions(cache, options.data, options.behavior, options.line_hz)
-    sessions = [training_session(b, gap_for(bins, preset.student)) for b in bins]
+    sizes = [preset.student] if given is None else [preset.student, given[0].size]
+    gap = max(gap_for(bins, size) for size in sizes)
+    sessions = [training_session(b, gap) for b in bins]
     chosen = choose_session(sessions, options.session)
+    if given is not None:
+        require_known_array(given[0], chosen)
     run = Run(cache, preset, options.seed, provenance(bins), progress)
     teacher = run.teacher(sessions, options.teacher)
     targets = run.targets(teacher, sessions)
@@ -126,7 +133,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     spike_student = run.student("spike_student", sessions, targets)
     spike_readout, spike_score = score_student(spike_student, "spike_student", chosen)
     metrics["spike_student_r2"] = spike_score.r2
-    deployed, session, readout = decoder_student(run, options, sessions, chosen, targets, metrics)
+    deployed, session, readout = decoder_student(run, given, options.adapt, sessions, chosen, targets, metrics)
     metrics |= linear_scores(cache, chosen, run.inputs)
     if options.baselines:
         metrics |= baseline_scores(run, sessions, chosen, targets)
@@ -152,26 +159,33 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
 
 def decoder_student(
     run: Run,
-    options: BuildOptions,
+    given: tuple[Student, dict[str, Any]] | None,
+    mode: str,
     sessions: Sequence[TrainingSession],
     chosen: TrainingSession,
     targets: dict[str, Tensor],
     metrics: dict[str, float | None],
 ) -> tuple[Student, TrainingSession, Readout]:
     """The student that ships: trained here, or one of `--student`, adapted to the session if it is new to it."""
-    if options.student is None:
+    if given is None:
         distilled = run.student("distilled", sessions, targets)
         metrics["distilled_r2"] = score_student(distilled, "distilled", chosen)[1].r2
         student, session = run.student("deployed", sessions, targets), chosen
     else:
-        student, facts = load_student(options.student)
-        last = [tuple(np.array(v) for v in facts["normalization"][s]) for s in facts["channels"]][-1]
-        known = chosen.id in student.tokenizer.channels
-        config = run.preset.training
-        session = chosen if known else adapt(student, chosen, options.adapt, last, config, run.seed)
+        student, facts = given
+        known = student.tokenizer.arrays.get(chosen.id) == chosen.array
+        old, config = last_statistics(facts, chosen.array), run.preset.training
+        session = chosen if known else adapt(student, chosen, mode, old, config, run.seed)
     readout, score = score_student(student, "deployed", session)
     metrics["deployed_r2"] = score.r2
     return student, session, readout
+
+
+def last_statistics(facts: dict[str, Any], array: str) -> Statistics:
+    """Mean and std (uV) of the last session of `array` that a student was trained on."""
+    last = [session for session, of in facts["arrays"].items() if of == array][-1]
+    mean, std = facts["normalization"][last]
+    return np.array(mean), np.array(std)
 
 
 def linear_scores(cache: Cache, session: TrainingSession, inputs: dict[str, Any]) -> dict[str, float | None]:
@@ -233,13 +247,8 @@ class Run:
             save_teacher(model, folder, {"config": asdict(config)})
             checkpoint.unlink(missing_ok=True)
 
-        recipe = [
-            self.inputs,
-            [s.id for s in sessions],
-            asdict(self.preset.teacher),
-            asdict(config),
-            self.seed,
-        ]
+        seen = [contents(s, s.counts) for s in sessions]
+        recipe = [seen, asdict(self.preset.teacher), asdict(config), self.seed]
         return load_teacher(self.cache.stage("teacher", recipe, make))[0]
 
     def targets(self, teacher: PatchAutoencoder, sessions: Sequence[TrainingSession]) -> dict[str, Tensor]:
@@ -267,13 +276,13 @@ class Run:
             save_student(student, folder, {"row": name, "normalization": normalizations(sessions)})
             checkpoint.unlink(missing_ok=True)
 
-        latents = {s.id: sha256_of(targets[s.id]) for s in sessions}
-        recipe = [self.inputs, latents, asdict(row), asdict(self.preset.student), asdict(config), self.seed]
+        labels = [s.behaviour if row.objective.behaviour else None for s in sessions]
+        parts = [(s.inputs(row.modality), targets[s.id]) for s in sessions]
+        seen = [contents(s, *p, label) for s, p, label in zip(sessions, parts, labels, strict=True)]
+        recipe = [seen, asdict(row), asdict(self.preset.student), asdict(config), self.seed]
         return load_student(self.cache.stage(label.replace("_", "-"), recipe, make))[0]
 
-    def bidirectional(
-        self, sessions: Sequence[TrainingSession], targets: dict[str, Tensor]
-    ) -> PatchAutoencoder:
+    def bidirectional(self, sessions: Sequence[TrainingSession], targets: dict[str, Tensor]) -> PatchAutoencoder:
         """The published shape of student, bidirectional, distilled without labels."""
         config = self.preset.training
         size = self.preset.patch_student
@@ -285,8 +294,8 @@ class Run:
             save_teacher(model, folder, {"config": asdict(config)})
             checkpoint.unlink(missing_ok=True)
 
-        latents = {s.id: sha256_of(targets[s.id]) for s in sessions}
-        recipe = [self.inputs, latents, asdict(size), asdict(config), self.seed]
+        seen = [contents(s, s.inputs("lfp"), targets[s.id]) for s in sessions]
+        recipe = [seen, asdict(size), asdict(config), self.seed]
         return load_teacher(self.cache.stage("bidirectional", recipe, make))[0]
 
 
@@ -319,6 +328,17 @@ def require_writable(out: Path) -> None:
             causes=["the folder is read-only", "the disk is full"],
             next_step="choose another --out",
         ) from error
+
+
+def require_folder(out: Path) -> None:
+    """`require_writable` for a model, which is a folder."""
+    require_writable(out)
+    if out.exists() and not out.is_dir():
+        raise OutputError(
+            f"{out}: there is a file here",
+            expected="a path that is free, or the folder of a model to replace",
+            next_step="choose another --out",
+        )
 
 
 def read_sessions(
@@ -373,6 +393,14 @@ def known_teacher(folder: Path, sessions: Sequence[TrainingSession]) -> PatchAut
     return teacher
 
 
+def contents(session: TrainingSession, *parts: Tensor | None) -> list[object]:
+    """What a stage takes from a session, as JSON: the numbers themselves, since the same file gives others with
+    another behaviour series, line frequency or gap between the blocks."""
+    blocks = [[block.start, block.stop] for block in (session.split.train, session.split.validation)]
+    facts = [session.id, session.array, session.settled, blocks, normalizations([session])]
+    return [*facts, [None if part is None else sha256_of(part) for part in parts]]
+
+
 def sha256_of(values: Tensor) -> str:
     """Of the numbers in a tensor."""
     return hashlib.sha256(values.numpy().tobytes()).hexdigest()
@@ -398,7 +426,7 @@ def pretrain(
     """The spike teacher of `data` in `out`, and a summary. Units are needed; LFP and behaviour are not."""
     start = monotonic()
     chosen = shortened(load_preset(preset), steps)
-    require_writable(out)
+    require_folder(out)
     cache = Cache(out.with_name(out.name + ".work"))
     bins = read_sessions(cache, data, None, 60, need=("units",), also=("lfp", "behaviour"))
     sessions = [training_session(b, gap_for(bins, chosen.student)) for b in bins]
@@ -432,7 +460,7 @@ def distill(
     """The LFP student of `data` in `out`, and a summary; `supervised` adds behaviour to the objective."""
     start = monotonic()
     chosen = shortened(load_preset(preset), steps)
-    require_writable(out)
+    require_folder(out)
     cache = Cache(out.with_name(out.name + ".work"))
     need = ("lfp", "units", "behaviour") if supervised else ("lfp", "units")
     bins = read_sessions(cache, data, None, 60, need=need, also=("behaviour",))

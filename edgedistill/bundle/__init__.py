@@ -10,6 +10,6 @@ read through a bundle, so they are ignored here.
 """
 
 from edgedistill.bundle.reading import FORMAT, MANIFEST, Bundle, open_bundle
-from edgedistill.bundle.writing import write_bundle
+from edgedistill.bundle.writing import refuse_foreign, write_bundle
 
-__all__ = ["FORMAT", "MANIFEST", "Bundle", "open_bundle", "write_bundle"]
+__all__ = ["FORMAT", "MANIFEST", "Bundle", "open_bundle", "refuse_foreign", "write_bundle"]

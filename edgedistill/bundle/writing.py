@@ -24,9 +24,7 @@ from edgedistill.errors import BundleError, OutputError
 OpenMember = Callable[[str, int], IO[bytes]]  # name, size in bytes -> the member, open for writing
 
 
-def write_bundle(
-    path: str | Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]
-) -> Bundle:
+def write_bundle(path: str | Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> Bundle:
     """Write a folder, or a zip if `path` ends in .zip, and open what was written.
 
     `files` maps names inside the bundle to their bytes or to a file to copy. The keys "format", "files"
@@ -36,7 +34,7 @@ def write_bundle(
     for name in files:
         check_name(str(path), name)
     target = Path(path).resolve()
-    _refuse_foreign(target)
+    refuse_foreign(target)
     temporary = _beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,8 +112,8 @@ _OURS = ("format", "sha256")
 # ---------------------------------------------------------------- place
 
 
-def _refuse_foreign(target: Path) -> None:
-    """Only a bundle of the same kind, or an empty folder, may be replaced."""
+def refuse_foreign(target: Path) -> None:
+    """OutputError unless `target` is free or a bundle of the same kind, or an empty folder, to replace."""
     if not target.exists() or _is_replaceable(target):
         return
     raise OutputError(

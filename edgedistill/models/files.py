@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,9 @@ def save(model: nn.Module, folder: Path, facts: Mapping[str, object]) -> None:
 def load_teacher(folder: Path) -> tuple[PatchAutoencoder, dict[str, Any]]:
     """The teacher that `save_teacher` wrote, and its facts."""
     facts = read_facts(folder, "teacher", "edgedistill pretrain")
-    size = parse(TeacherSize, facts["size"], str(folder / FACTS))
-    teacher = PatchAutoencoder(size, facts["channels"], facts["counts"], facts["teacher_d"])
+    with described_in(folder):
+        size = parse(TeacherSize, facts["size"], str(folder / FACTS))
+        teacher = PatchAutoencoder(size, facts["channels"], facts["counts"], facts["teacher_d"])
     load_weights(teacher, folder)
     return teacher, facts
 
@@ -70,8 +72,9 @@ def load_teacher(folder: Path) -> tuple[PatchAutoencoder, dict[str, Any]]:
 def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
     """The student that `save_student` wrote, and its facts."""
     facts = read_facts(folder, "student", "edgedistill distill")
-    size = parse(StudentSize, facts["size"], str(folder / FACTS))
-    student = Student(size, facts["channels"], facts["arrays"], facts["teacher_d"], facts["outputs"])
+    with described_in(folder):
+        size = parse(StudentSize, facts["size"], str(folder / FACTS))
+        student = Student(size, facts["channels"], facts["arrays"], facts["teacher_d"], facts["outputs"])
     load_weights(student, folder)
     return student, facts
 
@@ -88,6 +91,20 @@ def read_facts(folder: Path, kind: str, command: str) -> dict[str, Any]:
         found = facts.get("kind") if isinstance(facts, dict) else "something else"
         raise EdgeDistillError(f"{folder} holds no {kind}", got=found, expected=kind)
     return facts
+
+
+@contextmanager
+def described_in(folder: Path) -> Iterator[None]:
+    """`model.json` that does not say what to build is one error, whichever fact is missing."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EdgeDistillError(
+            f"{folder / FACTS} does not describe a model",
+            got=f"{type(error).__name__}: {error}",
+            causes=["the file was changed by hand", "another version wrote it"],
+            next_step="train it again",
+        ) from error
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

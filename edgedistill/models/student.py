@@ -14,8 +14,9 @@ cannot be re-rotated. Three ways through the same weights, equal to each other:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, age_bias: Tensor, live: in
     q (batch, heads, n, head_dim); k, v (batch, heads, window - 1 + n, head_dim), of whose first window - 1
     only the last `live` exist; age_bias (heads, window), age 0 first. Returns (batch, heads, n, head_dim).
     """
-    batch, heads, n, head_dim = q.shape
+    n, head_dim = q.shape[2:]
     window = age_bias.shape[1]
     block = min(BLOCK, n)
     blocks = -(-n // block)
@@ -83,9 +84,7 @@ class StudentBlock(nn.Module):
         x = x + F.linear(context.transpose(1, 2).flatten(2), self.wo)
         return x + self.mlp(rms(x) * self.norm_mlp)  # type: ignore[no-any-return]
 
-    def forward(
-        self, x: Tensor, cache: tuple[Tensor, Tensor], live: int
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, cache: tuple[Tensor, Tensor], live: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Bins (batch, n, d) after a cache of the window - 1 bins before them, `live` of which exist."""
         q, k, v = self.qkv(x)
         k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
@@ -180,7 +179,8 @@ class Student(nn.Module):
         slots = self.size.window - 1
         age = (state.pos - 1 - torch.arange(slots, device=x.device)) % slots + 1
         dead = age > state.live
-        for block, ring_k, ring_v in zip(self.layers, state.ring_k, state.ring_v, strict=True):
+        blocks = cast("Iterable[StudentBlock]", self.layers)
+        for block, ring_k, ring_v in zip(blocks, state.ring_k, state.ring_v, strict=True):
             q, k, v = (part[0] for part in block.qkv(x))  # (heads, 1, head_dim)
             keys, values = torch.cat([ring_k, k], 1), torch.cat([ring_v, v], 1)
             bias = torch.cat([block.age_bias[:, age].masked_fill(dead, -math.inf), block.age_bias[:, :1]], 1)

@@ -29,16 +29,12 @@ class PatchAutoencoder(nn.Module):
     `teacher_d` is the width of the latents it follows where it is distilled itself; 0 for a teacher.
     """
 
-    def __init__(
-        self, size: TeacherSize, channels: Mapping[str, int], counts: bool = True, teacher_d: int = 0
-    ) -> None:
+    def __init__(self, size: TeacherSize, channels: Mapping[str, int], counts: bool = True, teacher_d: int = 0) -> None:
         super().__init__()
         self.to_teacher = nn.Linear(size.d, teacher_d) if teacher_d else None
         self.size, self.counts, self.channels = size, counts, dict(channels)
         self.tokenizer = PatchTokenizer(size.d, size.patch, size.span, channels, counts)
-        self.encoder = nn.ModuleList(
-            RotaryBlock(size.d, size.heads, size.ff, size.layers) for _ in range(size.layers)
-        )
+        self.encoder = nn.ModuleList(RotaryBlock(size.d, size.heads, size.ff, size.layers) for _ in range(size.layers))
         self.norm_out = nn.Parameter(torch.ones(size.d))
         self.to_predictor = weight(size.predictor_d, size.d)
         self.mask_token = nn.Parameter(torch.zeros(size.predictor_d))
@@ -73,13 +69,12 @@ class PatchAutoencoder(nn.Module):
     def latents(self, session: str, bins: Tensor) -> Tensor:
         """(batch, bins, channels) -> (batch, bins, d): nothing masked, mean over patches, between tokens linear."""
         tokens = self.tokenizer(session, self.values(session, bins))
-        features = (
-            self.encode(tokens.flatten(1, 2), self.times(tokens)).unflatten(1, tokens.shape[1:3]).mean(2)
-        )
+        features: Tensor = self.encode(tokens.flatten(1, 2), self.times(tokens))
+        features = features.unflatten(1, tokens.shape[1:3]).mean(2)
         if self.size.span == 1:
             return features
         length = features.shape[1] * self.size.span
-        between = F.interpolate(features.transpose(1, 2), length, mode="linear", align_corners=False)
+        between: Tensor = F.interpolate(features.transpose(1, 2), length, mode="linear", align_corners=False)
         return between.transpose(1, 2)[:, : bins.shape[1]]
 
     def masked_loss(self, session: str, bins: Tensor, target: Tensor, random: torch.Generator) -> Tensor:
@@ -113,15 +108,16 @@ class PatchAutoencoder(nn.Module):
 
     def predict(self, session: str, canvas: Tensor, times: Tensor) -> Tensor:
         """(batch, n, predictor_d) with mask tokens -> (batch, n, width) log rates or values."""
-        batch, n, width = canvas.shape
+        n, width = canvas.shape[1:]
         patches = self.tokenizer.patches[session]
         canvas = canvas + self.places[slot(session)].repeat(n // patches, 1)
         angles = rotary_angles(times, width // self.size.heads)
         for block in self.predictor:
             canvas = block(canvas, angles)
         heads = self.heads[slot(session)].unflatten(0, (patches, -1))
-        guess = torch.einsum("btpd,pcd->btpc", rms(canvas).unflatten(1, (-1, patches)), heads)
-        return (guess + self.offsets[slot(session)]).flatten(1, 2)
+        guess: Tensor = torch.einsum("btpd,pcd->btpc", rms(canvas).unflatten(1, (-1, patches)), heads)
+        guess = guess + self.offsets[slot(session)]
+        return guess.flatten(1, 2)
 
     def mean_loss(self, guess: Tensor, target: Tensor, counted: Tensor) -> Tensor:
         """Poisson negative log-likelihood of counts, or squared error of values, where `counted` is 1."""

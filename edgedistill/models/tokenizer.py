@@ -33,9 +33,7 @@ class BinTokenizer(nn.Module):
     another day of that array can be decoded with the base alone.
     """
 
-    def __init__(
-        self, d: int, taps: int, dilation: int, channels: Mapping[str, int], arrays: Mapping[str, str]
-    ):
+    def __init__(self, d: int, taps: int, dilation: int, channels: Mapping[str, int], arrays: Mapping[str, str]):
         super().__init__()
         self.d, self.lags = d, [tap * dilation for tap in range(taps)]
         self.channels, self.arrays = dict(channels), dict(arrays)
@@ -48,7 +46,8 @@ class BinTokenizer(nn.Module):
 
     def weight(self, session: str) -> Tensor:
         """(d, taps * channels) for one session."""
-        return self.base[slot(self.arrays[session])] + self.deviation[slot(session)]
+        summed: Tensor = self.base[slot(self.arrays[session])] + self.deviation[slot(session)]
+        return summed
 
     def forward(self, session: str, bins: Tensor) -> Tensor:
         """(batch, bins, channels) -> (batch, bins, d)."""
@@ -78,8 +77,11 @@ class PatchTokenizer(nn.Module):
         patches = self.patches[session]
         fill = (0, patches * self.patch - bins.shape[2], 0, -bins.shape[1] % self.span)
         split = F.pad(bins, fill).unflatten(2, (patches, self.patch)).unflatten(1, (-1, self.span))
-        return split.sum(2) if self.counts else split.transpose(2, 3).flatten(3)
+        tokens: Tensor = split.sum(2) if self.counts else split.transpose(2, 3).flatten(3)
+        return tokens
 
     def forward(self, session: str, values: Tensor) -> Tensor:
         """(batch, steps, patches, width) from `split`, of about unit variance -> (batch, steps, patches, d)."""
-        return torch.einsum("btpc,pdc->btpd", values, self.maps[slot(session)]) + self.position[slot(session)]
+        tokens: Tensor = torch.einsum("btpc,pdc->btpd", values, self.maps[slot(session)])
+        tokens = tokens + self.position[slot(session)]
+        return tokens

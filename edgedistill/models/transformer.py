@@ -74,9 +74,7 @@ class RotaryBlock(nn.Module):
         qkv = F.linear(rms(x) * self.norm_attn, self.wqkv)
         q, k, v = qkv.view(batch, tokens, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         at = angles[..., 0]  # the first pair turns by one radian a bin
-        fade = -(at[:, None, :, None] - at[:, None, None, :]).abs() / reach_bins(self.heads)[
-            :, None, None
-        ].to(at)
+        fade = -(at[:, None, :, None] - at[:, None, None, :]).abs() / reach_bins(self.heads)[:, None, None].to(at)
         context = F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v, attn_mask=fade)
         x = x + F.linear(context.transpose(1, 2).reshape(batch, tokens, d), self.wo)
         return x + self.mlp(rms(x) * self.norm_mlp)  # type: ignore[no-any-return]

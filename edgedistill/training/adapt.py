@@ -40,26 +40,27 @@ def adapt(
     """
     if mode not in MODES:
         raise ConfigError(f"unknown adaptation '{mode}'", expected=did_you_mean(mode, MODES))
+    require_known_array(student, session)
     tokenizer = student.tokenizer
-    if slot(session.array) not in tokenizer.base:
+    tokenizer.channels[session.id] = session.inputs("lfp").shape[1]
+    tokenizer.arrays[session.id] = session.array
+    tokenizer.deviation[slot(session.id)] = nn.Parameter(torch.zeros_like(tokenizer.base[slot(session.array)]))
+    if mode == "none":
+        return replace(session, lfp=rescale(session.inputs("lfp"), session.normalization, old), normalization=old)
+    if mode == "tokenizer":
+        learn_deviation(student, session, config, seed)
+    return session
+
+
+def require_known_array(student: Student, session: TrainingSession) -> None:
+    """RecordingError when `student` was never trained on the array of `session`."""
+    if slot(session.array) not in student.tokenizer.base:
         raise RecordingError(
             f"session {session.id} is of an array the student has not seen",
             got=f"{session.inputs('lfp').shape[1]} channels",
             expected="the channels (number and ids) of a session it was trained on",
             next_step="distill a student on data that hold a session of this array",
         )
-    tokenizer.channels[session.id] = session.inputs("lfp").shape[1]
-    tokenizer.arrays[session.id] = session.array
-    tokenizer.deviation[slot(session.id)] = nn.Parameter(
-        torch.zeros_like(tokenizer.base[slot(session.array)])
-    )
-    if mode == "none":
-        return replace(
-            session, lfp=rescale(session.inputs("lfp"), session.normalization, old), normalization=old
-        )
-    if mode == "tokenizer":
-        learn_deviation(student, session, config, seed)
-    return session
 
 
 def rescale(bins: Tensor, new: Statistics, old: Statistics) -> Tensor:

@@ -33,7 +33,7 @@ def ridge_score(bins: Array, session: TrainingSession) -> Score:
     for lags in RIDGE_LAGS:
         features = lagged_features(bins, lags)
         readout = fit_readout(features, behaviour, session.split, session.settled)
-        if readout.validation_r2 > best:
+        if chosen is None or readout.validation_r2 > best:  # NaN where an output never moves
             best, chosen = readout.validation_r2, score(readout, features, behaviour, session.split)
     assert chosen is not None
     return chosen
@@ -65,7 +65,7 @@ def fit_kalman(features: Array, behaviour: Array, order: int, shrinkage: float) 
     """Least squares for transition and observation, then the Riccati recursion to its fixed point."""
     outputs = behaviour.shape[1]
     state = lagged_features(behaviour, order - 1)
-    known = np.isfinite(state).all(1)
+    known = np.asarray(np.isfinite(state).all(1))
     pair = known[1:] & known[:-1]
     mean_state, mean_features = state[known].mean(0), features[known].mean(0)
     x, y = state - mean_state, features - mean_features
@@ -98,7 +98,7 @@ def kalman_score(bins: Array, session: TrainingSession) -> Score:
             for shrinkage in SHRINKAGES:
                 kalman = fit_kalman(features[train], behaviour[train], order, shrinkage)
                 validation = r2_score(kalman(features[split.validation]), behaviour[split.validation])
-                if np.mean(validation) > best:
+                if chosen is None or np.mean(validation) > best:
                     test = r2_score(kalman(features[split.test]), behaviour[split.test])
                     best = float(np.mean(validation))
                     chosen = Score(float(np.mean(test)), test, best)

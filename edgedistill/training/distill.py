@@ -149,9 +149,7 @@ def distill_bidirectional(
         for s in sessions:
             block = s.split.validation
             length = min(config.segment_bins, block.stop - block.start)
-            parts = [
-                p[block].unfold(0, length, length).transpose(1, 2) for p in (s.inputs("lfp"), targets[s.id])
-            ]
+            parts = [p[block].unfold(0, length, length).transpose(1, 2) for p in (s.inputs("lfp"), targets[s.id])]
             total += loss(s, *parts).item() / len(sessions)
         return total
 

@@ -17,9 +17,7 @@ from edgedistill.models.student import Student
 from edgedistill.training.batches import TrainingSession
 
 Array = npt.NDArray[np.float64]
-PENALTIES = tuple(
-    10.0**p for p in range(-1, 6)
-)  # per sample of unit variance, times the number of bins / 1e4
+PENALTIES = tuple(10.0**p for p in range(-1, 6))  # per sample of unit variance, times the number of bins / 1e4
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +98,7 @@ def streamed_latents(student: Student, session: str, bins: torch.Tensor) -> Arra
 
 def lagged_features(bins: Array, lags: int) -> Array:
     """(T, C) -> (T, (lags + 1) * C), lag 0 first; zeros before the first bin."""
-    columns = [
-        np.vstack([np.zeros((lag, bins.shape[1])), bins[: len(bins) - lag]]) for lag in range(lags + 1)
-    ]
+    columns = [np.vstack([np.zeros((lag, bins.shape[1])), bins[: len(bins) - lag]]) for lag in range(lags + 1)]
     return np.hstack(columns)
 
 

@@ -106,18 +106,23 @@ def train_step(
     device = next(model.parameters()).device.type
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
         loss = step_loss(step)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     value = loss.item()
+    require_finite(value, "loss", step)
+    optimizer.step()
+    return value
+
+
+def require_finite(value: float, what: str, step: int) -> None:
+    """A run that has left the numbers does not come back."""
     if not math.isfinite(value):
         raise EdgeDistillError(
             f"training diverged at step {step}",
-            got=f"loss {value}",
+            got=f"{what} {value}",
             causes=["the learning rate is too high", "the recording holds values far outside its range"],
             next_step="lower [training] learning_rate in a preset of your own",
         )
-    optimizer.step()
-    return value
 
 
 def evaluate_step(
@@ -131,6 +136,7 @@ def evaluate_step(
     model.eval()
     with torch.no_grad():
         loss = validation_loss()
+    require_finite(loss, "validation loss", state.step)  # else the untrained model would count as the best
     model.train()
     state.history.append((state.step, loss))
     if loss < state.best_loss:
@@ -183,7 +189,7 @@ def read_checkpoint(
     """Puts model and optimizer where the checkpoint left them; returns its state and best weights."""
     try:
         with safe_open(path, "pt") as file:
-            facts = file.metadata()
+            facts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             device = next(model.parameters()).device
             tensors = {n: t if n.startswith("step.") else t.to(device) for n, t in tensors.items()}
@@ -191,11 +197,13 @@ def read_checkpoint(
         raise EdgeDistillError(
             f"the checkpoint {path} is damaged", got=str(error), next_step=f"rm {path}, and start again"
         ) from error
-    if json.loads(facts["config"]) != asdict(config):
+    shapes = {n: t.shape for n, t in model.state_dict().items()}
+    kept = {n.removeprefix("model."): t.shape for n, t in tensors.items() if n.startswith("model.")}
+    if "config" not in facts or json.loads(facts["config"]) != asdict(config) or kept != shapes:
         raise EdgeDistillError(
             f"the checkpoint {path} is of a run with other settings", next_step="use another --out folder"
         )
-    model.load_state_dict({n: tensors[f"model.{n}"] for n in model.state_dict()})
+    model.load_state_dict({n: tensors[f"model.{n}"] for n in shapes})
     state = FitState(**json.loads(facts["state"]))
     for name, parameter in model.named_parameters():
         if f"exp_avg.{name}" in tensors:

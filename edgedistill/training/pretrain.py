@@ -54,9 +54,7 @@ def train_autoencoder(
     def step_loss(step: int) -> Tensor:
         random = random_for(seed, step)
         session = pick_session(sessions, random)
-        bins, target = draw_segments(
-            session, [session.inputs(modality), target_of(session, modality)], config, random
-        )
+        bins, target = draw_segments(session, [session.inputs(modality), target_of(session, modality)], config, random)
         return model.masked_loss(session.id, bins, target, random)
 
     def validation_loss() -> float:
@@ -71,9 +69,7 @@ def target_of(session: TrainingSession, modality: str) -> Tensor:
     return session.inputs(modality) if session.counts is None or modality == "lfp" else session.counts
 
 
-def validate_masked(
-    model: PatchAutoencoder, session: TrainingSession, modality: str, config: TrainingConfig
-) -> float:
+def validate_masked(model: PatchAutoencoder, session: TrainingSession, modality: str, config: TrainingConfig) -> float:
     """Masked loss on the validation block, the same masks at every call."""
     block = session.split.validation
     parts = [session.inputs(modality)[block], target_of(session, modality)[block]]
@@ -109,9 +105,7 @@ def teacher_targets(
     `TARGET_COMPONENTS` principal components of all training blocks together, each with unit variance, because
     what moves the hand is a small part of what the population does. Label-free.
     """
-    latents = {
-        s.id: bidirectional_latents(teacher, s.id, s.inputs("spikes"), config.segment_bins) for s in sessions
-    }
+    latents = {s.id: bidirectional_latents(teacher, s.id, s.inputs("spikes"), config.segment_bins) for s in sessions}
     train = torch.cat([latents[s.id][s.split.train] for s in sessions])
     mean = train.mean(0)
     _, spread, directions = torch.linalg.svd(train - mean, full_matrices=False)

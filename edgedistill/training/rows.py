@@ -76,9 +76,7 @@ def train_row(
     return train_student(student, sessions, modality, objective, config, seed, targets, checkpoint, progress)
 
 
-def student_features(
-    student: Student, row: Row, session: TrainingSession, tokenizer: str | None = None
-) -> Array:
+def student_features(student: Student, row: Row, session: TrainingSession, tokenizer: str | None = None) -> Array:
     """(T, F) what the row's read-out sees: streamed latents, and the last bins where the row has them."""
     bins = session.inputs(row.modality)
     latents = streamed_latents(student, tokenizer or session.id, bins)
