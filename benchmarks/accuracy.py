@@ -280,7 +280,7 @@ def main() -> None:
     seeds = [run_seed(run) for run in runs]
     table = collect(seeds)
     result = {
-        "command": f"python benchmarks/accuracy.py --preset {preset.name} --seeds {options.seeds} --trials {options.trials}",
+        "command": f"python benchmarks/accuracy.py --preset {preset.name} --seeds {options.seeds} --first-seed {options.first_seed} --trials {options.trials}",
         "preset": preset.name,
         "seeds": numbers,
         "sessions": {"trained": SESSIONS - 1, "never_distilled": 1, "minutes": MINUTES},
@@ -293,8 +293,7 @@ def main() -> None:
         "per_seed": seeds,
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    if options.first_seed == 0:
-        (RESULTS / f"accuracy-{preset.name}.json").write_text(json.dumps(result, indent=1))
+    (RESULTS / f"accuracy-{preset.name}.json").write_text(json.dumps(result, indent=1))
     show(result)
 
 

@@ -46,9 +46,7 @@ def read_toml(path: Path | Traversable) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot read this file", got=error.strerror or error) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: not a TOML file", got=error, expected="key = value, see toml.io"
-        ) from error
+        raise ConfigError(f"{path}: not a TOML file", got=error, expected="key = value, see toml.io") from error
 
 
 def parse(cls: type[T], mapping: Mapping[str, object], where: str) -> T:
@@ -64,9 +62,7 @@ def _build(cls: type[T], mapping: Mapping[str, object], where: str, keys: tuple[
     known = {field.name: field for field in fields(cast(Any, cls))}
     for key in mapping:
         if key not in known:
-            raise ConfigError(
-                f"{where}: unknown key '{_dotted(keys, key)}'", expected=did_you_mean(key, known)
-            )
+            raise ConfigError(f"{where}: unknown key '{_dotted(keys, key)}'", expected=did_you_mean(key, known))
     for name, field in known.items():
         if name not in mapping and field.default is MISSING and field.default_factory is MISSING:
             raise ConfigError(f"{where}: missing key '{_dotted(keys, name)}'", got=sorted(mapping))
@@ -278,9 +274,7 @@ def _preset_files() -> list[Traversable]:
 def _at_least(config: object, **minimum: int) -> None:
     for name, least in minimum.items():
         if getattr(config, name) < least:
-            raise ConfigError(
-                f"'{name}' is too small", got=getattr(config, name), expected=f"at least {least}"
-            )
+            raise ConfigError(f"'{name}' is too small", got=getattr(config, name), expected=f"at least {least}")
 
 
 def _within(config: object, low: float, high: float, *names: str) -> None:

@@ -66,9 +66,7 @@ def healthy(checks: list[Check]) -> bool:
 def _python() -> Check:
     ok = sys.version_info >= MIN_PYTHON
     wanted = ".".join(map(str, MIN_PYTHON))
-    return Check(
-        "python", ok, platform.python_version(), "every command", None if ok else f"install Python {wanted}"
-    )
+    return Check("python", ok, platform.python_version(), "every command", None if ok else f"install Python {wanted}")
 
 
 def _package(name: str, needed_for: str, extra: str) -> Check:
@@ -84,9 +82,7 @@ def _cores() -> Check:
     # A container or taskset may leave fewer cores than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     fix = None if cores >= 2 else "give this machine or container a second core; training works, slowly"
-    return Check(
-        "cores", cores >= 2, str(cores), "pretrain, distill, build in reasonable time", fix, required=False
-    )
+    return Check("cores", cores >= 2, str(cores), "pretrain, distill, build in reasonable time", fix, required=False)
 
 
 def _free_disk(folder: Path) -> Check:
@@ -106,9 +102,7 @@ def _device_tools() -> list[Check]:
     tensorrt = _version_of("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
     return [
         _optional("cc", _first_line(compiler, "--version"), compiled, "sudo apt install build-essential"),
-        _optional(
-            "nvcc", _last_line(nvcc, "--version"), planned, "install the CUDA toolkit: part of JetPack"
-        ),
+        _optional("nvcc", _last_line(nvcc, "--version"), planned, "install the CUDA toolkit: part of JetPack"),
         _optional("gpu driver", driver, "faster training; CPU is enough", "install the NVIDIA driver"),
         _optional("tensorrt", tensorrt, planned, "sudo apt install tensorrt, on the board"),
     ]

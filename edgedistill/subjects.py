@@ -108,12 +108,10 @@ class BenchResult:
             return {}
         ours, theirs = rows[LFP_STUDENT], rows[SPIKE_STUDENT]
         figures = {
-            f"latency_{key}": (getattr(ours.latency, key), getattr(theirs.latency, key))
-            for key in ("p50", "p99")
+            f"latency_{key}": (getattr(ours.latency, key), getattr(theirs.latency, key)) for key in ("p50", "p99")
         }
         figures |= {
-            key: (getattr(ours, key), getattr(theirs, key))
-            for key in ("params", "artifact_bytes", "state_bytes")
+            key: (getattr(ours, key), getattr(theirs, key)) for key in ("params", "artifact_bytes", "state_bytes")
         }
         figures |= {"r2": (ours.fit.r2, theirs.fit.r2)}
         return {key: a / b if a is not None and b else None for key, (a, b) in figures.items()}
@@ -143,12 +141,8 @@ def bench(bundle: Bundle, steps: int = 2000, recording: Recording | None = None)
         fits = [fit_on_recording(bundle, recording), *(own for _ in candidates[1:])]
     target = _target(bundle)
     deadline_us = target.deadline_ms * 1e3 if target else ONE_BIN_US
-    times = step_times(
-        {c.name: c.engine.step for c in candidates}, {c.name: c.inputs for c in candidates}, steps=steps
-    )
-    subjects = tuple(
-        _subject(c, times[c.name], deadline_us, fit) for c, fit in zip(candidates, fits, strict=True)
-    )
+    times = step_times({c.name: c.engine.step for c in candidates}, {c.name: c.inputs for c in candidates}, steps=steps)
+    subjects = tuple(_subject(c, times[c.name], deadline_us, fit) for c, fit in zip(candidates, fits, strict=True))
     # the gate on R² was set for the holdout; another recording is another question
     r2 = subjects[0].fit.r2 if recording is None else None
     values = {"step_p99_us": subjects[0].latency.p99, "deployed_r2": r2}

@@ -30,9 +30,7 @@ class VersionRange:
 
     def __post_init__(self) -> None:
         if _numbers(self.oldest) > _numbers(self.newest):
-            raise ConfigError(
-                "the oldest version is newer than the newest", got=f"{self.oldest} to {self.newest}"
-            )
+            raise ConfigError("the oldest version is newer than the newest", got=f"{self.oldest} to {self.newest}")
 
     def __str__(self) -> str:
         return f"{self.oldest} to {self.newest}"
@@ -47,9 +45,7 @@ class Power:
 
     def __post_init__(self) -> None:
         if unknown := [rail for rail in self.total if rail not in self.rails]:
-            raise ConfigError(
-                "the total names a rail that is not listed", got=unknown, expected=list(self.rails)
-            )
+            raise ConfigError("the total names a rail that is not listed", got=unknown, expected=list(self.rails))
 
 
 @dataclass(frozen=True)
@@ -87,14 +83,10 @@ class Target:
                 expected=f'status = "planned", or an engine of: {", ".join(ENGINES_AVAILABLE)}',
             )
         if not 0 < self.deadline_ms <= 10:
-            raise ConfigError(
-                "'deadline_ms' is out of range", got=self.deadline_ms, expected="above 0, at most 10"
-            )
+            raise ConfigError("'deadline_ms' is out of range", got=self.deadline_ms, expected="above 0, at most 10")
         for name in self.gates:
             if not name.endswith(("_min", "_max")):
-                raise ConfigError(
-                    f"the gate '{name}' has no direction", expected="a name ending in _min or _max"
-                )
+                raise ConfigError(f"the gate '{name}' has no direction", expected="a name ending in _min or _max")
 
     @property
     def available(self) -> bool:

@@ -34,9 +34,9 @@ from edgedistill.training.adapt import Statistics, adapt, require_known_array
 from edgedistill.training.baselines import kalman_score, ridge_score
 from edgedistill.training.batches import TrainingSession, gap_for, training_session
 from edgedistill.training.distill import distill_bidirectional
-from edgedistill.training.evaluate import Readout
+from edgedistill.training.evaluate import Readout, behaviour_of, score
 from edgedistill.training.pretrain import teacher_targets, train_teacher
-from edgedistill.training.rows import ROWS, score_student, score_teacher, train_row
+from edgedistill.training.rows import ROWS, score_student, score_teacher, student_features, train_row
 
 Progress = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, learning rate
 
@@ -56,6 +56,7 @@ class BuildOptions:
     teacher: Path | None = None
     student: Path | None = None
     adapt: str = "stats"
+    probe: bool = False
     behavior: str | None = None
     line_hz: float = 60
     work: Path | None = None
@@ -133,10 +134,11 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     spike_student = run.student("spike_student", sessions, targets)
     spike_readout, spike_score = score_student(spike_student, "spike_student", chosen)
     metrics["spike_student_r2"] = spike_score.r2
-    deployed, session, readout = decoder_student(run, given, options.adapt, sessions, chosen, targets, metrics)
+    deployed, session, readout = decoder_student(run, given, options, sessions, chosen, targets, metrics)
     metrics |= linear_scores(cache, chosen, run.inputs)
     if options.baselines:
         metrics |= baseline_scores(run, sessions, chosen, targets)
+    mode = {"adapt": options.adapt, "probe": options.probe} if given is not None else {}
     start = monotonic()
     ingredients = Ingredients(
         options.out,
@@ -149,18 +151,22 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
         spike_student,
         spike_readout,
         metrics,
-        {**run.inputs, "seed": options.seed, "adapt": options.adapt if options.student else None},
+        {**run.inputs, "seed": options.seed, **mode},
     )
     gates = write_decoder_bundle(ingredients)
     cache.note("bundle", start)
-    table = tuple(TableRow(name, metrics[name], causal, note) for name, note, causal in TABLE)
+    notes = {name: note for name, note, _ in TABLE}
+    if mode:  # every result on another session names its mode
+        labels = "labelled probe" if options.probe else "no labels"
+        notes["deployed_r2"] += f", adapted by '{options.adapt}', {labels}"
+    table = tuple(TableRow(name, metrics[name], causal, notes[name]) for name, _, causal in TABLE)
     return BuildResult(options.out, target.name, tuple(cache.stages), metrics, gates, table)
 
 
 def decoder_student(
     run: Run,
     given: tuple[Student, dict[str, Any]] | None,
-    mode: str,
+    options: BuildOptions,
     sessions: Sequence[TrainingSession],
     chosen: TrainingSession,
     targets: dict[str, Tensor],
@@ -170,15 +176,46 @@ def decoder_student(
     if given is None:
         distilled = run.student("distilled", sessions, targets)
         metrics["distilled_r2"] = score_student(distilled, "distilled", chosen)[1].r2
-        student, session = run.student("deployed", sessions, targets), chosen
+        student, session, readout = run.student("deployed", sessions, targets), chosen, None
     else:
         student, facts = given
         known = student.tokenizer.arrays.get(chosen.id) == chosen.array
         old, config = last_statistics(facts, chosen.array), run.preset.training
-        session = chosen if known else adapt(student, chosen, mode, old, config, run.seed)
-    readout, score = score_student(student, "deployed", session)
-    metrics["deployed_r2"] = score.r2
+        session = chosen if known else adapt(student, chosen, options.adapt, old, config, run.seed)
+        readout = None if known or options.probe else stored_readout(facts, options.student)
+    if readout is None:
+        readout, scored = score_student(student, "deployed", session)
+    else:
+        features = student_features(student, ROWS["deployed"], session)
+        scored = score(readout, features, behaviour_of(session), session.split)
+    metrics["deployed_r2"] = scored.r2
     return student, session, readout
+
+
+def stored_readout(facts: dict[str, Any], folder: Path | None) -> Readout:
+    """The read-out of the student's last session with behaviour: on another day, no label of that day is used."""
+    if not facts.get("readouts"):
+        raise EdgeDistillError(
+            f"the student in {folder} has no read-out",
+            got="it was distilled on sessions without behaviour",
+            next_step="add --probe, which fits one on the labels of this session",
+        )
+    last = list(facts["readouts"].values())[-1]
+    return Readout(np.array(last["weight"]), np.array(last["bias"]), last["penalty"], last["validation_r2"])
+
+
+def readouts(student: Student, sessions: Sequence[TrainingSession]) -> dict[str, Any]:
+    """Each labelled session's read-out of latents and lagged bins, as JSON."""
+    found = {s.id: score_student(student, "deployed", s)[0] for s in sessions if s.behaviour is not None}
+    return {
+        name: {
+            "weight": r.weight.tolist(),
+            "bias": r.bias.tolist(),
+            "penalty": r.penalty,
+            "validation_r2": r.validation_r2,
+        }
+        for name, r in found.items()
+    }
 
 
 def last_statistics(facts: dict[str, Any], array: str) -> Statistics:
@@ -469,7 +506,8 @@ def distill(
     targets = run.targets(known_teacher(teacher, sessions), sessions)
     name = "deployed" if supervised else "distilled"
     student = run.student(name, sessions, targets, alignment)
-    save_student(student, out, {"row": name, "normalization": normalizations(sessions), **run.inputs})
+    facts = {"row": name, "normalization": normalizations(sessions), "readouts": readouts(student, sessions)}
+    save_student(student, out, {**facts, **run.inputs})
     scored = [score_student(student, name, s)[1].r2 for s in sessions if s.behaviour is not None]
     return {
         "out": str(out),

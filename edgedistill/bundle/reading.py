@@ -146,9 +146,7 @@ def _prefix(path: Path) -> str:
             raise _not_a_bundle(path, f"a folder without {MANIFEST}")
         return ""
     if not path.exists():
-        raise BundleError(
-            f"{path}: there is no such file or folder", expected="a bundle: NAME.edge or a .zip"
-        )
+        raise BundleError(f"{path}: there is no such file or folder", expected="a bundle: NAME.edge or a .zip")
     with _archive(path) as archive:
         names = archive.namelist()
     found = [name for name in names if name.split("/")[-1] == MANIFEST and name.count("/") <= 1]

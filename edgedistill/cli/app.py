@@ -58,9 +58,7 @@ class CommandLine(click.Group):
             _fail(ctx, error)
         except KeyboardInterrupt:
             _as_json(ctx, "Interrupted", FAILED, what="interrupted")
-            click.echo(
-                "interrupted: nothing half-written was left; run the same command again to go on", err=True
-            )
+            click.echo("interrupted: nothing half-written was left; run the same command again to go on", err=True)
         except ModuleNotFoundError as error:
             if not error.name or error.name.startswith("edgedistill"):
                 raise  # a defect of ours: the trace is what helps

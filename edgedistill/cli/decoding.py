@@ -48,9 +48,7 @@ flags is a sum: 1 still warming up, 2 a channel was masked, 4 frames were lost,
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("recording", metavar="FILE.nwb|-")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Where to: .csv or .nwb.  [default: CSV on stdout]"
-)
+@click.option("--out", type=click.Path(path_type=Path), help="Where to: .csv or .nwb.  [default: CSV on stdout]")
 @json_option
 def run(bundle: Path, recording: str, out: Path | None, as_json: bool) -> None:
     """Decode a recording, or frames as they arrive on stdin."""
@@ -104,9 +102,7 @@ def _stdin() -> ByteStream:
     return cast("ByteStream", sys.stdin.buffer)
 
 
-def _show_run(
-    predictions: Predictions, bundle: Path, out: Path | None, seconds: float, as_json: bool
-) -> None:
+def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds: float, as_json: bool) -> None:
     from edgedistill.runs import BINS_PER_S, csv_header, csv_line
 
     bins, info = len(predictions.outputs), predictions.info

@@ -32,8 +32,7 @@ def targets(as_json: bool) -> None:
         return
     columns = ("target", "status", "engine", "deadline ms", "chips", "description")
     rows = [
-        (t.name, t.status, t.engine, f"{t.deadline_ms:g}", ", ".join(t.chips) or "any", t.description)
-        for t in known
+        (t.name, t.status, t.engine, f"{t.deadline_ms:g}", ", ".join(t.chips) or "any", t.description) for t in known
     ]
     print_table("Targets", columns, rows)
 

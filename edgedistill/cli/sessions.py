@@ -30,9 +30,7 @@ Examples:
 
 Same seed, same files. An existing file of the same name is replaced.""",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files."
-)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files.")
 @click.option("--sessions", type=int, default=5, show_default=True, help="Days to record, one file each.")
 @click.option("--minutes", type=float, default=10.0, show_default=True, help="Length of a session.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another monkey.")
@@ -63,9 +61,7 @@ def simulate(
                 report("sessions", len(files), sessions, float("nan"), float("nan"))
     if as_json:
         written = [{"path": str(path), "bytes": path.stat().st_size} for path in files]
-        print_json(
-            {"out": str(out), "seed": seed, "sessions": sessions, "minutes": minutes, "files": written}
-        )
+        print_json({"out": str(out), "seed": seed, "sessions": sessions, "minutes": minutes, "files": written})
         return
     for path in files:
         click.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")

@@ -57,9 +57,7 @@ DATA is folders or NWB files. Stopped at any moment, the same command goes on fr
 @click.argument("data", nargs=-1, required=True, type=EXISTING)
 @click.option("--out", type=EXISTING, required=True, help="Folder for the teacher.")
 @schedule_options
-def pretrain(
-    data: tuple[Path, ...], out: Path, preset: str, steps: int | None, seed: int, as_json: bool
-) -> None:
+def pretrain(data: tuple[Path, ...], out: Path, preset: str, steps: int | None, seed: int, as_json: bool) -> None:
     """Train the spike teacher on many sessions, without labels.
 
     A transformer learns to fill in units that were hidden from it. Sessions need sorted units; behaviour,

@@ -109,15 +109,11 @@ def interpolate(
     share = np.divide(at_s - times_s[low], span, out=np.zeros_like(at_s), where=span > 0)
     low, share = np.where(share > 1 - ON_SAMPLE, high, low), np.where(share > 1 - ON_SAMPLE, 0.0, share)
     on_sample = share < ON_SAMPLE  # its neighbour may be NaN, or far away
-    out = np.where(
-        on_sample[:, None], values[low], values[low] + share[:, None] * (values[high] - values[low])
-    )
+    out = np.where(on_sample[:, None], values[low], values[low] + share[:, None] * (values[high] - values[low]))
     pause = (span > max(5 * period_s, 0.05)) & ~on_sample
-    out[
-        pause
-        | (at_s < times_s[0] - ON_SAMPLE * period_s)
-        | (at_s > times_s[last] + hold_s + ON_SAMPLE * period_s)
-    ] = np.nan
+    out[pause | (at_s < times_s[0] - ON_SAMPLE * period_s) | (at_s > times_s[last] + hold_s + ON_SAMPLE * period_s)] = (
+        np.nan
+    )
     return out
 
 

@@ -66,9 +66,7 @@ def behaviour_series(series: Sequence[Series]) -> list[Series]:
 
 def is_velocity(series: Series) -> bool:
     """By its name (`vel`, `velocity`, `vx`) or by its unit (a length or an angle per second)."""
-    return bool(
-        VELOCITY_NAME.search(snake(series.name)) or VELOCITY_UNIT.fullmatch(short_unit(series.node.unit))
-    )
+    return bool(VELOCITY_NAME.search(snake(series.name)) or VELOCITY_UNIT.fullmatch(short_unit(series.node.unit)))
 
 
 def is_position(series: Series) -> bool:
@@ -138,11 +136,7 @@ def output_names(parts: Sequence[Series], *, moving: bool) -> tuple[str, ...]:
     """`cursor_vel_x`, `cursor_vel_y`: what moves, `vel` for velocities, the column."""
     words: list[str] = []
     for source in (_stem(parts[0]), *reversed(snake(parts[0].path).split("/")[1:-1])):
-        words = [
-            word
-            for word in source.split("_")
-            if word and word not in GENERIC and word not in ("v", "xy", "xyz")
-        ]
+        words = [word for word in source.split("_") if word and word not in GENERIC and word not in ("v", "xy", "xyz")]
         if words:
             break
     stem = [*words, "vel"] if moving else words or ["behaviour"]
@@ -159,11 +153,7 @@ def _column_names(series: Series) -> list[str]:
     text = str(series.node.description or "") + " " + str(getattr(series.node, "reference_frame", None) or "")
     for inside in re.findall(r"[(\[]([^()\[\]]+)[)\]]", text):
         names = [snake(name.strip()) for name in re.split(r",|;|\band\b", inside)]
-        if (
-            len(names) == count
-            and len(set(names)) == count
-            and all(re.fullmatch(r"[a-z]\w{0,11}", n) for n in names)
-        ):
+        if len(names) == count and len(set(names)) == count and all(re.fullmatch(r"[a-z]\w{0,11}", n) for n in names):
             return names
     if count == 1:
         return [""]

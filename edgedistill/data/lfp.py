@@ -111,9 +111,7 @@ def electrical_series(series: Sequence[Series]) -> list[Series]:
     """Continuous voltages; snippets around spikes are not among them."""
     from pynwb.ecephys import ElectricalSeries, SpikeEventSeries
 
-    return [
-        s for s in series if isinstance(s.node, ElectricalSeries) and not isinstance(s.node, SpikeEventSeries)
-    ]
+    return [s for s in series if isinstance(s.node, ElectricalSeries) and not isinstance(s.node, SpikeEventSeries)]
 
 
 def _rank(series: Series) -> tuple[bool, int, int, str]:

@@ -81,9 +81,7 @@ def split_bins(n_bins: int, gap_bins: int, fractions: tuple[float, float, float]
     return Split(slice(0, train), slice(train + gap_bins, test - gap_bins), slice(test, n_bins))
 
 
-def fit_normalization(
-    bins: SessionBins, block: slice
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def fit_normalization(bins: SessionBins, block: slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Mean and standard deviation in uV of each channel, both (C,), over its good bins of `block` only.
 
     Bins before the front end has settled are left out where later ones exist: the step from nothing to the
@@ -133,9 +131,7 @@ def load_session_bins(path: str | Path) -> SessionBins:
             facts = json.loads(str(stored["facts"]))
         frontend = None if facts["frontend"] is None else FrontEndConfig.from_json(facts.pop("frontend"))
         names = {f.name for f in fields(SessionBins)} - {*ARRAYS, "frontend"}
-        whole: dict[str, Any] = {
-            name: tuple(v) if isinstance(v := facts[name], list) else v for name in names
-        }
+        whole: dict[str, Any] = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in names}
         return SessionBins(frontend=frontend, **whole, **arrays)
     except (OSError, *NOT_OURS) as error:
         raise RecordingError(

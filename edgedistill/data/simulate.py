@@ -157,9 +157,7 @@ def simulate_session(
     lfp, dead, noisy = spoil_channels(config, lfp, velocity, rng)
     recorded = draw_recorded_units(config, population, rng)
     times = tuple(np.sort(spikes[u]) for u in recorded)
-    return SimulatedSession(
-        day, times, recorded, lfp, position, velocity, population.electrodes_mm, dead, noisy
-    )
+    return SimulatedSession(day, times, recorded, lfp, position, velocity, population.electrodes_mm, dead, noisy)
 
 
 def simulate_reaches(steps: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
@@ -212,9 +210,7 @@ def private_rotations(steps: int, rng: np.random.Generator) -> Array:
     return np.column_stack(columns)
 
 
-def draw_spikes(
-    population: Population, tuning: Array, latents: Array, rng: np.random.Generator
-) -> list[Array]:
+def draw_spikes(population: Population, tuning: Array, latents: Array, rng: np.random.Generator) -> list[Array]:
     """Poisson spikes of every unit, in seconds, unsorted within a latent step."""
     spikes = []
     for weights, base in zip(tuning, population.log_rate, strict=True):
@@ -251,9 +247,7 @@ def lfp_from_population(
     shared *= BACKGROUND_RATIO * FIELD_UV / shared.std()
     # beta marks that a movement is on, not where it goes: it shrinks with the speed that is to come
     coming = np.roll(speed, -round(LEAD_S * config.rate_hz))
-    envelope = 1.2 / (
-        1 + np.exp(2.5 * (sosfilt(butter(1, 2, fs=config.rate_hz, output="sos"), coming) - 0.8))
-    )
+    envelope = 1.2 / (1 + np.exp(2.5 * (sosfilt(butter(1, 2, fs=config.rate_hz, output="sos"), coming) - 0.8)))
     rhythm = band_noise(len(population.beta), frames, (15, 30), config.rate_hz, rng) * envelope
     beta = BETA_RATIO * FIELD_UV * rhythm.T @ population.beta
     # the unitary kernel is too smooth for high gamma: broadband that follows each site's own activity
@@ -304,9 +298,7 @@ def coloured_noise(frames: int, rate_hz: int, rng: np.random.Generator) -> Array
     return np.asarray(noise / noise.std())
 
 
-def band_noise(
-    rows: int, frames: int, band_hz: tuple[float, float], rate_hz: int, rng: np.random.Generator
-) -> Array:
+def band_noise(rows: int, frames: int, band_hz: tuple[float, float], rate_hz: int, rng: np.random.Generator) -> Array:
     """(rows, frames) of unit variance within the band."""
     noise = sosfilt(butter(2, band_hz, "bandpass", fs=rate_hz, output="sos"), rng.normal(size=(rows, frames)))
     return np.asarray(noise / noise.std(axis=1, keepdims=True))
@@ -338,9 +330,7 @@ def spoil_channels(
     return lfp, tuple(int(c) for c in dead), tuple(int(c) for c in noisy)
 
 
-def artefact_frames(
-    config: SimulationConfig, velocity: Array, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
+def artefact_frames(config: SimulationConfig, velocity: Array, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """About one movement artefact a minute, at moments of fast movement."""
     speed = np.linalg.norm(velocity, axis=1)
     fast = np.flatnonzero(speed > np.quantile(speed, 0.9))

@@ -82,9 +82,7 @@ def nwb_from_session(session: SimulatedSession, config: SimulationConfig) -> NWB
         session_start_time=start,
         file_create_date=start,
         keywords=["simulated"],
-        subject=Subject(
-            subject_id=f"sim{config.seed:02d}", species="Macaca mulatta", description="simulated"
-        ),
+        subject=Subject(subject_id=f"sim{config.seed:02d}", species="Macaca mulatta", description="simulated"),
     )
     add_lfp(nwb, session, config)
     add_units(nwb, session)

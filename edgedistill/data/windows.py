@@ -303,8 +303,7 @@ def _check_outputs(sessions: Sequence[SessionBins]) -> None:
         raise RecordingError(
             "the sessions differ in their behaviour: "
             + "; ".join(
-                f"{paths[0]}" + (f" and {len(paths) - 1} more" if paths[1:] else "")
-                for paths in kinds.values()
+                f"{paths[0]}" + (f" and {len(paths) - 1} more" if paths[1:] else "") for paths in kinds.values()
             ),
             got="; ".join(", ".join(outputs) for outputs in kinds),
             expected="the same names and units in every session",

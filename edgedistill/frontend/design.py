@@ -135,8 +135,7 @@ def _sections(config: FrontEndConfig) -> tuple[Array, Array]:
         decimator = butter(4, 0.4 * fs1, fs=float(config.rate), output="sos")
     harmonics = math.ceil(fs1 / 2 / config.line_hz) - 1 if config.line_hz > 0 else 0  # strictly below fs1 / 2
     notches = [
-        np.concatenate(iirnotch(config.line_hz * n, config.notch_q, fs=fs1))[None]
-        for n in range(1, harmonics + 1)
+        np.concatenate(iirnotch(config.line_hz * n, config.notch_q, fs=fs1))[None] for n in range(1, harmonics + 1)
     ]
     order = config.filter_order
     highpass = butter(order, config.highpass_hz, "highpass", fs=fs1, output="sos")
@@ -158,9 +157,7 @@ def group_delay_ms(config: FrontEndConfig, hz: float = 10.0) -> float:
     """
     decimator, shaper = _sections(config)
     stages = ((decimator, float(config.rate)), (shaper, float(config.decimated_rate)))
-    samples = [
-        (group_delay((row[:3], row[3:]), w=[hz], fs=fs)[1][0], fs) for sos, fs in stages for row in sos
-    ]
+    samples = [(group_delay((row[:3], row[3:]), w=[hz], fs=fs)[1][0], fs) for sos, fs in stages for row in sos]
     return float(sum(1000 * delay / fs for delay, fs in samples))
 
 

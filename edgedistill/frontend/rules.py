@@ -46,9 +46,7 @@ def sample_ranges(x: Array, starts: npt.NDArray[np.int64]) -> tuple[Array, Array
     return low.T, high.T, broken.T
 
 
-def judge_channels(
-    config: FrontEndConfig, history: dict[str, Array], low: Array, high: Array, broken: Mask
-) -> Mask:
+def judge_channels(config: FrontEndConfig, history: dict[str, Array], low: Array, high: Array, broken: Mask) -> Mask:
     """Bad channels (B, C) at the end of each of B bins; `history` is brought forward by them."""
     bins = len(low)
     lows, highs = np.concatenate([history["low"], low]), np.concatenate([history["high"], high])
@@ -65,9 +63,7 @@ def judge_channels(
     at = np.arange(bins, dtype=np.float64)[:, None]
     latest = np.maximum.accumulate(np.where(trigger, at, -1 - history["clean"]))
     clean = np.minimum(at - latest, config.recover_bins)
-    history.update(
-        low=lows[bins:], high=highs[bins:], lowest=lowest[-1], highest=highest[-1], clean=clean[-1]
-    )
+    history.update(low=lows[bins:], high=highs[bins:], lowest=lowest[-1], highest=highest[-1], clean=clean[-1])
     return clean < config.recover_bins
 
 

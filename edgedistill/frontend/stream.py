@@ -22,9 +22,7 @@ from edgedistill.frontend.rules import judge_channels, new_history, sample_range
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-SAMPLE_LIMIT = float(
-    np.finfo(np.float32).max
-)  # beyond float32 counts as infinite: sums can then never overflow
+SAMPLE_LIMIT = float(np.finfo(np.float32).max)  # beyond float32 counts as infinite: sums can then never overflow
 TINY_STATE = 1e-30
 BATCH_SAMPLES = 1 << 17  # float64 samples worked on at a time: 1 MB stays in a core's cache
 
@@ -138,9 +136,7 @@ class FrontEnd:
         self._pending[:, kept - edge(last) : stop - edge(last)] = frames[kept - start :].T
         self._pending_gap = (gap and stop > kept) or (self._pending_gap and first == last)
         self._frame = stop
-        return Bins(
-            first, values, bad, bin_edges(self.config.rate, first + 1, last, self.config.bin_ms) - 1, flags
-        )
+        return Bins(first, values, bad, bin_edges(self.config.rate, first + 1, last, self.config.bin_ms) - 1, flags)
 
     def _piece(self, frames: npt.NDArray[np.floating], begin: int, end: int) -> Array:
         """Raw frames [begin, end), the pending ones first, as (C, n): a copy to work on."""
@@ -177,9 +173,7 @@ class FrontEnd:
         mean = np.where(good > 1, total / np.maximum(good, 1), 0.0)  # one channel alone is its own average
         return np.where(bad, 0.0, u - mean)
 
-    def _filtered(
-        self, name: str, sections: Array, x: Array, starts: npt.NDArray[np.int64]
-    ) -> Iterator[Array]:
+    def _filtered(self, name: str, sections: Array, x: Array, starts: npt.NDArray[np.int64]) -> Iterator[Array]:
         """x (C, n) through `sections`, bin by bin because small states are cleared after each bin."""
         for i, j in pairwise(starts):
             y, z = sosfilt(sections, x[:, i:j], zi=self._state[name])

@@ -214,9 +214,7 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     simple: onnx.ModelProto
     simple, same = onnxsim.simplify(model)
     if not same:
-        raise EngineError(
-            "onnxsim changed what the step graph computes", causes=("a defect of this onnxsim",)
-        )
+        raise EngineError("onnxsim changed what the step graph computes", causes=("a defect of this onnxsim",))
     simple.ir_version = IR_VERSION
     return simple
 
@@ -225,9 +223,7 @@ def _check(shape: StudentShape, weights: Weights) -> None:
     expected = weight_shapes(shape)
     if set(weights) != set(expected):
         missing, extra = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
-        raise EngineError(
-            "the student's tensors do not fit its shape", got=f"missing {missing}, extra {extra}"
-        )
+        raise EngineError("the student's tensors do not fit its shape", got=f"missing {missing}, extra {extra}")
     for name, size in expected.items():
         array = weights[name]
         if array.shape != size or array.dtype != np.float32 or not np.isfinite(array).all():

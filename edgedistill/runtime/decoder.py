@@ -98,15 +98,11 @@ class Decoder:
         """Integer samples (n, C) of an amplifier; uV = frames * gain + offset, a number or one a channel."""
         raw = np.asarray(frames)
         if raw.dtype != np.int16:
-            raise EngineError(
-                "push_i16 takes int16 samples", got=raw.dtype, next_step="push() takes microvolts"
-            )
+            raise EngineError("push_i16 takes int16 samples", got=raw.dtype, next_step="push() takes microvolts")
         gain, offset = np.asarray(gain_uv, np.float64), np.asarray(offset_uv, np.float64)
         for name, value in (("gain_uv", gain), ("offset_uv", offset)):
             if value.shape not in ((), (self.shape.channels,)):
-                raise EngineError(
-                    f"{name} has the wrong shape", got=value.shape, expected="a number, or one a channel"
-                )
+                raise EngineError(f"{name} has the wrong shape", got=value.shape, expected="a number, or one a channel")
         return self.push((raw * gain + offset).astype(np.float32))
 
     def gap(self, n_frames: int) -> list[Output]:
@@ -182,9 +178,7 @@ class Decoder:
             for i in range(len(values))
         ]
 
-    def _output(
-        self, bin: int, end_frame: int, values: Floats, bad: npt.NDArray[np.bool_], gap: bool
-    ) -> Output:
+    def _output(self, bin: int, end_frame: int, values: Floats, bad: npt.NDArray[np.bool_], gap: bool) -> Output:
         kinematics = self._engine.step(values)
         self._seen += 1
         n_bad = int(np.count_nonzero(bad))
@@ -223,9 +217,7 @@ def _described(
             warmup_bins=shape.receptive_field + settling_bins(front_end),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BundleError(
-            f"{bundle.path}: 'manifest.json' does not describe a decoder", got=repr(error)
-        ) from error
+        raise BundleError(f"{bundle.path}: 'manifest.json' does not describe a decoder", got=repr(error)) from error
     counts = {front_end.channels, len(info.channel_ids), len(mean), len(std)}
     if counts != {shape.channels} or len(info.output_names) != shape.outputs:
         raise BundleError(

@@ -51,9 +51,7 @@ class OnnxEngine:
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
         """Kinematics (K,) in physical units for one z-scored bin (C,), finite, 0 where masked."""
         if bin.shape != self._bin.shape:
-            raise EngineError(
-                "a step takes one bin", got=bin.shape, expected=f"{self._bin.shape}: one per channel"
-            )
+            raise EngineError("a step takes one bin", got=bin.shape, expected=f"{self._bin.shape}: one per channel")
         self._bin[:] = bin
         self._run(self._binding)
         self._append()
@@ -77,9 +75,7 @@ class OnnxEngine:
                 raise EngineError(f"state '{name}' does not fit this engine", got=got, expected=array.shape)
         pos, live, slots = int(state["pos"][0]), int(state["live"][0]), self.shape.window - 1
         if not (0 <= pos < slots and 0 <= live <= slots):
-            raise EngineError(
-                "the state's ring is out of range", got=f"pos {pos}, live {live}, {slots} slots"
-            )
+            raise EngineError("the state's ring is out of range", got=f"pos {pos}, live {live}, {slots} slots")
         for name, array in own.items():
             array[...] = state[name]
 

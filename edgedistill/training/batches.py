@@ -97,16 +97,21 @@ def random_for(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(mixed, "little") >> 1)
 
 
+def training_device() -> torch.device:
+    """The GPU where torch finds one. Sessions stay in memory, segments and models go there."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def draw_segments(
     session: TrainingSession, parts: Sequence[Tensor], config: TrainingConfig, random: torch.Generator
 ) -> list[Tensor]:
-    """The same random segments (batch, segment_bins, …) of each part's training block."""
+    """The same random segments (batch, segment_bins, …) of each part's training block, on the training device."""
     length = min(config.segment_bins, session.split.train.stop - session.settled)
     batch = max(1, config.bins_per_step // length)
     last = session.split.train.stop - length
     starts = torch.randint(session.settled, last + 1, (batch,), generator=random)
     at = starts[:, None] + torch.arange(length)
-    return [part[at] for part in parts]
+    return [part[at].to(training_device()) for part in parts]
 
 
 def pick_session(sessions: Sequence[TrainingSession], random: torch.Generator) -> TrainingSession:

@@ -16,7 +16,7 @@ from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.augment import augment, hide_bins
-from edgedistill.training.batches import TrainingSession, draw_segments, pick_session, random_for
+from edgedistill.training.batches import TrainingSession, draw_segments, pick_session, random_for, training_device
 from edgedistill.training.loop import Progress, fit
 from edgedistill.training.losses import Objective, alignment_loss, known_mse
 
@@ -111,7 +111,7 @@ def validate(
 ) -> float:
     """The objective on the validation block, clean input, the same hidden bins at every call."""
     block = session.split.validation
-    clean, *rest = (part[block][None] for part in parts_of(session, modality, objective, targets))
+    clean, *rest = (part[block][None].to(training_device()) for part in parts_of(session, modality, objective, targets))
     bins, hidden = clean, None
     if objective.hidden_share:
         bins, hidden = hide_bins(clean, objective.hidden_share, random_for(0, -1))
@@ -150,7 +150,7 @@ def distill_bidirectional(
             block = s.split.validation
             length = min(config.segment_bins, block.stop - block.start)
             parts = [p[block].unfold(0, length, length).transpose(1, 2) for p in (s.inputs("lfp"), targets[s.id])]
-            total += loss(s, *parts).item() / len(sessions)
+            total += loss(s, *(p.to(training_device()) for p in parts)).item() / len(sessions)
         return total
 
     fit(model, step_loss, validation_loss, config, checkpoint, progress)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from edgedistill.config import TrainingConfig
 from edgedistill.errors import EdgeDistillError, OutputError
+from edgedistill.training.batches import training_device
 
 # "step" is a parameter's own: a session's tokenizer is only updated in the steps that drew the session
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -51,6 +52,7 @@ def fit(
 
     Resumes from `checkpoint` where it exists. A loss that is not finite raises EdgeDistillError.
     """
+    model.to(training_device())
     optimizer = adamw(model, config)
     state, best = FitState(), snapshot(model)
     if checkpoint is not None and checkpoint.exists():
@@ -67,7 +69,7 @@ def fit(
         if progress is not None:
             progress(state.step, config.steps, loss, rate)
     model.load_state_dict(best)
-    model.eval()
+    model.eval().cpu()
     return state
 
 

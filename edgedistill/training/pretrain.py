@@ -15,6 +15,7 @@ from edgedistill.training.batches import (
     draw_segments,
     pick_session,
     random_for,
+    training_device,
 )
 from edgedistill.training.loop import Progress, fit
 
@@ -74,7 +75,8 @@ def validate_masked(model: PatchAutoencoder, session: TrainingSession, modality:
     block = session.split.validation
     parts = [session.inputs(modality)[block], target_of(session, modality)[block]]
     length = min(config.segment_bins, len(parts[0]))
-    bins, target = (p.unfold(0, length, length).transpose(1, 2)[:VALIDATION_SEGMENTS] for p in parts)
+    segments = (p.unfold(0, length, length).transpose(1, 2)[:VALIDATION_SEGMENTS] for p in parts)
+    bins, target = (s.to(training_device()) for s in segments)
     return model.masked_loss(session.id, bins, target, random_for(0, -1)).item()
 
 
