@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
         ("kalman_lfp", kalman_score, "lfp"),
         ("ridge_spike", ridge_score, "spikes"),
         ("kalman_spike", kalman_score, "spikes"),
+        ("ridge_lfp_bidirectional", partial(ridge_score, bidirectional=True), "lfp"),
+        ("ridge_spike_bidirectional", partial(ridge_score, bidirectional=True), "spikes"),
     ):
         rows[row] = run.kept(row, lambda score=score, part=part: linear(run, score, part))
     for row in ("distilled", "multi_session_lfp", "deployed"):
@@ -280,7 +283,8 @@ def main() -> None:
     seeds = [run_seed(run) for run in runs]
     table = collect(seeds)
     result = {
-        "command": f"python benchmarks/accuracy.py --preset {preset.name} --seeds {options.seeds} --first-seed {options.first_seed} --trials {options.trials}",
+        "command": f"python benchmarks/accuracy.py --preset {preset.name} --seeds {options.seeds} "
+        f"--first-seed {options.first_seed} --trials {options.trials}",
         "preset": preset.name,
         "seeds": numbers,
         "sessions": {"trained": SESSIONS - 1, "never_distilled": 1, "minutes": MINUTES},

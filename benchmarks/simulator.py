@@ -123,11 +123,9 @@ def measure(config: SimulationConfig) -> tuple[list[Row], dict[str, Panel]]:
 def measure_kernel() -> tuple[list[Row], Panel]:
     """One inhibitory and one excitatory spike, seen at 0 to 0.8 mm, sampled finely enough to time them."""
     rate, distance = 20_000, np.arange(5) * 0.2
-    config = SimulationConfig(channels=len(distance), units=1, population=2, rate_hz=rate)
+    config = SimulationConfig(channels=len(distance), units=1, population=4, rate_hz=rate)
     place = np.column_stack([distance, np.zeros_like(distance)])
-    population = sim.Population(
-        place, np.zeros((2, 3)), np.array([True, False]), *(np.zeros(0) for _ in range(4))
-    )
+    population = sim.Population(place, np.zeros((2, 3)), np.array([True, False]), *(np.zeros(0) for _ in range(4)))
     at_s = 0.1, 0.3
     kernel, _ = sim.unit_field(config, population, [np.array([t]) for t in at_s], rate // 2)
     rows, peak = [], {}
@@ -268,9 +266,7 @@ def tuned_row(name: str, values: Array, reaches: Reaches, expected: bool) -> Row
 # ---------------------------------------------------------------- what spoils a recording
 
 
-def measure_spoiled(
-    config: SimulationConfig, session: SimulatedSession, lfp: Array
-) -> tuple[list[Row], Panel]:
+def measure_spoiled(config: SimulationConfig, session: SimulatedSession, lfp: Array) -> tuple[list[Row], Panel]:
     """Dead and noisy channels, artefacts and gain drift, found from the signal alone."""
     flat = np.ptp(session.lfp_uv, axis=0) == 0
     top = 0.4 * config.rate_hz
@@ -305,9 +301,7 @@ def measure_decoding(
     """Lagged ridge to velocity, trained on the first 70 %: spikes, all LFP channels, subsets of them."""
     end = FrontEnd(FrontEndConfig(rate=Fraction(config.rate_hz), channels=config.channels))
     values = end.push(session.lfp_uv).values[:, good]
-    counts = np.stack(
-        [np.bincount((t * 100).astype(int), minlength=len(values)) for t in spike_times(session)]
-    )
+    counts = np.stack([np.bincount((t * 100).astype(int), minlength=len(values)) for t in spike_times(session)])
     spikes = lagged_ridge(counts.T[: len(values)].astype(np.float64), session.velocity_cm_s)
     lfp = lagged_ridge(values, session.velocity_cm_s)
     everything = lfp.r2(np.arange(len(good)))
@@ -454,9 +448,7 @@ def show(rows: list[Row]) -> None:
     table = Table("figure", "measured", "expected", "ok", "note", "source", title="simulated sessions")
     for row in rows:
         mark = "[green]yes[/]" if row.ok else "[red]NO[/]"
-        table.add_row(
-            row.name, f"{row.measured:.3g}", f"{row.low:g} to {row.high:g}", mark, row.note, row.source
-        )
+        table.add_row(row.name, f"{row.measured:.3g}", f"{row.low:g} to {row.high:g}", mark, row.note, row.source)
     Console(width=170).print(table)
 
 

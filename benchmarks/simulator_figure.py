@@ -50,9 +50,7 @@ def draw_spectrum(axes: Axes, panel: Panel) -> None:
     axes.loglog(hz[shown], panel["median"][shown], color=LFP, lw=1.2, label="median")
     fitted = (hz >= 2) & (hz <= 45)
     chi = float(panel["chi"])
-    axes.loglog(
-        hz[fitted], panel["fit"][fitted], color=INK, lw=1, ls="--", label=rf"$f^{{-{chi:.2f}}}$, 2–45 Hz"
-    )
+    axes.loglog(hz[fitted], panel["fit"][fitted], color=INK, lw=1, ls="--", label=rf"$f^{{-{chi:.2f}}}$, 2–45 Hz")
     axes.set(title="LFP spectrum", xlabel="Hz", ylabel="µV² / Hz")
     axes.legend(frameon=False, fontsize=8)
 

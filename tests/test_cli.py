@@ -87,9 +87,7 @@ def test_neither_help_nor_a_wrong_word_imports_anything_heavy() -> None:
         "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -131,9 +129,7 @@ def test_a_bundle_can_be_inspected(bundle: Path) -> None:
     assert "deployed_r2" in text
 
 
-def test_run_writes_csv_and_nwb_and_says_what_was_flagged(
-    bundle: Path, session: Path, tmp_path: Path
-) -> None:
+def test_run_writes_csv_and_nwb_and_says_what_was_flagged(bundle: Path, session: Path, tmp_path: Path) -> None:
     for name in ("out.csv", "out.nwb"):
         facts = answer("run", bundle, session, "--out", tmp_path / name)
         assert (facts["bins"], facts["out"]) == (12_500, str(tmp_path / name))
@@ -354,9 +350,7 @@ def test_names_that_do_not_exist(stages: FakeBuild, words: tuple[str, ...], says
 def test_an_unknown_key_in_a_preset_of_ones_own(stages: FakeBuild, tmp_path: Path) -> None:
     preset = tmp_path / "mine.toml"
     preset.write_text('nmae = "mine"\n')
-    refused(
-        "pretrain", "a", "--out", "t", "--preset", preset, says=("mine.toml", "nmae", "did you mean 'name'")
-    )
+    refused("pretrain", "a", "--out", "t", "--preset", preset, says=("mine.toml", "nmae", "did you mean 'name'"))
 
 
 @pytest.mark.parametrize(
@@ -429,9 +423,7 @@ def test_a_reader_that_has_enough_ends_the_stream_quietly(bundle: Path) -> None:
     frames = np.zeros((200_000, CHANNELS), "<f4").tobytes()
     code = "from edgedistill.cli import main; main()"
     words = [sys.executable, "-c", code, "run", str(bundle), "-"]
-    with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as run:
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         assert run.stdin is not None
         assert run.stdout is not None
         assert run.stderr is not None

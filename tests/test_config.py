@@ -105,9 +105,7 @@ def test_an_unknown_key_never_passes_silently(key: str) -> None:
         parse(StudentSize, {**vars(NANO), key: 1}, "x.toml")
 
 
-@given(
-    key=st.sampled_from(sorted(NANO.__dataclass_fields__)), value=st.integers(-5, 5) | st.floats() | st.text()
-)
+@given(key=st.sampled_from(sorted(NANO.__dataclass_fields__)), value=st.integers(-5, 5) | st.floats() | st.text())
 def test_any_value_gives_a_size_or_a_config_error(key: str, value: object) -> None:
     try:
         size = parse(StudentSize, {**vars(NANO), key: value}, "x.toml")
@@ -166,9 +164,7 @@ def test_an_impossible_size_is_refused(change: dict[str, int]) -> None:
 
 def test_rotary_positions_need_even_heads() -> None:
     with pytest.raises(ConfigError, match="multiple of 8"):
-        TeacherSize(
-            d=60, layers=1, heads=4, ff=8, patch=4, predictor_layers=1, predictor_d=64, mask_share=0.5
-        )
+        TeacherSize(d=60, layers=1, heads=4, ff=8, patch=4, predictor_layers=1, predictor_d=64, mask_share=0.5)
 
 
 def test_a_segment_must_keep_bins_with_a_loss() -> None:

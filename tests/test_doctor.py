@@ -58,9 +58,7 @@ def test_what_only_planned_engines_need_does_not_make_a_machine_ill(monkeypatch:
     assert healthy([check for check in examine() if check.ok or not check.required])
 
 
-def test_a_tool_that_fails_or_is_broken_counts_as_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tool_that_fails_or_is_broken_counts_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing = tmp_path / "cc"
     failing.write_text("#!/bin/sh\necho 'license expired'\nexit 1\n")
     failing.chmod(0o755)
@@ -80,9 +78,7 @@ def test_free_space_is_told_for_a_folder_that_does_not_exist_yet(
 
 
 def test_examining_imports_neither_torch_nor_pynwb() -> None:
-    code = (
-        "import sys, edgedistill.doctor as d; d.examine(); assert not {'torch', 'pynwb'} & set(sys.modules)"
-    )
+    code = "import sys, edgedistill.doctor as d; d.examine(); assert not {'torch', 'pynwb'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

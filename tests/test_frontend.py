@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.signal import sosfilt, sosfreqz
+from scipy.signal import sosfreqz
 
 from edgedistill.errors import ConfigError, EngineError
 from edgedistill.frontend import (
@@ -361,8 +361,7 @@ def test_a_gap_is_zeros_with_flagged_bins(rate, before, lost):
     got = joined([front.push(x[:before]), front.gap(lost), front.push(x[before + lost :])])
     expected = fields(FrontEnd(config).push(x))
     touched = [
-        config.edge(k) < before + lost and config.edge(k + 1) > before and lost > 0
-        for k in range(len(got["gap"]))
+        config.edge(k) < before + lost and config.edge(k + 1) > before and lost > 0 for k in range(len(got["gap"]))
     ]
     assert got["gap"].tolist() == touched
     assert_same({**got, "gap": expected["gap"]}, expected)
@@ -593,9 +592,7 @@ def test_an_unknown_or_missing_setting_is_named():
         FrontEndConfig.from_json({name: value for name, value in good.items() if name != "channels"})
 
 
-@pytest.mark.parametrize(
-    "frames", [np.zeros((5, 3)), np.zeros(4), np.zeros((4, 5)), np.zeros((5, 4), np.int16)]
-)
+@pytest.mark.parametrize("frames", [np.zeros((5, 3)), np.zeros(4), np.zeros((4, 5)), np.zeros((5, 4), np.int16)])
 def test_frames_of_another_shape_or_without_gain_are_refused(frames):
     with pytest.raises(EngineError, match=r"\(n, 4\)"):
         FrontEnd(FrontEndConfig(Fraction(1000), 4)).push(frames)

@@ -65,9 +65,7 @@ def test_the_layers_hold() -> None:
         ("homeless.py", "", "top over host"),
     ],
 )
-def test_a_forbidden_import_is_caught(
-    copied_house: Path, module: str, line: str, broken_contract: str
-) -> None:
+def test_a_forbidden_import_is_caught(copied_house: Path, module: str, line: str, broken_contract: str) -> None:
     pytest.importorskip("importlinter", reason="import-linter comes with the extra dev")
     with (copied_house / "edgedistill" / module).open("a", encoding="utf-8") as file:
         file.write(f"\n{line}\n")
@@ -83,9 +81,7 @@ def test_every_module_says_what_it_is_for(module: str) -> None:
 
 
 def test_whatever_is_not_host_or_top_is_kept_free_of_torch() -> None:
-    parts = {path.parent.name if path.name == "__init__.py" else path.stem for path in PARTS} - {
-        "edgedistill"
-    }
+    parts = {path.parent.name if path.name == "__init__.py" else path.stem for path in PARTS} - {"edgedistill"}
     house = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for part in parts - HOST - TOP:
         assert f'"edgedistill.{part}",' in house, f"list {part} in the import contract of pyproject.toml"

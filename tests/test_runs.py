@@ -89,9 +89,7 @@ def test_csv_gives_back_every_bit(decoder: Decoder, session: Path, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
-def test_nwb_holds_predictions_on_the_recordings_clock(
-    decoder: Decoder, session: Path, tmp_path: Path
-) -> None:
+def test_nwb_holds_predictions_on_the_recordings_clock(decoder: Decoder, session: Path, tmp_path: Path) -> None:
     with open_recording(session) as recording:
         predictions = run_file(decoder, recording)
         start = recording.session_start
@@ -149,9 +147,7 @@ def test_another_array_is_refused(
 
 
 @pytest.mark.parametrize("name", ["out.txt", "out", "missing/out.csv", "folder.csv"])
-def test_a_destination_that_cannot_be_is_told_before_decoding(
-    decoder: Decoder, tmp_path: Path, name: str
-) -> None:
+def test_a_destination_that_cannot_be_is_told_before_decoding(decoder: Decoder, tmp_path: Path, name: str) -> None:
     from edgedistill.runs import check_destination
 
     (tmp_path / "folder.csv").mkdir()
@@ -159,9 +155,7 @@ def test_a_destination_that_cannot_be_is_told_before_decoding(
         check_destination(tmp_path / name)
 
 
-def test_a_full_disk_leaves_nothing_behind(
-    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_nothing_behind(decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgedistill import runs
 
     def full(predictions: object, path: Path) -> None:

@@ -27,11 +27,16 @@ KALMAN_ORDERS = (1, 2)
 SHRINKAGES = (0.01, 0.1)  # of the observation noise towards its diagonal
 
 
-def ridge_score(bins: Array, session: TrainingSession) -> Score:
-    """Best lagged ridge on (T, C) bins; lags and penalty chosen on validation."""
+def ridge_score(bins: Array, session: TrainingSession, bidirectional: bool = False) -> Score:
+    """Best lagged ridge on (T, C) bins; lags and penalty chosen on validation.
+
+    `bidirectional` puts half of the lags into the future: what the same filter would do offline.
+    """
     behaviour, best, chosen = behaviour_of(session), -np.inf, None
     for lags in RIDGE_LAGS:
-        features = lagged_features(bins, lags)
+        ahead = lags // 2 if bidirectional else 0
+        features = np.roll(lagged_features(np.vstack([bins, np.zeros((ahead, bins.shape[1]))]), lags), -ahead, 0)
+        features = features[: len(bins)]
         readout = fit_readout(features, behaviour, session.split, session.settled)
         if chosen is None or readout.validation_r2 > best:  # NaN where an output never moves
             best, chosen = readout.validation_r2, score(readout, features, behaviour, session.split)

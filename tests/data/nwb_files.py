@@ -22,9 +22,7 @@ def new_nwb(session_id: str | None = "s1", day: int = 1) -> NWBFile:
         identifier=f"test-{session_id}-{day}",
         session_id=session_id,
         session_start_time=START.replace(day=day),
-        subject=Subject(
-            subject_id="monkey", species="Macaca mulatta", description="none", sex="U", age="P9Y"
-        ),
+        subject=Subject(subject_id="monkey", species="Macaca mulatta", description="none", sex="U", age="P9Y"),
     )
 
 
@@ -36,14 +34,10 @@ def lfp_volts(rate: float = 250.0, channels: int = 3, seconds: float = SECONDS) 
 
 def add_electrodes(nwb: NWBFile, channels: int, first_id: int = 0) -> Any:
     device = nwb.create_device(f"array{len(nwb.devices)}")
-    group = nwb.create_electrode_group(
-        f"g{len(nwb.electrode_groups)}", description="", location="M1", device=device
-    )
+    group = nwb.create_electrode_group(f"g{len(nwb.electrode_groups)}", description="", location="M1", device=device)
     before = 0 if nwb.electrodes is None else len(nwb.electrodes)
     for channel in range(channels):
-        nwb.add_electrode(
-            id=first_id + before + channel, x=1.0, y=float(channel), z=0.0, location="M1", group=group
-        )
+        nwb.add_electrode(id=first_id + before + channel, x=1.0, y=float(channel), z=0.0, location="M1", group=group)
     return nwb.create_electrode_table_region(list(range(before, before + channels)), "all")
 
 

@@ -209,9 +209,7 @@ def test_chunked_and_compressed_data_read_the_same(tmp_path: Path) -> None:
         ({"name": "cursor_pos", "unit": "cm"}, ("cursor_vel_x", "cursor_vel_y")),
     ],
 )
-def test_behaviour_is_found_and_named(
-    tmp_path: Path, settings: dict[str, Any], names: tuple[str, ...]
-) -> None:
+def test_behaviour_is_found_and_named(tmp_path: Path, settings: dict[str, Any], names: tuple[str, ...]) -> None:
     nwb = make.new_nwb()
     make.add_behaviour(nwb, **settings)
     with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
@@ -315,9 +313,7 @@ def test_nan_pauses_and_edges_void_their_bins_only(tmp_path: Path) -> None:
     ("times", "match"),
     [(np.arange(100) * 10.0, "coarse"), (np.concatenate([np.arange(50), np.arange(50)]) / 100, "backwards")],
 )
-def test_behaviour_clocks_that_make_no_sense_are_refused(
-    tmp_path: Path, times: np.ndarray, match: str
-) -> None:
+def test_behaviour_clocks_that_make_no_sense_are_refused(tmp_path: Path, times: np.ndarray, match: str) -> None:
     nwb = make.new_nwb()
     make.add_behaviour(nwb, np.zeros((100, 2)), timestamps=times)
     path = make.write(nwb, tmp_path / "a.nwb")

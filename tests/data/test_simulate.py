@@ -165,9 +165,7 @@ def test_pynwb_reads_what_was_simulated(files: list[Path], days: list[SimulatedS
             series = nwb.processing["ecephys"]["LFP"]["lfp"]
             assert series.unit == "volts"
             assert series.rate == SMALL.rate_hz
-            np.testing.assert_allclose(
-                series.data[:] * series.conversion * 1e6, day.lfp_uv, atol=UV_PER_BIT / 2 + 1e-3
-            )
+            np.testing.assert_allclose(series.data[:] * series.conversion * 1e6, day.lfp_uv, atol=UV_PER_BIT / 2 + 1e-3)
             electrodes = nwb.electrodes.to_dataframe()
             np.testing.assert_allclose(electrodes[["x", "y"]], day.electrodes_mm * 1000)
             assert nwb.units["population_id"][:].tolist() == day.unit_ids.tolist()

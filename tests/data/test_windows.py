@@ -87,9 +87,7 @@ def test_spikes_and_behaviour_follow_the_start_and_rate_of_the_lfp(tmp_path: Pat
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 1299), min_size=1, max_size=50))
-def test_a_spike_on_an_edge_opens_the_next_bin(
-    tmp_path_factory: pytest.TempPathFactory, at: list[int]
-) -> None:
+def test_a_spike_on_an_edge_opens_the_next_bin(tmp_path_factory: pytest.TempPathFactory, at: list[int]) -> None:
     from edgedistill.data.windows import _count_spikes, _edges_s
 
     counts = _count_spikes((np.sort(np.array([k / 100 for k in at])),), _edges_s(0.0, 1300))

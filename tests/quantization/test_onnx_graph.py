@@ -28,9 +28,7 @@ SHAPES = {
 def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     sizes = weight_shapes(shape)
-    return {
-        n: (rng.normal(size=s) / np.sqrt(s[-1]) + ("norm" in n)).astype(np.float32) for n, s in sizes.items()
-    }
+    return {n: (rng.normal(size=s) / np.sqrt(s[-1]) + ("norm" in n)).astype(np.float32) for n, s in sizes.items()}
 
 
 def random_state(shape: StudentShape, pos: int, live: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -61,11 +59,7 @@ def step_reference(shape: StudentShape, w: dict, state: dict, bin: np.ndarray) -
     out: dict[str, np.ndarray] = {}
     x = w["embed.weight"] @ history[: shape.taps * shape.dilation : shape.dilation].ravel() + w["embed.bias"]
     for i in range(shape.layers):
-        layer = {
-            name.split(".")[-1]: v.astype(np.float64)
-            for name, v in w.items()
-            if name.startswith(f"layers.{i}.")
-        }
+        layer = {name.split(".")[-1]: v.astype(np.float64) for name, v in w.items() if name.startswith(f"layers.{i}.")}
         n = rms(x) * layer["norm_attn"]
         q, k, v = ((layer[m] @ n).reshape(shape.heads, -1) for m in ("wq", "wk", "wv"))
         context = np.zeros_like(q)
@@ -92,9 +86,7 @@ def step_reference(shape: StudentShape, w: dict, state: dict, bin: np.ndarray) -
 
 def run_graph(model: onnx.ModelProto, state: dict, bin: np.ndarray) -> dict[str, np.ndarray]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return dict(
-        zip([o.name for o in session.get_outputs()], session.run(None, {"bin": bin, **state}), strict=True)
-    )
+    return dict(zip([o.name for o in session.get_outputs()], session.run(None, {"bin": bin, **state}), strict=True))
 
 
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -157,9 +149,7 @@ def test_the_contract_of_inputs_and_outputs() -> None:
 
 def test_every_shape_in_the_graph_is_static() -> None:
     shape = SHAPES["window 31"]
-    model = onnx.shape_inference.infer_shapes(
-        graph_from_student(shape, random_weights(shape)), strict_mode=True
-    )
+    model = onnx.shape_inference.infer_shapes(graph_from_student(shape, random_weights(shape)), strict_mode=True)
     for value in model.graph.value_info:
         assert all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim), value.name
 

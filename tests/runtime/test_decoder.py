@@ -100,9 +100,7 @@ def test_the_future_does_not_change_the_past(shared: Decoder, at: int, how: str,
 def test_bins_and_end_frames_follow_the_exact_clock(path: Path) -> None:
     outputs = Decoder.open(path).push(noise(1221))
     assert [o.bin for o in outputs] == list(range(100))
-    assert [o.end_frame for o in outputs] == [
-        int(np.ceil((k + 1) * CONFIG.rate / 100)) - 1 for k in range(100)
-    ]
+    assert [o.end_frame for o in outputs] == [int(np.ceil((k + 1) * CONFIG.rate / 100)) - 1 for k in range(100)]
 
 
 def test_push_is_front_end_then_zscore_then_step(path: Path) -> None:
@@ -266,14 +264,10 @@ def test_an_unknown_engine_is_answered_with_the_known_ones(path: Path) -> None:
         Decoder.open(path, engine="onnxrt")
 
 
-@pytest.mark.parametrize(
-    "change", [{"outputs": []}, {"channel_ids": ["a"]}, {"normalization": {}}, {"name": None}]
-)
+@pytest.mark.parametrize("change", [{"outputs": []}, {"channel_ids": ["a"]}, {"normalization": {}}, {"name": None}])
 def test_a_manifest_that_contradicts_itself_is_refused(path: Path, tmp_path: Path, change: dict) -> None:
     changed = {key: value for key, value in {**manifest(), **change}.items() if value is not None}
-    bundle = write_bundle(
-        tmp_path / "odd.edge", changed, {"student.onnx": open_bundle(path).read("student.onnx")}
-    )
+    bundle = write_bundle(tmp_path / "odd.edge", changed, {"student.onnx": open_bundle(path).read("student.onnx")})
     with pytest.raises(BundleError, match=r"manifest\.json"):
         Decoder(bundle)
 

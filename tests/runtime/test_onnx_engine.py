@@ -26,9 +26,7 @@ SHAPES = {
 def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     sizes = weight_shapes(shape)
-    return {
-        n: (rng.normal(size=s) / np.sqrt(s[-1]) + ("norm" in n)).astype(np.float32) for n, s in sizes.items()
-    }
+    return {n: (rng.normal(size=s) / np.sqrt(s[-1]) + ("norm" in n)).astype(np.float32) for n, s in sizes.items()}
 
 
 def opened(shape: StudentShape, seed: int = 0) -> OnnxEngine:
@@ -54,10 +52,7 @@ def banded_forward(shape: StudentShape, w: dict[str, np.ndarray], bins: np.ndarr
     T, H, Dh = len(bins), shape.heads, shape.head_dim
     age = np.arange(T)[:, None] - np.arange(T)[None, :]
     band = (age >= 0) & (age < shape.window)
-    x = (
-        lagged(bins, range(0, shape.taps * shape.dilation, shape.dilation)) @ w["embed.weight"].T
-        + w["embed.bias"]
-    )
+    x = lagged(bins, range(0, shape.taps * shape.dilation, shape.dilation)) @ w["embed.weight"].T + w["embed.bias"]
     for i in range(shape.layers):
         layer = {n.split(".")[-1]: v.astype(np.float64) for n, v in w.items() if n.startswith(f"layers.{i}.")}
         n = rms(x) * layer["norm_attn"]
@@ -80,9 +75,7 @@ def test_steps_equal_the_banded_forward_over_the_whole_prefix(name: str) -> None
     bins = random_bins(shape, 3 * shape.window + 20)  # past the first wrap, and the receptive field moves
     engine = opened(shape)
     found = np.stack([engine.step(bin) for bin in bins])
-    np.testing.assert_allclose(
-        found, banded_forward(shape, random_weights(shape), bins), rtol=5e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(found, banded_forward(shape, random_weights(shape), bins), rtol=5e-4, atol=1e-4)
 
 
 def test_a_step_appends_to_the_ring_and_shifts_the_lagged_bins() -> None:
