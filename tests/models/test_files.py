@@ -1,0 +1,99 @@
+"""A model comes back from its folder as it was; what is not one is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgedistill.config import StudentSize, TeacherSize
+from edgedistill.errors import EdgeDistillError, OutputError
+from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
+from edgedistill.models.student import Student
+from edgedistill.models.teacher import PatchAutoencoder
+
+STUDENT = StudentSize(8, 1, 2, 5, 8, 2, 1, 1)
+TEACHER = TeacherSize(8, 1, 2, 8, 4, 2, 1, 8, 0.5)
+
+
+def student() -> Student:
+    torch.manual_seed(0)
+    return Student(STUDENT, {"a/1": 3, "b.2": 3, "c": 4}, {"a/1": "x", "b.2": "x", "c": "y"}, 6, 2)
+
+
+def test_a_student_comes_back_with_all_its_sessions(tmp_path: Path) -> None:
+    saved = student()
+    save_student(saved, tmp_path / "s", {"row": "distilled"})
+    loaded, facts = load_student(tmp_path / "s")
+    assert facts["row"] == "distilled"
+    assert not loaded.training
+    assert loaded.tokenizer.arrays == saved.tokenizer.arrays
+    assert list(loaded.tokenizer.channels) == list(saved.tokenizer.channels)
+    bins = torch.randn(1, 20, 3)
+    assert torch.equal(loaded("b.2", bins), saved("b.2", bins))
+
+
+@pytest.mark.parametrize(("counts", "teacher_d"), [(True, 0), (False, 5)])
+def test_a_teacher_comes_back(tmp_path: Path, counts: bool, teacher_d: int) -> None:
+    torch.manual_seed(0)
+    saved = PatchAutoencoder(TEACHER, {"s": 7}, counts, teacher_d)
+    save_teacher(saved, tmp_path, {})
+    loaded, _ = load_teacher(tmp_path)
+    bins = torch.randn(1, 9, 7)
+    assert torch.equal(loaded.latents("s", bins), saved.latents("s", bins))
+    assert (loaded.to_teacher is None) == (teacher_d == 0)
+
+
+def test_saving_again_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    save_student(student(), tmp_path, {"n": 1})
+    save_student(student(), tmp_path, {"n": 2})
+    assert load_student(tmp_path)[1]["n"] == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_a_teacher_is_no_student(tmp_path: Path) -> None:
+    save_student(student(), tmp_path, {})
+    with pytest.raises(EdgeDistillError, match="holds no teacher"):
+        load_teacher(tmp_path)
+
+
+def test_an_empty_folder_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(EdgeDistillError, match="edgedistill distill"):
+        load_student(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "flipped header", "missing"])
+def test_damaged_weights_are_named(tmp_path: Path, damage: str) -> None:
+    save_student(student(), tmp_path, {})
+    path = tmp_path / "model.safetensors"
+    data = path.read_bytes()
+    if damage == "foreign":
+        save_teacher(PatchAutoencoder(TEACHER, {"s": 7}), tmp_path / "t", {})
+        data = (tmp_path / "t" / "model.safetensors").read_bytes()
+    path.write_bytes({"cut": data[:-40], "flipped header": b"\xff" * 8 + data[8:]}.get(damage, data))
+    if damage == "missing":
+        path.unlink()
+    with pytest.raises(EdgeDistillError, match=r"model\.safetensors"):
+        load_student(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"size": None}, {"size": {"d": 8}}, {"channels": None}, {"arrays": {}}, {"outputs": "two"}],
+    ids=str,
+)
+def test_damaged_facts_are_named(tmp_path: Path, change: dict[str, object]) -> None:
+    save_student(student(), tmp_path, {})
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(EdgeDistillError, match=r"model\.(json|safetensors)"):
+        load_student(tmp_path)
+
+
+def test_a_file_in_the_way_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OutputError, match="cannot write the model"):
+        save_student(student(), tmp_path / "out", {})
+    assert (tmp_path / "out").read_text() == "mine"

@@ -1,0 +1,50 @@
+"""Small sessions on the bin clock, made of numbers: what the models are trained on in these tests."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
+from edgedistill.data.windows import SessionBins
+from edgedistill.frontend import FrontEndConfig
+from edgedistill.training.batches import TrainingSession, training_session
+
+CHANNELS, UNITS, T, GAP = 3, 6, 12_000, 300
+STUDENT = StudentSize(d=8, layers=1, heads=2, window=10, ff=8, taps=2, dilation=2, lags=3)
+TEACHER = TeacherSize(8, 1, 2, 16, patch=4, span=2, predictor_layers=1, predictor_d=8, mask_share=0.3)
+TRAINING = TrainingConfig(
+    bins_per_step=128, segment_bins=64, burn_in=8, learning_rate=5e-3, steps=12, eval_every=3, patience=6
+)
+
+
+def session_bins(name: str = "s1", seed: int = 0, channels: int = CHANNELS, first_id: int = 0) -> SessionBins:
+    """Velocity is a slow wander; LFP and spikes follow it."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(T + 200, 2))
+    slow = np.stack([np.convolve(n, np.hanning(60), "same") for n in noise.T], 1)[:T]
+    velocity = slow / slow.std(0)
+    lfp = 20 * velocity @ rng.normal(size=(2, channels)) + 20 * rng.normal(size=(T, channels)) + 5
+    rate = np.exp(0.6 * velocity @ rng.normal(size=(2, UNITS)) - 2)
+    return SessionBins(
+        session_id=name,
+        path=f"{name}.nwb",
+        sha256="0" * 64,
+        subject_id=None,
+        session_start="2024-01-01T00:00:00+00:00",
+        start_s=0.0,
+        bins=T,
+        frontend=FrontEndConfig(rate=Fraction(250), channels=channels, highpass_hz=1),
+        channel_ids=tuple(str(first_id + c) for c in range(channels)),
+        output_names=("x", "y"),
+        output_units=("cm/s", "cm/s"),
+        lfp=lfp,
+        bad=np.zeros((T, channels), np.bool_),
+        counts=np.minimum(rng.poisson(rate), 255).astype(np.uint8),
+        behaviour=(10 * velocity).astype(np.float32),
+    )
+
+
+def session(name: str = "s1", seed: int = 0, **array: int) -> TrainingSession:
+    return training_session(session_bins(name, seed, **array), GAP)

@@ -1,0 +1,98 @@
+"""Another day of a known array: each mode does what it says, and nothing else of the student moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from edgedistill.errors import ConfigError, RecordingError
+from edgedistill.frontend import zscore
+from edgedistill.models.student import Student
+from edgedistill.models.tokenizer import slot
+from edgedistill.training.adapt import adapt
+from edgedistill.training.batches import TrainingSession, training_session
+from edgedistill.training.distill import new_student, train_student
+from edgedistill.training.losses import UNSUPERVISED
+
+from .sessions import GAP, STUDENT, TRAINING, session, session_bins
+
+OLD = session("old", 0)
+NEW = session("new", 1)
+
+
+@pytest.fixture
+def student() -> Student:
+    """Trained for a few steps, so that gradients and moments of before would show."""
+    made = new_student([OLD], "lfp", STUDENT, 4, seed=0)
+    return train_student(made, [OLD], "lfp", UNSUPERVISED, TRAINING, 0)
+
+
+def adapted(student: Student, mode: str, to: TrainingSession = NEW) -> TrainingSession:
+    return adapt(student, to, mode, OLD.normalization, replace(TRAINING, eval_every=25))
+
+
+def weights(student: Student) -> dict[str, torch.Tensor]:
+    return {n: t.clone() for n, t in student.state_dict().items()}
+
+
+@pytest.mark.parametrize("mode", ["none", "stats", "tokenizer"])
+def test_only_the_deviation_of_the_new_session_changes(student: Student, mode: str) -> None:
+    before = weights(student)
+    adapted(student, mode)
+    after = weights(student)
+    own = f"tokenizer.deviation.{slot('new')}"
+    assert set(after) - set(before) == {own}
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert after[own].any() == (mode == "tokenizer")
+    assert all(p.requires_grad for p in student.parameters())
+    assert student("new", NEW.inputs("lfp")[None, :50]).shape == (1, 50, STUDENT.d)
+
+
+def test_stats_keeps_the_day_as_it_was_normalised(student: Student) -> None:
+    assert adapted(student, "stats") is NEW
+
+
+def test_none_reads_the_day_by_the_old_statistics(student: Student) -> None:
+    made, bins = adapted(student, "none"), session_bins("new", 1)
+    assert bins.lfp is not None
+    assert bins.bad is not None
+    expected = zscore(bins.lfp, bins.bad, *OLD.normalization)
+    np.testing.assert_allclose(made.inputs("lfp").numpy(), expected, atol=1e-4)
+    for mine, its in zip(made.normalization, OLD.normalization, strict=True):
+        assert (mine == its).all()
+
+
+def test_none_keeps_masked_bins_masked(student: Student) -> None:
+    bins = session_bins("new", 1)
+    assert bins.bad is not None
+    bad = bins.bad.copy()
+    bad[5000:5100, 1] = True
+    made = adapted(student, "none", training_session(replace(bins, bad=bad), GAP))
+    assert not made.inputs("lfp")[5000:5100, 1].any()
+    assert made.inputs("lfp")[5000:5100, 0].any()
+
+
+def test_the_tokenizer_learns_and_is_deterministic(student: Student) -> None:
+    adapted(student, "tokenizer")
+    name = slot("new")
+    first = student.tokenizer.deviation[name].detach().clone()
+    adapted(student, "tokenizer")
+    assert torch.equal(student.tokenizer.deviation[name], first)
+    assert 0 < first.abs().max() < 1
+
+
+def test_an_unknown_array_is_refused_and_nothing_is_added(student: Student) -> None:
+    before = weights(student)
+    for other in (session("new", 1, channels=4), session("new", 1, first_id=7)):
+        with pytest.raises(RecordingError, match="array the student has not seen"):
+            adapted(student, "stats", other)
+    assert weights(student).keys() == before.keys()
+    assert "new" not in student.tokenizer.channels
+
+
+def test_an_unknown_mode_is_refused(student: Student) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'tokenizer'"):
+        adapted(student, "tokeniser")

@@ -1,0 +1,167 @@
+"""What a training step sees: its own block, normalised on its own block, and nothing of validation or test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgedistill.data.windows import SessionBins
+from edgedistill.errors import RecordingError
+from edgedistill.frontend import settling_bins
+from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.training.batches import (
+    TrainingSession,
+    draw_segments,
+    gap_for,
+    pick_session,
+    random_for,
+    training_session,
+)
+from edgedistill.training.pretrain import bidirectional_latents, teacher_targets
+
+from .sessions import GAP, STUDENT, TEACHER, TRAINING, UNITS, T, session, session_bins
+
+PLAIN = session()
+
+
+@settings(max_examples=40, deadline=None)
+@given(step=st.integers(0, 10**6), length=st.integers(1, 12_000), seed=st.integers(0, 9))
+def test_segments_stay_inside_the_training_block(step: int, length: int, seed: int) -> None:
+    config = replace(TRAINING, segment_bins=length, burn_in=0, bins_per_step=max(length, 512))
+    at = torch.arange(T)
+    first, second = draw_segments(PLAIN, [at, at * 2], config, random_for(seed, step))
+    assert first.min() >= PLAIN.settled
+    assert first.max() < PLAIN.split.train.stop
+    assert torch.equal(first * 2, second)
+    assert (first.diff(dim=1) == 1).all()
+    again = draw_segments(PLAIN, [at], config, random_for(seed, step))[0]
+    assert torch.equal(again, first)
+
+
+def test_segments_reach_both_ends_of_the_block() -> None:
+    config, at = replace(TRAINING, segment_bins=2000, bins_per_step=2000 * 4000, burn_in=0), torch.arange(T)
+    (drawn,) = draw_segments(PLAIN, [at], config, random_for(0, 0))
+    length = PLAIN.split.train.stop - PLAIN.settled
+    assert drawn[:, 0].min() - PLAIN.settled < length / 100
+    assert PLAIN.split.train.stop - 1 - drawn[:, -1].max() < length / 100
+
+
+def test_every_step_draws_anew_and_every_session_is_drawn() -> None:
+    sessions = [session("a", 0), session("b", 1), session("c", 2)]
+    picked = [pick_session(sessions, random_for(0, step)).id for step in range(60)]
+    assert set(picked) == {"a", "b", "c"}
+    starts = [draw_segments(PLAIN, [torch.arange(T)], TRAINING, random_for(0, s))[0][0, 0].item() for s in range(9)]
+    assert len(set(starts)) > 5
+
+
+def disturbed(bins: SessionBins, first: int) -> SessionBins:
+    """The same session with everything from bin `first` on replaced."""
+    changes = {}
+    for name in ("lfp", "counts", "behaviour", "bad"):
+        values = getattr(bins, name).copy()
+        values[first:] = {"lfp": 1e5, "counts": 200, "behaviour": np.nan, "bad": True}[name]
+        changes[name] = values
+    return replace(bins, **changes)
+
+
+def test_statistics_come_from_the_training_block_alone() -> None:
+    bins = session_bins()
+    stop = PLAIN.split.train.stop
+    other = training_session(disturbed(bins, stop), GAP)
+    for name in ("normalization", "spike_normalization", "scale"):
+        for mine, its in zip(getattr(PLAIN, name), getattr(other, name), strict=True):
+            assert mine.tobytes() == its.tobytes(), name
+    for name in ("lfp", "spikes", "counts", "behaviour"):
+        assert torch.equal(getattr(PLAIN, name)[:stop], getattr(other, name)[:stop]), name
+    assert (PLAIN.split, PLAIN.settled, PLAIN.array) == (other.split, other.settled, other.array)
+
+
+def test_a_bin_inside_the_training_block_does_count() -> None:
+    bins = session_bins()
+    assert bins.lfp is not None
+    lfp = bins.lfp.copy()
+    lfp[PLAIN.split.train.stop - 1] += 1000
+    other = training_session(replace(bins, lfp=lfp), GAP)
+    assert (other.normalization[0] > PLAIN.normalization[0]).all()
+
+
+def test_teacher_targets_are_whitened_by_the_training_block_alone() -> None:
+    torch.manual_seed(0)
+    teacher = PatchAutoencoder(TEACHER, {"s1": UNITS})
+    stop, margin = PLAIN.split.train.stop, TRAINING.segment_bins
+    other = training_session(disturbed(session_bins(), stop + margin), GAP)
+    mine = teacher_targets(teacher, [PLAIN], TRAINING)["s1"]
+    its = teacher_targets(teacher, [other], TRAINING)["s1"]
+    assert torch.equal(mine[:stop], its[:stop])
+    assert not torch.equal(mine[stop + 2 * margin :], its[stop + 2 * margin :])
+    train = mine[:stop]
+    torch.testing.assert_close(train.mean(0), torch.zeros(mine.shape[1]), atol=1e-3, rtol=0)
+    covariance = train.T @ train / len(train)
+    torch.testing.assert_close(covariance, torch.eye(mine.shape[1]), atol=0.02, rtol=0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(total=st.integers(1, 300), segment=st.integers(1, 80), batch=st.integers(1, 5))
+def test_bidirectional_latents_cover_every_bin(total: int, segment: int, batch: int) -> None:
+    teacher = PatchAutoencoder(TEACHER, {"s1": UNITS})
+    spikes = PLAIN.inputs("spikes")[:total]
+    latents = bidirectional_latents(teacher, "s1", spikes, segment, batch)
+    assert latents.shape == (total, TEACHER.d)
+    norms = latents.square().mean(1)  # a bin that was left out would hold what was in memory
+    assert torch.isfinite(latents).all()
+    assert (norms < 1.5).all()
+    assert (norms > 0.01).all()
+
+
+def test_z_scores_are_of_unit_variance_where_they_were_fitted() -> None:
+    block = slice(settling_bins(session_bins().frontend), PLAIN.split.train.stop)  # type: ignore[arg-type]
+    for values in (PLAIN.inputs("lfp")[block], PLAIN.inputs("spikes")[: block.stop]):
+        torch.testing.assert_close(values.mean(0), torch.zeros(values.shape[1]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(values.std(0), torch.ones(values.shape[1]), atol=1e-3, rtol=0)
+
+
+def test_unknown_behaviour_stays_unknown() -> None:
+    bins = session_bins()
+    assert bins.behaviour is not None
+    values = bins.behaviour.copy()
+    values[:, 1] = 3  # never moves
+    values[100:200] = np.nan
+    made = training_session(replace(bins, behaviour=values), GAP)
+    assert made.behaviour is not None
+    assert torch.isnan(made.behaviour[100:200]).all()
+    assert torch.isfinite(made.behaviour[200:]).all()
+    assert made.scale[1][1] == 1
+
+
+def test_parts_that_are_missing_are_told() -> None:
+    bins = replace(session_bins(), counts=None, behaviour=None)
+    made = training_session(bins, GAP)
+    assert made.behaviour is None
+    with pytest.raises(RecordingError, match="s1 holds no spikes"):
+        made.inputs("spikes")
+    bare = training_session(replace(session_bins(), lfp=None, bad=None, frontend=None), GAP)
+    with pytest.raises(RecordingError, match="s1 holds no lfp"):
+        bare.inputs("lfp")
+
+
+def arrays(*sessions: TrainingSession) -> int:
+    return len({s.array for s in sessions})
+
+
+def test_an_array_is_its_channel_ids() -> None:
+    assert arrays(session("a", 0), session("b", 1)) == 1
+    assert arrays(session("a", 0), session("b", 1, first_id=1)) == 2
+    assert arrays(session("a", 0), session("b", 1, channels=4)) == 2
+
+
+def test_the_gap_holds_receptive_field_taps_and_settling() -> None:
+    bins = session_bins()
+    assert bins.frontend is not None
+    field = STUDENT.shape(3, 2).receptive_field + (STUDENT.taps - 1) * STUDENT.dilation
+    assert gap_for([bins], STUDENT) == settling_bins(bins.frontend) + field
+    assert gap_for([replace(bins, frontend=None)], STUDENT) > field

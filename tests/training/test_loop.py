@@ -1,0 +1,229 @@
+"""A run that is killed and started again ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from edgedistill.config import TrainingConfig
+from edgedistill.errors import EdgeDistillError, OutputError
+from edgedistill.models.student import Student
+from edgedistill.training.distill import new_student, train_student
+from edgedistill.training.loop import FitState, Progress, adamw, fit, learning_rate
+from edgedistill.training.losses import DISTILLED_WITH_BEHAVIOUR, UNSUPERVISED, Objective
+from edgedistill.training.pretrain import train_teacher
+
+from .sessions import STUDENT, TEACHER, TRAINING, T, session
+
+SESSIONS = [session("a", 0), session("b", 1), session("c", 2, channels=4)]
+TARGETS = {s.id: torch.randn(T, 5, generator=torch.Generator().manual_seed(3)) for s in SESSIONS}
+
+
+class Killed(BaseException):
+    """As Ctrl-C, or the machine going down: nobody catches it."""
+
+
+def killer(at: int) -> Progress:
+    def progress(step: int, steps: int, loss: float, rate: float) -> None:
+        if step == at:
+            raise Killed
+
+    return progress
+
+
+def run_student(
+    objective: Objective, config: TrainingConfig, checkpoint: Path | None = None, kill: int = -1
+) -> Student:
+    student = new_student(SESSIONS, "lfp", STUDENT, 5, seed=4)
+    return train_student(student, SESSIONS, "lfp", objective, config, 4, TARGETS, checkpoint, killer(kill))
+
+
+def weights_of(model: nn.Module) -> dict[str, bytes]:
+    return {n: t.numpy().tobytes() for n, t in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("objective", [UNSUPERVISED, DISTILLED_WITH_BEHAVIOUR], ids=["label-free", "distilled"])
+def test_killed_after_any_step_ends_with_the_same_bits(objective: Objective, tmp_path: Path) -> None:
+    """Three sessions in twelve steps: a tokenizer is updated in some steps only, and its moments are its own."""
+    undisturbed = weights_of(run_student(objective, TRAINING))
+    for at in range(1, TRAINING.steps + 1):
+        path = tmp_path / f"{at}.safetensors"
+        with pytest.raises(Killed):
+            run_student(objective, TRAINING, path, at)
+        assert weights_of(run_student(objective, TRAINING, path)) == undisturbed, f"killed after step {at}"
+
+
+@settings(max_examples=4, deadline=None)
+@given(kills=st.lists(st.integers(1, 12), max_size=4))
+def test_killed_again_and_again(kills: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("kills") / "checkpoint.safetensors"
+    for at in kills:
+        try:
+            run_student(UNSUPERVISED, TRAINING, path, at)
+        except Killed:
+            pass
+    assert weights_of(run_student(UNSUPERVISED, TRAINING, path)) == weights_of(run_student(UNSUPERVISED, TRAINING))
+
+
+def test_the_teacher_resumes_too(tmp_path: Path) -> None:
+    undisturbed = weights_of(train_teacher(SESSIONS, TEACHER, TRAINING, 0))
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Killed):
+        train_teacher(SESSIONS, TEACHER, TRAINING, 0, path, killer(7))
+    assert weights_of(train_teacher(SESSIONS, TEACHER, TRAINING, 0, path)) == undisturbed
+
+
+def test_another_seed_is_another_run() -> None:
+    first = train_teacher(SESSIONS, TEACHER, TRAINING, 0)
+    assert weights_of(train_teacher(SESSIONS, TEACHER, TRAINING, 0)) == weights_of(first)
+    assert weights_of(train_teacher(SESSIONS, TEACHER, TRAINING, 1)) != weights_of(first)
+
+
+def test_killed_while_the_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    undisturbed = weights_of(run_student(UNSUPERVISED, TRAINING))
+    with pytest.raises(Killed):
+        run_student(UNSUPERVISED, TRAINING, path, 4)
+    before = path.read_bytes()
+
+    def half(tensors: object, target: Path, metadata: object) -> None:
+        target.write_bytes(before[: len(before) // 2])
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("edgedistill.training.loop.save_file", half)
+        with pytest.raises(Killed):
+            run_student(UNSUPERVISED, TRAINING, path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before
+    assert weights_of(run_student(UNSUPERVISED, TRAINING, path)) == undisturbed
+
+
+# ---------------------------------------------------------------- a model of one number
+
+
+class Number(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.zeros(1))
+
+
+def follow(losses: Sequence[float], config: TrainingConfig) -> tuple[Number, FitState]:
+    """`losses` are those of the evaluations, in order."""
+    model, remaining = Number(), list(losses)
+    config = replace(config, eval_every=1)
+    return model, fit(model, lambda _: (model.x - 1).square().sum(), lambda: remaining.pop(0), config)
+
+
+def test_stopping_early_keeps_the_best() -> None:
+    config = replace(TRAINING, steps=50, patience=3, warmup_share=0.0)
+    model, state = follow([5, 4, 3, 3.5, 3.1, 3.0], config)
+    assert (state.step, state.best_step, state.best_loss) == (6, 3, 3)
+    assert model.x.item() != 0
+    assert [step for step, _ in state.history] == [1, 2, 3, 4, 5, 6]
+    assert not model.training
+
+
+def test_the_weights_are_those_of_the_best_evaluation() -> None:
+    seen: list[float] = []
+    model, losses = Number(), [3.0, 1.0, 2.0, 2.0, 2.0]
+
+    def validate() -> float:
+        seen.append(model.x.item())
+        return losses[len(seen) - 1]
+
+    fit(model, lambda _: (model.x - 1).square().sum(), validate, replace(TRAINING, steps=5, eval_every=1))
+    assert model.x.item() == seen[1]
+    assert len(set(seen)) == 5
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    model = Number()
+    loss: Callable[[int], Tensor] = lambda _: (model.x - 1).square().sum()  # noqa: E731
+    fit(model, loss, lambda: loss(0).item(), TRAINING, path)
+    again = Number()
+
+    def forbidden(step: int) -> Tensor:
+        raise AssertionError("no step is left")
+
+    assert fit(again, forbidden, lambda: 0.0, TRAINING, path).step == TRAINING.steps
+    assert torch.equal(again.x, model.x)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_diverged_loss_is_told(value: float, tmp_path: Path) -> None:
+    model, path = Number(), tmp_path / "c.safetensors"
+    with pytest.raises(EdgeDistillError, match=r"diverged at step 4(.|\n)*learning_rate"):
+        fit(
+            model,
+            lambda step: model.x.sum() * (value if step == 4 else 1),
+            lambda: 1.0,
+            replace(TRAINING, eval_every=2),
+            path,
+        )
+    assert torch.isfinite(model.x).all()
+    with pytest.raises(EdgeDistillError, match="validation loss"):
+        fit(Number(), lambda _: model.x.sum(), lambda: value, TRAINING)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "foreign"])
+def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(Killed):
+        run_student(UNSUPERVISED, TRAINING, path, 4)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "text":
+        path.write_text("not a checkpoint")
+    else:
+        save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(EdgeDistillError, match=r"c\.safetensors is (damaged|of a run with other settings)"):
+        run_student(UNSUPERVISED, TRAINING, path)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(Killed):
+        run_student(UNSUPERVISED, TRAINING, path, 4)
+    with pytest.raises(EdgeDistillError, match="other settings"):
+        run_student(UNSUPERVISED, replace(TRAINING, learning_rate=1e-3), path)
+    wider = new_student(SESSIONS, "lfp", replace(STUDENT, d=16), 5, seed=4)
+    with pytest.raises(EdgeDistillError, match="other settings"):
+        train_student(wider, SESSIONS, "lfp", UNSUPERVISED, TRAINING, 4, TARGETS, path)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write the checkpoint"):
+        run_student(UNSUPERVISED, TRAINING, tmp_path / "no such folder" / "c.safetensors")
+
+
+@given(steps=st.integers(1, 500), warmup=st.floats(0, 1))
+def test_the_schedule_warms_up_and_comes_down(steps: int, warmup: float) -> None:
+    config = replace(TRAINING, steps=steps, warmup_share=warmup)
+    rates = [learning_rate(config, step) for step in range(steps)]
+    top = max(1, round(warmup * steps))
+    assert all(0 < rate <= config.learning_rate * (1 + 1e-12) for rate in rates)
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[min(top, steps) - 1] == pytest.approx(config.learning_rate if top <= steps else rates[-1])
+    assert learning_rate(config, steps) == pytest.approx(0.05 * config.learning_rate) or top == steps
+
+
+def test_weight_decay_spares_norms_and_biases() -> None:
+    student = new_student(SESSIONS, "lfp", STUDENT, 5, seed=0)
+    decayed, spared = adamw(student, TRAINING).param_groups
+    names = {id(p): n for n, p in student.named_parameters()}
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+    assert spared["weight_decay"] == 0
+    assert {"norm_out", "tokenizer.bias", "layers.0.age_bias"} <= {names[id(p)] for p in spared["params"]}
+    assert {"layers.0.wq", "to_bins.weight"} <= {names[id(p)] for p in decayed["params"]}

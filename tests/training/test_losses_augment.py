@@ -1,0 +1,123 @@
+"""Losses against their definitions; augmentation and hiding do what they say and no more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgedistill.errors import ConfigError
+from edgedistill.training.augment import augment, hide_bins
+from edgedistill.training.distill import new_student, student_loss
+from edgedistill.training.losses import Objective, alignment_loss, known_mse
+
+from .sessions import STUDENT, TRAINING, session
+
+QUIET = replace(TRAINING, channel_dropout=0.0, gain_drift=0.0, noise=0.0)
+
+
+def random_for(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=random_for(seed))
+
+
+def test_alignment_by_cosine_ignores_scale() -> None:
+    target = numbers(2, 30, 5)
+    assert alignment_loss(3 * target, target, "cosine") == pytest.approx(0, abs=1e-6)
+    assert alignment_loss(-target, target, "cosine") == pytest.approx(2, abs=1e-6)
+
+
+def test_alignment_by_mse_is_the_mean_square() -> None:
+    target = numbers(2, 30, 5)
+    assert alignment_loss(target + 2, target, "mse") == pytest.approx(4, rel=1e-5)
+    with pytest.raises(ConfigError, match="did you mean 'cosine'"):
+        Objective(alignment_kind="cosin")
+
+
+def test_unknown_behaviour_has_no_say() -> None:
+    target, guess = numbers(2, 30, 2), numbers(2, 30, 2, seed=1).requires_grad_()
+    holes = target.clone()
+    holes[:, 10:20] = torch.nan
+    known_mse(guess, holes).backward()
+    assert guess.grad is not None
+    assert torch.isfinite(guess.grad).all()
+    assert not guess.grad[:, 10:20].any()
+    kept = torch.cat([(guess - target)[:, :10], (guess - target)[:, 20:]], 1)
+    assert known_mse(guess, holes).item() == pytest.approx(kept.square().mean().item(), rel=1e-5)
+    assert known_mse(guess, torch.full_like(target, torch.nan)) == 0
+
+
+def test_burn_in_and_shown_bins_have_no_say() -> None:
+    student = new_student([session()], "lfp", STUDENT, 4, seed=0)
+    latents, clean, target = numbers(2, 40, 8), numbers(2, 40, 3), numbers(2, 40, 4)
+    hidden = (torch.arange(40) % 4 == 0).float()[None, :, None].expand(2, -1, 1)
+
+    def loss(objective: Objective, clean: torch.Tensor, target: torch.Tensor) -> float:
+        return student_loss(student, objective, latents, clean, hidden, [target], 10).item()
+
+    early, shown, late = clean.clone(), clean.clone(), clean.clone()
+    early[:, :10] += 9
+    shown[:, 13] += 9
+    late[:, 12] += 9
+    rebuild, align = Objective(reconstruction=1.0), Objective(alignment=1.0)
+    assert loss(rebuild, early, target) == loss(rebuild, shown, target) == loss(rebuild, clean, target)
+    assert loss(rebuild, late, target) > loss(rebuild, clean, target)
+    moved = target.clone()
+    moved[:, :10] *= -1
+    assert loss(align, clean, moved) == loss(align, clean, target)
+    both = Objective(reconstruction=2.0, alignment=3.0)
+    expected = 2 * loss(rebuild, clean, target) + 3 * loss(align, clean, target)
+    assert loss(both, clean, target) == pytest.approx(expected, rel=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 100), share=st.sampled_from([0.1, 0.3, 0.5, 0.8]))
+def test_hidden_bins_are_zero_and_about_the_share(seed: int, share: float) -> None:
+    bins = numbers(20, 1000, 2) + 10
+    out, hidden = hide_bins(bins, share, random_for(seed))
+    assert hidden.shape == (20, 1000, 1)
+    gone = hidden[..., 0].bool()
+    assert not out[gone].any()
+    assert torch.equal(out[~gone], bins[~gone])
+    assert abs(hidden.mean().item() - share) < 0.06
+    again = hide_bins(bins, share, random_for(seed))[1]
+    assert torch.equal(again, hidden)
+
+
+def test_nothing_is_hidden_at_share_zero() -> None:
+    bins = numbers(4, 100, 2)
+    out, hidden = hide_bins(bins, 0.0, random_for())
+    assert not hidden.any()
+    assert torch.equal(out, bins)
+
+
+def test_augmentation_at_zero_is_nothing() -> None:
+    bins = numbers(4, 50, 6)
+    assert torch.equal(augment(bins, QUIET, random_for()), bins)
+
+
+def test_a_lost_channel_is_lost_for_its_segment() -> None:
+    bins = numbers(200, 20, 10)
+    out = augment(bins, replace(QUIET, channel_dropout=0.3, noise=0.5), random_for())
+    lost = (out == 0).all(1)
+    assert torch.equal(lost, (out == 0).any(1))
+    assert abs(lost.float().mean().item() - 0.3) < 0.05
+
+
+def test_gain_is_one_number_a_channel_and_segment() -> None:
+    bins = numbers(300, 20, 10)
+    gain = augment(bins, replace(QUIET, gain_drift=0.2), random_for()) / bins
+    assert gain.std(1).max() < 1e-4
+    assert abs(gain[:, 0].log().std().item() - 0.2) < 0.02
+
+
+def test_noise_has_its_standard_deviation() -> None:
+    bins = numbers(300, 20, 10)
+    added = augment(bins, replace(QUIET, noise=0.3), random_for()) - bins
+    assert abs(added.std().item() - 0.3) < 0.01
