@@ -123,8 +123,11 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     gap = max(gap_for(bins, size) for size in sizes)
     sessions = [training_session(b, gap) for b in bins]
     chosen = choose_session(sessions, options.session)
-    if given is not None:
+    if given is not None:  # found out before the training, not after it
         require_known_array(given[0], chosen)
+        if not options.probe and not knows(given[0], chosen):
+            behaviour = next(outputs_of(b) for b in bins if b.session_id == chosen.id)
+            require_readout(given[1], chosen, behaviour, options.student)
     run = Run(cache, preset, options.seed, provenance(bins), progress)
     teacher = run.teacher(sessions, options.teacher)
     targets = run.targets(teacher, sessions)
@@ -179,10 +182,10 @@ def decoder_student(
         student, session, readout = run.student("deployed", sessions, targets), chosen, None
     else:
         student, facts = given
-        known = student.tokenizer.arrays.get(chosen.id) == chosen.array
+        known = knows(student, chosen)
         old, config = last_statistics(facts, chosen.array), run.preset.training
         session = chosen if known else adapt(student, chosen, options.adapt, old, config, run.seed)
-        readout = None if known or options.probe else stored_readout(facts, options.student)
+        readout = None if known or options.probe else stored_readout(facts, chosen.array)
     if readout is None:
         readout, scored = score_student(student, "deployed", session)
     else:
@@ -192,16 +195,45 @@ def decoder_student(
     return student, session, readout
 
 
-def stored_readout(facts: dict[str, Any], folder: Path | None) -> Readout:
-    """The read-out of the student's last session with behaviour: on another day, no label of that day is used."""
-    if not facts.get("readouts"):
+def knows(student: Student, session: TrainingSession) -> bool:
+    """Whether `student` was trained on this session; the same id on another array is another session."""
+    return student.tokenizer.arrays.get(session.id) == session.array
+
+
+def require_readout(
+    facts: dict[str, Any], session: TrainingSession, behaviour: list[list[str]], folder: Path | None
+) -> None:
+    """EdgeDistillError unless the student holds a read-out of the session's array and of its `behaviour`."""
+    if not readouts_of(facts, session.array):
         raise EdgeDistillError(
             f"the student in {folder} has no read-out",
             got="it was distilled on sessions without behaviour",
             next_step="add --probe, which fits one on the labels of this session",
         )
-    last = list(facts["readouts"].values())[-1]
+    if facts.get("behaviour", behaviour) != behaviour:
+        raise EdgeDistillError(
+            f"the student in {folder} decodes another behaviour than that of session {session.id}",
+            got=facts["behaviour"],
+            expected=behaviour,
+            next_step="name the series it was distilled with by --behavior, or add --probe",
+        )
+
+
+def outputs_of(bins: SessionBins) -> list[list[str]]:
+    """Names and units of the behaviour, as JSON."""
+    return [list(bins.output_names), list(bins.output_units)]
+
+
+def stored_readout(facts: dict[str, Any], array: str) -> Readout:
+    """The read-out of the student's last labelled session of `array`: on another day, no label of that day is used."""
+    last = readouts_of(facts, array)[-1]
     return Readout(np.array(last["weight"]), np.array(last["bias"]), last["penalty"], last["validation_r2"])
+
+
+def readouts_of(facts: dict[str, Any], array: str) -> list[dict[str, Any]]:
+    """The stored read-outs of an array's sessions; lagged bins are those of its channels."""
+    stored: dict[str, dict[str, Any]] = facts.get("readouts", {})
+    return [readout for session, readout in stored.items() if facts["arrays"][session] == array]
 
 
 def readouts(student: Student, sessions: Sequence[TrainingSession]) -> dict[str, Any]:
@@ -316,7 +348,8 @@ class Run:
         labels = [s.behaviour if row.objective.behaviour else None for s in sessions]
         parts = [(s.inputs(row.modality), targets[s.id]) for s in sessions]
         seen = [contents(s, *p, label) for s, p, label in zip(sessions, parts, labels, strict=True)]
-        recipe = [seen, asdict(row), asdict(self.preset.student), asdict(config), self.seed]
+        saved = normalizations(sessions) if row.modality == "lfp" else None
+        recipe = [seen, saved, asdict(row), asdict(self.preset.student), asdict(config), self.seed]
         return load_student(self.cache.stage(label.replace("_", "-"), recipe, make))[0]
 
     def bidirectional(self, sessions: Sequence[TrainingSession], targets: dict[str, Tensor]) -> PatchAutoencoder:
@@ -434,8 +467,8 @@ def contents(session: TrainingSession, *parts: Tensor | None) -> list[object]:
     """What a stage takes from a session, as JSON: the numbers themselves, since the same file gives others with
     another behaviour series, line frequency or gap between the blocks."""
     blocks = [[block.start, block.stop] for block in (session.split.train, session.split.validation)]
-    facts = [session.id, session.array, session.settled, blocks, normalizations([session])]
-    return [*facts, [None if part is None else sha256_of(part) for part in parts]]
+    values = [None if part is None else sha256_of(part) for part in parts]
+    return [session.id, session.array, session.settled, blocks, values]
 
 
 def sha256_of(values: Tensor) -> str:
@@ -507,7 +540,9 @@ def distill(
     name = "deployed" if supervised else "distilled"
     student = run.student(name, sessions, targets, alignment)
     facts = {"row": name, "normalization": normalizations(sessions), "readouts": readouts(student, sessions)}
-    save_student(student, out, {**facts, **run.inputs})
+    labelled = [outputs_of(b) for b in bins if b.behaviour is not None]
+    behaviour = {"behaviour": labelled[-1]} if labelled else {}
+    save_student(student, out, {**facts, **behaviour, **run.inputs})
     scored = [score_student(student, name, s)[1].r2 for s in sessions if s.behaviour is not None]
     return {
         "out": str(out),

@@ -137,7 +137,8 @@ def linear_system(n: int = 6000, features: int = 8, seed: int = 0) -> tuple[Arra
         estimate = a @ estimate
         estimate = estimate + gain @ (y[t] - h @ estimate)
         best[t] = estimate
-    return x + [20, -5], y + 3, best + [20, -5]
+    away = np.array([20.0, -5.0])
+    return x + away, y + 3, best + away
 
 
 def test_kalman_recovers_a_linear_gaussian_system() -> None:

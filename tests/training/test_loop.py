@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,10 +68,8 @@ def test_killed_after_any_step_ends_with_the_same_bits(objective: Objective, tmp
 def test_killed_again_and_again(kills: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("kills") / "checkpoint.safetensors"
     for at in kills:
-        try:
+        with suppress(Killed):
             run_student(UNSUPERVISED, TRAINING, path, at)
-        except Killed:
-            pass
     assert weights_of(run_student(UNSUPERVISED, TRAINING, path)) == weights_of(run_student(UNSUPERVISED, TRAINING))
 
 

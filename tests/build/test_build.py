@@ -1,0 +1,324 @@
+"""Three short sessions to a bundle, whole: kept stages, other days, what is refused before the training."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgedistill import build as stages
+from edgedistill.build import BuildOptions, BuildResult, assemble
+from edgedistill.bundle import open_bundle
+from edgedistill.data.simulate import SimulationConfig
+from edgedistill.data.simulated_nwb import simulate_to_nwb
+from edgedistill.errors import ConfigError, EdgeDistillError, OutputError, RecordingError
+from edgedistill.models.files import load_student
+from edgedistill.runtime import Decoder
+from edgedistill.subjects import bench
+from edgedistill.training import baselines
+
+SIZES = {"student": "window = 20\ntaps = 2\ndilation = 2\nlags = 2\n"}
+PATCHES = "patch = 8\nspan = 2\npredictor_layers = 1\npredictor_d = 8\nmask_share = 0.3\n"
+DAYS = ("sim00-day01", "sim00-day02", "sim00-day03")
+Folder = Path
+
+
+def write_preset(path: Path, d: int = 8) -> Path:
+    """Models of a few hundred weights."""
+    text = 'name = "tiny"\n'
+    for model in ("student", "teacher", "patch_student"):
+        width = d if model == "student" else 8
+        text += f"[{model}]\nd = {width}\nlayers = 1\nheads = 2\nff = 8\n" + SIZES.get(model, PATCHES)
+    for training in ("teacher_training", "training"):
+        text += f"[{training}]\nbins_per_step = 256\nsegment_bins = 128\nburn_in = 16\nsteps = 40\n"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    """Sessions of three days, a preset, one setting of each linear baseline."""
+    folder = tmp_path_factory.mktemp("build")
+    small = SimulationConfig(sessions=3, minutes=2.2, channels=4, units=10, population=40, rate_hz=500)
+    list(simulate_to_nwb(small, folder / "data"))
+    write_preset(folder / "tiny.toml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "RIDGE_LAGS", (5,))
+        patch.setattr(baselines, "KALMAN_LAGS", (0,))
+        patch.setattr(baselines, "KALMAN_ORDERS", (1,))
+        patch.setattr(assemble, "bench", partial(bench, steps=10))
+        patch.setattr(assemble, "REFERENCE_BINS", 200)
+        yield folder
+
+
+def options(home: Folder, out: Path, **changes: Any) -> BuildOptions:
+    given = BuildOptions("host", (home / "data",), out, str(home / "tiny.toml"), steps=6, work=home / "work")
+    return replace(given, **changes)
+
+
+@pytest.fixture(scope="module")
+def first(home: Folder) -> BuildResult:
+    """The build all others find their stages kept by."""
+    return stages.build(options(home, home / "first.edge"))
+
+
+@pytest.fixture(scope="module")
+def taught(home: Folder) -> Folder:
+    """A teacher and students of the first two days."""
+    days = [home / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2)]
+    settings: dict[str, Any] = {"preset": str(home / "tiny.toml"), "steps": 6}
+    stages.pretrain(days, home / "teacher", **settings)
+    stages.distill(days, home / "teacher", home / "student", supervised=True, **settings)
+    return home
+
+
+def ran(result: BuildResult) -> set[str]:
+    """Stages that were run and could have been kept."""
+    never_kept = {"teacher latents", "linear baselines", "bundle"}
+    return {stage.name for stage in result.stages if not stage.cached} - never_kept
+
+
+READS = {"read-sim00_day01", "read-sim00_day02", "read-sim00_day03"}
+STUDENTS = {"spike-student", "distilled", "deployed"}
+
+
+def test_a_build_makes_a_bundle_that_decodes(home: Folder, first: BuildResult) -> None:
+    assert ran(first) == READS | STUDENTS | {"teacher"}
+    bundle = open_bundle(first.bundle)
+    assert bundle.manifest["session"]["id"] == DAYS[-1]
+    assert bundle.manifest["metrics"] == first.metrics
+    assert [row.name for row in first.table if row.r2 is not None] == [
+        *("teacher_r2", "spike_student_r2", "ridge_spike_r2", "deployed_r2"),
+        *("distilled_r2", "ridge_lfp_r2", "kalman_lfp_r2"),
+    ]
+    assert first.to_json()["metrics"]["int8_r2"] is None  # type: ignore[index]
+    assert {gate.name for gate in first.gates} == {gate["name"] for gate in bundle.manifest["gates"]}
+    assert not [path.name for path in home.iterdir() if path.name.startswith(".")]
+
+
+def test_the_bundle_streams_what_the_build_reported(first: BuildResult) -> None:
+    subjects = {s.name: s.fit.r2 for s in bench(open_bundle(first.bundle), steps=10).subjects}
+    for subject, metric in (("lfp-student-fp32", "deployed_r2"), ("spike-student", "spike_student_r2")):
+        expected, found = first.metrics[metric], subjects[subject]
+        assert expected is not None
+        assert found is not None
+        assert abs(found - expected) < 1e-3, subject
+
+
+def check_raw_frames(bundle: Path) -> None:
+    """From raw frames and the front end's state, the decoder comes to what the holdout's bins decode to."""
+    opened, decoder, by_bins = open_bundle(bundle), Decoder.open(bundle), Decoder.open(bundle)
+    with np.load(io.BytesIO(opened.read("holdout.npz"))) as holdout:
+        decoder.import_state({name: holdout[name] for name in holdout if name.startswith("fe_")})
+        outputs = decoder.push(holdout["frames"][:1500])
+        assert outputs[0].bin == holdout["first_bin"]
+        assert len(holdout["frames"]) // 5 == len(holdout["bins"])
+        assert len(holdout["bins"]) == len(holdout["counts"]) == len(holdout["kinematics"])
+        for output, bin_ in zip(outputs, holdout["bins"], strict=False):
+            np.testing.assert_allclose(output.kinematics, by_bins.step(bin_), rtol=0, atol=1e-2)
+
+
+def test_raw_frames_and_bins_of_the_holdout_agree(first: BuildResult) -> None:
+    check_raw_frames(first.bundle)
+
+
+def test_the_reference_is_what_the_graph_computes(first: BuildResult) -> None:
+    bundle, decoder = open_bundle(first.bundle), Decoder.open(first.bundle)
+    with np.load(io.BytesIO(bundle.read("reference.npz"))) as reference:
+        found = np.stack([decoder.step(bin_) for bin_ in reference["bins"]])
+        np.testing.assert_allclose(found, reference["kinematics"], rtol=0, atol=1e-2)
+        state = decoder.export_state()
+        for name in (name for name in reference if name.startswith("state_")):
+            np.testing.assert_allclose(state[name], reference[name], rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_the_same_again_runs_nothing_and_gives_the_same(home: Folder, first: BuildResult) -> None:
+    again = stages.build(options(home, home / "again.edge"))
+    assert ran(again) == set()
+    assert again.metrics == first.metrics
+    for name in ("student.safetensors", "holdout.npz", "reference.npz"):
+        assert open_bundle(again.bundle).read(name) == open_bundle(first.bundle).read(name), name
+
+
+BEHAVIOUR_ALONE = {"spike-student", "deployed"}  # the distilled student sees no labels
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"line_hz": 61.0}, READS | {"distilled", "deployed"}),
+        ({"behavior": "cursor_pos"}, READS | BEHAVIOUR_ALONE),
+        ({"session": "sim00-day01"}, set()),
+        ({"seed": 1}, STUDENTS | {"teacher"}),
+        ({"preset": "wide"}, STUDENTS),
+    ],
+    ids=["line frequency", "behaviour", "session", "seed", "student size"],
+)
+def test_a_change_runs_what_depends_on_it(
+    home: Folder, first: BuildResult, tmp_path: Path, changes: dict[str, Any], expected: set[str]
+) -> None:
+    if "preset" in changes:
+        changes = {"preset": str(write_preset(tmp_path / "wide.toml", d=12))}
+    assert ran(stages.build(options(home, tmp_path / "other.edge", **changes))) == expected
+
+
+def test_another_file_is_read_and_learned_from(home: Folder, first: BuildResult, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in sorted((home / "data").iterdir())[:2]:
+        (data / path.name).write_bytes(path.read_bytes())
+    result = stages.build(options(home, tmp_path / "x.edge", data=(data,)))
+    assert ran(result) == STUDENTS | {"teacher"}
+    assert open_bundle(result.bundle).manifest["session"]["id"] == DAYS[1]
+
+
+@pytest.mark.parametrize(("mode", "probe"), [("none", False), ("stats", False), ("tokenizer", False), ("stats", True)])
+def test_another_day_for_a_given_student(
+    taught: Folder, first: BuildResult, tmp_path: Path, mode: str, probe: bool
+) -> None:
+    out = tmp_path / "x.edge"
+    result = stages.build(options(taught, out, student=taught / "student", adapt=mode, probe=probe))
+    assert ran(result) == set()
+    manifest = open_bundle(out).manifest
+    assert (manifest["session"]["id"], manifest["provenance"]["adapt"]) == (DAYS[2], mode)
+    _, facts = load_student(taught / "student")
+    old_mean = facts["normalization"][DAYS[1]][0]
+    assert (manifest["normalization"]["mean"] == old_mean) == (mode == "none")
+    expected, measured = result.metrics["deployed_r2"], bench(open_bundle(out), steps=10).subjects[0].fit.r2
+    assert expected is not None
+    assert measured is not None
+    assert abs(measured - expected) < 1e-3
+    check_raw_frames(out)
+
+
+def test_a_given_teacher_is_used(taught: Folder, first: BuildResult, tmp_path: Path) -> None:
+    days = tuple(taught / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2))
+    result = stages.build(options(taught, tmp_path / "x.edge", data=days, teacher=taught / "teacher"))
+    assert "teacher" not in {stage.name for stage in result.stages}
+    assert result.metrics["teacher_r2"] is not None
+
+
+class Killed(BaseException):
+    """As Ctrl-C: nobody catches it."""
+
+
+@pytest.mark.parametrize(("stage", "step"), [("teacher", 3), ("distilled", 6)])
+def test_a_killed_build_goes_on(home: Folder, first: BuildResult, tmp_path: Path, stage: str, step: int) -> None:
+    def kill(name: str, at: int, *_: object) -> None:
+        if (name, at) == (stage, step):
+            raise Killed
+
+    seen: list[tuple[str, int]] = []
+    for kept in (home / "work").glob("read-*"):
+        shutil.copytree(kept, tmp_path / "work" / kept.name)
+    asked = options(home, tmp_path / "x.edge", work=tmp_path / "work")
+    with pytest.raises(Killed):
+        stages.build(asked, kill)
+    assert not asked.out.exists()
+    (unfinished,) = (tmp_path / "work").glob("*.partial")
+    assert (unfinished / "checkpoint.safetensors").exists()
+    result = stages.build(asked, lambda name, at, *_: seen.append((name, at)))
+    assert [at for name, at in seen if name == stage] == list(range(step + 1, 7))
+    assert not list((tmp_path / "work").glob("*.partial"))
+    assert result.metrics == first.metrics
+    mine, its = open_bundle(asked.out), open_bundle(first.bundle)
+    assert mine.read("student.safetensors") == its.read("student.safetensors")
+
+
+# ---------------------------------------------------------------- refused before the training
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes as far as training a model fails."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a model was trained")
+
+    monkeypatch.setattr("edgedistill.build.stages.train_teacher", forbidden)
+    monkeypatch.setattr("edgedistill.build.stages.train_row", forbidden)
+
+
+def refused(
+    home: Folder,
+    tmp_path: Path,
+    error: type[Exception],
+    says: str,
+    run: Callable[..., object] = stages.build,
+    **changes: Any,
+) -> None:
+    changes = {"out": tmp_path / "x.edge", "work": tmp_path / "work", **changes}
+    with pytest.raises(error, match=says):
+        run(options(home, **changes))
+
+
+@pytest.mark.usefixtures("untrained")
+def test_wrong_names_are_told_before_the_training(home: Folder, tmp_path: Path) -> None:
+    refused(home, tmp_path, RecordingError, "did you mean 'sim00-day02'", session="sim00-day2")
+    refused(home, tmp_path, ConfigError, "did you mean 'nano'", preset="nan0")
+    refused(home, tmp_path, ConfigError, "did you mean 'host'", target="hosst")
+    refused(home, tmp_path, EdgeDistillError, "holds no student", student=tmp_path / "nothing")
+    refused(home, tmp_path, EdgeDistillError, "holds no teacher", teacher=tmp_path / "nothing")
+    assert not (tmp_path / "x.edge").exists()
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("blocked", ["file", "folder", "below a file", "read-only"])
+def test_a_blocked_out_is_told_before_the_training(
+    home: Folder, tmp_path: Path, blocked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "mine"
+    if blocked == "folder":
+        out.mkdir()
+    if blocked != "read-only":
+        (out / "notes" if blocked == "folder" else out).write_text("mine")
+    if blocked == "read-only":  # root may write anywhere
+
+        def touch(path: Path) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(Path, "touch", touch)
+    before = sorted(tmp_path.rglob("*"))
+    refused(home, tmp_path, OutputError, "mine|cannot write", out=out / "x" if blocked == "below a file" else out)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_model_cannot_replace_a_file(home: Folder, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    preset = str(home / "tiny.toml")
+    with pytest.raises(OutputError, match="there is a file here"):
+        stages.pretrain([home / "data"], tmp_path / "out", preset=preset)
+    with pytest.raises(OutputError, match="there is a file here"):
+        stages.distill([home / "data"], home / "teacher", tmp_path / "out", preset=preset)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_broken_session_is_named(home: Folder, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    whole = (home / "data" / "sim00_day01.nwb").read_bytes()
+    (data / "broken.nwb").write_bytes(whole[: len(whole) // 2])
+    refused(home, tmp_path, RecordingError, r"broken\.nwb", data=(data,))
+    assert not (tmp_path / "x.edge").exists()
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_student_of_another_array_or_behaviour_is_refused(taught: Folder, tmp_path: Path) -> None:
+    other = SimulationConfig(sessions=1, minutes=2.2, seed=1, channels=5, units=10, population=40, rate_hz=500)
+    list(simulate_to_nwb(other, tmp_path / "data"))
+    student = {"student": taught / "student"}
+    refused(taught, tmp_path, RecordingError, "array the student has not seen", data=(tmp_path / "data",), **student)
+    refused(taught, tmp_path, EdgeDistillError, "decodes another behaviour", behavior="cursor_pos", **student)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_teacher_of_other_sessions_is_refused(taught: Folder, tmp_path: Path) -> None:
+    refused(taught, tmp_path, EdgeDistillError, "sim00-day03", teacher=taught / "teacher")
