@@ -109,7 +109,7 @@ def test_days_share_the_array_and_change_the_units(days: list[SimulatedSession])
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 40), st.integers(4, 100))
 def test_electrodes_stand_on_a_utah_grid(seed: int, channels: int) -> None:
-    place = draw_population(SimulationConfig(seed=seed, channels=channels, population=1)).electrodes_mm
+    place = draw_population(SimulationConfig(seed=seed, channels=channels, units=1, population=4)).electrodes_mm
     assert place.shape == (channels, 2)
     apart = np.linalg.norm(place[:, None] - place[None], axis=-1) + np.eye(channels)
     assert apart.min() == pytest.approx(0.4)
@@ -118,7 +118,7 @@ def test_electrodes_stand_on_a_utah_grid(seed: int, channels: int) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0, 0.8), st.booleans(), st.floats(0.1, 0.4))
 def test_one_spike_comes_late_and_small_from_afar(mm: float, inhibitory: bool, spike_s: float) -> None:
-    config = SimulationConfig(channels=4, units=1, population=2, rate_hz=10_000)
+    config = SimulationConfig(channels=4, units=1, population=4, rate_hz=10_000)
     place = np.array([[0.0, 0.0], [mm, 0.0], [0.2, 0.0], [0.4, 0.0]])
     kinds = np.array([inhibitory, not inhibitory])  # the second unit stays silent
     population = Population(place, np.zeros((2, 3)), kinds, *(np.zeros(0) for _ in range(4)))
