@@ -23,7 +23,7 @@ from scipy.stats import t as student_t
 
 from edgedistill.build.assemble import student_files
 from edgedistill.build.cache import Cache
-from edgedistill.build.stages import read_sessions
+from edgedistill.build.inputs import read_sessions
 from edgedistill.config import Preset, load_preset
 from edgedistill.data.simulate import SimulationConfig
 from edgedistill.data.simulated_nwb import simulate_to_nwb

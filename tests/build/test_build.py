@@ -250,8 +250,8 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("a model was trained")
 
-    monkeypatch.setattr("edgedistill.build.stages.train_teacher", forbidden)
-    monkeypatch.setattr("edgedistill.build.stages.train_row", forbidden)
+    monkeypatch.setattr("edgedistill.build.run.train_teacher", forbidden)
+    monkeypatch.setattr("edgedistill.build.run.train_row", forbidden)
 
 
 def refused(
