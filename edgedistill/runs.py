@@ -220,9 +220,11 @@ def _write_csv(predictions: Predictions, path: Path) -> None:
 
 
 def _write_nwb(predictions: Predictions, path: Path) -> None:
-    from pynwb import NWBHDF5IO, NWBFile
+    from pynwb import NWBFile
     from pynwb.behavior import BehavioralTimeSeries
     from pynwb.file import Subject
+
+    from edgedistill.data.nwb_writing import write_nwb
 
     start = predictions.session_start
     subject = predictions.subject_id
@@ -237,8 +239,7 @@ def _write_nwb(predictions: Predictions, path: Path) -> None:
     )
     module = nwb.create_processing_module("behavior", "decoded from LFP, one value each 10 ms")
     module.add(BehavioralTimeSeries(time_series=_series(predictions), name="decoded"))
-    with NWBHDF5IO(str(path), "w") as io:
-        io.write(nwb)
+    write_nwb(nwb, path)
 
 
 def _series(predictions: Predictions) -> list[Any]:

@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from edgedistill.data.nwb_writing import write_nwb
 from edgedistill.data.simulate import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
 from edgedistill.errors import OutputError
 
@@ -41,14 +42,11 @@ def simulate_to_nwb(config: SimulationConfig, out: Path) -> Iterator[Path]:
 
 def write_session(session: SimulatedSession, config: SimulationConfig, path: Path) -> None:
     """One session to `path`, which appears only when it is whole."""
-    from pynwb import NWBHDF5IO
-
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.nwb")
     try:
         with repeatable_ids(f"{config}{session.index}"):
             nwb = nwb_from_session(session, config)
-            with NWBHDF5IO(str(partial), "w") as io:
-                io.write(nwb)
+            write_nwb(nwb, partial)
         partial.replace(path)
     except OSError as error:
         raise OutputError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +209,19 @@ def test_a_write_that_fails_leaves_nothing_behind(
     with pytest.raises(OutputError, match="the disk said no") as caught:
         simulated_nwb.write_session(days[0], SMALL, tmp_path / "day.nwb")
     assert "day.nwb" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk; HDF5 used to take the interpreter down with it."""
+    code = (
+        "import resource; from pathlib import Path; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
+        "from edgedistill.cli import main\n"
+        f"main(['simulate', '--out', {str(tmp_path)!r}, '--sessions', '1', '--minutes', '0.1', '--channels', '4'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
