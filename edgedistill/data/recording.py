@@ -175,6 +175,12 @@ def session_files(paths: Sequence[str | Path]) -> list[Path]:
     """
     files: dict[Path, Path] = {}
     for path in map(Path, paths):
+        if not path.exists():
+            raise RecordingError(
+                f"{path}: there is no such file or folder",
+                expected="NWB files, or folders of them",
+                next_step=f"ls {path.parent}",
+            )
         found = sorted(p for p in path.rglob("*.nwb") if p.is_file() and not p.name.startswith("."))
         if path.is_dir() and not found:
             held = sorted(p.name for p in path.iterdir())[:8]

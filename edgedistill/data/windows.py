@@ -72,17 +72,19 @@ def load_sessions(
 
 
 def combine_sessions(sessions: Iterable[SessionBins]) -> list[SessionBins]:
-    """Sorted by their start; equal session ids are replaced by the names of the files.
+    """Sorted by their start; equal session ids are replaced by the names of the files, then by their paths.
 
     Raises RecordingError when sessions differ in the names or units of their behaviour.
     """
     ordered = sorted(sessions, key=lambda session: (session.session_start, session.path))
     _check_outputs(ordered)
-    ids = [session.session_id for session in ordered]
-    return [
-        replace(session, session_id=Path(session.path).stem) if ids.count(session.session_id) > 1 else session
-        for session in ordered
-    ]
+    for name_of in (lambda path: path.stem, lambda path: str(path.with_suffix(""))):  # monday/rec, tuesday/rec
+        ids = [session.session_id for session in ordered]
+        ordered = [
+            replace(session, session_id=name_of(Path(session.path))) if ids.count(session.session_id) > 1 else session
+            for session in ordered
+        ]
+    return ordered
 
 
 def bins_from_recording(
@@ -103,6 +105,8 @@ def bins_from_recording(
     need = tuple(need)
     recording.require(need)
     parts = {*need, *(part for part in also if _has(recording, part))}
+    if "lfp" in parts - {*need} and recording.lfp is not None and recording.lfp.rate < MIN_RATE_HZ:
+        parts.remove("lfp")  # band power: its clock is still that of the bins
     lfp = _clock_lfp(recording, needed="lfp" in parts)
     units = recording.units if "units" in parts else None
     behaviour = recording.behaviour if "behaviour" in parts else None
@@ -130,9 +134,12 @@ def bins_from_recording(
 
 
 def _has(recording: Recording, part: str) -> bool:
-    """A part that cannot be read does not stop a command that could do without it."""
+    """A part that cannot be read or used does not stop a command that could do without it."""
     try:
-        return getattr(recording, part) is not None
+        held = getattr(recording, part)
+        if isinstance(held, Behaviour):
+            _ = held.times_s  # a clock without sense shows here
+        return held is not None
     except RecordingError:
         return False
 

@@ -120,6 +120,18 @@ def test_units_alone_are_enough_to_pretrain(tmp_path: Path) -> None:
         session_bins(path)
 
 
+def test_what_a_command_can_do_without_does_not_stop_it(tmp_path: Path) -> None:
+    """Band power where LFP could be, one value a trial where behaviour could be: units are still there."""
+    nwb = make.new_nwb()
+    make.add_units(nwb)
+    make.add_lfp(nwb, make.lfp_volts(50.0), rate=50.0)
+    make.add_behaviour(nwb, make.velocity()[::500], rate=0.2)
+    bins = session_bins(make.write(nwb, tmp_path / "a.nwb"), need=("units",), also=("lfp", "behaviour"))
+    assert bins.lfp is None
+    assert bins.behaviour is None
+    assert bins.counts is not None
+
+
 def test_without_lfp_a_late_start_is_not_filled_with_silence(tmp_path: Path) -> None:
     nwb = make.new_nwb()
     make.add_units(nwb, [np.linspace(1.7e9, 1.7e9 + 130, 2000)])
@@ -235,6 +247,20 @@ def test_sessions_are_sorted_by_start_and_equal_ids_told_apart(tmp_path: Path) -
     make.whole_session(tmp_path / "c.nwb", session_id="third", day=3)
     sessions = load_sessions([tmp_path], ("units", "behaviour"))
     assert [session.session_id for session in sessions] == ["b", "a", "third"]
+
+
+def test_equal_names_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    for day, folder in ((1, "monday"), (2, "tuesday")):
+        (tmp_path / folder).mkdir()
+        make.whole_session(tmp_path / folder / "recording.nwb", session_id=None, day=day)
+    first, second = load_sessions([tmp_path], ("units",))
+    assert first.session_id.endswith("monday/recording")
+    assert second.session_id.endswith("tuesday/recording")
+
+
+def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match=r"gone\.nwb: there is no such file"):
+        load_sessions([tmp_path / "gone.nwb"])
 
 
 def test_sessions_with_different_behaviour_are_refused(tmp_path: Path) -> None:
