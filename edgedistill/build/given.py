@@ -12,7 +12,7 @@ from edgedistill.data.windows import SessionBins
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.student import Student
 from edgedistill.training.adapt import Statistics
-from edgedistill.training.batches import TrainingSession
+from edgedistill.training.batches import TrainingSession, unlabelled_block
 from edgedistill.training.evaluate import Readout
 from edgedistill.training.rows import score_student
 
@@ -60,7 +60,7 @@ def readouts_of(facts: dict[str, Any], array: str) -> list[dict[str, Any]]:
 
 def readouts(student: Student, sessions: Sequence[TrainingSession]) -> dict[str, Any]:
     """Each labelled session's read-out of latents and lagged bins, as JSON."""
-    found = {s.id: score_student(student, "deployed", s)[0] for s in sessions if s.behaviour is not None}
+    found = {s.id: score_student(student, "deployed", s)[0] for s in sessions if unlabelled_block(s) is None}
     return {
         name: {
             "weight": r.weight.tolist(),

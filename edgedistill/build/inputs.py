@@ -21,7 +21,7 @@ from edgedistill.data.windows import (
 from edgedistill.errors import EdgeDistillError, OutputError, RecordingError, did_you_mean
 from edgedistill.models.files import load_teacher
 from edgedistill.models.teacher import PatchAutoencoder
-from edgedistill.training.batches import TrainingSession
+from edgedistill.training.batches import TrainingSession, unlabelled_block
 
 
 def shortened(preset: Preset, steps: int | None) -> Preset:
@@ -38,6 +38,8 @@ def shortened(preset: Preset, steps: int | None) -> Preset:
 
 def require_writable(out: Path) -> None:
     """Found out before the training, not after it."""
+    if not out.name:
+        raise OutputError(f"{out}: not a name for a result", next_step="choose another --out, such as decoder.edge")
     probe = out.with_name(f".{out.name}.probe")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +96,18 @@ def choose_session(sessions: Sequence[TrainingSession], wanted: str | None) -> T
     if wanted not in known:
         raise RecordingError(f"unknown session '{wanted}'", expected=did_you_mean(wanted, known))
     return known[wanted]
+
+
+def require_labels(session: TrainingSession, path: str) -> None:
+    """RecordingError, before the training, where no read-out of `session` could be fitted and scored."""
+    if block := unlabelled_block(session):
+        raise RecordingError(
+            f"{path}: no known behaviour in the {block} block",
+            got="less than one second of it without NaN",
+            expected="known behaviour over the whole session: its training, validation and test blocks",
+            causes=["tracking began late or was lost", "the behaviour is that of a part of the recording"],
+            next_step="choose another session with --session, or another series with --behavior",
+        )
 
 
 def provenance(bins: Sequence[SessionBins]) -> dict[str, Any]:

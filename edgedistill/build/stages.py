@@ -19,6 +19,7 @@ from edgedistill.build.inputs import (
     provenance,
     read_sessions,
     require_folder,
+    require_labels,
     require_writable,
     shortened,
 )
@@ -31,7 +32,7 @@ from edgedistill.models.student import Student
 from edgedistill.target import load_target, require_buildable
 from edgedistill.training.adapt import adapt, require_known_array
 from edgedistill.training.baselines import kalman_score, ridge_score
-from edgedistill.training.batches import TrainingSession, gap_for, training_session
+from edgedistill.training.batches import TrainingSession, gap_for, training_session, unlabelled_block
 from edgedistill.training.evaluate import Readout, behaviour_of, score
 from edgedistill.training.rows import ROWS, score_student, score_teacher, student_features
 
@@ -50,6 +51,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     gap = max(gap_for(bins, size) for size in sizes)
     sessions = [training_session(b, gap) for b in bins]
     chosen = choose_session(sessions, options.session)
+    require_labels(chosen, next(b.path for b in bins if b.session_id == chosen.id))
     if given is not None:  # found out before the training, not after it
         require_known_array(given[0], chosen)
         if not options.probe and not knows(given[0], chosen):
@@ -172,7 +174,7 @@ def pretrain(
     run = Run(cache, chosen, seed, provenance(bins), progress)
     teacher = run.teacher(sessions, None)
     save_teacher(teacher, out, {"config": asdict(config), **run.inputs})
-    scored = [score_teacher(teacher, s, config.segment_bins).r2 for s in sessions if s.behaviour is not None]
+    scored = [score_teacher(teacher, s, config.segment_bins).r2 for s in sessions if unlabelled_block(s) is None]
     return {
         "out": str(out),
         "sessions": [s.id for s in sessions],
@@ -211,7 +213,7 @@ def distill(
     labelled = [outputs_of(b) for b in bins if b.behaviour is not None]
     behaviour = {"behaviour": labelled[-1]} if labelled else {}
     save_student(student, out, {**facts, **behaviour, **run.inputs})
-    scored = [score_student(student, name, s)[1].r2 for s in sessions if s.behaviour is not None]
+    scored = [score_student(student, name, s)[1].r2 for s in sessions if unlabelled_block(s) is None]
     return {
         "out": str(out),
         "sessions": [s.id for s in sessions],

@@ -58,12 +58,17 @@ class Split:
     test: slice
 
 
-def split_bins(n_bins: int, gap_bins: int, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)) -> Split:
+def split_bins(
+    n_bins: int,
+    gap_bins: int,
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    name: str = "the session",
+) -> Split:
     """Train, validation and test in the order of time, `gap_bins` left out between each two.
 
     The gap is the receptive field of the model plus the settling time of the front end: no test bin then
-    depends on a sample that training saw. Raises RecordingError below two minutes, or when a block would be
-    shorter than five seconds.
+    depends on a sample that training saw. Raises RecordingError, of the session `name`, below two minutes, or
+    when a block would be shorter than five seconds.
     """
     usable = n_bins - 2 * gap_bins
     train, validation = int(fractions[0] * usable + 1e-9), int(fractions[1] * usable + 1e-9)
@@ -71,7 +76,7 @@ def split_bins(n_bins: int, gap_bins: int, fractions: tuple[float, float, float]
     if n_bins < MIN_BINS or shortest < MIN_BLOCK_BINS:
         enough = max(MIN_BINS, round(MIN_BLOCK_BINS / min(fractions)) + 2 * gap_bins + 2)
         raise RecordingError(
-            "the session is too short to split into train, validation and test",
+            f"{name} is too short to split into train, validation and test",
             got=f"{n_bins / BINS_PER_S:g} s, of which two gaps of {gap_bins / BINS_PER_S:g} s are left out",
             expected=f"at least {enough / BINS_PER_S:.0f} s",
             causes=("a short session", "a model with a long receptive field, so that gaps are long"),

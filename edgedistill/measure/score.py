@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 BINS_PER_S = 100
 MIN_SCORED_S = 10
+STILL = 1e-14  # of an output's mean square: variation below the step of a float32 is none
 
 
 @dataclass(frozen=True)
@@ -39,4 +40,5 @@ def r2_per_output(guess: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]
     """Coefficient of determination of each column of (T, K); None where `truth` is constant."""
     error = ((truth - guess) ** 2).sum(axis=0)
     spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
-    return tuple(float(1 - e / s) if s > 0 else None for e, s in zip(error, spread, strict=True))
+    moves = spread > STILL * (truth**2).sum(axis=0)
+    return tuple(float(1 - e / s) if m else None for e, s, m in zip(error, spread, moves, strict=True))

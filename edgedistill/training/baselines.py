@@ -17,6 +17,7 @@ from edgedistill.training.evaluate import (
     behaviour_of,
     fit_readout,
     lagged_features,
+    mean_of_moving,
     r2_score,
     score,
 )
@@ -103,9 +104,9 @@ def kalman_score(bins: Array, session: TrainingSession) -> Score:
             for shrinkage in SHRINKAGES:
                 kalman = fit_kalman(features[train], behaviour[train], order, shrinkage)
                 validation = r2_score(kalman(features[split.validation]), behaviour[split.validation])
-                if chosen is None or np.mean(validation) > best:
+                if chosen is None or mean_of_moving(validation) > best:
                     test = r2_score(kalman(features[split.test]), behaviour[split.test])
-                    best = float(np.mean(validation))
+                    best = mean_of_moving(validation)
                     chosen = Score(float(np.mean(test)), test, best)
     assert chosen is not None
     return chosen

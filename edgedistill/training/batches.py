@@ -7,6 +7,7 @@ contiguous segments chosen by (seed, step) alone, so that a resumed run draws wh
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from edgedistill.data.windows import SessionBins, Split, fit_normalization, spli
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import settling_bins, zscore
 
+MIN_LABELLED_BINS = 100  # a block
 UNKNOWN_SETTLING = 1640  # bins; the gap for sessions without LFP, whose clock knows no front end
 
 
@@ -48,7 +50,7 @@ class TrainingSession:
 
 def training_session(bins: SessionBins, gap_bins: int) -> TrainingSession:
     """Normalises every part on the training block of `split_bins(…, gap_bins)`."""
-    split = split_bins(bins.bins, gap_bins)
+    split = split_bins(bins.bins, gap_bins, name=bins.path)
     settled = 0
     lfp, normalization = None, (np.zeros(0), np.zeros(0))
     if bins.lfp is not None and bins.bad is not None and bins.frontend is not None:
@@ -66,7 +68,9 @@ def training_session(bins: SessionBins, gap_bins: int) -> TrainingSession:
     behaviour, scale = None, (np.zeros(0), np.ones(0))
     if bins.behaviour is not None:
         known = bins.behaviour[split.train].astype(np.float64)
-        mean, std = np.nanmean(known, 0), np.nanstd(known, 0)
+        with warnings.catch_warnings():  # no label in the training block: none can be used, see `labelled`
+            warnings.simplefilter("ignore", RuntimeWarning)
+            mean, std = np.nanmean(known, 0), np.nanstd(known, 0)
         scale = (mean, np.where(std > 0, std, 1.0))
         behaviour = torch.from_numpy(((bins.behaviour - mean) / scale[1]).astype(np.float32))
     return TrainingSession(
@@ -82,6 +86,17 @@ def training_session(bins: SessionBins, gap_bins: int) -> TrainingSession:
         split=split,
         settled=settled,
     )
+
+
+def unlabelled_block(session: TrainingSession) -> str | None:
+    """The first block with less than a second of known behaviour: no read-out can be fitted, chosen or scored."""
+    split = session.split
+    train = slice(session.settled, split.train.stop)
+    for name, block in (("training", train), ("validation", split.validation), ("test", split.test)):
+        known = 0 if session.behaviour is None else int(torch.isfinite(session.behaviour[block]).all(1).sum())
+        if known < MIN_LABELLED_BINS:
+            return name
+    return None
 
 
 def gap_for(sessions: Sequence[SessionBins], size: StudentSize) -> int:

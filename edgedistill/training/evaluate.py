@@ -6,6 +6,8 @@ block, its penalty chosen on the validation block, and R² on the test block, wh
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,8 @@ from edgedistill.training.batches import TrainingSession
 
 Array = npt.NDArray[np.float64]
 PENALTIES = tuple(10.0**p for p in range(-1, 6))  # per sample of unit variance, times the number of bins / 1e4
+
+STILL = 1e-14  # of an output's mean square: variation below the step of a float32 is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +52,14 @@ def r2_score(guess: Array, truth: Array) -> tuple[float, ...]:
     known = np.isfinite(truth).all(1)
     error = ((truth[known] - guess[known]) ** 2).sum(0)
     spread = ((truth[known] - truth[known].mean(0)) ** 2).sum(0)
-    return tuple(float(v) for v in 1 - error / np.where(spread > 0, spread, np.nan))
+    moves = spread > STILL * (truth[known] ** 2).sum(0)
+    return tuple(float(v) for v in 1 - error / np.where(moves, spread, np.nan))
+
+
+def mean_of_moving(r2: Sequence[float]) -> float:
+    """Mean over the outputs that have an R²: one that stands still has no say in a choice. NaN where none moves."""
+    moving = [value for value in r2 if math.isfinite(value)]
+    return float(np.mean(moving)) if moving else math.nan
 
 
 def fit_readout(features: Array, behaviour: Array, split: Split, settled: int = 0) -> Readout:
@@ -70,8 +81,8 @@ def fit_readout(features: Array, behaviour: Array, split: Split, settled: int = 
         weights = vectors @ (rotated / (np.maximum(values, 0)[:, None] + penalty * len(x) / 1e4))
         weight = (weights / scale[:, None]).T
         readout = Readout(weight, mean_y - weight @ mean_x, penalty, 0.0)
-        r2 = float(np.mean(r2_score(readout(features[split.validation]), behaviour[split.validation])))
-        if best is None or r2 > best.validation_r2:
+        r2 = mean_of_moving(r2_score(readout(features[split.validation]), behaviour[split.validation]))
+        if best is None or r2 > best.validation_r2:  # NaN where no output moves
             best = Readout(weight, readout.bias, penalty, r2)
     assert best is not None
     return best

@@ -21,6 +21,7 @@ from edgedistill.training.batches import (
     pick_session,
     random_for,
     training_session,
+    unlabelled_block,
 )
 from edgedistill.training.pretrain import bidirectional_latents, teacher_targets
 
@@ -165,3 +166,13 @@ def test_the_gap_holds_receptive_field_taps_and_settling() -> None:
     field = STUDENT.shape(3, 2).receptive_field + (STUDENT.taps - 1) * STUDENT.dilation
     assert gap_for([bins], STUDENT) == settling_bins(bins.frontend) + field
     assert gap_for([replace(bins, frontend=None)], STUDENT) > field
+
+
+@pytest.mark.parametrize(("hidden", "block"), [(slice(0, 8000), "training"), (slice(9000, None), "test")])
+def test_a_block_without_labels_is_named(hidden: slice, block: str) -> None:
+    bins = session_bins()
+    assert bins.behaviour is not None
+    behaviour = bins.behaviour.copy()
+    behaviour[hidden] = np.nan
+    assert unlabelled_block(training_session(bins, GAP)) is None
+    assert unlabelled_block(training_session(replace(bins, behaviour=behaviour), GAP)) == block

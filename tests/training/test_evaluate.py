@@ -224,3 +224,14 @@ def test_a_probe_streams_from_the_first_bin() -> None:
     bins = session_bins()
     assert bins.behaviour is not None
     np.testing.assert_allclose(behaviour_of(made), bins.behaviour, rtol=1e-5, atol=1e-5)
+
+
+def test_an_output_that_stands_still_has_no_say_in_the_penalty() -> None:
+    """A third, constant column, as of hands that move in a plane, leaves the read-out of the others as it was."""
+    made = session()
+    behaviour, features = behaviour_of(made), lagged_features(made.inputs("lfp").double().numpy(), 5)
+    flat = np.column_stack([behaviour, np.full(len(behaviour), 0.1)])
+    alone, beside = (fit_readout(features, y, made.split) for y in (behaviour, flat))
+    assert beside.penalty == alone.penalty
+    np.testing.assert_allclose(beside.weight[:2], alone.weight, rtol=1e-9)
+    assert np.isnan(r2_score(flat, flat)[2])
