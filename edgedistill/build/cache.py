@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -42,7 +43,7 @@ class Cache:
         folder = self.root / f"{name}-{key[:16]}"
         cached = folder.is_dir()
         if not cached:
-            partial = folder.with_name(folder.name + ".partial")
+            partial, fresh = folder.with_name(folder.name + ".partial"), not self.root.exists()
             try:
                 partial.mkdir(parents=True, exist_ok=True)
                 make(partial)
@@ -54,6 +55,11 @@ class Cache:
                     causes=["the disk is full", "the folder is read-only"],
                     next_step=f"df -h {self.root.parent}, or choose another folder with --work",
                 ) from error
+            finally:
+                with suppress(OSError):  # a stage that could not begin leaves nothing behind
+                    partial.rmdir()
+                    if fresh:
+                        self.root.rmdir()
         self.stages.append(Stage(name, monotonic() - start, cached))
         return folder
 

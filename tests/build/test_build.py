@@ -314,8 +314,8 @@ def test_a_broken_session_is_named(home: Folder, tmp_path: Path) -> None:
     data.mkdir()
     whole = (home / "data" / "sim00_day01.nwb").read_bytes()
     (data / "broken.nwb").write_bytes(whole[: len(whole) // 2])
-    refused(home, tmp_path, RecordingError, r"broken\.nwb", data=(data,))
-    assert not (tmp_path / "x.edge").exists()
+    refused(home, tmp_path, RecordingError, r"broken\.nwb", data=(data,), work=tmp_path / "work")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]  # neither a bundle nor an empty stage
 
 
 @pytest.mark.usefixtures("untrained")
