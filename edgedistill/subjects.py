@@ -238,7 +238,16 @@ def fit_on_recording(bundle: Bundle, recording: Recording) -> Fit:
     outputs = [o for o in outputs_of_lfp(decoder, lfp) if not o.flags & (Flag.WARMUP | Flag.INVALID)]
     ends_s = lfp.start_s + (np.array([o.bin for o in outputs], np.float64) + 1) / BINS_PER_S
     guess = np.array([o.kinematics for o in outputs], np.float32).reshape(len(outputs), -1)
-    return fit_of(guess, behaviour.at(ends_s), str(recording.path))
+    return fit_of(guess, behaviour.at(ends_s), f"{recording.path}{seen_by(bundle, recording)}")
+
+
+def seen_by(bundle: Bundle, recording: Recording) -> str:
+    """A warning where the recording is one the bundle was trained on: R² over all of it is not held out."""
+    from edgedistill.data.windows import file_sha256
+
+    sessions = (bundle.manifest.get("provenance") or {}).get("sessions") or {}
+    seen = file_sha256(recording.path) in sessions.values()
+    return ", which the bundle was trained on: not held out" if seen else ""
 
 
 # ---------------------------------------------------------------- reading the bundle

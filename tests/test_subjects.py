@@ -10,6 +10,7 @@ import pytest
 
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
 from edgedistill.data.recording import open_recording
+from edgedistill.data.windows import file_sha256
 from edgedistill.errors import BundleError, RecordingError
 from edgedistill.measure.machine import describe_machine
 from edgedistill.measure.score import fit_of
@@ -68,6 +69,13 @@ def test_r2_on_another_recording(bundle: Bundle, tmp_path: Path) -> None:
     assert lfp.fit.r2 < 0.5  # random weights on noise
     assert lfp.fit.source.endswith("s2.nwb")
     assert (spikes.fit.r2, "its own session" in spikes.fit.source) == (None, True)
+
+
+def test_r2_on_a_recording_of_the_training_is_not_called_held_out(tmp_path: Path) -> None:
+    path = whole_session(tmp_path / "s1.nwb")
+    bundle = write_test_bundle(tmp_path / "test.edge", provenance={"sessions": {"s1": file_sha256(path)}})
+    with open_recording(path) as recording:
+        assert fit_on_recording(bundle, recording).source.endswith("trained on: not held out")
 
 
 @pytest.mark.parametrize("behaviour", [None, {"name": "hand_vel"}, {"unit": "m/s"}])
