@@ -28,7 +28,6 @@ PACKAGES = (
     ("safetensors", "build, run, bench", ""),
     ("pynwb", "simulate, inspect, pretrain, distill, build, run on a .nwb file", "train"),
     ("torch", "pretrain, distill, build", "train"),
-    ("scikit-learn", "distill, build", "train"),
     ("onnx", "build", "train"),
     ("onnxsim", "build", "train"),
     ("onnxruntime", "build, run, bench", "train"),

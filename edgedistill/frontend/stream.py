@@ -22,7 +22,6 @@ from edgedistill.frontend.rules import judge_channels, new_history, sample_range
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-SAMPLE_LIMIT = float(np.finfo(np.float32).max)  # beyond float32 counts as infinite: sums can then never overflow
 TINY_STATE = 1e-30
 BATCH_SAMPLES = 1 << 17  # float64 samples worked on at a time: 1 MB stays in a core's cache
 
