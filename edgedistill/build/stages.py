@@ -161,6 +161,8 @@ def pretrain(
     preset: str,
     steps: int | None = None,
     seed: int = 0,
+    behavior: str | None = None,
+    line_hz: float = 60,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The spike teacher of `data` in `out`, and a summary. Units are needed; LFP and behaviour are not."""
@@ -168,7 +170,7 @@ def pretrain(
     chosen = shortened(load_preset(preset), steps)
     require_folder(out)
     cache = Cache(out.with_name(out.name + ".work"))
-    bins = read_sessions(cache, data, None, 60, need=("units",), also=("lfp", "behaviour"))
+    bins = read_sessions(cache, data, behavior, line_hz, need=("units",), also=("lfp", "behaviour"))
     sessions = [training_session(b, gap_for(bins, chosen.student)) for b in bins]
     config = chosen.teacher_training
     run = Run(cache, chosen, seed, provenance(bins), progress)
@@ -193,6 +195,8 @@ def distill(
     preset: str,
     steps: int | None = None,
     seed: int = 0,
+    behavior: str | None = None,
+    line_hz: float = 60,
     supervised: bool = False,
     alignment: str = "cosine",
     progress: Progress | None = None,
@@ -203,7 +207,7 @@ def distill(
     require_folder(out)
     cache = Cache(out.with_name(out.name + ".work"))
     need = ("lfp", "units", "behaviour") if supervised else ("lfp", "units")
-    bins = read_sessions(cache, data, None, 60, need=need, also=("behaviour",))
+    bins = read_sessions(cache, data, behavior, line_hz, need=need, also=("behaviour",))
     sessions = [training_session(b, gap_for(bins, chosen.student)) for b in bins]
     run = Run(cache, chosen, seed, provenance(bins), progress)
     targets = run.targets(known_teacher(teacher, sessions), sessions)

@@ -35,10 +35,14 @@ preset_option = click.option(
 )
 
 
-def schedule_options(command: Command) -> Command:
-    """--preset, --steps, --seed and --json, the same for all three."""
+def shared_options(command: Command) -> Command:
+    """How sessions are read and models are trained, the same for all three."""
     for option in (
         json_option,
+        click.option(
+            "--line-hz", type=float, default=60.0, show_default=True, help="Mains frequency to notch out; 0 for none."
+        ),
+        click.option("--behavior", metavar="NAME", help="The behaviour series to decode, where there are several."),
         click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result."),
         click.option("--steps", type=click.IntRange(min=1), help="At most so many optimizer steps a stage."),
         preset_option,
@@ -56,8 +60,8 @@ DATA is folders or NWB files. Stopped at any moment, the same command goes on fr
 )
 @click.argument("data", nargs=-1, required=True, type=EXISTING)
 @click.option("--out", type=EXISTING, required=True, help="Folder for the teacher.")
-@schedule_options
-def pretrain(data: tuple[Path, ...], out: Path, preset: str, steps: int | None, seed: int, as_json: bool) -> None:
+@shared_options
+def pretrain(data: tuple[Path, ...], out: Path, preset: str, as_json: bool, **settings: Any) -> None:
     """Train the spike teacher on many sessions, without labels.
 
     A transformer learns to fill in units that were hidden from it. Sessions need sorted units; behaviour,
@@ -67,7 +71,7 @@ def pretrain(data: tuple[Path, ...], out: Path, preset: str, steps: int | None, 
     from edgedistill import build as stages
 
     with training_progress() as progress:
-        summary = stages.pretrain(data, out, preset=preset, steps=steps, seed=seed, progress=progress)
+        summary = stages.pretrain(data, out, preset=preset, progress=progress, **settings)
     _show_summary(summary, as_json)
 
 
@@ -91,34 +95,21 @@ from its last checkpoint.""",
     show_default=True,
     help="How the student's latents are compared with the teacher's.",
 )
-@schedule_options
+@shared_options
 def distill(
     data: tuple[Path, ...],
     teacher: Path,
     out: Path,
-    supervised: bool,
-    alignment: Any,
     preset: str,
-    steps: int | None,
-    seed: int,
     as_json: bool,
+    **settings: Any,
 ) -> None:
     """Train the causal LFP student to follow the teacher's latents."""
     load_preset(preset)
     from edgedistill import build as stages
 
     with training_progress() as progress:
-        summary = stages.distill(
-            data,
-            teacher,
-            out,
-            preset=preset,
-            steps=steps,
-            seed=seed,
-            supervised=supervised,
-            alignment=alignment,
-            progress=progress,
-        )
+        summary = stages.distill(data, teacher, out, preset=preset, progress=progress, **settings)
     _show_summary(summary, as_json)
 
 
@@ -155,12 +146,8 @@ The exit code is 3 when a gate of the target was missed; the bundle is written a
     show_default=True,
     help="For a session the student was not trained on: fresh z-scores, or a fresh tokenizer.",
 )
-@click.option("--behavior", metavar="NAME", help="The behaviour series to decode, where there are several.")
-@click.option(
-    "--line-hz", type=float, default=60.0, show_default=True, help="Mains frequency to notch out; 0 for none."
-)
 @click.option("--work", type=EXISTING, help="Where stages are kept.  [default: OUT with the ending .work]")
-@schedule_options
+@shared_options
 def build(
     target: str,
     data: tuple[Path, ...],
