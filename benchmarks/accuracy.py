@@ -180,7 +180,8 @@ def bidirectional_trial(
 
 
 def linear(run: Seed, score: Callable[[Any, TrainingSession], Score], part: str) -> dict[str, Any]:
-    sessions = [*run.trained, run.new_day]
+    # the offline filters stand beside the single-session models: one session each
+    sessions = [run.target] if isinstance(score, partial) else [*run.trained, run.new_day]
     return {"r2": {s.id: score(s.inputs(part).double().numpy(), s).r2 for s in sessions}}
 
 
