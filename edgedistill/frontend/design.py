@@ -165,7 +165,7 @@ def group_delay_ms(config: FrontEndConfig, hz: float = 10.0) -> float:
 def settling_bins(config: FrontEndConfig) -> int:
     """Bins until the response to a step (an electrode's offset) stays below 1 % of its peak: high-pass included.
 
-    The slowest filter decides, and that is the high-pass: about 20 s at 0.05 Hz.
+    The slowest filter decides, and that is the high-pass: 16.4 s at 0.05 Hz.
     """
     _, shaper = _sections(config)
     slowest = max(float(np.abs(np.roots(row[3:])).max()) for row in shaper)
