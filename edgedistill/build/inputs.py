@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,9 @@ def require_labels(session: TrainingSession, path: str) -> None:
 
 
 def provenance(bins: Sequence[SessionBins]) -> dict[str, Any]:
-    """Which files the run saw."""
-    return {"sessions": {b.session_id: b.sha256 for b in bins}}
+    """Which files the run saw, and the versions of what computed on them."""
+    versions = {package: metadata.version(package) for package in ("torch", "numpy", "scipy", "onnx", "onnxruntime")}
+    return {"sessions": {b.session_id: b.sha256 for b in bins}, "versions": versions}
 
 
 def known_teacher(folder: Path, sessions: Sequence[TrainingSession]) -> PatchAutoencoder:
