@@ -67,7 +67,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     spike_readout, spike_score = score_student(spike_student, "spike_student", chosen)
     metrics["spike_student_r2"] = spike_score.r2
     deployed, session, readout = decoder_student(run, given, options, sessions, chosen, targets, metrics)
-    metrics |= linear_scores(cache, chosen, run.inputs)
+    metrics |= linear_scores(cache, chosen)
     if options.baselines:
         metrics |= baseline_scores(run, sessions, chosen, targets)
     mode = {"adapt": options.adapt, "probe": options.probe} if given is not None else {}
@@ -124,7 +124,7 @@ def decoder_student(
     return student, session, readout
 
 
-def linear_scores(cache: Cache, session: TrainingSession, inputs: dict[str, Any]) -> dict[str, float | None]:
+def linear_scores(cache: Cache, session: TrainingSession) -> dict[str, float | None]:
     """The linear baselines of the chosen session."""
     start = monotonic()
     lfp, spikes = session.inputs("lfp").double().numpy(), session.inputs("spikes").double().numpy()

@@ -61,7 +61,7 @@ class SimulationConfig:
                 got=f"{self.units} units of {self.population}",
                 expected=f"a population of at least {4 * self.units}",
             )
-        if self.sessions < 1 or self.minutes <= 0 or self.channels < 4 or not 1 <= self.units <= 500:
+        if self.sessions < 1 or not 0 < self.minutes < 1e4 or self.channels < 4 or not 1 <= self.units <= 500:
             raise ConfigError(
                 "cannot simulate this",
                 got=f"{self.sessions} x {self.minutes} min, {self.channels} channels, {self.units} units",
