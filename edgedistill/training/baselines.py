@@ -67,9 +67,21 @@ class KalmanFilter:
         return np.asarray((states + self.mean_state)[:, : self.outputs])
 
 
-def fit_kalman(features: Array, behaviour: Array, order: int, shrinkage: float) -> KalmanFilter:
-    """Least squares for transition and observation, then the Riccati recursion to its fixed point."""
-    outputs = behaviour.shape[1]
+@dataclass(frozen=True, eq=False)
+class LinearGaussian:
+    """x' = a x + noise (w); y = h x + noise (q), both centred: what a Kalman filter assumes."""
+
+    a: Array  # (S, S)
+    w: Array  # (S, S)
+    h: Array  # (F, S)
+    q: Array  # (F, F)
+    mean_state: Array
+    mean_features: Array
+    outputs: int
+
+
+def fit_linear_gaussian(features: Array, behaviour: Array, order: int) -> LinearGaussian:
+    """Least squares for transition and observation, covariances of what they leave."""
     state = lagged_features(behaviour, order - 1)
     known = np.asarray(np.isfinite(state).all(1))
     pair = known[1:] & known[:-1]
@@ -79,18 +91,29 @@ def fit_kalman(features: Array, behaviour: Array, order: int, shrinkage: float) 
     w = np.cov((x[1:][pair] - x[:-1][pair] @ a.T).T).reshape(a.shape)
     h = np.linalg.lstsq(x[known], y[known], rcond=None)[0].T
     q = np.cov((y[known] - x[known] @ h.T).T).reshape(len(h), len(h))
-    variance = np.maximum(np.diag(q), 1e-9)
-    q = (1 - shrinkage) * q + shrinkage * np.diag(variance + variance.mean())
-    precision_h = np.linalg.solve(q, h)  # information form: the state is small, the observation wide
-    information = h.T @ precision_h
-    p = np.eye(len(a))
+    return LinearGaussian(a, w, h, q, mean_state, mean_features, behaviour.shape[1])
+
+
+def steady_kalman(model: LinearGaussian, shrinkage: float) -> KalmanFilter:
+    """The Riccati recursion to its fixed point, the observation noise shrunk towards its diagonal."""
+    variance = np.maximum(np.diag(model.q), 1e-9)
+    q = (1 - shrinkage) * model.q + shrinkage * np.diag(variance + variance.mean())
+    precision_h = np.linalg.solve(q, model.h)  # information form: the state is small, the observation wide
+    information = model.h.T @ precision_h
+    p = np.eye(len(model.a))
     for _ in range(2000):
-        prior = a @ p @ a.T + w + 1e-9 * np.eye(len(a))
+        prior = model.a @ p @ model.a.T + model.w + 1e-9 * np.eye(len(p))
         after = np.linalg.inv(np.linalg.inv(prior) + information)
         done, p = np.allclose(after, p, rtol=1e-9, atol=1e-12), after
         if done:
             break
-    return KalmanFilter(a, p @ precision_h.T, h, mean_state, mean_features, outputs)
+    gain = p @ precision_h.T
+    return KalmanFilter(model.a, gain, model.h, model.mean_state, model.mean_features, model.outputs)
+
+
+def fit_kalman(features: Array, behaviour: Array, order: int, shrinkage: float) -> KalmanFilter:
+    """Kalman filter of features (T, F) and behaviour (T, K) with a state of `order` bins."""
+    return steady_kalman(fit_linear_gaussian(features, behaviour, order), shrinkage)
 
 
 def kalman_score(bins: Array, session: TrainingSession) -> Score:
@@ -101,8 +124,9 @@ def kalman_score(bins: Array, session: TrainingSession) -> Score:
     for lags in KALMAN_LAGS:
         features = lagged_features(bins, lags)
         for order in KALMAN_ORDERS:
+            model = fit_linear_gaussian(features[train], behaviour[train], order)
             for shrinkage in SHRINKAGES:
-                kalman = fit_kalman(features[train], behaviour[train], order, shrinkage)
+                kalman = steady_kalman(model, shrinkage)
                 validation = r2_score(kalman(features[split.validation]), behaviour[split.validation])
                 if chosen is None or mean_of_moving(validation) > best:
                     test = r2_score(kalman(features[split.test]), behaviour[split.test])
