@@ -8,7 +8,7 @@ import resource
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -223,26 +223,29 @@ def test_parents_and_an_empty_folder_are_fine(tmp_path: Path) -> None:
     write_bundle(tmp_path / "new" / "a.zip", MANIFEST, FILES)
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow beyond 100 bytes: the nearest to a full disk that needs no second file system."""
+    """No file may grow beyond 100 bytes: the nearest to a full disk that needs no second file system.
+
+    Not a fixture: the limit would hold while pytest reports, and end it where its output goes to a file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("full_disk")
 @pytest.mark.parametrize("name", ["a.edge", "a.zip"])
 def test_a_full_disk_leaves_nothing(tmp_path: Path, name: str) -> None:
-    with pytest.raises(OutputError, match="could not be written"):
+    with full_disk(), pytest.raises(OutputError, match="could not be written"):
         write_bundle(tmp_path / name, MANIFEST, FILES)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_old_bundle(bundle: Bundle, request: pytest.FixtureRequest) -> None:
-    request.getfixturevalue("full_disk")
-    with pytest.raises(OutputError):
+def test_a_full_disk_leaves_the_old_bundle(bundle: Bundle) -> None:
+    with full_disk(), pytest.raises(OutputError):
         write_bundle(bundle.path, {"name": "second"}, {"only": b"1" * 1000})
     assert open_bundle(bundle.path).sha256 == bundle.sha256
     assert [path.name for path in bundle.path.parent.iterdir()] == [bundle.path.name]
