@@ -93,11 +93,11 @@ def draw(session: Path, bundle: Path, predictions: Path, metrics: dict[str, Any]
         decoded = np.array([float(row[name]) for row in rows])
         axis.plot(times[shown], true[shown], color="0.25", lw=1.2, label="true")
         axis.plot(times[shown], decoded[shown], color="tab:orange", lw=1.6, label="decoded from LFP, streaming")
-        axis.set_ylabel(f"{name}\n({unit})")
+        axis.set_ylabel(f"{name.split(' (')[0]}\n({unit})")
         axis.spines[["top", "right"]].set_visible(False)
     np.atleast_1d(axes)[0].legend(frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 1.22))
     np.atleast_1d(axes)[-1].set_xlabel("time in the session (s)")
-    figure.suptitle(f"held-out stretch, R² = {metrics['deployed_r2']:.2f} over the whole test block", ha="left", x=0.5)
+    figure.suptitle(f"held-out stretch, R² = {metrics['deployed_r2']:.2f} over the whole test block")
     figure.savefig(picture, dpi=130)
 
 
