@@ -120,7 +120,7 @@ def test_a_range_error_names_file_and_table(tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load(Preset, path)
-    for mention in (str(path), "[training]", "warmup_share", "1.5"):
+    for mention in (str(path), "[teacher_training]", "warmup_share", "1.5"):
         assert mention in str(caught.value)
 
 
@@ -164,7 +164,7 @@ def test_an_impossible_size_is_refused(change: dict[str, int]) -> None:
 
 def test_rotary_positions_need_even_heads() -> None:
     with pytest.raises(ConfigError, match="multiple of 8"):
-        TeacherSize(d=60, layers=1, heads=4, ff=8, patch=4, predictor_layers=1, predictor_d=64, mask_share=0.5)
+        TeacherSize(d=60, layers=1, heads=4, ff=8, patch=4, span=1, predictor_layers=1, predictor_d=64, mask_share=0.5)
 
 
 def test_a_segment_must_keep_bins_with_a_loss() -> None:
