@@ -54,10 +54,6 @@ class OutputError(EdgeDistillError):
     """A result that could not be written: read-only folder, full disk, file in the way."""
 
 
-class GateMissed(EdgeDistillError):
-    """The work is done, but a figure is outside its gate (exit code 3)."""
-
-
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`known` names as a sentence, the nearest first: "did you mean 'edge'? known: edge, nano"."""
     names = sorted(known)
