@@ -1,0 +1,210 @@
+"""The step of the INT8 student, its state, and whole stretches of it: numerics.md in numpy.
+
+Z-scored bins go in, kinematics come out. A stretch is computed layer by layer instead of bin by bin: integer
+sums are exact in any order and everything else is pinned, so `run` over T bins gives the bits of T calls of
+`step`. The rings are read in the order of time and written back by slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.errors import EngineError
+from edgedistill.numerics.arithmetic import (
+    LEVELS,
+    Floats,
+    Int8,
+    exp32,
+    lane_sum,
+    product,
+    quantize,
+    rms32,
+    silu32,
+)
+from edgedistill.numerics.tensors import Int8Model
+
+BLOCK = 64  # bins computed at once: attention touches BLOCK x (window + BLOCK) scores a head
+DEAD = np.float32(-1e30)  # score of a slot that holds nothing: its exponential rounds to 0
+
+Trace = dict[str, npt.NDArray[Any]]
+
+
+class Oracle:
+    """A quantized student at a point in its stream."""
+
+    def __init__(self, model: Int8Model) -> None:
+        self.model, self.shape = model, model.shape
+        self._tensors = model.tensors
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to a fresh stream: no live slots, zero lagged bins."""
+        shape = self.shape
+        rings = (2 * shape.layers, shape.heads, shape.window - 1, shape.head_dim)
+        self._rings: Int8 = np.zeros(rings, np.int8)  # k and v of layer i: 2i and 2i + 1
+        self._pos = self._live = 0
+        self._lags: Int8 = np.zeros((shape.lag_rows, shape.channels), np.int8)
+        self._latent: Floats = np.zeros(shape.d, np.float32)
+
+    @property
+    def latent(self) -> Floats:
+        """(d,) of the last bin, before the gain of the last norm, which is folded into the read-out."""
+        return np.array(self._latent)
+
+    def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
+        """Kinematics (K,) in physical units of one z-scored bin (C,), finite, 0 where masked."""
+        if np.shape(bin) != (self.shape.channels,):
+            raise EngineError("a step takes one bin", got=np.shape(bin), expected=f"({self.shape.channels},)")
+        return np.asarray(self.run(np.asarray(bin)[None])[0])
+
+    def run(self, bins: npt.NDArray[np.floating[Any]]) -> Floats:
+        """Kinematics (T, K) of bins (T, C): `step` after `step`, the same bits."""
+        return np.asarray(self.trace(bins, ())["kinematics"])
+
+    def trace(self, bins: npt.NDArray[np.floating[Any]], wanted: tuple[str, ...] | None = None) -> Trace:
+        """Kinematics, latents and integer tensors of bins (T, C), each with T first; `wanted` names the integers.
+
+        Integers: bin, latent, and of each layer attn, q, k, v (T, H, Dh), context, mlp, hidden; all of them if
+        `wanted` is None. A part that is kept in float32 reads no integers, and has none here.
+        """
+        values = np.asarray(bins, np.float32)
+        if values.ndim != 2 or values.shape[1] != self.shape.channels:
+            raise EngineError("bins do not fit the student", got=values.shape, expected=f"(T, {self.shape.channels})")
+        if not np.isfinite(values).all():
+            raise EngineError(
+                "a bin must be finite", got=f"{np.count_nonzero(~np.isfinite(values))} values that are not"
+            )
+        blocks = [self._block(values[at : at + BLOCK], wanted) for at in range(0, max(1, len(values)), BLOCK)]
+        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+    def export_state(self) -> Trace:
+        """Copies of the state in the layout all engines exchange (numerics.md, "State")."""
+        state: Trace = {}
+        for i in range(self.shape.layers):
+            state |= {f"ring_k_{i}": self._rings[2 * i].copy(), f"ring_v_{i}": self._rings[2 * i + 1].copy()}
+        state |= {"pos": np.array([self._pos], np.int32), "live": np.array([self._live], np.int32)}
+        return state | ({"lags": self._lags.copy()} if len(self._lags) else {})
+
+    def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on from a state that any engine exported. EngineError, nothing changed, if it does not fit."""
+        for name, own in self.export_state().items():
+            found = state.get(name)
+            if found is None or found.shape != own.shape or found.dtype != own.dtype:
+                got = "nothing of that name" if found is None else f"{found.dtype} {found.shape}"
+                raise EngineError(f"state '{name}' does not fit", got=got, expected=f"{own.dtype} {own.shape}")
+        pos, live, slots = int(state["pos"][0]), int(state["live"][0]), self.shape.window - 1
+        if not (0 <= pos < slots and 0 <= live <= slots):
+            raise EngineError("the state's ring is out of range", got=f"pos {pos}, live {live}, {slots} slots")
+        rings = [state[f"ring_{kind}_{i}"] for i in range(self.shape.layers) for kind in "kv"]
+        if any((ring == -128).any() for ring in rings):
+            raise EngineError("the state's ring holds -128", expected="-127 to 127: the range is symmetric")
+        self._rings, self._pos, self._live = np.stack(rings), pos, live
+        if len(self._lags):
+            self._lags = state["lags"].copy()
+
+    # ---------------------------------------------------------------- the step, over a block of bins
+
+    def _block(self, bins: Floats, wanted: tuple[str, ...] | None) -> Trace:
+        integers: Trace = {}
+        recent, x = self._embed(bins, integers)
+        past, new = self._rings[:, :, self._order()], []
+        for i in range(self.shape.layers):
+            x, keys, values = self._layer(i, x, past[2 * i], past[2 * i + 1], integers)
+            new += [keys, values]
+        latent = rms32(x)
+        kinematics = self._readout(latent, recent, integers)
+        self._advance(np.concatenate([past, np.stack(new)], axis=2), recent)
+        self._latent = latent[-1] if len(latent) else self._latent
+        kept = integers if wanted is None else {name: integers[name] for name in wanted}
+        return {**kept, "latents": latent, "kinematics": kinematics}
+
+    def _order(self) -> npt.NDArray[np.int64]:
+        """Slots from the oldest to the newest."""
+        slots = self.shape.window - 1
+        return (self._pos + np.arange(slots)) % slots
+
+    def _advance(self, known: Int8, recent: Int8) -> None:
+        """Keeps the newest of keys and values (2L, H, W - 1 + T, Dh), and of the bins (R + T, C)."""
+        slots = self.shape.window - 1
+        steps = known.shape[2] - slots
+        self._pos, self._live = (self._pos + steps) % slots, min(self._live + steps, slots)
+        self._rings = np.empty_like(self._rings)
+        self._rings[:, :, self._order()] = known[:, :, steps:]
+        self._lags = recent[::-1][: len(self._lags)].copy()
+
+    def _embed(self, bins: Floats, integers: Trace) -> tuple[Int8, Floats]:
+        """Bins as integers after those before them (R + T, C), in the order of time, and tokens (T, d)."""
+        integers["bin"] = quantize(bins, self._tensors["bin.inv_scale"])
+        recent = np.concatenate([self._lags[::-1], integers["bin"]])
+        taps = self._lagged(recent, [tap * self.shape.dilation for tap in range(self.shape.taps)])
+        return recent, self._of_bins("embed.weight", taps) + self._tensors["embed.bias"]
+
+    def _lagged(self, recent: Int8, lags: list[int]) -> Int8:
+        """(R + T, C) in the order of time -> (T, len(lags) * C), [lag, channel]."""
+        before = len(self._lags)
+        return np.concatenate([recent[before - lag : len(recent) - lag] for lag in lags], axis=1)
+
+    def _layer(self, i: int, x: Floats, past_k: Int8, past_v: Int8, integers: Trace) -> tuple[Floats, Int8, Int8]:
+        """Residual stream (T, d) after layer i, and its new keys and values (H, T, Dh)."""
+        name, shape = f"layers.{i}.", self.shape
+        normed = rms32(x)
+        for part in "qkv":
+            flat = self._linear(f"{name}w{part}", normed, name + "attn", integers)
+            eight = quantize(flat, self._tensors[f"{name}{part}.inv_scale"])
+            integers[name + part] = eight.reshape(len(x), shape.heads, shape.head_dim)
+        q, k, v = (integers[name + part].swapaxes(0, 1) for part in "qkv")
+        context = self._attention(i, q, np.concatenate([past_k, k], 1), np.concatenate([past_v, v], 1))
+        x = x + self._linear(name + "wo", context, name + "context", integers)
+        normed = rms32(x)
+        gate = self._linear(name + "wgate", normed, name + "mlp", integers)
+        hidden = silu32(gate) * self._linear(name + "wup", normed, name + "mlp", integers)
+        return x + self._linear(name + "wdown", hidden, name + "hidden", integers), k, v
+
+    def _attention(self, i: int, q: Int8, keys: Int8, values: Int8) -> Floats:
+        """q (H, T, Dh) over keys, values (H, W - 1 + T, Dh) in the order of time -> context (T, H * Dh)."""
+        heads, steps, width = q.shape
+        bias = self._tensors[f"layers.{i}.age_bias"]
+        age = np.arange(steps)[:, None] + self.shape.window - 1 - np.arange(keys.shape[1])  # (T, W - 1 + T)
+        first = self.shape.window - 1 - self._live  # slots before it hold nothing
+        seen = (age >= 0) & (age < self.shape.window) & (np.arange(keys.shape[1]) >= first)
+        sums = np.matmul(q.astype(np.float64), keys.astype(np.float64).swapaxes(1, 2)).astype(np.int32)
+        scores = sums.astype(np.float32) * self._tensors[f"layers.{i}.score_scale"] + bias[:, np.where(seen, age, 0)]
+        scores = np.where(seen, scores, DEAD)
+        p = np.rint(np.float32(LEVELS) * exp32(scores - scores.max(-1, keepdims=True)))
+        p = np.where(seen, p, np.float32(0))  # integers 0 … 127
+        weighted = np.matmul(p.astype(np.float64), values.astype(np.float64)).astype(np.int32)
+        total = p.astype(np.int32).sum(-1, dtype=np.int32)[..., None]
+        context = (weighted.astype(np.float32) * self._tensors[f"layers.{i}.v.scale"]) / total.astype(np.float32)
+        return np.asarray(context.swapaxes(0, 1).reshape(steps, heads * width), np.float32)
+
+    def _readout(self, latent: Floats, recent: Int8, integers: Trace) -> Floats:
+        """Kinematics (T, K): what latents and lagged bins say, then the bias."""
+        lagged = self._lagged(recent, list(range(self.shape.lags + 1)))
+        of_latent = self._linear("readout.latent", latent, "latent", integers)
+        return (of_latent + self._of_bins("readout.lags", lagged)) + self._tensors["readout.bias"]
+
+    # ---------------------------------------------------------------- products
+
+    def _linear(self, weight: str, x: Floats, activation: str, integers: Trace) -> Floats:
+        """float(x8 · w8) * multiplier for x (T, n); in float32, x unquantized, where the part is kept."""
+        w = self._tensors[weight]
+        if w.dtype != np.int8:
+            return _float_product(x, w)
+        integers[activation] = quantize(x, self._tensors[f"{activation}.inv_scale"])
+        return product(integers[activation], w).astype(np.float32) * self._tensors[f"{weight}.multiplier"]
+
+    def _of_bins(self, weight: str, bins: Int8) -> Floats:
+        """The same for bins, which are integers already."""
+        w = self._tensors[weight]
+        if w.dtype != np.int8:
+            return _float_product(bins.astype(np.float32) * self._tensors["bin.scale"], w)
+        return product(bins, w).astype(np.float32) * self._tensors[f"{weight}.multiplier"]
+
+
+def _float_product(x: Floats, w: Floats) -> Floats:
+    """(T, n) by rows (out, n), each a lane sum of products."""
+    return np.stack([lane_sum(x * row) for row in w], axis=-1)

@@ -1,0 +1,180 @@
+"""From a float32 student and the ranges of its activations to the integers that every engine reads.
+
+Nothing else makes integers. Gains of the norms and scales of single heads are folded into weights first, so that
+q, k and v have one scale each; scales are rounded to float32 once, multipliers once more; and no accumulator of
+the result can leave 32 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.config import StudentShape
+from edgedistill.errors import EdgeDistillError, did_you_mean
+from edgedistill.numerics import Int8Model, part_names, part_of
+from edgedistill.numerics.arithmetic import LEVELS
+from edgedistill.numerics.tensors import activations, weight_matrices
+
+Array = npt.NDArray[np.float64]
+Ranges = Mapping[str, npt.ArrayLike]  # activation -> its largest magnitude; of q, k, v and context one a head
+
+PER_HEAD = ("q", "k", "v", "context")
+INT32_MAX = 2**31 - 1
+
+
+def quantize_student(
+    shape: StudentShape,
+    weights: Mapping[str, npt.NDArray[np.float32]],
+    ranges: Ranges,
+    keep: Collection[str] = (),
+) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of `student.int8.safetensors`.
+
+    `weights` as in `student.safetensors`; `ranges` of the float student before any folding; parts in `keep` stay
+    float32. EdgeDistillError for a range or a weight that no scale fits, and for an accumulator that could overflow.
+    """
+    require_parts(shape, keep)
+    known = checked_ranges(shape, ranges)
+    folded, limits = fold(shape, weights, known)
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    for name in activations(shape):
+        scale = positive_float32(limits[name] / LEVELS, name)
+        tensors |= {f"{name}.scale": scale, f"{name}.inv_scale": (1 / scale.astype(np.float64)).astype(np.float32)}
+    for name, (_, source) in weight_matrices(shape).items():
+        if part_of(name) in keep:
+            tensors[name] = folded[name].astype(np.float32)
+        else:
+            tensors |= quantized_rows(name, folded[name], tensors[f"{source}.scale"])
+    for i in range(shape.layers):
+        q, k = (tensors[f"layers.{i}.{part}.scale"].astype(np.float64) for part in "qk")
+        tensors[f"layers.{i}.score_scale"] = (q * k / np.sqrt(shape.head_dim)).astype(np.float32)
+        tensors[f"layers.{i}.age_bias"] = weights[f"layers.{i}.age_bias"]
+    tensors |= {name: weights[name] for name in ("embed.bias", "readout.bias")}
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    require_no_overflow(Int8Model(shape, tensors))
+    return tensors
+
+
+def require_parts(shape: StudentShape, keep: Collection[str]) -> None:
+    """EdgeDistillError for a part of `keep` that does not exist or cannot stay in higher precision."""
+    known = [part for part in part_names(shape) if not part.endswith(".attention")]
+    for part in keep:
+        if part.endswith(".attention"):
+            raise EdgeDistillError(
+                f"'{part}' cannot be kept in higher precision",
+                causes=("keys and values live in an INT8 ring",),
+                next_step="keep its layer's 'qkv' or 'out' instead",
+            )
+        if part not in known:
+            raise EdgeDistillError(f"unknown part '{part}' to keep", expected=did_you_mean(part, known))
+
+
+def checked_ranges(shape: StudentShape, ranges: Ranges) -> dict[str, Array]:
+    """Ranges as float64 (1,) or (H,). EdgeDistillError names one that is missing, zero, infinite or misshapen."""
+    found = {}
+    for name in activations(shape):
+        if name not in ranges:
+            raise EdgeDistillError(f"no range for '{name}'", got=f"{len(ranges)} ranges", next_step="calibrate again")
+        values = np.atleast_1d(np.asarray(ranges[name], np.float64))
+        expected = shape.heads if name.split(".")[-1] in PER_HEAD else 1
+        if values.shape != (expected,):
+            raise EdgeDistillError(f"the range of '{name}' does not fit", got=values.shape, expected=f"({expected},)")
+        for head, value in enumerate(values):
+            which = f"'{name}'" + (f", head {head}" if expected > 1 else "")
+            if not (np.isfinite(value) and value > 0):
+                raise EdgeDistillError(
+                    f"the range of {which} gives no scale",
+                    got=value,
+                    expected="a finite number above 0",
+                    causes=("the calibration data never move it: a constant or silent input",),
+                    next_step="calibrate on data in which the channels move",
+                )
+        found[name] = values
+    return found
+
+
+def fold(
+    shape: StudentShape, weights: Mapping[str, npt.NDArray[np.float32]], ranges: Mapping[str, Array]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Weight matrices with gains and head scales in them, and the range (1,) that each activation then has.
+
+    Keys of all heads are brought to the range of the widest, and queries the other way, which leaves the scores
+    as they are; the same for values and the columns of the output projection.
+    """
+    folded = {name: weights[name].astype(np.float64) for name in weight_matrices(shape)}
+    limits = {name: ranges[name] for name in activations(shape)}
+    folded["readout.latent"] *= weights["norm_out"]
+    for i in range(shape.layers):
+        layer = f"layers.{i}."
+        for gain, names in (("norm_attn", ("wq", "wk", "wv")), ("norm_mlp", ("wgate", "wup"))):
+            for name in names:
+                folded[layer + name] *= weights[layer + gain]
+        k, v = (ranges[layer + part] / ranges[layer + part].max() for part in "kv")
+        rows_k, rows_v = (np.repeat(ratio, shape.head_dim) for ratio in (k, v))
+        folded[layer + "wq"] *= rows_k[:, None]
+        folded[layer + "wk"] /= rows_k[:, None]
+        folded[layer + "wv"] /= rows_v[:, None]
+        folded[layer + "wo"] *= rows_v
+        wide = {"q": ranges[layer + "q"] * k, "k": ranges[layer + "k"], "v": ranges[layer + "v"]}
+        wide["context"] = ranges[layer + "context"] / v
+        limits |= {layer + name: np.array([values.max()]) for name, values in wide.items()}
+    return folded, limits
+
+
+def quantized_rows(name: str, w: Array, source_scale: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+    """A matrix (out, n) as int8 with a scale a row, and the multiplier that turns its accumulators into floats.
+
+    A row of zeros (an output that the weight does not touch) has scale 1.
+    """
+    if not np.isfinite(w).all():
+        raise EdgeDistillError(f"'{name}' is not finite", got=f"{np.count_nonzero(~np.isfinite(w))} values")
+    largest = np.abs(w).max(axis=1)
+    scale = positive_float32(np.where(largest > 0, largest, LEVELS) / LEVELS, name)
+    integers = np.clip(np.rint(w / scale.astype(np.float64)[:, None]), -LEVELS, LEVELS).astype(np.int8)
+    multiplier = positive_float32(scale.astype(np.float64) * source_scale.astype(np.float64), name)
+    return {name: integers, f"{name}.scale": scale, f"{name}.multiplier": multiplier}
+
+
+def positive_float32(values: Array, name: str) -> npt.NDArray[np.float32]:
+    """Scales as float32, as normal numbers; EdgeDistillError where they would vanish or overflow."""
+    with np.errstate(over="ignore", under="ignore"):
+        scale = values.astype(np.float32)
+    tiny = np.finfo(np.float32).tiny
+    if not (np.isfinite(scale) & (scale >= tiny)).all():
+        raise EdgeDistillError(
+            f"'{name}' has no scale in float32",
+            got=f"{values.min():g} to {values.max():g}",
+            expected=f"{tiny:g} or more, and finite",
+            causes=("its values are all but zero, or beyond float32",),
+        )
+    return scale
+
+
+def require_no_overflow(model: Int8Model) -> None:
+    """EdgeDistillError names the accumulator that some input could drive beyond 32 bits."""
+    for name, bound in accumulator_bounds(model).items():
+        if bound > INT32_MAX:
+            raise EdgeDistillError(
+                f"the accumulator of '{name}' can overflow",
+                got=f"up to {bound}",
+                expected=f"at most {INT32_MAX}",
+                causes=("too many channels or taps for one product",),
+            )
+
+
+def accumulator_bounds(model: Int8Model) -> dict[str, int]:
+    """The largest magnitude each int32 accumulator can reach with any input in -127 … 127."""
+    shape, tensors = model.shape, model.tensors
+    bounds = {
+        name: LEVELS * int(np.abs(tensors[name].astype(np.int64)).sum(axis=1).max())
+        for name in weight_matrices(shape)
+        if tensors[name].dtype == np.int8
+    }
+    for i in range(shape.layers):
+        bounds[f"layers.{i}.scores"] = LEVELS * LEVELS * shape.head_dim
+        bounds[f"layers.{i}.context"] = LEVELS * LEVELS * shape.window  # and the sum of p is 127 times less
+    return bounds
