@@ -21,9 +21,13 @@ import numpy.typing as npt
 from edgedistill.errors import ConfigError, OutputError, RecordingError
 from edgedistill.frontend import FrontEndConfig, settling_bins
 
+Mask = npt.NDArray[np.bool_]
+
 BINS_PER_S = 100
 MIN_BINS = 120 * BINS_PER_S
 MIN_BLOCK_BINS = 5 * BINS_PER_S  # of train, validation and test each
+ARTEFACT_SIGMAS = 30  # from the median; the largest in a day of ordinary data is about 25
+ARTEFACT_SHARE = 0.02  # of a channel's bins; what is more frequent is the channel's nature
 ARRAYS = ("lfp", "bad", "counts", "behaviour")
 NOT_OURS = (ConfigError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -90,7 +94,8 @@ def fit_normalization(bins: SessionBins, block: slice) -> tuple[npt.NDArray[np.f
     """Mean and standard deviation in uV of each channel, both (C,), over its good bins of `block` only.
 
     Bins before the front end has settled are left out where later ones exist: the step from nothing to the
-    electrode's offset rings through the 0.05 Hz high-pass. A channel without good bins gets 0 and 0.
+    electrode's offset rings through the 0.05 Hz high-pass. So do artefacts, with what rings after them. A channel
+    without good bins gets 0 and 0.
     """
     if bins.lfp is None or bins.bad is None or bins.frontend is None:
         raise RecordingError(f"{bins.path}: no LFP was loaded", expected="a session loaded with its LFP")
@@ -98,10 +103,33 @@ def fit_normalization(bins: SessionBins, block: slice) -> tuple[npt.NDArray[np.f
     settled = max(first, settling_bins(bins.frontend))
     first = settled if stop - settled >= MIN_BLOCK_BINS else first
     good = ~bins.bad[first:stop]
+    for channel, rows in enumerate(good.T):
+        rows[:] = _without_artefacts(bins.lfp[first:stop, channel], rows, settling_bins(bins.frontend))
     count = np.maximum(good.sum(axis=0), 1)
     mean = np.where(good, bins.lfp[first:stop], 0.0).sum(axis=0) / count
     squares = np.where(good, bins.lfp[first:stop] - mean, 0.0) ** 2
     return mean, np.sqrt(squares.sum(axis=0) / count)
+
+
+def _without_artefacts(x: npt.NDArray[np.float64], good: npt.NDArray[np.bool_], settling: int) -> Mask:
+    """The rows of `good` (T,) without rare values far outside of x (T,), nor the `settling` bins after each.
+
+    One artefact of a thousand deviations would multiply the deviation by twenty. Where artefacts are so frequent
+    that less than half would be left, only the far values go; where those are no longer rare, nothing does.
+    """
+    if not good.any():
+        return good
+    median = np.median(x[good])
+    sigma = 1.4826 * np.median(np.abs(x[good] - median))  # of a normal distribution
+    far = good & (np.abs(x - median) > ARTEFACT_SIGMAS * sigma)
+    if sigma == 0 or not far.any():
+        return good
+    at = np.arange(len(x))
+    latest = np.maximum.accumulate(np.where(far, at, -settling - 1))
+    calm: Mask = good & (at - latest > settling)
+    if 2 * calm.sum() >= good.sum():
+        return calm
+    return good & ~far if far.sum() <= ARTEFACT_SHARE * good.sum() else good
 
 
 def save_session_bins(bins: SessionBins, path: str | Path) -> None:

@@ -312,6 +312,35 @@ def test_statistics_come_from_good_bins_of_the_block_alone(bins: SessionBins) ->
     np.testing.assert_allclose(std[0], bins.lfp[settled:9000, 0].std())
 
 
+def test_one_artefact_does_not_move_the_statistics_and_ordinary_data_keep_every_bit(bins: SessionBins) -> None:
+    from dataclasses import replace
+
+    assert bins.lfp is not None
+    assert bins.bad is not None
+    assert bins.frontend is not None
+    block, settled = slice(0, 9000), settling_bins(bins.frontend)
+    mean, std = fit_normalization(bins, block)
+    good = ~bins.bad[settled:9000]
+    plain = np.where(good, bins.lfp[settled:9000], 0).sum(0) / good.sum(0)
+    np.testing.assert_array_equal(mean, plain)
+    lfp = bins.lfp.copy()
+    lfp[5000:5010, 1] += 1000 * std[1]  # 100 ms, then what rings through the high-pass
+    lfp[5010:5400, 1] -= 100 * std[1] * np.exp(-np.arange(390) / 100)
+    moved, wider = fit_normalization(replace(bins, lfp=lfp), block)
+    np.testing.assert_array_equal(np.delete(wider, 1), np.delete(std, 1))
+    assert abs(wider[1] / std[1] - 1) < 0.05
+    assert abs(moved[1] - mean[1]) < 0.05 * std[1]
+
+
+def test_a_channel_of_frequent_bursts_keeps_its_deviation(bins: SessionBins) -> None:
+    from dataclasses import replace
+
+    assert bins.lfp is not None
+    lfp = bins.lfp.copy()
+    lfp[::20, 1] *= 100
+    assert fit_normalization(replace(bins, lfp=lfp), slice(0, 9000))[1][1] > 10 * lfp[1::20, 1].std()
+
+
 # ---------------------------------------------------------------- cache
 
 
