@@ -32,7 +32,7 @@ def lane_sum(x: Floats) -> Floats:
     fill = -x.shape[-1] % LANES
     if fill:
         x = np.concatenate([x, np.zeros((*x.shape[:-1], fill), np.float32)], axis=-1)
-    parts = x.reshape(*x.shape[:-1], -1, LANES)
+    parts = x.reshape(*x.shape[:-1], x.shape[-1] // LANES, LANES)
     lanes = parts[..., 0, :]
     for i in range(1, parts.shape[-2]):
         lanes = lanes + parts[..., i, :]
@@ -69,7 +69,8 @@ def rms32(x: Floats) -> Floats:
 
 def quantize(x: Floats, inv_scale: Floats) -> Int8:
     """round(x * inv_scale), ties to even, saturating at -127 and 127."""
-    return np.asarray(np.clip(np.rint(x * inv_scale), -LEVELS, LEVELS), np.int8)
+    with np.errstate(over="ignore"):  # a product beyond float32 is infinite, and saturates
+        return np.asarray(np.clip(np.rint(x * inv_scale), -LEVELS, LEVELS), np.int8)
 
 
 def product(x: npt.NDArray[Any], w: Int8) -> Int32:

@@ -15,20 +15,18 @@ import numpy.typing as npt
 
 from edgedistill.errors import EngineError
 from edgedistill.numerics.arithmetic import (
-    LEVELS,
     Floats,
     Int8,
-    exp32,
     lane_sum,
     product,
     quantize,
     rms32,
     silu32,
 )
+from edgedistill.numerics.attention import attend
 from edgedistill.numerics.tensors import Int8Model
 
 BLOCK = 64  # bins computed at once: attention touches BLOCK x (window + BLOCK) scores a head
-DEAD = np.float32(-1e30)  # score of a slot that holds nothing: its exponential rounds to 0
 
 Trace = dict[str, npt.NDArray[Any]]
 
@@ -157,29 +155,14 @@ class Oracle:
             eight = quantize(flat, self._tensors[f"{name}{part}.inv_scale"])
             integers[name + part] = eight.reshape(len(x), shape.heads, shape.head_dim)
         q, k, v = (integers[name + part].swapaxes(0, 1) for part in "qkv")
-        context = self._attention(i, q, np.concatenate([past_k, k], 1), np.concatenate([past_v, v], 1))
+        keys, values = np.concatenate([past_k, k], axis=1), np.concatenate([past_v, v], axis=1)
+        bias, score_scale, v_scale = (self._tensors[name + part] for part in ("age_bias", "score_scale", "v.scale"))
+        context = attend(q, keys, values, bias, self._live, score_scale, v_scale).reshape(len(x), shape.d)
         x = x + self._linear(name + "wo", context, name + "context", integers)
         normed = rms32(x)
         gate = self._linear(name + "wgate", normed, name + "mlp", integers)
         hidden = silu32(gate) * self._linear(name + "wup", normed, name + "mlp", integers)
         return x + self._linear(name + "wdown", hidden, name + "hidden", integers), k, v
-
-    def _attention(self, i: int, q: Int8, keys: Int8, values: Int8) -> Floats:
-        """q (H, T, Dh) over keys, values (H, W - 1 + T, Dh) in the order of time -> context (T, H * Dh)."""
-        heads, steps, width = q.shape
-        bias = self._tensors[f"layers.{i}.age_bias"]
-        age = np.arange(steps)[:, None] + self.shape.window - 1 - np.arange(keys.shape[1])  # (T, W - 1 + T)
-        first = self.shape.window - 1 - self._live  # slots before it hold nothing
-        seen = (age >= 0) & (age < self.shape.window) & (np.arange(keys.shape[1]) >= first)
-        sums = np.matmul(q.astype(np.float64), keys.astype(np.float64).swapaxes(1, 2)).astype(np.int32)
-        scores = sums.astype(np.float32) * self._tensors[f"layers.{i}.score_scale"] + bias[:, np.where(seen, age, 0)]
-        scores = np.where(seen, scores, DEAD)
-        p = np.rint(np.float32(LEVELS) * exp32(scores - scores.max(-1, keepdims=True)))
-        p = np.where(seen, p, np.float32(0))  # integers 0 … 127
-        weighted = np.matmul(p.astype(np.float64), values.astype(np.float64)).astype(np.int32)
-        total = p.astype(np.int32).sum(-1, dtype=np.int32)[..., None]
-        context = (weighted.astype(np.float32) * self._tensors[f"layers.{i}.v.scale"]) / total.astype(np.float32)
-        return np.asarray(context.swapaxes(0, 1).reshape(steps, heads * width), np.float32)
 
     def _readout(self, latent: Floats, recent: Int8, integers: Trace) -> Floats:
         """Kinematics (T, K): what latents and lagged bins say, then the bias."""

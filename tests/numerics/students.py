@@ -1,0 +1,155 @@
+"""Random quantized students, made the way `build` makes them, and the step of numerics.md written out bin by bin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.config import StudentShape
+from edgedistill.numerics import Int8Model
+from edgedistill.quantization.integers import quantize_student
+from edgedistill.quantization.onnx_graph import weight_shapes
+
+SMALL = StudentShape(channels=5, outputs=2, d=32, layers=2, heads=2, window=9, ff=48, taps=3, dilation=2, lags=3)
+ODD = StudentShape(channels=3, outputs=1, d=21, layers=1, heads=3, window=4, ff=31, taps=1, dilation=1, lags=0)
+
+f32 = np.float32
+
+
+def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
+    """Weights of the size training leaves them at."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for name, size in weight_shapes(shape).items():
+        scale = 1 / np.sqrt(size[-1]) if len(size) == 2 else 0.1
+        offset = 1.0 if "norm" in name else 0.0
+        weights[name] = (offset + scale * rng.standard_normal(size)).astype(np.float32)
+    return weights
+
+
+def likely_ranges(shape: StudentShape, seed: int = 0) -> dict[str, list[float]]:
+    """Ranges as calibration finds them for such weights: a little is clipped."""
+    rng = np.random.default_rng(seed + 1)
+    found: dict[str, list[float]] = {"bin": [3.5], "latent": [2.8]}
+    for i in range(shape.layers):
+        found |= {f"layers.{i}.{name}": [2.8] for name in ("attn", "mlp")} | {f"layers.{i}.hidden": [1.5]}
+        found |= {f"layers.{i}.{name}": list(rng.uniform(1.0, 3.0, shape.heads)) for name in ("q", "k", "v", "context")}
+    return found
+
+
+def random_model(shape: StudentShape = SMALL, seed: int = 0, keep: tuple[str, ...] = ()) -> Int8Model:
+    """A quantized student of `shape`."""
+    return Int8Model(shape, quantize_student(shape, random_weights(shape, seed), likely_ranges(shape, seed), keep))
+
+
+def random_bins(shape: StudentShape, steps: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Z-scored bins (steps, channels)."""
+    return np.random.default_rng(seed + 2).standard_normal((steps, shape.channels)).astype(np.float32)
+
+
+# ---------------------------------------------------------------- numerics.md, bin by bin and value by value
+
+
+class LiteralStep:
+    """The step as its definition reads, in scalars and loops; slow, and written without a look at the oracle's code."""
+
+    def __init__(self, model: Int8Model) -> None:
+        self.shape, self.t = model.shape, model.tensors
+        shape = model.shape
+        self.rings = np.zeros((shape.layers, 2, shape.heads, shape.window - 1, shape.head_dim), np.int8)
+        self.pos = self.live = 0
+        self.lags = [np.zeros(shape.channels, np.int8) for _ in range(shape.lag_rows)]
+
+    def step(self, bin_: npt.NDArray[np.float32]) -> dict[str, Any]:
+        shape, t, seen = self.shape, self.t, {}
+        seen["bin"] = eight(bin_, t["bin.inv_scale"])
+        rows = [seen["bin"], *self.lags]
+        taps = np.concatenate([rows[tap * shape.dilation] for tap in range(shape.taps)])
+        x = scaled(taps, t, "embed.weight") + t["embed.bias"]
+        fresh = []
+        for i in range(shape.layers):
+            x, new = self.layer(i, x, seen)
+            fresh.append(new)
+        latent = norm(x)
+        seen["latent"] = eight(latent, t["latent.inv_scale"])
+        lagged = np.concatenate(rows[: shape.lags + 1])
+        said = scaled(seen["latent"], t, "readout.latent") + scaled(lagged, t, "readout.lags")
+        seen["latents"], seen["kinematics"] = latent, said + t["readout.bias"]
+        for i, (k, v) in enumerate(fresh):
+            self.rings[i, 0, :, self.pos], self.rings[i, 1, :, self.pos] = k, v
+        self.pos, self.live = (self.pos + 1) % (shape.window - 1), min(self.live + 1, shape.window - 1)
+        self.lags = rows[:-1] if self.lags else []
+        return seen
+
+    def layer(self, i: int, x: npt.NDArray[np.float32], seen: dict[str, Any]) -> tuple[Any, Any]:
+        shape, t, name = self.shape, self.t, f"layers.{i}."
+        a = eight(norm(x), t[name + "attn.inv_scale"])
+        heads = {}
+        for part in "qkv":
+            flat = eight(scaled(a, t, f"{name}w{part}"), t[f"{name}{part}.inv_scale"])
+            heads[part] = flat.reshape(shape.heads, shape.head_dim)
+        context = np.concatenate([self.head(i, h, heads) for h in range(shape.heads)])
+        c = eight(context, t[name + "context.inv_scale"])
+        x = x + scaled(c, t, name + "wo")
+        b = eight(norm(x), t[name + "mlp.inv_scale"])
+        gate, up = scaled(b, t, name + "wgate"), scaled(b, t, name + "wup")
+        hidden = np.array([(g / (f32(1) + exponential(-g))) * u for g, u in zip(gate, up, strict=True)], np.float32)
+        h8 = eight(hidden, t[name + "hidden.inv_scale"])
+        seen |= {name + "attn": a, name + "context": c, name + "mlp": b, name + "hidden": h8}
+        seen |= {name + part: heads[part] for part in "qkv"}
+        return x + scaled(h8, t, name + "wdown"), (heads["k"], heads["v"])
+
+    def head(self, i: int, h: int, heads: dict[str, Any]) -> npt.NDArray[np.float32]:
+        t, name, slots = self.t, f"layers.{i}.", self.shape.window - 1
+        keys, values, ages = [heads["k"][h]], [heads["v"][h]], [0]
+        for age in range(1, self.live + 1):
+            slot = (self.pos - age) % slots
+            keys.append(self.rings[i, 0, h, slot])
+            values.append(self.rings[i, 1, h, slot])
+            ages.append(age)
+        scores = []
+        for key, age in zip(keys, ages, strict=True):
+            total = sum(int(a) * int(b) for a, b in zip(heads["q"][h], key, strict=True))
+            scores.append(f32(total) * t[name + "score_scale"][0] + t[name + "age_bias"][h, age])
+        p = [int(np.rint(f32(127) * exponential(s - max(scores)))) for s in scores]
+        out = []
+        for column in range(self.shape.head_dim):
+            total = sum(weight * int(value[column]) for weight, value in zip(p, values, strict=True))
+            out.append((f32(total) * t[name + "v.scale"][0]) / f32(sum(p)))
+        return np.array(out, np.float32)
+
+
+def eight(x: npt.NDArray[np.float32], inv_scale: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
+    return np.array([max(-127, min(127, int(np.rint(v * inv_scale[0])))) for v in x], np.int8)
+
+
+def scaled(x: npt.NDArray[np.int8], t: Any, name: str) -> npt.NDArray[np.float32]:
+    totals = [sum(int(a) * int(b) for a, b in zip(x, row, strict=True)) for row in t[name]]
+    return np.array([f32(total) * m for total, m in zip(totals, t[name + ".multiplier"], strict=True)], np.float32)
+
+
+def norm(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    mean = summed([v * v for v in x]) / f32(len(x))
+    factor = f32(1) / np.sqrt(mean + f32(1e-6))
+    return np.array([v * factor for v in x], np.float32)
+
+
+def summed(values: list[np.float32]) -> np.float32:
+    lanes = [f32(0)] * 16
+    for i, value in enumerate(values):
+        lanes[i % 16] = lanes[i % 16] + value
+    for half in (8, 4, 2, 1):
+        lanes = [lanes[j] + lanes[j + half] for j in range(half)]
+    return lanes[0]
+
+
+def exponential(x: np.float32) -> np.float32:
+    x = min(max(x, f32(-87)), f32(88))
+    n = np.rint(x * f32(1.4426950408889634))
+    r = (x - n * f32(0.693359375)) - n * f32(-2.1219444005471377e-4)
+    p = f32(0.008312521)
+    for c in (0.04189016, 0.16667114, 0.4999923):
+        p = p * r + f32(c)
+    return np.ldexp(((p * r) * r + r) + f32(1), int(n))  # a power of two: exact
