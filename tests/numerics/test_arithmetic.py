@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from edgedistill.numerics import exp32, lane_sum, quantize, rms32, silu32
 from edgedistill.numerics.arithmetic import product
+
 from .students import exponential, summed
 
 floats = st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=False)

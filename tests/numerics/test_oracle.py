@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgedistill.errors import BundleError, EngineError
 from edgedistill.numerics import Int8Model, Oracle, part_names
+
 from .students import ODD, SMALL, LiteralStep, random_bins, random_model
 
 SHAPES = {
