@@ -1,0 +1,41 @@
+"""What a float student computes, by the names of its activation ranges.
+
+Comes in: a student and bins. Goes out: every activation that has a scale on the device (numerics.md, "What is
+eight bits wide"), as the float student has it, before any folding: norms without their gains, since those go into
+the weights after them, and q, k, v and context a head each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgedistill.models.student import Student, StudentBlock, window_attention
+from edgedistill.models.transformer import rms
+
+
+@torch.no_grad()
+def activations_of(student: Student, session: str, bins: Tensor) -> dict[str, Tensor]:
+    """(batch, n, channels) from a fresh state -> name -> (batch, n, width), or (batch, heads, n, head_dim)."""
+    found, x = {"bin": bins}, student.tokenizer(session, bins)
+    blocks = cast("Iterable[StudentBlock]", student.layers)
+    for i, (block, cache) in enumerate(zip(blocks, student.empty_cache(len(bins)), strict=True)):
+        seen, x = block_activations(block, x, cache)
+        found |= {f"layers.{i}.{name}": values for name, values in seen.items()}
+    return found | {"latent": rms(x)}
+
+
+def block_activations(block: StudentBlock, x: Tensor, cache: tuple[Tensor, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """The activations of one block on (batch, n, d), after an empty cache; and its output."""
+    q, k, v = block.qkv(x)
+    keys, values = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
+    context = window_attention(q, keys, values, block.age_bias)
+    after = x + F.linear(context.transpose(1, 2).flatten(2), block.wo)
+    normed = rms(after)
+    gate, up = (F.linear(normed * block.norm_mlp, w) for w in (block.mlp.wgate, block.mlp.wup))
+    seen = {"attn": rms(x), "q": q, "k": k, "v": v, "context": context, "mlp": normed, "hidden": F.silu(gate) * up}
+    return seen, block.finish(x, context)
