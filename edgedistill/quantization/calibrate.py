@@ -6,7 +6,7 @@ each window holds (`observers`), and what they find becomes `Ranges`, with its p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -124,10 +124,10 @@ def measured_table(
     student: Student,
     sessions: Sequence[TrainingSession],
     modality: str,
-    values: Mapping[str, Sequence[float]],
-    draw: Draw,
+    ranges: Ranges,
 ) -> tuple[dict[str, object], ...]:
-    """The table for ranges that no observer found (`values`, such as fine-tuned ones), on the windows of `draw`."""
+    """The table of ranges that no observer found, such as fine-tuned ones, on the windows of their calibration."""
+    values, draw = ranges.values, draw_windows(sessions, modality, student.size, ranges.recipe, ranges.seed)
     sums: dict[str, npt.NDArray[np.float64]] = {}
     for _, seen in observed(student, sessions, modality, draw):
         for name, x in seen.items():

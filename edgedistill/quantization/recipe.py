@@ -90,6 +90,16 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(Path(name).stem for name in files if name.endswith(".toml")))
 
 
+def require_teacher(recipe: Recipe, teacher: Path | None) -> None:
+    """ConfigError where the recipe fine-tunes and there is nothing to learn from."""
+    if recipe.finetune is not None and teacher is None:
+        raise ConfigError(
+            f"recipe '{recipe.name}' fine-tunes the student, which needs its teacher",
+            got="no --teacher",
+            next_step="add --teacher DIR, what `edgedistill pretrain` wrote, or choose a recipe without [finetune]",
+        )
+
+
 def _require(ok: bool, name: str, got: float, expected: str) -> None:
     if not ok:
         raise ConfigError(f"'{name}' is out of range", got=got, expected=expected)

@@ -145,7 +145,7 @@ def draw_from(
 ) -> tuple[list[Window], list[LeftOut]]:
     """`wanted` windows of one session, in the order of time, a stratum at a time in turn; and those passed over.
 
-    What rings after an artefact (`rings` bins long) is drawn only where nothing calmer is left.
+    What rings after an artefact (`rings` bins long) is drawn only where less than half would be left without it.
     """
     drawn: list[int] = []
     ringing: list[int] = []
@@ -161,7 +161,7 @@ def draw_from(
             ringing.append(index)
         else:
             drawn.append(index)
-    missing = wanted - len(drawn)
+    missing = max(0, -(-min(wanted, len(grid.first)) // 2) - len(drawn))
     drawn += ringing[:missing]
     passed += [left_out(grid, index, "it rings from an artefact before it", None) for index in ringing[missing:]]
     return [grid.window(index) for index in sorted(drawn)], sorted(passed, key=lambda one: one.first_bin)
