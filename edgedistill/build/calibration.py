@@ -10,23 +10,23 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from edgedistill.build.cache import Cache
 from edgedistill.build.given import knows, last_statistics, readouts
-from edgedistill.build.inputs import known_teacher, read_sessions, require_labels, require_writable
+from edgedistill.build.inputs import provenance, read_sessions, require_labels, require_writable
 from edgedistill.build.options import Progress
-from edgedistill.build.run import contents, normalizations
-from edgedistill.config import StudentSize, TrainingConfig, load_preset, preset_names
+from edgedistill.build.run import Run, normalizations
+from edgedistill.config import Preset, StudentSize, TrainingConfig, load_preset, preset_names
 from edgedistill.data.windows import SessionBins
 from edgedistill.models.files import load_student, save_student
 from edgedistill.models.student import Student
 from edgedistill.quantization.calibrate import calibrate, measured_table
 from edgedistill.quantization.integers import require_parts
-from edgedistill.quantization.ranges import Ranges, checkpoint_sha256, plain_shape, read_ranges
+from edgedistill.quantization.ranges import Ranges, checkpoint_sha256, plain_shape
 from edgedistill.quantization.recipe import DEFAULT_RECIPE, load_recipe, require_teacher
 from edgedistill.training.adapt import adapt
 from edgedistill.training.batches import TrainingSession, gap_for, training_session, unlabelled_block
@@ -102,7 +102,8 @@ def calibrate_run(options: CalibrationOptions, progress: Progress | None = None)
     tuned = None
     if options.teacher is not None and recipe.finetune is not None:
         tuned = options.out.with_suffix(".student")
-        adapted, ranges = finetuned(cache, adapted, facts, ranges, sessions, options.teacher, tuned, progress)
+        run = Run(cache, preset_of(student.size), options.seed, provenance(bins), progress)
+        adapted, ranges = tuned_student(run, facts, adapted, ranges, sessions, options.teacher, tuned)
     ranges.write(options.out)
     ranking = None if labelled is None else ranked(adapted, ranges, labelled)
     figure = None
@@ -145,61 +146,32 @@ def last_statistics_of(facts: dict[str, Any], session: TrainingSession) -> Any:
     return last_statistics(facts, session.array) if session.array in facts["arrays"].values() else None
 
 
-def finetuned(
-    cache: Cache,
-    student: Student,
+def tuned_student(
+    run: Run,
     facts: dict[str, Any],
+    student: Student,
     ranges: Ranges,
     sessions: Sequence[TrainingSession],
     teacher: Path,
     out: Path,
-    progress: Progress | None,
 ) -> tuple[Student, Ranges]:
     """The fine-tuned student, written to the folder `out`, and its ranges. Stopped, it goes on from a checkpoint."""
-    from edgedistill.training.finetune import finetune_student
-    from edgedistill.training.pretrain import teacher_targets
+    from edgedistill.build.quantize import finetuned
 
-    finetune, config = ranges.recipe.finetune, training_config(student.size)
-    assert finetune is not None
-    objective = ROWS[facts.get("row", "distilled")].objective
-    targets = teacher_targets(known_teacher(teacher, sessions), sessions, config)
-    report = None if progress is None else lambda *figures: progress("finetune", *figures)
-
-    def make(folder: Path) -> None:
-        checkpoint = folder / "checkpoint.safetensors"
-        tuned, values = finetune_student(
-            student,
-            ranges.values,
-            sessions,
-            "lfp",
-            objective,
-            config,
-            finetune,
-            ranges.seed,
-            targets,
-            checkpoint,
-            report,
-        )
-        kept = {key: value for key, value in facts.items() if key not in OF_THE_MODEL}
-        kept["normalization"] = {**facts.get("normalization", {}), **normalizations(sessions)}
-        kept["readouts"] = readouts(tuned, sessions) or facts.get("readouts", {})
-        save_student(tuned, folder, {**kept, "finetuned_from": ranges.checkpoint_sha256})
-        after = replace(ranges, values=values, checkpoint_sha256=checkpoint_sha256(tuned))
-        replace(after, table=measured_table(tuned, sessions, "lfp", after)).write(folder / "ranges.json")
-        checkpoint.unlink(missing_ok=True)
-
-    seen = [contents(s, s.inputs("lfp"), targets[s.id], s.behaviour) for s in sessions]
-    inputs = [seen, ranges.to_json(), asdict(objective), asdict(config)]
-    folder = cache.stage("finetune", inputs, make)
-    tuned, stored = load_student(folder)
-    save_student(tuned, out, {key: value for key, value in stored.items() if key not in OF_THE_MODEL})
-    return tuned, read_ranges(folder / "ranges.json", tuned.size)
+    targets = run.targets(run.teacher(sessions, teacher), sessions)
+    tuned, after = finetuned(run, facts.get("row", "distilled"), student, ranges, sessions, targets)
+    after = replace(after, table=measured_table(tuned, sessions, "lfp", after))
+    kept = {key: value for key, value in facts.items() if key not in OF_THE_MODEL}
+    kept["normalization"] = {**facts.get("normalization", {}), **normalizations(sessions)}
+    kept["readouts"] = readouts(tuned, sessions) or facts.get("readouts", {})
+    save_student(tuned, out, {**kept, "finetuned_from": ranges.checkpoint_sha256})
+    return tuned, after
 
 
-def training_config(size: StudentSize) -> TrainingConfig:
-    """How a student of this size is trained: by the packaged preset of that size, else by the defaults."""
+def preset_of(size: StudentSize) -> Preset:
+    """How a student of this size is trained: by the packaged preset of that size, else as `edge`."""
     presets = (load_preset(name) for name in preset_names())
-    return next((preset.training for preset in presets if preset.student == size), TrainingConfig())
+    return next((preset for preset in presets if preset.student == size), load_preset("edge"))
 
 
 def ranked(student: Student, ranges: Ranges, session: TrainingSession) -> Ranking:

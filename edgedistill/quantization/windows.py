@@ -98,15 +98,17 @@ def draw_windows(
     largest = np.concatenate([grid.largest for grid in grids])
     known = largest[largest > 0]  # neither NaN nor masked
     limit = recipe.artefact_factor * float(np.median(known)) if len(known) else 0.0
-    left_out = [LeftOut(g.session.id, g.session.settled, g.bins, too_short(g), None) for g in grids if not len(g.first)]
-    windows: list[Window] = []
-    share, more = divmod(recipe.windows, len(grids))
-    for order, grid in enumerate(grids):
-        rings = grid.session.settled if modality == "lfp" else 0
-        wanted = share + (order < more)
-        drawn, passed = draw_from(grid, wanted, recipe.strata, limit, rings, np_random(seed, 2 * order + 1))
-        windows += drawn
-        left_out += passed
+    found: dict[int, tuple[list[Window], list[LeftOut]]] = {}
+    missing = recipe.windows
+    # the poorest session first: what it lacks the richer ones give
+    for order in sorted(range(len(grids)), key=lambda one: int((grids[one].largest > 0).sum())):
+        wanted = -(-missing // (len(grids) - len(found)))
+        rings = grids[order].session.settled if modality == "lfp" else 0
+        random = np_random(seed, 2 * order + 1)
+        found[order] = draw_from(grids[order], wanted, recipe.strata, limit, rings, random)
+        missing -= len(found[order][0])
+    windows = [window for order in sorted(found) for window in found[order][0]]
+    left_out = [one for order in sorted(found) for one in found[order][1]]
     if not windows:
         raise no_window(left_out)
     return Draw(tuple(windows), tuple(left_out), limit)
@@ -145,8 +147,11 @@ def draw_from(
 ) -> tuple[list[Window], list[LeftOut]]:
     """`wanted` windows of one session, in the order of time, a stratum at a time in turn; and those passed over.
 
-    What rings after an artefact (`rings` bins long) is drawn only where less than half would be left without it.
+    A grid without windows is told as one. What rings after an artefact (`rings` bins long) is drawn only where less
+    than half would be left without it.
     """
+    if not len(grid.first):
+        return [], [LeftOut(grid.session.id, grid.session.settled, grid.bins, too_short(grid), None)]
     drawn: list[int] = []
     ringing: list[int] = []
     passed: list[LeftOut] = []
