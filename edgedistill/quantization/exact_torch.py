@@ -115,19 +115,12 @@ class ExactStream:
     def _attention(self, i: int, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """q (H, n, Dh) over keys, values (H, W - 1 + n, Dh) -> context (n, H * Dh), in blocks as in training."""
         n, window = q.shape[1], self.shape.window
-        blocks = max(1, -(-n // BLOCK))
-        fill, span = blocks * BLOCK - n, BLOCK + window - 1
-        q = F.pad(q, (0, 0, 0, fill)).unflatten(1, (blocks, BLOCK))
-        keys, values = (F.pad(x, (0, 0, 0, fill)).unfold(1, span, BLOCK) for x in (keys, values))
-        bias = self._bands[i][:, None]  # (H, 1, BLOCK, span)
-        if self._live < window - 1:
-            at = torch.arange(span, device=q.device) + BLOCK * torch.arange(blocks, device=q.device)[:, None]
-            bias = bias.masked_fill((at < window - 1 - self._live)[:, None], -math.inf)
+        q, keys, values, bias = in_blocks(q, keys, values, self._bands[i], self._live)
         scores = _exact_matmul(q, keys, self.shape.head_dim)
         scores = scores.mul_(self._tensors[f"layers.{i}.score_scale"]).add_(bias)
         # the exponential of -inf is that of -87 here: 127 times it rounds to 0
         p = exp32(scores.sub_(scores.amax(-1, keepdim=True))).mul_(LEVELS).round_()
-        weighted = _exact_matmul(p, values.transpose(-1, -2), window)
+        weighted = _exact_matmul(p, values, window)
         context = weighted.mul_(self._tensors[f"layers.{i}.v.scale"]).div_(p.sum(-1, keepdim=True))
         return context.flatten(1, 2)[:, :n].transpose(0, 1).flatten(1)
 
@@ -161,6 +154,25 @@ class ExactStream:
     def _requantized(self, weight: str, x: Tensor) -> Tensor:
         w = self._tensors[weight].float()
         return _exact_matmul(x, w.T, w.shape[1]).mul_(self._tensors[f"{weight}.multiplier"])
+
+
+def in_blocks(q: Tensor, k: Tensor, v: Tensor, band: Tensor, live: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries (…, heads, n, Dh) and keys and values of the window - 1 + n bins up to them, cut into blocks.
+
+    `band` (heads, block, span) from `age_bias_band`, span = block + window - 1; of the first window - 1 keys only
+    the last `live` exist. Returns q (…, heads, blocks, block, Dh), k (…, Dh, span), v (…, span, Dh), and the bias
+    (heads, 1 or blocks, block, span), -inf where a key is not seen.
+    """
+    block, span = band.shape[1:]
+    blocks = max(1, -(-q.shape[-2] // block))
+    fill = blocks * block - q.shape[-2]
+    q = F.pad(q, (0, 0, 0, fill)).unflatten(-2, (blocks, block))
+    k, v = (F.pad(x, (0, 0, 0, fill)).unfold(-2, span, block) for x in (k, v))
+    bias = band[:, None]
+    if live < span - block:
+        at = torch.arange(span, device=q.device) + block * torch.arange(blocks, device=q.device)[:, None]
+        bias = bias.masked_fill((at < span - block - live)[:, None], -math.inf)
+    return q, k, v.mT, bias
 
 
 # ---------------------------------------------------------------- arithmetic, as in numerics.arithmetic
