@@ -17,5 +17,6 @@ H heads of width Dh, W the window, i the layer, R = shape.lag_rows.
 """
 
 from edgedistill.quantization.onnx_graph.float_step import graph_from_student, weight_shapes
+from edgedistill.quantization.onnx_graph.int8_step import graph_from_integers
 
-__all__ = ["graph_from_student", "weight_shapes"]
+__all__ = ["graph_from_integers", "graph_from_student", "weight_shapes"]
