@@ -3,9 +3,10 @@
 In: a bundle (and perhaps a recording for R²). Out: `BenchResult`: for each subject the time of a step, its
 size and its R², beside the time that an empty step takes here and a description of the machine.
 
-Subjects: `lfp-student-fp32` (what ships) and `spike-student` (the same network on spike counts; the fair
-comparison), both on onnxruntime. The spike student lies under `subjects/spike-student/`; its `model.json`
-holds "model" (its shape) and, where the counts are standardised, "normalization" {"mean", "std"}, one a unit.
+Subjects: `lfp-student-fp32` and `lfp-student-int8`, and the fair comparison `spike-student` and
+`spike-student-int8`, the same network on spike counts; all on onnxruntime. The spike student lies under
+`subjects/spike-student/`; its `model.json` holds "model" (its shape) and, where the counts are standardised,
+"normalization" {"mean", "std"}, one a unit.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
-LFP_STUDENT, SPIKE_STUDENT = "lfp-student-fp32", "spike-student"
+LFP_STUDENT, LFP_INT8 = "lfp-student-fp32", "lfp-student-int8"
+SPIKE_STUDENT, SPIKE_INT8 = "spike-student", "spike-student-int8"
 SPIKE_FOLDER = "subjects/spike-student/"
 NO_ENERGY = "not measured: this version reads no power sensor on this machine"
 LATENCY_KEYS = ("p50", "p95", "p99", "p999", "max")
@@ -99,6 +101,7 @@ class BenchResult:
     subjects: tuple[Subject, ...]
     clock: LatencyUs
     gates: tuple[Gate, ...]
+    figures: dict[str, float | None]  # that gates are set on
 
     @property
     def ratios(self) -> dict[str, float | None]:
@@ -138,16 +141,24 @@ def bench(bundle: Bundle, steps: int = 2000, recording: Recording | None = None)
         fits = [fit_on_holdout(candidate, bundle, holdout) for candidate in candidates]
     else:
         own = Fit(None, (), "not measured: the spike student knows the units of its own session only")
-        fits = [fit_on_recording(bundle, recording), *(own for _ in candidates[1:])]
+        engines = {LFP_STUDENT: "onnxruntime", LFP_INT8: "onnxruntime-int8"}
+        fits = [fit_on_recording(bundle, recording, engines[c.name]) if c.name in engines else own for c in candidates]
     target = _target(bundle)
     deadline_us = target.deadline_ms * 1e3 if target else ONE_BIN_US
     times = step_times({c.name: c.engine.step for c in candidates}, {c.name: c.inputs for c in candidates}, steps=steps)
     subjects = tuple(_subject(c, times[c.name], deadline_us, fit) for c, fit in zip(candidates, fits, strict=True))
-    # the gate on R² was set for the holdout; another recording is another question
-    r2 = subjects[0].fit.r2 if recording is None else None
-    values = {"step_p99_us": subjects[0].latency.p99, "deployed_r2": r2}
-    gates = target.judge(values) if target else ()
-    return BenchResult(describe_machine(), subjects, LatencyUs.from_times(times[EMPTY]), gates)
+    figures = figures_of(subjects, held_out=recording is None)
+    gates = target.judge(figures) if target else ()
+    return BenchResult(describe_machine(), subjects, LatencyUs.from_times(times[EMPTY]), gates, figures)
+
+
+def figures_of(subjects: Sequence[Subject], held_out: bool) -> dict[str, float | None]:
+    """What gates are set on. Those on R² were set for the holdout; another recording is another question."""
+    rows = {subject.name: subject for subject in subjects}
+    r2, eight = rows[LFP_STUDENT].fit.r2, rows[LFP_INT8].fit.r2 if LFP_INT8 in rows else None
+    drop = r2 - eight if r2 is not None and eight is not None and held_out else None
+    slowest = max(rows[name].latency.p99 for name in (LFP_STUDENT, LFP_INT8) if name in rows)
+    return {"step_p99_us": slowest, "deployed_r2": r2 if held_out else None, "int8_r2_drop": drop}
 
 
 # ---------------------------------------------------------------- what is compared
@@ -157,12 +168,12 @@ def candidates_of_bundle(bundle: Bundle, holdout: dict[str, npt.NDArray[Any]]) -
     """The LFP student, and the spike student where the bundle holds one."""
     bins = _array(bundle, holdout, "bins").astype(np.float32)
     shape = _shape(bundle, bundle.manifest.get("model"), "manifest.json")
-    candidates = [_candidate(bundle, LFP_STUDENT, "", shape, bins)]
+    candidates = _candidates(bundle, (LFP_STUDENT, LFP_INT8), "", shape, bins)
     if SPIKE_FOLDER + "student.onnx" in bundle.names:
         model = _json(bundle, SPIKE_FOLDER + "model.json")
         shape = _shape(bundle, model.get("model"), SPIKE_FOLDER + "model.json")
         counts = standardised(_array(bundle, holdout, "counts"), model.get("normalization"))
-        candidates.append(_candidate(bundle, SPIKE_STUDENT, SPIKE_FOLDER, shape, counts))
+        candidates += _candidates(bundle, (SPIKE_STUDENT, SPIKE_INT8), SPIKE_FOLDER, shape, counts)
     return candidates
 
 
@@ -175,14 +186,23 @@ def standardised(counts: npt.NDArray[Any], normalization: Any) -> Floats:
     return scaled.astype(np.float32)
 
 
-def _candidate(bundle: Bundle, name: str, folder: str, shape: StudentShape, inputs: Floats) -> Candidate:
+def _candidates(
+    bundle: Bundle, names: tuple[str, str], folder: str, shape: StudentShape, inputs: Floats
+) -> list[Candidate]:
+    """A student in float32, and in INT8 where the bundle holds it."""
+    graphs = zip(names, ("student.onnx", "student.int8.onnx"), strict=True)
+    held = [(name, graph) for name, graph in graphs if graph == "student.onnx" or folder + graph in bundle.names]
+    return [_candidate(bundle, name, folder, graph, shape, inputs) for name, graph in held]
+
+
+def _candidate(bundle: Bundle, name: str, folder: str, file: str, shape: StudentShape, inputs: Floats) -> Candidate:
     if inputs.ndim != 2 or inputs.shape[1] != shape.channels:
         raise BundleError(
             f"{bundle.path}: 'holdout.npz' does not fit '{name}'",
             got=f"bins of shape {inputs.shape}",
             expected=f"(bins, {shape.channels})",
         )
-    graph = bundle.read(folder + "student.onnx")
+    graph = bundle.read(folder + file)
     params = _parameters(bundle, folder + "student.safetensors")
     return Candidate(name, OnnxEngine(graph, shape), inputs, params, len(graph))
 
@@ -191,7 +211,7 @@ def _subject(candidate: Candidate, times: npt.NDArray[np.int64], deadline_us: fl
     return Subject(
         name=candidate.name,
         engine="onnxruntime",
-        precision="float32",
+        precision=candidate.engine.precision,
         params=candidate.params,
         artifact_bytes=candidate.artifact_bytes,
         state_bytes=sum(array.nbytes for array in candidate.engine.export_state().values()),
@@ -217,12 +237,12 @@ def fit_on_holdout(candidate: Candidate, bundle: Bundle, holdout: dict[str, npt.
     return fit_of(guess[first:], truth[first:], "holdout of the bundle")
 
 
-def fit_on_recording(bundle: Bundle, recording: Recording) -> Fit:
+def fit_on_recording(bundle: Bundle, recording: Recording, engine: str = "onnxruntime") -> Fit:
     """R² over a recording, streamed from raw frames; warm-up and invalid bins do not count.
 
     RecordingError for other channels, another rate or other outputs than the bundle's.
     """
-    decoder = Decoder(bundle)
+    decoder = Decoder(bundle, engine)
     lfp = matching_lfp(decoder.info, recording)
     recording.require(("behaviour",))
     behaviour = recording.behaviour

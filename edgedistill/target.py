@@ -52,7 +52,7 @@ class Power:
 class Gate:
     """One figure against its limit. `ok` and `value` are None when it was not measured."""
 
-    name: str
+    name: str  # of the figure, without _min or _max
     value: float | None
     limit: float
     ok: bool | None
@@ -140,8 +140,8 @@ def require_buildable(target: Target) -> None:
 
 def _judge(name: str, value: float | None, limit: float) -> Gate:
     if value is None:
-        return Gate(name, None, limit, None)
-    return Gate(name, value, limit, value >= limit if name.endswith("_min") else value <= limit)
+        return Gate(name[:-4], None, limit, None)
+    return Gate(name[:-4], value, limit, value >= limit if name.endswith("_min") else value <= limit)
 
 
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:

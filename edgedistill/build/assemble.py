@@ -1,7 +1,7 @@
-"""What goes into a bundle: the folded student, its graph, the spike student, holdout and reference.
+"""What goes into a bundle: students in float32, float16 and INT8, the spike student, holdout and reference.
 
-Comes in: trained students with their read-outs, the session they decode. Goes out: the bundle on disk, and the
-gates of its target judged on it.
+Comes in: trained students with their read-outs and integers, the session they decode. Goes out: the bundle on disk,
+every graph in it checked against what it was written from, and the gates of its target judged on it.
 """
 
 from __future__ import annotations
@@ -14,29 +14,35 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors.numpy import save
 
 from edgedistill import __version__
+from edgedistill.build.quantize import RANGES, Int8Student
+from edgedistill.build.reference import reference, require_same_function
 from edgedistill.bundle import open_bundle, write_bundle
 from edgedistill.config import StudentShape
 from edgedistill.data.recording import open_recording
 from edgedistill.data.windows import SessionBins
-from edgedistill.errors import EdgeDistillError
 from edgedistill.frontend import FrontEnd, group_delay_ms
 from edgedistill.models.student import Student
-from edgedistill.quantization.onnx_graph import graph_from_student
-from edgedistill.runtime.onnx_engine import OnnxEngine
+from edgedistill.quantization.deployment import deployed_weights
+from edgedistill.quantization.graph_rules import require_explicit_quantization
+from edgedistill.quantization.onnx_graph import graph_from_integers, graph_from_student
 from edgedistill.subjects import bench
 from edgedistill.target import Gate, Target
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout, behaviour_of
 
 HOLDOUT_BYTES = 64 << 20  # of raw frames; a 30 kHz recording would fill a bundle in minutes
-REFERENCE_BINS = 1024
-TOLERANCE = 1e-3  # of an output's standard deviation, graph against PyTorch: sums in another order, no more
 
-Floats = npt.NDArray[np.float32]
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One student of a bundle."""
+
+    student: Student
+    readout: Readout
+    int8: Int8Student
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,76 +54,61 @@ class Ingredients:
     preset: str
     bins: SessionBins
     session: TrainingSession
-    student: Student
-    readout: Readout
-    spike_student: Student
-    spike_readout: Readout
+    lfp: Subject
+    spikes: Subject
     metrics: dict[str, float | None]
     provenance: dict[str, Any]
 
 
 def write_decoder_bundle(made: Ingredients) -> tuple[Gate, ...]:
-    """Writes the bundle, checks its graph against PyTorch and measures it; returns the gates."""
-    lfp_inputs = made.session.inputs("lfp")
-    files, shape = student_files(made.student, made.session.id, made.readout, lfp_inputs.shape[1])
-    spike_inputs = made.session.inputs("spikes")
-    spikes, spike_shape = student_files(made.spike_student, made.session.id, made.spike_readout, spike_inputs.shape[1])
+    """Writes the bundle, checks its graphs and measures it; returns the gates."""
+    files, shape = subject_files(made.lfp, made.session.id)
+    spikes, spike_shape = subject_files(made.spikes, made.session.id)
     mean, std = made.session.spike_normalization
     facts = {"model": spike_shape.to_json(), "normalization": {"mean": mean.tolist(), "std": std.tolist()}}
     spikes["model.json"] = json.dumps(facts).encode()
     files |= {f"subjects/spike-student/{name}": data for name, data in spikes.items()}
-    files["reference.npz"] = reference(made, shape, files["student.onnx"])
+    require_same_function(made.lfp.student, made.lfp.readout, made.session, shape, files["student.onnx"])
+    files["reference.npz"] = npz(reference(made.lfp.int8.quantized.model, made.session, files["student.int8.onnx"]))
     files["holdout.npz"] = holdout(made, shape)
     contents = manifest(made, shape)
     write_bundle(made.out, contents, files)
     measured = bench(open_bundle(made.out))
-    write_bundle(made.out, {**contents, "gates": [asdict(gate) for gate in measured.gates]}, files)
-    return measured.gates
+    gates = made.target.judge({**measured.figures, "int8_r2_drop": int8_r2_drop(made.metrics)})
+    write_bundle(made.out, {**contents, "gates": [asdict(gate) for gate in gates]}, files)
+    return gates
 
 
-def student_files(
-    student: Student, session: str, readout: Readout, channels: int
-) -> tuple[dict[str, bytes], StudentShape]:
-    """`student.safetensors` and `student.onnx` of one session, read-out folded in."""
-    shape = student.size.shape(channels, len(readout.bias))
-    weights = {name: tensor.numpy() for name, tensor in student.fold(session).items()}
-    weights["readout.latent"] = readout.weight[:, : shape.d].astype(np.float32)
-    weights["readout.lags"] = readout.weight[:, shape.d :].astype(np.float32)
-    weights["readout.bias"] = readout.bias.astype(np.float32)
-    weights = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+def int8_r2_drop(metrics: dict[str, float | None]) -> float | None:
+    """What INT8 costs: R² of the float student that ships less that of the INT8 one, both streamed."""
+    whole, eight = metrics["deployed_r2"], metrics["int8_r2"]
+    return None if none_if_nan(whole) is None or none_if_nan(eight) is None else whole - eight  # type: ignore[operator]
+
+
+def subject_files(subject: Subject, session: str) -> tuple[dict[str, bytes], StudentShape]:
+    """A student's files in all precisions, for one session."""
+    files, shape = student_files(subject.student, session, subject.readout)
+    return files | int8_files(subject.int8), shape
+
+
+def student_files(student: Student, session: str, readout: Readout) -> tuple[dict[str, bytes], StudentShape]:
+    """`student.safetensors` and the float graphs of one session, read-out folded in."""
+    weights, shape = deployed_weights(student, session, readout)
     graph = graph_from_student(shape, weights).SerializeToString()
-    return {"student.safetensors": save(weights), "student.onnx": graph}, shape
+    half = graph_from_student(shape, weights, "float16").SerializeToString()
+    return {"student.safetensors": save(weights), "student.onnx": graph, "student.fp16.onnx": half}, shape
 
 
-@torch.no_grad()
-def reference(made: Ingredients, shape: StudentShape, graph: bytes) -> bytes:
-    """Bins, states and kinematics of PyTorch streaming from a fresh state; the graph must agree with them."""
-    bins = made.session.inputs("lfp")[made.session.split.test][:REFERENCE_BINS]
-    state = made.student.fresh_state(made.session.id)
-    engine, kinematics = OnnxEngine(graph, shape), []
-    lagged = torch.zeros(shape.lags + 1, shape.channels)
-    for bin_ in bins:
-        lagged = torch.cat([bin_[None], lagged[:-1]])
-        latent = made.student.step(made.session.id, bin_, state)
-        features = torch.cat([latent, lagged.flatten()]).double().numpy()
-        kinematics.append(made.readout(features[None])[0])
-    expected = np.array(kinematics, np.float32)
-    found = np.stack([engine.step(bin_.numpy()) for bin_ in bins])
-    worst = float(np.max(np.abs(found - expected) / made.session.scale[1]))
-    if not worst <= TOLERANCE:  # NaN included
-        raise EdgeDistillError(
-            "the ONNX graph does not compute what the student computes",
-            got=f"{worst:.2g} of an output's standard deviation",
-            expected=f"at most {TOLERANCE:g}",
-            causes=["onnxruntime or onnxsim of an untested version"],
-            next_step="pip install -c constraints.txt 'edgedistill[train]'",
-        )
-    arrays = {"bins": bins.numpy(), "kinematics": expected}
-    for i, (k, v) in enumerate(zip(state.ring_k, state.ring_v, strict=True)):
-        arrays |= {f"state_ring_k_{i}": k.numpy(), f"state_ring_v_{i}": v.numpy()}
-    arrays |= {"state_pos": np.array([state.pos], np.int32), "state_live": np.array([state.live], np.int32)}
-    arrays["state_lags"] = state.lags.numpy()
-    return npz(arrays)
+def int8_files(int8: Int8Student) -> dict[str, bytes]:
+    """Integers, their graph, which keeps the rules of explicit quantization, and the ranges they came from."""
+    model = int8.quantized.model
+    graph = graph_from_integers(model.shape, model.tensors)
+    require_explicit_quantization(graph, keep=model.keep)
+    return {
+        "student.int8.safetensors": save(dict(model.tensors)),
+        "student.int8.onnx": graph.SerializeToString(),
+        RANGES: json.dumps(int8.ranges.to_json(), indent=1).encode(),
+    }
 
 
 def holdout(made: Ingredients, shape: StudentShape) -> bytes:
@@ -170,7 +161,12 @@ def manifest(made: Ingredients, shape: StudentShape) -> dict[str, object]:
         "session": {"id": made.session.id, "subject": made.bins.subject_id},
         "preset": made.preset,
         "target": made.target.name,
-        "recipe": None,
+        "recipe": made.lfp.int8.ranges.recipe.name,
+        "int8": {
+            "weight_bytes": made.lfp.int8.quantized.model.weight_bytes,
+            "state_bytes": made.lfp.int8.quantized.state_bytes,
+            "kept_float32": list(made.lfp.int8.quantized.model.keep),
+        },
         "metrics": {name: none_if_nan(value) for name, value in made.metrics.items()},
         "gates": [],
         "provenance": made.provenance,

@@ -17,7 +17,7 @@ from time import monotonic
 from edgedistill import __version__
 from edgedistill.errors import OutputError
 
-CODE = ("config.py", "frontend", "data", "models", "training", "quantization")
+CODE = ("config.py", "frontend", "data", "models", "training", "quantization", "numerics")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from edgedistill.quantization.ranges import Ranges, checkpoint_sha256, plain_sha
 from edgedistill.quantization.recipe import DEFAULT_RECIPE, load_recipe, require_teacher
 from edgedistill.training.adapt import adapt
 from edgedistill.training.batches import TrainingSession, gap_for, training_session, unlabelled_block
-from edgedistill.training.rows import ROWS, score_student
+from edgedistill.training.rows import score_student
 
 OF_THE_MODEL = ("kind", "size", "channels", "arrays", "teacher_d", "outputs")  # facts that save_student knows better
 Ranking = tuple[tuple[str, float], ...]  # part, R² lost when it alone is quantized

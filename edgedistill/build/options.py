@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgedistill.build.cache import Stage
+from edgedistill.quantization.recipe import DEFAULT_RECIPE
 from edgedistill.target import Gate
 
 Progress = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, learning rate
@@ -16,6 +17,7 @@ TABLE = (  # metric, what it is, causal
     ("spike_student_r2", "spike student, the size of the LFP student", True),
     ("ridge_spike_r2", "lagged ridge on spikes", True),
     ("deployed_r2", "deployed LFP student, streaming", True),
+    ("int8_r2", "deployed LFP student in INT8, streaming", True),
     ("distilled_r2", "LFP student distilled without labels, ridge probe", True),
     ("supervised_lfp_r2", "LFP student on behaviour alone", True),
     ("multi_session_lfp_r2", "LFP student, many sessions, no teacher, ridge probe", True),
@@ -45,6 +47,8 @@ class BuildOptions:
     behavior: str | None = None
     line_hz: float = 60
     work: Path | None = None
+    recipe: str = DEFAULT_RECIPE
+    ranges: Path | None = None  # of `calibrate`, for the student of `student`
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from edgedistill.build.assemble import Ingredients, write_decoder_bundle
+from edgedistill.build.assemble import Ingredients, Subject, write_decoder_bundle
 from edgedistill.build.cache import Cache
 from edgedistill.build.given import knows, last_statistics, outputs_of, readouts, require_readout, stored_readout
 from edgedistill.build.inputs import (
@@ -24,11 +24,15 @@ from edgedistill.build.inputs import (
     shortened,
 )
 from edgedistill.build.options import TABLE, BuildOptions, BuildResult, Progress, TableRow
+from edgedistill.build.quantize import given_ranges, int8_student
 from edgedistill.build.run import Run, normalizations
 from edgedistill.bundle import refuse_foreign
 from edgedistill.config import load_preset
 from edgedistill.models.files import load_student, save_student, save_teacher
 from edgedistill.models.student import Student
+from edgedistill.quantization.integers import require_parts
+from edgedistill.quantization.ranges import plain_shape
+from edgedistill.quantization.recipe import load_recipe
 from edgedistill.target import load_target, require_buildable
 from edgedistill.training.adapt import adapt, require_known_array
 from edgedistill.training.baselines import kalman_score, ridge_score
@@ -42,9 +46,12 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     target = load_target(options.target)
     require_buildable(target)
     preset = shortened(load_preset(options.preset), options.steps)
+    recipe = load_recipe(options.recipe)
     require_writable(options.out)
     refuse_foreign(options.out)
     given = None if options.student is None else load_student(options.student)
+    ranges = given_ranges(options.ranges, given)
+    require_parts(plain_shape(given[0].size if given else preset.student), recipe.keep)
     cache = Cache(options.work or options.out.with_name(options.out.name + ".work"))
     bins = read_sessions(cache, options.data, options.behavior, options.line_hz)
     sizes = [preset.student] if given is None else [preset.student, given[0].size]
@@ -61,12 +68,17 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     teacher = run.teacher(sessions, options.teacher)
     targets = run.targets(teacher, sessions)
     metrics: dict[str, float | None] = {name: None for name, _, _ in TABLE}
-    metrics["int8_r2"] = None
     metrics["teacher_r2"] = score_teacher(teacher, chosen, preset.teacher_training.segment_bins).r2
     spike_student = run.student("spike_student", sessions, targets)
     spike_readout, spike_score = score_student(spike_student, "spike_student", chosen)
     metrics["spike_student_r2"] = spike_score.r2
     deployed, session, readout = decoder_student(run, given, options, sessions, chosen, targets, metrics)
+    labelled = given is None or options.probe or knows(given[0], chosen)
+    int8 = int8_student(
+        run, "deployed", deployed, session, readout, recipe, sessions, targets, given=ranges, labelled=labelled
+    )
+    metrics["int8_r2"] = int8.quantized.score.r2
+    spike_int8 = int8_student(run, "spike_student", spike_student, chosen, spike_readout, recipe, sessions, targets)
     metrics |= linear_scores(cache, chosen)
     if options.baselines:
         metrics |= baseline_scores(run, sessions, chosen, targets)
@@ -78,10 +90,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
         preset.name,
         next(b for b in bins if b.session_id == chosen.id),
         session,
-        deployed,
-        readout,
-        spike_student,
-        spike_readout,
+        Subject(deployed, readout, int8),
+        Subject(spike_student, spike_readout, spike_int8),
         metrics,
         {**run.inputs, "seed": options.seed, **mode},
     )
@@ -90,7 +100,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     notes = {name: note for name, note, _ in TABLE}
     if mode:  # every result on another session names its mode
         labels = "labelled probe" if options.probe else "no labels"
-        notes["deployed_r2"] += f", adapted by '{options.adapt}', {labels}"
+        for name in ("deployed_r2", "int8_r2"):
+            notes[name] += f", adapted by '{options.adapt}', {labels}"
     table = tuple(TableRow(name, metrics[name], causal, notes[name]) for name, _, causal in TABLE)
     return BuildResult(options.out, target.name, tuple(cache.stages), metrics, gates, table)
 

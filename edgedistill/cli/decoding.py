@@ -22,6 +22,7 @@ from edgedistill.cli.output import (
     print_table,
     working,
 )
+from edgedistill.runtime import ENGINES
 
 if TYPE_CHECKING:
     from edgedistill.runs import ByteStream, Predictions
@@ -49,8 +50,15 @@ flags is a sum: 1 still warming up, 2 a channel was masked, 4 frames were lost,
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("recording", metavar="FILE.nwb|-")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to: .csv or .nwb.  [default: CSV on stdout]")
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default=ENGINES[0],
+    show_default=True,
+    help="What computes: the float32 graph, the INT8 graph, or the INT8 definition in numpy (slow, exact).",
+)
 @json_option
-def run(bundle: Path, recording: str, out: Path | None, as_json: bool) -> None:
+def run(bundle: Path, recording: str, out: Path | None, engine: str, as_json: bool) -> None:
     """Decode a recording, or frames as they arrive on stdin."""
     from edgedistill.runs import (
         Predictions,
@@ -62,7 +70,7 @@ def run(bundle: Path, recording: str, out: Path | None, as_json: bool) -> None:
 
     if out is not None:
         check_destination(out)
-    decoder = Decoder.open(bundle)
+    decoder = Decoder.open(bundle, engine)
     began = monotonic()
     if recording == STDIN:
         if out is None and not as_json:

@@ -18,6 +18,7 @@ from edgedistill.cli.output import (
     training_progress,
 )
 from edgedistill.config import load_preset, preset_names
+from edgedistill.quantization.recipe import DEFAULT_RECIPE, load_recipe, recipe_names
 from edgedistill.target import load_target, require_buildable
 
 if TYPE_CHECKING:
@@ -146,6 +147,14 @@ The exit code is 3 when a gate of the target was missed; the bundle is written a
     show_default=True,
     help="For a session the student was not trained on: fresh z-scores, or a fresh tokenizer.",
 )
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    default=DEFAULT_RECIPE,
+    show_default=True,
+    help=f"How the student becomes INT8: {', '.join(recipe_names())}, or a .toml file of your own.",
+)
+@click.option("--ranges", type=EXISTING, help="What `edgedistill calibrate` wrote for the student of --student.")
 @click.option("--work", type=EXISTING, help="Where stages are kept.  [default: OUT with the ending .work]")
 @shared_options
 def build(
@@ -158,10 +167,11 @@ def build(
 ) -> None:
     """Take NWB sessions all the way to a decoder for one device.
 
-    Trains teacher, spike student and LFP student, fits linear baselines, measures every R² by streaming over
-    data no stage has seen, and writes a bundle.
+    Trains teacher, spike student and LFP student, fits linear baselines, quantizes the students to INT8, measures
+    every R² by streaming over data no stage has seen, and writes a bundle.
     """
-    load_preset(settings["preset"])  # mistakes are told before torch is imported and sessions are read
+    load_preset(settings["preset"])
+    load_recipe(settings["recipe"])  # mistakes are told before torch is imported and sessions are read
     require_buildable(load_target(target))
     from edgedistill import build as stages
 

@@ -3,6 +3,6 @@
 Imports numpy, scipy and nothing heavier; onnxruntime is looked for when an engine is opened.
 """
 
-from edgedistill.runtime.decoder import Decoder, Flag, Output
+from edgedistill.runtime.decoder import ENGINES, Decoder, Flag, Output
 
-__all__ = ["Decoder", "Flag", "Output"]
+__all__ = ["ENGINES", "Decoder", "Flag", "Output"]

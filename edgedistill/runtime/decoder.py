@@ -19,14 +19,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
 
 from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, EngineError, did_you_mean
 from edgedistill.frontend import Bins, FrontEnd, FrontEndConfig, group_delay_ms, settling_bins, zscore
+from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.runtime.onnx_engine import OnnxEngine
 
-ENGINES = ("onnxruntime",)
+GRAPHS = {"onnxruntime": "student.onnx", "onnxruntime-int8": "student.int8.onnx"}
+ENGINES = (*GRAPHS, "oracle")  # the oracle: INT8 in numpy, what every other INT8 engine is compared with
 
 Floats = npt.NDArray[np.float32]
 State = Mapping[str, npt.NDArray[Any]]
@@ -77,7 +81,7 @@ class Decoder:
         self.shape, self.frontend_config, self.info, mean, std = _described(bundle, engine)
         self.set_normalization(mean, std)
         self._front_end = FrontEnd(self.frontend_config)
-        self._engine = OnnxEngine(bundle.read("student.onnx"), self.shape)
+        self._engine = _open_engine(bundle, self.shape, engine)
         self._seen = 0
 
     @classmethod
@@ -142,7 +146,7 @@ class Decoder:
 
     @property
     def latent(self) -> Floats:
-        """The student's latent (d,) of the last bin."""
+        """The student's latent (d,) of the last bin; in INT8 before the gain of the last norm."""
         return self._engine.latent
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
@@ -190,6 +194,16 @@ class Decoder:
         if not (~bad & (self._std > 0)).any() or not np.isfinite(kinematics).all():
             flags |= Flag.INVALID
         return Output(bin, end_frame, flags, n_bad, kinematics)
+
+
+def _open_engine(bundle: Bundle, shape: StudentShape, engine: str) -> OnnxEngine | Oracle:
+    if engine in GRAPHS:
+        return OnnxEngine(bundle.read(GRAPHS[engine]), shape)
+    try:
+        tensors = load_safetensors(bundle.read("student.int8.safetensors"))
+    except SafetensorError as error:
+        raise BundleError(f"{bundle.path}: 'student.int8.safetensors' is not a safetensors file", got=error) from error
+    return Oracle(Int8Model(shape, tensors))
 
 
 def _part(state: State, prefix: str) -> dict[str, npt.NDArray[Any]]:
