@@ -15,6 +15,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from torch import Tensor
+
 from edgedistill.build.cache import Cache
 from edgedistill.build.given import knows, last_statistics, readouts
 from edgedistill.build.inputs import provenance, read_sessions, require_labels, require_writable
@@ -22,6 +24,7 @@ from edgedistill.build.options import Progress
 from edgedistill.build.run import Run, normalizations
 from edgedistill.config import Preset, StudentSize, TrainingConfig, load_preset, preset_names
 from edgedistill.data.windows import SessionBins
+from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import load_student, save_student
 from edgedistill.models.student import Student
 from edgedistill.quantization.calibrate import calibrate, measured_table
@@ -159,6 +162,7 @@ def tuned_student(
     from edgedistill.build.quantize import finetuned
 
     targets = run.targets(run.teacher(sessions, teacher), sessions)
+    require_width(student, targets, teacher)
     tuned, after = finetuned(run, facts.get("row", "distilled"), student, ranges, sessions, targets)
     after = replace(after, table=measured_table(tuned, sessions, "lfp", after))
     kept = {key: value for key, value in facts.items() if key not in OF_THE_MODEL}
@@ -166,6 +170,18 @@ def tuned_student(
     kept["readouts"] = readouts(tuned, sessions) or facts.get("readouts", {})
     save_student(tuned, out, {**kept, "finetuned_from": ranges.checkpoint_sha256})
     return tuned, after
+
+
+def require_width(student: Student, targets: dict[str, Tensor], teacher: Path) -> None:
+    """EdgeDistillError where the student was not made to follow latents of this width."""
+    expected, found = student.to_teacher.out_features, next(iter(targets.values())).shape[1]
+    if found != expected:
+        raise EdgeDistillError(
+            f"the student was distilled from another teacher than the one in {teacher}",
+            got=f"{found} latent components",
+            expected=expected,
+            next_step="name the teacher that `edgedistill distill` was given",
+        )
 
 
 def preset_of(size: StudentSize) -> Preset:
