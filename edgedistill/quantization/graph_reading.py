@@ -10,8 +10,6 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
-from edgedistill.errors import EngineError
-
 MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Gather", "Split")
 
 
@@ -27,11 +25,8 @@ class ModelByName:
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> ModelByName:
-        """Types and shapes inferred as far as onnx can; EngineError where they contradict each other."""
-        try:
-            graph = onnx.shape_inference.infer_shapes(model).graph
-        except onnx.shape_inference.InferenceError as error:
-            raise EngineError("onnx cannot infer the graph's types", got=error) from error
+        """Types and shapes inferred as far as onnx can."""
+        graph = onnx.shape_inference.infer_shapes(model).graph
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         for node in graph.node:
             if node.op_type == "Constant" and (value := attribute(node, "value", None)) is not None:

@@ -47,6 +47,10 @@ def require_explicit_quantization(model: onnx.ModelProto, keep: Collection[str] 
             _require_quantized_product(graph, node)
         _require_one_float_type(graph, node)
     _require_static_shapes(graph)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise EngineError("onnx itself refuses the graph", got=error) from error
 
 
 # ---------------------------------------------------------------- rules

@@ -75,15 +75,15 @@ def test_fed_the_oracles_state_integers_and_outputs_are_those_of_the_oracle(name
     integers, outputs = differences(random_model(SHAPES[name]), 2000)
     assert np.mean(integers != 0) <= 0.001
     assert np.mean(np.abs(integers) > 1) <= 0.0001
-    assert np.mean(np.abs(outputs) > 0.01) <= 0.002
+    assert np.mean(np.abs(outputs) > 0.01) <= 0.003
     assert np.median(np.abs(outputs)) <= 1e-5
 
 
 @pytest.mark.parametrize("part", KEEPABLE)
 def test_parts_kept_in_float32_are_near_too(part: str) -> None:
     integers, outputs = differences(random_model(SMALL, keep=(part,)), 300)
-    assert np.mean(integers != 0) <= 0.002
-    assert np.mean(np.abs(outputs) > 0.01) <= 0.01
+    assert np.mean(integers != 0) <= 0.005
+    assert np.mean(np.abs(outputs) > 0.01) <= 0.02
 
 
 @pytest.mark.parametrize("name", ["small", "window 200"])
