@@ -16,7 +16,10 @@ from safetensors.numpy import save
 from edgedistill.bundle import Bundle, write_bundle
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig
-from edgedistill.quantization.onnx_graph import graph_from_student, weight_shapes
+from edgedistill.quantization.integers import quantize_student
+from edgedistill.quantization.onnx_graph import graph_from_integers, graph_from_student, weight_shapes
+
+from .numerics.students import likely_ranges
 
 CHANNELS, UNITS, OUTPUTS = 3, 5, 2
 T, SCORE_FROM = 1300, 200
@@ -59,7 +62,13 @@ def student_files(shape: StudentShape, seed: int) -> dict[str, bytes]:
     sizes = weight_shapes(shape)
     weights = {n: (rng.normal(size=s) / np.sqrt(s[-1])).astype(np.float32) for n, s in sizes.items()}
     graph = graph_from_student(shape, weights).SerializeToString()
-    return {"student.onnx": graph, "student.safetensors": save(weights)}
+    tensors = quantize_student(shape, weights, likely_ranges(shape))
+    return {
+        "student.onnx": graph,
+        "student.safetensors": save(weights),
+        "student.int8.onnx": graph_from_integers(shape, tensors).SerializeToString(),
+        "student.int8.safetensors": save(tensors),
+    }
 
 
 def holdout(graph: bytes) -> bytes:

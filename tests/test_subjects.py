@@ -29,12 +29,15 @@ def test_students_are_compared_on_the_holdout(bundle: Bundle) -> None:
     result = bench(bundle, steps=60)
     found = result.to_json()
     json.dumps(found, allow_nan=False)
-    lfp, spikes = found["subjects"]
+    lfp, lfp_int8, spikes, spikes_int8 = found["subjects"]
     assert (lfp["name"], spikes["name"]) == ("lfp-student-fp32", "spike-student")
+    assert (lfp_int8["name"], spikes_int8["name"]) == ("lfp-student-int8", "spike-student-int8")
     assert lfp["r2"] > 0.99  # the bins before score_from and those of NaN would ruin it
+    assert 0.95 < lfp_int8["r2"] < lfp["r2"]
     assert spikes["r2"] < 0.5
-    for row in (lfp, spikes):
-        assert (row["engine"], row["precision"], row["steps"]) == ("onnxruntime", "float32", 60)
+    for row in found["subjects"]:
+        precision = "int8" if row["name"].endswith("int8") else "float32"
+        assert (row["engine"], row["precision"], row["steps"]) == ("onnxruntime", precision, 60)
         assert list(row["latency_us"]) == ["p50", "p95", "p99", "p999", "max"]
         assert row["latency_us"]["p50"] > 0
         assert (row["deadline_us"], row["deadline_misses"] <= 60) == (10_000, True)
@@ -42,14 +45,17 @@ def test_students_are_compared_on_the_holdout(bundle: Bundle) -> None:
         assert row["energy_source"].startswith("not measured")
     assert lfp["artifact_bytes"] == len(bundle.read("student.onnx"))
     assert set(found["ratios"]) >= {"latency_p50", "latency_p99", "params", "artifact_bytes", "state_bytes"}
-    assert [gate["name"] for gate in found["gates"]] == ["step_p99_us_max"]
+    assert [gate["name"] for gate in found["gates"]] == ["step_p99_us", "int8_r2_drop"]
+    assert found["gates"][1]["value"] == lfp["r2"] - lfp_int8["r2"]
     assert list(found["clock"]) == list(lfp["latency_us"])
 
 
 def test_sizes_follow_from_the_shape(bundle: Bundle) -> None:
-    lfp = bench(bundle, steps=1).subjects[0]
+    lfp, eight, *_ = bench(bundle, steps=1).subjects
     rings = 2 * SHAPE.layers * SHAPE.heads * (SHAPE.window - 1) * SHAPE.head_dim
     assert lfp.state_bytes == 4 * (rings + SHAPE.lag_rows * SHAPE.channels + 2)
+    assert eight.state_bytes == rings + SHAPE.lag_rows * SHAPE.channels + 8
+    assert eight.artifact_bytes == len(bundle.read("student.int8.onnx"))
     assert lfp.params * 4 < len(bundle.read("student.safetensors")) < lfp.params * 4 + 10_000
 
 
@@ -58,17 +64,19 @@ def test_a_bundle_without_spike_student_or_known_target_is_measured_alone(tmp_pa
     files = {name: whole.read(name) for name in whole.names if not name.startswith("subjects")}
     alone = write_bundle(tmp_path / "alone.zip", manifest(target="board-of-mine"), files)
     result = bench(open_bundle(alone.path), steps=5)
-    assert [subject.name for subject in result.subjects] == ["lfp-student-fp32"]
+    assert [subject.name for subject in result.subjects] == ["lfp-student-fp32", "lfp-student-int8"]
     assert (result.ratios, result.gates, result.subjects[0].deadline_us) == ({}, (), 10_000)
 
 
 def test_r2_on_another_recording(bundle: Bundle, tmp_path: Path) -> None:
     with open_recording(whole_session(tmp_path / "s2.nwb")) as recording:
-        lfp, spikes = bench(bundle, steps=5, recording=recording).subjects
-    assert lfp.fit.r2 is not None
-    assert lfp.fit.r2 < 0.5  # random weights on noise
-    assert lfp.fit.source.endswith("s2.nwb")
-    assert (spikes.fit.r2, "its own session" in spikes.fit.source) == (None, True)
+        lfp, eight, *spikes = bench(bundle, steps=5, recording=recording).subjects
+    for subject in (lfp, eight):
+        assert subject.fit.r2 is not None
+        assert subject.fit.r2 < 0.5  # random weights on noise
+        assert subject.fit.source.endswith("s2.nwb")
+    for subject in spikes:
+        assert (subject.fit.r2, "its own session" in subject.fit.source) == (None, True)
 
 
 def test_r2_on_a_recording_of_the_training_is_not_called_held_out(tmp_path: Path) -> None:

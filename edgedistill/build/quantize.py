@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from edgedistill.build.given import knows
 from edgedistill.build.run import Run, contents
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import load_student, save_student
@@ -49,20 +48,25 @@ def int8_student(
 ) -> Int8Student:
     """The student of row `row` in INT8 for `session`, by `recipe` or with ranges that were `given`.
 
-    `trained` are the sessions at hand; those the student was trained on serve the fine-tuning. Without `labelled`
+    `trained` are the sessions at hand; those the student can read serve the fine-tuning. Without `labelled`
     no label of `session` is used: the read-out stays as it is.
     """
     ranges = calibrated(run, row, student, session, recipe) if given is None else given
     if not labelled:
         ranges = replace(ranges, recipe=replace(ranges.recipe, refit_readout=False))
     if ranges.recipe.finetune is not None and given is None:
-        own = [s for s in trained if s.id != session.id and knows(student, s)]
-        own += [session] if knows(student, session) and session in trained else []
+        others = [s for s in trained if s.id != session.id and reads(student, s, ROWS[row].modality)]
+        own = [*others, session] if labelled else others
         student, ranges = finetuned(run, row, student, ranges, own, targets)
     start = monotonic()
     quantized = quantize_for_session(student, session, ROWS[row].modality, readout, ranges)
     run.cache.note(named("quantize", row), start)
     return Int8Student(ranges, quantized)
+
+
+def reads(student: Student, session: TrainingSession, modality: str) -> bool:
+    """Whether `student` has a tokenizer for the session."""
+    return student.tokenizer.channels.get(session.id) == session.inputs(modality).shape[1]
 
 
 def given_ranges(path: Path | None, student: tuple[Student, dict[str, Any]] | None) -> Ranges | None:

@@ -59,9 +59,10 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     sessions = [training_session(b, gap) for b in bins]
     chosen = choose_session(sessions, options.session)
     require_labels(chosen, next(b.path for b in bins if b.session_id == chosen.id))
+    labelled = given is None or options.probe or knows(given[0], chosen)
     if given is not None:  # found out before the training, not after it
         require_known_array(given[0], chosen)
-        if not options.probe and not knows(given[0], chosen):
+        if not labelled:
             behaviour = next(outputs_of(b) for b in bins if b.session_id == chosen.id)
             require_readout(given[1], chosen, behaviour, options.student)
     run = Run(cache, preset, options.seed, provenance(bins), progress)
@@ -73,7 +74,6 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     spike_readout, spike_score = score_student(spike_student, "spike_student", chosen)
     metrics["spike_student_r2"] = spike_score.r2
     deployed, session, readout = decoder_student(run, given, options, sessions, chosen, targets, metrics)
-    labelled = given is None or options.probe or knows(given[0], chosen)
     int8 = int8_student(
         run, "deployed", deployed, session, readout, recipe, sessions, targets, given=ranges, labelled=labelled
     )
