@@ -1,10 +1,10 @@
 """Activations in, chunk by chunk; out, the largest magnitude A that eight bits shall represent, and what it costs.
 
 An observer remembers |x| as a histogram whose bins are the upper bits of the float32 itself: 1024 a factor of two,
-over the 32 factors of two below the largest value so far. Bins are narrow relative to A wherever A falls, so that
-one artefact does not blur the rest (of even bins up to the largest value it leaves a handful). A larger value moves
-the counts down and merges the lowest into the bin of zero. Memory is constant (256 kB a group), and neither order
-nor size of the chunks matters. The methods are in `thresholds`.
+over the 32 factors of two below the largest value so far; what lies lower counts as zero. Bins are narrow relative
+to A wherever A falls, so that one artefact does not blur the rest (of even bins up to the largest value it leaves a
+handful). A larger value moves the counts down and merges the lowest into the bin of zero. Memory is constant (256 kB
+a group), and neither order nor size of the chunks matters, but to moving_minmax. The methods are in `thresholds`.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ class Observer:
     def __init__(self, name: str, groups: int, rule: Rule, momentum: float = 0.1) -> None:
         self.name, self.groups = name, groups
         self._rule, self._momentum = rule, momentum
+        self._chunks = 0
         self._counts = np.zeros((groups, BINS), np.int64)
         self._first = np.full(groups, OCTAVE - BINS)  # bits of the float32 where a group's first bin begins
         self._largest, self._moving = np.zeros(groups), np.zeros(groups)
+        self._ranges: Array | None = None  # what compute() found since the last collect()
 
     def collect(self, x: npt.NDArray[np.floating[Any]]) -> None:
         """Remember the magnitudes of x (n, groups). Raises where a value is NaN or infinite, and forgets that x."""
@@ -59,8 +61,10 @@ class Observer:
         if not np.isfinite(largest).all():
             group = int(np.argmin(np.isfinite(largest)))
             raise _not_finite(self._called(group), largest[group])
-        fresh = not self._counts.any()
-        self._moving = largest if fresh else (1 - self._momentum) * self._moving + self._momentum * largest
+        self._ranges = None
+        weight = self._momentum if self._chunks else 1.0
+        self._chunks += 1
+        self._moving = (1 - weight) * self._moving + weight * largest
         self._largest = np.maximum(self._largest, largest)
         self._make_room()
         bins = np.maximum(_upper_bits(magnitude) - self._first, 0) + np.arange(self.groups) * BINS
@@ -68,6 +72,8 @@ class Observer:
 
     def compute(self) -> Array:
         """The largest magnitude to represent, A (groups,). Raises where no float32 scale comes of it."""
+        if self._ranges is not None:
+            return self._ranges.copy()
         ranges = np.array([self._rule(seen) if seen.largest > 0 else 0.0 for seen in self._all()])
         with np.errstate(over="ignore", divide="ignore"):
             scales = (ranges / LEVELS).astype(np.float32)
@@ -75,7 +81,8 @@ class Observer:
         if not usable.all():
             group = int(np.argmin(usable))
             raise _no_scale(self._called(group), ranges[group], self._largest[group])
-        return ranges
+        self._ranges = ranges
+        return ranges.copy()
 
     def clipped(self) -> Array:
         """Share of values beyond A (groups,), estimated from the histogram: right to the share in A's own bin."""
@@ -91,7 +98,7 @@ class Observer:
         return np.array([10 * np.log10(seen.energy / seen.squared_error(np.array([a]))[0]) for seen, a in pairs])
 
     def _all(self) -> list[Magnitudes]:
-        if not self._counts.any():
+        if not self._chunks:
             raise EdgeDistillError(
                 f"{self.name} has collected nothing",
                 expected="at least one value",

@@ -91,7 +91,7 @@ def entropy_threshold(seen: Magnitudes) -> float:
     out; here the range is a power of two, and is halved, at twice the resolution, until the threshold lies in its
     upper half.
     """
-    limit = float(2.0 ** np.ceil(np.log2(seen.edges[-1])))
+    limit = float(np.ldexp(1.0, np.frexp(seen.edges[-1])[1]))  # above the largest value, never equal to it
     half = (1 - seen.counts[0] / seen.counts.sum()) / 2
     while seen.share_beyond(limit / KL_BINS) < half:  # bin 0 would hold most of what is not zero, and not count
         limit /= 2
