@@ -86,7 +86,7 @@ def test_a_bin_inside_the_training_block_does_count() -> None:
     bins = session_bins()
     assert bins.lfp is not None
     lfp = bins.lfp.copy()
-    lfp[PLAIN.split.train.stop - 1] += 1000
+    lfp[PLAIN.split.train.stop - 1] += 400  # no artefact: those count for nothing
     other = training_session(replace(bins, lfp=lfp), GAP)
     assert (other.normalization[0] > PLAIN.normalization[0]).all()
 
