@@ -219,7 +219,7 @@ def test_units_do_not_matter(method: str, seed: int, octaves: float) -> None:
     x = np.random.default_rng(seed).laplace(size=20_000)
     plain, scaled = observed(method, x).compute()[0], observed(method, x * 2**octaves).compute()[0] / 2**octaves
     # The even bins of the KL method lie elsewhere in the data unless the factor is a power of two.
-    assert scaled == pytest.approx(plain, rel={"mse": 0.05, "entropy": 0.35}.get(method, 2 * BIN))
+    assert scaled == pytest.approx(plain, rel={"mse": 0.1, "entropy": 0.5}.get(method, 2 * BIN))
     assert observed(method, x * 2 ** round(octaves)).compute()[0] == plain * 2 ** round(octaves)
 
 
