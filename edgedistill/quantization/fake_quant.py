@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgedistill.config import StudentShape, StudentSize
+from edgedistill.errors import EdgeDistillError, did_you_mean
 from edgedistill.models.student import BLOCK, Student, StudentBlock, age_bias_band, window_attention
 from edgedistill.models.tokenizer import BinTokenizer, lagged
 from edgedistill.models.transformer import rms
@@ -55,6 +56,7 @@ class FakeQuantStudent(nn.Module):
         self.student, self.keep, self.emulated = student, tuple(keep), quantized is not None
         shape = student.size.shape(1, 1)
         require_parts(shape, keep)
+        require_known(quantized or (), part_names(shape))
         self.parts = frozenset(part_names(shape) if quantized is None else quantized) - frozenset(keep)
         self.rounds_bins = not self.emulated or "embed" in self.parts  # a kept embedding reads int8 bins too
         self.ranges = checked_ranges(shape, ranges)
@@ -207,6 +209,13 @@ class FakeQuantStudent(nn.Module):
         place = self.places[name]
         scale: Tensor = self.limits[place] / LEVELS * torch.exp(SPEED * self.growth[place])
         return scale
+
+
+def require_known(parts: Collection[str], known: Collection[str]) -> None:
+    """EdgeDistillError names a part that no student of this shape has."""
+    for part in parts:
+        if part not in known:
+            raise EdgeDistillError(f"unknown part '{part}' to quantize", expected=did_you_mean(part, known))
 
 
 def folding(shape: StudentShape, ranges: Mapping[str, npt.NDArray[np.float64]]) -> tuple[Tensor, Tensor]:
