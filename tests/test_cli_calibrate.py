@@ -143,6 +143,9 @@ def test_mistakes_are_told_before_anything_heavy_happens(home: Path, tmp_path: P
     refused(*nowhere, "--recipe", "persentile", says=("unknown recipe 'persentile'", "did you mean 'percentile'"))
     refused(*nowhere, "--recipe", tmp_path / "mine.toml", says=("mehtod", "did you mean 'method'"))
     refused(*nowhere, "--recipe", "qat", says=("'qat'", "--teacher"))
+    (tmp_path / "folder.json").mkdir()
+    for out in ("day.nwb", "ranges", "folder.json"):
+        refused(*nowhere[:2], "--out", tmp_path / out, says=(out, "ends in .json"))
     refused(*nowhere, "--figure", "a.png", says=("--figure", "--sensitivity"))
     refused(*nowhere, "--sensitivity", "--figure", "a.doc", says=("a.doc", ".png"))
     refused(*nowhere, says=("none holds no student", "edgedistill distill"))
@@ -155,7 +158,7 @@ def test_misspelt_recipes_do_not_import_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from edgedistill.cli import main\n"
         "from click.testing import CliRunner\n"
-        "done = CliRunner().invoke(main, ['calibrate', 'a', 'b', '--out', 'c', '--recipe', 'msee'])\n"
+        "done = CliRunner().invoke(main, ['calibrate', 'a', 'b', '--out', 'c.json', '--recipe', 'msee'])\n"
         "assert done.exit_code == 1 and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=tmp_path)

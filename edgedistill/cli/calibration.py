@@ -39,7 +39,7 @@ that fine-tunes also writes the student it ends with, beside the ranges: FILE wi
     show_default=True,
     help=f"How ranges are found: {', '.join(recipe_names())}, or a .toml file of your own.",
 )
-@click.option("--out", metavar="FILE", type=PATH, required=True, help="The ranges, as JSON.")
+@click.option("--out", metavar="FILE", type=PATH, required=True, help="The ranges: NAME.json.")
 @click.option("--teacher", type=PATH, help="What `edgedistill pretrain` wrote, for a recipe that fine-tunes.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same windows.")
 @click.option("--behavior", metavar="NAME", help="The behaviour series, where there are several.")
@@ -56,6 +56,7 @@ def calibrate(recipe: str, teacher: Path | None, figure: Path | None, as_json: b
     of values beyond it and the noise that is left inside.
     """
     require_teacher(load_recipe(recipe), teacher)  # mistakes are told before torch is imported and sessions are read
+    require_json(settings["out"])
     require_figure(figure, settings["sensitivity"])
     from edgedistill.build.calibration import CalibrationOptions, calibrate_run
 
@@ -66,6 +67,13 @@ def calibrate(recipe: str, teacher: Path | None, figure: Path | None, as_json: b
         print_json(result.to_json())
     else:
         _print_ranges(result)
+
+
+def require_json(out: Path) -> None:
+    """ConfigError for a name that could be that of a session, a chart or a folder."""
+    if out.suffix != ".json" or out.is_dir():
+        found = "a folder" if out.is_dir() else None
+        raise ConfigError(f"{out}: not a name for ranges", got=found, expected="a file that ends in .json")
 
 
 def require_figure(figure: Path | None, sensitivity: bool) -> None:
@@ -80,18 +88,21 @@ def _print_ranges(result: CalibrationResult) -> None:
     ranges = result.ranges
     columns = ("layer", "range", "clipped %", "signal to quantization noise, dB")
     rows = [(r["name"], r["range"], f"{100 * r['clipped']:.4f}", f"{r['noise_db']:.1f}") for r in ranges.table]
-    print_table(f"Ranges by '{ranges.recipe.name}': {ranges.recipe.description}", columns, rows)
+    print_table("Ranges", columns, rows)
     if ranges.left_out:
         out = [(one["session"], one["first_bin"], number(one["value"]), one["reason"]) for one in ranges.left_out]
         print_table("Windows left out", ("session", "first bin", "largest |bin|", "reason"), out)
     if result.sensitivity is not None:
         print_table(
-            "What INT8 costs, each part alone", ("part", "R² lost"), [(p, f"{r:.4f}") for p, r in result.sensitivity]
+            "Each part alone in INT8, on the validation block",
+            ("part", "R² lost"),
+            [(p, f"{r:.5f}") for p, r in result.sensitivity],
         )
     used, asked = len(ranges.windows), ranges.recipe.windows
     fewer = "" if used == asked else f" of {asked} asked for: the training blocks hold no more that can be used"
     print_facts(
-        {"windows": f"{used}{fewer}, {ranges.recipe.window_bins} bins each, from {', '.join(ranges.sessions)}"}
+        {"recipe": f"{ranges.recipe.name}: {ranges.recipe.description}"}
+        | {"windows": f"{used}{fewer}, {ranges.recipe.window_bins} bins each, from {', '.join(ranges.sessions)}"}
         | ({"left out": f"{len(ranges.left_out)} windows"} if ranges.left_out else {})
         | {"written": result.out}
         | ({"student": result.student} if result.student is not None else {})
