@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from int8_rows import int8_rows
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student_t
@@ -30,6 +31,7 @@ from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.measure.latency import EMPTY, LatencyUs, step_times
 from edgedistill.measure.machine import describe_machine
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
+from edgedistill.quantization.recipe import DEFAULT_RECIPE
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.training.adapt import adapt
 from edgedistill.training.baselines import kalman_score, ridge_score
@@ -51,7 +53,15 @@ GATES = (  # row, row it is compared with, least difference, on which sessions
     ("deployed", "supervised_single_session_lfp", 0.03),
     ("deployed", "supervised_lfp", 0.03),
     ("distilled, new day", "multi_session_lfp, new day", 0.10),
+    (f"deployed, int8, {DEFAULT_RECIPE}", "deployed", -0.005),
+    ("deployed, int8, qat", "deployed", -0.002),
+    (
+        f"deployed, int8, {DEFAULT_RECIPE}, an artefact in the calibration data",
+        f"deployed, int8, {DEFAULT_RECIPE}",
+        -0.01,
+    ),
 )
+SIZE_LIMITS = {"edge": {"weight_bytes": 1_300_000, "state_bytes": 250_000}}
 R2 = dict[str, float]  # session -> R² on its test block
 
 
@@ -140,6 +150,10 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
         for mode in ("none", "stats", "tokenizer"):
             name = f"{row}, new day, {mode}"
             rows[name] = run.kept(name, lambda row=row, mode=mode: new_day(run, row, rows[row]["trial"], mode))
+    trials = {row: rows[row]["trial"] for row in ("deployed", "spike_student")}
+    config = run.preset.training
+    for row, measure in int8_rows(run.folder, trials, run.trained, targets, run.seed, config).items():
+        rows[row] = run.kept(row, measure)
     rows["latency"] = run.kept("latency", lambda: latency(run, rows["deployed"]["trial"]))
     return rows
 
@@ -198,7 +212,7 @@ def latency(run: Seed, trial: float) -> dict[str, Any]:
     student, _ = load_student(run.folder / f"deployed-{trial:g}")
     readout, score = score_student(student, "deployed", run.target)
     bins = run.target.inputs("lfp")
-    files, shape = student_files(student, run.target.id, readout, bins.shape[1])
+    files, shape = student_files(student, run.target.id, readout)
     engine = OnnxEngine(files["student.onnx"], shape)
     times = step_times({"step": engine.step}, bins[run.target.split.test].numpy(), steps=5000)
     figures = {name: LatencyUs.from_times(times[name]).to_json() for name in ("step", EMPTY)}
@@ -256,6 +270,13 @@ def gap_closed(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, float]:
     }
 
 
+def int8_bytes(seeds: list[dict[str, dict[str, Any]]], preset: str) -> dict[str, Any]:
+    """Weights and state of the INT8 student that ships, beside their limits."""
+    row = seeds[0][f"deployed, int8, {DEFAULT_RECIPE}"]
+    limits = SIZE_LIMITS.get(preset, {})
+    return {name: {"bytes": row[name], "limit": limits.get(name)} for name in ("weight_bytes", "state_bytes")}
+
+
 def show(result: dict[str, Any]) -> None:
     console = Console()
     table = Table("row", "R²", "±", title=f"{result['preset']}, {len(result['seeds'])} seeds")
@@ -266,10 +287,11 @@ def show(result: dict[str, Any]) -> None:
     for gate in result["gates"]:
         half = "" if gate["ci95"] is None else f"±{gate['ci95']:.3f}"
         gates.add_row(
-            gate["name"], f"{gate['mean']:.3f}", half, f"{gate['limit']:.2f}", "met" if gate["ok"] else "MISSED"
+            gate["name"], f"{gate['mean']:.3f}", half, f"{gate['limit']:.3f}", "met" if gate["ok"] else "MISSED"
         )
     console.print(gates)
     console.print("share of the gap closed", result["gap_closed"])
+    console.print("INT8 student", result["int8_bytes"])
 
 
 def main() -> None:
@@ -295,6 +317,7 @@ def main() -> None:
         "rows": table,
         "gates": judge(seeds, table),
         "gap_closed": gap_closed(seeds),
+        "int8_bytes": int8_bytes(seeds, preset.name),
         "latency": [seed["latency"] for seed in seeds],
         "device": describe_machine(),
         "per_seed": seeds,
