@@ -121,7 +121,7 @@ def finetuned(
         checkpoint = folder / "checkpoint.safetensors"
         tuned, values = finetune_student(
             student, ranges.values, sessions, recipe.modality, recipe.objective, config, finetune, run.seed, targets,
-            checkpoint, run.report(name),
+            checkpoint, run.report(name), ranges.recipe.keep,
         )  # fmt: skip
         save_student(tuned, folder, {"row": row})
         after = {name: list(map(float, numbers)) for name, numbers in values.items()}
