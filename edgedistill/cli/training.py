@@ -147,6 +147,7 @@ The exit code is 3 when a gate of the target was missed; the bundle is written a
     show_default=True,
     help="For a session the student was not trained on: fresh z-scores, or a fresh tokenizer.",
 )
+@click.option("--probe", is_flag=True, help="With --student: fit a new read-out on the labels of this session.")
 @click.option(
     "--recipe",
     metavar="NAME",
