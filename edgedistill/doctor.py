@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from edgedistill.target import all_targets
+
 MIN_PYTHON = (3, 10)
 MIN_FREE_GB = 5  # a build with its cache, its sessions and its checkpoints
 
@@ -44,7 +46,7 @@ class Check:
     found: str
     needed_for: str
     fix: str | None
-    required: bool = True  # False: only for engines and devices that this version does not build yet
+    required: bool = True  # False: only for other devices than this machine, and for planned ones
 
     def to_json(self) -> dict[str, object]:
         """The check as it stands in `doctor --json`."""
@@ -54,7 +56,7 @@ class Check:
 def examine(folder: Path | str = ".") -> list[Check]:
     """Look this machine over; free space is that of `folder`, where results would go."""
     packages = [_package(name, needed_for, extra) for name, needed_for, extra in PACKAGES]
-    return [_python(), *packages, _cores(), _free_disk(Path(folder)), *_device_tools()]
+    return [_python(), *packages, _cores(), _free_disk(Path(folder)), *_compilers(), *_device_tools()]
 
 
 def healthy(checks: list[Check]) -> bool:
@@ -92,23 +94,35 @@ def _free_disk(folder: Path) -> Check:
     return Check("free disk", ok, f"{free_gb:.1f} GB at {existing}", "simulate, build", fix)
 
 
+def _compilers() -> list[Check]:
+    """Those that the targets name for their C engine; only that of this machine itself is needed on every one."""
+    return [
+        _tool(
+            target.compiler.command,
+            _first_line(shutil.which(target.compiler.command), "--version"),
+            f"compile and build for {target.name}: the INT8 engine in C",
+            f"sudo apt install {target.compiler.debian_package}",
+            required=target.name == "host",
+        )
+        for target in all_targets()
+        if target.compiler is not None
+    ]
+
+
 def _device_tools() -> list[Check]:
-    compiler = shutil.which("cc")
-    compiled = "compiling the engine in C (planned)"
     planned = "compile for a Jetson (planned)"
     nvcc = shutil.which("nvcc") or _executable("/usr/local/cuda/bin/nvcc")
     driver = _gpu_driver()
     tensorrt = _version_of("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
     return [
-        _optional("cc", _first_line(compiler, "--version"), compiled, "sudo apt install build-essential"),
-        _optional("nvcc", _last_line(nvcc, "--version"), planned, "install the CUDA toolkit: part of JetPack"),
-        _optional("gpu driver", driver, "faster training; CPU is enough", "install the NVIDIA driver"),
-        _optional("tensorrt", tensorrt, planned, "sudo apt install tensorrt, on the board"),
+        _tool("nvcc", _last_line(nvcc, "--version"), planned, "install the CUDA toolkit: part of JetPack"),
+        _tool("gpu driver", driver, "faster training; CPU is enough", "install the NVIDIA driver"),
+        _tool("tensorrt", tensorrt, planned, "sudo apt install tensorrt, on the board"),
     ]
 
 
-def _optional(name: str, found: str | None, needed_for: str, fix: str) -> Check:
-    return Check(name, bool(found), found or "not found", needed_for, None if found else fix, required=False)
+def _tool(name: str, found: str | None, needed_for: str, fix: str, required: bool = False) -> Check:
+    return Check(name, bool(found), found or "not found", needed_for, None if found else fix, required)
 
 
 def _gpu_driver() -> str | None:

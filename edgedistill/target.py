@@ -1,13 +1,14 @@
 """What can be built for: a file of `targets/` goes in, a checked, frozen Target comes out.
 
 A target names the engine that runs the decoder, the chip and the versions it was planned for, the
-time a step may take, where the board's power is read, and the gates a build must pass. A new device
-is one new TOML file. Profiles may stand here before their engine exists: they are listed as planned,
+time a step may take, how its C engine is compiled, where the board's power is read, and the gates a build must
+pass. A new device is one new TOML file. Profiles may stand here before their engine exists: they are listed as planned,
 and `require_buildable` refuses to build for them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,16 @@ from edgedistill.config import load
 from edgedistill.errors import ConfigError, did_you_mean
 
 ENGINES = ("onnxruntime", "c", "tensorrt")
-ENGINES_AVAILABLE = ("onnxruntime",)  # in this version
+ENGINES_AVAILABLE = ("onnxruntime", "c")  # in this version
 STATUSES = ("available", "planned")
+OPS = ("native", "scalar", "avx2", "avx512", "neon", "dsp")  # native: the best that this machine's CPU has
+LIBRARIES = ("shared", "static")  # .so for a machine with an operating system, .a for firmware
+# What would change results, or what cannot be named when a library is loaded (-march=native).
+REFUSED_FLAGS = (
+    *("-Ofast", "-ffast-math", "-funsafe-math-optimizations", "-fassociative-math", "-freciprocal-math"),
+    *("-ffinite-math-only", "-ffp-contract=", "-ffp-model=", "-fexcess-precision=", "-mfpmath=", "-mrecip"),
+    *("-fsingle-precision-constant", "-fno-signed-zeros", "-fno-rounding-math", "-mdaz-ftz", "-march=native"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,30 @@ class Power:
 
 
 @dataclass(frozen=True)
+class Compiler:
+    """How the C engine is compiled for a target; what every target needs is added by `compile.toolchain`."""
+
+    command: str  # a GCC or Clang on the PATH, or with its path
+    debian_package: str  # that brings it
+    library: str = "shared"  # "shared" or "static"
+    ops: str = "native"  # which of the engine's inner loops: they all compute the same
+    flags: tuple[str, ...] = ()  # such as -mcpu=cortex-m7; come after -O3
+    run: tuple[str, ...] = ()  # what runs a program of the target on another machine: an emulator and its options
+
+    def __post_init__(self) -> None:
+        _one_of("library", self.library, LIBRARIES)
+        _one_of("ops", self.ops, OPS)
+        if not self.command.strip():
+            raise ConfigError("'command' is empty", expected="the name of a C compiler, such as gcc")
+        for flag in self.flags:
+            if flag.startswith(REFUSED_FLAGS):
+                raise ConfigError(
+                    f"the flag '{flag}' is refused: the engine's results are pinned to the last bit",
+                    expected="flags that change neither arithmetic nor the instruction set behind edgedistill's back",
+                )
+
+
+@dataclass(frozen=True)
 class Gate:
     """One figure against its limit. `ok` and `value` are None when it was not measured."""
 
@@ -71,12 +104,17 @@ class Target:
     jetpack: VersionRange | None = None
     tensorrt: VersionRange | None = None
     workspace_mb: int | None = None  # builder memory of TensorRT; small boards run out of theirs
+    compiler: Compiler | None = None  # of the C engine
     power: Power | None = None
     gates: dict[str, float] = field(default_factory=dict)  # name_min is a floor, name_max a ceiling
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):  # it names a folder of the bundle
+            raise ConfigError("not a name for a target", got=repr(self.name), expected="letters, digits, - _ .")
         _one_of("engine", self.engine, ENGINES)
         _one_of("status", self.status, STATUSES)
+        if self.engine == "c" and self.compiler is None:
+            raise ConfigError(f"'{self.name}' has engine 'c' and no compiler", expected="a table [compiler]")
         if self.status == "available" and self.engine not in ENGINES_AVAILABLE:
             raise ConfigError(
                 f"'{self.name}' is marked available, but engine '{self.engine}' is not part of this version",

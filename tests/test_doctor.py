@@ -22,7 +22,9 @@ def test_this_machine_has_what_its_tests_run_on() -> None:
         "torch",
         "pynwb",
         "onnxruntime",
-        "cc",
+        "gcc",
+        "aarch64-linux-gnu-gcc",
+        "arm-none-eabi-gcc",
         "nvcc",
         "gpu driver",
         "tensorrt",
@@ -48,23 +50,26 @@ def test_a_machine_without_packages_and_tools_is_described_not_crashed_on(
     assert not checks["torch"].ok
     assert "'.[train]'" in str(checks["torch"].fix)
     assert "[train]" not in str(checks["numpy"].fix)
-    assert not checks["cc"].ok
+    assert not checks["gcc"].ok
+    assert "gcc-aarch64-linux-gnu" in str(checks["aarch64-linux-gnu-gcc"].fix)
     assert not healthy(list(checks.values()))
 
 
-def test_what_only_planned_engines_need_does_not_make_a_machine_ill(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_only_other_devices_need_does_not_make_a_machine_ill(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
-    assert all(not check.required for check in examine() if check.name in ("cc", "nvcc", "tensorrt"))
+    needed = {check.name: check.required for check in examine()}
+    assert not any(needed[name] for name in ("aarch64-linux-gnu-gcc", "arm-none-eabi-gcc", "nvcc", "tensorrt"))
+    assert needed["gcc"]
     assert healthy([check for check in examine() if check.ok or not check.required])
 
 
 def test_a_tool_that_fails_or_is_broken_counts_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing = tmp_path / "cc"
+    failing = tmp_path / "gcc"
     failing.write_text("#!/bin/sh\necho 'license expired'\nexit 1\n")
     failing.chmod(0o755)
     for program in (failing, tmp_path / "absent"):
         monkeypatch.setattr(doctor.shutil, "which", lambda name, program=program: str(program))
-        (check,) = (check for check in examine() if check.name == "cc")
+        (check,) = (check for check in examine() if check.name == "gcc")
         assert (check.ok, check.found) == (False, "not found")
 
 

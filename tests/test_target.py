@@ -10,6 +10,7 @@ from edgedistill.assets import asset_folder
 from edgedistill.errors import ConfigError
 from edgedistill.target import (
     ENGINES_AVAILABLE,
+    Compiler,
     Target,
     all_targets,
     load_target,
@@ -55,7 +56,9 @@ def test_a_jetson_profile_carries_versions_and_builder_memory(name: str) -> None
 def test_only_available_targets_can_be_built() -> None:
     require_buildable(load_target("host"))
     for target in all_targets():
-        if not target.available:
+        if target.available:
+            require_buildable(target)
+        else:
             with pytest.raises(ConfigError, match="available: host") as caught:
                 require_buildable(target)
             assert target.name in str(caught.value)
@@ -94,3 +97,52 @@ def test_gates_judge_floors_ceilings_and_what_was_not_measured() -> None:
     assert absent.value is None
     with pytest.raises(ConfigError, match="_min or _max"):
         Target("t", "d", "onnxruntime", "available", 10.0, gates={"deployed_r2": 0.5})
+
+
+@pytest.mark.parametrize("name", ["host", "aarch64", "cortex-m7"])
+def test_a_target_of_the_c_engine_says_how_it_is_compiled(name: str) -> None:
+    compiler = load_target(name).compiler
+    assert compiler is not None
+    assert compiler.debian_package
+    assert (compiler.library == "static") == (name == "cortex-m7")
+    assert (compiler.ops == "native") == (name == "host")
+
+
+def test_a_microcontroller_has_gates_on_its_memory() -> None:
+    flash, ram, _ = load_target("cortex-m7").judge({"flash_bytes": 400_000, "ram_bytes": 200_000})
+    assert (flash.name, flash.limit, flash.ok) == ("flash_bytes", 512 * 1024, True)
+    assert (ram.name, ram.limit, ram.ok) == ("ram_bytes", 160 * 1024, False)
+
+
+def test_a_compiler_of_ones_own_is_read_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "pi4.toml"
+    text = (asset_folder("targets") / "aarch64.toml").read_text(encoding="utf-8")
+    text = text.replace('"aarch64"', '"pi4"', 1).replace('ops = "neon"', 'ops = "scalar"\nflags = ["-mcpu=cortex-a72"]')
+    path.write_text(text)
+    assert load_target(path).compiler == Compiler(
+        "aarch64-linux-gnu-gcc",
+        "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+        "shared",
+        "scalar",
+        ("-mcpu=cortex-a72",),
+        ("qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu"),
+    )
+    for wrong, mentions in {
+        'ops = "neno"': r"\[compiler\] unknown ops 'neno'",
+        'library = "dynamic"': "unknown library",
+        'flags = ["-O2", "-ffast-math"]': "'-ffast-math' is refused",
+        'flags = ["-march=native"]': "refused",
+        'command = " "': "empty",
+        "comand = 1": "did you mean 'command'",
+        'name = "../elsewhere"': "not a name for a target",
+    }.items():
+        key = wrong.split(" = ")[0].replace("comand", "command")
+        path.write_text("\n".join(wrong if line.startswith(key) else line for line in text.splitlines()))
+        with pytest.raises(ConfigError, match=mentions) as caught:
+            load_target(path)
+        assert str(path) in str(caught.value)
+
+
+def test_an_engine_in_c_needs_a_compiler() -> None:
+    with pytest.raises(ConfigError, match=r"\[compiler\]"):
+        Target("t", "d", "c", "available", 10.0)
