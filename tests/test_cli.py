@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 
 from edgedistill.cli import main
 from edgedistill.cli.output import training_progress
+from edgedistill.quantization.recipe import DEFAULT_RECIPE
 from edgedistill.target import Gate
 
 from .bundles import CHANNELS, write_test_bundle
@@ -270,9 +271,12 @@ def test_build_hands_over_its_options(stages: FakeBuild) -> None:
         "teacher": None,
         "student": None,
         "adapt": "stats",
+        "probe": False,
         "behavior": None,
         "line_hz": 60.0,
         "work": None,
+        "recipe": DEFAULT_RECIPE,
+        "ranges": None,
     }
 
 
