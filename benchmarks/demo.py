@@ -57,6 +57,7 @@ def summary(metrics: dict[str, Any], measured: dict[str, Any]) -> None:
         ("spike_student_r2", "spike student, size of the LFP student"),
         ("ridge_spike_r2", "lagged ridge on spikes"),
         ("deployed_r2", "deployed LFP student"),
+        ("int8_r2", "deployed LFP student in INT8"),
         ("distilled_r2", "LFP student distilled without labels, probe"),
         ("supervised_lfp_r2", "LFP student on behaviour alone"),
         ("multi_session_lfp_r2", "LFP student, many sessions, no teacher, probe"),
