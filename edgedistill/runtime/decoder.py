@@ -10,9 +10,7 @@ The functions mirror the C ABI (`ed_push`, `ed_gap`, `ed_step`, ...).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntFlag
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,35 +23,17 @@ from safetensors.numpy import load as load_safetensors
 from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, EngineError, did_you_mean
-from edgedistill.frontend import Bins, FrontEnd, FrontEndConfig, group_delay_ms, settling_bins, zscore
+from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model, Oracle
+from edgedistill.runtime.c_engine import CEngine
 from edgedistill.runtime.onnx_engine import OnnxEngine
+from edgedistill.runtime.stream import Flag, Floats, NumpyStream, Output, State
 
 GRAPHS = {"onnxruntime": "student.onnx", "onnxruntime-int8": "student.int8.onnx"}
-ENGINES = (*GRAPHS, "oracle")  # the oracle: INT8 in numpy, what every other INT8 engine is compared with
+# c: INT8, compiled for this machine by `edgedistill compile`; oracle: INT8 in numpy, what every other is compared with
+ENGINES = (*GRAPHS, "c", "oracle")
 
-Floats = npt.NDArray[np.float32]
-State = Mapping[str, npt.NDArray[Any]]
-
-
-class Flag(IntFlag):
-    """What to know about an output; bits as in `ed_output.flags`."""
-
-    WARMUP = 1  # fewer bins seen than the receptive field and the filters' settling time
-    MASKED = 2  # at least one channel was bad and masked
-    GAP = 4  # frames of this bin were declared lost
-    INVALID = 8  # no usable channel, or a result that is not finite: do not act on it
-
-
-@dataclass(frozen=True, eq=False)
-class Output:
-    """One completed bin, as `ed_output`."""
-
-    bin: int
-    end_frame: int  # the raw frame that completed the bin
-    flags: Flag
-    bad_channels: int
-    kinematics: Floats  # (K,) in the units of `DecoderInfo.output_units`
+__all__ = ["ENGINES", "GRAPHS", "Decoder", "DecoderInfo", "Flag", "Output"]
 
 
 @dataclass(frozen=True)
@@ -79,10 +59,13 @@ class Decoder:
         if engine not in ENGINES:
             raise EngineError(f"unknown engine '{engine}'", expected=did_you_mean(engine, ENGINES))
         self.shape, self.frontend_config, self.info, mean, std = _described(bundle, engine)
-        self.set_normalization(mean, std)
-        self._front_end = FrontEnd(self.frontend_config)
-        self._engine = _open_engine(bundle, self.shape, engine)
-        self._seen = 0
+        self._stream: NumpyStream | CEngine
+        if engine == "c":
+            self._stream = CEngine.open(bundle, self.shape, self.frontend_config)
+            return
+        student = _open_engine(bundle, self.shape, engine)
+        self._stream = NumpyStream(self.frontend_config, student, self.info.warmup_bins)
+        self._stream.set_normalization(*self._checked_normalization(mean, std))
 
     @classmethod
     def open(cls, path: str | Path, engine: str = "onnxruntime") -> Decoder:
@@ -94,7 +77,20 @@ class Decoder:
 
         Samples that are not finite are no error: their channel is masked and counted.
         """
-        return self._decode(self._front_end.push(np.asarray(frames_uv)))
+        frames: npt.NDArray[np.floating[Any]] = np.asarray(frames_uv)
+        if frames.ndim != 2 or frames.shape[1] != self.shape.channels or frames.dtype.kind != "f":
+            raise EngineError(
+                "the decoder cannot take these frames",
+                got=f"shape {frames.shape}, {frames.dtype}",
+                expected=f"(n, {self.shape.channels}) microvolts as floats, time first",
+                causes=(
+                    "the recording has other channels than the bundle",
+                    "channels and time are swapped",
+                    "raw integers without their gain: push_i16()",
+                ),
+            )
+        with np.errstate(over="ignore"):  # beyond float32: infinite, and so masked
+            return self._stream.push(np.ascontiguousarray(frames, np.float32))
 
     def push_i16(
         self, frames: npt.NDArray[np.int16], gain_uv: npt.ArrayLike, offset_uv: npt.ArrayLike = 0.0
@@ -103,35 +99,61 @@ class Decoder:
         raw = np.asarray(frames)
         if raw.dtype != np.int16:
             raise EngineError("push_i16 takes int16 samples", got=raw.dtype, next_step="push() takes microvolts")
-        gain, offset = np.asarray(gain_uv, np.float64), np.asarray(offset_uv, np.float64)
-        for name, value in (("gain_uv", gain), ("offset_uv", offset)):
-            if value.shape not in ((), (self.shape.channels,)):
-                raise EngineError(f"{name} has the wrong shape", got=value.shape, expected="a number, or one a channel")
-        return self.push((raw * gain + offset).astype(np.float32))
+        if raw.ndim != 2 or raw.shape[1] != self.shape.channels:
+            raise EngineError("frames have the wrong shape", got=raw.shape, expected=f"(n, {self.shape.channels})")
+        gain, offset = self._one_a_channel("gain_uv", gain_uv), self._one_a_channel("offset_uv", offset_uv)
+        return self._stream.push_i16(np.ascontiguousarray(raw), gain, offset)
 
     def gap(self, n_frames: int) -> list[Output]:
         """`n_frames` lost frames: time goes on, zeros go in, every bin they touch is flagged."""
-        return self._decode(self._front_end.gap(n_frames))
+        if n_frames < 0:
+            raise EngineError("a gap cannot be negative", got=f"{n_frames} frames", expected="0 or more")
+        return self._stream.gap(n_frames)
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
         """Kinematics (K,) of one z-scored bin (C,), the front end bypassed; masked channels are 0."""
         values = np.asarray(bin, np.float32)
+        if values.shape != (self.shape.channels,):
+            raise EngineError("a step takes one bin", got=values.shape, expected=f"({self.shape.channels},)")
         if not np.isfinite(values).all():  # a NaN would stay in the ring for the whole window
             raise EngineError(
                 "a bin must be finite", got=f"{np.count_nonzero(~np.isfinite(values))} values that are not",
                 expected="z-scored values, 0 for a channel without a signal",
             )  # fmt: skip
-        self._seen += 1
-        return self._engine.step(values)
+        return self._stream.step(values)
 
     def reset(self) -> None:
         """A fresh stream: the next frame is frame 0. The normalization stays as set."""
-        self._front_end.reset()
-        self._engine.reset()
-        self._seen = 0
+        self._stream.reset()
 
     def set_normalization(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
-        """Another day's statistics, both (C,) in uV, from the next bin on; std 0 silences a channel."""
+        """Another day's statistics, both (C,) in uV, from the next bin on; std 0 silences a channel.
+
+        Rounded to float32, as `ed_set_normalization` takes them, whatever the engine.
+        """
+        with np.errstate(over="ignore"):
+            rounded = [np.array(values, np.float32).astype(np.float64) for values in (mean, std)]
+        self._stream.set_normalization(*self._checked_normalization(*rounded))
+
+    @property
+    def latent(self) -> Floats:
+        """The student's latent (d,) of the last bin; in INT8 before the gain of the last norm."""
+        return self._stream.latent
+
+    def export_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Where this stream stands: `fe_*` of the front end, `state_*` of the student, and `seen` bins."""
+        return self._stream.export_stream()
+
+    def import_state(self, state: State) -> None:
+        """Go on from an exported state. A part that is left out (fe_*, state_*, seen) starts fresh.
+
+        EngineError, with nothing changed, for a state of another bundle.
+        """
+        self._stream.import_stream(state)
+
+    def _checked_normalization(
+        self, mean: npt.ArrayLike, std: npt.ArrayLike
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         new_mean, new_std = np.array(mean, np.float64), np.array(std, np.float64)
         for name, values in (("mean", new_mean), ("std", new_std)):
             if values.shape != (self.shape.channels,) or not np.isfinite(values).all():
@@ -142,58 +164,14 @@ class Decoder:
                 )
         if (new_std < 0).any():
             raise EngineError("a standard deviation cannot be negative", got=new_std.min())
-        self._mean, self._std = new_mean, new_std
+        return new_mean, new_std
 
-    @property
-    def latent(self) -> Floats:
-        """The student's latent (d,) of the last bin; in INT8 before the gain of the last norm."""
-        return self._engine.latent
-
-    def export_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Where this stream stands: `fe_*` of the front end, `state_*` of the student, and `seen` bins."""
-        state: dict[str, npt.NDArray[Any]] = {"seen": np.array(self._seen, np.int64)}
-        state |= {f"fe_{name}": array for name, array in self._front_end.export_state().items()}
-        return state | {f"state_{name}": array for name, array in self._engine.export_state().items()}
-
-    def import_state(self, state: State) -> None:
-        """Go on from an exported state. A part that is left out (fe_*, state_*, seen) starts fresh.
-
-        EngineError, with nothing changed, for a state of another bundle.
-        """
-        front_end, student = _part(state, "fe_"), _part(state, "state_")
-        fresh = FrontEnd(self.frontend_config)
-        if front_end:
-            fresh.import_state(front_end)
-        if student:
-            self._engine.import_state(student)
-        else:
-            self._engine.reset()
-        self._front_end = fresh
-        self._seen = int(state["seen"]) if "seen" in state else 0
-
-    def _decode(self, bins: Bins) -> list[Output]:
-        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is masked below
-            values = zscore(bins.values, bins.bad, self._mean, self._std)
-        wild = ~np.isfinite(values)
-        values[wild] = 0
-        bad = bins.bad | wild
-        return [
-            self._output(bins.first_bin + i, int(bins.end_frame[i]), values[i], bad[i], bool(bins.gap[i]))
-            for i in range(len(values))
-        ]
-
-    def _output(self, bin: int, end_frame: int, values: Floats, bad: npt.NDArray[np.bool_], gap: bool) -> Output:
-        kinematics = self._engine.step(values)
-        self._seen += 1
-        n_bad = int(np.count_nonzero(bad))
-        flags = Flag.GAP if gap else Flag(0)
-        if self._seen < self.info.warmup_bins:
-            flags |= Flag.WARMUP
-        if n_bad:
-            flags |= Flag.MASKED
-        if not (~bad & (self._std > 0)).any() or not np.isfinite(kinematics).all():
-            flags |= Flag.INVALID
-        return Output(bin, end_frame, flags, n_bad, kinematics)
+    def _one_a_channel(self, name: str, value: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        found = np.asarray(value, np.float64)
+        if found.shape not in ((), (self.shape.channels,)) or not np.isfinite(found).all():
+            expected = "a finite number, or one a channel"
+            raise EngineError(f"{name} does not fit", got=f"shape {found.shape}", expected=expected)
+        return np.array(np.broadcast_to(found, self.shape.channels))
 
 
 def _open_engine(bundle: Bundle, shape: StudentShape, engine: str) -> OnnxEngine | Oracle:
@@ -204,10 +182,6 @@ def _open_engine(bundle: Bundle, shape: StudentShape, engine: str) -> OnnxEngine
     except SafetensorError as error:
         raise BundleError(f"{bundle.path}: 'student.int8.safetensors' is not a safetensors file", got=error) from error
     return Oracle(Int8Model(shape, tensors))
-
-
-def _part(state: State, prefix: str) -> dict[str, npt.NDArray[Any]]:
-    return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
 
 
 def _described(

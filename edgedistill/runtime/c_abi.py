@@ -1,0 +1,92 @@
+"""The C ABI (`kernels/include/edgedistill.h`) in ctypes: a library's bytes in, its functions out.
+
+Only declarations and the loading; what the functions mean stands in the header, and `c_engine` calls them.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import os
+from pathlib import Path
+
+import numpy as np
+
+from edgedistill.errors import EngineError
+
+MAX_OUTPUTS = 16  # ED_MAX_OUTPUTS
+ALIGN = 64  # ED_ALIGN
+
+OUTPUT = np.dtype(  # ed_output
+    [
+        ("bin", "u8"),
+        ("end_frame", "u8"),
+        ("flags", "u4"),
+        ("bad_channels", "u4"),
+        ("kinematics", "f4", (MAX_OUTPUTS,)),
+    ]
+)
+
+
+class Info(c.Structure):
+    """ed_info."""
+
+    _fields_ = (
+        *((name, c.c_uint32) for name in ("abi_version", "channels", "outputs", "latent")),
+        *((name, c.c_uint64) for name in ("rate_numerator", "rate_denominator")),
+        *((name, c.c_uint32) for name in ("bin_ms", "warmup_bins")),
+        ("group_delay_ms", c.c_double),
+        *((name, c.c_size_t) for name in ("state_bytes", "export_bytes")),
+        *((name, c.c_char_p) for name in ("name", "variant")),
+        *((name, c.POINTER(c.c_char_p)) for name in ("channel_ids", "output_names", "output_units")),
+        *((name, c.c_char_p) for name in ("manifest_sha256", "weights_sha256")),
+    )
+
+
+_P, _N, _INT = c.c_void_p, c.c_size_t, c.c_int
+_PUSH = (_P, _P, _N, _P, _N, _P)
+SIGNATURES = {
+    "ed_strerror": (c.c_char_p, (_INT,)),
+    "ed_model_info": (c.POINTER(Info), (_P,)),
+    "ed_init": (_INT, (_P, _P, _N, _P)),
+    "ed_reset": (None, (_P,)),
+    "ed_outputs_for": (_N, (_P, _N)),
+    "ed_push": (_INT, _PUSH),
+    "ed_push_i16": (_INT, _PUSH),
+    "ed_set_gain": (_INT, (_P, _P, _P)),
+    "ed_gap_outputs": (_INT, (_P, _N, _P, _N, _P)),
+    "ed_step": (_INT, (_P, _P, _P)),
+    "ed_set_normalization": (_INT, (_P, _P, _P)),
+    "ed_latent": (_INT, (_P, _P, _N)),
+    "ed_state_export": (_INT, (_P, _P, _N)),
+    "ed_state_import": (_INT, (_P, _P, _N)),
+}
+
+
+def load_library(path: Path, data: bytes) -> c.CDLL:
+    """The library whose bytes `data` were read from `path` and checked. EngineError if the system refuses it.
+
+    Loaded from memory, not from `path`: what was checked is what runs, and a library compiled anew at the same place
+    is not mistaken for the one that this process knows already.
+    """
+    try:
+        library = c.CDLL(_place(path, data))
+        for name, (result, arguments) in SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        raise EngineError(
+            f"{path}: this library cannot be loaded",
+            got=error,
+            causes=("it was compiled on a system with a newer C library",),
+        ) from error
+    return library
+
+
+def _place(path: Path, data: bytes) -> str:
+    if not hasattr(os, "memfd_create"):
+        return str(path)
+    # Never closed: the loader knows libraries by their names, and a number must not name two of them.
+    number = os.memfd_create(path.name)
+    with open(number, "wb", closefd=False) as file:
+        file.write(data)
+    return f"/proc/self/fd/{number}"

@@ -1,0 +1,120 @@
+"""A stream's state between two layouts: the bytes of `ed_state_export` and the named arrays all Python engines know.
+
+The layout of the bytes is that of edgedistill.h ("state") and ed_frontend.h (`ed_fe_exchange`). With decimation, C
+keeps filtered samples of an unfinished bin where Python keeps raw frames; `c_engine` therefore shows C whole bins
+only, and a state stands at the start of a bin here, with the raw frames beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.config import StudentShape
+from edgedistill.errors import EngineError
+from edgedistill.frontend import FrontEndConfig, filter_sections
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+SIZES = ("channels", "d", "layers", "heads", "window", "lag_rows")
+
+
+def state_dtype(shape: StudentShape, config: FrontEndConfig) -> np.dtype[np.void]:
+    """One record: header, rings by layer, lags, front end."""
+    fields: list[tuple[Any, ...]] = [
+        *((name, "<u4") for name in ("magic", "abi_version")),
+        *((name, "<u8") for name in ("bytes", "frontend_bytes", "seen")),
+        *((name, "<u4") for name in SIZES),
+        *((name, "<i4") for name in ("pos", "live")),
+        ("reserved", "<u4", (4,)),
+    ]
+    ring = (shape.heads, shape.window - 1, shape.head_dim)
+    fields += [(f"ring_{kind}_{i}", "i1", ring) for i in range(shape.layers) for kind in "kv"]
+    fields += [("lags", "i1", (shape.lag_rows, shape.channels))]
+    fields += [("fill", "i1", (-np.dtype(fields).itemsize % 8,)), *_frontend_fields(config)]
+    return np.dtype(fields)
+
+
+def _frontend_fields(config: FrontEndConfig) -> list[tuple[Any, ...]]:
+    decimator, shaper = map(len, filter_sections(config))
+    channels, decimated = config.channels, config.decimation > 1
+    kept = -(-config.edge(1) // config.decimation)  # bin 0 is the longest
+    rows = max(config.flat_bins, config.saturated_bins) - 1
+    return [
+        *((name, "<i8") for name in ("frame", "pending_gap")),
+        *([("decimator", "<f8", (decimator, channels, 2))] if decimated else []),
+        ("shaper", "<f8", (shaper, channels, 2)),
+        ("pending", "<f8", (kept, channels)),
+        *((name, "<f8", (channels,)) for name in ("clean", "lowest", "highest")),
+        *((name, "<f8", (channels,)) for name in (("part_low", "part_high", "broken") if decimated else ())),
+        *((name, "<f4", (rows, channels)) for name in ("low", "high")),
+    ]
+
+
+def frontend_arrays(config: FrontEndConfig, record: npt.NDArray[np.void]) -> Arrays:
+    """As `FrontEnd.export_state`."""
+    frame = int(record["frame"])
+    pending = 0 if config.decimation > 1 else frame - config.edge(config.bin_of(frame))
+    empty = np.zeros((0, config.channels, 2))
+    return {
+        "frame": np.array(frame, np.int64),
+        "pending": record["pending"][:pending].copy(),
+        "pending_gap": np.array(bool(record["pending_gap"])),
+        "decimator": record["decimator"].copy() if config.decimation > 1 else empty,
+        **{
+            name: np.array(record[name], np.float64) for name in ("shaper", "low", "high", "lowest", "highest", "clean")
+        },
+    }
+
+
+def put_frontend(config: FrontEndConfig, record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
+    """The inverse, of a state that `FrontEnd` took; with decimation the caller keeps `pending`.
+
+    EngineError for a front end that was fed samples beyond float32, which C does not keep.
+    """
+    for name in ("pending", "low", "high", "lowest", "highest"):
+        with np.errstate(over="ignore"):
+            kept = state[name].astype(np.float32)
+        if not np.array_equal(kept.astype(np.float64), state[name], equal_nan=True):
+            raise EngineError(
+                f"state 'fe_{name}' holds samples finer than float32",
+                expected="the state of a decoder that was fed float32, as `Decoder.push` makes them",
+            )
+    frame, pending = int(state["frame"]), len(state["pending"])
+    decimated = config.decimation > 1
+    record["frame"], record["pending_gap"] = frame - (pending if decimated else 0), bool(state["pending_gap"])
+    record["pending"] = 0
+    if not decimated:
+        record["pending"][:pending] = state["pending"]
+    for name in ("shaper", "low", "high", "lowest", "highest", "clean", *(("decimator",) if decimated else ())):
+        record[name] = state[name]
+
+
+def student_arrays(shape: StudentShape, record: npt.NDArray[np.void]) -> Arrays:
+    """As the `export_state` of every engine."""
+    rings = [f"ring_{kind}_{i}" for i in range(shape.layers) for kind in "kv"]
+    arrays: Arrays = {name: record[name].copy() for name in rings}
+    arrays |= {name: np.array([record[name]], np.int32) for name in ("pos", "live")}
+    return arrays | ({"lags": record["lags"].copy()} if shape.lag_rows else {})
+
+
+def put_student(shape: StudentShape, record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
+    """The inverse. EngineError, before anything is changed, for a state that does not fit."""
+    own = student_arrays(shape, record)
+    for name, array in own.items():
+        found = state.get(name)
+        if found is None or found.shape != array.shape or found.dtype != array.dtype:
+            got = "nothing of that name" if found is None else f"{found.dtype} {found.shape}"
+            raise EngineError(
+                f"state '{name}' does not fit this engine",
+                got=got,
+                expected=f"{array.dtype} {array.shape}",
+                causes=("it was exported from a student of another shape or precision",),
+            )
+        if array.dtype == np.int8 and name != "lags" and (found == -128).any():
+            raise EngineError(f"state '{name}' holds -128", expected="-127 to 127: the range is symmetric")
+    for name in own:
+        record[name] = state[name][0] if name in ("pos", "live") else state[name]

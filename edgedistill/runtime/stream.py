@@ -1,0 +1,134 @@
+"""A stream in numpy: the front end's definition before any engine that takes one z-scored bin a step.
+
+Frames go in, an `Output` a bin comes out. `c_engine.CEngine` does the same in C; `Decoder` takes either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.frontend import Bins, FrontEnd, FrontEndConfig, zscore
+from edgedistill.numerics import Oracle
+from edgedistill.runtime.onnx_engine import OnnxEngine
+
+Floats = npt.NDArray[np.float32]
+State = Mapping[str, npt.NDArray[Any]]
+
+
+class Flag(IntFlag):
+    """What to know about an output; bits as in `ed_output.flags`."""
+
+    WARMUP = 1  # fewer bins seen than the receptive field and the filters' settling time
+    MASKED = 2  # at least one channel was bad and masked
+    GAP = 4  # frames of this bin were declared lost
+    INVALID = 8  # no usable channel, or a result that is not finite: do not act on it
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """One completed bin, as `ed_output`."""
+
+    bin: int
+    end_frame: int  # the raw frame that completed the bin
+    flags: Flag
+    bad_channels: int
+    kinematics: Floats  # (K,) in the units of `DecoderInfo.output_units`
+
+
+class NumpyStream:
+    """Front end, z-score, flags in numpy, around an engine's step."""
+
+    def __init__(self, config: FrontEndConfig, engine: OnnxEngine | Oracle, warmup_bins: int) -> None:
+        self._config, self._engine, self._warmup_bins = config, engine, warmup_bins
+        self._front_end = FrontEnd(config)
+        self._mean, self._std = np.zeros(config.channels), np.ones(config.channels)
+        self._seen = 0
+
+    @property
+    def latent(self) -> Floats:
+        """The engine's latent (d,) of the last bin."""
+        return self._engine.latent
+
+    def push(self, frames_uv: Floats) -> list[Output]:
+        """Frames (n, C) in uV to the outputs of the bins they complete."""
+        return self._decode(self._front_end.push(frames_uv))
+
+    def push_i16(
+        self, frames: npt.NDArray[np.int16], gain: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
+    ) -> list[Output]:
+        """Integers (n, C); uV = frames * gain + offset, (C,) each, rounded once."""
+        with np.errstate(over="ignore"):  # infinite, and so masked
+            return self.push((frames * gain + offset).astype(np.float32))
+
+    def gap(self, n_frames: int) -> list[Output]:
+        """Lost frames to the outputs of the bins they complete."""
+        return self._decode(self._front_end.gap(n_frames))
+
+    def step(self, bin: Floats) -> Floats:
+        """Kinematics (K,) of one z-scored bin (C,)."""
+        self._seen += 1
+        return self._engine.step(bin)
+
+    def reset(self) -> None:
+        """A fresh stream; the normalization stays."""
+        self._front_end.reset()
+        self._engine.reset()
+        self._seen = 0
+
+    def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
+        """Statistics (C,) in uV from the next bin on."""
+        self._mean, self._std = mean, std
+
+    def export_stream(self) -> dict[str, npt.NDArray[Any]]:
+        """`seen`, `fe_*` of the front end, `state_*` of the engine."""
+        state: dict[str, npt.NDArray[Any]] = {"seen": np.array(self._seen, np.int64)}
+        state |= {f"fe_{name}": array for name, array in self._front_end.export_state().items()}
+        return state | {f"state_{name}": array for name, array in self._engine.export_state().items()}
+
+    def import_stream(self, state: State) -> None:
+        """The inverse; a part that is left out starts fresh. EngineError, nothing changed, for another bundle's."""
+        front_end, student = part_of_state(state, "fe_"), part_of_state(state, "state_")
+        fresh = FrontEnd(self._config)
+        if front_end:
+            fresh.import_state(front_end)
+        if student:
+            self._engine.import_state(student)
+        else:
+            self._engine.reset()
+        self._front_end = fresh
+        self._seen = int(state["seen"]) if "seen" in state else 0
+
+    def _decode(self, bins: Bins) -> list[Output]:
+        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is masked below
+            values = zscore(bins.values, bins.bad, self._mean, self._std)
+        wild = ~np.isfinite(values)
+        values[wild] = 0
+        bad = bins.bad | wild
+        return [
+            self._output(bins.first_bin + i, int(bins.end_frame[i]), values[i], bad[i], bool(bins.gap[i]))
+            for i in range(len(values))
+        ]
+
+    def _output(self, bin: int, end_frame: int, values: Floats, bad: npt.NDArray[np.bool_], gap: bool) -> Output:
+        kinematics = self._engine.step(values)
+        self._seen += 1
+        n_bad = int(np.count_nonzero(bad))
+        flags = Flag.GAP if gap else Flag(0)
+        if self._seen < self._warmup_bins:
+            flags |= Flag.WARMUP
+        if n_bad:
+            flags |= Flag.MASKED
+        if not (~bad & (self._std > 0)).any() or not np.isfinite(kinematics).all():
+            flags |= Flag.INVALID
+        return Output(bin, end_frame, flags, n_bad, kinematics)
+
+
+def part_of_state(state: State, prefix: str) -> dict[str, npt.NDArray[Any]]:
+    """The arrays whose names begin so, without that beginning."""
+    return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
