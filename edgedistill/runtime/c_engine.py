@@ -232,17 +232,22 @@ def _build_for_this_machine(bundle: Bundle) -> tuple[Path, BuildRecord]:
     """The build for `host`, or else one for another target that this machine can run, as on a board."""
     own = build_folder(bundle, HOST)
     others = sorted(path.parent for path in own.parent.glob(f"[!.]*/{BUILD_JSON}") if path.parent != own)
-    refused: list[EngineError] = []
-    for folder in (own, *others):
-        try:
-            record = read_record(folder)
-            check_fits(folder, record, bundle)
-        except EngineError as error:
-            refused.append(error)
-        else:
+    found = [(folder, _fitting(folder, bundle)) for folder in (own, *others)]
+    for folder, record in found:
+        if isinstance(record, BuildRecord):
             return folder, record
-    compiled = [error for error in refused if "nothing is compiled" not in error.what]
-    raise (compiled or refused)[0]
+    refused = [record for _, record in found if isinstance(record, EngineError)]
+    raise next((error for error in refused if "nothing is compiled" not in error.what), refused[0])
+
+
+def _fitting(folder: Path, bundle: Bundle) -> BuildRecord | EngineError:
+    """What is compiled in a folder, or why this machine cannot use it."""
+    try:
+        record = read_record(folder)
+        check_fits(folder, record, bundle)
+    except EngineError as error:
+        return error
+    return record
 
 
 def _with_command(error: EngineError, bundle: Bundle) -> EngineError:
