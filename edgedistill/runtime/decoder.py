@@ -58,7 +58,7 @@ class Decoder:
         """BundleError for a manifest that contradicts itself, EngineError for an engine that cannot run."""
         if engine not in ENGINES:
             raise EngineError(f"unknown engine '{engine}'", expected=did_you_mean(engine, ENGINES))
-        self.shape, self.frontend_config, self.info, mean, std = _described(bundle, engine)
+        self.shape, self.frontend_config, self.info, mean, std = described(bundle, engine)
         self._stream: NumpyStream | CEngine
         if engine == "c":
             self._stream = CEngine.open(bundle, self.shape, self.frontend_config)
@@ -177,14 +177,19 @@ class Decoder:
 def _open_engine(bundle: Bundle, shape: StudentShape, engine: str) -> OnnxEngine | Oracle:
     if engine in GRAPHS:
         return OnnxEngine(bundle.read(GRAPHS[engine]), shape)
+    return Oracle(int8_model(bundle, shape))
+
+
+def int8_model(bundle: Bundle, shape: StudentShape) -> Int8Model:
+    """The bundle's INT8 student. BundleError if there is none, or it is not one of that shape."""
     try:
         tensors = load_safetensors(bundle.read("student.int8.safetensors"))
     except SafetensorError as error:
         raise BundleError(f"{bundle.path}: 'student.int8.safetensors' is not a safetensors file", got=error) from error
-    return Oracle(Int8Model(shape, tensors))
+    return Int8Model(shape, tensors)
 
 
-def _described(
+def described(
     bundle: Bundle, engine: str
 ) -> tuple[StudentShape, FrontEndConfig, DecoderInfo, list[float], list[float]]:
     """What the manifest says of the decoder: shape, front end, info, mean and std (C,)."""
