@@ -12,7 +12,7 @@ const char *ed_strerror(int code) {
     case ED_OK: return "no error";
     case ED_ERROR_NULL: return "a pointer that must not be null is null";
     case ED_ERROR_SIZE: return "a buffer has the wrong size; ed_info states the sizes of state, export and latent";
-    case ED_ERROR_ALIGN: return "the decoder's memory is not aligned to ED_ALIGN bytes";
+    case ED_ERROR_ALIGN: return "the decoder's memory is not aligned to ED_ALIGN bytes, or a state not to 8";
     case ED_ERROR_COUNT: return "the number of frames is zero or impossibly large";
     case ED_ERROR_CAPACITY: return "too few places for the outputs; ed_outputs_for() says how many are needed";
     case ED_ERROR_VALUE: return "a value is not finite, or a standard deviation is negative";
@@ -166,6 +166,7 @@ int ed_state_export(const ed_decoder *decoder, void *state, size_t bytes) {
     if (error) return error;
     if (!state) return ED_ERROR_NULL;
     if (bytes != decoder->model->info.export_bytes) return ED_ERROR_SIZE;
+    if ((uintptr_t)state % 8) return ED_ERROR_ALIGN;
     decoder->model->export_state(decoder, state);
     return ED_OK;
 }
@@ -175,5 +176,6 @@ int ed_state_import(ed_decoder *decoder, const void *state, size_t bytes) {
     if (error) return error;
     if (!state) return ED_ERROR_NULL;
     if (bytes != decoder->model->info.export_bytes) return ED_ERROR_SIZE;
+    if ((uintptr_t)state % 8) return ED_ERROR_ALIGN;
     return decoder->model->import_state(decoder, state);
 }

@@ -70,7 +70,7 @@ enum {
     ED_OK = 0,
     ED_ERROR_NULL = -1,        /* a pointer that must not be null is */
     ED_ERROR_SIZE = -2,        /* a buffer of the wrong size; the memory of ed_init too small */
-    ED_ERROR_ALIGN = -3,       /* the memory of ed_init is not aligned to ED_ALIGN */
+    ED_ERROR_ALIGN = -3,       /* the memory of ed_init is not aligned to ED_ALIGN, or a state to 8 bytes */
     ED_ERROR_COUNT = -4,       /* zero frames, or more than could exist (a negative count, converted) */
     ED_ERROR_CAPACITY = -5,    /* fewer places for outputs than ed_outputs_for() asks */
     ED_ERROR_VALUE = -6,       /* a value that is not finite, or a negative standard deviation */
@@ -174,7 +174,7 @@ ED_API int ed_latent(const ed_decoder *decoder, float *latent, size_t count);
  * A state is everything that later outputs depend on but for normalization and gain, in a layout that all engines of a
  * model share: exported by one, imported by another, the stream goes on with the same bits. Little-endian:
  *
- *     ed_state_header                                       80 bytes
+ *     ed_state_header, 80 bytes
  *     for each layer: int8 ring_k (heads, window - 1, head_dim) by slot, then int8 ring_v of the same shape
  *     int8 lags (lag_rows, channels), newest bin first
  *     zeros up to a multiple of 8
@@ -195,10 +195,10 @@ typedef struct {
 
 #define ED_STATE_MAGIC 0x54534445u /* "EDST" */
 
-/* Writes the state, exactly ed_info.export_bytes: ED_ERROR_SIZE for a buffer of another size. No alignment asked. */
+/* Writes the state, exactly ed_info.export_bytes, to a buffer aligned to 8 bytes: ED_ERROR_SIZE, ED_ERROR_ALIGN. */
 ED_API int ed_state_export(const ed_decoder *decoder, void *state, size_t bytes);
 
-/* Goes on from an exported state. ED_ERROR_SIZE, or ED_ERROR_STATE if it is not one of this model. */
+/* Goes on from an exported state: ED_ERROR_SIZE, ED_ERROR_ALIGN, or ED_ERROR_STATE if it is not one of this model. */
 ED_API int ed_state_import(ed_decoder *decoder, const void *state, size_t bytes);
 
 #ifdef __cplusplus

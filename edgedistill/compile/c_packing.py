@@ -1,0 +1,68 @@
+"""Where each integer of a weight matrix lies in memory, for each variant of the C kernels.
+
+Rows of int8 weights go in, bytes in the order a kernel reads them go out. Mirrors the layouts that the headers
+kernels/c/ed_ops_*.h describe; packed once, when a bundle is compiled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.errors import EngineError, did_you_mean
+
+Int8 = npt.NDArray[np.int8]
+
+BLOCK = 16  # outputs computed together: the int32 lanes of one 512-bit vector, and how rows are padded
+LINE = 64  # bytes of a cache line, and of one vector
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How one variant reads a matrix (rows, n)."""
+
+    group: int  # blocks of 16 rows whose vectors alternate; 0: row by row
+    unsigned: bool = False  # stored as w + 128: the instruction wants one unsigned factor
+
+    def matrix(self, rows: Int8) -> bytes:
+        """(rows, n), rows a multiple of 16; n is padded to 4 with zeros.
+
+        Grouped: [group of blocks][4 inputs][block][16 rows][4 inputs], which the kernel reads from end to end.
+        """
+        padded = pad(rows, columns=4)
+        if self.group:
+            blocks = padded.reshape(len(rows) // BLOCK, BLOCK, -1, 4).transpose(0, 2, 1, 3)
+            parts = [blocks[at : at + self.group] for at in range(0, len(blocks), self.group)]
+            return b"".join(self._stored(part.swapaxes(0, 1)) for part in parts)
+        return self._stored(padded)
+
+    def few_rows(self, rows: Int8) -> bytes:
+        """(rows, n) row by row, n padded to 64: matrices with fewer rows than a block has."""
+        return self._stored(pad(rows, columns=LINE))
+
+    def _stored(self, weights: Int8) -> bytes:
+        return (weights ^ np.int8(-128) if self.unsigned else weights).tobytes()
+
+
+PACKINGS = {
+    "avx512": Packing(group=8, unsigned=True),
+    "avx2": Packing(group=2),
+    "neon": Packing(group=4),
+    "dsp": Packing(group=0),
+    "scalar": Packing(group=0),
+}
+
+
+def packing_of(ops: str) -> Packing:
+    """The packing of a variant; EngineError for one that does not exist."""
+    if ops not in PACKINGS:
+        raise EngineError(f"unknown variant of the C kernels '{ops}'", expected=did_you_mean(ops, PACKINGS))
+    return PACKINGS[ops]
+
+
+def pad(array: npt.NDArray[Any], rows: int = 1, columns: int = 1) -> npt.NDArray[Any]:
+    """`array` (R, n) with zeros up to multiples of `rows` and `columns`."""
+    return np.pad(array, ((0, -array.shape[0] % rows), (0, -array.shape[1] % columns)))

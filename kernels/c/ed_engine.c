@@ -1,0 +1,224 @@
+/*
+ * One model: its shape, its weights, its state and the table through which ed_api.c reaches it.
+ *
+ * Compiled once a model, with -DED_MODEL_HEADER='"model_NAME.h"', the file that edgedistill writes for a bundle. Defines
+ * one external symbol, ed_model_NAME, and nothing else, so that several models link into one program.
+ * Build with -std=c11 -O3 -ffp-contract=off -fno-math-errno and the flags of the variant; never with -ffast-math.
+ */
+#include ED_MODEL_HEADER
+
+#include "ed_model.h"
+#include "ed_weights.h"
+
+#include ED_MODEL_DATA
+#include ED_OPS_HEADER
+
+#include "ed_frontend.h"
+#include "ed_step.h"
+
+_Static_assert(ED_OUTPUTS <= ED_MAX_OUTPUTS, "more outputs than ed_output holds");
+_Static_assert(ED_FE_CHANNELS == ED_CHANNELS, "the front end is of another array");
+_Static_assert(sizeof(ed_state_header) == 80, "the layout of an exported state");
+
+/* The caller's memory. */
+struct ed_engine {
+    struct ed_decoder head;
+    ED_ALIGNED struct ed_student student;
+    ED_ALIGNED ed_fe_state front_end;
+    double mean[ED_CHANNELS], std[ED_CHANNELS];    /* of the z-score, uV */
+    double gain[ED_CHANNELS], offset[ED_CHANNELS]; /* of int16 frames, uV */
+    uint64_t seen;                                 /* bins */
+};
+
+static struct ed_engine *engine_of(ed_decoder *decoder) { return (struct ed_engine *)decoder; }
+static const struct ed_engine *engine_at(const ed_decoder *decoder) { return (const struct ed_engine *)decoder; }
+
+static void engine_reset(ed_decoder *decoder) {
+    struct ed_engine *engine = engine_of(decoder);
+    ed_student_reset(&engine->student);
+    ed_fe_reset(&engine->front_end);
+    engine->seen = 0;
+}
+
+static void engine_init(ed_decoder *decoder) {
+    struct ed_engine *engine = engine_of(decoder);
+    memcpy(engine->mean, ed_fe_mean, sizeof engine->mean);
+    memcpy(engine->std, ed_fe_std, sizeof engine->std);
+    memset(engine->gain, 0, sizeof engine->gain);
+    memset(engine->offset, 0, sizeof engine->offset);
+    engine_reset(decoder);
+}
+
+/* ---------------------------------------------------------------- decoding */
+
+static void engine_step(ed_decoder *decoder, const float *bin, float *kinematics) {
+    struct ed_engine *engine = engine_of(decoder);
+    ed_student_step(&engine->student, bin, kinematics);
+    engine->seen++;
+}
+
+/* The bin that the front end has completed. */
+static void engine_decode(struct ed_engine *engine, ed_output *output) {
+    float z[ED_CHANNELS];
+    ed_fe_bin bin;
+    ed_fe_finish_bin(&engine->front_end, engine->mean, engine->std, z, &bin);
+    memset(output, 0, sizeof *output);
+    engine_step(&engine->head, z, output->kinematics);
+    int finite = 1;
+    for (int o = 0; o < ED_OUTPUTS; o++) finite &= __builtin_fabsf(output->kinematics[o]) <= FLT_MAX;
+    output->bin = bin.bin;
+    output->end_frame = bin.end_frame;
+    output->bad_channels = bin.bad_channels;
+    output->flags = (engine->seen < ED_WARMUP_BINS ? ED_WARMUP : 0u) | (bin.bad_channels ? ED_MASKED : 0u) |
+                    (bin.gap ? ED_GAP : 0u) | (bin.usable_channels && finite ? 0u : ED_INVALID);
+}
+
+static size_t engine_take(struct ed_engine *engine, ed_frames *frames, size_t n, int *complete) {
+    ed_fe_state *fe = &engine->front_end;
+    size_t used;
+    if (frames->uv) {
+        used = ed_fe_take(fe, frames->uv, n, complete);
+        frames->uv += used * ED_CHANNELS;
+    } else if (frames->i16) {
+        used = ed_fe_take_i16(fe, frames->i16, n, engine->gain, engine->offset, complete);
+        frames->i16 += used * ED_CHANNELS;
+    } else {
+        used = ed_fe_take_gap(fe, n, complete);
+    }
+    return used;
+}
+
+static size_t engine_push(ed_decoder *decoder, ed_frames frames, size_t n_frames, ed_output *outputs) {
+    struct ed_engine *engine = engine_of(decoder);
+    ed_output dropped;
+    size_t made = 0;
+    while (n_frames) {
+        int complete;
+        n_frames -= engine_take(engine, &frames, n_frames, &complete);
+        if (complete) {
+            engine_decode(engine, outputs ? &outputs[made] : &dropped);
+            made++;
+        }
+    }
+    return made;
+}
+
+static uint64_t engine_outputs_for(const ed_decoder *decoder, uint64_t n_frames) {
+    return ed_fe_bins_for(&engine_at(decoder)->front_end, n_frames);
+}
+
+static void engine_set_normalization(ed_decoder *decoder, const float *mean, const float *std) {
+    struct ed_engine *engine = engine_of(decoder);
+    for (int c = 0; c < ED_CHANNELS; c++) {
+        engine->mean[c] = (double)mean[c];
+        engine->std[c] = (double)std[c];
+    }
+}
+
+static void engine_set_gain(ed_decoder *decoder, const double *gain, const double *offset) {
+    struct ed_engine *engine = engine_of(decoder);
+    memcpy(engine->gain, gain, sizeof engine->gain);
+    memcpy(engine->offset, offset, sizeof engine->offset);
+}
+
+static void engine_latent(const ed_decoder *decoder, float *latent) {
+    memcpy(latent, engine_at(decoder)->student.latent, ED_D * sizeof(float));
+}
+
+/* ---------------------------------------------------------------- state */
+
+#define ED_FRONTEND_AT (sizeof(ed_state_header) + ED_UP(ED_STUDENT_BYTES, 8))
+#define ED_EXPORT_BYTES (ED_FRONTEND_AT + sizeof(ed_fe_exchange))
+
+static ed_state_header engine_header(const struct ed_engine *engine) {
+    return (ed_state_header){
+        .magic = ED_STATE_MAGIC,
+        .abi_version = ED_ABI_VERSION,
+        .bytes = ED_EXPORT_BYTES,
+        .frontend_bytes = sizeof(ed_fe_exchange),
+        .seen = engine->seen,
+        .channels = ED_CHANNELS,
+        .d = ED_D,
+        .layers = ED_LAYERS,
+        .heads = ED_HEADS,
+        .window = ED_WINDOW,
+        .lag_rows = ED_LAG_ROWS,
+        .pos = engine->student.pos,
+        .live = engine->student.live,
+    };
+}
+
+static void engine_export(const ed_decoder *decoder, void *state) {
+    const struct ed_engine *engine = engine_at(decoder);
+    unsigned char *out = state;
+    ed_state_header header = engine_header(engine);
+    memcpy(out, &header, sizeof header);
+    memset(out + ED_FRONTEND_AT - 8, 0, 8);
+    ed_student_export(&engine->student, (int8_t *)out + sizeof header);
+    ed_fe_export(&engine->front_end, (ed_fe_exchange *)(void *)(out + ED_FRONTEND_AT));
+}
+
+/* Whether `state` is one that this model can have: its shape, slots in range, no -128. */
+static int engine_accepts(const struct ed_engine *engine, const unsigned char *state) {
+    ed_state_header found, own = engine_header(engine);
+    memcpy(&found, state, sizeof found);
+    if (found.pos < 0 || found.pos >= ED_SLOTS || found.live < 0 || found.live > ED_SLOTS) return 0;
+    own.seen = found.seen;
+    own.pos = found.pos;
+    own.live = found.live;
+    if (memcmp(&found, &own, sizeof own) != 0) return 0;
+    int wild = 0;
+    for (size_t i = 0; i < ED_STUDENT_BYTES; i++) wild |= state[sizeof found + i] == 0x80;
+    return !wild;
+}
+
+static int engine_import(ed_decoder *decoder, const void *state) {
+    struct ed_engine *engine = engine_of(decoder);
+    const unsigned char *in = state;
+    if (!engine_accepts(engine, in)) return ED_ERROR_STATE;
+    if (ed_fe_import(&engine->front_end, (const ed_fe_exchange *)(const void *)(in + ED_FRONTEND_AT)))
+        return ED_ERROR_STATE;
+    ed_state_header header;
+    memcpy(&header, in, sizeof header);
+    ed_student_import(&engine->student, (const int8_t *)in + sizeof header, header.pos, header.live);
+    engine->seen = header.seen;
+    return ED_OK;
+}
+
+/* ---------------------------------------------------------------- the table */
+
+extern const ed_model ED_MODEL_SYMBOL;
+
+ED_API const ed_model ED_MODEL_SYMBOL = {
+    .info =
+        {
+            .abi_version = ED_ABI_VERSION,
+            .channels = ED_CHANNELS,
+            .outputs = ED_OUTPUTS,
+            .latent = ED_D,
+            .rate_numerator = ED_RATE_NUMERATOR,
+            .rate_denominator = ED_RATE_DENOMINATOR,
+            .bin_ms = ED_BIN_MS,
+            .warmup_bins = ED_WARMUP_BINS,
+            .group_delay_ms = ED_GROUP_DELAY_MS,
+            .state_bytes = sizeof(struct ed_engine),
+            .export_bytes = ED_EXPORT_BYTES,
+            .name = ED_NAME,
+            .variant = ED_OPS_NAME,
+            .channel_ids = ed_channel_ids,
+            .output_names = ed_output_names,
+            .output_units = ed_output_units,
+            .manifest_sha256 = ED_MANIFEST_SHA256,
+            .weights_sha256 = ED_WEIGHTS_SHA256,
+        },
+    .init = engine_init,
+    .reset = engine_reset,
+    .outputs_for = engine_outputs_for,
+    .push = engine_push,
+    .step = engine_step,
+    .set_normalization = engine_set_normalization,
+    .set_gain = engine_set_gain,
+    .latent = engine_latent,
+    .export_state = engine_export,
+    .import_state = engine_import,
+};

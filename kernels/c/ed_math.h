@@ -1,0 +1,100 @@
+/*
+ * Private: arithmetic whose bits are pinned, in plain C. The same operations in the same order as numerics/arithmetic.py.
+ *
+ * float32 throughout, each operation rounded once, no contraction (-ffp-contract=off), no fast-math. A sum takes value
+ * i into lane i mod 16, in order, then adds lanes 8, 4, 2 and 1 apart: loops over 16 lanes, which compilers vectorize.
+ */
+#ifndef ED_MATH_H
+#define ED_MATH_H
+
+#include <float.h>
+#include <string.h>
+
+#include "ed_weights.h"
+
+#if FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
+#error "float32 must be computed as float32 (on 32-bit x86: -msse2 -mfpmath=sse)"
+#endif
+#ifdef __FAST_MATH__
+#error "fast-math changes the bits"
+#endif
+
+#define ED_LANES 16
+#define ED_LEVELS 127.0f
+#define ED_DEAD (-1e30f)           /* score of a slot that is not seen: its exponential rounds to 0 */
+#define ED_ROUND 12582912.0f     /* 1.5 * 2**23: x + ED_ROUND has rint(x) in its low bits, for |x| < 2**22 */
+#define ED_RMS_EPSILON 0x1.0c6f7ap-20f /* 1e-6 */
+#define ED_LOG2_E 0x1.715476p+0f
+#define ED_LN2_HIGH 0x1.63p-1f
+#define ED_LN2_LOW (-0x1.bd0106p-13f)
+#define ED_EXP_0 0x1.10627ap-7f /* 0.008312521 */
+#define ED_EXP_1 0x1.572a08p-5f /* 0.04189016 */
+#define ED_EXP_2 0x1.5557aep-3f /* 0.16667114 */
+#define ED_EXP_3 0x1.fffdfcp-2f /* 0.4999923 */
+#define ED_EXP_LOWEST (-87.0f)
+#define ED_EXP_HIGHEST 88.0f
+
+ED_INLINE uint32_t ed_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+ED_INLINE float ed_from_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* rint(x) of |x| < 2**22, ties to even, as an integer; of NaN something whose low byte is 0. */
+ED_INLINE int32_t ed_rint(float x) { return (int32_t)(ed_bits(x + ED_ROUND) - 0x4b400000u); }
+
+ED_INLINE int8_t ed_quantize(float x, float inv_scale) {
+    float y = x * inv_scale;
+    y = y > ED_LEVELS ? ED_LEVELS : y;
+    y = y < -ED_LEVELS ? -ED_LEVELS : y;
+    return (int8_t)ed_rint(y);
+}
+
+ED_INLINE float ed_exp(float x) {
+    x = x < ED_EXP_LOWEST ? ED_EXP_LOWEST : x;
+    x = x > ED_EXP_HIGHEST ? ED_EXP_HIGHEST : x;
+    float shifted = x * ED_LOG2_E + ED_ROUND;
+    float n = shifted - ED_ROUND;
+    float r = (x - n * ED_LN2_HIGH) - n * ED_LN2_LOW;
+    float p = ED_EXP_0 * r + ED_EXP_1;
+    p = p * r + ED_EXP_2;
+    p = p * r + ED_EXP_3;
+    float mantissa = ((p * r) * r + r) + 1.0f;
+    return mantissa * ed_from_bits((ed_bits(shifted) << 23) + (127u << 23)); /* 2**n */
+}
+
+ED_INLINE float ed_silu(float x) { return x / (1.0f + ed_exp(-x)); }
+
+ED_INLINE float ed_fold_lanes(float *lanes) {
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) lanes[i] = lanes[i] + lanes[half + i];
+    return lanes[0];
+}
+
+/* Sum of x * y over n values, a multiple of 16. */
+ED_INLINE float ed_lane_product(const float *x, const float *y, int n) {
+    float lanes[ED_LANES];
+    for (int i = 0; i < ED_LANES; i++) lanes[i] = x[i] * y[i];
+    for (int at = ED_LANES; at < n; at += ED_LANES)
+        for (int i = 0; i < ED_LANES; i++) lanes[i] = lanes[i] + x[at + i] * y[at + i];
+    return ed_fold_lanes(lanes);
+}
+
+/* 1 / root mean square of x (ED_DP,), of which the last ED_DP - ED_D are 0. */
+ED_INLINE float ed_rms_factor(const float *x) {
+    float mean = ed_lane_product(x, x, ED_DP) / (float)ED_D;
+    return 1.0f / __builtin_sqrtf(mean + ED_RMS_EPSILON);
+}
+
+/* A part kept in float32: y = x w', each a lane sum. x (n,) padded with zeros, rows and n multiples of 16. */
+ED_INLINE void ed_float_product(const float *w, const float *x, int rows, int n, float *y) {
+    for (int o = 0; o < rows; o++) y[o] = ed_lane_product(x, w + (ptrdiff_t)o * n, n);
+}
+
+#endif

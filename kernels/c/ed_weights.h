@@ -1,0 +1,50 @@
+/*
+ * Private: the shape of one model in padded sizes, and the tables that the generated model_NAME_data.h fills.
+ *
+ * Every vector is padded with zeros to whole vectors, so that no kernel has a remainder loop; padded rows of a matrix
+ * have the multiplier 0. Matrices that read the same input are stacked and read in one go:
+ *     qkv      (3 DP, d)   wq, wk, wv, each padded to DP rows
+ *     gate_up  (2 FP, d)   16 rows of wgate, the same 16 of wup, the next 16 of wgate, ...
+ * How the integers of a matrix lie in memory is the variant's business (ed_ops_*.h, compile/c_packing.py).
+ */
+#ifndef ED_WEIGHTS_H
+#define ED_WEIGHTS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define ED_UP(n, to) (((n) + (to)-1) / (to) * (to))
+
+#define ED_DH (ED_D / ED_HEADS)
+#define ED_DHP ED_UP(ED_DH, 16)
+#define ED_DP ED_UP(ED_D, 16)
+#define ED_FP ED_UP(ED_FF, 16)
+#define ED_WP ED_UP(ED_WINDOW, 16)
+#define ED_SLOTS (ED_WINDOW - 1)                   /* of the exchanged rings; private ones have ED_WINDOW */
+#define ED_TAP_N (ED_TAPS * ED_CHANNELS)           /* inputs of the embedding */
+#define ED_LAG_N ((ED_LAGS + 1) * ED_CHANNELS)     /* inputs of the lagged read-out */
+#define ED_BIAS_ROW ED_UP(2 * ED_WINDOW + 15, 16)  /* see age_bias */
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "packed weights and exported states are little-endian"
+#endif
+
+#define ED_ALIGNED _Alignas(64)
+#define ED_INLINE static inline __attribute__((always_inline))
+
+/* One part of the step. Exactly one of w and f is there: f if the recipe keeps the part in float32. */
+struct ed_matrix {
+    const int8_t *w; /* packed */
+    const float *m;  /* (rows padded to 16,) multipliers: y = float(acc) * m */
+    const float *f;  /* (rows padded to 16, inputs padded to 16) */
+};
+
+struct ed_layer {
+    struct ed_matrix qkv, out, gate_up, down;
+    const float *age_bias; /* (heads, ED_BIAS_ROW): at j the bias of age (W - 1 - j) mod W, so that from offset
+                              W - 1 - slot of the new bin on it lies by slot */
+    float attn_inv, q_inv, k_inv, v_inv, context_inv, mlp_inv, hidden_inv; /* of quantization */
+    float score_scale, v_scale;
+};
+
+#endif
