@@ -280,10 +280,8 @@ static inline size_t ed_fe_take_i16(ed_fe_state *fe, const int16_t *frames, size
     const size_t used = ed_fe_left(fe, n);
     float row[ED_FE_C];
     for (size_t i = 0; i < used; i++) {
-        for (size_t c = 0; c < ED_FE_C; c++) {
-            const double uv = (double)frames[i * ED_FE_C + c] * gain_uv[c] + offset_uv[c];
-            row[c] = __builtin_fabs(uv) < ED_FE_BEYOND_FLOAT ? (float)uv : ED_FE_INF; /* a NaN is as bad */
-        }
+        for (size_t c = 0; c < ED_FE_C; c++)
+            row[c] = (float)((double)frames[i * ED_FE_C + c] * gain_uv[c] + offset_uv[c]);
         ed_fe_frame(fe, row);
     }
     *complete = fe->frame == fe->edge;

@@ -1,0 +1,576 @@
+"""The C front end gives the bits of `edgedistill.frontend`: any chunks, any samples, any compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from fractions import Fraction
+from functools import cache, lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgedistill.assets import asset_folder
+from edgedistill.compile.c_frontend import (
+    frontend_constants,
+    normalization_tables,
+    state_dtype,
+    state_from_c,
+    state_to_c,
+)
+from edgedistill.errors import EngineError
+from edgedistill.frontend import FrontEnd, FrontEndConfig, filter_sections, zscore
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc (apt install gcc)")
+quick = settings(deadline=None, max_examples=25)
+
+FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
+FAST = ("gcc", "-O3", "-march=native")
+PLAIN = ("gcc", "-O0")
+CLANG = ("clang", "-O3", "-march=native")
+SANITIZED = ("gcc", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+ARM64 = ("aarch64-linux-gnu-gcc", "-O3", "-static")
+CORTEX_M7 = ("arm-none-eabi-gcc", "-O3", *["-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-d16", "-mfloat-abi=hard"])
+
+SHORT = {"flat_s": 0.05, "recover_s": 0.04}  # rules that act within a few bins
+CONFIGS = {
+    "one channel": FrontEndConfig(Fraction(250), 1, line_hz=0, **SHORT),
+    "250 Hz": FrontEndConfig(Fraction(250), 5, common_average=False, **SHORT),
+    "1 kHz": FrontEndConfig(Fraction(1000), 19, line_hz=50, **SHORT),
+    "1 kHz, two": FrontEndConfig(Fraction(1000), 2, flat_s=0.02, saturated_ms=70, recover_s=0.01, bin_ms=10),
+    "a bin's memory": FrontEndConfig(Fraction(1000), 3, flat_s=0.01, saturated_ms=10, bin_ms=25),
+    "1017 Hz": FrontEndConfig(Fraction(390625, 384), 3, **SHORT),
+    "24 kHz": FrontEndConfig(Fraction(390625, 16), 9, **SHORT),
+    "silence": FrontEndConfig(Fraction(2000), 2, line_hz=0, highpass_hz=20, recover_s=10, common_average=False),
+}
+
+# A library for ctypes and a program for sanitizers and emulators: operations from stdin, bins to stdout.
+PROBE = """
+#include "constants.h"
+#include "ed_frontend.h"
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct { uint64_t kind, n; } operation; /* 0: frames, 1: int16, 2: gap */
+typedef struct { uint64_t bin, end_frame, bad_channels, usable_channels, gap; } facts;
+
+size_t probe_size(int which);
+size_t probe_size(int which) { return which ? sizeof(ed_fe_exchange) : sizeof(ed_fe_state); }
+void probe_reset(ed_fe_state *fe);
+void probe_reset(ed_fe_state *fe) { ed_fe_reset(fe); }
+void probe_export(const ed_fe_state *fe, ed_fe_exchange *out);
+void probe_export(const ed_fe_state *fe, ed_fe_exchange *out) { ed_fe_export(fe, out); }
+int probe_import(ed_fe_state *fe, const ed_fe_exchange *in);
+int probe_import(ed_fe_state *fe, const ed_fe_exchange *in) { return ed_fe_import(fe, in); }
+uint64_t probe_bins_for(const ed_fe_state *fe, uint64_t n);
+uint64_t probe_bins_for(const ed_fe_state *fe, uint64_t n) { return ed_fe_bins_for(fe, n); }
+
+size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, const double *mean, const double *std,
+                 const double *gain, const double *offset, float *z, uint32_t *bad, facts *out);
+size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, const double *mean, const double *std,
+                 const double *gain, const double *offset, float *z, uint32_t *bad, facts *out) {
+    size_t bins = 0;
+    while (n > 0) {
+        int complete;
+        size_t used;
+        if (kind == 0) used = ed_fe_take(fe, (const float *)(const void *)data, n, &complete);
+        else if (kind == 1) used = ed_fe_take_i16(fe, (const int16_t *)(const void *)data, n, gain, offset, &complete);
+        else used = ed_fe_take_gap(fe, n, &complete);
+        data += used * ED_FE_CHANNELS * (kind == 0 ? 4 : kind == 1 ? 2 : 0);
+        n -= used;
+        if (!complete) continue;
+        ed_fe_bin bin;
+        ed_fe_finish_bin(fe, mean, std, z + bins * ED_FE_CHANNELS, &bin);
+        memcpy(bad + bins * ED_FE_CHANNELS, fe->bad, sizeof fe->bad);
+        out[bins++] = (facts){bin.bin, bin.end_frame, bin.bad_channels, bin.usable_channels, bin.gap};
+    }
+    return bins;
+}
+
+int main(void) {
+    static ed_fe_state fe;
+    ed_fe_reset(&fe);
+    operation op;
+    while (fread(&op, sizeof op, 1, stdin) == 1) {
+        const size_t bytes = op.kind == 2 ? 0 : op.n * ED_FE_CHANNELS * sizeof(float), bins = ed_fe_bins_for(&fe, op.n);
+        char *data = malloc(bytes + 1); /* of the exact size, so that a sanitizer sees a step too far */
+        float *z = malloc(bins * sizeof(float) * ED_FE_CHANNELS + 1);
+        uint32_t *bad = malloc(bins * sizeof(uint32_t) * ED_FE_CHANNELS + 1);
+        facts *out = malloc(bins * sizeof(facts) + 1);
+        if (!data || !z || !bad || !out || fread(data, 1, bytes, stdin) != bytes) return 1;
+        if (probe_run(&fe, op.kind, data, op.n, ed_fe_mean, ed_fe_std, ed_fe_std, ed_fe_mean, z, bad,
+                      out) != bins) return 2;
+        fwrite(z, sizeof(float) * ED_FE_CHANNELS, bins, stdout);
+        fwrite(bad, sizeof(uint32_t) * ED_FE_CHANNELS, bins, stdout);
+        fwrite(out, sizeof(facts), bins, stdout);
+        free(data), free(z), free(bad), free(out);
+    }
+    static ed_fe_exchange exchanged;
+    ed_fe_export(&fe, &exchanged);
+    return ed_fe_import(&fe, &exchanged) ? 3 : 0;
+}
+"""
+
+
+@lru_cache(maxsize=1)
+def workplace() -> Path:
+    return Path(mkdtemp(prefix="c_frontend_"))
+
+
+def normalization(config: FrontEndConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Statistics with a silent channel and one whose values go beyond float32."""
+    rng = np.random.default_rng(config.channels)
+    mean, std = rng.normal(size=config.channels), rng.uniform(5, 60, config.channels)
+    std[1:2], std[2:3] = 0, 1e-40
+    return mean, std
+
+
+@cache
+def compiled(config: FrontEndConfig, compiler: tuple[str, ...], *kind: str) -> Path:
+    """The probe compiled as a program, with `-shared` as a library, with `-c` as an object."""
+    if shutil.which(compiler[0]) is None:
+        pytest.skip(f"no {compiler[0]}")
+    folder = Path(mkdtemp(dir=workplace()))
+    text = frontend_constants(config) + normalization_tables(config, *map(np.ndarray.tolist, normalization(config)))
+    (folder / "constants.h").write_text(text)
+    (folder / "probe.c").write_text(PROBE)
+    include = ["-I", str(folder), "-I", str(asset_folder("kernels") / "c")]
+    command = [*compiler, *FLAGS, *kind, *include, "-o", str(folder / "probe"), str(folder / "probe.c")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "probe"
+
+
+FACTS = np.dtype([(name, np.uint64) for name in ("bin", "end_frame", "bad_channels", "usable_channels", "gap")])
+Seen = dict[str, np.ndarray]
+
+
+class CFrontEnd:
+    """The C front end through ctypes, with the calls of `FrontEnd`."""
+
+    def __init__(self, config: FrontEndConfig, compiler: tuple[str, ...] = FAST) -> None:
+        self.config, (self.mean, self.std) = config, normalization(config)
+        self.c = ctypes.CDLL(str(compiled(config, compiler, "-shared", "-fPIC")))
+        self.c.probe_size.restype = self.c.probe_run.restype = ctypes.c_size_t
+        self.c.probe_bins_for.restype = ctypes.c_uint64
+        room = np.zeros(self.c.probe_size(0) + 64, np.uint8)
+        self.state = room[-room.ctypes.data % 64 :][: self.c.probe_size(0)]
+        self.c.probe_reset(self.at(self.state))
+
+    @staticmethod
+    def at(array: np.ndarray) -> ctypes.c_void_p:
+        return ctypes.c_void_p(array.ctypes.data)
+
+    def push(self, frames: np.ndarray, gain: np.ndarray | None = None, offset: np.ndarray | None = None) -> Seen:
+        kind = 0 if gain is None else 1
+        frames = np.ascontiguousarray(frames, (np.float32, np.int16)[kind])
+        return self.run(kind, frames, len(frames), gain, offset)
+
+    def gap(self, n: int) -> Seen:
+        return self.run(2, np.empty(0), n)
+
+    def run(self, kind: int, data: np.ndarray, n: int, *affine: np.ndarray | None) -> Seen:
+        bins = self.bins_for(n)
+        z = np.full((bins, self.config.channels), np.nan, np.float32)
+        bad, facts = np.full(z.shape, 7, np.uint32), np.empty(bins, FACTS)
+        scale = [self.at(a) if a is not None else None for a in affine] or [None, None]
+        pointers = map(self.at, (self.mean, self.std))
+        got = self.c.probe_run(
+            self.at(self.state), ctypes.c_uint64(kind), self.at(data), ctypes.c_size_t(n),
+            *pointers, *scale, *map(self.at, (z, bad, facts)),
+        )  # fmt: skip
+        assert got == bins
+        return {"z": z, "bad": bad.astype(bool), **{name: facts[name].astype(np.int64) for name in FACTS.names}}
+
+    def bins_for(self, n: int) -> int:
+        return self.c.probe_bins_for(self.at(self.state), ctypes.c_uint64(n))
+
+    def export_state(self) -> bytes:
+        out = np.empty(self.c.probe_size(1), np.uint8)
+        self.c.probe_export(self.at(self.state), self.at(out))
+        return out.tobytes()
+
+    def import_state(self, data: bytes) -> int:
+        aligned = np.frombuffer(data, np.uint8).copy()
+        return self.c.probe_import(self.at(self.state), self.at(aligned))
+
+
+class Definition(FrontEnd):
+    """The Python front end, with z-scores and masks as `runtime.decoder` makes them."""
+
+    def push(self, frames: np.ndarray) -> Seen:  # type: ignore[override]
+        return self.seen(super().push(frames))
+
+    def gap(self, n: int) -> Seen:  # type: ignore[override]
+        return self.seen(super().gap(n))
+
+    def seen(self, bins: Any) -> Seen:
+        mean, std = normalization(self.config)
+        with np.errstate(over="ignore"):
+            z = zscore(bins.values, bins.bad, mean, std)
+        bad = bins.bad | ~np.isfinite(z)
+        z[~np.isfinite(z)] = 0
+        return {
+            "z": z,
+            "bad": bad,
+            "bin": bins.first_bin + np.arange(len(z)),
+            "end_frame": bins.end_frame,
+            "bad_channels": bad.sum(axis=1),
+            "usable_channels": (~bad & (std > 0)).sum(axis=1),
+            "gap": bins.gap.astype(np.int64),
+        }
+
+
+def recording(config: FrontEndConfig, bins: int, seed: int) -> np.ndarray:
+    """Frames (n, C) float32 with every fault: NaN, infinities, denormals, huge, dead, saturated, silent."""
+    rng = np.random.default_rng(seed)
+    n = config.edge(bins) + int(rng.integers(0, config.edge(1)))
+    x = rng.normal(scale=50, size=(n, config.channels)).astype(np.float32)
+    for channel in range(config.channels):
+        a, b = np.sort(rng.integers(0, n, 2))
+        fault = rng.integers(0, 11)
+        if fault == 0:
+            x[a:b, channel] = np.nan
+        elif fault == 1:
+            x[rng.integers(0, n, 2), channel] = (np.inf, -np.inf)
+        elif fault == 2:
+            x[:, channel] = 0
+        elif fault == 3:
+            x[:, channel] = np.clip(x[:, channel], -60, 60)
+            x[a:b, channel] = 60
+        elif fault == 4:
+            x[a:b, channel] = 1e-4 * x[a:b, channel].clip(-1, 1)
+        elif fault == 5:
+            x[a:b, channel] = rng.choice(np.array([1e-45, -1e-40, 1e-38, -0.0], np.float32), b - a)
+        elif fault == 6:
+            x[a:b, channel] = rng.choice(np.array([3.4e38, -3.4e38, 1e30, -1e30], np.float32), b - a)
+    return x
+
+
+def joined(parts: list[Seen]) -> Seen:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def assert_same(got: Seen, expected: Seen) -> None:
+    """Bit for bit, the sign of zero included."""
+    for name in expected:
+        assert got[name].shape == expected[name].shape, name
+        assert got[name].tobytes() == expected[name].astype(got[name].dtype).tobytes(), name
+
+
+def assert_states_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Bit for bit, but for signs of zero in ranges, which no rule sees and numpy leaves open."""
+    assert got.keys() == expected.keys()
+    for name in expected:
+        assert (got[name].shape, got[name].dtype) == (expected[name].shape, expected[name].dtype), name
+        np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
+        if name in ("shaper", "decimator", "clean", "frame"):
+            assert got[name].tobytes() == expected[name].tobytes(), name
+
+
+# ------------------------------------------------------------------------------------ the same bits
+
+
+@pytest.mark.parametrize(
+    ("compiler", "name"),
+    [(FAST, name) for name in CONFIGS]
+    + [(compiler, name) for compiler in (PLAIN, CLANG) for name in ("1 kHz", "24 kHz", "a bin's memory")],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_equals_the_definition_bit_for_bit(compiler, name):
+    for seed in range(4):
+        x = recording(CONFIGS[name], 40, seed)
+        assert_same(CFrontEnd(CONFIGS[name], compiler).push(x), Definition(CONFIGS[name]).push(x))
+
+
+@quick
+@given(st.sampled_from(sorted(CONFIGS)), st.integers(0, 2**32), st.data())
+def test_any_chunks_and_gaps_equal_the_definition(name, seed, data):
+    config = CONFIGS[name]
+    x = recording(config, 20, seed)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(x)), max_size=20)))
+    gaps = data.draw(
+        st.lists(st.sampled_from([0, 0, 0, 1, 7, 60, 600]), min_size=len(cuts) + 1, max_size=len(cuts) + 1)
+    )
+    c, python = CFrontEnd(config), Definition(config)
+    for a, b, lost in zip([0, *cuts], [*cuts, len(x)], gaps, strict=True):
+        assert_same(c.push(x[a:b]), python.push(x[a:b]))
+        assert_same(c.gap(lost), python.gap(lost))
+    assert_same(c.push(x[:0]), python.push(x[:0]))
+
+
+@pytest.mark.parametrize("name", ["1 kHz", "24 kHz"])
+def test_frame_by_frame_equals_the_definition(name):
+    x = recording(CONFIGS[name], 12, 5)
+    c = CFrontEnd(CONFIGS[name])
+    got = joined([c.push(x[i : i + 1]) for i in range(len(x))])
+    assert_same(got, Definition(CONFIGS[name]).push(x))
+
+
+def test_the_default_rules_over_many_bins_equal_the_definition():
+    config = FrontEndConfig(Fraction(1000), 96)
+    x = recording(config, 420, 1)
+    x[:, 7] = np.where(np.arange(len(x)) // 1100 % 2, 3.25, x[:, 7])  # flat, and good again, more than once
+    x[1000:2500] *= np.random.default_rng(0).uniform(size=96) > 0.3
+    expected = Definition(config).push(x)
+    assert_same(CFrontEnd(config).push(x), expected)
+    assert np.any(np.diff(expected["bad"][:, 7].astype(int)) == -1)
+
+
+@pytest.mark.parametrize("compiler", [FAST, PLAIN], ids=" ".join)
+def test_small_states_are_cleared_as_in_the_definition(compiler):
+    config = CONFIGS["silence"]
+    x = np.zeros((2600, 2), np.float32)
+    x[:60] = np.random.default_rng(1).normal(size=(60, 2))
+    x[0] = 1e3, 1e-30
+    c, python = CFrontEnd(config, compiler), Definition(config)
+    for i in range(0, len(x), 20):
+        assert_same(c.push(x[i : i + 20]), python.push(x[i : i + 20]))
+        assert_states_equal(state_from_c(config, c.export_state()), python.export_state())
+    assert not state_from_c(config, c.export_state())["shaper"][:, 0].any()
+
+
+@quick
+@given(st.sampled_from(["1 kHz", "24 kHz"]), st.integers(0, 2**32), st.sampled_from([0.195, 1e37, np.inf, np.nan]))
+def test_integers_with_gain_and_offset_equal_the_definition(name, seed, gain_uv):
+    config = CONFIGS[name]
+    rng = np.random.default_rng(seed)
+    raw = rng.integers(-(2**15), 2**15, (config.edge(8), config.channels), dtype=np.int16)
+    gain, offset = rng.uniform(0.1, 0.3, config.channels), rng.normal(size=config.channels)
+    gain[0] = gain_uv
+    with np.errstate(over="ignore", invalid="ignore"):
+        frames = (raw * gain + offset).astype(np.float32)
+    c, cut = CFrontEnd(config), int(rng.integers(0, len(raw)))
+    got = joined([c.push(part, gain, offset) for part in (raw[:cut], raw[cut:])])
+    assert_same(got, Definition(config).push(frames))
+
+
+def test_reset_starts_over():
+    config = CONFIGS["24 kHz"]
+    c, x = CFrontEnd(config), recording(config, 10, 2)
+    c.gap(100)
+    c.push(x)
+    c.c.probe_reset(c.at(c.state))
+    assert c.export_state() == CFrontEnd(config).export_state()
+    assert_same(c.push(x), Definition(config).push(x))
+
+
+# ------------------------------------------------------------------------------------ the clock
+
+ODD = Fraction(10**15 + 37, 10**12 + 39)  # products of its clock need 128 bits
+
+
+@pytest.mark.parametrize("rate", [Fraction(1000), Fraction(390625, 384), Fraction(390625, 16), ODD])
+@pytest.mark.parametrize("frame", [0, 10**6 + 3, 2**53 + 1, 2**62 + 12345])
+def test_bin_edges_stay_exact_for_as_long_as_frames_can_be_counted(rate, frame):
+    config = replace(CONFIGS["one channel"], rate=rate)
+    frame = config.edge(config.bin_of(frame))
+    c = CFrontEnd(config)
+    state = np.frombuffer(c.export_state(), state_dtype(config)).copy()
+    state["frame"] = frame
+    assert c.import_state(state.tobytes()) == 0
+    for n in (0, 1, 9, 10, 11, 10**5, 10**15, 2**61):
+        assert c.bins_for(n) == config.bin_of(frame + n) - config.bin_of(frame)
+    n = 300 * config.edge(1)
+    seen = c.gap(n)
+    bins = range(config.bin_of(frame), config.bin_of(frame + n))
+    assert seen["bin"].tolist() == list(bins)
+    assert seen["end_frame"].tolist() == [config.edge(k + 1) - 1 for k in bins]
+
+
+@quick
+@given(
+    st.fractions(min_value=200, max_value=900, max_denominator=10**9),
+    st.integers(0, 2**60),
+)
+def test_the_clock_of_any_rate_is_exact(rate, frame):
+    """The clock's C functions in Python's integers: quotients, remainders and steps as in the header."""
+    config = FrontEndConfig(rate, 1)
+    text = frontend_constants(config)
+    num, den = (int(re.search(rf"CLOCK_{part} UINT64_C\((\d+)\)", text)[1]) for part in ("NUM", "DEN"))
+    assert Fraction(num, den) == rate * config.bin_ms / 1000
+    k = config.bin_of(frame)
+    over = config.edge(k + 1) * den - (k + 1) * num
+    assert 0 <= over < den < 2**62
+    more = num % den > over
+    assert config.edge(k + 2) == config.edge(k + 1) + num // den + more
+
+
+def test_a_rate_that_is_too_odd_is_refused():
+    with pytest.raises(EngineError, match="too odd a fraction"):
+        frontend_constants(FrontEndConfig(Fraction(10**21 + 9, 10**18 + 37), 1))
+
+
+# ------------------------------------------------------------------------------------ states
+
+
+@quick
+@given(st.sampled_from(sorted(CONFIGS)), st.integers(0, 2**32), st.data())
+def test_a_state_moves_from_python_to_c_and_back(name, seed, data):
+    config = CONFIGS[name]
+    x = recording(config, 14, seed)
+    cut = data.draw(st.integers(0, len(x)))
+    if data.draw(st.booleans()):  # at the end of a bin, where both directions exist for every rate
+        cut = config.edge(config.bin_of(cut))
+    python, c = Definition(config), CFrontEnd(config)
+    python.push(x[:cut])
+    python.gap(lost := data.draw(st.sampled_from([0, config.edge(1)])))
+    state = python.export_state()
+    assert c.import_state(state_to_c(config, state)) == 0
+    if config.decimation == 1 or config.edge(config.bin_of(cut + lost)) == cut + lost:
+        assert_states_equal(state_from_c(config, c.export_state()), state)
+    other = CFrontEnd(config)
+    assert other.import_state(c.export_state()) == 0
+    expected = python.push(x[cut:])
+    assert_same(c.push(x[cut:]), expected)
+    assert_same(other.push(x[cut:]), expected)
+
+
+@quick
+@given(st.sampled_from(sorted(CONFIGS)), st.integers(0, 2**32), st.data())
+def test_a_state_of_c_is_that_of_the_definition(name, seed, data):
+    config = CONFIGS[name]
+    x = recording(config, 14, seed)
+    cut = data.draw(st.integers(0, len(x)))
+    c, python = CFrontEnd(config), Definition(config)
+    c.push(x[:cut])
+    python.push(x[:cut])
+    assert_same_c(config, c.export_state(), state_to_c(config, python.export_state()))
+
+
+def assert_same_c(config: FrontEndConfig, got: bytes, expected: bytes) -> None:
+    a, b = (np.frombuffer(data, state_dtype(config))[0] for data in (got, expected))
+    for name in a.dtype.names:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_a_state_inside_a_bin_of_a_decimating_front_end_stays_in_c():
+    config = CONFIGS["24 kHz"]
+    c = CFrontEnd(config)
+    c.push(recording(config, 2, 0)[: config.edge(2) + 5])
+    with pytest.raises(EngineError, match="5 frames into bin 2"):
+        state_from_c(config, c.export_state())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("frame", -1), ("pending_gap", 2), ("decimator", np.nan), ("shaper", np.inf), ("pending", np.nan),
+        ("clean", 99), ("clean", -1), ("clean", np.nan), ("lowest", np.nan), ("part_high", np.nan), ("low", np.nan),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_state_is_refused_and_changes_nothing(field, value):
+    config = CONFIGS["24 kHz"]
+    c = CFrontEnd(config)
+    c.push(recording(config, 9, 0))
+    before = c.state.copy()
+    state = np.frombuffer(c.export_state(), state_dtype(config)).copy()
+    state[field].reshape(-1)[-1:] = value
+    assert c.import_state(state.tobytes()) == -1
+    np.testing.assert_array_equal(c.state, before)
+
+
+def test_a_state_of_another_configuration_or_of_float64_samples_is_refused():
+    config = CONFIGS["1 kHz"]
+    with pytest.raises(EngineError, match="another configuration"):
+        state_from_c(config, CFrontEnd(CONFIGS["24 kHz"]).export_state())
+    python = FrontEnd(config)
+    python.push(np.full((15, 19), 0.1))
+    with pytest.raises(EngineError, match="is not float32"):
+        state_to_c(config, python.export_state())
+
+
+# ------------------------------------------------------------------------------------ constants, objects, machines
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_tables_go_over_exactly(name):
+    config = CONFIGS[name]
+    mean, std = normalization(config)
+    text = frontend_constants(config) + normalization_tables(config, mean.tolist(), std.tolist())
+    for table, expected in (
+        ("decimator", np.delete(filter_sections(config)[0], 3, axis=1)),
+        ("shaper", np.delete(filter_sections(config)[1], 3, axis=1)),
+        ("mean", mean),
+        ("std", std),
+    ):
+        match = re.search(rf"ed_fe_{table}\[.*?= \{{(.*?)\}};", text, re.DOTALL)
+        numbers = [float.fromhex(word) for word in re.findall(r"-?0x[0-9a-fp.+-]+", match[1] if match else "")]
+        assert numbers == expected.ravel().tolist()
+
+
+@pytest.mark.parametrize("std", [[1.0] * 4, [1.0, np.inf, 1, 1, 1], [1.0, -1, 1, 1, 1]])
+def test_statistics_that_do_not_fit_are_refused(std):
+    with pytest.raises(EngineError, match="the std of the normalization does not fit"):
+        normalization_tables(CONFIGS["250 Hz"], [0.0] * 5, std)
+
+
+HEADER_ALONE = '#include "constants.h"\n#include "ed_frontend.h"\n'
+
+
+@pytest.mark.parametrize("compiler", [FAST, CLANG, ARM64, CORTEX_M7], ids=lambda compiler: compiler[0])
+@pytest.mark.parametrize("name", ["1 kHz", "24 kHz"])
+def test_the_object_needs_copies_and_fills_alone(name, compiler, monkeypatch):
+    """Clean of warnings, without allocation, libm, errno or writable data of its own."""
+    calls = [line for line in PROBE.split("int main")[0].splitlines() if "stdio" not in line and "stdlib" not in line]
+    monkeypatch.setitem(globals(), "PROBE", "\n".join(calls))
+    options = [option for option in compiler if option != "-static"]
+    built = compiled.__wrapped__(CONFIGS[name], tuple(options), "-c")
+    symbols = subprocess.run([shutil.which("nm") or "nm", built], capture_output=True, text=True, check=True).stdout
+    kinds = {line.split()[-1]: line.split()[-2] for line in symbols.splitlines()}
+    needed = {symbol for symbol, kind in kinds.items() if kind == "U"}
+    assert needed <= {
+        "memcpy",
+        "memset",
+        "__aeabi_uldivmod",
+        "__aeabi_ldivmod",
+    }  # the last two: libgcc, 64-bit division
+    assert not {symbol for symbol, kind in kinds.items() if kind in "BDbdC" and not symbol.startswith("zeros")}
+
+
+def operations(config: FrontEndConfig, seed: int) -> tuple[bytes, list[tuple[int, np.ndarray]]]:
+    """Hostile chunks and gaps as the program reads them, and as a list."""
+    rng = np.random.default_rng(seed)
+    x = recording(config, 60, seed)
+    hostile = rng.integers(0, 2**32, x.shape, dtype=np.uint32).view(np.float32)  # every kind of float32
+    x = np.where(rng.random(x.shape) < 0.002, hostile, x)
+    parts = np.split(x, np.sort(rng.integers(0, len(x), 20)))
+    steps = [step for part in parts for step in ((len(part), part), (int(rng.integers(0, 30)), part[:0]))]
+    text = b"".join(np.array([0 if len(x) else 2, n], np.uint64).tobytes() + x.tobytes() for n, x in steps)
+    return text, steps
+
+
+def assert_program_equals_definition(command: list[str], config: FrontEndConfig, seed: int) -> None:
+    text, steps = operations(config, seed)
+    done = subprocess.run(command, input=text, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    python, expected = Definition(config), b""
+    for n, x in steps:
+        seen = python.push(x) if len(x) else python.gap(n)
+        facts = np.empty(len(seen["z"]), FACTS)
+        for name in FACTS.names:
+            facts[name] = seen[name]
+        expected += seen["z"].tobytes() + seen["bad"].astype(np.uint32).tobytes() + facts.tobytes()
+    assert done.stdout == expected
+
+
+@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "a bin's memory"])
+def test_hostile_frames_pass_the_sanitizers_with_the_same_bits(name):
+    program = compiled(CONFIGS[name], SANITIZED)
+    for seed in range(3):
+        assert_program_equals_definition([str(program)], CONFIGS[name], seed)
+
+
+@pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="no qemu-aarch64 (apt install qemu-user)")
+@pytest.mark.parametrize("name", ["1 kHz", "24 kHz"])
+def test_arm_under_emulation_gives_the_same_bits(name):
+    program = compiled(CONFIGS[name], ARM64)
+    assert_program_equals_definition(["qemu-aarch64", str(program)], CONFIGS[name], 0)
