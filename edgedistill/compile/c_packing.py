@@ -24,7 +24,7 @@ LINE = 64  # bytes of a cache line, and of one vector
 class Packing:
     """How one variant reads a matrix (rows, n)."""
 
-    group: int  # blocks of 16 rows whose vectors alternate; 0: row by row
+    group: int  # most blocks of 16 rows whose vectors alternate; 0: row by row
     unsigned: bool = False  # stored as w + 128: the instruction wants one unsigned factor
 
     def matrix(self, rows: Int8) -> bytes:
@@ -33,11 +33,12 @@ class Packing:
         Grouped: [group of blocks][4 inputs][block][16 rows][4 inputs], which the kernel reads from end to end.
         """
         padded = pad(rows, columns=4)
-        if self.group:
-            blocks = padded.reshape(len(rows) // BLOCK, BLOCK, -1, 4).transpose(0, 2, 1, 3)
-            parts = [blocks[at : at + self.group] for at in range(0, len(blocks), self.group)]
-            return b"".join(self._stored(part.swapaxes(0, 1)) for part in parts)
-        return self._stored(padded)
+        if not self.group:
+            return self._stored(padded)
+        blocks = len(rows) // BLOCK
+        group = group_of(blocks, self.group)
+        grouped = padded.reshape(blocks // group, group, BLOCK, -1, 4).transpose(0, 3, 1, 2, 4)
+        return self._stored(grouped)
 
     def few_rows(self, rows: Int8) -> bytes:
         """(rows, n) row by row, n padded to 64: matrices with fewer rows than a block has."""
@@ -54,6 +55,11 @@ PACKINGS = {
     "dsp": Packing(group=0),
     "scalar": Packing(group=0),
 }
+
+
+def group_of(blocks: int, most: int) -> int:
+    """ED_GROUP_OF of ed_weights.h: a divisor, so that there is no remainder, and even if `blocks` is."""
+    return next(group for group in (8, 6, 4, 2, 7, 5, 3, 1) if group <= most and blocks % group == 0)
 
 
 def packing_of(ops: str) -> Packing:

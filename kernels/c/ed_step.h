@@ -126,13 +126,13 @@ static inline void ed_attention(struct ed_student *student, const struct ed_laye
 /* The gated MLP of a layer of which at least one part is kept in float32. */
 static inline void ed_kept_mlp(const struct ed_layer *layer, int i, float *x) {
     float n[ED_DP], y[2 * ED_FP], hidden[ED_FP], added[ED_DP];
-    int8_t a[ED_UP(ED_D, 64)], hidden8[ED_UP(ED_FF, 64)];
+    ED_ALIGNED int8_t a[ED_UP(ED_D, 64)], hidden8[ED_UP(ED_FF, 64)];
     float factor = ed_rms_factor(x);
     for (int j = 0; j < ED_DP; j++) n[j] = x[j] * factor;
     if (layer->gate_up.f) {
         ed_float_product(layer->gate_up.f, n, 2 * ED_FP, ED_DP, y);
     } else {
-        for (int j = 0; j < ED_DP; j++) a[j] = ed_quantize(n[j], layer->mlp_inv);
+        ed_quantize_all(n, ED_DP, layer->mlp_inv, a);
         ED_SEEN("mlp", i, a, ED_D);
         ed_linear(&layer->gate_up, a, 2 * ED_FP, ED_UP(ED_D, 4), y);
     }
@@ -142,7 +142,7 @@ static inline void ed_kept_mlp(const struct ed_layer *layer, int i, float *x) {
         ed_float_product(layer->down.f, hidden, ED_DP, ED_FP, added);
         for (int j = 0; j < ED_DP; j++) x[j] = x[j] + added[j];
     } else {
-        for (int j = 0; j < ED_FP; j++) hidden8[j] = ed_quantize(hidden[j], layer->hidden_inv);
+        ed_quantize_all(hidden, ED_FP, layer->hidden_inv, hidden8);
         ED_SEEN("hidden", i, hidden8, ED_FF);
         ed_linear_add(&layer->down, hidden8, ED_UP(ED_FF, 4), x);
     }

@@ -25,6 +25,19 @@
 #define ED_LAG_N ((ED_LAGS + 1) * ED_CHANNELS)     /* inputs of the lagged read-out */
 #define ED_BIAS_ROW ED_UP(2 * ED_WINDOW + 15, 16)  /* see age_bias */
 
+/* Blocks of 16 rows whose lines alternate in a packed matrix of `blocks` blocks: a divisor up to ED_GROUP, so that no
+ * matrix has a remainder, and an even one of an even number, so that pairs of gate and up stay together. */
+#define ED_DIVIDES(g, blocks) ((g) <= ED_GROUP && (blocks) % (g) == 0)
+#define ED_GROUP_OF(blocks)                                                                                     \
+    (ED_DIVIDES(8, blocks)   ? 8                                                                                \
+     : ED_DIVIDES(6, blocks) ? 6                                                                                \
+     : ED_DIVIDES(4, blocks) ? 4                                                                                \
+     : ED_DIVIDES(2, blocks) ? 2                                                                                \
+     : ED_DIVIDES(7, blocks) ? 7                                                                                \
+     : ED_DIVIDES(5, blocks) ? 5                                                                                \
+     : ED_DIVIDES(3, blocks) ? 3                                                                                \
+                             : 1)
+
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "packed weights and exported states are little-endian"
 #endif

@@ -1,0 +1,325 @@
+/*
+ * Private: AVX-512 with VNNI, the steps of a layer fused around its integer products.
+ *
+ * vpdpbusd multiplies 16 x 4 unsigned by signed bytes and adds each four to an int32. Weights and keys are therefore
+ * stored as w + 128, and sums corrected: sum (w + 128) x = sum w x + 128 sum x, one number an input vector.
+ *
+ * Weights   [group of up to 8 blocks][4 inputs][block][16 rows][4 inputs], every line read once, from end to end;
+ *           eight accumulators hide the latency of vpdpbusd, one broadcast of x serves eight lines.
+ * Keys      (heads)[16 slots][4 dims][16][4] as k + 128; values (heads)[4 slots][16 dims][16][4].
+ * Roofline  bound by L2: `edge` streams 1.11 MB of weights and 0.2 MB of rings.
+ */
+#ifndef ED_OPS_AVX512_H
+#define ED_OPS_AVX512_H
+
+#include <immintrin.h>
+
+#include "ed_math.h"
+
+#define ED_OPS_NAME "avx512-vnni"
+
+#if defined(__clang__)
+#define ED_UNROLL _Pragma("unroll")
+#else
+#define ED_UNROLL _Pragma("GCC unroll 32")
+#endif
+
+#define ED_DH4 ED_UP(ED_DH, 4)
+#define ED_SLOT_BLOCKS (ED_WP / 16)
+
+struct ed_ring {
+    uint8_t k[ED_HEADS][ED_SLOT_BLOCKS][ED_DH4 / 4][16][4];
+    int8_t v[ED_HEADS][ED_WP / 4][ED_DHP / 16][16][4];
+};
+
+/* ---------------------------------------------------------------- floats, 16 at a time */
+
+ED_INLINE float ed_fold512(__m512 x) {
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
+/* rint(clip(x * inv_scale)) in 32 bits; operands in the order that lets NaN through, to become 0 in 8 bits. */
+ED_INLINE __m512i ed_quantize512(__m512 x, __m512 inv_scale) {
+    __m512 y = _mm512_mul_ps(x, inv_scale);
+    y = _mm512_min_ps(_mm512_set1_ps(ED_LEVELS), y);
+    y = _mm512_max_ps(_mm512_set1_ps(-ED_LEVELS), y);
+    return _mm512_cvtps_epi32(y);
+}
+
+ED_INLINE void ed_store8(int8_t *to, __m512i x) { _mm_storeu_si128((__m128i *)(void *)to, _mm512_cvtepi32_epi8(x)); }
+
+/* Polynomial and power of two of exp, x within its range. vscalefps rounds as the product with 2**n does. */
+ED_INLINE __m512 ed_exp_in_range(__m512 x) {
+    const __m512 shift = _mm512_set1_ps(ED_ROUND);
+    __m512 n = _mm512_sub_ps(_mm512_add_ps(_mm512_mul_ps(x, _mm512_set1_ps(ED_LOG2_E)), shift), shift);
+    __m512 r = _mm512_sub_ps(x, _mm512_mul_ps(n, _mm512_set1_ps(ED_LN2_HIGH)));
+    r = _mm512_sub_ps(r, _mm512_mul_ps(n, _mm512_set1_ps(ED_LN2_LOW)));
+    __m512 p = _mm512_add_ps(_mm512_mul_ps(_mm512_set1_ps(ED_EXP_0), r), _mm512_set1_ps(ED_EXP_1));
+    p = _mm512_add_ps(_mm512_mul_ps(p, r), _mm512_set1_ps(ED_EXP_2));
+    p = _mm512_add_ps(_mm512_mul_ps(p, r), _mm512_set1_ps(ED_EXP_3));
+    p = _mm512_add_ps(_mm512_mul_ps(_mm512_mul_ps(p, r), r), r);
+    return _mm512_scalef_ps(_mm512_add_ps(p, _mm512_set1_ps(1.0f)), n);
+}
+
+ED_INLINE __m512 ed_silu512(__m512 x) {
+    __m512 minus = _mm512_xor_ps(x, _mm512_set1_ps(-0.0f));
+    minus = _mm512_max_ps(_mm512_set1_ps(ED_EXP_LOWEST), minus);
+    minus = _mm512_min_ps(_mm512_set1_ps(ED_EXP_HIGHEST), minus);
+    return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), ed_exp_in_range(minus)));
+}
+
+/* Zeros from n up to a multiple of 64, so that whole lines of an activation can be summed. */
+ED_INLINE void ed_clear_tail(int8_t *a, int n) {
+    for (int i = n; i < ED_UP(n, 64); i += 16) _mm_storeu_si128((__m128i *)(void *)(a + i), _mm_setzero_si128());
+}
+
+ED_INLINE void ed_quantize_all(const float *x, int n, float inv_scale, int8_t *q) {
+    ED_UNROLL
+    for (int i = 0; i < n; i += 16)
+        ed_store8(q + i, ed_quantize512(_mm512_loadu_ps(x + i), _mm512_set1_ps(inv_scale)));
+    ed_clear_tail(q, n);
+}
+
+ED_INLINE void ed_norm_quantize(const float *x, float inv_scale, int8_t *a) {
+    __m512 first = _mm512_loadu_ps(x);
+    __m512 lanes = _mm512_mul_ps(first, first);
+    ED_UNROLL
+    for (int i = 16; i < ED_DP; i += 16) {
+        __m512 v = _mm512_loadu_ps(x + i);
+        lanes = _mm512_add_ps(lanes, _mm512_mul_ps(v, v));
+    }
+    float mean = ed_fold512(lanes) / (float)ED_D;
+    __m512 factor = _mm512_set1_ps(1.0f / __builtin_sqrtf(mean + ED_RMS_EPSILON));
+    ED_UNROLL
+    for (int i = 0; i < ED_DP; i += 16)
+        ed_store8(a + i, ed_quantize512(_mm512_mul_ps(_mm512_loadu_ps(x + i), factor), _mm512_set1_ps(inv_scale)));
+    ed_clear_tail(a, ED_DP);
+}
+
+/* ---------------------------------------------------------------- products */
+
+ED_INLINE __m512i ed_load512(const void *from) { return _mm512_loadu_si512(from); }
+
+/* Four bytes of an activation, in every lane. */
+ED_INLINE __m512i ed_four(const void *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    return _mm512_set1_epi32(four);
+}
+
+/* 128 sum x, n padded with zeros to a multiple of 64. */
+ED_INLINE __m512i ed_correction(const int8_t *x, int n) {
+    __m512i sum = _mm512_setzero_si512();
+    ED_UNROLL
+    for (int i = 0; i < n; i += 64) sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(-128), ed_load512(x + i));
+    return _mm512_set1_epi32(_mm512_reduce_add_epi32(sum));
+}
+
+/* One group of `blocks` blocks: acc = 128 sum x + the sums; returns where the next group begins. */
+ED_INLINE const int8_t *ed_group(const int8_t *w, const int8_t *x, int n, int blocks, __m512i *acc) {
+    ED_UNROLL
+    for (int b = 0; b < blocks; b++) acc[b] = _mm512_setzero_si512();
+    for (int i = 0; i < n; i += 4) {
+        __m512i four = ed_four(x + i);
+        ED_UNROLL
+        for (int b = 0; b < blocks; b++) acc[b] = _mm512_dpbusd_epi32(acc[b], ed_load512(w + 64 * b), four);
+        w += 64 * blocks;
+    }
+    return w;
+}
+
+/* float(acc) * m of one block. */
+ED_INLINE __m512 ed_scaled(__m512i acc, __m512i correction, const float *m) {
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(acc, correction)), _mm512_loadu_ps(m));
+}
+
+ED_INLINE void ed_linear(const struct ed_matrix *part, const int8_t *a, int rows, int n, float *y) {
+    const int8_t *w = part->w;
+    const int blocks = ED_GROUP_OF(rows / 16);
+    __m512i correction = ed_correction(a, n), acc[ED_GROUP];
+    for (int o = 0; o < rows; o += 16 * blocks) {
+        w = ed_group(w, a, n, blocks, acc);
+        ED_UNROLL
+        for (int b = 0; b < blocks; b++)
+            _mm512_storeu_ps(y + o + 16 * b, ed_scaled(acc[b], correction, part->m + o + 16 * b));
+    }
+}
+
+ED_INLINE void ed_linear_add(const struct ed_matrix *part, const int8_t *a, int n, float *x) {
+    const int8_t *w = part->w;
+    const int blocks = ED_GROUP_OF(ED_DP / 16);
+    __m512i correction = ed_correction(a, n), acc[ED_GROUP];
+    for (int o = 0; o < ED_DP; o += 16 * blocks) {
+        w = ed_group(w, a, n, blocks, acc);
+        ED_UNROLL
+        for (int b = 0; b < blocks; b++) {
+            float *to = x + o + 16 * b;
+            __m512 y = ed_scaled(acc[b], correction, part->m + o + 16 * b);
+            _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), y));
+        }
+    }
+}
+
+ED_INLINE void ed_linear_qkv(const struct ed_layer *layer, const int8_t *a, int8_t *qkv) {
+    const int8_t *w = layer->qkv.w;
+    const int n = ED_UP(ED_D, 4), rows = 3 * ED_DP, blocks = ED_GROUP_OF(rows / 16);
+    const float inv_scale[3] = {layer->q_inv, layer->k_inv, layer->v_inv};
+    __m512i correction = ed_correction(a, n), acc[ED_GROUP];
+    for (int o = 0; o < rows; o += 16 * blocks) {
+        w = ed_group(w, a, n, blocks, acc);
+        ED_UNROLL
+        for (int b = 0; b < blocks; b++) {
+            int row = o + 16 * b;
+            __m512 y = ed_scaled(acc[b], correction, layer->qkv.m + row);
+            ed_store8(qkv + row, ed_quantize512(y, _mm512_set1_ps(inv_scale[row / ED_DP])));
+        }
+    }
+}
+
+/* Blocks of gate and up alternate, whole pairs to a group. */
+ED_INLINE void ed_linear_gate_up(const struct ed_layer *layer, const int8_t *a, int8_t *hidden8) {
+    const int8_t *w = layer->gate_up.w;
+    const int n = ED_UP(ED_D, 4), rows = 2 * ED_FP, pairs = ED_GROUP_OF(2 * ED_FP / 16) / 2;
+    __m512i correction = ed_correction(a, n), acc[ED_GROUP];
+    for (int o = 0; o < rows; o += 32 * pairs) {
+        w = ed_group(w, a, n, 2 * pairs, acc);
+        ED_UNROLL
+        for (int b = 0; b < pairs; b++) {
+            const float *m = layer->gate_up.m + o + 32 * b;
+            __m512 gate = ed_scaled(acc[2 * b], correction, m), up = ed_scaled(acc[2 * b + 1], correction, m + 16);
+            __m512 hidden = _mm512_mul_ps(ed_silu512(gate), up);
+            ed_store8(hidden8 + o / 2 + 16 * b, ed_quantize512(hidden, _mm512_set1_ps(layer->hidden_inv)));
+        }
+    }
+    ed_clear_tail(hidden8, ED_FP);
+}
+
+static inline void ed_rows(const int8_t *w, const int8_t *x, int rows, int n, int32_t *acc) {
+    __m512i correction = ed_correction(x, n);
+    for (int o = 0; o < rows; o++) {
+        __m512i sum = _mm512_setzero_si512();
+        for (int i = 0; i < n; i += 64, w += 64) sum = _mm512_dpbusd_epi32(sum, ed_load512(w), ed_load512(x + i));
+        acc[o] = _mm512_reduce_add_epi32(sum) - _mm512_cvtsi512_si32(correction);
+    }
+}
+
+/* ---------------------------------------------------------------- rings */
+
+static inline void ed_ring_clear(struct ed_ring *ring) {
+    memset(ring->k, 0x80, sizeof ring->k);
+    memset(ring->v, 0, sizeof ring->v);
+}
+
+/* Whole lines are read, blended and written: later loads of a line then get it from the store, without a stall. */
+static inline void ed_ring_put(struct ed_ring *ring, int slot, const int8_t *k, const int8_t *v) {
+    const __mmask16 lane = (__mmask16)(1u << (slot % 16));
+    const __mmask64 byte = UINT64_C(0x1111111111111111) << (slot % 4);
+    const __m128i shift = _mm_cvtsi32_si128(8 * (slot % 4));
+    for (int h = 0; h < ED_HEADS; h++) {
+        int8_t head_k[ED_DH4] = {0}, head_v[ED_DHP] = {0};
+        memcpy(head_k, k + h * ED_DH, ED_DH);
+        memcpy(head_v, v + h * ED_DH, ED_DH);
+        for (int i = 0; i < ED_DH4; i += 4) {
+            void *line = ring->k[h][slot / 16][i / 4];
+            __m512i four = _mm512_xor_si512(ed_four(head_k + i), _mm512_set1_epi8(-128));
+            _mm512_storeu_si512(line, _mm512_mask_mov_epi32(ed_load512(line), lane, four));
+        }
+        for (int i = 0; i < ED_DHP; i += 16) {
+            void *line = ring->v[h][slot / 4][i / 16];
+            __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(head_v + i)));
+            _mm512_storeu_si512(line, _mm512_mask_mov_epi8(ed_load512(line), byte, _mm512_sll_epi32(wide, shift)));
+        }
+    }
+}
+
+static inline void ed_ring_get(const struct ed_ring *ring, int slot, int8_t *k, int8_t *v) {
+    for (int h = 0; h < ED_HEADS; h++)
+        for (int i = 0; i < ED_DH; i++) {
+            k[h * ED_DH + i] = (int8_t)(ring->k[h][slot / 16][i / 4][slot % 16][i % 4] ^ 0x80);
+            v[h * ED_DH + i] = ring->v[h][slot / 4][i / 16][i % 16][slot % 4];
+        }
+}
+
+/* ---------------------------------------------------------------- attention */
+
+/* Scores of one head by slot; returns the largest of each lane. */
+ED_INLINE __m512 ed_head_scores(const struct ed_ring *ring, int h, const int8_t *q, float scale, const float *bias,
+                                const int32_t *seen, float *score) {
+    __m512i four[ED_DH4 / 4], sum = _mm512_setzero_si512();
+    ED_UNROLL
+    for (int i = 0; i < ED_DH4 / 4; i++) {
+        four[i] = ed_four(q + 4 * i);
+        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(-128), four[i]);
+    }
+    const __m512 dead = _mm512_set1_ps(ED_DEAD);
+    __m512 high = dead;
+    for (int s = 0; s < ED_WP; s += 16) {
+        __m512i acc = _mm512_setzero_si512();
+        ED_UNROLL
+        for (int i = 0; i < ED_DH4 / 4; i++) acc = _mm512_dpbusd_epi32(acc, ed_load512(ring->k[h][s / 16][i]), four[i]);
+        __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(acc, sum)), _mm512_set1_ps(scale));
+        __m512i mask = ed_load512(seen + s);
+        value = _mm512_mask_add_ps(dead, _mm512_test_epi32_mask(mask, mask), value, _mm512_loadu_ps(bias + s));
+        _mm512_storeu_ps(score + s, value);
+        high = _mm512_max_ps(high, value);
+    }
+    return high;
+}
+
+/* p[s] = rint(127 exp(score - high)); returns their sum. */
+ED_INLINE int32_t ed_head_weights(const float *score, float high, uint8_t *p) {
+    __m512i total = _mm512_setzero_si512();
+    for (int s = 0; s < ED_WP; s += 16) {
+        __m512 x = _mm512_sub_ps(_mm512_loadu_ps(score + s), _mm512_set1_ps(high));
+        __m512 e = ed_exp_in_range(_mm512_max_ps(_mm512_set1_ps(ED_EXP_LOWEST), x)); /* at most 0 */
+        __m512i weight = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_set1_ps(ED_LEVELS), e));
+        total = _mm512_add_epi32(total, weight);
+        ed_store8((int8_t *)p + s, weight);
+    }
+    return _mm512_reduce_add_epi32(total);
+}
+
+ED_INLINE void ed_head_context(const struct ed_ring *ring, int h, const uint8_t *p, float v_scale, int32_t total,
+                               float *context) {
+    __m512i even[ED_DHP / 16], odd[ED_DHP / 16];
+    ED_UNROLL
+    for (int i = 0; i < ED_DHP / 16; i++) even[i] = odd[i] = _mm512_setzero_si512();
+    for (int s = 0; s < ED_UP(ED_WINDOW, 8); s += 8) { /* two lines a turn: two chains */
+        __m512i four = ed_four(p + s), next = ed_four(p + s + 4);
+        ED_UNROLL
+        for (int i = 0; i < ED_DHP / 16; i++) {
+            even[i] = _mm512_dpbusd_epi32(even[i], four, ed_load512(ring->v[h][s / 4][i]));
+            odd[i] = _mm512_dpbusd_epi32(odd[i], next, ed_load512(ring->v[h][s / 4 + 1][i]));
+        }
+    }
+    ED_UNROLL
+    for (int i = 0; i < ED_DHP / 16; i++) {
+        __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(even[i], odd[i]));
+        __m512 value = _mm512_div_ps(_mm512_mul_ps(sum, _mm512_set1_ps(v_scale)), _mm512_set1_ps((float)total));
+        const int left = ED_DH - 16 * i;
+        _mm512_mask_storeu_ps(context + 16 * i, (__mmask16)(left >= 16 ? 0xffff : (1 << left) - 1), value);
+    }
+}
+
+/* Context (ED_D,) of the bin in `slot`. The heads go abreast, so that the latency of one hides behind the others. */
+ED_INLINE void ed_attend(const struct ed_layer *layer, const struct ed_ring *ring, const int8_t *q, int slot,
+                         const int32_t *seen, float *context) {
+    ED_ALIGNED float score[ED_HEADS][ED_WP];
+    ED_ALIGNED uint8_t p[ED_HEADS][ED_WP];
+    __m512 high[ED_HEADS];
+    int32_t total[ED_HEADS];
+    for (int h = 0; h < ED_HEADS; h++) {
+        int8_t head[ED_DH4] = {0};
+        memcpy(head, q + h * ED_DH, ED_DH);
+        const float *bias = layer->age_bias + h * ED_BIAS_ROW + ED_WINDOW - 1 - slot;
+        high[h] = ed_head_scores(ring, h, head, layer->score_scale, bias, seen, score[h]);
+    }
+    for (int h = 0; h < ED_HEADS; h++) total[h] = ed_head_weights(score[h], _mm512_reduce_max_ps(high[h]), p[h]);
+    for (int h = 0; h < ED_HEADS; h++)
+        ed_head_context(ring, h, p[h], layer->v_scale, total[h], context + h * ED_DH);
+}
+
+#endif
