@@ -22,6 +22,7 @@ from edgedistill.training.evaluate import (
     Readout,
     Score,
     behaviour_of,
+    calm_bins,
     fit_readout,
     lagged_features,
     mean_of_moving,
@@ -67,7 +68,9 @@ def quantize_for_session(
     bins = session.inputs(modality).numpy()
     model = Int8Model(shape, quantize_student(shape, weights, ranges.values, recipe.keep))
     if recipe.refit_readout:
-        refitted = fit_readout(seen_features(model, bins), behaviour_of(session), session.split, session.settled)
+        calm = calm_bins(session, modality, shape.lags)
+        features, behaviour = seen_features(model, bins), behaviour_of(session)
+        refitted = fit_readout(features, behaviour, session.split, session.settled, calm)
         weights["readout.latent"] = refitted.weight[:, : shape.d].astype(np.float32)
         weights["norm_out"] = np.ones_like(weights["norm_out"])  # it was fitted on latents without the gain
         weights["readout.lags"] = np.ascontiguousarray(refitted.weight[:, shape.d :], np.float32)

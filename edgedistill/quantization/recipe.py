@@ -16,7 +16,7 @@ from edgedistill.assets import asset_folder
 from edgedistill.config import load, parse
 from edgedistill.errors import ConfigError, did_you_mean
 
-DEFAULT_RECIPE = "mse"
+DEFAULT_RECIPE = "percentile"
 METHODS = ("minmax", "moving_minmax", "percentile", "entropy", "mse")
 
 

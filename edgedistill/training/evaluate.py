@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edgedistill.data.session import ARTEFACT_SIGMAS
 from edgedistill.data.windows import Split
 from edgedistill.models.student import Student
 from edgedistill.training.batches import TrainingSession
@@ -62,13 +63,17 @@ def mean_of_moving(r2: Sequence[float]) -> float:
     return float(np.mean(moving)) if moving else math.nan
 
 
-def fit_readout(features: Array, behaviour: Array, split: Split, settled: int = 0) -> Readout:
+def fit_readout(
+    features: Array, behaviour: Array, split: Split, settled: int = 0, calm: npt.NDArray[np.bool_] | None = None
+) -> Readout:
     """Ridge on the training block from bin `settled` on; the penalty with the best validation R² wins.
 
-    features (T, F), behaviour (T, K), NaN where unknown.
+    features (T, F), behaviour (T, K), NaN where unknown; `calm` (T,) as `calm_bins` gives it.
     """
     train = np.arange(settled, split.train.stop)
-    train = train[np.isfinite(behaviour[train]).all(1)]
+    known = np.isfinite(behaviour[train]).all(1)
+    undisturbed = known if calm is None else known & calm[train]
+    train = train[undisturbed if 2 * undisturbed.sum() >= known.sum() else known]  # else it is no artefact
     x, y = features[train], behaviour[train]
     mean_x, mean_y = x.mean(0), y.mean(0)
     scale = x.std(0)
@@ -113,8 +118,22 @@ def lagged_features(bins: Array, lags: int) -> Array:
     return np.hstack(columns)
 
 
-def probe(features: Array, session: TrainingSession) -> tuple[Readout, Score]:
+def calm_bins(session: TrainingSession, modality: str, lags: int) -> npt.NDArray[np.bool_]:
+    """(T,) bins that neither are an artefact of the LFP nor have one among the last `lags` bins.
+
+    An artefact on all channels points where the common average leaves no variance: a handful of such bins turns a
+    linear read-out. Counts are never artefacts: one spike of a rare unit is as many deviations.
+    """
+    if modality != "lfp":
+        return np.ones(session.split.test.stop, np.bool_)
+    loud = (session.inputs("lfp").abs() > ARTEFACT_SIGMAS).any(1).numpy()
+    return np.asarray(~np.convolve(loud, np.ones(lags + 1, np.bool_))[: len(loud)].astype(np.bool_))
+
+
+def probe(
+    features: Array, session: TrainingSession, calm: npt.NDArray[np.bool_] | None = None
+) -> tuple[Readout, Score]:
     """Ridge read-out of a session's features and its score."""
     behaviour = behaviour_of(session)
-    readout = fit_readout(features, behaviour, session.split, session.settled)
+    readout = fit_readout(features, behaviour, session.split, session.settled, calm)
     return readout, score(readout, features, behaviour, session.split)

@@ -22,6 +22,7 @@ from edgedistill.training.evaluate import (
     Array,
     Readout,
     Score,
+    calm_bins,
     lagged_features,
     probe,
     streamed_latents,
@@ -89,7 +90,9 @@ def score_student(
     student: Student, name: str, session: TrainingSession, tokenizer: str | None = None
 ) -> tuple[Readout, Score]:
     """Ridge read-out on the training block, R² on the test block, streamed from the session's first bin."""
-    return probe(student_features(student, ROWS[name], session, tokenizer), session)
+    row = ROWS[name]
+    calm = calm_bins(session, row.modality, student.size.lags if row.lagged_readout else 0)
+    return probe(student_features(student, row, session, tokenizer), session, calm)
 
 
 def score_teacher(teacher: PatchAutoencoder, session: TrainingSession, segment_bins: int) -> Score:
