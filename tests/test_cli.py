@@ -27,7 +27,10 @@ from .bundles import CHANNELS, write_test_bundle
 from .data.nwb_files import add_lfp, add_units, lfp_volts, new_nwb, whole_session, write
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-COMMANDS = ("simulate", "inspect", "pretrain", "distill", "calibrate", "build", "run", "bench", "targets", "doctor")
+COMMANDS = (
+    *("simulate", "inspect", "pretrain", "distill", "calibrate"),
+    *("build", "compile", "run", "bench", "targets", "doctor"),
+)
 
 
 def call(*args: object, stdin: bytes | None = None) -> Result:

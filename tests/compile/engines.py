@@ -1,0 +1,85 @@
+"""Bundles for the C engine, small and with random weights, and targets to compile them for."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgedistill.bundle import Bundle, write_bundle
+from edgedistill.config import StudentShape
+from edgedistill.frontend import FrontEndConfig
+from edgedistill.runtime import Output
+from edgedistill.target import Target, load_target
+
+from ..bundles import student_files
+
+SLOW_ARRAY = FrontEndConfig(rate=Fraction(250), channels=3, highpass_hz=1)  # every frame is kept
+FAST_ARRAY = FrontEndConfig(  # 1220.7 Hz, decimated by 2; a bin has 12 or 13 frames
+    rate=Fraction(48828125, 40000), channels=5, highpass_hz=1, flat_s=0.1, recover_s=0.2, line_hz=50
+)
+SHAPES = {
+    "slow": StudentShape(3, 2, 8, 2, 2, 7, 16, 3, 2, 5),
+    "fast": StudentShape(5, 1, 21, 1, 3, 20, 31, 1, 1, 0),
+}
+ARRAYS = {"slow": SLOW_ARRAY, "fast": FAST_ARRAY}
+
+
+def write_engine_bundle(path: Path, kind: str, name: str = "", seed: int = 0) -> Bundle:
+    """A bundle of SHAPES[kind]; mean and std are no float32."""
+    shape, config = SHAPES[kind], ARRAYS[kind]
+    rng = np.random.default_rng(seed)
+    files = student_files(shape, seed)
+    manifest = {
+        "name": name or f"{kind}-1",
+        "model": shape.to_json(),
+        "frontend": config.to_json(),
+        "normalization": {
+            "mean": rng.normal(size=shape.channels).tolist(),
+            "std": rng.uniform(10, 30, shape.channels).tolist(),
+        },
+        "channel_ids": [f'ch "{i}" µ' for i in range(shape.channels)],
+        "outputs": [{"name": f"v{i}", "unit": "cm/s"} for i in range(shape.outputs)],
+    }
+    return write_bundle(path, manifest, {"student.int8.safetensors": files["student.int8.safetensors"]})
+
+
+def frames_of(kind: str, count: int, seed: int = 0) -> np.ndarray:
+    """Frames (count, C) in uV: noise, with a channel that loses samples, one that dies, one that saturates."""
+    config, rng = ARRAYS[kind], np.random.default_rng(seed + 100)
+    frames = (25 * rng.normal(size=(count, config.channels))).astype(np.float32)
+    for bad in (np.nan, np.inf, -np.inf, 3e38):
+        at = rng.integers(count)
+        frames[at : at + rng.integers(1, 9), rng.integers(config.channels)] = bad
+    died = rng.integers(count)
+    frames[died : died + count // 4, rng.integers(config.channels)] = 4.0
+    frames[rng.integers(count) :, 0] = np.minimum(frames[rng.integers(count) :, 0].max(initial=30), 30)
+    return frames
+
+
+def same(found: list[Output], expected: list[Output]) -> bool:
+    """Bit for bit, flags and all."""
+
+    def facts(o: Output) -> tuple[object, ...]:
+        return o.bin, o.end_frame, o.flags, o.bad_channels, o.kinematics.dtype, o.kinematics.tobytes()
+
+    return [facts(o) for o in found] == [facts(o) for o in expected]
+
+
+def target_with(name: str = "host", **changes: object) -> Target:
+    """A shipped target with another compiler, or other flags; the test is skipped where there is no such compiler."""
+    target = load_target(name)
+    assert target.compiler is not None
+    compiler = replace(target.compiler, **changes)  # type: ignore[arg-type]
+    if shutil.which(compiler.command) is None:
+        pytest.skip(f"{compiler.command} is not installed: apt install {compiler.debian_package}")
+    return replace(target, compiler=compiler)
+
+
+def quick_host() -> Target:
+    """This machine with less optimization: the same results, compiled in a third of the time."""
+    return target_with("host", flags=("-O1",))

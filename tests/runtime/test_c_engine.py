@@ -1,0 +1,276 @@
+"""The C engine gives the oracle's bits for any stream, and refuses what was not compiled for this bundle and chip."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgedistill.bundle import Bundle, open_bundle
+from edgedistill.compile.c_library import compile_bundle
+from edgedistill.compile.toolchain import VARIANTS
+from edgedistill.errors import EngineError
+from edgedistill.runtime import Decoder, Flag, Output, build_record, c_engine
+from edgedistill.runtime.processor import architecture, cpu_features
+
+from ..compile.engines import ARRAYS, SHAPES, frames_of, quick_host, same, target_with, write_engine_bundle
+
+KINDS = ("slow", "fast")
+RUNNABLE = [
+    name
+    for name, variant in VARIANTS.items()
+    if variant.architecture in (None, architecture()) and cpu_features().issuperset(variant.requires)
+]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """Compiled for this machine."""
+    folder = tmp_path_factory.mktemp("c-engine")
+    made = {kind: write_engine_bundle(folder / f"{kind}.edge", kind) for kind in KINDS}
+    for bundle in made.values():
+        compile_bundle(bundle, quick_host())
+    return made
+
+
+@pytest.fixture(scope="module")
+def pairs(bundles: dict[str, Bundle]) -> dict[str, tuple[Decoder, Decoder]]:
+    """The C engine and the oracle; examples begin with `reset()`, which is tested on its own."""
+    return {kind: (Decoder(bundle, "c"), Decoder(bundle, "oracle")) for kind, bundle in bundles.items()}
+
+
+@pytest.fixture
+def copied(bundles: dict[str, Bundle], tmp_path: Path) -> Bundle:
+    """A compiled bundle to damage."""
+    return open_bundle(shutil.copytree(bundles["slow"].path, tmp_path / "copied.edge"))
+
+
+def state_equal(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    def facts(state: dict[str, Any]) -> list[tuple[object, ...]]:
+        return [(name, array.dtype, array.shape, array.tobytes()) for name, array in state.items()]
+
+    return facts(found) == facts(expected)
+
+
+# ---------------------------------------------------------------- the oracle's bits
+
+
+COUNTS = st.sampled_from([0, 1, 2, 3, 7, 12, 13, 40, 333, 700])
+CALLS = st.sampled_from(["push"] * 5 + ["gap", "int16", "float64", "step", "normalization", "reset"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=15, deadline=None)
+@given(calls=st.lists(st.tuples(CALLS, COUNTS), max_size=14), seed=st.integers(0, 99))
+def test_any_stream_gives_the_bits_of_the_oracle(
+    pairs: dict[str, tuple[Decoder, Decoder]], kind: str, calls: list[tuple[str, int]], seed: int
+) -> None:
+    compiled, oracle = pairs[kind]
+    for decoder in (compiled, oracle):
+        decoder.reset()
+        decoder.set_normalization(np.full(ARRAYS[kind].channels, 0.5), np.full(ARRAYS[kind].channels, 20))
+    for at, (what, count) in enumerate(calls):
+        frames = frames_of(kind, max(count, 1), seed + at)[:count]
+        found, expected = (one_call(decoder, what, frames) for decoder in (compiled, oracle))
+        assert same(found, expected)
+        assert compiled.latent.tobytes() == oracle.latent.tobytes()
+    assert state_equal(compiled.export_state(), oracle.export_state())
+
+
+def one_call(decoder: Decoder, what: str, frames: np.ndarray) -> list[Output]:
+    count, channels = frames.shape
+    if what == "float64":
+        return decoder.push(frames.astype(np.float64) * 1.000001)
+    if what == "int16":
+        integers = np.nan_to_num(frames, nan=-5, posinf=0, neginf=0).clip(-32768, 32767).astype(np.int16)
+        return decoder.push_i16(integers, 0.195 + 0.01 * np.arange(channels), -0.3)
+    if what == "gap":
+        return decoder.gap(count)
+    if what == "step":
+        kinematics = decoder.step(np.linspace(-2, 2, channels) + count)
+        return [Output(0, 0, Flag(0), 0, kinematics)]
+    if what == "normalization":  # no float32, and one channel silenced
+        decoder.set_normalization(0.1 * np.arange(channels), (17.3 + count) * (np.arange(channels) != count % channels))
+    elif what == "reset":
+        decoder.reset()
+    return decoder.push(frames)
+
+
+OPTIMIZED = [("slow", ops) for ops in RUNNABLE] + [("fast", "native")]
+
+
+@pytest.mark.parametrize(("kind", "ops"), OPTIMIZED)
+def test_every_variant_of_this_machine_gives_the_same_bits(
+    bundles: dict[str, Bundle], tmp_path: Path, kind: str, ops: str
+) -> None:
+    bundle = open_bundle(shutil.copytree(bundles[kind].path, tmp_path / "copy.edge"))
+    compile_bundle(bundle, target_with("host", ops=ops))
+    compiled, oracle, frames = Decoder(bundle, "c"), Decoder(bundle, "oracle"), frames_of(kind, 4000)
+    assert same(compiled.push(frames), oracle.push(frames))
+    assert state_equal(compiled.export_state(), oracle.export_state())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("at", [0, 5, 13, 611])
+def test_a_stream_moves_between_the_engines(bundles: dict[str, Bundle], kind: str, at: int) -> None:
+    bundle, frames = bundles[kind], frames_of(kind, 1600)
+    for ours, theirs in (("c", "oracle"), ("oracle", "c"), ("c", "c")):
+        first, second, alone = Decoder(bundle, ours), Decoder(bundle, theirs), Decoder(bundle, "oracle")
+        for decoder in (first, alone):
+            decoder.push(frames[:at])
+            decoder.gap(2)
+            decoder.push(frames[at : at + 3])
+        second.push(frames_of(kind, 321, seed=7))
+        second.import_state(first.export_state())
+        assert state_equal(second.export_state(), first.export_state())
+        assert same(second.push(frames[at + 3 :]), alone.push(frames[at + 3 :]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("part", ["fe_", "state_", "seen"])
+def test_a_part_that_is_left_out_starts_fresh(bundles: dict[str, Bundle], kind: str, part: str) -> None:
+    oracle = Decoder(bundles[kind], "oracle")
+    oracle.push(frames_of(kind, 700))
+    state = {name: array for name, array in oracle.export_state().items() if not name.startswith(part)}
+    compiled = Decoder(bundles[kind], "c")
+    compiled.push(frames_of(kind, 300))
+    for decoder in (compiled, oracle):
+        decoder.import_state(state)
+    more = frames_of(kind, 500, seed=2)
+    assert same(compiled.push(more), oracle.push(more))
+
+
+def test_a_foreign_state_is_refused_and_changes_nothing(bundles: dict[str, Bundle]) -> None:
+    decoder, twin, frames = Decoder(bundles["slow"], "c"), Decoder(bundles["slow"], "c"), frames_of("slow", 800)
+    for one in (decoder, twin):
+        one.push(frames[:400])
+    state = decoder.export_state()
+    ring = state["state_ring_k_0"]
+    for wrong in (
+        {**state, "state_lags": state["state_lags"][:1]},
+        {**state, "fe_shaper": state["fe_shaper"][:1]},
+        {**state, "state_pos": np.array([99], np.int32)},
+        {**state, "state_live": np.array([-1], np.int32)},
+        {**state, "state_ring_k_0": np.full_like(ring, -128)},
+        {**state, "state_ring_k_0": ring.astype(np.int32)},
+        {**state, "fe_low": state["fe_low"] + 1e-9},
+        {name: array for name, array in state.items() if name != "state_ring_v_1"},
+    ):
+        with pytest.raises(EngineError):
+            decoder.import_state(wrong)
+    assert same(decoder.push(frames[400:]), twin.push(frames[400:]))
+
+
+def test_the_engine_alone_has_the_face_of_the_others(bundles: dict[str, Bundle]) -> None:
+    decoder, oracle = Decoder(bundles["slow"], "c"), Decoder(bundles["slow"], "oracle")
+    engine = c_engine.CEngine.open(bundles["slow"], SHAPES["slow"], ARRAYS["slow"])
+    assert engine.precision == "int8"
+    assert (engine.info.name.decode(), engine.info.channel_ids[1].decode()) == ("slow-1", 'ch "1" µ')
+    for bin in np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32):
+        expected = oracle.step(bin)
+        assert engine.step(bin).tobytes() == decoder.step(bin).tobytes() == expected.tobytes()
+    other = c_engine.CEngine.open(bundles["slow"], SHAPES["slow"], ARRAYS["slow"])
+    other.import_state(engine.export_state())
+    assert np.array_equal(other.step(bin), engine.step(bin))
+    engine.reset()
+    assert not engine.latent.any()
+    with pytest.raises(EngineError, match="one bin"):
+        engine.step(np.zeros(7, np.float32))
+
+
+def test_nothing_is_no_error_and_all_bad_is_invalid(bundles: dict[str, Bundle]) -> None:
+    decoder = Decoder(bundles["fast"], "c")
+    assert decoder.push(np.zeros((0, 5), np.float32)) == decoder.gap(0) == []
+    outputs = decoder.push(np.full((400, 5), np.nan, np.float32))
+    assert all(Flag.INVALID in o.flags and o.bad_channels == 5 for o in outputs)
+    assert all(np.isfinite(o.kinematics).all() for o in outputs)
+
+
+# ---------------------------------------------------------------- what is refused, before it is loaded
+
+
+def edit(bundle: Bundle, change: Callable[[dict[str, Any]], object]) -> None:
+    path = bundle.path / "build" / "host" / "build.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("change", "mentions"),
+    [
+        (lambda r: r.update(manifest="0" * 64), "another bundle"),
+        (lambda r: r.update(abi=2), "ABI 2"),
+        (lambda r: r.update(format=99), "newer edgedistill"),
+        (lambda r: r.update(library="libed_slow_1.a"), "firmware"),
+        (lambda r: r.pop("files"), "'build.json' is damaged"),
+        (lambda r: r["fingerprint"].update(architecture="s390x"), "another chip"),
+        (lambda r: r["fingerprint"]["requires"].append("amx_of_tomorrow"), "needs amx_of_tomorrow"),
+        (lambda r: r["files"].update({"README": "0" * 64}), "'README' was changed"),
+        (lambda r: r["files"].update({"gone.h": "0" * 64}), "'gone.h' is missing"),
+    ],
+)
+def test_a_foreign_build_is_refused_before_it_is_loaded(
+    copied: Bundle, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], object], mentions: str
+) -> None:
+    edit(copied, change)
+    monkeypatch.setattr(c_engine, "load_library", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(EngineError, match=mentions) as caught:
+        Decoder(copied, "c")
+    assert f"edgedistill compile {copied.path} --target host" in str(caught.value.next_step)
+
+
+def test_a_changed_library_is_refused_before_it_is_loaded(copied: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = copied.path / "build" / "host" / "libed_slow_1.so"
+    data = bytearray(library.read_bytes())
+    data[len(data) // 2] ^= 1
+    library.write_bytes(data)
+    monkeypatch.setattr(c_engine, "load_library", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(EngineError, match=r"libed_slow_1\.so"):
+        Decoder(copied, "c")
+
+
+def test_a_library_that_the_system_refuses_is_an_error_of_ours(copied: Bundle) -> None:
+    library = copied.path / "build" / "host" / "libed_slow_1.so"
+    library.write_bytes(b"no library")
+    edit(copied, lambda r: r["files"].update({library.name: build_record.hashlib.sha256(b"no library").hexdigest()}))
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        Decoder(copied, "c")
+
+
+def test_without_a_build_the_command_is_named(tmp_path: Path) -> None:
+    bundle = write_engine_bundle(tmp_path / "new.edge", "slow")
+    with pytest.raises(EngineError, match="nothing is compiled") as caught:
+        Decoder(bundle, "c")
+    assert f"edgedistill compile {bundle.path} --target host" in str(caught.value)
+    zipped = write_engine_bundle(tmp_path / "new.edge.zip", "slow")
+    with pytest.raises(EngineError, match="unzip"):
+        Decoder(zipped, "c")
+
+
+def test_a_build_for_another_target_that_this_machine_can_run_is_used(copied: Bundle) -> None:
+    """As on a board, for which a workstation compiled."""
+    folder = copied.path / "build"
+    shutil.copytree(folder / "host", folder / "my-board")
+    edit(copied, lambda r: r["fingerprint"].update(architecture="s390x"))
+    frames = frames_of("slow", 300)
+    assert same(Decoder(copied, "c").push(frames), Decoder(copied, "oracle").push(frames))
+
+
+def test_two_bundles_and_a_library_compiled_anew_live_in_one_process(tmp_path: Path) -> None:
+    frames, path, decoders = frames_of("slow", 400), tmp_path / "one.edge", []
+    for seed in (1, 2):  # the same name, the same place, other weights
+        shutil.rmtree(path, ignore_errors=True)
+        bundle = write_engine_bundle(path, "slow", "one", seed)
+        compile_bundle(bundle, quick_host())
+        decoders.append((Decoder(bundle, "c"), Decoder(bundle, "oracle")))
+    found = [(compiled.push(frames), oracle.push(frames)) for compiled, oracle in decoders]
+    assert all(same(*pair) for pair in found)
+    assert not same(found[0][0], found[1][0])
