@@ -49,16 +49,23 @@ ED_INLINE float ed_from_bits(uint32_t bits) {
 /* rint(x) of |x| < 2**22, ties to even, as an integer; of NaN something whose low byte is 0. */
 ED_INLINE int32_t ed_rint(float x) { return (int32_t)(ed_bits(x + ED_ROUND) - 0x4b400000u); }
 
+/* a where `take`, which is 0 or 1, else b. By bits: from a?b:c compilers make branches, on data, and then no vectors. */
+ED_INLINE float ed_select(int take, float a, float b) {
+    uint32_t mask = 0u - (uint32_t)take;
+    return ed_from_bits((ed_bits(a) & mask) | (ed_bits(b) & ~mask));
+}
+
+ED_INLINE float ed_clip(float x, float low, float high) {
+    x = ed_select(x < low, low, x);
+    return ed_select(x > high, high, x);
+}
+
 ED_INLINE int8_t ed_quantize(float x, float inv_scale) {
-    float y = x * inv_scale;
-    y = y > ED_LEVELS ? ED_LEVELS : y;
-    y = y < -ED_LEVELS ? -ED_LEVELS : y;
-    return (int8_t)ed_rint(y);
+    return (int8_t)ed_rint(ed_clip(x * inv_scale, -ED_LEVELS, ED_LEVELS));
 }
 
 ED_INLINE float ed_exp(float x) {
-    x = x < ED_EXP_LOWEST ? ED_EXP_LOWEST : x;
-    x = x > ED_EXP_HIGHEST ? ED_EXP_HIGHEST : x;
+    x = ed_clip(x, ED_EXP_LOWEST, ED_EXP_HIGHEST);
     float shifted = x * ED_LOG2_E + ED_ROUND;
     float n = shifted - ED_ROUND;
     float r = (x - n * ED_LN2_HIGH) - n * ED_LN2_LOW;

@@ -18,12 +18,6 @@
 
 #define ED_OPS_NAME "avx512-vnni"
 
-#if defined(__clang__)
-#define ED_UNROLL _Pragma("unroll")
-#else
-#define ED_UNROLL _Pragma("GCC unroll 32")
-#endif
-
 #define ED_DH4 ED_UP(ED_DH, 4)
 #define ED_SLOT_BLOCKS (ED_WP / 16)
 

@@ -62,13 +62,13 @@ ED_INLINE int32_t ed_softmax(const int32_t *acc, float scale, const float *bias,
     float score[ED_WP], high = ED_DEAD;
     for (int s = 0; s < ED_WP; s++) {
         float value = (float)acc[s] * scale + bias[s];
-        score[s] = seen[s] ? value : ED_DEAD;
+        score[s] = ed_select(seen[s] & 1, value, ED_DEAD);
     }
     float lanes[ED_LANES];
     for (int i = 0; i < ED_LANES; i++) lanes[i] = high;
     for (int at = 0; at < ED_WP; at += ED_LANES)
-        for (int i = 0; i < ED_LANES; i++) lanes[i] = score[at + i] > lanes[i] ? score[at + i] : lanes[i];
-    for (int i = 0; i < ED_LANES; i++) high = lanes[i] > high ? lanes[i] : high;
+        for (int i = 0; i < ED_LANES; i++) lanes[i] = ed_select(score[at + i] > lanes[i], score[at + i], lanes[i]);
+    for (int i = 0; i < ED_LANES; i++) high = ed_select(lanes[i] > high, lanes[i], high);
     int32_t total = 0;
     for (int s = 0; s < ED_WP; s++) {
         int32_t weight = ed_rint(ED_LEVELS * ed_exp(score[s] - high));

@@ -45,6 +45,13 @@
 #define ED_ALIGNED _Alignas(64)
 #define ED_INLINE static inline __attribute__((always_inline))
 
+/* Before a loop whose count is a small constant: arrays indexed by it then live in registers. */
+#if defined(__clang__)
+#define ED_UNROLL _Pragma("unroll")
+#else
+#define ED_UNROLL _Pragma("GCC unroll 32")
+#endif
+
 /* One part of the step. Exactly one of w and f is there: f if the recipe keeps the part in float32. */
 struct ed_matrix {
     const int8_t *w; /* packed */

@@ -78,7 +78,7 @@ def compile_c(folder: Path, output: str, sources: Sequence[Path | str], options:
 
 
 def build(
-    folder: Path, model: Int8Model, ops: str = "scalar", options: Sequence[str] = ("-O2",), compiler: str = "gcc"
+    folder: Path, model: Int8Model, ops: str = "scalar", options: Sequence[str] = ("-O1",), compiler: str = "gcc"
 ) -> Engine:
     """The engine of `model` with its trace, as a shared library."""
     write_sources(folder, model, ops)

@@ -1,0 +1,131 @@
+/*
+ * Private: AVX2, integer products of bytes without VNNI.
+ *
+ * vpmaddubsw adds two products of an unsigned and a signed byte in 16 bits, and saturates. It is exact for |x| and
+ * w with the sign of x, since neither holds -128: at most 2 * 127 * 127 = 32258. So sum x w = sum |x| (w sign x).
+ *
+ * Weights   [group of up to 2 blocks][4 inputs][block][16 rows][4 inputs]: four accumulators of 8 rows.
+ * Keys      (heads)[16 slots][4 dims][16][4]; values (heads)[4 slots][16 dims][16][4].
+ * The float arithmetic is that of ed_math.h, whose loops over 16 lanes compilers turn into two vectors of 8.
+ */
+#ifndef ED_OPS_AVX2_H
+#define ED_OPS_AVX2_H
+
+#include <immintrin.h>
+
+#include "ed_math.h"
+
+#define ED_OPS_NAME "avx2"
+
+#define ED_DH4 ED_UP(ED_DH, 4)
+
+struct ed_ring {
+    int8_t k[ED_HEADS][ED_WP / 16][ED_DH4 / 4][16][4];
+    int8_t v[ED_HEADS][ED_WP / 4][ED_DHP / 16][16][4];
+};
+
+ED_INLINE __m256i ed_load256(const void *from) { return _mm256_loadu_si256((const __m256i *)from); }
+ED_INLINE void ed_store256(void *to, __m256i x) { _mm256_storeu_si256((__m256i *)to, x); }
+
+ED_INLINE __m256i ed_four(const void *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    return _mm256_set1_epi32(four);
+}
+
+/* acc + the sums of four products each, of 32 bytes u >= 0 and s, u + s within what 16 bits hold. */
+ED_INLINE __m256i ed_add_products(__m256i acc, __m256i u, __m256i s) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
+}
+
+ED_INLINE __m256i ed_dot_bytes(__m256i acc, __m256i x, __m256i size, const void *w) {
+    return ed_add_products(acc, size, _mm256_sign_epi8(ed_load256(w), x));
+}
+
+/* Two vectors of 8 rows for each block of a group. */
+ED_INLINE const int8_t *ed_group(const int8_t *w, const int8_t *x, int n, int blocks, int32_t *acc) {
+    __m256i sum[2 * ED_GROUP];
+    ED_UNROLL
+    for (int b = 0; b < 2 * blocks; b++) sum[b] = _mm256_setzero_si256();
+    for (int i = 0; i < n; i += 4, w += 64 * blocks) {
+        __m256i four = ed_four(x + i), size = _mm256_abs_epi8(four);
+        ED_UNROLL
+        for (int b = 0; b < 2 * blocks; b++) sum[b] = ed_dot_bytes(sum[b], four, size, w + 32 * b);
+    }
+    ED_UNROLL
+    for (int b = 0; b < 2 * blocks; b++) ed_store256(acc + 8 * b, sum[b]);
+    return w;
+}
+
+ED_INLINE void ed_matvec(const int8_t *w, const int8_t *x, int rows, int n, int32_t *acc) {
+    const int blocks = ED_GROUP_OF(rows / 16);
+    for (int o = 0; o < rows; o += 16 * blocks) w = ed_group(w, x, n, blocks, acc + o);
+}
+
+ED_INLINE int32_t ed_add_lanes(__m256i x) {
+    __m128i a = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    a = _mm_add_epi32(a, _mm_shuffle_epi32(a, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32(a, 0xb1)));
+}
+
+static inline void ed_rows(const int8_t *w, const int8_t *x, int rows, int n, int32_t *acc) {
+    for (int o = 0; o < rows; o++, w += n) {
+        __m256i sum = _mm256_setzero_si256();
+        for (int i = 0; i < n; i += 32) {
+            __m256i part = ed_load256(x + i);
+            sum = ed_dot_bytes(sum, part, _mm256_abs_epi8(part), w + i);
+        }
+        acc[o] = ed_add_lanes(sum);
+    }
+}
+
+static inline void ed_ring_clear(struct ed_ring *ring) { memset(ring, 0, sizeof *ring); }
+
+static inline void ed_ring_put(struct ed_ring *ring, int slot, const int8_t *k, const int8_t *v) {
+    for (int h = 0; h < ED_HEADS; h++)
+        for (int i = 0; i < ED_DH; i++) {
+            ring->k[h][slot / 16][i / 4][slot % 16][i % 4] = k[h * ED_DH + i];
+            ring->v[h][slot / 4][i / 16][i % 16][slot % 4] = v[h * ED_DH + i];
+        }
+}
+
+static inline void ed_ring_get(const struct ed_ring *ring, int slot, int8_t *k, int8_t *v) {
+    for (int h = 0; h < ED_HEADS; h++)
+        for (int i = 0; i < ED_DH; i++) {
+            k[h * ED_DH + i] = ring->k[h][slot / 16][i / 4][slot % 16][i % 4];
+            v[h * ED_DH + i] = ring->v[h][slot / 4][i / 16][i % 16][slot % 4];
+        }
+}
+
+static inline void ed_scores(const struct ed_ring *ring, int h, const int8_t *q, int32_t *acc) {
+    for (int s = 0; s < ED_WP; s += 16) {
+        __m256i low = _mm256_setzero_si256(), high = low;
+        for (int i = 0; i < ED_DH4 / 4; i++) {
+            const int8_t *line = &ring->k[h][s / 16][i][0][0];
+            __m256i four = ed_four(q + 4 * i), size = _mm256_abs_epi8(four);
+            low = ed_dot_bytes(low, four, size, line);
+            high = ed_dot_bytes(high, four, size, line + 32);
+        }
+        ed_store256(acc + s, low);
+        ed_store256(acc + s + 8, high);
+    }
+}
+
+/* Weights are 0 to 127, values have a sign: no change of signs. */
+static inline void ed_weighted(const struct ed_ring *ring, int h, const uint8_t *p, int32_t *acc) {
+    __m256i sum[ED_DHP / 8];
+    ED_UNROLL
+    for (int i = 0; i < ED_DHP / 8; i++) sum[i] = _mm256_setzero_si256();
+    for (int s = 0; s < ED_UP(ED_WINDOW, 4); s += 4) {
+        __m256i four = ed_four(p + s);
+        ED_UNROLL
+        for (int i = 0; i < ED_DHP / 8; i++)
+            sum[i] = ed_add_products(sum[i], four, ed_load256(&ring->v[h][s / 4][i / 2][i % 2 * 8][0]));
+    }
+    ED_UNROLL
+    for (int i = 0; i < ED_DHP / 8; i++) ed_store256(acc + 8 * i, sum[i]);
+}
+
+#include "ed_ops_common.h"
+
+#endif

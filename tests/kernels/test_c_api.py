@@ -1,0 +1,283 @@
+"""The C ABI: what it refuses, what it leaves untouched, what it links to, and frames through the whole decoder."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgedistill.frontend import FrontEnd, zscore
+from edgedistill.numerics import Oracle
+
+from ..numerics.students import SMALL, random_bins, random_model
+from . import c_builds
+from .c_builds import Engine, Output, aligned, build, pointer
+
+NULL, SIZE, ALIGN, COUNT, CAPACITY, VALUE, STATE, GAIN, DECODER, UNSUPPORTED = range(-1, -11, -1)
+MODEL = random_model(SMALL)
+CONFIG = c_builds.front_end_of(MODEL)
+size_t = ctypes.c_size_t
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return build(tmp_path_factory.mktemp("c"), MODEL)
+
+
+@pytest.fixture(autouse=True)
+def fresh(engine: Engine) -> None:
+    assert engine.init(engine.memory) == 0
+
+
+def frames_like(n: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return (30 * np.random.default_rng(seed).standard_normal((n, SMALL.channels))).astype(np.float32)
+
+
+def push(engine: Engine, frames: np.ndarray[Any, Any] | int, capacity: int | None = None) -> tuple[int, list[Output]]:
+    """Frames (n, C) as float32 or int16, or a number of lost ones."""
+    c, n = engine.c, frames if isinstance(frames, int) else len(frames)
+    due = c.ed_outputs_for(engine.decoder, size_t(n)) if capacity is None else capacity
+    outputs, made = (Output * max(due, 1))(), size_t(77)
+    rest = (size_t(n), outputs, size_t(due), ctypes.byref(made))
+    if isinstance(frames, int):
+        error = c.ed_gap_outputs(engine.decoder, *rest)
+    else:
+        call = c.ed_push if frames.dtype == np.float32 else c.ed_push_i16
+        error = call(engine.decoder, pointer(np.ascontiguousarray(frames)), *rest)
+    assert made.value == 77 if error else made.value <= due
+    return error, list(outputs[: 0 if error else made.value])
+
+
+def test_the_header_is_c_and_cpp(tmp_path: Path) -> None:
+    source = '#include "edgedistill.h"\nint main(void) { return ed_strerror(ED_OK) == 0; }\n'
+    for name, compiler, extra in (("a.c", "gcc", ("-pedantic",)), ("a.cc", "g++", ("-pedantic", "-std=c++11"))):
+        (tmp_path / name).write_text(source)
+        command = [compiler, "-Wall", "-Wextra", "-Werror", *extra, f"-I{c_builds.KERNELS}/include", "-c", name]
+        subprocess.run(command, cwd=tmp_path, check=True)
+
+
+def test_info_says_what_a_caller_needs(engine: Engine) -> None:
+    info, facts = engine.info, c_builds.facts_of(MODEL, CONFIG)
+    assert (info.channels, info.outputs, info.latent, info.bin_ms) == (SMALL.channels, SMALL.outputs, SMALL.d, 10)
+    assert (info.rate_numerator, info.rate_denominator) == (1000, 1)
+    assert (info.warmup_bins, info.group_delay_ms) == (facts.warmup_bins, facts.group_delay_ms)
+    assert [info.channel_ids[i].decode() for i in range(info.channels)] == list(facts.channel_ids)
+    assert [info.output_names[i].decode() for i in range(info.outputs)] == list(facts.output_names)
+    assert [info.output_units[i].decode() for i in range(info.outputs)] == list(facts.output_units)
+    assert info.manifest_sha256.decode() == facts.manifest_sha256
+    assert engine.c.ed_state_bytes(engine.model) == info.state_bytes
+    again = engine.c.ed_info_get(engine.decoder).contents
+    assert ctypes.addressof(again) == ctypes.addressof(info)
+
+
+def test_every_code_has_a_sentence(engine: Engine) -> None:
+    said = [engine.c.ed_strerror(code).decode() for code in range(0, -11, -1)]
+    assert len(set(said)) == len(said)
+    assert engine.c.ed_strerror(-99) == engine.c.ed_strerror(5) == b"unknown error code"
+    header = (c_builds.KERNELS / "include/edgedistill.h").read_text()
+    assert {int(code) for code in re.findall(r"ED_ERROR_\w+ = (-\d+)", header)} == set(range(-1, -11, -1))
+
+
+def test_init_refuses_what_cannot_hold_a_decoder(engine: Engine) -> None:
+    c, model, decoder, size = engine.c, engine.model, ctypes.c_void_p(), engine.info.state_bytes
+    memory = aligned(size + 64)
+    before = memory.copy()
+    out = ctypes.byref(decoder)
+    assert c.ed_init(None, pointer(memory), size_t(size), out) == NULL
+    assert c.ed_init(model, None, size_t(size), out) == NULL
+    assert c.ed_init(model, pointer(memory), size_t(size), None) == NULL
+    assert c.ed_init(model, pointer(memory), size_t(size - 1), out) == SIZE
+    assert c.ed_init(model, pointer(memory), size_t(0), out) == SIZE
+    assert c.ed_init(model, pointer(memory[8:]), size_t(size), out) == ALIGN
+    assert decoder.value is None
+    assert (memory == before).all()
+
+
+def test_null_and_foreign_memory_are_refused_everywhere(engine: Engine) -> None:
+    c, x, n = engine.c, aligned(4096), ctypes.byref(size_t())
+    p, one, many = pointer(x), size_t(1), size_t(4096)
+    calls = [
+        (c.ed_push, p, one, p, many, n), (c.ed_push_i16, p, one, p, many, n), (c.ed_gap_outputs, one, p, many, n),
+        (c.ed_gap, one), (c.ed_step, p, p), (c.ed_set_normalization, p, p), (c.ed_set_gain, p, p),
+        (c.ed_latent, p, one), (c.ed_state_export, p, one), (c.ed_state_import, p, one),
+    ]  # fmt: skip
+    for call, *arguments in calls:
+        assert call(None, *arguments) == NULL
+        assert call(p, *arguments) == DECODER
+    assert not c.ed_info_get(None)
+    assert not c.ed_info_get(p)
+    assert not c.ed_model_info(None)
+    assert c.ed_state_bytes(None) == c.ed_outputs_for(None, one) == c.ed_outputs_for(p, one) == 0
+    c.ed_reset(None)
+    c.ed_reset(p)
+    c.ed_close(None)
+    assert c.ed_open(b"folder", n) == UNSUPPORTED
+    assert c.ed_open(None, n) == NULL
+    assert (x == 0xA5).all()
+
+
+def test_bad_arguments_leave_the_stream_untouched(engine: Engine) -> None:
+    c, d, info = engine.c, engine.decoder, engine.info
+    push(engine, frames_like(995))
+    before, memory = engine.export(), engine.memory.copy()
+    frames, made, outputs = pointer(frames_like(20)), ctypes.byref(size_t()), (Output * 4)()
+    bin_, kinematics = random_bins(SMALL, 1)[0], np.zeros(2, np.float32)
+    ones, p = np.ones(SMALL.channels, np.float32), pointer
+    doubles = np.ones(SMALL.channels)
+    for wild in (np.nan, np.inf, -np.inf):
+        changed, wide = bin_.copy(), doubles.copy()
+        changed[-1] = wide[-1] = wild
+        assert c.ed_step(d, p(changed), p(kinematics)) == VALUE
+        assert c.ed_set_normalization(d, p(changed), p(ones)) == VALUE
+        assert c.ed_set_normalization(d, p(ones), p(changed)) == VALUE
+        assert c.ed_set_gain(d, p(wide), p(doubles)) == VALUE
+        assert c.ed_set_gain(d, p(doubles), p(wide)) == VALUE
+    assert c.ed_set_normalization(d, p(ones), p(-ones)) == VALUE
+    for error, wanted in (
+        (c.ed_push(d, None, size_t(20), outputs, size_t(4), made), NULL),
+        (c.ed_push(d, frames, size_t(20), None, size_t(4), made), NULL),
+        (c.ed_push(d, frames, size_t(20), outputs, size_t(4), None), NULL),
+        (c.ed_push(d, frames, size_t(0), outputs, size_t(4), made), COUNT),
+        (c.ed_push(d, frames, size_t(-1), outputs, size_t(4), made), COUNT),
+        (c.ed_push(d, frames, size_t(20), outputs, size_t(1), made), CAPACITY),
+        (c.ed_push(d, frames, size_t(20), outputs, size_t(0), made), CAPACITY),
+        (c.ed_push_i16(d, frames, size_t(20), outputs, size_t(4), made), GAIN),
+        (c.ed_gap(d, size_t(0)), COUNT),
+        (c.ed_gap(d, size_t(-5)), COUNT),
+        (c.ed_gap_outputs(d, size_t(20), outputs, size_t(1), made), CAPACITY),
+        (c.ed_step(d, None, p(kinematics)), NULL),
+        (c.ed_step(d, p(bin_), None), NULL),
+        (c.ed_set_normalization(d, None, p(ones)), NULL),
+        (c.ed_set_gain(d, p(doubles), None), NULL),
+        (c.ed_latent(d, None, size_t(SMALL.d)), NULL),
+        (c.ed_latent(d, p(kinematics), size_t(SMALL.d - 1)), SIZE),
+        (c.ed_state_export(d, None, size_t(info.export_bytes)), NULL),
+        (c.ed_state_export(d, p(before.copy()), size_t(info.export_bytes - 1)), SIZE),
+        (c.ed_state_import(d, p(before), size_t(info.export_bytes + 1)), SIZE),
+        (c.ed_state_import(d, p(aligned(info.export_bytes + 8)[4:]), size_t(info.export_bytes)), ALIGN),
+    ):
+        assert error == wanted
+    assert (engine.memory == memory).all()
+    assert (engine.export() == before).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_damaged_state_is_refused_and_changes_nothing(engine: Engine, data: st.DataObject) -> None:
+    engine.run(random_bins(SMALL, 12))
+    state, header = engine.export(), c_builds.HEADER.itemsize
+    name = data.draw(st.sampled_from([n for n in c_builds.HEADER.names or () if n not in ("seen", "reserved")]))
+    wrong = data.draw(st.sampled_from([-1, 8, 9, 255, 2**31 - 1]))
+    damaged, memory = state.copy(), engine.memory.copy()
+    field = damaged[:header].view(c_builds.HEADER)
+    value = np.array(wrong).astype(c_builds.HEADER[name])
+    if name in ("pos", "live"):
+        field[name] = wrong if wrong != 8 or name == "pos" else 9
+    else:
+        field[name] = value if value != field[name][0] else value + 1
+    assert engine.import_(damaged) == STATE
+    at = data.draw(st.integers(header, header + 4 * SMALL.heads * 8 * SMALL.head_dim + SMALL.lag_rows * 5 - 1))
+    damaged = state.copy()
+    damaged[at] = 0x80
+    assert engine.import_(damaged) == STATE
+    assert (engine.memory == memory).all()
+    assert engine.import_(state) == 0
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=8), st.integers(0, 5))
+def test_frames_to_kinematics_is_the_python_front_end_and_the_oracle(
+    engine: Engine, chunks: list[int], seed: int
+) -> None:
+    assert engine.init(engine.memory) == 0
+    frames = frames_like(sum(chunks), seed)
+    frames[3:, 1] = np.nan
+    front_end, oracle, facts = FrontEnd(CONFIG), Oracle(MODEL), c_builds.facts_of(MODEL, CONFIG)
+    at = 0
+    for chunk in chunks:
+        part = frames[at : at + chunk]
+        at += chunk
+        lost = chunk == 13
+        bins = front_end.gap(chunk) if lost else front_end.push(part)
+        values = zscore(bins.values, bins.bad, np.array(facts.mean), np.array(facts.std))
+        wanted = oracle.run(values)
+        error, outputs = push(engine, chunk if lost else part)
+        assert error == 0
+        assert len(outputs) == len(wanted)
+        for i, output in enumerate(outputs):
+            assert (output.bin, output.end_frame) == (bins.first_bin + i, bins.end_frame[i])
+            assert output.bad_channels == np.count_nonzero(bins.bad[i])
+            assert output.flags == 1 + 2 * bool(bins.bad[i].any()) + 4 * bool(bins.gap[i])
+            assert np.array(output.kinematics[:2], np.float32).tobytes() == wanted[i].tobytes()
+            assert not any(output.kinematics[2:])
+
+
+def test_warmup_ends_and_an_array_without_a_channel_is_invalid(engine: Engine) -> None:
+    warm = engine.info.warmup_bins
+    _, outputs = push(engine, frames_like(10 * warm))
+    assert [output.flags for output in outputs] == [1] * (warm - 1) + [0]
+    _, outputs = push(engine, np.full((10, SMALL.channels), np.nan, np.float32))
+    assert outputs[0].flags == 2 + 8
+    assert np.isfinite(outputs[0].kinematics[:2]).all()
+
+
+def test_normalization_and_gain_outlive_a_reset(engine: Engine) -> None:
+    c, frames = engine.c, frames_like(40)
+    whole = np.round(frames * 4).astype(np.int16)
+    gain, offset = np.full(SMALL.channels, 0.25), np.full(SMALL.channels, 1.5)
+    mean, std = np.float32([1, 2, 3, 4, 5]), np.float32([9, 0, 7, 6, 5])
+    assert c.ed_set_gain(engine.decoder, pointer(gain), pointer(offset)) == 0
+    assert c.ed_set_normalization(engine.decoder, pointer(mean), pointer(std)) == 0
+    first = [list(output.kinematics) for output in push(engine, whole)[1]]
+    engine.reset()
+    assert [list(output.kinematics) for output in push(engine, whole)[1]] == first
+    engine.reset()
+    again = push(engine, (whole * 0.25 + 1.5).astype(np.float32))[1]
+    assert [list(output.kinematics) for output in again] == first
+
+
+def test_a_gap_that_is_dropped_moves_the_stream_all_the_same(engine: Engine) -> None:
+    push(engine, frames_like(25))
+    push(engine, 33)
+    kept = engine.export()
+    engine.reset()
+    push(engine, frames_like(25))
+    assert engine.c.ed_gap(engine.decoder, size_t(33)) == 0
+    assert (engine.export() == kept).all()
+
+
+def test_two_models_link_into_one_program_that_allocates_nothing(tmp_path: Path) -> None:
+    objects = []
+    for name, seed in (("one", 1), ("two", 2)):
+        c_builds.write_sources(tmp_path, random_model(SMALL, seed), "scalar", name)
+        define = ("-c", f'-DED_MODEL_HEADER="model_{name}.h"')
+        objects.append(c_builds.compile_c(tmp_path, f"{name}.o", [c_builds.KERNELS / "c/ed_engine.c"], define, "gcc"))
+    objects.append(c_builds.compile_c(tmp_path, "api.o", [c_builds.KERNELS / "c/ed_api.c"], ["-c"], "gcc"))
+    c_builds.compile_c(tmp_path, "both.so", objects, ["-shared"], "gcc")
+    symbols = subprocess.run(["nm", "-g", *objects], capture_output=True, text=True, check=True).stdout
+    defined = set(re.findall(r"\b[TDRB] (\w+)", symbols))
+    assert defined == set(re.findall(r"\b(ed_\w+)\(", (c_builds.KERNELS / "include/edgedistill.h").read_text())) - {
+        "ed_info_get()"
+    } | {"ed_model_one", "ed_model_two"}
+    assert set(re.findall(r"\bU (\w+)", symbols)) - defined <= {"memcpy", "memmove", "memset", "memcmp"}
+    assert not re.findall(r"\b[dDbBC] (?!ed_model_)\w+", symbols)  # no variable that could be written
+
+
+def test_a_stream_is_the_callers_memory(engine: Engine) -> None:
+    """Two decoders of one model do not know of each other."""
+    memory, other = aligned(engine.info.state_bytes), ctypes.c_void_p()
+    assert engine.init(memory, ctypes.byref(other)) == 0
+    alone = engine.run(random_bins(SMALL, 10))["kinematics"]
+    engine.reset()
+    first, kinematics = np.zeros_like(alone), np.zeros(2, np.float32)
+    for i, bin_ in enumerate(random_bins(SMALL, 10)):
+        assert engine.c.ed_step(other, pointer(random_bins(SMALL, 1, i)[0]), pointer(kinematics)) == 0
+        assert engine.c.ed_step(engine.decoder, pointer(bin_), pointer(first[i])) == 0
+    assert first.tobytes() == alone.tobytes()
