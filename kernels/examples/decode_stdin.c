@@ -1,0 +1,63 @@
+/*
+ * Reads frames from stdin, prints decoded kinematics: the whole of what a program needs to embed a decoder.
+ *
+ *     edgedistill compile decoder.edge
+ *     gcc -DMODEL=ed_model_NAME -Idecoder.edge/build/host/include kernels/examples/decode_stdin.c \
+ *         decoder.edge/build/host/libed_NAME.so -o decode
+ *     ./decode < frames.f32
+ *
+ * NAME is the bundle's name. A frame is one little-endian float32 a channel, in microvolts. A line is the bin, its
+ * flags (ED_WARMUP, ED_MASKED, ED_GAP, ED_INVALID) and one value an output. The memory is the program's; the decoder
+ * allocates nothing.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "edgedistill.h"
+
+extern const ed_model MODEL;
+
+static void fail(const char *what) {
+    fprintf(stderr, "decode: %s\n", what);
+    exit(1);
+}
+
+static void print_header(const ed_info *info) {
+    printf("# %s (%s), %u channels\n# bin flags", info->name, info->variant, (unsigned)info->channels);
+    for (uint32_t i = 0; i < info->outputs; i++) printf(" %s[%s]", info->output_names[i], info->output_units[i]);
+    printf("\n");
+}
+
+static void print_output(const ed_info *info, const ed_output *output) {
+    printf("%llu %u", (unsigned long long)output->bin, (unsigned)output->flags);
+    for (uint32_t i = 0; i < info->outputs; i++) printf(" %.9g", (double)output->kinematics[i]);
+    printf("\n");
+    fflush(stdout); /* one line every 10 ms: whoever reads it wants it now */
+}
+
+int main(void) {
+    const ed_info *info = ed_model_info(&MODEL);
+    size_t bytes = (info->state_bytes + ED_ALIGN - 1) / ED_ALIGN * ED_ALIGN;
+    void *memory = aligned_alloc(ED_ALIGN, bytes); /* firmware: a static array, aligned to ED_ALIGN */
+    float *frame = malloc(info->channels * sizeof *frame);
+    if (!memory || !frame) fail("out of memory");
+
+    ed_decoder *decoder;
+    int error = ed_init(&MODEL, memory, bytes, &decoder);
+    if (error) fail(ed_strerror(error));
+    print_header(info);
+
+    size_t got;
+    while ((got = fread(frame, sizeof *frame, info->channels, stdin)) == info->channels) {
+        ed_output output; /* a bin has at least one frame: never more than one output */
+        size_t made;
+        error = ed_push(decoder, frame, 1, &output, 1, &made);
+        if (error) fail(ed_strerror(error));
+        if (made) print_output(info, &output);
+    }
+    if (got) fail("stdin ended inside a frame");
+
+    free(frame);
+    free(memory);
+    return 0;
+}
