@@ -71,8 +71,9 @@ def compile_bundle(bundle: Bundle, target: Target, force: bool = False) -> Compi
     found = None if force else _up_to_date(folder, record)
     if found is None:
         with _written_beside(folder) as temporary:
-            found = _compile(temporary, toolchain, record, sources)
-    return CompiledEngine(folder, found, judged(target, found), found is not record, monotonic() - began)
+            record = _compile(temporary, toolchain, record, sources)
+    made = found or record
+    return CompiledEngine(folder, made, judged(target, made), found is None, monotonic() - began)
 
 
 # ---------------------------------------------------------------- what goes in

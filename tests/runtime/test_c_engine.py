@@ -103,15 +103,15 @@ def one_call(decoder: Decoder, what: str, frames: np.ndarray) -> list[Output]:
     return decoder.push(frames)
 
 
-OPTIMIZED = [("slow", ops) for ops in RUNNABLE] + [("fast", "native")]
+OPTIMIZED = [("slow", "gcc", ops) for ops in RUNNABLE] + [("fast", "gcc", "native"), ("fast", "clang", "native")]
 
 
-@pytest.mark.parametrize(("kind", "ops"), OPTIMIZED)
+@pytest.mark.parametrize(("kind", "command", "ops"), OPTIMIZED)
 def test_every_variant_of_this_machine_gives_the_same_bits(
-    bundles: dict[str, Bundle], tmp_path: Path, kind: str, ops: str
+    bundles: dict[str, Bundle], tmp_path: Path, kind: str, command: str, ops: str
 ) -> None:
     bundle = open_bundle(shutil.copytree(bundles[kind].path, tmp_path / "copy.edge"))
-    compile_bundle(bundle, target_with("host", ops=ops))
+    compile_bundle(bundle, target_with("host", command=command, ops=ops))
     compiled, oracle, frames = Decoder(bundle, "c"), Decoder(bundle, "oracle"), frames_of(kind, 4000)
     assert same(compiled.push(frames), oracle.push(frames))
     assert state_equal(compiled.export_state(), oracle.export_state())
