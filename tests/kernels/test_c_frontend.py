@@ -78,7 +78,7 @@ size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, con
 size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, const double *mean, const double *std,
                  const double *gain, const double *offset, float *z, uint32_t *bad, facts *out) {
     size_t bins = 0;
-    while (n > 0) {
+    do { /* a push or gap of nothing is one, too */
         int complete;
         size_t used;
         if (kind == 0) used = ed_fe_take(fe, (const float *)(const void *)data, n, &complete);
@@ -91,7 +91,7 @@ size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, con
         ed_fe_finish_bin(fe, mean, std, z + bins * ED_FE_CHANNELS, &bin);
         memcpy(bad + bins * ED_FE_CHANNELS, fe->bad, sizeof fe->bad);
         out[bins++] = (facts){bin.bin, bin.end_frame, bin.bad_channels, bin.usable_channels, bin.gap};
-    }
+    } while (n > 0);
     return bins;
 }
 
@@ -207,7 +207,8 @@ class Definition(FrontEnd):
     """The Python front end, with z-scores and masks as `runtime.decoder` makes them."""
 
     def push(self, frames: np.ndarray) -> Seen:  # type: ignore[override]
-        return self.seen(super().push(frames))
+        with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+            return self.seen(super().push(frames))
 
     def gap(self, n: int) -> Seen:  # type: ignore[override]
         return self.seen(super().gap(n))
@@ -336,6 +337,31 @@ def test_small_states_are_cleared_as_in_the_definition(compiler):
         assert_same(c.push(x[i : i + 20]), python.push(x[i : i + 20]))
         assert_states_equal(state_from_c(config, c.export_state()), python.export_state())
     assert not state_from_c(config, c.export_state())["shaper"][:, 0].any()
+
+
+def test_the_limit_of_flat_is_compared_in_float64():
+    config = CONFIGS["1 kHz"]
+    x = recording(config, 12, 3)
+    x[:, 0] = 1e-3  # as float32 4.7e-11 above the limit
+    x[::2, 0] = 5e-11  # and so below by 2e-12, which float32 cannot tell
+    x[:, 1], x[::2, 1] = x[:, 0], 3e-11
+    expected = Definition(config).push(x)
+    assert expected["bad"][-1, :2].tolist() == [True, False]
+    assert_same(CFrontEnd(config).push(x), expected)
+
+
+def test_values_are_masked_from_where_float32_ends():
+    config = CONFIGS["1 kHz"]
+    x = np.random.default_rng(2).normal(scale=50, size=(10, 19)).astype(np.float32)
+    value, largest = FrontEnd(config).push(x).values[0], float(np.finfo(np.float32).max)
+    c = CFrontEnd(config)
+    c.mean = np.zeros(19)
+    c.std = np.abs(value) / (largest * (1 + 2.0**-26))  # rounds to the largest float32
+    c.std[::2] = np.abs(value[::2]) / (largest * (1 + 2.0**-24))  # rounds to infinity
+    seen = c.push(x)
+    assert seen["bad"][0].tolist() == [i % 2 == 0 for i in range(19)]
+    np.testing.assert_array_equal(seen["z"][0], np.where(seen["bad"][0], 0, np.sign(value) * largest))
+    assert (seen["bad_channels"].tolist(), seen["usable_channels"].tolist()) == ([10], [9])
 
 
 @quick
