@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import re
 import shutil
@@ -122,7 +123,9 @@ int main(void) {
 
 @lru_cache(maxsize=1)
 def workplace() -> Path:
-    return Path(mkdtemp(prefix="c_frontend_"))
+    folder = Path(mkdtemp(prefix="c_frontend_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def normalization(config: FrontEndConfig) -> tuple[np.ndarray, np.ndarray]:
