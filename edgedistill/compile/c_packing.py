@@ -24,20 +24,21 @@ LINE = 64  # bytes of a cache line, and of one vector
 class Packing:
     """How one variant reads a matrix (rows, n)."""
 
-    group: int  # most blocks of 16 rows whose vectors alternate; 0: row by row
+    group: int  # most blocks of rows whose lines alternate; 0: row by row
     unsigned: bool = False  # stored as w + 128: the instruction wants one unsigned factor
+    rows: int = BLOCK  # in a block
 
     def matrix(self, rows: Int8) -> bytes:
         """(rows, n), rows a multiple of 16; n is padded to 4 with zeros.
 
-        Grouped: [group of blocks][4 inputs][block][16 rows][4 inputs], which the kernel reads from end to end.
+        Grouped: [group of blocks][4 inputs][block][rows][4 inputs], which the kernel reads from end to end.
         """
         padded = pad(rows, columns=4)
         if not self.group:
             return self._stored(padded)
-        blocks = len(rows) // BLOCK
+        blocks = len(rows) // self.rows
         group = group_of(blocks, self.group)
-        grouped = padded.reshape(blocks // group, group, BLOCK, -1, 4).transpose(0, 3, 1, 2, 4)
+        grouped = padded.reshape(blocks // group, group, self.rows, -1, 4).transpose(0, 3, 1, 2, 4)
         return self._stored(grouped)
 
     def few_rows(self, rows: Int8) -> bytes:
@@ -52,7 +53,7 @@ PACKINGS = {
     "avx512": Packing(group=8, unsigned=True),
     "avx2": Packing(group=2),
     "neon": Packing(group=4),
-    "dsp": Packing(group=0),
+    "dsp": Packing(group=1, rows=4),
     "scalar": Packing(group=0),
 }
 

@@ -92,9 +92,10 @@ def test_every_weight_is_where_its_kernel_looks(ops: str, blocks: int, n: int, s
         o, i = int(rng.integers(16 * blocks)), int(rng.integers(columns))
         at = o * columns + i
         if packing.group:
-            group = group_of(blocks, packing.group)
-            first, block = o // 16 // group * group, o // 16 % group
-            at = first * 16 * columns + (i // 4 * group + block) * 64 + o % 16 * 4 + i % 4
+            size = packing.rows
+            group = group_of(16 * blocks // size, packing.group)
+            first, block = o // size // group * group, o // size % group
+            at = first * size * columns + (i // 4 * group + block) * 4 * size + o % size * 4 + i % 4
         assert packed[at].astype(np.int8) == (rows[o, i] if i < n else 0)
 
 

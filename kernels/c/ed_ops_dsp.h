@@ -1,0 +1,149 @@
+/*
+ * Private: Cortex-M with the DSP extension (M4, M7, M33 ...), two products of 16 bits an instruction.
+ *
+ * sxtb16 widens bytes 0 and 2 of a word, or 1 and 3 after a rotation, to two int16; smlad multiplies two such pairs and
+ * adds both products to an int32. Activations are widened once a product, weights as they are read: four rows at a time,
+ * so that one load of x serves sixteen products. One loop serves weights, keys and values alike, and is no inline
+ * function, since flash is short.
+ *
+ * Weights   [4 rows][4 inputs] after [4 rows][4 inputs]: read from end to end, in flash.
+ * Keys      (heads)[4 slots][4 dims][4][4]: a matrix of a row a slot; values (heads)[4 dims][4 slots][4][4]: a row a dim.
+ * Cost      21 instructions for 16 products: 4 loads, 8 sxtb16, 8 smlad, and the loop's.
+ *
+ * Without the extension the two instructions are written out in C: the same layout and bits on any processor.
+ */
+#ifndef ED_OPS_DSP_H
+#define ED_OPS_DSP_H
+
+#include "ed_math.h"
+
+#define ED_OPS_NAME "dsp"
+
+#define ED_DH4 ED_UP(ED_DH, 4)
+
+struct ed_ring {
+    int8_t k[ED_HEADS][ED_WP / 4][ED_DH4 / 4][4][4];
+    int8_t v[ED_HEADS][ED_DH4 / 4][ED_WP / 4][4][4];
+};
+
+/* ---------------------------------------------------------------- the instructions */
+
+#if defined(__ARM_FEATURE_SIMD32) && __ARM_FEATURE_SIMD32
+
+#include <arm_acle.h>
+
+ED_INLINE uint32_t ed_even(uint32_t four) { return (uint32_t)__sxtb16((int8x4_t)four); }
+
+/* arm_acle.h has no rotation. */
+ED_INLINE uint32_t ed_odd(uint32_t four) {
+    uint32_t pair;
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(four));
+    return pair;
+}
+
+ED_INLINE int32_t ed_add_pair(uint32_t x, uint32_t w, int32_t acc) { return __smlad((int16x2_t)x, (int16x2_t)w, acc); }
+
+#else
+
+/* Bytes 0 and 2 of a word as two int16, and bytes 1 and 3. */
+ED_INLINE uint32_t ed_even(uint32_t four) {
+    return (uint32_t)(uint16_t)(int8_t)(four & 255) | (uint32_t)(uint16_t)(int8_t)(four >> 16 & 255) << 16;
+}
+
+ED_INLINE uint32_t ed_odd(uint32_t four) { return ed_even(four >> 8); }
+
+ED_INLINE int32_t ed_add_pair(uint32_t x, uint32_t w, int32_t acc) {
+    acc += (int16_t)(x & 0xffff) * (int16_t)(w & 0xffff);
+    return acc + (int16_t)(x >> 16) * (int16_t)(w >> 16);
+}
+
+#endif
+
+ED_INLINE uint32_t ed_word(const void *bytes) {
+    uint32_t word;
+    memcpy(&word, bytes, 4);
+    return word;
+}
+
+/* ---------------------------------------------------------------- products */
+
+#define ED_MOST(a, b) ((a) > (b) ? (a) : (b))
+#define ED_MOST_INPUTS ED_MOST(ED_MOST(ED_DP, ED_FP), ED_MOST(ED_UP(ED_TAP_N, 4), ED_WP))
+
+/* acc[o] = x . row o; rows and n multiples of 4, w aligned to 4. */
+static __attribute__((noinline)) void ed_product(const int8_t *weights, const int8_t *x, int rows, int n, int32_t *acc) {
+    const int8_t *w = __builtin_assume_aligned(weights, 4);
+    uint32_t wide[ED_MOST_INPUTS / 2];
+    for (int i = 0; i < n / 2; i += 2) {
+        uint32_t four = ed_word(x + 2 * i);
+        wide[i] = ed_even(four);
+        wide[i + 1] = ed_odd(four);
+    }
+    for (int o = 0; o < rows; o += 4) {
+        int32_t a = 0, b = 0, c = 0, d = 0;
+        for (const uint32_t *pair = wide, *end = wide + n / 2; pair != end; pair += 2, w += 16) {
+            const uint32_t even = pair[0], odd = pair[1];
+            uint32_t four = ed_word(w);
+            a = ed_add_pair(odd, ed_odd(four), ed_add_pair(even, ed_even(four), a));
+            four = ed_word(w + 4);
+            b = ed_add_pair(odd, ed_odd(four), ed_add_pair(even, ed_even(four), b));
+            four = ed_word(w + 8);
+            c = ed_add_pair(odd, ed_odd(four), ed_add_pair(even, ed_even(four), c));
+            four = ed_word(w + 12);
+            d = ed_add_pair(odd, ed_odd(four), ed_add_pair(even, ed_even(four), d));
+        }
+        acc[o] = a;
+        acc[o + 1] = b;
+        acc[o + 2] = c;
+        acc[o + 3] = d;
+    }
+}
+
+ED_INLINE void ed_matvec(const int8_t *w, const int8_t *x, int rows, int n, int32_t *acc) {
+    ed_product(w, x, rows, n, acc);
+}
+
+static inline void ed_rows(const int8_t *w, const int8_t *x, int rows, int n, int32_t *acc) {
+    for (int o = 0; o < rows; o++) {
+        int32_t sum = 0;
+        for (int i = 0; i < n; i += 4, w += 4) {
+            uint32_t ours = ed_word(x + i), theirs = ed_word(w);
+            sum = ed_add_pair(ed_odd(ours), ed_odd(theirs), ed_add_pair(ed_even(ours), ed_even(theirs), sum));
+        }
+        acc[o] = sum;
+    }
+}
+
+/* ---------------------------------------------------------------- rings */
+
+static inline void ed_ring_clear(struct ed_ring *ring) { memset(ring, 0, sizeof *ring); }
+
+/* Bytes beyond a head's dims stay the zeros they are. */
+static inline void ed_ring_put(struct ed_ring *ring, int slot, const int8_t *k, const int8_t *v) {
+    for (int h = 0; h < ED_HEADS; h++)
+        for (int i = 0; i < ED_DH; i++) {
+            ring->k[h][slot / 4][i / 4][slot % 4][i % 4] = k[h * ED_DH + i];
+            ring->v[h][i / 4][slot / 4][i % 4][slot % 4] = v[h * ED_DH + i];
+        }
+}
+
+static inline void ed_ring_get(const struct ed_ring *ring, int slot, int8_t *k, int8_t *v) {
+    for (int h = 0; h < ED_HEADS; h++)
+        for (int i = 0; i < ED_DH; i++) {
+            k[h * ED_DH + i] = ring->k[h][slot / 4][i / 4][slot % 4][i % 4];
+            v[h * ED_DH + i] = ring->v[h][i / 4][slot / 4][i % 4][slot % 4];
+        }
+}
+
+ED_INLINE void ed_scores(const struct ed_ring *ring, int h, const int8_t *q, int32_t *acc) {
+    ed_product(&ring->k[h][0][0][0][0], q, ED_WP, ED_DH4, acc);
+}
+
+/* Weights are 0 to 127: signed bytes too. */
+ED_INLINE void ed_weighted(const struct ed_ring *ring, int h, const uint8_t *p, int32_t *acc) {
+    ed_product(&ring->v[h][0][0][0][0], (const int8_t *)p, ED_DH4, ED_WP, acc);
+}
+
+#include "ed_ops_common.h"
+
+#endif
