@@ -20,6 +20,7 @@ from edgedistill import __version__
 from edgedistill.build.quantize import RANGES, Int8Student
 from edgedistill.build.reference import reference, require_same_function
 from edgedistill.bundle import open_bundle, write_bundle
+from edgedistill.compile.c_library import compile_bundle
 from edgedistill.config import StudentShape
 from edgedistill.data.recording import open_recording
 from edgedistill.data.windows import SessionBins
@@ -73,10 +74,25 @@ def write_decoder_bundle(made: Ingredients) -> tuple[Gate, ...]:
     files["holdout.npz"] = holdout(made, shape)
     contents = manifest(made, shape)
     write_bundle(made.out, contents, files)
+    sizes = compiled(made)
     measured = bench(open_bundle(made.out))
-    gates = made.target.judge({**measured.figures, "int8_r2_drop": int8_r2_drop(made.metrics)})
+    gates = made.target.judge({**measured.figures, **sizes, "int8_r2_drop": int8_r2_drop(made.metrics)})
     write_bundle(made.out, {**contents, "gates": [asdict(gate) for gate in gates]}, files)
+    compiled(made)  # a library belongs to one manifest, and that now holds the gates
     return gates
+
+
+def compiled(made: Ingredients) -> dict[str, float]:
+    """Compiles the bundle's C engine for its target, where it has one; returns what gates on sizes are set on."""
+    if engine_of(made) != "c":
+        return {}
+    record = compile_bundle(open_bundle(made.out), made.target).record
+    return {f"{name}_bytes": float(size) for name, size in record.sizes.items()}
+
+
+def engine_of(made: Ingredients) -> str:
+    """What decodes this bundle by default; a zip has no place for a compiled library."""
+    return "onnxruntime" if made.out.suffix == ".zip" else made.target.engine
 
 
 def int8_r2_drop(metrics: dict[str, float | None]) -> float | None:
@@ -161,6 +177,7 @@ def manifest(made: Ingredients, shape: StudentShape) -> dict[str, object]:
         "session": {"id": made.session.id, "subject": made.bins.subject_id},
         "preset": made.preset,
         "target": made.target.name,
+        "engine": engine_of(made),
         "recipe": made.lfp.int8.ranges.recipe.name,
         "int8": {
             "weight_bytes": made.lfp.int8.quantized.model.weight_bytes,

@@ -15,19 +15,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from torch import Tensor
-
 from edgedistill.build.cache import Cache
-from edgedistill.build.given import knows, last_statistics, readouts
+from edgedistill.build.given import knows, last_statistics, readouts, taught_by, without_labels
 from edgedistill.build.inputs import provenance, read_sessions, require_labels, require_writable
 from edgedistill.build.options import Progress
 from edgedistill.build.run import Run, normalizations
 from edgedistill.config import Preset, StudentSize, TrainingConfig, load_preset, preset_names
 from edgedistill.data.windows import SessionBins
-from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import load_student, save_student
 from edgedistill.models.student import Student
-from edgedistill.quantization.calibrate import calibrate, measured_table
+from edgedistill.quantization.calibrate import calibrate
 from edgedistill.quantization.integers import require_parts
 from edgedistill.quantization.ranges import Ranges, checkpoint_sha256, plain_shape
 from edgedistill.quantization.recipe import DEFAULT_RECIPE, load_recipe, require_teacher
@@ -99,14 +96,15 @@ def calibrate_run(options: CalibrationOptions, progress: Progress | None = None)
     sha256 = checkpoint_sha256(student)
     adapted = adapted_to(student, facts, sessions)
     report = None if progress is None else lambda n, of: progress("calibrate", n, of, float("nan"), float("nan"))
-    ranges = calibrate(adapted, sessions, "lfp", recipe, options.seed, report)
+    seen = [session if knows(student, session) else without_labels(session) for session in sessions]
+    ranges = calibrate(adapted, seen, "lfp", recipe, options.seed, report)
     files: dict[str, str | None] = {b.session_id: b.sha256 for b in bins}
     ranges = replace(ranges, sessions=files, checkpoint_sha256=sha256)
     tuned = None
     if options.teacher is not None and recipe.finetune is not None:
         tuned = options.out.with_suffix(".student")
         run = Run(cache, preset_of(student.size), options.seed, provenance(bins), progress)
-        adapted, ranges = tuned_student(run, facts, adapted, ranges, sessions, options.teacher, tuned)
+        adapted, ranges = tuned_student(run, facts, adapted, ranges, sessions, seen, options.teacher, tuned)
     ranges.write(options.out)
     ranking = None if labelled is None else ranked(adapted, ranges, labelled)
     figure = None
@@ -155,33 +153,24 @@ def tuned_student(
     student: Student,
     ranges: Ranges,
     sessions: Sequence[TrainingSession],
+    seen: Sequence[TrainingSession],
     teacher: Path,
     out: Path,
 ) -> tuple[Student, Ranges]:
-    """The fine-tuned student, written to the folder `out`, and its ranges. Stopped, it goes on from a checkpoint."""
+    """The fine-tuned student, written to the folder `out`, and its ranges, which were found on `seen`.
+
+    Stopped, it goes on from a checkpoint.
+    """
     from edgedistill.build.quantize import finetuned
 
     targets = run.targets(run.teacher(sessions, teacher), sessions)
-    require_width(student, targets, teacher)
-    tuned, after = finetuned(run, facts.get("row", "distilled"), student, ranges, sessions, targets)
-    after = replace(after, table=measured_table(tuned, sessions, "lfp", after))
+    row = facts.get("row", "distilled")
+    tuned, after = finetuned(run, row, student, ranges, sessions, targets, seen, taught_by(facts))
     kept = {key: value for key, value in facts.items() if key not in OF_THE_MODEL}
     kept["normalization"] = {**facts.get("normalization", {}), **normalizations(sessions)}
     kept["readouts"] = readouts(tuned, sessions) or facts.get("readouts", {})
     save_student(tuned, out, {**kept, "finetuned_from": ranges.checkpoint_sha256})
     return tuned, after
-
-
-def require_width(student: Student, targets: dict[str, Tensor], teacher: Path) -> None:
-    """EdgeDistillError where the student was not made to follow latents of this width."""
-    expected, found = student.to_teacher.out_features, next(iter(targets.values())).shape[1]
-    if found != expected:
-        raise EdgeDistillError(
-            f"the student was distilled from another teacher than the one in {teacher}",
-            got=f"{found} latent components",
-            expected=expected,
-            next_step="name the teacher that `edgedistill distill` was given",
-        )
 
 
 def preset_of(size: StudentSize) -> Preset:

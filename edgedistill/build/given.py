@@ -1,12 +1,14 @@
-"""A student of an earlier run, asked to decode another day: what it knows, and the read-out it brings along."""
+"""A student of an earlier run: what it knows and was taught, and the read-out it brings along to another day."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from edgedistill.data.windows import SessionBins
 from edgedistill.errors import EdgeDistillError
@@ -14,12 +16,34 @@ from edgedistill.models.student import Student
 from edgedistill.training.adapt import Statistics
 from edgedistill.training.batches import TrainingSession, unlabelled_block
 from edgedistill.training.evaluate import Readout
-from edgedistill.training.rows import score_student
+from edgedistill.training.rows import ROWS, Row, score_student
 
 
 def knows(student: Student, session: TrainingSession) -> bool:
     """Whether `student` was trained on this session; the same id on another array is another session."""
     return student.tokenizer.arrays.get(session.id) == session.array
+
+
+def taught_by(facts: dict[str, Any]) -> Row:
+    """What `edgedistill distill` trained the student by: fine-tuning goes on with the same objective."""
+    return ROWS[facts.get("row", "distilled")].aligned_by(facts.get("alignment", "cosine"))
+
+
+def without_labels(session: TrainingSession) -> TrainingSession:
+    """The session as a student sees it that may use no label of that day."""
+    return replace(session, behaviour=None)
+
+
+def require_width(student: Student, targets: dict[str, Tensor]) -> None:
+    """EdgeDistillError where the student was not made to follow latents of this width."""
+    expected, found = student.to_teacher.out_features, next(iter(targets.values())).shape[1]
+    if found != expected:
+        raise EdgeDistillError(
+            "the student was distilled from another teacher than the one given",
+            got=f"{found} latent components",
+            expected=expected,
+            next_step="name the teacher that `edgedistill distill` was given",
+        )
 
 
 def require_readout(

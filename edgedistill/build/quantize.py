@@ -10,18 +10,19 @@ from typing import Any
 
 from torch import Tensor
 
+from edgedistill.build.given import require_width, without_labels
 from edgedistill.build.run import Run, contents
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import load_student, save_student
 from edgedistill.models.student import Student
-from edgedistill.quantization.calibrate import calibrate
+from edgedistill.quantization.calibrate import calibrate, measured_table
 from edgedistill.quantization.deployment import QuantizedStudent, quantize_for_session
 from edgedistill.quantization.ranges import Ranges, checkpoint_sha256, read_ranges
 from edgedistill.quantization.recipe import Recipe
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout
 from edgedistill.training.finetune import finetune_student
-from edgedistill.training.rows import ROWS
+from edgedistill.training.rows import ROWS, Row
 
 RANGES = "ranges.json"
 
@@ -45,19 +46,22 @@ def int8_student(
     targets: dict[str, Tensor],
     given: Ranges | None = None,
     labelled: bool = True,
+    taught: Row | None = None,
 ) -> Int8Student:
     """The student of row `row` in INT8 for `session`, by `recipe` or with ranges that were `given`.
 
     `trained` are the sessions at hand; those the student can read serve the fine-tuning. Without `labelled`
-    no label of `session` is used: the read-out stays as it is.
+    no label of `session` is used: the read-out stays as it is, and windows are drawn by chance. `taught` is what a
+    given student was trained by, where that is not `row`.
     """
-    ranges = calibrated(run, row, student, session, recipe) if given is None else given
+    seen = session if labelled else without_labels(session)
+    ranges = calibrated(run, row, student, seen, recipe) if given is None else given
     if not labelled:
         ranges = replace(ranges, recipe=replace(ranges.recipe, refit_readout=False))
     if ranges.recipe.finetune is not None and given is None:
         others = [s for s in trained if s.id != session.id and reads(student, s, ROWS[row].modality)]
         own = [*others, session] if labelled else others
-        student, ranges = finetuned(run, row, student, ranges, own, targets)
+        student, ranges = finetuned(run, row, student, ranges, own, targets, [seen], taught or ROWS[row])
     start = monotonic()
     quantized = quantize_for_session(student, session, ROWS[row].modality, readout, ranges)
     run.cache.note(named("quantize", row), start)
@@ -105,8 +109,13 @@ def finetuned(
     ranges: Ranges,
     sessions: Sequence[TrainingSession],
     targets: dict[str, Tensor],
+    calibrated_on: Sequence[TrainingSession],
+    taught: Row,
 ) -> tuple[Student, Ranges]:
-    """Student and ranges after quantization-aware distillation on `sessions`."""
+    """Student and ranges after quantization-aware distillation on `sessions` by the objective of `taught`.
+
+    The table of the ranges is then that of the fine-tuned student, on the windows it was `calibrated_on`.
+    """
     finetune = ranges.recipe.finetune
     assert finetune is not None
     if not sessions:
@@ -114,22 +123,25 @@ def finetuned(
             f"recipe '{ranges.recipe.name}' fine-tunes the student, and none of its sessions is here",
             next_step="add the sessions it was distilled on to --data, or take a recipe without fine-tuning",
         )
+    require_width(student, targets)
     finetune = replace(finetune, steps=min(finetune.steps, run.preset.training.steps))  # --steps caps this stage too
-    name, recipe, config = named("finetune", row), ROWS[row], run.preset.training
+    name, modality, config = named("finetune", row), taught.modality, run.preset.training
 
     def make(folder: Path) -> None:
         checkpoint = folder / "checkpoint.safetensors"
         tuned, values = finetune_student(
-            student, ranges.values, sessions, recipe.modality, recipe.objective, config, finetune, run.seed, targets,
+            student, ranges.values, sessions, modality, taught.objective, config, finetune, run.seed, targets,
             checkpoint, run.report(name), ranges.recipe.keep,
         )  # fmt: skip
         save_student(tuned, folder, {"row": row})
         after = {name: list(map(float, numbers)) for name, numbers in values.items()}
-        replace(ranges, values=after, checkpoint_sha256=checkpoint_sha256(tuned)).write(folder / RANGES)
+        found = replace(ranges, values=after, checkpoint_sha256=checkpoint_sha256(tuned))
+        table = measured_table(tuned, calibrated_on, modality, found)
+        replace(found, table=table).write(folder / RANGES)
         checkpoint.unlink(missing_ok=True)
 
-    seen = [contents(s, s.inputs(recipe.modality), targets[s.id], s.behaviour) for s in sessions]
-    inputs = [seen, checkpoint_sha256(student), ranges.to_json(), asdict(config), run.seed]
+    seen = [contents(s, s.inputs(modality), targets[s.id], s.behaviour) for s in sessions]
+    inputs = [seen, checkpoint_sha256(student), ranges.to_json(), asdict(taught), asdict(config), run.seed]
     folder = run.cache.stage(name, inputs, make)
     return load_student(folder)[0], read_ranges(folder / RANGES, student.size)
 

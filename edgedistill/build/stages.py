@@ -12,7 +12,15 @@ from torch import Tensor
 
 from edgedistill.build.assemble import Ingredients, Subject, write_decoder_bundle
 from edgedistill.build.cache import Cache
-from edgedistill.build.given import knows, last_statistics, outputs_of, readouts, require_readout, stored_readout
+from edgedistill.build.given import (
+    knows,
+    last_statistics,
+    outputs_of,
+    readouts,
+    require_readout,
+    stored_readout,
+    taught_by,
+)
 from edgedistill.build.inputs import (
     choose_session,
     known_teacher,
@@ -32,7 +40,7 @@ from edgedistill.models.files import load_student, save_student, save_teacher
 from edgedistill.models.student import Student
 from edgedistill.quantization.integers import require_parts
 from edgedistill.quantization.ranges import plain_shape
-from edgedistill.quantization.recipe import load_recipe
+from edgedistill.quantization.recipe import load_recipe, require_teacher
 from edgedistill.target import load_target, require_buildable
 from edgedistill.training.adapt import adapt, require_known_array
 from edgedistill.training.baselines import kalman_score, ridge_score
@@ -51,10 +59,13 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     refuse_foreign(options.out)
     given = None if options.student is None else load_student(options.student)
     ranges = given_ranges(options.ranges, given)
-    require_parts(plain_shape(given[0].size if given else preset.student), recipe.keep)
+    sizes = [preset.student] if given is None else [preset.student, given[0].size]
+    for size in sizes:
+        require_parts(plain_shape(size), recipe.keep)
+    if given is not None and ranges is None:  # a teacher trained here is not the one it was distilled from
+        require_teacher(recipe, options.teacher)
     cache = Cache(options.work or options.out.with_name(options.out.name + ".work"))
     bins = read_sessions(cache, options.data, options.behavior, options.line_hz)
-    sizes = [preset.student] if given is None else [preset.student, given[0].size]
     gap = max(gap_for(bins, size) for size in sizes)
     sessions = [training_session(b, gap) for b in bins]
     chosen = choose_session(sessions, options.session)
@@ -74,8 +85,9 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     spike_readout, spike_score = score_student(spike_student, "spike_student", chosen)
     metrics["spike_student_r2"] = spike_score.r2
     deployed, session, readout = decoder_student(run, given, options, sessions, chosen, targets, metrics)
+    taught = None if given is None else taught_by(given[1])
     int8 = int8_student(
-        run, "deployed", deployed, session, readout, recipe, sessions, targets, given=ranges, labelled=labelled
+        run, "deployed", deployed, session, readout, recipe, sessions, targets, ranges, labelled, taught
     )
     metrics["int8_r2"] = int8.quantized.score.r2
     spike_int8 = int8_student(run, "spike_student", spike_student, chosen, spike_readout, recipe, sessions, targets)
@@ -227,7 +239,7 @@ def distill(
     facts = {"row": name, "normalization": normalizations(sessions), "readouts": readouts(student, sessions)}
     labelled = [outputs_of(b) for b in bins if b.behaviour is not None]
     behaviour = {"behaviour": labelled[-1]} if labelled else {}
-    save_student(student, out, {**facts, **behaviour, **run.inputs})
+    save_student(student, out, {**facts, **behaviour, "alignment": alignment, **run.inputs})
     scored = [score_student(student, name, s)[1].r2 for s in sessions if unlabelled_block(s) is None]
     return {
         "out": str(out),

@@ -27,7 +27,8 @@ Examples:
   edgedistill calibrate student sessions --recipe qat --teacher teacher --out ranges.json
 
 RUN is what `edgedistill distill` wrote, DATA is folders or NWB files: its own sessions, or other days of an array
-it knows. Windows of their training blocks are shown to the student; nothing else of them is looked at. A recipe
+it knows. Ranges come from windows of their training blocks; of a session that is new to the student no label has a
+say in which. Fine-tuning and --sensitivity look at the validation blocks too, nothing at the test blocks. A recipe
 that fine-tunes also writes the student it ends with, beside the ranges: FILE with the ending .student.""",
 )
 @click.argument("run", type=PATH)

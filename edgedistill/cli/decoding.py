@@ -53,12 +53,11 @@ flags is a sum: 1 still warming up, 2 a channel was masked, 4 frames were lost,
 @click.option(
     "--engine",
     type=click.Choice(ENGINES),
-    default=ENGINES[0],
-    show_default=True,
-    help="What computes: the float32 graph, the INT8 graph, or the INT8 definition in numpy (slow, exact).",
+    help="What computes: a graph on onnxruntime, in float32 or INT8, the INT8 engine in C, or the INT8 definition in "
+    "numpy (slow).  [default: what the bundle was built for]",
 )
 @json_option
-def run(bundle: Path, recording: str, out: Path | None, engine: str, as_json: bool) -> None:
+def run(bundle: Path, recording: str, out: Path | None, engine: str | None, as_json: bool) -> None:
     """Decode a recording, or frames as they arrive on stdin."""
     from edgedistill.runs import (
         Predictions,

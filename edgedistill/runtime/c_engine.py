@@ -39,7 +39,7 @@ class CEngine:
 
     def __init__(self, library: ctypes.CDLL, model: str, shape: StudentShape, config: FrontEndConfig) -> None:
         """A library of `load_library` that holds `ed_model_<model>`. EngineError if that is another student."""
-        self.shape, self.config, self._library = shape, config, library
+        self.shape, self.config, self._library, self.library_bytes = shape, config, library, 0
         symbol = ctypes.addressof(ctypes.c_char.in_dll(library, f"ed_model_{model}"))
         self.info = library.ed_model_info(symbol).contents
         self._dtype = state_dtype(shape, config)
@@ -66,6 +66,7 @@ class CEngine:
             data = (folder / record.library).read_bytes()
             library = load_library(folder / record.library, data)
             engine = cls(library, record.model, shape, config)
+            engine.library_bytes = len(data)
         except EngineError as error:
             raise _with_command(error, bundle) from error
         return engine
@@ -226,6 +227,19 @@ def _microvolts(part: Floats | int, config: FrontEndConfig) -> npt.NDArray[np.fl
 
 
 # ---------------------------------------------------------------- what is compiled
+
+
+def is_compiled(bundle: Bundle) -> bool:
+    """Whether a build of the bundle is here for `host`, whole or not, or one for another target that fits."""
+    if not bundle.path.is_dir():
+        return False
+    own = build_folder(bundle, HOST)
+    return own.is_dir() or any(fits_here(bundle, folder.name) for folder in own.parent.glob("[!.]*"))
+
+
+def fits_here(bundle: Bundle, target: str) -> bool:
+    """Whether this machine can run what was compiled for `target`."""
+    return isinstance(_fitting(build_folder(bundle, target), bundle), BuildRecord)
 
 
 def _build_for_this_machine(bundle: Bundle) -> tuple[Path, BuildRecord]:

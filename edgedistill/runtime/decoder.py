@@ -54,8 +54,12 @@ class DecoderInfo:
 class Decoder:
     """A bundle's student at a point in a stream. One object a stream, one thread at a time."""
 
-    def __init__(self, bundle: Bundle, engine: str = "onnxruntime") -> None:
-        """BundleError for a manifest that contradicts itself, EngineError for an engine that cannot run."""
+    def __init__(self, bundle: Bundle, engine: str | None = None) -> None:
+        """`engine` is one of ENGINES; without it the one that the bundle was built for, and never another instead.
+
+        BundleError for a manifest that contradicts itself, EngineError for an engine that cannot run.
+        """
+        engine = str(bundle.manifest.get("engine", ENGINES[0])) if engine is None else engine
         if engine not in ENGINES:
             raise EngineError(f"unknown engine '{engine}'", expected=did_you_mean(engine, ENGINES))
         self.shape, self.frontend_config, self.info, mean, std = described(bundle, engine)
@@ -68,7 +72,7 @@ class Decoder:
         self._stream.set_normalization(*self._checked_normalization(mean, std))
 
     @classmethod
-    def open(cls, path: str | Path, engine: str = "onnxruntime") -> Decoder:
+    def open(cls, path: str | Path, engine: str | None = None) -> Decoder:
         """Open and verify the bundle at `path` (folder or .zip)."""
         return cls(open_bundle(path), engine)
 
