@@ -66,10 +66,11 @@ def summary(metrics: dict[str, Any], measured: dict[str, Any]) -> None:
         ("kalman_lfp_r2", "Kalman filter on LFP"),
     ):
         print(f"  {metrics[name]:7.3f}   {what}")
-    print("\nstep latency on this machine, onnxruntime, one thread")
+    print("\nstep latency on this machine, one thread")
     for subject in measured["subjects"]:
         p = subject["latency_us"]
-        print(f"  {subject['name']:18s} p50 {p['p50']:.0f} µs   p99 {p['p99']:.0f} µs   max {p['max']:.0f} µs")
+        name = f"{subject['name']}, {subject['engine']}"
+        print(f"  {name:32s} p50 {p['p50']:6.1f} µs   p99 {p['p99']:6.1f} µs   max {p['max']:.0f} µs")
 
 
 def draw(session: Path, bundle: Path, predictions: Path, metrics: dict[str, Any], picture: Path) -> None:
@@ -98,7 +99,7 @@ def draw(session: Path, bundle: Path, predictions: Path, metrics: dict[str, Any]
         axis.spines[["top", "right"]].set_visible(False)
     np.atleast_1d(axes)[0].legend(frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 1.22))
     np.atleast_1d(axes)[-1].set_xlabel("time in the session (s)")
-    figure.suptitle(f"held-out stretch, R² = {metrics['deployed_r2']:.2f} over the whole test block")
+    figure.suptitle(f"held-out stretch, INT8 in C, R² = {metrics['int8_r2']:.2f} over the whole test block")
     figure.savefig(picture, dpi=130)
 
 

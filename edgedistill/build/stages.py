@@ -35,6 +35,7 @@ from edgedistill.build.options import TABLE, BuildOptions, BuildResult, Progress
 from edgedistill.build.quantize import given_ranges, int8_student
 from edgedistill.build.run import Run, normalizations
 from edgedistill.bundle import refuse_foreign
+from edgedistill.compile.toolchain import find_toolchain
 from edgedistill.config import load_preset
 from edgedistill.models.files import load_student, save_student, save_teacher
 from edgedistill.models.student import Student
@@ -53,6 +54,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     """Sessions to a bundle for `options.target`; gates that are missed are in the result, not raised."""
     target = load_target(options.target)
     require_buildable(target)
+    if target.compiler is not None and options.out.suffix != ".zip":
+        find_toolchain(target)  # a missing compiler is told before the training
     preset = shortened(load_preset(options.preset), options.steps)
     recipe = load_recipe(options.recipe)
     require_writable(options.out)

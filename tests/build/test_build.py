@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from safetensors.numpy import load
 
 from edgedistill import build as stages
 from edgedistill.build import BuildOptions, BuildResult, assemble, reference
+from edgedistill.build.assemble import Ingredients
 from edgedistill.build.calibration import CalibrationOptions, calibrate_run
 from edgedistill.bundle import open_bundle
 from edgedistill.data.simulate import SimulationConfig
@@ -31,6 +33,7 @@ from edgedistill.quantization.recipe import DEFAULT_RECIPE
 from edgedistill.runtime import Decoder
 from edgedistill.subjects import bench
 from edgedistill.training import baselines
+from edgedistill.training.losses import DISTILLED, DISTILLED_WITH_BEHAVIOUR, Objective
 
 SIZES = {"student": "window = 20\ntaps = 2\ndilation = 2\nlags = 2\n"}
 PATCHES = "patch = 8\nspan = 2\npredictor_layers = 1\npredictor_d = 8\nmask_share = 0.3\n"
@@ -160,6 +163,36 @@ def test_the_oracle_in_the_bundle_gives_the_bits_of_the_reference(first: BuildRe
         oracle.import_state({name.removeprefix("state_"): array for name, array in start.items()})
         for name, integers in oracle.trace(held["bins"]).items():
             assert (held[f"int_{name}" if integers.dtype == np.int8 else name] == integers).all(), name
+
+
+def test_the_c_engine_of_the_bundle_decodes_as_the_oracle_does(first: BuildResult) -> None:
+    bundle = open_bundle(first.bundle)
+    by_default, oracle = Decoder(bundle), Decoder(bundle, "oracle")
+    assert by_default.info.engine == "c"
+    with np.load(io.BytesIO(bundle.read("holdout.npz"))) as holdout:
+        frames = holdout["frames"][:2000]
+    for found, expected in zip(by_default.push(frames), oracle.push(frames), strict=True):
+        assert (found.bin, found.end_frame, found.flags) == (expected.bin, expected.end_frame, expected.flags)
+        assert (found.kinematics == expected.kinematics).all()
+    engines = {s.name: s.engine for s in bench(bundle, steps=5).subjects}
+    assert (engines["lfp-student-int8"], engines["onnxruntime-int8"]) == ("c", "onnxruntime")
+
+
+@pytest.mark.skipif(not shutil.which("arm-none-eabi-gcc"), reason="no arm-none-eabi-gcc: Debian's gcc-arm-none-eabi")
+def test_a_build_for_a_microcontroller_is_judged_on_its_memory(
+    home: Folder, first: BuildResult, tmp_path: Path
+) -> None:
+    result = stages.build(options(home, tmp_path / "x.edge", target="cortex-m7"))
+    gates = {gate.name: gate for gate in result.gates}
+    assert gates["flash_bytes"].ok
+    assert gates["ram_bytes"].ok
+    assert "step_p99_us" not in gates  # this machine's time is not the device's
+    assert list((result.bundle / "build" / "cortex-m7").glob("*.a"))
+
+
+def test_a_zip_decodes_on_onnxruntime(home: Folder, first: BuildResult, tmp_path: Path) -> None:
+    result = stages.build(options(home, tmp_path / "x.zip"))
+    assert Decoder.open(result.bundle).info.engine == "onnxruntime"
 
 
 def test_the_ranges_in_the_bundle_say_where_they_come_from(first: BuildResult, home: Folder) -> None:
@@ -295,6 +328,55 @@ def test_another_day_for_a_given_student(
     check_raw_frames(out)
 
 
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Ingredients]:
+    """What bundles would have been made of."""
+    found: list[Ingredients] = []
+    monkeypatch.setattr("edgedistill.build.stages.write_decoder_bundle", lambda one: found.append(one) or ())
+    return found
+
+
+def test_no_label_of_another_day_has_a_say_in_the_integers(
+    taught: Folder, tmp_path: Path, made: list[Ingredients]
+) -> None:
+    recipe, data = tmp_path / "few.toml", tmp_path / "data"
+    recipe.write_text('name = "few"\ndescription = "few"\nmethod = "minmax"\nwindows = 6\nwindow_bins = 64\n')
+    shutil.copytree(taught / "data", data)
+    with h5py.File(data / "sim00_day03.nwb", "r+") as file:
+        velocity = file["processing/behavior/Velocity/cursor_vel/data"]
+        velocity[...] = velocity[()][::-1]
+    for folder in (taught / "data", data):
+        changes = {"data": (folder,), "student": taught / "student", "recipe": str(recipe)}
+        stages.build(options(taught, tmp_path / "x.edge", **changes))
+    mine, its = (one.lfp.int8 for one in made)
+    assert mine.quantized.score != its.quantized.score
+    assert mine.ranges.windows == its.ranges.windows
+    for name, tensor in mine.quantized.model.tensors.items():
+        assert (tensor == its.quantized.model.tensors[name]).all(), name
+
+
+def test_a_given_student_is_fine_tuned_by_what_it_was_taught(
+    taught: Folder, tmp_path: Path, made: list[Ingredients], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objectives: list[Objective] = []
+
+    def tuned(student: Any, ranges: Any, sessions: Any, modality: str, objective: Objective, *_: object) -> Any:
+        objectives.append(objective)
+        return student, {name: [2 * value for value in values] for name, values in ranges.items()}
+
+    days = tuple(taught / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2))
+    settings: dict[str, Any] = {"preset": str(taught / "tiny.toml"), "steps": 6, "alignment": "mse"}
+    stages.distill(days, taught / "teacher", tmp_path / "student", **settings)
+    monkeypatch.setattr("edgedistill.build.quantize.finetune_student", tuned)
+    asked = {"data": days, "student": tmp_path / "student", "recipe": "qat"}
+    refused(taught, tmp_path, ConfigError, "needs its teacher", **asked)
+    assert not objectives
+    stages.build(options(taught, tmp_path / "x.edge", teacher=taught / "teacher", **asked))
+    assert objectives == [replace(DISTILLED, alignment_kind="mse"), DISTILLED_WITH_BEHAVIOUR]
+    ranges = made[0].lfp.int8.ranges
+    assert [row["range"] for row in ranges.table] == [max(values) for values in ranges.values.values()]
+
+
 @pytest.mark.usefixtures("unwritten")
 def test_a_given_teacher_is_used(taught: Folder, first: BuildResult, tmp_path: Path) -> None:
     days = tuple(taught / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2))
@@ -365,6 +447,14 @@ def test_wrong_names_are_told_before_the_training(home: Folder, tmp_path: Path) 
     refused(home, tmp_path, EdgeDistillError, "holds no student", student=tmp_path / "nothing")
     refused(home, tmp_path, EdgeDistillError, "holds no teacher", teacher=tmp_path / "nothing")
     assert not (tmp_path / "x.edge").exists()
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_missing_compiler_is_told_before_the_training(
+    home: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refused(home, tmp_path, EdgeDistillError, "gcc libc6-dev")
 
 
 @pytest.mark.usefixtures("untrained")
