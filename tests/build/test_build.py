@@ -450,11 +450,13 @@ def test_wrong_names_are_told_before_the_training(home: Folder, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("untrained")
-def test_a_missing_compiler_is_told_before_the_training(
-    home: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    refused(home, tmp_path, EdgeDistillError, "gcc libc6-dev")
+def test_a_missing_compiler_is_told_before_the_training(home: Folder, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        'name = "mine"\ndescription = "mine"\nengine = "c"\nstatus = "available"\ndeadline_ms = 10\n'
+        '[compiler]\ncommand = "no-such-gcc"\ndebian_package = "gcc-of-mine"\n'
+    )
+    refused(home, tmp_path, EdgeDistillError, "gcc-of-mine", target=str(mine))
 
 
 @pytest.mark.usefixtures("untrained")
