@@ -79,6 +79,11 @@ def quantize_for_session(
     return QuantizedStudent(model, streamed_score(model, session, modality))
 
 
+def better(plain: QuantizedStudent, tuned: QuantizedStudent) -> QuantizedStudent:
+    """The fine-tuned student, unless it decodes the validation block worse: its own loss does not tell."""
+    return tuned if tuned.score.validation_r2 >= plain.score.validation_r2 else plain
+
+
 def seen_features(model: Int8Model, bins: npt.NDArray[np.float32]) -> Array:
     """(T, d + (lags + 1) * C): what the read-out of the INT8 student sees of a whole session, as numbers."""
     kept = "readout" in model.keep
