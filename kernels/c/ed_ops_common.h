@@ -67,8 +67,8 @@ ED_INLINE int32_t ed_softmax(const int32_t *acc, float scale, const float *bias,
     float lanes[ED_LANES];
     for (int i = 0; i < ED_LANES; i++) lanes[i] = high;
     for (int at = 0; at < ED_WP; at += ED_LANES)
-        for (int i = 0; i < ED_LANES; i++) lanes[i] = ed_select(score[at + i] > lanes[i], score[at + i], lanes[i]);
-    for (int i = 0; i < ED_LANES; i++) high = ed_select(lanes[i] > high, lanes[i], high);
+        for (int i = 0; i < ED_LANES; i++) lanes[i] = ed_larger(lanes[i], score[at + i]);
+    for (int i = 0; i < ED_LANES; i++) high = ed_larger(high, lanes[i]);
     int32_t total = 0;
     for (int s = 0; s < ED_WP; s++) {
         int32_t weight = ed_rint(ED_LEVELS * ed_exp(score[s] - high));

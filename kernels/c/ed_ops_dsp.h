@@ -81,7 +81,8 @@ static __attribute__((noinline)) void ed_product(const int8_t *weights, const in
     }
     for (int o = 0; o < rows; o += 4) {
         int32_t a = 0, b = 0, c = 0, d = 0;
-        for (const uint32_t *pair = wide, *end = wide + n / 2; pair != end; pair += 2, w += 16) {
+        const uint32_t *pair = wide;
+        for (int left = n / 4; left; left--, pair += 2, w += 16) {
             const uint32_t even = pair[0], odd = pair[1];
             uint32_t four = ed_word(w);
             a = ed_add_pair(odd, ed_odd(four), ed_add_pair(even, ed_even(four), a));
