@@ -14,7 +14,7 @@ from typing import Any
 from edgedistill.models.files import load_student
 from edgedistill.models.student import Student
 from edgedistill.quantization.calibrate import calibrate
-from edgedistill.quantization.deployment import quantize_for_session
+from edgedistill.quantization.deployment import better, quantize_for_session
 from edgedistill.quantization.recipe import DEFAULT_RECIPE, Recipe, load_recipe, recipe_names
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.finetune import finetune_student
@@ -64,15 +64,19 @@ def quantized_row(
     student, modality = load_student(folder)[0], ROWS[row].modality
     readouts = {s.id: score_student(student, row, s)[0] for s in sessions}
     found: dict[str, Any] = {"r2": {}, "validation": {}, "per_output": {}}
+    whole = student
     if recipe.finetune is not None:
         student, after = tuned(student, row, recipe, sessions, targets, seed, config, folder / "finetune.safetensors")
         # what the longer training is worth without any rounding: the control of this row
         found["float_r2"] = {s.id: score_student(student, row, s)[1].r2 for s in sessions}
     for session in sessions:
-        ranges = calibrate(student, [session], modality, recipe, seed)
-        if recipe.finetune is not None:  # scales were trained; those of this session's bins alone would be others
+        ranges = calibrate(whole, [session], modality, recipe, seed)
+        quantized = quantize_for_session(whole, session, modality, readouts[session.id], ranges)
+        if recipe.finetune is not None:
             ranges = replace(ranges, values=after)
-        quantized = quantize_for_session(student, session, modality, readouts[session.id], ranges)
+            longer = quantize_for_session(student, session, modality, readouts[session.id], ranges)
+            found.setdefault("tuned_r2", {})[session.id] = longer.score.r2  # whether it is taken or not
+            quantized = better(quantized, longer)
         found["r2"][session.id] = quantized.score.r2
         found["validation"][session.id] = quantized.score.validation_r2
         found["per_output"][session.id] = list(quantized.score.r2_per_output)

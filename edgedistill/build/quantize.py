@@ -16,7 +16,7 @@ from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import load_student, save_student
 from edgedistill.models.student import Student
 from edgedistill.quantization.calibrate import calibrate, measured_table
-from edgedistill.quantization.deployment import QuantizedStudent, quantize_for_session
+from edgedistill.quantization.deployment import QuantizedStudent, better, quantize_for_session
 from edgedistill.quantization.ranges import Ranges, checkpoint_sha256, read_ranges
 from edgedistill.quantization.recipe import Recipe
 from edgedistill.training.batches import TrainingSession
@@ -50,7 +50,8 @@ def int8_student(
 ) -> Int8Student:
     """The student of row `row` in INT8 for `session`, by `recipe` or with ranges that were `given`.
 
-    `trained` are the sessions at hand; those the student can read serve the fine-tuning. Without `labelled`
+    `trained` are the sessions at hand; those the student can read serve the fine-tuning, whose result is taken where
+    it decodes the validation block no worse. Without `labelled`
     no label of `session` is used: the read-out stays as it is, and windows are drawn by chance. `taught` is what a
     given student was trained by, where that is not `row`.
     """
@@ -58,14 +59,17 @@ def int8_student(
     ranges = calibrated(run, row, student, seen, recipe) if given is None else given
     if not labelled:
         ranges = replace(ranges, recipe=replace(ranges.recipe, refit_readout=False))
-    if ranges.recipe.finetune is not None and given is None:
-        others = [s for s in trained if s.id != session.id and reads(student, s, ROWS[row].modality)]
-        own = [*others, session] if labelled else others
-        student, ranges = finetuned(run, row, student, ranges, own, targets, [seen], taught or ROWS[row])
-    start = monotonic()
-    quantized = quantize_for_session(student, session, ROWS[row].modality, readout, ranges)
+    modality, start = ROWS[row].modality, monotonic()
+    int8 = Int8Student(ranges, quantize_for_session(student, session, modality, readout, ranges))
     run.cache.note(named("quantize", row), start)
-    return Int8Student(ranges, quantized)
+    if ranges.recipe.finetune is None or given is not None:
+        return int8
+    others = [s for s in trained if s.id != session.id and reads(student, s, modality)]
+    own = [*others, session] if labelled else others
+    student, after = finetuned(run, row, student, ranges, own, targets, [seen], taught or ROWS[row])
+    tuned = Int8Student(after, quantize_for_session(student, session, modality, readout, after))
+    worse = labelled and better(int8.quantized, tuned.quantized) is int8.quantized  # without labels nothing tells
+    return int8 if worse else tuned
 
 
 def reads(student: Student, session: TrainingSession, modality: str) -> bool:
