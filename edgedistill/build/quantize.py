@@ -88,7 +88,7 @@ def given_ranges(path: Path | None, student: tuple[Student, dict[str, Any]] | No
             next_step="name the student they were made for with --student",
         )
     ranges = read_ranges(path, student[0].size)
-    ranges.require_for(checkpoint_sha256(student[0]))
+    ranges.require_for(checkpoint_sha256(student[0]), str(path))
     return ranges
 
 

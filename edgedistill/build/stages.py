@@ -57,11 +57,11 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     if target.compiler is not None and options.out.suffix != ".zip":
         find_toolchain(target)  # a missing compiler is told before the training
     preset = shortened(load_preset(options.preset), options.steps)
-    recipe = load_recipe(options.recipe)
     require_writable(options.out)
     refuse_foreign(options.out)
     given = None if options.student is None else load_student(options.student)
     ranges = given_ranges(options.ranges, given)
+    recipe = load_recipe(options.recipe) if ranges is None else ranges.recipe
     sizes = [preset.student] if given is None else [preset.student, given[0].size]
     for size in sizes:
         require_parts(plain_shape(size), recipe.keep)
@@ -112,13 +112,18 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     )
     gates = write_decoder_bundle(ingredients)
     cache.note("bundle", start)
-    notes = {name: note for name, note, _ in TABLE}
-    if mode:  # every result on another session names its mode
-        labels = "labelled probe" if options.probe else "no labels"
-        for name in ("deployed_r2", "int8_r2"):
-            notes[name] += f", adapted by '{options.adapt}', {labels}"
-    table = tuple(TableRow(name, metrics[name], causal, notes[name]) for name, _, causal in TABLE)
+    table = table_of(metrics, options, adapted=bool(mode))
     return BuildResult(options.out, target.name, tuple(cache.stages), metrics, gates, table)
+
+
+def table_of(metrics: dict[str, float | None], options: BuildOptions, adapted: bool) -> tuple[TableRow, ...]:
+    """Every model's R² and what it is; a result on another session names its mode."""
+    labels = "labelled probe" if options.probe else "no labels"
+    mode = f", adapted by '{options.adapt}', {labels}" if adapted else ""
+    shipped = ("deployed_r2", "int8_r2")
+    return tuple(
+        TableRow(name, metrics[name], causal, note + (mode if name in shipped else "")) for name, note, causal in TABLE
+    )
 
 
 def decoder_student(

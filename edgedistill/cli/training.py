@@ -155,7 +155,11 @@ The exit code is 3 when a gate of the target was missed; the bundle is written a
     show_default=True,
     help=f"How the student becomes INT8: {', '.join(recipe_names())}, or a .toml file of your own.",
 )
-@click.option("--ranges", type=EXISTING, help="What `edgedistill calibrate` wrote for the student of --student.")
+@click.option(
+    "--ranges",
+    type=EXISTING,
+    help="What `edgedistill calibrate` wrote for the student of --student; its recipe goes before --recipe.",
+)
 @click.option("--work", type=EXISTING, help="Where stages are kept.  [default: OUT with the ending .work]")
 @shared_options
 def build(

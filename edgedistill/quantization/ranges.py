@@ -79,11 +79,11 @@ class Ranges:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
 
-    def require_for(self, sha256: str) -> None:
+    def require_for(self, sha256: str, where: str = "ranges") -> None:
         """EdgeDistillError when these are the ranges of another checkpoint than the one of this hash."""
         if self.checkpoint_sha256 != sha256:
             raise EdgeDistillError(
-                "these ranges were made for another student",
+                f"{where}: made for another student",
                 got=f"ranges of {self.checkpoint_sha256[:16]}",
                 expected=f"ranges of {sha256[:16]}",
                 causes=("the student was trained again after it was calibrated", "a file of another run"),

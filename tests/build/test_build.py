@@ -287,7 +287,7 @@ BEHAVIOUR_ALONE = {"spike-student", "deployed"}  # the distilled student sees no
         ({"session": "sim00-day01"}, CALIBRATED),
         ({"seed": 1}, STUDENTS | CALIBRATED | {"teacher"}),
         ({"preset": "wide"}, STUDENTS | CALIBRATED),
-        ({"recipe": "minmax"}, CALIBRATED),
+        ({"recipe": "entropy"}, CALIBRATED),
     ],
     ids=["line frequency", "behaviour", "session", "seed", "student size", "recipe"],
 )
