@@ -1,0 +1,200 @@
+"""A random student as a program of another processor, under an emulator: records to do go in, named arrays come out.
+
+Compiled with the flags that the target's file gives, and -Werror; `emulated.c` is the program's other half.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgedistill.compile.c_model import c_sources
+from edgedistill.compile.footprint import state_bytes
+from edgedistill.compile.toolchain import Toolchain, find_toolchain
+from edgedistill.config import StudentShape
+from edgedistill.frontend import FrontEndConfig
+from edgedistill.numerics import Int8Model, Oracle
+from edgedistill.runtime import Output
+from edgedistill.runtime.c_abi import OUTPUT
+from edgedistill.runtime.c_state import put_student, state_dtype, student_arrays
+from edgedistill.runtime.stream import NumpyStream
+from edgedistill.target import load_target
+
+from .c_builds import KERNELS, facts_of
+
+MOST = 64  # bins or frames of one record
+NANO = StudentShape(32, 2, d=64, layers=2, heads=4, window=200, ff=256, taps=5, dilation=2, lags=10)
+STEP, PUSH, RESET, IMPORT, EXPORT = (ord(letter) for letter in "SPRIE")
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+# ---------------------------------------------------------------- records
+
+
+def steps(bins: npt.NDArray[np.float32]) -> bytes:
+    """Bins (T, C), each through ed_step."""
+    return b"".join(_record(STEP, len(part), part.tobytes()) for part in _parts(bins, [MOST]))
+
+
+def pushes(frames: npt.NDArray[np.float32], chunks: Sequence[int]) -> bytes:
+    """Frames (n, C) through ed_push in chunks of these sizes, in turn."""
+    return b"".join(_record(PUSH, len(part), part.tobytes()) for part in _parts(frames, chunks))
+
+
+def reset() -> bytes:
+    return _record(RESET, 0)
+
+
+def export() -> bytes:
+    return _record(EXPORT, 0)
+
+
+def import_(state: npt.NDArray[np.void]) -> bytes:
+    return _record(IMPORT, state.nbytes, state.tobytes())
+
+
+def _record(what: int, count: int, data: bytes = b"") -> bytes:
+    return struct.pack("<II", what, count) + data
+
+
+def _parts(rows: npt.NDArray[np.float32], sizes: Sequence[int]) -> list[npt.NDArray[np.float32]]:
+    parts, at = [], 0
+    while at < len(rows):
+        parts.append(np.ascontiguousarray(rows[at : at + sizes[len(parts) % len(sizes)]], np.float32))
+        at += len(parts[-1])
+    return parts
+
+
+# ---------------------------------------------------------------- programs
+
+
+@dataclass(frozen=True)
+class Program:
+    """An executable of the target, and how this machine runs it."""
+
+    file: Path
+    command: tuple[str, ...]
+    model: Int8Model
+    config: FrontEndConfig
+    toolchain: Toolchain
+    said: str = ""  # by the linker
+
+    def run(self, *records: bytes, timeout: float = 100) -> Arrays:
+        """Name -> (calls, ...) of everything the program told, in its order; integers as the oracle names them."""
+        folder = self.file.parent
+        (folder / "in.bin").write_bytes(b"".join(records) + bytes(8))
+        done = subprocess.run(self.command, cwd=folder, capture_output=True, timeout=timeout, check=False)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
+        found = _read(np.frombuffer((folder / "out.bin").read_bytes(), np.uint8))
+        assert found["error"].tolist() == [[0]]
+        return found
+
+    def oracle(self) -> Oracle:
+        return Oracle(self.model)
+
+    def stream(self) -> NumpyStream:
+        """Front end and step in numpy."""
+        facts = facts_of(self.model, self.config)
+        stream = NumpyStream(self.config, self.oracle(), facts.warmup_bins)
+        stream.set_normalization(np.array(facts.mean), np.array(facts.std))
+        return stream
+
+    def state_of(self, fresh: npt.NDArray[np.uint8], student: Arrays) -> npt.NDArray[np.void]:
+        """The oracle's state to import; `fresh` is an exported one."""
+        record = fresh.view(state_dtype(self.model.shape, self.config)).copy()[0]
+        put_student(self.model.shape, record, student)
+        return np.asarray(record)
+
+    def student(self, state: npt.NDArray[np.uint8]) -> Arrays:
+        """An exported state as the oracle names it."""
+        return student_arrays(self.model.shape, state.view(state_dtype(self.model.shape, self.config))[0])
+
+
+_FLOATS = {"kinematics": np.float32, "latents": np.float32, "error": np.int32, "state": np.uint8, "output": OUTPUT}
+_FLOATS |= dict.fromkeys(("ticks", "push", "sizes"), np.uint32)
+
+
+def _read(told: npt.NDArray[np.uint8]) -> Arrays:
+    found: dict[str, list[npt.NDArray[Any]]] = {}
+    at = 0
+    while at < len(told):
+        name = told[at : at + 16].tobytes().rstrip(b"\0").decode()
+        layer, size = told[at + 16 : at + 24].view("<i4").tolist()
+        data = told[at + 24 : at + 24 + size].view(_FLOATS.get(name, np.int8))
+        found.setdefault(name if layer < 0 else f"layers.{layer}.{name}", []).append(data)
+        at += 24 + size
+    return {name: np.stack(rows) for name, rows in found.items()}
+
+
+def require(command: str, package: str) -> None:
+    """Skips the test where a program is missing."""
+    if shutil.which(command) is None:
+        pytest.skip(f"{command} is not installed: apt install {package}")
+
+
+def toolchain_of(name: str) -> Toolchain:
+    target = load_target(name)
+    assert target.compiler is not None
+    require(target.compiler.command, target.compiler.debian_package)
+    return find_toolchain(target)
+
+
+def build(
+    folder: Path,
+    toolchain: Toolchain,
+    model: Int8Model,
+    config: FrontEndConfig,
+    sources: Sequence[Path] = (),
+    compile_options: Sequence[str] = ("-DED_TRACE",),
+    link_options: Sequence[str] = (),
+) -> tuple[Path, str]:
+    """`emulated.c` with the engine of `model`, and what the linker said."""
+    for file, text in c_sources(model, config, facts_of(model, config), toolchain.ops).items():
+        (folder / file).write_text(text)
+    options = ("-Werror", f"-I{KERNELS}/include", f"-I{KERNELS}/c", "-I.", '-DED_MODEL_HEADER="model_test.h"')
+    size = state_bytes(folder, toolchain, (*options, "-DED_TRACE"))
+    options = (*options, f"-DED_TEST_STATE_BYTES={size}", *compile_options)
+    files = [KERNELS / "c/ed_api.c", KERNELS / "c/ed_engine.c", Path(__file__).with_name("emulated.c"), *sources]
+    objects = [f"{file.stem}.o" for file in files]
+    for file, output in zip(files, objects, strict=True):
+        toolchain.compile(folder, str(file), output, options)
+    flags = [flag for flag in toolchain.flags if flag != "-fPIC"]
+    said = toolchain.run(folder, toolchain.compiler.command, *flags, *objects, *link_options, "-o", "program")
+    return folder / "program", said
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+def same(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> bool:
+    """Equal in every bit: the sign of a zero counts."""
+    return got.tobytes() == np.ascontiguousarray(wanted).tobytes()
+
+
+def require_same_bits(found: Arrays, expected: Arrays, start: int = 0) -> None:
+    """Every tensor of Oracle.trace among what a program told, from its step `start` on."""
+    for name, value in expected.items():
+        got = found[name][start : start + len(value)]
+        assert got.dtype == value.dtype, name
+        wrong = [i for i in range(len(value)) if not same(got[i], value[i])]
+        assert not wrong, f"{name} of bin {start + wrong[0]}"
+
+
+def require_same_outputs(found: npt.NDArray[np.void], expected: Sequence[Output]) -> None:
+    assert len(found) == len(expected)
+    for row, output in zip(found.ravel(), expected, strict=True):
+        facts = (output.bin, output.end_frame, output.flags, output.bad_channels)
+        assert tuple(row[name] for name in ("bin", "end_frame", "flags", "bad_channels")) == facts
+        kinematics = np.zeros(16, np.float32)
+        kinematics[: len(output.kinematics)] = output.kinematics
+        assert same(row["kinematics"], kinematics), f"bin {output.bin}"
