@@ -37,7 +37,7 @@ int main(void) {
     REQUIRE(ed_set_gain(decoder, gain, gain + info->channels) == ED_OK);
     unsigned char *state = malloc(info->export_bytes);
 
-    for (int round = 0; round < 1500; round++) {
+    for (int round = 0; round < 800; round++) {
         size_t n = 1 + (next() >> 8) % 40, made = 99, due = ed_outputs_for(decoder, n);
         float *frames = malloc(n * info->channels * sizeof *frames);
         int16_t *integers = malloc(n * info->channels * sizeof *integers);
@@ -52,7 +52,7 @@ int main(void) {
         REQUIRE(error == ED_OK && made == due);
         for (size_t i = 0; i < made; i++)
             for (size_t o = 0; o < info->outputs; o++) REQUIRE(isfinite(outputs[i].kinematics[o]));
-        if (round % 500 == 499) {
+        if (round % 200 == 199) {
             REQUIRE(ed_state_export(decoder, state, info->export_bytes) == ED_OK);
             ed_reset(decoder);
             REQUIRE(ed_state_import(decoder, state, info->export_bytes) == ED_OK);

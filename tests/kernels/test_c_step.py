@@ -136,6 +136,18 @@ def test_thousands_of_steps(built: Builder, ops: str) -> None:
     assert same(engine.run(bins)["kinematics"], Oracle(model).run(bins))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("ops", VARIANTS)
+def test_a_million_steps(built: Builder, ops: str) -> None:
+    engine, model = built(SMALL, ops, options=("-O3",))
+    oracle = Oracle(model)
+    for seed in range(20):
+        bins = random_bins(SMALL, 50_000, seed)
+        assert same(engine.run(bins)["kinematics"], oracle.run(bins)), seed
+    state = engine.unpacked(engine.export())
+    assert all(same(state[name], value) for name, value in oracle.export_state().items())
+
+
 @pytest.mark.parametrize("ops", VARIANTS)
 def test_sanitizers_find_nothing(tmp_path: Path, ops: str) -> None:
     model = random_model(ODD)
