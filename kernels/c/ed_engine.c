@@ -1,8 +1,8 @@
 /*
  * One model: its shape, its weights, its state and the table through which ed_api.c reaches it.
  *
- * Compiled once a model, with -DED_MODEL_HEADER='"model_NAME.h"', the file that edgedistill writes for a bundle. Defines
- * one external symbol, ed_model_NAME, and nothing else, so that several models link into one program.
+ * Compiled once a model, with -DED_MODEL_HEADER='"model_NAME.h"', the file that edgedistill writes for a bundle.
+ * Defines one external symbol, ed_model_NAME, and nothing else, so that several models link into one program.
  * Build with -std=c11 -O3 -ffp-contract=off -fno-math-errno and the flags of the variant; never with -ffast-math.
  */
 #include ED_MODEL_HEADER

@@ -1,5 +1,5 @@
 /*
- * Private: arithmetic whose bits are pinned, in plain C. The same operations in the same order as numerics/arithmetic.py.
+ * Private: arithmetic whose bits are pinned, in plain C: the operations and the order of numerics/arithmetic.py.
  *
  * float32 throughout, each operation rounded once, no contraction (-ffp-contract=off), no fast-math. A sum takes value
  * i into lane i mod 16, in order, then adds lanes 8, 4, 2 and 1 apart: loops over 16 lanes, which compilers vectorize.
@@ -49,7 +49,7 @@ ED_INLINE float ed_from_bits(uint32_t bits) {
 /* rint(x) of |x| < 2**22, ties to even, as an integer; of NaN something whose low byte is 0. */
 ED_INLINE int32_t ed_rint(float x) { return (int32_t)(ed_bits(x + ED_ROUND) - 0x4b400000u); }
 
-/* a where `take`, which is 0 or 1, else b. By bits: from a?b:c compilers make branches, on data, and then no vectors. */
+/* a where `take`, which is 0 or 1, else b. By bits: of ?: compilers make branches, on data, and then no vectors. */
 ED_INLINE float ed_select(int take, float a, float b) {
     uint32_t mask = 0u - (uint32_t)take;
     return ed_from_bits((ed_bits(a) & mask) | (ed_bits(b) & ~mask));

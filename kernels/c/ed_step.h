@@ -6,8 +6,8 @@
  * ring and no special case. Slots that were never written are masked, not skipped: a cold ring costs what a full one
  * costs. Lagged bins lie in a ring written twice, so that any stretch of them is contiguous.
  *
- * Roofline: a step reads every weight once and multiplies it once. `edge` at 96 channels: 1.11 MB of weights, 0.21 MB of
- * rings, so the time of streaming 1.3 MB from the cache they lie in.
+ * Roofline: a step reads every weight once and multiplies it once. `edge` at 96 channels: 1.11 MB of weights, 0.21 MB
+ * of rings, so the time of streaming 1.3 MB from the cache they lie in.
  */
 #ifndef ED_STEP_H
 #define ED_STEP_H
