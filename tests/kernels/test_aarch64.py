@@ -106,7 +106,6 @@ def test_the_deployed_size(built: Built) -> None:
     require_same_bits(program.run(steps(bins)), program.oracle().trace(bins))
 
 
-@pytest.mark.slow
 def test_ten_thousand_steps_of_the_deployed_size(built: Built) -> None:
     program, bins = built(NANO, trace=False), random_bins(NANO, 10_000)
     found = program.run(steps(bins), timeout=500)

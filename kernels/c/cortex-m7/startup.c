@@ -32,8 +32,9 @@ __attribute__((noreturn)) void ed_start(void) {
     enable_floats();
     for (volatile uint32_t *to = ed_data, *from = ed_data_in_flash; to != ed_data_end;) *to++ = *from++;
     for (volatile uint32_t *to = ed_bss; to != ed_bss_end;) *to++ = 0;
-    uint32_t here;
-    for (volatile uint32_t *to = ed_stack; to < &here - 16;) *to++ = PAINT;
+    uint32_t *top;
+    __asm__ volatile("mov %0, sp" : "=r"(top));
+    for (volatile uint32_t *to = ed_stack; to != top;) *to++ = PAINT;
     host_exit(main());
 }
 
