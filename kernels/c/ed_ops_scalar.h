@@ -2,10 +2,10 @@
  * Private: integer kernels in portable C, the plain definition of what every variant computes.
  *
  * A variant defines, for the shape of ed_weights.h:
- *     ED_OPS_NAME                                               as it stands in ed_info.variant
+ *     ED_OPS_NAME                                           as it stands in ed_info.variant
  *     ed_matvec(w, x, rows, n, acc)                         acc[o] = sum x[i] w[o, i]; rows a multiple of 16, n of 4
  *     ed_rows(w, x, rows, n, acc)                           the same for the few rows of the read-outs; n of 64
- *     struct ed_ring, ed_ring_clear, ed_ring_put, ed_ring_get   keys and values of one layer, ED_WINDOW slots
+ *     struct ed_ring, ed_ring_clear, _put, _get             keys and values of one layer, ED_WINDOW slots
  *     ed_scores(ring, h, q, acc)                            acc[s] = q (ED_DHP,) . key of slot s, acc (ED_WP,)
  *     ed_weighted(ring, h, p, acc)                          acc[i] = sum p[s] value[s, i], p (ED_WP,), acc (ED_DHP,)
  * and ends with ed_ops_common.h, which makes the steps of a layer out of them; a variant that fuses more defines those
