@@ -41,6 +41,9 @@ static int take(void *to, size_t bytes) { return !bytes || !host_read(in_file, t
 static int put(const void *from, size_t bytes) { return !bytes || !host_write(out_file, from, bytes); }
 static uint32_t clock_now(void) { return 0xFFFFFF - SYST_CVR; }
 
+/* 2 n instructions. */
+static void loop(uint32_t n) { __asm__ volatile("1: subs %0, #1\n bne 1b" : "+r"(n)::"cc"); }
+
 #else
 
 #include <stdio.h>
@@ -58,6 +61,7 @@ static int take(void *to, size_t bytes) { return fread(to, 1, bytes, in_file) ==
 static int put(const void *from, size_t bytes) { return fwrite(from, 1, bytes, out_file) == bytes && !fflush(out_file); }
 static uint32_t clock_now(void) { return 0; }
 static size_t stack_used(void) { return 0; }
+static void loop(uint32_t n) { (void)n; }
 
 #endif
 
@@ -112,12 +116,28 @@ static int push(ed_decoder *decoder, size_t n) {
     return ED_OK;
 }
 
+/* How the clock counts a loop of 2 n instructions. */
+static int count(uint32_t n) {
+    uint32_t began = clock_now();
+    loop(n);
+    uint32_t ticks = (clock_now() - began) & 0xFFFFFF;
+    ed_trace("loop", -1, &ticks, sizeof ticks);
+    return ED_OK;
+}
+
+/* Half of the smallest normal number: 0 where denormals are flushed. */
+static float denormal(void) {
+    static volatile float smallest = 0x1p-126f;
+    return smallest * 0.5f;
+}
+
 static int answer(ed_decoder *decoder, const ed_info *info, uint32_t what, size_t n) {
     size_t frame = info->channels * sizeof(float);
     switch (what) {
     case 'S': return take(data, n * frame) ? step(decoder, info, n) : -100;
     case 'P': return take(data, n * frame) ? push(decoder, n) : -100;
     case 'R': return ed_reset(decoder), ED_OK;
+    case 'C': return count((uint32_t)n);
     case 'I': return take(data, n) ? ed_state_import(decoder, data, n) : -100;
     case 'E':
         if (ed_state_export(decoder, data, info->export_bytes)) return -101;
@@ -136,7 +156,9 @@ int main(void) {
     error = info->export_bytes > sizeof data ? -103 : ed_init(&ed_model_test, memory, sizeof memory, &decoder);
     while (!error && take(record, sizeof record) && record[0]) error = answer(decoder, info, record[0], record[1]);
     uint32_t sizes[2] = {(uint32_t)info->state_bytes, (uint32_t)stack_used()};
+    float tiny = denormal();
     ed_trace("sizes", -1, sizes, sizeof sizes);
+    ed_trace("denormal", -1, &tiny, sizeof tiny);
     ed_trace("error", -1, &error, sizeof error);
     flush();
     return failed;

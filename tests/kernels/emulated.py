@@ -33,7 +33,7 @@ from .c_builds import KERNELS, facts_of
 
 MOST = 64  # bins or frames of one record
 NANO = StudentShape(32, 2, d=64, layers=2, heads=4, window=200, ff=256, taps=5, dilation=2, lags=10)
-STEP, PUSH, RESET, IMPORT, EXPORT = (ord(letter) for letter in "SPRIE")
+STEP, PUSH, RESET, IMPORT, EXPORT, COUNT = (ord(letter) for letter in "SPRIEC")
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -61,6 +61,11 @@ def export() -> bytes:
 
 def import_(state: npt.NDArray[np.void]) -> bytes:
     return _record(IMPORT, state.nbytes, state.tobytes())
+
+
+def count(loops: int) -> bytes:
+    """A loop of twice as many instructions, by the clock that times steps."""
+    return _record(COUNT, loops)
 
 
 def _record(what: int, count: int, data: bytes = b"") -> bytes:
@@ -97,6 +102,7 @@ class Program:
         assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
         found = _read(np.frombuffer((folder / "out.bin").read_bytes(), np.uint8))
         assert found["error"].tolist() == [[0]]
+        assert found["denormal"].tolist() == [[2.0**-127]]
         return found
 
     def oracle(self) -> Oracle:
@@ -120,8 +126,9 @@ class Program:
         return student_arrays(self.model.shape, state.view(state_dtype(self.model.shape, self.config))[0])
 
 
-_FLOATS = {"kinematics": np.float32, "latents": np.float32, "error": np.int32, "state": np.uint8, "output": OUTPUT}
-_FLOATS |= dict.fromkeys(("ticks", "push", "sizes"), np.uint32)
+_TYPES: dict[str, Any] = {"error": np.int32, "state": np.uint8, "output": OUTPUT}  # all else is int8
+_TYPES |= dict.fromkeys(("kinematics", "latents", "denormal"), np.float32)
+_TYPES |= dict.fromkeys(("ticks", "push", "loop", "sizes"), np.uint32)
 
 
 def _read(told: npt.NDArray[np.uint8]) -> Arrays:
@@ -130,7 +137,7 @@ def _read(told: npt.NDArray[np.uint8]) -> Arrays:
     while at < len(told):
         name = told[at : at + 16].tobytes().rstrip(b"\0").decode()
         layer, size = told[at + 16 : at + 24].view("<i4").tolist()
-        data = told[at + 24 : at + 24 + size].view(_FLOATS.get(name, np.int8))
+        data = told[at + 24 : at + 24 + size].view(_TYPES.get(name, np.int8))
         found.setdefault(name if layer < 0 else f"layers.{layer}.{name}", []).append(data)
         at += 24 + size
     return {name: np.stack(rows) for name, rows in found.items()}
