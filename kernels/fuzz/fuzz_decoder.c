@@ -1,0 +1,323 @@
+/*
+ * For libFuzzer: calls of any kind, in any order, with frames, states and statistics of any bits.
+ *
+ * models.h, which benchmarks/fuzz.py generates, lists the models: one student in every variant that this CPU runs, for
+ * each of several arrays. An input chooses an array, then makes the same calls on the decoders of all its variants,
+ * the first with frames in one piece, the others in chunks. Required, besides what the sanitizers see:
+ *   - the codes that edgedistill.h promises, and after an error the same state as before;
+ *   - as many outputs as ed_outputs_for says, in buffers of exactly that size;
+ *   - kinematics that are finite, or flagged ED_INVALID;
+ *   - the same bits of outputs and exported states from all variants and all chunks.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "edgedistill.h"
+#include "models.h" /* ARRAYS, VARIANTS, models[ARRAYS][VARIANTS] */
+
+#define REQUIRE(what)                                               \
+    do {                                                            \
+        if (!(what)) {                                              \
+            fprintf(stderr, "line %d: not %s\n", __LINE__, #what);  \
+            abort();                                                \
+        }                                                           \
+    } while (0)
+
+enum { MOST_FRAMES = 64, MOST_GAP = 300 };
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* ---------------------------------------------------------------- the input as a tape */
+
+typedef struct {
+    const uint8_t *at, *end;
+    uint32_t seed; /* goes on where bytes would be wasted: splits, positions */
+} tape;
+
+static uint8_t byte_of(tape *t) { return t->at < t->end ? *t->at++ : 0; }
+
+static uint32_t random_of(tape *t) { return (t->seed = t->seed * 1664525u + 1013904223u) >> 8; }
+
+static float bits_of(tape *t) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 4; i++) bits = bits << 8 | byte_of(t);
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* A byte becomes one of the values that break things, or plain microvolts. */
+static float wild_of(uint8_t byte) {
+    static const float values[] = {0.0f,  -0.0f,  1e-45f,    -1e-45f,  1e-38f, 3.4028235e38f, -3.4028235e38f, 1e30f,
+                                   -1e30f, 1e-30f, INFINITY, -INFINITY, NAN,    -NAN,          4.0f,           32767.0f};
+    return byte < 16 ? values[byte] : (float)((int)byte - 136) * 1.5f;
+}
+
+/* n values: all bits, or a byte each, or all the same, as a dead amplifier sends them. */
+static void fill(tape *t, float *x, size_t n) {
+    int mode = byte_of(t) % 3;
+    float same = mode == 2 ? wild_of(byte_of(t)) : 0;
+    for (size_t i = 0; i < n; i++) x[i] = mode == 0 ? bits_of(t) : mode == 1 ? wild_of(byte_of(t)) : same;
+}
+
+static void *allocated(size_t bytes) {
+    void *memory = malloc(bytes + !bytes); /* of the exact size, so that the sanitizer sees one step too far */
+    REQUIRE(memory);
+    return memory;
+}
+
+/* ---------------------------------------------------------------- decoders */
+
+typedef struct {
+    const ed_info *info;
+    ed_decoder *decoders[VARIANTS];
+    int has_gain;
+} stream;
+
+typedef struct {
+    const float *uv; /* or */
+    const int16_t *i16; /* or neither: lost */
+    size_t n;
+} frames_of_call;
+
+static void *exported(ed_decoder *decoder) {
+    size_t bytes = ed_info_get(decoder)->export_bytes;
+    void *state = allocated(bytes);
+    REQUIRE(ed_state_export(decoder, state, bytes) == ED_OK);
+    return state;
+}
+
+static void require_state(ed_decoder *decoder, const void *expected) {
+    void *state = exported(decoder);
+    REQUIRE(memcmp(state, expected, ed_info_get(decoder)->export_bytes) == 0);
+    free(state);
+}
+
+static void require_same_states(stream *s) {
+    void *state = exported(s->decoders[0]);
+    for (int v = 1; v < VARIANTS; v++) require_state(s->decoders[v], state);
+    free(state);
+}
+
+static void require_same_latents(stream *s) {
+    float *first = allocated(s->info->latent * sizeof *first), *other = allocated(s->info->latent * sizeof *other);
+    REQUIRE(ed_latent(s->decoders[0], first, s->info->latent) == ED_OK);
+    for (int v = 1; v < VARIANTS; v++) {
+        REQUIRE(ed_latent(s->decoders[v], other, s->info->latent) == ED_OK);
+        REQUIRE(memcmp(first, other, s->info->latent * sizeof *first) == 0);
+    }
+    REQUIRE(ed_latent(s->decoders[0], first, s->info->latent + 1) == ED_ERROR_SIZE);
+    free(first);
+    free(other);
+}
+
+/* ---------------------------------------------------------------- calls */
+
+static int push(ed_decoder *decoder, frames_of_call f, ed_output *outputs, size_t capacity, size_t *made) {
+    if (f.uv) return ed_push(decoder, f.uv, f.n, outputs, capacity, made);
+    if (f.i16) return ed_push_i16(decoder, f.i16, f.n, outputs, capacity, made);
+    return ed_gap_outputs(decoder, f.n, outputs, capacity, made);
+}
+
+/* The same frames, cut anywhere. */
+static size_t push_in_chunks(tape *t, ed_decoder *decoder, frames_of_call f, size_t channels, ed_output *outputs) {
+    size_t total = 0;
+    while (f.n) {
+        frames_of_call part = f;
+        part.n = 1 + random_of(t) % f.n;
+        size_t made = 99, due = ed_outputs_for(decoder, part.n);
+        ed_output *own = allocated(due * sizeof *own);
+        REQUIRE(push(decoder, part, due ? own : NULL, due, &made) == ED_OK && made == due);
+        memcpy(outputs + total, own, due * sizeof *own);
+        free(own);
+        total += made;
+        f.n -= part.n;
+        if (f.uv) f.uv += part.n * channels;
+        if (f.i16) f.i16 += part.n * channels;
+    }
+    return total;
+}
+
+static void require_refusals(ed_decoder *decoder, frames_of_call f, size_t due) {
+    size_t made = 77;
+    void *before = exported(decoder);
+    ed_output *outputs = allocated(due * sizeof *outputs);
+    if (due) REQUIRE(push(decoder, f, outputs, due - 1, &made) == ED_ERROR_CAPACITY);
+    if (due) REQUIRE(push(decoder, f, NULL, due, &made) == ED_ERROR_NULL);
+    REQUIRE(push(decoder, f, outputs, due, NULL) == ED_ERROR_NULL);
+    f.n = 0;
+    REQUIRE(push(decoder, f, outputs, due, &made) == ED_ERROR_COUNT);
+    f.n = (size_t)-3;
+    REQUIRE(push(decoder, f, outputs, due, &made) == ED_ERROR_COUNT && made == 77);
+    require_state(decoder, before);
+    free(outputs);
+    free(before);
+}
+
+static void push_all(tape *t, stream *s, frames_of_call f) {
+    size_t due = ed_outputs_for(s->decoders[0], f.n), made = 99;
+    if (random_of(t) % 16 == 0) require_refusals(s->decoders[0], f, due);
+    ed_output *first = allocated(due * sizeof *first), *other = allocated(due * sizeof *other);
+    REQUIRE(push(s->decoders[0], f, due ? first : NULL, due, &made) == ED_OK && made == due);
+    for (size_t i = 0; i < due; i++)
+        for (uint32_t o = 0; o < ED_MAX_OUTPUTS; o++)
+            REQUIRE(isfinite(first[i].kinematics[o]) || (first[i].flags & ED_INVALID));
+    for (int v = 1; v < VARIANTS; v++) {
+        REQUIRE(push_in_chunks(t, s->decoders[v], f, s->info->channels, other) == due);
+        REQUIRE(memcmp(first, other, due * sizeof *first) == 0);
+    }
+    free(first);
+    free(other);
+}
+
+static void call_push(tape *t, stream *s) {
+    size_t n = 1 + byte_of(t) % MOST_FRAMES, values = n * s->info->channels;
+    float *frames = allocated(values * sizeof *frames);
+    fill(t, frames, values);
+    push_all(t, s, (frames_of_call){frames, NULL, n});
+    free(frames);
+}
+
+static void call_push_i16(tape *t, stream *s) {
+    size_t n = 1 + byte_of(t) % MOST_FRAMES, values = n * s->info->channels, made;
+    int16_t *frames = allocated(values * sizeof *frames);
+    for (size_t i = 0; i < values; i++) frames[i] = (int16_t)(byte_of(t) << 8 | byte_of(t));
+    if (s->has_gain) push_all(t, s, (frames_of_call){NULL, frames, n});
+    else REQUIRE(ed_push_i16(s->decoders[0], frames, n, NULL, 0, &made) == ED_ERROR_GAIN);
+    free(frames);
+}
+
+static void call_gap(tape *t, stream *s) {
+    size_t n = 1 + (size_t)(byte_of(t) << 8 | byte_of(t)) % MOST_GAP;
+    if (byte_of(t) % 4) {
+        push_all(t, s, (frames_of_call){NULL, NULL, n});
+    } else {
+        for (int v = 0; v < VARIANTS; v++) REQUIRE(ed_gap(s->decoders[v], n) == ED_OK);
+        REQUIRE(ed_gap(s->decoders[0], 0) == ED_ERROR_COUNT);
+    }
+}
+
+static void call_step(tape *t, stream *s) {
+    float *bin = allocated(s->info->channels * sizeof *bin), first[ED_MAX_OUTPUTS], other[ED_MAX_OUTPUTS];
+    int finite = 1;
+    fill(t, bin, s->info->channels);
+    for (uint32_t c = 0; c < s->info->channels; c++) finite &= !!isfinite(bin[c]);
+    for (int v = 0; v < VARIANTS; v++) {
+        float *to = v ? other : first;
+        REQUIRE(ed_step(s->decoders[v], bin, to) == (finite ? ED_OK : ED_ERROR_VALUE));
+        for (uint32_t o = 0; finite && o < s->info->outputs; o++)
+            REQUIRE(isfinite(to[o]) && memcmp(&to[o], &first[o], sizeof(float)) == 0);
+    }
+    free(bin);
+}
+
+static void call_set_normalization(tape *t, stream *s) {
+    size_t channels = s->info->channels;
+    float *mean = allocated(channels * sizeof *mean), *std = allocated(channels * sizeof *std);
+    int fine = 1;
+    fill(t, mean, channels);
+    fill(t, std, channels);
+    if (byte_of(t) % 2)
+        for (size_t c = 0; c < channels; c++) std[c] = fabsf(std[c]); /* else few would be taken */
+    for (size_t c = 0; c < channels; c++) fine &= isfinite(mean[c]) && isfinite(std[c]) && !(std[c] < 0);
+    for (int v = 0; v < VARIANTS; v++)
+        REQUIRE(ed_set_normalization(s->decoders[v], mean, std) == (fine ? ED_OK : ED_ERROR_VALUE));
+    free(mean);
+    free(std);
+}
+
+static void call_set_gain(tape *t, stream *s) {
+    size_t channels = s->info->channels;
+    float *values = allocated(2 * channels * sizeof *values);
+    double *gain = allocated(2 * channels * sizeof *gain);
+    int fine = 1;
+    fill(t, values, 2 * channels);
+    for (size_t c = 0; c < 2 * channels; c++) {
+        gain[c] = (double)values[c] * (byte_of(t) % 8 ? 1.0 : 1e260);
+        fine &= !!isfinite(gain[c]);
+    }
+    for (int v = 0; v < VARIANTS; v++)
+        REQUIRE(ed_set_gain(s->decoders[v], gain, gain + channels) == (fine ? ED_OK : ED_ERROR_VALUE));
+    s->has_gain |= fine;
+    free(values);
+    free(gain);
+}
+
+/* A state with some bytes changed: taken by all variants, or refused by all, and then nothing has changed. */
+static void call_import(tape *t, stream *s) {
+    size_t bytes = s->info->export_bytes;
+    unsigned char *before = exported(s->decoders[0]), *state = allocated(bytes);
+    memcpy(state, before, bytes);
+    for (int n = byte_of(t) % 8; n; n--) {
+        size_t at = (size_t)(byte_of(t) << 8 | byte_of(t)), range = byte_of(t) % 2 ? bytes : sizeof(ed_state_header);
+        size_t from = byte_of(t) % 2 ? at % range : bytes - 1 - at % range;
+        size_t length = 1 + byte_of(t) % 8;
+        for (size_t i = from; i < bytes && i < from + length; i++) state[i] = byte_of(t);
+    }
+    int code = ed_state_import(s->decoders[0], state, bytes);
+    REQUIRE(code == ED_OK || code == ED_ERROR_STATE);
+    if (code) require_state(s->decoders[0], before);
+    for (int v = 1; v < VARIANTS; v++) REQUIRE(ed_state_import(s->decoders[v], state, bytes) == code);
+    require_same_states(s);
+    free(before);
+    free(state);
+}
+
+/* Buffers of any size, at any address. */
+static void call_with_wrong_sizes(tape *t, stream *s) {
+    size_t bytes = (size_t)(byte_of(t) << 8 | byte_of(t)), shift = byte_of(t) % 8;
+    unsigned char *buffer = allocated(bytes + 8);
+    memset(buffer, byte_of(t), bytes + 8);
+    int code = bytes != s->info->export_bytes ? ED_ERROR_SIZE : shift ? ED_ERROR_ALIGN : ED_OK;
+    if (code) {
+        void *before = exported(s->decoders[0]);
+        REQUIRE(ed_state_import(s->decoders[0], buffer + shift, bytes) == code);
+        REQUIRE(ed_state_export(s->decoders[0], buffer + shift, bytes) == code);
+        require_state(s->decoders[0], before);
+        free(before);
+    }
+    REQUIRE(ed_state_import(s->decoders[0], NULL, bytes) == ED_ERROR_NULL);
+    REQUIRE(ed_push(NULL, (const float *)(const void *)buffer, 1, NULL, 0, NULL) == ED_ERROR_NULL);
+    free(buffer);
+}
+
+static void call_reset(tape *t, stream *s) {
+    (void)t;
+    for (int v = 0; v < VARIANTS; v++) ed_reset(s->decoders[v]);
+}
+
+/* ---------------------------------------------------------------- an input */
+
+static void *memory_of(const ed_model *model, size_t *bytes) {
+    *bytes = (ed_state_bytes(model) + ED_ALIGN - 1) / ED_ALIGN * ED_ALIGN;
+    void *memory = aligned_alloc(ED_ALIGN, *bytes);
+    REQUIRE(memory);
+    memset(memory, 0xa5, *bytes); /* a decoder must not depend on what was there */
+    return memory;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static void (*const calls[])(tape *, stream *) = {
+        call_push,   call_push, call_push,  call_push,   call_push_i16,          call_push_i16, call_gap,
+        call_import, call_step, call_reset, call_import, call_set_normalization, call_set_gain, call_with_wrong_sizes,
+    };
+    tape t = {data, data + size, 1};
+    int array = byte_of(&t) % ARRAYS;
+    void *memory[VARIANTS];
+    stream s = {.info = ed_model_info(models[array][0])};
+    for (int v = 0; v < VARIANTS; v++) {
+        size_t bytes;
+        memory[v] = memory_of(models[array][v], &bytes);
+        REQUIRE(ed_init(models[array][v], memory[v], bytes, &s.decoders[v]) == ED_OK);
+    }
+    while (t.at < t.end) {
+        t.seed ^= (uint32_t)(t.end - t.at);
+        calls[byte_of(&t) % (sizeof calls / sizeof *calls)](&t, &s);
+    }
+    require_same_states(&s);
+    require_same_latents(&s);
+    for (int v = 0; v < VARIANTS; v++) free(memory[v]);
+    return 0;
+}
