@@ -1,0 +1,65 @@
+/*
+ * For cortex_m7.py: counts of instructions from a Cortex-M7 under emulation, to out.bin.
+ *
+ * QEMU, told -icount shift=0, moves its clock 1 ns an instruction; SysTick counts that clock at 25 MHz. Each call is
+ * timed alone. The words: ticks of a loop of 2 million instructions, bytes of stack, CALLS of ed_step, CALLS of ed_push
+ * of the frames of one bin.
+ */
+#include "edgedistill.h"
+#include "semihosting.h"
+
+#define CALLS 300
+#define FRAMES 10
+#define MOST_CHANNELS 32
+#define SYST_CSR (*(volatile uint32_t *)0xE000E010u)
+#define SYST_RVR (*(volatile uint32_t *)0xE000E014u)
+#define SYST_CVR (*(volatile uint32_t *)0xE000E018u)
+
+extern const ed_model ed_model_subject;
+size_t stack_used(void);
+
+static _Alignas(ED_ALIGN) unsigned char memory[STATE_BYTES];
+static float frames[FRAMES * MOST_CHANNELS];
+__attribute__((section(".host"))) static uint32_t words[2 + 2 * CALLS];
+
+static uint32_t now(void) { return 0xFFFFFF - SYST_CVR; }
+static uint32_t since(uint32_t began) { return (now() - began) & 0xFFFFFF; }
+
+/* Noise of a few units. */
+static void fill(float *x, size_t n) {
+    static uint32_t seed = 1;
+    for (size_t i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        x[i] = (float)(int32_t)seed * 0x1p-29f;
+    }
+}
+
+int main(void) {
+    ed_decoder *decoder;
+    ed_output output;
+    float kinematics[ED_MAX_OUTPUTS];
+    size_t channels = ed_model_info(&ed_model_subject)->channels, made;
+    if (channels > MOST_CHANNELS || ed_init(&ed_model_subject, memory, sizeof memory, &decoder)) return 1;
+    SYST_RVR = 0xFFFFFF;
+    SYST_CVR = 0;
+    SYST_CSR = 5; /* the processor's clock, no interrupt */
+
+    uint32_t began = now(), loops = 1000000;
+    __asm__ volatile("1: subs %0, #1\n bne 1b" : "+r"(loops)::"cc");
+    words[0] = since(began);
+    for (int i = 0; i < CALLS; i++) {
+        fill(frames, channels);
+        began = now();
+        if (ed_step(decoder, frames, kinematics)) return 1;
+        words[2 + i] = since(began);
+    }
+    ed_reset(decoder);
+    for (int i = 0; i < CALLS; i++) {
+        fill(frames, FRAMES * channels);
+        began = now();
+        if (ed_push(decoder, frames, FRAMES, &output, 1, &made) || made != 1) return 1;
+        words[2 + CALLS + i] = since(began);
+    }
+    words[1] = (uint32_t)stack_used();
+    return host_write(host_open("out.bin", 7, HOST_WRITE), words, sizeof words) != 0;
+}
