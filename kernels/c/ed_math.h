@@ -55,9 +55,9 @@ ED_INLINE float ed_select(int take, float a, float b) {
     return ed_from_bits((ed_bits(a) & mask) | (ed_bits(b) & ~mask));
 }
 
-/* A Cortex-M has one instruction for each of these, of which compilers make no branch. It differs for NaN, which no
- * finite bin leads to, and takes bits through its other registers slowly. */
-#if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
+/* A Cortex-M7 (or M85: FPv5 with doubles) has one instruction for each of these, of which compilers make no branch. It
+ * differs for NaN, which no finite bin leads to; bits would go through its other registers, slowly. */
+#if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M' && defined(__ARM_FP) && (__ARM_FP & 8)
 ED_INLINE float ed_larger(float x, float y) { return __builtin_fmaxf(x, y); }
 ED_INLINE float ed_smaller(float x, float y) { return __builtin_fminf(x, y); }
 #else
