@@ -8,7 +8,7 @@
  *
  * Weights   [4 rows][4 inputs] after [4 rows][4 inputs]: read from end to end, in flash.
  * Keys      (heads)[4 slots][4 dims][4][4]: a matrix of a row a slot; values (heads)[4 dims][4 slots][4][4]: a row a dim.
- * Cost      21 instructions for 16 products: 4 loads, 8 sxtb16, 8 smlad, and the loop's.
+ * Cost      23 to 25 instructions for 16 products, 8 of them sxtb16 and 8 smlad; nano: 0.46 million a step (emulated).
  *
  * Without the extension the two instructions are written out in C: the same layout and bits on any processor.
  */
