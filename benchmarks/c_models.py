@@ -158,12 +158,12 @@ class Decoder:
 
     def __init__(self, built: Built) -> None:
         self.call = load_library(built.library, built.library.read_bytes())
-        model = ctypes.addressof(ctypes.c_char.in_dll(self.call, f"ed_model_{built.name}"))
-        self.info = self.call.ed_model_info(model).contents
+        self.model = ctypes.addressof(ctypes.c_char.in_dll(self.call, f"ed_model_{built.name}"))
+        self.info = self.call.ed_model_info(self.model).contents
         room = np.zeros(self.info.state_bytes + ALIGN, np.uint8)
         self.memory = room[-room.ctypes.data % ALIGN :][: self.info.state_bytes]
         handle = ctypes.c_void_p()
-        self.done(self.call.ed_init(model, self.memory.ctypes.data, len(self.memory), ctypes.byref(handle)))
+        self.done(self.call.ed_init(self.model, self.memory.ctypes.data, len(self.memory), ctypes.byref(handle)))
         self.handle = handle.value
 
     def done(self, code: int) -> None:
