@@ -17,6 +17,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -82,7 +83,7 @@ def main() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         result = before | measured(Path(folder), plan, options.bundle, not options.no_peers)
-    result |= {"after": {"load": list(os.getloadavg()), "interrupted": interruptions()}}
+    result |= {"after": {"load": list(os.getloadavg()), "interruptions": interruptions()}}
     result["gates"] = gates(result)
     write(options.out, result)
     show(result)
@@ -220,8 +221,15 @@ def measured(folder: Path, plan: Plan, bundle: Path | None, with_peers: bool) ->
     if with_peers:
         add_peers(subjects)
     roofline = Roofline(made(folder / "roofline"), cache_bytes("LEVEL2") or 2**20)
+    clocks = time.perf_counter(), time.process_time()
     times = run_rounds(subjects, roofline)
-    found: dict[str, Any] = {"variants": variants(), "plan": vars(plan)}
+    seconds, own = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
+    found: dict[str, Any] = {
+        "variants": variants(),
+        "plan": vars(plan),
+        "seconds": seconds,
+        "core_share": own / seconds,
+    }
     for name, parts in times.items():
         what, _, subject = name.partition("/")
         found.setdefault(what, {})[subject] = summary(parts)

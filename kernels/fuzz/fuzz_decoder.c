@@ -245,19 +245,45 @@ static void call_set_gain(tape *t, stream *s) {
     free(gain);
 }
 
-/* A state with some bytes changed: taken by all variants, or refused by all, and then nothing has changed. */
+/* Bytes anywhere in a state, or where the next bin goes, in range and beside it. */
+static void change(tape *t, unsigned char *state, size_t bytes) {
+    ed_state_header header;
+    memcpy(&header, state, sizeof header);
+    int32_t near[] = {0, -1, (int32_t)header.window - 2, (int32_t)header.window - 1, (int32_t)header.window, INT32_MIN};
+    if (byte_of(t) % 4 == 0) header.pos = near[byte_of(t) % 6];
+    if (byte_of(t) % 4 == 0) header.live = near[byte_of(t) % 6];
+    memcpy(state, &header, sizeof header);
+    if (byte_of(t) % 8 == 0) state[sizeof header + byte_of(t)] = 0x80; /* -128: no state has it */
+    for (int n = byte_of(t) % 6; n; n--) {
+        size_t at = (size_t)(byte_of(t) << 8 | byte_of(t)), range = byte_of(t) % 4 ? bytes : sizeof header;
+        size_t from = byte_of(t) % 2 ? at % range : bytes - 1 - at % range, length = 1 + byte_of(t) % 8;
+        for (size_t i = from; i < bytes && i < from + length; i++) state[i] = byte_of(t);
+    }
+}
+
+/* Whether the student's part of a state is one that edgedistill.h describes; `own` is the header of this model. */
+static int is_possible(const unsigned char *state, ed_state_header own) {
+    ed_state_header header;
+    memcpy(&header, state, sizeof header);
+    int32_t slots = (int32_t)own.window - 1;
+    if (header.pos < 0 || header.pos >= slots || header.live < 0 || header.live > slots) return 0;
+    own.pos = header.pos, own.live = header.live, own.seen = header.seen;
+    if (memcmp(&own, &header, sizeof own) != 0) return 0;
+    size_t integers = 2 * (size_t)own.layers * own.d * (own.window - 1) + (size_t)own.lag_rows * own.channels;
+    return !memchr(state + sizeof header, 0x80, integers);
+}
+
+/* A state with changes: taken by all variants, or refused by all, and then nothing has changed. */
 static void call_import(tape *t, stream *s) {
     size_t bytes = s->info->export_bytes;
     unsigned char *before = exported(s->decoders[0]), *state = allocated(bytes);
+    ed_state_header own;
+    memcpy(&own, before, sizeof own);
     memcpy(state, before, bytes);
-    for (int n = byte_of(t) % 8; n; n--) {
-        size_t at = (size_t)(byte_of(t) << 8 | byte_of(t)), range = byte_of(t) % 2 ? bytes : sizeof(ed_state_header);
-        size_t from = byte_of(t) % 2 ? at % range : bytes - 1 - at % range;
-        size_t length = 1 + byte_of(t) % 8;
-        for (size_t i = from; i < bytes && i < from + length; i++) state[i] = byte_of(t);
-    }
+    change(t, state, bytes);
     int code = ed_state_import(s->decoders[0], state, bytes);
     REQUIRE(code == ED_OK || code == ED_ERROR_STATE);
+    REQUIRE(code == ED_ERROR_STATE || is_possible(state, own));
     if (code) require_state(s->decoders[0], before);
     for (int v = 1; v < VARIANTS; v++) REQUIRE(ed_state_import(s->decoders[v], state, bytes) == code);
     require_same_states(s);
