@@ -83,7 +83,7 @@ def main() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         result = before | measured(Path(folder), plan, options.bundle, not options.no_peers)
-    result |= {"after": {"load": list(os.getloadavg()), "interruptions": interruptions()}}
+    result |= {"after": {"load": [round(part, 2) for part in os.getloadavg()], "interruptions": interruptions()}}
     result["gates"] = gates(result)
     write(options.out, result)
     show(result)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,9 +17,8 @@ PERCENTILES = ("p50", "p95", "p99", "p999", "max")
 def show(result: dict[str, Any]) -> None:
     console = Console(width=WIDTH)
     device = result["device"]
-    console.print(
-        f"{device['cpu']}, one core, {device['compiler']}, load {device['load']} to {result['after']['load']}"
-    )
+    load = f"load {device['load']} before, {result['after']['load']} after"
+    console.print(f"{device['cpu']}, {device['compiler']}; one core, {result['core_share']:.0%} of it ours; {load}")
     for table in (steps(result), peers(result), paced(result), roofline(result), *scales(result), sizes(result)):
         console.print(table)
     for gate in result["gates"]:
@@ -122,3 +124,48 @@ def sizes(result: dict[str, Any]) -> Table:
     for key, found in result["sizes"].items():
         table.add_row(key, *(f"{found[name]:,}" for name in names))
     return table
+
+
+# ---------------------------------------------------------------- for the README
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The rows that a reader chooses by."""
+    native, push, floor = result["variants"][0], result["push"], result["roofline"]["steps"]
+    lines = ["| | p50 µs | p99 | p99.9 | max | |", "|:--|--:|--:|--:|--:|:--|"]
+    for preset in ("edge", "nano", "paper"):
+        key = f"{preset}, {native}"
+        over = f"{floor[key]['ratio']:.2f} × its roofline of {floor[key]['max_us']:.2f} µs" if floor[key] else ""
+        lines.append(row(f"`{preset}`, `ed_step`", result["step"][key], over))
+        lines.append(row(f"`{preset}`, `ed_push` of ten frames", push[key], ""))
+        for name, found in result["step"].items():
+            if name.startswith(f"{preset}, ") and name != key:
+                lines.append(row(f"`{preset}`, `ed_step`, {name.split(', ')[1]}", found, ""))
+        for name, found in result["paced"][key].items():
+            lines.append(row(f"`{preset}`, every 10 ms, {name}", found, ""))
+        lines += fastest_peers(result, preset, result["step"][key]["p50"])
+    lines.append(row("the loop without a step", result["empty"]["step"], ""))
+    return "\n".join(lines)
+
+
+def row(name: str, found: dict[str, float], remark: str) -> str:
+    figures = (found[part] for part in ("p50", "p99", "p999", "max"))
+    return f"| {name} | {' | '.join(f'{x:.2f}' if x < 100 else f'{x:,.0f}' for x in figures)} | {remark} |"
+
+
+def fastest_peers(result: dict[str, Any], preset: str, step_us: float) -> list[str]:
+    """Of each graph the faster way to run it, and the rest."""
+    best: dict[str, dict[str, float]] = {}
+    for name, found in result.get("peers", {}).items():
+        of, _, subject = name.partition(", ")
+        subject = subject.removesuffix(", no MatMulAddFusion")
+        if of == preset and (subject not in best or found["p50"] < best[subject]["p50"]):
+            best[subject] = found
+    return [
+        row(f"`{preset}`, {name}", found, f"{found['p50'] / step_us:,.1f} × `ed_step`") for name, found in best.items()
+    ]
+
+
+if __name__ == "__main__":
+    # python benchmarks/latency_tables.py benchmarks/results/cpu/latency.json: the README's table
+    print(markdown(json.loads(Path(sys.argv[1]).read_text())))

@@ -55,13 +55,13 @@ int time_steps(step_function step, reset_function reset, ed_decoder *decoder, co
 /* frames (rows, n, channels): `n` frames a call, which complete one bin. */
 int time_pushes(push_function push, ed_decoder *decoder, const float *frames, size_t channels, size_t n, size_t rows,
                 size_t count, uint64_t *ns) {
-    ed_output outputs[4];
+    ed_output outputs[16];
     size_t made;
     int error = 0;
     for (size_t i = 0; i < count; i++) {
         const float *from = frames + i % rows * n * channels;
         uint64_t before = now_ns();
-        error |= push(decoder, from, n, outputs, 4, &made);
+        error |= push(decoder, from, n, outputs, 16, &made);
         ns[i] = now_ns() - before;
     }
     return error;
