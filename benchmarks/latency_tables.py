@@ -1,4 +1,7 @@
-"""What `latency.py` found, as tables."""
+"""What `latency.py` found, as tables on a terminal and, for the README, in Markdown.
+
+python benchmarks/latency_tables.py benchmarks/results/cpu/latency.json
+"""
 
 from __future__ import annotations
 
@@ -167,5 +170,4 @@ def fastest_peers(result: dict[str, Any], preset: str, step_us: float) -> list[s
 
 
 if __name__ == "__main__":
-    # python benchmarks/latency_tables.py benchmarks/results/cpu/latency.json: the README's table
     print(markdown(json.loads(Path(sys.argv[1]).read_text())))
