@@ -152,7 +152,8 @@ def bench(bundle: Bundle, steps: int = 2000, recording: Recording | None = None)
     deadline_us = target.deadline_ms * 1e3 if target else ONE_BIN_US
     times = step_times({c.name: c.engine.step for c in candidates}, {c.name: c.inputs for c in candidates}, steps=steps)
     subjects = tuple(_subject(c, times[c.name], deadline_us, fit) for c, fit in zip(candidates, fits, strict=True))
-    figures = figures_of(subjects, held_out=recording is None)
+    shipped = LFP_INT8 if bundle.manifest.get("engine") == "c" and LFP_INT8 in times else LFP_STUDENT
+    figures = figures_of(subjects, shipped, held_out=recording is None)
     if target is not None and not is_of(target, bundle):
         figures["step_p99_us"] = None  # a time belongs to the device that took it
     gates = target.judge(figures) if target else ()
@@ -164,13 +165,12 @@ def is_of(target: Target, bundle: Bundle) -> bool:
     return target.engine != "c" or target.name == HOST or fits_here(bundle, target.name)
 
 
-def figures_of(subjects: Sequence[Subject], held_out: bool) -> dict[str, float | None]:
-    """What gates are set on. Those on R² were set for the holdout; another recording is another question."""
+def figures_of(subjects: Sequence[Subject], shipped: str, held_out: bool) -> dict[str, float | None]:
+    """What gates are set on: the time of what ships; R² on the holdout only, another recording is another question."""
     rows = {subject.name: subject for subject in subjects}
     r2, eight = rows[LFP_STUDENT].fit.r2, rows[LFP_INT8].fit.r2 if LFP_INT8 in rows else None
     drop = r2 - eight if r2 is not None and eight is not None and held_out else None
-    slowest = max(rows[name].latency.p99 for name in (LFP_STUDENT, LFP_INT8) if name in rows)
-    return {"step_p99_us": slowest, "deployed_r2": r2 if held_out else None, "int8_r2_drop": drop}
+    return {"step_p99_us": rows[shipped].latency.p99, "deployed_r2": r2 if held_out else None, "int8_r2_drop": drop}
 
 
 # ---------------------------------------------------------------- what is compared

@@ -19,8 +19,7 @@ FIGURES = (".png", ".pdf", ".svg")
 
 
 @click.command(
-    epilog=r"""
-\b
+    epilog="""\b
 Examples:
   edgedistill calibrate student sessions --out ranges.json
   edgedistill calibrate student sessions --recipe percentile --sensitivity --out ranges.json
