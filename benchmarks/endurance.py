@@ -134,7 +134,8 @@ def eventful_bins(rng: np.random.Generator, count: int, channels: int) -> Floats
     bins = rng.standard_normal((count, channels)).astype(np.float32)
     for scale in (0.0, 1e-41, 0.01, 30.0, 1e6, 3e37):
         at = int(rng.integers(count))
-        bins[at : at + int(rng.integers(1, 40))] *= np.float32(scale)
+        struck = slice(at, at + int(rng.integers(1, 40)))
+        bins[struck] = np.clip(bins[struck].astype(np.float64) * scale, -3e38, 3e38)  # two may meet; a bin is finite
     bins[:, rng.integers(channels, size=3)] *= (rng.random((count, 1)) < 0.9).astype(np.float32)
     return bins
 
