@@ -51,9 +51,8 @@ def int8_student(
     """The student of row `row` in INT8 for `session`, by `recipe` or with ranges that were `given`.
 
     `trained` are the sessions at hand; those the student can read serve the fine-tuning, whose result is taken where
-    it decodes the validation block no worse. Without `labelled`
-    no label of `session` is used: the read-out stays as it is, and windows are drawn by chance. `taught` is what a
-    given student was trained by, where that is not `row`.
+    it decodes the validation block no worse. Without `labelled` no label of `session` is used: the read-out stays as
+    it is, and windows are drawn by chance. `taught` is what a given student was trained by, where that is not `row`.
     """
     seen = session if labelled else without_labels(session)
     ranges = calibrated(run, row, student, seen, recipe) if given is None else given

@@ -24,6 +24,7 @@ from edgedistill.numerics.arithmetic import (
     silu32,
 )
 from edgedistill.numerics.attention import attend
+from edgedistill.numerics.state import require_state
 from edgedistill.numerics.tensors import Int8Model
 
 BLOCK = 64  # bins computed at once: attention touches BLOCK x (window + BLOCK) scores a head
@@ -89,18 +90,9 @@ class Oracle:
 
     def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Go on from a state that any engine exported. EngineError, nothing changed, if it does not fit."""
-        for name, own in self.export_state().items():
-            found = state.get(name)
-            if found is None or found.shape != own.shape or found.dtype != own.dtype:
-                got = "nothing of that name" if found is None else f"{found.dtype} {found.shape}"
-                raise EngineError(f"state '{name}' does not fit", got=got, expected=f"{own.dtype} {own.shape}")
-        pos, live, slots = int(state["pos"][0]), int(state["live"][0]), self.shape.window - 1
-        if not (0 <= pos < slots and 0 <= live <= slots):
-            raise EngineError("the state's ring is out of range", got=f"pos {pos}, live {live}, {slots} slots")
+        require_state(self.export_state(), state)
         rings = [state[f"ring_{kind}_{i}"] for i in range(self.shape.layers) for kind in "kv"]
-        if any((ring == -128).any() for ring in rings):
-            raise EngineError("the state's ring holds -128", expected="-127 to 127: the range is symmetric")
-        self._rings, self._pos, self._live = np.stack(rings), pos, live
+        self._rings, self._pos, self._live = np.stack(rings), int(state["pos"][0]), int(state["live"][0])
         if len(self._lags):
             self._lags = state["lags"].copy()
 

@@ -1,7 +1,7 @@
 """The INT8 student over whole stretches in torch: the bits of `numerics.Oracle`, many bins at once.
 
 The tensors of `student.int8.safetensors` and z-scored bins go in, latents, kinematics and every integer tensor
-come out. It is how fake-quantized PyTorch evaluates, and how R² of INT8 is measured in seconds on a CPU or a GPU.
+come out. It is how fake-quantized PyTorch evaluates, on a CPU or a GPU.
 
 Why the bits are the same in any order of summation: integers are held in floating point, and every partial sum of
 a product of n int8 pairs is below 127 * 127 * n; where that is below 2**24 float32 holds it, else float64 is used.

@@ -2,7 +2,7 @@
 
 Comes in: a float student with its read-out, the ranges of its activations, a session with behaviour. Goes out: the
 R² lost on the validation block (the test block has no say in what a recipe keeps), streamed. The sum over parts is
-not what all of them lose together: errors add up and cancel. `lost_by` gives that figure as well.
+not what all of them lose together: errors add up and cancel.
 """
 
 from __future__ import annotations
@@ -40,20 +40,6 @@ def rank_parts(
     float_r2 = validation_r2(student, ranges, session, modality, readout, ())
     lost = {part: float_r2 - validation_r2(student, ranges, session, modality, readout, (part,)) for part in parts}
     return sorted(lost.items(), key=lambda item: -item[1])
-
-
-def lost_by(
-    student: Student,
-    ranges: Ranges,
-    session: TrainingSession,
-    modality: str,
-    readout: Readout,
-    parts: Collection[str] | None = None,
-) -> float:
-    """The R² lost on the validation block where `parts` are quantized together; all of them by default."""
-    chosen = part_names(student.size.shape(1, 1)) if parts is None else parts
-    float_r2 = validation_r2(student, ranges, session, modality, readout, ())
-    return float_r2 - validation_r2(student, ranges, session, modality, readout, chosen)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig, filter_sections
+from edgedistill.numerics.state import require_state
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -104,17 +105,6 @@ def student_arrays(shape: StudentShape, record: npt.NDArray[np.void]) -> Arrays:
 def put_student(shape: StudentShape, record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
     """The inverse. EngineError, before anything is changed, for a state that does not fit."""
     own = student_arrays(shape, record)
-    for name, array in own.items():
-        found = state.get(name)
-        if found is None or found.shape != array.shape or found.dtype != array.dtype:
-            got = "nothing of that name" if found is None else f"{found.dtype} {found.shape}"
-            raise EngineError(
-                f"state '{name}' does not fit this engine",
-                got=got,
-                expected=f"{array.dtype} {array.shape}",
-                causes=("it was exported from a student of another shape or precision",),
-            )
-        if array.dtype == np.int8 and name != "lags" and (found == -128).any():
-            raise EngineError(f"state '{name}' holds -128", expected="-127 to 127: the range is symmetric")
+    require_state(own, state)
     for name in own:
         record[name] = state[name][0] if name in ("pos", "live") else state[name]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
+from edgedistill.numerics.state import require_state
 
 Floats = npt.NDArray[np.float32]
 
@@ -85,11 +86,7 @@ class OnnxEngine:
     def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Go on from a state that any engine exported. EngineError, nothing changed, if it does not fit."""
         own = self._state()
-        for name, array in own.items():
-            _check_state(name, state.get(name), array)
-        pos, live, slots = int(state["pos"][0]), int(state["live"][0]), self.shape.window - 1
-        if not (0 <= pos < slots and 0 <= live <= slots):
-            raise EngineError("the state's ring is out of range", got=f"pos {pos}, live {live}, {slots} slots")
+        require_state(own, state)
         for name, array in own.items():
             array[...] = state[name]
 
@@ -162,19 +159,6 @@ def _open_session(onnxruntime: Any, model: bytes) -> Any:
             causes=("the onnxruntime here is older than the graph's opset 19", "this is not an ONNX graph"),
             next_step="pip install --upgrade onnxruntime",
         ) from error
-
-
-def _check_state(name: str, found: npt.NDArray[Any] | None, own: npt.NDArray[Any]) -> None:
-    if found is None or found.shape != own.shape or found.dtype != own.dtype:
-        got = "nothing of that name" if found is None else f"{found.dtype} {found.shape}"
-        raise EngineError(
-            f"state '{name}' does not fit this engine",
-            got=got,
-            expected=f"{own.dtype} {own.shape}",
-            causes=("it was exported from a student of another shape or precision",),
-        )
-    if own.dtype == np.int8 and (found == -128).any():
-        raise EngineError(f"state '{name}' holds -128", expected="-127 to 127: the range is symmetric")
 
 
 def _check_tensors(kind: str, found: Any, expected: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -138,6 +138,7 @@ def test_a_kept_part_is_near_the_quantized_one_and_chunks_alike(part):
         (lambda s: s.update(pos=np.array([8], np.int32)), "out of range"),
         (lambda s: s.update(live=np.array([-1], np.int32)), "out of range"),
         (lambda s: s.update(ring_k_0=np.full_like(s["ring_k_0"], -128)), "-128"),
+        (lambda s: s.update(lags=np.full_like(s["lags"], -128)), "'lags' holds -128"),
     ],
 )
 def test_a_foreign_state_is_refused_and_changes_nothing(change, culprit):
