@@ -1,0 +1,171 @@
+"""What a step costs in energy: a meter and a callable in, millijoules a step and mean power out.
+
+A step is far shorter than any sensor can see, so it is run for seconds, between two stretches of idling whose power
+is subtracted: what remains is what decoding adds to a machine that is switched on anyway. Each repeat has its own
+idle; the interval comes from the repeats (Student's t, 95 %). Samples carry monotonic timestamps and are integrated
+between them, so that a sampler that was kept waiting distorts nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic, sleep
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from edgedistill.errors import EngineError
+from edgedistill.measure.sensors import Meter
+
+Clock = Callable[[], float]  # seconds, never backwards
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What decoding adds, or None with the reason."""
+
+    mj_per_step: float | None
+    mw: float | None  # mean power above idle
+    interval: float | None  # half the 95 % interval of mj_per_step; None for a single repeat
+    idle_mw: float | None
+    steps: int
+    seconds: float
+    source: str  # the meter, or why there is no figure
+
+    @classmethod
+    def none(cls, reason: str) -> Energy:
+        """Not measured."""
+        return cls(None, None, None, None, 0, 0.0, f"not measured: {reason}")
+
+
+@dataclass
+class Sampler:
+    """Reads a meter in a thread between `start` and `stop`."""
+
+    meter: Meter
+    clock: Clock = monotonic
+    times: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    _failure: EngineError | None = None
+    _end: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> Sampler:
+        self._sample()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        assert self._thread is not None
+        self._thread.join()
+        if self._failure is None:
+            self._sample()
+
+    def _run(self) -> None:
+        while not self._end.wait(self.meter.period_s) and self._failure is None:
+            self._sample()
+
+    def _sample(self) -> None:
+        try:
+            value = self.meter.read()
+        except EngineError as error:
+            self._failure = error
+        else:
+            self.times.append(self.clock())
+            self.values.append(value)
+
+    def energy_mj(self) -> float:
+        """Between the first sample and the last. EngineError if the meter failed or the clock went backwards."""
+        if self._failure is not None:
+            raise self._failure
+        return energy_mj(self.times, self.values, self.meter)
+
+    @property
+    def seconds(self) -> float:
+        """Between the first sample and the last."""
+        return self.times[-1] - self.times[0]
+
+
+def energy_mj(times: Sequence[float], values: Sequence[float], meter: Meter) -> float:
+    """The energy of a trace: the counter's difference, or power integrated over time (trapezoids)."""
+    steps = np.diff(times)
+    if (steps <= 0).any():
+        raise EngineError("the clock went backwards while power was sampled", got=f"{steps.min():g} s between samples")
+    if meter.counts_energy:
+        return float(values[-1] - values[0])
+    power = np.asarray(values, float)
+    return float(np.sum(steps * (power[:-1] + power[1:]) / 2))
+
+
+def measure_energy(
+    meter: Meter | str, run: Callable[[float], int], seconds: float = 5.0, repeats: int = 3, idle_s: float | None = None
+) -> Energy:
+    """Energy of `run(seconds)`, which works that long and returns how many steps it did, above idle.
+
+    None with the reason where `meter` is one, or where it fails on the way. EngineError for a run that is too short
+    for the sensor.
+    """
+    if isinstance(meter, str):
+        return Energy.none(meter)
+    if seconds < meter.shortest_s:
+        raise EngineError(
+            f"a run of {seconds:g} s is too short for this sensor",
+            got=meter.source,
+            expected=f"at least {meter.shortest_s:g} s",
+        )
+    try:
+        parts = [_once(meter, run, seconds, seconds / 2 if idle_s is None else idle_s) for _ in range(repeats)]
+    except EngineError as error:
+        return Energy.none(f"{error.what} ({error.got})")
+    return _summary(parts, meter)
+
+
+@dataclass(frozen=True)
+class _Part:
+    idle_mw: float
+    added_mj: float
+    seconds: float
+    steps: int
+
+
+def _once(meter: Meter, run: Callable[[float], int], seconds: float, idle_s: float) -> _Part:
+    before = _idle_mw(meter, idle_s)
+    with Sampler(meter) as sampler:
+        steps = run(seconds)
+    after = _idle_mw(meter, idle_s)
+    if sampler.seconds < meter.shortest_s or steps < 1:
+        raise EngineError(
+            "the run ended too early for this sensor", got=f"{sampler.seconds:.3g} s, {steps} steps", expected=seconds
+        )
+    idle = (before + after) / 2
+    return _Part(idle, sampler.energy_mj() - idle * sampler.seconds, sampler.seconds, steps)
+
+
+def _idle_mw(meter: Meter, seconds: float) -> float:
+    with Sampler(meter) as sampler:
+        sleep(seconds)
+    return sampler.energy_mj() / sampler.seconds
+
+
+def _summary(parts: Sequence[_Part], meter: Meter) -> Energy:
+    per_step = np.array([part.added_mj / part.steps for part in parts])
+    interval = None
+    if len(parts) > 1:
+        spread = float(per_step.std(ddof=1)) / math.sqrt(len(parts))
+        interval = float(student_t.ppf((1 + CONFIDENCE) / 2, len(parts) - 1)) * spread
+    seconds = sum(part.seconds for part in parts)
+    return Energy(
+        float(per_step.mean()),
+        sum(part.added_mj for part in parts) / seconds,
+        interval,
+        float(np.mean([part.idle_mw for part in parts])),
+        sum(part.steps for part in parts),
+        seconds,
+        meter.source,
+    )

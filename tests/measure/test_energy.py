@@ -1,0 +1,127 @@
+"""Energy of known power is found within 1 %; what cannot be measured is null with the reason."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic, sleep
+
+import numpy as np
+import pytest
+
+from edgedistill.errors import EngineError
+from edgedistill.measure.energy import Sampler, energy_mj, measure_energy
+
+STEP_MW = 700.0
+IDLE_MW = 5000.0
+
+
+@dataclass
+class Board:
+    """A sensor of a board that draws STEP_MW more while `busy`; it may fail at a reading."""
+
+    power_mw: Callable[[], float] = lambda: IDLE_MW
+    fail_at: int | None = None
+    source: str = "a board"
+    period_s: float = 0.01
+    shortest_s: float = 0.02
+    counts_energy: bool = False
+    readings: int = 0
+
+    def read(self) -> float:
+        self.readings += 1
+        if self.readings == self.fail_at:
+            raise EngineError("the sensor vanished", got="No such file")
+        return self.power_mw()
+
+
+@dataclass
+class Counter(Board):
+    """The same board as a counter of energy."""
+
+    counts_energy: bool = True
+    total_mj: float = 0.0
+    last_s: float | None = None
+
+    def read(self) -> float:
+        now, power = monotonic(), super().read()
+        self.total_mj += 0.0 if self.last_s is None else (now - self.last_s) * power
+        self.last_s = now
+        return self.total_mj
+
+
+@pytest.mark.parametrize("kind", [Board, Counter])
+def test_what_a_step_adds_to_an_idle_board_is_found(kind: type[Board]) -> None:
+    busy = False
+
+    def run(seconds: float) -> int:
+        nonlocal busy
+        busy = True
+        sleep(seconds)
+        busy = False
+        return 50
+
+    meter = kind(power_mw=lambda: IDLE_MW + (STEP_MW if busy else 0))
+    found = measure_energy(meter, run, seconds=0.4, repeats=3, idle_s=0.1)
+    assert found.mw == pytest.approx(STEP_MW, rel=0.1)  # the flanks fall between two samples
+    assert found.mj_per_step == pytest.approx(STEP_MW * 0.4 / 50, rel=0.1)
+    assert found.idle_mw == pytest.approx(IDLE_MW, rel=0.05)
+    assert found.interval is not None
+    assert found.steps == 150
+    assert found.source == "a board"
+
+
+def test_a_trace_is_integrated_within_a_hundredth() -> None:
+    """A synthetic trace: a sine on a ramp, sampled at uneven times around 10 Hz."""
+    times = np.cumsum(np.random.default_rng(0).uniform(0.05, 0.15, 200))
+    power = 4000 + 30 * times + 500 * np.sin(times)
+    primitive = 4000 * times + 15 * times**2 - 500 * np.cos(times)
+    found = energy_mj(list(times), list(power), Board())
+    assert found == pytest.approx(primitive[-1] - primitive[0], rel=0.01)
+
+
+def test_a_clock_that_jumps_back_is_refused() -> None:
+    with pytest.raises(EngineError, match="clock went backwards"):
+        energy_mj([0.0, 0.1, 0.05], [1.0, 1.0, 1.0], Board())
+    ticks = itertools.chain([5.0], itertools.repeat(1.0))
+    with Sampler(Board(), clock=lambda: next(ticks)) as sampler:
+        sleep(0.03)
+    with pytest.raises(EngineError, match="clock"):
+        sampler.energy_mj()
+
+
+@pytest.mark.parametrize("fail_at", [1, 3, 12])
+def test_a_sensor_that_disappears_leaves_null_and_the_reason(fail_at: int) -> None:
+    def run(seconds: float) -> int:
+        sleep(seconds)
+        return 10
+
+    found = measure_energy(Board(fail_at=fail_at), run, seconds=0.1, repeats=1, idle_s=0.05)
+    assert (found.mj_per_step, found.mw) == (None, None)
+    assert "vanished" in found.source
+
+
+def test_no_meter_is_null_with_its_reason() -> None:
+    found = measure_energy("only root may", lambda seconds: 1)
+    assert found.mj_per_step is None
+    assert found.source == "not measured: only root may"
+
+
+def test_a_run_too_short_for_the_sensor_is_refused() -> None:
+    with pytest.raises(EngineError, match="too short"):
+        measure_energy(Board(shortest_s=2.0), lambda seconds: 1, seconds=0.5)
+
+
+def test_a_run_that_ends_too_early_has_no_figure() -> None:
+    found = measure_energy(Board(shortest_s=0.2), lambda seconds: 1, seconds=0.3, repeats=1, idle_s=0.05)
+    assert found.mj_per_step is None
+    assert "too early" in found.source
+
+
+def test_one_repeat_has_no_interval() -> None:
+    def run(seconds: float) -> int:
+        sleep(seconds)
+        return 3
+
+    assert measure_energy(Board(), run, seconds=0.05, repeats=1, idle_s=0.05).interval is None
