@@ -1,0 +1,144 @@
+"""What a whole implant would draw, by signal and by where it is decoded: a model, printed with every assumption.
+
+Decoding alone flatters spikes: most of the power goes into acquiring and sending them. In: channels, rates, the
+multiply-adds of a step (and its measured power, where there is a sensor). Out: a row for each signal and place, in mW,
+and the assumptions with their sources, each of which a caller may replace. Nothing here was measured by us but the
+compute, where it says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from edgedistill.errors import ConfigError, did_you_mean
+
+BINS_PER_S = 100
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """One figure of the model."""
+
+    value: float
+    unit: str
+    source: str
+
+
+ASSUMPTIONS = {
+    "spike_front_end_uw": Assumption(
+        11.35, "µW a channel", "amplifier and converter to 9.7 kHz: Antoniadis and Constandinou, arXiv 2511.12540"
+    ),
+    "sbp_front_end_uw": Assumption(6.6, "µW a channel", "spiking-band power: Karpowicz 2024, as summarised by others"),
+    "lfp_front_end_uw": Assumption(2.8, "µW a channel", "LFP: Karpowicz 2024, as summarised by others"),
+    "spike_detection_uw": Assumption(
+        0.53, "µW a channel", "adaptive detector in 65 nm; published ones lie between 0.07 and 3.6"
+    ),
+    "spike_rate_hz": Assumption(30_000, "samples/s", "customary for spikes"),
+    "sbp_rate_hz": Assumption(2_000, "samples/s", "Nason 2020"),
+    "lfp_rate_hz": Assumption(1_000, "samples/s", "the rate of the recording, or 1 kHz"),
+    "sample_bits": Assumption(16, "bits", "customary; 10 to 12 suffice for decoding (Even-Chen 2020)"),
+    "count_bits": Assumption(4, "bits", "spikes of a channel in a 10 ms bin, 0 to 15"),
+    "output_bits": Assumption(16, "bits", "a decoded value"),
+    "radio_pj_per_bit": Assumption(
+        5.8, "pJ a bit", "transmitter alone, ultra-wideband in 28 nm: PMC7614137; commodity 2.4 GHz radios need 8,000"
+    ),
+    "mac_pj": Assumption(0.23, "pJ", "8-bit multiply and add in 45 nm: Horowitz, ISSCC 2014"),
+    "weight_read_pj": Assumption(12.5, "pJ a byte", "from a 1 MB SRAM in 45 nm: Horowitz, ISSCC 2014"),
+}
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    """One signal, decoded in one place. All powers in mW; compute is None where it is outside the implant."""
+
+    signal: str
+    decoded: str  # "outside" or "implant"
+    mbit_per_s: float  # through the radio
+    acquisition_mw: float
+    processing_mw: float  # spike detection
+    radio_mw: float
+    compute_mw: float | None
+    compute_source: str
+
+    @property
+    def total_mw(self) -> float:
+        """Of the implant."""
+        return self.acquisition_mw + self.processing_mw + self.radio_mw + (self.compute_mw or 0.0)
+
+    def to_json(self) -> dict[str, object]:
+        """The row of `bench --system --json`."""
+        return {
+            "signal": self.signal,
+            "decoded": self.decoded,
+            "mbit_per_s": self.mbit_per_s,
+            "acquisition_mw": self.acquisition_mw,
+            "processing_mw": self.processing_mw,
+            "radio_mw": self.radio_mw,
+            "compute_mw": self.compute_mw,
+            "compute_source": self.compute_source,
+            "total_mw": self.total_mw,
+        }
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is recorded and decoded."""
+
+    channels: int
+    outputs: int
+    macs: int  # of a step: 8-bit multiply-adds
+    weight_bytes: int  # read in a step
+    measured_mw: float | None = None  # of decoding at 100 Hz, above idle, on this machine
+    measured_on: str = ""
+
+
+def assumptions_with(changes: Mapping[str, float]) -> dict[str, Assumption]:
+    """ASSUMPTIONS with some values replaced. ConfigError for an unknown name or a value below 0."""
+    for name, value in changes.items():
+        if name not in ASSUMPTIONS:
+            raise ConfigError(f"unknown assumption '{name}'", expected=did_you_mean(name, ASSUMPTIONS))
+        if not 0 <= value < float("inf"):
+            raise ConfigError(f"the assumption '{name}' cannot be that", got=value, expected="0 or more")
+    given = {name: replace(ASSUMPTIONS[name], value=value, source="given") for name, value in changes.items()}
+    return {**ASSUMPTIONS, **given}
+
+
+def system_budget(load: Load, assumptions: Mapping[str, Assumption] = ASSUMPTIONS) -> tuple[BudgetRow, ...]:
+    """A row for each signal and place of decoding; the same network, and so the same compute, for every signal."""
+    a = {name: assumption.value for name, assumption in assumptions.items()}
+    count = a["count_bits"] * BINS_PER_S
+    front_end = {"spikes": a["spike_front_end_uw"], "SBP": a["sbp_front_end_uw"], "LFP": a["lfp_front_end_uw"]}
+    signals = (  # name, front end, detection in µW a channel, bits a channel and second when sent
+        ("spikes, raw", front_end["spikes"], 0.0, a["spike_rate_hz"] * a["sample_bits"]),
+        ("spikes, detected", front_end["spikes"], a["spike_detection_uw"], count),
+        ("spiking-band power", front_end["SBP"], 0.0, a["sbp_rate_hz"] * a["sample_bits"]),
+        ("LFP", front_end["LFP"], 0.0, a["lfp_rate_hz"] * a["sample_bits"]),
+    )
+    outside = [_row(name, "outside", load, a, uw, detect, bits * load.channels) for name, uw, detect, bits in signals]
+    sent = load.outputs * a["output_bits"] * BINS_PER_S
+    inside = [_row(name, "implant", load, a, uw, detect, sent) for name, uw, detect, _ in signals[1:]]
+    return (*outside, *inside)
+
+
+def _row(
+    signal: str, decoded: str, load: Load, a: Mapping[str, float], uw: float, detect: float, bits_per_s: float
+) -> BudgetRow:
+    compute, source = _compute(load, a) if decoded == "implant" else (None, "not in the implant")
+    return BudgetRow(
+        signal,
+        decoded,
+        bits_per_s / 1e6,
+        uw * load.channels / 1e3,
+        detect * load.channels / 1e3,
+        bits_per_s * a["radio_pj_per_bit"] / 1e9,
+        compute,
+        source,
+    )
+
+
+def _compute(load: Load, a: Mapping[str, float]) -> tuple[float, str]:
+    if load.measured_mw is not None:
+        return load.measured_mw, f"measured on {load.measured_on}"
+    picojoules = load.macs * a["mac_pj"] + load.weight_bytes * a["weight_read_pj"]
+    return picojoules * BINS_PER_S / 1e9, "estimated: multiply-adds and weight reads of a dedicated chip, no more"
