@@ -67,17 +67,17 @@ def step_times(
     Subjects take turns, `block` steps each: short enough to share what the machine is doing, long enough
     that the caches are the subject's own. `inputs` are (N, C) for all, or a mapping by subject.
     """
-    rows = {name: _rows(name, inputs) for name in subjects}
+    rows = {name: rows_of(name, inputs) for name in subjects}
     if EMPTY in subjects or not rows or min(steps, block) < 1 or warmup < 0:
         raise EngineError(
             "nothing to measure like this",
             got=f"subjects {sorted(subjects)}, {steps} steps, {warmup} to warm up, blocks of {block}",
             expected=f"at least one subject, none of them named '{EMPTY}', and at least one step",
         )
-    every: dict[str, Step] = {**subjects, EMPTY: _nothing}
+    every: dict[str, Step] = {**subjects, EMPTY: nothing}
     rows[EMPTY] = next(iter(rows.values()))
     times = {name: np.zeros(warmup + steps, np.int64) for name in every}
-    with _no_garbage_collection():
+    with no_garbage_collection():
         for start in range(0, warmup + steps, block):
             for name, step in every.items():
                 _time_block(step, rows[name], times[name], start, min(start + block, warmup + steps))
@@ -98,19 +98,21 @@ def _time_block(step: Step, rows: list[npt.NDArray[Any]], times: Times, start: i
         times[i] = after - before
 
 
-def _rows(name: str, inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+def rows_of(name: str, inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    """The inputs (N, C) of a subject as rows. EngineError where there is none."""
     rows = list(inputs[name] if isinstance(inputs, Mapping) else inputs)
     if not rows:
         raise EngineError(f"no inputs to measure '{name}' with", got="0 bins", expected="at least one")
     return rows
 
 
-def _nothing(row: npt.NDArray[Any]) -> None:
+def nothing(row: npt.NDArray[Any]) -> None:
     """The empty subject."""
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
+    """The collector off: a collection in a timed region would be taken for the subject's."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
