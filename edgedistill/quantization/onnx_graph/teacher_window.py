@@ -1,0 +1,113 @@
+"""The spike teacher as it would have to run in a closed loop: a window of counts in, kinematics of its last bin out.
+
+A bidirectional model has no step: for each new bin its whole window is computed again. The graph is what
+`PatchAutoencoder.latents` computes for the last bin of the window, with a linear read-out, for one session, in
+float32 and static shapes. Rotary pairs are laid out as two halves (the same order for queries and keys leaves their
+products as they are), so that turning needs no gather.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+
+from edgedistill.config import TeacherSize
+from edgedistill.errors import EngineError
+from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.models.tokenizer import slot
+from edgedistill.models.transformer import RotaryBlock, reach_bins, rotary_angles
+from edgedistill.quantization.onnx_graph.writing import Floats, NodeCollector, rms_norm
+
+
+def graph_from_teacher(
+    teacher: PatchAutoencoder, session: str, window: int, weight: Floats, bias: Floats
+) -> onnx.ModelProto:
+    """The checked graph: "counts" (window, units), z-scored -> "kinematics" (K,).
+
+    `weight` (K, d) and `bias` (K,) read the latent of the last bin. EngineError for a window that is not whole tokens.
+    """
+    size, units = teacher.size, teacher.channels[session]
+    if window < size.span or window % size.span:
+        raise EngineError("the teacher's window is not whole tokens", got=window, expected=f"a multiple of {size.span}")
+    w = NodeCollector()
+    steps, patches = window // size.span, teacher.tokenizer.patches[session]
+    tokens = _tokens(w, teacher, session, window)
+    times = torch.arange(steps).repeat_interleave(patches).float()
+    turn = _Turn(w, size, times)
+    for i, block in enumerate(teacher.encoder):
+        assert isinstance(block, RotaryBlock)
+        with w.part(f"layers.{i}"):
+            tokens = _block(w, block, size, tokens, turn)
+    last = w("Slice", tokens, w.ints((steps - 1) * patches), w.ints(steps * patches), w.ints(0))
+    latent = w("ReduceMean", rms_norm(w, last, _array(teacher.norm_out)), w.ints(0), keepdims=1)  # (1, d)
+    kinematics = w("Add", w("MatMul", latent, w.constant(weight.astype(np.float32).T)), w.constant(bias.astype("f4")))
+    w("Reshape", kinematics, w.ints(len(bias)), to="kinematics")
+    value = helper.make_tensor_value_info
+    inputs = [value("counts", TensorProto.FLOAT, (window, units))]
+    return w.model(inputs, [value("kinematics", TensorProto.FLOAT, (len(bias),))])
+
+
+def _tokens(w: NodeCollector, teacher: PatchAutoencoder, session: str, window: int) -> str:
+    """(steps * patches, d), patches of a step together."""
+    size, name = teacher.size, slot(session)
+    steps, patches = window // size.span, teacher.tokenizer.patches[session]
+    fill = patches * size.patch - teacher.channels[session]
+    x = w("Pad", "counts", w.ints(0, 0, 0, fill), w.number(0)) if fill else "counts"
+    x = w("Reshape", x, w.ints(steps, size.span, patches, size.patch))
+    if teacher.counts:  # summed over the span, to unit variance
+        x = w("Mul", w("ReduceSum", x, w.ints(1), keepdims=0), w.number(size.span**-0.5))
+        x = w("Transpose", x, perm=[1, 0, 2])
+    else:
+        x = w("Reshape", w("Transpose", x, perm=[2, 0, 1, 3]), w.ints(patches, steps, size.span * size.patch))
+    maps = _array(teacher.tokenizer.maps[name]).transpose(0, 2, 1)  # (patches, width, d)
+    tokens = w("Transpose", w("MatMul", x, w.constant(maps)), perm=[1, 0, 2])
+    tokens = w("Add", tokens, w.constant(_array(teacher.tokenizer.position[name])))
+    return w("Reshape", tokens, w.ints(steps * patches, size.d))
+
+
+class _Turn:
+    """Rotary angles and the distance between tokens, as constants that every layer reads."""
+
+    def __init__(self, w: NodeCollector, size: TeacherSize, times: torch.Tensor) -> None:
+        angles = rotary_angles(times, size.d // size.heads)  # (n, Dh / 2)
+        self.cos, self.sin = (w.constant(_array(f(angles))) for f in (torch.cos, torch.sin))
+        self.distance = w.constant(-_array((angles[:, None, 0] - angles[None, :, 0]).abs()))
+        self.fade = w.constant(_array(1 / reach_bins(size.heads)[:, None, None].float()))
+
+    def __call__(self, w: NodeCollector, x: str) -> str:
+        """x (H, n, Dh) in halves, turned."""
+        even, odd = w.split(x, 2, axis=2)
+        a = w("Sub", w("Mul", even, self.cos), w("Mul", odd, self.sin))
+        b = w("Add", w("Mul", even, self.sin), w("Mul", odd, self.cos))
+        return w("Concat", a, b, axis=2)
+
+
+def _block(w: NodeCollector, block: RotaryBlock, size: TeacherSize, x: str, turn: _Turn) -> str:
+    """x (n, d) after one block."""
+    d, heads, width = size.d, size.heads, size.d // size.heads
+    normed = rms_norm(w, x, _array(block.norm_attn))
+    q, k, v = w.split(w("MatMul", normed, w.constant(_halves(_array(block.wqkv), heads).T)), 3, axis=1)
+    q, k, v = (w("Transpose", w("Reshape", y, w.ints(-1, heads, width)), perm=[1, 0, 2]) for y in (q, k, v))
+    q = w("Mul", turn(w, q), w.number(width**-0.5))
+    scores = w("MatMul", q, w("Transpose", turn(w, k), perm=[0, 2, 1]))  # (H, n, n)
+    scores = w("Add", scores, w("Mul", turn.distance, turn.fade))
+    context = w("Transpose", w("MatMul", w("Softmax", scores, axis=2), v), perm=[1, 0, 2])
+    x = w("Add", x, w("MatMul", w("Reshape", context, w.ints(-1, d)), w.constant(_array(block.wo).T)))
+    normed = rms_norm(w, x, _array(block.norm_mlp))
+    mlp = block.mlp
+    gate = w("MatMul", normed, w.constant(_array(mlp.wgate).T))
+    hidden = w("Mul", w("Mul", gate, w("Sigmoid", gate)), w("MatMul", normed, w.constant(_array(mlp.wup).T)))
+    return w("Add", x, w("MatMul", hidden, w.constant(_array(mlp.wdown).T)))
+
+
+def _halves(wqkv: Floats, heads: int) -> Floats:
+    """(3d, d) with the rows of q and k of each head as all even features, then all odd ones."""
+    rows = wqkv.reshape(3, heads, -1, wqkv.shape[1]).copy()
+    rows[:2] = np.concatenate([rows[:2, :, 0::2], rows[:2, :, 1::2]], axis=2)
+    return np.asarray(rows.reshape(wqkv.shape))
+
+
+def _array(tensor: torch.Tensor) -> Floats:
+    return np.ascontiguousarray(tensor.detach().float().cpu().numpy())

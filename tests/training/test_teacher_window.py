@@ -1,0 +1,47 @@
+"""Latents of a window's last bin: what the teacher gives for that window, whatever comes later; and their read-out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.training.evaluate import behaviour_of, r2_score
+from edgedistill.training.teacher_window import last_bin_readout, window_latents
+
+from .sessions import TEACHER, UNITS, session
+
+WINDOW = 40
+
+
+@pytest.fixture(scope="module")
+def teacher() -> PatchAutoencoder:
+    torch.manual_seed(0)
+    return PatchAutoencoder(TEACHER, {"s1": UNITS})
+
+
+def test_a_windows_last_bin_sees_its_window_and_no_later_bin(teacher: PatchAutoencoder) -> None:
+    bins = session().inputs("spikes")
+    found = window_latents(teacher, "s1", bins, [10, 500], WINDOW)
+    with torch.no_grad():
+        whole = teacher.latents("s1", bins[None, 500 - WINDOW + 1 : 501])[0, -1]
+        early = torch.cat([torch.zeros(WINDOW - 11, UNITS), bins[:11]])
+        start = teacher.latents("s1", early[None])[0, -1]
+    torch.testing.assert_close(found[1], whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[0], start, rtol=1e-5, atol=1e-6)
+    later = bins.clone()
+    later[501:] = 7.0
+    assert torch.equal(window_latents(teacher, "s1", later, [10, 500], WINDOW), found)
+
+
+def test_the_read_out_reads_movement_and_never_the_test_block(teacher: PatchAutoencoder) -> None:
+    known = session()
+    readout = last_bin_readout(teacher, known, WINDOW)
+    ends = np.arange(known.split.test.start, known.split.test.stop, 5)
+    latents = window_latents(teacher, "s1", known.inputs("spikes"), ends, WINDOW).double().numpy()
+    assert min(r2_score(readout(latents), behaviour_of(known)[ends])) > 0.1  # untrained: counts shine through
+    assert known.behaviour is not None
+    known.behaviour[known.split.test] = 1e6
+    again = last_bin_readout(teacher, known, WINDOW)
+    assert np.array_equal(again.weight, readout.weight)
