@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from edgedistill.target import all_targets
+from edgedistill.target import Target, all_targets
 
 MIN_PYTHON = (3, 10)
 MIN_FREE_GB = 5  # a build with its cache, its sessions and its checkpoints
@@ -95,18 +95,26 @@ def _free_disk(folder: Path) -> Check:
 
 
 def _compilers() -> list[Check]:
-    """Those that the targets name for their C engine; only that of this machine itself is needed on every one."""
+    """Those that the targets name; only that of this machine itself is needed on every one."""
+    users: dict[str, list[Target]] = {}
+    for target in all_targets():
+        if target.compiler is not None:
+            users.setdefault(target.compiler.command, []).append(target)
     return [
         _tool(
-            target.compiler.command,
-            _first_line(shutil.which(target.compiler.command), "--version"),
-            f"compile and build for {target.name}: the INT8 engine in C",
-            f"sudo apt install {target.compiler.debian_package}",
-            required=target.name == "host",
+            command,
+            _first_line(shutil.which(command), "--version"),
+            f"compile and build for {', '.join(target.name for target in targets)}",
+            f"sudo apt install {' '.join(_packages(targets))}",
+            required=any(target.name == "host" for target in targets),
         )
-        for target in all_targets()
-        if target.compiler is not None
+        for command, targets in users.items()
     ]
+
+
+def _packages(targets: list[Target]) -> list[str]:
+    named = (target.compiler.debian_package.split() for target in targets if target.compiler is not None)
+    return sorted({package for packages in named for package in packages})
 
 
 def _device_tools() -> list[Check]:

@@ -31,7 +31,9 @@ from edgedistill.measure.machine import describe_machine
 from edgedistill.measure.score import Fit, fit_of
 from edgedistill.runs import BINS_PER_S, matching_lfp, outputs_of_lfp
 from edgedistill.runtime import Decoder, Flag
-from edgedistill.runtime.c_engine import HOST, CEngine, fits_here, is_compiled
+from edgedistill.runtime.abi_engine import AbiEngine
+from edgedistill.runtime.c_engine import HOST
+from edgedistill.runtime.compiled import COMPILED, fits_here, is_compiled
 from edgedistill.runtime.decoder import described
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.target import Gate, Target, load_target
@@ -55,7 +57,7 @@ class Candidate:
     """A subject before it is measured: an engine in a fresh state and bins (T, C) to feed it."""
 
     name: str
-    engine: OnnxEngine | CEngine
+    engine: OnnxEngine | AbiEngine
     inputs: Floats
     params: int
     artifact_bytes: int
@@ -145,7 +147,7 @@ def bench(bundle: Bundle, steps: int = 2000, recording: Recording | None = None)
         fits = [fit_on_holdout(candidate, bundle, holdout) for candidate in candidates]
     else:
         own = Fit(None, (), "not measured: the spike student knows the units of its own session only")
-        compiled = "c" if is_compiled(bundle) else "onnxruntime-int8"
+        compiled = "c" if is_compiled(bundle, "c") else "onnxruntime-int8"
         engines = {LFP_STUDENT: "onnxruntime", LFP_INT8: compiled, PEER_INT8: "onnxruntime-int8"}
         fits = [fit_on_recording(bundle, recording, engines[c.name]) if c.name in engines else own for c in candidates]
     target = _target(bundle)
@@ -162,7 +164,7 @@ def bench(bundle: Bundle, steps: int = 2000, recording: Recording | None = None)
 
 def is_of(target: Target, bundle: Bundle) -> bool:
     """Whether this machine is the target, or can stand for it."""
-    return target.engine != "c" or target.name == HOST or fits_here(bundle, target.name)
+    return target.engine != "c" or target.name == HOST or fits_here(bundle, target.name, target.engine)
 
 
 def figures_of(subjects: Sequence[Subject], shipped: str, held_out: bool) -> dict[str, float | None]:
@@ -181,7 +183,7 @@ def candidates_of_bundle(bundle: Bundle, holdout: dict[str, npt.NDArray[Any]]) -
     bins = _array(bundle, holdout, "bins").astype(np.float32)
     shape = _shape(bundle, bundle.manifest.get("model"), "manifest.json")
     candidates = _candidates(bundle, (LFP_STUDENT, LFP_INT8), "", shape, bins)
-    if LFP_INT8 in (c.name for c in candidates) and is_compiled(bundle):
+    if LFP_INT8 in (c.name for c in candidates) and is_compiled(bundle, "c"):
         compiled, graph = _compiled(bundle, shape, bins), candidates.pop()
         candidates += [compiled, replace(graph, name=PEER_INT8)]
     if SPIKE_FOLDER + "student.onnx" in bundle.names:
@@ -204,7 +206,7 @@ def standardised(counts: npt.NDArray[Any], normalization: Any) -> Floats:
 def _compiled(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
     """The INT8 student on the C engine."""
     config = described(bundle, "c")[1]
-    engine = CEngine.open(bundle, shape, config)
+    engine = COMPILED["c"].open(bundle, shape, config)
     params = _parameters(bundle, "student.safetensors")
     return Candidate(LFP_INT8, engine, inputs, params, engine.library_bytes)
 
@@ -233,7 +235,7 @@ def _candidate(bundle: Bundle, name: str, folder: str, file: str, shape: Student
 def _subject(candidate: Candidate, times: npt.NDArray[np.int64], deadline_us: float, fit: Fit) -> Subject:
     return Subject(
         name=candidate.name,
-        engine="c" if isinstance(candidate.engine, CEngine) else "onnxruntime",
+        engine=candidate.engine.engine if isinstance(candidate.engine, AbiEngine) else "onnxruntime",
         precision=candidate.engine.precision,
         params=candidate.params,
         artifact_bytes=candidate.artifact_bytes,

@@ -1,7 +1,7 @@
 """What can be built for: a file of `targets/` goes in, a checked, frozen Target comes out.
 
 A target names the engine that runs the decoder, the chip and the versions it was planned for, the
-time a step may take, how its C engine is compiled, where the board's power is read, and the gates a build must
+time a step may take, how its engine is compiled, where the board's power is read, and the gates a build must
 pass. A new device is one new TOML file. Profiles may stand here before their engine exists: they are listed as planned,
 and `require_buildable` refuses to build for them.
 """
@@ -17,8 +17,9 @@ from edgedistill.assets import asset_folder
 from edgedistill.config import load
 from edgedistill.errors import ConfigError, did_you_mean
 
-ENGINES = ("onnxruntime", "c", "tensorrt")
-ENGINES_AVAILABLE = ("onnxruntime", "c")  # in this version
+ENGINES = ("onnxruntime", "c", "cuda", "tensorrt")
+ENGINES_AVAILABLE = ("onnxruntime", "c", "cuda")  # in this version
+GPU_ENGINES = ("cuda", "tensorrt")  # finished on the device; elsewhere a build ends with what it needs
 STATUSES = ("available", "planned")
 OPS = ("native", "scalar", "avx2", "avx512", "neon", "dsp")  # native: the best that this machine's CPU has
 LIBRARIES = ("shared", "static")  # .so for a machine with an operating system, .a for firmware
@@ -27,6 +28,10 @@ REFUSED_FLAGS = (
     *("-Ofast", "-ffast-math", "-funsafe-math-optimizations", "-fassociative-math", "-freciprocal-math"),
     *("-ffinite-math-only", "-ffp-contract=", "-ffp-model=", "-fexcess-precision=", "-mfpmath=", "-mrecip"),
     *("-fsingle-precision-constant", "-fno-signed-zeros", "-fno-rounding-math", "-mdaz-ftz", "-march=native"),
+)
+REFUSED_NVCC_FLAGS = (
+    *("use_fast_math", "fmad", "ftz", "prec-div", "prec-sqrt", "arch", "gpu-architecture", "gencode", "code"),
+    *("generate-code", "gpu-code", "O0", "G", "device-debug"),
 )
 
 
@@ -82,6 +87,24 @@ class Compiler:
 
 
 @dataclass(frozen=True)
+class Cuda:
+    """How kernels are compiled for a target's GPU; what every target needs is added by `compile.nvcc`."""
+
+    nvcc: str = "nvcc"  # on the PATH, in /usr/local/cuda/bin, or with its path
+    flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.nvcc.strip():
+            raise ConfigError("'nvcc' is empty", expected="the name of NVIDIA's compiler, nvcc")
+        for flag in self.flags:
+            if flag.lstrip("-").startswith(REFUSED_NVCC_FLAGS):
+                raise ConfigError(
+                    f"the flag '{flag}' is refused: the engine's results are pinned to the last bit",
+                    expected="flags that change neither arithmetic nor the chip that is compiled for",
+                )
+
+
+@dataclass(frozen=True)
 class Gate:
     """One figure against its limit. `ok` and `value` are None when it was not measured."""
 
@@ -104,7 +127,8 @@ class Target:
     jetpack: VersionRange | None = None
     tensorrt: VersionRange | None = None
     workspace_mb: int | None = None  # builder memory of TensorRT; small boards run out of theirs
-    compiler: Compiler | None = None  # of the C engine
+    compiler: Compiler | None = None  # of the C engine; on a GPU, of the side that runs on the CPU
+    cuda: Cuda | None = None
     power: Power | None = None
     gates: dict[str, float] = field(default_factory=dict)  # name_min is a floor, name_max a ceiling
 
@@ -115,6 +139,10 @@ class Target:
         _one_of("status", self.status, STATUSES)
         if self.engine == "c" and self.compiler is None:
             raise ConfigError(f"'{self.name}' has engine 'c' and no compiler", expected="a table [compiler]")
+        if self.engine == "cuda" and None in (self.compiler, self.cuda):
+            raise ConfigError(
+                f"'{self.name}' has engine 'cuda' and no compiler", expected="tables [compiler] and [cuda]"
+            )
         if self.status == "available" and self.engine not in ENGINES_AVAILABLE:
             raise ConfigError(
                 f"'{self.name}' is marked available, but engine '{self.engine}' is not part of this version",

@@ -11,6 +11,7 @@ from edgedistill.errors import ConfigError
 from edgedistill.target import (
     ENGINES_AVAILABLE,
     Compiler,
+    Cuda,
     Target,
     all_targets,
     load_target,
@@ -27,6 +28,7 @@ DESIGNED = {
     "jetson-orin-nx",
     "jetson-agx-orin",
     "jetson-thor",
+    "cuda",
 }
 
 
@@ -141,6 +143,27 @@ def test_a_compiler_of_ones_own_is_read_and_checked(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=mentions) as caught:
             load_target(path)
         assert str(path) in str(caught.value)
+
+
+def test_an_engine_for_a_gpu_says_how_both_sides_are_compiled(tmp_path: Path) -> None:
+    target = load_target("cuda")
+    assert (target.cuda, target.chips) == (Cuda(), ())
+    assert target.compiler is not None
+    text = (asset_folder("targets") / "cuda.toml").read_text(encoding="utf-8")
+    path = tmp_path / "own.toml"
+    for wrong, mentions in {
+        'nvcc = ""': "'nvcc' is empty",
+        'nvcc = "nvcc"\nflags = ["--use_fast_math"]': "'--use_fast_math' is refused",
+        'nvcc = "nvcc"\nflags = ["-fmad=true"]': "refused",
+        'nvcc = "nvcc"\nflags = ["-arch=sm_90"]': "refused",
+        'nvc = "nvcc"': "did you mean 'nvcc'",
+    }.items():
+        path.write_text("\n".join(wrong if line.startswith("nvcc") else line for line in text.splitlines()))
+        with pytest.raises(ConfigError, match=mentions):
+            load_target(path)
+    path.write_text(text[: text.index("[cuda]")] + text[text.index("[compiler]") :])
+    with pytest.raises(ConfigError, match=r"\[cuda\]"):
+        load_target(path)
 
 
 def test_an_engine_in_c_needs_a_compiler() -> None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from edgedistill.bundle import Bundle
 from edgedistill.config import parse
 from edgedistill.errors import ConfigError, EngineError
-from edgedistill.runtime.processor import architecture, cpu_features
+from edgedistill.runtime.processor import architecture
 
 BUILD_JSON = "build.json"
 FORMAT = 1
 ABI_VERSION = 1  # ED_ABI_VERSION of kernels/include/edgedistill.h
+LABELS = {"c": "C", "cuda": "CUDA", "tensorrt": "TensorRT"}  # engines that are compiled, as they stand in messages
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Fingerprint:
     compiler: str  # first line of its --version
     flags: tuple[str, ...]
     recipe: str  # sha256 of all sources and of the fields above
+    device: dict[str, str] = field(default_factory=dict)  # of GPU engines: chip, toolkit, driver, TensorRT, ...
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,11 @@ class BuildRecord:
     manifest: str  # sha256 of the bundle
     abi: int
     model: str  # C name: ed_model_<model>
-    library: str  # file name
+    library: str  # file name; "" where only the sources were prepared, to be compiled on the device
     fingerprint: Fingerprint
     sizes: dict[str, int]  # bytes: library, and where known state, flash, ram
     files: dict[str, str]  # name -> sha256, without build.json
+    engine: str = "c"  # one of LABELS
 
     def write(self, folder: Path) -> None:
         """As build.json of `folder`."""
@@ -91,19 +95,34 @@ def check_files(folder: Path, record: BuildRecord) -> None:
 
 
 def check_fits(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
-    """EngineError names what differs: bundle, interface, chip or kind of library."""
-    for what, got, expected in (
-        ("was compiled from another bundle", f"manifest {record.manifest}", f"manifest {bundle.sha256}"),
-        ("has another interface", f"ABI {record.abi}", f"ABI {ABI_VERSION}"),
-        ("was compiled for another chip", record.fingerprint.architecture, architecture()),
-    ):
-        if got != expected:
-            raise EngineError(f"{folder}: the C engine there {what}", got=got, expected=expected)
-    if missing := sorted(set(record.fingerprint.requires) - cpu_features()):
-        raise EngineError(
-            f"{folder}: the C engine there was compiled for another chip",
-            got=f"it needs {', '.join(missing)}",
-            expected="instructions that this CPU has",
-        )
+    """EngineError names what differs: bundle, interface, chip or kind of library, or that it is not compiled yet."""
+    label = LABELS.get(record.engine, record.engine)
+    own = f"{folder}: the {label} engine there"
+    if record.manifest != bundle.sha256:
+        got, expected = f"manifest {record.manifest}", f"manifest {bundle.sha256}"
+        raise EngineError(f"{own} was compiled from another bundle", got=got, expected=expected)
+    if record.abi != ABI_VERSION:
+        raise EngineError(f"{own} has another interface", got=f"ABI {record.abi}", expected=f"ABI {ABI_VERSION}")
+    if not record.library:
+        expected = "a library, compiled on the device"
+        raise EngineError(f"{own} is prepared, not compiled", got="sources and packed weights", expected=expected)
+    if record.fingerprint.architecture != architecture():
+        got = record.fingerprint.architecture
+        raise EngineError(f"{own} was compiled for another chip", got=got, expected=architecture())
     if not record.library.endswith(".so"):
         raise EngineError(f"{folder}: what is there is for firmware", got=record.library, expected="a shared library")
+
+
+def check_device(folder: Path, record: BuildRecord, here: Mapping[str, str]) -> None:
+    """EngineError names the first fact about the GPU and its software that is not as when it was compiled.
+
+    `here` holds what this machine tells; what it cannot tell, or was not known at compile, is not compared.
+    """
+    label = LABELS[record.engine]
+    for name, made_for in record.fingerprint.device.items():
+        if made_for and here.get(name, made_for) != made_for:
+            raise EngineError(
+                f"{folder}: the {label} engine there was compiled for another {name}",
+                got=f"{name} {made_for} in {BUILD_JSON}",
+                expected=f"{name} {here[name]}, which this machine has",
+            )

@@ -1,6 +1,6 @@
 """The C ABI (`kernels/include/edgedistill.h`) in ctypes: a library's bytes in, its functions out.
 
-Only declarations and the loading; what the functions mean stands in the header, and `c_engine` calls them.
+Only declarations and the loading; what the functions mean stands in the header, and `abi_engine` calls them.
 """
 
 from __future__ import annotations
@@ -46,8 +46,11 @@ _P, _N, _INT = c.c_void_p, c.c_size_t, c.c_int
 _PUSH = (_P, _P, _N, _P, _N, _P)
 SIGNATURES = {
     "ed_strerror": (c.c_char_p, (_INT,)),
-    "ed_model_info": (c.POINTER(Info), (_P,)),
+    "ed_state_bytes": (_N, (_P,)),
     "ed_init": (_INT, (_P, _P, _N, _P)),
+    "ed_open": (_INT, (c.c_char_p, _P)),
+    "ed_close": (None, (_P,)),
+    "ed_info_get": (c.POINTER(Info), (_P,)),
     "ed_reset": (None, (_P,)),
     "ed_outputs_for": (_N, (_P, _N)),
     "ed_push": (_INT, _PUSH),

@@ -25,13 +25,14 @@ from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, EngineError, did_you_mean
 from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model, Oracle
-from edgedistill.runtime.c_engine import CEngine
+from edgedistill.runtime.abi_engine import AbiEngine
+from edgedistill.runtime.compiled import COMPILED
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.runtime.stream import Flag, Floats, NumpyStream, Output, State
 
 GRAPHS = {"onnxruntime": "student.onnx", "onnxruntime-int8": "student.int8.onnx"}
-# c: INT8, compiled for this machine by `edgedistill compile`; oracle: INT8 in numpy, what every other is compared with
-ENGINES = (*GRAPHS, "c", "oracle")
+# COMPILED: INT8, compiled for this machine by `edgedistill compile`; oracle: INT8 in numpy, which all are held against
+ENGINES = (*GRAPHS, *COMPILED, "oracle")
 
 __all__ = ["ENGINES", "GRAPHS", "Decoder", "DecoderInfo", "Flag", "Output"]
 
@@ -63,9 +64,9 @@ class Decoder:
         if engine not in ENGINES:
             raise EngineError(f"unknown engine '{engine}'", expected=did_you_mean(engine, ENGINES))
         self.shape, self.frontend_config, self.info, mean, std = described(bundle, engine)
-        self._stream: NumpyStream | CEngine
-        if engine == "c":
-            self._stream = CEngine.open(bundle, self.shape, self.frontend_config)
+        self._stream: NumpyStream | AbiEngine
+        if engine in COMPILED:
+            self._stream = COMPILED[engine].open(bundle, self.shape, self.frontend_config)
             return
         student = _open_engine(bundle, self.shape, engine)
         self._stream = NumpyStream(self.frontend_config, student, self.info.warmup_bins)

@@ -1,6 +1,6 @@
 """A stream in numpy: the front end's definition before any engine that takes one z-scored bin a step.
 
-Frames go in, an `Output` a bin comes out. `c_engine.CEngine` does the same in C; `Decoder` takes either.
+Frames go in, an `Output` a bin comes out. `abi_engine.AbiEngine` does the same in C; `Decoder` takes either.
 """
 
 from __future__ import annotations

@@ -170,13 +170,13 @@ def test_a_foreign_state_is_refused_and_changes_nothing(bundles: dict[str, Bundl
 
 def test_the_engine_alone_has_the_face_of_the_others(bundles: dict[str, Bundle]) -> None:
     decoder, oracle = Decoder(bundles["slow"], "c"), Decoder(bundles["slow"], "oracle")
-    engine = c_engine.CEngine.open(bundles["slow"], SHAPES["slow"], ARRAYS["slow"])
+    engine = c_engine.open_c_engine(bundles["slow"], SHAPES["slow"], ARRAYS["slow"])
     assert engine.precision == "int8"
     assert (engine.info.name.decode(), engine.info.channel_ids[1].decode()) == ("slow-1", 'ch "1" µ')
     for bin in np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32):
         expected = oracle.step(bin)
         assert engine.step(bin).tobytes() == decoder.step(bin).tobytes() == expected.tobytes()
-    other = c_engine.CEngine.open(bundles["slow"], SHAPES["slow"], ARRAYS["slow"])
+    other = c_engine.open_c_engine(bundles["slow"], SHAPES["slow"], ARRAYS["slow"])
     other.import_state(engine.export_state())
     assert np.array_equal(other.step(bin), engine.step(bin))
     engine.reset()

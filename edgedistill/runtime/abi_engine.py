@@ -1,0 +1,214 @@
+"""A decoder behind the C ABI, from Python: an opened library in, the face of every other engine out.
+
+`AbiEngine` has the face of the other engines (a z-scored bin in, kinematics out) and that of a whole stream (frames
+in, outputs out), since the front end is in the library too. What is in the library (plain C, a CUDA kernel, a
+TensorRT plan) it does not know: `c_engine`, `cuda_engine` and `tensorrt_engine` find, check and open one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.config import StudentShape
+from edgedistill.errors import EngineError
+from edgedistill.frontend import FrontEnd, FrontEndConfig
+from edgedistill.runtime.build_record import ABI_VERSION, LABELS
+from edgedistill.runtime.c_abi import OUTPUT
+from edgedistill.runtime.c_state import frontend_arrays, put_frontend, put_student, state_dtype, student_arrays
+from edgedistill.runtime.stream import Flag, Floats, Output, State, part_of_state
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedLibrary:
+    """A library and one decoder that it has made."""
+
+    library: ctypes.CDLL  # of `load_library`
+    decoder: int  # its address: of `ed_init` or `ed_open`
+    engine: str = "c"  # what computes in there: "c", "cuda", "tensorrt"
+    precision: str = "int8"  # the type of keys and values
+    size: int = 0  # bytes of what was compiled
+    memory: object = None  # what must live as long as the decoder
+
+
+class AbiEngine:
+    """One decoder of a library at a point in its stream. Not for use from two threads at once."""
+
+    def __init__(self, opened: OpenedLibrary, shape: StudentShape, config: FrontEndConfig) -> None:
+        """EngineError if the library holds another student than one of that shape and array."""
+        self.shape, self.config, self.engine, self.library_bytes = shape, config, opened.engine, opened.size
+        self._opened, self._library, self._decoder = opened, opened.library, opened.decoder
+        # At the end of the process the system takes back what is on a GPU, and its driver may be gone before.
+        weakref.finalize(self, opened.library.ed_close, opened.decoder).atexit = False
+        self.info = self._library.ed_info_get(self._decoder).contents
+        self._dtype = state_dtype(shape, config)
+        self._check_info()
+        self._bin: Floats = np.zeros(shape.channels, np.float32)
+        self._kinematics: Floats = np.zeros(shape.outputs, np.float32)
+        self._step = (self._decoder, self._bin.ctypes.data, self._kinematics.ctypes.data)
+        self._n_out = ctypes.c_size_t()
+        self._fresh = self._export() if self.precision == "int8" else None
+        self._frame, self._held = 0, _nothing()
+
+    @property
+    def precision(self) -> str:
+        """The type of keys and values."""
+        return self._opened.precision
+
+    @property
+    def latent(self) -> Floats:
+        """The latent (d,) of the last step, before the gain of the last norm; zeros before the first."""
+        found: Floats = np.empty(self.shape.d, np.float32)
+        self._done(self._library.ed_latent(self._decoder, found.ctypes.data, self.shape.d))
+        return found
+
+    def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
+        """Kinematics (K,) in physical units for one z-scored bin (C,), finite, 0 where masked."""
+        if bin.shape != self._bin.shape:
+            raise EngineError("a step takes one bin", got=bin.shape, expected=f"{self._bin.shape}: one per channel")
+        self._bin[:] = bin
+        self._done(self._library.ed_step(*self._step))
+        return self._kinematics.copy()
+
+    def push(self, frames_uv: Floats) -> list[Output]:
+        """Frames (n, C) in uV, in C order, to the outputs of the bins they complete."""
+        return self._advance("ed_push", frames_uv, len(frames_uv))
+
+    def push_i16(
+        self, frames: npt.NDArray[np.int16], gain: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
+    ) -> list[Output]:
+        """Integers (n, C), in C order; uV = frames * gain + offset, (C,) each, rounded once."""
+        if self.config.decimation > 1:  # frames of an unfinished bin wait in microvolts
+            with np.errstate(over="ignore"):
+                return self.push((frames * gain + offset).astype(np.float32))
+        self._done(self._library.ed_set_gain(self._decoder, gain.ctypes.data, offset.ctypes.data))
+        return self._advance("ed_push_i16", frames, len(frames))
+
+    def gap(self, n_frames: int) -> list[Output]:
+        """Lost frames to the outputs of the bins they complete."""
+        return self._advance("ed_gap_outputs", None, n_frames)
+
+    def reset(self) -> None:
+        """Back to a fresh stream; normalization stays."""
+        self._library.ed_reset(self._decoder)
+        self._frame, self._held = 0, _nothing()
+
+    def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
+        """Statistics (C,) in uV from the next bin on, in float32."""
+        rows = [np.ascontiguousarray(values, np.float32) for values in (mean, std)]
+        self._done(self._library.ed_set_normalization(self._decoder, *(row.ctypes.data for row in rows)))
+
+    def export_state(self) -> dict[str, npt.NDArray[Any]]:
+        """The student's part of the state, named as every engine does (numerics.md, "State")."""
+        return student_arrays(self.shape, self._export())
+
+    def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on from a student's state that any engine exported; the front end stays where it is."""
+        record = self._export()
+        put_student(self.shape, record, state)
+        self._import(record)
+
+    def export_stream(self) -> dict[str, npt.NDArray[Any]]:
+        """`seen`, `fe_*` of the front end, `state_*` of the student."""
+        record = self._export()
+        front_end = frontend_arrays(self.config, record)
+        if self._held:
+            front_end["pending"] = np.concatenate([_microvolts(part, self.config) for part in self._held])
+            front_end["pending_gap"] |= any(isinstance(part, int) for part in self._held)
+            front_end["frame"] += len(front_end["pending"])
+        state: dict[str, npt.NDArray[Any]] = {"seen": np.array(int(record["seen"]), np.int64)}
+        state |= {f"fe_{name}": array for name, array in front_end.items()}
+        return state | {f"state_{name}": array for name, array in student_arrays(self.shape, record).items()}
+
+    def import_stream(self, state: State) -> None:
+        """The inverse; a part that is left out starts fresh. EngineError, nothing changed, for another bundle's."""
+        if self._fresh is None:
+            raise EngineError(f"a state is exchanged in int8 only, and this engine computes in {self.precision}")
+        record, held = self._fresh.copy(), _nothing()
+        front_end, student = FrontEnd(self.config), part_of_state(state, "state_")
+        if given := part_of_state(state, "fe_"):
+            front_end.import_state(given)
+        known = front_end.export_state()
+        put_frontend(self.config, record, known)
+        if self.config.decimation > 1 and len(known["pending"]):
+            held = [known["pending"].astype(np.float32)]
+        if student:
+            put_student(self.shape, record, student)
+        record["seen"] = int(state["seen"]) if "seen" in state else 0
+        self._import(record)
+        self._frame, self._held = int(known["frame"]), held
+
+    # ---------------------------------------------------------------- calls
+
+    def _advance(self, function: str, frames: npt.NDArray[Any] | None, count: int) -> list[Output]:
+        """Frames, or `count` lost ones, to C. With decimation, those of an unfinished bin wait here: see c_state."""
+        if self.config.decimation == 1:
+            return self._call(function, frames, count)
+        start, self._frame = self._frame, self._frame + count
+        now = max(0, self.config.edge(self.config.bin_of(self._frame)) - start)
+        outputs: list[Output] = []
+        if now:
+            waiting, self._held = self._held, []
+            for part in waiting:
+                outputs += self._call(*_call_of(part))
+            outputs += self._call(function, None if frames is None else frames[:now], now)
+        if count > now:
+            self._held.append(count - now if frames is None else frames[now:].copy())
+        return outputs
+
+    def _call(self, function: str, frames: npt.NDArray[Any] | None, count: int) -> list[Output]:
+        if not count:
+            return []
+        outputs = np.empty(self._library.ed_outputs_for(self._decoder, count), OUTPUT)
+        given = () if frames is None else (frames.ctypes.data,)
+        rest = (count, outputs.ctypes.data, len(outputs), ctypes.byref(self._n_out))
+        self._done(getattr(self._library, function)(self._decoder, *given, *rest))
+        return [self._output(row) for row in outputs[: self._n_out.value]]
+
+    def _output(self, row: npt.NDArray[np.void]) -> Output:
+        kinematics = row["kinematics"][: self.shape.outputs].copy()
+        return Output(
+            int(row["bin"]), int(row["end_frame"]), Flag(int(row["flags"])), int(row["bad_channels"]), kinematics
+        )
+
+    def _export(self) -> npt.NDArray[np.void]:
+        record = np.zeros((), self._dtype)
+        self._done(self._library.ed_state_export(self._decoder, record.ctypes.data, record.nbytes))
+        return record
+
+    def _import(self, record: npt.NDArray[np.void]) -> None:
+        self._done(self._library.ed_state_import(self._decoder, record.ctypes.data, record.nbytes))
+
+    def _done(self, code: int) -> None:
+        if code:
+            said = self._library.ed_strerror(code).decode()
+            raise EngineError(f"the {LABELS[self.engine]} engine refuses this call: {said}", got=code)
+
+    def _check_info(self) -> None:
+        info, shape = self.info, self.shape
+        got = (info.abi_version, info.channels, info.outputs, info.latent, info.export_bytes)
+        expected = (ABI_VERSION, shape.channels, shape.outputs, shape.d, self._dtype.itemsize)
+        if got != expected:
+            names = "(ABI, channels, outputs, latent, bytes of a state)"
+            raise EngineError("the library holds another student", got=f"{got} {names}", expected=expected)
+
+
+# ---------------------------------------------------------------- frames that wait
+
+
+def _nothing() -> list[Floats | int]:
+    return []
+
+
+def _call_of(part: Floats | int) -> tuple[str, Floats | None, int]:
+    return ("ed_gap_outputs", None, part) if isinstance(part, int) else ("ed_push", part, len(part))
+
+
+def _microvolts(part: Floats | int, config: FrontEndConfig) -> npt.NDArray[np.float64]:
+    return np.zeros((part, config.channels)) if isinstance(part, int) else part.astype(np.float64)
