@@ -1,4 +1,4 @@
-"""A model by name, for those who check it: who makes each tensor, what is constant, types and shapes."""
+"""A model by name, for those who check it: who makes and who reads each tensor, what is constant, types and shapes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy.typing as npt
 import onnx
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from edgedistill.errors import EngineError
 
 MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Gather", "Split")
 
@@ -21,6 +23,7 @@ class ModelByName:
     producers: dict[str, NodeProto]
     constants: dict[str, npt.NDArray[Any]]
     values: dict[str, onnx.ValueInfoProto]  # everything but constants
+    inputs: set[str]
     outputs: set[str]
 
     @classmethod
@@ -36,11 +39,16 @@ class ModelByName:
         producers = {name: node for node in graph.node for name in node.output}
         for name in producers.keys() - values.keys() - constants.keys():
             values[name] = onnx.ValueInfoProto(name=name)  # inference gave up on it
-        return cls(list(graph.node), producers, constants, values, {value.name for value in graph.output})
+        inputs = {value.name for value in graph.input} - constants.keys()
+        return cls(list(graph.node), producers, constants, values, inputs, {value.name for value in graph.output})
 
     def producer(self, name: str) -> NodeProto | None:
         """The node that makes a tensor; None of an input or a constant."""
         return self.producers.get(name)
+
+    def readers(self, name: str) -> list[NodeProto]:
+        """The nodes that a tensor goes into."""
+        return [node for node in self.nodes if name in node.input]
 
     def type(self, name: str) -> int | None:
         """TensorProto type, None where unknown."""
@@ -83,3 +91,21 @@ class ModelByName:
 def attribute(node: NodeProto, name: str, default: Any) -> Any:
     """The value of a node's attribute, or what the operator takes without it."""
     return next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)
+
+
+# ---------------------------------------------------------------- saying what is wrong
+
+
+def named(node: NodeProto) -> str:
+    """A node as errors call it."""
+    return f"{node.op_type} '{node.name or node.output[0]}'"
+
+
+def type_name(element: int | None) -> str:
+    """A TensorProto type in words."""
+    return TensorProto.DataType.Name(element).lower() if element else "an unknown type"
+
+
+def broken(node: NodeProto, rule: str, got: object, expected: object) -> EngineError:
+    """The error of a node that breaks a rule."""
+    return EngineError(f"{named(node)}: {rule}", got=got, expected=expected)

@@ -4,7 +4,8 @@ that breaks one, and the rule.
 A graph that breaks them still runs in onnxruntime, and often builds: it is then slow, or wrong, on the device. The
 rules hold for TensorRT 10.3 to 11 with strong typing; sources are NVIDIA's documentation of QuantizeLinear and
 DequantizeLinear, the importers of onnx-tensorrt, and numerics.md for what our arithmetic adds: one rounding a
-tensor, integers from -127, exponentials and never probabilities.
+tensor, integers from -127, exponentials and never probabilities. Rules that a graph without a quantized tensor has to
+obey as well are in `graph_typing`, those of the custom node in `attention_rules`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from edgedistill.errors import EngineError
-from edgedistill.quantization.graph_reading import ModelByName, attribute
+from edgedistill.quantization.attention_rules import is_attention, require_attention_node
+from edgedistill.quantization.graph_reading import ModelByName, attribute, broken, named, type_name
+from edgedistill.quantization.graph_typing import require_opset, require_typed_model, require_typed_node
 
-FIRST_OPSET = 19  # before, a scale could not have the type of a float16 tensor
 LOWEST = -127.5  # in units of the scale: what rounds to -127
 QUANTIZED = (TensorProto.INT8, TensorProto.UINT8)
-FLOATING = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 def require_explicit_quantization(model: onnx.ModelProto, keep: Collection[str] = ()) -> None:
@@ -29,7 +30,7 @@ def require_explicit_quantization(model: onnx.ModelProto, keep: Collection[str] 
 
     `keep` names parts in higher precision ("layers.0.out"): products in nodes called `part/…` may be of floats.
     """
-    _require_opset(model)
+    require_opset(model)
     graph = ModelByName.of(model)
     for part in keep:
         if not any(_in_part(node, part) for node in graph.nodes if node.op_type in ("MatMul", "Gemm")):
@@ -45,60 +46,40 @@ def require_explicit_quantization(model: onnx.ModelProto, keep: Collection[str] 
             _require_symmetric_output(graph, node)
         if node.op_type in ("MatMul", "Gemm") and not any(_in_part(node, part) for part in keep):
             _require_quantized_product(graph, node)
-        _require_one_float_type(graph, node)
-    _require_static_shapes(graph)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise EngineError("onnx itself refuses the graph", got=error) from error
+        if is_attention(node):
+            require_attention_node(graph, node)
+        require_typed_node(graph, node)
+    require_typed_model(model, graph)
 
 
 # ---------------------------------------------------------------- rules
 
 
-def _require_opset(model: onnx.ModelProto) -> None:
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset < FIRST_OPSET:
-        raise EngineError(
-            "the graph's opset is too old for explicit quantization",
-            got=f"opset {opset}",
-            expected=f"{FIRST_OPSET} or later: scales of the tensor's own type",
-        )
-
-
-def _require_static_shapes(graph: ModelByName) -> None:
-    """Dynamic dimensions keep transformers from being fused on 10.3; a step has none."""
-    for name, value in graph.values.items():
-        tensor = value.type.tensor_type
-        if not tensor.HasField("shape") or any(not dim.HasField("dim_value") for dim in tensor.shape.dim):
-            node = graph.producers.get(name)
-            where = _named(node) if node is not None else f"input '{name}'"
-            raise EngineError(f"{where}: '{name}' has no static shape", expected="a number for every dimension")
-
-
 def _require_quantized_use(graph: ModelByName, node: NodeProto) -> None:
-    """8-bit tensors exist between a QuantizeLinear and a DequantizeLinear; no other operator takes or gives them."""
+    """8-bit tensors exist between a QuantizeLinear and a DequantizeLinear; only a plugin stands between them."""
+    if is_attention(node):
+        return
     if node.op_type != "DequantizeLinear":
         for name in node.input[:2] if node.op_type == "QuantizeLinear" else node.input:
             if graph.type(name) in QUANTIZED:
-                raise _broken(node, "an 8-bit tensor goes into it", name, "only DequantizeLinear takes 8-bit tensors")
+                raise broken(node, "an 8-bit tensor goes into it", name, "only DequantizeLinear takes 8-bit tensors")
     if node.op_type not in ("QuantizeLinear", "Constant"):
         for name in node.output:
             if graph.type(name) in QUANTIZED:
-                raise _broken(node, "it makes an 8-bit tensor", name, "only QuantizeLinear makes 8-bit tensors")
+                raise broken(node, "it makes an 8-bit tensor", name, "only QuantizeLinear makes 8-bit tensors")
 
 
 def _require_scale(graph: ModelByName, node: NodeProto) -> None:
     scale = graph.constants.get(node.input[1])
     if scale is None:
-        raise _broken(node, "its scale is not a constant", node.input[1], "known when the engine is built")
+        raise broken(node, "its scale is not a constant", node.input[1], "known when the engine is built")
     if not (np.isfinite(scale).all() and (scale > 0).all()):
-        raise _broken(node, "its scale is not positive and finite", scale.min(), "above 0 in every channel")
+        raise broken(node, "its scale is not positive and finite", scale.min(), "above 0 in every channel")
     floats = graph.type(node.input[0] if node.op_type == "QuantizeLinear" else node.output[0])
     if floats not in (None, graph.type(node.input[1])):
-        raise _broken(node, "its scale has another type than its tensor", scale.dtype, _type_name(floats))
+        raise broken(node, "its scale has another type than its tensor", scale.dtype, type_name(floats))
     if scale.size > 1 and not graph.is_weight(node):
-        raise _broken(node, "an activation has several scales", f"{scale.size} scales", "one a tensor")
+        raise broken(node, "an activation has several scales", f"{scale.size} scales", "one a tensor")
 
 
 def _require_zero_point(graph: ModelByName, node: NodeProto) -> None:
@@ -107,19 +88,19 @@ def _require_zero_point(graph: ModelByName, node: NodeProto) -> None:
         return  # 0 of the input's own type
     zero = graph.constants.get(node.input[2]) if given else None
     if zero is None:
-        raise _broken(node, "its zero point is not a constant", "none" if not given else node.input[2], "int8 0")
+        raise broken(node, "its zero point is not a constant", "none" if not given else node.input[2], "int8 0")
     if zero.dtype != np.int8 or zero.any():
-        raise _broken(node, "its zero point is not int8 0", f"{zero.dtype} {zero.ravel()[:4]}", "symmetric int8")
+        raise broken(node, "its zero point is not int8 0", f"{zero.dtype} {zero.ravel()[:4]}", "symmetric int8")
     if zero.size != graph.constants[node.input[1]].size:
-        raise _broken(node, "its zero point and scale differ in size", zero.size, graph.constants[node.input[1]].size)
+        raise broken(node, "its zero point and scale differ in size", zero.size, graph.constants[node.input[1]].size)
 
 
 def _require_exponentials(graph: ModelByName, node: NodeProto) -> None:
     """Over 254 live bins with equal scores, probabilities in 127ths are all zero (numerics.md)."""
     source = graph.producer(graph.before_moves(node.input[0])[0])
     if source is not None and (source.op_type == "Softmax" or _normalises(graph, source)):
-        raise _broken(
-            node, "it quantizes normalised probabilities", _named(source), "quantized exponentials, divided afterwards"
+        raise broken(
+            node, "it quantizes normalised probabilities", named(source), "quantized exponentials, divided afterwards"
         )
 
 
@@ -141,9 +122,7 @@ def _require_one_rounding(graph: ModelByName, node: NodeProto) -> None:
     for before in graph.dequantizers(node.input[0]):
         other = graph.constants.get(before.input[1])
         if other is None or not np.array_equal(other, scale):
-            raise _broken(
-                node, f"it rounds what {_named(before)} gave a second time", "another scale", "the same scale"
-            )
+            raise broken(node, f"it rounds what {named(before)} gave a second time", "another scale", "the same scale")
 
 
 def _require_symmetric_output(graph: ModelByName, node: NodeProto) -> None:
@@ -154,7 +133,7 @@ def _require_symmetric_output(graph: ModelByName, node: NodeProto) -> None:
     bounds = [] if clip is None or clip.op_type not in ("Clip", "Max") else clip.input[1:2]
     lowest = graph.constants.get(bounds[0]) if bounds else None
     if lowest is None or (lowest <= LOWEST * scale).any():
-        raise _broken(node, f"output '{node.output[0]}' can hold -128", "no bound", "a Clip to -127 scales before it")
+        raise broken(node, f"output '{node.output[0]}' can hold -128", "no bound", "a Clip to -127 scales before it")
 
 
 def _require_quantized_product(graph: ModelByName, node: NodeProto) -> None:
@@ -162,7 +141,7 @@ def _require_quantized_product(graph: ModelByName, node: NodeProto) -> None:
         name, moves = graph.before_moves(node.input[operand])
         source = graph.producer(name)
         if source is None or source.op_type != "DequantizeLinear":
-            raise _broken(node, "an input of this product is not dequantized", name, "a DequantizeLinear before it")
+            raise broken(node, "an input of this product is not dequantized", name, "a DequantizeLinear before it")
         if graph.is_weight(source):
             _require_channels(graph, node, operand, source, moves)
 
@@ -175,36 +154,17 @@ def _require_channels(
     axis = last  # of a matrix (2-D): columns of the right operand, rows of the left one
     for move in moves:
         if move.op_type != "Transpose":
-            raise _broken(node, "its weights are moved after they are dequantized", _named(move), "Transpose at most")
+            raise broken(node, "its weights are moved after they are dequantized", named(move), "Transpose at most")
         axis = int(attribute(move, "perm", [1, 0])[axis])
     weight = graph.shape(source.input[0])
     if len(weight) != 2:
-        raise _broken(source, "weights must be a matrix", weight, "(in, out)")
+        raise broken(source, "weights must be a matrix", weight, "(in, out)")
     scale = graph.constants[source.input[1]]
     along = int(attribute(source, "axis", 1)) % 2
     if scale.size != weight[axis] or (scale.size > 1 and along != axis):
         got = f"{scale.size} scales along axis {along} of {weight}"
-        raise _broken(source, "weights are not scaled per output channel", got, f"{weight[axis]} along axis {axis}")
-
-
-def _require_one_float_type(graph: ModelByName, node: NodeProto) -> None:
-    """Strong typing converts nothing by itself."""
-    types = {graph.type(name) for name in node.input} & set(FLOATING)
-    if len(types) > 1:
-        raise _broken(node, "its inputs are of several float types", sorted(map(_type_name, types)), "one, by a Cast")
+        raise broken(source, "weights are not scaled per output channel", got, f"{weight[axis]} along axis {axis}")
 
 
 def _in_part(node: NodeProto, part: str) -> bool:
     return node.name.startswith(f"{part}/")
-
-
-def _named(node: NodeProto) -> str:
-    return f"{node.op_type} '{node.name or node.output[0]}'"
-
-
-def _type_name(element: int | None) -> str:
-    return TensorProto.DataType.Name(element).lower() if element else "an unknown type"
-
-
-def _broken(node: NodeProto, rule: str, got: object, expected: object) -> EngineError:
-    return EngineError(f"{_named(node)}: {rule}", got=got, expected=expected)

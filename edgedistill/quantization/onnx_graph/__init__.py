@@ -3,20 +3,41 @@
 We write the nodes ourselves, because exporters of a traced step decompose what onnxruntime and TensorRT know how
 to fuse, and because the contract (numerics.md, "State") wants rings that a step only reads: the runtime appends.
 `writing` collects nodes and states inputs and outputs, `float_step` writes float32 and float16, `int8_step` the
-graph with explicit quantization.
+two INT8 graphs with `int8_writing`; they share all but the attention core, which is `attention_core` in one and
+`attention_plugin` in the other.
 
-    inputs   bin (C,) · ring_k_i, ring_v_i (H, W-1, Dh) · pos, live int32 (1,) · lags (R, C), none where R = 0
-    outputs  kinematics (K,) · latent (d,) · k_new_i, v_new_i (H, Dh) · INT8 only: bin_new (C,), a row of lags
+    file                       written by            what for
+    student.onnx               graph_from_student    onnxruntime; float32
+    student.fp16.onnx          graph_from_student    TensorRT; float16 products
+    student.int8.onnx          graph_from_integers   onnxruntime, TensorRT; standard operators
+    student.int8.plugin.onnx   graph_for_plugin      TensorRT with libed_plugin.so; `with_definition`: onnxruntime
 
-H heads of width Dh, W the window, i the layer, R = shape.lag_rows.
+Every step has these tensors by these names, row-major, and no dynamic dimension. H heads of width Dh (H Dh = d), W
+the window, C channels, K outputs, i = 0 … L-1 the layer, R = shape.lag_rows. Where a type stands in three columns
+they are of `student.onnx`, `student.fp16.onnx` and the INT8 graphs.
 
-    precision   rings, k_new, v_new   lags      bin, kinematics, latent
-    float32     float32               float32   float32
-    float16     float16               float32   float32
-    int8        int8                  int8      float32; latent without the gain of its norm
-"""
+    input       shape          type                         what
+    bin         (C,)           float32                      z-scored, finite, 0 where masked
+    ring_k_i    (H, W-1, Dh)   float32 · float16 · int8     keys by slot; never -128; anything finite where not live
+    ring_v_i    (H, W-1, Dh)   float32 · float16 · int8     values by slot
+    pos         (1,)           int32                        the slot the runtime writes next, 0 … W-2
+    live        (1,)           int32                        slots filled, 0 … W-1: those before pos, back round
+    lags        (R, C)         float32 · float32 · int8     bins before this one, newest first; absent where R = 0
 
+    output      shape          type                         what
+    kinematics  (K,)           float32                      in physical units
+    latent      (d,)           float32                      INT8: without the gain of its norm
+    k_new_i     (H, Dh)        float32 · float16 · int8     to be written to slot pos of ring_k_i after the step
+    v_new_i     (H, Dh)        float32 · float16 · int8     the same of ring_v_i
+    bin_new     (C,)           int8, INT8 graphs only       to become the first row of lags; elsewhere that is `bin`
+
+Inputs stand in the order bin, ring_k_0, ring_v_0, ring_k_1, …, pos, live, lags; outputs in the order kinematics,
+latent, k_new_0, v_new_0, k_new_1, …, bin_new. A ring of one layer is contiguous, so (L, 2, H, W-1, Dh) in one piece
+holds them all, as (L, 2, H, Dh) does the new ones. The custom node's tensors and attributes are listed in
+`attention_plugin`."""
+
+from edgedistill.quantization.onnx_graph.attention_plugin import with_definition
 from edgedistill.quantization.onnx_graph.float_step import graph_from_student, weight_shapes
-from edgedistill.quantization.onnx_graph.int8_step import graph_from_integers
+from edgedistill.quantization.onnx_graph.int8_step import graph_for_plugin, graph_from_integers
 
-__all__ = ["graph_from_integers", "graph_from_student", "weight_shapes"]
+__all__ = ["graph_for_plugin", "graph_from_integers", "graph_from_student", "weight_shapes", "with_definition"]

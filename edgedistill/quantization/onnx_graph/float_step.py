@@ -18,6 +18,7 @@ from onnx import TensorProto
 
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
+from edgedistill.quantization.graph_typing import require_strong_typing
 from edgedistill.quantization.onnx_graph.writing import IR_VERSION, NodeCollector, age_biases, rms_norm, step_model
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
@@ -49,7 +50,8 @@ def graph_from_student(
     """The checked step graph of a student.
 
     `weights` are named and shaped as `weight_shapes(shape)` says, float32; EngineError otherwise, and for a weight
-    that float16 cannot hold. Only the float32 graph is simplified: casts are there on purpose.
+    that float16 cannot hold. Only the float32 graph is simplified: casts are there on purpose. The float16 graph
+    obeys TensorRT's rules of strong typing.
     """
     _check(shape, weights)
     half = precision == "float16"
@@ -64,7 +66,10 @@ def graph_from_student(
     _readout(w, shape, weights, residual, history)
     ring = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     model = step_model(w, shape, ring=ring, lags=TensorProto.FLOAT)
-    return model if half else _simplified(model)
+    if not half:
+        return _simplified(model)
+    require_strong_typing(model)
+    return model
 
 
 # ---------------------------------------------------------------- the step, part by part

@@ -27,6 +27,7 @@ class NodeCollector:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
+        self._declared: list[onnx.ValueInfoProto] = []
         self._part = ""
 
     @contextmanager
@@ -36,11 +37,17 @@ class NodeCollector:
         yield
         self._part = before
 
-    def __call__(self, operator: str, *inputs: str, to: str | None = None, **attributes: Any) -> str:
-        """A node of the default domain; its only output is named like it, or `to`."""
+    def __call__(
+        self, operator: str, *inputs: str, to: str | None = None, domain: str | None = None, **attributes: Any
+    ) -> str:
+        """A node, of the default domain unless told; its only output is named like it, or `to`."""
         name = f"{self._part}{operator.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [to or name], name=name, **attributes))
+        self.nodes.append(helper.make_node(operator, inputs, [to or name], name=name, domain=domain, **attributes))
         return to or name
+
+    def declare(self, name: str, element: int, size: Sequence[int]) -> None:
+        """Type and shape of a tensor that onnx cannot infer: what a custom node makes."""
+        self._declared.append(helper.make_tensor_value_info(name, element, size))
 
     def split(self, x: str, parts: int, axis: int, sizes: tuple[int, ...] = ()) -> list[str]:
         """`parts` pieces of x along `axis`, equal ones unless `sizes` are given."""
@@ -51,11 +58,11 @@ class NodeCollector:
         self.nodes.append(helper.make_node("Split", inputs, outputs, name=name, **attributes))
         return outputs
 
-    def cast(self, x: str, element: int) -> str:
+    def cast(self, x: str, element: int, to: str | None = None) -> str:
         """x as another TensorProto type; apart, because Cast's attribute is called `to`."""
         name = f"{self._part}cast_{len(self.nodes)}"
-        self.nodes.append(helper.make_node("Cast", [x], [name], name=name, to=element))
-        return name
+        self.nodes.append(helper.make_node("Cast", [x], [to or name], name=name, to=element))
+        return to or name
 
     def constant(self, values: npt.NDArray[Any]) -> str:
         """An array as an initializer, in its own type."""
@@ -73,8 +80,11 @@ class NodeCollector:
 
     def model(self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """The checked model of everything collected."""
-        graph = helper.make_graph(self.nodes, "student_step", inputs, outputs, self.constants)
-        opsets = [helper.make_opsetid("", OPSET)]
+        graph = helper.make_graph(
+            self.nodes, "student_step", inputs, outputs, self.constants, value_info=self._declared
+        )
+        custom = sorted({node.domain for node in self.nodes} - {""})
+        opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in custom)]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="edgedistill")
         model.ir_version = IR_VERSION
         onnx.checker.check_model(model, full_check=True)
@@ -107,9 +117,9 @@ def rms_norm(w: NodeCollector, x: str, gain: Floats) -> str:
 
 
 def age_biases(w: NodeCollector, shape: StudentShape, tables: Sequence[Floats]) -> list[str]:
-    """Per layer the bias (H, 1, W-1) of every ring slot by its age, MASKED where the slot is not live.
+    """Per table the bias (H, 1, W-1) of every ring slot by its age, MASKED where the slot is not live.
 
-    `tables` (H, W) of each layer, by age. The softmax is blind to a shift, so each bias is taken relative to the
+    `tables` (H, W) of one layer or more, by age. The softmax is blind to a shift, so each bias is taken relative to the
     new bin's, which needs none. Rows are gathered first and turned afterwards: that copies rows, not single
     floats (8 to 15 us less).
     """
@@ -122,4 +132,4 @@ def age_biases(w: NodeCollector, shape: StudentShape, tables: Sequence[Floats]) 
     row = w("Where", w("LessOrEqual", "live", age), w.constant(np.array([slots], np.int32)), age)
     gathered = w("Gather", w.constant(table.T[:, :, None]), row, axis=0)  # (W-1, L*H, 1)
     biases = w("Transpose", gathered, perm=[1, 2, 0])
-    return w.split(biases, shape.layers, axis=0) if shape.layers > 1 else [biases]
+    return w.split(biases, len(tables), axis=0) if len(tables) > 1 else [biases]

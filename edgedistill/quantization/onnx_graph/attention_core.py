@@ -1,0 +1,59 @@
+"""The attention core of a layer in standard operators: the nodes between its projections, in the plain INT8 graph.
+
+A core reads the query as floats and the new key and value as integers, which are outputs of the graph as well, and
+gives the context. There is a second one, `attention_plugin`: a single node that TensorRT looks up among plugins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from edgedistill.config import StudentShape
+from edgedistill.quantization.onnx_graph.int8_writing import QuantizedWriter
+from edgedistill.quantization.onnx_graph.writing import age_biases
+
+
+class Query(NamedTuple):
+    """What a layer's q, k, v product leaves to its core."""
+
+    q: str  # (1, d) float32, over sqrt(Dh)
+    q_shrink: float  # 1 / sqrt(Dh): q's integers are at q's scale times this
+    k_new: str  # (H, Dh) int8
+    v_new: str  # (H, Dh) int8
+
+
+class Context(NamedTuple):
+    """What a core gives, of d values in the order of heads."""
+
+    values: str  # float32
+    rounded: bool  # to integers at the context's scale
+
+
+Core = Callable[[Query], Context]
+
+
+def standard_cores(w: QuantizedWriter, shape: StudentShape, layers: Sequence[int]) -> dict[int, Core]:
+    """The cores of these layers. Ages are the same in all of them: their biases are gathered together, here."""
+    if not layers:
+        return {}
+    biases = age_biases(w, shape, [w.tensors[f"layers.{i}.age_bias"] for i in layers])
+    return {i: partial(_standard_core, w, shape, i, bias) for i, bias in zip(layers, biases, strict=True)}
+
+
+def _standard_core(w: QuantizedWriter, shape: StudentShape, i: int, bias: str, new: Query) -> Context:
+    """The new bin is scored beside the ring; exponentials are quantized and divided by their sum at the end."""
+    heads, width, layer = shape.heads, shape.head_dim, f"layers.{i}."
+    q = w("Reshape", new.q, w.ints(heads, width, 1))
+    q = w.dequantize(w.quantize(q, f"{layer}q", new.q_shrink), f"{layer}q", new.q_shrink)
+    k, v = (w("Reshape", w.dequantize(x, name), w.ints(heads, 1, width))
+            for x, name in ((new.k_new, f"{layer}k"), (new.v_new, f"{layer}v")))  # fmt: skip
+    past = w("MatMul", w.dequantize(f"ring_k_{i}", f"{layer}k"), q)  # (H, W-1, 1)
+    past = w("Add", w("Reshape", past, w.ints(heads, 1, shape.window - 1)), bias)
+    fresh = w("MatMul", k, q)  # (H, 1, 1)
+    highest = w("Max", w("ReduceMax", past, w.ints(2), keepdims=1), fresh)
+    p_past, p_new = w.exponentials(past, highest), w.exponentials(fresh, highest)
+    total = w("Add", w("ReduceSum", p_past, w.ints(2), keepdims=1), p_new)
+    context = w("MatMul", p_past, w.dequantize(f"ring_v_{i}", f"{layer}v"))  # (H, 1, Dh)
+    return Context(w("Div", w("Add", context, w("Mul", p_new, v)), total), rounded=False)
