@@ -17,7 +17,12 @@ from edgedistill.bundle import Bundle, write_bundle
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.quantization.integers import quantize_student
-from edgedistill.quantization.onnx_graph import graph_from_integers, graph_from_student, weight_shapes
+from edgedistill.quantization.onnx_graph import (
+    graph_for_plugin,
+    graph_from_integers,
+    graph_from_student,
+    weight_shapes,
+)
 
 from .numerics.students import likely_ranges
 
@@ -67,6 +72,7 @@ def student_files(shape: StudentShape, seed: int) -> dict[str, bytes]:
         "student.onnx": graph,
         "student.safetensors": save(weights),
         "student.int8.onnx": graph_from_integers(shape, tensors).SerializeToString(),
+        "student.int8.plugin.onnx": graph_for_plugin(shape, tensors).SerializeToString(),
         "student.int8.safetensors": save(tensors),
     }
 

@@ -18,7 +18,13 @@ from safetensors.numpy import save
 
 from edgedistill import __version__
 from edgedistill.build.quantize import RANGES, Int8Student
-from edgedistill.build.reference import reference, require_same_function
+from edgedistill.build.reference import (
+    PLAIN_GRAPH,
+    PLUGIN_GRAPH,
+    reference,
+    require_same_function,
+    require_spike_graphs,
+)
 from edgedistill.bundle import open_bundle, write_bundle
 from edgedistill.compile.c_library import compile_bundle
 from edgedistill.config import StudentShape
@@ -27,8 +33,7 @@ from edgedistill.data.windows import SessionBins
 from edgedistill.frontend import FrontEnd, group_delay_ms
 from edgedistill.models.student import Student
 from edgedistill.quantization.deployment import deployed_weights
-from edgedistill.quantization.graph_rules import require_explicit_quantization
-from edgedistill.quantization.onnx_graph import graph_from_integers, graph_from_student
+from edgedistill.quantization.onnx_graph import graph_for_plugin, graph_from_integers, graph_from_student
 from edgedistill.subjects import bench
 from edgedistill.target import Gate, Target
 from edgedistill.training.batches import TrainingSession
@@ -70,7 +75,8 @@ def write_decoder_bundle(made: Ingredients) -> tuple[Gate, ...]:
     spikes["model.json"] = json.dumps(facts).encode()
     files |= {f"subjects/spike-student/{name}": data for name, data in spikes.items()}
     require_same_function(made.lfp.student, made.lfp.readout, made.session, shape, files["student.onnx"])
-    files["reference.npz"] = npz(reference(made.lfp.int8.quantized.model, made.session, files["student.int8.onnx"]))
+    files["reference.npz"] = npz(reference(made.lfp.int8.quantized.model, made.session, files))
+    require_spike_graphs(made.spikes.int8.quantized.model, made.session, spikes)
     files["holdout.npz"] = holdout(made, shape)
     contents = manifest(made, shape)
     write_bundle(made.out, contents, files)
@@ -116,13 +122,12 @@ def student_files(student: Student, session: str, readout: Readout) -> tuple[dic
 
 
 def int8_files(int8: Int8Student) -> dict[str, bytes]:
-    """Integers, their graph, which keeps the rules of explicit quantization, and the ranges they came from."""
+    """Integers, the two forms of their graph, and the ranges they came from."""
     model = int8.quantized.model
-    graph = graph_from_integers(model.shape, model.tensors)
-    require_explicit_quantization(graph, keep=model.keep)
     return {
         "student.int8.safetensors": save(dict(model.tensors)),
-        "student.int8.onnx": graph.SerializeToString(),
+        PLAIN_GRAPH: graph_from_integers(model.shape, model.tensors).SerializeToString(),
+        PLUGIN_GRAPH: graph_for_plugin(model.shape, model.tensors).SerializeToString(),
         RANGES: json.dumps(int8.ranges.to_json(), indent=1).encode(),
     }
 

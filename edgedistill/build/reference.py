@@ -6,20 +6,24 @@ graph that computes something else is never shipped.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
 
 from edgedistill.config import StudentShape
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.student import Student
 from edgedistill.numerics import Int8Model, Oracle
+from edgedistill.quantization.onnx_graph import with_definition
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout
 
+PLAIN_GRAPH, PLUGIN_GRAPH = "student.int8.onnx", "student.int8.plugin.onnx"
 REFERENCE_BINS = 256
 CHECKED_BINS = 1024
 TOLERANCE = 1e-3  # of an output's standard deviation, graph against PyTorch: sums in another order, no more
@@ -52,21 +56,46 @@ def require_same_function(
         )
 
 
-def reference(model: Int8Model, session: TrainingSession, graph: bytes) -> dict[str, npt.NDArray[Any]]:
+def reference(model: Int8Model, session: TrainingSession, files: Mapping[str, bytes]) -> dict[str, npt.NDArray[Any]]:
     """What a device checks itself against: bins, kinematics and integers of the oracle, its state before and after.
 
     The state before (`start_*`) is that of the session's stream at the test block, rings full and wrapped. The INT8
-    graph is held against it here: fed the oracle's state at each step, it must stay within the near class.
+    graphs among `files` are held against it here: fed the oracle's state at each step, they must stay within the near
+    class.
     """
-    block = session.split.test
-    bins = session.inputs("lfp")[: block.start + REFERENCE_BINS].numpy()[: block.stop]
-    oracle = Oracle(model)
-    oracle.run(bins[: block.start])
-    start, bins = oracle.export_state(), bins[block.start :]
-    require_near(model, start, bins, graph, session.scale[1])
-    arrays: dict[str, npt.NDArray[Any]] = {"bins": bins, **{f"start_{n}": a for n, a in start.items()}}
+    bins, start = session.inputs("lfp")[: session.split.test.stop].numpy(), session.split.test.start
+    oracle, bins = _oracle_after(model, bins[:start]), bins[start : start + REFERENCE_BINS]
+    before = oracle.export_state()
+    _require_int8_graphs(model, before, bins, files, session.scale[1])
+    arrays: dict[str, npt.NDArray[Any]] = {"bins": bins, **{f"start_{n}": a for n, a in before.items()}}
     arrays |= {f"int_{name}" if a.dtype == np.int8 else name: a for name, a in oracle.trace(bins).items()}
     return arrays | {f"state_{name}": array for name, array in oracle.export_state().items()}
+
+
+def require_spike_graphs(model: Int8Model, session: TrainingSession, files: Mapping[str, bytes]) -> None:
+    """The same check of the spike student's INT8 graphs, after a run-up that fills and wraps its rings."""
+    bins, start = session.inputs("spikes")[: session.split.test.stop].numpy(), session.split.test.start
+    before = _oracle_after(model, bins[max(0, start - 2 * model.shape.window) : start]).export_state()
+    _require_int8_graphs(model, before, bins[start : start + REFERENCE_BINS], files, session.scale[1])
+
+
+def _oracle_after(model: Int8Model, bins: Floats) -> Oracle:
+    oracle = Oracle(model)
+    oracle.run(bins)
+    return oracle
+
+
+def _require_int8_graphs(
+    model: Int8Model,
+    state: dict[str, npt.NDArray[Any]],
+    bins: Floats,
+    files: Mapping[str, bytes],
+    spread: npt.NDArray[Any],
+) -> None:
+    """Both forms on onnxruntime, the one for TensorRT with the definition of its custom node."""
+    defined = with_definition(onnx.load_model_from_string(files[PLUGIN_GRAPH])).SerializeToString()
+    for name, graph in ((PLAIN_GRAPH, files[PLAIN_GRAPH]), (PLUGIN_GRAPH, defined)):
+        require_near(model, state, bins, graph, spread, name)
 
 
 def require_near(
@@ -75,8 +104,9 @@ def require_near(
     bins: Floats,
     graph: bytes,
     spread: npt.NDArray[Any],
+    name: str = PLAIN_GRAPH,
 ) -> None:
-    """EdgeDistillError where the INT8 graph leaves the near class; `spread` is each output's deviation (K,)."""
+    """EdgeDistillError where an INT8 graph leaves the near class; `spread` is each output's deviation (K,)."""
     oracle, engine = Oracle(model), OnnxEngine(graph, model.shape)
     oracle.import_state(state)
     differ, entries, apart = 0, 0, np.zeros(len(bins))
@@ -98,7 +128,7 @@ def require_near(
         allowed = (
             f"{NEAR_SHARE:.1%} of the integers, {FAR_SHARE:.0%} of the outputs by over {NEAR:g}, none by {FARTHEST:g}"
         )
-        raise other_function("the INT8 graph", "the oracle", found, f"at most {allowed}")
+        raise other_function(f"the INT8 graph {name}", "the oracle", found, f"at most {allowed}")
 
 
 def other_function(what: str, than: str, got: str, expected: str) -> EdgeDistillError:

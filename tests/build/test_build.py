@@ -207,7 +207,7 @@ def test_the_ranges_in_the_bundle_say_where_they_come_from(first: BuildResult, h
 
 def test_int8_weights_and_state_are_a_quarter(first: BuildResult) -> None:
     bundle = open_bundle(first.bundle)
-    assert {"student.onnx", "student.fp16.onnx", "student.int8.onnx"} <= set(bundle.names)
+    assert {"student.onnx", "student.fp16.onnx", "student.int8.onnx", "student.int8.plugin.onnx"} <= set(bundle.names)
     sizes = bundle.manifest["int8"]
     assert 0 < sizes["weight_bytes"] < len(bundle.read("student.safetensors"))
     engines = {name: Decoder(bundle, name) for name in ("onnxruntime", "oracle")}

@@ -28,7 +28,7 @@ from onnx import TensorProto, helper
 
 from edgedistill.config import StudentShape
 from edgedistill.numerics.arithmetic import LEVELS
-from edgedistill.quantization.attention_rules import ATTRIBUTES, DOMAIN, INPUTS, OPERATOR
+from edgedistill.quantization.attention_rules import ATTRIBUTES, DOMAIN, INPUTS, OPERATOR, is_attention
 from edgedistill.quantization.onnx_graph.attention_core import Context, Core, Query
 from edgedistill.quantization.onnx_graph.int8_writing import QuantizedWriter
 from edgedistill.quantization.onnx_graph.writing import OPSET, NodeCollector
@@ -57,7 +57,12 @@ def _plugin_core(w: QuantizedWriter, shape: StudentShape, i: int, new: Query) ->
 
 
 def with_definition(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model for onnxruntime: the node's definition, in standard operators, is added as a function."""
+    """The same model for onnxruntime: the node's definition, in standard operators, is added as a function.
+
+    A model without such a node is returned as it is.
+    """
+    if not any(is_attention(node) for node in model.graph.node):
+        return model
     ring = next(value for value in model.graph.input if value.name == "ring_k_0").type.tensor_type.shape
     heads, slots, head_dim = (dim.dim_value for dim in ring.dim)
     defined = onnx.ModelProto()
