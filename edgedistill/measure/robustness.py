@@ -124,10 +124,8 @@ def pass_days(stream: Stream, days: float, draw: int) -> Bins:
         gain = np.exp(GAIN_DRIFT * np.sqrt(days / 15) * rng.standard_normal(channels))
         return np.asarray(stream.bins * gain, np.float32)
     survives = rng.uniform(size=channels) <= np.interp(days, list(SURVIVAL), list(SURVIVAL.values()))
-    others, shifts = (
-        rng.permutation(np.arange(channels)),
-        rng.integers(len(stream.bins) // 4, 3 * len(stream.bins) // 4, channels),
-    )
+    others = rng.permutation(np.arange(channels))
+    shifts = rng.integers(len(stream.bins) // 4, 3 * len(stream.bins) // 4, size=(channels,))
     spoiled = stream.bins.copy()
     for unit in np.flatnonzero(~survives):  # another neuron: as busy as some unit, at other moments
         spoiled[:, unit] = np.roll(stream.bins[:, others[unit]], shifts[unit])
