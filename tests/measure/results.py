@@ -85,7 +85,8 @@ def full_result() -> dict[str, Any]:
         "system": {
             "rows": [
                 {"signal": "LFP", "decoded": "implant", "mbit_per_s": 0.0032, "acquisition_mw": 0.27,
-                 "processing_mw": 0.0, "radio_mw": 1e-5, "compute_mw": 1.4, "compute_source": "estimated", "total_mw": 1.67}
+                 "processing_mw": 0.0, "radio_mw": 1e-5, "compute_mw": 1.4, "compute_source": "estimated",
+                 "total_mw": 1.67}
             ],
             "assumptions": {"radio_pj_per_bit": {"value": 5.8, "unit": "pJ a bit", "source": "PMC7614137"}},
         },

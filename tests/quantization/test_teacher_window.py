@@ -10,7 +10,7 @@ import torch
 from edgedistill.config import TeacherSize
 from edgedistill.errors import EngineError
 from edgedistill.models.teacher import PatchAutoencoder
-from edgedistill.quantization.onnx_graph.teacher_window import graph_from_teacher
+from edgedistill.quantization.onnx_graph.teacher_window import graph_from_teacher, timing_graph
 
 PREDICTOR = {"predictor_layers": 1, "predictor_d": 12, "mask_share": 0.2}
 SIZES = {
@@ -49,3 +49,13 @@ def test_a_window_that_is_not_whole_tokens_is_refused() -> None:
     teacher = made(SIZES["one patch"], 7, True)
     with pytest.raises(EngineError, match="multiple of 4"):
         graph_from_teacher(teacher, "monday", 18, np.zeros((1, 16), "f4"), np.zeros(1, "f4"))
+
+
+def test_a_graph_to_be_timed_is_small_and_runs() -> None:
+    size = TeacherSize(d=128, layers=2, heads=2, ff=256, patch=8, span=4, **PREDICTOR)
+    graph = timing_graph(size, 7, 40, OUTPUTS).SerializeToString()
+    whole = graph_from_teacher(made(size, 7, True), "monday", 40, np.zeros((2, 128), "f4"), np.zeros(2, "f4"))
+    assert len(graph) < 60_000 < len(whole.SerializeToString()) / 10
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"counts": np.ones((40, 7), "f4")})
+    assert found.shape == (OUTPUTS,)

@@ -8,10 +8,13 @@ products as they are), so that turning needs no gather.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgedistill.config import TeacherSize
 from edgedistill.errors import EngineError
@@ -19,6 +22,8 @@ from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.models.tokenizer import slot
 from edgedistill.models.transformer import RotaryBlock, reach_bins, rotary_angles
 from edgedistill.quantization.onnx_graph.writing import Floats, NodeCollector, rms_norm
+
+ALIKE, ALIKE_FROM = 0.02, 4096
 
 
 def graph_from_teacher(
@@ -28,10 +33,22 @@ def graph_from_teacher(
 
     `weight` (K, d) and `bias` (K,) read the latent of the last bin. EngineError for a window that is not whole tokens.
     """
+    return _written(NodeCollector(), teacher, session, window, weight, bias)
+
+
+def timing_graph(size: TeacherSize, units: int, window: int, outputs: int) -> onnx.ModelProto:
+    """A graph of that shape whose weights are all alike and made when it is loaded: to be timed, not to be believed."""
+    teacher = PatchAutoencoder(size, {"any": units})
+    weight, bias = np.zeros((outputs, size.d), np.float32), np.zeros(outputs, np.float32)
+    return _written(_AlikeWeights(), teacher, "any", window, weight, bias)
+
+
+def _written(
+    w: NodeCollector, teacher: PatchAutoencoder, session: str, window: int, weight: Floats, bias: Floats
+) -> onnx.ModelProto:
     size, units = teacher.size, teacher.channels[session]
     if window < size.span or window % size.span:
         raise EngineError("the teacher's window is not whole tokens", got=window, expected=f"a multiple of {size.span}")
-    w = NodeCollector()
     steps, patches = window // size.span, teacher.tokenizer.patches[session]
     tokens = _tokens(w, teacher, session, window)
     times = torch.arange(steps).repeat_interleave(patches).float()
@@ -65,6 +82,16 @@ def _tokens(w: NodeCollector, teacher: PatchAutoencoder, session: str, window: i
     tokens = w("Transpose", w("MatMul", x, w.constant(maps)), perm=[1, 0, 2])
     tokens = w("Add", tokens, w.constant(_array(teacher.tokenizer.position[name])))
     return w("Reshape", tokens, w.ints(steps * patches, size.d))
+
+
+class _AlikeWeights(NodeCollector):
+    """Large constants become their shape and one value: a file of kilobytes that costs what its megabytes would."""
+
+    def constant(self, values: npt.NDArray[Any]) -> str:
+        if values.size < ALIKE_FROM or values.dtype != np.float32:
+            return super().constant(values)
+        value = numpy_helper.from_array(np.array([ALIKE], np.float32))
+        return self("ConstantOfShape", self.ints(*values.shape), value=value)
 
 
 class _Turn:

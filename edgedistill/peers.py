@@ -1,0 +1,145 @@
+"""What a user would run otherwise: the same student in PyTorch, in onnxruntime's own INT8, and the spike teacher.
+
+Each has the face of an engine: `step` of a z-scored bin, `reset`, `export_state`. All on one thread. What a machine
+cannot run is an EngineError that says why.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.config import StudentShape, StudentSize
+from edgedistill.errors import EngineError
+from edgedistill.runtime.onnx_engine import OnnxEngine
+
+Floats = npt.NDArray[np.float32]
+
+
+class TorchEager:
+    """A student in PyTorch as it comes, from the tensors of `student.safetensors`."""
+
+    precision = "float32"
+
+    def __init__(self, shape: StudentShape, weights: Mapping[str, Floats]) -> None:
+        """EngineError where torch is not installed."""
+        try:
+            import torch
+
+            from edgedistill.models.student import Student
+        except ImportError as error:
+            raise EngineError("PyTorch is not installed", got=error, next_step="pip install '.[train]'") from error
+        self._torch, self.shape = torch, shape
+        torch.set_num_threads(1)
+        size = StudentSize(
+            shape.d, shape.layers, shape.heads, shape.window, shape.ff, shape.taps, shape.dilation, shape.lags
+        )
+        student = Student(size, {"s": shape.channels}, {"s": "a"}, 1, shape.outputs).eval()
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+        own = student.state_dict()
+        for name, tensor in own.items():
+            own[name] = tensors.get(_STORED.get(name, name.replace(".mlp.", ".")), tensor)
+        student.load_state_dict(own)
+        self._student = student
+        self._latent, self._lags, self._bias = (tensors[f"readout.{part}"] for part in ("latent", "lags", "bias"))
+        self.reset()
+
+    def reset(self) -> None:
+        """A fresh stream."""
+        self._state = self._student.fresh_state("s")
+        self._recent = self._torch.zeros(self.shape.lags + 1, self.shape.channels)
+
+    def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
+        """Kinematics (K,) of one z-scored bin (C,)."""
+        torch = self._torch
+        with torch.inference_mode():
+            newest = torch.from_numpy(np.asarray(bin, np.float32))
+            self._recent = torch.cat([newest[None], self._recent[:-1]])
+            latent = self._student.step("s", newest, self._state)
+            found: Floats = (self._latent @ latent + self._lags @ self._recent.flatten() + self._bias).numpy()
+        return found
+
+    def export_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Rings and lagged bins, for their size."""
+        rings = {f"ring_k_{i}": ring.numpy() for i, ring in enumerate(self._state.ring_k)}
+        rings |= {f"ring_v_{i}": ring.numpy() for i, ring in enumerate(self._state.ring_v)}
+        return rings | {"lags": self._recent.numpy()}
+
+
+# The names that differ between a training student of one session and its deployed tensors.
+_STORED = {"tokenizer.base.s_a": "embed.weight", "tokenizer.bias": "embed.bias"}
+
+
+def onnxruntime_dynamic_int8(graph: bytes, shape: StudentShape) -> OnnxEngine:
+    """onnxruntime's own INT8 of a float32 step graph: weights ahead, activations as they come."""
+    try:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as error:
+        raise EngineError(
+            "onnxruntime's quantizer is not installed", got=error, next_step="pip install onnx"
+        ) from error
+    with tempfile.TemporaryDirectory() as folder:
+        plain, dynamic = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        plain.write_bytes(graph)
+        logging.disable(logging.WARNING)  # it advises a preprocessing that changes nothing in a graph written by hand
+        try:
+            quantize_dynamic(plain, dynamic, weight_type=QuantType.QInt8)
+        finally:
+            logging.disable(logging.NOTSET)
+        return OnnxEngine(dynamic.read_bytes(), shape)
+
+
+class WindowTeacher:
+    """The spike teacher as it would have to run: its whole window again for each bin, on onnxruntime."""
+
+    precision = "float32"
+
+    def __init__(self, graph: bytes) -> None:
+        """A graph of `graph_from_teacher`. EngineError where onnxruntime is not installed or refuses it."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise EngineError("onnxruntime is not installed", got=error, next_step="pip install onnxruntime") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own classes are not public
+            raise EngineError("onnxruntime refuses the teacher's graph", got=str(error).splitlines()[0]) from error
+        self.window, self.units = self._session.get_inputs()[0].shape
+        self.reset()
+
+    def reset(self) -> None:
+        """A fresh stream: a window of mean counts."""
+        self._counts = np.zeros((self.window, self.units), np.float32)
+
+    def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
+        """Kinematics (K,) of the newest of the last `window` bins of z-scored counts (U,)."""
+        self._counts[:-1] = self._counts[1:]
+        self._counts[-1] = bin
+        found: Floats = self._session.run(None, {"counts": self._counts})[0]
+        return found
+
+    def export_state(self) -> dict[str, npt.NDArray[Any]]:
+        """The window, for its size."""
+        return {"counts": self._counts}
+
+
+def parameters_of(graph: bytes) -> int:
+    """Numbers in the constants of a graph, those that are made when it is loaded included."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise EngineError("onnx is not installed", got=error, next_step="pip install onnx") from error
+    model = onnx.load(io.BytesIO(graph))
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    made = [int(np.prod(constants[n.input[0]])) for n in model.graph.node if n.op_type == "ConstantOfShape"]
+    return sum(array.size for array in constants.values() if array.dtype == np.float32) + sum(made)
