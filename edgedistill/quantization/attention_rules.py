@@ -52,9 +52,9 @@ def _require_types(graph: ModelByName, node: NodeProto) -> None:
 
 
 def _require_shapes(graph: ModelByName, node: NodeProto) -> None:
-    heads, width = (*graph.shape(node.input[0]), 0, 0)[:2]
-    window = (*graph.shape(node.input[5]), 0, 0)[1]
-    new, ring = (heads, width), (heads, window - 1, width)
+    ring = graph.shape(node.input[4])
+    heads, slots, width = ring if len(ring) == 3 else (0, 0, 0)
+    new, window = (heads, width), slots + 1
     sizes = [new, new, new, ring, ring, (heads, window), (1,), (1,), new]
     for role, name, size in zip((*INPUTS, "context"), (*node.input, node.output[0]), sizes, strict=True):
         if graph.shape(name) != size:

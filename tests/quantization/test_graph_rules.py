@@ -3,72 +3,25 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Callable
 
 import numpy as np
 import onnx
 import onnxsim
 import pytest
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from edgedistill.errors import EngineError
 from edgedistill.quantization.graph_rules import require_explicit_quantization
 from edgedistill.quantization.onnx_graph import graph_from_integers
 
 from ..numerics.students import SMALL, random_model
+from .surgery import Cases, Surgery
 
 GOOD = graph_from_integers(SMALL, random_model(SMALL).tensors)
 
 
-class Surgery:
-    """A copy of the good graph, and ways to spoil it."""
-
-    def __init__(self) -> None:
-        self.model = copy.deepcopy(GOOD)
-        self.graph = self.model.graph
-
-    def node(self, operator: str, part: str, nth: int = 0) -> NodeProto:
-        return [n for n in self.graph.node if n.op_type == operator and n.name.startswith(f"{part}/")][nth]
-
-    def maker(self, name: str) -> NodeProto:
-        return next(n for n in self.graph.node if name in n.output)
-
-    def reader(self, name: str) -> NodeProto:
-        return next(n for n in self.graph.node if name in n.input)
-
-    def array(self, name: str) -> np.ndarray:
-        return numpy_helper.to_array(next(t for t in self.graph.initializer if t.name == name))
-
-    def constant(self, values: np.ndarray) -> str:
-        name = f"new_{len(self.graph.initializer)}"
-        self.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
-        return name
-
-    def before(self, node: NodeProto, operator: str, *inputs: str, **attributes: object) -> str:
-        """A new node just before `node`; returns its output."""
-        name = f"new_{operator.lower()}_{len(self.graph.node)}"
-        at = next(i for i, n in enumerate(self.graph.node) if n.name == node.name)
-        self.graph.node.insert(at, helper.make_node(operator, inputs, [name], name=name, **attributes))
-        return name
-
-    def weights(self, part: str) -> NodeProto:
-        """The DequantizeLinear of a part's weights."""
-        return self.maker(self.node("MatMul", part).input[1])
-
-
-Spoil = Callable[[Surgery], str]  # returns the name of the node to be blamed
-CASES: dict[str, tuple[str, Spoil]] = {}
-
-
-def case(rule: str) -> Callable[[Spoil], Spoil]:
-    """`rule` is part of the message."""
-
-    def add(spoil: Spoil) -> Spoil:
-        CASES[spoil.__name__] = (rule, spoil)
-        return spoil
-
-    return add
+CASES = Cases(GOOD, require_explicit_quantization)
+case = CASES.case
 
 
 @case("not dequantized")
@@ -253,15 +206,9 @@ def an_output_with_a_wide_clip(s: Surgery) -> str:
     return node.name
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", CASES.all)
 def test_a_broken_rule_names_the_node(name: str) -> None:
-    rule, spoil = CASES[name]
-    surgery = Surgery()
-    blamed = spoil(surgery)
-    with pytest.raises(EngineError) as raised:
-        require_explicit_quantization(surgery.model)
-    assert f"'{blamed}'" in str(raised.value)
-    assert re.search(rule, str(raised.value))
+    CASES.require_caught(name)
 
 
 def test_the_good_graph_obeys() -> None:
@@ -285,7 +232,7 @@ def test_parts_in_higher_precision_must_be_named() -> None:
 
 
 def test_weights_may_be_transposed_if_their_scales_follow() -> None:
-    surgery = Surgery()
+    surgery = Surgery(GOOD)
     node, source = surgery.node("MatMul", "layers.0.down"), surgery.weights("layers.0.down")
     source.input[0] = surgery.constant(np.ascontiguousarray(surgery.array(source.input[0]).T))
     source.attribute[0].i = 0
@@ -294,7 +241,7 @@ def test_weights_may_be_transposed_if_their_scales_follow() -> None:
 
 
 def test_weights_may_be_quantized_in_the_graph() -> None:
-    surgery = Surgery()
+    surgery = Surgery(GOOD)
     source = surgery.weights("layers.0.down")
     weights = surgery.constant(surgery.array(source.input[0]) * surgery.array(source.input[1]))
     source.input[0] = surgery.before(source, "QuantizeLinear", weights, source.input[1], source.input[2], axis=1)
