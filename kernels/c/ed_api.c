@@ -1,8 +1,15 @@
 /*
  * The public functions: each checks its arguments, then calls the model's own. Knows no shape; compiled once, however
- * many models a program holds.
+ * many models a program holds. With -DED_DEVICE it is part of a library of one model, which ed_open opens.
  */
 #include "ed_model.h"
+
+#ifdef ED_DEVICE
+#include <stdlib.h>
+
+#include ED_MODEL_HEADER
+extern const ed_model ED_MODEL_SYMBOL;
+#endif
 
 /* Frames of one call: far beyond any buffer, far below a negative count that was converted. */
 #define ED_MAX_FRAMES (SIZE_MAX >> (sizeof(size_t) > 4 ? 16 : 1))
@@ -20,13 +27,31 @@ const char *ed_strerror(int code) {
     case ED_ERROR_GAIN: return "ed_push_i16 needs ed_set_gain first";
     case ED_ERROR_DECODER: return "the memory holds no decoder; was ed_init called on it, or was it overwritten?";
     case ED_ERROR_UNSUPPORTED: return "this engine does not have that function";
+    case ED_ERROR_DRIVER: return "there is no CUDA driver or no GPU here; `edgedistill doctor` says what is missing";
+    case ED_ERROR_CHIP:
+        return "compiled for another chip, toolkit or driver; `edgedistill compile` on this machine mends it";
+    case ED_ERROR_MEMORY: return "out of memory, of the device or of the host; close other programs, then open again";
+    case ED_ERROR_FILE:
+        return "the build folder lacks a file, or one is damaged or of another model; `edgedistill compile --force` "
+               "makes it anew";
+    case ED_ERROR_DEVICE: return "the device reported a failure; ed_close the decoder, then open another";
+    case ED_ERROR_TENSORRT:
+        return "there is no TensorRT of the version this was compiled with; `edgedistill compile` with the one that "
+               "is here mends it";
     default: return "unknown error code";
     }
 }
 
 static int require_decoder(const ed_decoder *decoder) {
     if (!decoder) return ED_ERROR_NULL;
-    return decoder->magic == ED_DECODER_MAGIC ? ED_OK : ED_ERROR_DECODER;
+    if (decoder->magic == ED_DECODER_MAGIC) return ED_OK;
+    return decoder->magic == ED_DECODER_FAILED ? ED_ERROR_DEVICE : ED_ERROR_DECODER;
+}
+
+/* What a call that reached the device says. After a failure rings and front end no longer belong together. */
+static int ended(ed_decoder *decoder, int error) {
+    if (error && error != ED_ERROR_STATE) decoder->magic = ED_DECODER_FAILED;
+    return error;
 }
 
 /* NaN and infinities have all bits of the exponent set. */
@@ -46,31 +71,56 @@ const ed_info *ed_model_info(const ed_model *model) { return model ? &model->inf
 
 size_t ed_state_bytes(const ed_model *model) { return model ? model->info.state_bytes : 0; }
 
-int ed_init(const ed_model *model, void *memory, size_t bytes, ed_decoder **decoder) {
-    if (!model || !memory || !decoder) return ED_ERROR_NULL;
-    if ((uintptr_t)memory % ED_ALIGN) return ED_ERROR_ALIGN;
-    if (bytes < model->info.state_bytes) return ED_ERROR_SIZE;
-    ed_decoder *made = memory;
+static int start(const ed_model *model, const char *build_directory, ed_decoder *made, ed_decoder **decoder) {
     made->model = model;
     made->has_gain = 0;
-    model->init(made);
+    int error = model->init(made, build_directory);
+    if (error) return error;
     made->magic = ED_DECODER_MAGIC;
     *decoder = made;
     return ED_OK;
 }
 
+int ed_init(const ed_model *model, void *memory, size_t bytes, ed_decoder **decoder) {
+    if (!model || !memory || !decoder) return ED_ERROR_NULL;
+    if ((uintptr_t)memory % ED_ALIGN) return ED_ERROR_ALIGN;
+    if (bytes < model->info.state_bytes) return ED_ERROR_SIZE;
+    if (model->close) return ED_ERROR_UNSUPPORTED; /* it would leave nobody to call that */
+    return start(model, NULL, memory, decoder);
+}
+
+#ifdef ED_DEVICE
+int ed_open(const char *build_directory, ed_decoder **decoder) {
+    if (!build_directory || !decoder) return ED_ERROR_NULL;
+    ed_decoder *memory = aligned_alloc(ED_ALIGN, ED_MODEL_SYMBOL.info.state_bytes);
+    if (!memory) return ED_ERROR_MEMORY;
+    int error = start(&ED_MODEL_SYMBOL, build_directory, memory, decoder);
+    if (error) free(memory);
+    return error;
+}
+
+void ed_close(ed_decoder *decoder) {
+    int error = require_decoder(decoder);
+    if (error && error != ED_ERROR_DEVICE) return;
+    decoder->magic = 0;
+    decoder->model->close(decoder);
+    free(decoder);
+}
+#else
 int ed_open(const char *build_directory, ed_decoder **decoder) {
     return build_directory && decoder ? ED_ERROR_UNSUPPORTED : ED_ERROR_NULL;
 }
 
 void ed_close(ed_decoder *decoder) { (void)decoder; }
+#endif
 
 const ed_info *ed_info_get(const ed_decoder *decoder) {
-    return require_decoder(decoder) == ED_OK ? &decoder->model->info : NULL;
+    int error = require_decoder(decoder);
+    return !error || error == ED_ERROR_DEVICE ? &decoder->model->info : NULL;
 }
 
 void ed_reset(ed_decoder *decoder) {
-    if (require_decoder(decoder) == ED_OK) decoder->model->reset(decoder);
+    if (require_decoder(decoder) == ED_OK) ended(decoder, decoder->model->reset(decoder));
 }
 
 size_t ed_outputs_for(const ed_decoder *decoder, size_t n_frames) {
@@ -85,8 +135,7 @@ static int push(ed_decoder *decoder, ed_frames frames, size_t n_frames, ed_outpu
     uint64_t expected = decoder->model->outputs_for(decoder, n_frames);
     if (expected && !outputs) return ED_ERROR_NULL;
     if (expected > capacity) return ED_ERROR_CAPACITY;
-    *n_out = decoder->model->push(decoder, frames, n_frames, outputs);
-    return ED_OK;
+    return ended(decoder, decoder->model->push(decoder, frames, n_frames, outputs, n_out));
 }
 
 int ed_push(ed_decoder *decoder, const float *frames_uv, size_t n_frames, ed_output *outputs, size_t capacity,
@@ -116,8 +165,8 @@ int ed_gap(ed_decoder *decoder, size_t n_frames) {
     int error = require_decoder(decoder);
     if (error) return error;
     if (!n_frames || n_frames > ED_MAX_FRAMES) return ED_ERROR_COUNT;
-    decoder->model->push(decoder, (ed_frames){NULL, NULL}, n_frames, NULL);
-    return ED_OK;
+    size_t dropped;
+    return ended(decoder, decoder->model->push(decoder, (ed_frames){NULL, NULL}, n_frames, NULL, &dropped));
 }
 
 int ed_step(ed_decoder *decoder, const float *bin, float *kinematics) {
@@ -125,8 +174,7 @@ int ed_step(ed_decoder *decoder, const float *bin, float *kinematics) {
     if (error) return error;
     if (!bin || !kinematics) return ED_ERROR_NULL;
     if (!all_finite(bin, decoder->model->info.channels)) return ED_ERROR_VALUE;
-    decoder->model->step(decoder, bin, kinematics);
-    return ED_OK;
+    return ended(decoder, decoder->model->step(decoder, bin, kinematics));
 }
 
 int ed_set_normalization(ed_decoder *decoder, const float *mean, const float *std) {
@@ -167,8 +215,7 @@ int ed_state_export(const ed_decoder *decoder, void *state, size_t bytes) {
     if (!state) return ED_ERROR_NULL;
     if (bytes != decoder->model->info.export_bytes) return ED_ERROR_SIZE;
     if ((uintptr_t)state % 8) return ED_ERROR_ALIGN;
-    decoder->model->export_state(decoder, state);
-    return ED_OK;
+    return ended((ed_decoder *)decoder, decoder->model->export_state(decoder, state));
 }
 
 int ed_state_import(ed_decoder *decoder, const void *state, size_t bytes) {
@@ -177,5 +224,5 @@ int ed_state_import(ed_decoder *decoder, const void *state, size_t bytes) {
     if (!state) return ED_ERROR_NULL;
     if (bytes != decoder->model->info.export_bytes) return ED_ERROR_SIZE;
     if ((uintptr_t)state % 8) return ED_ERROR_ALIGN;
-    return decoder->model->import_state(decoder, state);
+    return ended(decoder, decoder->model->import_state(decoder, state));
 }

@@ -4,6 +4,7 @@
  * Compiled once a model, with -DED_MODEL_HEADER='"model_NAME.h"', the file that edgedistill writes for a bundle.
  * Defines one external symbol, ed_model_NAME, and nothing else, so that several models link into one program.
  * Build with -std=c11 -O3 -ffp-contract=off -fno-math-errno and the flags of the variant; never with -ffast-math.
+ * With -DED_DEVICE the student is computed behind ed_device.h, and this file keeps front end and stream.
  */
 #include ED_MODEL_HEADER
 
@@ -11,16 +12,22 @@
 #include "ed_weights.h"
 
 #include ED_MODEL_DATA
+
+#ifdef ED_DEVICE
+#include "ed_device_step.h"
+#else
 #include ED_OPS_HEADER
 
-#include "ed_frontend.h"
 #include "ed_step.h"
+#endif
+
+#include "ed_frontend.h"
 
 _Static_assert(ED_OUTPUTS <= ED_MAX_OUTPUTS, "more outputs than ed_output holds");
 _Static_assert(ED_FE_CHANNELS == ED_CHANNELS, "the front end is of another array");
 _Static_assert(sizeof(ed_state_header) == 80, "the layout of an exported state");
 
-/* The caller's memory. */
+/* A decoder's memory. */
 struct ed_engine {
     struct ed_decoder head;
     ED_ALIGNED struct ed_student student;
@@ -33,37 +40,47 @@ struct ed_engine {
 static struct ed_engine *engine_of(ed_decoder *decoder) { return (struct ed_engine *)decoder; }
 static const struct ed_engine *engine_at(const ed_decoder *decoder) { return (const struct ed_engine *)decoder; }
 
-static void engine_reset(ed_decoder *decoder) {
-    struct ed_engine *engine = engine_of(decoder);
-    ed_student_reset(&engine->student);
+static void engine_rewind(struct ed_engine *engine) {
     ed_fe_reset(&engine->front_end);
     engine->seen = 0;
 }
 
-static void engine_init(ed_decoder *decoder) {
+static int engine_reset(ed_decoder *decoder) {
+    engine_rewind(engine_of(decoder));
+    return ed_student_reset(&engine_of(decoder)->student);
+}
+
+static int engine_init(ed_decoder *decoder, const char *build_directory) {
     struct ed_engine *engine = engine_of(decoder);
     memcpy(engine->mean, ed_fe_mean, sizeof engine->mean);
     memcpy(engine->std, ed_fe_std, sizeof engine->std);
     memset(engine->gain, 0, sizeof engine->gain);
     memset(engine->offset, 0, sizeof engine->offset);
-    engine_reset(decoder);
+    engine_rewind(engine);
+    return ed_student_start(&engine->student, build_directory);
 }
+
+#ifdef ED_DEVICE
+static void engine_close(ed_decoder *decoder) { ed_device_close(engine_of(decoder)->student.device); }
+#endif
 
 /* ---------------------------------------------------------------- decoding */
 
-static void engine_step(ed_decoder *decoder, const float *bin, float *kinematics) {
+static int engine_step(ed_decoder *decoder, const float *bin, float *kinematics) {
     struct ed_engine *engine = engine_of(decoder);
-    ed_student_step(&engine->student, bin, kinematics);
-    engine->seen++;
+    int error = ed_student_step(&engine->student, bin, kinematics);
+    engine->seen += error == ED_OK;
+    return error;
 }
 
 /* The bin that the front end has completed. */
-static void engine_decode(struct ed_engine *engine, ed_output *output) {
+static int engine_decode(struct ed_engine *engine, ed_output *output) {
     float z[ED_CHANNELS];
     ed_fe_bin bin;
     ed_fe_finish_bin(&engine->front_end, engine->mean, engine->std, z, &bin);
     memset(output, 0, sizeof *output);
-    engine_step(&engine->head, z, output->kinematics);
+    int error = engine_step(&engine->head, z, output->kinematics);
+    if (error) return error;
     int finite = 1;
     for (int o = 0; o < ED_OUTPUTS; o++) finite &= __builtin_fabsf(output->kinematics[o]) <= FLT_MAX;
     output->bin = bin.bin;
@@ -71,6 +88,7 @@ static void engine_decode(struct ed_engine *engine, ed_output *output) {
     output->bad_channels = bin.bad_channels;
     output->flags = (engine->seen < ED_WARMUP_BINS ? ED_WARMUP : 0u) | (bin.bad_channels ? ED_MASKED : 0u) |
                     (bin.gap ? ED_GAP : 0u) | (bin.usable_channels && finite ? 0u : ED_INVALID);
+    return ED_OK;
 }
 
 static size_t engine_take(struct ed_engine *engine, ed_frames *frames, size_t n, int *complete) {
@@ -88,19 +106,19 @@ static size_t engine_take(struct ed_engine *engine, ed_frames *frames, size_t n,
     return used;
 }
 
-static size_t engine_push(ed_decoder *decoder, ed_frames frames, size_t n_frames, ed_output *outputs) {
+static int engine_push(ed_decoder *decoder, ed_frames frames, size_t n_frames, ed_output *outputs, size_t *made) {
     struct ed_engine *engine = engine_of(decoder);
     ed_output dropped;
-    size_t made = 0;
+    *made = 0;
     while (n_frames) {
         int complete;
         n_frames -= engine_take(engine, &frames, n_frames, &complete);
-        if (complete) {
-            engine_decode(engine, outputs ? &outputs[made] : &dropped);
-            made++;
-        }
+        if (!complete) continue;
+        int error = engine_decode(engine, outputs ? &outputs[*made] : &dropped);
+        if (error) return error;
+        ++*made;
     }
-    return made;
+    return ED_OK;
 }
 
 static uint64_t engine_outputs_for(const ed_decoder *decoder, uint64_t n_frames) {
@@ -130,7 +148,7 @@ static void engine_latent(const ed_decoder *decoder, float *latent) {
 #define ED_FRONTEND_AT (sizeof(ed_state_header) + ED_UP(ED_STUDENT_BYTES, 8))
 #define ED_EXPORT_BYTES (ED_FRONTEND_AT + sizeof(ed_fe_exchange))
 
-static ed_state_header engine_header(const struct ed_engine *engine) {
+static ed_state_header engine_header(const struct ed_engine *engine, int32_t pos, int32_t live) {
     return (ed_state_header){
         .magic = ED_STATE_MAGIC,
         .abi_version = ED_ABI_VERSION,
@@ -143,29 +161,31 @@ static ed_state_header engine_header(const struct ed_engine *engine) {
         .heads = ED_HEADS,
         .window = ED_WINDOW,
         .lag_rows = ED_LAG_ROWS,
-        .pos = engine->student.pos,
-        .live = engine->student.live,
+        .pos = pos,
+        .live = live,
     };
 }
 
-static void engine_export(const ed_decoder *decoder, void *state) {
+static int engine_export(const ed_decoder *decoder, void *state) {
     const struct ed_engine *engine = engine_at(decoder);
     unsigned char *out = state;
-    ed_state_header header = engine_header(engine);
-    memcpy(out, &header, sizeof header);
+    int32_t pos = 0, live = 0;
     memset(out + ED_FRONTEND_AT - 8, 0, 8);
-    ed_student_export(&engine->student, (int8_t *)out + sizeof header);
+    int error = ed_student_export(&engine->student, (int8_t *)out + sizeof(ed_state_header), &pos, &live);
+    if (error) return error;
+    ed_state_header header = engine_header(engine, pos, live);
+    memcpy(out, &header, sizeof header);
     ed_fe_export(&engine->front_end, (ed_fe_exchange *)(void *)(out + ED_FRONTEND_AT));
+    return ED_OK;
 }
 
 /* Whether `state` is one that this model can have: its shape, slots in range, no -128. */
 static int engine_accepts(const struct ed_engine *engine, const unsigned char *state) {
-    ed_state_header found, own = engine_header(engine);
+    ed_state_header found;
     memcpy(&found, state, sizeof found);
+    ed_state_header own = engine_header(engine, found.pos, found.live);
     if (found.pos < 0 || found.pos >= ED_SLOTS || found.live < 0 || found.live > ED_SLOTS) return 0;
     own.seen = found.seen;
-    own.pos = found.pos;
-    own.live = found.live;
     const unsigned char *own_bytes = (const unsigned char *)&own, *found_bytes = (const unsigned char *)&found;
     int wild = 0; /* a loop, not memcmp: firmware may have none */
     for (size_t i = 0; i < sizeof own; i++) wild |= own_bytes[i] != found_bytes[i];
@@ -181,9 +201,8 @@ static int engine_import(ed_decoder *decoder, const void *state) {
         return ED_ERROR_STATE;
     ed_state_header header;
     memcpy(&header, in, sizeof header);
-    ed_student_import(&engine->student, (const int8_t *)in + sizeof header, header.pos, header.live);
     engine->seen = header.seen;
-    return ED_OK;
+    return ed_student_import(&engine->student, (const int8_t *)in + sizeof header, header.pos, header.live);
 }
 
 /* ---------------------------------------------------------------- the table */
@@ -213,6 +232,9 @@ ED_API const ed_model ED_MODEL_SYMBOL = {
             .weights_sha256 = ED_WEIGHTS_SHA256,
         },
     .init = engine_init,
+#ifdef ED_DEVICE
+    .close = engine_close,
+#endif
     .reset = engine_reset,
     .outputs_for = engine_outputs_for,
     .push = engine_push,

@@ -33,9 +33,16 @@ struct ed_student {
     int32_t pos, live;              /* of the exchanged rings */
 };
 
-static void ed_student_reset(struct ed_student *student) {
+/* As the other functions that ed_engine.c calls, returns ED_OK: those of ed_device_step.h may fail, these may not. */
+static inline int ed_student_reset(struct ed_student *student) {
     memset(student, 0, sizeof *student);
     for (int i = 0; i < ED_LAYERS; i++) ed_ring_clear(&student->rings[i]);
+    return ED_OK;
+}
+
+static inline int ed_student_start(struct ed_student *student, const char *build_directory) {
+    (void)build_directory; /* the weights are linked */
+    return ed_student_reset(student);
 }
 
 /* ---------------------------------------------------------------- bins */
@@ -200,7 +207,7 @@ static void ed_readout_of_latent(const float *latent, float *y) {
 /* ---------------------------------------------------------------- the step */
 
 /* bin (ED_CHANNELS,) finite, 0 where masked -> kinematics (ED_OUTPUTS,). */
-static void ed_student_step(struct ed_student *student, const float *bin, float *kinematics) {
+static inline int ed_student_step(struct ed_student *student, const float *bin, float *kinematics) {
     ED_ALIGNED float x[ED_DP];
     float of_bins[ED_OUTPUTS], of_latent[ED_OUTPUTS];
     ed_take_bin(student, bin);
@@ -218,12 +225,10 @@ static void ed_student_step(struct ed_student *student, const float *bin, float 
     student->slot = student->slot + 1 == ED_WINDOW ? 0 : student->slot + 1;
     student->pos = student->pos + 1 == ED_SLOTS ? 0 : student->pos + 1;
     student->live += student->live < ED_SLOTS;
+    return ED_OK;
 }
 
 /* ---------------------------------------------------------------- the exchanged layout */
-
-#define ED_RING_BYTES ((size_t)ED_HEADS * ED_SLOTS * ED_DH) /* of k or v of one layer */
-#define ED_STUDENT_BYTES (2 * ED_LAYERS * ED_RING_BYTES + (size_t)ED_LAG_ROWS * ED_CHANNELS)
 
 /* Private slot of the bin in exchanged slot `s`: both rings hold the bins before the next one by age. */
 static inline int ed_private_slot(const struct ed_student *student, int s) {
@@ -234,7 +239,7 @@ static inline int ed_private_slot(const struct ed_student *student, int s) {
 }
 
 /* Rings, then lags, ED_STUDENT_BYTES. */
-static void ed_student_export(const struct ed_student *student, int8_t *out) {
+static inline int ed_student_export(const struct ed_student *student, int8_t *out, int32_t *pos, int32_t *live) {
     int8_t k[ED_D], v[ED_D];
     for (int i = 0; i < ED_LAYERS; i++, out += 2 * ED_RING_BYTES)
         for (int s = 0; s < ED_SLOTS; s++) {
@@ -246,10 +251,13 @@ static void ed_student_export(const struct ed_student *student, int8_t *out) {
             }
         }
     memcpy(out, &student->bins[0][0] + (ptrdiff_t)student->row * ED_CHANNELS, (size_t)ED_LAG_ROWS * ED_CHANNELS);
+    *pos = student->pos;
+    *live = student->live;
+    return ED_OK;
 }
 
 /* The inverse; pos and live are in range and no value is -128. */
-static void ed_student_import(struct ed_student *student, const int8_t *in, int32_t pos, int32_t live) {
+static inline int ed_student_import(struct ed_student *student, const int8_t *in, int32_t pos, int32_t live) {
     int8_t k[ED_D], v[ED_D];
     ed_student_reset(student);
     student->pos = pos;
@@ -267,6 +275,7 @@ static void ed_student_import(struct ed_student *student, const int8_t *in, int3
         memcpy(student->bins[r], in + (ptrdiff_t)r * ED_CHANNELS, ED_CHANNELS);
         memcpy(student->bins[r + ED_BINS], in + (ptrdiff_t)r * ED_CHANNELS, ED_CHANNELS);
     }
+    return ED_OK;
 }
 
 #endif

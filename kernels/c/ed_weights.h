@@ -25,6 +25,10 @@
 #define ED_LAG_N ((ED_LAGS + 1) * ED_CHANNELS)     /* inputs of the lagged read-out */
 #define ED_BIAS_ROW ED_UP(2 * ED_WINDOW + 15, 16)  /* see age_bias */
 
+/* Of the exchanged layout: a ring of k or v of one layer; all rings, then lagged bins. */
+#define ED_RING_BYTES ((size_t)ED_HEADS * ED_SLOTS * ED_DH)
+#define ED_STUDENT_BYTES (2 * ED_LAYERS * ED_RING_BYTES + (size_t)ED_LAG_ROWS * ED_CHANNELS)
+
 /* Blocks of 16 rows whose lines alternate in a packed matrix of `blocks` blocks: a divisor up to ED_GROUP, so that no
  * matrix has a remainder, and an even one of an even number, so that pairs of gate and up stay together. */
 #define ED_DIVIDES(g, blocks) ((g) <= ED_GROUP && (blocks) % (g) == 0)

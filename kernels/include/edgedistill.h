@@ -15,12 +15,23 @@
  * channels in the order of ed_info.channel_ids. Frames may arrive in chunks of any size: the bits of the outputs do
  * not depend on it, and no output depends on a frame after its end_frame.
  *
- * Nothing here allocates, locks, prints, reads a clock or keeps global state; there are no dependencies beyond
- * memcpy, memmove and memset. Several decoders and several models can live in one program. A decoder belongs to one
- * thread at a time; different decoders are independent. The time of a step does not depend on the data.
+ * A library made for a GPU opens the folder it was built in instead, and is closed in the end:
+ *
+ *     error = ed_open("NAME.edge/build/jetson", &decoder);
+ *     ...
+ *     ed_close(decoder);
+ *
+ * Nothing here allocates but ed_open; nothing prints, reads a clock or keeps global state. The C engine takes no lock
+ * and depends on nothing beyond memcpy, memmove and memset; what the driver does, a GPU engine does. Several decoders
+ * and several models can live in one program. A decoder belongs to one thread at a time; different decoders are
+ * independent. The time of a step does not depend on the data.
  *
  * Every function that returns int returns ED_OK (0) or one of the negative codes below, and then has changed neither
  * the decoder nor the caller's buffers. Only ed_info_get and ed_reset accept no error: they ignore a null decoder.
+ * One exception, of GPU engines alone: a call during which the device fails returns what failed, and leaves a decoder
+ * whose every function that returns int says ED_ERROR_DEVICE; ed_close is what remains. ed_push has then written the
+ * outputs of the bins before the failure, *n_out of them, perhaps a part of the next one, and ed_state_export a part.
+ * A device that fails in ed_reset says so at the next call.
  *
  * Floating point: the caller must leave the processor in its default state, rounding to nearest and denormals kept
  * (no flush to zero), or outputs will differ from the reference in their last bits.
@@ -68,16 +79,23 @@ typedef struct {
 
 enum {
     ED_OK = 0,
-    ED_ERROR_NULL = -1,        /* a pointer that must not be null is */
-    ED_ERROR_SIZE = -2,        /* a buffer of the wrong size; the memory of ed_init too small */
+    ED_ERROR_NULL = -1,         /* a pointer that must not be null is */
+    ED_ERROR_SIZE = -2,         /* a buffer of the wrong size; the memory of ed_init too small */
     ED_ERROR_ALIGN = -3,       /* the memory of ed_init is not aligned to ED_ALIGN, or a state to 8 bytes */
     ED_ERROR_COUNT = -4,       /* zero frames, or more than could exist (a negative count, converted) */
     ED_ERROR_CAPACITY = -5,    /* fewer places for outputs than ed_outputs_for() asks */
     ED_ERROR_VALUE = -6,       /* a value that is not finite, or a negative standard deviation */
     ED_ERROR_STATE = -7,       /* the state is damaged, out of range or of another model */
-    ED_ERROR_GAIN = -8,        /* ed_push_i16 before ed_set_gain */
-    ED_ERROR_DECODER = -9,     /* the memory holds no decoder: ed_init was not called, or it was overwritten */
-    ED_ERROR_UNSUPPORTED = -10 /* not a function of this engine */
+    ED_ERROR_GAIN = -8,         /* ed_push_i16 before ed_set_gain */
+    ED_ERROR_DECODER = -9,      /* the memory holds no decoder: ed_init was not called, or it was overwritten */
+    ED_ERROR_UNSUPPORTED = -10, /* not a function of this engine */
+    /* of GPU engines */
+    ED_ERROR_DRIVER = -11, /* no CUDA driver, or no GPU that it may use */
+    ED_ERROR_CHIP = -12, /* compiled for another chip, toolkit or driver: compile again */
+    ED_ERROR_MEMORY = -13, /* out of device or host memory */
+    ED_ERROR_FILE = -14, /* the build folder lacks a file, or one is damaged or of another model */
+    ED_ERROR_DEVICE = -15, /* the device reported a failure: only ed_close helps */
+    ED_ERROR_TENSORRT = -16, /* no TensorRT of the version it was compiled with */
 };
 
 /* What a code means, in English, without a full stop; never null. */
@@ -86,7 +104,7 @@ ED_API const char *ed_strerror(int code);
 /* ---------------------------------------------------------------- models and decoders */
 
 typedef struct ed_model ed_model;     /* constant data: `extern const ed_model ed_model_NAME;` */
-typedef struct ed_decoder ed_decoder; /* one stream through a model; lives in the caller's memory */
+typedef struct ed_decoder ed_decoder; /* one stream through a model */
 
 /* What a caller needs to feed a decoder and to read its outputs. All strings and arrays are constant. */
 typedef struct {
@@ -120,8 +138,14 @@ ED_API size_t ed_state_bytes(const ed_model *model);
  * ED_ERROR_NULL, ED_ERROR_ALIGN, ED_ERROR_SIZE. */
 ED_API int ed_init(const ed_model *model, void *memory, size_t bytes, ed_decoder **decoder);
 
-/* Engines that load a built bundle (CUDA, TensorRT); the C engine, whose models are linked, returns
- * ED_ERROR_UNSUPPORTED, and its ed_close does nothing. */
+/* The same of a library made for a GPU (CUDA, TensorRT), whose one model it opens on this machine: `build_directory` is
+ * the folder the library was built in. Everything is allocated here; ed_close frees it. A process that forks must open
+ * after that. ED_ERROR_NULL, ED_ERROR_DRIVER, ED_ERROR_CHIP, ED_ERROR_MEMORY, ED_ERROR_FILE, ED_ERROR_DEVICE,
+ * ED_ERROR_TENSORRT; on error *decoder is untouched. ed_init of such a library returns ED_ERROR_UNSUPPORTED; so does
+ * ed_open of the C engine, whose ed_close does nothing.
+ *
+ * Two such libraries have the same functions, and only ed_open is of one model: a program with several models loads
+ * each with dlopen(..., RTLD_NOW | RTLD_LOCAL) and asks each for its own ed_open. */
 ED_API int ed_open(const char *build_directory, ed_decoder **decoder);
 ED_API void ed_close(ed_decoder *decoder);
 
