@@ -81,20 +81,20 @@ enum {
     ED_OK = 0,
     ED_ERROR_NULL = -1,         /* a pointer that must not be null is */
     ED_ERROR_SIZE = -2,         /* a buffer of the wrong size; the memory of ed_init too small */
-    ED_ERROR_ALIGN = -3,       /* the memory of ed_init is not aligned to ED_ALIGN, or a state to 8 bytes */
-    ED_ERROR_COUNT = -4,       /* zero frames, or more than could exist (a negative count, converted) */
-    ED_ERROR_CAPACITY = -5,    /* fewer places for outputs than ed_outputs_for() asks */
-    ED_ERROR_VALUE = -6,       /* a value that is not finite, or a negative standard deviation */
-    ED_ERROR_STATE = -7,       /* the state is damaged, out of range or of another model */
+    ED_ERROR_ALIGN = -3,        /* the memory of ed_init is not aligned to ED_ALIGN, or a state to 8 bytes */
+    ED_ERROR_COUNT = -4,        /* zero frames, or more than could exist (a negative count, converted) */
+    ED_ERROR_CAPACITY = -5,     /* fewer places for outputs than ed_outputs_for() asks */
+    ED_ERROR_VALUE = -6,        /* a value that is not finite, or a negative standard deviation */
+    ED_ERROR_STATE = -7,        /* the state is damaged, out of range or of another model */
     ED_ERROR_GAIN = -8,         /* ed_push_i16 before ed_set_gain */
     ED_ERROR_DECODER = -9,      /* the memory holds no decoder: ed_init was not called, or it was overwritten */
     ED_ERROR_UNSUPPORTED = -10, /* not a function of this engine */
     /* of GPU engines */
-    ED_ERROR_DRIVER = -11, /* no CUDA driver, or no GPU that it may use */
-    ED_ERROR_CHIP = -12, /* compiled for another chip, toolkit or driver: compile again */
-    ED_ERROR_MEMORY = -13, /* out of device or host memory */
-    ED_ERROR_FILE = -14, /* the build folder lacks a file, or one is damaged or of another model */
-    ED_ERROR_DEVICE = -15, /* the device reported a failure: only ed_close helps */
+    ED_ERROR_DRIVER = -11,   /* no CUDA driver, or no GPU that it may use */
+    ED_ERROR_CHIP = -12,     /* compiled for another chip, toolkit or driver: compile again */
+    ED_ERROR_MEMORY = -13,   /* out of device or host memory */
+    ED_ERROR_FILE = -14,     /* the build folder lacks a file, or one is damaged or of another model */
+    ED_ERROR_DEVICE = -15,   /* the device reported a failure: only ed_close helps */
     ED_ERROR_TENSORRT = -16, /* no TensorRT of the version it was compiled with */
 };
 
