@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from c_models import Decoder, toolchain_for, variants, write_files
 
 from edgedistill.compile.c_library import kernel_sources
 from edgedistill.config import StudentShape
+from edgedistill.measure.work import work_of
 
 C = Path(__file__).parent / "c"
 LINE = 64
@@ -96,22 +96,6 @@ def _n(value: int) -> ctypes.c_size_t:
 
 
 # ---------------------------------------------------------------- the roof
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one step needs, counted from the shape without padding."""
-
-    bytes: int  # read once: weights, their scales, age biases, rings, bins
-    multiply_adds: int
-
-
-def work_of(shape: StudentShape) -> Work:
-    d, ff, layers, lagged = shape.d, shape.ff, shape.layers, (shape.lags + 1) * shape.channels
-    weights = shape.taps * shape.channels * d + layers * (4 * d * d + 3 * d * ff) + shape.outputs * (d + lagged)
-    floats = 2 * d + layers * (5 * d + 2 * ff + shape.heads * shape.window) + 3 * shape.outputs
-    attention = 2 * layers * shape.window * d  # each byte of k and v is read once and multiplied once
-    return Work(weights + 4 * floats + attention + shape.lag_rows * shape.channels, weights + attention)
 
 
 class Roofline:

@@ -26,13 +26,14 @@ from typing import Any
 
 import numpy as np
 from c_models import Built, Decoder, build, build_sources, random_model, variants, write_files
-from c_timing import FRAMES_A_BIN, Roofline, Timer, Times, work_of
+from c_timing import FRAMES_A_BIN, Roofline, Timer, Times
 from latency_tables import show
 
 from edgedistill.compile.c_library import kernel_sources, model_sources
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.measure.latency import LatencyUs, step_times
 from edgedistill.measure.machine import describe_machine
+from edgedistill.measure.work import work_of
 
 CHANNELS, OUTPUTS = 96, 2
 VNNI = "avx512"
