@@ -115,11 +115,11 @@ def require_near(
         engine.import_state(before)
         apart[i] = np.max(np.abs(oracle.step(bin_) - engine.step(bin_)) / spread)
         slot, theirs = int(before["pos"][0]), engine.export_state()
-        for name, state_ in oracle.export_state().items():
-            if name in ("pos", "live"):
+        for tensor, state_ in oracle.export_state().items():
+            if tensor in ("pos", "live"):
                 continue
-            new = (slice(None), slot) if name.startswith("ring") else slice(1)  # of lags: the bin itself
-            differ += int(np.count_nonzero(state_[new] != theirs[name][new]))
+            new = (slice(None), slot) if tensor.startswith("ring") else slice(1)  # of lags: the bin itself
+            differ += int(np.count_nonzero(state_[new] != theirs[tensor][new]))
             entries += state_[new].size
     far = int(np.count_nonzero(~(apart <= NEAR)))
     few = differ <= max(1, NEAR_SHARE * entries) and far <= FAR_SHARE * len(bins)
