@@ -105,28 +105,58 @@ class Spread:
         """That share a row; of equals the most."""
         return min((8, 4, 2, 1), key=self._cost)
 
-    def groups(self, threads: int) -> int:
+    @property
+    def groups(self) -> int:
         """Rows a thread takes part in."""
-        return -(-self.rows * threads // THREADS)
+        return self._groups_of(self.threads)
 
-    def rounds(self, threads: int) -> int:
-        """Chunks of a row that a thread takes."""
-        return -(-self.chunks // threads)
+    @property
+    def left(self) -> tuple[int, int]:
+        """Groups, and threads of a row, when exchanging ends."""
+        groups, threads = self.groups, self.threads
+        while threads > 1 and groups % 2 == 0:
+            groups, threads = groups // 2, threads // 2
+        return groups, threads
 
-    def active(self, threads: int) -> int:
-        """Threads that have rows."""
-        return -(-self.rows // self.groups(threads)) * threads
-
-    def _cost(self, threads: int) -> int:
-        return self.groups(threads) * self.rounds(threads) * (self.active(threads) + 128)
+    def turned(self, thread: int) -> list[int]:
+        """For each group the place that it has among those of the thread (of a row), and the other way round."""
+        place = np.arange(self.groups)
+        bit, half = self.threads // 2, self.groups // 2
+        while bit >= self.left[1]:
+            if thread & bit:
+                place += np.where(place // half % 2, -half, half)
+            bit, half = bit // 2, half // 2
+        return [int(group) for group in place]
 
     def packed(self, weights: Int8) -> bytes:
-        """(rows, n) -> [round][group][thread][16]."""
-        t = self.threads
-        groups, rounds, slots = self.groups(t), self.rounds(t), self.active(t) // t
+        """(rows, n) -> [round][place of the group][thread][16]."""
+        t, groups, rounds = self.threads, self.groups, -(-self.chunks // self.threads)
+        slots = -(-self.rows // groups)
         padded = np.zeros((slots * groups, rounds * t * CHUNK), np.int8)
         padded[: self.rows, : self.n] = weights
-        return padded.reshape(slots, groups, rounds, t, CHUNK).transpose(2, 1, 0, 3, 4).tobytes()
+        chunks = padded.reshape(slots, groups, rounds, t, CHUNK).transpose(2, 1, 0, 3, 4)
+        turned = [chunks[:, :, :, thread][:, self.turned(thread)] for thread in range(t)]
+        return np.stack(turned, axis=3).tobytes()
+
+    def by_thread(self, values: Floats) -> Floats:
+        """(rows,) -> (own, threads of the block): of the rows that a thread ends with, 0 where it has none."""
+        left, threads_left = self.left
+        found = np.zeros((-(-left // threads_left), THREADS), np.float32)
+        for i, thread in np.ndindex(found.shape):
+            t = thread % self.threads
+            rest = t % threads_left + i * threads_left
+            row = thread // self.threads * self.groups + self.turned(t)[0] + rest
+            if rest < left and row < self.rows:
+                found[i, thread] = values[row]
+        return found
+
+    def _groups_of(self, threads: int) -> int:
+        return -(-self.rows * threads // THREADS)
+
+    def _cost(self, threads: int) -> int:
+        groups = self._groups_of(threads)
+        active = -(-self.rows // groups) * threads
+        return groups * -(-self.chunks // threads) * (active + 128)
 
 
 def _few_rows(weights: Int8, lane_bytes: int) -> bytes:
@@ -134,20 +164,23 @@ def _few_rows(weights: Int8, lane_bytes: int) -> bytes:
     return pad(weights, columns=WARP * lane_bytes).tobytes()
 
 
+def _stacks(layer: str) -> tuple[tuple[str, ...], ...]:
+    """The matrices of a layer ("layers.i."), those that are multiplied together as one, in the order of the step."""
+    return tuple(
+        tuple(layer + name for name in names)
+        for names in (("wq", "wk", "wv"), ("wo",), ("wgate",), ("wup",), ("wdown",))
+    )
+
+
 def packed_weights(model: Int8Model) -> bytes:
     """All integers of a student."""
     t = model.tensors
-
-    def matrix(*names: str) -> bytes:
-        rows = np.concatenate([t[name] for name in names])
-        return Spread(*rows.shape).packed(rows)
-
-    parts = [matrix("embed.weight")]
+    stacks = [("embed.weight",)]
     for i in range(model.shape.layers):
-        layer = f"layers.{i}."
-        parts += [matrix(*(f"{layer}w{part}" for part in "qkv"))]
-        parts += [matrix(layer + name) for name in ("wo", "wgate", "wup", "wdown")]
-    return b"".join([*parts, _few_rows(t["readout.lags"], CHUNK), _few_rows(t["readout.latent"], 4)])
+        stacks += _stacks(f"layers.{i}.")
+    matrices = [np.concatenate([t[name] for name in names]) for names in stacks]
+    packed = [Spread(*rows.shape).packed(rows) for rows in matrices]
+    return b"".join([*packed, _few_rows(t["readout.lags"], CHUNK), _few_rows(t["readout.latent"], 4)])
 
 
 def float_tables(model: Int8Model) -> Floats:
@@ -155,12 +188,15 @@ def float_tables(model: Int8Model) -> Floats:
     t, layers = model.tensors, [f"layers.{i}." for i in range(model.shape.layers)]
     parts: list[npt.NDArray[Any]] = [_scalars(model, "", MODEL_SCALARS)]
     parts += [_scalars(model, layer, LAYER_SCALARS) for layer in layers]
-    parts += [t["embed.weight.multiplier"], t["embed.bias"]]
+    parts += [Spread(*t["embed.weight"].shape).by_thread(t[f"embed.{name}"]) for name in ("weight.multiplier", "bias")]
     parts += [t[f"readout.{name}"] for name in ("latent.multiplier", "lags.multiplier", "bias")]
     for layer in layers:
-        parts += [t[f"{layer}w{name}.multiplier"] for name in ("q", "k", "v", "o", "gate", "up", "down")]
-        parts += [bias_by_slot(t[f"{layer}age_bias"]).ravel()]
-    return np.concatenate(parts).astype(np.float32)
+        for names in _stacks(layer):
+            spread = Spread(sum(len(t[name]) for name in names), t[names[0]].shape[1])
+            parts += [spread.by_thread(np.concatenate([t[f"{name}.multiplier"] for name in names]))]
+        parts += [bias_by_slot(t[f"{layer}age_bias"])]
+    parts += [np.zeros(THREADS)]  # read with the bias of slots that do not exist
+    return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
 
 
 def _scalars(model: Int8Model, prefix: str, names: tuple[str | None, ...]) -> Floats:

@@ -5,11 +5,16 @@
  * row, and each takes every T-th chunk of it, for GROUPS rows: one pass is 16 bytes a thread, and a matrix takes
  * GROUPS * ROUNDS passes. T is a power of two up to 8, chosen by bytes and passes. Weights lie in the order of the
  * passes, so that a warp's load is one stretch of 512 bytes:
- *     chunk c of row r lies at [round c / T][group r % GROUPS][thread r / GROUPS * T + c % T][16]
+ *     chunk c of row r lies at [round c / T][turned(r % GROUPS, c % T)][thread r / GROUPS * T + c % T][16]
  * and edgedistill/compile/cuda_packing.py packs by the same formulas. Padding is zero. The whole stream:
  *     embedding, then for each layer qkv (3 d rows), out, gate, up, down, then the read-out of bins, of the latent
  * The ring of values is laid out as the matrix (d, slots) that it is for its sums; the ring of keys as
  * [head][16 dims][slot][16], a slot a thread.
+ *
+ * Sums over the T threads of a row: two threads `bit` lanes apart halve the work, each gives the other half of its
+ * partial sums and takes over the sums of the rest. So that all give their upper half and keep their lower one, without
+ * a choice at run time, the groups of a thread are turned: where `bit` is set in its number, halves are exchanged. This
+ * goes on while the groups left are even; then all threads left add all, and each takes what is its own.
  */
 #ifndef ED_STUDENT_LAYOUT_H
 #define ED_STUDENT_LAYOUT_H
@@ -22,10 +27,17 @@
 #define ED_WARPS (ED_THREADS / 32)
 #define ED_CHUNK 16 /* integers a thread takes at once: one 16-byte load */
 
-constexpr int ed_ceil(int n, int by) { return (n + by - 1) / by; }
+#ifdef __CUDACC__
+#define ED_EITHER __host__ __device__ constexpr
+#else
+#define ED_EITHER constexpr
+#endif
+
+ED_EITHER int ed_ceil(int n, int by) { return (n + by - 1) / by; }
 
 /* A matrix of ROWS rows of N integers; see above. */
-template <int ROWS, int N> struct ed_spread {
+template <int ROWS, int N>
+struct ed_spread {
     static constexpr int rows = ROWS;
     static constexpr int chunks = ed_ceil(N, ED_CHUNK);
     static constexpr int groups_of(int t) { return ed_ceil(ROWS * t, ED_THREADS); }
@@ -41,9 +53,32 @@ template <int ROWS, int N> struct ed_spread {
     static constexpr int active = active_of(threads); /* threads that have rows */
     static constexpr int bytes = passes * active * ED_CHUNK;
     static constexpr int padded = rounds * threads * ED_CHUNK; /* integers of the other factor that are read */
-    static constexpr int at(int row, int i) {
-        return (((i / ED_CHUNK / threads) * groups + row % groups) * active + row / groups * threads +
-                i / ED_CHUNK % threads) * ED_CHUNK + i % ED_CHUNK;
+
+    /* Groups and threads left when they are no longer even, or the threads are one. */
+    static constexpr int left_of(int n, int t, bool groups_left) {
+        return t > 1 && n % 2 == 0 ? left_of(n / 2, t / 2, groups_left) : groups_left ? n : t;
+    }
+    static constexpr int left = left_of(groups, threads, true);
+    static constexpr int threads_left = left_of(groups, threads, false);
+    static constexpr int own = ed_ceil(left, threads_left); /* rows that a thread ends with, at most */
+
+    /* The group that thread t of a row has in the place of `group`, and the other way round. */
+    static ED_EITHER int turned(int group, int t) {
+        int turned = group;
+        for (int bit = threads / 2, half = groups / 2; bit >= threads_left; bit /= 2, half /= 2)
+            if (t & bit) turned += group / half % 2 ? -half : half;
+        return turned;
+    }
+    static ED_EITHER int at(int row, int i) {
+        const int t = i / ED_CHUNK % threads, round = i / ED_CHUNK / threads;
+        const int thread = row / groups * threads + t;
+        return ((round * groups + turned(row % groups, t)) * active + thread) * ED_CHUNK + i % ED_CHUNK;
+    }
+    /* The i-th of a thread's own rows; -1 if it has none. */
+    static ED_EITHER int own_row(int thread, int i) {
+        const int t = thread % threads, rest = t % threads_left + i * threads_left;
+        const int row = thread / threads * groups + turned(0, t) + rest;
+        return rest < left && row < rows ? row : -1;
     }
 };
 
@@ -59,8 +94,8 @@ using ed_values = ed_spread<ED_D, ED_WINDOW>;
 constexpr int ed_layer_bytes = ed_qkv::bytes + ed_out::bytes + 2 * ed_gate::bytes + ed_down::bytes;
 
 /* The read-outs have few rows: a warp has one, each lane every 32nd chunk (of bins) or word (of the latent). */
-constexpr int ed_lag_rounds = ed_ceil(ED_LAG_N, 32 * ED_CHUNK);   /* [output][round][lane][16] */
-constexpr int ed_word_rounds = ed_ceil(ED_DP / 4, 32);            /* [output][round][lane][4] */
+constexpr int ed_lag_rounds = ed_ceil(ED_LAG_N, 32 * ED_CHUNK); /* [output][round][lane][16] */
+constexpr int ed_word_rounds = ed_ceil(ED_DP / 4, 32);          /* [output][round][lane][4] */
 constexpr int ed_lags_at = ed_embedding::bytes + ED_LAYERS * ed_layer_bytes;
 constexpr int ed_latent_at = ed_lags_at + ED_OUTPUTS * ed_lag_rounds * 32 * ED_CHUNK;
 constexpr int ed_weight_bytes = ed_latent_at + ED_OUTPUTS * ed_word_rounds * 32 * 4;
@@ -69,31 +104,44 @@ constexpr int ed_weight_bytes = ed_latent_at + ED_OUTPUTS * ed_word_rounds * 32 
 
 enum { ED_BIN_INV, ED_LATENT_INV, ED_MODEL_SCALARS = 4 };
 enum {
-    ED_ATTN_INV, ED_Q_INV, ED_K_INV, ED_V_INV, ED_CONTEXT_INV, ED_MLP_INV, ED_HIDDEN_INV, ED_SCORE_SCALE, ED_V_SCALE,
+    ED_ATTN_INV,
+    ED_Q_INV,
+    ED_K_INV,
+    ED_V_INV,
+    ED_CONTEXT_INV,
+    ED_MLP_INV,
+    ED_HIDDEN_INV,
+    ED_SCORE_SCALE,
+    ED_V_SCALE,
     ED_LAYER_SCALARS = 12
 };
 
-/* After the scalars of the model and of all layers: multipliers ("m") by row, and biases. */
+/* A table of a matrix (multipliers, biases) lies by the threads that have the rows: [own][ED_THREADS], else 0. */
+template <class M>
+constexpr int ed_by_thread = M::own* ED_THREADS;
+
+/* After the scalars of the model and of all layers. */
 constexpr int ed_embed_m_at = ED_MODEL_SCALARS + ED_LAYERS * ED_LAYER_SCALARS;
-constexpr int ed_embed_bias_at = ed_embed_m_at + ED_D;
-constexpr int ed_latent_m_at = ed_embed_bias_at + ED_D;
+constexpr int ed_embed_bias_at = ed_embed_m_at + ed_by_thread<ed_embedding>;
+constexpr int ed_latent_m_at = ed_embed_bias_at + ed_by_thread<ed_embedding>;
 constexpr int ed_lags_m_at = ed_latent_m_at + ED_OUTPUTS;
 constexpr int ed_readout_bias_at = ed_lags_m_at + ED_OUTPUTS;
 constexpr int ed_layers_at = ed_readout_bias_at + ED_OUTPUTS;
-/* In the table of a layer. Age biases are (heads, ED_BIAS_ROW), as in ed_weights.h. */
+/* In the tables of a layer. Age biases are (heads, ED_BIAS_ROW), as in ed_weights.h. */
 constexpr int ed_qkv_m_at = 0;
-constexpr int ed_out_m_at = ed_qkv_m_at + 3 * ED_D;
-constexpr int ed_gate_m_at = ed_out_m_at + ED_D;
-constexpr int ed_up_m_at = ed_gate_m_at + ED_FF;
-constexpr int ed_down_m_at = ed_up_m_at + ED_FF;
-constexpr int ed_age_bias_at = ed_down_m_at + ED_D;
+constexpr int ed_out_m_at = ed_qkv_m_at + ed_by_thread<ed_qkv>;
+constexpr int ed_gate_m_at = ed_out_m_at + ed_by_thread<ed_out>;
+constexpr int ed_up_m_at = ed_gate_m_at + ed_by_thread<ed_gate>;
+constexpr int ed_down_m_at = ed_up_m_at + ed_by_thread<ed_gate>;
+constexpr int ed_age_bias_at = ed_down_m_at + ed_by_thread<ed_down>;
 constexpr int ed_layer_floats = ed_age_bias_at + ED_HEADS * ED_BIAS_ROW;
-constexpr int ed_table_floats = ed_layers_at + ED_LAYERS * ed_layer_floats;
+/* Threads also read the bias of slots that are not there, up to a round of slots beyond the last. */
+constexpr int ed_table_floats = ed_layers_at + ED_LAYERS * ed_layer_floats + ED_THREADS;
 
 /* ---------------------------------------------------------------- rings, in bytes of one layer */
 
 constexpr int ed_key_parts = ED_DHP / ED_CHUNK; /* chunks of a key */
-constexpr int ed_key_at(int head, int slot, int i) {
+ED_EITHER int ed_key_at(int head, int slot, int i) {
     return ((head * ed_key_parts + i / ED_CHUNK) * ED_WP + slot) * ED_CHUNK + i % ED_CHUNK;
 }
 constexpr int ed_keys_bytes = ED_HEADS * ED_WP * ED_DHP;

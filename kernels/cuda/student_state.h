@@ -44,8 +44,8 @@ static inline int ed_cuda_slot(const struct ed_cuda_state *state, int s) {
     return slot < 0 ? slot + ED_WINDOW : slot;
 }
 
-/* student (ED_EXCHANGED_BYTES,): for each layer keys, then values, (heads, window - 1, head_dim) by exchanged slot; then
- * the lagged bins, newest first. */
+/* student (ED_EXCHANGED_BYTES,): for each layer keys, then values, (heads, window - 1, head_dim) by exchanged slot;
+ * then the lagged bins, newest first. */
 static inline void ed_cuda_state_export(const struct ed_cuda_state *state, int8_t *student, int32_t *pos,
                                         int32_t *live) {
     for (int layer = 0; layer < ED_LAYERS; layer++, student += 2 * ED_EXCHANGED_RING)
