@@ -29,6 +29,7 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T")
+NAME_IT = "pass one of these names, or the path of a .toml file"
 
 
 # ---------------------------------------------------------------- the strict loader
@@ -37,6 +38,23 @@ T = TypeVar("T")
 def load(cls: type[T], path: Path | Traversable) -> T:
     """The TOML file at `path` as a `cls`. ConfigError names the file and the key."""
     return parse(cls, read_toml(path), str(path))
+
+
+def load_named(cls: type[T], kind: str, name_or_path: str | Path, folder: Traversable, next_step: str = NAME_IT) -> T:
+    """The `kind` of that name, a TOML file in `folder`, or the one in a TOML file of your own."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return load(cls, path)
+    known = names_in(folder)
+    if str(name_or_path) not in known:
+        expected = did_you_mean(str(name_or_path), known)
+        raise ConfigError(f"unknown {kind} '{name_or_path}'", expected=expected, next_step=next_step)
+    return load(cls, folder / f"{name_or_path}.toml")
+
+
+def names_in(folder: Traversable) -> tuple[str, ...]:
+    """The names of its TOML files, in alphabetical order."""
+    return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml")))
 
 
 def read_toml(path: Path | Traversable) -> dict[str, Any]:
@@ -245,27 +263,16 @@ class Preset:
 
 def load_preset(name_or_path: str | Path) -> Preset:
     """The packaged preset of that name, or the one in a TOML file of your own."""
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        return load(Preset, path)
-    known = {Path(file.name).stem: file for file in _preset_files()}
-    if str(name_or_path) not in known:
-        raise ConfigError(
-            f"unknown preset '{name_or_path}'",
-            expected=did_you_mean(str(name_or_path), known),
-            next_step="pass one of these names, or the path of a .toml file",
-        )
-    return load(Preset, known[str(name_or_path)])
+    return load_named(Preset, "preset", name_or_path, _presets())
 
 
 def preset_names() -> tuple[str, ...]:
     """The packaged presets, in alphabetical order."""
-    return tuple(sorted(Path(file.name).stem for file in _preset_files()))
+    return names_in(_presets())
 
 
-def _preset_files() -> list[Traversable]:
-    folder = resources.files("edgedistill") / "presets"
-    return [file for file in folder.iterdir() if file.name.endswith(".toml")]
+def _presets() -> Traversable:
+    return resources.files("edgedistill") / "presets"
 
 
 # ---------------------------------------------------------------- range checks

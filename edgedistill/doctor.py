@@ -16,6 +16,9 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from edgedistill.compile.nvcc import install_step, nvcc_path
+from edgedistill.errors import DeviceError
+from edgedistill.runtime.cuda_driver import find_gpu
 from edgedistill.target import Target, all_targets
 
 MIN_PYTHON = (3, 10)
@@ -119,12 +122,12 @@ def _packages(targets: list[Target]) -> list[str]:
 
 def _device_tools() -> list[Check]:
     planned = "compile for a Jetson (planned)"
-    nvcc = shutil.which("nvcc") or _executable("/usr/local/cuda/bin/nvcc")
-    driver = _gpu_driver()
+    compiling = "compile for cuda and for a Jetson"
+    running = "run and bench on cuda or a Jetson; faster training, for which a CPU is enough"
     tensorrt = _version_of("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
     return [
-        _tool("nvcc", _last_line(nvcc, "--version"), planned, "install the CUDA toolkit: part of JetPack"),
-        _tool("gpu driver", driver, "faster training; CPU is enough", "install the NVIDIA driver"),
+        _tool("nvcc", _last_line(nvcc_path("nvcc"), "--version"), compiling, install_step()),
+        _tool("gpu driver", _gpu_driver(), running, "install the NVIDIA driver, where there is an NVIDIA GPU"),
         _tool("tensorrt", tensorrt, planned, "sudo apt install tensorrt, on the board"),
     ]
 
@@ -134,9 +137,12 @@ def _tool(name: str, found: str | None, needed_for: str, fix: str, required: boo
 
 
 def _gpu_driver() -> str | None:
-    if board := _read("/etc/nv_tegra_release"):  # a Jetson: its driver is part of JetPack
-        return board.splitlines()[0]
-    return _first_line(shutil.which("nvidia-smi"), "--query-gpu=name,driver_version", "--format=csv,noheader")
+    try:
+        gpu = find_gpu()
+    except DeviceError:
+        return None
+    board = _read("/etc/nv_tegra_release").partition(",")[0].lstrip("# ")  # a Jetson: its driver is part of JetPack
+    return ", ".join(filter(None, (gpu.name, gpu.chip, f"driver for CUDA {gpu.cuda}", board)))
 
 
 def _version_of(*names: str) -> str | None:
@@ -163,10 +169,6 @@ def _output(program: str | None, *options: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return answer.stdout.strip()
-
-
-def _executable(path: str) -> str | None:
-    return path if os.access(path, os.X_OK) else None
 
 
 def _read(path: str) -> str:

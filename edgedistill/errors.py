@@ -50,6 +50,10 @@ class EngineError(EdgeDistillError):
     """An engine that is missing on this machine or was fed the wrong shape."""
 
 
+class DeviceError(EngineError):
+    """A driver, a GPU or a compiler for it that is not on this machine: what was asked for is done on the device."""
+
+
 class OutputError(EdgeDistillError):
     """A result that could not be written: read-only folder, full disk, file in the way."""
 

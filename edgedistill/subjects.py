@@ -4,8 +4,8 @@ In: a bundle (and perhaps a recording for R²). Out: `BenchResult`: for each sub
 size and its R², beside the time that an empty step takes here and a description of the machine.
 
 Subjects: `lfp-student-fp32` and `lfp-student-int8`, and the fair comparison `spike-student` and
-`spike-student-int8`, the same network on spike counts. `lfp-student-int8` runs on the C engine where it is compiled
-for this machine, and then `onnxruntime-int8` stands beside it; all else runs on onnxruntime. The spike student lies
+`spike-student-int8`, the same network on spike counts. `lfp-student-int8` runs on the engine that is compiled for
+this machine, and then `onnxruntime-int8` stands beside it; all else runs on onnxruntime. The spike student lies
 under `subjects/spike-student/`; its `model.json` holds "model" (its shape) and, where the counts are standardised,
 "normalization" {"mean", "std"}, one a unit.
 """
@@ -32,8 +32,7 @@ from edgedistill.measure.score import Fit, fit_of
 from edgedistill.runs import BINS_PER_S, matching_lfp, outputs_of_lfp
 from edgedistill.runtime import Decoder, Flag
 from edgedistill.runtime.abi_engine import AbiEngine
-from edgedistill.runtime.c_engine import HOST
-from edgedistill.runtime.compiled import COMPILED, fits_here, is_compiled
+from edgedistill.runtime.compiled import COMPILED, engine_here, why_not_here
 from edgedistill.runtime.decoder import described
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.target import Gate, Target, load_target
@@ -108,6 +107,7 @@ class BenchResult:
     clock: LatencyUs
     gates: tuple[Gate, ...]
     figures: dict[str, float | None]  # that gates are set on
+    why: dict[str, str]  # reasons of those that were not measured
 
     @property
     def ratios(self) -> dict[str, float | None]:
@@ -136,35 +136,44 @@ class BenchResult:
         }
 
 
-def bench(bundle: Bundle, steps: int = 2000, recording: Recording | None = None) -> BenchResult:
+def bench(
+    bundle: Bundle, steps: int = 2000, recording: Recording | None = None, engine: str | None = None
+) -> BenchResult:
     """Measure every subject: R² on the holdout, or on `recording`; then `steps` steps each, in turn.
 
-    BundleError when the bundle lacks a holdout, RecordingError when the recording does not fit.
+    `engine` runs the INT8 student; without it what the bundle was built for, where that is compiled here.
+    BundleError when the bundle lacks a holdout, RecordingError when the recording does not fit, EngineError when
+    `engine` cannot run.
     """
     holdout = _arrays(bundle, "holdout.npz")
-    candidates = candidates_of_bundle(bundle, holdout)
+    engine = engine or engine_here(bundle)
+    candidates = candidates_of_bundle(bundle, holdout, engine)
     if recording is None:
         fits = [fit_on_holdout(candidate, bundle, holdout) for candidate in candidates]
     else:
         own = Fit(None, (), "not measured: the spike student knows the units of its own session only")
-        compiled = "c" if is_compiled(bundle, "c") else "onnxruntime-int8"
-        engines = {LFP_STUDENT: "onnxruntime", LFP_INT8: compiled, PEER_INT8: "onnxruntime-int8"}
+        engines = {LFP_STUDENT: "onnxruntime", LFP_INT8: engine, PEER_INT8: "onnxruntime-int8"}
         fits = [fit_on_recording(bundle, recording, engines[c.name]) if c.name in engines else own for c in candidates]
     target = _target(bundle)
     deadline_us = target.deadline_ms * 1e3 if target else ONE_BIN_US
     times = step_times({c.name: c.engine.step for c in candidates}, {c.name: c.inputs for c in candidates}, steps=steps)
     subjects = tuple(_subject(c, times[c.name], deadline_us, fit) for c, fit in zip(candidates, fits, strict=True))
-    shipped = LFP_INT8 if bundle.manifest.get("engine") == "c" and LFP_INT8 in times else LFP_STUDENT
+    shipped = LFP_INT8 if bundle.manifest.get("engine") in COMPILED and LFP_INT8 in times else LFP_STUDENT
     figures = figures_of(subjects, shipped, held_out=recording is None)
-    if target is not None and not is_of(target, bundle):
-        figures["step_p99_us"] = None  # a time belongs to the device that took it
-    gates = target.judge(figures) if target else ()
-    return BenchResult(describe_machine(), subjects, LatencyUs.from_times(times[EMPTY]), gates, figures)
+    why = {"step_p99_us": reason} if target and (reason := not_of_this_machine(target, bundle, engine)) else {}
+    figures |= dict.fromkeys(why)  # a time belongs to the device that took it, and to what ships
+    gates = target.judge(figures, why) if target else ()
+    return BenchResult(describe_machine(), subjects, LatencyUs.from_times(times[EMPTY]), gates, figures, why)
 
 
-def is_of(target: Target, bundle: Bundle) -> bool:
-    """Whether this machine is the target, or can stand for it."""
-    return target.engine != "c" or target.name == HOST or fits_here(bundle, target.name, target.engine)
+def not_of_this_machine(target: Target, bundle: Bundle, engine: str) -> str | None:
+    """Why a time taken here, the INT8 student on `engine`, is none of the target; None where it is."""
+    ships = bundle.manifest.get("engine")
+    if target.engine not in COMPILED or ships not in COMPILED:  # the graph: any machine stands for any other
+        return None
+    if (reason := why_not_here(bundle, target.name, target.engine)) is not None:
+        return reason
+    return None if engine == ships else f"the INT8 student ran on '{engine}', the bundle ships '{ships}'"
 
 
 def figures_of(subjects: Sequence[Subject], shipped: str, held_out: bool) -> dict[str, float | None]:
@@ -178,13 +187,13 @@ def figures_of(subjects: Sequence[Subject], shipped: str, held_out: bool) -> dic
 # ---------------------------------------------------------------- what is compared
 
 
-def candidates_of_bundle(bundle: Bundle, holdout: dict[str, npt.NDArray[Any]]) -> list[Candidate]:
-    """The LFP student, and the spike student where the bundle holds one."""
+def candidates_of_bundle(bundle: Bundle, holdout: dict[str, npt.NDArray[Any]], engine: str) -> list[Candidate]:
+    """The LFP student, in INT8 on `engine`, and the spike student where the bundle holds one."""
     bins = _array(bundle, holdout, "bins").astype(np.float32)
     shape = _shape(bundle, bundle.manifest.get("model"), "manifest.json")
     candidates = _candidates(bundle, (LFP_STUDENT, LFP_INT8), "", shape, bins)
-    if LFP_INT8 in (c.name for c in candidates) and is_compiled(bundle, "c"):
-        compiled, graph = _compiled(bundle, shape, bins), candidates.pop()
+    if LFP_INT8 in (c.name for c in candidates) and engine in COMPILED:
+        compiled, graph = _compiled(bundle, engine, shape, bins), candidates.pop()
         candidates += [compiled, replace(graph, name=PEER_INT8)]
     if SPIKE_FOLDER + "student.onnx" in bundle.names:
         model = _json(bundle, SPIKE_FOLDER + "model.json")
@@ -203,12 +212,11 @@ def standardised(counts: npt.NDArray[Any], normalization: Any) -> Floats:
     return scaled.astype(np.float32)
 
 
-def _compiled(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
-    """The INT8 student on the C engine."""
-    config = described(bundle, "c")[1]
-    engine = COMPILED["c"].open(bundle, shape, config)
+def _compiled(bundle: Bundle, engine: str, shape: StudentShape, inputs: Floats) -> Candidate:
+    """The INT8 student on a compiled engine."""
+    opened = COMPILED[engine].open(bundle, shape, described(bundle, engine)[1])
     params = _parameters(bundle, "student.safetensors")
-    return Candidate(LFP_INT8, engine, inputs, params, engine.library_bytes)
+    return Candidate(LFP_INT8, opened, inputs, params, opened.library_bytes)
 
 
 def _candidates(

@@ -12,9 +12,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from edgedistill.assets import asset_folder
-from edgedistill.config import load
+from edgedistill.config import load_named, names_in
 from edgedistill.errors import ConfigError, did_you_mean
 
 ENGINES = ("onnxruntime", "c", "cuda", "tensorrt")
@@ -29,6 +30,7 @@ REFUSED_FLAGS = (
     *("-ffinite-math-only", "-ffp-contract=", "-ffp-model=", "-fexcess-precision=", "-mfpmath=", "-mrecip"),
     *("-fsingle-precision-constant", "-fno-signed-zeros", "-fno-rounding-math", "-mdaz-ftz", "-march=native"),
 )
+NO_REASONS: Mapping[str, str] = MappingProxyType({})
 REFUSED_NVCC_FLAGS = (
     *("use_fast_math", "fmad", "ftz", "prec-div", "prec-sqrt", "arch", "gpu-architecture", "gencode", "code"),
     *("generate-code", "gpu-code", "O0", "G", "device-debug"),
@@ -112,6 +114,7 @@ class Gate:
     value: float | None
     limit: float
     ok: bool | None
+    reason: str | None = None  # why it was not measured
 
 
 @dataclass(frozen=True)
@@ -159,31 +162,21 @@ class Target:
         """Whether this version can build for the target."""
         return self.status == "available"
 
-    def judge(self, values: Mapping[str, float | None]) -> tuple[Gate, ...]:
-        """Each gate against the figure of its name without _min or _max; absent figures stay None."""
-        return tuple(_judge(name, values.get(name[:-4]), limit) for name, limit in self.gates.items())
+    def judge(self, values: Mapping[str, float | None], why: Mapping[str, str] = NO_REASONS) -> tuple[Gate, ...]:
+        """Each gate against the figure of its name without _min or _max; absent figures stay None, with the reason
+        that `why` gives."""
+        figures = ((name, name[:-4], limit) for name, limit in self.gates.items())
+        return tuple(_judge(name, values.get(key), limit, why.get(key)) for name, key, limit in figures)
 
 
 def load_target(name_or_path: str | Path) -> Target:
     """The target of that name, or the one in a TOML file of your own."""
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        return load(Target, path)
-    known = target_names()
-    if str(name_or_path) not in known:
-        raise ConfigError(
-            f"unknown target '{name_or_path}'",
-            expected=did_you_mean(str(name_or_path), known),
-            next_step="edgedistill targets",
-        )
-    return load(Target, asset_folder("targets") / f"{name_or_path}.toml")
+    return load_named(Target, "target", name_or_path, asset_folder("targets"), "edgedistill targets")
 
 
 def target_names() -> tuple[str, ...]:
     """The targets that have a profile, `host` first, the others in alphabetical order."""
-    files = (file.name for file in asset_folder("targets").iterdir())
-    names = (Path(name).stem for name in files if name.endswith(".toml"))
-    return tuple(sorted(names, key=lambda name: (name != "host", name)))
+    return tuple(sorted(names_in(asset_folder("targets")), key=lambda name: (name != "host", name)))
 
 
 def all_targets() -> tuple[Target, ...]:
@@ -204,9 +197,9 @@ def require_buildable(target: Target) -> None:
     )
 
 
-def _judge(name: str, value: float | None, limit: float) -> Gate:
+def _judge(name: str, value: float | None, limit: float, why: str | None) -> Gate:
     if value is None:
-        return Gate(name[:-4], None, limit, None)
+        return Gate(name[:-4], None, limit, None, why)
     return Gate(name[:-4], value, limit, value >= limit if name.endswith("_min") else value <= limit)
 
 

@@ -234,6 +234,8 @@ class FakeBuild(types.ModuleType):
             stages=(Stage("pretrain", 1.5, False),),
             gates=gates,
             table=(Row("spike teacher", 0.8, False, "sees the future"), Row("ridge", None, True, "")),
+            lacking=None,
+            next_step="edgedistill bench x",
             to_json=lambda: facts,
         )
 

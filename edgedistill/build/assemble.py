@@ -26,7 +26,8 @@ from edgedistill.build.reference import (
     require_spike_graphs,
 )
 from edgedistill.bundle import open_bundle, write_bundle
-from edgedistill.compile.c_library import compile_bundle
+from edgedistill.compile.built_folder import CompiledEngine
+from edgedistill.compile.engines import compile_or_prepare
 from edgedistill.config import StudentShape
 from edgedistill.data.recording import open_recording
 from edgedistill.data.windows import SessionBins
@@ -34,6 +35,7 @@ from edgedistill.frontend import FrontEnd, group_delay_ms
 from edgedistill.models.student import Student
 from edgedistill.quantization.deployment import deployed_weights
 from edgedistill.quantization.onnx_graph import graph_for_plugin, graph_from_integers, graph_from_student
+from edgedistill.runtime.compiled import COMPILED
 from edgedistill.subjects import bench
 from edgedistill.target import Gate, Target
 from edgedistill.training.batches import TrainingSession
@@ -66,8 +68,8 @@ class Ingredients:
     provenance: dict[str, Any]
 
 
-def write_decoder_bundle(made: Ingredients) -> tuple[Gate, ...]:
-    """Writes the bundle, checks its graphs and measures it; returns the gates."""
+def write_decoder_bundle(made: Ingredients) -> tuple[tuple[Gate, ...], CompiledEngine | None]:
+    """Writes the bundle, checks its graphs and measures it; returns the gates, and what was compiled."""
     files, shape = subject_files(made.lfp, made.session.id)
     spikes, spike_shape = subject_files(made.spikes, made.session.id)
     mean, std = made.session.spike_normalization
@@ -80,20 +82,18 @@ def write_decoder_bundle(made: Ingredients) -> tuple[Gate, ...]:
     files["holdout.npz"] = holdout(made, shape)
     contents = manifest(made, shape)
     write_bundle(made.out, contents, files)
-    sizes = compiled(made)
+    first = compiled(made)
+    sizes = {f"{name}_bytes": float(size) for name, size in first.record.sizes.items()} if first else {}
     measured = bench(open_bundle(made.out))
-    gates = made.target.judge({**measured.figures, **sizes, "int8_r2_drop": int8_r2_drop(made.metrics)})
+    figures = {**measured.figures, **sizes, "int8_r2_drop": int8_r2_drop(made.metrics)}
+    gates = made.target.judge(figures, measured.why)
     write_bundle(made.out, {**contents, "gates": [asdict(gate) for gate in gates]}, files)
-    compiled(made)  # a library belongs to one manifest, and that now holds the gates
-    return gates
+    return gates, compiled(made)  # once more: a library belongs to one manifest, and that now holds the gates
 
 
-def compiled(made: Ingredients) -> dict[str, float]:
-    """Compiles the bundle's C engine for its target, where it has one; returns what gates on sizes are set on."""
-    if engine_of(made) != "c":
-        return {}
-    record = compile_bundle(open_bundle(made.out), made.target).record
-    return {f"{name}_bytes": float(size) for name, size in record.sizes.items()}
+def compiled(made: Ingredients) -> CompiledEngine | None:
+    """Compiles the bundle's engine for its target, or prepares it for the device; None where nothing is compiled."""
+    return compile_or_prepare(open_bundle(made.out), made.target) if engine_of(made) in COMPILED else None
 
 
 def engine_of(made: Ingredients) -> str:

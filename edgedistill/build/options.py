@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgedistill.build.cache import Stage
+from edgedistill.errors import EngineError
 from edgedistill.quantization.recipe import DEFAULT_RECIPE
 from edgedistill.target import Gate
 
@@ -71,6 +72,12 @@ class BuildResult:
     metrics: dict[str, float | None]
     gates: tuple[Gate, ...]
     table: tuple[TableRow, ...]
+    lacking: EngineError | None = None  # why the engine is only prepared, and the command that finishes it
+
+    @property
+    def next_step(self) -> str:
+        """The command to run next."""
+        return self.lacking.next_step or "" if self.lacking else f"edgedistill bench {self.bundle}"
 
     def to_json(self) -> dict[str, object]:
         """As documented in the README."""
@@ -80,4 +87,6 @@ class BuildResult:
             "stages": [asdict(stage) for stage in self.stages],
             "metrics": self.metrics,
             "gates": [asdict(gate) for gate in self.gates],
+            "not_compiled": self.lacking.what if self.lacking else None,
+            "next_step": self.next_step,
         }

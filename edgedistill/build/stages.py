@@ -35,6 +35,7 @@ from edgedistill.build.options import TABLE, BuildOptions, BuildResult, Progress
 from edgedistill.build.quantize import given_ranges, int8_student
 from edgedistill.build.run import Run, normalizations
 from edgedistill.bundle import refuse_foreign
+from edgedistill.compile.engines import require_engine_fits
 from edgedistill.compile.toolchain import find_toolchain
 from edgedistill.config import load_preset
 from edgedistill.models.files import load_student, save_student, save_teacher
@@ -54,7 +55,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     """Sessions to a bundle for `options.target`; gates that are missed are in the result, not raised."""
     target = load_target(options.target)
     require_buildable(target)
-    if target.compiler is not None and options.out.suffix != ".zip":
+    if target.engine == "c" and options.out.suffix != ".zip":
         find_toolchain(target)  # a missing compiler is told before the training
     preset = shortened(load_preset(options.preset), options.steps)
     require_writable(options.out)
@@ -65,6 +66,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     sizes = [preset.student] if given is None else [preset.student, given[0].size]
     for size in sizes:
         require_parts(plain_shape(size), recipe.keep)
+        require_engine_fits(target, size.window, recipe.keep)
     if given is not None and ranges is None:  # a teacher trained here is not the one it was distilled from
         require_teacher(recipe, options.teacher)
     cache = Cache(options.work or options.out.with_name(options.out.name + ".work"))
@@ -110,10 +112,11 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
         metrics,
         {**run.inputs, "seed": options.seed, **mode},
     )
-    gates = write_decoder_bundle(ingredients)
+    gates, compiled = write_decoder_bundle(ingredients)
     cache.note("bundle", start)
     table = table_of(metrics, options, adapted=bool(mode))
-    return BuildResult(options.out, target.name, tuple(cache.stages), metrics, gates, table)
+    lacking = compiled.lacking if compiled else None
+    return BuildResult(options.out, target.name, tuple(cache.stages), metrics, gates, table, lacking)
 
 
 def table_of(metrics: dict[str, float | None], options: BuildOptions, adapted: bool) -> tuple[TableRow, ...]:

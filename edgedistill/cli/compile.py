@@ -1,4 +1,4 @@
-"""`compile`: a bundle's INT8 decoder in C, for this machine or another."""
+"""`compile`: a bundle's INT8 decoder as a library, for this machine or another, for its processor or its GPU."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import click
 
-from edgedistill.bundle import open_bundle
+from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.output import json_option, print_facts, print_gates, print_json, working
-from edgedistill.compile.c_library import CompiledEngine, compile_bundle
-from edgedistill.target import load_target
+from edgedistill.compile.built_folder import CompiledEngine
+from edgedistill.compile.engines import compile_bundle
+from edgedistill.runtime.c_engine import HOST
+from edgedistill.target import GPU_ENGINES, load_target
 
 
 @click.command(
@@ -21,6 +23,7 @@ Examples:
   edgedistill compile decoder.edge                       for this machine
   edgedistill compile decoder.edge --target aarch64      with a cross compiler
   edgedistill compile decoder.edge --target cortex-m7    for firmware: an archive, and what it takes of flash and RAM
+  edgedistill compile decoder.edge --target cuda         for the NVIDIA GPU of this machine
 
 What is made lies in the bundle, in build/NAME: the library, and its sources as a firmware project can take them.
 Nothing is compiled again that is there already. The exit code is 3 when it is too large for the target.""",
@@ -29,26 +32,28 @@ Nothing is compiled again that is there already. The exit code is 3 when it is t
 @click.option(
     "--target",
     metavar="NAME",
-    default="host",
-    show_default=True,
-    help="The device, see `edgedistill targets`, or a .toml file of your own.",
+    help="The device, see `edgedistill targets`, or a .toml file of your own.  [default: that of the bundle where it "
+    "is a GPU, else host]",
 )
+@click.option("--chip", metavar="SM", help="Compile for a GPU that is not in this machine, such as sm_87.")
 @click.option("--force", is_flag=True, help="Compile even if everything is there already.")
 @json_option
-def compile_command(bundle: Path, target: str, force: bool, as_json: bool) -> None:
-    """Compile a bundle's decoder to a C library with the model inside.
+def compile_command(bundle: Path, target: str | None, chip: str | None, force: bool, as_json: bool) -> None:
+    """Compile a bundle's decoder to a library with the model inside, in C or for a GPU.
 
-    It takes raw frames and returns kinematics, allocates nothing and needs nothing; its results are those of the
-    INT8 definition to the last bit.
+    It takes raw frames and returns kinematics; in C it allocates nothing and needs nothing. Its results are those of
+    the INT8 definition to the last bit. For a GPU, run it where the GPU is: there the result is checked against the
+    bundle's reference before it is kept.
     """
-    chosen = load_target(target)
+    opened = open_bundle(bundle)
+    chosen = load_target(target or _usual_target(opened))
     with working(f"compiling for {chosen.name}"):
-        made = compile_bundle(open_bundle(bundle), chosen, force)
+        made = compile_bundle(opened, chosen, force, chip)
     if as_json:
         print_json(_facts(made, bundle) | {"gates": [asdict(gate) for gate in made.gates]})
     else:
         facts = _facts(made, bundle)
-        flags = {"flags": " ".join(made.record.fingerprint.flags)}
+        flags = {"flags": " ".join(made.record.fingerprint.flags), "notes": "; ".join(made.record.notes) or None}
         print_facts({name: value for name, value in (facts | flags).items() if value is not None})
         print_gates(made.gates)
         if not made.compiled:
@@ -57,11 +62,17 @@ def compile_command(bundle: Path, target: str, force: bool, as_json: bool) -> No
         click.get_current_context().exit(GATE_MISSED)
 
 
+def _usual_target(bundle: Bundle) -> str:
+    manifest = bundle.manifest
+    return str(manifest.get("target")) if manifest.get("engine") in GPU_ENGINES else HOST
+
+
 def _facts(made: CompiledEngine, bundle: Path) -> dict[str, object]:
     record, needs = made.record, made.record.fingerprint
     return {
         "bundle": bundle,
         "target": record.target,
+        "engine": record.engine,
         "folder": made.folder,
         "library": made.library,
         "model": f"ed_model_{record.model}",
@@ -70,7 +81,9 @@ def _facts(made: CompiledEngine, bundle: Path) -> dict[str, object]:
         "requires": list(needs.requires),
         "compiler": needs.compiler,
         "flags": list(needs.flags),
-        **{f"{name}_bytes": record.sizes.get(name) for name in ("library", "state", "flash", "ram")},
+        "device": needs.device or None,
+        "notes": list(record.notes),
+        **{f"{name}_bytes": record.sizes.get(name) for name in ("library", "kernel", "state", "flash", "ram")},
         "compiled": made.compiled,
         "seconds": made.seconds,
     }

@@ -23,6 +23,7 @@ from edgedistill.cli.output import (
     working,
 )
 from edgedistill.runtime import ENGINES
+from edgedistill.runtime.compiled import COMPILED
 
 if TYPE_CHECKING:
     from edgedistill.runs import ByteStream, Predictions
@@ -53,8 +54,8 @@ flags is a sum: 1 still warming up, 2 a channel was masked, 4 frames were lost,
 @click.option(
     "--engine",
     type=click.Choice(ENGINES),
-    help="What computes: a graph on onnxruntime, in float32 or INT8, the INT8 engine in C, or the INT8 definition in "
-    "numpy (slow).  [default: what the bundle was built for]",
+    help="What computes: a graph on onnxruntime, in float32 or INT8, what `compile` made in C or for a GPU, or the "
+    "INT8 definition in numpy (slow).  [default: what the bundle was built for]",
 )
 @json_option
 def run(bundle: Path, recording: str, out: Path | None, engine: str | None, as_json: bool) -> None:
@@ -176,8 +177,13 @@ machine cannot measure is left empty, never estimated.""",
     show_default=True,
     help="Steps to time, each subject.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(("onnxruntime-int8", *COMPILED)),
+    help="What runs lfp-student-int8.  [default: what the bundle was built for, if that is compiled here]",
+)
 @json_option
-def bench(bundle: Path, data: Path | None, behavior: str | None, steps: int, as_json: bool) -> None:
+def bench(bundle: Path, data: Path | None, behavior: str | None, steps: int, engine: str | None, as_json: bool) -> None:
     """What a step costs on this machine, and how well the bundle decodes.
 
     The student is compared with a student of the same size that reads spikes.
@@ -187,12 +193,12 @@ def bench(bundle: Path, data: Path | None, behavior: str | None, steps: int, as_
     opened = open_bundle(bundle)
     with working("measuring"):
         if data is None:
-            result = subjects.bench(opened, steps)
+            result = subjects.bench(opened, steps, engine=engine)
         else:
             from edgedistill.data.recording import open_recording
 
             with open_recording(data, behavior=behavior) as recording:
-                result = subjects.bench(opened, steps, recording)
+                result = subjects.bench(opened, steps, recording, engine)
     if as_json:
         print_json(result.to_json())
     else:

@@ -90,7 +90,7 @@ def _console() -> Console:
 def print_gates(gates: Sequence[Any]) -> None:
     """Gates of a target with their verdict; nothing where there are none."""
     verdict = {True: "met", False: "MISSED", None: "not measured"}
-    rows = [(gate.name, gate.value, gate.limit, verdict[gate.ok]) for gate in gates]
+    rows = [(g.name, g.value, g.limit, ": ".join(filter(None, (verdict[g.ok], g.reason)))) for g in gates]
     if rows:
         print_table("Gates", ("gate", "value", "limit", ""), rows)
 

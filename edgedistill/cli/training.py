@@ -198,7 +198,9 @@ def _print_build(result: BuildResult) -> None:
     print_table("Stages", ("stage", "seconds", ""), stages)
     print_gates(result.gates)
     click.echo(f"{result.bundle}  for {result.target}")
-    click.echo(f"next: edgedistill bench {result.bundle}")
+    if result.lacking:
+        click.echo(f"not compiled here: {result.lacking.what}; its sources are prepared in the bundle, in build/")
+    click.echo(f"next: {result.next_step}")
 
 
 def _show_summary(summary: dict[str, Any], as_json: bool) -> None:

@@ -7,22 +7,21 @@ last, so that nothing in a target's file can undo them.
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistill.errors import ConfigError, EngineError
+from edgedistill.compile.commands import answer, run_command
+from edgedistill.errors import ConfigError, DeviceError, EngineError
 from edgedistill.runtime.processor import architecture, cpu_features
 from edgedistill.target import Compiler, Target
 
 # No -Werror: a compiler of next year may warn of something new, and its user cannot help it. The tests have it.
 BASE_FLAGS = ("-std=c11", "-O3", "-Wall", "-Wextra", "-Wconversion")
 PINNED_FLAGS = ("-ffp-contract=off", "-fno-math-errno")  # numerics.md: each operation rounded, no errno
+CPP_OF_C = {"-std=c11": "-std=c++17"}  # for the side of a GPU engine that runs on the CPU
 LIBRARY_FLAGS = {"shared": ("-fPIC",), "static": ()}
-TIMEOUT_S = 900
 
 
 @dataclass(frozen=True)
@@ -71,32 +70,24 @@ class Toolchain:
 
     def compile(self, folder: Path, source: str, output: str, options: Sequence[str] = ()) -> None:
         """`source` to an object file; names relative to `folder`, so that no path of this machine gets in."""
-        self.run(folder, self.compiler.command, *self.flags, *options, "-c", source, "-o", output)
+        flags = self.flags if source.endswith(".c") else tuple(CPP_OF_C.get(flag, flag) for flag in self.flags)
+        self.run(folder, self.compiler.command, *flags, *options, "-c", source, "-o", output)
 
-    def link(self, folder: Path, objects: Sequence[str], output: str) -> None:
+    def link(self, folder: Path, objects: Sequence[str], output: str, libraries: Sequence[str] = ()) -> None:
         """Object files to the target's kind of library."""
         if self.compiler.library == "shared":
             whole = ("-shared", "-Wl,--no-undefined", "-Wl,-z,now")
-            self.run(folder, self.compiler.command, *self.flags, *whole, *objects, "-o", output)
+            self.run(folder, self.compiler.command, *self.flags, *whole, *objects, *libraries, "-o", output)
         else:
             self.run(folder, self.tool("ar"), "rcsD", output, *objects)
 
     def tool(self, name: str) -> str:
         """The `ar`, `nm` or `size` that belongs to the compiler."""
-        answer = _ask(self.compiler.command, f"-print-prog-name={name}")
-        return answer or name
+        return _ask(self.compiler.command, f"-print-prog-name={name}") or name
 
     def run(self, folder: Path, *command: str) -> str:
         """What a command of the toolchain prints. EngineError with its first error line where it fails."""
-        try:
-            done = subprocess.run(
-                command, cwd=folder, env=_ENGLISH, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise self._failed(command, str(error)) from error
-        if done.returncode:
-            raise self._failed(command, _first_error(done.stderr or done.stdout, done.returncode))
-        return done.stdout
+        return run_command(folder, command, lambda said: self._failed(command, said))
 
     def _failed(self, command: Sequence[str], said: str) -> EngineError:
         return EngineError(
@@ -146,9 +137,9 @@ def _chosen_ops(target: str, ops: str, made_for: str) -> str:
     return found
 
 
-def _missing(target: str, compiler: Compiler) -> EngineError:
+def _missing(target: str, compiler: Compiler) -> DeviceError:
     where = shutil.which(compiler.command)
-    return EngineError(
+    return DeviceError(
         f"target '{target}' needs the C compiler '{compiler.command}'",
         got="no such command on this machine" if where is None else f"{where}, which does not answer --version",
         expected=f"a C compiler, named by `command` in the table [compiler] of the file of target '{target}'",
@@ -156,19 +147,6 @@ def _missing(target: str, compiler: Compiler) -> EngineError:
     )
 
 
-_ENGLISH = {**os.environ, "LC_ALL": "C"}
-
-
 def _ask(command: str, option: str) -> str:
     """The first line a program answers; "" if it is missing, fails or hangs."""
-    try:
-        done = subprocess.run([command, option], env=_ENGLISH, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return ""
-    return next(iter(done.stdout.strip().splitlines()), "")
-
-
-def _first_error(text: str, code: int) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")
-    return told or f"exit code {code}, and not a word"
+    return next(iter(answer(command, option)), "")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgedistill.assets import asset_folder
-from edgedistill.config import load, parse
+from edgedistill.config import load_named, names_in, parse
 from edgedistill.errors import ConfigError, did_you_mean
 
 DEFAULT_RECIPE = "percentile"
@@ -71,23 +71,12 @@ class Recipe:
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
     """The packaged recipe of that name, or the one in a TOML file of your own."""
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        return load(Recipe, path)
-    known = recipe_names()
-    if str(name_or_path) not in known:
-        raise ConfigError(
-            f"unknown recipe '{name_or_path}'",
-            expected=did_you_mean(str(name_or_path), known),
-            next_step="pass one of these names, or the path of a .toml file",
-        )
-    return load(Recipe, asset_folder("calibration") / f"{name_or_path}.toml")
+    return load_named(Recipe, "recipe", name_or_path, asset_folder("calibration"))
 
 
 def recipe_names() -> tuple[str, ...]:
     """The packaged recipes, in alphabetical order."""
-    files = (file.name for file in asset_folder("calibration").iterdir())
-    return tuple(sorted(Path(name).stem for name in files if name.endswith(".toml")))
+    return names_in(asset_folder("calibration"))
 
 
 def require_teacher(recipe: Recipe, teacher: Path | None) -> None:

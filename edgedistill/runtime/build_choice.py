@@ -35,6 +35,12 @@ def chosen_build(bundle: Bundle, own: str, engine: str, check: Check) -> tuple[P
     raise next(told, refused[0] if refused else nothing)
 
 
+def own_target(bundle: Bundle, engine: str, usual: str) -> str:
+    """The target whose build goes first: that of the bundle where it was built for this engine, else the usual one."""
+    manifest = bundle.manifest
+    return str(manifest["target"]) if manifest.get("engine") == engine and "target" in manifest else usual
+
+
 def fitting(folder: Path, bundle: Bundle, engine: str, check: Check) -> BuildRecord | EngineError | None:
     """What is compiled in a folder, or why this machine cannot use it; None where it is of another engine."""
     try:
@@ -50,4 +56,4 @@ def fitting(folder: Path, bundle: Bundle, engine: str, check: Check) -> BuildRec
 def with_command(error: EngineError, bundle: Bundle, target: str) -> EngineError:
     """The error with the command that compiles anew, unless it names one of its own."""
     step = error.next_step or f"edgedistill compile {bundle.path} --target {target}"
-    return EngineError(error.what, got=error.got, expected=error.expected, causes=error.causes, next_step=step)
+    return type(error)(error.what, got=error.got, expected=error.expected, causes=error.causes, next_step=step)

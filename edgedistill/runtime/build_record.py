@@ -51,6 +51,7 @@ class BuildRecord:
     sizes: dict[str, int]  # bytes: library, and where known state, flash, ram
     files: dict[str, str]  # name -> sha256, without build.json
     engine: str = "c"  # one of LABELS
+    notes: tuple[str, ...] = ()  # what to know of it: whether it was run where it was compiled
 
     def write(self, folder: Path) -> None:
         """As build.json of `folder`."""

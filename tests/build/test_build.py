@@ -272,7 +272,7 @@ def test_the_same_again_runs_nothing_and_gives_the_same(home: Folder, first: Bui
 @pytest.fixture
 def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked is which stages run: no bundle is made of them."""
-    monkeypatch.setattr("edgedistill.build.stages.write_decoder_bundle", lambda made: ())
+    monkeypatch.setattr("edgedistill.build.stages.write_decoder_bundle", lambda made: ((), None))
 
 
 BEHAVIOUR_ALONE = {"spike-student", "deployed"}  # the distilled student sees no labels
@@ -332,7 +332,7 @@ def test_another_day_for_a_given_student(
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Ingredients]:
     """What bundles would have been made of."""
     found: list[Ingredients] = []
-    monkeypatch.setattr("edgedistill.build.stages.write_decoder_bundle", lambda one: found.append(one) or ())
+    monkeypatch.setattr("edgedistill.build.stages.write_decoder_bundle", lambda one: found.append(one) or ((), None))
     return found
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from edgedistill.assets import asset_folder
 from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.cli import main
 from edgedistill.compile import c_library
-from edgedistill.compile.c_library import compile_bundle
+from edgedistill.compile.c_library import compile_c_library
 from edgedistill.compile.toolchain import find_toolchain
 from edgedistill.errors import ConfigError, EngineError, OutputError
 from edgedistill.runtime import Decoder
@@ -33,7 +34,7 @@ PROGRAM = Path(__file__).with_name("uneven_chunks.c")
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     bundle = write_engine_bundle(tmp_path_factory.mktemp("c-library") / "original.edge", "slow")
-    assert compile_bundle(bundle, quick_host()).compiled
+    assert compile_c_library(bundle, quick_host()).compiled
     return bundle
 
 
@@ -70,7 +71,7 @@ def test_the_folder_holds_library_sources_and_what_they_are(original: Bundle) ->
 
 
 def test_the_same_bundle_gives_the_same_bytes(original: Bundle, bundle: Bundle) -> None:
-    compile_bundle(bundle, quick_host(), force=True)
+    compile_c_library(bundle, quick_host(), force=True)
     assert contents(bundle.path / "build") == contents(original.path / "build")
 
 
@@ -78,7 +79,7 @@ def test_nothing_is_compiled_that_is_there_already(bundle: Bundle, monkeypatch: 
     folder = bundle.path / "build" / "host"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     monkeypatch.setattr(c_library, "_compile", lambda *_: pytest.fail("compiled again"))
-    made = compile_bundle(bundle, quick_host())
+    made = compile_c_library(bundle, quick_host())
     assert not made.compiled
     assert made.library == folder / "libed_slow_1.so"
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
@@ -105,7 +106,7 @@ def test_what_is_not_as_it_would_be_made_is_made_again(
     else:
         sources = c_library.kernel_sources
         monkeypatch.setattr(c_library, "kernel_sources", lambda: sources() | {"c/new.h": b""})
-    made = compile_bundle(bundle, target)
+    made = compile_c_library(bundle, target)
     assert (made.compiled, len(asked)) == (True, 1)
     frames = frames_of("slow", 300)
     found, expected = Decoder(bundle, "c").push(frames), Decoder(bundle, "oracle").push(frames)
@@ -125,7 +126,7 @@ def _replaced(bundle: Bundle) -> Bundle:
 def test_a_failure_leaves_what_was_there(bundle: Bundle, flag: str) -> None:
     before = contents(bundle.path)
     with pytest.raises(EngineError, match="failed") as caught:
-        compile_bundle(bundle, target_with("host", flags=("-Werror", flag)))
+        compile_c_library(bundle, target_with("host", flags=("-Werror", flag)))
     assert flag in str(caught.value.expected)
     assert contents(bundle.path) == before
     assert [path.name for path in (bundle.path / "build").iterdir()] == ["host"]
@@ -134,7 +135,7 @@ def test_a_failure_leaves_what_was_there(bundle: Bundle, flag: str) -> None:
 def test_a_zip_is_to_be_unpacked_first(tmp_path: Path) -> None:
     zipped = write_engine_bundle(tmp_path / "a.edge.zip", "slow")
     with pytest.raises(EngineError, match="zip") as caught:
-        compile_bundle(zipped, quick_host())
+        compile_c_library(zipped, quick_host())
     assert caught.value.next_step == f"unzip {zipped.path} -d {tmp_path / 'a.edge'}"
 
 
@@ -142,15 +143,15 @@ def test_a_place_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     bundle = write_engine_bundle(tmp_path / "a.edge", "slow")
     (bundle.path / "build").write_text("a file in the way")
     with pytest.raises(OutputError, match="could not be written"):
-        compile_bundle(bundle, quick_host())
+        compile_c_library(bundle, quick_host())
 
 
 def test_targets_without_a_compiler_are_refused(original: Bundle) -> None:
     with pytest.raises(ConfigError, match="jetson"):
-        compile_bundle(original, load_target("jetson"))
+        compile_c_library(original, load_target("jetson"))
     missing = replace(quick_host(), compiler=replace(quick_host().compiler, command="gcc-of-dreams"))  # type: ignore
     with pytest.raises(EngineError, match="apt install"):
-        compile_bundle(original, missing)
+        compile_c_library(original, missing)
 
 
 # ---------------------------------------------------------------- what is inside
@@ -163,7 +164,7 @@ def test_no_symbol_allocates_prints_or_is_missing(tmp_path: Path, name: str, kin
     target = target_with(name, library="static")
     assert target.compiler is not None
     target = replace(target, compiler=replace(target.compiler, flags=(*target.compiler.flags, "-Werror")))
-    made = compile_bundle(write_engine_bundle(tmp_path / "a.edge", kind), target)
+    made = compile_c_library(write_engine_bundle(tmp_path / "a.edge", kind), target)
     toolchain = find_toolchain(target)
     listed = toolchain.run(made.folder, toolchain.tool("nm"), "-f", "sysv", made.library.name).splitlines()
     symbols = [[cell.strip() for cell in line.split("|")] for line in listed if line.count("|") == 6]
@@ -178,7 +179,7 @@ def test_no_symbol_allocates_prints_or_is_missing(tmp_path: Path, name: str, kin
 
 def test_firmware_is_an_archive_and_its_memory_is_gated(tmp_path: Path) -> None:
     target = target_with("cortex-m7")
-    made = compile_bundle(write_engine_bundle(tmp_path / "a.edge", "slow"), target)
+    made = compile_c_library(write_engine_bundle(tmp_path / "a.edge", "slow"), target)
     assert made.library.name == "libed_slow_1.a"
     sizes = made.record.sizes
     assert 0 < sizes["state"] <= sizes["ram"] < sizes["state"] + 4096
@@ -186,7 +187,7 @@ def test_firmware_is_an_archive_and_its_memory_is_gated(tmp_path: Path) -> None:
     assert "Memory Configuration" in (made.folder / "program.map").read_text()
     assert [(gate.name, gate.ok) for gate in made.gates] == [("flash_bytes", True), ("ram_bytes", True)]
     tight = replace(target, gates={"flash_bytes_max": 10.0, "ram_bytes_max": 1e9})
-    again = compile_bundle(open_bundle(tmp_path / "a.edge"), tight)
+    again = compile_c_library(open_bundle(tmp_path / "a.edge"), tight)
     assert not again.compiled
     assert [gate.ok for gate in again.gates] == [False, True]
     with pytest.raises(EngineError, match=r"another chip|firmware"):
@@ -201,7 +202,7 @@ def run_program(target: Target, folder: Path, bundles: list[Bundle], frames: np.
         pytest.skip(f"{emulator[0]} is not installed: apt install qemu-user")
     toolchain, objects = find_toolchain(target), []
     for bundle in bundles:  # as a firmware project would, from the sources in the folder
-        made = compile_bundle(bundle, target)
+        made = compile_c_library(bundle, target)
         define, here = f'-DED_MODEL_HEADER="model_{made.record.model}.h"', made.folder
         objects.append(str(folder / f"{made.record.model}.o"))
         toolchain.compile(here, "c/ed_engine.c", objects[-1], ("-Iinclude", "-Ic", "-Imodel", define))
@@ -239,7 +240,7 @@ def test_a_program_in_c_gives_the_bits_of_the_oracle(tmp_path: Path, name: str) 
 def test_the_command_tells_what_it_made(bundle: Bundle, tmp_path: Path) -> None:
     shutil.rmtree(bundle.path / "build")
     own = tmp_path / "own.toml"
-    text = Path(str(c_library.asset_folder("targets") / "host.toml")).read_text()
+    text = Path(str(asset_folder("targets") / "host.toml")).read_text()
     own.write_text(text.replace('name = "host"', 'name = "mine"').replace("-mtune=native", "-O1"))
     result = CliRunner().invoke(main, ["compile", str(bundle.path), "--target", str(own), "--json"])
     assert result.exit_code == 0, result.output

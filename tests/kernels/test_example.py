@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgedistill.bundle import Bundle
-from edgedistill.compile.c_library import SOURCES, compile_bundle
+from edgedistill.compile.c_library import SOURCES, compile_c_library
 from edgedistill.runtime import Decoder
 from edgedistill.runtime.build_record import read_record
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc (apt
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     made = write_engine_bundle(tmp_path_factory.mktemp("example") / "slow.edge", "slow", name="rat 7")
-    compile_bundle(made, quick_host())
+    compile_c_library(made, quick_host())
     return made
 
 

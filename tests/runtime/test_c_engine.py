@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.bundle import Bundle, open_bundle
-from edgedistill.compile.c_library import compile_bundle
+from edgedistill.compile.c_library import compile_c_library
 from edgedistill.compile.toolchain import VARIANTS
 from edgedistill.errors import EngineError
 from edgedistill.runtime import Decoder, Flag, Output, build_record, c_engine
@@ -36,7 +36,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     folder = tmp_path_factory.mktemp("c-engine")
     made = {kind: write_engine_bundle(folder / f"{kind}.edge", kind) for kind in KINDS}
     for bundle in made.values():
-        compile_bundle(bundle, quick_host())
+        compile_c_library(bundle, quick_host())
     return made
 
 
@@ -111,7 +111,7 @@ def test_every_variant_of_this_machine_gives_the_same_bits(
     bundles: dict[str, Bundle], tmp_path: Path, kind: str, command: str, ops: str
 ) -> None:
     bundle = open_bundle(shutil.copytree(bundles[kind].path, tmp_path / "copy.edge"))
-    compile_bundle(bundle, target_with("host", command=command, ops=ops))
+    compile_c_library(bundle, target_with("host", command=command, ops=ops))
     compiled, oracle, frames = Decoder(bundle, "c"), Decoder(bundle, "oracle"), frames_of(kind, 4000)
     assert same(compiled.push(frames), oracle.push(frames))
     assert state_equal(compiled.export_state(), oracle.export_state())
@@ -269,7 +269,7 @@ def test_two_bundles_and_a_library_compiled_anew_live_in_one_process(tmp_path: P
     for seed in (1, 2):  # the same name, the same place, other weights
         shutil.rmtree(path, ignore_errors=True)
         bundle = write_engine_bundle(path, "slow", "one", seed)
-        compile_bundle(bundle, quick_host())
+        compile_c_library(bundle, quick_host())
         decoders.append((Decoder(bundle, "c"), Decoder(bundle, "oracle")))
     found = [(compiled.push(frames), oracle.push(frames)) for compiled, oracle in decoders]
     assert all(same(*pair) for pair in found)

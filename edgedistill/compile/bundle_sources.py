@@ -1,0 +1,48 @@
+"""What every engine is compiled from: the kernels' own files, and what a bundle says of its model.
+
+Folders of `kernels/` go in, names and bytes come out; a bundle goes in, its integers, front end and facts come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgedistill.assets import asset_folder
+from edgedistill.bundle import Bundle
+from edgedistill.compile.c_model import ModelFacts
+from edgedistill.frontend import FrontEndConfig
+from edgedistill.numerics import Int8Model
+from edgedistill.runtime.decoder import described, int8_model
+
+WEIGHTS = "student.int8.safetensors"
+ENDINGS = (".c", ".h", ".cpp", ".cu", ".cuh")
+
+
+def kernel_files(*folders: str) -> dict[str, bytes]:
+    """The sources that lie in those folders of `kernels/`, not in folders of theirs: "c/ed_api.c" -> contents."""
+    kernels = asset_folder("kernels")
+    files = ((folder, file) for folder in folders for file in (kernels / folder).iterdir())
+    return {f"{folder}/{file.name}": file.read_bytes() for folder, file in files if file.name.endswith(ENDINGS)}
+
+
+def model_inputs(bundle: Bundle, engine: str) -> tuple[Int8Model, FrontEndConfig, ModelFacts]:
+    """The bundle's INT8 student, its front end, and what its manifest says beyond them."""
+    shape, front_end, info, mean, std = described(bundle, engine)
+    facts = ModelFacts(
+        name=info.name,
+        channel_ids=info.channel_ids,
+        output_names=info.output_names,
+        output_units=info.output_units,
+        mean=tuple(mean),
+        std=tuple(std),
+        warmup_bins=info.warmup_bins,
+        group_delay_ms=info.group_delay_ms,
+        manifest_sha256=bundle.sha256,
+        weights_sha256=str(bundle.manifest["files"].get(WEIGHTS)),
+    )
+    return int8_model(bundle, shape), front_end, facts
+
+
+def encoded(texts: Mapping[str, str]) -> dict[str, bytes]:
+    """Generated texts as files of `model/`."""
+    return {f"model/{file}": text.encode() for file, text in texts.items()}

@@ -1,0 +1,41 @@
+"""Programs of a toolchain, run: a command in, what it prints out, or its first error as an error of ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgedistill.errors import EngineError
+
+TIMEOUT_S = 900
+_ENGLISH = {**os.environ, "LC_ALL": "C"}
+
+
+def run_command(folder: Path, command: Sequence[str], failed: Callable[[str], EngineError]) -> str:
+    """What a command prints; `failed` makes the error of its first line of complaint."""
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=_ENGLISH, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise failed(str(error)) from error
+    if done.returncode:
+        raise failed(_first_error(done.stderr or done.stdout, done.returncode))
+    return done.stdout
+
+
+def answer(command: str, option: str) -> list[str]:
+    """The lines a program answers; none if it is missing, fails or hangs."""
+    try:
+        done = subprocess.run([command, option], env=_ENGLISH, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return []
+    return done.stdout.strip().splitlines()
+
+
+def _first_error(text: str, code: int) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")
+    return told or f"exit code {code}, and not a word"

@@ -1,0 +1,52 @@
+"""A bundle and a target in, its engine out, compiled in `build/<target>/`: whichever engine the target names.
+
+Where this machine lacks what a GPU engine takes (its compiler, the GPU itself), the sources and packed weights are
+left there all the same, and what is missing is told with the command that finishes the work on the device.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from edgedistill.bundle import Bundle
+from edgedistill.compile.built_folder import CompiledEngine
+from edgedistill.compile.c_library import compile_c_library
+from edgedistill.compile.cuda_module import compile_cuda_module, require_kernels_fit
+from edgedistill.errors import ConfigError, DeviceError
+from edgedistill.runtime.build_record import build_folder, read_record
+from edgedistill.target import GPU_ENGINES, Target
+
+
+def compile_bundle(bundle: Bundle, target: Target, force: bool = False, chip: str | None = None) -> CompiledEngine:
+    """What `target` needs of a bundle, compiled unless that is done already; `chip` names a GPU that is not here.
+
+    EngineError where it cannot be: DeviceError if only for what this machine lacks. ConfigError for a chip that the
+    target's engine does not have.
+    """
+    if chip is not None and target.engine not in GPU_ENGINES:
+        raise ConfigError(
+            f"target '{target.name}' runs on no GPU",
+            got=f"--chip {chip}",
+            expected="a target with engine 'cuda' or 'tensorrt'",
+            next_step="edgedistill targets",
+        )
+    if target.engine == "cuda":
+        return compile_cuda_module(bundle, target, force, chip)
+    return compile_c_library(bundle, target, force)
+
+
+def require_engine_fits(target: Target, window: int, keep: tuple[str, ...]) -> None:
+    """EngineError for a student that the target's engine cannot run, known before it is trained: its window in bins,
+    and the parts that its recipe keeps in float32."""
+    if target.engine == "cuda":
+        require_kernels_fit(window, keep)
+
+
+def compile_or_prepare(bundle: Bundle, target: Target) -> CompiledEngine:
+    """The same for `build`: what this machine lacks is no failure, but stands in the result as `lacking`."""
+    began = monotonic()
+    try:
+        return compile_bundle(bundle, target)
+    except DeviceError as error:
+        folder = build_folder(bundle, target.name)
+        return CompiledEngine(folder, read_record(folder), (), False, monotonic() - began, error)

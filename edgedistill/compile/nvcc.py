@@ -1,0 +1,113 @@
+"""From a target's [cuda] table to the commands that compile kernels for one chip.
+
+In comes a Target and a chip; out goes an Nvcc that was found, asked for its version, and knows the chip. Flags that
+pin the arithmetic come last, so that nothing in a target's file can undo them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedistill.compile.commands import answer, run_command
+from edgedistill.errors import DeviceError, EngineError, did_you_mean
+from edgedistill.target import Cuda, Target
+
+USUAL = Path("/usr/local/cuda/bin")  # where NVIDIA's installers put it, on no PATH by default
+JETSON = Path("/etc/nv_tegra_release")
+BASE_FLAGS = ("-std=c++17", "-O3")
+# numerics.md: every operation rounded, none fused, root and division correct, denormals kept
+PINNED_FLAGS = ("--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false")
+OLDEST_CHIP = 75  # Turing: nvcc 13 compiles for nothing older
+
+
+@dataclass(frozen=True)
+class Nvcc:
+    """NVIDIA's compiler of this machine, for one chip."""
+
+    target: str
+    command: str  # its path
+    version: str  # of the toolkit: "13.0"
+    chip: str  # "sm_87"
+    own_flags: tuple[str, ...]  # of the target's file
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All that is passed to compile one kernel."""
+        return (*BASE_FLAGS, f"-arch={self.chip}", *self.own_flags, *PINNED_FLAGS)
+
+    @property
+    def includes(self) -> tuple[str, ...]:
+        """Where cuda.h lies, for a compiler that is not nvcc; empty where it finds that by itself."""
+        folder = Path(self.command).resolve().parent.parent / "include"
+        return (f"-I{folder}",) if (folder / "cuda.h").exists() else ()
+
+    def cubin(self, folder: Path, source: str, output: str, options: Sequence[str]) -> None:
+        """`source` to machine code of the chip; names relative to `folder`. EngineError with nvcc's first error."""
+        command = (self.command, *self.flags, *options, "-cubin", source, "-o", output)
+        run_command(folder, command, lambda said: self._failed(command, said))
+
+    def _failed(self, command: Sequence[str], said: str) -> EngineError:
+        return EngineError(
+            f"compiling the kernel of target '{self.target}' for {self.chip} failed",
+            got=said,
+            expected=f"this command to succeed: {' '.join(command)}",
+            causes=(
+                f"CUDA {self.version} does not work with this machine's C++ compiler: see its release notes",
+                "`flags` in [cuda] of the target's file are none of nvcc's",
+            ),
+            next_step="edgedistill doctor",
+        )
+
+
+def find_nvcc(target: Target, chip: str) -> Nvcc:
+    """The nvcc of a target. DeviceError, with the package that brings it, where it is not installed; EngineError
+    where it does not know the chip."""
+    cuda = target.cuda or Cuda()
+    command = nvcc_path(cuda.nvcc)
+    told = answer(command, "--version") if command else []
+    version = next((line.split("release ")[1].split(",")[0] for line in told if "release " in line), "")
+    if command is None or not version:
+        raise _missing(target.name, cuda.nvcc, command)
+    known = answer(command, "--list-gpu-code")
+    if known and chip not in known:
+        raise EngineError(
+            f"the nvcc of this machine does not compile for {chip}",
+            got=f"CUDA {version}, {command}",
+            expected=did_you_mean(chip, known),
+            causes=_causes_unknown(chip),
+            next_step='name another nvcc in [cuda] of the target\'s file: nvcc = "/usr/local/cuda-VERSION/bin/nvcc"',
+        )
+    return Nvcc(target.name, command, version, chip, cuda.flags)
+
+
+def nvcc_path(name: str) -> str | None:
+    """The program of that name on the PATH, or where NVIDIA's installers put it."""
+    usual = USUAL / name
+    return shutil.which(name) or (str(usual) if os.access(usual, os.X_OK) else None)
+
+
+def install_step() -> str:
+    """How nvcc comes to this machine."""
+    if JETSON.exists():
+        return "sudo apt install nvidia-jetpack   (JetPack's CUDA toolkit; cuda-toolkit-12-6 alone is smaller)"
+    return "sudo apt install nvidia-cuda-toolkit   (Debian, Ubuntu), or developer.nvidia.com/cuda-downloads"
+
+
+def _missing(target: str, name: str, found: str | None) -> DeviceError:
+    return DeviceError(
+        f"target '{target}' needs NVIDIA's compiler '{name}'",
+        got="no such command on this machine" if found is None else f"{found}, which does not tell its release",
+        expected=f"nvcc of CUDA 12 or later, on the PATH, in {USUAL}, or named in [cuda] of the target's file",
+        next_step=install_step(),
+    )
+
+
+def _causes_unknown(chip: str) -> tuple[str, ...]:
+    number = chip.removeprefix("sm_")
+    if number.isdecimal() and int(number) < OLDEST_CHIP:
+        return (f"{chip} is older than sm_{OLDEST_CHIP} (Turing), the oldest that CUDA 13 knows",)
+    return ("the GPU is newer than this nvcc", "sm_110 (Thor) is called sm_101 by CUDA 12")

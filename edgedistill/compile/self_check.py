@@ -1,0 +1,74 @@
+"""A compiled engine against its bundle's own reference, on the machine that is to run it.
+
+In comes an opened engine and a bundle; out goes how many steps were held against `reference.npz`, or an error: an
+engine that computes something else is never left in a bundle.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.bundle import Bundle
+from edgedistill.errors import BundleError, EngineError
+from edgedistill.runtime.abi_engine import AbiEngine
+from edgedistill.runtime.build_record import LABELS
+
+REFERENCE = "reference.npz"
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A stretch as the oracle decoded it."""
+
+    bins: npt.NDArray[np.float32]  # (T, C), z-scored
+    kinematics: npt.NDArray[np.float32]  # (T, K)
+    start: Arrays  # the student's state before, named as every engine does
+    end: Arrays  # and after
+
+
+def reference_of(bundle: Bundle) -> Reference | None:
+    """What the bundle holds; None where it holds none. BundleError for one that lacks a part."""
+    if REFERENCE not in bundle.names:
+        return None
+    try:
+        with np.load(io.BytesIO(bundle.read(REFERENCE)), allow_pickle=False) as stored:
+            start, end = (
+                {name.removeprefix(part): stored[name] for name in stored if name.startswith(part)}
+                for part in ("start_", "state_")
+            )
+            return Reference(stored["bins"], stored["kinematics"], start, end)
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(f"{bundle.path}: '{REFERENCE}' is damaged", got=error) from error
+
+
+def require_exact(engine: AbiEngine, reference: Reference) -> int:
+    """Steps that gave every bit of the oracle: outputs, and the state at the end. EngineError for the first other."""
+    engine.import_state(reference.start)
+    for i, (bin, expected) in enumerate(zip(reference.bins, reference.kinematics, strict=True)):
+        found = engine.step(bin)
+        if found.tobytes() != expected.tobytes():
+            raise _other(engine, f"step {i}: {found.tolist()}", f"{expected.tolist()}")
+    state = engine.export_state()
+    for name, array in reference.end.items():
+        if not np.array_equal(state[name], array):
+            differ = np.count_nonzero(state[name] != array)
+            raise _other(engine, f"{differ} integers of '{name}'", f"all {array.size} of them")
+    engine.reset()
+    return len(reference.bins)
+
+
+def _other(engine: AbiEngine, got: str, expected: str) -> EngineError:
+    return EngineError(
+        f"the {LABELS[engine.engine]} engine does not compute on this machine what the INT8 definition says",
+        got=got,
+        expected=f"{expected}, from {REFERENCE}",
+        causes=("a compiler or driver with a defect", "a GPU that computes wrongly: run the same command again"),
+        next_step="update driver and CUDA toolkit, compile again; else use --engine c and report it",
+    )

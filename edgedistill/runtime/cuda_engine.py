@@ -1,0 +1,70 @@
+"""The CUDA engine: a bundle's compiled library and kernel, checked against this machine before either is loaded.
+
+Its results are those of the oracle, to the last bit; `abi_engine` calls it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from edgedistill.bundle import Bundle
+from edgedistill.config import StudentShape
+from edgedistill.errors import EngineError
+from edgedistill.frontend import FrontEndConfig
+from edgedistill.runtime.abi_engine import AbiEngine, OpenedLibrary
+from edgedistill.runtime.build_choice import chosen_build, own_target, with_command
+from edgedistill.runtime.build_record import BuildRecord, check_device, check_files, check_fits
+from edgedistill.runtime.c_abi import load_library
+from edgedistill.runtime.cuda_driver import Gpu, find_gpu
+
+TARGET = "cuda"
+CODE = (".cubin", ".plan")  # what a library loads from its folder
+
+
+def open_cuda_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
+    """What `edgedistill compile --target cuda` left in the bundle for this machine's GPU. EngineError names what is
+    missing, changed or made for another bundle, chip or driver, and the command that mends it."""
+    target = own_target(bundle, "cuda", TARGET)
+    try:
+        folder, record = chosen_build(bundle, target, "cuda", check_cuda_build)
+        check_files(folder, record)
+        engine = AbiEngine(opened_build(folder, record), shape, config)
+    except EngineError as error:
+        raise with_command(error, bundle, target) from error
+    return engine
+
+
+def check_cuda_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
+    """EngineError unless this machine's GPU can run what was compiled."""
+    check_fits(folder, record, bundle)
+    check_device(folder, record, device_facts(find_gpu()))
+
+
+def device_facts(gpu: Gpu) -> dict[str, str]:
+    """What a cubin depends on, as it stands in a fingerprint; the toolkit is not asked for: nvcc need not be here."""
+    return {"chip": gpu.chip, "driver": gpu.driver}
+
+
+def opened_build(folder: Path, record: BuildRecord) -> OpenedLibrary:
+    """A decoder of the library in a checked folder, at the start of a stream. EngineError says why it does not start:
+    memory, the device, a missing file."""
+    path = folder / record.library
+    data = path.read_bytes()
+    library = load_library(path, data)
+    decoder = ctypes.c_void_p()
+    if code := library.ed_open(os.fsencode(folder), ctypes.byref(decoder)):
+        raise EngineError(
+            f"{folder}: the engine there does not start: {library.ed_strerror(code).decode()}",
+            got=f"code {code} of ed_open",
+            causes=_CAUSES.get(code, ()),
+            next_step=_STEPS.get(code),
+        )
+    assert decoder.value is not None
+    size = len(data) + sum(path.stat().st_size for ending in CODE for path in folder.glob(f"*{ending}"))
+    return OpenedLibrary(library, decoder.value, record.engine, size=size)
+
+
+_CAUSES = {-13: ("another process holds the GPU's memory: nvidia-smi lists them",)}
+_STEPS = {-11: "edgedistill doctor", -13: "free memory on the GPU, then run the same command again", -15: "nvidia-smi"}
