@@ -9,6 +9,12 @@ PYTHON := $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(s
 BIN := .venv/bin
 STAMP := .venv/installed
 
+# TensorRT's Python bindings in the versions that Jetsons have: tests look names up in them. They are unpacked, never
+# installed, and hold nothing of TensorRT itself.
+WHEELS := .venv/tensorrt-wheels
+TENSORRT_BINDINGS := tensorrt-cu12-bindings==10.3.0 tensorrt-cu12-bindings==10.13.3.9 \
+  tensorrt-cu12-bindings==10.16.1.11 tensorrt-cu13-bindings==11.4.0.106
+
 .PHONY: setup check test demo clean
 
 setup: $(STAMP)
@@ -18,6 +24,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "edgedistill needs Python 3.10 or later"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	-@mkdir -p $(WHEELS) && for package in $(TENSORRT_BINDINGS); do \
+	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+	    --python-version 3.11 --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
+	    --dest $(WHEELS) $$package || echo "not there: the tests that need it are skipped"; done
 	@touch $@
 
 check: $(STAMP)
