@@ -1,0 +1,467 @@
+/*
+ * The student as a TensorRT plan: what stands behind the C ABI of a `tensorrt` build (../c/ed_device.h).
+ *
+ * Opens in the build directory
+ *     student.plan       the step: bin, rings, pos, live and lags in; kinematics, latent and new keys and values out
+ *     libed_plugin.so    plugin.cpp, if the plan needs it: a plan with standard operators alone does not
+ *     append.cubin       ../cuda/append.cu: writes what is new into the rings and lags, then moves pos and live on
+ *
+ * The whole state lies in one piece of device memory, of which TensorRT reads the rings and writes only what is new. A
+ * step is one graph: the bin comes from pinned memory, TensorRT runs, the append kernel follows, kinematics and latent
+ * return to pinned memory. It is captured once, after one run outside a graph, in which TensorRT and the driver load
+ * what they load at first use. Addresses are frozen in a graph, so pos and live live on the device.
+ *
+ * A plan may keep its rings in int8 (exchanged with every other engine), float16 or float32 (not exchanged). TensorRT
+ * asks for addresses that are multiples of 256 bytes, hence the strides between rings.
+ *
+ * libnvinfer is looked up by the major version of the headers this was compiled with, libcuda by driver.h; neither is
+ * linked, so the library loads anywhere and says what is missing. With EDGEDISTILL_TENSORRT_LOG=FILE in the
+ * environment, TensorRT's errors and warnings are appended to that file.
+ *
+ * tests/kernels/test_tensorrt_runtime.py compiles this against six versions of TensorRT's headers and runs it over a
+ * fake libnvinfer and a fake libcuda; it has not run under TensorRT or on a GPU.
+ */
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include <NvInferRuntime.h>
+
+#include ED_MODEL_HEADER
+
+#include "driver.h"
+#include "ed_device.h"
+#include "ed_weights.h"
+#include "edgedistill.h"
+
+using namespace nvinfer1;
+
+namespace {
+
+#define ED_TEXT_OF(x) #x
+#define ED_TEXT(x) ED_TEXT_OF(x)
+
+constexpr char LIBRARY[] = "libnvinfer.so." ED_TEXT(NV_TENSORRT_MAJOR);
+constexpr size_t ALIGN = 256; /* of what IExecutionContext::setTensorAddress takes */
+constexpr size_t RINGS = 2 * ED_LAYERS;
+constexpr unsigned APPEND_THREADS = 256;
+
+constexpr size_t up(size_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
+
+/* ---------------------------------------------------------------- what TensorRT says */
+
+/* To the file of EDGEDISTILL_TENSORRT_LOG, if it is set. */
+class Log final : public ILogger {
+public:
+    Log() {
+        const char *path = std::getenv("EDGEDISTILL_TENSORRT_LOG");
+        file_ = path && *path ? std::fopen(path, "a") : nullptr;
+    }
+    ~Log() override {
+        if (file_) std::fclose(file_);
+    }
+    void log(Severity severity, const char *text) noexcept override {
+        if (!file_ || severity > Severity::kWARNING) return;
+        std::fprintf(file_, "%s\n", text);
+        std::fflush(file_);
+    }
+
+private:
+    std::FILE *file_;
+};
+
+/* The last error, above all whether memory ran out, which a null result does not tell. */
+class Errors final : public IErrorRecorder {
+public:
+    explicit Errors(Log &log) : log_(log) {}
+    int32_t getNbErrors() const noexcept override { return last_ != ErrorCode::kSUCCESS; }
+    ErrorCode getErrorCode(int32_t) const noexcept override { return last_; }
+    ErrorDesc getErrorDesc(int32_t) const noexcept override { return "see EDGEDISTILL_TENSORRT_LOG"; }
+    bool hasOverflowed() const noexcept override { return false; }
+    void clear() noexcept override { last_ = ErrorCode::kSUCCESS; }
+    bool reportError(ErrorCode code, ErrorDesc text) noexcept override {
+        if (last_ != ErrorCode::kFAILED_ALLOCATION) last_ = code;
+        log_.log(ILogger::Severity::kERROR, text);
+        return false; /* what failed returns null or false: no need to stop the thread it failed on */
+    }
+    RefCount incRefCount() noexcept override { return ++references_; }
+    RefCount decRefCount() noexcept override { return --references_; }
+
+    /* What a call that failed means. */
+    int code_or(int otherwise) const { return last_ == ErrorCode::kFAILED_ALLOCATION ? ED_ERROR_MEMORY : otherwise; }
+
+private:
+    Log &log_;
+    std::atomic<ErrorCode> last_{ErrorCode::kSUCCESS};
+    std::atomic<RefCount> references_{0};
+};
+
+/* ---------------------------------------------------------------- where everything lies */
+
+/* Offsets into the device memory, each a multiple of ALIGN. */
+struct Layout {
+    size_t bin, pos, live, lags, rings, ring_stride, kinematics, latent, fresh, fresh_stride, bin_new, bytes;
+    size_t value, lag_value; /* bytes of a key's and of a lagged bin's value */
+
+    static Layout of(DataType ring) {
+        Layout at{};
+        at.value = ring == DataType::kINT8 ? 1 : ring == DataType::kHALF ? 2 : 4;
+        at.lag_value = ring == DataType::kINT8 ? 1 : sizeof(float);
+        at.ring_stride = up(ED_RING_BYTES * at.value);
+        at.fresh_stride = up(ED_D * at.value);
+        at.lags = 0;
+        at.rings = at.lags + up(static_cast<size_t>(ED_LAG_ROWS) * ED_CHANNELS * at.lag_value);
+        at.pos = at.rings + RINGS * at.ring_stride;
+        at.live = at.pos + ALIGN;
+        at.bin = at.live + ALIGN; /* up to here the state, which a reset clears */
+        at.kinematics = at.bin + up(ED_CHANNELS * sizeof(float));
+        at.latent = at.kinematics + up(ED_OUTPUTS * sizeof(float));
+        at.fresh = at.latent + up(ED_D * sizeof(float));
+        at.bin_new = at.fresh + RINGS * at.fresh_stride;
+        at.bytes = at.bin_new + up(ED_CHANNELS);
+        return at;
+    }
+    size_t result_bytes() const { return fresh - kinematics; }
+    size_t pinned_bytes() const { return up(ED_CHANNELS * sizeof(float)) + result_bytes(); }
+};
+
+/* ---------------------------------------------------------------- the plan's tensors */
+
+struct Tensor {
+    char name[16];
+    TensorIOMode mode;
+    DataType type;
+    int32_t rank;
+    int64_t sizes[3];
+    size_t at; /* in the device memory */
+};
+
+constexpr int MOST_TENSORS = 7 + 4 * ED_LAYERS;
+
+/* All tensors that a plan with rings of this type has: their number. */
+int tensors_of(DataType ring, const Layout &at, Tensor (&tensors)[MOST_TENSORS]) {
+    constexpr TensorIOMode IN = TensorIOMode::kINPUT, OUT = TensorIOMode::kOUTPUT;
+    const DataType lag = ring == DataType::kINT8 ? DataType::kINT8 : DataType::kFLOAT;
+    int n = 0;
+    tensors[n++] = {"bin", IN, DataType::kFLOAT, 1, {ED_CHANNELS}, at.bin};
+    tensors[n++] = {"pos", IN, DataType::kINT32, 1, {1}, at.pos};
+    tensors[n++] = {"live", IN, DataType::kINT32, 1, {1}, at.live};
+    tensors[n++] = {"kinematics", OUT, DataType::kFLOAT, 1, {ED_OUTPUTS}, at.kinematics};
+    tensors[n++] = {"latent", OUT, DataType::kFLOAT, 1, {ED_D}, at.latent};
+    if (ED_LAG_ROWS) tensors[n++] = {"lags", IN, lag, 2, {ED_LAG_ROWS, ED_CHANNELS}, at.lags};
+    if (lag == DataType::kINT8) tensors[n++] = {"bin_new", OUT, lag, 1, {ED_CHANNELS}, at.bin_new};
+    for (size_t i = 0; i < RINGS; i++) {
+        Tensor past = {"", IN, ring, 3, {ED_HEADS, ED_SLOTS, ED_DH}, at.rings + i * at.ring_stride};
+        Tensor fresh = {"", OUT, ring, 2, {ED_HEADS, ED_DH}, at.fresh + i * at.fresh_stride};
+        const char kind = i % 2 ? 'v' : 'k';
+        std::snprintf(past.name, sizeof past.name, "ring_%c_%d", kind, static_cast<int>(i / 2));
+        std::snprintf(fresh.name, sizeof fresh.name, "%c_new_%d", kind, static_cast<int>(i / 2));
+        tensors[n++] = past;
+        tensors[n++] = fresh;
+    }
+    return n;
+}
+
+/* Whether the plan has this tensor. Of a name it does not know, TensorRT says so by its direction. */
+bool has(const ICudaEngine &engine, const Tensor &tensor) {
+    if (engine.getTensorIOMode(tensor.name) != tensor.mode || engine.getTensorDataType(tensor.name) != tensor.type)
+        return false;
+    const Dims found = engine.getTensorShape(tensor.name);
+    bool same = found.nbDims == tensor.rank;
+    for (int32_t i = 0; same && i < tensor.rank; i++) same = found.d[i] == tensor.sizes[i];
+    return same;
+}
+
+/* ---------------------------------------------------------------- files of the build directory */
+
+struct Path {
+    char text[4096];
+    bool fits;
+    Path(const char *directory, const char *file) {
+        const int length = std::snprintf(text, sizeof text, "%s/%s", directory, file);
+        fits = length > 0 && static_cast<size_t>(length) < sizeof text;
+    }
+    bool exists() const { return fits && access(text, R_OK) == 0; }
+};
+
+/* A whole file; null bytes, and an error, if it cannot be read. */
+struct File {
+    std::unique_ptr<char[]> bytes;
+    size_t size = 0;
+
+    int read(const Path &path) {
+        std::FILE *file = path.fits ? std::fopen(path.text, "rb") : nullptr;
+        if (!file) return ED_ERROR_FILE;
+        int error = std::fseek(file, 0, SEEK_END) ? ED_ERROR_FILE : read_from(file);
+        std::fclose(file);
+        return error;
+    }
+
+private:
+    int read_from(std::FILE *file) {
+        const long length = std::ftell(file);
+        std::rewind(file);
+        if (length <= 0) return ED_ERROR_FILE;
+        size = static_cast<size_t>(length);
+        bytes.reset(new (std::nothrow) char[size]);
+        if (!bytes) return ED_ERROR_MEMORY;
+        return std::fread(bytes.get(), 1, size, file) == size ? ED_OK : ED_ERROR_FILE;
+    }
+};
+
+/* ---------------------------------------------------------------- TensorRT, found at run time */
+
+using CreateRuntime = void *(void *logger, int32_t version) noexcept;
+
+/* createInferRuntime of the version this was compiled for, or null. The library stays loaded: it keeps threads. */
+CreateRuntime *create_runtime() {
+    void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    return library ? reinterpret_cast<CreateRuntime *>(dlsym(library, "createInferRuntime_INTERNAL")) : nullptr;
+}
+
+} // namespace
+
+/* ---------------------------------------------------------------- the device */
+
+struct ed_device {
+    enum Direction { IN, OUT };
+
+    ed_driver cuda{};
+    Log log;
+    Errors errors{log};
+    IRuntime *runtime = nullptr;
+    void *plugin = nullptr;
+    ICudaEngine *engine = nullptr;
+    IExecutionContext *context = nullptr;
+    CUstream stream = nullptr;
+    CUmodule module = nullptr;
+    CUfunction append = nullptr;
+    CUgraphExec graph = nullptr;
+    Layout layout{};
+    CUdeviceptr memory = 0;
+    char *pinned = nullptr; /* the bin, then, at result_at(), what a step gave */
+    DataType ring = DataType::kINT8;
+
+    int open(const char *directory);
+    void close();
+    int reset();
+    int step(const float *bin, float *kinematics, float *latent);
+    int move_state(Direction direction, int8_t *student, int32_t *pos, int32_t *live);
+
+private:
+    int open_cuda(const char *directory);
+    int open_plan(const char *directory);
+    int load_plugin(const char *directory, const File &plan);
+    int bind();
+    int enqueue();
+    int capture();
+
+    int wait() { return ed_driver_error(cuda.cuStreamSynchronize(stream)); }
+    char *result_at() { return pinned + up(ED_CHANNELS * sizeof(float)); }
+    void *at(size_t offset) { return reinterpret_cast<void *>(memory + offset); }
+};
+
+int ed_device::open(const char *directory) {
+    int error = ed_driver_open(&cuda);
+    if (error) return error;
+    ed_driver_use use(cuda);
+    if (use.failed()) return ED_ERROR_DEVICE;
+    error = open_cuda(directory);
+    if (!error) error = open_plan(directory);
+    if (!error) error = bind();
+    if (!error) error = capture();
+    return error ? error : reset();
+}
+
+/* Stream and append kernel: what needs no plan. */
+int ed_device::open_cuda(const char *directory) {
+    File cubin;
+    int error = cubin.read(Path(directory, "append.cubin"));
+    if (error) return error;
+    CUresult result = cuda.cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING);
+    if (!result) result = cuda.cuModuleLoadData(&module, cubin.bytes.get());
+    if (!result) result = cuda.cuModuleGetFunction(&append, module, "ed_append");
+    return ed_driver_error(result);
+}
+
+int ed_device::open_plan(const char *directory) {
+    File plan;
+    int error = plan.read(Path(directory, "student.plan"));
+    if (error) return error;
+    CreateRuntime *create = create_runtime();
+    runtime = create ? static_cast<IRuntime *>(create(&log, NV_TENSORRT_VERSION)) : nullptr;
+    if (!runtime) return ED_ERROR_TENSORRT;
+    runtime->setErrorRecorder(&errors);
+    error = load_plugin(directory, plan);
+    if (error) return error;
+    engine = runtime->deserializeCudaEngine(plan.bytes.get(), plan.size);
+    if (!engine) return errors.code_or(ED_ERROR_CHIP); /* of another version or chip, or damaged */
+    context = engine->createExecutionContext();
+    return context ? ED_OK : errors.code_or(ED_ERROR_DEVICE);
+}
+
+/* Into the registry of this runtime alone, so that builds of several bundles can be open at once. A plan that needs the
+ * plugin names it. */
+int ed_device::load_plugin(const char *directory, const File &plan) {
+    constexpr char NAME[] = "EdAttention";
+    const Path path(directory, "libed_plugin.so");
+    if (!path.exists()) return memmem(plan.bytes.get(), plan.size, NAME, sizeof NAME - 1) ? ED_ERROR_FILE : ED_OK;
+    IPluginRegistry &registry = runtime->getPluginRegistry();
+    plugin = registry.loadLibrary(path.text);
+    return plugin || registry.getCreator(NAME, "1", "") ? ED_OK : ED_ERROR_FILE;
+}
+
+/* Checks that the plan is of this model, and gives each of its tensors a place. */
+int ed_device::bind() {
+    ring = engine->getTensorDataType("ring_k_0");
+    if (ring != DataType::kINT8 && ring != DataType::kHALF && ring != DataType::kFLOAT) return ED_ERROR_FILE;
+    layout = Layout::of(ring);
+    Tensor tensors[MOST_TENSORS];
+    const int n = tensors_of(ring, layout, tensors);
+    if (engine->getNbIOTensors() != n) return ED_ERROR_FILE;
+    for (int i = 0; i < n; i++)
+        if (!has(*engine, tensors[i])) return ED_ERROR_FILE;
+    CUresult result = cuda.cuMemAlloc(&memory, layout.bytes);
+    void *host = nullptr;
+    if (!result) result = cuda.cuMemHostAlloc(&host, layout.pinned_bytes(), 0);
+    if (result) return ed_driver_error(result);
+    pinned = static_cast<char *>(host);
+    std::memset(pinned, 0, layout.pinned_bytes());
+    for (int i = 0; i < n; i++)
+        if (!context->setTensorAddress(tensors[i].name, at(tensors[i].at))) return errors.code_or(ED_ERROR_DEVICE);
+    return ED_OK;
+}
+
+/* One step on the stream: at once, or into the graph that is being captured. */
+int ed_device::enqueue() {
+    CUresult result = cuda.cuMemcpyHtoDAsync(memory + layout.bin, pinned, ED_CHANNELS * sizeof(float), stream);
+    if (result) return ed_driver_error(result);
+    if (!context->enqueueV3(reinterpret_cast<cudaStream_t>(stream))) return errors.code_or(ED_ERROR_DEVICE);
+    /* The kernel moves bytes: of wider values there are as many more. Lags that are floats are bins as they came. */
+    void *fresh = at(layout.fresh), *rings = at(layout.rings), *lags = at(layout.lags);
+    void *bin_new = at(ring == DataType::kINT8 ? layout.bin_new : layout.bin), *pos = at(layout.pos);
+    void *live = at(layout.live);
+    size_t fresh_stride = layout.fresh_stride, ring_stride = layout.ring_stride;
+    int layers = ED_LAYERS, heads = ED_HEADS, window = ED_WINDOW, lag_rows = ED_LAG_ROWS;
+    int head_bytes = ED_DH * static_cast<int>(layout.value),
+        lag_bytes = ED_CHANNELS * static_cast<int>(layout.lag_value);
+    void *parameters[] = {&fresh, &fresh_stride, &rings, &ring_stride, &bin_new,    &lags,     &pos,
+                          &live,  &layers,       &heads, &window,      &head_bytes, &lag_rows, &lag_bytes};
+    result = cuda.cuLaunchKernel(append, 1, 1, 1, APPEND_THREADS, 1, 1, 0, stream, parameters, nullptr);
+    if (!result)
+        result = cuda.cuMemcpyDtoHAsync(result_at(), memory + layout.kinematics, layout.result_bytes(), stream);
+    return ed_driver_error(result);
+}
+
+/* The graph of a step: after one outside any graph, and run once itself, so that nothing is left for a first step. */
+int ed_device::capture() {
+    int error = reset();
+    if (!error) error = enqueue();
+    if (!error) error = wait();
+    if (error) return error;
+    CUresult result = cuda.cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+    if (result) return ed_driver_error(result);
+    error = enqueue();
+    CUgraph captured = nullptr;
+    result = cuda.cuStreamEndCapture(stream, &captured); /* in any case */
+    if (!result && !error) result = cuda.cuGraphInstantiate(&graph, captured, 0);
+    if (captured) cuda.cuGraphDestroy(captured);
+    if (!result && !error) result = cuda.cuGraphLaunch(graph, stream);
+    if (!result && !error) error = wait();
+    return error ? error : ed_driver_error(result);
+}
+
+void ed_device::close() {
+    ed_driver_use use(cuda);
+    if (stream) wait();
+    if (graph) cuda.cuGraphExecDestroy(graph);
+    delete context;
+    delete engine;
+    if (plugin) runtime->getPluginRegistry().deregisterLibrary(plugin); /* nothing of it is left */
+    delete runtime;
+    if (pinned) cuda.cuMemFreeHost(pinned);
+    if (memory) cuda.cuMemFree(memory);
+    if (module) cuda.cuModuleUnload(module);
+    if (stream) cuda.cuStreamDestroy(stream);
+}
+
+int ed_device::reset() {
+    const CUresult result = cuda.cuMemsetD8Async(memory, 0, layout.bin, stream);
+    return result ? ed_driver_error(result) : wait();
+}
+
+int ed_device::step(const float *bin, float *kinematics, float *latent) {
+    std::memcpy(pinned, bin, ED_CHANNELS * sizeof(float));
+    const CUresult result = cuda.cuGraphLaunch(graph, stream);
+    const int error = result ? ed_driver_error(result) : wait();
+    if (error) return error;
+    std::memcpy(kinematics, result_at(), ED_OUTPUTS * sizeof(float));
+    std::memcpy(latent, result_at() + (layout.latent - layout.kinematics), ED_D * sizeof(float));
+    return ED_OK;
+}
+
+/* Between the exchanged layout, which has no gaps, and the device. */
+int ed_device::move_state(Direction direction, int8_t *student, int32_t *pos, int32_t *live) {
+    CUresult result = CUDA_SUCCESS;
+    auto move = [&](size_t offset, void *host, size_t bytes) {
+        if (result || !bytes) return;
+        result = direction == OUT ? cuda.cuMemcpyDtoHAsync(host, memory + offset, bytes, stream)
+                                  : cuda.cuMemcpyHtoDAsync(memory + offset, host, bytes, stream);
+    };
+    for (size_t i = 0; i < RINGS; i++)
+        move(layout.rings + i * layout.ring_stride, student + i * ED_RING_BYTES, ED_RING_BYTES);
+    move(layout.lags, student + RINGS * ED_RING_BYTES, static_cast<size_t>(ED_LAG_ROWS) * ED_CHANNELS);
+    move(layout.pos, pos, sizeof *pos);
+    move(layout.live, live, sizeof *live);
+    const int error = wait(); /* whatever was begun ends before its memory goes */
+    return result ? ed_driver_error(result) : error;
+}
+
+/* ---------------------------------------------------------------- ed_device.h */
+
+extern "C" const char ed_device_name[] = "tensorrt";
+
+int ed_device_open(const char *build_directory, ed_device **device) {
+    ed_device *opened = new (std::nothrow) ed_device;
+    if (!opened) return ED_ERROR_MEMORY;
+    const int error = opened->open(build_directory);
+    if (error) ed_device_close(opened);
+    else *device = opened;
+    return error;
+}
+
+void ed_device_close(ed_device *device) {
+    device->close();
+    ed_driver_close(&device->cuda);
+    delete device;
+}
+
+int ed_device_reset(ed_device *device) {
+    const ed_driver_use use(device->cuda);
+    return use.failed() ? ED_ERROR_DEVICE : device->reset();
+}
+
+int ed_device_step(ed_device *device, const float *bin, float *kinematics, float *latent) {
+    const ed_driver_use use(device->cuda);
+    return use.failed() ? ED_ERROR_DEVICE : device->step(bin, kinematics, latent);
+}
+
+/* Only integers are exchanged: a plan of another precision keeps its state to itself. */
+int ed_device_export(ed_device *device, int8_t *student, int32_t *pos, int32_t *live) {
+    if (device->ring != DataType::kINT8) return ED_ERROR_UNSUPPORTED;
+    const ed_driver_use use(device->cuda);
+    return use.failed() ? ED_ERROR_DEVICE : device->move_state(ed_device::OUT, student, pos, live);
+}
+
+int ed_device_import(ed_device *device, const int8_t *student, int32_t pos, int32_t live) {
+    if (device->ring != DataType::kINT8) return ED_ERROR_UNSUPPORTED;
+    const ed_driver_use use(device->cuda);
+    if (use.failed()) return ED_ERROR_DEVICE;
+    return device->move_state(ed_device::IN, const_cast<int8_t *>(student), &pos, &live); /* only read */
+}
