@@ -108,14 +108,20 @@ def _require_attributes(node: NodeProto) -> None:
 def _require_scales(graph: ModelByName, node: NodeProto) -> None:
     """q's integers are at q's scale over sqrt(Dh), so that q's and k's scales multiply to that of scores."""
     q, k, v = (_scale(graph, graph.producers[name]) for name in node.input[:3])
-    (context,) = {_scale(graph, reader) for reader in graph.readers(node.output[0])} or {0.0}
-    for name, expected in zip(ATTRIBUTES, (q * k, v, 1 / context), strict=True):
-        if not math.isclose(attribute(node, name, 0.0), expected, rel_tol=APART):
-            raise broken(node, f"its {name} is not what Q and DQ say", attribute(node, name, 0.0), f"{expected:.9g}")
+    score_scale, v_scale, context_inv = (attribute(node, name, 0.0) for name in ATTRIBUTES)
+    said = [("score_scale", score_scale, q * k), ("v_scale", v_scale, v)]
+    said += [("context_inv", context_inv, 1 / _scale(graph, reader)) for reader in graph.readers(node.output[0])]
+    for name, found, expected in said:
+        if not math.isclose(found, expected, rel_tol=APART):
+            raise broken(node, f"its {name} is not what Q and DQ say", found, f"{expected:.9g}")
 
 
-def _scale(graph: ModelByName, node: NodeProto) -> float:
-    return float(graph.constants[node.input[1]].ravel()[0])
+def _scale(graph: ModelByName, quantizer: NodeProto) -> float:
+    """The scale of a QuantizeLinear or DequantizeLinear next to the node."""
+    scale = graph.constants.get(quantizer.input[1])
+    if scale is None or scale.size != 1 or not scale.ravel()[0] > 0:
+        raise broken(quantizer, "its scale is not one positive constant", quantizer.input[1], "one, beside a plugin")
+    return float(scale.ravel()[0])
 
 
 def _quantizers(graph: ModelByName) -> Iterator[NodeProto]:

@@ -240,6 +240,29 @@ def a_scale_for_its_reciprocal(s: Surgery) -> str:
     return changed(s, "context_inv", context_inv=1 / value)
 
 
+@case("context_inv is not what Q and DQ say")
+def a_second_reader_with_another_scale(s: Surgery) -> str:
+    """Nobody but the rules would notice: this one's values go nowhere."""
+    node, reader = core(s), s.reader(core(s).output[0])
+    scale = s.constant(s.array(reader.input[1]) * np.float32(1.5))
+    s.before(reader, "DequantizeLinear", node.output[0], scale, reader.input[2])
+    return node.name
+
+
+@case("its scale is not one positive constant")
+def a_context_scale_that_is_computed(s: Surgery) -> str:
+    reader = s.reader(core(s).output[0])
+    reader.input[1] = s.before(reader, "Identity", reader.input[1])
+    return reader.name
+
+
+@case("its scale is not one positive constant")
+def a_context_scale_of_zero(s: Surgery) -> str:
+    reader = s.reader(core(s).output[0])
+    reader.input[1] = s.constant(np.float32(0))
+    return reader.name
+
+
 @case("8-bit tensor goes into it")
 def the_node_of_somebody_else(s: Surgery) -> str:
     """Another domain, another contract: to the rules it is an operator like any other."""

@@ -10,8 +10,8 @@ integers on both sides: `QuantizeLinear -> EdAttention -> DequantizeLinear`.
     attribute  score_scale = s_q s_k / sqrt(Dh) · v_scale · context_inv = 1 / s_context, all single floats
     output     context int8 (H, Dh)
 
-A model that holds a function of that name would have it imported in place of the plugin, so the graph in a bundle
-holds none; `with_definition` adds it for onnxruntime, and that is all the difference. The function is numerics.md,
+Before 10.7 the parser imports a function of that name in place of the plugin, so the graph in a bundle holds none;
+`with_definition` adds it for onnxruntime, and that is all the difference. The function is numerics.md,
 "Attention core", operation by operation: it differs from the oracle only where onnxruntime's Exp does.
 """
 
