@@ -14,10 +14,12 @@
 #include "edgedistill.h"
 
 /* Every function that either engine calls. Many names are macros of <cuda.h> for a version's name, cuMemAlloc for
- * cuMemAlloc_v2: as fields and as symbols they stand under that one. */
+ * cuMemAlloc_v2: as fields and as symbols they stand under that one. All are there from CUDA 11.4 to 13 with the same
+ * parameters; cuGraphInstantiate is not: it means a version with five parameters in CUDA 11 and, from 12 on, this one. */
 #define ED_DRIVER_FUNCTIONS(F)                                                                                         \
     F(cuInit)                                                                                                          \
     F(cuDeviceGet)                                                                                                     \
+    F(cuDevicePrimaryCtxGetState)                                                                                      \
     F(cuDevicePrimaryCtxSetFlags)                                                                                      \
     F(cuDevicePrimaryCtxRetain)                                                                                        \
     F(cuDevicePrimaryCtxRelease)                                                                                       \
@@ -28,18 +30,21 @@
     F(cuStreamSynchronize)                                                                                             \
     F(cuStreamBeginCapture)                                                                                            \
     F(cuStreamEndCapture)                                                                                              \
-    F(cuGraphInstantiate)                                                                                              \
+    F(cuGraphInstantiateWithFlags)                                                                                     \
+    F(cuGraphUpload)                                                                                                   \
     F(cuGraphLaunch)                                                                                                   \
     F(cuGraphDestroy)                                                                                                  \
     F(cuGraphExecDestroy)                                                                                              \
     F(cuModuleLoadData)                                                                                                \
     F(cuModuleUnload)                                                                                                  \
     F(cuModuleGetFunction)                                                                                             \
+    F(cuModuleGetGlobal)                                                                                               \
     F(cuLaunchKernel)                                                                                                  \
     F(cuMemAlloc)                                                                                                      \
     F(cuMemFree)                                                                                                       \
     F(cuMemHostAlloc)                                                                                                  \
     F(cuMemFreeHost)                                                                                                   \
+    F(cuMemHostGetDevicePointer)                                                                                       \
     F(cuMemcpyHtoDAsync)                                                                                               \
     F(cuMemcpyDtoHAsync)                                                                                               \
     F(cuMemsetD8Async)
@@ -47,23 +52,30 @@
 #define ED_DRIVER_TEXT_OF(x) #x
 #define ED_DRIVER_TEXT(x) ED_DRIVER_TEXT_OF(x)
 
-/* What a driver's result means to a caller of the C ABI. */
+/* What a driver's result means to a caller of the C ABI. By number: older headers lack some of the names. */
 inline int ed_driver_error(CUresult result) {
-    switch (result) {
-    case CUDA_SUCCESS: return ED_OK;
-    case CUDA_ERROR_NO_DEVICE:
-    case CUDA_ERROR_INVALID_DEVICE:
-    case CUDA_ERROR_NOT_INITIALIZED:
-    case CUDA_ERROR_STUB_LIBRARY:
-    case CUDA_ERROR_SYSTEM_NOT_READY:
-    case CUDA_ERROR_SYSTEM_DRIVER_MISMATCH:
-    case CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE: return ED_ERROR_DRIVER;
-    case CUDA_ERROR_NO_BINARY_FOR_GPU:
-    case CUDA_ERROR_INVALID_IMAGE:
-    case CUDA_ERROR_UNSUPPORTED_PTX_VERSION: return ED_ERROR_CHIP;
-    case CUDA_ERROR_OUT_OF_MEMORY: return ED_ERROR_MEMORY;
-    case CUDA_ERROR_FILE_NOT_FOUND:
-    case CUDA_ERROR_NOT_FOUND: return ED_ERROR_FILE;
+    switch (static_cast<int>(result)) {
+    case 0: return ED_OK;
+    case 2: return ED_ERROR_MEMORY;   /* OUT_OF_MEMORY */
+    case 3:                           /* NOT_INITIALIZED */
+    case 4:                           /* DEINITIALIZED: the process is ending */
+    case 34:                          /* STUB_LIBRARY: the toolkit's, which is no driver */
+    case 36:                          /* CALL_REQUIRES_NEWER_DRIVER */
+    case 46:                          /* DEVICE_UNAVAILABLE: another process has it to itself */
+    case 100:                         /* NO_DEVICE */
+    case 101:                         /* INVALID_DEVICE */
+    case 102:                         /* DEVICE_NOT_LICENSED */
+    case 304:                         /* OPERATING_SYSTEM */
+    case 802:                         /* SYSTEM_NOT_READY */
+    case 803:                         /* SYSTEM_DRIVER_MISMATCH: updated, and the machine not started anew */
+    case 804:                         /* COMPAT_NOT_SUPPORTED_ON_DEVICE */
+    case 805: return ED_ERROR_DRIVER; /* MPS_CONNECTION_FAILED */
+    case 200:                         /* INVALID_IMAGE: of a form that this driver does not know */
+    case 209:                         /* NO_BINARY_FOR_GPU */
+    case 218:                         /* INVALID_PTX */
+    case 222: return ED_ERROR_CHIP;   /* UNSUPPORTED_PTX_VERSION */
+    case 301:                         /* FILE_NOT_FOUND */
+    case 500: return ED_ERROR_FILE;   /* NOT_FOUND: a symbol of the kernel's file */
     default: return ED_ERROR_DEVICE;
     }
 }
@@ -76,7 +88,8 @@ struct ed_driver {
     CUcontext context; /* null until ed_driver_open has retained it */
 };
 
-/* Finds the driver, and retains the primary context, spinning while it waits: a step is shorter than a sleep. */
+/* Finds the driver, and retains the primary context. It spins while it waits, since a step is shorter than a sleep,
+ * unless somebody in this process has it already: then it waits as they chose. */
 inline int ed_driver_open(ed_driver *driver) {
     *driver = {};
     void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL); /* stays loaded */
@@ -88,12 +101,16 @@ inline int ed_driver_open(ed_driver *driver) {
     ED_DRIVER_FUNCTIONS(ED_DRIVER_FIND)
 #undef ED_DRIVER_FIND
     if (!complete) return ED_ERROR_DRIVER;
-    if (driver->cuInit(0) != CUDA_SUCCESS || driver->cuDeviceGet(&driver->device, 0) != CUDA_SUCCESS)
-        return ED_ERROR_DRIVER;
-    driver->cuDevicePrimaryCtxSetFlags(driver->device, CU_CTX_SCHED_SPIN); /* refused where others use it: as it is */
-    CUcontext context;
-    const CUresult result = driver->cuDevicePrimaryCtxRetain(&context, driver->device);
-    if (result == CUDA_SUCCESS) driver->context = context;
+    unsigned flags = 0;
+    int active = 0;
+    CUcontext context = nullptr;
+    CUresult result = driver->cuInit(0);
+    if (result) return result == CUDA_ERROR_OUT_OF_MEMORY ? ED_ERROR_MEMORY : ED_ERROR_DRIVER;
+    result = driver->cuDeviceGet(&driver->device, 0);
+    if (!result) result = driver->cuDevicePrimaryCtxGetState(driver->device, &flags, &active);
+    if (!result && !active) result = driver->cuDevicePrimaryCtxSetFlags(driver->device, CU_CTX_SCHED_SPIN);
+    if (!result) result = driver->cuDevicePrimaryCtxRetain(&context, driver->device);
+    if (!result) driver->context = context;
     return ed_driver_error(result);
 }
 

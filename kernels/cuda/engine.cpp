@@ -1,0 +1,275 @@
+/*
+ * The student as one CUDA kernel: what stands behind the C ABI of a `cuda` build (../c/ed_device.h).
+ *
+ * Opens in the build directory
+ *     student_step.cubin    student_step.cu, compiled for the chip
+ * and has weights and tables compiled in. They lie in one piece of device memory with the state, which only the device
+ * reads and writes; bin and result lie in host memory that the device reaches directly, so that a step is one launch and
+ * no copy. The launch is a graph, captured once: replaying it costs the processor less than launching a kernel.
+ *
+ * ed_device_open allocates, uploads, captures and runs one step, in which the driver loads what it loads at first use;
+ * after that only ed_device_close and nothing else allocates or frees. Each call makes the context current for itself,
+ * on a stream that waits for no other, so that it can live beside PyTorch or TensorRT in one process.
+ *
+ * What bounds a step is in student_step.cu; around it stand a graph launch and a wait, 5 to 10 us of the driver's.
+ * tests/kernels/test_cuda_engine.py runs all of this over a driver that emulates the GPU.
+ */
+#include <elf.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "driver.h"
+#include "ed_device.h"
+#include "student_state.h"
+
+#include ED_MODEL_WEIGHTS
+
+extern "C" const char ed_device_name[] = "cuda";
+
+namespace {
+
+constexpr char CUBIN[] = "student_step.cubin";
+constexpr char IDENTITY[] = ED_MANIFEST_SHA256; /* of the bundle, which the kernel's file states too */
+
+constexpr size_t up(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+/* Offsets into the device memory, and into the host memory that the device reaches. */
+constexpr size_t TABLES_AT = up(sizeof ed_weights);
+constexpr size_t STATE_AT = TABLES_AT + up(sizeof ed_tables);
+constexpr size_t DEVICE_BYTES = STATE_AT + sizeof(ed_cuda_state);
+constexpr size_t OUT_AT = up(ED_CHANNELS * sizeof(float));
+constexpr size_t HOST_BYTES = OUT_AT + ED_OUT_FLOATS * sizeof(float);
+
+static_assert(sizeof ed_weights >= ed_weight_bytes && sizeof ed_tables >= ed_table_floats * sizeof(float),
+              "model_NAME_weights.h is not of this version of student_layout.h");
+
+} // namespace
+
+struct ed_device {
+    ed_driver cuda;
+    CUmodule module;
+    CUstream stream;
+    CUgraphExec graph;
+    CUdeviceptr memory; /* weights, tables, state */
+    char *host;         /* bin, result */
+    ed_cuda_state copy; /* of the state, on its way between the device and the exchanged layout */
+};
+
+namespace {
+
+/* ---------------------------------------------------------------- the kernel's file */
+
+/* A file of the build directory, readable while it lives; null bytes if it is missing or empty. */
+class File {
+public:
+    File(const char *directory, const char *name) {
+        char path[4096];
+        const size_t length = std::strlen(directory), rest = std::strlen(name) + 1;
+        if (length + 1 + rest > sizeof path) return;
+        std::memcpy(path, directory, length);
+        path[length] = '/';
+        std::memcpy(path + length + 1, name, rest);
+        map(path);
+    }
+    ~File() {
+        if (bytes) munmap(const_cast<unsigned char *>(bytes), size);
+    }
+    File(const File &) = delete;
+    File &operator=(const File &) = delete;
+
+    const unsigned char *bytes = nullptr;
+    size_t size = 0;
+
+private:
+    void map(const char *path) {
+        const int file = open(path, O_RDONLY | O_CLOEXEC);
+        if (file < 0) return;
+        struct stat facts;
+        if (!fstat(file, &facts) && S_ISREG(facts.st_mode) && facts.st_size > 0) {
+            size = static_cast<size_t>(facts.st_size);
+            void *mapped = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
+            if (mapped != MAP_FAILED) bytes = static_cast<const unsigned char *>(mapped);
+        }
+        close(file);
+    }
+};
+
+/* Whether an ELF file is all there. The driver is given an address and no length: of a file that was cut off it would
+ * read what lies behind. */
+bool is_whole(const File &file) {
+    const auto holds = [&](uint64_t at, uint64_t bytes) { return at <= file.size && bytes <= file.size - at; };
+    Elf64_Ehdr header;
+    if (!file.bytes || !holds(0, sizeof header)) return false;
+    std::memcpy(&header, file.bytes, sizeof header);
+    if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) || header.e_ident[EI_CLASS] != ELFCLASS64) return false;
+    if (header.e_shentsize != sizeof(Elf64_Shdr) || !header.e_shnum) return false;
+    if (!holds(header.e_shoff, uint64_t{header.e_shnum} * sizeof(Elf64_Shdr))) return false;
+    if (!holds(header.e_phoff, uint64_t{header.e_phnum} * header.e_phentsize)) return false;
+    for (unsigned i = 0; i < header.e_shnum; i++) {
+        Elf64_Shdr section;
+        std::memcpy(&section, file.bytes + header.e_shoff + i * sizeof section, sizeof section);
+        if (section.sh_type != SHT_NOBITS && !holds(section.sh_offset, section.sh_size)) return false;
+    }
+    return true;
+}
+
+/* Whether the kernel was compiled for the model whose weights this library holds. */
+int require_identity(ed_device *device) {
+    CUdeviceptr at = 0;
+    size_t bytes = 0;
+    char found[sizeof IDENTITY];
+    CUresult result = device->cuda.cuModuleGetGlobal(&at, &bytes, device->module, "ed_student_identity");
+    if (!result && bytes != sizeof found) return ED_ERROR_FILE;
+    if (!result) result = device->cuda.cuMemcpyDtoHAsync(found, at, sizeof found, device->stream);
+    if (!result) result = device->cuda.cuStreamSynchronize(device->stream);
+    if (result) return ed_driver_error(result);
+    return std::memcmp(found, IDENTITY, sizeof found) ? ED_ERROR_FILE : ED_OK;
+}
+
+int load_kernel(ed_device *device, const char *directory, CUfunction *kernel) {
+    const File cubin(directory, CUBIN);
+    if (!is_whole(cubin)) return ED_ERROR_FILE;
+    CUresult result = device->cuda.cuModuleLoadData(&device->module, cubin.bytes);
+    if (result) return ed_driver_error(result);
+    const int error = require_identity(device);
+    if (error) return error;
+    return ed_driver_error(device->cuda.cuModuleGetFunction(kernel, device->module, "ed_student_step"));
+}
+
+/* ---------------------------------------------------------------- memory */
+
+int wait(ed_device *device, CUresult result) {
+    if (!result) result = device->cuda.cuStreamSynchronize(device->stream);
+    return ed_driver_error(result);
+}
+
+int upload(ed_device *device, size_t at, const void *from, size_t bytes) {
+    return wait(device, device->cuda.cuMemcpyHtoDAsync(device->memory + at, from, bytes, device->stream));
+}
+
+int allocate(ed_device *device) {
+    void *host = nullptr;
+    CUresult result = device->cuda.cuMemAlloc(&device->memory, DEVICE_BYTES);
+    if (!result) result = device->cuda.cuMemHostAlloc(&host, HOST_BYTES, CU_MEMHOSTALLOC_DEVICEMAP);
+    device->host = static_cast<char *>(host);
+    if (result) return ed_driver_error(result);
+    std::memset(host, 0, HOST_BYTES);
+    int error = upload(device, 0, ed_weights, sizeof ed_weights);
+    if (!error) error = upload(device, TABLES_AT, ed_tables, sizeof ed_tables);
+    return error ? error : ed_device_reset(device);
+}
+
+/* ---------------------------------------------------------------- the graph */
+
+CUresult enqueue(ed_device *device, CUfunction kernel) {
+    CUdeviceptr weights = device->memory, tables = weights + TABLES_AT, state = weights + STATE_AT, bin = 0;
+    CUresult result = device->cuda.cuMemHostGetDevicePointer(&bin, device->host, 0);
+    if (result) return result;
+    CUdeviceptr out = bin + OUT_AT;
+    void *parameters[] = {&weights, &tables, &state, &bin, &out};
+    return device->cuda.cuLaunchKernel(kernel, 1, 1, 1, ED_THREADS, 1, 1, 0, device->stream, parameters, nullptr);
+}
+
+/* A capture of this thread alone: what other threads of the program do with the GPU meanwhile does not concern it. */
+int capture(ed_device *device, CUfunction kernel) {
+    ed_driver &cuda = device->cuda;
+    CUgraph captured = nullptr;
+    CUresult result = cuda.cuStreamBeginCapture(device->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+    if (result) return ed_driver_error(result);
+    const CUresult enqueued = enqueue(device, kernel);
+    result = cuda.cuStreamEndCapture(device->stream, &captured); /* in any case, or the stream stays useless */
+    if (enqueued) result = enqueued;
+    if (!result) result = cuda.cuGraphInstantiateWithFlags(&device->graph, captured, 0);
+    if (captured) cuda.cuGraphDestroy(captured);
+    if (!result) result = cuda.cuGraphUpload(device->graph, device->stream);
+    return wait(device, result);
+}
+
+int launch(ed_device *device) { return wait(device, device->cuda.cuGraphLaunch(device->graph, device->stream)); }
+
+/* ---------------------------------------------------------------- open */
+
+int open_within(ed_device *device, const char *directory) {
+    const ed_driver_use use(device->cuda);
+    if (use.failed()) return ED_ERROR_DEVICE;
+    CUfunction kernel = nullptr;
+    int error = ed_driver_error(device->cuda.cuStreamCreate(&device->stream, CU_STREAM_NON_BLOCKING));
+    if (!error) error = load_kernel(device, directory, &kernel);
+    if (!error) error = allocate(device);
+    if (!error) error = capture(device, kernel);
+    if (!error) error = launch(device); /* a bin of zeros */
+    return error ? error : ed_device_reset(device);
+}
+
+} // namespace
+
+extern "C" int ed_device_open(const char *build_directory, ed_device **device) {
+    auto *made = static_cast<ed_device *>(std::calloc(1, sizeof(ed_device)));
+    if (!made) return ED_ERROR_MEMORY;
+    int error = ed_driver_open(&made->cuda);
+    if (!error) error = open_within(made, build_directory);
+    if (error)
+        ed_device_close(made);
+    else
+        *device = made;
+    return error;
+}
+
+/* Results are of no use here: what can be freed is freed, and after a failure the context takes the rest with it. */
+extern "C" void ed_device_close(ed_device *device) {
+    ed_driver &cuda = device->cuda;
+    if (cuda.context) {
+        const ed_driver_use use(cuda);
+        if (device->graph) cuda.cuGraphExecDestroy(device->graph);
+        if (device->host) cuda.cuMemFreeHost(device->host);
+        if (device->memory) cuda.cuMemFree(device->memory);
+        if (device->module) cuda.cuModuleUnload(device->module);
+        if (device->stream) cuda.cuStreamDestroy(device->stream);
+    }
+    ed_driver_close(&cuda);
+    std::free(device);
+}
+
+/* ---------------------------------------------------------------- the stream */
+
+extern "C" int ed_device_step(ed_device *device, const float *bin, float *kinematics, float *latent) {
+    const ed_driver_use use(device->cuda);
+    if (use.failed()) return ED_ERROR_DEVICE;
+    std::memcpy(device->host, bin, ED_CHANNELS * sizeof(float));
+    const int error = launch(device);
+    if (error) return error;
+    const char *out = device->host + OUT_AT;
+    std::memcpy(kinematics, out, ED_OUTPUTS * sizeof(float));
+    std::memcpy(latent, out + ED_OUTPUTS * sizeof(float), ED_D * sizeof(float));
+    return ED_OK;
+}
+
+extern "C" int ed_device_reset(ed_device *device) {
+    const ed_driver_use use(device->cuda);
+    if (use.failed()) return ED_ERROR_DEVICE;
+    ed_cuda_state_reset(&device->copy);
+    return upload(device, STATE_AT, &device->copy, sizeof device->copy);
+}
+
+extern "C" int ed_device_export(ed_device *device, int8_t *student, int32_t *pos, int32_t *live) {
+    const ed_driver_use use(device->cuda);
+    if (use.failed()) return ED_ERROR_DEVICE;
+    const CUdeviceptr state = device->memory + STATE_AT;
+    const CUresult result =
+        device->cuda.cuMemcpyDtoHAsync(&device->copy, state, sizeof device->copy, device->stream);
+    const int error = wait(device, result);
+    if (!error) ed_cuda_state_export(&device->copy, student, pos, live);
+    return error;
+}
+
+extern "C" int ed_device_import(ed_device *device, const int8_t *student, int32_t pos, int32_t live) {
+    const ed_driver_use use(device->cuda);
+    if (use.failed()) return ED_ERROR_DEVICE;
+    ed_cuda_state_import(&device->copy, student, pos, live);
+    return upload(device, STATE_AT, &device->copy, sizeof device->copy);
+}
