@@ -18,6 +18,7 @@ from edgedistill.config import StudentShape
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.student import Student
 from edgedistill.numerics import Int8Model, Oracle
+from edgedistill.numerics.near import ALLOWED, nearness
 from edgedistill.quantization.onnx_graph import with_definition
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.training.batches import TrainingSession
@@ -27,10 +28,6 @@ PLAIN_GRAPH, PLUGIN_GRAPH = "student.int8.onnx", "student.int8.plugin.onnx"
 REFERENCE_BINS = 256
 CHECKED_BINS = 1024
 TOLERANCE = 1e-3  # of an output's standard deviation, graph against PyTorch: sums in another order, no more
-NEAR = 1e-2  # the same for INT8 graphs, which flip an integer here and there
-NEAR_SHARE = 1e-3  # of the integers may differ
-FARTHEST = 0.1  # and none further than this
-FAR_SHARE = 1e-2  # of the outputs may be further off than NEAR: a flip in an early layer moves later ones
 
 Floats = npt.NDArray[np.float32]
 
@@ -107,28 +104,9 @@ def require_near(
     name: str = PLAIN_GRAPH,
 ) -> None:
     """EdgeDistillError where an INT8 graph leaves the near class; `spread` is each output's deviation (K,)."""
-    oracle, engine = Oracle(model), OnnxEngine(graph, model.shape)
-    oracle.import_state(state)
-    differ, entries, apart = 0, 0, np.zeros(len(bins))
-    for i, bin_ in enumerate(bins):
-        before = oracle.export_state()
-        engine.import_state(before)
-        apart[i] = np.max(np.abs(oracle.step(bin_) - engine.step(bin_)) / spread)
-        slot, theirs = int(before["pos"][0]), engine.export_state()
-        for tensor, state_ in oracle.export_state().items():
-            if tensor in ("pos", "live"):
-                continue
-            new = (slice(None), slot) if tensor.startswith("ring") else slice(1)  # of lags: the bin itself
-            differ += int(np.count_nonzero(state_[new] != theirs[tensor][new]))
-            entries += state_[new].size
-    far = int(np.count_nonzero(~(apart <= NEAR)))
-    few = differ <= max(1, NEAR_SHARE * entries) and far <= FAR_SHARE * len(bins)
-    if not (few and apart.max(initial=0) <= FARTHEST):
-        found = f"{differ} of {entries} integers, {far} of {len(bins)} outputs, worst by {apart.max():.2g} deviations"
-        allowed = (
-            f"{NEAR_SHARE:.1%} of the integers, {FAR_SHARE:.0%} of the outputs by over {NEAR:g}, none by {FARTHEST:g}"
-        )
-        raise other_function(f"the INT8 graph {name}", "the oracle", found, f"at most {allowed}")
+    found = nearness(model, OnnxEngine(graph, model.shape), state, bins, spread)
+    if not found.ok:
+        raise other_function(f"the INT8 graph {name}", "the oracle", str(found), f"at most {ALLOWED}")
 
 
 def other_function(what: str, than: str, got: str, expected: str) -> EdgeDistillError:
