@@ -22,8 +22,8 @@ from edgedistill.compile.toolchain import VARIANTS, Toolchain, find_toolchain
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model
+from edgedistill.quantization.float_tensors import weight_shapes
 from edgedistill.quantization.integers import quantize_student
-from edgedistill.quantization.onnx_graph import weight_shapes
 from edgedistill.runtime.c_abi import ALIGN, load_library
 from edgedistill.runtime.processor import architecture, cpu_features
 from edgedistill.target import load_target

@@ -36,8 +36,9 @@ latent, k_new_0, v_new_0, k_new_1, …, bin_new. A ring of one layer is contiguo
 holds them all, as (L, 2, H, Dh) does the new ones. The custom node's tensors and attributes are listed in
 `attention_plugin`."""
 
+from edgedistill.quantization.float_tensors import weight_shapes
 from edgedistill.quantization.onnx_graph.attention_plugin import with_definition
-from edgedistill.quantization.onnx_graph.float_step import graph_from_student, weight_shapes
+from edgedistill.quantization.onnx_graph.float_step import graph_from_student
 from edgedistill.quantization.onnx_graph.int8_step import graph_for_plugin, graph_from_integers
 
 __all__ = ["graph_for_plugin", "graph_from_integers", "graph_from_student", "weight_shapes", "with_definition"]

@@ -18,30 +18,11 @@ from onnx import TensorProto
 
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
+from edgedistill.quantization.float_tensors import weight_shapes
 from edgedistill.quantization.graph_typing import require_strong_typing
 from edgedistill.quantization.onnx_graph.writing import IR_VERSION, NodeCollector, age_biases, rms_norm, step_model
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
-
-
-def weight_shapes(shape: StudentShape) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a student, in file order."""
-    d, ff = shape.d, shape.ff
-    layer = dict.fromkeys(("wq", "wk", "wv", "wo"), (d, d))
-    layer |= {"wgate": (ff, d), "wup": (ff, d), "wdown": (d, ff)}
-    shapes: dict[str, tuple[int, ...]] = {
-        "embed.weight": (d, shape.taps * shape.channels),
-        "embed.bias": (d,),
-        "norm_out": (d,),
-        "readout.latent": (shape.outputs, d),
-        "readout.lags": (shape.outputs, (shape.lags + 1) * shape.channels),
-        "readout.bias": (shape.outputs,),
-    }
-    for i in range(shape.layers):
-        shapes |= {f"layers.{i}.{name}": size for name, size in layer.items()}
-        shapes |= {f"layers.{i}.norm_attn": (d,), f"layers.{i}.norm_mlp": (d,)}
-        shapes[f"layers.{i}.age_bias"] = (shape.heads, shape.window)
-    return shapes
 
 
 def graph_from_student(
