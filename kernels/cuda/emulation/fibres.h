@@ -1,0 +1,190 @@
+/*
+ * Private, emulation only: fibres, that is stacks of their own which hand the processor to one another by name.
+ *
+ * A switch saves what a call must preserve and takes the other's place: about 2 ns on x86-64 and aarch64, some hundred
+ * on other processors, where ucontext does it (it asks the kernel for the signal mask). AddressSanitizer is told of
+ * each switch. No C++ library: this also compiles where only a C library is installed.
+ */
+#ifndef ED_FIBRES_H
+#define ED_FIBRES_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define ED_FIBRES_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ED_FIBRES_ASAN 1
+#endif
+#endif
+
+#ifdef ED_FIBRES_ASAN
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#if (!defined(__x86_64__) && !defined(__aarch64__)) || defined(ED_FIBRES_UCONTEXT)
+#undef ED_FIBRES_UCONTEXT
+#define ED_FIBRES_UCONTEXT 1
+#include <ucontext.h>
+#elif defined(__x86_64__)
+
+/* ed_fibre_switch(where to leave this stack's pointer, the other's): what a callee preserves goes on the stack. */
+asm(R"(
+    .pushsection .text
+    .weak ed_fibre_switch
+    .hidden ed_fibre_switch
+    .type ed_fibre_switch, @function
+ed_fibre_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+    .size ed_fibre_switch, . - ed_fibre_switch
+    .popsection
+)");
+#define ED_FIBRE_FRAME 64 /* six registers, where to return, and what that function takes for its own return address   \
+                           */
+#define ED_FIBRE_RETURN 48
+#else
+asm(R"(
+    .pushsection .text
+    .weak ed_fibre_switch
+    .hidden ed_fibre_switch
+    .type ed_fibre_switch, %function
+ed_fibre_switch:
+    sub sp, sp, #160
+    stp x19, x20, [sp, #0]
+    stp x21, x22, [sp, #16]
+    stp x23, x24, [sp, #32]
+    stp x25, x26, [sp, #48]
+    stp x27, x28, [sp, #64]
+    stp x29, x30, [sp, #80]
+    stp d8, d9, [sp, #96]
+    stp d10, d11, [sp, #112]
+    stp d12, d13, [sp, #128]
+    stp d14, d15, [sp, #144]
+    mov x9, sp
+    str x9, [x0]
+    mov sp, x1
+    ldp x19, x20, [sp, #0]
+    ldp x21, x22, [sp, #16]
+    ldp x23, x24, [sp, #32]
+    ldp x25, x26, [sp, #48]
+    ldp x27, x28, [sp, #64]
+    ldp x29, x30, [sp, #80]
+    ldp d8, d9, [sp, #96]
+    ldp d10, d11, [sp, #112]
+    ldp d12, d13, [sp, #128]
+    ldp d14, d15, [sp, #144]
+    add sp, sp, #160
+    ret
+    .size ed_fibre_switch, . - ed_fibre_switch
+    .popsection
+)");
+#define ED_FIBRE_FRAME 160
+#define ED_FIBRE_RETURN 88
+#endif
+
+#ifndef ED_FIBRES_UCONTEXT
+extern "C" __attribute__((visibility("hidden"))) void ed_fibre_switch(void **save, void *other);
+#endif
+
+namespace ed_emulated {
+
+#ifdef ED_FIBRES_ASAN
+constexpr size_t stack_bytes = 512 << 10; /* redzones around every array */
+#else
+constexpr size_t stack_bytes = 128 << 10; /* of address space: a page counts once it is touched */
+#endif
+constexpr size_t guard_bytes = 64 << 10; /* below each stack; a multiple of any page size in use */
+
+struct fibre {
+#ifdef ED_FIBRES_UCONTEXT
+    ucontext_t context;
+#else
+    void *top;
+#endif
+    char *stack; /* its lowest byte, and how many; of the caller's own stack known to AddressSanitizer alone */
+    size_t size;
+    void *fake_frames; /* AddressSanitizer's */
+};
+
+/* Address space for `count` stacks, null if there is none; never given back. An overflow ends in a guard page. */
+inline char *map_stacks(size_t count) {
+    const size_t each = stack_bytes + guard_bytes;
+    void *all = mmap(nullptr, count * each, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (all == MAP_FAILED) return nullptr;
+    for (size_t i = 0; i < count; i++) mprotect(static_cast<char *>(all) + i * each, guard_bytes, PROT_NONE);
+    return static_cast<char *>(all);
+}
+
+/* Makes `f` the i-th of `stacks`, about to call `entry`, which may not return. Tops are staggered: at the same place in
+ * each page, the stacks of a block would share a few sets of the cache. */
+inline void make_fibre(fibre &f, char *stacks, size_t i, void (*entry)()) {
+    f.stack = stacks + i * (stack_bytes + guard_bytes) + guard_bytes;
+    f.size = stack_bytes - i * 448 % 4096;
+    f.fake_frames = nullptr;
+#ifdef ED_FIBRES_ASAN
+    __asan_unpoison_memory_region(f.stack, stack_bytes);
+#endif
+#ifdef ED_FIBRES_UCONTEXT
+    getcontext(&f.context);
+    f.context.uc_stack.ss_sp = f.stack;
+    f.context.uc_stack.ss_size = f.size;
+    f.context.uc_link = nullptr;
+    makecontext(&f.context, entry, 0);
+#else
+    char *top = f.stack + f.size - ED_FIBRE_FRAME;
+    memset(top, 0, ED_FIBRE_FRAME);
+    memcpy(top + ED_FIBRE_RETURN, &entry, sizeof entry);
+    f.top = top;
+#endif
+}
+
+/* Goes on in `to`; returns when somebody goes on in `from`, never if `from` is over. */
+inline void switch_fibre(fibre &from, fibre &to, bool over = false) {
+#ifdef ED_FIBRES_ASAN
+    __sanitizer_start_switch_fiber(over ? nullptr : &from.fake_frames, to.stack, to.size);
+#endif
+#ifdef ED_FIBRES_UCONTEXT
+    swapcontext(&from.context, &to.context);
+#else
+    ed_fibre_switch(&from.top, to.top);
+#endif
+#ifdef ED_FIBRES_ASAN
+    __sanitizer_finish_switch_fiber(from.fake_frames, nullptr, nullptr);
+#endif
+    (void)over;
+}
+
+/* First thing in an entry: `caller`, if the fibre was entered from the thread's own stack, learns where that lies. */
+inline void enter_fibre(fibre *caller) {
+#ifdef ED_FIBRES_ASAN
+    const void *stack = nullptr;
+    size_t size = 0;
+    __sanitizer_finish_switch_fiber(nullptr, &stack, &size);
+    if (!caller) return;
+    caller->stack = static_cast<char *>(const_cast<void *>(stack));
+    caller->size = size;
+#endif
+    (void)caller;
+}
+
+} // namespace ed_emulated
+
+#endif
