@@ -14,15 +14,10 @@
  * What bounds a step is in student_step.cu; around it stand a graph launch and a wait, 5 to 10 us of the driver's.
  * tests/kernels/test_cuda_engine.py runs all of this over a driver that emulates the GPU.
  */
-#include <elf.h>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <cstdlib>
 #include <cstring>
 
+#include "build_file.h"
 #include "driver.h"
 #include "ed_device.h"
 #include "student_state.h"
@@ -62,61 +57,7 @@ struct ed_device {
 
 namespace {
 
-/* ---------------------------------------------------------------- the kernel's file */
-
-/* A file of the build directory, readable while it lives; null bytes if it is missing or empty. */
-class File {
-public:
-    File(const char *directory, const char *name) {
-        char path[4096];
-        const size_t length = std::strlen(directory), rest = std::strlen(name) + 1;
-        if (length + 1 + rest > sizeof path) return;
-        std::memcpy(path, directory, length);
-        path[length] = '/';
-        std::memcpy(path + length + 1, name, rest);
-        map(path);
-    }
-    ~File() {
-        if (bytes) munmap(const_cast<unsigned char *>(bytes), size);
-    }
-    File(const File &) = delete;
-    File &operator=(const File &) = delete;
-
-    const unsigned char *bytes = nullptr;
-    size_t size = 0;
-
-private:
-    void map(const char *path) {
-        const int file = open(path, O_RDONLY | O_CLOEXEC);
-        if (file < 0) return;
-        struct stat facts;
-        if (!fstat(file, &facts) && S_ISREG(facts.st_mode) && facts.st_size > 0) {
-            size = static_cast<size_t>(facts.st_size);
-            void *mapped = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
-            if (mapped != MAP_FAILED) bytes = static_cast<const unsigned char *>(mapped);
-        }
-        close(file);
-    }
-};
-
-/* Whether an ELF file is all there. The driver is given an address and no length: of a file that was cut off it would
- * read what lies behind. */
-bool is_whole(const File &file) {
-    const auto holds = [&](uint64_t at, uint64_t bytes) { return at <= file.size && bytes <= file.size - at; };
-    Elf64_Ehdr header;
-    if (!file.bytes || !holds(0, sizeof header)) return false;
-    std::memcpy(&header, file.bytes, sizeof header);
-    if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) || header.e_ident[EI_CLASS] != ELFCLASS64) return false;
-    if (header.e_shentsize != sizeof(Elf64_Shdr) || !header.e_shnum) return false;
-    if (!holds(header.e_shoff, uint64_t{header.e_shnum} * sizeof(Elf64_Shdr))) return false;
-    if (!holds(header.e_phoff, uint64_t{header.e_phnum} * header.e_phentsize)) return false;
-    for (unsigned i = 0; i < header.e_shnum; i++) {
-        Elf64_Shdr section;
-        std::memcpy(&section, file.bytes + header.e_shoff + i * sizeof section, sizeof section);
-        if (section.sh_type != SHT_NOBITS && !holds(section.sh_offset, section.sh_size)) return false;
-    }
-    return true;
-}
+/* ---------------------------------------------------------------- the kernel */
 
 /* Whether the kernel was compiled for the model whose weights this library holds. */
 int require_identity(ed_device *device) {
@@ -132,8 +73,8 @@ int require_identity(ed_device *device) {
 }
 
 int load_kernel(ed_device *device, const char *directory, CUfunction *kernel) {
-    const File cubin(directory, CUBIN);
-    if (!is_whole(cubin)) return ED_ERROR_FILE;
+    const ed_build_file cubin(directory, CUBIN);
+    if (!cubin.is_elf()) return ED_ERROR_FILE;
     CUresult result = device->cuda.cuModuleLoadData(&device->module, cubin.bytes);
     if (result) return ed_driver_error(result);
     const int error = require_identity(device);

@@ -22,19 +22,18 @@
  * fake libnvinfer and a fake libcuda; it has not run under TensorRT or on a GPU.
  */
 #include <dlfcn.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <new>
 
 #include <NvInferRuntime.h>
 
 #include ED_MODEL_HEADER
 
+#include "build_file.h"
 #include "driver.h"
 #include "ed_device.h"
 #include "ed_weights.h"
@@ -178,43 +177,6 @@ bool has(const ICudaEngine &engine, const Tensor &tensor) {
     return same;
 }
 
-/* ---------------------------------------------------------------- files of the build directory */
-
-struct Path {
-    char text[4096];
-    bool fits;
-    Path(const char *directory, const char *file) {
-        const int length = std::snprintf(text, sizeof text, "%s/%s", directory, file);
-        fits = length > 0 && static_cast<size_t>(length) < sizeof text;
-    }
-    bool exists() const { return fits && access(text, R_OK) == 0; }
-};
-
-/* A whole file; null bytes, and an error, if it cannot be read. */
-struct File {
-    std::unique_ptr<char[]> bytes;
-    size_t size = 0;
-
-    int read(const Path &path) {
-        std::FILE *file = path.fits ? std::fopen(path.text, "rb") : nullptr;
-        if (!file) return ED_ERROR_FILE;
-        int error = std::fseek(file, 0, SEEK_END) ? ED_ERROR_FILE : read_from(file);
-        std::fclose(file);
-        return error;
-    }
-
-private:
-    int read_from(std::FILE *file) {
-        const long length = std::ftell(file);
-        std::rewind(file);
-        if (length <= 0) return ED_ERROR_FILE;
-        size = static_cast<size_t>(length);
-        bytes.reset(new (std::nothrow) char[size]);
-        if (!bytes) return ED_ERROR_MEMORY;
-        return std::fread(bytes.get(), 1, size, file) == size ? ED_OK : ED_ERROR_FILE;
-    }
-};
-
 /* ---------------------------------------------------------------- TensorRT, found at run time */
 
 using CreateRuntime = void *(void *logger, int32_t version) noexcept;
@@ -257,7 +219,7 @@ struct ed_device {
 private:
     int open_cuda(const char *directory);
     int open_plan(const char *directory);
-    int load_plugin(const char *directory, const File &plan);
+    int load_plugin(const char *directory, const ed_build_file &plan);
     int bind();
     int enqueue();
     int capture();
@@ -281,26 +243,24 @@ int ed_device::open(const char *directory) {
 
 /* Stream and append kernel: what needs no plan. */
 int ed_device::open_cuda(const char *directory) {
-    File cubin;
-    int error = cubin.read(Path(directory, "append.cubin"));
-    if (error) return error;
+    const ed_build_file cubin(directory, "append.cubin");
+    if (!cubin.is_elf()) return ED_ERROR_FILE;
     CUresult result = cuda.cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING);
-    if (!result) result = cuda.cuModuleLoadData(&module, cubin.bytes.get());
+    if (!result) result = cuda.cuModuleLoadData(&module, cubin.bytes);
     if (!result) result = cuda.cuModuleGetFunction(&append, module, "ed_append");
     return ed_driver_error(result);
 }
 
 int ed_device::open_plan(const char *directory) {
-    File plan;
-    int error = plan.read(Path(directory, "student.plan"));
-    if (error) return error;
+    const ed_build_file plan(directory, "student.plan");
+    if (!plan.bytes) return ED_ERROR_FILE;
     CreateRuntime *create = create_runtime();
     runtime = create ? static_cast<IRuntime *>(create(&log, NV_TENSORRT_VERSION)) : nullptr;
     if (!runtime) return ED_ERROR_TENSORRT;
     runtime->setErrorRecorder(&errors);
-    error = load_plugin(directory, plan);
+    const int error = load_plugin(directory, plan);
     if (error) return error;
-    engine = runtime->deserializeCudaEngine(plan.bytes.get(), plan.size);
+    engine = runtime->deserializeCudaEngine(plan.bytes, plan.size);
     if (!engine) return errors.code_or(ED_ERROR_CHIP); /* of another version or chip, or damaged */
     context = engine->createExecutionContext();
     return context ? ED_OK : errors.code_or(ED_ERROR_DEVICE);
@@ -308,10 +268,10 @@ int ed_device::open_plan(const char *directory) {
 
 /* Into the registry of this runtime alone, so that builds of several bundles can be open at once. A plan that needs the
  * plugin names it. */
-int ed_device::load_plugin(const char *directory, const File &plan) {
+int ed_device::load_plugin(const char *directory, const ed_build_file &plan) {
     constexpr char NAME[] = "EdAttention";
-    const Path path(directory, "libed_plugin.so");
-    if (!path.exists()) return memmem(plan.bytes.get(), plan.size, NAME, sizeof NAME - 1) ? ED_ERROR_FILE : ED_OK;
+    const ed_build_path path(directory, "libed_plugin.so");
+    if (!path.exists()) return memmem(plan.bytes, plan.size, NAME, sizeof NAME - 1) ? ED_ERROR_FILE : ED_OK;
     IPluginRegistry &registry = runtime->getPluginRegistry();
     plugin = registry.loadLibrary(path.text);
     return plugin || registry.getCreator(NAME, "1", "") ? ED_OK : ED_ERROR_FILE;
@@ -370,7 +330,7 @@ int ed_device::capture() {
     error = enqueue();
     CUgraph captured = nullptr;
     result = cuda.cuStreamEndCapture(stream, &captured); /* in any case */
-    if (!result && !error) result = cuda.cuGraphInstantiate(&graph, captured, 0);
+    if (!result && !error) result = cuda.cuGraphInstantiateWithFlags(&graph, captured, 0);
     if (captured) cuda.cuGraphDestroy(captured);
     if (!result && !error) result = cuda.cuGraphLaunch(graph, stream);
     if (!result && !error) error = wait();
