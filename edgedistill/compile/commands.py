@@ -26,13 +26,13 @@ def run_command(folder: Path, command: Sequence[str], failed: Callable[[str], En
     return done.stdout
 
 
-def answer(command: str, option: str) -> list[str]:
+def answer(*command: str, on_stderr: bool = False) -> list[str]:
     """The lines a program answers; none if it is missing, fails or hangs."""
     try:
-        done = subprocess.run([command, option], env=_ENGLISH, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, env=_ENGLISH, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return []
-    return done.stdout.strip().splitlines()
+    return (done.stderr if on_stderr else done.stdout).strip().splitlines()
 
 
 def _first_error(text: str, code: int) -> str:

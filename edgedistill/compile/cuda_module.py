@@ -79,7 +79,8 @@ def cuda_module_sources(bundle: Bundle) -> dict[str, bytes]:
     model, front_end, facts = model_inputs(bundle, "cuda")
     require_kernels_fit(model.shape.window, tuple(model.keep))
     files = kernel_files("include", "c", "cuda") | encoded(cuda_sources(model, front_end, facts))
-    return files | {"CMakeLists.txt": (asset_folder("kernels") / "CMakeLists.txt").read_bytes()}
+    cmake = asset_folder("kernels") / "CMakeLists.txt"  # builds the same without Python
+    return files | ({cmake.name: cmake.read_bytes()} if cmake.is_file() else {})
 
 
 def prepare(bundle: Bundle, target: Target, sources: dict[str, bytes]) -> None:

@@ -7,6 +7,7 @@ pin the arithmetic come last, so that nothing in a target's file can undo them.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,9 +42,10 @@ class Nvcc:
 
     @property
     def includes(self) -> tuple[str, ...]:
-        """Where cuda.h lies, for a compiler that is not nvcc; empty where it finds that by itself."""
-        folder = Path(self.command).resolve().parent.parent / "include"
-        return (f"-I{folder}",) if (folder / "cuda.h").exists() else ()
+        """Where cuda.h lies, for a compiler that is not nvcc, as nvcc tells its own; empty where it does not."""
+        told = answer(self.command, "--dryrun", "any.cu", on_stderr=True)
+        lines = (line.partition("INCLUDES=") for line in told if line.startswith("#$ INCLUDES="))
+        return tuple(option for _, _, options in lines for option in shlex.split(options))
 
     def cubin(self, folder: Path, source: str, output: str, options: Sequence[str]) -> None:
         """`source` to machine code of the chip; names relative to `folder`. EngineError with nvcc's first error."""
@@ -72,7 +74,7 @@ def find_nvcc(target: Target, chip: str) -> Nvcc:
     version = next((line.split("release ")[1].split(",")[0] for line in told if "release " in line), "")
     if command is None or not version:
         raise _missing(target.name, cuda.nvcc, command)
-    known = answer(command, "--list-gpu-code")
+    known = [line for line in answer(command, "--list-gpu-code") if line.startswith("sm_")]
     if known and chip not in known:
         raise EngineError(
             f"the nvcc of this machine does not compile for {chip}",
