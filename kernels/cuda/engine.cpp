@@ -39,6 +39,7 @@ constexpr size_t STATE_AT = TABLES_AT + up(sizeof ed_tables);
 constexpr size_t DEVICE_BYTES = STATE_AT + sizeof(ed_cuda_state);
 constexpr size_t OUT_AT = up(ED_CHANNELS * sizeof(float));
 constexpr size_t HOST_BYTES = OUT_AT + ED_OUT_FLOATS * sizeof(float);
+static_assert(sizeof IDENTITY <= OUT_AT, "an identity in the place of a bin");
 
 static_assert(sizeof ed_weights >= ed_weight_bytes && sizeof ed_tables >= ed_table_floats * sizeof(float),
               "model_NAME_weights.h is not of this version of student_layout.h");
@@ -59,27 +60,12 @@ namespace {
 
 /* ---------------------------------------------------------------- the kernel */
 
-/* Whether the kernel was compiled for the model whose weights this library holds. */
-int require_identity(ed_device *device) {
-    CUdeviceptr at = 0;
-    size_t bytes = 0;
-    char found[sizeof IDENTITY];
-    CUresult result = device->cuda.cuModuleGetGlobal(&at, &bytes, device->module, "ed_student_identity");
-    if (!result && bytes != sizeof found) return ED_ERROR_FILE;
-    if (!result) result = device->cuda.cuMemcpyDtoHAsync(found, at, sizeof found, device->stream);
-    if (!result) result = device->cuda.cuStreamSynchronize(device->stream);
-    if (result) return ed_driver_error(result);
-    return std::memcmp(found, IDENTITY, sizeof found) ? ED_ERROR_FILE : ED_OK;
-}
-
 int load_kernel(ed_device *device, const char *directory, CUfunction *kernel) {
     const ed_build_file cubin(directory, CUBIN);
     if (!cubin.is_elf()) return ED_ERROR_FILE;
     CUresult result = device->cuda.cuModuleLoadData(&device->module, cubin.bytes);
-    if (result) return ed_driver_error(result);
-    const int error = require_identity(device);
-    if (error) return error;
-    return ed_driver_error(device->cuda.cuModuleGetFunction(kernel, device->module, "ed_student_step"));
+    if (!result) result = device->cuda.cuModuleGetFunction(kernel, device->module, "ed_student_step");
+    return ed_driver_error(result);
 }
 
 /* ---------------------------------------------------------------- memory */
@@ -103,6 +89,23 @@ int allocate(ed_device *device) {
     int error = upload(device, 0, ed_weights, sizeof ed_weights);
     if (!error) error = upload(device, TABLES_AT, ed_tables, sizeof ed_tables);
     return error ? error : ed_device_reset(device);
+}
+
+/* Whether the kernels were compiled for the model whose weights this library holds: they are asked, since a symbol
+ * that is no kernel is not always found in a cubin. The answer goes where bins will lie. */
+int require_identity(ed_device *device) {
+    CUfunction identity = nullptr;
+    CUdeviceptr answer = 0;
+    void *parameters[] = {&answer};
+    CUresult result = device->cuda.cuModuleGetFunction(&identity, device->module, "ed_student_identity");
+    if (!result) result = device->cuda.cuMemHostGetDevicePointer(&answer, device->host, 0);
+    if (!result)
+        result = device->cuda.cuLaunchKernel(identity, 1, 1, 1, 1, 1, 1, 0, device->stream, parameters, nullptr);
+    const int error = wait(device, result);
+    if (error) return error;
+    const bool same = !std::memcmp(device->host, IDENTITY, sizeof IDENTITY);
+    std::memset(device->host, 0, sizeof IDENTITY);
+    return same ? ED_OK : ED_ERROR_FILE;
 }
 
 /* ---------------------------------------------------------------- the graph */
@@ -142,6 +145,7 @@ int open_within(ed_device *device, const char *directory) {
     int error = ed_driver_error(device->cuda.cuStreamCreate(&device->stream, CU_STREAM_NON_BLOCKING));
     if (!error) error = load_kernel(device, directory, &kernel);
     if (!error) error = allocate(device);
+    if (!error) error = require_identity(device);
     if (!error) error = capture(device, kernel);
     if (!error) error = launch(device); /* a bin of zeros */
     return error ? error : ed_device_reset(device);

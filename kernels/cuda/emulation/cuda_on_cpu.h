@@ -226,6 +226,12 @@ inline int launch_behind(void (*kernel)(P...), dim3 grid, dim3 block, size_t sha
     return launch_behind(kernel, grid, block, shared_bytes, arguments + 1, types<Rest...>{}, done...,
                          *static_cast<First *>(arguments[0]));
 }
+/* Bytes of each of a kernel's parameters, then 0. */
+template <class... P> struct sizes_of {
+    static constexpr unsigned values[] = {sizeof(P)..., 0};
+};
+template <class... P> sizes_of<P...> sizes_for(void (*)(P...));
+
 template <class... P>
 inline int launch_packed(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, void **arguments) {
     return launch_behind(kernel, grid, block, shared_bytes, arguments, types<P...>{});
@@ -243,8 +249,12 @@ inline int ed_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_
 /* The block's dynamic shared memory as an array of `type`. */
 #define ED_DYNAMIC_SHARED(type, name) type *const name = reinterpret_cast<type *>(ed_emulated::all.shared)
 
-/* Exports NAME_emulated, through which who has loaded the shared object launches the kernel: 0 or an error number. */
+/* Exports NAME_emulated, through which who has loaded the shared object launches the kernel: 0 or an error number; and
+ * NAME_parameters, the bytes of each parameter, then 0, for driver.cpp, which keeps them until a launch runs. */
 #define ED_EXPORT_KERNEL(name)                                                                                         \
+    extern "C" __attribute__((visibility("default"))) const unsigned *name##_parameters() {                            \
+        return decltype(ed_emulated::sizes_for(name))::values;                                                         \
+    }                                                                                                                  \
     extern "C" __attribute__((visibility("default"))) int name##_emulated(unsigned gx, unsigned gy, unsigned gz,       \
                                                                           unsigned bx, unsigned by, unsigned bz,       \
                                                                           size_t shared_bytes, void **arguments) {     \
