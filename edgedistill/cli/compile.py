@@ -15,6 +15,8 @@ from edgedistill.compile.engines import compile_bundle
 from edgedistill.runtime.c_engine import HOST
 from edgedistill.target import GPU_ENGINES, load_target
 
+NOTHING = (None, "", [])
+
 
 @click.command(
     "compile",
@@ -24,6 +26,7 @@ Examples:
   edgedistill compile decoder.edge --target aarch64      with a cross compiler
   edgedistill compile decoder.edge --target cortex-m7    for firmware: an archive, and what it takes of flash and RAM
   edgedistill compile decoder.edge --target cuda         for the NVIDIA GPU of this machine
+  edgedistill compile decoder.edge --target jetson       on a Jetson: plugin, plans, self-check, the fastest form
 
 What is made lies in the bundle, in build/NAME: the library, and its sources as a firmware project can take them.
 Nothing is compiled again that is there already. The exit code is 3 when it is too large for the target.""",
@@ -47,14 +50,14 @@ def compile_command(bundle: Path, target: str | None, chip: str | None, force: b
     """
     opened = open_bundle(bundle)
     chosen = load_target(target or _usual_target(opened))
-    with working(f"compiling for {chosen.name}"):
-        made = compile_bundle(opened, chosen, force, chip)
+    with working(f"compiling for {chosen.name}") as report:
+        made = compile_bundle(opened, chosen, force, chip, report)
     if as_json:
         print_json(_facts(made, bundle) | {"gates": [asdict(gate) for gate in made.gates]})
     else:
-        facts = _facts(made, bundle)
-        flags = {"flags": " ".join(made.record.fingerprint.flags), "notes": "; ".join(made.record.notes) or None}
-        print_facts({name: value for name, value in (facts | flags).items() if value is not None})
+        print_facts(
+            {name: value for name, value in (_facts(made, bundle) | _in_words(made)).items() if value not in NOTHING}
+        )
         print_gates(made.gates)
         if not made.compiled:
             click.echo("Nothing had to be compiled: all of it was there already.")
@@ -65,6 +68,13 @@ def compile_command(bundle: Path, target: str | None, chip: str | None, force: b
 def _usual_target(bundle: Bundle) -> str:
     manifest = bundle.manifest
     return str(manifest.get("target")) if manifest.get("engine") in GPU_ENGINES else HOST
+
+
+def _in_words(made: CompiledEngine) -> dict[str, object]:
+    """For people: what is a list or a table in JSON."""
+    needs = made.record.fingerprint
+    device = ", ".join(f"{name} {value}" for name, value in needs.device.items() if value)
+    return {"flags": " ".join(needs.flags), "device": device, "notes": "; ".join(made.record.notes)}
 
 
 def _facts(made: CompiledEngine, bundle: Path) -> dict[str, object]:
@@ -83,7 +93,7 @@ def _facts(made: CompiledEngine, bundle: Path) -> dict[str, object]:
         "flags": list(needs.flags),
         "device": needs.device or None,
         "notes": list(record.notes),
-        **{f"{name}_bytes": record.sizes.get(name) for name in ("library", "kernel", "state", "flash", "ram")},
+        **{f"{name}_bytes": record.sizes.get(name) for name in ("library", "kernel", "plan", "state", "flash", "ram")},
         "compiled": made.compiled,
         "seconds": made.seconds,
     }

@@ -162,6 +162,10 @@ def _finished_there(error: DeviceError, bundle: Bundle, target: Target) -> Devic
     """The error with the command that finishes the work; what to install goes first where the GPU is here."""
     command = f"edgedistill compile {bundle.path} --target {target.name}"
     install = error.next_step if error.next_step and "install" in error.next_step else None
-    step = f"{install}; then {command}" if install else f"{command}   (on the machine with the GPU; --chip sm_87 here)"
-    causes = (*error.causes, "this machine is not the device: the sources are prepared in the bundle, copy it there")
+    step = f"{install}; then {command}" if install else f"{command}   (on the machine with the GPU)"
+    causes = (
+        *error.causes,
+        "this machine is not the device: copy the bundle there, it holds the sources",
+        "the GPU is elsewhere and its chip is known: --chip sm_87 compiles for it here",
+    )
     return DeviceError(error.what, got=error.got, expected=error.expected, causes=causes, next_step=step)

@@ -25,7 +25,7 @@ from edgedistill.bundle import open_bundle
 from edgedistill.data.simulate import SimulationConfig
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.windows import file_sha256
-from edgedistill.errors import ConfigError, EdgeDistillError, OutputError, RecordingError
+from edgedistill.errors import ConfigError, DeviceError, EdgeDistillError, EngineError, OutputError, RecordingError
 from edgedistill.models.files import load_student, save_student
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.quantization.ranges import Ranges, read_ranges
@@ -188,6 +188,43 @@ def test_a_build_for_a_microcontroller_is_judged_on_its_memory(
     assert gates["ram_bytes"].ok
     assert "step_p99_us" not in gates  # this machine's time is not the device's
     assert list((result.bundle / "build" / "cortex-m7").glob("*.a"))
+
+
+def test_a_build_for_a_gpu_ends_well_without_one(
+    home: Folder, first: BuildResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Complete but for what the device must do: its engine, its time, and the command that sees to it."""
+
+    def find() -> None:
+        raise DeviceError("there is no CUDA driver on this machine")
+
+    monkeypatch.setattr("edgedistill.compile.gpu_chip.find_gpu", find)
+    monkeypatch.setattr("edgedistill.runtime.cuda_engine.find_gpu", find)
+    result = stages.build(options(home, tmp_path / "x.edge", target="cuda"))
+    gates = {gate.name: gate for gate in result.gates}
+    assert gates["int8_r2_drop"].ok is not None
+    assert (gates["step_p99_us"].ok, gates["step_p99_us"].value) == (None, None)
+    assert "prepared, not compiled" in str(gates["step_p99_us"].reason)
+    told = result.to_json()
+    assert told["not_compiled"] == "there is no CUDA driver on this machine"
+    assert str(told["next_step"]).startswith(f"edgedistill compile {result.bundle} --target cuda")
+    bundle = open_bundle(result.bundle)
+    assert bundle.manifest["engine"] == "cuda"
+    folder = result.bundle / "build" / "cuda"
+    assert json.loads((folder / "build.json").read_text())["manifest"] == bundle.sha256
+    assert (folder / "cuda" / "student_step.cu").is_file()
+    assert list((folder / "model").glob("*_weights.h"))
+
+
+def test_a_student_that_the_gpu_cannot_run_is_refused_before_the_training(home: Folder, tmp_path: Path) -> None:
+    preset = tmp_path / "wide.toml"
+    preset.write_text((home / "tiny.toml").read_text().replace("window = 20", "window = 3000"))
+    with pytest.raises(EngineError, match="window is too large"):
+        stages.build(options(home, tmp_path / "x.edge", target="cuda", preset=str(preset)))
+    recipe = tmp_path / "kept.toml"
+    recipe.write_text('name = "kept"\ndescription = "d"\nmethod = "minmax"\nkeep = ["embed"]\n')
+    with pytest.raises(EngineError, match="in INT8"):
+        stages.build(options(home, tmp_path / "x.edge", target="cuda", recipe=str(recipe)))
 
 
 def test_a_zip_decodes_on_onnxruntime(home: Folder, first: BuildResult, tmp_path: Path) -> None:

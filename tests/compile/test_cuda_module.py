@@ -128,7 +128,7 @@ def test_a_window_or_parts_that_the_kernels_cannot_take_are_refused() -> None:
         require_kernels_fit(2049, ())
     assert "[student]" in str(caught.value.next_step)
     with pytest.raises(EngineError, match="in INT8") as caught:
-        require_kernels_fit(200, ("layers.0.attention",))
+        require_kernels_fit(200, ("embed",))
     assert "--recipe" in str(caught.value.next_step)
 
 
