@@ -15,7 +15,7 @@
  * that are not filled are computed and masked: a cold ring costs what a full one costs.
  *
  * Roofline, edge (H 4, W 200, Dh 32): a head reads 12.8 kB of ring and 0.8 kB of bias, and does 12.8 k multiplications
- * in 3.2 k dp4a. At 64 B a clock of one multiprocessor's L2 port that is 212 clocks, and 25 of dp4a (128 a clock): the
+ * in 3.2 k dp4a. At 64 B a clock of one multiprocessor's L2 port that is 212 clocks, and 50 of dp4a (64 a clock): the
  * floor, 0.16 us at 1.3 GHz, is far below a launch, and below what nothing hides: two loads from L2 one after the other
  * (pos, then bias), three barriers and the shuffles between them, by estimate 1,000 clocks or 0.8 us. Latency counts
  * here, not bytes.
