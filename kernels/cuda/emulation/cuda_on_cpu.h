@@ -35,7 +35,7 @@
 #ifdef ED_FIBRES_ASAN
 #define __shared__ static
 #else
-#define __shared__ static __attribute__((section("ed_shared")))
+#define __shared__ static __attribute__((section("ed_shared"), used)) /* used: somebody else writes it, too */
 #endif
 
 typedef void *cudaStream_t;
@@ -227,7 +227,7 @@ inline int launch_behind(void (*kernel)(P...), dim3 grid, dim3 block, size_t sha
                          *static_cast<First *>(arguments[0]));
 }
 /* Bytes of each of a kernel's parameters, then 0. */
-template <class... P> struct sizes_of {
+template <class... P> struct ED_HIDDEN sizes_of {
     static constexpr unsigned values[] = {sizeof(P)..., 0};
 };
 template <class... P> sizes_of<P...> sizes_for(void (*)(P...));

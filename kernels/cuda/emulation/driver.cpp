@@ -10,13 +10,12 @@
  *
  * Failures on demand: ED_FAKE_CUDA=FUNCTION:N:CODE, or fake_cuda_fail(), makes the N-th call of a function from then on
  * return a code, cuMemAlloc_v2:1:2 for instance. Codes from 700 on end the context, as on a device: all later calls
- * return them until it is released. fake_cuda_alive() counts what is not freed.
+ * return them until it is released. fake_cuda_alive() counts what is not freed, fake_cuda_calls() tells what was called.
  */
 #include <cuda.h>
 #include <dlfcn.h>
 #include <elf.h>
 #include <pthread.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -75,6 +74,7 @@ struct Device {
 
     std::string fails; /* this function, at its call number `at`, with `code` */
     int at = 0, code = 0, calls = 0;
+    std::string log; /* names of functions, as they were called */
     size_t alive() const {
         return streams.size() + graphs.size() + executables.size() + modules.size() + memory.size() + pinned.size() +
                static_cast<size_t>(retained);
@@ -114,6 +114,7 @@ struct Call {
             return true;
         }();
         (void)told;
+        device.log += device.log.empty() ? name : std::string(" ") + name;
         if (device.fails == name && ++device.calls == device.at)
             refused = ended_by(static_cast<CUresult>(device.code));
         else if (needs >= INITIALIZED && !device.initialized)
@@ -189,15 +190,17 @@ size_t bytes_of_elf(const unsigned char *image) {
     return end;
 }
 
-/* A shared object of its own for every load, as every module has variables of its own. */
+/* A shared object of its own for every load, as every module has variables of its own: under a name of its own, too,
+ * since the loader takes a name that it knows for the file that it knows, even after that was closed. */
 CUresult load(const unsigned char *image, size_t bytes, CUmodule *module) {
-    const int file = memfd_create("cubin", MFD_CLOEXEC);
+    char path[] = P_tmpdir "/emulated-cubin-XXXXXX";
+    const int file = mkstemp(path);
     if (file < 0) return CUDA_ERROR_OPERATING_SYSTEM;
     const bool written = write(file, image, bytes) == static_cast<ssize_t>(bytes);
-    const std::string path = "/proc/self/fd/" + std::to_string(file);
     auto made = std::make_unique<Module>();
-    if (written && bytes) made->library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (written && bytes) made->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     close(file);
+    unlink(path);
     if (!made->library) return CUDA_ERROR_INVALID_IMAGE;
     *module = handle_of<Module, CUmodule>(device.modules, std::move(made));
     return CUDA_SUCCESS;
@@ -209,8 +212,17 @@ CUresult load(const unsigned char *image, size_t bytes, CUmodule *module) {
 
 FAKE_API void fake_cuda_fail(const char *function_call_code) { fail_at(function_call_code); }
 FAKE_API size_t fake_cuda_alive(void) { return device.alive(); }
+
+/* Since the last time it was asked. */
+FAKE_API const char *fake_cuda_calls(void) {
+    static std::string told;
+    told.swap(device.log);
+    device.log.clear();
+    return told.c_str();
+}
+
 FAKE_API unsigned fake_cuda_flags(void) { return device.flags; }
-FAKE_API size_t fake_cuda_current(void) { return current.size(); }
+FAKE_API size_t fake_cuda_current(void) { return current.size(); } /* contexts on this thread's stack */
 
 /* ---------------------------------------------------------------- what there is */
 
