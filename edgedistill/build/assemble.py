@@ -25,18 +25,21 @@ from edgedistill.build.reference import (
     require_same_function,
     require_spike_graphs,
 )
+from edgedistill.build.run import TeacherSubject
 from edgedistill.bundle import open_bundle, write_bundle
 from edgedistill.compile.built_folder import CompiledEngine
 from edgedistill.compile.engines import compile_or_prepare
-from edgedistill.config import StudentShape
+from edgedistill.config import StudentShape, load_preset
 from edgedistill.data.recording import open_recording
 from edgedistill.data.windows import SessionBins
 from edgedistill.frontend import FrontEnd, group_delay_ms
 from edgedistill.models.student import Student
 from edgedistill.quantization.deployment import deployed_weights
 from edgedistill.quantization.onnx_graph import graph_for_plugin, graph_from_integers, graph_from_student
+from edgedistill.quantization.onnx_graph.teacher_window import graph_from_teacher, timing_graph
 from edgedistill.runtime.compiled import COMPILED
-from edgedistill.subjects import bench
+from edgedistill.subjects import QUICK, bench
+from edgedistill.subjects.candidates import PUBLISHED_GRAPH, TEACHER_GRAPH
 from edgedistill.target import Gate, Target
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout, behaviour_of
@@ -64,6 +67,7 @@ class Ingredients:
     session: TrainingSession
     lfp: Subject
     spikes: Subject
+    teacher: TeacherSubject
     metrics: dict[str, float | None]
     provenance: dict[str, Any]
 
@@ -76,6 +80,7 @@ def write_decoder_bundle(made: Ingredients) -> tuple[tuple[Gate, ...], CompiledE
     facts = {"model": spike_shape.to_json(), "normalization": {"mean": mean.tolist(), "std": std.tolist()}}
     spikes["model.json"] = json.dumps(facts).encode()
     files |= {f"subjects/spike-student/{name}": data for name, data in spikes.items()}
+    files |= teacher_files(made, spike_shape.outputs)
     require_same_function(made.lfp.student, made.lfp.readout, made.session, shape, files["student.onnx"])
     files["reference.npz"] = npz(reference(made.lfp.int8.quantized.model, made.session, files))
     require_spike_graphs(made.spikes.int8.quantized.model, made.session, spikes)
@@ -84,7 +89,7 @@ def write_decoder_bundle(made: Ingredients) -> tuple[tuple[Gate, ...], CompiledE
     write_bundle(made.out, contents, files)
     first = compiled(made)
     sizes = {f"{name}_bytes": float(size) for name, size in first.record.sizes.items()} if first else {}
-    measured = bench(open_bundle(made.out))
+    measured = bench(open_bundle(made.out), QUICK)
     figures = {**measured.figures, **sizes, "int8_r2_drop": int8_r2_drop(made.metrics)}
     gates = made.target.judge(figures, measured.why)
     write_bundle(made.out, {**contents, "gates": [asdict(gate) for gate in gates]}, files)
@@ -130,6 +135,16 @@ def int8_files(int8: Int8Student) -> dict[str, bytes]:
         PLUGIN_GRAPH: graph_for_plugin(model.shape, model.tensors).SerializeToString(),
         RANGES: json.dumps(int8.ranges.to_json(), indent=1).encode(),
     }
+
+
+def teacher_files(made: Ingredients, outputs: int) -> dict[str, bytes]:
+    """The spike teacher over its window, and one of the published shape that can only be timed."""
+    teacher, session, paper = made.teacher, made.session.id, load_preset("paper")
+    weight, bias = (part.astype(np.float32) for part in (teacher.readout.weight, teacher.readout.bias))
+    trained = graph_from_teacher(teacher.model, session, teacher.window, weight, bias)
+    units = teacher.model.channels[session]
+    published = timing_graph(paper.teacher, units, paper.teacher_training.segment_bins, outputs)
+    return {TEACHER_GRAPH: trained.SerializeToString(), PUBLISHED_GRAPH: published.SerializeToString()}
 
 
 def holdout(made: Ingredients, shape: StudentShape) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from edgedistill.build.cache import Cache
@@ -18,10 +19,22 @@ from edgedistill.config import Preset
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.quantization.ranges import checkpoint_sha256
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import distill_bidirectional
+from edgedistill.training.evaluate import Readout
 from edgedistill.training.pretrain import teacher_targets, train_teacher
 from edgedistill.training.rows import ROWS, train_row
+from edgedistill.training.teacher_window import last_bin_readout
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherSubject:
+    """The spike teacher as it would have to run."""
+
+    model: PatchAutoencoder
+    readout: Readout  # of the latent of a window's last bin
+    window: int  # bins
 
 
 @dataclass
@@ -88,6 +101,20 @@ class Run:
         saved = normalizations(sessions) if row.modality == "lfp" else None
         recipe = [seen, saved, asdict(row), asdict(self.preset.student), asdict(config), self.seed]
         return load_student(self.cache.stage(label.replace("_", "-"), recipe, make))[0]
+
+    def teacher_over_its_window(self, teacher: PatchAutoencoder, session: TrainingSession) -> TeacherSubject:
+        """The teacher without a future: what it decodes if its window is run again for every bin."""
+        segment = self.preset.teacher_training.segment_bins
+        window = segment - segment % teacher.size.span
+
+        def make(folder: Path) -> None:
+            readout = last_bin_readout(teacher, session, window)
+            np.savez(folder / "readout.npz", **asdict(readout))
+
+        recipe = [contents(session, session.spikes, session.behaviour), checkpoint_sha256(teacher), window]
+        with np.load(self.cache.stage("teacher-readout", recipe, make) / "readout.npz") as kept:
+            readout = Readout(kept["weight"], kept["bias"], float(kept["penalty"]), float(kept["validation_r2"]))
+        return TeacherSubject(teacher, readout, window)
 
     def bidirectional(self, sessions: Sequence[TrainingSession], targets: dict[str, Tensor]) -> PatchAutoencoder:
         """The published shape of student, bidirectional, distilled without labels."""

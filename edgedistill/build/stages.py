@@ -109,6 +109,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
         session,
         Subject(deployed, readout, int8),
         Subject(spike_student, spike_readout, spike_int8),
+        run.teacher_over_its_window(teacher, chosen),
         metrics,
         {**run.inputs, "seed": options.seed, **mode},
     )

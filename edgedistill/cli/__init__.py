@@ -2,19 +2,33 @@
 
 The only part that prints or exits. `app` turns errors into messages and exit codes, `output` prints; the
 commands stand beside them, a module for each kind: `sessions`, `training`, `calibration`, `compile`, `decoding`,
-`machine`. Whatever takes long to import or is missing on a device (torch, pynwb, onnxruntime) is imported inside the
-commands that use it.
+`measuring`, `machine`. Whatever takes long to import or is missing on a device (torch, pynwb, onnxruntime) is
+imported inside the commands that use it.
 """
 
 from edgedistill.cli.app import main
 from edgedistill.cli.calibration import calibrate
 from edgedistill.cli.compile import compile_command
-from edgedistill.cli.decoding import bench, run
+from edgedistill.cli.decoding import run
 from edgedistill.cli.machine import doctor, targets
+from edgedistill.cli.measuring import bench, report
 from edgedistill.cli.sessions import inspect, simulate
 from edgedistill.cli.training import build, distill, pretrain
 
 __all__ = ["main"]
 
-for command in (simulate, inspect, pretrain, distill, calibrate, build, compile_command, run, bench, targets, doctor):
+for command in (
+    simulate,
+    inspect,
+    pretrain,
+    distill,
+    calibrate,
+    build,
+    compile_command,
+    run,
+    bench,
+    report,
+    targets,
+    doctor,
+):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""`run` and `bench`: decode a recording or a stream, and measure what a step costs and what it is worth."""
+"""`run`: decode a recording or a stream."""
 
 from __future__ import annotations
 
@@ -7,28 +7,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from edgedistill.bundle import open_bundle
-from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.output import (
     json_option,
-    number,
     print_facts,
-    print_gates,
     print_json,
-    print_table,
     working,
 )
 from edgedistill.runtime import ENGINES
-from edgedistill.runtime.compiled import COMPILED
 
 if TYPE_CHECKING:
     from edgedistill.runs import ByteStream, Predictions
     from edgedistill.runtime import Decoder, Output
-    from edgedistill.subjects import BenchResult
 
 STDIN = "-"
 
@@ -149,97 +142,3 @@ def _columns(predictions: Predictions) -> dict[str, object]:
         "bad_channels": predictions.bad_channels.tolist(),
         "kinematics": predictions.kinematics.tolist(),
     }
-
-
-@click.command(
-    epilog="""\b
-Examples:
-  edgedistill bench decoder.edge
-  edgedistill bench decoder.edge --data another-day.nwb --steps 20000
-
-Every step is timed alone, on one thread, and the subjects take turns, so that all of them meet the same
-machine. "empty step" is a step that does nothing: what of each figure is the machine's own noise. A step is
-the model alone: the front end's work on the raw frames is not in it. R² is measured by streaming. What this
-machine cannot measure is left empty, never estimated.""",
-)
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    metavar="FILE.nwb",
-    type=click.Path(path_type=Path),
-    help="Measure R² on this recording of the same array.  [default: the bundle's own holdout]",
-)
-@click.option("--behavior", metavar="NAME", help="The behaviour series of --data, where there are several.")
-@click.option(
-    "--steps",
-    type=click.IntRange(min=1),
-    default=2000,
-    show_default=True,
-    help="Steps to time, each subject.",
-)
-@click.option(
-    "--engine",
-    type=click.Choice(("onnxruntime-int8", *COMPILED)),
-    help="What runs lfp-student-int8.  [default: what the bundle was built for, if that is compiled here]",
-)
-@json_option
-def bench(bundle: Path, data: Path | None, behavior: str | None, steps: int, engine: str | None, as_json: bool) -> None:
-    """What a step costs on this machine, and how well the bundle decodes.
-
-    The student is compared with a student of the same size that reads spikes.
-    """
-    from edgedistill import subjects
-
-    opened = open_bundle(bundle)
-    with working("measuring"):
-        if data is None:
-            result = subjects.bench(opened, steps, engine=engine)
-        else:
-            from edgedistill.data.recording import open_recording
-
-            with open_recording(data, behavior=behavior) as recording:
-                result = subjects.bench(opened, steps, recording, engine)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        _print_bench(result)
-    if any(gate.ok is False for gate in result.gates):
-        raise click.exceptions.Exit(GATE_MISSED)
-
-
-def _print_bench(result: BenchResult) -> None:
-    def microseconds(latency: Any) -> list[str]:
-        return [f"{getattr(latency, key):.1f}" for key in ("p50", "p95", "p99", "p999", "max")]
-
-    rows = [
-        [
-            *(s.name, s.engine, s.precision, s.params, s.artifact_bytes, s.state_bytes),
-            *(*microseconds(s.latency), s.deadline_misses, s.fit.r2),
-        ]
-        for s in result.subjects
-    ]
-    rows.append(["empty step", *[""] * 5, *microseconds(result.clock), "", ""])
-    columns = (
-        "subject",
-        "engine",
-        "precision",
-        "params",
-        "bytes",
-        "state",
-        "p50 µs",
-        "p95",
-        "p99",
-        "p99.9",
-        "max",
-    )
-    first = result.subjects[0]
-    print_table(f"{first.latency.steps} steps each", (*columns, "late", "R²"), rows)
-    device = result.device
-    print_facts(
-        {f"R² of {s.name}": s.fit.source for s in result.subjects}
-        | {"late": f"steps longer than {first.deadline_us / 1e3:g} ms"}
-        | {"device": f"{device['cpu'] or device['architecture']}, {device['cores']} cores, {device['os']}"}
-        | {"load": f"{number(device['load'])} over 1, 5, 15 min; a busy machine shows in p99 and max"}
-        | {"energy": first.to_json()["energy_source"]}
-    )
-    print_gates(result.gates)

@@ -84,6 +84,19 @@ def step_times(
     return {name: taken[warmup:] for name, taken in times.items()}
 
 
+def histogram(times_ns: Times, bins: int = 48) -> dict[str, list[float]]:
+    """Counts in bins that are evenly wide on a log axis: rare slow steps lie decades away."""
+    us = np.maximum(times_ns, 1) / 1e3
+    low, high = float(us.min()), float(us.max())
+    edges = np.geomspace(low * 0.999, max(high, low * 1.001) * 1.001, bins + 1)
+    return {"edges_us": edges.tolist(), "counts": np.histogram(us, edges)[0].tolist()}
+
+
+def medians_of_parts(times_ns: Times, parts: int = 8) -> list[float]:
+    """The median (µs) of each part of a run: how far they lie apart is what a difference must exceed."""
+    return [float(np.median(part) / 1e3) for part in np.array_split(times_ns, min(parts, len(times_ns)))]
+
+
 def deadline_misses(times_ns: Times, deadline_us: float) -> int:
     """How many steps took longer than `deadline_us`."""
     return int(np.count_nonzero(times_ns > deadline_us * 1e3))

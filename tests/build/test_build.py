@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.quantization.ranges import Ranges, read_ranges
 from edgedistill.quantization.recipe import DEFAULT_RECIPE
 from edgedistill.runtime import Decoder
-from edgedistill.subjects import bench
+from edgedistill.subjects import QUICK, bench
 from edgedistill.training import baselines
 from edgedistill.training.losses import DISTILLED, DISTILLED_WITH_BEHAVIOUR, Objective
 
@@ -64,7 +63,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
         patch.setattr(baselines, "RIDGE_LAGS", (5,))
         patch.setattr(baselines, "KALMAN_LAGS", (0,))
         patch.setattr(baselines, "KALMAN_ORDERS", (1,))
-        patch.setattr(assemble, "bench", partial(bench, steps=10))
+        patch.setattr(assemble, "QUICK", replace(QUICK, steps=10))
         patch.setattr(reference, "CHECKED_BINS", 200)
         yield folder
 
@@ -99,10 +98,11 @@ def ran(result: BuildResult) -> set[str]:
 READS = {"read-sim00_day01", "read-sim00_day02", "read-sim00_day03"}
 STUDENTS = {"spike-student", "distilled", "deployed"}
 CALIBRATED = {"calibrate", "calibrate-spike-student"}
+TEACHER = {"teacher", "teacher-readout"}
 
 
 def test_a_build_makes_a_bundle_that_decodes(home: Folder, first: BuildResult) -> None:
-    assert ran(first) == READS | STUDENTS | CALIBRATED | {"teacher"}
+    assert ran(first) == READS | STUDENTS | CALIBRATED | TEACHER
     bundle = open_bundle(first.bundle)
     assert bundle.manifest["session"]["id"] == DAYS[-1]
     assert bundle.manifest["metrics"] == first.metrics
@@ -117,7 +117,7 @@ def test_a_build_makes_a_bundle_that_decodes(home: Folder, first: BuildResult) -
 
 
 def test_the_bundle_streams_what_the_build_reported(first: BuildResult) -> None:
-    subjects = {s.name: s.fit.r2 for s in bench(open_bundle(first.bundle), steps=10).subjects}
+    subjects = {s.name: s.fit.r2 for s in bench(open_bundle(first.bundle), QUICK).subjects}
     near = 2e-3  # of the INT8 graph, which is of the near class
     for subject, metric, apart in (
         ("lfp-student-fp32", "deployed_r2", 1e-3),
@@ -128,6 +128,17 @@ def test_the_bundle_streams_what_the_build_reported(first: BuildResult) -> None:
         assert expected is not None
         assert found is not None
         assert abs(found - expected) < apart, subject
+
+
+def test_the_bundle_holds_the_teacher_as_it_would_have_to_run(first: BuildResult) -> None:
+    bundle = open_bundle(first.bundle)
+    names = ("lfp-student-int8", "spike-teacher", "spike-teacher-published")
+    rows = {s.name: s for s in bench(bundle, replace(QUICK, subjects=names, steps=5)).subjects}
+    assert rows["spike-teacher"].fit.r2 is not None
+    assert rows["spike-teacher-published"].fit.r2 is None
+    assert rows["spike-teacher-published"].params > 5e6
+    assert len(bundle.read("subjects/spike-teacher-published.onnx")) < 200_000
+    assert rows["spike-teacher-published"].latency.p50 > 100 * rows["lfp-student-int8"].latency.p50
 
 
 def check_raw_frames(bundle: Path) -> None:
@@ -174,7 +185,7 @@ def test_the_c_engine_of_the_bundle_decodes_as_the_oracle_does(first: BuildResul
     for found, expected in zip(by_default.push(frames), oracle.push(frames), strict=True):
         assert (found.bin, found.end_frame, found.flags) == (expected.bin, expected.end_frame, expected.flags)
         assert (found.kinematics == expected.kinematics).all()
-    engines = {s.name: s.engine for s in bench(bundle, steps=5).subjects}
+    engines = {s.name: s.engine for s in bench(bundle, QUICK).subjects}
     assert (engines["lfp-student-int8"], engines["onnxruntime-int8"]) == ("c", "onnxruntime")
 
 
@@ -320,9 +331,9 @@ BEHAVIOUR_ALONE = {"spike-student", "deployed"}  # the distilled student sees no
     ("changes", "expected"),
     [
         ({"line_hz": 61.0}, READS | {"distilled", "deployed", "calibrate"}),
-        ({"behavior": "cursor_pos"}, READS | BEHAVIOUR_ALONE | CALIBRATED),
-        ({"session": "sim00-day01"}, CALIBRATED),
-        ({"seed": 1}, STUDENTS | CALIBRATED | {"teacher"}),
+        ({"behavior": "cursor_pos"}, READS | BEHAVIOUR_ALONE | CALIBRATED | {"teacher-readout"}),
+        ({"session": "sim00-day01"}, CALIBRATED | {"teacher-readout"}),
+        ({"seed": 1}, STUDENTS | CALIBRATED | TEACHER),
         ({"preset": "wide"}, STUDENTS | CALIBRATED),
         ({"recipe": "entropy"}, CALIBRATED),
     ],
@@ -343,7 +354,7 @@ def test_another_file_is_read_and_learned_from(home: Folder, first: BuildResult,
     for path in sorted((home / "data").iterdir())[:2]:
         (data / path.name).write_bytes(path.read_bytes())
     result = stages.build(options(home, tmp_path / "x.edge", data=(data,)))
-    assert ran(result) == STUDENTS | CALIBRATED | {"teacher"}
+    assert ran(result) == STUDENTS | CALIBRATED | TEACHER
 
 
 @pytest.mark.parametrize(("mode", "probe"), [("none", False), ("stats", False), ("tokenizer", False), ("stats", True)])
@@ -358,7 +369,7 @@ def test_another_day_for_a_given_student(
     _, facts = load_student(taught / "student")
     old_mean = facts["normalization"][DAYS[1]][0]
     assert (manifest["normalization"]["mean"] == old_mean) == (mode == "none")
-    expected, measured = result.metrics["deployed_r2"], bench(open_bundle(out), steps=10).subjects[0].fit.r2
+    expected, measured = result.metrics["deployed_r2"], bench(open_bundle(out), QUICK).subjects[0].fit.r2
     assert expected is not None
     assert measured is not None
     assert abs(measured - expected) < 1e-3

@@ -10,11 +10,11 @@ from safetensors.numpy import load
 
 from edgedistill.config import TeacherSize
 from edgedistill.errors import EngineError
-from edgedistill.peers import TorchEager, WindowTeacher, onnxruntime_dynamic_int8, parameters_of
 from edgedistill.quantization.onnx_graph.teacher_window import timing_graph
 from edgedistill.runtime.onnx_engine import OnnxEngine
+from edgedistill.subjects.peers import TorchEager, WindowTeacher, onnxruntime_dynamic_int8, parameters_of
 
-from .bundles import SHAPE, student_files
+from ..bundles import SHAPE, student_files
 
 FILES = student_files(SHAPE, seed=3)
 BINS = np.random.default_rng(0).normal(size=(40, SHAPE.channels)).astype(np.float32)

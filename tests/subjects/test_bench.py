@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
+from edgedistill.config import TeacherSize
 from edgedistill.data.recording import open_recording
 from edgedistill.data.windows import file_sha256
-from edgedistill.errors import BundleError, RecordingError
+from edgedistill.errors import BundleError, ConfigError, RecordingError
 from edgedistill.measure.machine import describe_machine
+from edgedistill.measure.report import page_from_results
 from edgedistill.measure.score import fit_of
-from edgedistill.subjects import bench, fit_on_recording, standardised
+from edgedistill.quantization.onnx_graph.teacher_window import timing_graph
+from edgedistill.subjects import QUICK, BenchOptions, bench, chosen, fit_on_recording, standardised
+from edgedistill.subjects.candidates import SUBJECTS
 
-from .bundles import CONFIG, SHAPE, SPIKE_STATISTICS, UNITS, manifest, student_files, write_test_bundle
-from .data.nwb_files import add_behaviour, add_lfp, lfp_volts, new_nwb, whole_session, write
+from ..bundles import CONFIG, SHAPE, SPIKE_STATISTICS, UNITS, manifest, student_files, write_test_bundle
+from ..data.nwb_files import add_behaviour, add_lfp, lfp_volts, new_nwb, whole_session, write
+
+QUICKLY = replace(QUICK, steps=60)
+TEACHER_SIZE = TeacherSize(
+    d=16, layers=1, heads=2, ff=16, patch=8, span=4, predictor_layers=1, predictor_d=8, mask_share=0.2
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_students_are_compared_on_the_holdout(bundle: Bundle) -> None:
-    result = bench(bundle, steps=60)
+    result = bench(bundle, QUICKLY)
     found = result.to_json()
     json.dumps(found, allow_nan=False)
     lfp, lfp_int8, spikes, spikes_int8 = found["subjects"]
@@ -51,7 +61,7 @@ def test_students_are_compared_on_the_holdout(bundle: Bundle) -> None:
 
 
 def test_sizes_follow_from_the_shape(bundle: Bundle) -> None:
-    lfp, eight, *_ = bench(bundle, steps=1).subjects
+    lfp, eight, *_ = bench(bundle, QUICKLY).subjects
     rings = 2 * SHAPE.layers * SHAPE.heads * (SHAPE.window - 1) * SHAPE.head_dim
     assert lfp.state_bytes == 4 * (rings + SHAPE.lag_rows * SHAPE.channels + 2)
     assert eight.state_bytes == rings + SHAPE.lag_rows * SHAPE.channels + 8
@@ -63,14 +73,14 @@ def test_a_bundle_without_spike_student_or_known_target_is_measured_alone(tmp_pa
     whole = write_test_bundle(tmp_path / "whole.edge")
     files = {name: whole.read(name) for name in whole.names if not name.startswith("subjects")}
     alone = write_bundle(tmp_path / "alone.zip", manifest(target="board-of-mine"), files)
-    result = bench(open_bundle(alone.path), steps=5)
+    result = bench(open_bundle(alone.path), QUICKLY)
     assert [subject.name for subject in result.subjects] == ["lfp-student-fp32", "lfp-student-int8"]
     assert (result.ratios, result.gates, result.subjects[0].deadline_us) == ({}, (), 10_000)
 
 
 def test_r2_on_another_recording(bundle: Bundle, tmp_path: Path) -> None:
     with open_recording(whole_session(tmp_path / "s2.nwb")) as recording:
-        lfp, eight, *spikes = bench(bundle, steps=5, recording=recording).subjects
+        lfp, eight, *spikes = bench(bundle, QUICKLY, recording).subjects
     for subject in (lfp, eight):
         assert subject.fit.r2 is not None
         assert subject.fit.r2 < 0.5  # random weights on noise
@@ -116,7 +126,7 @@ def test_a_bundle_that_lacks_a_part_says_which(tmp_path: Path, changes: dict, me
     files = {name: whole.read(name) for name in whole.names} | changes
     kept = {name: data for name, data in files.items() if data is not None}
     with pytest.raises(BundleError, match=message):
-        bench(write_bundle(tmp_path / "less.edge", manifest(), kept), steps=1)
+        bench(write_bundle(tmp_path / "less.edge", manifest(), kept), QUICKLY)
 
 
 def test_a_fit_needs_ten_seconds_and_outputs_that_vary() -> None:
@@ -142,3 +152,74 @@ def test_a_machine_is_described_for_json() -> None:
 def test_the_test_bundle_is_one(bundle: Bundle) -> None:
     assert student_files(SHAPE, 0)["student.onnx"] == bundle.read("student.onnx")
     assert CONFIG.channels == SHAPE.channels
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle with a teacher, and one to be timed only."""
+    small = write_test_bundle(tmp_path_factory.mktemp("whole") / "small.edge")
+    files = {name: small.read(name) for name in small.names if name != "manifest.json"}
+    graph = timing_graph(TEACHER_SIZE, UNITS, 12, 2).SerializeToString()
+    files |= {"subjects/spike-teacher.onnx": graph, "subjects/spike-teacher-published.onnx": graph}
+    return write_bundle(small.path.with_name("whole.edge"), manifest(), files)
+
+
+@pytest.fixture(scope="module")
+def full(whole: Bundle) -> dict:
+    options = BenchOptions(steps=40, closed_loop_s=0.3, energy_s=0, robustness=True, system=True)
+    found = bench(whole, options).to_json()
+    json.dumps(found, allow_nan=False)
+    return found
+
+
+def test_every_subject_is_there_or_missing_by_name(full: dict) -> None:
+    measured = {row["name"] for row in full["subjects"]}
+    assert measured | {one["name"] for one in full["absent"]} == set(SUBJECTS) - {"onnxruntime-int8"}
+    assert {"spike-teacher", "spike-teacher-published", "torch-eager", "onnxruntime-dynamic-int8"} <= measured
+
+
+def test_a_shape_that_was_never_trained_has_a_time_and_no_r2(full: dict) -> None:
+    rows = {row["name"]: row for row in full["subjects"]}
+    published = rows["spike-teacher-published"]
+    assert published["r2"] is None
+    assert "never trained" in published["r2_source"]
+    assert published["latency_us"]["p50"] > 0
+    assert rows["spike-teacher"]["r2"] is not None
+    assert full["ratios"]["spike_teacher_published_over_lfp_student_int8"] > 0
+
+
+def test_every_row_says_how_its_steps_were_spread(full: dict) -> None:
+    for row in full["subjects"]:
+        assert sum(row["histogram"]["counts"]) == row["steps"]
+        assert len(row["histogram"]["edges_us"]) == len(row["histogram"]["counts"]) + 1
+        low, high = min(row["p50_of_parts_us"]), max(row["p50_of_parts_us"])
+        assert low <= row["latency_us"]["p50"] * 1.5
+        assert high >= row["latency_us"]["p50"] / 1.5
+
+
+def test_the_closed_loop_has_an_empty_subject_beside_it(full: dict) -> None:
+    rows = [row for row in full["subjects"] if row["paced"] is not None]
+    assert rows
+    for row in rows:
+        assert row["paced"]["steps"] == 30
+        assert row["paced"]["deadline_misses"] <= 30
+    assert full["empty_paced"]["steps"] == 30
+    assert all(row["paced_source"].startswith("not measured") for row in full["subjects"] if row["paced"] is None)
+    assert full["harness"]["closed_loop"]["policy"] in ("fifo", "other")
+
+
+def test_what_a_report_draws_is_there_and_can_be_drawn(full: dict) -> None:
+    assert set(full["trace"]["decoded"]) == {"lfp-student-int8", "spike-student-int8"}
+    assert [curve["kind"] for curve in full["robustness"]] == ["lost channels", "added noise", "drift, simulated"]
+    assert [row["decoded"] for row in full["system"]["rows"]].count("implant") == 3
+    assert full["system"]["assumptions"]["lfp_rate_hz"]["value"] == 250
+    assert full["layers"][0]["name"] == "embed"
+    page = page_from_results([full], ["whole"])
+    assert "spike-teacher-published" in page
+
+
+def test_an_unknown_subject_is_answered_with_the_nearest() -> None:
+    assert chosen(()) == SUBJECTS
+    assert chosen(("torch-eager",)) == ("lfp-student-fp32", "lfp-student-int8", "torch-eager")
+    with pytest.raises(ConfigError, match="torch-eager"):
+        chosen(("torch-eagr",))
