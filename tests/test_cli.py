@@ -29,7 +29,7 @@ from .data.nwb_files import add_lfp, add_units, lfp_volts, new_nwb, whole_sessio
 README = Path(__file__).resolve().parent.parent / "README.md"
 COMMANDS = (
     *("simulate", "inspect", "pretrain", "distill", "calibrate"),
-    *("build", "compile", "run", "bench", "targets", "doctor"),
+    *("build", "compile", "run", "bench", "report", "targets", "doctor"),
 )
 
 
@@ -159,18 +159,55 @@ def test_a_stream_prints_what_the_file_of_the_same_frames_gives(bundle: Path) ->
 
 
 def test_bench_prints_every_subject_and_the_machines_own_noise(bundle: Path, session: Path) -> None:
-    found = answer("bench", bundle, "--steps", 20)
-    assert {"device", "subjects", "ratios", "clock", "gates"} == set(found)
-    text = call("bench", bundle, "--data", session, "--steps", 20)
+    found = answer("bench", bundle, "--steps", 20, "--closed-loop", 0)
+    assert set(found) == {
+        *("device", "bundle", "subjects", "absent", "ratios", "clock", "empty_paced", "gates", "harness"),
+        *("trace", "layers", "calibration", "robustness", "system", "command", "created"),
+    }
+    text = call("bench", bundle, "--data", session, "--steps", 20, "--closed-loop", 0.1, "--system")
     assert text.exit_code == 0, text.output
-    for word in ("lfp-student-fp32", "spike-student", "empty step", "not measured", "met"):
+    for word in (
+        "lfp-student-fp32",
+        "spike-student",
+        "empty step",
+        "not measured",
+        "met",
+        "emptied",
+        "radio_pj_per_bit",
+    ):
         assert word in text.output
+
+
+def test_a_bench_becomes_a_page(bundle: Path, tmp_path: Path) -> None:
+    result, page = tmp_path / "one.json", tmp_path / "deep" / "page.html"
+    quick = ("--steps", 5, "--closed-loop", 0, "--against", "spike-student-int8")
+    answer("bench", bundle, *quick, "--assume", "radio_pj_per_bit=100", "--out", result)
+    held = json.loads(result.read_text())
+    assert [row["name"] for row in held["subjects"]] == ["lfp-student-fp32", "lfp-student-int8", "spike-student-int8"]
+    assert held["system"]["assumptions"]["radio_pj_per_bit"]["source"] == "given"
+    found = answer("report", result, "--out", page)
+    assert found["bytes"] == page.stat().st_size
+    assert "spike-student-int8" in page.read_text()
+    assert [path.name for path in page.parent.iterdir()] == ["page.html"]
+
+
+def test_what_cannot_be_reported_or_measured_is_refused(bundle: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    (tmp_path / "odd.json").write_text("{}")
+    (tmp_path / "cut.json").write_text('{"device": ')
+    refused("report", tmp_path / "odd.json", "--out", page, says=("odd.json", "edgedistill bench"))
+    refused("report", tmp_path / "cut.json", "--out", page, says=("cut.json", "not a result"))
+    refused("report", tmp_path / "none.json", "--out", page, says=("none.json", "no such file"))
+    refused("bench", bundle, "--against", "torch-eagr", says=("torch-eagr", "torch-eager"))
+    refused("bench", bundle, "--assume", "radio=1", says=("radio", "radio_pj_per_bit"))
+    assert call("bench", bundle, "--assume", "radio_pj_per_bit").exit_code == 2
+    assert not page.exists()
 
 
 def test_a_missed_gate_of_a_bench_is_exit_3(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missed = (Gate("step_p99_us_max", 12.0, 10.0, False),)
     monkeypatch.setattr("edgedistill.target.Target.judge", lambda *_: missed)
-    assert answer("bench", bundle, "--steps", 2, code=3)["gates"][0]["ok"] is False
+    assert answer("bench", bundle, "--steps", 2, "--closed-loop", 0, code=3)["gates"][0]["ok"] is False
 
 
 def test_progress_goes_to_a_terminal_only_and_holds_loss_rate_and_time_left(

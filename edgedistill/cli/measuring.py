@@ -237,7 +237,7 @@ def report(results: tuple[Path, ...], out: Path, as_json: bool) -> None:
     """
     from edgedistill.measure.report import page_from_results
 
-    page = page_from_results([_read(path) for path in results], [path.stem for path in results])
+    page = page_from_results([_read(path) for path in results], [path.name for path in results])
     _write(out, page)
     if as_json:
         print_json({"out": out, "results": list(map(str, results)), "bytes": len(page.encode())})

@@ -45,9 +45,10 @@ def page_from_results(results: Sequence[Result], titles: Sequence[str]) -> str:
 def _section(result: Result, title: str) -> str:
     subjects, device = result["subjects"], result["device"]
     deadline = next((s["deadline_us"] for s in subjects if s.get("deadline_us")), None)
+    name = str((result.get("bundle") or {}).get("name") or title)
     where = device.get("board") or device.get("cpu") or "an unnamed machine"
     parts = [
-        f"<h1>{escape(title)}</h1><p class='soft'>measured on {escape(str(where))}</p>",
+        f"<h1>{escape(name)}</h1><p class='soft'>{escape(f'{title}, measured on {where}')}</p>",
         f"<p class='summary'>{escape(summary_of(result))}</p>",
         _gates(result.get("gates") or []),
         "<h2>What each costs and gives</h2>" + _subjects(subjects),
