@@ -164,18 +164,16 @@ def _few_rows(weights: Int8, lane_bytes: int) -> bytes:
     return pad(weights, columns=WARP * lane_bytes).tobytes()
 
 
-def _stacks(layer: str) -> tuple[tuple[str, ...], ...]:
+def _stacks(layer: str) -> list[tuple[str, ...]]:
     """The matrices of a layer ("layers.i."), those that are multiplied together as one, in the order of the step."""
-    return tuple(
-        tuple(layer + name for name in names)
-        for names in (("wq", "wk", "wv"), ("wo",), ("wgate",), ("wup",), ("wdown",))
-    )
+    names = (("wq", "wk", "wv"), ("wo",), ("wgate",), ("wup",), ("wdown",))
+    return [tuple(layer + name for name in together) for together in names]
 
 
 def packed_weights(model: Int8Model) -> bytes:
     """All integers of a student."""
     t = model.tensors
-    stacks = [("embed.weight",)]
+    stacks: list[tuple[str, ...]] = [("embed.weight",)]
     for i in range(model.shape.layers):
         stacks += _stacks(f"layers.{i}.")
     matrices = [np.concatenate([t[name] for name in names]) for names in stacks]

@@ -30,10 +30,10 @@
 #define ED_INSIDE __device__ __forceinline__
 
 /* i = 0 ... n - 1, dealt to the threads; n is a constant. */
-#define ED_EACH(i, n)                                        \
+#define ED_EACH(t, i, n)                                     \
     ED_UNROLL_ALL                                            \
     for (int i##_at = 0; i##_at < (n); i##_at += ED_THREADS) \
-        if (const int i = i##_at + (int)threadIdx.x; i < (n))
+        if (const int i = i##_at + (int)(t).thread; i < (n))
 
 #ifdef ED_TRACE /* tests, in emulation: the caller's; layer -1: of none */
 extern "C" void ed_trace(const char *name, int layer, const void *data, size_t bytes);
@@ -43,8 +43,6 @@ extern "C" void ed_trace(const char *name, int layer, const void *data, size_t b
 #endif
 
 namespace {
-
-#define ED_DEAD_SCORE (-1e30f) /* of a slot that is not seen: its exponential rounds to 0 */
 
 /* ---------------------------------------------------------------- who does what in attention */
 
@@ -83,47 +81,76 @@ constexpr int down_at = up_at + ed_gate::bytes;
 
 /* ---------------------------------------------------------------- loads */
 
-/* Loads that are issued where they stand: compilers would move them to where their result is used. */
+/* Loads that are issued where they stand: compilers would move them to where their result is used. What is not `wanted`
+ * is left as it is, or undefined. Weights and tables do not change; rings and bins do, from step to step. */
 #ifdef ED_EMULATED
-ED_INSIDE void load_weights(uint4 &into, const void *from, bool wanted) {
-    if (wanted) into = *(const uint4 *)from;
+template <class T>
+ED_INSIDE void load_constant(T &into, const void *from, bool wanted = true) {
+    if (wanted) into = *(const T *)from;
 }
-ED_INSIDE void load_ring(uint4 &into, const void *from, bool wanted) { load_weights(into, from, wanted); }
-ED_INSIDE float load_float(const float *from) { return *from; }
-ED_INSIDE int load_int(const void *from) { return *(const int *)from; }
+template <class T>
+ED_INSIDE void load_state(T &into, const void *from, bool wanted = true) {
+    load_constant(into, from, wanted);
+}
 #else
-#define ED_LOAD_IF(kind)                                                            \
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.u32 p, %5, 0;\n\t@p ld.global" kind \
-                 ".v4.u32 {%0, %1, %2, %3}, [%4];\n\t}"                             \
+#define ED_LOAD(kind, result) asm volatile("ld.global" kind " %0, [%1];" : result(into) : "l"(from))
+ED_INSIDE void load_constant(float &into, const void *from) { ED_LOAD(".nc.f32", "=f"); }
+ED_INSIDE void load_constant(int &into, const void *from) { ED_LOAD(".nc.s32", "=r"); }
+ED_INSIDE void load_state(float &into, const void *from) { ED_LOAD(".f32", "=f"); }
+
+/* "+": into the very registers, after their last use; otherwise all loads would come first, in registers of their own.
+ */
+#define ED_LOAD_16(kind)                                                            \
+    asm volatile("ld.global" kind ".L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" \
                  : "+r"(into.x), "+r"(into.y), "+r"(into.z), "+r"(into.w)           \
-                 : "l"(from), "r"((unsigned)wanted))
-ED_INSIDE void load_weights(uint4 &into, const void *from, bool wanted) { ED_LOAD_IF(".nc.L1::no_allocate"); }
-ED_INSIDE void load_ring(uint4 &into, const void *from, bool wanted) { ED_LOAD_IF(".L1::no_allocate"); }
-ED_INSIDE float load_float(const float *from) {
-    float value;
-    asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(from));
-    return value;
-}
-ED_INSIDE int load_int(const void *from) {
-    int value;
-    asm volatile("ld.global.nc.s32 %0, [%1];" : "=r"(value) : "l"(from));
-    return value;
-}
+                 : "l"(from))
+#define ED_LOAD_16_IF(kind)                                               \
+    asm volatile("{.reg .pred p; setp.ne.u32 p, %4, 0; @p ld.global" kind \
+                 ".L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%5];}"       \
+                 : "+r"(into.x), "+r"(into.y), "+r"(into.z), "+r"(into.w) \
+                 : "r"((unsigned)wanted), "l"(from))
+ED_INSIDE void load_constant(uint4 &into, const void *from) { ED_LOAD_16(".nc"); }
+ED_INSIDE void load_constant(uint4 &into, const void *from, bool wanted) { ED_LOAD_16_IF(".nc"); }
+ED_INSIDE void load_state(uint4 &into, const void *from) { ED_LOAD_16(""); }
+ED_INSIDE void load_state(uint4 &into, const void *from, bool wanted) { ED_LOAD_16_IF(""); }
 #endif
 
 /* ---------------------------------------------------------------- a thread's place */
 
-ED_INSIDE int lane_of() { return (int)(threadIdx.x % 32); }
-ED_INSIDE int warp_of() { return (int)(threadIdx.x / 32); }
+/* Who a thread is. What follows from it is computed anew in each layer: kept over all layers, it would take more
+ * registers than there are. */
+struct place {
+    unsigned thread;
 
-/* Of the head among those of a round, and of the slot among those of a round: this thread's. */
-ED_INSIDE int head_of() { return (int)(threadIdx.x / (head_warps * 32)); }
-ED_INSIDE int slot_of() { return (int)(threadIdx.x % (head_warps * 32)); }
+    ED_INSIDE void forget() {
+#ifndef ED_EMULATED
+        asm volatile("" : "+r"(thread)); /* for all that the compiler knows, another one */
+#endif
+    }
+    ED_INSIDE int lane() const { return (int)(thread % 32); }
+    ED_INSIDE int warp() const { return (int)(thread / 32); }
+    /* Of M's row, among the threads that share it; and the thread's i-th own row, -1 if there is none. */
+    template <class M>
+    ED_INSIDE int in_row() const {
+        return (int)(thread % M::threads);
+    }
+    template <class M>
+    ED_INSIDE int own_row(int i) const {
+        return M::own_row((int)thread, i);
+    }
+    /* In attention: its head among those of a round, its slot among those of a round, whether there is such a head. */
+    ED_INSIDE int head() const { return (int)(thread / (head_warps * 32)); }
+    ED_INSIDE int slot() const { return (int)(thread % (head_warps * 32)); }
+    ED_INSIDE bool has_head(int round) const {
+        return (ED_WARPS % head_warps == 0 || head() < heads_at_once) &&
+               ((round + 1) * heads_at_once <= ED_HEADS || round * heads_at_once + head() < ED_HEADS);
+    }
+};
 
 /* Sums over the T threads of a row, all rows at once (student_layout.h): own[i] is then the sum of the thread's i-th
  * own row. Destroys acc. */
 template <class M>
-ED_INSIDE void gather(int (&acc)[M::groups], int (&own)[M::own]) {
+ED_INSIDE void gather(const place &t, int (&acc)[M::groups], int (&own)[M::own]) {
     int left = M::groups;
     ED_UNROLL_ALL
     for (int bit = M::threads / 2; bit; bit /= 2) {
@@ -132,7 +159,7 @@ ED_INSIDE void gather(int (&acc)[M::groups], int (&own)[M::own]) {
         ED_UNROLL_ALL
         for (int i = 0; i < left; i++) acc[i] += __shfl_xor_sync(0xffffffffu, acc[given + i], bit);
     }
-    const int first = (int)(threadIdx.x % M::threads_left);
+    const int first = (int)(t.thread % M::threads_left);
     ED_UNROLL_ALL
     for (int i = 0; i < M::own; i++) {
         own[i] = acc[i * M::threads_left];
@@ -142,24 +169,19 @@ ED_INSIDE void gather(int (&acc)[M::groups], int (&own)[M::own]) {
     }
 }
 
-/* Whether this thread has a head in a round. */
-ED_INSIDE bool has_head(int round) {
-    return (ED_WARPS % head_warps == 0 || head_of() < heads_at_once) &&
-           ((round + 1) * heads_at_once <= ED_HEADS || round * heads_at_once + head_of() < ED_HEADS);
-}
-
 /* ---------------------------------------------------------------- the stream */
 
 struct stream {
+    place t;
     uint4 held[ahead];
     const int8_t *embedding, *weights, *keys, *values; /* of this layer, at this thread's place */
     bool last;                                         /* this layer is the last */
 
-    ED_INSIDE stream(const int8_t *all, const ed_cuda_state *state) : last(false) {
-        embedding = all + threadIdx.x * ED_CHUNK;
+    ED_INSIDE stream(const place &whose, const int8_t *all, const ed_cuda_state *state) : t(whose), last(false) {
+        embedding = all + t.thread * ED_CHUNK;
         weights = embedding + ed_embedding::bytes;
-        keys = state->keys[0] + ed_key_at(head_of(), slot_of(), 0);
-        values = state->values[0] + threadIdx.x * ED_CHUNK;
+        keys = state->keys[0] + ed_key_at(t.head(), t.slot(), 0);
+        values = state->values[0] + t.thread * ED_CHUNK;
         ED_UNROLL_ALL
         for (int i = 0; i < ahead; i++) held[i] = make_uint4(0, 0, 0, 0);
         ED_UNROLL_ALL
@@ -168,7 +190,7 @@ struct stream {
 
     /* The next 16 bytes. `pass` counts from the start of this layer; the embedding's are negative. */
     ED_INSIDE uint4 take(int pass) {
-        const uint4 oldest = held[place(pass)];
+        const uint4 oldest = held[position(pass)];
         fetch(pass + ahead);
         return oldest;
     }
@@ -182,51 +204,64 @@ struct stream {
     }
 
    private:
-    static ED_EITHER int place(int pass) { return (pass + ed_ceil(ed_embedding::passes, ahead) * ahead) % ahead; }
+    static ED_EITHER int position(int pass) { return (pass + ed_ceil(ed_embedding::passes, ahead) * ahead) % ahead; }
 
     ED_INSIDE void fetch(int pass) {
-        const int next = pass >= layer_passes;
-        const int at = pass - next * layer_passes;
-        const bool wanted = !(next && last);
-        uint4 &into = held[place(pass)];
-        if (at < 0)
-            fetch_matrix<ed_embedding>(into, embedding, at + ed_embedding::passes, true);
-        else if (at < keys_pass)
-            fetch_matrix<ed_qkv>(into, weights + next * ed_layer_bytes, at - qkv_pass, wanted);
-        else if (at < values_pass)
-            fetch_keys(into, keys + next * ed_keys_bytes, at - keys_pass, wanted);
-        else if (at < out_pass)
-            fetch_values(into, values + next * ed_values::bytes, at - values_pass, wanted);
-        else if (at < gate_pass)
-            fetch_matrix<ed_out>(into, weights + next * ed_layer_bytes + out_at, at - out_pass, wanted);
-        else if (at < up_pass)
-            fetch_matrix<ed_gate>(into, weights + next * ed_layer_bytes + gate_at, at - gate_pass, wanted);
-        else if (at < down_pass)
-            fetch_matrix<ed_gate>(into, weights + next * ed_layer_bytes + up_at, at - up_pass, wanted);
-        else if (at < used_passes)
-            fetch_matrix<ed_down>(into, weights + next * ed_layer_bytes + down_at, at - down_pass, wanted);
+        uint4 &into = held[position(pass)];
+        if (pass < 0)
+            fetch_matrix<ed_embedding>(into, embedding, pass + ed_embedding::passes, true, true);
+        else
+            fetch_in_layer(into, pass % layer_passes, pass / layer_passes);
+    }
+
+    /* `next` is 1 for those of the next layer, if there is one. */
+    ED_INSIDE void fetch_in_layer(uint4 &into, int pass, int next) {
+        const int8_t *from = weights + next * ed_layer_bytes;
+        const bool always = !next, wanted = always || !last;
+        if (pass < keys_pass)
+            fetch_matrix<ed_qkv>(into, from, pass - qkv_pass, always, wanted);
+        else if (pass < values_pass)
+            fetch_keys(into, keys + next * ed_keys_bytes, pass - keys_pass, always, wanted);
+        else if (pass < out_pass)
+            fetch_values(into, values + next * ed_values::bytes, pass - values_pass, always, wanted);
+        else if (pass < gate_pass)
+            fetch_matrix<ed_out>(into, from + out_at, pass - out_pass, always, wanted);
+        else if (pass < up_pass)
+            fetch_matrix<ed_gate>(into, from + gate_at, pass - gate_pass, always, wanted);
+        else if (pass < down_pass)
+            fetch_matrix<ed_gate>(into, from + up_at, pass - up_pass, always, wanted);
+        else if (pass < used_passes)
+            fetch_matrix<ed_down>(into, from + down_at, pass - down_pass, always, wanted);
     }
 
     template <class M>
-    ED_INSIDE static void fetch_matrix(uint4 &into, const int8_t *from, int pass, bool wanted) {
-        const bool active = M::active == ED_THREADS || threadIdx.x < M::active;
-        load_weights(into, from + pass * M::active * ED_CHUNK, active && wanted);
+    ED_INSIDE void fetch_matrix(uint4 &into, const int8_t *from, int pass, bool always, bool wanted) {
+        from += pass * M::active * ED_CHUNK;
+        if (always && M::active == ED_THREADS)
+            load_constant(into, from);
+        else
+            load_constant(into, from, wanted && t.thread < M::active);
     }
 
-    ED_INSIDE static void fetch_keys(uint4 &into, const int8_t *from, int pass, bool wanted) {
-        const int part = pass % ed_key_parts, round = pass / ed_key_parts;
-        const int hr = round / slot_rounds, slot = round % slot_rounds * slots_at_once;
-        const bool has_slot = slot + slots_at_once <= ED_WINDOW || slot + slot_of() < ED_WINDOW;
-        load_ring(into, from + ed_key_at(hr * heads_at_once, slot, part * ED_CHUNK),
-                  has_head(hr) && has_slot && wanted);
+    ED_INSIDE void fetch_keys(uint4 &into, const int8_t *from, int pass, bool always, bool wanted) {
+        const int part = pass % ed_key_parts, hr = pass / ed_key_parts / slot_rounds;
+        const int slot = pass / ed_key_parts % slot_rounds * slots_at_once;
+        from += ed_key_at(hr * heads_at_once, slot, part * ED_CHUNK);
+        if (always && ED_WARPS % head_warps == 0 && (hr + 1) * heads_at_once <= ED_HEADS &&
+            slot + slots_at_once <= ED_WINDOW)
+            load_state(into, from);
+        else
+            load_state(into, from, wanted && t.has_head(hr) && slot + t.slot() < ED_WINDOW);
     }
 
-    ED_INSIDE static void fetch_values(uint4 &into, const int8_t *from, int pass, bool wanted) {
+    ED_INSIDE void fetch_values(uint4 &into, const int8_t *from, int pass, bool always, bool wanted) {
         using M = ed_values;
         const int chunk = pass / M::groups * M::threads;
-        const bool active = (M::active == ED_THREADS || threadIdx.x < M::active) &&
-                            (chunk + M::threads <= M::chunks || chunk + (int)(threadIdx.x % M::threads) < M::chunks);
-        load_ring(into, from + pass * M::active * ED_CHUNK, active && wanted);
+        from += pass * M::active * ED_CHUNK;
+        if (always && M::active == ED_THREADS && chunk + M::threads <= M::chunks)
+            load_state(into, from);
+        else
+            load_state(into, from, wanted && t.thread < M::active && chunk + t.in_row<M>() < M::chunks);
     }
 };
 
@@ -238,8 +273,8 @@ struct shared_memory {
     alignas(16) int8_t recent[ed_lag_rounds * 32 * ED_CHUNK > ED_BIN_ROWS *ED_CHANNELS
                                   ? ed_lag_rounds * 32 * ED_CHUNK
                                   : ED_BIN_ROWS *ED_CHANNELS]; /* bins, newest first */
-    alignas(16) int8_t qkv[3][ED_HEADS * ED_DHP];
-    alignas(16) int8_t p[ED_HEADS][ed_values::padded]; /* by slot; the new bin's stands in p_new */
+    alignas(16) int8_t qkv[3][ED_HEADS * ED_DHP];              /* heads padded with zeros */
+    alignas(16) int8_t p[ED_HEADS][ed_values::padded];         /* by slot; the new bin's stands in p_new */
     alignas(16) int8_t context[ed_out::padded];
     alignas(16) int8_t hidden[ed_down::padded];
     int p_new[ED_HEADS];
@@ -270,38 +305,15 @@ ED_INSIDE void multiply(stream &s, int pass, F chunk, int (&own)[M::own]) {
         ED_UNROLL_ALL
         for (int g = 0; g < M::groups; g++) acc[g] = dot(s.take(pass + r * M::groups + g), a, acc[g]);
     }
-    gather<M>(acc, own);
+    gather<M>(s.t, acc, own);
 }
 
 /* The same for a vector in shared memory. */
 template <class M>
 ED_INSIDE void multiply_shared(stream &s, int pass, const int8_t *a, int (&own)[M::own]) {
-    const int t = (int)(threadIdx.x % M::threads);
-    multiply<M>(
-        s, pass, [&](int r) { return chunk_at(a, r * M::threads + t); }, own);
-}
-
-/* ---------------------------------------------------------------- sums over a warp */
-
-ED_INSIDE int warp_sum(int value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    return __reduce_add_sync(0xffffffffu, value);
-#else
-    for (int bit = 16; bit; bit /= 2) value += __shfl_xor_sync(0xffffffffu, value, bit);
-    return value;
-#endif
-}
-
-/* Of finite values. Bits as an integer have the order of floats once those of negative ones are turned round. */
-ED_INSIDE float warp_max(float value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    int bits = __float_as_int(value);
-    bits = __reduce_max_sync(0xffffffffu, bits ^ ((bits >> 31) & 0x7fffffff));
-    return __int_as_float(bits ^ ((bits >> 31) & 0x7fffffff));
-#else
-    for (int bit = 16; bit; bit /= 2) value = ed_larger(value, __shfl_xor_sync(0xffffffffu, value, bit));
-    return value;
-#endif
+    const int in_row = s.t.template in_row<M>();
+    const auto chunk = [&](int r) { return chunk_at(a, r * M::threads + in_row); };
+    multiply<M>(s, pass, chunk, own);
 }
 
 /* ---------------------------------------------------------------- norm */
@@ -309,41 +321,40 @@ ED_INSIDE float warp_max(float value) {
 constexpr int vector_words = ED_DP / 4; /* of 4 integers; lane l has words l, l + 32, ... */
 
 /* 1 / root mean square of x: lane i mod 16 adds its values in order, then lanes 8, 4, 2, 1 apart are added. */
-ED_INSIDE float norm_factor(const float *x) {
-    const int own = lane_of() % 16;
+ED_INSIDE float norm_factor(const place &t, const float *x) {
+    const int own = t.lane() % 16;
     float sum = x[own] * x[own];
     ED_UNROLL_ALL
     for (int i = 16; i < ED_DP; i += 16) sum = sum + x[i + own] * x[i + own];
-    ED_UNROLL_ALL
-    for (int bit = 8; bit; bit /= 2) sum = sum + __shfl_xor_sync(0xffffffffu, sum, bit);
-    return 1.0f / sqrtf(sum / (float)ED_D + ED_RMS_EPSILON);
+    return 1.0f / sqrtf(ed_fold_lanes(sum) / (float)ED_D + ED_RMS_EPSILON);
 }
 
 ED_INSIDE int packed(int a, int b, int c, int d) {
     return (a & 255) | (b & 255) << 8 | (c & 255) << 16 | (int)((unsigned)d << 24);
 }
 
-/* quantize(norm(x)), in words. */
-ED_INSIDE void norm_words(const float *x, float inv_scale, int (&words)[ed_word_rounds]) {
-    const float factor = norm_factor(x);
+/* quantize(norm(x)), in words; returns the factor. */
+ED_INSIDE float norm_words(const place &t, const float *x, float inv_scale, int (&words)[ed_word_rounds]) {
+    const float factor = norm_factor(t, x);
     ED_UNROLL_ALL
     for (int j = 0; j < ed_word_rounds; j++) {
-        const int word = j * 32 + lane_of();
+        const int word = j * 32 + t.lane();
         const bool there = (j + 1) * 32 <= vector_words || word < vector_words;
         const float4 v = ((const float4 *)x)[there ? word : 0];
         words[j] = packed(ed_quantize(v.x * factor, inv_scale), ed_quantize(v.y * factor, inv_scale),
                           ed_quantize(v.z * factor, inv_scale), ed_quantize(v.w * factor, inv_scale));
         words[j] = there ? words[j] : 0;
     }
+    return factor;
 }
 
 /* The same for a vector that the lanes hold as words. T divides 8, so that the words of a round of chunks are the same
  * ones of all lanes. */
 template <class M>
 ED_INSIDE void multiply_words(stream &s, int pass, const int (&words)[ed_word_rounds], int (&own)[M::own]) {
-    const int t = (int)(threadIdx.x % M::threads);
+    const int in_row = s.t.template in_row<M>();
     const auto chunk = [&](int r) {
-        const int word = words[r * M::threads / 8], lane = (r * M::threads % 8 + t) * 4;
+        const int word = words[r * M::threads / 8], lane = (r * M::threads % 8 + in_row) * 4;
         return make_uint4(
             (unsigned)__shfl_sync(0xffffffffu, word, lane), (unsigned)__shfl_sync(0xffffffffu, word, lane + 1),
             (unsigned)__shfl_sync(0xffffffffu, word, lane + 2), (unsigned)__shfl_sync(0xffffffffu, word, lane + 3));
@@ -355,7 +366,7 @@ ED_INSIDE void multiply_words(stream &s, int pass, const int (&words)[ed_word_ro
 ED_INSIDE void trace_words(const char *name, int layer, const int (&words)[ed_word_rounds]) {
     static int all[ed_word_rounds * 32];
     for (int j = 0; j < ed_word_rounds; j++)
-        if (warp_of() == 0) all[j * 32 + lane_of()] = words[j];
+        if (threadIdx.x < 32) all[j * 32 + (int)threadIdx.x] = words[j];
     __syncthreads();
     ED_SEEN(name, layer, all, ED_D);
     __syncthreads();
@@ -373,73 +384,61 @@ ED_INSIDE void trace_heads(const char *name, int layer, const int8_t *padded) {
 
 /* ---------------------------------------------------------------- a layer */
 
-/* A thread's part of a table. */
+/* A thread's part of a table: loaded when a stage begins, used at its end, since it comes from as far as the weights.
+ */
 template <class M>
 struct by_thread {
     float of[M::own];
-    ED_INSIDE void load(const float *table) {
+    ED_INSIDE by_thread(const place &t, const float *table) {
         ED_UNROLL_ALL
-        for (int i = 0; i < M::own; i++) of[i] = load_float(table + i * ED_THREADS + threadIdx.x);
+        for (int i = 0; i < M::own; i++) load_constant(of[i], table + i * ED_THREADS + t.thread);
     }
 };
 
-/* What a thread needs of a layer's tables: loaded when the layer begins, since it comes from as far as the weights. */
-struct layer_floats {
-    by_thread<ed_qkv> qkv;
-    by_thread<ed_out> out;
-    by_thread<ed_gate> gate, up;
-    by_thread<ed_down> down;
-    float bias[head_rounds][slot_rounds]; /* by age, of this thread's slots */
-
-    ED_INSIDE layer_floats(const float *table, int slot) {
-        qkv.load(table + ed_qkv_m_at);
-        load_bias(table + ed_age_bias_at, slot);
-        out.load(table + ed_out_m_at);
-        gate.load(table + ed_gate_m_at);
-        up.load(table + ed_up_m_at);
-        down.load(table + ed_down_m_at);
-    }
-
-    /* A table's row holds ages so that from ED_WINDOW - 1 - slot on they lie by slot. */
-    ED_INSIDE void load_bias(const float *table, int slot) {
-        const float *row =
-            table + (head_of() < ED_HEADS ? head_of() : 0) * ED_BIAS_ROW + slot_of() + ED_WINDOW - 1 - slot;
+/* Biases by age, of a thread's slots: a table's row holds ages so that from ED_WINDOW - 1 - slot on they lie by slot.
+ */
+struct age_biases {
+    float of[head_rounds][slot_rounds];
+    ED_INSIDE age_biases(const place &t, const float *table, int slot) {
+        const float *row = table + (t.head() < ED_HEADS ? t.head() : 0) * ED_BIAS_ROW + t.slot() + ED_WINDOW - 1 - slot;
         ED_UNROLL_ALL
-        for (int hr = 0; hr < head_rounds; hr++) ED_UNROLL_ALL
-        for (int sr = 0; sr < slot_rounds; sr++) {
-            const bool there = (hr + 1) * heads_at_once <= ED_HEADS || hr * heads_at_once + head_of() < ED_HEADS;
-            bias[hr][sr] = load_float(row + (there ? hr * heads_at_once * ED_BIAS_ROW : 0) + sr * slots_at_once);
+        for (int hr = 0; hr < head_rounds; hr++) {
+            const bool there = (hr + 1) * heads_at_once <= ED_HEADS || hr * heads_at_once + t.head() < ED_HEADS;
+            ED_UNROLL_ALL
+            for (int sr = 0; sr < slot_rounds; sr++)
+                load_constant(of[hr][sr], row + (there ? hr * heads_at_once * ED_BIAS_ROW : 0) + sr * slots_at_once);
         }
     }
 };
 
 /* q, k and v of the new bin. */
-ED_INSIDE void project(stream &s, shared_memory &m, int layer, const layer_floats &floats) {
+ED_INSIDE void project(stream &s, shared_memory &m, int layer, const float *table) {
+    const by_thread<ed_qkv> multiplier(s.t, table + ed_qkv_m_at);
     int words[ed_word_rounds], sum[ed_qkv::own];
-    norm_words(m.x, m.scalars[layer][ED_ATTN_INV], words);
+    norm_words(s.t, m.x, m.scalars[layer][ED_ATTN_INV], words);
     trace_words("attn", layer, words);
     multiply_words<ed_qkv>(s, qkv_pass, words, sum);
     ED_UNROLL_ALL
     for (int i = 0; i < ed_qkv::own; i++) {
-        const int row = ed_qkv::own_row((int)threadIdx.x, i);
+        const int row = s.t.own_row<ed_qkv>(i);
         if (row < 0) continue;
         const int part = row / ED_D, at = row % ED_D;
-        const float y = (float)sum[i] * floats.qkv.of[i];
+        const float y = (float)sum[i] * multiplier.of[i];
         m.qkv[part][at / ED_DH * ED_DHP + at % ED_DH] = (int8_t)ed_quantize(y, m.scalars[layer][ED_Q_INV + part]);
     }
 }
 
 /* score[hr][sr] of this thread's slots; the highest of each warp goes to shared memory. */
-ED_INSIDE void score_slots(stream &s, shared_memory &m, int layer, const layer_floats &floats, int slot, int live,
+ED_INSIDE void score_slots(stream &s, shared_memory &m, int layer, const age_biases &bias, int slot, int live,
                            float (&score)[head_rounds][slot_rounds]) {
     const float scale = m.scalars[layer][ED_SCORE_SCALE];
     ED_UNROLL_ALL
     for (int hr = 0; hr < head_rounds; hr++) {
-        const int wanted = hr * heads_at_once + head_of(), head = wanted < ED_HEADS ? wanted : 0;
-        float high = ED_DEAD_SCORE;
+        const int wanted = hr * heads_at_once + s.t.head(), head = wanted < ED_HEADS ? wanted : 0;
+        float high = ED_DEAD;
         ED_UNROLL_ALL
         for (int sr = 0; sr < slot_rounds; sr++) {
-            const int own = sr * slots_at_once + slot_of();
+            const int own = sr * slots_at_once + s.t.slot();
             int acc = 0, age = slot - own;
             ED_UNROLL_ALL
             for (int part = 0; part < ed_key_parts; part++) {
@@ -448,37 +447,37 @@ ED_INSIDE void score_slots(stream &s, shared_memory &m, int layer, const layer_f
                 acc = dot(key, chunk_at(m.qkv[0], head * ed_key_parts + part), acc);
             }
             age += age < 0 ? ED_WINDOW : 0;
-            const float value = (float)acc * scale + floats.bias[hr][sr];
-            score[hr][sr] = own < ED_WINDOW && age <= live ? value : ED_DEAD_SCORE;
+            const float value = (float)acc * scale + bias.of[hr][sr];
+            score[hr][sr] = own < ED_WINDOW && age <= live ? value : ED_DEAD;
             high = ed_larger(high, score[hr][sr]);
         }
-        high = warp_max(high);
-        if (lane_of() == 0) m.highest[hr * ED_WARPS + warp_of()] = high;
+        high = ed_warp_max(high);
+        if (s.t.lane() == 0) m.highest[hr * ED_WARPS + s.t.warp()] = high;
     }
 }
 
 /* p = rint(127 exp(score - highest)) of this thread's slots, and the sum of each warp. */
-ED_INSIDE void weigh_slots(shared_memory &m, int slot, const float (&score)[head_rounds][slot_rounds]) {
-    const int first = head_of() * head_warps; /* warp of this head */
+ED_INSIDE void weigh_slots(const place &t, shared_memory &m, int slot, const float (&score)[head_rounds][slot_rounds]) {
+    const int first = (t.head() < heads_at_once ? t.head() : 0) * head_warps; /* warp of this head */
     ED_UNROLL_ALL
     for (int hr = 0; hr < head_rounds; hr++) {
-        const int head = hr * heads_at_once + head_of();
+        const int head = hr * heads_at_once + t.head();
         float high = m.highest[hr * ED_WARPS + first];
         ED_UNROLL_ALL
         for (int i = 1; i < head_warps; i++) high = ed_larger(high, m.highest[hr * ED_WARPS + first + i]);
         int total = 0;
         ED_UNROLL_ALL
         for (int sr = 0; sr < slot_rounds; sr++) {
-            const int own = sr * slots_at_once + slot_of();
-            const int weight = ed_rint(127.0f * ed_exp(score[hr][sr] - high));
+            const int own = sr * slots_at_once + t.slot();
+            const int weight = t.has_head(hr) ? ed_rint(ED_LEVELS * ed_exp(score[hr][sr] - high)) : 0;
             total += weight;
-            if (own < ED_WINDOW && has_head(hr)) {
+            if (own < ED_WINDOW && t.has_head(hr)) {
                 m.p[head][own] = (int8_t)(own == slot ? 0 : weight);
                 if (own == slot) m.p_new[head] = weight;
             }
         }
-        total = warp_sum(total);
-        if (lane_of() == 0) m.total[hr * ED_WARPS + warp_of()] = total;
+        total = ed_warp_sum(total);
+        if (t.lane() == 0) m.total[hr * ED_WARPS + t.warp()] = total;
     }
 }
 
@@ -486,21 +485,21 @@ ED_INSIDE void weigh_slots(shared_memory &m, int slot, const float (&score)[head
 ED_INSIDE void mix_values(stream &s, shared_memory &m, int layer) {
     using M = ed_values;
     int acc[M::groups] = {}, sum[M::own];
-    const int first = (int)(threadIdx.x / M::threads) * M::groups, t = (int)(threadIdx.x % M::threads);
+    const int in_row = s.t.template in_row<M>(), first = (int)(s.t.thread / M::threads) * M::groups;
     ED_UNROLL_ALL
     for (int r = 0; r < M::rounds; r++) {
         ED_UNROLL_ALL
         for (int g = 0; g < M::groups; g++) {
-            const int row = first + (ED_DH % M::groups ? M::turned(g, t) : 0); /* or all rows are of one head */
+            const int row = first + (ED_DH % M::groups ? M::turned(g, in_row) : 0); /* or all rows are of one head */
             const int head = row < ED_D ? row / ED_DH : 0;
-            acc[g] = dot(s.take(values_pass + r * M::groups + g), chunk_at(m.p[head], r * M::threads + t), acc[g]);
+            acc[g] = dot(s.take(values_pass + r * M::groups + g), chunk_at(m.p[head], r * M::threads + in_row), acc[g]);
         }
     }
-    gather<M>(acc, sum);
+    gather<M>(s.t, acc, sum);
     const float scale = m.scalars[layer][ED_V_SCALE], inv_scale = m.scalars[layer][ED_CONTEXT_INV];
     ED_UNROLL_ALL
     for (int i = 0; i < M::own; i++) {
-        const int row = M::own_row((int)threadIdx.x, i);
+        const int row = s.t.template own_row<M>(i);
         if (row < 0) continue;
         const int head = row / ED_DH, at = head * ED_DHP + row % ED_DH;
         const int *totals = m.total + head / heads_at_once * ED_WARPS + head % heads_at_once * head_warps;
@@ -513,9 +512,9 @@ ED_INSIDE void mix_values(stream &s, shared_memory &m, int layer) {
 }
 
 /* Keys and values of the new bin take the place of those that have left the window. */
-ED_INSIDE void keep(const shared_memory &m, ed_cuda_state *state, int layer, int slot) {
-    ED_EACH(i, ED_D) state->values[layer][ed_values::at(i, slot)] = m.qkv[2][i / ED_DH * ED_DHP + i % ED_DH];
-    ED_EACH(i, ED_HEADS * ed_key_parts)
+ED_INSIDE void keep(const place &t, const shared_memory &m, ed_cuda_state *state, int layer, int slot) {
+    ED_EACH(t, i, ED_D) state->values[layer][ed_values::at(i, slot)] = m.qkv[2][i / ED_DH * ED_DHP + i % ED_DH];
+    ED_EACH(t, i, ED_HEADS * ed_key_parts)
     *(uint4 *)(state->keys[layer] + ed_key_at(0, slot, 0) + i * ED_WP * ED_CHUNK) = chunk_at(m.qkv[1], i);
 }
 
@@ -526,50 +525,54 @@ ED_INSIDE void add_product(stream &s, int pass, const int8_t *a, const by_thread
     multiply_shared<M>(s, pass, a, sum);
     ED_UNROLL_ALL
     for (int i = 0; i < M::own; i++) {
-        const int row = M::own_row((int)threadIdx.x, i);
+        const int row = s.t.template own_row<M>(i);
         if (row >= 0) x[row] = x[row] + (float)sum[i] * multiplier.of[i];
     }
 }
 
 /* hidden = quantize(silu(gate) * up). */
-ED_INSIDE void activate(stream &s, shared_memory &m, int layer, const layer_floats &floats) {
+ED_INSIDE void activate(stream &s, shared_memory &m, int layer, const float *table) {
+    const by_thread<ed_gate> gate_m(s.t, table + ed_gate_m_at), up_m(s.t, table + ed_up_m_at);
     int words[ed_word_rounds], gate[ed_gate::own], up[ed_gate::own];
-    norm_words(m.x, m.scalars[layer][ED_MLP_INV], words);
+    norm_words(s.t, m.x, m.scalars[layer][ED_MLP_INV], words);
     trace_words("mlp", layer, words);
     multiply_words<ed_gate>(s, gate_pass, words, gate);
     multiply_words<ed_gate>(s, up_pass, words, up);
     ED_UNROLL_ALL
     for (int i = 0; i < ed_gate::own; i++) {
-        const int row = ed_gate::own_row((int)threadIdx.x, i);
+        const int row = s.t.own_row<ed_gate>(i);
         if (row < 0) continue;
-        const float y = ed_silu((float)gate[i] * floats.gate.of[i]) * ((float)up[i] * floats.up.of[i]);
+        const float y = ed_silu((float)gate[i] * gate_m.of[i]) * ((float)up[i] * up_m.of[i]);
         m.hidden[row] = (int8_t)ed_quantize(y, m.scalars[layer][ED_HIDDEN_INV]);
     }
 }
 
 ED_INSIDE void run_layer(stream &s, shared_memory &m, ed_cuda_state *state, const float *table, int layer, int slot,
                          int live) {
-    const layer_floats floats(table, slot);
+    s.t.forget();
+    const age_biases bias(s.t, table + ed_age_bias_at, slot);
     float score[head_rounds][slot_rounds];
-    project(s, m, layer, floats);
+    project(s, m, layer, table);
     __syncthreads();
-    score_slots(s, m, layer, floats, slot, live, score);
+    score_slots(s, m, layer, bias, slot, live, score);
     __syncthreads();
-    weigh_slots(m, slot, score);
+    weigh_slots(s.t, m, slot, score);
     __syncthreads();
+    const by_thread<ed_out> out_m(s.t, table + ed_out_m_at);
     mix_values(s, m, layer);
     __syncthreads();
     trace_heads("q", layer, m.qkv[0]);
     trace_heads("k", layer, m.qkv[1]);
     trace_heads("v", layer, m.qkv[2]);
     ED_SEEN("context", layer, m.context, ED_D);
-    add_product<ed_out>(s, out_pass, m.context, floats.out, m.x);
-    keep(m, state, layer, slot);
+    add_product<ed_out>(s, out_pass, m.context, out_m, m.x);
+    keep(s.t, m, state, layer, slot);
     __syncthreads();
-    activate(s, m, layer, floats);
+    activate(s, m, layer, table);
     __syncthreads();
     ED_SEEN("hidden", layer, m.hidden, ED_FF);
-    add_product<ed_down>(s, down_pass, m.hidden, floats.down, m.x);
+    const by_thread<ed_down> down_m(s.t, table + ed_down_m_at);
+    add_product<ed_down>(s, down_pass, m.hidden, down_m, m.x);
     s.end_layer();
     __syncthreads();
 }
@@ -583,15 +586,24 @@ ED_INSIDE void place_bin(shared_memory &m, int age, int channel, int8_t value) {
         m.taps[age / ED_DILATION * ED_CHANNELS + channel] = value;
 }
 
+/* What a thread takes of the new bin, which may come from far: from the host's memory. */
+struct new_bin {
+    float of[ed_ceil(ED_CHANNELS, ED_THREADS)];
+    ED_INSIDE new_bin(const place &t, const float *bin) {
+        ED_EACH(t, i, ED_CHANNELS) load_state(of[i / ED_THREADS], bin + i);
+    }
+};
+
 /* The bins of the state, and the new one, which joins them in `row`. */
-ED_INSIDE void take_bins(shared_memory &m, ed_cuda_state *state, const float *bin, float inv_scale, int row) {
-    ED_EACH(i, ED_BIN_ROWS * ED_CHANNELS) {
+ED_INSIDE void take_bins(const place &t, shared_memory &m, ed_cuda_state *state, const new_bin &bin, float inv_scale,
+                         int row) {
+    ED_EACH(t, i, ED_BIN_ROWS * ED_CHANNELS) {
         const int age = (i / ED_CHANNELS - row + ED_BIN_ROWS) % ED_BIN_ROWS;
         const int8_t value = state->bins[i];
         if (age) place_bin(m, age, i % ED_CHANNELS, value);
     }
-    ED_EACH(i, ED_CHANNELS) {
-        const int8_t value = (int8_t)ed_quantize(bin[i], inv_scale);
+    ED_EACH(t, i, ED_CHANNELS) {
+        const int8_t value = (int8_t)ed_quantize(bin.of[i / ED_THREADS], inv_scale);
         place_bin(m, 0, i, value);
         state->bins[row * ED_CHANNELS + i] = value;
     }
@@ -599,47 +611,69 @@ ED_INSIDE void take_bins(shared_memory &m, ed_cuda_state *state, const float *bi
 
 ED_INSIDE void embed(stream &s, shared_memory &m, const float *tables) {
     using M = ed_embedding;
-    by_thread<M> multiplier, bias;
+    const by_thread<M> multiplier(s.t, tables + ed_embed_m_at), bias(s.t, tables + ed_embed_bias_at);
     int sum[M::own];
-    multiplier.load(tables + ed_embed_m_at);
-    bias.load(tables + ed_embed_bias_at);
     multiply_shared<M>(s, -M::passes, m.taps, sum);
     ED_UNROLL_ALL
     for (int i = 0; i < M::own; i++) {
-        const int row = M::own_row((int)threadIdx.x, i);
+        const int row = s.t.template own_row<M>(i);
         if (row >= 0) m.x[row] = (float)sum[i] * multiplier.of[i] + bias.of[i];
     }
 }
 
 /* ---------------------------------------------------------------- read-out: warp o computes output o */
 
-ED_INSIDE float readout_of_bins(const shared_memory &m, const int8_t *weights, const float *tables) {
-    if (warp_of() >= ED_OUTPUTS) return 0.0f;
-    int acc = 0;
-    ED_UNROLL_ALL
-    for (int r = 0; r < ed_lag_rounds; r++) {
-        uint4 w = make_uint4(0, 0, 0, 0);
-        load_weights(w, weights + ed_lags_at + ((warp_of() * ed_lag_rounds + r) * 32 + lane_of()) * ED_CHUNK, true);
-        acc = dot(w, chunk_at(m.recent, r * 32 + lane_of()), acc);
-    }
-    return (float)warp_sum(acc) * load_float(tables + ed_lags_m_at + warp_of());
-}
+static_assert(ED_OUTPUTS <= ED_WARPS, "an output has no warp");
 
-ED_INSIDE void finish(const shared_memory &m, const int (&weights)[ed_word_rounds], float of_bins, const float *tables,
-                      float *out) {
-    int words[ed_word_rounds], acc = 0;
-    norm_words(m.x, load_float(tables + ED_LATENT_INV), words);
-    trace_words("latent", -1, words);
-    ED_UNROLL_ALL
-    for (int j = 0; j < ed_word_rounds; j++) acc = __dp4a(weights[j], words[j], acc);
-    acc = warp_sum(acc);
-    if (warp_of() < ED_OUTPUTS && lane_of() == 0) {
-        const float of_latent = (float)acc * load_float(tables + ed_latent_m_at + warp_of());
-        out[warp_of()] = (of_latent + of_bins) + load_float(tables + ed_readout_bias_at + warp_of());
+/* Of the bins; loaded when the step begins, used when they are there. */
+struct bins_readout {
+    uint4 weights[ed_lag_rounds];
+    float multiplier;
+
+    ED_INSIDE bins_readout(const place &t, const int8_t *integers, const float *tables) {
+        const int output = t.warp() < ED_OUTPUTS ? t.warp() : 0;
+        const int8_t *own = integers + ed_lags_at + (output * ed_lag_rounds * 32 + t.lane()) * ED_CHUNK;
+        ED_UNROLL_ALL
+        for (int r = 0; r < ed_lag_rounds; r++) load_constant(weights[r], own + r * 32 * ED_CHUNK);
+        load_constant(multiplier, tables + ed_lags_m_at + output);
     }
-    const float factor = norm_factor(m.x);
-    ED_EACH(i, ED_D) out[ED_OUTPUTS + i] = m.x[i] * factor;
-}
+
+    ED_INSIDE float of(const place &t, const int8_t *recent) const {
+        int acc = 0;
+        if (t.warp() >= ED_OUTPUTS) return 0.0f;
+        ED_UNROLL_ALL
+        for (int r = 0; r < ed_lag_rounds; r++) acc = dot(weights[r], chunk_at(recent, r * 32 + t.lane()), acc);
+        return (float)ed_warp_sum(acc) * multiplier;
+    }
+};
+
+/* Of the latent: loaded before its norm. */
+struct latent_readout {
+    int weights[ed_word_rounds];
+    float inv_scale, multiplier, bias;
+
+    ED_INSIDE latent_readout(const place &t, const int8_t *integers, const float *tables) {
+        const int output = t.warp() < ED_OUTPUTS ? t.warp() : 0;
+        const int8_t *own = integers + ed_latent_at + (output * ed_word_rounds * 32 + t.lane()) * 4;
+        ED_UNROLL_ALL
+        for (int j = 0; j < ed_word_rounds; j++) load_constant(weights[j], own + j * 32 * 4);
+        load_constant(inv_scale, tables + ED_LATENT_INV);
+        load_constant(multiplier, tables + ed_latent_m_at + output);
+        load_constant(bias, tables + ed_readout_bias_at + output);
+    }
+
+    /* Kinematics and latent. */
+    ED_INSIDE void write(const place &t, const float *x, float of_bins, float *out) const {
+        int words[ed_word_rounds], acc = 0;
+        const float factor = norm_words(t, x, inv_scale, words);
+        trace_words("latent", -1, words);
+        ED_UNROLL_ALL
+        for (int j = 0; j < ed_word_rounds; j++) acc = __dp4a(weights[j], words[j], acc);
+        acc = ed_warp_sum(acc);
+        if (t.warp() < ED_OUTPUTS && t.lane() == 0) out[t.warp()] = ((float)acc * multiplier + of_bins) + bias;
+        ED_EACH(t, i, ED_D) out[ED_OUTPUTS + i] = x[i] * factor;
+    }
+};
 
 }  // namespace
 
@@ -652,34 +686,41 @@ extern "C" __global__ void __launch_bounds__(ED_THREADS, 1)
                     float *out) {
     __shared__ shared_memory m;
     const int8_t *integers = (const int8_t *)weights;
-    const int slot = state->slot, live = state->live, row = (state->row + ED_BIN_ROWS - 1) % ED_BIN_ROWS;
-    stream s(integers, state);
-    ED_EACH(i, (int)(sizeof m.p / 16))((uint4 *)m.p)[i] = make_uint4(0, 0, 0, 0);
-    ED_EACH(i, ED_DP - ED_D) m.x[ED_D + i] = 0.0f;
-    ED_EACH(i, ED_LAYERS * ED_LAYER_SCALARS) m.scalars[0][i] = tables[ED_MODEL_SCALARS + i];
-    take_bins(m, state, bin, tables[ED_BIN_INV], row);
+    const place t{threadIdx.x};
+    const new_bin fresh(t, bin);
+    const int slot = state->slot, pos = state->pos, live = state->live;
+    const int row = (state->row + ED_BIN_ROWS - 1) % ED_BIN_ROWS;
+    stream s(t, integers, state);
+    const bins_readout readout(t, integers, tables);
+    ED_EACH(t, i, (int)(sizeof m.p / 16))((uint4 *)m.p)[i] = make_uint4(0, 0, 0, 0);
+    ED_EACH(t, i, (int)(sizeof m.qkv / 16))((uint4 *)m.qkv)[i] = make_uint4(0, 0, 0, 0);
+    ED_EACH(t, i, ED_DP - ED_D) m.x[ED_D + i] = 0.0f;
+    ED_EACH(t, i, ED_LAYERS * ED_LAYER_SCALARS)
+    m.scalars[i / ED_LAYER_SCALARS][i % ED_LAYER_SCALARS] = tables[ED_MODEL_SCALARS + i];
+    take_bins(t, m, state, fresh, tables[ED_BIN_INV], row);
     __syncthreads();
     ED_SEEN("bin", -1, m.recent, ED_CHANNELS);
+    if (t.thread == 0) { /* everybody has read them */
+        state->slot = slot + 1 == ED_WINDOW ? 0 : slot + 1;
+        state->row = row;
+        state->pos = pos + 1 == ED_SLOTS ? 0 : pos + 1;
+        state->live = live + (live < ED_SLOTS);
+    }
     embed(s, m, tables);
-    const float of_bins = readout_of_bins(m, integers, tables);
+    const float of_bins = readout.of(t, m.recent);
     __syncthreads();
     ED_UNROLL_NONE
     for (int layer = 0; layer < ED_LAYERS; layer++) {
         s.last = layer + 1 == ED_LAYERS;
         run_layer(s, m, state, tables + ed_layers_at + layer * ed_layer_floats, layer, slot, live);
     }
-    int readout[ed_word_rounds];
-    ED_UNROLL_ALL
-    for (int j = 0; j < ed_word_rounds; j++) {
-        const int output = warp_of() < ED_OUTPUTS ? warp_of() : 0;
-        readout[j] = load_int(integers + ed_latent_at + ((output * ed_word_rounds + j) * 32 + lane_of()) * 4);
-    }
-    finish(m, readout, of_bins, tables, out);
-    if (threadIdx.x == 0) {
-        state->slot = slot + 1 == ED_WINDOW ? 0 : slot + 1;
-        state->row = row;
-        state->pos = state->pos + 1 == ED_SLOTS ? 0 : state->pos + 1;
-        state->live = live + (live < ED_SLOTS);
-    }
+    latent_readout(t, integers, tables).write(t, m.x, of_bins, out);
 }
 ED_EXPORT_KERNEL(ed_student_step)
+
+/* Writes the bundle's hash, of which this was compiled; engine.cpp asks before it launches a step. */
+extern "C" __global__ void ed_student_identity(char *to) {
+    const char hash[] = ED_MANIFEST_SHA256;
+    for (unsigned i = 0; i < sizeof hash; i++) to[i] = hash[i];
+}
+ED_EXPORT_KERNEL(ed_student_identity)

@@ -1,0 +1,184 @@
+"""The whole INT8 step in CUDA, on the emulated GPU: every integer, float and state has the oracle's bits."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgedistill.compile.cuda_packing import SHARED_BYTES, Spread, cuda_sources, shared_bytes
+from edgedistill.config import StudentShape
+from edgedistill.errors import EngineError
+from edgedistill.numerics import Int8Model, Oracle
+
+from ..numerics.students import ODD, SMALL, random_bins, random_model
+from . import cuda_steps
+from .c_builds import ROOT, facts_of, front_end_of
+from .cuda_emulation import compilers, reversed_order, sanitized
+from .cuda_steps import EmulatedStep
+from .test_c_step import SHAPES, same
+
+NANO = StudentShape(96, 2, d=64, layers=2, heads=4, window=200, ff=256, taps=5, dilation=2, lags=10)
+EDGE = StudentShape(96, 2, d=128, layers=4, heads=4, window=200, ff=512, taps=5, dilation=2, lags=10)
+PAPER = StudentShape(96, 2, d=256, layers=10, heads=8, window=200, ff=1024, taps=5, dilation=2, lags=10)
+MANY = StudentShape(2, 1, d=40, layers=1, heads=20, window=3, ff=8, taps=1, dilation=1, lags=0)  # more heads than warps
+LONG = StudentShape(2, 1, d=24, layers=1, heads=3, window=700, ff=8, taps=1, dilation=1, lags=1)  # rounds of slots
+TALL = StudentShape(600, 1, d=16, layers=1, heads=1, window=4, ff=1100, taps=1, dilation=1, lags=1)  # more than threads
+UNEVEN = StudentShape(5, 2, d=21, layers=2, heads=3, window=9, ff=31, taps=3, dilation=2, lags=3)
+CHIPS = ("sm_75", "sm_87", "sm_90", "sm_110")
+NVCC = shutil.which("nvcc")
+FLAGS = ("-std=c++17", "-cubin", "--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false", "-Xptxas", "-v")
+
+Builder = Callable[[StudentShape], tuple[EmulatedStep, Oracle]]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """The step and the oracle of a shape, at the start of a stream; compiled once."""
+    made: dict[StudentShape, tuple[EmulatedStep, Int8Model]] = {}
+
+    def get(shape: StudentShape) -> tuple[EmulatedStep, Oracle]:
+        if shape not in made:
+            model = random_model(shape)
+            made[shape] = cuda_steps.build(tmp_path_factory.mktemp("cuda"), model), model
+        made[shape][0].reset()
+        return made[shape][0], Oracle(made[shape][1])
+
+    return get
+
+
+def require_same_bits(step: EmulatedStep, oracle: Oracle, bins: npt.NDArray[np.float32], states: bool = True) -> None:
+    """`states`: after every bin, not only the last."""
+    got = step.run(bins, traced=True, states=states)
+    for i in range(len(bins) if states else 0):
+        for name, value in oracle.trace(bins[i : i + 1]).items():
+            assert same(got[name][i], value.reshape(got[name][i].shape)), f"{name} of bin {i}"
+        require_same_state(got["states"][i], oracle)
+    for name, value in ({} if states else oracle.trace(bins)).items():
+        assert same(got[name], value.reshape(got[name].shape)), name
+    require_same_state(step.export(), oracle)
+
+
+def require_same_state(got: dict[str, npt.NDArray[Any]], oracle: Oracle) -> None:
+    wanted = oracle.export_state()
+    assert got.keys() == wanted.keys()
+    assert all(same(got[name], value) for name, value in wanted.items())
+
+
+def random_state(oracle: Oracle, pos: int, live: int, seed: int = 3) -> dict[str, npt.NDArray[Any]]:
+    rng = np.random.default_rng(seed)
+    state = {k: rng.integers(-127, 128, v.shape, np.int8) for k, v in oracle.export_state().items()}
+    return state | {"pos": np.array([pos], np.int32), "live": np.array([live], np.int32)}
+
+
+@pytest.mark.parametrize("shape", [*SHAPES.values(), MANY, TALL], ids=[*SHAPES, "many-heads", "tall"])
+def test_every_tensor_and_state_from_a_fresh_start_past_the_wrap(built: Builder, shape: StudentShape) -> None:
+    step, oracle = built(shape)
+    bins = random_bins(shape, 2 * shape.window + 5)
+    bins[3:5] *= 1e4  # saturates
+    bins[6] = 0
+    require_same_bits(step, oracle, bins)
+
+
+@pytest.mark.parametrize("shape", [NANO, EDGE, LONG], ids=["nano", "edge", "long"])
+def test_presets_around_the_wrap(built: Builder, shape: StudentShape) -> None:
+    step, oracle = built(shape)
+    state = random_state(oracle, shape.window - 33, shape.window - 1)
+    step.import_(state)
+    oracle.import_state(state)
+    require_same_bits(step, oracle, random_bins(shape, 64), states=False)
+
+
+@pytest.mark.slow
+def test_the_papers_student(built: Builder) -> None:
+    step, oracle = built(PAPER)
+    require_same_bits(step, oracle, random_bins(PAPER, 3))
+
+
+def test_goes_on_from_a_state_of_any_age(built: Builder) -> None:
+    step, oracle = built(SMALL)
+    for live in (0, 1, 5, 8):
+        state = random_state(oracle, (3 * live + 2) % 8, live)
+        oracle.import_state(state)
+        step.import_(state)
+        require_same_state(step.export(), oracle)
+        require_same_bits(step, oracle, random_bins(SMALL, 20, live))
+
+
+def test_the_order_of_threads_changes_nothing(built: Builder) -> None:
+    step, oracle = built(SMALL)
+    with reversed_order(step.c):
+        require_same_bits(step, oracle, random_bins(SMALL, 25))
+
+
+def test_reset_is_a_fresh_start(built: Builder) -> None:
+    step, oracle = built(ODD)
+    first = step.run(random_bins(ODD, 9))["kinematics"]
+    step.reset()
+    require_same_state(step.export(), oracle)
+    assert same(step.run(random_bins(ODD, 9))["kinematics"], first)
+
+
+@pytest.mark.skipif("clang++" not in compilers(), reason="clang++ is not installed")
+def test_clang_gives_the_same_bits(tmp_path: Path) -> None:
+    model = random_model(ODD)
+    step = cuda_steps.build(tmp_path, model, compiler="clang++")
+    require_same_bits(step, Oracle(model), random_bins(ODD, 12))
+
+
+@pytest.mark.skipif(sanitized() is None, reason="no sanitizers")
+def test_sanitizers_find_nothing(tmp_path: Path) -> None:
+    """In a process of its own: the sanitizers must be there before numpy is."""
+    program = (
+        "from pathlib import Path; from tests.kernels.test_cuda_step import *\n"
+        "model = random_model(UNEVEN)\n"
+        f"step = cuda_steps.build(Path({str(tmp_path)!r}), model, sanitize=True)\n"
+        "require_same_bits(step, Oracle(model), random_bins(UNEVEN, 12))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=sanitized(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("shape", [NANO, EDGE], ids=["nano", "edge"])
+def test_nvcc_spills_nothing(tmp_path: Path, shape: StudentShape, chip: str) -> None:
+    """Registers that do not fit would be kept in memory, in the way of the stream."""
+    cuda_steps.write_sources(tmp_path, random_model(shape))
+    folders = [f"-I{ROOT}/kernels/{name}" for name in ("include", "c", "cuda")]
+    command = [str(NVCC), *FLAGS, f"-arch={chip}", cuda_steps.DEFINES[0], "-I.", *folders, str(cuda_steps.SOURCES[0])]
+    done = subprocess.run([*command, "-o", "s.cubin"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    kernels = dict(re.findall(r"properties for (\w+)\s+(.*?)\n", done.stderr))
+    assert kernels["ed_student_step"] == "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"
+
+
+@pytest.mark.parametrize(("rows", "n"), [(128, 480), (384, 128), (512, 128), (21, 31), (600, 20), (7, 2000)])
+def test_packing_keeps_every_weight_once(rows: int, n: int) -> None:
+    spread = Spread(rows, n)
+    numbers = np.arange(1, rows + 1, dtype=np.float32)
+    found = spread.by_thread(numbers)
+    assert sorted(found[found > 0]) == list(numbers)
+    weights = np.ones((rows, n), np.int8)
+    assert np.frombuffer(spread.packed(weights), np.int8).sum() == rows * n
+
+
+def test_refuses_what_it_cannot_hold() -> None:
+    kept = random_model(SMALL, keep=("layers.1.out",))
+    with pytest.raises(EngineError, match=r"layers\.1\.out"):
+        cuda_sources(kept, front_end_of(kept), facts_of(kept, front_end_of(kept)))
+    wide = StudentShape(1, 1, d=64, layers=1, heads=64, window=2000, ff=8, taps=1, dilation=1, lags=0)
+    assert shared_bytes(wide) > SHARED_BYTES >= shared_bytes(PAPER)
+    model = random_model(wide)
+    with pytest.raises(EngineError, match="shared memory"):
+        cuda_sources(model, front_end_of(model), facts_of(model, front_end_of(model)))
