@@ -21,7 +21,7 @@ import numpy.typing as npt
 KERNELS = Path(__file__).parents[2] / "kernels"
 EMULATED = ("-std=c++17", "-DED_EMULATED", "-ffp-contract=off", "-fno-math-errno", "-fPIC")
 STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Wno-sign-conversion", "-Wno-unknown-pragmas", "-Werror")
-SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZERS = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 FOLDERS = (KERNELS / "include", KERNELS / "c", KERNELS / "cuda")
 
 

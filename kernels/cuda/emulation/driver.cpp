@@ -481,14 +481,16 @@ FAKE_API CUresult cuStreamBeginCapture(CUstream handle, CUstreamCaptureMode) {
     return CUDA_SUCCESS;
 }
 
+/* A capture ends even where this fails. */
 FAKE_API CUresult cuStreamEndCapture(CUstream handle, CUgraph *graph) {
-    CALL(CONTEXT);
+    const Call call(__func__, CONTEXT);
     Stream *stream = found(device.streams, handle);
     if (!stream || !stream->capturing) return CUDA_ERROR_ILLEGAL_STATE;
     auto made = std::make_unique<Graph>();
     made->operations.swap(stream->queued);
     stream->capturing = false;
     captures--;
+    if (call.refused) return call.refused;
     *graph = handle_of<Graph, CUgraph>(device.graphs, std::move(made));
     return CUDA_SUCCESS;
 }
