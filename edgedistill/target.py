@@ -19,7 +19,7 @@ from edgedistill.config import load_named, names_in
 from edgedistill.errors import ConfigError, did_you_mean
 
 ENGINES = ("onnxruntime", "c", "cuda", "tensorrt")
-ENGINES_AVAILABLE = ("onnxruntime", "c", "cuda")  # in this version
+ENGINES_AVAILABLE = ENGINES  # in this version
 GPU_ENGINES = ("cuda", "tensorrt")  # finished on the device; elsewhere a build ends with what it needs
 STATUSES = ("available", "planned")
 OPS = ("native", "scalar", "avx2", "avx512", "neon", "dsp")  # native: the best that this machine's CPU has
@@ -51,6 +51,15 @@ class VersionRange:
     def __str__(self) -> str:
         return f"{self.oldest} to {self.newest}"
 
+    def is_before(self, version: str) -> bool:
+        """Whether a version is older than all of these; 10.3.0.26 is 10.3.0."""
+        return _numbers(version) < _numbers(self.oldest)
+
+    def is_beyond(self, version: str) -> bool:
+        """Whether a version is newer than all of these, as far as `newest` says."""
+        newest = _numbers(self.newest)
+        return _numbers(version)[: len(newest)] > newest
+
 
 @dataclass(frozen=True)
 class Power:
@@ -58,6 +67,7 @@ class Power:
 
     rails: tuple[str, ...]
     total: tuple[str, ...]  # rails whose sum is the board's power
+    modes: tuple[str, ...] = ()  # names of nvpmodel's modes as they are shipped; the board's own are asked for there
 
     def __post_init__(self) -> None:
         if unknown := [rail for rail in self.total if rail not in self.rails]:
@@ -146,6 +156,12 @@ class Target:
             raise ConfigError(
                 f"'{self.name}' has engine 'cuda' and no compiler", expected="tables [compiler] and [cuda]"
             )
+        if self.engine == "tensorrt" and None in (self.tensorrt, self.workspace_mb):
+            raise ConfigError(
+                f"'{self.name}' has engine 'tensorrt' and does not say which", expected="keys tensorrt and workspace_mb"
+            )
+        if self.workspace_mb is not None and self.workspace_mb < 16:
+            raise ConfigError("'workspace_mb' is out of range", got=self.workspace_mb, expected="16 or more, in MB")
         if self.status == "available" and self.engine not in ENGINES_AVAILABLE:
             raise ConfigError(
                 f"'{self.name}' is marked available, but engine '{self.engine}' is not part of this version",

@@ -123,10 +123,11 @@ def training_progress() -> Iterator[Report | None]:
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    """A line that moves on stderr while something without steps goes on."""
+def working(what: str) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A line that moves on stderr while something goes on; what it yields tells a part, its step and its steps there.
+    None where stderr is not a terminal."""
     if not sys.stderr.isatty():
-        yield
+        yield None
         return
-    with Console(stderr=True).status(what):
-        yield
+    with Console(stderr=True).status(what) as status:
+        yield lambda part, step, steps: status.update(f"{what}: {part} {step}/{steps}")

@@ -10,14 +10,13 @@ from pathlib import Path
 from edgedistill.errors import EngineError
 
 TIMEOUT_S = 900
-_ENGLISH = {**os.environ, "LC_ALL": "C"}
 
 
 def run_command(folder: Path, command: Sequence[str], failed: Callable[[str], EngineError]) -> str:
     """What a command prints; `failed` makes the error of its first line of complaint."""
     try:
         done = subprocess.run(
-            command, cwd=folder, env=_ENGLISH, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+            command, cwd=folder, env=_english(), capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise failed(str(error)) from error
@@ -29,10 +28,14 @@ def run_command(folder: Path, command: Sequence[str], failed: Callable[[str], En
 def answer(*command: str, on_stderr: bool = False) -> list[str]:
     """The lines a program answers; none if it is missing, fails or hangs."""
     try:
-        done = subprocess.run(command, env=_ENGLISH, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, env=_english(), capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return []
     return (done.stderr if on_stderr else done.stdout).strip().splitlines()
+
+
+def _english() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C"}
 
 
 def _first_error(text: str, code: int) -> str:

@@ -12,13 +12,17 @@ from edgedistill.bundle import Bundle
 from edgedistill.compile.built_folder import CompiledEngine
 from edgedistill.compile.c_library import compile_c_library
 from edgedistill.compile.cuda_module import compile_cuda_module, require_kernels_fit
+from edgedistill.compile.tensorrt_plan import Report, compile_tensorrt_plan
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.runtime.build_record import build_folder, read_record
 from edgedistill.target import GPU_ENGINES, Target
 
 
-def compile_bundle(bundle: Bundle, target: Target, force: bool = False, chip: str | None = None) -> CompiledEngine:
-    """What `target` needs of a bundle, compiled unless that is done already; `chip` names a GPU that is not here.
+def compile_bundle(
+    bundle: Bundle, target: Target, force: bool = False, chip: str | None = None, report: Report | None = None
+) -> CompiledEngine:
+    """What `target` needs of a bundle, compiled unless that is done already; `chip` names a GPU that is not here,
+    `report` is told how far TensorRT is.
 
     EngineError where it cannot be: DeviceError if only for what this machine lacks. ConfigError for a chip that the
     target's engine does not have.
@@ -27,19 +31,28 @@ def compile_bundle(bundle: Bundle, target: Target, force: bool = False, chip: st
         raise ConfigError(
             f"target '{target.name}' runs on no GPU",
             got=f"--chip {chip}",
-            expected="a target with engine 'cuda' or 'tensorrt'",
+            expected="a target with engine 'cuda'",
             next_step="edgedistill targets",
+        )
+    if chip is not None and target.engine == "tensorrt":
+        raise ConfigError(
+            f"a plan for target '{target.name}' is built on its own device",
+            got=f"--chip {chip}",
+            expected="no --chip: TensorRT times its kernels on the GPU that will run them",
+            next_step=f"edgedistill compile {bundle.path} --target {target.name}   (on the device)",
         )
     if target.engine == "cuda":
         return compile_cuda_module(bundle, target, force, chip)
+    if target.engine == "tensorrt":
+        return compile_tensorrt_plan(bundle, target, force, report)
     return compile_c_library(bundle, target, force)
 
 
 def require_engine_fits(target: Target, window: int, keep: tuple[str, ...]) -> None:
     """EngineError for a student that the target's engine cannot run, known before it is trained: its window in bins,
     and the parts that its recipe keeps in float32."""
-    if target.engine == "cuda":
-        require_kernels_fit(window, keep)
+    if target.engine in GPU_ENGINES:
+        require_kernels_fit(window, keep if target.engine == "cuda" else ())
 
 
 def compile_or_prepare(bundle: Bundle, target: Target) -> CompiledEngine:

@@ -17,6 +17,8 @@ from edgedistill.runtime.build_choice import Check, fitting
 from edgedistill.runtime.build_record import build_folder
 from edgedistill.runtime.c_engine import HOST, check_c_build, open_c_engine
 from edgedistill.runtime.cuda_engine import TARGET, check_cuda_build, open_cuda_engine
+from edgedistill.runtime.tensorrt_engine import TARGET as JETSON
+from edgedistill.runtime.tensorrt_engine import check_tensorrt_build, open_tensorrt_engine
 from edgedistill.target import GPU_ENGINES
 
 
@@ -39,6 +41,7 @@ class EngineKind:
 COMPILED = {
     "c": EngineKind(HOST, open_c_engine, check_c_build),
     "cuda": EngineKind(TARGET, open_cuda_engine, check_cuda_build),
+    "tensorrt": EngineKind(JETSON, open_tensorrt_engine, check_tensorrt_build),
 }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import types
 from pathlib import Path
 
 import pytest
 
+from .fake_tensorrt import Behaviour, fake_tensorrt
 from .tensorrt_bindings import NEEDED, WHEELS, bindings, signatures_in
 from .tensorrt_uses import complaints
 
@@ -90,6 +93,24 @@ def test_what_is_gone_in_11_was_in_10_and_the_other_way_round(version: str) -> N
     assert ("IInt8Calibrator" in offered.classes) != new
     assert offered.has_member("OnnxParser", "supports_model") != new
     assert offered.has_member("INetworkDefinition", "add_attention") == (version in ("10.16.1.11", "11.4.0.106"))
+
+
+@pytest.mark.parametrize("version", WHEELS)
+def test_the_stand_in_for_tensorrt_has_no_names_of_its_own(version: str) -> None:
+    """fake_tensorrt.py, over which the builder is driven, is a part of each real version."""
+    offered, fake = bindings(version), fake_tensorrt(Behaviour())
+    for name, thing in vars(fake).items():
+        if name in vars(types.ModuleType("empty")) and name != "__version__":
+            continue
+        assert name in offered.module, name
+        for member, value in vars(thing).items() if isinstance(thing, type) else ():
+            if member.startswith("_"):
+                continue
+            assert offered.has_member(name, member), (name, member)
+            signatures = offered.signatures(name, member)
+            if isinstance(value, types.FunctionType) and signatures:
+                taken = tuple(inspect.signature(value).parameters)[1:]
+                assert taken in [signature.parameters for signature in signatures], (name, member)
 
 
 def test_signatures_are_read_from_docstrings() -> None:

@@ -1,0 +1,98 @@
+"""The TensorRT engine: a bundle's plan and its library, checked against this machine before either is read.
+
+A plan is made on its own device, of one chip, one TensorRT, one driver and one plugin; all of them stand in build.json
+and are compared before TensorRT sees a byte of it. Its results are near those of the oracle, not equal; `abi_engine`
+calls it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from edgedistill.bundle import Bundle
+from edgedistill.config import StudentShape
+from edgedistill.errors import DeviceError, EngineError
+from edgedistill.frontend import FrontEndConfig
+from edgedistill.runtime import jetson
+from edgedistill.runtime.abi_engine import AbiEngine, OpenedLibrary
+from edgedistill.runtime.build_choice import chosen_build, own_target, with_command
+from edgedistill.runtime.build_record import BUILD_JSON, BuildRecord, check_device, check_files, check_fits
+from edgedistill.runtime.cuda_driver import Gpu, find_gpu
+from edgedistill.runtime.cuda_engine import opened_build
+
+TARGET = "jetson"
+PLAN, PLUGIN = "student.plan", "libed_plugin.so"
+PRECISIONS = {"int8-plugin": "int8", "int8": "int8", "fp16": "float16"}  # by the form that was kept
+
+
+def open_tensorrt_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
+    """What `edgedistill compile` left in the bundle for this device. EngineError names what is missing, changed or made
+    for another bundle, chip, TensorRT or plugin, and the command that mends it."""
+    target = own_target(bundle, "tensorrt", TARGET)
+    try:
+        folder, record = chosen_build(bundle, target, "tensorrt", check_tensorrt_build)
+        check_files(folder, record)
+        return AbiEngine(opened_plan(folder, record), shape, config)
+    except EngineError as error:
+        raise _made_anew(error, bundle, target) from error
+
+
+def opened_plan(folder: Path, record: BuildRecord) -> OpenedLibrary:
+    """A decoder of the plan in a checked folder, at the start of a stream."""
+    form = record.fingerprint.device.get("form", "")
+    return replace(opened_build(folder, record), precision=PRECISIONS.get(form, "int8"))
+
+
+def check_tensorrt_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
+    """EngineError unless this device can run the plan: nothing of it is read for that."""
+    check_fits(folder, record, bundle)
+    facts = device_facts(find_gpu())
+    if "tensorrt" not in facts:
+        made_with = record.fingerprint.device.get("tensorrt", "")
+        raise DeviceError(
+            f"{folder}: the plan there needs TensorRT, which is not on this machine",
+            got="no libnvinfer",
+            expected=f"TensorRT {made_with}",
+            next_step="sudo apt install tensorrt   (on a Jetson, of its JetPack)",
+        )
+    check_device(folder, record, facts)
+    check_plugin(folder, record)
+
+
+def device_facts(gpu: Gpu) -> dict[str, str]:
+    """What a plan depends on, as it stands in a fingerprint; only what this machine tells."""
+    found = {
+        "chip": gpu.chip,
+        "driver": gpu.driver,
+        "tensorrt": jetson.tensorrt_version(),
+        "jetpack": jetson.jetpack_version(),
+    }
+    return {name: fact for name, fact in found.items() if fact}
+
+
+def check_plugin(folder: Path, record: BuildRecord) -> None:
+    """EngineError where the plugin beside the plan is not the one that it was built with."""
+    expected, path = record.fingerprint.device.get("plugin", ""), folder / PLUGIN
+    found = plugin_hash(path) if path.exists() else "no such file"
+    if expected and found != expected:
+        raise EngineError(
+            f"{folder}: the plan there was built with another plugin",
+            got=f"{PLUGIN}: {found}",
+            expected=f"{expected}, in {BUILD_JSON}",
+            causes=("the plugin was compiled again without its plan", "a copy that broke off"),
+        )
+
+
+def plugin_hash(path: Path) -> str:
+    """sha256 of a plugin."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _made_anew(error: EngineError, bundle: Bundle, target: str) -> EngineError:
+    """A plan that does not fit is never made again unasked: the command says --force."""
+    if error.next_step or "nothing is compiled" in error.what or "is prepared" in error.what:
+        return with_command(error, bundle, target)
+    step = f"edgedistill compile {bundle.path} --target {target} --force"
+    return type(error)(error.what, got=error.got, expected=error.expected, causes=error.causes, next_step=step)
