@@ -159,12 +159,13 @@ class Decoder:
     def __init__(self, built: Built) -> None:
         self.call = load_library(built.library, built.library.read_bytes())
         self.model = ctypes.addressof(ctypes.c_char.in_dll(self.call, f"ed_model_{built.name}"))
-        self.info = self.call.ed_model_info(self.model).contents
-        room = np.zeros(self.info.state_bytes + ALIGN, np.uint8)
-        self.memory = room[-room.ctypes.data % ALIGN :][: self.info.state_bytes]
+        size = self.call.ed_state_bytes(self.model)
+        room = np.zeros(size + ALIGN, np.uint8)
+        self.memory = room[-room.ctypes.data % ALIGN :][:size]
         handle = ctypes.c_void_p()
         self.done(self.call.ed_init(self.model, self.memory.ctypes.data, len(self.memory), ctypes.byref(handle)))
         self.handle = handle.value
+        self.info = self.call.ed_info_get(self.handle).contents
 
     def done(self, code: int) -> None:
         """Ends the program where a call failed."""

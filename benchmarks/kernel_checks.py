@@ -1,0 +1,221 @@
+"""The attention kernels on a device against numerics.attend: every byte, at every size and state of the rings.
+
+A `Device` goes in (gpu_device's for the benchmark, PyCUDA's for the tests), what was compared comes out. Outputs hold
+-128 before, which no kernel may leave or write. Cases reach over the window sizes and head sizes that are promised, and
+over rings that are empty, half filled, about to wrap, at the wrap and past it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.numerics import attend, quantize
+
+WINDOWS = (1, 31, 129, 200, 2048)
+HEAD_DIMS = (16, 20, 32, 64)
+HEADS = 3
+STRETCHES = (1, 7, 70)  # bins that ed_attention_window takes at once
+THREADS = 256  # ED_ATTENTION_THREADS, ED_APPEND_THREADS, ED_WINDOW_THREADS
+WINDOW_BINS = 4  # ED_WINDOW_BINS: bins of a block of ed_attention_window
+POISON = np.int8(-128)
+SCORE_SPREAD = 8.0  # the largest score's magnitude: exponentials from 127 to 0
+
+Array = npt.NDArray[Any]
+
+
+class Device(Protocol):
+    """What a check needs of whoever owns the GPU."""
+
+    def array(self, values: Array) -> Any:
+        """A copy of `values` on the device."""
+
+    def fetched(self, array: Any) -> Array:
+        """A copy of what is there now."""
+
+    def launch(self, kernel: str, grid: tuple[int, int], block: int, shared: int, *arguments: Any) -> None:
+        """A kernel by its name, until it is done; integers are int32, floats float32, ctypes what they are."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison."""
+
+    case: str
+    compared: int  # values
+    differ: int
+
+
+@dataclass(frozen=True, eq=False)
+class Core:
+    """One layer's attention: what goes in, over `bins` bins after the ring's."""
+
+    q: Array  # (H, T, Dh)
+    k: Array
+    v: Array
+    ring_k: Array  # (H, W - 1, Dh) by slot
+    ring_v: Array
+    bias: Array  # (H, W) by age
+    pos: int
+    live: int
+    scales: tuple[np.float32, np.float32, np.float32]  # score, v, context_inv
+
+    @property
+    def window(self) -> int:
+        """Bins attended to."""
+        return int(self.bias.shape[1])
+
+    @property
+    def order(self) -> Array:
+        """Slots from the oldest to the newest."""
+        slots = self.window - 1
+        return (self.pos + np.arange(slots)) % max(1, slots)
+
+    def context(self) -> Array:
+        """(T, H, Dh) int8, by the definition."""
+        past = (self.ring_k[:, self.order], self.ring_v[:, self.order])
+        keys, values = (np.concatenate(parts, axis=1) for parts in zip(past, (self.k, self.v), strict=True))
+        score, v, inverse = (np.array([scale], np.float32) for scale in self.scales)
+        return quantize(attend(self.q, keys, values, self.bias, self.live, score, v), inverse)
+
+
+def random_core(heads: int, window: int, head_dim: int, state: tuple[int, int], bins: int = 1, seed: int = 0) -> Core:
+    """Integers of the whole range; slots that are not live hold some too, which nobody may see."""
+    rng = np.random.default_rng([seed, window, head_dim, *state])
+
+    def integers(*size: int) -> Array:
+        return rng.integers(-127, 128, size).astype(np.int8)
+
+    new = [integers(heads, bins, head_dim) for _ in range(3)]
+    rings = [integers(heads, window - 1, head_dim) for _ in range(2)]
+    bias = rng.normal(0, 1, (heads, window)).astype(np.float32)
+    scales = (np.float32(SCORE_SPREAD / (127 * 127 * head_dim**0.5)), np.float32(0.02), np.float32(127 / 1.5))
+    return Core(*new, *rings, bias, *state, scales)
+
+
+def states_of(window: int) -> list[tuple[int, int]]:
+    """(pos, live): fresh, half filled, one slot before the wrap, at it, past it."""
+    slots = window - 1
+    if not slots:
+        return [(0, 0)]
+    return sorted({(0, 0), (slots // 2, slots // 2), (slots - 1, slots - 1), (0, slots), (slots // 3, slots)})
+
+
+# ---------------------------------------------------------------- the kernels
+
+
+def shared_of_step(window: int) -> int:
+    """ed_attention_shared of attention_step.h."""
+    return -(-window // 4) * 4 * 5
+
+
+def shared_of_window(window: int, head_dim: int) -> int:
+    """ed_window_shared of attention_window.h."""
+    span = (window + WINDOW_BINS + 2) // 4 * 4
+    sums = -(-head_dim * WINDOW_BINS * 8 * 4 // 16) * 16
+    return max(span * WINDOW_BINS * 4, sums) + span * WINDOW_BINS
+
+
+def step_arguments(device: Device, core: Core) -> tuple[tuple[Any, ...], Any]:
+    """The arguments of ed_attention_step, and its output among them."""
+    q, k, v = (device.array(np.ascontiguousarray(part[:, 0])) for part in (core.q, core.k, core.v))
+    rings = (device.array(padded(core.ring_k)), device.array(padded(core.ring_v)))
+    state = (device.array(np.array([number], np.int32)) for number in (core.pos, core.live))
+    heads, _, head_dim = core.q.shape
+    context = device.array(np.full((heads, head_dim), POISON))
+    return (q, k, v, *rings, device.array(core.bias), *state, *core.scales, core.window, head_dim, context), context
+
+
+def padded(ring: Array) -> Array:
+    """A ring without slots is nothing, and nothing has no address."""
+    return ring if ring.size else np.zeros(16, np.int8)
+
+
+def check_step(device: Device, core: Core, case: str) -> Finding:
+    """ed_attention_step once."""
+    arguments, context = step_arguments(device, core)
+    device.launch("ed_attention_step", (core.q.shape[0], 1), THREADS, shared_of_step(core.window), *arguments)
+    return compared(case, device.fetched(context), core.context()[0])
+
+
+def check_window(device: Device, core: Core, case: str) -> Finding:
+    """ed_attention_window over all bins at once, then ed_window_keep and ed_window_advance."""
+    heads, bins, head_dim = core.q.shape
+    slots = core.window - 1
+    q, k, v, bias = (device.array(part) for part in (core.q, core.k, core.v, core.bias))
+    rings = [device.array(padded(ring)) for ring in (core.ring_k, core.ring_v)]
+    pos, live = (device.array(np.array([number], np.int32)) for number in (core.pos, core.live))
+    context = device.array(np.full((bins, heads, head_dim), POISON))
+    shape = (bins, core.window, head_dim)
+    grid, shared = (-(-bins // WINDOW_BINS), heads), shared_of_window(core.window, head_dim)
+    given = (q, k, v, *rings, bias, pos, live, *core.scales, *shape, context)
+    device.launch("ed_attention_window", grid, THREADS, shared, *given)
+    device.launch("ed_window_keep", (heads, 1), THREADS, 0, k, v, *rings, pos, *shape)
+    device.launch("ed_window_advance", (1, 1), 1, 0, pos, live, bins, core.window)
+    expected = [core.context().ravel()]
+    for ring, new in ((core.ring_k, core.k), (core.ring_v, core.v)):
+        filled = ring.copy()
+        for i in range(bins if slots else 0):
+            filled[:, (core.pos + i) % slots] = new[:, i]
+        expected.append(padded(filled).ravel())
+    after = [(core.pos + bins) % slots, min(core.live + bins, slots)] if slots else [0, 0]
+    found = [device.fetched(array).ravel() for array in (context, *rings, pos, live)]
+    return together(case, found, [*expected, np.array(after[:1]), np.array(after[1:])])
+
+
+def check_append(device: Device, core: Core, layers: int, lag_rows: int, channels: int, case: str) -> Finding:
+    """ed_append, three bins one after the other, against what a runtime would do by hand."""
+    rng = np.random.default_rng([core.window, lag_rows, channels])
+    heads, slots, head_dim = core.ring_k.shape
+    rings = rng.integers(-127, 128, (layers, 2, heads, slots, head_dim)).astype(np.int8)
+    lags = rng.integers(-127, 128, (lag_rows, channels)).astype(np.int8)
+    pos, live = core.pos, core.live
+    places = [device.array(padded(array)) for array in (rings, lags)]
+    state = [device.array(np.array([number], np.int32)) for number in (pos, live)]
+    for _ in range(3):
+        fresh = rng.integers(-127, 128, (layers, 2, heads, head_dim)).astype(np.int8)
+        bin_ = rng.integers(-127, 128, channels).astype(np.int8)
+        strides = [ctypes.c_size_t(heads * head_dim), ctypes.c_size_t(heads * slots * head_dim)]
+        sizes = (layers, heads, core.window, head_dim, lag_rows, channels)
+        given = (device.array(fresh), strides[0], places[0], strides[1], device.array(bin_), places[1])
+        device.launch("ed_append", (1, 1), THREADS, 0, *given, *state, *sizes)
+        if slots:
+            rings[:, :, :, pos] = fresh
+            pos, live = (pos + 1) % slots, min(live + 1, slots)
+        lags = np.concatenate([bin_[None], lags])[:lag_rows]
+    found = [device.fetched(place).ravel() for place in (*places, *state)]
+    expected = [padded(rings).ravel(), padded(lags).ravel(), np.array([pos]), np.array([live])]
+    return together(case, found, expected)
+
+
+def together(case: str, found: list[Array], expected: list[Array]) -> Finding:
+    """Several arrays as one finding."""
+    findings = [compared(case, *pair) for pair in zip(found, expected, strict=True)]
+    return Finding(case, sum(f.compared for f in findings), sum(f.differ for f in findings))
+
+
+def compared(case: str, found: Array, expected: Array) -> Finding:
+    """Values that are not the same."""
+    assert found.shape == expected.shape
+    return Finding(case, expected.size, int(np.count_nonzero(found != expected)))
+
+
+def check_kernels(
+    device: Device, windows: tuple[int, ...] = WINDOWS, head_dims: tuple[int, ...] = HEAD_DIMS
+) -> Iterator[Finding]:
+    """Every kernel at every size and state."""
+    for window in windows:
+        for head_dim in head_dims:
+            for state in states_of(window):
+                case = f"W {window}, Dh {head_dim}, pos {state[0]}, live {state[1]}"
+                core = random_core(HEADS, window, head_dim, state)
+                yield check_step(device, core, f"ed_attention_step, {case}")
+                yield check_append(device, core, 2, 3, 5, f"ed_append, {case}")
+                for bins in STRETCHES:
+                    core = random_core(HEADS, window, head_dim, state, bins)
+                    yield check_window(device, core, f"ed_attention_window, {bins} bins, {case}")
