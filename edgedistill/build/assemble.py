@@ -28,7 +28,7 @@ from edgedistill.build.reference import (
 from edgedistill.build.run import TeacherSubject
 from edgedistill.bundle import open_bundle, write_bundle
 from edgedistill.compile.built_folder import CompiledEngine
-from edgedistill.compile.engines import compile_or_prepare
+from edgedistill.compile.engines import compile_or_prepare, compile_spike_student
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.data.recording import open_recording
 from edgedistill.data.windows import SessionBins
@@ -93,7 +93,10 @@ def write_decoder_bundle(made: Ingredients) -> tuple[tuple[Gate, ...], CompiledE
     figures = {**measured.figures, **sizes, "int8_r2_drop": int8_r2_drop(made.metrics)}
     gates = made.target.judge(figures, measured.why)
     write_bundle(made.out, {**contents, "gates": [asdict(gate) for gate in gates]}, files)
-    return gates, compiled(made)  # once more: a library belongs to one manifest, and that now holds the gates
+    final = compiled(made)  # once more: a library belongs to one manifest, and that now holds the gates
+    if final is not None and final.lacking is None:
+        compile_spike_student(open_bundle(made.out), made.target)
+    return gates, final
 
 
 def compiled(made: Ingredients) -> CompiledEngine | None:

@@ -11,7 +11,7 @@ from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.output import json_option, print_facts, print_gates, print_json, working
 from edgedistill.compile.built_folder import CompiledEngine
-from edgedistill.compile.engines import compile_bundle
+from edgedistill.compile.engines import compile_bundle, compile_spike_student
 from edgedistill.runtime.c_engine import HOST
 from edgedistill.target import GPU_ENGINES, load_target
 
@@ -52,6 +52,7 @@ def compile_command(bundle: Path, target: str | None, chip: str | None, force: b
     chosen = load_target(target or _usual_target(opened))
     with working(f"compiling for {chosen.name}") as report:
         made = compile_bundle(opened, chosen, force, chip, report)
+        compile_spike_student(opened, chosen, force, chip)
     if as_json:
         print_json(_facts(made, bundle) | {"gates": [asdict(gate) for gate in made.gates]})
     else:

@@ -15,6 +15,7 @@ from edgedistill.compile.cuda_module import compile_cuda_module, require_kernels
 from edgedistill.compile.tensorrt_plan import Report, compile_tensorrt_plan
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.runtime.build_record import build_folder, read_record
+from edgedistill.runtime.spike_view import holds_spike_student, spike_view
 from edgedistill.target import GPU_ENGINES, Target
 
 
@@ -46,6 +47,14 @@ def compile_bundle(
     if target.engine == "tensorrt":
         return compile_tensorrt_plan(bundle, target, force, report)
     return compile_c_library(bundle, target, force)
+
+
+def compile_spike_student(bundle: Bundle, target: Target, force: bool = False, chip: str | None = None) -> None:
+    """The spike student of a bundle by the same compiler, so that a bench compares like with like. Firmware, and a
+    plan that is chosen by the LFP's holdout, have none."""
+    firmware = target.compiler is not None and target.compiler.library == "static"
+    if target.engine in ("c", "cuda") and not firmware and holds_spike_student(bundle):
+        compile_bundle(spike_view(bundle), target, force, chip)
 
 
 def require_engine_fits(target: Target, window: int, keep: tuple[str, ...]) -> None:

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from edgedistill.bundle import Bundle
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, ConfigError, EngineError, did_you_mean
-from edgedistill.runtime.compiled import COMPILED
+from edgedistill.runtime.compiled import COMPILED, is_compiled
 from edgedistill.runtime.decoder import described
 from edgedistill.runtime.onnx_engine import OnnxEngine
+from edgedistill.runtime.spike_view import holds_spike_student, spike_view
 from edgedistill.subjects.holdout import SPIKE_FOLDER, Floats, Holdout, shape_of, spike_counts, tensors_of
 from edgedistill.subjects.peers import TorchEager, WindowTeacher, onnxruntime_dynamic_int8, parameters_of
 
@@ -103,9 +104,11 @@ def _makers(bundle: Bundle, holdout: Holdout, engine: str) -> Iterator[tuple[str
     if SPIKE_FOLDER + "student.onnx" in bundle.names:
         spikes, counts = spike_counts(bundle, holdout)
         _require_fits(bundle, SPIKE_STUDENT, spikes, counts)
-        for name, graph in ((SPIKE_STUDENT, "student.onnx"), (SPIKE_INT8, "student.int8.onnx")):
-            if SPIKE_FOLDER + graph in bundle.names:
-                yield name, lambda name=name, graph=graph: _graph(bundle, name, SPIKE_FOLDER, graph, spikes, counts)  # type: ignore[misc]
+        yield SPIKE_STUDENT, lambda: _graph(bundle, SPIKE_STUDENT, SPIKE_FOLDER, "student.onnx", spikes, counts)
+        if engine in COMPILED and holds_spike_student(bundle) and is_compiled(spike_view(bundle), engine):
+            yield SPIKE_INT8, lambda: _compiled_spikes(bundle, engine, spikes, counts)
+        elif SPIKE_FOLDER + "student.int8.onnx" in bundle.names:
+            yield SPIKE_INT8, lambda: _graph(bundle, SPIKE_INT8, SPIKE_FOLDER, "student.int8.onnx", spikes, counts)
         for name, graph in ((TEACHER, TEACHER_GRAPH), (PUBLISHED, PUBLISHED_GRAPH)):
             if graph in bundle.names:
                 yield name, lambda name=name, graph=graph: _teacher(bundle, name, graph, counts)  # type: ignore[misc]
@@ -133,6 +136,12 @@ def _graph(bundle: Bundle, name: str, folder: str, file: str, shape: StudentShap
 def _compiled(bundle: Bundle, kind: str, shape: StudentShape, inputs: Floats) -> Candidate:
     engine = COMPILED[kind].open(bundle, shape, described(bundle, kind)[1])
     return Candidate(LFP_INT8, engine, kind, inputs, _params(bundle), engine.library_bytes)
+
+
+def _compiled_spikes(bundle: Bundle, kind: str, shape: StudentShape, counts: Floats) -> Candidate:
+    view = spike_view(bundle)
+    engine = COMPILED[kind].open(view, shape, described(view, kind)[1])
+    return Candidate(SPIKE_INT8, engine, kind, counts, _params(bundle, SPIKE_FOLDER), engine.library_bytes)
 
 
 def _dynamic(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:

@@ -30,6 +30,7 @@ from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.quantization.ranges import Ranges, read_ranges
 from edgedistill.quantization.recipe import DEFAULT_RECIPE
 from edgedistill.runtime import Decoder
+from edgedistill.runtime.spike_view import spike_view
 from edgedistill.subjects import QUICK, bench
 from edgedistill.training import baselines
 from edgedistill.training.losses import DISTILLED, DISTILLED_WITH_BEHAVIOUR, Objective
@@ -187,6 +188,15 @@ def test_the_c_engine_of_the_bundle_decodes_as_the_oracle_does(first: BuildResul
         assert (found.kinematics == expected.kinematics).all()
     engines = {s.name: s.engine for s in bench(bundle, QUICK).subjects}
     assert (engines["lfp-student-int8"], engines["onnxruntime-int8"]) == ("c", "onnxruntime")
+    assert engines["spike-student-int8"] == "c"
+
+
+def test_the_spike_student_is_compiled_like_the_decoder(first: BuildResult) -> None:
+    view = spike_view(open_bundle(first.bundle))
+    compiled, oracle = Decoder(view, "c"), Decoder(view, "oracle")
+    counts = np.random.default_rng(0).normal(size=(60, len(compiled.info.channel_ids))).astype(np.float32)
+    for bin_ in counts:
+        assert (compiled.step(bin_) == oracle.step(bin_)).all()
 
 
 @pytest.mark.skipif(not shutil.which("arm-none-eabi-gcc"), reason="no arm-none-eabi-gcc: Debian's gcc-arm-none-eabi")
