@@ -49,19 +49,9 @@ def nvcc() -> str:
 def compiled(folder: Path, source: Path, options: tuple[str, ...] = ()) -> list[Kernel]:
     """Its kernels, compiled for all CHIPS, and what launches them for the host, warnings as errors."""
     chips = [f"-gencode=arch=compute_{chip[3:]},code={chip}" for chip in CHIPS]
-    include = [f"-I{folder}" for folder in (folder, *FOLDERS)]
-    command = [
-        nvcc(),
-        *STRICT,
-        *PINNED_FLAGS,
-        *chips,
-        *include,
-        *options,
-        "-c",
-        str(source),
-        "-o",
-        f"{folder}/kernel.o",
-    ]
+    include = [f"-I{path}" for path in (folder, *FOLDERS)]
+    output = ("-c", "-o", str(folder / f"{source.stem}.o"))
+    command = [nvcc(), *STRICT, *PINNED_FLAGS, *chips, *include, *options, *output, str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
     return read_ptxas(done.stderr)
