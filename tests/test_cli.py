@@ -319,6 +319,7 @@ def test_build_hands_over_its_options(stages: FakeBuild) -> None:
         "work": None,
         "recipe": DEFAULT_RECIPE,
         "ranges": None,
+        "ship": False,
     }
 
 
@@ -409,6 +410,7 @@ def test_an_unknown_key_in_a_preset_of_ones_own(stages: FakeBuild, tmp_path: Pat
         (("bench", "x.edge", "--stepps", "3"), ("--stepps", "--steps")),
         (("bench", "x.edge", "--steps", "0"), ("--steps",)),
         (("bench",), ("BUNDLE",)),
+        (("build", "--target", "jetson", "--data", "a", "--zip", "--out", "d.zip"), ("--zip", "d.zip", "NAME.edge")),
         (("distill", "a", "--teacher", "t", "--out", "s", "--alignment", "cosin"), ("cosine",)),
     ],
 )

@@ -50,6 +50,7 @@ class BuildOptions:
     work: Path | None = None
     recipe: str = DEFAULT_RECIPE
     ranges: Path | None = None  # of `calibrate`, for the student of `student`
+    ship: bool = False  # also as one zip, beside the bundle
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class BuildResult:
     gates: tuple[Gate, ...]
     table: tuple[TableRow, ...]
     lacking: EngineError | None = None  # why the engine is only prepared, and the command that finishes it
+    shipped: Path | None = None  # the zip of --zip
 
     @property
     def next_step(self) -> str:
@@ -83,6 +85,7 @@ class BuildResult:
         """As documented in the README."""
         return {
             "bundle": str(self.bundle),
+            "zip": str(self.shipped) if self.shipped else None,
             "target": self.target,
             "stages": [asdict(stage) for stage in self.stages],
             "metrics": self.metrics,

@@ -34,7 +34,7 @@ from edgedistill.build.inputs import (
 from edgedistill.build.options import TABLE, BuildOptions, BuildResult, Progress, TableRow
 from edgedistill.build.quantize import given_ranges, int8_student
 from edgedistill.build.run import Run, normalizations
-from edgedistill.bundle import refuse_foreign
+from edgedistill.bundle import open_bundle, refuse_foreign, ship, zip_path
 from edgedistill.compile.engines import require_engine_fits
 from edgedistill.compile.toolchain import find_toolchain
 from edgedistill.config import load_preset
@@ -60,6 +60,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     preset = shortened(load_preset(options.preset), options.steps)
     require_writable(options.out)
     refuse_foreign(options.out)
+    if options.ship:
+        refuse_foreign(zip_path(options.out))
     given = None if options.student is None else load_student(options.student)
     ranges = given_ranges(options.ranges, given)
     recipe = load_recipe(options.recipe) if ranges is None else ranges.recipe
@@ -117,7 +119,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     cache.note("bundle", start)
     table = table_of(metrics, options, adapted=bool(mode))
     lacking = compiled.lacking if compiled else None
-    return BuildResult(options.out, target.name, tuple(cache.stages), metrics, gates, table, lacking)
+    shipped = ship(open_bundle(options.out)) if options.ship else None
+    return BuildResult(options.out, target.name, tuple(cache.stages), metrics, gates, table, lacking, shipped)
 
 
 def table_of(metrics: dict[str, float | None], options: BuildOptions, adapted: bool) -> tuple[TableRow, ...]:

@@ -10,6 +10,7 @@ read through a bundle, so they are ignored here.
 """
 
 from edgedistill.bundle.reading import FORMAT, MANIFEST, Bundle, open_bundle
+from edgedistill.bundle.shipping import ship, zip_path
 from edgedistill.bundle.writing import refuse_foreign, write_bundle
 
-__all__ = ["FORMAT", "MANIFEST", "Bundle", "open_bundle", "refuse_foreign", "write_bundle"]
+__all__ = ["FORMAT", "MANIFEST", "Bundle", "open_bundle", "refuse_foreign", "ship", "write_bundle", "zip_path"]

@@ -127,7 +127,8 @@ def _is_replaceable(target: Path) -> bool:
     try:
         if target.suffix == ".zip":
             with zipfile.ZipFile(target) as archive:
-                manifest = json.loads(archive.read(MANIFEST))
+                names = (name for name in archive.namelist() if name.split("/", 1)[-1] == MANIFEST)
+                manifest = json.loads(archive.read(next(names, MANIFEST)))  # of a shipped one in its folder
         elif not any(target.iterdir()):
             return True
         else:

@@ -120,6 +120,7 @@ Examples:
   edgedistill build --target host --data sessions --out decoder.edge
   edgedistill build --target host --preset nano --data monday.nwb tuesday.nwb --out decoder.edge
   edgedistill build --target host --data sessions --session sim00-day03 --baselines --out day3.edge
+  edgedistill build --target jetson --data sessions --zip --out decoder.edge
 
 Stages whose inputs have not changed are not run again: they are kept in a folder beside the bundle (--work).
 The exit code is 3 when a gate of the target was missed; the bundle is written all the same.""",
@@ -136,6 +137,7 @@ The exit code is 3 when a gate of the target was missed; the bundle is written a
 )
 @click.argument("more", nargs=-1, type=EXISTING, metavar="")
 @click.option("--out", type=EXISTING, required=True, help="The bundle: NAME.edge, or NAME.zip.")
+@click.option("--zip", "ship", is_flag=True, help="Also write OUT.zip: the folder as one file, to carry to a device.")
 @click.option("--session", metavar="ID", help="The session whose array it decodes.  [default: the latest]")
 @click.option("--baselines", is_flag=True, help="Also train what the student is compared with (slow).")
 @click.option("--teacher", type=EXISTING, help="A teacher of `edgedistill pretrain`, instead of a new one.")
@@ -175,6 +177,8 @@ def build(
     Trains teacher, spike student and LFP student, fits linear baselines, quantizes the students to INT8, measures
     every R² by streaming over data no stage has seen, and writes a bundle.
     """
+    if settings["ship"] and out.suffix == ".zip":
+        raise click.UsageError(f"--zip makes a zip of a folder, and {out} is a zip: --out NAME.edge")
     load_preset(settings["preset"])
     load_recipe(settings["recipe"])  # mistakes are told before torch is imported and sessions are read
     require_buildable(load_target(target))
@@ -198,6 +202,8 @@ def _print_build(result: BuildResult) -> None:
     print_table("Stages", ("stage", "seconds", ""), stages)
     print_gates(result.gates)
     click.echo(f"{result.bundle}  for {result.target}")
+    if result.shipped:
+        click.echo(f"{result.shipped}  the same as one file")
     if result.lacking:
         click.echo(f"not compiled here: {result.lacking.what}; its sources are prepared in the bundle, in build/")
     click.echo(f"next: {result.next_step}")
