@@ -83,6 +83,12 @@ struct machine {
 ED_HIDDEN inline machine all;
 ED_HIDDEN inline pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* When the shared object is unloaded. */
+__attribute__((destructor)) ED_HIDDEN inline void give_back() {
+    if (all.stacks) unmap_stacks(all.stacks, most_threads);
+    all.stacks = nullptr;
+}
+
 /* ---------------------------------------------------------------- who runs */
 
 inline int first_of(uint32_t set) { return all.reversed ? 31 - __builtin_clz(set) : __builtin_ctz(set); }
@@ -255,6 +261,10 @@ inline void run_block(size_t shared_bytes) {
     threadIdx = first.index;
     switch_fibre(all.caller, first.self);
     if (all.finished < all.count && !all.failure[0]) report_deadlock();
+    for (unsigned i = 0; i < all.count && !all.failure[0]; i++)
+        if (overflowed(all.stacks, i))
+            snprintf(all.failure, sizeof all.failure, "the stack of thread %u overflowed, of %zu bytes", i,
+                     stack_bytes);
 }
 
 /* Every block in turn; to be called with the lock held. */

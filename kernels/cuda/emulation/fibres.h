@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #if defined(__SANITIZE_ADDRESS__)
 #define ED_FIBRES_ASAN 1
@@ -57,8 +58,8 @@ ed_fibre_switch:
     .size ed_fibre_switch, . - ed_fibre_switch
     .popsection
 )");
-#define ED_FIBRE_FRAME 64 /* six registers, where to return, and what that function takes for its own return address   \
-                           */
+/* Six registers, where to return, and what that function takes for its own return address. */
+#define ED_FIBRE_FRAME 64
 #define ED_FIBRE_RETURN 48
 #else
 asm(R"(
@@ -111,7 +112,6 @@ constexpr size_t stack_bytes = 512 << 10; /* redzones around every array */
 #else
 constexpr size_t stack_bytes = 128 << 10; /* of address space: a page counts once it is touched */
 #endif
-constexpr size_t guard_bytes = 64 << 10; /* below each stack; a multiple of any page size in use */
 
 struct fibre {
 #ifdef ED_FIBRES_UCONTEXT
@@ -124,19 +124,43 @@ struct fibre {
     void *fake_frames; /* AddressSanitizer's */
 };
 
-/* Address space for `count` stacks, null if there is none; never given back. An overflow ends in a guard page. */
+/* From one stack to the next: an odd number of pages, so that stacks do not compete for a few places of the translation
+ * buffers. At the lower end of each lies what shows an overflow once the block is over; a page there that may not be
+ * touched would show it at once, but a process has 65,530 mappings, and each shared object its thousand stacks. */
+inline size_t stack_distance() {
+    static const size_t distance = stack_bytes + static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    return distance;
+}
+
+constexpr uint64_t untouched = 0x5afe57acc5afe57a;
+constexpr size_t watched = 64; /* words */
+
+inline uint64_t *end_of_stack(char *stacks, size_t i) {
+    return reinterpret_cast<uint64_t *>(stacks + i * stack_distance());
+}
+
+/* Address space for `count` stacks, null if there is none. */
 inline char *map_stacks(size_t count) {
-    const size_t each = stack_bytes + guard_bytes;
-    void *all = mmap(nullptr, count * each, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (all == MAP_FAILED) return nullptr;
-    for (size_t i = 0; i < count; i++) mprotect(static_cast<char *>(all) + i * each, guard_bytes, PROT_NONE);
-    return static_cast<char *>(all);
+    const size_t bytes = count * stack_distance();
+    void *all = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return all == MAP_FAILED ? nullptr : static_cast<char *>(all);
+}
+
+inline void unmap_stacks(char *stacks, size_t count) { munmap(stacks, count * stack_distance()); }
+
+/* Whether a fibre has left its stack, which was then the next one's or nobody's. */
+inline bool overflowed(char *stacks, size_t i) {
+    const uint64_t *end = end_of_stack(stacks, i);
+    bool same = true;
+    for (size_t word = 0; word < watched; word++) same &= end[word] == untouched;
+    return !same;
 }
 
 /* Makes `f` the i-th of `stacks`, about to call `entry`, which may not return. Tops are staggered: at the same place in
  * each page, the stacks of a block would share a few sets of the cache. */
 inline void make_fibre(fibre &f, char *stacks, size_t i, void (*entry)()) {
-    f.stack = stacks + i * (stack_bytes + guard_bytes) + guard_bytes;
+    f.stack = stacks + (i + 1) * stack_distance() - stack_bytes;
+    for (size_t word = 0; word < watched; word++) end_of_stack(stacks, i)[word] = untouched;
     f.size = stack_bytes - i * 448 % 4096;
     f.fake_frames = nullptr;
 #ifdef ED_FIBRES_ASAN
