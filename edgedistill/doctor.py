@@ -18,11 +18,18 @@ from pathlib import Path
 
 from edgedistill.compile.nvcc import install_step, nvcc_path
 from edgedistill.errors import DeviceError
+from edgedistill.runtime import jetson
 from edgedistill.runtime.cuda_driver import find_gpu
 from edgedistill.target import Target, all_targets
 
 MIN_PYTHON = (3, 10)
 MIN_FREE_GB = 5  # a build with its cache, its sessions and its checkpoints
+
+HEADERS = (  # where Debian's packages and NVIDIA's archives put TensorRT's
+    "/usr/include/aarch64-linux-gnu/NvInferRuntime.h",
+    "/usr/include/x86_64-linux-gnu/NvInferRuntime.h",
+    "/usr/include/NvInferRuntime.h",
+)
 
 # package, the commands that stop without it, the extra that brings it ("" is the core)
 PACKAGES = (
@@ -121,15 +128,47 @@ def _packages(targets: list[Target]) -> list[str]:
 
 
 def _device_tools() -> list[Check]:
-    planned = "compile for a Jetson (planned)"
     compiling = "compile for cuda and for a Jetson"
     running = "run and bench on cuda or a Jetson; faster training, for which a CPU is enough"
-    tensorrt = _version_of("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
     return [
         _tool("nvcc", _last_line(nvcc_path("nvcc"), "--version"), compiling, install_step()),
         _tool("gpu driver", _gpu_driver(), running, "install the NVIDIA driver, where there is an NVIDIA GPU"),
-        _tool("tensorrt", tensorrt, planned, "sudo apt install tensorrt, on the board"),
+        *_jetson_tools(),
     ]
+
+
+def _jetson_tools() -> list[Check]:
+    """What `compile --target jetson` takes beyond CUDA, on the board itself; a bundle is built without any of it."""
+    compiling, running = "compile for a Jetson, on the board", "run and bench on a Jetson"
+    headers = next((path for path in HEADERS if Path(path).exists()), None)
+    tensorrt = _version_of("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
+    return [
+        _jetpack(running),
+        _tool("tensorrt", jetson.tensorrt_version(), running, "on the board: sudo apt install tensorrt"),
+        _tool(
+            "tensorrt for python",
+            tensorrt,
+            compiling,
+            "on the board: sudo apt install python3-libnvinfer, and python3 -m venv --system-site-packages",
+        ),
+        _tool("tensorrt headers", headers, compiling, "on the board: sudo apt install libnvinfer-headers-dev"),
+        _tool("cmake", _first_line(shutil.which("cmake"), "--version"), compiling, "sudo apt install cmake"),
+    ]
+
+
+def _jetpack(needed_for: str) -> Check:
+    """Release, board and power mode."""
+    found = jetson.jetpack_version()
+    if found is None:
+        fix = "none is needed elsewhere; on a Jetson: sudo apt install nvidia-jetpack"
+        return Check("jetpack", False, "not found", needed_for, fix, required=False)
+    told = ", ".join(filter(None, (found, jetson.board(), jetson.power_mode())))
+    known = [target.jetpack for target in all_targets() if target.jetpack is not None]
+    if all(versions.is_before(found) for versions in known):
+        oldest = min((versions.oldest for versions in known), key=lambda version: [*map(int, version.split("."))])
+        fix = f"install JetPack {oldest} or later (developer.nvidia.com/embedded/jetpack)"
+        return Check("jetpack", False, f"{told}: too old", needed_for, fix, required=False)
+    return Check("jetpack", True, told, needed_for, None, required=False)
 
 
 def _tool(name: str, found: str | None, needed_for: str, fix: str, required: bool = False) -> Check:

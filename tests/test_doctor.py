@@ -27,7 +27,11 @@ def test_this_machine_has_what_its_tests_run_on() -> None:
         "arm-none-eabi-gcc",
         "nvcc",
         "gpu driver",
+        "jetpack",
         "tensorrt",
+        "tensorrt for python",
+        "tensorrt headers",
+        "cmake",
         "free disk",
         "cores",
     } <= set(checks)
@@ -58,7 +62,9 @@ def test_a_machine_without_packages_and_tools_is_described_not_crashed_on(
 def test_what_only_other_devices_need_does_not_make_a_machine_ill(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     needed = {check.name: check.required for check in examine()}
-    assert not any(needed[name] for name in ("aarch64-linux-gnu-gcc", "arm-none-eabi-gcc", "nvcc", "tensorrt"))
+    assert not any(
+        needed[name] for name in ("aarch64-linux-gnu-gcc", "arm-none-eabi-gcc", "nvcc", "tensorrt", "jetpack")
+    )
     assert needed["gcc"]
     assert healthy([check for check in examine() if check.ok or not check.required])
 
@@ -71,6 +77,20 @@ def test_a_tool_that_fails_or_is_broken_counts_as_missing(tmp_path: Path, monkey
         monkeypatch.setattr(doctor.shutil, "which", lambda name, program=program: str(program))
         (check,) = (check for check in examine() if check.name == "gcc")
         assert (check.ok, check.found) == (False, "not found")
+
+
+def test_a_jetson_is_told_with_board_release_and_power_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.jetson, "board", lambda: "NVIDIA Jetson Orin Nano")
+    monkeypatch.setattr(doctor.jetson, "power_mode", lambda: "25W")
+    monkeypatch.setattr(doctor.jetson, "tensorrt_version", lambda: "10.3.0")
+    for release, found in (("6.1", "6.1, NVIDIA Jetson Orin Nano, 25W"), ("5.1.3", "not found"), (None, "not found")):
+        monkeypatch.setattr(doctor.jetson, "jetpack_version", lambda release=release: release)
+        checks = {check.name: check for check in examine()}
+        assert checks["jetpack"].found == found
+        assert checks["jetpack"].ok == (found != "not found")
+    assert checks["tensorrt"].found == "10.3.0"
+    assert "nvidia-jetpack" in str(checks["jetpack"].fix)
+    assert "on the board" in checks["tensorrt headers"].needed_for
 
 
 def test_free_space_is_told_for_a_folder_that_does_not_exist_yet(
