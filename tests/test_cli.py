@@ -161,7 +161,18 @@ def test_a_stream_prints_what_the_file_of_the_same_frames_gives(bundle: Path) ->
 def test_bench_prints_every_subject_and_the_machines_own_noise(bundle: Path, session: Path) -> None:
     found = answer("bench", bundle, "--steps", 20, "--closed-loop", 0)
     assert set(found) == {
-        *("device", "bundle", "subjects", "absent", "ratios", "clock", "empty_paced", "gates", "harness"),
+        *(
+            "device",
+            "bundle",
+            "subjects",
+            "absent",
+            "ratios",
+            "clock",
+            "empty_paced",
+            "frames_paced",
+            "gates",
+            "harness",
+        ),
         *("trace", "layers", "calibration", "robustness", "system", "command", "created"),
     }
     text = call("bench", bundle, "--data", session, "--steps", 20, "--closed-loop", 0.1, "--system")

@@ -179,6 +179,8 @@ def _print_paced(result: BenchResult) -> None:
     paced = [(s.name, how, p, s.deadline_us) for s in result.subjects for how, p in _paced(s) if p is not None]
     if result.empty_paced is not None:
         paced.append(("empty", "warm", result.empty_paced, paced[0][3]))
+    if result.frames_paced is not None:
+        paced.append(("raw frames to output", "warm", result.frames_paced, paced[0][3] if paced else 1e4))
     rows = [
         [
             name,

@@ -8,7 +8,7 @@ the machine's own. Flat out (`latency`) is what a step costs; this is what a use
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import perf_counter_ns, sleep
@@ -63,7 +63,7 @@ class PacedTimes:
 
 def paced_times(
     subjects: Mapping[str, Step],
-    inputs: Mapping[str, npt.NDArray[Any]],
+    inputs: Mapping[str, npt.NDArray[Any] | Sequence[npt.NDArray[Any]]],
     periods: int,
     period_s: float = 0.01,
     evicted: bool = False,

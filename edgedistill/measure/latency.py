@@ -9,7 +9,7 @@ slows down meets all of them; an empty subject in the same loop shows what of a 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import perf_counter_ns
@@ -111,7 +111,9 @@ def _time_block(step: Step, rows: list[npt.NDArray[Any]], times: Times, start: i
         times[i] = after - before
 
 
-def rows_of(name: str, inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+def rows_of(
+    name: str, inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any] | Sequence[npt.NDArray[Any]]]
+) -> list[npt.NDArray[Any]]:
     """The inputs (N, C) of a subject as rows. EngineError where there is none."""
     rows = list(inputs[name] if isinstance(inputs, Mapping) else inputs)
     if not rows:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -23,12 +24,22 @@ def describe_machine() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "board": _text("/proc/device-tree/model"),
+        "power_mode": power_mode(),
         "architecture": platform.machine(),
         "os": platform.platform(),
         "threads": 1,  # of a step
         "versions": {"edgedistill": __version__, "python": platform.python_version()} | _versions(),
         "load": [round(part, 2) for part in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }
+
+
+def power_mode() -> str | None:
+    """The name of a Jetson's power mode, which sets its clocks; None elsewhere."""
+    try:
+        told = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next((line.partition(":")[2].strip() for line in told.splitlines() if "Power Mode" in line), None)
 
 
 def cpu_model() -> str | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from time import monotonic, perf_counter_ns
+from itertools import pairwise
+from time import monotonic, perf_counter_ns, sleep
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from edgedistill.measure.latency import EMPTY, LatencyUs, Times, step_times
 from edgedistill.measure.machine import describe_machine
 from edgedistill.measure.sensors import Meter, find_meter
 from edgedistill.runs import BINS_PER_S
+from edgedistill.runtime import Decoder
 from edgedistill.runtime.compiled import COMPILED, engine_here, why_not_here
 from edgedistill.subjects.candidates import LFP_INT8, LFP_STUDENT, STUDENTS, SUBJECTS, Candidate, candidates_of_bundle
 from edgedistill.subjects.extras import budget_of, calibration_of, layers_of, robustness_of, trace_of
 from edgedistill.subjects.fits import Decoded, decoded_holdout, fit_of_recording
-from edgedistill.subjects.holdout import Holdout
+from edgedistill.subjects.holdout import Holdout, raw_frames
 from edgedistill.subjects.result import BenchResult, Subject
 from edgedistill.target import Target, load_target
 
@@ -37,6 +39,7 @@ ONE_BIN_US = 1e6 / BINS_PER_S
 SLOW_S = 0.005  # a step that takes longer is timed by itself
 SLOW_BUDGET_S = 10.0
 NOT_ASKED = "not measured: not asked for"
+FRAMES = "frames"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
         fits = {c.name: fit_of_recording(c, bundle, recording) for c in candidates}
     times = flat_out(candidates, options.steps)
     warm, cold, why, force = in_use(candidates, times, options.closed_loop_s)
+    frames = decoding_frames(bundle, engine, options.closed_loop_s)
     meter: Meter | str = find_meter(target.power if target else None, gpu=_engine(target) in ("cuda", "tensorrt"))
     deadline_us = target.deadline_ms * 1e3 if target else ONE_BIN_US
     subjects = tuple(
@@ -89,6 +93,7 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
             deadline_us=deadline_us,
             fit=fits[c.name],
             energy=energy_of(c, meter, options.energy_s),
+            energy_paced=energy_of(c, meter, options.energy_s, paced=True),
             paced=warm.get(c.name),
             paced_cold=cold.get(c.name),
             paced_source=why.get(c.name, "closed loop on this machine"),
@@ -105,6 +110,7 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
         absent=tuple(absent),
         clock=LatencyUs.from_times(times[EMPTY]),
         empty_paced=warm.get(EMPTY),
+        frames_paced=frames,
         gates=target.judge(figures, why) if target else (),
         figures=figures,
         why=why,
@@ -179,19 +185,38 @@ def in_use(
     return warm, cold, {name: reason for name, reason in why.items() if name not in steps}, dict(force)
 
 
+def decoding_frames(bundle: Bundle, engine: str, seconds: float) -> PacedTimes | None:
+    """The whole decoder in use: every 10 ms the raw frames of a bin, front end included; None without raw frames."""
+    frames = raw_frames(bundle)
+    if seconds <= 0 or frames is None:
+        return None
+    decoder = Decoder(bundle, engine)
+    rate = decoder.frontend_config
+    edges = [rate.edge(bin_) for bin_ in range(rate.bin_of(len(frames)) + 1)]
+    rows = [frames[start:stop] for start, stop in pairwise(edges) if stop <= len(frames)]
+    if not rows:
+        return None
+    with real_time():
+        return paced_times({FRAMES: decoder.push}, {FRAMES: rows}, max(1, round(seconds * BINS_PER_S)))[FRAMES]
+
+
 # ---------------------------------------------------------------- energy
 
 
-def energy_of(candidate: Candidate, meter: Meter | str, seconds: float) -> Energy:
-    """Of a step above idle, flat out; None with the reason without a sensor, or for what this sensor does not see."""
+def energy_of(candidate: Candidate, meter: Meter | str, seconds: float, paced: bool = False) -> Energy:
+    """Of a step above idle, flat out or every 10 ms; None with the reason without a sensor or for a run too short."""
     if isinstance(meter, str):
         return Energy.none(meter)
     if seconds <= 0:
         return Energy.none("not asked for")
+    if paced and _seconds_of_a_step(candidate) > 1 / BINS_PER_S:
+        return Energy.none("slower than 100 Hz")
 
     def run(duration: float) -> int:
-        end, count, rows = monotonic() + duration, 0, candidate.inputs
-        while monotonic() < end:
+        start, count, rows = monotonic(), 0, candidate.inputs
+        while (now := monotonic()) < start + duration:
+            if paced and (early := start + count / BINS_PER_S - now) > 0:
+                sleep(early)
             candidate.engine.step(rows[count % len(rows)])
             count += 1
         return count

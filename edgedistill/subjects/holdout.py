@@ -43,6 +43,14 @@ class Holdout:
         return cls(arrays["bins"].astype(np.float32), arrays.get("counts"), arrays["kinematics"], first)
 
 
+def raw_frames(bundle: Bundle) -> Floats | None:
+    """Raw frames (n, C) in uV of the holdout; None where the bundle holds none."""
+    if "holdout.npz" not in bundle.names:
+        return None
+    with np.load(io.BytesIO(bundle.read("holdout.npz")), allow_pickle=False) as stored:
+        return stored["frames"].astype(np.float32) if "frames" in stored else None
+
+
 def spike_counts(bundle: Bundle, holdout: Holdout) -> tuple[StudentShape, Floats]:
     """The spike student's shape, and the counts as it takes them."""
     if holdout.counts is None or not len(holdout.counts):

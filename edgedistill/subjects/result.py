@@ -29,6 +29,7 @@ class Subject:
     deadline_us: float
     fit: Fit
     energy: Energy
+    energy_paced: Energy  # every 10 ms
     paced: PacedTimes | None = None
     paced_cold: PacedTimes | None = None
     paced_source: str = "not measured"
@@ -59,6 +60,7 @@ class Subject:
             "energy_source": self.energy.source,
             "power_mw": self.energy.mw,
             "idle_mw": self.energy.idle_mw,
+            "power_mw_at_100_hz": self.energy_paced.mw,
             "paced": None if self.paced is None else self.paced.to_json(self.deadline_us),
             "paced_cold": None if self.paced_cold is None else self.paced_cold.to_json(self.deadline_us),
             "paced_source": self.paced_source,
@@ -78,6 +80,7 @@ class BenchResult:
     absent: tuple[Absent, ...]
     clock: LatencyUs
     empty_paced: PacedTimes | None
+    frames_paced: PacedTimes | None  # the whole decoder on raw frames
     gates: tuple[Gate, ...]
     figures: dict[str, float | None]  # that gates are set on
     why: dict[str, str]  # reasons of those that were not measured
@@ -107,10 +110,22 @@ class BenchResult:
             "ratios": self.ratios,
             "clock": percentiles(self.clock),
             "empty_paced": None if self.empty_paced is None else self.empty_paced.to_json(self._deadline_us),
+            "frames_paced": self._frames(),
             "gates": [asdict(gate) for gate in self.gates],
             "harness": self.harness,
             **self.extra,
         }
+
+    def _frames(self) -> dict[str, object] | None:
+        """From the last sample of a bin to its output; the signal itself is older by the front end's group delay."""
+        if self.frames_paced is None:
+            return None
+        delay = self.bundle.get("group_delay_ms")
+        median = self.frames_paced.response.p50 / 1e3
+        found: dict[str, object] = {"group_delay_ms": delay}
+        if isinstance(delay, (int, float)):
+            found["signal_to_output_ms"] = median + delay
+        return self.frames_paced.to_json(self._deadline_us) | found
 
     @property
     def _deadline_us(self) -> float:

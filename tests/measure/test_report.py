@@ -87,6 +87,10 @@ def test_a_missed_gate_and_what_was_not_measured_are_told(page: str) -> None:
     assert "never trained in this shape" in page
 
 
+def test_the_time_from_a_signal_to_its_output_counts_the_filters(page: str) -> None:
+    assert "5.34 ms, filters included" in page
+
+
 def test_parts_that_a_result_lacks_are_left_out() -> None:
     plain = {key: full_result()[key] for key in ("device", "subjects")}
     page = page_from_results([plain, plain], ["a", "b"])

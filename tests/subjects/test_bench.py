@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +207,19 @@ def test_the_closed_loop_has_an_empty_subject_beside_it(full: dict) -> None:
     assert full["empty_paced"]["steps"] == 30
     assert all(row["paced_source"].startswith("not measured") for row in full["subjects"] if row["paced"] is None)
     assert full["harness"]["closed_loop"]["policy"] in ("fifo", "other")
+
+
+def test_the_whole_decoder_is_fed_raw_frames(whole: Bundle) -> None:
+    files = {name: whole.read(name) for name in whole.names}
+    with np.load(io.BytesIO(files["holdout.npz"])) as stored:
+        arrays = dict(stored)
+    file = io.BytesIO()
+    np.savez(file, **arrays, frames=np.zeros((500, 3), np.float32))
+    bundle = write_bundle(whole.path.with_name("frames.edge"), manifest(), {**files, "holdout.npz": file.getvalue()})
+    found = bench(bundle, replace(QUICKLY, closed_loop_s=0.2)).to_json()["frames_paced"]
+    assert found["steps"] == 20
+    assert found["signal_to_output_ms"] > found["group_delay_ms"] == 12.0
+    assert bench(whole, replace(QUICKLY, closed_loop_s=0.05)).to_json()["frames_paced"] is None
 
 
 def test_what_a_report_draws_is_there_and_can_be_drawn(full: dict) -> None:

@@ -53,7 +53,7 @@ def _section(result: Result, title: str) -> str:
         _gates(result.get("gates") or []),
         "<h2>What each costs and gives</h2>" + _subjects(subjects),
         _figure(latency_chart(subjects, deadline), FLAT_OUT),
-        _paced(subjects, deadline),
+        _paced(result, deadline),
         _figure(cost_chart(subjects), COST),
         _traces(result.get("trace")),
         _robustness(result.get("robustness") or []),
@@ -100,19 +100,26 @@ def _subjects(subjects: Sequence[Result]) -> str:
     return _table(head, rows) + note + (f"<p class='soft'>No R²: {escape(missing)}.</p>" if missing else "")
 
 
-def _paced(subjects: Sequence[Result], deadline: float | None) -> str:
+def _paced(result: Result, deadline: float | None) -> str:
+    ways = (("paced", "every 10 ms"), ("paced_cold", "every 10 ms, caches emptied"))
+    measured = [(s["name"], how, s[key]) for s in result["subjects"] for key, how in ways if s.get(key)]
+    measured += [
+        (name, "every 10 ms", result[key])
+        for name, key in (("the decoder on raw frames", "frames_paced"), ("empty", "empty_paced"))
+        if result.get(key)
+    ]
     rows = []
-    for s in subjects:
-        for key, how in (("paced", "every 10 ms"), ("paced_cold", "every 10 ms, caches emptied")):
-            if paced := s.get(key):
-                step, response = paced["step_us"], paced["response_us"]
-                figures = [step["p50"], step["p99"], response["p99"], response["max"], paced["jitter_us"]]
-                rows.append([s["name"], how, *map(number, figures), f"{paced['deadline_misses']} of {paced['steps']}"])
+    for name, how, paced in measured:
+        step, response = paced["step_us"], paced["response_us"]
+        figures = [step["p50"], step["p99"], response["p99"], response["max"], paced["jitter_us"]]
+        rows.append([name, how, *map(number, figures), f"{paced['deadline_misses']} of {paced['steps']}"])
     if not rows:
         return ""
     head = ["subject", "woken", "step p50 µs", "p99", "response p99 µs", "max", "jitter µs", "missed"]
     limit = f", deadline {number(deadline / 1e3)} ms" if deadline else ""
-    return f"<h2>In use{limit}</h2>{_table(head, rows)}<p class='soft'>{escape(IN_USE)}</p>"
+    whole = (result.get("frames_paced") or {}).get("signal_to_output_ms")
+    delay = f" From a signal to the output that reports it: {number(whole)} ms, filters included." if whole else ""
+    return f"<h2>In use{limit}</h2>{_table(head, rows)}<p class='soft'>{escape(IN_USE + delay)}</p>"
 
 
 def _traces(trace: Result | None) -> str:
