@@ -83,13 +83,18 @@ def test_a_jetson_is_told_with_board_release_and_power_mode(monkeypatch: pytest.
     monkeypatch.setattr(doctor.jetson, "board", lambda: "NVIDIA Jetson Orin Nano")
     monkeypatch.setattr(doctor.jetson, "power_mode", lambda: "25W")
     monkeypatch.setattr(doctor.jetson, "tensorrt_version", lambda: "10.3.0")
-    for release, found in (("6.1", "6.1, NVIDIA Jetson Orin Nano, 25W"), ("5.1.3", "not found"), (None, "not found")):
+    for release, found in (
+        ("6.1", "6.1, NVIDIA Jetson Orin Nano, 25W"),
+        ("5.1.3", "5.1.3, NVIDIA Jetson Orin Nano, 25W: too old"),
+        (None, "not found"),
+    ):
         monkeypatch.setattr(doctor.jetson, "jetpack_version", lambda release=release: release)
         checks = {check.name: check for check in examine()}
         assert checks["jetpack"].found == found
-        assert checks["jetpack"].ok == (found != "not found")
+        assert checks["jetpack"].ok == (release == "6.1")
+        assert ("JetPack 6.1 or later" in str(checks["jetpack"].fix)) == (release == "5.1.3")
     assert checks["tensorrt"].found == "10.3.0"
-    assert "nvidia-jetpack" in str(checks["jetpack"].fix)
+    assert "nvidia-jetpack" in str(checks["jetpack"].fix)  # of the last one, on another machine
     assert "on the board" in checks["tensorrt headers"].needed_for
 
 
