@@ -14,10 +14,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    jetson = Path("/etc/nv_tegra_release").exists()
     lacking = {
-        "gpu": None if shutil.which("nvidia-smi") else "no NVIDIA GPU on this machine",
+        "gpu": None if shutil.which("nvidia-smi") or jetson else "no NVIDIA GPU on this machine",
         "tensorrt": None if find_spec("tensorrt") else "TensorRT is not installed",
-        "jetson": None if Path("/etc/nv_tegra_release").exists() else "this machine is not a Jetson",
+        "jetson": None if jetson else "this machine is not a Jetson",
         "slow": None if config.getoption("--slow") else "takes minutes: pytest --slow",
     }
     for item in items:
