@@ -153,7 +153,7 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("shape", [NANO, EDGE], ids=["nano", "edge"])
 def test_nvcc_spills_nothing(tmp_path: Path, shape: StudentShape, chip: str) -> None:
-    """Registers that do not fit would be kept in memory, in the way of the stream."""
+    """Registers that do not fit would lie in memory, in the way of the stream; shared memory is what Python says."""
     cuda_steps.write_sources(tmp_path, random_model(shape))
     folders = [f"-I{ROOT}/kernels/{name}" for name in ("include", "c", "cuda")]
     command = [str(NVCC), *FLAGS, f"-arch={chip}", cuda_steps.DEFINES[0], "-I.", *folders, str(cuda_steps.SOURCES[0])]
@@ -161,6 +161,8 @@ def test_nvcc_spills_nothing(tmp_path: Path, shape: StudentShape, chip: str) -> 
     assert done.returncode == 0, done.stderr[-3000:]
     kernels = dict(re.findall(r"properties for (\w+)\s+(.*?)\n", done.stderr))
     assert kernels["ed_student_step"] == "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"
+    shared = max(int(size) for size in re.findall(r"(\d+) bytes smem", done.stderr))
+    assert shared <= shared_bytes(shape) <= shared + 1024
 
 
 @pytest.mark.parametrize(("rows", "n"), [(128, 480), (384, 128), (512, 128), (21, 31), (600, 20), (7, 2000)])
