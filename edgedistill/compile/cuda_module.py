@@ -31,7 +31,8 @@ from edgedistill.target import Target
 KERNEL, CUBIN = "cuda/student_step.cu", "student_step.cubin"
 HOST_SOURCES = (*SOURCES, "cuda/engine.cpp")
 CUDA_INCLUDES = (*INCLUDES, "-Icuda")
-LIBRARIES = ("-lstdc++", "-ldl")  # not libcuda: the library loads on a machine without a driver and says so
+CPP_FLAGS = ("-fno-exceptions", "-fno-rtti")  # so that nothing of C++'s own library is needed
+LIBRARIES = ("-ldl",)  # not libcuda: the library loads on a machine without a driver and says so
 MAX_WINDOW = 2048  # bins that a kernel attends to
 
 
@@ -112,7 +113,8 @@ def _compile(
     objects = []
     for source in HOST_SOURCES:
         objects.append(f"{Path(source).stem}.o")
-        toolchain.compile(folder, source, objects[-1], (*options, "-DED_DEVICE", *nvcc.includes))
+        own = (*CPP_FLAGS, *nvcc.includes) if source.endswith(".cpp") else ()
+        toolchain.compile(folder, source, objects[-1], (*options, "-DED_DEVICE", *own))
     toolchain.link(folder, objects, record.library, LIBRARIES)
     for name in objects:
         (folder / name).unlink()

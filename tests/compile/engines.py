@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from dataclasses import replace
 from fractions import Fraction
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from edgedistill.bundle import Bundle, write_bundle
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig
+from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.runtime import Output
 from edgedistill.target import Target, load_target
 
@@ -29,8 +32,8 @@ SHAPES = {
 ARRAYS = {"slow": SLOW_ARRAY, "fast": FAST_ARRAY}
 
 
-def write_engine_bundle(path: Path, kind: str, name: str = "", seed: int = 0) -> Bundle:
-    """A bundle of SHAPES[kind]; mean and std are no float32."""
+def write_engine_bundle(path: Path, kind: str, name: str = "", seed: int = 0, **changes: object) -> Bundle:
+    """A bundle of SHAPES[kind], with a reference; mean and std are no float32. `changes` go into the manifest."""
     shape, config = SHAPES[kind], ARRAYS[kind]
     rng = np.random.default_rng(seed)
     files = student_files(shape, seed)
@@ -45,7 +48,20 @@ def write_engine_bundle(path: Path, kind: str, name: str = "", seed: int = 0) ->
         "channel_ids": [f'ch "{i}" µ' for i in range(shape.channels)],
         "outputs": [{"name": f"v{i}", "unit": "cm/s"} for i in range(shape.outputs)],
     }
-    return write_bundle(path, manifest, {"student.int8.safetensors": files["student.int8.safetensors"]})
+    integers = files["student.int8.safetensors"]
+    kept = {"student.int8.safetensors": integers, "reference.npz": reference_of(Int8Model(shape, load(integers)), rng)}
+    return write_bundle(path, manifest | changes, kept)
+
+
+def reference_of(model: Int8Model, rng: np.random.Generator) -> bytes:
+    """As `build` writes it: a stretch of the oracle's, from a wrapped ring on."""
+    oracle, bins = Oracle(model), rng.normal(size=(60, model.shape.channels)).astype(np.float32)
+    oracle.run(bins[:30])
+    arrays = {"bins": bins[30:], **{f"start_{name}": array for name, array in oracle.export_state().items()}}
+    arrays["kinematics"] = np.stack([oracle.step(bin) for bin in bins[30:]])
+    arrays |= {f"state_{name}": array for name, array in oracle.export_state().items()}
+    np.savez(file := io.BytesIO(), **arrays)
+    return file.getvalue()
 
 
 def frames_of(kind: str, count: int, seed: int = 0) -> np.ndarray:

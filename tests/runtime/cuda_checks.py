@@ -1,0 +1,90 @@
+"""What a process on a machine with a GPU asserts about a bundle: `python -m tests.runtime.cuda_checks NAME PATH`.
+
+The tests run it where the GPU is emulated.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from edgedistill.bundle import Bundle, open_bundle
+from edgedistill.errors import EngineError
+from edgedistill.runtime import Decoder
+
+from ..compile.engines import frames_of, same
+from .test_c_engine import one_call, state_equal
+
+CALLS = ("push", "step", "gap", "push", "int16", "float64", "normalization", "push", "reset", "step", "push")
+
+
+def stream(bundle: Bundle, kind: str) -> None:
+    """Every call of a decoder gives the oracle's bits."""
+    compiled, oracle = Decoder(bundle, "cuda"), Decoder(bundle, "oracle")
+    for at, what in enumerate(CALLS):
+        frames = frames_of(kind, (40, 3, 7, 333, 12)[at % 5], at)
+        found, expected = (one_call(decoder, what, frames) for decoder in (compiled, oracle))
+        assert same(found, expected), (at, what)
+        assert compiled.latent.tobytes() == oracle.latent.tobytes(), (at, what)
+    assert state_equal(compiled.export_state(), oracle.export_state())
+
+
+def moved(bundle: Bundle, kind: str) -> None:
+    """A stream goes on in another engine, before and after the ring wraps."""
+    frames = frames_of(kind, 700)
+    decoders = {engine: Decoder(bundle, engine) for engine in ("cuda", "oracle", "c")}
+    for at, ours, theirs in ((13, "oracle", "cuda"), (333, "cuda", "c"), (333, "c", "cuda"), (13, "cuda", "oracle")):
+        first, second, alone = decoders[ours], decoders[theirs], Decoder(bundle, "oracle")
+        first.reset()
+        for decoder in (first, alone):
+            decoder.push(frames[:at])
+            decoder.gap(2)
+        second.push(frames_of(kind, 60, seed=7))
+        second.import_state(first.export_state())
+        assert state_equal(second.export_state(), first.export_state())
+        assert same(second.push(frames[at : at + 120]), alone.push(frames[at : at + 120])), (ours, theirs, at)
+
+
+def foreign(bundle: Bundle, kind: str) -> None:
+    """A state of another bundle is refused, and changes nothing."""
+    decoder, twin = Decoder(bundle, "cuda"), Decoder(bundle, "cuda")
+    state = decoder.export_state()
+    ring = state["state_ring_k_0"]
+    for wrong in (
+        {**state, "state_pos": np.array([99], np.int32)},
+        {**state, "state_ring_k_0": np.full_like(ring, -128)},
+    ):
+        try:
+            decoder.import_state(wrong)
+        except EngineError:
+            continue
+        raise AssertionError("it was taken")
+    frames = frames_of(kind, 120)
+    assert same(decoder.push(frames), twin.push(frames))
+
+
+def failing(bundle: Bundle, kind: str) -> None:
+    """The device fails in the middle of a stream: an error, no output, and again until a new decoder is opened."""
+    decoder = Decoder(bundle, "cuda")
+    told = [refusal(decoder, frames_of(kind, 40)) for _ in range(12)]
+    failed = next((at for at, text in enumerate(told) if text), None)
+    assert failed, "no launch failed"
+    assert all("CUDA engine" in text and "device" in text for text in told[failed:])
+    del decoder
+    stream(bundle, kind)
+
+
+def refusal(decoder: Decoder, frames: np.ndarray) -> str:
+    """What it says against these frames; nothing if it takes them."""
+    try:
+        decoder.push(frames)
+    except EngineError as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[2])
+    globals()[sys.argv[1]](open_bundle(path), path.stem)

@@ -1,0 +1,168 @@
+"""The CUDA engine on an emulated GPU, from `compile` to `push`: the oracle's bits, and refusals before it is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgedistill.bundle import Bundle, open_bundle, write_bundle
+from edgedistill.compile.c_library import compile_c_library
+from edgedistill.compile.self_check import REFERENCE
+
+from ..bundles import write_test_bundle
+from ..compile.emulated_gpu import EmulatedGpu
+from ..compile.engines import quick_host, write_engine_bundle
+
+KINDS = ("slow", "fast")
+
+
+@pytest.fixture(scope="module")
+def gpu(tmp_path_factory: pytest.TempPathFactory) -> EmulatedGpu:
+    return EmulatedGpu(tmp_path_factory.mktemp("emulated-gpu"))
+
+
+@pytest.fixture(scope="module")
+def bundles(gpu: EmulatedGpu, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """Compiled for the emulated GPU and for this machine."""
+    folder = tmp_path_factory.mktemp("cuda-engine")
+    made = {kind: write_engine_bundle(folder / f"{kind}.edge", kind) for kind in KINDS}
+    for bundle in made.values():
+        compile_c_library(bundle, quick_host())
+        told = gpu.edgedistill("compile", bundle.path, "--target", "cuda")
+        assert told["compiled"]
+    return made
+
+
+@pytest.fixture
+def copied(bundles: dict[str, Bundle], tmp_path: Path) -> Bundle:
+    """A compiled bundle to damage."""
+    return open_bundle(shutil.copytree(bundles["slow"].path, tmp_path / "slow.edge"))
+
+
+@pytest.mark.parametrize(
+    ("check", "kind", "order"),
+    [
+        *(("stream", kind, order) for kind in KINDS for order in ("", "reversed")),
+        *(("moved", kind, "") for kind in KINDS),
+        ("foreign", "slow", ""),
+    ],
+)
+def test_a_decoder_on_the_gpu_gives_the_oracles_bits(
+    gpu: EmulatedGpu, bundles: dict[str, Bundle], check: str, kind: str, order: str
+) -> None:
+    done = gpu.python("-m", "tests.runtime.cuda_checks", check, bundles[kind].path, ED_EMULATED_ORDER=order)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_device_that_fails_in_the_middle_is_told_and_can_be_opened_again(
+    gpu: EmulatedGpu, bundles: dict[str, Bundle]
+) -> None:
+    fault = {"ED_FAKE_CUDA": "cuGraphLaunch:30:719"}
+    done = gpu.python("-m", "tests.runtime.cuda_checks", "failing", bundles["slow"].path, **fault)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+# ---------------------------------------------------------------- what compile does with a GPU at hand
+
+
+def test_what_is_compiled_was_checked_on_the_gpu_and_says_so(gpu: EmulatedGpu, copied: Bundle) -> None:
+    record = json.loads((copied.path / "build" / "cuda" / "build.json").read_text())
+    assert record["engine"] == "cuda"
+    assert record["fingerprint"]["device"] == {"chip": "sm_87", "toolkit": "13.0", "driver": "13000"}
+    assert record["notes"] == ["checked on emulated GPU: 30 steps of the reference, every bit"]
+    assert {"student_step.cubin", "libed_slow_1.so", "README"} <= record["files"].keys()
+    assert not gpu.edgedistill("compile", copied.path, "--target", "cuda")["compiled"]
+    assert gpu.edgedistill("compile", copied.path, "--target", "cuda", FAKE_CUDA="12.9")["compiled"]  # other toolkit
+    assert gpu.edgedistill("compile", copied.path, "--target", "cuda", ED_FAKE_CUDA_DRIVER="13010")["compiled"]
+
+
+def test_an_engine_that_computes_something_else_is_not_left_in_the_bundle(gpu: EmulatedGpu, tmp_path: Path) -> None:
+    whole = write_engine_bundle(tmp_path / "whole.edge", "slow")
+    with np.load(whole.path / REFERENCE) as stored:
+        arrays = dict(stored)
+    arrays["kinematics"][17] = np.nextafter(arrays["kinematics"][17], np.float32(np.inf))
+    np.savez(tmp_path / REFERENCE, **arrays)
+    files = {name: whole.read(name) for name in whole.names} | {REFERENCE: (tmp_path / REFERENCE).read_bytes()}
+    other = write_bundle(tmp_path / "other.edge", dict(whole.manifest), files)
+    error = gpu.edgedistill("compile", other.path, "--target", "cuda", code=1)["error"]
+    assert "does not compute" in error["what"]
+    assert error["got"].startswith("step 17")
+    assert not [path for path in (other.path / "build").iterdir() if not path.name.startswith(".")]
+
+
+def test_another_chip_is_compiled_for_when_it_is_named(gpu: EmulatedGpu, copied: Bundle) -> None:
+    told = gpu.edgedistill("compile", copied.path, "--target", "cuda", "--chip", "sm_90")
+    assert told["device"] == {"chip": "sm_90", "toolkit": "13.0", "driver": ""}
+    assert "not run" in told["notes"][0]
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("env", "mentions"),
+    [
+        ({"ED_FAKE_CUDA_CHIP": "sm_90"}, ("another chip", "chip sm_87", "chip sm_90")),
+        ({"ED_FAKE_CUDA_DRIVER": "12060"}, ("another driver", "driver 13000", "driver 12060")),
+        ({"ED_FAKE_CUDA": "cuMemAlloc_v2:1:2"}, ("out of memory", "-13")),
+        ({"ED_FAKE_CUDA": "cuModuleLoadData:1:209"}, ("another chip", "-12")),
+        ({"ED_FAKE_CUDA": "cuInit:1:100"}, ("no GPU",)),
+        ({"LD_LIBRARY_PATH": ""}, ("no CUDA driver",)),
+    ],
+)
+def test_a_machine_that_cannot_run_it_says_why_and_what_to_do(
+    gpu: EmulatedGpu, bundles: dict[str, Bundle], env: dict[str, str], mentions: tuple[str, ...]
+) -> None:
+    done = gpu.python("-m", "edgedistill", "run", bundles["slow"].path, "-", "--engine", "cuda", "--json", **env)
+    assert done.returncode == 1, done.stderr
+    error = json.loads(done.stdout)["error"]
+    said = " ".join(str(value) for value in error.values())
+    for text in mentions:
+        assert text in said
+    assert error["next_step"]
+    if "another" in error["what"]:
+        assert f"edgedistill compile {bundles['slow'].path} --target cuda" in error["next_step"]
+
+
+def test_a_kernel_that_was_changed_is_refused_before_it_is_loaded(gpu: EmulatedGpu, copied: Bundle) -> None:
+    cubin = copied.path / "build" / "cuda" / "student_step.cubin"
+    cubin.write_bytes(cubin.read_bytes()[:-1])
+    env = {"ED_FAKE_CUDA": "cuModuleLoadData:1:999"}
+    error = gpu.edgedistill("run", copied.path, "-", "--engine", "cuda", code=1, **env)["error"]
+    assert "'student_step.cubin' was changed" in error["what"]
+
+
+# ---------------------------------------------------------------- bench
+
+
+@pytest.fixture(scope="module")
+def whole(gpu: EmulatedGpu, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that was built for a GPU, with a holdout."""
+    bundle = write_test_bundle(tmp_path_factory.mktemp("bench") / "test.edge", target="cuda", engine="cuda")
+    assert gpu.edgedistill("compile", bundle.path)["target"] == "cuda"  # the bundle's own
+    return bundle
+
+
+def test_a_bench_times_what_is_compiled_here_and_judges_it(gpu: EmulatedGpu, whole: Bundle) -> None:
+    found = gpu.edgedistill("bench", whole.path, "--steps", "5", code=(0, 3))  # 3: emulation takes its time
+    engines = {row["name"]: row["engine"] for row in found["subjects"]}
+    assert (engines["lfp-student-int8"], engines["onnxruntime-int8"]) == ("cuda", "onnxruntime")
+    gate = {gate["name"]: gate for gate in found["gates"]}["step_p99_us"]
+    assert gate["value"] > 0
+    asked = gpu.edgedistill("bench", whole.path, "--steps", "5", "--engine", "onnxruntime-int8")
+    assert "onnxruntime-int8" not in {row["name"] for row in asked["subjects"]}
+    gate = {gate["name"]: gate for gate in asked["gates"]}["step_p99_us"]
+    assert (gate["value"], gate["ok"], "ships 'cuda'" in gate["reason"]) == (None, None, True)
+
+
+def test_a_bench_elsewhere_leaves_the_gpus_time_empty_with_the_reason(gpu: EmulatedGpu, whole: Bundle) -> None:
+    found = gpu.edgedistill("bench", whole.path, "--steps", "5", LD_LIBRARY_PATH="")
+    assert {row["name"]: row["engine"] for row in found["subjects"]}["lfp-student-int8"] == "onnxruntime"
+    gate = {gate["name"]: gate for gate in found["gates"]}["step_p99_us"]
+    assert (gate["value"], "no CUDA driver" in gate["reason"]) == (None, True)
+    error = gpu.edgedistill("bench", whole.path, "--engine", "cuda", code=1, LD_LIBRARY_PATH="")["error"]
+    assert "no CUDA driver" in error["what"]
