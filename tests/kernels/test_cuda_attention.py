@@ -19,6 +19,7 @@ from .cuda_attention import (
     SOURCES,
     Case,
     Kernels,
+    check,
     extreme_case,
     random_case,
     ring_states,
@@ -32,10 +33,9 @@ NARROW = StudentShape(channels=3, outputs=1, d=8, layers=2, heads=2, window=5, f
 NO_LAGS = StudentShape(channels=4, outputs=2, d=32, layers=1, heads=1, window=2, ff=16, taps=1, dilation=1, lags=0)
 
 
-@pytest.fixture(scope="module", params=compilers())
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    folder = tmp_path_factory.mktemp("attention")
-    return Kernels(load(compile_emulated(folder / "attention.so", SOURCES, compiler=request.param)))
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    return Kernels(load(compile_emulated(tmp_path_factory.mktemp("attention") / "attention.so", SOURCES)))
 
 
 # ---------------------------------------------------------------- one bin
@@ -161,7 +161,12 @@ def test_append_moves_bytes_of_any_type_between_strides(kernels: Kernels, kind: 
     assert (state == [0, 5]).all()
 
 
-# ---------------------------------------------------------------- sanitizers
+# ---------------------------------------------------------------- other compilers, sanitizers
+
+
+@pytest.mark.skipif("clang++" not in compilers(), reason="clang is not installed")
+def test_clang_gives_the_same_bits(tmp_path: Path) -> None:
+    check(Kernels(load(compile_emulated(tmp_path / "attention.so", SOURCES, compiler="clang++"))))
 
 
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:

@@ -170,8 +170,9 @@ def test_an_order_may_come_from_the_environment(alone: Callable[..., Any]) -> No
         assert (done.returncode, done.stdout.strip()) == (0, last), done.stderr
 
 
-def test_a_stack_that_overflows_hits_its_guard(alone: Callable[..., Any]) -> None:
-    assert alone('launch(library, "overflow", 1, 3, 0, out, 200_000)', {}).returncode < 0  # a signal
+def test_a_stack_that_overflows_is_reported(probe: Library) -> None:
+    assert launch(probe, "overflow", 1, 8, 0, np.zeros(1, np.int32), 5) == FAILED
+    assert "the stack of thread 5 overflowed" in failure(probe)
 
 
 # ---------------------------------------------------------------- sanitizers
