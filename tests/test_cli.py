@@ -100,8 +100,13 @@ def test_neither_help_nor_a_wrong_word_imports_anything_heavy() -> None:
 
 def test_targets_and_doctor() -> None:
     listed = {target["name"]: target for target in answer("targets")["targets"]}
-    assert (listed["host"]["available"], listed["jetson-thor"]["available"]) == (True, False)
+    assert (listed["host"]["available"], listed["jetson-thor"]["available"]) == (True, True)
     assert "jetson-orin-nano" in call("targets").output
+    told = call("targets", "jetson-orin-nano").output
+    for part in ("TensorRT plan", "sm_87", "6.1 to", "512 MB", "VDD_IN", "int8_r2_drop at most 0.005", "nvpmodel"):
+        assert part in told
+    assert answer("targets", "jetson-orin-nano") == listed["jetson-orin-nano"]
+    refused("targets", "jetson-thro", says=("did you mean 'jetson-thor'",))
     checks = answer("doctor")
     assert {"healthy", "checks"} == set(checks)
     assert {"name", "ok", "found", "needed_for", "fix", "required"} == set(checks["checks"][0])

@@ -15,7 +15,7 @@ from edgedistill.compile.engines import compile_bundle, compile_spike_student
 from edgedistill.runtime.c_engine import HOST
 from edgedistill.target import GPU_ENGINES, load_target
 
-NOTHING = (None, "", [])
+NOTHING: tuple[object, ...] = (None, "", [])
 
 
 @click.command(

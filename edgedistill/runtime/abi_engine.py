@@ -62,6 +62,13 @@ class AbiEngine:
         return self._opened.precision
 
     @property
+    def state_bytes(self) -> int:
+        """Of rings, lagged bins and their counters, wherever the engine keeps them."""
+        shape, (value, lag) = self.shape, (1, 1) if self.precision == "int8" else (2, 4)
+        rings = 2 * shape.layers * shape.heads * (shape.window - 1) * shape.head_dim
+        return value * rings + lag * shape.lag_rows * shape.channels + 8
+
+    @property
     def latent(self) -> Floats:
         """The latent (d,) of the last step, before the gain of the last norm; zeros before the first."""
         found: Floats = np.empty(self.shape.d, np.float32)

@@ -24,6 +24,7 @@ from edgedistill.measure.machine import describe_machine
 from edgedistill.measure.sensors import Meter, find_meter
 from edgedistill.runs import BINS_PER_S
 from edgedistill.runtime import Decoder
+from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.runtime.compiled import COMPILED, engine_here, why_not_here
 from edgedistill.subjects.candidates import LFP_INT8, LFP_STUDENT, STUDENTS, SUBJECTS, Candidate, candidates_of_bundle
 from edgedistill.subjects.extras import budget_of, calibration_of, layers_of, robustness_of, trace_of
@@ -88,7 +89,7 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
             precision=c.engine.precision,
             params=c.params,
             artifact_bytes=c.artifact_bytes,
-            state_bytes=sum(array.nbytes for array in c.engine.export_state().values()),
+            state_bytes=_state_bytes(c),
             times=times[c.name],
             deadline_us=deadline_us,
             fit=fits[c.name],
@@ -263,3 +264,11 @@ def provenance_of(bundle: Bundle) -> dict[str, object]:
     """Which bundle this was, for those who read the result alone."""
     keys = ("name", "created_by", "session", "preset", "target", "engine", "recipe", "group_delay_ms", "int8")
     return {key: bundle.manifest.get(key) for key in keys} | {"sha256": bundle.sha256, "cores_seen": os.cpu_count()}
+
+
+def _state_bytes(candidate: Candidate) -> int:
+    """Of what a step carries to the next; an engine that keeps it in float16 exchanges none."""
+    engine = candidate.engine
+    if isinstance(engine, AbiEngine):
+        return engine.state_bytes
+    return sum(array.nbytes for array in engine.export_state().values())
