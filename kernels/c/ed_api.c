@@ -50,7 +50,7 @@ static int require_decoder(const ed_decoder *decoder) {
 
 /* What a call that reached the device says. After a failure rings and front end no longer belong together. */
 static int ended(ed_decoder *decoder, int error) {
-    if (error && error != ED_ERROR_STATE) decoder->magic = ED_DECODER_FAILED;
+    if (error && error != ED_ERROR_STATE && error != ED_ERROR_UNSUPPORTED) decoder->magic = ED_DECODER_FAILED;
     return error;
 }
 

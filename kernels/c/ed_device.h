@@ -37,7 +37,8 @@ int ed_device_reset(ed_device *device);
  * result is written. */
 int ed_device_step(ed_device *device, const float *bin, float *kinematics, float *latent);
 
-/* Rings and lagged bins in the exchanged layout of edgedistill.h, from the first ring to the last lagged bin. */
+/* Rings and lagged bins in the exchanged layout of edgedistill.h, from the first ring to the last lagged bin.
+ * ED_ERROR_UNSUPPORTED, with nothing changed, where a device keeps its state in other numbers: the stream goes on. */
 int ed_device_export(ed_device *device, int8_t *student, int32_t *pos, int32_t *live);
 int ed_device_import(ed_device *device, const int8_t *student, int32_t pos, int32_t live);
 

@@ -38,8 +38,9 @@ static int ed_student_export(const struct ed_student *student, int8_t *out, int3
 
 /* The inverse; pos and live are in range and no value is -128. */
 static int ed_student_import(struct ed_student *student, const int8_t *in, int32_t pos, int32_t live) {
-    memset(student->latent, 0, sizeof student->latent);
-    return ed_device_import(student->device, in, pos, live);
+    int error = ed_device_import(student->device, in, pos, live);
+    if (!error) memset(student->latent, 0, sizeof student->latent);
+    return error;
 }
 
 #endif

@@ -170,11 +170,11 @@ static int engine_export(const ed_decoder *decoder, void *state) {
     const struct ed_engine *engine = engine_at(decoder);
     unsigned char *out = state;
     int32_t pos = 0, live = 0;
-    memset(out + ED_FRONTEND_AT - 8, 0, 8);
     int error = ed_student_export(&engine->student, (int8_t *)out + sizeof(ed_state_header), &pos, &live);
     if (error) return error;
     ed_state_header header = engine_header(engine, pos, live);
     memcpy(out, &header, sizeof header);
+    memset(out + sizeof header + ED_STUDENT_BYTES, 0, ED_FRONTEND_AT - sizeof header - ED_STUDENT_BYTES);
     ed_fe_export(&engine->front_end, (ed_fe_exchange *)(void *)(out + ED_FRONTEND_AT));
     return ED_OK;
 }
@@ -196,13 +196,15 @@ static int engine_accepts(const struct ed_engine *engine, const unsigned char *s
 static int engine_import(ed_decoder *decoder, const void *state) {
     struct ed_engine *engine = engine_of(decoder);
     const unsigned char *in = state;
-    if (!engine_accepts(engine, in)) return ED_ERROR_STATE;
-    if (ed_fe_import(&engine->front_end, (const ed_fe_exchange *)(const void *)(in + ED_FRONTEND_AT)))
-        return ED_ERROR_STATE;
+    const ed_fe_exchange *front_end = (const ed_fe_exchange *)(const void *)(in + ED_FRONTEND_AT);
+    if (!engine_accepts(engine, in) || !ed_fe_is_state(front_end)) return ED_ERROR_STATE;
     ed_state_header header;
     memcpy(&header, in, sizeof header);
+    int error = ed_student_import(&engine->student, (const int8_t *)in + sizeof header, header.pos, header.live);
+    if (error) return error;
+    ed_fe_import(&engine->front_end, front_end);
     engine->seen = header.seen;
-    return ed_student_import(&engine->student, (const int8_t *)in + sizeof header, header.pos, header.live);
+    return ED_OK;
 }
 
 /* ---------------------------------------------------------------- the table */

@@ -39,7 +39,6 @@ constexpr DataType TYPES[TENSORS] = {DataType::kINT8,  DataType::kINT8,  DataTyp
                                      DataType::kINT8,  DataType::kINT8,  DataType::kFLOAT,
                                      DataType::kINT32, DataType::kINT32, DataType::kINT8};
 
-constexpr int MOST = 2048; /* bins in a window */
 constexpr int FIELDS = 3;
 constexpr const char *FIELD_NAMES[FIELDS] = {"score_scale", "v_scale", "context_inv"};
 
@@ -82,8 +81,10 @@ bool same(const Dims &found, int64_t a, int64_t b, int64_t c) {
 /* The shape that all inputs agree on, from their dims (INPUTS,); false, with a complaint, if they do not. */
 bool shape_of(const Dims *dims, Shape *shape) {
     const Dims &q = dims[Q], &bias = dims[AGE_BIAS];
-    if (q.nbDims != 2 || bias.nbDims != 2 || q.d[0] < 1 || q.d[1] < 1 || bias.d[1] < 2 || bias.d[1] > MOST) {
-        complain("EdAttention: q must be (H, Dh) and age_bias (H, W), static, W from 2 to %d", MOST);
+    if (q.nbDims != 2 || bias.nbDims != 2 || q.d[0] < 1 || q.d[1] < 1 || q.d[1] > ED_MOST_HEAD_DIM || bias.d[1] < 2 ||
+        bias.d[1] > ED_MOST_WINDOW) {
+        complain("EdAttention: q must be (H, Dh) and age_bias (H, W), static, Dh up to %d, W from 2 to %d",
+                 ED_MOST_HEAD_DIM, ED_MOST_WINDOW);
         return false;
     }
     const int64_t heads = q.d[0], head_dim = q.d[1], window = bias.d[1];

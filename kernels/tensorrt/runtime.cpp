@@ -33,6 +33,7 @@
 
 #include ED_MODEL_HEADER
 
+#include "append.h"
 #include "build_file.h"
 #include "driver.h"
 #include "ed_device.h"
@@ -43,13 +44,13 @@ using namespace nvinfer1;
 
 namespace {
 
-#define ED_TEXT_OF(x) #x
-#define ED_TEXT(x) ED_TEXT_OF(x)
+/* Tests name a fake, and leave the machine's to others in the process. */
+#ifndef ED_NVINFER
+#define ED_NVINFER "libnvinfer.so." ED_DRIVER_TEXT(NV_TENSORRT_MAJOR)
+#endif
 
-constexpr char LIBRARY[] = "libnvinfer.so." ED_TEXT(NV_TENSORRT_MAJOR);
 constexpr size_t ALIGN = 256; /* of what IExecutionContext::setTensorAddress takes */
 constexpr size_t RINGS = 2 * ED_LAYERS;
-constexpr unsigned APPEND_THREADS = 256;
 
 constexpr size_t up(size_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
 
@@ -183,7 +184,7 @@ using CreateRuntime = void *(void *logger, int32_t version) noexcept;
 
 /* createInferRuntime of the version this was compiled for, or null. The library stays loaded: it keeps threads. */
 CreateRuntime *create_runtime() {
-    void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    void *library = dlopen(ED_NVINFER, RTLD_NOW | RTLD_LOCAL);
     return library ? reinterpret_cast<CreateRuntime *>(dlsym(library, "createInferRuntime_INTERNAL")) : nullptr;
 }
 
@@ -271,7 +272,10 @@ int ed_device::open_plan(const char *directory) {
 int ed_device::load_plugin(const char *directory, const ed_build_file &plan) {
     constexpr char NAME[] = "EdAttention";
     const ed_build_path path(directory, "libed_plugin.so");
-    if (!path.exists()) return memmem(plan.bytes, plan.size, NAME, sizeof NAME - 1) ? ED_ERROR_FILE : ED_OK;
+    const ed_build_file file(directory, "libed_plugin.so");
+    if (!file.bytes && !path.exists())
+        return memmem(plan.bytes, plan.size, NAME, sizeof NAME - 1) ? ED_ERROR_FILE : ED_OK;
+    if (!file.is_elf()) return ED_ERROR_FILE; /* the loader would not survive one that was cut off */
     IPluginRegistry &registry = runtime->getPluginRegistry();
     plugin = registry.loadLibrary(path.text);
     return plugin || registry.getCreator(NAME, "1", "") ? ED_OK : ED_ERROR_FILE;
@@ -313,7 +317,7 @@ int ed_device::enqueue() {
         lag_bytes = ED_CHANNELS * static_cast<int>(layout.lag_value);
     void *parameters[] = {&fresh, &fresh_stride, &rings, &ring_stride, &bin_new,    &lags,     &pos,
                           &live,  &layers,       &heads, &window,      &head_bytes, &lag_rows, &lag_bytes};
-    result = cuda.cuLaunchKernel(append, 1, 1, 1, APPEND_THREADS, 1, 1, 0, stream, parameters, nullptr);
+    result = cuda.cuLaunchKernel(append, 1, 1, 1, ED_APPEND_THREADS, 1, 1, 0, stream, parameters, nullptr);
     if (!result)
         result = cuda.cuMemcpyDtoHAsync(result_at(), memory + layout.kinematics, layout.result_bytes(), stream);
     return ed_driver_error(result);

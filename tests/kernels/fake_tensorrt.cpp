@@ -13,6 +13,7 @@
 #include <dlfcn.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <sstream>
@@ -34,7 +35,7 @@ bool fails(const char *what) {
 }
 
 template <typename Function> Function *driver(const char *name) {
-    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+    void *library = dlopen(ED_CUDA_DRIVER, RTLD_NOW); /* the fake that the runtime was told of as well */
     void *found = library ? dlsym(library, name) : nullptr;
     if (!found) std::abort();
     return reinterpret_cast<Function *>(found);
@@ -124,8 +125,11 @@ struct Context final : IExecutionContext, Counted {
 
     struct Impl final : apiv::StubVExecutionContext {
         Impl(const Plan &of, IErrorRecorder *to) : plan(of), recorder(to), addresses(of.names.size()) {
-            driver<decltype(cuModuleLoad)>("cuModuleLoad")(&module, plan.kernel_file.c_str());
-            driver<decltype(cuModuleGetFunction)>("cuModuleGetFunction")(&function, module, plan.kernel.c_str());
+            CUresult result = driver<decltype(cuModuleLoad)>("cuModuleLoad")(&module, plan.kernel_file.c_str());
+            if (!result)
+                result = driver<decltype(cuModuleGetFunction)>("cuModuleGetFunction")(&function, module,
+                                                                                      plan.kernel.c_str());
+            if (result) std::fprintf(stderr, "%s of %s: %d\n", plan.kernel.c_str(), plan.kernel_file.c_str(), result);
         }
         ~Impl() override { driver<decltype(cuModuleUnload)>("cuModuleUnload")(module); }
 
