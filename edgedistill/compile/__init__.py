@@ -1,1 +1,4 @@
-"""Engines for a device, from a bundle. Only the onnxruntime engine exists, which needs no compiling."""
+"""A bundle's engine for a device: in C, for a GPU, or as a TensorRT plan; `engines` is where to begin.
+
+The graphs for onnxruntime lie in a bundle as they are and need no compiling.
+"""

@@ -142,7 +142,7 @@ def _readme(record: BuildRecord) -> str:
         f"The INT8 decoder '{record.model}' for target '{record.target}', by {record.created_by}, from the bundle with"
         f" sha256 {record.manifest}: {made}.\n"
         f"To compile it where the GPU is: edgedistill compile BUNDLE --target {record.target}; or without Python, in"
-        f" this folder: cmake -B out -DED_MODEL={record.model} && cmake --build out\n"
+        f" this folder: cmake -B out -DED_MODEL={record.model} -DED_ENGINE=cuda && cmake --build out\n"
         "include/edgedistill.h tells how to call it: ed_open() with the path of this folder.\n"
     )
 
