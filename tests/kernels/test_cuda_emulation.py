@@ -175,6 +175,17 @@ def test_a_stack_that_overflows_is_reported(probe: Library) -> None:
     assert "the stack of thread 5 overflowed" in failure(probe)
 
 
+def test_shared_objects_are_independent(tmp_path: Path) -> None:
+    """Even when both are open to each other, as an emulated driver and its kernels are."""
+    out = [np.zeros(1, np.int32), np.zeros(1, np.int32)]
+    one = compile_emulated(tmp_path / "one.so", [PROBE], ("-O0",))
+    libraries = [ctypes.CDLL(str(p), ctypes.RTLD_GLOBAL) for p in (one, shutil.copy(one, tmp_path / "two.so"))]
+    libraries[1].ed_emulated_reverse(1)
+    for library, last in zip(libraries, out, strict=True):
+        assert launch(library, "race", 1, 100, 0, last) == 0
+    assert (out[0][0], out[1][0]) == (99, 0)
+
+
 # ---------------------------------------------------------------- sanitizers
 
 

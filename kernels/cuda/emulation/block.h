@@ -22,15 +22,16 @@
 
 #include "fibres.h"
 
-#define ED_HIDDEN __attribute__((visibility("hidden")))
 #define ED_WEAK_API extern "C" __attribute__((weak, visibility("default")))
 
 struct ed_index {
     unsigned x, y, z;
 };
 
+#pragma GCC visibility push(hidden) /* each shared object its own: of one name, the dynamic linker would take one */
+
 /* Set for the thread that runs. */
-ED_HIDDEN inline ed_index threadIdx, blockIdx, blockDim, gridDim;
+inline ed_index threadIdx, blockIdx, blockDim, gridDim;
 
 /* What __shared__ variables are in; the linker's names. Not so under AddressSanitizer, which guards each by itself. */
 extern "C" {
@@ -80,11 +81,11 @@ struct machine {
     char failure[256];
 };
 
-ED_HIDDEN inline machine all;
-ED_HIDDEN inline pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+inline machine all;
+inline pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* When the shared object is unloaded. */
-__attribute__((destructor)) ED_HIDDEN inline void give_back() {
+__attribute__((destructor)) inline void give_back() {
     if (all.stacks) unmap_stacks(all.stacks, most_threads);
     all.stacks = nullptr;
 }
@@ -311,6 +312,8 @@ inline int launch(ed_index grid, ed_index block, size_t shared_bytes, void (*bod
 }
 
 } // namespace ed_emulated
+
+#pragma GCC visibility pop
 
 /* ---------------------------------------------------------------- for those who load a shared object with kernels */
 

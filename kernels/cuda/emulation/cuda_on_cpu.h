@@ -22,11 +22,13 @@
 #error "fast-math changes the bits"
 #endif
 
+#pragma GCC visibility push(hidden) /* as in block.h */
+
 /* ---------------------------------------------------------------- words */
 
 #define __device__
 #define __host__
-#define __global__
+#define __global__ __attribute__((visibility("hidden"))) /* reached through ED_EXPORT_KERNEL */
 #define __constant__ static
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
@@ -226,8 +228,9 @@ inline int launch_behind(void (*kernel)(P...), dim3 grid, dim3 block, size_t sha
     return launch_behind(kernel, grid, block, shared_bytes, arguments + 1, types<Rest...>{}, done...,
                          *static_cast<First *>(arguments[0]));
 }
+
 /* Bytes of each of a kernel's parameters, then 0. */
-template <class... P> struct ED_HIDDEN sizes_of {
+template <class... P> struct sizes_of {
     static constexpr unsigned values[] = {sizeof(P)..., 0};
 };
 template <class... P> sizes_of<P...> sizes_for(void (*)(P...));
@@ -245,6 +248,8 @@ inline int ed_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_
     auto body = [=] { kernel(static_cast<P>(arguments)...); };
     return ed_emulated::launch_each(grid, block, shared_bytes, body);
 }
+
+#pragma GCC visibility pop
 
 /* The block's dynamic shared memory as an array of `type`. */
 #define ED_DYNAMIC_SHARED(type, name) type *const name = reinterpret_cast<type *>(ed_emulated::all.shared)

@@ -105,6 +105,8 @@ ed_fibre_switch:
 extern "C" __attribute__((visibility("hidden"))) void ed_fibre_switch(void **save, void *other);
 #endif
 
+#pragma GCC visibility push(hidden) /* each shared object its own: of one name, the dynamic linker would take one */
+
 namespace ed_emulated {
 
 #ifdef ED_FIBRES_ASAN
@@ -210,5 +212,7 @@ inline void enter_fibre(fibre *caller) {
 }
 
 } // namespace ed_emulated
+
+#pragma GCC visibility pop
 
 #endif
