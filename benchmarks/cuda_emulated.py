@@ -30,7 +30,7 @@ import numpy as np
 from c_models import facts_of, front_end_of, random_model, write_files
 
 from edgedistill.assets import asset_folder
-from edgedistill.compile.cuda_packing import cuda_sources, float_tables, packed_weights
+from edgedistill.compile.cuda_packing import WARP, cuda_sources, float_tables, packed_weights, threads_of
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.numerics import Int8Model, Oracle
 
@@ -43,7 +43,7 @@ CXX = ("g++", "-std=c++17", "-O2", "-DED_EMULATED", "-ffp-contract=off", "-fno-m
 NVCC = ("nvcc", "-std=c++17", "-cubin", "--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false")
 CHIPS = ("sm_87", "sm_90", "sm_110")
 PORT = 64  # bytes a clock that one multiprocessor takes from L2, at most
-WARPS, SCHEDULERS = 16, 4
+SCHEDULERS = 4
 CLOCKS_MHZ = {"Orin Nano, 8 GB, MAXN SUPER": 1020, "AGX Orin, 64 GB": 1300, "Thor": 1575, "H200": 1980}
 
 
@@ -76,8 +76,8 @@ def measured(preset: str, steps: int) -> dict[str, Any]:
         sources = cuda_sources(model, front_end, facts_of(shape, front_end, "student"))
         write_files(folder, {file: text.encode() for file, text in sources.items()})
         compared = compare(folder, model, steps)
-        chips = {chip: compiled(folder, chip, shape.layers) for chip in CHIPS} if shutil.which("nvcc") else None
-    return {"model": shape.to_json(), **compared, "floor": floor(model), "chips": chips}
+        chips = {chip: compiled(folder, chip, shape) for chip in CHIPS} if shutil.which("nvcc") else None
+    return {"model": shape.to_json(), "threads": threads_of(shape), **compared, "floor": floor(model), "chips": chips}
 
 
 # ------------------------------------------------------------------------------------------- beside the oracle
@@ -150,7 +150,7 @@ def floor(model: Int8Model) -> dict[str, Any]:
     }
 
 
-def compiled(folder: Path, chip: str, layers: int) -> dict[str, Any]:
+def compiled(folder: Path, chip: str, shape: StudentShape) -> dict[str, Any]:
     """Registers and spills as ptxas counts them; instructions of a step, where they can be disassembled."""
     source = str(KERNELS / "cuda" / "student_step.cu")
     command = [*NVCC, "-Xptxas", "-v", f"-arch={chip}", DEFINE, *INCLUDES, source, "-o", "step.cubin"]
@@ -159,10 +159,10 @@ def compiled(folder: Path, chip: str, layers: int) -> dict[str, Any]:
     found = re.search(of_ours + r".*?(\d+) registers.*?(\d+) bytes smem", said, re.S)
     assert found is not None, said
     names = ("stack_bytes", "spilled_bytes", "registers", "shared_bytes")
-    return dict(zip(names, map(int, found.groups()), strict=True)) | instructions(folder, layers)
+    return dict(zip(names, map(int, found.groups()), strict=True)) | instructions(folder, shape)
 
 
-def instructions(folder: Path, layers: int) -> dict[str, Any]:
+def instructions(folder: Path, shape: StudentShape) -> dict[str, Any]:
     """Of a warp, each layer's counted as often as it runs; the slow paths of divisions, after the exit, not."""
     if shutil.which("cuobjdump") is None:
         return {"instructions": None, "why_no_instructions": "cuobjdump is not on the path"}
@@ -174,12 +174,12 @@ def instructions(folder: Path, layers: int) -> dict[str, Any]:
     backward = [(at, int(m[1], 16)) for at, text in code if (m := re.search(r"\bBRA\b.* (0x[0-9a-f]+)", text))]
     loop = max((at - to) // width + 1 for at, to in backward if to < at)
     end = next(at for at, text in code if re.fullmatch(r"\s*EXIT\s*", text)) // width
-    a_step = end + (layers - 1) * loop
+    a_step = end + (shape.layers - 1) * loop
     return {
         "instructions": {
             "of_a_layer": loop,
             "of_a_step": a_step,
-            "issue_clocks": a_step * WARPS // SCHEDULERS,
+            "issue_clocks": a_step * threads_of(shape) // WARP // SCHEDULERS,
             "what": "of one warp; issue_clocks is an ESTIMATE: one a clock and scheduler, nothing waited for",
         }
     }

@@ -34,7 +34,6 @@ from edgedistill.numerics import Int8Model
 Int8 = npt.NDArray[np.int8]
 Floats = npt.NDArray[np.float32]
 
-THREADS = 512  # of the block that does a step: ED_THREADS
 CHUNK = 16  # integers a thread takes at once
 WARP = 32
 SHARED_BYTES = 48 * 1024  # static shared memory that every GPU has
@@ -46,32 +45,37 @@ LAYER_SCALARS = (
 )
 
 
-def cuda_sources(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts) -> dict[str, str]:
+def cuda_sources(
+    model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts, threads: int | None = None
+) -> dict[str, str]:
     """File name -> text: model_NAME.h (shape), _data.h (facts of the front end), _weights.h (for the GPU's memory).
 
+    `threads` of the block, a power of two from 32 times the outputs to 1024; by default `threads_of` the shape.
     EngineError for a student that the CUDA engine cannot hold.
     """
+    threads = threads or threads_of(model.shape)
     require_fits(model, front_end, facts)
-    _require_device_fits(model)
+    _require_device_fits(model, threads)
     name = c_identifier(facts.name)
     data, weights = f"model_{name}_data.h", f"model_{name}_weights.h"
     header = shape_header(model, front_end, facts, name, "cuda", group=0)
-    includes = f'#define ED_MODEL_DATA "{data}"\n#define ED_MODEL_WEIGHTS "{weights}"\n'
+    includes = f"#define ED_THREADS {threads}\n"
+    includes += f'#define ED_MODEL_DATA "{data}"\n#define ED_MODEL_WEIGHTS "{weights}"\n'
     return {
         f"model_{name}.h": f"{header}{includes}\n{frontend_constants(front_end)}",
         data: facts_text(facts) + "\n" + normalization_tables(front_end, facts.mean, facts.std),
-        weights: _weights_text(model, facts.name),
+        weights: _weights_text(model, facts.name, threads),
     }
 
 
-def _require_device_fits(model: Int8Model) -> None:
+def _require_device_fits(model: Int8Model, threads: int) -> None:
     if model.keep:
         raise EngineError(
             "the CUDA engine computes every part in INT8",
             got=f"{', '.join(model.keep)} in float32",
             expected="a bundle of a recipe that keeps nothing, or a target whose engine is c or onnxruntime",
         )
-    if (shared := shared_bytes(model.shape)) > SHARED_BYTES:
+    if (shared := shared_bytes(model.shape, threads)) > SHARED_BYTES:
         raise EngineError(
             "the student does not fit the shared memory of one multiprocessor",
             got=f"{shared} bytes",
@@ -79,14 +83,24 @@ def _require_device_fits(model: Int8Model) -> None:
         )
 
 
-def shared_bytes(shape: StudentShape) -> int:
+def threads_of(shape: StudentShape) -> int:
+    """Threads of the block (ED_THREADS): half of them where matrices are small.
+
+    There a step is bound by instructions that every warp executes, the norms above all, not by loads: `nano` needs 40 %
+    fewer clocks of the schedulers with 256 threads than with 512.
+    """
+    return 256 if shape.d * shape.ff <= 64 * 256 and shape.outputs <= 256 // WARP else 512
+
+
+def shared_bytes(shape: StudentShape, threads: int | None = None) -> int:
     """Shared memory of the step: `shared_memory` of student_step.cu, rounded up."""
+    threads = threads or threads_of(shape)
     d, ff, heads, channels = shape.d, shape.ff, shape.heads, shape.channels
     vectors = [(d, shape.taps * channels), (d, d), (d, ff), *[(d, shape.window)] * heads]  # taps, context, hidden, p
     recent = (shape.lag_rows + 1) * channels + WARP * CHUNK
     qkv = 3 * heads * -(-shape.head_dim // CHUNK) * CHUNK
-    small = 4 * heads + 8 * (heads + 2 * THREADS // WARP) + 4 * len(LAYER_SCALARS) * shape.layers
-    return 4 * d + sum(Spread(*size).padded for size in vectors) + recent + qkv + small + 256
+    small = 4 * heads + 8 * (heads + 2 * threads // WARP) + 4 * len(LAYER_SCALARS) * shape.layers
+    return 4 * d + sum(Spread(rows, n, threads).padded for rows, n in vectors) + recent + qkv + small + 256
 
 
 # ---------------------------------------------------------------- the order of weights
@@ -98,6 +112,7 @@ class Spread:
 
     rows: int
     n: int
+    block: int  # threads of the block
 
     @property
     def chunks(self) -> int:
@@ -150,7 +165,7 @@ class Spread:
     def by_thread(self, values: Floats) -> Floats:
         """(rows,) -> (own, threads of the block): of the rows that a thread ends with, 0 where it has none."""
         left, threads_left = self.left
-        found = np.zeros((-(-left // threads_left), THREADS), np.float32)
+        found = np.zeros((-(-left // threads_left), self.block), np.float32)
         for i, thread in np.ndindex(found.shape):
             t = thread % self.threads
             rest = t % threads_left + i * threads_left
@@ -160,7 +175,7 @@ class Spread:
         return found
 
     def _groups_of(self, threads: int) -> int:
-        return -(-self.rows * threads // THREADS)
+        return -(-self.rows * threads // self.block)
 
     def _cost(self, threads: int) -> int:
         groups = self._groups_of(threads)
@@ -179,30 +194,32 @@ def _stacks(layer: str) -> list[tuple[str, ...]]:
     return [tuple(layer + name for name in together) for together in names]
 
 
-def packed_weights(model: Int8Model) -> bytes:
+def packed_weights(model: Int8Model, threads: int | None = None) -> bytes:
     """All integers of a student."""
-    t = model.tensors
+    t, threads = model.tensors, threads or threads_of(model.shape)
     stacks: list[tuple[str, ...]] = [("embed.weight",)]
     for i in range(model.shape.layers):
         stacks += _stacks(f"layers.{i}.")
     matrices = [np.concatenate([t[name] for name in names]) for names in stacks]
-    packed = [Spread(*rows.shape).packed(rows) for rows in matrices]
+    packed = [Spread(len(rows), rows.shape[1], threads).packed(rows) for rows in matrices]
     return b"".join([*packed, _few_rows(t["readout.lags"], CHUNK), _few_rows(t["readout.latent"], 4)])
 
 
-def float_tables(model: Int8Model) -> Floats:
+def float_tables(model: Int8Model, threads: int | None = None) -> Floats:
     """All floats of a student, (n,)."""
+    threads = threads or threads_of(model.shape)
     t, layers = model.tensors, [f"layers.{i}." for i in range(model.shape.layers)]
     parts: list[npt.NDArray[Any]] = [_scalars(model, "", MODEL_SCALARS)]
     parts += [_scalars(model, layer, LAYER_SCALARS) for layer in layers]
-    parts += [Spread(*t["embed.weight"].shape).by_thread(t[f"embed.{name}"]) for name in ("weight.multiplier", "bias")]
+    embedding = Spread(model.shape.d, model.shape.taps * model.shape.channels, threads)
+    parts += [embedding.by_thread(t[f"embed.{name}"]) for name in ("weight.multiplier", "bias")]
     parts += [t[f"readout.{name}"] for name in ("latent.multiplier", "lags.multiplier", "bias")]
     for layer in layers:
         for names in _stacks(layer):
-            spread = Spread(sum(len(t[name]) for name in names), t[names[0]].shape[1])
+            spread = Spread(sum(len(t[name]) for name in names), t[names[0]].shape[1], threads)
             parts += [spread.by_thread(np.concatenate([t[f"{name}.multiplier"] for name in names]))]
         parts += [bias_by_slot(t[f"{layer}age_bias"])]
-    parts += [np.zeros(THREADS)]  # read with the bias of slots that do not exist
+    parts += [np.zeros(threads)]  # read with the bias of slots that do not exist
     return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
 
 
@@ -210,9 +227,10 @@ def _scalars(model: Int8Model, prefix: str, names: tuple[str | None, ...]) -> Fl
     return np.array([0 if name is None else model.tensors[prefix + name][0] for name in names], np.float32)
 
 
-def _weights_text(model: Int8Model, name: str) -> str:
-    words = np.frombuffer(pad(np.frombuffer(packed_weights(model), np.uint8)[None], columns=8).tobytes(), "<u8")
-    floats = float_tables(model)
+def _weights_text(model: Int8Model, name: str, threads: int) -> str:
+    packed = packed_weights(model, threads)
+    words = np.frombuffer(pad(np.frombuffer(packed, np.uint8)[None], columns=8).tobytes(), "<u8")
+    floats = float_tables(model, threads)
     return "\n".join(
         [
             f"/* Generated by edgedistill: the numbers of {comment(name)}, as student_layout.h orders them. */",

@@ -1,13 +1,18 @@
 /*
  * Private: where every number of one student lies for the CUDA step, and which thread takes it. C++17.
  *
- * One block of ED_THREADS threads does a step. A matrix (rows, n) is cut into chunks of 16 integers; T threads share a
- * row, and each takes every T-th chunk of it, for GROUPS rows: one pass is 16 bytes a thread, and a matrix takes
- * GROUPS * ROUNDS passes. T is a power of two up to 8, chosen by bytes and passes. Weights lie in the order of the
- * passes, so that a warp's load is one stretch of 512 bytes:
+ * One block of ED_THREADS threads does a step: 512, of small students 256 (the model's header says). A matrix (rows, n)
+ * is cut into chunks of 16 integers; T threads share a row, and each takes every T-th chunk of it, for GROUPS rows: one
+ * pass is 16 bytes a thread, and a matrix takes GROUPS * ROUNDS passes. T is a power of two up to 8, chosen by bytes
+ * and passes. Weights lie in the order of the passes, so that a warp's load is one stretch of 512 bytes; padding is
+ * zero:
+ *
  *     chunk c of row r lies at [round c / T][turned(r % GROUPS, c % T)][thread r / GROUPS * T + c % T][16]
- * and edgedistill/compile/cuda_packing.py packs by the same formulas. Padding is zero. The whole stream:
+ *
+ * and edgedistill/compile/cuda_packing.py packs by the same formulas. The whole stream:
+ *
  *     embedding, then for each layer qkv (3 d rows), out, gate, up, down, then the read-out of bins, of the latent
+ *
  * The ring of values is laid out as the matrix (d, slots) that it is for its sums; the ring of keys as
  * [head][16 dims][slot][16], a slot a thread.
  *
@@ -23,7 +28,9 @@
 
 #include "ed_weights.h"
 
-#define ED_THREADS 512
+#ifndef ED_THREADS
+#error "the model's header says for how many threads its weights are packed"
+#endif
 #define ED_WARPS (ED_THREADS / 32)
 #define ED_CHUNK 16 /* integers a thread takes at once: one 16-byte load */
 

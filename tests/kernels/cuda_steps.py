@@ -20,18 +20,18 @@ DEFINES = ('-DED_MODEL_HEADER="model_test.h"', "-Wno-unused-const-variable")
 SOURCES = (KERNELS / "cuda/student_step.cu", Path(__file__).parent / "cuda_step.cpp")
 
 
-def write_sources(folder: Path, model: Int8Model) -> None:
+def write_sources(folder: Path, model: Int8Model, threads: int | None = None) -> None:
     front_end = front_end_of(model)
-    for file, text in cuda_sources(model, front_end, facts_of(model, front_end)).items():
+    for file, text in cuda_sources(model, front_end, facts_of(model, front_end), threads).items():
         (folder / file).write_text(text)
 
 
 def build(
-    folder: Path, model: Int8Model, traced: bool = True, sanitize: bool = False, compiler: str = "g++"
+    folder: Path, model: Int8Model, sanitize: bool = False, compiler: str = "g++", threads: int | None = None
 ) -> EmulatedStep:
     """The step of `model` as a shared library, in `folder`."""
-    write_sources(folder, model)
-    options = ("-O2", *DEFINES, *(("-DED_TRACE",) if traced else ()))
+    write_sources(folder, model, threads)
+    options = ("-O2", *DEFINES, "-DED_TRACE")
     library = compile_emulated(folder / "step.so", SOURCES, options, [folder], compiler, sanitize)
     return EmulatedStep(library, model)
 

@@ -119,6 +119,13 @@ def test_the_order_of_threads_changes_nothing(built: Builder) -> None:
         require_same_bits(step, oracle, random_bins(SMALL, 25))
 
 
+@pytest.mark.parametrize("threads", [128, 512, 1024])
+def test_the_number_of_threads_changes_nothing(tmp_path: Path, threads: int) -> None:
+    model = random_model(SMALL)
+    step = cuda_steps.build(tmp_path, model, threads=threads)
+    require_same_bits(step, Oracle(model), random_bins(SMALL, 25))
+
+
 def test_reset_is_a_fresh_start(built: Builder) -> None:
     step, oracle = built(ODD)
     first = step.run(random_bins(ODD, 9))["kinematics"]
@@ -167,7 +174,7 @@ def test_nvcc_spills_nothing(tmp_path: Path, shape: StudentShape, chip: str) -> 
 
 @pytest.mark.parametrize(("rows", "n"), [(128, 480), (384, 128), (512, 128), (21, 31), (600, 20), (7, 2000)])
 def test_packing_keeps_every_weight_once(rows: int, n: int) -> None:
-    spread = Spread(rows, n)
+    spread = Spread(rows, n, 512)
     numbers = np.arange(1, rows + 1, dtype=np.float32)
     found = spread.by_thread(numbers)
     assert sorted(found[found > 0]) == list(numbers)
