@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedistill.compile.cuda_packing import cuda_sources, float_tables, packed_weights
+from edgedistill.compile.cuda_packing import cuda_sources, float_tables, packed_weights, threads_of
 from edgedistill.compile.nvcc import Nvcc, find_nvcc
 from edgedistill.config import StudentShape
 from edgedistill.errors import DeviceError
@@ -145,7 +145,7 @@ def test_the_whole_step_has_every_bit_of_the_oracle_around_the_wrap(
     bins = np.random.default_rng(3).normal(0, 1.5, (shape.window + 64, shape.channels)).astype(np.float32)
     found = []
     for bin_ in bins:
-        device.call(kernel, (1, 1), 512, 0, weights, tables, state, device.array(bin_), out)
+        device.call(kernel, (1, 1), threads_of(shape), 0, weights, tables, state, device.array(bin_), out)
         found.append(device.fetched(out))
     expected = Oracle(model).trace(bins, ())
     assert np.stack(found)[:, : shape.outputs].tobytes() == expected["kinematics"].tobytes()
