@@ -18,14 +18,21 @@ from c_models import random_weights
 from gpu_device import Gpu, GpuError, Graph, Launch, Module, Times
 from gpu_peers import Call, Peer, core_peers, student_peers
 from gpu_students import OpenDecoder, Student, kernel_launches, random_bins, step_of
-from kernel_checks import THREADS, random_core, shared_of_step, step_arguments
+from kernel_checks import (
+    THREADS,
+    WINDOW_BINS,
+    random_core,
+    shared_of_step,
+    shared_of_window,
+    step_arguments,
+    window_arguments,
+)
 
 from edgedistill.config import StudentShape
 from edgedistill.measure.latency import no_garbage_collection
 
 SETS = 8  # of inputs to the core
 CHAIN = 32  # launches in a graph that shows a kernel without what a launch costs
-WARMUP = 50
 COMPILED = "edge"  # the preset that torch.compile is given: it takes half a minute for each form
 LINK_BYTES_A_CLOCK = 64  # of one multiprocessor's port to the L2, as NVIDIA's documents have it
 STREAM_THREADS = (256, 512, 1024)
@@ -69,26 +76,35 @@ class Subjects:
         self._add_chain(f"kernel/{student.preset}", launches)
 
     def _add_chain(self, name: str, launches: list[Launch]) -> None:
-        """Launches back to back in one graph: the time of one, from event to event."""
+        """Launches back to back in one graph: the time of one, from event to event, without what a graph costs."""
         graph = self.gpu.graph(*launches)
-        self.turns[f"{name}, back to back"] = lambda n: (
-            self.gpu.time_device([graph], max(1, n // len(launches))) // len(launches)
-        )
+        self.turns[f"{name}, back to back"] = lambda n: self.gpu.time_device([graph], n) // len(launches)
 
     def add_core(self, preset: str, shape: StudentShape) -> None:
-        """One layer's attention over a full ring, and the append."""
+        """One layer's attention over a full ring, the same over a window of bins at once, and the append."""
         attention = self.kernels["attention_step"].function("ed_attention_step", shared_of_step(shape.window))
-        device, slots = ArraysOnly(self.gpu), shape.window - 1
+        slots = shape.window - 1
         launches = []
         for seed in range(SETS):
             core = random_core(shape.heads, shape.window, shape.head_dim, (slots // 3, slots), seed=seed)
-            arguments, _ = step_arguments(device, core)
+            arguments, _ = step_arguments(self.gpu, core)
             launches.append(Launch.of(attention, shape.heads, THREADS, shared_of_step(shape.window), *arguments))
         self._add_graphs(f"core/{preset}", [self.gpu.graph(launch) for launch in launches])
         self._add_chain(f"core/{preset}", launches * (CHAIN // SETS))
+        self._add_graphs(f"window/{preset}", [self.gpu.graph(self._window_launch(shape))])
         append = self._append_launch(shape)
         self._add_graphs(f"append/{preset}", [self.gpu.graph(append)])
         self._add_chain(f"append/{preset}", [append] * CHAIN)
+
+    def _window_launch(self, shape: StudentShape) -> Launch:
+        """As many bins at once as the window has."""
+        slots = shape.window - 1
+        core = random_core(shape.heads, shape.window, shape.head_dim, (slots // 3, slots), shape.window)
+        shared = shared_of_window(shape.window, shape.head_dim)
+        function = self.kernels["attention_window"].function("ed_attention_window", shared)
+        arguments, _ = window_arguments(self.gpu, core)
+        grid = (-(-shape.window // WINDOW_BINS), shape.heads)
+        return Launch.of(function, grid, THREADS, shared, *arguments)
 
     def _append_launch(self, shape: StudentShape) -> Launch:
         heads, slots, head_dim = shape.heads, shape.window - 1, shape.head_dim
@@ -139,13 +155,6 @@ class Subjects:
             return times
 
         return turn
-
-
-class ArraysOnly:
-    """The part of a kernel_checks.Device that arguments are made with."""
-
-    def __init__(self, gpu: Gpu) -> None:
-        self.array = gpu.array
 
 
 def engine_call(decoder: OpenDecoder, student: Student) -> Call:

@@ -29,11 +29,15 @@ SCORE_SPREAD = 8.0  # the largest score's magnitude: exponentials from 127 to 0
 Array = npt.NDArray[Any]
 
 
-class Device(Protocol):
-    """What a check needs of whoever owns the GPU."""
+class Arrays(Protocol):
+    """Whoever puts arguments on the GPU."""
 
     def array(self, values: Array) -> Any:
         """A copy of `values` on the device."""
+
+
+class Device(Arrays, Protocol):
+    """What a check needs of whoever owns the GPU."""
 
     def fetched(self, array: Any) -> Array:
         """A copy of what is there now."""
@@ -121,7 +125,7 @@ def shared_of_window(window: int, head_dim: int) -> int:
     return max(span * WINDOW_BINS * 4, sums) + span * WINDOW_BINS
 
 
-def step_arguments(device: Device, core: Core) -> tuple[tuple[Any, ...], Any]:
+def step_arguments(device: Arrays, core: Core) -> tuple[tuple[Any, ...], Any]:
     """The arguments of ed_attention_step, and its output among them."""
     q, k, v = (device.array(np.ascontiguousarray(part[:, 0])) for part in (core.q, core.k, core.v))
     rings = (device.array(padded(core.ring_k)), device.array(padded(core.ring_v)))
@@ -143,19 +147,25 @@ def check_step(device: Device, core: Core, case: str) -> Finding:
     return compared(case, device.fetched(context), core.context()[0])
 
 
+def window_arguments(device: Arrays, core: Core) -> tuple[tuple[Any, ...], Any]:
+    """The arguments of ed_attention_window, and its output among them."""
+    heads, bins, head_dim = core.q.shape
+    new = (device.array(part) for part in (core.q, core.k, core.v))
+    rings = (device.array(padded(core.ring_k)), device.array(padded(core.ring_v)))
+    state = (device.array(np.array([number], np.int32)) for number in (core.pos, core.live))
+    context = device.array(np.full((bins, heads, head_dim), POISON))
+    shape = (bins, core.window, head_dim)
+    return (*new, *rings, device.array(core.bias), *state, *core.scales, *shape, context), context
+
+
 def check_window(device: Device, core: Core, case: str) -> Finding:
     """ed_attention_window over all bins at once, then ed_window_keep and ed_window_advance."""
     heads, bins, head_dim = core.q.shape
-    slots = core.window - 1
-    q, k, v, bias = (device.array(part) for part in (core.q, core.k, core.v, core.bias))
-    rings = [device.array(padded(ring)) for ring in (core.ring_k, core.ring_v)]
-    pos, live = (device.array(np.array([number], np.int32)) for number in (core.pos, core.live))
-    context = device.array(np.full((bins, heads, head_dim), POISON))
-    shape = (bins, core.window, head_dim)
+    slots, (given, context) = core.window - 1, window_arguments(device, core)
+    _, k, v, *rings, _, pos, live = given[:8]
     grid, shared = (-(-bins // WINDOW_BINS), heads), shared_of_window(core.window, head_dim)
-    given = (q, k, v, *rings, bias, pos, live, *core.scales, *shape, context)
     device.launch("ed_attention_window", grid, THREADS, shared, *given)
-    device.launch("ed_window_keep", (heads, 1), THREADS, 0, k, v, *rings, pos, *shape)
+    device.launch("ed_window_keep", (heads, 1), THREADS, 0, k, v, *rings, pos, bins, core.window, head_dim)
     device.launch("ed_window_advance", (1, 1), 1, 0, pos, live, bins, core.window)
     expected = [core.context().ravel()]
     for ring, new in ((core.ring_k, core.k), (core.ring_v, core.v)):

@@ -16,14 +16,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gpu_checks import KERNELS, kernels_checked, load_kernels, sanitized, student_checked
 from gpu_device import Gpu, GpuError, Module, Times
 from gpu_machine import conditions, device_folder
 from gpu_students import CHANNELS, Student, build_students
-from gpu_subjects import WARMUP, Subjects, streaming
 from gpu_tables import gates, markdown
 
 from edgedistill.compile.nvcc import find_nvcc
@@ -33,12 +32,16 @@ from edgedistill.measure.latency import LatencyUs
 from edgedistill.runtime.cuda_driver import find_gpu
 from edgedistill.target import load_target
 
+if TYPE_CHECKING:
+    from gpu_subjects import Subjects
+
 RESULTS = Path(__file__).parent / "results"
 EMULATED = "emulated"  # in the name of a GPU that is none
-ROUNDS = 10
-COUNTS = {"full": 2000, "quick": 60}  # calls of a subject, over all rounds
+ROUNDS, CALLS = 10, 200  # of every subject, in each round
+QUICK_ROUNDS, QUICK_CALLS = 2, 6
 FEWER = {"eager": 5, "torch.compile, ": 5, "L2 flushed": 2}  # as many times fewer where a call takes longer
 SANITIZED_STEPS = 30
+WARMUP = 50
 
 
 def main() -> None:
@@ -97,10 +100,10 @@ def run(options: argparse.Namespace, work: Path) -> int:
         return 0 if exact else 1
     place = options.out / device_folder(found)
     write(place, result)
-    result["sanitizer"] = sanitized(work, check_command(options), say)
-    write(place, result)
     if exact:
         result |= timed(options, gpu, floors, kernels, students)
+        write(place, result)
+    result["sanitizer"] = sanitized(work, check_command(options), say)
     result |= {"gates": gates(result), "complete": True, "seconds": time.monotonic() - began}
     result["after"] = conditions(found, nvcc, gpu)["device"]["clocks"]
     write(place, result)
@@ -159,6 +162,8 @@ def timed(
     options: argparse.Namespace, gpu: Gpu, floors: Module, kernels: dict[str, Module], students: list[Student]
 ) -> dict[str, Any]:
     """Times of everything, by `what`, then subject."""
+    from gpu_subjects import Subjects, streaming  # and PyTorch, which takes seconds to load: checks do without
+
     subjects = Subjects(gpu, floors, kernels)
     subjects.add_floors()
     for student in students:
@@ -167,7 +172,8 @@ def timed(
     if not options.no_peers:
         say("peers: PyTorch" + ("" if options.no_compile else ", torch.compile (minutes)"))
         subjects.add_peers(students, not options.no_compile)
-    times = in_turn(subjects, COUNTS["quick" if options.quick else "full"])
+    rounds, calls = (QUICK_ROUNDS, QUICK_CALLS) if options.quick else (ROUNDS, CALLS)
+    times = in_turn(subjects, rounds, calls)
     clock = gpu.attributes()["clock_khz"]
     found: dict[str, Any] = {"missing": subjects.reasons, "roofline": {}}
     for name, parts in times.items():
@@ -181,16 +187,16 @@ def timed(
     return found
 
 
-def in_turn(subjects: Subjects, count: int) -> dict[str, list[Times]]:
+def in_turn(subjects: Subjects, rounds: int, calls: int) -> dict[str, list[Times]]:
     """Every subject once a round, warmed up."""
     times: dict[str, list[Times]] = {name: [] for name in subjects.turns}
-    for number in range(ROUNDS):
-        say(f"round {number + 1} of {ROUNDS}")
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
         for name, turn in subjects.turns.items():
             less = max([1, *(factor for part, factor in FEWER.items() if part in name)])
-            calls = max(2, count // ROUNDS // less)
-            warmup = min(WARMUP, calls)
-            times[name].append(turn(warmup + calls)[warmup:] if "back to back" not in name else turn(64 * calls)[1:])
+            count = max(2, calls // less)
+            warmup = min(WARMUP, count)
+            times[name].append(turn(warmup + count)[warmup:])
     return times
 
 

@@ -1,0 +1,256 @@
+"""benchmarks/gpu_suite.sh and all it runs, over an emulated GPU: every path works before a real one is at hand.
+
+Times mean nothing here, and no result of an emulated GPU may get among those of devices. What PyTorch computes beside
+our kernels is held against the student it stands for, on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgedistill.config import StudentShape, load_preset
+from edgedistill.numerics import quantize
+
+from ..compile.emulated_gpu import EmulatedGpu, cuda_headers
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+import kernel_checks  # noqa: E402
+from gpu_tables import gates, markdown  # noqa: E402
+
+DRIVER = Path(__file__).parent / "benchmark_driver.cpp"
+SANITIZER = """#!/bin/sh
+shift 6
+"$@" >/dev/null || exit 86
+echo "========= ERROR SUMMARY: 0 errors"
+"""
+TINY = {"d": 8, "layers": 1, "heads": 2, "window": 5, "ff": 16}
+SIZES = ("--quick", "--small", "--steps", "60", "--channels", "5")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> EmulatedGpu:
+    """With what the benchmarks call of a driver beyond the engines, and a compute-sanitizer that only runs things."""
+    folder = tmp_path_factory.mktemp("machine")
+    found = EmulatedGpu(folder)
+    includes = (*cuda_headers(), f"-I{ROOT / 'kernels' / 'include'}", f"-I{ROOT / 'kernels' / 'cuda'}")
+    options = ("-std=c++17", "-O1", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", *includes)
+    subprocess.run(["g++", *options, str(DRIVER), "-o", str(folder / "lib" / "libcuda.so.1"), "-ldl"], check=True)
+    (folder / "bin" / "compute-sanitizer").write_text(SANITIZER)
+    (folder / "bin" / "compute-sanitizer").chmod(0o755)
+    found.env |= {"PYTHON": sys.executable, "PYTHONWARNINGS": "ignore"}
+    return found
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preset whose step is emulated in a millisecond."""
+    lines = (ROOT / "edgedistill" / "presets" / "nano.toml").read_text().splitlines()
+    student = lines.index("[student]")
+    for at in range(student, lines.index("[teacher]")):
+        key = lines[at].split("=")[0].strip()
+        lines[at] = f"{key} = {TINY[key]}" if key in TINY else lines[at]
+    path = tmp_path_factory.mktemp("preset") / "tiny.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def suite(machine: EmulatedGpu, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(BENCHMARKS / "gpu_suite.sh"), *map(str, words)]
+    return subprocess.run(
+        command, env=machine.env | env, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
+    )
+
+
+# ---------------------------------------------------------------- the suite
+
+
+def test_the_suite_checks_times_and_writes_on_an_emulated_gpu(machine: EmulatedGpu, tiny: Path, tmp_path: Path) -> None:
+    done = suite(machine, tmp_path / "out", *SIZES, "--no-compile", "--presets", tiny, "--work", tmp_path / "work")
+    assert done.returncode == 2, done.stdout + done.stderr  # right, and slower than a GPU
+    result = json.loads((tmp_path / "out" / "emulated-gpu" / "kernels.json").read_text())
+    assert result["complete"]
+    assert result["device"]["chip"] == "sm_87"
+    right = [gate for gate in result["gates"] if gate["kind"] == "right"]
+    assert [gate["ok"] for gate in right] == [True] * 7  # three kernels, a student, three tools
+    assert all(part["cases"] and part["compared"] for part in result["numerics"].values())
+    named = {
+        "step": "tiny, from Python, L2 flushed",
+        "core": "tiny, on the device, warm",
+        "append": "tiny, back to back",
+    }
+    assert all(result[what][subject]["p99"] > 0 for what, subject in named.items())
+    assert result["floor"]["graph of an empty node, warm"]["p50"] >= 0
+    assert result["roofline"]["tiny"]["weights"]["us"] > 0
+    assert len(result["missing"]) == 10  # PyTorch sees no GPU here, and says so
+    assert "| `tiny`, `ed_step` |" in done.stdout
+    assert "MISSED tiny: step over empty graph + roofline" in done.stdout
+    again = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gpu_tables.py"), str(tmp_path / "out" / "emulated-gpu" / "kernels.json")],
+        env=machine.env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert again.stdout == done.stdout
+
+
+def test_an_emulated_gpu_is_kept_out_of_the_results(machine: EmulatedGpu, tiny: Path) -> None:
+    done = suite(machine, *SIZES, "--presets", tiny)
+    assert done.returncode == 1
+    assert "--out" in done.stderr
+    assert not (BENCHMARKS / "results" / "emulated-gpu").exists()
+
+
+def test_a_launch_that_fails_ends_the_suite_with_what_the_driver_said(
+    machine: EmulatedGpu, tiny: Path, tmp_path: Path
+) -> None:
+    done = suite(machine, tmp_path, *SIZES, "--presets", tiny, ED_FAKE_CUDA="cuLaunchKernel:3:719")
+    assert done.returncode == 1
+    assert "cuLaunchKernel answers 719" in done.stderr
+    assert "nvidia-smi" in done.stderr
+
+
+def test_without_a_driver_the_suite_says_what_is_missing(machine: EmulatedGpu) -> None:
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has a driver")
+    done = suite(machine, LD_LIBRARY_PATH="")
+    assert done.returncode == 3
+    assert "there is no CUDA driver on this machine" in done.stderr
+
+
+def test_without_its_packages_the_suite_names_the_command(machine: EmulatedGpu, tmp_path: Path) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys._base_executable} -S -I "$@"\n')  # type: ignore[attr-defined]
+    bare.chmod(0o755)
+    done = suite(machine, PYTHON=str(bare))
+    assert done.returncode == 3
+    assert f"{bare} -m pip install numpy scipy safetensors" in done.stderr
+
+
+# ---------------------------------------------------------------- its judgement
+
+
+class OffByOne:
+    """A device whose attention is the definition's, but for one byte."""
+
+    def __init__(self, core: kernel_checks.Core) -> None:
+        self.context = core.context()[0]
+
+    def array(self, values: np.ndarray) -> np.ndarray:
+        return values
+
+    def fetched(self, array: np.ndarray) -> np.ndarray:
+        wrong = self.context.copy()
+        wrong[0, 0] ^= 1
+        return wrong
+
+    def launch(self, kernel: str, grid: tuple[int, int], block: int, shared: int, *arguments: Any) -> None:
+        assert kernel == "ed_attention_step"
+
+
+def test_one_wrong_byte_is_found() -> None:
+    core = kernel_checks.random_core(3, 31, 16, (4, 30))
+    assert kernel_checks.check_step(OffByOne(core), core, "x").differ == 1
+
+
+def test_the_cases_reach_what_is_promised() -> None:
+    assert set(kernel_checks.WINDOWS) == {1, 31, 129, 200, 2048}
+    assert kernel_checks.states_of(200) == [(0, 0), (0, 199), (66, 199), (99, 99), (198, 198)]
+    core = kernel_checks.random_core(2, 31, 16, (4, 30), bins=3)
+    context = core.context()
+    assert context.shape == (3, 2, 16)
+    assert 20 < np.abs(context.astype(int)).mean() < 100  # neither lost in rounding nor all at the edge
+    assert (quantize(np.float32([1e9]), np.float32([1])) == 127).all()
+
+
+def result_with(**changes: Any) -> dict[str, Any]:
+    times = {"p50": 10.0, "p99": 12.0}
+    how = ("", ", from Python")
+    return {
+        "device": {"name": "GPU", "chip": "sm_90", "driver_cuda": "13.0", "toolkit": "13.0"},
+        "numerics": {"ed_append": {"differ": 0}},
+        "sanitizer": {"memcheck": {"ok": None, "reason": "not installed"}},
+        "floor": {
+            f"{name}{part}": {"p50": 4.0, "p99": 5.0}
+            for name in ("graph of an empty node", "graph of an empty kernel")
+            for part in (", warm", ", L2 flushed")
+        }
+        | {"empty kernel, launched": times},
+        "step": {f"edge{part}{cold}": times for part in how for cold in (", warm", ", L2 flushed")},
+        **{what: {"edge, back to back": times} for what in ("kernel", "core", "append")},
+        "window": {"edge, warm": times, "edge, L2 flushed": times},
+        "roofline": {"edge": {"weights": {"bytes": 1000, "us": 6.0, "bytes_a_clock": 60.0, "computed_us": 5.0}}},
+        "peers": {
+            "edge, PyTorch eager, float32, warm": {"p50": 20.0, "p99": 30.0},
+            "edge, PyTorch CUDA graph, float32, warm": {"p50": 70.0, "p99": 80.0},
+            "edge, PyTorch CUDA graph, float16, warm": {"p50": 60.0, "p99": 80.0},
+            "edge, PyTorch CUDA graph, float16, L2 flushed": {"p50": 90.0, "p99": 99.0},
+        },
+        "missing": {},
+    } | changes
+
+
+def test_gates_compare_with_the_floor_and_with_the_fastest_graph_of_pytorch() -> None:
+    found = {gate["name"]: gate for gate in gates(result_with())}
+    floor = found["edge: step over empty graph + roofline"]
+    assert (floor["value"], floor["ok"]) == (1.0, True)  # 10 over 4 + 6
+    peer = found["edge: fastest PyTorch CUDA graph over step"]
+    assert (peer["value"], peer["ok"]) == (6.0, True)
+    assert found["compute-sanitizer, memcheck"]["ok"] is None
+    wrong = gates(result_with(numerics={"ed_append": {"differ": 3}}))
+    assert wrong[0]["ok"] is False
+    assert wrong[0]["reason"] == "3 differ"
+    missing = {"peers/edge, PyTorch CUDA graph, float32": "no PyTorch"}
+    unmeasured = gates(result_with(peers={}, missing=missing))[-1]
+    assert (unmeasured["ok"], unmeasured["reason"]) == (None, "no PyTorch")
+
+
+def test_the_table_stands_for_the_result() -> None:
+    result = result_with()
+    text = markdown(result | {"gates": gates(result)})
+    assert "| `edge`, `ed_step` | 10.00 | 12.00 | 10.00 | 1.00 × empty graph + roofline |" in text
+    assert "| `edge`, PyTorch CUDA graph, float16 | 60.00 | 80.00 | 90.00 | 6.0 × `ed_step` from Python |" in text
+
+
+# ---------------------------------------------------------------- its peers
+
+
+def test_the_step_in_pytorch_is_the_students() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch comes with the extra train")
+    from gpu_peers import StudentStep, student_peers
+
+    from edgedistill.models.student import Student
+
+    size = replace(load_preset("nano").student, window=9)
+    student = Student(size, {"s": 12}, {"s": "a"}, 8, 2).eval()
+    shape = size.shape(12, 2)
+    weights = {name: tensor.numpy() for name, tensor in student.fold("s").items()}
+    rng = np.random.default_rng(0)
+    readouts = {"readout.latent": (2, shape.d), "readout.lags": (2, (shape.lags + 1) * 12), "readout.bias": (2,)}
+    weights |= {name: rng.normal(size=size).astype(np.float32) for name, size in readouts.items()}
+    peer, state = StudentStep(shape, weights, "float32", "cpu"), student.fresh_state("s")
+    recent = np.zeros((shape.lags + 1, 12), np.float32)
+    with torch.inference_mode():
+        for bin_ in rng.normal(size=(30, 12)).astype(np.float32):
+            recent = np.concatenate([bin_[None], recent[:-1]])
+            latent = student.step("s", torch.from_numpy(bin_), state).numpy()
+            expected = weights["readout.latent"] @ latent + weights["readout.lags"] @ recent.ravel()
+            peer.bin.copy_(torch.from_numpy(bin_))
+            peer.step()
+            found = peer.out.numpy()
+            np.testing.assert_allclose(found, expected + weights["readout.bias"], rtol=1e-3, atol=1e-3)
+    if not torch.cuda.is_available():
+        peers = student_peers(StudentShape(*(12, 2, 8, 1, 2, 5, 16, 1, 1, 0)), weights)
+        assert all(found.call is None and "sees no GPU" in str(found.reason) for found in peers.values())
