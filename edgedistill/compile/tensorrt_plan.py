@@ -69,7 +69,8 @@ def _compile(
     kept = next(outcome for outcome in outcomes if outcome.state == KEPT)
     device = {**device, "form": kept.form}
     record = replace(record, fingerprint=replace(record.fingerprint, device=device))
-    (folder / "README").write_text(readme(record, cmake_commands(record.model, machine)), encoding="utf-8")
+    commands = cmake_commands(record.model, machine.gpu.chip, machine.nvcc.command)
+    (folder / "README").write_text(readme(record, commands), encoding="utf-8")
     sizes = {"library": (folder / record.library).stat().st_size, "plan": (folder / PLAN).stat().st_size}
     return replace(record, sizes=sizes, notes=(*(_told(outcome) for outcome in outcomes), *machine.notes))
 

@@ -20,6 +20,7 @@ from edgedistill.compile.bundle_sources import encoded, kernel_files, model_inpu
 from edgedistill.compile.c_frontend import frontend_constants, normalization_tables
 from edgedistill.compile.c_model import c_identifier, facts_text, require_fits, shape_header
 from edgedistill.compile.commands import run_command
+from edgedistill.compile.nvcc import USUAL
 from edgedistill.errors import EngineError
 from edgedistill.runtime.build_record import BuildRecord, Fingerprint, build_folder, read_record
 from edgedistill.runtime.tensorrt_engine import PLUGIN
@@ -44,26 +45,29 @@ def tensorrt_sources(bundle: Bundle) -> dict[str, bytes]:
         data: facts_text(facts) + "\n" + normalization_tables(front_end, facts.mean, facts.std),
     }
     files = kernel_files("include", "c", "cuda", "tensorrt") | encoded(texts)
-    return files | {"CMakeLists.txt": (asset_folder("kernels") / "CMakeLists.txt").read_bytes()}
+    cmake = asset_folder("kernels") / "CMakeLists.txt"
+    return files | ({cmake.name: cmake.read_bytes()} if cmake.is_file() else {})
 
 
-def cmake_commands(model: str, machine: Machine | None = None) -> tuple[tuple[str, ...], ...]:
-    """What makes plugin, runtime and append kernel in the folder; without a machine, as they stand in a README."""
-    options = [f"-DED_MODEL={model}", "-DED_ENGINE=tensorrt"]
-    if machine is not None:
-        options += [f"-DCMAKE_CUDA_COMPILER={machine.nvcc.command}"]
-        options += [f"-DCMAKE_CUDA_ARCHITECTURES={machine.gpu.chip.removeprefix('sm_')}"]
+def cmake_commands(model: str, chip: str, nvcc: str = str(USUAL / "nvcc")) -> tuple[tuple[str, ...], ...]:
+    """What makes plugin, runtime and append kernel in the folder."""
+    options = (
+        f"-DED_MODEL={model}",
+        "-DED_ENGINE=tensorrt",
+        f"-DCMAKE_CUDA_ARCHITECTURES={chip.removeprefix('sm_')}",
+        f"-DCMAKE_CUDA_COMPILER={nvcc}",  # on no PATH by default
+    )
     return ("cmake", "-B", OUT, *options), ("cmake", "--build", OUT)
 
 
 def made_by_cmake(folder: Path, record: BuildRecord, machine: Machine) -> None:
     """Plugin, runtime and append kernel, in `folder`. EngineError with the first error that was told."""
-    for command in cmake_commands(record.model, machine):
+    for command in cmake_commands(record.model, machine.gpu.chip, machine.nvcc.command):
         run_command(folder, command, lambda said, command=command: _failed(command, said))  # type: ignore[misc]
+    shutil.rmtree(folder / OUT)
     for name in (record.library, PLUGIN, CUBIN):
         if not (folder / name).exists():
-            (folder / OUT / name).replace(folder / name)
-    shutil.rmtree(folder / OUT)
+            raise _failed(command, f"no {name} beside CMakeLists.txt")
 
 
 def _failed(command: Sequence[str], said: str) -> EngineError:
@@ -89,11 +93,12 @@ def prepare(bundle: Bundle, target: Target, sources: dict[str, bytes]) -> None:
         if not bundle.path.is_dir():
             raise
     plan = planned(bundle, target, sources, Fingerprint("", "", (), "", (), ""), (), None)
-    made_once(plan, _prepared)
+    made_once(plan, lambda folder, record: _prepared(folder, record, target))
 
 
-def _prepared(folder: Path, record: BuildRecord) -> BuildRecord:
-    (folder / "README").write_text(readme(record, cmake_commands(record.model)), encoding="utf-8")
+def _prepared(folder: Path, record: BuildRecord, target: Target) -> BuildRecord:
+    commands = cmake_commands(record.model, target.chips[0] if target.chips else "native")
+    (folder / "README").write_text(readme(record, commands), encoding="utf-8")
     return replace(record, notes=("prepared: to be compiled on the device",))
 
 

@@ -18,7 +18,7 @@ from edgedistill.compile import tensorrt_machine, tensorrt_trials
 from edgedistill.errors import EngineError
 from edgedistill.measure.latency import LatencyUs
 from edgedistill.numerics import Oracle
-from edgedistill.quantization.onnx_graph import graph_from_student
+from edgedistill.quantization.onnx_graph import graph_from_student, weight_shapes
 from edgedistill.runtime import jetson, tensorrt_engine
 from edgedistill.runtime.build_record import BuildRecord
 from edgedistill.runtime.cuda_driver import Gpu
@@ -36,8 +36,8 @@ NVCC = BIN + (
 )
 CMAKE = BIN + (
     'if [ "$1" = "--build" ]; then\n'
-    '  echo runtime > out/$(cat out/library); echo "plugin of $(cat out/chip)" > out/libed_plugin.so\n'
-    "  echo cubin > out/append.cubin\n"
+    '  echo runtime > $(cat out/library); echo "plugin of $(cat out/chip)" > libed_plugin.so\n'
+    "  echo cubin > append.cubin\n"
     "else\n"
     "  mkdir -p out\n"
     '  for word in "$@"; do case "$word" in\n'
@@ -116,7 +116,14 @@ def _decoded(bundle: Bundle) -> tuple[Any, Any]:
 
 
 def become_jetson(monkeypatch: pytest.MonkeyPatch, folder: Path, bundle: Bundle, **told: Any) -> Jetson:
-    """Makes this process believe that it runs on one; `told` are fields of Behaviour."""
+    """Makes this process believe that it runs on one, plans and all; `told` are fields of Behaviour."""
+    here = become_board(monkeypatch, folder, **told)
+    _stand_in_for_plans(monkeypatch, here, bundle)
+    return here
+
+
+def become_board(monkeypatch: pytest.MonkeyPatch, folder: Path, **told: Any) -> Jetson:
+    """The same without the engines that open plans."""
     here = Jetson(Behaviour(**told), Plans(), Gpu("Orin", "sm_87", "12060"))
     programs = folder / "programs"
     programs.mkdir(exist_ok=True)
@@ -131,7 +138,10 @@ def become_jetson(monkeypatch: pytest.MonkeyPatch, folder: Path, bundle: Bundle,
     monkeypatch.setattr(jetson, "board", lambda: here.board)
     monkeypatch.setattr(jetson, "jetpack_version", lambda: here.jetpack)
     monkeypatch.setattr(jetson, "tensorrt_version", lambda: here.told.version)
+    return here
 
+
+def _stand_in_for_plans(monkeypatch: pytest.MonkeyPatch, here: Jetson, bundle: Bundle) -> None:
     def opened(path: Path, record: BuildRecord) -> tuple[str, Plans, Bundle]:
         form = record.fingerprint.device["form"]
         assert (path / tensorrt_engine.PLAN).read_bytes().startswith(HEADER)
@@ -143,7 +153,6 @@ def become_jetson(monkeypatch: pytest.MonkeyPatch, folder: Path, bundle: Bundle,
     monkeypatch.setattr(tensorrt_trials, "opened_plan", opened)
     monkeypatch.setattr(tensorrt_trials, "AbiEngine", PlanEngine)
     monkeypatch.setattr(tensorrt_trials, "timed", _timed(here.plans))
-    return here
 
 
 def _timed(plans: Plans) -> Callable[..., dict[str, LatencyUs]]:
@@ -158,8 +167,6 @@ def write_jetson_bundle(path: Path, with_reference: bool = True, **changes: obje
     """A bundle with all that a Jetson needs; its float student decodes the holdout as well as its oracle does."""
     files = student_files(SHAPE, seed=0)
     rng = np.random.default_rng(0)
-    from edgedistill.quantization.onnx_graph import weight_shapes
-
     weights = {n: (rng.normal(size=s) / np.sqrt(s[-1])).astype(np.float32) for n, s in weight_shapes(SHAPE).items()}
     files["student.fp16.onnx"] = graph_from_student(SHAPE, weights, "float16").SerializeToString()
     facts = manifest(**{"target": "jetson", "engine": "tensorrt", **changes})

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +17,22 @@ from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.compile import tensorrt_machine, tensorrt_trials
 from edgedistill.compile.built_folder import CompiledEngine
 from edgedistill.compile.engines import compile_bundle, compile_or_prepare
+from edgedistill.compile.nvcc import nvcc_path
 from edgedistill.compile.tensorrt_forms import FORMS, read_forms, timed
 from edgedistill.compile.tensorrt_plan import compile_tensorrt_plan
+from edgedistill.compile.tensorrt_sources import cmake_commands, tensorrt_sources
 from edgedistill.errors import ConfigError, DeviceError, EngineError
+from edgedistill.measure.score import fit_of
+from edgedistill.numerics import Oracle
 from edgedistill.runtime import Decoder
 from edgedistill.runtime.build_record import check_files, read_record
+from edgedistill.runtime.c_abi import load_library
 from edgedistill.runtime.cuda_driver import Gpu
 from edgedistill.runtime.tensorrt_engine import PLUGIN
 from edgedistill.target import load_target
 
+from ..kernels.tensorrt_builds import headers
+from .fake_tensorrt import fake_tensorrt
 from .jetsons import Jetson, become_jetson, write_jetson_bundle
 
 NANO = load_target("jetson")
@@ -38,8 +49,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def bundle(written: Bundle, tmp_path: Path) -> Bundle:
-    import shutil
-
     shutil.copytree(written.path, tmp_path / "decoder.edge", ignore=shutil.ignore_patterns("build"))
     return open_bundle(tmp_path / "decoder.edge")
 
@@ -50,9 +59,6 @@ def jetson(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundle: Bundle) -> J
 
 
 def _r2_of_oracle(bundle: Bundle) -> float:
-    from edgedistill.measure.score import fit_of
-    from edgedistill.numerics import Oracle
-
     evidence = tensorrt_trials.evidence_of(bundle)
     guess = Oracle(evidence.model).run(evidence.bins)
     r2 = fit_of(guess[evidence.score_from :], evidence.kinematics[evidence.score_from :], "").r2
@@ -334,10 +340,6 @@ def test_a_plan_of_another_device_or_version_is_made_again_on_request_only(
 
 def _again(monkeypatch: pytest.MonkeyPatch, here: Jetson) -> None:
     """TensorRT is imported anew, in its new version."""
-    import sys
-
-    from .fake_tensorrt import fake_tensorrt
-
     here.told.loaded.clear()
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(here.told))
     monkeypatch.delitem(sys.modules, tensorrt_machine.BUILDER, raising=False)
@@ -403,7 +405,7 @@ def test_a_machine_without_gpu_prepares_and_names_the_next_command(
     assert made.lacking is not None
     assert made.lacking.next_step == command
     names = set(made.record.files)
-    assert {"CMakeLists.txt", "README", "tensorrt/plugin.cpp", "tensorrt/runtime.cpp", "model/model_test.h"} <= names
+    assert {"README", "tensorrt/plugin.cpp", "tensorrt/runtime.cpp", "model/model_test.h"} <= names
     assert {"c/ed_device.h", "include/edgedistill.h", "model/model_test_data.h"} <= names
     assert not any(name.endswith((".plan", ".so")) or name.startswith("model/model_test_w") for name in names)
     text = (made.folder / "README").read_text()
@@ -461,8 +463,6 @@ def test_a_chip_of_another_board_is_refused(jetson: Jetson, bundle: Bundle) -> N
 def test_tensorrt_cmake_and_nvcc_that_are_missing_are_told_with_their_packages(
     jetson: Jetson, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import sys
-
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "tensorrt", None)
         without.delitem(sys.modules, tensorrt_machine.BUILDER, raising=False)
@@ -489,3 +489,24 @@ def test_what_came_of_the_forms_is_read_back(jetson: Jetson, bundle: Bundle, tmp
     made = compile_tensorrt_plan(bundle, NANO)
     assert [outcome.form for outcome in read_forms(made.folder)] == ["int8-plugin", "int8", "fp16"]
     assert read_forms(tmp_path) == ()
+
+
+def test_cmake_makes_plugin_runtime_and_kernel_of_the_prepared_sources(
+    written: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the real CMake, nvcc and headers; what it made loads on a machine with neither GPU nor TensorRT."""
+    (_, root, *_), nvcc = headers("10.3"), nvcc_path("nvcc")
+    if nvcc is None or shutil.which("cmake") is None:
+        pytest.skip("no nvcc or no cmake")
+    monkeypatch.setenv("TENSORRT_ROOT", root)
+    for name, data in tensorrt_sources(written).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    for command in cmake_commands("test", "sm_87", nvcc):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "append.cubin").read_bytes().startswith(b"\x7fELF")
+    ctypes.CDLL(str(tmp_path / "libed_plugin.so"))
+    path = tmp_path / "libed_test.so"
+    library = load_library(path, path.read_bytes())
+    assert library.ed_open(str(tmp_path).encode(), ctypes.byref(ctypes.c_void_p())) < 0
