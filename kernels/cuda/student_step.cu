@@ -18,13 +18,18 @@
  *     window, the new value joins at the end; both rings are written after everybody has read them. Slots that were
  *     never written are masked, not skipped: a cold ring costs what a full one costs.
  *
- * Block: 512 threads, at most 128 registers each. ptxas of CUDA 13.0, for sm_87, sm_90, sm_110: `edge` 126 to 128,
- * `nano` 89 to 95, no spills, 5 kB of shared memory at most. (`paper`, ten layers of 256, spills up to 12 words a
- * thread.) Floor: `edge` at 96 channels reads 1.40 MB, 21,800 clocks; `nano` 0.26 MB, 4,000. Instructions: `edge` 4,030
- * a warp, of them 890 a layer: 16,100 clocks of four schedulers if none ever waited; `nano` 1,790 and 7,100, more than
- * its bytes take: it is bound by instructions and by what they wait for. ESTIMATE for `edge`, from those and from
- * latencies of published microbenchmarks, stage by stage: 22,000 to 27,000 clocks a step, 11 to 14 us at 1980 MHz
- * (H200), 22 to 26 us at 1020 MHz (Orin Nano), without launch and host. Nothing here has been measured on a device.
+ * Block: 512 threads of at most 128 registers; 256 for small students (threads_of in cuda_packing.py). What is known
+ * without a device, for sm_87, sm_90, sm_110 and ptxas of CUDA 13.0, at 96 channels:
+ *
+ *   - `edge` 126 to 128 registers, `nano` 112, no spills, 5 kB of shared memory; `paper`, ten layers of 256, spills up
+ *     to 12 words a thread;
+ *   - floor: `edge` reads 1.40 MB, 21,800 clocks at 64 bytes a clock; `nano` 0.25 MB, 3,800;
+ *   - instructions of a warp: `edge` 4,030, of them 890 a layer, 16,100 clocks if four schedulers never waited; `nano`
+ *     2,200 and 4,400, more than its bytes take: it is bound by instructions and by what they wait for.
+ *
+ * ESTIMATE for `edge`, stage by stage with assumed latencies (L2 300 clocks, shared memory 30, shuffle 25): 22,000 to
+ * 27,000 clocks a step, 11 to 14 us at 1980 MHz (H200), 22 to 26 us at 1020 MHz (Orin Nano), without launch and host.
+ * Nothing here has been measured on a device.
  *
  * Not done: on Hopper and Blackwell a cluster of n blocks could read 1/n of the stream each and exchange x, q, k, v,
  * hidden through distributed shared memory. At 28 barriers of a cluster a step (about 300 clocks each) against 21,800
