@@ -15,7 +15,7 @@
  * writes them one row on.
  *
  * Roofline, edge (L 4, H 4, Dh 32, R 4 to 9, C 96): 1 kB of keys and values and 1 kB of lags, read and written: 64
- * clocks at 64 B a clock. What it costs is a launch and two loads from L2, one after the other: about 1 us.
+ * clocks at 64 B a clock. What it costs is a launch and two loads from L2, one after the other, by estimate 1 us.
  *
  * ptxas, CUDA 13.0: 40 registers on sm_87, sm_90 and sm_110, no spills, no shared memory. Never run on a device: its
  * bytes are those of the emulation.

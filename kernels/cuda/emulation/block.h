@@ -100,8 +100,7 @@ inline void set_ready(warp &w, uint32_t lanes) {
     all.ready_warps = lanes ? all.ready_warps | bit : all.ready_warps & ~bit;
 }
 
-/* Goes on in the first ready thread, of warp `preferred` if it has one; in the caller of the launch if there is none.
- */
+/* Goes on in the first ready thread, of warp `preferred` if it has one; if nobody is ready, in the launch's caller. */
 inline void run_next(warp *preferred, bool over = false) {
     thread &from = *all.now;
     fibre *to = &all.caller;

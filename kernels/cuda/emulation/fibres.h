@@ -1,9 +1,10 @@
 /*
  * Private, emulation only: fibres, that is stacks of their own which hand the processor to one another by name.
  *
- * A switch saves what a call must preserve and takes the other's place: about 2 ns on x86-64 and aarch64, some hundred
- * on other processors, where ucontext does it (it asks the kernel for the signal mask). AddressSanitizer is told of
- * each switch. No C++ library: this also compiles where only a C library is installed.
+ * A switch saves what a call must preserve and takes the other's place. With block.h's choice of who goes on it takes 6
+ * to 13 ns on an x86-64 server, the more the more stacks there are; by ucontext, which processors other than x86-64 and
+ * aarch64 get, 180 ns (it asks the system for the signal mask). AddressSanitizer is told of each
+ * switch. No C++ library: this also compiles where only a C library is installed.
  */
 #ifndef ED_FIBRES_H
 #define ED_FIBRES_H
