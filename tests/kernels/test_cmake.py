@@ -87,6 +87,14 @@ def test_says_what_is_missing(folder: Path, options: tuple[str, ...], says: str)
     assert says in " ".join(make(folder, *options).split())
 
 
+def test_a_machine_without_a_gpu_must_be_told_the_chip(folder: Path) -> None:
+    """nvcc would warn, and compile for a chip that is not there."""
+    if any(Path("/dev").glob("nvidia*")) or Path("/dev/nvhost-gpu").exists():
+        pytest.skip("there is a GPU")
+    (folder / "model/model_test.h").write_text("")
+    assert "no GPU here: which chip?" in make(folder, "-DED_MODEL=test")
+
+
 def test_pins_the_same_arithmetic() -> None:
     text = (KERNELS / "CMakeLists.txt").read_text()
     assert f"set(PINNED_CUDA {' '.join(PINNED_FLAGS)})" in text

@@ -7,6 +7,7 @@ nothing before it is waited for, and refuses what a real one would (kernels/cuda
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import subprocess
 import threading
@@ -24,7 +25,8 @@ from edgedistill.numerics import Oracle
 from ..numerics.students import ODD, SMALL, random_bins, random_model
 from . import c_builds
 from .c_builds import Engine, Output, pointer
-from .cuda_engines import Build, Fake, build_cuda, emulated_driver
+from .cuda_engines import Build, Fake, build_cuda, emulated_driver, headers, write_sources
+from .tensorrt_builds import compile_cpp, compilers
 from .tensorrt_fakes import Device
 
 SHAPES = {
@@ -97,6 +99,26 @@ def require_same_bits(device: Engine, oracle: Oracle, bins: npt.NDArray[np.float
         assert same(got["latents"][i], traced["latents"][0]), f"latent of bin {i}"
         state = device.unpacked(got["states"][i])
         assert all(same(state[name], value) for name, value in oracle.export_state().items()), f"state {i}"
+
+
+def cuda_headers_of(version: str) -> str:
+    """Headers of the toolkit here, or of an older one if the tests are given it."""
+    if version == "here":
+        return headers()[1]
+    given = os.environ.get("EDGEDISTILL_CUDA_HEADERS")
+    if not given or not (Path(given) / version / "cuda.h").exists():
+        pytest.skip(f"EDGEDISTILL_CUDA_HEADERS names no folder with {version}/cuda.h")
+    return str(Path(given) / version)
+
+
+@pytest.mark.parametrize("version", ["here", "11.7", "12.2", "12.6"])
+@pytest.mark.parametrize("compiler", compilers())
+def test_compiles_without_a_warning(tmp_path: Path, compiler: str, version: str) -> None:
+    options = ("-O2", '-DED_MODEL_HEADER="model_test.h"', "-I", str(tmp_path), "-isystem", cuda_headers_of(version))
+    for shape in (SMALL, ODD):
+        write_sources(tmp_path, random_model(shape))
+        for source in ("engine.cpp", "emulation/driver.cpp"):
+            compile_cpp(tmp_path / "made.o", [c_builds.KERNELS / "cuda" / source], options, compiler, shared=False)
 
 
 # ---------------------------------------------------------------- the student
