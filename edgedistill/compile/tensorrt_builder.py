@@ -53,15 +53,17 @@ def build_plan(graph: bytes, name: str, options: BuilderOptions, cache: bytes = 
     KeyboardInterrupt stops it between two steps of the builder.
     """
     log = Log()
-    _register_plugin(log, options.plugin)
     try:
-        builder = trt.Builder(log)
+        builder = trt.Builder(log)  # first: the registry of plugins tells its errors to the logger of a builder
     except TypeError as error:  # how the bindings tell that TensorRT gave them nothing
         raise _does_not_start(log) from error
+    _register_plugin(log, options.plugin)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(log, network, graph, name)
-    config, monitor = _config(builder, options, cache), Monitor(options.report)
+    _lay_out(network)
+    config, monitor = _config(builder, options), Monitor(options.report)
     config.progress_monitor = monitor
+    tactics = _tactics(config, cache)
     serialized = builder.build_serialized_network(network, config)
     if monitor.stopped:
         raise KeyboardInterrupt
@@ -69,7 +71,7 @@ def build_plan(graph: bytes, name: str, options: BuilderOptions, cache: bytes = 
         raise _not_built(log, name, options)
     plan = bytes(serialized)
     layers, memory = _inspected(log, plan, name)
-    return BuiltPlan(plan, layers, memory, bytes(config.get_timing_cache().serialize()), tuple(log.warnings))
+    return BuiltPlan(plan, layers, memory, bytes(tactics.serialize()), tuple(log.warnings))
 
 
 def _does_not_start(log: Log) -> EngineError:
@@ -108,18 +110,37 @@ def _parse(log: Log, network: trt.INetworkDefinition, graph: bytes, name: str) -
     )
 
 
+def _lay_out(network: trt.INetworkDefinition) -> None:
+    """Inputs and outputs row-major, as the runtime gives and takes them: by default TensorRT may choose any format."""
+    linear = 1 << int(trt.TensorFormat.LINEAR)
+    for i in range(network.num_inputs):
+        network.get_input(i).allowed_formats = linear
+    for i in range(network.num_outputs):
+        network.get_output(i).allowed_formats = linear
+
+
 def _told(error: trt.ParserError) -> str:
     node = f"node '{error.node_name()}' ({error.node_operator()}): " if error.node() >= 0 else ""
     return f"{node}{error.desc()}"
 
 
-def _config(builder: trt.Builder, options: BuilderOptions, cache: bytes) -> trt.IBuilderConfig:
+def _config(builder: trt.Builder, options: BuilderOptions) -> trt.IBuilderConfig:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * MEGABYTE)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for the inspector: layers by the graph's names
-    if not (cache and config.set_timing_cache(config.create_timing_cache(cache), ignore_mismatch=False)):
-        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     return config
+
+
+def _tactics(config: trt.IBuilderConfig, cache: bytes) -> trt.ITimingCache:
+    """The timing cache that the builder reads and fills: an earlier one, or an empty one where that is of another chip
+    or version. To be held while it builds."""
+    if cache:
+        earlier = config.create_timing_cache(cache)
+        if config.set_timing_cache(earlier, ignore_mismatch=False):
+            return earlier
+    empty = config.create_timing_cache(b"")
+    config.set_timing_cache(empty, ignore_mismatch=False)
+    return empty
 
 
 def _inspected(log: Log, plan: bytes, name: str) -> tuple[str, int]:

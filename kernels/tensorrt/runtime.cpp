@@ -168,9 +168,13 @@ int tensors_of(DataType ring, const Layout &at, Tensor (&tensors)[MOST_TENSORS])
     return n;
 }
 
-/* Whether the plan has this tensor. Of a name it does not know, TensorRT says so by its direction. */
+/* Whether the plan has this tensor, row-major and in device memory. Of a name that it does not know, TensorRT says so
+ * by its direction. */
 bool has(const ICudaEngine &engine, const Tensor &tensor) {
     if (engine.getTensorIOMode(tensor.name) != tensor.mode || engine.getTensorDataType(tensor.name) != tensor.type)
+        return false;
+    if (engine.getTensorFormat(tensor.name) != TensorFormat::kLINEAR ||
+        engine.getTensorLocation(tensor.name) != TensorLocation::kDEVICE)
         return false;
     const Dims found = engine.getTensorShape(tensor.name);
     bool same = found.nbDims == tensor.rank;

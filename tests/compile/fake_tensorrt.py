@@ -60,8 +60,24 @@ def fake_tensorrt(told: Behaviour) -> ModuleType:
     class NetworkDefinitionCreationFlag:
         STRONGLY_TYPED = 1
 
+    class TensorFormat:
+        LINEAR = 0
+
+    class ITensor:
+        allowed_formats = -1  # any
+
     class INetworkDefinition:
         graph: bytes
+
+        def __init__(self) -> None:
+            self.tensors = ITensor(), ITensor()
+            self.num_inputs = self.num_outputs = 1
+
+        def get_input(self, index: int) -> ITensor:
+            return self.tensors[index]
+
+        def get_output(self, index: int) -> ITensor:
+            return self.tensors[1 + index]
 
     class ITimingCache:
         def __init__(self, held: bytes) -> None:
@@ -86,9 +102,6 @@ def fake_tensorrt(told: Behaviour) -> ModuleType:
         def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
             self.cache = cache
             return not ignore_mismatch and not cache.held.startswith(b"foreign")
-
-        def get_timing_cache(self) -> ITimingCache:
-            return self.cache
 
     class IHostMemory(bytes):
         pass
@@ -118,6 +131,7 @@ def fake_tensorrt(told: Behaviour) -> ModuleType:
             return IBuilderConfig()
 
         def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
+            assert [tensor.allowed_formats for tensor in network.tensors] == [1 << TensorFormat.LINEAR] * 2
             monitor = config.progress_monitor
             monitor.phase_start("Building Engine", None, 2)
             if told.during_build:

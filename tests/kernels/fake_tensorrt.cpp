@@ -5,7 +5,8 @@
  *     version 10.3
  *     plugin EdAttention                 this creator must be registered, and is asked for a plugin; or no such line
  *     kernel PATH NAME                   what a step launches: NAME(void *const *tensors), tensors in the order below
- *     tensor NAME in|out TYPE SIZE...    with `absent` for a place among tensors that the model has not
+ *     tensor NAME in|chw32|out TYPE SIZE...   an input is row-major, or of that format
+ *     absent                             for a place among tensors that the model has not
  *
  * FAKE_TENSORRT in the environment makes one thing fail: runtime, memory (deserialization), context, enqueue, capture.
  */
@@ -85,6 +86,7 @@ struct Tensor {
     DataType type;
     Dims dims;
     size_t place;
+    bool odd; /* of another format than row-major */
 };
 
 struct Plan {
@@ -106,7 +108,8 @@ struct Plan {
             Tensor tensor{};
             int type = 0;
             words >> name >> direction >> type;
-            tensor.mode = direction == "in" ? TensorIOMode::kINPUT : TensorIOMode::kOUTPUT;
+            tensor.odd = direction == "chw32";
+            tensor.mode = direction != "out" ? TensorIOMode::kINPUT : TensorIOMode::kOUTPUT;
             tensor.type = static_cast<DataType>(type);
             for (int size; words >> size;) tensor.dims.d[tensor.dims.nbDims++] = size;
             tensor.place = names.size();
@@ -186,6 +189,11 @@ struct Engine final : ICudaEngine, Counted {
             const Tensor *tensor = plan.find(name);
             return tensor ? tensor->mode : TensorIOMode::kNONE;
         }
+        TensorFormat getTensorFormat(const char *name) const noexcept override {
+            const Tensor *tensor = plan.find(name);
+            return tensor && tensor->odd ? TensorFormat::kCHW32 : TensorFormat::kLINEAR;
+        }
+        TensorLocation getTensorLocation(const char *) const noexcept override { return TensorLocation::kDEVICE; }
         int32_t getNbIOTensors() const noexcept override { return static_cast<int32_t>(plan.tensors.size()); }
         const Plan plan;
         IErrorRecorder *recorder;

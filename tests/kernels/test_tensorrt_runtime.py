@@ -346,6 +346,7 @@ def test_a_plan_of_another_version(small: Build, tools: Any, environment: Any, t
         ("tensor ring_v_1 in 2 2 8 16", "tensor ring_v_1 in 1 2 8 16"),
         ("tensor v_new_0 out 2 2 16", "tensor v_new_0 out 2 32"),
         ("tensor v_new_0 out 2 2 16", "tensor v_neu_0 out 2 2 16"),
+        ("tensor ring_v_0 in 2 2 8 16", "tensor ring_v_0 chw32 2 2 8 16"),
         ("tensor pos in 3 1", "tensor pos out 3 1"),
         ("tensor live in 3 1", "tensor live in 3 1\ntensor more in 3 1"),
         ("tensor ring_k_0 in 2 2 8 16", "tensor ring_k_0 in 3 2 8 16"),
