@@ -1,0 +1,289 @@
+/*
+ * Private: what a step reads, weights and rings alike, as one stream of passes of 16 bytes a thread, and the products
+ * that take it. student_step.cu says why, student_layout.h where everything lies.
+ *
+ * A thread holds the next `ahead` passes: `stream::take` returns the oldest and issues the load that many passes ahead.
+ * Which registers those are must be constant in the machine's code, so all loops over passes are unrolled.
+ */
+#ifndef ED_STUDENT_STREAM_CUH
+#define ED_STUDENT_STREAM_CUH
+
+#include "exact.cuh"
+#include "student_state.h"
+
+#ifdef ED_EMULATED
+#define ED_UNROLL_ALL
+#define ED_UNROLL_NONE
+#else
+#define ED_UNROLL_ALL _Pragma("unroll")
+#define ED_UNROLL_NONE _Pragma("unroll 1")
+#endif
+#define ED_INSIDE __device__ __forceinline__
+
+/* i = 0 ... n - 1, dealt to the threads; n is a constant. */
+#define ED_EACH(t, i, n)                                     \
+    ED_UNROLL_ALL                                            \
+    for (int i##_at = 0; i##_at < (n); i##_at += ED_THREADS) \
+        if (const int i = i##_at + (int)(t).thread; i < (n))
+
+namespace {
+
+/* ---------------------------------------------------------------- who does what in attention */
+
+constexpr int head_warps = ED_HEADS < ED_WARPS ? ED_WARPS / ED_HEADS : 1; /* that share a head */
+constexpr int heads_at_once = ED_WARPS / head_warps;
+constexpr int head_rounds = ed_ceil(ED_HEADS, heads_at_once);
+constexpr int slots_at_once = head_warps * 32;
+constexpr int slot_rounds = ed_ceil(ED_WINDOW, slots_at_once);
+
+/* ---------------------------------------------------------------- the passes of a layer, in order */
+
+constexpr int qkv_pass = 0;
+constexpr int keys_pass = qkv_pass + ed_qkv::passes;
+constexpr int values_pass = keys_pass + head_rounds * slot_rounds * ed_key_parts;
+constexpr int out_pass = values_pass + ed_values::passes;
+constexpr int gate_pass = out_pass + ed_out::passes;
+constexpr int up_pass = gate_pass + ed_gate::passes;
+constexpr int down_pass = up_pass + ed_gate::passes;
+constexpr int used_passes = down_pass + ed_down::passes;
+
+/* The stream lies in registers whose numbers must be constants, in every layer the same: a layer is filled up with
+ * empty passes, which load nothing, to a multiple of the depth; of 8, 7 and 6 the depth with the fewest of them. */
+constexpr int filled(int depth) { return ed_ceil(used_passes, depth) * depth; }
+constexpr int shorter(int depth, int than) { return filled(depth) < filled(than) ? depth : than; }
+#ifndef ED_AHEAD
+#define ED_AHEAD shorter(6, shorter(7, 8))
+#endif
+constexpr int ahead = ED_AHEAD;
+constexpr int layer_passes = filled(ahead);
+
+/* Where the weights of a layer's matrices begin, in bytes. */
+constexpr int out_at = ed_qkv::bytes;
+constexpr int gate_at = out_at + ed_out::bytes;
+constexpr int up_at = gate_at + ed_gate::bytes;
+constexpr int down_at = up_at + ed_gate::bytes;
+
+/* ---------------------------------------------------------------- loads */
+
+/* Loads that are issued where they stand: compilers would move them to where their result is used. What is not `wanted`
+ * is left as it is, or undefined. Weights and tables do not change; rings and bins do, from step to step. */
+#ifdef ED_EMULATED
+template <class T>
+ED_INSIDE void load_constant(T &into, const void *from, bool wanted = true) {
+    if (wanted) into = *(const T *)from;
+}
+template <class T>
+ED_INSIDE void load_state(T &into, const void *from, bool wanted = true) {
+    load_constant(into, from, wanted);
+}
+#else
+#define ED_LOAD(kind, result) asm volatile("ld.global" kind " %0, [%1];" : result(into) : "l"(from))
+ED_INSIDE void load_constant(float &into, const void *from) { ED_LOAD(".nc.f32", "=f"); }
+ED_INSIDE void load_constant(int &into, const void *from) { ED_LOAD(".nc.s32", "=r"); }
+ED_INSIDE void load_state(float &into, const void *from) { ED_LOAD(".f32", "=f"); }
+
+/* "+": into the very registers, after their last use; otherwise all loads would come first, in registers of their own.
+ */
+#define ED_LOAD_16(kind)                                                            \
+    asm volatile("ld.global" kind ".L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" \
+                 : "+r"(into.x), "+r"(into.y), "+r"(into.z), "+r"(into.w)           \
+                 : "l"(from))
+#define ED_LOAD_16_IF(kind)                                               \
+    asm volatile("{.reg .pred p; setp.ne.u32 p, %4, 0; @p ld.global" kind \
+                 ".L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%5];}"       \
+                 : "+r"(into.x), "+r"(into.y), "+r"(into.z), "+r"(into.w) \
+                 : "r"((unsigned)wanted), "l"(from))
+ED_INSIDE void load_constant(uint4 &into, const void *from) { ED_LOAD_16(".nc"); }
+ED_INSIDE void load_constant(uint4 &into, const void *from, bool wanted) { ED_LOAD_16_IF(".nc"); }
+ED_INSIDE void load_state(uint4 &into, const void *from) { ED_LOAD_16(""); }
+ED_INSIDE void load_state(uint4 &into, const void *from, bool wanted) { ED_LOAD_16_IF(""); }
+#endif
+
+/* ---------------------------------------------------------------- a thread's place */
+
+/* Who a thread is. What follows from it is computed anew in each layer: kept over all layers, it would take more
+ * registers than there are. */
+struct place {
+    unsigned thread;
+
+    ED_INSIDE void forget() {
+#ifndef ED_EMULATED
+        asm volatile("" : "+r"(thread)); /* for all that the compiler knows, another one */
+#endif
+    }
+    ED_INSIDE int lane() const { return (int)(thread % 32); }
+    ED_INSIDE int warp() const { return (int)(thread / 32); }
+    /* Of M's row, among the threads that share it; and the thread's i-th own row, -1 if there is none. */
+    template <class M>
+    ED_INSIDE int in_row() const {
+        return (int)(thread % M::threads);
+    }
+    template <class M>
+    ED_INSIDE int own_row(int i) const {
+        return M::own_row((int)thread, i);
+    }
+    /* In attention: its head among those of a round, its slot among those of a round, whether there is such a head. */
+    ED_INSIDE int head() const { return (int)(thread / (head_warps * 32)); }
+    ED_INSIDE int slot() const { return (int)(thread % (head_warps * 32)); }
+    ED_INSIDE bool has_head(int round) const {
+        return (ED_WARPS % head_warps == 0 || head() < heads_at_once) &&
+               ((round + 1) * heads_at_once <= ED_HEADS || round * heads_at_once + head() < ED_HEADS);
+    }
+};
+
+/* Sums over the T threads of a row, all rows at once (student_layout.h): own[i] is then the sum of the thread's i-th
+ * own row. Destroys acc. */
+template <class M>
+ED_INSIDE void gather(const place &t, int (&acc)[M::groups], int (&own)[M::own]) {
+    int left = M::groups;
+    ED_UNROLL_ALL
+    for (int bit = M::threads / 2; bit; bit /= 2) {
+        const int given = left % 2 == 0 ? left / 2 : 0; /* from here on */
+        left -= given;
+        ED_UNROLL_ALL
+        for (int i = 0; i < left; i++) acc[i] += __shfl_xor_sync(0xffffffffu, acc[given + i], bit);
+    }
+    const int first = (int)(t.thread % M::threads_left);
+    ED_UNROLL_ALL
+    for (int i = 0; i < M::own; i++) {
+        own[i] = acc[i * M::threads_left];
+        ED_UNROLL_ALL
+        for (int j = 1; j < M::threads_left; j++)
+            if (i * M::threads_left + j < M::left && first == j) own[i] = acc[i * M::threads_left + j];
+    }
+}
+
+/* ---------------------------------------------------------------- the stream */
+
+struct stream {
+    place t;
+    uint4 held[ahead];
+    const int8_t *embedding, *weights, *keys, *values; /* of this layer, at this thread's place */
+    bool last;                                         /* this layer is the last */
+
+    ED_INSIDE stream(const place &whose, const int8_t *all, const ed_cuda_state *state) : t(whose), last(false) {
+        embedding = all + t.thread * ED_CHUNK;
+        weights = embedding + ed_embedding::bytes;
+        keys = state->keys[0] + ed_key_at(t.head(), t.slot(), 0);
+        values = state->values[0] + t.thread * ED_CHUNK;
+        ED_UNROLL_ALL
+        for (int i = 0; i < ahead; i++) held[i] = make_uint4(0, 0, 0, 0);
+        ED_UNROLL_ALL
+        for (int i = 0; i < ahead; i++) fetch(i - ed_embedding::passes);
+    }
+
+    /* The next 16 bytes. `pass` counts from the start of this layer; the embedding's are negative. */
+    ED_INSIDE uint4 take(int pass) {
+        const uint4 oldest = held[position(pass)];
+        fetch(pass + ahead);
+        return oldest;
+    }
+
+    ED_INSIDE void end_layer() {
+        ED_UNROLL_ALL
+        for (int pass = used_passes; pass < layer_passes; pass++) fetch(pass + ahead);
+        weights += ed_layer_bytes;
+        keys += ed_keys_bytes;
+        values += ed_values::bytes;
+    }
+
+   private:
+    static ED_EITHER int position(int pass) { return (pass + ed_ceil(ed_embedding::passes, ahead) * ahead) % ahead; }
+
+    ED_INSIDE void fetch(int pass) {
+        uint4 &into = held[position(pass)];
+        if (pass < 0)
+            fetch_matrix<ed_embedding>(into, embedding, pass + ed_embedding::passes, true, true);
+        else
+            fetch_in_layer(into, pass % layer_passes, pass / layer_passes);
+    }
+
+    /* `next` is 1 for those of the next layer, if there is one. */
+    ED_INSIDE void fetch_in_layer(uint4 &into, int pass, int next) {
+        const int8_t *from = weights + next * ed_layer_bytes;
+        const bool always = !next, wanted = always || !last;
+        if (pass < keys_pass)
+            fetch_matrix<ed_qkv>(into, from, pass - qkv_pass, always, wanted);
+        else if (pass < values_pass)
+            fetch_keys(into, keys + next * ed_keys_bytes, pass - keys_pass, always, wanted);
+        else if (pass < out_pass)
+            fetch_values(into, values + next * ed_values::bytes, pass - values_pass, always, wanted);
+        else if (pass < gate_pass)
+            fetch_matrix<ed_out>(into, from + out_at, pass - out_pass, always, wanted);
+        else if (pass < up_pass)
+            fetch_matrix<ed_gate>(into, from + gate_at, pass - gate_pass, always, wanted);
+        else if (pass < down_pass)
+            fetch_matrix<ed_gate>(into, from + up_at, pass - up_pass, always, wanted);
+        else if (pass < used_passes)
+            fetch_matrix<ed_down>(into, from + down_at, pass - down_pass, always, wanted);
+    }
+
+    template <class M>
+    ED_INSIDE void fetch_matrix(uint4 &into, const int8_t *from, int pass, bool always, bool wanted) {
+        from += pass * M::active * ED_CHUNK;
+        if (always && M::active == ED_THREADS)
+            load_constant(into, from);
+        else
+            load_constant(into, from, wanted && t.thread < M::active);
+    }
+
+    ED_INSIDE void fetch_keys(uint4 &into, const int8_t *from, int pass, bool always, bool wanted) {
+        const int part = pass % ed_key_parts, hr = pass / ed_key_parts / slot_rounds;
+        const int slot = pass / ed_key_parts % slot_rounds * slots_at_once;
+        from += ed_key_at(hr * heads_at_once, slot, part * ED_CHUNK);
+        if (always && ED_WARPS % head_warps == 0 && (hr + 1) * heads_at_once <= ED_HEADS &&
+            slot + slots_at_once <= ED_WINDOW)
+            load_state(into, from);
+        else
+            load_state(into, from, wanted && t.has_head(hr) && slot + t.slot() < ED_WINDOW);
+    }
+
+    ED_INSIDE void fetch_values(uint4 &into, const int8_t *from, int pass, bool always, bool wanted) {
+        using M = ed_values;
+        const int chunk = pass / M::groups * M::threads;
+        from += pass * M::active * ED_CHUNK;
+        if (always && M::active == ED_THREADS && chunk + M::threads <= M::chunks)
+            load_state(into, from);
+        else
+            load_state(into, from, wanted && t.thread < M::active && chunk + t.in_row<M>() < M::chunks);
+    }
+};
+
+/* ---------------------------------------------------------------- products */
+
+ED_INSIDE uint4 chunk_at(const int8_t *integers, int chunk) { return ((const uint4 *)integers)[chunk]; }
+
+ED_INSIDE int dot(uint4 a, uint4 b, int acc) {
+    acc = __dp4a((int)a.x, (int)b.x, acc);
+    acc = __dp4a((int)a.y, (int)b.y, acc);
+    acc = __dp4a((int)a.z, (int)b.z, acc);
+    return __dp4a((int)a.w, (int)b.w, acc);
+}
+
+/* own[i] = the thread's i-th own row of the matrix that begins at `pass`, by a vector; chunk(r) is the vector's chunk
+ * of this thread in round r. */
+template <class M, class F>
+ED_INSIDE void multiply(stream &s, int pass, F chunk, int (&own)[M::own]) {
+    int acc[M::groups];
+    ED_UNROLL_ALL
+    for (int g = 0; g < M::groups; g++) acc[g] = 0;
+    ED_UNROLL_ALL
+    for (int r = 0; r < M::rounds; r++) {
+        const uint4 a = chunk(r);
+        ED_UNROLL_ALL
+        for (int g = 0; g < M::groups; g++) acc[g] = dot(s.take(pass + r * M::groups + g), a, acc[g]);
+    }
+    gather<M>(s.t, acc, own);
+}
+
+/* The same for a vector in shared memory. */
+template <class M>
+ED_INSIDE void multiply_shared(stream &s, int pass, const int8_t *a, int (&own)[M::own]) {
+    const int in_row = s.t.template in_row<M>();
+    const auto chunk = [&](int r) { return chunk_at(a, r * M::threads + in_row); };
+    multiply<M>(s, pass, chunk, own);
+}
+
+}  // namespace
+
+#endif
