@@ -114,6 +114,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PyCudaDevice]:
     context.push()
     yield PyCudaDevice(tmp_path_factory.mktemp("kernels"), nvcc, driver)
     context.pop()
+    context.detach()  # while PyCUDA still knows that it is the primary one
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
