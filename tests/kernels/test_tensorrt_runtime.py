@@ -368,3 +368,45 @@ def test_what_tensorrt_refuses(small: Build, tools: Any, environment: Any, fault
     assert code_of(small, tools) == code
     environment("FAKE_TENSORRT", "")
     small.opened().close()
+
+
+@pytest.mark.parametrize(
+    ("function", "call", "error", "code"),
+    [
+        ("cuInit", 1, 100, DRIVER),
+        ("cuStreamCreate", 1, 2, MEMORY),
+        ("cuModuleLoadData", 1, 209, CHIP),
+        ("cuMemAlloc_v2", 1, 2, MEMORY),
+        ("cuMemHostAlloc", 1, 2, MEMORY),
+        ("cuMemcpyHtoDAsync_v2", 1, 719, DEVICE),
+        ("cuLaunchKernel", 2, 719, DEVICE),  # the append kernel, outside the graph
+        ("cuLaunchKernel", 4, 719, DEVICE),  # and inside
+        ("cuStreamSynchronize", 2, 719, DEVICE),
+        ("cuStreamBeginCapture_v2", 1, 719, DEVICE),
+        ("cuStreamEndCapture", 1, 719, DEVICE),
+        ("cuGraphInstantiateWithFlags", 1, 2, MEMORY),
+        ("cuGraphLaunch", 1, 719, DEVICE),
+    ],
+)
+def test_what_the_driver_refuses(small: Build, tools: Any, function: str, call: int, error: int, code: int) -> None:
+    fake = Fake(tools().driver)
+    fake.fail(function, call, error)
+    assert code_of(small, tools) == code
+    fake.heal()
+    small.opened().close()
+
+
+def test_a_step_that_fails_ends_the_decoder(small: Build, tools: Any) -> None:
+    fake, device, bins = Fake(tools().driver), small.opened(), random_bins(SMALL, 1)
+    kinematics = np.full(SMALL.outputs, 7, np.float32)
+    arguments = device.decoder, c_builds.pointer(bins), c_builds.pointer(kinematics)
+    assert device.c.ed_step(*arguments) == 0
+    kinematics[:] = 7
+    fake.fail("cuStreamSynchronize")
+    assert device.c.ed_step(*arguments) == DEVICE
+    fake.heal()
+    assert device.c.ed_step(*arguments) == DEVICE  # though the device would do it now
+    assert (kinematics == 7).all()
+    device.close()
+    assert fake.left == (0, 0)
+    assert tools().tensorrt().fake_alive() == 0
