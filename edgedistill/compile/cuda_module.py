@@ -81,7 +81,7 @@ def cuda_module_sources(bundle: Bundle) -> dict[str, bytes]:
     require_kernels_fit(model.shape.window, tuple(model.keep))
     files = kernel_files("include", "c", "cuda") | encoded(cuda_sources(model, front_end, facts))
     cmake = asset_folder("kernels") / "CMakeLists.txt"  # builds the same without Python
-    return files | ({cmake.name: cmake.read_bytes()} if cmake.is_file() else {})
+    return files | {cmake.name: cmake.read_bytes()}
 
 
 def prepare(bundle: Bundle, target: Target, sources: dict[str, bytes]) -> None:

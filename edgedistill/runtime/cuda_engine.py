@@ -15,7 +15,7 @@ from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.runtime.abi_engine import AbiEngine, OpenedLibrary
 from edgedistill.runtime.build_choice import chosen_build, own_target, with_command
-from edgedistill.runtime.build_record import BuildRecord, check_device, check_files, check_fits
+from edgedistill.runtime.build_record import BUILD_JSON, BuildRecord, check_device, check_files, check_fits
 from edgedistill.runtime.c_abi import load_library
 from edgedistill.runtime.cuda_driver import Gpu, find_gpu
 
@@ -39,7 +39,15 @@ def open_cuda_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig
 def check_cuda_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
     """EngineError unless this machine's GPU can run what was compiled."""
     check_fits(folder, record, bundle)
-    check_device(folder, record, device_facts(find_gpu()))
+    gpu = find_gpu()
+    check_device(folder, record, device_facts(gpu))
+    toolkit = record.fingerprint.device.get("toolkit", "")
+    if toolkit and int(toolkit.split(".")[0]) > int(gpu.cuda.split(".")[0]):  # compiled where no driver could object
+        raise EngineError(
+            f"{folder}: the CUDA engine there was compiled with a newer toolkit than this machine's driver knows",
+            got=f"toolkit {toolkit} in {BUILD_JSON}",
+            expected=f"CUDA {gpu.cuda.split('.')[0]} or older, as the driver here supports",
+        )
 
 
 def device_facts(gpu: Gpu) -> dict[str, str]:

@@ -58,7 +58,7 @@ def test_without_a_gpu_the_sources_are_prepared_and_the_command_is_told(bundle: 
     record = read_record(folder)
     assert (record.library, record.engine, record.target) == ("", "cuda", "cuda")
     wanted = ("include/edgedistill.h", "c/ed_engine.c", "cuda/student_step.cu", "cuda/engine.cpp")
-    assert {*wanted, "model/model_slow_1.h", "README"} <= record.files.keys()
+    assert {*wanted, "model/model_slow_1.h", "README", "CMakeLists.txt"} <= record.files.keys()
     assert "edgedistill compile BUNDLE --target cuda" in (folder / "README").read_text()
     open_bundle(bundle.path)
 

@@ -98,6 +98,10 @@ def test_another_chip_is_compiled_for_when_it_is_named(gpu: EmulatedGpu, copied:
     told = gpu.edgedistill("compile", copied.path, "--target", "cuda", "--chip", "sm_90")
     assert told["device"] == {"chip": "sm_90", "toolkit": "13.0", "driver": ""}
     assert "not run" in told["notes"][0]
+    old = {"ED_FAKE_CUDA_CHIP": "sm_90", "ED_FAKE_CUDA_DRIVER": "12060"}
+    error = gpu.edgedistill("run", copied.path, "-", "--engine", "cuda", code=1, **old)["error"]
+    assert "newer toolkit" in error["what"]
+    assert error["next_step"].endswith("--target cuda")
 
 
 # ---------------------------------------------------------------- what is refused
@@ -138,6 +142,8 @@ def test_a_kernel_that_was_changed_is_refused_before_it_is_loaded(gpu: EmulatedG
 
 # ---------------------------------------------------------------- bench
 
+SHORT = ("--steps", "5", "--closed-loop", "0", "--against", "onnxruntime-int8")
+
 
 @pytest.fixture(scope="module")
 def whole(gpu: EmulatedGpu, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
@@ -148,19 +154,19 @@ def whole(gpu: EmulatedGpu, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_a_bench_times_what_is_compiled_here_and_judges_it(gpu: EmulatedGpu, whole: Bundle) -> None:
-    found = gpu.edgedistill("bench", whole.path, "--steps", "5", code=(0, 3))  # 3: emulation takes its time
+    found = gpu.edgedistill("bench", whole.path, *SHORT, code=(0, 3))  # 3: emulation takes its time
     engines = {row["name"]: row["engine"] for row in found["subjects"]}
     assert (engines["lfp-student-int8"], engines["onnxruntime-int8"]) == ("cuda", "onnxruntime")
     gate = {gate["name"]: gate for gate in found["gates"]}["step_p99_us"]
     assert gate["value"] > 0
-    asked = gpu.edgedistill("bench", whole.path, "--steps", "5", "--engine", "onnxruntime-int8")
+    asked = gpu.edgedistill("bench", whole.path, *SHORT, "--engine", "onnxruntime-int8")
     assert "onnxruntime-int8" not in {row["name"] for row in asked["subjects"]}
     gate = {gate["name"]: gate for gate in asked["gates"]}["step_p99_us"]
     assert (gate["value"], gate["ok"], "ships 'cuda'" in gate["reason"]) == (None, None, True)
 
 
 def test_a_bench_elsewhere_leaves_the_gpus_time_empty_with_the_reason(gpu: EmulatedGpu, whole: Bundle) -> None:
-    found = gpu.edgedistill("bench", whole.path, "--steps", "5", LD_LIBRARY_PATH="")
+    found = gpu.edgedistill("bench", whole.path, *SHORT, LD_LIBRARY_PATH="")
     assert {row["name"]: row["engine"] for row in found["subjects"]}["lfp-student-int8"] == "onnxruntime"
     gate = {gate["name"]: gate for gate in found["gates"]}["step_p99_us"]
     assert (gate["value"], "no CUDA driver" in gate["reason"]) == (None, True)
