@@ -75,6 +75,10 @@ def test_the_summary_says_what_is_gained_and_what_is_not() -> None:
     words = summary_of(full_result())
     for said in ("12 µs", "published shape", "R² 0.610", "0.790 of the spike student", "same compute", "longevity"):
         assert said in words
+    other = summary_of(
+        {"subjects": [subject("lfp-student-int8", 3.0), subject("spike-student-int8", 74.0, engine="x")]}
+    )
+    assert "ran on another engine, x: 74 µs" in other
     lonely = summary_of({"subjects": [subject("lfp-student-int8", 12.0)]})
     assert "accuracy is unknown" in lonely
     assert "spike student" not in lonely

@@ -27,8 +27,10 @@ def summary_of(result: Mapping[str, Any]) -> str:
     words[0] += "."
     words.append(_accuracy(ours, spikes, rows.get("spike-teacher")))
     if spikes is not None:
+        same = spikes.get("engine") == ours.get("engine") and spikes.get("precision") == ours.get("precision")
+        cost = f"({_us(spikes)})" if same else f"(here it ran on another engine, {spikes.get('engine')}: {_us(spikes)})"
         words.append(
-            f"A spike student of the same size costs the same compute ({_us(spikes)}): what LFP saves is acquisition, "
+            f"A spike student of the same size costs the same compute {cost}: what LFP saves is acquisition, "
             "transport and longevity, what distillation saves is the teacher."
         )
     return " ".join(words)
