@@ -1,6 +1,6 @@
 """`make demo`: simulate sessions, build a decoder for this machine, stream a held-out stretch through it, draw it.
 
-Runs the command line a user would type, step by step; leaves everything in demo-output/.
+Runs the command line a user would type, step by step; leaves everything in demo-output/, report.html first of all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 OUT = Path("demo-output")
-SESSIONS, MINUTES, STEPS = 4, 4, 200
+SESSIONS, MINUTES, STEPS = 4, 4, 150
 SHOWN_S = 12
 
 
@@ -30,11 +30,12 @@ def main() -> None:
     built = command("build", *arguments, "--steps", f"{STEPS}", "--baselines", keep="build.json")
     session = sorted((OUT / "sessions").glob("*.nwb"))[-1]
     command("run", f"{bundle}", f"{session}", "--out", f"{OUT}/predictions.csv")
-    measured = command("bench", f"{bundle}", keep="bench.json")
+    measured = command("bench", f"{bundle}", "--robustness", "--system", "--closed-loop", "2", keep="bench.json")
+    command("report", f"{OUT}/bench.json", "--out", f"{OUT}/report.html")
     picture = OUT / "decoded.png"
     draw(session, bundle, OUT / "predictions.csv", built["metrics"], picture)
     summary(built["metrics"], measured)
-    print(f"\ndecoded against true velocity: {picture}\nthe whole demo took {monotonic() - start:.0f} s")
+    print(f"\ndecoded against true velocity: {picture}\nall of it on one page: {OUT}/report.html\nthe whole demo took {monotonic() - start:.0f} s")
 
 
 def command(*arguments: str, keep: str | None = None) -> dict[str, Any]:
