@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import click
 
 from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.cli.app import GATE_MISSED
-from edgedistill.cli.output import json_option, print_facts, print_gates, print_json, working
+from edgedistill.cli.output import json_option, print_facts, print_gates, print_json, print_table, working
 from edgedistill.compile.built_folder import CompiledEngine
 from edgedistill.compile.engines import compile_bundle, compile_spike_student
+from edgedistill.compile.tensorrt_forms import Outcome, read_forms
 from edgedistill.runtime.c_engine import HOST
 from edgedistill.target import GPU_ENGINES, load_target
 
@@ -45,8 +47,8 @@ def compile_command(bundle: Path, target: str | None, chip: str | None, force: b
     """Compile a bundle's decoder to a library with the model inside, in C or for a GPU.
 
     It takes raw frames and returns kinematics; in C it allocates nothing and needs nothing. Its results are those of
-    the INT8 definition to the last bit. For a GPU, run it where the GPU is: there the result is checked against the
-    bundle's reference before it is kept.
+    the INT8 definition to the last bit (of a TensorRT plan: near it). For a GPU, run it where the GPU is: there
+    the result is checked against the bundle's reference before it is kept.
     """
     opened = open_bundle(bundle)
     chosen = load_target(target or _usual_target(opened))
@@ -54,16 +56,26 @@ def compile_command(bundle: Path, target: str | None, chip: str | None, force: b
         made = compile_bundle(opened, chosen, force, chip, report)
         compile_spike_student(opened, chosen, force, chip)
     if as_json:
-        print_json(_facts(made, bundle) | {"gates": [asdict(gate) for gate in made.gates]})
+        forms = [asdict(form) for form in read_forms(made.folder)] or None
+        print_json(_facts(made, bundle) | {"forms": forms, "gates": [asdict(gate) for gate in made.gates]})
     else:
         print_facts(
             {name: value for name, value in (_facts(made, bundle) | _in_words(made)).items() if value not in NOTHING}
         )
+        _print_forms(read_forms(made.folder))
         print_gates(made.gates)
         if not made.compiled:
             click.echo("Nothing had to be compiled: all of it was there already.")
     if any(gate.ok is False for gate in made.gates):
         click.get_current_context().exit(GATE_MISSED)
+
+
+def _print_forms(forms: Sequence[Outcome]) -> None:
+    """What came of each form of a plan; nothing for other engines."""
+    times = [(form.latency_us.get("p50"), form.latency_us.get("p99")) for form in forms]
+    rows = [(f.form, f.state, *of, f.r2, f.r2_drop, f.why or "") for f, of in zip(forms, times, strict=True)]
+    if rows:
+        print_table("Plans", ("form", "", "p50 µs", "p99 µs", "R²", "R² lost", ""), rows)
 
 
 def _usual_target(bundle: Bundle) -> str:
@@ -75,7 +87,8 @@ def _in_words(made: CompiledEngine) -> dict[str, object]:
     """For people: what is a list or a table in JSON."""
     needs = made.record.fingerprint
     device = ", ".join(f"{name} {value}" for name, value in needs.device.items() if value)
-    return {"flags": " ".join(needs.flags), "device": device, "notes": "; ".join(made.record.notes)}
+    notes = "; ".join(made.record.notes) if made.record.engine != "tensorrt" else ""  # they are a table
+    return {"flags": " ".join(needs.flags), "device": device, "notes": notes}
 
 
 def _facts(made: CompiledEngine, bundle: Path) -> dict[str, object]:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from edgedistill.bundle import Bundle, open_bundle
+from edgedistill.cli import main
 from edgedistill.compile import tensorrt_machine, tensorrt_trials
 from edgedistill.compile.built_folder import CompiledEngine
 from edgedistill.compile.engines import compile_bundle, compile_or_prepare
@@ -157,6 +159,21 @@ def test_a_form_that_does_not_open_does_not_stop_the_others(jetson: Jetson, bund
     jetson.plans.not_opening = {"int8-plugin": "code -15 of ed_open"}
     forms = forms_of(compile_tensorrt_plan(bundle, NANO))
     assert (forms["int8-plugin"]["state"], forms["fp16"]["state"]) == ("not built", "kept")
+
+
+def test_the_command_shows_the_forms_and_says_a_missed_gate_by_its_exit_code(jetson: Jetson, bundle: Bundle) -> None:
+    printed = CliRunner().invoke(main, ["compile", str(bundle.path)])  # the target stands in the bundle
+    assert printed.exit_code == 0
+    for part in ("int8-plugin", "kept", "slower", "40.000", "jetpack 6.1", "step_p99_us", "met"):
+        assert part in printed.stdout
+    told = json.loads(CliRunner().invoke(main, ["compile", str(bundle.path), "--json"]).stdout)
+    assert [form["form"] for form in told["forms"]] == ["int8-plugin", "int8", "fp16"]
+    assert told["plan_bytes"] > 0
+    assert not told["compiled"]
+    jetson.plans.p50_us = dict.fromkeys(jetson.plans.p50_us, 12_000.0)
+    missed = CliRunner().invoke(main, ["compile", str(bundle.path), "--force"])
+    assert missed.exit_code == 3
+    assert "MISSED" in missed.stdout
 
 
 # ---------------------------------------------------------------- the self-check
