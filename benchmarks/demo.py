@@ -35,7 +35,8 @@ def main() -> None:
     picture = OUT / "decoded.png"
     draw(session, bundle, OUT / "predictions.csv", built["metrics"], picture)
     summary(built["metrics"], measured)
-    print(f"\ndecoded against true velocity: {picture}\nall of it on one page: {OUT}/report.html\nthe whole demo took {monotonic() - start:.0f} s")
+    print(f"\nall of it on one page: {OUT}/report.html\ndecoded against true velocity: {picture}")
+    print(f"the whole demo took {monotonic() - start:.0f} s")
 
 
 def command(*arguments: str, keep: str | None = None) -> dict[str, Any]:
