@@ -146,7 +146,8 @@ def _tool_says(command: list[str]) -> dict[str, Any]:
     last = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-12:]
     if done.returncode == 0:
         return {"ok": True, "said": next((line for line in reversed(last) if "SUMMARY" in line), last[-1:])}
-    wrong = "Target application returned an error" in done.stdout + done.stderr
+    said = done.stdout + done.stderr
     # A tool that this machine's driver or virtualization does not let run is no finding.
-    unsupported = done.returncode != FOUND and not wrong
+    wrong = done.returncode == FOUND or "Target application returned an error" in said
+    unsupported = not wrong or "Device not supported" in said
     return {"ok": None if unsupported else False, "status": done.returncode, "reason": "\n".join(last)}

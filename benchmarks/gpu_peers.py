@@ -92,7 +92,9 @@ class StudentStep:
             ring_k.index_copy_(1, self.slot, k)
             ring_v.index_copy_(1, self.slot, v)
             bias = layer["age_bias"][:, age].masked_fill(dead, float("-inf"))[:, None]
-            x = x + F.linear(F.scaled_dot_product_attention(q, ring_k, ring_v, attn_mask=bias).flatten(), layer["out"])
+            batch = (q[None], ring_k[None], ring_v[None])  # fused kernels take four dimensions alone
+            context = F.scaled_dot_product_attention(*batch, attn_mask=bias[None])
+            x = x + F.linear(context.flatten(), layer["out"])
             gate, up = F.linear(normed(x), layer["gate_up"]).chunk(2)
             x = x + F.linear(F.silu(gate) * up, layer["down"])
         lagged = self.bins[: shape.lags + 1].flatten()
