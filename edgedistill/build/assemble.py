@@ -36,10 +36,10 @@ from edgedistill.frontend import FrontEnd, group_delay_ms
 from edgedistill.models.student import Student
 from edgedistill.quantization.deployment import deployed_weights
 from edgedistill.quantization.onnx_graph import graph_for_plugin, graph_from_integers, graph_from_student
-from edgedistill.quantization.onnx_graph.teacher_window import graph_from_teacher, timing_graph
+from edgedistill.quantization.onnx_graph.teacher_window import graph_from_teacher, parameters_of, timing_graph
 from edgedistill.runtime.compiled import COMPILED
 from edgedistill.subjects import QUICK, bench
-from edgedistill.subjects.candidates import PUBLISHED_GRAPH, TEACHER_GRAPH
+from edgedistill.subjects.candidates import PUBLISHED, PUBLISHED_GRAPH, TEACHER, TEACHER_FACTS, TEACHER_GRAPH
 from edgedistill.target import Gate, Target
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout, behaviour_of
@@ -147,7 +147,12 @@ def teacher_files(made: Ingredients, outputs: int) -> dict[str, bytes]:
     trained = graph_from_teacher(teacher.model, session, teacher.window, weight, bias)
     units = teacher.model.channels[session]
     published = timing_graph(paper.teacher, units, paper.teacher_training.segment_bins, outputs)
-    return {TEACHER_GRAPH: trained.SerializeToString(), PUBLISHED_GRAPH: published.SerializeToString()}
+    facts = {
+        TEACHER: {"params": parameters_of(trained), "window": teacher.window},
+        PUBLISHED: {"params": parameters_of(published), "window": paper.teacher_training.segment_bins},
+    }
+    graphs = {TEACHER_GRAPH: trained.SerializeToString(), PUBLISHED_GRAPH: published.SerializeToString()}
+    return {**graphs, TEACHER_FACTS: json.dumps(facts).encode()}
 
 
 def holdout(made: Ingredients, shape: StudentShape) -> bytes:

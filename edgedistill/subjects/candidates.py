@@ -8,6 +8,7 @@ timed only. The rest are peers.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ from edgedistill.runtime.decoder import described
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.runtime.spike_view import holds_spike_student, spike_view
 from edgedistill.subjects.holdout import SPIKE_FOLDER, Floats, Holdout, shape_of, spike_counts, tensors_of
-from edgedistill.subjects.peers import TorchEager, WindowTeacher, onnxruntime_dynamic_int8, parameters_of
+from edgedistill.subjects.peers import TorchEager, WindowTeacher, onnxruntime_dynamic_int8
 
 LFP_STUDENT, LFP_INT8 = "lfp-student-fp32", "lfp-student-int8"
 SPIKE_STUDENT, SPIKE_INT8 = "spike-student", "spike-student-int8"
@@ -33,6 +34,7 @@ STUDENTS = (LFP_STUDENT, LFP_INT8, PEER_INT8, SPIKE_STUDENT, SPIKE_INT8)
 SUBJECTS = (*STUDENTS, TEACHER, PUBLISHED, PEER_DYNAMIC, PEER_TORCH)
 
 TEACHER_GRAPH, PUBLISHED_GRAPH = "subjects/spike-teacher.onnx", "subjects/spike-teacher-published.onnx"
+TEACHER_FACTS = "subjects/teachers.json"  # name -> params, window in bins: a board has no onnx to count them
 UNTRAINED = "not measured: never trained in this shape"
 
 
@@ -157,8 +159,8 @@ def _eager(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
 
 
 def _teacher(bundle: Bundle, name: str, file: str, counts: Floats) -> Candidate:
-    graph = bundle.read(file)
-    engine, params = WindowTeacher(graph), parameters_of(graph)
+    graph, params = bundle.read(file), int(json.loads(bundle.read(TEACHER_FACTS))[name]["params"])
+    engine = WindowTeacher(graph)
     if name == PUBLISHED:
         return Candidate(name, engine, "onnxruntime", counts, params, 4 * params, without_r2=UNTRAINED)
     return Candidate(name, engine, "onnxruntime", counts, params, len(graph))

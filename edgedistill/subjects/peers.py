@@ -6,7 +6,6 @@ cannot run is an EngineError that says why.
 
 from __future__ import annotations
 
-import io
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -131,15 +130,3 @@ class WindowTeacher:
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
         """The window, for its size."""
         return {"counts": self._counts}
-
-
-def parameters_of(graph: bytes) -> int:
-    """Numbers in the constants of a graph, those that are made when it is loaded included."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise EngineError("onnx is not installed", got=error, next_step="pip install onnx") from error
-    model = onnx.load(io.BytesIO(graph))
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    made = [int(np.prod(constants[n.input[0]])) for n in model.graph.node if n.op_type == "ConstantOfShape"]
-    return sum(array.size for array in constants.values() if array.dtype == np.float32) + sum(made)

@@ -10,9 +10,9 @@ from safetensors.numpy import load
 
 from edgedistill.config import TeacherSize
 from edgedistill.errors import EngineError
-from edgedistill.quantization.onnx_graph.teacher_window import timing_graph
+from edgedistill.quantization.onnx_graph.teacher_window import parameters_of, timing_graph
 from edgedistill.runtime.onnx_engine import OnnxEngine
-from edgedistill.subjects.peers import TorchEager, WindowTeacher, onnxruntime_dynamic_int8, parameters_of
+from edgedistill.subjects.peers import TorchEager, WindowTeacher, onnxruntime_dynamic_int8
 
 from ..bundles import SHAPE, student_files
 
@@ -41,8 +41,8 @@ def test_dynamic_int8_is_near_and_not_the_same() -> None:
 
 
 def test_the_teacher_sees_its_window_and_forgets_it() -> None:
-    graph = timing_graph(TEACHER, units=5, window=12, outputs=2).SerializeToString()
-    teacher, counts = WindowTeacher(graph), np.ones(5, np.float32)
+    graph = timing_graph(TEACHER, units=5, window=12, outputs=2)
+    teacher, counts = WindowTeacher(graph.SerializeToString()), np.ones(5, np.float32)
     first = teacher.step(counts)
     assert first.shape == (2,)
     assert teacher.export_state()["counts"].sum() == 5
@@ -63,7 +63,6 @@ def test_a_graph_that_is_none_is_refused() -> None:
         ("torch", lambda: TorchEager(SHAPE, {})),
         ("onnxruntime.quantization", lambda: onnxruntime_dynamic_int8(b"", SHAPE)),
         ("onnxruntime", lambda: WindowTeacher(b"")),
-        ("onnx", lambda: parameters_of(b"")),
     ],
 )
 def test_what_is_not_installed_is_named(module: str, make: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,13 @@ def timing_graph(size: TeacherSize, units: int, window: int, outputs: int) -> on
     return _written(_AlikeWeights(), teacher, "any", window, weight, bias)
 
 
+def parameters_of(graph: onnx.ModelProto) -> int:
+    """Numbers in the constants of a graph, those that are made when it is loaded included."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    made = [int(np.prod(constants[n.input[0]])) for n in graph.graph.node if n.op_type == "ConstantOfShape"]
+    return sum(array.size for array in constants.values() if array.dtype == np.float32) + sum(made)
+
+
 def _written(
     w: NodeCollector, teacher: PatchAutoencoder, session: str, window: int, weight: Floats, bias: Floats
 ) -> onnx.ModelProto:
