@@ -161,7 +161,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     small = write_test_bundle(tmp_path_factory.mktemp("whole") / "small.edge")
     files = {name: small.read(name) for name in small.names if name != "manifest.json"}
     graph = timing_graph(TEACHER_SIZE, UNITS, 12, 2).SerializeToString()
-    facts = dict.fromkeys(("spike-teacher", "spike-teacher-published"), {"params": 1234, "window": 12})
+    facts = {name: {"params": 1234, "window": 12} for name in ("spike-teacher", "spike-teacher-published")}
     files |= {"subjects/spike-teacher.onnx": graph, "subjects/spike-teacher-published.onnx": graph}
     files["subjects/teachers.json"] = json.dumps(facts).encode()
     return write_bundle(small.path.with_name("whole.edge"), manifest(), files)
