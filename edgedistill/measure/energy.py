@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from time import monotonic, sleep
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from edgedistill.errors import EngineError
 from edgedistill.measure.sensors import Meter
@@ -154,6 +153,8 @@ def _idle_mw(meter: Meter, seconds: float) -> float:
 
 
 def _summary(parts: Sequence[_Part], meter: Meter) -> Energy:
+    from scipy.stats import t as student_t  # takes half a second, which only a machine with a sensor need spend
+
     per_step = np.array([part.added_mj / part.steps for part in parts])
     interval = None
     if len(parts) > 1:

@@ -112,7 +112,7 @@ def _makers(bundle: Bundle, holdout: Holdout, engine: str) -> Iterator[tuple[str
         elif SPIKE_FOLDER + "student.int8.onnx" in bundle.names:
             yield SPIKE_INT8, lambda: _graph(bundle, SPIKE_INT8, SPIKE_FOLDER, "student.int8.onnx", spikes, counts)
         for name, graph in ((TEACHER, TEACHER_GRAPH), (PUBLISHED, PUBLISHED_GRAPH)):
-            if graph in bundle.names:
+            if {graph, TEACHER_FACTS} <= set(bundle.names):
                 yield name, lambda name=name, graph=graph: _teacher(bundle, name, graph, counts)  # type: ignore[misc]
     yield PEER_DYNAMIC, lambda: _dynamic(bundle, shape, holdout.bins)
     yield PEER_TORCH, lambda: _eager(bundle, shape, holdout.bins)
