@@ -288,6 +288,7 @@ class FakeBuild(types.ModuleType):
             gates=gates,
             table=(Row("spike teacher", 0.8, False, "sees the future"), Row("ridge", None, True, "")),
             lacking=None,
+            shipped=None,
             next_step="edgedistill bench x",
             to_json=lambda: facts,
         )
@@ -406,7 +407,6 @@ def test_sessions_that_lack_a_part(bundle: Path, tmp_path: Path) -> None:
     [
         (("--preset", "edeg", "--target", "host"), ("unknown preset 'edeg'", "did you mean 'edge'")),
         (("--target", "hots"), ("unknown target 'hots'", "did you mean 'host'")),
-        (("--target", "jetson-thor"), ("jetson-thor", "planned", "host")),
     ],
 )
 def test_names_that_do_not_exist(stages: FakeBuild, words: tuple[str, ...], says: tuple[str, ...]) -> None:
