@@ -15,7 +15,7 @@
 
 /* Every function that either engine calls. Many names are macros of <cuda.h> for a version's name, cuMemAlloc for
  * cuMemAlloc_v2: as fields and as symbols they stand under that one. All are there from CUDA 11.4 to 13 with the same
- * parameters; cuGraphInstantiate is not: it means a version with five parameters in CUDA 11 and, from 12 on, this one. */
+ * parameters; cuGraphInstantiate is not: it means one with five parameters in CUDA 11 and, from 12 on, this one. */
 #define ED_DRIVER_FUNCTIONS(F)                                                                                         \
     F(cuInit)                                                                                                          \
     F(cuDeviceGet)                                                                                                     \

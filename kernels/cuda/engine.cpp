@@ -4,8 +4,8 @@
  * Opens in the build directory
  *     student_step.cubin    student_step.cu, compiled for the chip
  * and has weights and tables compiled in. They lie in one piece of device memory with the state, which only the device
- * reads and writes; bin and result lie in host memory that the device reaches directly, so that a step is one launch and
- * no copy. The launch is a graph, captured once: replaying it costs the processor less than launching a kernel.
+ * reads and writes; bin and result lie in host memory that the device reaches directly, so that a step is one launch
+ * and no copy. The launch is a graph, captured once: replaying it costs the processor less than launching a kernel.
  *
  * ed_device_open allocates, uploads, captures and runs one step, in which the driver loads what it loads at first use;
  * after that only ed_device_close and nothing else allocates or frees. Each call makes the context current for itself,

@@ -1,5 +1,5 @@
 /*
- * Emulation only: a libcuda.so.1 for tests, with the functions of driver.h and those that tell what GPU there is. Linux.
+ * Emulation only: a libcuda.so.1 for tests, with the functions of driver.h and those that tell what GPU there is.
  *
  *     g++ -std=c++17 -shared -fPIC -Wl,-soname,libcuda.so.1 driver.cpp -o libcuda.so.1 -ldl
  *
@@ -10,7 +10,7 @@
  *
  * Failures on demand: ED_FAKE_CUDA=FUNCTION:N:CODE, or fake_cuda_fail(), makes the N-th call of a function from then on
  * return a code, cuMemAlloc_v2:1:2 for instance. Codes from 700 on end the context, as on a device: all later calls
- * return them until it is released. fake_cuda_alive() counts what is not freed, fake_cuda_calls() tells what was called.
+ * return them until it is released. fake_cuda_alive() counts what is not freed, fake_cuda_calls() tells the calls.
  */
 #include <cuda.h>
 #include <dlfcn.h>
@@ -475,7 +475,7 @@ FAKE_API CUresult cuStreamBeginCapture(CUstream handle, CUstreamCaptureMode) {
     CALL(CONTEXT);
     Stream *stream = found(device.streams, handle);
     if (!stream) return CUDA_ERROR_INVALID_HANDLE;
-    if (stream->capturing || !stream->queued.empty()) return CUDA_ERROR_ILLEGAL_STATE; /* ours wait before they capture */
+    if (stream->capturing || !stream->queued.empty()) return CUDA_ERROR_ILLEGAL_STATE; /* ours wait before */
     stream->capturing = true;
     captures++;
     return CUDA_SUCCESS;
