@@ -2,7 +2,7 @@
 #              is enough: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup
 # make check   every check: format, lint, types, layers
 # make test    the tests, without those that need a device (they say why they were skipped)
-# make demo    simulate sessions, build the nano preset for this machine, decode, draw
+# make demo    simulate sessions, build the nano preset for this machine, decode, measure, report
 
 # 3.11 first: the version everything is tested with.
 PYTHON := $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
@@ -36,8 +36,9 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A worker a core, each with one thread of arithmetic: more would wait for each other.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
