@@ -22,6 +22,7 @@ from edgedistill.measure.energy import Energy, measure_energy
 from edgedistill.measure.latency import EMPTY, LatencyUs, Times, step_times
 from edgedistill.measure.machine import describe_machine
 from edgedistill.measure.sensors import Meter, find_meter
+from edgedistill.measure.system_budget import assumptions_with
 from edgedistill.runs import BINS_PER_S
 from edgedistill.runtime import Decoder
 from edgedistill.runtime.abi_engine import AbiEngine
@@ -65,6 +66,7 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
 
     BundleError when the bundle lacks a holdout, RecordingError when the recording does not fit.
     """
+    assumptions_with(options.assume)  # what is refused is refused before minutes of measuring
     holdout, target = Holdout.of(bundle), target_of(bundle)
     engine = options.engine or engine_here(bundle)
     candidates, absent = candidates_of_bundle(bundle, holdout, engine, options.subjects)
