@@ -13,6 +13,8 @@
 
 #include <cstring>
 
+#pragma GCC visibility push(hidden) /* as in driver.h */
+
 /* directory/name; empty if that is too long. */
 struct ed_build_path {
     char text[4096];
@@ -72,5 +74,7 @@ public:
 private:
     bool holds(uint64_t at, uint64_t count) const { return at <= size && count <= size - at; }
 };
+
+#pragma GCC visibility pop
 
 #endif

@@ -13,6 +13,9 @@
 
 #include "edgedistill.h"
 
+/* Hidden, however a library is compiled: of two that are loaded, each calls its own. */
+#pragma GCC visibility push(hidden)
+
 /* Every function that either engine calls. Many names are macros of <cuda.h> for a version's name, cuMemAlloc for
  * cuMemAlloc_v2: as fields and as symbols they stand under that one. All are there from CUDA 11.4 to 13 with the same
  * parameters; cuGraphInstantiate is not: it means one with five parameters in CUDA 11 and, from 12 on, this one. */
@@ -140,5 +143,7 @@ private:
     const ed_driver &driver_;
     bool pushed_;
 };
+
+#pragma GCC visibility pop
 
 #endif

@@ -7,9 +7,9 @@
  * reads and writes; bin and result lie in host memory that the device reaches directly, so that a step is one launch
  * and no copy. The launch is a graph, captured once: replaying it costs the processor less than launching a kernel.
  *
- * ed_device_open allocates, uploads, captures and runs one step, in which the driver loads what it loads at first use;
- * after that only ed_device_close and nothing else allocates or frees. Each call makes the context current for itself,
- * on a stream that waits for no other, so that it can live beside PyTorch or TensorRT in one process.
+ * ed_device_open allocates, uploads, runs one step, in which the driver loads what it loads at first use, captures one
+ * and replays it; after that only ed_device_close and nothing else allocates or frees. Each call makes the context
+ * current for itself, on a stream that waits for no other, so that it can live beside PyTorch or TensorRT in one process.
  *
  * What bounds a step is in student_step.cu; around it stand a graph launch and a wait, 5 to 10 us of the driver's.
  * tests/kernels/test_cuda_engine.py runs all of this over a driver that emulates the GPU.
@@ -53,6 +53,7 @@ struct ed_device {
     CUgraphExec graph;
     CUdeviceptr memory; /* weights, tables, state */
     char *host;         /* bin, result */
+    CUdeviceptr mapped; /* the same, as the device reaches it */
     ed_cuda_state copy; /* of the state, on its way between the device and the exchanged layout */
 };
 
@@ -84,6 +85,7 @@ int allocate(ed_device *device) {
     CUresult result = device->cuda.cuMemAlloc(&device->memory, DEVICE_BYTES);
     if (!result) result = device->cuda.cuMemHostAlloc(&host, HOST_BYTES, CU_MEMHOSTALLOC_DEVICEMAP);
     device->host = static_cast<char *>(host);
+    if (!result) result = device->cuda.cuMemHostGetDevicePointer(&device->mapped, host, 0);
     if (result) return ed_driver_error(result);
     std::memset(host, 0, HOST_BYTES);
     int error = upload(device, 0, ed_weights, sizeof ed_weights);
@@ -95,10 +97,8 @@ int allocate(ed_device *device) {
  * that is no kernel is not always found in a cubin. The answer goes where bins will lie. */
 int require_identity(ed_device *device) {
     CUfunction identity = nullptr;
-    CUdeviceptr answer = 0;
-    void *parameters[] = {&answer};
+    void *parameters[] = {&device->mapped};
     CUresult result = device->cuda.cuModuleGetFunction(&identity, device->module, "ed_student_identity");
-    if (!result) result = device->cuda.cuMemHostGetDevicePointer(&answer, device->host, 0);
     if (!result)
         result = device->cuda.cuLaunchKernel(identity, 1, 1, 1, 1, 1, 1, 0, device->stream, parameters, nullptr);
     const int error = wait(device, result);
@@ -111,18 +111,19 @@ int require_identity(ed_device *device) {
 /* ---------------------------------------------------------------- the graph */
 
 CUresult enqueue(ed_device *device, CUfunction kernel) {
-    CUdeviceptr weights = device->memory, tables = weights + TABLES_AT, state = weights + STATE_AT, bin = 0;
-    CUresult result = device->cuda.cuMemHostGetDevicePointer(&bin, device->host, 0);
-    if (result) return result;
-    CUdeviceptr out = bin + OUT_AT;
+    CUdeviceptr weights = device->memory, tables = weights + TABLES_AT, state = weights + STATE_AT;
+    CUdeviceptr bin = device->mapped, out = bin + OUT_AT;
     void *parameters[] = {&weights, &tables, &state, &bin, &out};
     return device->cuda.cuLaunchKernel(kernel, 1, 1, 1, ED_THREADS, 1, 1, 0, device->stream, parameters, nullptr);
 }
 
-/* A capture of this thread alone: what other threads of the program do with the GPU meanwhile does not concern it. */
+/* A capture of this thread alone: what other threads of the program do with the GPU meanwhile does not concern it. The
+ * kernel runs once before: a driver that loads kernels when they are first launched does so outside the capture. */
 int capture(ed_device *device, CUfunction kernel) {
     ed_driver &cuda = device->cuda;
     CUgraph captured = nullptr;
+    const int error = wait(device, enqueue(device, kernel));
+    if (error) return error;
     CUresult result = cuda.cuStreamBeginCapture(device->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
     if (result) return ed_driver_error(result);
     const CUresult enqueued = enqueue(device, kernel);

@@ -21,7 +21,8 @@ from .tensorrt_builds import TESTS, compile_cpp, cuda_headers
 from .tensorrt_fakes import Device
 
 CUBIN = "student_step.cubin"
-HOST = ("-fno-exceptions", "-fno-rtti")  # engine.cpp needs nothing of C++'s library
+# As compile_cuda_module has it: engine.cpp needs nothing of C++'s library, and hides itself what is not of the ABI.
+HOST = ("-fno-exceptions", "-fno-rtti", "-fvisibility=default")
 
 
 @dataclass(frozen=True)

@@ -267,6 +267,16 @@ def test_a_step_is_one_launch_and_one_wait(small: Device, fake: Fake) -> None:
     assert fake.left[0] == before  # nothing allocates
 
 
+def test_nothing_is_first_launched_while_a_graph_is_captured(built: Builder, fake: Fake) -> None:
+    """A driver may load a kernel at its first launch, and a capture allows no more than launches."""
+    fake.calls()
+    built().opened().close()
+    calls = fake.calls()
+    begins, ends = calls.index("cuStreamBeginCapture_v2"), calls.index("cuStreamEndCapture")
+    assert calls[begins + 1 : ends] == ["cuLaunchKernel"]
+    assert calls[:begins].count("cuLaunchKernel") == 2  # the identity, the step
+
+
 def test_several_decoders_of_two_models_at_once(built: Builder, fake: Fake) -> None:
     builds = [built(), built(), built(ODD), built(SMALL, seed=1)]
     devices = [build.opened() for build in builds]
