@@ -56,30 +56,29 @@ constexpr size_t up(size_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; 
 
 /* ---------------------------------------------------------------- what TensorRT says */
 
-/* To the file of EDGEDISTILL_TENSORRT_LOG, if it is set. */
+/* To the file of EDGEDISTILL_TENSORRT_LOG, if it is set. Thread-safe, as TensorRT asks. */
 class Log final : public ILogger {
 public:
-    Log() {
-        const char *path = std::getenv("EDGEDISTILL_TENSORRT_LOG");
-        file_ = path && *path ? std::fopen(path, "a") : nullptr;
-    }
-    ~Log() override {
-        if (file_) std::fclose(file_);
-    }
     void log(Severity severity, const char *text) noexcept override {
-        if (!file_ || severity > Severity::kWARNING) return;
-        std::fprintf(file_, "%s\n", text);
-        std::fflush(file_);
+        const char *path = severity <= Severity::kWARNING ? std::getenv("EDGEDISTILL_TENSORRT_LOG") : nullptr;
+        std::FILE *file = path && *path ? std::fopen(path, "a") : nullptr;
+        if (!file) return;
+        std::fprintf(file, "%s\n", text);
+        std::fclose(file);
     }
-
-private:
-    std::FILE *file_;
 };
+
+/* One for all decoders, never destroyed: the first logger that TensorRT is given also hears what belongs to no runtime,
+ * as long as there is any, and the decoder that brought it may be closed before the others. */
+Log &the_log() {
+    alignas(Log) static unsigned char memory[sizeof(Log)];
+    static Log *const log = new (memory) Log;
+    return *log;
+}
 
 /* The last error, above all whether memory ran out, which a null result does not tell. */
 class Errors final : public IErrorRecorder {
 public:
-    explicit Errors(Log &log) : log_(log) {}
     int32_t getNbErrors() const noexcept override { return last_ != ErrorCode::kSUCCESS; }
     ErrorCode getErrorCode(int32_t) const noexcept override { return last_; }
     ErrorDesc getErrorDesc(int32_t) const noexcept override { return "see EDGEDISTILL_TENSORRT_LOG"; }
@@ -87,7 +86,7 @@ public:
     void clear() noexcept override { last_ = ErrorCode::kSUCCESS; }
     bool reportError(ErrorCode code, ErrorDesc text) noexcept override {
         if (last_ != ErrorCode::kFAILED_ALLOCATION) last_ = code;
-        log_.log(ILogger::Severity::kERROR, text);
+        the_log().log(ILogger::Severity::kERROR, text);
         return false; /* what failed returns null or false: no need to stop the thread it failed on */
     }
     RefCount incRefCount() noexcept override { return ++references_; }
@@ -97,7 +96,6 @@ public:
     int code_or(int otherwise) const { return last_ == ErrorCode::kFAILED_ALLOCATION ? ED_ERROR_MEMORY : otherwise; }
 
 private:
-    Log &log_;
     std::atomic<ErrorCode> last_{ErrorCode::kSUCCESS};
     std::atomic<RefCount> references_{0};
 };
@@ -200,8 +198,7 @@ struct ed_device {
     enum Direction { IN, OUT };
 
     ed_driver cuda{};
-    Log log;
-    Errors errors{log};
+    Errors errors;
     IRuntime *runtime = nullptr;
     void *plugin = nullptr;
     ICudaEngine *engine = nullptr;
@@ -260,7 +257,8 @@ int ed_device::open_plan(const char *directory) {
     const ed_build_file plan(directory, "student.plan");
     if (!plan.bytes) return ED_ERROR_FILE;
     CreateRuntime *create = create_runtime();
-    runtime = create ? static_cast<IRuntime *>(create(&log, NV_TENSORRT_VERSION)) : nullptr;
+    ILogger *logger = &the_log();
+    runtime = create ? static_cast<IRuntime *>(create(logger, NV_TENSORRT_VERSION)) : nullptr;
     if (!runtime) return ED_ERROR_TENSORRT;
     runtime->setErrorRecorder(&errors);
     const int error = load_plugin(directory, plan);

@@ -17,6 +17,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -28,7 +29,8 @@ using namespace nvinfer1;
 namespace {
 
 int enqueued = 0, alive = 0;
-ILogger *logger = nullptr;
+ILogger *logger = nullptr;  /* the first one: TensorRT keeps it for what belongs to no runtime */
+std::set<ILogger *> loggers; /* all that were given */
 
 bool fails(const char *what) {
     const char *fault = std::getenv("FAKE_TENSORRT");
@@ -250,9 +252,11 @@ struct Runtime final : IRuntime, Counted {
 
 extern "C" __attribute__((visibility("default"))) void *createInferRuntime_INTERNAL(void *given,
                                                                                     int32_t version) noexcept {
-    logger = static_cast<ILogger *>(given);
+    loggers.insert(static_cast<ILogger *>(given));
+    if (!logger) logger = static_cast<ILogger *>(given);
     return fails("runtime") || version != NV_TENSORRT_VERSION ? nullptr : static_cast<IRuntime *>(new Runtime);
 }
 
 extern "C" __attribute__((visibility("default"))) int fake_enqueued() { return enqueued; }
 extern "C" __attribute__((visibility("default"))) int fake_alive() { return alive; }
+extern "C" __attribute__((visibility("default"))) int fake_loggers() { return static_cast<int>(loggers.size()); }

@@ -329,6 +329,18 @@ def test_a_plan_without_the_node_needs_no_plugin(small: Build) -> None:
     small.opened().close()
 
 
+def test_all_decoders_have_one_logger(built: Builder, tools: Any) -> None:
+    """TensorRT goes on with the first, though the decoder that brought it is closed."""
+    first, count = built().opened(), tools().tensorrt().fake_loggers
+    before = count()
+    others = [built().opened(), built().opened()]
+    first.close()
+    others.append(built().opened())
+    assert count() == before
+    for device in others:
+        device.close()
+
+
 def test_a_plan_of_another_version(small: Build, tools: Any, environment: Any, tmp_path: Path) -> None:
     small.write_plan(small.folder, version="10.7")
     environment("EDGEDISTILL_TENSORRT_LOG", str(tmp_path / "log"))
