@@ -12,11 +12,12 @@ from edgedistill.errors import EngineError
 TIMEOUT_S = 900
 
 
-def run_command(folder: Path, command: Sequence[str], failed: Callable[[str], EngineError]) -> str:
+def run_command(folder: Path, command: Sequence[str], failed: Callable[[str], EngineError], **environment: str) -> str:
     """What a command prints; `failed` makes the error of its first line of complaint."""
+    env = _english() | environment
     try:
         done = subprocess.run(
-            command, cwd=folder, env=_english(), capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+            command, cwd=folder, env=env, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise failed(str(error)) from error

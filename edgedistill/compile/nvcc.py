@@ -22,6 +22,7 @@ JETSON = Path("/etc/nv_tegra_release")
 BASE_FLAGS = ("-std=c++17", "-O3")
 # numerics.md: every operation rounded, none fused, root and division correct, denormals kept
 PINNED_FLAGS = ("--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false")
+APPENDED = "NVCC_APPEND_FLAGS"  # of the environment: nvcc reads them after its command line
 OLDEST_CHIP = 75  # Turing: nvcc 13 compiles for nothing older
 
 
@@ -50,7 +51,8 @@ class Nvcc:
     def cubin(self, folder: Path, source: str, output: str, options: Sequence[str]) -> None:
         """`source` to machine code of the chip; names relative to `folder`. EngineError with nvcc's first error."""
         command = (self.command, *self.flags, *options, "-cubin", source, "-o", output)
-        run_command(folder, command, lambda said: self._failed(command, said))
+        appended = " ".join((os.environ.get(APPENDED, ""), *PINNED_FLAGS))
+        run_command(folder, command, lambda said: self._failed(command, said), **{APPENDED: appended})
 
     def _failed(self, command: Sequence[str], said: str) -> EngineError:
         return EngineError(

@@ -39,6 +39,20 @@ def test_the_arithmetic_is_pinned_after_all_other_flags(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(nvcc_path("nvcc") is None, reason="no nvcc on this machine")
+def test_nor_does_the_environment_undo_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "any.cu").write_text('extern "C" __global__ void fused(float *x) { x[0] = x[1] * x[2] + x[3]; }\n')
+    found = find_nvcc(load_target("cuda"), "sm_87")
+
+    def cubin(appended: str) -> bytes:
+        monkeypatch.setenv("NVCC_APPEND_FLAGS", appended)
+        found.cubin(tmp_path, "any.cu", "any.cubin", ())
+        return (tmp_path / "any.cubin").read_bytes()
+
+    assert cubin("--fmad=true") == cubin("")
+    assert cubin("-lineinfo") != cubin("")  # what else it asks for is heard
+
+
+@pytest.mark.skipif(nvcc_path("nvcc") is None, reason="no nvcc on this machine")
 def test_the_nvcc_of_this_machine_knows_the_chips_of_the_design() -> None:
     for chip in ("sm_87", "sm_90"):
         found = find_nvcc(load_target("cuda"), chip)
