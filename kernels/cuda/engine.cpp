@@ -9,7 +9,7 @@
  *
  * ed_device_open allocates, uploads, runs one step, in which the driver loads what it loads at first use, captures one
  * and replays it; after that only ed_device_close and nothing else allocates or frees. Each call makes the context
- * current for itself, on a stream that waits for no other, so that it can live beside PyTorch or TensorRT in one process.
+ * current for itself, on a stream that waits for no other, so that it can live beside PyTorch or TensorRT in a process.
  *
  * What bounds a step is in student_step.cu; around it stand a graph launch and a wait, 5 to 10 us of the driver's.
  * tests/kernels/test_cuda_engine.py runs all of this over a driver that emulates the GPU.
