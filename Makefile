@@ -35,6 +35,8 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@if command -v clang-format >/dev/null; then git ls-files '*.c' '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format --dry-run -Werror; \
+	  else echo "no clang-format: C and CUDA were not checked (apt install clang-format)"; fi
 
 # A worker a core, each with one thread of arithmetic: more would wait for each other.
 test: $(STAMP)

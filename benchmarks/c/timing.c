@@ -87,8 +87,10 @@ static int flush_object(struct dl_phdr_info *object, size_t size, void *data) {
             const ElfW(Phdr) *part = &object->dlpi_phdr[i];
             uintptr_t from = object->dlpi_addr + part->p_vaddr;
             if (part->p_type != PT_LOAD) continue;
-            if (pass == 0) inside |= (uintptr_t)data - from < part->p_memsz;
-            else if (inside) flush((const void *)from, part->p_memsz);
+            if (pass == 0)
+                inside |= (uintptr_t)data - from < part->p_memsz;
+            else if (inside)
+                flush((const void *)from, part->p_memsz);
         }
     return inside;
 }

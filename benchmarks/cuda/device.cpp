@@ -20,16 +20,16 @@
 #include "driver.h"
 
 /* Beyond those of driver.h. */
-#define BENCH_FUNCTIONS(F)                                                                                             \
-    F(cuDeviceGetAttribute)                                                                                            \
-    F(cuEventCreate)                                                                                                   \
-    F(cuEventRecord)                                                                                                   \
-    F(cuEventSynchronize)                                                                                              \
-    F(cuEventElapsedTime)                                                                                              \
-    F(cuFuncGetAttribute)                                                                                              \
-    F(cuFuncSetAttribute)                                                                                              \
-    F(cuGetErrorString)                                                                                                \
-    F(cuGraphAddEmptyNode)                                                                                             \
+#define BENCH_FUNCTIONS(F)  \
+    F(cuDeviceGetAttribute) \
+    F(cuEventCreate)        \
+    F(cuEventRecord)        \
+    F(cuEventSynchronize)   \
+    F(cuEventElapsedTime)   \
+    F(cuFuncGetAttribute)   \
+    F(cuFuncSetAttribute)   \
+    F(cuGetErrorString)     \
+    F(cuGraphAddEmptyNode)  \
     F(cuGraphCreate)
 
 struct bench_launch {
@@ -65,14 +65,14 @@ int failed(const char *what, int code) {
     return code;
 }
 
-#define CALL(api, function, ...)                                                                                       \
-    do {                                                                                                               \
-        const CUresult result_ = (api).function(__VA_ARGS__);                                                          \
-        if (result_ != CUDA_SUCCESS) return failed(#function, result_);                                                \
+#define CALL(api, function, ...)                                        \
+    do {                                                                \
+        const CUresult result_ = (api).function(__VA_ARGS__);           \
+        if (result_ != CUDA_SUCCESS) return failed(#function, result_); \
     } while (0)
-#define DONE(call)                                                                                                     \
-    do {                                                                                                               \
-        if (const int error_ = (call)) return error_;                                                                  \
+#define DONE(call)                                    \
+    do {                                              \
+        if (const int error_ = (call)) return error_; \
     } while (0)
 
 uint64_t now_ns() {
@@ -102,8 +102,8 @@ int flush(int wanted) {
 bool find_more() {
     void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     bool complete = library;
-#define BENCH_FIND(name)                                                                                               \
-    more.name = complete ? reinterpret_cast<decltype(&::name)>(dlsym(library, ED_DRIVER_TEXT(name))) : nullptr;        \
+#define BENCH_FIND(name)                                                                                        \
+    more.name = complete ? reinterpret_cast<decltype(&::name)>(dlsym(library, ED_DRIVER_TEXT(name))) : nullptr; \
     complete = complete && more.name;
     BENCH_FUNCTIONS(BENCH_FIND)
 #undef BENCH_FIND

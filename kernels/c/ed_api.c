@@ -59,13 +59,13 @@ static int ended(ed_decoder *decoder, int error) {
 /* NaN and infinities have all bits of the exponent set. */
 static int all_finite(const float *x, size_t n) {
     uint32_t wild = 0;
-    for (size_t i = 0; i < n; i++) wild |= (uint32_t)!(__builtin_fabsf(x[i]) <= 3.402823466e38f);
+    for (size_t i = 0; i < n; i++) wild |= (uint32_t) !(__builtin_fabsf(x[i]) <= 3.402823466e38f);
     return !wild;
 }
 
 static int all_finite_double(const double *x, size_t n) {
     uint32_t wild = 0;
-    for (size_t i = 0; i < n; i++) wild |= (uint32_t)!(__builtin_fabs(x[i]) <= 1.7976931348623157e308);
+    for (size_t i = 0; i < n; i++) wild |= (uint32_t) !(__builtin_fabs(x[i]) <= 1.7976931348623157e308);
     return !wild;
 }
 

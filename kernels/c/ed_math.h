@@ -21,8 +21,8 @@
 
 #define ED_LANES 16
 #define ED_LEVELS 127.0f
-#define ED_DEAD (-1e30f)           /* score of a slot that is not seen: its exponential rounds to 0 */
-#define ED_ROUND 12582912.0f     /* 1.5 * 2**23: x + ED_ROUND has rint(x) in its low bits, for |x| < 2**22 */
+#define ED_DEAD (-1e30f)               /* score of a slot that is not seen: its exponential rounds to 0 */
+#define ED_ROUND 12582912.0f           /* 1.5 * 2**23: x + ED_ROUND has rint(x) in its low bits, for |x| < 2**22 */
 #define ED_RMS_EPSILON 0x1.0c6f7ap-20f /* 1e-6 */
 #define ED_LOG2_E 0x1.715476p+0f
 #define ED_LN2_HIGH 0x1.63p-1f

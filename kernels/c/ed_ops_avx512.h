@@ -76,8 +76,7 @@ ED_INLINE void ed_clear_tail(int8_t *a, int n) {
 
 ED_INLINE void ed_quantize_all(const float *x, int n, float inv_scale, int8_t *q) {
     ED_UNROLL
-    for (int i = 0; i < n; i += 16)
-        ed_store8(q + i, ed_quantize512(_mm512_loadu_ps(x + i), _mm512_set1_ps(inv_scale)));
+    for (int i = 0; i < n; i += 16) ed_store8(q + i, ed_quantize512(_mm512_loadu_ps(x + i), _mm512_set1_ps(inv_scale)));
     ed_clear_tail(q, n);
 }
 
@@ -350,8 +349,7 @@ ED_INLINE void ed_attend(const struct ed_layer *layer, const struct ed_ring *rin
         high[h] = ed_head_scores(ring, h, head, layer->score_scale, bias, seen, score[h]);
     }
     for (int h = 0; h < ED_HEADS; h++) total[h] = ed_head_weights(score[h], _mm512_reduce_max_ps(high[h]), p[h]);
-    for (int h = 0; h < ED_HEADS; h++)
-        ed_head_context(ring, h, p[h], layer->v_scale, total[h], context + h * ED_DH);
+    for (int h = 0; h < ED_HEADS; h++) ed_head_context(ring, h, p[h], layer->v_scale, total[h], context + h * ED_DH);
 }
 
 #endif

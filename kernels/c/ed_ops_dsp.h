@@ -71,7 +71,8 @@ ED_INLINE uint32_t ed_word(const void *bytes) {
 #define ED_MOST_INPUTS ED_MOST(ED_MOST(ED_DP, ED_FP), ED_MOST(ED_UP(ED_TAP_N, 4), ED_WP))
 
 /* acc[o] = x . row o; rows and n multiples of 4, w aligned to 4. */
-static __attribute__((noinline)) void ed_product(const int8_t *weights, const int8_t *x, int rows, int n, int32_t *acc) {
+static __attribute__((noinline)) void ed_product(const int8_t *weights, const int8_t *x, int rows, int n,
+                                                 int32_t *acc) {
     const int8_t *w = __builtin_assume_aligned(weights, 4);
     uint32_t wide[ED_MOST_INPUTS / 2];
     for (int i = 0; i < n / 2; i += 2) {

@@ -125,9 +125,7 @@ ED_INLINE const int8_t *ed_group(const int8_t *w, const int8_t *x, int n, int bl
 }
 
 /* float(acc) * m of 4 rows. */
-ED_INLINE float32x4_t ed_scaled(int32x4_t acc, const float *m) {
-    return vmulq_f32(vcvtq_f32_s32(acc), vld1q_f32(m));
-}
+ED_INLINE float32x4_t ed_scaled(int32x4_t acc, const float *m) { return vmulq_f32(vcvtq_f32_s32(acc), vld1q_f32(m)); }
 
 ED_INLINE void ed_linear(const struct ed_matrix *part, const int8_t *a, int rows, int n, float *y) {
     const int8_t *w = part->w;
@@ -321,8 +319,7 @@ ED_INLINE void ed_attend(const struct ed_layer *layer, const struct ed_ring *rin
         high[h] = ed_head_scores(ring, h, head, layer->score_scale, bias, seen, score[h]);
     }
     for (int h = 0; h < ED_HEADS; h++) total[h] = ed_head_weights(score[h], high[h], p[h]);
-    for (int h = 0; h < ED_HEADS; h++)
-        ed_head_context(ring, h, p[h], layer->v_scale, total[h], context + h * ED_DH);
+    for (int h = 0; h < ED_HEADS; h++) ed_head_context(ring, h, p[h], layer->v_scale, total[h], context + h * ED_DH);
 }
 
 #endif

@@ -12,7 +12,7 @@
 #ifndef ED_STEP_H
 #define ED_STEP_H
 
-#define ED_BINS (ED_LAG_ROWS + 1)          /* the new bin and those before it that a step sees */
+#define ED_BINS (ED_LAG_ROWS + 1)            /* the new bin and those before it that a step sees */
 #define ED_KEPT(part) (ED_KEEPS && (part).f) /* in float32; a constant 0 for a model that keeps nothing */
 
 #ifdef ED_TRACE

@@ -20,10 +20,10 @@
 #define ED_DP ED_UP(ED_D, 16)
 #define ED_FP ED_UP(ED_FF, 16)
 #define ED_WP ED_UP(ED_WINDOW, 16)
-#define ED_SLOTS (ED_WINDOW - 1)                   /* of the exchanged rings; private ones have ED_WINDOW */
-#define ED_TAP_N (ED_TAPS * ED_CHANNELS)           /* inputs of the embedding */
-#define ED_LAG_N ((ED_LAGS + 1) * ED_CHANNELS)     /* inputs of the lagged read-out */
-#define ED_BIAS_ROW ED_UP(2 * ED_WINDOW + 15, 16)  /* see age_bias */
+#define ED_SLOTS (ED_WINDOW - 1)                  /* of the exchanged rings; private ones have ED_WINDOW */
+#define ED_TAP_N (ED_TAPS * ED_CHANNELS)          /* inputs of the embedding */
+#define ED_LAG_N ((ED_LAGS + 1) * ED_CHANNELS)    /* inputs of the lagged read-out */
+#define ED_BIAS_ROW ED_UP(2 * ED_WINDOW + 15, 16) /* see age_bias */
 
 /* Of the exchanged layout: a ring of k or v of one layer; all rings, then lagged bins. */
 #define ED_RING_BYTES ((size_t)ED_HEADS * ED_SLOTS * ED_DH)
@@ -32,14 +32,14 @@
 /* Blocks of 16 rows whose lines alternate in a packed matrix of `blocks` blocks: a divisor up to ED_GROUP, so that no
  * matrix has a remainder, and an even one of an even number, so that pairs of gate and up stay together. */
 #define ED_DIVIDES(g, blocks) ((g) <= ED_GROUP && (blocks) % (g) == 0)
-#define ED_GROUP_OF(blocks)                                                                                     \
-    (ED_DIVIDES(8, blocks)   ? 8                                                                                \
-     : ED_DIVIDES(6, blocks) ? 6                                                                                \
-     : ED_DIVIDES(4, blocks) ? 4                                                                                \
-     : ED_DIVIDES(2, blocks) ? 2                                                                                \
-     : ED_DIVIDES(7, blocks) ? 7                                                                                \
-     : ED_DIVIDES(5, blocks) ? 5                                                                                \
-     : ED_DIVIDES(3, blocks) ? 3                                                                                \
+#define ED_GROUP_OF(blocks)      \
+    (ED_DIVIDES(8, blocks)   ? 8 \
+     : ED_DIVIDES(6, blocks) ? 6 \
+     : ED_DIVIDES(4, blocks) ? 4 \
+     : ED_DIVIDES(2, blocks) ? 2 \
+     : ED_DIVIDES(7, blocks) ? 7 \
+     : ED_DIVIDES(5, blocks) ? 5 \
+     : ED_DIVIDES(3, blocks) ? 3 \
                              : 1)
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__

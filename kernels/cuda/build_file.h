@@ -32,7 +32,7 @@ struct ed_build_path {
 
 /* The file's bytes, readable while this lives; null if it is missing or empty. */
 class ed_build_file {
-public:
+  public:
     ed_build_file(const char *directory, const char *name) {
         const int file = open(ed_build_path(directory, name).text, O_RDONLY | O_CLOEXEC);
         if (file < 0) return;
@@ -71,7 +71,7 @@ public:
     const unsigned char *bytes = nullptr;
     size_t size = 0;
 
-private:
+  private:
     bool holds(uint64_t at, uint64_t count) const { return at <= size && count <= size - at; }
 };
 

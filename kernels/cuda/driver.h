@@ -19,36 +19,36 @@
 /* Every function that either engine calls. Many names are macros of <cuda.h> for a version's name, cuMemAlloc for
  * cuMemAlloc_v2: as fields and as symbols they stand under that one. All are there from CUDA 11.4 to 13 with the same
  * parameters; cuGraphInstantiate is not: it means one with five parameters in CUDA 11 and, from 12 on, this one. */
-#define ED_DRIVER_FUNCTIONS(F)                                                                                         \
-    F(cuInit)                                                                                                          \
-    F(cuDeviceGet)                                                                                                     \
-    F(cuDevicePrimaryCtxGetState)                                                                                      \
-    F(cuDevicePrimaryCtxSetFlags)                                                                                      \
-    F(cuDevicePrimaryCtxRetain)                                                                                        \
-    F(cuDevicePrimaryCtxRelease)                                                                                       \
-    F(cuCtxPushCurrent)                                                                                                \
-    F(cuCtxPopCurrent)                                                                                                 \
-    F(cuStreamCreate)                                                                                                  \
-    F(cuStreamDestroy)                                                                                                 \
-    F(cuStreamSynchronize)                                                                                             \
-    F(cuStreamBeginCapture)                                                                                            \
-    F(cuStreamEndCapture)                                                                                              \
-    F(cuGraphInstantiateWithFlags)                                                                                     \
-    F(cuGraphUpload)                                                                                                   \
-    F(cuGraphLaunch)                                                                                                   \
-    F(cuGraphDestroy)                                                                                                  \
-    F(cuGraphExecDestroy)                                                                                              \
-    F(cuModuleLoadData)                                                                                                \
-    F(cuModuleUnload)                                                                                                  \
-    F(cuModuleGetFunction)                                                                                             \
-    F(cuLaunchKernel)                                                                                                  \
-    F(cuMemAlloc)                                                                                                      \
-    F(cuMemFree)                                                                                                       \
-    F(cuMemHostAlloc)                                                                                                  \
-    F(cuMemFreeHost)                                                                                                   \
-    F(cuMemHostGetDevicePointer)                                                                                       \
-    F(cuMemcpyHtoDAsync)                                                                                               \
-    F(cuMemcpyDtoHAsync)                                                                                               \
+#define ED_DRIVER_FUNCTIONS(F)     \
+    F(cuInit)                      \
+    F(cuDeviceGet)                 \
+    F(cuDevicePrimaryCtxGetState)  \
+    F(cuDevicePrimaryCtxSetFlags)  \
+    F(cuDevicePrimaryCtxRetain)    \
+    F(cuDevicePrimaryCtxRelease)   \
+    F(cuCtxPushCurrent)            \
+    F(cuCtxPopCurrent)             \
+    F(cuStreamCreate)              \
+    F(cuStreamDestroy)             \
+    F(cuStreamSynchronize)         \
+    F(cuStreamBeginCapture)        \
+    F(cuStreamEndCapture)          \
+    F(cuGraphInstantiateWithFlags) \
+    F(cuGraphUpload)               \
+    F(cuGraphLaunch)               \
+    F(cuGraphDestroy)              \
+    F(cuGraphExecDestroy)          \
+    F(cuModuleLoadData)            \
+    F(cuModuleUnload)              \
+    F(cuModuleGetFunction)         \
+    F(cuLaunchKernel)              \
+    F(cuMemAlloc)                  \
+    F(cuMemFree)                   \
+    F(cuMemHostAlloc)              \
+    F(cuMemFreeHost)               \
+    F(cuMemHostGetDevicePointer)   \
+    F(cuMemcpyHtoDAsync)           \
+    F(cuMemcpyDtoHAsync)           \
     F(cuMemsetD8Async)
 
 /* Tests name one that emulates a GPU, and leave the machine's to others in the process. */
@@ -102,8 +102,8 @@ inline int ed_driver_open(ed_driver *driver) {
     void *library = dlopen(ED_CUDA_DRIVER, RTLD_NOW | RTLD_LOCAL); /* stays loaded: it keeps threads */
     if (!library) return ED_ERROR_DRIVER;
     bool complete = true;
-#define ED_DRIVER_FIND(name)                                                                                           \
-    driver->name = reinterpret_cast<decltype(&::name)>(dlsym(library, ED_DRIVER_TEXT(name)));                          \
+#define ED_DRIVER_FIND(name)                                                                  \
+    driver->name = reinterpret_cast<decltype(&::name)>(dlsym(library, ED_DRIVER_TEXT(name))); \
     complete = complete && driver->name;
     ED_DRIVER_FUNCTIONS(ED_DRIVER_FIND)
 #undef ED_DRIVER_FIND
@@ -128,7 +128,7 @@ inline void ed_driver_close(ed_driver *driver) {
 
 /* While it lives, the context is current on this thread; then again what was. */
 class ed_driver_use {
-public:
+  public:
     explicit ed_driver_use(const ed_driver &driver)
         : driver_(driver), pushed_(driver.context && driver.cuCtxPushCurrent(driver.context) == CUDA_SUCCESS) {}
     ~ed_driver_use() {
@@ -139,7 +139,7 @@ public:
     ed_driver_use &operator=(const ed_driver_use &) = delete;
     bool failed() const { return !pushed_; }
 
-private:
+  private:
     const ed_driver &driver_;
     bool pushed_;
 };

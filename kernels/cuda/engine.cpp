@@ -206,8 +206,7 @@ extern "C" int ed_device_export(ed_device *device, int8_t *student, int32_t *pos
     const ed_driver_use use(device->cuda);
     if (use.failed()) return ED_ERROR_DEVICE;
     const CUdeviceptr state = device->memory + STATE_AT;
-    const CUresult result =
-        device->cuda.cuMemcpyDtoHAsync(&device->copy, state, sizeof device->copy, device->stream);
+    const CUresult result = device->cuda.cuMemcpyDtoHAsync(&device->copy, state, sizeof device->copy, device->stream);
     const int error = wait(device, result);
     if (!error) ed_cuda_state_export(&device->copy, student, pos, live);
     return error;

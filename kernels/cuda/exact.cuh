@@ -32,12 +32,12 @@ inline int ed_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_
 }
 
 #define ED_EXPORT_KERNEL(name)
-#define ED_DYNAMIC_SHARED(type, name)                                                                                  \
-    extern __shared__ uint4 ed_dynamic_shared[];                                                                       \
+#define ED_DYNAMIC_SHARED(type, name)            \
+    extern __shared__ uint4 ed_dynamic_shared[]; \
     type *const name = (type *)ed_dynamic_shared
 #endif
 
-#define ED_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                      \
+#define ED_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
     ed_launch(kernel, dim3(grid), dim3(block), (size_t)(shared_bytes), (cudaStream_t)(stream), __VA_ARGS__)
 
 #define ED_EXACT __device__ __forceinline__
@@ -101,7 +101,8 @@ ED_EXACT float ed_lane_product(const float *x, const float *y, int n) {
 
 /* The largest of a warp's finite values. */
 ED_EXACT float ed_warp_max(float value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800 /* bits as integers have the order of floats, negative ones turned  \
+#if defined(__CUDA_ARCH__) && \
+    __CUDA_ARCH__ >= 800 /* bits as integers have the order of floats, negative ones turned  \
                                                     */
     int bits = __float_as_int(value);
     bits = __reduce_max_sync(0xffffffffu, bits ^ ((bits >> 31) & 0x7fffffff));

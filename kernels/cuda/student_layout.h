@@ -43,8 +43,7 @@
 ED_EITHER int ed_ceil(int n, int by) { return (n + by - 1) / by; }
 
 /* A matrix of ROWS rows of N integers; see above. */
-template <int ROWS, int N>
-struct ed_spread {
+template <int ROWS, int N> struct ed_spread {
     static constexpr int rows = ROWS;
     static constexpr int chunks = ed_ceil(N, ED_CHUNK);
     static constexpr int groups_of(int t) { return ed_ceil(ROWS * t, ED_THREADS); }
@@ -124,8 +123,7 @@ enum {
 };
 
 /* A table of a matrix (multipliers, biases) lies by the threads that have the rows: [own][ED_THREADS], else 0. */
-template <class M>
-constexpr int ed_by_thread = M::own* ED_THREADS;
+template <class M> constexpr int ed_by_thread = M::own *ED_THREADS;
 
 /* After the scalars of the model and of all layers. */
 constexpr int ed_embed_m_at = ED_MODEL_SCALARS + ED_LAYERS * ED_LAYER_SCALARS;

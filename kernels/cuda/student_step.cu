@@ -134,8 +134,7 @@ ED_INSIDE void trace_heads(const char *name, int layer, const int8_t *padded) {
 
 /* A thread's part of a table: loaded when a stage begins, used at its end, since it comes from as far as the weights.
  */
-template <class M>
-struct by_thread {
+template <class M> struct by_thread {
     float of[M::own];
     ED_INSIDE by_thread(const place &t, const float *table) {
         ED_UNROLL_ALL
@@ -423,7 +422,7 @@ struct latent_readout {
     }
 };
 
-}  // namespace
+} // namespace
 
 /* ---------------------------------------------------------------- the step */
 

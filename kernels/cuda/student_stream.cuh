@@ -68,12 +68,10 @@ constexpr int down_at = up_at + ed_gate::bytes;
 /* Loads that are issued where they stand: compilers would move them to where their result is used. What is not `wanted`
  * is left as it is, or undefined. Weights and tables do not change; rings and bins do, from step to step. */
 #ifdef ED_EMULATED
-template <class T>
-ED_INSIDE void load_constant(T &into, const void *from, bool wanted = true) {
+template <class T> ED_INSIDE void load_constant(T &into, const void *from, bool wanted = true) {
     if (wanted) into = *(const T *)from;
 }
-template <class T>
-ED_INSIDE void load_state(T &into, const void *from, bool wanted = true) {
+template <class T> ED_INSIDE void load_state(T &into, const void *from, bool wanted = true) {
     load_constant(into, from, wanted);
 }
 #else
@@ -114,14 +112,8 @@ struct place {
     ED_INSIDE int lane() const { return (int)(thread % 32); }
     ED_INSIDE int warp() const { return (int)(thread / 32); }
     /* Of M's row, among the threads that share it; and the thread's i-th own row, -1 if there is none. */
-    template <class M>
-    ED_INSIDE int in_row() const {
-        return (int)(thread % M::threads);
-    }
-    template <class M>
-    ED_INSIDE int own_row(int i) const {
-        return M::own_row((int)thread, i);
-    }
+    template <class M> ED_INSIDE int in_row() const { return (int)(thread % M::threads); }
+    template <class M> ED_INSIDE int own_row(int i) const { return M::own_row((int)thread, i); }
     /* In attention: its head among those of a round, its slot among those of a round, whether there is such a head. */
     ED_INSIDE int head() const { return (int)(thread / (head_warps * 32)); }
     ED_INSIDE int slot() const { return (int)(thread % (head_warps * 32)); }
@@ -133,8 +125,7 @@ struct place {
 
 /* Sums over the T threads of a row, all rows at once (student_layout.h): own[i] is then the sum of the thread's i-th
  * own row. Destroys acc. */
-template <class M>
-ED_INSIDE void gather(const place &t, int (&acc)[M::groups], int (&own)[M::own]) {
+template <class M> ED_INSIDE void gather(const place &t, int (&acc)[M::groups], int (&own)[M::own]) {
     int left = M::groups;
     ED_UNROLL_ALL
     for (int bit = M::threads / 2; bit; bit /= 2) {
@@ -187,7 +178,7 @@ struct stream {
         values += ed_values::bytes;
     }
 
-   private:
+  private:
     static ED_EITHER int position(int pass) { return (pass + ed_ceil(ed_embedding::passes, ahead) * ahead) % ahead; }
 
     ED_INSIDE void fetch(int pass) {
@@ -262,8 +253,7 @@ ED_INSIDE int dot(uint4 a, uint4 b, int acc) {
 
 /* own[i] = the thread's i-th own row of the matrix that begins at `pass`, by a vector; chunk(r) is the vector's chunk
  * of this thread in round r. */
-template <class M, class F>
-ED_INSIDE void multiply(stream &s, int pass, F chunk, int (&own)[M::own]) {
+template <class M, class F> ED_INSIDE void multiply(stream &s, int pass, F chunk, int (&own)[M::own]) {
     int acc[M::groups];
     ED_UNROLL_ALL
     for (int g = 0; g < M::groups; g++) acc[g] = 0;
@@ -277,13 +267,12 @@ ED_INSIDE void multiply(stream &s, int pass, F chunk, int (&own)[M::own]) {
 }
 
 /* The same for a vector in shared memory. */
-template <class M>
-ED_INSIDE void multiply_shared(stream &s, int pass, const int8_t *a, int (&own)[M::own]) {
+template <class M> ED_INSIDE void multiply_shared(stream &s, int pass, const int8_t *a, int (&own)[M::own]) {
     const int in_row = s.t.template in_row<M>();
     const auto chunk = [&](int r) { return chunk_at(a, r * M::threads + in_row); };
     multiply<M>(s, pass, chunk, own);
 }
 
-}  // namespace
+} // namespace
 
 #endif

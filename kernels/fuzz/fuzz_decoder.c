@@ -17,12 +17,12 @@
 #include "edgedistill.h"
 #include "models.h" /* ARRAYS, VARIANTS, models[ARRAYS][VARIANTS] */
 
-#define REQUIRE(what)                                               \
-    do {                                                            \
-        if (!(what)) {                                              \
-            fprintf(stderr, "line %d: not %s\n", __LINE__, #what);  \
-            abort();                                                \
-        }                                                           \
+#define REQUIRE(what)                                              \
+    do {                                                           \
+        if (!(what)) {                                             \
+            fprintf(stderr, "line %d: not %s\n", __LINE__, #what); \
+            abort();                                               \
+        }                                                          \
     } while (0)
 
 enum { MOST_FRAMES = 64, MOST_GAP = 300 };
@@ -50,8 +50,9 @@ static float bits_of(tape *t) {
 
 /* A byte becomes one of the values that break things, or plain microvolts. */
 static float wild_of(uint8_t byte) {
-    static const float values[] = {0.0f,  -0.0f,  1e-45f,    -1e-45f,  1e-38f, 3.4028235e38f, -3.4028235e38f, 1e30f,
-                                   -1e30f, 1e-30f, INFINITY, -INFINITY, NAN,    -NAN,          4.0f,           32767.0f};
+    static const float values[] = {0.0f,  -0.0f,   1e-45f, -1e-45f,  1e-38f,    3.4028235e38f, -3.4028235e38f,
+                                   1e30f, -1e30f,  1e-30f, INFINITY, -INFINITY, NAN,           -NAN,
+                                   4.0f,  32767.0f};
     return byte < 16 ? values[byte] : (float)((int)byte - 136) * 1.5f;
 }
 
@@ -77,7 +78,7 @@ typedef struct {
 } stream;
 
 typedef struct {
-    const float *uv; /* or */
+    const float *uv;    /* or */
     const int16_t *i16; /* or neither: lost */
     size_t n;
 } frames_of_call;
@@ -184,8 +185,10 @@ static void call_push_i16(tape *t, stream *s) {
     size_t n = 1 + byte_of(t) % MOST_FRAMES, values = n * s->info->channels, made;
     int16_t *frames = allocated(values * sizeof *frames);
     for (size_t i = 0; i < values; i++) frames[i] = (int16_t)(byte_of(t) << 8 | byte_of(t));
-    if (s->has_gain) push_all(t, s, (frames_of_call){NULL, frames, n});
-    else REQUIRE(ed_push_i16(s->decoders[0], frames, n, NULL, 0, &made) == ED_ERROR_GAIN);
+    if (s->has_gain)
+        push_all(t, s, (frames_of_call){NULL, frames, n});
+    else
+        REQUIRE(ed_push_i16(s->decoders[0], frames, n, NULL, 0, &made) == ED_ERROR_GAIN);
     free(frames);
 }
 

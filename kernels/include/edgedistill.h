@@ -108,10 +108,10 @@ typedef struct ed_decoder ed_decoder; /* one stream through a model */
 
 /* What a caller needs to feed a decoder and to read its outputs. All strings and arrays are constant. */
 typedef struct {
-    uint32_t abi_version; /* ED_ABI_VERSION of the library */
-    uint32_t channels;    /* samples in a frame */
-    uint32_t outputs;     /* values in ed_output.kinematics that count */
-    uint32_t latent;      /* values ed_latent() gives */
+    uint32_t abi_version;                      /* ED_ABI_VERSION of the library */
+    uint32_t channels;                         /* samples in a frame */
+    uint32_t outputs;                          /* values in ed_output.kinematics that count */
+    uint32_t latent;                           /* values ed_latent() gives */
     uint64_t rate_numerator, rate_denominator; /* frames a second, exactly */
     uint32_t bin_ms;                           /* milliseconds in a bin */
     uint32_t warmup_bins;                      /* bins before ED_WARMUP goes away */
@@ -167,8 +167,8 @@ ED_API int ed_push(ed_decoder *decoder, const float *frames_uv, size_t n_frames,
                    size_t *n_out);
 
 /* The same for an amplifier's integers: microvolts = sample * gain + offset, in float64, rounded once to float32. */
-ED_API int ed_push_i16(ed_decoder *decoder, const int16_t *frames, size_t n_frames, ed_output *outputs,
-                       size_t capacity, size_t *n_out);
+ED_API int ed_push_i16(ed_decoder *decoder, const int16_t *frames, size_t n_frames, ed_output *outputs, size_t capacity,
+                       size_t *n_out);
 
 /* Gain in microvolts a step and offset in microvolts, (channels,) each, for ed_push_i16; copied.
  * ED_ERROR_VALUE if one is not finite. */

@@ -109,7 +109,7 @@ class EdAttention final : public IPluginV3,
                           public IPluginV3OneCore,
                           public IPluginV3OneBuild,
                           public IPluginV3OneRuntime {
-public:
+  public:
     explicit EdAttention(const Scales &scales, const Shape &shape = {}) : scales_(scales), shape_(shape) {}
 
     IPluginCapability *getCapabilityInterface(PluginCapabilityType type) noexcept override {
@@ -198,7 +198,7 @@ public:
         return &collection_;
     }
 
-private:
+  private:
     Scales scales_;
     Shape shape_{};
     PluginField fields_[FIELDS];
@@ -234,7 +234,7 @@ bool scales_of(const PluginFieldCollection *given, Scales *scales) {
 }
 
 class EdAttentionCreator final : public IPluginCreatorV3One {
-public:
+  public:
     EdAttentionCreator() {
         for (int i = 0; i < FIELDS; i++) fields_[i] = {FIELD_NAMES[i], nullptr, PluginFieldType::kFLOAT32, 1};
     }
@@ -250,7 +250,7 @@ public:
     const char *getPluginVersion() const noexcept override { return VERSION; }
     const char *getPluginNamespace() const noexcept override { return NAMESPACE; }
 
-private:
+  private:
     PluginField fields_[FIELDS];
     PluginFieldCollection collection_{FIELDS, fields_};
 };

@@ -58,7 +58,7 @@ constexpr size_t up(size_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; 
 
 /* To the file of EDGEDISTILL_TENSORRT_LOG, if it is set. Thread-safe, as TensorRT asks. */
 class Log final : public ILogger {
-public:
+  public:
     void log(Severity severity, const char *text) noexcept override {
         const char *path = severity <= Severity::kWARNING ? std::getenv("EDGEDISTILL_TENSORRT_LOG") : nullptr;
         std::FILE *file = path && *path ? std::fopen(path, "a") : nullptr;
@@ -78,7 +78,7 @@ Log &the_log() {
 
 /* The last error, above all whether memory ran out, which a null result does not tell. */
 class Errors final : public IErrorRecorder {
-public:
+  public:
     int32_t getNbErrors() const noexcept override { return last_ != ErrorCode::kSUCCESS; }
     ErrorCode getErrorCode(int32_t) const noexcept override { return last_; }
     ErrorDesc getErrorDesc(int32_t) const noexcept override { return "see EDGEDISTILL_TENSORRT_LOG"; }
@@ -95,7 +95,7 @@ public:
     /* What a call that failed means. */
     int code_or(int otherwise) const { return last_ == ErrorCode::kFAILED_ALLOCATION ? ED_ERROR_MEMORY : otherwise; }
 
-private:
+  private:
     std::atomic<ErrorCode> last_{ErrorCode::kSUCCESS};
     std::atomic<RefCount> references_{0};
 };
@@ -218,7 +218,7 @@ struct ed_device {
     int step(const float *bin, float *kinematics, float *latent);
     int move_state(Direction direction, int8_t *student, int32_t *pos, int32_t *live);
 
-private:
+  private:
     int open_cuda(const char *directory);
     int open_plan(const char *directory);
     int load_plugin(const char *directory, const ed_build_file &plan);
@@ -397,8 +397,10 @@ int ed_device_open(const char *build_directory, ed_device **device) {
     ed_device *opened = new (std::nothrow) ed_device;
     if (!opened) return ED_ERROR_MEMORY;
     const int error = opened->open(build_directory);
-    if (error) ed_device_close(opened);
-    else *device = opened;
+    if (error)
+        ed_device_close(opened);
+    else
+        *device = opened;
     return error;
 }
 

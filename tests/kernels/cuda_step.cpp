@@ -15,7 +15,7 @@ static_assert(sizeof ed_tables == sizeof(float) * ed_table_floats, "the tables a
 namespace {
 unsigned char *at, *end; /* where the trace goes; null: nowhere */
 ed_cuda_state state;
-}  // namespace
+} // namespace
 
 extern "C" {
 

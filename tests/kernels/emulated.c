@@ -8,7 +8,7 @@
 
 #include "edgedistill.h"
 
-#define MOST 64                 /* bins or frames of one record */
+#define MOST 64 /* bins or frames of one record */
 #define OF_THE_HOST (1024u * 1024u)
 
 extern const ed_model ed_model_test;
@@ -58,7 +58,9 @@ static void begin(void) {
 }
 
 static int take(void *to, size_t bytes) { return fread(to, 1, bytes, in_file) == bytes; }
-static int put(const void *from, size_t bytes) { return fwrite(from, 1, bytes, out_file) == bytes && !fflush(out_file); }
+static int put(const void *from, size_t bytes) {
+    return fwrite(from, 1, bytes, out_file) == bytes && !fflush(out_file);
+}
 static uint32_t clock_now(void) { return 0; }
 static size_t stack_used(void) { return 0; }
 static void loop(uint32_t n) { (void)n; }

@@ -29,7 +29,7 @@ using namespace nvinfer1;
 namespace {
 
 int enqueued = 0, alive = 0;
-ILogger *logger = nullptr;  /* the first one: TensorRT keeps it for what belongs to no runtime */
+ILogger *logger = nullptr;   /* the first one: TensorRT keeps it for what belongs to no runtime */
 std::set<ILogger *> loggers; /* all that were given */
 
 bool fails(const char *what) {

@@ -8,12 +8,12 @@
 
 extern const ed_model ed_model_test;
 
-#define REQUIRE(what)                                                \
-    do {                                                             \
-        if (!(what)) {                                               \
-            fprintf(stderr, "line %d: not %s\n", __LINE__, #what);   \
-            exit(1);                                                 \
-        }                                                            \
+#define REQUIRE(what)                                              \
+    do {                                                           \
+        if (!(what)) {                                             \
+            fprintf(stderr, "line %d: not %s\n", __LINE__, #what); \
+            exit(1);                                               \
+        }                                                          \
     } while (0)
 
 static uint32_t seed = 1;

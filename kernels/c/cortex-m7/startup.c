@@ -48,6 +48,14 @@ size_t stack_used(void) {
 __attribute__((noreturn)) void ed_fault(void) { host_exit(1); }
 
 __attribute__((section(".vectors"), used)) static void (*const vectors[16])(void) = {
-    (void (*)(void))ed_stack_top, ed_start, ed_fault, ed_fault, ed_fault, ed_fault, ed_fault, [11] = ed_fault,
-    [14] = ed_fault, [15] = ed_fault,
+    (void (*)(void))ed_stack_top,
+    ed_start,
+    ed_fault,
+    ed_fault,
+    ed_fault,
+    ed_fault,
+    ed_fault,
+    [11] = ed_fault,
+    [14] = ed_fault,
+    [15] = ed_fault,
 };

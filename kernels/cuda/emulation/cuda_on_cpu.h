@@ -47,14 +47,14 @@ struct dim3 : ed_index {
     dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : ed_index{x_, y_, z_} {}
 };
 
-#define ED_VECTOR(type, name, bytes)                                                                                   \
-    struct alignas(bytes / 2) name##2 {                                                                                \
-        type x, y;                                                                                                     \
-    };                                                                                                                 \
-    struct alignas(bytes) name##4 {                                                                                    \
-        type x, y, z, w;                                                                                               \
-    };                                                                                                                 \
-    inline name##2 make_##name##2(type x, type y) { return {x, y}; }                                                   \
+#define ED_VECTOR(type, name, bytes)                                 \
+    struct alignas(bytes / 2) name##2 {                              \
+        type x, y;                                                   \
+    };                                                               \
+    struct alignas(bytes) name##4 {                                  \
+        type x, y, z, w;                                             \
+    };                                                               \
+    inline name##2 make_##name##2(type x, type y) { return {x, y}; } \
     inline name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
 ED_VECTOR(int, int, 16)
 ED_VECTOR(unsigned, uint, 16)
@@ -256,14 +256,14 @@ inline int ed_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_
 
 /* Exports NAME_emulated, through which who has loaded the shared object launches the kernel: 0 or an error number; and
  * NAME_parameters, the bytes of each parameter, then 0, for driver.cpp, which keeps them until a launch runs. */
-#define ED_EXPORT_KERNEL(name)                                                                                         \
-    extern "C" __attribute__((visibility("default"))) const unsigned *name##_parameters() {                            \
-        return decltype(ed_emulated::sizes_for(name))::values;                                                         \
-    }                                                                                                                  \
-    extern "C" __attribute__((visibility("default"))) int name##_emulated(unsigned gx, unsigned gy, unsigned gz,       \
-                                                                          unsigned bx, unsigned by, unsigned bz,       \
-                                                                          size_t shared_bytes, void **arguments) {     \
-        return ed_emulated::launch_packed(name, dim3(gx, gy, gz), dim3(bx, by, bz), shared_bytes, arguments);          \
+#define ED_EXPORT_KERNEL(name)                                                                                     \
+    extern "C" __attribute__((visibility("default"))) const unsigned *name##_parameters() {                        \
+        return decltype(ed_emulated::sizes_for(name))::values;                                                     \
+    }                                                                                                              \
+    extern "C" __attribute__((visibility("default"))) int name##_emulated(unsigned gx, unsigned gy, unsigned gz,   \
+                                                                          unsigned bx, unsigned by, unsigned bz,   \
+                                                                          size_t shared_bytes, void **arguments) { \
+        return ed_emulated::launch_packed(name, dim3(gx, gy, gz), dim3(bx, by, bz), shared_bytes, arguments);      \
     }
 
 #endif

@@ -131,8 +131,8 @@ struct Call {
     Call &operator=(const Call &) = delete;
 };
 
-#define CALL(needs)                                                                                                    \
-    const Call call(__func__, needs);                                                                                  \
+#define CALL(needs)                   \
+    const Call call(__func__, needs); \
     if (call.refused) return call.refused
 
 template <class T, class Handle> Handle handle_of(Owned<T> &owned, std::unique_ptr<T> made) {
