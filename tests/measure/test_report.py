@@ -161,3 +161,26 @@ def shown(folder: Path, scheme: str, colour: int) -> str:
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     return done.stderr
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [],
+        {"device": 1, "subjects": 1},
+        {"device": {}, "subjects": []},
+        {"device": {}, "subjects": ["a"]},
+        {"device": {}, "subjects": [{}]},
+        {"device": {}, "subjects": [{"name": "a", "latency_us": {"p50": -1}}]},
+    ],
+)
+def test_json_of_another_kind_is_refused_by_name(odd: object) -> None:
+    with pytest.raises(ConfigError, match=r"odd\.json: not a result"):
+        page_from_results([full_result(), odd], ["good.json", "odd.json"])  # type: ignore[list-item]
+
+
+def test_an_energy_below_idle_is_noise_and_no_axis() -> None:
+    result = full_result()
+    for row in result["subjects"]:
+        row["energy_mj_per_step"] = -0.01
+    assert "no power sensor" in page_from_results([result], ["noisy"])

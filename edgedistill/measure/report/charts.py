@@ -53,8 +53,8 @@ def _ridge(histogram: Row | None, latency: Row, x: Axis, base: float, height: fl
 
 def cost_chart(subjects: Sequence[Row]) -> str:
     """R² of every subject that has one against energy a step, or its time where no sensor was read."""
-    energy = all(s.get("energy_mj_per_step") for s in subjects if s.get("r2") is not None)
-    known = [(i, s) for i, s in enumerate(subjects) if s.get("r2") is not None and _cost(s, energy)]
+    energy = all((s.get("energy_mj_per_step") or 0) > 0 for s in subjects if s.get("r2") is not None)
+    known = [(i, s) for i, s in enumerate(subjects) if s.get("r2") is not None and _cost(s, energy) > 0]
     rows = [(i, s, _cost(s, energy)) for i, s in known]
     if not rows:
         return ""

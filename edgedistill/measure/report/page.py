@@ -17,21 +17,21 @@ FLAT_OUT = (
     "Flat out, one step after the other, all subjects in turn. Marks: p50, p99, maximum. Heights are square roots of "
     "counts, so that rare slow steps show."
 )
-COST = "Held-out R² against what one step costs. Subjects without an R² were timed with random weights."
+COST = "R² against what one step costs. Subjects without an R² are not in it."
 IN_USE = (
     "Response: from the moment the last sample was due to the output, waking up included. The subject “empty” does "
     "nothing: its figures are the machine's own."
+)
+HARM = (
+    "Done to the holdout after the front end; lines are means of several draws, bands their extremes. Days are a "
+    "model: LFP channels drift in gain, by about a tenth in 15 days (an assumption); units turn over as published, "
+    "which decides how the two compare."
 )
 MODEL = "Not measured: computed from the assumptions below, each of which can be replaced (bench --assume NAME=VALUE)."
 
 
 def page_from_results(results: Sequence[Result], titles: Sequence[str]) -> str:
     """The HTML of `bench` results (parsed JSON), `titles` naming each. ConfigError for what is no such result."""
-    for result, title in zip(results, titles, strict=True):
-        if not isinstance(result, Mapping) or not {"device", "subjects"} <= result.keys() or not result["subjects"]:
-            raise ConfigError(
-                f"{title}: not a result of `edgedistill bench`", next_step="edgedistill bench BUNDLE --json"
-            )
     css = (resources.files("edgedistill.measure.report") / "page.css").read_text(encoding="utf-8")
     sections = "".join(_section(result, title) for result, title in zip(results, titles, strict=True))
     return (
@@ -43,6 +43,19 @@ def page_from_results(results: Sequence[Result], titles: Sequence[str]) -> str:
 
 
 def _section(result: Result, title: str) -> str:
+    try:
+        if not result["subjects"]:
+            raise ValueError("no subjects")
+        return _drawn(result, title)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # some part is not as told
+        raise ConfigError(
+            f"{title}: not a result of `edgedistill bench`",
+            got=f"{type(error).__name__}: {error}",
+            next_step="edgedistill bench BUNDLE --out RESULT.json",
+        ) from error
+
+
+def _drawn(result: Result, title: str) -> str:
     subjects, device = result["subjects"], result["device"]
     deadline = next((s["deadline_us"] for s in subjects if s.get("deadline_us")), None)
     name = str((result.get("bundle") or {}).get("name") or title)
@@ -86,12 +99,14 @@ def _subjects(subjects: Sequence[Result]) -> str:
                 f"{s.get('engine', '')}, {s.get('precision', '')}",
                 *(_or_dash(latency.get(key)) for key in ("p50", "p99", "p999", "max")),
                 _or_dash(s.get("energy_mj_per_step")),
+                _or_dash(s.get("steps")),
                 "–" if s.get("r2") is None else f"{s['r2']:.3f}",
                 _or_dash(s.get("params")),
                 _or_dash(s.get("artifact_bytes")),
             ]
         )
-    head = ["subject", "engine", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "mJ a step", "R²", "parameters", "bytes"]
+    head = ["subject", "engine", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "mJ a step"]
+    head += ["steps", "R²", "parameters", "bytes"]
     reasons = sorted({str(s.get("energy_source")) for s in subjects if s.get("energy_mj_per_step") is None})
     note = f"<p class='soft'>Energy: {escape('; '.join(reasons))}.</p>" if reasons else ""
     missing = "; ".join(
@@ -145,9 +160,8 @@ def _robustness(curves: Sequence[Result]) -> str:
     longest = max(map(len, rows))
     table = _table(["subject", "harm", *[""] * (longest - 2)], [row + [""] * (longest - len(row)) for row in rows])
     return (
-        f"<h2>What is left when things go wrong</h2><div class='pictures'>{pictures}</div><p class='soft'>Done to the "
-        "holdout after the front end; lines are means of several draws, bands their extremes. Days are a model.</p>"
-        f"<details><summary>The same as a table</summary>{table}</details>"
+        f"<h2>What is left when things go wrong</h2><div class='pictures'>{pictures}</div>"
+        f"<p class='soft'>{HARM}</p><details><summary>The same as a table</summary>{table}</details>"
     )
 
 
