@@ -39,6 +39,10 @@ class Meter(Protocol):
     def counts_energy(self) -> bool:
         """True: read() is mJ since some start; False: mW now."""
 
+    @property
+    def sees_gpu_only(self) -> bool:
+        """True: what runs on the CPU does not show in it."""
+
     def read(self) -> float:
         """mW now, or mJ so far. EngineError where it can no longer be read."""
 
@@ -67,6 +71,7 @@ class BoardMeter:
     period_s: float = 0.1
     shortest_s: float = 2.0
     counts_energy: bool = False
+    sees_gpu_only: bool = False
 
     @property
     def source(self) -> str:
@@ -106,6 +111,7 @@ class RaplMeter:
     period_s: float = 1.0
     shortest_s: float = 0.5
     counts_energy: bool = True
+    sees_gpu_only: bool = False
     _last: list[int] = field(default_factory=list)
     _total_uj: int = 0
 
@@ -143,6 +149,7 @@ class NvmlMeter:
     period_s: float = 0.5
     shortest_s: float = 2.0
     counts_energy: bool = True
+    sees_gpu_only: bool = True
 
     def read(self) -> float:
         """mJ since the driver was loaded."""

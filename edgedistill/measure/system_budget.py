@@ -36,7 +36,7 @@ ASSUMPTIONS = {
     ),
     "spike_rate_hz": Assumption(30_000, "samples/s", "customary for spikes"),
     "sbp_rate_hz": Assumption(2_000, "samples/s", "Nason 2020"),
-    "lfp_rate_hz": Assumption(1_000, "samples/s", "the rate of the recording, or 1 kHz"),
+    "lfp_rate_hz": Assumption(1_000, "samples/s", "1 kHz; a bench takes the rate of the recording"),
     "sample_bits": Assumption(16, "bits", "customary; 10 to 12 suffice for decoding (Even-Chen 2020)"),
     "count_bits": Assumption(4, "bits", "spikes of a channel in a 10 ms bin, 0 to 15"),
     "output_bits": Assumption(16, "bits", "a decoded value"),
@@ -89,7 +89,7 @@ class Load:
     outputs: int
     macs: int  # of a step: 8-bit multiply-adds
     weight_bytes: int  # read in a step
-    measured_mw: float | None = None  # of decoding at 100 Hz, above idle, on this machine
+    measured_mw: float | None = None  # of 100 steps a second, above idle
     measured_on: str = ""
 
 

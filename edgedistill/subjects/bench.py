@@ -1,7 +1,6 @@
 """The bench: every subject of a bundle in one run, in turn, on this machine.
 
-R² on the holdout first, then time flat out, then in use (every 10 ms, warm and cold), then energy where there is a
-sensor. Slow subjects are timed by themselves and fewer times; nothing is scaled up from another device.
+R² on the holdout first, then time and energy (`timing`), then what gates are set on and what a report shows besides.
 """
 
 from __future__ import annotations
@@ -9,39 +8,26 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from time import monotonic, perf_counter_ns, sleep
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from edgedistill.bundle import Bundle
 from edgedistill.errors import ConfigError, EngineError
-from edgedistill.measure.closed_loop import PacedTimes, paced_times, real_time
-from edgedistill.measure.energy import Energy, measure_energy
-from edgedistill.measure.latency import EMPTY, LatencyUs, Times, step_times
+from edgedistill.measure.latency import EMPTY, LatencyUs
 from edgedistill.measure.machine import describe_machine
 from edgedistill.measure.sensors import Meter, find_meter
 from edgedistill.measure.system_budget import assumptions_with
-from edgedistill.runs import BINS_PER_S
-from edgedistill.runtime import Decoder
 from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.runtime.compiled import COMPILED, engine_here, why_not_here
 from edgedistill.subjects.candidates import LFP_INT8, LFP_STUDENT, STUDENTS, SUBJECTS, Candidate, candidates_of_bundle
 from edgedistill.subjects.extras import budget_of, calibration_of, layers_of, robustness_of, trace_of
 from edgedistill.subjects.fits import Decoded, decoded_holdout, fit_of_recording
-from edgedistill.subjects.holdout import Holdout, raw_frames
+from edgedistill.subjects.holdout import Holdout
 from edgedistill.subjects.result import BenchResult, Subject
+from edgedistill.subjects.timing import ONE_BIN_US, decoding_frames, energy_of, flat_out, in_use
 from edgedistill.target import Target, load_target
 
 if TYPE_CHECKING:
     from edgedistill.data.recording import Recording
-
-ONE_BIN_US = 1e6 / BINS_PER_S
-SLOW_S = 0.005  # a step that takes longer is timed by itself
-SLOW_BUDGET_S = 10.0
-NOT_ASKED = "not measured: not asked for"
-FRAMES = "frames"
 
 
 @dataclass(frozen=True)
@@ -67,6 +53,7 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
     BundleError when the bundle lacks a holdout, RecordingError when the recording does not fit.
     """
     assumptions_with(options.assume)  # what is refused is refused before minutes of measuring
+    device = describe_machine()  # its load before this run adds to it
     holdout, target = Holdout.of(bundle), target_of(bundle)
     engine = options.engine or engine_here(bundle)
     candidates, absent = candidates_of_bundle(bundle, holdout, engine, options.subjects)
@@ -88,7 +75,7 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
         Subject(
             name=c.name,
             engine=c.runs_on,
-            precision=c.engine.precision,
+            precision=c.precision or c.engine.precision,
             params=c.params,
             artifact_bytes=c.artifact_bytes,
             state_bytes=_state_bytes(c),
@@ -107,7 +94,7 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
     why = {"step_p99_us": reason} if target and (reason := not_of_this_machine(target, bundle, engine)) else {}
     figures |= dict.fromkeys(why)  # a time belongs to the device that took it, and to what ships
     return BenchResult(
-        device=describe_machine(),
+        device=device,
         bundle=provenance_of(bundle),
         subjects=subjects,
         absent=tuple(absent),
@@ -135,96 +122,12 @@ def extras(
         "trace": trace_of(bundle, holdout, decoded),
         "layers": layers_of(bundle),
         "calibration": calibration_of(bundle),
-        "robustness": [curve.to_json() for curve in robustness_of(candidates, holdout)] if options.robustness else None,
+        "robustness": [curve.to_json() for curve in robustness_of(candidates, holdout, decoded)]
+        if options.robustness
+        else None,
         "system": budget_of(bundle, subjects, options.assume) if options.system else None,
     }
     return found
-
-
-# ---------------------------------------------------------------- time
-
-
-def flat_out(candidates: Sequence[Candidate], steps: int) -> dict[str, Times]:
-    """Nanoseconds of each step of each subject, and of "empty"; slow ones by themselves, as often as time allows."""
-    for candidate in candidates:
-        candidate.engine.reset()
-    once = {c.name: _seconds_of_a_step(c) for c in candidates}
-    fast = [c for c in candidates if once[c.name] <= SLOW_S]
-    times: dict[str, Times] = {}
-    for slow in (c for c in candidates if once[c.name] > SLOW_S):
-        count = int(np.clip(SLOW_BUDGET_S / once[slow.name], 5, steps))
-        times |= step_times({slow.name: slow.engine.step}, slow.inputs, warmup=1, steps=count)
-    if fast:
-        times |= step_times({c.name: c.engine.step for c in fast}, {c.name: c.inputs for c in fast}, steps=steps)
-    return times
-
-
-def _seconds_of_a_step(candidate: Candidate) -> float:
-    taken = []
-    for row in candidate.inputs[:3]:
-        began = perf_counter_ns()
-        candidate.engine.step(row)
-        taken.append(perf_counter_ns() - began)
-    return min(taken) / 1e9
-
-
-def in_use(
-    candidates: Sequence[Candidate], times: Mapping[str, Times], seconds: float
-) -> tuple[dict[str, PacedTimes], dict[str, PacedTimes], dict[str, str], dict[str, object]]:
-    """Every 10 ms: warm, with the caches emptied, why a subject has no such figures, and what was in force."""
-    share_us = ONE_BIN_US / (len(candidates) + 1) / 2  # room for those that are slower when cold
-    quick = [c for c in candidates if np.median(times[c.name]) / 1e3 < share_us] if seconds > 0 else []
-    why = {c.name: NOT_ASKED if seconds <= 0 else "not measured: too slow to share 10 ms" for c in candidates}
-    if not quick:
-        return {}, {}, why, {}
-    steps, inputs = {c.name: c.engine.step for c in quick}, {c.name: c.inputs for c in quick}
-    periods = max(1, round(seconds * BINS_PER_S))
-    with real_time() as force:
-        warm = paced_times(steps, inputs, periods)
-        try:
-            cold = paced_times(steps, inputs, periods, evicted=True)
-        except EngineError:  # emptying the caches takes longer than their share
-            cold = {}
-    return warm, cold, {name: reason for name, reason in why.items() if name not in steps}, dict(force)
-
-
-def decoding_frames(bundle: Bundle, engine: str, seconds: float) -> PacedTimes | None:
-    """The whole decoder in use: every 10 ms the raw frames of a bin, front end included; None without raw frames."""
-    frames = raw_frames(bundle)
-    if seconds <= 0 or frames is None:
-        return None
-    decoder = Decoder(bundle, engine)
-    rate = decoder.frontend_config
-    edges = [rate.edge(bin_) for bin_ in range(rate.bin_of(len(frames)) + 1)]
-    rows = [frames[start:stop] for start, stop in pairwise(edges) if stop <= len(frames)]
-    if not rows:
-        return None
-    with real_time():
-        return paced_times({FRAMES: decoder.push}, {FRAMES: rows}, max(1, round(seconds * BINS_PER_S)))[FRAMES]
-
-
-# ---------------------------------------------------------------- energy
-
-
-def energy_of(candidate: Candidate, meter: Meter | str, seconds: float, paced: bool = False) -> Energy:
-    """Of a step above idle, flat out or every 10 ms; None with the reason without a sensor or for a run too short."""
-    if isinstance(meter, str):
-        return Energy.none(meter)
-    if seconds <= 0:
-        return Energy.none("not asked for")
-    if paced and _seconds_of_a_step(candidate) > 1 / BINS_PER_S:
-        return Energy.none("slower than 100 Hz")
-
-    def run(duration: float) -> int:
-        start, count, rows = monotonic(), 0, candidate.inputs
-        while (now := monotonic()) < start + duration:
-            if paced and (early := start + count / BINS_PER_S - now) > 0:
-                sleep(early)
-            candidate.engine.step(rows[count % len(rows)])
-            count += 1
-        return count
-
-    return measure_energy(meter, run, max(seconds, meter.shortest_s))
 
 
 # ---------------------------------------------------------------- gates

@@ -24,7 +24,7 @@ from edgedistill.runtime.decoder import described
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.runtime.spike_view import holds_spike_student, spike_view
 from edgedistill.subjects.holdout import SPIKE_FOLDER, Floats, Holdout, shape_of, spike_counts, tensors_of
-from edgedistill.subjects.peers import TorchEager, WindowTeacher, onnxruntime_dynamic_int8
+from edgedistill.subjects.peers import TorchEager, WindowTeacher, dynamic_int8_graph
 
 LFP_STUDENT, LFP_INT8 = "lfp-student-fp32", "lfp-student-int8"
 SPIKE_STUDENT, SPIKE_INT8 = "spike-student", "spike-student-int8"
@@ -36,6 +36,7 @@ SUBJECTS = (*STUDENTS, TEACHER, PUBLISHED, PEER_DYNAMIC, PEER_TORCH)
 TEACHER_GRAPH, PUBLISHED_GRAPH = "subjects/spike-teacher.onnx", "subjects/spike-teacher-published.onnx"
 TEACHER_FACTS = "subjects/teachers.json"  # name -> params, window in bins: a board has no onnx to count them
 UNTRAINED = "not measured: never trained in this shape"
+NOT_IN_BUNDLE = "the bundle does not hold it, or was written by an older version: build it again"
 
 
 class Engine(Protocol):
@@ -66,6 +67,7 @@ class Candidate:
     params: int
     artifact_bytes: int
     without_r2: str | None = None  # why it has none
+    precision: str | None = None  # where it is not that of the engine's keys and values
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def candidates_of_bundle(
             if name == LFP_INT8:  # what it runs on was chosen: never another instead
                 raise
             absent.append(Absent(name, f"{error.what} ({error.got})" if error.got else error.what))
-    return found, absent
+    known = {c.name for c in found} | {a.name for a in absent} | ({PEER_INT8} if engine not in COMPILED else set())
+    return found, absent + [Absent(name, NOT_IN_BUNDLE) for name in wanted if name not in known]
 
 
 def _makers(bundle: Bundle, holdout: Holdout, engine: str) -> Iterator[tuple[str, Callable[[], Candidate]]]:
@@ -147,9 +150,9 @@ def _compiled_spikes(bundle: Bundle, kind: str, shape: StudentShape, counts: Flo
 
 
 def _dynamic(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
-    graph = bundle.read("student.onnx")
-    engine = onnxruntime_dynamic_int8(graph, shape)
-    return Candidate(PEER_DYNAMIC, engine, "onnxruntime", inputs, _params(bundle), len(graph))
+    graph = dynamic_int8_graph(bundle.read("student.onnx"))
+    engine = OnnxEngine(graph, shape)
+    return Candidate(PEER_DYNAMIC, engine, "onnxruntime", inputs, _params(bundle), len(graph), precision="int8")
 
 
 def _eager(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:

@@ -11,16 +11,14 @@ import numpy as np
 
 from edgedistill.bundle import Bundle
 from edgedistill.measure.robustness import Curve, Stream, curves
-from edgedistill.measure.system_budget import Load, assumptions_with, system_budget
+from edgedistill.measure.system_budget import Assumption, Load, assumptions_with, system_budget
 from edgedistill.measure.work import work_by_part, work_of
 from edgedistill.runs import BINS_PER_S
 from edgedistill.subjects.candidates import (
     LFP_INT8,
     LFP_STUDENT,
-    PUBLISHED,
     SPIKE_INT8,
     SPIKE_STUDENT,
-    TEACHER,
     Candidate,
 )
 from edgedistill.subjects.fits import HOLDOUT, Decoded
@@ -29,11 +27,12 @@ from edgedistill.subjects.result import Subject
 
 TRACED = ((LFP_INT8, LFP_STUDENT), (SPIKE_INT8, SPIKE_STUDENT))  # the first of each that there is
 TRACE_S = 12
+FLAT_OUT = "this machine, flat out, as if each step cost that at 100 Hz"
 CURVES = (LFP_INT8, SPIKE_INT8)
 
 
 def trace_of(bundle: Bundle, holdout: Holdout, decoded: Mapping[str, Decoded]) -> dict[str, Any] | None:
-    """The first stretch of the scored holdout in which everything is known."""
+    """The first seconds of the scored holdout; what is not known of them is null."""
     truth = holdout.kinematics[holdout.score_from :][: TRACE_S * BINS_PER_S]
     shown = {}
     for names in TRACED:
@@ -58,25 +57,30 @@ def _rows(values: Any) -> list[list[float | None]]:
     return [[float(f"{v:.5g}") if np.isfinite(v) else None for v in row] for row in np.asarray(values, np.float64)]
 
 
-def robustness_of(candidates: Sequence[Candidate], holdout: Holdout) -> tuple[Curve, ...]:
-    """Curves of the INT8 students, LFP and spikes, where there are both or one; else of the float ones."""
-    rows = {c.name: c for c in candidates}
+def robustness_of(
+    candidates: Sequence[Candidate], holdout: Holdout, decoded: Mapping[str, Decoded]
+) -> tuple[Curve, ...]:
+    """Curves of the INT8 students, LFP and spikes, where there are both or one; else of the float ones. None of those
+    without an R² on the holdout as it is."""
+    rows = {c.name: c for c in candidates if decoded[c.name].fit.r2 is not None}
     chosen = [name for name in CURVES if name in rows] or [n for n in (LFP_STUDENT, SPIKE_STUDENT) if n in rows]
     streams = {
         name: Stream(rows[name].engine, rows[name].inputs, holdout.kinematics, holdout.score_from, "spike" in name)
         for name in chosen
     }
-    return curves(streams)
+    return curves(streams) if streams else ()
 
 
 def budget_of(bundle: Bundle, subjects: Sequence[Subject], assume: Mapping[str, float]) -> dict[str, Any]:
     """The model of the whole implant, with the power that was measured here where there was a sensor."""
     shape = shape_of(bundle, bundle.manifest.get("model"), "manifest.json")
-    rate = {"lfp_rate_hz": float(_rate_of(bundle))} | dict(assume)
-    assumptions, work = assumptions_with(rate), work_of(shape)
+    assumptions, work = assumptions_with(assume), work_of(shape)
+    if "lfp_rate_hz" not in assume:
+        own = Assumption(_rate_of(bundle), "samples/s", "the rate of the recording")
+        assumptions["lfp_rate_hz"] = own
     measured = next((s.energy for s in subjects if s.name == LFP_INT8), None)
     power = None if measured is None or measured.mj_per_step is None else measured.mj_per_step * BINS_PER_S
-    load = Load(shape.channels, shape.outputs, work.multiply_adds, work.bytes, power, "this machine")
+    load = Load(shape.channels, shape.outputs, work.multiply_adds, work.bytes, power, FLAT_OUT)
     return {
         "rows": [row.to_json() for row in system_budget(load, assumptions)],
         "assumptions": {name: asdict(assumption) for name, assumption in assumptions.items()},
@@ -102,6 +106,3 @@ def calibration_of(bundle: Bundle) -> list[dict[str, Any]]:
         return []
     table = json.loads(bundle.read("ranges.json")).get("table") or []
     return [dict(row) for row in table if {"name", "range", "clipped", "noise_db"} <= row.keys()]
-
-
-__all__ = ["PUBLISHED", "TEACHER", "budget_of", "calibration_of", "layers_of", "robustness_of", "trace_of"]

@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from edgedistill.config import StudentShape, StudentSize
 from edgedistill.errors import EngineError
-from edgedistill.runtime.onnx_engine import OnnxEngine
 
 Floats = npt.NDArray[np.float32]
 
@@ -76,8 +75,8 @@ class TorchEager:
 _STORED = {"tokenizer.base.s_a": "embed.weight", "tokenizer.bias": "embed.bias"}
 
 
-def onnxruntime_dynamic_int8(graph: bytes, shape: StudentShape) -> OnnxEngine:
-    """onnxruntime's own INT8 of a float32 step graph: weights ahead, activations as they come."""
+def dynamic_int8_graph(graph: bytes) -> bytes:
+    """onnxruntime's own INT8 of a float32 step graph: weights ahead, activations as they come, state in float32."""
     try:
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
@@ -92,7 +91,7 @@ def onnxruntime_dynamic_int8(graph: bytes, shape: StudentShape) -> OnnxEngine:
             quantize_dynamic(plain, dynamic, weight_type=QuantType.QInt8)
         finally:
             logging.disable(logging.NOTSET)
-        return OnnxEngine(dynamic.read_bytes(), shape)
+        return dynamic.read_bytes()
 
 
 class WindowTeacher:

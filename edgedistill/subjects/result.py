@@ -147,4 +147,6 @@ def _ratios(ours: Subject, theirs: Subject) -> dict[str, float | None]:
         "state_bytes": (ours.state_bytes, theirs.state_bytes),
         "r2": (ours.fit.r2, theirs.fit.r2),
     }
+    if ours.engine != theirs.engine:  # what differs is then the engine, not the signal
+        figures |= dict.fromkeys(("latency_p50", "latency_p99", "artifact_bytes", "state_bytes"), (None, None))
     return {key: x / y if x is not None and y else None for key, (x, y) in figures.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,15 @@ from edgedistill.bundle import Bundle, open_bundle, write_bundle
 from edgedistill.config import TeacherSize
 from edgedistill.data.recording import open_recording
 from edgedistill.data.windows import file_sha256
-from edgedistill.errors import BundleError, ConfigError, RecordingError
+from edgedistill.errors import BundleError, ConfigError, EngineError, RecordingError
 from edgedistill.measure.machine import describe_machine
 from edgedistill.measure.report import page_from_results
 from edgedistill.measure.score import fit_of
 from edgedistill.quantization.onnx_graph.teacher_window import timing_graph
-from edgedistill.subjects import QUICK, BenchOptions, bench, chosen, fit_on_recording, standardised
-from edgedistill.subjects.candidates import SUBJECTS
+from edgedistill.subjects import QUICK, BenchOptions, bench, chosen, fit_on_recording, standardised, timing
+from edgedistill.subjects.candidates import LFP_STUDENT, SUBJECTS, candidates_of_bundle
+from edgedistill.subjects.holdout import Holdout
+from edgedistill.subjects.timing import energy_of
 
 from ..bundles import CONFIG, SHAPE, SPIKE_STATISTICS, UNITS, manifest, student_files, write_test_bundle
 from ..data.nwb_files import add_behaviour, add_lfp, lfp_volts, new_nwb, whole_session, write
@@ -77,6 +79,8 @@ def test_a_bundle_without_spike_student_or_known_target_is_measured_alone(tmp_pa
     result = bench(open_bundle(alone.path), QUICKLY)
     assert [subject.name for subject in result.subjects] == ["lfp-student-fp32", "lfp-student-int8"]
     assert (result.ratios, result.gates, result.subjects[0].deadline_us) == ({}, (), 10_000)
+    assert {one.name for one in result.absent} == {"spike-student", "spike-student-int8"}
+    assert all("the bundle does not hold it" in one.reason for one in result.absent)
 
 
 def test_r2_on_another_recording(bundle: Bundle, tmp_path: Path) -> None:
@@ -212,16 +216,83 @@ def test_the_closed_loop_has_an_empty_subject_beside_it(full: dict) -> None:
 
 
 def test_the_whole_decoder_is_fed_raw_frames(whole: Bundle) -> None:
-    files = {name: whole.read(name) for name in whole.names}
-    with np.load(io.BytesIO(files["holdout.npz"])) as stored:
-        arrays = dict(stored)
-    file = io.BytesIO()
-    np.savez(file, **arrays, frames=np.zeros((500, 3), np.float32))
-    bundle = write_bundle(whole.path.with_name("frames.edge"), manifest(), {**files, "holdout.npz": file.getvalue()})
+    bundle = with_holdout(whole, "frames.edge", frames=np.zeros((500, 3), np.float32))
     found = bench(bundle, replace(QUICKLY, closed_loop_s=0.2)).to_json()["frames_paced"]
     assert found["steps"] == 20
     assert found["signal_to_output_ms"] > found["group_delay_ms"] == 12.0
     assert bench(whole, replace(QUICKLY, closed_loop_s=0.05)).to_json()["frames_paced"] is None
+
+
+def with_holdout(whole: Bundle, name: str, **arrays: np.ndarray) -> Bundle:
+    """The bundle with parts of its holdout replaced."""
+    files = {name: whole.read(name) for name in whole.names}
+    with np.load(io.BytesIO(files["holdout.npz"])) as stored:
+        kept = dict(stored)
+    file = io.BytesIO()
+    np.savez(file, **kept | arrays)
+    return write_bundle(whole.path.with_name(name), manifest(), {**files, "holdout.npz": file.getvalue()})
+
+
+def test_movement_that_nobody_knows_leaves_nulls_and_a_page(whole: Bundle) -> None:
+    known = Holdout.of(whole).kinematics
+    bundle = with_holdout(whole, "unknown.edge", kinematics=np.full_like(known, np.nan))
+    found = bench(bundle, replace(QUICKLY, robustness=True)).to_json()
+    json.dumps(found, allow_nan=False)
+    assert all(row["r2"] is None for row in found["subjects"])
+    assert found["robustness"] == []
+    assert "not measured" in page_from_results([found], ["unknown"])
+
+
+def test_engines_that_differ_are_not_put_in_a_ratio(bundle: Bundle) -> None:
+    result = bench(bundle, QUICKLY)
+    rows = [replace(s, engine="c") if s.name == "lfp-student-int8" else s for s in result.subjects]
+    ratios = replace(result, subjects=tuple(rows)).ratios
+    assert ratios["latency_p50"] is not None
+    for key in ("latency_p50_int8", "latency_p99_int8", "artifact_bytes_int8", "state_bytes_int8"):
+        assert ratios[key] is None
+        assert result.ratios[key] is not None
+    assert ratios["params_int8"] == result.ratios["params_int8"]
+
+
+@dataclass
+class Gpu:
+    """A sensor of the GPU alone."""
+
+    sees_gpu_only: bool = True
+    source: str = "NVML: GPU board"
+    period_s: float = 0.01
+    shortest_s: float = 0.01
+    counts_energy: bool = False
+
+    def read(self) -> float:
+        return 1000.0
+
+
+def test_a_sensor_of_the_gpu_says_nothing_of_what_ran_on_the_cpu(bundle: Bundle) -> None:
+    (graph,), _ = candidates_of_bundle(bundle, Holdout.of(bundle), "onnxruntime-int8", (LFP_STUDENT,))
+    unseen = energy_of(graph, Gpu(), 0.02)
+    assert unseen.mj_per_step is None
+    assert "does not see the CPU" in unseen.source
+    assert energy_of(replace(graph, runs_on="cuda"), Gpu(), 0.02).mj_per_step is not None
+
+
+def test_dynamic_int8_has_the_size_and_name_of_what_ran(full: dict, whole: Bundle) -> None:
+    row = next(row for row in full["subjects"] if row["name"] == "onnxruntime-dynamic-int8")
+    assert row["precision"] == "int8"
+    assert row["artifact_bytes"] != len(whole.read("student.onnx"))
+
+
+def test_what_is_too_slow_when_woken_has_no_closed_loop_and_the_bench_goes_on(
+    whole: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_slow(*_: object, **__: object) -> None:
+        raise EngineError("'frames' is too slow to be paced beside the others")
+
+    monkeypatch.setattr(timing, "paced_times", too_slow)
+    bundle = with_holdout(whole, "slow.edge", frames=np.zeros((500, 3), np.float32))
+    found = bench(bundle, replace(QUICKLY, closed_loop_s=0.05)).to_json()
+    assert (found["empty_paced"], found["frames_paced"]) == (None, None)
+    assert all("too slow" in row["paced_source"] for row in found["subjects"])
 
 
 def test_what_a_report_draws_is_there_and_can_be_drawn(full: dict) -> None:
@@ -229,6 +300,7 @@ def test_what_a_report_draws_is_there_and_can_be_drawn(full: dict) -> None:
     assert [curve["kind"] for curve in full["robustness"]] == ["lost channels", "added noise", "drift, simulated"]
     assert [row["decoded"] for row in full["system"]["rows"]].count("implant") == 3
     assert full["system"]["assumptions"]["lfp_rate_hz"]["value"] == 250
+    assert full["system"]["assumptions"]["lfp_rate_hz"]["source"] == "the rate of the recording"
     assert full["layers"][0]["name"] == "embed"
     page = page_from_results([full], ["whole"])
     assert "spike-teacher-published" in page

@@ -12,7 +12,7 @@ from edgedistill.config import TeacherSize
 from edgedistill.errors import EngineError
 from edgedistill.quantization.onnx_graph.teacher_window import parameters_of, timing_graph
 from edgedistill.runtime.onnx_engine import OnnxEngine
-from edgedistill.subjects.peers import TorchEager, WindowTeacher, onnxruntime_dynamic_int8
+from edgedistill.subjects.peers import TorchEager, WindowTeacher, dynamic_int8_graph
 
 from ..bundles import SHAPE, student_files
 
@@ -34,7 +34,8 @@ def test_pytorch_decodes_what_the_float_graph_decodes_and_starts_again() -> None
 
 
 def test_dynamic_int8_is_near_and_not_the_same() -> None:
-    dynamic, graph = onnxruntime_dynamic_int8(FILES["student.onnx"], SHAPE), OnnxEngine(FILES["student.onnx"], SHAPE)
+    dynamic = OnnxEngine(dynamic_int8_graph(FILES["student.onnx"]), SHAPE)
+    graph = OnnxEngine(FILES["student.onnx"], SHAPE)
     found, expected = (np.stack([engine.step(bin) for bin in BINS]) for engine in (dynamic, graph))
     assert not np.array_equal(found, expected)
     assert np.abs(found - expected).max() < 0.2 * expected.std()
@@ -61,7 +62,7 @@ def test_a_graph_that_is_none_is_refused() -> None:
     ("module", "make"),
     [
         ("torch", lambda: TorchEager(SHAPE, {})),
-        ("onnxruntime.quantization", lambda: onnxruntime_dynamic_int8(b"", SHAPE)),
+        ("onnxruntime.quantization", lambda: dynamic_int8_graph(b"")),
         ("onnxruntime", lambda: WindowTeacher(b"")),
     ],
 )
