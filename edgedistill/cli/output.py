@@ -28,8 +28,13 @@ json_option = click.option(
 
 
 def print_json(value: Mapping[str, object]) -> None:
+    """One JSON object on stdout."""
+    click.echo(json_text(value))
+
+
+def json_text(value: Mapping[str, object]) -> str:
     """One JSON object; what is not a number (NaN, infinity) becomes null."""
-    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,116 @@
+"""What `bench` prints for a person: a result in, tables and lines on stdout out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgedistill.cli.output import number, print_facts, print_gates, print_table
+
+if TYPE_CHECKING:
+    from edgedistill.subjects import BenchResult
+
+LATENCY = ("p50", "p95", "p99", "p999", "max")
+
+
+def print_bench(result: BenchResult) -> None:
+    """Steps, closed loop, implant, curves, what is behind the figures, gates."""
+
+    def microseconds(latency: Any) -> list[str]:
+        return [f"{getattr(latency, key):.1f}" for key in LATENCY]
+
+    rows = [
+        [
+            *(s.name, s.engine, s.precision, s.params, s.artifact_bytes, s.state_bytes),
+            *microseconds(s.latency),
+            s.latency.steps,
+            s.fit.r2,
+        ]
+        for s in result.subjects
+    ]
+    rows.append(["empty step", *[""] * 5, *microseconds(result.clock), result.clock.steps, ""])
+    columns = (
+        "subject",
+        "engine",
+        "precision",
+        "params",
+        "bytes",
+        "state",
+        "p50 µs",
+        "p95",
+        "p99",
+        "p99.9",
+        "max",
+        "steps",
+        "R²",
+    )
+    print_table("One step, flat out", columns, rows)
+    _print_paced(result)
+    _print_system(result.extra.get("system"))
+    _print_curves(result.extra.get("robustness"))
+    device = result.device
+    print_facts(
+        {f"R² of {s.name}": s.fit.source for s in result.subjects}
+        | {f"no {one.name}": one.reason for one in result.absent}
+        | {"device": f"{device['cpu'] or device['architecture']}, {device['cores']} cores, {device['os']}"}
+        | {"load": f"{number(device['load'])} over 1, 5, 15 min; a busy machine shows in p99 and max"}
+        | _energy_facts(result)
+    )
+    print_gates(result.gates)
+
+
+def _energy_facts(result: BenchResult) -> dict[str, object]:
+    """A line for each subject that was measured, and one for the reasons of the others."""
+    measured: dict[str, object] = {
+        f"energy of {s.name}": f"{number(s.energy.mj_per_step)} mJ a step flat out, ± {number(s.energy.interval)}; "
+        f"{number(s.energy_paced.mw)} mW at 100 Hz, above idle ({s.energy.source})"
+        for s in result.subjects
+        if s.energy.mj_per_step is not None
+    }
+    reasons = sorted({s.energy.source for s in result.subjects if s.energy.mj_per_step is None})
+    return measured | ({"no energy": "; ".join(reasons)} if reasons else {})
+
+
+def _print_paced(result: BenchResult) -> None:
+    paced = [(s.name, how, p, s.deadline_us) for s in result.subjects for how, p in _paced(s) if p is not None]
+    if result.empty_paced is not None:
+        paced.append(("empty", "warm", result.empty_paced, paced[0][3]))
+    if result.frames_paced is not None:
+        paced.append(("raw frames to output", "warm", result.frames_paced, paced[0][3] if paced else 1e4))
+    rows = [
+        [
+            name,
+            how,
+            p.step.p50,
+            p.step.p99,
+            p.response.p99,
+            p.response.max,
+            p.jitter_us,
+            f"{p.misses(deadline)} of {len(p.ended)}",
+        ]
+        for name, how, p, deadline in paced
+    ]
+    if rows:
+        columns = ("subject", "caches", "step p50 µs", "p99", "response p99 µs", "max", "jitter", "late")
+        print_table("Every 10 ms: response counts from when the input was due", columns, rows)
+
+
+def _paced(subject: Any) -> tuple[tuple[str, Any], ...]:
+    return (("warm", subject.paced), ("emptied", subject.paced_cold))
+
+
+def _print_system(system: dict[str, Any] | None) -> None:
+    if system is None:
+        return
+    keys = ("signal", "decoded", "mbit_per_s", "acquisition_mw", "processing_mw", "radio_mw", "compute_mw", "total_mw")
+    print_table(
+        "The whole implant, mW: a model, not a measurement", keys, [[r[key] for key in keys] for r in system["rows"]]
+    )
+    facts = {name: f"{number(a['value'])} {a['unit']}: {a['source']}" for name, a in system["assumptions"].items()}
+    print_facts(facts)
+
+
+def _print_curves(curves: list[dict[str, Any]] | None) -> None:
+    for curve in curves or ():
+        rows = [[name, *(r["mean"] for r in series)] for name, series in curve["r2"].items()]
+        columns = ("subject", *map(number, curve["levels"]))
+        print_table(f"R² against {curve['kind']} ({curve['unit']}), mean of {curve['draws']} draws", columns, rows)
