@@ -196,7 +196,7 @@ def test_bench_prints_every_subject_and_the_machines_own_noise(bundle: Path, ses
         "spike-student",
         "empty step",
         "not measured",
-        "met",
+        "Gates",
         "emptied",
         "radio_pj_per_bit",
     ):
