@@ -124,7 +124,12 @@ def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds:
     elif out is not None:
         flagged = ", ".join(f"{count} {name}" for name, count in predictions.counts().items())
         speed = f", {faster:.0f} times real time" if faster else ""
-        print_facts({"written": out, "bins": f"{bins} of 10 ms{speed}", "flagged": flagged})
+        most = int(predictions.bad_channels.max(initial=0))
+        masked = (
+            f"at most {most} of {len(info.channel_ids)} channels at once; the student bears few more than in training"
+        )
+        facts = {"written": out, "bins": f"{bins} of 10 ms{speed}", "flagged": flagged}
+        print_facts(facts | ({"masked": masked} if most else {}))
     else:
         click.echo(csv_header(info))
         for output in predictions.outputs:

@@ -64,7 +64,7 @@ def build_folder(bundle: Bundle, target: str) -> Path:
         raise EngineError(
             f"{bundle.path}: a bundle in a zip holds no compiled engine",
             expected="the same bundle as a folder",
-            next_step=f"unzip {bundle.path} -d {bundle.path.with_suffix('')}",
+            next_step=f"unzip {bundle.path}" + ("" if bundle.prefix else f" -d {bundle.path.with_suffix('')}"),
         )
     return bundle.path / "build" / target
 

@@ -167,7 +167,18 @@ def _engine(target: Target | None) -> str | None:
 
 def provenance_of(bundle: Bundle) -> dict[str, object]:
     """Which bundle this was, for those who read the result alone."""
-    keys = ("name", "created_by", "session", "preset", "target", "engine", "recipe", "group_delay_ms", "int8")
+    keys = (
+        "name",
+        "created_by",
+        "session",
+        "preset",
+        "target",
+        "engine",
+        "recipe",
+        "group_delay_ms",
+        "int8",
+        "metrics",
+    )
     return {key: bundle.manifest.get(key) for key in keys} | {"sha256": bundle.sha256, "cores_seen": os.cpu_count()}
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from edgedistill.errors import ConfigError
 from edgedistill.measure.report import page_from_results
+from edgedistill.measure.report.charts import robustness_chart
 from edgedistill.measure.report.summary import summary_of
 from edgedistill.measure.report.svg import Axis, nice_step
 
@@ -83,6 +84,18 @@ def test_the_summary_says_what_is_gained_and_what_is_not() -> None:
     assert "accuracy is unknown" in lonely
     assert "spike student" not in lonely
     assert summary_of({"subjects": [subject("spike-teacher", 5.0)]}) == "This result holds no LFP student."
+
+
+def test_what_lies_below_a_chart_is_told_by_an_arrow_and_its_figure() -> None:
+    deep = [{"mean": m, "min": m - 1, "max": m + 1} for m in (0.7, -0.3, -3.4)]
+    curve = {"kind": "lost channels", "unit": "share", "levels": [0, 0.05, 0.5], "r2": {"lfp": deep}, "draws": 3}
+    picture = robustness_chart(curve)
+    assert ">-3.4<" in picture
+    assert ">-0.3<" not in picture
+    heights = [float(y) for y in re.findall(r"[0-9.]+,([0-9.-]+)", " ".join(re.findall(r'points="([^"]*)"', picture)))]
+    assert max(heights) <= 210.0  # nothing is drawn below the axis
+    words = summary_of({"subjects": [subject("lfp-student-int8", 3.0)], "robustness": [curve]})
+    assert "With 5% of the channels lost R² is: lfp -0.30." in words
 
 
 def test_a_missed_gate_and_what_was_not_measured_are_told(page: str) -> None:

@@ -136,13 +136,19 @@ def robustness_chart(curve: Row) -> str:
         drawing.text((x(place), bottom + 16), number(level), "tick", "middle")
     drawing.text(((left + width) / 2, bottom + 36), f"{curve['kind']}: {curve['unit']}", "axis", "middle")
     for i, (name, series) in enumerate(rows.items()):
-        upper = [(x(p), y(min(r["max"], y.high))) for p, r in zip(places, series, strict=True)]
-        lower = [(x(p), y(max(r["min"], y.low))) for p, r in zip(places, series, strict=True)]
-        middle = [(x(p), y(min(max(r["mean"], y.low), y.high))) for p, r in zip(places, series, strict=True)]
+        shown = [
+            (x(p), {key: min(max(r[key], y.low), y.high) for key in r}, r) for p, r in zip(places, series, strict=True)
+        ]
+        upper, lower = [(at, y(r["max"])) for at, r, _ in shown], [(at, y(r["min"])) for at, r, _ in shown]
         drawing.area([*upper, *reversed(lower)], f"f{i} band")
-        drawing.line(middle, f"l{i}", "" if i == 0 else "5 3")
-        for at in middle:
-            drawing.mark(at, f"f{i} point", i)
+        within = [(at, y(r["mean"])) for at, r, true in shown if true["mean"] >= y.low]
+        drawing.line(within, f"l{i}", "" if i == 0 else "5 3")
+        for at, r, true in shown:
+            if true["mean"] >= y.low:
+                drawing.mark((at, y(r["mean"])), f"f{i} point", i)
+            else:  # off the chart: an arrow, and how far
+                drawing.area([(at - 5, bottom - 9), (at + 5, bottom - 9), (at, bottom - 1)], f"f{i} point")
+                drawing.text((at, bottom - 12), f"{true['mean']:.1f}", "tick", "middle")
         drawing.mark((left + 8 + 160 * i, 14), f"f{i} point", i)
         drawing.text((left + 18 + 160 * i, 18), name, "label")
     return str(drawing)

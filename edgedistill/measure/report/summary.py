@@ -33,7 +33,16 @@ def summary_of(result: Mapping[str, Any]) -> str:
             f"A spike student of the same size costs the same compute {cost}: what LFP saves is acquisition, "
             "transport and longevity, what distillation saves is the teacher."
         )
+    if ridge := ((result.get("bundle") or {}).get("metrics") or {}).get("ridge_lfp_r2"):
+        words.append(f"A lagged ridge on the same LFP, with no network at all: R² {ridge:.3f} (from the build).")
+    words += [_when_channels_die(curve) for curve in result.get("robustness") or [] if curve["kind"] == "lost channels"]
     return " ".join(words)
+
+
+def _when_channels_die(curve: Mapping[str, Any]) -> str:
+    """R² of each with the smallest share of channels lost that was tried."""
+    kept = "; ".join(f"{name} {series[1]['mean']:.2f}" for name, series in curve["r2"].items())
+    return f"With {curve['levels'][1]:.0%} of the channels lost R² is: {kept}."
 
 
 def _accuracy(ours: Mapping[str, Any], spikes: Mapping[str, Any] | None, teacher: Mapping[str, Any] | None) -> str:
@@ -45,7 +54,7 @@ def _accuracy(ours: Mapping[str, Any], spikes: Mapping[str, Any] | None, teacher
         if row is not None and row.get("r2") is not None
     ]
     compared = f", against {' and '.join(against)}" if against else ""
-    return f"It decodes with R² {ours['r2']:.3f}{compared}."
+    return f"The LFP student decodes with R² {ours['r2']:.3f}{compared}."
 
 
 def _first(rows: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any] | None:
