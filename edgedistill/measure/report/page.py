@@ -96,17 +96,17 @@ def _subjects(subjects: Sequence[Result]) -> str:
         rows.append(
             [
                 s["name"],
-                f"{s.get('engine', '')}, {s.get('precision', '')}",
+                "–" if s.get("r2") is None else f"{s['r2']:.3f}",
                 *(_or_dash(latency.get(key)) for key in ("p50", "p99", "p999", "max")),
                 _or_dash(s.get("energy_mj_per_step")),
+                f"{s.get('engine', '')}, {s.get('precision', '')}",
                 _or_dash(s.get("steps")),
-                "–" if s.get("r2") is None else f"{s['r2']:.3f}",
                 _or_dash(s.get("params")),
                 _or_dash(s.get("artifact_bytes")),
             ]
         )
-    head = ["subject", "engine", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "mJ a step"]
-    head += ["steps", "R²", "parameters", "bytes"]
+    head = ["subject", "R²", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "mJ a step"]
+    head += ["engine", "steps", "parameters", "bytes"]
     reasons = sorted({str(s.get("energy_source")) for s in subjects if s.get("energy_mj_per_step") is None})
     note = f"<p class='soft'>Energy: {escape('; '.join(reasons))}.</p>" if reasons else ""
     missing = "; ".join(
