@@ -76,6 +76,8 @@ def _print_paced(result: BenchResult) -> None:
         paced.append(("empty", "warm", result.empty_paced, paced[0][3]))
     if result.frames_paced is not None:
         paced.append(("raw frames to output", "warm", result.frames_paced, paced[0][3] if paced else 1e4))
+    if result.frames_empty is not None:
+        paced.append(("empty beside it", "warm", result.frames_empty, paced[0][3]))
     rows = [
         [
             name,

@@ -23,7 +23,7 @@ from edgedistill.subjects.extras import budget_of, calibration_of, layers_of, ro
 from edgedistill.subjects.fits import Decoded, decoded_holdout, fit_of_recording
 from edgedistill.subjects.holdout import Holdout
 from edgedistill.subjects.result import BenchResult, Subject
-from edgedistill.subjects.timing import ONE_BIN_US, decoding_frames, energy_of, flat_out, in_use
+from edgedistill.subjects.timing import FRAMES, ONE_BIN_US, decoding_frames, energy_of, flat_out, in_use
 from edgedistill.target import Target, load_target
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
         fits = {c.name: fit_of_recording(c, bundle, recording) for c in candidates}
     times = flat_out(candidates, options.steps)
     warm, cold, why, force = in_use(candidates, times, options.closed_loop_s)
-    frames = decoding_frames(bundle, engine, options.closed_loop_s)
+    frames = decoding_frames(bundle, engine, options.closed_loop_s) or {}
     meter: Meter | str = find_meter(target.power if target else None, gpu=_engine(target) in ("cuda", "tensorrt"))
     deadline_us = target.deadline_ms * 1e3 if target else ONE_BIN_US
     subjects = tuple(
@@ -100,7 +100,8 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
         absent=tuple(absent),
         clock=LatencyUs.from_times(times[EMPTY]),
         empty_paced=warm.get(EMPTY),
-        frames_paced=frames,
+        frames_paced=frames.get(FRAMES),
+        frames_empty=frames.get(EMPTY),
         gates=target.judge(figures, why) if target else (),
         figures=figures,
         why=why,

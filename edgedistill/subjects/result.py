@@ -81,6 +81,7 @@ class BenchResult:
     clock: LatencyUs
     empty_paced: PacedTimes | None
     frames_paced: PacedTimes | None  # the whole decoder on raw frames
+    frames_empty: PacedTimes | None  # the empty subject beside it
     gates: tuple[Gate, ...]
     figures: dict[str, float | None]  # that gates are set on
     why: dict[str, str]  # reasons of those that were not measured
@@ -118,11 +119,12 @@ class BenchResult:
 
     def _frames(self) -> dict[str, object] | None:
         """From the last sample of a bin to its output; the signal itself is older by the front end's group delay."""
-        if self.frames_paced is None:
+        if self.frames_paced is None or self.frames_empty is None:
             return None
         delay = self.bundle.get("group_delay_ms")
         median = self.frames_paced.response.p50 / 1e3
-        found: dict[str, object] = {"group_delay_ms": delay}
+        misses = self.frames_empty.misses(self._deadline_us)
+        found: dict[str, object] = {"group_delay_ms": delay, "empty_deadline_misses": misses}
         if isinstance(delay, (int, float)):
             found["signal_to_output_ms"] = median + delay
         return self.frames_paced.to_json(self._deadline_us) | found

@@ -79,9 +79,9 @@ def in_use(
     return warm, cold, {name: reason for name, reason in why.items() if name not in steps}, dict(force)
 
 
-def decoding_frames(bundle: Bundle, engine: str, seconds: float) -> PacedTimes | None:
-    """The whole decoder in use: every 10 ms the raw frames of a bin, front end included; None without raw
-    frames, and where the front end is too slow for it."""
+def decoding_frames(bundle: Bundle, engine: str, seconds: float) -> dict[str, PacedTimes] | None:
+    """The whole decoder in use, FRAMES: every 10 ms the raw frames of a bin, front end included; and "empty" beside
+    it. None without raw frames, and where the front end is too slow for it."""
     frames = raw_frames(bundle)
     if seconds <= 0 or frames is None:
         return None
@@ -93,7 +93,7 @@ def decoding_frames(bundle: Bundle, engine: str, seconds: float) -> PacedTimes |
         return None
     with real_time():
         try:
-            return paced_times({FRAMES: decoder.push}, {FRAMES: rows}, max(1, round(seconds * BINS_PER_S)))[FRAMES]
+            return paced_times({FRAMES: decoder.push}, {FRAMES: rows}, max(1, round(seconds * BINS_PER_S)))
         except EngineError:
             return None
 
