@@ -61,7 +61,7 @@ def summary(metrics: dict[str, Any], measured: dict[str, Any]) -> None:
         ("deployed_r2", "deployed LFP student"),
         ("int8_r2", "deployed LFP student in INT8"),
         ("distilled_r2", "LFP student distilled without labels, probe"),
-        ("supervised_lfp_r2", "LFP student on behaviour alone"),
+        ("supervised_lfp_r2", "LFP student on behavior alone"),
         ("multi_session_lfp_r2", "LFP student, many sessions, no teacher, probe"),
         ("single_session_lfp_r2", "LFP student, one session, no teacher, probe"),
         ("ridge_lfp_r2", "lagged ridge on LFP"),
@@ -90,8 +90,8 @@ def draw(session: Path, bundle: Path, predictions: Path, metrics: dict[str, Any]
     times = np.array([float(row["time_s"]) for row in rows])
     shown = times >= times[-1] - SHOWN_S
     with open_recording(session) as recording:
-        assert recording.behaviour is not None
-        truth, units = recording.behaviour.at(times), recording.behaviour.units
+        assert recording.behavior is not None
+        truth, units = recording.behavior.at(times), recording.behavior.units
     figure, axes = plt.subplots(len(names), 1, figsize=(9, 5), sharex=True, constrained_layout=True)
     for axis, name, unit, true in zip(np.atleast_1d(axes), names, units, truth.T, strict=True):
         decoded = np.array([float(row[name]) for row in rows])

@@ -77,7 +77,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OPENBLAS_NUM_THREADS="${OPENBLAS_
 "$python" - <<'PY' || exit 3
 import sys
 from edgedistill.errors import EdgeDistillError
-from edgedistill.runtime.cuda_driver import find_gpu
+from edgedistill.machine.gpu import find_gpu
 try:
     gpu = find_gpu()
 except EdgeDistillError as error:

@@ -145,7 +145,7 @@ class StudentSize:
         _divides(self.heads, self.d)
 
     def shape(self, channels: int, outputs: int) -> StudentShape:
-        """The student of this size for a session's channels and behaviour outputs."""
+        """The student of this size for a session's channels and behavior outputs."""
         return StudentShape(channels, outputs, **asdict(self))
 
 

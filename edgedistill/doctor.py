@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from edgedistill.compile.nvcc import install_step, nvcc_path
+from edgedistill.compile.cuda.nvcc import install_step, nvcc_path
 from edgedistill.errors import DeviceError
-from edgedistill.runtime import jetson
-from edgedistill.runtime.cuda_driver import find_gpu
+from edgedistill.machine import jetson
+from edgedistill.machine.gpu import find_gpu
 from edgedistill.target import Target, all_targets
 
 MIN_PYTHON = (3, 10)

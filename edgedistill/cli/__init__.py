@@ -7,13 +7,13 @@ imported inside the commands that use it.
 """
 
 from edgedistill.cli.app import main
-from edgedistill.cli.calibration import calibrate
+from edgedistill.cli.bench import bench, report
+from edgedistill.cli.build import build, distill, pretrain
+from edgedistill.cli.calibrate import calibrate
 from edgedistill.cli.compile import compile_command
-from edgedistill.cli.decoding import run
-from edgedistill.cli.machine import doctor, targets
-from edgedistill.cli.measuring import bench, report
-from edgedistill.cli.sessions import inspect, simulate
-from edgedistill.cli.training import build, distill, pretrain
+from edgedistill.cli.inspect import inspect, simulate
+from edgedistill.cli.run import run
+from edgedistill.cli.targets import doctor, targets
 
 __all__ = ["main"]
 

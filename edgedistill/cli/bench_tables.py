@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edgedistill.cli.output import number, print_facts, print_gates, print_table
 
 if TYPE_CHECKING:
-    from edgedistill.subjects import BenchResult
+    from edgedistill.bench import BenchResult
 
 LATENCY = ("p50", "p95", "p99", "p999", "max")
 

@@ -11,9 +11,9 @@ import click
 from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.output import json_option, print_facts, print_gates, print_json, print_table, working
-from edgedistill.compile.built_folder import CompiledEngine
+from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.engines import compile_bundle, compile_spike_student
-from edgedistill.compile.tensorrt_forms import Outcome, read_forms
+from edgedistill.compile.tensorrt.forms import Outcome, read_forms
 from edgedistill.runtime.c_engine import HOST
 from edgedistill.target import GPU_ENGINES, load_target
 

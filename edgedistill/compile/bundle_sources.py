@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from edgedistill.assets import asset_folder
 from edgedistill.bundle import Bundle
-from edgedistill.compile.c_model import ModelFacts
+from edgedistill.compile.model_facts import ModelFacts
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model
 from edgedistill.runtime.decoder import described, int8_model

@@ -9,13 +9,13 @@ from __future__ import annotations
 from time import monotonic
 
 from edgedistill.bundle import Bundle
-from edgedistill.compile.built_folder import CompiledEngine
-from edgedistill.compile.c_library import compile_c_library
-from edgedistill.compile.cuda_module import compile_cuda_module, require_kernels_fit
-from edgedistill.compile.tensorrt_plan import Report, compile_tensorrt_plan
+from edgedistill.bundle.build_record import build_folder, read_record
+from edgedistill.bundle.spike_student import holds_spike_student, spike_view
+from edgedistill.compile.build_folder import CompiledEngine
+from edgedistill.compile.c.library import compile_c_library
+from edgedistill.compile.cuda.module import compile_cuda_module, require_kernels_fit
+from edgedistill.compile.tensorrt.plan import Report, compile_tensorrt_plan
 from edgedistill.errors import ConfigError, DeviceError
-from edgedistill.runtime.build_record import build_folder, read_record
-from edgedistill.runtime.spike_view import holds_spike_student, spike_view
 from edgedistill.target import GPU_ENGINES, Target
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.bundle import Bundle
+from edgedistill.bundle.build_record import LABELS
 from edgedistill.errors import BundleError, EngineError
 from edgedistill.runtime.abi_engine import AbiEngine
-from edgedistill.runtime.build_record import LABELS
 
 REFERENCE = "reference.npz"
 

@@ -14,9 +14,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.behaviour_choice import behaviour_series
+from edgedistill.data.behavior_choice import behavior_series
 from edgedistill.data.lfp import MIN_RATE_HZ
-from edgedistill.data.recording import PART_NAMES, Behaviour, Lfp, Recording, open_recording
+from edgedistill.data.recording import PART_NAMES, Behavior, Lfp, Recording, open_recording
 from edgedistill.errors import RecordingError
 
 MIN_SECONDS = 120
@@ -25,11 +25,11 @@ MIN_SECONDS = 120
 NEEDS = {
     "pretrain": ("units",),
     "distill": ("units", "lfp"),
-    "build": ("units", "lfp", "behaviour"),
+    "build": ("units", "lfp", "behavior"),
     "calibrate": ("lfp",),
     "run": ("lfp",),
     "bench": ("lfp",),
-    "probe": ("behaviour",),
+    "probe": ("behavior",),
 }
 SHORT_IS_FINE = ("run", "bench")
 
@@ -46,7 +46,7 @@ class Inspection:
     session_start: str
     units: dict[str, object] | None
     lfp: dict[str, object] | None
-    behaviour: dict[str, object] | None
+    behavior: dict[str, object] | None
     electrodes: int
     problems: tuple[str, ...]
     notes: tuple[str, ...]
@@ -68,7 +68,7 @@ class Inspection:
             + f", {self.session_start}",
             f"  units      {_units_text(self.units)}",
             f"  lfp        {_lfp_text(self.lfp)}",
-            f"  behaviour  {_behaviour_text(self.behaviour)}",
+            f"  behavior  {_behavior_text(self.behavior)}",
             f"  electrodes {self.electrodes}",
         ]
         lines += [f"  problem    {problem}" for problem in self.problems]
@@ -85,7 +85,7 @@ def describe(path: str | Path, *, behavior: str | None = None) -> Inspection:
         problems: list[str] = []
         units = _attempt(lambda: recording.units, problems)
         lfp = _attempt(lambda: recording.lfp, problems)
-        behaviour = _attempt(lambda: _checked(recording), problems)
+        moved = _attempt(lambda: _checked(recording), problems)
         return Inspection(
             path=str(path),
             session_id=recording.session_id,
@@ -93,11 +93,11 @@ def describe(path: str | Path, *, behavior: str | None = None) -> Inspection:
             session_start=recording.session_start,
             units=_units_facts(units) if units is not None else None,
             lfp=_lfp_facts(lfp) if lfp is not None else None,
-            behaviour=_behaviour_facts(behaviour) if behaviour is not None else None,
+            behavior=_behavior_facts(moved) if moved is not None else None,
             electrodes=len(recording.electrodes),
             problems=tuple(problems),
-            notes=tuple(_notes(recording, lfp, behaviour)),
-            missing={command: _lacks(command, units, lfp, behaviour) for command in NEEDS},
+            notes=tuple(_notes(recording, lfp, moved)),
+            missing={command: _lacks(command, units, lfp, moved) for command in NEEDS},
         )
 
 
@@ -110,15 +110,15 @@ def _attempt(read: Callable[[], T], problems: list[str]) -> T | None:
         return None
 
 
-def _checked(recording: Recording) -> Behaviour | None:
-    behaviour = recording.behaviour
-    if behaviour is not None:
-        _ = behaviour.times_s  # reads and checks the clock
-    return behaviour
+def _checked(recording: Recording) -> Behavior | None:
+    behavior = recording.behavior
+    if behavior is not None:
+        _ = behavior.times_s  # reads and checks the clock
+    return behavior
 
 
-def _lacks(command: str, units: object, lfp: Lfp | None, behaviour: Behaviour | None) -> tuple[str, ...]:
-    held = {"units": units, "lfp": lfp, "behaviour": behaviour}
+def _lacks(command: str, units: object, lfp: Lfp | None, behavior: Behavior | None) -> tuple[str, ...]:
+    held = {"units": units, "lfp": lfp, "behavior": behavior}
     lacks = [PART_NAMES[part] for part in NEEDS[command] if held[part] is None]
     if command == "distill" and units is None:
         lacks[0] += " or the latents of a teacher"
@@ -157,21 +157,21 @@ def _lfp_facts(lfp: Lfp) -> dict[str, object]:
     }
 
 
-def _behaviour_facts(behaviour: Behaviour) -> dict[str, object]:
+def _behavior_facts(behavior: Behavior) -> dict[str, object]:
     return {
-        "series": behaviour.series,
-        "names": list(behaviour.names),
-        "units": list(behaviour.units),
-        "derived": behaviour.derived,
-        "samples": behaviour.samples,
-        "first_s": behaviour.start_s,
-        "last_s": float(behaviour.times_s[-1]),
-        "missing_share": float(np.isnan(behaviour.values).any(axis=1).mean()),
-        "others": list(behaviour.others),
+        "series": behavior.series,
+        "names": list(behavior.names),
+        "units": list(behavior.units),
+        "derived": behavior.derived,
+        "samples": behavior.samples,
+        "first_s": behavior.start_s,
+        "last_s": float(behavior.times_s[-1]),
+        "missing_share": float(np.isnan(behavior.values).any(axis=1).mean()),
+        "others": list(behavior.others),
     }
 
 
-def _notes(recording: Recording, lfp: Lfp | None, behaviour: Behaviour | None) -> list[str]:
+def _notes(recording: Recording, lfp: Lfp | None, behavior: Behavior | None) -> list[str]:
     notes = []
     if lfp is not None:
         if lfp.others:
@@ -179,9 +179,9 @@ def _notes(recording: Recording, lfp: Lfp | None, behaviour: Behaviour | None) -
         if lfp.transposed:
             notes.append(f"{lfp.series} is stored (channels, time); read as such")
         notes += _amplitude_notes(lfp)
-    if behaviour is not None and behaviour.derived:
-        notes.append(f"behaviour: {behaviour.derived}")
-    if behaviour is None and (held := behaviour_series(recording.series)):
+    if behavior is not None and behavior.derived:
+        notes.append(f"behavior: {behavior.derived}")
+    if behavior is None and (held := behavior_series(recording.series)):
         notes.append(f"series that `behavior` could name: {', '.join(s.path for s in held)}")
     return notes
 
@@ -217,12 +217,12 @@ def _lfp_text(lfp: dict[str, object] | None) -> str:
     )
 
 
-def _behaviour_text(behaviour: dict[str, object] | None) -> str:
-    if behaviour is None:
+def _behavior_text(behavior: dict[str, object] | None) -> str:
+    if behavior is None:
         return "none"
-    names, units = behaviour["names"], behaviour["units"]
+    names, units = behavior["names"], behavior["units"]
     assert isinstance(names, list)
     assert isinstance(units, list)
     listed = ", ".join(f"{name} ({unit})" for name, unit in zip(names, units, strict=True))
-    derived = f", {behaviour['derived']}" if behaviour["derived"] else ""
-    return f"{listed}, {behaviour['samples']} samples, {behaviour['series']}{derived}"
+    derived = f", {behavior['derived']}" if behavior["derived"] else ""
+    return f"{listed}, {behavior['samples']} samples, {behavior['series']}{derived}"

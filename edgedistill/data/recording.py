@@ -1,4 +1,4 @@
-"""One session of an NWB file: units, LFP, behaviour and electrodes, each read when it is asked for.
+"""One session of an NWB file: units, LFP, behavior and electrodes, each read when it is asked for.
 
 In: a path. Out: `Recording`, a context manager that holds the file open. Parts that a file lacks are None;
 `require` turns what a command needs into one error that names the file and what it does hold. Times are
@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.behaviour import Behaviour
-from edgedistill.data.behaviour_choice import behaviour_series, find_behaviour
+from edgedistill.data.behavior import Behavior
+from edgedistill.data.behavior_choice import behavior_series, find_behavior
 from edgedistill.data.lfp import Lfp, find_lfp
 from edgedistill.data.series import Series, series_in
 from edgedistill.errors import RecordingError, did_you_mean
 
-__all__ = ["PARTS", "Behaviour", "Lfp", "Recording", "open_recording", "session_files"]
+__all__ = ["PARTS", "Behavior", "Lfp", "Recording", "open_recording", "session_files"]
 
-PARTS = ("units", "lfp", "behaviour")
-PART_NAMES = {"units": "units (spike times)", "lfp": "LFP", "behaviour": "behaviour"}
+PARTS = ("units", "lfp", "behavior")
+PART_NAMES = {"units": "units (spike times)", "lfp": "LFP", "behavior": "behavior"}
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -78,9 +78,9 @@ class Recording:
         return find_lfp(self.series, self.path)
 
     @cached_property
-    def behaviour(self) -> Behaviour | None:
+    def behavior(self) -> Behavior | None:
         """Raises RecordingError when the series named by `behavior` does not exist."""
-        return find_behaviour(self.series, self.path, self._behavior)
+        return find_behavior(self.series, self.path, self._behavior)
 
     @cached_property
     def units(self) -> tuple[npt.NDArray[np.float64], ...] | None:
@@ -115,7 +115,7 @@ class Recording:
         if not missing:
             return
         causes = []
-        if "behaviour" in missing and (held := behaviour_series(self.series)):
+        if "behavior" in missing and (held := behavior_series(self.series)):
             causes.append(f"none of these is a velocity or a position: {', '.join(s.path for s in held)}")
         raise RecordingError(
             f"{self.path}: no {' and no '.join(PART_NAMES[part] for part in missing)}",
@@ -137,7 +137,7 @@ class Recording:
 
 
 def open_recording(path: str | Path, *, behavior: str | None = None) -> Recording:
-    """Open a session for reading; `behavior` names the behaviour series where the choice is not obvious.
+    """Open a session for reading; `behavior` names the behavior series where the choice is not obvious.
 
     Raises RecordingError when the path is not a whole NWB 2 file.
     """

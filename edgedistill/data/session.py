@@ -28,7 +28,7 @@ MIN_BINS = 120 * BINS_PER_S
 MIN_BLOCK_BINS = 5 * BINS_PER_S  # of train, validation and test each
 ARTEFACT_SIGMAS = 30  # from the median; the largest in a day of ordinary data is about 25
 ARTEFACT_SHARE = 0.02  # of a channel's bins; what is more frequent is the channel's nature
-ARRAYS = ("lfp", "bad", "counts", "behaviour")
+ARRAYS = ("lfp", "bad", "counts", "behavior")
 NOT_OURS = (ConfigError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -50,7 +50,7 @@ class SessionBins:
     lfp: npt.NDArray[np.float64] | None  # (T, C) uV
     bad: npt.NDArray[np.bool_] | None  # (T, C)
     counts: npt.NDArray[np.uint8] | None  # (T, U), clipped at 255
-    behaviour: npt.NDArray[np.float32] | None  # (T, K); rows with NaN do not count
+    behavior: npt.NDArray[np.float32] | None  # (T, K); rows with NaN do not count
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import numpy as np
 
 from edgedistill.data.nwb_writing import write_nwb
-from edgedistill.data.simulate import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
+from edgedistill.data.simulation import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
 from edgedistill.errors import OutputError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def nwb_from_session(session: SimulatedSession, config: SimulationConfig) -> NWB
     )
     add_lfp(nwb, session, config)
     add_units(nwb, session)
-    add_behaviour(nwb, session)
+    add_behavior(nwb, session)
     return nwb
 
 
@@ -120,7 +120,7 @@ def add_units(nwb: NWBFile, session: SimulatedSession) -> None:
         nwb.add_unit(spike_times=times, population_id=int(unit_id))
 
 
-def add_behaviour(nwb: NWBFile, session: SimulatedSession) -> None:
+def add_behavior(nwb: NWBFile, session: SimulatedSession) -> None:
     """Position in metres and velocity in cm/s, two columns each."""
     from pynwb import TimeSeries
     from pynwb.behavior import BehavioralTimeSeries, Position, SpatialSeries

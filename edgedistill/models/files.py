@@ -36,7 +36,7 @@ def save_student(student: Student, folder: Path, facts: Mapping[str, object]) ->
         "channels": student.tokenizer.channels,
         "arrays": student.tokenizer.arrays,
         "teacher_d": student.to_teacher.out_features,
-        "outputs": student.to_behaviour.out_features,
+        "outputs": student.to_behavior.out_features,
     }
     save(student, folder, {**shape, **facts})
 

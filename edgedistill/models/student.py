@@ -113,7 +113,7 @@ class StudentState:
 class Student(nn.Module):
     """Causal student over the sessions in `channels` (id -> channels), of the arrays in `arrays` (id -> name).
 
-    `teacher_d` and `outputs` size the training heads: projection to the teacher's latents, and behaviour.
+    `teacher_d` and `outputs` size the training heads: projection to the teacher's latents, and behavior.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Student(nn.Module):
         self.layers = nn.ModuleList(StudentBlock(size) for _ in range(size.layers))
         self.norm_out = nn.Parameter(torch.ones(size.d))
         self.to_teacher = nn.Linear(size.d, teacher_d)
-        self.to_behaviour = nn.Linear(size.d, outputs)
+        self.to_behavior = nn.Linear(size.d, outputs)
         widest = max(channels.values())
         self.to_bins = nn.Linear(size.d, widest)
 

@@ -14,14 +14,14 @@ import numpy.typing as npt
 from edgedistill.config import StudentShape
 from edgedistill.models.student import Student
 from edgedistill.numerics import Int8Model, Oracle
+from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.integers import quantize_student
-from edgedistill.quantization.ranges import Ranges
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import (
     Array,
     Readout,
     Score,
-    behaviour_of,
+    behavior_of,
     calm_bins,
     fit_readout,
     lagged_features,
@@ -69,8 +69,8 @@ def quantize_for_session(
     model = Int8Model(shape, quantize_student(shape, weights, ranges.values, recipe.keep))
     if recipe.refit_readout:
         calm = calm_bins(session, modality, shape.lags)
-        features, behaviour = seen_features(model, bins), behaviour_of(session)
-        refitted = fit_readout(features, behaviour, session.split, session.settled, calm)
+        features, behavior = seen_features(model, bins), behavior_of(session)
+        refitted = fit_readout(features, behavior, session.split, session.settled, calm)
         weights["readout.latent"] = refitted.weight[:, : shape.d].astype(np.float32)
         weights["norm_out"] = np.ones_like(weights["norm_out"])  # it was fitted on latents without the gain
         weights["readout.lags"] = np.ascontiguousarray(refitted.weight[:, shape.d :], np.float32)
@@ -96,7 +96,7 @@ def seen_features(model: Int8Model, bins: npt.NDArray[np.float32]) -> Array:
 def streamed_score(model: Int8Model, session: TrainingSession, modality: str) -> Score:
     """R² on the test block, streamed by the oracle from the session's first bin."""
     guess = Oracle(model).run(session.inputs(modality).numpy()).astype(np.float64)
-    truth, split = behaviour_of(session), session.split
+    truth, split = behavior_of(session), session.split
     per_output = r2_score(guess[split.test], truth[split.test])
     validation = mean_of_moving(r2_score(guess[split.validation], truth[split.validation]))
     return Score(float(np.mean(per_output)), per_output, validation)

@@ -1,6 +1,6 @@
 """Which part of a step loses how much R² in INT8: each part quantized alone, the rest in float32.
 
-Comes in: a float student with its read-out, the ranges of its activations, a session with behaviour. Goes out: the
+Comes in: a float student with its read-out, the ranges of its activations, a session with behavior. Goes out: the
 R² lost on the validation block (the test block has no say in what a recipe keeps), streamed. The sum over parts is
 not what all of them lose together: errors add up and cancel.
 """
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from edgedistill.config import StudentSize
-from edgedistill.data.windows import Split
+from edgedistill.data.bins import Split
 from edgedistill.errors import RecordingError
 from edgedistill.models.student import Student
 from edgedistill.numerics import part_names
 from edgedistill.numerics.arithmetic import LEVELS
-from edgedistill.quantization.fake_quant import FakeQuantStudent
-from edgedistill.quantization.straight_through import fake_rows, fake_tensor
+from edgedistill.quantization.training.fake_quant import FakeQuantStudent
+from edgedistill.quantization.training.straight_through import fake_rows, fake_tensor
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import Array, Readout, behaviour_of, lagged_features, mean_of_moving, r2_score
+from edgedistill.training.evaluate import Array, Readout, behavior_of, lagged_features, mean_of_moving, r2_score
 
 CHUNK = 512  # bins streamed at once: scores stay in the cache of one core
 Ranges = Mapping[str, npt.ArrayLike]
@@ -34,7 +34,7 @@ def rank_parts(
 ) -> list[tuple[str, float]]:
     """Every part of `numerics.part_names` and the R² lost where it alone is quantized, the largest loss first.
 
-    `readout` is the float one. RecordingError where the validation block has no behaviour that moves.
+    `readout` is the float one. RecordingError where the validation block has no behavior that moves.
     """
     parts = part_names(student.size.shape(1, 1))
     float_r2 = validation_r2(student, ranges, session, modality, readout, ())
@@ -63,9 +63,9 @@ def validation_r2(
     features = np.hstack([latents.double().numpy(), lagged_features(seen.double().numpy(), student.size.lags)])
     inside = slice(block.start - start, None)
     guess: Array = features[inside] @ weight.double().numpy().T + readout.bias
-    r2 = mean_of_moving(r2_score(guess, behaviour_of(session)[block]))
+    r2 = mean_of_moving(r2_score(guess, behavior_of(session)[block]))
     if not np.isfinite(r2):
-        raise RecordingError(f"session {session.id}: no behaviour moves in its validation block, so R² is not defined")
+        raise RecordingError(f"session {session.id}: no behavior moves in its validation block, so R² is not defined")
     return r2
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.bundle.build_record import ABI_VERSION, LABELS
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEnd, FrontEndConfig
-from edgedistill.runtime.build_record import ABI_VERSION, LABELS
 from edgedistill.runtime.c_abi import OUTPUT
 from edgedistill.runtime.c_state import frontend_arrays, put_frontend, put_student, state_dtype, student_arrays
 from edgedistill.runtime.stream import Flag, Floats, Output, State, part_of_state

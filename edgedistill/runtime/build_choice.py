@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgedistill.bundle import Bundle
+from edgedistill.bundle.build_record import BUILD_JSON, BuildRecord, build_folder, read_record
 from edgedistill.errors import EngineError
-from edgedistill.runtime.build_record import BUILD_JSON, BuildRecord, build_folder, read_record
 
 Check = Callable[[Path, BuildRecord, Bundle], None]  # raises EngineError unless this machine can run that build
 

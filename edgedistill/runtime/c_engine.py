@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from edgedistill.bundle import Bundle
+from edgedistill.bundle.build_record import BuildRecord, check_files, check_fits
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig
+from edgedistill.machine.processor import cpu_features
 from edgedistill.runtime.abi_engine import AbiEngine, OpenedLibrary
 from edgedistill.runtime.build_choice import chosen_build, with_command
-from edgedistill.runtime.build_record import BuildRecord, check_files, check_fits
 from edgedistill.runtime.c_abi import ALIGN, load_library
-from edgedistill.runtime.processor import cpu_features
 
 HOST = "host"
 

@@ -10,14 +10,14 @@ import os
 from pathlib import Path
 
 from edgedistill.bundle import Bundle
+from edgedistill.bundle.build_record import BUILD_JSON, BuildRecord, check_device, check_files, check_fits
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig
+from edgedistill.machine.gpu import Gpu, find_gpu
 from edgedistill.runtime.abi_engine import AbiEngine, OpenedLibrary
 from edgedistill.runtime.build_choice import chosen_build, own_target, with_command
-from edgedistill.runtime.build_record import BUILD_JSON, BuildRecord, check_device, check_files, check_fits
 from edgedistill.runtime.c_abi import load_library
-from edgedistill.runtime.cuda_driver import Gpu, find_gpu
 
 TARGET = "cuda"
 CODE = (".cubin", ".plan")  # what a library loads from its folder

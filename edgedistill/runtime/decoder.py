@@ -26,7 +26,7 @@ from edgedistill.errors import BundleError, EngineError, did_you_mean
 from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.runtime.abi_engine import AbiEngine
-from edgedistill.runtime.compiled import COMPILED
+from edgedistill.runtime.compiled_engines import COMPILED
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.runtime.stream import Flag, Floats, NumpyStream, Output, State
 

@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgedistill.bundle import Bundle
+from edgedistill.bundle.build_record import BUILD_JSON, BuildRecord, check_device, check_files, check_fits
 from edgedistill.config import StudentShape
 from edgedistill.errors import DeviceError, EngineError
 from edgedistill.frontend import FrontEndConfig
-from edgedistill.runtime import jetson
+from edgedistill.machine import jetson
+from edgedistill.machine.gpu import Gpu, find_gpu
 from edgedistill.runtime.abi_engine import AbiEngine, OpenedLibrary
 from edgedistill.runtime.build_choice import chosen_build, own_target, with_command
-from edgedistill.runtime.build_record import BUILD_JSON, BuildRecord, check_device, check_files, check_fits
-from edgedistill.runtime.cuda_driver import Gpu, find_gpu
 from edgedistill.runtime.cuda_engine import opened_build
 
 TARGET = "jetson"

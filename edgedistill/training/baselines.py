@@ -14,7 +14,7 @@ from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import (
     Array,
     Score,
-    behaviour_of,
+    behavior_of,
     fit_readout,
     lagged_features,
     mean_of_moving,
@@ -33,14 +33,14 @@ def ridge_score(bins: Array, session: TrainingSession, bidirectional: bool = Fal
 
     `bidirectional` puts half of the lags into the future: what the same filter would do offline.
     """
-    behaviour, best, chosen = behaviour_of(session), -np.inf, None
+    behavior, best, chosen = behavior_of(session), -np.inf, None
     for lags in RIDGE_LAGS:
         ahead = lags // 2 if bidirectional else 0
         features = np.roll(lagged_features(np.vstack([bins, np.zeros((ahead, bins.shape[1]))]), lags), -ahead, 0)
         features = features[: len(bins)]
-        readout = fit_readout(features, behaviour, session.split, session.settled)
+        readout = fit_readout(features, behavior, session.split, session.settled)
         if chosen is None or readout.validation_r2 > best:  # NaN where an output never moves
-            best, chosen = readout.validation_r2, score(readout, features, behaviour, session.split)
+            best, chosen = readout.validation_r2, score(readout, features, behavior, session.split)
     assert chosen is not None
     return chosen
 
@@ -80,9 +80,9 @@ class LinearGaussian:
     outputs: int
 
 
-def fit_linear_gaussian(features: Array, behaviour: Array, order: int) -> LinearGaussian:
+def fit_linear_gaussian(features: Array, behavior: Array, order: int) -> LinearGaussian:
     """Least squares for transition and observation, covariances of what they leave."""
-    state = lagged_features(behaviour, order - 1)
+    state = lagged_features(behavior, order - 1)
     known = np.asarray(np.isfinite(state).all(1))
     pair = known[1:] & known[:-1]
     mean_state, mean_features = state[known].mean(0), features[known].mean(0)
@@ -91,7 +91,7 @@ def fit_linear_gaussian(features: Array, behaviour: Array, order: int) -> Linear
     w = np.cov((x[1:][pair] - x[:-1][pair] @ a.T).T).reshape(a.shape)
     h = np.linalg.lstsq(x[known], y[known], rcond=None)[0].T
     q = np.cov((y[known] - x[known] @ h.T).T).reshape(len(h), len(h))
-    return LinearGaussian(a, w, h, q, mean_state, mean_features, behaviour.shape[1])
+    return LinearGaussian(a, w, h, q, mean_state, mean_features, behavior.shape[1])
 
 
 def steady_kalman(model: LinearGaussian, shrinkage: float) -> KalmanFilter:
@@ -111,25 +111,25 @@ def steady_kalman(model: LinearGaussian, shrinkage: float) -> KalmanFilter:
     return KalmanFilter(model.a, gain, model.h, model.mean_state, model.mean_features, model.outputs)
 
 
-def fit_kalman(features: Array, behaviour: Array, order: int, shrinkage: float) -> KalmanFilter:
-    """Kalman filter of features (T, F) and behaviour (T, K) with a state of `order` bins."""
-    return steady_kalman(fit_linear_gaussian(features, behaviour, order), shrinkage)
+def fit_kalman(features: Array, behavior: Array, order: int, shrinkage: float) -> KalmanFilter:
+    """Kalman filter of features (T, F) and behavior (T, K) with a state of `order` bins."""
+    return steady_kalman(fit_linear_gaussian(features, behavior, order), shrinkage)
 
 
 def kalman_score(bins: Array, session: TrainingSession) -> Score:
     """Best Kalman filter on (T, C) bins with lags as further observations; settings chosen on validation."""
-    behaviour, split = behaviour_of(session), session.split
+    behavior, split = behavior_of(session), session.split
     train = slice(session.settled, split.train.stop)
     best, chosen = -np.inf, None
     for lags in KALMAN_LAGS:
         features = lagged_features(bins, lags)
         for order in KALMAN_ORDERS:
-            model = fit_linear_gaussian(features[train], behaviour[train], order)
+            model = fit_linear_gaussian(features[train], behavior[train], order)
             for shrinkage in SHRINKAGES:
                 kalman = steady_kalman(model, shrinkage)
-                validation = r2_score(kalman(features[split.validation]), behaviour[split.validation])
+                validation = r2_score(kalman(features[split.validation]), behavior[split.validation])
                 if chosen is None or mean_of_moving(validation) > best:
-                    test = r2_score(kalman(features[split.test]), behaviour[split.test])
+                    test = r2_score(kalman(features[split.test]), behavior[split.test])
                     best = mean_of_moving(validation)
                     chosen = Score(float(np.mean(test)), test, best)
     assert chosen is not None

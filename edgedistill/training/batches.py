@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from edgedistill.config import StudentSize, TrainingConfig
-from edgedistill.data.windows import SessionBins, Split, fit_normalization, split_bins
+from edgedistill.data.bins import SessionBins, Split, fit_normalization, split_bins
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import settling_bins, zscore
 
@@ -33,8 +33,8 @@ class TrainingSession:
     lfp: Tensor | None  # (T, C) z-scored, bad bins 0
     spikes: Tensor | None  # (T, U) z-scored counts
     counts: Tensor | None  # (T, U) spikes a bin
-    behaviour: Tensor | None  # (T, K) z-scored; NaN where unknown
-    scale: tuple[np.ndarray, np.ndarray]  # mean, std of the behaviour, in its own units
+    behavior: Tensor | None  # (T, K) z-scored; NaN where unknown
+    scale: tuple[np.ndarray, np.ndarray]  # mean, std of the behavior, in its own units
     normalization: tuple[np.ndarray, np.ndarray]  # mean, std of the LFP in uV
     spike_normalization: tuple[np.ndarray, np.ndarray]  # mean, std of the counts a bin
     split: Split
@@ -65,21 +65,21 @@ def training_session(bins: SessionBins, gap_bins: int) -> TrainingSession:
         spike_normalization = (known_counts.mean(0), known_counts.std(0))
         never_bad = np.zeros(bins.counts.shape, np.bool_)
         spikes = torch.from_numpy(zscore(bins.counts.astype(np.float64), never_bad, *spike_normalization))
-    behaviour, scale = None, (np.zeros(0), np.ones(0))
-    if bins.behaviour is not None:
-        known = bins.behaviour[split.train].astype(np.float64)
+    behavior, scale = None, (np.zeros(0), np.ones(0))
+    if bins.behavior is not None:
+        known = bins.behavior[split.train].astype(np.float64)
         with warnings.catch_warnings():  # no label in the training block: none can be used, see `labelled`
             warnings.simplefilter("ignore", RuntimeWarning)
             mean, std = np.nanmean(known, 0), np.nanstd(known, 0)
         scale = (mean, np.where(std > 0, std, 1.0))
-        behaviour = torch.from_numpy(((bins.behaviour - mean) / scale[1]).astype(np.float32))
+        behavior = torch.from_numpy(((bins.behavior - mean) / scale[1]).astype(np.float32))
     return TrainingSession(
         id=bins.session_id,
         array="array_" + hashlib.sha256("\n".join(bins.channel_ids).encode()).hexdigest()[:8],
         lfp=lfp,
         spikes=spikes,
         counts=counts,
-        behaviour=behaviour,
+        behavior=behavior,
         scale=scale,
         normalization=normalization,
         spike_normalization=spike_normalization,
@@ -89,11 +89,11 @@ def training_session(bins: SessionBins, gap_bins: int) -> TrainingSession:
 
 
 def unlabelled_block(session: TrainingSession) -> str | None:
-    """The first block with less than a second of known behaviour: no read-out can be fitted, chosen or scored."""
+    """The first block with less than a second of known behavior: no read-out can be fitted, chosen or scored."""
     split = session.split
     train = slice(session.settled, split.train.stop)
     for name, block in (("training", train), ("validation", split.validation), ("test", split.test)):
-        known = 0 if session.behaviour is None else int(torch.isfinite(session.behaviour[block]).all(1).sum())
+        known = 0 if session.behavior is None else int(torch.isfinite(session.behavior[block]).all(1).sum())
         if known < MIN_LABELLED_BINS:
             return name
     return None

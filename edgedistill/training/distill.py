@@ -1,4 +1,4 @@
-"""Students: one function trains them all, from label-free autoencoder to distilled with behaviour.
+"""Students: one function trains them all, from label-free autoencoder to distilled with behavior.
 
 Comes in: sessions, a modality (`lfp`, or `spikes` for the spike student), an `Objective`, the teacher's latents.
 Goes out: a trained `Student`. What differs between the rows of a table is the objective and the sessions alone.
@@ -29,7 +29,7 @@ def new_student(
     channels = {s.id: s.inputs(modality).shape[1] for s in sessions}
     # LFP channels are places on an array and stay; units are drawn anew every day
     arrays = {s.id: s.array if modality == "lfp" else s.id for s in sessions}
-    outputs = next((s.behaviour.shape[1] for s in sessions if s.behaviour is not None), 1)
+    outputs = next((s.behavior.shape[1] for s in sessions if s.behavior is not None), 1)
     return Student(size, channels, arrays, teacher_d, outputs)
 
 
@@ -67,12 +67,12 @@ def train_student(
 def parts_of(
     session: TrainingSession, modality: str, objective: Objective, targets: Mapping[str, Tensor] | None
 ) -> list[Tensor]:
-    """Input bins, then what the objective compares with: teacher latents, behaviour."""
+    """Input bins, then what the objective compares with: teacher latents, behavior."""
     parts = [session.inputs(modality)]
     if objective.alignment and targets is not None:
         parts.append(targets[session.id])
-    if objective.behaviour and session.behaviour is not None:
-        parts.append(session.behaviour)
+    if objective.behavior and session.behavior is not None:
+        parts.append(session.behavior)
     return parts
 
 
@@ -96,8 +96,8 @@ def student_loss(
         target, *rest = rest
         guess = student.to_teacher(latents)
         loss = loss + objective.alignment * alignment_loss(guess, target, objective.alignment_kind)
-    if objective.behaviour and rest:
-        loss = loss + objective.behaviour * known_mse(student.to_behaviour(latents), rest[0])
+    if objective.behavior and rest:
+        loss = loss + objective.behavior * known_mse(student.to_behavior(latents), rest[0])
     return loss
 
 

@@ -1,6 +1,6 @@
 """How well a session's kinematics can be read from features: ridge, streamed latents, R².
 
-Comes in: features a bin (latents, lagged bins) and behaviour. Goes out: a linear read-out fitted on the training
+Comes in: features a bin (latents, lagged bins) and behavior. Goes out: a linear read-out fitted on the training
 block, its penalty chosen on the validation block, and R² on the test block, which nothing else ever sees.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edgedistill.data.bins import Split
 from edgedistill.data.session import ARTEFACT_SIGMAS
-from edgedistill.data.windows import Split
 from edgedistill.models.student import Student
 from edgedistill.training.batches import TrainingSession
 
@@ -27,7 +27,7 @@ STILL = 1e-14  # of an output's mean square: variation below the step of a float
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """kinematics = features @ weight.T + bias, in the units of the behaviour."""
+    """kinematics = features @ weight.T + bias, in the units of the behavior."""
 
     weight: Array  # (K, F)
     bias: Array  # (K,)
@@ -64,17 +64,17 @@ def mean_of_moving(r2: Sequence[float]) -> float:
 
 
 def fit_readout(
-    features: Array, behaviour: Array, split: Split, settled: int = 0, calm: npt.NDArray[np.bool_] | None = None
+    features: Array, behavior: Array, split: Split, settled: int = 0, calm: npt.NDArray[np.bool_] | None = None
 ) -> Readout:
     """Ridge on the training block from bin `settled` on; the penalty with the best validation R² wins.
 
-    features (T, F), behaviour (T, K), NaN where unknown; `calm` (T,) as `calm_bins` gives it.
+    features (T, F), behavior (T, K), NaN where unknown; `calm` (T,) as `calm_bins` gives it.
     """
     train = np.arange(settled, split.train.stop)
-    known = np.isfinite(behaviour[train]).all(1)
+    known = np.isfinite(behavior[train]).all(1)
     undisturbed = known if calm is None else known & calm[train]
     train = train[undisturbed if 2 * undisturbed.sum() >= known.sum() else known]  # else it is no artefact
-    x, y = features[train], behaviour[train]
+    x, y = features[train], behavior[train]
     mean_x, mean_y = x.mean(0), y.mean(0)
     scale = x.std(0)
     scale = np.where(scale > 0, scale, 1.0)
@@ -86,24 +86,24 @@ def fit_readout(
         weights = vectors @ (rotated / (np.maximum(values, 0)[:, None] + penalty * len(x) / 1e4))
         weight = (weights / scale[:, None]).T
         readout = Readout(weight, mean_y - weight @ mean_x, penalty, 0.0)
-        r2 = mean_of_moving(r2_score(readout(features[split.validation]), behaviour[split.validation]))
+        r2 = mean_of_moving(r2_score(readout(features[split.validation]), behavior[split.validation]))
         if best is None or r2 > best.validation_r2:  # NaN where no output moves
             best = Readout(weight, readout.bias, penalty, r2)
     assert best is not None
     return best
 
 
-def score(readout: Readout, features: Array, behaviour: Array, split: Split) -> Score:
+def score(readout: Readout, features: Array, behavior: Array, split: Split) -> Score:
     """R² of `readout` on the test block."""
-    per_output = r2_score(readout(features[split.test]), behaviour[split.test])
+    per_output = r2_score(readout(features[split.test]), behavior[split.test])
     return Score(float(np.mean(per_output)), per_output, readout.validation_r2)
 
 
-def behaviour_of(session: TrainingSession) -> Array:
+def behavior_of(session: TrainingSession) -> Array:
     """(T, K) in the units of the recording."""
-    assert session.behaviour is not None
+    assert session.behavior is not None
     mean, std = session.scale
-    return np.asarray(session.behaviour.numpy().astype(np.float64) * std + mean)
+    return np.asarray(session.behavior.numpy().astype(np.float64) * std + mean)
 
 
 @torch.no_grad()
@@ -134,6 +134,6 @@ def probe(
     features: Array, session: TrainingSession, calm: npt.NDArray[np.bool_] | None = None
 ) -> tuple[Readout, Score]:
     """Ridge read-out of a session's features and its score."""
-    behaviour = behaviour_of(session)
-    readout = fit_readout(features, behaviour, session.split, session.settled, calm)
-    return readout, score(readout, features, behaviour, session.split)
+    behavior = behavior_of(session)
+    readout = fit_readout(features, behavior, session.split, session.settled, calm)
+    return readout, score(readout, features, behavior, session.split)

@@ -1,4 +1,4 @@
-"""What the student is trained on: weights for reconstruction, alignment to the teacher and behaviour.
+"""What the student is trained on: weights for reconstruction, alignment to the teacher and behavior.
 
 Source of alignment and its weight: Erturk, Hashemi, Shanechi, NeurIPS 2025 (arXiv 2512.12461).
 """
@@ -22,7 +22,7 @@ class Objective:
 
     reconstruction: float = 0.0
     alignment: float = 0.0
-    behaviour: float = 0.0
+    behavior: float = 0.0
     hidden_share: float = 0.0
     alignment_kind: str = "cosine"
 
@@ -36,8 +36,8 @@ class Objective:
 
 UNSUPERVISED = Objective(reconstruction=1.0, hidden_share=0.5)
 DISTILLED = Objective(reconstruction=0.1, alignment=5.0)
-SUPERVISED = Objective(behaviour=1.0)
-DISTILLED_WITH_BEHAVIOUR = Objective(alignment=0.5, behaviour=1.0)
+SUPERVISED = Objective(behavior=1.0)
+DISTILLED_WITH_BEHAVIOR = Objective(alignment=0.5, behavior=1.0)
 
 
 def alignment_loss(guess: Tensor, target: Tensor, kind: str) -> Tensor:

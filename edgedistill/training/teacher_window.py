@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from edgedistill.data.windows import Split
+from edgedistill.data.bins import Split
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import Readout, behaviour_of, fit_readout
+from edgedistill.training.evaluate import Readout, behavior_of, fit_readout
 
 WINDOWS = 1500  # that the read-out is fitted on, evenly over training and validation block
 BATCH = 32
@@ -44,4 +44,4 @@ def last_bin_readout(teacher: PatchAutoencoder, session: TrainingSession, window
     features = window_latents(teacher, session.id, bins, np.concatenate(ends), window).double().numpy()
     count = len(features)
     split = Split(slice(0, len(ends[0])), slice(len(ends[0]), count), slice(count, count))
-    return fit_readout(features, behaviour_of(session)[np.concatenate(ends)], split)
+    return fit_readout(features, behavior_of(session)[np.concatenate(ends)], split)

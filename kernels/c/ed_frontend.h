@@ -1,6 +1,6 @@
 /* The front end in C: raw frames in, one z-scored bin out, the bits of edgedistill/frontend for any chunking.
  *
- * Include after the constants that edgedistill/compile/c_frontend.py writes (ED_FE_CHANNELS, ..., the tables
+ * Include after the constants that edgedistill/compile/c/frontend_source.py writes (ED_FE_CHANNELS, ..., the tables
  * ed_fe_decimator and ed_fe_shaper). Static functions only: no allocation, no libc beyond memcpy and memset.
  *
  *     ed_fe_reset(fe);

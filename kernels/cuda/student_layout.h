@@ -9,7 +9,7 @@
  *
  *     chunk c of row r lies at [round c / T][turned(r % GROUPS, c % T)][thread r / GROUPS * T + c % T][16]
  *
- * and edgedistill/compile/cuda_packing.py packs by the same formulas. The whole stream:
+ * and edgedistill/compile/cuda/packing.py packs by the same formulas. The whole stream:
  *
  *     embedding, then for each layer qkv (3 d rows), out, gate, up, down, then the read-out of bins, of the latent
  *

@@ -1,7 +1,7 @@
 /*
  * For libFuzzer: calls of any kind, in any order, with frames, states and statistics of any bits.
  *
- * models.h, which benchmarks/fuzz.py generates, lists the models: one student in every variant that this CPU runs, for
+ * models.h, which benchmarks/cpu/fuzz.py generates, lists the models: one student in every variant that this CPU runs, for
  * each of several arrays. An input chooses an array, then makes the same calls on the decoders of all its variants,
  * the first with frames in one piece, the others in chunks. Required, besides what the sanitizers see:
  *   - the codes that edgedistill.h promises, and after an error the same state as before;

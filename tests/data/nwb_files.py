@@ -88,7 +88,7 @@ def velocity(rate: float = 100.0, seconds: float = SECONDS) -> np.ndarray:
     return np.stack([np.sin(t), np.cos(t)], axis=1)
 
 
-def add_behaviour(
+def add_behavior(
     nwb: NWBFile,
     data: np.ndarray | None = None,
     *,
@@ -124,10 +124,10 @@ def write(nwb: NWBFile, path: Path) -> Path:
     return path
 
 
-def whole_session(path: Path, session_id: str | None = "s1", day: int = 1, **behaviour: Any) -> Path:
+def whole_session(path: Path, session_id: str | None = "s1", day: int = 1, **behavior: Any) -> Path:
     """LFP, units and velocity, two minutes, nothing odd."""
     nwb = new_nwb(session_id, day)
     add_lfp(nwb, lfp_volts())
     add_units(nwb)
-    add_behaviour(nwb, **behaviour)
+    add_behavior(nwb, **behavior)
     return write(nwb, path)

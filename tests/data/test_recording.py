@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistill.data.behaviour_choice import short_unit
+from edgedistill.data.behavior_choice import short_unit
 from edgedistill.data.inspect import NEEDS, describe
 from edgedistill.data.recording import Lfp, open_recording, session_files
 from edgedistill.data.series import exact_rate
@@ -67,9 +67,9 @@ def test_a_whole_session_is_read(whole: Path) -> None:
         np.testing.assert_allclose(lfp.read(10, 20), make.lfp_volts()[10:20] * 1e6, rtol=1e-6)
         assert recording.units is not None
         assert [len(unit) for unit in recording.units] == [600] * 4
-        assert recording.behaviour is not None
-        assert recording.behaviour.names == ("cursor_vel_x", "cursor_vel_y")
-        assert recording.behaviour.units == ("cm/s", "cm/s")
+        assert recording.behavior is not None
+        assert recording.behavior.names == ("cursor_vel_x", "cursor_vel_y")
+        assert recording.behavior.units == ("cm/s", "cm/s")
         assert recording.session_id == "s1"
         assert recording.subject_id == "monkey"
         assert len(recording.electrodes) == 3
@@ -190,7 +190,7 @@ def test_chunked_and_compressed_data_read_the_same(tmp_path: Path) -> None:
         np.testing.assert_allclose(np.concatenate(blocks), data * 1e6, rtol=1e-6)
 
 
-# ---------------------------------------------------------------- behaviour
+# ---------------------------------------------------------------- behavior
 
 
 @pytest.mark.parametrize(
@@ -209,51 +209,51 @@ def test_chunked_and_compressed_data_read_the_same(tmp_path: Path) -> None:
         ({"name": "cursor_pos", "unit": "cm"}, ("cursor_vel_x", "cursor_vel_y")),
     ],
 )
-def test_behaviour_is_found_and_named(tmp_path: Path, settings: dict[str, Any], names: tuple[str, ...]) -> None:
+def test_behavior_is_found_and_named(tmp_path: Path, settings: dict[str, Any], names: tuple[str, ...]) -> None:
     nwb = make.new_nwb()
-    make.add_behaviour(nwb, **settings)
+    make.add_behavior(nwb, **settings)
     with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
-        assert recording.behaviour is not None
-        assert recording.behaviour.names == names
-        assert all(unit.endswith("/s") for unit in recording.behaviour.units)
+        assert recording.behavior is not None
+        assert recording.behavior.names == names
+        assert all(unit.endswith("/s") for unit in recording.behavior.units)
 
 
 def test_a_hand_before_eyes_and_velocity_before_position(tmp_path: Path) -> None:
     nwb = make.new_nwb()
-    make.add_behaviour(nwb, name="a_eye_vel")
-    make.add_behaviour(nwb, kind="SpatialSeries", container="Position", name="hand_pos")
-    make.add_behaviour(nwb, name="joint_vel", data=np.zeros((200, 7)))
-    make.add_behaviour(nwb, name="hand_vel")
+    make.add_behavior(nwb, name="a_eye_vel")
+    make.add_behavior(nwb, kind="SpatialSeries", container="Position", name="hand_pos")
+    make.add_behavior(nwb, name="joint_vel", data=np.zeros((200, 7)))
+    make.add_behavior(nwb, name="hand_vel")
     path = make.write(nwb, tmp_path / "a.nwb")
     with open_recording(path) as recording:
-        assert recording.behaviour is not None
-        assert recording.behaviour.name == "hand_vel"
-        assert recording.behaviour.derived is None
-        assert len(recording.behaviour.others) == 3
+        assert recording.behavior is not None
+        assert recording.behavior.name == "hand_vel"
+        assert recording.behavior.derived is None
+        assert len(recording.behavior.others) == 3
     with open_recording(path, behavior="HAND_POS") as recording:
-        assert recording.behaviour is not None
-        assert "hand_pos" in (recording.behaviour.derived or "")
+        assert recording.behavior is not None
+        assert "hand_pos" in (recording.behavior.derived or "")
     with (
         open_recording(path, behavior="hand_vell") as recording,
         pytest.raises(RecordingError, match="did you mean 'hand_vel'"),
     ):
-        _ = recording.behaviour
+        _ = recording.behavior
 
 
 def test_one_series_an_axis_is_put_together(tmp_path: Path) -> None:
     nwb = make.new_nwb()
     for axis, column in (("y", 1), ("x", 0)):
-        make.add_behaviour(nwb, name=f"cursor_vel_{axis}", data=make.velocity()[:, column])
+        make.add_behavior(nwb, name=f"cursor_vel_{axis}", data=make.velocity()[:, column])
     with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
-        assert recording.behaviour is not None
-        assert recording.behaviour.names == ("cursor_vel_x", "cursor_vel_y")
-        np.testing.assert_array_equal(recording.behaviour.values, make.velocity())
+        assert recording.behavior is not None
+        assert recording.behavior.names == ("cursor_vel_x", "cursor_vel_y")
+        np.testing.assert_array_equal(recording.behavior.values, make.velocity())
 
 
 def test_velocity_derived_from_position_is_the_derivative(tmp_path: Path) -> None:
     t = np.arange(2000) / 200
     nwb = make.new_nwb()
-    make.add_behaviour(
+    make.add_behavior(
         nwb,
         np.stack([np.sin(t), np.cos(t)], axis=1) * 100,
         kind="SpatialSeries",
@@ -263,11 +263,11 @@ def test_velocity_derived_from_position_is_the_derivative(tmp_path: Path) -> Non
         rate=200.0,
     )
     with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
-        assert recording.behaviour is not None
-        assert recording.behaviour.units == ("m/s", "m/s")
+        assert recording.behavior is not None
+        assert recording.behavior.units == ("m/s", "m/s")
         ends = np.arange(1, 1001) / 100  # up to one sample after the last
         want = np.stack([np.cos(ends), -np.sin(ends)], axis=1)
-        got = recording.behaviour.at(ends)
+        got = recording.behavior.at(ends)
         np.testing.assert_allclose(got[:-2], want[:-2], atol=1e-3)
         np.testing.assert_allclose(got[-2], want[-2], atol=1e-2)  # one-sided
         assert np.isnan(got[-1]).all()
@@ -277,20 +277,20 @@ def test_nan_voids_its_own_bin_only_where_samples_lie_on_bin_ends(tmp_path: Path
     data = make.velocity()
     data[501] = np.nan
     nwb = make.new_nwb()
-    make.add_behaviour(nwb, data, starting_time=0.1)
+    make.add_behavior(nwb, data, starting_time=0.1)
     with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
-        assert recording.behaviour is not None
-        got = recording.behaviour.at(np.arange(10, 12510) / 100)
+        assert recording.behavior is not None
+        got = recording.behavior.at(np.arange(10, 12510) / 100)
     np.testing.assert_allclose(got, data, rtol=1e-6, atol=1e-6)
 
 
 def test_short_trials_far_apart_are_no_coarse_clock(tmp_path: Path) -> None:
     times = np.concatenate([np.arange(20) / 100 + 30 * trial for trial in range(10)])
     nwb = make.new_nwb()
-    make.add_behaviour(nwb, np.stack([times, times], axis=1), timestamps=times)
+    make.add_behavior(nwb, np.stack([times, times], axis=1), timestamps=times)
     with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
-        assert recording.behaviour is not None
-        got = recording.behaviour.at(np.arange(1, 27_100) / 100)
+        assert recording.behavior is not None
+        got = recording.behavior.at(np.arange(1, 27_100) / 100)
     assert np.isfinite(got).all(axis=1).sum() == pytest.approx(200, abs=10)
 
 
@@ -299,11 +299,11 @@ def test_nan_pauses_and_edges_void_their_bins_only(tmp_path: Path) -> None:
     data = np.stack([times, -times], axis=1)
     data[50] = np.nan  # at 1.5 s
     nwb = make.new_nwb()
-    make.add_behaviour(nwb, data, timestamps=times)
+    make.add_behavior(nwb, data, timestamps=times)
     with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
-        assert recording.behaviour is not None
+        assert recording.behavior is not None
         at = np.array([0.5, 1.255, 1.495, 1.5, 1.505, 1.515, 4.0, 6.005, 7.5])
-        got = recording.behaviour.at(at)[:, 0]
+        got = recording.behavior.at(at)[:, 0]
     void = [True, False, True, True, True, False, True, False, True]
     np.testing.assert_array_equal(np.isnan(got), void)
     np.testing.assert_allclose(got[~np.isnan(got)], at[~np.array(void)], rtol=1e-6)
@@ -313,14 +313,14 @@ def test_nan_pauses_and_edges_void_their_bins_only(tmp_path: Path) -> None:
     ("times", "match"),
     [(np.arange(100) * 10.0, "coarse"), (np.concatenate([np.arange(50), np.arange(50)]) / 100, "backwards")],
 )
-def test_behaviour_clocks_that_make_no_sense_are_refused(tmp_path: Path, times: np.ndarray, match: str) -> None:
+def test_behavior_clocks_that_make_no_sense_are_refused(tmp_path: Path, times: np.ndarray, match: str) -> None:
     nwb = make.new_nwb()
-    make.add_behaviour(nwb, np.zeros((100, 2)), timestamps=times)
+    make.add_behavior(nwb, np.zeros((100, 2)), timestamps=times)
     path = make.write(nwb, tmp_path / "a.nwb")
     with open_recording(path) as recording:
-        assert recording.behaviour is not None
+        assert recording.behavior is not None
         with pytest.raises(RecordingError, match=match):
-            recording.behaviour.at(np.array([0.1]))
+            recording.behavior.at(np.array([0.1]))
     assert match in describe(path).problems[0]
 
 
@@ -384,10 +384,10 @@ def test_missing_parts_are_named_with_what_is_there(tmp_path: Path) -> None:
     make.add_lfp(nwb, make.lfp_volts(seconds=2))
     with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
         with pytest.raises(RecordingError) as caught:
-            recording.require(("units", "lfp", "behaviour"))
+            recording.require(("units", "lfp", "behavior"))
         message = str(caught.value)
         assert "no units" in message
-        assert "no behaviour" in message
+        assert "no behavior" in message
         assert "processing/ecephys/LFP/ElectricalSeries" in message
         recording.require(("lfp",))
         with pytest.raises(ValueError, match="did you mean 'units'"):
@@ -420,7 +420,7 @@ def test_inspect_says_what_is_there_and_what_is_missing(whole: Path, tmp_path: P
     data = make.lfp_volts(seconds=30)
     data[:, 1] = 0
     make.add_lfp(nwb, data, conversion=1e-6)
-    make.add_behaviour(nwb, name="force", unit="N")
+    make.add_behavior(nwb, name="force", unit="N")
     report = describe(make.write(nwb, tmp_path / "short.nwb"))
     assert report.session_id == "short"
     assert not report.missing["run"]
@@ -429,7 +429,7 @@ def test_inspect_says_what_is_there_and_what_is_missing(whole: Path, tmp_path: P
         "units (spike times) or the latents of a teacher",
         "two minutes of LFP",
     )
-    assert "behaviour" in report.missing["probe"]
+    assert "behavior" in report.missing["probe"]
     notes = " ".join(report.notes)
     assert "without signal" in notes
     assert "conversion" in notes

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.compile.c_model import ModelFacts, c_sources
+from edgedistill.compile.c.model_source import c_sources
+from edgedistill.compile.model_facts import ModelFacts
 from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model
 

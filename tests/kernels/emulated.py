@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgedistill.compile.c_model import c_sources
-from edgedistill.compile.footprint import state_bytes
-from edgedistill.compile.toolchain import Toolchain, find_toolchain
+from edgedistill.compile.c.footprint import state_bytes
+from edgedistill.compile.c.model_source import c_sources
+from edgedistill.compile.c.toolchain import Toolchain, find_toolchain
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model, Oracle

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.assets import asset_folder
-from edgedistill.compile.c_frontend import (
+from edgedistill.compile.c.frontend_source import (
     frontend_constants,
     normalization_tables,
     state_dtype,

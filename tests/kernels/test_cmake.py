@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.compile.nvcc import PINNED_FLAGS
-from edgedistill.compile.toolchain import PINNED_FLAGS as PINNED_C
+from edgedistill.compile.c.toolchain import PINNED_FLAGS as PINNED_C
+from edgedistill.compile.cuda.nvcc import PINNED_FLAGS
 
 from ..numerics.students import SMALL, random_model
 from . import c_builds, cuda_engines

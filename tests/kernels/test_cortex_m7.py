@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgedistill.compile.footprint import flash_and_ram, state_bytes
+from edgedistill.compile.c.footprint import flash_and_ram, state_bytes
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Oracle

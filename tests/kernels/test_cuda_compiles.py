@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.compile.nvcc import PINNED_FLAGS
+from edgedistill.compile.cuda.nvcc import PINNED_FLAGS
 
 from .cuda_emulation import FOLDERS, KERNELS
 

@@ -1,7 +1,7 @@
 """The kernels on a real GPU, launched through PyCUDA: every byte against the definition, at every size and ring.
 
 Skipped where there is no GPU, no PyCUDA or no nvcc, with the command that helps. The checks are those of
-benchmarks/kernel_checks.py, which benchmarks/kernels.py runs without PyCUDA.
+benchmarks/gpu/kernel_checks.py, which benchmarks/gpu/kernels.py runs without PyCUDA.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedistill.compile.cuda_packing import cuda_sources, float_tables, packed_weights, threads_of
-from edgedistill.compile.nvcc import Nvcc, find_nvcc
+from edgedistill.compile.cuda.nvcc import Nvcc, find_nvcc
+from edgedistill.compile.cuda.packing import cuda_sources, float_tables, packed_weights, threads_of
 from edgedistill.config import StudentShape
 from edgedistill.errors import DeviceError
+from edgedistill.machine.gpu import find_gpu
 from edgedistill.numerics import Oracle
-from edgedistill.runtime.cuda_driver import find_gpu
 from edgedistill.target import load_target
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT))
 
-from c_models import facts_of, front_end_of, random_model  # noqa: E402
-from kernel_checks import (  # noqa: E402
+from benchmarks.cpu.c_models import facts_of, front_end_of, random_model  # noqa: E402
+from benchmarks.gpu.kernel_checks import (  # noqa: E402
     HEAD_DIMS,
     HEADS,
     STRETCHES,

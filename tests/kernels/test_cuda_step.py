@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgedistill.compile.cuda_packing import SHARED_BYTES, Spread, cuda_sources, shared_bytes
+from edgedistill.compile.cuda.packing import SHARED_BYTES, Spread, cuda_sources, shared_bytes
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.numerics import Int8Model, Oracle

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from edgedistill.bundle import Bundle
-from edgedistill.compile.c_library import SOURCES, compile_c_library
+from edgedistill.bundle.build_record import read_record
+from edgedistill.compile.c.library import SOURCES, compile_c_library
 from edgedistill.runtime import Decoder
-from edgedistill.runtime.build_record import read_record
 
 from ..compile.engines import frames_of, quick_host, write_engine_bundle
 from .c_builds import KERNELS

@@ -1,4 +1,4 @@
-"""A few seconds of libFuzzer over the whole C interface; `benchmarks/fuzz.py` runs for longer."""
+"""A few seconds of libFuzzer over the whole C interface; `benchmarks/cpu/fuzz.py` runs for longer."""
 
 from __future__ import annotations
 

@@ -20,14 +20,14 @@ import pytest
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.numerics import quantize
 
-from ..compile.emulated_gpu import EmulatedGpu, cuda_headers
+from ..compile.cuda.emulated_gpu import EmulatedGpu, cuda_headers
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-sys.path.append(str(BENCHMARKS))
+sys.path.append(str(ROOT))
 
-import kernel_checks  # noqa: E402
-from gpu_tables import gates, markdown  # noqa: E402
+from benchmarks.gpu import kernel_checks  # noqa: E402
+from benchmarks.gpu.tables import gates, markdown  # noqa: E402
 
 DRIVER = Path(__file__).parent / "benchmark_driver.cpp"
 SANITIZER = """#!/bin/sh

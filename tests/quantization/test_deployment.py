@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgedistill.data.windows import SessionBins
+from edgedistill.data.bins import SessionBins
 from edgedistill.models.student import Student
 from edgedistill.numerics import Oracle
-from edgedistill.quantization.calibrate import calibrate
+from edgedistill.quantization.calibration.range_search import calibrate
+from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, recipe_names
 from edgedistill.quantization.deployment import QuantizedStudent, quantize_for_session
-from edgedistill.quantization.recipe import DEFAULT_RECIPE, Recipe, load_recipe, recipe_names
 from edgedistill.training.batches import TrainingSession, training_session
 from edgedistill.training.distill import new_student
-from edgedistill.training.evaluate import Readout, behaviour_of, calm_bins, r2_score
-from edgedistill.training.rows import score_student
+from edgedistill.training.evaluate import Readout, behavior_of, calm_bins, r2_score
+from edgedistill.training.student_tasks import score_student
 
 from ..training.sessions import GAP, STUDENT, session_bins
 
@@ -66,7 +66,7 @@ def test_the_score_is_that_of_steps_from_the_first_bin(
     oracle = Oracle(found.model)
     guess = np.stack([oracle.step(bin_) for bin_ in day.inputs("lfp").numpy()])
     test = day.split.test
-    assert found.score.r2 == np.mean(r2_score(guess[test].astype(np.float64), behaviour_of(day)[test]))
+    assert found.score.r2 == np.mean(r2_score(guess[test].astype(np.float64), behavior_of(day)[test]))
 
 
 def test_a_refitted_read_out_is_no_worse_where_it_was_fitted(
@@ -75,16 +75,16 @@ def test_a_refitted_read_out_is_no_worse_where_it_was_fitted(
     def error(recipe: Recipe) -> float:
         guess = Oracle(quantized(student, day, readout, recipe).model).run(day.inputs("lfp").numpy())
         train = slice(day.settled, day.split.train.stop)
-        return float(np.mean((guess[train] - behaviour_of(day)[train]) ** 2))
+        return float(np.mean((guess[train] - behavior_of(day)[train]) ** 2))
 
     coarse = replace(DEFAULT, method="percentile", percentile=70.0)  # so much is clipped that it matters
     assert error(coarse) < error(replace(coarse, refit_readout=False))
 
 
 def test_without_refitting_no_label_is_used(student: Student, day: TrainingSession, readout: Readout) -> None:
-    assert day.behaviour is not None
-    ranges = calibrate(student, [replace(day, behaviour=None)], "lfp", replace(DEFAULT, refit_readout=False), 0)
-    other = replace(day, behaviour=day.behaviour.flip(0))
+    assert day.behavior is not None
+    ranges = calibrate(student, [replace(day, behavior=None)], "lfp", replace(DEFAULT, refit_readout=False), 0)
+    other = replace(day, behavior=day.behavior.flip(0))
     mine, its = (quantize_for_session(student, one, "lfp", readout, ranges) for one in (day, other))
     assert mine.score != its.score
     assert (mine.model.tensors["readout.bias"] == readout.bias.astype(np.float32)).all()

@@ -13,15 +13,15 @@ from torch import Tensor
 from edgedistill.errors import RecordingError
 from edgedistill.models.student import Student
 from edgedistill.numerics import part_names
-from edgedistill.quantization.activations import activations_of
+from edgedistill.quantization.calibration.activations import activations_of
 from edgedistill.quantization.sensitivity import rank_parts, rounded_readout, validation_r2
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import new_student, train_student
 from edgedistill.training.evaluate import Readout, mean_of_moving, r2_score
 from edgedistill.training.losses import SUPERVISED
-from edgedistill.training.rows import ROWS, score_student, student_features
+from edgedistill.training.student_tasks import ROWS, score_student, student_features
 
-from ..training.sessions import STUDENT, TRAINING, session
+from ...training.sessions import STUDENT, TRAINING, session
 
 SIZE = replace(STUDENT, layers=2)
 SESSION = session()
@@ -92,20 +92,20 @@ def test_the_range_of_bins_is_of_embedding_and_readout(student: Student, ranges:
 def test_nothing_quantized_is_the_streamed_float_student(student: Student, ranges: Ranges, readout: Readout) -> None:
     """From a run-up before the block, not from the first bin: the receptive field is all that matters."""
     features = student_features(student, ROWS["deployed"], SESSION)
-    block, behaviour = SESSION.split.validation, SESSION.behaviour
-    assert behaviour is not None
+    block, behavior = SESSION.split.validation, SESSION.behavior
+    assert behavior is not None
     mean, std = SESSION.scale
-    truth = behaviour[block].double().numpy() * std + mean
+    truth = behavior[block].double().numpy() * std + mean
     expected = mean_of_moving(r2_score(readout(features[block]), truth))
     assert validation_r2(student, ranges, SESSION, "lfp", readout, ()) == pytest.approx(expected, abs=1e-5)
 
 
 def changed(where: slice, change: Callable[[Tensor], Tensor]) -> TrainingSession:
-    lfp, behaviour = SESSION.inputs("lfp").clone(), SESSION.behaviour
-    assert behaviour is not None
-    behaviour = behaviour.clone()
-    lfp[where], behaviour[where] = change(lfp[where]), change(behaviour[where])
-    return replace(SESSION, lfp=lfp, behaviour=behaviour)
+    lfp, behavior = SESSION.inputs("lfp").clone(), SESSION.behavior
+    assert behavior is not None
+    behavior = behavior.clone()
+    lfp[where], behavior[where] = change(lfp[where]), change(behavior[where])
+    return replace(SESSION, lfp=lfp, behavior=behavior)
 
 
 def test_the_test_block_has_no_say(student: Student, ranges: Ranges, readout: Readout) -> None:
@@ -115,7 +115,7 @@ def test_the_test_block_has_no_say(student: Student, ranges: Ranges, readout: Re
 
 def test_no_r2_is_said(student: Student, ranges: Ranges, readout: Readout) -> None:
     still = changed(SESSION.split.validation, torch.ones_like)
-    with pytest.raises(RecordingError, match=f"session {SESSION.id}: no behaviour moves in its validation block"):
+    with pytest.raises(RecordingError, match=f"session {SESSION.id}: no behavior moves in its validation block"):
         rank_parts(student, ranges, still, "lfp", readout)
 
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistill.bundle import Bundle, open_bundle
-from edgedistill.compile.c_library import compile_c_library
-from edgedistill.compile.toolchain import VARIANTS
+from edgedistill.bundle import Bundle, build_record, open_bundle
+from edgedistill.compile.c.library import compile_c_library
+from edgedistill.compile.c.toolchain import VARIANTS
 from edgedistill.errors import EngineError
-from edgedistill.runtime import Decoder, Flag, Output, build_record, c_engine
-from edgedistill.runtime.processor import architecture, cpu_features
+from edgedistill.machine.processor import architecture, cpu_features
+from edgedistill.runtime import Decoder, Flag, Output, c_engine
 
 from ..compile.engines import ARRAYS, SHAPES, frames_of, quick_host, same, target_with, write_engine_bundle
 

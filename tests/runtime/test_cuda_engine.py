@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
-from edgedistill.compile.c_library import compile_c_library
+from edgedistill.compile.c.library import compile_c_library
 from edgedistill.compile.self_check import REFERENCE
 
 from ..bundles import write_test_bundle
-from ..compile.emulated_gpu import EmulatedGpu
+from ..compile.cuda.emulated_gpu import EmulatedGpu
 from ..compile.engines import quick_host, write_engine_bundle
 
 KINDS = ("slow", "fast")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgedistill.compile.c_library import compile_c_library
+from edgedistill.compile.c.library import compile_c_library
 from edgedistill.runtime.c_engine import open_c_engine
 from edgedistill.runtime.decoder import described
 

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedistill.compile import tensorrt_plan, tensorrt_trials
-from edgedistill.compile.tensorrt_forms import timed
-from edgedistill.compile.tensorrt_machine import Machine
+from edgedistill.bundle.build_record import BuildRecord
+from edgedistill.compile.tensorrt import plan as plan_compiler
+from edgedistill.compile.tensorrt import trials
+from edgedistill.compile.tensorrt.device import Machine
+from edgedistill.compile.tensorrt.forms import timed
 from edgedistill.errors import EngineError
 from edgedistill.numerics import Oracle
 from edgedistill.runtime import Decoder
-from edgedistill.runtime.build_record import BuildRecord
 from edgedistill.runtime.decoder import described, int8_model
 from edgedistill.target import load_target
 
-from ..compile.jetsons import become_board, write_jetson_bundle
+from ..compile.tensorrt.jetsons import become_board, write_jetson_bundle
 from ..kernels import c_builds
 from ..kernels.cuda_engines import emulated_driver
 from ..kernels.tensorrt_builds import compile_cpp, headers
@@ -79,10 +80,10 @@ def test_a_bundle_is_compiled_and_decodes_with_the_bits_of_the_oracle(
 
     here = become_board(monkeypatch, tmp_path, plan_of=lambda graph: text)
     here.told.parse_error = {bundle.read("student.fp16.onnx"): ("n", "MatMul", "the fake has no float16")}
-    monkeypatch.setattr(tensorrt_plan, "made_by_cmake", by_hand)
-    monkeypatch.setattr(tensorrt_trials, "timed", lambda trials, evidence: timed(trials, evidence, steps=50))
-    made = tensorrt_plan.compile_tensorrt_plan(bundle, load_target("jetson"))
-    told = {outcome.form: outcome for outcome in tensorrt_plan.read_forms(made.folder)}
+    monkeypatch.setattr(plan_compiler, "made_by_cmake", by_hand)
+    monkeypatch.setattr(trials, "timed", lambda trials, evidence: timed(trials, evidence, steps=50))
+    made = plan_compiler.compile_tensorrt_plan(bundle, load_target("jetson"))
+    told = {outcome.form: outcome for outcome in plan_compiler.read_forms(made.folder)}
     assert {told["int8-plugin"].state, told["int8"].state} == {"kept", "slower"}
     assert told["fp16"].state == "not built"
     for name in ("int8-plugin", "int8"):

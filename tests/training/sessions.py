@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 
 from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
-from edgedistill.data.windows import SessionBins
+from edgedistill.data.bins import SessionBins
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.training.batches import TrainingSession, training_session
 
@@ -42,7 +42,7 @@ def session_bins(name: str = "s1", seed: int = 0, channels: int = CHANNELS, firs
         lfp=lfp,
         bad=np.zeros((T, channels), np.bool_),
         counts=np.minimum(rng.poisson(rate), 255).astype(np.uint8),
-        behaviour=(10 * velocity).astype(np.float32),
+        behavior=(10 * velocity).astype(np.float32),
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistill.data.windows import SessionBins
+from edgedistill.data.bins import SessionBins
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import settling_bins
 from edgedistill.models.teacher import PatchAutoencoder
@@ -63,9 +63,9 @@ def test_every_step_draws_anew_and_every_session_is_drawn() -> None:
 def disturbed(bins: SessionBins, first: int) -> SessionBins:
     """The same session with everything from bin `first` on replaced."""
     changes = {}
-    for name in ("lfp", "counts", "behaviour", "bad"):
+    for name in ("lfp", "counts", "behavior", "bad"):
         values = getattr(bins, name).copy()
-        values[first:] = {"lfp": 1e5, "counts": 200, "behaviour": np.nan, "bad": True}[name]
+        values[first:] = {"lfp": 1e5, "counts": 200, "behavior": np.nan, "bad": True}[name]
         changes[name] = values
     return replace(bins, **changes)
 
@@ -77,7 +77,7 @@ def test_statistics_come_from_the_training_block_alone() -> None:
     for name in ("normalization", "spike_normalization", "scale"):
         for mine, its in zip(getattr(PLAIN, name), getattr(other, name), strict=True):
             assert mine.tobytes() == its.tobytes(), name
-    for name in ("lfp", "spikes", "counts", "behaviour"):
+    for name in ("lfp", "spikes", "counts", "behavior"):
         assert torch.equal(getattr(PLAIN, name)[:stop], getattr(other, name)[:stop]), name
     assert (PLAIN.split, PLAIN.settled, PLAIN.array) == (other.split, other.settled, other.array)
 
@@ -126,23 +126,23 @@ def test_z_scores_are_of_unit_variance_where_they_were_fitted() -> None:
         torch.testing.assert_close(values.std(0), torch.ones(values.shape[1]), atol=1e-3, rtol=0)
 
 
-def test_unknown_behaviour_stays_unknown() -> None:
+def test_unknown_behavior_stays_unknown() -> None:
     bins = session_bins()
-    assert bins.behaviour is not None
-    values = bins.behaviour.copy()
+    assert bins.behavior is not None
+    values = bins.behavior.copy()
     values[:, 1] = 3  # never moves
     values[100:200] = np.nan
-    made = training_session(replace(bins, behaviour=values), GAP)
-    assert made.behaviour is not None
-    assert torch.isnan(made.behaviour[100:200]).all()
-    assert torch.isfinite(made.behaviour[200:]).all()
+    made = training_session(replace(bins, behavior=values), GAP)
+    assert made.behavior is not None
+    assert torch.isnan(made.behavior[100:200]).all()
+    assert torch.isfinite(made.behavior[200:]).all()
     assert made.scale[1][1] == 1
 
 
 def test_parts_that_are_missing_are_told() -> None:
-    bins = replace(session_bins(), counts=None, behaviour=None)
+    bins = replace(session_bins(), counts=None, behavior=None)
     made = training_session(bins, GAP)
-    assert made.behaviour is None
+    assert made.behavior is None
     with pytest.raises(RecordingError, match="s1 holds no spikes"):
         made.inputs("spikes")
     bare = training_session(replace(session_bins(), lfp=None, bad=None, frontend=None), GAP)
@@ -171,8 +171,8 @@ def test_the_gap_holds_receptive_field_taps_and_settling() -> None:
 @pytest.mark.parametrize(("hidden", "block"), [(slice(0, 8000), "training"), (slice(9000, None), "test")])
 def test_a_block_without_labels_is_named(hidden: slice, block: str) -> None:
     bins = session_bins()
-    assert bins.behaviour is not None
-    behaviour = bins.behaviour.copy()
-    behaviour[hidden] = np.nan
+    assert bins.behavior is not None
+    behavior = bins.behavior.copy()
+    behavior[hidden] = np.nan
     assert unlabelled_block(training_session(bins, GAP)) is None
-    assert unlabelled_block(training_session(replace(bins, behaviour=behaviour), GAP)) == block
+    assert unlabelled_block(training_session(replace(bins, behavior=behavior), GAP)) == block

@@ -13,14 +13,14 @@ from scipy.linalg import solve_discrete_are
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score as sklearn_r2
 
-from edgedistill.data.windows import Split
+from edgedistill.data.bins import Split
 from edgedistill.training.baselines import fit_kalman, kalman_score, ridge_score
 from edgedistill.training.batches import training_session
 from edgedistill.training.distill import new_student
 from edgedistill.training.evaluate import (
     PENALTIES,
     Array,
-    behaviour_of,
+    behavior_of,
     fit_readout,
     lagged_features,
     probe,
@@ -82,7 +82,7 @@ def test_the_readout_is_a_ridge_of_scikit_learn(seed: int) -> None:
     assert found.r2 == pytest.approx(np.mean(found.r2_per_output))
 
 
-def test_unknown_behaviour_is_left_out_of_the_fit() -> None:
+def test_unknown_behavior_is_left_out_of_the_fit() -> None:
     x, y = regression()
     holes, kept = y.copy(), np.r_[0:100, 150:600]
     holes[100:150, 0] = np.nan
@@ -121,7 +121,7 @@ def test_lagged_features_look_back_only(lags: int, n: int) -> None:
 
 
 def linear_system(n: int = 6000, features: int = 8, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Behaviour and features of a linear Gaussian system, and the best estimate anyone could make."""
+    """Behavior and features of a linear Gaussian system, and the best estimate anyone could make."""
     rng = np.random.default_rng(seed)
     a = 0.97 * np.array([[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]])
     w, h, q = 0.1 * np.eye(2), rng.normal(size=(features, 2)), 6 * np.eye(features)
@@ -142,21 +142,21 @@ def linear_system(n: int = 6000, features: int = 8, seed: int = 0) -> tuple[Arra
 
 
 def test_kalman_recovers_a_linear_gaussian_system() -> None:
-    behaviour, features, best = linear_system()
-    kalman = fit_kalman(features[:4500], behaviour[:4500], order=1, shrinkage=0.0)
+    behavior, features, best = linear_system()
+    kalman = fit_kalman(features[:4500], behavior[:4500], order=1, shrinkage=0.0)
     test = slice(4500, 6000)
-    found = np.mean(r2_score(kalman(features)[test], behaviour[test]))
-    possible = np.mean(r2_score(best[test], behaviour[test]))
-    linear = fit_readout(features, behaviour, Split(slice(0, 4000), slice(4000, 4500), test))
+    found = np.mean(r2_score(kalman(features)[test], behavior[test]))
+    possible = np.mean(r2_score(best[test], behavior[test]))
+    linear = fit_readout(features, behavior, Split(slice(0, 4000), slice(4000, 4500), test))
     assert possible - 0.01 < found <= possible + 0.01
-    assert found > np.mean(r2_score(linear(features)[test], behaviour[test])) + 0.05
+    assert found > np.mean(r2_score(linear(features)[test], behavior[test])) + 0.05
     np.testing.assert_allclose(kalman(features)[test], best[test], atol=0.25)
 
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_kalman_is_causal_and_forgets(order: int) -> None:
-    behaviour, features, _ = linear_system(1500)
-    kalman = fit_kalman(features, behaviour, order, 0.01)
+    behavior, features, _ = linear_system(1500)
+    kalman = fit_kalman(features, behavior, order, 0.01)
     other = features.copy()
     other[700:800] += 1e3
     mine, its = kalman(features), kalman(other)
@@ -165,11 +165,11 @@ def test_kalman_is_causal_and_forgets(order: int) -> None:
     np.testing.assert_allclose(mine[1400:], its[1400:], atol=1e-3)
 
 
-def test_kalman_skips_unknown_behaviour() -> None:
-    behaviour, features, best = linear_system()
-    behaviour[1000:1500] = np.nan
-    kalman = fit_kalman(features[:4500], behaviour[:4500], 1, 0.01)
-    found, possible = (np.mean(r2_score(g[4500:], behaviour[4500:])) for g in (kalman(features), best))
+def test_kalman_skips_unknown_behavior() -> None:
+    behavior, features, best = linear_system()
+    behavior[1000:1500] = np.nan
+    kalman = fit_kalman(features[:4500], behavior[:4500], 1, 0.01)
+    found, possible = (np.mean(r2_score(g[4500:], behavior[4500:])) for g in (kalman(features), best))
     assert found > possible - 0.02
 
 
@@ -187,10 +187,10 @@ def test_baselines_decode_a_session_and_are_deterministic() -> None:
 
 def test_an_output_that_never_moves_does_not_stop_the_baselines() -> None:
     bins = session_bins()
-    assert bins.behaviour is not None
-    still = bins.behaviour.copy()
+    assert bins.behavior is not None
+    still = bins.behavior.copy()
     still[:, 1] = 3
-    made = training_session(replace(bins, behaviour=still), GAP)
+    made = training_session(replace(bins, behavior=still), GAP)
     lfp = made.inputs("lfp").double().numpy()
     for found in (ridge_score(lfp, made), kalman_score(lfp, made)):
         assert found.r2_per_output[0] > 0.3
@@ -201,8 +201,8 @@ def test_baselines_never_look_ahead() -> None:
     """What comes after the validation block changes neither fit nor choice, nor anything before it."""
     made = session()
     lfp = made.inputs("lfp").double().numpy()
-    behaviour, features = behaviour_of(made), lagged_features(lfp, 5)
-    readout = fit_readout(features, behaviour, made.split, made.settled)
+    behavior, features = behavior_of(made), lagged_features(lfp, 5)
+    readout = fit_readout(features, behavior, made.split, made.settled)
     other = lfp.copy()
     other[made.split.test.start :] += 50
     guess = readout(lagged_features(other, 5))
@@ -222,16 +222,16 @@ def test_a_probe_streams_from_the_first_bin() -> None:
     assert found.validation_r2 == readout.validation_r2
     assert found.r2 > 0.3
     bins = session_bins()
-    assert bins.behaviour is not None
-    np.testing.assert_allclose(behaviour_of(made), bins.behaviour, rtol=1e-5, atol=1e-5)
+    assert bins.behavior is not None
+    np.testing.assert_allclose(behavior_of(made), bins.behavior, rtol=1e-5, atol=1e-5)
 
 
 def test_an_output_that_stands_still_has_no_say_in_the_penalty() -> None:
     """A third, constant column, as of hands that move in a plane, leaves the read-out of the others as it was."""
     made = session()
-    behaviour, features = behaviour_of(made), lagged_features(made.inputs("lfp").double().numpy(), 5)
-    flat = np.column_stack([behaviour, np.full(len(behaviour), 0.1)])
-    alone, beside = (fit_readout(features, y, made.split) for y in (behaviour, flat))
+    behavior, features = behavior_of(made), lagged_features(made.inputs("lfp").double().numpy(), 5)
+    flat = np.column_stack([behavior, np.full(len(behavior), 0.1)])
+    alone, beside = (fit_readout(features, y, made.split) for y in (behavior, flat))
     assert beside.penalty == alone.penalty
     np.testing.assert_allclose(beside.weight[:2], alone.weight, rtol=1e-9)
     assert np.isnan(r2_score(flat, flat)[2])

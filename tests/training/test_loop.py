@@ -20,7 +20,7 @@ from edgedistill.errors import EdgeDistillError, OutputError
 from edgedistill.models.student import Student
 from edgedistill.training.distill import new_student, train_student
 from edgedistill.training.loop import FitState, Progress, adamw, fit, learning_rate
-from edgedistill.training.losses import DISTILLED_WITH_BEHAVIOUR, UNSUPERVISED, Objective
+from edgedistill.training.losses import DISTILLED_WITH_BEHAVIOR, UNSUPERVISED, Objective
 from edgedistill.training.pretrain import train_teacher
 
 from .sessions import STUDENT, TEACHER, TRAINING, T, session
@@ -52,7 +52,7 @@ def weights_of(model: nn.Module) -> dict[str, bytes]:
     return {n: t.numpy().tobytes() for n, t in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("objective", [UNSUPERVISED, DISTILLED_WITH_BEHAVIOUR], ids=["label-free", "distilled"])
+@pytest.mark.parametrize("objective", [UNSUPERVISED, DISTILLED_WITH_BEHAVIOR], ids=["label-free", "distilled"])
 def test_killed_after_any_step_ends_with_the_same_bits(objective: Objective, tmp_path: Path) -> None:
     """Three sessions in twelve steps: a tokenizer is updated in some steps only, and its moments are its own."""
     undisturbed = weights_of(run_student(objective, TRAINING))

@@ -40,7 +40,7 @@ def test_alignment_by_mse_is_the_mean_square() -> None:
         Objective(alignment_kind="cosin")
 
 
-def test_unknown_behaviour_has_no_say() -> None:
+def test_unknown_behavior_has_no_say() -> None:
     target, guess = numbers(2, 30, 2), numbers(2, 30, 2, seed=1).requires_grad_()
     holes = target.clone()
     holes[:, 10:20] = torch.nan

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgedistill.models.teacher import PatchAutoencoder
-from edgedistill.training.evaluate import behaviour_of, r2_score
+from edgedistill.training.evaluate import behavior_of, r2_score
 from edgedistill.training.teacher_window import last_bin_readout, window_latents
 
 from .sessions import TEACHER, UNITS, session
@@ -40,8 +40,8 @@ def test_the_read_out_reads_movement_and_never_the_test_block(teacher: PatchAuto
     readout = last_bin_readout(teacher, known, WINDOW)
     ends = np.arange(known.split.test.start, known.split.test.stop, 5)
     latents = window_latents(teacher, "s1", known.inputs("spikes"), ends, WINDOW).double().numpy()
-    assert min(r2_score(readout(latents), behaviour_of(known)[ends])) > 0.1  # untrained: counts shine through
-    assert known.behaviour is not None
-    known.behaviour[known.split.test] = 1e6
+    assert min(r2_score(readout(latents), behavior_of(known)[ends])) > 0.1  # untrained: counts shine through
+    assert known.behavior is not None
+    known.behavior[known.split.test] = 1e6
     again = last_bin_readout(teacher, known, WINDOW)
     assert np.array_equal(again.weight, readout.weight)

@@ -28,7 +28,7 @@ from onnx import TensorProto, helper
 
 from edgedistill.config import StudentShape
 from edgedistill.numerics.arithmetic import LEVELS
-from edgedistill.quantization.attention_rules import ATTRIBUTES, DOMAIN, INPUTS, OPERATOR, is_attention
+from edgedistill.quantization.graph_rules.attention_rules import ATTRIBUTES, DOMAIN, INPUTS, OPERATOR, is_attention
 from edgedistill.quantization.onnx_graph.attention_core import Context, Core, Query
 from edgedistill.quantization.onnx_graph.int8_writing import QuantizedWriter
 from edgedistill.quantization.onnx_graph.writing import OPSET, NodeCollector

@@ -19,7 +19,7 @@ from onnx import TensorProto
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.quantization.float_tensors import weight_shapes
-from edgedistill.quantization.graph_typing import require_strong_typing
+from edgedistill.quantization.graph_rules.typing_rules import require_strong_typing
 from edgedistill.quantization.onnx_graph.writing import IR_VERSION, NodeCollector, age_biases, rms_norm, step_model
 
 Weights = Mapping[str, npt.NDArray[np.float32]]

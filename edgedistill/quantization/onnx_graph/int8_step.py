@@ -32,7 +32,7 @@ from onnx import TensorProto
 from edgedistill.config import StudentShape
 from edgedistill.numerics import Int8Model
 from edgedistill.numerics.tensors import Tensors
-from edgedistill.quantization.graph_rules import require_explicit_quantization
+from edgedistill.quantization.graph_rules.quantization_rules import require_explicit_quantization
 from edgedistill.quantization.onnx_graph.attention_core import Core, Query, standard_cores
 from edgedistill.quantization.onnx_graph.attention_plugin import plugin_cores
 from edgedistill.quantization.onnx_graph.int8_writing import QuantizedWriter

@@ -9,7 +9,7 @@
  *
  * Stricter than a device: a barrier that a thread has left the kernel before is an error, as is one that lanes reach as
  * different operations. Not seen: races that no order of whole stretches between waits shows, banks, alignment (the
- * undefined-behaviour sanitizer sees that).
+ * undefined-behavior sanitizer sees that).
  *
  * There is one machine a shared object, and a lock around it.
  */

@@ -1,0 +1,331 @@
+"""How well each model decodes, on simulated sessions: `python benchmarks/accuracy/accuracy.py --preset nano --seeds 3`.
+
+A seed is another population, other sessions and another initialisation. Four sessions are trained on, a fifth is
+never distilled on. Every network gets the same search (learning rates, chosen on validation), the linear
+baselines a wider one. R² on the test block, causal and streamed from the first bin, but for the rows named
+bidirectional. Resumable: each trained row is kept under --work; results go to benchmarks/results/cpu/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import t as student_t
+
+from benchmarks.accuracy.int8_rows import int8_rows
+from edgedistill.config import Preset, load_preset
+from edgedistill.data.simulated_nwb import simulate_to_nwb
+from edgedistill.data.simulation import SimulationConfig
+from edgedistill.machine.description import describe_machine
+from edgedistill.measure.latency import EMPTY, LatencyUs, step_times
+from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
+from edgedistill.pipeline.assembled import student_files
+from edgedistill.pipeline.cache import Cache
+from edgedistill.pipeline.inputs import read_sessions
+from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE
+from edgedistill.runtime.onnx_engine import OnnxEngine
+from edgedistill.training.adapt import adapt
+from edgedistill.training.baselines import kalman_score, ridge_score
+from edgedistill.training.batches import TrainingSession, gap_for, training_session
+from edgedistill.training.distill import distill_bidirectional
+from edgedistill.training.evaluate import Score
+from edgedistill.training.pretrain import teacher_targets, train_autoencoder, train_teacher
+from edgedistill.training.student_tasks import ROWS, score_student, score_teacher, train_row
+
+SESSIONS, MINUTES = 5, 8.0  # the last session is never trained on
+TRIALS = (1.0, 0.5)  # times the preset's learning rate; --trials takes the first so many
+RESULTS = Path(__file__).parents[1] / "results" / "cpu"
+
+GATES = (  # row, row it is compared with, least difference, on which sessions
+    ("teacher", None, 0.70),
+    ("distilled", "single_session_lfp", 0.10),
+    ("deployed", "ridge_lfp", 0.03),
+    ("deployed", "kalman_lfp", 0.03),
+    ("deployed", "supervised_single_session_lfp", 0.03),
+    ("deployed", "supervised_lfp", 0.03),
+    ("distilled, new day", "multi_session_lfp, new day", 0.10),
+    (f"deployed, int8, {DEFAULT_RECIPE}", "deployed", -0.005),
+    ("deployed, int8, qat", "deployed", -0.002),
+    (
+        f"deployed, int8, {DEFAULT_RECIPE}, an artefact in the calibration data",
+        f"deployed, int8, {DEFAULT_RECIPE}",
+        -0.01,
+    ),
+)
+SIZE_LIMITS = {"edge": {"weight_bytes": 1_300_000, "state_bytes": 250_000}}
+R2 = dict[str, float]  # session -> R² on its test block
+
+
+@dataclass
+class Seed:
+    """One seed's sessions, and where its rows are kept."""
+
+    seed: int
+    preset: Preset
+    folder: Path
+    trials: tuple[float, ...] = TRIALS
+
+    def __post_init__(self) -> None:
+        """Simulates and reads what is not there yet."""
+        data = self.folder.parent / f"sessions-{self.seed}"
+        config = SimulationConfig(sessions=SESSIONS, minutes=MINUTES, seed=self.seed)
+        if len(list(data.glob("*.nwb"))) < SESSIONS:
+            list(simulate_to_nwb(config, data))
+        bins = read_sessions(Cache(self.folder.parent / "read"), [data], None, 60)
+        sessions = [training_session(b, gap_for(bins, self.preset.student)) for b in bins]
+        self.trained, self.new_day = sessions[:-1], sessions[-1]
+        self.target = self.trained[-1]
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def kept(self, row: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The result of a row, measured once."""
+        path = self.folder / f"{row}.json"
+        if not path.exists():
+            found = measure()
+            path.with_suffix(".partial").write_text(json.dumps(found))
+            path.with_suffix(".partial").replace(path)
+            print(f"seed {self.seed} {row}: {found}", flush=True)
+        return dict(json.loads(path.read_text()))
+
+    def search(self, row: str, train: Callable[[Any, Path], dict[str, Score]]) -> dict[str, Any]:
+        """The trial with the best mean validation R²; `train` gets (learning rate factor, folder)."""
+        best: tuple[float, float, dict[str, Score]] | None = None
+        for factor in self.trials:
+            scores = train(factor, self.folder / f"{row}-{factor:g}")
+            validation = float(np.mean([score.validation_r2 for score in scores.values()]))
+            if best is None or validation > best[0]:
+                best = (validation, factor, scores)
+        assert best is not None
+        return {"trial": best[1], "validation": best[0], "r2": {k: s.r2 for k, s in best[2].items()}}
+
+
+def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
+    """Every row of one seed."""
+    rows = {"teacher": run.kept("teacher", lambda: run.search("teacher", lambda f, p: teacher_trial(run, f, p)))}
+    teacher = load_teacher(run.folder / f"teacher-{rows['teacher']['trial']:g}")[0]
+    targets = teacher_targets(teacher, run.trained, run.preset.teacher_training)
+    for row, recipe, single in (
+        ("distilled", "distilled", False),
+        ("deployed", "deployed", False),
+        ("single_session_lfp", "unsupervised_lfp", True),
+        ("multi_session_lfp", "unsupervised_lfp", False),
+        ("supervised_lfp", "supervised_lfp", False),
+        ("supervised_single_session_lfp", "supervised_lfp", True),
+        ("spike_student", "spike_student", False),
+    ):
+        sessions = [run.target] if single else run.trained
+
+        def trial(factor: float, path: Path, recipe: str = recipe, sessions: Any = sessions) -> dict[str, Score]:
+            return student_trial(run, recipe, sessions, targets, factor, path)
+
+        rows[row] = run.kept(row, lambda row=row, trial=trial: run.search(row, trial))
+    for row, sessions, distilled in (
+        ("distilled_bidirectional", run.trained, True),
+        ("single_session_lfp_bidirectional", [run.target], False),
+    ):
+
+        def patch(factor: float, path: Path, sessions: Any = sessions, distilled: bool = distilled) -> dict[str, Score]:
+            return bidirectional_trial(run, sessions, targets if distilled else None, factor, path)
+
+        rows[row] = run.kept(row, lambda row=row, patch=patch: run.search(row, patch))
+    for row, score, part in (
+        ("ridge_lfp", ridge_score, "lfp"),
+        ("kalman_lfp", kalman_score, "lfp"),
+        ("ridge_spike", ridge_score, "spikes"),
+        ("kalman_spike", kalman_score, "spikes"),
+        ("ridge_lfp_bidirectional", partial(ridge_score, bidirectional=True), "lfp"),
+        ("ridge_spike_bidirectional", partial(ridge_score, bidirectional=True), "spikes"),
+    ):
+        rows[row] = run.kept(row, lambda score=score, part=part: linear(run, score, part))
+    for row in ("distilled", "multi_session_lfp", "deployed"):
+        for mode in ("none", "stats", "tokenizer"):
+            name = f"{row}, new day, {mode}"
+            rows[name] = run.kept(name, lambda row=row, mode=mode: new_day(run, row, rows[row]["trial"], mode))
+    trials = {row: rows[row]["trial"] for row in ("deployed", "spike_student")}
+    config = run.preset.training
+    for row, measure in int8_rows(run.folder, trials, run.trained, targets, run.seed, config).items():
+        rows[row] = run.kept(row, measure)
+    rows["latency"] = run.kept("latency", lambda: latency(run, rows["deployed"]["trial"]))
+    return rows
+
+
+def teacher_trial(run: Seed, factor: float, folder: Path) -> dict[str, Score]:
+    config = run.preset.teacher_training
+    config = replace(config, learning_rate=factor * config.learning_rate)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = train_teacher(run.trained, run.preset.teacher, config, run.seed, folder / "checkpoint.safetensors")
+    save_teacher(model, folder, {})
+    return {s.id: score_teacher(model, s, config.segment_bins) for s in run.trained}
+
+
+def student_trial(
+    run: Seed, recipe: str, sessions: list[TrainingSession], targets: Any, factor: float, folder: Path
+) -> dict[str, Score]:
+    config = replace(run.preset.training, learning_rate=factor * run.preset.training.learning_rate)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.safetensors"
+    student = train_row(ROWS[recipe], sessions, run.preset, config, run.seed, targets, checkpoint)
+    save_student(student, folder, {"row": recipe})
+    return {s.id: score_student(student, recipe, s)[1] for s in sessions}
+
+
+def bidirectional_trial(
+    run: Seed, sessions: list[TrainingSession], targets: Any, factor: float, folder: Path
+) -> dict[str, Score]:
+    """The published patch student on LFP: distilled, or, without targets, a masked autoencoder."""
+    config = replace(run.preset.training, learning_rate=factor * run.preset.training.learning_rate)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.safetensors"
+    size = run.preset.patch_student
+    if targets is not None:
+        model = distill_bidirectional(sessions, size, config, run.seed, targets, checkpoint)
+    else:
+        model = train_autoencoder(sessions, "lfp", replace(size, mask_share=0.5), config, run.seed, checkpoint)
+    return {s.id: score_teacher(model, s, config.segment_bins) for s in sessions}
+
+
+def linear(run: Seed, score: Callable[[Any, TrainingSession], Score], part: str) -> dict[str, Any]:
+    # the offline filters stand beside the single-session models: one session each
+    sessions = [run.target] if isinstance(score, partial) else [*run.trained, run.new_day]
+    return {"r2": {s.id: score(s.inputs(part).double().numpy(), s).r2 for s in sessions}}
+
+
+def new_day(run: Seed, row: str, trial: float, mode: str) -> dict[str, Any]:
+    """The never-distilled session: adapted without labels, then a labelled probe on its own training block."""
+    student, facts = load_student(run.folder / f"{row}-{trial:g}")
+    config = run.preset.training
+    session = adapt(student, run.new_day, mode, run.target.normalization, config, run.seed)
+    return {"r2": {session.id: score_student(student, facts["row"], session)[1].r2}}
+
+
+def latency(run: Seed, trial: float) -> dict[str, Any]:
+    """Step latency of the checkpoint whose R² is the row `deployed`."""
+    student, _ = load_student(run.folder / f"deployed-{trial:g}")
+    readout, score = score_student(student, "deployed", run.target)
+    bins = run.target.inputs("lfp")
+    files, shape = student_files(student, run.target.id, readout)
+    engine = OnnxEngine(files["student.onnx"], shape)
+    times = step_times({"step": engine.step}, bins[run.target.split.test].numpy(), steps=5000)
+    figures = {name: LatencyUs.from_times(times[name]).to_json() for name in ("step", EMPTY)}
+    return {"r2": {run.target.id: score.r2}, "engine": "onnxruntime float32, 1 thread", "latency_us": figures}
+
+
+# ---------------------------------------------------------------- over seeds
+
+
+def collect(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Mean and spread of every row over seeds (a seed's value is its mean over sessions)."""
+    table = {}
+    for row in seeds[0]:
+        values = [float(np.mean(list(seed[row]["r2"].values()))) for seed in seeds]
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        table[row] = {"mean": float(np.mean(values)), "std": spread, "seeds": values}
+    return table
+
+
+def paired(seeds: list[dict[str, dict[str, Any]]], row: str, other: str) -> dict[str, Any]:
+    """Differences of two rows over the (seed, session) pairs both have, with a 95 % interval over seeds."""
+    pairs = [
+        [seed[row]["r2"][s] - seed[other]["r2"][s] for s in seed[row]["r2"] if s in seed[other]["r2"]] for seed in seeds
+    ]
+    means = [float(np.mean(p)) for p in pairs]
+    half = None
+    if len(means) > 1:  # sessions of a seed share their population: the seed is the independent unit
+        half = float(student_t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / np.sqrt(len(means)))
+    return {"mean": float(np.mean(means)), "ci95": half, "pairs": sum(map(len, pairs))}
+
+
+def judge(seeds: list[dict[str, dict[str, Any]]], table: dict[str, Any]) -> list[dict[str, Any]]:
+    """The gates; `new day` means the label-free mode `stats`."""
+    gates = []
+    for row, other, limit in GATES:
+        row, other = (name and name.replace("new day", "new day, stats") for name in (row, other))
+        found = {"mean": table[row]["mean"], "ci95": None} if other is None else paired(seeds, row, other)
+        name = row if other is None else f"{row} over {other}"
+        gates.append({"name": name, **found, "limit": limit, "ok": found["mean"] >= limit})
+    return gates
+
+
+def gap_closed(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, float]:
+    """(distilled - single-session LFP) / (teacher - single-session LFP), causal and bidirectional.
+
+    All three on the sessions that the single-session model has: other sessions are easier or harder.
+    """
+
+    def share(row: str, floor: str) -> float:
+        return float(paired(seeds, row, floor)["mean"] / paired(seeds, "teacher", floor)["mean"])
+
+    return {
+        "causal": share("distilled", "single_session_lfp"),
+        "bidirectional": share("distilled_bidirectional", "single_session_lfp_bidirectional"),
+    }
+
+
+def int8_bytes(seeds: list[dict[str, dict[str, Any]]], preset: str) -> dict[str, Any]:
+    """Weights and state of the INT8 student that ships, beside their limits."""
+    row = seeds[0][f"deployed, int8, {DEFAULT_RECIPE}"]
+    limits = SIZE_LIMITS.get(preset, {})
+    return {name: {"bytes": row[name], "limit": limits.get(name)} for name in ("weight_bytes", "state_bytes")}
+
+
+def show(result: dict[str, Any]) -> None:
+    console = Console()
+    table = Table("row", "R²", "±", title=f"{result['preset']}, {len(result['seeds'])} seeds")
+    for row, figures in result["rows"].items():
+        table.add_row(row, f"{figures['mean']:.3f}", "" if figures["std"] is None else f"{figures['std']:.3f}")
+    console.print(table)
+    gates = Table("gate", "found", "95 % interval", "limit", "", title="Gates")
+    for gate in result["gates"]:
+        half = "" if gate["ci95"] is None else f"±{gate['ci95']:.3f}"
+        gates.add_row(
+            gate["name"], f"{gate['mean']:.3f}", half, f"{gate['limit']:.3f}", "met" if gate["ok"] else "MISSED"
+        )
+    console.print(gates)
+    console.print("share of the gap closed", result["gap_closed"])
+    console.print("INT8 student", result["int8_bytes"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="nano")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--trials", type=int, default=len(TRIALS), choices=range(1, len(TRIALS) + 1))
+    parser.add_argument("--work", type=Path, default=Path("build/accuracy"))
+    options = parser.parse_args()
+    preset = load_preset(options.preset)
+    numbers = list(range(options.first_seed, options.first_seed + options.seeds))
+    runs = [Seed(n, preset, options.work / f"{preset.name}-{n}", TRIALS[: options.trials]) for n in numbers]
+    seeds = [run_seed(run) for run in runs]
+    table = collect(seeds)
+    result = {
+        "command": f"python benchmarks/accuracy/accuracy.py --preset {preset.name} --seeds {options.seeds} "
+        f"--first-seed {options.first_seed} --trials {options.trials}",
+        "preset": preset.name,
+        "seeds": numbers,
+        "sessions": {"trained": SESSIONS - 1, "never_distilled": 1, "minutes": MINUTES},
+        "trials": [f"{f:g} x learning rate" for f in TRIALS[: options.trials]],
+        "rows": table,
+        "gates": judge(seeds, table),
+        "gap_closed": gap_closed(seeds),
+        "int8_bytes": int8_bytes(seeds, preset.name),
+        "latency": [seed["latency"] for seed in seeds],
+        "device": describe_machine(),
+        "per_seed": seeds,
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"accuracy-{preset.name}.json").write_text(json.dumps(result, indent=1))
+    show(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The INT8 rows of `accuracy.py`: every recipe on the students of the rows `deployed` and `spike_student`.
+
+A row quantizes one student once a session it decodes, as `build` does: ranges from that session's training block,
+read-out refitted on it, R² on its test block by streaming the oracle from the session's first bin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgedistill.models.files import load_student
+from edgedistill.models.student import Student
+from edgedistill.quantization.calibration.range_search import calibrate
+from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, recipe_names
+from edgedistill.quantization.deployment import better, quantize_for_session
+from edgedistill.quantization.training.finetuning import finetune_student
+from edgedistill.training.batches import TrainingSession
+from edgedistill.training.student_tasks import ROWS, score_student
+
+ARTEFACT_BINS, ARTEFACT = slice(5000, 5010), 1000.0  # 100 ms of a thousand standard deviations on all channels
+Measure = Callable[[], dict[str, Any]]
+
+
+def int8_rows(
+    folder: Path, trials: dict[str, float], sessions: Sequence[TrainingSession], targets: Any, seed: int, config: Any
+) -> dict[str, Measure]:
+    """Row -> what measures it; `trials` tells the folder of each float row's student."""
+    rows: dict[str, Measure] = {}
+    for row, recipes in (("deployed", recipe_names()), ("spike_student", (DEFAULT_RECIPE,))):
+        for name in recipes:
+            rows[f"{row}, int8, {name}"] = lambda row=row, name=name: quantized_row(
+                folder / f"{row}-{trials[row]:g}", row, load_recipe(name), sessions, targets, seed, config
+            )
+    unfitted = replace(load_recipe(DEFAULT_RECIPE), refit_readout=False)
+    deployed = folder / f"deployed-{trials['deployed']:g}"
+    rows[f"deployed, int8, {DEFAULT_RECIPE}, read-out of the float student"] = lambda: quantized_row(
+        deployed, "deployed", unfitted, sessions, targets, seed, config
+    )
+    struck = [with_artefact(session) for session in sessions]
+    for name in (DEFAULT_RECIPE, "minmax"):
+        rows[f"deployed, int8, {name}, an artefact in the calibration data"] = lambda name=name: quantized_row(
+            deployed, "deployed", load_recipe(name), struck, targets, seed, config
+        )
+    raw = replace(load_recipe("minmax"), artefact_factor=1e9)  # sees everything
+    rows["deployed, int8, minmax, an artefact and no rejection"] = lambda: quantized_row(
+        deployed, "deployed", raw, struck, targets, seed, config
+    )
+    return rows
+
+
+def quantized_row(
+    folder: Path,
+    row: str,
+    recipe: Recipe,
+    sessions: Sequence[TrainingSession],
+    targets: Any,
+    seed: int,
+    config: Any,
+) -> dict[str, Any]:
+    """R² a session, and the bytes that the device holds."""
+    student, modality = load_student(folder)[0], ROWS[row].modality
+    readouts = {s.id: score_student(student, row, s)[0] for s in sessions}
+    found: dict[str, Any] = {"r2": {}, "validation": {}, "per_output": {}}
+    whole = student
+    if recipe.finetune is not None:
+        student, after = tuned(student, row, recipe, sessions, targets, seed, config, folder / "finetune.safetensors")
+        # what the longer training is worth without any rounding: the control of this row
+        found["float_r2"] = {s.id: score_student(student, row, s)[1].r2 for s in sessions}
+    for session in sessions:
+        ranges = calibrate(whole, [session], modality, recipe, seed)
+        quantized = quantize_for_session(whole, session, modality, readouts[session.id], ranges)
+        if recipe.finetune is not None:
+            ranges = replace(ranges, values=after)
+            longer = quantize_for_session(student, session, modality, readouts[session.id], ranges)
+            found.setdefault("tuned_r2", {})[session.id] = longer.score.r2  # whether it is taken or not
+            quantized = better(quantized, longer)
+        found["r2"][session.id] = quantized.score.r2
+        found["validation"][session.id] = quantized.score.validation_r2
+        found["per_output"][session.id] = list(quantized.score.r2_per_output)
+        found |= {"weight_bytes": quantized.model.weight_bytes, "state_bytes": quantized.state_bytes}
+    return found
+
+
+def tuned(
+    student: Student,
+    row: str,
+    recipe: Recipe,
+    sessions: Sequence[TrainingSession],
+    targets: Any,
+    seed: int,
+    config: Any,
+    checkpoint: Path,
+) -> tuple[Student, dict[str, list[float]]]:
+    """The student after quantization-aware distillation on all its sessions, and its ranges."""
+    assert recipe.finetune is not None
+    modality, objective = ROWS[row].modality, ROWS[row].objective
+    ranges = calibrate(student, sessions, modality, recipe, seed)
+    student, values = finetune_student(
+        student,
+        ranges.values,
+        sessions,
+        modality,
+        objective,
+        config,
+        recipe.finetune,
+        seed,
+        targets,
+        checkpoint,
+        None,
+        recipe.keep,
+    )
+    return student, {name: list(map(float, numbers)) for name, numbers in values.items()}
+
+
+def with_artefact(session: TrainingSession) -> TrainingSession:
+    """The session with one artefact in its training block."""
+    lfp = session.inputs("lfp").clone()
+    lfp[ARTEFACT_BINS] = ARTEFACT
+    return replace(session, lfp=lfp)

@@ -1,0 +1,252 @@
+"""How fast is the front end, and in how much memory? A real NWB file through it, block by block, on one core.
+
+Comes in: minutes of 96 channels at 24414.0625 Hz (int16, chunked), written to a temporary folder first. Goes
+out: a table and `frontend.json`. Each measurement is a process of its own, bound to one core with one thread:
+
+  stream    open the file, read it lazily in blocks of a second, `FrontEnd.push`; reading is part of the time
+  baseline  plain scipy with the same sections over a whole array in memory: decimate, average, filter
+  kilohertz `FrontEnd.push` at 1 kHz with 32 channels in memory
+
+The file was just written, so that it is read from the page cache rather than from a disk.
+
+    python benchmarks/cpu/frontend.py [--minutes 10] [--out benchmarks/results/cpu]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+from rich.console import Console
+from rich.table import Table
+from scipy.signal import sosfilt
+
+from edgedistill.frontend import FrontEnd, FrontEndConfig, filter_sections, group_delay_ms, settling_bins
+
+RATE, CHANNELS = Fraction(390625, 16), 96
+UV_PER_COUNT = 0.25
+LEAST_SPEED, MOST_MB = 20.0, 600.0  # the gates: times real time, peak memory
+BASELINE_S = 20  # ten minutes as float64 would be 11 GB
+
+Figures = dict[str, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu"))
+    parser.add_argument("--measure", choices=sorted(SUBJECTS), help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps({**SUBJECTS[options.measure](options.file), "peak_mb": peak_mb()}))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "session.nwb"
+        write_recording(file, options.minutes)
+        file_mb = file.stat().st_size / 1e6
+        subjects = {name: run_alone(name, file) for name in SUBJECTS}
+    result = {
+        **conditions(options.minutes),
+        "file_mb": file_mb,
+        "subjects": subjects,
+        "gates": gates(subjects["stream"]),
+    }
+    show(result)
+    options.out.mkdir(parents=True, exist_ok=True)
+    partial = options.out / "frontend.json.partial"
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(options.out / "frontend.json")
+
+
+# ------------------------------------------------------------------------------------------- the recording
+
+
+def write_recording(file: Path, minutes: float) -> None:
+    """NWB with int16 LFP, volts by its conversion: drifting noise, 60 Hz line, one dead channel."""
+    import h5py
+    from pynwb import NWBHDF5IO, H5DataIO, NWBFile
+    from pynwb.ecephys import LFP, ElectricalSeries
+
+    frames = int(minutes * 60 * RATE)
+    start = datetime(2020, 1, 1, tzinfo=timezone.utc)
+    nwb = NWBFile("front-end benchmark", "benchmark", start, session_id="benchmark")
+    group = nwb.create_electrode_group("array", "96 electrodes", "motor cortex", nwb.create_device("array"))
+    for _ in range(CHANNELS):
+        nwb.add_electrode(group=group, location="motor cortex")
+    lfp = LFP()
+    nwb.create_processing_module("ecephys", "LFP").add(lfp)  # first, else pynwb loses the electrode table
+    series = ElectricalSeries(
+        name="ElectricalSeries",
+        data=H5DataIO(shape=(frames, CHANNELS), dtype=np.dtype(np.int16), chunks=(4096, CHANNELS)),
+        electrodes=nwb.create_electrode_table_region(list(range(CHANNELS)), "all"),
+        rate=float(RATE),
+        conversion=UV_PER_COUNT * 1e-6,
+    )
+    lfp.add_electrical_series(series)
+    with NWBHDF5IO(file, "w") as io:
+        io.write(nwb)
+    with h5py.File(file, "r+") as opened:
+        data = opened["processing/ecephys/LFP/ElectricalSeries/data"]
+        block = make_frames(RATE, CHANNELS, seconds=10, seed=0)
+        counts = np.round(block / UV_PER_COUNT).astype(np.int16)
+        for first in range(0, frames, len(counts)):
+            data[first : first + len(counts)] = counts[: frames - first]
+
+
+def make_frames(rate: Fraction, channels: int, seconds: int, seed: int) -> np.ndarray:
+    """Frames (n, C) float32 in uV."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(int(seconds * rate), dtype=np.float32) / np.float32(rate)
+    frames = rng.standard_normal((len(t), channels), dtype=np.float32)
+    frames *= 20
+    frames += (10 * np.sin(2 * np.pi * 60 * t) + 80 * np.sin(2 * np.pi * 1.3 * t))[:, None]
+    frames[:, -1] = 0
+    return frames
+
+
+# -------------------------------------------------------------------------------------------- the subjects
+
+
+def measure_stream(file: Path) -> Figures:
+    """The whole file as `edgedistill run` would read it."""
+    from edgedistill.data.recording import open_recording
+
+    reading = filtering = 0.0
+    bins = 0
+    with open_recording(file) as recording:
+        lfp = recording.lfp
+        assert lfp is not None
+        front = FrontEnd(FrontEndConfig(lfp.rate, lfp.channels))
+        begin, mark = clocks(), time.perf_counter()
+        for block in lfp.blocks(int(lfp.rate)):
+            read = time.perf_counter()
+            bins += len(front.push(block).values)
+            reading, filtering, mark = (
+                reading + read - mark,
+                filtering + time.perf_counter() - read,
+                time.perf_counter(),
+            )
+        figures = speed(lfp.duration_s, begin, bins)
+    return figures | {"reading_s": reading, "front_end_s": filtering}
+
+
+def measure_baseline(file: Path) -> Figures:
+    """No rules, no blocks, no small states cleared, nothing read: the arithmetic alone in scipy."""
+    config = FrontEndConfig(RATE, CHANNELS)
+    decimator, shaper = filter_sections(config)
+    frames = np.ascontiguousarray(make_frames(RATE, CHANNELS, BASELINE_S, seed=0).T, dtype=np.float64)
+    begin = clocks()
+    kept = sosfilt(decimator, frames)[:, :: config.decimation]
+    out = sosfilt(shaper, kept - kept.mean(axis=0))
+    return speed(BASELINE_S, begin, out.shape[1] // 10)
+
+
+def measure_kilohertz(file: Path) -> Figures:
+    """Ten minutes at 1 kHz with 32 channels, already in memory."""
+    rate, channels, length = Fraction(1000), 32, 600
+    frames = make_frames(rate, channels, length, seed=0)
+    front = FrontEnd(FrontEndConfig(rate, channels))
+    begin = clocks()
+    return speed(length, begin, len(front.push(frames).values))
+
+
+SUBJECTS: dict[str, Callable[[Path], Figures]] = {
+    "stream": measure_stream,
+    "baseline": measure_baseline,
+    "kilohertz": measure_kilohertz,
+}
+
+
+def clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def speed(length_s: float, begin: tuple[float, float], bins: int) -> Figures:
+    """Since `clocks()` gave `begin`; `cpu_s` below `seconds` tells a busy machine from a slow program."""
+    seconds, cpu_s = (now - then for now, then in zip(clocks(), begin, strict=True))
+    figures = {"signal_s": length_s, "seconds": seconds, "times_real_time": length_s / seconds, "bins": bins}
+    return figures | {"cpu_s": cpu_s, "times_real_time_by_cpu": length_s / cpu_s}
+
+
+def run_alone(subject: str, file: Path) -> Figures:
+    """One subject in a process of its own on the last core, with one thread."""
+    core = max(os.sched_getaffinity(0))
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    done = subprocess.run(
+        [sys.executable, __file__, "--measure", subject, "--file", str(file)],
+        env={**os.environ, **threads},
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process; getrusage would count the parent's before exec."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM"))
+
+
+# ---------------------------------------------------------------------------------------------- the result
+
+
+def conditions(minutes: float) -> dict[str, object]:
+    config = FrontEndConfig(RATE, CHANNELS)
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
+    return {
+        "device": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "cores_used": 1,
+        "load_before": os.getloadavg()[0],
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+        },
+        "command": f"python benchmarks/cpu/frontend.py --minutes {minutes:g}",
+        "config": config.to_json(),
+        "sections": [len(sections) for sections in filter_sections(config)],
+        "group_delay_ms": {f"{hz:g} Hz": group_delay_ms(config, hz) for hz in (2.0, 5.0, 10.0, 20.0, 40.0)},
+        "settling_bins": settling_bins(config),
+    }
+
+
+def gates(stream: Figures) -> list[dict[str, object]]:
+    faster, smaller = stream["times_real_time"], stream["peak_mb"]
+    return [
+        {"name": "times real time", "value": faster, "limit": LEAST_SPEED, "ok": faster >= LEAST_SPEED},
+        {"name": "peak MB", "value": smaller, "limit": MOST_MB, "ok": smaller < MOST_MB},
+    ]
+
+
+def show(result: dict[str, Any]) -> None:
+    columns = ("signal_s", "seconds", "times_real_time", "times_real_time_by_cpu", "peak_mb")
+    headings = ("signal s", "took s", "x real time", "x by CPU time", "peak MB")
+    table = Table("subject", *headings, title=str(result["device"]))
+    for name, figures in result["subjects"].items():
+        table.add_row(name, *(f"{figures[column]:.1f}" for column in columns))
+    console = Console()
+    console.print(table)
+    for gate in result["gates"]:
+        verdict = "met   " if gate["ok"] else "MISSED"
+        console.print(f"{verdict} {gate['name']}: {gate['value']:.1f}, limit {gate['limit']:g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Does any input break the C engine? libFuzzer with address and undefined-behavior sanitizers, for a given time.
+
+Goes in: nothing but a time. One student in every variant that this CPU runs, for an array at 1 kHz and for one that
+is decimated, in one program (kernels/fuzz/fuzz_decoder.c, which says what it requires). Goes out: what libFuzzer
+found, `fuzz.json`, and exit code 1 with the input that did it.
+
+    python benchmarks/cpu/fuzz.py [--seconds 600] [--corpus FOLDER] [--out benchmarks/results/cpu]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime, timezone
+from fractions import Fraction
+from pathlib import Path
+
+from benchmarks.cpu.c_models import SOURCES, VARIANTS, front_end_of, random_model, variants, write_sources
+from edgedistill.assets import asset_folder
+from edgedistill.config import StudentShape
+from edgedistill.machine.description import describe_machine
+
+SANITIZERS = ("-fsanitize=fuzzer,address,undefined",)
+# Halted when it runs: with -fno-sanitize-recover=all clang 14 takes minutes and more to compile the AVX-512 variant.
+HALT = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1", "ASAN_OPTIONS": "detect_leaks=1"}
+FLAGS = ("-std=c11", "-O1", "-g", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Wconversion", "-Werror")
+QUICK = {"highpass_hz": 1.0, "flat_s": 0.05, "recover_s": 0.04}  # rules that act within a few bins
+ARRAYS = {
+    "khz": (StudentShape(3, 2, 8, 2, 2, 7, 16, 3, 2, 5), front_end_of(3, Fraction(250), **QUICK)),
+    "decimated": (StudentShape(5, 1, 21, 1, 3, 20, 31, 1, 1, 0), front_end_of(5, Fraction(48828125, 40000), **QUICK)),
+}
+MOST_BYTES = 2048  # of an input
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0, help="0: another one every time")
+    parser.add_argument("--corpus", type=Path, help="folder of inputs to begin with and to add to")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        program = build(Path(folder))
+        result = {**conditions(), **fuzz(program, options.seconds, options.seed, options.corpus)}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "fuzz.json").write_text(json.dumps(result, indent=1) + "\n")
+    kept = {name: value for name, value in result.items() if name not in ("device", "output")}
+    print(json.dumps(kept, indent=1))
+    if result["found"]:
+        print(result["output"], file=sys.stderr)
+        sys.exit(1)
+
+
+def build(folder: Path) -> Path:
+    """The fuzzing program in `folder`."""
+    if shutil.which("clang") is None:
+        sys.exit("fuzzing needs clang with libFuzzer: sudo apt install clang")
+    names = {(array, ops): f"{array}_{ops}" for array in ARRAYS for ops in variants()}
+    objects = []
+    for (array, ops), name in names.items():
+        shape, config = ARRAYS[array]
+        write_sources(folder, random_model(shape), config, ops, name)
+        define = f'-DED_MODEL_HEADER="model_{name}.h"'
+        objects.append(compiled(folder, "c/ed_engine.c", f"{name}.o", (define, *VARIANTS[ops].flags)))
+    rows = [", ".join(f"&ed_model_{names[array, ops]}" for ops in variants()) for array in ARRAYS]
+    lines = [f"extern const ed_model ed_model_{name};" for name in names.values()]
+    lines += [f"#define ARRAYS {len(ARRAYS)}", f"#define VARIANTS {len(variants())}"]
+    lines += ["static const ed_model *const models[ARRAYS][VARIANTS] = {", *(f"    {{{row}}}," for row in rows), "};"]
+    (folder / "model/models.h").write_text("\n".join([*lines, ""]))
+    target = asset_folder("kernels") / "fuzz" / "fuzz_decoder.c"
+    objects += [compiled(folder, source, f"{Path(source).stem}.o", ()) for source in (SOURCES[0], str(target))]
+    return Path(run(folder, ["clang", *SANITIZERS, *objects, "-o", str(folder / "fuzz")], folder / "fuzz"))
+
+
+def compiled(folder: Path, source: str, output: str, options: tuple[str, ...]) -> str:
+    includes = ("-Iinclude", "-Ic", "-Imodel")
+    return str(run(folder, ["clang", *FLAGS, *SANITIZERS, *options, *includes, "-c", source, "-o", output], output))
+
+
+def run(folder: Path, command: list[str], made: object) -> object:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stderr[-4000:]}")
+    return made
+
+
+def fuzz(program: Path, seconds: int, seed: int, corpus: Path | None) -> dict[str, object]:
+    """What libFuzzer says after `seconds`."""
+    found = program.parent / "found"
+    found.mkdir(exist_ok=True)
+    inputs = corpus or program.parent / "corpus"
+    inputs.mkdir(parents=True, exist_ok=True)
+    options = [f"-max_total_time={seconds}", f"-max_len={MOST_BYTES}", f"-seed={seed}", f"-artifact_prefix={found}/"]
+    options += ["-timeout=20", "-rss_limit_mb=2048", "-len_control=10", "-print_final_stats=1"]
+    began = time.monotonic()
+    done = subprocess.run(
+        [str(program), *options, str(inputs)],
+        env={**os.environ, **HALT},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    text = done.stderr
+    last = (re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", text) or [("0", "0", "0")])[-1]
+    runs = re.search(r"stat::number_of_executed_units: (\d+)", text)
+    culprits = {file.name: file.read_bytes().hex() for file in sorted(found.iterdir())}
+    return {
+        "found": len(culprits) + int(done.returncode != 0 and not culprits),
+        "inputs": int(runs[1]) if runs else 0,
+        "seconds": round(time.monotonic() - began, 1),
+        "edges": int(last[0]),
+        "features": int(last[1]),
+        "corpus": int(last[2]),
+        "seed": seed,
+        "culprits": culprits,
+        "output": text[-6000:] if culprits or done.returncode else "",
+    }
+
+
+def conditions() -> dict[str, object]:
+    version = subprocess.run(["clang", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    return {
+        "command": f"python {' '.join(sys.argv)}",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": describe_machine(),
+        "compiler": version,
+        "sanitizers": SANITIZERS[0].partition("=")[2],
+        "variants": variants(),
+        "arrays": {
+            name: {"shape": shape.to_json(), "frontend": config.to_json()} for name, (shape, config) in ARRAYS.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

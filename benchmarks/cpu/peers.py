@@ -1,0 +1,125 @@
+"""What a user would run otherwise: the same student in onnxruntime and PyTorch, as functions of a bin.
+
+All on one thread. onnxruntime's sessions get their best conditions: inputs and outputs bound once, rings that are only
+read, no runtime around the graph, and both with and without the fusion that slows an INT8 graph down.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from benchmarks.cpu.c_models import Built, front_end_of, random_model, random_weights
+from edgedistill.config import StudentShape, load_preset
+from edgedistill.models.student import Student
+from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.quantization.onnx_graph import graph_from_integers, graph_from_student
+from edgedistill.runtime.abi_engine import AbiEngine
+from edgedistill.runtime.c_abi import load_library
+from edgedistill.runtime.c_engine import initialized
+from edgedistill.runtime.onnx_engine import OnnxEngine
+
+Step = Callable[[npt.NDArray[Any]], object]
+
+ONNXRUNTIME = "onnxruntime"  # subjects whose names begin so are those to be faster than
+FUSION = {"": [], ", no MatMulAddFusion": ["MatMulAddFusion"]}
+TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(int32)": np.int32}
+WINDOW_BINS = 500  # the 5 s of the published model
+
+
+def onnxruntime_steps(shape: StudentShape, folder: Path) -> dict[str, Step]:
+    """Float32, its own dynamic INT8 and our Q/DQ graph; and our engine around the last."""
+    steps: dict[str, Step] = {}
+    for name, graph in graphs_of(shape, folder).items():
+        for suffix, without in FUSION.items():
+            steps[f"{ONNXRUNTIME} {name}{suffix}"] = bound_step(graph, shape, without)
+    steps["OnnxEngine.step, Q/DQ"] = OnnxEngine(graphs_of(shape, folder)["Q/DQ INT8"], shape).step
+    return steps
+
+
+def graphs_of(shape: StudentShape, folder: Path) -> dict[str, bytes]:
+    plain, dynamic = folder / "float.onnx", folder / "dynamic.onnx"
+    plain.write_bytes(graph_from_student(shape, random_weights(shape)).SerializeToString())
+    logging.disable(logging.WARNING)  # it advises a preprocessing that changes nothing in a graph written by hand
+    quantize_dynamic(plain, dynamic, weight_type=QuantType.QInt8)
+    logging.disable(logging.NOTSET)
+    integers = graph_from_integers(shape, random_model(shape).tensors)
+    return {
+        "float32": plain.read_bytes(),
+        "dynamic INT8": dynamic.read_bytes(),
+        "Q/DQ INT8": integers.SerializeToString(),
+    }
+
+
+def bound_step(graph: bytes, shape: StudentShape, without: list[str]) -> Step:
+    """One run of a session over full rings, everything bound."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(graph, options, providers=providers, disabled_optimizers=without)
+    binding, rng = session.io_binding(), np.random.default_rng(0)
+    arrays = {i.name: random_array(rng, TYPES[i.type], i.shape) for i in session.get_inputs()}
+    arrays["pos"][:], arrays["live"][:] = 7, shape.window - 1
+    for name, array in arrays.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+    outputs = {o.name: np.zeros(o.shape, TYPES[o.type]) for o in session.get_outputs()}
+    for name, array in outputs.items():
+        binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+    input_, run = arrays["bin"], session.run_with_iobinding
+
+    def step(bin_: npt.NDArray[Any], kept: object = (arrays, outputs)) -> None:
+        input_[:] = bin_
+        run(binding)
+
+    return step
+
+
+def random_array(rng: np.random.Generator, dtype: Any, size: list[int]) -> npt.NDArray[Any]:
+    if dtype == np.float32:
+        return rng.standard_normal(size).astype(np.float32)
+    return rng.integers(-100, 101, size).astype(dtype)
+
+
+def python_step(built: Built, shape: StudentShape) -> Step:
+    """The C engine through ctypes, as `Decoder` calls it."""
+    library = load_library(built.library, built.library.read_bytes())
+    return AbiEngine(initialized(library, built.name), shape, front_end_of(shape.channels)).step
+
+
+def eager_step(preset: str, shape: StudentShape) -> Step:
+    """PyTorch as it comes: `Student.step`, then the read-out of the latent."""
+    torch.set_num_threads(1)
+    student = Student(load_preset(preset).student, {"s": shape.channels}, {"s": "array"}, 8, shape.outputs).eval()
+    state = student.fresh_state("s")
+
+    def step(bin_: npt.NDArray[Any]) -> None:
+        with torch.inference_mode():
+            student.to_behavior(student.step("s", torch.from_numpy(bin_), state))
+
+    return step
+
+
+def paper_window(channels: int, outputs: int) -> Step:
+    """The bidirectional model of the preset `paper` over all of its window, as each new bin asks of it."""
+    torch.set_num_threads(1)
+    size = load_preset("paper").patch_student
+    model = PatchAutoencoder(size, {"s": channels}, counts=False).eval()
+    readout = torch.nn.Linear(size.d, outputs)
+    bins = torch.randn(1, WINDOW_BINS, channels)
+
+    def step(bin_: npt.NDArray[Any]) -> None:
+        with torch.inference_mode():
+            bins[0, :-1] = bins[0, 1:].clone()
+            bins[0, -1] = torch.from_numpy(bin_)
+            readout(model.latents("s", bins)[0, -1])
+
+    return step

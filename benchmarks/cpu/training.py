@@ -1,0 +1,486 @@
+"""What training costs: windows a second, memory, and how soon the nano student is as good as it has to be.
+
+Comes in: nothing. Goes out: tables and `training.json`. Each measurement is a process of its own, on a CPU:
+
+  steps      the training loop as `build` runs it, on random bins of the shape each preset is meant for: median
+             time of an optimizer step after the warm-up, and the largest memory the process ever held
+  attention  `window_attention` of the student against dense masked attention with the same weights, in turn in
+             one process, after their outputs and gradients were found equal
+  loss       three short simulated sessions: optimizer steps and seconds until the distilled nano student first
+             validates at or below LEVEL, over three initialisations. This is the figure to improve.
+
+A window is one segment of the preset (5.12 s; paper: 5 s). Paper at its batch of 32 windows would need tens of
+gigabytes and minutes a step on one core: it is measured at one or two windows, where windows a second are about
+the same and memory is not.
+
+    OMP_NUM_THREADS=1 python benchmarks/cpu/training.py [--quick] [--out benchmarks/results/cpu]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgedistill.config import Preset, TrainingConfig, load_preset
+from edgedistill.data.bins import Split, load_sessions
+from edgedistill.data.simulated_nwb import simulate_to_nwb
+from edgedistill.data.simulation import SimulationConfig
+from edgedistill.machine.description import describe_machine
+from edgedistill.models.student import StudentBlock, window_attention
+from edgedistill.training.batches import TrainingSession, gap_for, training_session
+from edgedistill.training.distill import distill_bidirectional, new_student
+from edgedistill.training.pretrain import TARGET_COMPONENTS, teacher_targets, train_teacher
+from edgedistill.training.student_tasks import ROWS, train_row
+
+# Validation loss of the distilled student, chosen once from a whole run of seed 0: it starts at 5.0, passes 3.6
+# after about 90 of its 300 steps, where it still falls fast enough to be timed, and ends at 3.35.
+LEVEL = 3.6
+SESSIONS, MINUTES, DATA_SEED = 3, 4.0, 100  # a seed that neither tuning nor benchmarks/accuracy/accuracy.py uses
+TEACHER_STEPS, STUDENT_SEEDS, EVAL_EVERY = 100, (0, 1, 2), 10
+
+Figures = dict[str, Any]
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class StepSubject:
+    """A model in training, on `segments` windows a step of `inputs` channels or units."""
+
+    preset: str
+    model: str  # teacher, student, or patch_student: bidirectional, the published one
+    inputs: int
+    segments: int | None  # None: as many as the preset says
+    steps: int
+    warmup: int = 1
+
+    @property
+    def name(self) -> str:
+        """How the process that measures it is told."""
+        return f"{self.preset} {self.model}"
+
+
+# nano and edge as simulated (32 channels, 64 units); paper as published: 96 channels in 3 patches, 128 units in 2
+STEP_SUBJECTS = (
+    StepSubject("nano", "teacher", 64, None, 8, warmup=2),
+    StepSubject("nano", "student", 32, None, 8, warmup=2),
+    StepSubject("edge", "teacher", 64, None, 5),
+    StepSubject("edge", "student", 32, None, 5),
+    StepSubject("paper", "teacher", 128, 2, 3),
+    StepSubject("paper", "student", 96, 2, 3),
+    StepSubject("paper", "patch_student", 96, 1, 3),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="nano alone, few steps; for a look, writes no result")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu"))
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.quick) | {"peak_mb": peak_mb()}))
+        return
+    begin, quick = time.perf_counter(), options.quick
+    machine = describe_machine()
+    subjects = [s for s in STEP_SUBJECTS if s.preset == "nano"] if quick else STEP_SUBJECTS
+    result = {
+        "device": machine["cpu"],
+        "command": shlex.join(["python", "benchmarks/cpu/training.py", *sys.argv[1:]]),
+        "threads": 1,
+        "torch": torch.__version__,
+        "machine": machine,
+        "timed": "optimizer step: segments drawn, augmented, forward, loss, backward, clipping, AdamW",
+        "steps": [run_alone(subject.name, quick) for subject in subjects],
+        "attention": run_alone("attention", quick),
+        "loss": run_alone("loss", quick),
+    }
+    result |= {"load_after": os.getloadavg()[0], "took_s": time.perf_counter() - begin}
+    show(result)
+    if not quick:
+        write(options.out / "training.json", result)
+
+
+def measure(name: str, quick: bool) -> Figures:
+    """In the process of one subject."""
+    torch.set_num_threads(1)
+    if name == "attention":
+        return measure_attention(quick)
+    if name == "loss":
+        return measure_loss(quick)
+    subject = next(s for s in STEP_SUBJECTS if s.name == name)
+    return measure_steps(replace(subject, steps=3) if quick else subject)
+
+
+# ---------------------------------------------------------------- optimizer steps
+
+
+class Enough(Exception):
+    """Raised by a progress callback: the training loop has no other way out."""
+
+
+class Clock:
+    """A progress callback that times `steps` optimizer steps after `warmup`, then leaves the loop."""
+
+    def __init__(self, warmup: int, steps: int) -> None:
+        self.warmup, self.steps = warmup, steps
+        self.marks, self.cpu_marks = list[float](), list[float]()
+
+    def __call__(self, step: int, of: int, loss: float, rate: float) -> None:
+        """After every step."""
+        self.marks.append(time.perf_counter())
+        self.cpu_marks.append(time.process_time())
+        if step == self.warmup + self.steps:
+            raise Enough
+
+    def seconds(self) -> list[float]:
+        """Of each timed step, without the first `warmup`."""
+        return np.diff(self.marks)[self.warmup - 1 :].tolist()
+
+    def cpu_seconds(self) -> list[float]:
+        """The same by the processor's clock: what a step takes on a core of its own, other programs or not."""
+        return np.diff(self.cpu_marks)[self.warmup - 1 :].tolist()
+
+
+def measure_steps(subject: StepSubject) -> Figures:
+    """Windows and bins a second, memory before the first step and at its largest."""
+    preset = load_preset(subject.preset)
+    config = preset.teacher_training if subject.model == "teacher" else preset.training
+    preset_segments = config.bins_per_step // config.segment_bins
+    segments = subject.segments or preset_segments
+    config = replace(config, bins_per_step=segments * config.segment_bins, eval_every=config.steps)
+    session, clock = random_session(subject.inputs), Clock(subject.warmup, subject.steps)
+    before = peak_mb()
+    with suppress(Enough):
+        train(subject.model, session, preset, config, clock)
+    step_s, step_cpu_s = median(clock.seconds()), median(clock.cpu_seconds())
+    return {
+        **asdict(subject),
+        "segments": segments,
+        "segment_bins": config.segment_bins,
+        "segments_of_preset": preset_segments,
+        "step_s": step_s,
+        "step_cpu_s": step_cpu_s,
+        "step_s_each": clock.seconds(),
+        "windows_per_s": segments / step_s,
+        "windows_per_cpu_s": segments / step_cpu_s,
+        "bins_per_s": segments * config.segment_bins / step_s,
+        "before_mb": before,
+    }
+
+
+def train(model: str, session: TrainingSession, preset: Preset, config: TrainingConfig, clock: Clock) -> None:
+    """The stage of `build` that trains `model`."""
+    if model == "teacher":
+        train_teacher([session], preset.teacher, config, 0, progress=clock)
+        return
+    targets = {session.id: torch.randn(len(session.inputs("lfp")), TARGET_COMPONENTS)}
+    if model == "student":
+        train_row(ROWS["distilled"], [session], preset, config, 0, targets, progress=clock)
+    else:
+        distill_bidirectional([session], preset.patch_student, config, 0, targets, progress=clock)
+
+
+def random_session(inputs: int, bins: int = 12_000) -> TrainingSession:
+    """Two minutes of noise: what a step costs does not depend on what the bins say."""
+    random = torch.Generator().manual_seed(0)
+    values, counts = torch.randn(bins, inputs, generator=random), torch.rand(bins, inputs, generator=random) < 0.1
+    none = (np.zeros(inputs), np.ones(inputs))
+    return TrainingSession(
+        id="random",
+        array="array",
+        lfp=values,
+        spikes=values,
+        counts=counts.float(),
+        behavior=None,
+        scale=none,
+        normalization=none,
+        spike_normalization=none,
+        split=Split(slice(0, 8000), slice(8000, 10_000), slice(10_000, bins)),
+        settled=0,
+    )
+
+
+# ---------------------------------------------------------------- attention
+
+
+def dense_attention(q: Tensor, k: Tensor, v: Tensor, age_bias: Tensor, live: int = 0) -> Tensor:
+    """`window_attention` without blocks: every query scores every key, those outside its window are masked."""
+    k, v, bias = dense_arguments(k, v, age_bias, live)
+    return ((q / math.sqrt(q.shape[3])) @ k.transpose(2, 3) + bias).softmax(-1) @ v
+
+
+def library_attention(q: Tensor, k: Tensor, v: Tensor, age_bias: Tensor, live: int = 0) -> Tensor:
+    """The same by torch's own attention, which is fused on a CPU where the mask needs no gradient."""
+    k, v, bias = dense_arguments(k, v, age_bias, live)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])  # four axes, or it is not fused
+
+
+def dense_arguments(k: Tensor, v: Tensor, age_bias: Tensor, live: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values of n bins, without the slots before them, which do not exist yet; bias (heads, n, n)."""
+    assert live == 0, "training starts every segment from a fresh state"
+    slots = age_bias.shape[1] - 1
+    age = torch.arange(k.shape[2] - slots)[:, None] - torch.arange(k.shape[2] - slots)
+    bias = age_bias[:, age.clamp(0, slots)].masked_fill((age < 0) | (age > slots), -math.inf)
+    return k[:, :, slots:], v[:, :, slots:], bias
+
+
+ATTENTIONS: dict[str, Attention] = {
+    "window": window_attention,
+    "dense": dense_attention,
+    "library": library_attention,
+}
+
+
+def measure_attention(quick: bool) -> Figures:
+    """Times of the three ways, in turn, for segments of training and a validation block; and a whole optimizer step."""
+    shapes = [("nano", 8, 512)] if quick else [("nano", 8, 512), ("edge", 8, 512), ("nano", 1, 2048)]
+    repeats = 3 if quick else 5
+    return {
+        "differences": "largest absolute difference from `window`, outputs and gradients, of unit-variance values",
+        "op": [attention_op(load_preset(name), batch, n, repeats) for name, batch, n in shapes],
+        "student_step": student_step(load_preset("nano"), repeats),
+    }
+
+
+def attention_op(preset: Preset, batch: int, n: int, repeats: int) -> Figures:
+    """The operation alone, with one layer's queries, keys, values and age bias."""
+    torch.manual_seed(0)
+    block = StudentBlock(preset.student)
+    with torch.no_grad():
+        q, k, v = block.qkv(torch.randn(batch, n, preset.student.d))
+    slots = preset.student.window - 1
+    k, v = (F.pad(x, (0, 0, slots, 0)) for x in (k, v))  # the empty cache before the first bin
+    inputs = [x.detach().requires_grad_() for x in (q, k, v, block.age_bias)]
+    found = {name: [t.detach() for t in outputs_and_gradients(f, inputs)] for name, f in ATTENTIONS.items()}
+    differences = {
+        name: max(float((a - b).abs().max()) for a, b in zip(parts, found["window"], strict=True))
+        for name, parts in found.items()
+    }
+    if max(differences.values()) > 1e-3:  # gradients of the bias are sums over batch x n terms
+        raise SystemExit(f"the attentions disagree: {differences}")
+
+    def forward(attention: Attention) -> object:
+        with torch.no_grad():
+            return attention(*inputs, 0)  # type: ignore[call-arg, arg-type]
+
+    forward_s = in_turn({name: (lambda f=f: forward(f)) for name, f in ATTENTIONS.items()}, repeats)
+    both_s = in_turn({name: (lambda f=f: outputs_and_gradients(f, inputs)) for name, f in ATTENTIONS.items()}, repeats)
+    shape = {"preset": preset.name, "batch": batch, "bins": n, "window": preset.student.window}
+    return {
+        **shape,
+        "differences": differences,
+        "forward": with_ratios(forward_s),
+        "forward_backward": with_ratios(both_s),
+    }
+
+
+def outputs_and_gradients(attention: Attention, inputs: list[Tensor]) -> list[Tensor]:
+    """The output, and what reaches queries, keys, values and bias of a loss that weighs every output alike."""
+    out = attention(*inputs, 0)  # type: ignore[call-arg, arg-type]
+    return [out, *torch.autograd.grad(out.square().mean(), inputs)]
+
+
+def student_step(preset: Preset, repeats: int) -> Figures:
+    """Loss and backward of the whole student, with each attention in its place; same weights, same segments."""
+    config, session = preset.training, random_session(32)
+    student = new_student([session], "lfp", preset.student, TARGET_COMPONENTS, 0)
+    bins = torch.randn(config.bins_per_step // config.segment_bins, config.segment_bins, 32)
+
+    def step(name: str) -> Tensor:
+        with attention_of(name):
+            latents: Tensor = student(session.id, bins)
+        student.zero_grad()
+        latents.square().mean().backward()
+        return latents.detach()
+
+    latents = {name: step(name) for name in ATTENTIONS}
+    differences = {name: float((x - latents["window"]).abs().max()) for name, x in latents.items()}
+    if max(differences.values()) > 1e-3:
+        raise SystemExit(f"the students disagree: {differences}")
+    seconds = in_turn({name: (lambda name=name: step(name)) for name in ATTENTIONS}, repeats)
+    return {"preset": preset.name, "batch": len(bins), "bins": bins.shape[1], "differences": differences} | (
+        {"forward_backward": with_ratios(seconds)}
+    )
+
+
+@contextmanager
+def attention_of(name: str) -> Iterator[None]:
+    """The student computes with another attention inside."""
+    with mock.patch("edgedistill.models.student.window_attention", ATTENTIONS[name]):
+        yield
+
+
+def in_turn(subjects: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, called one after the other so that all see the same load; one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in subjects}
+    for _ in range(repeats + 1):
+        for name, call in subjects.items():
+            begin = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: median(times[1:]) for name, times in seconds.items()}
+
+
+def with_ratios(seconds: dict[str, float]) -> Figures:
+    """Milliseconds, and how many times as long as `window` the others take."""
+    ratios = {f"{name}_over_window": s / seconds["window"] for name, s in seconds.items() if name != "window"}
+    return {f"{name}_ms": 1e3 * s for name, s in seconds.items()} | ratios
+
+
+# ---------------------------------------------------------------- steps to a loss
+
+
+def measure_loss(quick: bool) -> Figures:
+    """A teacher of a few steps, then students that follow it until they validate at LEVEL."""
+    preset, seeds = load_preset("nano"), STUDENT_SEEDS[:1] if quick else STUDENT_SEEDS
+    with tempfile.TemporaryDirectory() as folder:
+        config = SimulationConfig(sessions=SESSIONS, minutes=MINUTES, seed=DATA_SEED)
+        bins = load_sessions(list(simulate_to_nwb(config, Path(folder))))
+        sessions = [training_session(b, gap_for(bins, preset.student)) for b in bins]
+        begin = time.perf_counter()
+        schedule = replace(preset.teacher_training, steps=TEACHER_STEPS, eval_every=TEACHER_STEPS)
+        teacher = train_teacher(sessions, preset.teacher, schedule, 0)
+        targets = teacher_targets(teacher, sessions, schedule)
+        teacher_s = time.perf_counter() - begin
+        runs = [student_run(sessions, targets, preset, seed, Path(folder), quick) for seed in seeds]
+    reached = all(run["steps"] is not None for run in runs)
+    return {
+        "level": LEVEL,
+        "what": "validation loss of row `distilled`: 0.1 x reconstruction + 5 x (1 - cosine to the teacher)",
+        "data": f"{SESSIONS} simulated sessions of {MINUTES:g} min, 32 channels, 64 units, seed {DATA_SEED}",
+        "teacher": f"preset nano, {TEACHER_STEPS} steps, seed 0; its targets stand still for every student",
+        "schedule_steps": preset.training.steps,
+        "checked_every": EVAL_EVERY,
+        "teacher_s": teacher_s,
+        "runs": runs,
+        "steps": median(run["steps"] for run in runs) if reached else None,
+        "seconds": median(run["seconds"] for run in runs) if reached else None,
+        "cpu_s": median(run["cpu_s"] for run in runs) if reached else None,
+    }
+
+
+def student_run(
+    sessions: list[TrainingSession], targets: dict[str, Tensor], preset: Preset, seed: int, folder: Path, quick: bool
+) -> Figures:
+    """Validation losses of one student until it reaches LEVEL or its schedule ends; seconds include validating."""
+    checkpoint = folder / f"student-{seed}.safetensors"
+    marks, cpu_marks = [time.perf_counter()], [time.process_time()]
+    config = replace(preset.training, eval_every=EVAL_EVERY, patience=preset.training.steps)
+
+    def watch(step: int, of: int, loss: float, rate: float) -> None:
+        marks.append(time.perf_counter())
+        cpu_marks.append(time.process_time())
+        done = step % EVAL_EVERY == 0 and validated(checkpoint)[-1][1] <= LEVEL
+        if done or (quick and step == 2 * EVAL_EVERY):
+            raise Enough
+
+    with suppress(Enough):
+        train_row(ROWS["distilled"], sessions, preset, config, seed, targets, checkpoint, watch)
+    history = validated(checkpoint)
+    step = next((step for step, loss in history if loss <= LEVEL), None)
+    return {
+        "seed": seed,
+        "steps": step,
+        "seconds": None if step is None else marks[step] - marks[0],
+        "cpu_s": None if step is None else cpu_marks[step] - cpu_marks[0],
+        "step_s": median(np.diff(marks).tolist()),
+        "validation": history,
+    }
+
+
+def validated(checkpoint: Path) -> list[tuple[int, float]]:
+    """(step, validation loss) so far, as the training loop leaves it in its checkpoint."""
+    with safe_open(checkpoint, "pt") as file:
+        history = json.loads(file.metadata()["state"])["history"]
+    return [(int(step), float(loss)) for step, loss in history]
+
+
+# ---------------------------------------------------------------- processes and the result
+
+
+def run_alone(subject: str, quick: bool) -> Figures:
+    """One subject in a process of its own: one thread, no GPU, and a peak memory that is its own."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    print(f"measuring {subject}", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--measure", subject, *(["--quick"] if quick else [])],
+        env={**os.environ, **threads, "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return dict(json.loads(done.stdout))
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process; getrusage would count the parent's before exec."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM"))
+
+
+def write(path: Path, result: Figures) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(path)
+
+
+def show(result: Figures) -> None:
+    console = Console(width=110)
+    table = Table(
+        "model", "windows/step", "step s", "windows/s", "per CPU s", "bins/s", "peak MB", title=str(result["device"])
+    )
+    for row in result["steps"]:
+        windows = f"{row['segments']} of {row['segments_of_preset']} x {row['segment_bins']}"
+        rates = f"{row['step_s']:.2f}", f"{row['windows_per_s']:.2f}", f"{row['windows_per_cpu_s']:.2f}"
+        ends = f"{row['bins_per_s']:.0f}", f"{row['peak_mb']:.0f}"
+        table.add_row(f"{row['preset']} {row['model']}", windows, *rates, *ends)
+    console.print(table)
+    table = Table("attention", "pass", "window ms", "dense", "torch's own", title="times as long as window_attention")
+    for row in (*result["attention"]["op"], result["attention"]["student_step"]):
+        whole = ", whole student" if row is result["attention"]["student_step"] else ""
+        for part in ("forward", "forward_backward"):
+            if part in row:
+                ratios = (f"x {row[part][f'{name}_over_window']:.2f}" for name in ("dense", "library"))
+                shape = f"{row['preset']}, {row['batch']} x {row['bins']}{whole}"
+                table.add_row(shape, part.replace("_", " + "), f"{row[part]['window_ms']:.0f}", *ratios)
+    console.print(table)
+    loss = result["loss"]
+    table = Table("seed", "steps", "s", "CPU s", "last validation", title=f"to a validation loss of {loss['level']}")
+    for run in loss["runs"]:
+        step, last = run["validation"][-1]
+        table.add_row(
+            str(run["seed"]), *(number(run[k]) for k in ("steps", "seconds", "cpu_s")), f"{last:.3f} at {step}"
+        )
+    table.add_row("median", *(number(loss[k]) for k in ("steps", "seconds", "cpu_s")), "")
+    console.print(table)
+
+
+def number(value: float | None) -> str:
+    """As in a table; a level that was not reached has none."""
+    return "-" if value is None else f"{value:.0f}"
+
+
+if __name__ == "__main__":
+    main()

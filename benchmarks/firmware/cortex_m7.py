@@ -1,0 +1,167 @@
+"""What a decoder costs a Cortex-M7: instructions a step under emulation, flash, RAM, stack, and a guess at the time.
+
+The preset `nano`, with random weights, as firmware that calls every step it times; goes out: a table and
+`cortex-m7.json`. The emulator executes instructions and knows nothing of cycles, caches or flash: instructions are a
+measurement, milliseconds an ESTIMATE from them, for a range of instructions a cycle that stands in the result.
+
+    python benchmarks/firmware/cortex_m7.py [--out benchmarks/results/emulated]
+
+Debian: gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.cpu.c_models import front_end_of, random_model, write_sources
+from edgedistill.assets import asset_folder
+from edgedistill.compile.c.footprint import state_bytes
+from edgedistill.compile.c.library import INCLUDES, SOURCES
+from edgedistill.compile.c.toolchain import Toolchain, find_toolchain
+from edgedistill.config import StudentShape, load_preset
+from edgedistill.numerics import Int8Model
+from edgedistill.target import Target, load_target
+
+PROGRAM = Path(__file__).parent / "c" / "cortex_m7.c"
+BARE = Path(str(asset_folder("kernels"))) / "c" / "cortex-m7"
+CHANNELS, OUTPUTS, FRAMES, CALLS = 32, 2, 10, 300
+TICK = 40  # instructions in a tick of SysTick
+CLOCK_HZ = 480e6  # of the fastest STM32H7
+# A dual-issue core: integer loops with their data in the cache come near 1.5; double-precision filters, with a
+# multiplication every four cycles, and weights that stream from flash fall below 1.
+INSTRUCTIONS_A_CYCLE = {"pessimistic": 0.5, "likely": 1.0, "optimistic": 1.5}
+EMULATOR = (
+    *("qemu-system-arm", "-machine", "mps2-an500", "-nographic", "-monitor", "none", "-serial", "none"),
+    *("-semihosting-config", "enable=on,target=native", "-icount", "shift=0"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/emulated"))
+    options = parser.parse_args()
+    if shutil.which(EMULATOR[0]) is None:
+        raise SystemExit(f"{EMULATOR[0]} is not installed: apt install qemu-system-arm")
+    target = load_target("cortex-m7")
+    toolchain = find_toolchain(target)
+    shape = StudentShape(CHANNELS, OUTPUTS, **asdict(load_preset("nano").student))
+    with tempfile.TemporaryDirectory() as folder:
+        linked = link(Path(folder), toolchain, random_model(shape))
+        words = emulate(Path(folder))
+    result = {**conditions(toolchain, shape), **memory(target, linked, int(words[1])), **instructions(words)}
+    show(result)
+    options.out.mkdir(parents=True, exist_ok=True)
+    partial = options.out / "cortex-m7.json.partial"
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(options.out / "cortex-m7.json")
+
+
+# ------------------------------------------------------------------------------------------- the firmware
+
+
+def link(folder: Path, toolchain: Toolchain, model: Int8Model) -> dict[str, int]:
+    """`program` in `folder`; bytes of flash and RAM as the linker counts them, and of the decoder's state."""
+    write_sources(folder, model, front_end_of(CHANNELS), toolchain.ops, "subject")
+    options = (*INCLUDES, f"-I{BARE}", '-DED_MODEL_HEADER="model_subject.h"')
+    state = state_bytes(folder, toolchain, options)
+    objects = []
+    for source in (*SOURCES, str(BARE / "startup.c"), str(PROGRAM)):
+        objects.append(f"{Path(source).stem}.o")
+        toolchain.compile(folder, source, objects[-1], (*options, f"-DSTATE_BYTES={state}", "-Werror"))
+    layout = ("-nostartfiles", f"-T{BARE}/mps2.ld", "-Wl,--gc-sections", "-Wl,--print-memory-usage")
+    said = toolchain.run(folder, toolchain.compiler.command, *toolchain.flags, *layout, *objects, "-o", "program")
+    used = {name: int(size) for name, size in re.findall(r"(\w+): +(\d+) B ", said)}
+    weights = toolchain.run(folder, toolchain.tool("nm"), "-S", "program")
+    (packed,) = re.findall(r"^\w+ (\w+) \w ed_weights$", weights, re.M)
+    return {"flash": used["FLASH"], "ram": used["RAM"], "state": state, "weights": int(packed, 16)}
+
+
+def emulate(folder: Path) -> npt.NDArray[np.int64]:
+    """The words that the firmware wrote."""
+    command = (*EMULATOR, "-kernel", "program")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        raise SystemExit(f"the firmware failed under emulation: {done.stderr[-500:]}")
+    words = np.fromfile(folder / "out.bin", "<u4").astype(np.int64)
+    if abs(words[0] * TICK - 2_000_000) > 2 * TICK:
+        raise SystemExit(f"the emulator's clock does not count instructions: {words[0] * TICK} for 2000000")
+    return words
+
+
+# ------------------------------------------------------------------------------------------- the figures
+
+
+def conditions(toolchain: Toolchain, shape: StudentShape) -> dict[str, Any]:
+    version = subprocess.run([EMULATOR[0], "--version"], capture_output=True, text=True, check=True).stdout
+    return {
+        "what": "an ESTIMATE: instructions counted under emulation, no board was measured",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": "python benchmarks/firmware/cortex_m7.py",
+        "emulator": version.splitlines()[0],
+        "emulator_command": " ".join(EMULATOR),
+        "compiler": toolchain.version,
+        "flags": " ".join(toolchain.flags),
+        "preset": "nano",
+        "model": shape.to_json(),
+        "frames_a_bin": FRAMES,
+        "calls": CALLS,
+    }
+
+
+def memory(target: Target, linked: dict[str, int], stack: int) -> dict[str, Any]:
+    gates = target.judge({"flash_bytes": linked["flash"], "ram_bytes": linked["ram"]})
+    return {
+        "flash_bytes": linked["flash"],
+        "weights_bytes": linked["weights"],
+        "ram_bytes": linked["ram"],
+        "state_bytes": linked["state"],
+        "stack_bytes": stack,
+        "gates": [{"name": g.name, "value": g.value, "limit": g.limit, "ok": g.ok} for g in gates if g.value],
+    }
+
+
+def instructions(words: npt.NDArray[np.int64]) -> dict[str, Any]:
+    calls = {"ed_step": words[2 : 2 + CALLS], "ed_push": words[2 + CALLS :]}
+    counted = {
+        name: {
+            "instructions_min": int(ticks.min()) * TICK,
+            "instructions_max": int(ticks.max()) * TICK,
+            "estimated_ms_at_480_mhz": {
+                guess: round(int(ticks.max()) * TICK / rate / CLOCK_HZ * 1e3, 3)
+                for guess, rate in INSTRUCTIONS_A_CYCLE.items()
+            },
+        }
+        for name, ticks in calls.items()
+    }
+    return {"resolution_instructions": TICK, "instructions_a_cycle": INSTRUCTIONS_A_CYCLE, "functions": counted}
+
+
+def show(result: dict[str, Any]) -> None:
+    table = Table(title=f"Cortex-M7, nano, {CHANNELS} channels: emulated; times are an estimate")
+    for heading in ("", "instructions", *(f"ms at 480 MHz, {rate} a cycle" for rate in INSTRUCTIONS_A_CYCLE.values())):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, figures in result["functions"].items():
+        times = (f"{ms:.2f}" for ms in figures["estimated_ms_at_480_mhz"].values())
+        table.add_row(name, f"{figures['instructions_max']:,}", *times)
+    console = Console()
+    console.print(table)
+    for name in ("flash", "ram", "stack"):
+        console.print(f"{name}: {result[f'{name}_bytes']:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

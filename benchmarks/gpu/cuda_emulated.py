@@ -1,0 +1,189 @@
+"""Ten thousand steps of the CUDA kernel on the emulated GPU beside the oracle, and what nvcc says of it: no device.
+
+The presets `nano` and `edge` with random weights go in; `cuda-steps.json` comes out: values that differ (none may),
+bytes that a step reads and the clocks that they take at least, registers and instructions by chip. Emulation knows
+nothing of time: every figure in clocks or microseconds is an ESTIMATE, for an assumption that stands beside it.
+
+    python benchmarks/gpu/cuda_emulated.py [--steps 10000] [--presets nano edge] [--out benchmarks/results/emulated]
+
+nvcc, and cuobjdump for instructions, are used where they are on the path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cpu.c_models import facts_of, front_end_of, random_model, write_files
+from edgedistill.assets import asset_folder
+from edgedistill.compile.cuda.packing import WARP, cuda_sources, float_tables, packed_weights, threads_of
+from edgedistill.config import StudentShape, load_preset
+from edgedistill.numerics import Int8Model, Oracle
+
+KERNELS = Path(str(asset_folder("kernels")))
+HARNESS = Path(__file__).parent / "cuda" / "cuda_emulated.cpp"
+CHANNELS, OUTPUTS, CHUNK = 96, 2, 500
+DEFINE = '-DED_MODEL_HEADER="model_student.h"'
+INCLUDES = ("-I.", *(f"-I{KERNELS / name}" for name in ("include", "c", "cuda")))
+CXX = ("g++", "-std=c++17", "-O2", "-DED_EMULATED", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
+NVCC = ("nvcc", "-std=c++17", "-cubin", "--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false")
+CHIPS = ("sm_87", "sm_90", "sm_110")
+PORT = 64  # bytes a clock that one multiprocessor takes from L2, at most
+SCHEDULERS = 4
+CLOCKS_MHZ = {"Orin Nano, 8 GB, MAXN SUPER": 1020, "AGX Orin, 64 GB": 1300, "Thor": 1575, "H200": 1980}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--presets", nargs="+", default=["nano", "edge"])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/emulated"))
+    options = parser.parse_args()
+    result = {
+        "what": "the CUDA step on the emulated GPU beside the oracle; no device was measured",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": f"python benchmarks/gpu/cuda_emulated.py --steps {options.steps}",
+        "compiler": " ".join(CXX),
+        "students": {name: measured(name, options.steps) for name in options.presets},
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    partial = options.out / "cuda-steps.json.partial"
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(options.out / "cuda-steps.json")
+    if any(student["values_that_differ"] for student in result["students"].values()):
+        raise SystemExit("the emulated step differs from the oracle")
+
+
+def measured(preset: str, steps: int) -> dict[str, Any]:
+    shape = StudentShape(CHANNELS, OUTPUTS, **asdict(load_preset(preset).student))
+    model, front_end = random_model(shape), front_end_of(CHANNELS)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sources = cuda_sources(model, front_end, facts_of(shape, front_end, "student"))
+        write_files(folder, {file: text.encode() for file, text in sources.items()})
+        compared = compare(folder, model, steps)
+        chips = {chip: compiled(folder, chip, shape) for chip in CHIPS} if shutil.which("nvcc") else None
+    return {"model": shape.to_json(), "threads": threads_of(shape), **compared, "floor": floor(model), "chips": chips}
+
+
+# ------------------------------------------------------------------------------------------- beside the oracle
+
+
+def compare(folder: Path, model: Int8Model, steps: int) -> dict[str, Any]:
+    """Bits of kinematics and latents after every step, of the state after every chunk of steps."""
+    inputs = (KERNELS / "cuda" / "student_step.cu", HARNESS)
+    sources = [word for source in inputs for word in ("-x", "c++", str(source))]
+    subprocess.run([*CXX, "-w", DEFINE, *INCLUDES, *sources, "-o", "emulated.so"], cwd=folder, check=True)
+    library, oracle, rng = ctypes.CDLL(str(folder / "emulated.so")), Oracle(model), np.random.default_rng(1)
+    library.exchanged_bytes.restype = ctypes.c_size_t
+    library.fresh()
+    outs = np.zeros((CHUNK, model.shape.outputs + model.shape.d), np.float32)
+    student, where = np.zeros(library.exchanged_bytes(), np.int8), np.zeros(2, np.int32)
+    compared = differ = 0
+    seconds = 0.0
+    for at in range(0, steps, CHUNK):
+        bins = rng.standard_normal((min(CHUNK, steps - at), model.shape.channels)).astype(np.float32)
+        start = time.perf_counter()
+        if library.steps(_at(bins), ctypes.c_size_t(len(bins)), _at(outs)):
+            raise SystemExit("a launch failed")
+        seconds += time.perf_counter() - start
+        library.export_state(_at(student), _at(where))
+        wanted = oracle.trace(bins, ())
+        both = np.concatenate([wanted["kinematics"], wanted["latents"]], axis=1)
+        got_state, state = np.concatenate([student, where.view(np.int8)]), _exchanged(oracle)
+        differ += int((outs[: len(bins)].view(np.uint32) != both.view(np.uint32)).sum() + (got_state != state).sum())
+        compared += both.size + state.size
+        print(f"{at + len(bins)} of {steps} steps, {differ} values differ", file=sys.stderr)
+    return {
+        "steps": steps,
+        "values_compared": compared,
+        "values_that_differ": differ,
+        "state_sha256": hashlib.sha256(_exchanged(oracle)).hexdigest(),
+        "emulated_ms_a_step": round(1000 * seconds / steps, 3),
+    }
+
+
+def _exchanged(oracle: Oracle) -> Any:
+    """The oracle's state as the bytes that `export_state` writes, pos and live after them."""
+    state = oracle.export_state()
+    rings = [state[f"ring_{kind}_{i}"] for i in range(oracle.shape.layers) for kind in "kv"]
+    lags = [state["lags"]] if "lags" in state else []
+    parts = [array.ravel() for array in (*rings, *lags)] + [state[name].view(np.int8) for name in ("pos", "live")]
+    return np.concatenate(parts)
+
+
+def _at(array: Any) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+# ------------------------------------------------------------------------------------------- estimates
+
+
+def floor(model: Int8Model) -> dict[str, Any]:
+    """Bytes of a step, and the time they take through one multiprocessor's port to L2 if nothing else took any."""
+    shape = model.shape
+    parts = {
+        "weights": len(packed_weights(model)),
+        "tables": float_tables(model).nbytes,
+        "rings": 2 * shape.layers * shape.window * shape.d,
+    }
+    clocks = sum(parts.values()) / PORT
+    return {
+        "what": f"an ESTIMATE: all bytes from L2 at {PORT} bytes a clock, launch and host not counted",
+        "bytes": parts,
+        "clocks": round(clocks),
+        "us_at_mhz": {f"{name}, {mhz} MHz": round(clocks / mhz, 1) for name, mhz in CLOCKS_MHZ.items()},
+    }
+
+
+def compiled(folder: Path, chip: str, shape: StudentShape) -> dict[str, Any]:
+    """Registers and spills as ptxas counts them; instructions of a step, where they can be disassembled."""
+    source = str(KERNELS / "cuda" / "student_step.cu")
+    command = [*NVCC, "-Xptxas", "-v", f"-arch={chip}", DEFINE, *INCLUDES, source, "-o", "step.cubin"]
+    said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
+    of_ours = r"properties for ed_student_step\s+(\d+) bytes stack frame, (\d+) bytes spill"
+    found = re.search(of_ours + r".*?(\d+) registers.*?(\d+) bytes smem", said, re.S)
+    assert found is not None, said
+    names = ("stack_bytes", "spilled_bytes", "registers", "shared_bytes")
+    return dict(zip(names, map(int, found.groups()), strict=True)) | instructions(folder, shape)
+
+
+def instructions(folder: Path, shape: StudentShape) -> dict[str, Any]:
+    """Of a warp, each layer's counted as often as it runs; the slow paths of divisions, after the exit, not."""
+    if shutil.which("cuobjdump") is None:
+        return {"instructions": None, "why_no_instructions": "cuobjdump is not on the path"}
+    command = ["cuobjdump", "-sass", "-fun", "ed_student_step", "step.cubin"]
+    said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    lines = re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", said)
+    code = [(int(at, 16), text) for at, text in lines]
+    width = code[1][0] - code[0][0]
+    backward = [(at, int(m[1], 16)) for at, text in code if (m := re.search(r"\bBRA\b.* (0x[0-9a-f]+)", text))]
+    loop = max((at - to) // width + 1 for at, to in backward if to < at)
+    end = next(at for at, text in code if re.fullmatch(r"\s*EXIT\s*", text)) // width
+    a_step = end + (shape.layers - 1) * loop
+    return {
+        "instructions": {
+            "of_a_layer": loop,
+            "of_a_step": a_step,
+            "issue_clocks": a_step * threads_of(shape) // WARP // SCHEDULERS,
+            "what": "of one warp; issue_clocks is an ESTIMATE: one a clock and scheduler, nothing waited for",
+        }
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""How fast are the CUDA kernels on this GPU, how far from its floor, and how much faster than PyTorch? Are they right?
+
+Goes in: nothing; students have random weights, on which speed does not depend. Everything is compiled for the chip at
+hand. Goes out: `DEVICE/kernels.json` under --out, tables, gates. Numerics come first: a kernel that computes something
+else is not timed (exit status 1). Then all subjects take turns in one process, so that whatever clocks do meets all of
+them: floors, the step host to host and alone, the attention core, PyTorch. A gate that is missed: exit status 2.
+
+    python benchmarks/gpu/kernels.py [--quick] [--steps 100000] [--no-peers] [--no-compile] [--out benchmarks/results]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.gpu.checks import KERNELS, kernels_checked, load_kernels, sanitized, student_checked
+from benchmarks.gpu.device import Gpu, GpuError, Module, Times
+from benchmarks.gpu.machine import conditions, device_folder
+from benchmarks.gpu.students import CHANNELS, Student, build_students
+from benchmarks.gpu.tables import gates, markdown
+from edgedistill.compile.c.toolchain import find_toolchain
+from edgedistill.compile.cuda.nvcc import find_nvcc
+from edgedistill.errors import EdgeDistillError
+from edgedistill.machine.gpu import find_gpu
+from edgedistill.measure.latency import LatencyUs
+from edgedistill.target import load_target
+
+if TYPE_CHECKING:
+    from gpu_subjects import Subjects
+
+RESULTS = Path(__file__).parents[1] / "results"
+EMULATED = "emulated"  # in the name of a GPU that is none
+ROUNDS, CALLS = 10, 200  # of every subject, in each round
+QUICK_ROUNDS, QUICK_CALLS = 2, 6
+FEWER = {"eager": 5, "torch.compile, ": 5, "L2 flushed": 2}  # as many times fewer where a call takes longer
+SANITIZED_STEPS = 30
+WARMUP = 50
+
+
+def main() -> None:
+    options = parsed()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            sys.exit(run(options, options.work or Path(folder)))
+    except (EdgeDistillError, GpuError) as error:
+        sys.exit(f"{error}")
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few steps and calls, to try this script")
+    parser.add_argument("--steps", type=int, help="steps of each student held against the C engine (100000)")
+    parser.add_argument("--presets", nargs="+", default=["edge", "nano"], help="presets, or files of your own")
+    parser.add_argument("--channels", type=int, default=CHANNELS)
+    parser.add_argument("--no-peers", action="store_true", help="nothing of PyTorch's")
+    parser.add_argument("--no-compile", action="store_true", help="PyTorch without torch.compile, which takes minutes")
+    parser.add_argument("--only-check", action="store_true", help="numerics alone; writes nothing")
+    parser.add_argument("--small", action="store_true", help="of the kernels' sizes only the smallest")
+    parser.add_argument("--work", type=Path, help="folder to compile in; what lies there is not compiled again")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for DEVICE/kernels.json")
+    options = parser.parse_args()
+    if options.steps is None:
+        options.steps = 2000 if options.quick else 100_000
+    return options
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------- the run
+
+
+def run(options: argparse.Namespace, work: Path) -> int:
+    """The whole; returns the exit status."""
+    found = find_gpu()
+    target = load_target("cuda")
+    nvcc, tools = find_nvcc(target, found.chip), find_toolchain(target)
+    if EMULATED in found.name and options.out == RESULTS and not options.only_check:
+        raise SystemExit("this GPU is emulated: name a folder of your own with --out; results/ is for devices")
+    began = time.monotonic()
+    say(f"{found.name} ({found.chip}): compiling with {nvcc.command}, CUDA {nvcc.version}")
+    gpu = Gpu(work / "device", nvcc, tools)
+    floors, kernels = load_kernels(gpu)
+    gpu.flush_with(floors)
+    students = build_students(work, options.presets, target, options.channels)
+    result = conditions(found, nvcc, gpu) | {"compiled_s": time.monotonic() - began, "complete": False}
+    result["numerics"] = numerics(options, gpu, kernels, students)
+    result["kernels"] = kernel_facts(gpu, kernels, students)
+    exact = all(part["differ"] == 0 for part in result["numerics"].values())
+    if options.only_check:
+        print(json.dumps(result["numerics"], indent=1))
+        return 0 if exact else 1
+    place = options.out / device_folder(found)
+    write(place, result)
+    if exact:
+        result |= timed(options, gpu, floors, kernels, students)
+        write(place, result)
+    result["sanitizer"] = sanitized(work, check_command(options), say)
+    result |= {"gates": gates(result), "complete": True, "seconds": time.monotonic() - began}
+    result["after"] = conditions(found, nvcc, gpu)["device"]["clocks"]
+    write(place, result)
+    print(markdown(result))
+    say(f"written: {place / 'kernels.json'}")
+    return status(result["gates"])
+
+
+def status(judged: list[dict[str, Any]]) -> int:
+    """1 where something is wrong, 2 where it is only slower than promised."""
+    missed = [gate for gate in judged if gate["ok"] is False]
+    return 1 if any(gate["kind"] == "right" for gate in missed) else 2 if missed else 0
+
+
+def write(folder: Path, result: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "kernels.json.partial"
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(folder / "kernels.json")
+
+
+def check_command(options: argparse.Namespace) -> list[str]:
+    """This script again, for compute-sanitizer: a thousandth of the steps, since each takes a hundred times longer."""
+    sizes = ["--presets", *options.presets, "--channels", str(options.channels)]
+    return [__file__, "--only-check", "--small", "--steps", str(SANITIZED_STEPS), *sizes]
+
+
+def numerics(
+    options: argparse.Namespace, gpu: Gpu, kernels: dict[str, Module], students: list[Student]
+) -> dict[str, dict[str, Any]]:
+    """By kernel or student: what was compared, and what differs."""
+    say("numerics: kernels")
+    small: dict[str, Any] = {"windows": (1, 31), "head_dims": (16, 20)} if options.small else {}
+    found = kernels_checked(gpu, kernels, **small)
+    for student in students:
+        say(f"numerics: {options.steps} steps of {student.preset}")
+        found[f"ed_student_step, {student.preset}"] = student_checked(student, options.steps)
+    for name, part in found.items():
+        verdict = "exact" if part["differ"] == 0 else f"WRONG: {part['differ']} differ, first {part['first']}"
+        say(f"  {name}: {part['compared']} values in {part['cases']} cases: {verdict}")
+    return found
+
+
+def kernel_facts(gpu: Gpu, kernels: dict[str, Module], students: list[Student]) -> dict[str, dict[str, int]]:
+    """Registers, shared and local memory of each kernel, as the driver has them."""
+    facts = {name: kernels[source].facts(name) for source, names in KERNELS.items() for name in names}
+    for student in students:
+        facts[f"ed_student_step, {student.preset}"] = gpu.module(student.kernel).facts("ed_student_step")
+    return facts
+
+
+# ---------------------------------------------------------------- times
+
+
+def timed(
+    options: argparse.Namespace, gpu: Gpu, floors: Module, kernels: dict[str, Module], students: list[Student]
+) -> dict[str, Any]:
+    """Times of everything, by `what`, then subject."""
+    from gpu_subjects import Subjects, streaming  # and PyTorch, which takes seconds to load: checks do without
+
+    subjects = Subjects(gpu, floors, kernels)
+    subjects.add_floors()
+    for student in students:
+        subjects.add_step(student)
+        subjects.add_core(student.preset, student.shape)
+    if not options.no_peers:
+        say("peers: PyTorch" + ("" if options.no_compile else ", torch.compile (minutes)"))
+        subjects.add_peers(students, not options.no_compile)
+    rounds, calls = (QUICK_ROUNDS, QUICK_CALLS) if options.quick else (ROUNDS, CALLS)
+    times = in_turn(subjects, rounds, calls)
+    clock = gpu.attributes()["clock_khz"]
+    found: dict[str, Any] = {"missing": subjects.reasons, "roofline": {}}
+    for name, parts in times.items():
+        what, _, subject = name.partition("/")
+        found.setdefault(what, {})[subject] = LatencyUs.from_times(np.concatenate(parts)).to_json()
+    for student in students:
+        parts_of = {"weights": student.sizes["weight"], "weights, tables, rings": student.read_bytes}
+        found["roofline"][student.preset] = {
+            part: streaming(gpu, floors, size, clock) for part, size in parts_of.items()
+        }
+    return found
+
+
+def in_turn(subjects: Subjects, rounds: int, calls: int) -> dict[str, list[Times]]:
+    """Every subject once a round, warmed up."""
+    times: dict[str, list[Times]] = {name: [] for name in subjects.turns}
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for name, turn in subjects.turns.items():
+            less = max([1, *(factor for part, factor in FEWER.items() if part in name)])
+            count = max(2, calls // less)
+            warmup = min(WARMUP, count)
+            times[name].append(turn(warmup + count)[warmup:])
+    return times
+
+
+if __name__ == "__main__":
+    main()

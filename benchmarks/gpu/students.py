@@ -1,0 +1,162 @@
+"""Students with random weights behind the CUDA engine, built as `edgedistill compile --target cuda` builds a bundle's.
+
+A preset goes in; out come the engine's library and kernel, opened as a decoder, the kernel alone with weights and state
+in memory of its own, and what a step must read. Beside them the C engine of the same student on the CPU, whose bits the
+GPU's must be. Weights are those of c_models: speed does not depend on their values.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from benchmarks.cpu.c_models import Built, Decoder, build, facts_of, front_end_of, random_model, variants
+from benchmarks.gpu.device import Buffer, Gpu, Launch, compiled_host
+from edgedistill.bundle import Bundle, open_bundle, write_bundle
+from edgedistill.compile.bundle_sources import WEIGHTS
+from edgedistill.compile.c.toolchain import find_toolchain
+from edgedistill.compile.cuda.module import CUBIN, compile_cuda_module
+from edgedistill.compile.cuda.packing import float_tables, packed_weights
+from edgedistill.config import StudentShape, load_preset
+from edgedistill.numerics import Int8Model
+from edgedistill.runtime.c_abi import load_library
+from edgedistill.target import Target
+
+CHANNELS, OUTPUTS, BINS = 96, 2, 512
+NAME = "subject"
+
+
+@dataclass(frozen=True, eq=False)
+class Student:
+    """One student, compiled for the GPU and for the CPU."""
+
+    preset: str
+    model: Int8Model
+    folder: Path  # of the GPU's build
+    library: Path  # in there
+    sizes: dict[str, int]  # bytes: weights, tables, rings, state; threads and floats of the result
+    on_cpu: Built
+
+    @property
+    def shape(self) -> StudentShape:
+        """Of its tensors."""
+        return self.model.shape
+
+    @property
+    def kernel(self) -> Path:
+        """ed_student_step as machine code."""
+        return self.folder / CUBIN
+
+    @property
+    def read_bytes(self) -> int:
+        """What a step reads: weights, tables, rings."""
+        return self.sizes["weight"] + self.sizes["table"] + self.sizes["ring"]
+
+
+def build_students(folder: Path, presets: list[str], target: Target, channels: int) -> list[Student]:
+    """All of them at once, as many as there are cores: most of the time is nvcc's."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        jobs = [pool.submit(build_student, folder, preset, target, channels) for preset in presets]
+        return [job.result() for job in jobs]
+
+
+def build_student(folder: Path, preset: str, target: Target, channels: int) -> Student:
+    """A preset's student for `channels` channels; what lies in `folder` already is not compiled again.
+
+    EngineError with the compiler's complaint where it fails.
+    """
+    name = Path(preset).stem
+    model = random_model(load_preset(preset).student.shape(channels, OUTPUTS))
+    compiled = compile_cuda_module(bundle_of(folder / f"{name}.edge", model), target)
+    assert compiled.library is not None
+    beside = folder / f"c-{name}"
+    on_cpu = Built(beside / f"lib{NAME}.so", NAME, {})
+    if not on_cpu.library.exists():
+        build(beside, model, variants()[0], NAME, front_end_of(channels))
+    return Student(name, model, compiled.folder, compiled.library, _sizes(compiled.folder, target), on_cpu)
+
+
+def bundle_of(path: Path, model: Int8Model) -> Bundle:
+    """As much of a bundle as compiling takes, unless it is there."""
+    if path.exists():
+        return open_bundle(path)
+    config = front_end_of(model.shape.channels)
+    facts = facts_of(model.shape, config, NAME)
+    manifest = {
+        "name": facts.name,
+        "model": model.shape.to_json(),
+        "frontend": config.to_json(),
+        "normalization": {"mean": list(facts.mean), "std": list(facts.std)},
+        "channel_ids": list(facts.channel_ids),
+        "outputs": [
+            {"name": output, "unit": unit} for output, unit in zip(facts.output_names, facts.output_units, strict=True)
+        ],
+    }
+    return write_bundle(path, manifest, {WEIGHTS: save(dict(model.tensors))})
+
+
+def _sizes(folder: Path, target: Target) -> dict[str, int]:
+    define = f'-DED_MODEL_HEADER="model_{NAME}.h"'
+    library = ctypes.CDLL(str(compiled_host(folder, "student_facts.cpp", find_toolchain(target), (define,))))
+    found = {}
+    for what in ("weight_bytes", "table_bytes", "ring_bytes", "state_bytes", "out_floats", "threads"):
+        function = getattr(library, f"student_{what}")
+        function.restype = ctypes.c_size_t
+        found[what.removesuffix("_bytes")] = int(function())
+    return found
+
+
+# ---------------------------------------------------------------- the engine
+
+
+class OpenDecoder(Decoder):
+    """A decoder of the CUDA engine; `call` has the functions of the C interface, as that of the C engine."""
+
+    def __init__(self, student: Student) -> None:
+        self.call = load_library(student.library, student.library.read_bytes())
+        decoder = ctypes.c_void_p()
+        self.done(self.call.ed_open(os.fsencode(student.folder), ctypes.byref(decoder)))
+        self.handle = decoder.value
+        self.info = self.call.ed_info_get(self.handle).contents
+
+    def done(self, code: int) -> None:
+        """Ends the program where a call failed."""
+        if code:
+            raise SystemExit(f"the CUDA engine: {self.call.ed_strerror(code).decode()} ({code})")
+
+
+def step_of(decoder: Decoder) -> tuple[Any, int]:
+    """`ed_step` and the decoder it is for, as `Gpu.time_steps` takes them."""
+    assert decoder.handle is not None
+    return decoder.call.ed_step, decoder.handle
+
+
+def random_bins(channels: int, rows: int = BINS, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Z-scored bins (rows, channels); a few are far out, so that quantization clips."""
+    rng = np.random.default_rng(seed)
+    bins = rng.standard_normal((rows, channels)) * rng.choice([0.2, 1.0, 1.0, 4.0], (rows, 1))
+    return bins.astype(np.float32)
+
+
+# ---------------------------------------------------------------- the kernel alone
+
+
+def kernel_launches(gpu: Gpu, student: Student, bins: npt.NDArray[np.float32]) -> list[Launch]:
+    """`ed_student_step` once a row of `bins`, all on one state: launched in turn, the stream moves on."""
+    integers = np.frombuffer(packed_weights(student.model), np.uint8)
+    assert len(integers) >= student.sizes["weight"]
+    weights, tables = gpu.array(integers), gpu.array(float_tables(student.model))
+    state = gpu.array(np.zeros(student.sizes["state"], np.uint8))
+    out = gpu.empty((student.sizes["out_floats"],), np.float32)
+    function = gpu.module(student.kernel).function("ed_student_step")
+    rows: list[Buffer] = [gpu.array(row) for row in bins]
+    threads = student.sizes["threads"]
+    return [Launch.of(function, 1, threads, 0, weights, tables, state, row, out) for row in rows]

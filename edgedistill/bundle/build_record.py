@@ -1,0 +1,129 @@
+"""`build.json`: what lies in a bundle's `build/<target>/`, what it was made from and what it needs to run.
+
+Written by `edgedistill compile`, and checked here before anything in that folder is loaded: a library of another
+bundle, another interface or another chip is refused by name while it is still only a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from edgedistill.bundle import Bundle
+from edgedistill.config import parse
+from edgedistill.errors import ConfigError, EngineError
+from edgedistill.machine.processor import architecture
+
+BUILD_JSON = "build.json"
+FORMAT = 1
+ABI_VERSION = 1  # ED_ABI_VERSION of kernels/include/edgedistill.h
+LABELS = {"c": "C", "cuda": "CUDA", "tensorrt": "TensorRT"}  # engines that are compiled, as they stand in messages
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What the files depend on besides the bundle."""
+
+    architecture: str  # "x86_64", "aarch64", "arm"
+    ops: str  # the variant of the inner loops
+    requires: tuple[str, ...]  # extensions of the instruction set, as /proc/cpuinfo names them
+    compiler: str  # first line of its --version
+    flags: tuple[str, ...]
+    recipe: str  # sha256 of all sources and of the fields above
+    device: dict[str, str] = field(default_factory=dict)  # of GPU engines: chip, toolkit, driver, TensorRT, ...
+
+
+@dataclass(frozen=True)
+class BuildRecord:
+    """`build.json`."""
+
+    format: int
+    target: str
+    created_by: str
+    manifest: str  # sha256 of the bundle
+    abi: int
+    model: str  # C name: ed_model_<model>
+    library: str  # file name; "" where only the sources were prepared, to be compiled on the device
+    fingerprint: Fingerprint
+    sizes: dict[str, int]  # bytes: library, and where known state, flash, ram
+    files: dict[str, str]  # name -> sha256, without build.json
+    engine: str = "c"  # one of LABELS
+    notes: tuple[str, ...] = ()  # what to know of it: whether it was run where it was compiled
+
+    def write(self, folder: Path) -> None:
+        """As build.json of `folder`."""
+        (folder / BUILD_JSON).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+def build_folder(bundle: Bundle, target: str) -> Path:
+    """Where what was compiled for `target` lies. EngineError for a zip: a compiler needs a folder."""
+    if not bundle.path.is_dir():
+        raise EngineError(
+            f"{bundle.path}: a bundle in a zip holds no compiled engine",
+            expected="the same bundle as a folder",
+            next_step=f"unzip {bundle.path}" + ("" if bundle.prefix else f" -d {bundle.path.with_suffix('')}"),
+        )
+    return bundle.path / "build" / target
+
+
+def read_record(folder: Path) -> BuildRecord:
+    """What build.json says. EngineError where it is damaged, of a newer version, or missing."""
+    try:
+        found = json.loads((folder / BUILD_JSON).read_text(encoding="utf-8"))
+        if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
+            raise EngineError(f"{folder}: compiled by a newer edgedistill", got=found["format"], expected=FORMAT)
+        return parse(BuildRecord, found, str(folder / BUILD_JSON))
+    except FileNotFoundError as error:
+        raise EngineError(f"{folder}: nothing is compiled here yet", got=f"no {BUILD_JSON}") from error
+    except (OSError, ValueError, AttributeError, TypeError, ConfigError) as error:
+        raise EngineError(f"{folder}: '{BUILD_JSON}' is damaged", got=str(error).splitlines()[0]) from error
+
+
+def check_files(folder: Path, record: BuildRecord) -> None:
+    """EngineError names the first file that is missing or not what was compiled."""
+    for name, digest in record.files.items():
+        try:
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise EngineError(f"{folder}: '{name}' is missing", got=error.strerror) from error
+        if found != digest:
+            raise EngineError(
+                f"{folder}: '{name}' was changed after it was compiled", got=f"sha256 {found}", expected=digest
+            )
+
+
+def check_fits(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
+    """EngineError names what differs: bundle, interface, chip or kind of library, or that it is not compiled yet."""
+    label = LABELS.get(record.engine, record.engine)
+    own = f"{folder}: the {label} engine there"
+    if record.manifest != bundle.sha256:
+        got, expected = f"manifest {record.manifest}", f"manifest {bundle.sha256}"
+        raise EngineError(f"{own} was compiled from another bundle", got=got, expected=expected)
+    if record.abi != ABI_VERSION:
+        raise EngineError(f"{own} has another interface", got=f"ABI {record.abi}", expected=f"ABI {ABI_VERSION}")
+    if not record.library:
+        expected = "a library, compiled on the device"
+        raise EngineError(f"{own} is prepared, not compiled", got="sources and packed weights", expected=expected)
+    if record.fingerprint.architecture != architecture():
+        got = record.fingerprint.architecture
+        raise EngineError(f"{own} was compiled for another chip", got=got, expected=architecture())
+    if not record.library.endswith(".so"):
+        raise EngineError(f"{folder}: what is there is for firmware", got=record.library, expected="a shared library")
+
+
+def check_device(folder: Path, record: BuildRecord, here: Mapping[str, str]) -> None:
+    """EngineError names the first fact about the GPU and its software that is not as when it was compiled.
+
+    `here` holds what this machine tells; what it cannot tell, or was not known at compile, is not compared.
+    """
+    label = LABELS[record.engine]
+    for name, made_for in record.fingerprint.device.items():
+        if made_for and here.get(name, made_for) != made_for:
+            raise EngineError(
+                f"{folder}: the {label} engine there was compiled for another {name}",
+                got=f"{name} {made_for} in {BUILD_JSON}",
+                expected=f"{name} {here[name]}, which this machine has",
+            )

@@ -1,0 +1,149 @@
+"""`run`: decode a recording or a stream."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from edgedistill.cli.output import (
+    json_option,
+    print_facts,
+    print_json,
+    working,
+)
+from edgedistill.runtime import ENGINES
+
+if TYPE_CHECKING:
+    from edgedistill.decoding import ByteStream, Predictions
+    from edgedistill.runtime import Decoder, Output
+
+STDIN = "-"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  edgedistill run decoder.edge today.nwb --out predictions.csv
+  edgedistill run decoder.edge today.nwb --out predictions.nwb
+  amplifier | edgedistill run decoder.edge - > predictions.csv
+
+A stream is raw little-endian float32 in microvolts, channels interleaved, in the order and at the rate that
+`edgedistill inspect` tells for the bundle. A line comes out as soon as its 10 ms are complete:
+bin, end_frame, time_s, flags, bad_channels, then the outputs.
+
+\b
+flags is a sum: 1 still warming up, 2 a channel was masked, 4 frames were lost,
+8 invalid: do not act on it. NaN samples are no error; their channel is masked.""",
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("recording", metavar="FILE.nwb|-")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to: .csv or .nwb.  [default: CSV on stdout]")
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    help="What computes: a graph on onnxruntime, in float32 or INT8, what `compile` made in C or for a GPU, or the "
+    "INT8 definition in numpy (slow).  [default: what the bundle was built for]",
+)
+@json_option
+def run(bundle: Path, recording: str, out: Path | None, engine: str | None, as_json: bool) -> None:
+    """Decode a recording, or frames as they arrive on stdin."""
+    from edgedistill.decoding import (
+        Predictions,
+        check_destination,
+        run_file,
+        write_predictions,
+    )
+    from edgedistill.runtime import Decoder
+
+    if out is not None:
+        check_destination(out)
+    decoder = Decoder.open(bundle, engine)
+    began = monotonic()
+    if recording == STDIN:
+        if out is None and not as_json:
+            _stream_lines(decoder)
+            return
+        predictions = Predictions(decoder.info, tuple(_until_stopped(decoder)))
+    else:
+        from edgedistill.data.recording import open_recording
+
+        with open_recording(recording) as opened, working(f"decoding {recording}"):
+            predictions = run_file(decoder, opened)
+    seconds = monotonic() - began
+    if out is not None:
+        write_predictions(predictions, out)
+    _show_run(predictions, bundle, out, seconds, as_json)
+
+
+def _stream_lines(decoder: Decoder) -> None:
+    """CSV on stdout, flushed with every push: someone downstream acts on it."""
+    from edgedistill.decoding import csv_header, csv_line, outputs_of_stream
+
+    click.echo(csv_header(decoder.info))
+    for outputs in outputs_of_stream(decoder, _stdin()):
+        click.echo("\n".join(map(csv_line, outputs)))  # echo flushes
+
+
+def _until_stopped(decoder: Decoder) -> Iterator[Output]:
+    """Outputs until the stream ends; Ctrl-C is one way to end it, and what was decoded is kept."""
+    from edgedistill.decoding import outputs_of_stream
+
+    with suppress(KeyboardInterrupt):
+        for outputs in outputs_of_stream(decoder, _stdin()):
+            yield from outputs
+
+
+def _stdin() -> ByteStream:
+    return cast("ByteStream", sys.stdin.buffer)
+
+
+def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds: float, as_json: bool) -> None:
+    from edgedistill.decoding import BINS_PER_S, csv_header, csv_line
+
+    bins, info = len(predictions.outputs), predictions.info
+    faster = bins / BINS_PER_S / seconds if seconds > 0 else None
+    if as_json:
+        outputs = zip(info.output_names, info.output_units, strict=True)
+        facts: dict[str, object] = {
+            "bundle": str(bundle),
+            "recording": predictions.source,
+            "out": None if out is None else str(out),
+            "bins": bins,
+            "outputs": [{"name": name, "unit": unit} for name, unit in outputs],
+            "flags": predictions.counts(),
+            "seconds": seconds,
+            "times_real_time": faster,
+        }
+        print_json(facts if out is not None else facts | {"predictions": _columns(predictions)})
+    elif out is not None:
+        flagged = ", ".join(f"{count} {name}" for name, count in predictions.counts().items())
+        speed = f", {faster:.0f} times real time" if faster else ""
+        most = int(predictions.bad_channels.max(initial=0))
+        masked = (
+            f"at most {most} of {len(info.channel_ids)} channels at once; the student bears few more than in training"
+        )
+        facts = {"written": out, "bins": f"{bins} of 10 ms{speed}", "flagged": flagged}
+        print_facts(facts | ({"masked": masked} if most else {}))
+    else:
+        click.echo(csv_header(info))
+        for output in predictions.outputs:
+            sys.stdout.write(csv_line(output, predictions.start_s) + "\n")
+
+
+def _columns(predictions: Predictions) -> dict[str, object]:
+    from edgedistill.decoding import time_s
+
+    return {
+        "bin": [output.bin for output in predictions.outputs],
+        "end_frame": [output.end_frame for output in predictions.outputs],
+        "time_s": [time_s(output, predictions.start_s) for output in predictions.outputs],
+        "flags": predictions.flags.tolist(),
+        "bad_channels": predictions.bad_channels.tolist(),
+        "kinematics": predictions.kinematics.tolist(),
+    }

@@ -1,0 +1,27 @@
+"""What a manifest says of a model beyond its shape and front end, as compiled engines need it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a manifest says beyond shape and front end."""
+
+    name: str
+    channel_ids: tuple[str, ...]
+    output_names: tuple[str, ...]
+    output_units: tuple[str, ...]
+    mean: tuple[float, ...]  # uV, of the z-score
+    std: tuple[float, ...]
+    warmup_bins: int
+    group_delay_ms: float
+    manifest_sha256: str
+    weights_sha256: str  # of student.int8.safetensors
+
+
+def c_identifier(name: str) -> str:
+    """A bundle's name as it stands in ed_model_NAME: letters, digits and underscores."""
+    return re.sub(r"[^0-9A-Za-z_]", "_", name) or "_"

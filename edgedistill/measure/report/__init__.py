@@ -1,5 +1,0 @@
-"""Results of `bench` in, one self-contained HTML page out: no network, no scripts, light and dark, printable."""
-
-from edgedistill.measure.report.page import page_from_results
-
-__all__ = ["page_from_results"]

@@ -1,0 +1,1 @@
+"""Calibration: finds the range of every activation that the device holds in eight bits."""

@@ -1,0 +1,94 @@
+"""How INT8 ranges are found: a file of `calibration/` goes in, a checked, frozen Recipe comes out.
+
+A recipe names the method that chooses a range, how many windows of the recording it sees and how they are drawn,
+which parts of the step stay in float32, and whether the student is fine-tuned afterwards. A new recipe is one new
+TOML file, of the package or of your own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgedistill.assets import asset_folder
+from edgedistill.config import load_named, names_in, parse
+from edgedistill.errors import ConfigError, did_you_mean
+
+DEFAULT_RECIPE = "percentile"
+METHODS = ("minmax", "moving_minmax", "percentile", "entropy", "mse")
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """Training of the fake-quantized student after the ranges are found."""
+
+    steps: int = 100
+    learning_rate: float = 3e-4  # peak
+    learn_scales: bool = True  # else the ranges stay as they were found
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, "steps", self.steps, "at least 1")
+        _require(0 < self.learning_rate <= 1, "learning_rate", self.learning_rate, "above 0, at most 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to find the ranges of a student's activations."""
+
+    name: str
+    description: str  # one line: when to choose it
+    method: str
+    percentile: float = 99.99  # of `percentile`: share in % of the magnitudes inside the range
+    momentum: float = 0.1  # of `moving_minmax`: weight of a new window
+    windows: int = 64  # over all sessions
+    window_bins: int = 256
+    strata: int = 4  # of the behavior's speed, equally many windows from each; 1: uniform
+    artefact_factor: float = 8.0  # a window with a bin beyond so many times the windows' usual largest is left out
+    refit_readout: bool = True  # fit the read-out again on quantized latents: costs nothing on the device
+    keep: tuple[str, ...] = ()  # parts whose weights stay float32, as `numerics.part_names` names them
+    finetune: FineTune | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(f"unknown method '{self.method}'", expected=did_you_mean(self.method, METHODS))
+        _require(0 < self.percentile <= 100, "percentile", self.percentile, "above 0, at most 100")
+        _require(0 < self.momentum <= 1, "momentum", self.momentum, "above 0, at most 1")
+        for name in ("windows", "window_bins", "strata"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(1 <= self.artefact_factor < math.inf, "artefact_factor", self.artefact_factor, "1 or more")
+
+    def to_json(self) -> dict[str, object]:
+        """As it stands in a file of ranges and in a manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, mapping: Mapping[str, object], where: str = "recipe") -> Recipe:
+        """The inverse of `to_json`; ConfigError for anything else."""
+        return parse(cls, mapping, where)
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """The packaged recipe of that name, or the one in a TOML file of your own."""
+    return load_named(Recipe, "recipe", name_or_path, asset_folder("calibration"))
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The packaged recipes, in alphabetical order."""
+    return names_in(asset_folder("calibration"))
+
+
+def require_teacher(recipe: Recipe, teacher: Path | None) -> None:
+    """ConfigError where the recipe fine-tunes and there is nothing to learn from."""
+    if recipe.finetune is not None and teacher is None:
+        raise ConfigError(
+            f"recipe '{recipe.name}' fine-tunes the student, which needs its teacher",
+            got="no --teacher",
+            next_step="add --teacher DIR, what `edgedistill pretrain` wrote, or choose a recipe without [finetune]",
+        )
+
+
+def _require(ok: bool, name: str, got: float, expected: str) -> None:
+    if not ok:
+        raise ConfigError(f"'{name}' is out of range", got=got, expected=expected)

@@ -1,0 +1,234 @@
+"""Which stretches of the sessions a calibration sees.
+
+Comes in: sessions, a student's size, a recipe, a seed. Goes out: windows of the training blocks, each with the
+bins of run-up that its first bin attends to, and every window that was passed over with the reason.
+
+Windows lie on a grid, so none overlap. They are drawn in equal numbers from strata of the behavior's speed: equal
+steps from the slowest to the fastest windows, since an animal rests most of the time, and strata of equal numbers
+would rest with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from edgedistill.config import StudentSize
+from edgedistill.errors import RecordingError
+from edgedistill.quantization.calibration.recipe import Recipe
+from edgedistill.training.batches import TrainingSession, random_for
+
+SPEED_ENDS = (0.02, 0.98)  # quantiles of the windows' speed between which the strata lie: a glitch makes none
+
+
+@dataclass(frozen=True)
+class Window:
+    """Bins first … first + bins of one session; the student is run from `run_up` bins before, unobserved."""
+
+    session: str
+    first_bin: int
+    bins: int
+    run_up: int
+
+    def to_json(self) -> dict[str, object]:
+        """As it stands in a file of ranges."""
+        return {"session": self.session, "first_bin": self.first_bin, "bins": self.bins}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A window that was drawn and passed over; `value` is its largest |bin|, where that is the reason."""
+
+    session: str
+    first_bin: int
+    bins: int
+    reason: str
+    value: float | None
+
+    def to_json(self) -> dict[str, object]:
+        """As it stands in a file of ranges."""
+        facts = {"session": self.session, "first_bin": self.first_bin, "bins": self.bins}
+        return {**facts, "reason": self.reason, "value": self.value}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a calibration sees, and what it does not; no |bin| beyond `limit` is part of it, run-up included."""
+
+    windows: tuple[Window, ...]
+    left_out: tuple[LeftOut, ...]
+    limit: float
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """All windows of one session, in the order of time; n windows."""
+
+    session: TrainingSession
+    first: npt.NDArray[np.int64]  # (n,)
+    bins: int
+    run_up: int
+    peaks: npt.NDArray[np.float32]  # (stop of the training block,) largest |bin| over channels; NaN where one is
+    speed: npt.NDArray[np.float64]  # (n,) NaN where unknown
+
+    @property
+    def largest(self) -> npt.NDArray[np.float32]:
+        """(n,) largest |bin| of each window: NaN where one is, 0 where all are masked."""
+        return np.asarray(self.peaks[self.first[:, None] + np.arange(self.bins)].max(axis=1, initial=0))
+
+    def window(self, index: int) -> Window:
+        """The window at a place of the grid."""
+        return Window(self.session.id, int(self.first[index]), self.bins, self.run_up)
+
+
+def draw_windows(
+    sessions: Sequence[TrainingSession], modality: str, size: StudentSize, recipe: Recipe, seed: int
+) -> Draw:
+    """`recipe.windows` windows, or as many as the training blocks hold, from all sessions alike.
+
+    RecordingError where there is no session, or no window of any of them can be used.
+    """
+    if not sessions:
+        raise RecordingError("there is nothing to calibrate on", got="no session", next_step="name at least one")
+    grids = [grid_of(s, s.inputs(modality), size, recipe, seed, order) for order, s in enumerate(sessions)]
+    largest = np.concatenate([grid.largest for grid in grids])
+    known = largest[largest > 0]  # neither NaN nor masked
+    limit = recipe.artefact_factor * float(np.median(known)) if len(known) else 0.0
+    found: dict[int, tuple[list[Window], list[LeftOut]]] = {}
+    missing = recipe.windows
+    # the poorest session first: what it lacks the richer ones give
+    for order in sorted(range(len(grids)), key=lambda one: int((grids[one].largest > 0).sum())):
+        wanted = -(-missing // (len(grids) - len(found)))
+        rings = grids[order].session.settled if modality == "lfp" else 0
+        random = np_random(seed, 2 * order + 1)
+        found[order] = draw_from(grids[order], wanted, recipe.strata, limit, rings, random)
+        missing -= len(found[order][0])
+    windows = [window for order in sorted(found) for window in found[order][0]]
+    left_out = [one for order in sorted(found) for one in found[order][1]]
+    if not windows:
+        raise no_window(left_out)
+    return Draw(tuple(windows), tuple(left_out), limit)
+
+
+def grid_of(session: TrainingSession, bins: Tensor, size: StudentSize, recipe: Recipe, seed: int, order: int) -> Grid:
+    """Windows side by side in the training block, after settling and a run-up; where they begin is by chance.
+
+    The run-up is the student's receptive field. A block too short for that gives at most half of its bins to it:
+    the first windows then see what a decoder sees that was started a little before.
+    """
+    width, stop = recipe.window_bins, session.split.train.stop
+    room = stop - session.settled
+    full = size.layers * (size.window - 1) + (size.taps - 1) * size.dilation
+    run_up = max(0, min(full, (room - width) // 2))
+    count = max(0, (room - run_up) // width)
+    slack = room - run_up - count * width
+    start = session.settled + run_up + int(np_random(seed, 2 * order).integers(slack + 1)) if count else stop
+    first = start + width * np.arange(count)
+    peaks = bins[:stop].abs().amax(1).numpy()
+    return Grid(session, first, width, run_up, peaks, speed_of(session, first, width))
+
+
+def speed_of(session: TrainingSession, first: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.float64]:
+    """Mean length of the z-scored behavior rows of each window (n,); NaN where most of them are unknown."""
+    if session.behavior is None:
+        return np.full(len(first), np.nan)
+    rows = session.behavior.double().square().sum(1).sqrt().numpy()[first[:, None] + np.arange(width)]
+    seen = np.isfinite(rows)
+    mean = np.where(seen, rows, 0).sum(1) / np.maximum(seen.sum(1), 1)
+    return np.where(2 * seen.sum(1) >= width, mean, np.nan)
+
+
+def draw_from(
+    grid: Grid, wanted: int, strata: int, limit: float, rings: int, random: np.random.Generator
+) -> tuple[list[Window], list[LeftOut]]:
+    """`wanted` windows of one session, in the order of time, a stratum at a time in turn; and those passed over.
+
+    A grid without windows is told as one. What rings after an artefact (`rings` bins long) is drawn only where less
+    than half would be left without it.
+    """
+    if not len(grid.first):
+        return [], [LeftOut(grid.session.id, grid.session.settled, grid.bins, too_short(grid), None)]
+    drawn: list[int] = []
+    ringing: list[int] = []
+    passed: list[LeftOut] = []
+    largest = grid.largest
+    for index in in_turn(strata_of(grid.speed, strata), random):
+        if len(drawn) == wanted:
+            break
+        value = float(largest[index])
+        if (reason := unusable(value, limit)) is not None:
+            passed.append(left_out(grid, index, reason, value if np.isfinite(value) else None))
+        elif rings_at(grid, index, limit, rings):
+            ringing.append(index)
+        else:
+            drawn.append(index)
+    missing = max(0, -(-min(wanted, len(grid.first)) // 2) - len(drawn))
+    drawn += ringing[:missing]
+    passed += [left_out(grid, index, "it rings from an artefact before it", None) for index in ringing[missing:]]
+    return [grid.window(index) for index in sorted(drawn)], sorted(passed, key=lambda one: one.first_bin)
+
+
+def strata_of(speed: npt.NDArray[np.float64], strata: int) -> list[list[int]]:
+    """Indices of the windows by speed, slowest first, then those of unknown speed; no stratum is empty."""
+    known = np.isfinite(speed)
+    found = [np.flatnonzero(~known)]
+    if known.any():
+        low, high = np.quantile(speed[known], SPEED_ENDS)
+        inner = np.linspace(low, high, strata + 1)[1:-1]
+        level = np.searchsorted(inner, speed, side="right")
+        found = [np.flatnonzero(known & (level == one)) for one in range(strata)] + found
+    return [stratum.tolist() for stratum in found if len(stratum)]
+
+
+def in_turn(strata: Sequence[list[int]], random: np.random.Generator) -> list[int]:
+    """One of each stratum, then another of each, and so on, shuffled within."""
+    shuffled = [random.permutation(stratum).tolist() for stratum in strata]
+    longest = max(map(len, shuffled), default=0)
+    return [stratum[place] for place in range(longest) for stratum in shuffled if place < len(stratum)]
+
+
+def unusable(largest: float, limit: float) -> str | None:
+    """Why a window cannot be seen, by its largest |bin|."""
+    if np.isnan(largest):
+        return "it holds NaN"
+    if largest == 0:
+        return "all its bins are masked: NaN or bad channels"
+    return f"an artefact: |bin| beyond {limit:.3g}" if largest > limit else None
+
+
+def rings_at(grid: Grid, index: int, limit: float, rings: int) -> bool:
+    """Whether an artefact lies less than `rings` bins before a window."""
+    first = grid.first[index]
+    return bool((grid.peaks[max(grid.session.settled, first - rings) : first] > limit).any())
+
+
+def left_out(grid: Grid, index: int, reason: str, value: float | None) -> LeftOut:
+    """A window of the grid, passed over."""
+    return LeftOut(grid.session.id, int(grid.first[index]), grid.bins, reason, value)
+
+
+def too_short(grid: Grid) -> str:
+    """Why a session has no window at all."""
+    room = grid.session.split.train.stop - grid.session.settled
+    return f"its training block is shorter than a window: {room} bins"
+
+
+def no_window(passed: Sequence[LeftOut]) -> RecordingError:
+    """The error of a calibration set of which nothing is left."""
+    one = passed[0]
+    return RecordingError(
+        f"session {one.session}: no window to calibrate on",
+        got=f"{len(passed)} windows left out; the first, from bin {one.first_bin} on: {one.reason}",
+        expected="at least one window whose bins are known",
+        causes=("the channels are bad all through the training block", "the recording is too short"),
+        next_step="calibrate on another session, or with smaller window_bins in a recipe of your own",
+    )
+
+
+def np_random(seed: int, step: int) -> np.random.Generator:
+    """The randomness of one step, a function of seed and step alone."""
+    return np.random.default_rng(random_for(seed, step).initial_seed())

@@ -1,0 +1,1 @@
+"""The rules that a step graph must obey so that TensorRT can import it."""

@@ -1,0 +1,1 @@
+"""Quantization-aware training: a student that rounds as the device does while it learns."""

@@ -1,0 +1,230 @@
+"""The page: one or several results of `bench`, a section each, from the sentence that matters to the provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from typing import Any
+
+from edgedistill.errors import ConfigError
+from edgedistill.report.charts import cost_chart, latency_chart, robustness_chart, trace_chart
+from edgedistill.report.summary import summary_of
+from edgedistill.report.svg import number
+
+Result = Mapping[str, Any]
+FLAT_OUT = (
+    "Flat out, one step after the other, all subjects in turn. Marks: p50, p99, maximum. Heights are square roots of "
+    "counts, so that rare slow steps show."
+)
+COST = "R² against what one step costs. Subjects without an R² are not in it."
+IN_USE = (
+    "Response: from the moment the last sample was due to the output, waking up included. The subject “empty” does "
+    "nothing: its figures are the machine's own."
+)
+HARM = (
+    "Done to the holdout after the front end; lines are means of several draws, bands their extremes. Days are a "
+    "model: LFP channels drift in gain, by about a tenth in 15 days (an assumption); units turn over as published, "
+    "which decides how the two compare."
+)
+MODEL = "Not measured: computed from the assumptions below, each of which can be replaced (bench --assume NAME=VALUE)."
+
+
+def page_from_results(results: Sequence[Result], titles: Sequence[str]) -> str:
+    """The HTML of `bench` results (parsed JSON), `titles` naming each. ConfigError for what is no such result."""
+    css = (resources.files("edgedistill.report") / "page.css").read_text(encoding="utf-8")
+    sections = "".join(_section(result, title) for result, title in zip(results, titles, strict=True))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>edgedistill: {escape(', '.join(titles))}</title><style>{css}</style></head>"
+        f"<body><main>{sections}</main></body></html>\n"
+    )
+
+
+def _section(result: Result, title: str) -> str:
+    try:
+        if not result["subjects"]:
+            raise ValueError("no subjects")
+        return _drawn(result, title)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # some part is not as told
+        raise ConfigError(
+            f"{title}: not a result of `edgedistill bench`",
+            got=f"{type(error).__name__}: {error}",
+            next_step="edgedistill bench BUNDLE --out RESULT.json",
+        ) from error
+
+
+def _drawn(result: Result, title: str) -> str:
+    subjects, device = result["subjects"], result["device"]
+    deadline = next((s["deadline_us"] for s in subjects if s.get("deadline_us")), None)
+    name = str((result.get("bundle") or {}).get("name") or title)
+    where = device.get("board") or device.get("cpu") or "an unnamed machine"
+    parts = [
+        f"<h1>{escape(name)}</h1><p class='soft'>{escape(f'{title}, measured on {where}')}</p>",
+        f"<p class='summary'>{escape(summary_of(result))}</p>",
+        _gates(result.get("gates") or []),
+        "<h2>What each costs and gives</h2>" + _subjects(subjects),
+        _figure(latency_chart(subjects, deadline), FLAT_OUT),
+        _paced(result, deadline),
+        _figure(cost_chart(subjects), COST),
+        _traces(result.get("trace")),
+        _robustness(result.get("robustness") or []),
+        _system(result.get("system")),
+        _layers(result.get("layers") or []),
+        _calibration(result.get("calibration") or []),
+        _provenance(result),
+    ]
+    return "".join(parts)
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _gates(gates: Sequence[Result]) -> str:
+    missed = [g for g in gates if g.get("ok") is False]
+    if not missed:
+        return ""
+    words = "; ".join(f"{g['name']} is {number(g['value'])}, limit {number(g['limit'])}" for g in missed)
+    return f"<p class='missed'>Missed: {escape(words)}.</p>"
+
+
+def _subjects(subjects: Sequence[Result]) -> str:
+    rows = []
+    for s in subjects:
+        latency = s.get("latency_us") or {}
+        rows.append(
+            [
+                s["name"],
+                "–" if s.get("r2") is None else f"{s['r2']:.3f}",
+                *(_or_dash(latency.get(key)) for key in ("p50", "p99", "p999", "max")),
+                _or_dash(s.get("energy_mj_per_step")),
+                f"{s.get('engine', '')}, {s.get('precision', '')}",
+                _or_dash(s.get("steps")),
+                _or_dash(s.get("params")),
+                _or_dash(s.get("artifact_bytes")),
+            ]
+        )
+    head = ["subject", "R²", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "mJ a step"]
+    head += ["engine", "steps", "parameters", "bytes"]
+    reasons = sorted({str(s.get("energy_source")) for s in subjects if s.get("energy_mj_per_step") is None})
+    note = f"<p class='soft'>Energy: {escape('; '.join(reasons))}.</p>" if reasons else ""
+    missing = "; ".join(
+        f"{s['name']}: {s['r2_source']}" for s in subjects if s.get("r2") is None and s.get("r2_source")
+    )
+    return _table(head, rows) + note + (f"<p class='soft'>No R²: {escape(missing)}.</p>" if missing else "")
+
+
+def _paced(result: Result, deadline: float | None) -> str:
+    ways = (("paced", "every 10 ms"), ("paced_cold", "every 10 ms, caches emptied"))
+    measured = [(s["name"], how, s[key]) for s in result["subjects"] for key, how in ways if s.get(key)]
+    measured += [
+        (name, "every 10 ms", result[key])
+        for name, key in (("the decoder on raw frames", "frames_paced"), ("empty", "empty_paced"))
+        if result.get(key)
+    ]
+    rows = []
+    for name, how, paced in measured:
+        step, response = paced["step_us"], paced["response_us"]
+        figures = [step["p50"], step["p99"], response["p99"], response["max"], paced["jitter_us"]]
+        rows.append([name, how, *map(number, figures), f"{paced['deadline_misses']} of {paced['steps']}"])
+    if not rows:
+        return ""
+    head = ["subject", "woken", "step p50 µs", "p99", "response p99 µs", "max", "jitter µs", "missed"]
+    limit = f", deadline {number(deadline / 1e3)} ms" if deadline else ""
+    whole = (result.get("frames_paced") or {}).get("signal_to_output_ms")
+    delay = f" From a signal to the output that reports it: {number(whole)} ms, filters included." if whole else ""
+    return f"<h2>In use{limit}</h2>{_table(head, rows)}<p class='soft'>{escape(IN_USE + delay)}</p>"
+
+
+def _traces(trace: Result | None) -> str:
+    if not trace:
+        return ""
+    pictures = "".join(_figure(trace_chart(trace, i), "") for i in range(len(trace["names"])))
+    return f"<h2>Decoded traces</h2><p class='soft'>{escape(trace.get('source', ''))}</p>{pictures}"
+
+
+def _robustness(curves: Sequence[Result]) -> str:
+    if not curves:
+        return ""
+    pictures = "".join(_figure(robustness_chart(curve), "") for curve in curves)
+    rows = [
+        [
+            name,
+            curve["kind"],
+            *(f"{number(lv)}: {r['mean']:.2f}" for lv, r in zip(curve["levels"], series, strict=True)),
+        ]
+        for curve in curves
+        for name, series in curve["r2"].items()
+    ]
+    longest = max(map(len, rows))
+    table = _table(["subject", "harm", *[""] * (longest - 2)], [row + [""] * (longest - len(row)) for row in rows])
+    return (
+        f"<h2>What is left when things go wrong</h2><div class='pictures'>{pictures}</div>"
+        f"<p class='soft'>{HARM}</p><details><summary>The same as a table</summary>{table}</details>"
+    )
+
+
+def _system(system: Result | None) -> str:
+    if not system:
+        return ""
+    head = ["signal", "decoded", "Mb/s", "acquisition mW", "detection mW", "radio mW", "compute mW", "total mW"]
+    keys = ("mbit_per_s", "acquisition_mw", "processing_mw", "radio_mw", "compute_mw", "total_mw")
+    rows = [[r["signal"], r["decoded"], *(_or_dash(r[key]) for key in keys)] for r in system["rows"]]
+    assumed = [[n, number(a["value"]), a["unit"], a["source"]] for n, a in system["assumptions"].items()]
+    folded = _table(["name", "value", "unit", "source"], assumed, words=3)
+    words = f"<p class='soft'>{MODEL}</p>{_table(head, rows)}<details><summary>Assumptions</summary>{folded}</details>"
+    return f"<h2>The whole implant: a model</h2>{words}"
+
+
+def _layers(layers: Sequence[Result]) -> str:
+    if not layers:
+        return ""
+    rows = [[r["name"], number(r["multiply_adds"]), number(r["bytes"])] for r in layers]
+    return "<h2>Where the work is</h2>" + _table(["part of a step", "multiply–adds", "bytes read"], rows)
+
+
+def _calibration(table: Sequence[Result]) -> str:
+    if not table:
+        return ""
+    rows = [[r["name"], number(r["range"]), f"{r['clipped']:.3%}", number(r["noise_db"])] for r in table]
+    words = _table(["activation", "range", "clipped", "signal to noise, dB"], rows)
+    return f"<h2>Calibration</h2><details><summary>{len(rows)} activations</summary>{words}</details>"
+
+
+def _provenance(result: Result) -> str:
+    facts = {**{f"device: {k}": v for k, v in result["device"].items()}, **(result.get("bundle") or {})}
+    facts |= {key: result[key] for key in ("command", "created", "harness") if result.get(key)}
+    rows = [[key, _words(value)] for key, value in facts.items() if value not in (None, "", {}, [])]
+    return "<h2>Device and provenance</h2>" + _table(["", ""], rows, words=1)
+
+
+# ---------------------------------------------------------------- HTML
+
+
+def _figure(drawing: str, caption: str) -> str:
+    words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{drawing}{words}</figure>" if drawing else ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int | None = None) -> str:
+    """`words` is the column that holds text to be wrapped."""
+    top = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in head)
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{' class=word' if i == words else ''}>{escape(c)}</td>" for i, c in enumerate(row))
+        + "</tr>"
+        for row in rows
+    )
+    head_row = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
+    return f"<div class='table' tabindex='0'><table>{head_row}<tbody>{body}</tbody></table></div>"
+
+
+def _or_dash(value: float | None) -> str:
+    return "–" if value is None else number(value)
+
+
+def _words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_words(part)}" for key, part in value.items())
+    return ", ".join(map(_words, value)) if isinstance(value, (list, tuple)) else str(value)

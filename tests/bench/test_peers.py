@@ -1,0 +1,72 @@
+"""Peers compute what the student computes; what cannot run says why."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load
+
+from edgedistill.bench.peers import TorchEager, WindowTeacher, dynamic_int8_graph
+from edgedistill.config import TeacherSize
+from edgedistill.errors import EngineError
+from edgedistill.quantization.onnx_graph.teacher_window import parameters_of, timing_graph
+from edgedistill.runtime.onnx_engine import OnnxEngine
+
+from ..bundles import SHAPE, student_files
+
+FILES = student_files(SHAPE, seed=3)
+BINS = np.random.default_rng(0).normal(size=(40, SHAPE.channels)).astype(np.float32)
+TEACHER = TeacherSize(
+    d=16, layers=1, heads=2, ff=16, patch=8, span=4, predictor_layers=1, predictor_d=8, mask_share=0.2
+)
+
+
+def test_pytorch_decodes_what_the_float_graph_decodes_and_starts_again() -> None:
+    eager, graph = TorchEager(SHAPE, load(FILES["student.safetensors"])), OnnxEngine(FILES["student.onnx"], SHAPE)
+    expected = np.stack([graph.step(bin) for bin in BINS])
+    for _ in range(2):
+        found = np.stack([eager.step(bin) for bin in BINS])
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        eager.reset()
+    assert sum(a.nbytes for a in eager.export_state().values()) > 0
+
+
+def test_dynamic_int8_is_near_and_not_the_same() -> None:
+    dynamic = OnnxEngine(dynamic_int8_graph(FILES["student.onnx"]), SHAPE)
+    graph = OnnxEngine(FILES["student.onnx"], SHAPE)
+    found, expected = (np.stack([engine.step(bin) for bin in BINS]) for engine in (dynamic, graph))
+    assert not np.array_equal(found, expected)
+    assert np.abs(found - expected).max() < 0.2 * expected.std()
+
+
+def test_the_teacher_sees_its_window_and_forgets_it() -> None:
+    graph = timing_graph(TEACHER, units=5, window=12, outputs=2)
+    teacher, counts = WindowTeacher(graph.SerializeToString()), np.ones(5, np.float32)
+    first = teacher.step(counts)
+    assert first.shape == (2,)
+    assert teacher.export_state()["counts"].sum() == 5
+    teacher.reset()
+    assert not teacher.export_state()["counts"].any()
+    assert np.array_equal(teacher.step(counts), first)
+    assert parameters_of(graph) > TEACHER.d * TEACHER.d
+
+
+def test_a_graph_that_is_none_is_refused() -> None:
+    with pytest.raises(EngineError, match="refuses the teacher"):
+        WindowTeacher(b"no graph")
+
+
+@pytest.mark.parametrize(
+    ("module", "make"),
+    [
+        ("torch", lambda: TorchEager(SHAPE, {})),
+        ("onnxruntime.quantization", lambda: dynamic_int8_graph(b"")),
+        ("onnxruntime", lambda: WindowTeacher(b"")),
+    ],
+)
+def test_what_is_not_installed_is_named(module: str, make: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(EngineError, match="not installed"):
+        make()  # type: ignore[operator]

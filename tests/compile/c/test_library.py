@@ -1,0 +1,258 @@
+"""What `compile` leaves in a bundle: a library and its sources, whole or not at all, and the same bits everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from edgedistill.assets import asset_folder
+from edgedistill.bundle import Bundle, open_bundle
+from edgedistill.cli import main
+from edgedistill.compile.c import library
+from edgedistill.compile.c.library import compile_c_library
+from edgedistill.compile.c.toolchain import find_toolchain
+from edgedistill.errors import ConfigError, EngineError, OutputError
+from edgedistill.runtime import Decoder
+from edgedistill.runtime.c_abi import OUTPUT
+from edgedistill.runtime.c_state import state_dtype, student_arrays
+from edgedistill.target import Target, load_target
+
+from ..engines import ARRAYS, SHAPES, frames_of, quick_host, target_with, write_engine_bundle
+
+ALLOWED = {"memcpy", "memmove", "memset", "sqrt", "sqrtf"}  # all that a model may ask of a C library
+PROGRAM = Path(__file__).with_name("uneven_chunks.c")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    bundle = write_engine_bundle(tmp_path_factory.mktemp("c-library") / "original.edge", "slow")
+    assert compile_c_library(bundle, quick_host()).compiled
+    return bundle
+
+
+@pytest.fixture
+def bundle(original: Bundle, tmp_path: Path) -> Bundle:
+    """Compiled already, and free to be changed."""
+    return open_bundle(shutil.copytree(original.path, tmp_path / "copy.edge"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def test_the_folder_holds_library_sources_and_what_they_are(original: Bundle) -> None:
+    folder = original.path / "build" / "host"
+    record, files = json.loads((folder / "build.json").read_text()), contents(folder)
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != "build.json"}
+    assert record["files"] == digests
+    assert record["manifest"] == original.sha256
+    assert (record["target"], record["abi"], record["library"]) == ("host", 1, "libed_slow_1.so")
+    needs = record["fingerprint"]
+    assert needs["architecture"]
+    assert "-ffp-contract=off" in needs["flags"]
+    assert needs["compiler"] == find_toolchain(quick_host()).version
+    assert record["sizes"]["library"] == len(files["libed_slow_1.so"])
+    assert {"include/edgedistill.h", "c/ed_api.c", "c/ed_engine.c", "model/model_slow_1.h", "README"} <= files.keys()
+    assert len(files["README"].splitlines()) == 3
+    assert record["sizes"]["state"] == Decoder(original, "c")._stream.info.state_bytes  # type: ignore[union-attr]
+    assert [path.name for path in folder.parent.iterdir()] == ["host"]
+    open_bundle(original.path)  # what a device adds does not make a bundle a damaged one
+
+
+def test_the_same_bundle_gives_the_same_bytes(original: Bundle, bundle: Bundle) -> None:
+    compile_c_library(bundle, quick_host(), force=True)
+    assert contents(bundle.path / "build") == contents(original.path / "build")
+
+
+def test_nothing_is_compiled_that_is_there_already(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = bundle.path / "build" / "host"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    monkeypatch.setattr(library, "_compile", lambda *_: pytest.fail("compiled again"))
+    made = compile_c_library(bundle, quick_host())
+    assert not made.compiled
+    assert made.library == folder / "libed_slow_1.so"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "build.json", "flags", "bundle", "kernels"])
+def test_what_is_not_as_it_would_be_made_is_made_again(
+    bundle: Bundle, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, target = bundle.path / "build" / "host", quick_host()
+    asked: list[str] = []
+    compile_ = library._compile
+    monkeypatch.setattr(library, "_compile", lambda *given: asked.append("") or compile_(*given))
+    if damage == "changed":
+        (folder / "c" / "ed_math.h").write_text("other")
+    elif damage == "missing":
+        (folder / "libed_slow_1.so").unlink()
+    elif damage == "build.json":
+        (folder / "build.json").write_text("{")
+    elif damage == "flags":
+        target = target_with("host", flags=("-O0",))
+    elif damage == "bundle":
+        bundle = _replaced(bundle)
+    else:
+        sources = library.kernel_sources
+        monkeypatch.setattr(library, "kernel_sources", lambda: sources() | {"c/new.h": b""})
+    made = compile_c_library(bundle, target)
+    assert (made.compiled, len(asked)) == (True, 1)
+    frames = frames_of("slow", 300)
+    found, expected = Decoder(bundle, "c").push(frames), Decoder(bundle, "oracle").push(frames)
+    assert [o.kinematics.tobytes() for o in found] == [o.kinematics.tobytes() for o in expected]
+
+
+def _replaced(bundle: Bundle) -> Bundle:
+    """Another bundle at the same place, with the build of the first."""
+    kept = bundle.path.with_name("kept")
+    (bundle.path / "build").rename(kept)
+    new = write_engine_bundle(bundle.path, "slow", seed=5)
+    kept.rename(new.path / "build")
+    return new
+
+
+@pytest.mark.parametrize("flag", ["--no-such-flag", "-DED_CHANNELS=9"])
+def test_a_failure_leaves_what_was_there(bundle: Bundle, flag: str) -> None:
+    before = contents(bundle.path)
+    with pytest.raises(EngineError, match="failed") as caught:
+        compile_c_library(bundle, target_with("host", flags=("-Werror", flag)))
+    assert flag in str(caught.value.expected)
+    assert contents(bundle.path) == before
+    assert [path.name for path in (bundle.path / "build").iterdir()] == ["host"]
+
+
+def test_a_zip_is_to_be_unpacked_first(tmp_path: Path) -> None:
+    zipped = write_engine_bundle(tmp_path / "a.edge.zip", "slow")
+    with pytest.raises(EngineError, match="zip") as caught:
+        compile_c_library(zipped, quick_host())
+    assert caught.value.next_step == f"unzip {zipped.path} -d {tmp_path / 'a.edge'}"
+
+
+def test_a_place_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+    bundle = write_engine_bundle(tmp_path / "a.edge", "slow")
+    (bundle.path / "build").write_text("a file in the way")
+    with pytest.raises(OutputError, match="could not be written"):
+        compile_c_library(bundle, quick_host())
+
+
+def test_targets_without_a_compiler_are_refused(original: Bundle) -> None:
+    with pytest.raises(ConfigError, match="jetson"):
+        compile_c_library(original, load_target("jetson"))
+    missing = replace(quick_host(), compiler=replace(quick_host().compiler, command="gcc-of-dreams"))  # type: ignore
+    with pytest.raises(EngineError, match="apt install"):
+        compile_c_library(original, missing)
+
+
+# ---------------------------------------------------------------- what is inside
+
+
+@pytest.mark.parametrize("name", ["host", "aarch64", "cortex-m7"])
+@pytest.mark.parametrize("kind", ["slow", "fast"])
+def test_no_symbol_allocates_prints_or_is_missing(tmp_path: Path, name: str, kind: str) -> None:
+    """Clean of warnings, too, with each target's compiler."""
+    target = target_with(name, library="static")
+    assert target.compiler is not None
+    target = replace(target, compiler=replace(target.compiler, flags=(*target.compiler.flags, "-Werror")))
+    made = compile_c_library(write_engine_bundle(tmp_path / "a.edge", kind), target)
+    toolchain = find_toolchain(target)
+    listed = toolchain.run(made.folder, toolchain.tool("nm"), "-f", "sysv", made.library.name).splitlines()
+    symbols = [[cell.strip() for cell in line.split("|")] for line in listed if line.count("|") == 6]
+    external = {symbol[0] for symbol in symbols if symbol[2] in "TRDBV"}
+    assert f"ed_model_{made.record.model}" in external
+    assert all(name.startswith("ed_") for name in external)
+    wanted = {symbol[0] for symbol in symbols if symbol[2] in "Uw"} - external
+    assert {name for name in wanted if not name.startswith("__aeabi_")} <= ALLOWED  # __aeabi_: the compiler's own
+    mutable = [symbol for symbol in symbols if symbol[6].startswith((".data", ".bss")) and ".rel.ro" not in symbol[6]]
+    assert not [symbol[0] for symbol in mutable if not symbol[0].startswith((".", "$"))]
+
+
+def test_firmware_is_an_archive_and_its_memory_is_gated(tmp_path: Path) -> None:
+    target = target_with("cortex-m7")
+    made = compile_c_library(write_engine_bundle(tmp_path / "a.edge", "slow"), target)
+    assert made.library.name == "libed_slow_1.a"
+    sizes = made.record.sizes
+    assert 0 < sizes["state"] <= sizes["ram"] < sizes["state"] + 4096
+    assert 0 < sizes["flash"] < sizes["library"]
+    assert "Memory Configuration" in (made.folder / "program.map").read_text()
+    assert [(gate.name, gate.ok) for gate in made.gates] == [("flash_bytes", True), ("ram_bytes", True)]
+    tight = replace(target, gates={"flash_bytes_max": 10.0, "ram_bytes_max": 1e9})
+    again = compile_c_library(open_bundle(tmp_path / "a.edge"), tight)
+    assert not again.compiled
+    assert [gate.ok for gate in again.gates] == [False, True]
+    with pytest.raises(EngineError, match=r"another chip|firmware"):
+        Decoder(open_bundle(tmp_path / "a.edge"), "c")
+
+
+def run_program(target: Target, folder: Path, bundles: list[Bundle], frames: np.ndarray) -> bytes:
+    """`uneven_chunks.c` with the sources of all bundles and the model of the last, on this machine or an emulator."""
+    assert target.compiler is not None
+    emulator = target.compiler.run
+    if emulator and shutil.which(emulator[0]) is None:
+        pytest.skip(f"{emulator[0]} is not installed: apt install qemu-user")
+    toolchain, objects = find_toolchain(target), []
+    for bundle in bundles:  # as a firmware project would, from the sources in the folder
+        made = compile_c_library(bundle, target)
+        define, here = f'-DED_MODEL_HEADER="model_{made.record.model}.h"', made.folder
+        objects.append(str(folder / f"{made.record.model}.o"))
+        toolchain.compile(here, "c/ed_engine.c", objects[-1], ("-Iinclude", "-Ic", "-Imodel", define))
+    main_ = (str(PROGRAM), f"-DMODEL=ed_model_{made.record.model}", "-Iinclude", "-Ic", "c/ed_api.c")
+    toolchain.run(made.folder, toolchain.compiler.command, *toolchain.flags, *main_, *objects, "-o", str(folder / "p"))
+    command = [*emulator, str(folder / "p")]
+    done = subprocess.run(command, input=frames.tobytes(), capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["host", "aarch64"])
+def test_a_program_in_c_gives_the_bits_of_the_oracle(tmp_path: Path, name: str) -> None:
+    """Two models in one program; outputs, and every integer that is kept, of the second."""
+    bundles = [write_engine_bundle(tmp_path / f"{kind}.edge", kind) for kind in ("slow", "fast")]
+    frames = frames_of("fast", 5000)
+    answer = run_program(target_with(name), tmp_path, bundles, frames)
+    oracle, dtype = Decoder(bundles[1], "oracle"), state_dtype(SHAPES["fast"], ARRAYS["fast"])
+    expected = oracle.push(frames)
+    found = np.frombuffer(answer[: -dtype.itemsize], OUTPUT)
+    assert len(found) == len(expected) > 400
+    for row, output in zip(found, expected, strict=True):
+        facts = (output.bin, output.end_frame, output.flags, output.bad_channels)
+        assert tuple(row[field] for field in ("bin", "end_frame", "flags", "bad_channels")) == facts
+        assert row["kinematics"][: len(output.kinematics)].tobytes() == output.kinematics.tobytes()
+    state, own = np.frombuffer(answer[-dtype.itemsize :], dtype)[0], oracle.export_state()
+    for field, array in student_arrays(SHAPES["fast"], state).items():
+        assert np.array_equal(array, own[f"state_{field}"]), field
+    assert state["seen"] == own["seen"]
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_tells_what_it_made(bundle: Bundle, tmp_path: Path) -> None:
+    shutil.rmtree(bundle.path / "build")
+    own = tmp_path / "own.toml"
+    text = Path(str(asset_folder("targets") / "host.toml")).read_text()
+    own.write_text(text.replace('name = "host"', 'name = "mine"').replace("-mtune=native", "-O1"))
+    result = CliRunner().invoke(main, ["compile", str(bundle.path), "--target", str(own), "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["target"], told["compiled"], told["gates"]) == ("mine", True, [])
+    assert Path(told["library"]).is_file()
+    assert told["library_bytes"] > told["state_bytes"] > 0
+    assert told["flash_bytes"] is None
+    said = CliRunner().invoke(main, ["compile", str(bundle.path), "--target", str(own)])
+    assert said.exit_code == 0
+    assert "there already" in said.stdout
+    own.write_text(own.read_text().replace("[gates]", "[gates]\nlibrary_bytes_max = 1"))
+    missed = CliRunner().invoke(main, ["compile", str(bundle.path), "--target", str(own)])
+    assert missed.exit_code == 3
+    assert "MISSED" in missed.stdout

@@ -1,0 +1,128 @@
+"""The generated C holds exactly the numbers of the model, whatever it is called."""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgedistill.compile.c.model_source import bias_by_slot, c_float, c_sources, c_string
+from edgedistill.compile.c.packing import PACKINGS, group_of, packing_of
+from edgedistill.compile.model_facts import c_identifier
+from edgedistill.config import StudentShape
+from edgedistill.errors import EngineError
+from edgedistill.frontend import FrontEndConfig
+from edgedistill.numerics import Int8Model
+
+from ...kernels.c_builds import facts_of
+from ...numerics.students import SMALL, random_model
+
+CONFIG = FrontEndConfig(rate=Fraction(390625, 16), channels=SMALL.channels)
+
+
+def sources(model: Int8Model, name: str = "a", ops: str = "scalar", **facts: Any) -> dict[str, str]:
+    return c_sources(model, CONFIG, replace(facts_of(model, CONFIG, name), **facts), ops)
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_a_float_is_written_exactly(value: float) -> None:
+    text = c_float(value)
+    assert re.fullmatch(r"-?0x[01]\.[0-9a-f]+p[-+]\d+f", text)
+    assert struct.pack("f", float.fromhex(text[:-1])) == struct.pack("f", value)
+
+
+@given(st.text())
+def test_a_string_survives_any_text(text: str) -> None:
+    literal = c_string(text)
+    inner = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), literal[1:-1].encode("ascii"))
+    assert inner == text.encode()
+    assert not re.search(r'[^\\]"|\?|\n', literal[1:-1])
+
+
+@given(st.text(min_size=1))
+def test_any_name_gives_a_symbol(name: str) -> None:
+    assert re.fullmatch(r"[0-9A-Za-z_]+", c_identifier(name))
+
+
+def test_the_header_states_shape_rate_and_variant() -> None:
+    text = sources(random_model(), "a-b", "avx2")["model_a_b.h"]
+    defines = dict(re.findall(r"#define (ED_\w+) (.+)", text))
+    assert {defines[f"ED_{key.upper()}"] for key in ("d", "window")} == {"32", "9"}
+    assert defines["ED_RATE_NUMERATOR"] == "UINT64_C(390625)"
+    assert defines["ED_RATE_DENOMINATOR"] == "UINT64_C(16)"
+    assert defines["ED_OPS_HEADER"] == '"ed_ops_avx2.h"'
+    assert defines["ED_MODEL_SYMBOL"] == "ed_model_a_b"
+    assert defines["ED_MODEL_DATA"] == '"model_a_b_data.h"'
+    assert defines["ED_KEEPS"] == "0"
+
+
+def test_the_same_model_gives_the_same_text() -> None:
+    assert sources(random_model()) == sources(random_model())
+
+
+def test_an_evil_name_stays_inside_its_comment() -> None:
+    text = sources(random_model(), "*/ int x; /*")["model____int_x____.h"]
+    assert text.splitlines()[0].count("*/") == 1
+
+
+@given(st.integers(2, 40), st.integers(0, 39))
+def test_the_bias_lies_by_slot_from_any_bin_on(window: int, slot: int) -> None:
+    slot %= window
+    by_age = np.arange(window)[None]
+    row = bias_by_slot(by_age)[0]
+    found = row[window - 1 - slot :][:window]
+    assert (found == (slot - np.arange(window)) % window).all()
+    assert len(row) >= window - 1 + -(-window // 16) * 16  # whole vectors from the last offset
+
+
+@given(st.sampled_from(sorted(PACKINGS)), st.integers(1, 24), st.integers(1, 70), st.integers(0, 99))
+def test_every_weight_is_where_its_kernel_looks(ops: str, blocks: int, n: int, seed: int) -> None:
+    packing, rng = packing_of(ops), np.random.default_rng(seed)
+    rows = rng.integers(-127, 128, (16 * blocks, n), np.int8)
+    packed = np.frombuffer(packing.matrix(rows), np.uint8) ^ (128 if packing.unsigned else 0)
+    columns = -(-n // 4) * 4
+    assert len(packed) == 16 * blocks * columns
+    for _ in range(20):
+        o, i = int(rng.integers(16 * blocks)), int(rng.integers(columns))
+        at = o * columns + i
+        if packing.group:
+            size = packing.rows
+            group = group_of(16 * blocks // size, packing.group)
+            first, block = o // size // group * group, o // size % group
+            at = first * size * columns + (i // 4 * group + block) * 4 * size + o % size * 4 + i % 4
+        assert packed[at].astype(np.int8) == (rows[o, i] if i < n else 0)
+
+
+@pytest.mark.parametrize("most", [2, 4, 8])
+def test_groups_divide_and_keep_pairs(most: int) -> None:
+    for blocks in range(1, 200):
+        group = group_of(blocks, most)
+        assert group <= most
+        assert blocks % group == 0
+        assert blocks % 2 or group % 2 == 0
+
+
+def test_too_many_outputs_are_refused() -> None:
+    shape = StudentShape(5, 17, d=8, layers=1, heads=1, window=3, ff=8, taps=1, dilation=1, lags=0)
+    with pytest.raises(EngineError, match="17"):
+        sources(random_model(shape))
+
+
+@pytest.mark.parametrize(
+    "facts", [{"channel_ids": ("a",)}, {"mean": (1.0,)}, {"output_units": ("m",)}, {"std": (1.0, -1.0, 1.0, 1.0, 1.0)}]
+)
+def test_facts_that_do_not_fit_are_refused(facts: dict[str, Any]) -> None:
+    with pytest.raises(EngineError):
+        sources(random_model(), **facts)
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    with pytest.raises(EngineError, match="did you mean 'avx2'"):
+        sources(random_model(), ops="avx3")

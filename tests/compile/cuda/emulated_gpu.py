@@ -1,0 +1,83 @@
+"""A machine with a GPU that is emulated: a driver, a compiler, and the environment in which both are found.
+
+The driver is kernels/cuda/emulation/driver.cpp; the compiler a script that answers as nvcc does and compiles a kernel
+for the emulator instead. What runs in that environment is edgedistill as it is, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedistill.compile.commands import answer
+from edgedistill.compile.cuda.nvcc import Nvcc, nvcc_path
+
+ROOT = Path(__file__).parents[3]
+DRIVER = ROOT / "kernels" / "cuda" / "emulation" / "driver.cpp"
+NVCC = """#!/bin/sh
+case "$1" in
+--version) echo "Cuda compilation tools, release ${FAKE_CUDA:-13.0}, V13.0.88"; exit ;;
+--list-gpu-code) echo sm_87; echo sm_90; exit ;;
+--dryrun) echo '#$ INCLUDES="@INCLUDES@" ' >&2; exit ;;
+esac
+for word; do
+    shift
+    case "$word" in
+    -arch=* | --fmad=false | --prec-* | --ftz=false | -cubin | -O3) ;;
+    *) set -- "$@" "$word" ;;
+    esac
+done
+exec g++ -DED_EMULATED -O1 -fPIC -shared -ffp-contract=off -fno-math-errno -x c++ "$@" -I@KERNELS@
+"""
+
+
+class EmulatedGpu:
+    """The machine; `folder` is its own."""
+
+    def __init__(self, folder: Path) -> None:
+        includes = cuda_headers()
+        for name in ("bin", "lib"):
+            (folder / name).mkdir(parents=True)
+        script = folder / "bin" / "nvcc"
+        script.write_text(NVCC.replace("@INCLUDES@", " ".join(includes)).replace("@KERNELS@", str(DRIVER.parents[1])))
+        script.chmod(0o755)
+        library = folder / "lib" / "libcuda.so.1"
+        options = ("-std=c++17", "-O1", "-shared", "-fPIC", f"-Wl,-soname,{library.name}", *includes)
+        command = ["g++", *options, f"-I{DRIVER.parents[1]}", str(DRIVER), "-o", str(library), "-ldl"]
+        subprocess.run(command, check=True, timeout=300)
+        self.env = {
+            **os.environ,
+            "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "LD_LIBRARY_PATH": str(folder / "lib"),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def python(self, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+        """Python of this environment on that machine; `env` asks for another chip, driver or a fault."""
+        command = [sys.executable, *map(str, words)]
+        return subprocess.run(
+            command, env=self.env | env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    def edgedistill(self, *words: str | Path, code: int | tuple[int, ...] = 0, **env: str) -> dict[str, Any]:
+        """The JSON of a command that ends with that code, or one of those."""
+        done = self.python("-m", "edgedistill", *words, "--json", **env)
+        assert done.returncode in (code if isinstance(code, tuple) else (code,)), done.stdout + done.stderr
+        found = json.loads(done.stdout)
+        assert isinstance(found, dict)
+        return found
+
+
+def cuda_headers() -> tuple[str, ...]:
+    """The option that finds <cuda.h>; skips a test where no toolkit brings it."""
+    command = nvcc_path("nvcc")
+    found = Nvcc("cuda", command, "", "sm_87", ()).includes if command and answer(command, "--version") else ()
+    if not found:
+        pytest.skip("no <cuda.h> on this machine: it comes with the CUDA toolkit")
+    return found

@@ -1,0 +1,145 @@
+"""A bundle for a GPU: prepared where there is none, and refused where the kernels cannot run it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from edgedistill.bundle import Bundle, open_bundle
+from edgedistill.bundle.build_record import read_record
+from edgedistill.cli import main
+from edgedistill.compile.cuda import chip
+from edgedistill.compile.cuda.module import require_kernels_fit
+from edgedistill.compile.engines import compile_bundle, compile_or_prepare
+from edgedistill.errors import ConfigError, DeviceError, EngineError
+from edgedistill.machine.gpu import Gpu
+from edgedistill.runtime import Decoder
+from edgedistill.runtime.compiled_engines import engine_here, why_not_here
+from edgedistill.target import Cuda, load_target
+
+from ..engines import write_engine_bundle
+
+CUDA = load_target("cuda")
+HERE = Gpu("NVIDIA H200", "sm_90", "13000")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_engine_bundle(tmp_path / "a.edge", "slow")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find() -> Gpu:
+        raise DeviceError("there is no CUDA driver on this machine", next_step="edgedistill doctor")
+
+    monkeypatch.setattr(chip, "find_gpu", find)
+    monkeypatch.setattr("edgedistill.runtime.cuda_engine.find_gpu", find)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chip, "find_gpu", lambda: HERE)
+    monkeypatch.setattr("edgedistill.runtime.cuda_engine.find_gpu", lambda: HERE)
+
+
+# ---------------------------------------------------------------- a machine that is not the device
+
+
+def test_without_a_gpu_the_sources_are_prepared_and_the_command_is_told(bundle: Bundle, no_gpu: None) -> None:
+    with pytest.raises(DeviceError, match="no CUDA driver") as caught:
+        compile_bundle(bundle, CUDA)
+    assert f"edgedistill compile {bundle.path} --target cuda" in str(caught.value.next_step)
+    folder = bundle.path / "build" / "cuda"
+    record = read_record(folder)
+    assert (record.library, record.engine, record.target) == ("", "cuda", "cuda")
+    wanted = ("include/edgedistill.h", "c/ed_engine.c", "cuda/student_step.cu", "cuda/engine.cpp")
+    assert {*wanted, "model/model_slow_1.h", "README", "CMakeLists.txt"} <= record.files.keys()
+    assert "edgedistill compile BUNDLE --target cuda" in (folder / "README").read_text()
+    open_bundle(bundle.path)
+
+
+def test_a_build_ends_with_what_is_missing_not_with_an_error(bundle: Bundle, no_gpu: None) -> None:
+    made = compile_or_prepare(bundle, CUDA)
+    assert (made.compiled, made.library, made.gates) == (False, None, ())
+    assert made.lacking is not None
+    assert "--target cuda" in str(made.lacking.next_step)
+
+
+def test_with_a_gpu_and_no_nvcc_its_package_goes_first(bundle: Bundle, gpu: None) -> None:
+    missing = replace(CUDA, cuda=Cuda("nvcc-of-dreams"))
+    with pytest.raises(DeviceError, match="nvcc-of-dreams") as caught:
+        compile_bundle(bundle, missing)
+    step = str(caught.value.next_step)
+    assert step.index("install") < step.index("edgedistill compile")
+    assert read_record(bundle.path / "build" / "cuda").library == ""
+
+
+def test_a_driver_older_than_the_toolkit_is_told(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(chip, "find_gpu", lambda: Gpu("Orin", "sm_87", "12060"))
+    program = tmp_path / "nvcc"
+    program.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n")
+    program.chmod(0o755)
+    with pytest.raises(DeviceError, match="older than its CUDA toolkit") as caught:
+        compile_bundle(bundle, replace(CUDA, cuda=Cuda(str(program))))
+    assert "CUDA 12.6" in str(caught.value)
+
+
+def test_what_was_compiled_elsewhere_is_not_replaced_by_sources(bundle: Bundle, no_gpu: None) -> None:
+    compile_or_prepare(bundle, CUDA)
+    folder = bundle.path / "build" / "cuda"
+    record = replace(read_record(folder), library="libed_slow_1.so", notes=())
+    record.write(folder)
+    compile_or_prepare(bundle, CUDA)
+    assert read_record(folder).library == "libed_slow_1.so"
+
+
+def test_the_command_fails_with_exit_1_and_leaves_the_sources(bundle: Bundle, no_gpu: None) -> None:
+    result = CliRunner().invoke(main, ["compile", str(bundle.path), "--target", "cuda", "--json"])
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)["error"]
+    assert (told["type"], "no CUDA driver" in told["what"]) == ("DeviceError", True)
+    assert (bundle.path / "build" / "cuda" / "build.json").exists()
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_a_prepared_engine_is_not_opened_and_no_other_takes_its_place(bundle: Bundle, no_gpu: None) -> None:
+    compile_or_prepare(bundle, CUDA)
+    with pytest.raises(EngineError, match="prepared, not compiled") as caught:
+        Decoder(bundle, "cuda")
+    assert f"edgedistill compile {bundle.path} --target cuda" in str(caught.value.next_step)
+    assert engine_here(bundle) == "onnxruntime-int8"
+    assert "prepared" in str(why_not_here(bundle, "cuda", "cuda"))
+    with pytest.raises(EngineError, match="nothing is compiled"):
+        Decoder(bundle, "c")
+
+
+def test_a_window_or_parts_that_the_kernels_cannot_take_are_refused() -> None:
+    require_kernels_fit(2048, ())
+    with pytest.raises(EngineError, match="window is too large") as caught:
+        require_kernels_fit(2049, ())
+    assert "[student]" in str(caught.value.next_step)
+    with pytest.raises(EngineError, match="in INT8") as caught:
+        require_kernels_fit(200, ("embed",))
+    assert "--recipe" in str(caught.value.next_step)
+
+
+def test_a_zip_is_to_be_unpacked_first(tmp_path: Path) -> None:
+    zipped = write_engine_bundle(tmp_path / "a.edge.zip", "slow")
+    with pytest.raises(EngineError, match="zip") as caught:
+        compile_bundle(zipped, CUDA)
+    assert "unzip" in str(caught.value.next_step)
+    assert why_not_here(zipped, "cuda", "cuda") == "a zip holds nothing compiled"
+
+
+def test_a_chip_is_named_for_gpus_only(bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match="runs on no GPU"):
+        compile_bundle(bundle, load_target("host"), chip="sm_87")

@@ -1,0 +1,205 @@
+"""A module `tensorrt` with the names that our builder uses and no others, which does as it is told.
+
+What stands here is held against the real bindings by test_tensorrt_api.py, so it cannot drift into a TensorRT of our
+own making. A plan is the graph it was built from, with a header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from types import ModuleType
+from typing import Any
+
+HEADER = b"plan of "
+CACHE = b"tactics"
+
+
+@dataclass
+class Behavior:
+    """What goes wrong, and what happened."""
+
+    version: str = "10.3.0"
+    parse_error: dict[bytes, tuple[str, str, str]] = field(default_factory=dict)  # part of a graph -> node, op, text
+    build_error: dict[bytes, str] = field(default_factory=dict)  # part of a graph -> what the log says
+    plugin_refused: bool = False
+    no_start: bool = False
+    during_build: Callable[[], None] | None = None
+    workspace: list[int] = field(default_factory=list)
+    caches: list[bytes] = field(default_factory=list)  # given to config.create_timing_cache
+    steps: list[bool] = field(default_factory=list)  # what the monitor answered
+    loaded: list[str] = field(default_factory=list)
+    flags: list[int] = field(default_factory=list)
+    plan_of: Callable[[bytes], bytes] = lambda graph: HEADER + graph
+
+
+def fake_tensorrt(told: Behavior) -> ModuleType:
+    """The module."""
+    module: Any = ModuleType("tensorrt")
+
+    class ILogger:
+        INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+        def __init__(self) -> None:
+            pass
+
+    class IProgressMonitor:
+        def __init__(self) -> None:
+            pass
+
+    class MemoryPoolType(Enum):
+        WORKSPACE = 0
+
+    class ProfilingVerbosity(Enum):
+        DETAILED = 2
+
+    class LayerInformationFormat(Enum):
+        JSON = 1
+
+    class NetworkDefinitionCreationFlag:
+        STRONGLY_TYPED = 1
+
+    class TensorFormat:
+        LINEAR = 0
+
+    class ITensor:
+        allowed_formats = -1  # any
+
+    class INetworkDefinition:
+        graph: bytes
+
+        def __init__(self) -> None:
+            self.tensors = ITensor(), ITensor()
+            self.num_inputs = self.num_outputs = 1
+
+        def get_input(self, index: int) -> ITensor:
+            return self.tensors[index]
+
+        def get_output(self, index: int) -> ITensor:
+            return self.tensors[1 + index]
+
+    class ITimingCache:
+        def __init__(self, held: bytes) -> None:
+            self.held = held
+
+        def serialize(self) -> bytes:
+            return self.held + CACHE
+
+    class IBuilderConfig:
+        profiling_verbosity: ProfilingVerbosity
+        progress_monitor: Any
+        cache: ITimingCache
+
+        def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
+            assert pool is MemoryPoolType.WORKSPACE
+            told.workspace.append(pool_size)
+
+        def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
+            told.caches.append(serialized_timing_cache)
+            return ITimingCache(serialized_timing_cache)
+
+        def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+            self.cache = cache
+            return not ignore_mismatch and not cache.held.startswith(b"foreign")
+
+    class IHostMemory(bytes):
+        pass
+
+    class IPluginRegistry:
+        def get_creator(self, type: str, version: str, plugin_namespace: str = "") -> object | None:
+            return (type, version) if told.loaded else None
+
+        def load_library(self, plugin_path: str) -> object | None:
+            if told.plugin_refused:
+                return None
+            told.loaded.append(plugin_path)
+            return object()
+
+    class Builder:
+        def __init__(self, logger: Any) -> None:
+            self.logger = logger
+            if told.no_start:
+                logger.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
+                raise TypeError("pybind11::init(): factory function returned nullptr")
+
+        def create_network(self, flags: int = 0) -> INetworkDefinition:
+            told.flags.append(flags)
+            return INetworkDefinition()
+
+        def create_builder_config(self) -> IBuilderConfig:
+            return IBuilderConfig()
+
+        def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
+            assert [tensor.allowed_formats for tensor in network.tensors] == [1 << TensorFormat.LINEAR] * 2
+            monitor = config.progress_monitor
+            monitor.phase_start("Building Engine", None, 2)
+            if told.during_build:
+                told.during_build()
+            for step in range(2):
+                told.steps.append(monitor.step_complete("Building Engine", step))
+                if not told.steps[-1]:
+                    return None
+            monitor.phase_finish("Building Engine")
+            for part, text in told.build_error.items():
+                if part in network.graph:
+                    self.logger.log(ILogger.WARNING, "a warning before it")
+                    self.logger.log(ILogger.ERROR, text)
+                    return None
+            return IHostMemory(told.plan_of(network.graph))
+
+    class ParserError:
+        def __init__(self, name: str, operator: str, text: str) -> None:
+            self.said = name, operator, text
+
+        def node(self) -> int:
+            return 7
+
+        def node_name(self) -> str:
+            return self.said[0]
+
+        def node_operator(self) -> str:
+            return self.said[1]
+
+        def desc(self) -> str:
+            return self.said[2]
+
+    class OnnxParser:
+        def __init__(self, network: INetworkDefinition, logger: Any) -> None:
+            self.network, self.errors = network, list[ParserError]()
+
+        def parse(self, model: bytes, path: str | None = None) -> bool:
+            self.network.graph = model
+            self.errors = [ParserError(*said) for part, said in told.parse_error.items() if part in model]
+            return not self.errors
+
+        @property
+        def num_errors(self) -> int:
+            return len(self.errors)
+
+        def get_error(self, index: int) -> ParserError:
+            return self.errors[index]
+
+    class EngineInspector:
+        def get_engine_information(self, format: LayerInformationFormat) -> str:
+            return '{"Layers": ["attention"]}'
+
+    class ICudaEngine:
+        device_memory_size_v2 = 4096
+
+        def create_engine_inspector(self) -> EngineInspector:
+            return EngineInspector()
+
+    class Runtime:
+        def __init__(self, logger: Any) -> None:
+            pass
+
+        def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
+            return ICudaEngine() if serialized_engine else None
+
+    classes = [thing for thing in locals().values() if isinstance(thing, type)]
+    for one in classes:
+        setattr(module, one.__name__, one)
+    module.get_plugin_registry = IPluginRegistry
+    module.__version__ = told.version
+    return module

@@ -1,0 +1,199 @@
+"""The page says what the figures say, needs nothing from outside, and can be read by those who do not see pictures."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from edgedistill.errors import ConfigError
+from edgedistill.report import page_from_results
+from edgedistill.report.charts import robustness_chart
+from edgedistill.report.summary import summary_of
+from edgedistill.report.svg import Axis, nice_step
+
+from .results import full_result, subject
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+VOID = {"meta", "circle", "rect", "polygon", "polyline", "br"}
+
+
+class Page(HTMLParser):
+    """The tags of a page, and whether they nest."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return page_from_results([full_result()], ["decoder <1>"])
+
+
+def test_it_is_one_well_formed_page_without_anything_from_outside(page: str) -> None:
+    parsed = Page(page)
+    assert parsed.open == []
+    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in parsed.seen}
+    assert all("src" not in attrs and "href" not in attrs for _, attrs in parsed.seen)
+    outside = re.findall(r"https?://[^\"' <]+", page)
+    assert set(outside) <= {"http://www.w3.org/2000/svg"}
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_text_from_a_result_is_text(page: str) -> None:
+    assert "a &lt;processor&gt; &amp; more" in page
+    assert "<processor>" not in page
+    assert "decoder &lt;1&gt;" in page
+
+
+def test_every_picture_has_a_name_and_a_description(page: str) -> None:
+    pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(pictures) == 7  # latency, cost, two traces, three curves
+    for picture in pictures:
+        assert re.search(r'role="img".*?<title>[^<]+</title><desc>[^<]{10,}</desc>', picture, re.DOTALL)
+
+
+def test_the_summary_says_what_is_gained_and_what_is_not() -> None:
+    words = summary_of(full_result())
+    for said in ("12 µs", "published shape", "R² 0.610", "0.790 of the spike student", "same compute", "longevity"):
+        assert said in words
+    other = summary_of(
+        {"subjects": [subject("lfp-student-int8", 3.0), subject("spike-student-int8", 74.0, engine="x")]}
+    )
+    assert "ran on another engine, x: 73.8 µs" in other
+    lonely = summary_of({"subjects": [subject("lfp-student-int8", 12.0)]})
+    assert "accuracy is unknown" in lonely
+    assert "spike student" not in lonely
+    assert summary_of({"subjects": [subject("spike-teacher", 5.0)]}) == "This result holds no LFP student."
+
+
+def test_what_lies_below_a_chart_is_told_by_an_arrow_and_its_figure() -> None:
+    deep = [{"mean": m, "min": m - 1, "max": m + 1} for m in (0.7, -0.3, -3.4)]
+    curve = {"kind": "lost channels", "unit": "share", "levels": [0, 0.05, 0.5], "r2": {"lfp": deep}, "draws": 3}
+    picture = robustness_chart(curve)
+    assert ">-3.4<" in picture
+    assert ">-0.3<" not in picture
+    heights = [float(y) for y in re.findall(r"[0-9.]+,([0-9.-]+)", " ".join(re.findall(r'points="([^"]*)"', picture)))]
+    assert max(heights) <= 210.0  # nothing is drawn below the axis
+    words = summary_of({"subjects": [subject("lfp-student-int8", 3.0)], "robustness": [curve]})
+    assert "With 5% of the channels lost R² is: lfp -0.30." in words
+
+
+def test_a_missed_gate_and_what_was_not_measured_are_told(page: str) -> None:
+    assert "Missed: step_p99_us is 14, limit 10." in page
+    assert "only root may read the counter" in page
+    assert "never trained in this shape" in page
+
+
+def test_the_time_from_a_signal_to_its_output_counts_the_filters(page: str) -> None:
+    assert "5.34 ms, filters included" in page
+
+
+def test_parts_that_a_result_lacks_are_left_out() -> None:
+    plain = {key: full_result()[key] for key in ("device", "subjects")}
+    page = page_from_results([plain, plain], ["a", "b"])
+    assert "Robustness" not in page
+    assert "None" not in page
+    assert page.count("<h1>") == 2
+
+
+@pytest.mark.parametrize("result", [{}, {"device": {}, "subjects": []}, [], {"subjects": [1]}])
+def test_what_is_no_result_is_refused_by_name(result: object) -> None:
+    with pytest.raises(ConfigError, match=r"odd\.json: not a result"):
+        page_from_results([result], ["odd.json"])  # type: ignore[list-item]
+
+
+def test_axes() -> None:
+    assert Axis(1, 1000, 0, 300, log=True).ticks() == [1, 10, 100, 1000]
+    assert Axis(0, 1, 0, 100).ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert Axis(0, 10, 100, 0)(5) == 50
+    assert nice_step(0) == 1.0
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.1, of two #rrggbb."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_text_and_lines_can_be_told_from_the_ground_in_both_schemes(page: str) -> None:
+    schemes = re.findall(r":root \{(.*?)\}", page, re.DOTALL)
+    assert len(schemes) == 2
+    for scheme in schemes:
+        colours = dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6})", scheme))
+        for name in ("ink", "soft", "warn"):
+            assert contrast(colours[name], colours["ground"]) >= 4.5
+        for series in range(8):
+            assert contrast(colours[f"s{series}"], colours["card"]) >= 3.0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
+def test_a_browser_shows_it_in_both_schemes_without_a_word(page: str, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(page)
+    for scheme, colour in (("dark", 0), ("light", 1)):
+        log = shown(tmp_path, scheme, colour)
+        assert "CONSOLE" not in log
+        assert (tmp_path / f"{scheme}.png").stat().st_size > 20_000
+    assert (tmp_path / "dark.png").read_bytes() != (tmp_path / "light.png").read_bytes()
+
+
+def shown(folder: Path, scheme: str, colour: int) -> str:
+    """What the browser had to say; a screenshot in `folder`. Nothing resolves, so that a request would be an error."""
+    assert CHROMIUM is not None
+    quiet = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync")
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", *quiet, "--disable-component-update", "--hide-scrollbars",
+         "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / scheme}", "--enable-logging=stderr",
+         f"--blink-settings=preferredColorScheme={colour}", "--window-size=420,3000",
+         f"--screenshot={folder / scheme}.png", f"file://{folder / 'report.html'}"],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [],
+        {"device": 1, "subjects": 1},
+        {"device": {}, "subjects": []},
+        {"device": {}, "subjects": ["a"]},
+        {"device": {}, "subjects": [{}]},
+        {"device": {}, "subjects": [{"name": "a", "latency_us": {"p50": -1}}]},
+    ],
+)
+def test_json_of_another_kind_is_refused_by_name(odd: object) -> None:
+    with pytest.raises(ConfigError, match=r"odd\.json: not a result"):
+        page_from_results([full_result(), odd], ["good.json", "odd.json"])  # type: ignore[list-item]
+
+
+def test_an_energy_below_idle_is_noise_and_no_axis() -> None:
+    result = full_result()
+    for row in result["subjects"]:
+        row["energy_mj_per_step"] = -0.01
+    assert "no power sensor" in page_from_results([result], ["noisy"])
