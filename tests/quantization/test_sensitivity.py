@@ -21,7 +21,7 @@ from edgedistill.training.evaluate import Readout, mean_of_moving, r2_score
 from edgedistill.training.losses import SUPERVISED
 from edgedistill.training.student_tasks import ROWS, score_student, student_features
 
-from ...training.sessions import STUDENT, TRAINING, session
+from ..training.sessions import STUDENT, TRAINING, session
 
 SIZE = replace(STUDENT, layers=2)
 SESSION = session()
