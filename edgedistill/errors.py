@@ -54,6 +54,18 @@ class DeviceError(EngineError):
     """A driver, a GPU or a compiler for it that is not on this machine: what was asked for is done on the device."""
 
 
+class NotCompiled(EngineError):
+    """Nothing was compiled for this bundle and target yet, or only for other engines."""
+
+
+class OnlyPrepared(EngineError):
+    """The sources of a GPU engine lie ready, but the device has not compiled them yet."""
+
+
+class StalePlan(EngineError):
+    """A TensorRT plan that does not fit this device or this bundle any more. It is never made again unasked."""
+
+
 class OutputError(EdgeDistillError):
     """A result that could not be written: read-only folder, full disk, file in the way."""
 

@@ -1,0 +1,79 @@
+"""What edgedistill writes appears whole or not at all, and a failure names its cause."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from edgedistill.errors import OutputError
+from edgedistill.files import atomic_write, atomic_write_text
+
+
+def test_a_file_appears_whole_in_a_folder_that_did_not_exist(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "ranges.json"
+    atomic_write_text(path, "µV", "the ranges")
+    assert path.read_text(encoding="utf-8") == "µV"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "a.nwb", "the predictions") as partial:
+        partial.write_bytes(b"1")
+        assert partial.suffix == ".nwb"
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt(), ValueError("odd")])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, failure: BaseException) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+
+    def write() -> None:
+        with atomic_write(path, "the predictions") as partial:
+            partial.write_text("half")
+            raise failure
+
+    expected = OutputError if isinstance(failure, OSError) else type(failure)
+    with pytest.raises(expected):
+        write()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_replaces_a_folder_with_all_that_was_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.edge"
+    path.mkdir()
+    (path / "old").write_text("old")
+    with atomic_write(path, "the bundle") as partial:
+        partial.mkdir()
+        (partial / "new").write_text("new")
+    assert [file.name for file in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_old_folder_comes_back_when_the_move_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.edge"
+    path.mkdir()
+    (path / "old").write_text("old")
+    rename, calls = Path.rename, []
+
+    def fails_once(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails_once)
+    with pytest.raises(OutputError, match="the bundle could not be written"), atomic_write(path, "the bundle") as new:
+        new.mkdir()
+    assert (path / "old").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("number", "cause"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only")])
+def test_the_cause_is_the_one_that_the_system_names(tmp_path: Path, number: int, cause: str) -> None:
+    with pytest.raises(OutputError) as caught, atomic_write(tmp_path / "a", "the page"):
+        raise OSError(number, "reason")
+    assert len(caught.value.causes) == 1
+    assert cause in caught.value.causes[0]
