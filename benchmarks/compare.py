@@ -1,6 +1,6 @@
 """Two results of `edgedistill bench --json`: what changed, and what is only noise.
 
-    python benchmarks/compare.py before.json after.json
+    python -m benchmarks.compare before.json after.json
 
 A time differs where the medians of the two runs lie further apart than the medians of the parts of each run do; an R²
 where it differs at all, since it is computed and not measured. Exit code 1 where something got worse.

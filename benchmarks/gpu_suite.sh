@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything there is to check and measure on a machine with an NVIDIA GPU, in one command:
 #
-#     bash benchmarks/gpu_suite.sh [FOLDER] [options of kernels.py]
+#     bash benchmarks/gpu_suite.sh [FOLDER] [options of benchmarks.gpu.kernels]
 #
 # Compiles the kernels for the chip at hand, holds them against the definition (100,000 steps of two students, and
 # compute-sanitizer where it is installed), times them beside PyTorch where that is installed, writes
@@ -88,7 +88,7 @@ PY
 # ---------------------------------------------------------------- checks and times
 
 status=0
-"$python" "$root/benchmarks/kernels.py" --out "$out" "$@" || status=$?
+(cd "$root" && exec "$python" -m benchmarks.gpu.kernels --out "$out" "$@") || status=$?
 
 # ---------------------------------------------------------------- the tests that need a GPU
 
@@ -98,7 +98,7 @@ print(*(name for name in ("pytest", "pytest_timeout", "pycuda") if importlib.uti
 PY
 )"
 if [[ -n "$absent" ]]; then
-    say "skipped: the tests marked gpu (kernels.py has checked the same kernels without PyCUDA)"
+    say "skipped: the tests marked gpu (benchmarks.gpu.kernels has checked the same kernels without PyCUDA)"
     say "  next: PATH=/usr/local/cuda/bin:\$PATH $python -m pip install ${absent//_/-}"
 else
     say "tests marked gpu"

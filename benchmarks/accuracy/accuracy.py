@@ -1,4 +1,4 @@
-"""How well each model decodes, on simulated sessions: `python benchmarks/accuracy/accuracy.py --preset nano --seeds 3`.
+"""How well each model decodes, on simulated sessions: `python -m benchmarks.accuracy.accuracy --preset nano --seeds 3`.
 
 A seed is another population, other sessions and another initialisation. Four sessions are trained on, a fifth is
 never distilled on. Every network gets the same search (learning rates, chosen on validation), the linear
@@ -8,7 +8,6 @@ bidirectional. Resumable: each trained row is kept under --work; results go to b
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,10 +21,10 @@ from rich.table import Table
 from scipy.stats import t as student_t
 
 from benchmarks.accuracy.int8_rows import int8_rows
+from benchmarks.harness import RESULTS, conditions, option_parser, write_result
 from edgedistill.config import Preset, load_preset
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
-from edgedistill.machine.description import describe_machine
 from edgedistill.measure.latency import EMPTY, LatencyUs, step_times
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.pipeline.assembled import student_files
@@ -43,7 +42,7 @@ from edgedistill.training.student_tasks import ROWS, score_student, score_teache
 
 SESSIONS, MINUTES = 5, 8.0  # the last session is never trained on
 TRIALS = (1.0, 0.5)  # times the preset's learning rate; --trials takes the first so many
-RESULTS = Path(__file__).parents[1] / "results" / "cpu"
+MODULE = "benchmarks.accuracy.accuracy"
 
 GATES = (  # row, row it is compared with, least difference, on which sessions
     ("teacher", None, 0.70),
@@ -91,8 +90,7 @@ class Seed:
         path = self.folder / f"{row}.json"
         if not path.exists():
             found = measure()
-            path.with_suffix(".partial").write_text(json.dumps(found))
-            path.with_suffix(".partial").replace(path)
+            write_result(self.folder, row, found)
             print(f"seed {self.seed} {row}: {found}", flush=True)
         return dict(json.loads(path.read_text()))
 
@@ -295,7 +293,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = option_parser(__doc__, RESULTS / "cpu")
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -308,8 +306,7 @@ def main() -> None:
     seeds = [run_seed(run) for run in runs]
     table = collect(seeds)
     result = {
-        "command": f"python benchmarks/accuracy/accuracy.py --preset {preset.name} --seeds {options.seeds} "
-        f"--first-seed {options.first_seed} --trials {options.trials}",
+        **conditions(MODULE),
         "preset": preset.name,
         "seeds": numbers,
         "sessions": {"trained": SESSIONS - 1, "never_distilled": 1, "minutes": MINUTES},
@@ -319,11 +316,9 @@ def main() -> None:
         "gap_closed": gap_closed(seeds),
         "int8_bytes": int8_bytes(seeds, preset.name),
         "latency": [seed["latency"] for seed in seeds],
-        "device": describe_machine(),
         "per_seed": seeds,
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"accuracy-{preset.name}.json").write_text(json.dumps(result, indent=1))
+    write_result(options.out, f"accuracy-{preset.name}", result)
     show(result)
 
 

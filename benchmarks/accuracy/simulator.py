@@ -3,19 +3,13 @@
 Comes in: a seed and a length. Goes out: a table, `simulator.json` (every row with its expected range and
 source, and why a row misses) and `simulator.png`. A figure that is missed says so; ranges are never moved to fit.
 
-    python benchmarks/accuracy/simulator.py [--minutes 10] [--seed 0] [--out benchmarks/results/cpu]
+    python -m benchmarks.accuracy.simulator [--minutes 10] [--seed 0] [--out benchmarks/results/cpu]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import shlex
-import sys
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +18,9 @@ from rich.table import Table
 from scipy.signal import butter, filtfilt, iirnotch, sosfiltfilt, welch
 from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
-from simulator_figure import draw
 
+from benchmarks.accuracy.simulator_figure import draw
+from benchmarks.harness import RESULTS, conditions, option_parser, write_result
 from edgedistill.data import simulation as sim
 from edgedistill.data.simulation import LATENT_HZ, SimulatedSession, SimulationConfig
 from edgedistill.frontend import FrontEnd, FrontEndConfig
@@ -88,23 +83,20 @@ class Reaches:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__, RESULTS / "cpu")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu"))
     options = parser.parse_args()
     config = SimulationConfig(sessions=2, minutes=options.minutes, seed=options.seed)
     rows, panels = measure(config)
     show(rows)
-    options.out.mkdir(parents=True, exist_ok=True)
     result = {
-        "device": processor_name(),
-        "command": shlex.join(["python", "benchmarks/accuracy/simulator.py", *sys.argv[1:]]),
+        **conditions("benchmarks.accuracy.simulator"),
         "config": vars(config),
         "missed": {row.name: WHY.get(row.name, "not explained") for row in rows if not row.ok},
         "rows": [vars(row) | {"ok": row.ok} for row in rows],
     }
-    (options.out / "simulator.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_result(options.out, "simulator", result)
     draw(panels, options.out / "simulator.png")
 
 
@@ -466,13 +458,6 @@ def show(rows: list[Row]) -> None:
     for row in rows:
         if not row.ok:
             print(f"missed: {row.name}: {WHY.get(row.name, 'not explained')}")
-
-
-def processor_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

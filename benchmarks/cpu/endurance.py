@@ -9,19 +9,17 @@ Students of the presets with random weights; bins are noise with artefacts, sile
   frames  the same through the front end, a frame at a time; filters remember longer than a test, so that only what
           `ed_reset` leaves is compared
 
-    python benchmarks/cpu/endurance.py [--exact 1000000] [--alone 10000000] [--frames 10000000] [--preset edge]
+    python -m benchmarks.cpu.endurance [--exact 1000000] [--alone 10000000] [--frames 10000000] [--preset edge]
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.cpu.c_models import C, Decoder, build, front_end_of, random_model, variants
+from benchmarks.harness import RESULTS, conditions, option_parser, say, write_result
 from edgedistill.compile.c.frontend_source import state_dtype
 from edgedistill.config import StudentShape, load_preset
-from edgedistill.machine.description import describe_machine
 from edgedistill.numerics import Int8Model, Oracle
 
 CHANNELS, OUTPUTS = 96, 2
@@ -43,21 +41,15 @@ Floats = npt.NDArray[np.float32]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__, RESULTS / "cpu")
     parser.add_argument("--preset", default="edge")
     parser.add_argument("--exact", type=int, default=1_000_000, help="steps beside the oracle")
     parser.add_argument("--alone", type=int, default=10_000_000, help="steps without it")
     parser.add_argument("--frames", type=int, default=10_000_000, help="frames through the front end")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu"))
     options = parser.parse_args()
     shape = load_preset(options.preset).student.shape(CHANNELS, OUTPUTS)
     model = random_model(shape)
-    result: dict[str, Any] = {
-        "command": f"python {' '.join(sys.argv)}",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": describe_machine(),
-        "preset": options.preset,
-    }
+    result: dict[str, Any] = {**conditions("benchmarks.cpu.endurance"), "preset": options.preset}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.exact:
@@ -67,14 +59,9 @@ def main() -> None:
             result["alone"] = alone(runner, options.alone) if options.alone else None
             result["frames"] = through_the_front_end(runner, options.frames) if options.frames else None
     result["ok"] = all(part["ok"] for name in ("exact", "alone", "frames") if (part := result.get(name)))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"endurance-{options.preset}.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_result(options.out, f"endurance-{options.preset}", result)
     print(json.dumps({name: result[name] for name in ("exact", "alone", "frames", "ok") if name in result}, indent=1))
     sys.exit(0 if result["ok"] else 1)
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 class Runner:

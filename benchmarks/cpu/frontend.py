@@ -9,7 +9,7 @@ out: a table and `frontend.json`. Each measurement is a process of its own, boun
 
 The file was just written, so that it is read from the page cache rather than from a disk.
 
-    python benchmarks/cpu/frontend.py [--minutes 10] [--out benchmarks/results/cpu]
+    python -m benchmarks.cpu.frontend [--minutes 10] [--out benchmarks/results/cpu]
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,25 +26,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
 from rich.console import Console
 from rich.table import Table
 from scipy.signal import sosfilt
 
+from benchmarks.harness import RESULTS, conditions, option_parser, peak_mb, run_isolated, write_result
 from edgedistill.frontend import FrontEnd, FrontEndConfig, filter_sections, group_delay_ms, settling_bins
 
 RATE, CHANNELS = Fraction(390625, 16), 96
 UV_PER_COUNT = 0.25
 LEAST_SPEED, MOST_MB = 20.0, 600.0  # the gates: times real time, peak memory
+MODULE = "benchmarks.cpu.frontend"
 BASELINE_S = 20  # ten minutes as float64 would be 11 GB
 
 Figures = dict[str, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__, RESULTS / "cpu")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu"))
     parser.add_argument("--measure", choices=sorted(SUBJECTS), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -58,18 +55,19 @@ def main() -> None:
         file = Path(folder) / "session.nwb"
         write_recording(file, options.minutes)
         file_mb = file.stat().st_size / 1e6
-        subjects = {name: run_alone(name, file) for name in SUBJECTS}
+        core = max(os.sched_getaffinity(0))
+        subjects = {
+            name: run_isolated(MODULE, ["--measure", name, "--file", str(file)], core=core) for name in SUBJECTS
+        }
     result = {
-        **conditions(options.minutes),
+        **conditions(MODULE, cores_used=1),
+        **settings(),
         "file_mb": file_mb,
         "subjects": subjects,
         "gates": gates(subjects["stream"]),
     }
     show(result)
-    options.out.mkdir(parents=True, exist_ok=True)
-    partial = options.out / "frontend.json.partial"
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(options.out / "frontend.json")
+    write_result(options.out, "frontend", result)
 
 
 # ------------------------------------------------------------------------------------------- the recording
@@ -182,44 +180,13 @@ def speed(length_s: float, begin: tuple[float, float], bins: int) -> Figures:
     return figures | {"cpu_s": cpu_s, "times_real_time_by_cpu": length_s / cpu_s}
 
 
-def run_alone(subject: str, file: Path) -> Figures:
-    """One subject in a process of its own on the last core, with one thread."""
-    core = max(os.sched_getaffinity(0))
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    done = subprocess.run(
-        [sys.executable, __file__, "--measure", subject, "--file", str(file)],
-        env={**os.environ, **threads},
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return json.loads(done.stdout)
-
-
-def peak_mb() -> float:
-    """Largest resident memory of this process; getrusage would count the parent's before exec."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM"))
-
-
 # ---------------------------------------------------------------------------------------------- the result
 
 
-def conditions(minutes: float) -> dict[str, object]:
+def settings() -> dict[str, object]:
+    """Returns the front end that was measured: its configuration, sections, delays and settling time."""
     config = FrontEndConfig(RATE, CHANNELS)
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
     return {
-        "device": names[0] if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "cores_used": 1,
-        "load_before": os.getloadavg()[0],
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-        },
-        "command": f"python benchmarks/cpu/frontend.py --minutes {minutes:g}",
         "config": config.to_json(),
         "sections": [len(sections) for sections in filter_sections(config)],
         "group_delay_ms": {f"{hz:g} Hz": group_delay_ms(config, hz) for hz in (2.0, 5.0, 10.0, 20.0, 40.0)},
@@ -238,7 +205,7 @@ def gates(stream: Figures) -> list[dict[str, object]]:
 def show(result: dict[str, Any]) -> None:
     columns = ("signal_s", "seconds", "times_real_time", "times_real_time_by_cpu", "peak_mb")
     headings = ("signal s", "took s", "x real time", "x by CPU time", "peak MB")
-    table = Table("subject", *headings, title=str(result["device"]))
+    table = Table("subject", *headings, title=str(result["device"]["cpu"]))
     for name, figures in result["subjects"].items():
         table.add_row(name, *(f"{figures[column]:.1f}" for column in columns))
     console = Console()

@@ -4,12 +4,11 @@ Goes in: nothing but a time. One student in every variant that this CPU runs, fo
 is decimated, in one program (kernels/fuzz/fuzz_decoder.c, which says what it requires). Goes out: what libFuzzer
 found, `fuzz.json`, and exit code 1 with the input that did it.
 
-    python benchmarks/cpu/fuzz.py [--seconds 600] [--corpus FOLDER] [--out benchmarks/results/cpu]
+    python -m benchmarks.cpu.fuzz [--seconds 600] [--corpus FOLDER] [--out benchmarks/results/cpu]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -18,14 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timezone
 from fractions import Fraction
 from pathlib import Path
 
 from benchmarks.cpu.c_models import SOURCES, VARIANTS, front_end_of, random_model, variants, write_sources
+from benchmarks.harness import RESULTS, conditions, first_line_of, option_parser, write_result
 from edgedistill.assets import asset_folder
 from edgedistill.config import StudentShape
-from edgedistill.machine.description import describe_machine
 
 SANITIZERS = ("-fsanitize=fuzzer,address,undefined",)
 # Halted when it runs: with -fno-sanitize-recover=all clang 14 takes minutes and more to compile the AVX-512 variant.
@@ -40,17 +38,19 @@ MOST_BYTES = 2048  # of an input
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__, RESULTS / "cpu")
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0, help="0: another one every time")
     parser.add_argument("--corpus", type=Path, help="folder of inputs to begin with and to add to")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         program = build(Path(folder))
-        result = {**conditions(), **fuzz(program, options.seconds, options.seed, options.corpus)}
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "fuzz.json").write_text(json.dumps(result, indent=1) + "\n")
+        result = {
+            **conditions("benchmarks.cpu.fuzz"),
+            **settings(),
+            **fuzz(program, options.seconds, options.seed, options.corpus),
+        }
+    write_result(options.out, "fuzz", result)
     kept = {name: value for name, value in result.items() if name not in ("device", "output")}
     print(json.dumps(kept, indent=1))
     if result["found"]:
@@ -125,13 +125,10 @@ def fuzz(program: Path, seconds: int, seed: int, corpus: Path | None) -> dict[st
     }
 
 
-def conditions() -> dict[str, object]:
-    version = subprocess.run(["clang", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+def settings() -> dict[str, object]:
+    """Returns the compiler, the sanitizers, the variants of the engine and the models that were fuzzed."""
     return {
-        "command": f"python {' '.join(sys.argv)}",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": describe_machine(),
-        "compiler": version,
+        "compiler": first_line_of("clang", "--version"),
         "sanitizers": SANITIZERS[0].partition("=")[2],
         "variants": variants(),
         "arrays": {

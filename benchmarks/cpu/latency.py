@@ -5,22 +5,18 @@ Goes out: tables, gates, `latency.json`. Everything is measured in one process o
 every subject for a while, so that whatever else the machine does meets all of them. Inside a timed region stands
 one call, its inputs ready in memory; beside it the same loop around a function that does nothing.
 
-    python benchmarks/cpu/latency.py [--quick] [--bundle NAME.edge] [--out benchmarks/results/cpu]
+    python -m benchmarks.cpu.latency [--quick] [--bundle NAME.edge] [--out benchmarks/results/cpu]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import resource
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +25,9 @@ import numpy as np
 from benchmarks.cpu.c_models import Built, Decoder, build, build_sources, random_model, variants, write_files
 from benchmarks.cpu.c_timing import FRAMES_A_BIN, Roofline, Timer, Times
 from benchmarks.cpu.latency_tables import show
+from benchmarks.harness import RESULTS, conditions, first_line_of, option_parser, say, write_result
 from edgedistill.compile.c.library import kernel_sources, model_sources
 from edgedistill.config import StudentShape, load_preset
-from edgedistill.machine.description import describe_machine
 from edgedistill.measure.latency import LatencyUs, step_times
 from edgedistill.measure.work import work_of
 
@@ -51,7 +47,7 @@ SCALES = {  # what is varied of the preset edge
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """How long each subject is timed, in steps."""
 
     rounds: int = 10
@@ -67,43 +63,27 @@ class Plan:
         return max(1, total // self.rounds)
 
 
-QUICK = Plan(rounds=2, steps=1000, scale_steps=200, peer_steps=60, torch_steps=6, windows=2, paced=20)
+QUICK = Schedule(rounds=2, steps=1000, scale_steps=200, peer_steps=60, torch_steps=6, windows=2, paced=20)
 
 Turn = Callable[[], Times]  # times a subject for a while
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__, RESULTS / "cpu")
     parser.add_argument("--quick", action="store_true", help="a tenth of the steps and less, to try this script")
     parser.add_argument("--bundle", type=Path, help="a bundle (folder), measured beside the presets")
     parser.add_argument("--no-peers", action="store_true", help="the C engine alone")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu"))
     options = parser.parse_args()
-    plan = QUICK if options.quick else Plan()
-    before = conditions()
+    schedule = QUICK if options.quick else Schedule()
+    compiler = first_line_of("gcc", "--version")
+    before = conditions("benchmarks.cpu.latency", compiler=compiler, l2_bytes=cache_bytes("LEVEL2"), cores_used=1)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
-        result = before | measured(Path(folder), plan, options.bundle, not options.no_peers)
+        result = before | measured(Path(folder), schedule, options.bundle, not options.no_peers)
     result |= {"after": {"load": [round(part, 2) for part in os.getloadavg()], "interruptions": interruptions()}}
     result["gates"] = gates(result)
-    write(options.out, result)
+    write_result(options.out, "latency", result)
     show(result)
-
-
-def write(folder: Path, result: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "latency.json.partial"
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(folder / "latency.json")
-
-
-def conditions() -> dict[str, Any]:
-    compiler = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    return {
-        "command": f"python {' '.join(sys.argv)}",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": describe_machine() | {"compiler": compiler, "l2_bytes": cache_bytes("LEVEL2"), "cores_used": 1},
-    }
 
 
 def cache_bytes(level: str) -> int:
@@ -116,18 +96,14 @@ def interruptions() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 # ---------------------------------------------------------------- subjects
 
 
 class Subjects:
     """Compiled students and the loops that time them; names are `what/subject` of the result."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        self.folder, self.plan = folder, plan
+    def __init__(self, folder: Path, schedule: Schedule) -> None:
+        self.folder, self.schedule = folder, schedule
         self.timer = Timer(made(folder / "timer"))
         self.turns: dict[str, Turn] = {}
         self.built: dict[str, Built] = {}
@@ -143,14 +119,14 @@ class Subjects:
         self.built[key] = built or build(place, random_model(shape), ops)
         self.decoders[key], self.shapes[key] = Decoder(self.built[key]), shape
         bins = random_bins(shape.channels)
-        count, decoder = self.plan.a_round(steps), self.decoders[key]
+        count, decoder = self.schedule.a_round(steps), self.decoders[key]
         self.turns[f"step/{key}"] = lambda: self.timer.steps(decoder, bins, WARMUP + count)[WARMUP:]
         return key
 
     def add_data(self, key: str) -> None:
         """The same step over other data: its time must not depend on it."""
         decoder, shape = self.decoders[key], self.shapes[key]
-        count = self.plan.a_round(self.plan.steps // 4)
+        count = self.schedule.a_round(self.schedule.steps // 4)
         bins = random_bins(shape.channels)
         fresh = max(1, min(100, count // 2))
         scaled = {"silence": 0.0, "saturated": 1e4, "denormal": 1e-41}
@@ -166,24 +142,24 @@ class Subjects:
         """`ed_push` of the ten frames of a bin."""
         decoder, channels = self.decoders[key], self.shapes[key].channels
         frames = (25 * np.random.default_rng(1).standard_normal((BINS, FRAMES_A_BIN, channels))).astype(np.float32)
-        count = self.plan.a_round(self.plan.steps)
+        count = self.schedule.a_round(self.schedule.steps)
         self.turns[f"push/{key}"] = lambda: self.timer.pushes(decoder, frames, WARMUP + count)[WARMUP:]
         self.turns["empty/push"] = lambda: self.timer.pushes(None, frames, count)
 
     def add_empty(self) -> None:
         """The loop around nothing."""
-        bins, count = random_bins(CHANNELS), self.plan.a_round(self.plan.steps)
+        bins, count = random_bins(CHANNELS), self.schedule.a_round(self.schedule.steps)
         self.turns["empty/step"] = lambda: self.timer.steps(None, bins, count)
 
     def add_python(self, name: str, step: Callable[[Any], object], channels: int, steps: int) -> None:
         """A step called from Python."""
-        rows, count = random_bins(channels), self.plan.a_round(steps)
+        rows, count = random_bins(channels), self.schedule.a_round(steps)
         warmup = min(20, count)
         self.turns[name] = lambda: step_times({"it": step}, rows, warmup, count)["it"].astype(np.uint64)
 
     def paced(self, key: str) -> dict[str, Any]:
         """Steps every 10 ms, with caches as the wait leaves them, walked over, or flushed."""
-        decoder, count = self.decoders[key], max(1, self.plan.paced // 5)
+        decoder, count = self.decoders[key], max(1, self.schedule.paced // 5)
         bins, room = random_bins(self.shapes[key].channels), np.ones(WALK // 8, np.uint64)
         ways = {"idle between": (room[:0], False), "64 MiB read between": (room, False), "flushed": (room[:0], True)}
         times: dict[str, list[Times]] = {name: [] for name in ways}
@@ -210,8 +186,8 @@ def summary(parts: list[Times]) -> dict[str, float]:
 # ---------------------------------------------------------------- the run
 
 
-def measured(folder: Path, plan: Plan, bundle: Path | None, with_peers: bool) -> dict[str, Any]:
-    subjects = Subjects(folder, plan)
+def measured(folder: Path, schedule: Schedule, bundle: Path | None, with_peers: bool) -> dict[str, Any]:
+    subjects = Subjects(folder, schedule)
     add_presets(subjects, bundle)
     native = [key for key in subjects.shapes if key.endswith(variants()[0])]
     for key in native:
@@ -227,7 +203,7 @@ def measured(folder: Path, plan: Plan, bundle: Path | None, with_peers: bool) ->
     seconds, own = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
     found: dict[str, Any] = {
         "variants": variants(),
-        "plan": vars(plan),
+        "schedule": vars(schedule),
         "seconds": seconds,
         "core_share": own / seconds,
     }
@@ -249,7 +225,7 @@ def add_presets(subjects: Subjects, bundle: Path | None) -> None:
     for preset in PRESETS:
         shape = load_preset(preset).student.shape(CHANNELS, OUTPUTS)
         for ops in variants() if preset in TIMED_PEERS else variants()[:1]:
-            subjects.add(preset, shape, ops, subjects.plan.steps if ops == VNNI else subjects.plan.steps // 4)
+            subjects.add(preset, shape, ops, subjects.schedule.steps if ops == VNNI else subjects.schedule.steps // 4)
     if bundle is not None:
         from edgedistill.bundle import open_bundle
         from edgedistill.compile.model_facts import c_identifier
@@ -259,7 +235,7 @@ def add_presets(subjects: Subjects, bundle: Path | None) -> None:
         place = made(subjects.folder / "bundle")
         write_files(place, {**kernel_sources(), **model_sources(opened, variants()[0])})
         built = build_sources(place, variants()[0], c_identifier(name), (), ())
-        subjects.add(name, shape, variants()[0], subjects.plan.steps, built)
+        subjects.add(name, shape, variants()[0], subjects.schedule.steps, built)
 
 
 def add_scales(subjects: Subjects) -> None:
@@ -267,31 +243,31 @@ def add_scales(subjects: Subjects) -> None:
     for what, values in SCALES.items():
         for value in values:
             shape = replace(edge, **{what: value})
-            subjects.add(f"{what}, {value}", shape, variants()[0], subjects.plan.scale_steps)
+            subjects.add(f"{what}, {value}", shape, variants()[0], subjects.schedule.scale_steps)
 
 
 def add_peers(subjects: Subjects) -> None:
     from peers import eager_step, onnxruntime_steps, paper_window, python_step
 
-    plan = subjects.plan
+    schedule = subjects.schedule
     for preset in TIMED_PEERS:
         key = f"{preset}, {variants()[0]}"
         shape = subjects.shapes[key]
         for name, step in onnxruntime_steps(shape, made(subjects.folder / f"onnx-{preset}")).items():
-            subjects.add_python(f"peers/{preset}, {name}", step, CHANNELS, plan.peer_steps)
+            subjects.add_python(f"peers/{preset}, {name}", step, CHANNELS, schedule.peer_steps)
         step = python_step(subjects.built[key], shape)
-        subjects.add_python(f"peers/{preset}, C engine from Python", step, CHANNELS, plan.peer_steps)
-        subjects.add_python(f"peers/{preset}, PyTorch eager", eager_step(preset, shape), CHANNELS, plan.torch_steps)
+        subjects.add_python(f"peers/{preset}, C engine from Python", step, CHANNELS, schedule.peer_steps)
+        subjects.add_python(f"peers/{preset}, PyTorch eager", eager_step(preset, shape), CHANNELS, schedule.torch_steps)
     window = paper_window(CHANNELS, OUTPUTS)
-    subjects.add_python("peers/paper, PyTorch, its 5 s window again", window, CHANNELS, plan.windows)
+    subjects.add_python("peers/paper, PyTorch, its 5 s window again", window, CHANNELS, schedule.windows)
 
 
 def run_rounds(subjects: Subjects, roofline: Roofline) -> dict[str, list[Times]]:
     """Every subject once a round."""
     sizes = sorted({*LEVELS.values(), *(work_of(shape).bytes for shape in subjects.shapes.values())})
     times: dict[str, list[Times]] = {name: [] for name in subjects.turns}
-    for number in range(subjects.plan.rounds):
-        say(f"round {number + 1} of {subjects.plan.rounds}")
+    for number in range(subjects.schedule.rounds):
+        say(f"round {number + 1} of {subjects.schedule.rounds}")
         roofline.measure(sizes)
         for name, turn in subjects.turns.items():
             times[name].append(turn())

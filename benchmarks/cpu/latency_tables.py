@@ -1,6 +1,6 @@
 """What `latency.py` found, as tables on a terminal and, for the README, in Markdown.
 
-python benchmarks/cpu/latency_tables.py benchmarks/results/cpu/latency.json
+python -m benchmarks.cpu.latency_tables benchmarks/results/cpu/latency.json
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ A window is one segment of the preset (5.12 s; paper: 5 s). Paper at its batch o
 gigabytes and minutes a step on one core: it is measured at one or two windows, where windows a second are about
 the same and memory is not.
 
-    OMP_NUM_THREADS=1 python benchmarks/cpu/training.py [--quick] [--out benchmarks/results/cpu]
+    OMP_NUM_THREADS=1 python -m benchmarks.cpu.training [--quick] [--out benchmarks/results/cpu]
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ import argparse
 import json
 import math
 import os
-import shlex
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -43,11 +40,11 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.harness import RESULTS, conditions, option_parser, peak_mb, run_isolated, say, write_result
 from edgedistill.config import Preset, TrainingConfig, load_preset
 from edgedistill.data.bins import Split, load_sessions
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
-from edgedistill.machine.description import describe_machine
 from edgedistill.models.student import StudentBlock, window_attention
 from edgedistill.training.batches import TrainingSession, gap_for, training_session
 from edgedistill.training.distill import distill_bidirectional, new_student
@@ -57,6 +54,7 @@ from edgedistill.training.student_tasks import ROWS, train_row
 # Validation loss of the distilled student, chosen once from a whole run of seed 0: it starts at 5.0, passes 3.6
 # after about 90 of its 300 steps, where it still falls fast enough to be timed, and ends at 3.35.
 LEVEL = 3.6
+MODULE = "benchmarks.cpu.training"
 SESSIONS, MINUTES, DATA_SEED = 3, 4.0, 100  # a seed that neither tuning nor benchmarks/accuracy/accuracy.py uses
 TEACHER_STEPS, STUDENT_SEEDS, EVAL_EVERY = 100, (0, 1, 2), 10
 
@@ -94,23 +92,19 @@ STEP_SUBJECTS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__, RESULTS / "cpu")
     parser.add_argument("--quick", action="store_true", help="nano alone, few steps; for a look, writes no result")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu"))
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(options.measure, options.quick) | {"peak_mb": peak_mb()}))
         return
     begin, quick = time.perf_counter(), options.quick
-    machine = describe_machine()
     subjects = [s for s in STEP_SUBJECTS if s.preset == "nano"] if quick else STEP_SUBJECTS
     result = {
-        "device": machine["cpu"],
-        "command": shlex.join(["python", "benchmarks/cpu/training.py", *sys.argv[1:]]),
+        **conditions(MODULE),
         "threads": 1,
         "torch": torch.__version__,
-        "machine": machine,
         "timed": "optimizer step: segments drawn, augmented, forward, loss, backward, clipping, AdamW",
         "steps": [run_alone(subject.name, quick) for subject in subjects],
         "attention": run_alone("attention", quick),
@@ -119,7 +113,7 @@ def main() -> None:
     result |= {"load_after": os.getloadavg()[0], "took_s": time.perf_counter() - begin}
     show(result)
     if not quick:
-        write(options.out / "training.json", result)
+        write_result(options.out, "training", result)
 
 
 def measure(name: str, quick: bool) -> Figures:
@@ -421,35 +415,23 @@ def validated(checkpoint: Path) -> list[tuple[int, float]]:
 
 
 def run_alone(subject: str, quick: bool) -> Figures:
-    """One subject in a process of its own: one thread, no GPU, and a peak memory that is its own."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    print(f"measuring {subject}", file=sys.stderr, flush=True)
-    done = subprocess.run(
-        [sys.executable, __file__, "--measure", subject, *(["--quick"] if quick else [])],
-        env={**os.environ, **threads, "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return dict(json.loads(done.stdout))
-
-
-def peak_mb() -> float:
-    """Largest resident memory of this process; getrusage would count the parent's before exec."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM"))
-
-
-def write(path: Path, result: Figures) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(path)
+    """Measures one subject in a process of its own: one thread, no GPU, and a peak memory that is its own."""
+    say(f"measuring {subject}")
+    arguments = ["--measure", subject, *(["--quick"] if quick else [])]
+    return run_isolated(MODULE, arguments, environment={"CUDA_VISIBLE_DEVICES": ""})
 
 
 def show(result: Figures) -> None:
     console = Console(width=110)
     table = Table(
-        "model", "windows/step", "step s", "windows/s", "per CPU s", "bins/s", "peak MB", title=str(result["device"])
+        "model",
+        "windows/step",
+        "step s",
+        "windows/s",
+        "per CPU s",
+        "bins/s",
+        "peak MB",
+        title=str(result["device"]["cpu"]),
     )
     for row in result["steps"]:
         windows = f"{row['segments']} of {row['segments_of_preset']} x {row['segment_bins']}"

@@ -4,21 +4,18 @@ The preset `nano`, with random weights, as firmware that calls every step it tim
 `cortex-m7.json`. The emulator executes instructions and knows nothing of cycles, caches or flash: instructions are a
 measurement, milliseconds an ESTIMATE from them, for a range of instructions a cycle that stands in the result.
 
-    python benchmarks/firmware/cortex_m7.py [--out benchmarks/results/emulated]
+    python -m benchmarks.firmware.cortex_m7 [--out benchmarks/results/emulated]
 
 Debian: gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import shutil
 import subprocess
 import tempfile
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cpu.c_models import front_end_of, random_model, write_sources
+from benchmarks.harness import RESULTS, conditions, first_line_of, option_parser, write_result
 from edgedistill.assets import asset_folder
 from edgedistill.compile.c.footprint import state_bytes
 from edgedistill.compile.c.library import INCLUDES, SOURCES
@@ -51,8 +49,7 @@ EMULATOR = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/emulated"))
+    parser = option_parser(__doc__, RESULTS / "emulated")
     options = parser.parse_args()
     if shutil.which(EMULATOR[0]) is None:
         raise SystemExit(f"{EMULATOR[0]} is not installed: apt install qemu-system-arm")
@@ -62,12 +59,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         linked = link(Path(folder), toolchain, random_model(shape))
         words = emulate(Path(folder))
-    result = {**conditions(toolchain, shape), **memory(target, linked, int(words[1])), **instructions(words)}
+    result = {
+        **conditions("benchmarks.firmware.cortex_m7"),
+        **settings(toolchain, shape),
+        **memory(target, linked, int(words[1])),
+        **instructions(words),
+    }
     show(result)
-    options.out.mkdir(parents=True, exist_ok=True)
-    partial = options.out / "cortex-m7.json.partial"
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(options.out / "cortex-m7.json")
+    write_result(options.out, "cortex-m7", result)
 
 
 # ------------------------------------------------------------------------------------------- the firmware
@@ -105,13 +104,11 @@ def emulate(folder: Path) -> npt.NDArray[np.int64]:
 # ------------------------------------------------------------------------------------------- the figures
 
 
-def conditions(toolchain: Toolchain, shape: StudentShape) -> dict[str, Any]:
-    version = subprocess.run([EMULATOR[0], "--version"], capture_output=True, text=True, check=True).stdout
+def settings(toolchain: Toolchain, shape: StudentShape) -> dict[str, Any]:
+    """Returns the emulator, the compiler and the model that were used."""
     return {
         "what": "an ESTIMATE: instructions counted under emulation, no board was measured",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": "python benchmarks/firmware/cortex_m7.py",
-        "emulator": version.splitlines()[0],
+        "emulator": first_line_of(EMULATOR[0], "--version"),
         "emulator_command": " ".join(EMULATOR),
         "compiler": toolchain.version,
         "flags": " ".join(toolchain.flags),

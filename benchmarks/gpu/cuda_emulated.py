@@ -4,17 +4,15 @@ The presets `nano` and `edge` with random weights go in; `cuda-steps.json` comes
 bytes that a step reads and the clocks that they take at least, registers and instructions by chip. Emulation knows
 nothing of time: every figure in clocks or microseconds is an ESTIMATE, for an assumption that stands beside it.
 
-    python benchmarks/gpu/cuda_emulated.py [--steps 10000] [--presets nano edge] [--out benchmarks/results/emulated]
+    python -m benchmarks.gpu.cuda_emulated [--steps 10000] [--presets nano edge] [--out benchmarks/results/emulated]
 
 nvcc, and cuobjdump for instructions, are used where they are on the path.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import hashlib
-import json
 import re
 import shutil
 import subprocess
@@ -22,13 +20,13 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.cpu.c_models import facts_of, front_end_of, random_model, write_files
+from benchmarks.harness import RESULTS, conditions, option_parser, write_result
 from edgedistill.assets import asset_folder
 from edgedistill.compile.cuda.packing import WARP, cuda_sources, float_tables, packed_weights, threads_of
 from edgedistill.config import StudentShape, load_preset
@@ -48,22 +46,17 @@ CLOCKS_MHZ = {"Orin Nano, 8 GB, MAXN SUPER": 1020, "AGX Orin, 64 GB": 1300, "Tho
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__, RESULTS / "emulated")
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--presets", nargs="+", default=["nano", "edge"])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/emulated"))
     options = parser.parse_args()
     result = {
         "what": "the CUDA step on the emulated GPU beside the oracle; no device was measured",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": f"python benchmarks/gpu/cuda_emulated.py --steps {options.steps}",
+        **conditions("benchmarks.gpu.cuda_emulated"),
         "compiler": " ".join(CXX),
         "students": {name: measured(name, options.steps) for name in options.presets},
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    partial = options.out / "cuda-steps.json.partial"
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(options.out / "cuda-steps.json")
+    write_result(options.out, "cuda-steps", result)
     if any(student["values_that_differ"] for student in result["students"].values()):
         raise SystemExit("the emulated step differs from the oracle")
 

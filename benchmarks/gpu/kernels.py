@@ -5,7 +5,7 @@ hand. Goes out: `DEVICE/kernels.json` under --out, tables, gates. Numerics come 
 else is not timed (exit status 1). Then all subjects take turns in one process, so that whatever clocks do meets all of
 them: floors, the step host to host and alone, the attention core, PyTorch. A gate that is missed: exit status 2.
 
-    python benchmarks/gpu/kernels.py [--quick] [--steps 100000] [--no-peers] [--no-compile] [--out benchmarks/results]
+    python -m benchmarks.gpu.kernels [--quick] [--steps 100000] [--no-peers] [--no-compile] [--out benchmarks/results]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from benchmarks.gpu.device import Gpu, GpuError, Module, Times
 from benchmarks.gpu.machine import conditions, device_folder
 from benchmarks.gpu.students import CHANNELS, Student, build_students
 from benchmarks.gpu.tables import gates, markdown
+from benchmarks.harness import RESULTS, say, write_result
 from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.compile.cuda.nvcc import find_nvcc
 from edgedistill.errors import EdgeDistillError
@@ -33,9 +34,8 @@ from edgedistill.measure.latency import LatencyUs
 from edgedistill.target import load_target
 
 if TYPE_CHECKING:
-    from gpu_subjects import Subjects
+    from benchmarks.gpu.subjects import Subjects
 
-RESULTS = Path(__file__).parents[1] / "results"
 EMULATED = "emulated"  # in the name of a GPU that is none
 ROUNDS, CALLS = 10, 200  # of every subject, in each round
 QUICK_ROUNDS, QUICK_CALLS = 2, 6
@@ -71,10 +71,6 @@ def parsed() -> argparse.Namespace:
     return options
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 # ---------------------------------------------------------------- the run
 
 
@@ -99,14 +95,14 @@ def run(options: argparse.Namespace, work: Path) -> int:
         print(json.dumps(result["numerics"], indent=1))
         return 0 if exact else 1
     place = options.out / device_folder(found)
-    write(place, result)
+    write_result(place, "kernels", result)
     if exact:
         result |= timed(options, gpu, floors, kernels, students)
-        write(place, result)
+        write_result(place, "kernels", result)
     result["sanitizer"] = sanitized(work, check_command(options), say)
     result |= {"gates": gates(result), "complete": True, "seconds": time.monotonic() - began}
     result["after"] = conditions(found, nvcc, gpu)["device"]["clocks"]
-    write(place, result)
+    write_result(place, "kernels", result)
     print(markdown(result))
     say(f"written: {place / 'kernels.json'}")
     return status(result["gates"])
@@ -118,17 +114,10 @@ def status(judged: list[dict[str, Any]]) -> int:
     return 1 if any(gate["kind"] == "right" for gate in missed) else 2 if missed else 0
 
 
-def write(folder: Path, result: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "kernels.json.partial"
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(folder / "kernels.json")
-
-
 def check_command(options: argparse.Namespace) -> list[str]:
     """This script again, for compute-sanitizer: a thousandth of the steps, since each takes a hundred times longer."""
     sizes = ["--presets", *options.presets, "--channels", str(options.channels)]
-    return [__file__, "--only-check", "--small", "--steps", str(SANITIZED_STEPS), *sizes]
+    return ["-m", "benchmarks.gpu.kernels", "--only-check", "--small", "--steps", str(SANITIZED_STEPS), *sizes]
 
 
 def numerics(
@@ -162,7 +151,10 @@ def timed(
     options: argparse.Namespace, gpu: Gpu, floors: Module, kernels: dict[str, Module], students: list[Student]
 ) -> dict[str, Any]:
     """Times of everything, by `what`, then subject."""
-    from gpu_subjects import Subjects, streaming  # and PyTorch, which takes seconds to load: checks do without
+    from benchmarks.gpu.subjects import (  # and PyTorch, which takes seconds to load: checks do without
+        Subjects,
+        streaming,
+    )
 
     subjects = Subjects(gpu, floors, kernels)
     subjects.add_floors()

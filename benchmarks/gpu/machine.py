@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
-from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.device import Gpu
+from benchmarks.harness import conditions as run_conditions
 from edgedistill.compile.cuda.nvcc import Nvcc
 from edgedistill.machine.description import describe_machine
 from edgedistill.machine.gpu import Gpu as Found
@@ -27,8 +26,7 @@ PACKAGES = ("torch", "triton", "pycuda", "cupy-cuda13x", "cupy-cuda12x")
 def conditions(found: Found, nvcc: Nvcc, gpu: Gpu) -> dict[str, Any]:
     """What a figure depends on besides the kernels."""
     return {
-        "command": f"python {' '.join(sys.argv)}",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **run_conditions("benchmarks.gpu.kernels"),
         "device": {
             "name": found.name,
             "chip": found.chip,

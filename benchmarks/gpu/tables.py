@@ -1,6 +1,6 @@
 """What kernels.json says, judged and as the README's table: a result in, gates and markdown out.
 
-python benchmarks/gpu/tables.py benchmarks/results/DEVICE/kernels.json
+python -m benchmarks.gpu.tables benchmarks/results/DEVICE/kernels.json
 """
 
 from __future__ import annotations
