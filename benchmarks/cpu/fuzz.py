@@ -1,7 +1,7 @@
 """Does any input break the C engine? libFuzzer with address and undefined-behavior sanitizers, for a given time.
 
 Goes in: nothing but a time. One student in every variant that this CPU runs, for an array at 1 kHz and for one that
-is decimated, in one program (kernels/fuzz/fuzz_decoder.c, which says what it requires). Goes out: what libFuzzer
+is decimated, in one program (emulation/fuzz/fuzz_decoder.c, which says what it requires). Goes out: what libFuzzer
 found, `fuzz.json`, and exit code 1 with the input that did it.
 
     python -m benchmarks.cpu.fuzz [--seconds 600] [--corpus FOLDER] [--out benchmarks/results/cpu]
@@ -74,7 +74,7 @@ def build(folder: Path) -> Path:
     lines += [f"#define ARRAYS {len(ARRAYS)}", f"#define VARIANTS {len(variants())}"]
     lines += ["static const ed_model *const models[ARRAYS][VARIANTS] = {", *(f"    {{{row}}}," for row in rows), "};"]
     (folder / "model/models.h").write_text("\n".join([*lines, ""]))
-    target = asset_folder("kernels") / "fuzz" / "fuzz_decoder.c"
+    target = Path(str(asset_folder("kernels"))).parent / "emulation" / "fuzz" / "fuzz_decoder.c"
     objects += [compiled(folder, source, f"{Path(source).stem}.o", ()) for source in (SOURCES[0], str(target))]
     return Path(run(folder, ["clang", *SANITIZERS, *objects, "-o", str(folder / "fuzz")], folder / "fuzz"))
 

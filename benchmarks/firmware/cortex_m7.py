@@ -35,7 +35,7 @@ from edgedistill.numerics import Int8Model
 from edgedistill.target import Target, load_target
 
 PROGRAM = Path(__file__).parent / "c" / "cortex_m7.c"
-BARE = Path(str(asset_folder("kernels"))) / "c" / "cortex-m7"
+BARE = Path(str(asset_folder("kernels"))).parent / "emulation" / "cortex-m"
 CHANNELS, OUTPUTS, FRAMES, CALLS = 32, 2, 10, 300
 TICK = 40  # instructions in a tick of SysTick
 CLOCK_HZ = 480e6  # of the fastest STM32H7

@@ -28,7 +28,6 @@ from edgedistill.numerics import Oracle
 KERNELS = {  # source -> its kernels
     "attention_step": ("ed_attention_step",),
     "append": ("ed_append",),
-    "attention_window": ("ed_attention_window", "ed_window_keep", "ed_window_advance"),
 }
 BLOCK = 5000  # steps between two looks at the state
 ORACLE_STEPS = 300

@@ -36,7 +36,8 @@ KERNELS = Path(str(asset_folder("kernels")))
 HARNESS = Path(__file__).parent / "cuda" / "cuda_emulated.cpp"
 CHANNELS, OUTPUTS, CHUNK = 96, 2, 500
 DEFINE = '-DED_MODEL_HEADER="model_student.h"'
-INCLUDES = ("-I.", *(f"-I{KERNELS / name}" for name in ("include", "c", "cuda")))
+EMULATION = KERNELS.parent / "emulation" / "cuda"
+INCLUDES = ("-I.", *(f"-I{KERNELS / name}" for name in ("include", "c", "cuda")), f"-I{EMULATION}")
 CXX = ("g++", "-std=c++17", "-O2", "-DED_EMULATED", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
 NVCC = ("nvcc", "-std=c++17", "-cubin", "--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false")
 CHIPS = ("sm_87", "sm_90", "sm_110")

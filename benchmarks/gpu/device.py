@@ -21,7 +21,7 @@ from edgedistill.compile.c.toolchain import Toolchain
 from edgedistill.compile.cuda.nvcc import Nvcc
 
 CUDA = Path(__file__).parent / "cuda"
-INCLUDES = ("-Iinclude", "-Ic", "-Icuda", "-Imodel")
+INCLUDES = ("-Iinclude", "-Ic", "-Igpu", "-Icuda", "-Imodel")
 ATTRIBUTES = {  # CUdevice_attribute
     "clock_khz": 13,
     "multiprocessors": 16,
@@ -107,7 +107,7 @@ class Gpu:
 
     def __init__(self, folder: Path, nvcc: Nvcc, tools: Toolchain) -> None:
         self.folder, self.nvcc, self.tools = folder, nvcc, tools
-        write_files(folder, kernel_files("include", "c", "cuda"))
+        write_files(folder, kernel_files("include", "c", "gpu", "cuda"))
         self.c = c.CDLL(str(compiled_host(folder, "device.cpp", tools, nvcc.includes)))
         self.c.bench_error.restype = c.c_char_p
         self.call("bench_open")

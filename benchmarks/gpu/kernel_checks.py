@@ -20,9 +20,7 @@ from edgedistill.numerics import attend, quantize
 WINDOWS = (1, 31, 129, 200, 2048)
 HEAD_DIMS = (16, 20, 32, 64)
 HEADS = 3
-STRETCHES = (1, 7, 70)  # bins that ed_attention_window takes at once
-THREADS = 256  # ED_ATTENTION_THREADS, ED_APPEND_THREADS, ED_WINDOW_THREADS
-WINDOW_BINS = 4  # ED_WINDOW_BINS: bins of a block of ed_attention_window
+THREADS = 256  # ED_ATTENTION_THREADS, ED_APPEND_THREADS
 POISON = np.int8(-128)
 SCORE_SPREAD = 8.0  # the largest score's magnitude: exponentials from 127 to 0
 
@@ -57,9 +55,9 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Core:
-    """One layer's attention: what goes in, over `bins` bins after the ring's."""
+    """The inputs of one layer's attention, for one bin after those of the ring."""
 
-    q: Array  # (H, T, Dh)
+    q: Array  # (H, Dh)
     k: Array
     v: Array
     ring_k: Array  # (H, W - 1, Dh) by slot
@@ -81,21 +79,22 @@ class Core:
         return (self.pos + np.arange(slots)) % max(1, slots)
 
     def context(self) -> Array:
-        """(T, H, Dh) int8, by the definition."""
+        """Returns the context (H, Dh) int8 by the definition."""
         past = (self.ring_k[:, self.order], self.ring_v[:, self.order])
-        keys, values = (np.concatenate(parts, axis=1) for parts in zip(past, (self.k, self.v), strict=True))
+        new = (self.k[:, None], self.v[:, None])
+        keys, values = (np.concatenate(parts, axis=1) for parts in zip(past, new, strict=True))
         score, v, inverse = (np.array([scale], np.float32) for scale in self.scales)
-        return quantize(attend(self.q, keys, values, self.bias, self.live, score, v), inverse)
+        return quantize(attend(self.q[:, None], keys, values, self.bias, self.live, score, v), inverse)[0]
 
 
-def random_core(heads: int, window: int, head_dim: int, state: tuple[int, int], bins: int = 1, seed: int = 0) -> Core:
+def random_core(heads: int, window: int, head_dim: int, state: tuple[int, int], seed: int = 0) -> Core:
     """Integers of the whole range; slots that are not live hold some too, which nobody may see."""
     rng = np.random.default_rng([seed, window, head_dim, *state])
 
     def integers(*size: int) -> Array:
         return rng.integers(-127, 128, size).astype(np.int8)
 
-    new = [integers(heads, bins, head_dim) for _ in range(3)]
+    new = [integers(heads, head_dim) for _ in range(3)]
     rings = [integers(heads, window - 1, head_dim) for _ in range(2)]
     bias = rng.normal(0, 1, (heads, window)).astype(np.float32)
     scales = (np.float32(SCORE_SPREAD / (127 * 127 * head_dim**0.5)), np.float32(0.02), np.float32(127 / 1.5))
@@ -118,19 +117,12 @@ def shared_of_step(window: int) -> int:
     return -(-window // 4) * 4 * 5
 
 
-def shared_of_window(window: int, head_dim: int) -> int:
-    """ed_window_shared of attention_window.h."""
-    span = (window + WINDOW_BINS + 2) // 4 * 4
-    sums = -(-head_dim * WINDOW_BINS * 8 * 4 // 16) * 16
-    return max(span * WINDOW_BINS * 4, sums) + span * WINDOW_BINS
-
-
 def step_arguments(device: Arrays, core: Core) -> tuple[tuple[Any, ...], Any]:
     """The arguments of ed_attention_step, and its output among them."""
-    q, k, v = (device.array(np.ascontiguousarray(part[:, 0])) for part in (core.q, core.k, core.v))
+    q, k, v = (device.array(part) for part in (core.q, core.k, core.v))
     rings = (device.array(padded(core.ring_k)), device.array(padded(core.ring_v)))
     state = (device.array(np.array([number], np.int32)) for number in (core.pos, core.live))
-    heads, _, head_dim = core.q.shape
+    heads, head_dim = core.q.shape
     context = device.array(np.full((heads, head_dim), POISON))
     return (q, k, v, *rings, device.array(core.bias), *state, *core.scales, core.window, head_dim, context), context
 
@@ -144,38 +136,7 @@ def check_step(device: Device, core: Core, case: str) -> Finding:
     """ed_attention_step once."""
     arguments, context = step_arguments(device, core)
     device.launch("ed_attention_step", (core.q.shape[0], 1), THREADS, shared_of_step(core.window), *arguments)
-    return compared(case, device.fetched(context), core.context()[0])
-
-
-def window_arguments(device: Arrays, core: Core) -> tuple[tuple[Any, ...], Any]:
-    """The arguments of ed_attention_window, and its output among them."""
-    heads, bins, head_dim = core.q.shape
-    new = (device.array(part) for part in (core.q, core.k, core.v))
-    rings = (device.array(padded(core.ring_k)), device.array(padded(core.ring_v)))
-    state = (device.array(np.array([number], np.int32)) for number in (core.pos, core.live))
-    context = device.array(np.full((bins, heads, head_dim), POISON))
-    shape = (bins, core.window, head_dim)
-    return (*new, *rings, device.array(core.bias), *state, *core.scales, *shape, context), context
-
-
-def check_window(device: Device, core: Core, case: str) -> Finding:
-    """ed_attention_window over all bins at once, then ed_window_keep and ed_window_advance."""
-    heads, bins, head_dim = core.q.shape
-    slots, (given, context) = core.window - 1, window_arguments(device, core)
-    _, k, v, *rings, _, pos, live = given[:8]
-    grid, shared = (-(-bins // WINDOW_BINS), heads), shared_of_window(core.window, head_dim)
-    device.launch("ed_attention_window", grid, THREADS, shared, *given)
-    device.launch("ed_window_keep", (heads, 1), THREADS, 0, k, v, *rings, pos, bins, core.window, head_dim)
-    device.launch("ed_window_advance", (1, 1), 1, 0, pos, live, bins, core.window)
-    expected = [core.context().ravel()]
-    for ring, new in ((core.ring_k, core.k), (core.ring_v, core.v)):
-        filled = ring.copy()
-        for i in range(bins if slots else 0):
-            filled[:, (core.pos + i) % slots] = new[:, i]
-        expected.append(padded(filled).ravel())
-    after = [(core.pos + bins) % slots, min(core.live + bins, slots)] if slots else [0, 0]
-    found = [device.fetched(array).ravel() for array in (context, *rings, pos, live)]
-    return together(case, found, [*expected, np.array(after[:1]), np.array(after[1:])])
+    return compared(case, device.fetched(context), core.context())
 
 
 def check_append(device: Device, core: Core, layers: int, lag_rows: int, channels: int, case: str) -> Finding:
@@ -226,6 +187,3 @@ def check_kernels(
                 core = random_core(HEADS, window, head_dim, state)
                 yield check_step(device, core, f"ed_attention_step, {case}")
                 yield check_append(device, core, 2, 3, 5, f"ed_append, {case}")
-                for bins in STRETCHES:
-                    core = random_core(HEADS, window, head_dim, state, bins)
-                    yield check_window(device, core, f"ed_attention_window, {bins} bins, {case}")

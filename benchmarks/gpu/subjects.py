@@ -17,15 +17,7 @@ import numpy.typing as npt
 
 from benchmarks.cpu.c_models import random_weights
 from benchmarks.gpu.device import Gpu, GpuError, Graph, Launch, Module, Times
-from benchmarks.gpu.kernel_checks import (
-    THREADS,
-    WINDOW_BINS,
-    random_core,
-    shared_of_step,
-    shared_of_window,
-    step_arguments,
-    window_arguments,
-)
+from benchmarks.gpu.kernel_checks import THREADS, random_core, shared_of_step, step_arguments
 from benchmarks.gpu.peers import Call, Peer, core_peers, student_peers
 from benchmarks.gpu.students import OpenDecoder, Student, kernel_launches, random_bins, step_of
 from edgedistill.config import StudentShape
@@ -81,7 +73,7 @@ class Subjects:
         self.turns[f"{name}, back to back"] = lambda n: self.gpu.time_device([graph], n) // len(launches)
 
     def add_core(self, preset: str, shape: StudentShape) -> None:
-        """One layer's attention over a full ring, the same over a window of bins at once, and the append."""
+        """Adds one layer's attention over a full ring, and the append."""
         attention = self.kernels["attention_step"].function("ed_attention_step", shared_of_step(shape.window))
         slots = shape.window - 1
         launches = []
@@ -91,20 +83,9 @@ class Subjects:
             launches.append(Launch.of(attention, shape.heads, THREADS, shared_of_step(shape.window), *arguments))
         self._add_graphs(f"core/{preset}", [self.gpu.graph(launch) for launch in launches])
         self._add_chain(f"core/{preset}", launches * (CHAIN // SETS))
-        self._add_graphs(f"window/{preset}", [self.gpu.graph(self._window_launch(shape))])
         append = self._append_launch(shape)
         self._add_graphs(f"append/{preset}", [self.gpu.graph(append)])
         self._add_chain(f"append/{preset}", [append] * CHAIN)
-
-    def _window_launch(self, shape: StudentShape) -> Launch:
-        """As many bins at once as the window has."""
-        slots = shape.window - 1
-        core = random_core(shape.heads, shape.window, shape.head_dim, (slots // 3, slots), shape.window)
-        shared = shared_of_window(shape.window, shape.head_dim)
-        function = self.kernels["attention_window"].function("ed_attention_window", shared)
-        arguments, _ = window_arguments(self.gpu, core)
-        grid = (-(-shape.window // WINDOW_BINS), shape.heads)
-        return Launch.of(function, grid, THREADS, shared, *arguments)
 
     def _append_launch(self, shape: StudentShape) -> Launch:
         heads, slots, head_dim = shape.heads, shape.window - 1, shape.head_dim

@@ -93,8 +93,6 @@ def _of_preset(result: dict[str, Any], preset: str) -> list[str]:
         lines.append(
             _row(f"`{preset}`, {text} on the device, back to back", result[what], f"{preset}, back to back", "")
         )
-    bins = "a window of bins at once, one layer"
-    lines.append(_row(f"`{preset}`, `ed_attention_window`, {bins}", result["window"], preset))
     for section in ("peers", "core peers"):
         for name, times in _peers({"peers": result.get(section, {})}, preset).items():
             flushed = _peers({"peers": result[section]}, preset, ", L2 flushed").get(name)

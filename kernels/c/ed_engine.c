@@ -21,7 +21,7 @@
 #include "ed_step.h"
 #endif
 
-#include "ed_frontend.h"
+#include "ed_frontend_state.h"
 
 _Static_assert(ED_OUTPUTS <= ED_MAX_OUTPUTS, "more outputs than ed_output holds");
 _Static_assert(ED_FE_CHANNELS == ED_CHANNELS, "the front end is of another array");

@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #ifdef ED_EMULATED
-#include "emulation/cuda_on_cpu.h"
+#include "cuda_on_cpu.h"
 #else
 #include <cuda_runtime.h>
 

@@ -2,7 +2,7 @@
  * The emulated driver with what benchmarks/gpu/cuda/device.cpp calls beyond the engines: events, attributes of kernels,
  * graphs made by hand. Times are those of the CPU and mean nothing but that the loops ran.
  */
-#include "../../kernels/cuda/emulation/driver.cpp"
+#include "../../emulation/cuda/driver.cpp"
 
 #include <ctime>
 

@@ -1,4 +1,4 @@
-"""CUDA kernels compiled for the emulated GPU (kernels/cuda/emulation), loaded and launched through ctypes.
+"""CUDA kernels compiled for the emulated GPU (emulation/cuda), loaded and launched through ctypes.
 
 A test that wants AddressSanitizer runs in a process of its own, with `sanitized()` as its environment: the arrays that
 numpy hands to a kernel then lie between zones that may not be touched, and so does a block's shared memory.
@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-KERNELS = Path(__file__).parents[2] / "kernels"
+ROOT = Path(__file__).parents[2]
+KERNELS = ROOT / "kernels"
+EMULATION = ROOT / "emulation" / "cuda"
 EMULATED = ("-std=c++17", "-DED_EMULATED", "-ffp-contract=off", "-fno-math-errno", "-fPIC")
 STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Wno-sign-conversion", "-Wno-unknown-pragmas", "-Werror")
 SANITIZERS = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-FOLDERS = (KERNELS / "include", KERNELS / "c", KERNELS / "cuda")
+FOLDERS = (*(KERNELS / name for name in ("include", "c", "gpu", "cuda")), EMULATION)
 
 
 def compilers() -> list[str]:

@@ -16,7 +16,7 @@ from edgedistill.compile.cuda.packing import cuda_sources
 from edgedistill.numerics import Int8Model
 
 from . import c_builds
-from .cuda_emulation import KERNELS, SANITIZERS, compile_emulated
+from .cuda_emulation import EMULATION, KERNELS, SANITIZERS, compile_emulated
 from .tensorrt_builds import TESTS, compile_cpp, cuda_headers
 from .tensorrt_fakes import Device
 
@@ -70,7 +70,7 @@ class Fake:
 
 def emulated_driver(folder: Path, options: Sequence[str] = ("-O1",), compiler: str = "g++") -> Path:
     """Skips the test where there is no cuda.h."""
-    source = KERNELS / "cuda/emulation/driver.cpp"
+    source = EMULATION / "driver.cpp"
     return compile_cpp(folder / "libfake_cuda.so", [source], (*options, *headers()), compiler)
 
 

@@ -1,5 +1,5 @@
 /*
- * A libnvinfer that runs "plans" which are texts, for the tests of runtime.cpp: everything that TensorRT promises about
+ * A libnvinfer that runs "plans" which are texts, for the tests of tensorrt/engine.cpp: everything that TensorRT promises about
  * the functions used there (addresses, directions, versions, registries) it checks. A plan:
  *
  *     version 10.3

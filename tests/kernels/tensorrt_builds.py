@@ -51,7 +51,7 @@ def compile_cpp(
     """C++17 sources (.cu as well) and objects to a shared library, or an object; a warning is an error."""
     kind = ("-shared",) if shared else ("-c",)
     inputs = [word for source in sources for word in (*(("-x", "c++") if source.suffix == ".cu" else ()), str(source))]
-    include = ("-I", str(KERNELS / "include"), "-I", str(KERNELS / "c"), "-I", str(KERNELS / "cuda"))
+    include = [word for name in ("include", "c", "gpu", "cuda") for word in ("-I", str(KERNELS / name))]
     command = [compiler, "-std=c++17", *STRICT, *kind, *include, *options, *inputs, "-o", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-6000:]

@@ -28,7 +28,7 @@ def fake_tensorrt(folder: Path, version: str, driver: Path) -> Path:
 
 
 def runtime_library(folder: Path, version: str, named: Sequence[str] = ()) -> Path:
-    """libed_test.so of the model whose sources lie in `folder`: front end and ABI of the C engine over runtime.cpp.
+    """libed_test.so of the model whose sources lie in `folder`: front end and ABI of the C engine over engine.cpp.
 
     `named` says what it looks for in place of libcuda and libnvinfer: see `looks_for`.
     """
@@ -36,7 +36,7 @@ def runtime_library(folder: Path, version: str, named: Sequence[str] = ()) -> Pa
     for source in (KERNELS / "c/ed_api.c", KERNELS / "c/ed_engine.c", TESTS / "trace.c"):
         flags = ("-O1", "-fPIC", "-c", MODEL, "-DED_DEVICE")
         objects.append(c_builds.compile_c(folder, f"{source.stem}.o", [source], flags, "gcc"))
-    sources = [KERNELS / "tensorrt/runtime.cpp", *objects]
+    sources = [KERNELS / "tensorrt/engine.cpp", *objects]
     return compile_cpp(folder / "libed_test.so", sources, ("-O1", MODEL, *named, "-I", str(folder), *headers(version)))
 
 

@@ -56,7 +56,7 @@ CONFIGS = {
 # A library for ctypes and a program for sanitizers and emulators: operations from stdin, bins to stdout.
 PROBE = """
 #include "constants.h"
-#include "ed_frontend.h"
+#include "ed_frontend_state.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -90,7 +90,7 @@ size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, con
         if (!complete) continue;
         ed_fe_bin bin;
         ed_fe_finish_bin(fe, mean, std, z + bins * ED_FE_CHANNELS, &bin);
-        memcpy(bad + bins * ED_FE_CHANNELS, fe->bad, sizeof fe->bad);
+        memcpy(bad + bins * ED_FE_CHANNELS, fe->channels.bad, sizeof fe->channels.bad);
         out[bins++] = (facts){bin.bin, bin.end_frame, bin.bad_channels, bin.usable_channels, bin.gap};
     } while (n > 0);
     return bins;
@@ -540,9 +540,6 @@ def test_tables_go_over_exactly(name):
 def test_statistics_that_do_not_fit_are_refused(std):
     with pytest.raises(EngineError, match="the std of the normalization does not fit"):
         normalization_tables(CONFIGS["250 Hz"], [0.0] * 5, std)
-
-
-HEADER_ALONE = '#include "constants.h"\n#include "ed_frontend.h"\n'
 
 
 @pytest.mark.parametrize("compiler", [FAST, CLANG, ARM64, CORTEX_M7], ids=lambda compiler: compiler[0])

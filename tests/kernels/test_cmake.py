@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     """A build folder before anything is made in it, but for model/."""
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")
-    for name in ("include", "c", "cuda", "tensorrt"):
+    for name in ("include", "c", "gpu", "cuda", "tensorrt"):
         shutil.copytree(KERNELS / name, tmp_path / name)
     shutil.copy(KERNELS / "CMakeLists.txt", tmp_path)
     (tmp_path / "model").mkdir()

@@ -34,7 +34,7 @@ from .emulated import (
     steps,
 )
 
-BARE = KERNELS / "c" / "cortex-m7"
+BARE = KERNELS.parent / "emulation" / "cortex-m"
 LINK = ("-nostartfiles", f"-T{BARE}/mps2.ld", "-Wl,--gc-sections", "-Wl,-Map=program.map", "-Wl,--print-memory-usage")
 SHAPES = {"small": SMALL, "odd": ODD}
 HOST_SHAPES = SHAPES | {

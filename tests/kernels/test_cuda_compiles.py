@@ -17,13 +17,10 @@ from .cuda_emulation import FOLDERS, KERNELS
 
 CHIPS = ("sm_87", "sm_90", "sm_110")  # Orin, Hopper, Thor
 STRICT = ("-std=c++17", "--Werror", "all-warnings", "-Xptxas", "-v")
-SOURCES = ("attention_step", "append", "attention_window")
+SOURCES = ("attention_step", "append")
 MOST_REGISTERS = {  # of a thread, so that a block fits into the 65,536 of a multiprocessor; the rest as written there
     "ed_attention_step": 64,
     "ed_append": 64,
-    "ed_attention_window": 80,
-    "ed_window_keep": 64,
-    "ed_window_advance": 64,
 }
 
 

@@ -1,7 +1,7 @@
 """The CUDA engine over an emulated driver: the whole C ABI of a `cuda` build, with the bits of oracle and C engine.
 
 Shown is all but a GPU: kernel, state, graph, every way of failing, what is left behind. The emulated driver runs
-nothing before it is waited for, and refuses what a real one would (kernels/cuda/emulation/driver.cpp).
+nothing before it is waited for, and refuses what a real one would (emulation/cuda/driver.cpp).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from edgedistill.numerics import Oracle
 from ..numerics.students import ODD, SMALL, random_bins, random_model
 from . import c_builds
 from .c_builds import Engine, Output, pointer
+from .cuda_emulation import EMULATION, KERNELS
 from .cuda_engines import Build, Fake, build_cuda, emulated_driver, headers, write_sources
 from .tensorrt_builds import compile_cpp, compilers
 from .tensorrt_fakes import Device
@@ -117,8 +118,8 @@ def test_compiles_without_a_warning(tmp_path: Path, compiler: str, version: str)
     options = ("-O2", '-DED_MODEL_HEADER="model_test.h"', "-I", str(tmp_path), "-isystem", cuda_headers_of(version))
     for shape in (SMALL, ODD):
         write_sources(tmp_path, random_model(shape))
-        for source in ("engine.cpp", "emulation/driver.cpp"):
-            compile_cpp(tmp_path / "made.o", [c_builds.KERNELS / "cuda" / source], options, compiler, shared=False)
+        for source in (KERNELS / "cuda/engine.cpp", EMULATION / "driver.cpp"):
+            compile_cpp(tmp_path / "made.o", [source], options, compiler, shared=False)
 
 
 # ---------------------------------------------------------------- the student

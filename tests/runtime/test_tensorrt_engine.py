@@ -71,7 +71,7 @@ def test_a_bundle_is_compiled_and_decodes_with_the_bits_of_the_oracle(
             )
             for name in ("ed_api", "ed_engine")
         ]
-        sources = [folder / "tensorrt/runtime.cpp", *objects]
+        sources = [folder / "tensorrt/engine.cpp", *objects]
         compile_cpp(folder / record.library, sources, ("-O1", define, *looks_for(driver, nvinfer), *own, *include))
         for path in objects:
             path.unlink()

@@ -1,6 +1,6 @@
 """A bundle and a GPU in, the CUDA engine with this model out: `build/<target>/` inside the bundle.
 
-The folder holds the sources (`include/`, `c/`, `cuda/`, the generated `model/`), the kernel as machine code of one
+The folder holds the sources (`include/`, `c/`, `gpu/`, `cuda/`, the generated `model/`), the kernel as machine code of one
 chip, the library over the driver API that runs it, a README and `build.json`. With that GPU at hand the engine is held
 against the bundle's reference before it is kept. A machine that lacks nvcc or a GPU leaves the sources there, prepared.
 """
@@ -30,7 +30,7 @@ from edgedistill.target import Target
 
 KERNEL, CUBIN = "cuda/student_step.cu", "student_step.cubin"
 HOST_SOURCES = (*SOURCES, "cuda/engine.cpp")
-CUDA_INCLUDES = (*INCLUDES, "-Icuda")
+CUDA_INCLUDES = (*INCLUDES, "-Igpu", "-Icuda")
 CPP_FLAGS = ("-fno-exceptions", "-fno-rtti")  # so that nothing of C++'s own library is needed
 LIBRARIES = ("-ldl",)  # not libcuda: the library loads on a machine without a driver and says so
 MAX_WINDOW = 2048  # bins that a kernel attends to
@@ -79,7 +79,7 @@ def cuda_module_sources(bundle: Bundle) -> dict[str, bytes]:
     """All that is compiled: the kernels' files, and the bundle's numbers in the order the GPU reads them."""
     model, front_end, facts = model_inputs(bundle, "cuda")
     require_kernels_fit(model.shape.window, tuple(model.keep))
-    files = kernel_files("include", "c", "cuda") | encoded(cuda_sources(model, front_end, facts))
+    files = kernel_files("include", "c", "gpu", "cuda") | encoded(cuda_sources(model, front_end, facts))
     cmake = asset_folder("kernels") / "CMakeLists.txt"  # builds the same without Python
     return files | {cmake.name: cmake.read_bytes()}
 

@@ -45,7 +45,7 @@ def tensorrt_sources(bundle: Bundle) -> dict[str, bytes]:
         f"model_{name}.h": f'{header}#define ED_MODEL_DATA "{data}"\n\n{frontend_constants(front_end)}',
         data: facts_text(facts) + "\n" + normalization_tables(front_end, facts.mean, facts.std),
     }
-    files = kernel_files("include", "c", "cuda", "tensorrt") | encoded(texts)
+    files = kernel_files("include", "c", "gpu", "cuda", "tensorrt") | encoded(texts)
     cmake = asset_folder("kernels") / "CMakeLists.txt"
     return files | ({cmake.name: cmake.read_bytes()} if cmake.is_file() else {})
 

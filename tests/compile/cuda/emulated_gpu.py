@@ -1,6 +1,6 @@
 """A machine with a GPU that is emulated: a driver, a compiler, and the environment in which both are found.
 
-The driver is kernels/cuda/emulation/driver.cpp; the compiler a script that answers as nvcc does and compiles a kernel
+The driver is emulation/cuda/driver.cpp; the compiler a script that answers as nvcc does and compiles a kernel
 for the emulator instead. What runs in that environment is edgedistill as it is, in a process of its own.
 """
 
@@ -19,7 +19,7 @@ from edgedistill.compile.commands import answer
 from edgedistill.compile.cuda.nvcc import Nvcc, nvcc_path
 
 ROOT = Path(__file__).parents[3]
-DRIVER = ROOT / "kernels" / "cuda" / "emulation" / "driver.cpp"
+DRIVER = ROOT / "emulation" / "cuda" / "driver.cpp"
 NVCC = """#!/bin/sh
 case "$1" in
 --version) echo "Cuda compilation tools, release ${FAKE_CUDA:-13.0}, V13.0.88"; exit ;;
@@ -33,7 +33,7 @@ for word; do
     *) set -- "$@" "$word" ;;
     esac
 done
-exec g++ -DED_EMULATED -O1 -fPIC -shared -ffp-contract=off -fno-math-errno -x c++ "$@" -I@KERNELS@
+exec g++ -DED_EMULATED -O1 -fPIC -shared -ffp-contract=off -fno-math-errno -x c++ "$@" -I@EMULATION@
 """
 
 
@@ -45,11 +45,11 @@ class EmulatedGpu:
         for name in ("bin", "lib"):
             (folder / name).mkdir(parents=True)
         script = folder / "bin" / "nvcc"
-        script.write_text(NVCC.replace("@INCLUDES@", " ".join(includes)).replace("@KERNELS@", str(DRIVER.parents[1])))
+        script.write_text(NVCC.replace("@INCLUDES@", " ".join(includes)).replace("@EMULATION@", str(DRIVER.parent)))
         script.chmod(0o755)
         library = folder / "lib" / "libcuda.so.1"
         options = ("-std=c++17", "-O1", "-shared", "-fPIC", f"-Wl,-soname,{library.name}", *includes)
-        command = ["g++", *options, f"-I{DRIVER.parents[1]}", str(DRIVER), "-o", str(library), "-ldl"]
+        command = ["g++", *options, str(DRIVER), "-o", str(library), "-ldl"]
         subprocess.run(command, check=True, timeout=300)
         self.env = {
             **os.environ,

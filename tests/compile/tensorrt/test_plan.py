@@ -422,7 +422,7 @@ def test_a_machine_without_gpu_prepares_and_names_the_next_command(
     assert made.lacking is not None
     assert made.lacking.next_step == command
     names = set(made.record.files)
-    assert {"README", "tensorrt/plugin.cpp", "tensorrt/runtime.cpp", "model/model_test.h"} <= names
+    assert {"README", "tensorrt/plugin.cpp", "tensorrt/engine.cpp", "model/model_test.h"} <= names
     assert {"c/ed_device.h", "include/edgedistill.h", "model/model_test_data.h"} <= names
     assert not any(name.endswith((".plan", ".so")) or name.startswith("model/model_test_w") for name in names)
     text = (made.folder / "README").read_text()

@@ -158,7 +158,7 @@ def test_compiles_without_a_warning(tmp_path: Path, version: str, compiler: str)
     for name, shape in (("lags", SMALL), ("no-lags", ODD)):
         c_builds.write_sources(tmp_path, random_model(shape), "scalar")
         options = ("-O2", MODEL, "-I", str(tmp_path), *headers(version))
-        source = KERNELS / "tensorrt/runtime.cpp"
+        source = KERNELS / "tensorrt/engine.cpp"
         compile_cpp(tmp_path / f"{name}.o", [source], options, compiler, shared=False)
 
 

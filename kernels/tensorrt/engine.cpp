@@ -1,25 +1,27 @@
 /*
- * The student as a TensorRT plan: what stands behind the C ABI of a `tensorrt` build (../c/ed_device.h).
+ * The engine of a `tensorrt` build: it runs the student as a TensorRT plan behind the C ABI (../c/ed_device.h).
  *
- * Opens in the build directory
- *     student.plan       the step: bin, rings, pos, live and lags in; kinematics, latent and new keys and values out
- *     libed_plugin.so    plugin.cpp, if the plan needs it: a plan with standard operators alone does not
- *     append.cubin       ../cuda/append.cu: writes what is new into the rings and lags, then moves pos and live on
+ * It opens in the build directory:
+ *     student.plan       one step: bin, rings, pos, live and lags go in; kinematics, latent, and new keys and values
+ *                        come out
+ *     libed_plugin.so    plugin.cpp, if the plan needs it; a plan of standard operators does not
+ *     append.cubin       ../cuda/append.cu, which writes the new values into the rings and lags, then moves pos and live
  *
- * The whole state lies in one piece of device memory, of which TensorRT reads the rings and writes only what is new. A
- * step is one graph: the bin comes from pinned memory, TensorRT runs, the append kernel follows, kinematics and latent
- * return to pinned memory. It is captured once, after one run outside a graph, in which TensorRT and the driver load
- * what they load at first use. Addresses are frozen in a graph, so pos and live live on the device.
+ * The whole state lies in one piece of device memory. TensorRT reads the rings and writes only what is new. A step is
+ * one CUDA graph: the bin is copied from pinned memory, TensorRT runs, the append kernel follows, and kinematics and
+ * latent are copied to pinned memory. The graph is captured once, after one run outside a graph in which TensorRT and
+ * the driver load what they load at first use. A graph freezes addresses and values, so pos and live are in device
+ * memory.
  *
- * A plan may keep its rings in int8 (exchanged with every other engine), float16 or float32 (not exchanged). TensorRT
- * asks for addresses that are multiples of 256 bytes, hence the strides between rings.
+ * A plan may keep its rings in int8 (which can be exchanged with every other engine), float16 or float32 (which cannot).
+ * TensorRT asks for addresses that are multiples of 256 bytes, hence the strides between rings.
  *
- * libnvinfer is looked up by the major version of the headers this was compiled with, libcuda by driver.h; neither is
- * linked, so the library loads anywhere and says what is missing. With EDGEDISTILL_TENSORRT_LOG=FILE in the
- * environment, TensorRT's errors and warnings are appended to that file.
+ * libnvinfer is looked up by the major version of the headers this file was compiled with, libcuda by ../gpu/driver.h.
+ * Neither is linked, so that the library loads on any machine and can say what is missing. With
+ * EDGEDISTILL_TENSORRT_LOG=FILE in the environment, TensorRT's errors and warnings are appended to that file.
  *
- * tests/kernels/test_tensorrt_runtime.py compiles this against six versions of TensorRT's headers and runs it over a
- * fake libnvinfer and a fake libcuda; it has not run under TensorRT or on a GPU.
+ * tests/kernels/test_tensorrt_engine.py compiles this file against six versions of TensorRT's headers and runs it over
+ * a fake libnvinfer and a fake libcuda. It has not run under TensorRT or on a GPU.
  */
 #include <dlfcn.h>
 
@@ -34,29 +36,26 @@
 #include ED_MODEL_HEADER
 
 #include "append.h"
-#include "build_file.h"
-#include "driver.h"
 #include "ed_device.h"
 #include "ed_weights.h"
 #include "edgedistill.h"
+#include "resources.h"
 
 using namespace nvinfer1;
 
 namespace {
 
-/* Tests name a fake, and leave the machine's to others in the process. */
+/* Tests name a fake library here, so that the machine's own stays untouched. */
 #ifndef ED_NVINFER
 #define ED_NVINFER "libnvinfer.so." ED_DRIVER_TEXT(NV_TENSORRT_MAJOR)
 #endif
 
-constexpr size_t ALIGN = 256; /* of what IExecutionContext::setTensorAddress takes */
 constexpr size_t RINGS = 2 * ED_LAYERS;
 
-constexpr size_t up(size_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
+/* ---------------------------------------------------------------- messages of TensorRT */
 
-/* ---------------------------------------------------------------- what TensorRT says */
-
-/* To the file of EDGEDISTILL_TENSORRT_LOG, if it is set. Thread-safe, as TensorRT asks. */
+/* Appends messages to the file that EDGEDISTILL_TENSORRT_LOG names, if it is set. It is thread-safe, as TensorRT
+ * requires. */
 class Log final : public ILogger {
   public:
     void log(Severity severity, const char *text) noexcept override {
@@ -68,15 +67,15 @@ class Log final : public ILogger {
     }
 };
 
-/* One for all decoders, never destroyed: the first logger that TensorRT is given also hears what belongs to no runtime,
- * as long as there is any, and the decoder that brought it may be closed before the others. */
+/* Returns the logger that all decoders share. It is never destroyed: TensorRT also sends messages that belong to no
+ * runtime to the first logger it was given, even after the decoder that gave it has been closed. */
 Log &the_log() {
     alignas(Log) static unsigned char memory[sizeof(Log)];
     static Log *const log = new (memory) Log;
     return *log;
 }
 
-/* The last error, above all whether memory ran out, which a null result does not tell. */
+/* Keeps the last error. A null result does not say whether memory ran out, but the error code does. */
 class Errors final : public IErrorRecorder {
   public:
     int32_t getNbErrors() const noexcept override { return last_ != ErrorCode::kSUCCESS; }
@@ -87,12 +86,12 @@ class Errors final : public IErrorRecorder {
     bool reportError(ErrorCode code, ErrorDesc text) noexcept override {
         if (last_ != ErrorCode::kFAILED_ALLOCATION) last_ = code;
         the_log().log(ILogger::Severity::kERROR, text);
-        return false; /* what failed returns null or false: no need to stop the thread it failed on */
+        return false; /* the thread goes on: the call that failed returns null or false */
     }
     RefCount incRefCount() noexcept override { return ++references_; }
     RefCount decRefCount() noexcept override { return --references_; }
 
-    /* What a call that failed means. */
+    /* Returns the code of edgedistill.h for a call that failed. */
     int code_or(int otherwise) const { return last_ == ErrorCode::kFAILED_ALLOCATION ? ED_ERROR_MEMORY : otherwise; }
 
   private:
@@ -100,36 +99,36 @@ class Errors final : public IErrorRecorder {
     std::atomic<RefCount> references_{0};
 };
 
-/* ---------------------------------------------------------------- where everything lies */
+/* ---------------------------------------------------------------- device memory */
 
-/* Offsets into the device memory, each a multiple of ALIGN. */
+/* Holds offsets into the device memory, each a multiple of ED_GPU_ALIGN. */
 struct Layout {
     size_t bin, pos, live, lags, rings, ring_stride, kinematics, latent, fresh, fresh_stride, bin_new, bytes;
-    size_t value, lag_value; /* bytes of a key's and of a lagged bin's value */
+    size_t value, lag_value; /* bytes of one value of a key, and of a lagged bin */
 
     static Layout of(DataType ring) {
         Layout at{};
         at.value = ring == DataType::kINT8 ? 1 : ring == DataType::kHALF ? 2 : 4;
         at.lag_value = ring == DataType::kINT8 ? 1 : sizeof(float);
-        at.ring_stride = up(ED_RING_BYTES * at.value);
-        at.fresh_stride = up(ED_D * at.value);
+        at.ring_stride = ed_gpu_round_up(ED_RING_BYTES * at.value);
+        at.fresh_stride = ed_gpu_round_up(ED_D * at.value);
         at.lags = 0;
-        at.rings = at.lags + up(static_cast<size_t>(ED_LAG_ROWS) * ED_CHANNELS * at.lag_value);
+        at.rings = at.lags + ed_gpu_round_up(static_cast<size_t>(ED_LAG_ROWS) * ED_CHANNELS * at.lag_value);
         at.pos = at.rings + RINGS * at.ring_stride;
-        at.live = at.pos + ALIGN;
-        at.bin = at.live + ALIGN; /* up to here the state, which a reset clears */
-        at.kinematics = at.bin + up(ED_CHANNELS * sizeof(float));
-        at.latent = at.kinematics + up(ED_OUTPUTS * sizeof(float));
-        at.fresh = at.latent + up(ED_D * sizeof(float));
+        at.live = at.pos + ED_GPU_ALIGN;
+        at.bin = at.live + ED_GPU_ALIGN; /* what lies before it is the state, which a reset clears */
+        at.kinematics = at.bin + ed_gpu_round_up(ED_CHANNELS * sizeof(float));
+        at.latent = at.kinematics + ed_gpu_round_up(ED_OUTPUTS * sizeof(float));
+        at.fresh = at.latent + ed_gpu_round_up(ED_D * sizeof(float));
         at.bin_new = at.fresh + RINGS * at.fresh_stride;
-        at.bytes = at.bin_new + up(ED_CHANNELS);
+        at.bytes = at.bin_new + ed_gpu_round_up(ED_CHANNELS);
         return at;
     }
     size_t result_bytes() const { return fresh - kinematics; }
-    size_t pinned_bytes() const { return up(ED_CHANNELS * sizeof(float)) + result_bytes(); }
+    size_t pinned_bytes() const { return ed_gpu_round_up(ED_CHANNELS * sizeof(float)) + result_bytes(); }
 };
 
-/* ---------------------------------------------------------------- the plan's tensors */
+/* ---------------------------------------------------------------- tensors of the plan */
 
 struct Tensor {
     char name[16];
@@ -137,12 +136,12 @@ struct Tensor {
     DataType type;
     int32_t rank;
     int64_t sizes[3];
-    size_t at; /* in the device memory */
+    size_t at; /* offset in the device memory */
 };
 
 constexpr int MOST_TENSORS = 7 + 4 * ED_LAYERS;
 
-/* All tensors that a plan with rings of this type has: their number. */
+/* Lists all tensors of a plan whose rings have this type; returns their number. */
 int tensors_of(DataType ring, const Layout &at, Tensor (&tensors)[MOST_TENSORS]) {
     constexpr TensorIOMode IN = TensorIOMode::kINPUT, OUT = TensorIOMode::kOUTPUT;
     const DataType lag = ring == DataType::kINT8 ? DataType::kINT8 : DataType::kFLOAT;
@@ -166,8 +165,8 @@ int tensors_of(DataType ring, const Layout &at, Tensor (&tensors)[MOST_TENSORS])
     return n;
 }
 
-/* Whether the plan has this tensor, row-major and in device memory. Of a name that it does not know, TensorRT says so
- * by its direction. */
+/* Tells whether the plan has this tensor, row-major and in device memory. For an unknown name, TensorRT returns a
+ * direction that is neither input nor output. */
 bool has(const ICudaEngine &engine, const Tensor &tensor) {
     if (engine.getTensorIOMode(tensor.name) != tensor.mode || engine.getTensorDataType(tensor.name) != tensor.type)
         return false;
@@ -180,11 +179,12 @@ bool has(const ICudaEngine &engine, const Tensor &tensor) {
     return same;
 }
 
-/* ---------------------------------------------------------------- TensorRT, found at run time */
+/* ---------------------------------------------------------------- finding TensorRT at run time */
 
 using CreateRuntime = void *(void *logger, int32_t version) noexcept;
 
-/* createInferRuntime of the version this was compiled for, or null. The library stays loaded: it keeps threads. */
+/* Returns createInferRuntime of the version this file was compiled for, or null. The library stays loaded, because it
+ * keeps threads. */
 CreateRuntime *create_runtime() {
     void *library = dlopen(ED_NVINFER, RTLD_NOW | RTLD_LOCAL);
     return library ? reinterpret_cast<CreateRuntime *>(dlsym(library, "createInferRuntime_INTERNAL")) : nullptr;
@@ -197,19 +197,14 @@ CreateRuntime *create_runtime() {
 struct ed_device {
     enum Direction { IN, OUT };
 
-    ed_driver cuda{};
+    ed_gpu gpu{}; /* in gpu.host lies the bin and, at result_at(), the result of a step */
     Errors errors;
     IRuntime *runtime = nullptr;
     void *plugin = nullptr;
     ICudaEngine *engine = nullptr;
     IExecutionContext *context = nullptr;
-    CUstream stream = nullptr;
-    CUmodule module = nullptr;
     CUfunction append = nullptr;
-    CUgraphExec graph = nullptr;
     Layout layout{};
-    CUdeviceptr memory = 0;
-    char *pinned = nullptr; /* the bin, then, at result_at(), what a step gave */
     DataType ring = DataType::kINT8;
 
     int open(const char *directory);
@@ -219,38 +214,27 @@ struct ed_device {
     int move_state(Direction direction, int8_t *student, int32_t *pos, int32_t *live);
 
   private:
-    int open_cuda(const char *directory);
     int open_plan(const char *directory);
     int load_plugin(const char *directory, const ed_build_file &plan);
     int bind();
     int enqueue();
     int capture();
 
-    int wait() { return ed_driver_error(cuda.cuStreamSynchronize(stream)); }
-    char *result_at() { return pinned + up(ED_CHANNELS * sizeof(float)); }
-    void *at(size_t offset) { return reinterpret_cast<void *>(memory + offset); }
+    char *result_at() { return gpu.host + ed_gpu_round_up(ED_CHANNELS * sizeof(float)); }
+    void *at(size_t offset) { return reinterpret_cast<void *>(gpu.memory + offset); }
 };
 
 int ed_device::open(const char *directory) {
-    int error = ed_driver_open(&cuda);
+    int error = ed_driver_open(&gpu.cuda);
     if (error) return error;
-    ed_driver_use use(cuda);
+    ed_driver_use use(gpu.cuda);
     if (use.failed()) return ED_ERROR_DEVICE;
-    error = open_cuda(directory);
+    error = ed_gpu_open_stream(&gpu);
+    if (!error) error = ed_gpu_load_kernel(&gpu, directory, "append.cubin", "ed_append", &append);
     if (!error) error = open_plan(directory);
     if (!error) error = bind();
     if (!error) error = capture();
     return error ? error : reset();
-}
-
-/* Stream and append kernel: what needs no plan. */
-int ed_device::open_cuda(const char *directory) {
-    const ed_build_file cubin(directory, "append.cubin");
-    if (!cubin.is_elf()) return ED_ERROR_FILE;
-    CUresult result = cuda.cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING);
-    if (!result) result = cuda.cuModuleLoadData(&module, cubin.bytes);
-    if (!result) result = cuda.cuModuleGetFunction(&append, module, "ed_append");
-    return ed_driver_error(result);
 }
 
 int ed_device::open_plan(const char *directory) {
@@ -264,26 +248,26 @@ int ed_device::open_plan(const char *directory) {
     const int error = load_plugin(directory, plan);
     if (error) return error;
     engine = runtime->deserializeCudaEngine(plan.bytes, plan.size);
-    if (!engine) return errors.code_or(ED_ERROR_CHIP); /* of another version or chip, or damaged */
+    if (!engine) return errors.code_or(ED_ERROR_CHIP); /* it is of another version or chip, or damaged */
     context = engine->createExecutionContext();
     return context ? ED_OK : errors.code_or(ED_ERROR_DEVICE);
 }
 
-/* Into the registry of this runtime alone, so that builds of several bundles can be open at once. A plan that needs the
- * plugin names it. */
+/* Loads the plugin into the registry of this runtime alone, so that builds of several bundles can be open at once. A
+ * plan that needs the plugin contains its name. */
 int ed_device::load_plugin(const char *directory, const ed_build_file &plan) {
     constexpr char NAME[] = "EdAttention";
     const ed_build_path path(directory, "libed_plugin.so");
     const ed_build_file file(directory, "libed_plugin.so");
     if (!file.bytes && !path.exists())
         return memmem(plan.bytes, plan.size, NAME, sizeof NAME - 1) ? ED_ERROR_FILE : ED_OK;
-    if (!file.is_elf()) return ED_ERROR_FILE; /* the loader would not survive one that was cut off */
+    if (!file.is_elf()) return ED_ERROR_FILE; /* a truncated library would crash the loader */
     IPluginRegistry &registry = runtime->getPluginRegistry();
     plugin = registry.loadLibrary(path.text);
     return plugin || registry.getCreator(NAME, "1", "") ? ED_OK : ED_ERROR_FILE;
 }
 
-/* Checks that the plan is of this model, and gives each of its tensors a place. */
+/* Checks that the plan is of this model, and gives each of its tensors an address. */
 int ed_device::bind() {
     ring = engine->getTensorDataType("ring_k_0");
     if (ring != DataType::kINT8 && ring != DataType::kHALF && ring != DataType::kFLOAT) return ED_ERROR_FILE;
@@ -293,23 +277,21 @@ int ed_device::bind() {
     if (engine->getNbIOTensors() != n) return ED_ERROR_FILE;
     for (int i = 0; i < n; i++)
         if (!has(*engine, tensors[i])) return ED_ERROR_FILE;
-    CUresult result = cuda.cuMemAlloc(&memory, layout.bytes);
-    void *host = nullptr;
-    if (!result) result = cuda.cuMemHostAlloc(&host, layout.pinned_bytes(), 0);
-    if (result) return ed_driver_error(result);
-    pinned = static_cast<char *>(host);
-    std::memset(pinned, 0, layout.pinned_bytes());
+    const int error = ed_gpu_allocate(&gpu, layout.bytes, layout.pinned_bytes(), 0);
+    if (error) return error;
     for (int i = 0; i < n; i++)
         if (!context->setTensorAddress(tensors[i].name, at(tensors[i].at))) return errors.code_or(ED_ERROR_DEVICE);
     return ED_OK;
 }
 
-/* One step on the stream: at once, or into the graph that is being captured. */
+/* Puts one step on the stream: it runs at once, or is recorded if the stream is being captured. */
 int ed_device::enqueue() {
-    CUresult result = cuda.cuMemcpyHtoDAsync(memory + layout.bin, pinned, ED_CHANNELS * sizeof(float), stream);
+    const ed_driver &cuda = gpu.cuda;
+    CUstream stream = gpu.stream;
+    CUresult result = cuda.cuMemcpyHtoDAsync(gpu.memory + layout.bin, gpu.host, ED_CHANNELS * sizeof(float), stream);
     if (result) return ed_driver_error(result);
     if (!context->enqueueV3(reinterpret_cast<cudaStream_t>(stream))) return errors.code_or(ED_ERROR_DEVICE);
-    /* The kernel moves bytes: of wider values there are as many more. Lags that are floats are bins as they came. */
+    /* The kernel moves bytes, so sizes are in bytes. Lags in float32 are the bins as they came in. */
     void *fresh = at(layout.fresh), *rings = at(layout.rings), *lags = at(layout.lags);
     void *bin_new = at(ring == DataType::kINT8 ? layout.bin_new : layout.bin), *pos = at(layout.pos);
     void *live = at(layout.live);
@@ -321,71 +303,55 @@ int ed_device::enqueue() {
                           &live,  &layers,       &heads, &window,      &head_bytes, &lag_rows, &lag_bytes};
     result = cuda.cuLaunchKernel(append, 1, 1, 1, ED_APPEND_THREADS, 1, 1, 0, stream, parameters, nullptr);
     if (!result)
-        result = cuda.cuMemcpyDtoHAsync(result_at(), memory + layout.kinematics, layout.result_bytes(), stream);
+        result = cuda.cuMemcpyDtoHAsync(result_at(), gpu.memory + layout.kinematics, layout.result_bytes(), stream);
     return ed_driver_error(result);
 }
 
-/* The graph of a step: after one outside any graph, and run once itself, so that nothing is left for a first step. */
+/* Runs a step outside any graph, captures one, and replays it, so that nothing is left to be loaded in the first step. */
 int ed_device::capture() {
     int error = reset();
     if (!error) error = enqueue();
-    if (!error) error = wait();
-    if (error) return error;
-    CUresult result = cuda.cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
-    if (result) return ed_driver_error(result);
-    error = enqueue();
-    CUgraph captured = nullptr;
-    result = cuda.cuStreamEndCapture(stream, &captured); /* in any case */
-    if (!result && !error) result = cuda.cuGraphInstantiateWithFlags(&graph, captured, 0);
-    if (captured) cuda.cuGraphDestroy(captured);
-    if (!result && !error) result = cuda.cuGraphLaunch(graph, stream);
-    if (!result && !error) error = wait();
-    return error ? error : ed_driver_error(result);
+    if (!error) error = ed_gpu_wait(&gpu);
+    if (!error) error = ed_gpu_capture(&gpu, [this] { return enqueue(); });
+    return error ? error : ed_gpu_launch(&gpu);
 }
 
 void ed_device::close() {
-    ed_driver_use use(cuda);
-    if (stream) wait();
-    if (graph) cuda.cuGraphExecDestroy(graph);
+    ed_driver_use use(gpu.cuda);
+    if (gpu.stream) ed_gpu_wait(&gpu);
+    ed_gpu_free_graph(&gpu);
     delete context;
     delete engine;
-    if (plugin) runtime->getPluginRegistry().deregisterLibrary(plugin); /* nothing of it is left */
+    if (plugin) runtime->getPluginRegistry().deregisterLibrary(plugin); /* nothing of it is in use any more */
     delete runtime;
-    if (pinned) cuda.cuMemFreeHost(pinned);
-    if (memory) cuda.cuMemFree(memory);
-    if (module) cuda.cuModuleUnload(module);
-    if (stream) cuda.cuStreamDestroy(stream);
+    ed_gpu_free(&gpu);
 }
 
-int ed_device::reset() {
-    const CUresult result = cuda.cuMemsetD8Async(memory, 0, layout.bin, stream);
-    return result ? ed_driver_error(result) : wait();
-}
+int ed_device::reset() { return ed_gpu_wait(&gpu, gpu.cuda.cuMemsetD8Async(gpu.memory, 0, layout.bin, gpu.stream)); }
 
 int ed_device::step(const float *bin, float *kinematics, float *latent) {
-    std::memcpy(pinned, bin, ED_CHANNELS * sizeof(float));
-    const CUresult result = cuda.cuGraphLaunch(graph, stream);
-    const int error = result ? ed_driver_error(result) : wait();
+    std::memcpy(gpu.host, bin, ED_CHANNELS * sizeof(float));
+    const int error = ed_gpu_launch(&gpu);
     if (error) return error;
     std::memcpy(kinematics, result_at(), ED_OUTPUTS * sizeof(float));
     std::memcpy(latent, result_at() + (layout.latent - layout.kinematics), ED_D * sizeof(float));
     return ED_OK;
 }
 
-/* Between the exchanged layout, which has no gaps, and the device. */
+/* Copies the state between the exchanged layout, which has no gaps, and the device. */
 int ed_device::move_state(Direction direction, int8_t *student, int32_t *pos, int32_t *live) {
     CUresult result = CUDA_SUCCESS;
     auto move = [&](size_t offset, void *host, size_t bytes) {
         if (result || !bytes) return;
-        result = direction == OUT ? cuda.cuMemcpyDtoHAsync(host, memory + offset, bytes, stream)
-                                  : cuda.cuMemcpyHtoDAsync(memory + offset, host, bytes, stream);
+        result = direction == OUT ? gpu.cuda.cuMemcpyDtoHAsync(host, gpu.memory + offset, bytes, gpu.stream)
+                                  : gpu.cuda.cuMemcpyHtoDAsync(gpu.memory + offset, host, bytes, gpu.stream);
     };
     for (size_t i = 0; i < RINGS; i++)
         move(layout.rings + i * layout.ring_stride, student + i * ED_RING_BYTES, ED_RING_BYTES);
     move(layout.lags, student + RINGS * ED_RING_BYTES, static_cast<size_t>(ED_LAG_ROWS) * ED_CHANNELS);
     move(layout.pos, pos, sizeof *pos);
     move(layout.live, live, sizeof *live);
-    const int error = wait(); /* whatever was begun ends before its memory goes */
+    const int error = ed_gpu_wait(&gpu); /* after a failure too: copies may be in flight to the caller's memory */
     return result ? ed_driver_error(result) : error;
 }
 
@@ -406,30 +372,30 @@ int ed_device_open(const char *build_directory, ed_device **device) {
 
 void ed_device_close(ed_device *device) {
     device->close();
-    ed_driver_close(&device->cuda);
+    ed_driver_close(&device->gpu.cuda);
     delete device;
 }
 
 int ed_device_reset(ed_device *device) {
-    const ed_driver_use use(device->cuda);
+    const ed_driver_use use(device->gpu.cuda);
     return use.failed() ? ED_ERROR_DEVICE : device->reset();
 }
 
 int ed_device_step(ed_device *device, const float *bin, float *kinematics, float *latent) {
-    const ed_driver_use use(device->cuda);
+    const ed_driver_use use(device->gpu.cuda);
     return use.failed() ? ED_ERROR_DEVICE : device->step(bin, kinematics, latent);
 }
 
-/* Only integers are exchanged: a plan of another precision keeps its state to itself. */
+/* Only integers can be exchanged, so a plan of another precision refuses. */
 int ed_device_export(ed_device *device, int8_t *student, int32_t *pos, int32_t *live) {
     if (device->ring != DataType::kINT8) return ED_ERROR_UNSUPPORTED;
-    const ed_driver_use use(device->cuda);
+    const ed_driver_use use(device->gpu.cuda);
     return use.failed() ? ED_ERROR_DEVICE : device->move_state(ed_device::OUT, student, pos, live);
 }
 
 int ed_device_import(ed_device *device, const int8_t *student, int32_t pos, int32_t live) {
     if (device->ring != DataType::kINT8) return ED_ERROR_UNSUPPORTED;
-    const ed_driver_use use(device->cuda);
+    const ed_driver_use use(device->gpu.cuda);
     if (use.failed()) return ED_ERROR_DEVICE;
-    return device->move_state(ed_device::IN, const_cast<int8_t *>(student), &pos, &live); /* only read */
+    return device->move_state(ed_device::IN, const_cast<int8_t *>(student), &pos, &live); /* which is only read */
 }

@@ -1,0 +1,147 @@
+/*
+ * Private: the channel rules of the front end. They tell which channels are bad at the end of each bin, as
+ * edgedistill/frontend/rules.py defines it, and which samples the filters may use.
+ *
+ * A channel is bad in a bin with a sample that is not finite, while it is flat (a range below ED_FE_FLAT_UV over
+ * ED_FE_FLAT_BINS bins), while it is saturated (no range at all over ED_FE_SATURATED_BINS bins, at the highest or lowest
+ * value seen so far), and for ED_FE_RECOVER_BINS bins after that. Ranges of the last bins are kept in a ring. Its row
+ * `slot` is the bin in progress; ed_frontend.h moves it on.
+ *
+ * No branch depends on samples. Most of the front end's memory is this ring: 77 kB of 100 kB for 96 channels at 1 kHz.
+ */
+#ifndef ED_CHANNELS_H
+#define ED_CHANNELS_H
+
+#include <float.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define ED_FE_HISTORY (ED_FE_FLAT_BINS > ED_FE_SATURATED_BINS ? ED_FE_FLAT_BINS : ED_FE_SATURATED_BINS)
+#define ED_FE_SHORT (ED_FE_FLAT_BINS < ED_FE_SATURATED_BINS ? ED_FE_FLAT_BINS : ED_FE_SATURATED_BINS)
+
+/* The range over the whole history is kept by blocks of rows, of which a bin changes one. With a history of 100 rows a
+ * bin then reads 20 + 5 rows, always the same number. A microcontroller has more time than memory. */
+#if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
+#define ED_FE_PARTS 2
+#else
+#define ED_FE_PARTS 5
+#endif
+#define ED_FE_BLOCK ((ED_FE_HISTORY + ED_FE_PARTS - 1) / ED_FE_PARTS)
+#define ED_FE_BLOCKS ((ED_FE_HISTORY + ED_FE_BLOCK - 1) / ED_FE_BLOCK)
+
+#define ED_FE_INF ((float)(1e300 * 1e10))
+
+typedef struct {
+    float low[ED_FE_HISTORY][ED_FE_CHANNELS]; /* ranges of the last bins, a ring */
+    float high[ED_FE_HISTORY][ED_FE_CHANNELS];
+    float block_low[ED_FE_BLOCKS][ED_FE_CHANNELS];
+    float block_high[ED_FE_BLOCKS][ED_FE_CHANNELS];
+    float lowest[ED_FE_CHANNELS]; /* since the start of the stream */
+    float highest[ED_FE_CHANNELS];
+    uint32_t clean[ED_FE_CHANNELS];  /* bins since a rule was broken, at most ED_FE_RECOVER_BINS */
+    uint32_t broken[ED_FE_CHANNELS]; /* 1: the bin in progress has a sample that is not finite */
+    uint32_t held[ED_FE_CHANNELS];   /* 1: bad by the rules at the end of the last bin */
+    uint32_t bad[ED_FE_CHANNELS];    /* 1: masked in the last finished bin, by the rules or as beyond float32 */
+} ed_channels;
+
+static inline void ed_fe_fill(float *row, float value) {
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) row[c] = value;
+}
+
+/* Begins a bin whose range is kept in row `slot`. */
+static inline void ed_channels_start_bin(ed_channels *channels, size_t slot) {
+    ed_fe_fill(channels->low[slot], ED_FE_INF);
+    ed_fe_fill(channels->high[slot], -ED_FE_INF);
+    memset(channels->broken, 0, sizeof channels->broken);
+}
+
+/* Begins a stream, whose memory is all zeros. Bins before the start get an infinite range, which is neither flat nor
+ * saturated. */
+static inline void ed_channels_reset(ed_channels *channels) {
+    for (size_t r = 0; r < ED_FE_HISTORY; r++) {
+        ed_fe_fill(channels->low[r], -ED_FE_INF);
+        ed_fe_fill(channels->high[r], ED_FE_INF);
+    }
+    for (size_t b = 0; b < ED_FE_BLOCKS; b++) {
+        ed_fe_fill(channels->block_low[b], -ED_FE_INF);
+        ed_fe_fill(channels->block_high[b], ED_FE_INF);
+    }
+    ed_fe_fill(channels->lowest, ED_FE_INF);
+    ed_fe_fill(channels->highest, -ED_FE_INF);
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) channels->clean[c] = ED_FE_RECOVER_BINS;
+}
+
+/* Widens a range by the finite samples of a frame, and notes channels whose sample is not finite. */
+static inline void ed_fe_range(const float *restrict x, float *restrict low, float *restrict high,
+                               uint32_t *restrict broken) {
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
+        const uint32_t fine = (x[c] <= FLT_MAX) & (x[c] >= -FLT_MAX);
+        const float lo = fine ? x[c] : ED_FE_INF, hi = fine ? x[c] : -ED_FE_INF;
+        low[c] = lo < low[c] ? lo : low[c];
+        high[c] = hi > high[c] ? hi : high[c];
+        broken[c] |= fine ^ 1u;
+    }
+}
+
+/* Writes the samples x of a frame to row as float64, with zeros for channels that are held out and for samples that are
+ * not finite. */
+static inline void ed_channels_hold_out(const ed_channels *channels, const float *restrict x, double *restrict row) {
+    const uint32_t *restrict held = channels->held;
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
+        const uint32_t use = (x[c] <= FLT_MAX) & (x[c] >= -FLT_MAX) & (held[c] ^ 1u);
+        row[c] = (double)(use ? x[c] : 0.0f);
+    }
+}
+
+/* Widens the range (top, bottom) by one more row. */
+static inline void ed_fe_widen(float *restrict top, float *restrict bottom, const float *restrict high,
+                               const float *restrict low) {
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
+        top[c] = high[c] > top[c] ? high[c] : top[c];
+        bottom[c] = low[c] < bottom[c] ? low[c] : bottom[c];
+    }
+}
+
+/* Computes the range over a block of the history from its rows. */
+static inline void ed_channels_update_block(ed_channels *channels, size_t block) {
+    const size_t first = block * ED_FE_BLOCK;
+    const size_t last = first + ED_FE_BLOCK < ED_FE_HISTORY ? first + ED_FE_BLOCK : ED_FE_HISTORY;
+    memcpy(channels->block_low[block], channels->low[first], sizeof channels->block_low[0]);
+    memcpy(channels->block_high[block], channels->high[first], sizeof channels->block_high[0]);
+    for (size_t r = first + 1; r < last; r++)
+        ed_fe_widen(channels->block_high[block], channels->block_low[block], channels->high[r], channels->low[r]);
+}
+
+/* Applies the rules at the end of a bin: writes `bad` and `clean`, and adds the bin in row `slot` to the history. */
+static inline void ed_channels_judge(ed_channels *channels, size_t slot) {
+    ed_channels_update_block(channels, slot / ED_FE_BLOCK);
+    ed_fe_widen(channels->highest, channels->lowest, channels->high[slot], channels->low[slot]);
+    const float *restrict low = channels->low[slot], *restrict high = channels->high[slot];
+    const float *restrict lowest = channels->lowest, *restrict highest = channels->highest;
+    const uint32_t *restrict broken = channels->broken;
+    uint32_t *restrict clean = channels->clean, *restrict bad = channels->bad;
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
+        float top = channels->block_high[0][c], bottom = channels->block_low[0][c]; /* over all the history */
+        for (size_t b = 1; b < ED_FE_BLOCKS; b++) {
+            top = channels->block_high[b][c] > top ? channels->block_high[b][c] : top;
+            bottom = channels->block_low[b][c] < bottom ? channels->block_low[b][c] : bottom;
+        }
+        float short_top = high[c], short_bottom = low[c]; /* over the bins of the shorter rule */
+        for (size_t i = 1; i < ED_FE_SHORT; i++) {
+            const size_t row = slot >= i ? slot - i : slot + ED_FE_HISTORY - i;
+            short_top = channels->high[row][c] > short_top ? channels->high[row][c] : short_top;
+            short_bottom = channels->low[row][c] < short_bottom ? channels->low[row][c] : short_bottom;
+        }
+        const int flat_is_longer = ED_FE_FLAT_BINS >= ED_FE_SATURATED_BINS;
+        const double range = flat_is_longer ? (double)top - (double)bottom : (double)short_top - (double)short_bottom;
+        const uint32_t still = flat_is_longer ? short_top == short_bottom : top == bottom;
+        const uint32_t at_extreme = (uint32_t)(high[c] == highest[c]) | (uint32_t)(low[c] == lowest[c]);
+        const uint32_t trigger = broken[c] | (uint32_t)(range < ED_FE_FLAT_UV) | (still & at_extreme);
+        const uint32_t later = clean[c] < ED_FE_RECOVER_BINS ? clean[c] + 1 : clean[c];
+        clean[c] = trigger ? 0 : later;
+        bad[c] = clean[c] < ED_FE_RECOVER_BINS;
+    }
+}
+
+#endif

@@ -1,0 +1,136 @@
+/*
+ * Private: moving a stream of the front end. ed_fe_export writes the state of an ed_fe_state to an ed_fe_exchange, and
+ * ed_fe_import goes on from it, in this engine or another.
+ */
+#ifndef ED_FRONTEND_STATE_H
+#define ED_FRONTEND_STATE_H
+
+#include <float.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "ed_frontend.h"
+
+/* A stream's state as exchanged: native byte order, no padding inside, and sizeof is a multiple of 8. Names and meaning
+ * are those of FrontEnd.export_state; c_frontend.state_dtype is the numpy dtype. Python keeps raw frames inside a bin.
+ * With D > 1, C keeps in `pending` the decimated samples so far; decimator, part_low, part_high and broken are those
+ * after the frames so far. c_frontend.state_to_c converts. */
+typedef struct {
+    int64_t frame, pending_gap;
+#if ED_FE_DECIMATION > 1
+    double decimator[ED_FE_DECIMATOR_SECTIONS][ED_FE_CHANNELS][2];
+#endif
+    double shaper[ED_FE_SHAPER_SECTIONS][ED_FE_CHANNELS][2];
+    double pending[ED_FE_KEPT][ED_FE_CHANNELS]; /* zero beyond the rows that are here */
+    double clean[ED_FE_CHANNELS];
+    double lowest[ED_FE_CHANNELS];
+    double highest[ED_FE_CHANNELS];
+#if ED_FE_DECIMATION > 1
+    double part_low[ED_FE_CHANNELS]; /* range of the bin in progress, (inf, -inf) at its start */
+    double part_high[ED_FE_CHANNELS];
+    double broken[ED_FE_CHANNELS];
+#endif
+#if ED_FE_HISTORY > 1
+    float low[ED_FE_HISTORY - 1][ED_FE_CHANNELS]; /* oldest first; all values are float32, as samples are */
+    float high[ED_FE_HISTORY - 1][ED_FE_CHANNELS];
+#endif
+} ed_fe_exchange;
+
+/* Writes everything that later bins depend on. Not to be called between an ed_fe_take that completed a bin and its
+ * ed_fe_finish_bin. */
+static inline void ed_fe_export(const ed_fe_state *fe, ed_fe_exchange *out) {
+    const ed_channels *channels = &fe->channels;
+    memset(out, 0, sizeof *out);
+    out->frame = (int64_t)fe->clock.frame;
+    out->pending_gap = fe->gap;
+    ed_fe_sections_out(ED_FE_SHAPER_SECTIONS, out->shaper, fe->shaper);
+    for (size_t r = 0; r < fe->clock.kept_rows; r++)
+        for (size_t c = 0; c < ED_FE_CHANNELS; c++) out->pending[r][c] = (double)fe->kept[r][c];
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
+        out->clean[c] = (double)channels->clean[c];
+        out->lowest[c] = (double)channels->lowest[c];
+        out->highest[c] = (double)channels->highest[c];
+    }
+#if ED_FE_DECIMATION > 1
+    ed_fe_sections_out(ED_FE_DECIMATOR_SECTIONS, out->decimator, fe->decimator);
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
+        out->part_low[c] = (double)channels->low[fe->slot][c];
+        out->part_high[c] = (double)channels->high[fe->slot][c];
+        out->broken[c] = (double)channels->broken[c];
+    }
+#endif
+#if ED_FE_HISTORY > 1
+    for (size_t r = 0; r + 1 < ED_FE_HISTORY; r++) {
+        const size_t row = (fe->slot + 1 + r) % ED_FE_HISTORY;
+        memcpy(out->low[r], channels->low[row], sizeof out->low[0]);
+        memcpy(out->high[r], channels->high[row], sizeof out->high[0]);
+    }
+#endif
+}
+
+static inline int ed_fe_all_finite(const double *x, size_t n) {
+    int fine = 1;
+    for (size_t i = 0; i < n; i++) fine &= __builtin_fabs(x[i]) <= DBL_MAX;
+    return fine;
+}
+
+/* Tells whether a stream can have this state. It refuses NaN, which would stay in the filters and reach all channels
+ * through the common average. */
+static inline int ed_fe_is_state(const ed_fe_exchange *in) {
+    int fine = in->frame >= 0 && (in->pending_gap == 0 || in->pending_gap == 1);
+    fine &= ed_fe_all_finite(&in->shaper[0][0][0], sizeof in->shaper / sizeof(double));
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
+        fine &= in->clean[c] >= 0.0 && in->clean[c] <= (double)ED_FE_RECOVER_BINS;
+        fine &= in->lowest[c] == in->lowest[c] && in->highest[c] == in->highest[c];
+    }
+#if ED_FE_DECIMATION > 1
+    fine &= ed_fe_all_finite(&in->decimator[0][0][0], sizeof in->decimator / sizeof(double));
+    fine &= ed_fe_all_finite(&in->pending[0][0], sizeof in->pending / sizeof(double));
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++)
+        fine &= in->part_low[c] == in->part_low[c] && in->part_high[c] == in->part_high[c];
+#endif
+#if ED_FE_HISTORY > 1
+    for (size_t r = 0; r + 1 < ED_FE_HISTORY; r++)
+        for (size_t c = 0; c < ED_FE_CHANNELS; c++)
+            fine &= in->low[r][c] == in->low[r][c] && in->high[r][c] == in->high[r][c];
+#endif
+    return fine;
+}
+
+/* Goes on where ed_fe_export left off. Returns 0, or -1 with nothing changed if this cannot be a state. */
+static inline int ed_fe_import(ed_fe_state *fe, const ed_fe_exchange *in) {
+    ed_channels *channels = &fe->channels;
+    if (!ed_fe_is_state(in)) return -1;
+    ed_fe_reset(fe); /* slot 0 is the bin in progress; the history follows it, oldest first */
+    ed_clock_set(&fe->clock, (uint64_t)in->frame);
+    ed_fe_sections_in(ED_FE_SHAPER_SECTIONS, fe->shaper, in->shaper);
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
+        channels->clean[c] = (uint32_t)in->clean[c];
+        channels->held[c] = channels->clean[c] < ED_FE_RECOVER_BINS;
+        channels->lowest[c] = (float)in->lowest[c];
+        channels->highest[c] = (float)in->highest[c];
+    }
+    for (size_t r = 0; r < fe->clock.kept_rows; r++)
+        for (size_t c = 0; c < ED_FE_CHANNELS; c++) fe->kept[r][c] = (ed_fe_sample)in->pending[r][c];
+#if ED_FE_DECIMATION > 1
+    ed_fe_sections_in(ED_FE_DECIMATOR_SECTIONS, fe->decimator, in->decimator);
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
+        channels->low[0][c] = (float)in->part_low[c];
+        channels->high[0][c] = (float)in->part_high[c];
+        channels->broken[c] = in->broken[c] != 0.0;
+    }
+#else
+    for (size_t r = 0; r < fe->clock.kept_rows; r++)
+        ed_fe_range(fe->kept[r], channels->low[0], channels->high[0], channels->broken);
+#endif
+#if ED_FE_HISTORY > 1
+    memcpy(channels->low[1], in->low, sizeof in->low);
+    memcpy(channels->high[1], in->high, sizeof in->high);
+#endif
+    for (size_t b = 0; b < ED_FE_BLOCKS; b++) ed_channels_update_block(channels, b);
+    fe->gap = (uint32_t)in->pending_gap;
+    return 0;
+}
+
+#endif
