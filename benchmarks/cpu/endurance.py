@@ -28,9 +28,9 @@ import numpy.typing as npt
 
 from benchmarks.cpu.c_models import C, Decoder, build, front_end_of, random_model, variants
 from benchmarks.harness import RESULTS, conditions, option_parser, say, write_result
-from edgedistill.compile.c.frontend_source import state_dtype
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.numerics import Int8Model, Oracle
+from edgedistill.runtime.c_state import state_dtype
 
 CHANNELS, OUTPUTS = 96, 2
 BLOCK = 4096  # steps compared at a time
@@ -201,7 +201,7 @@ def packed(shape: StudentShape, oracle: Oracle, seen: int) -> bytes:
     state = oracle.export_state()
     rings = [state[f"ring_{kind}_{i}"].tobytes() for i in range(shape.layers) for kind in "kv"]
     lags = state["lags"].tobytes() if shape.lag_rows else b""
-    front_end = np.dtype(front_end_dtype(shape)).itemsize
+    front_end = front_end_bytes(shape)
     students = -(-(state_bytes(shape) - HEADER_BYTES) // 8) * 8
     header = np.array(
         [
@@ -228,8 +228,10 @@ def packed(shape: StudentShape, oracle: Oracle, seen: int) -> bytes:
     return header.tobytes() + b"".join(rings) + lags
 
 
-def front_end_dtype(shape: StudentShape) -> np.dtype[np.void]:
-    return state_dtype(front_end_of(shape.channels))
+def front_end_bytes(shape: StudentShape) -> int:
+    """Returns the bytes of the front end's state, which stands at the end of a decoder's."""
+    whole = state_dtype(shape, front_end_of(shape.channels))
+    return whole.itemsize - whole.fields["frame"][1] if whole.fields else 0
 
 
 def alone(runner: Runner, steps: int) -> dict[str, Any]:

@@ -28,7 +28,8 @@ import numpy as np
 from benchmarks.cpu.c_models import facts_of, front_end_of, random_model, write_files
 from benchmarks.harness import RESULTS, conditions, option_parser, write_result
 from edgedistill.assets import asset_folder
-from edgedistill.compile.cuda.packing import WARP, cuda_sources, float_tables, packed_weights, threads_of
+from edgedistill.compile.cuda.model_source import cuda_sources
+from edgedistill.compile.cuda.packing import WARP, float_tables, packed_weights, threads_of
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.numerics import Int8Model, Oracle
 

@@ -148,7 +148,7 @@ class Gpu:
         output = f"bench/{source.stem}.cubin"
         if not (self.folder / output).exists():
             write_files(self.folder / "bench", {source.name: source.read_bytes()})
-            self.nvcc.cubin(self.folder, f"bench/{source.name}", output, (*INCLUDES, *options))
+            self.nvcc.compile_cubin(self.folder, f"bench/{source.name}", output, (*INCLUDES, *options))
         return self.module(self.folder / output)
 
     def module(self, path: Path) -> Module:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from edgedistill.bundle import Bundle
 from edgedistill.config import parse
-from edgedistill.errors import ConfigError, EngineError
+from edgedistill.errors import ConfigError, EngineError, NotCompiled, OnlyPrepared
 from edgedistill.machine.processor import architecture
 
 BUILD_JSON = "build.json"
-FORMAT = 1
+FORMAT = 2
 ABI_VERSION = 1  # ED_ABI_VERSION of kernels/include/edgedistill.h
 LABELS = {"c": "C", "cuda": "CUDA", "tensorrt": "TensorRT"}  # engines that are compiled, as they stand in messages
 
@@ -32,7 +32,7 @@ class Fingerprint:
     requires: tuple[str, ...]  # extensions of the instruction set, as /proc/cpuinfo names them
     compiler: str  # first line of its --version
     flags: tuple[str, ...]
-    recipe: str  # sha256 of all sources and of the fields above
+    digest: str  # sha256 of all sources and of the fields above
     device: dict[str, str] = field(default_factory=dict)  # of GPU engines: chip, toolkit, driver, TensorRT, ...
 
 
@@ -77,7 +77,7 @@ def read_record(folder: Path) -> BuildRecord:
             raise EngineError(f"{folder}: compiled by a newer edgedistill", got=found["format"], expected=FORMAT)
         return parse(BuildRecord, found, str(folder / BUILD_JSON))
     except FileNotFoundError as error:
-        raise EngineError(f"{folder}: nothing is compiled here yet", got=f"no {BUILD_JSON}") from error
+        raise NotCompiled(f"{folder}: nothing is compiled here yet", got=f"no {BUILD_JSON}") from error
     except (OSError, ValueError, AttributeError, TypeError, ConfigError) as error:
         raise EngineError(f"{folder}: '{BUILD_JSON}' is damaged", got=str(error).splitlines()[0]) from error
 
@@ -106,7 +106,7 @@ def check_fits(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
         raise EngineError(f"{own} has another interface", got=f"ABI {record.abi}", expected=f"ABI {ABI_VERSION}")
     if not record.library:
         expected = "a library, compiled on the device"
-        raise EngineError(f"{own} is prepared, not compiled", got="sources and packed weights", expected=expected)
+        raise OnlyPrepared(f"{own} is prepared, not compiled", got="sources and packed weights", expected=expected)
     if record.fingerprint.architecture != architecture():
         got = record.fingerprint.architecture
         raise EngineError(f"{own} was compiled for another chip", got=got, expected=architecture())

@@ -1,17 +1,15 @@
-"""A plan in, `build/<target>/` inside the bundle out, the same for every engine that is compiled.
+"""Writes `build/<target>/` inside a bundle, in the same way for every engine that is compiled.
 
-The folder holds the sources, what was compiled of them, a README, and `build.json`, which says what it was made from
-and what it needs. It is written beside its place and moved there whole; nothing is made again that is already there.
+A BuildSpec comes in: what is to be built, from which sources and with which compilers. A CompiledEngine goes out. The
+folder holds the sources, what was compiled from them, a README, and `build.json`, which says what it was made from and
+what it needs. It appears whole or not at all, and a build that is already there is kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -28,54 +26,57 @@ from edgedistill.bundle.build_record import (
     read_record,
 )
 from edgedistill.compile.model_facts import c_identifier
-from edgedistill.errors import EngineError, OutputError
+from edgedistill.errors import EngineError
+from edgedistill.files import atomic_write
 from edgedistill.target import Gate, Target
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """What would be made, known before anything is."""
+class BuildSpec:
+    """What is to be built, known before anything is compiled."""
 
     target: Target
     folder: Path
-    record: BuildRecord  # with the digests of the sources alone, and without sizes
-    sources: Mapping[str, bytes]
-    began: float
+    record: BuildRecord  # without sizes, and with the digests of the sources alone
+    sources: Mapping[str, bytes]  # file name relative to the folder -> contents
+    began: float  # seconds of time.monotonic()
 
 
 @dataclass(frozen=True)
 class CompiledEngine:
-    """What was made, or found made."""
+    """A build that lies in its folder, whether it was made now or earlier."""
 
     folder: Path
     record: BuildRecord
-    gates: tuple[Gate, ...]  # of the sizes
-    compiled: bool  # False: everything was there already, or could not be compiled here
+    gates: tuple[Gate, ...]  # the target's limits, judged for this build
+    compiled: bool  # False where the build was there already, or could not be compiled on this machine
     seconds: float
-    lacking: EngineError | None = None  # why this machine could only prepare it, and the next command
+    lacking: EngineError | None = None  # why this machine could only prepare it, with the command that finishes it
 
     @property
     def library(self) -> Path | None:
-        """The shared library or static archive; None where there is none yet."""
+        """Returns the path of the shared library or static archive, or None where only sources are prepared."""
         return self.folder / self.record.library if self.record.library else None
 
 
-def planned(
+def build_spec(
     bundle: Bundle,
     target: Target,
     sources: Mapping[str, bytes],
-    facts: Fingerprint,
+    fingerprint: Fingerprint,
     commands: tuple[str, ...],
     ending: str | None,
-) -> Plan:
-    """The plan for a library libed_NAME with that ending; None: for sources alone, to be compiled elsewhere.
+) -> BuildSpec:
+    """Returns what is to be built from `sources` for a target.
 
-    `facts` is the fingerprint without its recipe; `commands` are the compilers as they are called.
+    `fingerprint` comes without its digest, which is computed here. `commands` are the compilers as they are called.
+    `ending` is that of the library libed_NAME, or None where the sources are only prepared for another machine. Raises
+    EngineError for a bundle in a zip.
     """
     began, folder = monotonic(), build_folder(bundle, target.name)
     name = c_identifier(str(bundle.manifest["name"]))
     digests = {file: sha256(data) for file, data in sorted(sources.items())}
-    recipe = json.dumps([digests, asdict(facts), commands, ABI_VERSION])
+    inputs = json.dumps([digests, asdict(fingerprint), commands, ABI_VERSION])
     record = BuildRecord(
         format=FORMAT,
         target=target.name,
@@ -84,83 +85,77 @@ def planned(
         abi=ABI_VERSION,
         model=name,
         library="" if ending is None else f"libed_{name}{ending}",
-        fingerprint=replace(facts, recipe=sha256(recipe.encode())),
+        fingerprint=replace(fingerprint, digest=sha256(inputs.encode())),
         sizes={},
         files=digests,
         engine=target.engine,
     )
-    return Plan(target, folder, record, sources, began)
+    return BuildSpec(target, folder, record, sources, began)
 
 
-def made_once(plan: Plan, make: Callable[[Path, BuildRecord], BuildRecord], force: bool = False) -> CompiledEngine:
-    """What is planned, made unless it is there already.
+def build_if_missing(
+    spec: BuildSpec, compile_sources: Callable[[Path, BuildRecord], BuildRecord], force: bool = False
+) -> CompiledEngine:
+    """Builds what `spec` describes, unless it is there already; with `force` it is built in any case.
 
-    `make` gets a folder with the sources and the record, leaves there what belongs beside them and nothing else, and
-    returns the record with sizes and notes. OutputError where the bundle's folder cannot be written to.
+    `compile_sources` gets a folder that holds the sources, and the record. It leaves in the folder what belongs beside
+    the sources and nothing else, and returns the record with sizes and notes. Its errors pass through, and what was in
+    the bundle before stays. Raises OutputError where the bundle's folder cannot be written to.
     """
-    found = None if force else up_to_date(plan)
-    if found is None:
-        with _written_beside(plan.folder) as temporary:
-            for name, data in plan.sources.items():
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                (temporary / name).write_bytes(data)
-            record = make(temporary, plan.record)
-            record = replace(record, files=_digests(temporary))
-            record.write(temporary)
-    made = found or record
-    return CompiledEngine(plan.folder, made, judged(plan.target, made), found is None, monotonic() - plan.began)
+    found = None if force else _find_current_build(spec)
+    record = _build(spec, compile_sources) if found is None else found
+    return CompiledEngine(spec.folder, record, size_gates(spec.target, record), found is None, monotonic() - spec.began)
 
 
-def up_to_date(plan: Plan) -> BuildRecord | None:
-    """What is there, if it is what would be made and whole."""
-    try:
-        found = read_record(plan.folder)
-        check_files(plan.folder, found)
-    except EngineError:
-        return None
-    return found if _recipe(found) == _recipe(plan.record) else None
-
-
-def judged(target: Target, record: BuildRecord) -> tuple[Gate, ...]:
-    """The target's gates on sizes."""
+def size_gates(target: Target, record: BuildRecord) -> tuple[Gate, ...]:
+    """Judges the sizes of a build by the target's gates, and returns the gates whose size is known."""
     figures = {f"{name}_bytes": float(size) for name, size in record.sizes.items()}
     return tuple(gate for gate in target.judge(figures) if gate.value is not None)
 
 
+def remove_results(record: BuildRecord, facts: Collection[str] = ()) -> BuildRecord:
+    """Returns a record without what only a finished build knows, so that it can be compared with that of a BuildSpec.
+
+    These are sizes, notes, the digests of files (those of the sources are part of the fingerprint's digest), and the
+    facts of the device that `facts` names.
+    """
+    device = {name: fact for name, fact in record.fingerprint.device.items() if name not in facts}
+    return replace(record, sizes={}, files={}, notes=(), fingerprint=replace(record.fingerprint, device=device))
+
+
+def write_readme(folder: Path, text: str) -> None:
+    """Writes the README of a build folder."""
+    (folder / "README").write_text(text, encoding="utf-8")
+
+
 def sha256(data: bytes) -> str:
-    """In hexadecimal digits."""
+    """Returns the SHA-256 of `data` in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
-def _recipe(record: BuildRecord) -> BuildRecord:
-    """A record without what is only known after compiling; the digests of the sources stand in its fingerprint."""
-    return replace(record, sizes={}, files={}, notes=())
+def _find_current_build(spec: BuildSpec) -> BuildRecord | None:
+    """Returns the record of the build that is there if it is whole and equals what would be built."""
+    try:
+        found = read_record(spec.folder)
+        check_files(spec.folder, found)
+    except EngineError:
+        return None
+    return found if remove_results(found) == remove_results(spec.record) else None
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def _build(spec: BuildSpec, compile_sources: Callable[[Path, BuildRecord], BuildRecord]) -> BuildRecord:
+    step = "copy the bundle to a place that can be written to, and compile it there"
+    with atomic_write(spec.folder, "the compiled engine", next_step=step) as folder:
+        folder.mkdir()
+        for name, data in spec.sources.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        record = compile_sources(folder, spec.record)
+        record = replace(record, files=_digests_of_files(folder))
+        record.write(folder)
+    return record
+
+
+def _digests_of_files(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in files}
-
-
-@contextmanager
-def _written_beside(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder` at the end, if all went well."""
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if folder.exists():
-            folder.rename(old := folder.with_name(f"{temporary.name}.old"))
-            temporary.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(folder)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: the compiled engine could not be written",
-            got=error,
-            causes=("the bundle lies on a disk that is full or read-only",),
-            next_step="copy the bundle to a place that can be written to, and compile it there",
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

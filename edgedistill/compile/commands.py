@@ -1,4 +1,4 @@
-"""Programs of a toolchain, run: a command in, what it prints out, or its first error as an error of ours."""
+"""Runs the programs of a toolchain: a command comes in; what it prints, or its first error, goes out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ TIMEOUT_S = 900
 
 
 def run_command(folder: Path, command: Sequence[str], failed: Callable[[str], EngineError], **environment: str) -> str:
-    """What a command prints; `failed` makes the error of its first line of complaint."""
+    """Runs a command in `folder` and returns what it prints.
+
+    `environment` is added to that of this process. Where the command fails, `failed` makes the error that is raised
+    from the first error line that the command printed.
+    """
     env = _english() | environment
     try:
         done = subprocess.run(
@@ -27,7 +31,7 @@ def run_command(folder: Path, command: Sequence[str], failed: Callable[[str], En
 
 
 def answer(*command: str, on_stderr: bool = False) -> list[str]:
-    """The lines a program answers; none if it is missing, fails or hangs."""
+    """Returns the lines that a program prints; an empty list if it is missing, fails or hangs."""
     try:
         done = subprocess.run(command, env=_english(), capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
@@ -36,10 +40,11 @@ def answer(*command: str, on_stderr: bool = False) -> list[str]:
 
 
 def _english() -> dict[str, str]:
+    """Returns this process's environment with messages in English, in which error lines are recognised."""
     return {**os.environ, "LC_ALL": "C"}
 
 
 def _first_error(text: str, code: int) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")
-    return told or f"exit code {code}, and not a word"
+    first = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")
+    return first or f"exit code {code} without a message"

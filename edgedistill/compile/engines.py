@@ -1,7 +1,8 @@
-"""A bundle and a target in, its engine out, compiled in `build/<target>/`: whichever engine the target names.
+"""Compiles a bundle's engine for a target, whichever engine the target names.
 
-Where this machine lacks what a GPU engine takes (its compiler, the GPU itself), the sources and packed weights are
-left there all the same, and what is missing is told with the command that finishes the work on the device.
+A bundle and a target come in, and the engine in `build/<target>/` goes out. Where this machine lacks the compiler or
+the GPU that a GPU engine needs, the sources and packed weights are left in that folder all the same, and the error says
+what is missing and which command finishes the work on the device.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from edgedistill.bundle.spike_student import holds_spike_student, spike_view
 from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.c.library import compile_c_library
 from edgedistill.compile.cuda.module import compile_cuda_module, require_kernels_fit
-from edgedistill.compile.tensorrt.plan import Report, compile_tensorrt_plan
+from edgedistill.compile.tensorrt import Report
+from edgedistill.compile.tensorrt.plan import compile_tensorrt_plan
 from edgedistill.errors import ConfigError, DeviceError
 from edgedistill.target import GPU_ENGINES, Target
 
@@ -22,11 +24,11 @@ from edgedistill.target import GPU_ENGINES, Target
 def compile_bundle(
     bundle: Bundle, target: Target, force: bool = False, chip: str | None = None, report: Report | None = None
 ) -> CompiledEngine:
-    """What `target` needs of a bundle, compiled unless that is done already; `chip` names a GPU that is not here,
-    `report` is told how far TensorRT is.
+    """Compiles a bundle for a target, unless that is done already; with `force` in any case.
 
-    EngineError where it cannot be: DeviceError if only for what this machine lacks. ConfigError for a chip that the
-    target's engine does not have.
+    `chip` names a GPU that is not in this machine. `report` is called with TensorRT's progress. Raises EngineError for
+    what cannot be compiled, DeviceError for what this machine lacks, and ConfigError for a chip that the target's
+    engine cannot be compiled for.
     """
     if chip is not None and target.engine not in GPU_ENGINES:
         raise ConfigError(
@@ -50,22 +52,29 @@ def compile_bundle(
 
 
 def compile_spike_student(bundle: Bundle, target: Target, force: bool = False, chip: str | None = None) -> None:
-    """The spike student of a bundle by the same compiler, so that a bench compares like with like. Firmware, and a
-    plan that is chosen by the LFP's holdout, have none."""
+    """Compiles the spike student of a bundle with the same compiler, so that a bench compares like with like.
+
+    Does nothing for firmware, and for TensorRT, whose plan is chosen by the holdout of the LFP student.
+    """
     firmware = target.compiler is not None and target.compiler.library == "static"
     if target.engine in ("c", "cuda") and not firmware and holds_spike_student(bundle):
         compile_bundle(spike_view(bundle), target, force, chip)
 
 
 def require_engine_fits(target: Target, window: int, keep: tuple[str, ...]) -> None:
-    """EngineError for a student that the target's engine cannot run, known before it is trained: its window in bins,
-    and the parts that its recipe keeps in float32."""
+    """Raises EngineError for a student that the target's engine cannot run; this is known before it is trained.
+
+    `window` is the student's in bins; `keep` names the parts that its recipe keeps in float32.
+    """
     if target.engine in GPU_ENGINES:
         require_kernels_fit(window, keep if target.engine == "cuda" else ())
 
 
 def compile_or_prepare(bundle: Bundle, target: Target) -> CompiledEngine:
-    """The same for `build`: what this machine lacks is no failure, but stands in the result as `lacking`."""
+    """Compiles a bundle for `build`, where it is no failure if this machine lacks something.
+
+    What is missing stands in the result as `lacking`, with the sources prepared. Raises EngineError otherwise.
+    """
     began = monotonic()
     try:
         return compile_bundle(bundle, target)

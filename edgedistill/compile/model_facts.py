@@ -1,4 +1,4 @@
-"""What a manifest says of a model beyond its shape and front end, as compiled engines need it."""
+"""Holds what a manifest says of a model beyond its shape and front end, as compiled engines need it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a manifest says beyond shape and front end."""
+    """Facts of a model that are compiled into its engine."""
 
     name: str
     channel_ids: tuple[str, ...]
     output_names: tuple[str, ...]
     output_units: tuple[str, ...]
-    mean: tuple[float, ...]  # uV, of the z-score
-    std: tuple[float, ...]
+    mean: tuple[float, ...]  # (C,) in uV, of the z-score
+    std: tuple[float, ...]  # (C,) in uV
     warmup_bins: int
     group_delay_ms: float
     manifest_sha256: str
@@ -23,5 +23,5 @@ class ModelFacts:
 
 
 def c_identifier(name: str) -> str:
-    """A bundle's name as it stands in ed_model_NAME: letters, digits and underscores."""
+    """Returns a bundle's name as it stands in ed_model_NAME: letters, digits and underscores."""
     return re.sub(r"[^0-9A-Za-z_]", "_", name) or "_"

@@ -1,7 +1,7 @@
-"""A compiled engine against its bundle's own reference, on the machine that is to run it.
+"""Checks a compiled engine against its bundle's own reference, on the machine that is to run it.
 
-In comes an opened engine and a bundle; out goes how many steps were held against `reference.npz`, or an error: an
-engine that computes something else is never left in a bundle.
+An opened engine and a bundle come in. The number of steps that were compared with `reference.npz` goes out, or an
+error: an engine that computes something else is never left in a bundle.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Reference:
 
 
 def reference_of(bundle: Bundle) -> Reference | None:
-    """What the bundle holds; None where it holds none. BundleError for one that lacks a part."""
+    """Reads the reference of a bundle; None where it holds none. Raises BundleError for one that lacks a part."""
     if REFERENCE not in bundle.names:
         return None
     try:
@@ -49,22 +49,25 @@ def reference_of(bundle: Bundle) -> Reference | None:
 
 
 def require_exact(engine: AbiEngine, reference: Reference) -> int:
-    """Steps that gave every bit of the oracle: outputs, and the state at the end. EngineError for the first other."""
+    """Compares every bit of the outputs, and of the state at the end, with the oracle's; returns the number of steps.
+
+    Raises EngineError for the first difference. The engine starts afresh after that.
+    """
     engine.import_state(reference.start)
     for i, (bin, expected) in enumerate(zip(reference.bins, reference.kinematics, strict=True)):
         found = engine.step(bin)
         if found.tobytes() != expected.tobytes():
-            raise _other(engine, f"step {i}: {found.tolist()}", f"{expected.tolist()}")
+            raise _mismatch_error(engine, f"step {i}: {found.tolist()}", f"{expected.tolist()}")
     state = engine.export_state()
     for name, array in reference.end.items():
         if not np.array_equal(state[name], array):
             differ = np.count_nonzero(state[name] != array)
-            raise _other(engine, f"{differ} integers of '{name}'", f"all {array.size} of them")
+            raise _mismatch_error(engine, f"{differ} integers of '{name}'", f"all {array.size} of them")
     engine.reset()
     return len(reference.bins)
 
 
-def _other(engine: AbiEngine, got: str, expected: str) -> EngineError:
+def _mismatch_error(engine: AbiEngine, got: str, expected: str) -> EngineError:
     return EngineError(
         f"the {LABELS[engine.engine]} engine does not compute on this machine what the INT8 definition says",
         got=got,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedistill.compile.cuda.packing import cuda_sources
+from edgedistill.compile.cuda.model_source import cuda_sources
 from edgedistill.numerics import Int8Model
 
 from . import c_builds

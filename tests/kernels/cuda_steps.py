@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.compile.cuda.packing import cuda_sources
+from edgedistill.compile.cuda.model_source import cuda_sources
 from edgedistill.numerics import Int8Model
 
 from .c_builds import facts_of, front_end_of, read_trace

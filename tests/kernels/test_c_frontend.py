@@ -20,15 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.assets import asset_folder
-from edgedistill.compile.c.frontend_source import (
-    frontend_constants,
-    normalization_tables,
-    state_dtype,
-    state_from_c,
-    state_to_c,
-)
+from edgedistill.compile.c.frontend_source import frontend_constants, normalization_tables
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEnd, FrontEndConfig, filter_sections, zscore
+
+from .frontend_states import state_dtype, state_from_c, state_to_c
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc (apt install gcc)")
 quick = settings(deadline=None, max_examples=25)

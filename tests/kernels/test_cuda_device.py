@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgedistill.compile.cuda.model_source import cuda_sources
 from edgedistill.compile.cuda.nvcc import Nvcc, find_nvcc
-from edgedistill.compile.cuda.packing import cuda_sources, float_tables, packed_weights, threads_of
+from edgedistill.compile.cuda.packing import float_tables, packed_weights, threads_of
 from edgedistill.config import StudentShape
 from edgedistill.errors import DeviceError
 from edgedistill.machine.gpu import find_gpu
@@ -72,7 +73,7 @@ class PyCudaDevice:
 
     def module(self, source: str, *options: str) -> Any:
         include = (f"-I{CUDA.parent / 'include'}", f"-I{CUDA.parent / 'c'}", f"-I{CUDA}")
-        self.nvcc.cubin(self.folder, str(CUDA / f"{source}.cu"), f"{source}.cubin", (*include, *options))
+        self.nvcc.compile_cubin(self.folder, str(CUDA / f"{source}.cu"), f"{source}.cubin", (*include, *options))
         return self.driver.module_from_file(str(self.folder / f"{source}.cubin"))
 
     def launch(self, kernel: str, grid: tuple[int, int], block: int, shared: int, *arguments: Any) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgedistill.compile.cuda.packing import SHARED_BYTES, Spread, cuda_sources, shared_bytes
+from edgedistill.compile.cuda.model_source import SHARED_BYTES, cuda_sources
+from edgedistill.compile.cuda.packing import shared_bytes
+from edgedistill.compile.cuda.row_layout import RowLayout
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.numerics import Int8Model, Oracle
@@ -174,12 +176,12 @@ def test_nvcc_spills_nothing(tmp_path: Path, shape: StudentShape, chip: str) -> 
 
 @pytest.mark.parametrize(("rows", "n"), [(128, 480), (384, 128), (512, 128), (21, 31), (600, 20), (7, 2000)])
 def test_packing_keeps_every_weight_once(rows: int, n: int) -> None:
-    spread = Spread(rows, n, 512)
+    layout = RowLayout(rows, n, 512)
     numbers = np.arange(1, rows + 1, dtype=np.float32)
-    found = spread.by_thread(numbers)
+    found = layout.distribute(numbers)
     assert sorted(found[found > 0]) == list(numbers)
     weights = np.ones((rows, n), np.int8)
-    assert np.frombuffer(spread.packed(weights), np.int8).sum() == rows * n
+    assert np.frombuffer(layout.pack(weights), np.int8).sum() == rows * n
 
 
 def test_refuses_what_it_cannot_hold() -> None:

@@ -16,7 +16,7 @@ from edgedistill.bundle.build_record import BuildRecord
 from edgedistill.compile.tensorrt import plan as plan_compiler
 from edgedistill.compile.tensorrt import trials
 from edgedistill.compile.tensorrt.device import Machine
-from edgedistill.compile.tensorrt.forms import timed
+from edgedistill.compile.tensorrt.forms import time_forms
 from edgedistill.errors import EngineError
 from edgedistill.numerics import Oracle
 from edgedistill.runtime import Decoder
@@ -80,8 +80,8 @@ def test_a_bundle_is_compiled_and_decodes_with_the_bits_of_the_oracle(
 
     here = become_board(monkeypatch, tmp_path, plan_of=lambda graph: text)
     here.told.parse_error = {bundle.read("student.fp16.onnx"): ("n", "MatMul", "the fake has no float16")}
-    monkeypatch.setattr(plan_compiler, "made_by_cmake", by_hand)
-    monkeypatch.setattr(trials, "timed", lambda trials, evidence: timed(trials, evidence, steps=50))
+    monkeypatch.setattr(plan_compiler, "run_cmake", by_hand)
+    monkeypatch.setattr(trials, "time_forms", lambda trials, evidence: time_forms(trials, evidence, steps=50))
     made = plan_compiler.compile_tensorrt_plan(bundle, load_target("jetson"))
     told = {outcome.form: outcome for outcome in plan_compiler.read_forms(made.folder)}
     assert {told["int8-plugin"].state, told["int8"].state} == {"kept", "slower"}

@@ -1,1 +1,5 @@
-"""The C engine: compiles a bundle's student and front end into a library with the model inside."""
+"""Compiles the C engine: a bundle and a target come in, a library that holds the model goes out.
+
+`library` is the way in. The other modules write the C sources of a model and front end, find and run a compiler, and
+measure what firmware takes of a device's memory.
+"""

@@ -1,7 +1,8 @@
-"""What a compiled model takes of a device's memory: object files in, bytes of state, flash and RAM out.
+"""Measures what a compiled model takes of a device's memory.
 
-Nothing is run: the state's size is read off an object file, flash and RAM off a whole program that calls every
-function of the ABI, as the linker lays it out for the target.
+A folder with sources and a toolchain come in; bytes of state, flash and RAM go out. Nothing is run: the state's size is
+read from an object file, flash and RAM from a whole program that calls every function of the ABI, as the linker lays it
+out for the target.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FUNCTIONS = (
 
 
 def state_bytes(folder: Path, toolchain: Toolchain, options: Sequence[str]) -> int:
-    """What `ed_state_bytes` returns on the target."""
+    """Returns the bytes that `ed_state_bytes` returns on the target. Raises EngineError."""
     source, output = "state_probe.c", "state_probe.o"
     (folder / source).write_text('#include "ed_engine.c"\nchar ed_probe[sizeof(struct ed_engine)];\n')
     toolchain.compile(folder, source, output, (*options, "-O0", "-w"))
@@ -37,9 +38,10 @@ def state_bytes(folder: Path, toolchain: Toolchain, options: Sequence[str]) -> i
 def flash_and_ram(
     folder: Path, toolchain: Toolchain, options: Sequence[str], objects: Sequence[str], model: str, state: int
 ) -> dict[str, int]:
-    """Bytes of a program with one decoder and every function; its linker map stays in `folder`.
+    """Returns the bytes of flash and RAM of a program with one decoder and every function of the ABI.
 
-    Flash is code, constants and initial values; RAM is all data, the decoder's state among it, without the stack.
+    Flash is code, constants and initial values. RAM is all data without the stack, and includes the decoder's state of
+    `state` bytes. The program's linker map stays in `folder`. Raises EngineError where the toolchain fails.
     """
     source, output, program = "program.c", "program.o", "program.elf"
     (folder / source).write_text(_program(model, state))

@@ -1,235 +1,153 @@
-"""A bundle's INT8 student as C: model_NAME.h with its shape, model_NAME_data.h with its numbers.
+"""Writes a bundle's INT8 student as C: model_NAME.h with its shape, and model_NAME_data.h with its numbers.
 
-Comes in: the integers, the front end, what the manifest says of channels and outputs, the variant of the kernels.
-Goes out: two texts that kernels/c/ed_engine.c is compiled with. Floats are written in hexadecimal, which is exact;
-packed weights as 64-bit words, which compile a hundred times faster than as many single bytes.
+The integers, the front end, the facts of the manifest and the variant of the kernels come in. Two texts go out, with
+which kernels/c/ed_engine.c is compiled. Packed weights are written as 64-bit words, which compile a hundred times
+faster than as many single bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.compile.c.frontend_source import frontend_constants, normalization_tables
+from edgedistill.compile.c.literals import c_array_body, c_comment, c_float, c_word
+from edgedistill.compile.c.model_header import header_name, host_tables, model_header
 from edgedistill.compile.c.packing import BLOCK, LINE, Packing, packing_of, pad
-from edgedistill.compile.model_facts import ModelFacts, c_identifier
-from edgedistill.errors import EngineError
+from edgedistill.compile.model_facts import ModelFacts
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model
 
 Array = npt.NDArray[Any]
 
-MAX_OUTPUTS = 16  # ED_MAX_OUTPUTS of edgedistill.h
-WORDS_A_LINE = 6
-
 
 def c_sources(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts, ops: str) -> dict[str, str]:
-    """File name -> text, for the variant `ops`. EngineError for a student that the C engine cannot hold."""
-    require_fits(model, front_end, facts)
-    name, packing = c_identifier(facts.name), packing_of(ops)
-    data = f"model_{name}_data.h"
-    header = shape_header(model, front_end, facts, name, ops, packing.group)
+    """Returns file name -> text, for the variant `ops` of the inner loops.
+
+    Raises EngineError for a student that the C engine cannot hold and for a variant that does not exist.
+    """
+    packing, data = packing_of(ops), header_name(facts, "data")
     return {
-        f"model_{name}.h": f'{header}#define ED_MODEL_DATA "{data}"\n\n{frontend_constants(front_end)}',
-        data: _data(model, front_end, facts, packing),
+        header_name(facts): model_header(
+            model, front_end, facts, ops, {"MODEL_DATA": f'"{data}"'}, group=packing.group
+        ),
+        data: _data_text(model, front_end, facts, packing),
     }
 
 
-def require_fits(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts) -> None:
-    """EngineError for facts that contradict the shape, or more outputs than the ABI returns."""
-    shape = model.shape
-    counts = {front_end.channels, len(facts.channel_ids), len(facts.mean), len(facts.std)}
-    if counts != {shape.channels} or {len(facts.output_names), len(facts.output_units)} != {shape.outputs}:
-        raise EngineError(
-            "the facts of the model contradict its shape",
-            got=f"{sorted(counts)} channels, {len(facts.output_names)} outputs",
-            expected=f"{shape.channels} channels, {shape.outputs} outputs",
-        )
-    if shape.outputs > MAX_OUTPUTS:
-        raise EngineError(
-            "the C ABI cannot return so many outputs", got=shape.outputs, expected=f"at most {MAX_OUTPUTS}"
-        )
+def bias_by_slot(age_bias: Array) -> Array:
+    """Reorders the attention bias (H, W) from age to ring slot, and returns it as (H, BIAS_ROW).
 
-
-# ---------------------------------------------------------------- model_NAME.h
-
-
-def shape_header(
-    model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts, name: str, ops: str, group: int
-) -> str:
-    """C text: the shape and the facts that are numbers; `group` as in `Packing`, 0 where it means nothing."""
-    shape, rate = model.shape, Fraction(front_end.rate)
-    sizes = {key.upper(): value for key, value in shape.to_json().items()} | {"LAG_ROWS": shape.lag_rows}
-    constants: dict[str, object] = {
-        **sizes,
-        "KEEPS": int(bool(model.keep)),
-        "GROUP": group,
-        "NAME": c_string(facts.name),
-        "MODEL_SYMBOL": f"ed_model_{name}",
-        "OPS_HEADER": c_string(f"ed_ops_{ops}.h"),
-        "RATE_NUMERATOR": f"UINT64_C({rate.numerator})",
-        "RATE_DENOMINATOR": f"UINT64_C({rate.denominator})",
-        "BIN_MS": front_end.bin_ms,
-        "WARMUP_BINS": facts.warmup_bins,
-        "GROUP_DELAY_MS": float(facts.group_delay_ms).hex(),
-        "MANIFEST_SHA256": c_string(facts.manifest_sha256),
-        "WEIGHTS_SHA256": c_string(facts.weights_sha256),
-    }
-    lines = [f"#define ED_{key} {value}" for key, value in constants.items()]
-    return "\n".join([f"/* Generated by edgedistill: the model {comment(facts.name)}. */", *lines, ""])
-
-
-# ---------------------------------------------------------------- model_NAME_data.h
+    Entry j is the bias of age (W - 1 - j) mod W, so that the biases by slot lie contiguously from any bin on.
+    """
+    window = age_bias.shape[1]
+    row = -(-(2 * window + 15) // BLOCK) * BLOCK
+    return age_bias[:, (window - 1 - np.arange(row)) % window]
 
 
 @dataclass
-class _Data:
-    """The data file as it grows: packed weights in the order a step reads them, and everything else as text."""
+class _Tables:
+    """Collects the data file: packed weights in the order in which a step reads them, everything else as text."""
 
     packing: Packing
     weights: bytearray = field(default_factory=bytearray)
     text: list[str] = field(default_factory=list)
 
-    def floats(self, name: str, values: Array) -> str:
-        """A float32 table; returns its name."""
+    def add_floats(self, name: str, values: Array) -> str:
+        """Adds a float32 table and returns its name."""
         flat = np.asarray(values, np.float32).ravel()
-        self.text.append(f"static const ED_ALIGNED float {name}[{len(flat)}] = {{\n{c_lines(map(c_float, flat))}}};")
+        self.text.append(
+            f"static const ED_ALIGNED float {name}[{len(flat)}] = {{\n{c_array_body(map(c_float, flat))}}};"
+        )
         return name
 
-    def integers(self, packed: bytes) -> str:
-        """Packed weights; returns an expression for their address."""
+    def add_integers(self, packed: bytes) -> str:
+        """Adds packed weights and returns a C expression for their address."""
         at = len(self.weights)
         self.weights += packed + bytes(-len(packed) % LINE)
         return f"(const int8_t *)ed_weights + {at}"
 
-    def matrix(self, name: str, rows: Array, multiplier: Array | None) -> str:
-        """A struct ed_matrix of whole blocks of rows; rows is float32 where the part is kept, then without one."""
+    def add_matrix(self, name: str, rows: Array, multiplier: Array | None) -> str:
+        """Adds a matrix of whole blocks of rows and returns it as a struct ed_matrix.
+
+        `rows` are int8 with a multiplier for each, or float32 without one where the recipe keeps the part.
+        """
         if multiplier is None:
-            return self._kept(name, rows)
-        return f"{{{self.integers(self.packing.matrix(rows))}, {self.floats(f'{name}_m', multiplier)}, 0}}"
+            return self._add_float_matrix(name, rows)
+        return f"{{{self.add_integers(self.packing.pack_matrix(rows))}, {self.add_floats(f'{name}_m', multiplier)}, 0}}"
 
-    def few_rows(self, name: str, rows: Array, multiplier: Array | None) -> str:
-        """The same for a read-out."""
+    def add_few_rows(self, name: str, rows: Array, multiplier: Array | None) -> str:
+        """Adds a read-out, which has fewer rows than a block, and returns it as a struct ed_matrix."""
         if multiplier is None:
-            return self._kept(name, rows)
-        return f"{{{self.integers(self.packing.few_rows(rows))}, {self.floats(f'{name}_m', multiplier)}, 0}}"
+            return self._add_float_matrix(name, rows)
+        return (
+            f"{{{self.add_integers(self.packing.pack_few_rows(rows))}, {self.add_floats(f'{name}_m', multiplier)}, 0}}"
+        )
 
-    def _kept(self, name: str, rows: Array) -> str:
-        return f"{{0, 0, {self.floats(f'{name}_f', pad(rows, columns=BLOCK))}}}"
+    def _add_float_matrix(self, name: str, rows: Array) -> str:
+        return f"{{0, 0, {self.add_floats(f'{name}_f', pad(rows, columns=BLOCK))}}}"
 
 
-def _data(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts, packing: Packing) -> str:
-    t, data = model.tensors, _Data(packing)
-    embedding = data.matrix("ed_embedding", *_stacked(model, ["embed.weight"]))
-    layers = [_layer(model, data, i) for i in range(model.shape.layers)]
+def _data_text(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts, packing: Packing) -> str:
+    """Returns the text of model_NAME_data.h. Parts are added in the order in which a step reads them."""
+    t, data = model.tensors, _Tables(packing)
+    embedding = data.add_matrix("ed_embedding", *_stack(model, ["embed.weight"]))
+    layers = [_add_layer(model, data, i) for i in range(model.shape.layers)]
     readouts = [
-        f"static const struct ed_matrix ed_readout_{part} = {data.few_rows(f'ed_readout_{part}', rows, multiplier)};"
-        for part in ("latent", "lags")
-        for rows, multiplier in [_weight(model, f"readout.{part}")]
+        f"static const struct ed_matrix {name} = {data.add_few_rows(name, *_read_weight(model, f'readout.{part}'))};"
+        for part, name in (("latent", "ed_readout_latent"), ("lags", "ed_readout_lags"))
     ]
-    data.floats("ed_embed_bias", pad(t["embed.bias"][None], columns=BLOCK))
-    data.floats("ed_readout_bias", t["readout.bias"])
+    data.add_floats("ed_embed_bias", pad(t["embed.bias"][None], columns=BLOCK))
+    data.add_floats("ed_readout_bias", t["readout.bias"])
     words = np.frombuffer(bytes(data.weights) or bytes(8), "<u8")
     scalars = {"bin_inv": "bin.inv_scale", "bin_scale": "bin.scale", "latent_inv": "latent.inv_scale"}
     parts = [
-        f"/* Generated by edgedistill: the numbers of {comment(facts.name)}. */",
-        f"static const ED_ALIGNED uint64_t ed_weights[{len(words)}] = {{\n{c_lines(map(c_word, words))}}};",
+        f"/* Generated by edgedistill: the numbers of {c_comment(facts.name)}. */",
+        f"static const ED_ALIGNED uint64_t ed_weights[{len(words)}] = {{\n{c_array_body(map(c_word, words))}}};",
         *data.text,
         f"static const struct ed_matrix ed_embedding = {embedding};",
         *readouts,
         f"static const struct ed_layer ed_layers[{len(layers)}] = {{\n{''.join(layers)}}};",
         *(f"#define ed_{name} {c_float(t[tensor][0])}" for name, tensor in scalars.items()),
-        facts_text(facts),
-        normalization_tables(front_end, facts.mean, facts.std),
+        host_tables(front_end, facts),
     ]
     return "\n".join(parts)
 
 
-def facts_text(facts: ModelFacts) -> str:
-    """C text: names of channels, names and units of outputs."""
-    strings = {"channel_ids": facts.channel_ids, "output_names": facts.output_names, "output_units": facts.output_units}
-    lines = (
-        f"static const char *const ed_{name}[] = {{{', '.join(map(c_string, v))}}};" for name, v in strings.items()
-    )
-    return "\n".join(lines)
-
-
-def _layer(model: Int8Model, data: _Data, i: int) -> str:
-    """A struct ed_layer."""
+def _add_layer(model: Int8Model, data: _Tables, i: int) -> str:
+    """Adds the matrices of one layer and returns it as a struct ed_layer."""
     name, t = f"layers.{i}.", model.tensors
     parts = {
-        "qkv": _stacked(model, [f"{name}w{part}" for part in "qkv"]),
-        "out": _stacked(model, [f"{name}wo"]),
-        "gate_up": _alternating(*_stacked(model, [f"{name}wgate", f"{name}wup"])),
-        "down": _stacked(model, [f"{name}wdown"]),
+        "qkv": _stack(model, [f"{name}w{part}" for part in "qkv"]),
+        "out": _stack(model, [f"{name}wo"]),
+        "gate_up": _alternate(*_stack(model, [f"{name}wgate", f"{name}wup"])),
+        "down": _stack(model, [f"{name}wdown"]),
     }
-    fields = {part: data.matrix(f"ed_{i}_{part}", *stack) for part, stack in parts.items()}
-    fields["age_bias"] = data.floats(f"ed_{i}_age_bias", bias_by_slot(t[f"{name}age_bias"]))
+    fields = {part: data.add_matrix(f"ed_{i}_{part}", *stack) for part, stack in parts.items()}
+    fields["age_bias"] = data.add_floats(f"ed_{i}_age_bias", bias_by_slot(t[f"{name}age_bias"]))
     for activation in ("attn", "q", "k", "v", "context", "mlp", "hidden"):
         fields[f"{activation}_inv"] = c_float(t[f"{name}{activation}.inv_scale"][0])
     fields |= {"score_scale": c_float(t[f"{name}score_scale"][0]), "v_scale": c_float(t[f"{name}v.scale"][0])}
     return "    {\n" + "".join(f"        .{key} = {value},\n" for key, value in fields.items()) + "    },\n"
 
 
-def _weight(model: Int8Model, name: str) -> tuple[Array, Array | None]:
-    """A matrix (out, n) and its multipliers; None where it is kept in float32."""
+def _read_weight(model: Int8Model, name: str) -> tuple[Array, Array | None]:
+    """Returns a matrix (out, n) and its multipliers (out,), which are None where it is kept in float32."""
     return model.tensors[name], model.tensors.get(f"{name}.multiplier")
 
 
-def _stacked(model: Int8Model, names: Sequence[str]) -> tuple[Array, Array | None]:
-    """Matrices that read the same input, one below the other, each padded to whole blocks of rows."""
-    weights = [_weight(model, name) for name in names]
+def _stack(model: Int8Model, names: Sequence[str]) -> tuple[Array, Array | None]:
+    """Stacks matrices that read the same input, each padded to whole blocks of rows."""
+    weights = [_read_weight(model, name) for name in names]
     rows = np.concatenate([pad(rows, rows=BLOCK) for rows, _ in weights])
     multipliers = [pad(m[None], columns=BLOCK)[0] for _, m in weights if m is not None]
     return rows, np.concatenate(multipliers) if multipliers else None
 
 
-def _alternating(rows: Array, multiplier: Array | None) -> tuple[Array, Array | None]:
-    """Two stacked matrices as blocks of the first and the second in turn."""
+def _alternate(rows: Array, multiplier: Array | None) -> tuple[Array, Array | None]:
+    """Reorders two stacked matrices so that their blocks alternate."""
     turn = np.arange(len(rows)).reshape(2, -1, BLOCK).swapaxes(0, 1).ravel()
     return rows[turn], None if multiplier is None else multiplier[turn]
-
-
-def bias_by_slot(age_bias: Array) -> Array:
-    """(H, W) by age -> (H, BIAS_ROW): at j age (W - 1 - j) mod W, so that by slot it is contiguous from any bin on."""
-    window = age_bias.shape[1]
-    row = -(-(2 * window + 15) // BLOCK) * BLOCK
-    return age_bias[:, (window - 1 - np.arange(row)) % window]
-
-
-# ---------------------------------------------------------------- C text
-
-
-def c_float(value: float | np.floating[Any]) -> str:
-    """A float32, exactly."""
-    mantissa, exponent = float(np.float32(value)).hex().split("p")
-    whole, _, digits = mantissa.partition(".")
-    return f"{whole}.{digits.rstrip('0') or '0'}p{exponent}f"
-
-
-def c_word(value: int | np.integer[Any]) -> str:
-    """64 bits."""
-    return f"0x{int(value):016x}"
-
-
-def c_string(text: str) -> str:
-    """A string literal: UTF-8, all but plain characters as octal escapes."""
-    plain = (chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}" for byte in text.encode())
-    return f'"{"".join(plain)}"'
-
-
-def comment(text: str) -> str:
-    """Text that cannot end a comment."""
-    return c_string(text).replace("*/", "* /")
-
-
-def c_lines(items: Iterator[str]) -> str:
-    """The inside of an array's braces."""
-    values = list(items)
-    rows = (values[at : at + WORDS_A_LINE] for at in range(0, len(values), WORDS_A_LINE))
-    return "".join(f"    {', '.join(row)},\n" for row in rows)

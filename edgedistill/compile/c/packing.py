@@ -1,7 +1,7 @@
-"""Where each integer of a weight matrix lies in memory, for each variant of the C kernels.
+"""Packs weight matrices in the order in which each variant of the C kernels reads them.
 
-Rows of int8 weights go in, bytes in the order a kernel reads them go out. Mirrors the layouts that the headers
-kernels/c/ed_ops_*.h describe; packed once, when a bundle is compiled.
+Rows of int8 weights come in, and bytes go out. The layouts are those that the headers kernels/c/ed_ops_*.h describe.
+Weights are packed once, when a bundle is compiled.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ LINE = 64  # bytes of a cache line, and of one vector
 
 @dataclass(frozen=True)
 class Packing:
-    """How one variant reads a matrix (rows, n)."""
+    """The layout in which one variant reads a matrix (rows, n)."""
 
-    group: int  # most blocks of rows whose lines alternate; 0: row by row
-    unsigned: bool = False  # stored as w + 128: the instruction wants one unsigned factor
+    group: int  # the most blocks of rows whose lines alternate; 0 for a layout row by row
+    unsigned: bool = False  # weights are stored as w + 128, because the instruction wants one unsigned factor
     rows: int = BLOCK  # in a block
 
-    def matrix(self, rows: Int8) -> bytes:
-        """(rows, n), rows a multiple of 16; n is padded to 4 with zeros.
+    def pack_matrix(self, rows: Int8) -> bytes:
+        """Packs a matrix (rows, n) whose number of rows is a multiple of 16; n is padded to 4 with zeros.
 
-        Grouped: [group of blocks][4 inputs][block][rows][4 inputs], which the kernel reads from end to end.
+        With groups the order is [group of blocks][4 inputs][block][rows][4 inputs], which the kernel reads from end to
+        end.
         """
         padded = pad(rows, columns=4)
         if not self.group:
-            return self._stored(padded)
+            return self._to_bytes(padded)
         blocks = len(rows) // self.rows
         group = group_of(blocks, self.group)
         grouped = padded.reshape(blocks // group, group, self.rows, -1, 4).transpose(0, 3, 1, 2, 4)
-        return self._stored(grouped)
+        return self._to_bytes(grouped)
 
-    def few_rows(self, rows: Int8) -> bytes:
-        """(rows, n) row by row, n padded to 64: matrices with fewer rows than a block has."""
-        return self._stored(pad(rows, columns=LINE))
+    def pack_few_rows(self, rows: Int8) -> bytes:
+        """Packs a matrix (rows, n) with fewer rows than a block, row by row; n is padded to 64 with zeros."""
+        return self._to_bytes(pad(rows, columns=LINE))
 
-    def _stored(self, weights: Int8) -> bytes:
+    def _to_bytes(self, weights: Int8) -> bytes:
         return (weights ^ np.int8(-128) if self.unsigned else weights).tobytes()
 
 
@@ -59,17 +60,17 @@ PACKINGS = {
 
 
 def group_of(blocks: int, most: int) -> int:
-    """ED_GROUP_OF of ed_weights.h: a divisor, so that there is no remainder, and even if `blocks` is."""
+    """Returns ED_GROUP_OF of ed_weights.h: a divisor of `blocks`, at most `most`, which is even where `blocks` is."""
     return next(group for group in (8, 6, 4, 2, 7, 5, 3, 1) if group <= most and blocks % group == 0)
 
 
 def packing_of(ops: str) -> Packing:
-    """The packing of a variant; EngineError for one that does not exist."""
+    """Returns the packing of a variant. Raises EngineError for one that does not exist."""
     if ops not in PACKINGS:
         raise EngineError(f"unknown variant of the C kernels '{ops}'", expected=did_you_mean(ops, PACKINGS))
     return PACKINGS[ops]
 
 
 def pad(array: npt.NDArray[Any], rows: int = 1, columns: int = 1) -> npt.NDArray[Any]:
-    """`array` (R, n) with zeros up to multiples of `rows` and `columns`."""
+    """Returns an array (R, n) padded with zeros to multiples of `rows` and `columns`."""
     return np.pad(array, ((0, -array.shape[0] % rows), (0, -array.shape[1] % columns)))

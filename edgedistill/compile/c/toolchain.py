@@ -1,8 +1,8 @@
-"""From a target's [compiler] table to the commands that build its C engine.
+"""Finds the C compiler that a target's table [compiler] names, and runs it.
 
-In comes a Target; out goes a Toolchain: a compiler that was found and asked for its version and architecture, the
-variant of the engine's inner loops, and the instructions that variant needs. Flags that pin the arithmetic come
-last, so that nothing in a target's file can undo them.
+A Target comes in. A Toolchain goes out: a compiler that was asked for its version and architecture, the variant of the
+engine's inner loops, and the instructions that the variant needs. Flags that pin the arithmetic come last, so that
+nothing in a target's file can undo them.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgedistill.bundle.build_record import Fingerprint
 from edgedistill.compile.commands import answer, run_command
 from edgedistill.errors import ConfigError, DeviceError, EngineError
 from edgedistill.machine.processor import architecture, cpu_features
 from edgedistill.target import Compiler, Target
 
-# No -Werror: a compiler of next year may warn of something new, and its user cannot help it. The tests have it.
+# -Werror is left to the tests: a later compiler may warn of something new, and its user could do nothing about it.
 BASE_FLAGS = ("-std=c11", "-O3", "-Wall", "-Wextra", "-Wconversion")
-PINNED_FLAGS = ("-ffp-contract=off", "-fno-math-errno")  # numerics.md: each operation rounded, no errno
+PINNED_FLAGS = ("-ffp-contract=off", "-fno-math-errno")  # docs/numerics.md: every operation is rounded; no errno
 CPP_OF_C = {"-std=c11": "-std=c++17"}  # for the side of a GPU engine that runs on the CPU
 LIBRARY_FLAGS = {"shared": ("-fPIC",), "static": ()}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One set of inner loops: where it runs and what that takes."""
+    """One set of inner loops, with the processors that can run it."""
 
-    architecture: str | None  # None: any
-    requires: tuple[str, ...] = ()  # names of /proc/cpuinfo
+    architecture: str | None  # None where any will do
+    requires: tuple[str, ...] = ()  # extensions, as /proc/cpuinfo names them
     flags: tuple[str, ...] = ()
 
 
@@ -48,33 +49,52 @@ VARIANTS = {  # the fastest first
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A compiler of this machine for one target."""
+    """A compiler of this machine, for one target."""
 
-    target: str
+    target: str  # its name
     compiler: Compiler
     version: str  # first line of --version
-    architecture: str  # it compiles for
-    ops: str  # a variant's name, never "native"
+    architecture: str  # that it compiles for
+    ops: str  # name of a variant, never "native"
 
     @property
     def variant(self) -> Variant:
-        """What the chosen inner loops need."""
+        """Returns what the inner loops need."""
         return VARIANTS[self.ops]
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """All that is passed to compile one source."""
-        chosen = any(flag.startswith(("-march=", "-mcpu=")) for flag in self.compiler.flags)
-        march = () if chosen and self.architecture != "x86_64" else self.variant.flags
+        """Returns all flags with which a C source is compiled."""
+        names_chip = any(flag.startswith(("-march=", "-mcpu=")) for flag in self.compiler.flags)
+        march = () if names_chip and self.architecture != "x86_64" else self.variant.flags
         return (*BASE_FLAGS, *LIBRARY_FLAGS[self.compiler.library], *march, *self.compiler.flags, *PINNED_FLAGS)
 
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Returns the compiler's part of a build's fingerprint, without its digest."""
+        return Fingerprint(self.architecture, self.ops, self.variant.requires, self.version, self.flags, "")
+
     def compile(self, folder: Path, source: str, output: str, options: Sequence[str] = ()) -> None:
-        """`source` to an object file; names relative to `folder`, so that no path of this machine gets in."""
+        """Compiles a source to an object file.
+
+        Names are relative to `folder`, so that no path of this machine gets into the object file. Raises EngineError.
+        """
         flags = self.flags if source.endswith(".c") else tuple(CPP_OF_C.get(flag, flag) for flag in self.flags)
         self.run(folder, self.compiler.command, *flags, *options, "-c", source, "-o", output)
 
+    def compile_all(
+        self, folder: Path, sources: Sequence[str], options: Sequence[str], cpp_options: Sequence[str] = ()
+    ) -> list[str]:
+        """Compiles each source to an object file in `folder`, and returns their names; C++ gets `cpp_options` too."""
+        objects = []
+        for source in sources:
+            objects.append(f"{Path(source).stem}.o")
+            own = cpp_options if source.endswith(".cpp") else ()
+            self.compile(folder, source, objects[-1], (*options, *own))
+        return objects
+
     def link(self, folder: Path, objects: Sequence[str], output: str, libraries: Sequence[str] = ()) -> None:
-        """Object files to the target's kind of library."""
+        """Links object files into the target's kind of library. Raises EngineError."""
         if self.compiler.library == "shared":
             whole = ("-shared", "-Wl,--no-undefined", "-Wl,-z,now")
             self.run(folder, self.compiler.command, *self.flags, *whole, *objects, *libraries, "-o", output)
@@ -82,14 +102,14 @@ class Toolchain:
             self.run(folder, self.tool("ar"), "rcsD", output, *objects)
 
     def tool(self, name: str) -> str:
-        """The `ar`, `nm` or `size` that belongs to the compiler."""
-        return _ask(self.compiler.command, f"-print-prog-name={name}") or name
+        """Returns the name of the `ar`, `nm` or `size` that belongs to the compiler."""
+        return _first_line(self.compiler.command, f"-print-prog-name={name}") or name
 
     def run(self, folder: Path, *command: str) -> str:
-        """What a command of the toolchain prints. EngineError with its first error line where it fails."""
-        return run_command(folder, command, lambda said: self._failed(command, said))
+        """Runs a command of the toolchain and returns what it prints. Raises EngineError with its first error line."""
+        return run_command(folder, command, lambda said: self._command_error(command, said))
 
-    def _failed(self, command: Sequence[str], said: str) -> EngineError:
+    def _command_error(self, command: Sequence[str], said: str) -> EngineError:
         return EngineError(
             f"compiling the C engine for target '{self.target}' failed",
             got=said,
@@ -103,28 +123,32 @@ class Toolchain:
 
 
 def find_toolchain(target: Target) -> Toolchain:
-    """The compiler of a target. ConfigError for a target without one or loops of another architecture,
-    EngineError, naming the Debian package, for a compiler that is not installed."""
+    """Finds the compiler of a target.
+
+    Raises ConfigError for a target without one and for inner loops of another architecture, and DeviceError, which
+    names the Debian package, for a compiler that is not installed.
+    """
     compiler = target.compiler
     if compiler is None:
         raise ConfigError(
             f"target '{target.name}' has no C engine", got="no table [compiler]", next_step="edgedistill targets"
         )
-    version, triple = _ask(compiler.command, "--version"), _ask(compiler.command, "-dumpmachine")
+    version, triple = _first_line(compiler.command, "--version"), _first_line(compiler.command, "-dumpmachine")
     if not version or not triple:
-        raise _missing(target.name, compiler)
+        raise _missing_compiler_error(target.name, compiler)
     made_for = triple.split("-")[0]
-    return Toolchain(target.name, compiler, version, made_for, _chosen_ops(target.name, compiler.ops, made_for))
+    return Toolchain(target.name, compiler, version, made_for, _choose_ops(target.name, compiler.ops, made_for))
 
 
 def native_ops() -> str:
-    """The fastest variant that this machine's CPU can run."""
+    """Returns the name of the fastest variant that this machine's processor can run."""
     own, features = architecture(), cpu_features()
     fits = (n for n, v in VARIANTS.items() if v.architecture in (own, None) and features.issuperset(v.requires))
     return next(fits)
 
 
-def _chosen_ops(target: str, ops: str, made_for: str) -> str:
+def _choose_ops(target: str, ops: str, made_for: str) -> str:
+    """Returns a variant's name for `ops` of a target's file. Raises ConfigError if the compiler is of another chip."""
     found = native_ops() if ops == "native" else ops
     wanted = architecture() if ops == "native" else VARIANTS[found].architecture
     if wanted not in (None, made_for):
@@ -137,7 +161,7 @@ def _chosen_ops(target: str, ops: str, made_for: str) -> str:
     return found
 
 
-def _missing(target: str, compiler: Compiler) -> DeviceError:
+def _missing_compiler_error(target: str, compiler: Compiler) -> DeviceError:
     where = shutil.which(compiler.command)
     return DeviceError(
         f"target '{target}' needs the C compiler '{compiler.command}'",
@@ -147,6 +171,6 @@ def _missing(target: str, compiler: Compiler) -> DeviceError:
     )
 
 
-def _ask(command: str, option: str) -> str:
-    """The first line a program answers; "" if it is missing, fails or hangs."""
+def _first_line(command: str, option: str) -> str:
+    """Returns the first line that a program prints; "" if it is missing, fails or hangs."""
     return next(iter(answer(command, option)), "")

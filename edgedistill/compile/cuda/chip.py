@@ -1,6 +1,8 @@
-"""Which GPU a bundle is compiled for: a target and perhaps a chip's name in, a chip out, and the GPU if it is here.
+"""Finds the chip that a bundle is compiled for.
 
-The one at hand goes first, since only there can the result be run; else the only one that the target's file names.
+A target and perhaps the name of a chip come in. A Chip goes out, with the GPU if it is in this machine. The GPU of this
+machine goes first, since only there the result can be run; otherwise the chip must be named, or be the only one of the
+target.
 """
 
 from __future__ import annotations
@@ -15,19 +17,23 @@ from edgedistill.target import Target
 
 @dataclass(frozen=True)
 class Chip:
-    """What is compiled for."""
+    """A chip to compile for."""
 
     name: str  # "sm_87"
-    gpu: Gpu | None  # None: not on this machine, so nothing can be run
+    gpu: Gpu | None  # None where it is not in this machine, so that nothing can be run
 
     @property
     def note(self) -> str | None:
-        """What to know of what is compiled."""
+        """Returns what the user must know of what is compiled for a chip that is elsewhere; None for one here."""
         return None if self.gpu else f"compiled for {self.name}, which is not on this machine: not run"
 
 
-def chosen_chip(target: Target, asked: str | None) -> Chip:
-    """ConfigError for what is no chip or none of the target's; DeviceError where none is here and none is named."""
+def find_chip(target: Target, asked: str | None) -> Chip:
+    """Returns the chip to compile for: `asked`, or else the GPU of this machine, or else the target's only chip.
+
+    Raises ConfigError for a name that is no chip or none of the target's, and DeviceError where no GPU is here and none
+    is named.
+    """
     if asked is not None and not re.fullmatch(r"sm_\d+[af]?", asked):
         raise ConfigError(f"'{asked}' is no chip of NVIDIA", expected="sm_ and a number, such as sm_87")
     try:
@@ -36,11 +42,12 @@ def chosen_chip(target: Target, asked: str | None) -> Chip:
         name = asked or (target.chips[0] if len(target.chips) == 1 else None)
         if name is None:
             raise error
-        return Chip(_allowed(target, name), None)
-    return Chip(_allowed(target, asked or gpu.chip), gpu if asked in (None, gpu.chip) else None)
+        return Chip(_require_allowed(target, name), None)
+    return Chip(_require_allowed(target, asked or gpu.chip), gpu if asked in (None, gpu.chip) else None)
 
 
-def _allowed(target: Target, chip: str) -> str:
+def _require_allowed(target: Target, chip: str) -> str:
+    """Returns `chip`. Raises ConfigError where the target is for other chips."""
     if target.chips and chip not in target.chips:
         raise ConfigError(
             f"target '{target.name}' is not for {chip}",

@@ -1,25 +1,27 @@
-"""A bundle and a GPU in, the CUDA engine with this model out: `build/<target>/` inside the bundle.
+"""Compiles the CUDA engine of a bundle into `build/<target>/`.
 
-The folder holds the sources (`include/`, `c/`, `gpu/`, `cuda/`, the generated `model/`), the kernel as machine code of one
-chip, the library over the driver API that runs it, a README and `build.json`. With that GPU at hand the engine is held
-against the bundle's reference before it is kept. A machine that lacks nvcc or a GPU leaves the sources there, prepared.
+A bundle, a target and perhaps the name of a chip come in. The folder goes out with the sources (`include/`, `c/`,
+`gpu/`, `cuda/` and the generated `model/`), the kernel as machine code of one chip, the library over the driver API that runs
+it, a README and `build.json`. If the GPU is in this machine, the engine is checked against the bundle's reference
+before it is kept. A machine without nvcc or a GPU leaves the sources in the folder, prepared for the device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from edgedistill.assets import asset_folder
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.build_record import BuildRecord, Fingerprint, build_folder, read_record
-from edgedistill.compile.build_folder import CompiledEngine, made_once, planned
-from edgedistill.compile.bundle_sources import encoded, kernel_files, model_inputs
-from edgedistill.compile.c.library import INCLUDES, SOURCES, facts_of
+from edgedistill.bundle.build_record import BuildRecord
+from edgedistill.compile.build_folder import CompiledEngine, build_if_missing, build_spec, write_readme
+from edgedistill.compile.bundle_sources import cmake_file, kernel_files, model_files, model_inputs
+from edgedistill.compile.c.library import INCLUDES, SOURCES, header_option
 from edgedistill.compile.c.toolchain import Toolchain, find_toolchain
-from edgedistill.compile.cuda.chip import Chip, chosen_chip
+from edgedistill.compile.cuda.chip import Chip, find_chip
+from edgedistill.compile.cuda.model_source import cuda_sources
 from edgedistill.compile.cuda.nvcc import Nvcc, find_nvcc
-from edgedistill.compile.cuda.packing import cuda_sources
+from edgedistill.compile.prepared import compile_command, prepare_sources, with_next_step
 from edgedistill.compile.self_check import reference_of, require_exact
 from edgedistill.errors import DeviceError, EngineError
 from edgedistill.machine.gpu import Gpu
@@ -32,33 +34,44 @@ KERNEL, CUBIN = "cuda/student_step.cu", "student_step.cubin"
 HOST_SOURCES = (*SOURCES, "cuda/engine.cpp")
 CUDA_INCLUDES = (*INCLUDES, "-Igpu", "-Icuda")
 CPP_FLAGS = ("-fno-exceptions", "-fno-rtti")  # so that nothing of C++'s own library is needed
-LIBRARIES = ("-ldl",)  # not libcuda: the library loads on a machine without a driver and says so
-MAX_WINDOW = 2048  # bins that a kernel attends to
+LIBRARIES = ("-ldl",)  # not libcuda, so that the library loads on a machine without a driver and says what is missing
+OTHER_MACHINE = (  # causes of every error about what this machine lacks
+    "this machine is not the device: copy the bundle there, it holds the sources",
+    "the GPU is elsewhere and its chip is known: --chip sm_87 compiles for it here",
+)
+MAX_WINDOW = 2048  # bins that the attention kernel can hold
 
 
 def compile_cuda_module(bundle: Bundle, target: Target, force: bool = False, chip: str | None = None) -> CompiledEngine:
-    """Compile the bundle's INT8 student for the GPU at hand, or for `chip`, unless that is done already.
+    """Compiles the bundle's INT8 student for this machine's GPU, or for `chip`, unless that is done already.
 
-    DeviceError where nvcc or a GPU is missing (the sources are left, prepared); EngineError for a zip, a compiler that
-    fails, a student the kernels cannot run, or an engine that does not compute the reference.
+    Raises DeviceError where nvcc or a GPU is missing, and leaves the sources prepared in the bundle; EngineError for a
+    bundle in a zip, a compiler that fails, a student that the kernels cannot run, and an engine that does not compute
+    the reference; ConfigError for a chip that the target does not have.
     """
     sources = cuda_module_sources(bundle)
     try:
-        chosen = chosen_chip(target, chip)
-        nvcc, toolchain = find_nvcc(target, chosen.name), find_toolchain(target)
-        _require_driver(nvcc, chosen.gpu)
+        found = find_chip(target, chip)
     except DeviceError as error:
-        prepare(bundle, target, sources)
-        raise _finished_there(error, bundle, target) from error
-    facts = facts_of(toolchain)
-    device = {"chip": chosen.name, "toolkit": nvcc.version, "driver": chosen.gpu.driver if chosen.gpu else ""}
-    facts = replace(facts, flags=(*facts.flags, *nvcc.flags), device=device)
-    plan = planned(bundle, target, sources, facts, (toolchain.compiler.command, nvcc.command), ".so")
-    return made_once(plan, lambda folder, record: _compile(folder, record, nvcc, toolchain, chosen, bundle), force)
+        raise _prepare_elsewhere(error, bundle, target, sources) from error
+    try:
+        nvcc, toolchain = find_nvcc(target, found.name), find_toolchain(target)
+        _require_driver(nvcc, found.gpu)
+    except DeviceError as error:
+        raise _prepare_until_installed(error, bundle, target, sources) from error
+    device = {"chip": found.name, "toolkit": nvcc.version, "driver": found.gpu.driver if found.gpu else ""}
+    fingerprint = replace(toolchain.fingerprint, flags=(*toolchain.flags, *nvcc.flags), device=device)
+    spec = build_spec(bundle, target, sources, fingerprint, (toolchain.compiler.command, nvcc.command), ".so")
+    return build_if_missing(
+        spec, lambda folder, record: _compile(folder, record, nvcc, toolchain, found, bundle), force
+    )
 
 
 def require_kernels_fit(window: int, keep: tuple[str, ...]) -> None:
-    """EngineError for a student that the kernels cannot run, known before it is trained."""
+    """Raises EngineError for a student that the kernels cannot run; this is known before it is trained.
+
+    `window` is the student's in bins; `keep` names the parts that its recipe keeps in float32.
+    """
     if window > MAX_WINDOW:
         raise EngineError(
             "the student's window is too large for the GPU kernels",
@@ -76,56 +89,37 @@ def require_kernels_fit(window: int, keep: tuple[str, ...]) -> None:
 
 
 def cuda_module_sources(bundle: Bundle) -> dict[str, bytes]:
-    """All that is compiled: the kernels' files, and the bundle's numbers in the order the GPU reads them."""
+    """Returns all files that are compiled: those of kernels, and the bundle's numbers in the order the GPU reads."""
     model, front_end, facts = model_inputs(bundle, "cuda")
     require_kernels_fit(model.shape.window, tuple(model.keep))
-    files = kernel_files("include", "c", "gpu", "cuda") | encoded(cuda_sources(model, front_end, facts))
-    cmake = asset_folder("kernels") / "CMakeLists.txt"  # builds the same without Python
-    return files | {cmake.name: cmake.read_bytes()}
-
-
-def prepare(bundle: Bundle, target: Target, sources: dict[str, bytes]) -> None:
-    """Leave the sources for a device to compile, unless what was compiled of this bundle lies there."""
-    folder = build_folder(bundle, target.name)
-    try:
-        found = read_record(folder)
-        if found.library and found.manifest == bundle.sha256:
-            return
-    except EngineError:
-        pass  # nothing there, or nothing that could be kept
-    plan = planned(bundle, target, sources, Fingerprint("", "", (), "", (), ""), (), None)
-    made_once(plan, _prepared)
-
-
-def _prepared(folder: Path, record: BuildRecord) -> BuildRecord:
-    (folder / "README").write_text(_readme(record), encoding="utf-8")
-    return replace(record, notes=("prepared: to be compiled on the device",))
+    files = kernel_files("include", "c", "gpu", "cuda") | model_files(cuda_sources(model, front_end, facts))
+    return files | cmake_file()
 
 
 # ---------------------------------------------------------------- compiling
 
 
 def _compile(
-    folder: Path, record: BuildRecord, nvcc: Nvcc, toolchain: Toolchain, chosen: Chip, bundle: Bundle
+    folder: Path, record: BuildRecord, nvcc: Nvcc, toolchain: Toolchain, chip: Chip, bundle: Bundle
 ) -> BuildRecord:
-    options = (*CUDA_INCLUDES, f'-DED_MODEL_HEADER="model_{record.model}.h"')
-    nvcc.cubin(folder, KERNEL, CUBIN, options)
-    objects = []
-    for source in HOST_SOURCES:
-        objects.append(f"{Path(source).stem}.o")
-        own = (*CPP_FLAGS, *nvcc.includes) if source.endswith(".cpp") else ()
-        toolchain.compile(folder, source, objects[-1], (*options, "-DED_DEVICE", *own))
+    options = (*CUDA_INCLUDES, header_option(record.model))
+    nvcc.compile_cubin(folder, KERNEL, CUBIN, options)
+    cpp_options = (*CPP_FLAGS, *nvcc.includes)
+    objects = toolchain.compile_all(folder, HOST_SOURCES, (*options, "-DED_DEVICE"), cpp_options)
     toolchain.link(folder, objects, record.library, LIBRARIES)
     for name in objects:
         (folder / name).unlink()
-    (folder / "README").write_text(_readme(record), encoding="utf-8")
+    write_readme(folder, _readme(record))
     sizes = {"library": (folder / record.library).stat().st_size, "kernel": (folder / CUBIN).stat().st_size}
-    note = chosen.note or _checked(folder, record, bundle, chosen.gpu)
+    note = chip.note or _check_on_gpu(folder, record, bundle, chip.gpu)
     return replace(record, sizes=sizes, notes=(note,))
 
 
-def _checked(folder: Path, record: BuildRecord, bundle: Bundle, gpu: Gpu | None) -> str:
-    """Runs what was compiled; returns what that showed."""
+def _check_on_gpu(folder: Path, record: BuildRecord, bundle: Bundle, gpu: Gpu | None) -> str:
+    """Runs what was compiled over the bundle's reference, and returns the result as a note of the build.
+
+    Raises EngineError for an engine that does not compute every bit of the reference.
+    """
     shape, front_end, *_ = described(bundle, "cuda")
     engine = AbiEngine(opened_build(folder, record), shape, front_end)
     reference = reference_of(bundle)
@@ -160,14 +154,17 @@ def _require_driver(nvcc: Nvcc, gpu: Gpu | None) -> None:
         )
 
 
-def _finished_there(error: DeviceError, bundle: Bundle, target: Target) -> DeviceError:
-    """The error with the command that finishes the work; what to install goes first where the GPU is here."""
-    command = f"edgedistill compile {bundle.path} --target {target.name}"
-    install = error.next_step if error.next_step and "install" in error.next_step else None
-    step = f"{install}; then {command}" if install else f"{command}   (on the machine with the GPU)"
-    causes = (
-        *error.causes,
-        "this machine is not the device: copy the bundle there, it holds the sources",
-        "the GPU is elsewhere and its chip is known: --chip sm_87 compiles for it here",
-    )
-    return DeviceError(error.what, got=error.got, expected=error.expected, causes=causes, next_step=step)
+def _prepare_elsewhere(error: DeviceError, bundle: Bundle, target: Target, sources: Mapping[str, bytes]) -> DeviceError:
+    """Prepares the sources, and returns the error with the command that compiles them on the machine with the GPU."""
+    prepare_sources(bundle, target, sources, _readme)
+    step = f"{compile_command(bundle, target)}   (on the machine with the GPU)"
+    return with_next_step(error, step, (*error.causes, *OTHER_MACHINE))
+
+
+def _prepare_until_installed(
+    error: DeviceError, bundle: Bundle, target: Target, sources: Mapping[str, bytes]
+) -> DeviceError:
+    """Prepares the sources, and returns the error with what to install here before the same command."""
+    prepare_sources(bundle, target, sources, _readme)
+    step = f"{error.next_step}; then {compile_command(bundle, target)}"
+    return with_next_step(error, step, (*error.causes, *OTHER_MACHINE))

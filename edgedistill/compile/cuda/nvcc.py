@@ -1,7 +1,7 @@
-"""From a target's [cuda] table to the commands that compile kernels for one chip.
+"""Finds the nvcc that a target's table [cuda] names, and runs it.
 
-In comes a Target and a chip; out goes an Nvcc that was found, asked for its version, and knows the chip. Flags that
-pin the arithmetic come last, so that nothing in a target's file can undo them.
+A Target and a chip come in. An Nvcc goes out, which was asked for its version and knows the chip. Flags that pin the
+arithmetic come last, so that nothing in a target's file can undo them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from edgedistill.compile.commands import answer, run_command
 from edgedistill.errors import DeviceError, EngineError, did_you_mean
 from edgedistill.target import Cuda, Target
 
-USUAL = Path("/usr/local/cuda/bin")  # where NVIDIA's installers put it, on no PATH by default
+USUAL = Path("/usr/local/cuda/bin")  # where NVIDIA's installers put it, which is not on the PATH
 JETSON = Path("/etc/nv_tegra_release")
 BASE_FLAGS = ("-std=c++17", "-O3")
-# numerics.md: every operation rounded, none fused, root and division correct, denormals kept
+# docs/numerics.md: every operation is rounded, also roots and divisions; none is fused, denormals are kept
 PINNED_FLAGS = ("--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false")
-APPENDED = "NVCC_APPEND_FLAGS"  # of the environment: nvcc reads them after its command line
-OLDEST_CHIP = 75  # Turing: nvcc 13 compiles for nothing older
+APPENDED = "NVCC_APPEND_FLAGS"  # a variable of the environment, whose flags nvcc reads after its command line
+OLDEST_CHIP = 75  # Turing, the oldest that nvcc 13 compiles for
 
 
 @dataclass(frozen=True)
 class Nvcc:
-    """NVIDIA's compiler of this machine, for one chip."""
+    """NVIDIA's compiler on this machine, for one chip."""
 
-    target: str
+    target: str  # its name
     command: str  # its path
     version: str  # of the toolkit: "13.0"
     chip: str  # "sm_87"
@@ -38,70 +38,76 @@ class Nvcc:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """All that is passed to compile one kernel."""
+        """Returns all flags with which a kernel is compiled."""
         return (*BASE_FLAGS, f"-arch={self.chip}", *self.own_flags, *PINNED_FLAGS)
 
     @property
     def includes(self) -> tuple[str, ...]:
-        """Where cuda.h lies, for a compiler that is not nvcc, as nvcc tells its own; empty where it does not."""
-        told = answer(self.command, "--dryrun", "any.cu", on_stderr=True)
-        lines = (line.partition("INCLUDES=") for line in told if line.startswith("#$ INCLUDES="))
+        """Returns the options by which another compiler finds cuda.h, as nvcc prints them; empty if it prints none."""
+        printed = answer(self.command, "--dryrun", "any.cu", on_stderr=True)
+        lines = (line.partition("INCLUDES=") for line in printed if line.startswith("#$ INCLUDES="))
         return tuple(option for _, _, options in lines for option in shlex.split(options))
 
-    def cubin(self, folder: Path, source: str, output: str, options: Sequence[str]) -> None:
-        """`source` to machine code of the chip; names relative to `folder`. EngineError with nvcc's first error."""
+    def compile_cubin(self, folder: Path, source: str, output: str, options: Sequence[str]) -> None:
+        """Compiles a kernel to machine code of the chip; names are relative to `folder`.
+
+        Raises EngineError with nvcc's first error line.
+        """
         command = (self.command, *self.flags, *options, "-cubin", source, "-o", output)
         appended = " ".join((os.environ.get(APPENDED, ""), *PINNED_FLAGS))
-        run_command(folder, command, lambda said: self._failed(command, said), **{APPENDED: appended})
+        run_command(folder, command, lambda said: self._command_error(command, said), **{APPENDED: appended})
 
-    def _failed(self, command: Sequence[str], said: str) -> EngineError:
+    def _command_error(self, command: Sequence[str], said: str) -> EngineError:
         return EngineError(
             f"compiling the kernel of target '{self.target}' for {self.chip} failed",
             got=said,
             expected=f"this command to succeed: {' '.join(command)}",
             causes=(
                 f"CUDA {self.version} does not work with this machine's C++ compiler: see its release notes",
-                "`flags` in [cuda] of the target's file are none of nvcc's",
+                "`flags` in [cuda] of the target's file hold one that nvcc does not know",
             ),
             next_step="edgedistill doctor",
         )
 
 
 def find_nvcc(target: Target, chip: str) -> Nvcc:
-    """The nvcc of a target. DeviceError, with the package that brings it, where it is not installed; EngineError
-    where it does not know the chip."""
+    """Finds the nvcc of a target.
+
+    Raises DeviceError, which names the package that brings it, where it is not installed; EngineError where it does not
+    know the chip.
+    """
     cuda = target.cuda or Cuda()
     command = nvcc_path(cuda.nvcc)
-    told = answer(command, "--version") if command else []
-    version = next((line.split("release ")[1].split(",")[0] for line in told if "release " in line), "")
+    printed = answer(command, "--version") if command else []
+    version = next((line.split("release ")[1].split(",")[0] for line in printed if "release " in line), "")
     if command is None or not version:
-        raise _missing(target.name, cuda.nvcc, command)
+        raise _missing_nvcc_error(target.name, cuda.nvcc, command)
     known = [line for line in answer(command, "--list-gpu-code") if line.startswith("sm_")]
     if known and chip not in known:
         raise EngineError(
             f"the nvcc of this machine does not compile for {chip}",
             got=f"CUDA {version}, {command}",
             expected=did_you_mean(chip, known),
-            causes=_causes_unknown(chip),
+            causes=_causes_of_unknown_chip(chip),
             next_step='name another nvcc in [cuda] of the target\'s file: nvcc = "/usr/local/cuda-VERSION/bin/nvcc"',
         )
     return Nvcc(target.name, command, version, chip, cuda.flags)
 
 
 def nvcc_path(name: str) -> str | None:
-    """The program of that name on the PATH, or where NVIDIA's installers put it."""
+    """Returns the path of the program on the PATH, or where NVIDIA's installers put it; None where it is neither."""
     usual = USUAL / name
     return shutil.which(name) or (str(usual) if os.access(usual, os.X_OK) else None)
 
 
 def install_step() -> str:
-    """How nvcc comes to this machine."""
+    """Returns the command that installs nvcc on this machine."""
     if JETSON.exists():
         return "sudo apt install nvidia-jetpack   (JetPack's CUDA toolkit; cuda-toolkit-12-6 alone is smaller)"
     return "sudo apt install nvidia-cuda-toolkit   (Debian, Ubuntu), or developer.nvidia.com/cuda-downloads"
 
 
-def _missing(target: str, name: str, found: str | None) -> DeviceError:
+def _missing_nvcc_error(target: str, name: str, found: str | None) -> DeviceError:
     return DeviceError(
         f"target '{target}' needs NVIDIA's compiler '{name}'",
         got="no such command on this machine" if found is None else f"{found}, which does not tell its release",
@@ -110,7 +116,7 @@ def _missing(target: str, name: str, found: str | None) -> DeviceError:
     )
 
 
-def _causes_unknown(chip: str) -> tuple[str, ...]:
+def _causes_of_unknown_chip(chip: str) -> tuple[str, ...]:
     number = chip.removeprefix("sm_")
     if number.isdecimal() and int(number) < OLDEST_CHIP:
         return (f"{chip} is older than sm_{OLDEST_CHIP} (Turing), the oldest that CUDA 13 knows",)

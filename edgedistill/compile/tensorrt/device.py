@@ -1,7 +1,8 @@
-"""Whether this machine can make a target's plan: a Target in, all that its plan will depend on out.
+"""Finds out whether this machine can build a target's plan.
 
-What is missing or of the wrong version is told one at a time, in the order in which a person would put it right: GPU,
-chip, JetPack, TensorRT, nvcc, CMake.
+A Target comes in, and a Machine goes out, with everything that a plan will depend on. What is missing or of the wrong
+version is reported one at a time, in the order in which a person would put it right: GPU, chip, JetPack, TensorRT,
+nvcc, CMake.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ BUILDER = "edgedistill.compile.tensorrt.builder"
 
 @dataclass(frozen=True, eq=False)
 class Machine:
-    """A device that makes its own plans."""
+    """A device that builds its own plans."""
 
     gpu: Gpu
     nvcc: Nvcc
-    tensorrt: str  # version: "10.3.0"
-    jetpack: str | None  # None: not a Jetson, or one that does not tell
-    builder: ModuleType  # tensorrt_builder, which cannot be imported without TensorRT
-    notes: tuple[str, ...]  # what to know of its versions
+    tensorrt: str  # its version, such as "10.3.0"
+    jetpack: str | None  # its version; None where the machine is no Jetson or its version is unknown
+    builder: ModuleType  # `tensorrt/builder.py`, which cannot be imported without TensorRT
+    notes: tuple[str, ...]  # what the user must know of its versions
 
     @property
     def facts(self) -> dict[str, str]:
-        """Its part of the fingerprint."""
+        """Returns the machine's part of a build's fingerprint."""
         return {
             "chip": self.gpu.chip,
             "toolkit": self.nvcc.version,
@@ -44,10 +45,10 @@ class Machine:
 
 
 def find_machine(target: Target) -> Machine:
-    """DeviceError for what this machine lacks or has of another version than the target takes."""
+    """Returns this machine. Raises DeviceError for what it lacks, or has in a version that the target does not take."""
     gpu = find_gpu()
     if target.chips and gpu.chip not in target.chips:
-        raise _other_chip(target, gpu)
+        raise _other_chip_error(target, gpu)
     jetpack = jetson.jetpack_version()
     notes = _require_jetpack(target, jetpack)
     builder = _import_builder(target)
@@ -59,7 +60,7 @@ def find_machine(target: Target) -> Machine:
 
 
 def _require_jetpack(target: Target, found: str | None) -> tuple[str, ...]:
-    """What to note of it."""
+    """Returns a note if the JetPack is newer than any known. Raises DeviceError if it is too old."""
     if target.jetpack is None or found is None:
         return ()
     if target.jetpack.is_before(found):
@@ -74,6 +75,7 @@ def _require_jetpack(target: Target, found: str | None) -> tuple[str, ...]:
 
 
 def _import_builder(target: Target) -> ModuleType:
+    """Imports the module that calls TensorRT. Raises DeviceError where TensorRT's Python package is missing."""
     try:
         return import_module(BUILDER)
     except (ImportError, OSError) as error:
@@ -90,6 +92,7 @@ def _import_builder(target: Target) -> ModuleType:
 
 
 def _require_tensorrt(target: Target, found: str) -> tuple[str, ...]:
+    """Returns a note if the TensorRT is newer than any tried. Raises DeviceError if it is too old."""
     if target.tensorrt is None:
         return ()
     if target.tensorrt.is_before(found):
@@ -106,17 +109,17 @@ def _require_tensorrt(target: Target, found: str) -> tuple[str, ...]:
 def _require_cmake(target: Target) -> None:
     if shutil.which("cmake") is None:
         raise DeviceError(
-            f"target '{target.name}' needs CMake, which makes plugin and runtime",
+            f"target '{target.name}' needs CMake, which builds the plugin and the library",
             got="no such command on this machine",
             expected="cmake 3.18 or later",
             next_step="sudo apt install cmake",
         )
 
 
-def _other_chip(target: Target, gpu: Gpu) -> DeviceError:
+def _other_chip_error(target: Target, gpu: Gpu) -> DeviceError:
     return DeviceError(
         f"this machine's GPU is not that of target '{target.name}'",
         got=f"{gpu.name}, {gpu.chip}",
         expected=f"one of its chips: {', '.join(target.chips)}",
-        causes=("another target of this board: edgedistill targets",),
+        causes=("the board has another target: edgedistill targets",),
     )

@@ -1,7 +1,9 @@
-"""The forms that a bundle's student can take as a plan, each tried on the device, and the one that is kept.
+"""Judges and times the forms that a bundle's student can take as a plan, and chooses the one that is kept.
 
-INT8 is not always faster than float16, and a plugin may keep its neighbours from being fused; so all three are built,
-held against the bundle's reference and its holdout, and timed in turn. What came of each is recorded, kept or not.
+Forms that were built and opened come in, with what the bundle offers to judge them by. An Outcome of each goes out.
+INT8 is not always faster than float16, and a plugin may prevent TensorRT from fusing its neighbours. Therefore all
+three forms are built, checked against the bundle's reference and its holdout, and timed in turn. The outcome of each is
+recorded, whether it is kept or not.
 """
 
 from __future__ import annotations
@@ -35,9 +37,9 @@ class Form:
     """One way to write the student for TensorRT."""
 
     name: str
-    graph: str  # file of the bundle
-    figure: str  # of the gate on what it costs in R²
-    exchanges: bool  # whether its state is int8, and so can be set to the oracle's
+    graph: str  # a file of the bundle
+    figure: str  # name of the gate on the R² that the form loses
+    exchanges: bool  # whether its state is int8, so that it can be set to the oracle's
 
 
 FORMS = (
@@ -49,18 +51,18 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one form; what could not be measured is None."""
+    """The result of trying one form. What could not be measured is None."""
 
     form: str
     state: str  # KEPT, SLOWER, MISSED, REFUSED or NOT_BUILT
-    why: str | None = None  # not kept, or no figure
+    why: str | None = None  # why it is not kept, or why a figure is missing
     plan_bytes: int | None = None
-    memory_bytes: int | None = None  # of TensorRT's activations
+    memory_bytes: int | None = None  # device memory of TensorRT's activations
     build_seconds: float | None = None
-    near: str | None = None  # what differed from the oracle
+    near: str | None = None  # how far it was from the oracle
     r2: float | None = None  # on the bundle's holdout
-    r2_drop: float | None = None  # against the float32 student that ships
-    latency_us: dict[str, float] = field(default_factory=dict)  # of a step, host to host
+    r2_drop: float | None = None  # how much less than the float32 student in the bundle
+    latency_us: dict[str, float] = field(default_factory=dict)  # p50, p99 and max of a step, from host to host
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +77,14 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a bundle offers to judge a plan by."""
+    """The parts of a bundle that a plan is judged by."""
 
     model: Int8Model
     reference: Reference | None
     bins: Floats  # (T, C) of the holdout
     kinematics: Floats  # (T, K)
     score_from: int
-    full_r2: float | None  # of the float32 student that ships
+    full_r2: float | None  # of the float32 student in the bundle
 
     @property
     def spread(self) -> Floats:
@@ -91,7 +93,7 @@ class Evidence:
         return np.where(np.isfinite(std) & (std > 0), std, 1.0)
 
 
-def judged(trial: Trial, evidence: Evidence, target: Target) -> Outcome:
+def judge_form(trial: Trial, evidence: Evidence, target: Target) -> Outcome:
     """The outcome of a form but for its time: self-check first, then R². Its engine starts afresh after that."""
     checked = _checked(trial, evidence)
     if checked.state == REFUSED:
@@ -125,8 +127,11 @@ def _checked(trial: Trial, evidence: Evidence) -> Outcome:
     return replace(outcome, near=str(found), state=REFUSED, why=f"self-check: {found}; at most {ALLOWED}")
 
 
-def timed(trials: Sequence[Trial], evidence: Evidence, steps: int = TIMED_STEPS) -> dict[str, LatencyUs]:
-    """A step of each form, in turn, host to host: bin in, kinematics out, the graph replayed and waited for."""
+def time_forms(trials: Sequence[Trial], evidence: Evidence, steps: int = TIMED_STEPS) -> dict[str, LatencyUs]:
+    """Times a step of each form, in turn, and returns latencies by the form's name.
+
+    A step is timed from host to host: a bin goes to the GPU, the graph is replayed, and the kinematics come back.
+    """
     if not trials:
         return {}
     times = step_times({trial.form.name: trial.engine.step for trial in trials}, evidence.bins, steps=steps)
@@ -135,37 +140,37 @@ def timed(trials: Sequence[Trial], evidence: Evidence, steps: int = TIMED_STEPS)
     return {trial.form.name: LatencyUs.from_times(times[trial.form.name]) for trial in trials}
 
 
-def chosen(outcomes: Sequence[Outcome], latency: Mapping[str, LatencyUs]) -> tuple[Outcome, ...]:
-    """All outcomes with their times, the fastest that passed marked as kept.
+def choose_form(outcomes: Sequence[Outcome], latency: Mapping[str, LatencyUs]) -> tuple[Outcome, ...]:
+    """Returns all outcomes with their times; the fastest form that passed its gate is marked as kept.
 
-    Where none passes its gate, the one that costs least is kept, for its gate to be reported. EngineError where none
-    even computes what it should.
+    Where none passes its gate, the one that loses the least R² is kept, so that its gate is reported as missed. Raises
+    EngineError where no form computes what it should.
     """
-    timed_ = [
+    timed = [
         replace(o, latency_us={key: getattr(latency[o.form], key) for key in ("p50", "p99", "max")})
         if o.form in latency
         else o
         for o in outcomes
     ]
-    passed = [o for o in timed_ if o.state == SLOWER]
-    missed = [o for o in timed_ if o.state == MISSED]
+    passed = [o for o in timed if o.state == SLOWER]
+    missed = [o for o in timed if o.state == MISSED]
     if not passed and not missed:
-        raise _none_left(timed_)
+        raise _no_form_error(timed)
     best = (
         min(passed, key=lambda o: o.latency_us["p50"]) if passed else min(missed, key=lambda o: float(o.r2_drop or 0))
     )
-    return tuple(_placed(o, best) for o in timed_)
+    return tuple(_mark(o, best) for o in timed)
 
 
 def r2_gate(target: Target, outcome: Outcome) -> Gate | None:
-    """The target's gate on what this form costs in R²; None where it has none."""
+    """Returns the target's gate on the R² that a form loses; None where the target has none."""
     figure = next(form.figure for form in FORMS if form.name == outcome.form)
     gates = target.judge({figure: outcome.r2_drop}, {figure: outcome.why or "not measured"})
     return next((gate for gate in gates if gate.name == figure), None)
 
 
 def gates_of(target: Target, outcomes: Sequence[Outcome]) -> tuple[Gate, ...]:
-    """The target's gates on the form that is kept: R² and the time of a step."""
+    """Returns the target's gates on the form that is kept: on its R², and on the time of a step."""
     kept = next(outcome for outcome in outcomes if outcome.state == KEPT)
     gate, p99 = r2_gate(target, kept), kept.latency_us.get("p99")
     times = [gate for gate in target.judge({"step_p99_us": p99}) if gate.name == "step_p99_us"]
@@ -173,13 +178,13 @@ def gates_of(target: Target, outcomes: Sequence[Outcome]) -> tuple[Gate, ...]:
 
 
 def write_forms(folder: Path, outcomes: Sequence[Outcome]) -> None:
-    """All of them, as forms.json of a build."""
+    """Writes all outcomes as forms.json of a build."""
     text = json.dumps({"forms": [asdict(outcome) for outcome in outcomes]}, indent=1)
     (folder / FORMS_JSON).write_text(text + "\n", encoding="utf-8")
 
 
 def read_forms(folder: Path) -> tuple[Outcome, ...]:
-    """What forms.json of a build says; nothing where it is damaged or not there."""
+    """Reads forms.json of a build; returns nothing where it is damaged or missing."""
     try:
         found = json.loads((folder / FORMS_JSON).read_text(encoding="utf-8"))
         return tuple(Outcome(**outcome) for outcome in found["forms"])
@@ -187,7 +192,8 @@ def read_forms(folder: Path) -> tuple[Outcome, ...]:
         return ()
 
 
-def _placed(outcome: Outcome, best: Outcome) -> Outcome:
+def _mark(outcome: Outcome, best: Outcome) -> Outcome:
+    """Returns an outcome marked as kept if it is the best, or with the reason why a passed form is not kept."""
     if outcome is best:
         return replace(outcome, state=KEPT)
     if outcome.state != SLOWER:
@@ -196,7 +202,7 @@ def _placed(outcome: Outcome, best: Outcome) -> Outcome:
     return replace(outcome, why=f"{ours:.1f} µs a step (p50), '{best.form}' takes {theirs:.1f}")
 
 
-def _none_left(outcomes: Sequence[Outcome]) -> EngineError:
+def _no_form_error(outcomes: Sequence[Outcome]) -> EngineError:
     failed = [outcome for outcome in outcomes if outcome.state == REFUSED]
     causes = (
         "this version of TensorRT fuses layers wrongly on this chip (known of 10.13.3 on Thor at batch 1)",

@@ -1,13 +1,12 @@
-"""Every form of a student built, opened, judged and timed on this device; the best one's plan is left in the folder.
+"""Tries every form of a student on this device: builds, opens, judges and times it.
 
-What is tried is in the bundle (graphs, reference, holdout); what came of it goes out as a list of outcomes. A form that
-fails does not stop the others: it is recorded with what was said.
+A bundle with its graphs, reference and holdout comes in. A list of outcomes goes out, and the plan of the form that is
+kept stays in the folder. A form that fails does not stop the others: it is recorded with its error.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -18,6 +17,7 @@ import numpy as np
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import BuildRecord
 from edgedistill.compile.self_check import reference_of
+from edgedistill.compile.tensorrt import Report
 from edgedistill.compile.tensorrt.forms import (
     FORMS,
     KEPT,
@@ -28,9 +28,9 @@ from edgedistill.compile.tensorrt.forms import (
     Form,
     Outcome,
     Trial,
-    chosen,
-    judged,
-    timed,
+    choose_form,
+    judge_form,
+    time_forms,
 )
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, EngineError
@@ -45,36 +45,39 @@ HOLDOUT = "holdout.npz"
 
 @dataclass
 class Trials:
-    """The forms of one bundle in one folder, in which plugin and runtime lie already."""
+    """Tries the forms of one bundle in a folder that holds the plugin and the library already."""
 
     folder: Path
     record: BuildRecord
     target: Target
-    builder: ModuleType  # tensorrt_builder
+    builder: ModuleType  # `tensorrt/builder.py`
     evidence: Evidence
-    report: Callable[[str, int, int], None] | None = None
-    cache: bytes = b""  # TensorRT's timing cache, as it grows
-    plans: dict[str, bytes] = field(default_factory=dict)
+    report: Report | None = None
+    cache: bytes = b""  # TensorRT's timing cache, which grows with each plan
+    plans: dict[str, bytes] = field(default_factory=dict)  # by the form's name
     errors: list[EngineError] = field(default_factory=list)
 
     def run(self, bundle: Bundle, cache: bytes = b"") -> tuple[Outcome, ...]:
-        """What came of each form; the plan of the one that is kept lies in the folder. EngineError where none is."""
+        """Returns the outcome of each form, and leaves the plan of the one that is kept in the folder.
+
+        `cache` is an earlier plan's timing cache. Raises EngineError where no form can be kept.
+        """
         self.cache = cache
         shape, front_end, *_ = described(bundle, "tensorrt")
-        tried = [self._tried(bundle, form, shape, front_end) for form in FORMS]
+        tried = [self._try_form(bundle, form, shape, front_end) for form in FORMS]
         trials = [one for one in tried if isinstance(one, Trial)]
         if not trials:
-            raise _others_named(self.errors)
-        known = {trial.form.name: judged(trial, self.evidence, self.target) for trial in trials}
+            raise _combine_errors(self.errors)
+        known = {trial.form.name: judge_form(trial, self.evidence, self.target) for trial in trials}
         running = [trial for trial in trials if known[trial.form.name].state != REFUSED]
-        outcomes = [known[one.form.name] if isinstance(one, Trial) else one for one in tried]
-        outcomes_ = chosen(outcomes, timed(running, self.evidence))
-        kept = next(outcome for outcome in outcomes_ if outcome.state == KEPT)
+        judged = [known[one.form.name] if isinstance(one, Trial) else one for one in tried]
+        outcomes = choose_form(judged, time_forms(running, self.evidence))
+        kept = next(outcome for outcome in outcomes if outcome.state == KEPT)
         (self.folder / PLAN).write_bytes(self.plans[kept.form])
-        return outcomes_
+        return outcomes
 
-    def _tried(self, bundle: Bundle, form: Form, shape: StudentShape, front_end: FrontEndConfig) -> Trial | Outcome:
-        """A form built and opened, or what prevented it."""
+    def _try_form(self, bundle: Bundle, form: Form, shape: StudentShape, front_end: FrontEndConfig) -> Trial | Outcome:
+        """Builds and opens a form; returns a Trial, or the Outcome of a form that could not be built or opened."""
         began = monotonic()
         try:
             built = self.builder.build_plan(bundle.read(form.graph), form.graph, self._options(), self.cache)
@@ -82,7 +85,7 @@ class Trials:
             (self.folder / f"layers-{form.name}.json").write_text(built.layers, encoding="utf-8")
             (self.folder / PLAN).write_bytes(built.plan)
             seconds = monotonic() - began
-            engine = AbiEngine(opened_plan(self.folder, self._as(form)), shape, front_end)
+            engine = AbiEngine(opened_plan(self.folder, self._record_of(form)), shape, front_end)
         except (EngineError, BundleError) as error:
             self.errors.append(error if isinstance(error, EngineError) else EngineError(error.what, got=error.got))
             return Outcome(form.name, NOT_BUILT, ": ".join(filter(None, (error.what, str(error.got or "")))))
@@ -95,13 +98,16 @@ class Trials:
             self.target.name, self.target.workspace_mb, self.folder / PLUGIN, self.report
         )
 
-    def _as(self, form: Form) -> BuildRecord:
+    def _record_of(self, form: Form) -> BuildRecord:
         device = {**self.record.fingerprint.device, "form": form.name}
         return replace(self.record, fingerprint=replace(self.record.fingerprint, device=device))
 
 
 def evidence_of(bundle: Bundle) -> Evidence:
-    """What a bundle offers to judge a plan by. BundleError where it has no holdout, or one that is damaged."""
+    """Reads the parts of a bundle that a plan is judged by.
+
+    Raises BundleError where the bundle has no holdout or a damaged one.
+    """
     shape = described(bundle, "tensorrt")[0]
     try:
         with np.load(io.BytesIO(bundle.read(HOLDOUT)), allow_pickle=False) as stored:
@@ -114,8 +120,8 @@ def evidence_of(bundle: Bundle) -> Evidence:
     return Evidence(model, reference, bins, kinematics, score_from, None if full is None else float(full))
 
 
-def _others_named(errors: list[EngineError]) -> EngineError:
-    """The first error; what the others said stands among its causes."""
+def _combine_errors(errors: list[EngineError]) -> EngineError:
+    """Returns the first error, with the others among its causes."""
     first, *others = errors
     causes = (*first.causes, *(f"the other forms failed too: {error.what}: {error.got}" for error in others))
     return EngineError(first.what, got=first.got, expected=first.expected, causes=causes, next_step=first.next_step)

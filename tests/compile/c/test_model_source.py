@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedistill.compile.c.model_source import bias_by_slot, c_float, c_sources, c_string
+from edgedistill.compile.c.literals import c_float, c_string
+from edgedistill.compile.c.model_source import bias_by_slot, c_sources
 from edgedistill.compile.c.packing import PACKINGS, group_of, packing_of
 from edgedistill.compile.model_facts import c_identifier
 from edgedistill.config import StudentShape
@@ -86,7 +87,7 @@ def test_the_bias_lies_by_slot_from_any_bin_on(window: int, slot: int) -> None:
 def test_every_weight_is_where_its_kernel_looks(ops: str, blocks: int, n: int, seed: int) -> None:
     packing, rng = packing_of(ops), np.random.default_rng(seed)
     rows = rng.integers(-127, 128, (16 * blocks, n), np.int8)
-    packed = np.frombuffer(packing.matrix(rows), np.uint8) ^ (128 if packing.unsigned else 0)
+    packed = np.frombuffer(packing.pack_matrix(rows), np.uint8) ^ (128 if packing.unsigned else 0)
     columns = -(-n // 4) * 4
     assert len(packed) == 16 * blocks * columns
     for _ in range(20):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgedistill.compile.cuda import chip, nvcc
-from edgedistill.compile.cuda.chip import chosen_chip
+from edgedistill.compile.cuda.chip import find_chip
 from edgedistill.compile.cuda.nvcc import PINNED_FLAGS, find_nvcc, nvcc_path
 from edgedistill.errors import ConfigError, DeviceError, EngineError
 from edgedistill.machine.gpu import Gpu
@@ -45,7 +45,7 @@ def test_nor_does_the_environment_undo_it(tmp_path: Path, monkeypatch: pytest.Mo
 
     def cubin(appended: str) -> bytes:
         monkeypatch.setenv("NVCC_APPEND_FLAGS", appended)
-        found.cubin(tmp_path, "any.cu", "any.cubin", ())
+        found.compile_cubin(tmp_path, "any.cu", "any.cubin", ())
         return (tmp_path / "any.cubin").read_bytes()
 
     assert cubin("--fmad=true") == cubin("")
@@ -88,7 +88,7 @@ def test_a_chip_it_does_not_know_is_refused(tmp_path: Path, chip: str, mentions:
 def test_its_first_error_is_told_with_the_command(tmp_path: Path) -> None:
     found = find_nvcc(target_with(tmp_path), "sm_87")
     with pytest.raises(EngineError, match="for sm_87 failed") as caught:
-        found.cubin(tmp_path, "x.cu", "x.cubin", ("-Icuda",))
+        found.compile_cubin(tmp_path, "x.cu", "x.cubin", ("-Icuda",))
     assert caught.value.got == "x.cu(3): error: no such thing"
     assert "-Icuda -cubin x.cu -o x.cubin" in str(caught.value.expected)
 
@@ -110,10 +110,10 @@ def gpu_here(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None) -> None:
 
 def test_the_gpu_at_hand_is_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu_here(monkeypatch, HERE)
-    found = chosen_chip(load_target("cuda"), None)
+    found = find_chip(load_target("cuda"), None)
     assert (found.name, found.gpu, found.note) == ("sm_90", HERE, None)
-    assert chosen_chip(load_target("cuda"), "sm_90").gpu == HERE
-    other = chosen_chip(load_target("cuda"), "sm_87")
+    assert find_chip(load_target("cuda"), "sm_90").gpu == HERE
+    other = find_chip(load_target("cuda"), "sm_87")
     assert (other.name, other.gpu) == ("sm_87", None)
     assert "not run" in str(other.note)
 
@@ -121,16 +121,16 @@ def test_the_gpu_at_hand_is_compiled_for(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_without_a_gpu_the_only_chip_of_the_target_is_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu_here(monkeypatch, None)
     target = load_target("cuda")
-    assert chosen_chip(replace(target, chips=("sm_87",)), None).name == "sm_87"
-    assert chosen_chip(target, "sm_75").name == "sm_75"
+    assert find_chip(replace(target, chips=("sm_87",)), None).name == "sm_87"
+    assert find_chip(target, "sm_75").name == "sm_75"
     for chips in ((), ("sm_87", "sm_110")):
         with pytest.raises(DeviceError, match="no GPU here"):
-            chosen_chip(replace(target, chips=chips), None)
+            find_chip(replace(target, chips=chips), None)
 
 
 def test_a_chip_that_is_none_or_not_the_targets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu_here(monkeypatch, HERE)
     with pytest.raises(ConfigError, match="'h200' is no chip"):
-        chosen_chip(load_target("cuda"), "h200")
+        find_chip(load_target("cuda"), "h200")
     with pytest.raises(ConfigError, match="is not for sm_90"):
-        chosen_chip(replace(load_target("cuda"), chips=("sm_87",)), None)
+        find_chip(replace(load_target("cuda"), chips=("sm_87",)), None)

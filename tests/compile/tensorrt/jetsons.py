@@ -153,10 +153,10 @@ def _stand_in_for_plans(monkeypatch: pytest.MonkeyPatch, here: Jetson, bundle: B
 
     monkeypatch.setattr(trials, "opened_plan", opened)
     monkeypatch.setattr(trials, "AbiEngine", PlanEngine)
-    monkeypatch.setattr(trials, "timed", _timed(here.plans))
+    monkeypatch.setattr(trials, "time_forms", _stand_in_for_timing(here.plans))
 
 
-def _timed(plans: Plans) -> Callable[..., dict[str, LatencyUs]]:
+def _stand_in_for_timing(plans: Plans) -> Callable[..., dict[str, LatencyUs]]:
     def timed(trials: Any, evidence: Any) -> dict[str, LatencyUs]:
         found = {trial.form.name: plans.p50_us[trial.form.name] for trial in trials}
         return {name: LatencyUs(p50, p50, p50 * 1.2, p50 * 2, p50 * 3, p50, 100) for name, p50 in found.items()}

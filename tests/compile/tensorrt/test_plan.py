@@ -21,7 +21,7 @@ from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.cuda.nvcc import nvcc_path
 from edgedistill.compile.engines import compile_bundle, compile_or_prepare
 from edgedistill.compile.tensorrt import device, trials
-from edgedistill.compile.tensorrt.forms import FORMS, read_forms, timed
+from edgedistill.compile.tensorrt.forms import FORMS, read_forms, time_forms
 from edgedistill.compile.tensorrt.plan import compile_tensorrt_plan
 from edgedistill.compile.tensorrt.sources import cmake_commands, tensorrt_sources
 from edgedistill.errors import ConfigError, DeviceError, EngineError
@@ -142,7 +142,7 @@ def test_a_slow_step_misses_the_gate_on_time(jetson: Jetson, bundle: Bundle) -> 
 
 
 def test_forms_are_timed_in_turn_from_a_fresh_state(jetson: Jetson, bundle: Bundle, monkeypatch: Any) -> None:
-    monkeypatch.setattr(trials, "timed", lambda trials, evidence: timed(trials, evidence, steps=60))
+    monkeypatch.setattr(trials, "time_forms", lambda trials, evidence: time_forms(trials, evidence, steps=60))
     forms = forms_of(compile_tensorrt_plan(bundle, NANO))
     assert all(form["latency_us"]["p99"] >= form["latency_us"]["p50"] > 0 for form in forms.values())
 
@@ -289,7 +289,7 @@ def test_progress_is_told_and_ctrl_c_stops_the_builder_without_an_exception_in_i
 
 def test_what_cmake_says_is_told_with_the_command(jetson: Jetson, bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "programs/cmake").write_text("#!/bin/sh\necho 'CMake Error: NvInferRuntime.h not found' >&2\nexit 1\n")
-    with pytest.raises(EngineError, match="plugin and its runtime failed") as caught:
+    with pytest.raises(EngineError, match="plugin and its library failed") as caught:
         compile_tensorrt_plan(bundle, NANO)
     for part in ("NvInferRuntime.h not found", "cmake -B out -DED_MODEL=test", "libnvinfer-headers-dev"):
         assert part in str(caught.value)
