@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistill.compile.commands import answer, run_command
+from edgedistill.compile.commands import run_command
 from edgedistill.errors import ConfigError, DeviceError, EngineError
-from edgedistill.machine.processor import architecture, cpu_features
+from edgedistill.machine.processor import read_architecture, read_cpu_features
+from edgedistill.machine.programs import ask_program
 from edgedistill.target import Compiler, Target
 
 # No -Werror: a compiler of next year may warn of something new, and its user cannot help it. The tests have it.
@@ -83,7 +84,7 @@ class Toolchain:
 
     def tool(self, name: str) -> str:
         """The `ar`, `nm` or `size` that belongs to the compiler."""
-        return _ask(self.compiler.command, f"-print-prog-name={name}") or name
+        return _first_line(self.compiler.command, f"-print-prog-name={name}") or name
 
     def run(self, folder: Path, *command: str) -> str:
         """What a command of the toolchain prints. EngineError with its first error line where it fails."""
@@ -110,7 +111,7 @@ def find_toolchain(target: Target) -> Toolchain:
         raise ConfigError(
             f"target '{target.name}' has no C engine", got="no table [compiler]", next_step="edgedistill targets"
         )
-    version, triple = _ask(compiler.command, "--version"), _ask(compiler.command, "-dumpmachine")
+    version, triple = _first_line(compiler.command, "--version"), _first_line(compiler.command, "-dumpmachine")
     if not version or not triple:
         raise _missing(target.name, compiler)
     made_for = triple.split("-")[0]
@@ -119,14 +120,14 @@ def find_toolchain(target: Target) -> Toolchain:
 
 def native_ops() -> str:
     """The fastest variant that this machine's CPU can run."""
-    own, features = architecture(), cpu_features()
+    own, features = read_architecture(), read_cpu_features()
     fits = (n for n, v in VARIANTS.items() if v.architecture in (own, None) and features.issuperset(v.requires))
     return next(fits)
 
 
 def _chosen_ops(target: str, ops: str, made_for: str) -> str:
     found = native_ops() if ops == "native" else ops
-    wanted = architecture() if ops == "native" else VARIANTS[found].architecture
+    wanted = read_architecture() if ops == "native" else VARIANTS[found].architecture
     if wanted not in (None, made_for):
         raise ConfigError(
             f"target '{target}': ops = \"{ops}\" does not go with this compiler",
@@ -147,6 +148,6 @@ def _missing(target: str, compiler: Compiler) -> DeviceError:
     )
 
 
-def _ask(command: str, option: str) -> str:
-    """The first line a program answers; "" if it is missing, fails or hangs."""
-    return next(iter(answer(command, option)), "")
+def _first_line(command: str, option: str) -> str:
+    """Returns the first line of a program's answer; "" if it does not answer."""
+    return next(iter(ask_program(command, option)), "")

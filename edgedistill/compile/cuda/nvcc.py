@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistill.compile.commands import answer, run_command
+from edgedistill.compile.commands import run_command
 from edgedistill.errors import DeviceError, EngineError, did_you_mean
+from edgedistill.machine.programs import ask_program
 from edgedistill.target import Cuda, Target
 
 USUAL = Path("/usr/local/cuda/bin")  # where NVIDIA's installers put it, on no PATH by default
@@ -44,7 +45,7 @@ class Nvcc:
     @property
     def includes(self) -> tuple[str, ...]:
         """Where cuda.h lies, for a compiler that is not nvcc, as nvcc tells its own; empty where it does not."""
-        told = answer(self.command, "--dryrun", "any.cu", on_stderr=True)
+        told = ask_program(self.command, "--dryrun", "any.cu", on_stderr=True)
         lines = (line.partition("INCLUDES=") for line in told if line.startswith("#$ INCLUDES="))
         return tuple(option for _, _, options in lines for option in shlex.split(options))
 
@@ -72,11 +73,11 @@ def find_nvcc(target: Target, chip: str) -> Nvcc:
     where it does not know the chip."""
     cuda = target.cuda or Cuda()
     command = nvcc_path(cuda.nvcc)
-    told = answer(command, "--version") if command else []
+    told = ask_program(command, "--version") if command else []
     version = next((line.split("release ")[1].split(",")[0] for line in told if "release " in line), "")
     if command is None or not version:
         raise _missing(target.name, cuda.nvcc, command)
-    known = [line for line in answer(command, "--list-gpu-code") if line.startswith("sm_")]
+    known = [line for line in ask_program(command, "--list-gpu-code") if line.startswith("sm_")]
     if known and chip not in known:
         raise EngineError(
             f"the nvcc of this machine does not compile for {chip}",

@@ -22,7 +22,7 @@ from edgedistill.compile.tensorrt.sources import cmake_commands, made_by_cmake, 
 from edgedistill.compile.tensorrt.trials import Trials, evidence_of
 from edgedistill.errors import DeviceError, EngineError
 from edgedistill.machine import jetson
-from edgedistill.machine.processor import architecture
+from edgedistill.machine.processor import read_architecture
 from edgedistill.runtime.tensorrt_engine import PLAN, PLUGIN, plugin_hash
 from edgedistill.target import Target
 
@@ -46,7 +46,7 @@ def compile_tensorrt_plan(
     except DeviceError as error:
         prepare(bundle, target, sources)
         raise _finished_there(error, bundle, target) from error
-    facts = Fingerprint(architecture(), "tensorrt", (), f"CUDA {machine.nvcc.version}", (), "", machine.facts)
+    facts = Fingerprint(read_architecture(), "tensorrt", (), f"CUDA {machine.nvcc.version}", (), "", machine.facts)
     plan = planned(bundle, target, sources, facts, ("cmake", machine.nvcc.command), ".so")
     found = None if force else _found(plan, bundle)
     if found is None:
@@ -139,7 +139,7 @@ def _finished_there(error: DeviceError, bundle: Bundle, target: Target) -> Devic
     """The error with the command that finishes the work: here, once what is missing is installed, if this is a
     Jetson, and else there."""
     command = f"edgedistill compile {bundle.path} --target {target.name}"
-    if jetson.board() is not None and error.next_step:
+    if jetson.read_board() is not None and error.next_step:
         step, causes = f"{error.next_step}; then {command}", error.causes
     else:
         step = f"{command}   (on the Jetson, with a copy of the bundle)"
