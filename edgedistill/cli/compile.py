@@ -49,9 +49,10 @@ exit code is 3 if the library is too large for the target.""",
 def compile_command(bundle: Path, target: str | None, chip: str | None, force: bool, as_json: bool) -> None:
     """Compile a bundle's decoder to a library.
 
-    The library has the model inside and is made in C or for a GPU. It takes raw frames and returns kinematics. In C it allocates no memory and needs no other library. Its
-    results equal those of the INT8 definition to the last bit; those of a TensorRT plan only come near it. Compile for
-    a GPU where that GPU is: the result is checked there against the bundle's reference before it is kept.
+    The library has the model inside and is made in C or for a GPU. It takes raw frames and returns kinematics. In C it
+    allocates no memory and needs no other library. Its results equal those of the INT8 definition to the last bit,
+    while those of a TensorRT plan only come near it. Compile for a GPU where that GPU is: the result is checked there
+    against the bundle's reference before it is kept.
     """
     opened = open_bundle(bundle)
     chosen = load_target(target or _choose_target(opened))

@@ -27,7 +27,8 @@ The page needs no network and holds no scripts, so it can be mailed, printed and
 def report(results: tuple[Path, ...], out: Path, as_json: bool) -> None:
     """Draw bench results on one self-contained page.
 
-    The page shows pictures and tables. RESULT is a file that `bench --out` or `bench --json` wrote. Several results are shown one below the other.
+    The page shows pictures and tables. RESULT is a file that `bench --out` or `bench --json` wrote. Several results are
+    shown one below the other.
     """
     from edgedistill.report import page_from_results
 

@@ -49,7 +49,8 @@ NaN samples are no error. Their channel is masked.""",
     "--engine",
     type=click.Choice(ENGINES),
     help="What computes the steps: a graph on onnxruntime (in float32 or INT8), what `edgedistill compile` made in C "
-    "or for a GPU, or the INT8 definition in numpy, which is slow.  [default: the engine that the bundle was built for]",
+    "or for a GPU, or the INT8 definition in numpy, which is slow.  [default: the engine that the bundle was built "
+    "for]",
 )
 @json_option
 def run(bundle: Path, recording: str, out: Path | None, engine: str | None, as_json: bool) -> None:

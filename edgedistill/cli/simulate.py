@@ -38,9 +38,9 @@ def simulate(
 ) -> None:
     """Write realistic NWB sessions to try everything with.
 
-    They hold spikes, LFP, cursor and electrodes. All sessions share one array and one population of neurons. From day to day other units are recorded and their
-    tuning drifts. The LFP holds a shared 1/f background, beta that falls with movement, line noise, dead and noisy
-    channels, and artefacts.
+    They hold spikes, LFP, cursor and electrodes. All sessions share one array and one population of neurons. From day
+    to day other units are recorded and their tuning drifts. The LFP holds a shared 1/f background, beta that falls with
+    movement, line noise, dead and noisy channels, and artefacts.
     """
     from edgedistill.data.simulated_nwb import simulate_to_nwb
     from edgedistill.data.simulation import SimulationConfig

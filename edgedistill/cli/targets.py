@@ -24,7 +24,8 @@ A target is one TOML file. With `--target my-board.toml`, a file of your own is 
 def targets(name: str | None, as_json: bool) -> None:
     """List the devices that a decoder can be built for.
 
-    With NAME, the command explains all that the profile of this target says. Targets whose status is "planned" show what is coming. This version does not build for them.
+    With NAME, the command explains all that the profile of this target says. Targets whose status is "planned" show
+    what is coming; this version does not build for them.
     """
     if name is not None:
         target = load_target(name)
