@@ -1,3 +1,3 @@
-"""From NWB sessions to a streaming LFP decoder: distil, deploy, decode, measure."""
+"""Turns NWB sessions into a streaming LFP decoder: distils, deploys, decodes and measures."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`python -m edgedistill`."""
+"""Runs the command line: `python -m edgedistill`."""
 
 from edgedistill.cli import main
 

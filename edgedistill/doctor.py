@@ -1,37 +1,38 @@
-"""What this machine has and lacks: nothing goes in, a list of checks comes out.
+"""Examines what this machine has and lacks: a folder goes in, a list of checks comes out.
 
-Each check says what was found, which command needs it, and the command that fixes it. Nothing is
-imported to be found (torch alone takes seconds), nothing is changed, and a missing GPU is no failure:
-it is only needed for what names it.
+Each check says what was found, which command needs it, and the command that installs it. No package is imported to be
+found (torch alone takes seconds) and nothing is changed. A missing GPU is no failure, because only the targets that
+name a GPU need one.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 from edgedistill.compile.cuda.nvcc import install_step, nvcc_path
 from edgedistill.errors import DeviceError
 from edgedistill.machine import jetson
+from edgedistill.machine.description import read_package_version
 from edgedistill.machine.gpu import find_gpu
+from edgedistill.machine.processor import count_cores
+from edgedistill.machine.programs import ask_program
+from edgedistill.machine.system_files import read_system_file
 from edgedistill.target import Target, all_targets
 
 MIN_PYTHON = (3, 10)
-MIN_FREE_GB = 5  # a build with its cache, its sessions and its checkpoints
+MIN_FREE_GB = 5  # enough for sessions and for a build with its cache and its checkpoints
 
-HEADERS = (  # where Debian's packages and NVIDIA's archives put TensorRT's
+HEADERS = (  # the places where Debian's packages and NVIDIA's archives put the headers of TensorRT
     "/usr/include/aarch64-linux-gnu/NvInferRuntime.h",
     "/usr/include/x86_64-linux-gnu/NvInferRuntime.h",
     "/usr/include/NvInferRuntime.h",
 )
 
-# package, the commands that stop without it, the extra that brings it ("" is the core)
+# Package, the commands that stop without it, and the extra that installs it ("" where every installation has it).
 PACKAGES = (
     ("numpy", "every command", ""),
     ("scipy", "every command", ""),
@@ -49,50 +50,47 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked for. `fix` is a command or an instruction, None when nothing is to be done."""
+    """One thing that was looked for. `fix` is a command or an instruction; it is None if nothing has to be done."""
 
     name: str
     ok: bool
     found: str
     needed_for: str
     fix: str | None
-    required: bool = True  # False: only for other devices than this machine, and for planned ones
+    required: bool = True  # False if only some targets or only faster training need it
 
     def to_json(self) -> dict[str, object]:
-        """The check as it stands in `doctor --json`."""
+        """Returns the check as `doctor --json` prints it."""
         return asdict(self)
 
 
 def examine(folder: Path | str = ".") -> list[Check]:
-    """Look this machine over; free space is that of `folder`, where results would go."""
+    """Examines this machine. The free space is measured in `folder`, where results would be written."""
     packages = [_package(name, needed_for, extra) for name, needed_for, extra in PACKAGES]
     return [_python(), *packages, _cores(), _free_disk(Path(folder)), *_compilers(), *_device_tools()]
 
 
-def healthy(checks: list[Check]) -> bool:
-    """Whether everything that this version's commands need is there."""
+def is_healthy(checks: list[Check]) -> bool:
+    """Says whether everything that the commands need on every machine is there."""
     return all(check.ok for check in checks if check.required)
 
 
 def _python() -> Check:
     ok = sys.version_info >= MIN_PYTHON
-    wanted = ".".join(map(str, MIN_PYTHON))
-    return Check("python", ok, platform.python_version(), "every command", None if ok else f"install Python {wanted}")
+    fix = None if ok else f"install Python {'.'.join(map(str, MIN_PYTHON))} or later"
+    return Check("python", ok, platform.python_version(), "every command", fix)
 
 
 def _package(name: str, needed_for: str, extra: str) -> Check:
     source = f"'.[{extra}]'" if extra else "--force-reinstall ."
     fix = f"pip install -c constraints.txt {source}   (in the checkout of edgedistill)"
-    try:
-        return Check(name, True, metadata.version(name), needed_for, None)
-    except metadata.PackageNotFoundError:
-        return Check(name, False, "not installed", needed_for, fix)
+    version = read_package_version(name)
+    return Check(name, version is not None, version or "not installed", needed_for, None if version else fix)
 
 
 def _cores() -> Check:
-    # A container or taskset may leave fewer cores than the machine has.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    fix = None if cores >= 2 else "give this machine or container a second core; training works, slowly"
+    cores = count_cores()
+    fix = None if cores >= 2 else "give this machine or container a second core; with one, training works but is slow"
     return Check("cores", cores >= 2, str(cores), "pretrain, distill, build in reasonable time", fix, required=False)
 
 
@@ -105,7 +103,7 @@ def _free_disk(folder: Path) -> Check:
 
 
 def _compilers() -> list[Check]:
-    """Those that the targets name; only that of this machine itself is needed on every one."""
+    """Checks the C compilers that the targets name; every machine needs only the one of the target `host`."""
     users: dict[str, list[Target]] = {}
     for target in all_targets():
         if target.compiler is not None:
@@ -113,7 +111,7 @@ def _compilers() -> list[Check]:
     return [
         _tool(
             command,
-            _first_line(shutil.which(command), "--version"),
+            _first_line(shutil.which(command)),
             f"compile and build for {', '.join(target.name for target in targets)}",
             f"sudo apt install {' '.join(_packages(targets))}",
             required=any(target.name == "host" for target in targets),
@@ -131,20 +129,21 @@ def _device_tools() -> list[Check]:
     compiling = "compile for cuda and for a Jetson"
     running = "run and bench on cuda or a Jetson; faster training, for which a CPU is enough"
     return [
-        _tool("nvcc", _last_line(nvcc_path("nvcc"), "--version"), compiling, install_step()),
+        _tool("nvcc", _last_line(nvcc_path("nvcc")), compiling, install_step()),
         _tool("gpu driver", _gpu_driver(), running, "install the NVIDIA driver, where there is an NVIDIA GPU"),
         *_jetson_tools(),
     ]
 
 
 def _jetson_tools() -> list[Check]:
-    """What `compile --target jetson` takes beyond CUDA, on the board itself; a bundle is built without any of it."""
+    """Checks what `compile --target jetson` needs beyond CUDA. The board needs it, the machine that builds does not."""
     compiling, running = "compile for a Jetson, on the board", "run and bench on a Jetson"
     headers = next((path for path in HEADERS if Path(path).exists()), None)
-    tensorrt = _version_of("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
+    names = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")  # NVIDIA names the package by its CUDA
+    tensorrt = next(filter(None, map(read_package_version, names)), None)
     return [
         _jetpack(running),
-        _tool("tensorrt", jetson.tensorrt_version(), running, "on the board: sudo apt install tensorrt"),
+        _tool("tensorrt", jetson.read_tensorrt_version(), running, "on the board: sudo apt install tensorrt"),
         _tool(
             "tensorrt for python",
             tensorrt,
@@ -152,17 +151,17 @@ def _jetson_tools() -> list[Check]:
             "on the board: sudo apt install python3-libnvinfer, and python3 -m venv --system-site-packages",
         ),
         _tool("tensorrt headers", headers, compiling, "on the board: sudo apt install libnvinfer-headers-dev"),
-        _tool("cmake", _first_line(shutil.which("cmake"), "--version"), compiling, "sudo apt install cmake"),
+        _tool("cmake", _first_line(shutil.which("cmake")), compiling, "sudo apt install cmake"),
     ]
 
 
 def _jetpack(needed_for: str) -> Check:
-    """Release, board and power mode."""
-    found = jetson.jetpack_version()
+    """Checks the JetPack of a Jetson; what was found also names the board and its power mode."""
+    found = jetson.read_jetpack_version()
     if found is None:
-        fix = "none is needed elsewhere; on a Jetson: sudo apt install nvidia-jetpack"
+        fix = "only a Jetson needs it; there: sudo apt install nvidia-jetpack"
         return Check("jetpack", False, "not found", needed_for, fix, required=False)
-    told = ", ".join(filter(None, (found, jetson.board(), jetson.power_mode())))
+    told = ", ".join(filter(None, (found, jetson.read_board(), jetson.read_power_mode())))
     known = [target.jetpack for target in all_targets() if target.jetpack is not None]
     if all(versions.is_before(found) for versions in known):
         oldest = min((versions.oldest for versions in known), key=lambda version: [*map(int, version.split("."))])
@@ -180,38 +179,19 @@ def _gpu_driver() -> str | None:
         gpu = find_gpu()
     except DeviceError:
         return None
-    board = _read("/etc/nv_tegra_release").partition(",")[0].lstrip("# ")  # a Jetson: its driver is part of JetPack
-    return ", ".join(filter(None, (gpu.name, gpu.chip, f"driver for CUDA {gpu.cuda}", board)))
+    # The driver of a Jetson is a part of Jetson Linux, so its release belongs to what was found.
+    release = (read_system_file("/etc/nv_tegra_release") or "").partition(",")[0].lstrip("# ")
+    return ", ".join(filter(None, (gpu.name, gpu.chip, f"driver for CUDA {gpu.cuda}", release)))
 
 
-def _version_of(*names: str) -> str | None:
-    versions = {dist.name: dist.version for dist in metadata.distributions()}
-    return next((versions[name] for name in names if name in versions), None)
+def _first_line(program: str | None) -> str | None:
+    return next(iter(_version_lines(program)), None)
 
 
-def _first_line(program: str | None, *options: str) -> str | None:
-    lines = _output(program, *options).splitlines()
-    return lines[0] if lines else None
+def _last_line(program: str | None) -> str | None:
+    return next(reversed(_version_lines(program)), None)
 
 
-def _last_line(program: str | None, *options: str) -> str | None:
-    lines = _output(program, *options).splitlines()
-    return lines[-1] if lines else None
-
-
-def _output(program: str | None, *options: str) -> str:
-    """What a program says about itself; nothing when it is absent, fails or hangs."""
-    if program is None:
-        return ""
-    try:
-        answer = subprocess.run([program, *options], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return answer.stdout.strip()
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""
+def _version_lines(program: str | None) -> list[str]:
+    """Returns what a program prints with --version; nothing if there is no such program."""
+    return ask_program(program, "--version") if program else []

@@ -1,6 +1,6 @@
-"""One error tree: what failed, what was found, what was expected, likely causes, the next command.
+"""The errors of edgedistill: what failed, what was found and expected, likely causes, and the command to run next.
 
-The library raises these; only the command line prints them and exits.
+The library raises these errors. Only the command line prints them and exits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from difflib import get_close_matches
 
 
 class EdgeDistillError(Exception):
-    """A failure the user can act on. `str()` is the whole message, one fact a line."""
+    """A failure that the user can do something about.
+
+    `str(error)` is the whole message with one fact a line: `what` failed, what was found (`got`) and `expected`, the
+    likely `causes` with the likeliest first, and the `next_step`, usually a command. Facts that are None are left out.
+    """
 
     def __init__(
         self,
@@ -35,43 +39,43 @@ class EdgeDistillError(Exception):
 
 
 class ConfigError(EdgeDistillError):
-    """An unknown preset, target, key or a value out of range."""
+    """A preset, target, recipe, option or key is unknown, or a value is out of range."""
 
 
 class RecordingError(EdgeDistillError):
-    """A session file that cannot be read or lacks what the command needs."""
+    """A session file cannot be read, or it lacks what the command needs."""
 
 
 class BundleError(EdgeDistillError):
-    """A bundle that is damaged, foreign, incomplete or too new."""
+    """A bundle is damaged or incomplete, was not written by edgedistill, or is newer than this version reads."""
 
 
 class EngineError(EdgeDistillError):
-    """An engine that is missing on this machine or was fed the wrong shape."""
+    """An engine is missing on this machine, cannot be made here, or was fed an array of the wrong shape."""
 
 
 class DeviceError(EngineError):
-    """A driver, a GPU or a compiler for it that is not on this machine: what was asked for is done on the device."""
+    """A driver, a GPU or a compiler is missing on this machine, so the command has to run on the device instead."""
 
 
 class NotCompiled(EngineError):
-    """Nothing was compiled for this bundle and target yet, or only for other engines."""
+    """Nothing was compiled for this bundle and target yet, or only other engines were."""
 
 
 class OnlyPrepared(EngineError):
-    """The sources of a GPU engine lie ready, but the device has not compiled them yet."""
+    """The sources of a GPU engine lie ready in the bundle, but the device has not compiled them yet."""
 
 
 class StalePlan(EngineError):
-    """A TensorRT plan that does not fit this device or this bundle any more. It is never made again unasked."""
+    """A TensorRT plan does not fit this device or this bundle any more. It is never rebuilt without being asked."""
 
 
 class OutputError(EdgeDistillError):
-    """A result that could not be written: read-only folder, full disk, file in the way."""
+    """A result could not be written: the folder is read-only, the disk is full, or a file is in the way."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`known` names as a sentence, the nearest first: "did you mean 'edge'? known: edge, nano"."""
+    """Returns the `known` names as a hint, the most similar one first: "did you mean 'edge'? known: edge, nano"."""
     names = sorted(known)
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""

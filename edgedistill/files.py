@@ -1,12 +1,14 @@
-"""Files and folders that appear whole or not at all.
+"""Writes files and folders that appear whole or not at all.
 
-Everything that edgedistill writes goes through `atomic_write`, so that a reader sees the old content or the new one,
-and a failure (a full disk, a read-only folder, Ctrl-C) leaves behind what was there before and nothing half-written.
+Everything that edgedistill writes goes through `atomic_write`. A reader sees the old content or the new one, and a
+failure (a full disk, a read-only folder, Ctrl-C) leaves behind what was there before and nothing half-written. The
+data are not forced onto the disk, so this does not protect against a power cut.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -21,30 +23,42 @@ CAUSES = {
     errno.EROFS: "the disk is mounted read-only",
     errno.EACCES: "you are not allowed to write to this folder",
     errno.EPERM: "you are not allowed to write to this folder",
-    errno.ENOTDIR: "a part of the path is a file",
     errno.ENOENT: "a folder of the path does not exist or was removed",
+    errno.ENOTDIR: "a file is in the way, at this path or above it",
+    errno.EEXIST: "a file is in the way, at this path or above it",
+    errno.EISDIR: "a folder is in the way",
+    errno.ENAMETOOLONG: "the name is too long for this disk",
 }
 USUAL_CAUSES = ("the disk is full", "the folder is read-only")
+USUAL_STEP = "free space or choose another place; nothing half-written was left there"
+LONGEST_STEM = 40  # characters of a temporary name that come from the final one; names end at 255 bytes
 
 
 @contextmanager
 def atomic_write(path: Path, what: str, *, next_step: str | None = None) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what the caller writes there takes the place of `path` at the end.
 
-    The caller writes a file, or makes a folder and fills it. Folders above `path` are made when they are missing. A
-    folder cannot replace a folder in one step, so an old one steps aside first and comes back if the move fails.
+    The caller writes a file, or makes a folder and fills it. Folders above `path` are made if they are missing. Where
+    `path` is a symbolic link, the link stays and what it points to is replaced. An old folder is removed with all that
+    is in it, so a caller that writes folders must first be sure that the old one is its own. A folder cannot replace a
+    folder in one step: the old one steps aside first and comes back if the move fails.
 
-    Raises OutputError, with `what` ("the ranges") and `next_step` in its message, for every OSError on the way.
+    Raises OutputError, with `what` ("the ranges") and `next_step` in its message, for every OSError inside the block.
+    Read inputs before the block, so that their errors are not taken for errors of the output.
     """
-    partial = temporary_beside(path)
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        _put_in_place(partial, path)
+        if not place.name:  # "." and "/" have no name that a temporary one could stand beside
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = temporary_beside(place)
+        try:
+            yield partial
+            _put_in_place(partial, place)
+        finally:
+            remove(partial)
     except OSError as error:
         raise output_error(path, what, error, next_step) from error
-    finally:
-        remove(partial)
 
 
 def atomic_write_bytes(path: Path, data: bytes, what: str, *, next_step: str | None = None) -> None:
@@ -54,7 +68,7 @@ def atomic_write_bytes(path: Path, data: bytes, what: str, *, next_step: str | N
 
 
 def atomic_write_text(path: Path, text: str, what: str, *, next_step: str | None = None) -> None:
-    """Writes a whole UTF-8 text through `atomic_write`. Raises OutputError."""
+    """Writes a whole text in UTF-8 through `atomic_write`. Raises OutputError."""
     atomic_write_bytes(path, text.encode(), what, next_step=next_step)
 
 
@@ -65,17 +79,17 @@ def output_error(path: Path, what: str, error: OSError, next_step: str | None = 
         f"{path}: {what} could not be written",
         got=error.strerror or error,
         causes=USUAL_CAUSES if known is None else (known,),
-        next_step=next_step or "free space or choose another place; nothing half-written was left there",
+        next_step=next_step or USUAL_STEP,
     )
 
 
 def temporary_beside(path: Path) -> Path:
-    """Returns an unused hidden name in the folder of `path`, with the same suffix: writers tell formats by it."""
-    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+    """Returns an unused hidden name in the folder of `path`. It keeps the suffix, by which writers tell formats."""
+    return path.with_name(f".{path.stem[:LONGEST_STEM]}.{secrets.token_hex(4)}.partial{path.suffix}")
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder with all that is in it; a failure is no error."""
+    """Removes a file, a link, or a folder with all that is in it. A failure to remove is no error."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -88,10 +102,11 @@ def _put_in_place(partial: Path, path: Path) -> None:
         partial.replace(path)
         return
     old = temporary_beside(path)
-    path.rename(old)
     try:
+        path.rename(old)
         partial.rename(path)
-    except BaseException:
-        old.rename(path)
+    except BaseException:  # Ctrl-C between the two moves as well
+        if not path.exists() and old.exists():
+            old.rename(path)
         raise
     remove(old)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgedistill import doctor
-from edgedistill.doctor import examine, healthy
+from edgedistill.doctor import examine, is_healthy
 
 
 def test_this_machine_has_what_its_tests_run_on() -> None:
@@ -56,7 +56,7 @@ def test_a_machine_without_packages_and_tools_is_described_not_crashed_on(
     assert "[train]" not in str(checks["numpy"].fix)
     assert not checks["gcc"].ok
     assert "gcc-aarch64-linux-gnu" in str(checks["aarch64-linux-gnu-gcc"].fix)
-    assert not healthy(list(checks.values()))
+    assert not is_healthy(list(checks.values()))
 
 
 def test_what_only_other_devices_need_does_not_make_a_machine_ill(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_what_only_other_devices_need_does_not_make_a_machine_ill(monkeypatch: p
         needed[name] for name in ("aarch64-linux-gnu-gcc", "arm-none-eabi-gcc", "nvcc", "tensorrt", "jetpack")
     )
     assert needed["gcc"]
-    assert healthy([check for check in examine() if check.ok or not check.required])
+    assert is_healthy([check for check in examine() if check.ok or not check.required])
 
 
 def test_a_tool_that_fails_or_is_broken_counts_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,15 +80,15 @@ def test_a_tool_that_fails_or_is_broken_counts_as_missing(tmp_path: Path, monkey
 
 
 def test_a_jetson_is_told_with_board_release_and_power_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.jetson, "board", lambda: "NVIDIA Jetson Orin Nano")
-    monkeypatch.setattr(doctor.jetson, "power_mode", lambda: "25W")
-    monkeypatch.setattr(doctor.jetson, "tensorrt_version", lambda: "10.3.0")
+    monkeypatch.setattr(doctor.jetson, "read_board", lambda: "NVIDIA Jetson Orin Nano")
+    monkeypatch.setattr(doctor.jetson, "read_power_mode", lambda: "25W")
+    monkeypatch.setattr(doctor.jetson, "read_tensorrt_version", lambda: "10.3.0")
     for release, found in (
         ("6.1", "6.1, NVIDIA Jetson Orin Nano, 25W"),
         ("5.1.3", "5.1.3, NVIDIA Jetson Orin Nano, 25W: too old"),
         (None, "not found"),
     ):
-        monkeypatch.setattr(doctor.jetson, "jetpack_version", lambda release=release: release)
+        monkeypatch.setattr(doctor.jetson, "read_jetpack_version", lambda release=release: release)
         checks = {check.name: check for check in examine()}
         assert checks["jetpack"].found == found
         assert checks["jetpack"].ok == (release == "6.1")
@@ -116,5 +116,5 @@ def _strip_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(doctor.metadata, "version", absent)
+    monkeypatch.setattr(metadata, "version", absent)
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)

@@ -52,7 +52,18 @@ def test_a_folder_replaces_a_folder_with_all_that_was_in_it(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_old_folder_comes_back_when_the_move_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [(OSError(errno.EIO, "Input/output error"), OutputError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+@pytest.mark.parametrize("failing_move", [1, 2])
+def test_an_old_folder_comes_back_when_a_move_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: BaseException,
+    raised: type[BaseException],
+    failing_move: int,
+) -> None:
     path = tmp_path / "a.edge"
     path.mkdir()
     (path / "old").write_text("old")
@@ -60,12 +71,12 @@ def test_an_old_folder_comes_back_when_the_move_fails(tmp_path: Path, monkeypatc
 
     def fails_once(self: Path, target: Path) -> Path:
         calls.append(self)
-        if len(calls) == 2:
-            raise OSError(errno.EIO, "Input/output error")
+        if len(calls) == failing_move:
+            raise failure
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fails_once)
-    with pytest.raises(OutputError, match="the bundle could not be written"), atomic_write(path, "the bundle") as new:
+    with pytest.raises(raised), atomic_write(path, "the bundle") as new:
         new.mkdir()
     assert (path / "old").read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -77,3 +88,39 @@ def test_the_cause_is_the_one_that_the_system_names(tmp_path: Path, number: int,
         raise OSError(number, "reason")
     assert len(caught.value.causes) == 1
     assert cause in caught.value.causes[0]
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    real, link = tmp_path / "disk" / "today.json", tmp_path / "latest.json"
+    real.write_text("old")
+    link.symlink_to(real)
+    atomic_write_text(link, "new", "the ranges")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    assert list(real.parent.iterdir()) == [real]
+
+
+@pytest.mark.parametrize("path", [".", "/", "folder"])
+def test_a_folder_is_never_replaced_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="a folder is in the way"):
+        atomic_write_text(Path(path), "text", "the page")
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_file_in_the_way_is_named_as_the_cause(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "page.html", tmp_path / "file" / "deep" / "page.html"):
+        with pytest.raises(OutputError, match="a file is in the way"):
+            atomic_write_text(path, "text", "the page")
+    with pytest.raises(OutputError, match="a file is in the way"), atomic_write(tmp_path / "file", "the bundle") as new:
+        new.mkdir()
+    assert (tmp_path / "file").is_file()
+
+
+def test_the_longest_name_a_disk_allows_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / f"{'µ' * 125}.json"
+    atomic_write_text(path, "text", "the ranges")
+    assert list(tmp_path.iterdir()) == [path]

@@ -22,7 +22,7 @@ from edgedistill.compile.c.toolchain import VARIANTS, Toolchain, find_toolchain
 from edgedistill.compile.model_facts import ModelFacts
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
-from edgedistill.machine.processor import architecture, cpu_features
+from edgedistill.machine.processor import read_architecture, read_cpu_features
 from edgedistill.numerics import Int8Model
 from edgedistill.quantization.float_tensors import weight_shapes
 from edgedistill.quantization.integers import quantize_student
@@ -80,7 +80,7 @@ def facts_of(shape: StudentShape, config: FrontEndConfig, name: str) -> ModelFac
 
 def variants() -> list[str]:
     """What this CPU runs, the fastest first."""
-    own, features = architecture(), cpu_features()
+    own, features = read_architecture(), read_cpu_features()
     return [n for n, v in VARIANTS.items() if v.architecture in (None, own) and features.issuperset(v.requires)]
 
 

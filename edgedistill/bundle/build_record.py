@@ -15,7 +15,7 @@ from pathlib import Path
 from edgedistill.bundle import Bundle
 from edgedistill.config import parse
 from edgedistill.errors import ConfigError, EngineError, NotCompiled, OnlyPrepared
-from edgedistill.machine.processor import architecture
+from edgedistill.machine.processor import read_architecture
 
 BUILD_JSON = "build.json"
 FORMAT = 2
@@ -107,9 +107,9 @@ def check_fits(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
     if not record.library:
         expected = "a library, compiled on the device"
         raise OnlyPrepared(f"{own} is prepared, not compiled", got="sources and packed weights", expected=expected)
-    if record.fingerprint.architecture != architecture():
+    if record.fingerprint.architecture != read_architecture():
         got = record.fingerprint.architecture
-        raise EngineError(f"{own} was compiled for another chip", got=got, expected=architecture())
+        raise EngineError(f"{own} was compiled for another chip", got=got, expected=read_architecture())
     if not record.library.endswith(".so"):
         raise EngineError(f"{folder}: what is there is for firmware", got=record.library, expected="a shared library")
 

@@ -1,28 +1,25 @@
-"""`bench` and `report`: measure what a step costs and what it is worth, and show it."""
+"""`edgedistill bench`: measures on this machine what a step of a decoder costs, and how well it decodes."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from contextlib import suppress
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import click
 
 from edgedistill.bundle import open_bundle
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.bench_tables import print_bench
-from edgedistill.cli.output import json_option, json_text, print_facts, print_json, working
-from edgedistill.errors import ConfigError, OutputError
+from edgedistill.cli.output import format_json, json_option, print_json, show_work
+from edgedistill.files import atomic_write_text
 from edgedistill.runtime.compiled_engines import COMPILED
 
 
-def _assumptions(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+def _parse_assumptions(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
     found = {}
-    for text in given:
+    for text in texts:
         name, value = text.partition("=")[::2]
         try:
             found[name] = float(value)
@@ -38,29 +35,40 @@ Examples:
   edgedistill bench decoder.edge --out bench.json && edgedistill report bench.json --out bench.html
   edgedistill bench decoder.edge --against spike-student-int8 --against torch-eager
   edgedistill bench decoder.edge --data another-day.nwb --steps 20000
-  edgedistill bench decoder.edge --closed-loop 600       ten minutes at 100 Hz
+  edgedistill bench decoder.edge --closed-loop 600       runs for ten minutes at 100 Hz
 
-Every step is timed alone, on one thread, and the subjects take turns, so that all of them meet the same
-machine; then each is woken every 10 ms, with warm caches and with emptied ones. "empty" does nothing: what of
-each figure is the machine's own. A step is the model alone, without the front end's work on raw frames. R² is
-measured by streaming. What this machine cannot measure is left empty, with the reason, never estimated.""",
+Every step is timed alone, on one thread. The subjects take turns, so that all of them meet the same machine. Then each
+is woken every 10 ms, once with warm caches and once with emptied ones. The subject "empty" does nothing, so its
+figures show what the machine itself adds to the others. A step is the model alone, without the front end's work on raw
+frames. R² is measured by streaming. What this machine cannot measure is left empty with the reason, and is never
+estimated. If a gate of the target is missed, the exit code is 3.""",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--data",
     metavar="FILE.nwb",
     type=click.Path(path_type=Path),
-    help="Measure R² on this recording of the same array.  [default: the bundle's own holdout]",
+    help="Measure R² on this recording of the same array.  [default: the holdout inside the bundle]",
 )
-@click.option("--behavior", metavar="NAME", help="The behavior series of --data, where there are several.")
-@click.option("--against", metavar="NAME", multiple=True, help="Only these beside the LFP student.  [default: all]")
+@click.option("--behavior", metavar="NAME", help="The behavior series of --data, if the recording holds several.")
 @click.option(
-    "--steps", type=click.IntRange(min=1), default=2000, show_default=True, help="Steps to time, each subject."
+    "--against",
+    metavar="NAME",
+    multiple=True,
+    help="Measure only this subject beside the LFP student. May be given several times.  [default: all]",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=2000,
+    show_default=True,
+    help="How many steps of each subject are timed.",
 )
 @click.option(
     "--engine",
     type=click.Choice(("onnxruntime-int8", *COMPILED)),
-    help="What runs lfp-student-int8.  [default: what the bundle was built for, if that is compiled here]",
+    help="The engine that runs the subject lfp-student-int8.  [default: the engine that the bundle was built for, "
+    "if it is compiled here]",
 )
 @click.option(
     "--closed-loop",
@@ -68,14 +76,25 @@ measured by streaming. What this machine cannot measure is left empty, with the 
     type=click.FloatRange(min=0),
     default=5.0,
     show_default=True,
-    help="How long to run at 100 Hz, twice: warm and with emptied caches.",
+    help="How many seconds each subject runs at 100 Hz, once with warm and once with emptied caches. 0 leaves this "
+    "part out.",
 )
-@click.option("--robustness", is_flag=True, help="Also R² against lost channels, added noise and days of drift.")
-@click.option("--system", is_flag=True, help="Also a model of the whole implant's power, every assumption printed.")
+@click.option("--robustness", is_flag=True, help="Also measure R² with lost channels, added noise and days of drift.")
 @click.option(
-    "--assume", metavar="NAME=VALUE", multiple=True, callback=_assumptions, help="Replace an assumption of --system."
+    "--system", is_flag=True, help="Also compute the power of a whole implant from a model, and print every assumption."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Also write the JSON to this file.")
+@click.option(
+    "--assume",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_parse_assumptions,
+    help="Replace an assumption of --system, such as radio_pj_per_bit=100. May be given several times.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Also write the result to this file as JSON, for `edgedistill report`.",
+)
 @json_option
 def bench(
     bundle: Path,
@@ -91,10 +110,10 @@ def bench(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """What a step costs on this machine, and how well the bundle decodes.
+    """Measure what a step costs here and how well a bundle decodes.
 
-    The student is compared with a student of the same size that reads spikes, with the spike teacher run again over
-    its window for every bin, and with other runtimes.
+    The LFP student is compared with a student of the same size that reads spikes, with the spike teacher (which is run
+    again over its whole window for every bin), and with other runtimes.
     """
     from edgedistill import bench as measurement
 
@@ -108,7 +127,7 @@ def bench(
         system=system or bool(assume),
         assume=assume,
     )
-    with working("measuring"):
+    with show_work("measuring"):
         if data is None:
             result = measurement.bench(opened, options)
         else:
@@ -121,60 +140,10 @@ def bench(
         "created": date.today().isoformat(),
     }
     if out is not None:
-        _write(out, json_text(found) + "\n")
+        atomic_write_text(out, format_json(found) + "\n", "the result")
     if as_json:
         print_json(found)
     else:
         print_bench(result)
     if any(gate.ok is False for gate in result.gates):
         raise click.exceptions.Exit(GATE_MISSED)
-
-
-@click.command(
-    epilog="""\b
-Examples:
-  edgedistill bench decoder.edge --robustness --system --out bench.json
-  edgedistill report bench.json --out bench.html
-
-The page needs no network and holds no scripts: it can be mailed, printed and read on a phone.""",
-)
-@click.argument("results", metavar="RESULT…", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The page to write, .html.")
-@json_option
-def report(results: tuple[Path, ...], out: Path, as_json: bool) -> None:
-    """Pictures and tables of bench results, one self-contained page.
-
-    RESULT is what `bench --out` or `bench --json` wrote; several are shown one below the other.
-    """
-    from edgedistill.report import page_from_results
-
-    page = page_from_results([_read(path) for path in results], [path.name for path in results])
-    _write(out, page)
-    if as_json:
-        print_json({"out": out, "results": list(map(str, results)), "bytes": len(page.encode())})
-    else:
-        print_facts({"written": out})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file", next_step=f"edgedistill bench BUNDLE --out {path}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not a result of `edgedistill bench`", got=error) from error
-    return found
-
-
-def _write(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written", got=error.strerror or error) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()

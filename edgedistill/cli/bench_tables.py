@@ -1,10 +1,10 @@
-"""What `bench` prints for a person: a result in, tables and lines on stdout out."""
+"""Prints the result of a bench for people: a result goes in, tables and lines on stdout come out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgedistill.cli.output import number, print_facts, print_gates, print_table
+from edgedistill.cli.output import format_value, print_facts, print_gates, print_table
 
 if TYPE_CHECKING:
     from edgedistill.bench import BenchResult
@@ -13,7 +13,7 @@ LATENCY = ("p50", "p95", "p99", "p999", "max")
 
 
 def print_bench(result: BenchResult) -> None:
-    """Steps, closed loop, implant, curves, what is behind the figures, gates."""
+    """Prints the steps, the closed loop, the implant, the curves, where the figures come from, and the gates."""
 
     def microseconds(latency: Any) -> list[str]:
         return [f"{getattr(latency, key):.1f}" for key in LATENCY]
@@ -43,7 +43,7 @@ def print_bench(result: BenchResult) -> None:
         "steps",
         "R²",
     )
-    print_table("One step, flat out", columns, rows)
+    print_table("One step, without pauses between steps", columns, rows)
     _print_paced(result)
     _print_system(result.extra.get("system"))
     _print_curves(result.extra.get("robustness"))
@@ -52,17 +52,18 @@ def print_bench(result: BenchResult) -> None:
         {f"R² of {s.name}": s.fit.source for s in result.subjects}
         | {f"no {one.name}": one.reason for one in result.absent}
         | {"device": f"{device['cpu'] or device['architecture']}, {device['cores']} cores, {device['os']}"}
-        | {"load": f"{number(device['load'])} over 1, 5, 15 min; a busy machine shows in p99 and max"}
+        | {"load": f"{format_value(device['load'])} over 1, 5, 15 min; a busy machine raises p99 and max"}
         | _energy_facts(result)
     )
     print_gates(result.gates)
 
 
 def _energy_facts(result: BenchResult) -> dict[str, object]:
-    """A line for each subject that was measured, and one for the reasons of the others."""
+    """Returns a line for each subject whose energy was measured, and one with the reasons of the others."""
     measured: dict[str, object] = {
-        f"energy of {s.name}": f"{number(s.energy.mj_per_step)} mJ a step flat out, ± {number(s.energy.interval)}; "
-        f"{number(s.energy_paced.mw)} mW at 100 Hz, above idle ({s.energy.source})"
+        f"energy of {s.name}": f"{format_value(s.energy.mj_per_step)} mJ a step without pauses, "
+        f"± {format_value(s.energy.interval)}; "
+        f"{format_value(s.energy_paced.mw)} mW at 100 Hz, above idle ({s.energy.source})"
         for s in result.subjects
         if s.energy.mj_per_step is not None
     }
@@ -93,7 +94,7 @@ def _print_paced(result: BenchResult) -> None:
     ]
     if rows:
         columns = ("subject", "caches", "step p50 µs", "p99", "response p99 µs", "max", "jitter", "late")
-        print_table("Every 10 ms: response counts from when the input was due", columns, rows)
+        print_table("One step every 10 ms; response is the time from when the input was due", columns, rows)
 
 
 def _paced(subject: Any) -> tuple[tuple[str, Any], ...]:
@@ -105,14 +106,18 @@ def _print_system(system: dict[str, Any] | None) -> None:
         return
     keys = ("signal", "decoded", "mbit_per_s", "acquisition_mw", "processing_mw", "radio_mw", "compute_mw", "total_mw")
     print_table(
-        "The whole implant, mW: a model, not a measurement", keys, [[r[key] for key in keys] for r in system["rows"]]
+        "The whole implant in mW, from a model and not measured",
+        keys,
+        [[r[key] for key in keys] for r in system["rows"]],
     )
-    facts = {name: f"{number(a['value'])} {a['unit']}: {a['source']}" for name, a in system["assumptions"].items()}
+    facts = {
+        name: f"{format_value(a['value'])} {a['unit']}: {a['source']}" for name, a in system["assumptions"].items()
+    }
     print_facts(facts)
 
 
 def _print_curves(curves: list[dict[str, Any]] | None) -> None:
     for curve in curves or ():
         rows = [[name, *(r["mean"] for r in series)] for name, series in curve["r2"].items()]
-        columns = ("subject", *map(number, curve["levels"]))
+        columns = ("subject", *map(format_value, curve["levels"]))
         print_table(f"R² against {curve['kind']} ({curve['unit']}), mean of {curve['draws']} draws", columns, rows)

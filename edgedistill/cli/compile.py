@@ -1,4 +1,4 @@
-"""`compile`: a bundle's INT8 decoder as a library, for this machine or another, for its processor or its GPU."""
+"""`edgedistill compile`: makes a library from a bundle's INT8 decoder, for a processor or a GPU, here or elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.cli.app import GATE_MISSED
-from edgedistill.cli.output import json_option, print_facts, print_gates, print_json, print_table, working
+from edgedistill.cli.output import json_option, print_facts, print_gates, print_json, print_table, show_work
 from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.engines import compile_bundle, compile_spike_student
 from edgedistill.compile.tensorrt.forms import Outcome, read_forms
@@ -26,41 +26,49 @@ NOTHING: tuple[object, ...] = (None, "", [])
 Examples:
   edgedistill compile decoder.edge                       for this machine
   edgedistill compile decoder.edge --target aarch64      with a cross compiler
-  edgedistill compile decoder.edge --target cortex-m7    for firmware: an archive, and what it takes of flash and RAM
+  edgedistill compile decoder.edge --target cortex-m7    for firmware: an archive
   edgedistill compile decoder.edge --target cuda         for the NVIDIA GPU of this machine
-  edgedistill compile decoder.edge --target jetson       on a Jetson: plugin, plans, self-check, the fastest form
+  edgedistill compile decoder.edge --target jetson       on a Jetson: keeps the fastest plan
 
-What is made lies in the bundle, in build/NAME: the library, and its sources as a firmware project can take them.
-Nothing is compiled again that is there already. The exit code is 3 when it is too large for the target.""",
+The library and its sources are written into the bundle, in build/NAME, and a firmware project can use the sources as
+they are. For firmware, the need of flash and RAM is told too. Nothing is compiled again if it is there already. The
+exit code is 3 if the library is too large for the target.""",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--target",
     metavar="NAME",
-    help="The device, see `edgedistill targets`, or a .toml file of your own.  [default: that of the bundle where it "
-    "is a GPU, else host]",
+    help="The device, as `edgedistill targets` lists it, or a .toml file of your own.  [default: the target of the "
+    "bundle if that is a GPU, otherwise host]",
 )
-@click.option("--chip", metavar="SM", help="Compile for a GPU that is not in this machine, such as sm_87.")
-@click.option("--force", is_flag=True, help="Compile even if everything is there already.")
+@click.option(
+    "--chip", metavar="SM", help="Compile for this kind of GPU, such as sm_87, instead of the one of this machine."
+)
+@click.option("--force", is_flag=True, help="Compile again even if everything is there already.")
 @json_option
 def compile_command(bundle: Path, target: str | None, chip: str | None, force: bool, as_json: bool) -> None:
-    """Compile a bundle's decoder to a library with the model inside, in C or for a GPU.
+    """Compile a bundle's decoder to a library.
 
-    It takes raw frames and returns kinematics; in C it allocates nothing and needs nothing. Its results are those of
-    the INT8 definition to the last bit (of a TensorRT plan: near it). For a GPU, run it where the GPU is: there
-    the result is checked against the bundle's reference before it is kept.
+    The library has the model inside and is made in C or for a GPU. It takes raw frames and returns kinematics. In C it
+    allocates no memory and needs no other library. Its results equal those of the INT8 definition to the last bit,
+    while those of a TensorRT plan only come near it. Compile for a GPU where that GPU is: the result is checked there
+    against the bundle's reference before it is kept.
     """
     opened = open_bundle(bundle)
-    chosen = load_target(target or _usual_target(opened))
-    with working(f"compiling for {chosen.name}") as report:
+    chosen = load_target(target or _choose_target(opened))
+    with show_work(f"compiling for {chosen.name}") as report:
         made = compile_bundle(opened, chosen, force, chip, report)
         compile_spike_student(opened, chosen, force, chip)
     if as_json:
         forms = [asdict(form) for form in read_forms(made.folder)] or None
-        print_json(_facts(made, bundle) | {"forms": forms, "gates": [asdict(gate) for gate in made.gates]})
+        print_json(_collect_facts(made, bundle) | {"forms": forms, "gates": [asdict(gate) for gate in made.gates]})
     else:
         print_facts(
-            {name: value for name, value in (_facts(made, bundle) | _in_words(made)).items() if value not in NOTHING}
+            {
+                name: value
+                for name, value in (_collect_facts(made, bundle) | _put_in_words(made)).items()
+                if value not in NOTHING
+            }
         )
         _print_forms(read_forms(made.folder))
         print_gates(made.gates)
@@ -71,27 +79,29 @@ def compile_command(bundle: Path, target: str | None, chip: str | None, force: b
 
 
 def _print_forms(forms: Sequence[Outcome]) -> None:
-    """What came of each form of a plan; nothing for other engines."""
+    """Prints what came of each form of a plan; nothing for other engines."""
     times = [(form.latency_us.get("p50"), form.latency_us.get("p99")) for form in forms]
     rows = [(f.form, f.state, *of, f.r2, f.r2_drop, f.why or "") for f, of in zip(forms, times, strict=True)]
     if rows:
         print_table("Plans", ("form", "", "p50 µs", "p99 µs", "R²", "R² lost", ""), rows)
 
 
-def _usual_target(bundle: Bundle) -> str:
+def _choose_target(bundle: Bundle) -> str:
     manifest = bundle.manifest
     return str(manifest.get("target")) if manifest.get("engine") in GPU_ENGINES else HOST
 
 
-def _in_words(made: CompiledEngine) -> dict[str, object]:
-    """For people: what is a list or a table in JSON."""
+def _put_in_words(made: CompiledEngine) -> dict[str, object]:
+    """Returns as texts for people what is a list or a table in JSON."""
     needs = made.record.fingerprint
     device = ", ".join(f"{name} {value}" for name, value in needs.device.items() if value)
-    notes = "; ".join(made.record.notes) if made.record.engine != "tensorrt" else ""  # they are a table
+    notes = (
+        "; ".join(made.record.notes) if made.record.engine != "tensorrt" else ""
+    )  # those of TensorRT are printed as a table
     return {"flags": " ".join(needs.flags), "device": device, "notes": notes}
 
 
-def _facts(made: CompiledEngine, bundle: Path) -> dict[str, object]:
+def _collect_facts(made: CompiledEngine, bundle: Path) -> dict[str, object]:
     record, needs = made.record, made.record.fingerprint
     return {
         "bundle": bundle,

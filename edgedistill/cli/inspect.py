@@ -1,4 +1,4 @@
-"""`simulate` and `inspect`: sessions to try with, and what a session or a bundle holds."""
+"""`edgedistill inspect`: shows what a session or a bundle holds."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgedistill.bundle import MANIFEST, Bundle, open_bundle
-from edgedistill.cli.output import (
-    json_option,
-    number,
-    print_facts,
-    print_json,
-    print_table,
-    training_progress,
-)
+from edgedistill.cli.output import format_value, json_option, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from edgedistill.data.inspect import Inspection
@@ -25,62 +18,21 @@ if TYPE_CHECKING:
 @click.command(
     epilog="""\b
 Examples:
-  edgedistill simulate --out sessions
-  edgedistill simulate --out small --sessions 3 --minutes 4 --seed 7
-
-Same seed, same files. An existing file of the same name is replaced.""",
-)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files.")
-@click.option("--sessions", type=int, default=5, show_default=True, help="Days to record, one file each.")
-@click.option("--minutes", type=float, default=10.0, show_default=True, help="Length of a session.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another monkey.")
-@click.option("--channels", type=int, default=32, show_default=True, help="LFP channels of the array.")
-@click.option("--units", type=int, default=64, show_default=True, help="Units that a session records.")
-@click.option("--rate", type=int, default=1000, show_default=True, help="LFP sampling rate in Hz.")
-@json_option
-def simulate(
-    out: Path, sessions: int, minutes: float, seed: int, channels: int, units: int, rate: int, as_json: bool
-) -> None:
-    """Write realistic NWB sessions: spikes, LFP, cursor, electrodes.
-
-    All sessions share one array and one population; from day to day other units are recorded and their tuning
-    drifts. The LFP holds shared 1/f background, beta that falls with movement, line noise, dead and noisy
-    channels, and artefacts.
-    """
-    from edgedistill.data.simulated_nwb import simulate_to_nwb
-    from edgedistill.data.simulation import SimulationConfig
-
-    config = SimulationConfig(
-        sessions=sessions, minutes=minutes, seed=seed, channels=channels, units=units, rate_hz=rate
-    )
-    files: list[Path] = []
-    with training_progress() as report:
-        for path in simulate_to_nwb(config, out):
-            files.append(path)
-            if report is not None:
-                report("sessions", len(files), sessions, float("nan"), float("nan"))
-    if as_json:
-        written = [{"path": str(path), "bytes": path.stat().st_size} for path in files]
-        print_json({"out": str(out), "seed": seed, "sessions": sessions, "minutes": minutes, "files": written})
-        return
-    for path in files:
-        click.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
-
-
-@click.command(
-    epilog="""\b
-Examples:
   edgedistill inspect sessions/sim00_day01.nwb
-  edgedistill inspect sessions          every session of a folder
-  edgedistill inspect decoder.edge      every byte of it is checked as well""",
+  edgedistill inspect sessions          shows every session of the folder
+  edgedistill inspect decoder.edge      also checks every byte of the bundle""",
 )
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--behavior", metavar="NAME", help="The behavior series to look at, where there are several.")
+@click.option("--behavior", metavar="NAME", help="The behavior series to look at, if the session holds several.")
 @json_option
 def inspect(path: Path, behavior: str | None, as_json: bool) -> None:
-    """What a session (NWB) or a bundle holds, and what a session lacks for which command."""
+    """Show what a session (NWB) or a bundle holds.
+
+    PATH is an NWB file, a folder of NWB files, or a bundle. For a session, the command also tells which commands cannot
+    use it, and what they miss.
+    """
     if _is_bundle(path):
-        _inspect_bundle(open_bundle(path), as_json)
+        _show_bundle(open_bundle(path), as_json)
         return
     from edgedistill.data.inspect import describe
     from edgedistill.data.recording import session_files
@@ -89,12 +41,12 @@ def inspect(path: Path, behavior: str | None, as_json: bool) -> None:
     if not as_json:
         click.echo("\n\n".join(inspection.to_text() for inspection in found))
     elif path.is_dir():
-        print_json({"kind": "folder", "path": str(path), "sessions": [_session_json(one) for one in found]})
+        print_json({"kind": "folder", "path": str(path), "sessions": [_session_to_json(one) for one in found]})
     else:
-        print_json(_session_json(found[0]))
+        print_json(_session_to_json(found[0]))
 
 
-def _session_json(inspection: Inspection) -> dict[str, object]:
+def _session_to_json(inspection: Inspection) -> dict[str, object]:
     return {"kind": "session", **inspection.to_json()}
 
 
@@ -102,8 +54,8 @@ def _is_bundle(path: Path) -> bool:
     return path.suffix in (".edge", ".zip") or (path / MANIFEST).is_file()
 
 
-def _inspect_bundle(bundle: Bundle, as_json: bool) -> None:
-    facts = bundle_facts(bundle)
+def _show_bundle(bundle: Bundle, as_json: bool) -> None:
+    facts = _read_facts(bundle)
     if as_json:
         print_json(facts)
         return
@@ -117,8 +69,8 @@ def _inspect_bundle(bundle: Bundle, as_json: bool) -> None:
             "input": f"{len(facts['channel_ids'])} channels at {rate:.10g} Hz, in microvolts",
             "outputs": listed,
         }
-        | {"delay": f"{number(facts['group_delay_ms'])} ms through the front end"}
-        | {"files": f"{len(facts['files'])}, all as they were written"}
+        | {"delay": f"{format_value(facts['group_delay_ms'])} ms through the front end"}
+        | {"files": f"{len(facts['files'])}, all unchanged since they were written"}
     )
     model = facts["model"]
     print_table("Model", tuple(model), [tuple(model.values())])
@@ -127,8 +79,8 @@ def _inspect_bundle(bundle: Bundle, as_json: bool) -> None:
         print_table("Metrics of the build", ("metric", "value"), list(metrics.items()))
 
 
-def bundle_facts(bundle: Bundle) -> dict[str, Any]:
-    """The manifest as `inspect --json` shows it: everything but the channels' statistics."""
+def _read_facts(bundle: Bundle) -> dict[str, Any]:
+    """Returns the manifest as `inspect --json` shows it, which is all of it but the statistics of the channels."""
     manifest = bundle.manifest
     keys = ("name", "format", "created_by", "target", "preset", "recipe", "session", "group_delay_ms")
     front_end = manifest.get("frontend") or {}

@@ -1,6 +1,6 @@
-"""What commands print: one JSON object for scripts, tables for people, progress on a terminal.
+"""Prints what commands have to say: one JSON object for scripts, tables for people, progress on a terminal.
 
-Results go to stdout and nothing else does. Progress goes to stderr, and only when that is a terminal.
+Results go to stdout and nothing else does. Progress goes to stderr, and only if that is a terminal.
 """
 
 from __future__ import annotations
@@ -23,53 +23,64 @@ from rich.text import Text
 Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, learning rate
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object on stdout, for scripts; see the README."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object on stdout, for scripts. Its keys are in docs/json.md.",
 )
 
 
 def print_json(value: Mapping[str, object]) -> None:
-    """One JSON object on stdout."""
-    click.echo(json_text(value))
+    """Prints one JSON object on stdout."""
+    click.echo(format_json(value))
 
 
-def json_text(value: Mapping[str, object]) -> str:
-    """One JSON object; what is not a number (NaN, infinity) becomes null."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+def format_json(value: Mapping[str, object]) -> str:
+    """Returns one JSON object as text; NaN and infinity, which JSON does not have, become null."""
+    return json.dumps(_to_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): _to_plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [_to_plain(part) for part in value]
     if hasattr(value, "item"):  # a numpy scalar
-        return _plain(value.item())
+        return _to_plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table; columns whose cells are all numbers are set to the right."""
-    texts = [[number(cell) for cell in row] for row in rows]
+    """Prints a table; a column whose cells are all numbers is aligned to the right."""
+    texts = [[format_value(cell) for cell in row] for row in rows]
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         numeric = all(_is_number(row[i]) for row in texts)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in texts:
-        table.add_row(*(Text(cell) for cell in row))  # Text: "[train]" is not markup
+        table.add_row(*(Text(cell) for cell in row))  # a plain string would lose "[train]", which rich takes for markup
     _console().print(table)
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """Name and value a line."""
+    """Prints one name and its value a line."""
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        click.echo(f"{name:<{width}}  {number(value)}")
+        click.echo(f"{name:<{width}}  {format_value(value)}")
 
 
-def number(value: object) -> str:
-    """A value as a person reads it: three digits after the point where they matter, a dash for nothing."""
+def print_summary(summary: Mapping[str, object], as_json: bool) -> None:
+    """Prints what a training found, as JSON or for people."""
+    if as_json:
+        print_json(summary)
+    else:
+        print_facts(summary)
+
+
+def format_value(value: object) -> str:
+    """Returns a value as a person reads it, with three digits after the point where they matter and a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -79,7 +90,7 @@ def number(value: object) -> str:
     if isinstance(value, float):
         return "–" if not math.isfinite(value) else f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(number, value))
+        return ", ".join(map(format_value, value))
     return str(value)
 
 
@@ -88,12 +99,12 @@ def _is_number(text: str) -> bool:
 
 
 def _console() -> Console:
-    # without a terminal rich assumes 80 columns and folds what a file or a pager would take whole
+    # Without a terminal rich assumes 80 columns and folds lines that a file or a pager could hold.
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def print_gates(gates: Sequence[Any]) -> None:
-    """Gates of a target with their verdict; nothing where there are none."""
+    """Prints the gates of a target with their verdicts; nothing if it has none."""
     verdict = {True: "met", False: "MISSED", None: "not measured"}
     rows = [(g.name, g.value, g.limit, ": ".join(filter(None, (verdict[g.ok], g.reason)))) for g in gates]
     if rows:
@@ -101,8 +112,11 @@ def print_gates(gates: Sequence[Any]) -> None:
 
 
 @contextmanager
-def training_progress() -> Iterator[Report | None]:
-    """Stage, step, loss, rates and time left on stderr; None when stderr is not a terminal."""
+def show_training() -> Iterator[Report | None]:
+    """Yields a function that shows stage, step, loss, learning rate and time left on stderr.
+
+    Yields None if stderr is not a terminal.
+    """
     if not sys.stderr.isatty():
         yield None
         return
@@ -128,9 +142,11 @@ def training_progress() -> Iterator[Report | None]:
 
 
 @contextmanager
-def working(what: str) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A line that moves on stderr while something goes on; what it yields tells a part, its step and its steps there.
-    None where stderr is not a terminal."""
+def show_work(what: str) -> Iterator[Callable[[str, int, int], None] | None]:
+    """Shows a moving line on stderr, and yields a function that adds a part, its step and its number of steps to it.
+
+    Yields None if stderr is not a terminal.
+    """
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""`run`: decode a recording or a stream."""
+"""`edgedistill run`: decodes a recording or a stream."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from edgedistill.cli.output import (
-    json_option,
-    print_facts,
-    print_json,
-    working,
-)
+from edgedistill.cli.output import json_option, print_facts, print_json, show_work
 from edgedistill.runtime import ENGINES
 
 if TYPE_CHECKING:
@@ -33,32 +28,37 @@ Examples:
   edgedistill run decoder.edge today.nwb --out predictions.nwb
   amplifier | edgedistill run decoder.edge - > predictions.csv
 
-A stream is raw little-endian float32 in microvolts, channels interleaved, in the order and at the rate that
-`edgedistill inspect` tells for the bundle. A line comes out as soon as its 10 ms are complete:
-bin, end_frame, time_s, flags, bad_channels, then the outputs.
+A stream is raw little-endian float32 in microvolts with interleaved channels, in the order and at the rate that
+`edgedistill inspect` shows for the bundle. A line is printed as soon as its 10 ms are complete. It holds bin,
+end_frame, time_s, flags, bad_channels and then the outputs.
 
 \b
-flags is a sum: 1 still warming up, 2 a channel was masked, 4 frames were lost,
-8 invalid: do not act on it. NaN samples are no error; their channel is masked.""",
+flags is the sum of
+  1  the decoder is still warming up
+  2  a channel was masked
+  4  frames were lost
+  8  the output is invalid: do not act on it
+NaN samples are no error. Their channel is masked.""",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("recording", metavar="FILE.nwb|-")
-@click.option("--out", type=click.Path(path_type=Path), help="Where to: .csv or .nwb.  [default: CSV on stdout]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The file to write: NAME.csv or NAME.nwb.  [default: CSV on stdout]"
+)
 @click.option(
     "--engine",
     type=click.Choice(ENGINES),
-    help="What computes: a graph on onnxruntime, in float32 or INT8, what `compile` made in C or for a GPU, or the "
-    "INT8 definition in numpy (slow).  [default: what the bundle was built for]",
+    help="What computes the steps: a graph on onnxruntime (in float32 or INT8), what `edgedistill compile` made in C "
+    "or for a GPU, or the INT8 definition in numpy, which is slow.  [default: the engine that the bundle was built "
+    "for]",
 )
 @json_option
 def run(bundle: Path, recording: str, out: Path | None, engine: str | None, as_json: bool) -> None:
-    """Decode a recording, or frames as they arrive on stdin."""
-    from edgedistill.decoding import (
-        Predictions,
-        check_destination,
-        run_file,
-        write_predictions,
-    )
+    """Decode a recording, or frames as they arrive on stdin.
+
+    Write - in place of FILE.nwb to read frames from stdin.
+    """
+    from edgedistill.decoding import Predictions, check_destination, run_file, write_predictions
     from edgedistill.runtime import Decoder
 
     if out is not None:
@@ -67,13 +67,13 @@ def run(bundle: Path, recording: str, out: Path | None, engine: str | None, as_j
     began = monotonic()
     if recording == STDIN:
         if out is None and not as_json:
-            _stream_lines(decoder)
+            _print_stream(decoder)
             return
-        predictions = Predictions(decoder.info, tuple(_until_stopped(decoder)))
+        predictions = Predictions(decoder.info, tuple(_decode_until_stopped(decoder)))
     else:
         from edgedistill.data.recording import open_recording
 
-        with open_recording(recording) as opened, working(f"decoding {recording}"):
+        with open_recording(recording) as opened, show_work(f"decoding {recording}"):
             predictions = run_file(decoder, opened)
     seconds = monotonic() - began
     if out is not None:
@@ -81,25 +81,25 @@ def run(bundle: Path, recording: str, out: Path | None, engine: str | None, as_j
     _show_run(predictions, bundle, out, seconds, as_json)
 
 
-def _stream_lines(decoder: Decoder) -> None:
-    """CSV on stdout, flushed with every push: someone downstream acts on it."""
+def _print_stream(decoder: Decoder) -> None:
+    """Prints CSV on stdout and flushes it after every push, because a program downstream acts on it."""
     from edgedistill.decoding import csv_header, csv_line, outputs_of_stream
 
     click.echo(csv_header(decoder.info))
-    for outputs in outputs_of_stream(decoder, _stdin()):
+    for outputs in outputs_of_stream(decoder, _open_stdin()):
         click.echo("\n".join(map(csv_line, outputs)))  # echo flushes
 
 
-def _until_stopped(decoder: Decoder) -> Iterator[Output]:
-    """Outputs until the stream ends; Ctrl-C is one way to end it, and what was decoded is kept."""
+def _decode_until_stopped(decoder: Decoder) -> Iterator[Output]:
+    """Yields outputs until the stream ends. Ctrl-C is one way to end it, and keeps what was decoded."""
     from edgedistill.decoding import outputs_of_stream
 
     with suppress(KeyboardInterrupt):
-        for outputs in outputs_of_stream(decoder, _stdin()):
+        for outputs in outputs_of_stream(decoder, _open_stdin()):
             yield from outputs
 
 
-def _stdin() -> ByteStream:
+def _open_stdin() -> ByteStream:
     return cast("ByteStream", sys.stdin.buffer)
 
 
@@ -120,14 +120,12 @@ def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds:
             "seconds": seconds,
             "times_real_time": faster,
         }
-        print_json(facts if out is not None else facts | {"predictions": _columns(predictions)})
+        print_json(facts if out is not None else facts | {"predictions": _columns_from(predictions)})
     elif out is not None:
         flagged = ", ".join(f"{count} {name}" for name, count in predictions.counts().items())
         speed = f", {faster:.0f} times real time" if faster else ""
         most = int(predictions.bad_channels.max(initial=0))
-        masked = (
-            f"at most {most} of {len(info.channel_ids)} channels at once; the student bears few more than in training"
-        )
+        masked = f"at most {most} of {len(info.channel_ids)} channels at once; many more than in training make R² worse"
         facts = {"written": out, "bins": f"{bins} of 10 ms{speed}", "flagged": flagged}
         print_facts(facts | ({"masked": masked} if most else {}))
     else:
@@ -136,7 +134,7 @@ def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds:
             sys.stdout.write(csv_line(output, predictions.start_s) + "\n")
 
 
-def _columns(predictions: Predictions) -> dict[str, object]:
+def _columns_from(predictions: Predictions) -> dict[str, object]:
     from edgedistill.decoding import time_s
 
     return {

@@ -1,7 +1,8 @@
-"""What NVIDIA GPU this machine has, asked of its driver: nothing goes in, name, chip and version come out.
+"""Asks the NVIDIA driver for this machine's GPU: nothing goes in; name, chip and driver version come out.
 
-Calls libcuda.so.1 through ctypes, as the compiled engine does in C; no package is needed and nothing is left on the
-GPU. A cubin runs on the chip it was compiled for and on no other, so this is asked before one is compiled or loaded.
+The driver library libcuda.so.1 is called through ctypes, as the compiled engine calls it from C. So no Python package
+is needed, and no context stays on the GPU. A cubin runs only on the chip that it was compiled for, so the chip is
+asked for before a cubin is compiled or loaded.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU, in the order of the driver: the one that the engine runs on."""
+    """The first GPU in the driver's order, which is the one that the engine runs on."""
 
     name: str
     chip: str  # "sm_90"
-    driver: str  # newest CUDA that the driver supports, as it counts: "13000" is 13.0
+    driver: str  # the newest CUDA that the driver supports, in its own notation: "13000" is 13.0
 
     @property
     def cuda(self) -> str:
-        """The newest CUDA that the driver supports: "13.0"."""
+        """Returns the newest CUDA that the driver supports, as people write it: "13.0"."""
         return f"{int(self.driver) // 1000}.{int(self.driver) % 1000 // 10}"
 
 
 def find_gpu() -> Gpu:
-    """The GPU of this machine. DeviceError where there is no driver, no GPU, or the driver refuses."""
+    """Returns the GPU of this machine. Raises DeviceError if there is no driver, no GPU, or the driver refuses."""
     driver = _driver()
     _call(driver, "cuInit", 0)
     version, count, device = c.c_int(), c.c_int(), c.c_int()
     _call(driver, "cuDriverGetVersion", c.byref(version))
     _call(driver, "cuDeviceGetCount", c.byref(count))
     if not count.value:
-        raise _no_gpu("the driver counts none")
+        raise _no_gpu("the driver counts 0 GPUs")
     _call(driver, "cuDeviceGet", c.byref(device), 0)
     name = c.create_string_buffer(128)
     _call(driver, "cuDeviceGetName", name, len(name), device)
@@ -74,7 +75,7 @@ def _call(driver: c.CDLL, name: str, *arguments: object) -> None:
         raise DeviceError(
             "the CUDA driver does not start",
             got=f"{name} answers {code}{_meaning(driver, code)}",
-            causes=("the driver was updated and the machine not started anew", "the GPU has failed: see dmesg"),
+            causes=("the driver was updated and the machine was not restarted", "the GPU has failed: see dmesg"),
             next_step="nvidia-smi",
         )
 

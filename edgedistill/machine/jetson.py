@@ -1,19 +1,21 @@
-"""What a Jetson says of itself: board, JetPack, power mode, and the TensorRT library that is installed.
+"""Asks a Jetson about itself: board, JetPack, power mode, and the TensorRT library that is installed.
 
-Nothing goes in, plain texts come out; a fact that this machine does not tell is None. Asked of files and of packages,
-so that neither TensorRT nor a GPU is needed to find out that one of them is missing.
+Nothing goes in, plain texts come out, and a fact that this machine does not have is None. The answers come from files,
+packages and programs, so that neither TensorRT nor a GPU is needed to find out that one of them is missing.
 """
 
 from __future__ import annotations
 
 import ctypes
 import re
-import subprocess
 from pathlib import Path
 
+from edgedistill.machine.programs import ask_program
+from edgedistill.machine.system_files import read_system_file
+
 MODEL, RELEASE = Path("/proc/device-tree/model"), Path("/etc/nv_tegra_release")
-MAJORS = (11, 10)  # of libnvinfer that this version knows
-# Jetson Linux (L4T) -> JetPack, where the package nvidia-jetpack is not installed to ask
+MAJORS = (11, 10)  # major versions of libnvinfer that this version of edgedistill knows
+# The JetPack that a release of Jetson Linux (L4T) belongs to, for boards without the package nvidia-jetpack.
 JETPACK_OF_L4T = {
     "36.3": "6.0",
     "36.4.0": "6.1",
@@ -22,48 +24,58 @@ JETPACK_OF_L4T = {
     "38.2": "7.0",
     "38.4": "7.1",
 }
-OF_MAJOR = {32: "4", 34: "5.0", 35: "5.1", 36: "6.2", 38: "7.1"}  # a release unknown here: about
+# For releases that are not in the table above: the JetPack that most releases of this major version belong to.
+JETPACK_OF_MAJOR = {32: "4", 34: "5.0", 35: "5.1", 36: "6.2", 38: "7.1"}
 
 
-def board() -> str | None:
-    """The board's name, of a Jetson only."""
-    return _read(MODEL) if RELEASE.exists() else None
+def read_board() -> str | None:
+    """Returns the name of the board, such as "NVIDIA Jetson Orin Nano"; None if this machine is not a Jetson."""
+    return read_system_file(MODEL) if RELEASE.exists() else None
 
 
-def jetpack_version() -> str | None:
-    """Such as 6.1: of the package nvidia-jetpack, or by the release of Jetson Linux. None on other machines."""
-    told = _answer("dpkg-query", "-W", "-f", "${Version}", "nvidia-jetpack")
+def read_jetpack_version() -> str | None:
+    """Returns the version of JetPack, such as "6.1"; None on other machines.
+
+    The package nvidia-jetpack says it exactly. Where it is not installed, the release of Jetson Linux tells it.
+    """
+    told = "".join(ask_program("dpkg-query", "-W", "-f", "${Version}", "nvidia-jetpack"))
     if found := re.match(r"\d+(\.\d+)+", told):
         return found[0]
-    return jetpack_of(_read(RELEASE) or "")
+    return jetpack_from_release(read_system_file(RELEASE) or "")
 
 
-def jetpack_of(release: str) -> str | None:
-    """The JetPack of a line like "# R36 (release), REVISION: 4.3, ..."; by the major version for one unknown."""
+def jetpack_from_release(release: str) -> str | None:
+    """Returns the JetPack that a line like "# R36 (release), REVISION: 4.3, ..." belongs to.
+
+    A revision that is not known gives the usual JetPack of its major version; None if that is not known either.
+    """
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release)
     if found is None:
         return None
     l4t = f"{found[1]}.{found[2]}"
     known = (jetpack for name, jetpack in JETPACK_OF_L4T.items() if l4t in (name, f"{name}.0"))
-    return next(known, OF_MAJOR.get(int(found[1])))
+    return next(known, JETPACK_OF_MAJOR.get(int(found[1])))
 
 
-def power_mode() -> str | None:
-    """The name of nvpmodel's mode, such as "25W" or "MAXN": modes are counted differently on every board."""
-    found = re.search(r"Power Mode: *(\S+)", _answer("nvpmodel", "-q"))
+def read_power_mode() -> str | None:
+    """Returns the name of the power mode that nvpmodel has set, such as "25W" or "MAXN"; None on other machines.
+
+    The mode sets the clocks. Its name is used and not its number, because every board counts its modes differently.
+    """
+    found = re.search(r"Power Mode: *(.*\S)", "\n".join(ask_program("nvpmodel", "-q")))
     return found[1] if found else None
 
 
-def tensorrt_version() -> str | None:
-    """Such as 10.3.0: of the library itself, the newest major version that is installed."""
+def read_tensorrt_version() -> str | None:
+    """Returns the version of the newest TensorRT library that is installed, such as "10.3.0"; None without one."""
     for major in MAJORS:
-        if (version := version_of_library(f"libnvinfer.so.{major}")) is not None:
+        if (version := read_library_version(f"libnvinfer.so.{major}")) is not None:
             return version
     return None
 
 
-def version_of_library(name: str) -> str | None:
-    """What a libnvinfer says of itself; None where it is not installed or is none."""
+def read_library_version(name: str) -> str | None:
+    """Returns the version that a libnvinfer gives itself; None if it is not installed or is another library."""
     try:
         number = int(ctypes.CDLL(name).getInferLibVersion())
     except (OSError, AttributeError):
@@ -71,21 +83,6 @@ def version_of_library(name: str) -> str | None:
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
-def three_parts(version: str) -> str:
-    """A version as plans depend on it: "10.13.3" of "10.13.3.9"."""
+def shorten_version(version: str) -> str:
+    """Returns the part of a TensorRT version that plans depend on: "10.13.3" from "10.13.3.9"."""
     return ".".join(version.split(".")[:3])
-
-
-def _answer(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip().strip("\0") or None
-    except OSError:
-        return None

@@ -1,39 +1,55 @@
-"""What this machine's processor is and can do, from the system: nothing goes in, names come out.
+"""Describes this machine's processor, as the system sees it: nothing goes in, names and numbers come out.
 
-A library that was compiled for another processor ends the process at its first foreign instruction, so this is asked
-before one is loaded, and when the target says `ops = "native"`.
+A library that was compiled for another processor ends the process at its first foreign instruction. So these facts
+are asked for before a library is loaded, and when a target says `ops = "native"`.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import lru_cache
 from pathlib import Path
+
+from edgedistill.machine.system_files import read_system_file
 
 CPUINFO = Path("/proc/cpuinfo")
 ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
-def architecture() -> str:
-    """As compilers name it: "x86_64", "aarch64", ..."""
+def read_architecture() -> str:
+    """Returns the architecture as compilers name it: "x86_64", "aarch64", ..."""
     machine = platform.machine().lower()
     return ALIASES.get(machine, machine)
 
 
-def cpu_features() -> frozenset[str]:
-    """Extensions of the instruction set as Linux names them ("avx512_vnni", "asimddp"); empty where it says nothing.
+def read_cpu_features() -> frozenset[str]:
+    """Returns the extensions of the instruction set as Linux names them: "avx512_vnni", "asimddp", ...
 
-    On a machine of different cores (big.LITTLE) those that every core has.
+    On a machine with different cores (big.LITTLE) these are the extensions that every core has. The set is empty
+    where Linux lists none.
     """
     return _features(CPUINFO)
 
 
 @lru_cache(maxsize=4)
 def _features(path: Path) -> frozenset[str]:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    pairs = (line.partition(":") for line in lines)
-    found = [frozenset(names.split()) for key, _, names in pairs if key.strip() in ("flags", "Features")]
+    found = [frozenset(value.split()) for key, value in _cpuinfo(path) if key in ("flags", "Features")]
     return frozenset.intersection(*found) if found else frozenset()
+
+
+def read_cpu_model() -> str | None:
+    """Returns the name that the processor gives itself, such as "AMD EPYC 9B14"; Arm processors often have none."""
+    names = (value for key, value in _cpuinfo(CPUINFO) if key in ("model name", "Model", "Hardware") and value)
+    return next(names, None) or platform.processor() or None
+
+
+def count_cores() -> int:
+    """Returns how many cores this process may use. A container or taskset may allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpuinfo(path: Path) -> list[tuple[str, str]]:
+    """Returns the keys and values of all cores, one core after the other."""
+    pairs = (line.partition(":") for line in (read_system_file(path) or "").splitlines())
+    return [(key.strip(), value.strip()) for key, _, value in pairs]

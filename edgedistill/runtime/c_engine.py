@@ -15,7 +15,7 @@ from edgedistill.bundle.build_record import BuildRecord, check_files, check_fits
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig
-from edgedistill.machine.processor import cpu_features
+from edgedistill.machine.processor import read_cpu_features
 from edgedistill.runtime.abi_engine import AbiEngine, OpenedLibrary
 from edgedistill.runtime.build_choice import chosen_build, with_command
 from edgedistill.runtime.c_abi import ALIGN, load_library
@@ -40,7 +40,7 @@ def open_c_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -
 def check_c_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
     """EngineError unless this machine's processor can run what was compiled."""
     check_fits(folder, record, bundle)
-    if missing := sorted(set(record.fingerprint.requires) - cpu_features()):
+    if missing := sorted(set(record.fingerprint.requires) - read_cpu_features()):
         raise EngineError(
             f"{folder}: the C engine there was compiled for another chip",
             got=f"it needs {', '.join(missing)}",

@@ -66,8 +66,8 @@ def device_facts(gpu: Gpu) -> dict[str, str]:
     found = {
         "chip": gpu.chip,
         "driver": gpu.driver,
-        "tensorrt": jetson.tensorrt_version(),
-        "jetpack": jetson.jetpack_version(),
+        "tensorrt": jetson.read_tensorrt_version(),
+        "jetpack": jetson.read_jetpack_version(),
     }
     return {name: fact for name, fact in found.items() if fact}
 

@@ -29,15 +29,15 @@ ORIN = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aa
     ],
 )
 def test_the_release_of_jetson_linux_names_its_jetpack(release: str, jetpack: str | None) -> None:
-    assert jetson.jetpack_of(release) == jetpack
+    assert jetson.jetpack_from_release(release) == jetpack
 
 
 def test_the_package_goes_before_the_release(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _program(monkeypatch, tmp_path, "dpkg-query", "printf '6.2.1+b38'")
     monkeypatch.setattr(jetson, "RELEASE", _file(tmp_path, ORIN))
-    assert jetson.jetpack_version() == "6.2.1"
+    assert jetson.read_jetpack_version() == "6.2.1"
     _program(monkeypatch, tmp_path, "dpkg-query", "echo 'no packages found' >&2; exit 1")
-    assert jetson.jetpack_version() == "6.2"
+    assert jetson.read_jetpack_version() == "6.2"
 
 
 def test_a_board_is_named_on_a_jetson_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -45,16 +45,16 @@ def test_a_board_is_named_on_a_jetson_only(monkeypatch: pytest.MonkeyPatch, tmp_
     model.write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
     monkeypatch.setattr(jetson, "MODEL", model)
     monkeypatch.setattr(jetson, "RELEASE", tmp_path / "absent")
-    assert jetson.board() is None
+    assert jetson.read_board() is None
     monkeypatch.setattr(jetson, "RELEASE", _file(tmp_path, ORIN))
-    assert jetson.board() == "NVIDIA Jetson Orin Nano Developer Kit"
+    assert jetson.read_board() == "NVIDIA Jetson Orin Nano Developer Kit"
 
 
 def test_the_power_mode_is_a_name_and_no_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _program(monkeypatch, tmp_path, "nvpmodel", "printf 'NV Power Mode: MAXN_SUPER\\n2\\n'")
-    assert jetson.power_mode() == "MAXN_SUPER"
+    assert jetson.read_power_mode() == "MAXN_SUPER"
     _program(monkeypatch, tmp_path, "nvpmodel", "exit 1")
-    assert jetson.power_mode() is None
+    assert jetson.read_power_mode() is None
 
 
 @pytest.mark.parametrize(("number", "version"), [(100300, "10.3.0"), (101303, "10.13.3"), (110401, "11.4.1")])
@@ -64,13 +64,13 @@ def test_the_library_says_its_version(tmp_path: Path, number: int, version: str)
     source, library = tmp_path / "nvinfer.c", tmp_path / "libnvinfer.so.10"
     source.write_text(f"int getInferLibVersion(void) {{ return {number}; }}\n")
     subprocess.run(["gcc", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
-    assert jetson.version_of_library(str(library)) == version
+    assert jetson.read_library_version(str(library)) == version
 
 
 def test_no_library_no_version(tmp_path: Path) -> None:
-    assert jetson.version_of_library(str(tmp_path / "libnvinfer.so.10")) is None
-    assert jetson.version_of_library("libm.so.6") is None
-    assert jetson.three_parts("10.13.3.9") == "10.13.3"
+    assert jetson.read_library_version(str(tmp_path / "libnvinfer.so.10")) is None
+    assert jetson.read_library_version("libm.so.6") is None
+    assert jetson.shorten_version("10.13.3.9") == "10.13.3"
 
 
 def _file(folder: Path, text: str) -> Path:

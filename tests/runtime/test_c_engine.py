@@ -17,7 +17,7 @@ from edgedistill.bundle import Bundle, build_record, open_bundle
 from edgedistill.compile.c.library import compile_c_library
 from edgedistill.compile.c.toolchain import VARIANTS
 from edgedistill.errors import EngineError
-from edgedistill.machine.processor import architecture, cpu_features
+from edgedistill.machine.processor import read_architecture, read_cpu_features
 from edgedistill.runtime import Decoder, Flag, Output, c_engine
 
 from ..compile.engines import ARRAYS, SHAPES, frames_of, quick_host, same, target_with, write_engine_bundle
@@ -26,7 +26,7 @@ KINDS = ("slow", "fast")
 RUNNABLE = [
     name
     for name, variant in VARIANTS.items()
-    if variant.architecture in (None, architecture()) and cpu_features().issuperset(variant.requires)
+    if variant.architecture in (None, read_architecture()) and read_cpu_features().issuperset(variant.requires)
 ]
 
 

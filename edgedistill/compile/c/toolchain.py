@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistill.bundle.build_record import Fingerprint
-from edgedistill.compile.commands import answer, run_command
+from edgedistill.compile.commands import run_command
 from edgedistill.errors import ConfigError, DeviceError, EngineError
-from edgedistill.machine.processor import architecture, cpu_features
+from edgedistill.machine.processor import read_architecture, read_cpu_features
+from edgedistill.machine.programs import ask_program
 from edgedistill.target import Compiler, Target
 
 # -Werror is left to the tests: a later compiler may warn of something new, and its user could do nothing about it.
@@ -142,7 +143,7 @@ def find_toolchain(target: Target) -> Toolchain:
 
 def native_ops() -> str:
     """Returns the name of the fastest variant that this machine's processor can run."""
-    own, features = architecture(), cpu_features()
+    own, features = read_architecture(), read_cpu_features()
     fits = (n for n, v in VARIANTS.items() if v.architecture in (own, None) and features.issuperset(v.requires))
     return next(fits)
 
@@ -150,7 +151,7 @@ def native_ops() -> str:
 def _choose_ops(target: str, ops: str, made_for: str) -> str:
     """Returns a variant's name for `ops` of a target's file. Raises ConfigError if the compiler is of another chip."""
     found = native_ops() if ops == "native" else ops
-    wanted = architecture() if ops == "native" else VARIANTS[found].architecture
+    wanted = read_architecture() if ops == "native" else VARIANTS[found].architecture
     if wanted not in (None, made_for):
         raise ConfigError(
             f"target '{target}': ops = \"{ops}\" does not go with this compiler",
@@ -173,4 +174,4 @@ def _missing_compiler_error(target: str, compiler: Compiler) -> DeviceError:
 
 def _first_line(command: str, option: str) -> str:
     """Returns the first line that a program prints; "" if it is missing, fails or hangs."""
-    return next(iter(answer(command, option)), "")
+    return next(iter(ask_program(command, option)), "")

@@ -1,9 +1,9 @@
 """Compiles the CUDA engine of a bundle into `build/<target>/`.
 
 A bundle, a target and perhaps the name of a chip come in. The folder goes out with the sources (`include/`, `c/`,
-`gpu/`, `cuda/` and the generated `model/`), the kernel as machine code of one chip, the library over the driver API that runs
-it, a README and `build.json`. If the GPU is in this machine, the engine is checked against the bundle's reference
-before it is kept. A machine without nvcc or a GPU leaves the sources in the folder, prepared for the device.
+`gpu/`, `cuda/` and the generated `model/`), the kernel as machine code of one chip, the library over the driver API
+that runs it, a README and `build.json`. If the GPU is in this machine, the engine is checked against the bundle's
+reference before it is kept. A machine without nvcc or a GPU leaves the sources in the folder, prepared for the device.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistill.compile.commands import answer, run_command
+from edgedistill.compile.commands import run_command
 from edgedistill.errors import DeviceError, EngineError, did_you_mean
+from edgedistill.machine.programs import ask_program
 from edgedistill.target import Cuda, Target
 
 USUAL = Path("/usr/local/cuda/bin")  # where NVIDIA's installers put it, which is not on the PATH
@@ -44,7 +45,7 @@ class Nvcc:
     @property
     def includes(self) -> tuple[str, ...]:
         """Returns the options by which another compiler finds cuda.h, as nvcc prints them; empty if it prints none."""
-        printed = answer(self.command, "--dryrun", "any.cu", on_stderr=True)
+        printed = ask_program(self.command, "--dryrun", "any.cu", on_stderr=True)
         lines = (line.partition("INCLUDES=") for line in printed if line.startswith("#$ INCLUDES="))
         return tuple(option for _, _, options in lines for option in shlex.split(options))
 
@@ -78,11 +79,11 @@ def find_nvcc(target: Target, chip: str) -> Nvcc:
     """
     cuda = target.cuda or Cuda()
     command = nvcc_path(cuda.nvcc)
-    printed = answer(command, "--version") if command else []
+    printed = ask_program(command, "--version") if command else []
     version = next((line.split("release ")[1].split(",")[0] for line in printed if "release " in line), "")
     if command is None or not version:
         raise _missing_nvcc_error(target.name, cuda.nvcc, command)
-    known = [line for line in answer(command, "--list-gpu-code") if line.startswith("sm_")]
+    known = [line for line in ask_program(command, "--list-gpu-code") if line.startswith("sm_")]
     if known and chip not in known:
         raise EngineError(
             f"the nvcc of this machine does not compile for {chip}",

@@ -49,10 +49,10 @@ def find_machine(target: Target) -> Machine:
     gpu = find_gpu()
     if target.chips and gpu.chip not in target.chips:
         raise _other_chip_error(target, gpu)
-    jetpack = jetson.jetpack_version()
+    jetpack = jetson.read_jetpack_version()
     notes = _require_jetpack(target, jetpack)
     builder = _import_builder(target)
-    version = jetson.three_parts(builder.VERSION)
+    version = jetson.shorten_version(builder.VERSION)
     notes += _require_tensorrt(target, version)
     nvcc = find_nvcc(target, gpu.chip)
     _require_cmake(target)

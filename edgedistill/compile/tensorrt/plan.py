@@ -32,7 +32,7 @@ from edgedistill.compile.tensorrt.sources import cmake_commands, prepared_readme
 from edgedistill.compile.tensorrt.trials import Trials, evidence_of
 from edgedistill.errors import DeviceError, EngineError, NotCompiled, StalePlan
 from edgedistill.machine import jetson
-from edgedistill.machine.processor import architecture
+from edgedistill.machine.processor import read_architecture
 from edgedistill.runtime.tensorrt_engine import PLAN, PLUGIN, plugin_hash
 from edgedistill.target import Target
 
@@ -54,7 +54,9 @@ def compile_tensorrt_plan(
         machine = find_machine(target)
     except DeviceError as error:
         raise _prepare(error, bundle, target, sources) from error
-    fingerprint = Fingerprint(architecture(), "tensorrt", (), f"CUDA {machine.nvcc.version}", (), "", machine.facts)
+    fingerprint = Fingerprint(
+        read_architecture(), "tensorrt", (), f"CUDA {machine.nvcc.version}", (), "", machine.facts
+    )
     spec = build_spec(bundle, target, sources, fingerprint, ("cmake", machine.nvcc.command), ".so")
     found = None if force else _find_fitting_plan(spec, bundle)
     if found is None:
@@ -149,7 +151,7 @@ def _prepare(error: DeviceError, bundle: Bundle, target: Target, sources: Mappin
     """
     prepare_sources(bundle, target, sources, lambda record: prepared_readme(record, target))
     command = compile_command(bundle, target)
-    if jetson.board() is not None and error.next_step:
+    if jetson.read_board() is not None and error.next_step:
         return with_next_step(error, f"{error.next_step}; then {command}", error.causes)
     causes = ("this machine is not the device: the sources are prepared in the bundle",)
     return with_next_step(error, f"{command}   (on the Jetson, with a copy of the bundle)", causes)

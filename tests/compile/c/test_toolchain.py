@@ -25,7 +25,7 @@ def with_compiler(**changes: object) -> Target:
 
 def pretend_cpu(monkeypatch: pytest.MonkeyPatch, architecture: str, features: set[str]) -> None:
     monkeypatch.setattr(toolchain, "architecture", lambda: architecture)
-    monkeypatch.setattr(toolchain, "cpu_features", lambda: frozenset(features))
+    monkeypatch.setattr(toolchain, "read_cpu_features", lambda: frozenset(features))
 
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
@@ -35,7 +35,7 @@ needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not i
 def test_the_toolchain_of_this_machine_compiles_a_library(tmp_path: Path) -> None:
     found = find_toolchain(HOST)
     assert found.version
-    assert (found.architecture, found.ops) == (processor.architecture(), native_ops())
+    assert (found.architecture, found.ops) == (processor.read_architecture(), native_ops())
     (tmp_path / "one.c").write_text("int one(void); int one(void) { return 1; }")
     found.compile(tmp_path, "one.c", "one.o", ("-Werror",))
     found.link(tmp_path, ["one.o"], "libone.so")
@@ -101,7 +101,7 @@ def test_a_target_without_a_compiler_has_no_c_engine() -> None:
 
 @needs_gcc
 def test_loops_of_another_chip_are_refused_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    foreign = "neon" if processor.architecture() == "x86_64" else "avx2"
+    foreign = "neon" if processor.read_architecture() == "x86_64" else "avx2"
     with pytest.raises(ConfigError, match=foreign):
         find_toolchain(with_compiler(ops=foreign))
     pretend_cpu(monkeypatch, "sparc64", set())  # native means this machine, and gcc here is not for a sparc
@@ -137,6 +137,6 @@ def test_features_are_those_that_every_core_has(tmp_path: Path, monkeypatch: pyt
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor : 0\nFeatures\t: fp asimd asimddp\n\nprocessor : 1\nFeatures\t: fp asimd\n")
     monkeypatch.setattr(processor, "CPUINFO", cpuinfo)
-    assert processor.cpu_features() == {"fp", "asimd"}
+    assert processor.read_cpu_features() == {"fp", "asimd"}
     monkeypatch.setattr(processor, "CPUINFO", tmp_path / "absent")
-    assert processor.cpu_features() == frozenset()
+    assert processor.read_cpu_features() == frozenset()

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from edgedistill.compile.commands import answer
 from edgedistill.compile.cuda.nvcc import Nvcc, nvcc_path
+from edgedistill.machine.programs import ask_program
 
 ROOT = Path(__file__).parents[3]
 DRIVER = ROOT / "emulation" / "cuda" / "driver.cpp"
@@ -77,7 +77,7 @@ class EmulatedGpu:
 def cuda_headers() -> tuple[str, ...]:
     """The option that finds <cuda.h>; skips a test where no toolkit brings it."""
     command = nvcc_path("nvcc")
-    found = Nvcc("cuda", command, "", "sm_87", ()).includes if command and answer(command, "--version") else ()
+    found = Nvcc("cuda", command, "", "sm_87", ()).includes if command and ask_program(command, "--version") else ()
     if not found:
         pytest.skip("no <cuda.h> on this machine: it comes with the CUDA toolkit")
     return found

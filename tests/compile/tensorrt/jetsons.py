@@ -136,9 +136,9 @@ def become_board(monkeypatch: pytest.MonkeyPatch, folder: Path, **told: Any) -> 
     monkeypatch.delitem(sys.modules, device.BUILDER, raising=False)
     for module in (device, tensorrt_engine):
         monkeypatch.setattr(module, "find_gpu", lambda: here.gpu)
-    monkeypatch.setattr(jetson, "board", lambda: here.board)
-    monkeypatch.setattr(jetson, "jetpack_version", lambda: here.jetpack)
-    monkeypatch.setattr(jetson, "tensorrt_version", lambda: here.told.version)
+    monkeypatch.setattr(jetson, "read_board", lambda: here.board)
+    monkeypatch.setattr(jetson, "read_jetpack_version", lambda: here.jetpack)
+    monkeypatch.setattr(jetson, "read_tensorrt_version", lambda: here.told.version)
     return here
 
 

@@ -1,0 +1,62 @@
+"""`edgedistill simulate`: writes NWB sessions of a simulated animal, to try everything without data of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgedistill.cli.output import json_option, print_json, show_training
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  edgedistill simulate --out sessions
+  edgedistill simulate --out small --sessions 3 --minutes 4 --seed 7
+
+The same seed gives the same files. An existing file of the same name is replaced.""",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write the files to."
+)
+@click.option("--sessions", type=int, default=5, show_default=True, help="How many days to record, one file each.")
+@click.option("--minutes", type=float, default=10.0, show_default=True, help="The length of each session in minutes.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The number that all chance comes from. Another seed is another animal.",
+)
+@click.option("--channels", type=int, default=32, show_default=True, help="The number of LFP channels of the array.")
+@click.option("--units", type=int, default=64, show_default=True, help="The number of units that a session records.")
+@click.option("--rate", type=int, default=1000, show_default=True, help="The sampling rate of the LFP in Hz.")
+@json_option
+def simulate(
+    out: Path, sessions: int, minutes: float, seed: int, channels: int, units: int, rate: int, as_json: bool
+) -> None:
+    """Write realistic NWB sessions to try everything with.
+
+    They hold spikes, LFP, cursor and electrodes. All sessions share one array and one population of neurons. From day
+    to day other units are recorded and their tuning drifts. The LFP holds a shared 1/f background, beta that falls with
+    movement, line noise, dead and noisy channels, and artefacts.
+    """
+    from edgedistill.data.simulated_nwb import simulate_to_nwb
+    from edgedistill.data.simulation import SimulationConfig
+
+    config = SimulationConfig(
+        sessions=sessions, minutes=minutes, seed=seed, channels=channels, units=units, rate_hz=rate
+    )
+    files: list[Path] = []
+    with show_training() as report:
+        for path in simulate_to_nwb(config, out):
+            files.append(path)
+            if report is not None:
+                report("sessions", len(files), sessions, float("nan"), float("nan"))
+    if as_json:
+        written = [{"path": str(path), "bytes": path.stat().st_size} for path in files]
+        print_json({"out": str(out), "seed": seed, "sessions": sessions, "minutes": minutes, "files": written})
+        return
+    for path in files:
+        click.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")

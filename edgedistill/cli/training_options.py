@@ -1,0 +1,62 @@
+"""The options that several commands share: how sessions are read, and how models are trained and quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from edgedistill.cli.output import json_option
+from edgedistill.config import preset_names
+from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, recipe_names
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+
+behavior_option = click.option(
+    "--behavior", metavar="NAME", help="The behavior series to decode, if a session holds several."
+)
+line_hz_option = click.option(
+    "--line-hz",
+    type=float,
+    default=60.0,
+    show_default=True,
+    help="The mains frequency in Hz, which is filtered out with its harmonics. 0 filters nothing out.",
+)
+seed_option = click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="The number that all chance comes from. The same seed gives the same result.",
+)
+recipe_option = click.option(
+    "--recipe",
+    metavar="NAME",
+    default=DEFAULT_RECIPE,
+    show_default=True,
+    help="The calibration recipe, which says how the ranges of the INT8 activations are found: "
+    f"{', '.join(recipe_names())}, or a .toml file of your own.",
+)
+preset_option = click.option(
+    "--preset",
+    metavar="NAME",
+    default="edge",
+    show_default=True,
+    help=f"The size of the models and their training: {', '.join(preset_names())}, or a .toml file of your own.",
+)
+steps_option = click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="The most optimizer steps that each stage may take.  [default: what the preset says]",
+)
+
+
+def add_training_options(command: Command) -> Command:
+    """Adds the options of a training to a command: preset, steps, seed, behavior, mains frequency and --json."""
+    for option in (json_option, line_hz_option, behavior_option, seed_option, steps_option, preset_option):
+        command = option(command)
+    return command

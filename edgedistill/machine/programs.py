@@ -1,0 +1,32 @@
+"""Asks programs of this machine about themselves: a command goes in, the lines that it prints come out.
+
+Nothing here fails: a compiler, a package manager or a board tool that is missing, that refuses or that hangs is a
+machine without it, and the caller decides what that means. A program whose failure is an error is run by
+`edgedistill.compile.commands` instead.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+TIMEOUT_S = 20
+
+
+def ask_program(*command: str, on_stderr: bool = False) -> list[str]:
+    """Returns the lines that a program prints on stdout, or on stderr if asked for.
+
+    The list is empty if the program is missing, ends with an error, prints no text or takes longer than TIMEOUT_S.
+    """
+    try:
+        done = subprocess.run(
+            command, env=english_environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return []
+    return (done.stderr if on_stderr else done.stdout).strip().splitlines()
+
+
+def english_environment() -> dict[str, str]:
+    """Returns this process's environment with messages in English: they are searched for words."""
+    return {**os.environ, "LC_ALL": "C"}

@@ -1,0 +1,40 @@
+"""One bundle, one session, and a pipeline whose stages do nothing, for the tests of all commands."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..bundles import write_test_bundle
+from ..data.nwb_files import whole_session
+from .fake_pipeline import FakePipeline
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_test_bundle(tmp_path_factory.mktemp("cli") / "test.edge").path
+
+
+@pytest.fixture(scope="session")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whole_session(tmp_path_factory.mktemp("cli") / "s1.nwb")
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+    import edgedistill
+
+    fake = FakePipeline("edgedistill.pipeline")
+    monkeypatch.setitem(sys.modules, "edgedistill.pipeline", fake)
+    monkeypatch.setattr(edgedistill, "pipeline", fake, raising=False)
+    return fake
+
+
+@pytest.fixture
+def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest of a few steps says nothing on a machine that runs tests: no gate is set on it."""
+    module = importlib.import_module("edgedistill.bench.comparison")  # the package's own `bench` is the function
+    monkeypatch.setattr(module, "not_of_this_machine", lambda *_: "the machine is busy")

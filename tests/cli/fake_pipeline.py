@@ -1,0 +1,65 @@
+"""A pipeline whose stages do nothing: it remembers what a command asked it for, and answers as the real one does."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedistill.target import Gate
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    seconds: float
+    cached: bool
+
+
+@dataclass(frozen=True)
+class TableRow:
+    name: str
+    r2: float | None
+    causal: bool
+    note: str
+
+
+class FakePipeline(types.ModuleType):
+    """`edgedistill.pipeline` by its contract: remembers what it was asked for."""
+
+    asked: dict[str, Any]
+    ok: bool | None = True
+
+    def BuildOptions(self, **options: Any) -> dict[str, Any]:  # noqa: N802
+        return options
+
+    def build(self, options: dict[str, Any], progress: object) -> Any:
+        self.asked = options
+        gates = (Gate("deployed_r2_min", 0.4, 0.3, self.ok),)
+        facts = {
+            "bundle": str(options["out"]),
+            "target": options["target"],
+            "stages": [asdict(Stage("pretrain", 1.5, False))],
+            "metrics": {"teacher_r2": 0.8, "int8_r2": float("nan")},
+            "gates": [asdict(gate) for gate in gates],
+        }
+        return types.SimpleNamespace(
+            bundle=options["out"],
+            target=options["target"],
+            stages=(Stage("pretrain", 1.5, False),),
+            gates=gates,
+            table=(TableRow("spike teacher", 0.8, False, "sees the future"), TableRow("ridge", None, True, "")),
+            lacking=None,
+            shipped=None,
+            next_step="edgedistill bench x",
+            to_json=lambda: facts,
+        )
+
+    def pretrain(self, data: object, out: Path, **settings: Any) -> dict[str, Any]:
+        self.asked = {"data": data, "out": out, **settings}
+        return {"out": str(out), "sessions": 2, "validation_loss": 0.5, "probe_r2": None}
+
+    def distill(self, data: object, teacher: Path, out: Path, **settings: Any) -> dict[str, Any]:
+        self.asked = {"data": data, "teacher": teacher, "out": out, **settings}
+        return {"out": str(out)}

@@ -1,0 +1,23 @@
+"""`edgedistill inspect`: it shows what a bundle holds, and refuses what is neither session nor bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .calling import answer, call, refused
+
+
+def test_a_bundle_can_be_inspected(bundle: Path) -> None:
+    found = answer("inspect", bundle)
+    assert (found["kind"], found["rate"], found["target"]) == ("bundle", "250/1", "host")
+    assert found["outputs"][0] == {"name": "cursor_vel_x", "unit": "cm/s"}
+    assert "student.onnx" in found["files"]
+    text = call("inspect", bundle).output
+    assert "cursor_vel_x (cm/s)" in text
+    assert "deployed_r2" in text
+
+
+def test_what_is_not_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    refused("bench", tmp_path / "folder", says=("folder", "not an edgedistill bundle"))
+    refused("inspect", tmp_path / "none.edge", says=("none.edge", "no such file"))
