@@ -72,8 +72,8 @@ def pretrain(data: tuple[Path, ...], out: Path, preset: str, as_json: bool, **se
     from edgedistill import pipeline
 
     with training_progress() as progress:
-        summary = pipeline.pretrain(data, out, preset=preset, progress=progress, **settings)
-    _show_summary(summary, as_json)
+        summary = pipeline.pretrain(pipeline.PretrainOptions(data=data, out=out, preset=preset, **settings), progress)
+    _show_summary(summary.to_json(), as_json)
 
 
 @click.command(
@@ -110,8 +110,9 @@ def distill(
     from edgedistill import pipeline
 
     with training_progress() as progress:
-        summary = pipeline.distill(data, teacher, out, preset=preset, progress=progress, **settings)
-    _show_summary(summary, as_json)
+        options = pipeline.DistillOptions(data=data, teacher=teacher, out=out, preset=preset, **settings)
+        summary = pipeline.distill(options, progress)
+    _show_summary(summary.to_json(), as_json)
 
 
 @click.command(
@@ -209,7 +210,7 @@ def _print_build(result: BuildResult) -> None:
     click.echo(f"next: {result.next_step}")
 
 
-def _show_summary(summary: dict[str, Any], as_json: bool) -> None:
+def _show_summary(summary: dict[str, object], as_json: bool) -> None:
     if as_json:
         print_json(summary)
     else:
