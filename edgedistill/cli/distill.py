@@ -41,5 +41,6 @@ def distill(data: tuple[Path, ...], teacher: Path, out: Path, preset: str, as_js
     from edgedistill import pipeline
 
     with show_training() as progress:
-        summary = pipeline.distill(data, teacher, out, preset=preset, progress=progress, **settings)
-    print_summary(summary, as_json)
+        options = pipeline.DistillOptions(data=data, teacher=teacher, out=out, preset=preset, **settings)
+        summary = pipeline.distill(options, progress)
+    print_summary(summary.to_json(), as_json)

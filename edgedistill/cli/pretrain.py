@@ -33,5 +33,6 @@ def pretrain(data: tuple[Path, ...], out: Path, preset: str, as_json: bool, **se
     from edgedistill import pipeline
 
     with show_training() as progress:
-        summary = pipeline.pretrain(data, out, preset=preset, progress=progress, **settings)
-    print_summary(summary, as_json)
+        options = pipeline.PretrainOptions(data=data, out=out, preset=preset, **settings)
+        summary = pipeline.pretrain(options, progress)
+    print_summary(summary.to_json(), as_json)

@@ -1,7 +1,11 @@
-"""Models in a folder: `model.safetensors` and `model.json`, what is needed to build the network again."""
+"""Models in a folder: weights in `model.safetensors`, and facts in `model.json` to build the network again.
+
+A trained teacher or student goes in and comes back out, with whatever facts its user wrote beside it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,26 +14,31 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as weights_as_bytes
 from torch import nn
 
 from edgedistill.config import StudentSize, TeacherSize, parse
-from edgedistill.errors import EdgeDistillError, OutputError
+from edgedistill.errors import EdgeDistillError
+from edgedistill.files import atomic_write_bytes, atomic_write_text
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 
 WEIGHTS, FACTS = "model.safetensors", "model.json"
+OLD_KEYS = {"behaviour": "behavior"}  # facts that versions up to 0.1 wrote under another name
+
+Facts = Mapping[str, Any]  # a JSON object
 
 
 def save_teacher(teacher: PatchAutoencoder, folder: Path, facts: Mapping[str, object]) -> None:
-    """Writes a teacher; `facts` is whatever else its user should know (JSON)."""
+    """Writes a teacher; `facts` is whatever else its user should know (JSON). Raises OutputError."""
     kind = {"kind": "teacher", "size": asdict(teacher.size), "channels": teacher.channels}
     teacher_d = teacher.to_teacher.out_features if teacher.to_teacher is not None else 0
     save(teacher, folder, {**kind, "counts": teacher.counts, "teacher_d": teacher_d, **facts})
 
 
 def save_student(student: Student, folder: Path, facts: Mapping[str, object]) -> None:
-    """Writes a student with all its sessions' tokenizers."""
+    """Writes a student with the tokenizers of all its sessions; `facts` as for a teacher. Raises OutputError."""
     shape = {
         "kind": "student",
         "size": asdict(student.size),
@@ -42,45 +51,34 @@ def save_student(student: Student, folder: Path, facts: Mapping[str, object]) ->
 
 
 def save(model: nn.Module, folder: Path, facts: Mapping[str, object]) -> None:
-    """Weights first, facts last: a folder with facts is whole."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{WEIGHTS}.partial"
-        save_file({n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, partial)
-        partial.replace(folder / WEIGHTS)
-        text = folder / f".{FACTS}.partial"
-        text.write_text(json.dumps(facts, indent=1))
-        text.replace(folder / FACTS)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"cannot write the model to {folder}",
-            got=str(error),
-            causes=["the disk is full", "the folder is read-only"],
-        ) from error
+    """Writes weights first and facts last: a folder with facts is whole. Raises OutputError."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    atomic_write_bytes(folder / WEIGHTS, weights_as_bytes(weights), "the model")
+    atomic_write_text(folder / FACTS, json.dumps(facts, indent=1), "the model")
 
 
-def load_teacher(folder: Path) -> tuple[PatchAutoencoder, dict[str, Any]]:
-    """The teacher that `save_teacher` wrote, and its facts."""
+def load_teacher(folder: Path) -> tuple[PatchAutoencoder, Facts]:
+    """Returns the teacher that `save_teacher` wrote, and its facts. Raises EdgeDistillError."""
     facts = read_facts(folder, "teacher", "edgedistill pretrain")
-    with described_in(folder):
+    with refuse_damaged_facts(folder):
         size = parse(TeacherSize, facts["size"], str(folder / FACTS))
         teacher = PatchAutoencoder(size, facts["channels"], facts["counts"], facts["teacher_d"])
     load_weights(teacher, folder)
     return teacher, facts
 
 
-def load_student(folder: Path) -> tuple[Student, dict[str, Any]]:
-    """The student that `save_student` wrote, and its facts."""
+def load_student(folder: Path) -> tuple[Student, Facts]:
+    """Returns the student that `save_student` wrote, and its facts. Raises EdgeDistillError."""
     facts = read_facts(folder, "student", "edgedistill distill")
-    with described_in(folder):
+    with refuse_damaged_facts(folder):
         size = parse(StudentSize, facts["size"], str(folder / FACTS))
         student = Student(size, facts["channels"], facts["arrays"], facts["teacher_d"], facts["outputs"])
     load_weights(student, folder)
     return student, facts
 
 
-def read_facts(folder: Path, kind: str, command: str) -> dict[str, Any]:
-    """`model.json` of a folder that must hold a `kind`."""
+def read_facts(folder: Path, kind: str, command: str) -> Facts:
+    """Returns what `model.json` of a folder says, by today's keys; EdgeDistillError unless it holds a `kind`."""
     try:
         facts = json.loads((folder / FACTS).read_text())
     except (OSError, ValueError) as error:
@@ -90,12 +88,12 @@ def read_facts(folder: Path, kind: str, command: str) -> dict[str, Any]:
     if not isinstance(facts, dict) or facts.get("kind") != kind:
         found = facts.get("kind") if isinstance(facts, dict) else "something else"
         raise EdgeDistillError(f"{folder} holds no {kind}", got=found, expected=kind)
-    return facts
+    return {OLD_KEYS.get(str(key), str(key)): value for key, value in facts.items()}
 
 
 @contextmanager
-def described_in(folder: Path) -> Iterator[None]:
-    """`model.json` that does not say what to build is one error, whichever fact is missing."""
+def refuse_damaged_facts(folder: Path) -> Iterator[None]:
+    """Turns whatever goes wrong with a fact that is missing or of another type into one EdgeDistillError."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -108,7 +106,7 @@ def described_in(folder: Path) -> Iterator[None]:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Fills `model`, in evaluation mode; a damaged or foreign file is refused by name."""
+    """Fills `model` and sets it to evaluation mode; EdgeDistillError names a file that is damaged or foreign."""
     path = folder / WEIGHTS
     try:
         model.load_state_dict(load_file(path))
@@ -119,3 +117,13 @@ def load_weights(model: nn.Module, folder: Path) -> None:
             next_step="train it again",
         ) from error
     model.eval()
+
+
+def checkpoint_sha256(model: nn.Module) -> str:
+    """Returns the SHA-256 over names, types, shapes and bytes of the model's tensors, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()

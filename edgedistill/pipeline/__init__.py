@@ -1,10 +1,24 @@
-"""From sessions to a bundle, stage by stage; a stage whose inputs have not changed is not run again.
+"""The commands that train: `build`, and `pretrain`, `distill` and `calibrate` by themselves.
 
-`stages` is the way data flows, `options` what it is asked and answers, `inputs` what it begins with, `run` the
-trained stages, `given` a student of an earlier run, `cache` what keeps stages, `assemble` what goes into the bundle.
+`build` is the way data flows: `request` checks what was asked for, `trained` holds the models, `quantized` their
+integers, and `assembled` the bundle. `run` and `cache` are what all stages share, and a stage whose inputs and code
+have not changed is not run again. `teacher`, `students` and `ranges` hold the stages that are kept.
 """
 
-from edgedistill.pipeline.build import build, distill, pretrain
-from edgedistill.pipeline.request import BuildOptions, BuildResult, TableRow
+from edgedistill.pipeline.build import build
+from edgedistill.pipeline.distillation import DistillOptions, distill
+from edgedistill.pipeline.pretraining import PretrainOptions, pretrain
+from edgedistill.pipeline.request import BuildOptions
+from edgedistill.pipeline.result import BuildResult, TableRow, TrainingSummary
 
-__all__ = ["BuildOptions", "BuildResult", "TableRow", "build", "distill", "pretrain"]
+__all__ = [
+    "BuildOptions",
+    "BuildResult",
+    "DistillOptions",
+    "PretrainOptions",
+    "TableRow",
+    "TrainingSummary",
+    "build",
+    "distill",
+    "pretrain",
+]

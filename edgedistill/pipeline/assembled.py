@@ -1,7 +1,7 @@
 """What goes into a bundle: students in float32, float16 and INT8, the spike student, holdout and reference.
 
-Comes in: trained students with their read-outs and integers, the session they decode. Goes out: the bundle on disk,
-every graph in it checked against what it was written from, and the gates of its target judged on it.
+A checked request, its trained models and their integers go in. The bundle on disk comes out, with every graph in it
+checked against what it was written from, and the gates of its target judged on it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from safetensors.numpy import save
 from edgedistill import __version__
 from edgedistill.bench import QUICK, bench
 from edgedistill.bench.subjects import PUBLISHED, PUBLISHED_GRAPH, TEACHER, TEACHER_FACTS, TEACHER_GRAPH
-from edgedistill.bundle import open_bundle, write_bundle
+from edgedistill.bundle import open_bundle, ship, write_bundle
 from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.engines import compile_or_prepare, compile_spike_student
 from edgedistill.config import StudentShape, load_preset
@@ -34,8 +35,12 @@ from edgedistill.pipeline.graph_checks import (
     require_same_function,
     require_spike_graphs,
 )
-from edgedistill.pipeline.quantized import RANGES, Int8Student
-from edgedistill.pipeline.trained import TeacherSubject
+from edgedistill.pipeline.quantized import Int8Student, QuantizedStudents
+from edgedistill.pipeline.ranges import RANGES
+from edgedistill.pipeline.request import BuildOptions, BuildRequest
+from edgedistill.pipeline.result import TABLE, BuildResult, Metrics, table_from_metrics
+from edgedistill.pipeline.teacher import TeacherSubject
+from edgedistill.pipeline.trained import TrainedModels, TrainedStudent
 from edgedistill.quantization.deployment import deployed_weights
 from edgedistill.quantization.onnx_graph import graph_for_plugin, graph_from_integers, graph_from_student
 from edgedistill.quantization.onnx_graph.teacher_window import graph_from_teacher, parameters_of, timing_graph
@@ -58,55 +63,111 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Ingredients:
-    """Everything a bundle is made of."""
+    """Everything a bundle is written from."""
 
     out: Path
     target: Target
     preset: str
     bins: SessionBins
-    session: TrainingSession
+    session: TrainingSession  # as the student reads it
     lfp: Subject
     spikes: Subject
     teacher: TeacherSubject
-    metrics: dict[str, float | None]
-    provenance: dict[str, Any]
+    metrics: Metrics
+    provenance: dict[str, object]  # JSON
 
 
-def write_decoder_bundle(made: Ingredients) -> tuple[tuple[Gate, ...], CompiledEngine | None]:
-    """Writes the bundle, checks its graphs and measures it; returns the gates, and what was compiled."""
-    files, shape = subject_files(made.lfp, made.session.id)
-    spikes, spike_shape = subject_files(made.spikes, made.session.id)
-    mean, std = made.session.spike_normalization
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What came of a bundle that was written."""
+
+    gates: tuple[Gate, ...]
+    compiled: CompiledEngine | None  # None where the target's engine needs no compiling
+
+
+def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: QuantizedStudents) -> BuildResult:
+    """Writes the bundle, and its zip where that is asked for; returns what came of the build."""
+    options, cache = request.options, request.run.cache
+    found = {**trained.metrics, "int8_r2": quantized.lfp.quantized.score.r2}
+    metrics = {name: found.get(name) for name, _, _ in TABLE}
+    start = monotonic()
+    parts = Ingredients(
+        options.out,
+        request.target,
+        request.run.preset.name,
+        request.bins,
+        trained.lfp.session,
+        subject_from_student(trained.lfp, quantized.lfp),
+        subject_from_student(trained.spikes, quantized.spikes),
+        trained.teacher,
+        metrics,
+        {**request.run.provenance.to_json(), "seed": options.seed, **adaptation(options)},
+    )
+    written = write_decoder_bundle(parts)
+    cache.note("bundle", start)
+    return BuildResult(
+        bundle=options.out,
+        target=request.target.name,
+        stages=tuple(cache.stages),
+        metrics=metrics,
+        gates=written.gates,
+        table=table_from_metrics(metrics, decoder_note(options)),
+        lacking=written.compiled.lacking if written.compiled else None,
+        shipped=ship(open_bundle(options.out)) if options.ship else None,
+    )
+
+
+def subject_from_student(trained: TrainedStudent, int8: Int8Student) -> Subject:
+    """Returns one student as the bundle holds it, in float and in INT8."""
+    return Subject(trained.student, trained.readout, int8)
+
+
+def adaptation(options: BuildOptions) -> dict[str, object]:
+    """Returns how a student of --student was fitted to the session, as the manifest tells it; empty without one."""
+    return {} if options.student is None else {"adapt": options.adapt, "probe": options.probe}
+
+
+def decoder_note(options: BuildOptions) -> str:
+    """Returns the same for the table of R²."""
+    labels = "labelled probe" if options.probe else "no labels"
+    return "" if options.student is None else f", adapted by '{options.adapt}', {labels}"
+
+
+def write_decoder_bundle(parts: Ingredients) -> Written:
+    """Writes the bundle, checks its graphs, compiles its engine and measures it."""
+    files, shape = subject_files(parts.lfp, parts.session.id)
+    spikes, spike_shape = subject_files(parts.spikes, parts.session.id)
+    mean, std = parts.session.spike_normalization
     facts = {"model": spike_shape.to_json(), "normalization": {"mean": mean.tolist(), "std": std.tolist()}}
     spikes["model.json"] = json.dumps(facts).encode()
     files |= {f"subjects/spike-student/{name}": data for name, data in spikes.items()}
-    files |= teacher_files(made, spike_shape.outputs)
-    require_same_function(made.lfp.student, made.lfp.readout, made.session, shape, files["student.onnx"])
-    files["reference.npz"] = npz(reference(made.lfp.int8.quantized.model, made.session, files))
-    require_spike_graphs(made.spikes.int8.quantized.model, made.session, spikes)
-    files["holdout.npz"] = holdout(made, shape)
-    contents = manifest(made, shape)
-    write_bundle(made.out, contents, files)
-    first = compiled(made)
+    files |= teacher_files(parts, spike_shape.outputs)
+    require_same_function(parts.lfp.student, parts.lfp.readout, parts.session, shape, files["student.onnx"])
+    files["reference.npz"] = npz(reference(parts.lfp.int8.quantized.model, parts.session, files))
+    require_spike_graphs(parts.spikes.int8.quantized.model, parts.session, spikes)
+    files["holdout.npz"] = holdout(parts, shape)
+    contents = manifest(parts, shape)
+    write_bundle(parts.out, contents, files)
+    first = compiled(parts)
     sizes = {f"{name}_bytes": float(size) for name, size in first.record.sizes.items()} if first else {}
-    measured = bench(open_bundle(made.out), QUICK)
-    figures = {**measured.figures, **sizes, "int8_r2_drop": int8_r2_drop(made.metrics)}
-    gates = made.target.judge(figures, measured.why)
-    write_bundle(made.out, {**contents, "gates": [asdict(gate) for gate in gates]}, files)
-    final = compiled(made)  # once more: a library belongs to one manifest, and that now holds the gates
+    measured = bench(open_bundle(parts.out), QUICK)
+    figures = {**measured.figures, **sizes, "int8_r2_drop": int8_r2_drop(parts.metrics)}
+    gates = parts.target.judge(figures, measured.why)
+    write_bundle(parts.out, {**contents, "gates": [asdict(gate) for gate in gates]}, files)
+    final = compiled(parts)  # once more: a library belongs to one manifest, and that now holds the gates
     if final is not None and final.lacking is None:
-        compile_spike_student(open_bundle(made.out), made.target)
-    return gates, final
+        compile_spike_student(open_bundle(parts.out), parts.target)
+    return Written(gates, final)
 
 
-def compiled(made: Ingredients) -> CompiledEngine | None:
+def compiled(parts: Ingredients) -> CompiledEngine | None:
     """Compiles the bundle's engine for its target, or prepares it for the device; None where nothing is compiled."""
-    return compile_or_prepare(open_bundle(made.out), made.target) if engine_of(made) in COMPILED else None
+    return compile_or_prepare(open_bundle(parts.out), parts.target) if engine_of(parts) in COMPILED else None
 
 
-def engine_of(made: Ingredients) -> str:
+def engine_of(parts: Ingredients) -> str:
     """What decodes this bundle by default; a zip has no place for a compiled library."""
-    return "onnxruntime" if made.out.suffix == ".zip" else made.target.engine
+    return "onnxruntime" if parts.out.suffix == ".zip" else parts.target.engine
 
 
 def int8_r2_drop(metrics: dict[str, float | None]) -> float | None:
@@ -140,9 +201,9 @@ def int8_files(int8: Int8Student) -> dict[str, bytes]:
     }
 
 
-def teacher_files(made: Ingredients, outputs: int) -> dict[str, bytes]:
+def teacher_files(parts: Ingredients, outputs: int) -> dict[str, bytes]:
     """The spike teacher over its window, and one of the published shape that can only be timed."""
-    teacher, session, paper = made.teacher, made.session.id, load_preset("paper")
+    teacher, session, paper = parts.teacher, parts.session.id, load_preset("paper")
     weight, bias = (part.astype(np.float32) for part in (teacher.readout.weight, teacher.readout.bias))
     trained = graph_from_teacher(teacher.model, session, teacher.window, weight, bias)
     units = teacher.model.channels[session]
@@ -155,27 +216,27 @@ def teacher_files(made: Ingredients, outputs: int) -> dict[str, bytes]:
     return {**graphs, TEACHER_FACTS: json.dumps(facts).encode()}
 
 
-def holdout(made: Ingredients, shape: StudentShape) -> bytes:
+def holdout(parts: Ingredients, shape: StudentShape) -> bytes:
     """The test block as bins, counts and kinematics, after a run-up of one receptive field; and raw frames."""
-    block = made.session.split.test
+    block = parts.session.split.test
     first = max(0, block.start - shape.receptive_field - shape.lag_rows)
     stretch = slice(first, block.stop)
-    assert made.session.counts is not None
+    assert parts.session.counts is not None
     arrays = {
-        "bins": made.session.inputs("lfp")[stretch].numpy(),
-        "counts": made.session.counts[stretch].numpy().astype(np.uint8),
-        "kinematics": behavior_of(made.session)[stretch].astype(np.float32),
+        "bins": parts.session.inputs("lfp")[stretch].numpy(),
+        "counts": parts.session.counts[stretch].numpy().astype(np.uint8),
+        "kinematics": behavior_of(parts.session)[stretch].astype(np.float32),
         "score_from": np.array(block.start - first),
         "first_bin": np.array(first),
     }
-    return npz(arrays | raw_stretch(made, first, block.stop))
+    return npz(arrays | raw_stretch(parts, first, block.stop))
 
 
-def raw_stretch(made: Ingredients, first: int, stop: int) -> dict[str, npt.NDArray[Any]]:
+def raw_stretch(parts: Ingredients, first: int, stop: int) -> dict[str, npt.NDArray[Any]]:
     """Raw frames from the start of bin `first`, as many as fit, and the state of the front end before them."""
-    config = made.bins.frontend
+    config = parts.bins.frontend
     assert config is not None
-    with open_recording(Path(made.bins.path)) as recording:
+    with open_recording(Path(parts.bins.path)) as recording:
         lfp = recording.lfp
         assert lfp is not None
         start = config.edge(first)
@@ -188,33 +249,33 @@ def raw_stretch(made: Ingredients, first: int, stop: int) -> dict[str, npt.NDArr
         return {"frames": lfp.read(start, start + frames), "frame_start": np.array(start), **state}
 
 
-def manifest(made: Ingredients, shape: StudentShape) -> dict[str, object]:
+def manifest(parts: Ingredients, shape: StudentShape) -> dict[str, object]:
     """`manifest.json` but for what `write_bundle` and the gates add."""
-    config = made.bins.frontend
+    config = parts.bins.frontend
     assert config is not None
-    mean, std = made.session.normalization
-    outputs = zip(made.bins.output_names, made.bins.output_units, strict=True)
+    mean, std = parts.session.normalization
+    outputs = zip(parts.bins.output_names, parts.bins.output_units, strict=True)
     return {
-        "name": made.out.stem,
+        "name": parts.out.stem,
         "created_by": f"edgedistill {__version__}",
         "model": shape.to_json(),
         "frontend": config.to_json(),
         "normalization": {"mean": mean.tolist(), "std": std.tolist()},
-        "channel_ids": list(made.bins.channel_ids),
+        "channel_ids": list(parts.bins.channel_ids),
         "outputs": [{"name": name, "unit": unit} for name, unit in outputs],
-        "session": {"id": made.session.id, "subject": made.bins.subject_id},
-        "preset": made.preset,
-        "target": made.target.name,
-        "engine": engine_of(made),
-        "recipe": made.lfp.int8.ranges.recipe.name,
+        "session": {"id": parts.session.id, "subject": parts.bins.subject_id},
+        "preset": parts.preset,
+        "target": parts.target.name,
+        "engine": engine_of(parts),
+        "recipe": parts.lfp.int8.ranges.recipe.name,
         "int8": {
-            "weight_bytes": made.lfp.int8.quantized.model.weight_bytes,
-            "state_bytes": made.lfp.int8.quantized.state_bytes,
-            "kept_float32": list(made.lfp.int8.quantized.model.keep),
+            "weight_bytes": parts.lfp.int8.quantized.model.weight_bytes,
+            "state_bytes": parts.lfp.int8.quantized.state_bytes,
+            "kept_float32": list(parts.lfp.int8.quantized.model.keep),
         },
-        "metrics": {name: none_if_nan(value) for name, value in made.metrics.items()},
+        "metrics": {name: none_if_nan(value) for name, value in parts.metrics.items()},
         "gates": [],
-        "provenance": made.provenance,
+        "provenance": parts.provenance,
         "group_delay_ms": group_delay_ms(config),
     }
 

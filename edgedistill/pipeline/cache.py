@@ -1,7 +1,7 @@
-"""Stages kept on disk: a folder a stage, named by the hash of what went in.
+"""Stages kept on disk: one folder for each stage, named by a hash of what went into it.
 
-A stage works in `NAME-HASH.partial`, which survives a kill, so that its checkpoint is found again; when it is
-done the folder is renamed to `NAME-HASH`. What is there is whole.
+A stage works in `NAME-HASH.partial`. That folder survives when the program is killed, so that the stage finds its
+checkpoint again. When the stage is done the folder is renamed to `NAME-HASH`, so a folder of that name is whole.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from edgedistill import __version__
-from edgedistill.errors import OutputError
-
-CODE = ("config.py", "frontend", "data", "models", "training", "quantization", "numerics")
+from edgedistill.files import output_error
+from edgedistill.pipeline.code_digest import installed_code_digest
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a run: how long it took, or that it was kept."""
+    """One stage of a run: how long it took, and whether it was found on disk."""
 
     name: str
     seconds: float
@@ -31,16 +29,19 @@ class Stage:
 
 @dataclass
 class Cache:
-    """Stages under `root`; `stages` lists those of this run in order."""
+    """The folder `root` that holds the stages; `stages` lists those of this run in order."""
 
     root: Path
     stages: list[Stage] = field(default_factory=list)
 
     def stage(self, name: str, inputs: object, make: Callable[[Path], None]) -> Path:
-        """The folder of stage `name` for `inputs` (JSON); `make` fills it unless it is there already."""
+        """Returns the folder of stage `name`, which `make` fills unless it is there already.
+
+        The folder belongs to the name, the `inputs` (JSON) and the code of the module that defines `make`, with all
+        that this module imports. Raises OutputError where the folder cannot be written.
+        """
         start = monotonic()
-        key = hashlib.sha256(json.dumps([name, inputs, code_sha256()], sort_keys=True).encode()).hexdigest()
-        folder = self.root / f"{name}-{key[:16]}"
+        folder = self.root / f"{name}-{stage_key(name, inputs, make.__module__)[:16]}"
         cached = folder.is_dir()
         if not cached:
             partial, fresh = folder.with_name(folder.name + ".partial"), not self.root.exists()
@@ -49,12 +50,8 @@ class Cache:
                 make(partial)
                 partial.rename(folder)
             except OSError as error:
-                raise OutputError(
-                    f"stage '{name}' could not be kept in {self.root}",
-                    got=error.strerror or str(error),
-                    causes=["the disk is full", "the folder is read-only"],
-                    next_step=f"df -h {self.root.parent}, or choose another folder with --work",
-                ) from error
+                next_step = f"df -h {self.root.parent}, or choose another folder with --work"
+                raise output_error(self.root, f"stage '{name}'", error, next_step) from error
             finally:
                 with suppress(OSError):  # a stage that could not begin leaves nothing behind
                     partial.rmdir()
@@ -64,16 +61,11 @@ class Cache:
         return folder
 
     def note(self, name: str, start: float) -> None:
-        """Records a stage that is never kept."""
+        """Lists a stage that is never kept and began at `start`, a time of `monotonic`."""
         self.stages.append(Stage(name, monotonic() - start, False))
 
 
-def code_sha256() -> str:
-    """Of the code the stages run: other code may give other results."""
-    package = Path(__file__).parent.parent
-    digest = hashlib.sha256(__version__.encode())
-    for part in CODE:
-        path = package / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
+def stage_key(name: str, inputs: object, module: str) -> str:
+    """Returns the SHA-256 of a stage's name, its inputs (JSON) and the code behind `module`."""
+    parts = [name, inputs, installed_code_digest(module)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,38 +1,43 @@
-"""`edgedistill calibrate`: a student of `edgedistill distill` and sessions in, a file of INT8 ranges out.
+"""`edgedistill calibrate`: from a student of `edgedistill distill` and sessions to a file of INT8 ranges.
 
-The same steps as in `build`, by themselves: read the sessions, find the ranges, fine-tune where the recipe says so,
+These are the steps of `build` by themselves: read the sessions, find the ranges, fine-tune where the recipe says so,
 rank the parts of the step by what their quantization costs. A session that is new to the student is read with fresh
 statistics, where the student knows its array.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
-from edgedistill.config import Preset, StudentSize, TrainingConfig, load_preset, preset_names
+from edgedistill.config import Preset, StudentSize, load_preset, preset_names
 from edgedistill.data.bins import SessionBins
-from edgedistill.models.files import load_student, save_student
+from edgedistill.files import atomic_write
+from edgedistill.models.files import checkpoint_sha256
 from edgedistill.models.student import Student
+from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
-from edgedistill.pipeline.inputs import provenance, read_sessions, require_labels, require_writable
-from edgedistill.pipeline.pretrained_student import knows, last_statistics, readouts, taught_by, without_labels
-from edgedistill.pipeline.request import Progress
-from edgedistill.pipeline.trained import Run, normalizations
+from edgedistill.pipeline.early_checks import require_labels, require_writable
+from edgedistill.pipeline.inputs import read_sessions
+from edgedistill.pipeline.pretrained_student import (
+    PretrainedStudent,
+    fit_readouts,
+    load_pretrained_student,
+    save_pretrained_student,
+    statistics_of,
+)
+from edgedistill.pipeline.ranges import FineTuning, finetune, window_progress
+from edgedistill.pipeline.run import Progress, Run, provenance_of
+from edgedistill.pipeline.teacher import TeacherLatents, latents_from_teacher, load_known_teacher
 from edgedistill.quantization.calibration.range_search import calibrate
-from edgedistill.quantization.calibration.ranges import Ranges, checkpoint_sha256, plain_shape
-from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, load_recipe, require_teacher
+from edgedistill.quantization.calibration.ranges import Ranges, plain_shape
+from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, require_teacher
 from edgedistill.quantization.integers import require_parts
-from edgedistill.training.adapt import adapt
 from edgedistill.training.batches import TrainingSession, gap_for, training_session, unlabelled_block
 from edgedistill.training.student_tasks import score_student
 
-OF_THE_MODEL = ("kind", "size", "channels", "arrays", "teacher_d", "outputs")  # facts that save_student knows better
 Ranking = tuple[tuple[str, float], ...]  # part, R² lost when it alone is quantized
 
 
@@ -54,7 +59,7 @@ class CalibrationOptions:
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """Where the ranges are, and what was found on the way."""
+    """Where the ranges are, and what else was found or written."""
 
     out: Path
     ranges: Ranges
@@ -64,7 +69,7 @@ class CalibrationResult:
     seconds: float
 
     def to_json(self) -> dict[str, object]:
-        """As documented in the README."""
+        """Returns the answer of `edgedistill calibrate --json`, as documented."""
         found = self.ranges.to_json()
         ranking = None if self.sensitivity is None else [{"part": p, "r2_drop": r2} for p, r2 in self.sensitivity]
         return {
@@ -79,48 +84,110 @@ class CalibrationResult:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class CalibrationRequest:
+    """What `edgedistill calibrate` was asked for, loaded and checked."""
+
+    options: CalibrationOptions
+    recipe: Recipe
+    pretrained: PretrainedStudent
+    run: Run
+    sessions: tuple[TrainingSession, ...]
+    teacher: PatchAutoencoder | None  # None where the recipe does not fine-tune
+    ranked_on: TrainingSession | None  # of --sensitivity
+
+
 def calibrate_run(options: CalibrationOptions, progress: Progress | None = None) -> CalibrationResult:
-    """The ranges of the student in `options.run`, written to `options.out`."""
+    """Writes the ranges of the student in `options.run` to `options.out`, and the fine-tuned student beside them.
+
+    Raises an EdgeDistillError for what is misspelt, missing or does not fit together, and OutputError.
+    """
     start = monotonic()
-    recipe = load_recipe(options.recipe)
-    require_teacher(recipe, options.teacher)
-    for path in {options.out, chart_of(options)}:
-        require_writable(path)
-    student, facts = load_student(options.run)
-    require_parts(plain_shape(student.size), recipe.keep)
-    cache = Cache(options.out.with_name(options.out.name + ".work"))
-    need = ("lfp", "units") if recipe.finetune else ("lfp",)
-    bins = read_sessions(cache, options.data, options.behavior, options.line_hz, need=need, also=("behavior",))
-    sessions = [training_session(b, gap_for(bins, student.size)) for b in bins]
-    labelled = labelled_session(bins, sessions) if options.sensitivity else None
-    sha256 = checkpoint_sha256(student)
-    adapted = adapted_to(student, facts, sessions)
-    report = None if progress is None else lambda n, of: progress("calibrate", n, of, float("nan"), float("nan"))
-    seen = [session if knows(student, session) else without_labels(session) for session in sessions]
-    ranges = calibrate(adapted, seen, "lfp", recipe, options.seed, report)
-    files: dict[str, str | None] = {b.session_id: b.sha256 for b in bins}
-    ranges = replace(ranges, sessions=files, checkpoint_sha256=sha256)
+    request = checked_request(options, progress)
+    student, ranges = find_ranges(request)
     tuned = None
-    if options.teacher is not None and recipe.finetune is not None:
+    if request.teacher is not None:
         tuned = options.out.with_suffix(".student")
-        run = Run(cache, preset_of(student.size), options.seed, provenance(bins), progress)
-        adapted, ranges = tuned_student(run, facts, adapted, ranges, sessions, seen, options.teacher, tuned)
+        latents = latents_from_teacher(request.run, request.teacher, request.sessions)
+        student, ranges = finetune_pretrained(request, student, ranges, latents)
+        save_pretrained_student(finetuned_student(request, student), tuned)
     ranges.write(options.out)
-    ranking = None if labelled is None else ranked(adapted, ranges, labelled)
-    figure = None
-    if ranking is not None:
-        figure = chart_of(options)
+    ranking = figure = None
+    if request.ranked_on is not None:
+        ranking, figure = rank_student(student, ranges, request.ranked_on), chart_of(options)
         draw_ranking(ranking, figure)
     return CalibrationResult(options.out, ranges, tuned, ranking, figure, monotonic() - start)
 
 
+def checked_request(options: CalibrationOptions, progress: Progress | None) -> CalibrationRequest:
+    """Returns the request for `options`; what can be refused before the calibration is refused here."""
+    recipe = load_recipe(options.recipe)
+    require_teacher(recipe, options.teacher)
+    for path in {options.out, chart_of(options)}:
+        require_writable(path)
+    pretrained = load_pretrained_student(options.run)
+    size = pretrained.student.size
+    require_parts(plain_shape(size), recipe.keep)
+    cache = Cache(options.out.with_name(options.out.name + ".work"))
+    need = ("lfp", "units") if recipe.finetune else ("lfp",)
+    bins = read_sessions(cache, options.data, options.behavior, options.line_hz, need=need, also=("behavior",))
+    gap = gap_for(bins, size)
+    sessions = tuple(training_session(b, gap) for b in bins)
+    ranked_on = last_labelled_session(bins, sessions) if options.sensitivity else None
+    run = Run(cache, preset_of(size), options.seed, provenance_of(bins), progress)
+    teacher = None
+    if recipe.finetune is not None and options.teacher is not None:
+        teacher = load_known_teacher(options.teacher, sessions)
+    return CalibrationRequest(options, recipe, pretrained, run, sessions, teacher, ranked_on)
+
+
+def find_ranges(request: CalibrationRequest) -> tuple[Student, Ranges]:
+    """Returns the student as it reads all sessions, and its ranges; no label of a session new to it has a say."""
+    run, pretrained = request.run, request.pretrained
+    student = pretrained.adapted_to_all(request.sessions)
+    seen = pretrained.without_new_labels(request.sessions)
+    ranges = calibrate(student, seen, "lfp", request.recipe, run.seed, window_progress(run, "calibrate"))
+    hashes: dict[str, str | None] = dict(run.provenance.sessions)
+    return student, replace(ranges, sessions=hashes, checkpoint_sha256=checkpoint_sha256(pretrained.student))
+
+
+def finetune_pretrained(
+    request: CalibrationRequest, student: Student, ranges: Ranges, teacher_latents: TeacherLatents
+) -> tuple[Student, Ranges]:
+    """Returns the fine-tuned student and its ranges. A fine-tuning that was stopped goes on from its checkpoint."""
+    pretrained, sessions = request.pretrained, request.sessions
+    tuning = FineTuning(
+        student_name=pretrained.task_name,
+        task=pretrained.task,
+        student=student,
+        ranges=ranges,
+        calibrated_on=pretrained.without_new_labels(sessions),
+        sessions=sessions,
+        teacher_latents=teacher_latents,
+    )
+    return finetune(request.run, tuning)
+
+
+def finetuned_student(request: CalibrationRequest, tuned: Student) -> PretrainedStudent:
+    """Returns the fine-tuned student with all that the student before it brought along, and the new sessions."""
+    pretrained, sessions = request.pretrained, request.sessions
+    return replace(
+        pretrained,
+        student=tuned,
+        arrays=tuned.tokenizer.arrays,
+        statistics={**pretrained.statistics, **statistics_of(sessions)},
+        readouts=fit_readouts(tuned, sessions) or pretrained.readouts,
+        finetuned_from=checkpoint_sha256(pretrained.student),
+    )
+
+
 def chart_of(options: CalibrationOptions) -> Path:
-    """Where the bar chart of --sensitivity goes: beside the ranges unless told otherwise."""
+    """Returns the place of the bar chart of --sensitivity: beside the ranges unless told otherwise."""
     return options.figure or options.out.with_suffix(".png")
 
 
-def labelled_session(bins: Sequence[SessionBins], sessions: Sequence[TrainingSession]) -> TrainingSession:
-    """The latest session with behavior, whose R² the ranking is of; RecordingError where none has any."""
+def last_labelled_session(bins: Sequence[SessionBins], sessions: Sequence[TrainingSession]) -> TrainingSession:
+    """Returns the latest session with behavior, for the R² of the ranking; RecordingError where none has any."""
     for session in reversed(sessions):
         if unlabelled_block(session) is None:
             return session
@@ -128,59 +195,14 @@ def labelled_session(bins: Sequence[SessionBins], sessions: Sequence[TrainingSes
     raise AssertionError("unreachable")
 
 
-def adapted_to(student: Student, facts: dict[str, Any], sessions: Sequence[TrainingSession]) -> Student:
-    """`student`, with the tokenizer of their array for sessions that are new to it; RecordingError for a new array.
-
-    Another student where there are any: the checkpoint stays what it was.
-    """
-    new = [session for session in sessions if not knows(student, session)]
-    if not new:
-        return student
-    adapted = deepcopy(student)
-    for session in new:
-        adapt(adapted, session, "stats", last_statistics_of(facts, session), TrainingConfig())
-    return adapted
-
-
-def last_statistics_of(facts: dict[str, Any], session: TrainingSession) -> Any:
-    """What `adapt` asks for; an array nobody knows is its own error."""
-    return last_statistics(facts, session.array) if session.array in facts["arrays"].values() else None
-
-
-def tuned_student(
-    run: Run,
-    facts: dict[str, Any],
-    student: Student,
-    ranges: Ranges,
-    sessions: Sequence[TrainingSession],
-    seen: Sequence[TrainingSession],
-    teacher: Path,
-    out: Path,
-) -> tuple[Student, Ranges]:
-    """The fine-tuned student, written to the folder `out`, and its ranges, which were found on `seen`.
-
-    Stopped, it goes on from a checkpoint.
-    """
-    from edgedistill.pipeline.quantized import finetuned
-
-    targets = run.targets(run.teacher(sessions, teacher), sessions)
-    row = facts.get("row", "distilled")
-    tuned, after = finetuned(run, row, student, ranges, sessions, targets, seen, taught_by(facts))
-    kept = {key: value for key, value in facts.items() if key not in OF_THE_MODEL}
-    kept["normalization"] = {**facts.get("normalization", {}), **normalizations(sessions)}
-    kept["readouts"] = readouts(tuned, sessions) or facts.get("readouts", {})
-    save_student(tuned, out, {**kept, "finetuned_from": ranges.checkpoint_sha256})
-    return tuned, after
-
-
 def preset_of(size: StudentSize) -> Preset:
-    """How a student of this size is trained: by the packaged preset of that size, else as `edge`."""
+    """Returns the packaged preset of this size, which says how such a student is trained; else `edge`."""
     presets = (load_preset(name) for name in preset_names())
     return next((preset for preset in presets if preset.student == size), load_preset("edge"))
 
 
-def ranked(student: Student, ranges: Ranges, session: TrainingSession) -> Ranking:
-    """Parts of the step and the R² lost on a session when each alone is quantized, largest first."""
+def rank_student(student: Student, ranges: Ranges, session: TrainingSession) -> Ranking:
+    """Returns the parts of the step and the R² lost on a session when each alone is quantized, largest first."""
     from edgedistill.quantization.sensitivity import rank_parts
 
     readout, _ = score_student(student, "deployed", session)
@@ -188,7 +210,7 @@ def ranked(student: Student, ranges: Ranges, session: TrainingSession) -> Rankin
 
 
 def draw_ranking(ranking: Ranking, path: Path) -> None:
-    """A bar a part, the costliest on top; the format by the ending of `path`."""
+    """Draws one bar for each part, the costliest on top, in the format that `path` ends in. Raises OutputError."""
     from matplotlib.figure import Figure
 
     parts, lost = zip(*reversed(ranking), strict=True)
@@ -201,9 +223,5 @@ def draw_ranking(ranking: Ranking, path: Path) -> None:
     axes.locator_params(axis="x", nbins=5)
     axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3))
     axes.axvline(0, color="black", linewidth=0.8)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
+    with atomic_write(path, "the chart") as partial:
         figure.savefig(partial, dpi=150)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,103 +1,178 @@
-"""A student of an earlier run: what it knows and was taught, and the read-out it brings along to another day."""
+"""A student of an earlier run as one object: the network, what it was trained on, and what it brings along.
+
+The folder that `edgedistill distill` wrote goes in, and a `PretrainedStudent` comes out; `save_pretrained_student`
+writes one. Its sessions, objective, statistics and stored read-outs are known here and nowhere else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from edgedistill.config import TrainingConfig
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import EdgeDistillError
+from edgedistill.models.files import Facts, load_student, refuse_damaged_facts, save_student
 from edgedistill.models.student import Student
-from edgedistill.training.adapt import Statistics
+from edgedistill.pipeline.run import Provenance
+from edgedistill.training.adapt import Statistics, adapt, require_known_array
 from edgedistill.training.batches import TrainingSession, unlabelled_block
 from edgedistill.training.evaluate import Readout
 from edgedistill.training.student_tasks import ROWS, Row, score_student
 
-
-def knows(student: Student, session: TrainingSession) -> bool:
-    """Whether `student` was trained on this session; the same id on another array is another session."""
-    return student.tokenizer.arrays.get(session.id) == session.array
+Outputs = tuple[tuple[str, ...], tuple[str, ...]]  # names and units of a behavior
 
 
-def taught_by(facts: dict[str, Any]) -> Row:
-    """What `edgedistill distill` trained the student by: fine-tuning goes on with the same objective."""
-    return ROWS[facts.get("row", "distilled")].aligned_by(facts.get("alignment", "cosine"))
+@dataclass(frozen=True, eq=False)
+class PretrainedStudent:
+    """A student of an earlier run. Methods that adapt it leave `student` itself as it is."""
+
+    student: Student
+    task_name: str
+    task: Row  # what `edgedistill distill` trained it for: fine-tuning goes on with the same objective
+    arrays: Mapping[str, str]  # session it was trained on -> array, in the order of training
+    statistics: Mapping[str, Statistics]  # session -> mean and std of its LFP in uV
+    readouts: Mapping[str, Readout]  # labelled session -> read-out of latents and lagged bins
+    outputs: Outputs | None  # of those read-outs
+    provenance: Provenance
+    finetuned_from: str | None = None  # checkpoint hash of the student before its fine-tuning
+    folder: Path = field(default=Path())
+
+    def has_session(self, session: TrainingSession) -> bool:
+        """Tells whether it was trained on `session`; the same id on another array is another session."""
+        return self.arrays.get(session.id) == session.array
+
+    def without_new_labels(self, sessions: Sequence[TrainingSession]) -> list[TrainingSession]:
+        """Returns the sessions, those it was not trained on without their behavior."""
+        return [session if self.has_session(session) else without_labels(session) for session in sessions]
+
+    def adapted_to(
+        self, session: TrainingSession, mode: str, config: TrainingConfig, seed: int = 0
+    ) -> tuple[Student, TrainingSession]:
+        """Returns a student that reads `session`, and the session as that student reads it.
+
+        `mode` is one of `training.adapt`, and does nothing for a session it was trained on. Raises RecordingError where
+        the array of the session is new.
+        """
+        student = deepcopy(self.student)
+        if self.has_session(session):
+            return student, session
+        require_known_array(student, session)
+        return student, adapt(student, session, mode, self.last_statistics(session.array), config, seed)
+
+    def adapted_to_all(self, sessions: Sequence[TrainingSession]) -> Student:
+        """Returns a student that reads all `sessions`, new ones with fresh statistics. RecordingError as above."""
+        student = deepcopy(self.student)
+        for session in sessions:
+            if not self.has_session(session):
+                require_known_array(student, session)
+                adapt(student, session, "stats", self.last_statistics(session.array), TrainingConfig())
+        return student
+
+    def last_statistics(self, array: str) -> Statistics:
+        """Returns mean and std (uV) of the last session of `array` that it was trained on."""
+        return self.statistics[[session for session, its in self.arrays.items() if its == array][-1]]
+
+    def readout_of(self, array: str) -> Readout | None:
+        """Returns the read-out of its last labelled session of `array`, whose channels the lagged bins are of.
+
+        On another day this read-out serves without a label of that day.
+        """
+        stored = [readout for session, readout in self.readouts.items() if self.arrays[session] == array]
+        return stored[-1] if stored else None
+
+    def require_readout(self, session: TrainingSession, outputs: Outputs) -> Readout:
+        """Returns the stored read-out for another day; EdgeDistillError without one for its array and `outputs`."""
+        readout = self.readout_of(session.array)
+        if readout is None:
+            raise EdgeDistillError(
+                f"the student in {self.folder} has no read-out",
+                got="it was distilled on sessions without behavior",
+                next_step="add --probe, which fits one on the labels of this session",
+            )
+        if self.outputs not in (None, outputs):
+            raise EdgeDistillError(
+                f"the student in {self.folder} decodes another behavior than that of session {session.id}",
+                got=self.outputs,
+                expected=outputs,
+                next_step="name the series it was distilled with by --behavior, or add --probe",
+            )
+        return readout
+
+
+def load_pretrained_student(folder: Path) -> PretrainedStudent:
+    """Returns the student in `folder`. EdgeDistillError where there is none, or where its facts are damaged."""
+    student, facts = load_student(folder)
+    with refuse_damaged_facts(folder):
+        return student_from_facts(student, facts, folder)
+
+
+def student_from_facts(student: Student, facts: Facts, folder: Path) -> PretrainedStudent:
+    """Returns the student with the facts of its `model.json`; a fact that may be missing has an empty value."""
+    outputs, task_name = facts.get("behavior"), facts.get("row", "distilled")
+    return PretrainedStudent(
+        student=student,
+        task_name=task_name,
+        task=ROWS[task_name].aligned_by(facts.get("alignment", "cosine")),
+        arrays=dict(student.tokenizer.arrays),
+        statistics={
+            session: (np.array(mean), np.array(std)) for session, (mean, std) in facts.get("normalization", {}).items()
+        },
+        readouts={session: readout_from_json(stored) for session, stored in facts.get("readouts", {}).items()},
+        outputs=None if outputs is None else (tuple(outputs[0]), tuple(outputs[1])),
+        provenance=Provenance(facts.get("sessions", {}), facts.get("versions", {})),
+        finetuned_from=facts.get("finetuned_from"),
+        folder=folder,
+    )
+
+
+def save_pretrained_student(pretrained: PretrainedStudent, folder: Path) -> None:
+    """Writes a folder that `load_pretrained_student` reads. Raises OutputError."""
+    facts: dict[str, object] = {
+        "row": pretrained.task_name,
+        "normalization": {s: [mean.tolist(), std.tolist()] for s, (mean, std) in pretrained.statistics.items()},
+        "readouts": {session: readout_to_json(readout) for session, readout in pretrained.readouts.items()},
+        "alignment": pretrained.task.objective.alignment_kind,
+        **pretrained.provenance.to_json(),
+    }
+    if pretrained.outputs is not None:
+        facts["behavior"] = [list(part) for part in pretrained.outputs]
+    if pretrained.finetuned_from is not None:
+        facts["finetuned_from"] = pretrained.finetuned_from
+    save_student(pretrained.student, folder, facts)
+
+
+def readout_to_json(readout: Readout) -> dict[str, object]:
+    """Returns a read-out as it stands in `model.json`."""
+    arrays = {"weight": readout.weight.tolist(), "bias": readout.bias.tolist()}
+    return {**arrays, "penalty": readout.penalty, "validation_r2": readout.validation_r2}
+
+
+def readout_from_json(stored: Facts) -> Readout:
+    """Returns the read-out that `readout_to_json` wrote."""
+    weight, bias = np.array(stored["weight"]), np.array(stored["bias"])
+    return Readout(weight, bias, stored["penalty"], stored["validation_r2"])
+
+
+def fit_readouts(student: Student, sessions: Sequence[TrainingSession]) -> dict[str, Readout]:
+    """Returns a read-out of latents and lagged bins for each session with labels in all blocks."""
+    return {s.id: score_student(student, "deployed", s)[0] for s in sessions if unlabelled_block(s) is None}
+
+
+def statistics_of(sessions: Sequence[TrainingSession]) -> dict[str, Statistics]:
+    """Returns mean and std (uV) of each session's LFP."""
+    return {session.id: session.normalization for session in sessions}
+
+
+def outputs_of(bins: SessionBins) -> Outputs:
+    """Returns names and units of a session's behavior."""
+    return bins.output_names, bins.output_units
 
 
 def without_labels(session: TrainingSession) -> TrainingSession:
-    """The session as a student sees it that may use no label of that day."""
+    """Returns the session as a student may see it that uses no label of that day."""
     return replace(session, behavior=None)
-
-
-def require_width(student: Student, targets: dict[str, Tensor]) -> None:
-    """EdgeDistillError where the student was not made to follow latents of this width."""
-    expected, found = student.to_teacher.out_features, next(iter(targets.values())).shape[1]
-    if found != expected:
-        raise EdgeDistillError(
-            "the student was distilled from another teacher than the one given",
-            got=f"{found} latent components",
-            expected=expected,
-            next_step="name the teacher that `edgedistill distill` was given",
-        )
-
-
-def require_readout(
-    facts: dict[str, Any], session: TrainingSession, behavior: list[list[str]], folder: Path | None
-) -> None:
-    """EdgeDistillError unless the student holds a read-out of the session's array and of its `behavior`."""
-    if not readouts_of(facts, session.array):
-        raise EdgeDistillError(
-            f"the student in {folder} has no read-out",
-            got="it was distilled on sessions without behavior",
-            next_step="add --probe, which fits one on the labels of this session",
-        )
-    if facts.get("behavior", behavior) != behavior:
-        raise EdgeDistillError(
-            f"the student in {folder} decodes another behavior than that of session {session.id}",
-            got=facts["behavior"],
-            expected=behavior,
-            next_step="name the series it was distilled with by --behavior, or add --probe",
-        )
-
-
-def outputs_of(bins: SessionBins) -> list[list[str]]:
-    """Names and units of the behavior, as JSON."""
-    return [list(bins.output_names), list(bins.output_units)]
-
-
-def stored_readout(facts: dict[str, Any], array: str) -> Readout:
-    """The read-out of the student's last labelled session of `array`: on another day, no label of that day is used."""
-    last = readouts_of(facts, array)[-1]
-    return Readout(np.array(last["weight"]), np.array(last["bias"]), last["penalty"], last["validation_r2"])
-
-
-def readouts_of(facts: dict[str, Any], array: str) -> list[dict[str, Any]]:
-    """The stored read-outs of an array's sessions; lagged bins are those of its channels."""
-    stored: dict[str, dict[str, Any]] = facts.get("readouts", {})
-    return [readout for session, readout in stored.items() if facts["arrays"][session] == array]
-
-
-def readouts(student: Student, sessions: Sequence[TrainingSession]) -> dict[str, Any]:
-    """Each labelled session's read-out of latents and lagged bins, as JSON."""
-    found = {s.id: score_student(student, "deployed", s)[0] for s in sessions if unlabelled_block(s) is None}
-    return {
-        name: {
-            "weight": r.weight.tolist(),
-            "bias": r.bias.tolist(),
-            "penalty": r.penalty,
-            "validation_r2": r.validation_r2,
-        }
-        for name, r in found.items()
-    }
-
-
-def last_statistics(facts: dict[str, Any], array: str) -> Statistics:
-    """Mean and std (uV) of the last session of `array` that a student was trained on."""
-    last = [session for session, of in facts["arrays"].items() if of == array][-1]
-    mean, std = facts["normalization"][last]
-    return np.array(mean), np.array(std)

@@ -1,160 +1,89 @@
-"""The INT8 stages of a run: calibrate, fine-tune where the recipe says so, quantize."""
+"""The students of a build in INT8: calibrated, fine-tuned where the recipe says so, quantized.
+
+Trained models go in. `QuantizedStudents` come out, each with the ranges of its activations and its R².
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
 
-from torch import Tensor
-
-from edgedistill.errors import EdgeDistillError
-from edgedistill.models.files import load_student, save_student
-from edgedistill.models.student import Student
-from edgedistill.pipeline.pretrained_student import require_width, without_labels
-from edgedistill.pipeline.trained import Run, contents
-from edgedistill.quantization.calibration.range_search import calibrate, measured_table
-from edgedistill.quantization.calibration.ranges import Ranges, checkpoint_sha256, read_ranges
-from edgedistill.quantization.calibration.recipe import Recipe
+from edgedistill.pipeline.pretrained_student import without_labels
+from edgedistill.pipeline.ranges import FineTuning, can_read, finetune, ranges_from_student, stage_name
+from edgedistill.pipeline.request import BuildRequest
+from edgedistill.pipeline.trained import TrainedModels, TrainedStudent
+from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.deployment import QuantizedStudent, better, quantize_for_session
-from edgedistill.quantization.training.finetuning import finetune_student
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import Readout
-from edgedistill.training.student_tasks import ROWS, Row
-
-RANGES = "ranges.json"
 
 
 @dataclass(frozen=True, eq=False)
 class Int8Student:
-    """A student in INT8 beside the float one it came from, and the ranges it was made with."""
+    """A student in INT8, and the ranges it was quantized with."""
 
     ranges: Ranges
     quantized: QuantizedStudent
 
 
-def int8_student(
-    run: Run,
-    row: str,
-    student: Student,
-    session: TrainingSession,
-    readout: Readout,
-    recipe: Recipe,
-    trained: Sequence[TrainingSession],
-    targets: dict[str, Tensor],
-    given: Ranges | None = None,
-    labelled: bool = True,
-    taught: Row | None = None,
-) -> Int8Student:
-    """The student of row `row` in INT8 for `session`, by `recipe` or with ranges that were `given`.
+@dataclass(frozen=True, eq=False)
+class QuantizedStudents:
+    """Both students of a bundle in INT8."""
 
-    `trained` are the sessions at hand; those the student can read serve the fine-tuning, whose result is taken where
-    it decodes the validation block no worse. Without `labelled` no label of `session` is used: the read-out stays as
-    it is, and windows are drawn by chance. `taught` is what a given student was trained by, where that is not `row`.
+    lfp: Int8Student
+    spikes: Int8Student
+
+
+def quantize_students(request: BuildRequest, trained: TrainedModels) -> QuantizedStudents:
+    """Returns the student that ships and the spike student in INT8. Ranges of --ranges are for the first alone."""
+    if request.ranges is None:
+        lfp = quantize_by_recipe(request, trained, trained.lfp)
+    else:
+        start = monotonic()
+        lfp = quantize_with(request.ranges, trained.lfp)
+        request.run.cache.note(stage_name("quantize", trained.lfp.name), start)
+    return QuantizedStudents(lfp, quantize_by_recipe(request, trained, trained.spikes))
+
+
+def quantize_by_recipe(request: BuildRequest, trained: TrainedModels, subject: TrainedStudent) -> Int8Student:
+    """Returns one student in INT8 by the recipe of the request.
+
+    A fine-tuned student is taken where it decodes the validation block no worse. Without labels there is no way to
+    compare the two on this session, and the fine-tuned one is taken.
     """
-    seen = session if labelled else without_labels(session)
-    ranges = calibrated(run, row, student, seen, recipe) if given is None else given
-    if not labelled:
-        ranges = replace(ranges, recipe=replace(ranges.recipe, refit_readout=False))
-    modality, start = ROWS[row].modality, monotonic()
-    int8 = Int8Student(ranges, quantize_for_session(student, session, modality, readout, ranges))
-    run.cache.note(named("quantize", row), start)
-    if ranges.recipe.finetune is None or given is not None:
+    run, name = request.run, subject.name
+    seen = subject.session if subject.may_use_labels else without_labels(subject.session)
+    ranges = ranges_from_student(run, name, subject.student, seen, subject.task.modality, request.recipe)
+    start = monotonic()
+    int8 = quantize_with(ranges, subject)
+    run.cache.note(stage_name("quantize", name), start)
+    if request.recipe.finetune is None:
         return int8
-    others = [s for s in trained if s.id != session.id and reads(student, s, modality)]
-    own = [*others, session] if labelled else others
-    student, after = finetuned(run, row, student, ranges, own, targets, [seen], taught or ROWS[row])
-    tuned = Int8Student(after, quantize_for_session(student, session, modality, readout, after))
-    worse = labelled and better(int8.quantized, tuned.quantized) is int8.quantized  # without labels nothing tells
+    tuning = FineTuning(
+        student_name=name,
+        task=subject.task,
+        student=subject.student,
+        ranges=int8.ranges,
+        calibrated_on=[seen],
+        sessions=tuning_sessions(request, subject),
+        teacher_latents=trained.teacher_latents,
+    )
+    student, after = finetune(run, tuning)
+    tuned = quantize_with(after, replace(subject, student=student))
+    worse = subject.may_use_labels and better(int8.quantized, tuned.quantized) is int8.quantized
     return int8 if worse else tuned
 
 
-def reads(student: Student, session: TrainingSession, modality: str) -> bool:
-    """Whether `student` has a tokenizer for the session."""
-    return student.tokenizer.channels.get(session.id) == session.inputs(modality).shape[1]
+def quantize_with(ranges: Ranges, subject: TrainedStudent) -> Int8Student:
+    """Returns a student in INT8 with these ranges; its read-out stays as it is where no label may be used."""
+    if not subject.may_use_labels:
+        ranges = replace(ranges, recipe=replace(ranges.recipe, refit_readout=False))
+    modality = subject.task.modality
+    quantized = quantize_for_session(subject.student, subject.session, modality, subject.readout, ranges)
+    return Int8Student(ranges, quantized)
 
 
-def given_ranges(path: Path | None, student: tuple[Student, dict[str, Any]] | None) -> Ranges | None:
-    """The ranges in `path`, which must be those of the given `student`."""
-    if path is None:
-        return None
-    if student is None:
-        raise EdgeDistillError(
-            f"the ranges in {path} belong to a student that was made before",
-            got="no --student",
-            next_step="name the student they were made for with --student",
-        )
-    ranges = read_ranges(path, student[0].size)
-    ranges.require_for(checkpoint_sha256(student[0]), str(path))
-    return ranges
-
-
-def calibrated(run: Run, row: str, student: Student, session: TrainingSession, recipe: Recipe) -> Ranges:
-    """The ranges of `student` on the training block of `session`."""
-    name, modality = named("calibrate", row), ROWS[row].modality
-
-    def make(folder: Path) -> None:
-        found = calibrate(student, [session], modality, recipe, run.seed, counted(run, name))
-        files = {id_: run.inputs["sessions"].get(id_) for id_ in found.sessions}
-        replace(found, sessions=files).write(folder / RANGES)
-
-    seen = contents(session, session.inputs(modality), session.behavior)  # windows are drawn by speed
-    inputs = [seen, checkpoint_sha256(student), asdict(recipe), run.seed]
-    return read_ranges(run.cache.stage(name, inputs, make) / RANGES, student.size)
-
-
-def finetuned(
-    run: Run,
-    row: str,
-    student: Student,
-    ranges: Ranges,
-    sessions: Sequence[TrainingSession],
-    targets: dict[str, Tensor],
-    calibrated_on: Sequence[TrainingSession],
-    taught: Row,
-) -> tuple[Student, Ranges]:
-    """Student and ranges after quantization-aware distillation on `sessions` by the objective of `taught`.
-
-    The table of the ranges is then that of the fine-tuned student, on the windows it was `calibrated_on`.
-    """
-    finetune = ranges.recipe.finetune
-    assert finetune is not None
-    if not sessions:
-        raise EdgeDistillError(
-            f"recipe '{ranges.recipe.name}' fine-tunes the student, and none of its sessions is here",
-            next_step="add the sessions it was distilled on to --data, or take a recipe without fine-tuning",
-        )
-    require_width(student, targets)
-    finetune = replace(finetune, steps=min(finetune.steps, run.preset.training.steps))  # --steps caps this stage too
-    name, modality, config = named("finetune", row), taught.modality, run.preset.training
-
-    def make(folder: Path) -> None:
-        checkpoint = folder / "checkpoint.safetensors"
-        tuned, values = finetune_student(
-            student, ranges.values, sessions, modality, taught.objective, config, finetune, run.seed, targets,
-            checkpoint, run.report(name), ranges.recipe.keep,
-        )  # fmt: skip
-        save_student(tuned, folder, {"row": row})
-        after = {name: list(map(float, numbers)) for name, numbers in values.items()}
-        found = replace(ranges, values=after, checkpoint_sha256=checkpoint_sha256(tuned))
-        table = measured_table(tuned, calibrated_on, modality, found)
-        replace(found, table=table).write(folder / RANGES)
-        checkpoint.unlink(missing_ok=True)
-
-    seen = [contents(s, s.inputs(modality), targets[s.id], s.behavior) for s in sessions]
-    inputs = [seen, checkpoint_sha256(student), ranges.to_json(), asdict(taught), asdict(config), run.seed]
-    folder = run.cache.stage(name, inputs, make)
-    return load_student(folder)[0], read_ranges(folder / RANGES, student.size)
-
-
-def named(stage: str, row: str) -> str:
-    """Stage names: those of the student that ships are plain."""
-    return stage if row == "deployed" else f"{stage}-{row.replace('_', '-')}"
-
-
-def counted(run: Run, name: str) -> Callable[[int, int], None] | None:
-    """Progress of a stage that counts windows instead of optimizer steps."""
-    report = run.report(name)
-    return None if report is None else lambda seen, windows: report(seen, windows, float("nan"), float("nan"))
+def tuning_sessions(request: BuildRequest, subject: TrainedStudent) -> list[TrainingSession]:
+    """Returns the sessions to fine-tune on: those that the student reads, and its own where labels may be used."""
+    own, modality = subject.session, subject.task.modality
+    others = [s for s in request.sessions if s.id != own.id and can_read(subject.student, s, modality)]
+    return [*others, own] if subject.may_use_labels else others

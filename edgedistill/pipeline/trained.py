@@ -1,151 +1,133 @@
-"""The trained stages of a run, each kept by the numbers it takes."""
+"""Every model of a build, trained and scored: teacher, spike student, the student that ships, and the baselines.
+
+A checked request goes in. `TrainedModels` come out: what is quantized and bundled, and each model's held-out R².
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from time import monotonic
-from typing import Any
 
-import numpy as np
-from torch import Tensor
-
-from edgedistill.config import Preset
-from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.models.student import Student
-from edgedistill.models.teacher import PatchAutoencoder
-from edgedistill.pipeline.cache import Cache
-from edgedistill.pipeline.inputs import known_teacher
-from edgedistill.pipeline.request import Progress
-from edgedistill.quantization.calibration.ranges import checkpoint_sha256
+from edgedistill.pipeline.pretrained_student import PretrainedStudent
+from edgedistill.pipeline.ranges import require_width
+from edgedistill.pipeline.request import BuildRequest
+from edgedistill.pipeline.result import Metrics
+from edgedistill.pipeline.students import patch_student_from_sessions, student_from_sessions
+from edgedistill.pipeline.teacher import (
+    TeacherLatents,
+    TeacherSubject,
+    latents_from_teacher,
+    teacher_from_sessions,
+    window_teacher,
+)
+from edgedistill.training.baselines import kalman_score, ridge_score
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.distill import distill_bidirectional
-from edgedistill.training.evaluate import Readout
-from edgedistill.training.pretrain import teacher_targets, train_teacher
-from edgedistill.training.student_tasks import ROWS, train_row
-from edgedistill.training.teacher_window import last_bin_readout
+from edgedistill.training.evaluate import Readout, behavior_of, score
+from edgedistill.training.student_tasks import ROWS, Row, score_student, score_teacher, student_features
 
 
 @dataclass(frozen=True, eq=False)
-class TeacherSubject:
-    """The spike teacher as it would have to run."""
+class TrainedStudent:
+    """A float student with the session it decodes."""
 
-    model: PatchAutoencoder
-    readout: Readout  # of the latent of a window's last bin
-    window: int  # bins
-
-
-@dataclass
-class Run:
-    """What all stages of one run share."""
-
-    cache: Cache
-    preset: Preset
-    seed: int
-    inputs: dict[str, Any]
-    progress: Progress | None
-
-    def report(self, name: str) -> Callable[[int, int, float, float], None] | None:
-        """Progress of one stage."""
-        if self.progress is None:
-            return None
-        show = self.progress
-        return lambda step, steps, loss, rate: show(name, step, steps, loss, rate)
-
-    def teacher(self, sessions: Sequence[TrainingSession], given: Path | None) -> PatchAutoencoder:
-        """The teacher of `--teacher`, or one trained here."""
-        if given is not None:
-            return known_teacher(given, sessions)
-        config = self.preset.teacher_training
-
-        def make(folder: Path) -> None:
-            size, checkpoint = self.preset.teacher, folder / "checkpoint.safetensors"
-            model = train_teacher(sessions, size, config, self.seed, checkpoint, self.report("teacher"))
-            save_teacher(model, folder, {"config": asdict(config)})
-            checkpoint.unlink(missing_ok=True)
-
-        seen = [contents(s, s.counts) for s in sessions]
-        recipe = [seen, asdict(self.preset.teacher), asdict(config), self.seed]
-        return load_teacher(self.cache.stage("teacher", recipe, make))[0]
-
-    def targets(self, teacher: PatchAutoencoder, sessions: Sequence[TrainingSession]) -> dict[str, Tensor]:
-        """The teacher's latents of every session."""
-        start = monotonic()
-        targets = teacher_targets(teacher, sessions, self.preset.teacher_training)
-        self.cache.note("teacher latents", start)
-        return targets
-
-    def student(
-        self,
-        name: str,
-        sessions: Sequence[TrainingSession],
-        targets: dict[str, Tensor],
-        alignment: str = "cosine",
-    ) -> Student:
-        """The student of row `name`, trained on `sessions`."""
-        config, row = self.preset.training, ROWS[name].aligned_by(alignment)
-        label = name if len(sessions) > 1 or name != "unsupervised_lfp" else "single_session_lfp"
-
-        def make(folder: Path) -> None:
-            checkpoint = folder / "checkpoint.safetensors"
-            shown = self.report(label)
-            student = train_row(row, sessions, self.preset, config, self.seed, targets, checkpoint, shown)
-            save_student(student, folder, {"row": name, "normalization": normalizations(sessions)})
-            checkpoint.unlink(missing_ok=True)
-
-        labels = [s.behavior if row.objective.behavior else None for s in sessions]
-        parts = [(s.inputs(row.modality), targets[s.id]) for s in sessions]
-        seen = [contents(s, *p, label) for s, p, label in zip(sessions, parts, labels, strict=True)]
-        saved = normalizations(sessions) if row.modality == "lfp" else None
-        recipe = [seen, saved, asdict(row), asdict(self.preset.student), asdict(config), self.seed]
-        return load_student(self.cache.stage(label.replace("_", "-"), recipe, make))[0]
-
-    def teacher_over_its_window(self, teacher: PatchAutoencoder, session: TrainingSession) -> TeacherSubject:
-        """The teacher without a future: what it decodes if its window is run again for every bin."""
-        segment = self.preset.teacher_training.segment_bins
-        window = segment - segment % teacher.size.span
-
-        def make(folder: Path) -> None:
-            readout = last_bin_readout(teacher, session, window)
-            np.savez(folder / "readout.npz", **asdict(readout))
-
-        recipe = [contents(session, session.spikes, session.behavior), checkpoint_sha256(teacher), window]
-        with np.load(self.cache.stage("teacher-readout", recipe, make) / "readout.npz") as kept:
-            readout = Readout(kept["weight"], kept["bias"], float(kept["penalty"]), float(kept["validation_r2"]))
-        return TeacherSubject(teacher, readout, window)
-
-    def bidirectional(self, sessions: Sequence[TrainingSession], targets: dict[str, Tensor]) -> PatchAutoencoder:
-        """The published shape of student, bidirectional, distilled without labels."""
-        config = self.preset.training
-        size = self.preset.patch_student
-
-        def make(folder: Path) -> None:
-            checkpoint = folder / "checkpoint.safetensors"
-            shown = self.report("bidirectional")
-            model = distill_bidirectional(sessions, size, config, self.seed, targets, checkpoint, shown)
-            save_teacher(model, folder, {"config": asdict(config)})
-            checkpoint.unlink(missing_ok=True)
-
-        seen = [contents(s, s.inputs("lfp"), targets[s.id]) for s in sessions]
-        recipe = [seen, asdict(size), asdict(config), self.seed]
-        return load_teacher(self.cache.stage("bidirectional", recipe, make))[0]
+    name: str  # "deployed" or "spike_student": names its stages
+    student: Student
+    task: Row  # what it was trained for
+    session: TrainingSession  # as the student reads it
+    readout: Readout
+    r2: float
+    may_use_labels: bool = True  # of the session
 
 
-def contents(session: TrainingSession, *parts: Tensor | None) -> list[object]:
-    """What a stage takes from a session, as JSON: the numbers themselves, since the same file gives others with
-    another behavior series, line frequency or gap between the blocks."""
-    blocks = [[block.start, block.stop] for block in (session.split.train, session.split.validation)]
-    values = [None if part is None else sha256_of(part) for part in parts]
-    return [session.id, session.array, session.settled, blocks, values]
+@dataclass(frozen=True, eq=False)
+class TrainedModels:
+    """The models of a build, and the held-out R² of every model that was trained or fitted."""
+
+    lfp: TrainedStudent
+    spikes: TrainedStudent
+    teacher: TeacherSubject
+    teacher_latents: TeacherLatents
+    metrics: Metrics
 
 
-def sha256_of(values: Tensor) -> str:
-    """Of the numbers in a tensor."""
-    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+def train_models(request: BuildRequest) -> TrainedModels:
+    """Returns the models of a build; those that the run's cache holds are not trained again.
+
+    Raises EdgeDistillError where the student of --student was distilled from another teacher than the one at hand.
+    """
+    run, session = request.run, request.session
+    teacher = request.teacher
+    if teacher is None:
+        teacher = teacher_from_sessions(run, request.sessions)
+    latents = latents_from_teacher(run, teacher, request.sessions)
+    if request.student is not None and request.ranges is None and request.recipe.finetune is not None:
+        require_width(request.student.student, latents)
+    spikes = train_and_score(request, "spike_student", latents)
+    metrics: Metrics = {
+        "teacher_r2": score_teacher(teacher, session, run.preset.teacher_training.segment_bins).r2,
+        "spike_student_r2": spikes.r2,
+    }
+    if request.student is None:
+        distilled = student_from_sessions(run, "distilled", request.sessions, latents)
+        metrics["distilled_r2"] = score_student(distilled, "distilled", session)[1].r2
+        lfp = train_and_score(request, "deployed", latents)
+    else:
+        lfp = adapt_pretrained(request, request.student)
+    metrics["deployed_r2"] = lfp.r2
+    metrics |= linear_scores(request)
+    if request.options.baselines:
+        metrics |= baseline_scores(request, latents)
+    return TrainedModels(lfp, spikes, window_teacher(run, teacher, session), latents, metrics)
 
 
-def normalizations(sessions: Sequence[TrainingSession]) -> dict[str, list[list[float]]]:
-    """Mean and std (uV) of each session's LFP, as JSON."""
-    return {s.id: [values.tolist() for values in s.normalization] for s in sessions}
+def train_and_score(request: BuildRequest, name: str, latents: TeacherLatents) -> TrainedStudent:
+    """Returns a student trained on all sessions, with a read-out fitted on the one that it will decode."""
+    student = student_from_sessions(request.run, name, request.sessions, latents)
+    readout, scored = score_student(student, name, request.session)
+    return TrainedStudent(name, student, ROWS[name], request.session, readout, scored.r2)
+
+
+def adapt_pretrained(request: BuildRequest, pretrained: PretrainedStudent) -> TrainedStudent:
+    """Returns the student of --student, adapted to the session where that is new to it.
+
+    Its read-out is fitted on the session where labels may be used, and is the stored one of its array elsewhere.
+    """
+    run, options = request.run, request.options
+    student, session = pretrained.adapted_to(request.session, options.adapt, run.preset.training, run.seed)
+    stored = None if request.may_use_labels else pretrained.readout_of(session.array)
+    if stored is None:
+        readout, scored = score_student(student, "deployed", session)
+    else:
+        features = student_features(student, ROWS["deployed"], session)
+        readout, scored = stored, score(stored, features, behavior_of(session), session.split)
+    return TrainedStudent("deployed", student, pretrained.task, session, readout, scored.r2, request.may_use_labels)
+
+
+def linear_scores(request: BuildRequest) -> Metrics:
+    """Returns the R² of the linear baselines of the session."""
+    start, session = monotonic(), request.session
+    lfp, spikes = session.inputs("lfp").double().numpy(), session.inputs("spikes").double().numpy()
+    scores: Metrics = {
+        "ridge_lfp_r2": ridge_score(lfp, session).r2,
+        "kalman_lfp_r2": kalman_score(lfp, session).r2,
+        "ridge_spike_r2": ridge_score(spikes, session).r2,
+    }
+    request.run.cache.note("linear baselines", start)
+    return scores
+
+
+def baseline_scores(request: BuildRequest, latents: TeacherLatents) -> Metrics:
+    """Returns the R² of the models of --baselines."""
+    run, session, sessions = request.run, request.session, request.sessions
+    single = student_from_sessions(run, "unsupervised_lfp", [session], latents)
+    multi = student_from_sessions(run, "unsupervised_lfp", sessions, latents)
+    supervised = student_from_sessions(run, "supervised_lfp", sessions, latents)
+    patch = patch_student_from_sessions(run, sessions, latents)
+    segment = run.preset.teacher_training.segment_bins
+    return {
+        "single_session_lfp_r2": score_student(single, "unsupervised_lfp", session)[1].r2,
+        "multi_session_lfp_r2": score_student(multi, "unsupervised_lfp", session)[1].r2,
+        "supervised_lfp_r2": score_student(supervised, "supervised_lfp", session)[1].r2,
+        "distilled_bidirectional_r2": score_teacher(patch, session, segment).r2,
+    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import types
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from edgedistill.target import Gate
@@ -56,10 +55,13 @@ class FakePipeline(types.ModuleType):
             to_json=lambda: facts,
         )
 
-    def pretrain(self, data: object, out: Path, **settings: Any) -> dict[str, Any]:
-        self.asked = {"data": data, "out": out, **settings}
-        return {"out": str(out), "sessions": 2, "validation_loss": 0.5, "probe_r2": None}
+    PretrainOptions = DistillOptions = BuildOptions
 
-    def distill(self, data: object, teacher: Path, out: Path, **settings: Any) -> dict[str, Any]:
-        self.asked = {"data": data, "teacher": teacher, "out": out, **settings}
-        return {"out": str(out)}
+    def pretrain(self, options: dict[str, Any], progress: object) -> Any:
+        self.asked = {**options, "progress": progress}
+        facts = {"out": str(options["out"]), "sessions": 2, "validation_loss": 0.5, "probe_r2": None}
+        return types.SimpleNamespace(to_json=lambda: facts)
+
+    def distill(self, options: dict[str, Any], progress: object) -> Any:
+        self.asked = {**options, "progress": progress}
+        return types.SimpleNamespace(to_json=lambda: {"out": str(options["out"])})

@@ -21,12 +21,11 @@ from edgedistill.config import StudentSize
 from edgedistill.data.bins import file_sha256, load_sessions
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
-from edgedistill.models.files import load_student, save_student, save_teacher
+from edgedistill.models.files import checkpoint_sha256, load_student, save_student, save_teacher
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.numerics import part_names
 from edgedistill.pipeline import calibration
-from edgedistill.pipeline.trained import normalizations
-from edgedistill.quantization.calibration.ranges import checkpoint_sha256, plain_shape, read_ranges
+from edgedistill.quantization.calibration.ranges import plain_shape, read_ranges
 from edgedistill.training.batches import gap_for, training_session
 from edgedistill.training.distill import new_student
 
@@ -66,7 +65,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bins = load_sessions([folder / "data" / "sim00_day01.nwb"])
     sessions = [training_session(b, gap_for(bins, SIZE)) for b in bins]
     student = new_student(sessions, "lfp", SIZE, TEACHER.d, 0)
-    save_student(student, folder / "run", {"row": "distilled", "normalization": normalizations(sessions)})
+    statistics = {s.id: [values.tolist() for values in s.normalization] for s in sessions}
+    save_student(student, folder / "run", {"row": "distilled", "normalization": statistics})
     (folder / "small.toml").write_text(RECIPE)
     return folder
 

@@ -26,8 +26,8 @@ from edgedistill.data.simulation import SimulationConfig
 from edgedistill.errors import ConfigError, DeviceError, EdgeDistillError, EngineError, OutputError, RecordingError
 from edgedistill.models.files import load_student, save_student
 from edgedistill.numerics import Int8Model, Oracle
-from edgedistill.pipeline import BuildOptions, BuildResult, assembled, graph_checks
-from edgedistill.pipeline.assembled import Ingredients
+from edgedistill.pipeline import BuildOptions, BuildResult, DistillOptions, PretrainOptions, assembled, graph_checks
+from edgedistill.pipeline.assembled import Ingredients, Written
 from edgedistill.pipeline.calibration import CalibrationOptions, calibrate_run
 from edgedistill.quantization.calibration.ranges import Ranges, read_ranges
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE
@@ -85,8 +85,8 @@ def taught(home: Folder) -> Folder:
     """A teacher and students of the first two days."""
     days = [home / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2)]
     settings: dict[str, Any] = {"preset": str(home / "tiny.toml"), "steps": 6}
-    stages.pretrain(days, home / "teacher", **settings)
-    stages.distill(days, home / "teacher", home / "student", supervised=True, **settings)
+    stages.pretrain(PretrainOptions(tuple(days), home / "teacher", **settings))
+    stages.distill(DistillOptions(tuple(days), home / "teacher", home / "student", supervised=True, **settings))
     return home
 
 
@@ -330,7 +330,7 @@ def test_the_same_again_runs_nothing_and_gives_the_same(home: Folder, first: Bui
 @pytest.fixture
 def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked is which stages run: no bundle is made of them."""
-    monkeypatch.setattr("edgedistill.pipeline.build.write_decoder_bundle", lambda made: ((), None))
+    monkeypatch.setattr("edgedistill.pipeline.assembled.write_decoder_bundle", lambda _: Written((), None))
 
 
 BEHAVIOR_ALONE = {"spike-student", "deployed"}  # the distilled student sees no labels
@@ -390,7 +390,9 @@ def test_another_day_for_a_given_student(
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Ingredients]:
     """What bundles would have been made of."""
     found: list[Ingredients] = []
-    monkeypatch.setattr("edgedistill.pipeline.build.write_decoder_bundle", lambda one: found.append(one) or ((), None))
+    monkeypatch.setattr(
+        "edgedistill.pipeline.assembled.write_decoder_bundle", lambda one: found.append(one) or Written((), None)
+    )
     return found
 
 
@@ -424,8 +426,8 @@ def test_a_given_student_is_fine_tuned_by_what_it_was_taught(
 
     days = tuple(taught / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2))
     settings: dict[str, Any] = {"preset": str(taught / "tiny.toml"), "steps": 6, "alignment": "mse"}
-    stages.distill(days, taught / "teacher", tmp_path / "student", **settings)
-    monkeypatch.setattr("edgedistill.pipeline.quantized.finetune_student", tuned)
+    stages.distill(DistillOptions(days, taught / "teacher", tmp_path / "student", **settings))
+    monkeypatch.setattr("edgedistill.pipeline.ranges.finetune_student", tuned)
     asked = {"data": days, "student": tmp_path / "student", "recipe": "qat"}
     refused(taught, tmp_path, ConfigError, "needs its teacher", **asked)
     assert not objectives
@@ -480,8 +482,8 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("a model was trained")
 
-    monkeypatch.setattr("edgedistill.pipeline.trained.train_teacher", forbidden)
-    monkeypatch.setattr("edgedistill.pipeline.trained.train_row", forbidden)
+    monkeypatch.setattr("edgedistill.pipeline.teacher.train_teacher", forbidden)
+    monkeypatch.setattr("edgedistill.pipeline.students.train_row", forbidden)
 
 
 def refused(
@@ -543,9 +545,9 @@ def test_a_model_cannot_replace_a_file(home: Folder, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     preset = str(home / "tiny.toml")
     with pytest.raises(OutputError, match="there is a file here"):
-        stages.pretrain([home / "data"], tmp_path / "out", preset=preset)
+        stages.pretrain(PretrainOptions((home / "data",), tmp_path / "out", preset))
     with pytest.raises(OutputError, match="there is a file here"):
-        stages.distill([home / "data"], home / "teacher", tmp_path / "out", preset=preset)
+        stages.distill(DistillOptions((home / "data",), home / "teacher", tmp_path / "out", preset))
 
 
 @pytest.mark.usefixtures("untrained")

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from edgedistill.errors import RecordingError
+from edgedistill.models.files import checkpoint_sha256
 from edgedistill.models.student import Student
 from edgedistill.numerics.tensors import activations
 from edgedistill.quantization.calibration.activations import activations_of
 from edgedistill.quantization.calibration.observers import observer_for
-from edgedistill.quantization.calibration.ranges import Ranges, checkpoint_sha256, plain_shape, table_row
+from edgedistill.quantization.calibration.ranges import Ranges, plain_shape, table_row
 from edgedistill.quantization.calibration.recipe import Recipe
 from edgedistill.quantization.calibration.windows import Draw, Window, draw_windows
 from edgedistill.quantization.integers import PER_HEAD, require_parts

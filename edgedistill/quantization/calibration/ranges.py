@@ -6,7 +6,6 @@ the checkpoint, sessions and windows it was found on, since ranges of another st
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from contextlib import suppress
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from edgedistill.config import StudentShape, StudentSize
 from edgedistill.errors import ConfigError, EdgeDistillError, OutputError
@@ -34,7 +32,7 @@ class Ranges:
     values: dict[str, list[float]]  # activation -> largest magnitude, of q, k, v and context one a head
     recipe: Recipe
     seed: int
-    checkpoint_sha256: str  # of the student, see `checkpoint_sha256`
+    checkpoint_sha256: str  # of the student, see `models.files.checkpoint_sha256`
     sessions: dict[str, str | None]  # id -> sha256 of its file
     windows: tuple[Facts, ...]  # session, first_bin, bins
     left_out: tuple[Facts, ...]  # the same, with reason and value
@@ -170,13 +168,3 @@ def table_row(
 def plain_shape(size: StudentSize) -> StudentShape:
     """A shape of this size, for what depends on neither channels nor outputs."""
     return size.shape(channels=1, outputs=1)
-
-
-def checkpoint_sha256(student: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of the student's tensors, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(student.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()

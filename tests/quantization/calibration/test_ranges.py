@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from edgedistill.errors import EdgeDistillError, OutputError
+from edgedistill.models.files import checkpoint_sha256
 from edgedistill.models.student import Student
 from edgedistill.numerics.tensors import activations
-from edgedistill.quantization.calibration.ranges import Ranges, checkpoint_sha256, plain_shape, read_ranges
+from edgedistill.quantization.calibration.ranges import Ranges, plain_shape, read_ranges
 from edgedistill.quantization.calibration.recipe import load_recipe
 from edgedistill.quantization.integers import PER_HEAD
 

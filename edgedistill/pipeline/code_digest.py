@@ -1,0 +1,91 @@
+"""The code that a kept stage depends on, as one hash.
+
+The name of the module that makes a stage goes in. A hash comes out, over that module and every module of this package
+that it imports, directly or through others. Docstrings and comments do not count: another wording trains nothing
+again. The sources are read and not run, so an import inside a function counts as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from importlib.abc import Traversable
+from importlib.resources import files
+from importlib.util import resolve_name
+
+PACKAGE = "edgedistill"
+
+
+@cache
+def installed_code_digest(module: str) -> str:
+    """Returns `code_digest` of a module of the package that is running, such as "edgedistill.pipeline.teacher"."""
+    return code_digest(module, files(PACKAGE))
+
+
+def code_digest(module: str, package: Traversable) -> str:
+    """Returns the SHA-256 over the statements of `module` and of all that it imports from the folder `package`.
+
+    Raises ModuleNotFoundError where `module` is not in that folder.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(modules_behind(module, package)):
+        statements, _ = read_source(source_of(name, package) or "", name)
+        digest.update(f"{name} {statements}\n".encode())
+    return digest.hexdigest()
+
+
+def modules_behind(module: str, package: Traversable) -> set[str]:
+    """Returns `module` and the modules of the package that it needs, by their full names.
+
+    A package's `__init__` counts where something is imported from the package itself. Here those files hold nothing but
+    imports, so they need not count for a module inside.
+    """
+    if source_of(module, package) is None:
+        raise ModuleNotFoundError(f"no module {module} in {package}")
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        source = None if name in found else source_of(name, package)
+        if source is not None:
+            found.add(name)
+            waiting.extend(read_source(source, name)[1])
+    return found
+
+
+def source_of(module: str, package: Traversable) -> str | None:
+    """Returns the source of a module or of a package's `__init__`, or None for what is no module."""
+    top, *parts = module.split(".")
+    if top != PACKAGE:
+        return None
+    folder = package
+    for part in parts[:-1]:
+        folder = folder / part
+    places = [folder / f"{parts[-1]}.py", folder / parts[-1] / "__init__.py"] if parts else [folder / "__init__.py"]
+    return next((place.read_text(encoding="utf-8") for place in places if place.is_file()), None)
+
+
+@cache
+def read_source(source: str, module: str) -> tuple[str, frozenset[str]]:
+    """Returns the hash of the statements in a source, and the names it imports, some of which may be no modules."""
+    tree = ast.parse(source)
+    imported: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0])
+            imported.update((base, *(f"{base}.{alias.name}" for alias in node.names)))
+        elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.body = [statement for statement in node.body if not is_docstring(statement)]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(imported)
+
+
+def is_docstring(statement: ast.stmt) -> bool:
+    """Tells whether a statement is a bare string, which does nothing when it runs."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )

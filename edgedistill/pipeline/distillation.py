@@ -1,0 +1,81 @@
+"""`edgedistill distill`: from sessions and a teacher to an LFP student in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from edgedistill.config import load_preset
+from edgedistill.pipeline.cache import Cache
+from edgedistill.pipeline.early_checks import require_folder
+from edgedistill.pipeline.inputs import read_sessions
+from edgedistill.pipeline.pretrained_student import (
+    PretrainedStudent,
+    fit_readouts,
+    outputs_of,
+    save_pretrained_student,
+    statistics_of,
+)
+from edgedistill.pipeline.result import TrainingSummary, mean_or_none
+from edgedistill.pipeline.run import Progress, Run, provenance_of, shorten_preset
+from edgedistill.pipeline.students import student_from_sessions
+from edgedistill.pipeline.teacher import latents_from_teacher, load_known_teacher
+from edgedistill.training.batches import gap_for, training_session, unlabelled_block
+from edgedistill.training.student_tasks import ROWS, score_student
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """What `edgedistill distill` was asked for; `supervised` adds behavior to the objective."""
+
+    data: tuple[Path, ...]
+    teacher: Path
+    out: Path
+    preset: str = "edge"
+    steps: int | None = None
+    seed: int = 0
+    behavior: str | None = None
+    line_hz: float = 60
+    supervised: bool = False
+    alignment: str = "cosine"
+
+
+def distill(options: DistillOptions, progress: Progress | None = None) -> TrainingSummary:
+    """Writes the LFP student of the sessions to `options.out`.
+
+    Raises RecordingError for a session without LFP, units or, if supervised, behavior; EdgeDistillError for a teacher
+    that does not know every session; and OutputError.
+    """
+    start, out = monotonic(), options.out
+    preset = shorten_preset(load_preset(options.preset), options.steps)
+    require_folder(out)
+    cache = Cache(out.with_name(out.name + ".work"))
+    need = ("lfp", "units", "behavior") if options.supervised else ("lfp", "units")
+    bins = read_sessions(cache, options.data, options.behavior, options.line_hz, need=need, also=("behavior",))
+    gap = gap_for(bins, preset.student)
+    sessions = [training_session(b, gap) for b in bins]
+    run = Run(cache, preset, options.seed, provenance_of(bins), progress)
+    latents = latents_from_teacher(run, load_known_teacher(options.teacher, sessions), sessions)
+    task_name = "deployed" if options.supervised else "distilled"
+    student = student_from_sessions(run, task_name, sessions, latents, options.alignment)
+    with_behavior = [b for b in bins if b.behavior is not None]
+    pretrained = PretrainedStudent(
+        student=student,
+        task_name=task_name,
+        task=ROWS[task_name].aligned_by(options.alignment),
+        arrays=student.tokenizer.arrays,
+        statistics=statistics_of(sessions),
+        readouts=fit_readouts(student, sessions),
+        outputs=outputs_of(with_behavior[-1]) if with_behavior else None,
+        provenance=run.provenance,
+    )
+    save_pretrained_student(pretrained, out)
+    labelled = [session for session in sessions if unlabelled_block(session) is None]
+    return TrainingSummary(
+        out=out,
+        sessions=tuple(session.id for session in sessions),
+        steps=preset.training.steps,
+        probe_r2=mean_or_none([score_student(student, task_name, session)[1].r2 for session in labelled]),
+        seconds=monotonic() - start,
+    )

@@ -1,0 +1,61 @@
+"""Checks that come before the training, so that nobody waits for hours to be refused.
+
+Paths, sessions and names go in. An error comes out, or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgedistill.errors import OutputError, RecordingError, did_you_mean
+from edgedistill.files import output_error
+from edgedistill.training.batches import TrainingSession, unlabelled_block
+
+OTHER_OUT = "choose another --out"
+
+
+def require_writable(out: Path) -> None:
+    """Raises OutputError where no result could be written to `out`, and leaves nothing there."""
+    if not out.name:
+        raise OutputError(f"{out}: not a name for a result", next_step=f"{OTHER_OUT}, such as decoder.edge")
+    probe = out.with_name(f".{out.name}.probe")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise output_error(out, "the result", error, OTHER_OUT) from error
+
+
+def require_folder(out: Path) -> None:
+    """Raises OutputError where no model, which is a folder, could be written to `out`."""
+    require_writable(out)
+    if out.exists() and not out.is_dir():
+        raise OutputError(
+            f"{out}: there is a file here",
+            expected="a path that is free, or the folder of a model to replace",
+            next_step=OTHER_OUT,
+        )
+
+
+def choose_session(sessions: Sequence[TrainingSession], wanted: str | None) -> TrainingSession:
+    """Returns the session that the bundle will decode: `wanted`, or the latest. RecordingError for an unknown id."""
+    if wanted is None:
+        return sessions[-1]
+    known = {session.id: session for session in sessions}
+    if wanted not in known:
+        raise RecordingError(f"unknown session '{wanted}'", expected=did_you_mean(wanted, known))
+    return known[wanted]
+
+
+def require_labels(session: TrainingSession, path: str) -> None:
+    """Raises RecordingError where no read-out of `session`, which was read from `path`, could be fitted and scored."""
+    if block := unlabelled_block(session):
+        raise RecordingError(
+            f"{path}: no known behavior in the {block} block",
+            got="less than one second of it without NaN",
+            expected="known behavior over the whole session: its training, validation and test blocks",
+            causes=["tracking began late or was lost", "the behavior is that of a part of the recording"],
+            next_step="choose another session with --session, or another series with --behavior",
+        )

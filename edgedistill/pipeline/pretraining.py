@@ -1,0 +1,59 @@
+"""`edgedistill pretrain`: from sessions to a spike teacher in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+
+from edgedistill.config import load_preset
+from edgedistill.models.files import save_teacher
+from edgedistill.pipeline.cache import Cache
+from edgedistill.pipeline.early_checks import require_folder
+from edgedistill.pipeline.inputs import read_sessions
+from edgedistill.pipeline.result import TrainingSummary, mean_or_none
+from edgedistill.pipeline.run import Progress, Run, provenance_of, shorten_preset
+from edgedistill.pipeline.teacher import teacher_from_sessions
+from edgedistill.training.batches import gap_for, training_session, unlabelled_block
+from edgedistill.training.student_tasks import score_teacher
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """What `edgedistill pretrain` was asked for."""
+
+    data: tuple[Path, ...]
+    out: Path
+    preset: str = "edge"
+    steps: int | None = None
+    seed: int = 0
+    behavior: str | None = None
+    line_hz: float = 60
+
+
+def pretrain(options: PretrainOptions, progress: Progress | None = None) -> TrainingSummary:
+    """Writes the spike teacher of the sessions to `options.out`. Units are needed; LFP and behavior are not.
+
+    Raises RecordingError for a session without units, and OutputError.
+    """
+    start, out = monotonic(), options.out
+    preset = shorten_preset(load_preset(options.preset), options.steps)
+    require_folder(out)
+    cache = Cache(out.with_name(out.name + ".work"))
+    reading = (options.behavior, options.line_hz)
+    bins = read_sessions(cache, options.data, *reading, need=("units",), also=("lfp", "behavior"))
+    gap = gap_for(bins, preset.student)
+    sessions = [training_session(b, gap) for b in bins]
+    run = Run(cache, preset, options.seed, provenance_of(bins), progress)
+    teacher = teacher_from_sessions(run, sessions)
+    config = preset.teacher_training
+    save_teacher(teacher, out, {"config": asdict(config), **run.provenance.to_json()})
+    labelled = [session for session in sessions if unlabelled_block(session) is None]
+    return TrainingSummary(
+        out=out,
+        sessions=tuple(session.id for session in sessions),
+        steps=config.steps,
+        probe_r2=mean_or_none([score_teacher(teacher, session, config.segment_bins).r2 for session in labelled]),
+        seconds=monotonic() - start,
+        units=tuple(session.inputs("spikes").shape[1] for session in sessions),
+    )

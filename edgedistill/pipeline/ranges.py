@@ -1,0 +1,125 @@
+"""The INT8 stages that are kept: ranges found by calibration, and a student fine-tuned together with its ranges.
+
+A float student and the sessions it reads go in. Ranges come out, and for the second stage another student with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from edgedistill.errors import EdgeDistillError
+from edgedistill.models.files import checkpoint_sha256, load_student, save_student
+from edgedistill.models.student import Student
+from edgedistill.pipeline.run import Run, session_inputs
+from edgedistill.pipeline.teacher import TeacherLatents
+from edgedistill.quantization.calibration.range_search import Progress as WindowProgress
+from edgedistill.quantization.calibration.range_search import calibrate, measured_table
+from edgedistill.quantization.calibration.ranges import Ranges, read_ranges
+from edgedistill.quantization.calibration.recipe import Recipe
+from edgedistill.quantization.training.finetuning import finetune_student
+from edgedistill.training.batches import TrainingSession
+from edgedistill.training.student_tasks import Row
+
+RANGES = "ranges.json"
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuning:
+    """What a fine-tuning is made from."""
+
+    student_name: str  # "deployed", "spike_student": names the stage
+    task: Row  # what the student was trained for
+    student: Student
+    ranges: Ranges  # of the student, by a recipe that fine-tunes
+    calibrated_on: Sequence[TrainingSession]  # what the ranges were found on
+    sessions: Sequence[TrainingSession]  # to train on; the student reads them
+    teacher_latents: TeacherLatents
+
+
+def ranges_from_student(
+    run: Run, student_name: str, student: Student, session: TrainingSession, modality: str, recipe: Recipe
+) -> Ranges:
+    """Returns the ranges of `student` by `recipe`, found on the training block of `session`."""
+    stage = stage_name("calibrate", student_name)
+
+    def make(folder: Path) -> None:
+        found = calibrate(student, [session], modality, recipe, run.seed, window_progress(run, stage))
+        hashes = {name: run.provenance.sessions.get(name) for name in found.sessions}
+        replace(found, sessions=hashes).write(folder / RANGES)
+
+    seen = session_inputs(session, session.inputs(modality), session.behavior)  # windows are drawn by speed
+    inputs = [seen, checkpoint_sha256(student), asdict(recipe), run.seed]
+    return read_ranges(run.cache.stage(stage, inputs, make) / RANGES, student.size)
+
+
+def finetune(run: Run, tuning: FineTuning) -> tuple[Student, Ranges]:
+    """Returns student and ranges after quantization-aware distillation by the objective the student was trained with.
+
+    The table of the new ranges is that of the new student, on the sessions the old ranges were found on. Raises
+    EdgeDistillError where there is no session to train on, or the student was distilled from another teacher.
+    """
+    student, ranges, task = tuning.student, tuning.ranges, tuning.task
+    schedule = ranges.recipe.finetune
+    assert schedule is not None
+    require_tuning_sessions(ranges.recipe, tuning.sessions)
+    require_width(student, tuning.teacher_latents)
+    schedule = replace(schedule, steps=min(schedule.steps, run.preset.training.steps))  # --steps caps this stage too
+    stage, config = stage_name("finetune", tuning.student_name), run.preset.training
+
+    def make(folder: Path) -> None:
+        checkpoint = folder / "checkpoint.safetensors"
+        tuned, values = finetune_student(
+            student, ranges.values, tuning.sessions, task.modality, task.objective, config, schedule, run.seed,
+            tuning.teacher_latents, checkpoint, run.progress_of(stage), ranges.recipe.keep,
+        )  # fmt: skip
+        save_student(tuned, folder, {"row": tuning.student_name})
+        after = {name: list(map(float, numbers)) for name, numbers in values.items()}
+        found = replace(ranges, values=after, checkpoint_sha256=checkpoint_sha256(tuned))
+        table = measured_table(tuned, tuning.calibrated_on, task.modality, found)
+        replace(found, table=table).write(folder / RANGES)
+        checkpoint.unlink(missing_ok=True)
+
+    latents = tuning.teacher_latents
+    seen = [session_inputs(s, s.inputs(task.modality), latents[s.id], s.behavior) for s in tuning.sessions]
+    inputs = [seen, checkpoint_sha256(student), ranges.to_json(), asdict(task), asdict(config), run.seed]
+    folder = run.cache.stage(stage, inputs, make)
+    return load_student(folder)[0], read_ranges(folder / RANGES, student.size)
+
+
+def can_read(student: Student, session: TrainingSession, modality: str) -> bool:
+    """Tells whether `student` has a tokenizer for the session."""
+    return student.tokenizer.channels.get(session.id) == session.inputs(modality).shape[1]
+
+
+def require_tuning_sessions(recipe: Recipe, sessions: Sequence[TrainingSession]) -> None:
+    """Raises EdgeDistillError where a recipe fine-tunes and has no session to do it on."""
+    if recipe.finetune is not None and not sessions:
+        raise EdgeDistillError(
+            f"recipe '{recipe.name}' fine-tunes the student, and none of its sessions is here",
+            next_step="add the sessions it was distilled on to --data, or take a recipe without fine-tuning",
+        )
+
+
+def require_width(student: Student, teacher_latents: TeacherLatents) -> None:
+    """Raises EdgeDistillError where the student was not trained to follow latents of this width."""
+    expected, found = student.to_teacher.out_features, next(iter(teacher_latents.values())).shape[1]
+    if found != expected:
+        raise EdgeDistillError(
+            "the student was distilled from another teacher than the one given",
+            got=f"{found} latent components",
+            expected=expected,
+            next_step="name the teacher that `edgedistill distill` was given",
+        )
+
+
+def stage_name(stage: str, student_name: str) -> str:
+    """Returns the name of a student's stage; stages of the student that ships have the plain name."""
+    return stage if student_name == "deployed" else f"{stage}-{student_name.replace('_', '-')}"
+
+
+def window_progress(run: Run, stage: str) -> WindowProgress | None:
+    """Returns the progress callback of a stage that counts windows and has neither loss nor learning rate."""
+    show = run.progress_of(stage)
+    return None if show is None else lambda seen, windows: show(seen, windows, float("nan"), float("nan"))

@@ -1,0 +1,108 @@
+"""What `build`, `pretrain` and `distill` answer: where the result is, what was done for it and how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgedistill.errors import EngineError
+from edgedistill.pipeline.cache import Stage
+from edgedistill.target import Gate
+
+Metrics = dict[str, float | None]  # name in TABLE -> held-out R²; None for a model that was not asked for
+
+TABLE = (  # metric, what it is, causal
+    ("teacher_r2", "spike teacher under a ridge probe", False),
+    ("spike_student_r2", "spike student, the size of the LFP student", True),
+    ("ridge_spike_r2", "lagged ridge on spikes", True),
+    ("deployed_r2", "deployed LFP student, streaming", True),
+    ("int8_r2", "deployed LFP student in INT8, streaming", True),
+    ("distilled_r2", "LFP student distilled without labels, ridge probe", True),
+    ("supervised_lfp_r2", "LFP student on behavior alone", True),
+    ("multi_session_lfp_r2", "LFP student, many sessions, no teacher, ridge probe", True),
+    ("single_session_lfp_r2", "LFP student, this session, no teacher, ridge probe", True),
+    ("distilled_bidirectional_r2", "published patch student, distilled, ridge probe", False),
+    ("ridge_lfp_r2", "lagged ridge on LFP", True),
+    ("kalman_lfp_r2", "Kalman filter on LFP", True),
+)
+OF_THE_DECODER = ("deployed_r2", "int8_r2")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One line of the table of held-out R²."""
+
+    name: str
+    r2: float | None
+    causal: bool
+    note: str
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """Where the bundle is, what was done for it and how good it is."""
+
+    bundle: Path
+    target: str
+    stages: tuple[Stage, ...]
+    metrics: Metrics
+    gates: tuple[Gate, ...]
+    table: tuple[TableRow, ...]
+    lacking: EngineError | None = None  # why the engine is only prepared, and the command that finishes it
+    shipped: Path | None = None  # the zip of --zip
+
+    @property
+    def next_step(self) -> str:
+        """The command to run next."""
+        return self.lacking.next_step or "" if self.lacking else f"edgedistill bench {self.bundle}"
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the answer of `edgedistill build --json`, as documented."""
+        return {
+            "bundle": str(self.bundle),
+            "zip": str(self.shipped) if self.shipped else None,
+            "target": self.target,
+            "stages": [asdict(stage) for stage in self.stages],
+            "metrics": self.metrics,
+            "gates": [asdict(gate) for gate in self.gates],
+            "not_compiled": self.lacking.what if self.lacking else None,
+            "next_step": self.next_step,
+        }
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """Where `pretrain` or `distill` put the model, and how well movement can be read from it."""
+
+    out: Path
+    sessions: tuple[str, ...]
+    steps: int  # of the optimizer, at most
+    probe_r2: float | None  # mean over the sessions with labels; None without any
+    seconds: float
+    units: tuple[int, ...] | None = None  # of each session; a student has none
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the answer of `--json`, as documented; `units` is there for a teacher alone."""
+        units: dict[str, object] = {} if self.units is None else {"units": list(self.units)}
+        return {
+            "out": str(self.out),
+            "sessions": list(self.sessions),
+            **units,
+            "steps": self.steps,
+            "probe_r2": self.probe_r2,
+            "seconds": self.seconds,
+        }
+
+
+def table_from_metrics(metrics: Metrics, decoder_note: str) -> tuple[TableRow, ...]:
+    """Returns every model's R² and what the model is; `decoder_note` is added to the rows of the decoder."""
+    return tuple(
+        TableRow(name, metrics[name], causal, note + (decoder_note if name in OF_THE_DECODER else ""))
+        for name, note, causal in TABLE
+    )
+
+
+def mean_or_none(values: Sequence[float]) -> float | None:
+    """Returns the mean, or None of nothing."""
+    return sum(values) / len(values) if values else None

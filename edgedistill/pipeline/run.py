@@ -1,0 +1,83 @@
+"""What all stages of one run share: the cache, the preset, the seed, and where its data came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+
+from torch import Tensor
+
+from edgedistill.config import Preset, TrainingConfig
+from edgedistill.data.bins import SessionBins
+from edgedistill.pipeline.cache import Cache
+from edgedistill.training.batches import TrainingSession
+
+Progress = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, learning rate
+StageProgress = Callable[[int, int, float, float], None]  # the same within one stage
+PACKAGES = ("torch", "numpy", "scipy", "onnx", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The files that a run read, and the versions of the packages it computed with."""
+
+    sessions: Mapping[str, str]  # id -> SHA-256 of its file
+    versions: Mapping[str, str]  # package -> version
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the two keys as they stand in a manifest and in a model's facts."""
+        return {"sessions": dict(self.sessions), "versions": dict(self.versions)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all stages of one run share."""
+
+    cache: Cache
+    preset: Preset
+    seed: int
+    provenance: Provenance
+    progress: Progress | None = None
+
+    def progress_of(self, stage: str) -> StageProgress | None:
+        """Returns the progress callback of one stage, or None where nobody watches."""
+        if self.progress is None:
+            return None
+        show = self.progress
+        return lambda step, steps, loss, rate: show(stage, step, steps, loss, rate)
+
+
+def provenance_of(bins: Sequence[SessionBins]) -> Provenance:
+    """Returns the provenance of a run on these sessions."""
+    versions = {package: metadata.version(package) for package in PACKAGES}
+    return Provenance({b.session_id: b.sha256 for b in bins}, versions)
+
+
+def shorten_preset(preset: Preset, steps: int | None) -> Preset:
+    """Returns the preset with every training capped at `steps` optimizer steps."""
+    if steps is None:
+        return preset
+
+    def capped(config: TrainingConfig) -> TrainingConfig:
+        few = min(steps, config.steps)
+        return replace(config, steps=few, eval_every=max(1, min(config.eval_every, few // 4)))
+
+    return replace(preset, training=capped(preset.training), teacher_training=capped(preset.teacher_training))
+
+
+def session_inputs(session: TrainingSession, *parts: Tensor | None) -> list[object]:
+    """Returns what a stage takes from a session, as JSON.
+
+    The numbers themselves count and not the file: the same file gives other numbers with another behavior series, line
+    frequency or gap between the blocks.
+    """
+    blocks = [[block.start, block.stop] for block in (session.split.train, session.split.validation)]
+    values = [None if part is None else sha256_of(part) for part in parts]
+    return [session.id, session.array, session.settled, blocks, values]
+
+
+def sha256_of(values: Tensor) -> str:
+    """Returns the SHA-256 of the numbers in a tensor."""
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()

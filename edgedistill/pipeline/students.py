@@ -1,0 +1,67 @@
+"""The students' stages: each model of the table that is trained to follow a teacher or the behavior.
+
+Sessions and the teacher's latents go in. A trained float student comes out, kept by the numbers that it was shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor
+
+from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
+from edgedistill.models.student import Student
+from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.pipeline.run import Run, session_inputs
+from edgedistill.pipeline.teacher import TeacherLatents
+from edgedistill.training.batches import TrainingSession
+from edgedistill.training.distill import distill_bidirectional
+from edgedistill.training.student_tasks import ROWS, Row, train_row
+
+
+def student_from_sessions(
+    run: Run,
+    task_name: str,
+    sessions: Sequence[TrainingSession],
+    teacher_latents: TeacherLatents,
+    alignment: str = "cosine",
+) -> Student:
+    """Returns a student trained on `sessions` for one task of the table, unless the run's cache holds it."""
+    config, task = run.preset.training, ROWS[task_name].aligned_by(alignment)
+    stage = task_name if len(sessions) > 1 or task_name != "unsupervised_lfp" else "single_session_lfp"
+
+    def make(folder: Path) -> None:
+        checkpoint = folder / "checkpoint.safetensors"
+        shown = run.progress_of(stage)
+        student = train_row(task, sessions, run.preset, config, run.seed, teacher_latents, checkpoint, shown)
+        save_student(student, folder, {"row": task_name})
+        checkpoint.unlink(missing_ok=True)
+
+    seen = [session_inputs(s, s.inputs(task.modality), teacher_latents[s.id], labels_for(task, s)) for s in sessions]
+    inputs = [seen, asdict(task), asdict(run.preset.student), asdict(config), run.seed]
+    return load_student(run.cache.stage(stage.replace("_", "-"), inputs, make))[0]
+
+
+def patch_student_from_sessions(
+    run: Run, sessions: Sequence[TrainingSession], teacher_latents: TeacherLatents
+) -> PatchAutoencoder:
+    """Returns the published shape of student, bidirectional, distilled without labels."""
+    config, size = run.preset.training, run.preset.patch_student
+
+    def make(folder: Path) -> None:
+        checkpoint = folder / "checkpoint.safetensors"
+        shown = run.progress_of("bidirectional")
+        model = distill_bidirectional(sessions, size, config, run.seed, teacher_latents, checkpoint, shown)
+        save_teacher(model, folder, {"config": asdict(config)})
+        checkpoint.unlink(missing_ok=True)
+
+    seen = [session_inputs(s, s.inputs("lfp"), teacher_latents[s.id]) for s in sessions]
+    inputs = [seen, asdict(size), asdict(config), run.seed]
+    return load_teacher(run.cache.stage("bidirectional", inputs, make))[0]
+
+
+def labels_for(task: Row, session: TrainingSession) -> Tensor | None:
+    """Returns the behavior of a session, or None for a task whose objective leaves it out."""
+    return session.behavior if task.objective.behavior else None

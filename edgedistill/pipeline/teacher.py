@@ -1,0 +1,87 @@
+"""The spike teacher's stages: its training, the latents that students follow, and its read-out without a future.
+
+Sessions and a run go in. A trained teacher comes out, with what later stages need of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+from torch import Tensor
+
+from edgedistill.errors import EdgeDistillError
+from edgedistill.models.files import checkpoint_sha256, load_teacher, save_teacher
+from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.pipeline.run import Run, session_inputs
+from edgedistill.training.batches import TrainingSession
+from edgedistill.training.evaluate import Readout
+from edgedistill.training.pretrain import teacher_targets as whitened_latents
+from edgedistill.training.pretrain import train_teacher
+from edgedistill.training.teacher_window import last_bin_readout
+
+TeacherLatents = dict[str, Tensor]  # session id -> (T, k)
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherSubject:
+    """The spike teacher as it would have to run in a closed loop: over a window of the past."""
+
+    model: PatchAutoencoder
+    readout: Readout  # of the latent of a window's last bin
+    window: int  # bins
+
+
+def teacher_from_sessions(run: Run, sessions: Sequence[TrainingSession]) -> PatchAutoencoder:
+    """Returns a teacher of these sessions, trained unless the run's cache holds it."""
+    config = run.preset.teacher_training
+
+    def make(folder: Path) -> None:
+        size, checkpoint = run.preset.teacher, folder / "checkpoint.safetensors"
+        model = train_teacher(sessions, size, config, run.seed, checkpoint, run.progress_of("teacher"))
+        save_teacher(model, folder, {"config": asdict(config)})
+        checkpoint.unlink(missing_ok=True)
+
+    seen = [session_inputs(s, s.counts) for s in sessions]
+    inputs = [seen, asdict(run.preset.teacher), asdict(config), run.seed]
+    return load_teacher(run.cache.stage("teacher", inputs, make))[0]
+
+
+def load_known_teacher(folder: Path, sessions: Sequence[TrainingSession]) -> PatchAutoencoder:
+    """Returns the teacher in `folder`; EdgeDistillError unless it has a tokenizer for each session."""
+    teacher, _ = load_teacher(folder)
+    missing = [s.id for s in sessions if teacher.channels.get(s.id) != s.inputs("spikes").shape[1]]
+    if missing:
+        raise EdgeDistillError(
+            f"the teacher in {folder} does not know every session",
+            got=f"unknown, or with other units: {', '.join(missing)}",
+            expected=f"some of {', '.join(teacher.channels)}",
+            next_step="edgedistill pretrain with these sessions, or leave them out",
+        )
+    return teacher
+
+
+def latents_from_teacher(run: Run, teacher: PatchAutoencoder, sessions: Sequence[TrainingSession]) -> TeacherLatents:
+    """Returns the whitened latents (T, k) of every session, which a student learns to follow."""
+    start = monotonic()
+    latents = whitened_latents(teacher, sessions, run.preset.teacher_training)
+    run.cache.note("teacher latents", start)
+    return latents
+
+
+def window_teacher(run: Run, teacher: PatchAutoencoder, session: TrainingSession) -> TeacherSubject:
+    """Returns the teacher with a read-out for the case that its whole window is run again for every bin."""
+    segment = run.preset.teacher_training.segment_bins
+    window = segment - segment % teacher.size.span
+
+    def make(folder: Path) -> None:
+        readout = last_bin_readout(teacher, session, window)
+        np.savez(folder / "readout.npz", **asdict(readout))
+
+    inputs = [session_inputs(session, session.spikes, session.behavior), checkpoint_sha256(teacher), window]
+    with np.load(run.cache.stage("teacher-readout", inputs, make) / "readout.npz") as kept:
+        readout = Readout(kept["weight"], kept["bias"], float(kept["penalty"]), float(kept["validation_r2"]))
+    return TeacherSubject(teacher, readout, window)
