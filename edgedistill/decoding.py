@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.errors import OutputError, RecordingError
+from edgedistill.files import atomic_write
 from edgedistill.runtime import Decoder, Flag, Output
 from edgedistill.runtime.decoder import DecoderInfo
 
@@ -197,20 +197,9 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
     """As CSV or NWB, by the suffix; the file appears whole or not at all. OutputError."""
     check_destination(path)
     write = _write_nwb if path.suffix.lower() == ".nwb" else _write_csv
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
+    elsewhere = "free space or choose another --out; nothing half-written was left there"
+    with atomic_write(path, "the predictions", next_step=elsewhere) as partial:
         write(predictions, partial)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: the predictions could not be written",
-            got=error.strerror or str(error),
-            causes=("the disk is full", "the folder is read-only"),
-            next_step="free space or choose another --out; nothing half-written was left there",
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _write_csv(predictions: Predictions, path: Path) -> None:

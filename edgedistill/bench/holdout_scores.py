@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.bench.holdout import Floats, Holdout
 from edgedistill.bench.subjects import LFP_INT8, LFP_STUDENT, PEER_INT8, Candidate
 from edgedistill.bundle import Bundle
+from edgedistill.bundle.contents import Floats, Holdout
 from edgedistill.decoding import BINS_PER_S, matching_lfp, outputs_of_lfp
 from edgedistill.errors import BundleError, RecordingError
 from edgedistill.measure.score import Fit, fit_of
@@ -82,8 +82,8 @@ def seen_by(bundle: Bundle, recording: Recording) -> str:
     """A warning where the recording is one the bundle was trained on: R² over all of it is not held out."""
     from edgedistill.data.bins import file_sha256
 
-    sessions = (bundle.manifest.get("provenance") or {}).get("sessions") or {}
-    seen = file_sha256(recording.path) in sessions.values()
+    provenance = bundle.manifest.provenance
+    seen = provenance is not None and file_sha256(recording.path) in provenance.sessions.values()
     return ", which the bundle was trained on: not held out" if seen else ""
 
 

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from edgedistill.bundle import Bundle
+from edgedistill.bundle.reading import Bundle
 from edgedistill.config import parse
-from edgedistill.errors import ConfigError, EngineError
+from edgedistill.errors import ConfigError, EngineError, NotCompiled, OnlyPrepared
 from edgedistill.machine.processor import architecture
 
 BUILD_JSON = "build.json"
-FORMAT = 1
+FORMAT = 2  # 1: the digest was called "recipe"
 ABI_VERSION = 1  # ED_ABI_VERSION of kernels/include/edgedistill.h
 LABELS = {"c": "C", "cuda": "CUDA", "tensorrt": "TensorRT"}  # engines that are compiled, as they stand in messages
 
@@ -32,7 +32,7 @@ class Fingerprint:
     requires: tuple[str, ...]  # extensions of the instruction set, as /proc/cpuinfo names them
     compiler: str  # first line of its --version
     flags: tuple[str, ...]
-    recipe: str  # sha256 of all sources and of the fields above
+    digest: str  # sha256 of all sources and of the fields above
     device: dict[str, str] = field(default_factory=dict)  # of GPU engines: chip, toolkit, driver, TensorRT, ...
 
 
@@ -70,16 +70,31 @@ def build_folder(bundle: Bundle, target: str) -> Path:
 
 
 def read_record(folder: Path) -> BuildRecord:
-    """What build.json says. EngineError where it is damaged, of a newer version, or missing."""
+    """Returns what build.json of a folder says.
+
+    Raises NotCompiled where there is none, and EngineError where it is damaged or of another version of edgedistill.
+    """
     try:
         found = json.loads((folder / BUILD_JSON).read_text(encoding="utf-8"))
-        if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
-            raise EngineError(f"{folder}: compiled by a newer edgedistill", got=found["format"], expected=FORMAT)
+        _require_format(folder, found)
         return parse(BuildRecord, found, str(folder / BUILD_JSON))
     except FileNotFoundError as error:
-        raise EngineError(f"{folder}: nothing is compiled here yet", got=f"no {BUILD_JSON}") from error
+        raise NotCompiled(f"{folder}: nothing is compiled here yet", got=f"no {BUILD_JSON}") from error
     except (OSError, ValueError, AttributeError, TypeError, ConfigError) as error:
         raise EngineError(f"{folder}: '{BUILD_JSON}' is damaged", got=str(error).splitlines()[0]) from error
+
+
+def _require_format(folder: Path, found: object) -> None:
+    format_ = found.get("format") if isinstance(found, dict) else None
+    if type(format_) is not int or format_ == FORMAT:
+        return  # what is no number is refused as damaged, with the other keys
+    age = "a newer" if format_ > FORMAT else "an older"
+    by = found.get("created_by") if isinstance(found, dict) else None
+    raise EngineError(
+        f"{folder}: '{BUILD_JSON}' was written by {age} edgedistill",
+        got=f"format {format_}" + (f", {by}" if by else ""),
+        expected=f"format {FORMAT}",
+    )
 
 
 def check_files(folder: Path, record: BuildRecord) -> None:
@@ -106,7 +121,7 @@ def check_fits(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
         raise EngineError(f"{own} has another interface", got=f"ABI {record.abi}", expected=f"ABI {ABI_VERSION}")
     if not record.library:
         expected = "a library, compiled on the device"
-        raise EngineError(f"{own} is prepared, not compiled", got="sources and packed weights", expected=expected)
+        raise OnlyPrepared(f"{own} is prepared, not compiled", got="sources and packed weights", expected=expected)
     if record.fingerprint.architecture != architecture():
         got = record.fingerprint.architecture
         raise EngineError(f"{own} was compiled for another chip", got=got, expected=architecture())

@@ -7,16 +7,16 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from edgedistill.bundle.manifest import MANIFEST, Manifest, parse_manifest
 from edgedistill.errors import BundleError
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 
 BLANK = "0" * 64
 _OWN_KEYS = ("format", "sha256", "files")
@@ -37,22 +37,22 @@ class Bundle:
     """A verified bundle; files are read when asked for, and checked again then."""
 
     path: Path
-    manifest: Mapping[str, Any] = field(repr=False)
+    manifest: Manifest = field(repr=False)
     prefix: str = field(default="", repr=False)  # the folder inside a zip that holds the manifest
 
     @property
     def names(self) -> tuple[str, ...]:
         """The files of the bundle, sorted, without manifest.json."""
-        return tuple(sorted(self.manifest["files"]))
+        return tuple(sorted(self.manifest.files))
 
     @property
     def sha256(self) -> str:
         """The hash that stands for the whole bundle."""
-        return str(self.manifest["sha256"])
+        return self.manifest.sha256
 
     def read(self, name: str) -> bytes:
         """The bytes of one listed file. BundleError if there is none of that name, or it was changed."""
-        if name not in self.manifest["files"]:
+        if name not in self.manifest.files:
             raise BundleError(f"{self.path}: no file '{name}' in this bundle", expected=", ".join(self.names))
         data = _read(self.path, self.prefix + name)
         self._check(name, hashlib.sha256(data).hexdigest())
@@ -64,11 +64,11 @@ class Bundle:
             self._check(name, _digest(self.path, self.prefix + name))
 
     def _check(self, name: str, digest: str) -> None:
-        if digest != self.manifest["files"][name]:
+        if digest != self.manifest.files[name]:
             raise BundleError(
                 f"{self.path}: '{name}' was changed after the bundle was written",
                 got=f"sha256 {digest}",
-                expected=f"sha256 {self.manifest['files'][name]}",
+                expected=f"sha256 {self.manifest.files[name]}",
                 causes=("a copy that broke off or a bad disk", "an edit by hand"),
                 next_step="copy the bundle again from where it was built, or build it again",
             )
@@ -81,7 +81,7 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     path = Path(path)
     prefix = _prefix(path)
-    bundle = Bundle(path, _manifest(path, _read(path, prefix + MANIFEST)), prefix)
+    bundle = Bundle(path, parse_manifest(path, _checked_manifest(path, _read(path, prefix + MANIFEST))), prefix)
     bundle.verify()
     return bundle
 
@@ -89,7 +89,7 @@ def open_bundle(path: str | Path) -> Bundle:
 # ---------------------------------------------------------------- reading
 
 
-def _manifest(path: Path, raw: bytes) -> dict[str, Any]:
+def _checked_manifest(path: Path, raw: bytes) -> dict[str, Any]:
     """The parsed manifest, after the checks that need no other file, the telling ones first."""
     try:
         manifest = json.loads(raw)

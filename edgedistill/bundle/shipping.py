@@ -5,14 +5,14 @@ Unpacked there it is the same folder, NAME.edge, ready for `edgedistill compile`
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import zipfile
 from pathlib import Path
 
-from edgedistill.bundle.reading import MANIFEST, Bundle
+from edgedistill.bundle.manifest import MANIFEST
+from edgedistill.bundle.reading import Bundle
 from edgedistill.bundle.writing import refuse_foreign
-from edgedistill.errors import OutputError
+from edgedistill.files import atomic_write
 
 
 def zip_path(bundle: Path) -> Path:
@@ -30,21 +30,13 @@ def ship(bundle: Bundle) -> Path:
     bundle.verify()
     build = sorted(file for file in (folder / "build").rglob("*") if file.is_file() and not _hidden(file, folder))
     names = [MANIFEST, *bundle.names, *(file.relative_to(folder).as_posix() for file in build)]
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "x") as archive:
-            for name in names:
-                _add(archive, folder / name, f"{folder.name}/{name}")
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: the zip of the bundle could not be written",
-            got=error,
-            causes=("the disk is full", "the folder is read-only"),
-            next_step=f"the bundle itself is whole: copy {bundle.path} as it is",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    whole = f"the bundle itself is whole: copy {bundle.path} as it is"
+    with (
+        atomic_write(path, "the zip of the bundle", next_step=whole) as partial,
+        zipfile.ZipFile(partial, "x") as archive,
+    ):
+        for name in names:
+            _add(archive, folder / name, f"{folder.name}/{name}")
     return path
 
 

@@ -10,16 +10,15 @@ import hashlib
 import io
 import json
 import os
-import secrets
-import shutil
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from edgedistill.bundle.reading import BLANK, CHUNK, FORMAT, MANIFEST, Bundle, check_name, open_bundle
+from edgedistill.bundle.manifest import MANIFEST
+from edgedistill.bundle.reading import BLANK, CHUNK, FORMAT, Bundle, check_name, open_bundle
 from edgedistill.errors import BundleError, OutputError
+from edgedistill.files import atomic_write
 
 OpenMember = Callable[[str, int], IO[bytes]]  # name, size in bytes -> the member, open for writing
 
@@ -35,21 +34,9 @@ def write_bundle(path: str | Path, manifest: Mapping[str, object], files: Mappin
         check_name(str(path), name)
     target = Path(path).resolve()
     refuse_foreign(target)
-    temporary = _beside(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write = _write_zip if target.suffix == ".zip" else _write_folder
-        write(temporary, manifest, files)
-        _move(temporary, target)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: the bundle could not be written",
-            got=error,
-            causes=("the disk is full", "the folder is read-only"),
-            next_step="free space or choose another place; nothing half-written was left there",
-        ) from error
-    finally:
-        _remove(temporary)
+    write = _write_zip if target.suffix == ".zip" else _write_folder
+    with atomic_write(target, "the bundle") as partial:
+        write(partial, manifest, files)
     return open_bundle(path)
 
 
@@ -136,30 +123,3 @@ def _is_replaceable(target: Path) -> bool:
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return False
     return isinstance(manifest, dict) and {"format", "files", "sha256"} <= manifest.keys()
-
-
-def _move(temporary: Path, target: Path) -> None:
-    """Put the new bundle in place; a folder cannot replace a folder, so the old one steps aside first."""
-    if not target.is_dir():
-        temporary.replace(target)
-        return
-    old = _beside(target)
-    target.rename(old)
-    try:
-        temporary.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    _remove(old)
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

@@ -70,12 +70,12 @@ def planned(
 ) -> Plan:
     """The plan for a library libed_NAME with that ending; None: for sources alone, to be compiled elsewhere.
 
-    `facts` is the fingerprint without its recipe; `commands` are the compilers as they are called.
+    `facts` is the fingerprint without its digest; `commands` are the compilers as they are called.
     """
     began, folder = monotonic(), build_folder(bundle, target.name)
-    name = c_identifier(str(bundle.manifest["name"]))
+    name = c_identifier(bundle.manifest.name)
     digests = {file: sha256(data) for file, data in sorted(sources.items())}
-    recipe = json.dumps([digests, asdict(facts), commands, ABI_VERSION])
+    inputs = json.dumps([digests, asdict(facts), commands, ABI_VERSION])
     record = BuildRecord(
         format=FORMAT,
         target=target.name,
@@ -84,7 +84,7 @@ def planned(
         abi=ABI_VERSION,
         model=name,
         library="" if ending is None else f"libed_{name}{ending}",
-        fingerprint=replace(facts, recipe=sha256(recipe.encode())),
+        fingerprint=replace(facts, digest=sha256(inputs.encode())),
         sizes={},
         files=digests,
         engine=target.engine,

@@ -16,7 +16,7 @@ from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.machine.gpu import Gpu, find_gpu
 from edgedistill.runtime.abi_engine import AbiEngine, OpenedLibrary
-from edgedistill.runtime.build_choice import chosen_build, own_target, with_command
+from edgedistill.runtime.build_choice import add_compile_command, choose_build, choose_target
 from edgedistill.runtime.c_abi import load_library
 
 TARGET = "cuda"
@@ -26,13 +26,13 @@ CODE = (".cubin", ".plan")  # what a library loads from its folder
 def open_cuda_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
     """What `edgedistill compile --target cuda` left in the bundle for this machine's GPU. EngineError names what is
     missing, changed or made for another bundle, chip or driver, and the command that mends it."""
-    target = own_target(bundle, "cuda", TARGET)
+    target = choose_target(bundle, "cuda", TARGET)
     try:
-        folder, record = chosen_build(bundle, target, "cuda", check_cuda_build)
+        folder, record = choose_build(bundle, target, "cuda", check_cuda_build)
         check_files(folder, record)
-        engine = AbiEngine(opened_build(folder, record), shape, config)
+        engine = AbiEngine(open_build(folder, record), shape, config)
     except EngineError as error:
-        raise with_command(error, bundle, target) from error
+        raise add_compile_command(error, bundle, target) from error
     return engine
 
 
@@ -40,7 +40,7 @@ def check_cuda_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
     """EngineError unless this machine's GPU can run what was compiled."""
     check_fits(folder, record, bundle)
     gpu = find_gpu()
-    check_device(folder, record, device_facts(gpu))
+    check_device(folder, record, list_device_facts(gpu))
     toolkit = record.fingerprint.device.get("toolkit", "")
     if toolkit and int(toolkit.split(".")[0]) > int(gpu.cuda.split(".")[0]):  # compiled where no driver could object
         raise EngineError(
@@ -50,12 +50,12 @@ def check_cuda_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
         )
 
 
-def device_facts(gpu: Gpu) -> dict[str, str]:
+def list_device_facts(gpu: Gpu) -> dict[str, str]:
     """What a cubin depends on, as it stands in a fingerprint; the toolkit is not asked for: nvcc need not be here."""
     return {"chip": gpu.chip, "driver": gpu.driver}
 
 
-def opened_build(folder: Path, record: BuildRecord) -> OpenedLibrary:
+def open_build(folder: Path, record: BuildRecord) -> OpenedLibrary:
     """A decoder of the library in a checked folder, at the start of a stream. EngineError says why it does not start:
     memory, the device, a missing file."""
     path = folder / record.library

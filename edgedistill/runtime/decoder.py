@@ -17,14 +17,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
 
 from edgedistill.bundle import Bundle, open_bundle
+from edgedistill.bundle.contents import DecoderSpec, read_decoder_spec, read_int8_model
 from edgedistill.config import StudentShape
-from edgedistill.errors import BundleError, EngineError, did_you_mean
-from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
-from edgedistill.numerics import Int8Model, Oracle
+from edgedistill.errors import EngineError, did_you_mean
+from edgedistill.numerics import Oracle
 from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.runtime.compiled_engines import COMPILED
 from edgedistill.runtime.onnx_engine import OnnxEngine
@@ -52,6 +50,21 @@ class DecoderInfo:
     warmup_bins: int
 
 
+def describe_decoder(spec: DecoderSpec, engine: str) -> DecoderInfo:
+    """Returns what a caller needs to know of the bundle's decoder on that engine."""
+    return DecoderInfo(
+        name=spec.name,
+        engine=engine,
+        sha256=spec.sha256,
+        rate=spec.front_end.rate,
+        channel_ids=spec.channel_ids,
+        output_names=spec.output_names,
+        output_units=spec.output_units,
+        group_delay_ms=spec.group_delay_ms,
+        warmup_bins=spec.warmup_bins,
+    )
+
+
 class Decoder:
     """A bundle's student at a point in a stream. One object a stream, one thread at a time."""
 
@@ -60,17 +73,18 @@ class Decoder:
 
         BundleError for a manifest that contradicts itself, EngineError for an engine that cannot run.
         """
-        engine = str(bundle.manifest.get("engine", ENGINES[0])) if engine is None else engine
+        engine = (bundle.manifest.engine or ENGINES[0]) if engine is None else engine
         if engine not in ENGINES:
             raise EngineError(f"unknown engine '{engine}'", expected=did_you_mean(engine, ENGINES))
-        self.shape, self.frontend_config, self.info, mean, std = described(bundle, engine)
+        spec = read_decoder_spec(bundle)
+        self.shape, self.frontend_config, self.info = spec.shape, spec.front_end, describe_decoder(spec, engine)
         self._stream: NumpyStream | AbiEngine
         if engine in COMPILED:
             self._stream = COMPILED[engine].open(bundle, self.shape, self.frontend_config)
             return
         student = _open_engine(bundle, self.shape, engine)
         self._stream = NumpyStream(self.frontend_config, student, self.info.warmup_bins)
-        self._stream.set_normalization(*self._checked_normalization(mean, std))
+        self._stream.set_normalization(*self._checked_normalization(spec.normalization.mean, spec.normalization.std))
 
     @classmethod
     def open(cls, path: str | Path, engine: str | None = None) -> Decoder:
@@ -182,45 +196,4 @@ class Decoder:
 def _open_engine(bundle: Bundle, shape: StudentShape, engine: str) -> OnnxEngine | Oracle:
     if engine in GRAPHS:
         return OnnxEngine(bundle.read(GRAPHS[engine]), shape)
-    return Oracle(int8_model(bundle, shape))
-
-
-def int8_model(bundle: Bundle, shape: StudentShape) -> Int8Model:
-    """The bundle's INT8 student. BundleError if there is none, or it is not one of that shape."""
-    try:
-        tensors = load_safetensors(bundle.read("student.int8.safetensors"))
-    except SafetensorError as error:
-        raise BundleError(f"{bundle.path}: 'student.int8.safetensors' is not a safetensors file", got=error) from error
-    return Int8Model(shape, tensors)
-
-
-def described(
-    bundle: Bundle, engine: str
-) -> tuple[StudentShape, FrontEndConfig, DecoderInfo, list[float], list[float]]:
-    """What the manifest says of the decoder: shape, front end, info, mean and std (C,)."""
-    manifest = bundle.manifest
-    try:
-        shape = StudentShape.from_json(manifest["model"], f"{bundle.path}: 'manifest.json', model")
-        front_end = FrontEndConfig.from_json(manifest["frontend"])
-        mean, std = manifest["normalization"]["mean"], manifest["normalization"]["std"]
-        info = DecoderInfo(
-            name=str(manifest["name"]),
-            engine=engine,
-            sha256=bundle.sha256,
-            rate=front_end.rate,
-            channel_ids=tuple(map(str, manifest["channel_ids"])),
-            output_names=tuple(str(output["name"]) for output in manifest["outputs"]),
-            output_units=tuple(str(output["unit"]) for output in manifest["outputs"]),
-            group_delay_ms=group_delay_ms(front_end),
-            warmup_bins=shape.receptive_field + settling_bins(front_end),
-        )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BundleError(f"{bundle.path}: 'manifest.json' does not describe a decoder", got=repr(error)) from error
-    counts = {front_end.channels, len(info.channel_ids), len(mean), len(std)}
-    if counts != {shape.channels} or len(info.output_names) != shape.outputs:
-        raise BundleError(
-            f"{bundle.path}: 'manifest.json' contradicts itself",
-            got=f"{sorted(counts)} channels, {len(info.output_names)} outputs",
-            expected=f"{shape.channels} channels, {shape.outputs} outputs, as its model has",
-        )
-    return shape, front_end, info, mean, std
+    return Oracle(read_int8_model(bundle, shape))

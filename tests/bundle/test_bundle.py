@@ -43,9 +43,9 @@ def test_what_was_written_comes_back(bundle: Bundle) -> None:
     again = open_bundle(str(bundle.path))
     assert again.names == tuple(sorted(FILES))
     assert {name: again.read(name) for name in FILES} == FILES
-    assert {key: again.manifest[key] for key in MANIFEST} == MANIFEST
-    assert again.manifest["format"] == 1
-    assert again.manifest["files"] == {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
+    assert (again.manifest.name, again.manifest.metrics, again.manifest.recipe) == tuple(MANIFEST.values())
+    assert again.manifest.format == 1
+    assert again.manifest.files == {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
     assert again.sha256 == bundle.sha256
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
+from edgedistill.bundle.contents import REFERENCE
 from edgedistill.compile.c.library import compile_c_library
-from edgedistill.compile.self_check import REFERENCE
 
 from ..bundles import write_test_bundle
 from ..compile.cuda.emulated_gpu import EmulatedGpu
@@ -87,7 +87,7 @@ def test_an_engine_that_computes_something_else_is_not_left_in_the_bundle(gpu: E
     arrays["kinematics"][17] = np.nextafter(arrays["kinematics"][17], np.float32(np.inf))
     np.savez(tmp_path / REFERENCE, **arrays)
     files = {name: whole.read(name) for name in whole.names} | {REFERENCE: (tmp_path / REFERENCE).read_bytes()}
-    other = write_bundle(tmp_path / "other.edge", dict(whole.manifest), files)
+    other = write_bundle(tmp_path / "other.edge", json.loads((whole.path / "manifest.json").read_text()), files)
     error = gpu.edgedistill("compile", other.path, "--target", "cuda", code=1)["error"]
     assert "does not compute" in error["what"]
     assert error["got"].startswith("step 17")

@@ -42,7 +42,7 @@ def kernel_sources() -> dict[str, bytes]:
 
 def model_sources(bundle: Bundle, ops: str) -> dict[str, bytes]:
     """`model/`: shape and numbers of the bundle's student and front end, packed for a variant of the inner loops."""
-    return encoded(c_sources(*model_inputs(bundle, "c"), ops))
+    return encoded(c_sources(*model_inputs(bundle), ops))
 
 
 def facts_of(toolchain: Toolchain) -> Fingerprint:

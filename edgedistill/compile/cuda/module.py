@@ -13,6 +13,7 @@ from pathlib import Path
 from edgedistill.assets import asset_folder
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import BuildRecord, Fingerprint, build_folder, read_record
+from edgedistill.bundle.contents import read_decoder_spec, read_reference
 from edgedistill.compile.build_folder import CompiledEngine, made_once, planned
 from edgedistill.compile.bundle_sources import encoded, kernel_files, model_inputs
 from edgedistill.compile.c.library import INCLUDES, SOURCES, facts_of
@@ -20,12 +21,11 @@ from edgedistill.compile.c.toolchain import Toolchain, find_toolchain
 from edgedistill.compile.cuda.chip import Chip, chosen_chip
 from edgedistill.compile.cuda.nvcc import Nvcc, find_nvcc
 from edgedistill.compile.cuda.packing import cuda_sources
-from edgedistill.compile.self_check import reference_of, require_exact
+from edgedistill.compile.self_check import require_exact
 from edgedistill.errors import DeviceError, EngineError
 from edgedistill.machine.gpu import Gpu
 from edgedistill.runtime.abi_engine import AbiEngine
-from edgedistill.runtime.cuda_engine import opened_build
-from edgedistill.runtime.decoder import described
+from edgedistill.runtime.cuda_engine import open_build
 from edgedistill.target import Target
 
 KERNEL, CUBIN = "cuda/student_step.cu", "student_step.cubin"
@@ -77,7 +77,7 @@ def require_kernels_fit(window: int, keep: tuple[str, ...]) -> None:
 
 def cuda_module_sources(bundle: Bundle) -> dict[str, bytes]:
     """All that is compiled: the kernels' files, and the bundle's numbers in the order the GPU reads them."""
-    model, front_end, facts = model_inputs(bundle, "cuda")
+    model, front_end, facts = model_inputs(bundle)
     require_kernels_fit(model.shape.window, tuple(model.keep))
     files = kernel_files("include", "c", "cuda") | encoded(cuda_sources(model, front_end, facts))
     cmake = asset_folder("kernels") / "CMakeLists.txt"  # builds the same without Python
@@ -126,9 +126,9 @@ def _compile(
 
 def _checked(folder: Path, record: BuildRecord, bundle: Bundle, gpu: Gpu | None) -> str:
     """Runs what was compiled; returns what that showed."""
-    shape, front_end, *_ = described(bundle, "cuda")
-    engine = AbiEngine(opened_build(folder, record), shape, front_end)
-    reference = reference_of(bundle)
+    spec = read_decoder_spec(bundle)
+    engine = AbiEngine(open_build(folder, record), spec.shape, spec.front_end)
+    reference = read_reference(bundle)
     name = gpu.name if gpu else "no GPU"
     if reference is None:
         return f"opened on {name}; the bundle holds no reference to check it against"

@@ -36,7 +36,7 @@ CUBIN = "append.cubin"
 
 def tensorrt_sources(bundle: Bundle) -> dict[str, bytes]:
     """All that is compiled: the kernels' files, and the bundle's shape and front end; weights are in the plan."""
-    model, front_end, facts = model_inputs(bundle, "tensorrt")
+    model, front_end, facts = model_inputs(bundle)
     require_fits(model, front_end, facts)
     name = c_identifier(facts.name)
     data = f"model_{name}_data.h"
