@@ -1,6 +1,7 @@
-"""A bundle as one file to carry to a device: the folder, with what was prepared in its `build/`, as a zip.
+"""Packs a bundle as one file to carry to a device: the folder and what was prepared in its `build/` become a zip.
 
-Unpacked there it is the same folder, NAME.edge, ready for `edgedistill compile`; unopened it is a bundle as any zip is.
+Unpacked on the device it is the same folder, NAME.edge, ready for `edgedistill compile`. The zip itself can be opened
+as a bundle too.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from edgedistill.files import atomic_write
 
 
 def zip_path(bundle: Path) -> Path:
-    """Where the zip of a bundle goes: NAME.edge.zip beside it."""
+    """Returns where the zip of a bundle goes: NAME.edge.zip beside it."""
     return bundle.with_name(f"{bundle.name}.zip")
 
 
 def ship(bundle: Bundle) -> Path:
-    """Writes the zip of a bundle that is a folder, all of it checked before; what stands in its place is replaced.
+    """Writes the zip of a bundle that is a folder, after checking all of it, and returns its path.
 
-    OutputError if that is no bundle, or cannot be written.
+    An older zip of a bundle is replaced. Raises OutputError if anything else stands there, or if it cannot be written.
     """
     folder, path = bundle.path.resolve(), zip_path(bundle.path)
     refuse_foreign(path)
@@ -41,7 +42,7 @@ def ship(bundle: Bundle) -> Path:
 
 
 def _add(archive: zipfile.ZipFile, file: Path, name: str) -> None:
-    """Text is compressed, numbers would not shrink. No dates: same content, same bytes."""
+    """Adds one file. Sources are compressed, weights would not shrink. Without dates, same content gives same bytes."""
     entry = zipfile.ZipInfo(name)
     entry.external_attr = 0o644 << 16
     entry.compress_type = zipfile.ZIP_DEFLATED if "/build/" in name else zipfile.ZIP_STORED

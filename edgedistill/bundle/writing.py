@@ -1,8 +1,4 @@
-"""From a manifest and files to a bundle on disk: written beside its place, then moved there whole.
-
-A reader sees the old bundle or the new one, and a failure (full disk, read-only folder, Ctrl-C) leaves
-what was there before and nothing half-written.
-"""
+"""Writes a bundle: a manifest and files come in, a folder or a zip that appears whole or not at all goes out."""
 
 from __future__ import annotations
 
@@ -20,15 +16,15 @@ from edgedistill.bundle.reading import BLANK, CHUNK, FORMAT, Bundle, check_name,
 from edgedistill.errors import BundleError, OutputError
 from edgedistill.files import atomic_write
 
-OpenMember = Callable[[str, int], IO[bytes]]  # name, size in bytes -> the member, open for writing
+OpenMember = Callable[[str, int], IO[bytes]]  # name, size in bytes -> the member, opened for writing
 
 
 def write_bundle(path: str | Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> Bundle:
-    """Write a folder, or a zip if `path` ends in .zip, and open what was written.
+    """Writes a folder, or a zip if `path` ends in .zip, and opens what was written.
 
-    `files` maps names inside the bundle to their bytes or to a file to copy. The keys "format", "files"
-    and "sha256" of the manifest are filled in here. An older bundle at `path` is replaced, its `build/`
-    (made for the older files) included. OutputError if `path` holds anything else or cannot be written.
+    `files` maps names inside the bundle to their bytes or to a file to copy. The keys "format", "files" and "sha256" of
+    the manifest are filled in here. An older bundle at `path` is replaced together with its `build/`, which was made
+    for the older files. Raises OutputError if `path` holds anything else or cannot be written.
     """
     for name in files:
         check_name(str(path), name)
@@ -52,13 +48,16 @@ def _write_folder(folder: Path, manifest: Mapping[str, object], files: Mapping[s
 
 
 def _write_zip(path: Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> None:
-    """Stored, not compressed: weights and noise do not shrink. No dates: same content, same bytes."""
+    """Writes a zip without compression, since weights and noise do not shrink, and without dates.
+
+    The same content therefore gives the same bytes.
+    """
     with zipfile.ZipFile(path, "x") as archive:
 
         def member(name: str, size: int) -> IO[bytes]:
             entry = zipfile.ZipInfo(name)
             entry.external_attr = 0o644 << 16
-            entry.file_size = size  # above 2 GiB the header needs to know beforehand
+            entry.file_size = size  # above 2 GiB the header must know it beforehand
             return archive.open(entry, "w")
 
         _fill(member, manifest, files)
@@ -70,7 +69,7 @@ def _fill(member: OpenMember, manifest: Mapping[str, object], files: Mapping[str
 
 
 def _copy(source: bytes | Path, member: OpenMember, name: str) -> str:
-    """Copy in blocks and return the sha256 of what went through."""
+    """Copies in blocks and returns the sha256 of what was copied."""
     digest = hashlib.sha256()
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as reader:
         size = reader.seek(0, os.SEEK_END)
@@ -83,7 +82,7 @@ def _copy(source: bytes | Path, member: OpenMember, name: str) -> str:
 
 
 def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
-    """The manifest with its own hash in place; BundleError for what JSON cannot hold, NaN included."""
+    """Returns the manifest with its own hash in place. Raises BundleError for what JSON cannot hold, such as NaN."""
     blank = {"format": FORMAT, "sha256": BLANK, **{k: v for k, v in manifest.items() if k not in _OURS}}
     try:
         text = json.dumps(blank, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -100,7 +99,7 @@ _OURS = ("format", "sha256")
 
 
 def refuse_foreign(target: Path) -> None:
-    """OutputError unless `target` is free or a bundle of the same kind, or an empty folder, to replace."""
+    """Raises OutputError unless `target` is free, an empty folder, or a bundle of the same kind to replace."""
     if not target.exists() or _is_replaceable(target):
         return
     raise OutputError(
@@ -115,7 +114,7 @@ def _is_replaceable(target: Path) -> bool:
         if target.suffix == ".zip":
             with zipfile.ZipFile(target) as archive:
                 names = (name for name in archive.namelist() if name.split("/", 1)[-1] == MANIFEST)
-                manifest = json.loads(archive.read(next(names, MANIFEST)))  # of a shipped one in its folder
+                manifest = json.loads(archive.read(next(names, MANIFEST)))  # a shipped zip has it in a folder
         elif not any(target.iterdir()):
             return True
         else:

@@ -1,8 +1,8 @@
-"""The TensorRT engine: a bundle's plan and its library, checked against this machine before either is read.
+"""Opens the TensorRT engine: a bundle comes in, its plan and library are checked and loaded, a decoder goes out.
 
-A plan is made on its own device, of one chip, one TensorRT, one driver and one plugin; all of them stand in build.json
-and are compared before TensorRT sees a byte of it. Its results are near those of the oracle, not equal; `abi_engine`
-calls it.
+A plan is made on its own device, for one chip, one TensorRT, one driver and one plugin. All of them stand in build.json
+and are compared before TensorRT reads the plan. Its results are near those of the oracle, not equal to them.
+`abi_engine` calls it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ PRECISIONS = {"int8-plugin": "int8", "int8": "int8", "fp16": "float16"}  # by th
 
 
 def open_tensorrt_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
-    """What `edgedistill compile` left in the bundle for this device. EngineError names what is missing, changed or made
-    for another bundle, chip, TensorRT or plugin, and the command that mends it."""
+    """Opens what `edgedistill compile` left in the bundle for this device.
+
+    Raises EngineError that names what is missing, changed or made for another bundle, chip, TensorRT or plugin, and the
+    command that mends it: NotCompiled, OnlyPrepared, or StalePlan for a plan that does not fit any more.
+    """
     target = choose_target(bundle, "tensorrt", TARGET)
     try:
         folder, record = choose_build(bundle, target, "tensorrt", check_tensorrt_build)
@@ -40,13 +43,13 @@ def open_tensorrt_engine(bundle: Bundle, shape: StudentShape, config: FrontEndCo
 
 
 def open_plan(folder: Path, record: BuildRecord) -> OpenedLibrary:
-    """A decoder of the plan in a checked folder, at the start of a stream."""
+    """Starts a decoder of the plan in a checked folder. Raises EngineError where it does not start."""
     form = record.fingerprint.device.get("form", "")
     return replace(open_build(folder, record), precision=PRECISIONS.get(form, "int8"))
 
 
 def check_tensorrt_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
-    """EngineError unless this device can run the plan: nothing of it is read for that."""
+    """Raises EngineError unless this device can run the plan. The plan itself is not read for that."""
     check_fits(folder, record, bundle)
     facts = list_device_facts(find_gpu())
     if "tensorrt" not in facts:
@@ -62,7 +65,7 @@ def check_tensorrt_build(folder: Path, record: BuildRecord, bundle: Bundle) -> N
 
 
 def list_device_facts(gpu: Gpu) -> dict[str, str]:
-    """What a plan depends on, as it stands in a fingerprint; only what this machine tells."""
+    """Returns what a plan depends on, by its name in a fingerprint, as far as this machine tells."""
     found = {
         "chip": gpu.chip,
         "driver": gpu.driver,
@@ -73,7 +76,7 @@ def list_device_facts(gpu: Gpu) -> dict[str, str]:
 
 
 def check_plugin(folder: Path, record: BuildRecord) -> None:
-    """EngineError where the plugin beside the plan is not the one that it was built with."""
+    """Raises EngineError where the plugin beside the plan is not the one that the plan was built with."""
     expected, path = record.fingerprint.device.get("plugin", ""), folder / PLUGIN
     found = plugin_hash(path) if path.exists() else "no such file"
     if expected and found != expected:
@@ -86,7 +89,7 @@ def check_plugin(folder: Path, record: BuildRecord) -> None:
 
 
 def plugin_hash(path: Path) -> str:
-    """sha256 of a plugin."""
+    """Returns the sha256 of a plugin."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
