@@ -1,4 +1,4 @@
-"""Predictions: a file and a stream of the same frames give the same, and what is written reads back."""
+"""A file and a stream of the same frames give the same predictions, and what is written can be read back."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Trickle:
-    """A pipe that hands out a few bytes at a time, cut anywhere."""
+    """A pipe that gives a few bytes at a time, cut anywhere."""
 
     def __init__(self, data: bytes, pieces: list[int]) -> None:
         self.data, self.pieces = io.BytesIO(data), pieces

@@ -1,4 +1,4 @@
-"""A bundle of the version before is read and decodes as it did; what that version compiled is refused by name."""
+"""A bundle of the previous version is read and decodes as it did. What that version compiled is refused by name."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_its_int8_student_decodes_to_the_kinematics_of_its_reference(engine: str
     found = np.stack([decoder.step(bin) for bin in reference.bins])
     if engine == "oracle":
         assert found.tobytes() == reference.kinematics.tobytes()
-    else:  # of the near class: sums in another order
+    else:  # an engine of the near class adds in another order
         assert np.abs(found - reference.kinematics).max() < 0.1 * reference.kinematics.std(axis=0).min()
 
 

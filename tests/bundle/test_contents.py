@@ -1,4 +1,4 @@
-"""Each file of a bundle is parsed to typed values, or refused with its name and what is wrong with it."""
+"""Each file of a bundle is parsed to typed values, or it is refused with its name and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def with_file(path: Path, bundle: Bundle, name: str, data: bytes | None) -> Bundle:
-    """The bundle with one file replaced, or without it."""
+    """Writes the bundle with one file replaced, or without it."""
     files = {other: bundle.read(other) for other in bundle.names if other != name}
     return write_bundle(path, manifest(), files if data is None else files | {name: data})
 

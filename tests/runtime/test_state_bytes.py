@@ -1,4 +1,4 @@
-"""What a bench says of an engine's state is what it exchanges; half a precision takes twice the ring."""
+"""The size that an engine states for its state is the size of what it exchanges."""
 
 from __future__ import annotations
 

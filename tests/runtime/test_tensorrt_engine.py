@@ -58,7 +58,7 @@ def test_a_bundle_is_compiled_and_decodes_with_the_bits_of_the_oracle(
     text = plan(VERSION, student_kernel(student), "fake_student", tensors_of(shape)).encode()
 
     def by_hand(folder: Path, record: BuildRecord, machine: Machine) -> None:
-        """What CMake is to do, of the sources that lie there."""
+        """Does what CMake would do, with the sources that lie there."""
         define = f'-DED_MODEL_HEADER="model_{record.model}.h"'
         own = ("-I", str(folder / "include"), "-I", str(folder / "c"), "-I", str(folder / "model"))
         objects = [
