@@ -1,7 +1,7 @@
-"""A decoder over a whole recording or a stream: raw frames go in, predictions come out, as CSV or NWB.
+"""Decodes a whole recording or a stream, and writes the predictions as CSV or NWB.
 
-In: a `Decoder`, and a recording or a binary stream of frames. Out: outputs bin by bin as they complete, or a
-file of them that appears only when it is whole. A prediction belongs to the end of its bin: bin k to
+A `Decoder` and a recording, or a binary stream of frames, come in. Outputs go out bin by bin as they complete, or as a
+file that appears only when it is whole. A prediction belongs to the end of its bin: bin k belongs to the time
 (k + 1) / 100 s after the first frame, on the clock of the recording.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.errors import OutputError, RecordingError
+from edgedistill.files import atomic_write
 from edgedistill.runtime import Decoder, Flag, Output
 from edgedistill.runtime.decoder import DecoderInfo
 
@@ -33,19 +33,19 @@ FORMATS = (".csv", ".nwb")
 
 
 class ByteStream(Protocol):
-    """What is read from: a buffered binary stream such as `sys.stdin.buffer`."""
+    """A buffered binary stream to read from, such as `sys.stdin.buffer`."""
 
     def read1(self, size: int, /) -> bytes:
-        """At most `size` bytes, as soon as there are any; none at the end."""
+        """Returns at most `size` bytes as soon as there are any, and none at the end."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Every output of one run, with what a file of them must say about itself."""
+    """All outputs of one run, with the facts that a file of them must state."""
 
     info: DecoderInfo
     outputs: tuple[Output, ...]
-    start_s: float = 0.0  # of bin 0, on the clock of the recording
+    start_s: float = 0.0  # when bin 0 starts, on the clock of the recording
     source: str = "stream"
     session_id: str | None = None
     subject_id: str | None = None
@@ -53,34 +53,34 @@ class Predictions:
 
     @property
     def kinematics(self) -> npt.NDArray[np.float32]:
-        """(B, K) in the units of `info.output_units`."""
+        """Kinematics (B, K) in the units of `info.output_units`."""
         shape = (len(self.outputs), len(self.info.output_names))
         return np.array([output.kinematics for output in self.outputs], np.float32).reshape(shape)
 
     @property
     def flags(self) -> npt.NDArray[np.uint8]:
-        """(B,) bits of `Flag`."""
+        """Flags (B,), as bits of `Flag`."""
         return np.array([int(output.flags) for output in self.outputs], np.uint8)
 
     @property
     def bad_channels(self) -> npt.NDArray[np.int32]:
-        """(B,) channels that were masked."""
+        """Number of channels (B,) that were masked."""
         return np.array([output.bad_channels for output in self.outputs], np.int32)
 
     def counts(self) -> dict[str, int]:
-        """How many bins carry each flag, by its name in small letters."""
+        """Counts the bins that carry each flag, by the flag's name in small letters."""
         return {str(flag.name).lower(): int(np.count_nonzero(self.flags & flag)) for flag in Flag}
 
 
 # ---------------------------------------------------------------- decoding
 
 
-def run_file(decoder: Decoder, recording: Recording) -> Predictions:
-    """The whole LFP of a recording through a fresh stream. RecordingError where it does not fit."""
-    lfp = matching_lfp(decoder.info, recording)
+def decode_file(decoder: Decoder, recording: Recording) -> Predictions:
+    """Decodes the whole LFP of a recording in a fresh stream. Raises RecordingError where it does not fit."""
+    lfp = require_matching_lfp(decoder.info, recording)
     return Predictions(
         info=decoder.info,
-        outputs=tuple(outputs_of_lfp(decoder, lfp)),
+        outputs=tuple(decode_lfp(decoder, lfp)),
         start_s=lfp.start_s,
         source=str(recording.path),
         session_id=recording.session_id,
@@ -89,17 +89,17 @@ def run_file(decoder: Decoder, recording: Recording) -> Predictions:
     )
 
 
-def outputs_of_lfp(decoder: Decoder, lfp: Lfp) -> Iterator[Output]:
-    """Outputs bin by bin; the file is read in blocks, so its length does not matter."""
+def decode_lfp(decoder: Decoder, lfp: Lfp) -> Iterator[Output]:
+    """Yields outputs bin by bin. The file is read in blocks, so its length does not matter."""
     decoder.reset()
     for frames in lfp.blocks(max(1, BLOCK_VALUES // lfp.channels)):
         yield from decoder.push(frames)
 
 
-def outputs_of_stream(decoder: Decoder, stream: ByteStream) -> Iterator[list[Output]]:
-    """Outputs of little-endian float32 frames in uV, channels interleaved, as soon as frames arrive.
+def decode_stream(decoder: Decoder, stream: ByteStream) -> Iterator[list[Output]]:
+    """Yields the outputs of little-endian float32 frames in uV, channels interleaved, as soon as frames arrive.
 
-    RecordingError, after all whole frames were decoded, when the stream ends inside a frame.
+    Raises RecordingError, after all whole frames were decoded, when the stream ends inside a frame.
     """
     decoder.reset()
     channels = len(decoder.info.channel_ids)
@@ -120,8 +120,11 @@ def outputs_of_stream(decoder: Decoder, stream: ByteStream) -> Iterator[list[Out
         )
 
 
-def matching_lfp(info: DecoderInfo, recording: Recording) -> Lfp:
-    """The LFP of a recording, when its channels and rate are those the decoder was trained on."""
+def require_matching_lfp(info: DecoderInfo, recording: Recording) -> Lfp:
+    """Returns the LFP of a recording.
+
+    Raises RecordingError unless its channels and rate are those that the decoder was trained on.
+    """
     recording.require(("lfp",))
     lfp = recording.lfp
     assert lfp is not None
@@ -154,19 +157,19 @@ def _does_not_fit(recording: Recording, got: str, expected: str) -> RecordingErr
 
 
 def time_s(output: Output, start_s: float = 0.0) -> float:
-    """The end of the output's bin, which is the moment its kinematics are of."""
+    """Returns the end of the output's bin in seconds, which is the time that its kinematics belong to."""
     return start_s + (output.bin + 1) / BINS_PER_S
 
 
-def csv_header(info: DecoderInfo) -> str:
-    """The first line of a CSV; outputs carry their unit, as in `cursor_vel_x (cm/s)`."""
+def format_csv_header(info: DecoderInfo) -> str:
+    """Returns the first line of a CSV. Each output is named with its unit, as in `cursor_vel_x (cm/s)`."""
     outputs = zip(info.output_names, info.output_units, strict=True)
     named = [f"{name} ({unit})" if unit else name for name, unit in outputs]
     return ",".join(["bin", "end_frame", "time_s", "flags", "bad_channels", *map(_quoted, named)])
 
 
-def csv_line(output: Output, start_s: float = 0.0) -> str:
-    """One output; nine digits give every float32 back exactly."""
+def format_csv_line(output: Output, start_s: float = 0.0) -> str:
+    """Returns the line of one output. Nine digits give every float32 back exactly."""
     head = f"{output.bin},{output.end_frame},{time_s(output, start_s):.6f},{int(output.flags)}"
     return ",".join([head, str(output.bad_channels), *(f"{value:.9g}" for value in output.kinematics)])
 
@@ -176,7 +179,7 @@ def _quoted(text: str) -> str:
 
 
 def check_destination(path: Path) -> None:
-    """OutputError, before hours of decoding, for a path that `write_predictions` could not write."""
+    """Raises OutputError, before hours of decoding, for a path that `write_predictions` could not write."""
     if path.suffix.lower() not in FORMATS:
         raise OutputError(
             f"{path}: predictions are not written in this format",
@@ -194,29 +197,18 @@ def check_destination(path: Path) -> None:
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
-    """As CSV or NWB, by the suffix; the file appears whole or not at all. OutputError."""
+    """Writes CSV or NWB, as the suffix says. The file appears whole or not at all. Raises OutputError."""
     check_destination(path)
     write = _write_nwb if path.suffix.lower() == ".nwb" else _write_csv
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
+    elsewhere = "free space or choose another --out; nothing half-written was left there"
+    with atomic_write(path, "the predictions", next_step=elsewhere) as partial:
         write(predictions, partial)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: the predictions could not be written",
-            got=error.strerror or str(error),
-            causes=("the disk is full", "the folder is read-only"),
-            next_step="free space or choose another --out; nothing half-written was left there",
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _write_csv(predictions: Predictions, path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
-        file.write(csv_header(predictions.info) + "\n")
-        file.writelines(csv_line(output, predictions.start_s) + "\n" for output in predictions.outputs)
+        file.write(format_csv_header(predictions.info) + "\n")
+        file.writelines(format_csv_line(output, predictions.start_s) + "\n" for output in predictions.outputs)
 
 
 def _write_nwb(predictions: Predictions, path: Path) -> None:

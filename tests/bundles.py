@@ -1,4 +1,4 @@
-"""A small whole bundle with random weights, fast to make: what bench, run and the command line open.
+"""Makes a small whole bundle with random weights, which tests of bench, run and the command line open.
 
 Its array is that of `nwb_files.whole_session`: three channels at 250 Hz, velocity in x and y.
 """
@@ -53,7 +53,7 @@ def manifest(**changes: object) -> dict[str, object]:
 
 
 def write_test_bundle(path: Path, **changes: object) -> Bundle:
-    """The holdout's kinematics are what the LFP student decodes, and noise: its R² is near one."""
+    """Writes a bundle whose true kinematics are what the LFP student decodes plus noise, so that its R² is near one."""
     files = student_files(SHAPE, seed=0)
     spikes = student_files(SPIKE_SHAPE, seed=1) | {
         "model.json": json.dumps({"model": SPIKE_SHAPE.to_json(), "normalization": SPIKE_STATISTICS}).encode()
@@ -84,8 +84,8 @@ def holdout(graph: bytes) -> bytes:
     bins = rng.normal(size=(T, CHANNELS)).astype(np.float32)
     engine = OnnxEngine(graph, SHAPE)
     kinematics = np.stack([engine.step(bin) for bin in bins]) + 0.01 * rng.normal(size=(T, OUTPUTS))
-    kinematics[300:310] = np.nan  # unknown: must not count
-    kinematics[:SCORE_FROM] = 1e6  # before the bins that count: must not count either
+    kinematics[300:310] = np.nan  # unknown values, which must not count
+    kinematics[:SCORE_FROM] = 1e6  # these bins lie before those that count
     counts = rng.poisson(1.0, size=(T, UNITS)).astype(np.uint8)
     file = io.BytesIO()
     np.savez(file, bins=bins, counts=counts, kinematics=kinematics.astype(np.float32), score_from=SCORE_FROM)

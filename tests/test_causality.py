@@ -1,4 +1,4 @@
-"""No output up to time t depends on a raw sample after it: raw sample, front end, z-score, student, kinematics."""
+"""No output up to time t depends on a raw sample after t, through front end, z-score, student and read-out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPOILS = ("other", "nan", "infinite", "flat", "huge", "one sample")
 
 
 def spoiled(frames: np.ndarray, cut: int, how: str) -> np.ndarray:
-    """The same frames up to `cut`, something else from there on."""
+    """Returns the same frames up to `cut`, and something else after it."""
     other = frames.copy()
     after = other[cut:]
     if how == "one sample":
@@ -43,7 +43,7 @@ def raw_frames(n: int, channels: int) -> np.ndarray:
 
 
 class PythonPath:
-    """What evaluation does: front end, z-scores, `Student.stream`, read-out with lagged bins."""
+    """Decodes as evaluation does: front end, z-scores, `Student.stream`, read-out with lagged bins."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -54,12 +54,12 @@ class PythonPath:
         self.config = FrontEndConfig(rate=RATE, channels=CHANNELS)
 
     def __call__(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Kinematics and the raw frame that completed each bin."""
+        """Returns kinematics and the raw frame that completed each bin."""
         bins = FrontEnd(self.config).push(frames)
         values = zscore(bins.values, bins.bad, np.zeros(CHANNELS), np.full(CHANNELS, 30.0))
         latents = streamed_latents(self.student, "s", torch.from_numpy(values))
         features = np.hstack([latents, lagged_features(values.astype(np.float64), SIZE.lags)])
-        # a row at a time: BLAS may sum a row otherwise in a matrix of another height
+        # row by row, because BLAS may add in another order in a matrix of another height
         return np.array([self.readout(row[None])[0] for row in features]), bins.end_frame
 
 
@@ -88,7 +88,7 @@ def facts(output: Output) -> tuple[object, ...]:
 @settings(max_examples=30, deadline=None)
 @given(cut=st.integers(450, 1400), how=st.sampled_from(SPOILS), chunks=st.lists(st.integers(1, 400), max_size=8))
 def test_the_decoder_never_looks_ahead(decoder: Decoder, cut: int, how: str, chunks: list[int]) -> None:
-    """Flags and counts of bad channels included, however the frames come in."""
+    """Flags and counts of bad channels are compared too, however the frames are cut."""
     frames = raw_frames(1500, CHANNELS)
     decoder.reset()
     mine = [facts(o) for o in decoder.push(frames) if o.end_frame < cut]
@@ -102,7 +102,7 @@ def test_the_decoder_never_looks_ahead(decoder: Decoder, cut: int, how: str, chu
 
 
 def test_the_sample_at_t_itself_counts(decoder: Decoder) -> None:
-    """Else the tests above could pass by being late."""
+    """Without this, the tests above would pass for a decoder that is merely late."""
     frames = raw_frames(1500, CHANNELS)
     decoder.reset()
     outputs = decoder.push(frames)

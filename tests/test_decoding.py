@@ -1,4 +1,4 @@
-"""Predictions: a file and a stream of the same frames give the same, and what is written reads back."""
+"""A file and a stream of the same frames give the same predictions, and what is written can be read back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from pynwb import NWBHDF5IO
 
 from edgedistill.data.recording import open_recording
-from edgedistill.decoding import Predictions, csv_header, csv_line, outputs_of_stream, run_file, write_predictions
+from edgedistill.decoding import (
+    Predictions,
+    decode_file,
+    decode_stream,
+    format_csv_header,
+    format_csv_line,
+    write_predictions,
+)
 from edgedistill.errors import OutputError, RecordingError
 from edgedistill.runtime import Decoder, Flag, Output
 
@@ -32,7 +39,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Trickle:
-    """A pipe that hands out a few bytes at a time, cut anywhere."""
+    """A pipe that gives a few bytes at a time, cut anywhere."""
 
     def __init__(self, data: bytes, pieces: list[int]) -> None:
         self.data, self.pieces = io.BytesIO(data), pieces
@@ -53,7 +60,7 @@ def frames(n: int) -> np.ndarray:
 @given(pieces=st.lists(st.integers(1, 500), max_size=30))
 def test_a_stream_may_be_cut_anywhere(decoder: Decoder, pieces: list[int]) -> None:
     data = frames(300)
-    found = [o for part in outputs_of_stream(decoder, Trickle(data.tobytes(), pieces)) for o in part]
+    found = [o for part in decode_stream(decoder, Trickle(data.tobytes(), pieces)) for o in part]
     decoder.reset()
     assert [facts(o) for o in found] == [facts(o) for o in decoder.push(data)]
 
@@ -62,13 +69,13 @@ def test_a_stream_that_ends_inside_a_frame_is_told_after_what_came_before(decode
     found: list[list[Output]] = []
     stream = Trickle(frames(100).tobytes() + b"12345", [])
     with pytest.raises(RecordingError, match=r"5 bytes(.|\n)*3 channels of float32"):
-        found.extend(outputs_of_stream(decoder, stream))
+        found.extend(decode_stream(decoder, stream))
     assert sum(map(len, found)) == 40
 
 
 def test_a_file_decodes_as_its_frames_do(decoder: Decoder, session: Path) -> None:
     with open_recording(session) as recording:
-        predictions = run_file(decoder, recording)
+        predictions = decode_file(decoder, recording)
         data = recording.lfp.read(0, recording.lfp.frames)
     decoder.reset()
     assert [facts(o) for o in predictions.outputs] == [facts(o) for o in decoder.push(data)]
@@ -78,7 +85,7 @@ def test_a_file_decodes_as_its_frames_do(decoder: Decoder, session: Path) -> Non
 
 def test_csv_gives_back_every_bit(decoder: Decoder, session: Path, tmp_path: Path) -> None:
     with open_recording(session) as recording:
-        predictions = run_file(decoder, recording)
+        predictions = decode_file(decoder, recording)
     write_predictions(predictions, tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(encoding="utf-8") as file:
         header, *rows = csv.reader(file)
@@ -91,7 +98,7 @@ def test_csv_gives_back_every_bit(decoder: Decoder, session: Path, tmp_path: Pat
 
 def test_nwb_holds_predictions_on_the_recordings_clock(decoder: Decoder, session: Path, tmp_path: Path) -> None:
     with open_recording(session) as recording:
-        predictions = run_file(decoder, recording)
+        predictions = decode_file(decoder, recording)
         start = recording.session_start
     write_predictions(predictions, tmp_path / "out.nwb")
     with NWBHDF5IO(str(tmp_path / "out.nwb"), "r") as file:
@@ -108,7 +115,7 @@ def test_nwb_holds_predictions_on_the_recordings_clock(decoder: Decoder, session
 
 
 def test_a_stream_becomes_nwb_too(decoder: Decoder, tmp_path: Path) -> None:
-    parts = outputs_of_stream(decoder, Trickle(frames(100).tobytes(), []))
+    parts = decode_stream(decoder, Trickle(frames(100).tobytes(), []))
     predictions = Predictions(decoder.info, tuple(output for part in parts for output in part))
     write_predictions(predictions, tmp_path / "out.nwb")
     with NWBHDF5IO(str(tmp_path / "out.nwb"), "r") as file:
@@ -122,7 +129,7 @@ def test_nan_stretches_and_dead_channels_are_masked(decoder: Decoder, tmp_path: 
     nwb = new_nwb()
     add_lfp(nwb, volts)
     with open_recording(write(nwb, tmp_path / "odd.nwb")) as recording:
-        predictions = run_file(decoder, recording)
+        predictions = decode_file(decoder, recording)
     assert np.isfinite(predictions.kinematics).all()
     hit = next(o for o in predictions.outputs if o.end_frame >= 2200)
     assert (hit.bad_channels, Flag.MASKED in hit.flags, Flag.INVALID in hit.flags) == (2, True, False)
@@ -143,7 +150,7 @@ def test_another_array_is_refused(
     add_lfp(nwb, lfp_volts(channels=channels), **settings_)
     path = write(nwb, tmp_path / "other.nwb")
     with open_recording(path) as recording, pytest.raises(RecordingError, match=message):
-        run_file(decoder, recording)
+        decode_file(decoder, recording)
 
 
 @pytest.mark.parametrize("name", ["out.txt", "out", "missing/out.csv", "folder.csv"])
@@ -171,6 +178,6 @@ def test_a_full_disk_leaves_nothing_behind(decoder: Decoder, tmp_path: Path, mon
 def test_a_line_has_as_many_fields_as_the_header(decoder: Decoder) -> None:
     decoder.reset()
     (output,) = decoder.push(frames(3))
-    line = csv_line(output, 2.5)
-    assert line.count(",") == csv_header(decoder.info).count(",")
+    line = format_csv_line(output, 2.5)
+    assert line.count(",") == format_csv_header(decoder.info).count(",")
     assert line.startswith("0,2,2.510000,")

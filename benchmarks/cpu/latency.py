@@ -228,10 +228,12 @@ def add_presets(subjects: Subjects, bundle: Path | None) -> None:
             subjects.add(preset, shape, ops, subjects.schedule.steps if ops == VNNI else subjects.schedule.steps // 4)
     if bundle is not None:
         from edgedistill.bundle import open_bundle
+        from edgedistill.bundle.contents import read_decoder_spec
         from edgedistill.compile.model_facts import c_identifier
 
         opened = open_bundle(bundle)
-        name, shape = str(opened.manifest["name"]), StudentShape.from_json(opened.manifest["model"])
+        spec = read_decoder_spec(opened)
+        name, shape = spec.name, spec.shape
         place = made(subjects.folder / "bundle")
         write_files(place, {**kernel_sources(), **model_sources(opened, variants()[0])})
         built = build_sources(place, variants()[0], c_identifier(name), (), ())

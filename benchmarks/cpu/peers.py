@@ -24,7 +24,7 @@ from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.quantization.onnx_graph import graph_from_integers, graph_from_student
 from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.runtime.c_abi import load_library
-from edgedistill.runtime.c_engine import initialized
+from edgedistill.runtime.c_engine import start_decoder
 from edgedistill.runtime.onnx_engine import OnnxEngine
 
 Step = Callable[[npt.NDArray[Any]], object]
@@ -92,7 +92,7 @@ def random_array(rng: np.random.Generator, dtype: Any, size: list[int]) -> npt.N
 def python_step(built: Built, shape: StudentShape) -> Step:
     """The C engine through ctypes, as `Decoder` calls it."""
     library = load_library(built.library, built.library.read_bytes())
-    return AbiEngine(initialized(library, built.name), shape, front_end_of(shape.channels)).step
+    return AbiEngine(start_decoder(library, built.name), shape, front_end_of(shape.channels)).step
 
 
 def eager_step(preset: str, shape: StudentShape) -> Step:

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 from benchmarks.cpu.c_models import Built, Decoder, build, facts_of, front_end_of, random_model, variants
 from benchmarks.gpu.device import Buffer, Gpu, Launch, compiled_host
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
-from edgedistill.compile.bundle_sources import WEIGHTS
+from edgedistill.bundle.contents import INT8_WEIGHTS
 from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.compile.cuda.module import CUBIN, compile_cuda_module
 from edgedistill.compile.cuda.packing import float_tables, packed_weights
@@ -100,7 +100,7 @@ def bundle_of(path: Path, model: Int8Model) -> Bundle:
             {"name": output, "unit": unit} for output, unit in zip(facts.output_names, facts.output_units, strict=True)
         ],
     }
-    return write_bundle(path, manifest, {WEIGHTS: save(dict(model.tensors))})
+    return write_bundle(path, manifest, {INT8_WEIGHTS: save(dict(model.tensors))})
 
 
 def _sizes(folder: Path, target: Target) -> dict[str, int]:

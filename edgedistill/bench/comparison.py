@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgedistill.bench.extras import budget_of, calibration_of, layers_of, robustness_of, trace_of
-from edgedistill.bench.holdout import Holdout
 from edgedistill.bench.holdout_scores import Decoded, decoded_holdout, fit_of_recording
 from edgedistill.bench.result import BenchResult, Subject
 from edgedistill.bench.subjects import LFP_INT8, LFP_STUDENT, STUDENTS, SUBJECTS, Candidate, candidates_of_bundle
 from edgedistill.bench.timing import FRAMES, ONE_BIN_US, decoding_frames, energy_of, flat_out, in_use
 from edgedistill.bundle import Bundle
+from edgedistill.bundle.contents import Holdout, read_holdout
 from edgedistill.errors import ConfigError, EngineError
 from edgedistill.machine.description import describe_machine
 from edgedistill.measure.latency import EMPTY, LatencyUs
 from edgedistill.measure.sensors import Meter, find_meter
 from edgedistill.measure.system_budget import assumptions_with
 from edgedistill.runtime.abi_engine import AbiEngine
-from edgedistill.runtime.compiled_engines import COMPILED, engine_here, why_not_here
+from edgedistill.runtime.compiled_engines import COMPILED, choose_engine, why_not_here
 from edgedistill.target import Target, load_target
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
     """
     assumptions_with(options.assume)  # what is refused is refused before minutes of measuring
     device = describe_machine()  # its load before this run adds to it
-    holdout, target = Holdout.of(bundle), target_of(bundle)
-    engine = options.engine or engine_here(bundle)
+    holdout, target = read_holdout(bundle), target_of(bundle)
+    engine = options.engine or choose_engine(bundle)
     candidates, absent = candidates_of_bundle(bundle, holdout, engine, options.subjects)
     if not candidates:
         reasons = "; ".join(f"{one.name}: {one.reason}" for one in absent)
@@ -137,7 +137,7 @@ def extras(
 def figures_of(subjects: Sequence[Subject], bundle: Bundle, held_out: bool) -> dict[str, float | None]:
     """What gates are set on: the time of what ships; R² on the holdout only, another recording is another question."""
     rows = {subject.name: subject for subject in subjects}
-    shipped = rows.get(LFP_INT8 if bundle.manifest.get("engine") in COMPILED and LFP_INT8 in rows else LFP_STUDENT)
+    shipped = rows.get(LFP_INT8 if bundle.manifest.engine in COMPILED and LFP_INT8 in rows else LFP_STUDENT)
     r2, eight = (rows[name].fit.r2 if name in rows else None for name in (LFP_STUDENT, LFP_INT8))
     drop = r2 - eight if r2 is not None and eight is not None and held_out else None
     p99 = None if shipped is None else shipped.latency.p99
@@ -146,7 +146,7 @@ def figures_of(subjects: Sequence[Subject], bundle: Bundle, held_out: bool) -> d
 
 def not_of_this_machine(target: Target, bundle: Bundle, engine: str) -> str | None:
     """Why a time taken here, the INT8 student on `engine`, is none of the target; None where it is."""
-    ships = bundle.manifest.get("engine")
+    ships = bundle.manifest.engine
     if target.engine not in COMPILED or ships not in COMPILED:  # the graph: any machine stands for any other
         return None
     if (reason := why_not_here(bundle, target.name, target.engine)) is not None:
@@ -157,7 +157,7 @@ def not_of_this_machine(target: Target, bundle: Bundle, engine: str) -> str | No
 def target_of(bundle: Bundle) -> Target | None:
     """The profile the bundle was built for, where this installation knows it."""
     try:
-        return load_target(str(bundle.manifest.get("target")))
+        return load_target(str(bundle.manifest.target))
     except ConfigError:
         return None
 
@@ -168,19 +168,21 @@ def _engine(target: Target | None) -> str | None:
 
 def provenance_of(bundle: Bundle) -> dict[str, object]:
     """Which bundle this was, for those who read the result alone."""
-    keys = (
-        "name",
-        "created_by",
-        "session",
-        "preset",
-        "target",
-        "engine",
-        "recipe",
-        "group_delay_ms",
-        "int8",
-        "metrics",
-    )
-    return {key: bundle.manifest.get(key) for key in keys} | {"sha256": bundle.sha256, "cores_seen": os.cpu_count()}
+    found = bundle.manifest
+    return {
+        "name": found.name,
+        "created_by": found.created_by,
+        "session": found.session and asdict(found.session),
+        "preset": found.preset,
+        "target": found.target,
+        "engine": found.engine,
+        "recipe": found.recipe,
+        "group_delay_ms": found.group_delay_ms,
+        "int8": found.int8 and asdict(found.int8),
+        "metrics": found.metrics,
+        "sha256": bundle.sha256,
+        "cores_seen": os.cpu_count(),
+    }
 
 
 def _state_bytes(candidate: Candidate) -> int:

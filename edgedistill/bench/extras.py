@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from edgedistill.bench.holdout import Holdout, shape_of
 from edgedistill.bench.holdout_scores import HOLDOUT, Decoded
 from edgedistill.bench.result import Subject
 from edgedistill.bench.subjects import (
@@ -20,6 +18,7 @@ from edgedistill.bench.subjects import (
     Candidate,
 )
 from edgedistill.bundle import Bundle
+from edgedistill.bundle.contents import Holdout, read_decoder_spec, read_range_table
 from edgedistill.decoding import BINS_PER_S
 from edgedistill.measure.robustness import Curve, Stream, curves
 from edgedistill.measure.system_budget import Assumption, Load, assumptions_with, system_budget
@@ -41,11 +40,11 @@ def trace_of(bundle: Bundle, holdout: Holdout, decoded: Mapping[str, Decoded]) -
             shown[name] = guess[holdout.score_from :][: len(truth)]
     if not len(truth) or not shown:
         return None
-    outputs = bundle.manifest.get("outputs") or [{"name": f"output {i}", "unit": ""} for i in range(truth.shape[1])]
+    spec = read_decoder_spec(bundle)
     return {
         "seconds": (np.arange(len(truth)) / BINS_PER_S).tolist(),
-        "names": [str(output["name"]) for output in outputs],
-        "units": [str(output["unit"]) for output in outputs],
+        "names": list(spec.output_names),
+        "units": list(spec.output_units),
         "truth": _rows(truth),
         "decoded": {name: _rows(guess) for name, guess in shown.items()},
         "source": f"{HOLDOUT}, streamed; nothing of it was seen in training",
@@ -73,10 +72,11 @@ def robustness_of(
 
 def budget_of(bundle: Bundle, subjects: Sequence[Subject], assume: Mapping[str, float]) -> dict[str, Any]:
     """The model of the whole implant, with the power that was measured here where there was a sensor."""
-    shape = shape_of(bundle, bundle.manifest.get("model"), "manifest.json")
+    spec = read_decoder_spec(bundle)
+    shape = spec.shape
     assumptions, work = assumptions_with(assume), work_of(shape)
     if "lfp_rate_hz" not in assume:
-        own = Assumption(_rate_of(bundle), "samples/s", "the rate of the recording")
+        own = Assumption(float(spec.front_end.rate), "samples/s", "the rate of the recording")
         assumptions["lfp_rate_hz"] = own
     measured = next((s.energy for s in subjects if s.name == LFP_INT8), None)
     power = None if measured is None or measured.mj_per_step is None else measured.mj_per_step * BINS_PER_S
@@ -88,21 +88,12 @@ def budget_of(bundle: Bundle, subjects: Sequence[Subject], assume: Mapping[str, 
     }
 
 
-def _rate_of(bundle: Bundle) -> float:
-    from edgedistill.frontend import FrontEndConfig
-
-    return float(FrontEndConfig.from_json(bundle.manifest["frontend"]).rate)
-
-
 def layers_of(bundle: Bundle) -> list[dict[str, Any]]:
     """What each part of a step reads and multiplies."""
-    shape = shape_of(bundle, bundle.manifest.get("model"), "manifest.json")
+    shape = read_decoder_spec(bundle).shape
     return [{"name": name, **asdict(work)} for name, work in work_by_part(shape).items()]
 
 
 def calibration_of(bundle: Bundle) -> list[dict[str, Any]]:
     """The table of `ranges.json`; empty where the bundle has none."""
-    if "ranges.json" not in bundle.names:
-        return []
-    table = json.loads(bundle.read("ranges.json")).get("table") or []
-    return [dict(row) for row in table if {"name", "range", "clipped", "noise_db"} <= row.keys()]
+    return [asdict(row) for row in read_range_table(bundle)]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedistill.bench.holdout import Floats, Holdout
 from edgedistill.bench.subjects import LFP_INT8, LFP_STUDENT, PEER_INT8, Candidate
 from edgedistill.bundle import Bundle
-from edgedistill.decoding import BINS_PER_S, matching_lfp, outputs_of_lfp
+from edgedistill.bundle.contents import Floats, Holdout
+from edgedistill.decoding import BINS_PER_S, decode_lfp, require_matching_lfp
 from edgedistill.errors import BundleError, RecordingError
 from edgedistill.measure.score import Fit, fit_of
 from edgedistill.runtime import Decoder, Flag
@@ -60,7 +60,7 @@ def fit_on_recording(bundle: Bundle, recording: Recording, engine: str = "onnxru
     RecordingError for other channels, another rate or other outputs than the bundle's.
     """
     decoder = Decoder(bundle, engine)
-    lfp = matching_lfp(decoder.info, recording)
+    lfp = require_matching_lfp(decoder.info, recording)
     recording.require(("behavior",))
     behavior = recording.behavior
     assert behavior is not None
@@ -72,7 +72,7 @@ def fit_on_recording(bundle: Bundle, recording: Recording, engine: str = "onnxru
             expected=_listed(*wanted),
             next_step="name the series that was decoded with --behavior",
         )
-    outputs = [o for o in outputs_of_lfp(decoder, lfp) if not o.flags & (Flag.WARMUP | Flag.INVALID)]
+    outputs = [o for o in decode_lfp(decoder, lfp) if not o.flags & (Flag.WARMUP | Flag.INVALID)]
     ends_s = lfp.start_s + (np.array([o.bin for o in outputs], np.float64) + 1) / BINS_PER_S
     guess = np.array([o.kinematics for o in outputs], np.float32).reshape(len(outputs), -1)
     return fit_of(guess, behavior.at(ends_s), f"{recording.path}{seen_by(bundle, recording)}")
@@ -82,8 +82,8 @@ def seen_by(bundle: Bundle, recording: Recording) -> str:
     """A warning where the recording is one the bundle was trained on: R² over all of it is not held out."""
     from edgedistill.data.bins import file_sha256
 
-    sessions = (bundle.manifest.get("provenance") or {}).get("sessions") or {}
-    seen = file_sha256(recording.path) in sessions.values()
+    provenance = bundle.manifest.provenance
+    seen = provenance is not None and file_sha256(recording.path) in provenance.sessions.values()
     return ", which the bundle was trained on: not held out" if seen else ""
 
 

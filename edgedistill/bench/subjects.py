@@ -8,7 +8,6 @@ timed only. The rest are peers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,14 +15,23 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.bench.holdout import SPIKE_FOLDER, Floats, Holdout, shape_of, spike_counts, tensors_of
+from edgedistill.bench.holdout import spike_counts
 from edgedistill.bench.peers import TorchEager, WindowTeacher, dynamic_int8_graph
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.spike_student import holds_spike_student, spike_view
+from edgedistill.bundle.contents import (
+    SPIKE_FOLDER,
+    WEIGHTS,
+    Floats,
+    Holdout,
+    read_decoder_spec,
+    read_teacher_facts,
+    read_tensors,
+)
+from edgedistill.bundle.contents import TEACHER_FACTS as TEACHER_FACTS
+from edgedistill.bundle.spike_student import holds_spike_student, open_spike_student
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, ConfigError, EngineError, did_you_mean
 from edgedistill.runtime.compiled_engines import COMPILED, is_compiled
-from edgedistill.runtime.decoder import described
 from edgedistill.runtime.onnx_engine import OnnxEngine
 
 LFP_STUDENT, LFP_INT8 = "lfp-student-fp32", "lfp-student-int8"
@@ -34,7 +42,6 @@ STUDENTS = (LFP_STUDENT, LFP_INT8, PEER_INT8, SPIKE_STUDENT, SPIKE_INT8)
 SUBJECTS = (*STUDENTS, TEACHER, PUBLISHED, PEER_DYNAMIC, PEER_TORCH)
 
 TEACHER_GRAPH, PUBLISHED_GRAPH = "subjects/spike-teacher.onnx", "subjects/spike-teacher-published.onnx"
-TEACHER_FACTS = "subjects/teachers.json"  # name -> params, window in bins: a board has no onnx to count them
 UNTRAINED = "not measured: never trained in this shape"
 NOT_IN_BUNDLE = "the bundle does not hold it, or was written by an older version: build it again"
 
@@ -98,7 +105,7 @@ def candidates_of_bundle(
 
 
 def _makers(bundle: Bundle, holdout: Holdout, engine: str) -> Iterator[tuple[str, Callable[[], Candidate]]]:
-    shape = shape_of(bundle, bundle.manifest.get("model"), "manifest.json")
+    shape = read_decoder_spec(bundle).shape
     _require_fits(bundle, LFP_STUDENT, shape, holdout.bins)
     yield LFP_STUDENT, lambda: _graph(bundle, LFP_STUDENT, "", "student.onnx", shape, holdout.bins)
     if engine in COMPILED:
@@ -110,7 +117,7 @@ def _makers(bundle: Bundle, holdout: Holdout, engine: str) -> Iterator[tuple[str
         spikes, counts = spike_counts(bundle, holdout)
         _require_fits(bundle, SPIKE_STUDENT, spikes, counts)
         yield SPIKE_STUDENT, lambda: _graph(bundle, SPIKE_STUDENT, SPIKE_FOLDER, "student.onnx", spikes, counts)
-        if engine in COMPILED and holds_spike_student(bundle) and is_compiled(spike_view(bundle), engine):
+        if engine in COMPILED and holds_spike_student(bundle) and is_compiled(open_spike_student(bundle), engine):
             yield SPIKE_INT8, lambda: _compiled_spikes(bundle, engine, spikes, counts)
         elif SPIKE_FOLDER + "student.int8.onnx" in bundle.names:
             yield SPIKE_INT8, lambda: _graph(bundle, SPIKE_INT8, SPIKE_FOLDER, "student.int8.onnx", spikes, counts)
@@ -139,13 +146,13 @@ def _graph(bundle: Bundle, name: str, folder: str, file: str, shape: StudentShap
 
 
 def _compiled(bundle: Bundle, kind: str, shape: StudentShape, inputs: Floats) -> Candidate:
-    engine = COMPILED[kind].open(bundle, shape, described(bundle, kind)[1])
+    engine = COMPILED[kind].open(bundle, shape, read_decoder_spec(bundle).front_end)
     return Candidate(LFP_INT8, engine, kind, inputs, _params(bundle), engine.library_bytes)
 
 
 def _compiled_spikes(bundle: Bundle, kind: str, shape: StudentShape, counts: Floats) -> Candidate:
-    view = spike_view(bundle)
-    engine = COMPILED[kind].open(view, shape, described(view, kind)[1])
+    view = open_spike_student(bundle)
+    engine = COMPILED[kind].open(view, shape, read_decoder_spec(view).front_end)
     return Candidate(SPIKE_INT8, engine, kind, counts, _params(bundle, SPIKE_FOLDER), engine.library_bytes)
 
 
@@ -156,13 +163,13 @@ def _dynamic(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
 
 
 def _eager(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
-    weights = tensors_of(bundle, "student.safetensors")
+    weights = read_tensors(bundle, WEIGHTS)
     size = sum(array.nbytes for array in weights.values())
     return Candidate(PEER_TORCH, TorchEager(shape, weights), "torch", inputs, _params(bundle), size)
 
 
 def _teacher(bundle: Bundle, name: str, file: str, counts: Floats) -> Candidate:
-    graph, params = bundle.read(file), int(json.loads(bundle.read(TEACHER_FACTS))[name]["params"])
+    graph, params = bundle.read(file), read_teacher_facts(bundle)[name].params
     engine = WindowTeacher(graph)
     if name == PUBLISHED:
         return Candidate(name, engine, "onnxruntime", counts, params, 4 * params, without_r2=UNTRAINED)
@@ -170,7 +177,7 @@ def _teacher(bundle: Bundle, name: str, file: str, counts: Floats) -> Candidate:
 
 
 def _params(bundle: Bundle, folder: str = "") -> int:
-    return sum(tensor.size for tensor in tensors_of(bundle, folder + "student.safetensors").values())
+    return sum(tensor.size for tensor in read_tensors(bundle, folder + WEIGHTS).values())
 
 
 def chosen(against: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from time import monotonic, perf_counter_ns, sleep
 
 import numpy as np
 
-from edgedistill.bench.holdout import raw_frames
 from edgedistill.bench.subjects import Candidate
 from edgedistill.bundle import Bundle
+from edgedistill.bundle.contents import read_raw_frames
 from edgedistill.decoding import BINS_PER_S
 from edgedistill.errors import EngineError
 from edgedistill.measure.closed_loop import PacedTimes, paced_times, real_time
@@ -82,7 +82,7 @@ def in_use(
 def decoding_frames(bundle: Bundle, engine: str, seconds: float) -> dict[str, PacedTimes] | None:
     """The whole decoder in use, FRAMES: every 10 ms the raw frames of a bin, front end included; and "empty" beside
     it. None without raw frames, and where the front end is too slow for it."""
-    frames = raw_frames(bundle)
+    frames = read_raw_frames(bundle)
     if seconds <= 0 or frames is None:
         return None
     decoder = Decoder(bundle, engine)

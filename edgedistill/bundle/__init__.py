@@ -1,16 +1,27 @@
-"""A bundle: everything one decoder needs, in a folder `NAME.edge/` or the same as one .zip.
+"""Writes and reads bundles: everything that one decoder needs, in a folder `NAME.edge/` or in one .zip.
 
-In come a manifest and files; out goes a bundle whose every byte is covered by a sha256, and back a
-`Bundle` that has been checked. `manifest.json` lists the hashes of all files under "files" and holds its
-own under "sha256" (the hash of the manifest with that figure replaced by zeros), so that a byte changed
-anywhere is found and named.
+A manifest and files come in and are written as a bundle whose every byte is covered by a sha256. A `Bundle` that has
+been checked comes back. `manifest.json` lists the hashes of all files under "files" and holds its own under "sha256",
+which is the hash of the manifest with that value replaced by zeros. A byte that is changed anywhere is therefore found,
+and its file is named.
 
-A device may add files under `build/`; those, like any file that the manifest does not list, are never
-read through a bundle, so they are ignored here.
+`manifest` and `contents` turn the files into typed values. `build_record` knows what a device adds under `build/`.
+Those files, like all that the manifest does not list, are never read through a `Bundle`.
 """
 
-from edgedistill.bundle.reading import FORMAT, MANIFEST, Bundle, open_bundle
+from edgedistill.bundle.manifest import MANIFEST, Manifest
+from edgedistill.bundle.reading import FORMAT, Bundle, open_bundle
 from edgedistill.bundle.shipping import ship, zip_path
 from edgedistill.bundle.writing import refuse_foreign, write_bundle
 
-__all__ = ["FORMAT", "MANIFEST", "Bundle", "open_bundle", "refuse_foreign", "ship", "write_bundle", "zip_path"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "Bundle",
+    "Manifest",
+    "open_bundle",
+    "refuse_foreign",
+    "ship",
+    "write_bundle",
+    "zip_path",
+]

@@ -1,7 +1,8 @@
-"""`build.json`: what lies in a bundle's `build/<target>/`, what it was made from and what it needs to run.
+"""Reads, writes and checks `build.json`, which describes what lies in a bundle's `build/<target>/`.
 
-Written by `edgedistill compile`, and checked here before anything in that folder is loaded: a library of another
-bundle, another interface or another chip is refused by name while it is still only a file.
+`edgedistill compile` writes it: what the folder was made from and what it needs to run. It is checked here before
+anything in that folder is loaded, so that a library of another bundle, interface or chip is refused by name while it is
+still only a file.
 """
 
 from __future__ import annotations
@@ -12,33 +13,33 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from edgedistill.bundle import Bundle
+from edgedistill.bundle.reading import Bundle
 from edgedistill.config import parse
 from edgedistill.errors import ConfigError, EngineError, NotCompiled, OnlyPrepared
 from edgedistill.machine.processor import read_architecture
 
 BUILD_JSON = "build.json"
-FORMAT = 2
+FORMAT = 2  # in format 1 the digest was called "recipe"
 ABI_VERSION = 1  # ED_ABI_VERSION of kernels/include/edgedistill.h
-LABELS = {"c": "C", "cuda": "CUDA", "tensorrt": "TensorRT"}  # engines that are compiled, as they stand in messages
+LABELS = {"c": "C", "cuda": "CUDA", "tensorrt": "TensorRT"}  # compiled engines, as messages name them
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What the files depend on besides the bundle."""
+    """What the compiled files depend on besides the bundle."""
 
     architecture: str  # "x86_64", "aarch64", "arm"
-    ops: str  # the variant of the inner loops
+    ops: str  # variant of the inner loops
     requires: tuple[str, ...]  # extensions of the instruction set, as /proc/cpuinfo names them
     compiler: str  # first line of its --version
     flags: tuple[str, ...]
     digest: str  # sha256 of all sources and of the fields above
-    device: dict[str, str] = field(default_factory=dict)  # of GPU engines: chip, toolkit, driver, TensorRT, ...
+    device: dict[str, str] = field(default_factory=dict)  # a GPU engine's chip, toolkit, driver, TensorRT, ...
 
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """`build.json`."""
+    """The content of `build.json`."""
 
     format: int
     target: str
@@ -48,18 +49,18 @@ class BuildRecord:
     model: str  # C name: ed_model_<model>
     library: str  # file name; "" where only the sources were prepared, to be compiled on the device
     fingerprint: Fingerprint
-    sizes: dict[str, int]  # bytes: library, and where known state, flash, ram
+    sizes: dict[str, int]  # bytes of the library and, where they are known, of state, flash and ram
     files: dict[str, str]  # name -> sha256, without build.json
     engine: str = "c"  # one of LABELS
-    notes: tuple[str, ...] = ()  # what to know of it: whether it was run where it was compiled
+    notes: tuple[str, ...] = ()  # for the reader, such as whether it was run where it was compiled
 
     def write(self, folder: Path) -> None:
-        """As build.json of `folder`."""
+        """Writes build.json into `folder`, which `compile` fills beside its place and moves there whole."""
         (folder / BUILD_JSON).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
 def build_folder(bundle: Bundle, target: str) -> Path:
-    """Where what was compiled for `target` lies. EngineError for a zip: a compiler needs a folder."""
+    """Returns the folder of what is compiled for `target`. Raises EngineError for a zip: a compiler needs a folder."""
     if not bundle.path.is_dir():
         raise EngineError(
             f"{bundle.path}: a bundle in a zip holds no compiled engine",
@@ -70,11 +71,13 @@ def build_folder(bundle: Bundle, target: str) -> Path:
 
 
 def read_record(folder: Path) -> BuildRecord:
-    """What build.json says. EngineError where it is damaged, of a newer version, or missing."""
+    """Returns what build.json of a folder says.
+
+    Raises NotCompiled where there is none, and EngineError where it is damaged or of another version of edgedistill.
+    """
     try:
         found = json.loads((folder / BUILD_JSON).read_text(encoding="utf-8"))
-        if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
-            raise EngineError(f"{folder}: compiled by a newer edgedistill", got=found["format"], expected=FORMAT)
+        _require_format(folder, found)
         return parse(BuildRecord, found, str(folder / BUILD_JSON))
     except FileNotFoundError as error:
         raise NotCompiled(f"{folder}: nothing is compiled here yet", got=f"no {BUILD_JSON}") from error
@@ -82,8 +85,21 @@ def read_record(folder: Path) -> BuildRecord:
         raise EngineError(f"{folder}: '{BUILD_JSON}' is damaged", got=str(error).splitlines()[0]) from error
 
 
+def _require_format(folder: Path, found: object) -> None:
+    format_ = found.get("format") if isinstance(found, dict) else None
+    if type(format_) is not int or format_ == FORMAT:
+        return  # what is no number is refused as damaged, with the other keys
+    age = "a newer" if format_ > FORMAT else "an older"
+    by = found.get("created_by") if isinstance(found, dict) else None
+    raise EngineError(
+        f"{folder}: '{BUILD_JSON}' was written by {age} edgedistill",
+        got=f"format {format_}" + (f", {by}" if by else ""),
+        expected=f"format {FORMAT}",
+    )
+
+
 def check_files(folder: Path, record: BuildRecord) -> None:
-    """EngineError names the first file that is missing or not what was compiled."""
+    """Raises EngineError that names the first file that is missing or was changed after it was compiled."""
     for name, digest in record.files.items():
         try:
             found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
@@ -96,7 +112,11 @@ def check_files(folder: Path, record: BuildRecord) -> None:
 
 
 def check_fits(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
-    """EngineError names what differs: bundle, interface, chip or kind of library, or that it is not compiled yet."""
+    """Checks that a build belongs to this bundle and to this kind of machine.
+
+    Raises EngineError that names what differs: the bundle, the interface, the chip or the kind of library. Raises
+    OnlyPrepared where the sources were left to be compiled on the device.
+    """
     label = LABELS.get(record.engine, record.engine)
     own = f"{folder}: the {label} engine there"
     if record.manifest != bundle.sha256:
@@ -111,13 +131,15 @@ def check_fits(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
         got = record.fingerprint.architecture
         raise EngineError(f"{own} was compiled for another chip", got=got, expected=read_architecture())
     if not record.library.endswith(".so"):
-        raise EngineError(f"{folder}: what is there is for firmware", got=record.library, expected="a shared library")
+        raise EngineError(
+            f"{folder}: the library there is for firmware", got=record.library, expected="a shared library"
+        )
 
 
 def check_device(folder: Path, record: BuildRecord, here: Mapping[str, str]) -> None:
-    """EngineError names the first fact about the GPU and its software that is not as when it was compiled.
+    """Raises EngineError that names the first fact about the GPU or its software that changed since compiling.
 
-    `here` holds what this machine tells; what it cannot tell, or was not known at compile, is not compared.
+    `here` holds the facts of this machine. A fact that is unknown here, or was unknown when compiling, is not compared.
     """
     label = LABELS[record.engine]
     for name, made_for in record.fingerprint.device.items():

@@ -1,4 +1,4 @@
-"""From a folder or zip to a checked `Bundle`: nothing is handed out that does not match its hash."""
+"""Opens a folder or a zip as a checked `Bundle`, which hands out nothing that does not match its hash."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from edgedistill.bundle.manifest import MANIFEST, Manifest, parse_manifest
 from edgedistill.errors import BundleError
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 
 BLANK = "0" * 64
 _OWN_KEYS = ("format", "sha256", "files")
 CHUNK = 1 << 20
-_DAMAGED = (  # what zipfile and zlib raise on bytes that are not what they were
+_DAMAGED = (  # zipfile and zlib raise these on bytes that were changed
     OSError,
     EOFError,
     zipfile.BadZipFile,
@@ -34,54 +34,54 @@ _DAMAGED = (  # what zipfile and zlib raise on bytes that are not what they were
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle; files are read when asked for, and checked again then."""
+    """A verified bundle. Its files are read when they are asked for, and checked again then."""
 
     path: Path
-    manifest: Mapping[str, Any] = field(repr=False)
+    manifest: Manifest = field(repr=False)
     prefix: str = field(default="", repr=False)  # the folder inside a zip that holds the manifest
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The files of the bundle, sorted, without manifest.json."""
-        return tuple(sorted(self.manifest["files"]))
+        """Names of the files in the bundle, sorted, without manifest.json."""
+        return tuple(sorted(self.manifest.files))
 
     @property
     def sha256(self) -> str:
         """The hash that stands for the whole bundle."""
-        return str(self.manifest["sha256"])
+        return self.manifest.sha256
 
     def read(self, name: str) -> bytes:
-        """The bytes of one listed file. BundleError if there is none of that name, or it was changed."""
-        if name not in self.manifest["files"]:
+        """Returns the bytes of one listed file. Raises BundleError if it is not listed or was changed."""
+        if name not in self.manifest.files:
             raise BundleError(f"{self.path}: no file '{name}' in this bundle", expected=", ".join(self.names))
         data = _read(self.path, self.prefix + name)
         self._check(name, hashlib.sha256(data).hexdigest())
         return data
 
     def verify(self) -> None:
-        """Hash every listed file; BundleError names the first that is damaged or missing."""
+        """Hashes every listed file. Raises BundleError that names the first damaged or missing one."""
         for name in self.names:
             self._check(name, _digest(self.path, self.prefix + name))
 
     def _check(self, name: str, digest: str) -> None:
-        if digest != self.manifest["files"][name]:
+        if digest != self.manifest.files[name]:
             raise BundleError(
                 f"{self.path}: '{name}' was changed after the bundle was written",
                 got=f"sha256 {digest}",
-                expected=f"sha256 {self.manifest['files'][name]}",
+                expected=f"sha256 {self.manifest.files[name]}",
                 causes=("a copy that broke off or a bad disk", "an edit by hand"),
                 next_step="copy the bundle again from where it was built, or build it again",
             )
 
 
 def open_bundle(path: str | Path) -> Bundle:
-    """The bundle at `path` (folder or .zip), every file verified.
+    """Opens the bundle at `path`, a folder or a .zip, and verifies every file.
 
-    BundleError if it is not a bundle, of a newer format, damaged (the file is named) or incomplete.
+    Raises BundleError if it is not a bundle, of a newer format, damaged or incomplete. The file at fault is named.
     """
     path = Path(path)
     prefix = _prefix(path)
-    bundle = Bundle(path, _manifest(path, _read(path, prefix + MANIFEST)), prefix)
+    bundle = Bundle(path, parse_manifest(path, _checked_manifest(path, _read(path, prefix + MANIFEST))), prefix)
     bundle.verify()
     return bundle
 
@@ -89,8 +89,8 @@ def open_bundle(path: str | Path) -> Bundle:
 # ---------------------------------------------------------------- reading
 
 
-def _manifest(path: Path, raw: bytes) -> dict[str, Any]:
-    """The parsed manifest, after the checks that need no other file, the telling ones first."""
+def _checked_manifest(path: Path, raw: bytes) -> dict[str, Any]:
+    """Returns the JSON of the manifest after all checks that need no other file."""
     try:
         manifest = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -114,7 +114,7 @@ def _manifest(path: Path, raw: bytes) -> dict[str, Any]:
 
 def _check_format(path: Path, found: object) -> None:
     if type(found) is not int or found < 1:
-        raise BundleError(f"{path}: '{MANIFEST}' is damaged: no such format", got=found, expected=FORMAT)
+        raise BundleError(f"{path}: '{MANIFEST}' is damaged: there is no such format", got=found, expected=FORMAT)
     if found > FORMAT:
         raise BundleError(
             f"{path}: '{MANIFEST}' is of a newer format",
@@ -125,7 +125,7 @@ def _check_format(path: Path, found: object) -> None:
 
 
 def check_name(where: str, name: str) -> None:
-    """Only plain relative names: a bundle neither reads nor writes outside itself."""
+    """Raises BundleError for a name that is not plain and relative: a bundle reads and writes only inside itself."""
     plain = name == str(PurePosixPath(name)) and not re.search(r"[\x00-\x1f\\:]", name)
     inside = plain and not name.startswith("/") and ".." not in name.split("/") and name != "."
     if not inside or name == MANIFEST or name.startswith("build/"):
@@ -140,7 +140,7 @@ def _is_digest(value: object) -> bool:
 
 
 def _prefix(path: Path) -> str:
-    """Where the manifest lies: "", or "NAME.edge/" in a zip made of the folder. BundleError if nowhere."""
+    """Returns the folder that holds the manifest: "", or "NAME.edge/" in a zip of the folder. Raises BundleError."""
     if path.is_dir():
         if not (path / MANIFEST).is_file():
             raise _not_a_bundle(path, f"a folder without {MANIFEST}")
@@ -182,7 +182,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 @contextmanager
 def _stream(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """One file of the bundle, opened; anything that goes wrong inside names the file."""
+    """Opens one file of the bundle. Every error while it is read names the file."""
     try:
         if path.is_dir():
             if not (path / name).resolve().is_relative_to(path.resolve()):

@@ -1,55 +1,48 @@
-"""A bundle as one file to carry to a device: the folder, with what was prepared in its `build/`, as a zip.
+"""Packs a bundle as one file to carry to a device: the folder and what was prepared in its `build/` become a zip.
 
-Unpacked there it is the same folder, NAME.edge, ready for `edgedistill compile`; unopened it is a bundle as any zip is.
+Unpacked on the device it is the same folder, NAME.edge, ready for `edgedistill compile`. The zip itself can be opened
+as a bundle too.
 """
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import zipfile
 from pathlib import Path
 
-from edgedistill.bundle.reading import MANIFEST, Bundle
+from edgedistill.bundle.manifest import MANIFEST
+from edgedistill.bundle.reading import Bundle
 from edgedistill.bundle.writing import refuse_foreign
-from edgedistill.errors import OutputError
+from edgedistill.files import atomic_write
 
 
 def zip_path(bundle: Path) -> Path:
-    """Where the zip of a bundle goes: NAME.edge.zip beside it."""
+    """Returns where the zip of a bundle goes: NAME.edge.zip beside it."""
     return bundle.with_name(f"{bundle.name}.zip")
 
 
 def ship(bundle: Bundle) -> Path:
-    """Writes the zip of a bundle that is a folder, all of it checked before; what stands in its place is replaced.
+    """Writes the zip of a bundle that is a folder, after checking all of it, and returns its path.
 
-    OutputError if that is no bundle, or cannot be written.
+    An older zip of a bundle is replaced. Raises OutputError if anything else stands there, or if it cannot be written.
     """
     folder, path = bundle.path.resolve(), zip_path(bundle.path)
     refuse_foreign(path)
     bundle.verify()
     build = sorted(file for file in (folder / "build").rglob("*") if file.is_file() and not _hidden(file, folder))
     names = [MANIFEST, *bundle.names, *(file.relative_to(folder).as_posix() for file in build)]
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "x") as archive:
-            for name in names:
-                _add(archive, folder / name, f"{folder.name}/{name}")
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: the zip of the bundle could not be written",
-            got=error,
-            causes=("the disk is full", "the folder is read-only"),
-            next_step=f"the bundle itself is whole: copy {bundle.path} as it is",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    whole = f"the bundle itself is whole: copy {bundle.path} as it is"
+    with (
+        atomic_write(path, "the zip of the bundle", next_step=whole) as partial,
+        zipfile.ZipFile(partial, "x") as archive,
+    ):
+        for name in names:
+            _add(archive, folder / name, f"{folder.name}/{name}")
     return path
 
 
 def _add(archive: zipfile.ZipFile, file: Path, name: str) -> None:
-    """Text is compressed, numbers would not shrink. No dates: same content, same bytes."""
+    """Adds one file. Sources are compressed, weights would not shrink. Without dates, same content gives same bytes."""
     entry = zipfile.ZipInfo(name)
     entry.external_attr = 0o644 << 16
     entry.compress_type = zipfile.ZIP_DEFLATED if "/build/" in name else zipfile.ZIP_STORED

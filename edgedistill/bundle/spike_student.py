@@ -1,52 +1,51 @@
-"""A bundle's spike student seen as a bundle of its own: compiled, found and opened by the same means as the decoder.
+"""Opens the spike student of a bundle as a bundle of its own, so that it is compiled, found and run like the decoder.
 
-It decodes bins of z-scored counts and has no front end; the one that stands in its description is there because every
-engine has one, and is never fed. What is compiled of it lies in `subjects/spike-student/build/`.
+In comes a bundle, out goes a `Bundle` whose folder is `subjects/spike-student/` inside it. The spike student decodes
+bins of z-scored spike counts and has no front end. Its manifest holds one all the same, because every engine has a
+front end, and nothing is ever fed to it. What is compiled of the spike student lies in `subjects/spike-student/build/`.
 """
 
 from __future__ import annotations
 
-import json
 from fractions import Fraction
-from typing import Any
+from typing import TypeVar
 
-from edgedistill.bundle import Bundle
-from edgedistill.config import StudentShape
-from edgedistill.errors import BundleError
+from edgedistill.bundle.contents import INT8_WEIGHTS, SPIKE_FOLDER, SPIKE_MODEL, read_spike_student
+from edgedistill.bundle.manifest import parse_manifest
+from edgedistill.bundle.reading import Bundle
 from edgedistill.frontend import FrontEndConfig
 
-FOLDER = "subjects/spike-student/"
-MODEL = FOLDER + "model.json"
+T = TypeVar("T")
+
 NEVER_FED = Fraction(1000)  # frames a second
 
 
 def holds_spike_student(bundle: Bundle) -> bool:
-    """Whether there is one in INT8, in a folder where it can be compiled."""
-    return bundle.path.is_dir() and {MODEL, FOLDER + "student.int8.safetensors"} <= set(bundle.names)
+    """Returns whether the bundle is a folder that holds a spike student in INT8, so that it can be compiled there."""
+    return bundle.path.is_dir() and {SPIKE_MODEL, SPIKE_FOLDER + INT8_WEIGHTS} <= set(bundle.names)
 
 
-def spike_view(bundle: Bundle) -> Bundle:
-    """The view. BundleError for a `model.json` that describes no student."""
-    found = json.loads(bundle.read(MODEL))
-    model = found.get("model") if isinstance(found, dict) else None
-    if not isinstance(model, dict):
-        raise BundleError(f"{bundle.path}: '{MODEL}' does not describe a model", got=repr(found))
-    shape = StudentShape.from_json(model, f"{bundle.path}: '{MODEL}', model")
-    manifest: dict[str, Any] = {
-        "format": bundle.manifest["format"],
-        "sha256": bundle.sha256,
-        "files": {name.removeprefix(FOLDER): bundle.manifest["files"][name] for name in _own(bundle)},
-        "name": f"{bundle.manifest['name']}_spike_student",
+def open_spike_student(bundle: Bundle) -> Bundle:
+    """Returns the spike student as a bundle. Raises BundleError for a `model.json` that describes no student."""
+    shape, own, path = read_spike_student(bundle).shape, bundle.manifest, bundle.path / SPIKE_FOLDER.rstrip("/")
+    files = {name: digest for name, digest in own.files.items() if name.startswith(SPIKE_FOLDER)}
+    graphs = {name: verdict.to_json() for name, verdict in own.graphs.items() if name.startswith(SPIKE_FOLDER)}
+    content = {
+        "format": own.format,
+        "sha256": own.sha256,
+        "files": _without_folder(files),
+        "name": f"{own.name}_spike_student",
         "model": shape.to_json(),
         "frontend": FrontEndConfig(rate=NEVER_FED, channels=shape.channels).to_json(),
         "normalization": {"mean": [0.0] * shape.channels, "std": [1.0] * shape.channels},
         "channel_ids": [f"unit {unit}" for unit in range(shape.channels)],
-        "outputs": bundle.manifest["outputs"],
-        "engine": bundle.manifest.get("engine"),
-        "target": bundle.manifest.get("target"),
+        "outputs": own.decoder.get("outputs"),
+        "engine": own.engine,
+        "target": own.target,
+        "graphs": _without_folder(graphs),
     }
-    return Bundle(bundle.path / FOLDER.rstrip("/"), manifest)
+    return Bundle(path, parse_manifest(path, content))
 
 
-def _own(bundle: Bundle) -> list[str]:
-    return [name for name in bundle.names if name.startswith(FOLDER)]
+def _without_folder(entries: dict[str, T]) -> dict[str, T]:
+    return {name.removeprefix(SPIKE_FOLDER): value for name, value in entries.items()}

@@ -1,8 +1,4 @@
-"""From a manifest and files to a bundle on disk: written beside its place, then moved there whole.
-
-A reader sees the old bundle or the new one, and a failure (full disk, read-only folder, Ctrl-C) leaves
-what was there before and nothing half-written.
-"""
+"""Writes a bundle: a manifest and files come in, a folder or a zip that appears whole or not at all goes out."""
 
 from __future__ import annotations
 
@@ -10,46 +6,33 @@ import hashlib
 import io
 import json
 import os
-import secrets
-import shutil
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from edgedistill.bundle.reading import BLANK, CHUNK, FORMAT, MANIFEST, Bundle, check_name, open_bundle
+from edgedistill.bundle.manifest import MANIFEST
+from edgedistill.bundle.reading import BLANK, CHUNK, FORMAT, Bundle, check_name, open_bundle
 from edgedistill.errors import BundleError, OutputError
+from edgedistill.files import atomic_write
 
-OpenMember = Callable[[str, int], IO[bytes]]  # name, size in bytes -> the member, open for writing
+OpenMember = Callable[[str, int], IO[bytes]]  # name, size in bytes -> the member, opened for writing
 
 
 def write_bundle(path: str | Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> Bundle:
-    """Write a folder, or a zip if `path` ends in .zip, and open what was written.
+    """Writes a folder, or a zip if `path` ends in .zip, and opens what was written.
 
-    `files` maps names inside the bundle to their bytes or to a file to copy. The keys "format", "files"
-    and "sha256" of the manifest are filled in here. An older bundle at `path` is replaced, its `build/`
-    (made for the older files) included. OutputError if `path` holds anything else or cannot be written.
+    `files` maps names inside the bundle to their bytes or to a file to copy. The keys "format", "files" and "sha256" of
+    the manifest are filled in here. An older bundle at `path` is replaced together with its `build/`, which was made
+    for the older files. Raises OutputError if `path` holds anything else or cannot be written.
     """
     for name in files:
         check_name(str(path), name)
     target = Path(path).resolve()
     refuse_foreign(target)
-    temporary = _beside(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write = _write_zip if target.suffix == ".zip" else _write_folder
-        write(temporary, manifest, files)
-        _move(temporary, target)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: the bundle could not be written",
-            got=error,
-            causes=("the disk is full", "the folder is read-only"),
-            next_step="free space or choose another place; nothing half-written was left there",
-        ) from error
-    finally:
-        _remove(temporary)
+    write = _write_zip if target.suffix == ".zip" else _write_folder
+    with atomic_write(target, "the bundle") as partial:
+        write(partial, manifest, files)
     return open_bundle(path)
 
 
@@ -65,13 +48,16 @@ def _write_folder(folder: Path, manifest: Mapping[str, object], files: Mapping[s
 
 
 def _write_zip(path: Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> None:
-    """Stored, not compressed: weights and noise do not shrink. No dates: same content, same bytes."""
+    """Writes a zip without compression, since weights and noise do not shrink, and without dates.
+
+    The same content therefore gives the same bytes.
+    """
     with zipfile.ZipFile(path, "x") as archive:
 
         def member(name: str, size: int) -> IO[bytes]:
             entry = zipfile.ZipInfo(name)
             entry.external_attr = 0o644 << 16
-            entry.file_size = size  # above 2 GiB the header needs to know beforehand
+            entry.file_size = size  # above 2 GiB the header must know it beforehand
             return archive.open(entry, "w")
 
         _fill(member, manifest, files)
@@ -83,7 +69,7 @@ def _fill(member: OpenMember, manifest: Mapping[str, object], files: Mapping[str
 
 
 def _copy(source: bytes | Path, member: OpenMember, name: str) -> str:
-    """Copy in blocks and return the sha256 of what went through."""
+    """Copies in blocks and returns the sha256 of what was copied."""
     digest = hashlib.sha256()
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as reader:
         size = reader.seek(0, os.SEEK_END)
@@ -96,7 +82,7 @@ def _copy(source: bytes | Path, member: OpenMember, name: str) -> str:
 
 
 def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
-    """The manifest with its own hash in place; BundleError for what JSON cannot hold, NaN included."""
+    """Returns the manifest with its own hash in place. Raises BundleError for what JSON cannot hold, such as NaN."""
     blank = {"format": FORMAT, "sha256": BLANK, **{k: v for k, v in manifest.items() if k not in _OURS}}
     try:
         text = json.dumps(blank, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -113,7 +99,7 @@ _OURS = ("format", "sha256")
 
 
 def refuse_foreign(target: Path) -> None:
-    """OutputError unless `target` is free or a bundle of the same kind, or an empty folder, to replace."""
+    """Raises OutputError unless `target` is free, an empty folder, or a bundle of the same kind to replace."""
     if not target.exists() or _is_replaceable(target):
         return
     raise OutputError(
@@ -128,7 +114,7 @@ def _is_replaceable(target: Path) -> bool:
         if target.suffix == ".zip":
             with zipfile.ZipFile(target) as archive:
                 names = (name for name in archive.namelist() if name.split("/", 1)[-1] == MANIFEST)
-                manifest = json.loads(archive.read(next(names, MANIFEST)))  # of a shipped one in its folder
+                manifest = json.loads(archive.read(next(names, MANIFEST)))  # a shipped zip has it in a folder
         elif not any(target.iterdir()):
             return True
         else:
@@ -136,30 +122,3 @@ def _is_replaceable(target: Path) -> bool:
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return False
     return isinstance(manifest, dict) and {"format", "files", "sha256"} <= manifest.keys()
-
-
-def _move(temporary: Path, target: Path) -> None:
-    """Put the new bundle in place; a folder cannot replace a folder, so the old one steps aside first."""
-    if not target.is_dir():
-        temporary.replace(target)
-        return
-    old = _beside(target)
-    target.rename(old)
-    try:
-        temporary.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    _remove(old)
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

@@ -87,8 +87,7 @@ def _print_forms(forms: Sequence[Outcome]) -> None:
 
 
 def _choose_target(bundle: Bundle) -> str:
-    manifest = bundle.manifest
-    return str(manifest.get("target")) if manifest.get("engine") in GPU_ENGINES else HOST
+    return str(bundle.manifest.target) if bundle.manifest.engine in GPU_ENGINES else HOST
 
 
 def _put_in_words(made: CompiledEngine) -> dict[str, object]:

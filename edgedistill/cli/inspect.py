@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgedistill.bundle import MANIFEST, Bundle, open_bundle
+from edgedistill.bundle.contents import read_decoder_spec
 from edgedistill.cli.output import format_value, json_option, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
@@ -81,22 +82,29 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
 
 def _read_facts(bundle: Bundle) -> dict[str, Any]:
     """Returns the manifest as `inspect --json` shows it, which is all of it but the statistics of the channels."""
-    manifest = bundle.manifest
-    keys = ("name", "format", "created_by", "target", "preset", "recipe", "session", "group_delay_ms")
-    front_end = manifest.get("frontend") or {}
+    found, spec = bundle.manifest, read_decoder_spec(bundle)
+    front_end = spec.front_end.to_json()
+    outputs = zip(spec.output_names, spec.output_units, strict=True)
     return {
         "kind": "bundle",
         "path": str(bundle.path),
         "sha256": bundle.sha256,
-        **{key: manifest.get(key) for key in keys},
-        "model": manifest.get("model") or {},
-        "rate": front_end.get("rate"),
-        "rate_hz": float(Fraction(str(front_end.get("rate", 0)))),
+        "name": found.name,
+        "format": found.format,
+        "created_by": found.created_by,
+        "target": found.target,
+        "preset": found.preset,
+        "recipe": found.recipe,
+        "session": found.session and asdict(found.session),
+        "group_delay_ms": found.group_delay_ms,
+        "model": spec.shape.to_json(),
+        "rate": front_end["rate"],
+        "rate_hz": float(spec.front_end.rate),
         "frontend": front_end,
-        "channel_ids": manifest.get("channel_ids") or [],
-        "outputs": manifest.get("outputs") or [],
-        "metrics": manifest.get("metrics"),
-        "gates": manifest.get("gates"),
-        "provenance": manifest.get("provenance"),
+        "channel_ids": list(spec.channel_ids),
+        "outputs": [{"name": name, "unit": unit} for name, unit in outputs],
+        "metrics": found.metrics,
+        "gates": None if found.gates is None else [asdict(gate) for gate in found.gates],
+        "provenance": found.provenance and found.provenance.to_json(),
         "files": list(bundle.names),
     }

@@ -58,7 +58,7 @@ def run(bundle: Path, recording: str, out: Path | None, engine: str | None, as_j
 
     Write - in place of FILE.nwb to read frames from stdin.
     """
-    from edgedistill.decoding import Predictions, check_destination, run_file, write_predictions
+    from edgedistill.decoding import Predictions, check_destination, decode_file, write_predictions
     from edgedistill.runtime import Decoder
 
     if out is not None:
@@ -74,7 +74,7 @@ def run(bundle: Path, recording: str, out: Path | None, engine: str | None, as_j
         from edgedistill.data.recording import open_recording
 
         with open_recording(recording) as opened, show_work(f"decoding {recording}"):
-            predictions = run_file(decoder, opened)
+            predictions = decode_file(decoder, opened)
     seconds = monotonic() - began
     if out is not None:
         write_predictions(predictions, out)
@@ -83,19 +83,19 @@ def run(bundle: Path, recording: str, out: Path | None, engine: str | None, as_j
 
 def _print_stream(decoder: Decoder) -> None:
     """Prints CSV on stdout and flushes it after every push, because a program downstream acts on it."""
-    from edgedistill.decoding import csv_header, csv_line, outputs_of_stream
+    from edgedistill.decoding import decode_stream, format_csv_header, format_csv_line
 
-    click.echo(csv_header(decoder.info))
-    for outputs in outputs_of_stream(decoder, _open_stdin()):
-        click.echo("\n".join(map(csv_line, outputs)))  # echo flushes
+    click.echo(format_csv_header(decoder.info))
+    for outputs in decode_stream(decoder, _open_stdin()):
+        click.echo("\n".join(map(format_csv_line, outputs)))  # echo flushes
 
 
 def _decode_until_stopped(decoder: Decoder) -> Iterator[Output]:
     """Yields outputs until the stream ends. Ctrl-C is one way to end it, and keeps what was decoded."""
-    from edgedistill.decoding import outputs_of_stream
+    from edgedistill.decoding import decode_stream
 
     with suppress(KeyboardInterrupt):
-        for outputs in outputs_of_stream(decoder, _open_stdin()):
+        for outputs in decode_stream(decoder, _open_stdin()):
             yield from outputs
 
 
@@ -104,7 +104,7 @@ def _open_stdin() -> ByteStream:
 
 
 def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds: float, as_json: bool) -> None:
-    from edgedistill.decoding import BINS_PER_S, csv_header, csv_line
+    from edgedistill.decoding import BINS_PER_S, format_csv_header, format_csv_line
 
     bins, info = len(predictions.outputs), predictions.info
     faster = bins / BINS_PER_S / seconds if seconds > 0 else None
@@ -129,9 +129,9 @@ def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds:
         facts = {"written": out, "bins": f"{bins} of 10 ms{speed}", "flagged": flagged}
         print_facts(facts | ({"masked": masked} if most else {}))
     else:
-        click.echo(csv_header(info))
+        click.echo(format_csv_header(info))
         for output in predictions.outputs:
-            sys.stdout.write(csv_line(output, predictions.start_s) + "\n")
+            sys.stdout.write(format_csv_line(output, predictions.start_s) + "\n")
 
 
 def _columns_from(predictions: Predictions) -> dict[str, object]:

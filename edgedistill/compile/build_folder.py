@@ -74,7 +74,7 @@ def build_spec(
     EngineError for a bundle in a zip.
     """
     began, folder = monotonic(), build_folder(bundle, target.name)
-    name = c_identifier(str(bundle.manifest["name"]))
+    name = c_identifier(bundle.manifest.name)
     digests = {file: sha256(data) for file, data in sorted(sources.items())}
     inputs = json.dumps([digests, asdict(fingerprint), commands, ABI_VERSION])
     record = BuildRecord(

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 
 from edgedistill.assets import asset_folder
 from edgedistill.bundle import Bundle
+from edgedistill.bundle.contents import INT8_WEIGHTS, read_decoder_spec, read_int8_model
 from edgedistill.compile.model_facts import ModelFacts
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model
-from edgedistill.runtime.decoder import described, int8_model
 
-WEIGHTS = "student.int8.safetensors"
 CMAKE = "CMakeLists.txt"
 ENDINGS = (".c", ".h", ".cpp", ".cu", ".cuh")
 
@@ -37,22 +36,23 @@ def model_files(texts: Mapping[str, str]) -> dict[str, bytes]:
     return {f"model/{file}": text.encode() for file, text in texts.items()}
 
 
-def model_inputs(bundle: Bundle, engine: str) -> tuple[Int8Model, FrontEndConfig, ModelFacts]:
+def model_inputs(bundle: Bundle) -> tuple[Int8Model, FrontEndConfig, ModelFacts]:
     """Returns the bundle's INT8 student, its front end, and what its manifest says beyond them.
 
-    Raises BundleError for a bundle that lacks a part; `engine` is named in the message.
+    Raises BundleError for a bundle that lacks a part.
     """
-    shape, front_end, info, mean, std = described(bundle, engine)
+    spec = read_decoder_spec(bundle)
+    model = read_int8_model(bundle, spec.shape)
     facts = ModelFacts(
-        name=info.name,
-        channel_ids=info.channel_ids,
-        output_names=info.output_names,
-        output_units=info.output_units,
-        mean=tuple(mean),
-        std=tuple(std),
-        warmup_bins=info.warmup_bins,
-        group_delay_ms=info.group_delay_ms,
-        manifest_sha256=bundle.sha256,
-        weights_sha256=str(bundle.manifest["files"].get(WEIGHTS)),
+        name=spec.name,
+        channel_ids=spec.channel_ids,
+        output_names=spec.output_names,
+        output_units=spec.output_units,
+        mean=spec.normalization.mean,
+        std=spec.normalization.std,
+        warmup_bins=spec.warmup_bins,
+        group_delay_ms=spec.group_delay_ms,
+        manifest_sha256=spec.sha256,
+        weights_sha256=bundle.manifest.files[INT8_WEIGHTS],
     )
-    return int8_model(bundle, shape), front_end, facts
+    return model, spec.front_end, facts

@@ -11,7 +11,7 @@ from time import monotonic
 
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import build_folder, read_record
-from edgedistill.bundle.spike_student import holds_spike_student, spike_view
+from edgedistill.bundle.spike_student import holds_spike_student, open_spike_student
 from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.c.library import compile_c_library
 from edgedistill.compile.cuda.module import compile_cuda_module, require_kernels_fit
@@ -58,7 +58,7 @@ def compile_spike_student(bundle: Bundle, target: Target, force: bool = False, c
     """
     firmware = target.compiler is not None and target.compiler.library == "static"
     if target.engine in ("c", "cuda") and not firmware and holds_spike_student(bundle):
-        compile_bundle(spike_view(bundle), target, force, chip)
+        compile_bundle(open_spike_student(bundle), target, force, chip)
 
 
 def require_engine_fits(target: Target, window: int, keep: tuple[str, ...]) -> None:

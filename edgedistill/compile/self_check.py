@@ -6,46 +6,12 @@ error: an engine that computes something else is never left in a bundle.
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import LABELS
-from edgedistill.errors import BundleError, EngineError
+from edgedistill.bundle.contents import REFERENCE, Reference
+from edgedistill.errors import EngineError
 from edgedistill.runtime.abi_engine import AbiEngine
-
-REFERENCE = "reference.npz"
-
-Arrays = dict[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """A stretch as the oracle decoded it."""
-
-    bins: npt.NDArray[np.float32]  # (T, C), z-scored
-    kinematics: npt.NDArray[np.float32]  # (T, K)
-    start: Arrays  # the student's state before, named as every engine does
-    end: Arrays  # and after
-
-
-def reference_of(bundle: Bundle) -> Reference | None:
-    """Reads the reference of a bundle; None where it holds none. Raises BundleError for one that lacks a part."""
-    if REFERENCE not in bundle.names:
-        return None
-    try:
-        with np.load(io.BytesIO(bundle.read(REFERENCE)), allow_pickle=False) as stored:
-            start, end = (
-                {name.removeprefix(part): stored[name] for name in stored if name.startswith(part)}
-                for part in ("start_", "state_")
-            )
-            return Reference(stored["bins"], stored["kinematics"], start, end)
-    except (OSError, ValueError, KeyError) as error:
-        raise BundleError(f"{bundle.path}: '{REFERENCE}' is damaged", got=error) from error
 
 
 def require_exact(engine: AbiEngine, reference: Reference) -> int:

@@ -1,7 +1,7 @@
-"""The front end on paper: its configuration in, its bin clock, filter sections, delay and settling time out.
+"""Designs the front end: its configuration comes in, its bin clock, filters, delay and settling time go out.
 
-Kept apart from the streaming code so that the bundle, the splits and the C code generator can ask for
-coefficients and delays without a stream. Everything here is a pure function of `FrontEndConfig`.
+Everything here is a pure function of `FrontEndConfig`. It is apart from the streaming code, so that the bundle, the
+splits and the C code generator can ask for coefficients and delays without a stream.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOWEST_RATE_HZ = 200
 
 @dataclass(frozen=True)
 class FrontEndConfig:
-    """All figures of the front end, as they travel in the bundle. Raises ConfigError on bad ones."""
+    """The settings of the front end, as they stand in a bundle. Making one raises ConfigError for a bad value."""
 
     rate: Fraction  # raw frames a second, exact
     channels: int
@@ -68,7 +68,7 @@ class FrontEndConfig:
 
     @property
     def decimation(self) -> int:
-        """D: raw frames whose index is a multiple of D are kept."""
+        """D, where raw frames whose index is a multiple of D are kept."""
         return max(1, math.ceil(self.rate / Fraction(self.intermediate_hz)))
 
     @property
@@ -92,20 +92,20 @@ class FrontEndConfig:
         return _whole(self.recover_s * 1000 / self.bin_ms)
 
     def edge(self, k: int) -> int:
-        """First raw frame of bin k: ceil(k * frames per bin), in integers, so that no clock ever drifts."""
+        """Returns the first raw frame of bin k: ceil(k * frames per bin), in integers, so that no clock ever drifts."""
         return -(-k * self.bin_ms * self.rate.numerator // (1000 * self.rate.denominator))
 
     def bin_of(self, frame: int) -> int:
-        """The bin that holds raw frame `frame`; the exact inverse of `edge`."""
+        """Returns the bin that holds raw frame `frame`, the exact inverse of `edge`."""
         return frame * 1000 * self.rate.denominator // (self.bin_ms * self.rate.numerator)
 
     def to_json(self) -> dict[str, object]:
-        """Plain values for the manifest; the rate as "numerator/denominator"."""
+        """Returns plain values for the manifest, with the rate as "numerator/denominator"."""
         return {**asdict(self), "rate": f"{self.rate.numerator}/{self.rate.denominator}"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> FrontEndConfig:
-        """Back from `to_json`. Raises ConfigError on unknown or missing names."""
+        """Returns the settings that `to_json` wrote. Raises ConfigError for unknown or missing names."""
         known = [field.name for field in fields(cls)]
         for name in data:
             if name not in known:
@@ -117,12 +117,12 @@ class FrontEndConfig:
 
 
 def _whole(bins: float) -> int:
-    """At least one bin, rounded up, forgiving the last bit of a decimal fraction."""
+    """Rounds up to whole bins, at least one. The last bit of a decimal fraction does not count."""
     return max(1, math.ceil(bins - 1e-9))
 
 
 def bin_edges(rate: Fraction, first: int, last: int, bin_ms: int = 10) -> npt.NDArray[np.int64]:
-    """First raw frames of bins first .. last (both included): bin k covers [edges[k], edges[k + 1])."""
+    """Returns the first raw frames of bins first .. last, both included. Bin k covers [edges[k], edges[k + 1])."""
     numerator, denominator = rate.numerator * bin_ms, rate.denominator * 1000
     return np.array([-(-k * numerator // denominator) for k in range(first, last + 1)], dtype=np.int64)
 
@@ -144,16 +144,16 @@ def _sections(config: FrontEndConfig) -> tuple[Array, Array]:
 
 
 def filter_sections(config: FrontEndConfig) -> tuple[Array, Array]:
-    """Second-order sections (S, 6): the decimator at the raw rate (S = 0 if D = 1), the rest at rate / D."""
+    """Returns second-order sections (S, 6): the decimator at the raw rate (S = 0 if D = 1), the rest at rate / D."""
     decimator, shaper = _sections(config)
     return decimator.copy(), shaper.copy()
 
 
 def group_delay_ms(config: FrontEndConfig, hz: float = 10.0) -> float:
-    """Delay in ms of an envelope around `hz` through both filter stages.
+    """Returns the delay in ms of an envelope around `hz` through both filter stages.
 
-    From a signal to the sample that a bin reports; a bin is out at most one decimated sample later.
-    Summed over sections: the polynomials of the whole chain are ill-conditioned with a 0.05 Hz high-pass.
+    It counts from a signal to the sample that a bin reports. A bin is out at most one decimated sample later. It is
+    summed over sections, because the polynomials of the whole chain are ill-conditioned with a 0.05 Hz high-pass.
     """
     decimator, shaper = _sections(config)
     stages = ((decimator, float(config.rate)), (shaper, float(config.decimated_rate)))
@@ -163,9 +163,9 @@ def group_delay_ms(config: FrontEndConfig, hz: float = 10.0) -> float:
 
 @lru_cache(maxsize=32)
 def settling_bins(config: FrontEndConfig) -> int:
-    """Bins until the response to a step (an electrode's offset) stays below 1 % of its peak: high-pass included.
+    """Returns the bins until the response to a step, such as an electrode's offset, stays below 1 % of its peak.
 
-    The slowest filter decides, and that is the high-pass: 16.4 s at 0.05 Hz.
+    The slowest filter decides. That is the high-pass, which takes 16.4 s at 0.05 Hz.
     """
     _, shaper = _sections(config)
     slowest = max(float(np.abs(np.roots(row[3:])).max()) for row in shaper)

@@ -1,8 +1,9 @@
-"""Which channels to hold out: ranges of raw samples per bin in, bad channels per bin out, causally.
+"""Decides which channels are bad: the range of raw samples in each bin comes in, bad channels of each bin go out.
 
-A bin triggers a channel when a sample was not finite, when the last second was flat, or when the last 20 ms
-stood still at the largest or smallest value seen since the start (a saturated amplifier). The channel stays
-bad until it went a second without a trigger. The rules need the range of each bin, never its samples.
+A bin triggers a channel when a sample was not finite, when the last second was flat, or when the last 20 ms stood still
+at the largest or smallest value since the start, as a saturated amplifier does. The channel stays bad until a second
+passed without a trigger. The rules look at past bins only, and need the range of each bin but never its samples
+(docs/numerics.md, "Bad channels").
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from edgedistill.frontend.design import FrontEndConfig
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-SAMPLE_LIMIT = float(np.finfo(np.float32).max)  # beyond float32 counts as infinite: no sum can then overflow
+SAMPLE_LIMIT = float(np.finfo(np.float32).max)  # a larger sample counts as infinite, so that no sum can overflow
 
 
 def new_history(config: FrontEndConfig) -> dict[str, Array]:
-    """What the rules remember, before the first bin."""
+    """Returns what the rules remember, as it is before the first bin."""
     rows, channels = max(config.flat_bins, config.saturated_bins) - 1, config.channels
     return {
-        # Bins before the start have an infinite range: neither flat nor saturated, no counter needed.
+        # Bins before the start have an infinite range, so they are neither flat nor saturated and need no counter.
         "low": np.full((rows, channels), -np.inf),  # ranges of the last bins, oldest first
         "high": np.full((rows, channels), np.inf),
         "lowest": np.full(channels, np.inf),  # since the start
@@ -32,9 +33,9 @@ def new_history(config: FrontEndConfig) -> dict[str, Array]:
 
 
 def sample_ranges(x: Array, starts: npt.NDArray[np.int64]) -> tuple[Array, Array, Mask]:
-    """Smallest and largest finite sample and "has a non-finite one" by bin, (B, C) each, of x (C, n).
+    """Returns, for each bin of x (C, n), the smallest and largest finite sample and whether one is not, (B, C) each.
 
-    Sets samples that are not finite to 0 in x. A bin of nothing else has the range (inf, -inf).
+    Samples that are not finite become 0 in x. A bin that has no other samples has the range (inf, -inf).
     """
     low, high = np.minimum.reduceat(x, starts, axis=1), np.maximum.reduceat(x, starts, axis=1)
     broken: Mask = ~((high <= SAMPLE_LIMIT) & (low >= -SAMPLE_LIMIT))  # NaN wins every minimum and maximum
@@ -47,7 +48,7 @@ def sample_ranges(x: Array, starts: npt.NDArray[np.int64]) -> tuple[Array, Array
 
 
 def judge_channels(config: FrontEndConfig, history: dict[str, Array], low: Array, high: Array, broken: Mask) -> Mask:
-    """Bad channels (B, C) at the end of each of B bins; `history` is brought forward by them."""
+    """Returns the bad channels (B, C) at the end of each of B bins, and advances `history` by these bins."""
     bins = len(low)
     lows, highs = np.concatenate([history["low"], low]), np.concatenate([history["high"], high])
     lowest = np.minimum.accumulate(np.concatenate([history["lowest"][None], low]))
@@ -68,7 +69,7 @@ def judge_channels(config: FrontEndConfig, history: dict[str, Array], low: Array
 
 
 def _over(choose: np.ufunc, rows: Array, width: int, count: int) -> Array:
-    """Minimum or maximum over each of the last `count` rows and the `width - 1` before it, by doubling."""
+    """Returns the minimum or maximum over each of the last `count` rows and the `width - 1` before it, by doubling."""
     rows, done = rows[len(rows) - count - width + 1 :], 1
     while done < width:
         step = min(done, width - done)

@@ -1,8 +1,8 @@
-"""Frames in microvolts in, bins out: the streaming part of the front end, with its state.
+"""Runs the front end over a stream and keeps its state: frames in microvolts come in, bins go out.
 
-Filters are second-order sections in transposed direct form II, float64, channel-major (four times faster in
-scipy than time-major). Small filter states are cleared after every bin, hence one `sosfilt` call a bin; the
-rest works on many bins at once, which cannot be seen in the result.
+Filters are second-order sections in transposed direct form II, in float64 and channel-major, which is four times faster
+in scipy than time-major. Small filter states are cleared after every bin, so there is one `sosfilt` call for each bin.
+Everything else works on many bins at once, which does not change the result.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 TINY_STATE = 1e-30
-BATCH_SAMPLES = 1 << 17  # float64 samples worked on at a time: 1 MB stays in a core's cache
+BATCH_SAMPLES = 1 << 17  # float64 samples worked on at a time; 1 MB stays in a core's cache
 
 
 @dataclass(frozen=True, eq=False)
 class Bins:
-    """B completed bins of C channels; bin `first_bin + i` is row i."""
+    """B completed bins of C channels. Row i is bin `first_bin + i`."""
 
     first_bin: int
     values: Array  # (B, C) uV, not z-scored
-    bad: Mask  # (B, C) held out of the average, to be masked
+    bad: Mask  # (B, C) left out of the average, to be masked
     end_frame: npt.NDArray[np.int64]  # (B,) the raw frame that completed the bin
     gap: Mask  # (B,) touched by a declared gap
 
 
 class FrontEnd:
-    """The streaming front end of one recording; one object a stream."""
+    """The streaming front end of one recording. Each stream has its own object."""
 
     def __init__(self, config: FrontEndConfig) -> None:
         self.config = config
@@ -48,7 +48,7 @@ class FrontEnd:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything; the next frame is frame 0."""
+        """Forgets everything. The next frame is frame 0."""
         c = self.config
         self._frame = 0
         self._pending: Array = np.empty((c.channels, self._longest))  # frames of the unfinished bin
@@ -60,7 +60,7 @@ class FrontEnd:
         }
 
     def push(self, frames_uv: npt.NDArray[np.float32] | Array) -> Bins:
-        """Frames (n, C) in uV, any n, to the bins they complete. Raises EngineError on another shape."""
+        """Takes frames (n, C) in uV, any n, and returns the bins that they complete. Raises EngineError."""
         frames: npt.NDArray[np.floating] = np.asarray(frames_uv)
         if frames.ndim != 2 or frames.shape[1] != self.config.channels or frames.dtype.kind != "f":
             raise EngineError(
@@ -76,7 +76,7 @@ class FrontEnd:
         return self._advance(frames, gap=False)
 
     def gap(self, n_frames: int) -> Bins:
-        """`n_frames` lost frames: time goes on, zeros go in, every bin they touch is flagged."""
+        """Counts `n_frames` lost frames as zeros, flags every bin that they touch, and returns the finished bins."""
         if n_frames < 0:
             raise EngineError("a gap cannot be negative", got=f"{n_frames} frames", expected="0 or more")
         block = self._batch * self._longest
@@ -91,7 +91,7 @@ class FrontEnd:
         )
 
     def export_state(self) -> dict[str, npt.NDArray[np.generic]]:
-        """All that later bins depend on, as copies; `pending` is the unfinished bin's frames (n, C)."""
+        """Returns copies of all that later bins depend on. `pending` holds the unfinished bin's frames (n, C)."""
         return {
             "frame": np.array(self._frame, np.int64),
             "pending": self._pending[:, : self._filled()].T.copy(),
@@ -100,7 +100,7 @@ class FrontEnd:
         }
 
     def import_state(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Go on where `export_state` left off. Raises EngineError, changing nothing, on a foreign state."""
+        """Continues where `export_state` left off. Raises EngineError, nothing changed, for a foreign state."""
         other = FrontEnd(self.config)
         other._frame = int(state["frame"]) if "frame" in state else 0
         for name, array in other.export_state().items():
@@ -116,11 +116,11 @@ class FrontEnd:
         self._state = {name: np.array(state[name], dtype=np.float64) for name in self._state}
 
     def _filled(self) -> int:
-        """Frames of the unfinished bin that are here already."""
+        """Returns how many frames of the unfinished bin have arrived."""
         return self._frame - self.config.edge(self.config.bin_of(self._frame))
 
     def _advance(self, frames: npt.NDArray[np.floating], gap: bool) -> Bins:
-        """Cut the stream into whole bins, keep the rest for later."""
+        """Cuts the stream into whole bins and keeps the rest for later."""
         edge, start, stop = self.config.edge, self._frame, self._frame + len(frames)
         first, last = self.config.bin_of(start), self.config.bin_of(stop)
         values: Array = np.empty((last - first, self.config.channels))
@@ -138,7 +138,7 @@ class FrontEnd:
         return Bins(first, values, bad, bin_edges(self.config.rate, first + 1, last, self.config.bin_ms) - 1, flags)
 
     def _piece(self, frames: npt.NDArray[np.floating], begin: int, end: int) -> Array:
-        """Raw frames [begin, end), the pending ones first, as (C, n): a copy to work on."""
+        """Returns a copy of raw frames [begin, end) as (C, n), the pending ones first."""
         old = max(0, self._frame - begin)
         x: Array = np.empty((self.config.channels, end - begin))
         x[:, :old] = self._pending[:, :old]
@@ -146,7 +146,7 @@ class FrontEnd:
         return x
 
     def _bins(self, x: Array, begin: int, end: int) -> tuple[Array, Mask]:
-        """Raw frames (C, n) of bins [begin, end) to their values and bad channels (B, C). Changes x."""
+        """Turns raw frames (C, n) of bins [begin, end) into their values and bad channels (B, C). Changes x."""
         edges = bin_edges(self.config.rate, begin, end, self.config.bin_ms)
         starts = edges - edges[0]
         bad_before = self._state["clean"] < self.config.recover_bins
@@ -163,17 +163,17 @@ class FrontEnd:
         return np.stack([y[:, -1] for y in self._filtered("shaper", self._shaper, u, counts)]), bad
 
     def _average_removed(self, u: Array, bad: Mask) -> Array:
-        """u (C, n) without the mean of the good channels; bad ones are zero."""
+        """Returns u (C, n) without the mean of the good channels. Bad channels are zero."""
         u = np.where(bad, 0.0, u)
         if not self.config.common_average:
             return u
         good = len(u) - np.count_nonzero(bad, axis=0)
-        total = np.add.accumulate(u, axis=0)[-1]  # channel after channel; np.sum may pair them up
+        total = np.add.accumulate(u, axis=0)[-1]  # one channel after the other, where np.sum may add in pairs
         mean = np.where(good > 1, total / np.maximum(good, 1), 0.0)  # one channel alone is its own average
         return np.where(bad, 0.0, u - mean)
 
     def _filtered(self, name: str, sections: Array, x: Array, starts: npt.NDArray[np.int64]) -> Iterator[Array]:
-        """x (C, n) through `sections`, bin by bin because small states are cleared after each bin."""
+        """Filters x (C, n) with `sections`, bin by bin because small states are cleared after each bin."""
         for i, j in pairwise(starts):
             y, z = sosfilt(sections, x[:, i:j], zi=self._state[name])
             z[np.abs(z) < TINY_STATE] = 0.0
@@ -182,7 +182,7 @@ class FrontEnd:
 
 
 def zscore(values: Array, bad: Mask, mean: Array, std: Array) -> npt.NDArray[np.float32]:
-    """Bins (B, C) in uV to what models see: (x - mean) / std in float64, 0 where bad or where std is 0."""
+    """Turns bins (B, C) in uV into what models see: (x - mean) / std in float64, 0 where bad or where std is 0."""
     usable = ~bad & (std > 0)
     z = np.divide(values - mean, std, out=np.zeros_like(values, dtype=np.float64), where=usable)
     return z.astype(np.float32)

@@ -1,8 +1,9 @@
-"""The oracle: what every engine computes, in numpy, nothing else.
+"""Defines in numpy what every INT8 engine computes: this is docs/numerics.md as a program, the oracle.
 
-`arithmetic` holds the operations whose order of rounding is pinned, `attention` the core of a layer, `tensors` what
-`student.int8.safetensors` holds, `oracle` the step, its state, and whole stretches of it. Engines of the exact class
-equal it bit for bit.
+`arithmetic` holds the operations whose order of rounding is pinned, and `attention` the core of a layer. `tensors` says
+what `student.int8.safetensors` holds. `oracle` runs the step, one bin or a whole stretch at a time, and `state` checks
+the state that engines exchange. `near` measures how far an engine is from the oracle. Engines of the exact class equal
+the oracle bit for bit (docs/numerics.md, "Two classes of engine").
 """
 
 from edgedistill.numerics.arithmetic import exp32, lane_sum, quantize, rms32, silu32

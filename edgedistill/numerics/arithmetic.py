@@ -1,7 +1,8 @@
-"""Operations whose result is pinned to the last bit: sums in lanes, one exponential, one way to round.
+"""Defines the operations whose result is pinned to the last bit: sums in lanes, one exponential, one way to round.
 
-Arrays of float32 go in and come out; numpy rounds each operation to nearest even and contracts nothing. An
-engine in another language does the same operations in the same order and gets the same bits.
+Arrays of float32 come in and go out. numpy rounds each operation to nearest even and fuses none. An engine in another
+language that does the same operations in the same order gets the same bits (docs/numerics.md, "Float arithmetic in the
+exact class").
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
 
 LANES = 16
-LEVELS = 127  # -127 … 127: symmetric, -128 is not used
+LEVELS = 127  # the range -127 … 127 is symmetric, and -128 is not used
 RMS_EPSILON = np.float32(1e-6)
 
 LOG2_E = np.float32(1.4426950408889634)
-LN2_HIGH = np.float32(0.693359375)  # nine bits: its product with an exponent is exact
+LN2_HIGH = np.float32(0.693359375)  # it has nine bits, so its product with an exponent is exact
 LN2_LOW = np.float32(-2.1219444005471377e-4)
 # exp(r) = 1 + r + r² P(r) on |r| <= ln 2 / 2, P by Lawson's minimax fit to the relative error
 POLYNOMIAL = tuple(np.float32(c) for c in (0.008312521, 0.04189016, 0.16667114, 0.4999923))
-LOWEST, HIGHEST = np.float32(-87), np.float32(88)  # beyond, 2**n would leave the normal numbers
+LOWEST, HIGHEST = np.float32(-87), np.float32(88)  # beyond these, 2**n would leave the normal numbers
 
 
 def lane_sum(x: Floats) -> Floats:
-    """Sum over the last axis: value i to lane i mod 16 in order, then lanes 8, 4, 2, 1 apart are added."""
+    """Sums over the last axis: value i goes to lane i mod 16 in order, then lanes 8, 4, 2 and 1 apart are added."""
     fill = -x.shape[-1] % LANES
     if fill:
         x = np.concatenate([x, np.zeros((*x.shape[:-1], fill), np.float32)], axis=-1)
@@ -43,7 +44,7 @@ def lane_sum(x: Floats) -> Floats:
 
 
 def exp32(x: Floats) -> Floats:
-    """e**x for x clipped to -87 … 88; within 2e-7 of the true value, relatively."""
+    """Returns e**x for x clipped to -87 … 88, with a relative error of at most 2e-7."""
     x = np.minimum(np.maximum(x, LOWEST), HIGHEST)
     n = np.rint(x * LOG2_E)
     r = (x - n * LN2_HIGH) - n * LN2_LOW
@@ -56,23 +57,23 @@ def exp32(x: Floats) -> Floats:
 
 
 def silu32(x: Floats) -> Floats:
-    """x / (1 + e**-x)."""
+    """Returns x / (1 + e**-x)."""
     return np.asarray(x / (np.float32(1) + exp32(-x)), np.float32)
 
 
 def rms32(x: Floats) -> Floats:
-    """x times the reciprocal of its root mean square over the last axis, without gain."""
+    """Returns x times the reciprocal of its root mean square over the last axis, without a gain."""
     mean = lane_sum(x * x) / np.float32(x.shape[-1])
     factor = np.float32(1) / np.sqrt(mean + RMS_EPSILON)
     return np.asarray(x * factor[..., None], np.float32)
 
 
 def quantize(x: Floats, inv_scale: Floats) -> Int8:
-    """round(x * inv_scale), ties to even, saturating at -127 and 127."""
-    with np.errstate(over="ignore"):  # a product beyond float32 is infinite, and saturates
+    """Returns round(x * inv_scale), with ties to even, saturated at -127 and 127."""
+    with np.errstate(over="ignore"):  # a product beyond float32 is infinite and saturates
         return np.asarray(np.clip(np.rint(x * inv_scale), -LEVELS, LEVELS), np.int8)
 
 
 def product(x: npt.NDArray[Any], w: Int8) -> Int32:
-    """Integers (…, n) by rows (out, n) -> int32 (…, out). Float64 holds every partial sum exactly."""
+    """Multiplies integers (…, n) by rows (out, n) to int32 (…, out). Float64 holds every partial sum exactly."""
     return np.asarray(x.astype(np.float64) @ w.astype(np.float64).T).astype(np.int32)

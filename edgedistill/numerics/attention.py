@@ -1,7 +1,8 @@
-"""The attention core: integers in, one context a head out.
+"""Computes the attention core: integers come in, one context for each head goes out.
 
-Exponentials are quantized, not probabilities: with uniform attention over 200 bins, probabilities of 1/200 would
-round to 1/127 each and sum to 1.57; over 254 bins all would be zero. Here the largest score has the weight 127.
+Exponentials are quantized and not probabilities. With uniform attention over 200 bins, each probability of 1/200 would
+round to 1/127, and they would sum to 1.57. Over 254 bins all would round to zero. Here the largest score always has the
+weight 127 (docs/numerics.md, "Attention core").
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ import numpy as np
 
 from edgedistill.numerics.arithmetic import LEVELS, Floats, Int8, exp32
 
-DEAD = np.float32(-1e30)  # score of a bin that is not seen: its exponential rounds to 0
+DEAD = np.float32(-1e30)  # the score of a bin that is not seen; its exponential rounds to 0
 
 
 def attend(
     q: Int8, keys: Int8, values: Int8, age_bias: Floats, live: int, score_scale: Floats, v_scale: Floats
 ) -> Floats:
-    """Context (T, H, Dh) of T bins, each over itself and the W - 1 bins before it.
+    """Returns the context (T, H, Dh) of T bins, each over itself and the W - 1 bins before it.
 
-    q (H, T, Dh); keys, values (H, W - 1 + T, Dh) in the order of time, of whose first W - 1 only the last `live`
-    exist; age_bias (H, W), age 0 first; score_scale = s_q s_k / sqrt(Dh) and v_scale (1,).
+    q is (H, T, Dh). keys and values are (H, W - 1 + T, Dh) in the order of time, and only the last `live` of their
+    first W - 1 entries exist. age_bias is (H, W), age 0 first. score_scale = s_q s_k / sqrt(Dh) and v_scale are (1,).
     """
     window, steps = age_bias.shape[1], q.shape[1]
     at = np.arange(keys.shape[1])

@@ -1,8 +1,8 @@
-"""The step of the INT8 student, its state, and whole stretches of it: numerics.md in numpy.
+"""Runs the INT8 student in numpy, one bin or a whole stretch at a time (docs/numerics.md, "The step").
 
-Z-scored bins go in, kinematics come out. A stretch is computed layer by layer instead of bin by bin: integer
-sums are exact in any order and everything else is pinned, so `run` over T bins gives the bits of T calls of
-`step`. The rings are read in the order of time and written back by slot.
+Z-scored bins come in, kinematics go out. A stretch is computed layer by layer instead of bin by bin. Integer sums are
+exact in any order and everything else is pinned, so `run` over T bins gives the same bits as T calls of `step`. The
+rings are read in the order of time and written back by slot.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgedistill.numerics.attention import attend
 from edgedistill.numerics.state import require_state
 from edgedistill.numerics.tensors import Int8Model
 
-BLOCK = 64  # bins computed at once: attention touches BLOCK x (window + BLOCK) scores a head
+BLOCK = 64  # bins computed at once; attention touches BLOCK x (window + BLOCK) scores for each head
 
 Trace = dict[str, npt.NDArray[Any]]
 
@@ -41,7 +41,7 @@ class Oracle:
         self.reset()
 
     def reset(self) -> None:
-        """Back to a fresh stream: no live slots, zero lagged bins."""
+        """Goes back to a fresh stream without live slots and with zero lagged bins."""
         shape = self.shape
         rings = (2 * shape.layers, shape.heads, shape.window - 1, shape.head_dim)
         self._rings: Int8 = np.zeros(rings, np.int8)  # k and v of layer i: 2i and 2i + 1
@@ -51,24 +51,24 @@ class Oracle:
 
     @property
     def latent(self) -> Floats:
-        """(d,) of the last bin, before the gain of the last norm, which is folded into the read-out."""
+        """The latent (d,) of the last bin, before the gain of the last norm, which is folded into the read-out."""
         return np.array(self._latent)
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Kinematics (K,) in physical units of one z-scored bin (C,), finite, 0 where masked."""
+        """Returns kinematics (K,) in physical units of one z-scored bin (C,), which is finite and 0 where masked."""
         if np.shape(bin) != (self.shape.channels,):
             raise EngineError("a step takes one bin", got=np.shape(bin), expected=f"({self.shape.channels},)")
         return np.asarray(self.run(np.asarray(bin)[None])[0])
 
     def run(self, bins: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Kinematics (T, K) of bins (T, C): `step` after `step`, the same bits."""
+        """Returns kinematics (T, K) of bins (T, C), with the bits that T calls of `step` give."""
         return np.asarray(self.trace(bins, ())["kinematics"])
 
     def trace(self, bins: npt.NDArray[np.floating[Any]], wanted: tuple[str, ...] | None = None) -> Trace:
-        """Kinematics, latents and integer tensors of bins (T, C), each with T first; `wanted` names the integers.
+        """Returns kinematics, latents and integer tensors of bins (T, C), each with T first.
 
-        Integers: bin, latent, and of each layer attn, q, k, v (T, H, Dh), context, mlp, hidden; all of them if
-        `wanted` is None. A part that is kept in float32 reads no integers, and has none here.
+        `wanted` names the integers, and None means all of them: bin and latent, and for each layer attn, q, k and v
+        (T, H, Dh), context, mlp and hidden. A part that is kept in float32 reads no integers, so it has none here.
         """
         values = np.asarray(bins, np.float32)
         if values.ndim != 2 or values.shape[1] != self.shape.channels:
@@ -81,7 +81,7 @@ class Oracle:
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
     def export_state(self) -> Trace:
-        """Copies of the state in the layout all engines exchange (numerics.md, "State")."""
+        """Returns copies of the state in the layout that all engines exchange (docs/numerics.md, "State")."""
         state: Trace = {}
         for i in range(self.shape.layers):
             state |= {f"ring_k_{i}": self._rings[2 * i].copy(), f"ring_v_{i}": self._rings[2 * i + 1].copy()}
@@ -89,7 +89,7 @@ class Oracle:
         return state | ({"lags": self._lags.copy()} if len(self._lags) else {})
 
     def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on from a state that any engine exported. EngineError, nothing changed, if it does not fit."""
+        """Continues from a state that any engine exported. Raises EngineError, nothing changed, if it does not fit."""
         require_state(self.export_state(), state)
         rings = [state[f"ring_{kind}_{i}"] for i in range(self.shape.layers) for kind in "kv"]
         self._rings, self._pos, self._live = np.stack(rings), int(state["pos"][0]), int(state["live"][0])
@@ -113,7 +113,7 @@ class Oracle:
         return {**kept, "latents": latent, "kinematics": kinematics}
 
     def _order(self) -> npt.NDArray[np.int64]:
-        """Slots from the oldest to the newest."""
+        """Returns the slots from the oldest to the newest."""
         slots = self.shape.window - 1
         return (self._pos + np.arange(slots)) % slots
 
@@ -127,19 +127,19 @@ class Oracle:
         self._lags = recent[::-1][: len(self._lags)].copy()
 
     def _embed(self, bins: Floats, integers: Trace) -> tuple[Int8, Floats]:
-        """Bins as integers after those before them (R + T, C), in the order of time, and tokens (T, d)."""
+        """Returns lagged and new bins as integers (R + T, C), in the order of time, and tokens (T, d)."""
         integers["bin"] = quantize(bins, self._tensors["bin.inv_scale"])
         recent = np.concatenate([self._lags[::-1], integers["bin"]])
         taps = self._lagged(recent, [tap * self.shape.dilation for tap in range(self.shape.taps)])
         return recent, self._of_bins("embed.weight", taps) + self._tensors["embed.bias"]
 
     def _lagged(self, recent: Int8, lags: list[int]) -> Int8:
-        """(R + T, C) in the order of time -> (T, len(lags) * C), [lag, channel]."""
+        """Turns bins (R + T, C) in the order of time into rows (T, len(lags) * C), ordered [lag, channel]."""
         before = len(self._lags)
         return np.concatenate([recent[before - lag : len(recent) - lag] for lag in lags], axis=1)
 
     def _layer(self, i: int, x: Floats, past_k: Int8, past_v: Int8, integers: Trace) -> tuple[Floats, Int8, Int8]:
-        """Residual stream (T, d) after layer i, and its new keys and values (H, T, Dh)."""
+        """Returns the residual stream (T, d) after layer i, and its new keys and values (H, T, Dh)."""
         name, shape = f"layers.{i}.", self.shape
         normed = rms32(x)
         for part in "qkv":
@@ -157,7 +157,7 @@ class Oracle:
         return x + self._linear(name + "wdown", hidden, name + "hidden", integers), k, v
 
     def _readout(self, latent: Floats, recent: Int8, integers: Trace) -> Floats:
-        """Kinematics (T, K): what latents and lagged bins say, then the bias."""
+        """Returns kinematics (T, K): the latent's part plus the lagged bins' part, then the bias."""
         lagged = self._lagged(recent, list(range(self.shape.lags + 1)))
         of_latent = self._linear("readout.latent", latent, "latent", integers)
         return (of_latent + self._of_bins("readout.lags", lagged)) + self._tensors["readout.bias"]
@@ -165,7 +165,7 @@ class Oracle:
     # ---------------------------------------------------------------- products
 
     def _linear(self, weight: str, x: Floats, activation: str, integers: Trace) -> Floats:
-        """float(x8 · w8) * multiplier for x (T, n); in float32, x unquantized, where the part is kept."""
+        """Returns float(x8 · w8) * multiplier for x (T, n), or a float32 product of x where the part is kept so."""
         w = self._tensors[weight]
         if w.dtype != np.int8:
             return _float_product(x, w)
@@ -173,7 +173,7 @@ class Oracle:
         return product(integers[activation], w).astype(np.float32) * self._tensors[f"{weight}.multiplier"]
 
     def _of_bins(self, weight: str, bins: Int8) -> Floats:
-        """The same for bins, which are integers already."""
+        """Does the same for bins, which are integers already."""
         w = self._tensors[weight]
         if w.dtype != np.int8:
             return _float_product(bins.astype(np.float32) * self._tensors["bin.scale"], w)
@@ -181,5 +181,5 @@ class Oracle:
 
 
 def _float_product(x: Floats, w: Floats) -> Floats:
-    """(T, n) by rows (out, n), each a lane sum of products."""
+    """Multiplies (T, n) by rows (out, n). Each result is a lane sum of products."""
     return np.stack([lane_sum(x * row) for row in w], axis=-1)

@@ -1,4 +1,4 @@
-"""The state that engines exchange, checked before any of them takes it (numerics.md, "State")."""
+"""Checks the state that engines exchange, before any of them takes it (docs/numerics.md, "State")."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ State = Mapping[str, npt.NDArray[Any]]
 
 
 def require_state(own: State, found: State) -> None:
-    """EngineError unless `found` can take the place of `own`, an engine's state of any precision.
+    """Raises EngineError unless `found` can take the place of `own`, an engine's state of any precision.
 
-    The same names, types and shapes, a position and a fill within the rings, and no -128 among integers.
+    It must have the same names, types and shapes, a position and a fill within the rings, and no -128 among integers.
     """
     for name, array in own.items():
         new = found.get(name)

@@ -1,8 +1,9 @@
-"""What `student.int8.safetensors` holds: names, types and shapes of every tensor, checked before use.
+"""Says what `student.int8.safetensors` holds and checks it before use: name, type and shape of every tensor.
 
-Activations have one scale each (`NAME.scale`, and its reciprocal as engines multiply by it, `NAME.inv_scale`);
-weights have one an output channel (`NAME.scale`), of which an engine reads only the product with the scale of
-their input (`NAME.multiplier`). A part that a recipe keeps in higher precision has float32 weights and neither.
+Each activation has one scale (`NAME.scale`) and its reciprocal (`NAME.inv_scale`), by which engines multiply. Weights
+have one scale for each output channel (`NAME.scale`), of which an engine reads only the product with the scale of their
+input (`NAME.multiplier`). A part that a recipe keeps in float32 has float32 weights and neither of these
+(docs/numerics.md, "Scales and multipliers").
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from edgedistill.errors import BundleError
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
-WEIGHTS = {  # of a part: matrices, and the activation they read
+WEIGHTS = {  # part -> its matrices, and the activation that they read
     "qkv": (("wq", "wk", "wv"), "attn"),
     "out": (("wo",), "context"),
     "gate_up": (("wgate", "wup"), "mlp"),
@@ -28,16 +29,16 @@ WEIGHTS = {  # of a part: matrices, and the activation they read
 
 
 def part_names(shape: StudentShape) -> tuple[str, ...]:
-    """The parts of a step that are quantized together, in the order of the step.
+    """Returns the parts of a step that are quantized together, in the order of the step.
 
-    All but `layers.i.attention` (keys, values and scores live in the ring) can be kept in float32.
+    All of them can be kept in float32, except `layers.i.attention`, whose keys and values live in the rings.
     """
     layer = ("qkv", "attention", "out", "gate_up", "down")
     return ("embed", *(f"layers.{i}.{part}" for i in range(shape.layers) for part in layer), "readout")
 
 
 def part_of(weight: str) -> str:
-    """The part that a weight matrix belongs to: "layers.0.wq" -> "layers.0.qkv"."""
+    """Returns the part that a weight matrix belongs to: "layers.0.wq" gives "layers.0.qkv"."""
     if not weight.startswith("layers."):
         return weight.split(".")[0]
     layer, name = weight.rsplit(".", 1)
@@ -45,7 +46,7 @@ def part_of(weight: str) -> str:
 
 
 def weight_matrices(shape: StudentShape) -> dict[str, tuple[tuple[int, int], str]]:
-    """Every weight matrix: its shape (out, n) and the activation it reads."""
+    """Returns, for every weight matrix, its shape (out, n) and the activation that it reads."""
     d, ff, channels = shape.d, shape.ff, shape.channels
     sizes = dict.fromkeys(("wq", "wk", "wv", "wo"), (d, d)) | {"wgate": (ff, d), "wup": (ff, d), "wdown": (d, ff)}
     matrices = {"embed.weight": ((d, shape.taps * channels), "bin")}
@@ -58,13 +59,13 @@ def weight_matrices(shape: StudentShape) -> dict[str, tuple[tuple[int, int], str
 
 
 def activations(shape: StudentShape) -> tuple[str, ...]:
-    """Every activation that has a scale, in the order of the step."""
+    """Returns every activation that has a scale, in the order of the step."""
     layer = ("attn", "q", "k", "v", "context", "mlp", "hidden")
     return ("bin", *(f"layers.{i}.{name}" for i in range(shape.layers) for name in layer), "latent")
 
 
 def int8_tensors(shape: StudentShape, keep: Collection[str] = ()) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> (dtype, shape) of every tensor of a student whose parts `keep` stay float32."""
+    """Returns (dtype, shape) by name of every tensor of a student whose parts `keep` stay in float32."""
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name in activations(shape):
         found |= {f"{name}.scale": ("float32", (1,)), f"{name}.inv_scale": ("float32", (1,))}
@@ -83,7 +84,7 @@ def int8_tensors(shape: StudentShape, keep: Collection[str] = ()) -> dict[str, t
 
 @dataclass(frozen=True, eq=False)
 class Int8Model:
-    """A quantized student of one session. BundleError names the first tensor that is not as it must be."""
+    """A quantized student of one session. Making one raises BundleError that names the first tensor that is wrong."""
 
     shape: StudentShape
     tensors: Tensors
@@ -99,14 +100,14 @@ class Int8Model:
 
     @property
     def keep(self) -> tuple[str, ...]:
-        """Parts whose weights are float32."""
+        """The parts whose weights are float32."""
         names = [name for name in weight_matrices(self.shape) if name in self.tensors]
         kept = {part_of(name) for name in names if self.tensors[name].dtype != np.int8}
         return tuple(part for part in part_names(self.shape) if part in kept)
 
     @property
     def weight_bytes(self) -> int:
-        """Of all that a step reads: weights, multipliers, biases, scales."""
+        """Bytes of everything that a step reads: weights, multipliers, biases and scales."""
         unread = {f"{name}.scale" for name in weight_matrices(self.shape)}
         return sum(array.nbytes for name, array in self.tensors.items() if name not in unread)
 

@@ -1,6 +1,6 @@
-"""Running a bundle on a device: raw frames in, kinematics out.
+"""Runs a bundle on a device: raw frames come in, kinematics go out.
 
-Imports numpy, scipy and nothing heavier; onnxruntime is looked for when an engine is opened.
+It imports numpy and scipy and nothing heavier. onnxruntime is looked for when an engine that needs it is opened.
 """
 
 from edgedistill.runtime.decoder import ENGINES, Decoder, Flag, Output

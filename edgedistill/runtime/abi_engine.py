@@ -1,8 +1,9 @@
-"""A decoder behind the C ABI, from Python: an opened library in, the face of every other engine out.
+"""Runs a decoder behind the C ABI from Python: an opened library comes in, an engine like all others goes out.
 
-`AbiEngine` has the face of the other engines (a z-scored bin in, kinematics out) and that of a whole stream (frames
-in, outputs out), since the front end is in the library too. What is in the library (plain C, a CUDA kernel, a
-TensorRT plan) it does not know: `c_engine`, `cuda_engine` and `tensorrt_engine` find, check and open one.
+`AbiEngine` has the methods of the other engines, which take a z-scored bin and return kinematics, and also those of a
+whole stream, which take frames and return outputs, because the front end is in the library too. It does not know
+whether the library holds plain C, a CUDA kernel or a TensorRT plan. `c_engine`, `cuda_engine` and `tensorrt_engine`
+find, check and open one.
 """
 
 from __future__ import annotations
@@ -21,30 +22,30 @@ from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEnd, FrontEndConfig
 from edgedistill.runtime.c_abi import OUTPUT
-from edgedistill.runtime.c_state import frontend_arrays, put_frontend, put_student, state_dtype, student_arrays
-from edgedistill.runtime.stream import Flag, Floats, Output, State, part_of_state
+from edgedistill.runtime.c_state import read_frontend, read_student, state_dtype, write_frontend, write_student
+from edgedistill.runtime.stream import Flag, Floats, Output, State, take_part
 
 
 @dataclass(frozen=True, eq=False)
 class OpenedLibrary:
-    """A library and one decoder that it has made."""
+    """A library and one decoder that was started in it."""
 
     library: ctypes.CDLL  # of `load_library`
-    decoder: int  # its address: of `ed_init` or `ed_open`
+    decoder: int  # address, from `ed_init` or `ed_open`
     engine: str = "c"  # what computes in there: "c", "cuda", "tensorrt"
     precision: str = "int8"  # the type of keys and values
-    size: int = 0  # bytes of what was compiled
+    size: int = 0  # bytes of the compiled files
     memory: object = None  # what must live as long as the decoder
 
 
 class AbiEngine:
-    """One decoder of a library at a point in its stream. Not for use from two threads at once."""
+    """One decoder of a library at a point in its stream. Two threads must not use it at once."""
 
     def __init__(self, opened: OpenedLibrary, shape: StudentShape, config: FrontEndConfig) -> None:
-        """EngineError if the library holds another student than one of that shape and array."""
+        """Raises EngineError if the library holds a student of another shape or array."""
         self.shape, self.config, self.engine, self.library_bytes = shape, config, opened.engine, opened.size
         self._opened, self._library, self._decoder = opened, opened.library, opened.decoder
-        # At the end of the process the system takes back what is on a GPU, and its driver may be gone before.
+        # Not at exit: then the system frees the GPU's memory, and the driver may be unloaded before this runs.
         weakref.finalize(self, opened.library.ed_close, opened.decoder).atexit = False
         self.info = self._library.ed_info_get(self._decoder).contents
         self._dtype = state_dtype(shape, config)
@@ -58,25 +59,25 @@ class AbiEngine:
 
     @property
     def precision(self) -> str:
-        """The type of keys and values."""
+        """The type of keys and values: "int8" or "float16"."""
         return self._opened.precision
 
     @property
     def state_bytes(self) -> int:
-        """Of rings, lagged bins and their counters, wherever the engine keeps them."""
+        """Bytes of rings, lagged bins and their counters, wherever the engine keeps them."""
         shape, (value, lag) = self.shape, (1, 1) if self.precision == "int8" else (2, 4)
         rings = 2 * shape.layers * shape.heads * (shape.window - 1) * shape.head_dim
         return value * rings + lag * shape.lag_rows * shape.channels + 8
 
     @property
     def latent(self) -> Floats:
-        """The latent (d,) of the last step, before the gain of the last norm; zeros before the first."""
+        """The latent (d,) of the last step, before the gain of the last norm. It is zero before the first step."""
         found: Floats = np.empty(self.shape.d, np.float32)
         self._done(self._library.ed_latent(self._decoder, found.ctypes.data, self.shape.d))
         return found
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Kinematics (K,) in physical units for one z-scored bin (C,), finite, 0 where masked."""
+        """Returns kinematics (K,) in physical units for one z-scored bin (C,), which is finite and 0 where masked."""
         if bin.shape != self._bin.shape:
             raise EngineError("a step takes one bin", got=bin.shape, expected=f"{self._bin.shape}: one per channel")
         self._bin[:] = bin
@@ -84,13 +85,13 @@ class AbiEngine:
         return self._kinematics.copy()
 
     def push(self, frames_uv: Floats) -> list[Output]:
-        """Frames (n, C) in uV, in C order, to the outputs of the bins they complete."""
+        """Takes frames (n, C) in uV, in C order, and returns the outputs of the bins that they complete."""
         return self._advance("ed_push", frames_uv, len(frames_uv))
 
     def push_i16(
         self, frames: npt.NDArray[np.int16], gain: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
     ) -> list[Output]:
-        """Integers (n, C), in C order; uV = frames * gain + offset, (C,) each, rounded once."""
+        """Does the same for integers (n, C) in C order: uV = frames * gain + offset, each (C,), rounded once."""
         if self.config.decimation > 1:  # frames of an unfinished bin wait in microvolts
             with np.errstate(over="ignore"):
                 return self.push((frames * gain + offset).astype(np.float32))
@@ -98,55 +99,58 @@ class AbiEngine:
         return self._advance("ed_push_i16", frames, len(frames))
 
     def gap(self, n_frames: int) -> list[Output]:
-        """Lost frames to the outputs of the bins they complete."""
+        """Counts lost frames and returns the outputs of the bins that they complete."""
         return self._advance("ed_gap_outputs", None, n_frames)
 
     def reset(self) -> None:
-        """Back to a fresh stream; normalization stays."""
+        """Goes back to a fresh stream. The normalization stays."""
         self._library.ed_reset(self._decoder)
         self._frame, self._held = 0, _nothing()
 
     def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
-        """Statistics (C,) in uV from the next bin on, in float32."""
+        """Sets the statistics (C,) in uV, rounded to float32, that hold from the next bin on."""
         rows = [np.ascontiguousarray(values, np.float32) for values in (mean, std)]
         self._done(self._library.ed_set_normalization(self._decoder, *(row.ctypes.data for row in rows)))
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
-        """The student's part of the state, named as every engine does (numerics.md, "State")."""
-        return student_arrays(self.shape, self._export())
+        """Returns the student's part of the state, with the names that all engines use (docs/numerics.md, "State")."""
+        return read_student(self.shape, self._export())
 
     def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on from a student's state that any engine exported; the front end stays where it is."""
+        """Continues from a student's state that any engine exported. The front end stays where it is."""
         record = self._export()
-        put_student(self.shape, record, state)
+        write_student(self.shape, record, state)
         self._import(record)
 
     def export_stream(self) -> dict[str, npt.NDArray[Any]]:
-        """`seen`, `fe_*` of the front end, `state_*` of the student."""
+        """Returns `seen`, the front end's state as `fe_*` and the student's as `state_*`."""
         record = self._export()
-        front_end = frontend_arrays(self.config, record)
+        front_end = read_frontend(self.config, record)
         if self._held:
             front_end["pending"] = np.concatenate([_microvolts(part, self.config) for part in self._held])
             front_end["pending_gap"] |= any(isinstance(part, int) for part in self._held)
             front_end["frame"] += len(front_end["pending"])
         state: dict[str, npt.NDArray[Any]] = {"seen": np.array(int(record["seen"]), np.int64)}
         state |= {f"fe_{name}": array for name, array in front_end.items()}
-        return state | {f"state_{name}": array for name, array in student_arrays(self.shape, record).items()}
+        return state | {f"state_{name}": array for name, array in read_student(self.shape, record).items()}
 
     def import_stream(self, state: State) -> None:
-        """The inverse; a part that is left out starts fresh. EngineError, nothing changed, for another bundle's."""
+        """Continues from an exported stream. A part that is left out starts fresh.
+
+        Raises EngineError, with nothing changed, for the state of another bundle.
+        """
         if self._fresh is None:
             raise EngineError(f"a state is exchanged in int8 only, and this engine computes in {self.precision}")
         record, held = self._fresh.copy(), _nothing()
-        front_end, student = FrontEnd(self.config), part_of_state(state, "state_")
-        if given := part_of_state(state, "fe_"):
+        front_end, student = FrontEnd(self.config), take_part(state, "state_")
+        if given := take_part(state, "fe_"):
             front_end.import_state(given)
         known = front_end.export_state()
-        put_frontend(self.config, record, known)
+        write_frontend(self.config, record, known)
         if self.config.decimation > 1 and len(known["pending"]):
             held = [known["pending"].astype(np.float32)]
         if student:
-            put_student(self.shape, record, student)
+            write_student(self.shape, record, student)
         record["seen"] = int(state["seen"]) if "seen" in state else 0
         self._import(record)
         self._frame, self._held = int(known["frame"]), held
@@ -154,7 +158,10 @@ class AbiEngine:
     # ---------------------------------------------------------------- calls
 
     def _advance(self, function: str, frames: npt.NDArray[Any] | None, count: int) -> list[Output]:
-        """Frames, or `count` lost ones, to C. With decimation, those of an unfinished bin wait here: see c_state."""
+        """Gives C the frames, or `count` lost ones.
+
+        With decimation, the frames of an unfinished bin wait here, for the reason that `c_state` tells.
+        """
         if self.config.decimation == 1:
             return self._call(function, frames, count)
         start, self._frame = self._frame, self._frame + count

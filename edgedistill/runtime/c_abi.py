@@ -1,6 +1,6 @@
-"""The C ABI (`kernels/include/edgedistill.h`) in ctypes: a library's bytes in, its functions out.
+"""Declares the C ABI (`kernels/include/edgedistill.h`) in ctypes: a library's bytes come in, its functions go out.
 
-Only declarations and the loading; what the functions mean stands in the header, and `abi_engine` calls them.
+The header explains what the functions do, and `abi_engine` calls them.
 """
 
 from __future__ import annotations
@@ -66,10 +66,11 @@ SIGNATURES = {
 
 
 def load_library(path: Path, data: bytes) -> c.CDLL:
-    """The library whose bytes `data` were read from `path` and checked. EngineError if the system refuses it.
+    """Loads the library whose bytes `data` were read from `path` and checked.
 
-    Loaded from memory, not from `path`: what was checked is what runs, and a library compiled anew at the same place
-    is not mistaken for the one that this process knows already.
+    It is loaded from memory and not from `path`. So what was checked is what runs, and a library that was compiled
+    again at the same place is not mistaken for the one that this process has loaded already. Raises EngineError if the
+    system refuses it.
     """
     try:
         library = c.CDLL(_place(path, data))
@@ -88,7 +89,7 @@ def load_library(path: Path, data: bytes) -> c.CDLL:
 def _place(path: Path, data: bytes) -> str:
     if not hasattr(os, "memfd_create"):
         return str(path)
-    # Never closed: the loader knows libraries by their names, and a number must not name two of them.
+    # It is never closed: the loader knows libraries by name, and a reused number would name two of them.
     number = os.memfd_create(path.name)
     with open(number, "wb", closefd=False) as file:
         file.write(data)

@@ -1,6 +1,7 @@
-"""The C engine: a bundle's compiled library, checked before it is loaded, and one decoder in memory of our own.
+"""Opens the C engine: a bundle comes in, its compiled library is checked and loaded, a started decoder goes out.
 
-Its results are those of the oracle, to the last bit; `abi_engine` calls it.
+The decoder lies in memory that Python owns. Its results equal those of the oracle to the last bit. `abi_engine` calls
+it.
 """
 
 from __future__ import annotations
@@ -17,28 +18,31 @@ from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.machine.processor import read_cpu_features
 from edgedistill.runtime.abi_engine import AbiEngine, OpenedLibrary
-from edgedistill.runtime.build_choice import chosen_build, with_command
+from edgedistill.runtime.build_choice import add_compile_command, choose_build
 from edgedistill.runtime.c_abi import ALIGN, load_library
 
 HOST = "host"
 
 
 def open_c_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
-    """What `edgedistill compile` left in the bundle for this machine. EngineError names what is missing,
-    changed or made for another bundle, interface or chip, and the command that mends it."""
+    """Opens what `edgedistill compile` left in the bundle for this machine.
+
+    Raises EngineError that names what is missing, changed or made for another bundle, interface or chip, and the
+    command that mends it.
+    """
     try:
-        folder, record = chosen_build(bundle, HOST, "c", check_c_build)
+        folder, record = choose_build(bundle, HOST, "c", check_c_build)
         check_files(folder, record)
         data = (folder / record.library).read_bytes()
         library = load_library(folder / record.library, data)
-        engine = AbiEngine(initialized(library, record.model, len(data)), shape, config)
+        engine = AbiEngine(start_decoder(library, record.model, len(data)), shape, config)
     except EngineError as error:
-        raise with_command(error, bundle, HOST) from error
+        raise add_compile_command(error, bundle, HOST) from error
     return engine
 
 
 def check_c_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
-    """EngineError unless this machine's processor can run what was compiled."""
+    """Raises EngineError unless this machine's processor can run what was compiled."""
     check_fits(folder, record, bundle)
     if missing := sorted(set(record.fingerprint.requires) - read_cpu_features()):
         raise EngineError(
@@ -48,8 +52,8 @@ def check_c_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
         )
 
 
-def initialized(library: ctypes.CDLL, model: str, size: int = 0) -> OpenedLibrary:
-    """A decoder of `ed_model_<model>` in fresh memory, at the start of a stream."""
+def start_decoder(library: ctypes.CDLL, model: str, size: int = 0) -> OpenedLibrary:
+    """Starts a decoder of the model `ed_model_<model>` in fresh memory. Raises EngineError where it does not start."""
     symbol = ctypes.addressof(ctypes.c_char.in_dll(library, f"ed_model_{model}"))
     state_bytes = library.ed_state_bytes(symbol)
     room = np.zeros(state_bytes + ALIGN, np.uint8)

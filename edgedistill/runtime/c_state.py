@@ -1,8 +1,8 @@
-"""A stream's state between two layouts: the bytes of `ed_state_export` and the named arrays all Python engines know.
+"""Converts a stream's state between the bytes of `ed_state_export` and the named arrays that all Python engines use.
 
-The layout of the bytes is that of edgedistill.h ("state") and ed_frontend_state.h (`ed_fe_exchange`). With decimation,
-C keeps filtered samples of an unfinished bin where Python keeps raw frames; `abi_engine` therefore shows C whole bins
-only, and a state stands at the start of a bin here, with the raw frames beside it.
+The layout of the bytes is defined in edgedistill.h ("state") and in ed_frontend_state.h (`ed_fe_exchange`). With
+decimation, C keeps filtered samples of an unfinished bin where Python keeps raw frames. `abi_engine` therefore gives C
+whole bins only, so a state stands at the start of a bin here, with the raw frames beside it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIZES = ("channels", "d", "layers", "heads", "window", "lag_rows")
 
 
 def state_dtype(shape: StudentShape, config: FrontEndConfig) -> np.dtype[np.void]:
-    """One record: header, rings by layer, lags, front end."""
+    """Returns the type of one record: the header, the rings of each layer, the lagged bins and the front end."""
     fields: list[tuple[Any, ...]] = [
         *((name, "<u4") for name in ("magic", "abi_version")),
         *((name, "<u8") for name in ("bytes", "frontend_bytes", "seen")),
@@ -55,8 +55,8 @@ def _frontend_fields(config: FrontEndConfig) -> list[tuple[Any, ...]]:
     ]
 
 
-def frontend_arrays(config: FrontEndConfig, record: npt.NDArray[np.void]) -> Arrays:
-    """As `FrontEnd.export_state`."""
+def read_frontend(config: FrontEndConfig, record: npt.NDArray[np.void]) -> Arrays:
+    """Returns the front end's part of a record, as `FrontEnd.export_state` does."""
     frame = int(record["frame"])
     pending = 0 if config.decimation > 1 else frame - config.edge(config.bin_of(frame))
     empty = np.zeros((0, config.channels, 2))
@@ -71,10 +71,10 @@ def frontend_arrays(config: FrontEndConfig, record: npt.NDArray[np.void]) -> Arr
     }
 
 
-def put_frontend(config: FrontEndConfig, record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
-    """The inverse, of a state that `FrontEnd` took; with decimation the caller keeps `pending`.
+def write_frontend(config: FrontEndConfig, record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes a state that `FrontEnd` accepted into a record. With decimation the caller keeps `pending`.
 
-    EngineError for a front end that was fed samples beyond float32, which C does not keep.
+    Raises EngineError for a front end that was fed samples finer than float32, which C does not keep.
     """
     for name in ("pending", "low", "high", "lowest", "highest"):
         with np.errstate(over="ignore"):
@@ -94,17 +94,17 @@ def put_frontend(config: FrontEndConfig, record: npt.NDArray[np.void], state: Ma
         record[name] = state[name]
 
 
-def student_arrays(shape: StudentShape, record: npt.NDArray[np.void]) -> Arrays:
-    """As the `export_state` of every engine."""
+def read_student(shape: StudentShape, record: npt.NDArray[np.void]) -> Arrays:
+    """Returns the student's part of a record, as `export_state` of every engine does."""
     rings = [f"ring_{kind}_{i}" for i in range(shape.layers) for kind in "kv"]
     arrays: Arrays = {name: record[name].copy() for name in rings}
     arrays |= {name: np.array([record[name]], np.int32) for name in ("pos", "live")}
     return arrays | ({"lags": record["lags"].copy()} if shape.lag_rows else {})
 
 
-def put_student(shape: StudentShape, record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
-    """The inverse. EngineError, before anything is changed, for a state that does not fit."""
-    own = student_arrays(shape, record)
+def write_student(shape: StudentShape, record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes a student's state into a record. Raises EngineError, before anything changes, if it does not fit."""
+    own = read_student(shape, record)
     require_state(own, state)
     for name in own:
         record[name] = state[name][0] if name in ("pos", "live") else state[name]

@@ -1,6 +1,7 @@
-"""The engines that a bundle is compiled for: a bundle and an engine's name in, the opened engine out.
+"""Opens the engines that a bundle can be compiled for, and tells which of them run on this machine.
 
-The one place that knows all of them; each is found, checked and opened in its own module.
+A bundle and the name of an engine come in, the opened engine goes out. This is the only module that knows all compiled
+engines. Each of them is found, checked and opened in a module of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.runtime.abi_engine import AbiEngine
-from edgedistill.runtime.build_choice import Check, fitting
+from edgedistill.runtime.build_choice import Check, examine_build
 from edgedistill.runtime.c_engine import HOST, check_c_build, open_c_engine
 from edgedistill.runtime.cuda_engine import TARGET, check_cuda_build, open_cuda_engine
 from edgedistill.runtime.tensorrt_engine import TARGET as JETSON
@@ -23,17 +24,20 @@ from edgedistill.target import GPU_ENGINES
 
 
 class Opener(Protocol):
-    """What opens an engine: EngineError, with the command that helps, where it cannot run."""
+    """The function that opens one kind of engine."""
 
     def __call__(self, bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
-        """The engine at the start of a stream."""
+        """Returns the engine at the start of a stream.
+
+        Raises EngineError, with the command that helps, where it cannot run.
+        """
 
 
 @dataclass(frozen=True)
 class EngineKind:
-    """One of them."""
+    """One kind of compiled engine: its usual target, and how a build of it is opened and checked."""
 
-    target: str  # that `compile` makes it for by default
+    target: str  # that `edgedistill compile` makes it for by default
     open: Opener
     check: Check
 
@@ -45,17 +49,20 @@ COMPILED = {
 }
 
 
-def engine_here(bundle: Bundle) -> str:
-    """What runs a bundle's INT8 student on this machine: the GPU engine it was built for where that is compiled here,
-    else the C engine where that is, else the graph."""
-    own = str(bundle.manifest.get("engine"))
-    if own in GPU_ENGINES and why_not_here(bundle, str(bundle.manifest.get("target")), own) is None:
+def choose_engine(bundle: Bundle) -> str:
+    """Returns the engine that runs a bundle's INT8 student on this machine.
+
+    That is the GPU engine that the bundle was built for, where it is compiled here and runs. Otherwise it is the C
+    engine where that is compiled, and the ONNX graph where nothing is.
+    """
+    own = str(bundle.manifest.engine)
+    if own in GPU_ENGINES and why_not_here(bundle, str(bundle.manifest.target), own) is None:
         return own
     return "c" if is_compiled(bundle, "c") else "onnxruntime-int8"
 
 
 def is_compiled(bundle: Bundle, engine: str) -> bool:
-    """Whether a build of the bundle for the engine's own target is here, whole or not, or another one that fits."""
+    """Returns whether the bundle holds a build for the engine's usual target, whole or not, or another that fits."""
     if not bundle.path.is_dir():
         return False
     own = build_folder(bundle, COMPILED[engine].target)
@@ -64,10 +71,10 @@ def is_compiled(bundle: Bundle, engine: str) -> bool:
 
 
 def why_not_here(bundle: Bundle, target: str, engine: str) -> str | None:
-    """Why this machine cannot run what was compiled for `target`; None where it can."""
+    """Returns the reason why this machine cannot run what was compiled for `target`, or None where it can."""
     if not bundle.path.is_dir():
         return "a zip holds nothing compiled"
-    found = fitting(build_folder(bundle, target), bundle, engine, COMPILED[engine].check)
+    found = examine_build(build_folder(bundle, target), bundle, engine, COMPILED[engine].check)
     if found is None:
         return f"what is compiled for '{target}' is of another engine"
     return found.what if isinstance(found, EngineError) else None

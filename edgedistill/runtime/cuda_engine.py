@@ -1,6 +1,7 @@
-"""The CUDA engine: a bundle's compiled library and kernel, checked against this machine before either is loaded.
+"""Opens the CUDA engine: a bundle comes in, its compiled library and kernel are checked and loaded, a decoder goes out.
 
-Its results are those of the oracle, to the last bit; `abi_engine` calls it.
+Both files are checked against this machine before either is loaded. The results equal those of the oracle to the last
+bit. `abi_engine` calls it.
 """
 
 from __future__ import annotations
@@ -16,33 +17,38 @@ from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.machine.gpu import Gpu, find_gpu
 from edgedistill.runtime.abi_engine import AbiEngine, OpenedLibrary
-from edgedistill.runtime.build_choice import chosen_build, own_target, with_command
+from edgedistill.runtime.build_choice import add_compile_command, choose_build, choose_target
 from edgedistill.runtime.c_abi import load_library
 
 TARGET = "cuda"
-CODE = (".cubin", ".plan")  # what a library loads from its folder
+CODE = (".cubin", ".plan")  # files that a library loads from its folder
 
 
 def open_cuda_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
-    """What `edgedistill compile --target cuda` left in the bundle for this machine's GPU. EngineError names what is
-    missing, changed or made for another bundle, chip or driver, and the command that mends it."""
-    target = own_target(bundle, "cuda", TARGET)
+    """Opens what `edgedistill compile --target cuda` left in the bundle for this machine's GPU.
+
+    Raises EngineError that names what is missing, changed or made for another bundle, chip or driver, and the command
+    that mends it.
+    """
+    target = choose_target(bundle, "cuda", TARGET)
     try:
-        folder, record = chosen_build(bundle, target, "cuda", check_cuda_build)
+        folder, record = choose_build(bundle, target, "cuda", check_cuda_build)
         check_files(folder, record)
-        engine = AbiEngine(opened_build(folder, record), shape, config)
+        engine = AbiEngine(open_build(folder, record), shape, config)
     except EngineError as error:
-        raise with_command(error, bundle, target) from error
+        raise add_compile_command(error, bundle, target) from error
     return engine
 
 
 def check_cuda_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
-    """EngineError unless this machine's GPU can run what was compiled."""
+    """Raises EngineError unless this machine's GPU can run what was compiled."""
     check_fits(folder, record, bundle)
     gpu = find_gpu()
-    check_device(folder, record, device_facts(gpu))
+    check_device(folder, record, list_device_facts(gpu))
     toolkit = record.fingerprint.device.get("toolkit", "")
-    if toolkit and int(toolkit.split(".")[0]) > int(gpu.cuda.split(".")[0]):  # compiled where no driver could object
+    if toolkit and int(toolkit.split(".")[0]) > int(
+        gpu.cuda.split(".")[0]
+    ):  # it was compiled where no driver could object
         raise EngineError(
             f"{folder}: the CUDA engine there was compiled with a newer toolkit than this machine's driver knows",
             got=f"toolkit {toolkit} in {BUILD_JSON}",
@@ -50,14 +56,16 @@ def check_cuda_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
         )
 
 
-def device_facts(gpu: Gpu) -> dict[str, str]:
-    """What a cubin depends on, as it stands in a fingerprint; the toolkit is not asked for: nvcc need not be here."""
+def list_device_facts(gpu: Gpu) -> dict[str, str]:
+    """Returns what a cubin depends on, by its name in a fingerprint. The toolkit is left out: nvcc need not be here."""
     return {"chip": gpu.chip, "driver": gpu.driver}
 
 
-def opened_build(folder: Path, record: BuildRecord) -> OpenedLibrary:
-    """A decoder of the library in a checked folder, at the start of a stream. EngineError says why it does not start:
-    memory, the device, a missing file."""
+def open_build(folder: Path, record: BuildRecord) -> OpenedLibrary:
+    """Starts a decoder of the library in a checked folder.
+
+    Raises EngineError that says why it does not start: memory, the device or a missing file.
+    """
     path = folder / record.library
     data = path.read_bytes()
     library = load_library(path, data)

@@ -1,10 +1,10 @@
-"""A step graph on onnxruntime: one z-scored bin in, kinematics out, state in between.
+"""Runs a step graph on onnxruntime: one z-scored bin comes in, kinematics go out, the state is kept in between.
 
-The graph says by the types of its inputs which precision it is: rings of float32, float16 or int8, lagged bins as
-floats or as the integers (`bin_new`) that the graph returns. The rings, the lagged bins and all inputs and outputs
-are numpy arrays whose memory onnxruntime reads and writes directly; they are bound once. A step therefore copies
-one bin in, runs the graph and appends in place. One thread: at one bin a call a second thread costs more than it
-brings.
+The types of the graph's inputs tell its precision: rings of float32, float16 or int8, and lagged bins either as floats
+or as the integers (`bin_new`) that the graph returns. The rings, the lagged bins and all inputs and outputs are numpy
+arrays that are bound once, and whose memory onnxruntime reads and writes directly. A step therefore copies one bin in,
+runs the graph and appends in place. It runs on one thread, because with one bin a call a second thread costs more than
+it brings.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int8)
 
 
 class OnnxEngine:
-    """A student at a point in its stream. Not for use from two threads at once."""
+    """A student at a point in its stream. Two threads must not use it at once."""
 
     def __init__(self, model: bytes, shape: StudentShape) -> None:
-        """`model` is a step graph (`student.onnx`, `student.fp16.onnx`, `student.int8.onnx`) of that shape.
+        """Opens `model`, a step graph (`student.onnx`, `student.fp16.onnx`, `student.int8.onnx`) of that shape.
 
-        EngineError if onnxruntime is missing, cannot read the graph, or the graph has other tensors.
+        Raises EngineError if onnxruntime is missing, cannot read the graph, or finds other tensors in it.
         """
         self.shape = shape
         slots, channels = shape.window - 1, shape.channels
@@ -49,10 +49,10 @@ class OnnxEngine:
         self._live = np.zeros(1, np.int32)
         self._kinematics: Floats = np.zeros(shape.outputs, np.float32)
         self._latent: Floats = np.zeros(shape.d, np.float32)
-        self._kept_lags = np.empty_like(self._lags[1:])  # scratch: rows move down without overlap
+        self._kept_lags = np.empty_like(self._lags[1:])  # scratch memory: rows move down without overlap
         self._binding = self._bind(onnxruntime, session)
         self._run = session.run_with_iobinding
-        self._run(self._binding)  # the first run allocates inside onnxruntime; not while streaming
+        self._run(self._binding)  # the first run allocates inside onnxruntime, which must not happen while streaming
         self.reset()
 
     @property
@@ -62,11 +62,11 @@ class OnnxEngine:
 
     @property
     def latent(self) -> Floats:
-        """The latent (d,) of the last step, of an INT8 graph without the norm's gain; zeros before the first."""
+        """The latent (d,) of the last step, in INT8 without the norm's gain. It is zero before the first step."""
         return self._latent.copy()
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Kinematics (K,) in physical units for one z-scored bin (C,), finite, 0 where masked."""
+        """Returns kinematics (K,) in physical units for one z-scored bin (C,), which is finite and 0 where masked."""
         if bin.shape != self._bin.shape:
             raise EngineError("a step takes one bin", got=bin.shape, expected=f"{self._bin.shape}: one per channel")
         self._bin[:] = bin
@@ -75,23 +75,23 @@ class OnnxEngine:
         return self._kinematics.copy()
 
     def reset(self) -> None:
-        """Back to a fresh stream: no live slots, zero lagged bins."""
+        """Goes back to a fresh stream without live slots and with zero lagged bins."""
         for array in (*self._state().values(), self._kinematics, self._latent):
             array[...] = 0
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Copies of the state inputs of the graph, named as there (numerics.md, "State")."""
+        """Returns copies of the graph's state inputs under their own names (docs/numerics.md, "State")."""
         return {name: array.copy() for name, array in self._state().items()}
 
     def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on from a state that any engine exported. EngineError, nothing changed, if it does not fit."""
+        """Continues from a state that any engine exported. Raises EngineError, nothing changed, if it does not fit."""
         own = self._state()
         require_state(own, state)
         for name, array in own.items():
             array[...] = state[name]
 
     def _append(self) -> None:
-        """What a step leaves to the runtime: the new keys and values, and the bin among the lagged ones."""
+        """Appends the new keys and values to the rings, and the bin to the lagged ones: a graph only reads them."""
         slots = self.shape.window - 1
         pos = int(self._pos[0])
         self._rings[:, :, pos] = self._new
@@ -108,7 +108,7 @@ class OnnxEngine:
         return state | ({"lags": self._lags} if len(self._lags) else {})
 
     def _named(self, pattern: str, pairs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        """Views of k and v of each layer: rows 2i and 2i + 1."""
+        """Returns views of k and v of each layer i, which are rows 2i and 2i + 1."""
         names = [pattern.format(kind, i) for i in range(self.shape.layers) for kind in "kv"]
         return dict(zip(names, pairs, strict=True))
 
@@ -145,8 +145,9 @@ def _open_session(onnxruntime: Any, model: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only; a library does not print
-    # Fused with the sum that follows it, a product of integers is one of floats again, its weights dequantized at
-    # every step: the INT8 graph of the preset `edge` takes 1.06 ms with this fusion, 0.31 ms without (AVX-VNNI).
+    # This fusion joins a product of integers with the sum after it and turns it into a product of floats, whose weights
+    # are dequantized at every step. The INT8 graph of the preset `edge` takes 1.06 ms with it and 0.31 ms without
+    # (AVX-VNNI).
     without = ["MatMulAddFusion"]
     try:
         return onnxruntime.InferenceSession(

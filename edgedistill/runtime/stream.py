@@ -1,6 +1,7 @@
-"""A stream in numpy: the front end's definition before any engine that takes one z-scored bin a step.
+"""Runs a stream in numpy: frames come in, one `Output` for each bin goes out.
 
-Frames go in, an `Output` a bin comes out. `abi_engine.AbiEngine` does the same in C; `Decoder` takes either.
+The front end's definition stands before an engine that takes one z-scored bin a step. `abi_engine.AbiEngine` does the
+same in C, and `Decoder` uses either.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ State = Mapping[str, npt.NDArray[Any]]
 
 
 class Flag(IntFlag):
-    """What to know about an output; bits as in `ed_output.flags`."""
+    """Warnings about an output. The bits are those of `ed_output.flags`."""
 
-    WARMUP = 1  # fewer bins seen than the receptive field and the filters' settling time
+    WARMUP = 1  # fewer bins were seen than the receptive field and the filters' settling time
     MASKED = 2  # at least one channel was bad and masked
     GAP = 4  # frames of this bin were declared lost
-    INVALID = 8  # no usable channel, or a result that is not finite: do not act on it
+    INVALID = 8  # there is no usable channel, or the result is not finite: do not act on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class Output:
 
 
 class NumpyStream:
-    """Front end, z-score, flags in numpy, around an engine's step."""
+    """The front end, the z-score and the flags in numpy, around an engine's step."""
 
     def __init__(self, config: FrontEndConfig, engine: OnnxEngine | Oracle, warmup_bins: int) -> None:
         self._config, self._engine, self._warmup_bins = config, engine, warmup_bins
@@ -56,44 +57,47 @@ class NumpyStream:
         return self._engine.latent
 
     def push(self, frames_uv: Floats) -> list[Output]:
-        """Frames (n, C) in uV to the outputs of the bins they complete."""
+        """Takes frames (n, C) in uV and returns the outputs of the bins that they complete."""
         return self._decode(self._front_end.push(frames_uv))
 
     def push_i16(
         self, frames: npt.NDArray[np.int16], gain: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
     ) -> list[Output]:
-        """Integers (n, C); uV = frames * gain + offset, (C,) each, rounded once."""
-        with np.errstate(over="ignore"):  # infinite, and so masked
+        """Does the same for integers (n, C): uV = frames * gain + offset, each (C,), rounded once."""
+        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and its channel is masked
             return self.push((frames * gain + offset).astype(np.float32))
 
     def gap(self, n_frames: int) -> list[Output]:
-        """Lost frames to the outputs of the bins they complete."""
+        """Counts lost frames and returns the outputs of the bins that they complete."""
         return self._decode(self._front_end.gap(n_frames))
 
     def step(self, bin: Floats) -> Floats:
-        """Kinematics (K,) of one z-scored bin (C,)."""
+        """Returns the kinematics (K,) of one z-scored bin (C,)."""
         self._seen += 1
         return self._engine.step(bin)
 
     def reset(self) -> None:
-        """A fresh stream; the normalization stays."""
+        """Goes back to a fresh stream. The normalization stays."""
         self._front_end.reset()
         self._engine.reset()
         self._seen = 0
 
     def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
-        """Statistics (C,) in uV from the next bin on."""
+        """Sets the statistics (C,) in uV that hold from the next bin on."""
         self._mean, self._std = mean, std
 
     def export_stream(self) -> dict[str, npt.NDArray[Any]]:
-        """`seen`, `fe_*` of the front end, `state_*` of the engine."""
+        """Returns `seen`, the front end's state as `fe_*` and the engine's as `state_*`."""
         state: dict[str, npt.NDArray[Any]] = {"seen": np.array(self._seen, np.int64)}
         state |= {f"fe_{name}": array for name, array in self._front_end.export_state().items()}
         return state | {f"state_{name}": array for name, array in self._engine.export_state().items()}
 
     def import_stream(self, state: State) -> None:
-        """The inverse; a part that is left out starts fresh. EngineError, nothing changed, for another bundle's."""
-        front_end, student = part_of_state(state, "fe_"), part_of_state(state, "state_")
+        """Continues from an exported stream. A part that is left out starts fresh.
+
+        Raises EngineError, with nothing changed, for the state of another bundle.
+        """
+        front_end, student = take_part(state, "fe_"), take_part(state, "state_")
         fresh = FrontEnd(self._config)
         if front_end:
             fresh.import_state(front_end)
@@ -105,7 +109,7 @@ class NumpyStream:
         self._seen = int(state["seen"]) if "seen" in state else 0
 
     def _decode(self, bins: Bins) -> list[Output]:
-        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is masked below
+        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite and is masked below
             values = zscore(bins.values, bins.bad, self._mean, self._std)
         wild = ~np.isfinite(values)
         values[wild] = 0
@@ -129,6 +133,6 @@ class NumpyStream:
         return Output(bin, end_frame, flags, n_bad, kinematics)
 
 
-def part_of_state(state: State, prefix: str) -> dict[str, npt.NDArray[Any]]:
-    """The arrays whose names begin so, without that beginning."""
+def take_part(state: State, prefix: str) -> dict[str, npt.NDArray[Any]]:
+    """Returns the arrays whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}

@@ -1,8 +1,8 @@
-"""The TensorRT engine: a bundle's plan and its library, checked against this machine before either is read.
+"""Opens the TensorRT engine: a bundle comes in, its plan and library are checked and loaded, a decoder goes out.
 
-A plan is made on its own device, of one chip, one TensorRT, one driver and one plugin; all of them stand in build.json
-and are compared before TensorRT sees a byte of it. Its results are near those of the oracle, not equal; `abi_engine`
-calls it.
+A plan is made on its own device, for one chip, one TensorRT, one driver and one plugin. All of them stand in build.json
+and are compared before TensorRT reads the plan. Its results are near those of the oracle, not equal to them.
+`abi_engine` calls it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import BUILD_JSON, BuildRecord, check_device, check_files, check_fits
 from edgedistill.config import StudentShape
-from edgedistill.errors import DeviceError, EngineError
+from edgedistill.errors import DeviceError, EngineError, NotCompiled, OnlyPrepared, StalePlan
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.machine import jetson
 from edgedistill.machine.gpu import Gpu, find_gpu
 from edgedistill.runtime.abi_engine import AbiEngine, OpenedLibrary
-from edgedistill.runtime.build_choice import chosen_build, own_target, with_command
-from edgedistill.runtime.cuda_engine import opened_build
+from edgedistill.runtime.build_choice import add_compile_command, choose_build, choose_target
+from edgedistill.runtime.cuda_engine import open_build
 
 TARGET = "jetson"
 PLAN, PLUGIN = "student.plan", "libed_plugin.so"
@@ -28,27 +28,30 @@ PRECISIONS = {"int8-plugin": "int8", "int8": "int8", "fp16": "float16"}  # by th
 
 
 def open_tensorrt_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
-    """What `edgedistill compile` left in the bundle for this device. EngineError names what is missing, changed or made
-    for another bundle, chip, TensorRT or plugin, and the command that mends it."""
-    target = own_target(bundle, "tensorrt", TARGET)
+    """Opens what `edgedistill compile` left in the bundle for this device.
+
+    Raises EngineError that names what is missing, changed or made for another bundle, chip, TensorRT or plugin, and the
+    command that mends it: NotCompiled, OnlyPrepared, or StalePlan for a plan that does not fit any more.
+    """
+    target = choose_target(bundle, "tensorrt", TARGET)
     try:
-        folder, record = chosen_build(bundle, target, "tensorrt", check_tensorrt_build)
+        folder, record = choose_build(bundle, target, "tensorrt", check_tensorrt_build)
         check_files(folder, record)
-        return AbiEngine(opened_plan(folder, record), shape, config)
+        return AbiEngine(open_plan(folder, record), shape, config)
     except EngineError as error:
-        raise _made_anew(error, bundle, target) from error
+        raise _add_forced_command(error, bundle, target) from error
 
 
-def opened_plan(folder: Path, record: BuildRecord) -> OpenedLibrary:
-    """A decoder of the plan in a checked folder, at the start of a stream."""
+def open_plan(folder: Path, record: BuildRecord) -> OpenedLibrary:
+    """Starts a decoder of the plan in a checked folder. Raises EngineError where it does not start."""
     form = record.fingerprint.device.get("form", "")
-    return replace(opened_build(folder, record), precision=PRECISIONS.get(form, "int8"))
+    return replace(open_build(folder, record), precision=PRECISIONS.get(form, "int8"))
 
 
 def check_tensorrt_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
-    """EngineError unless this device can run the plan: nothing of it is read for that."""
+    """Raises EngineError unless this device can run the plan. The plan itself is not read for that."""
     check_fits(folder, record, bundle)
-    facts = device_facts(find_gpu())
+    facts = list_device_facts(find_gpu())
     if "tensorrt" not in facts:
         made_with = record.fingerprint.device.get("tensorrt", "")
         raise DeviceError(
@@ -61,8 +64,8 @@ def check_tensorrt_build(folder: Path, record: BuildRecord, bundle: Bundle) -> N
     check_plugin(folder, record)
 
 
-def device_facts(gpu: Gpu) -> dict[str, str]:
-    """What a plan depends on, as it stands in a fingerprint; only what this machine tells."""
+def list_device_facts(gpu: Gpu) -> dict[str, str]:
+    """Returns what a plan depends on, by its name in a fingerprint, as far as this machine tells."""
     found = {
         "chip": gpu.chip,
         "driver": gpu.driver,
@@ -73,7 +76,7 @@ def device_facts(gpu: Gpu) -> dict[str, str]:
 
 
 def check_plugin(folder: Path, record: BuildRecord) -> None:
-    """EngineError where the plugin beside the plan is not the one that it was built with."""
+    """Raises EngineError where the plugin beside the plan is not the one that the plan was built with."""
     expected, path = record.fingerprint.device.get("plugin", ""), folder / PLUGIN
     found = plugin_hash(path) if path.exists() else "no such file"
     if expected and found != expected:
@@ -86,13 +89,18 @@ def check_plugin(folder: Path, record: BuildRecord) -> None:
 
 
 def plugin_hash(path: Path) -> str:
-    """sha256 of a plugin."""
+    """Returns the sha256 of a plugin."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _made_anew(error: EngineError, bundle: Bundle, target: str) -> EngineError:
-    """A plan that does not fit is never made again unasked: the command says --force."""
-    if error.next_step or "nothing is compiled" in error.what or "is prepared" in error.what:
-        return with_command(error, bundle, target)
+def _add_forced_command(error: EngineError, bundle: Bundle, target: str) -> EngineError:
+    """Returns the error with the command that helps.
+
+    A plan that does not fit is never made again unasked, so there the error is a StalePlan and the command says
+    --force.
+    """
+    if error.next_step or isinstance(error, (NotCompiled, OnlyPrepared)):
+        return add_compile_command(error, bundle, target)
+    kind = StalePlan if type(error) is EngineError else type(error)
     step = f"edgedistill compile {bundle.path} --target {target} --force"
-    return type(error)(error.what, got=error.got, expected=error.expected, causes=error.causes, next_step=step)
+    return kind(error.what, got=error.got, expected=error.expected, causes=error.causes, next_step=step)

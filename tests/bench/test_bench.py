@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from edgedistill.bench import QUICK, BenchOptions, bench, chosen, fit_on_recording, standardised, timing
-from edgedistill.bench.holdout import Holdout
 from edgedistill.bench.subjects import LFP_STUDENT, SUBJECTS, candidates_of_bundle
 from edgedistill.bench.timing import energy_of
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
+from edgedistill.bundle.contents import Normalization, read_holdout
 from edgedistill.config import TeacherSize
 from edgedistill.data.bins import file_sha256
 from edgedistill.data.recording import open_recording
@@ -116,7 +116,7 @@ def test_a_recording_without_the_bundles_outputs_is_refused(
 
 def test_counts_are_standardised_as_the_bundle_says() -> None:
     counts = np.random.default_rng(0).poisson(2, size=(50, UNITS)).astype(np.uint8)
-    scaled = standardised(counts, SPIKE_STATISTICS)
+    scaled = standardised(counts, Normalization(**SPIKE_STATISTICS))
     assert np.allclose(scaled[:, 0] * 1.5 + 1, counts[:, 0])
     assert not scaled[:, -1].any()
     assert np.array_equal(standardised(counts, None), counts)
@@ -235,7 +235,7 @@ def with_holdout(whole: Bundle, name: str, **arrays: np.ndarray) -> Bundle:
 
 
 def test_movement_that_nobody_knows_leaves_nulls_and_a_page(whole: Bundle) -> None:
-    known = Holdout.of(whole).kinematics
+    known = read_holdout(whole).kinematics
     bundle = with_holdout(whole, "unknown.edge", kinematics=np.full_like(known, np.nan))
     found = bench(bundle, replace(QUICKLY, robustness=True)).to_json()
     json.dumps(found, allow_nan=False)
@@ -270,7 +270,7 @@ class Gpu:
 
 
 def test_a_sensor_of_the_gpu_says_nothing_of_what_ran_on_the_cpu(bundle: Bundle) -> None:
-    (graph,), _ = candidates_of_bundle(bundle, Holdout.of(bundle), "onnxruntime-int8", (LFP_STUDENT,))
+    (graph,), _ = candidates_of_bundle(bundle, read_holdout(bundle), "onnxruntime-int8", (LFP_STUDENT,))
     unseen = energy_of(graph, Gpu(), 0.02)
     assert unseen.mj_per_step is None
     assert "does not see the CPU" in unseen.source

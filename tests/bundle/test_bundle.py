@@ -1,4 +1,4 @@
-"""A bundle is whole or refused, by name; writing one is all or nothing."""
+"""A bundle is whole, or it is refused by name. It is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def forged(folder: Path, **changes: object) -> None:
-    """A manifest changed by someone who also set its hash right."""
+    """Changes a manifest as somebody would who also corrects its hash."""
     manifest = {**json.loads((folder / "manifest.json").read_text()), **changes, "sha256": "0" * 64}
     text = json.dumps(manifest)
     (folder / "manifest.json").write_text(text.replace("0" * 64, hashlib.sha256(text.encode()).hexdigest()))
@@ -43,9 +43,9 @@ def test_what_was_written_comes_back(bundle: Bundle) -> None:
     again = open_bundle(str(bundle.path))
     assert again.names == tuple(sorted(FILES))
     assert {name: again.read(name) for name in FILES} == FILES
-    assert {key: again.manifest[key] for key in MANIFEST} == MANIFEST
-    assert again.manifest["format"] == 1
-    assert again.manifest["files"] == {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
+    assert (again.manifest.name, again.manifest.metrics, again.manifest.recipe) == tuple(MANIFEST.values())
+    assert again.manifest.format == 1
+    assert again.manifest.files == {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
     assert again.sha256 == bundle.sha256
 
 
@@ -105,7 +105,7 @@ def test_a_changed_byte_of_a_zip_never_changes_content(
     raw = bytearray(path.read_bytes())
     raw[int(where * len(raw))] ^= flip
     path.write_bytes(raw)
-    with suppress(BundleError):  # dates and attributes of the archive are nobody's content
+    with suppress(BundleError):  # dates and attributes of the archive are not content
         assert {name: open_bundle(path).read(name) for name in FILES} == FILES
 
 
@@ -225,7 +225,7 @@ def test_parents_and_an_empty_folder_are_fine(tmp_path: Path) -> None:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow beyond 100 bytes: the nearest to a full disk that needs no second file system.
+    """Lets no file grow beyond 100 bytes, which is the nearest to a full disk without a second file system.
 
     Not a fixture: the limit would hold while pytest reports, and end it where its output goes to a file.
     """

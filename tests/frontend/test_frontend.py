@@ -1,4 +1,4 @@
-"""What a user relies on: chunking, the future and a restart change no bit; bad channels are caught."""
+"""How frames are cut, the future and a restart change no bit of the bins, and bad channels are found."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ quick = settings(deadline=None, max_examples=20)
 
 
 def short_rules(rate: Fraction, channels: int, **changes: object) -> FrontEndConfig:
-    """The default chain with rules short enough to act within a few bins."""
+    """Returns the default chain with rules that are short enough to act within a few bins."""
     return FrontEndConfig(rate, channels, **{"flat_s": 0.05, "recover_s": 0.04, **changes})  # type: ignore[arg-type]
 
 
 def recording(config: FrontEndConfig, bins: int, seed: int) -> np.ndarray:
-    """Frames (n, C) float32 with every fault: NaN stretches, infinities, dead, saturated, silent."""
+    """Returns frames (n, C) float32 with every fault: NaN, infinities, dead, saturated and silent channels."""
     rng = np.random.default_rng(seed)
     n = config.edge(bins) + int(rng.integers(0, config.edge(1)))
     x = rng.normal(scale=50, size=(n, config.channels)).astype(np.float32)
@@ -74,7 +74,7 @@ def joined(parts: list[Bins]) -> dict[str, np.ndarray]:
 
 
 def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
-    """Bit for bit, the sign of zero included."""
+    """Compares bit for bit, the sign of zero included."""
     for name in a:
         assert a[name].dtype == b[name].dtype
         assert a[name].shape == b[name].shape
@@ -85,7 +85,7 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
 
 
 def biquads(sections: list[list[float]], z: list[list[float]], x: float) -> float:
-    """One sample through the sections, transposed direct form II."""
+    """Filters one sample with the sections, in transposed direct form II."""
     for (b0, b1, b2, _, a1, a2), s in zip(sections, z, strict=True):
         y = b0 * x + s[0]
         s[0] = b1 * x - a1 * y + s[1]
@@ -102,7 +102,7 @@ def flush(z: list[list[float]]) -> None:
 
 
 def reference(config: FrontEndConfig, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values and bad channels (B, C), sample by sample in plain Python: the oracle of the product."""
+    """Computes values and bad channels (B, C) sample by sample in plain Python, as the oracle of the front end."""
     C, D, inf = config.channels, config.decimation, float("inf")
     first, second = (sos.tolist() for sos in filter_sections(config))
     z1 = [[[0.0, 0.0] for _ in first] for _ in range(C)]
@@ -196,7 +196,7 @@ def test_equals_the_plain_definition_where_small_states_are_cleared():
     x[0] = 1e3, 1e-3
     x[:60] += np.random.default_rng(1).normal(size=(60, 2))
     out = assert_equals_reference(config, x)
-    assert np.all(out.values[-1] == 0)  # and not a denormal
+    assert np.all(out.values[-1] == 0)  # zero, and not a denormal
     assert np.any(np.abs(out.values[60:]) > 0)
 
 
@@ -235,7 +235,7 @@ def test_float64_and_float32_frames_give_the_same_bins_in_any_memory_order():
     for same in (x.astype(np.float64), np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]):
         before = same.copy()
         assert_same(fields(FrontEnd(config).push(same)), expected)
-        np.testing.assert_array_equal(same, before)  # and the caller's frames are left alone
+        np.testing.assert_array_equal(same, before)  # the caller's frames are not changed
 
 
 @quick
@@ -326,7 +326,7 @@ def test_bin_edges_are_exact_for_any_rate_after_a_day(rate, k):
 
 @pytest.mark.parametrize("rate", RATES)
 def test_the_clock_of_a_stream_does_not_drift_over_hours(rate):
-    """Ten hours of stream by moving its state ahead, then a second of frames."""
+    """Simulates ten hours of stream by moving its state ahead, then pushes a second of frames."""
     config = FrontEndConfig(rate, 1)
     front = FrontEnd(config)
     frame = int(36_000 * rate) - 7
@@ -376,7 +376,7 @@ def test_a_negative_gap_is_refused():
 
 
 def bad_bins(x: np.ndarray, **changes: object) -> list[list[int]]:
-    """Indices of bad bins by channel at 1 kHz: bin k holds frames 10 k to 10 k + 9."""
+    """Returns the indices of bad bins by channel at 1 kHz, where bin k holds frames 10 k to 10 k + 9."""
     config = replace(FrontEndConfig(Fraction(1000), x.shape[1]), **changes)
     return [np.flatnonzero(column).tolist() for column in FrontEnd(config).push(x).bad.T]
 
@@ -469,7 +469,7 @@ def test_one_channel_is_not_averaged_away():
 
 
 def measured_gain(config: FrontEndConfig, hz: list[float], seconds: int = 40) -> np.ndarray:
-    """Amplitude at the end of the stream for a sine of each frequency, one a channel, by least squares."""
+    """Fits the amplitude at the end of the stream of a sine of each frequency, one a channel, by least squares."""
     rate = float(config.rate)
     t = np.arange(int(seconds * rate)) / rate
     out = FrontEnd(config).push(100 * np.sin(2 * np.pi * np.outer(t, hz)))
@@ -493,7 +493,7 @@ def designed_gain(config: FrontEndConfig, hz: list[float]) -> np.ndarray:
 @pytest.mark.parametrize("rate", [Fraction(1000), Fraction(390625, 384)])
 @pytest.mark.parametrize("line_hz", [50, 60])
 def test_frequency_response_is_the_designed_one(rate, line_hz):
-    # Beside the line by less than mains wander: its own phase cannot be told from 100 bins a second.
+    # Two lie beside the line, by less than the mains wander. On the line itself, 100 bins a second tell no phase.
     hz = [0.5, 1, 4, 13, 31.7, 41.3, line_hz + 0.04, 2 * line_hz + 0.04, 170.3]
     config = FrontEndConfig(rate, len(hz), line_hz=line_hz, common_average=False)
     got, designed = measured_gain(config, hz), designed_gain(config, hz)
@@ -541,7 +541,7 @@ def test_after_settling_an_offset_is_below_one_percent(rate):
     out = np.abs(FrontEnd(config).push(x).values[:, 0])
     # bins sample the response, so its true peak is a little higher than theirs
     assert np.all(out[bins:] < 0.012 * out.max())
-    assert out[bins - 60 : bins].max() > 0.008 * out.max()  # and not much earlier
+    assert out[bins - 60 : bins].max() > 0.008 * out.max()  # it did not settle much earlier
 
 
 def test_a_faster_highpass_settles_faster():

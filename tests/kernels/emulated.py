@@ -25,7 +25,7 @@ from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.runtime import Output
 from edgedistill.runtime.c_abi import OUTPUT
-from edgedistill.runtime.c_state import put_student, state_dtype, student_arrays
+from edgedistill.runtime.c_state import read_student, state_dtype, write_student
 from edgedistill.runtime.stream import NumpyStream
 from edgedistill.target import load_target
 
@@ -118,12 +118,12 @@ class Program:
     def state_of(self, fresh: npt.NDArray[np.uint8], student: Arrays) -> npt.NDArray[np.void]:
         """The oracle's state to import; `fresh` is an exported one."""
         record = fresh.view(state_dtype(self.model.shape, self.config)).copy()[0]
-        put_student(self.model.shape, record, student)
+        write_student(self.model.shape, record, student)
         return np.asarray(record)
 
     def student(self, state: npt.NDArray[np.uint8]) -> Arrays:
         """An exported state as the oracle names it."""
-        return student_arrays(self.model.shape, state.view(state_dtype(self.model.shape, self.config))[0])
+        return read_student(self.model.shape, state.view(state_dtype(self.model.shape, self.config))[0])
 
 
 _TYPES: dict[str, Any] = {"error": np.int32, "state": np.uint8, "output": OUTPUT}  # all else is int8

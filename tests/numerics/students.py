@@ -1,4 +1,4 @@
-"""Random quantized students, made the way `build` makes them, and the step of numerics.md written out bin by bin."""
+"""Makes random quantized students as `build` makes them, and writes out the step of docs/numerics.md bin by bin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ f32 = np.float32
 
 
 def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
-    """Weights of the size training leaves them at."""
+    """Returns weights of the size that training leaves them at."""
     rng = np.random.default_rng(seed)
     weights = {}
     for name, size in weight_shapes(shape).items():
@@ -30,7 +30,7 @@ def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, npt.NDArray[
 
 
 def likely_ranges(shape: StudentShape, seed: int = 0) -> dict[str, list[float]]:
-    """Ranges as calibration finds them for such weights: a little is clipped."""
+    """Returns ranges as calibration finds them for such weights. A little is clipped."""
     rng = np.random.default_rng(seed + 1)
     found: dict[str, list[float]] = {"bin": [3.5], "latent": [2.8]}
     for i in range(shape.layers):
@@ -40,20 +40,20 @@ def likely_ranges(shape: StudentShape, seed: int = 0) -> dict[str, list[float]]:
 
 
 def random_model(shape: StudentShape = SMALL, seed: int = 0, keep: tuple[str, ...] = ()) -> Int8Model:
-    """A quantized student of `shape`."""
+    """Returns a quantized student of `shape`."""
     return Int8Model(shape, quantize_student(shape, random_weights(shape, seed), likely_ranges(shape, seed), keep))
 
 
 def random_bins(shape: StudentShape, steps: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Z-scored bins (steps, channels)."""
+    """Returns z-scored bins (steps, channels)."""
     return np.random.default_rng(seed + 2).standard_normal((steps, shape.channels)).astype(np.float32)
 
 
-# ---------------------------------------------------------------- numerics.md, bin by bin and value by value
+# ---------------------------------------------------------------- docs/numerics.md, bin by bin and value by value
 
 
 class LiteralStep:
-    """The step as its definition reads, in scalars and loops; slow, and written without a look at the oracle's code."""
+    """The step as its definition reads, in scalars and loops. It was written without a look at the oracle's code."""
 
     def __init__(self, model: Int8Model) -> None:
         self.shape, self.t = model.shape, model.tensors
@@ -152,4 +152,4 @@ def exponential(x: np.float32) -> np.float32:
     p = f32(0.008312521)
     for c in (0.04189016, 0.16667114, 0.4999923):
         p = p * r + f32(c)
-    return np.ldexp(((p * r) * r + r) + f32(1), int(n))  # a power of two: exact
+    return np.ldexp(((p * r) * r + r) + f32(1), int(n))  # a power of two, so it is exact

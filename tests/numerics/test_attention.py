@@ -1,4 +1,4 @@
-"""The attention core against float attention: what 127 levels for the weights cost, and that it is all they cost."""
+"""The attention core differs from float attention by what 127 levels for the weights cost, and by no more."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ KINDS = ("uniform", "peaked", "ordinary")
 
 
 def core(window, kind, seed=0, heads=2, width=32):
-    """q, keys, values, bias, scales of one bin over a full window."""
+    """Returns q, keys, values, bias and scales of one bin over a full window."""
     rng = np.random.default_rng(seed)
     q = rng.integers(-127, 128, (heads, 1, width)).astype(np.int8)
     keys = rng.integers(-127, 128, (heads, window, width)).astype(np.int8)
     values = rng.integers(-127, 128, (heads, window, width)).astype(np.int8)
     spread = {"uniform": 0.0, "ordinary": 1.0, "peaked": 8.0}[kind]  # standard deviation of the scores
-    scale = np.array([spread / (np.sqrt(width) * 73.6**2)], np.float32)  # 73.6: that of uniform integers
+    scale = np.array([spread / (np.sqrt(width) * 73.6**2)], np.float32)  # 73.6 is the deviation of uniform integers
     bias = np.zeros((heads, window), np.float32)
     return q, keys, values, bias, scale, np.array([0.02], np.float32)
 
 
 def in_float(q, keys, values, bias, scale, v_scale):
-    """Softmax attention in float64 of the same integers, and its weights relative to the largest."""
+    """Returns softmax attention in float64 of the same integers, and its weights relative to the largest."""
     scores = (q.astype(float) @ keys.astype(float).swapaxes(1, 2))[:, 0] * float(scale[0]) + bias[:, ::-1]
     e = np.exp(scores - scores.max(1, keepdims=True))
     v = values.astype(float) * float(v_scale[0])
@@ -36,7 +36,7 @@ def test_the_core_errs_by_the_rounding_of_its_weights_and_no_more(window, kind):
     q, keys, values, bias, scale, v_scale = core(window, kind)
     found = attend(q, keys, values, bias, window - 1, scale, v_scale)[0]
     true, e, v = in_float(q, keys, values, bias, scale, v_scale)
-    rounding = np.abs(np.rint(127 * e) - 127 * e) + 1e-4  # of every weight, known exactly
+    rounding = np.abs(np.rint(127 * e) - 127 * e) + 1e-4  # the error of every weight, which is known exactly
     bound = np.einsum("hj,hjd->hd", rounding, np.abs(v - true[:, None])) / np.rint(127 * e).sum(1)[:, None]
     assert (np.abs(found - true) <= bound + 1e-6).all()
 
@@ -47,7 +47,7 @@ def test_the_error_is_below_the_step_of_the_context(window, kind):
     q, keys, values, bias, scale, v_scale = core(window, kind, seed=1, heads=16)
     found = attend(q, keys, values, bias, window - 1, scale, v_scale)[0]
     true, _, v = in_float(q, keys, values, bias, scale, v_scale)
-    assert np.sqrt(np.mean((found - true) ** 2)) <= 0.01 * v.std()  # one step of the int8 values: 0.0136
+    assert np.sqrt(np.mean((found - true) ** 2)) <= 0.01 * v.std()  # one step of the int8 values is 0.0136
 
 
 @pytest.mark.parametrize("window", [200, 400, 1600])
@@ -58,7 +58,7 @@ def test_uniform_attention_is_the_mean(window):
 
 
 def test_normalised_probabilities_in_eight_bits_would_not_do():
-    """Why the exponentials are quantized: the figures of the contract."""
+    """These figures are the reason why the exponentials are quantized."""
     assert round(float(np.rint(127 / 200) * 200 / 127), 2) == 1.57
     assert np.rint(127 / 254.1) == 0
 

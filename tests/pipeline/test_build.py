@@ -19,7 +19,8 @@ from safetensors.numpy import load
 from edgedistill import pipeline as stages
 from edgedistill.bench import QUICK, bench
 from edgedistill.bundle import open_bundle
-from edgedistill.bundle.spike_student import spike_view
+from edgedistill.bundle.contents import read_decoder_spec
+from edgedistill.bundle.spike_student import open_spike_student
 from edgedistill.data.bins import file_sha256
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
@@ -105,15 +106,15 @@ TEACHER = {"teacher", "teacher-readout"}
 def test_a_build_makes_a_bundle_that_decodes(home: Folder, first: BuildResult) -> None:
     assert ran(first) == READS | STUDENTS | CALIBRATED | TEACHER
     bundle = open_bundle(first.bundle)
-    assert bundle.manifest["session"]["id"] == DAYS[-1]
-    assert bundle.manifest["metrics"] == first.metrics
+    assert bundle.manifest.session.id == DAYS[-1]
+    assert bundle.manifest.metrics == first.metrics
     assert [row.name for row in first.table if row.r2 is not None] == [
         *("teacher_r2", "spike_student_r2", "ridge_spike_r2", "deployed_r2"),
         *("int8_r2", "distilled_r2", "ridge_lfp_r2", "kalman_lfp_r2"),
     ]
     gates = {gate.name: gate for gate in first.gates}
     assert gates["int8_r2_drop"].value == first.metrics["deployed_r2"] - first.metrics["int8_r2"]  # type: ignore[operator]
-    assert {gate.name for gate in first.gates} == {gate["name"] for gate in bundle.manifest["gates"]}
+    assert {gate.name for gate in first.gates} == {gate.name for gate in bundle.manifest.gates}
     assert not [path.name for path in home.iterdir() if path.name.startswith(".")]
 
 
@@ -192,7 +193,7 @@ def test_the_c_engine_of_the_bundle_decodes_as_the_oracle_does(first: BuildResul
 
 
 def test_the_spike_student_is_compiled_like_the_decoder(first: BuildResult) -> None:
-    view = spike_view(open_bundle(first.bundle))
+    view = open_spike_student(open_bundle(first.bundle))
     compiled, oracle = Decoder(view, "c"), Decoder(view, "oracle")
     counts = np.random.default_rng(0).normal(size=(60, len(compiled.info.channel_ids))).astype(np.float32)
     for bin_ in counts:
@@ -230,7 +231,7 @@ def test_a_build_for_a_gpu_ends_well_without_one(
     assert told["not_compiled"] == "there is no CUDA driver on this machine"
     assert str(told["next_step"]).startswith(f"edgedistill compile {result.bundle} --target cuda")
     bundle = open_bundle(result.bundle)
-    assert bundle.manifest["engine"] == "cuda"
+    assert bundle.manifest.engine == "cuda"
     folder = result.bundle / "build" / "cuda"
     assert json.loads((folder / "build.json").read_text())["manifest"] == bundle.sha256
     assert (folder / "cuda" / "student_step.cu").is_file()
@@ -256,7 +257,7 @@ def test_a_zip_decodes_on_onnxruntime(home: Folder, first: BuildResult, tmp_path
 def test_the_ranges_in_the_bundle_say_where_they_come_from(first: BuildResult, home: Folder) -> None:
     bundle = open_bundle(first.bundle)
     ranges = Ranges.from_json(json.loads(bundle.read("ranges.json")))
-    assert ranges.recipe.name == bundle.manifest["recipe"] == DEFAULT_RECIPE
+    assert ranges.recipe.name == bundle.manifest.recipe == DEFAULT_RECIPE
     assert ranges.sessions == {DAYS[-1]: file_sha256(home / "data" / "sim00_day03.nwb")}
     assert ranges.windows
     spikes = Ranges.from_json(json.loads(bundle.read("subjects/spike-student/ranges.json")))
@@ -266,12 +267,12 @@ def test_the_ranges_in_the_bundle_say_where_they_come_from(first: BuildResult, h
 def test_int8_weights_and_state_are_a_quarter(first: BuildResult) -> None:
     bundle = open_bundle(first.bundle)
     assert {"student.onnx", "student.fp16.onnx", "student.int8.onnx", "student.int8.plugin.onnx"} <= set(bundle.names)
-    sizes = bundle.manifest["int8"]
-    assert 0 < sizes["weight_bytes"] < len(bundle.read("student.safetensors"))
+    sizes = bundle.manifest.int8
+    assert 0 < sizes.weight_bytes < len(bundle.read("student.safetensors"))
     engines = {name: Decoder(bundle, name) for name in ("onnxruntime", "oracle")}
     whole, eight = (sum(a.nbytes for n, a in d.export_state().items() if "ring" in n) for d in engines.values())
     assert whole == 4 * eight
-    assert eight <= sizes["state_bytes"]
+    assert eight <= sizes.state_bytes
 
 
 def test_ranges_of_a_file_need_their_own_student(taught: Folder, first: BuildResult, tmp_path: Path) -> None:
@@ -280,7 +281,7 @@ def test_ranges_of_a_file_need_their_own_student(taught: Folder, first: BuildRes
     given = {"ranges": tmp_path / "ranges.json", "student": taught / "student"}
     result = stages.build(options(taught, tmp_path / "x.edge", **given))
     bundle = open_bundle(result.bundle)
-    assert bundle.manifest["recipe"] == "minmax"
+    assert bundle.manifest.recipe == "minmax"
     written = Ranges.from_json(json.loads(bundle.read("ranges.json")))
     assert written.values == read_ranges(tmp_path / "ranges.json").values
     assert not written.recipe.refit_readout  # no label of another day was used
@@ -313,7 +314,7 @@ def test_a_kept_part_stays_float32_all_the_way(home: Folder, first: BuildResult,
     recipe.write_text('name = "mine"\ndescription = "mine"\nmethod = "minmax"\nkeep = ["layers.0.down", "readout"]\n')
     result = stages.build(options(home, tmp_path / "x.edge", recipe=str(recipe)))
     bundle = open_bundle(result.bundle)
-    assert bundle.manifest["int8"]["kept_float32"] == ["layers.0.down", "readout"]
+    assert bundle.manifest.int8.kept_float32 == ("layers.0.down", "readout")
     refused(home, tmp_path, ConfigError, "did you mean 'mse'", recipe="mes")
     recipe.write_text(recipe.read_text().replace("0.down", "7.down"))
     refused(home, tmp_path, EdgeDistillError, r"layers\.7\.down", recipe=str(recipe))
@@ -374,11 +375,11 @@ def test_another_day_for_a_given_student(
     out = tmp_path / "x.edge"
     result = stages.build(options(taught, out, student=taught / "student", adapt=mode, probe=probe))
     assert ran(result) <= {"calibrate"}
-    manifest = open_bundle(out).manifest
-    assert (manifest["session"]["id"], manifest["provenance"]["adapt"]) == (DAYS[2], mode)
+    made = open_bundle(out)
+    assert (made.manifest.session.id, made.manifest.provenance.others["adapt"]) == (DAYS[2], mode)
     _, facts = load_student(taught / "student")
     old_mean = facts["normalization"][DAYS[1]][0]
-    assert (manifest["normalization"]["mean"] == old_mean) == (mode == "none")
+    assert (list(read_decoder_spec(made).normalization.mean) == old_mean) == (mode == "none")
     expected, measured = result.metrics["deployed_r2"], bench(open_bundle(out), QUICK).subjects[0].fit.r2
     assert expected is not None
     assert measured is not None

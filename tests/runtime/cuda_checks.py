@@ -1,4 +1,4 @@
-"""What a process on a machine with a GPU asserts about a bundle: `python -m tests.runtime.cuda_checks NAME PATH`.
+"""Checks a bundle in a process on a machine with a GPU: `python -m tests.runtime.cuda_checks NAME PATH`.
 
 The tests run it where the GPU is emulated.
 """
@@ -32,7 +32,7 @@ def stream(bundle: Bundle, kind: str) -> None:
 
 
 def moved(bundle: Bundle, kind: str) -> None:
-    """A stream goes on in another engine, before and after the ring wraps."""
+    """A stream continues in another engine, before and after the ring wraps."""
     frames = frames_of(kind, 700)
     decoders = {engine: Decoder(bundle, engine) for engine in ("cuda", "oracle", "c")}
     for at, ours, theirs in ((13, "oracle", "cuda"), (333, "cuda", "c"), (333, "c", "cuda"), (13, "cuda", "oracle")):
@@ -48,7 +48,7 @@ def moved(bundle: Bundle, kind: str) -> None:
 
 
 def foreign(bundle: Bundle, kind: str) -> None:
-    """A state of another bundle is refused, and changes nothing."""
+    """A state of another bundle is refused and changes nothing."""
     decoder, twin = Decoder(bundle, "cuda"), Decoder(bundle, "cuda")
     state = decoder.export_state()
     ring = state["state_ring_k_0"]
@@ -66,7 +66,7 @@ def foreign(bundle: Bundle, kind: str) -> None:
 
 
 def failing(bundle: Bundle, kind: str) -> None:
-    """The device fails in the middle of a stream: an error, no output, and again until a new decoder is opened."""
+    """A device that fails in the middle of a stream gives errors and no output until a new decoder is opened."""
     decoder = Decoder(bundle, "cuda")
     told = [refusal(decoder, frames_of(kind, 40)) for _ in range(12)]
     failed = next((at for at, text in enumerate(told) if text), None)
@@ -77,7 +77,7 @@ def failing(bundle: Bundle, kind: str) -> None:
 
 
 def refusal(decoder: Decoder, frames: np.ndarray) -> str:
-    """What it says against these frames; nothing if it takes them."""
+    """Returns the error that these frames cause, or nothing if they are taken."""
     try:
         decoder.push(frames)
     except EngineError as error:

@@ -1,4 +1,4 @@
-"""The C engine gives the oracle's bits for any stream, and refuses what was not compiled for this bundle and chip."""
+"""The C engine gives the oracle's bits for any stream. It refuses what was not compiled for this bundle and chip."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RUNNABLE = [
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
-    """Compiled for this machine."""
+    """Returns bundles that are compiled for this machine."""
     folder = tmp_path_factory.mktemp("c-engine")
     made = {kind: write_engine_bundle(folder / f"{kind}.edge", kind) for kind in KINDS}
     for bundle in made.values():
@@ -42,13 +42,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 
 @pytest.fixture(scope="module")
 def pairs(bundles: dict[str, Bundle]) -> dict[str, tuple[Decoder, Decoder]]:
-    """The C engine and the oracle; examples begin with `reset()`, which is tested on its own."""
+    """Returns the C engine and the oracle. Examples begin with `reset()`, which is tested on its own."""
     return {kind: (Decoder(bundle, "c"), Decoder(bundle, "oracle")) for kind, bundle in bundles.items()}
 
 
 @pytest.fixture
 def copied(bundles: dict[str, Bundle], tmp_path: Path) -> Bundle:
-    """A compiled bundle to damage."""
+    """Returns a compiled bundle that a test may damage."""
     return open_bundle(shutil.copytree(bundles["slow"].path, tmp_path / "copied.edge"))
 
 
@@ -96,7 +96,7 @@ def one_call(decoder: Decoder, what: str, frames: np.ndarray) -> list[Output]:
     if what == "step":
         kinematics = decoder.step(np.linspace(-2, 2, channels) + count)
         return [Output(0, 0, Flag(0), 0, kinematics)]
-    if what == "normalization":  # no float32, and one channel silenced
+    if what == "normalization":  # values that are no float32, and one silenced channel
         decoder.set_normalization(0.1 * np.arange(channels), (17.3 + count) * (np.arange(channels) != count % channels))
     elif what == "reset":
         decoder.reset()
@@ -256,7 +256,7 @@ def test_without_a_build_the_command_is_named(tmp_path: Path) -> None:
 
 
 def test_a_build_for_another_target_that_this_machine_can_run_is_used(copied: Bundle) -> None:
-    """As on a board, for which a workstation compiled."""
+    """This is the case of a board, for which a workstation compiled."""
     folder = copied.path / "build"
     shutil.copytree(folder / "host", folder / "my-board")
     edit(copied, lambda r: r["fingerprint"].update(architecture="s390x"))

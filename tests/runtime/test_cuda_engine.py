@@ -1,4 +1,4 @@
-"""The CUDA engine on an emulated GPU, from `compile` to `push`: the oracle's bits, and refusals before it is loaded."""
+"""The CUDA engine on an emulated GPU gives the oracle's bits, and refuses what does not fit before it is loaded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
+from edgedistill.bundle.contents import REFERENCE
 from edgedistill.compile.c.library import compile_c_library
-from edgedistill.compile.self_check import REFERENCE
 
 from ..bundles import write_test_bundle
 from ..compile.cuda.emulated_gpu import EmulatedGpu
@@ -27,7 +27,7 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> EmulatedGpu:
 
 @pytest.fixture(scope="module")
 def bundles(gpu: EmulatedGpu, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
-    """Compiled for the emulated GPU and for this machine."""
+    """Returns bundles that are compiled for the emulated GPU and for this machine."""
     folder = tmp_path_factory.mktemp("cuda-engine")
     made = {kind: write_engine_bundle(folder / f"{kind}.edge", kind) for kind in KINDS}
     for bundle in made.values():
@@ -39,7 +39,7 @@ def bundles(gpu: EmulatedGpu, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.fixture
 def copied(bundles: dict[str, Bundle], tmp_path: Path) -> Bundle:
-    """A compiled bundle to damage."""
+    """Returns a compiled bundle that a test may damage."""
     return open_bundle(shutil.copytree(bundles["slow"].path, tmp_path / "slow.edge"))
 
 
@@ -87,7 +87,7 @@ def test_an_engine_that_computes_something_else_is_not_left_in_the_bundle(gpu: E
     arrays["kinematics"][17] = np.nextafter(arrays["kinematics"][17], np.float32(np.inf))
     np.savez(tmp_path / REFERENCE, **arrays)
     files = {name: whole.read(name) for name in whole.names} | {REFERENCE: (tmp_path / REFERENCE).read_bytes()}
-    other = write_bundle(tmp_path / "other.edge", dict(whole.manifest), files)
+    other = write_bundle(tmp_path / "other.edge", json.loads((whole.path / "manifest.json").read_text()), files)
     error = gpu.edgedistill("compile", other.path, "--target", "cuda", code=1)["error"]
     assert "does not compute" in error["what"]
     assert error["got"].startswith("step 17")
@@ -147,7 +147,7 @@ SHORT = ("--steps", "5", "--closed-loop", "0", "--against", "onnxruntime-int8")
 
 @pytest.fixture(scope="module")
 def whole(gpu: EmulatedGpu, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle that was built for a GPU, with a holdout."""
+    """Returns a bundle with a holdout that was built for a GPU."""
     bundle = write_test_bundle(tmp_path_factory.mktemp("bench") / "test.edge", target="cuda", engine="cuda")
     assert gpu.edgedistill("compile", bundle.path)["target"] == "cuda"  # the bundle's own
     return bundle

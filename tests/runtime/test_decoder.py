@@ -1,4 +1,4 @@
-"""A stream through the decoder: chunks cannot be seen, the future cannot be seen, states move."""
+"""How a stream is cut changes no output of the decoder, nor does the future. States can be moved."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(path: Path) -> Decoder:
-    """One decoder for many examples; each starts with `reset()`, which is tested on its own."""
+    """Returns one decoder for many examples. Each starts with `reset()`, which is tested on its own."""
     return Decoder.open(path)
 
 

@@ -1,12 +1,12 @@
-"""What a bench says of an engine's state is what it exchanges; half a precision takes twice the ring."""
+"""The size that an engine states for its state is the size of what it exchanges."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from edgedistill.bundle.contents import read_decoder_spec
 from edgedistill.compile.c.library import compile_c_library
 from edgedistill.runtime.c_engine import open_c_engine
-from edgedistill.runtime.decoder import described
 
 from ..compile.engines import quick_host, write_engine_bundle
 
@@ -14,6 +14,6 @@ from ..compile.engines import quick_host, write_engine_bundle
 def test_bytes_of_a_state(tmp_path: Path) -> None:
     bundle = write_engine_bundle(tmp_path / "s.edge", "slow")
     compile_c_library(bundle, quick_host())
-    shape, config, *_ = described(bundle, "c")
-    engine = open_c_engine(bundle, shape, config)
+    spec = read_decoder_spec(bundle)
+    engine = open_c_engine(bundle, spec.shape, spec.front_end)
     assert engine.state_bytes == sum(array.nbytes for array in engine.export_state().values())

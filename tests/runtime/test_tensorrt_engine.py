@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edgedistill.bundle.build_record import BuildRecord
+from edgedistill.bundle.contents import read_decoder_spec, read_int8_model
 from edgedistill.compile.tensorrt import plan as plan_compiler
 from edgedistill.compile.tensorrt import trials
 from edgedistill.compile.tensorrt.device import Machine
@@ -20,7 +21,6 @@ from edgedistill.compile.tensorrt.forms import time_forms
 from edgedistill.errors import EngineError
 from edgedistill.numerics import Oracle
 from edgedistill.runtime import Decoder
-from edgedistill.runtime.decoder import described, int8_model
 from edgedistill.target import load_target
 
 from ..compile.tensorrt.jetsons import become_board, write_jetson_bundle
@@ -45,8 +45,8 @@ def test_a_bundle_is_compiled_and_decodes_with_the_bits_of_the_oracle(
 ) -> None:
     include = headers(VERSION)
     bundle = write_jetson_bundle(tmp_path / "decoder.edge", metrics={"deployed_r2": 0.9})
-    shape = described(bundle, "oracle")[0]
-    model = int8_model(bundle, shape)
+    shape = read_decoder_spec(bundle).shape
+    model = read_int8_model(bundle, shape)
     driver = emulated_driver(tmp_path)
     nvinfer, append, plugin = (
         fake_tensorrt(tmp_path, VERSION, driver),
@@ -58,7 +58,7 @@ def test_a_bundle_is_compiled_and_decodes_with_the_bits_of_the_oracle(
     text = plan(VERSION, student_kernel(student), "fake_student", tensors_of(shape)).encode()
 
     def by_hand(folder: Path, record: BuildRecord, machine: Machine) -> None:
-        """What CMake is to do, of the sources that lie there."""
+        """Does what CMake would do, with the sources that lie there."""
         define = f'-DED_MODEL_HEADER="model_{record.model}.h"'
         own = ("-I", str(folder / "include"), "-I", str(folder / "c"), "-I", str(folder / "model"))
         objects = [

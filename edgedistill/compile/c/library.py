@@ -42,7 +42,7 @@ def kernel_sources() -> dict[str, bytes]:
 
 def model_sources(bundle: Bundle, ops: str) -> dict[str, bytes]:
     """Returns the files of `model/`: the bundle's student and front end, packed for a variant of the inner loops."""
-    return model_files(c_sources(*model_inputs(bundle, "c"), ops))
+    return model_files(c_sources(*model_inputs(bundle), ops))
 
 
 def header_option(model: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import BuildRecord
+from edgedistill.bundle.contents import read_decoder_spec, read_reference
 from edgedistill.compile.build_folder import CompiledEngine, build_if_missing, build_spec, write_readme
 from edgedistill.compile.bundle_sources import cmake_file, kernel_files, model_files, model_inputs
 from edgedistill.compile.c.library import INCLUDES, SOURCES, header_option
@@ -22,12 +23,11 @@ from edgedistill.compile.cuda.chip import Chip, find_chip
 from edgedistill.compile.cuda.model_source import cuda_sources
 from edgedistill.compile.cuda.nvcc import Nvcc, find_nvcc
 from edgedistill.compile.prepared import compile_command, prepare_sources, with_next_step
-from edgedistill.compile.self_check import reference_of, require_exact
+from edgedistill.compile.self_check import require_exact
 from edgedistill.errors import DeviceError, EngineError
 from edgedistill.machine.gpu import Gpu
 from edgedistill.runtime.abi_engine import AbiEngine
-from edgedistill.runtime.cuda_engine import opened_build
-from edgedistill.runtime.decoder import described
+from edgedistill.runtime.cuda_engine import open_build
 from edgedistill.target import Target
 
 KERNEL, CUBIN = "cuda/student_step.cu", "student_step.cubin"
@@ -90,7 +90,7 @@ def require_kernels_fit(window: int, keep: tuple[str, ...]) -> None:
 
 def cuda_module_sources(bundle: Bundle) -> dict[str, bytes]:
     """Returns all files that are compiled: those of kernels, and the bundle's numbers in the order the GPU reads."""
-    model, front_end, facts = model_inputs(bundle, "cuda")
+    model, front_end, facts = model_inputs(bundle)
     require_kernels_fit(model.shape.window, tuple(model.keep))
     files = kernel_files("include", "c", "gpu", "cuda") | model_files(cuda_sources(model, front_end, facts))
     return files | cmake_file()
@@ -120,9 +120,9 @@ def _check_on_gpu(folder: Path, record: BuildRecord, bundle: Bundle, gpu: Gpu | 
 
     Raises EngineError for an engine that does not compute every bit of the reference.
     """
-    shape, front_end, *_ = described(bundle, "cuda")
-    engine = AbiEngine(opened_build(folder, record), shape, front_end)
-    reference = reference_of(bundle)
+    spec = read_decoder_spec(bundle)
+    engine = AbiEngine(open_build(folder, record), spec.shape, spec.front_end)
+    reference = read_reference(bundle)
     name = gpu.name if gpu else "no GPU"
     if reference is None:
         return f"opened on {name}; the bundle holds no reference to check it against"

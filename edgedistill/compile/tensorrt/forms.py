@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.compile.self_check import Reference
+from edgedistill.bundle.contents import Reference
 from edgedistill.errors import EngineError
 from edgedistill.measure.latency import LatencyUs, step_times
 from edgedistill.measure.score import fit_of

@@ -34,7 +34,7 @@ def tensorrt_sources(bundle: Bundle) -> dict[str, bytes]:
 
     The weights are in the plan. Raises EngineError for a student that the C ABI cannot hold.
     """
-    model, front_end, facts = model_inputs(bundle, "tensorrt")
+    model, front_end, facts = model_inputs(bundle)
     data = header_name(facts, "data")
     texts = {
         header_name(facts): model_header(model, front_end, facts, "tensorrt", {"MODEL_DATA": f'"{data}"'}),

@@ -6,17 +6,14 @@ kept stays in the folder. A form that fails does not stop the others: it is reco
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from types import ModuleType
 
-import numpy as np
-
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import BuildRecord
-from edgedistill.compile.self_check import reference_of
+from edgedistill.bundle.contents import read_decoder_spec, read_holdout, read_int8_model, read_reference
 from edgedistill.compile.tensorrt import Report
 from edgedistill.compile.tensorrt.forms import (
     FORMS,
@@ -36,11 +33,8 @@ from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, EngineError
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.runtime.abi_engine import AbiEngine
-from edgedistill.runtime.decoder import described, int8_model
-from edgedistill.runtime.tensorrt_engine import PLAN, PLUGIN, opened_plan
+from edgedistill.runtime.tensorrt_engine import PLAN, PLUGIN, open_plan
 from edgedistill.target import Target
-
-HOLDOUT = "holdout.npz"
 
 
 @dataclass
@@ -63,8 +57,8 @@ class Trials:
         `cache` is an earlier plan's timing cache. Raises EngineError where no form can be kept.
         """
         self.cache = cache
-        shape, front_end, *_ = described(bundle, "tensorrt")
-        tried = [self._try_form(bundle, form, shape, front_end) for form in FORMS]
+        spec = read_decoder_spec(bundle)
+        tried = [self._try_form(bundle, form, spec.shape, spec.front_end) for form in FORMS]
         trials = [one for one in tried if isinstance(one, Trial)]
         if not trials:
             raise _combine_errors(self.errors)
@@ -85,7 +79,7 @@ class Trials:
             (self.folder / f"layers-{form.name}.json").write_text(built.layers, encoding="utf-8")
             (self.folder / PLAN).write_bytes(built.plan)
             seconds = monotonic() - began
-            engine = AbiEngine(opened_plan(self.folder, self._record_of(form)), shape, front_end)
+            engine = AbiEngine(open_plan(self.folder, self._record_of(form)), shape, front_end)
         except (EngineError, BundleError) as error:
             self.errors.append(error if isinstance(error, EngineError) else EngineError(error.what, got=error.got))
             return Outcome(form.name, NOT_BUILT, ": ".join(filter(None, (error.what, str(error.got or "")))))
@@ -108,16 +102,10 @@ def evidence_of(bundle: Bundle) -> Evidence:
 
     Raises BundleError where the bundle has no holdout or a damaged one.
     """
-    shape = described(bundle, "tensorrt")[0]
-    try:
-        with np.load(io.BytesIO(bundle.read(HOLDOUT)), allow_pickle=False) as stored:
-            bins, kinematics = stored["bins"].astype(np.float32), stored["kinematics"]
-            score_from = int(stored["score_from"])
-    except (OSError, ValueError, KeyError) as error:
-        raise BundleError(f"{bundle.path}: '{HOLDOUT}' is damaged", got=error) from error
-    full = bundle.manifest.get("metrics", {}).get("deployed_r2")
-    model, reference = int8_model(bundle, shape), reference_of(bundle)
-    return Evidence(model, reference, bins, kinematics, score_from, None if full is None else float(full))
+    model, holdout = read_int8_model(bundle, read_decoder_spec(bundle).shape), read_holdout(bundle)
+    full_r2 = (bundle.manifest.metrics or {}).get("deployed_r2")
+    reference = read_reference(bundle)
+    return Evidence(model, reference, holdout.bins, holdout.kinematics, holdout.score_from, full_r2)
 
 
 def _combine_errors(errors: list[EngineError]) -> EngineError:

@@ -22,7 +22,7 @@ from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.errors import ConfigError, EngineError, OutputError
 from edgedistill.runtime import Decoder
 from edgedistill.runtime.c_abi import OUTPUT
-from edgedistill.runtime.c_state import state_dtype, student_arrays
+from edgedistill.runtime.c_state import read_student, state_dtype
 from edgedistill.target import Target, load_target
 
 from ..engines import ARRAYS, SHAPES, frames_of, quick_host, target_with, write_engine_bundle
@@ -229,7 +229,7 @@ def test_a_program_in_c_gives_the_bits_of_the_oracle(tmp_path: Path, name: str) 
         assert tuple(row[field] for field in ("bin", "end_frame", "flags", "bad_channels")) == facts
         assert row["kinematics"][: len(output.kinematics)].tobytes() == output.kinematics.tobytes()
     state, own = np.frombuffer(answer[-dtype.itemsize :], dtype)[0], oracle.export_state()
-    for field, array in student_arrays(SHAPES["fast"], state).items():
+    for field, array in read_student(SHAPES["fast"], state).items():
         assert np.array_equal(array, own[f"state_{field}"]), field
     assert state["seen"] == own["seen"]
 

@@ -18,7 +18,7 @@ from edgedistill.compile.engines import compile_bundle, compile_or_prepare
 from edgedistill.errors import ConfigError, DeviceError, EngineError
 from edgedistill.machine.gpu import Gpu
 from edgedistill.runtime import Decoder
-from edgedistill.runtime.compiled_engines import engine_here, why_not_here
+from edgedistill.runtime.compiled_engines import choose_engine, why_not_here
 from edgedistill.target import Cuda, load_target
 
 from ..engines import write_engine_bundle
@@ -116,7 +116,7 @@ def test_a_prepared_engine_is_not_opened_and_no_other_takes_its_place(bundle: Bu
     with pytest.raises(EngineError, match="prepared, not compiled") as caught:
         Decoder(bundle, "cuda")
     assert f"edgedistill compile {bundle.path} --target cuda" in str(caught.value.next_step)
-    assert engine_here(bundle) == "onnxruntime-int8"
+    assert choose_engine(bundle) == "onnxruntime-int8"
     assert "prepared" in str(why_not_here(bundle, "cuda", "cuda"))
     with pytest.raises(EngineError, match="nothing is compiled"):
         Decoder(bundle, "c")

@@ -15,6 +15,7 @@ import pytest
 
 from edgedistill.bundle import Bundle, write_bundle
 from edgedistill.bundle.build_record import BuildRecord
+from edgedistill.bundle.contents import read_decoder_spec, read_int8_model
 from edgedistill.compile.tensorrt import device, trials
 from edgedistill.errors import EngineError
 from edgedistill.machine import jetson
@@ -23,7 +24,6 @@ from edgedistill.measure.latency import LatencyUs
 from edgedistill.numerics import Oracle
 from edgedistill.quantization.onnx_graph import graph_from_student, weight_shapes
 from edgedistill.runtime import tensorrt_engine
-from edgedistill.runtime.decoder import described, int8_model
 
 from ...bundles import SHAPE, holdout, manifest, student_files
 from .fake_tensorrt import HEADER, Behavior, fake_tensorrt
@@ -78,7 +78,7 @@ class PlanEngine:
 
     def __init__(self, opened: tuple[str, Plans, Bundle], shape: Any, front_end: Any) -> None:
         self.form, self.plans, bundle = opened
-        self.oracle, self.rng = Oracle(int8_model(bundle, shape)), np.random.default_rng(0)
+        self.oracle, self.rng = Oracle(read_int8_model(bundle, shape)), np.random.default_rng(0)
         self.bins, self.decoded = _decoded(bundle)
         self.at: int | None = 0  # in the holdout; None once a state was set
 
@@ -151,7 +151,7 @@ def _stand_in_for_plans(monkeypatch: pytest.MonkeyPatch, here: Jetson, bundle: B
             raise EngineError("the engine there does not start", got=here.plans.not_opening[form])
         return form, here.plans, bundle
 
-    monkeypatch.setattr(trials, "opened_plan", opened)
+    monkeypatch.setattr(trials, "open_plan", opened)
     monkeypatch.setattr(trials, "AbiEngine", PlanEngine)
     monkeypatch.setattr(trials, "time_forms", _stand_in_for_timing(here.plans))
 
@@ -172,7 +172,7 @@ def write_jetson_bundle(path: Path, with_reference: bool = True, **changes: obje
     files["student.fp16.onnx"] = graph_from_student(SHAPE, weights, "float16").SerializeToString()
     facts = manifest(**{"target": "jetson", "engine": "tensorrt", **changes})
     bundle = write_bundle(path, facts, {**files, "holdout.npz": holdout(files["student.onnx"])})
-    model = int8_model(bundle, described(bundle, "oracle")[0])
+    model = read_int8_model(bundle, read_decoder_spec(bundle).shape)
     held = _own_truth(files["student.onnx"], model)
     made = {**files, "holdout.npz": held}
     if with_reference:

@@ -1,0 +1,309 @@
+"""What the files of a bundle hold, as typed values: a checked `Bundle` goes in, frozen dataclasses come out.
+
+Each file has one function here that parses it, and nothing else in the package knows its keys. Every function raises
+BundleError, naming the file, where the file is missing, damaged, or does not hold what a build writes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+
+from edgedistill.bundle.manifest import MANIFEST
+from edgedistill.bundle.reading import Bundle
+from edgedistill.config import StudentShape
+from edgedistill.errors import BundleError, ConfigError
+from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
+from edgedistill.numerics import Int8Model
+
+HOLDOUT, REFERENCE, RANGES = "holdout.npz", "reference.npz", "ranges.json"
+WEIGHTS, INT8_WEIGHTS = "student.safetensors", "student.int8.safetensors"
+SPIKE_FOLDER = "subjects/spike-student/"
+SPIKE_MODEL = SPIKE_FOLDER + "model.json"
+TEACHER_FACTS = "subjects/teachers.json"
+
+Floats = npt.NDArray[np.float32]
+Arrays = dict[str, npt.NDArray[Any]]
+
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+# ---------------------------------------------------------------- manifest.json: the decoder
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Statistics of the z-score, one a channel or unit. A standard deviation of 0 silences its channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """Everything that fixes what the decoder takes and returns, but for its weights."""
+
+    name: str
+    sha256: str  # of the manifest, and through it of every file
+    shape: StudentShape
+    front_end: FrontEndConfig
+    normalization: Normalization  # in microvolts
+    channel_ids: tuple[str, ...]  # order of the columns of a frame
+    output_names: tuple[str, ...]
+    output_units: tuple[str, ...]
+    group_delay_ms: float  # of the front end
+    warmup_bins: int  # bins until the student has seen its receptive field and the filters have settled
+
+
+def read_decoder_spec(bundle: Bundle) -> DecoderSpec:
+    """Returns what the manifest says of the decoder. Raises BundleError where it is incomplete or inconsistent."""
+    where, found = f"{bundle.path}: '{MANIFEST}'", bundle.manifest.decoder
+    try:
+        shape = _shape(found["model"], f"{where}, model")
+        front_end = FrontEndConfig.from_json(_object(found["frontend"]))
+        outputs = [_object(output) for output in _list(found["outputs"])]
+        spec = DecoderSpec(
+            name=bundle.manifest.name,
+            sha256=bundle.sha256,
+            shape=shape,
+            front_end=front_end,
+            normalization=_normalization(found["normalization"]),
+            channel_ids=tuple(map(str, _list(found["channel_ids"]))),
+            output_names=tuple(str(output["name"]) for output in outputs),
+            output_units=tuple(str(output["unit"]) for output in outputs),
+            group_delay_ms=group_delay_ms(front_end),
+            warmup_bins=shape.receptive_field + settling_bins(front_end),
+        )
+    except ConfigError as error:
+        raise BundleError(f"{where}, frontend: {error.what}", got=error.got, expected=error.expected) from error
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise BundleError(f"{where} does not describe a decoder", got=repr(error)) from error
+    if not spec.name:
+        raise BundleError(f"{where} does not describe a decoder", got="no name")
+    statistics = spec.normalization
+    counts = {front_end.channels, len(spec.channel_ids), len(statistics.mean), len(statistics.std)}
+    if counts != {shape.channels} or len(spec.output_names) != shape.outputs:
+        raise BundleError(
+            f"{where} contradicts itself",
+            got=f"{sorted(counts)} channels, {len(spec.output_names)} outputs",
+            expected=f"{shape.channels} channels, {shape.outputs} outputs, as its model has",
+        )
+    return spec
+
+
+# ---------------------------------------------------------------- safetensors
+
+
+def read_tensors(bundle: Bundle, name: str) -> Arrays:
+    """Returns the tensors of one safetensors file."""
+    try:
+        return load_safetensors(bundle.read(name))
+    except SafetensorError as error:
+        raise BundleError(f"{bundle.path}: '{name}' is not a safetensors file", got=error) from error
+
+
+def read_int8_model(bundle: Bundle, shape: StudentShape) -> Int8Model:
+    """Returns the INT8 student. Raises BundleError if there is none, or if it is not a student of that shape."""
+    tensors = read_tensors(bundle, INT8_WEIGHTS)
+    try:
+        return Int8Model(shape, tensors)
+    except BundleError as error:
+        what = f"{bundle.path}: '{INT8_WEIGHTS}': {error.what}"
+        raise BundleError(what, got=error.got, expected=error.expected) from error
+
+
+# ---------------------------------------------------------------- holdout.npz
+
+
+@dataclass(frozen=True, eq=False)
+class Holdout:
+    """The held-out stretch: what goes into the models, and what was true."""
+
+    bins: Floats  # (T, C), z-scored LFP
+    counts: npt.NDArray[Any] | None  # (T, U), spikes
+    kinematics: npt.NDArray[Any]  # (T, K), NaN where unknown
+    score_from: int  # the first bin that counts
+
+
+def read_holdout(bundle: Bundle) -> Holdout:
+    """Returns the holdout without its raw frames. Raises BundleError for a part that is missing."""
+    with _npz(bundle, HOLDOUT) as stored:
+        for name in ("bins", "kinematics"):
+            if name not in stored or not len(stored[name]):
+                raise BundleError(f"{bundle.path}: '{HOLDOUT}' holds no '{name}'", got=sorted(stored))
+        counts = stored.get("counts")
+        score_from = int(stored["score_from"]) if "score_from" in stored else 0
+        return Holdout(stored["bins"].astype(np.float32), counts, stored["kinematics"], score_from)
+
+
+def read_raw_frames(bundle: Bundle) -> Floats | None:
+    """Returns the holdout's raw frames (n, C) in microvolts, or None where there are none.
+
+    They are up to 64 MiB, so they are read apart from the rest of the holdout, by who needs them.
+    """
+    if HOLDOUT not in bundle.names:
+        return None
+    with _npz(bundle, HOLDOUT) as stored:
+        return stored["frames"].astype(np.float32) if "frames" in stored else None
+
+
+# ---------------------------------------------------------------- reference.npz
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A stretch of bins as the oracle decoded it."""
+
+    bins: Floats  # (T, C), z-scored
+    kinematics: Floats  # (T, K)
+    start: Arrays  # the student's state before the stretch, with the names that every engine uses
+    end: Arrays  # the state after it
+
+
+def read_reference(bundle: Bundle) -> Reference | None:
+    """Returns the reference, or None where the bundle holds none."""
+    if REFERENCE not in bundle.names:
+        return None
+    with _npz(bundle, REFERENCE) as stored:
+        start, end = (
+            {name.removeprefix(part): stored[name] for name in stored if name.startswith(part)}
+            for part in ("start_", "state_")
+        )
+        return Reference(stored["bins"], stored["kinematics"], start, end)
+
+
+# ---------------------------------------------------------------- subjects/
+
+
+@dataclass(frozen=True)
+class SpikeStudent:
+    """What `model.json` says of the spike student."""
+
+    shape: StudentShape
+    normalization: Normalization | None  # of the counts; None: they are taken as they are
+
+
+def read_spike_student(bundle: Bundle) -> SpikeStudent:
+    """Returns what the bundle says of its spike student."""
+    where, found = f"{bundle.path}: '{SPIKE_MODEL}'", _json(bundle, SPIKE_MODEL)
+    try:
+        shape = _shape(_object(found)["model"], f"{where}, model")
+        statistics = _object(found).get("normalization")
+        return SpikeStudent(shape, _normalization(statistics) if statistics else None)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{where} does not describe a model", got=repr(error)) from error
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """Figures of one teacher graph. A board has no `onnx` package to count parameters with."""
+
+    params: int
+    window: int  # bins
+
+
+def read_teacher_facts(bundle: Bundle) -> dict[str, TeacherFacts]:
+    """Returns the figures of each teacher in the bundle, by the name of its subject."""
+    try:
+        found = _object(_json(bundle, TEACHER_FACTS)).items()
+        facts = {name: _object(one) for name, one in found}
+        return {name: TeacherFacts(_whole(one["params"]), _whole(one["window"])) for name, one in facts.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{bundle.path}: '{TEACHER_FACTS}' is damaged", got=repr(error)) from error
+
+
+# ---------------------------------------------------------------- ranges.json
+
+
+@dataclass(frozen=True)
+class RangeRow:
+    """How one activation was quantized."""
+
+    name: str
+    range: float  # largest magnitude that eight bits represent
+    clipped: float  # share of the values beyond it
+    noise_db: float  # signal over quantization noise
+
+
+def read_range_table(bundle: Bundle) -> tuple[RangeRow, ...]:
+    """Returns the table of the calibration; it is empty where the bundle has none."""
+    if RANGES not in bundle.names:
+        return ()
+    try:
+        rows = [_object(row) for row in _list(_object(_json(bundle, RANGES)).get("table") or [])]
+        whole = [row for row in rows if {"name", "range", "clipped", "noise_db"} <= row.keys()]
+        return tuple(
+            RangeRow(str(row["name"]), *(_number(row[key]) for key in ("range", "clipped", "noise_db")))
+            for row in whole
+        )
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"{bundle.path}: '{RANGES}' is damaged", got=repr(error)) from error
+
+
+# ---------------------------------------------------------------- parts of these
+
+
+@contextmanager
+def _npz(bundle: Bundle, name: str) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    """Opens an .npz; its arrays are read when they are asked for."""
+    data = bundle.read(name)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            yield stored
+    except _DAMAGED as error:
+        raise BundleError(f"{bundle.path}: '{name}' is damaged", got=error) from error
+
+
+def _json(bundle: Bundle, name: str) -> object:
+    try:
+        found: object = json.loads(bundle.read(name))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{bundle.path}: '{name}' is not JSON", got=error) from error
+    return found
+
+
+def _shape(found: object, where: str) -> StudentShape:
+    try:
+        return StudentShape.from_json(_object(found), where)
+    except ConfigError as error:
+        raise BundleError(error.what, got=error.got, expected=error.expected) from error
+
+
+def _normalization(found: object) -> Normalization:
+    parts = (_object(found)[name] for name in ("mean", "std"))
+    return Normalization(*(tuple(_number(value) for value in _list(part)) for part in parts))
+
+
+def _object(found: object) -> Mapping[str, object]:
+    if not isinstance(found, dict):
+        raise TypeError(f"{found!r} where an object was expected")
+    return found
+
+
+def _list(found: object) -> list[object]:
+    if not isinstance(found, list):
+        raise TypeError(f"{found!r} where a list was expected")
+    return found
+
+
+def _number(found: object) -> float:
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        raise TypeError(f"{found!r} where a number was expected")
+    return float(found)
+
+
+def _whole(found: object) -> int:
+    if type(found) is not int:
+        raise TypeError(f"{found!r} where a whole number was expected")
+    return found

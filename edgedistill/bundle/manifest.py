@@ -1,0 +1,213 @@
+"""What `manifest.json` says, as typed fields: the parsed JSON goes in, a frozen `Manifest` comes out.
+
+Only this module and `contents` know the keys of the manifest. Every key but "format", "sha256" and "files" may be
+absent, since older and smaller bundles lack some, and unknown keys are ignored, since a later version may add some. A
+key whose value has the wrong type is refused by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TypeVar, cast
+
+from edgedistill.errors import BundleError
+from edgedistill.target import Gate
+
+MANIFEST = "manifest.json"
+
+T = TypeVar("T")
+Json = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Session:
+    """The session that the bundle's read-out was fitted on."""
+
+    id: str | None
+    subject: str | None
+
+
+@dataclass(frozen=True)
+class Int8Sizes:
+    """What the INT8 student takes, and which of its parts stay in float32."""
+
+    weight_bytes: int
+    state_bytes: int
+    kept_float32: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Which sessions and which versions of packages the bundle was built with."""
+
+    sessions: Mapping[str, str | None]  # session id -> sha256 of its file
+    versions: Mapping[str, str]  # package -> version
+    seed: int | None
+    others: Json  # what this kind of build adds, such as the mode of adaptation
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the entry as it stands in the manifest."""
+        known = {"sessions": dict(self.sessions), "versions": dict(self.versions), "seed": self.seed}
+        return {name: value for name, value in known.items() if value not in ({}, None)} | dict(self.others)
+
+
+@dataclass(frozen=True)
+class GraphVerdict:
+    """What a build measured of one step graph. A figure that was not measured is None."""
+
+    usable: bool
+    reason: str | None = None  # why it is not usable
+    integers_off_share: float | None = None  # of the integers of an INT8 graph that differ from the oracle's
+    largest_integer_difference: int | None = None
+    largest_output_deviation: float | None = None  # in standard deviations of that output
+    r2_difference: float | None = None  # its R² minus the R² of what it was written from
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the entry of `manifest.json`. JSON has no NaN, so it becomes None."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that `manifest.json` says. A key that is absent there is None, or empty where that says the same."""
+
+    format: int
+    sha256: str  # stands for the whole bundle
+    files: Mapping[str, str]  # name -> sha256
+    name: str
+    created_by: str | None
+    session: Session | None
+    preset: str | None
+    target: str | None
+    engine: str | None  # that the bundle was built for
+    recipe: str | None  # the calibration recipe
+    int8: Int8Sizes | None
+    metrics: Mapping[str, float | None] | None
+    gates: tuple[Gate, ...] | None
+    provenance: Provenance | None
+    group_delay_ms: float | None  # of the front end
+    graphs: Mapping[str, GraphVerdict]  # step graph -> verdict; a graph without one may be used
+    decoder: Json = field(repr=False)  # the keys that `contents.read_decoder_spec` parses
+
+
+DECODER_KEYS = ("model", "frontend", "normalization", "channel_ids", "outputs")
+
+
+def parse_manifest(path: Path, content: Json) -> Manifest:
+    """Returns the manifest of the bundle at `path`, whose "format", "sha256" and "files" were checked before.
+
+    Raises BundleError for a key whose value has the wrong type.
+    """
+    read = _Reader(f"{path}: '{MANIFEST}'", content)
+    return Manifest(
+        format=cast(int, content["format"]),
+        sha256=cast(str, content["sha256"]),
+        files=cast(Mapping[str, str], content["files"]),
+        name=read.text("name") or "",
+        created_by=read.text("created_by"),
+        session=read.table("session", lambda table: Session(table.text("id"), table.text("subject"))),
+        preset=read.text("preset"),
+        target=read.text("target"),
+        engine=read.text("engine"),
+        recipe=read.text("recipe"),
+        int8=read.table("int8", _int8_sizes),
+        metrics=read.table("metrics", lambda table: {name: table.number(name) for name in table.content}),
+        gates=read.tables("gates", _gate),
+        provenance=read.table("provenance", _provenance),
+        group_delay_ms=read.number("group_delay_ms"),
+        graphs=read.table("graphs", _verdicts) or {},
+        decoder={key: content[key] for key in DECODER_KEYS if key in content},
+    )
+
+
+def _int8_sizes(table: _Reader) -> Int8Sizes:
+    kept = table.value("kept_float32", list, "a list of parts") or []
+    return Int8Sizes(table.whole("weight_bytes"), table.whole("state_bytes"), tuple(map(str, kept)))
+
+
+def _gate(table: _Reader) -> Gate:
+    limit, ok = table.number("limit"), table.value("ok", bool, "true, false or null")
+    if limit is None:
+        raise table.wrong("limit", None, "a number")
+    return Gate(table.text("name") or "", table.number("value"), limit, ok, table.text("reason"))
+
+
+def _provenance(table: _Reader) -> Provenance:
+    own = {part.name for part in fields(Provenance)}
+    seed = table.value("seed", int, "a whole number")
+    sessions = table.table("sessions", lambda inner: {name: inner.text(name) for name in inner.content})
+    versions = table.table("versions", lambda inner: {name: inner.text(name) or "" for name in inner.content})
+    return Provenance(
+        sessions or {}, versions or {}, seed, {name: v for name, v in table.content.items() if name not in own}
+    )
+
+
+def _verdicts(table: _Reader) -> dict[str, GraphVerdict]:
+    found = {name: table.table(name, _verdict) for name in table.content}
+    return {name: verdict for name, verdict in found.items() if verdict is not None}
+
+
+def _verdict(table: _Reader) -> GraphVerdict:
+    return GraphVerdict(
+        usable=table.value("usable", bool, "true or false") is not False,
+        reason=table.text("reason"),
+        integers_off_share=table.number("integers_off_share"),
+        largest_integer_difference=table.value("largest_integer_difference", int, "a whole number"),
+        largest_output_deviation=table.number("largest_output_deviation"),
+        r2_difference=table.number("r2_difference"),
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads typed values of one JSON object. A key that is absent, or null, reads as None."""
+
+    where: str  # file and keys above, for messages
+    content: Json
+
+    def value(self, key: str, kind: type[T], expected: str) -> T | None:
+        found = self.content.get(key)
+        if found is None:
+            return None
+        if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
+            raise self.wrong(key, found, expected)
+        return found
+
+    def text(self, key: str) -> str | None:
+        return self.value(key, str, "a text")
+
+    def whole(self, key: str) -> int:
+        found = self.value(key, int, "a whole number")
+        if found is None:
+            raise self.wrong(key, None, "a whole number")
+        return found
+
+    def number(self, key: str) -> float | None:
+        found = self.content.get(key)
+        if found is None:
+            return None
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
+            raise self.wrong(key, found, "a number")
+        return float(found)
+
+    def table(self, key: str, parse: Callable[[_Reader], T]) -> T | None:
+        found = self.value(key, dict, "an object")
+        return None if found is None else parse(_Reader(f"{self.where}, {key}", found))
+
+    def tables(self, key: str, parse: Callable[[_Reader], T]) -> tuple[T, ...] | None:
+        found = self.value(key, list, "a list of objects")
+        if found is None:
+            return None
+        for one in found:
+            if not isinstance(one, dict):
+                raise self.wrong(key, one, "a list of objects")
+        return tuple(parse(_Reader(f"{self.where}, {key}", one)) for one in found)
+
+    def wrong(self, key: str, found: object, expected: str) -> BundleError:
+        return BundleError(f"{self.where}: '{key}' is not what a build writes", got=repr(found), expected=expected)

@@ -1,0 +1,209 @@
+"""Each file of a bundle is parsed to typed values, or it is refused with its name and what is wrong with it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from edgedistill.bundle import Bundle, write_bundle
+from edgedistill.bundle.contents import (
+    HOLDOUT,
+    INT8_WEIGHTS,
+    RANGES,
+    REFERENCE,
+    SPIKE_MODEL,
+    TEACHER_FACTS,
+    RangeRow,
+    TeacherFacts,
+    read_decoder_spec,
+    read_holdout,
+    read_int8_model,
+    read_range_table,
+    read_raw_frames,
+    read_reference,
+    read_spike_student,
+    read_teacher_facts,
+    read_tensors,
+)
+from edgedistill.bundle.manifest import GraphVerdict
+from edgedistill.bundle.spike_student import open_spike_student
+from edgedistill.errors import BundleError
+from edgedistill.frontend import settling_bins
+
+from ..bundles import CONFIG, OUTPUTS, SCORE_FROM, SHAPE, SPIKE_SHAPE, UNITS, T, manifest, write_test_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_test_bundle(tmp_path_factory.mktemp("contents") / "test.edge")
+
+
+def with_file(path: Path, bundle: Bundle, name: str, data: bytes | None) -> Bundle:
+    """Writes the bundle with one file replaced, or without it."""
+    files = {other: bundle.read(other) for other in bundle.names if other != name}
+    return write_bundle(path, manifest(), files if data is None else files | {name: data})
+
+
+def npz(**arrays: Any) -> bytes:
+    np.savez(file := io.BytesIO(), **arrays)
+    return file.getvalue()
+
+
+# ---------------------------------------------------------------- what is there
+
+
+def test_the_decoder_is_what_the_manifest_says(bundle: Bundle) -> None:
+    spec = read_decoder_spec(bundle)
+    assert (spec.name, spec.sha256, spec.shape, spec.front_end) == ("test", bundle.sha256, SHAPE, CONFIG)
+    assert (spec.channel_ids, spec.output_names) == (("0", "1", "2"), ("cursor_vel_x", "cursor_vel_y"))
+    assert spec.normalization.std == (60.0, 60.0, 60.0)
+    assert spec.warmup_bins == SHAPE.receptive_field + settling_bins(CONFIG)
+
+
+def test_the_holdout_has_its_arrays_and_frames_where_it_has_some(bundle: Bundle, tmp_path: Path) -> None:
+    holdout = read_holdout(bundle)
+    assert (holdout.bins.shape, holdout.bins.dtype) == ((T, SHAPE.channels), np.float32)
+    assert holdout.counts is not None
+    assert holdout.counts.shape == (T, UNITS)
+    assert (holdout.kinematics.shape, holdout.score_from) == ((T, OUTPUTS), SCORE_FROM)
+    assert read_raw_frames(bundle) is None
+    frames = np.arange(6).reshape(2, 3)
+    other = with_file(tmp_path / "a.edge", bundle, HOLDOUT, npz(bins=np.ones((1, 3)), kinematics=[[1]], frames=frames))
+    assert np.array_equal(read_raw_frames(other), frames)
+    assert (read_holdout(other).counts, read_holdout(other).score_from) == (None, 0)
+
+
+def test_what_a_bundle_may_lack_is_empty(bundle: Bundle) -> None:
+    assert read_reference(bundle) is None
+    assert read_range_table(bundle) == ()
+    assert bundle.manifest.graphs == {}
+    assert bundle.manifest.provenance is None
+
+
+def test_tables_of_teachers_and_ranges(bundle: Bundle, tmp_path: Path) -> None:
+    facts = {"spike-teacher": {"params": 7, "window": 12}}
+    other = with_file(tmp_path / "a.edge", bundle, TEACHER_FACTS, json.dumps(facts).encode())
+    assert read_teacher_facts(other) == {"spike-teacher": TeacherFacts(7, 12)}
+    row = {"name": "bin", "range": 4.5, "clipped": 0, "noise_db": 30}
+    text = json.dumps({"table": [row, {"name": "incomplete"}]})
+    other = with_file(tmp_path / "b.edge", bundle, RANGES, text.encode())
+    assert read_range_table(other) == (RangeRow("bin", 4.5, 0.0, 30.0),)
+
+
+def test_the_spike_student_is_a_bundle_of_its_own(bundle: Bundle) -> None:
+    own = open_spike_student(bundle)
+    assert read_decoder_spec(own).shape == read_spike_student(bundle).shape == SPIKE_SHAPE
+    assert own.read("student.onnx") == bundle.read("subjects/spike-student/student.onnx")
+    assert (own.manifest.name, own.sha256) == ("test_spike_student", bundle.sha256)
+
+
+def test_verdicts_on_graphs_are_read_where_a_build_wrote_them(tmp_path: Path) -> None:
+    written = {
+        "student.int8.onnx": {"usable": False, "reason": "off", "r2_difference": -0.1, "of a later version": 1},
+        "subjects/spike-student/student.onnx": {"usable": True},
+    }
+    bundle = write_test_bundle(tmp_path / "a.edge", graphs=written)
+    assert bundle.manifest.graphs["student.int8.onnx"] == GraphVerdict(False, "off", r2_difference=-0.1)
+    assert open_spike_student(bundle).manifest.graphs == {"student.onnx": GraphVerdict(True)}
+
+
+# ---------------------------------------------------------------- what is wrong
+
+
+READERS: dict[str, Callable[[Bundle], object]] = {
+    HOLDOUT: read_holdout,
+    REFERENCE: read_reference,
+    RANGES: read_range_table,
+    SPIKE_MODEL: read_spike_student,
+    TEACHER_FACTS: read_teacher_facts,
+    INT8_WEIGHTS: lambda bundle: read_int8_model(bundle, SHAPE),
+    "student.safetensors": lambda bundle: read_tensors(bundle, "student.safetensors"),
+}
+
+
+OTHER_KINDS = (b"", b"no", b"[]", b"{}", b"[1]", b'{"table": [1]}', b'{"model": 3}', b"PK\x03\x04")
+NO_ROWS = {(RANGES, b"{}"), (RANGES, b'{"model": 3}'), (TEACHER_FACTS, b"{}")}  # tables that are empty, not damaged
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [(name, data) for name in READERS for data in OTHER_KINDS if (name, data) not in NO_ROWS]
+)
+def test_a_file_of_another_kind_is_refused_by_name(bundle: Bundle, tmp_path: Path, name: str, data: bytes) -> None:
+    other = with_file(tmp_path / "a.edge", bundle, name, data)
+    with pytest.raises(BundleError) as caught:
+        READERS[name](other)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"bins": np.ones((2, 3))}, "holds no 'kinematics'"),
+        ({"bins": np.ones((0, 3)), "kinematics": np.ones((2, 2))}, "holds no 'bins'"),
+        ({"bins": np.ones((2, 3)), "kinematics": np.ones((2, 2)), "score_from": np.ones(2)}, "damaged"),
+    ],
+)
+def test_a_holdout_without_a_part_is_refused(bundle: Bundle, tmp_path: Path, arrays: dict, says: str) -> None:
+    with pytest.raises(BundleError, match=rf"'holdout\.npz'.*{says}"):
+        read_holdout(with_file(tmp_path / "a.edge", bundle, HOLDOUT, npz(**arrays)))
+
+
+def test_a_reference_without_a_part_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    other = with_file(tmp_path / "a.edge", bundle, REFERENCE, npz(bins=np.ones((2, 3), np.float32)))
+    with pytest.raises(BundleError, match=r"'reference\.npz' is damaged"):
+        read_reference(other)
+
+
+def test_integers_of_another_student_are_refused_with_the_file(bundle: Bundle, tmp_path: Path) -> None:
+    tensors = load(bundle.read(INT8_WEIGHTS))
+    del tensors["embed.bias"]
+    other = with_file(tmp_path / "a.edge", bundle, INT8_WEIGHTS, save(tensors))
+    with pytest.raises(BundleError, match=rf"'{INT8_WEIGHTS}'.*lacks tensors"):
+        read_int8_model(other, SHAPE)
+    with pytest.raises(BundleError, match=INT8_WEIGHTS):
+        read_int8_model(with_file(tmp_path / "b.edge", bundle, INT8_WEIGHTS, None), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"metrics": [1]}, "'metrics'"),
+        ({"metrics": {"deployed_r2": "good"}}, "metrics: 'deployed_r2'"),
+        ({"gates": [{"name": "a"}]}, "gates: 'limit'"),
+        ({"gates": [3]}, "'gates'"),
+        ({"int8": {"weight_bytes": 1}}, "int8: 'state_bytes'"),
+        ({"engine": 3}, "'engine'"),
+        ({"group_delay_ms": True}, "'group_delay_ms'"),
+        ({"provenance": {"sessions": {"a": 1}}}, "provenance, sessions: 'a'"),
+    ],
+)
+def test_a_key_of_the_manifest_with_another_type_is_refused_by_name(tmp_path: Path, change: dict, says: str) -> None:
+    with pytest.raises(BundleError, match=rf"'manifest\.json'(, )?{says}|'manifest\.json': {says}"):
+        write_bundle(tmp_path / "a.edge", manifest(**change), {})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {**SHAPE.to_json(), "d": "eight"}},
+        {"model": None},
+        {"frontend": {**CONFIG.to_json(), "rate": "1/0"}},
+        {"frontend": {**CONFIG.to_json(), "rate": "10/1"}},
+        {"frontend": {**CONFIG.to_json(), "unknown": 1}},
+        {"normalization": {"mean": ["a", "b", "c"], "std": [1, 1, 1]}},
+        {"channel_ids": "abc"},
+        {"outputs": [{"name": "x"}, {"name": "y"}]},
+        {"outputs": 5},
+    ],
+)
+def test_a_manifest_that_describes_no_decoder_is_refused(tmp_path: Path, change: dict) -> None:
+    bundle = write_bundle(tmp_path / "a.edge", manifest(**change), {})
+    with pytest.raises(BundleError, match=r"'manifest\.json'"):
+        read_decoder_spec(bundle)
