@@ -1,7 +1,7 @@
 """A stream's state between two layouts: the bytes of `ed_state_export` and the named arrays all Python engines know.
 
-The layout of the bytes is that of edgedistill.h ("state") and ed_frontend_state.h (`ed_fe_exchange`). With decimation, C
-keeps filtered samples of an unfinished bin where Python keeps raw frames; `abi_engine` therefore shows C whole bins
+The layout of the bytes is that of edgedistill.h ("state") and ed_frontend_state.h (`ed_fe_exchange`). With decimation,
+C keeps filtered samples of an unfinished bin where Python keeps raw frames; `abi_engine` therefore shows C whole bins
 only, and a state stands at the start of a bin here, with the raw frames beside it.
 """
 
