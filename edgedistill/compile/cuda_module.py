@@ -1,8 +1,9 @@
 """A bundle and a GPU in, the CUDA engine with this model out: `build/<target>/` inside the bundle.
 
 The folder holds the sources (`include/`, `c/`, `gpu/`, `cuda/`, the generated `model/`), the kernel as machine code of
-one chip, the library over the driver API that runs it, a README and `build.json`. With that GPU at hand the engine is held
-against the bundle's reference before it is kept. A machine that lacks nvcc or a GPU leaves the sources there, prepared.
+one chip, the library over the driver API that runs it, a README and `build.json`. With that GPU at hand the engine is
+held against the bundle's reference before it is kept. A machine that lacks nvcc or a GPU leaves the sources there,
+prepared.
 """
 
 from __future__ import annotations
