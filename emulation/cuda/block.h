@@ -93,7 +93,7 @@ __attribute__((destructor)) inline void give_back() {
     all.stacks = nullptr;
 }
 
-/* ---------------------------------------------------------------- who runs */
+/* ---------------------------------------------------------------- scheduling */
 
 inline int first_of(uint32_t set) { return all.reversed ? 31 - __builtin_clz(set) : __builtin_ctz(set); }
 
@@ -151,7 +151,7 @@ template <class... A> [[noreturn]] void fail(const char *text, A... values) {
     __builtin_unreachable();
 }
 
-/* ---------------------------------------------------------------- where threads wait */
+/* ---------------------------------------------------------------- barriers and meetings */
 
 /* Waits for all threads of the block, and returns the sum of their votes. */
 inline int barrier(int vote = 0, const char *what = "__syncthreads") {
@@ -318,7 +318,7 @@ inline int launch(ed_index grid, ed_index block, size_t shared_bytes, void (*bod
 
 #pragma GCC visibility pop
 
-/* ---------------------------------------------------------------- for those who load a shared object with kernels */
+/* ---------------------------------------------------------------- interface for programs that load kernels */
 
 /* Makes threads run from the last to the first from now on, or again from the first to the last. */
 ED_WEAK_API void ed_emulated_reverse(int reversed) {

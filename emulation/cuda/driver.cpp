@@ -226,7 +226,7 @@ FAKE_API const char *fake_cuda_calls(void) {
 FAKE_API unsigned fake_cuda_flags(void) { return device.flags; }
 FAKE_API size_t fake_cuda_current(void) { return current.size(); } /* number of contexts on this thread's stack */
 
-/* ---------------------------------------------------------------- what there is */
+/* ---------------------------------------------------------------- the GPU */
 
 FAKE_API CUresult cuInit(unsigned) {
     CALL(NOTHING);

@@ -100,11 +100,10 @@ ED_EXACT float ed_lane_product(const float *x, const float *y, int n) {
     return ed_fold_lanes(sum);
 }
 
-/* Returns the largest of a warp's finite values. */
+/* Returns the largest of a warp's finite values. Bits of floats, as integers, have the order of the floats if those of
+ * negative values are inverted. */
 ED_EXACT float ed_warp_max(float value) {
-#if defined(__CUDA_ARCH__) && \
-    __CUDA_ARCH__ >= 800 /* bits as integers have the order of floats, negative ones turned  \
-                                                    */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     int bits = __float_as_int(value);
     bits = __reduce_max_sync(0xffffffffu, bits ^ ((bits >> 31) & 0x7fffffff));
     return __int_as_float(bits ^ ((bits >> 31) & 0x7fffffff));

@@ -47,7 +47,7 @@ extern "C" void ed_trace(const char *name, int layer, const void *data, size_t b
 
 namespace {
 
-/* ---------------------------------------------------------------- what the threads share */
+/* ---------------------------------------------------------------- shared memory */
 
 struct shared_memory {
     alignas(16) float x[ED_DP]; /* residual stream, padded with zeros */

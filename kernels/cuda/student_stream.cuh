@@ -28,7 +28,7 @@
 
 namespace {
 
-/* ---------------------------------------------------------------- who does what in attention */
+/* ---------------------------------------------------------------- threads of the attention */
 
 constexpr int head_warps = ED_HEADS < ED_WARPS ? ED_WARPS / ED_HEADS : 1; /* warps that share a head */
 constexpr int heads_at_once = ED_WARPS / head_warps;

@@ -18,8 +18,8 @@
 
 /* Every function that an engine calls. Many names are macros of <cuda.h> for a versioned name, such as
  * cuMemAlloc for cuMemAlloc_v2; fields and symbols have the versioned name. All exist from CUDA 11.4 to 13 with
- * the same parameters. cuGraphInstantiate is not among them, because it has five parameters in CUDA 11, and
- * from CUDA 12 on it is another name for the one below. */
+ * the same parameters. cuGraphInstantiate is not among them, because it has five parameters in CUDA 11,
+ * and from CUDA 12 on it stands for cuGraphInstantiateWithFlags. */
 #define ED_DRIVER_FUNCTIONS(F)     \
     F(cuInit)                      \
     F(cuDeviceGet)                 \

@@ -46,7 +46,7 @@ struct Scales {
     float of[FIELDS];
 };
 
-/* ---------------------------------------------------------------- saying what is wrong */
+/* ---------------------------------------------------------------- error messages */
 
 ILoggerFinder *logger_finder = nullptr; /* TensorRT gives it once, when it loads this library */
 
@@ -259,7 +259,7 @@ class EdAttentionCreator final : public IPluginCreatorV3One {
 
 } // namespace
 
-/* ---------------------------------------------------------------- what TensorRT looks for in the library */
+/* ---------------------------------------------------------------- symbols that TensorRT looks for */
 
 extern "C" __attribute__((visibility("default"))) void setLoggerFinder(ILoggerFinder *finder) {
     logger_finder = finder;

@@ -90,7 +90,7 @@ void ed_trace(const char *name, int layer, const void *values, size_t bytes) {
     answered += 24 + bytes;
 }
 
-/* ---------------------------------------------------------------- what can be asked for */
+/* ---------------------------------------------------------------- operations */
 
 static int step(ed_decoder *decoder, const ed_info *info, size_t n) {
     HOST static float kinematics[ED_MAX_OUTPUTS], latent[1024];

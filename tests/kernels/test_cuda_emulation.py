@@ -56,7 +56,7 @@ library, out = load(Path({str(library)!r})), np.zeros(2048, np.int32)
     return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
 
 
-# ---------------------------------------------------------------- what threads see of each other
+# ---------------------------------------------------------------- threads
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -115,7 +115,7 @@ def test_thousands_of_meetings_of_a_warp(probe: Library, backwards: bool) -> Non
     assert (out == np.arange(1024)).all()  # 100 times five bits
 
 
-# ---------------------------------------------------------------- what it reports
+# ---------------------------------------------------------------- reports
 
 
 def test_a_race_shows_in_the_other_order(probe: Library) -> None:

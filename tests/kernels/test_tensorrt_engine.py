@@ -289,7 +289,7 @@ def test_a_plan_in_float16_does_not_exchange_its_state(small: Build, tmp_path_fa
     device.close()
 
 
-# ---------------------------------------------------------------- what can be wrong
+# ---------------------------------------------------------------- faults
 
 
 @pytest.fixture

@@ -168,7 +168,7 @@ def test_refuses_fields_that_are_missing_or_odd(
     assert says in harness.complaint().decode()
 
 
-# ---------------------------------------------------------------- what it takes
+# ---------------------------------------------------------------- inputs and formats
 
 
 def test_the_output_is_int8_and_other_types_are_refused(harness: Harness, plugin: Handle) -> None:
@@ -220,7 +220,7 @@ def test_shapes_must_agree(harness: Harness, plugin: Handle, asked: str) -> None
     assert ask(plugin, *Described(good.shapes[:7], TYPES[:7], (LINEAR,) * 7).arguments()) != 0
 
 
-# ---------------------------------------------------------------- what it computes
+# ---------------------------------------------------------------- results
 
 
 @dataclass(frozen=True)
