@@ -1,5 +1,5 @@
-/* Files of the computer that a debugger or an emulator runs on, through Arm semihosting. Tests only: a board without a
- * debugger stops at the first call. */
+/* Reads and writes files of the computer that runs the debugger or emulator, through Arm semihosting. It is for tests
+ * only: a board without a debugger stops at the first call. */
 #ifndef SEMIHOSTING_H
 #define SEMIHOSTING_H
 
@@ -15,13 +15,13 @@ static inline int32_t host_call(uint32_t operation, const void *argument) {
     return (int32_t)r0;
 }
 
-/* A handle, or -1. */
+/* Returns a handle, or -1. */
 static inline int32_t host_open(const char *name, size_t length, uint32_t mode) {
     const uintptr_t block[3] = {(uintptr_t)name, mode, length};
     return host_call(0x01, block);
 }
 
-/* Both return how many bytes were left undone. */
+/* Both functions return how many bytes were not transferred. */
 static inline size_t host_write(int32_t file, const void *from, size_t bytes) {
     const uintptr_t block[3] = {(uintptr_t)file, (uintptr_t)from, bytes};
     return (size_t)host_call(0x05, block);
@@ -33,7 +33,7 @@ static inline size_t host_read(int32_t file, void *to, size_t bytes) {
 }
 
 __attribute__((noreturn)) static inline void host_exit(int code) {
-    for (;;) host_call(0x18, (const void *)(code ? 0x20023u : 0x20026u)); /* an error at run time; the program's end */
+    for (;;) host_call(0x18, (const void *)(code ? 0x20023u : 0x20026u)); /* run-time error, or normal end */
 }
 
 #endif

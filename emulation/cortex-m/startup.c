@@ -1,9 +1,9 @@
 /*
- * From reset to main on a bare Cortex-M7: vectors, floating point, memory.
+ * The way from reset to main on a bare Cortex-M7: vectors, floating point, memory.
  *
- * The FPU's default is what the decoder needs, rounding to nearest and denormals kept; it is written out here, both for
- * this program (FPSCR) and for interrupt handlers (FPDSCR), so that no boot loader's choice stays. Flush to zero (bit 24)
- * would change the last bits of outputs.
+ * The decoder needs the FPU's default state: rounding to nearest, and denormals kept. It is set here explicitly, both
+ * for this program (FPSCR) and for interrupt handlers (FPDSCR), so that a boot loader's choice does not stay. Flush to
+ * zero (bit 24) would change the last bits of outputs.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -11,7 +11,7 @@
 #include "semihosting.h"
 
 #define CPACR (*(volatile uint32_t *)0xE000ED88u)  /* access to coprocessors */
-#define FPDSCR (*(volatile uint32_t *)0xE000EF3Cu) /* what FPSCR is when a handler begins */
+#define FPDSCR (*(volatile uint32_t *)0xE000EF3Cu) /* value of FPSCR when a handler begins */
 #define PAINT 0xA5A5A5A5u
 
 extern uint32_t ed_data[], ed_data_end[], ed_data_in_flash[], ed_bss[], ed_bss_end[], ed_stack[], ed_stack_top[];
@@ -38,7 +38,7 @@ __attribute__((noreturn)) void ed_start(void) {
     host_exit(main());
 }
 
-/* Bytes of the stack that were ever used. */
+/* Returns how many bytes of the stack were ever used. */
 size_t stack_used(void) {
     const uint32_t *lowest = ed_stack;
     while (lowest != ed_stack_top && *lowest == PAINT) lowest++;

@@ -1,17 +1,18 @@
 /*
- * Private, emulation only: the threads of one CUDA block as fibres on the calling thread, and where they wait for each
- * other: barriers of the block, meetings of lanes of a warp (shuffles, votes, __syncwarp).
+ * Private: the threads of one CUDA block, as fibres on the calling thread. Threads wait for each other at barriers of
+ * the block, and lanes of a warp at meetings (shuffles, votes, __syncwarp).
  *
- * A thread runs until it waits; then the first ready thread of its warp goes on, or of the first warp that has one.
- * First is the lowest, or with the order reversed the highest: a kernel whose bytes depend on that has a race. Shared
- * memory is filled with 0xff (NaN, -1) before each block, with 0xa5 in reversed order, so that what is read before it
- * is written shows as well. When nobody is ready and somebody still waits, the launch fails and says who waits where.
+ * A thread runs until it waits. Then the first ready thread of its warp goes on, or of the first warp that has one.
+ * First means lowest, or highest with the order reversed: a kernel whose bytes depend on the order has a race. Shared
+ * memory is filled with 0xff (NaN, -1) before each block, or with 0xa5 in reversed order, so that reading before
+ * writing shows too. When no thread is ready and some still wait, the launch fails and reports which threads wait
+ * where.
  *
- * Stricter than a device: a barrier that a thread has left the kernel before is an error, as is one that lanes reach as
- * different operations. Not seen: races that no order of whole stretches between waits shows, banks, alignment (the
- * undefined-behavior sanitizer sees that).
+ * It is stricter than a device: a barrier that a thread has missed by leaving the kernel is an error, and so is one
+ * that lanes reach as different operations. It does not see races that need another order than that of whole stretches
+ * between waits, bank conflicts, or alignment (which the undefined-behavior sanitizer sees).
  *
- * There is one machine a shared object, and a lock around it.
+ * Each shared object has one machine, with a lock around it.
  */
 #ifndef ED_BLOCK_H
 #define ED_BLOCK_H
@@ -28,12 +29,14 @@ struct ed_index {
     unsigned x, y, z;
 };
 
-#pragma GCC visibility push(hidden) /* each shared object its own: of one name, the dynamic linker would take one */
+/* Hidden, so that each shared object has its own: the dynamic linker would merge those of one name. */
+#pragma GCC visibility push(hidden)
 
 /* Set for the thread that runs. */
 inline ed_index threadIdx, blockIdx, blockDim, gridDim;
 
-/* What __shared__ variables are in; the linker's names. Not so under AddressSanitizer, which guards each by itself. */
+/* The section of __shared__ variables, by the linker's names. AddressSanitizer guards each
+ * variable by itself instead. */
 extern "C" {
 extern char __start_ed_shared[] __attribute__((weak, visibility("hidden")));
 extern char __stop_ed_shared[] __attribute__((weak, visibility("hidden")));
@@ -43,11 +46,11 @@ namespace ed_emulated {
 
 constexpr unsigned most_threads = 1024;
 constexpr size_t most_shared = 163 << 10; /* bytes a block may ask for on the smallest chip we compile for, sm_87 */
-enum error : int { no_error = 0, invalid_value = 1, out_of_memory = 2, launch_failed = 719 }; /* as CUDA numbers them */
+enum error : int { no_error = 0, invalid_value = 1, out_of_memory = 2, launch_failed = 719 }; /* numbers as in CUDA */
 
-/* Lanes of one warp that wait for each other in one operation. */
+/* The lanes of one warp that wait for each other in one operation. */
 struct meeting {
-    uint32_t mask, missing, unread; /* lanes; free if the latter two are 0 */
+    uint32_t mask, missing, unread; /* sets of lanes; the meeting is free if the last two are 0 */
     const char *what;
     uint64_t given[32];
 };
@@ -55,14 +58,14 @@ struct meeting {
 struct warp {
     uint32_t lanes, ready;
     int meetings_used;
-    meeting meetings[32]; /* a lane is in one at a time, and none is without a lane */
+    meeting meetings[32]; /* a lane is in one meeting at a time, and no meeting is without a lane */
 };
 
 struct thread {
     fibre self;
     ed_index index;
     unsigned number;
-    const char *waits; /* where, or null */
+    const char *waits; /* where it waits, or null */
     bool over;
 };
 
@@ -73,8 +76,8 @@ struct machine {
     warp warps[most_threads / 32];
     uint32_t ready_warps;
     unsigned count, at_barrier, finished;
-    int votes, result;    /* of a barrier that counts: so far, and of the last */
-    void (*body)(void *); /* the kernel and its arguments */
+    int votes, result;    /* votes so far of a barrier that counts, and result of the last one */
+    void (*body)(void *); /* runs the kernel with its arguments */
     void *arguments;
     char *stacks, *shared;
     bool entering, reversed, order_known;
@@ -84,13 +87,13 @@ struct machine {
 inline machine all;
 inline pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* When the shared object is unloaded. */
+/* Runs when the shared object is unloaded. */
 __attribute__((destructor)) inline void give_back() {
     if (all.stacks) unmap_stacks(all.stacks, most_threads);
     all.stacks = nullptr;
 }
 
-/* ---------------------------------------------------------------- who runs */
+/* ---------------------------------------------------------------- scheduling */
 
 inline int first_of(uint32_t set) { return all.reversed ? 31 - __builtin_clz(set) : __builtin_ctz(set); }
 
@@ -100,7 +103,8 @@ inline void set_ready(warp &w, uint32_t lanes) {
     all.ready_warps = lanes ? all.ready_warps | bit : all.ready_warps & ~bit;
 }
 
-/* Goes on in the first ready thread, of warp `preferred` if it has one; if nobody is ready, in the launch's caller. */
+/* Goes on in the first ready thread, of warp `preferred` if it has one. If no thread is
+ * ready, goes on in the caller of the launch. */
 inline void run_next(warp *preferred, bool over = false) {
     thread &from = *all.now;
     fibre *to = &all.caller;
@@ -140,16 +144,16 @@ inline void run_thread() {
     end_thread();
 }
 
-/* Ends the launch with a message; printf's arguments. */
+/* Ends the launch with a message, formatted as printf does. */
 template <class... A> [[noreturn]] void fail(const char *text, A... values) {
     snprintf(all.failure, sizeof all.failure, text, values...);
     run_next(nullptr);
     __builtin_unreachable();
 }
 
-/* ---------------------------------------------------------------- where threads wait */
+/* ---------------------------------------------------------------- barriers and meetings */
 
-/* Waits for all threads of the block; returns the sum of their votes. */
+/* Waits for all threads of the block, and returns the sum of their votes. */
 inline int barrier(int vote = 0, const char *what = "__syncthreads") {
     all.votes += vote;
     if (++all.at_barrier < all.count) {
@@ -165,7 +169,7 @@ inline int barrier(int vote = 0, const char *what = "__syncthreads") {
     return all.result;
 }
 
-/* The meeting of `mask` that this lane is expected at, or a new one. */
+/* Returns the meeting of `mask` that this lane is expected at, or a new one. */
 inline meeting &meeting_of(warp &w, uint32_t mask, uint32_t bit, const char *what) {
     meeting *open = nullptr;
     for (int i = 0; i < w.meetings_used; i++) {
@@ -183,12 +187,12 @@ inline meeting &meeting_of(warp &w, uint32_t mask, uint32_t bit, const char *wha
     return *open;
 }
 
-/* Waits for the lanes of `mask`, each with a value; `read` gets them all, by lane. */
+/* Waits for the lanes of `mask`, each of which gives a value; `read` gets all values, by lane. */
 template <class F> auto meet(const char *what, uint32_t mask, uint64_t value, F read) {
     thread &self = *all.now;
     warp &w = all.warps[self.number / 32];
     const unsigned lane = self.number % 32, bit = 1u << lane;
-    mask &= w.lanes; /* a block's last warp may be short */
+    mask &= w.lanes; /* the last warp of a block may be short */
     if (!(mask & bit)) fail("%s with a mask that lacks its own lane (thread %u)", what, self.number);
     meeting &m = meeting_of(w, mask, bit, what);
     m.given[lane] = value;
@@ -206,7 +210,7 @@ template <class F> auto meet(const char *what, uint32_t mask, uint64_t value, F 
 
 /* ---------------------------------------------------------------- a launch */
 
-/* Why nobody is ready though not all threads are over. */
+/* Describes why no thread is ready though not all are finished. */
 inline void report_deadlock() {
     const thread *waiting = nullptr, *missing = nullptr;
     unsigned count = 0;
@@ -267,7 +271,7 @@ inline void run_block(size_t shared_bytes) {
                      stack_bytes);
 }
 
-/* Every block in turn; to be called with the lock held. */
+/* Runs every block in turn. The lock must be held. */
 inline int run_grid(size_t shared_bytes) {
     if (!all.stacks && !(all.stacks = map_stacks(most_threads))) return out_of_memory;
     const size_t aligned = (shared_bytes + 15) / 16 * 16;
@@ -289,7 +293,7 @@ inline int run_grid(size_t shared_bytes) {
     return launch_failed;
 }
 
-/* Runs `body` in every thread of every block; 0 or an error as CUDA numbers it. */
+/* Runs `body` in every thread of every block. Returns 0 or an error number of CUDA. */
 inline int launch(ed_index grid, ed_index block, size_t shared_bytes, void (*body)(void *), void *arguments) {
     const uint64_t threads = static_cast<uint64_t>(block.x) * block.y * block.z;
     const uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
@@ -314,15 +318,15 @@ inline int launch(ed_index grid, ed_index block, size_t shared_bytes, void (*bod
 
 #pragma GCC visibility pop
 
-/* ---------------------------------------------------------------- for those who load a shared object with kernels */
+/* ---------------------------------------------------------------- interface for programs that load kernels */
 
-/* Threads from the last to the first from now on, or again from the first to the last. */
+/* Makes threads run from the last to the first from now on, or again from the first to the last. */
 ED_WEAK_API void ed_emulated_reverse(int reversed) {
     ed_emulated::all.reversed = reversed;
     ed_emulated::all.order_known = true;
 }
 
-/* What the last launch that failed said; "" if the last one did not. */
+/* Returns why the last launch failed, or "" if it did not. */
 ED_WEAK_API const char *ed_emulated_failure(void) { return ed_emulated::all.failure; }
 
 #endif

@@ -1,15 +1,16 @@
 /*
- * Emulation only: the part of CUDA C++ that our kernels are written in, for a C++17 compiler on a CPU. exact.cuh
- * includes it in place of <cuda_runtime.h> with -DED_EMULATED:
+ * The part of CUDA C++ that our kernels are written in, for a C++17 compiler on a CPU. kernels/cuda/exact.cuh includes
+ * it in place of <cuda_runtime.h> with -DED_EMULATED:
  *
- *     g++ -std=c++17 -O2 -ffp-contract=off -fno-math-errno -DED_EMULATED -Ikernels/cuda -x c++ kernel.cu -shared -fPIC
- * ...
+ *     g++ -std=c++17 -O2 -ffp-contract=off -fno-math-errno -DED_EMULATED -Ikernels/cuda -Iemulation/cuda \
+ *         -x c++ kernel.cu -shared -fPIC ...
  *
- * What a kernel computes is exactly what a device must compute: integers and float32 operations that IEEE 754 rounds,
- * in the order that the source gives them, contraction off. How block.h runs its threads, what it reports and what it
- * cannot see, it says itself. Time, caches, banks and occupancy have no counterpart here.
+ * A kernel computes exactly what a device must compute: integers, and float32 operations that IEEE 754 rounds, in the
+ * order that the source gives them, with contraction off. block.h says how threads run, what it reports and what it
+ * cannot see. Time, caches, banks and occupancy have no counterpart here.
  *
- * Streams are null pointers and everything is synchronous. A kernel's `__shared__` variables need no constructor.
+ * Streams are null pointers, and everything is synchronous. A kernel's `__shared__` variables must not need a
+ * constructor.
  */
 #ifndef ED_CUDA_ON_CPU_H
 #define ED_CUDA_ON_CPU_H
@@ -22,13 +23,13 @@
 #error "fast-math changes the bits"
 #endif
 
-#pragma GCC visibility push(hidden) /* as in block.h */
+#pragma GCC visibility push(hidden) /* for the reason given in block.h */
 
 /* ---------------------------------------------------------------- words */
 
 #define __device__
 #define __host__
-#define __global__ __attribute__((visibility("hidden"))) /* reached through ED_EXPORT_KERNEL */
+#define __global__ __attribute__((visibility("hidden"))) /* called through ED_EXPORT_KERNEL */
 #define __constant__ static
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
@@ -37,7 +38,7 @@
 #ifdef ED_FIBRES_ASAN
 #define __shared__ static
 #else
-#define __shared__ static __attribute__((section("ed_shared"), used)) /* used: somebody else writes it, too */
+#define __shared__ static __attribute__((section("ed_shared"), used)) /* used: block.h writes it too */
 #endif
 
 typedef void *cudaStream_t;
@@ -116,7 +117,7 @@ inline void __threadfence_block() {}
 inline void __threadfence_system() {}
 [[noreturn]] inline void __trap() { ed_emulated::fail("__trap (thread %u)", ed_emulated::all.now->number); }
 
-/* Threads do not run at once: any order of theirs is one of a device's. */
+/* Threads run one after another, and any order of theirs is one that a device may have. */
 template <class T> inline T atomicAdd(T *at, T value) {
     const T old = *at;
     *at = old + value;
@@ -139,12 +140,13 @@ inline int __syncthreads_and(int yes) { return !ed_emulated::barrier(!yes, "__sy
 
 namespace ed_emulated {
 
-/* The value that lane `from` gave; whoever asks a lane outside `mask` gets bits that no result may depend on. */
+/* Returns the value that lane `from` gave. For a lane outside `mask` it returns bits that no result may depend on. */
 template <class T> inline T taken(const uint64_t *given, unsigned from, uint32_t mask) {
     return bits_as<T>(mask >> from & 1 ? given[from] : 0xdeadbeefdeadbeefu);
 }
 
-/* Shuffles within groups of `width` lanes: `source` maps a lane's place in its group to another's, maybe outside. */
+/* Shuffles within groups of `width` lanes. `source` maps a lane's place in its group to
+ * another place, which may be outside. */
 template <class T, class F> inline T shuffle(const char *what, unsigned mask, T value, int width, F source) {
     return meet(what, mask, bits_as<uint64_t>(value), [=](const uint64_t *given, unsigned lane, uint32_t lanes) {
         const int place = static_cast<int>(lane) % width, from = source(place);
@@ -153,7 +155,7 @@ template <class T, class F> inline T shuffle(const char *what, unsigned mask, T 
     });
 }
 
-/* `start` combined with what each lane gave, in the order of lanes. */
+/* Returns `start` combined with what each lane gave, in the order of lanes. */
 template <class T, class F> inline T combined(const char *what, unsigned mask, T value, T start, F add) {
     return meet(what, mask, bits_as<uint64_t>(value), [=](const uint64_t *given, unsigned, uint32_t lanes) {
         T result = start;
@@ -213,7 +215,7 @@ template <class F> inline int launch_each(dim3 grid, dim3 block, size_t shared_b
         grid, block, shared_bytes, [](void *f) { (*static_cast<F *>(f))(); }, &body);
 }
 
-/* A launch of a kernel whose arguments are behind pointers, as the driver takes them. */
+/* Launches a kernel whose arguments are behind pointers, as the driver takes them. */
 template <class... P> struct types {};
 
 template <class... P, class... Done>
@@ -229,7 +231,7 @@ inline int launch_behind(void (*kernel)(P...), dim3 grid, dim3 block, size_t sha
                          *static_cast<First *>(arguments[0]));
 }
 
-/* Bytes of each of a kernel's parameters, then 0. */
+/* The bytes of each parameter of a kernel, then 0. */
 template <class... P> struct sizes_of {
     static constexpr unsigned values[] = {sizeof(P)..., 0};
 };
@@ -242,7 +244,7 @@ inline int launch_packed(void (*kernel)(P...), dim3 grid, dim3 block, size_t sha
 
 } // namespace ed_emulated
 
-/* As exact.cuh's for nvcc. */
+/* Stands in for ed_launch in exact.cuh, which is for nvcc. */
 template <class... P, class... A>
 inline int ed_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t, A... arguments) {
     auto body = [=] { kernel(static_cast<P>(arguments)...); };
@@ -251,11 +253,12 @@ inline int ed_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_
 
 #pragma GCC visibility pop
 
-/* The block's dynamic shared memory as an array of `type`. */
+/* Declares the block's dynamic shared memory as an array of `type`. */
 #define ED_DYNAMIC_SHARED(type, name) type *const name = reinterpret_cast<type *>(ed_emulated::all.shared)
 
-/* Exports NAME_emulated, through which who has loaded the shared object launches the kernel: 0 or an error number; and
- * NAME_parameters, the bytes of each parameter, then 0, for driver.cpp, which keeps them until a launch runs. */
+/* Exports NAME_emulated, through which a program that has loaded the shared object launches the kernel; it
+ * returns 0 or an error number. Also exports NAME_parameters, the bytes of each parameter, then 0, for
+ * driver.cpp, which copies them until a launch runs. */
 #define ED_EXPORT_KERNEL(name)                                                                                     \
     extern "C" __attribute__((visibility("default"))) const unsigned *name##_parameters() {                        \
         return decltype(ed_emulated::sizes_for(name))::values;                                                     \

@@ -1,16 +1,18 @@
 /*
- * Emulation only: a libcuda.so.1 for tests, with the functions of driver.h and those that tell what GPU there is.
+ * A libcuda.so.1 for tests, with the functions of kernels/gpu/driver.h and those that describe the GPU.
  *
  *     g++ -std=c++17 -shared -fPIC -Wl,-soname,libcuda.so.1 driver.cpp -o libcuda.so.1 -ldl
  *
- * Whoever loads it first is found by every dlopen("libcuda.so.1") of the process. Device memory is host memory filled
- * with 0xa5; a "cubin" is a shared object of a .cu compiled with -DED_EMULATED (cuda_on_cpu.h). Stricter than a driver:
- * nothing runs before a stream is waited for, so that a result read too early is not there; a call without a current
- * context, a copy beyond an allocation, a handle that was destroyed, and what a capture does not allow are errors.
+ * When a process has loaded it, every dlopen("libcuda.so.1") of the process finds it. Device memory is host memory
+ * filled with 0xa5. A "cubin" is a shared object of a .cu compiled with -DED_EMULATED (cuda_on_cpu.h). It is stricter
+ * than a driver: nothing runs before a stream is waited for, so that a result that is read too early is not there. A
+ * call without a current context, a copy beyond an allocation, a handle that was destroyed, and what a capture does not
+ * allow are errors.
  *
- * Failures on demand: ED_FAKE_CUDA=FUNCTION:N:CODE, or fake_cuda_fail(), makes the N-th call of a function from then on
- * return a code, cuMemAlloc_v2:1:2 for instance. Codes from 700 on end the context, as on a device: all later calls
- * return them until it is released. fake_cuda_alive() counts what is not freed, fake_cuda_calls() tells the calls.
+ * Failures can be ordered: ED_FAKE_CUDA=FUNCTION:N:CODE, or fake_cuda_fail(), makes the N-th call of a function from
+ * then on return a code, for instance cuMemAlloc_v2:1:2. Codes from 700 on end the context, as on a device: all later
+ * calls return them until it is released. fake_cuda_alive() counts what has not been freed, and fake_cuda_calls() lists
+ * the calls.
  */
 #include <cuda.h>
 #include <dlfcn.h>
@@ -36,7 +38,7 @@ using Operation = std::function<CUresult()>;
 using Operations = std::vector<Operation>;
 using Bytes = std::vector<unsigned char>;
 
-/* What a handle points to. */
+/* The objects that handles point to. */
 struct Stream {
     bool capturing = false;
     Operations queued;
@@ -49,7 +51,7 @@ struct Executable {
 };
 struct Function {
     int (*launch)(unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, size_t, void **);
-    const unsigned *sizes; /* of the parameters, then 0 */
+    const unsigned *sizes; /* bytes of the parameters, then 0 */
 };
 struct Module {
     void *library = nullptr;
@@ -63,28 +65,28 @@ template <class T> using Owned = std::map<const void *, std::unique_ptr<T>>;
 
 struct Device {
     bool initialized = false;
-    int retained = 0; /* times the primary context was */
+    int retained = 0; /* how often the primary context was retained */
     unsigned flags = 0;
-    CUresult ended = CUDA_SUCCESS; /* what ended the context */
+    CUresult ended = CUDA_SUCCESS; /* the error that ended the context */
     Owned<Stream> streams;
     Owned<Graph> graphs;
     Owned<Executable> executables;
     Owned<Module> modules;
     std::map<uintptr_t, std::unique_ptr<Bytes>> memory, pinned;
 
-    std::string fails; /* this function, at its call number `at`, with `code` */
+    std::string fails; /* this function fails at its call number `at`, with `code` */
     int at = 0, code = 0, calls = 0;
-    std::string log; /* names of functions, as they were called */
+    std::string log; /* names of functions, in the order of calls */
     size_t alive() const {
         return streams.size() + graphs.size() + executables.size() + modules.size() + memory.size() + pinned.size() +
                static_cast<size_t>(retained);
     }
 } device;
 
-/* Held by a call from its first check on; calls do not call each other. */
+/* A call holds the lock from its first check on. Calls do not call each other. */
 pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 thread_local std::vector<CUcontext> current;
-thread_local int captures = 0; /* of this thread */
+thread_local int captures = 0; /* captures of this thread */
 int the_context;               /* its address is the primary context */
 
 void fail_at(const std::string &text) {
@@ -103,7 +105,7 @@ CUresult ended_by(CUresult code) {
 
 enum Needs { NOTHING, INITIALIZED, CONTEXT, NO_CAPTURE };
 
-/* What stands in every call's way. */
+/* Stands at the start of every call. */
 struct Call {
     CUresult refused = CUDA_SUCCESS;
 
@@ -154,7 +156,7 @@ using Memory = std::map<uintptr_t, std::unique_ptr<Bytes>>;
 
 uintptr_t allocated(Memory &memory, size_t bytes) {
     auto made = std::make_unique<Bytes>(bytes + 256, static_cast<unsigned char>(0xa5));
-    const uintptr_t at = (reinterpret_cast<uintptr_t>(made->data()) + 255) / 256 * 256; /* as a driver aligns */
+    const uintptr_t at = (reinterpret_cast<uintptr_t>(made->data()) + 255) / 256 * 256; /* aligned as by a driver */
     made->resize(at - reinterpret_cast<uintptr_t>(made->data()) + bytes);
     memory[at] = std::move(made);
     return at;
@@ -170,7 +172,7 @@ bool holds(const Memory &memory, uintptr_t at, size_t bytes) {
 
 CUresult queue(CUstream handle, Operation operation) {
     Stream *stream = found(device.streams, handle);
-    if (!stream) return CUDA_ERROR_INVALID_HANDLE; /* the default stream cannot be captured, and waits for others */
+    if (!stream) return CUDA_ERROR_INVALID_HANDLE; /* the default stream cannot be captured, and it waits for others */
     stream->queued.push_back(std::move(operation));
     return CUDA_SUCCESS;
 }
@@ -190,8 +192,8 @@ size_t bytes_of_elf(const unsigned char *image) {
     return end;
 }
 
-/* A shared object of its own for every load, as every module has variables of its own: under a name of its own, too,
- * since the loader takes a name that it knows for the file that it knows, even after that was closed. */
+/* Every load gets a copy of the shared object, since every module has its own variables. Each copy needs its own
+ * name, because the loader takes a name that it knows for the same file, even after that was closed. */
 CUresult load(const unsigned char *image, size_t bytes, CUmodule *module) {
     char path[] = P_tmpdir "/emulated-cubin-XXXXXX";
     const int file = mkstemp(path);
@@ -213,7 +215,7 @@ CUresult load(const unsigned char *image, size_t bytes, CUmodule *module) {
 FAKE_API void fake_cuda_fail(const char *function_call_code) { fail_at(function_call_code); }
 FAKE_API size_t fake_cuda_alive(void) { return device.alive(); }
 
-/* Since the last time it was asked. */
+/* The calls since the last time it was asked. */
 FAKE_API const char *fake_cuda_calls(void) {
     static std::string told;
     told.swap(device.log);
@@ -222,9 +224,9 @@ FAKE_API const char *fake_cuda_calls(void) {
 }
 
 FAKE_API unsigned fake_cuda_flags(void) { return device.flags; }
-FAKE_API size_t fake_cuda_current(void) { return current.size(); } /* contexts on this thread's stack */
+FAKE_API size_t fake_cuda_current(void) { return current.size(); } /* number of contexts on this thread's stack */
 
-/* ---------------------------------------------------------------- what there is */
+/* ---------------------------------------------------------------- the GPU */
 
 FAKE_API CUresult cuInit(unsigned) {
     CALL(NOTHING);
@@ -257,7 +259,7 @@ FAKE_API CUresult cuDeviceGetName(char *name, int bytes, CUdevice) {
     return CUDA_SUCCESS;
 }
 
-/* The chip, sm_87 unless ED_FAKE_CUDA_CHIP says otherwise; of all else there is 0. */
+/* The chip is sm_87 unless ED_FAKE_CUDA_CHIP says otherwise. Every other attribute is 0. */
 FAKE_API CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice) {
     CALL(INITIALIZED);
     const char *told = std::getenv("ED_FAKE_CUDA_CHIP");
@@ -295,7 +297,7 @@ FAKE_API CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice) {
     return CUDA_SUCCESS;
 }
 
-/* The last release frees what was not, of a context that has ended: no other call could. */
+/* The last release of a context that has ended frees what is left, since no other call could. */
 FAKE_API CUresult cuDevicePrimaryCtxRelease(CUdevice) {
     CALL(INITIALIZED);
     if (!device.retained) return CUDA_ERROR_INVALID_CONTEXT;
@@ -357,7 +359,7 @@ FAKE_API CUresult cuMemHostGetDevicePointer(CUdeviceptr *at, void *host, unsigne
     return holds(device.pinned, reinterpret_cast<uintptr_t>(host), 1) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-/* Memory that is not pinned is read at once, as a driver does, and may be gone when the copy is made. */
+/* Memory that is not pinned is read at once, as by a driver, because it may be gone when the copy is made. */
 FAKE_API CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes, CUstream stream) {
     CALL(CONTEXT);
     if (!holds(device.memory, static_cast<uintptr_t>(to), bytes)) return CUDA_ERROR_INVALID_VALUE;
@@ -433,7 +435,7 @@ FAKE_API CUresult cuLaunchKernel(CUfunction handle, unsigned gx, unsigned gy, un
                                  unsigned bz, unsigned shared, CUstream stream, void **parameters, void **) {
     CALL(CONTEXT);
     const Function function = *reinterpret_cast<const Function *>(handle);
-    std::vector<Bytes> values; /* as they are now: a launch copies them */
+    std::vector<Bytes> values; /* a launch copies their present values */
     for (const unsigned *size = function.sizes; *size; size++) {
         const auto *value = static_cast<const unsigned char *>(*parameters++);
         values.emplace_back(value, value + *size);
@@ -475,13 +477,13 @@ FAKE_API CUresult cuStreamBeginCapture(CUstream handle, CUstreamCaptureMode) {
     CALL(CONTEXT);
     Stream *stream = found(device.streams, handle);
     if (!stream) return CUDA_ERROR_INVALID_HANDLE;
-    if (stream->capturing || !stream->queued.empty()) return CUDA_ERROR_ILLEGAL_STATE; /* ours wait before */
+    if (stream->capturing || !stream->queued.empty()) return CUDA_ERROR_ILLEGAL_STATE; /* engines wait before it */
     stream->capturing = true;
     captures++;
     return CUDA_SUCCESS;
 }
 
-/* A capture ends even where this fails. */
+/* A capture ends even if this call fails. */
 FAKE_API CUresult cuStreamEndCapture(CUstream handle, CUgraph *graph) {
     const Call call(__func__, CONTEXT);
     Stream *stream = found(device.streams, handle);

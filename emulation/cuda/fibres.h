@@ -1,10 +1,10 @@
 /*
- * Private, emulation only: fibres, that is stacks of their own which hand the processor to one another by name.
+ * Private: fibres, which are separate stacks that hand the processor to one another explicitly.
  *
- * A switch saves what a call must preserve and takes the other's place. With block.h's choice of who goes on it takes 6
- * to 13 ns on an x86-64 server, the more the more stacks there are; by ucontext, which processors other than x86-64 and
- * aarch64 get, 180 ns (it asks the system for the signal mask). AddressSanitizer is told of each
- * switch. No C++ library: this also compiles where only a C library is installed.
+ * A switch saves what a call must preserve and restores the other's. Together with block.h's choice of who goes on, it
+ * takes 6 to 13 ns on an x86-64 server, more with more stacks. Processors other than x86-64 and aarch64 use ucontext,
+ * which takes 180 ns because it asks the system for the signal mask. AddressSanitizer is told of each switch. This file
+ * needs no C++ library, so that it also compiles where only a C library is installed.
  */
 #ifndef ED_FIBRES_H
 #define ED_FIBRES_H
@@ -34,7 +34,8 @@
 #include <ucontext.h>
 #elif defined(__x86_64__)
 
-/* ed_fibre_switch(where to leave this stack's pointer, the other's): what a callee preserves goes on the stack. */
+/* ed_fibre_switch(where to leave this stack's pointer, the other's pointer) puts what a
+ * callee preserves on the stack. */
 asm(R"(
     .pushsection .text
     .weak ed_fibre_switch
@@ -59,7 +60,7 @@ ed_fibre_switch:
     .size ed_fibre_switch, . - ed_fibre_switch
     .popsection
 )");
-/* Six registers, where to return, and what that function takes for its own return address. */
+/* Six registers, the address to return to, and the return address that the entry function sees. */
 #define ED_FIBRE_FRAME 64
 #define ED_FIBRE_RETURN 48
 #else
@@ -106,14 +107,15 @@ ed_fibre_switch:
 extern "C" __attribute__((visibility("hidden"))) void ed_fibre_switch(void **save, void *other);
 #endif
 
-#pragma GCC visibility push(hidden) /* each shared object its own: of one name, the dynamic linker would take one */
+/* Hidden, so that each shared object has its own: the dynamic linker would merge those of one name. */
+#pragma GCC visibility push(hidden)
 
 namespace ed_emulated {
 
 #ifdef ED_FIBRES_ASAN
-constexpr size_t stack_bytes = 512 << 10; /* redzones around every array */
+constexpr size_t stack_bytes = 512 << 10; /* needed for the redzones around every array */
 #else
-constexpr size_t stack_bytes = 128 << 10; /* of address space: a page counts once it is touched */
+constexpr size_t stack_bytes = 128 << 10; /* address space only, because a page counts once it is touched */
 #endif
 
 struct fibre {
@@ -122,14 +124,15 @@ struct fibre {
 #else
     void *top;
 #endif
-    char *stack; /* its lowest byte, and how many; of the caller's own stack known to AddressSanitizer alone */
+    char *stack; /* its lowest byte, and its size. For the caller's own stack only AddressSanitizer knows them */
     size_t size;
-    void *fake_frames; /* AddressSanitizer's */
+    void *fake_frames; /* used by AddressSanitizer */
 };
 
-/* From one stack to the next: an odd number of pages, so that stacks do not compete for a few places of the translation
- * buffers. At the lower end of each lies what shows an overflow once the block is over; a page there that may not be
- * touched would show it at once, but a process has 65,530 mappings, and each shared object its thousand stacks. */
+/* The distance from one stack to the next is an odd number of pages, so that stacks do not compete for a
+ * few entries of the translation buffers. The lower end of each stack holds a pattern that shows an
+ * overflow when the block is finished. A guard page would show it at once, but a process has only 65,530
+ * mappings, and each shared object has a thousand stacks. */
 inline size_t stack_distance() {
     static const size_t distance = stack_bytes + static_cast<size_t>(sysconf(_SC_PAGESIZE));
     return distance;
@@ -142,7 +145,7 @@ inline uint64_t *end_of_stack(char *stacks, size_t i) {
     return reinterpret_cast<uint64_t *>(stacks + i * stack_distance());
 }
 
-/* Address space for `count` stacks, null if there is none. */
+/* Reserves address space for `count` stacks; returns null if there is none. */
 inline char *map_stacks(size_t count) {
     const size_t bytes = count * stack_distance();
     void *all = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -151,7 +154,7 @@ inline char *map_stacks(size_t count) {
 
 inline void unmap_stacks(char *stacks, size_t count) { munmap(stacks, count * stack_distance()); }
 
-/* Whether a fibre has left its stack, which was then the next one's or nobody's. */
+/* Tells whether a fibre has left its stack and written to the next stack or to unused memory. */
 inline bool overflowed(char *stacks, size_t i) {
     const uint64_t *end = end_of_stack(stacks, i);
     bool same = true;
@@ -159,8 +162,8 @@ inline bool overflowed(char *stacks, size_t i) {
     return !same;
 }
 
-/* Makes `f` the i-th of `stacks`, about to call `entry`, which may not return. Tops are staggered: at the same place in
- * each page, the stacks of a block would share a few sets of the cache. */
+/* Makes `f` the i-th of `stacks`, ready to call `entry`, which may not return. The tops are staggered: at the same
+ * place in each page, the stacks of a block would share a few sets of the cache. */
 inline void make_fibre(fibre &f, char *stacks, size_t i, void (*entry)()) {
     f.stack = stacks + (i + 1) * stack_distance() - stack_bytes;
     for (size_t word = 0; word < watched; word++) end_of_stack(stacks, i)[word] = untouched;
@@ -183,7 +186,7 @@ inline void make_fibre(fibre &f, char *stacks, size_t i, void (*entry)()) {
 #endif
 }
 
-/* Goes on in `to`; returns when somebody goes on in `from`, never if `from` is over. */
+/* Goes on in `to`. It returns when another fibre goes on in `from`, and never if `from` is finished. */
 inline void switch_fibre(fibre &from, fibre &to, bool over = false) {
 #ifdef ED_FIBRES_ASAN
     __sanitizer_start_switch_fiber(over ? nullptr : &from.fake_frames, to.stack, to.size);
@@ -199,7 +202,8 @@ inline void switch_fibre(fibre &from, fibre &to, bool over = false) {
     (void)over;
 }
 
-/* First thing in an entry: `caller`, if the fibre was entered from the thread's own stack, learns where that lies. */
+/* Must be called first in an entry. If the fibre was entered from the thread's own stack,
+ * it tells `caller` where that stack lies. */
 inline void enter_fibre(fibre *caller) {
 #ifdef ED_FIBRES_ASAN
     const void *stack = nullptr;

@@ -1,9 +1,9 @@
 /*
- * For libFuzzer: calls of any kind, in any order, with frames, states and statistics of any bits.
+ * A target for libFuzzer: it makes calls of any kind, in any order, with frames, states and statistics of any bits.
  *
- * models.h, which benchmarks/cpu/fuzz.py generates, lists the models: one student in every variant that this CPU runs, for
- * each of several arrays. An input chooses an array, then makes the same calls on the decoders of all its variants,
- * the first with frames in one piece, the others in chunks. Required, besides what the sanitizers see:
+ * models.h, which the fuzzing benchmark generates, lists the models: one student in every variant that this CPU runs,
+ * for each of several arrays. An input chooses an array, then makes the same calls on the decoders of all its variants.
+ * The first gets its frames in one piece, the others in chunks. Besides what the sanitizers see, these are required:
  *   - the codes that edgedistill.h promises, and after an error the same state as before;
  *   - as many outputs as ed_outputs_for says, in buffers of exactly that size;
  *   - kinematics that are finite, or flagged ED_INVALID;
@@ -33,7 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 typedef struct {
     const uint8_t *at, *end;
-    uint32_t seed; /* goes on where bytes would be wasted: splits, positions */
+    uint32_t seed; /* random numbers where input bytes would be wasted: splits, positions */
 } tape;
 
 static uint8_t byte_of(tape *t) { return t->at < t->end ? *t->at++ : 0; }
@@ -48,7 +48,7 @@ static float bits_of(tape *t) {
     return x;
 }
 
-/* A byte becomes one of the values that break things, or plain microvolts. */
+/* Turns a byte into one of the values that break things, or into plain microvolts. */
 static float wild_of(uint8_t byte) {
     static const float values[] = {0.0f,  -0.0f,   1e-45f, -1e-45f,  1e-38f,    3.4028235e38f, -3.4028235e38f,
                                    1e30f, -1e30f,  1e-30f, INFINITY, -INFINITY, NAN,           -NAN,
@@ -56,7 +56,7 @@ static float wild_of(uint8_t byte) {
     return byte < 16 ? values[byte] : (float)((int)byte - 136) * 1.5f;
 }
 
-/* n values: all bits, or a byte each, or all the same, as a dead amplifier sends them. */
+/* Makes n values: with all bits from the input, from a byte each, or all the same, as a dead amplifier sends them. */
 static void fill(tape *t, float *x, size_t n) {
     int mode = byte_of(t) % 3;
     float same = mode == 2 ? wild_of(byte_of(t)) : 0;
@@ -79,7 +79,7 @@ typedef struct {
 
 typedef struct {
     const float *uv;    /* or */
-    const int16_t *i16; /* or neither: lost */
+    const int16_t *i16; /* the frames are lost if both pointers are null */
     size_t n;
 } frames_of_call;
 
@@ -122,7 +122,7 @@ static int push(ed_decoder *decoder, frames_of_call f, ed_output *outputs, size_
     return ed_gap_outputs(decoder, f.n, outputs, capacity, made);
 }
 
-/* The same frames, cut anywhere. */
+/* Pushes the same frames, cut anywhere. */
 static size_t push_in_chunks(tape *t, ed_decoder *decoder, frames_of_call f, size_t channels, ed_output *outputs) {
     size_t total = 0;
     while (f.n) {
@@ -223,7 +223,7 @@ static void call_set_normalization(tape *t, stream *s) {
     fill(t, mean, channels);
     fill(t, std, channels);
     if (byte_of(t) % 2)
-        for (size_t c = 0; c < channels; c++) std[c] = fabsf(std[c]); /* else few would be taken */
+        for (size_t c = 0; c < channels; c++) std[c] = fabsf(std[c]); /* otherwise few would be accepted */
     for (size_t c = 0; c < channels; c++) fine &= isfinite(mean[c]) && isfinite(std[c]) && !(std[c] < 0);
     for (int v = 0; v < VARIANTS; v++)
         REQUIRE(ed_set_normalization(s->decoders[v], mean, std) == (fine ? ED_OK : ED_ERROR_VALUE));
@@ -248,7 +248,7 @@ static void call_set_gain(tape *t, stream *s) {
     free(gain);
 }
 
-/* Bytes anywhere in a state, or where the next bin goes, in range and beside it. */
+/* Changes bytes anywhere in a state, or the slot of the next bin, in range and just outside. */
 static void change(tape *t, unsigned char *state, size_t bytes) {
     ed_state_header header;
     memcpy(&header, state, sizeof header);
@@ -256,7 +256,7 @@ static void change(tape *t, unsigned char *state, size_t bytes) {
     if (byte_of(t) % 4 == 0) header.pos = near[byte_of(t) % 6];
     if (byte_of(t) % 4 == 0) header.live = near[byte_of(t) % 6];
     memcpy(state, &header, sizeof header);
-    if (byte_of(t) % 8 == 0) state[sizeof header + byte_of(t)] = 0x80; /* -128: no state has it */
+    if (byte_of(t) % 8 == 0) state[sizeof header + byte_of(t)] = 0x80; /* -128, which no state has */
     for (int n = byte_of(t) % 6; n; n--) {
         size_t at = (size_t)(byte_of(t) << 8 | byte_of(t)), range = byte_of(t) % 4 ? bytes : sizeof header;
         size_t from = byte_of(t) % 2 ? at % range : bytes - 1 - at % range, length = 1 + byte_of(t) % 8;
@@ -264,7 +264,8 @@ static void change(tape *t, unsigned char *state, size_t bytes) {
     }
 }
 
-/* Whether the student's part of a state is one that edgedistill.h describes; `own` is the header of this model. */
+/* Tells whether the student's part of a state is one that edgedistill.h describes. `own`
+ * is the header of this model. */
 static int is_possible(const unsigned char *state, ed_state_header own) {
     ed_state_header header;
     memcpy(&header, state, sizeof header);
@@ -276,7 +277,7 @@ static int is_possible(const unsigned char *state, ed_state_header own) {
     return !memchr(state + sizeof header, 0x80, integers);
 }
 
-/* A state with changes: taken by all variants, or refused by all, and then nothing has changed. */
+/* Imports a changed state. Either all variants accept it, or all refuse it and nothing has changed. */
 static void call_import(tape *t, stream *s) {
     size_t bytes = s->info->export_bytes;
     unsigned char *before = exported(s->decoders[0]), *state = allocated(bytes);
@@ -294,7 +295,7 @@ static void call_import(tape *t, stream *s) {
     free(state);
 }
 
-/* Buffers of any size, at any address. */
+/* Uses buffers of any size, at any address. */
 static void call_with_wrong_sizes(tape *t, stream *s) {
     size_t bytes = (size_t)(byte_of(t) << 8 | byte_of(t)), shift = byte_of(t) % 8;
     unsigned char *buffer = allocated(bytes + 8);
@@ -323,7 +324,7 @@ static void *memory_of(const ed_model *model, size_t *bytes) {
     *bytes = (ed_state_bytes(model) + ED_ALIGN - 1) / ED_ALIGN * ED_ALIGN;
     void *memory = aligned_alloc(ED_ALIGN, *bytes);
     REQUIRE(memory);
-    memset(memory, 0xa5, *bytes); /* a decoder must not depend on what was there */
+    memset(memory, 0xa5, *bytes); /* a decoder must not depend on the bytes that were there */
     return memory;
 }
 

@@ -1,6 +1,7 @@
 /*
- * The public functions: each checks its arguments, then calls the model's own. Knows no shape; compiled once, however
- * many models a program holds. With -DED_DEVICE it is part of a library of one model, which ed_open opens.
+ * The public functions of edgedistill.h. Each checks its arguments, then calls the model's own function. This file
+ * knows no shape and is compiled once, however many models a program holds. With -DED_DEVICE it is part of a library of
+ * one model, which ed_open opens.
  */
 #include "ed_model.h"
 
@@ -11,7 +12,7 @@
 extern const ed_model ED_MODEL_SYMBOL;
 #endif
 
-/* Frames of one call: far beyond any buffer, far below a negative count that was converted. */
+/* Most frames of one call. This is far beyond any buffer, and far below a negative count that was converted. */
 #define ED_MAX_FRAMES (SIZE_MAX >> (sizeof(size_t) > 4 ? 16 : 1))
 
 const char *ed_strerror(int code) {
@@ -50,13 +51,14 @@ static int require_decoder(const ed_decoder *decoder) {
     return decoder->magic == ED_DECODER_FAILED ? ED_ERROR_DEVICE : ED_ERROR_DECODER;
 }
 
-/* What a call that reached the device says. After a failure rings and front end no longer belong together. */
+/* Returns the code of a call that reached the device. After a failure, rings and front end no longer belong together,
+ * so the decoder becomes useless. */
 static int ended(ed_decoder *decoder, int error) {
     if (error && error != ED_ERROR_STATE && error != ED_ERROR_UNSUPPORTED) decoder->magic = ED_DECODER_FAILED;
     return error;
 }
 
-/* NaN and infinities have all bits of the exponent set. */
+/* Tells whether all values are finite: the comparison is false for NaN. */
 static int all_finite(const float *x, size_t n) {
     uint32_t wild = 0;
     for (size_t i = 0; i < n; i++) wild |= (uint32_t) !(__builtin_fabsf(x[i]) <= 3.402823466e38f);
@@ -87,7 +89,7 @@ int ed_init(const ed_model *model, void *memory, size_t bytes, ed_decoder **deco
     if (!model || !memory || !decoder) return ED_ERROR_NULL;
     if ((uintptr_t)memory % ED_ALIGN) return ED_ERROR_ALIGN;
     if (bytes < model->info.state_bytes) return ED_ERROR_SIZE;
-    if (model->close) return ED_ERROR_UNSUPPORTED; /* it would leave nobody to call that */
+    if (model->close) return ED_ERROR_UNSUPPORTED; /* such a model must be closed, and a decoder of ed_init never is */
     return start(model, NULL, memory, decoder);
 }
 

@@ -3,9 +3,9 @@
  * edgedistill/frontend/rules.py defines it, and which samples the filters may use.
  *
  * A channel is bad in a bin with a sample that is not finite, while it is flat (a range below ED_FE_FLAT_UV over
- * ED_FE_FLAT_BINS bins), while it is saturated (no range at all over ED_FE_SATURATED_BINS bins, at the highest or lowest
- * value seen so far), and for ED_FE_RECOVER_BINS bins after that. Ranges of the last bins are kept in a ring. Its row
- * `slot` is the bin in progress; ed_frontend.h moves it on.
+ * ED_FE_FLAT_BINS bins), while it is saturated (no range at all over ED_FE_SATURATED_BINS bins, at the highest or
+ * lowest value seen so far), and for ED_FE_RECOVER_BINS bins after that. Ranges of the last bins are kept in a ring.
+ * Its row `slot` is the bin in progress; ed_frontend.h moves it on.
  *
  * No branch depends on samples. Most of the front end's memory is this ring: 77 kB of 100 kB for 96 channels at 1 kHz.
  */

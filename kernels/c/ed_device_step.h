@@ -1,6 +1,6 @@
 /*
- * Private: the functions of ed_step.h for a student that a device computes. The rings are the device's; here is only
- * the latent of the last bin.
+ * Private: the functions of ed_step.h for a student that a device computes. The device keeps the rings; only the latent
+ * of the last bin is kept here.
  */
 #ifndef ED_DEVICE_STEP_H
 #define ED_DEVICE_STEP_H
@@ -26,17 +26,17 @@ static int ed_student_reset(struct ed_student *student) {
     return ed_device_reset(student->device);
 }
 
-/* bin (ED_CHANNELS,) finite, 0 where masked -> kinematics (ED_OUTPUTS,). */
+/* Decodes bin (ED_CHANNELS,), finite and 0 where masked, to kinematics (ED_OUTPUTS,). */
 static int ed_student_step(struct ed_student *student, const float *bin, float *kinematics) {
     return ed_device_step(student->device, bin, kinematics, student->latent);
 }
 
-/* Rings, then lags, ED_STUDENT_BYTES. */
+/* Writes rings, then lags, ED_STUDENT_BYTES in all. */
 static int ed_student_export(const struct ed_student *student, int8_t *out, int32_t *pos, int32_t *live) {
     return ed_device_export(student->device, out, pos, live);
 }
 
-/* The inverse; pos and live are in range and no value is -128. */
+/* Does the inverse. pos and live are in range, and no value is -128. */
 static int ed_student_import(struct ed_student *student, const int8_t *in, int32_t pos, int32_t live) {
     int error = ed_device_import(student->device, in, pos, live);
     if (!error) memset(student->latent, 0, sizeof student->latent);

@@ -1,10 +1,10 @@
 /*
- * One model: its shape, its weights, its state and the table through which ed_api.c reaches it.
+ * One model: its shape, its weights, its state, and the table through which ed_api.c reaches it.
  *
- * Compiled once a model, with -DED_MODEL_HEADER='"model_NAME.h"', the file that edgedistill writes for a bundle.
- * Defines one external symbol, ed_model_NAME, and nothing else, so that several models link into one program.
- * Build with -std=c11 -O3 -ffp-contract=off -fno-math-errno and the flags of the variant; never with -ffast-math.
- * With -DED_DEVICE the student is computed behind ed_device.h, and this file keeps front end and stream.
+ * Compile this file once for each model, with -DED_MODEL_HEADER='"model_NAME.h"', the file that edgedistill writes for
+ * a bundle. It defines one external symbol, ed_model_NAME, so that several models link into one program. Build with
+ * -std=c11 -O3 -ffp-contract=off -fno-math-errno and the flags of the variant, never with -ffast-math. With -DED_DEVICE
+ * the student is computed behind ed_device.h, and this file keeps the front end and the stream.
  */
 #include ED_MODEL_HEADER
 
@@ -27,14 +27,14 @@ _Static_assert(ED_OUTPUTS <= ED_MAX_OUTPUTS, "more outputs than ed_output holds"
 _Static_assert(ED_FE_CHANNELS == ED_CHANNELS, "the front end is of another array");
 _Static_assert(sizeof(ed_state_header) == 80, "the layout of an exported state");
 
-/* A decoder's memory. */
+/* The memory of a decoder. */
 struct ed_engine {
     struct ed_decoder head;
     ED_ALIGNED struct ed_student student;
     ED_ALIGNED ed_fe_state front_end;
-    double mean[ED_CHANNELS], std[ED_CHANNELS];    /* of the z-score, uV */
-    double gain[ED_CHANNELS], offset[ED_CHANNELS]; /* of int16 frames, uV */
-    uint64_t seen;                                 /* bins */
+    double mean[ED_CHANNELS], std[ED_CHANNELS];    /* statistics of the z-score, uV */
+    double gain[ED_CHANNELS], offset[ED_CHANNELS]; /* conversion of int16 frames, uV */
+    uint64_t seen;                                 /* bins decoded since the start */
 };
 
 static struct ed_engine *engine_of(ed_decoder *decoder) { return (struct ed_engine *)decoder; }
@@ -73,7 +73,7 @@ static int engine_step(ed_decoder *decoder, const float *bin, float *kinematics)
     return error;
 }
 
-/* The bin that the front end has completed. */
+/* Decodes the bin that the front end has completed. */
 static int engine_decode(struct ed_engine *engine, ed_output *output) {
     float z[ED_CHANNELS];
     ed_fe_bin bin;
@@ -179,7 +179,7 @@ static int engine_export(const ed_decoder *decoder, void *state) {
     return ED_OK;
 }
 
-/* Whether `state` is one that this model can have: its shape, slots in range, no -128. */
+/* Tells whether this model can have this state: the shape is its own, slots are in range, and no value is -128. */
 static int engine_accepts(const struct ed_engine *engine, const unsigned char *state) {
     ed_state_header found;
     memcpy(&found, state, sizeof found);
@@ -187,7 +187,7 @@ static int engine_accepts(const struct ed_engine *engine, const unsigned char *s
     if (found.pos < 0 || found.pos >= ED_SLOTS || found.live < 0 || found.live > ED_SLOTS) return 0;
     own.seen = found.seen;
     const unsigned char *own_bytes = (const unsigned char *)&own, *found_bytes = (const unsigned char *)&found;
-    int wild = 0; /* a loop, not memcmp: firmware may have none */
+    int wild = 0; /* a loop, because firmware may have no memcmp */
     for (size_t i = 0; i < sizeof own; i++) wild |= own_bytes[i] != found_bytes[i];
     for (size_t i = 0; i < ED_STUDENT_BYTES; i++) wild |= state[sizeof found + i] == 0x80;
     return !wild;

@@ -16,8 +16,8 @@
  *         if (complete) { ed_fe_finish_bin(fe, mean, std, z, &bin); ... }   before the next ed_fe_take
  *     }
  *
- * ed_fe_take_i16 and ed_fe_take_gap consume int16 samples and lost frames in the same way. ed_fe_bins_for tells how many
- * bins n further frames will complete.
+ * ed_fe_take_i16 and ed_fe_take_gap consume int16 samples and lost frames in the same way. ed_fe_bins_for tells how
+ * many bins n further frames will complete.
  *
  * fe       one ed_fe_state for each stream, in memory aligned to 64 bytes
  * Layout   frames (n, C) time-major, as pushed. All state is (section, C) or (row, C), so that loops over channels
@@ -177,9 +177,9 @@ static inline const double *ed_fe_shape(ed_fe_state *fe) {
     return fe->u[rows - 1];
 }
 
-/* Finishes the bin that ed_fe_take completed, and begins the next one. Writes z (C) = (value - mean) / std, with 0 where
- * a channel is masked or std is 0. After it, `fe->channels.bad` holds the masked channels. mean and std (C) are finite,
- * and std >= 0. */
+/* Finishes the bin that ed_fe_take completed, and begins the next one. Writes z (C) = (value - mean) / std, with 0
+ * where a channel is masked or std is 0. After it, `fe->channels.bad` holds the masked channels. mean and std (C)
+ * are finite, and std >= 0. */
 static inline void ed_fe_finish_bin(ed_fe_state *fe, const double *mean, const double *std, float *restrict z,
                                     ed_fe_bin *bin) {
     ed_channels *channels = &fe->channels;

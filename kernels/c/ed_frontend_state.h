@@ -13,9 +13,10 @@
 #include "ed_frontend.h"
 
 /* A stream's state as exchanged: native byte order, no padding inside, and sizeof is a multiple of 8. Names and meaning
- * are those of FrontEnd.export_state; c_frontend.state_dtype is the numpy dtype. Python keeps raw frames inside a bin.
+ * are those of FrontEnd.export_state. In edgedistill/compile/c/frontend_source.py, state_dtype is the numpy dtype and
+ * state_to_c converts. Inside a bin, Python keeps raw frames.
  * With D > 1, C keeps in `pending` the decimated samples so far; decimator, part_low, part_high and broken are those
- * after the frames so far. c_frontend.state_to_c converts. */
+ * after the frames so far. */
 typedef struct {
     int64_t frame, pending_gap;
 #if ED_FE_DECIMATION > 1

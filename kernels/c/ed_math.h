@@ -1,8 +1,10 @@
 /*
- * Private: arithmetic whose bits are pinned, in plain C: the operations and the order of numerics/arithmetic.py.
+ * Private: arithmetic whose bits are pinned, in plain C. Operations and their order are those of numerics/arithmetic.py
+ * (docs/numerics.md).
  *
- * float32 throughout, each operation rounded once, no contraction (-ffp-contract=off), no fast-math. A sum takes value
- * i into lane i mod 16, in order, then adds lanes 8, 4, 2 and 1 apart: loops over 16 lanes, which compilers vectorize.
+ * Everything is float32. Each operation is rounded once, with no contraction (-ffp-contract=off) and no fast-math. A
+ * sum adds value i to lane i mod 16, in order, and then adds lanes that are 8, 4, 2 and 1 apart. These are loops over
+ * 16 lanes, which compilers vectorize.
  */
 #ifndef ED_MATH_H
 #define ED_MATH_H
@@ -21,7 +23,7 @@
 
 #define ED_LANES 16
 #define ED_LEVELS 127.0f
-#define ED_DEAD (-1e30f)               /* score of a slot that is not seen: its exponential rounds to 0 */
+#define ED_DEAD (-1e30f)               /* score of a slot that is not seen; its exponential rounds to 0 */
 #define ED_ROUND 12582912.0f           /* 1.5 * 2**23: x + ED_ROUND has rint(x) in its low bits, for |x| < 2**22 */
 #define ED_RMS_EPSILON 0x1.0c6f7ap-20f /* 1e-6 */
 #define ED_LOG2_E 0x1.715476p+0f
@@ -46,17 +48,19 @@ ED_INLINE float ed_from_bits(uint32_t bits) {
     return x;
 }
 
-/* rint(x) of |x| < 2**22, ties to even, as an integer; of NaN something whose low byte is 0. */
+/* Returns rint(x), ties to even, for |x| < 2**22. For NaN the low byte of the result is 0. */
 ED_INLINE int32_t ed_rint(float x) { return (int32_t)(ed_bits(x + ED_ROUND) - 0x4b400000u); }
 
-/* a where `take`, which is 0 or 1, else b. By bits: of ?: compilers make branches, on data, and then no vectors. */
+/* Returns a if `take` is 1, and b if it is 0. It works on bits, because compilers turn ?: into branches that depend on
+ * data and then do not vectorize. */
 ED_INLINE float ed_select(int take, float a, float b) {
     uint32_t mask = 0u - (uint32_t)take;
     return ed_from_bits((ed_bits(a) & mask) | (ed_bits(b) & ~mask));
 }
 
-/* A Cortex-M7 (or M85: FPv5 with doubles) has one instruction for each of these, of which compilers make no branch. It
- * differs for NaN, which no finite bin leads to; bits would go through its other registers, slowly. */
+/* A Cortex-M7 (or M85: FPv5 with doubles) has one instruction for each of these, which compilers do not turn into a
+ * branch. The results differ for NaN, but no finite bin leads to NaN. Bits would go through the integer registers,
+ * which is slow. */
 #if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M' && defined(__ARM_FP) && (__ARM_FP & 8)
 ED_INLINE float ed_larger(float x, float y) { return __builtin_fmaxf(x, y); }
 ED_INLINE float ed_smaller(float x, float y) { return __builtin_fminf(x, y); }
@@ -91,7 +95,7 @@ ED_INLINE float ed_fold_lanes(float *lanes) {
     return lanes[0];
 }
 
-/* Sum of x * y over n values, a multiple of 16. */
+/* Returns the sum of x * y over n values, n a multiple of 16. */
 ED_INLINE float ed_lane_product(const float *x, const float *y, int n) {
     float lanes[ED_LANES];
     for (int i = 0; i < ED_LANES; i++) lanes[i] = x[i] * y[i];
@@ -100,13 +104,14 @@ ED_INLINE float ed_lane_product(const float *x, const float *y, int n) {
     return ed_fold_lanes(lanes);
 }
 
-/* 1 / root mean square of x (ED_DP,), of which the last ED_DP - ED_D are 0. */
+/* Returns 1 / root mean square of x (ED_DP,), whose last ED_DP - ED_D values are 0. */
 ED_INLINE float ed_rms_factor(const float *x) {
     float mean = ed_lane_product(x, x, ED_DP) / (float)ED_D;
     return 1.0f / __builtin_sqrtf(mean + ED_RMS_EPSILON);
 }
 
-/* A part kept in float32: y = x w', each a lane sum. x (n,) padded with zeros, rows and n multiples of 16. */
+/* Computes y = x w' for a part that is kept in float32; each y is a lane sum. x (n,) is padded with zeros, and rows and
+ * n are multiples of 16. */
 ED_INLINE void ed_float_product(const float *w, const float *x, int rows, int n, float *y) {
     for (int o = 0; o < rows; o++) y[o] = ed_lane_product(x, w + (ptrdiff_t)o * n, n);
 }

@@ -1,12 +1,13 @@
 /*
- * Private: AVX2, integer products of bytes without VNNI.
+ * Private: the variant for AVX2, with integer products of bytes without VNNI.
  *
- * vpmaddubsw adds two products of an unsigned and a signed byte in 16 bits, and saturates. It is exact for |x| and
- * w with the sign of x, since neither holds -128: at most 2 * 127 * 127 = 32258. So sum x w = sum |x| (w sign x).
+ * vpmaddubsw multiplies unsigned by signed bytes, adds two products in 16 bits, and saturates. It is exact for |x| and
+ * for w with the sign of x, because neither holds -128: a sum is at most 2 * 127 * 127 = 32258. So sum x w = sum |x| (w
+ * sign x).
  *
- * Weights   [group of up to 2 blocks][4 inputs][block][16 rows][4 inputs]: four accumulators of 8 rows.
+ * Weights   [group of up to 2 blocks][4 inputs][block][16 rows][4 inputs], with four accumulators of 8 rows.
  * Keys      (heads)[16 slots][4 dims][16][4]; values (heads)[4 slots][16 dims][16][4].
- * The float arithmetic is that of ed_math.h, whose loops over 16 lanes compilers turn into two vectors of 8.
+ * The float arithmetic is that of ed_math.h; compilers turn its loops over 16 lanes into two vectors of 8.
  */
 #ifndef ED_OPS_AVX2_H
 #define ED_OPS_AVX2_H
@@ -33,7 +34,7 @@ ED_INLINE __m256i ed_four(const void *x) {
     return _mm256_set1_epi32(four);
 }
 
-/* acc + the sums of four products each, of 32 bytes u >= 0 and s, u + s within what 16 bits hold. */
+/* Returns acc + the sums of four products each, of 32 bytes u >= 0 and s, where no sum of two exceeds 16 bits. */
 ED_INLINE __m256i ed_add_products(__m256i acc, __m256i u, __m256i s) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
 }
@@ -42,7 +43,7 @@ ED_INLINE __m256i ed_dot_bytes(__m256i acc, __m256i x, __m256i size, const void 
     return ed_add_products(acc, size, _mm256_sign_epi8(ed_load256(w), x));
 }
 
-/* Two vectors of 8 rows for each block of a group. */
+/* Computes two vectors of 8 rows for each block of a group. */
 ED_INLINE const int8_t *ed_group(const int8_t *w, const int8_t *x, int n, int blocks, int32_t *acc) {
     __m256i sum[2 * ED_GROUP];
     ED_UNROLL
@@ -111,7 +112,7 @@ static inline void ed_scores(const struct ed_ring *ring, int h, const int8_t *q,
     }
 }
 
-/* Weights are 0 to 127, values have a sign: no change of signs. */
+/* The weights p are 0 to 127 and values have a sign, so no signs need to change. */
 static inline void ed_weighted(const struct ed_ring *ring, int h, const uint8_t *p, int32_t *acc) {
     __m256i sum[ED_DHP / 8];
     ED_UNROLL

@@ -1,17 +1,20 @@
 /*
- * Private: AVX-512 with VNNI, the steps of a layer fused around its integer products.
+ * Private: the variant for AVX-512 with VNNI. The steps of a layer are fused around its integer products.
  *
- * vpdpbusd multiplies 16 x 4 unsigned by signed bytes and adds each four to an int32. Weights and keys are therefore
- * stored as w + 128, and sums corrected: sum (w + 128) x = sum w x + 128 sum x, one number an input vector.
+ * vpdpbusd multiplies 16 x 4 unsigned by signed bytes and adds each four products to an int32. Weights and keys are
+ * therefore stored as w + 128, and sums are corrected: sum (w + 128) x = sum w x + 128 sum x, one number for each input
+ * vector.
  *
- * Weights   [group of up to 8 blocks][4 inputs][block][16 rows][4 inputs], every line read once, from end to end;
- *           eight accumulators hide the latency of vpdpbusd, one column of inputs serves eight lines.
- * Keys      (heads)[16 slots][4 dims][16][4] as k + 128; values (heads)[4 slots][16 dims][16][4].
- * Roofline  bound by L2: `edge` (96 channels, W = 200) streams 1.11 MB of weights and 0.21 MB of rings, 7.1 us at the
- *           185 GB/s that a loop of vpdpbusd alone reaches on a Sapphire Rapids core.
- * Measured  there, gcc 12, beside other work: ed_step p50 11.8 us, `nano` 2.6 us. Attention takes a fifth of it, gate
- *           and up a third.
- * Tried in vain: prefetching (the next lines, or the next matrix during softmax): load ports are what is short.
+ * Weights   [group of up to 8 blocks][4 inputs][block][16 rows][4 inputs]. Every line is read once, from end to end.
+ *           Eight accumulators hide the latency of vpdpbusd, and one column of inputs serves eight lines.
+ * Keys      (heads)[16 slots][4 dims][16][4] as k + 128; values (heads)[4 slots][16 dims][16][4]. Roofline  L2 bounds a
+ * step: `edge` (96 channels, W = 200) streams 1.11 MB of weights and 0.21 MB of rings, which takes
+ *           7.1 us at the 185 GB/s that a loop of vpdpbusd alone reaches on a Sapphire Rapids core.
+ * Measured  on that core, gcc 12, beside other work: ed_step p50 11.8 us, `nano` 2.6 us. Attention takes a fifth of it,
+ *           gate and up a third.
+ * Tried     Prefetching did not help, neither of the next lines nor of the next matrix during softmax: load ports are
+ * the
+ *           bottleneck.
  */
 #ifndef ED_OPS_AVX512_H
 #define ED_OPS_AVX512_H
@@ -39,7 +42,7 @@ ED_INLINE float ed_fold512(__m512 x) {
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
 
-/* rint(clip(x * inv_scale)) in 32 bits; operands in the order that lets NaN through, to become 0 in 8 bits. */
+/* Returns rint(clip(x * inv_scale)) in 32 bits. The order of operands lets NaN through, which becomes 0 in 8 bits. */
 ED_INLINE __m512i ed_quantize512(__m512 x, __m512 inv_scale) {
     __m512 y = _mm512_mul_ps(x, inv_scale);
     y = _mm512_min_ps(_mm512_set1_ps(ED_LEVELS), y);
@@ -49,7 +52,8 @@ ED_INLINE __m512i ed_quantize512(__m512 x, __m512 inv_scale) {
 
 ED_INLINE void ed_store8(int8_t *to, __m512i x) { _mm_storeu_si128((__m128i *)(void *)to, _mm512_cvtepi32_epi8(x)); }
 
-/* Polynomial and power of two of exp, x within its range. vscalefps rounds as the product with 2**n does. */
+/* Computes polynomial and power of two of exp, for x within its range. vscalefps rounds as
+ * the product with 2**n does. */
 ED_INLINE __m512 ed_exp_in_range(__m512 x) {
     const __m512 shift = _mm512_set1_ps(ED_ROUND);
     __m512 n = _mm512_sub_ps(_mm512_add_ps(_mm512_mul_ps(x, _mm512_set1_ps(ED_LOG2_E)), shift), shift);
@@ -69,7 +73,7 @@ ED_INLINE __m512 ed_silu512(__m512 x) {
     return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), ed_exp_in_range(minus)));
 }
 
-/* Zeros from n up to a multiple of 64, so that whole lines of an activation can be summed. */
+/* Writes zeros from n up to a multiple of 64, so that whole lines of an activation can be summed. */
 ED_INLINE void ed_clear_tail(int8_t *a, int n) {
     for (int i = n; i < ED_UP(n, 64); i += 16) _mm_storeu_si128((__m128i *)(void *)(a + i), _mm_setzero_si128());
 }
@@ -100,14 +104,14 @@ ED_INLINE void ed_norm_quantize(const float *x, float inv_scale, int8_t *a) {
 
 ED_INLINE __m512i ed_load512(const void *from) { return _mm512_loadu_si512(from); }
 
-/* Four bytes of an activation, in every lane. */
+/* Returns four bytes of an activation in every lane. */
 ED_INLINE __m512i ed_four(const void *x) {
     int32_t four;
     memcpy(&four, x, 4);
     return _mm512_set1_epi32(four);
 }
 
-/* 128 sum x, n padded with zeros to a multiple of 64. */
+/* Returns 128 sum x, with n padded with zeros to a multiple of 64. */
 ED_INLINE __m512i ed_correction(const int8_t *x, int n) {
     __m512i sum = _mm512_setzero_si512();
     ED_UNROLL
@@ -115,15 +119,15 @@ ED_INLINE __m512i ed_correction(const int8_t *x, int n) {
     return _mm512_set1_epi32(_mm512_reduce_add_epi32(sum));
 }
 
-/* One column: four inputs, in every lane of `four`, times `blocks` lines of weights. */
+/* Adds one column: four inputs, in every lane of `four`, times `blocks` lines of weights. */
 ED_INLINE const int8_t *ed_column(const int8_t *w, __m512i four, int blocks, __m512i *acc) {
     ED_UNROLL
     for (int b = 0; b < blocks; b++) acc[b] = _mm512_dpbusd_epi32(acc[b], ed_load512(w + 64 * b), four);
     return w + 64 * blocks;
 }
 
-/* Adds inputs [from, to) of one group of `blocks` blocks to acc; returns where the next inputs' weights lie. Sixteen
- * inputs come with one load and go to their columns by shuffles: loads are what this is bound by. */
+/* Adds inputs [from, to) of one group of `blocks` blocks to acc, and returns where the weights of the next inputs
+ * lie. One load brings sixteen inputs, and shuffles move them to their columns, because loads are the bottleneck. */
 ED_INLINE const int8_t *ed_columns(const int8_t *w, const int8_t *x, int from, int to, int blocks, __m512i *acc) {
     int i = from;
     for (; i + 16 <= to; i += 16) {
@@ -137,19 +141,19 @@ ED_INLINE const int8_t *ed_columns(const int8_t *w, const int8_t *x, int from, i
     return w;
 }
 
-/* No accumulators yet. */
+/* Sets the accumulators to zero. */
 ED_INLINE void ed_zero(__m512i *acc, int blocks) {
     ED_UNROLL
     for (int b = 0; b < blocks; b++) acc[b] = _mm512_setzero_si512();
 }
 
-/* One group of blocks: acc = 128 sum x + the sums; returns where the next group begins. */
+/* Computes one group of blocks, acc = 128 sum x + the sums, and returns where the next group begins. */
 ED_INLINE const int8_t *ed_group(const int8_t *w, const int8_t *x, int n, int blocks, __m512i *acc) {
     ed_zero(acc, blocks);
     return ed_columns(w, x, 0, n, blocks, acc);
 }
 
-/* float(acc) * m of one block. */
+/* Returns float(acc) * m of one block. */
 ED_INLINE __m512 ed_scaled(__m512i acc, __m512i correction, const float *m) {
     return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(acc, correction)), _mm512_loadu_ps(m));
 }
@@ -197,14 +201,15 @@ ED_INLINE void ed_linear_qkv(const struct ed_layer *layer, const int8_t *a, int8
     }
 }
 
-/* 16 of hidden from 16 of gate and 16 of up. */
+/* Computes 16 hidden values from 16 values of gate and 16 of up. */
 ED_INLINE void ed_hidden(const float *y, float inv_scale, int8_t *hidden8) {
     __m512 hidden = _mm512_mul_ps(ed_silu512(_mm512_load_ps(y)), _mm512_load_ps(y + 16));
     ed_store8(hidden8, ed_quantize512(hidden, _mm512_set1_ps(inv_scale)));
 }
 
-/* Blocks of gate and up alternate, whole pairs to a group. SiLU of one group is computed among the products of the
- * next: right after its own it would wait for them, fill the scheduler and stop the weights from streaming. */
+/* Blocks of gate and up alternate, whole pairs to a group. SiLU of one group is computed
+ * among the products of the next. Right after its own products it would have to wait for
+ * them, fill the scheduler and stop the stream of weights. */
 ED_INLINE void ed_linear_gate_up(const struct ed_layer *layer, const int8_t *a, int8_t *hidden8) {
     const int8_t *w = layer->gate_up.w;
     const int n = ED_UP(ED_D, 4), blocks = ED_GROUP_OF(2 * ED_FP / 16), pairs = blocks / 2;
@@ -243,7 +248,7 @@ static inline void ed_ring_clear(struct ed_ring *ring) {
     memset(ring->v, 0, sizeof ring->v);
 }
 
-/* Whole lines are read, blended and written: later loads of a line then get it from the store, without a stall. */
+/* Whole lines are read, blended and written, so that later loads of a line get it from the store without a stall. */
 static inline void ed_ring_put(struct ed_ring *ring, int slot, const int8_t *k, const int8_t *v) {
     const __mmask16 lane = (__mmask16)(1u << (slot % 16));
     const __mmask64 byte = UINT64_C(0x1111111111111111) << (slot % 4);
@@ -275,7 +280,7 @@ static inline void ed_ring_get(const struct ed_ring *ring, int slot, int8_t *k, 
 
 /* ---------------------------------------------------------------- attention */
 
-/* Scores of one head by slot; returns the largest of each lane. */
+/* Computes the scores of one head by slot, and returns the largest of each lane. */
 ED_INLINE __m512 ed_head_scores(const struct ed_ring *ring, int h, const int8_t *q, float scale, const float *bias,
                                 const int32_t *seen, float *score) {
     __m512i four[ED_DH4 / 4], sum = _mm512_setzero_si512();
@@ -300,12 +305,12 @@ ED_INLINE __m512 ed_head_scores(const struct ed_ring *ring, int h, const int8_t 
     return high;
 }
 
-/* p[s] = rint(127 exp(score - high)) of one head; returns their sum. */
+/* Computes p[s] = rint(127 exp(score - high)) of one head, and returns their sum. */
 ED_INLINE int32_t ed_head_weights(const float *score, float high, uint8_t *p) {
     __m512i total = _mm512_setzero_si512();
     for (int s = 0; s < ED_WP; s += 16) {
         __m512 x = _mm512_sub_ps(_mm512_loadu_ps(score + s), _mm512_set1_ps(high));
-        __m512 e = ed_exp_in_range(_mm512_max_ps(_mm512_set1_ps(ED_EXP_LOWEST), x)); /* at most 0 */
+        __m512 e = ed_exp_in_range(_mm512_max_ps(_mm512_set1_ps(ED_EXP_LOWEST), x)); /* which is at most 0 */
         __m512i weight = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_set1_ps(ED_LEVELS), e));
         total = _mm512_add_epi32(total, weight);
         ed_store8((int8_t *)p + s, weight);
@@ -318,7 +323,7 @@ ED_INLINE void ed_head_context(const struct ed_ring *ring, int h, const uint8_t 
     __m512i even[ED_DHP / 16], odd[ED_DHP / 16];
     ED_UNROLL
     for (int i = 0; i < ED_DHP / 16; i++) even[i] = odd[i] = _mm512_setzero_si512();
-    for (int s = 0; s < ED_UP(ED_WINDOW, 8); s += 8) { /* two lines a turn: two chains */
+    for (int s = 0; s < ED_UP(ED_WINDOW, 8); s += 8) { /* two lines a turn, which are two chains */
         __m512i four = ed_four(p + s), next = ed_four(p + s + 4);
         ED_UNROLL
         for (int i = 0; i < ED_DHP / 16; i++) {
@@ -335,7 +340,8 @@ ED_INLINE void ed_head_context(const struct ed_ring *ring, int h, const uint8_t 
     }
 }
 
-/* Context (ED_D,) of the bin in `slot`. The heads go abreast, so that the latency of one hides behind the others. */
+/* Computes the context (ED_D,) of the bin in `slot`. All heads advance together, so that
+ * the latency of one hides behind the others. */
 ED_INLINE void ed_attend(const struct ed_layer *layer, const struct ed_ring *ring, const int8_t *q, int slot,
                          const int32_t *seen, float *context) {
     ED_ALIGNED float score[ED_HEADS][ED_WP];

@@ -1,40 +1,40 @@
 /*
- * Private: the steps of a layer out of a variant's integer kernels and the pinned float arithmetic of ed_math.h.
+ * Private: the steps of a layer, made of a variant's integer kernels and the pinned float arithmetic of ed_math.h.
  *
- * `rows` and `n` are constants wherever these are called, so that compilers unroll and vectorize the loops for the
- * shape. All vectors are padded as ed_weights.h says, and keep their padding zero.
+ * `rows` and `n` are constants wherever these functions are called, so that compilers unroll and vectorize the loops
+ * for the shape. All vectors are padded as ed_weights.h says, and their padding stays zero.
  */
 #ifndef ED_OPS_COMMON_H
 #define ED_OPS_COMMON_H
 
-/* q = quantize(x), n values. */
+/* Computes q = quantize(x), n values. */
 ED_INLINE void ed_quantize_all(const float *x, int n, float inv_scale, int8_t *q) {
     for (int i = 0; i < n; i++) q[i] = ed_quantize(x[i], inv_scale);
 }
 
-/* a = quantize(rms(x)), (ED_DP,). */
+/* Computes a = quantize(rms(x)), (ED_DP,). */
 ED_INLINE void ed_norm_quantize(const float *x, float inv_scale, int8_t *a) {
     float factor = ed_rms_factor(x);
     for (int i = 0; i < ED_DP; i++) a[i] = ed_quantize(x[i] * factor, inv_scale);
 }
 
-#define ED_MOST_ROWS (3 * ED_DP > 2 * ED_FP ? 3 * ED_DP : 2 * ED_FP) /* of a matrix */
+#define ED_MOST_ROWS (3 * ED_DP > 2 * ED_FP ? 3 * ED_DP : 2 * ED_FP) /* the largest number of rows of a matrix */
 
-/* y = float(acc) * m, (rows,). */
+/* Computes y = float(acc) * m, (rows,). */
 ED_INLINE void ed_linear(const struct ed_matrix *part, const int8_t *a, int rows, int n, float *y) {
     int32_t acc[ED_MOST_ROWS];
     ed_matvec(part->w, a, rows, n, acc);
     for (int o = 0; o < rows; o++) y[o] = (float)acc[o] * part->m[o];
 }
 
-/* x += float(acc) * m, (ED_DP,). */
+/* Adds float(acc) * m to x, (ED_DP,). */
 ED_INLINE void ed_linear_add(const struct ed_matrix *part, const int8_t *a, int n, float *x) {
     float y[ED_DP];
     ed_linear(part, a, ED_DP, n, y);
     for (int o = 0; o < ED_DP; o++) x[o] = x[o] + y[o];
 }
 
-/* q, k and v of one bin, (3, ED_DP). */
+/* Computes q, k and v of one bin, (3, ED_DP). */
 ED_INLINE void ed_linear_qkv(const struct ed_layer *layer, const int8_t *a, int8_t *qkv) {
     float y[3 * ED_DP];
     ed_linear(&layer->qkv, a, 3 * ED_DP, ED_UP(ED_D, 4), y);
@@ -43,13 +43,13 @@ ED_INLINE void ed_linear_qkv(const struct ed_layer *layer, const int8_t *a, int8
     ed_quantize_all(y + 2 * ED_DP, ED_DP, layer->v_inv, qkv + 2 * ED_DP);
 }
 
-/* hidden = silu(gate) * up of y (2 ED_FP,): 16 of gate, 16 of up, 16 of gate, ... */
+/* Computes hidden = silu(gate) * up from y (2 ED_FP,), which holds 16 values of gate, 16 of up, 16 of gate, ... */
 ED_INLINE void ed_silu_up(const float *y, float *hidden) {
     for (int at = 0; at < ED_FP; at += 16)
         for (int i = 0; i < 16; i++) hidden[at + i] = ed_silu(y[2 * at + i]) * y[2 * at + 16 + i];
 }
 
-/* quantize(silu(gate) * up), (ED_FP,). */
+/* Computes quantize(silu(gate) * up), (ED_FP,). */
 ED_INLINE void ed_linear_gate_up(const struct ed_layer *layer, const int8_t *a, int8_t *hidden8) {
     float y[2 * ED_FP], hidden[ED_FP];
     ed_linear(&layer->gate_up, a, 2 * ED_FP, ED_UP(ED_D, 4), y);
@@ -57,7 +57,8 @@ ED_INLINE void ed_linear_gate_up(const struct ed_layer *layer, const int8_t *a, 
     ed_quantize_all(hidden, ED_FP, layer->hidden_inv, hidden8);
 }
 
-/* p[s] = rint(127 exp(s - max)) of one head, 0 where not seen; returns their sum. bias by slot. */
+/* Computes p[s] = rint(127 exp(s - max)) of one head, 0 where a slot is not seen, and
+ * returns their sum. bias is by slot. */
 ED_INLINE int32_t ed_softmax(const int32_t *acc, float scale, const float *bias, const int32_t *seen, uint8_t *p) {
     float score[ED_WP], high = ED_DEAD;
     for (int s = 0; s < ED_WP; s++) {
@@ -78,7 +79,7 @@ ED_INLINE int32_t ed_softmax(const int32_t *acc, float scale, const float *bias,
     return total;
 }
 
-/* Context (ED_D,) of the bin in `slot`, over the slots that are seen. */
+/* Computes the context (ED_D,) of the bin in `slot`, over the slots that are seen. */
 ED_INLINE void ed_attend(const struct ed_layer *layer, const struct ed_ring *ring, const int8_t *q, int slot,
                          const int32_t *seen, float *context) {
     for (int h = 0; h < ED_HEADS; h++) {

@@ -1,16 +1,18 @@
 /*
- * Private: Cortex-M with the DSP extension (M4, M7, M33 ...), two products of 16 bits an instruction.
+ * Private: the variant for Cortex-M with the DSP extension (M4, M7, M33 ...), with two products of 16 bits an
+ * instruction.
  *
- * sxtb16 widens bytes 0 and 2 of a word, or 1 and 3 after a rotation, to two int16; smlad multiplies two such pairs and
- * adds both products to an int32. Activations are widened once a product, weights as they are read: four rows at a time,
- * so that one load of x serves sixteen products. One loop serves weights, keys and values alike, and is no inline
- * function, since flash is short.
+ * sxtb16 widens bytes 0 and 2 of a word, or 1 and 3 after a rotation, to two int16. smlad multiplies two such pairs and
+ * adds both products to an int32. Activations are widened once for a product, and weights as they are read, four rows
+ * at a time, so that one load of x serves sixteen products. One loop serves weights, keys and values alike. It is no
+ * inline function, since flash is short.
  *
- * Weights   [4 rows][4 inputs] after [4 rows][4 inputs]: read from end to end, in flash.
- * Keys      (heads)[4 slots][4 dims][4][4]: a matrix of a row a slot; values (heads)[4 dims][4 slots][4][4]: a row a dim.
+ * Weights   [4 rows][4 inputs] after [4 rows][4 inputs], read from end to end, in flash.
+ * Keys      (heads)[4 slots][4 dims][4][4], a matrix with a row for each slot.
+ * Values    (heads)[4 dims][4 slots][4][4], a matrix with a row for each dim.
  * Cost      23 to 25 instructions for 16 products, 8 of them sxtb16 and 8 smlad; nano: 0.46 million a step (emulated).
  *
- * Without the extension the two instructions are written out in C: the same layout and bits on any processor.
+ * Without the extension the two instructions are written out in C, with the same layout and bits on any processor.
  */
 #ifndef ED_OPS_DSP_H
 #define ED_OPS_DSP_H
@@ -34,7 +36,7 @@ struct ed_ring {
 
 ED_INLINE uint32_t ed_even(uint32_t four) { return (uint32_t)__sxtb16((int8x4_t)four); }
 
-/* arm_acle.h has no rotation. */
+/* arm_acle.h has no version with a rotation. */
 ED_INLINE uint32_t ed_odd(uint32_t four) {
     uint32_t pair;
     __asm__("sxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(four));
@@ -45,7 +47,7 @@ ED_INLINE int32_t ed_add_pair(uint32_t x, uint32_t w, int32_t acc) { return __sm
 
 #else
 
-/* Bytes 0 and 2 of a word as two int16, and bytes 1 and 3. */
+/* Return bytes 0 and 2 of a word as two int16, and bytes 1 and 3. */
 ED_INLINE uint32_t ed_even(uint32_t four) {
     return (uint32_t)(uint16_t)(int8_t)(four & 255) | (uint32_t)(uint16_t)(int8_t)(four >> 16 & 255) << 16;
 }
@@ -70,7 +72,7 @@ ED_INLINE uint32_t ed_word(const void *bytes) {
 #define ED_MOST(a, b) ((a) > (b) ? (a) : (b))
 #define ED_MOST_INPUTS ED_MOST(ED_MOST(ED_DP, ED_FP), ED_MOST(ED_UP(ED_TAP_N, 4), ED_WP))
 
-/* acc[o] = x . row o; rows and n multiples of 4, w aligned to 4. */
+/* Computes acc[o] = x . row o. rows and n are multiples of 4, and w is aligned to 4. */
 static __attribute__((noinline)) void ed_product(const int8_t *weights, const int8_t *x, int rows, int n,
                                                  int32_t *acc) {
     const int8_t *w = __builtin_assume_aligned(weights, 4);
@@ -120,7 +122,7 @@ static inline void ed_rows(const int8_t *w, const int8_t *x, int rows, int n, in
 
 static inline void ed_ring_clear(struct ed_ring *ring) { memset(ring, 0, sizeof *ring); }
 
-/* Bytes beyond a head's dims stay the zeros they are. */
+/* Bytes beyond a head's dims stay zero. */
 static inline void ed_ring_put(struct ed_ring *ring, int slot, const int8_t *k, const int8_t *v) {
     for (int h = 0; h < ED_HEADS; h++)
         for (int i = 0; i < ED_DH; i++) {
@@ -141,7 +143,7 @@ ED_INLINE void ed_scores(const struct ed_ring *ring, int h, const int8_t *q, int
     ed_product(&ring->k[h][0][0][0][0], q, ED_WP, ED_DH4, acc);
 }
 
-/* Weights are 0 to 127: signed bytes too. */
+/* The weights p are 0 to 127, which signed bytes hold. */
 ED_INLINE void ed_weighted(const struct ed_ring *ring, int h, const uint8_t *p, int32_t *acc) {
     ed_product(&ring->v[h][0][0][0][0], (const int8_t *)p, ED_DH4, ED_WP, acc);
 }

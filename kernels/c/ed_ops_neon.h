@@ -1,14 +1,16 @@
 /*
- * Private: 64-bit Arm with the dot product of bytes, the steps of a layer fused around its integer products.
+ * Private: the variant for 64-bit Arm with the dot product of bytes. The steps of a layer are fused around its integer
+ * products.
  *
- * sdot multiplies 16 signed bytes by 16 and adds each four products to an int32: both factors are signed, so nothing
- * needs correcting. The 16 lanes of a pinned sum are four vectors of 4 floats. A product is rounded before it is added:
- * -ffp-contract=off, or compilers make fmla of vmulq and vaddq.
+ * sdot multiplies 16 signed bytes by 16 and adds each four products to an int32. Both factors are signed, so nothing
+ * needs correcting. The 16 lanes of a pinned sum are four vectors of 4 floats. A product must be rounded before it is
+ * added: use -ffp-contract=off, or compilers make fmla of vmulq and vaddq.
  *
- * Weights   [group of up to 4 blocks][4 inputs][block][16 rows][4 inputs], every line read once, from end to end;
- *           sixteen accumulators hide the latency of sdot, one broadcast of x serves sixteen loads.
- * Keys      (heads)[16 slots][4 dims][16][4]; values (heads)[4 slots][16 dims][16][4].
- * Roofline  one load of 16 bytes an sdot, so the core's loads: two a cycle on a Cortex-A76, one of 16 bytes on an A55.
+ * Weights   [group of up to 4 blocks][4 inputs][block][16 rows][4 inputs]. Every line is read once, from end to end.
+ *           Sixteen accumulators hide the latency of sdot, and one broadcast of x serves sixteen loads.
+ * Keys      (heads)[16 slots][4 dims][16][4]; values (heads)[4 slots][16 dims][16][4]. Roofline  An sdot needs one load
+ * of 16 bytes, so a core's loads bound it: two a cycle on a Cortex-A76, one of 16 bytes on
+ *           an A55.
  */
 #ifndef ED_OPS_NEON_H
 #define ED_OPS_NEON_H
@@ -32,14 +34,14 @@ struct ed_ring {
 
 /* ---------------------------------------------------------------- floats, 4 or 16 at a time */
 
-/* Lanes 8, 4, 2 and 1 apart of the 16 in four vectors. */
+/* Adds lanes 8, 4, 2 and 1 apart of the 16 lanes in four vectors. */
 ED_INLINE float ed_fold128(const float32x4_t *lanes) {
     float32x4_t four = vaddq_f32(vaddq_f32(lanes[0], lanes[2]), vaddq_f32(lanes[1], lanes[3]));
     float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
     return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
 
-/* quantize() of four vectors of floats to 16 bytes; NaN goes through the clip, to become 0. */
+/* Applies quantize() to four vectors of floats, giving 16 bytes. NaN passes the clip and becomes 0. */
 ED_INLINE void ed_quantize16(const float32x4_t *x, float inv_scale, int8_t *q) {
     int32x4_t y[4];
     ED_UNROLL
@@ -53,7 +55,7 @@ ED_INLINE void ed_quantize16(const float32x4_t *x, float inv_scale, int8_t *q) {
     vst1q_s8(q, vuzp1q_s8(vreinterpretq_s8_s16(low), vreinterpretq_s8_s16(high)));
 }
 
-/* exp of x within -87 ... 88. */
+/* Computes exp of x within -87 ... 88. */
 ED_INLINE float32x4_t ed_exp_in_range(float32x4_t x) {
     const float32x4_t shift = vdupq_n_f32(ED_ROUND);
     float32x4_t shifted = vaddq_f32(vmulq_f32(x, vdupq_n_f32(ED_LOG2_E)), shift);
@@ -65,7 +67,7 @@ ED_INLINE float32x4_t ed_exp_in_range(float32x4_t x) {
     p = vaddq_f32(vmulq_f32(p, r), vdupq_n_f32(ED_EXP_3));
     p = vaddq_f32(vaddq_f32(vmulq_f32(vmulq_f32(p, r), r), r), vdupq_n_f32(1.0f));
     uint32x4_t power = vaddq_u32(vshlq_n_u32(vreinterpretq_u32_f32(shifted), 23), vdupq_n_u32(127u << 23));
-    return vmulq_f32(p, vreinterpretq_f32_u32(power)); /* 2**n by its bits */
+    return vmulq_f32(p, vreinterpretq_f32_u32(power)); /* 2**n, made from its bits */
 }
 
 ED_INLINE float32x4_t ed_silu128(float32x4_t x) {
@@ -105,14 +107,14 @@ ED_INLINE void ed_norm_quantize(const float *x, float inv_scale, int8_t *a) {
 
 /* ---------------------------------------------------------------- products */
 
-/* Four bytes, in every lane. */
+/* Returns four bytes in every lane. */
 ED_INLINE int8x16_t ed_four(const void *x) {
     int32_t four;
     memcpy(&four, x, 4);
     return vreinterpretq_s8_s32(vdupq_n_s32(four));
 }
 
-/* One group of `blocks` blocks, acc (blocks, 4 vectors of 4 rows); returns where the next group begins. */
+/* Computes one group of `blocks` blocks, acc (blocks, 4 vectors of 4 rows), and returns where the next group begins. */
 ED_INLINE const int8_t *ed_group(const int8_t *w, const int8_t *x, int n, int blocks, int32x4_t *acc) {
     ED_UNROLL
     for (int b = 0; b < 4 * blocks; b++) acc[b] = vdupq_n_s32(0);
@@ -124,7 +126,7 @@ ED_INLINE const int8_t *ed_group(const int8_t *w, const int8_t *x, int n, int bl
     return w;
 }
 
-/* float(acc) * m of 4 rows. */
+/* Returns float(acc) * m of 4 rows. */
 ED_INLINE float32x4_t ed_scaled(int32x4_t acc, const float *m) { return vmulq_f32(vcvtq_f32_s32(acc), vld1q_f32(m)); }
 
 ED_INLINE void ed_linear(const struct ed_matrix *part, const int8_t *a, int rows, int n, float *y) {
@@ -191,7 +193,7 @@ ED_INLINE void ed_linear_gate_up(const struct ed_layer *layer, const int8_t *a, 
     }
 }
 
-/* acc[o] = x . row o, rows one after another, n a multiple of 64. */
+/* Computes acc[o] = x . row o. Rows lie one after another, and n is a multiple of 64. */
 static inline void ed_rows(const int8_t *w, const int8_t *x, int rows, int n, int32_t *acc) {
     for (int o = 0; o < rows; o++) {
         int32x4_t sum[4];
@@ -209,7 +211,7 @@ static inline void ed_rows(const int8_t *w, const int8_t *x, int rows, int n, in
 
 static inline void ed_ring_clear(struct ed_ring *ring) { memset(ring, 0, sizeof *ring); }
 
-/* Bytes beyond a head's dims stay the zeros they are. */
+/* Bytes beyond a head's dims stay zero. */
 static inline void ed_ring_put(struct ed_ring *ring, int slot, const int8_t *k, const int8_t *v) {
     for (int h = 0; h < ED_HEADS; h++)
         for (int i = 0; i < ED_DH; i++) {
@@ -228,7 +230,7 @@ static inline void ed_ring_get(const struct ed_ring *ring, int slot, int8_t *k, 
 
 /* ---------------------------------------------------------------- attention */
 
-/* Scores of one head by slot; returns the largest. */
+/* Computes the scores of one head by slot, and returns the largest. */
 ED_INLINE float ed_head_scores(const struct ed_ring *ring, int h, const int8_t *q, float scale, const float *bias,
                                const int32_t *seen, float *score) {
     const float32x4_t dead = vdupq_n_f32(ED_DEAD);
@@ -259,7 +261,7 @@ ED_INLINE float ed_head_scores(const struct ed_ring *ring, int h, const int8_t *
     return vmaxvq_f32(high);
 }
 
-/* p[s] = rint(127 exp(score - high)); returns their sum. */
+/* Computes p[s] = rint(127 exp(score - high)), and returns their sum. */
 ED_INLINE int32_t ed_head_weights(const float *score, float high, uint8_t *p) {
     int32x4_t total = vdupq_n_s32(0);
     for (int s = 0; s < ED_WP; s += 16) {
@@ -282,7 +284,7 @@ ED_INLINE int32_t ed_head_weights(const float *score, float high, uint8_t *p) {
     return vaddvq_s32(total);
 }
 
-/* Weights are 0 to 127: signed bytes too. Two lines a turn, two chains of sums. */
+/* The weights p are 0 to 127, which signed bytes hold. Each turn takes two lines, which are two chains of sums. */
 ED_INLINE void ed_head_context(const struct ed_ring *ring, int h, const uint8_t *p, float v_scale, int32_t total,
                                float *context) {
     int32x4_t even[ED_DHP / 4], odd[ED_DHP / 4];
@@ -305,7 +307,8 @@ ED_INLINE void ed_head_context(const struct ed_ring *ring, int h, const uint8_t 
     memcpy(context, wide, ED_DH * sizeof(float));
 }
 
-/* Context (ED_D,) of the bin in `slot`. The heads go abreast, so that the latency of one hides behind the others. */
+/* Computes the context (ED_D,) of the bin in `slot`. All heads advance together, so that
+ * the latency of one hides behind the others. */
 ED_INLINE void ed_attend(const struct ed_layer *layer, const struct ed_ring *ring, const int8_t *q, int slot,
                          const int32_t *seen, float *context) {
     ED_ALIGNED float score[ED_HEADS][ED_WP];

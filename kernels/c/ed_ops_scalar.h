@@ -2,13 +2,13 @@
  * Private: integer kernels in portable C, the plain definition of what every variant computes.
  *
  * A variant defines, for the shape of ed_weights.h:
- *     ED_OPS_NAME                                           as it stands in ed_info.variant
+ *     ED_OPS_NAME                                           its name in ed_info.variant
  *     ed_matvec(w, x, rows, n, acc)                         acc[o] = sum x[i] w[o, i]; rows a multiple of 16, n of 4
  *     ed_rows(w, x, rows, n, acc)                           the same for the few rows of the read-outs; n of 64
  *     struct ed_ring, ed_ring_clear, _put, _get             keys and values of one layer, ED_WINDOW slots
  *     ed_scores(ring, h, q, acc)                            acc[s] = q (ED_DHP,) . key of slot s, acc (ED_WP,)
  *     ed_weighted(ring, h, p, acc)                          acc[i] = sum p[s] value[s, i], p (ED_WP,), acc (ED_DHP,)
- * and ends with ed_ops_common.h, which makes the steps of a layer out of them; a variant that fuses more defines those
+ * It ends with ed_ops_common.h, which makes the steps of a layer out of them. A variant that fuses more defines those
  * steps itself. Integer sums are exact, so their order is free. Activations are int8 in all variants, padded with 0.
  *
  * Layout here: weights (rows, n) row by row; rings (heads, slots, dims).
@@ -39,7 +39,7 @@ static inline void ed_rows(const int8_t *w, const int8_t *x, int rows, int n, in
 
 static inline void ed_ring_clear(struct ed_ring *ring) { memset(ring, 0, sizeof *ring); }
 
-/* k, v (ED_D,) of the bin that takes `slot`. */
+/* Writes k and v (ED_D,) of the bin that takes `slot`. */
 static inline void ed_ring_put(struct ed_ring *ring, int slot, const int8_t *k, const int8_t *v) {
     for (int h = 0; h < ED_HEADS; h++) {
         memcpy(ring->k[h][slot], k + h * ED_DH, ED_DH);

@@ -1,39 +1,44 @@
 /*
- * Private: one step of the INT8 student: one z-scored bin in, kinematics out, the state moved on by one bin.
+ * Private: one step of the INT8 student. One z-scored bin goes in, kinematics come out, and the state moves on by one
+ * bin.
  *
- * The definition is numerics/oracle.py; every integer and every float here has its bits. The private rings hold
- * ED_WINDOW slots: the new bin is written first, over the bin that has just left the window, so that attention sees one
- * ring and no special case. Slots that were never written are masked, not skipped: a cold ring costs what a full one
- * costs. Lagged bins lie in a ring written twice, so that any stretch of them is contiguous.
+ * The definition is numerics/oracle.py (docs/numerics.md); every integer and every float here has its bits. The private
+ * rings hold ED_WINDOW slots. The new bin is written first, over the bin that has just left the window, so that
+ * attention reads one ring without special cases. Slots that were never written are masked, not skipped: a cold ring
+ * costs what a full one costs. Lagged bins lie in a ring that is written twice, so that any stretch of them is
+ * contiguous.
  *
- * Roofline: a step reads every weight once and multiplies it once. `edge` at 96 channels: 1.11 MB of weights, 0.21 MB
- * of rings, so the time of streaming 1.3 MB from the cache they lie in.
+ * Roofline: a step reads and multiplies every weight once. `edge` at 96 channels has 1.11 MB of weights and 0.21 MB of
+ * rings, so a step takes as long as streaming 1.3 MB from the cache they lie in.
  */
 #ifndef ED_STEP_H
 #define ED_STEP_H
 
-#define ED_BINS (ED_LAG_ROWS + 1)            /* the new bin and those before it that a step sees */
-#define ED_KEPT(part) (ED_KEEPS && (part).f) /* in float32; a constant 0 for a model that keeps nothing */
+#define ED_BINS (ED_LAG_ROWS + 1)            /* number of bins that a step sees: the new one and those before it */
+#define ED_KEPT(part) (ED_KEEPS && (part).f) /* kept in float32; a constant 0 for a model that keeps nothing */
 
 #ifdef ED_TRACE
-void ed_trace(const char *name, int layer, const void *data, size_t bytes); /* the caller's; layer -1: of none */
+/* Tests define this function. layer is -1 where there is none. */
+void ed_trace(const char *name, int layer, const void *data, size_t bytes);
 #define ED_SEEN(name, layer, data, bytes) ed_trace(name, layer, data, bytes)
 #else
 #define ED_SEEN(name, layer, data, bytes) ((void)0)
 #endif
 
-/* What a student remembers, and its working memory; all of it is written before it is read but for rings and bins. */
+/* The memory of a student and its working memory. Except for rings and bins, everything is written before it is
+ * read. */
 struct ed_student {
     ED_ALIGNED struct ed_ring rings[ED_LAYERS];
-    ED_ALIGNED int8_t bins[2 * ED_BINS][ED_CHANNELS]; /* row r and row r + ED_BINS are the same bin */
+    ED_ALIGNED int8_t bins[2 * ED_BINS][ED_CHANNELS]; /* row r and row r + ED_BINS hold the same bin */
     ED_ALIGNED float latent[ED_DP];
-    ED_ALIGNED int32_t seen[ED_WP]; /* of each slot: -1 if it is in the window and was ever written, else 0 */
+    ED_ALIGNED int32_t seen[ED_WP]; /* for each slot: -1 if it is in the window and was ever written, else 0 */
     int32_t slot;                   /* private slot of the next bin */
-    int32_t row;                    /* row of `bins` of the newest bin; older ones follow */
-    int32_t pos, live;              /* of the exchanged rings */
+    int32_t row;                    /* row of `bins` with the newest bin; older ones follow */
+    int32_t pos, live;              /* position and fill of the exchanged rings */
 };
 
-/* As the other functions that ed_engine.c calls, returns ED_OK: those of ed_device_step.h may fail, these may not. */
+/* This and the other functions that ed_engine.c calls return ED_OK. Those of ed_device_step.h may fail, these may
+ * not. */
 static inline int ed_student_reset(struct ed_student *student) {
     memset(student, 0, sizeof *student);
     for (int i = 0; i < ED_LAYERS; i++) ed_ring_clear(&student->rings[i]);
@@ -41,7 +46,7 @@ static inline int ed_student_reset(struct ed_student *student) {
 }
 
 static inline int ed_student_start(struct ed_student *student, const char *build_directory) {
-    (void)build_directory; /* the weights are linked */
+    (void)build_directory; /* the weights are linked into the program */
     return ed_student_reset(student);
 }
 
@@ -58,7 +63,7 @@ static void ed_take_bin(struct ed_student *student, const float *bin) {
     ED_SEEN("bin", -1, a, ED_CHANNELS);
 }
 
-/* float(bin8) * scale, for a part that is kept in float32 and reads bins. */
+/* Computes float(bin8) * scale, for a part that reads bins and is kept in float32. */
 static inline void ed_bins_as_floats(const int8_t *a, int n, float *x) {
     for (int i = 0; i < n; i++) x[i] = (float)a[i] * ed_bin_scale;
 }
@@ -78,7 +83,7 @@ static void ed_embed(const struct ed_student *student, float *x) {
     for (int i = 0; i < ED_DP; i++) x[i] = x[i] + ed_embed_bias[i];
 }
 
-/* The slots that the bin in `slot` sees: ages 0 to live. */
+/* Marks the slots that the bin in `slot` sees: ages 0 to live. */
 static void ed_find_seen(struct ed_student *student) {
     for (int s = 0; s < ED_WP; s++) {
         int32_t age = student->slot - s;
@@ -132,7 +137,7 @@ static inline void ed_attention(struct ed_student *student, const struct ed_laye
     }
 }
 
-/* The gated MLP of a layer of which at least one part is kept in float32. */
+/* Computes the gated MLP of a layer with at least one part kept in float32. */
 static inline void ed_kept_mlp(const struct ed_layer *layer, int i, float *x) {
     float n[ED_DP], y[2 * ED_FP], hidden[ED_FP], added[ED_DP];
     ED_ALIGNED int8_t a[ED_UP(ED_D, 64)], hidden8[ED_UP(ED_FF, 64)];
@@ -174,7 +179,7 @@ static inline void ed_mlp(const struct ed_layer *layer, int i, float *x) {
 
 /* ---------------------------------------------------------------- read-out */
 
-/* What the last bins say, (ED_OUTPUTS,). */
+/* Computes the read-out of the last bins, (ED_OUTPUTS,). */
 static void ed_readout_of_bins(const struct ed_student *student, float *y) {
     ED_ALIGNED int8_t a[ED_UP(ED_LAG_N, 64)];
     memset(a + ED_LAG_N / 64 * 64, 0, sizeof a - ED_LAG_N / 64 * 64);
@@ -190,7 +195,7 @@ static void ed_readout_of_bins(const struct ed_student *student, float *y) {
     }
 }
 
-/* What the latent says, (ED_OUTPUTS,). */
+/* Computes the read-out of the latent, (ED_OUTPUTS,). */
 static void ed_readout_of_latent(const float *latent, float *y) {
     if (ED_KEPT(ed_readout_latent)) {
         ed_float_product(ed_readout_latent.f, latent, ED_OUTPUTS, ED_DP, y);
@@ -206,7 +211,7 @@ static void ed_readout_of_latent(const float *latent, float *y) {
 
 /* ---------------------------------------------------------------- the step */
 
-/* bin (ED_CHANNELS,) finite, 0 where masked -> kinematics (ED_OUTPUTS,). */
+/* Decodes bin (ED_CHANNELS,), finite and 0 where masked, to kinematics (ED_OUTPUTS,). */
 static inline int ed_student_step(struct ed_student *student, const float *bin, float *kinematics) {
     ED_ALIGNED float x[ED_DP];
     float of_bins[ED_OUTPUTS], of_latent[ED_OUTPUTS];
@@ -230,7 +235,8 @@ static inline int ed_student_step(struct ed_student *student, const float *bin, 
 
 /* ---------------------------------------------------------------- the exchanged layout */
 
-/* Private slot of the bin in exchanged slot `s`: both rings hold the bins before the next one by age. */
+/* Returns the private slot of the bin in exchanged slot `s`. Both kinds of ring hold the bins before the next one by
+ * age. */
 static inline int ed_private_slot(const struct ed_student *student, int s) {
     int age = student->pos - s;
     age += age <= 0 ? ED_SLOTS : 0;
@@ -238,7 +244,7 @@ static inline int ed_private_slot(const struct ed_student *student, int s) {
     return slot < 0 ? slot + ED_WINDOW : slot;
 }
 
-/* Rings, then lags, ED_STUDENT_BYTES. */
+/* Writes rings, then lags, ED_STUDENT_BYTES in all. */
 static inline int ed_student_export(const struct ed_student *student, int8_t *out, int32_t *pos, int32_t *live) {
     int8_t k[ED_D], v[ED_D];
     for (int i = 0; i < ED_LAYERS; i++, out += 2 * ED_RING_BYTES)
@@ -256,7 +262,7 @@ static inline int ed_student_export(const struct ed_student *student, int8_t *ou
     return ED_OK;
 }
 
-/* The inverse; pos and live are in range and no value is -128. */
+/* Does the inverse. pos and live are in range, and no value is -128. */
 static inline int ed_student_import(struct ed_student *student, const int8_t *in, int32_t pos, int32_t live) {
     int8_t k[ED_D], v[ED_D];
     ed_student_reset(student);

@@ -1,11 +1,11 @@
 /*
  * Private: the shape of one model in padded sizes, and the tables that the generated model_NAME_data.h fills.
  *
- * Every vector is padded with zeros to whole vectors, so that no kernel has a remainder loop; padded rows of a matrix
- * have the multiplier 0. Matrices that read the same input are stacked and read in one go:
+ * Every vector is padded with zeros to whole vectors, so that no kernel needs a remainder loop. Padded rows of a matrix
+ * have the multiplier 0. Matrices that read the same input are stacked and read in one pass:
  *     qkv      (3 DP, d)   wq, wk, wv, each padded to DP rows
  *     gate_up  (2 FP, d)   16 rows of wgate, the same 16 of wup, the next 16 of wgate, ...
- * How the integers of a matrix lie in memory is the variant's business (ed_ops_*.h, compile/c_packing.py).
+ * Each variant decides how the integers of a matrix lie in memory (ed_ops_*.h, and packing in edgedistill/compile).
  */
 #ifndef ED_WEIGHTS_H
 #define ED_WEIGHTS_H
@@ -20,17 +20,18 @@
 #define ED_DP ED_UP(ED_D, 16)
 #define ED_FP ED_UP(ED_FF, 16)
 #define ED_WP ED_UP(ED_WINDOW, 16)
-#define ED_SLOTS (ED_WINDOW - 1)                  /* of the exchanged rings; private ones have ED_WINDOW */
+#define ED_SLOTS (ED_WINDOW - 1)                  /* slots of the exchanged rings; private rings have ED_WINDOW */
 #define ED_TAP_N (ED_TAPS * ED_CHANNELS)          /* inputs of the embedding */
 #define ED_LAG_N ((ED_LAGS + 1) * ED_CHANNELS)    /* inputs of the lagged read-out */
 #define ED_BIAS_ROW ED_UP(2 * ED_WINDOW + 15, 16) /* see age_bias */
 
-/* Of the exchanged layout: a ring of k or v of one layer; all rings, then lagged bins. */
+/* Sizes in the exchanged layout: a ring of k or v of one layer, and all rings followed by lagged bins. */
 #define ED_RING_BYTES ((size_t)ED_HEADS * ED_SLOTS * ED_DH)
 #define ED_STUDENT_BYTES (2 * ED_LAYERS * ED_RING_BYTES + (size_t)ED_LAG_ROWS * ED_CHANNELS)
 
-/* Blocks of 16 rows whose lines alternate in a packed matrix of `blocks` blocks: a divisor up to ED_GROUP, so that no
- * matrix has a remainder, and an even one of an even number, so that pairs of gate and up stay together. */
+/* Number of blocks of 16 rows whose lines alternate in a packed matrix of `blocks` blocks. It is a divisor up to
+ * ED_GROUP, so that no matrix has a remainder, and it is even for an even number of blocks, so that pairs of gate and
+ * up stay together. */
 #define ED_DIVIDES(g, blocks) ((g) <= ED_GROUP && (blocks) % (g) == 0)
 #define ED_GROUP_OF(blocks)      \
     (ED_DIVIDES(8, blocks)   ? 8 \
@@ -49,14 +50,14 @@
 #define ED_ALIGNED _Alignas(64)
 #define ED_INLINE static inline __attribute__((always_inline))
 
-/* Before a loop whose count is a small constant: arrays indexed by it then live in registers. */
+/* Stands before a loop whose count is a small constant, so that arrays indexed by it live in registers. */
 #if defined(__clang__)
 #define ED_UNROLL _Pragma("unroll")
 #else
 #define ED_UNROLL _Pragma("GCC unroll 32")
 #endif
 
-/* One part of the step. Exactly one of w and f is there: f if the recipe keeps the part in float32. */
+/* One matrix of the step. Exactly one of w and f is set: f if the calibration recipe keeps the matrix in float32. */
 struct ed_matrix {
     const int8_t *w; /* packed */
     const float *m;  /* (rows padded to 16,) multipliers: y = float(acc) * m */
@@ -67,7 +68,7 @@ struct ed_layer {
     struct ed_matrix qkv, out, gate_up, down;
     const float *age_bias; /* (heads, ED_BIAS_ROW): at j the bias of age (W - 1 - j) mod W, so that from offset
                               W - 1 - slot of the new bin on it lies by slot */
-    float attn_inv, q_inv, k_inv, v_inv, context_inv, mlp_inv, hidden_inv; /* of quantization */
+    float attn_inv, q_inv, k_inv, v_inv, context_inv, mlp_inv, hidden_inv; /* inverse scales of quantization */
     float score_scale, v_scale;
 };
 

@@ -1,24 +1,26 @@
 /*
- * What a step leaves behind, for engines whose step only reads the state (numerics.md, "State"): the new keys and
- * values take slot pos of the rings, the new bin becomes the newest of the lags, then pos and live move on.
+ * Updates the state after a step, for engines whose step only reads it (docs/numerics.md, "State"): the new keys and
+ * values take slot pos of the rings, the new bin becomes the newest of the lags, and then pos and live move on.
  *
  *     fresh (2 L) of (H, D): keys of layer 0, values of layer 0, keys of layer 1, ..., one every fresh_stride bytes
  *     rings (2 L) of (H, W-1, D) by slot, one every ring_stride bytes
- *     bin_new (C), lags (R, C), newest first · pos, live: of all rings
+ *     bin_new (C), lags (R, C), newest first
+ *     pos, live: the same for all rings
  *
- * Bytes are moved, not numbers: D = head_bytes is Dh of int8 values and twice Dh of float16 ones, C = lag_bytes
- * likewise. With strides of H D and H (W-1) D the arrays are (L, 2, H, D) and (L, 2, H, W-1, D). W 1: there are no
- * slots, and pos and live stay 0.
+ * The kernel moves bytes, not numbers: D = head_bytes is Dh for int8 values and twice Dh for float16 ones, and C =
+ * lag_bytes likewise. With strides of H D and H (W-1) D the arrays are (L, 2, H, D) and (L, 2, H, W-1, D). With W = 1
+ * there are no slots, and pos and live stay 0.
  *
- * One block of 256 threads, as everything must be written before pos is. A thread moves words of 16, 4 or 1 bytes, as
- * addresses, strides and sizes allow; of the lags it owns a column, whose rows it reads eight at a time before it
- * writes them one row on.
+ * It runs as one block of 256 threads, because everything must be written before pos is. A thread moves words of 16, 4
+ * or 1 bytes, as addresses, strides and sizes allow. It owns a column of the lags, whose rows it reads eight at a time
+ * before it writes them one row on.
  *
- * Roofline, edge (L 4, H 4, Dh 32, R 4 to 9, C 96): 1 kB of keys and values and 1 kB of lags, read and written: 64
- * clocks at 64 B a clock. What it costs is a launch and two loads from L2, one after the other, by estimate 1 us.
+ * Roofline, edge (L 4, H 4, Dh 32, R 4 to 9, C 96): 1 kB of keys and values and 1 kB of lags are read and written,
+ * which takes 64 clocks at 64 B a clock. The real cost is a launch and two loads from L2, one after the other, by
+ * estimate 1 us.
  *
- * ptxas, CUDA 13.0: 40 registers on sm_87, sm_90 and sm_110, no spills, no shared memory. Never run on a device: its
- * bytes are those of the emulation.
+ * ptxas, CUDA 13.0: 40 registers on sm_87, sm_90 and sm_110, no spills, no shared memory. It has never run on a device;
+ * its bytes are those of the emulation.
  */
 #include "append.h"
 #include "rows.cuh"
@@ -26,9 +28,9 @@
 namespace {
 
 constexpr int THREADS = ED_APPEND_THREADS;
-constexpr int AT_ONCE = 8; /* rows of lags */
+constexpr int AT_ONCE = 8; /* rows of lags that a thread holds at a time */
 
-/* The words of one column one row on, `value` into the first row. */
+/* Moves the words of one column one row on, and writes `value` to the first row. */
 template <class T> ED_EXACT void shift_column(T *lags, int stride, int rows, T value) {
     for (int at = 0; at < rows; at += AT_ONCE) {
         T old[AT_ONCE];
@@ -51,7 +53,7 @@ template <class T> ED_EXACT void shift_lags(const int8_t *bin_new, int8_t *lags,
         shift_column((T *)lags + i, words, rows, ((const T *)bin_new)[i]);
 }
 
-/* Heads of all layers' keys and values, word by word, to slot pos. */
+/* Copies the keys and values of all layers, word by word, to slot pos. */
 template <class T>
 ED_EXACT void fill_slot(const int8_t *fresh, size_t fresh_stride, int8_t *rings, size_t ring_stride, int count,
                         int heads, int slots, int head_bytes, int pos) {
@@ -84,7 +86,7 @@ extern "C" __global__ void __launch_bounds__(ED_APPEND_THREADS)
         shift_lags<int>(bin_new, lags, lag_rows, lag_bytes);
     else
         shift_lags<int8_t>(bin_new, lags, lag_rows, lag_bytes);
-    __syncthreads(); /* everybody has read pos */
+    __syncthreads(); /* now every thread has read pos */
     if (threadIdx.x == 0 && slots) {
         *pos = slot + 1 == slots ? 0 : slot + 1;
         *live = filled < slots ? filled + 1 : slots;

@@ -1,27 +1,32 @@
 /*
- * The attention core of one layer for one new bin (numerics.md, "Attention core"), with the bits of numerics.attend:
+ * Computes the attention core of one layer for one new bin (docs/numerics.md, "Attention core"), with the bits of
+ * numerics.attend:
  *
- *     q, k, v (H, Dh) of the new bin · ring_k, ring_v (H, W-1, Dh) of those before it, by slot, only read
- *     bias (H, W) by age · pos: slot that the new bin will take · live: slots that are filled
+ *     q, k, v (H, Dh): the new bin
+ *     ring_k, ring_v (H, W-1, Dh): the bins before it, by slot, only read
+ *     bias (H, W): by age
+ *     pos: slot that the new bin will take; live: number of filled slots
  *     -> context (H, Dh)
  *
- * W 1 ... 2048 (1: no ring), Dh 1 ... 128. Rows whose addresses and length are multiples of 16 or of 4 are read in such
- * words; others byte by byte.
+ * W is 1 ... 2048 (1: no ring), Dh 1 ... 128. Rows whose addresses and length are multiples of 16 or of 4 are read in
+ * words of that size, others byte by byte.
  *
- * A block is a head, 256 threads. First a thread owns slots: the product with q, the score, its exponential. Then it
- * owns four columns of the values, of every n-th group of four slots: four rows of four bytes, turned round so that one
- * dp4a sums a column over four slots. The values of its first groups are loaded before the scores are known, which
- * hides them behind the keys. Three barriers: largest score | exponentials and their sum | sums of the warps. Slots
- * that are not filled are computed and masked: a cold ring costs what a full one costs.
+ * A block of 256 threads computes one head. First a thread owns slots: it computes the product with q, the score and
+ * its exponential. Then it owns four columns of the values, in every n-th group of four slots: four rows of four bytes,
+ * transposed so that one dp4a sums a column over four slots. The values of its first groups are loaded before the
+ * scores are known, which hides them behind the keys. There are three barriers: after the largest score, after the
+ * exponentials and their sum, and after the sums of the warps. Slots that are not filled are computed and masked: a
+ * cold ring costs what a full one costs.
  *
  * Roofline, edge (H 4, W 200, Dh 32): a head reads 12.8 kB of ring and 0.8 kB of bias, and does 12.8 k multiplications
- * in 3.2 k dp4a. At 64 B a clock of one multiprocessor's L2 port that is 212 clocks, and 50 of dp4a (64 a clock): the
+ * in 3.2 k dp4a. At 64 B a clock of one multiprocessor's L2 port that is 212 clocks, and 50 for dp4a (64 a clock). This
  * floor, 0.16 us at 1.3 GHz, is far below a launch, and below what nothing hides: two loads from L2 one after the other
  * (pos, then bias), three barriers and the shuffles between them, by estimate 1,000 clocks or 0.8 us. Latency counts
  * here, not bytes.
  *
  * ptxas, CUDA 13.0: 44 registers on sm_87 and sm_90, 58 on sm_110, no spills; 4,176 bytes of static shared memory, and
- * 5 W bytes, W rounded up to a multiple of 4, at launch. Never run on a device: its bits are those of the emulation.
+ * 5 W bytes, W rounded up to a multiple of 4, at launch. It has never run on a device; its bits are those of the
+ * emulation.
  */
 #include "attention_step.h"
 #include "rows.cuh"
@@ -29,23 +34,23 @@
 namespace {
 
 constexpr int THREADS = ED_ATTENTION_THREADS, WARPS = THREADS / 32;
-constexpr int EARLY = 2; /* groups of values loaded before the scores: at Dh 32 the whole ring of 256 slots */
+constexpr int EARLY = 2; /* groups of values that are loaded before the scores: at Dh 32 the whole ring of 256 slots */
 
-/* One head's rows. */
+/* The rows of one head. */
 struct head_rows {
     const int8_t *q, *k, *v, *ring_k, *ring_v;
     const float *bias;
     int slots, head_dim, alignment;
 };
 
-/* What the warps tell each other. */
+/* The values that warps share. */
 struct findings {
     float highest[WARPS];
     int total[WARPS], p_new;
     int sums[WARPS][ED_MOST_HEAD_DIM];
 };
 
-/* A thread's place among the values. */
+/* The place of a thread among the values. */
 struct columns {
     int lanes, column, group, groups_at_once;
 };
@@ -58,7 +63,8 @@ ED_EXACT head_rows rows_of(int head, const int8_t *q, const int8_t *k, const int
             window - 1, head_dim, ed_alignment(all)};
 }
 
-/* The four values of this thread in the four slots of a group; of slots beyond the last any, their p is 0. */
+/* Loads the four values of this thread in the four slots of a group. Slots beyond the last
+ * hold any value, because their p is 0. */
 ED_EXACT void load_group(const head_rows &head, const columns &own, int group, int (&rows)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -69,7 +75,7 @@ ED_EXACT void load_group(const head_rows &head, const columns &own, int group, i
     }
 }
 
-/* score[j] of slot j, and of the new bin behind the last slot; returns the largest that this thread saw. */
+/* Computes score[j] of slot j, and of the new bin behind the last slot. Returns the largest that this thread saw. */
 ED_EXACT float score_slots(const head_rows &head, int pos, int live, float scale, float *score) {
     float highest = ED_DEAD;
     for (int j = (int)threadIdx.x; j <= head.slots; j += THREADS) {
@@ -85,7 +91,8 @@ ED_EXACT float score_slots(const head_rows &head, int pos, int live, float scale
     return ed_warp_max(highest);
 }
 
-/* p[j] = rint(127 exp(score[j] - highest)), zeros up to a multiple of four slots; returns the sum of this warp's. */
+/* Computes p[j] = rint(127 exp(score[j] - highest)), with zeros up to a multiple of four
+ * slots. Returns the sum over this warp. */
 ED_EXACT int weigh_slots(const head_rows &head, const float *score, float highest, int8_t *p, int *p_new) {
     int total = 0;
     for (int j = (int)threadIdx.x; j <= head.slots; j += THREADS) {
@@ -107,7 +114,7 @@ ED_EXACT void add_group(int (&rows)[4], int weights, int (&sum)[4]) {
     for (int i = 0; i < 4; i++) sum[i] = __dp4a(rows[i], weights, sum[i]);
 }
 
-/* sums[d] = what this warp's slots add to column d. */
+/* Computes sums[d], the contribution of this warp's slots to column d. */
 ED_EXACT void mix_values(const head_rows &head, const columns &own, const int8_t *p, int (&early)[EARLY][4],
                          int *sums) {
     const int *weights = (const int *)p;
@@ -130,7 +137,7 @@ ED_EXACT void mix_values(const head_rows &head, const columns &own, const int8_t
     }
 }
 
-/* Column d of the context. */
+/* Returns column d of the context. */
 ED_EXACT int8_t context_of(const head_rows &head, const findings &found, int d, float v_scale, float context_inv) {
     int weighted = found.p_new * head.v[d], total = 0;
 #pragma unroll

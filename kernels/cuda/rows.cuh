@@ -1,16 +1,16 @@
 /*
- * Private: rows of int8 of any length and place, such as keys and values of a head: products of rows, and sums over
- * rows by columns, four integers an instruction.
+ * Private: rows of int8 of any length and address, such as keys and values of a head: products of rows, and sums over
+ * rows by columns, with four integers an instruction.
  */
 #ifndef ED_ROWS_CUH
 #define ED_ROWS_CUH
 
 #include "exact.cuh"
 
-/* What all addresses and sizes, or-ed together, are multiples of: 16, 4 or 1. How wide loads may be. */
+/* Returns how wide loads may be: 16, 4 or 1. `bits` are all addresses and sizes, or-ed together. */
 ED_EXACT int ed_alignment(size_t bits) { return bits % 16 == 0 ? 16 : bits % 4 == 0 ? 4 : 1; }
 
-/* Sum of a[i] * b[i] over n values. */
+/* Returns the sum of a[i] * b[i] over n values. */
 ED_EXACT int ed_dot(const int8_t *a, const int8_t *b, int n, int alignment) {
     int sum = 0;
     if (alignment == 16) {
@@ -28,7 +28,7 @@ ED_EXACT int ed_dot(const int8_t *a, const int8_t *b, int n, int alignment) {
     return sum;
 }
 
-/* Values 4 column ... 4 column + 3 of a row of n, zeros beyond its end, in one word. */
+/* Returns values 4 column ... 4 column + 3 of a row of n in one word, with zeros beyond the end. */
 ED_EXACT int ed_columns(const int8_t *row, int column, int n, int alignment) {
     if (4 * column >= n) return 0;
     if (alignment >= 4) return *(const int *)(row + 4 * column);
@@ -38,7 +38,7 @@ ED_EXACT int ed_columns(const int8_t *row, int column, int n, int alignment) {
     return (int)word;
 }
 
-/* Four columns of four rows: rows[i] holds row i's before, and column i's after. */
+/* Transposes four columns of four rows: rows[i] holds row i before, and column i after. */
 ED_EXACT void ed_transpose(int (&rows)[4]) {
     const unsigned a = (unsigned)rows[0], b = (unsigned)rows[1], c = (unsigned)rows[2], d = (unsigned)rows[3];
     const unsigned ab = __byte_perm(a, b, 0x5140), cd = __byte_perm(c, d, 0x5140); /* columns 0 and 1 */
@@ -49,7 +49,8 @@ ED_EXACT void ed_transpose(int (&rows)[4]) {
     rows[3] = (int)__byte_perm(AB, CD, 0x7632);
 }
 
-/* Lanes that share the columns of a row, four each: the power of two that has enough. n is at most 128. */
+/* Returns how many lanes share the columns of a row, four each: the smallest power of two
+ * that is enough. n is at most 128. */
 ED_EXACT int ed_lanes_of_row(int n) {
     int lanes = 1;
     while (4 * lanes < n) lanes *= 2;

@@ -1,25 +1,26 @@
 /*
  * Private: where every number of one student lies for the CUDA step, and which thread takes it. C++17.
  *
- * One block of ED_THREADS threads does a step: 512, of small students 256 (the model's header says). A matrix (rows, n)
- * is cut into chunks of 16 integers; T threads share a row, and each takes every T-th chunk of it, for GROUPS rows: one
- * pass is 16 bytes a thread, and a matrix takes GROUPS * ROUNDS passes. T is a power of two up to 8, chosen by bytes
- * and passes. Weights lie in the order of the passes, so that a warp's load is one stretch of 512 bytes; padding is
- * zero:
+ * One block of ED_THREADS threads does a step: 512 threads, or 256 for small students (the model's header decides). A
+ * matrix (rows, n) is cut into chunks of 16 integers. T threads share a row, and each takes every T-th chunk of it, for
+ * GROUPS rows. One pass is 16 bytes a thread, and a matrix takes GROUPS * ROUNDS passes. T is a power of two up to 8,
+ * chosen by bytes and passes. Weights lie in the order of the passes, so that a warp's load is one stretch of 512
+ * bytes; padding is zero:
  *
  *     chunk c of row r lies at [round c / T][turned(r % GROUPS, c % T)][thread r / GROUPS * T + c % T][16]
  *
- * and edgedistill/compile/cuda/packing.py packs by the same formulas. The whole stream:
+ * The packing in edgedistill/compile uses the same formulas. The whole stream is:
  *
  *     embedding, then for each layer qkv (3 d rows), out, gate, up, down, then the read-out of bins, of the latent
  *
- * The ring of values is laid out as the matrix (d, slots) that it is for its sums; the ring of keys as
- * [head][16 dims][slot][16], a slot a thread.
+ * The ring of values is laid out as the matrix (d, slots) that its sums need. The ring of keys is [head][16
+ * dims][slot][16], with one slot for each thread.
  *
- * Sums over the T threads of a row: two threads `bit` lanes apart halve the work, each gives the other half of its
- * partial sums and takes over the sums of the rest. So that all give their upper half and keep their lower one, without
- * a choice at run time, the groups of a thread are turned: where `bit` is set in its number, halves are exchanged. This
- * goes on while the groups left are even; then all threads left add all, and each takes what is its own.
+ * Sums over the T threads of a row halve the work at each step: of two threads that are `bit` lanes apart, each gives
+ * away half of its partial sums and takes over the sums of the other half. To let all threads give their upper half and
+ * keep their lower one, without a choice at run time, the groups of a thread are turned: where `bit` is set in its
+ * number, halves are exchanged. This goes on while the number of groups left is even. Then all threads that are left
+ * add all sums, and each takes its own.
  */
 #ifndef ED_STUDENT_LAYOUT_H
 #define ED_STUDENT_LAYOUT_H
@@ -32,7 +33,7 @@
 #error "the model's header says for how many threads its weights are packed"
 #endif
 #define ED_WARPS (ED_THREADS / 32)
-#define ED_CHUNK 16 /* integers a thread takes at once: one 16-byte load */
+#define ED_CHUNK 16 /* integers that a thread takes at once: one 16-byte load */
 
 #ifdef __CUDACC__
 #define ED_EITHER __host__ __device__ constexpr
@@ -42,17 +43,18 @@
 
 ED_EITHER int ed_ceil(int n, int by) { return (n + by - 1) / by; }
 
-/* A matrix of ROWS rows of N integers; see above. */
+/* The layout of a matrix of ROWS rows of N integers, as described above. */
 template <int ROWS, int N> struct ed_spread {
     static constexpr int rows = ROWS;
     static constexpr int chunks = ed_ceil(N, ED_CHUNK);
     static constexpr int groups_of(int t) { return ed_ceil(ROWS * t, ED_THREADS); }
     static constexpr int active_of(int t) { return ed_ceil(ROWS, groups_of(t)) * t; }
-    /* A pass costs the loads of its threads, and some instructions: about what 128 threads load meanwhile. */
+    /* A pass costs the loads of its threads, and some instructions, which cost about what
+     * 128 threads load meanwhile. */
     static constexpr int cost(int t) { return groups_of(t) * ed_ceil(chunks, t) * (active_of(t) + 128); }
     static constexpr int cheaper(int t, int than) { return cost(t) < cost(than) ? t : than; }
 
-    static constexpr int threads = cheaper(1, cheaper(2, cheaper(4, 8))); /* of a row */
+    static constexpr int threads = cheaper(1, cheaper(2, cheaper(4, 8))); /* threads that share a row */
     static constexpr int groups = groups_of(threads);
     static constexpr int rounds = ed_ceil(chunks, threads);
     static constexpr int passes = groups * rounds;
@@ -60,15 +62,15 @@ template <int ROWS, int N> struct ed_spread {
     static constexpr int bytes = passes * active * ED_CHUNK;
     static constexpr int padded = rounds * threads * ED_CHUNK; /* integers of the other factor that are read */
 
-    /* Groups and threads left when they are no longer even, or the threads are one. */
+    /* Groups and threads that are left when the groups are no longer even or one thread is left. */
     static constexpr int left_of(int n, int t, bool groups_left) {
         return t > 1 && n % 2 == 0 ? left_of(n / 2, t / 2, groups_left) : groups_left ? n : t;
     }
     static constexpr int left = left_of(groups, threads, true);
     static constexpr int threads_left = left_of(groups, threads, false);
-    static constexpr int own = ed_ceil(left, threads_left); /* rows that a thread ends with, at most */
+    static constexpr int own = ed_ceil(left, threads_left); /* the most rows that a thread ends with */
 
-    /* The group that thread t of a row has in the place of `group`, and the other way round. */
+    /* Returns the group that thread t of a row has in the place of `group`, and the other way round. */
     static ED_EITHER int turned(int group, int t) {
         int turned = group;
         for (int bit = threads / 2, half = groups / 2; bit >= threads_left; bit /= 2, half /= 2)
@@ -80,7 +82,7 @@ template <int ROWS, int N> struct ed_spread {
         const int thread = row / groups * threads + t;
         return ((round * groups + turned(row % groups, t)) * active + thread) * ED_CHUNK + i % ED_CHUNK;
     }
-    /* The i-th of a thread's own rows; -1 if it has none. */
+    /* Returns the i-th of a thread's own rows, or -1 if it has none. */
     static ED_EITHER int own_row(int thread, int i) {
         const int t = thread % threads, rest = t % threads_left + i * threads_left;
         const int row = thread / threads * groups + turned(0, t) + rest;
@@ -91,7 +93,7 @@ template <int ROWS, int N> struct ed_spread {
 using ed_embedding = ed_spread<ED_D, ED_TAP_N>;
 using ed_qkv = ed_spread<3 * ED_D, ED_D>;
 using ed_out = ed_spread<ED_D, ED_D>;
-using ed_gate = ed_spread<ED_FF, ED_D>; /* `up` likewise, so that a thread has both of a hidden unit */
+using ed_gate = ed_spread<ED_FF, ED_D>; /* `up` is spread likewise, so that a thread has both of a hidden unit */
 using ed_down = ed_spread<ED_D, ED_FF>;
 using ed_values = ed_spread<ED_D, ED_WINDOW>;
 
@@ -99,7 +101,8 @@ using ed_values = ed_spread<ED_D, ED_WINDOW>;
 
 constexpr int ed_layer_bytes = ed_qkv::bytes + ed_out::bytes + 2 * ed_gate::bytes + ed_down::bytes;
 
-/* The read-outs have few rows: a warp has one, each lane every 32nd chunk (of bins) or word (of the latent). */
+/* The read-outs have few rows. A warp has one row, and each lane takes every 32nd chunk
+ * (of bins) or word (of the latent). */
 constexpr int ed_lag_rounds = ed_ceil(ED_LAG_N, 32 * ED_CHUNK); /* [output][round][lane][16] */
 constexpr int ed_word_rounds = ed_ceil(ED_DP / 4, 32);          /* [output][round][lane][4] */
 constexpr int ed_lags_at = ed_embedding::bytes + ED_LAYERS * ed_layer_bytes;
@@ -122,17 +125,18 @@ enum {
     ED_LAYER_SCALARS = 12
 };
 
-/* A table of a matrix (multipliers, biases) lies by the threads that have the rows: [own][ED_THREADS], else 0. */
+/* A table of a matrix (multipliers, biases) is laid out by the threads that have the rows:
+ * [own][ED_THREADS], 0 where a thread has none. */
 template <class M> constexpr int ed_by_thread = M::own *ED_THREADS;
 
-/* After the scalars of the model and of all layers. */
+/* The tables follow the scalars of the model and of all layers. */
 constexpr int ed_embed_m_at = ED_MODEL_SCALARS + ED_LAYERS * ED_LAYER_SCALARS;
 constexpr int ed_embed_bias_at = ed_embed_m_at + ed_by_thread<ed_embedding>;
 constexpr int ed_latent_m_at = ed_embed_bias_at + ed_by_thread<ed_embedding>;
 constexpr int ed_lags_m_at = ed_latent_m_at + ED_OUTPUTS;
 constexpr int ed_readout_bias_at = ed_lags_m_at + ED_OUTPUTS;
 constexpr int ed_layers_at = ed_readout_bias_at + ED_OUTPUTS;
-/* In the tables of a layer. Age biases are (heads, ED_BIAS_ROW), as in ed_weights.h. */
+/* Offsets in the tables of a layer. Age biases are (heads, ED_BIAS_ROW), as in ed_weights.h. */
 constexpr int ed_qkv_m_at = 0;
 constexpr int ed_out_m_at = ed_qkv_m_at + ed_by_thread<ed_qkv>;
 constexpr int ed_gate_m_at = ed_out_m_at + ed_by_thread<ed_out>;
@@ -140,12 +144,12 @@ constexpr int ed_up_m_at = ed_gate_m_at + ed_by_thread<ed_gate>;
 constexpr int ed_down_m_at = ed_up_m_at + ed_by_thread<ed_gate>;
 constexpr int ed_age_bias_at = ed_down_m_at + ed_by_thread<ed_down>;
 constexpr int ed_layer_floats = ed_age_bias_at + ED_HEADS * ED_BIAS_ROW;
-/* Threads also read the bias of slots that are not there, up to a round of slots beyond the last. */
+/* Threads also read the bias of slots that do not exist, up to a round of slots beyond the last. */
 constexpr int ed_table_floats = ed_layers_at + ED_LAYERS * ed_layer_floats + ED_THREADS;
 
 /* ---------------------------------------------------------------- rings, in bytes of one layer */
 
-constexpr int ed_key_parts = ED_DHP / ED_CHUNK; /* chunks of a key */
+constexpr int ed_key_parts = ED_DHP / ED_CHUNK; /* chunks of one key */
 ED_EITHER int ed_key_at(int head, int slot, int i) {
     return ((head * ed_key_parts + i / ED_CHUNK) * ED_WP + slot) * ED_CHUNK + i % ED_CHUNK;
 }

@@ -1,7 +1,8 @@
 /*
- * Private: what a student remembers on the device, and the way between that and the state engines exchange. C++17.
+ * Private: the state of a student on the device, and the conversion between it and the state that engines exchange.
+ * C++17.
  *
- * For engine.cpp, which owns the memory, and student_step.cu, which moves the state on by one bin. Compile with
+ * engine.cpp owns the memory, and student_step.cu moves the state on by one bin. Compile with
  * -DED_MODEL_HEADER='"model_NAME.h"'. engine.cpp also includes ED_MODEL_WEIGHTS (model_NAME_weights.h), which defines
  *     static const uint64_t ed_weights[];   ed_weight_bytes bytes, copied to device memory aligned to 16
  *     static const float ed_tables[];       ed_table_floats
@@ -9,8 +10,8 @@
  *     const uint4 *weights, const float *tables, ed_cuda_state *state, const float *bin, float *out
  * where bin has ED_CHANNELS and out ED_OUT_FLOATS floats: kinematics (ED_OUTPUTS), then the latent (ED_D).
  *
- * The rings have ED_WINDOW slots, of which the step replaces the one that has left the window; bins lie in a ring of
- * their own. A state may be copied as bytes; conversions happen in host memory.
+ * The rings have ED_WINDOW slots; the step replaces the slot that has left the window. Bins lie in a ring of their own.
+ * A state may be copied as bytes. Conversions happen in host memory.
  */
 #ifndef ED_STUDENT_STATE_H
 #define ED_STUDENT_STATE_H
@@ -29,14 +30,15 @@ struct alignas(16) ed_cuda_state {
     int8_t keys[ED_LAYERS][ed_keys_bytes];      /* at ed_key_at(head, slot, i) */
     int8_t values[ED_LAYERS][ed_values::bytes]; /* at ed_values::at(head * ED_DH + i, slot) */
     int8_t bins[ED_BIN_ROWS * ED_CHANNELS];     /* the bin `age` bins ago in row (row + age) mod ED_BIN_ROWS */
-    int32_t slot;                               /* that the next bin takes */
-    int32_t row;                                /* of the newest bin */
-    int32_t pos, live;                          /* of the exchanged rings */
+    int32_t slot;                               /* slot that the next bin takes */
+    int32_t row;                                /* row of the newest bin */
+    int32_t pos, live;                          /* position and fill of the exchanged rings */
 };
 
 static inline void ed_cuda_state_reset(struct ed_cuda_state *state) { memset(state, 0, sizeof *state); }
 
-/* Private slot of the bin in exchanged slot `s`: both rings hold the bins before the next one by age. */
+/* Returns the private slot of the bin in exchanged slot `s`. Both kinds of ring hold the
+ * bins before the next one by age. */
 static inline int ed_cuda_slot(const struct ed_cuda_state *state, int s) {
     int age = state->pos - s;
     age += age <= 0 ? ED_SLOTS : 0;
@@ -44,8 +46,8 @@ static inline int ed_cuda_slot(const struct ed_cuda_state *state, int s) {
     return slot < 0 ? slot + ED_WINDOW : slot;
 }
 
-/* student (ED_EXCHANGED_BYTES,): for each layer keys, then values, (heads, window - 1, head_dim) by exchanged slot;
- * then the lagged bins, newest first. */
+/* Writes student (ED_EXCHANGED_BYTES,): for each layer keys, then values, (heads, window - 1, head_dim) by
+ * exchanged slot; then the lagged bins, newest first. */
 static inline void ed_cuda_state_export(const struct ed_cuda_state *state, int8_t *student, int32_t *pos,
                                         int32_t *live) {
     for (int layer = 0; layer < ED_LAYERS; layer++, student += 2 * ED_EXCHANGED_RING)
@@ -63,7 +65,7 @@ static inline void ed_cuda_state_export(const struct ed_cuda_state *state, int8_
     *live = state->live;
 }
 
-/* The inverse. The caller has checked that pos and live are in range and that no value is -128. */
+/* Does the inverse. The caller has checked that pos and live are in range and that no value is -128. */
 static inline void ed_cuda_state_import(struct ed_cuda_state *state, const int8_t *student, int32_t pos, int32_t live) {
     ed_cuda_state_reset(state);
     state->pos = pos;

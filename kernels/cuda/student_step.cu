@@ -1,28 +1,29 @@
 /*
- * One step of the INT8 student in one launch of one block: one z-scored bin in, kinematics and latent out, the state
- * moved on by one bin. The definition is numerics/oracle.py; every integer and every float here has its bits.
+ * One step of the INT8 student in one launch of one block. One z-scored bin goes in, kinematics and latent come out,
+ * and the state moves on by one bin. The definition is numerics/oracle.py (docs/numerics.md); every integer and every
+ * float here has its bits.
  *
  * What bounds it. A step reads each weight and each slot of the rings once, from L2, through the port of one
- * multiprocessor: 64 bytes a clock. So all that is not loading must happen while loads are under way: what the block
- * reads, weights and rings alike, is one stream of passes of 16 bytes a thread, in the order of use and known at
- * compile time, and a thread always has the next `ahead` passes under way or in registers: `take` hands out the oldest
- * and issues the load that many passes ahead, across barriers, attention and layers. By Little's law 64 B/clk * 300 clk
- * of latency ask for 19 kB under way; 8 passes are 64 kB, and outlast a barrier, a norm or a softmax as well.
+ * multiprocessor: 64 bytes a clock. So everything that is not loading must happen while loads are under way. What the
+ * block reads, weights and rings alike, is one stream of passes of 16 bytes a thread, in the order of use and known at
+ * compile time. A thread always has the next `ahead` passes under way or in registers: `take` returns the oldest and
+ * issues the load that many passes ahead, across barriers, attention and layers. By Little's law 64 B/clk * 300 clk of
+ * latency need 19 kB under way; 8 passes are 64 kB, and outlast a barrier, a norm or a softmax as well.
  *
  * A layer has seven barriers: x | q, k, v | largest score | p | context | x | hidden | x.
- *   - norm: each warp computes the factor for itself, a lane rounds four values, shuffles hand them to those who need
- *     them: no barrier;
- *   - products: T threads share a row (student_layout.h) and exchange partial sums so that each lane ends with rows of
- *     its own: T - 1 shuffles for T rows, no choices, and no lane idle while it scales and rounds them;
- *   - attention: 16 / H warps a head, a slot a thread; the new key takes the place of the one that has just left the
- *     window, the new value joins at the end; both rings are written after everybody has read them. Slots that were
- *     never written are masked, not skipped: a cold ring costs what a full one costs.
+ *   - Norm: each warp computes the factor for itself, a lane rounds four values, and shuffles hand them to the lanes
+ *     that need them, without a barrier.
+ *   - Products: T threads share a row (student_layout.h) and exchange partial sums so that each lane ends with rows of
+ *     its own: T - 1 shuffles for T rows, no choices, and no lane idle while it scales and rounds them.
+ *   - Attention: 16 / H warps share a head, with a slot for each thread. The new key takes the place of the one that
+ *     has just left the window, and the new value joins at the end. Both rings are written after all threads have read
+ *     them. Slots that were never written are masked, not skipped: a cold ring costs what a full one costs.
  *
- * Block: 512 threads of at most 128 registers; 256 for small students (threads_of in cuda_packing.py). What is known
- * without a device, for sm_87, sm_90, sm_110 and ptxas of CUDA 13.0, at 96 channels:
+ * Block: 512 threads of at most 128 registers; 256 for small students (threads_of in edgedistill/compile). The
+ * following is known without a device, for sm_87, sm_90, sm_110 and ptxas of CUDA 13.0, at 96 channels:
  *
- *   - `edge` 126 to 128 registers, `nano` 112, no spills, 5 kB of shared memory; `paper`, ten layers of 256, spills up
- *     to 12 words a thread;
+ *   - `edge` takes 126 to 128 registers, `nano` 112, with no spills and 5 kB of shared memory; `paper`, ten layers of
+ *     256, spills up to 12 words a thread;
  *   - floor: `edge` reads 1.40 MB, 21,800 clocks at 64 bytes a clock; `nano` 0.25 MB, 3,800;
  *   - instructions of a warp: `edge` 4,030, of them 890 a layer, 16,100 clocks if four schedulers never waited; `nano`
  *     2,200 and 4,400, more than its bytes take: it is bound by instructions and by what they wait for.
@@ -33,11 +34,11 @@
  *
  * Not done: on Hopper and Blackwell a cluster of n blocks could read 1/n of the stream each and exchange x, q, k, v,
  * hidden through distributed shared memory. At 28 barriers of a cluster a step (about 300 clocks each) against 21,800
- * clocks of loads, eight blocks might halve the time; Orin has no clusters.
+ * clocks of loads, eight blocks might halve the time. Orin has no clusters.
  */
 #include "student_stream.cuh"
 
-#ifdef ED_TRACE /* tests, in emulation: the caller's; layer -1: of none */
+#ifdef ED_TRACE /* for tests in emulation, which define the function; layer is -1 where there is none */
 extern "C" void ed_trace(const char *name, int layer, const void *data, size_t bytes);
 #define ED_SEEN(name, layer, data, bytes) (threadIdx.x ? (void)0 : ed_trace(name, layer, data, bytes))
 #else
@@ -46,7 +47,7 @@ extern "C" void ed_trace(const char *name, int layer, const void *data, size_t b
 
 namespace {
 
-/* ---------------------------------------------------------------- what the threads share */
+/* ---------------------------------------------------------------- shared memory */
 
 struct shared_memory {
     alignas(16) float x[ED_DP]; /* residual stream, padded with zeros */
@@ -55,20 +56,20 @@ struct shared_memory {
                                   ? ed_lag_rounds * 32 * ED_CHUNK
                                   : ED_BIN_ROWS *ED_CHANNELS]; /* bins, newest first */
     alignas(16) int8_t qkv[3][ED_HEADS * ED_DHP];              /* heads padded with zeros */
-    alignas(16) int8_t p[ED_HEADS][ed_values::padded];         /* by slot; the new bin's stands in p_new */
+    alignas(16) int8_t p[ED_HEADS][ed_values::padded];         /* by slot; the value of the new bin is in p_new */
     alignas(16) int8_t context[ed_out::padded];
     alignas(16) int8_t hidden[ed_down::padded];
     int p_new[ED_HEADS];
-    float highest[head_rounds * ED_WARPS]; /* score that a warp saw */
-    int total[head_rounds * ED_WARPS];     /* of p, of a warp */
+    float highest[head_rounds * ED_WARPS]; /* highest score that each warp saw */
+    int total[head_rounds * ED_WARPS];     /* sum of p of each warp */
     float scalars[ED_LAYERS][ED_LAYER_SCALARS];
 };
 
 /* ---------------------------------------------------------------- norm */
 
-constexpr int vector_words = ED_DP / 4; /* of 4 integers; lane l has words l, l + 32, ... */
+constexpr int vector_words = ED_DP / 4; /* words of 4 integers; lane l has words l, l + 32, ... */
 
-/* 1 / root mean square of x: lane i mod 16 adds its values in order, then lanes 8, 4, 2, 1 apart are added. */
+/* Returns 1 / root mean square of x: lane i mod 16 adds its values in order, then lanes 8, 4, 2, 1 apart are added. */
 ED_INSIDE float norm_factor(const place &t, const float *x) {
     const int own = t.lane() % 16;
     float sum = x[own] * x[own];
@@ -81,7 +82,7 @@ ED_INSIDE int packed(int a, int b, int c, int d) {
     return (a & 255) | (b & 255) << 8 | (c & 255) << 16 | (int)((unsigned)d << 24);
 }
 
-/* quantize(norm(x)), in words; returns the factor. */
+/* Computes quantize(norm(x)), in words, and returns the factor. */
 ED_INSIDE float norm_words(const place &t, const float *x, float inv_scale, int (&words)[ed_word_rounds]) {
     const float factor = norm_factor(t, x);
     ED_UNROLL_ALL
@@ -96,8 +97,8 @@ ED_INSIDE float norm_words(const place &t, const float *x, float inv_scale, int 
     return factor;
 }
 
-/* The same for a vector that the lanes hold as words. T divides 8, so that the words of a round of chunks are the same
- * ones of all lanes. */
+/* Does the same for a vector that the lanes hold as words. T divides 8, so that in a round of
+ * chunks all lanes use the words of the same number. */
 template <class M>
 ED_INSIDE void multiply_words(stream &s, int pass, const int (&words)[ed_word_rounds], int (&own)[M::own]) {
     const int in_row = s.t.template in_row<M>();
@@ -132,8 +133,8 @@ ED_INSIDE void trace_heads(const char *name, int layer, const int8_t *padded) {
 
 /* ---------------------------------------------------------------- a layer */
 
-/* A thread's part of a table: loaded when a stage begins, used at its end, since it comes from as far as the weights.
- */
+/* Loads a thread's part of a table when a stage begins. It is used at the end of the
+ * stage, because it comes from as far as the weights. */
 template <class M> struct by_thread {
     float of[M::own];
     ED_INSIDE by_thread(const place &t, const float *table) {
@@ -142,8 +143,8 @@ template <class M> struct by_thread {
     }
 };
 
-/* Biases by age, of a thread's slots: a table's row holds ages so that from ED_WINDOW - 1 - slot on they lie by slot.
- */
+/* Loads biases by age, for a thread's slots. A table's row holds ages so that from
+ * ED_WINDOW - 1 - slot on they lie by slot. */
 struct age_biases {
     float of[head_rounds][slot_rounds];
     ED_INSIDE age_biases(const place &t, const float *table, int slot) {
@@ -158,7 +159,7 @@ struct age_biases {
     }
 };
 
-/* q, k and v of the new bin. */
+/* Computes q, k and v of the new bin. */
 ED_INSIDE void project(stream &s, shared_memory &m, int layer, const float *table) {
     const by_thread<ed_qkv> multiplier(s.t, table + ed_qkv_m_at);
     int words[ed_word_rounds], sum[ed_qkv::own];
@@ -175,7 +176,7 @@ ED_INSIDE void project(stream &s, shared_memory &m, int layer, const float *tabl
     }
 }
 
-/* score[hr][sr] of this thread's slots; the highest of each warp goes to shared memory. */
+/* Computes score[hr][sr] of this thread's slots; the highest of each warp goes to shared memory. */
 ED_INSIDE void score_slots(stream &s, shared_memory &m, int layer, const age_biases &bias, int slot, int live,
                            float (&score)[head_rounds][slot_rounds]) {
     const float scale = m.scalars[layer][ED_SCORE_SCALE];
@@ -203,9 +204,9 @@ ED_INSIDE void score_slots(stream &s, shared_memory &m, int layer, const age_bia
     }
 }
 
-/* p = rint(127 exp(score - highest)) of this thread's slots, and the sum of each warp. */
+/* Computes p = rint(127 exp(score - highest)) of this thread's slots, and the sum of each warp. */
 ED_INSIDE void weigh_slots(const place &t, shared_memory &m, int slot, const float (&score)[head_rounds][slot_rounds]) {
-    const int first = (t.head() < heads_at_once ? t.head() : 0) * head_warps; /* warp of this head */
+    const int first = (t.head() < heads_at_once ? t.head() : 0) * head_warps; /* first warp of this head */
     ED_UNROLL_ALL
     for (int hr = 0; hr < head_rounds; hr++) {
         const int head = hr * heads_at_once + t.head();
@@ -228,7 +229,7 @@ ED_INSIDE void weigh_slots(const place &t, shared_memory &m, int slot, const flo
     }
 }
 
-/* context = quantize(sum p v / sum p). */
+/* Computes context = quantize(sum p v / sum p). */
 ED_INSIDE void mix_values(stream &s, shared_memory &m, int layer) {
     using M = ed_values;
     int acc[M::groups] = {}, sum[M::own];
@@ -237,7 +238,7 @@ ED_INSIDE void mix_values(stream &s, shared_memory &m, int layer) {
     for (int r = 0; r < M::rounds; r++) {
         ED_UNROLL_ALL
         for (int g = 0; g < M::groups; g++) {
-            const int row = first + (ED_DH % M::groups ? M::turned(g, in_row) : 0); /* or all rows are of one head */
+            const int row = first + (ED_DH % M::groups ? M::turned(g, in_row) : 0); /* else all are of one head */
             const int head = row < ED_D ? row / ED_DH : 0;
             acc[g] = dot(s.take(values_pass + r * M::groups + g), chunk_at(m.p[head], r * M::threads + in_row), acc[g]);
         }
@@ -258,14 +259,14 @@ ED_INSIDE void mix_values(stream &s, shared_memory &m, int layer) {
     }
 }
 
-/* Keys and values of the new bin take the place of those that have left the window. */
+/* Writes keys and values of the new bin in the place of those that have left the window. */
 ED_INSIDE void keep(const place &t, const shared_memory &m, ed_cuda_state *state, int layer, int slot) {
     ED_EACH(t, i, ED_D) state->values[layer][ed_values::at(i, slot)] = m.qkv[2][i / ED_DH * ED_DHP + i % ED_DH];
     ED_EACH(t, i, ED_HEADS * ed_key_parts)
     *(uint4 *)(state->keys[layer] + ed_key_at(0, slot, 0) + i * ED_WP * ED_CHUNK) = chunk_at(m.qkv[1], i);
 }
 
-/* x += float(product) * multiplier. */
+/* Adds float(product) * multiplier to x. */
 template <class M>
 ED_INSIDE void add_product(stream &s, int pass, const int8_t *a, const by_thread<M> &multiplier, float *x) {
     int sum[M::own];
@@ -277,7 +278,7 @@ ED_INSIDE void add_product(stream &s, int pass, const int8_t *a, const by_thread
     }
 }
 
-/* hidden = quantize(silu(gate) * up). */
+/* Computes hidden = quantize(silu(gate) * up). */
 ED_INSIDE void activate(stream &s, shared_memory &m, int layer, const float *table) {
     const by_thread<ed_gate> gate_m(s.t, table + ed_gate_m_at), up_m(s.t, table + ed_up_m_at);
     int words[ed_word_rounds], gate[ed_gate::own], up[ed_gate::own];
@@ -326,14 +327,14 @@ ED_INSIDE void run_layer(stream &s, shared_memory &m, ed_cuda_state *state, cons
 
 /* ---------------------------------------------------------------- bins */
 
-/* An integer of a bin into the vectors that products read. */
+/* Writes an integer of a bin to the vectors that products read. */
 ED_INSIDE void place_bin(shared_memory &m, int age, int channel, int8_t value) {
     m.recent[age * ED_CHANNELS + channel] = value;
     if (age % ED_DILATION == 0 && age / ED_DILATION < ED_TAPS)
         m.taps[age / ED_DILATION * ED_CHANNELS + channel] = value;
 }
 
-/* What a thread takes of the new bin, which may come from far: from the host's memory. */
+/* Loads a thread's values of the new bin, which may have a long way, from the host's memory. */
 struct new_bin {
     float of[ed_ceil(ED_CHANNELS, ED_THREADS)];
     ED_INSIDE new_bin(const place &t, const float *bin) {
@@ -341,7 +342,7 @@ struct new_bin {
     }
 };
 
-/* The bins of the state, and the new one, which joins them in `row`. */
+/* Loads the bins of the state, and the new bin, which joins them in `row`. */
 ED_INSIDE void take_bins(const place &t, shared_memory &m, ed_cuda_state *state, const new_bin &bin, float inv_scale,
                          int row) {
     ED_EACH(t, i, ED_BIN_ROWS * ED_CHANNELS) {
@@ -372,7 +373,7 @@ ED_INSIDE void embed(stream &s, shared_memory &m, const float *tables) {
 
 static_assert(ED_OUTPUTS <= ED_WARPS, "an output has no warp");
 
-/* Of the bins; loaded when the step begins, used when they are there. */
+/* Computes the read-out of the bins. Loads are issued when the step begins and used when they have arrived. */
 struct bins_readout {
     uint4 weights[ed_lag_rounds];
     float multiplier;
@@ -394,7 +395,7 @@ struct bins_readout {
     }
 };
 
-/* Of the latent: loaded before its norm. */
+/* Computes the read-out of the latent, which is loaded before its norm. */
 struct latent_readout {
     int weights[ed_word_rounds];
     float inv_scale, multiplier, bias;
@@ -409,7 +410,7 @@ struct latent_readout {
         load_constant(bias, tables + ed_readout_bias_at + output);
     }
 
-    /* Kinematics and latent. */
+    /* Writes kinematics and latent. */
     ED_INSIDE void write(const place &t, const float *x, float of_bins, float *out) const {
         int words[ed_word_rounds], acc = 0;
         const float factor = norm_words(t, x, inv_scale, words);
@@ -426,8 +427,8 @@ struct latent_readout {
 
 /* ---------------------------------------------------------------- the step */
 
-/* weights, tables: see student_state.h. bin (ED_CHANNELS,) finite, 0 where masked; out: kinematics (ED_OUTPUTS,), then
- * latent (ED_D,). bin and out may be host memory that the device reads and writes. */
+/* student_state.h describes weights and tables. bin (ED_CHANNELS,) is finite, and 0 where masked. out receives
+ * kinematics (ED_OUTPUTS,), then latent (ED_D,). bin and out may be host memory that the device reads and writes. */
 extern "C" __global__ void __launch_bounds__(ED_THREADS, 1)
     ed_student_step(const uint4 *weights, const float *tables, struct ed_cuda_state *state, const float *bin,
                     float *out) {
@@ -447,7 +448,7 @@ extern "C" __global__ void __launch_bounds__(ED_THREADS, 1)
     take_bins(t, m, state, fresh, tables[ED_BIN_INV], row);
     __syncthreads();
     ED_SEEN("bin", -1, m.recent, ED_CHANNELS);
-    if (t.thread == 0) { /* everybody has read them */
+    if (t.thread == 0) { /* now every thread has read them */
         state->slot = slot + 1 == ED_WINDOW ? 0 : slot + 1;
         state->row = row;
         state->pos = pos + 1 == ED_SLOTS ? 0 : pos + 1;
@@ -465,7 +466,7 @@ extern "C" __global__ void __launch_bounds__(ED_THREADS, 1)
 }
 ED_EXPORT_KERNEL(ed_student_step)
 
-/* Writes the bundle's hash, of which this was compiled; engine.cpp asks before it launches a step. */
+/* Writes the hash of the bundle that this file was compiled for. engine.cpp asks for it before it launches a step. */
 extern "C" __global__ void ed_student_identity(char *to) {
     const char hash[] = ED_MANIFEST_SHA256;
     for (unsigned i = 0; i < sizeof hash; i++) to[i] = hash[i];

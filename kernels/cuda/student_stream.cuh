@@ -1,9 +1,9 @@
 /*
  * Private: what a step reads, weights and rings alike, as one stream of passes of 16 bytes a thread, and the products
- * that take it. student_step.cu says why, student_layout.h where everything lies.
+ * that use it. student_step.cu gives the reasons, and student_layout.h says where everything lies.
  *
  * A thread holds the next `ahead` passes: `stream::take` returns the oldest and issues the load that many passes ahead.
- * Which registers those are must be constant in the machine's code, so all loops over passes are unrolled.
+ * The numbers of those registers must be constant in machine code, so all loops over passes are unrolled.
  */
 #ifndef ED_STUDENT_STREAM_CUH
 #define ED_STUDENT_STREAM_CUH
@@ -20,7 +20,7 @@
 #endif
 #define ED_INSIDE __device__ __forceinline__
 
-/* i = 0 ... n - 1, dealt to the threads; n is a constant. */
+/* Deals i = 0 ... n - 1 to the threads; n is a constant. */
 #define ED_EACH(t, i, n)                                     \
     ED_UNROLL_ALL                                            \
     for (int i##_at = 0; i##_at < (n); i##_at += ED_THREADS) \
@@ -28,9 +28,9 @@
 
 namespace {
 
-/* ---------------------------------------------------------------- who does what in attention */
+/* ---------------------------------------------------------------- threads of the attention */
 
-constexpr int head_warps = ED_HEADS < ED_WARPS ? ED_WARPS / ED_HEADS : 1; /* that share a head */
+constexpr int head_warps = ED_HEADS < ED_WARPS ? ED_WARPS / ED_HEADS : 1; /* warps that share a head */
 constexpr int heads_at_once = ED_WARPS / head_warps;
 constexpr int head_rounds = ed_ceil(ED_HEADS, heads_at_once);
 constexpr int slots_at_once = head_warps * 32;
@@ -47,8 +47,9 @@ constexpr int up_pass = gate_pass + ed_gate::passes;
 constexpr int down_pass = up_pass + ed_gate::passes;
 constexpr int used_passes = down_pass + ed_down::passes;
 
-/* The stream lies in registers whose numbers must be constants, in every layer the same: a layer is filled up with
- * empty passes, which load nothing, to a multiple of the depth; of 8, 7 and 6 the depth with the fewest of them. */
+/* The stream lies in registers whose numbers must be constants and the same in every layer. So a
+ * layer is filled up to a multiple of the depth with empty passes, which load nothing. The depth is
+ * the one of 8, 7 and 6 with the fewest empty passes. */
 constexpr int filled(int depth) { return ed_ceil(used_passes, depth) * depth; }
 constexpr int shorter(int depth, int than) { return filled(depth) < filled(than) ? depth : than; }
 #ifndef ED_AHEAD
@@ -57,7 +58,7 @@ constexpr int shorter(int depth, int than) { return filled(depth) < filled(than)
 constexpr int ahead = ED_AHEAD;
 constexpr int layer_passes = filled(ahead);
 
-/* Where the weights of a layer's matrices begin, in bytes. */
+/* Offsets in bytes at which the weights of a layer's matrices begin. */
 constexpr int out_at = ed_qkv::bytes;
 constexpr int gate_at = out_at + ed_out::bytes;
 constexpr int up_at = gate_at + ed_gate::bytes;
@@ -65,8 +66,9 @@ constexpr int down_at = up_at + ed_gate::bytes;
 
 /* ---------------------------------------------------------------- loads */
 
-/* Loads that are issued where they stand: compilers would move them to where their result is used. What is not `wanted`
- * is left as it is, or undefined. Weights and tables do not change; rings and bins do, from step to step. */
+/* These loads are issued where they stand; compilers would move them to where their result
+ * is used. A value that is not `wanted` is left as it is, or undefined. Weights and tables
+ * do not change; rings and bins do, from step to step. */
 #ifdef ED_EMULATED
 template <class T> ED_INSIDE void load_constant(T &into, const void *from, bool wanted = true) {
     if (wanted) into = *(const T *)from;
@@ -80,8 +82,8 @@ ED_INSIDE void load_constant(float &into, const void *from) { ED_LOAD(".nc.f32",
 ED_INSIDE void load_constant(int &into, const void *from) { ED_LOAD(".nc.s32", "=r"); }
 ED_INSIDE void load_state(float &into, const void *from) { ED_LOAD(".f32", "=f"); }
 
-/* "+": into the very registers, after their last use; otherwise all loads would come first, in registers of their own.
- */
+/* "+" loads into the same registers, after their last use. Otherwise all loads would come
+ * first, in registers of their own. */
 #define ED_LOAD_16(kind)                                                            \
     asm volatile("ld.global" kind ".L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" \
                  : "+r"(into.x), "+r"(into.y), "+r"(into.z), "+r"(into.w)           \
@@ -99,22 +101,23 @@ ED_INSIDE void load_state(uint4 &into, const void *from, bool wanted) { ED_LOAD_
 
 /* ---------------------------------------------------------------- a thread's place */
 
-/* Who a thread is. What follows from it is computed anew in each layer: kept over all layers, it would take more
- * registers than there are. */
+/* Identifies a thread. What follows from it is computed anew in each layer, since keeping it over
+ * all layers would take more registers than there are. */
 struct place {
     unsigned thread;
 
     ED_INSIDE void forget() {
 #ifndef ED_EMULATED
-        asm volatile("" : "+r"(thread)); /* for all that the compiler knows, another one */
+        asm volatile("" : "+r"(thread)); /* the compiler must assume that the value has changed */
 #endif
     }
     ED_INSIDE int lane() const { return (int)(thread % 32); }
     ED_INSIDE int warp() const { return (int)(thread / 32); }
-    /* Of M's row, among the threads that share it; and the thread's i-th own row, -1 if there is none. */
+    /* Place of the thread among those that share a row of M; and the thread's i-th own row, -1 if there is none. */
     template <class M> ED_INSIDE int in_row() const { return (int)(thread % M::threads); }
     template <class M> ED_INSIDE int own_row(int i) const { return M::own_row((int)thread, i); }
-    /* In attention: its head among those of a round, its slot among those of a round, whether there is such a head. */
+    /* In attention: its head among those of a round, its slot among those of a round, and
+     * whether there is such a head. */
     ED_INSIDE int head() const { return (int)(thread / (head_warps * 32)); }
     ED_INSIDE int slot() const { return (int)(thread % (head_warps * 32)); }
     ED_INSIDE bool has_head(int round) const {
@@ -123,13 +126,13 @@ struct place {
     }
 };
 
-/* Sums over the T threads of a row, all rows at once (student_layout.h): own[i] is then the sum of the thread's i-th
- * own row. Destroys acc. */
+/* Adds over the T threads of a row, for all rows at once (student_layout.h): own[i] is then
+ * the sum of the thread's i-th own row. Destroys acc. */
 template <class M> ED_INSIDE void gather(const place &t, int (&acc)[M::groups], int (&own)[M::own]) {
     int left = M::groups;
     ED_UNROLL_ALL
     for (int bit = M::threads / 2; bit; bit /= 2) {
-        const int given = left % 2 == 0 ? left / 2 : 0; /* from here on */
+        const int given = left % 2 == 0 ? left / 2 : 0; /* sums given away from here on */
         left -= given;
         ED_UNROLL_ALL
         for (int i = 0; i < left; i++) acc[i] += __shfl_xor_sync(0xffffffffu, acc[given + i], bit);
@@ -149,8 +152,8 @@ template <class M> ED_INSIDE void gather(const place &t, int (&acc)[M::groups], 
 struct stream {
     place t;
     uint4 held[ahead];
-    const int8_t *embedding, *weights, *keys, *values; /* of this layer, at this thread's place */
-    bool last;                                         /* this layer is the last */
+    const int8_t *embedding, *weights, *keys, *values; /* pointers into this layer, at this thread's place */
+    bool last;                                         /* whether this layer is the last */
 
     ED_INSIDE stream(const place &whose, const int8_t *all, const ed_cuda_state *state) : t(whose), last(false) {
         embedding = all + t.thread * ED_CHUNK;
@@ -163,7 +166,7 @@ struct stream {
         for (int i = 0; i < ahead; i++) fetch(i - ed_embedding::passes);
     }
 
-    /* The next 16 bytes. `pass` counts from the start of this layer; the embedding's are negative. */
+    /* Loads the next 16 bytes. `pass` counts from the start of this layer; passes of the embedding are negative. */
     ED_INSIDE uint4 take(int pass) {
         const uint4 oldest = held[position(pass)];
         fetch(pass + ahead);
@@ -189,7 +192,7 @@ struct stream {
             fetch_in_layer(into, pass % layer_passes, pass / layer_passes);
     }
 
-    /* `next` is 1 for those of the next layer, if there is one. */
+    /* `next` is 1 for the passes of the next layer, if there is one. */
     ED_INSIDE void fetch_in_layer(uint4 &into, int pass, int next) {
         const int8_t *from = weights + next * ed_layer_bytes;
         const bool always = !next, wanted = always || !last;
@@ -251,8 +254,8 @@ ED_INSIDE int dot(uint4 a, uint4 b, int acc) {
     return __dp4a((int)a.w, (int)b.w, acc);
 }
 
-/* own[i] = the thread's i-th own row of the matrix that begins at `pass`, by a vector; chunk(r) is the vector's chunk
- * of this thread in round r. */
+/* Computes own[i], the product of a vector with the thread's i-th own row of the matrix that begins at `pass`.
+ * chunk(r) is the vector's chunk of this thread in round r. */
 template <class M, class F> ED_INSIDE void multiply(stream &s, int pass, F chunk, int (&own)[M::own]) {
     int acc[M::groups];
     ED_UNROLL_ALL
@@ -266,7 +269,7 @@ template <class M, class F> ED_INSIDE void multiply(stream &s, int pass, F chunk
     gather<M>(s.t, acc, own);
 }
 
-/* The same for a vector in shared memory. */
+/* Does the same for a vector in shared memory. */
 template <class M> ED_INSIDE void multiply_shared(stream &s, int pass, const int8_t *a, int (&own)[M::own]) {
     const int in_row = s.t.template in_row<M>();
     const auto chunk = [&](int r) { return chunk_at(a, r * M::threads + in_row); };

@@ -1,14 +1,14 @@
 /*
- * Reads frames from stdin, prints decoded kinematics: the whole of what a program needs to embed a decoder.
+ * Reads frames from stdin and prints decoded kinematics. This is everything that a program needs to embed a decoder.
  *
  *     edgedistill compile decoder.edge
  *     gcc -DMODEL=ed_model_NAME -Idecoder.edge/build/host/include kernels/examples/decode_stdin.c \
  *         decoder.edge/build/host/libed_NAME.so -o decode
  *     ./decode < frames.f32
  *
- * NAME is the bundle's name. A frame is one little-endian float32 a channel, in microvolts. A line is the bin, its
- * flags (ED_WARMUP, ED_MASKED, ED_GAP, ED_INVALID) and one value an output. The memory is the program's; the decoder
- * allocates nothing.
+ * NAME is the bundle's name. A frame is one little-endian float32 for each channel, in microvolts. Each line of output
+ * is the bin, its flags (ED_WARMUP, ED_MASKED, ED_GAP, ED_INVALID) and one value for each output. The program owns the
+ * memory; the decoder allocates nothing.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,13 +32,13 @@ static void print_output(const ed_info *info, const ed_output *output) {
     printf("%llu %u", (unsigned long long)output->bin, (unsigned)output->flags);
     for (uint32_t i = 0; i < info->outputs; i++) printf(" %.9g", (double)output->kinematics[i]);
     printf("\n");
-    fflush(stdout); /* one line every 10 ms: whoever reads it wants it now */
+    fflush(stdout); /* whoever reads the lines wants each one now, every 10 ms */
 }
 
 int main(void) {
     const ed_info *info = ed_model_info(&MODEL);
     size_t bytes = (info->state_bytes + ED_ALIGN - 1) / ED_ALIGN * ED_ALIGN;
-    void *memory = aligned_alloc(ED_ALIGN, bytes); /* firmware: a static array, aligned to ED_ALIGN */
+    void *memory = aligned_alloc(ED_ALIGN, bytes); /* in firmware, a static array aligned to ED_ALIGN */
     float *frame = malloc(info->channels * sizeof *frame);
     if (!memory || !frame) fail("out of memory");
 
@@ -49,7 +49,7 @@ int main(void) {
 
     size_t got;
     while ((got = fread(frame, sizeof *frame, info->channels, stdin)) == info->channels) {
-        ed_output output; /* a bin has at least one frame: never more than one output */
+        ed_output output; /* a bin has at least one frame, so one frame completes at most one bin */
         size_t made;
         error = ed_push(decoder, frame, 1, &output, 1, &made);
         if (error) fail(ed_strerror(error));

@@ -1,5 +1,5 @@
 /*
- * Private: a file of a build directory, as both GPU engines read them.
+ * Private: a file of a build directory, as both GPU engines read it.
  */
 #ifndef ED_BUILD_FILE_H
 #define ED_BUILD_FILE_H
@@ -13,9 +13,9 @@
 
 #include <cstring>
 
-#pragma GCC visibility push(hidden) /* as in driver.h */
+#pragma GCC visibility push(hidden) /* for the reason given in driver.h */
 
-/* directory/name; empty if that is too long. */
+/* Holds the path directory/name; the text is empty if that is too long. */
 struct ed_build_path {
     char text[4096];
 
@@ -30,7 +30,7 @@ struct ed_build_path {
     bool exists() const { return access(text, R_OK) == 0; }
 };
 
-/* The file's bytes, readable while this lives; null if it is missing or empty. */
+/* Maps the bytes of a file, readable while the object lives. The pointer is null if the file is missing or empty. */
 class ed_build_file {
   public:
     ed_build_file(const char *directory, const char *name) {
@@ -50,8 +50,8 @@ class ed_build_file {
     ed_build_file(const ed_build_file &) = delete;
     ed_build_file &operator=(const ed_build_file &) = delete;
 
-    /* Whether it is an ELF file, as a cubin is, and all there. The driver is given an address and no length: of a file
-     * that was cut off it would read what lies behind. */
+    /* Tells whether it is a complete ELF file, as a cubin is. The driver is given an address without a length,
+     * so it would read beyond the end of a truncated file. */
     bool is_elf() const {
         Elf64_Ehdr header;
         if (!bytes || !holds(0, sizeof header)) return false;

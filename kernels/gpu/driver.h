@@ -1,9 +1,9 @@
 /*
- * Private: the CUDA driver, found at run time and never linked, so that a library loads on a machine that has none and
- * says so. Used by engine.cpp and by ../tensorrt/runtime.cpp; types come from <cuda.h>.
+ * Private: the CUDA driver. It is found at run time and never linked, so that a library loads on a machine that has no
+ * driver and can say so. Both GPU engines use it; types come from <cuda.h>.
  *
- * The primary context of device 0 (CUDA_VISIBLE_DEVICES chooses which that is): the one that the CUDA runtime, and so
- * TensorRT and PyTorch, use in the same process. It is current only inside a call of ours.
+ * The context is the primary one of device 0 (CUDA_VISIBLE_DEVICES chooses which device that is). The CUDA runtime, and
+ * so TensorRT and PyTorch, use the same context in the same process. It is current only inside a call of ours.
  */
 #ifndef ED_DRIVER_H
 #define ED_DRIVER_H
@@ -13,12 +13,13 @@
 
 #include "edgedistill.h"
 
-/* Hidden, however a library is compiled: of two that are loaded, each calls its own. */
+/* These symbols are hidden, however a library is compiled, so that each of two loaded libraries calls its own. */
 #pragma GCC visibility push(hidden)
 
-/* Every function that either engine calls. Many names are macros of <cuda.h> for a version's name, cuMemAlloc for
- * cuMemAlloc_v2: as fields and as symbols they stand under that one. All are there from CUDA 11.4 to 13 with the same
- * parameters; cuGraphInstantiate is not: it means one with five parameters in CUDA 11 and, from 12 on, this one. */
+/* Every function that an engine calls. Many names are macros of <cuda.h> for a versioned name, such as
+ * cuMemAlloc for cuMemAlloc_v2; fields and symbols have the versioned name. All exist from CUDA 11.4 to 13 with
+ * the same parameters. cuGraphInstantiate is not among them, because it has five parameters in CUDA 11,
+ * and from CUDA 12 on it stands for cuGraphInstantiateWithFlags. */
 #define ED_DRIVER_FUNCTIONS(F)     \
     F(cuInit)                      \
     F(cuDeviceGet)                 \
@@ -51,7 +52,7 @@
     F(cuMemcpyDtoHAsync)           \
     F(cuMemsetD8Async)
 
-/* Tests name one that emulates a GPU, and leave the machine's to others in the process. */
+/* Tests name a driver that emulates a GPU here, so that the machine's own stays untouched. */
 #ifndef ED_CUDA_DRIVER
 #define ED_CUDA_DRIVER "libcuda.so.1"
 #endif
@@ -59,25 +60,26 @@
 #define ED_DRIVER_TEXT_OF(x) #x
 #define ED_DRIVER_TEXT(x) ED_DRIVER_TEXT_OF(x)
 
-/* What a driver's result means to a caller of the C ABI. By number: older headers lack some of the names. */
+/* Returns what a driver's result means to a caller of the C ABI. Results are given by
+ * number, because older headers lack some of the names. */
 inline int ed_driver_error(CUresult result) {
     switch (static_cast<int>(result)) {
     case 0: return ED_OK;
     case 2: return ED_ERROR_MEMORY;   /* OUT_OF_MEMORY */
     case 3:                           /* NOT_INITIALIZED */
     case 4:                           /* DEINITIALIZED: the process is ending */
-    case 34:                          /* STUB_LIBRARY: the toolkit's, which is no driver */
+    case 34:                          /* STUB_LIBRARY: the toolkit's library, which is no driver */
     case 36:                          /* CALL_REQUIRES_NEWER_DRIVER */
-    case 46:                          /* DEVICE_UNAVAILABLE: another process has it to itself */
+    case 46:                          /* DEVICE_UNAVAILABLE: another process has exclusive use of it */
     case 100:                         /* NO_DEVICE */
     case 101:                         /* INVALID_DEVICE */
     case 102:                         /* DEVICE_NOT_LICENSED */
     case 304:                         /* OPERATING_SYSTEM */
     case 802:                         /* SYSTEM_NOT_READY */
-    case 803:                         /* SYSTEM_DRIVER_MISMATCH: updated, and the machine not started anew */
+    case 803:                         /* SYSTEM_DRIVER_MISMATCH: updated without a restart of the machine */
     case 804:                         /* COMPAT_NOT_SUPPORTED_ON_DEVICE */
     case 805: return ED_ERROR_DRIVER; /* MPS_CONNECTION_FAILED */
-    case 200:                         /* INVALID_IMAGE: of a form that this driver does not know */
+    case 200:                         /* INVALID_IMAGE: in a form that this driver does not know */
     case 209:                         /* NO_BINARY_FOR_GPU */
     case 218:                         /* INVALID_PTX */
     case 222: return ED_ERROR_CHIP;   /* UNSUPPORTED_PTX_VERSION */
@@ -95,11 +97,11 @@ struct ed_driver {
     CUcontext context; /* null until ed_driver_open has retained it */
 };
 
-/* Finds the driver, and retains the primary context. It spins while it waits, since a step is shorter than a sleep,
- * unless somebody in this process has it already: then it waits as they chose. */
+/* Finds the driver and retains the primary context. The context spins while it waits, because a step is shorter than
+ * a sleep. If somebody in this process has retained it already, it keeps waiting as they chose. */
 inline int ed_driver_open(ed_driver *driver) {
     *driver = {};
-    void *library = dlopen(ED_CUDA_DRIVER, RTLD_NOW | RTLD_LOCAL); /* stays loaded: it keeps threads */
+    void *library = dlopen(ED_CUDA_DRIVER, RTLD_NOW | RTLD_LOCAL); /* stays loaded, because it keeps threads */
     if (!library) return ED_ERROR_DRIVER;
     bool complete = true;
 #define ED_DRIVER_FIND(name)                                                                  \
@@ -126,7 +128,7 @@ inline void ed_driver_close(ed_driver *driver) {
     driver->context = nullptr;
 }
 
-/* While it lives, the context is current on this thread; then again what was. */
+/* Makes the context current on this thread while the object lives, and restores the previous one afterwards. */
 class ed_driver_use {
   public:
     explicit ed_driver_use(const ed_driver &driver)

@@ -1,7 +1,7 @@
 /*
  * Private: what both GPU engines hold open on the device, and the steps they share: loading a kernel from the build
  * directory, allocating memory, capturing one decoder step as a CUDA graph, replaying it, and freeing everything.
- * cuda/engine.cpp and tensorrt/engine.cpp differ only in what they put into the graph.
+ * cuda/engine.cpp and tensorrt/engine.cpp differ in what they put into the graph, and in how they lay out the state.
  *
  * Every function that returns int returns ED_OK or an error code of edgedistill.h. The context must be current on the
  * calling thread (ed_driver_use in driver.h).
@@ -27,7 +27,7 @@ struct ed_gpu {
     CUstream stream; /* waits for no other stream, so that decoders can run beside PyTorch or TensorRT */
     CUmodule module;
     CUgraphExec graph;  /* one decoder step */
-    CUdeviceptr memory; /* weights and state, in one piece */
+    CUdeviceptr memory; /* all that the engine keeps on the device, in one piece */
     char *host;         /* pinned memory for the bin and the result of a step */
 };
 

@@ -1,5 +1,5 @@
 /*
- * edgedistill: raw LFP frames in, decoded kinematics out, one output every bin (10 ms).
+ * edgedistill turns raw LFP frames into decoded kinematics, one output for each bin (10 ms).
  *
  *     static _Alignas(ED_ALIGN) unsigned char memory[...];         at least ed_state_bytes(&ed_model_NAME)
  *     ed_decoder *decoder;
@@ -11,30 +11,31 @@
  *     for (size_t i = 0; i < n; i++)
  *         if (!(outputs[i].flags & (ED_WARMUP | ED_INVALID))) use(outputs[i].kinematics);
  *
- * A frame is one sample of every channel, time first: frames_uv[frame * channels + channel], in microvolts, the
- * channels in the order of ed_info.channel_ids. Frames may arrive in chunks of any size: the bits of the outputs do
- * not depend on it, and no output depends on a frame after its end_frame.
+ * A frame is one sample of every channel, in microvolts, time first: frames_uv[frame * channels + channel]. Channels
+ * are in the order of ed_info.channel_ids. Frames may arrive in chunks of any size: the bits of the outputs do not
+ * depend on the chunks, and no output depends on a frame after its end_frame.
  *
- * A library made for a GPU opens the folder it was built in instead, and is closed in the end:
+ * A library made for a GPU opens the folder it was built in instead, and must be closed in the end:
  *
  *     error = ed_open("NAME.edge/build/jetson", &decoder);
  *     ...
  *     ed_close(decoder);
  *
- * Nothing here allocates but ed_open; nothing prints, reads a clock or keeps global state. The C engine takes no lock
- * and depends on nothing beyond memcpy, memmove and memset; what the driver does, a GPU engine does. Several decoders
- * and several models can live in one program. A decoder belongs to one thread at a time; different decoders are
+ * Only ed_open allocates. Nothing prints, reads a clock or keeps global state. The C engine takes no lock and needs
+ * nothing beyond memcpy, memmove and memset; a GPU engine also does what the CUDA driver does. Several decoders and
+ * several models can live in one program. A decoder belongs to one thread at a time; different decoders are
  * independent. The time of a step does not depend on the data.
  *
- * Every function that returns int returns ED_OK (0) or one of the negative codes below, and then has changed neither
- * the decoder nor the caller's buffers. Only ed_info_get and ed_reset accept no error: they ignore a null decoder.
- * One exception, of GPU engines alone: a call during which the device fails returns what failed, and leaves a decoder
- * whose every function that returns int says ED_ERROR_DEVICE; ed_close is what remains. ed_push has then written the
- * outputs of the bins before the failure, *n_out of them, perhaps a part of the next one, and ed_state_export a part.
- * A device that fails in ed_reset says so at the next call.
+ * Every function that returns int returns ED_OK (0) or one of the negative codes below. On error it has changed neither
+ * the decoder nor the caller's buffers. ed_info_get and ed_reset return no code; they ignore a null decoder.
  *
- * Floating point: the caller must leave the processor in its default state, rounding to nearest and denormals kept
- * (no flush to zero), or outputs will differ from the reference in their last bits.
+ * GPU engines have one exception. A call during which the device fails returns what failed, and afterwards every
+ * function of that decoder that returns int returns ED_ERROR_DEVICE, so that only ed_close is left to call. By then
+ * ed_push has written the outputs of the bins before the failure, *n_out of them, and perhaps a part of the next one;
+ * ed_state_export may have written a part of the state. A device that fails in ed_reset reports it at the next call.
+ *
+ * Floating point: the caller must leave the processor in its default state, which rounds to nearest and keeps denormals
+ * (no flush to zero). Otherwise outputs differ from the reference in their last bits.
  */
 #ifndef EDGEDISTILL_H
 #define EDGEDISTILL_H
@@ -53,52 +54,52 @@ extern "C" {
 #endif
 
 #define ED_ABI_VERSION 1
-#define ED_ALIGN 64       /* of the memory given to ed_init, in bytes: one cache line, one vector */
-#define ED_MAX_OUTPUTS 16 /* a model has ed_info.outputs of them, at most these */
+#define ED_ALIGN 64       /* alignment in bytes of the memory given to ed_init: one cache line, one vector */
+#define ED_MAX_OUTPUTS 16 /* upper limit of ed_info.outputs */
 
 /* ---------------------------------------------------------------- outputs */
 
 /* Bits of ed_output.flags. */
 enum {
-    ED_WARMUP = 1,  /* fewer bins seen than ed_info.warmup_bins: filters and attention are still filling */
+    ED_WARMUP = 1,  /* fewer bins have been decoded than ed_info.warmup_bins: filters and attention are still filling */
     ED_MASKED = 2,  /* at least one channel was bad and masked */
     ED_GAP = 4,     /* frames of this bin were declared lost */
-    ED_INVALID = 8, /* no usable channel, or a result that is not finite: do not act on it */
+    ED_INVALID = 8, /* no channel is usable, or a result is not finite: do not act on it */
 };
 
-/* One per completed bin. */
+/* The output of one completed bin. */
 typedef struct {
     uint64_t bin;                     /* index of the bin since the start, bin 0 first */
     uint64_t end_frame;               /* the raw frame that completed it */
     uint32_t flags;                   /* ED_WARMUP | ED_MASKED | ED_GAP | ED_INVALID */
-    uint32_t bad_channels;            /* how many were masked */
-    float kinematics[ED_MAX_OUTPUTS]; /* ed_info.outputs values in ed_info.output_units; the rest is 0 */
+    uint32_t bad_channels;            /* number of masked channels */
+    float kinematics[ED_MAX_OUTPUTS]; /* ed_info.outputs values in ed_info.output_units; the others are 0 */
 } ed_output;
 
 /* ---------------------------------------------------------------- errors */
 
 enum {
     ED_OK = 0,
-    ED_ERROR_NULL = -1,         /* a pointer that must not be null is */
-    ED_ERROR_SIZE = -2,         /* a buffer of the wrong size; the memory of ed_init too small */
-    ED_ERROR_ALIGN = -3,        /* the memory of ed_init is not aligned to ED_ALIGN, or a state to 8 bytes */
-    ED_ERROR_COUNT = -4,        /* zero frames, or more than could exist (a negative count, converted) */
-    ED_ERROR_CAPACITY = -5,     /* fewer places for outputs than ed_outputs_for() asks */
-    ED_ERROR_VALUE = -6,        /* a value that is not finite, or a negative standard deviation */
-    ED_ERROR_STATE = -7,        /* the state is damaged, out of range or of another model */
-    ED_ERROR_GAIN = -8,         /* ed_push_i16 before ed_set_gain */
-    ED_ERROR_DECODER = -9,      /* the memory holds no decoder: ed_init was not called, or it was overwritten */
-    ED_ERROR_UNSUPPORTED = -10, /* not a function of this engine */
-    /* of GPU engines */
-    ED_ERROR_DRIVER = -11,   /* no CUDA driver, or no GPU that it may use */
-    ED_ERROR_CHIP = -12,     /* compiled for another chip, toolkit or driver: compile again */
-    ED_ERROR_MEMORY = -13,   /* out of device or host memory */
+    ED_ERROR_NULL = -1,     /* a pointer that must not be null is null */
+    ED_ERROR_SIZE = -2,     /* a buffer has the wrong size, or the memory of ed_init is too small */
+    ED_ERROR_ALIGN = -3,    /* the memory of ed_init is not aligned to ED_ALIGN, or a state to 8 bytes */
+    ED_ERROR_COUNT = -4,    /* the number of frames is zero, or larger than possible (a negative count, converted) */
+    ED_ERROR_CAPACITY = -5, /* there is room for fewer outputs than ed_outputs_for() returns */
+    ED_ERROR_VALUE = -6,    /* a value is not finite, or a standard deviation is negative */
+    ED_ERROR_STATE = -7,    /* the state is damaged, out of range or of another model */
+    ED_ERROR_GAIN = -8,     /* ed_push_i16 was called before ed_set_gain */
+    ED_ERROR_DECODER = -9,  /* the memory holds no decoder: ed_init was not called, or it was overwritten */
+    ED_ERROR_UNSUPPORTED = -10, /* this engine does not have the function */
+    /* the codes below are those of GPU engines */
+    ED_ERROR_DRIVER = -11,   /* there is no CUDA driver, or no GPU that it may use */
+    ED_ERROR_CHIP = -12,     /* the build is for another chip, toolkit or driver: compile again */
+    ED_ERROR_MEMORY = -13,   /* device or host memory is exhausted */
     ED_ERROR_FILE = -14,     /* the build folder lacks a file, or one is damaged or of another model */
-    ED_ERROR_DEVICE = -15,   /* the device reported a failure: only ed_close helps */
-    ED_ERROR_TENSORRT = -16, /* no TensorRT of the version it was compiled with */
+    ED_ERROR_DEVICE = -15,   /* the device reported a failure: only ed_close can be called */
+    ED_ERROR_TENSORRT = -16, /* there is no TensorRT of the version the library was compiled with */
 };
 
-/* What a code means, in English, without a full stop; never null. */
+/* Returns the meaning of a code, in English, without a full stop; never null. */
 ED_API const char *ed_strerror(int code);
 
 /* ---------------------------------------------------------------- models and decoders */
@@ -110,107 +111,109 @@ typedef struct ed_decoder ed_decoder; /* one stream through a model */
 typedef struct {
     uint32_t abi_version;                      /* ED_ABI_VERSION of the library */
     uint32_t channels;                         /* samples in a frame */
-    uint32_t outputs;                          /* values in ed_output.kinematics that count */
-    uint32_t latent;                           /* values ed_latent() gives */
-    uint64_t rate_numerator, rate_denominator; /* frames a second, exactly */
+    uint32_t outputs;                          /* values of ed_output.kinematics that are in use */
+    uint32_t latent;                           /* values that ed_latent() writes */
+    uint64_t rate_numerator, rate_denominator; /* frames in a second, as an exact fraction */
     uint32_t bin_ms;                           /* milliseconds in a bin */
-    uint32_t warmup_bins;                      /* bins before ED_WARMUP goes away */
-    double group_delay_ms;                     /* of the front end, from a signal to the bin that reports it */
+    uint32_t warmup_bins;                      /* bins with ED_WARMUP at the start of a stream */
+    double group_delay_ms;                     /* delay of the front end, from a signal to the bin that reports it */
     size_t state_bytes;                        /* memory that ed_init needs */
-    size_t export_bytes;                       /* buffer that ed_state_export needs */
-    const char *name;                          /* of the model, as in ed_model_NAME */
-    const char *variant;                       /* of the kernels: "scalar", "avx2", "avx512-vnni", ... */
+    size_t export_bytes;                       /* size of the buffer for ed_state_export */
+    const char *name;                          /* name of the model, as in ed_model_NAME */
+    const char *variant;                       /* variant of the kernels: "scalar", "avx2", "avx512-vnni", ... */
     const char *const *channel_ids;            /* (channels,) */
     const char *const *output_names;           /* (outputs,) */
     const char *const *output_units;           /* (outputs,) */
-    const char *manifest_sha256;               /* of the bundle, and through it of every file; 64 hex digits */
-    const char *weights_sha256;                /* of student.int8.safetensors */
+    const char *manifest_sha256;               /* hash of the bundle, which covers every file in it; 64 hex digits */
+    const char *weights_sha256;                /* hash of student.int8.safetensors */
 } ed_info;
 
-/* What is known of a model before there is a decoder. Null for null. */
+/* Returns the facts of a model before there is a decoder; null for null. */
 ED_API const ed_info *ed_model_info(const ed_model *model);
 
-/* Bytes that ed_init needs. 0 for null. */
+/* Returns the bytes that ed_init needs; 0 for null. */
 ED_API size_t ed_state_bytes(const ed_model *model);
 
 /* Makes a decoder of `model` at the start of a stream, in `memory` of `bytes` bytes aligned to ED_ALIGN. The memory
- * stays the caller's: there is nothing to free, but it may not move while the decoder is in use.
- * ED_ERROR_NULL, ED_ERROR_ALIGN, ED_ERROR_SIZE. */
+ * stays the caller's: there is nothing to free, but it must not move while the decoder is in use. Returns
+ * ED_ERROR_NULL, ED_ERROR_ALIGN or ED_ERROR_SIZE. */
 ED_API int ed_init(const ed_model *model, void *memory, size_t bytes, ed_decoder **decoder);
 
-/* The same of a library made for a GPU (CUDA, TensorRT), whose one model it opens on this machine: `build_directory` is
- * the folder the library was built in. Everything is allocated here; ed_close frees it. A process that forks must open
- * after that. ED_ERROR_NULL, ED_ERROR_DRIVER, ED_ERROR_CHIP, ED_ERROR_MEMORY, ED_ERROR_FILE, ED_ERROR_DEVICE,
- * ED_ERROR_TENSORRT; on error *decoder is untouched. ed_init of such a library returns ED_ERROR_UNSUPPORTED; so does
- * ed_open of the C engine, whose ed_close does nothing.
+/* Opens the one model of a library made for a GPU (CUDA, TensorRT) on this machine. `build_directory` is the folder the
+ * library was built in. Everything is allocated here, and ed_close frees it. A process that forks must call ed_open
+ * after the fork. Returns ED_ERROR_NULL, ED_ERROR_DRIVER, ED_ERROR_CHIP, ED_ERROR_MEMORY, ED_ERROR_FILE,
+ * ED_ERROR_DEVICE or ED_ERROR_TENSORRT, and leaves *decoder untouched on error. In such a library ed_init returns
+ * ED_ERROR_UNSUPPORTED. In the C engine ed_open returns ED_ERROR_UNSUPPORTED and ed_close does nothing.
  *
- * Two such libraries have the same functions, and only ed_open is of one model: a program with several models loads
- * each with dlopen(..., RTLD_NOW | RTLD_LOCAL) and asks each for its own ed_open. */
+ * Two such libraries have functions of the same names, but each ed_open knows only its own model. A program with
+ * several models loads each library with dlopen(..., RTLD_NOW | RTLD_LOCAL) and looks up each one's own ed_open. */
 ED_API int ed_open(const char *build_directory, ed_decoder **decoder);
 ED_API void ed_close(ed_decoder *decoder);
 
-/* The facts of a decoder's model. Null for null. */
+/* Returns the facts of a decoder's model; null for null. */
 ED_API const ed_info *ed_info_get(const ed_decoder *decoder);
 
-/* Back to a fresh stream: the next frame is frame 0. Normalization and gain stay as set. */
+/* Starts a fresh stream: the next frame is frame 0. Normalization and gain stay as set. */
 ED_API void ed_reset(ed_decoder *decoder);
 
 /* ---------------------------------------------------------------- decoding */
 
-/* Outputs that the next `n_frames` frames will complete: the capacity that ed_push asks for. 0 for null. */
+/* Returns how many outputs the next `n_frames` frames will complete, which is the capacity that ed_push needs; 0 for
+ * null. */
 ED_API size_t ed_outputs_for(const ed_decoder *decoder, size_t n_frames);
 
-/* `n_frames` frames (n_frames, channels) in microvolts to the outputs of the bins they complete: *n_out of them,
- * which may be 0. Samples that are not finite are no error: their channel is masked and counted.
- * ED_ERROR_NULL, ED_ERROR_COUNT, ED_ERROR_CAPACITY (outputs may be null if no bin is completed). */
+/* Decodes `n_frames` frames (n_frames, channels) in microvolts, and writes the outputs of the bins they complete,
+ * *n_out of them, which may be 0. Samples that are not finite are no error: their channel is masked and counted.
+ * Returns ED_ERROR_NULL, ED_ERROR_COUNT or ED_ERROR_CAPACITY. outputs may be null if no bin is completed. */
 ED_API int ed_push(ed_decoder *decoder, const float *frames_uv, size_t n_frames, ed_output *outputs, size_t capacity,
                    size_t *n_out);
 
-/* The same for an amplifier's integers: microvolts = sample * gain + offset, in float64, rounded once to float32. */
+/* Does the same for an amplifier's integers: microvolts = sample * gain + offset, in float64, rounded once to
+ * float32. */
 ED_API int ed_push_i16(ed_decoder *decoder, const int16_t *frames, size_t n_frames, ed_output *outputs, size_t capacity,
                        size_t *n_out);
 
-/* Gain in microvolts a step and offset in microvolts, (channels,) each, for ed_push_i16; copied.
+/* Copies the gain in microvolts a step and the offset in microvolts, (channels,) each, for ed_push_i16. Returns
  * ED_ERROR_VALUE if one is not finite. */
 ED_API int ed_set_gain(ed_decoder *decoder, const double *gain_uv, const double *offset_uv);
 
-/* `n_frames` lost frames: time goes on, zeros go in, every bin they touch is flagged ED_GAP. Bins completed inside
- * the gap are decoded, since later ones attend to them, and dropped: ed_gap_outputs returns them, as ed_push does.
- * Takes as long as pushing that many frames. */
+/* Declares `n_frames` frames lost: time goes on, zeros go in, and every bin they touch is flagged ED_GAP. Bins that are
+ * completed inside the gap are decoded, since later bins attend to them. ed_gap drops their outputs; ed_gap_outputs
+ * returns them, as ed_push does. It takes as long as pushing that many frames. */
 ED_API int ed_gap(ed_decoder *decoder, size_t n_frames);
 ED_API int ed_gap_outputs(ed_decoder *decoder, size_t n_frames, ed_output *outputs, size_t capacity, size_t *n_out);
 
-/* One z-scored bin (channels,), 0 where a channel is masked, to kinematics (outputs,) in ed_info.output_units; the
- * front end is bypassed and stays where it is. ED_ERROR_VALUE if a value is not finite: it would stay in the
- * attention window. */
+/* Decodes one z-scored bin (channels,), 0 where a channel is masked, to kinematics (outputs,) in ed_info.output_units.
+ * The front end is bypassed and keeps its state. Returns ED_ERROR_VALUE if a value is not finite, because it would stay
+ * in the attention window. */
 ED_API int ed_step(ed_decoder *decoder, const float *bin, float *kinematics);
 
-/* Another day's statistics in microvolts, (channels,) each, from the next bin on; a standard deviation of 0 silences
- * its channel. ED_ERROR_VALUE if one is not finite or a deviation is negative. */
+/* Sets another day's statistics in microvolts, (channels,) each, from the next bin on. A standard deviation of 0
+ * silences its channel. Returns ED_ERROR_VALUE if one is not finite or a deviation is negative. */
 ED_API int ed_set_normalization(ed_decoder *decoder, const float *mean, const float *std);
 
-/* The latent (ed_info.latent,) of the last bin, before the gain of the last norm; zeros before the first.
- * `count` must be ed_info.latent: ED_ERROR_SIZE. */
+/* Writes the latent (ed_info.latent,) of the last bin, before the gain of the last norm; zeros before the first bin.
+ * Returns ED_ERROR_SIZE unless `count` is ed_info.latent. */
 ED_API int ed_latent(const ed_decoder *decoder, float *latent, size_t count);
 
 /* ---------------------------------------------------------------- state
  *
- * A state is everything that later outputs depend on but for normalization and gain, in a layout that all engines of a
- * model share: exported by one, imported by another, the stream goes on with the same bits. Little-endian:
+ * A state is everything that later outputs depend on, except for normalization and gain. All engines of a model share
+ * its layout: when one exports a state and another imports it, the stream goes on with the same bits. Little-endian:
  *
  *     ed_state_header, 80 bytes
  *     for each layer: int8 ring_k (heads, window - 1, head_dim) by slot, then int8 ring_v of the same shape
  *     int8 lags (lag_rows, channels), newest bin first
  *     zeros up to a multiple of 8
- *     front end (frontend_bytes), laid out as kernels/c/ed_frontend.h says
+ *     front end (frontend_bytes), in the layout of kernels/c/ed_frontend_state.h
  *
- * `pos` is the slot that the next bin takes, `live` how many slots are filled. -128 occurs nowhere.
+ * `pos` is the slot that the next bin takes, and `live` the number of filled slots. No value is -128.
  */
 typedef struct {
     uint32_t magic;          /* ED_STATE_MAGIC */
     uint32_t abi_version;    /* ED_ABI_VERSION */
-    uint64_t bytes;          /* of the whole state: ed_info.export_bytes */
-    uint64_t frontend_bytes; /* of its last part */
+    uint64_t bytes;          /* size of the whole state: ed_info.export_bytes */
+    uint64_t frontend_bytes; /* size of its last part */
     uint64_t seen;           /* bins decoded since the start */
     uint32_t channels, d, layers, heads, window, lag_rows;
     int32_t pos, live;
@@ -219,10 +222,12 @@ typedef struct {
 
 #define ED_STATE_MAGIC 0x54534445u /* "EDST" */
 
-/* Writes the state, exactly ed_info.export_bytes, to a buffer aligned to 8 bytes: ED_ERROR_SIZE, ED_ERROR_ALIGN. */
+/* Writes the state, exactly ed_info.export_bytes, to a buffer aligned to 8 bytes. Returns ED_ERROR_SIZE or
+ * ED_ERROR_ALIGN. */
 ED_API int ed_state_export(const ed_decoder *decoder, void *state, size_t bytes);
 
-/* Goes on from an exported state: ED_ERROR_SIZE, ED_ERROR_ALIGN, or ED_ERROR_STATE if it is not one of this model. */
+/* Goes on from an exported state. Returns ED_ERROR_SIZE, ED_ERROR_ALIGN, or ED_ERROR_STATE if it is not a state of this
+ * model. */
 ED_API int ed_state_import(ed_decoder *decoder, const void *state, size_t bytes);
 
 #ifdef __cplusplus

@@ -5,7 +5,8 @@
  *     student.plan       one step: bin, rings, pos, live and lags go in; kinematics, latent, and new keys and values
  *                        come out
  *     libed_plugin.so    plugin.cpp, if the plan needs it; a plan of standard operators does not
- *     append.cubin       ../cuda/append.cu, which writes the new values into the rings and lags, then moves pos and live
+ *     append.cubin       ../cuda/append.cu, which writes the new values into the rings and lags, then moves pos and
+ *                        live on
  *
  * The whole state lies in one piece of device memory. TensorRT reads the rings and writes only what is new. A step is
  * one CUDA graph: the bin is copied from pinned memory, TensorRT runs, the append kernel follows, and kinematics and
@@ -13,7 +14,7 @@
  * the driver load what they load at first use. A graph freezes addresses and values, so pos and live are in device
  * memory.
  *
- * A plan may keep its rings in int8 (which can be exchanged with every other engine), float16 or float32 (which cannot).
+ * A plan may keep its rings in int8 (exchanged with every other engine), float16 or float32 (not exchanged).
  * TensorRT asks for addresses that are multiples of 256 bytes, hence the strides between rings.
  *
  * libnvinfer is looked up by the major version of the headers this file was compiled with, libcuda by ../gpu/driver.h.
@@ -307,7 +308,7 @@ int ed_device::enqueue() {
     return ed_driver_error(result);
 }
 
-/* Runs a step outside any graph, captures one, and replays it, so that nothing is left to be loaded in the first step. */
+/* Runs a step outside any graph, captures one, and replays it, so that the first step of a stream loads nothing. */
 int ed_device::capture() {
     int error = reset();
     if (!error) error = enqueue();

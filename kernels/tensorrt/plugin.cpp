@@ -1,21 +1,20 @@
 /*
  * The attention core of one layer as a TensorRT plugin, so that a layer's attention is one kernel with integers on both
- * sides: operator EdAttention, version "1", no namespace. What it computes is numerics.md, "Attention core"; the kernel
- * is ../cuda/attention_step.cu, and this file only introduces it to TensorRT.
+ * sides. The operator is EdAttention, version "1", without a namespace. docs/numerics.md, "Attention core", defines
+ * what it computes. The kernel is ../cuda/attention_step.cu; this file only introduces it to TensorRT.
  *
- *     input   q, k, v int8 (H, Dh) · ring_k, ring_v int8 (H, W-1, Dh) · age_bias float32 (H, W) by age · pos, live
- *             int32 (1,)
+ *     input   q, k, v int8 (H, Dh); ring_k, ring_v int8 (H, W-1, Dh); age_bias float32 (H, W) by age; pos, live int32
+ *             (1,)
  *     field   score_scale, v_scale, context_inv: one float32 each
  *     output  context int8 (H, Dh)
  *
- * Shapes are static and formats linear. No input is aliased to the output: the step reads the rings and the runtime
- * appends to them (runtime.cpp). There is no registration macro, which would need libnvinfer at load time: TensorRT
- * finds the creator through getCreators, the entry point of IPluginRegistry::loadLibrary and of trtexec's
- * --dynamicPlugins. So this library has no undefined TensorRT symbol and loads where there is no TensorRT.
+ * Shapes are static and formats linear. No input is aliased to the output: the step reads the rings, and engine.cpp
+ * appends to them. There is no registration macro, because it would need libnvinfer at load time. TensorRT finds the
+ * creator through getCreators, the entry point of IPluginRegistry::loadLibrary and of trtexec's --dynamicPlugins. So
+ * this library has no undefined TensorRT symbol, and loads where there is no TensorRT.
  *
- * Needs TensorRT's headers, 10.3 to 11.x, and nothing else of it. tests/kernels/test_tensorrt_plugin.py compiles it
- * against six versions and drives every function below, enqueue with the kernel emulated; it has not run under
- * TensorRT.
+ * It needs TensorRT's headers, 10.3 to 11.x, and nothing else of it. tests/kernels/test_tensorrt_plugin.py compiles it
+ * against six versions and calls every function below, enqueue with the kernel emulated. It has not run under TensorRT.
  */
 #include <cmath>
 #include <cstdarg>
@@ -42,16 +41,16 @@ constexpr DataType TYPES[TENSORS] = {DataType::kINT8,  DataType::kINT8,  DataTyp
 constexpr int FIELDS = 3;
 constexpr const char *FIELD_NAMES[FIELDS] = {"score_scale", "v_scale", "context_inv"};
 
-/* The fields, in that order. */
+/* The fields, in this order. */
 struct Scales {
     float of[FIELDS];
 };
 
-/* ---------------------------------------------------------------- saying what is wrong */
+/* ---------------------------------------------------------------- error messages */
 
-ILoggerFinder *logger_finder = nullptr; /* TensorRT's, given once, when it loads this library */
+ILoggerFinder *logger_finder = nullptr; /* TensorRT gives it once, when it loads this library */
 
-/* Formats `text` as printf does; TensorRT's log shows it beside its own error. */
+/* Reports an error: formats `text` as printf does. TensorRT's log shows it beside its own error. */
 __attribute__((format(printf, 1, 2))) void complain(const char *text, ...) {
     ILogger *logger = logger_finder ? logger_finder->findLogger() : nullptr;
     if (!logger) return;
@@ -69,7 +68,7 @@ struct Shape {
     int heads, window, head_dim;
 };
 
-/* Whether `found` is (a), (a, b) or (a, b, c): as many as are not 0. */
+/* Tells whether `found` is (a), (a, b) or (a, b, c): as many as are not 0. */
 bool same(const Dims &found, int64_t a, int64_t b, int64_t c) {
     const int64_t wanted[] = {a, b, c};
     const int rank = c ? 3 : b ? 2 : 1;
@@ -78,7 +77,8 @@ bool same(const Dims &found, int64_t a, int64_t b, int64_t c) {
     return equal;
 }
 
-/* The shape that all inputs agree on, from their dims (INPUTS,); false, with a complaint, if they do not. */
+/* Finds the shape that all inputs agree on, from their dims (INPUTS,). Returns false, with
+ * a complaint, if they do not agree. */
 bool shape_of(const Dims *dims, Shape *shape) {
     const Dims &q = dims[Q], &bias = dims[AGE_BIAS];
     if (q.nbDims != 2 || bias.nbDims != 2 || q.d[0] < 1 || q.d[1] < 1 || q.d[1] > ED_MOST_HEAD_DIM || bias.d[1] < 2 ||
@@ -179,7 +179,7 @@ class EdAttention final : public IPluginV3,
         return shape_of(dims, &shape_) ? 0 : -1;
     }
 
-    /* Only launches: may be captured into a graph. */
+    /* Only launches the kernel, so the call may be captured into a graph. */
     int32_t enqueue(const PluginTensorDesc *, const PluginTensorDesc *, const void *const *in, void *const *out, void *,
                     cudaStream_t stream) noexcept override {
         return ed_launch_attention_step(
@@ -207,7 +207,8 @@ class EdAttention final : public IPluginV3,
 
 /* ---------------------------------------------------------------- its creator */
 
-/* From all three fields, each one positive float32; false, with a complaint, if one is missing, odd or unknown. */
+/* Reads all three fields, each one positive float32. Returns false, with a complaint, if
+ * one is missing, wrong or unknown. */
 bool scales_of(const PluginFieldCollection *given, Scales *scales) {
     bool found[FIELDS] = {};
     for (int32_t i = 0; given && i < given->nbFields; i++) {
@@ -239,7 +240,8 @@ class EdAttentionCreator final : public IPluginCreatorV3One {
         for (int i = 0; i < FIELDS; i++) fields_[i] = {FIELD_NAMES[i], nullptr, PluginFieldType::kFLOAT32, 1};
     }
 
-    /* The same fields in both phases: attributes of the graph's node, or what getFieldsToSerialize put in a plan. */
+    /* The fields are the same in both phases: attributes of the graph's node, or what
+     * getFieldsToSerialize put in a plan. */
     IPluginV3 *createPlugin(const char *, const PluginFieldCollection *given, TensorRTPhase) noexcept override {
         Scales scales{};
         return scales_of(given, &scales) ? new (std::nothrow) EdAttention(scales) : nullptr;
@@ -257,7 +259,7 @@ class EdAttentionCreator final : public IPluginCreatorV3One {
 
 } // namespace
 
-/* ---------------------------------------------------------------- what TensorRT looks for in the library */
+/* ---------------------------------------------------------------- symbols that TensorRT looks for */
 
 extern "C" __attribute__((visibility("default"))) void setLoggerFinder(ILoggerFinder *finder) {
     logger_finder = finder;

@@ -1,6 +1,6 @@
 /*
- * The emulated driver with what benchmarks/gpu/cuda/device.cpp calls beyond the engines: events, attributes of kernels,
- * graphs made by hand. Times are those of the CPU and mean nothing but that the loops ran.
+ * The emulated driver, with what benchmarks/gpu/cuda/device.cpp calls beyond the engines: events, attributes of kernels,
+ * and graphs made by hand. Times are those of the CPU and show only that the loops ran.
  */
 #include "../../emulation/cuda/driver.cpp"
 
@@ -9,7 +9,7 @@
 namespace {
 
 struct Event {
-    CUstream stream = nullptr; /* that it was last recorded in */
+    CUstream stream = nullptr; /* the stream that it was last recorded in */
     double ms = 0;
 };
 

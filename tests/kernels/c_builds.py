@@ -1,4 +1,4 @@
-"""The C engine of random students, compiled for tests and driven through ctypes."""
+"""Compiles the C engine of random students for tests, and drives it through ctypes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HEADER = np.dtype(
 
 
 def runs_here(ops: str) -> bool:
-    """Whether this CPU has the instructions of a variant."""
+    """Tells whether this CPU has the instructions of a variant."""
     cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     return all(f" {name} " in cpu.replace("\n", " ") for name in NEEDS[ops])
 
@@ -81,7 +81,7 @@ def compile_c(folder: Path, output: str, sources: Sequence[Path | str], options:
 def build(
     folder: Path, model: Int8Model, ops: str = "scalar", options: Sequence[str] = ("-O1",), compiler: str = "gcc"
 ) -> Engine:
-    """The engine of `model` with its trace, as a shared library."""
+    """Compiles the engine of `model` with its trace, as a shared library."""
     write_sources(folder, model, ops)
     sources = [KERNELS / "c/ed_api.c", KERNELS / "c/ed_engine.c", Path(__file__).parent / "trace.c"]
     define = ("-DED_TRACE", '-DED_MODEL_HEADER="model_test.h"', "-shared", "-fPIC")
@@ -112,7 +112,7 @@ class Output(ctypes.Structure):
 
 
 class Engine:
-    """A decoder in memory of its own; `c` has the public functions."""
+    """Holds a decoder in memory of its own; `c` has the public functions."""
 
     def __init__(self, library: Path, model: Int8Model, name: str = "test") -> None:
         self.c, self.shape = ctypes.CDLL(str(library)), model.shape
@@ -134,7 +134,7 @@ class Engine:
         self.c.ed_reset(self.decoder)
 
     def run(self, bins: npt.NDArray[np.float32], traced: bool = False, states: bool = False) -> dict[str, Any]:
-        """Kinematics, latents, and if asked every integer tensor and the exported state after each bin."""
+        """Returns kinematics, latents, and on request every integer tensor and the exported state after each bin."""
         bins, n = np.ascontiguousarray(bins, np.float32), len(bins)
         found: dict[str, Any] = {
             "kinematics": np.full((n, self.shape.outputs), np.nan, np.float32),
@@ -162,7 +162,7 @@ class Engine:
         return int(self.c.ed_state_import(self.decoder, pointer(state), ctypes.c_size_t(len(state))))
 
     def unpacked(self, state: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        """An exported state as the oracle names it."""
+        """Returns an exported state, with the names of the oracle."""
         shape, at = self.shape, HEADER.itemsize
         header, found = state[:at].view(HEADER)[0], {}
         ring = (shape.heads, shape.window - 1, shape.head_dim)
@@ -177,7 +177,7 @@ class Engine:
         return found
 
     def packed(self, state: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
-        """The oracle's state as bytes to import; front end fresh."""
+        """Returns the oracle's state as bytes to import, with a fresh front end."""
         self.reset()
         blank = self.export()
         header = blank[: HEADER.itemsize].view(HEADER)
@@ -189,7 +189,7 @@ class Engine:
 
 
 def read_trace(log: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.int8]]:
-    """Name -> (T, size), names as the oracle has them."""
+    """Reads a trace: name -> (T, size), with the names of the oracle."""
     found: dict[str, list[npt.NDArray[np.int8]]] = {}
     at = 0
     while at + 32 <= len(log) and log[at]:
@@ -202,7 +202,7 @@ def read_trace(log: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.int8]]:
 
 
 def aligned(size: int, to: int = 64) -> npt.NDArray[np.uint8]:
-    """Bytes that are not zero, aligned."""
+    """Returns aligned bytes that are not zero."""
     raw = np.full(size + to, 0xA5, np.uint8)
     return raw[-raw.ctypes.data % to :][:size]
 

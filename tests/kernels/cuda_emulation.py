@@ -1,7 +1,7 @@
-"""CUDA kernels compiled for the emulated GPU (emulation/cuda), loaded and launched through ctypes.
+"""Compiles CUDA kernels for the emulated GPU (emulation/cuda), and loads and launches them through ctypes.
 
-A test that wants AddressSanitizer runs in a process of its own, with `sanitized()` as its environment: the arrays that
-numpy hands to a kernel then lie between zones that may not be touched, and so does a block's shared memory.
+A test that wants AddressSanitizer runs in a process of its own, with `sanitized()` as its environment. The arrays that
+numpy hands to a kernel, and the shared memory of a block, then lie between zones that must not be touched.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def compile_emulated(
     compiler: str = "g++",
     sanitize: bool = False,
 ) -> Path:
-    """.cu, .cpp and .c sources and objects to a shared library, or to an object if `output` ends in .o.
+    """Compiles .cu, .cpp and .c sources and objects to a shared library, or to an object if `output` ends in .o.
 
     A warning is an error. `folders` are searched for headers before those of kernels/.
     """
@@ -58,7 +58,7 @@ def _input(source: Path) -> tuple[str, ...]:
 
 
 def emulated_object(output: Path, source: Path, options: Sequence[str] = ("-O2",), sanitize: bool = False) -> Path:
-    """One source as an object that others link."""
+    """Compiles one source to an object that others link."""
     return compile_emulated(output, [source], options, sanitize=sanitize)
 
 
@@ -73,7 +73,10 @@ Count = int | tuple[int, ...]
 
 
 def launch(library: ctypes.CDLL, kernel: str, grid: Count, block: Count, shared: int, *arguments: Any) -> int:
-    """0 or CUDA's error number. Arrays are passed as pointers, None as a null one, others as ctypes gives them."""
+    """Launches a kernel and returns 0 or an error number of CUDA.
+
+    Arrays are passed as pointers, None as a null pointer, other values as ctypes gives them.
+    """
     values = [_argument(a) for a in arguments]
     pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
     sizes = [n for count in (grid, block) for n in (*(count if isinstance(count, tuple) else (count,)), 1, 1)[:3]]
@@ -94,20 +97,20 @@ def pointer(array: npt.NDArray[Any] | None) -> ctypes.c_void_p:
 
 
 def failure(library: ctypes.CDLL) -> str:
-    """Why the last launch failed; empty if it did not."""
+    """Returns why the last launch failed, or an empty text if it did not."""
     return str(library.ed_emulated_failure().decode())
 
 
 @contextmanager
 def reversed_order(library: ctypes.CDLL, reversed_: bool = True) -> Iterator[None]:
-    """Threads run from the last to the first, and shared memory holds other bytes before it is written."""
+    """Runs threads from the last to the first, with other bytes in shared memory before it is written."""
     library.ed_emulated_reverse(int(reversed_))
     yield
     library.ed_emulated_reverse(0)
 
 
 def sanitized(compiler: str = "g++") -> dict[str, str] | None:
-    """The environment in which Python loads a library that was compiled with `sanitize`; None where there is none."""
+    """Returns the environment in which Python loads a library compiled with `sanitize`, or None without sanitizers."""
     found = [_runtime(compiler, name) for name in ("libasan.so", "libubsan.so")]
     if None in found:
         return None

@@ -1,7 +1,7 @@
-"""A `cuda` build of a random student over the emulated driver, driven through the C ABI.
+"""Builds `cuda` engines of random students over the emulated driver, and drives them through the C ABI.
 
-The engine of these builds looks for a driver of its own name, so that neither a GPU of the machine nor another test in
-the process is touched.
+The engine of these builds looks for a driver with a name of its own, so that neither a GPU of the machine nor another
+test in the process is touched.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .tensorrt_builds import TESTS, compile_cpp, cuda_headers
 from .tensorrt_fakes import Device
 
 CUBIN = "student_step.cubin"
-# As compile_cuda_module has it: engine.cpp needs nothing of C++'s library, and hides itself what is not of the ABI.
+# The flags of compile_cuda_module: engine.cpp needs nothing of the C++ library, and hides what is not in the ABI.
 HOST = ("-fno-exceptions", "-fno-rtti", "-fvisibility=default")
 
 
 @dataclass(frozen=True)
 class Build:
-    """A build directory with its library in it, and the driver that library looks for."""
+    """Names a build directory with its library, and the driver that the library looks for."""
 
     model: Int8Model
     folder: Path
@@ -42,7 +42,7 @@ class Build:
 
 
 class Fake:
-    """The emulated driver, as a test sees it."""
+    """Controls the emulated driver."""
 
     def __init__(self, driver: Path) -> None:
         self.c = ctypes.CDLL(str(driver))
@@ -51,25 +51,25 @@ class Fake:
         self.c.fake_cuda_fail.restype = None
 
     def fail(self, function: str, call: int = 1, code: int = 719) -> None:
-        """Its `call`-th call from now on returns `code`."""
+        """Makes the `call`-th call of a function from now on return `code`."""
         self.c.fake_cuda_fail(f"{function}:{call}:{code}".encode())
 
     def heal(self) -> None:
         self.c.fake_cuda_fail(b"none:0:0")
 
     def calls(self) -> list[str]:
-        """Since the last time."""
+        """Returns the names of the calls since the last time."""
         said: bytes = self.c.fake_cuda_calls()
         return said.decode().split()
 
     @property
     def left(self) -> tuple[int, int]:
-        """What is not freed, and contexts that were pushed and not popped."""
+        """Returns how many allocations are not freed, and how many contexts were pushed and not popped."""
         return self.c.fake_cuda_alive(), self.c.fake_cuda_current()
 
 
 def emulated_driver(folder: Path, options: Sequence[str] = ("-O1",), compiler: str = "g++") -> Path:
-    """Skips the test where there is no cuda.h."""
+    """Compiles the emulated driver; skips the test where there is no cuda.h."""
     source = EMULATION / "driver.cpp"
     return compile_cpp(folder / "libfake_cuda.so", [source], (*options, *headers()), compiler)
 
@@ -79,7 +79,7 @@ def headers() -> tuple[str, str]:
 
 
 def write_sources(folder: Path, model: Int8Model, name: str = "test", **changed: Any) -> None:
-    """`model/` of a build: facts that differ are given by name."""
+    """Writes `model/` of a build. Facts that should differ are given by name."""
     front_end = c_builds.front_end_of(model)
     facts = c_builds.facts_of(model, front_end, name)
     for file, text in cuda_sources(model, front_end, facts).items():
@@ -97,7 +97,7 @@ def build_cuda(
     sanitize: bool = False,
     **changed: Any,
 ) -> Build:
-    """Kernel and library in `folder`."""
+    """Compiles kernel and library in `folder`."""
     write_sources(folder, model, name, **changed)
     define = f'-DED_MODEL_HEADER="model_{name}.h"'
     compile_emulated(
@@ -108,7 +108,7 @@ def build_cuda(
 
 
 def build_library(folder: Path, driver: Path | str, options: Sequence[str]) -> Path:
-    """libed.so of the model whose sources lie in `folder`; `options` say which header is the model's."""
+    """Compiles libed.so of the model whose sources lie in `folder`; `options` name the header of the model."""
     objects = [
         c_builds.compile_c(folder, f"{source.stem}.o", [source], (*options, "-fPIC", "-c", "-DED_DEVICE"), "gcc")
         for source in (KERNELS / "c/ed_api.c", KERNELS / "c/ed_engine.c", TESTS / "trace.c")

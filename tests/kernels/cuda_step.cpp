@@ -1,4 +1,4 @@
-/* For tests: the emulated step through many bins in one call, with the state and every integer tensor on the way. */
+/* For tests. Runs the emulated step through many bins in one call, and records states and integers on the way. */
 #include <stddef.h>
 #include <string.h>
 
@@ -13,7 +13,7 @@ static_assert(sizeof ed_weights == (size_t)(ed_weight_bytes + 7) / 8 * 8, "the w
 static_assert(sizeof ed_tables == sizeof(float) * ed_table_floats, "the tables are not as the step reads them");
 
 namespace {
-unsigned char *at, *end; /* where the trace goes; null: nowhere */
+unsigned char *at, *end; /* where the trace goes; null for nowhere */
 ed_cuda_state state;
 } // namespace
 
@@ -24,7 +24,7 @@ void trace_to(unsigned char *buffer, size_t bytes) {
     end = buffer + bytes;
 }
 
-/* Records of 32 bytes (name, layer, size), each followed by its data. */
+/* Writes records of 32 bytes (name, layer, size), each followed by its data. */
 void ed_trace(const char *name, int layer, const void *data, size_t bytes) {
     if (!at || (size_t)(end - at) < 32 + bytes) return;
     uint64_t size = bytes;
@@ -39,14 +39,14 @@ void ed_trace(const char *name, int layer, const void *data, size_t bytes) {
 size_t exchanged_bytes() { return ED_EXCHANGED_BYTES; }
 void reset() { ed_cuda_state_reset(&state); }
 
-/* student (ED_EXCHANGED_BYTES,), where {pos, live}. */
+/* student is (ED_EXCHANGED_BYTES,), and where is {pos, live}. */
 void export_state(int8_t *student, int32_t *where) { ed_cuda_state_export(&state, student, &where[0], &where[1]); }
 void import_state(const int8_t *student, const int32_t *where) {
     memset(&state, 0xa5, sizeof state);
     ed_cuda_state_import(&state, student, where[0], where[1]);
 }
 
-/* n bins to outs (n, ED_OUT_FLOATS); students (n, ED_EXCHANGED_BYTES) and where (n, 2) may be null. */
+/* Decodes n bins to outs (n, ED_OUT_FLOATS). students (n, ED_EXCHANGED_BYTES) and where (n, 2) may be null. */
 int run(const float *bins, size_t n, float *outs, int8_t *students, int32_t *where) {
     for (size_t i = 0; i < n; i++) {
         const void *weights = ed_weights, *tables = ed_tables;

@@ -1,4 +1,4 @@
-"""The CUDA step of random students on the emulated GPU, compiled for tests and driven through ctypes."""
+"""Compiles the CUDA step of random students for the emulated GPU, and drives it through ctypes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_sources(folder: Path, model: Int8Model, threads: int | None = None) ->
 def build(
     folder: Path, model: Int8Model, sanitize: bool = False, compiler: str = "g++", threads: int | None = None
 ) -> EmulatedStep:
-    """The step of `model` as a shared library, in `folder`."""
+    """Compiles the step of `model` to a shared library in `folder`."""
     write_sources(folder, model, threads)
     options = ("-O2", *DEFINES, "-DED_TRACE")
     library = compile_emulated(folder / "step.so", SOURCES, options, [folder], compiler, sanitize)
@@ -37,7 +37,7 @@ def build(
 
 
 class EmulatedStep:
-    """A stream through a student on the emulated GPU."""
+    """Runs a stream through a student on the emulated GPU."""
 
     def __init__(self, library: Path, model: Int8Model) -> None:
         self.c, self.shape = load(library), model.shape
@@ -50,7 +50,7 @@ class EmulatedStep:
         self.c.reset()
 
     def run(self, bins: npt.NDArray[np.float32], traced: bool = False, states: bool = False) -> dict[str, Any]:
-        """Kinematics, latents, if asked every integer tensor and the state after each bin, named as the oracle's."""
+        """Returns kinematics and latents; on request also integer tensors and states, named as in the oracle."""
         shape, n = self.shape, len(bins)
         bins = np.ascontiguousarray(bins, np.float32)
         outs = np.full((n, shape.outputs + shape.d), np.nan, np.float32)

@@ -1,14 +1,14 @@
 /*
- * For tests under an emulator: what to do comes from a file, what came of it goes to another.
+ * A program for tests under an emulator. What to do comes from a file, and the results go to another.
  *
- * In: records of two words, what to do and how many, each followed by its data. Out: name (16), layer, bytes, data.
- * On Linux in.bin and out.bin are files as any; on a bare Cortex-M7 they are the host's, through semihosting.
+ * In: records of two words, what to do and how many, each followed by its data. Out: name (16), layer, bytes, data. On
+ * Linux in.bin and out.bin are ordinary files; on a bare Cortex-M7 they are files of the host, through semihosting.
  */
 #include <string.h>
 
 #include "edgedistill.h"
 
-#define MOST 64 /* bins or frames of one record */
+#define MOST 64 /* most bins or frames of one record */
 #define OF_THE_HOST (1024u * 1024u)
 
 extern const ed_model ed_model_test;
@@ -34,14 +34,14 @@ static void begin(void) {
     out_file = host_open("out.bin", 7, HOST_WRITE);
     SYST_RVR = 0xFFFFFF;
     SYST_CVR = 0;
-    SYST_CSR = 5; /* the processor's clock, no interrupt */
+    SYST_CSR = 5; /* clock of the processor, no interrupt */
 }
 
 static int take(void *to, size_t bytes) { return !bytes || !host_read(in_file, to, bytes); }
 static int put(const void *from, size_t bytes) { return !bytes || !host_write(out_file, from, bytes); }
 static uint32_t clock_now(void) { return 0xFFFFFF - SYST_CVR; }
 
-/* 2 n instructions. */
+/* Executes 2 n instructions. */
 static void loop(uint32_t n) { __asm__ volatile("1: subs %0, #1\n bne 1b" : "+r"(n)::"cc"); }
 
 #else
@@ -90,7 +90,7 @@ void ed_trace(const char *name, int layer, const void *values, size_t bytes) {
     answered += 24 + bytes;
 }
 
-/* ---------------------------------------------------------------- what can be asked for */
+/* ---------------------------------------------------------------- operations */
 
 static int step(ed_decoder *decoder, const ed_info *info, size_t n) {
     HOST static float kinematics[ED_MAX_OUTPUTS], latent[1024];
@@ -118,7 +118,7 @@ static int push(ed_decoder *decoder, size_t n) {
     return ED_OK;
 }
 
-/* How the clock counts a loop of 2 n instructions. */
+/* Measures how the clock counts a loop of 2 n instructions. */
 static int count(uint32_t n) {
     uint32_t began = clock_now();
     loop(n);
@@ -127,7 +127,7 @@ static int count(uint32_t n) {
     return ED_OK;
 }
 
-/* Half of the smallest normal number: 0 where denormals are flushed. */
+/* Returns half of the smallest normal number, which is 0 where denormals are flushed. */
 static float denormal(void) {
     static volatile float smallest = 0x1p-126f;
     return smallest * 0.5f;

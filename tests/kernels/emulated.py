@@ -1,6 +1,6 @@
-"""A random student as a program of another processor, under an emulator: records to do go in, named arrays come out.
+"""Runs a random student as a program of another processor, under an emulator: records go in, arrays come out.
 
-Compiled with the flags that the target's file gives, and -Werror; `emulated.c` is the program's other half.
+The program is compiled with the flags of the target's file, and -Werror. `emulated.c` is its other half.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from edgedistill.target import load_target
 
 from .c_builds import KERNELS, facts_of
 
-MOST = 64  # bins or frames of one record
+MOST = 64  # most bins or frames of one record
 NANO = StudentShape(32, 2, d=64, layers=2, heads=4, window=200, ff=256, taps=5, dilation=2, lags=10)
 STEP, PUSH, RESET, IMPORT, EXPORT, COUNT = (ord(letter) for letter in "SPRIEC")
 
@@ -42,12 +42,12 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def steps(bins: npt.NDArray[np.float32]) -> bytes:
-    """Bins (T, C), each through ed_step."""
+    """Makes a record of bins (T, C), each for ed_step."""
     return b"".join(_record(STEP, len(part), part.tobytes()) for part in _parts(bins, [MOST]))
 
 
 def pushes(frames: npt.NDArray[np.float32], chunks: Sequence[int]) -> bytes:
-    """Frames (n, C) through ed_push in chunks of these sizes, in turn."""
+    """Makes records of frames (n, C) for ed_push, in chunks of these sizes, in turn."""
     return b"".join(_record(PUSH, len(part), part.tobytes()) for part in _parts(frames, chunks))
 
 
@@ -64,7 +64,7 @@ def import_(state: npt.NDArray[np.void]) -> bytes:
 
 
 def count(loops: int) -> bytes:
-    """A loop of twice as many instructions, by the clock that times steps."""
+    """Makes a record of a loop of 2 n instructions, timed by the clock that times steps."""
     return _record(COUNT, loops)
 
 
@@ -85,17 +85,17 @@ def _parts(rows: npt.NDArray[np.float32], sizes: Sequence[int]) -> list[npt.NDAr
 
 @dataclass(frozen=True)
 class Program:
-    """An executable of the target, and how this machine runs it."""
+    """Holds an executable of the target, and how this machine runs it."""
 
     file: Path
     command: tuple[str, ...]
     model: Int8Model
     config: FrontEndConfig
     toolchain: Toolchain
-    said: str = ""  # by the linker
+    said: str = ""  # as the linker counts them
 
     def run(self, *records: bytes, timeout: float = 100) -> Arrays:
-        """Name -> (calls, ...) of everything the program told, in its order; integers as the oracle names them."""
+        """Returns name -> (calls, ...) of everything the program wrote, in its order, with the names of the oracle."""
         folder = self.file.parent
         (folder / "in.bin").write_bytes(b"".join(records) + bytes(8))
         done = subprocess.run(self.command, cwd=folder, capture_output=True, timeout=timeout, check=False)
@@ -109,24 +109,24 @@ class Program:
         return Oracle(self.model)
 
     def stream(self) -> NumpyStream:
-        """Front end and step in numpy."""
+        """Returns the same stream in numpy: front end and step."""
         facts = facts_of(self.model, self.config)
         stream = NumpyStream(self.config, self.oracle(), facts.warmup_bins)
         stream.set_normalization(np.array(facts.mean), np.array(facts.std))
         return stream
 
     def state_of(self, fresh: npt.NDArray[np.uint8], student: Arrays) -> npt.NDArray[np.void]:
-        """The oracle's state to import; `fresh` is an exported one."""
+        """Returns the oracle's state as bytes to import; `fresh` is an exported one."""
         record = fresh.view(state_dtype(self.model.shape, self.config)).copy()[0]
         write_student(self.model.shape, record, student)
         return np.asarray(record)
 
     def student(self, state: npt.NDArray[np.uint8]) -> Arrays:
-        """An exported state as the oracle names it."""
+        """Returns an exported state, with the names of the oracle."""
         return read_student(self.model.shape, state.view(state_dtype(self.model.shape, self.config))[0])
 
 
-_TYPES: dict[str, Any] = {"error": np.int32, "state": np.uint8, "output": OUTPUT}  # all else is int8
+_TYPES: dict[str, Any] = {"error": np.int32, "state": np.uint8, "output": OUTPUT}  # everything else is int8
 _TYPES |= dict.fromkeys(("kinematics", "latents", "denormal"), np.float32)
 _TYPES |= dict.fromkeys(("ticks", "push", "loop", "sizes"), np.uint32)
 
@@ -165,7 +165,7 @@ def build(
     compile_options: Sequence[str] = ("-DED_TRACE",),
     link_options: Sequence[str] = (),
 ) -> tuple[Path, str]:
-    """`emulated.c` with the engine of `model`, and what the linker said."""
+    """Compiles `emulated.c` with the engine of `model`; returns the program, and what the linker wrote."""
     for file, text in c_sources(model, config, facts_of(model, config), toolchain.ops).items():
         (folder / file).write_text(text)
     options = ("-Werror", f"-I{KERNELS}/include", f"-I{KERNELS}/c", "-I.", '-DED_MODEL_HEADER="model_test.h"')
@@ -184,12 +184,12 @@ def build(
 
 
 def same(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> bool:
-    """Equal in every bit: the sign of a zero counts."""
+    """Tells whether all bits are equal, so that the sign of a zero counts."""
     return got.tobytes() == np.ascontiguousarray(wanted).tobytes()
 
 
 def require_same_bits(found: Arrays, expected: Arrays, start: int = 0) -> None:
-    """Every tensor of Oracle.trace among what a program told, from its step `start` on."""
+    """Checks every tensor of Oracle.trace against what a program wrote, from its step `start` on."""
     for name, value in expected.items():
         got = found[name][start : start + len(value)]
         assert got.dtype == value.dtype, name

@@ -7,7 +7,7 @@ ED_EXACT int own_thread() { return (int)(threadIdx.x + blockDim.x * (threadIdx.y
 
 /* ---------------------------------------------------------------- right */
 
-/* out (blocks, threads): the number that the neighbour left in shared memory, behind a barrier. */
+/* Writes to out (blocks, threads) the number that the neighbour left in shared memory before a barrier. */
 ED_PROBE rotate(int *out, int by) {
     ED_DYNAMIC_SHARED(int, box);
     const int n = (int)(blockDim.x * blockDim.y * blockDim.z), own = own_thread();
@@ -18,7 +18,7 @@ ED_PROBE rotate(int *out, int by) {
 }
 ED_EXPORT_KERNEL(rotate)
 
-/* out (10, threads): shuffles and votes of lane-dependent values. */
+/* Writes to out (10, threads) shuffles and votes of values that depend on the lane. */
 ED_PROBE warp_words(long long *out, int width) {
     const int own = own_thread(), n = (int)blockDim.x;
     const long long value = 1000000007ll * own;
@@ -37,7 +37,7 @@ ED_PROBE warp_words(long long *out, int width) {
 }
 ED_EXPORT_KERNEL(warp_words)
 
-/* As many barriers, then as many meetings of a warp. */
+/* Waits at so many barriers, then in as many meetings of a warp. */
 ED_PROBE meet_often(int *out, int times) {
     int value = own_thread();
     for (int i = 0; i < times; i++) __syncthreads();
@@ -52,11 +52,11 @@ extern "C" int launch_rotate(int *out, unsigned blocks, unsigned threads) {
 
 /* ---------------------------------------------------------------- wrong */
 
-/* out (1,): whoever comes last. */
+/* Writes to out (1,) the thread that comes last. */
 ED_PROBE race(int *out) { *out = own_thread(); }
 ED_EXPORT_KERNEL(race)
 
-/* out (2,): shared memory that nobody has written. */
+/* Writes to out (2,) shared memory that no thread has written. */
 ED_PROBE unwritten(int *out) {
     ED_DYNAMIC_SHARED(int, box);
     __shared__ int other[4];
@@ -72,7 +72,7 @@ ED_PROBE leave_early(int stay) {
 }
 ED_EXPORT_KERNEL(leave_early)
 
-/* Some wait in a barrier, others in a shuffle that needs them. */
+/* Some threads wait in a barrier, others in a shuffle that needs them. */
 ED_PROBE part_ways(int *out) {
     if (own_thread() < 8)
         __syncthreads();
@@ -81,7 +81,7 @@ ED_PROBE part_ways(int *out) {
 }
 ED_EXPORT_KERNEL(part_ways)
 
-/* Lanes of one mask in two operations. */
+/* Lanes of one mask meet in two different operations. */
 ED_PROBE disagree(int *out) {
     const int own = own_thread();
     out[own] = own % 2 ? __shfl_xor_sync(0xffffffffu, own, 1) : __shfl_sync(0xffffffffu, own, 0);
@@ -104,7 +104,7 @@ ED_PROBE write_shared(int at) {
 }
 ED_EXPORT_KERNEL(write_shared)
 
-/* One thread's frame is larger than a stack: it reaches into that of the one before, which is over. */
+/* The frame of one thread is larger than a stack, and reaches into that of the thread before, which is finished. */
 ED_PROBE overflow(int *out, int thread) {
     if (own_thread() != thread) return;
     volatile char frame[160 << 10];
@@ -115,7 +115,7 @@ ED_EXPORT_KERNEL(overflow)
 
 /* ---------------------------------------------------------------- exact.cuh */
 
-/* Of n values: exponential, SiLU, quantized, in (3, n). */
+/* Computes exponential, SiLU and quantized value of n values, in (3, n). */
 ED_PROBE exact_values(const float *x, float *out, int n, float inv_scale) {
     for (int i = (int)(blockIdx.x * blockDim.x + threadIdx.x); i < n; i += (int)(gridDim.x * blockDim.x)) {
         out[i] = ed_exp(x[i]);
@@ -125,7 +125,7 @@ ED_PROBE exact_values(const float *x, float *out, int n, float inv_scale) {
 }
 ED_EXPORT_KERNEL(exact_values)
 
-/* One warp: out (3, 32): sum of x * y by every lane; largest of the first 32 x; 1 / sqrt of the sum. */
+/* One warp writes to out (3, 32): sum of x * y by every lane; largest of the first 32 x; 1 / sqrt of the sum. */
 ED_PROBE exact_sums(const float *x, const float *y, float *out, int n) {
     const float sum = ed_lane_product(x, y, n);
     out[threadIdx.x] = sum;
@@ -135,7 +135,7 @@ ED_PROBE exact_sums(const float *x, const float *y, float *out, int n) {
 ED_EXPORT_KERNEL(exact_sums)
 
 #ifdef ED_PROBE_MAIN
-/* A program, for other processors: prints what the right kernels and two wrong ones leave. */
+/* A program for other processors. It prints the results of the right kernels and of two wrong ones. */
 int main() {
     static int ints[3 * 2 * 96];
     static long long words[10 * 64];

@@ -1,5 +1,5 @@
 /*
- * What the plan of the fake TensorRT computes: the C engine's step on the tensors of a plan, whose state is outside.
+ * What the plan of the fake TensorRT computes: the C engine's step on the tensors of a plan, with the state outside.
  *
  * tensors: bin, pos, live, lags, kinematics, latent, bin_new, then for each layer ring_k, ring_v, k_new, v_new. Lags
  * are null where the model has none.
@@ -18,7 +18,7 @@
 static struct ed_student student;
 static int8_t before[ED_STUDENT_BYTES], after[ED_STUDENT_BYTES];
 
-/* Slot `pos` of a ring (H, slots, Dh) as (H, Dh). */
+/* Reads slot `pos` of a ring (H, slots, Dh) as (H, Dh). */
 static void newest(const int8_t *ring, int32_t pos, int8_t *to) {
     for (int h = 0; h < ED_HEADS; h++) memcpy(to + h * ED_DH, ring + ((ptrdiff_t)h * ED_SLOTS + pos) * ED_DH, ED_DH);
 }

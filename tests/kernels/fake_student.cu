@@ -1,6 +1,6 @@
 /*
- * What plans of the fake TensorRT launch, as kernels, so that they run on a stream of the fake driver. `tensors` as
- * fake_student.c has them.
+ * The kernels that plans of the fake TensorRT launch, so that they run on a stream of the fake driver. `tensors` is as
+ * in fake_student.c.
  */
 #include ED_MODEL_HEADER
 
@@ -13,8 +13,9 @@ extern "C" __global__ void fake_student(void *const *tensors) {
     if (threadIdx.x == 0) fake_student_step(tensors);
 }
 
-/* No student, but of 16-bit rings and float lags everything is read and written: kinematics are a sum over all rings
- * and one over all lags, each value times a small number of its place; what is new is a number of its place and bin. */
+/* This is no student, but it reads and writes every value of 16-bit rings and float lags: kinematics are a sum over all
+ * rings and one over all lags, each value times a small number that depends on its place. New values depend on their
+ * place and the bin. */
 extern "C" __global__ void fake_half(void *const *tensors) {
     if (threadIdx.x) return;
     const float *bin = (const float *)tensors[0], *lags = (const float *)tensors[3];

@@ -1,12 +1,12 @@
 /*
- * A libnvinfer that runs "plans" which are texts, for the tests of tensorrt/engine.cpp: everything that TensorRT promises about
- * the functions used there (addresses, directions, versions, registries) it checks. A plan:
+ * A libnvinfer for the tests of tensorrt/engine.cpp. Its "plans" are texts. It checks everything that TensorRT requires
+ * of the functions used there (addresses, directions, versions, registries). A plan:
  *
  *     version 10.3
- *     plugin EdAttention                 this creator must be registered, and is asked for a plugin; or no such line
+ *     plugin EdAttention                 this creator must be registered, and is asked for a plugin; may be left out
  *     kernel PATH NAME                   what a step launches: NAME(void *const *tensors), tensors in the order below
  *     tensor NAME in|chw32|out TYPE SIZE...   an input is row-major, or of that format
- *     absent                             for a place among tensors that the model has not
+ *     absent                             the place of a tensor that the model does not have
  *
  * FAKE_TENSORRT in the environment makes one thing fail: runtime, memory (deserialization), context, enqueue, capture.
  */
@@ -29,8 +29,8 @@ using namespace nvinfer1;
 namespace {
 
 int enqueued = 0, alive = 0;
-ILogger *logger = nullptr;   /* the first one: TensorRT keeps it for what belongs to no runtime */
-std::set<ILogger *> loggers; /* all that were given */
+ILogger *logger = nullptr;   /* the first one, which TensorRT keeps for messages of no runtime */
+std::set<ILogger *> loggers; /* all loggers that were given */
 
 bool fails(const char *what) {
     const char *fault = std::getenv("FAKE_TENSORRT");
@@ -38,7 +38,7 @@ bool fails(const char *what) {
 }
 
 template <typename Function> Function *driver(const char *name) {
-    void *library = dlopen(ED_CUDA_DRIVER, RTLD_NOW); /* the fake that the runtime was told of as well */
+    void *library = dlopen(ED_CUDA_DRIVER, RTLD_NOW); /* the fake that the engine was told of as well */
     void *found = library ? dlsym(library, name) : nullptr;
     if (!found) std::abort();
     return reinterpret_cast<Function *>(found);
@@ -88,12 +88,12 @@ struct Tensor {
     DataType type;
     Dims dims;
     size_t place;
-    bool odd; /* of another format than row-major */
+    bool odd; /* its format is not row-major */
 };
 
 struct Plan {
     std::string version, plugin, kernel_file, kernel;
-    std::vector<std::string> names; /* by place; empty where absent */
+    std::vector<std::string> names; /* by place; empty for absent tensors */
     std::map<std::string, Tensor> tensors;
 
     explicit Plan(const std::string &text) {
@@ -230,7 +230,7 @@ struct Runtime final : IRuntime, Counted {
             if (recorder) recorder->reportError(code, text);
             return nullptr;
         }
-        /* A plan holds the plugin's fields, and its creator is asked for it. */
+        /* A plan holds the plugin's fields, and the creator is asked for the plugin. */
         bool makes(const std::string &name) {
             auto *creator = static_cast<IPluginCreatorV3One *>(registry.getCreator(name.c_str(), "1", ""));
             if (!creator) return false;

@@ -1,4 +1,4 @@
-/* For the sanitizers: every public function, with frames of every kind in chunks of every size. */
+/* Calls every public function for the sanitizers, with frames of every kind in chunks of every size. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,7 +45,7 @@ int main(void) {
             frames[i] = wild();
             integers[i] = (int16_t)(next() >> 16);
         }
-        ed_output *outputs = malloc((due + !due) * sizeof *outputs); /* exact: one place more is an overflow */
+        ed_output *outputs = malloc((due + !due) * sizeof *outputs); /* exact, so that one more is an overflow */
         int error = round % 5 == 3   ? ed_push_i16(decoder, integers, n, outputs, due, &made)
                     : round % 5 == 4 ? ed_gap_outputs(decoder, n, outputs, due, &made)
                                      : ed_push(decoder, frames, n, outputs, due, &made);

@@ -1,7 +1,7 @@
 /*
- * The plugin as TensorRT uses it, for ctypes: loads the library, takes its creators, makes plugins from fields and
- * calls their capabilities through TensorRT's own interfaces. Brings what TensorRT would: a logger, an expression
- * builder.
+ * Uses the plugin as TensorRT does, for ctypes: it loads the library, takes its creators, makes plugins from fields,
+ * and calls their capabilities through TensorRT's own interfaces. It provides what TensorRT would: a logger and an
+ * expression builder.
  */
 #include <dlfcn.h>
 
@@ -28,7 +28,7 @@ struct Finder final : ILoggerFinder {
     ILogger *findLogger() override { return &logger; }
 } finder;
 
-/* A dimension, whose value is known as in any static graph. */
+/* A dimension whose value is known, as in any static graph. */
 struct Dimension final : IDimensionExpr, private apiv::VDimensionExpr {
     explicit Dimension(int64_t value) : value_(value) { mImpl = this; }
     bool isConstant() const override { return true; }
@@ -60,7 +60,7 @@ IPluginV3OneRuntime *runtime(IPluginV3 *plugin) {
     return capability<IPluginV3OneRuntime>(plugin, PluginCapabilityType::kRUNTIME);
 }
 
-/* Tensors of `count` shapes: ranks (count,), sizes one after the other, types and formats (count,). */
+/* Describes tensors of `count` shapes: ranks (count,), sizes one after the other, types and formats (count,). */
 std::vector<PluginTensorDesc> described(int count, const int *ranks, const int64_t *sizes, const int *types,
                                         const int *formats) {
     std::vector<PluginTensorDesc> tensors(static_cast<size_t>(count));
@@ -90,7 +90,7 @@ extern "C" {
 const char *complaint() { return last_complaint.c_str(); }
 void forget() { last_complaint.clear(); }
 
-/* What TensorRT's registry does with a library: 0, or what is missing. */
+/* Does what TensorRT's registry does with a library. Returns 0, or what is missing. */
 int open_plugin(const char *path) {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
@@ -108,7 +108,7 @@ int open_plugin(const char *path) {
     return 0;
 }
 
-/* name|version|namespace|field:type:length|... */
+/* Writes name|version|namespace|field:type:length|... */
 const char *creator_facts() {
     facts =
         std::string(creator->getPluginName()) + "|" + creator->getPluginVersion() + "|" + creator->getPluginNamespace();
@@ -129,7 +129,8 @@ IPluginV3 *create(int count, const char **names, const void *const *data, const 
     return creator->createPlugin("layer", &given, at_runtime ? TensorRTPhase::kRUNTIME : TensorRTPhase::kBUILD);
 }
 
-/* Into a plan and out of it: the fields are copied as a plan does, and the first plugin may be gone by then. */
+/* Moves a plugin into a plan and out of it. The fields are copied, as by a plan, and the
+ * first plugin may be gone by then. */
 IPluginV3 *through_a_plan(IPluginV3 *plugin) {
     const PluginFieldCollection *fields = runtime(plugin)->getFieldsToSerialize();
     std::vector<std::string> names;
@@ -162,7 +163,7 @@ const char *plugin_facts(IPluginV3 *plugin) {
     return facts.c_str();
 }
 
-/* Type of the output, or -1. */
+/* Returns the type of the output, or -1. */
 int output_type(IPluginV3 *plugin, int count, const int *types) {
     std::vector<DataType> inputs;
     for (int i = 0; i < count; i++) inputs.push_back(static_cast<DataType>(types[i]));
@@ -170,7 +171,7 @@ int output_type(IPluginV3 *plugin, int count, const int *types) {
     return build(plugin)->getOutputDataTypes(&output, 1, inputs.data(), count) ? -1 : static_cast<int>(output);
 }
 
-/* Rank of the output, its sizes in `out`; or -1. */
+/* Returns the rank of the output and writes its sizes to `out`; returns -1 on failure. */
 int output_shape(IPluginV3 *plugin, int count, const int *ranks, const int64_t *sizes, int64_t *out) {
     Builder expressions;
     std::vector<DimsExprs> inputs(static_cast<size_t>(count));
@@ -184,7 +185,7 @@ int output_shape(IPluginV3 *plugin, int count, const int *ranks, const int64_t *
     return output.nbDims;
 }
 
-/* Whether the tensor at `position` of inputs and output may be as described. */
+/* Tells whether the tensor at `position` of inputs and output may be as described. */
 int supports(IPluginV3 *plugin, int position, int count, const int *ranks, const int64_t *sizes, const int *types,
              const int *formats) {
     const auto tensors = dynamic(described(count, ranks, sizes, types, formats));

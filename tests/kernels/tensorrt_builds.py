@@ -1,7 +1,7 @@
-"""Plugin and runtime compiled against TensorRT's headers, which tests are given and never bring.
+"""Compiles plugin and engine against TensorRT's headers, which must be given to the tests.
 
-`EDGEDISTILL_TENSORRT_HEADERS` names a folder with one folder of headers a version: 10.3, 10.7, … CUDA's headers, which
-TensorRT's include, are those of the toolkit.
+`EDGEDISTILL_TENSORRT_HEADERS` names a folder with one folder of headers for each version: 10.3, 10.7, … The CUDA
+headers that they include are those of the toolkit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-fPIC", "-fvisibility=
 
 
 def headers(version: str) -> tuple[str, ...]:
-    """Options that find TensorRT's and CUDA's headers; skips the test where there are none."""
+    """Returns options that find TensorRT's and CUDA's headers; skips the test where there are none."""
     given = os.environ.get("EDGEDISTILL_TENSORRT_HEADERS")
     if not given:
         pytest.skip("EDGEDISTILL_TENSORRT_HEADERS names no folder of TensorRT headers")
@@ -32,7 +32,7 @@ def headers(version: str) -> tuple[str, ...]:
 
 
 def cuda_headers() -> str:
-    """The toolkit's headers; skips the test where there are none."""
+    """Returns the folder of the toolkit's headers; skips the test where there are none."""
     nvcc = shutil.which("nvcc")
     roots = [os.environ.get("CUDA_HOME"), nvcc and Path(nvcc).resolve().parents[1], "/usr/local/cuda"]
     for root in filter(None, roots):
@@ -48,7 +48,7 @@ def compilers() -> list[str]:
 def compile_cpp(
     output: Path, sources: Sequence[Path], options: Sequence[str], compiler: str = "g++", shared: bool = True
 ) -> Path:
-    """C++17 sources (.cu as well) and objects to a shared library, or an object; a warning is an error."""
+    """Compiles C++17 sources (also .cu) and objects to a shared library, or an object. A warning is an error."""
     kind = ("-shared",) if shared else ("-c",)
     inputs = [word for source in sources for word in (*(("-x", "c++") if source.suffix == ".cu" else ()), str(source))]
     include = [word for name in ("include", "c", "gpu", "cuda") for word in ("-I", str(KERNELS / name))]

@@ -1,4 +1,4 @@
-"""A `tensorrt` build of a random student over fakes of libnvinfer and libcuda, driven through the C ABI."""
+"""Builds `tensorrt` engines of random students over fakes of libnvinfer and libcuda, driven through the C ABI."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MODEL = '-DED_MODEL_HEADER="model_test.h"'
 
 
 def fake_tensorrt(folder: Path, version: str, driver: Path) -> Path:
-    """A libnvinfer of one version, whose plans launch kernels on that driver."""
+    """Compiles a libnvinfer of one version, whose plans launch kernels on that driver."""
     include = headers(version)
     (folder / "tensorrt_stubs.h").write_text(stubs(Path(include[1])))
     options = ("-O1", f'-DED_CUDA_DRIVER="{driver}"', "-I", str(folder), *include)
     return compile_cpp(folder / "libfake_nvinfer.so", [TESTS / "fake_tensorrt.cpp"], options)
 
 
-def runtime_library(folder: Path, version: str, named: Sequence[str] = ()) -> Path:
-    """libed_test.so of the model whose sources lie in `folder`: front end and ABI of the C engine over engine.cpp.
+def engine_library(folder: Path, version: str, named: Sequence[str] = ()) -> Path:
+    """Compiles libed_test.so of the model whose sources lie in `folder`: the C engine's front end over engine.cpp.
 
     `named` says what it looks for in place of libcuda and libnvinfer: see `looks_for`.
     """
@@ -45,7 +45,7 @@ def looks_for(driver: Path | str, tensorrt: Path | str) -> tuple[str, str]:
 
 
 def student_kernel(folder: Path) -> Path:
-    """What a plan of the fake launches, of the model whose sources lie in `folder`."""
+    """Compiles the kernel that a plan of the fake launches, for the model whose sources lie in `folder`."""
     step = TESTS / "fake_student.c"
     flags = ("-O1", "-fPIC", "-c", MODEL, "-Wno-unused-function")
     step_object = c_builds.compile_c(folder, "fake_student_step.o", [step], flags, "gcc")
@@ -54,19 +54,19 @@ def student_kernel(folder: Path) -> Path:
 
 
 def append_kernel(folder: Path) -> Path:
-    """append.cubin as the fake driver loads it."""
+    """Compiles append.cubin for the fake driver."""
     return compile_emulated(folder / "append.so", [KERNELS / "cuda/append.cu"])
 
 
 def plugin_library(folder: Path, version: str) -> Path:
-    """libed_plugin.so around the emulated kernel."""
+    """Compiles libed_plugin.so around the emulated kernel."""
     kernel = emulated_object(folder / "attention_step.o", KERNELS / "cuda/attention_step.cu")
     sources = [KERNELS / "tensorrt/plugin.cpp", kernel]
     return compile_cpp(folder / "libed_plugin.so", sources, ("-O1", *headers(version)))
 
 
 def tensors_of(shape: StudentShape, ring: int = INT8) -> list[str]:
-    """Lines of the fake's plan, in the order in which its kernel takes tensors."""
+    """Returns the lines of the fake's plan, in the order in which its kernel takes tensors."""
     slots, new = f"{shape.heads} {shape.window - 1} {shape.head_dim}", f"{shape.heads} {shape.head_dim}"
     lag = INT8 if ring == INT8 else FLOAT
     lines = [
@@ -90,7 +90,7 @@ def plan(version: str, kernel: Path, name: str, tensors: Sequence[str], plugin: 
 
 
 class Device(Engine):
-    """A decoder opened from a build directory."""
+    """Holds a decoder opened from a build directory."""
 
     def __init__(self, library: Path, model: Int8Model, folder: Path) -> None:
         self.c, self.shape = load(library), model.shape

@@ -1,7 +1,7 @@
-"""Implementations of TensorRT's interfaces that abort, written from its headers: the ground a fake stands on.
+"""Writes implementations of TensorRT's interfaces that abort, from its headers, for a fake to derive from.
 
 TensorRT's classes of one version have dozens of pure virtual functions, and another version has others. A fake that
-implements the ten it needs derives from a stub made from the very headers it is compiled with.
+implements the ten it needs derives from a stub that is made from the same headers it is compiled with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ INTERFACES = {
 
 
 def stubs(headers: Path) -> str:
-    """A header with `Stub…` for each interface; includes NvInferRuntime.h."""
+    """Returns a header with `Stub…` for each interface; it includes NvInferRuntime.h."""
     classes = [_stub(name, (headers / file).read_text()) for name, file in INTERFACES.items()]
     text = "\n".join(classes)
     return (

@@ -1,4 +1,4 @@
-"""64-bit Arm under emulation: every integer and every float of the step has the oracle's bits."""
+"""Tests 64-bit Arm under emulation: every integer and every float of the step has the bits of the oracle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Built = Callable[..., Program]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A program of a shape, compiled once."""
+    """Compiles the program of a shape once."""
     toolchain = emulated.toolchain_of("aarch64")
     run = toolchain.compiler.run
     emulated.require(run[0], "qemu-user")
@@ -62,7 +62,7 @@ def test_every_tensor_from_a_fresh_start_past_the_wrap(built: Built, shape: Stud
     assert all(emulated.same(state[name], value) for name, value in oracle.export_state().items())
 
 
-def test_parts_that_are_kept_in_float32(built: Built) -> None:
+def test_parts_kept_in_float32_have_the_bits_of_the_oracle(built: Built) -> None:
     program, bins = built(SMALL, KEPT), random_bins(SMALL, 30)
     require_same_bits(program.run(steps(bins)), program.oracle().trace(bins))
 
@@ -90,7 +90,7 @@ def test_reset_is_a_fresh_start(built: Built) -> None:
     assert emulated.same(found["kinematics"][:9], found["kinematics"][9:])
 
 
-def test_frames_of_any_chunking(built: Built) -> None:
+def test_chunking_of_frames_does_not_change_the_bits(built: Built) -> None:
     program, rng = built(SMALL), np.random.default_rng(1)
     frames = (25 * rng.standard_normal((1200, SMALL.channels))).astype(np.float32)
     frames[300:310, 1] = np.nan
@@ -100,8 +100,8 @@ def test_frames_of_any_chunking(built: Built) -> None:
     require_same_outputs(found["output"], program.stream().push(frames))
 
 
-def test_the_deployed_size(built: Built) -> None:
-    """Past the wrap of its 200 bins, all tensors."""
+def test_the_deployed_size_has_the_bits_of_the_oracle(built: Built) -> None:
+    """Compares all tensors, past the wrap of its 200 bins."""
     program, bins = built(NANO), random_bins(NANO, 420)
     require_same_bits(program.run(steps(bins)), program.oracle().trace(bins))
 
@@ -121,7 +121,7 @@ def test_no_product_is_fused_into_a_sum(built: Built) -> None:
 
 
 def test_clang_gives_the_same_bits(tmp_path: Path, built: Built) -> None:
-    """Its objects, linked with the rest by the target's own compiler."""
+    """Links clang's objects with the rest by the target's own compiler."""
     emulated.require("clang", "clang")
     program, bins = built(SMALL), random_bins(SMALL, 40)
     folder, toolchain = program.file.parent, program.toolchain

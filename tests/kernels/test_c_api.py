@@ -1,4 +1,4 @@
-"""The C ABI: what it refuses, what it leaves untouched, what it links to, and frames through the whole decoder."""
+"""Tests the C ABI: what it refuses, leaves untouched and links to, and frames through the whole decoder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def frames_like(n: int, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 def push(engine: Engine, frames: np.ndarray[Any, Any] | int, capacity: int | None = None) -> tuple[int, list[Output]]:
-    """Frames (n, C) as float32 or int16, or a number of lost ones."""
+    """Pushes frames (n, C) as float32 or int16, or a number of lost ones."""
     c, n = engine.c, frames if isinstance(frames, int) else len(frames)
     due = c.ed_outputs_for(engine.decoder, size_t(n)) if capacity is None else capacity
     outputs, made = (Output * max(due, 1))(), size_t(77)
@@ -85,7 +85,7 @@ def test_every_code_has_a_sentence(engine: Engine) -> None:
     assert {int(code) for code in re.findall(r"ED_ERROR_\w+ = (-\d+)", header)} == set(range(-1, -17, -1))
 
 
-def test_init_refuses_what_cannot_hold_a_decoder(engine: Engine) -> None:
+def test_init_refuses_memory_that_cannot_hold_a_decoder(engine: Engine) -> None:
     c, model, decoder, size = engine.c, engine.model, ctypes.c_void_p(), engine.info.state_bytes
     memory = aligned(size + 64)
     before = memory.copy()
@@ -193,7 +193,7 @@ def test_a_damaged_state_is_refused_and_changes_nothing(engine: Engine, data: st
 
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=8), st.integers(0, 5))
-def test_frames_to_kinematics_is_the_python_front_end_and_the_oracle(
+def test_frames_to_kinematics_equal_the_python_front_end_and_the_oracle(
     engine: Engine, chunks: list[int], seed: int
 ) -> None:
     assert engine.init(engine.memory) == 0
@@ -243,7 +243,7 @@ def test_normalization_and_gain_outlive_a_reset(engine: Engine) -> None:
     assert [list(output.kinematics) for output in again] == first
 
 
-def test_a_gap_that_is_dropped_moves_the_stream_all_the_same(engine: Engine) -> None:
+def test_a_gap_whose_outputs_are_dropped_still_moves_the_stream(engine: Engine) -> None:
     push(engine, frames_like(25))
     push(engine, 33)
     kept = engine.export()
@@ -267,11 +267,11 @@ def test_two_models_link_into_one_program_that_allocates_nothing(tmp_path: Path)
         "ed_info_get()"
     } | {"ed_model_one", "ed_model_two"}
     assert set(re.findall(r"\bU (\w+)", symbols)) - defined <= {"memcpy", "memmove", "memset", "memcmp"}
-    assert not re.findall(r"\b[dDbBC] (?!ed_model_)\w+", symbols)  # no variable that could be written
+    assert not re.findall(r"\b[dDbBC] (?!ed_model_)\w+", symbols)  # there is no writable variable
 
 
-def test_a_stream_is_the_callers_memory(engine: Engine) -> None:
-    """Two decoders of one model do not know of each other."""
+def test_a_stream_lives_in_the_memory_of_the_caller(engine: Engine) -> None:
+    """Two decoders of one model are independent."""
     memory, other = aligned(engine.info.state_bytes), ctypes.c_void_p()
     assert engine.init(memory, ctypes.byref(other)) == 0
     alone = engine.run(random_bins(SMALL, 10))["kinematics"]

@@ -1,4 +1,4 @@
-"""The C front end gives the bits of `edgedistill.frontend`: any chunks, any samples, any compiler."""
+"""Tests that the C front end gives the bits of `edgedistill.frontend`, for any chunks, samples and compiler."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CONFIGS = {
     "silence": FrontEndConfig(Fraction(2000), 2, line_hz=0, highpass_hz=20, recover_s=10, common_average=False),
 }
 
-# A library for ctypes and a program for sanitizers and emulators: operations from stdin, bins to stdout.
+# It is a library for ctypes, and a program for sanitizers and emulators: operations from stdin, bins to stdout.
 PROBE = """
 #include "constants.h"
 #include "ed_frontend_state.h"
@@ -125,7 +125,7 @@ def workplace() -> Path:
 
 
 def normalization(config: FrontEndConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Statistics with a silent channel and one whose values go beyond float32."""
+    """Returns statistics with a silent channel, and one whose values go beyond float32."""
     rng = np.random.default_rng(config.channels)
     mean, std = rng.normal(size=config.channels), rng.uniform(5, 60, config.channels)
     std[1:2], std[2:3] = 0, 1e-40
@@ -134,7 +134,7 @@ def normalization(config: FrontEndConfig) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def compiled(config: FrontEndConfig, compiler: tuple[str, ...], *kind: str) -> Path:
-    """The probe compiled as a program, with `-shared` as a library, with `-c` as an object."""
+    """Compiles the probe as a program, with `-shared` as a library, with `-c` as an object."""
     if shutil.which(compiler[0]) is None:
         pytest.skip(f"no {compiler[0]}")
     folder = Path(mkdtemp(dir=workplace()))
@@ -153,7 +153,7 @@ Seen = dict[str, np.ndarray]
 
 
 class CFrontEnd:
-    """The C front end through ctypes, with the calls of `FrontEnd`."""
+    """Runs the C front end through ctypes, with the calls of `FrontEnd`."""
 
     def __init__(self, config: FrontEndConfig, compiler: tuple[str, ...] = FAST) -> None:
         self.config, (self.mean, self.std) = config, normalization(config)
@@ -203,7 +203,7 @@ class CFrontEnd:
 
 
 class Definition(FrontEnd):
-    """The Python front end, with z-scores and masks as `runtime.decoder` makes them."""
+    """Runs the Python front end, with z-scores and masks as `runtime.decoder` makes them."""
 
     def push(self, frames: np.ndarray) -> Seen:  # type: ignore[override]
         with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
@@ -230,7 +230,7 @@ class Definition(FrontEnd):
 
 
 def recording(config: FrontEndConfig, bins: int, seed: int) -> np.ndarray:
-    """Frames (n, C) float32 with every fault: NaN, infinities, denormals, huge, dead, saturated, silent."""
+    """Returns frames (n, C) float32 with every fault: NaN, infinities, denormals, huge, dead, saturated, silent."""
     rng = np.random.default_rng(seed)
     n = config.edge(bins) + int(rng.integers(0, config.edge(1)))
     x = rng.normal(scale=50, size=(n, config.channels)).astype(np.float32)
@@ -260,14 +260,14 @@ def joined(parts: list[Seen]) -> Seen:
 
 
 def assert_same(got: Seen, expected: Seen) -> None:
-    """Bit for bit, the sign of zero included."""
+    """Checks that all bits are equal, the sign of zero included."""
     for name in expected:
         assert got[name].shape == expected[name].shape, name
         assert got[name].tobytes() == expected[name].astype(got[name].dtype).tobytes(), name
 
 
 def assert_states_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """Bit for bit, but for signs of zero in ranges, which no rule sees and numpy leaves open."""
+    """Checks that all bits are equal, except for signs of zero in ranges, which no rule sees and numpy leaves open."""
     assert got.keys() == expected.keys()
     for name in expected:
         assert (got[name].shape, got[name].dtype) == (expected[name].shape, expected[name].dtype), name
@@ -338,11 +338,11 @@ def test_small_states_are_cleared_as_in_the_definition(compiler):
     assert not state_from_c(config, c.export_state())["shaper"][:, 0].any()
 
 
-def test_the_limit_of_flat_is_compared_in_float64():
+def test_the_limit_of_a_flat_channel_is_compared_in_float64():
     config = CONFIGS["1 kHz"]
     x = recording(config, 12, 3)
     x[:, 0] = 1e-3  # as float32 4.7e-11 above the limit
-    x[::2, 0] = 5e-11  # and so below by 2e-12, which float32 cannot tell
+    x[::2, 0] = 5e-11  # and so below it by 2e-12, which float32 cannot represent
     x[:, 1], x[::2, 1] = x[:, 0], 3e-11
     expected = Definition(config).push(x)
     assert expected["bad"][-1, :2].tolist() == [True, False]
@@ -417,7 +417,7 @@ def test_bin_edges_stay_exact_for_as_long_as_frames_can_be_counted(rate, frame):
     st.integers(0, 2**60),
 )
 def test_the_clock_of_any_rate_is_exact(rate, frame):
-    """The clock's C functions in Python's integers: quotients, remainders and steps as in the header."""
+    """Checks the formulas of ed_clock.h in Python's integers: quotients, remainders and steps."""
     config = FrontEndConfig(rate, 1)
     text = frontend_constants(config)
     num, den = (int(re.search(rf"CLOCK_{part} UINT64_C\((\d+)\)", text)[1]) for part in ("NUM", "DEN"))
@@ -461,7 +461,7 @@ def test_a_state_moves_from_python_to_c_and_back(name, seed, data):
 
 @quick
 @given(st.sampled_from(sorted(CONFIGS)), st.integers(0, 2**32), st.data())
-def test_a_state_of_c_is_that_of_the_definition(name, seed, data):
+def test_a_state_from_c_equals_that_of_the_definition(name, seed, data):
     config = CONFIGS[name]
     x = recording(config, 14, seed)
     cut = data.draw(st.integers(0, len(x)))
@@ -492,7 +492,7 @@ def test_a_state_inside_a_bin_of_a_decimating_front_end_stays_in_c():
         ("clean", 99), ("clean", -1), ("clean", np.nan), ("lowest", np.nan), ("part_high", np.nan), ("low", np.nan),
     ],
 )  # fmt: skip
-def test_what_cannot_be_a_state_is_refused_and_changes_nothing(field, value):
+def test_an_impossible_state_is_refused_and_changes_nothing(field, value):
     config = CONFIGS["24 kHz"]
     c = CFrontEnd(config)
     c.push(recording(config, 9, 0))
@@ -517,7 +517,7 @@ def test_a_state_of_another_configuration_or_of_float64_samples_is_refused():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_tables_go_over_exactly(name):
+def test_tables_are_written_exactly(name):
     config = CONFIGS[name]
     mean, std = normalization(config)
     text = frontend_constants(config) + normalization_tables(config, mean.tolist(), std.tolist())
@@ -540,8 +540,8 @@ def test_statistics_that_do_not_fit_are_refused(std):
 
 @pytest.mark.parametrize("compiler", [FAST, CLANG, ARM64, CORTEX_M7], ids=lambda compiler: compiler[0])
 @pytest.mark.parametrize("name", ["1 kHz", "24 kHz"])
-def test_the_object_needs_copies_and_fills_alone(name, compiler, monkeypatch):
-    """Clean of warnings, without allocation, libm, errno or writable data of its own."""
+def test_the_object_needs_only_memcpy_and_memset(name, compiler, monkeypatch):
+    """The object compiles without warnings, and has no allocation, libm, errno or writable data of its own."""
     calls = [line for line in PROBE.split("int main")[0].splitlines() if "stdio" not in line and "stdlib" not in line]
     monkeypatch.setitem(globals(), "PROBE", "\n".join(calls))
     options = [option for option in compiler if option != "-static"]
@@ -554,12 +554,12 @@ def test_the_object_needs_copies_and_fills_alone(name, compiler, monkeypatch):
         "memset",
         "__aeabi_uldivmod",
         "__aeabi_ldivmod",
-    }  # the last two: libgcc, 64-bit division
+    }  # the last two are 64-bit divisions of libgcc
     assert not {symbol for symbol, kind in kinds.items() if kind in "BDbdC" and not symbol.startswith("zeros")}
 
 
 def operations(config: FrontEndConfig, seed: int) -> tuple[bytes, list[tuple[int, np.ndarray]]]:
-    """Hostile chunks and gaps as the program reads them, and as a list."""
+    """Returns hostile chunks and gaps as the program reads them, and as a list."""
     rng = np.random.default_rng(seed)
     x = recording(config, 60, seed)
     hostile = rng.integers(0, 2**32, x.shape, dtype=np.uint32).view(np.float32)  # every kind of float32

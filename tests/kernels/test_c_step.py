@@ -1,4 +1,4 @@
-"""The INT8 step in C, in every variant this CPU runs: every integer, float and state has the oracle's bits."""
+"""Tests the INT8 step in C, in every variant of this CPU: all integers, floats and states have the oracle's bits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Builder = Callable[..., tuple[Engine, Int8Model]]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Builder:
-    """An engine of a shape and variant, compiled once, at the start of a stream."""
+    """Returns an engine of a shape and variant at the start of a stream; compiles it once."""
     made: dict[tuple[Any, ...], tuple[Engine, Int8Model]] = {}
 
     def get(shape: StudentShape, ops: str, keep: tuple[str, ...] = (), **options: Any) -> tuple[Engine, Int8Model]:
@@ -66,7 +66,7 @@ def require_same_bits(engine: Engine, oracle: Oracle, bins: npt.NDArray[np.float
 
 
 def same(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> bool:
-    """Equal in every bit: the sign of a zero counts."""
+    """Tells whether all bits are equal, so that the sign of a zero counts."""
     return got.dtype == wanted.dtype and got.tobytes() == np.ascontiguousarray(wanted).tobytes()
 
 
@@ -82,7 +82,7 @@ def test_every_tensor_and_state_from_a_fresh_start_past_the_wrap(built: Builder,
 
 @pytest.mark.parametrize("ops", VARIANTS)
 @pytest.mark.parametrize("keep", [MIXED, OTHERS], ids=["mixed", "others"])
-def test_parts_that_are_kept_in_float32(built: Builder, keep: tuple[str, ...], ops: str) -> None:
+def test_parts_kept_in_float32_have_the_bits_of_the_oracle(built: Builder, keep: tuple[str, ...], ops: str) -> None:
     engine, model = built(SMALL, ops, keep)
     assert set(model.keep) == set(keep)
     require_same_bits(engine, Oracle(model), random_bins(SMALL, 30))
@@ -130,7 +130,7 @@ def test_clang_gives_the_same_bits(built: Builder, ops: str) -> None:
 
 
 @pytest.mark.parametrize("ops", VARIANTS)
-def test_thousands_of_steps(built: Builder, ops: str) -> None:
+def test_thousands_of_steps_have_the_bits_of_the_oracle(built: Builder, ops: str) -> None:
     engine, model = built(SMALL, ops)
     bins = random_bins(SMALL, 5000)
     assert same(engine.run(bins)["kinematics"], Oracle(model).run(bins))
@@ -138,7 +138,7 @@ def test_thousands_of_steps(built: Builder, ops: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ops", VARIANTS)
-def test_a_million_steps(built: Builder, ops: str) -> None:
+def test_a_million_steps_have_the_bits_of_the_oracle(built: Builder, ops: str) -> None:
     engine, model = built(SMALL, ops, options=("-O3",))
     oracle = Oracle(model)
     for seed in range(20):
@@ -160,6 +160,6 @@ def test_sanitizers_find_nothing(tmp_path: Path, ops: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_two_variants_are_not_one(built: Builder) -> None:
+def test_variants_name_themselves(built: Builder) -> None:
     variants = {built(SMALL, ops)[0].info.variant for ops in c_builds.FLAGS if c_builds.runs_here(ops)}
     assert len(variants) == sum(c_builds.runs_here(ops) for ops in c_builds.FLAGS)

@@ -1,4 +1,4 @@
-"""kernels/CMakeLists.txt makes what a GPU build needs in a build folder, as a person on a device would."""
+"""Tests that kernels/CMakeLists.txt builds a GPU engine in a build folder, as a person on a device would do it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHIP = "-DCMAKE_CUDA_ARCHITECTURES=87"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A build folder before anything is made in it, but for model/."""
+    """Returns a build folder before anything is made in it, except for model/."""
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")
     for name in ("include", "c", "gpu", "cuda", "tensorrt"):
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *options: str) -> str:
-    """What CMake says, in the end of an error."""
+    """Runs CMake; returns the end of an error message, or an empty text."""
     for command in (["cmake", "-B", "out", f"-DCMAKE_CUDA_COMPILER={nvcc()}", *options], ["cmake", "--build", "out"]):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -42,7 +42,7 @@ def make(folder: Path, *options: str) -> str:
 
 
 def opened(folder: Path) -> int:
-    """What ed_open says of the folder on a machine that has no driver of that name."""
+    """Returns the code of ed_open for the folder, on a machine that has no driver of that name."""
     library, decoder = ctypes.CDLL(str(folder / "libed_test.so")), ctypes.c_void_p()
     return int(library.ed_open(str(folder).encode(), ctypes.byref(decoder)))
 
@@ -50,7 +50,7 @@ def opened(folder: Path) -> int:
 NO_DRIVER = ('-DCMAKE_CXX_FLAGS=-DED_CUDA_DRIVER=\\"libno_such_driver.so\\"',)
 
 
-def test_cuda(folder: Path) -> None:
+def test_a_cuda_engine_is_built(folder: Path) -> None:
     cuda_engines.write_sources(folder / "model", random_model(SMALL))
     assert make(folder, "-DED_MODEL=test", CHIP, *NO_DRIVER) == ""
     assert (folder / "student_step.cubin").read_bytes()[:4] == b"\x7fELF"
@@ -58,7 +58,7 @@ def test_cuda(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-1]])
-def test_tensorrt(folder: Path, version: str) -> None:
+def test_a_tensorrt_engine_is_built(folder: Path, version: str) -> None:
     root = f"-DTENSORRT_ROOT={headers(version)[1]}"
     c_builds.write_sources(folder / "model", random_model(SMALL), "scalar")
     assert make(folder, "-DED_MODEL=test", "-DED_ENGINE=tensorrt", root, CHIP, *NO_DRIVER) == ""
@@ -80,7 +80,7 @@ def test_tensorrt(folder: Path, version: str) -> None:
         (("-DED_MODEL=test", "-DED_ENGINE=tensorrt", CHIP, "-DTENSORRT_INCLUDE="), "libnvinfer-headers-dev"),
     ],
 )
-def test_says_what_is_missing(folder: Path, options: tuple[str, ...], says: str) -> None:
+def test_errors_name_what_is_missing(folder: Path, options: tuple[str, ...], says: str) -> None:
     if "libnvinfer" in says and any(Path("/usr/include").rglob("NvInferRuntime.h")):
         pytest.skip("this machine has TensorRT's headers")
     (folder / "model/model_test.h").write_text("")
@@ -88,14 +88,14 @@ def test_says_what_is_missing(folder: Path, options: tuple[str, ...], says: str)
 
 
 def test_a_machine_without_a_gpu_must_be_told_the_chip(folder: Path) -> None:
-    """nvcc would warn, and compile for a chip that is not there."""
+    """Without this check nvcc would warn, and compile for a chip that is not there."""
     if any(Path("/dev").glob("nvidia*")) or Path("/dev/nvhost-gpu").exists():
         pytest.skip("there is a GPU")
     (folder / "model/model_test.h").write_text("")
     assert "no GPU here: which chip?" in make(folder, "-DED_MODEL=test")
 
 
-def test_pins_the_same_arithmetic() -> None:
+def test_the_flags_pin_the_same_arithmetic() -> None:
     text = (KERNELS / "CMakeLists.txt").read_text()
     assert f"set(PINNED_CUDA {' '.join(PINNED_FLAGS)})" in text
     assert f"set(PINNED_C {' '.join(PINNED_C)})" in text

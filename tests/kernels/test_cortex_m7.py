@@ -1,4 +1,4 @@
-"""A bare Cortex-M7 under emulation: the oracle's bits, the target's memory, no instruction that depends on the data."""
+"""Tests a bare Cortex-M7 under emulation: bits of the oracle, memory of the target, and times that no data changes."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ HOST_SHAPES = SHAPES | {
 EMULATOR = (
     *("qemu-system-arm", "-machine", "mps2-an500", "-nographic", "-monitor", "none", "-serial", "none"),
     *("-semihosting-config", "enable=on,target=native"),
-    *("-icount", "shift=0"),  # virtual time is instructions: 1 ns each
+    *("-icount", "shift=0"),  # virtual time counts instructions, 1 ns each
     "-kernel",
 )
-TICK = 40  # instructions: ns in a tick of SysTick, at 25 MHz
+TICK = 40  # instructions (ns) in a tick of SysTick, at 25 MHz
 STACK_MAX = 10 * 1024  # bytes
-ALLOWED = {"memcpy", "memmove", "memset"}  # of libc
+ALLOWED = {"memcpy", "memmove", "memset"}  # functions of libc
 
 Built = Callable[..., Program]
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Firmware of a shape, linked once."""
+    """Links firmware of a shape once."""
     toolchain = emulated.toolchain_of("cortex-m7")
     if not Path(toolchain.run(Path(), toolchain.compiler.command, "-print-file-name=libc.a").strip()).is_absolute():
         pytest.skip("no C library for bare Arm: apt install libnewlib-arm-none-eabi")
@@ -92,7 +92,7 @@ def test_every_tensor_from_a_fresh_start_past_the_wrap(built: Built, shape: Stud
 
 
 def test_three_hundred_steps_of_the_deployed_size(built: Built) -> None:
-    """Every integer tensor, past the wrap of 200 bins; then on from a state of the oracle, at its wrap."""
+    """Compares every integer tensor, past the wrap of 200 bins, then on from a state of the oracle at its wrap."""
     program, bins = built(NANO), random_bins(NANO, 400)
     oracle, ahead = program.oracle(), program.oracle()
     ahead.run(random_bins(NANO, 395, seed=5))
@@ -104,7 +104,7 @@ def test_three_hundred_steps_of_the_deployed_size(built: Built) -> None:
 
 
 def test_raw_frames_of_the_deployed_size(built: Built) -> None:
-    """Front end included, 300 bins in uneven chunks, with channels that die, saturate and lose samples."""
+    """Includes the front end: 300 bins in uneven chunks, with channels that die, saturate and lose samples."""
     program, rng = built(NANO, trace=False), np.random.default_rng(1)
     frames = (25 * rng.standard_normal((3000, NANO.channels))).astype(np.float32)
     frames[300:310, 1] = np.nan
@@ -118,8 +118,8 @@ def test_raw_frames_of_the_deployed_size(built: Built) -> None:
 
 
 @pytest.mark.parametrize("shape", HOST_SHAPES.values(), ids=HOST_SHAPES)
-def test_without_the_extension_the_bits_are_the_same(tmp_path: Path, shape: StudentShape) -> None:
-    """Its layout on this machine, the two instructions written out in C."""
+def test_the_bits_are_the_same_without_the_extension(tmp_path: Path, shape: StudentShape) -> None:
+    """Runs the same layout on this machine, with the two instructions written out in C."""
     model, bins = random_model(shape), random_bins(shape, 2 * shape.window + 5)
     engine = _on_this_machine(tmp_path, model)
     assert engine.info.variant == b"dsp"
@@ -150,7 +150,7 @@ def _on_this_machine(folder: Path, model: object) -> c_builds.Engine:
 
 
 def test_no_instruction_depends_on_the_data(built: Built) -> None:
-    """A cold ring, a full one, zeros, saturation: each step as long as any other, to a tick of the clock."""
+    """A cold ring, a full one, zeros, saturation: each step takes as long as any other, to a tick of the clock."""
     program, bins = built(NANO, trace=False), random_bins(NANO, 220)
     bins[100:110], bins[205:210], bins[210:] = 0, 1e30, -1e-42
     found = program.run(count(1_000_000), steps(bins))
@@ -164,7 +164,7 @@ def test_no_instruction_depends_on_the_data(built: Built) -> None:
 
 
 def test_the_deployed_size_fits_the_target(built: Built) -> None:
-    """By the linker: flash and RAM of this firmware, and of one that calls every function; by paint: the stack."""
+    """The linker counts flash and RAM of this firmware, and of one that calls every function. Paint shows the stack."""
     program = built(NANO, trace=False)
     used = {name: int(size) for name, size in re.findall(r"(\w+): +(\d+) B ", program.said)}
     require_fits(used["FLASH"], used["RAM"])
@@ -198,7 +198,7 @@ def test_weights_lie_in_flash_and_rings_in_ram(built: Built) -> None:
     assert not [line for line in mutable.splitlines() if re.match(r"\.(data|bss)[\w.]* +[1-9]", line)]
 
 
-def test_the_c_library_gives_memcpy_and_memset_alone(built: Built) -> None:
+def test_only_memcpy_and_memset_come_from_the_c_library(built: Built) -> None:
     text = (built(NANO, trace=False).file.parent / "program.map").read_text()
     members = re.findall(r"libc[\w.-]*\.a\((?:lib_a-)?([\w-]+)\.o\)", text.split("Memory Configuration")[0])
     assert {re.sub(r"(-stub|-armv7m|-armv7-m)$", "", member) for member in members} <= ALLOWED

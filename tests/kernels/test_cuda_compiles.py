@@ -1,4 +1,4 @@
-"""Every kernel compiles with nvcc for the chips we name, keeps its registers, and has what its header comment says."""
+"""Tests that every kernel compiles with nvcc for the chips we name, and has the registers of its header comment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .cuda_emulation import FOLDERS, KERNELS
 CHIPS = ("sm_87", "sm_90", "sm_110")  # Orin, Hopper, Thor
 STRICT = ("-std=c++17", "--Werror", "all-warnings", "-Xptxas", "-v")
 SOURCES = ("attention_step", "append")
-MOST_REGISTERS = {  # of a thread, so that a block fits into the 65,536 of a multiprocessor; the rest as written there
+MOST_REGISTERS = {  # most registers of a thread, so that a block fits into the 65,536 of a multiprocessor
     "ed_attention_step": 64,
     "ed_append": 64,
 }
@@ -26,7 +26,7 @@ MOST_REGISTERS = {  # of a thread, so that a block fits into the 65,536 of a mul
 
 @dataclass(frozen=True)
 class Kernel:
-    """What ptxas says of one."""
+    """Holds what ptxas reports of one kernel."""
 
     name: str
     chip: str
@@ -37,14 +37,14 @@ class Kernel:
 
 
 def nvcc() -> str:
-    """The compiler; skips the test where there is none."""
+    """Returns the path of nvcc; skips the test where there is none."""
     roots = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
     found = shutil.which("nvcc") or next((p for r in roots if r and (p := shutil.which(f"{r}/bin/nvcc"))), None)
     return found or pytest.skip("nvcc is not installed")
 
 
 def compiled(folder: Path, source: Path, options: tuple[str, ...] = ()) -> list[Kernel]:
-    """Its kernels, compiled for all CHIPS, and what launches them for the host, warnings as errors."""
+    """Compiles the kernels of a source for all CHIPS, and the host code that launches them. A warning is an error."""
     chips = [f"-gencode=arch=compute_{chip[3:]},code={chip}" for chip in CHIPS]
     include = [f"-I{path}" for path in (folder, *FOLDERS)]
     output = ("-c", "-o", str(folder / f"{source.stem}.o"))

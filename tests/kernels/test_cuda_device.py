@@ -1,7 +1,7 @@
-"""The kernels on a real GPU, launched through PyCUDA: every byte against the definition, at every size and ring.
+"""Tests the kernels on a real GPU, launched through PyCUDA: every byte equals the definition, at every size and ring.
 
-Skipped where there is no GPU, no PyCUDA or no nvcc, with the command that helps. The checks are those of
-benchmarks/gpu/kernel_checks.py, which benchmarks/gpu/kernels.py runs without PyCUDA.
+They are skipped where there is no GPU, no PyCUDA or no nvcc, with the command that helps. The checks are those of
+the benchmarks' kernel_checks.py, which the kernel benchmark runs without PyCUDA.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ STUDENTS = {
 
 
 class PyCudaDevice:
-    """What kernel_checks asks for."""
+    """Implements the device that kernel_checks asks for."""
 
     def __init__(self, folder: Path, nvcc: Nvcc, driver: Any) -> None:
         self.folder, self.nvcc, self.driver = folder, nvcc, driver
@@ -89,7 +89,7 @@ class PyCudaDevice:
 
 
 def number(argument: Any) -> Any:
-    """As PyCUDA wants it: addresses, and numbers whose width numpy tells."""
+    """Converts an argument for PyCUDA: addresses, and numbers whose width numpy tells."""
     if isinstance(argument, tuple):
         return argument[0]
     if isinstance(argument, int | np.integer):
@@ -134,7 +134,7 @@ def test_the_whole_step_has_every_bit_of_the_oracle_around_the_wrap(
     kernel = device.module("student_step", *include).get_function("ed_student_step")
     weights = device.array(np.frombuffer(packed_weights(model), np.uint8))
     tables = device.array(float_tables(model))
-    state = device.array(np.zeros(4 * 2**20, np.uint8))  # more than any state of these
+    state = device.array(np.zeros(4 * 2**20, np.uint8))  # larger than the state of any of these
     out = device.array(np.full(shape.outputs + shape.d, np.nan, np.float32))
     bins = np.random.default_rng(3).normal(0, 1.5, (shape.window + 64, shape.channels)).astype(np.float32)
     found = []

@@ -1,4 +1,4 @@
-"""The emulated GPU itself: what threads see of each other, what it reports, and the pinned arithmetic of kernels."""
+"""Tests the emulated GPU: what threads see of each other, what it reports, and the pinned arithmetic of kernels."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ library, out = load(Path({str(library)!r})), np.zeros(2048, np.int32)
     return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
 
 
-# ---------------------------------------------------------------- what threads see of each other
+# ---------------------------------------------------------------- threads
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -108,14 +108,14 @@ def test_lanes_of_a_warp_exchange_values(probe: Library, n: int, width: int, bac
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_thousands_of_meetings(probe: Library, backwards: bool) -> None:
+def test_thousands_of_meetings_of_a_warp(probe: Library, backwards: bool) -> None:
     out = np.zeros(1024, np.int32)
     with reversed_order(probe, backwards):
         assert launch(probe, "meet_often", 1, 1024, 0, out, 100) == 0
     assert (out == np.arange(1024)).all()  # 100 times five bits
 
 
-# ---------------------------------------------------------------- what it reports
+# ---------------------------------------------------------------- reports
 
 
 def test_a_race_shows_in_the_other_order(probe: Library) -> None:
@@ -154,7 +154,7 @@ def test_threads_that_wait_forever_are_reported(
     assert launch(probe, kernel, 1, 64, 0, out if argument is None else argument) == FAILED
     assert says in failure(probe)
     assert f"emulated CUDA: block (0, 0, 0): {failure(probe)}" in capfd.readouterr().err
-    assert launch(probe, "rotate", 1, 4, 16, out, 1) == 0  # and the next launch is a fresh one
+    assert launch(probe, "rotate", 1, 4, 16, out, 1) == 0  # the next launch starts afresh
     assert failure(probe) == ""
 
 
@@ -164,7 +164,7 @@ def test_refuses_launches_that_a_device_refuses(probe: Library) -> None:
         assert launch(probe, "rotate", grid, block, shared, out, 1) == 1
 
 
-def test_an_order_may_come_from_the_environment(alone: Callable[..., Any]) -> None:
+def test_the_environment_can_set_the_order(alone: Callable[..., Any]) -> None:
     for order, last in (("reversed", "0"), ("forward", "99")):
         done = alone('launch(library, "race", 1, 100, 0, out); print(out[0])', {"ED_EMULATED_ORDER": order})
         assert (done.returncode, done.stdout.strip()) == (0, last), done.stderr
@@ -176,7 +176,7 @@ def test_a_stack_that_overflows_is_reported(probe: Library) -> None:
 
 
 def test_shared_objects_are_independent(tmp_path: Path) -> None:
-    """Even when both are open to each other, as an emulated driver and its kernels are."""
+    """They are independent even when both are open to each other, as an emulated driver and its kernels are."""
     out = [np.zeros(1, np.int32), np.zeros(1, np.int32)]
     one = compile_emulated(tmp_path / "one.so", [PROBE], ("-O0",))
     libraries = [ctypes.CDLL(str(p), ctypes.RTLD_GLOBAL) for p in (one, shutil.copy(one, tmp_path / "two.so"))]
@@ -217,7 +217,7 @@ print("through")
         ("race", "1, 1, 0, ctypes.c_void_p(out.ctypes.data + 2)", "misaligned address"),
     ],
 )
-def test_sanitizers_see_memory_that_is_not_a_kernels(
+def test_sanitizers_see_a_kernel_touch_other_memory(
     sanitized_python: Callable[[str], Any], kernel: str, arguments: str, says: str
 ) -> None:
     done = sanitized_python(f'launch(library, "{kernel}", {arguments})')
@@ -230,7 +230,7 @@ def test_sanitizers_see_memory_that_is_not_a_kernels(
 
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="aarch64-linux-gnu-g++ is not installed")
 @pytest.mark.skipif(not shutil.which("qemu-aarch64"), reason="qemu-user is not installed")
-def test_fibres_of_64_bit_arm(tmp_path: Path) -> None:
+def test_fibres_work_on_64_bit_arm(tmp_path: Path) -> None:
     options = (*EMULATED, "-O1", "-DED_PROBE_MAIN", *(f"-I{folder}" for folder in FOLDERS))
     said = []
     for compiler, run in (("g++", ()), ("aarch64-linux-gnu-g++", ("qemu-aarch64",))):

@@ -1,7 +1,7 @@
-"""The CUDA engine over an emulated driver: the whole C ABI of a `cuda` build, with the bits of oracle and C engine.
+"""Tests the CUDA engine over an emulated driver: the whole C ABI of a `cuda` build, with the bits of the oracle.
 
-Shown is all but a GPU: kernel, state, graph, every way of failing, what is left behind. The emulated driver runs
-nothing before it is waited for, and refuses what a real one would (emulation/cuda/driver.cpp).
+Everything but a GPU is tested: kernel, state, graph, every failure, and what is left behind. The emulated driver runs
+nothing before it is waited for, and refuses what a real one would refuse (emulation/cuda/driver.cpp).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, driver: Path) -> Builder:
-    """A build of a shape, compiled once."""
+    """Compiles a build of a shape once."""
     found: dict[Any, Build] = {}
 
     def get(shape: StudentShape = SMALL, seed: int = 0, **changed: str) -> Build:
@@ -64,7 +64,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, driver: Path) -> Builder:
 
 @pytest.fixture
 def fake(driver: Path) -> Iterator[Fake]:
-    """The driver, in order before and after a test that closes what it opens."""
+    """Returns the driver, and checks that nothing is left before and after a test that closes what it opens."""
     found = Fake(driver)
     assert found.left == (0, 0)
     yield found
@@ -74,7 +74,7 @@ def fake(driver: Path) -> Iterator[Fake]:
 
 @pytest.fixture
 def small(built: Builder, fake: Fake) -> Iterator[Device]:
-    """An open decoder of SMALL."""
+    """Opens a decoder of SMALL."""
     device = built().opened()
     fake.calls()
     yield device
@@ -83,12 +83,12 @@ def small(built: Builder, fake: Fake) -> Iterator[Device]:
 
 @pytest.fixture(scope="module")
 def c_engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """The C engine of the same student."""
+    """Returns the C engine of the same student."""
     return c_builds.build(tmp_path_factory.mktemp("c"), random_model(SMALL))
 
 
 def same(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> bool:
-    """Equal in every bit: the sign of a zero counts."""
+    """Tells whether all bits are equal, so that the sign of a zero counts."""
     return got.dtype == wanted.dtype and got.tobytes() == np.ascontiguousarray(wanted).tobytes()
 
 
@@ -103,7 +103,7 @@ def require_same_bits(device: Engine, oracle: Oracle, bins: npt.NDArray[np.float
 
 
 def cuda_headers_of(version: str) -> str:
-    """Headers of the toolkit here, or of an older one if the tests are given it."""
+    """Returns headers of the toolkit here, or of an older one if the tests are given it."""
     if version == "here":
         return headers()[1]
     given = os.environ.get("EDGEDISTILL_CUDA_HEADERS")
@@ -192,7 +192,7 @@ def frames_like(n: int, seed: int = 0) -> npt.NDArray[np.float32]:
 
 
 def push(engine: Engine, frames: npt.NDArray[Any] | int) -> tuple[int, bytes]:
-    """Frames (n, C) as float32 or int16, or a number of lost ones: the error, and the outputs as bytes."""
+    """Pushes frames (n, C) as float32 or int16, or a number of lost ones; returns the code and the outputs."""
     c, n = engine.c, frames if isinstance(frames, int) else len(frames)
     due = c.ed_outputs_for(engine.decoder, size_t(n))
     outputs, made = (Output * max(due, 1))(), size_t(77)
@@ -205,7 +205,7 @@ def push(engine: Engine, frames: npt.NDArray[Any] | int) -> tuple[int, bytes]:
     return error, bytes(outputs)[: made.value * ctypes.sizeof(Output)]
 
 
-def test_frames_of_every_kind_as_the_c_engine_takes_them(small: Device, c_engine: Engine) -> None:
+def test_frames_of_every_kind_decode_as_in_the_c_engine(small: Device, c_engine: Engine) -> None:
     assert c_engine.init(c_engine.memory) == 0
     whole = np.round(frames_like(200, 5) * 4).astype(np.int16)
     broken = frames_like(120, 6)
@@ -216,7 +216,7 @@ def test_frames_of_every_kind_as_the_c_engine_takes_them(small: Device, c_engine
     results = [[push(engine, part) for part in (frames_like(37), 13, frames_like(95, 1))] for engine in engines]
     results = [[*results[i], push(engine, whole)] for i, engine in enumerate(engines)]
     assert results[0] == results[1]
-    assert results[0][-1][0] == -8  # no gain yet
+    assert results[0][-1][0] == -8  # before a gain is set
     for engine in engines:
         assert engine.c.ed_set_gain(engine.decoder, pointer(gain), pointer(offset)) == 0
         assert engine.c.ed_set_normalization(engine.decoder, pointer(mean), pointer(std)) == 0
@@ -229,13 +229,13 @@ def test_frames_of_every_kind_as_the_c_engine_takes_them(small: Device, c_engine
 # ---------------------------------------------------------------- the library
 
 
-def test_what_it_says_of_itself(small: Device, c_engine: Engine) -> None:
+def test_the_info_names_engine_and_sizes(small: Device, c_engine: Engine) -> None:
     assert small.info.variant == b"cuda"
     for name in ("abi_version", "channels", "outputs", "latent", "warmup_bins", "export_bytes", "name"):
         assert getattr(small.info, name) == getattr(c_engine.info, name)
 
 
-def test_what_an_engine_for_a_device_refuses(small: Device) -> None:
+def test_ed_init_and_others_are_refused_on_a_device(small: Device) -> None:
     c, out = small.c, ctypes.c_void_p()
     memory = c_builds.aligned(small.info.state_bytes)
     model = ctypes.byref(ctypes.c_char.in_dll(c, "ed_model_test"))
@@ -269,13 +269,13 @@ def test_a_step_is_one_launch_and_one_wait(small: Device, fake: Fake) -> None:
 
 
 def test_nothing_is_first_launched_while_a_graph_is_captured(built: Builder, fake: Fake) -> None:
-    """A driver may load a kernel at its first launch, and a capture allows no more than launches."""
+    """A driver may load a kernel at its first launch, and a capture allows only launches."""
     fake.calls()
     built().opened().close()
     calls = fake.calls()
     begins, ends = calls.index("cuStreamBeginCapture_v2"), calls.index("cuStreamEndCapture")
     assert calls[begins + 1 : ends] == ["cuLaunchKernel"]
-    assert calls[:begins].count("cuLaunchKernel") == 2  # the identity, the step
+    assert calls[:begins].count("cuLaunchKernel") == 2  # these are the identity and the step
 
 
 def test_several_decoders_of_two_models_at_once(built: Builder, fake: Fake) -> None:
@@ -303,7 +303,7 @@ def test_several_decoders_of_two_models_at_once(built: Builder, fake: Fake) -> N
         device.close()
 
 
-def test_it_waits_spinning_unless_somebody_chose_otherwise(built: Builder, fake: Fake) -> None:
+def test_it_spins_while_waiting_unless_the_process_chose_otherwise(built: Builder, fake: Fake) -> None:
     spin, device, context, flags = 1, ctypes.c_int(), ctypes.c_void_p(), fake.c.fake_cuda_flags
     built().opened().close()
     assert flags() == spin
@@ -314,6 +314,6 @@ def test_it_waits_spinning_unless_somebody_chose_otherwise(built: Builder, fake:
     assert flags() == 4
     opened.run(random_bins(SMALL, 1))
     opened.close()
-    assert fake.left == (1, 1)  # theirs
+    assert fake.left == (1, 1)  # the context of the other program
     fake.c.cuCtxPopCurrent_v2(ctypes.byref(context))
     fake.c.cuDevicePrimaryCtxRelease_v2(device)

@@ -1,4 +1,4 @@
-"""What goes wrong with a CUDA engine: each fault by its code, and nothing left behind on the device."""
+"""Tests what goes wrong with a CUDA engine: each fault has its code, and nothing is left behind on the device."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 @pytest.fixture
 def fake(build: Build) -> Iterator[Fake]:
-    """The driver, in order before and after a test that closes what it opens."""
+    """Returns the driver, and checks that nothing is left before and after a test that closes what it opens."""
     found = build.fake()
     assert found.left == (0, 0)
     found.calls()
@@ -44,7 +44,7 @@ def fake(build: Build) -> Iterator[Fake]:
 
 @pytest.fixture
 def device(build: Build, fake: Fake) -> Iterator[Device]:
-    """An open decoder with some past."""
+    """Opens a decoder that has decoded some bins."""
     opened = build.opened()
     opened.run(random_bins(SMALL, 12))
     yield opened
@@ -52,7 +52,7 @@ def device(build: Build, fake: Fake) -> Iterator[Device]:
 
 
 def code_of_open(library: Path, folder: Path | str) -> int:
-    """What ed_open says; what it opens is closed."""
+    """Returns the code of ed_open, and closes what it opens."""
     c, decoder = load(library), ctypes.c_void_p()
     code = int(c.ed_open(os.fsencode(folder), ctypes.byref(decoder)))
     assert (decoder.value is None) == (code != 0)
@@ -73,20 +73,20 @@ MEANINGS = {
 
 
 @pytest.mark.parametrize("result", MEANINGS)
-def test_a_drivers_result_by_its_meaning(build: Build, fake: Fake, result: int) -> None:
+def test_each_result_of_the_driver_has_its_code(build: Build, fake: Fake, result: int) -> None:
     fake.fail("cuModuleLoadData", 1, result)
     assert code_of_open(build.library, build.folder) == MEANINGS[result]
 
 
-def test_whatever_call_fails_when_opening_nothing_is_left(build: Build, fake: Fake) -> None:
+def test_nothing_is_left_when_any_call_of_opening_fails(build: Build, fake: Fake) -> None:
     assert code_of_open(build.library, build.folder) == 0
     calls = fake.calls()
-    calls = calls[: calls.index("cuGraphExecDestroy") - 1]  # what follows is ed_close
-    ignored = ("cuCtxPopCurrent_v2", "cuGraphDestroy")  # there is nothing better to do
+    calls = calls[: calls.index("cuGraphExecDestroy") - 1]  # the calls that follow are those of ed_close
+    ignored = ("cuCtxPopCurrent_v2", "cuGraphDestroy")  # the engine cannot do better
     places = [(name, calls[: i + 1].count(name)) for i, name in enumerate(calls) if name not in ignored]
     assert len(places) > 30
     for name, count in places:
-        for result in (2, 1, 719):  # memory; a refusal; the end of the context
+        for result in (2, 1, 719):  # out of memory; a refusal; the end of the context
             fake.fail(name, count, result)
             expected = MEMORY if result == 2 else DRIVER if name == "cuInit" else DEVICE
             expected = DEVICE if name == "cuCtxPushCurrent_v2" else expected
@@ -96,12 +96,12 @@ def test_whatever_call_fails_when_opening_nothing_is_left(build: Build, fake: Fa
     assert code_of_open(build.library, build.folder) == 0
 
 
-def test_no_driver_and_one_that_is_none(build: Build, tmp_path: Path) -> None:
+def test_a_missing_driver_and_a_library_that_is_none(build: Build, tmp_path: Path) -> None:
     for file in build.folder.glob("model_*"):
         shutil.copy(file, tmp_path)
     assert code_of_open(build_library(tmp_path, "libcuda-not-here.so.1", (MODEL,)), build.folder) == DRIVER
     subprocess.run(["gcc", "-shared", "-x", "c", "/dev/null", "-o", tmp_path / "empty.so"], check=True)
-    shutil.copy(tmp_path / "libed.so", tmp_path / "first.so")  # a path is loaded once
+    shutil.copy(tmp_path / "libed.so", tmp_path / "first.so")  # the loader loads a path once
     assert code_of_open(build_library(tmp_path, tmp_path / "empty.so", (MODEL,)), build.folder) == DRIVER
 
 
@@ -140,8 +140,8 @@ def test_a_file_with_other_kernels(build: Build, fake: Fake, tmp_path: Path) -> 
     assert code_of_open(build.library, tmp_path) == FILE
 
 
-def test_machine_code_of_a_gpu_is_whole_in_our_eyes(build: Build, fake: Fake, tmp_path: Path) -> None:
-    """What nvcc writes passes the check, and is the emulated driver's to refuse."""
+def test_machine_code_of_nvcc_counts_as_complete(build: Build, fake: Fake, tmp_path: Path) -> None:
+    """A cubin of nvcc passes the check for complete files; then the emulated driver refuses it."""
     nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     if not Path(nvcc).exists():
         pytest.skip("no nvcc")
@@ -159,7 +159,7 @@ def test_machine_code_of_a_gpu_is_whole_in_our_eyes(build: Build, fake: Fake, tm
 
 
 def answers(device: Device) -> set[int]:
-    """What all functions that return int say."""
+    """Returns the codes of all functions that return int."""
     c, d, n = device.c, device.decoder, ctypes.byref(size_t())
     x, one = pointer(aligned(1 << 16)), size_t(1)
     doubles = pointer(np.ones(SMALL.channels))
@@ -188,18 +188,20 @@ def require_ended(device: Device) -> None:
 
 @pytest.mark.parametrize("result", [719, 1, 2])
 @pytest.mark.parametrize("function", ["cuGraphLaunch", "cuStreamSynchronize", "cuCtxPushCurrent_v2"])
-def test_a_step_that_fails_is_the_last(device: Device, build: Build, fake: Fake, function: str, result: int) -> None:
+def test_a_step_that_fails_ends_the_decoder(
+    device: Device, build: Build, fake: Fake, function: str, result: int
+) -> None:
     bin_, kinematics = random_bins(SMALL, 1)[0], np.full(SMALL.outputs, 7, np.float32)
     fake.fail(function, 1, result)
     code = device.c.ed_step(device.decoder, pointer(bin_), pointer(kinematics))
     assert code == (MEMORY if result == 2 and function != "cuCtxPushCurrent_v2" else DEVICE)
     assert (kinematics == 7).all()
     require_ended(device)
-    if result != 719:  # the context lives, and other decoders with it
+    if result != 719:  # the context lives, and so do other decoders
         assert code_of_open(build.library, build.folder) == 0
 
 
-def test_a_failure_amid_a_push_keeps_the_outputs_before_it(device: Device, build: Build, fake: Fake) -> None:
+def test_a_failure_within_a_push_keeps_the_outputs_before_it(device: Device, build: Build, fake: Fake) -> None:
     frames = (30 * np.random.default_rng(0).standard_normal((50, SMALL.channels))).astype(np.float32)
     outputs, wanted, made = (Output * 5)(), (Output * 5)(), size_t(77)
     other = build.opened()
@@ -216,7 +218,7 @@ def test_a_failure_amid_a_push_keeps_the_outputs_before_it(device: Device, build
 
 
 @pytest.mark.parametrize("call", ["gap", "export", "import", "reset"])
-def test_every_way_to_the_device_can_fail(device: Device, fake: Fake, call: str) -> None:
+def test_every_function_reports_a_failure_of_the_device(device: Device, fake: Fake, call: str) -> None:
     state = device.export()
     fake.fail("cuStreamSynchronize")
     if call == "gap":
@@ -232,7 +234,7 @@ def test_every_way_to_the_device_can_fail(device: Device, fake: Fake, call: str)
 
 
 def test_a_kernel_that_fails_on_the_device(build: Build, fake: Fake, tmp_path: Path) -> None:
-    """What ends one decoder's context ends the others' as well, until all are closed."""
+    """What ends the context of one decoder ends those of the others as well, until all are closed."""
     decoders = [build.opened() for _ in range(2)]
     fake.fail("cuGraphLaunch", 1, 700)
     for decoder in decoders:
@@ -279,7 +281,7 @@ int main(int count, char **words) {
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory, build: Build) -> tuple[Path, Build]:
-    """A C program over library, driver and kernel, all with sanitizers."""
+    """Compiles a C program over library, driver and kernel, all with sanitizers."""
     folder = tmp_path_factory.mktemp("sanitized")
     sanitize = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     driver = emulated_driver(folder, ("-O1", *sanitize))
@@ -306,7 +308,7 @@ def program(tmp_path_factory: pytest.TempPathFactory, build: Build) -> tuple[Pat
         ("cuStreamSynchronize:13:700", DEVICE),
     ],
 )
-def test_no_byte_is_leaked_or_touched_that_is_not_ours(program: tuple[Path, Build], fault: str, code: int) -> None:
+def test_sanitizers_find_no_leak_and_no_foreign_access(program: tuple[Path, Build], fault: str, code: int) -> None:
     binary, build = program
     environment: dict[str, Any] = {**os.environ, "ED_FAKE_CUDA": fault, "ASAN_OPTIONS": "detect_leaks=1"}
     done = subprocess.run([binary, build.folder], env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The whole INT8 step in CUDA, on the emulated GPU: every integer, float and state has the oracle's bits."""
+"""Tests the whole INT8 step in CUDA on the emulated GPU: every integer, float and state has the oracle's bits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EDGE = StudentShape(96, 2, d=128, layers=4, heads=4, window=200, ff=512, taps=5,
 PAPER = StudentShape(96, 2, d=256, layers=10, heads=8, window=200, ff=1024, taps=5, dilation=2, lags=10)
 MANY = StudentShape(2, 1, d=40, layers=1, heads=20, window=3, ff=8, taps=1, dilation=1, lags=0)  # more heads than warps
 LONG = StudentShape(2, 1, d=24, layers=1, heads=3, window=700, ff=8, taps=1, dilation=1, lags=1)  # rounds of slots
-TALL = StudentShape(600, 1, d=16, layers=1, heads=1, window=4, ff=1100, taps=1, dilation=1, lags=1)  # more than threads
+TALL = StudentShape(600, 1, d=16, layers=1, heads=1, window=4, ff=1100, taps=1, dilation=1, lags=1)  # many rows
 UNEVEN = StudentShape(5, 2, d=21, layers=2, heads=3, window=9, ff=31, taps=3, dilation=2, lags=3)
 CHIPS = ("sm_75", "sm_87", "sm_90", "sm_110")
 NVCC = shutil.which("nvcc")
@@ -44,7 +44,7 @@ Builder = Callable[[StudentShape], tuple[EmulatedStep, Oracle]]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Builder:
-    """The step and the oracle of a shape, at the start of a stream; compiled once."""
+    """Returns the step and the oracle of a shape at the start of a stream; compiles it once."""
     made: dict[StudentShape, tuple[EmulatedStep, Int8Model]] = {}
 
     def get(shape: StudentShape) -> tuple[EmulatedStep, Oracle]:
@@ -58,7 +58,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Builder:
 
 
 def require_same_bits(step: EmulatedStep, oracle: Oracle, bins: npt.NDArray[np.float32], states: bool = True) -> None:
-    """`states`: after every bin, not only the last."""
+    """Compares a stream with the oracle. With `states`, also compares the state after every bin, not only the last."""
     got = step.run(bins, traced=True, states=states)
     for i in range(len(bins) if states else 0):
         for name, value in oracle.trace(bins[i : i + 1]).items():
@@ -91,7 +91,7 @@ def test_every_tensor_and_state_from_a_fresh_start_past_the_wrap(built: Builder,
 
 
 @pytest.mark.parametrize("shape", [NANO, EDGE, LONG], ids=["nano", "edge", "long"])
-def test_presets_around_the_wrap(built: Builder, shape: StudentShape) -> None:
+def test_presets_have_the_bits_of_the_oracle_around_the_wrap(built: Builder, shape: StudentShape) -> None:
     step, oracle = built(shape)
     state = random_state(oracle, shape.window - 33, shape.window - 1)
     step.import_(state)
@@ -100,7 +100,7 @@ def test_presets_around_the_wrap(built: Builder, shape: StudentShape) -> None:
 
 
 @pytest.mark.slow
-def test_the_papers_student(built: Builder) -> None:
+def test_the_student_of_the_paper_has_the_bits_of_the_oracle(built: Builder) -> None:
     step, oracle = built(PAPER)
     require_same_bits(step, oracle, random_bins(PAPER, 3))
 
@@ -145,7 +145,7 @@ def test_clang_gives_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sanitized() is None, reason="no sanitizers")
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
-    """In a process of its own: the sanitizers must be there before numpy is."""
+    """Runs in a process of its own, because the sanitizers must be loaded before numpy."""
     program = (
         "from pathlib import Path; from tests.kernels.test_cuda_step import *\n"
         "model = random_model(UNEVEN)\n"
@@ -162,7 +162,7 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("shape", [NANO, EDGE], ids=["nano", "edge"])
 def test_nvcc_spills_nothing(tmp_path: Path, shape: StudentShape, chip: str) -> None:
-    """Registers that do not fit would lie in memory, in the way of the stream; shared memory is what Python says."""
+    """Spilled registers would lie in memory, in the way of the stream. Shared memory is what Python computes."""
     cuda_steps.write_sources(tmp_path, random_model(shape))
     folders = [f"-I{ROOT}/kernels/{name}" for name in ("include", "c", "cuda")]
     command = [str(NVCC), *FLAGS, f"-arch={chip}", cuda_steps.DEFINES[0], "-I.", *folders, str(cuda_steps.SOURCES[0])]
@@ -184,7 +184,7 @@ def test_packing_keeps_every_weight_once(rows: int, n: int) -> None:
     assert np.frombuffer(layout.pack(weights), np.int8).sum() == rows * n
 
 
-def test_refuses_what_it_cannot_hold() -> None:
+def test_a_model_that_does_not_fit_is_refused() -> None:
     kept = random_model(SMALL, keep=("layers.1.out",))
     with pytest.raises(EngineError, match=r"layers\.1\.out"):
         cuda_sources(kept, front_end_of(kept), facts_of(kept, front_end_of(kept)))

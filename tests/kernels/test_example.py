@@ -1,4 +1,4 @@
-"""The example program, built as its head says, decodes what the definition decodes."""
+"""Tests that the example program, built as its first comment says, decodes what the definition decodes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def built(bundle: Bundle, *parts: str) -> Path:
-    """The program, from `build/host` of the bundle as a user has it: the library, or the sources."""
+    """Builds the program from `build/host` of the bundle as a user has it, with the library or from the sources."""
     folder = bundle.path / "build" / "host"
     flags = [*read_record(folder).fingerprint.flags, "-Werror", "-Iinclude", "-Ic", "-Imodel"]
     command = ["gcc", *flags, "-DMODEL=ed_model_rat_7", str(EXAMPLE), *parts, "-o", "decode"]
@@ -62,14 +62,14 @@ def test_prints_what_the_oracle_decodes(bundle: Bundle, parts: tuple[str, ...]) 
     for line, output in zip(lines, expected, strict=True):
         bin_, flags, *values = line.split()
         assert (int(bin_), int(flags)) == (output.bin, output.flags)
-        assert np.array(values, np.float32).tobytes() == output.kinematics.tobytes()  # nine digits are a float32
+        assert np.array(values, np.float32).tobytes() == output.kinematics.tobytes()  # nine digits determine a float32
 
 
-def test_a_frame_that_is_cut_off_is_told(bundle: Bundle) -> None:
+def test_a_truncated_frame_is_reported(bundle: Bundle) -> None:
     done = run(built(bundle, "./libed_rat_7.so"), bytes(4 * 3 * 7 + 4))
     assert done.returncode == 1
     assert done.stderr == "decode: stdin ended inside a frame\n"
 
 
-def test_is_short() -> None:
+def test_the_example_is_short() -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 80

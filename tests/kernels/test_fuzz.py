@@ -1,4 +1,4 @@
-"""A few seconds of libFuzzer over the whole C interface; `benchmarks/cpu/fuzz.py` runs for longer."""
+"""Runs a few seconds of libFuzzer over the whole C interface; the fuzzing benchmark runs for longer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_no_input_breaks_the_engine(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "fuzz.json").read_text())
     assert result["found"] == 0
-    assert result["inputs"] > 20  # it did run
+    assert result["inputs"] > 20  # it has run
     assert result["edges"] > 1000
 
 

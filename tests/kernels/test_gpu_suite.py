@@ -1,7 +1,7 @@
-"""benchmarks/gpu_suite.sh and all it runs, over an emulated GPU: every path works before a real one is at hand.
+"""Tests gpu_suite.sh and all it runs over an emulated GPU, so that every path works before a real one is at hand.
 
 Times mean nothing here, and no result of an emulated GPU may get among those of devices. What PyTorch computes beside
-our kernels is held against the student it stands for, on the CPU.
+our kernels is compared with the student it stands for, on the CPU.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SIZES = ("--quick", "--small", "--steps", "60", "--channels", "5")
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> EmulatedGpu:
-    """With what the benchmarks call of a driver beyond the engines, and a compute-sanitizer that only runs things."""
+    """Makes a machine whose driver has what the benchmarks call, and whose compute-sanitizer only runs programs."""
     folder = tmp_path_factory.mktemp("machine")
     found = EmulatedGpu(folder)
     options = ("-std=c++17", "-O1", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", *cuda_headers())
@@ -54,7 +54,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> EmulatedGpu:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A preset whose step is emulated in a millisecond."""
+    """Writes a preset whose step is emulated in a millisecond."""
     lines = (ROOT / "edgedistill" / "presets" / "nano.toml").read_text().splitlines()
     student = lines.index("[student]")
     for at in range(student, lines.index("[teacher]")):
@@ -77,7 +77,7 @@ def suite(machine: EmulatedGpu, *words: str | Path, **env: str) -> subprocess.Co
 
 def test_the_suite_checks_times_and_writes_on_an_emulated_gpu(machine: EmulatedGpu, tiny: Path, tmp_path: Path) -> None:
     done = suite(machine, tmp_path / "out", *SIZES, "--no-compile", "--presets", tiny, "--work", tmp_path / "work")
-    assert done.returncode == 2, done.stdout + done.stderr  # right, and slower than a GPU
+    assert done.returncode == 2, done.stdout + done.stderr  # the results are right, and slower than on a GPU
     result = json.loads((tmp_path / "out" / "emulated-gpu" / "kernels.json").read_text())
     assert result["complete"]
     assert result["device"]["chip"] == "sm_87"
@@ -92,7 +92,7 @@ def test_the_suite_checks_times_and_writes_on_an_emulated_gpu(machine: EmulatedG
     assert all(result[what][subject]["p99"] > 0 for what, subject in named.items())
     assert result["floor"]["graph of an empty node, warm"]["p50"] >= 0
     assert result["roofline"]["tiny"]["weights"]["us"] > 0
-    assert len(result["missing"]) == 10  # PyTorch sees no GPU here, and says so
+    assert len(result["missing"]) == 10  # PyTorch sees no GPU here
     assert "| `tiny`, `ed_step` |" in done.stdout
     assert "MISSED tiny: step over empty graph + roofline" in done.stdout
     again = subprocess.run(
@@ -115,7 +115,7 @@ def test_an_emulated_gpu_is_kept_out_of_the_results(machine: EmulatedGpu, tiny: 
 def test_a_launch_that_fails_ends_the_suite_with_what_the_driver_said(
     machine: EmulatedGpu, tiny: Path, tmp_path: Path
 ) -> None:
-    # the first three are of the engine, which answers in its own words while the student is opened
+    # the engine makes the first three launches, and reports errors in its own words
     done = suite(machine, tmp_path, *SIZES, "--presets", tiny, ED_FAKE_CUDA="cuLaunchKernel:4:719")
     assert done.returncode == 1
     assert "cuLaunchKernel answers 719" in done.stderr
@@ -143,7 +143,7 @@ def test_without_its_packages_the_suite_names_the_command(machine: EmulatedGpu, 
 
 
 class OffByOne:
-    """A device whose attention is the definition's, but for one byte."""
+    """A device whose attention differs from the definition in one byte."""
 
     def __init__(self, core: kernel_checks.Core) -> None:
         self.context = core.context()
@@ -165,7 +165,7 @@ def test_one_wrong_byte_is_found() -> None:
     assert kernel_checks.check_step(OffByOne(core), core, "x").differ == 1
 
 
-def test_the_cases_reach_what_is_promised() -> None:
+def test_the_cases_cover_the_promised_sizes() -> None:
     assert set(kernel_checks.WINDOWS) == {1, 31, 129, 200, 2048}
     assert kernel_checks.states_of(200) == [(0, 0), (0, 199), (66, 199), (99, 99), (198, 198)]
     context = kernel_checks.random_core(2, 31, 16, (4, 30)).context()
@@ -203,7 +203,7 @@ def result_with(**changes: Any) -> dict[str, Any]:
 def test_gates_compare_with_the_floor_and_with_the_fastest_graph_of_pytorch() -> None:
     found = {gate["name"]: gate for gate in gates(result_with())}
     floor = found["edge: step over empty graph + roofline"]
-    assert (floor["value"], floor["ok"]) == (1.0, True)  # 10 over 4 + 6
+    assert (floor["value"], floor["ok"]) == (1.0, True)  # 10 / (4 + 6)
     peer = found["edge: fastest PyTorch CUDA graph over step"]
     assert (peer["value"], peer["ok"]) == (6.0, True)
     assert found["compute-sanitizer, memcheck"]["ok"] is None
@@ -215,7 +215,7 @@ def test_gates_compare_with_the_floor_and_with_the_fastest_graph_of_pytorch() ->
     assert (unmeasured["ok"], unmeasured["reason"]) == (None, "no PyTorch")
 
 
-def test_the_table_stands_for_the_result() -> None:
+def test_the_table_shows_the_result() -> None:
     result = result_with()
     text = markdown(result | {"gates": gates(result)})
     assert "| `edge`, `ed_step` | 10.00 | 12.00 | 10.00 | 1.00 × empty graph + roofline |" in text
@@ -225,7 +225,7 @@ def test_the_table_stands_for_the_result() -> None:
 # ---------------------------------------------------------------- its peers
 
 
-def test_the_step_in_pytorch_is_the_students() -> None:
+def test_the_step_in_pytorch_equals_the_student() -> None:
     torch = pytest.importorskip("torch", reason="PyTorch comes with the extra train")
     from gpu_peers import StudentStep, student_peers
 

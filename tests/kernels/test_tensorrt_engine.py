@@ -1,7 +1,7 @@
-"""The TensorRT runtime over a fake libnvinfer and a fake libcuda: the whole C ABI of a `tensorrt` build, end to end.
+"""Tests the TensorRT engine over a fake libnvinfer and a fake libcuda: the whole C ABI of a `tensorrt` build.
 
-The fake's plan computes what the C engine computes, so every output and state has the oracle's bits. Shown is all that
-stands around a plan: where its tensors lie, the graph, rings that wrap, states, and each fault by its code.
+The fake's plan computes what the C engine computes, so every output and state has the oracle's bits. The tests cover
+everything around a plan: where its tensors lie, the graph, rings that wrap, states, and each fault by its code.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .tensorrt_fakes import (
     MODEL,
     Device,
     append_kernel,
+    engine_library,
     fake_tensorrt,
     load,
     looks_for,
     plan,
     plugin_library,
-    runtime_library,
     student_kernel,
     tensors_of,
 )
@@ -51,19 +51,19 @@ UNSUPPORTED, DRIVER, CHIP, MEMORY, FILE, DEVICE, TENSORRT = range(-10, -17, -1)
 
 @dataclass(frozen=True)
 class Build:
-    """A build directory, whose library stands beside it."""
+    """Names a build directory, and the library beside it."""
 
     version: str
     model: Int8Model
     library: Path
     folder: Path
-    kernel: Path  # what its plan launches
+    kernel: Path  # the kernel that its plan launches
 
     def opened(self) -> Device:
         return Device(self.library, self.model, self.folder)
 
     def write_plan(self, folder: Path, name: str = "fake_student", **changed: Any) -> None:
-        """student.plan of this model, or one that differs."""
+        """Writes student.plan of this model, or a plan that differs."""
         tensors = changed.pop("tensors", tensors_of(self.model.shape))
         text = plan(changed.pop("version", self.version), self.kernel, name, tensors, **changed)
         (folder / "student.plan").write_text(text)
@@ -74,7 +74,7 @@ Builder = Callable[..., Build]
 
 @dataclass(frozen=True)
 class Tools:
-    """What builds of one version share."""
+    """Holds what builds of one version share."""
 
     append: Path
     plugin: Path
@@ -106,7 +106,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory, driver: Path) -> Callable[[s
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, tools: Callable[[str], Tools]) -> Builder:
-    """A build of a shape and version, compiled once: all that a `tensorrt` build holds."""
+    """Compiles a complete `tensorrt` build of a shape and version once."""
     found: dict[tuple[str, StudentShape], Build] = {}
 
     def get(shape: StudentShape = SMALL, version: str = FIRST) -> Build:
@@ -114,7 +114,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, tools: Callable[[str], Tools
             shared, folder, model = tools(version), tmp_path_factory.mktemp("trt"), random_model(shape)
             (directory := folder / "build").mkdir()
             c_builds.write_sources(folder, model, "scalar")
-            library = runtime_library(folder, version, looks_for(shared.driver, shared.fake))
+            library = engine_library(folder, version, looks_for(shared.driver, shared.fake))
             build = Build(version, model, library, directory, student_kernel(folder))
             (directory / "append.cubin").write_bytes(shared.append.read_bytes())
             (directory / "libed_plugin.so").write_bytes(shared.plugin.read_bytes())
@@ -127,7 +127,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, tools: Callable[[str], Tools
 
 @pytest.fixture
 def small(built: Builder, tmp_path: Path) -> Build:
-    """A build of SMALL in a directory of its own, to be spoilt."""
+    """Copies a build of SMALL to a directory of its own, which a test may damage."""
     original = built()
     for file in original.folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -135,7 +135,7 @@ def small(built: Builder, tmp_path: Path) -> Build:
 
 
 def same(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> bool:
-    """Equal in every bit: the sign of a zero counts."""
+    """Tells whether all bits are equal, so that the sign of a zero counts."""
     return got.dtype == wanted.dtype and got.tobytes() == np.ascontiguousarray(wanted).tobytes()
 
 
@@ -163,9 +163,9 @@ def test_compiles_without_a_warning(tmp_path: Path, version: str, compiler: str)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_is_linked_to_neither_and_looks_for_its_version(tmp_path: Path, version: str) -> None:
+def test_neither_library_is_linked_and_the_version_is_looked_up(tmp_path: Path, version: str) -> None:
     c_builds.write_sources(tmp_path, random_model(SMALL), "scalar")
-    library = runtime_library(tmp_path, version)
+    library = engine_library(tmp_path, version)
     needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
     assert "nvinfer" not in needed
     assert "cuda" not in needed
@@ -177,12 +177,12 @@ def test_is_linked_to_neither_and_looks_for_its_version(tmp_path: Path, version:
 @pytest.mark.parametrize(
     ("missing", "code", "says"), [("driver", DRIVER, b"CUDA driver"), ("tensorrt", TENSORRT, b"no TensorRT")]
 )
-def test_a_machine_that_lacks_one(
+def test_a_machine_that_lacks_a_library(
     built: Builder, tools: Any, tmp_path: Path, missing: str, code: int, says: bytes
 ) -> None:
     names = {"driver": tools().driver, "tensorrt": tools().fake} | {missing: "libno_such_library.so"}
     c_builds.write_sources(tmp_path, built().model, "scalar")
-    library = load(runtime_library(tmp_path, FIRST, looks_for(**names)))
+    library = load(engine_library(tmp_path, FIRST, looks_for(**names)))
     decoder = ctypes.c_void_p()
     assert library.ed_open(str(built().folder).encode(), ctypes.byref(decoder)) == code
     assert says in library.ed_strerror(code)
@@ -207,18 +207,18 @@ def test_every_output_and_state_past_the_wrap(built: Builder, shape: StudentShap
 
 
 @pytest.mark.parametrize("version", VERSIONS[1:])
-def test_the_other_versions(built: Builder, version: str) -> None:
+def test_other_versions_have_the_bits_of_the_oracle(built: Builder, version: str) -> None:
     build = built(SMALL, version)
     device = build.opened()
     require_same_bits(device, Oracle(build.model), random_bins(SMALL, 30))
     device.close()
 
 
-def test_tensorrt_runs_twice_and_then_the_graph_alone(built: Builder, tools: Any) -> None:
+def test_tensorrt_runs_twice_and_then_only_the_graph(built: Builder, tools: Any) -> None:
     fake = tools().tensorrt()
     before = fake.fake_enqueued()
     device = built().opened()
-    assert fake.fake_enqueued() - before == 2  # the first run, and the captured one
+    assert fake.fake_enqueued() - before == 2  # the first run and the captured one
     device.run(random_bins(SMALL, 9))
     assert fake.fake_enqueued() - before == 2
     device.close()
@@ -263,7 +263,7 @@ def test_two_decoders_are_two_streams(built: Builder) -> None:
     first.close()
 
 
-def test_a_plan_in_float16_keeps_its_state_to_itself(small: Build, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_plan_in_float16_does_not_exchange_its_state(small: Build, tmp_path_factory: pytest.TempPathFactory) -> None:
     shape = SMALL
     small.write_plan(small.folder, "fake_half", tensors=tensors_of(shape, HALF), plugin=False)
     device = small.opened()
@@ -285,22 +285,22 @@ def test_a_plan_in_float16_keeps_its_state_to_itself(small: Build, tmp_path_fact
     assert device.c.ed_state_export(device.decoder, c_builds.pointer(state), ctypes.c_size_t(len(state))) == UNSUPPORTED
     assert device.import_(state) == UNSUPPORTED
     assert (state == before).all()
-    assert device.run(bin_[None])["latents"][0, 1] == slots  # and the stream goes on
+    assert device.run(bin_[None])["latents"][0, 1] == slots  # the stream goes on
     device.close()
 
 
-# ---------------------------------------------------------------- what can be wrong
+# ---------------------------------------------------------------- faults
 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
-    """Sets a variable that fakes and runtime read."""
+    """Returns a function that sets a variable that fakes and engine read."""
     yield monkeypatch.setenv
     monkeypatch.undo()
 
 
 def code_of(build: Build, tools: Any) -> int:
-    """What ed_open returns on an error; nothing of it is left."""
+    """Returns the code of ed_open on an error, and checks that nothing is left."""
     decoder = ctypes.c_void_p(77)
     code = int(load(build.library).ed_open(str(build.folder).encode(), ctypes.byref(decoder)))
     assert decoder.value == 77
@@ -330,7 +330,7 @@ def test_a_plan_without_the_node_needs_no_plugin(small: Build) -> None:
 
 
 def test_all_decoders_have_one_logger(built: Builder, tools: Any) -> None:
-    """TensorRT goes on with the first, though the decoder that brought it is closed."""
+    """TensorRT keeps using the first logger, though the decoder that brought it is closed."""
     first, count = built().opened(), tools().tensorrt().fake_loggers
     before = count()
     others = [built().opened(), built().opened()]
@@ -341,7 +341,7 @@ def test_all_decoders_have_one_logger(built: Builder, tools: Any) -> None:
         device.close()
 
 
-def test_a_plan_of_another_version(small: Build, tools: Any, environment: Any, tmp_path: Path) -> None:
+def test_a_plan_of_another_version_is_refused(small: Build, tools: Any, environment: Any, tmp_path: Path) -> None:
     small.write_plan(small.folder, version="10.7")
     environment("EDGEDISTILL_TENSORRT_LOG", str(tmp_path / "log"))
     assert code_of(small, tools) == CHIP
@@ -364,7 +364,7 @@ def test_a_plan_of_another_version(small: Build, tools: Any, environment: Any, t
         ("tensor ring_k_0 in 2 2 8 16", "tensor ring_k_0 in 3 2 8 16"),
     ],
 )
-def test_a_plan_of_another_student(small: Build, tools: Any, old: str, new: str) -> None:
+def test_a_plan_of_another_student_is_refused(small: Build, tools: Any, old: str, new: str) -> None:
     tensors = tensors_of(SMALL)
     assert old in tensors
     small.write_plan(small.folder, tensors=[new if line == old else line for line in tensors])
@@ -375,7 +375,9 @@ def test_a_plan_of_another_student(small: Build, tools: Any, old: str, new: str)
     ("fault", "code"),
     [("runtime", TENSORRT), ("memory", MEMORY), ("context", MEMORY), ("enqueue", DEVICE), ("capture", DEVICE)],
 )
-def test_what_tensorrt_refuses(small: Build, tools: Any, environment: Any, fault: str, code: int) -> None:
+def test_failures_of_tensorrt_have_their_code(
+    small: Build, tools: Any, environment: Any, fault: str, code: int
+) -> None:
     environment("FAKE_TENSORRT", fault)
     assert code_of(small, tools) == code
     environment("FAKE_TENSORRT", "")
@@ -391,8 +393,8 @@ def test_what_tensorrt_refuses(small: Build, tools: Any, environment: Any, fault
         ("cuMemAlloc_v2", 1, 2, MEMORY),
         ("cuMemHostAlloc", 1, 2, MEMORY),
         ("cuMemcpyHtoDAsync_v2", 1, 719, DEVICE),
-        ("cuLaunchKernel", 2, 719, DEVICE),  # the append kernel, outside the graph
-        ("cuLaunchKernel", 4, 719, DEVICE),  # and inside
+        ("cuLaunchKernel", 2, 719, DEVICE),  # of the append kernel, outside the graph
+        ("cuLaunchKernel", 4, 719, DEVICE),  # of the append kernel, inside the graph
         ("cuStreamSynchronize", 2, 719, DEVICE),
         ("cuStreamBeginCapture_v2", 1, 719, DEVICE),
         ("cuStreamEndCapture", 1, 719, DEVICE),
@@ -400,7 +402,9 @@ def test_what_tensorrt_refuses(small: Build, tools: Any, environment: Any, fault
         ("cuGraphLaunch", 1, 719, DEVICE),
     ],
 )
-def test_what_the_driver_refuses(small: Build, tools: Any, function: str, call: int, error: int, code: int) -> None:
+def test_failures_of_the_driver_have_their_code(
+    small: Build, tools: Any, function: str, call: int, error: int, code: int
+) -> None:
     fake = Fake(tools().driver)
     fake.fail(function, call, error)
     assert code_of(small, tools) == code
@@ -417,7 +421,7 @@ def test_a_step_that_fails_ends_the_decoder(small: Build, tools: Any) -> None:
     fake.fail("cuStreamSynchronize")
     assert device.c.ed_step(*arguments) == DEVICE
     fake.heal()
-    assert device.c.ed_step(*arguments) == DEVICE  # though the device would do it now
+    assert device.c.ed_step(*arguments) == DEVICE  # although the device would work again
     assert (kinematics == 7).all()
     device.close()
     assert fake.left == (0, 0)

@@ -1,7 +1,7 @@
-"""The TensorRT plugin against headers of six versions: compiled strictly, loaded and driven without TensorRT.
+"""Tests the TensorRT plugin against headers of six versions: compiled strictly, loaded and called without TensorRT.
 
-What cannot be shown here is TensorRT itself: everything it would call is called through its own interfaces, and
-`enqueue` runs the kernel on the emulated GPU.
+TensorRT itself cannot be tested here. Everything it would call is called through its own interfaces, and `enqueue` runs
+the kernel on the emulated GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edgedistill.numerics import attend, quantize
 from .cuda_emulation import emulated_object
 from .tensorrt_builds import KERNELS, TESTS, VERSIONS, compile_cpp, compilers, headers
 
-FLOAT, HALF, INT8, INT32 = range(4)  # nvinfer1::DataType, of which 2 and 3 are int8 and int32
+FLOAT, HALF, INT8, INT32 = range(4)  # nvinfer1::DataType; 2 and 3 are int8 and int32
 FLOAT32_FIELD, FLOAT64_FIELD, INT32_FIELD = 1, 2, 5  # nvinfer1::PluginFieldType
 LINEAR, CHW4 = 0, 3  # nvinfer1::TensorFormat
 TYPES = (INT8,) * 5 + (FLOAT, INT32, INT32)
@@ -36,7 +36,7 @@ Handle = ctypes.c_void_p
 
 @dataclass(frozen=True)
 class Described:
-    """Inputs as TensorRT describes them to a plugin."""
+    """Describes inputs as TensorRT does to a plugin."""
 
     shapes: tuple[tuple[int, ...], ...]
     types: tuple[int, ...] = TYPES
@@ -65,14 +65,14 @@ def ints(values: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """attention_step.cu for the emulated GPU, as an object."""
+    """Compiles attention_step.cu for the emulated GPU, as an object."""
     folder = tmp_path_factory.mktemp("kernel")
     return emulated_object(folder / "attention_step.o", KERNELS / "cuda/attention_step.cu")
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kernel: Path) -> Harness:
-    """The plugin of one version of the headers, loaded by a harness of the same."""
+    """Returns the plugin of one version of the headers, loaded by a harness of the same version."""
     include, folder = headers(request.param), tmp_path_factory.mktemp("plugin")
     plugin = compile_cpp(folder / "libed_plugin.so", [KERNELS / "tensorrt/plugin.cpp", kernel], ("-O1", *include))
     drive = compile_cpp(
@@ -97,7 +97,7 @@ def plugin(harness: Harness) -> Iterator[Handle]:
 
 
 def create(harness: Harness, at_runtime: bool = False, **changed: Any) -> Handle:
-    """A plugin of the good fields, less those that are None, with (type, array) in place of others."""
+    """Makes a plugin of the right fields, without those that are None, and with (type, array) in place of others."""
     fields: dict[str, Any] = dict(zip(FIELDS, SCALES, strict=True)) | changed
     given = {name: value for name, value in fields.items() if value is not None}
     arrays = [np.atleast_1d(v[1] if isinstance(v, tuple) else np.float32(v)) for v in given.values()]
@@ -129,7 +129,7 @@ def test_needs_no_symbol_of_tensorrt(tmp_path: Path, version: str) -> None:
     assert [name for name in ours if name.startswith("ed_")] == ["ed_launch_attention_step"]
 
 
-def test_the_creator_says_what_the_parser_looks_for(harness: Harness) -> None:
+def test_the_creator_has_the_name_that_the_parser_looks_for(harness: Harness) -> None:
     name, version, namespace, *fields = harness.creator_facts().decode().split("|")
     assert (name, version, namespace) == ("EdAttention", "1", "")
     assert fields == [f"{field}:{FLOAT32_FIELD}:1" for field in FIELDS]
@@ -168,10 +168,10 @@ def test_refuses_fields_that_are_missing_or_odd(
     assert says in harness.complaint().decode()
 
 
-# ---------------------------------------------------------------- what it takes
+# ---------------------------------------------------------------- inputs and formats
 
 
-def test_types(harness: Harness, plugin: Handle) -> None:
+def test_the_output_is_int8_and_other_types_are_refused(harness: Harness, plugin: Handle) -> None:
     assert harness.output_type(plugin, 8, ints(TYPES)) == INT8
     assert harness.output_type(plugin, 7, ints(TYPES[:7])) == -1
     for i in range(8):
@@ -187,7 +187,7 @@ def test_the_output_has_the_shape_of_q(harness: Harness, plugin: Handle, size: t
     assert (out[0], out[1]) == (size[0], size[2])
 
 
-def test_formats_are_linear_and_types_its_own(harness: Harness, plugin: Handle) -> None:
+def test_only_linear_formats_and_its_types_are_supported(harness: Harness, plugin: Handle) -> None:
     inputs = inputs_of(4, 200, 32)
     all_ = Described((*inputs.shapes, (4, 32)), (*TYPES, INT8), (LINEAR,) * 9)
     for position in range(9):
@@ -220,19 +220,19 @@ def test_shapes_must_agree(harness: Harness, plugin: Handle, asked: str) -> None
     assert ask(plugin, *Described(good.shapes[:7], TYPES[:7], (LINEAR,) * 7).arguments()) != 0
 
 
-# ---------------------------------------------------------------- what it computes
+# ---------------------------------------------------------------- results
 
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of one step in the plugin's order, but for pos and live."""
+    """Holds the inputs of one step in the plugin's order, except for pos and live."""
 
     arrays: tuple[npt.NDArray[Any], ...]
     pos: int
     live: int
 
     def wanted(self) -> npt.NDArray[np.int8]:
-        """numerics.attend, the ring brought into the order of time."""
+        """Returns the result of numerics.attend, with the ring in the order of time."""
         q, k, v, ring_k, ring_v, bias = self.arrays
         slots = ring_k.shape[1]
         order = (self.pos + np.arange(slots)) % slots
@@ -275,7 +275,7 @@ def test_enqueue_has_the_bits_of_the_oracle(harness: Harness, plugin: Handle, si
 def test_a_copy_computes_the_same(harness: Harness, way: str) -> None:
     made = create(harness)
     copy = Handle(getattr(harness, way)(made))
-    if way != "through_a_plan":  # which takes the first away before it makes the second
+    if way != "through_a_plan":  # which deletes the first before it makes the second
         harness.destroy(made)
     case = random_case(2, 33, 16)
     assert (enqueued(harness, copy, case) == case.wanted()).all()

@@ -1,9 +1,9 @@
-/* For tests: steps through many bins in one call, with the state and every integer tensor on the way. */
+/* For tests. Steps through many bins in one call, and records the state and every integer tensor on the way. */
 #include <string.h>
 
 #include "edgedistill.h"
 
-static unsigned char *at, *end; /* where the trace goes; null: nowhere */
+static unsigned char *at, *end; /* where the trace goes; null for nowhere */
 
 void trace_to(unsigned char *buffer, size_t bytes) {
     at = buffer;
@@ -12,7 +12,7 @@ void trace_to(unsigned char *buffer, size_t bytes) {
 
 size_t trace_left(void) { return (size_t)(end - at); }
 
-/* Records of 32 bytes (name, layer, size), each followed by its data. */
+/* Writes records of 32 bytes (name, layer, size), each followed by its data. */
 void ed_trace(const char *name, int layer, const void *data, size_t bytes);
 void ed_trace(const char *name, int layer, const void *data, size_t bytes) {
     if (!at || (size_t)(end - at) < 32 + bytes) return;
@@ -25,7 +25,7 @@ void ed_trace(const char *name, int layer, const void *data, size_t bytes) {
     at += 32 + bytes;
 }
 
-/* n bins; kinematics (n, outputs), latents (n, latent) and states (n, export_bytes), each may be null. */
+/* Decodes n bins. kinematics (n, outputs), latents (n, latent) and states (n, export_bytes) may each be null. */
 int run(ed_decoder *decoder, const float *bins, size_t n, float *kinematics, float *latents, unsigned char *states) {
     const ed_info *info = ed_info_get(decoder);
     for (size_t i = 0; i < n; i++) {

@@ -1,6 +1,6 @@
 """A machine with a GPU that is emulated: a driver, a compiler, and the environment in which both are found.
 
-The driver is emulation/cuda/driver.cpp; the compiler a script that answers as nvcc does and compiles a kernel
+The driver is emulation/cuda/driver.cpp. The compiler is a script that answers as nvcc does and compiles a kernel
 for the emulator instead. What runs in that environment is edgedistill as it is, in a process of its own.
 """
 
