@@ -7,7 +7,7 @@ kept stays in the folder. A form that fails does not stop the others: it is reco
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from types import ModuleType
@@ -16,6 +16,7 @@ import numpy as np
 
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import BuildRecord
+from edgedistill.compile.build_folder import with_facts
 from edgedistill.compile.self_check import reference_of
 from edgedistill.compile.tensorrt import Report
 from edgedistill.compile.tensorrt.forms import (
@@ -85,7 +86,7 @@ class Trials:
             (self.folder / f"layers-{form.name}.json").write_text(built.layers, encoding="utf-8")
             (self.folder / PLAN).write_bytes(built.plan)
             seconds = monotonic() - began
-            engine = AbiEngine(opened_plan(self.folder, self._record_of(form)), shape, front_end)
+            engine = AbiEngine(opened_plan(self.folder, with_facts(self.record, form=form.name)), shape, front_end)
         except (EngineError, BundleError) as error:
             self.errors.append(error if isinstance(error, EngineError) else EngineError(error.what, got=error.got))
             return Outcome(form.name, NOT_BUILT, ": ".join(filter(None, (error.what, str(error.got or "")))))
@@ -97,10 +98,6 @@ class Trials:
         return self.builder.BuilderOptions(
             self.target.name, self.target.workspace_mb, self.folder / PLUGIN, self.report
         )
-
-    def _record_of(self, form: Form) -> BuildRecord:
-        device = {**self.record.fingerprint.device, "form": form.name}
-        return replace(self.record, fingerprint=replace(self.record.fingerprint, device=device))
 
 
 def evidence_of(bundle: Bundle) -> Evidence:

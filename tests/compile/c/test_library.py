@@ -249,9 +249,9 @@ def test_the_command_reports_what_it_made(bundle: Bundle, tmp_path: Path) -> Non
     assert Path(printed["library"]).is_file()
     assert printed["library_bytes"] > printed["state_bytes"] > 0
     assert printed["flash_bytes"] is None
-    said = CliRunner().invoke(main, ["compile", str(bundle.path), "--target", str(own)])
-    assert said.exit_code == 0
-    assert "there already" in said.stdout
+    again = CliRunner().invoke(main, ["compile", str(bundle.path), "--target", str(own)])
+    assert again.exit_code == 0
+    assert "there already" in again.stdout
     own.write_text(own.read_text().replace("[gates]", "[gates]\nlibrary_bytes_max = 1"))
     missed = CliRunner().invoke(main, ["compile", str(bundle.path), "--target", str(own)])
     assert missed.exit_code == 3
