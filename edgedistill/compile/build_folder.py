@@ -123,6 +123,12 @@ def remove_results(record: BuildRecord, facts: Collection[str] = ()) -> BuildRec
     return replace(record, sizes={}, files={}, notes=(), fingerprint=replace(record.fingerprint, device=device))
 
 
+def with_facts(record: BuildRecord, **facts: str) -> BuildRecord:
+    """Returns a record with further facts of the device in its fingerprint."""
+    device = {**record.fingerprint.device, **facts}
+    return replace(record, fingerprint=replace(record.fingerprint, device=device))
+
+
 def write_readme(folder: Path, text: str) -> None:
     """Writes the README of a build folder."""
     (folder / "README").write_text(text, encoding="utf-8")

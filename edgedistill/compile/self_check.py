@@ -39,5 +39,5 @@ def _mismatch_error(engine: AbiEngine, got: str, expected: str) -> EngineError:
         got=got,
         expected=f"{expected}, from {REFERENCE}",
         causes=("a compiler or driver with a defect", "a GPU that computes wrongly: run the same command again"),
-        next_step="update driver and CUDA toolkit, compile again; else use --engine c and report it",
+        next_step="update the driver and the CUDA toolkit and compile again, or use --engine c and report it",
     )

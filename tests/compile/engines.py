@@ -1,4 +1,4 @@
-"""Bundles for the C engine, small and with random weights, and targets to compile them for."""
+"""Writes small bundles with random weights, and finds targets to compile them for."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ ARRAYS = {"slow": SLOW_ARRAY, "fast": FAST_ARRAY}
 
 
 def write_engine_bundle(path: Path, kind: str, name: str = "", seed: int = 0, **changes: object) -> Bundle:
-    """A bundle of SHAPES[kind], with a reference; mean and std are no float32. `changes` go into the manifest."""
+    """Writes a bundle of SHAPES[kind] with a reference; `changes` go into the manifest.
+
+    Its mean and standard deviation are no float32 numbers, so that rounding them would be noticed.
+    """
     shape, config = SHAPES[kind], ARRAYS[kind]
     rng = np.random.default_rng(seed)
     files = student_files(shape, seed)
@@ -54,7 +57,7 @@ def write_engine_bundle(path: Path, kind: str, name: str = "", seed: int = 0, **
 
 
 def reference_of(model: Int8Model, rng: np.random.Generator) -> bytes:
-    """As `build` writes it: a stretch of the oracle's, from a wrapped ring on."""
+    """Returns a reference as `build` writes it: a stretch of the oracle that starts with a wrapped ring."""
     oracle, bins = Oracle(model), rng.normal(size=(60, model.shape.channels)).astype(np.float32)
     oracle.run(bins[:30])
     arrays = {"bins": bins[30:], **{f"start_{name}": array for name, array in oracle.export_state().items()}}
@@ -65,7 +68,7 @@ def reference_of(model: Int8Model, rng: np.random.Generator) -> bytes:
 
 
 def frames_of(kind: str, count: int, seed: int = 0) -> np.ndarray:
-    """Frames (count, C) in uV: noise, with a channel that loses samples, one that dies, one that saturates."""
+    """Returns noise as frames (count, C) in uV; some channels lose samples, one dies and one saturates."""
     config, rng = ARRAYS[kind], np.random.default_rng(seed + 100)
     frames = (25 * rng.normal(size=(count, config.channels))).astype(np.float32)
     for bad in (np.nan, np.inf, -np.inf, 3e38):
@@ -78,7 +81,7 @@ def frames_of(kind: str, count: int, seed: int = 0) -> np.ndarray:
 
 
 def same(found: list[Output], expected: list[Output]) -> bool:
-    """Bit for bit, flags and all."""
+    """Returns whether all outputs are equal bit for bit, with their flags."""
 
     def facts(o: Output) -> tuple[object, ...]:
         return o.bin, o.end_frame, o.flags, o.bad_channels, o.kinematics.dtype, o.kinematics.tobytes()
@@ -87,7 +90,7 @@ def same(found: list[Output], expected: list[Output]) -> bool:
 
 
 def target_with(name: str = "host", **changes: object) -> Target:
-    """A shipped target with another compiler, or other flags; the test is skipped where there is no such compiler."""
+    """Returns a shipped target with another compiler or other flags; skips the test where the compiler is missing."""
     target = load_target(name)
     assert target.compiler is not None
     compiler = replace(target.compiler, **changes)  # type: ignore[arg-type]
@@ -97,5 +100,5 @@ def target_with(name: str = "host", **changes: object) -> Target:
 
 
 def quick_host() -> Target:
-    """This machine with less optimization: the same results, compiled in a third of the time."""
+    """Returns this machine's target with less optimization: the same results, compiled in a third of the time."""
     return target_with("host", flags=("-O1",))

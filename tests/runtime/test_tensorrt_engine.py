@@ -79,7 +79,7 @@ def test_a_bundle_is_compiled_and_decodes_with_the_bits_of_the_oracle(
         (folder / "libed_plugin.so").write_bytes(plugin.read_bytes())
 
     here = become_board(monkeypatch, tmp_path, plan_of=lambda graph: text)
-    here.told.parse_error = {bundle.read("student.fp16.onnx"): ("n", "MatMul", "the fake has no float16")}
+    here.tensorrt.parse_error = {bundle.read("student.fp16.onnx"): ("n", "MatMul", "the fake has no float16")}
     monkeypatch.setattr(plan_compiler, "run_cmake", by_hand)
     monkeypatch.setattr(trials, "time_forms", lambda trials, evidence: time_forms(trials, evidence, steps=50))
     made = plan_compiler.compile_tensorrt_plan(bundle, load_target("jetson"))

@@ -70,5 +70,5 @@ def _readme(toolchain: Toolchain, record: BuildRecord) -> str:
         f"The INT8 decoder '{record.model}' for target '{record.target}', by {record.created_by}, from the bundle with"
         f" sha256 {record.manifest}: {record.library}, and its sources.\n"
         f"To compile it into a project, take include/, c/ and model/: {command} {define} -c {' '.join(SOURCES)}\n"
-        f"include/edgedistill.h tells how to call it; the model is `extern const ed_model ed_model_{record.model};`\n"
+        f"include/edgedistill.h says how to call it; the model is `extern const ed_model ed_model_{record.model};`\n"
     )

@@ -137,7 +137,7 @@ def _readme(record: BuildRecord) -> str:
         f" sha256 {record.manifest}: {made}.\n"
         f"To compile it where the GPU is: edgedistill compile BUNDLE --target {record.target}; or without Python, in"
         f" this folder: cmake -B out -DED_MODEL={record.model} -DED_ENGINE=cuda && cmake --build out\n"
-        "include/edgedistill.h tells how to call it: ed_open() with the path of this folder.\n"
+        "include/edgedistill.h says how to call it: ed_open() with the path of this folder.\n"
     )
 
 

@@ -107,8 +107,8 @@ def judge_form(trial: Trial, evidence: Evidence, target: Target) -> Outcome:
     drop = evidence.full_r2 - fit.r2 if fit.r2 is not None and evidence.full_r2 is not None else None
     measured = replace(checked, r2=fit.r2, r2_drop=drop)
     if drop is None:
-        told = fit.source if fit.r2 is None else "the manifest holds no deployed_r2 to compare with"
-        return replace(measured, why=f"R² not judged: {told}")
+        reason = fit.source if fit.r2 is None else "the manifest holds no deployed_r2 to compare with"
+        return replace(measured, why=f"R² not judged: {reason}")
     gate = r2_gate(target, measured)
     if gate is not None and not gate.ok:
         return replace(measured, state=MISSED, why=f"{gate.name} {drop:.4f}, at most {gate.limit:g}")

@@ -22,6 +22,7 @@ from edgedistill.compile.build_folder import (
     build_if_missing,
     build_spec,
     remove_results,
+    with_facts,
     write_readme,
 )
 from edgedistill.compile.prepared import compile_command, prepare_sources, with_next_step
@@ -72,23 +73,17 @@ def _compile(
     folder: Path, record: BuildRecord, spec: BuildSpec, machine: Machine, bundle: Bundle, report: Report | None
 ) -> BuildRecord:
     run_cmake(folder, record, machine)
-    record = _with_facts(record, plugin=plugin_hash(folder / PLUGIN))
+    record = with_facts(record, plugin=plugin_hash(folder / PLUGIN))
     trials = Trials(folder, record, spec.target, machine.builder, evidence_of(bundle), report)
     outcomes = trials.run(bundle, _read_old_cache(spec))
     (folder / CACHE).write_bytes(trials.cache)
     write_forms(folder, outcomes)
     kept = next(outcome for outcome in outcomes if outcome.state == KEPT)
-    record = _with_facts(record, form=kept.form)
+    record = with_facts(record, form=kept.form)
     commands = cmake_commands(record.model, machine.gpu.chip, machine.nvcc.command)
     write_readme(folder, readme(record, commands))
     sizes = {"library": (folder / record.library).stat().st_size, "plan": (folder / PLAN).stat().st_size}
     return replace(record, sizes=sizes, notes=(*map(_describe_outcome, outcomes), *machine.notes))
-
-
-def _with_facts(record: BuildRecord, **facts: str) -> BuildRecord:
-    """Returns the record with further facts of the device in its fingerprint."""
-    device = {**record.fingerprint.device, **facts}
-    return replace(record, fingerprint=replace(record.fingerprint, device=device))
 
 
 def _describe_outcome(outcome: Outcome) -> str:

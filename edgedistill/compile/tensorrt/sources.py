@@ -95,7 +95,7 @@ def readme(record: BuildRecord, commands: Sequence[Sequence[str]]) -> str:
     return (
         f"The decoder '{record.model}' for target '{record.target}', by {record.created_by}, from the bundle with"
         f" sha256 {record.manifest}: {made}.\n"
-        f"To make all of it on the device: edgedistill compile BUNDLE --target {record.target}\n"
-        f"Plugin and runtime alone, in this folder: {' && '.join(map(shlex.join, commands))}\n"
-        "include/edgedistill.h tells how to call it: ed_open() with the path of this folder.\n"
+        f"To compile all of it on the device: edgedistill compile BUNDLE --target {record.target}\n"
+        f"To compile only the plugin and the library, in this folder: {' && '.join(map(shlex.join, commands))}\n"
+        "include/edgedistill.h says how to call it: ed_open() with the path of this folder.\n"
     )

@@ -6,7 +6,7 @@ kept stays in the folder. A form that fails does not stop the others: it is reco
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from types import ModuleType
@@ -14,6 +14,7 @@ from types import ModuleType
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import BuildRecord
 from edgedistill.bundle.contents import read_decoder_spec, read_holdout, read_int8_model, read_reference
+from edgedistill.compile.build_folder import with_facts
 from edgedistill.compile.tensorrt import Report
 from edgedistill.compile.tensorrt.forms import (
     FORMS,
@@ -79,7 +80,7 @@ class Trials:
             (self.folder / f"layers-{form.name}.json").write_text(built.layers, encoding="utf-8")
             (self.folder / PLAN).write_bytes(built.plan)
             seconds = monotonic() - began
-            engine = AbiEngine(open_plan(self.folder, self._record_of(form)), shape, front_end)
+            engine = AbiEngine(open_plan(self.folder, with_facts(self.record, form=form.name)), shape, front_end)
         except (EngineError, BundleError) as error:
             self.errors.append(error if isinstance(error, EngineError) else EngineError(error.what, got=error.got))
             return Outcome(form.name, NOT_BUILT, ": ".join(filter(None, (error.what, str(error.got or "")))))
@@ -91,10 +92,6 @@ class Trials:
         return self.builder.BuilderOptions(
             self.target.name, self.target.workspace_mb, self.folder / PLUGIN, self.report
         )
-
-    def _record_of(self, form: Form) -> BuildRecord:
-        device = {**self.record.fingerprint.device, "form": form.name}
-        return replace(self.record, fingerprint=replace(self.record.fingerprint, device=device))
 
 
 def evidence_of(bundle: Bundle) -> Evidence:

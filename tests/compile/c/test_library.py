@@ -1,4 +1,4 @@
-"""What `compile` leaves in a bundle: a library and its sources, whole or not at all, and the same bits everywhere."""
+"""`compile` leaves a library and its sources in a bundle, whole or not at all, and the same bits everywhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from edgedistill.target import Target, load_target
 
 from ..engines import ARRAYS, SHAPES, frames_of, quick_host, target_with, write_engine_bundle
 
-ALLOWED = {"memcpy", "memmove", "memset", "sqrt", "sqrtf"}  # all that a model may ask of a C library
+ALLOWED = {"memcpy", "memmove", "memset", "sqrt", "sqrtf"}  # all functions of a C library that a model may call
 PROGRAM = Path(__file__).with_name("uneven_chunks.c")
 
 
@@ -40,7 +40,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def bundle(original: Bundle, tmp_path: Path) -> Bundle:
-    """Compiled already, and free to be changed."""
+    """A copy of the compiled bundle, which a test may change."""
     return open_bundle(shutil.copytree(original.path, tmp_path / "copy.edge"))
 
 
@@ -51,7 +51,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ---------------------------------------------------------------- the folder
 
 
-def test_the_folder_holds_library_sources_and_what_they_are(original: Bundle) -> None:
+def test_the_folder_holds_the_library_its_sources_and_their_record(original: Bundle) -> None:
     folder = original.path / "build" / "host"
     record, files = json.loads((folder / "build.json").read_text()), contents(folder)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != "build.json"}
@@ -67,7 +67,7 @@ def test_the_folder_holds_library_sources_and_what_they_are(original: Bundle) ->
     assert len(files["README"].splitlines()) == 3
     assert record["sizes"]["state"] == Decoder(original, "c")._stream.info.state_bytes  # type: ignore[union-attr]
     assert [path.name for path in folder.parent.iterdir()] == ["host"]
-    open_bundle(original.path)  # what a device adds does not make a bundle a damaged one
+    open_bundle(original.path)  # the files that a device adds do not damage the bundle
 
 
 def test_the_same_bundle_gives_the_same_bytes(original: Bundle, bundle: Bundle) -> None:
@@ -75,7 +75,7 @@ def test_the_same_bundle_gives_the_same_bytes(original: Bundle, bundle: Bundle) 
     assert contents(bundle.path / "build") == contents(original.path / "build")
 
 
-def test_nothing_is_compiled_that_is_there_already(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_that_is_there_already_is_not_compiled_again(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = bundle.path / "build" / "host"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     monkeypatch.setattr(library, "_compile", lambda *_: pytest.fail("compiled again"))
@@ -86,13 +86,13 @@ def test_nothing_is_compiled_that_is_there_already(bundle: Bundle, monkeypatch: 
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "build.json", "flags", "bundle", "kernels"])
-def test_what_is_not_as_it_would_be_made_is_made_again(
+def test_a_build_that_differs_from_what_would_be_made_is_made_again(
     bundle: Bundle, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, target = bundle.path / "build" / "host", quick_host()
     asked: list[str] = []
     compile_ = library._compile
-    monkeypatch.setattr(library, "_compile", lambda *given: asked.append("") or compile_(*given))
+    monkeypatch.setattr(library, "_compile", lambda *inputs: asked.append("") or compile_(*inputs))
     if damage == "changed":
         (folder / "c" / "ed_math.h").write_text("other")
     elif damage == "missing":
@@ -102,7 +102,7 @@ def test_what_is_not_as_it_would_be_made_is_made_again(
     elif damage == "flags":
         target = target_with("host", flags=("-O0",))
     elif damage == "bundle":
-        bundle = _replaced(bundle)
+        bundle = _replace(bundle)
     else:
         sources = library.kernel_sources
         monkeypatch.setattr(library, "kernel_sources", lambda: sources() | {"c/new.h": b""})
@@ -113,8 +113,8 @@ def test_what_is_not_as_it_would_be_made_is_made_again(
     assert [o.kinematics.tobytes() for o in found] == [o.kinematics.tobytes() for o in expected]
 
 
-def _replaced(bundle: Bundle) -> Bundle:
-    """Another bundle at the same place, with the build of the first."""
+def _replace(bundle: Bundle) -> Bundle:
+    """Writes another bundle to the same place, and keeps the build of the first in it."""
     kept = bundle.path.with_name("kept")
     (bundle.path / "build").rename(kept)
     new = write_engine_bundle(bundle.path, "slow", seed=5)
@@ -123,7 +123,7 @@ def _replaced(bundle: Bundle) -> Bundle:
 
 
 @pytest.mark.parametrize("flag", ["--no-such-flag", "-DED_CHANNELS=9"])
-def test_a_failure_leaves_what_was_there(bundle: Bundle, flag: str) -> None:
+def test_a_failed_compilation_leaves_the_earlier_build(bundle: Bundle, flag: str) -> None:
     before = contents(bundle.path)
     with pytest.raises(EngineError, match="failed") as caught:
         compile_c_library(bundle, target_with("host", flags=("-Werror", flag)))
@@ -132,14 +132,14 @@ def test_a_failure_leaves_what_was_there(bundle: Bundle, flag: str) -> None:
     assert [path.name for path in (bundle.path / "build").iterdir()] == ["host"]
 
 
-def test_a_zip_is_to_be_unpacked_first(tmp_path: Path) -> None:
+def test_a_zip_must_be_unpacked_first(tmp_path: Path) -> None:
     zipped = write_engine_bundle(tmp_path / "a.edge.zip", "slow")
     with pytest.raises(EngineError, match="zip") as caught:
         compile_c_library(zipped, quick_host())
     assert caught.value.next_step == f"unzip {zipped.path} -d {tmp_path / 'a.edge'}"
 
 
-def test_a_place_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_to_is_reported(tmp_path: Path) -> None:
     bundle = write_engine_bundle(tmp_path / "a.edge", "slow")
     (bundle.path / "build").write_text("a file in the way")
     with pytest.raises(OutputError, match="could not be written"):
@@ -160,7 +160,7 @@ def test_targets_without_a_compiler_are_refused(original: Bundle) -> None:
 @pytest.mark.parametrize("name", ["host", "aarch64", "cortex-m7"])
 @pytest.mark.parametrize("kind", ["slow", "fast"])
 def test_no_symbol_allocates_prints_or_is_missing(tmp_path: Path, name: str, kind: str) -> None:
-    """Clean of warnings, too, with each target's compiler."""
+    """The sources also compile without a warning with each target's compiler."""
     target = target_with(name, library="static")
     assert target.compiler is not None
     target = replace(target, compiler=replace(target.compiler, flags=(*target.compiler.flags, "-Werror")))
@@ -177,7 +177,7 @@ def test_no_symbol_allocates_prints_or_is_missing(tmp_path: Path, name: str, kin
     assert not [symbol[0] for symbol in mutable if not symbol[0].startswith((".", "$"))]
 
 
-def test_firmware_is_an_archive_and_its_memory_is_gated(tmp_path: Path) -> None:
+def test_firmware_is_an_archive_whose_memory_is_judged_by_gates(tmp_path: Path) -> None:
     target = target_with("cortex-m7")
     made = compile_c_library(write_engine_bundle(tmp_path / "a.edge", "slow"), target)
     assert made.library.name == "libed_slow_1.a"
@@ -195,13 +195,13 @@ def test_firmware_is_an_archive_and_its_memory_is_gated(tmp_path: Path) -> None:
 
 
 def run_program(target: Target, folder: Path, bundles: list[Bundle], frames: np.ndarray) -> bytes:
-    """`uneven_chunks.c` with the sources of all bundles and the model of the last, on this machine or an emulator."""
+    """Runs `uneven_chunks.c` with the sources of all bundles and the model of the last, here or in an emulator."""
     assert target.compiler is not None
     emulator = target.compiler.run
     if emulator and shutil.which(emulator[0]) is None:
         pytest.skip(f"{emulator[0]} is not installed: apt install qemu-user")
     toolchain, objects = find_toolchain(target), []
-    for bundle in bundles:  # as a firmware project would, from the sources in the folder
+    for bundle in bundles:  # from the sources in the folder, as a firmware project does
         made = compile_c_library(bundle, target)
         define, here = f'-DED_MODEL_HEADER="model_{made.record.model}.h"', made.folder
         objects.append(str(folder / f"{made.record.model}.o"))
@@ -216,7 +216,7 @@ def run_program(target: Target, folder: Path, bundles: list[Bundle], frames: np.
 
 @pytest.mark.parametrize("name", ["host", "aarch64"])
 def test_a_program_in_c_gives_the_bits_of_the_oracle(tmp_path: Path, name: str) -> None:
-    """Two models in one program; outputs, and every integer that is kept, of the second."""
+    """Two models are in one program; outputs of the second are compared, and every integer of its state."""
     bundles = [write_engine_bundle(tmp_path / f"{kind}.edge", kind) for kind in ("slow", "fast")]
     frames = frames_of("fast", 5000)
     answer = run_program(target_with(name), tmp_path, bundles, frames)
@@ -237,21 +237,21 @@ def test_a_program_in_c_gives_the_bits_of_the_oracle(tmp_path: Path, name: str) 
 # ---------------------------------------------------------------- the command
 
 
-def test_the_command_tells_what_it_made(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_command_reports_what_it_made(bundle: Bundle, tmp_path: Path) -> None:
     shutil.rmtree(bundle.path / "build")
     own = tmp_path / "own.toml"
     text = Path(str(asset_folder("targets") / "host.toml")).read_text()
     own.write_text(text.replace('name = "host"', 'name = "mine"').replace("-mtune=native", "-O1"))
     result = CliRunner().invoke(main, ["compile", str(bundle.path), "--target", str(own), "--json"])
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert (told["target"], told["compiled"], told["gates"]) == ("mine", True, [])
-    assert Path(told["library"]).is_file()
-    assert told["library_bytes"] > told["state_bytes"] > 0
-    assert told["flash_bytes"] is None
-    said = CliRunner().invoke(main, ["compile", str(bundle.path), "--target", str(own)])
-    assert said.exit_code == 0
-    assert "there already" in said.stdout
+    printed = json.loads(result.stdout)
+    assert (printed["target"], printed["compiled"], printed["gates"]) == ("mine", True, [])
+    assert Path(printed["library"]).is_file()
+    assert printed["library_bytes"] > printed["state_bytes"] > 0
+    assert printed["flash_bytes"] is None
+    again = CliRunner().invoke(main, ["compile", str(bundle.path), "--target", str(own)])
+    assert again.exit_code == 0
+    assert "there already" in again.stdout
     own.write_text(own.read_text().replace("[gates]", "[gates]\nlibrary_bytes_max = 1"))
     missed = CliRunner().invoke(main, ["compile", str(bundle.path), "--target", str(own)])
     assert missed.exit_code == 3

@@ -1,4 +1,4 @@
-"""The generated C holds exactly the numbers of the model, whatever it is called."""
+"""The generated C holds exactly the numbers of the model, whatever the model is called."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_float_is_written_exactly(value: float) -> None:
 
 
 @given(st.text())
-def test_a_string_survives_any_text(text: str) -> None:
+def test_any_text_survives_as_a_string(text: str) -> None:
     literal = c_string(text)
     inner = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), literal[1:-1].encode("ascii"))
     assert inner == text.encode()
@@ -68,7 +68,7 @@ def test_the_same_model_gives_the_same_text() -> None:
     assert sources(random_model()) == sources(random_model())
 
 
-def test_an_evil_name_stays_inside_its_comment() -> None:
+def test_a_name_cannot_end_the_comment_that_holds_it() -> None:
     text = sources(random_model(), "*/ int x; /*")["model____int_x____.h"]
     assert text.splitlines()[0].count("*/") == 1
 
@@ -80,7 +80,7 @@ def test_the_bias_lies_by_slot_from_any_bin_on(window: int, slot: int) -> None:
     row = bias_by_slot(by_age)[0]
     found = row[window - 1 - slot :][:window]
     assert (found == (slot - np.arange(window)) % window).all()
-    assert len(row) >= window - 1 + -(-window // 16) * 16  # whole vectors from the last offset
+    assert len(row) >= window - 1 + -(-window // 16) * 16  # whole vectors can be read from the last offset
 
 
 @given(st.sampled_from(sorted(PACKINGS)), st.integers(1, 24), st.integers(1, 70), st.integers(0, 99))

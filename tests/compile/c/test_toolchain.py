@@ -1,4 +1,4 @@
-"""Toolchains: the target's compiler is found and asked, its flags cannot undo the arithmetic, failures name a cure."""
+"""The target's compiler is found, its flags cannot undo the arithmetic, and failures name the next command."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_flags_of_a_target_come_before_those_that_pin_the_arithmetic() -> None:
         ("riscv64", set(), "scalar"),
     ],
 )
-def test_native_takes_the_best_that_the_cpu_has(
+def test_native_takes_the_best_variant_that_the_processor_can_run(
     monkeypatch: pytest.MonkeyPatch, architecture: str, features: set[str], expected: str
 ) -> None:
     pretend_cpu(monkeypatch, architecture, features)
@@ -104,13 +104,13 @@ def test_loops_of_another_chip_are_refused_before_anything_is_compiled(monkeypat
     foreign = "neon" if processor.read_architecture() == "x86_64" else "avx2"
     with pytest.raises(ConfigError, match=foreign):
         find_toolchain(with_compiler(ops=foreign))
-    pretend_cpu(monkeypatch, "sparc64", set())  # native means this machine, and gcc here is not for a sparc
+    pretend_cpu(monkeypatch, "sparc64", set())  # native means this machine, and its gcc does not compile for a sparc
     with pytest.raises(ConfigError, match="sparc64"):
         find_toolchain(HOST)
 
 
 @needs_gcc
-def test_a_failing_compiler_tells_its_first_error_and_the_command(tmp_path: Path) -> None:
+def test_a_failing_compiler_is_reported_with_its_first_error_and_the_command(tmp_path: Path) -> None:
     (tmp_path / "bad.c").write_text('#warning first\nint f(void) { return "x" + ; }\nint g(void) { return h; }\n')
     with pytest.raises(EngineError) as caught:
         find_toolchain(HOST).compile(tmp_path, "bad.c", "bad.o")
@@ -130,10 +130,10 @@ def test_the_shipped_targets_name_compilers_that_fit(name: str, tmp_path: Path) 
     found = find_toolchain(target)
     (tmp_path / "root.c").write_text("float root(float x); float root(float x) { return __builtin_sqrtf(x); }")
     found.compile(tmp_path, "root.c", "root.o", ("-Werror",))
-    assert " U " not in found.run(tmp_path, found.tool("nm"), "root.o")  # an instruction, no call
+    assert " U " not in found.run(tmp_path, found.tool("nm"), "root.o")  # the root is an instruction and no call
 
 
-def test_features_are_those_that_every_core_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_features_of_every_core_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor : 0\nFeatures\t: fp asimd asimddp\n\nprocessor : 1\nFeatures\t: fp asimd\n")
     monkeypatch.setattr(processor, "CPUINFO", cpuinfo)

@@ -1,4 +1,4 @@
-/* Frames (float32) from stdin, in uneven chunks; every ed_output, then the exported state, to stdout. */
+/* Reads frames (float32) from stdin in uneven chunks, and writes every ed_output and the last state to stdout. */
 #include <stdio.h>
 #include <stdlib.h>
 

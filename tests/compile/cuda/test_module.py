@@ -1,4 +1,4 @@
-"""A bundle for a GPU: prepared where there is none, and refused where the kernels cannot run it."""
+"""A bundle for a GPU is prepared where there is no GPU, and refused where the kernels cannot run it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgedistill.cli import main
 from edgedistill.compile.cuda import chip
 from edgedistill.compile.cuda.module import require_kernels_fit
 from edgedistill.compile.engines import compile_bundle, compile_or_prepare
-from edgedistill.errors import ConfigError, DeviceError, EngineError
+from edgedistill.errors import ConfigError, DeviceError, EngineError, NotCompiled, OnlyPrepared
 from edgedistill.machine.gpu import Gpu
 from edgedistill.runtime import Decoder
 from edgedistill.runtime.compiled_engines import choose_engine, why_not_here
@@ -47,7 +47,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgedistill.runtime.cuda_engine.find_gpu", lambda: HERE)
 
 
-# ---------------------------------------------------------------- a machine that is not the device
+# ---------------------------------------------------------------- machines that are not the device
 
 
 def test_without_a_gpu_the_sources_are_prepared_and_the_command_is_told(bundle: Bundle, no_gpu: None) -> None:
@@ -63,14 +63,14 @@ def test_without_a_gpu_the_sources_are_prepared_and_the_command_is_told(bundle: 
     open_bundle(bundle.path)
 
 
-def test_a_build_ends_with_what_is_missing_not_with_an_error(bundle: Bundle, no_gpu: None) -> None:
+def test_a_build_reports_what_is_missing_and_does_not_fail(bundle: Bundle, no_gpu: None) -> None:
     made = compile_or_prepare(bundle, CUDA)
     assert (made.compiled, made.library, made.gates) == (False, None, ())
     assert made.lacking is not None
     assert "--target cuda" in str(made.lacking.next_step)
 
 
-def test_with_a_gpu_and_no_nvcc_its_package_goes_first(bundle: Bundle, gpu: None) -> None:
+def test_with_a_gpu_but_without_nvcc_its_package_is_to_be_installed_first(bundle: Bundle, gpu: None) -> None:
     missing = replace(CUDA, cuda=Cuda("nvcc-of-dreams"))
     with pytest.raises(DeviceError, match="nvcc-of-dreams") as caught:
         compile_bundle(bundle, missing)
@@ -79,7 +79,7 @@ def test_with_a_gpu_and_no_nvcc_its_package_goes_first(bundle: Bundle, gpu: None
     assert read_record(bundle.path / "build" / "cuda").library == ""
 
 
-def test_a_driver_older_than_the_toolkit_is_told(
+def test_a_driver_older_than_the_toolkit_is_to_be_updated_first(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(chip, "find_gpu", lambda: Gpu("Orin", "sm_87", "12060"))
@@ -89,9 +89,11 @@ def test_a_driver_older_than_the_toolkit_is_told(
     with pytest.raises(DeviceError, match="older than its CUDA toolkit") as caught:
         compile_bundle(bundle, replace(CUDA, cuda=Cuda(str(program))))
     assert "CUDA 12.6" in str(caught.value)
+    step = str(caught.value.next_step)
+    assert step.index("update the driver") < step.index(f"edgedistill compile {bundle.path} --target cuda")
 
 
-def test_what_was_compiled_elsewhere_is_not_replaced_by_sources(bundle: Bundle, no_gpu: None) -> None:
+def test_an_engine_that_was_compiled_elsewhere_is_not_replaced_by_sources(bundle: Bundle, no_gpu: None) -> None:
     compile_or_prepare(bundle, CUDA)
     folder = bundle.path / "build" / "cuda"
     record = replace(read_record(folder), library="libed_slow_1.so", notes=())
@@ -103,8 +105,8 @@ def test_what_was_compiled_elsewhere_is_not_replaced_by_sources(bundle: Bundle, 
 def test_the_command_fails_with_exit_1_and_leaves_the_sources(bundle: Bundle, no_gpu: None) -> None:
     result = CliRunner().invoke(main, ["compile", str(bundle.path), "--target", "cuda", "--json"])
     assert result.exit_code == 1
-    told = json.loads(result.stdout)["error"]
-    assert (told["type"], "no CUDA driver" in told["what"]) == ("DeviceError", True)
+    error = json.loads(result.stdout)["error"]
+    assert (error["type"], "no CUDA driver" in error["what"]) == ("DeviceError", True)
     assert (bundle.path / "build" / "cuda" / "build.json").exists()
 
 
@@ -113,12 +115,12 @@ def test_the_command_fails_with_exit_1_and_leaves_the_sources(bundle: Bundle, no
 
 def test_a_prepared_engine_is_not_opened_and_no_other_takes_its_place(bundle: Bundle, no_gpu: None) -> None:
     compile_or_prepare(bundle, CUDA)
-    with pytest.raises(EngineError, match="prepared, not compiled") as caught:
+    with pytest.raises(OnlyPrepared, match="prepared, not compiled") as caught:
         Decoder(bundle, "cuda")
     assert f"edgedistill compile {bundle.path} --target cuda" in str(caught.value.next_step)
     assert choose_engine(bundle) == "onnxruntime-int8"
     assert "prepared" in str(why_not_here(bundle, "cuda", "cuda"))
-    with pytest.raises(EngineError, match="nothing is compiled"):
+    with pytest.raises(NotCompiled, match="nothing is compiled"):
         Decoder(bundle, "c")
 
 
@@ -132,7 +134,7 @@ def test_a_window_or_parts_that_the_kernels_cannot_take_are_refused() -> None:
     assert "--recipe" in str(caught.value.next_step)
 
 
-def test_a_zip_is_to_be_unpacked_first(tmp_path: Path) -> None:
+def test_a_zip_must_be_unpacked_first(tmp_path: Path) -> None:
     zipped = write_engine_bundle(tmp_path / "a.edge.zip", "slow")
     with pytest.raises(EngineError, match="zip") as caught:
         compile_bundle(zipped, CUDA)
@@ -140,6 +142,6 @@ def test_a_zip_is_to_be_unpacked_first(tmp_path: Path) -> None:
     assert why_not_here(zipped, "cuda", "cuda") == "a zip holds nothing compiled"
 
 
-def test_a_chip_is_named_for_gpus_only(bundle: Bundle) -> None:
+def test_a_chip_is_refused_for_targets_without_a_gpu(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match="runs on no GPU"):
         compile_bundle(bundle, load_target("host"), chip="sm_87")

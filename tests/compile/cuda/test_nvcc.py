@@ -1,4 +1,4 @@
-"""NVIDIA's compiler: found or told how to get it, asked for a chip it knows, its arithmetic pinned last."""
+"""NVIDIA's compiler is found or its package named, it must know the chip, and its arithmetic is pinned last."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ esac
 
 
 def target_with(folder: Path, script: str = SCRIPT, flags: tuple[str, ...] = ()) -> Target:
-    """The target cuda with a compiler of the test's own."""
+    """Returns the target cuda with a compiler of the test's own."""
     program = folder / "nvcc"
     program.write_text(script)
     program.chmod(0o755)
@@ -39,7 +39,7 @@ def test_the_arithmetic_is_pinned_after_all_other_flags(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(nvcc_path("nvcc") is None, reason="no nvcc on this machine")
-def test_nor_does_the_environment_undo_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_cannot_undo_the_arithmetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "any.cu").write_text('extern "C" __global__ void fused(float *x) { x[0] = x[1] * x[2] + x[3]; }\n')
     found = find_nvcc(load_target("cuda"), "sm_87")
 
@@ -49,7 +49,7 @@ def test_nor_does_the_environment_undo_it(tmp_path: Path, monkeypatch: pytest.Mo
         return (tmp_path / "any.cubin").read_bytes()
 
     assert cubin("--fmad=true") == cubin("")
-    assert cubin("-lineinfo") != cubin("")  # what else it asks for is heard
+    assert cubin("-lineinfo") != cubin("")  # other flags of the environment have their effect
 
 
 @pytest.mark.skipif(nvcc_path("nvcc") is None, reason="no nvcc on this machine")
@@ -60,7 +60,7 @@ def test_the_nvcc_of_this_machine_knows_the_chips_of_the_design() -> None:
         assert all(Path(option.removeprefix("-I"), "cuda.h").exists() for option in found.includes)
 
 
-def test_a_missing_compiler_is_told_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_reported_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = replace(load_target("cuda"), cuda=Cuda("nvcc-of-dreams"))
     with pytest.raises(DeviceError, match="needs NVIDIA's compiler") as caught:
         find_nvcc(absent, "sm_87")
@@ -81,11 +81,11 @@ def test_a_missing_compiler_is_told_with_its_package(tmp_path: Path, monkeypatch
 def test_a_chip_it_does_not_know_is_refused(tmp_path: Path, chip: str, mentions: str) -> None:
     with pytest.raises(EngineError, match=f"does not compile for {chip}") as caught:
         find_nvcc(target_with(tmp_path), chip)
-    assert not isinstance(caught.value, DeviceError)  # the device's own nvcc would not know it either
+    assert not isinstance(caught.value, DeviceError)  # the nvcc of the device would not know it either
     assert mentions in str(caught.value)
 
 
-def test_its_first_error_is_told_with_the_command(tmp_path: Path) -> None:
+def test_a_failure_is_reported_with_the_first_error_and_the_command(tmp_path: Path) -> None:
     found = find_nvcc(target_with(tmp_path), "sm_87")
     with pytest.raises(EngineError, match="for sm_87 failed") as caught:
         found.compile_cubin(tmp_path, "x.cu", "x.cubin", ("-Icuda",))
@@ -108,7 +108,7 @@ def gpu_here(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None) -> None:
     monkeypatch.setattr(chip, "find_gpu", find)
 
 
-def test_the_gpu_at_hand_is_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_of_this_machine_is_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu_here(monkeypatch, HERE)
     found = find_chip(load_target("cuda"), None)
     assert (found.name, found.gpu, found.note) == ("sm_90", HERE, None)
@@ -128,7 +128,7 @@ def test_without_a_gpu_the_only_chip_of_the_target_is_compiled_for(monkeypatch: 
             find_chip(replace(target, chips=chips), None)
 
 
-def test_a_chip_that_is_none_or_not_the_targets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_no_chip_or_none_of_the_target_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu_here(monkeypatch, HERE)
     with pytest.raises(ConfigError, match="'h200' is no chip"):
         find_chip(load_target("cuda"), "h200")

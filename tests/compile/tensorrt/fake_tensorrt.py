@@ -1,7 +1,7 @@
-"""A module `tensorrt` with the names that our builder uses and no others, which does as it is told.
+"""Stands in for the module `tensorrt`, with the names that our builder uses and no others.
 
-What stands here is held against the real bindings by test_tensorrt_api.py, so it cannot drift into a TensorRT of our
-own making. A plan is the graph it was built from, with a header.
+A Behavior says what it does. test_api.py checks these names against the real bindings, so that the stand-in cannot
+differ from TensorRT unnoticed. A plan is the graph that it was built from, with a header.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ CACHE = b"tactics"
 
 @dataclass
 class Behavior:
-    """What goes wrong, and what happened."""
+    """What is to go wrong, and a record of what was called."""
 
     version: str = "10.3.0"
-    parse_error: dict[bytes, tuple[str, str, str]] = field(default_factory=dict)  # part of a graph -> node, op, text
+    parse_error: dict[bytes, tuple[str, str, str]] = field(
+        default_factory=dict
+    )  # part of a graph -> node, operator, text
     build_error: dict[bytes, str] = field(default_factory=dict)  # part of a graph -> what the log says
     plugin_refused: bool = False
     no_start: bool = False
     during_build: Callable[[], None] | None = None
     workspace: list[int] = field(default_factory=list)
-    caches: list[bytes] = field(default_factory=list)  # given to config.create_timing_cache
+    caches: list[bytes] = field(default_factory=list)  # that config.create_timing_cache was called with
     steps: list[bool] = field(default_factory=list)  # what the monitor answered
     loaded: list[str] = field(default_factory=list)
     flags: list[int] = field(default_factory=list)
     plan_of: Callable[[bytes], bytes] = lambda graph: HEADER + graph
 
 
-def fake_tensorrt(told: Behavior) -> ModuleType:
-    """The module."""
+def fake_tensorrt(behavior: Behavior) -> ModuleType:
+    """Returns a module `tensorrt` that behaves so."""
     module: Any = ModuleType("tensorrt")
 
     class ILogger:
@@ -93,10 +95,10 @@ def fake_tensorrt(told: Behavior) -> ModuleType:
 
         def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
             assert pool is MemoryPoolType.WORKSPACE
-            told.workspace.append(pool_size)
+            behavior.workspace.append(pool_size)
 
         def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
-            told.caches.append(serialized_timing_cache)
+            behavior.caches.append(serialized_timing_cache)
             return ITimingCache(serialized_timing_cache)
 
         def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
@@ -108,23 +110,23 @@ def fake_tensorrt(told: Behavior) -> ModuleType:
 
     class IPluginRegistry:
         def get_creator(self, type: str, version: str, plugin_namespace: str = "") -> object | None:
-            return (type, version) if told.loaded else None
+            return (type, version) if behavior.loaded else None
 
         def load_library(self, plugin_path: str) -> object | None:
-            if told.plugin_refused:
+            if behavior.plugin_refused:
                 return None
-            told.loaded.append(plugin_path)
+            behavior.loaded.append(plugin_path)
             return object()
 
     class Builder:
         def __init__(self, logger: Any) -> None:
             self.logger = logger
-            if told.no_start:
+            if behavior.no_start:
                 logger.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
                 raise TypeError("pybind11::init(): factory function returned nullptr")
 
         def create_network(self, flags: int = 0) -> INetworkDefinition:
-            told.flags.append(flags)
+            behavior.flags.append(flags)
             return INetworkDefinition()
 
         def create_builder_config(self) -> IBuilderConfig:
@@ -134,35 +136,35 @@ def fake_tensorrt(told: Behavior) -> ModuleType:
             assert [tensor.allowed_formats for tensor in network.tensors] == [1 << TensorFormat.LINEAR] * 2
             monitor = config.progress_monitor
             monitor.phase_start("Building Engine", None, 2)
-            if told.during_build:
-                told.during_build()
+            if behavior.during_build:
+                behavior.during_build()
             for step in range(2):
-                told.steps.append(monitor.step_complete("Building Engine", step))
-                if not told.steps[-1]:
+                behavior.steps.append(monitor.step_complete("Building Engine", step))
+                if not behavior.steps[-1]:
                     return None
             monitor.phase_finish("Building Engine")
-            for part, text in told.build_error.items():
+            for part, text in behavior.build_error.items():
                 if part in network.graph:
                     self.logger.log(ILogger.WARNING, "a warning before it")
                     self.logger.log(ILogger.ERROR, text)
                     return None
-            return IHostMemory(told.plan_of(network.graph))
+            return IHostMemory(behavior.plan_of(network.graph))
 
     class ParserError:
         def __init__(self, name: str, operator: str, text: str) -> None:
-            self.said = name, operator, text
+            self.parts = name, operator, text
 
         def node(self) -> int:
             return 7
 
         def node_name(self) -> str:
-            return self.said[0]
+            return self.parts[0]
 
         def node_operator(self) -> str:
-            return self.said[1]
+            return self.parts[1]
 
         def desc(self) -> str:
-            return self.said[2]
+            return self.parts[2]
 
     class OnnxParser:
         def __init__(self, network: INetworkDefinition, logger: Any) -> None:
@@ -170,7 +172,7 @@ def fake_tensorrt(told: Behavior) -> ModuleType:
 
         def parse(self, model: bytes, path: str | None = None) -> bool:
             self.network.graph = model
-            self.errors = [ParserError(*said) for part, said in told.parse_error.items() if part in model]
+            self.errors = [ParserError(*error) for part, error in behavior.parse_error.items() if part in model]
             return not self.errors
 
         @property
@@ -198,8 +200,8 @@ def fake_tensorrt(told: Behavior) -> ModuleType:
             return ICudaEngine() if serialized_engine else None
 
     classes = [thing for thing in locals().values() if isinstance(thing, type)]
-    for one in classes:
-        setattr(module, one.__name__, one)
+    for cls in classes:
+        setattr(module, cls.__name__, cls)
     module.get_plugin_registry = IPluginRegistry
-    module.__version__ = told.version
+    module.__version__ = behavior.version
     return module

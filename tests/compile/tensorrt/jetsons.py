@@ -1,4 +1,4 @@
-"""A Jetson that is none: GPU, JetPack, TensorRT, nvcc and CMake as a test wants them, and a bundle to compile there."""
+"""Pretends that this machine is a Jetson, with the GPU and programs that a test wants, and writes a bundle for it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from edgedistill.measure.latency import LatencyUs
 from edgedistill.numerics import Oracle
 from edgedistill.quantization.onnx_graph import graph_from_student, weight_shapes
 from edgedistill.runtime import tensorrt_engine
+from edgedistill.target import load_target
 
 from ...bundles import SHAPE, holdout, manifest, student_files
 from .fake_tensorrt import HEADER, Behavior, fake_tensorrt
@@ -47,26 +48,29 @@ CMAKE = BIN + (
     "  esac; done\n"
     "fi\n"
 )
-FORMS = {"int8-plugin": b"EdAttention", "int8": b"", "fp16": b""}  # what only this form's graph holds
+
+NANO = load_target("jetson")
+FORCE = "--target jetson --force"
+THOR = Gpu("Thor", "sm_110", "13000")
 
 
 @dataclass
 class Plans:
-    """How the plans behave that are built here."""
+    """How the plans behave that are built on this Jetson."""
 
     p50_us: dict[str, float] = field(default_factory=lambda: {"int8-plugin": 40.0, "int8": 60.0, "fp16": 50.0})
-    flipped: set[str] = field(default_factory=set)  # one key in ten is off by one
-    noisy: set[str] = field(default_factory=set)  # R² suffers, integers do not
-    not_finite: set[str] = field(default_factory=set)
+    flipped: set[str] = field(default_factory=set)  # names of forms of which one key in ten is wrong
+    noisy: set[str] = field(default_factory=set)  # names of forms that lose R² while their integers are right
+    not_finite: set[str] = field(default_factory=set)  # names of forms that give NaN
     not_opening: dict[str, str] = field(default_factory=dict)
-    opened: list[str] = field(default_factory=list)
+    opened: list[str] = field(default_factory=list)  # names of forms, as they were opened
 
 
 @dataclass
 class Jetson:
-    """What the test turned this machine into."""
+    """The machine that this process believes to run on; a test changes its fields."""
 
-    told: Behavior
+    tensorrt: Behavior
     plans: Plans
     gpu: Gpu
     board: str | None = "NVIDIA Jetson Orin Nano"
@@ -74,13 +78,13 @@ class Jetson:
 
 
 class PlanEngine:
-    """What a library would be that opened a plan: the oracle, with a fault where the test wants one."""
+    """Stands in for a library that opened a plan: it is the oracle, with a fault where the test wants one."""
 
     def __init__(self, opened: tuple[str, Plans, Bundle], shape: Any, front_end: Any) -> None:
         self.form, self.plans, bundle = opened
         self.oracle, self.rng = Oracle(read_int8_model(bundle, shape)), np.random.default_rng(0)
-        self.bins, self.decoded = _decoded(bundle)
-        self.at: int | None = 0  # in the holdout; None once a state was set
+        self.bins, self.decoded = _decode_holdout(bundle)
+        self.at: int | None = 0  # place in the holdout; None once a state was set
 
     def step(self, bin: Any, /) -> Any:
         kinematics = self.oracle.step(bin) if self.at is None else self.decoded[self.at % len(self.decoded)]
@@ -105,41 +109,48 @@ class PlanEngine:
         self.at = 0
 
 
-_HELD: dict[str, tuple[Any, Any]] = {}
+_DECODED: dict[str, tuple[Any, Any]] = {}
 
 
-def _decoded(bundle: Bundle) -> tuple[Any, Any]:
-    """The holdout's bins and what the oracle makes of them, computed once a bundle."""
-    if bundle.sha256 not in _HELD:
+def _decode_holdout(bundle: Bundle) -> tuple[Any, Any]:
+    """Returns the holdout's bins and what the oracle decodes of them; it is computed once per bundle."""
+    if bundle.sha256 not in _DECODED:
         evidence = trials.evidence_of(bundle)
-        _HELD[bundle.sha256] = evidence.bins, Oracle(evidence.model).run(evidence.bins)
-    return _HELD[bundle.sha256]
+        _DECODED[bundle.sha256] = evidence.bins, Oracle(evidence.model).run(evidence.bins)
+    return _DECODED[bundle.sha256]
 
 
-def become_jetson(monkeypatch: pytest.MonkeyPatch, folder: Path, bundle: Bundle, **told: Any) -> Jetson:
-    """Makes this process believe that it runs on one, plans and all; `told` are fields of Behavior."""
-    here = become_board(monkeypatch, folder, **told)
+def become_jetson(monkeypatch: pytest.MonkeyPatch, folder: Path, bundle: Bundle, **behavior: Any) -> Jetson:
+    """Makes this process believe that it runs on a Jetson where plans can be opened; `behavior` is that of TensorRT."""
+    here = become_board(monkeypatch, folder, **behavior)
     _stand_in_for_plans(monkeypatch, here, bundle)
     return here
 
 
-def become_board(monkeypatch: pytest.MonkeyPatch, folder: Path, **told: Any) -> Jetson:
-    """The same without the engines that open plans."""
-    here = Jetson(Behavior(**told), Plans(), Gpu("Orin", "sm_87", "12060"))
+def become_board(monkeypatch: pytest.MonkeyPatch, folder: Path, **behavior: Any) -> Jetson:
+    """Makes this process believe that it runs on a Jetson; plans are opened by the real engine."""
+    here = Jetson(Behavior(**behavior), Plans(), Gpu("Orin", "sm_87", "12060"))
     programs = folder / "programs"
     programs.mkdir(exist_ok=True)
     for name, text in (("nvcc", NVCC), ("cmake", CMAKE)):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(here.told))
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(here.tensorrt))
     monkeypatch.delitem(sys.modules, device.BUILDER, raising=False)
     for module in (device, tensorrt_engine):
         monkeypatch.setattr(module, "find_gpu", lambda: here.gpu)
     monkeypatch.setattr(jetson, "read_board", lambda: here.board)
     monkeypatch.setattr(jetson, "read_jetpack_version", lambda: here.jetpack)
-    monkeypatch.setattr(jetson, "read_tensorrt_version", lambda: here.told.version)
+    monkeypatch.setattr(jetson, "read_tensorrt_version", lambda: here.tensorrt.version)
     return here
+
+
+def import_tensorrt_anew(monkeypatch: pytest.MonkeyPatch, here: Jetson) -> None:
+    """Makes the next compilation import TensorRT again, in the version that the test has set."""
+    here.tensorrt.loaded.clear()
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(here.tensorrt))
+    monkeypatch.delitem(sys.modules, device.BUILDER, raising=False)
 
 
 def _stand_in_for_plans(monkeypatch: pytest.MonkeyPatch, here: Jetson, bundle: Bundle) -> None:
@@ -165,7 +176,7 @@ def _stand_in_for_timing(plans: Plans) -> Callable[..., dict[str, LatencyUs]]:
 
 
 def write_jetson_bundle(path: Path, with_reference: bool = True, **changes: object) -> Bundle:
-    """A bundle with all that a Jetson needs; its float student decodes the holdout as well as its oracle does."""
+    """Writes a bundle with all that a Jetson needs; its float student decodes the holdout as well as its oracle."""
     files = student_files(SHAPE, seed=0)
     rng = np.random.default_rng(0)
     weights = {n: (rng.normal(size=s) / np.sqrt(s[-1])).astype(np.float32) for n, s in weight_shapes(SHAPE).items()}
@@ -173,15 +184,15 @@ def write_jetson_bundle(path: Path, with_reference: bool = True, **changes: obje
     facts = manifest(**{"target": "jetson", "engine": "tensorrt", **changes})
     bundle = write_bundle(path, facts, {**files, "holdout.npz": holdout(files["student.onnx"])})
     model = read_int8_model(bundle, read_decoder_spec(bundle).shape)
-    held = _own_truth(files["student.onnx"], model)
+    held = _holdout_of_oracle(files["student.onnx"], model)
     made = {**files, "holdout.npz": held}
     if with_reference:
         made["reference.npz"] = _reference(model)
     return write_bundle(path, facts, made)
 
 
-def _own_truth(graph: bytes, model: Any) -> bytes:
-    """A holdout whose truth is what the oracle decodes, and noise: R² 0.9 of INT8."""
+def _holdout_of_oracle(graph: bytes, model: Any) -> bytes:
+    """Returns a holdout whose truth is what the oracle decodes, with noise, so that INT8 reaches an R² of 0.9."""
     with np.load(io.BytesIO(holdout(graph))) as stored:
         arrays = dict(stored)
     decoded = Oracle(model).run(arrays["bins"])

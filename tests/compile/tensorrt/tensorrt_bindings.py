@@ -1,11 +1,11 @@
-"""What TensorRT's own Python bindings offer, version by version, on a machine with neither TensorRT nor a GPU.
+"""Reads what each version of TensorRT's own Python bindings offers, on a machine with neither TensorRT nor a GPU.
 
 A wheel of `tensorrt-cu12-bindings` or `tensorrt-cu13-bindings` holds one extension module, which needs nine functions
 of three libraries. Empty libraries with those functions let it be imported in a process of its own: nothing can be
-created there, but `dir()` and the signatures that its docstrings begin with are the truth about that version.
+created there, but `dir()` and the signatures at the start of its docstrings are those of that version.
 
 Wheels are unpacked, never installed. `EDGEDISTILL_TENSORRT_WHEELS` names their folder; `make setup` fills the usual
-one.
+folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WHEELS = {  # version -> distribution
     "10.16.1.11": "tensorrt_cu12_bindings",
     "11.4.0.106": "tensorrt_cu13_bindings",
 }
-NEEDED = {  # all that the extension module asks for: library -> functions
+NEEDED = {  # all functions that the extension module needs: library -> names
     "nvinfer": (
         "createInferBuilder_INTERNAL",
         "createInferRefitter_INTERNAL",
@@ -52,86 +52,89 @@ USUAL = Path(__file__).parents[3] / ".venv/tensorrt-wheels"
 DUMP = """
 import inspect, json, sys
 import tensorrt_bindings.tensorrt as trt
-def described(thing):
+def describe(thing):
     return {"doc": inspect.getdoc(thing) or "", "callable": callable(thing)}
-def of_class(cls):
+def describe_class(cls):
     bases = [base.__name__ for base in cls.__mro__[1:] if base.__module__ == cls.__module__]
-    members = {name: described(getattr(cls, name)) for name in dir(cls)}
+    members = {name: describe(getattr(cls, name)) for name in dir(cls)}
     return {"doc": inspect.getdoc(cls) or "", "members": members, "bases": bases}
 names = [name for name in dir(trt)]
-classes = {name: of_class(getattr(trt, name)) for name in names if inspect.isclass(getattr(trt, name))}
-module = {name: described(getattr(trt, name)) for name in names}
+classes = {name: describe_class(getattr(trt, name)) for name in names if inspect.isclass(getattr(trt, name))}
+module = {name: describe(getattr(trt, name)) for name in names}
 json.dump({"classes": classes, "module": module}, sys.stdout)
 """
 
 
 @dataclass(frozen=True)
 class Signature:
-    """One overload, as the docstring of a bound function begins."""
+    """One overload of a function, as its docstring states it."""
 
     parameters: tuple[str, ...]  # without self
-    optional: int  # how many of the last have a default
+    optional: int  # how many of the last parameters have a default
     result: str  # class name, or "" for none
 
 
 @dataclass(frozen=True, eq=False)
 class Bindings:
-    """What one version offers."""
+    """The classes and functions of one version."""
 
     version: str
     classes: Mapping[str, Any]
     module: Mapping[str, Any]
 
     def has_member(self, cls: str, name: str) -> bool:
-        """Whether objects of that class have the attribute."""
+        """Returns whether objects of that class have the attribute."""
         return name in self.classes[cls]["members"]
 
     def signatures(self, cls: str | None, name: str) -> list[Signature]:
-        """Of a method, of a function of the module, or (`__init__`) of a class; empty where the docstring has none."""
+        """Returns the overloads of a method, of a function of the module (`cls` is None), or of a class (`__init__`).
+
+        There are none where the docstring states none.
+        """
         members = self.module if cls is None else self.classes[cls]["members"]
         return signatures_in(members[name]["doc"], name) if name in members else []
 
 
 def bindings(version: str) -> Bindings:
-    """The bindings of that version; skips the test where its wheel or a C compiler is not here."""
+    """Returns the bindings of that version; skips the test where its wheel or a C compiler is missing."""
     folder = Path(os.environ.get("EDGEDISTILL_TENSORRT_WHEELS") or USUAL)
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     found = sorted(folder.glob(f"{WHEELS[version]}-{version}-{tag}-*.whl"))
     if not found:
         pytest.skip(f"no wheel {WHEELS[version]}-{version} for {tag} in {folder}: `make setup` fetches it for 3.11")
     if shutil.which("gcc") is None:
-        pytest.skip("no gcc: the libraries that the bindings are linked to cannot be stood in for")
-    return _loaded(found[0])
+        pytest.skip("no gcc: empty libraries for the bindings cannot be compiled")
+    return _load(found[0])
 
 
 @cache
-def _loaded(wheel: Path) -> Bindings:
+def _load(wheel: Path) -> Bindings:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
         package = folder / "tensorrt_bindings" / "__init__.py"
-        in_python = _assigned(package.read_text(encoding="utf-8"))
-        package.write_text("")  # it asks for the libraries themselves
+        in_python = _assigned_names(package.read_text(encoding="utf-8"))
+        package.write_text("")  # it would load the real libraries
         major = wheel.name.split("-")[1].split(".")[0]
         for library, functions in NEEDED.items():
-            _stand_in(folder, f"lib{library}.so.{major}", functions)
+            _write_empty_library(folder, f"lib{library}.so.{major}", functions)
         environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(folder)}
         done = subprocess.run(
             [sys.executable, "-c", DUMP], env=environment, capture_output=True, text=True, timeout=120, check=False
         )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    return Bindings(wheel.name.split("-")[1], told["classes"], told["module"] | in_python)
+    offered = json.loads(done.stdout)
+    return Bindings(wheel.name.split("-")[1], offered["classes"], offered["module"] | in_python)
 
 
-def _assigned(source: str) -> dict[str, Any]:
-    """Names that the package adds to the extension module: __version__ and its like."""
+def _assigned_names(source: str) -> dict[str, Any]:
+    """Returns the names that the package adds to the extension module, such as __version__."""
     targets = (target for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets)
     return {target.id: {"doc": "", "callable": False} for target in targets if isinstance(target, ast.Name)}
 
 
-def _stand_in(folder: Path, soname: str, functions: tuple[str, ...]) -> None:
+def _write_empty_library(folder: Path, soname: str, functions: tuple[str, ...]) -> None:
     source = folder / f"{soname}.c"
     source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in functions))
     command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{soname}", "-o", str(folder / soname), str(source)]
@@ -142,7 +145,7 @@ def _stand_in(folder: Path, soname: str, functions: tuple[str, ...]) -> None:
 
 
 def signatures_in(doc: str, name: str) -> list[Signature]:
-    """Those that a docstring of pybind11 begins with: `name(self: A, b: int = 0) -> C`, one a line."""
+    """Reads the overloads at the start of a docstring of pybind11: `name(self: A, b: int = 0) -> C`, one per line."""
     pattern = re.compile(rf"^(?:\d+\. )?{re.escape(name)}\((.*)\)(?: -> (.*))?$", re.MULTILINE)
     return [_signature(*match.groups()) for match in pattern.finditer(doc) if "*args" not in match[1]]
 
@@ -157,7 +160,7 @@ def _signature(inside: str, result: str | None) -> Signature:
 
 
 def _split(inside: str) -> list[str]:
-    """At commas that stand in no bracket."""
+    """Splits a text at the commas that stand in no bracket."""
     parts, depth = [""], 0
     for letter in inside:
         depth += (letter in "([{<") - (letter in ")]}>")

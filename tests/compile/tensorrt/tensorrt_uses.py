@@ -1,10 +1,10 @@
-"""What a module of ours asks of TensorRT's Python bindings, read from its source, and what of it a version lacks.
+"""Finds the uses of TensorRT's Python bindings in a source that a version does not offer.
 
-Nothing is listed by hand. `trt` is the module; from there types follow the source: a call of a class makes one of its
-objects, a call of a method what the signature in the bindings says it returns, and an annotation (`network:
-trt.INetworkDefinition`) settles what those leave open. Annotations are held against the bindings as well. An attribute,
-a number of arguments or a keyword that a version does not have is a complaint; an object whose type cannot be found
-out is one too, so that nothing slips through unseen.
+Nothing is listed by hand. `trt` is the module, and types follow from there: a call of a class makes one of its objects,
+a call of a method makes what its signature in the bindings returns, and an annotation (`network:
+trt.INetworkDefinition`) settles the rest. Annotations are checked against the bindings as well. It is a complaint if a
+version lacks an attribute, a number of arguments or a keyword. It is one as well if the type of an object cannot be
+found out, so that no use stays unchecked.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from .tensorrt_bindings import Bindings, Signature
 
 MODULE = "trt"
 MODULE_TYPE = "module trt"
-UNKNOWN = "?"  # of TensorRT, but nobody says what
-CLASS_OF = "class "  # prefix: the class itself, not one of its objects
+UNKNOWN = "?"  # an object of TensorRT whose class nothing states
+CLASS_OF = "class "  # prefix of a class itself, in contrast to its objects
 
 
 @dataclass
 class Complaints:
-    """Everything of a source that a version does not offer; and how much was looked at."""
+    """The uses that a version does not offer, and all uses that were checked."""
 
     found: list[str] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
 
 
 def complaints(source: str, offered: Bindings) -> Complaints:
-    """Holds a module's source against one version."""
+    """Checks a module's source against one version."""
     reader = _Reader(offered)
     tree = ast.parse(source)
     reader.learn(tree)
     reader.body(tree.body, {})
-    return reader.told
+    return reader.result
 
 
 class _Reader:
     def __init__(self, offered: Bindings) -> None:
-        self.offered, self.told = offered, Complaints()
-        self.own: dict[str, str] = {}  # our functions -> class of TensorRT's that their annotation says they return
-        self.derived: dict[str, str] = {}  # our classes -> class of TensorRT's
-        self.added: dict[str, set[str]] = {}  # our classes -> what they have beside that
+        self.offered, self.result = offered, Complaints()
+        self.own: dict[str, str] = {}  # our functions -> class of TensorRT that they return by their annotation
+        self.derived: dict[str, str] = {}  # our classes -> class of TensorRT
+        self.added: dict[str, set[str]] = {}  # our classes -> members that they add
 
     # ------------------------------------------------------------ declarations
 
@@ -57,14 +57,14 @@ class _Reader:
                 self.own[node.name] = name
 
     def _annotated(self, node: ast.expr | None) -> str | None:
-        """The class of TensorRT's, or ours derived from one, that an annotation names; a missing one is told."""
+        """Returns the class of TensorRT, or ours derived from one, that an annotation names; it must exist."""
         if isinstance(node, ast.BinOp):
             return self._annotated(node.left) or self._annotated(node.right)
         if isinstance(node, ast.Name) and node.id in self.derived:
             return node.id
         if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == MODULE):
             return None
-        self.told.checked.append(f"class {node.attr}")
+        self.result.checked.append(f"class {node.attr}")
         if node.attr not in self.offered.classes:
             self._complain(node, f"trt has no class {node.attr}")
         return node.attr
@@ -114,7 +114,7 @@ class _Reader:
             self._type(target, names)
 
     def _derived_class(self, node: ast.ClassDef, names: dict[str, str]) -> None:
-        """What TensorRT calls must be a method of the base, with as many arguments."""
+        """Checks that a method that TensorRT calls takes as many arguments as that of the base class."""
         base = self.derived.get(node.name)
         for item in node.body:
             if isinstance(item, ast.FunctionDef):
@@ -127,7 +127,7 @@ class _Reader:
     # ------------------------------------------------------------ expressions
 
     def _type(self, node: ast.expr, names: dict[str, str]) -> str | None:
-        """What an expression is of TensorRT's; None where it is ours. Checks all uses in it."""
+        """Checks all uses in an expression, and returns its class of TensorRT; None where it is ours."""
         if isinstance(node, ast.Name):
             return MODULE_TYPE if node.id == MODULE else names.get(node.id)
         if isinstance(node, ast.Attribute):
@@ -146,9 +146,9 @@ class _Reader:
         if owner is None:
             return None
         if owner == UNKNOWN:
-            self._complain(node, f"nobody says what '{ast.unparse(node.value)}' is: annotate it")
+            self._complain(node, f"nothing states the class of '{ast.unparse(node.value)}': annotate it")
             return None
-        self.told.checked.append(f"{owner.removeprefix(CLASS_OF)}.{node.attr}")
+        self.result.checked.append(f"{owner.removeprefix(CLASS_OF)}.{node.attr}")
         if owner == MODULE_TYPE:
             if node.attr not in self.offered.module:
                 self._complain(node, f"trt has no {node.attr}")
@@ -159,7 +159,7 @@ class _Reader:
         cls = self.derived.get(owner, owner.removeprefix(CLASS_OF))
         if cls in self.offered.classes and not self.offered.has_member(cls, node.attr):
             self._complain(node, f"{cls} has no {node.attr}")
-        return None  # of properties and members of enumerations nothing more is asked
+        return None  # the types of properties and of members of enumerations are not followed
 
     def _call(self, node: ast.Call, names: dict[str, str]) -> str | None:
         for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
@@ -184,13 +184,13 @@ class _Reader:
         return self._fitting(node, self.offered.signatures(cls, called.attr)) if cls in self.offered.classes else None
 
     def _fitting(self, node: ast.Call, signatures: list[Signature], result: str | None = None) -> str | None:
-        """What the call returns by the first overload that it fits; a call that fits none is told."""
+        """Returns what a call returns by the first overload that it fits; complains of a call that fits none."""
         keywords = {keyword.arg for keyword in node.keywords}
         for signature in signatures:
             rest = signature.parameters[len(node.args) :]
             required = signature.parameters[: len(signature.parameters) - signature.optional]
-            given = {*signature.parameters[: len(node.args)], *keywords}
-            if len(node.args) <= len(signature.parameters) and keywords <= set(rest) and given.issuperset(required):
+            passed = {*signature.parameters[: len(node.args)], *keywords}
+            if len(node.args) <= len(signature.parameters) and keywords <= set(rest) and passed.issuperset(required):
                 return result or self._known(signature.result)
         if signatures:
             offered = " or ".join(f"({', '.join(signature.parameters)})" for signature in signatures)
@@ -203,11 +203,11 @@ class _Reader:
         return name if name in self.offered.classes else UNKNOWN
 
     def _complain(self, node: ast.expr | ast.stmt, text: str) -> None:
-        self.told.found.append(f"line {node.lineno}: {text}")
+        self.result.found.append(f"line {node.lineno}: {text}")
 
 
 def _members(node: ast.ClassDef) -> set[str]:
-    """Methods of a class of ours, and what it keeps in itself."""
+    """Returns the methods of a class of ours, and the attributes that it sets."""
     stored = (item for item in ast.walk(node) if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store))
     methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
     return methods | {item.attr for item in stored if isinstance(item.value, ast.Name) and item.value.id == "self"}

@@ -1,4 +1,4 @@
-"""What we ask of TensorRT's Python bindings exists in each version that a Jetson may have, from 10.3 to 11.4."""
+"""What we use of TensorRT's Python bindings exists in each version that a Jetson may have, from 10.3 to 11.4."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ IMPORT = "import tensorrt as trt"
 
 
 @pytest.mark.parametrize("version", WHEELS)
-def test_every_use_of_the_bindings_exists_in(version: str) -> None:
+def test_every_use_of_the_bindings_exists_in_the_version(version: str) -> None:
     offered = bindings(version)
-    told = complaints(BUILDER.read_text(encoding="utf-8"), offered)
-    assert not told.found
+    uses = complaints(BUILDER.read_text(encoding="utf-8"), offered)
+    assert not uses.found
     for used in (
         "Builder.create_network",
         "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
@@ -37,7 +37,7 @@ def test_every_use_of_the_bindings_exists_in(version: str) -> None:
         "EngineInspector.get_engine_information",
         "ILogger.WARNING",
     ):
-        assert used in told.checked
+        assert used in uses.checked
 
 
 def test_the_builder_is_the_only_module_that_imports_tensorrt_and_calls_it_trt() -> None:
@@ -47,17 +47,17 @@ def test_the_builder_is_the_only_module_that_imports_tensorrt_and_calls_it_trt()
 
 
 @pytest.mark.parametrize(
-    ("correct", "wrong", "version", "told"),
+    ("correct", "wrong", "version", "complaint"),
     [
-        # what TensorRT 11 took away is caught, and only there
+        # TensorRT 11 removed these, so that they are caught there alone
         ("Flag.STRONGLY_TYPED", "Flag.EXPLICIT_BATCH", "11.4.0.106", "has no EXPLICIT_BATCH"),
         ("Flag.STRONGLY_TYPED", "Flag.EXPLICIT_BATCH", "10.3.0", ""),
         ("device_memory_size_v2", "device_memory_size", "11.4.0.106", "ICudaEngine has no device_memory_size"),
         ("device_memory_size_v2", "device_memory_size", "10.3.0", ""),
         ("registry.get_creator", "registry.get_plugin_creator", "11.4.0.106", "has no get_plugin_creator"),
-        # what a version does not have yet
+        # a version does not have this yet
         ("parser.parse(graph)", "network.add_attention(graph)", "10.3.0", "INetworkDefinition has no add_attention"),
-        # what none has ever had
+        # no version has ever had these
         ("MemoryPoolType.WORKSPACE", "MemoryPoolType.WORKPLACE", "10.13.3.9", "has no WORKPLACE"),
         ("trt.Runtime(", "trt.RunTime(", "10.16.1.11", "trt has no RunTime"),
         ("ignore_mismatch=False", "ignore=False", "10.3.0", r"set_timing_cache takes \(cache, ignore_mismatch\)"),
@@ -69,25 +69,25 @@ def test_the_builder_is_the_only_module_that_imports_tensorrt_and_calls_it_trt()
         ("progress_monitor =", "progress_monitors =", "10.3.0", "has no progress_monitors"),
     ],
 )
-def test_a_use_that_a_version_does_not_have_is_caught(correct: str, wrong: str, version: str, told: str) -> None:
+def test_a_use_that_a_version_does_not_have_is_caught(correct: str, wrong: str, version: str, complaint: str) -> None:
     offered = bindings(version)
     source = BUILDER.read_text(encoding="utf-8")
     assert correct in source
     found = "\n".join(complaints(source.replace(correct, wrong), offered).found)
-    if not told:
+    if not complaint:
         assert not found
     else:
-        assert re.search(told, found), found
+        assert re.search(complaint, found), found
 
 
-def test_what_nobody_declares_is_caught_too() -> None:
+def test_an_object_without_a_declared_class_is_caught_too() -> None:
     source = "import tensorrt as trt\nregistry = trt.get_plugin_registry()\nregistry.anything()\n"
     assert "annotate it" in complaints(source, bindings("10.13.3.9")).found[0]
 
 
 @pytest.mark.parametrize("version", WHEELS)
-def test_what_is_gone_in_11_was_in_10_and_the_other_way_round(version: str) -> None:
-    """The loader tells versions apart: else everything above would hold for nothing."""
+def test_the_names_that_version_11_removed_or_added_tell_the_versions_apart(version: str) -> None:
+    """The loader must read the version that it is asked for; otherwise the tests above would prove nothing."""
     offered, new = bindings(version), version.startswith("11")
     assert offered.has_member("NetworkDefinitionCreationFlag", "EXPLICIT_BATCH") != new
     assert ("IInt8Calibrator" in offered.classes) != new
@@ -97,7 +97,7 @@ def test_what_is_gone_in_11_was_in_10_and_the_other_way_round(version: str) -> N
 
 @pytest.mark.parametrize("version", WHEELS)
 def test_the_stand_in_for_tensorrt_has_no_names_of_its_own(version: str) -> None:
-    """fake_tensorrt.py, over which the builder is driven, is a part of each real version."""
+    """The names of fake_tensorrt.py, with which the builder is tested, are in each real version."""
     offered, fake = bindings(version), fake_tensorrt(Behavior())
     for name, thing in vars(fake).items():
         if name in vars(types.ModuleType("empty")) and name != "__version__":
@@ -123,5 +123,5 @@ def test_signatures_are_read_from_docstrings() -> None:
     assert (second.parameters, second.optional, second.result) == (("z",), 0, "")
 
 
-def test_nine_functions_are_all_that_the_bindings_ask_for() -> None:
+def test_the_bindings_need_nine_functions() -> None:
     assert sum(map(len, NEEDED.values())) == 9

@@ -1,0 +1,93 @@
+"""A build appears in the bundle whole or not at all, and is compared by what it was made from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgedistill.bundle import Bundle, open_bundle
+from edgedistill.bundle.build_record import BuildRecord, Fingerprint, check_files, read_record
+from edgedistill.compile.build_folder import BuildSpec, build_if_missing, build_spec, remove_results, size_gates
+from edgedistill.errors import EngineError, OutputError
+from edgedistill.target import load_target
+
+from .engines import write_engine_bundle
+
+HOST = load_target("host")
+FINGERPRINT = Fingerprint("x86_64", "scalar", (), "gcc 12", ("-O3",), "", {"chip": "sm_87"})
+SOURCES = {"c/one.c": b"int one;", "README": b"read"}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_engine_bundle(tmp_path / "a.edge", "slow")
+
+
+def spec_of(bundle: Bundle, fingerprint: Fingerprint = FINGERPRINT, **sources: bytes) -> BuildSpec:
+    return build_spec(bundle, HOST, SOURCES | sources, fingerprint, ("gcc",), ".so")
+
+
+def compile_sources(folder: Path, record: BuildRecord) -> BuildRecord:
+    (folder / record.library).write_bytes((folder / "c/one.c").read_bytes() * 2)
+    return replace(record, sizes={"library": 16}, notes=("made by a test",))
+
+
+def test_a_build_holds_its_sources_its_results_and_a_record_of_both(bundle: Bundle) -> None:
+    made = build_if_missing(spec_of(bundle), compile_sources)
+    assert made.compiled
+    assert made.library == bundle.path / "build/host/libed_slow_1.so"
+    assert read_record(made.folder) == made.record
+    assert set(made.record.files) == {"c/one.c", "README", "libed_slow_1.so"}
+    check_files(made.folder, made.record)
+    assert open_bundle(bundle.path).sha256 == bundle.sha256
+
+
+def test_a_build_is_made_again_for_other_sources_flags_or_on_request_only(bundle: Bundle) -> None:
+    build_if_missing(spec_of(bundle), compile_sources)
+    assert not build_if_missing(spec_of(bundle), compile_sources).compiled
+    assert build_if_missing(spec_of(bundle), compile_sources, force=True).compiled
+    assert build_if_missing(spec_of(bundle, new=b""), compile_sources).compiled
+    assert build_if_missing(spec_of(bundle, replace(FINGERPRINT, flags=("-O0",))), compile_sources).compiled
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (EngineError("the compiler failed"), EngineError),
+        (OSError(28, "No space left on device"), OutputError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_a_build_that_fails_leaves_the_earlier_one(
+    bundle: Bundle, error: BaseException, raised: type[BaseException]
+) -> None:
+    first = build_if_missing(spec_of(bundle), compile_sources)
+
+    def fail(folder: Path, record: BuildRecord) -> BuildRecord:
+        (folder / record.library).write_bytes(b"half")
+        raise error
+
+    with pytest.raises(raised):
+        build_if_missing(spec_of(bundle), fail, force=True)
+    assert read_record(first.folder) == first.record
+    check_files(first.folder, first.record)
+    assert [path.name for path in first.folder.parent.iterdir()] == ["host"]
+
+
+def test_results_do_not_count_when_builds_are_compared(bundle: Bundle) -> None:
+    spec = spec_of(bundle)
+    made = build_if_missing(spec, compile_sources).record
+    assert made != spec.record
+    assert remove_results(made) == remove_results(spec.record)
+    fingerprint = replace(made.fingerprint, device={"chip": "sm_87", "form": "int8"})
+    with_form = replace(made, fingerprint=fingerprint)
+    assert remove_results(with_form) != remove_results(spec.record)
+    assert remove_results(with_form, ("form",)) == remove_results(spec.record)
+
+
+def test_only_sizes_that_are_known_are_judged(bundle: Bundle) -> None:
+    target = replace(HOST, gates={"library_bytes_max": 10.0, "flash_bytes_max": 10.0})
+    record = build_if_missing(spec_of(bundle), compile_sources).record
+    assert [(gate.name, gate.ok) for gate in size_gates(target, record)] == [("library_bytes", False)]
