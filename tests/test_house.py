@@ -85,6 +85,12 @@ def collected_files(root: Path, folder: Path) -> set[str]:
     return {line.split("::")[0] for line in listed.stdout.splitlines() if line.endswith("::whole")}
 
 
+def test_every_file_that_is_named_as_a_test_defines_one() -> None:
+    for name in files_with_tests(ROOT):
+        tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+        assert any(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in ast.walk(tree)), name
+
+
 def test_every_test_file_in_git_is_collected(tmp_path: Path) -> None:
     expected = files_with_tests(ROOT)
     assert "tests/test_house.py" in expected
