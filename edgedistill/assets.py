@@ -1,7 +1,7 @@
-"""The folders that are not Python: kernels, targets, calibration.
+"""Finds the folders that are not Python: kernels, targets and calibration.
 
-They stand at the top of the repository and travel inside the wheel. In comes the name of such a
-folder, out goes a readable tree of it, whether edgedistill was installed or runs from its checkout.
+They stand at the top of the repository and travel inside the wheel. The name of a folder goes in, and a tree that can
+be read comes out, whether edgedistill was installed or runs from its checkout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ else:
 
 
 def asset_folder(name: Literal["kernels", "targets", "calibration"]) -> Traversable:
-    """The folder of that name; ConfigError when neither the wheel nor a checkout holds it."""
+    """Returns the folder of that name. Raises ConfigError if neither the wheel nor a checkout holds it."""
     package = resources.files("edgedistill")
     if (packaged := package / "_assets" / name).is_dir():
         return packaged

@@ -1,9 +1,9 @@
-"""Settings: a TOML file goes in, a checked frozen dataclass comes out.
+"""Reads settings: a TOML file goes in, a checked and frozen dataclass comes out.
 
-The dataclass is the schema: its field names are the known keys, its annotations the types, its
-`__post_init__` the ranges. An unknown key is answered with the nearest known one, so that a typing
-mistake never becomes a silently ignored setting. Presets (the sizes of the models and how they are
-trained) live as TOML files in `edgedistill/presets`.
+The dataclass is the schema. Its field names are the known keys, its annotations are the types, and its `__post_init__`
+checks the ranges. An unknown key is answered with the most similar known one, so that a misspelt setting is never
+silently ignored. The presets, which hold the sizes of the models and how they are trained, are TOML files in
+`edgedistill/presets`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ NAME_IT = "pass one of these names, or the path of a .toml file"
 
 
 def load(cls: type[T], path: Path | Traversable) -> T:
-    """The TOML file at `path` as a `cls`. ConfigError names the file and the key."""
+    """Returns the TOML file at `path` as a `cls`. Raises ConfigError, which names the file and the key."""
     return parse(cls, read_toml(path), str(path))
 
 
 def load_named(cls: type[T], kind: str, name_or_path: str | Path, folder: Traversable, next_step: str = NAME_IT) -> T:
-    """The `kind` of that name, a TOML file in `folder`, or the one in a TOML file of your own."""
+    """Returns the settings of that name from `folder`, or those in a TOML file of your own.
+
+    `kind` says in errors what is named ("preset"), and `next_step` how to find the known names. Raises ConfigError.
+    """
     path = Path(name_or_path)
     if path.suffix == ".toml":
         return load(cls, path)
@@ -53,25 +56,25 @@ def load_named(cls: type[T], kind: str, name_or_path: str | Path, folder: Traver
 
 
 def names_in(folder: Traversable) -> tuple[str, ...]:
-    """The names of its TOML files, in alphabetical order."""
+    """Returns the names of the TOML files in a folder, without their ending and in alphabetical order."""
     return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml")))
 
 
 def read_toml(path: Path | Traversable) -> dict[str, Any]:
-    """The tables of a TOML file; ConfigError when it is missing or not TOML."""
+    """Returns the tables of a TOML file. Raises ConfigError if the file is missing or is not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read this file", got=error.strerror or error) from error
+        raise ConfigError(f"{path}: this file cannot be read", got=error.strerror or error) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file", got=error, expected="key = value, see toml.io") from error
 
 
 def parse(cls: type[T], mapping: Mapping[str, object], where: str) -> T:
-    """A mapping (TOML tables or JSON) as a frozen dataclass, nested ones included.
+    """Returns a mapping (TOML tables or JSON) as a frozen dataclass, with nested ones inside.
 
-    Fields may be int, float (an integer is accepted), str, bool, tuple[X, ...], dict[str, X],
-    X | None or another dataclass. `where` names the source in errors.
+    Fields may be int, float (which accepts an integer), str, bool, tuple[X, ...], dict[str, X], X | None or another
+    dataclass. `where` names the source in errors. Raises ConfigError.
     """
     return _build(cls, mapping, where, ())
 
@@ -88,14 +91,14 @@ def _build(cls: type[T], mapping: Mapping[str, object], where: str, keys: tuple[
     values = {key: _value(kinds[key], value, where, (*keys, key)) for key, value in mapping.items()}
     try:
         return cls(**values)
-    except ConfigError as error:  # a range check of the dataclass: say which table it was
+    except ConfigError as error:  # a range check of the dataclass failed; it does not know its table
         table = f"[{'.'.join(keys)}] " if keys else ""
         raise ConfigError(f"{where}: {table}{error.what}", got=error.got, expected=error.expected) from error
 
 
 def _value(kind: Any, value: object, where: str, keys: tuple[str, ...]) -> object:
     inner = [part for part in get_args(kind) if part is not NoneType and part is not ...]
-    if NoneType in get_args(kind):  # X | None: TOML has no null, JSON has
+    if NoneType in get_args(kind):  # X | None; JSON has null, TOML leaves the key out
         return None if value is None else _value(inner[0], value, where, keys)
     if is_dataclass(kind) and isinstance(value, Mapping):
         return _build(cast(Any, kind), value, where, keys)
@@ -105,7 +108,7 @@ def _value(kind: Any, value: object, where: str, keys: tuple[str, ...]) -> objec
         return {str(k): _value(inner[1], v, where, (*keys, str(k))) for k, v in value.items()}
     if kind is float and type(value) in (int, float) and math.isfinite(cast(float, value)):
         return float(cast(float, value))
-    if kind in (int, str, bool) and type(value) is kind:  # `type`, since True is also an int
+    if kind in (int, str, bool) and type(value) is kind:  # not isinstance, since True is also an int
         return value
     expected = _KIND_NAMES.get(get_origin(kind) or kind, "a table")
     raise ConfigError(f"{where}: wrong type for '{'.'.join(keys)}'", got=repr(value), expected=expected)
@@ -129,14 +132,14 @@ def _dotted(keys: tuple[str, ...], key: str) -> str:
 
 @dataclass(frozen=True)
 class StudentSize:
-    """What a preset fixes about a student; the session adds channels and outputs."""
+    """The size of a student as a preset fixes it; a session adds the numbers of channels and outputs."""
 
     d: int
     layers: int
     heads: int
-    window: int  # bins a layer attends to, the new one included
+    window: int  # bins that a layer attends to, the new one included
     ff: int  # hidden width of the gated MLP
-    taps: int  # bins the value embedding sees
+    taps: int  # bins that the value embedding sees
     dilation: int  # bins between taps
     lags: int  # bins before the new one that the read-out sees
 
@@ -145,13 +148,13 @@ class StudentSize:
         _divides(self.heads, self.d)
 
     def shape(self, channels: int, outputs: int) -> StudentShape:
-        """The student of this size for a session's channels and behavior outputs."""
+        """Returns the shape of a student of this size for a session's channels and behavior outputs."""
         return StudentShape(channels, outputs, **asdict(self))
 
 
 @dataclass(frozen=True)
 class StudentShape:
-    """Everything that fixes the tensors of a student: one session's array, one bin a token."""
+    """The numbers that fix every tensor of a student, which reads one session's array with one bin in each token."""
 
     channels: int
     outputs: int
@@ -171,32 +174,32 @@ class StudentShape:
 
     @property
     def head_dim(self) -> int:
-        """Width of one attention head."""
+        """The width of one attention head."""
         return self.d // self.heads
 
     @property
     def receptive_field(self) -> int:
-        """Bins that attention reaches back over, the new one included (numerics: "Window semantics")."""
+        """The bins that attention reaches back over, the new one included (docs/numerics.md, "Window semantics")."""
         return self.layers * (self.window - 1) + 1
 
     @property
     def lag_rows(self) -> int:
-        """Bins kept for the read-out and the dilated taps, the new one not counted."""
+        """The bins kept for the read-out and the dilated taps, not counting the new one."""
         return max(self.lags, (self.taps - 1) * self.dilation)
 
     def to_json(self) -> dict[str, int]:
-        """The shape as it stands in a manifest."""
+        """Returns the shape as it stands in a manifest."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, mapping: Mapping[str, object], where: str = "model shape") -> StudentShape:
-        """The inverse of `to_json`; ConfigError for anything else."""
+        """Returns the shape that `to_json` wrote. Raises ConfigError for anything else."""
         return parse(cls, mapping, where)
 
 
 @dataclass(frozen=True)
 class TeacherSize:
-    """A masked autoencoder over patch tokens: encoder, and a small predictor for the masked ones."""
+    """The size of a masked autoencoder over patch tokens: an encoder, and a small predictor for masked tokens."""
 
     d: int
     layers: int
@@ -220,18 +223,18 @@ class TeacherSize:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One optimizer schedule, the same for every stage of a preset."""
+    """The schedule of an optimizer and the augmentation of its inputs."""
 
-    bins_per_step: int = 4096  # bins of one optimizer step, over all its segments
-    segment_bins: int = 512  # contiguous bins of one segment
-    burn_in: int = 64  # first bins of a segment without loss
+    bins_per_step: int = 4096  # bins in one optimizer step, over all its segments
+    segment_bins: int = 512  # contiguous bins in one segment
+    burn_in: int = 64  # bins at the start of a segment that the loss leaves out
     learning_rate: float = 2e-3  # peak
     weight_decay: float = 0.05
-    warmup_share: float = 0.1  # share of the steps spent warming up
+    warmup_share: float = 0.1  # share of the steps in which the learning rate rises
     clip_norm: float = 1.0
     steps: int = 400
-    patience: int = 6  # evaluations without improvement before stopping
-    eval_every: int = 50  # steps
+    patience: int = 6  # evaluations without improvement after which training stops
+    eval_every: int = 50  # steps from one evaluation to the next
     channel_dropout: float = 0.1  # probability that a channel is silenced in a segment
     gain_drift: float = 0.1  # standard deviation of a channel's log gain
     noise: float = 0.1  # standard deviation, in units of the z-scored input
@@ -243,7 +246,7 @@ class TrainingConfig:
         _within(self, math.ulp(0.0), math.inf, "learning_rate", "clip_norm")
         if self.burn_in >= self.segment_bins or self.segment_bins > self.bins_per_step:
             raise ConfigError(
-                "a step holds no bin with a loss",
+                "an optimizer step holds no bin with a loss",
                 got=f"{self.burn_in}, {self.segment_bins}, {self.bins_per_step}",
                 expected="burn_in < segment_bins <= bins_per_step",
             )
@@ -251,7 +254,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """The sizes of the models and their training, under one name."""
+    """The sizes of the models and the schedules of their training, under one name."""
 
     name: str
     student: StudentSize
@@ -262,12 +265,12 @@ class Preset:
 
 
 def load_preset(name_or_path: str | Path) -> Preset:
-    """The packaged preset of that name, or the one in a TOML file of your own."""
+    """Returns the packaged preset of that name, or the one in a TOML file of your own. Raises ConfigError."""
     return load_named(Preset, "preset", name_or_path, _presets())
 
 
 def preset_names() -> tuple[str, ...]:
-    """The packaged presets, in alphabetical order."""
+    """Returns the names of the packaged presets in alphabetical order."""
     return names_in(_presets())
 
 

@@ -1,9 +1,9 @@
-"""What can be built for: a file of `targets/` goes in, a checked, frozen Target comes out.
+"""Reads the profiles of the devices that a decoder can be built for: a TOML file goes in, a frozen Target comes out.
 
-A target names the engine that runs the decoder, the chip and the versions it was planned for, the
-time a step may take, how its engine is compiled, where the board's power is read, and the gates a build must
-pass. A new device is one new TOML file. Profiles may stand here before their engine exists: they are listed as planned,
-and `require_buildable` refuses to build for them.
+A target names the engine that runs the decoder, the chip and the versions that it was made for, the time that a step
+may take, how its engine is compiled, where the board's power is read, and the gates that a build must pass. A new
+device is one new file in `targets/`. A profile may stand there before its engine exists. It is then listed as planned,
+and `require_buildable` refuses to build for it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from edgedistill.errors import ConfigError, did_you_mean
 
 ENGINES = ("onnxruntime", "c", "cuda", "tensorrt")
 ENGINES_AVAILABLE = ENGINES  # in this version
-GPU_ENGINES = ("cuda", "tensorrt")  # finished on the device; elsewhere a build ends with what it needs
+GPU_ENGINES = ("cuda", "tensorrt")  # a build elsewhere only prepares their sources; the device compiles them
 STATUSES = ("available", "planned")
-OPS = ("native", "scalar", "avx2", "avx512", "neon", "dsp")  # native: the best that this machine's CPU has
+OPS = ("native", "scalar", "avx2", "avx512", "neon", "dsp")  # native: the fastest that this machine's CPU can run
 LIBRARIES = ("shared", "static")  # .so for a machine with an operating system, .a for firmware
-# What would change results, or what cannot be named when a library is loaded (-march=native).
+# Flags that would change results. -march=native is refused because a library that is compiled with it does not tell
+# which instructions it needs, and so cannot be checked before it is loaded.
 REFUSED_FLAGS = (
     *("-Ofast", "-ffast-math", "-funsafe-math-optimizations", "-fassociative-math", "-freciprocal-math"),
     *("-ffinite-math-only", "-ffp-contract=", "-ffp-model=", "-fexcess-precision=", "-mfpmath=", "-mrecip"),
@@ -39,7 +40,7 @@ REFUSED_NVCC_FLAGS = (
 
 @dataclass(frozen=True)
 class VersionRange:
-    """Dotted versions, both ends included."""
+    """A range of versions such as 10.3.0 to 10.16.2, both ends included."""
 
     oldest: str
     newest: str
@@ -52,22 +53,22 @@ class VersionRange:
         return f"{self.oldest} to {self.newest}"
 
     def is_before(self, version: str) -> bool:
-        """Whether a version is older than all of these; 10.3.0.26 is 10.3.0."""
+        """Says whether a version is older than all of the range; 10.3.0.26 is not older than 10.3.0."""
         return _numbers(version) < _numbers(self.oldest)
 
     def is_beyond(self, version: str) -> bool:
-        """Whether a version is newer than all of these, as far as `newest` says."""
+        """Says whether a version is newer than all of the range; 7.2.2 is not newer than a `newest` of 7.2."""
         newest = _numbers(self.newest)
         return _numbers(version)[: len(newest)] > newest
 
 
 @dataclass(frozen=True)
 class Power:
-    """The board's own power sensors, by the labels of their rails."""
+    """The power sensors of a board, by the labels of the rails that they measure."""
 
     rails: tuple[str, ...]
-    total: tuple[str, ...]  # rails whose sum is the board's power
-    modes: tuple[str, ...] = ()  # names of nvpmodel's modes as they are shipped; the board's own are asked for there
+    total: tuple[str, ...]  # the rails whose sum is the power of the board
+    modes: tuple[str, ...] = ()  # nvpmodel's modes, as the board is shipped; `nvpmodel -q` lists its present ones
 
     def __post_init__(self) -> None:
         if unknown := [rail for rail in self.total if rail not in self.rails]:
@@ -76,14 +77,14 @@ class Power:
 
 @dataclass(frozen=True)
 class Compiler:
-    """How the C engine is compiled for a target; what every target needs is added by `compile.toolchain`."""
+    """How the C engine is compiled for a target. `edgedistill.compile.c.toolchain` adds what every target needs."""
 
-    command: str  # a GCC or Clang on the PATH, or with its path
-    debian_package: str  # that brings it
+    command: str  # a GCC or Clang, by its name on the PATH or by its path
+    debian_package: str  # the package, or packages, that install it
     library: str = "shared"  # "shared" or "static"
-    ops: str = "native"  # which of the engine's inner loops: they all compute the same
-    flags: tuple[str, ...] = ()  # such as -mcpu=cortex-m7; come after -O3
-    run: tuple[str, ...] = ()  # what runs a program of the target on another machine: an emulator and its options
+    ops: str = "native"  # the variant of the inner loops; all variants compute the same
+    flags: tuple[str, ...] = ()  # more flags, such as -mcpu=cortex-m7; they come after -O3
+    run: tuple[str, ...] = ()  # the emulator, with its options, that runs a program of the target elsewhere
 
     def __post_init__(self) -> None:
         _one_of("library", self.library, LIBRARIES)
@@ -100,9 +101,9 @@ class Compiler:
 
 @dataclass(frozen=True)
 class Cuda:
-    """How kernels are compiled for a target's GPU; what every target needs is added by `compile.nvcc`."""
+    """How kernels are compiled for a target's GPU. `edgedistill.compile.cuda.nvcc` adds what every target needs."""
 
-    nvcc: str = "nvcc"  # on the PATH, in /usr/local/cuda/bin, or with its path
+    nvcc: str = "nvcc"  # by its name on the PATH or in /usr/local/cuda/bin, or by its path
     flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -118,36 +119,36 @@ class Cuda:
 
 @dataclass(frozen=True)
 class Gate:
-    """One figure against its limit. `ok` and `value` are None when it was not measured."""
+    """One measured figure with its limit. `ok` and `value` are None if the figure was not measured."""
 
-    name: str  # of the figure, without _min or _max
+    name: str  # the figure's name, without _min or _max
     value: float | None
     limit: float
     ok: bool | None
-    reason: str | None = None  # why it was not measured
+    reason: str | None = None  # why the figure was not measured
 
 
 @dataclass(frozen=True)
 class Target:
-    """One device a bundle can be built for, or will be."""
+    """One device that a bundle can be built for, now or in a later version."""
 
     name: str
     description: str
     engine: str
     status: str  # "available" or "planned"
-    deadline_ms: float  # time a step may take: at most one bin
-    chips: tuple[str, ...] = ()  # instruction sets or CUDA architectures; empty: that of this machine
+    deadline_ms: float  # the time that a step may take, which is at most one bin of 10 ms
+    chips: tuple[str, ...] = ()  # instruction sets or CUDA architectures; empty means that of this machine
     jetpack: VersionRange | None = None
     tensorrt: VersionRange | None = None
-    workspace_mb: int | None = None  # builder memory of TensorRT; small boards run out of theirs
-    compiler: Compiler | None = None  # of the C engine; on a GPU, of the side that runs on the CPU
+    workspace_mb: int | None = None  # MB that TensorRT's builder may use; small boards run out of memory
+    compiler: Compiler | None = None  # for the C engine, or for the part of a GPU engine that runs on the CPU
     cuda: Cuda | None = None
     power: Power | None = None
-    gates: dict[str, float] = field(default_factory=dict)  # name_min is a floor, name_max a ceiling
+    gates: dict[str, float] = field(default_factory=dict)  # NAME_min is the least allowed, NAME_max the most
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):  # it names a folder of the bundle
-            raise ConfigError("not a name for a target", got=repr(self.name), expected="letters, digits, - _ .")
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):  # a folder of the bundle has this name
+            raise ConfigError("not a name for a target", got=repr(self.name), expected="letters, digits, - _ and .")
         _one_of("engine", self.engine, ENGINES)
         _one_of("status", self.status, STATUSES)
         if self.engine == "c" and self.compiler is None:
@@ -158,7 +159,8 @@ class Target:
             )
         if self.engine == "tensorrt" and None in (self.tensorrt, self.workspace_mb):
             raise ConfigError(
-                f"'{self.name}' has engine 'tensorrt' and does not say which", expected="keys tensorrt and workspace_mb"
+                f"'{self.name}' has engine 'tensorrt', but no versions or no workspace",
+                expected="the keys tensorrt and workspace_mb",
             )
         if self.workspace_mb is not None and self.workspace_mb < 16:
             raise ConfigError("'workspace_mb' is out of range", got=self.workspace_mb, expected="16 or more, in MB")
@@ -175,38 +177,40 @@ class Target:
 
     @property
     def available(self) -> bool:
-        """Whether this version can build for the target."""
+        """Whether this version of edgedistill can build for the target."""
         return self.status == "available"
 
     def judge(self, values: Mapping[str, float | None], why: Mapping[str, str] = NO_REASONS) -> tuple[Gate, ...]:
-        """Each gate against the figure of its name without _min or _max; absent figures stay None, with the reason
-        that `why` gives."""
+        """Returns each gate with its figure from `values`, whose names have no _min or _max.
+
+        A figure that is absent or None stays None, with the reason that `why` gives for it.
+        """
         figures = ((name, name[:-4], limit) for name, limit in self.gates.items())
         return tuple(_judge(name, values.get(key), limit, why.get(key)) for name, key, limit in figures)
 
 
 def load_target(name_or_path: str | Path) -> Target:
-    """The target of that name, or the one in a TOML file of your own."""
+    """Returns the target of that name, or the one in a TOML file of your own. Raises ConfigError."""
     return load_named(Target, "target", name_or_path, asset_folder("targets"), "edgedistill targets")
 
 
 def target_names() -> tuple[str, ...]:
-    """The targets that have a profile, `host` first, the others in alphabetical order."""
+    """Returns the names of all targets, `host` first and the others in alphabetical order."""
     return tuple(sorted(names_in(asset_folder("targets")), key=lambda name: (name != "host", name)))
 
 
 def all_targets() -> tuple[Target, ...]:
-    """Every profile, in the order of `target_names`."""
+    """Returns every target, in the order of `target_names`."""
     return tuple(load_target(name) for name in target_names())
 
 
 def require_buildable(target: Target) -> None:
-    """ConfigError when this version has no engine for the target yet."""
+    """Raises ConfigError if this version has no engine for the target yet."""
     if target.available:
         return
     buildable = ", ".join(other.name for other in all_targets() if other.available)
     raise ConfigError(
-        f"cannot build for target '{target.name}' in this version: its profile is planned",
+        f"this version cannot build for target '{target.name}' yet: its profile is planned",
         got=f"engine '{target.engine}'",
         expected=f"a target that is available: {buildable}",
         next_step=f"edgedistill build --target {buildable.split(',')[0]}",

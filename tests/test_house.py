@@ -1,4 +1,4 @@
-"""The house: layers hold, modules explain themselves, the wheel works on a machine without torch."""
+"""The house: every test is collected, layers hold, modules explain themselves, the wheel works without torch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from .git_files import tracked_files
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "edgedistill"
@@ -35,6 +37,95 @@ def run(
     command: Sequence[str | Path], cwd: Path, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=110, check=False)
+
+
+# ---------------------------------------------------------------- every test runs
+
+# A plugin under which pytest finds test files exactly as it does otherwise, but imports none of them: the whole suite
+# would take half a minute to import. Each file holds one item that stands for all of its tests.
+FILES_ONLY = """
+import pytest
+
+class Untouched(pytest.File):
+    def collect(self):
+        yield Whole.from_parent(self, name="whole")
+
+class Whole(pytest.Item):
+    def runtest(self):
+        raise AssertionError("this plugin is for --collect-only")
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return Untouched.from_parent(parent, path=module_path)
+"""
+
+
+def files_with_tests(root: Path) -> set[str]:
+    """Returns the tracked files below tests/ that are named as tests, or that define a test under another name."""
+    found = set()
+    for name in tracked_files(root):
+        path = Path(name)
+        if path.parts[0] != "tests" or path.suffix != ".py":
+            continue
+        body = ast.parse((root / path).read_text(encoding="utf-8")).body
+        functions = [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        if path.name.startswith("test_") or any(function.startswith("test_") for function in functions):
+            found.add(name)
+    return found
+
+
+def collected_files(root: Path, folder: Path) -> set[str]:
+    """Returns the files that `pytest` without arguments takes tests from, run in `root`; `folder` holds the plugin."""
+    (folder / "files_only.py").write_text(FILES_ONLY, encoding="utf-8")
+    # Only the plugin that pyproject.toml sets an option of is loaded: the others take seconds and collect nothing.
+    options = ("--collect-only", "-q", "-p", "files_only", "-p", "pytest_timeout", "-p", "no:cacheprovider")
+    own = {"PYTHONPATH": str(folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    env = {**os.environ, **own}
+    listed = run([sys.executable, "-m", "pytest", *options], cwd=root, env=env)
+    assert listed.returncode in (0, 5), listed.stdout + listed.stderr  # 5: nothing was collected
+    return {line.split("::")[0] for line in listed.stdout.splitlines() if line.endswith("::whole")}
+
+
+def test_every_file_that_is_named_as_a_test_defines_one() -> None:
+    for name in files_with_tests(ROOT):
+        tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+        assert any(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in ast.walk(tree)), name
+
+
+def test_every_test_file_in_git_is_collected(tmp_path: Path) -> None:
+    expected = files_with_tests(ROOT)
+    assert "tests/test_house.py" in expected
+    assert expected - collected_files(ROOT, tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("lost", "changed"),
+    [
+        ("tests/build/test_lost.py", {"pyproject.toml": ("norecursedirs = ", "# ")}),  # pytest's own list names "build"
+        ("tests/dist/test_lost.py", {}),
+        ("tests/.hidden/test_lost.py", {}),
+        ("tests/kernels/check_lost.py", {}),
+        ("tests/kernels/test_lost.py", {"tests/conftest.py": ("", 'collect_ignore = ["kernels"]\n')}),
+        ("tests/test_lost.py", {"pyproject.toml": ('testpaths = ["tests"]', 'testpaths = ["tests/kept"]')}),
+    ],
+)
+def test_a_test_file_that_is_not_collected_is_noticed(
+    tmp_path: Path, lost: str, changed: dict[str, tuple[str, str]]
+) -> None:
+    root, kept = tmp_path / "house", "tests/kept/test_kept.py"
+    for name in (lost, kept, "tests/conftest.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("" if name.endswith("conftest.py") else "def test_nothing() -> None: ...\n")
+    shutil.copy(ROOT / "pyproject.toml", root)
+    for name, (old, new) in changed.items():
+        text = (root / name).read_text(encoding="utf-8")
+        assert old in text
+        (root / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+    git = run(["git", "init", "--quiet"], cwd=root)
+    if git.returncode:
+        pytest.skip(f"git does not answer here: {git.stderr}")
+    expected = files_with_tests(root)
+    assert expected == {lost, kept}
+    assert expected - collected_files(root, tmp_path) == {lost}
 
 
 # ---------------------------------------------------------------- layers
@@ -64,6 +155,12 @@ def test_the_layers_hold() -> None:
         ("training/new.py", "import edgedistill.quantization.integers", "upward within the host"),
         ("compile/c/new.py", "import edgedistill.compile.cuda", "upward within compile"),
         ("quantization/graph_rules/new.py", "import edgedistill.quantization.onnx_graph", "upward within quantization"),
+        ("models/transformer.py", "import edgedistill.models.student", "in a circle"),
+        ("runtime/stream.py", "import edgedistill.runtime.decoder", "upward within runtime"),
+        ("machine/programs.py", "import edgedistill.machine.jetson", "upward within machine"),
+        ("pipeline/request.py", "import edgedistill.pipeline.build", "upward within pipeline"),
+        ("bench/subjects.py", "import edgedistill.bench.comparison", "upward within bench"),
+        ("cli/run.py", "import edgedistill.cli.inspect", "no command"),
         ("errors.py", "import edgedistill.models", "top over host"),
         ("homeless.py", "", "top over host"),
     ],

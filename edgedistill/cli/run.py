@@ -125,7 +125,8 @@ def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds:
         flagged = ", ".join(f"{count} {name}" for name, count in predictions.counts().items())
         speed = f", {faster:.0f} times real time" if faster else ""
         most = int(predictions.bad_channels.max(initial=0))
-        masked = f"at most {most} of {len(info.channel_ids)} channels at once; many more than in training make R² worse"
+        at_once = f"at most {most} of {len(info.channel_ids)} channels at once"
+        masked = f"{at_once}; the student tolerates few more than in training"
         facts = {"written": out, "bins": f"{bins} of 10 ms{speed}", "flagged": flagged}
         print_facts(facts | ({"masked": masked} if most else {}))
     else:

@@ -1,4 +1,7 @@
-"""One bundle, one session, and a pipeline whose stages do nothing, for the tests of all commands."""
+"""One bundle, one session, and a pipeline whose stages do nothing, for the tests of all commands.
+
+torch and pynwb are imported by the fixtures that need them, because pytest reads this file before it collects anything.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from ..bundles import write_test_bundle
-from ..data.nwb_files import whole_session
 from .fake_pipeline import FakePipeline
 
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from ..bundles import write_test_bundle
+
     return write_test_bundle(tmp_path_factory.mktemp("cli") / "test.edge").path
 
 
 @pytest.fixture(scope="session")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from ..data.nwb_files import whole_session
+
     return whole_session(tmp_path_factory.mktemp("cli") / "s1.nwb")
 
 
