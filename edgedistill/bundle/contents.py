@@ -1,6 +1,6 @@
 """What the files of a bundle hold, as typed values: a checked `Bundle` goes in, frozen dataclasses come out.
 
-Each file has one function here that parses it, and nothing else in the package knows its keys. Every function raises
+Each file has one function here that parses it, and nothing else in the package reads its keys. Every function raises
 BundleError, naming the file, where the file is missing, damaged, or does not hold what a build writes.
 """
 

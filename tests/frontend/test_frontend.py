@@ -493,7 +493,7 @@ def designed_gain(config: FrontEndConfig, hz: list[float]) -> np.ndarray:
 @pytest.mark.parametrize("rate", [Fraction(1000), Fraction(390625, 384)])
 @pytest.mark.parametrize("line_hz", [50, 60])
 def test_frequency_response_is_the_designed_one(rate, line_hz):
-    # Two lie beside the line, by less than the mains wander. On the line itself, 100 bins a second tell no phase.
+    # Two lie beside the line by less than the mains wander. On the line itself, 100 bins a second hide the phase.
     hz = [0.5, 1, 4, 13, 31.7, 41.3, line_hz + 0.04, 2 * line_hz + 0.04, 170.3]
     config = FrontEndConfig(rate, len(hz), line_hz=line_hz, common_average=False)
     got, designed = measured_gain(config, hz), designed_gain(config, hz)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from edgedistill.bundle import Bundle, build_record, open_bundle
 from edgedistill.compile.c.library import compile_c_library
 from edgedistill.compile.c.toolchain import VARIANTS
-from edgedistill.errors import EngineError
+from edgedistill.errors import EngineError, NotCompiled
 from edgedistill.machine.processor import read_architecture, read_cpu_features
 from edgedistill.runtime import Decoder, Flag, Output, c_engine
 
@@ -247,7 +247,7 @@ def test_a_library_that_the_system_refuses_is_an_error_of_ours(copied: Bundle) -
 
 def test_without_a_build_the_command_is_named(tmp_path: Path) -> None:
     bundle = write_engine_bundle(tmp_path / "new.edge", "slow")
-    with pytest.raises(EngineError, match="nothing is compiled") as caught:
+    with pytest.raises(NotCompiled, match="nothing is compiled") as caught:
         Decoder(bundle, "c")
     assert f"edgedistill compile {bundle.path} --target host" in str(caught.value)
     zipped = write_engine_bundle(tmp_path / "new.edge.zip", "slow")
