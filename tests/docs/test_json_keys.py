@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,6 +145,7 @@ def test_every_form_of_a_plan_stands_in_the_page() -> None:
 
 def test_columns_and_flags_of_the_csv_stand_in_the_page() -> None:
     from edgedistill.decoding import csv_header
+
     from edgedistill.runtime import Flag
     from edgedistill.runtime.decoder import DecoderInfo
 
