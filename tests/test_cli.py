@@ -1,4 +1,4 @@
-"""The command line: JSON alone on stdout, errors in words, exit codes, every command in help and README."""
+"""The command line: JSON alone on stdout, errors in words, exit codes, every command in help."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from edgedistill.target import Gate
 from .bundles import CHANNELS, write_test_bundle
 from .data.nwb_files import add_lfp, add_units, lfp_volts, new_nwb, whole_session, write
 
-README = Path(__file__).resolve().parent.parent / "README.md"
 COMMANDS = (
     *("simulate", "inspect", "pretrain", "distill", "calibrate"),
     *("build", "compile", "run", "bench", "report", "targets", "doctor"),
@@ -76,11 +75,6 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     assert "--json" in result.output
     for parameter in main.commands[command].params:
         assert not isinstance(parameter, click.Option) or parameter.help
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_stands_in_the_readme(command: str) -> None:
-    assert f"edgedistill {command}" in README.read_text(encoding="utf-8")
 
 
 def test_neither_help_nor_a_wrong_word_imports_anything_heavy() -> None:
