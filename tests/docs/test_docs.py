@@ -32,6 +32,7 @@ from .pages import (
 )
 
 CLI = DOCS / "cli.md"
+PAST = ("CHANGELOG.md", "decisions.md")  # they also name what once was
 SOURCES = (".py", ".c", ".h", ".cpp", ".cu", ".cuh", ".toml", ".sh", ".md", ".css", ".txt")
 MADE_BY_COMMANDS = ("demo-output/", "build/", "site/")
 
@@ -142,7 +143,7 @@ def test_every_path_in_the_documents_exists() -> None:
     cited = {
         (page.name, path)
         for page in PAGES
-        if page.name != "CHANGELOG.md"  # it names what once was
+        if page.name not in PAST
         for path in re.findall(r"`([\w.-]+/[\w./-]*)`", text_of(page))
         if path.split("/")[0] in rooms and not path.startswith(MADE_BY_COMMANDS)
     }
@@ -155,7 +156,7 @@ def test_every_make_target_and_benchmark_in_the_documents_exists() -> None:
         text = text_of(page)
         for target in re.findall(r"(?:^|`)make ([a-z]+)\b", text, re.MULTILINE):
             assert target in rules, f"{page.name}: make {target}"
-        if page.name == "CHANGELOG.md":
+        if page.name in PAST:
             continue
         for module in re.findall(r"python -m (benchmarks[.\w]*)", text):
             assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), f"{page.name}: {module}"
