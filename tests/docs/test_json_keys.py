@@ -79,7 +79,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         patch.setattr(baselines, "KALMAN_LAGS", (0,))
         patch.setattr(baselines, "KALMAN_ORDERS", (1,))
         for levels in ("LOST", "NOISE", "DAYS"):
-            patch.setattr(robustness, levels, (0,))
+            patch.setattr(robustness, levels, getattr(robustness, levels)[:2])
+        patch.setattr(robustness, "DRAWS", 1)
         found["simulate"] = [run("simulate", "--out", sessions, *simulated)]
         file = found["simulate"][0]["files"][0]["path"]
         found["inspect session"] = [run("inspect", file)]
