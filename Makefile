@@ -2,12 +2,14 @@
 #              is enough: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup
 # make check   every check: format, lint, types, layers
 # make test    the tests, without those that need a device (they say why they were skipped)
+# make docs    this project's documentation as a site in site/: a dead link or an undocumented public name fails
 # make demo    simulate sessions, build the nano preset for this machine, decode, measure, report
 
 # 3.11 first: the version everything is tested with.
 PYTHON := $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 STAMP := .venv/installed
+DOCS_STAMP := .venv/docs-installed
 
 # TensorRT's Python bindings in the versions that Jetsons have: tests look names up in them. They are unpacked, never
 # installed, and hold nothing of TensorRT itself.
@@ -15,7 +17,7 @@ WHEELS := .venv/tensorrt-wheels
 TENSORRT_BINDINGS := tensorrt-cu12-bindings==10.3.0 tensorrt-cu12-bindings==10.13.3.9 \
   tensorrt-cu12-bindings==10.16.1.11 tensorrt-cu13-bindings==11.4.0.106
 
-.PHONY: setup check test demo clean
+.PHONY: setup check test demo docs clean
 
 setup: $(STAMP)
 
@@ -45,5 +47,13 @@ test: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 clean:
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist site
