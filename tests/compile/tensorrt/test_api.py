@@ -14,7 +14,7 @@ from .tensorrt_bindings import NEEDED, WHEELS, bindings, signatures_in
 from .tensorrt_uses import complaints
 
 PACKAGE = Path(__file__).parents[3] / "edgedistill"
-BUILDER = PACKAGE / "compile/tensorrt_builder.py"
+BUILDER = PACKAGE / "compile/tensorrt/builder.py"
 IMPORT = "import tensorrt as trt"
 
 
