@@ -36,6 +36,8 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 def run(
     command: Sequence[str | Path], cwd: Path, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
+    # Without PYTHONPATH, by which this checkout could be imported in place of the wheel.
+    env = env or {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=110, check=False)
 
 

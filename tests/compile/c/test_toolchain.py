@@ -24,7 +24,7 @@ def with_compiler(**changes: object) -> Target:
 
 
 def pretend_cpu(monkeypatch: pytest.MonkeyPatch, architecture: str, features: set[str]) -> None:
-    monkeypatch.setattr(toolchain, "architecture", lambda: architecture)
+    monkeypatch.setattr(toolchain, "read_architecture", lambda: architecture)
     monkeypatch.setattr(toolchain, "read_cpu_features", lambda: frozenset(features))
 
 
