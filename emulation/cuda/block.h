@@ -10,7 +10,7 @@
  *
  * It is stricter than a device: a barrier that a thread has missed by leaving the kernel is an error, and so is one
  * that lanes reach as different operations. It does not see races that need another order than that of whole stretches
- * between waits, bank conflicts, or alignment (which the undefined-behaviour sanitizer sees).
+ * between waits, bank conflicts, or alignment (which the undefined-behavior sanitizer sees).
  *
  * Each shared object has one machine, with a lock around it.
  */
