@@ -5,7 +5,7 @@
  * Numbers  float64. A section computes y = b0 x + z0; z0 = (b1 x - a1 y) + z1; z1 = b2 x - a2 y (transposed direct form
  *          II), with each operation rounded. Compile with -ffp-contract=off, never with -ffast-math, and do not run
  *          with denormals flushed to zero.
- * Layout   The states of a section are [2][C], so that loops over channels vectorise. scipy has [C][2], and so has an
+ * Layout   The states of a section are [2][C], so that loops over channels vectorize. scipy has [C][2], and so has an
  *          exported state.
  */
 #ifndef ED_FILTERS_H

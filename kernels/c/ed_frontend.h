@@ -21,7 +21,7 @@
  *
  * fe       one ed_fe_state for each stream, in memory aligned to 64 bytes
  * Layout   frames (n, C) time-major, as pushed. All state is (section, C) or (row, C), so that loops over channels
- *          vectorise.
+ *          vectorize.
  * Order    A low-pass before decimation runs as frames arrive. Everything else waits for the bin's last frame, because
  *          only then is it known which channels to hold out; the bin's samples wait in `kept`.
  * Time     No branch depends on samples.
