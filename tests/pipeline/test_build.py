@@ -390,7 +390,9 @@ def test_another_day_for_a_given_student(
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Ingredients]:
     """What bundles would have been made of."""
     found: list[Ingredients] = []
-    monkeypatch.setattr("edgedistill.pipeline.assembled.write_decoder_bundle", lambda one: found.append(one) or Written((), None))
+    monkeypatch.setattr(
+        "edgedistill.pipeline.assembled.write_decoder_bundle", lambda one: found.append(one) or Written((), None)
+    )
     return found
 
 
