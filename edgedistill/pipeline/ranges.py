@@ -12,7 +12,7 @@ from pathlib import Path
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import checkpoint_sha256, load_student, save_student
 from edgedistill.models.student import Student
-from edgedistill.pipeline.run import Run, session_inputs
+from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.pipeline.teacher import TeacherLatents
 from edgedistill.quantization.calibration.range_search import Progress as WindowProgress
 from edgedistill.quantization.calibration.range_search import calibrate, measured_table

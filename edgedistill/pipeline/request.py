@@ -23,7 +23,7 @@ from edgedistill.pipeline.early_checks import choose_session, require_labels, re
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.pretrained_student import PretrainedStudent, load_pretrained_student, outputs_of
 from edgedistill.pipeline.ranges import can_read, require_tuning_sessions
-from edgedistill.pipeline.run import Progress, Run, provenance_of, shorten_preset
+from edgedistill.pipeline.run_context import Progress, Run, provenance_of, shorten_preset
 from edgedistill.pipeline.teacher import load_known_teacher
 from edgedistill.quantization.calibration.ranges import Ranges, plain_shape, read_ranges
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, require_teacher

@@ -20,7 +20,7 @@ from edgedistill.pipeline.pretrained_student import (
     save_pretrained_student,
     statistics_of,
 )
-from edgedistill.pipeline.run import Provenance
+from edgedistill.pipeline.run_context import Provenance
 from edgedistill.training.batches import training_session
 from edgedistill.training.distill import new_student
 from edgedistill.training.student_tasks import ROWS
