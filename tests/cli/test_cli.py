@@ -322,7 +322,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
 
     fake = FakeBuild("edgedistill.pipeline")
     monkeypatch.setitem(sys.modules, "edgedistill.pipeline", fake)
-    monkeypatch.setattr(edgedistill, "build", fake, raising=False)
+    monkeypatch.setattr(edgedistill, "pipeline", fake, raising=False)
     return fake
 
 
