@@ -25,7 +25,7 @@ from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 
 WEIGHTS, FACTS = "model.safetensors", "model.json"
-OLD_KEYS = {"behaviour": "behavior"}  # facts that versions up to 0.1 wrote under another name
+OLD, NEW = "behaviour", "behavior"  # folders from before the release of 0.1 have the first in facts and tensor names
 
 Facts = Mapping[str, Any]  # a JSON object
 
@@ -88,7 +88,7 @@ def read_facts(folder: Path, kind: str, command: str) -> Facts:
     if not isinstance(facts, dict) or facts.get("kind") != kind:
         found = facts.get("kind") if isinstance(facts, dict) else "something else"
         raise EdgeDistillError(f"{folder} holds no {kind}", got=found, expected=kind)
-    return {OLD_KEYS.get(str(key), str(key)): value for key, value in facts.items()}
+    return {key.replace(OLD, NEW): value for key, value in facts.items()}
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     """Fills `model` and sets it to evaluation mode; EdgeDistillError names a file that is damaged or foreign."""
     path = folder / WEIGHTS
     try:
-        model.load_state_dict(load_file(path))
+        model.load_state_dict({name.replace(OLD, NEW): tensor for name, tensor in load_file(path).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise EdgeDistillError(
             f"{path} is damaged or of another model",

@@ -1,8 +1,8 @@
 """The commands that train: `build`, and `pretrain`, `distill` and `calibrate` by themselves.
 
 `build` is the way data flows: `request` checks what was asked for, `trained` holds the models, `quantized` their
-integers, and `assembled` the bundle. `run` and `cache` are what all stages share, and a stage whose inputs and code
-have not changed is not run again. `teacher`, `students` and `ranges` hold the stages that are kept.
+integers, and `assembled` the bundle. `teacher`, `students` and `ranges` hold the stages that are kept, and a stage
+whose inputs and code have not changed is not run again. `run_context` and `cache` are what all stages share.
 """
 
 from edgedistill.pipeline.build import build

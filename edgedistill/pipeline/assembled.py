@@ -37,7 +37,7 @@ from edgedistill.pipeline.graph_checks import (
 )
 from edgedistill.pipeline.quantized import Int8Student, QuantizedStudents
 from edgedistill.pipeline.ranges import RANGES
-from edgedistill.pipeline.request import BuildOptions, BuildRequest
+from edgedistill.pipeline.request import BuildRequest
 from edgedistill.pipeline.result import TABLE, BuildResult, Metrics, table_from_metrics
 from edgedistill.pipeline.teacher import TeacherSubject
 from edgedistill.pipeline.trained import TrainedModels, TrainedStudent
@@ -101,7 +101,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         subject_from_student(trained.spikes, quantized.spikes),
         trained.teacher,
         metrics,
-        {**request.run.provenance.to_json(), "seed": options.seed, **adaptation(options)},
+        {**request.run.provenance.to_json(), "seed": options.seed, **request.decoder.to_json()},
     )
     written = write_decoder_bundle(parts)
     cache.note("bundle", start)
@@ -111,7 +111,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         stages=tuple(cache.stages),
         metrics=metrics,
         gates=written.gates,
-        table=table_from_metrics(metrics, decoder_note(options)),
+        table=table_from_metrics(metrics, request.decoder.note),
         lacking=written.compiled.lacking if written.compiled else None,
         shipped=ship(open_bundle(options.out)) if options.ship else None,
     )
@@ -120,17 +120,6 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
 def subject_from_student(trained: TrainedStudent, int8: Int8Student) -> Subject:
     """Returns one student as the bundle holds it, in float and in INT8."""
     return Subject(trained.student, trained.readout, int8)
-
-
-def adaptation(options: BuildOptions) -> dict[str, object]:
-    """Returns how a student of --student was fitted to the session, as the manifest tells it; empty without one."""
-    return {} if options.student is None else {"adapt": options.adapt, "probe": options.probe}
-
-
-def decoder_note(options: BuildOptions) -> str:
-    """Returns the same for the table of R²."""
-    labels = "labelled probe" if options.probe else "no labels"
-    return "" if options.student is None else f", adapted by '{options.adapt}', {labels}"
 
 
 def write_decoder_bundle(parts: Ingredients) -> Written:
@@ -166,12 +155,12 @@ def compiled(parts: Ingredients) -> CompiledEngine | None:
 
 
 def engine_of(parts: Ingredients) -> str:
-    """What decodes this bundle by default; a zip has no place for a compiled library."""
+    """Returns the engine that decodes this bundle by default; a zip has no place for a compiled library."""
     return "onnxruntime" if parts.out.suffix == ".zip" else parts.target.engine
 
 
 def int8_r2_drop(metrics: dict[str, float | None]) -> float | None:
-    """What INT8 costs: R² of the float student that ships less that of the INT8 one, both streamed."""
+    """Returns the R² that INT8 costs: that of the float student less that of the INT8 one, both streamed."""
     whole, eight = metrics["deployed_r2"], metrics["int8_r2"]
     return None if none_if_nan(whole) is None or none_if_nan(eight) is None else whole - eight  # type: ignore[operator]
 
@@ -202,7 +191,7 @@ def int8_files(int8: Int8Student) -> dict[str, bytes]:
 
 
 def teacher_files(parts: Ingredients, outputs: int) -> dict[str, bytes]:
-    """The spike teacher over its window, and one of the published shape that can only be timed."""
+    """Returns graphs of the spike teacher over its window, and of the published shape, which can only be timed."""
     teacher, session, paper = parts.teacher, parts.session.id, load_preset("paper")
     weight, bias = (part.astype(np.float32) for part in (teacher.readout.weight, teacher.readout.bias))
     trained = graph_from_teacher(teacher.model, session, teacher.window, weight, bias)
@@ -217,7 +206,7 @@ def teacher_files(parts: Ingredients, outputs: int) -> dict[str, bytes]:
 
 
 def holdout(parts: Ingredients, shape: StudentShape) -> bytes:
-    """The test block as bins, counts and kinematics, after a run-up of one receptive field; and raw frames."""
+    """Returns the test block after a run-up of one receptive field, as bins, counts, kinematics and raw frames."""
     block = parts.session.split.test
     first = max(0, block.start - shape.receptive_field - shape.lag_rows)
     stretch = slice(first, block.stop)
@@ -233,7 +222,7 @@ def holdout(parts: Ingredients, shape: StudentShape) -> bytes:
 
 
 def raw_stretch(parts: Ingredients, first: int, stop: int) -> dict[str, npt.NDArray[Any]]:
-    """Raw frames from the start of bin `first`, as many as fit, and the state of the front end before them."""
+    """Returns raw frames from bin `first` on, as many as fit, and the state of the front end before them."""
     config = parts.bins.frontend
     assert config is not None
     with open_recording(Path(parts.bins.path)) as recording:
@@ -250,7 +239,7 @@ def raw_stretch(parts: Ingredients, first: int, stop: int) -> dict[str, npt.NDAr
 
 
 def manifest(parts: Ingredients, shape: StudentShape) -> dict[str, object]:
-    """`manifest.json` but for what `write_bundle` and the gates add."""
+    """Returns `manifest.json` without what `write_bundle` and the gates add to it."""
     config = parts.bins.frontend
     assert config is not None
     mean, std = parts.session.normalization
@@ -281,12 +270,12 @@ def manifest(parts: Ingredients, shape: StudentShape) -> dict[str, object]:
 
 
 def none_if_nan(value: float | None) -> float | None:
-    """JSON has no NaN: an output that never moves has no R²."""
+    """Returns None for a value that JSON cannot hold: an output that never moves has no R²."""
     return value if value is not None and np.isfinite(value) else None
 
 
 def npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
-    """Arrays as the bytes of an .npz, without pickle."""
+    """Returns arrays as the bytes of an .npz file, without pickle."""
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()

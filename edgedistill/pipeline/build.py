@@ -6,7 +6,7 @@ from edgedistill.pipeline.assembled import assemble_bundle
 from edgedistill.pipeline.quantized import quantize_students
 from edgedistill.pipeline.request import BuildOptions, checked_request
 from edgedistill.pipeline.result import BuildResult
-from edgedistill.pipeline.run import Progress
+from edgedistill.pipeline.run_context import Progress
 from edgedistill.pipeline.trained import train_models
 
 

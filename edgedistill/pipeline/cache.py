@@ -1,4 +1,4 @@
-"""Stages kept on disk: one folder for each stage, named by a hash of what went into it.
+"""Stages kept on disk: one folder for each stage, whose name ends in a hash of what went into it.
 
 A stage works in `NAME-HASH.partial`. That folder survives when the program is killed, so that the stage finds its
 checkpoint again. When the stage is done the folder is renamed to `NAME-HASH`, so a folder of that name is whole.

@@ -29,7 +29,7 @@ from edgedistill.pipeline.pretrained_student import (
     statistics_of,
 )
 from edgedistill.pipeline.ranges import FineTuning, finetune, window_progress
-from edgedistill.pipeline.run import Progress, Run, provenance_of
+from edgedistill.pipeline.run_context import Progress, Run, provenance_of
 from edgedistill.pipeline.teacher import TeacherLatents, latents_from_teacher, load_known_teacher
 from edgedistill.quantization.calibration.range_search import calibrate
 from edgedistill.quantization.calibration.ranges import Ranges, plain_shape

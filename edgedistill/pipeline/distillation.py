@@ -18,7 +18,7 @@ from edgedistill.pipeline.pretrained_student import (
     statistics_of,
 )
 from edgedistill.pipeline.result import TrainingSummary, mean_or_none
-from edgedistill.pipeline.run import Progress, Run, provenance_of, shorten_preset
+from edgedistill.pipeline.run_context import Progress, Run, provenance_of, shorten_preset
 from edgedistill.pipeline.students import student_from_sessions
 from edgedistill.pipeline.teacher import latents_from_teacher, load_known_teacher
 from edgedistill.training.batches import gap_for, training_session, unlabelled_block

@@ -1,6 +1,6 @@
-"""Every graph of a bundle held against what it was written from, and what a device holds itself against.
+"""Checks of every graph in a bundle against what it was written from, and what a device checks itself against.
 
-Comes in: a student, its integers, its graphs, a session. Goes out: the arrays of `reference.npz`, or an error: a
+A student, its integers, its graphs and a session go in. The arrays of `reference.npz` come out, or an error, since a
 graph that computes something else is never shipped.
 """
 
@@ -36,7 +36,7 @@ Floats = npt.NDArray[np.float32]
 def require_same_function(
     student: Student, readout: Readout, session: TrainingSession, shape: StudentShape, graph: bytes
 ) -> None:
-    """EdgeDistillError where the float32 graph does not follow PyTorch, stepping over the test block."""
+    """Raises EdgeDistillError where the float32 graph does not follow PyTorch, stepping over the test block."""
     bins = session.inputs("lfp")[session.split.test][:CHECKED_BINS]
     engine, state, expected = OnnxEngine(graph, shape), student.fresh_state(session.id), []
     lagged = torch.zeros(shape.lags + 1, shape.channels)
@@ -54,7 +54,7 @@ def require_same_function(
 
 
 def reference(model: Int8Model, session: TrainingSession, files: Mapping[str, bytes]) -> dict[str, npt.NDArray[Any]]:
-    """What a device checks itself against: bins, kinematics and integers of the oracle, its state before and after.
+    """Returns what a device checks itself against: bins, kinematics, integers and state of the oracle.
 
     The state before (`start_*`) is that of the session's stream at the test block, rings full and wrapped. The INT8
     graphs among `files` are held against it here: fed the oracle's state at each step, they must stay within the near
@@ -70,7 +70,7 @@ def reference(model: Int8Model, session: TrainingSession, files: Mapping[str, by
 
 
 def require_spike_graphs(model: Int8Model, session: TrainingSession, files: Mapping[str, bytes]) -> None:
-    """The same check of the spike student's INT8 graphs, after a run-up that fills and wraps its rings."""
+    """Raises EdgeDistillError where INT8 graphs of the spike student are off, after a run-up that fills its rings."""
     bins, start = session.inputs("spikes")[: session.split.test.stop].numpy(), session.split.test.start
     before = _oracle_after(model, bins[max(0, start - 2 * model.shape.window) : start]).export_state()
     _require_int8_graphs(model, before, bins[start : start + REFERENCE_BINS], files, session.scale[1])
@@ -89,7 +89,7 @@ def _require_int8_graphs(
     files: Mapping[str, bytes],
     spread: npt.NDArray[Any],
 ) -> None:
-    """Both forms on onnxruntime, the one for TensorRT with the definition of its custom node."""
+    """Checks both forms on onnxruntime, the one for TensorRT with the definition of its custom node."""
     defined = with_definition(onnx.load_model_from_string(files[PLUGIN_GRAPH])).SerializeToString()
     for name, graph in ((PLAIN_GRAPH, files[PLAIN_GRAPH]), (PLUGIN_GRAPH, defined)):
         require_near(model, state, bins, graph, spread, name)
@@ -103,14 +103,14 @@ def require_near(
     spread: npt.NDArray[Any],
     name: str = PLAIN_GRAPH,
 ) -> None:
-    """EdgeDistillError where an INT8 graph leaves the near class; `spread` is each output's deviation (K,)."""
+    """Raises EdgeDistillError where an INT8 graph leaves the near class; `spread` is each output's deviation (K,)."""
     found = nearness(model, OnnxEngine(graph, model.shape), state, bins, spread)
     if not found.ok:
         raise other_function(f"the INT8 graph {name}", "the oracle", str(found), f"at most {ALLOWED}")
 
 
 def other_function(what: str, than: str, got: str, expected: str) -> EdgeDistillError:
-    """The error of a graph that computes something else."""
+    """Returns the error of a graph that computes something else."""
     return EdgeDistillError(
         f"{what} does not compute what {than} computes",
         got=f"different: {got}",

@@ -18,7 +18,7 @@ from edgedistill.data.bins import SessionBins
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import Facts, load_student, refuse_damaged_facts, save_student
 from edgedistill.models.student import Student
-from edgedistill.pipeline.run import Provenance
+from edgedistill.pipeline.run_context import Provenance
 from edgedistill.training.adapt import Statistics, adapt, require_known_array
 from edgedistill.training.batches import TrainingSession, unlabelled_block
 from edgedistill.training.evaluate import Readout

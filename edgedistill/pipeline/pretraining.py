@@ -12,7 +12,7 @@ from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.early_checks import require_folder
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.result import TrainingSummary, mean_or_none
-from edgedistill.pipeline.run import Progress, Run, provenance_of, shorten_preset
+from edgedistill.pipeline.run_context import Progress, Run, provenance_of, shorten_preset
 from edgedistill.pipeline.teacher import teacher_from_sessions
 from edgedistill.training.batches import gap_for, training_session, unlabelled_block
 from edgedistill.training.student_tasks import score_teacher

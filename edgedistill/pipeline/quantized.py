@@ -35,11 +35,12 @@ class QuantizedStudents:
 
 def quantize_students(request: BuildRequest, trained: TrainedModels) -> QuantizedStudents:
     """Returns the student that ships and the spike student in INT8. Ranges of --ranges are for the first alone."""
-    if request.ranges is None:
+    ranges = request.decoder.ranges
+    if ranges is None:
         lfp = quantize_by_recipe(request, trained, trained.lfp)
     else:
         start = monotonic()
-        lfp = quantize_with(request.ranges, trained.lfp)
+        lfp = quantize_with(ranges, trained.lfp)
         request.run.cache.note(stage_name("quantize", trained.lfp.name), start)
     return QuantizedStudents(lfp, quantize_by_recipe(request, trained, trained.spikes))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import checkpoint_sha256, load_student, save_student
 from edgedistill.models.student import Student
-from edgedistill.pipeline.run import Run, session_inputs
+from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.pipeline.teacher import TeacherLatents
 from edgedistill.quantization.calibration.range_search import Progress as WindowProgress
 from edgedistill.quantization.calibration.range_search import calibrate, measured_table
@@ -27,7 +27,7 @@ RANGES = "ranges.json"
 
 @dataclass(frozen=True, eq=False)
 class FineTuning:
-    """What a fine-tuning is made from."""
+    """What a fine-tuning starts from and learns from."""
 
     student_name: str  # "deployed", "spike_student": names the stage
     task: Row  # what the student was trained for
@@ -107,10 +107,10 @@ def require_width(student: Student, teacher_latents: TeacherLatents) -> None:
     expected, found = student.to_teacher.out_features, next(iter(teacher_latents.values())).shape[1]
     if found != expected:
         raise EdgeDistillError(
-            "the student was distilled from another teacher than the one given",
+            "the student was distilled from another teacher than that of --teacher",
             got=f"{found} latent components",
             expected=expected,
-            next_step="name the teacher that `edgedistill distill` was given",
+            next_step="name the teacher that the student was distilled from",
         )
 
 

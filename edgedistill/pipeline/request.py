@@ -19,17 +19,17 @@ from edgedistill.errors import ConfigError, EdgeDistillError, did_you_mean
 from edgedistill.models.files import checkpoint_sha256
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
+from edgedistill.pipeline.decoder_source import EarlierStudent, NewStudent
 from edgedistill.pipeline.early_checks import choose_session, require_labels, require_writable
 from edgedistill.pipeline.inputs import read_sessions
-from edgedistill.pipeline.pretrained_student import PretrainedStudent, load_pretrained_student, outputs_of
-from edgedistill.pipeline.ranges import can_read, require_tuning_sessions
-from edgedistill.pipeline.run import Progress, Run, provenance_of, shorten_preset
+from edgedistill.pipeline.pretrained_student import load_pretrained_student
+from edgedistill.pipeline.run_context import Progress, Run, provenance_of, shorten_preset
 from edgedistill.pipeline.teacher import load_known_teacher
-from edgedistill.quantization.calibration.ranges import Ranges, plain_shape, read_ranges
-from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, require_teacher
+from edgedistill.quantization.calibration.ranges import plain_shape, read_ranges
+from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from edgedistill.quantization.integers import require_parts
 from edgedistill.target import Target, load_target, require_buildable
-from edgedistill.training.adapt import MODES, require_known_array
+from edgedistill.training.adapt import MODES
 from edgedistill.training.batches import TrainingSession, gap_for, training_session
 
 
@@ -69,13 +69,7 @@ class BuildRequest:
     sessions: tuple[TrainingSession, ...]  # all, this one included
     recipe: Recipe
     teacher: PatchAutoencoder | None  # of --teacher
-    student: PretrainedStudent | None  # of --student
-    ranges: Ranges | None  # of --ranges, for that student
-
-    @property
-    def may_use_labels(self) -> bool:
-        """Whether the decoder may use labels of the session: a student adapted to a new day needs --probe for it."""
-        return self.student is None or self.options.probe or self.student.has_session(self.session)
+    decoder: NewStudent | EarlierStudent  # the student that ships
 
 
 def checked_request(options: BuildOptions, progress: Progress | None = None) -> BuildRequest:
@@ -88,21 +82,19 @@ def checked_request(options: BuildOptions, progress: Progress | None = None) -> 
     require_free_out(options)
     if options.adapt not in MODES:
         raise ConfigError(f"unknown adaptation '{options.adapt}'", expected=did_you_mean(options.adapt, MODES))
-    student = None if options.student is None else load_pretrained_student(options.student)
-    ranges = load_ranges_of(student, options.ranges)
-    recipe = load_recipe(options.recipe) if ranges is None else ranges.recipe
-    if student is not None and ranges is None:  # a teacher trained here is not the one it was distilled from
-        require_teacher(recipe, options.teacher)
-    sizes = [preset.student] if student is None else [preset.student, student.student.size]
-    require_sizes_fit(target, sizes, recipe)
+    decoder = load_decoder_source(options)
+    recipe = load_recipe(options.recipe) if decoder.ranges is None else decoder.ranges.recipe
+    decoder.require_teacher(recipe, options.teacher)
+    require_sizes_fit(target, decoder.sizes(preset), recipe)
     cache = Cache(options.work or options.out.with_name(options.out.name + ".work"))
     bins = read_sessions(cache, options.data, options.behavior, options.line_hz)
-    gap = max(gap_for(bins, size) for size in sizes)
+    gap = max(gap_for(bins, size) for size in decoder.sizes(preset))
     sessions = tuple(training_session(b, gap) for b in bins)
     session = choose_session(sessions, options.session)
     chosen = bins[sessions.index(session)]
     require_labels(session, chosen.path)
-    request = BuildRequest(
+    decoder.require_session(session, chosen, sessions, recipe)
+    return BuildRequest(
         options=options,
         target=target,
         run=Run(cache, preset, options.seed, provenance_of(bins), progress),
@@ -111,12 +103,8 @@ def checked_request(options: BuildOptions, progress: Progress | None = None) -> 
         sessions=sessions,
         recipe=recipe,
         teacher=None if options.teacher is None else load_known_teacher(options.teacher, sessions),
-        student=student,
-        ranges=ranges,
+        decoder=decoder,
     )
-    if student is not None:
-        require_student_fits(student, request)
-    return request
 
 
 def require_free_out(options: BuildOptions) -> None:
@@ -127,19 +115,21 @@ def require_free_out(options: BuildOptions) -> None:
         refuse_foreign(zip_path(options.out))
 
 
-def load_ranges_of(student: PretrainedStudent | None, path: Path | None) -> Ranges | None:
-    """Returns the ranges in `path`, if that was given; EdgeDistillError unless they are those of `student`."""
-    if path is None:
-        return None
-    if student is None:
-        raise EdgeDistillError(
-            f"the ranges in {path} belong to a student of an earlier run",
-            got="no --student",
-            next_step="name the student they were found for with --student",
-        )
-    ranges = read_ranges(path, student.student.size)
-    ranges.require_for(checkpoint_sha256(student.student), str(path))
-    return ranges
+def load_decoder_source(options: BuildOptions) -> NewStudent | EarlierStudent:
+    """Returns where the student that ships comes from; EdgeDistillError unless --ranges are those of --student."""
+    if options.student is None:
+        if options.ranges is not None:
+            raise EdgeDistillError(
+                f"the ranges in {options.ranges} belong to a student of an earlier run",
+                got="no --student",
+                next_step="name the student they were found for with --student",
+            )
+        return NewStudent()
+    pretrained, ranges = load_pretrained_student(options.student), None
+    if options.ranges is not None:
+        ranges = read_ranges(options.ranges, pretrained.student.size)
+        ranges.require_for(checkpoint_sha256(pretrained.student), str(options.ranges))
+    return EarlierStudent(pretrained, ranges, options.adapt, options.probe)
 
 
 def require_sizes_fit(target: Target, sizes: Sequence[StudentSize], recipe: Recipe) -> None:
@@ -147,15 +137,3 @@ def require_sizes_fit(target: Target, sizes: Sequence[StudentSize], recipe: Reci
     for size in sizes:
         require_parts(plain_shape(size), recipe.keep)
         require_engine_fits(target, size.window, recipe.keep)
-
-
-def require_student_fits(student: PretrainedStudent, request: BuildRequest) -> None:
-    """Raises an error where the student of --student cannot decode the session, or cannot be fine-tuned as asked."""
-    session = request.session
-    require_known_array(student.student, session)
-    if request.may_use_labels:
-        return
-    student.require_readout(session, outputs_of(request.bins))
-    if request.ranges is None:
-        others = [s for s in request.sessions if s.id != session.id and can_read(student.student, s, "lfp")]
-        require_tuning_sessions(request.recipe, others)

@@ -14,7 +14,7 @@ from torch import Tensor
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
-from edgedistill.pipeline.run import Run, session_inputs
+from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.pipeline.teacher import TeacherLatents
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import distill_bidirectional

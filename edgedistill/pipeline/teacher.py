@@ -16,7 +16,7 @@ from torch import Tensor
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import checkpoint_sha256, load_teacher, save_teacher
 from edgedistill.models.teacher import PatchAutoencoder
-from edgedistill.pipeline.run import Run, session_inputs
+from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout
 from edgedistill.training.pretrain import teacher_targets as whitened_latents

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from time import monotonic
 
 from edgedistill.models.student import Student
-from edgedistill.pipeline.pretrained_student import PretrainedStudent
-from edgedistill.pipeline.ranges import require_width
+from edgedistill.pipeline.decoder_source import EarlierStudent
+from edgedistill.pipeline.pretrained_student import outputs_of
 from edgedistill.pipeline.request import BuildRequest
 from edgedistill.pipeline.result import Metrics
 from edgedistill.pipeline.students import patch_student_from_sessions, student_from_sessions
@@ -61,19 +61,18 @@ def train_models(request: BuildRequest) -> TrainedModels:
     if teacher is None:
         teacher = teacher_from_sessions(run, request.sessions)
     latents = latents_from_teacher(run, teacher, request.sessions)
-    if request.student is not None and request.ranges is None and request.recipe.finetune is not None:
-        require_width(request.student.student, latents)
+    request.decoder.require_latents(latents, request.recipe)
     spikes = train_and_score(request, "spike_student", latents)
     metrics: Metrics = {
         "teacher_r2": score_teacher(teacher, session, run.preset.teacher_training.segment_bins).r2,
         "spike_student_r2": spikes.r2,
     }
-    if request.student is None:
+    if isinstance(request.decoder, EarlierStudent):
+        lfp = adapt_pretrained(request, request.decoder)
+    else:
         distilled = student_from_sessions(run, "distilled", request.sessions, latents)
         metrics["distilled_r2"] = score_student(distilled, "distilled", session)[1].r2
         lfp = train_and_score(request, "deployed", latents)
-    else:
-        lfp = adapt_pretrained(request, request.student)
     metrics["deployed_r2"] = lfp.r2
     metrics |= linear_scores(request)
     if request.options.baselines:
@@ -88,20 +87,21 @@ def train_and_score(request: BuildRequest, name: str, latents: TeacherLatents) -
     return TrainedStudent(name, student, ROWS[name], request.session, readout, scored.r2)
 
 
-def adapt_pretrained(request: BuildRequest, pretrained: PretrainedStudent) -> TrainedStudent:
+def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedStudent:
     """Returns the student of --student, adapted to the session where that is new to it.
 
     Its read-out is fitted on the session where labels may be used, and is the stored one of its array elsewhere.
     """
-    run, options = request.run, request.options
-    student, session = pretrained.adapted_to(request.session, options.adapt, run.preset.training, run.seed)
-    stored = None if request.may_use_labels else pretrained.readout_of(session.array)
-    if stored is None:
+    run, pretrained = request.run, decoder.pretrained
+    student, session = pretrained.adapted_to(request.session, decoder.mode, run.preset.training, run.seed)
+    may_use_labels = decoder.may_use_labels(request.session)
+    if may_use_labels:
         readout, scored = score_student(student, "deployed", session)
     else:
+        readout = pretrained.require_readout(session, outputs_of(request.bins))
         features = student_features(student, ROWS["deployed"], session)
-        readout, scored = stored, score(stored, features, behavior_of(session), session.split)
-    return TrainedStudent("deployed", student, pretrained.task, session, readout, scored.r2, request.may_use_labels)
+        scored = score(readout, features, behavior_of(session), session.split)
+    return TrainedStudent("deployed", student, pretrained.task, session, readout, scored.r2, may_use_labels)
 
 
 def linear_scores(request: BuildRequest) -> Metrics:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from edgedistill.config import StudentSize, TeacherSize
 from edgedistill.errors import EdgeDistillError, OutputError
@@ -94,6 +95,19 @@ def test_damaged_facts_are_named(tmp_path: Path, change: dict[str, object]) -> N
 
 def test_a_file_in_the_way_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(OutputError, match="cannot write the model"):
+    with pytest.raises(OutputError, match="the model could not be written"):
         save_student(student(), tmp_path / "out", {})
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_folder_of_the_version_before_has_todays_names(tmp_path: Path) -> None:
+    """Before the release of 0.1, facts and tensors were named after `behaviour`."""
+    saved = student()
+    save_student(saved, tmp_path, {"behaviour": [["x"], ["mm"]]})
+    weights = load_file(tmp_path / "model.safetensors")
+    old = {name.replace("behavior", "behaviour"): tensor for name, tensor in weights.items()}
+    assert {"to_behaviour.weight", "to_behaviour.bias"} <= old.keys()
+    save_file(old, tmp_path / "model.safetensors")
+    loaded, facts = load_student(tmp_path)
+    assert facts["behavior"] == [["x"], ["mm"]]
+    assert torch.equal(loaded.to_behavior.weight, saved.to_behavior.weight)

@@ -1,0 +1,104 @@
+"""Where the student that ships comes from: it is trained in this build, or --student names one of an earlier run.
+
+Both kinds answer the same questions, so that only the stage that trains has to know which of them it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedistill.config import Preset, StudentSize
+from edgedistill.data.bins import SessionBins
+from edgedistill.pipeline.pretrained_student import PretrainedStudent, outputs_of
+from edgedistill.pipeline.ranges import can_read, require_tuning_sessions, require_width
+from edgedistill.pipeline.teacher import TeacherLatents
+from edgedistill.quantization.calibration.ranges import Ranges
+from edgedistill.quantization.calibration.recipe import Recipe, require_teacher
+from edgedistill.training.adapt import require_known_array
+from edgedistill.training.batches import TrainingSession
+
+
+@dataclass(frozen=True)
+class NewStudent:
+    """The student is trained in this build, on all sessions and their labels."""
+
+    ranges: Ranges | None = None  # always found here
+    note: str = ""
+
+    def sizes(self, preset: Preset) -> list[StudentSize]:
+        """Returns the sizes of the students in the build."""
+        return [preset.student]
+
+    def may_use_labels(self, session: TrainingSession) -> bool:
+        """Tells that labels of `session` may be used."""
+        return True
+
+    def require_teacher(self, recipe: Recipe, teacher: Path | None) -> None:
+        """Accepts any recipe: the teacher to fine-tune with is that of the build."""
+
+    def require_session(
+        self, session: TrainingSession, bins: SessionBins, sessions: Sequence[TrainingSession], recipe: Recipe
+    ) -> None:
+        """Accepts any session: the student is trained on it."""
+
+    def require_latents(self, teacher_latents: TeacherLatents, recipe: Recipe) -> None:
+        """Accepts any latents: the student is trained to follow them."""
+
+    def to_json(self) -> dict[str, object]:
+        """Returns nothing to add to a manifest's provenance."""
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class EarlierStudent:
+    """The student of --student, and how it is adapted to a session that is new to it."""
+
+    pretrained: PretrainedStudent
+    ranges: Ranges | None  # of --ranges
+    mode: str  # of --adapt
+    probe: bool
+
+    @property
+    def note(self) -> str:
+        """What the table of R² adds to the rows of this student."""
+        return f", adapted by '{self.mode}', {'labelled probe' if self.probe else 'no labels'}"
+
+    def sizes(self, preset: Preset) -> list[StudentSize]:
+        """Returns the sizes of the students in the build."""
+        return [preset.student, self.pretrained.student.size]
+
+    def may_use_labels(self, session: TrainingSession) -> bool:
+        """Tells whether labels of `session` may be used: a day that is new to the student needs --probe for that."""
+        return self.probe or self.pretrained.has_session(session)
+
+    def require_teacher(self, recipe: Recipe, teacher: Path | None) -> None:
+        """Raises ConfigError where the recipe fine-tunes without --teacher: one trained here is not the student's."""
+        if self.ranges is None:
+            require_teacher(recipe, teacher)
+
+    def require_session(
+        self, session: TrainingSession, bins: SessionBins, sessions: Sequence[TrainingSession], recipe: Recipe
+    ) -> None:
+        """Raises an EdgeDistillError where the student cannot decode `session`, or not be fine-tuned on `sessions`.
+
+        `bins` are those of `session`.
+        """
+        student = self.pretrained.student
+        require_known_array(student, session)
+        if self.may_use_labels(session):
+            return
+        self.pretrained.require_readout(session, outputs_of(bins))
+        if self.ranges is None:
+            others = [s for s in sessions if s.id != session.id and can_read(student, s, "lfp")]
+            require_tuning_sessions(recipe, others)
+
+    def require_latents(self, teacher_latents: TeacherLatents, recipe: Recipe) -> None:
+        """Raises EdgeDistillError where the student would be fine-tuned with latents of another teacher."""
+        if self.ranges is None and recipe.finetune is not None:
+            require_width(self.pretrained.student, teacher_latents)
+
+    def to_json(self) -> dict[str, object]:
+        """Returns what a manifest's provenance tells of the adaptation."""
+        return {"adapt": self.mode, "probe": self.probe}

@@ -1,0 +1,93 @@
+"""Sessions, a first build and a pretrained student, made once for all tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedistill import pipeline as stages
+from edgedistill.bench import QUICK
+from edgedistill.data.simulated_nwb import simulate_to_nwb
+from edgedistill.data.simulation import SimulationConfig
+from edgedistill.pipeline import BuildResult, DistillOptions, PretrainOptions, assembled, graph_checks
+from edgedistill.pipeline.assembled import Ingredients, Written
+from edgedistill.training import baselines
+
+from .tiny_builds import options, write_preset
+
+
+@contextmanager
+def quick_measures() -> Iterator[None]:
+    """One setting of each linear baseline, and short benches and checks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "RIDGE_LAGS", (5,))
+        patch.setattr(baselines, "KALMAN_LAGS", (0,))
+        patch.setattr(baselines, "KALMAN_ORDERS", (1,))
+        patch.setattr(assembled, "QUICK", replace(QUICK, steps=10))
+        patch.setattr(graph_checks, "CHECKED_BINS", 200)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    with quick_measures():
+        yield
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sessions of three days and a preset."""
+    folder = tmp_path_factory.mktemp("build")
+    small = SimulationConfig(sessions=3, minutes=2.2, channels=4, units=10, population=40, rate_hz=500)
+    list(simulate_to_nwb(small, folder / "data"))
+    write_preset(folder / "tiny.toml")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first(home: Path) -> BuildResult:
+    """The build whose stages the other builds find kept."""
+    with quick_measures():
+        return stages.build(options(home, home / "first.edge"))
+
+
+@pytest.fixture(scope="session")
+def pretrained(home: Path) -> Path:
+    """The same folder, with a teacher and a student of the first two days."""
+    days = tuple(home / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2))
+    settings: dict[str, Any] = {"preset": str(home / "tiny.toml"), "steps": 6}
+    stages.pretrain(PretrainOptions(days, home / "teacher", **settings))
+    stages.distill(DistillOptions(days, home / "teacher", home / "student", supervised=True, **settings))
+    return home
+
+
+@pytest.fixture
+def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds end before the bundle: the test asks which stages run."""
+    monkeypatch.setattr("edgedistill.pipeline.assembled.write_decoder_bundle", lambda _: Written((), None))
+
+
+@pytest.fixture
+def ingredients(monkeypatch: pytest.MonkeyPatch) -> list[Ingredients]:
+    """What the bundles of a test would have been written from; none is written."""
+    found: list[Ingredients] = []
+    monkeypatch.setattr(
+        "edgedistill.pipeline.assembled.write_decoder_bundle", lambda one: found.append(one) or Written((), None)
+    )
+    return found
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test fails when it comes as far as training a model."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a model was trained")
+
+    monkeypatch.setattr("edgedistill.pipeline.teacher.train_teacher", forbidden)
+    monkeypatch.setattr("edgedistill.pipeline.students.train_row", forbidden)

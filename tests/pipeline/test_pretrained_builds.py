@@ -1,0 +1,114 @@
+"""Builds with a student, a teacher or ranges of an earlier run, on the same days and on others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+import torch
+
+from edgedistill import pipeline as stages
+from edgedistill.bench import QUICK, bench
+from edgedistill.bundle import open_bundle
+from edgedistill.errors import ConfigError, EdgeDistillError
+from edgedistill.models.files import load_student, save_student
+from edgedistill.pipeline import BuildResult, DistillOptions
+from edgedistill.pipeline.assembled import Ingredients
+from edgedistill.pipeline.calibration import CalibrationOptions, calibrate_run
+from edgedistill.quantization.calibration.ranges import Ranges, read_ranges
+from edgedistill.training.losses import DISTILLED, DISTILLED_WITH_BEHAVIOR, Objective
+
+from .tiny_builds import DAYS, check_raw_frames, options, ran, refused
+
+
+def test_ranges_of_a_file_need_their_own_student(pretrained: Path, first: BuildResult, tmp_path: Path) -> None:
+    day = (pretrained / "data" / "sim00_day02.nwb",)
+    calibrate_run(CalibrationOptions(pretrained / "student", day, tmp_path / "ranges.json", "minmax"))
+    asked = {"ranges": tmp_path / "ranges.json", "student": pretrained / "student"}
+    result = stages.build(options(pretrained, tmp_path / "x.zip", **asked))
+    bundle = open_bundle(result.bundle)
+    assert bundle.manifest["recipe"] == "minmax"
+    written = Ranges.from_json(json.loads(bundle.read("ranges.json")))
+    assert written.values == read_ranges(tmp_path / "ranges.json").values
+    assert not written.recipe.refit_readout  # no label of another day was used
+    refused(pretrained, tmp_path, EdgeDistillError, "no --student", ranges=tmp_path / "ranges.json")
+    other = load_student(pretrained / "student")[0]
+    with torch.no_grad():
+        other.norm_out.mul_(2)
+    save_student(other, tmp_path / "other", load_student(pretrained / "student")[1])
+    refused(
+        pretrained, tmp_path, EdgeDistillError, "made for another student", **{**asked, "student": tmp_path / "other"}
+    )
+
+
+@pytest.mark.parametrize(("mode", "probe"), [("none", False), ("stats", False), ("tokenizer", False), ("stats", True)])
+def test_a_pretrained_student_decodes_another_day(
+    pretrained: Path, first: BuildResult, tmp_path: Path, mode: str, probe: bool
+) -> None:
+    out = tmp_path / "x.zip"
+    result = stages.build(options(pretrained, out, student=pretrained / "student", adapt=mode, probe=probe))
+    assert ran(result) <= {"calibrate"}
+    manifest = open_bundle(out).manifest
+    assert (manifest["session"]["id"], manifest["provenance"]["adapt"]) == (DAYS[2], mode)
+    _, facts = load_student(pretrained / "student")
+    old_mean = facts["normalization"][DAYS[1]][0]
+    assert (manifest["normalization"]["mean"] == old_mean) == (mode == "none")
+    expected, measured = result.metrics["deployed_r2"], bench(open_bundle(out), QUICK).subjects[0].fit.r2
+    assert expected is not None
+    assert measured is not None
+    assert abs(measured - expected) < 1e-3
+    check_raw_frames(out)
+
+
+def test_no_label_of_another_day_has_a_say_in_the_integers(
+    pretrained: Path, tmp_path: Path, ingredients: list[Ingredients]
+) -> None:
+    recipe, data = tmp_path / "few.toml", tmp_path / "data"
+    recipe.write_text('name = "few"\ndescription = "few"\nmethod = "minmax"\nwindows = 6\nwindow_bins = 64\n')
+    shutil.copytree(pretrained / "data", data)
+    with h5py.File(data / "sim00_day03.nwb", "r+") as file:
+        velocity = file["processing/behavior/Velocity/cursor_vel/data"]
+        velocity[...] = velocity[()][::-1]
+    for folder in (pretrained / "data", data):
+        changes = {"data": (folder,), "student": pretrained / "student", "recipe": str(recipe)}
+        stages.build(options(pretrained, tmp_path / "x.edge", **changes))
+    mine, its = (one.lfp.int8 for one in ingredients)
+    assert mine.quantized.score != its.quantized.score
+    assert mine.ranges.windows == its.ranges.windows
+    for name, tensor in mine.quantized.model.tensors.items():
+        assert (tensor == its.quantized.model.tensors[name]).all(), name
+
+
+def test_a_pretrained_student_is_fine_tuned_by_its_own_objective(
+    pretrained: Path, tmp_path: Path, ingredients: list[Ingredients], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objectives: list[Objective] = []
+
+    def tuned(student: Any, ranges: Any, sessions: Any, modality: str, objective: Objective, *_: object) -> Any:
+        objectives.append(objective)
+        return student, {name: [2 * value for value in values] for name, values in ranges.items()}
+
+    days = tuple(pretrained / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2))
+    settings: dict[str, Any] = {"preset": str(pretrained / "tiny.toml"), "steps": 6, "alignment": "mse"}
+    stages.distill(DistillOptions(days, pretrained / "teacher", tmp_path / "student", **settings))
+    monkeypatch.setattr("edgedistill.pipeline.ranges.finetune_student", tuned)
+    asked = {"data": days, "student": tmp_path / "student", "recipe": "qat"}
+    refused(pretrained, tmp_path, ConfigError, "needs its teacher", **asked)
+    assert not objectives
+    stages.build(options(pretrained, tmp_path / "x.edge", teacher=pretrained / "teacher", **asked))
+    assert objectives == [replace(DISTILLED, alignment_kind="mse"), DISTILLED_WITH_BEHAVIOR]
+    ranges = ingredients[0].lfp.int8.ranges
+    assert [row["range"] for row in ranges.table] == [max(values) for values in ranges.values.values()]
+
+
+@pytest.mark.usefixtures("unwritten")
+def test_a_pretrained_teacher_is_used(pretrained: Path, first: BuildResult, tmp_path: Path) -> None:
+    days = tuple(pretrained / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2))
+    result = stages.build(options(pretrained, tmp_path / "x.edge", data=days, teacher=pretrained / "teacher"))
+    assert "teacher" not in {stage.name for stage in result.stages}
+    assert result.metrics["teacher_r2"] is not None

@@ -1,0 +1,143 @@
+"""A student of an earlier run: all it knows comes back from its folder, and what it lacks is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgedistill.config import TrainingConfig
+from edgedistill.errors import ConfigError, EdgeDistillError, RecordingError
+from edgedistill.pipeline.pretrained_student import (
+    PretrainedStudent,
+    fit_readouts,
+    load_pretrained_student,
+    outputs_of,
+    save_pretrained_student,
+    statistics_of,
+)
+from edgedistill.pipeline.run_context import Provenance
+from edgedistill.training.batches import training_session
+from edgedistill.training.distill import new_student
+from edgedistill.training.student_tasks import ROWS
+
+from ..training.sessions import GAP, STUDENT, session_bins
+
+BINS = [session_bins("day1", 1), session_bins("day2", 2), session_bins("other", 3, first_id=90)]
+SESSIONS = [training_session(bins, GAP) for bins in BINS]
+NEW_DAY = training_session(session_bins("day3", 4), GAP)
+OUTPUTS = outputs_of(BINS[0])
+
+
+@pytest.fixture(scope="module")
+def trained() -> PretrainedStudent:
+    student = new_student(SESSIONS, "lfp", STUDENT, 6, seed=0).eval()
+    return PretrainedStudent(
+        student=student,
+        task_name="deployed",
+        task=ROWS["deployed"].aligned_by("mse"),
+        arrays=student.tokenizer.arrays,
+        statistics=statistics_of(SESSIONS),
+        readouts=fit_readouts(student, SESSIONS),
+        outputs=OUTPUTS,
+        provenance=Provenance({"day1": "ab"}, {"torch": "2"}),
+        finetuned_from="cd",
+    )
+
+
+@pytest.fixture
+def folder(trained: PretrainedStudent, tmp_path: Path) -> Path:
+    save_pretrained_student(trained, tmp_path / "student")
+    return tmp_path / "student"
+
+
+def change_facts(folder: Path, **changes: object) -> None:
+    """Writes other facts; None removes one."""
+    path = folder / "model.json"
+    facts = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in facts.items() if value is not None}))
+
+
+def test_a_student_comes_back_with_all_it_knows(trained: PretrainedStudent, folder: Path) -> None:
+    found = load_pretrained_student(folder)
+    assert (found.task_name, found.task, found.outputs) == ("deployed", trained.task, OUTPUTS)
+    assert (found.provenance, found.finetuned_from, found.folder) == (trained.provenance, "cd", folder)
+    assert list(found.arrays) == ["day1", "day2", "other"]
+    for session in SESSIONS:
+        assert found.has_session(session)
+        for mine, its in zip(found.statistics[session.id], trained.statistics[session.id], strict=True):
+            np.testing.assert_array_equal(mine, its)
+        np.testing.assert_array_equal(found.readouts[session.id].weight, trained.readouts[session.id].weight)
+        assert found.readouts[session.id].penalty == trained.readouts[session.id].penalty
+    for name, tensor in trained.student.state_dict().items():
+        assert torch.equal(found.student.state_dict()[name], tensor), name
+
+
+def test_a_folder_of_the_version_before_is_read(folder: Path) -> None:
+    """Before the release of 0.1 the key was `behaviour`."""
+    change_facts(folder, behavior=None, behaviour=[["hand_x"], ["mm"]])
+    found = load_pretrained_student(folder)
+    assert found.outputs == (("hand_x",), ("mm",))
+    with pytest.raises(EdgeDistillError, match=r"decodes another behavior[\s\S]*hand_x[\s\S]*--behavior"):
+        found.require_readout(NEW_DAY, OUTPUTS)
+    change_facts(folder, behaviour=[list(part) for part in OUTPUTS])
+    assert load_pretrained_student(folder).require_readout(NEW_DAY, OUTPUTS).weight.shape[0] == 2
+
+
+def test_facts_that_are_missing_are_empty_and_damaged_ones_are_named(folder: Path) -> None:
+    absent = dict.fromkeys(("row", "alignment", "behavior", "readouts", "sessions", "versions", "finetuned_from"))
+    change_facts(folder, **absent)
+    found = load_pretrained_student(folder)
+    assert (found.task_name, found.task) == ("distilled", ROWS["distilled"])
+    assert (found.outputs, found.readouts, found.finetuned_from) == (None, {}, None)
+    with pytest.raises(EdgeDistillError, match=r"has no read-out[\s\S]*--probe"):
+        found.require_readout(NEW_DAY, OUTPUTS)
+    for damage in ({"row": "nobody"}, {"readouts": {"day1": {}}}, {"normalization": [1]}, {"behavior": 3}):
+        change_facts(folder, **{"row": "distilled", "normalization": {}, "readouts": {}, "behavior": None, **damage})
+        with pytest.raises(EdgeDistillError, match=r"model\.json does not describe a model"):
+            load_pretrained_student(folder)
+    change_facts(folder, behavior=None, alignment="nearby")
+    with pytest.raises(ConfigError, match="nearby"):
+        load_pretrained_student(folder)
+
+
+def test_the_same_id_on_another_array_is_another_session(trained: PretrainedStudent) -> None:
+    assert not trained.has_session(replace(SESSIONS[0], array="array_of_others"))
+    assert not trained.has_session(NEW_DAY)
+    seen = trained.without_new_labels([SESSIONS[0], NEW_DAY])
+    assert seen[0] is SESSIONS[0]
+    assert seen[1].behavior is None
+    assert NEW_DAY.behavior is not None
+
+
+def test_another_day_gets_what_the_last_day_of_its_array_had(trained: PretrainedStudent) -> None:
+    assert trained.last_statistics(NEW_DAY.array) is trained.statistics["day2"]
+    assert trained.readout_of(NEW_DAY.array) is trained.readouts["day2"]
+    assert trained.readout_of(SESSIONS[2].array) is trained.readouts["other"]
+    assert trained.readout_of("array_of_others") is None
+    _, seen = trained.adapted_to(NEW_DAY, "none", TrainingConfig())
+    assert seen.normalization is trained.statistics["day2"]
+
+
+def test_adapting_leaves_the_student_as_it_is(trained: PretrainedStudent) -> None:
+    before = {name: tensor.clone() for name, tensor in trained.student.state_dict().items()}
+    adapted, seen = trained.adapted_to(NEW_DAY, "stats", TrainingConfig())
+    assert seen is NEW_DAY
+    assert adapted.tokenizer.arrays["day3"] == NEW_DAY.array
+    assert "day3" in trained.adapted_to_all([*SESSIONS, NEW_DAY]).tokenizer.channels
+    assert "day3" not in trained.student.tokenizer.channels
+    after = trained.student.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_array_it_has_not_seen_is_refused(trained: PretrainedStudent) -> None:
+    foreign = training_session(session_bins("day4", 5, first_id=40), GAP)
+    with pytest.raises(RecordingError, match="array the student has not seen"):
+        trained.adapted_to(foreign, "stats", TrainingConfig())
+    with pytest.raises(RecordingError, match="array the student has not seen"):
+        trained.adapted_to_all([SESSIONS[0], foreign])

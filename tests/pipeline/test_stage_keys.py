@@ -1,0 +1,167 @@
+"""A kept stage belongs to its inputs and to the code behind it: other code runs it again, other words do not."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+from pathlib import Path
+
+import pytest
+
+import edgedistill
+from edgedistill.errors import OutputError
+from edgedistill.pipeline import cache as cache_module
+from edgedistill.pipeline.cache import Cache
+from edgedistill.pipeline.code_digest import code_digest, installed_code_digest, modules_behind
+
+PACKAGE = Path(edgedistill.__file__).parent
+READ, TEACHER, STUDENTS, RANGES = STAGES = tuple(
+    f"edgedistill.pipeline.{name}" for name in ("inputs", "teacher", "students", "ranges")
+)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package's sources, to be changed."""
+    return Path(shutil.copytree(PACKAGE, tmp_path / "edgedistill", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def digests(package: Path) -> dict[str, str]:
+    return {stage: code_digest(stage, package) for stage in STAGES}
+
+
+def stages_that_change_with(path: str, package: Path) -> set[str]:
+    """The stages whose digest changes when a statement is added to a module, which is then put back."""
+    before, source = digests(package), (package / path).read_text(encoding="utf-8")
+    (package / path).write_text(source + "\nADDED = 1\n", encoding="utf-8")
+    after = digests(package)
+    (package / path).write_text(source, encoding="utf-8")
+    return {stage for stage in STAGES if after[stage] != before[stage]}
+
+
+def name_of(path: Path, package: Path) -> str:
+    """The full name of the module in a file."""
+    parts = ("edgedistill", *path.relative_to(package).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def in_other_words(source: str) -> str:
+    """The same program with other docstrings, one for every function, other comments and other spacing."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            if ast.get_docstring(node) is not None:
+                del node.body[0]
+            node.body.insert(0, ast.Expr(ast.Constant("Other words.")))
+    future = "from __future__ import annotations"
+    return "# A comment.\n" + ast.unparse(tree).replace(future, f"{future}\n\n\n# Another comment.")
+
+
+def test_the_stages_that_are_kept_are_those_tested_here() -> None:
+    found = {
+        f"edgedistill.pipeline.{path.stem}"
+        for path in (PACKAGE / "pipeline").glob("*.py")
+        if any(
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and (node.func.attr, len(node.args)) == ("stage", 3)
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        )
+    }
+    assert found == set(STAGES)
+
+
+def test_other_words_change_no_key(package: Path) -> None:
+    before = digests(package)
+    hashed = {name for stage in STAGES for name in modules_behind(stage, package)}
+    files = [path for path in package.rglob("*.py") if name_of(path, package) in hashed]
+    assert len(files) == len(hashed) > 40
+    for path in files:
+        source = path.read_text(encoding="utf-8")
+        path.write_text(in_other_words(source), encoding="utf-8")
+        assert path.read_text(encoding="utf-8") != source
+    assert digests(package) == before
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_its_own_module(package: Path, stage: str) -> None:
+    assert stage in stages_that_change_with(f"pipeline/{stage.rpartition('.')[2]}.py", package)
+
+
+@pytest.mark.parametrize(
+    ("path", "stages"),
+    [
+        ("quantization/integers.py", {RANGES}),
+        ("quantization/exact_torch.py", {RANGES}),
+        ("quantization/calibration/observers.py", {RANGES}),
+        ("quantization/training/finetuning.py", {RANGES}),
+        ("numerics/oracle.py", {RANGES}),
+        ("quantization/graph_rules/quantization_rules.py", set()),  # graphs are written anew for every bundle
+        ("compile/engines.py", set()),
+        ("models/teacher.py", {TEACHER, STUDENTS, RANGES}),
+        ("training/pretrain.py", {TEACHER, STUDENTS, RANGES}),
+        ("training/distill.py", {STUDENTS, RANGES}),
+        ("data/lfp.py", {READ, TEACHER, STUDENTS, RANGES}),
+    ],
+)
+def test_a_statement_changes_the_keys_of_the_stages_that_run_it(package: Path, path: str, stages: set[str]) -> None:
+    assert stages_that_change_with(path, package) == stages
+
+
+def test_nothing_of_quantization_is_behind_the_training() -> None:
+    for stage in (READ, TEACHER, STUDENTS):
+        assert not [name for name in modules_behind(stage, PACKAGE) if "quantization" in name], stage
+
+
+def test_every_way_to_import_counts(tmp_path: Path) -> None:
+    sources = {
+        "__init__": "VERSION = 1",
+        "a": "from typing import TYPE_CHECKING\nimport edgedistill.b\nfrom edgedistill.c import x\n"
+        "from edgedistill import d\nfrom .room import e\nfrom .room.inner import z\n"
+        "if TYPE_CHECKING:\n    import edgedistill.f\ndef late():\n    from edgedistill.g import y\n",
+        **dict.fromkeys(("b", "c", "d", "f", "g", "unused"), "x = y = 1"),
+    }
+    (tmp_path / "room").mkdir()
+    for name, source in sources.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    for name in ("__init__", "e", "inner", "unused"):
+        (tmp_path / "room" / f"{name}.py").write_text("z = 1")
+    expected = {"a", "b", "c", "d", "f", "g", "room", "room.e", "room.inner"}
+    found = modules_behind("edgedistill.a", tmp_path)
+    assert found == {"edgedistill", *(f"edgedistill.{name}" for name in expected)}
+    with pytest.raises(ModuleNotFoundError, match=r"edgedistill\.none"):
+        code_digest("edgedistill.none", tmp_path)
+
+
+def test_the_installed_package_is_what_is_hashed() -> None:
+    assert installed_code_digest(TEACHER) == code_digest(TEACHER, PACKAGE)
+
+
+# ---------------------------------------------------------------- the cache
+
+
+def fill(folder: Path) -> None:
+    (folder / "result").write_text("done")
+
+
+fill.__module__ = TEACHER  # as if it were made there
+
+
+def test_a_stage_is_kept_until_its_inputs_or_its_code_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path / "work")
+    first = cache.stage("teacher", [1], fill)
+    assert cache.stage("teacher", [1], fill) == first
+    assert cache.stage("teacher", [2], fill) != first
+    monkeypatch.setattr(cache_module, "installed_code_digest", lambda module: f"other code of {module}")
+    assert cache.stage("teacher", [1], fill) != first
+    assert [stage.cached for stage in cache.stages] == [False, True, False, False]
+
+
+def test_a_stage_that_fails_is_not_kept_and_says_why(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    fail.__module__ = TEACHER
+    with pytest.raises(OutputError, match=r"stage 'teacher'[\s\S]*the disk is full[\s\S]*--work"):
+        Cache(tmp_path / "work").stage("teacher", [1], fail)
+    assert not list(tmp_path.iterdir())

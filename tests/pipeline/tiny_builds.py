@@ -1,0 +1,81 @@
+"""Builds of models with a few hundred weights, on three short sessions: what the tests of this folder share."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgedistill import pipeline as stages
+from edgedistill.bundle import open_bundle
+from edgedistill.pipeline import BuildOptions, BuildResult
+from edgedistill.runtime import Decoder
+
+SIZES = {"student": "window = 20\ntaps = 2\ndilation = 2\nlags = 2\n"}
+PATCHES = "patch = 8\nspan = 2\npredictor_layers = 1\npredictor_d = 8\nmask_share = 0.3\n"
+DAYS = ("sim00-day01", "sim00-day02", "sim00-day03")
+
+
+def write_preset(path: Path, d: int = 8) -> Path:
+    """Writes a preset whose models have a few hundred weights."""
+    text = 'name = "tiny"\n'
+    for model in ("student", "teacher", "patch_student"):
+        width = d if model == "student" else 8
+        text += f"[{model}]\nd = {width}\nlayers = 1\nheads = 2\nff = 8\n" + SIZES.get(model, PATCHES)
+    for training in ("teacher_training", "training"):
+        text += f"[{training}]\nbins_per_step = 256\nsegment_bins = 128\nburn_in = 16\nsteps = 40\n"
+    path.write_text(text)
+    return path
+
+
+def options(home: Path, out: Path, **changes: Any) -> BuildOptions:
+    usual = BuildOptions("host", (home / "data",), out, str(home / "tiny.toml"), steps=6, work=home / "work")
+    return replace(usual, **changes)
+
+
+READS = {"read-sim00_day01", "read-sim00_day02", "read-sim00_day03"}
+STUDENTS = {"spike-student", "distilled", "deployed"}
+CALIBRATED = {"calibrate", "calibrate-spike-student"}
+TEACHER = {"teacher", "teacher-readout"}
+
+
+def ran(result: BuildResult) -> set[str]:
+    """Returns the stages that ran and could have been kept."""
+    never_kept = {"teacher latents", "linear baselines", "bundle", "quantize", "quantize-spike-student"}
+    return {stage.name for stage in result.stages if not stage.cached} - never_kept
+
+
+def check_raw_frames(bundle: Path) -> None:
+    """Checks that raw frames, from the stored state of the front end on, decode to what the bins decode to."""
+    opened, decoder, by_bins = open_bundle(bundle), Decoder.open(bundle), Decoder.open(bundle)
+    with np.load(io.BytesIO(opened.read("holdout.npz"))) as holdout:
+        decoder.import_state({name: holdout[name] for name in holdout if name.startswith("fe_")})
+        outputs = decoder.push(holdout["frames"][:1500])
+        assert outputs[0].bin == holdout["first_bin"]
+        assert len(holdout["frames"]) // 5 == len(holdout["bins"])
+        assert len(holdout["bins"]) == len(holdout["counts"]) == len(holdout["kinematics"])
+        for output, bin_ in zip(outputs, holdout["bins"], strict=False):
+            np.testing.assert_allclose(output.kinematics, by_bins.step(bin_), rtol=0, atol=1e-2)
+
+
+class Killed(BaseException):
+    """Stands for Ctrl-C, which nothing catches."""
+
+
+def refused(
+    home: Path,
+    tmp_path: Path,
+    error: type[Exception],
+    says: str,
+    run: Callable[..., object] = stages.build,
+    **changes: Any,
+) -> None:
+    """Checks that a build with other options raises `error`, whose message matches `says`."""
+    changes = {"out": tmp_path / "x.edge", **changes}
+    with pytest.raises(error, match=says):
+        run(options(home, **changes))
