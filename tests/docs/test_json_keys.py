@@ -72,7 +72,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
     (home / "tiny.toml").write_text(TINY.format(patches=PATCHES, training=TRAINING))
     sessions, bundle, gates = home / "sessions", home / "tiny.edge", (0, 3)
     training = ("--preset", home / "tiny.toml", "--steps", 2)
-    simulated = ("--sessions", 2, "--minutes", 2.2, "--channels", 4, "--units", 10, "--rate", 500)
+    simulated = ("--sessions", 1, "--minutes", 2.2, "--channels", 4, "--units", 10, "--rate", 500)
     found: dict[str, list[dict[str, Any]]] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(baselines, "RIDGE_LAGS", (5,))
