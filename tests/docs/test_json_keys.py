@@ -72,7 +72,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
     (home / "tiny.toml").write_text(TINY.format(patches=PATCHES, training=TRAINING))
     sessions, bundle, gates = home / "sessions", home / "tiny.edge", (0, 3)
     training = ("--preset", home / "tiny.toml", "--steps", 2)
-    simulated = ("--sessions", 2, "--minutes", 2.2, "--channels", 4, "--units", 10, "--rate", 500)
+    simulated = ("--sessions", 1, "--minutes", 2.2, "--channels", 4, "--units", 10, "--rate", 500)
     found: dict[str, list[dict[str, Any]]] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(baselines, "RIDGE_LAGS", (5,))
@@ -95,6 +95,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         found["inspect bundle"] = [run("inspect", bundle)]
         found["compile"] = [run("compile", bundle, codes=gates)]
         found["run"] = [run("run", bundle, file)]
+        run("run", bundle, file, "--out", home / "decoded.csv")
+        with (home / "decoded.csv").open() as csv:
+            found["csv"] = [{"columns": csv.readline().strip().split(",")}]
         quick = ("--steps", 20, "--closed-loop", 0.3, "--robustness", "--system", "--out", home / "bench.json")
         against = [w for name in ("spike-student", "spike-student-int8", "spike-teacher") for w in ("--against", name)]
         found["bench"] = [run("bench", bundle, *quick, *against, codes=gates)]
@@ -147,16 +150,14 @@ def test_every_form_of_a_plan_stands_in_the_page() -> None:
         assert f"forms[].{field.name}" in known
 
 
-def test_columns_and_flags_of_the_csv_stand_in_the_page() -> None:
-    from edgedistill.decoding import csv_header
+def test_columns_and_flags_of_the_csv_stand_in_the_page(outputs: dict[str, list[dict[str, Any]]]) -> None:
     from edgedistill.runtime import Flag
-    from edgedistill.runtime.decoder import DecoderInfo
 
-    info = DecoderInfo.__new__(DecoderInfo)
-    object.__setattr__(info, "output_names", ())
-    object.__setattr__(info, "output_units", ())
-    rows = [cells[0] for cells in table_rows(section(PAGE, "The CSV of run"))]
-    assert rows[:-1] == [f"`{column}`" for column in csv_header(info).split(",")]
+    *rows, an_output = [cells[0] for cells in table_rows(section(PAGE, "The CSV of run"))]
+    columns = outputs["csv"][0]["columns"]
+    assert rows == [f"`{column}`" for column in columns[: len(rows)]]
+    assert columns[len(rows) :] == ["cursor_vel_x (cm/s)", "cursor_vel_y (cm/s)"]
+    assert "output" in an_output
     flags = {int(cells[0]): cells[1] for cells in table_rows(section(PAGE, "Flags"))}
     assert flags == {int(flag): str(flag.name).lower() for flag in Flag}
 
