@@ -212,7 +212,7 @@ def latency(run: Seed, trial: float) -> dict[str, Any]:
     student, _ = load_student(run.folder / f"deployed-{trial:g}")
     readout, score = score_student(student, "deployed", run.target)
     bins = run.target.inputs("lfp")
-    files, shape = student_files(student, run.target.id, readout)
+    files, shape, _ = student_files(student, run.target.id, readout)
     engine = OnnxEngine(files["student.onnx"], shape)
     times = step_times({"step": engine.step}, bins[run.target.split.test].numpy(), steps=5000)
     figures = {name: LatencyUs.from_times(times[name]).to_json() for name in ("step", EMPTY)}

@@ -115,12 +115,22 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
         metrics,
         {**run.inputs, "seed": options.seed, **mode},
     )
-    gates, compiled = write_decoder_bundle(ingredients)
+    written = write_decoder_bundle(ingredients)
     cache.note("bundle", start)
     table = table_of(metrics, options, adapted=bool(mode))
-    lacking = compiled.lacking if compiled else None
+    lacking = written.compiled.lacking if written.compiled else None
     shipped = ship(open_bundle(options.out)) if options.ship else None
-    return BuildResult(options.out, target.name, tuple(cache.stages), metrics, gates, table, lacking, shipped)
+    return BuildResult(
+        options.out,
+        target.name,
+        tuple(cache.stages),
+        metrics,
+        written.gates,
+        table,
+        lacking,
+        shipped,
+        written.graphs,
+    )
 
 
 def table_of(metrics: dict[str, float | None], options: BuildOptions, adapted: bool) -> tuple[TableRow, ...]:

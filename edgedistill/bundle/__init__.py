@@ -9,8 +9,22 @@ A device may add files under `build/`; those, like any file that the manifest do
 read through a bundle, so they are ignored here.
 """
 
+from edgedistill.bundle.graph_verdicts import GraphVerdict, graph_verdicts, left_out, why_left_out
 from edgedistill.bundle.reading import FORMAT, MANIFEST, Bundle, open_bundle
 from edgedistill.bundle.shipping import ship, zip_path
 from edgedistill.bundle.writing import refuse_foreign, write_bundle
 
-__all__ = ["FORMAT", "MANIFEST", "Bundle", "open_bundle", "refuse_foreign", "ship", "write_bundle", "zip_path"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "Bundle",
+    "GraphVerdict",
+    "graph_verdicts",
+    "left_out",
+    "open_bundle",
+    "refuse_foreign",
+    "ship",
+    "why_left_out",
+    "write_bundle",
+    "zip_path",
+]

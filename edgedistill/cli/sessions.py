@@ -109,7 +109,7 @@ def _inspect_bundle(bundle: Bundle, as_json: bool) -> None:
         return
     outputs, rate, session = facts["outputs"], facts["rate_hz"], facts["session"] or {}
     listed = ", ".join(f"{output['name']} ({output['unit']})" for output in outputs)
-    head = {key: facts[key] for key in ("path", "name", "created_by", "sha256", "target", "preset")}
+    head = {key: facts[key] for key in ("path", "name", "created_by", "sha256", "target", "engine", "preset")}
     print_facts(
         {key: value for key, value in head.items() if value is not None}
         | {"session": ", ".join(f"{key} {value}" for key, value in session.items() if value)}
@@ -125,6 +125,30 @@ def _inspect_bundle(bundle: Bundle, as_json: bool) -> None:
     metrics: dict[str, Any] = facts["metrics"] or {}
     if metrics:
         print_table("Metrics of the build", ("metric", "value"), list(metrics.items()))
+    _print_graphs(facts["graphs"] or {})
+
+
+def _print_graphs(graphs: dict[str, Any]) -> None:
+    """What the build measured of each step graph, and whether it may be used; nothing for an older bundle."""
+    columns = ("graph", "usable", "integers off %", "by", "outputs off, deviations", "R² difference", "")
+    rows = []
+    for name, graph in graphs.items():
+        share, apart, r2 = (
+            graph.get(key) for key in ("integers_off_share", "largest_output_deviation", "r2_difference")
+        )
+        rows.append(
+            (
+                name,
+                graph.get("usable"),
+                None if share is None else f"{100 * share:.3f}",
+                graph.get("largest_integer_difference"),
+                None if apart is None else f"{apart:.1e}",
+                None if r2 is None else f"{r2:+.5f}",
+                graph.get("reason") or "",
+            )
+        )
+    if rows:
+        print_table("Graphs", columns, rows)
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
@@ -145,6 +169,8 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "outputs": manifest.get("outputs") or [],
         "metrics": manifest.get("metrics"),
         "gates": manifest.get("gates"),
+        "engine": manifest.get("engine"),
+        "graphs": manifest.get("graphs"),
         "provenance": manifest.get("provenance"),
         "files": list(bundle.names),
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgedistill.bundle import left_out
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.output import (
     json_option,
@@ -123,7 +124,8 @@ Examples:
   edgedistill build --target jetson --data sessions --zip --out decoder.edge
 
 Stages whose inputs have not changed are not run again: they are kept in a folder beside the bundle (--work).
-The exit code is 3 when a gate of the target was missed; the bundle is written all the same.""",
+The exit code is 3 when a gate of the target was missed; the bundle is written all the same. So it is when a
+graph of the student decodes something else than it should: that graph is left out of use, with the reason.""",
 )
 @click.option("--target", metavar="NAME", required=True, help="The device; see `edgedistill targets`.")
 @click.option(
@@ -187,6 +189,8 @@ def build(
     options = stages.BuildOptions(target=target, data=(*data, *more), out=out, **settings)
     with training_progress() as progress:
         result = stages.build(options, progress)
+    for name, reason in left_out(result.graphs).items():
+        click.echo(f"left out: {name}: {reason}", err=True)
     if as_json:
         print_json(result.to_json())
     else:

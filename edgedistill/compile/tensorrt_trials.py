@@ -15,7 +15,7 @@ from types import ModuleType
 
 import numpy as np
 
-from edgedistill.bundle import Bundle
+from edgedistill.bundle import Bundle, why_left_out
 from edgedistill.compile.self_check import reference_of
 from edgedistill.compile.tensorrt_forms import (
     FORMS,
@@ -76,6 +76,9 @@ class Trials:
     def _tried(self, bundle: Bundle, form: Form, shape: StudentShape, front_end: FrontEndConfig) -> Trial | Outcome:
         """A form built and opened, or what prevented it."""
         began = monotonic()
+        if (reason := why_left_out(bundle, form.graph)) is not None:
+            self.errors.append(EngineError(f"the build left {form.graph} out of use", got=reason))
+            return Outcome(form.name, NOT_BUILT, f"the build left {form.graph} out of use: {reason}")
         try:
             built = self.builder.build_plan(bundle.read(form.graph), form.graph, self._options(), self.cache)
             self.cache, self.plans[form.name] = built.cache, built.plan

@@ -20,13 +20,13 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
-from edgedistill.bundle import Bundle, open_bundle
+from edgedistill.bundle import Bundle, open_bundle, why_left_out
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, EngineError, did_you_mean
 from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.runtime.abi_engine import AbiEngine
-from edgedistill.runtime.compiled import COMPILED
+from edgedistill.runtime.compiled import COMPILED, is_compiled
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.runtime.stream import Flag, Floats, NumpyStream, Output, State
 
@@ -181,8 +181,24 @@ class Decoder:
 
 def _open_engine(bundle: Bundle, shape: StudentShape, engine: str) -> OnnxEngine | Oracle:
     if engine in GRAPHS:
+        require_usable(bundle, engine)
         return OnnxEngine(bundle.read(GRAPHS[engine]), shape)
     return Oracle(int8_model(bundle, shape))
+
+
+def require_usable(bundle: Bundle, engine: str) -> None:
+    """EngineError where the build left the graph of this engine out of use; it says why, and what may be used."""
+    reason = why_left_out(bundle, GRAPHS[engine])
+    if reason is None:
+        return
+    graphs = (name for name, file in GRAPHS.items() if why_left_out(bundle, file) is None)
+    usable = [*(name for name in COMPILED if is_compiled(bundle, name)), *graphs, "oracle"]
+    raise EngineError(
+        f"the engine '{engine}' may not be used: the build left {GRAPHS[engine]} out of this bundle",
+        got=reason,
+        expected=f"an engine that decodes what the student does: {', '.join(usable)}",
+        next_step=f"edgedistill run {bundle.path} RECORDING --engine {usable[0]}",
+    )
 
 
 def int8_model(bundle: Bundle, shape: StudentShape) -> Int8Model:

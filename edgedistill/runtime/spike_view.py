@@ -10,7 +10,8 @@ import json
 from fractions import Fraction
 from typing import Any
 
-from edgedistill.bundle import Bundle
+from edgedistill.bundle import Bundle, graph_verdicts
+from edgedistill.bundle.graph_verdicts import GRAPHS_KEY
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError
 from edgedistill.frontend import FrontEndConfig
@@ -44,6 +45,11 @@ def spike_view(bundle: Bundle) -> Bundle:
         "outputs": bundle.manifest["outputs"],
         "engine": bundle.manifest.get("engine"),
         "target": bundle.manifest.get("target"),
+        GRAPHS_KEY: {
+            name.removeprefix(FOLDER): verdict.to_json()
+            for name, verdict in graph_verdicts(bundle).items()
+            if name.startswith(FOLDER)
+        },
     }
     return Bundle(bundle.path / FOLDER.rstrip("/"), manifest)
 
