@@ -12,15 +12,16 @@ from typing import Any
 
 import h5py
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.numpy import load
 
 from edgedistill import build as stages
 from edgedistill.build import BuildOptions, BuildResult, assemble, reference
-from edgedistill.build.assemble import Ingredients
+from edgedistill.build.assemble import GRAPHS, Ingredients, Written
 from edgedistill.build.calibration import CalibrationOptions, calibrate_run
-from edgedistill.bundle import open_bundle
+from edgedistill.bundle import graph_verdicts, left_out, open_bundle
 from edgedistill.data.simulate import SimulationConfig
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.windows import file_sha256
@@ -253,6 +254,97 @@ def test_a_zip_decodes_on_onnxruntime(home: Folder, first: BuildResult, tmp_path
     assert Decoder.open(result.bundle).info.engine == "onnxruntime"
 
 
+# ---------------------------------------------------------------- graphs that are off
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, *writers: str) -> None:
+    """What these write decodes something else: every bias that the graph holds is moved."""
+    for name in writers:
+        write = getattr(assemble, name)
+
+        def wrong(*given: Any, write: Any = write, **named: Any) -> onnx.ModelProto:
+            graph = write(*given, **named)
+            for tensor in graph.graph.initializer:
+                if tensor.data_type == onnx.TensorProto.FLOAT and list(tensor.dims) in ([2], [1, 2], [8]):
+                    values = onnx.numpy_helper.to_array(tensor) + np.float32(50)
+                    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+            return graph
+
+        monkeypatch.setattr(assemble, name, wrong)
+
+
+def test_a_build_says_what_it_measured_of_each_graph(first: BuildResult) -> None:
+    named = {*GRAPHS, *(f"subjects/spike-student/{name}" for name in GRAPHS)}
+    assert set(first.graphs) == named
+    assert all(verdict.usable and verdict.reason is None for verdict in first.graphs.values())
+    held = graph_verdicts(open_bundle(first.bundle))
+    assert held == first.graphs
+    assert first.to_json()["graphs"] == open_bundle(first.bundle).manifest["graphs"]
+    assert held["student.int8.onnx"].integers_off_share is not None
+    assert held["student.onnx"].largest_output_deviation is not None
+
+
+def test_a_graph_that_is_off_is_left_out_and_the_bundle_is_written(
+    home: Folder, first: BuildResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, "graph_from_integers")
+    result = stages.build(options(home, tmp_path / "x.edge"))
+    assert set(left_out(result.graphs)) == {"student.int8.onnx", "subjects/spike-student/student.int8.onnx"}
+    assert [gate.name for gate in result.gates] == [gate.name for gate in first.gates]  # nothing ships that is off
+    bundle = open_bundle(result.bundle)
+    by_default, oracle = Decoder(bundle), Decoder(bundle, "oracle")
+    assert by_default.info.engine == "c"
+    with np.load(io.BytesIO(bundle.read("holdout.npz"))) as holdout:
+        for bin_ in holdout["bins"][:100]:
+            assert (by_default.step(bin_) == oracle.step(bin_)).all()
+    with pytest.raises(EngineError, match="standard deviations") as caught:
+        Decoder(bundle, "onnxruntime-int8")
+    assert "c, onnxruntime, oracle" in str(caught.value)
+    with pytest.raises(EngineError, match=r"the build left student\.int8\.onnx out"):
+        Decoder(spike_view(bundle), "onnxruntime-int8")
+    absent = {one.name: one.reason for one in bench(bundle, QUICK).absent}
+    assert "the build left student.int8.onnx out of use: one of its outputs" in absent["onnxruntime-int8"]
+
+
+def test_where_the_default_engine_is_off_another_decodes_and_a_gate_says_so(
+    home: Folder, first: BuildResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, "graph_from_student")
+    result = stages.build(options(home, tmp_path / "x.zip"))
+    assert Decoder.open(result.bundle).info.engine == "onnxruntime-int8"
+    gate = next(gate for gate in result.gates if gate.name == "default_engine_usable")
+    assert gate.ok is False
+    assert str(gate.reason).startswith("'onnxruntime-int8' decodes by default in place of 'onnxruntime': student.onnx:")
+    spoil(monkeypatch, "graph_from_integers", "graph_for_plugin")
+    result = stages.build(options(home, tmp_path / "y.zip"))
+    assert len(left_out(result.graphs)) == len(result.graphs)
+    decoder = Decoder.open(result.bundle)
+    assert decoder.info.engine == "oracle"
+    assert np.isfinite(decoder.step(np.zeros(4, np.float32))).all()
+    gates = {gate.name: gate for gate in result.gates}
+    assert gates["step_p99_us"].ok is None
+    assert "out of use" in str(gates["step_p99_us"].reason) or "none of the subjects" in str(
+        gates["step_p99_us"].reason
+    )
+
+
+@pytest.mark.parametrize("scale", [1e9, 1e-9])
+def test_behaviour_of_an_odd_scale_is_built_as_any_other(
+    home: Folder, first: BuildResult, tmp_path: Path, scale: float
+) -> None:
+    shutil.copytree(home / "data", tmp_path / "data")
+    for path in (tmp_path / "data").iterdir():
+        with h5py.File(path, "r+") as file:
+            velocity = file["processing/behavior/Velocity/cursor_vel/data"]
+            velocity[...] = velocity[()] * scale
+    result = stages.build(options(home, tmp_path / "x.edge", data=(tmp_path / "data",)))
+    assert result.metrics["int8_r2"] == pytest.approx(first.metrics["int8_r2"], abs=5e-3)
+    assert {name.rsplit("/")[-1] for name in left_out(result.graphs)} <= {"student.fp16.onnx"}
+    reason = left_out(result.graphs)["student.fp16.onnx"]
+    assert ("float16 cannot hold this weight" if scale > 1 else "is allowed") in reason
+    assert ("student.fp16.onnx" in open_bundle(result.bundle).names) == (scale < 1)
+
+
 def test_the_ranges_in_the_bundle_say_where_they_come_from(first: BuildResult, home: Folder) -> None:
     bundle = open_bundle(first.bundle)
     ranges = Ranges.from_json(json.loads(bundle.read("ranges.json")))
@@ -330,7 +422,7 @@ def test_the_same_again_runs_nothing_and_gives_the_same(home: Folder, first: Bui
 @pytest.fixture
 def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked is which stages run: no bundle is made of them."""
-    monkeypatch.setattr("edgedistill.build.stages.write_decoder_bundle", lambda made: ((), None))
+    monkeypatch.setattr("edgedistill.build.stages.write_decoder_bundle", lambda made: Written((), None, {}))
 
 
 BEHAVIOUR_ALONE = {"spike-student", "deployed"}  # the distilled student sees no labels
@@ -390,7 +482,8 @@ def test_another_day_for_a_given_student(
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Ingredients]:
     """What bundles would have been made of."""
     found: list[Ingredients] = []
-    monkeypatch.setattr("edgedistill.build.stages.write_decoder_bundle", lambda one: found.append(one) or ((), None))
+    nothing = Written((), None, {})
+    monkeypatch.setattr("edgedistill.build.stages.write_decoder_bundle", lambda one: found.append(one) or nothing)
     return found
 
 
