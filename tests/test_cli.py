@@ -19,9 +19,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from edgedistill.bundle import GraphVerdict
 from edgedistill.cli import main
 from edgedistill.cli.output import training_progress
+from edgedistill.errors import BundleError
 from edgedistill.quantization.recipe import DEFAULT_RECIPE
+from edgedistill.runtime import Decoder
 from edgedistill.target import Gate
 
 from .bundles import CHANNELS, write_test_bundle
@@ -203,6 +206,45 @@ def test_bench_prints_every_subject_and_the_machines_own_noise(bundle: Path, ses
         assert word in text.output
 
 
+LEFT_OUT = {"usable": False, "reason": "an output is off", "largest_output_deviation": 3.5, "r2_difference": -0.2}
+FINE = {"usable": True, "reason": None, "integers_off_share": 0.0031, "largest_integer_difference": 2}
+
+
+@pytest.mark.usefixtures("busy_machine")
+def test_a_graph_that_the_build_left_out_is_told_by_every_command(tmp_path: Path, session: Path) -> None:
+    graphs = {"student.onnx": FINE, "student.int8.onnx": LEFT_OUT, "subjects/spike-student/student.onnx": LEFT_OUT}
+    path = write_test_bundle(tmp_path / "off.edge", graphs=graphs).path
+    assert answer("inspect", path)["graphs"] == graphs
+    text = call("inspect", path).output
+    for part in ("student.int8.onnx", "an output is off", "0.310", "3.5e+00", "-0.20000"):
+        assert part in text
+    says = ("'onnxruntime-int8' may not be used", "an output is off", "onnxruntime, oracle")
+    refused("run", path, session, "--engine", "onnxruntime-int8", says=says)
+    refused("bench", path, "--engine", "onnxruntime-int8", says=("out of use", "an output is off"))
+    found = answer("bench", path, "--steps", 5, "--closed-loop", 0.05)
+    assert [row["name"] for row in found["subjects"]] == [
+        *("lfp-student-fp32", "spike-student-int8", "onnxruntime-dynamic-int8", "torch-eager")
+    ]
+    absent = {one["name"]: one["reason"] for one in found["absent"]}
+    assert absent["lfp-student-int8"] == "the build left student.int8.onnx out of use: an output is off"
+    assert "spike-student/student.onnx out of use" in absent["spike-student"]
+    drop = next(gate for gate in found["gates"] if gate["name"] == "int8_r2_drop")
+    assert (drop["ok"], "out of use" in drop["reason"]) == (None, True)
+
+
+def test_a_bundle_without_verdicts_may_use_all_its_graphs(bundle: Path) -> None:
+    assert answer("inspect", bundle)["graphs"] is None
+    assert Decoder.open(bundle, "onnxruntime-int8").info.engine == "onnxruntime-int8"
+
+
+def test_verdicts_that_make_no_sense_are_refused_and_newer_figures_ignored(tmp_path: Path) -> None:
+    odd = write_test_bundle(tmp_path / "odd.edge", graphs={"student.int8.onnx": "off"})
+    with pytest.raises(BundleError, match="does not describe its graphs"):
+        Decoder.open(odd.path, "onnxruntime-int8")
+    newer = write_test_bundle(tmp_path / "new.edge", graphs={"student.int8.onnx": {"usable": True, "sharpness": 3}})
+    assert Decoder.open(newer.path, "onnxruntime-int8").info.engine == "onnxruntime-int8"
+
+
 @pytest.mark.usefixtures("busy_machine")
 def test_a_bench_becomes_a_page(bundle: Path, tmp_path: Path) -> None:
     result, page = tmp_path / "one.json", tmp_path / "deep" / "page.html"
@@ -300,6 +342,7 @@ class FakeBuild(types.ModuleType):
             table=(Row("spike teacher", 0.8, False, "sees the future"), Row("ridge", None, True, "")),
             lacking=None,
             shipped=None,
+            graphs={"student.int8.onnx": GraphVerdict(usable=False, reason="its R² differs")},
             next_step="edgedistill bench x",
             to_json=lambda: facts,
         )
@@ -360,6 +403,7 @@ def test_a_missed_gate_is_exit_3_after_all_was_printed(stages: FakeBuild, ok: bo
     assert printed.exit_code == code
     assert "spike teacher" in printed.output
     assert {True: "met", None: "not measured", False: "MISSED"}[ok] in printed.output
+    assert printed.stderr == "left out: student.int8.onnx: its R² differs\n"  # beside --json too: stdout is JSON alone
 
 
 def test_pretrain_and_distill_hand_over_their_options(stages: FakeBuild) -> None:

@@ -87,12 +87,12 @@ def wrong_weight(model: onnx.ModelProto, name: str) -> None:
 
 
 def wrong_rounding(model: onnx.ModelProto, name: str) -> None:
-    """What is quantized first of a layer's values is rounded on a grid that is coarser by an eighth."""
+    """What goes into the last layer is rounded on a grid half again as coarse as it is read."""
     quantizer = next(n for n in model.graph.node if n.op_type == "QuantizeLinear" and "layers.1" in n.name)
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and node.name == quantizer.name:
             scale = next(t for t in model.graph.initializer if t.name == node.input[1])
-            coarser = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.125), "coarser")
+            coarser = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.5), "coarser")
             model.graph.initializer.append(coarser)
             node.input[1] = "coarser"
 
