@@ -21,7 +21,7 @@ from edgedistill import build as stages
 from edgedistill.build import BuildOptions, BuildResult, assemble, reference
 from edgedistill.build.assemble import GRAPHS, Ingredients, Written
 from edgedistill.build.calibration import CalibrationOptions, calibrate_run
-from edgedistill.bundle import graph_verdicts, left_out, open_bundle
+from edgedistill.bundle import GraphVerdict, graph_verdicts, left_out, open_bundle
 from edgedistill.data.simulate import SimulationConfig
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.windows import file_sha256
@@ -326,6 +326,16 @@ def test_where_the_default_engine_is_off_another_decodes_and_a_gate_says_so(
     assert "out of use" in str(gates["step_p99_us"].reason) or "none of the subjects" in str(
         gates["step_p99_us"].reason
     )
+
+
+def test_an_engine_is_off_where_none_of_its_graphs_is_left() -> None:
+    off, fine = GraphVerdict(usable=False, reason="off"), GraphVerdict(usable=True)
+    graphs = dict.fromkeys(GRAPHS, off)
+    assert assemble.why_engine_is_off("tensorrt", {**graphs, "student.fp16.onnx": fine}) is None
+    reason = str(assemble.why_engine_is_off("tensorrt", {**graphs, "student.onnx": fine}))
+    assert reason.split(": off")[0] == "student.int8.plugin.onnx"
+    assert assemble.why_engine_is_off("c", graphs) is None  # it runs no graph
+    assert assemble.why_engine_is_off("onnxruntime", {**graphs, "student.onnx": fine}) is None
 
 
 @pytest.mark.parametrize("scale", [1e9, 1e-9])
