@@ -27,9 +27,9 @@ from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
 from edgedistill.measure.latency import EMPTY, LatencyUs, step_times
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
-from edgedistill.pipeline.assembled import student_files
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.inputs import read_sessions
+from edgedistill.pipeline.student_files import write_student
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.training.adapt import adapt
@@ -210,7 +210,7 @@ def latency(run: Seed, trial: float) -> dict[str, Any]:
     student, _ = load_student(run.folder / f"deployed-{trial:g}")
     readout, score = score_student(student, "deployed", run.target)
     bins = run.target.inputs("lfp")
-    files, shape = student_files(student, run.target.id, readout)
+    files, shape, _ = write_student(student, run.target.id, readout)
     engine = OnnxEngine(files["student.onnx"], shape)
     times = step_times({"step": engine.step}, bins[run.target.split.test].numpy(), steps=5000)
     figures = {name: LatencyUs.from_times(times[name]).to_json() for name in ("step", EMPTY)}

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from edgedistill.bench.extras import budget_of, calibration_of, layers_of, robustness_of, trace_of
 from edgedistill.bench.holdout_scores import Decoded, decoded_holdout, fit_of_recording
 from edgedistill.bench.result import BenchResult, Subject
-from edgedistill.bench.subjects import LFP_INT8, LFP_STUDENT, STUDENTS, SUBJECTS, Candidate, candidates_of_bundle
+from edgedistill.bench.subjects import (
+    LFP_INT8,
+    LFP_STUDENT,
+    STUDENTS,
+    SUBJECTS,
+    Absent,
+    Candidate,
+    candidates_of_bundle,
+)
 from edgedistill.bench.timing import FRAMES, ONE_BIN_US, decoding_frames, energy_of, flat_out, in_use
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.contents import Holdout, read_holdout
@@ -24,6 +32,7 @@ from edgedistill.measure.sensors import Meter, find_meter
 from edgedistill.measure.system_budget import assumptions_with
 from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.runtime.compiled_engines import COMPILED, choose_engine, why_not_here
+from edgedistill.runtime.decoder import GRAPHS
 from edgedistill.target import Target, load_target
 
 if TYPE_CHECKING:
@@ -56,7 +65,8 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
     device = describe_machine()  # its load before this run adds to it
     holdout, target = read_holdout(bundle), target_of(bundle)
     engine = options.engine or choose_engine(bundle)
-    candidates, absent = candidates_of_bundle(bundle, holdout, engine, options.subjects)
+    by_default = options.engine is None and engine in GRAPHS  # what the build left out is then listed, not raised
+    candidates, absent = candidates_of_bundle(bundle, holdout, engine, options.subjects, required=not by_default)
     if not candidates:
         reasons = "; ".join(f"{one.name}: {one.reason}" for one in absent)
         raise EngineError(
@@ -68,7 +78,8 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
         fits = {c.name: fit_of_recording(c, bundle, recording) for c in candidates}
     times = flat_out(candidates, options.steps)
     warm, cold, why, force = in_use(candidates, times, options.closed_loop_s)
-    frames = decoding_frames(bundle, engine, options.closed_loop_s) or {}
+    decodes = LFP_INT8 not in (one.name for one in absent)
+    frames = (decoding_frames(bundle, engine, options.closed_loop_s) if decodes else None) or {}
     meter: Meter | str = find_meter(target.power if target else None, gpu=_engine(target) in ("cuda", "tensorrt"))
     deadline_us = target.deadline_ms * 1e3 if target else ONE_BIN_US
     subjects = tuple(
@@ -91,8 +102,9 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
         for c in candidates
     )
     figures = figures_of(subjects, bundle, held_out=recording is None)
-    why = {"step_p99_us": reason} if target and (reason := not_of_this_machine(target, bundle, engine)) else {}
-    figures |= dict.fromkeys(why)  # a time belongs to the device that took it, and to what ships
+    why = without_figures(figures, absent)
+    if target and (reason := not_of_this_machine(target, bundle, engine)):
+        why["step_p99_us"], figures["step_p99_us"] = reason, None  # a time belongs to the device that took it
     return BenchResult(
         device=device,
         bundle=provenance_of(bundle),
@@ -137,11 +149,20 @@ def extras(
 def figures_of(subjects: Sequence[Subject], bundle: Bundle, held_out: bool) -> dict[str, float | None]:
     """What gates are set on: the time of what ships; R² on the holdout only, another recording is another question."""
     rows = {subject.name: subject for subject in subjects}
-    shipped = rows.get(LFP_INT8 if bundle.manifest.engine in COMPILED and LFP_INT8 in rows else LFP_STUDENT)
+    ships, graphs = bundle.manifest.engine, {"onnxruntime-int8": LFP_INT8, "oracle": None}
+    row = LFP_INT8 if ships in COMPILED and LFP_INT8 in rows else graphs.get(str(ships), LFP_STUDENT)
+    shipped = None if row is None else rows.get(row)
     r2, eight = (rows[name].fit.r2 if name in rows else None for name in (LFP_STUDENT, LFP_INT8))
     drop = r2 - eight if r2 is not None and eight is not None and held_out else None
     p99 = None if shipped is None else shipped.latency.p99
     return {"step_p99_us": p99, "deployed_r2": r2 if held_out else None, "int8_r2_drop": drop}
+
+
+def without_figures(figures: Mapping[str, float | None], absent: Sequence[Absent]) -> dict[str, str]:
+    """Why a figure is missing, where a student of the bundle is: an R² needs its own, a time what ships."""
+    reasons = {one.name: one.reason for one in absent if one.name in (LFP_STUDENT, LFP_INT8)}
+    told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return {name: told for name, value in figures.items() if value is None} if told else {}
 
 
 def not_of_this_machine(target: Target, bundle: Bundle, engine: str) -> str | None:

@@ -86,9 +86,12 @@ class Absent:
 
 
 def candidates_of_bundle(
-    bundle: Bundle, holdout: Holdout, engine: str, wanted: tuple[str, ...] = SUBJECTS
+    bundle: Bundle, holdout: Holdout, engine: str, wanted: tuple[str, ...] = SUBJECTS, required: bool = True
 ) -> tuple[list[Candidate], list[Absent]]:
-    """Those of `wanted` that can run here, the LFP student in INT8 on `engine`, and the others with the reason."""
+    """Those of `wanted` that can run here, the LFP student in INT8 on `engine`, and the others with the reason.
+
+    EngineError where `engine` cannot run and is `required`.
+    """
     found: list[Candidate] = []
     absent: list[Absent] = []
     for name, make in _makers(bundle, holdout, engine):
@@ -97,7 +100,7 @@ def candidates_of_bundle(
         try:
             found.append(make())
         except EngineError as error:
-            if name == LFP_INT8:  # what it runs on was chosen: never another instead
+            if name == LFP_INT8 and required:  # what it runs on was chosen: never another instead
                 raise
             absent.append(Absent(name, f"{error.what} ({error.got})" if error.got else error.what))
     known = {c.name for c in found} | {a.name for a in absent} | ({PEER_INT8} if engine not in COMPILED else set())
@@ -110,22 +113,27 @@ def _makers(bundle: Bundle, holdout: Holdout, engine: str) -> Iterator[tuple[str
     yield LFP_STUDENT, lambda: _graph(bundle, LFP_STUDENT, "", "student.onnx", shape, holdout.bins)
     if engine in COMPILED:
         yield LFP_INT8, lambda: _compiled(bundle, engine, shape, holdout.bins)
-    if "student.int8.onnx" in bundle.names:
+    if _holds(bundle, "student.int8.onnx"):
         name = PEER_INT8 if engine in COMPILED else LFP_INT8
         yield name, lambda: _graph(bundle, name, "", "student.int8.onnx", shape, holdout.bins)
-    if SPIKE_FOLDER + "student.onnx" in bundle.names:
+    if _holds(bundle, SPIKE_FOLDER + "student.onnx"):
         spikes, counts = spike_counts(bundle, holdout)
         _require_fits(bundle, SPIKE_STUDENT, spikes, counts)
         yield SPIKE_STUDENT, lambda: _graph(bundle, SPIKE_STUDENT, SPIKE_FOLDER, "student.onnx", spikes, counts)
         if engine in COMPILED and holds_spike_student(bundle) and is_compiled(open_spike_student(bundle), engine):
             yield SPIKE_INT8, lambda: _compiled_spikes(bundle, engine, spikes, counts)
-        elif SPIKE_FOLDER + "student.int8.onnx" in bundle.names:
+        elif _holds(bundle, SPIKE_FOLDER + "student.int8.onnx"):
             yield SPIKE_INT8, lambda: _graph(bundle, SPIKE_INT8, SPIKE_FOLDER, "student.int8.onnx", spikes, counts)
         for name, graph in ((TEACHER, TEACHER_GRAPH), (PUBLISHED, PUBLISHED_GRAPH)):
             if {graph, TEACHER_FACTS} <= set(bundle.names):
                 yield name, lambda name=name, graph=graph: _teacher(bundle, name, graph, counts)  # type: ignore[misc]
     yield PEER_DYNAMIC, lambda: _dynamic(bundle, shape, holdout.bins)
     yield PEER_TORCH, lambda: _eager(bundle, shape, holdout.bins)
+
+
+def _holds(bundle: Bundle, file: str) -> bool:
+    """Whether a graph is there, or is known to be left out: the reason is told then."""
+    return file in bundle.names or bundle.manifest.why_left_out(file) is not None
 
 
 def _require_fits(bundle: Bundle, name: str, shape: StudentShape, inputs: Floats) -> None:
@@ -140,7 +148,14 @@ def _require_fits(bundle: Bundle, name: str, shape: StudentShape, inputs: Floats
 # ---------------------------------------------------------------- one of each
 
 
+def _require_usable(bundle: Bundle, file: str) -> None:
+    """EngineError where the build left this graph out of use."""
+    if (reason := bundle.manifest.why_left_out(file)) is not None:
+        raise EngineError(f"the build left {file} out of use: {reason}")
+
+
 def _graph(bundle: Bundle, name: str, folder: str, file: str, shape: StudentShape, inputs: Floats) -> Candidate:
+    _require_usable(bundle, folder + file)
     graph = bundle.read(folder + file)
     return Candidate(name, OnnxEngine(graph, shape), "onnxruntime", inputs, _params(bundle, folder), len(graph))
 
@@ -157,6 +172,7 @@ def _compiled_spikes(bundle: Bundle, kind: str, shape: StudentShape, counts: Flo
 
 
 def _dynamic(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
+    _require_usable(bundle, "student.onnx")
     graph = dynamic_int8_graph(bundle.read("student.onnx"))
     engine = OnnxEngine(graph, shape)
     return Candidate(PEER_DYNAMIC, engine, "onnxruntime", inputs, _params(bundle), len(graph), precision="int8")

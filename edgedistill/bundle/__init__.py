@@ -9,7 +9,7 @@ and its file is named.
 Those files, like all that the manifest does not list, are never read through a `Bundle`.
 """
 
-from edgedistill.bundle.manifest import MANIFEST, Manifest
+from edgedistill.bundle.manifest import MANIFEST, GraphVerdict, Manifest, reasons_left_out
 from edgedistill.bundle.reading import FORMAT, Bundle, open_bundle
 from edgedistill.bundle.shipping import ship, zip_path
 from edgedistill.bundle.writing import refuse_foreign, write_bundle
@@ -18,8 +18,10 @@ __all__ = [
     "FORMAT",
     "MANIFEST",
     "Bundle",
+    "GraphVerdict",
     "Manifest",
     "open_bundle",
+    "reasons_left_out",
     "refuse_foreign",
     "ship",
     "write_bundle",

@@ -95,6 +95,19 @@ class Manifest:
     graphs: Mapping[str, GraphVerdict]  # step graph -> verdict; a graph without one may be used
     decoder: Json = field(repr=False)  # the keys that `contents.read_decoder_spec` parses
 
+    def why_left_out(self, file: str) -> str | None:
+        """Returns why the step graph of this file name may not be used.
+
+        Returns None where it may, and for a bundle that was written before verdicts existed.
+        """
+        return reasons_left_out(self.graphs).get(file)
+
+
+def reasons_left_out(graphs: Mapping[str, GraphVerdict]) -> dict[str, str]:
+    """Returns file name and reason of each step graph that may not be used."""
+    unknown = "the build found that it decodes something else"
+    return {name: verdict.reason or unknown for name, verdict in graphs.items() if not verdict.usable}
+
 
 DECODER_KEYS = ("model", "frontend", "normalization", "channel_ids", "outputs")
 

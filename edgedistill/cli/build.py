@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgedistill.bundle import reasons_left_out
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.output import print_gates, print_json, print_table, show_training
 from edgedistill.cli.training_options import PATH, add_training_options, recipe_option
@@ -28,7 +29,8 @@ Examples:
 
 DATA is any number of folders or NWB files. The results of every stage are kept in a folder beside the bundle (--work),
 and a stage whose inputs have not changed is not run again. If a gate of the target is missed, the bundle is written
-all the same and the exit code is 3.""",
+all the same and the exit code is 3. A graph that decodes something else than the student does is left out of use, and
+stderr says why.""",
 )
 @click.option(
     "--target", metavar="NAME", required=True, help="The device to build for. `edgedistill targets` lists them."
@@ -97,6 +99,8 @@ def build(
     options = pipeline.BuildOptions(target=target, data=(*data, *more), out=out, **settings)
     with show_training() as progress:
         result = pipeline.build(options, progress)
+    for name, reason in reasons_left_out(result.graphs).items():
+        click.echo(f"left out: {name}: {reason}", err=True)
     if as_json:
         print_json(result.to_json())
     else:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedistill.bundle import MANIFEST, Bundle, open_bundle
+from edgedistill.bundle import MANIFEST, Bundle, GraphVerdict, open_bundle
 from edgedistill.bundle.contents import read_decoder_spec
 from edgedistill.cli.output import format_value, json_option, print_facts, print_json, print_table
 
@@ -62,7 +63,7 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
         return
     outputs, rate, session = facts["outputs"], facts["rate_hz"], facts["session"] or {}
     listed = ", ".join(f"{output['name']} ({output['unit']})" for output in outputs)
-    head = {key: facts[key] for key in ("path", "name", "created_by", "sha256", "target", "preset")}
+    head = {key: facts[key] for key in ("path", "name", "created_by", "sha256", "target", "engine", "preset")}
     print_facts(
         {key: value for key, value in head.items() if value is not None}
         | {"session": ", ".join(f"{key} {value}" for key, value in session.items() if value)}
@@ -78,6 +79,26 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     metrics: dict[str, Any] = facts["metrics"] or {}
     if metrics:
         print_table("Metrics of the build", ("metric", "value"), list(metrics.items()))
+    _print_graphs(bundle.manifest.graphs)
+
+
+def _print_graphs(graphs: Mapping[str, GraphVerdict]) -> None:
+    """Prints what the build measured of each step graph and whether it may be used; nothing for an older bundle."""
+    columns = ("graph", "usable", "integers off %", "by", "outputs off, deviations", "R² difference", "")
+    rows = [
+        (
+            name,
+            graph.usable,
+            None if graph.integers_off_share is None else f"{100 * graph.integers_off_share:.3f}",
+            graph.largest_integer_difference,
+            None if graph.largest_output_deviation is None else f"{graph.largest_output_deviation:.1e}",
+            None if graph.r2_difference is None else f"{graph.r2_difference:+.5f}",
+            graph.reason or "",
+        )
+        for name, graph in graphs.items()
+    ]
+    if rows:
+        print_table("Graphs", columns, rows)
 
 
 def _read_facts(bundle: Bundle) -> dict[str, Any]:
@@ -105,6 +126,8 @@ def _read_facts(bundle: Bundle) -> dict[str, Any]:
         "outputs": [{"name": name, "unit": unit} for name, unit in outputs],
         "metrics": found.metrics,
         "gates": None if found.gates is None else [asdict(gate) for gate in found.gates],
+        "engine": found.engine,
+        "graphs": {name: verdict.to_json() for name, verdict in found.graphs.items()},
         "provenance": found.provenance and found.provenance.to_json(),
         "files": list(bundle.names),
     }

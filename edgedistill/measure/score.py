@@ -36,6 +36,13 @@ def fit_of(guess: npt.NDArray[Any], truth: npt.NDArray[Any], source: str) -> Fit
     return Fit(float(np.mean(varying)), per_output, source)
 
 
+def r2_difference(found: Fit, expected: Fit) -> float | None:
+    """R² of `found` minus that of `expected`, a mean over the outputs in which both have one; None where none has."""
+    pairs = zip(found.per_output, expected.per_output, strict=False)  # a fit that was not measured has no outputs
+    apart = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
+    return float(np.mean(apart)) if apart else None
+
+
 def r2_per_output(guess: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> tuple[float | None, ...]:
     """Coefficient of determination of each column of (T, K); None where `truth` is constant."""
     error = ((truth - guess) ** 2).sum(axis=0)

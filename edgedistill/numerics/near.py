@@ -1,7 +1,10 @@
-"""The near class: how close an engine that fuses and reorders has to stay to the definition.
+"""The near class: engines that fuse and reorder, judged by what they decode.
 
-In comes an engine whose state can be set, out goes a count of what differed, and whether that is within bounds. The
-graphs of a bundle are held to it when it is written, a plan on the device that it was built on.
+An engine whose state can be set goes in, and out comes what differed from the oracle. An engine belongs to the class
+if none of its outputs is far from the oracle's when it is given the oracle's state before each step, and if its R² on
+the holdout is that of the oracle when it runs freely. How many integers differ is measured and reported, and decides
+nothing: one integer that flips in an early layer moves those that follow it. The graphs of a bundle are judged when
+the bundle is written, and a plan on the device that it was built on.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ from edgedistill.numerics.oracle import Oracle
 from edgedistill.numerics.state import State
 from edgedistill.numerics.tensors import Int8Model
 
-NEAR = 1e-2  # of an output's standard deviation: a flipped integer here and there
-NEAR_SHARE = 1e-3  # of the integers may differ
-FARTHEST = 0.1  # and none further than this
-FAR_SHARE = 1e-2  # of the outputs may be further off than NEAR: a flip in an early layer moves later ones
+FARTHEST = 0.1  # standard deviations that an output may be off, given the oracle's state before each step
+R2_APART = 0.002  # that the R² on the holdout may differ, each running freely
+ALLOWED = f"outputs off by at most {FARTHEST:g} standard deviations, R² by at most {R2_APART:g}"
 
-ALLOWED = f"{NEAR_SHARE:.1%} of the integers, {FAR_SHARE:.0%} of the outputs by over {NEAR:g}, none by {FARTHEST:g}"
+STILL = 1e-14  # of an output's mean square: a variance below this is the rounding of a float32
+ROUNDINGS = 8  # of a float32 output: no engine is held closer than this to another
+EPSILON, SMALLEST = float(np.finfo(np.float32).eps), float(np.finfo(np.float32).tiny)
 
 
 class Steppable(Protocol):
@@ -39,44 +43,93 @@ class Steppable(Protocol):
 
 @dataclass(frozen=True)
 class Nearness:
-    """What differed, over all steps."""
+    """What differed from the oracle over all steps."""
 
-    differ: int  # integers
-    entries: int  # that were compared
-    far: int  # steps with an output further off than NEAR
+    integers_off: int  # integers that differ
+    integers: int  # integers that were compared
+    largest_integer: int  # the largest difference of an integer
+    largest_output: float  # the largest difference of an output, in its standard deviations; NaN for one that is none
     steps: int
-    worst: float  # deviations
 
     @property
-    def ok(self) -> bool:
-        """Whether the engine belongs to the near class; an output that is not a number does not."""
-        few = self.differ <= max(1, NEAR_SHARE * self.entries) and self.far <= FAR_SHARE * self.steps
-        return few and self.worst <= FARTHEST
+    def share_off(self) -> float:
+        """The share of the integers that differ."""
+        return self.integers_off / max(1, self.integers)
 
     def __str__(self) -> str:
         return (
-            f"{self.differ} of {self.entries} integers, {self.far} of {self.steps} outputs,"
-            f" worst by {self.worst:.2g} deviations"
+            f"{self.integers_off} of {self.integers} integers differ ({self.share_off:.2%}),"
+            f" by {self.largest_integer} at most; outputs by up to {self.largest_output:.2g} standard deviations"
         )
 
 
 def nearness(
     model: Int8Model, engine: Steppable, state: State, bins: npt.NDArray[np.floating[Any]], spread: npt.NDArray[Any]
 ) -> Nearness:
-    """Step `engine` over bins (T, C), fed the oracle's state at each; `spread` is each output's deviation (K,)."""
+    """Steps `engine` over bins (T, C), given the oracle's state before each; `spread` (K,) is of `output_spread`."""
     oracle = Oracle(model)
     oracle.import_state(state)
-    differ, entries, apart = 0, 0, np.zeros(len(bins))
+    differ, entries, largest, apart = 0, 0, 0, np.zeros(len(bins))
     for i, bin_ in enumerate(bins):
         before = oracle.export_state()
         engine.import_state(before)
-        apart[i] = np.max(np.abs(oracle.step(bin_) - engine.step(bin_)) / spread)
+        apart[i] = largest_deviation(engine.step(bin_)[None], oracle.step(bin_)[None], spread)
         slot, theirs = int(before["pos"][0]), engine.export_state()
         for name, ours in oracle.export_state().items():
             if name in ("pos", "live"):
                 continue
             new = (slice(None), slot) if name.startswith("ring") else slice(1)  # of lags: the bin itself
-            differ += int(np.count_nonzero(ours[new] != theirs[name][new]))
-            entries += ours[new].size
-    far = int(np.count_nonzero(~(apart <= NEAR)))
-    return Nearness(differ, entries, far, len(bins), float(np.max(apart, initial=0.0)))
+            off = np.abs(ours[new].astype(np.int64) - theirs[name][new])
+            differ += int(np.count_nonzero(off))
+            largest = max(largest, int(off.max(initial=0)))
+            entries += off.size
+    return Nearness(differ, entries, largest, float(np.max(apart, initial=0.0)), len(bins))
+
+
+def largest_deviation(
+    found: npt.NDArray[Any], expected: npt.NDArray[Any], spread: npt.NDArray[np.floating[Any]]
+) -> float:
+    """The largest difference of outputs (T, K) in units of `spread` (K,); NaN where one of them is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.abs(found.astype(np.float64) - expected.astype(np.float64)) / spread
+    return float(np.max(np.where(np.isfinite(apart), apart, np.nan), initial=0.0))
+
+
+def output_spread(
+    truth: npt.NDArray[Any], decoded: npt.NDArray[Any], limit: float = FARTHEST
+) -> npt.NDArray[np.float64]:
+    """Each output's standard deviation (K,), never zero: what differences are measured in.
+
+    It is the deviation of the true values (T, K), NaN where unknown, or of the decoded ones (T', K) where the truth
+    stands still. It is large enough that `limit` times it holds a few roundings of a float32: an output that is
+    constant, or small beside its own offset, is not held closer than its type can hold it.
+    """
+    moving = _deviation(truth)
+    largest = np.max(np.abs(decoded.astype(np.float64)), axis=0, initial=0.0)
+    rounding = ROUNDINGS * EPSILON * largest / limit
+    spread = np.where(moving > 0, moving, _deviation(decoded))
+    return np.asarray(np.maximum(np.maximum(spread, rounding), SMALLEST))
+
+
+def why_not_near(largest_output: float, r2_difference: float | None, farthest: float = FARTHEST) -> str | None:
+    """Returns why an engine decodes something else than it should; None where it belongs to the near class.
+
+    `largest_output` and the bound `farthest` are in standard deviations. `r2_difference` is None where no R² could be
+    measured, and then decides nothing.
+    """
+    if np.isnan(largest_output):
+        return "it gave values that are not finite"
+    if largest_output > farthest:
+        return f"one of its outputs is off by {largest_output:.2g} standard deviations, at most {farthest:g} is allowed"
+    if r2_difference is not None and not abs(r2_difference) <= R2_APART:
+        return f"its R² on the holdout differs by {r2_difference:+.4f}, at most {R2_APART:g} is allowed"
+    return None
+
+
+def _deviation(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """The standard deviation (K,) over the rows that are known; 0 where a column stands still or nothing is known."""
+    known = values[np.isfinite(values).all(axis=1)].astype(np.float64)
+    if not len(known):
+        return np.zeros(values.shape[1])
+    variance = known.var(axis=0)
+    return np.where(variance > STILL * (known**2).mean(axis=0), np.sqrt(variance), 0.0)

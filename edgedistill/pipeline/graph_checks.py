@@ -1,12 +1,13 @@
-"""Checks of every graph in a bundle against what it was written from, and what a device checks itself against.
+"""Every step graph of a bundle held against what it was written from, and what a device holds itself against.
 
-A student, its integers, its graphs and a session go in. The arrays of `reference.npz` come out, or an error, since a
-graph that computes something else is never shipped.
+A student, its integers, its graphs and a session go in. Out come the arrays of `reference.npz`, and a verdict on each
+graph: one that decodes something else, or cannot be written or opened, stays out of use, and the bundle is written
+without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,66 +15,150 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from edgedistill.bundle import GraphVerdict
 from edgedistill.config import StudentShape
 from edgedistill.errors import EdgeDistillError
+from edgedistill.measure.score import Fit, fit_of, r2_difference
 from edgedistill.models.student import Student
 from edgedistill.numerics import Int8Model, Oracle
-from edgedistill.numerics.near import ALLOWED, nearness
+from edgedistill.numerics.near import FARTHEST, largest_deviation, nearness, output_spread, why_not_near
 from edgedistill.quantization.onnx_graph import with_definition
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import Readout
+from edgedistill.training.evaluate import Readout, behavior_of
 
+FLOAT_GRAPH, HALF_GRAPH = "student.onnx", "student.fp16.onnx"
 PLAIN_GRAPH, PLUGIN_GRAPH = "student.int8.onnx", "student.int8.plugin.onnx"
 REFERENCE_BINS = 256
 CHECKED_BINS = 1024
-TOLERANCE = 1e-3  # of an output's standard deviation, graph against PyTorch: sums in another order, no more
+FLOAT_FARTHEST = 1e-3  # standard deviations, float32 graph against PyTorch: sums in another order, no more
 
 Floats = npt.NDArray[np.float32]
 
 
-@torch.no_grad()
-def require_same_function(
-    student: Student, readout: Readout, session: TrainingSession, shape: StudentShape, graph: bytes
-) -> None:
-    """Raises EdgeDistillError where the float32 graph does not follow PyTorch, stepping over the test block."""
-    bins = session.inputs("lfp")[session.split.test][:CHECKED_BINS]
-    engine, state, expected = OnnxEngine(graph, shape), student.fresh_state(session.id), []
-    lagged = torch.zeros(shape.lags + 1, shape.channels)
-    for bin_ in bins:
-        lagged = torch.cat([bin_[None], lagged[:-1]])
-        latent = student.step(session.id, bin_, state)
-        features = torch.cat([latent, lagged.flatten()]).double().numpy()
-        expected.append(readout(features[None])[0])
-    found = np.stack([engine.step(bin_.numpy()) for bin_ in bins])
-    worst = float(np.max(np.abs(found - np.array(expected)) / session.scale[1]))
-    if not worst <= TOLERANCE:  # NaN included
-        raise other_function(
-            "the ONNX graph", "the student", f"an output by {worst:.2g} deviations", f"at most {TOLERANCE:g}"
-        )
+def judge_float_graphs(
+    student: Student,
+    readout: Readout,
+    session: TrainingSession,
+    shape: StudentShape,
+    files: Mapping[str, bytes],
+    modality: str = "lfp",
+) -> dict[str, GraphVerdict]:
+    """Verdicts on the float32 and float16 graphs among `files`, both against PyTorch over the start of the test block.
+
+    The float32 graph may differ from it as sums in another order do. The float16 graph is held to the near class.
+    """
+    test = session.split.test
+    bins = session.inputs(modality)[test][:CHECKED_BINS]
+    expected = _torch_stream(student, readout, session.id, shape, bins)
+    truth, trained = behavior_of(session)[test][: len(bins)], behavior_of(session)[: session.split.train.stop]
+
+    def judge(graph: bytes, farthest: float) -> GraphVerdict:
+        engine = OnnxEngine(graph, shape)
+        found = np.stack([engine.step(bin_.numpy()) for bin_ in bins])
+        worst = largest_deviation(found, expected, output_spread(trained, expected, farthest))
+        apart = r2_difference(_fit(found, truth), _fit(expected, truth))
+        reason = why_not_near(worst, apart, farthest)
+        return GraphVerdict(reason is None, reason, largest_output_deviation=worst, r2_difference=apart)
+
+    verdicts = {}
+    if FLOAT_GRAPH in files:
+        verdicts[FLOAT_GRAPH] = judge_or_refuse(lambda: judge(files[FLOAT_GRAPH], FLOAT_FARTHEST))
+    if HALF_GRAPH in files:
+        verdicts[HALF_GRAPH] = judge_or_refuse(lambda: judge(files[HALF_GRAPH], FARTHEST))
+    return verdicts
 
 
-def reference(model: Int8Model, session: TrainingSession, files: Mapping[str, bytes]) -> dict[str, npt.NDArray[Any]]:
-    """Returns what a device checks itself against: bins, kinematics, integers and state of the oracle.
+def judge_int8_graphs(
+    model: Int8Model, session: TrainingSession, files: Mapping[str, bytes], modality: str = "lfp"
+) -> dict[str, GraphVerdict]:
+    """Verdicts on both forms of the INT8 graph among `files`, on onnxruntime against the oracle.
 
-    The state before (`start_*`) is that of the session's stream at the test block, rings full and wrapped. The INT8
-    graphs among `files` are held against it here: fed the oracle's state at each step, they must stay within the near
-    class.
+    The form for TensorRT runs with the definition of its custom node. Each is given the oracle's state at each step,
+    after a run-up that fills and wraps the rings, and then decodes the holdout freely.
+    """
+    bins, test = session.inputs(modality).numpy(), session.split.test
+    behavior = behavior_of(session)
+    stretch = holdout_stretch(session, model.shape)
+    truth = behavior[test]
+    decoded = Oracle(model).run(bins[stretch])[-len(truth) :]
+    spread = output_spread(behavior[: session.split.train.stop], decoded)
+    run_up = bins[max(0, test.start - 2 * model.shape.window) : test.start]
+    state = _oracle_after(model, run_up).export_state()
+    checked = bins[test.start : min(test.start + REFERENCE_BINS, test.stop)]
+
+    def judge(graph: bytes) -> GraphVerdict:
+        engine = OnnxEngine(graph, model.shape)
+        near = nearness(model, engine, state, checked, spread)
+        engine.reset()
+        found = np.stack([engine.step(bin_) for bin_ in bins[stretch]])[-len(truth) :]
+        apart = r2_difference(_fit(found, truth), _fit(decoded, truth))
+        reason = why_not_near(near.largest_output, apart)
+        if reason is None and not np.isfinite(found).all():
+            reason = "it gave values that are not finite"
+        figures = (near.share_off, near.largest_integer, near.largest_output, apart)
+        return GraphVerdict(reason is None, reason, *figures)
+
+    def plugin_with_definition() -> bytes:
+        return bytes(with_definition(onnx.load_model_from_string(files[PLUGIN_GRAPH])).SerializeToString())
+
+    verdicts = {}
+    if PLAIN_GRAPH in files:
+        verdicts[PLAIN_GRAPH] = judge_or_refuse(lambda: judge(files[PLAIN_GRAPH]))
+    if PLUGIN_GRAPH in files:
+        verdicts[PLUGIN_GRAPH] = judge_or_refuse(lambda: judge(plugin_with_definition()))
+    return verdicts
+
+
+def judge_or_refuse(judge: Callable[[], GraphVerdict]) -> GraphVerdict:
+    """Returns the verdict of `judge`; a graph that cannot be opened or run is not usable."""
+    try:
+        return judge()
+    except EdgeDistillError as error:
+        return refuse_graph(error)
+    except Exception as error:  # onnxruntime's errors share no base class of their own
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        return GraphVerdict(usable=False, reason=f"onnxruntime cannot run it: {str(error).splitlines()[0]}")
+
+
+def refuse_graph(error: EdgeDistillError) -> GraphVerdict:
+    """Returns the verdict on a graph that could not be written or opened."""
+    return GraphVerdict(usable=False, reason=f"{error.what} ({error.got})" if error.got is not None else error.what)
+
+
+def holdout_stretch(session: TrainingSession, shape: StudentShape) -> slice:
+    """The bins of a bundle's holdout: the test block after a run-up of one receptive field."""
+    block = session.split.test
+    return slice(max(0, block.start - shape.receptive_field - shape.lag_rows), block.stop)
+
+
+def reference(model: Int8Model, session: TrainingSession) -> dict[str, npt.NDArray[Any]]:
+    """What a device checks itself against: bins, kinematics and integers of the oracle, its state before and after.
+
+    The state before (`start_*`) is that of the session's stream at the test block, rings full and wrapped.
     """
     bins, start = session.inputs("lfp")[: session.split.test.stop].numpy(), session.split.test.start
     oracle, bins = _oracle_after(model, bins[:start]), bins[start : start + REFERENCE_BINS]
     before = oracle.export_state()
-    _require_int8_graphs(model, before, bins, files, session.scale[1])
     arrays: dict[str, npt.NDArray[Any]] = {"bins": bins, **{f"start_{n}": a for n, a in before.items()}}
     arrays |= {f"int_{name}" if a.dtype == np.int8 else name: a for name, a in oracle.trace(bins).items()}
     return arrays | {f"state_{name}": array for name, array in oracle.export_state().items()}
 
 
-def require_spike_graphs(model: Int8Model, session: TrainingSession, files: Mapping[str, bytes]) -> None:
-    """Raises EdgeDistillError where INT8 graphs of the spike student are off, after a run-up that fills its rings."""
-    bins, start = session.inputs("spikes")[: session.split.test.stop].numpy(), session.split.test.start
-    before = _oracle_after(model, bins[max(0, start - 2 * model.shape.window) : start]).export_state()
-    _require_int8_graphs(model, before, bins[start : start + REFERENCE_BINS], files, session.scale[1])
+@torch.no_grad()
+def _torch_stream(
+    student: Student, readout: Readout, session: str, shape: StudentShape, bins: torch.Tensor
+) -> npt.NDArray[np.float64]:
+    """Kinematics (T, K) of a fresh stream over bins (T, C), in PyTorch."""
+    state, expected = student.fresh_state(session), []
+    lagged = torch.zeros(shape.lags + 1, shape.channels)
+    for bin_ in bins:
+        lagged = torch.cat([bin_[None], lagged[:-1]])
+        latent = student.step(session, bin_, state)
+        features = torch.cat([latent, lagged.flatten()]).double().numpy()
+        expected.append(readout(features[None])[0])
+    return np.array(expected)
 
 
 def _oracle_after(model: Int8Model, bins: Floats) -> Oracle:
@@ -82,39 +167,5 @@ def _oracle_after(model: Int8Model, bins: Floats) -> Oracle:
     return oracle
 
 
-def _require_int8_graphs(
-    model: Int8Model,
-    state: dict[str, npt.NDArray[Any]],
-    bins: Floats,
-    files: Mapping[str, bytes],
-    spread: npt.NDArray[Any],
-) -> None:
-    """Checks both forms on onnxruntime, the one for TensorRT with the definition of its custom node."""
-    defined = with_definition(onnx.load_model_from_string(files[PLUGIN_GRAPH])).SerializeToString()
-    for name, graph in ((PLAIN_GRAPH, files[PLAIN_GRAPH]), (PLUGIN_GRAPH, defined)):
-        require_near(model, state, bins, graph, spread, name)
-
-
-def require_near(
-    model: Int8Model,
-    state: dict[str, npt.NDArray[Any]],
-    bins: Floats,
-    graph: bytes,
-    spread: npt.NDArray[Any],
-    name: str = PLAIN_GRAPH,
-) -> None:
-    """Raises EdgeDistillError where an INT8 graph leaves the near class; `spread` is each output's deviation (K,)."""
-    found = nearness(model, OnnxEngine(graph, model.shape), state, bins, spread)
-    if not found.ok:
-        raise other_function(f"the INT8 graph {name}", "the oracle", str(found), f"at most {ALLOWED}")
-
-
-def other_function(what: str, than: str, got: str, expected: str) -> EdgeDistillError:
-    """Returns the error of a graph that computes something else."""
-    return EdgeDistillError(
-        f"{what} does not compute what {than} computes",
-        got=f"different: {got}",
-        expected=expected,
-        causes=["onnxruntime or onnxsim of an untested version"],
-        next_step="pip install -c constraints.txt 'edgedistill[train]'",
-    )
+def _fit(decoded: npt.NDArray[Any], truth: npt.NDArray[Any]) -> Fit:
+    return fit_of(decoded, truth, "the test block")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from edgedistill.bundle import GraphVerdict
 from edgedistill.errors import EngineError
 from edgedistill.pipeline.cache import Stage
 from edgedistill.target import Gate
@@ -51,6 +52,7 @@ class BuildResult:
     table: tuple[TableRow, ...]
     lacking: EngineError | None = None  # why the engine is only prepared, and the command that finishes it
     shipped: Path | None = None  # the zip of --zip
+    graphs: Mapping[str, GraphVerdict] = field(default_factory=dict)  # by file name
 
     @property
     def next_step(self) -> str:
@@ -66,6 +68,7 @@ class BuildResult:
             "stages": [asdict(stage) for stage in self.stages],
             "metrics": self.metrics,
             "gates": [asdict(gate) for gate in self.gates],
+            "graphs": {name: verdict.to_json() for name, verdict in self.graphs.items()},
             "not_compiled": self.lacking.what if self.lacking else None,
             "next_step": self.next_step,
         }

@@ -25,7 +25,7 @@ from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError, did_you_mean
 from edgedistill.numerics import Oracle
 from edgedistill.runtime.abi_engine import AbiEngine
-from edgedistill.runtime.compiled_engines import COMPILED
+from edgedistill.runtime.compiled_engines import COMPILED, is_compiled
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.runtime.stream import Flag, Floats, NumpyStream, Output, State
 
@@ -198,5 +198,24 @@ class Decoder:
 
 def _open_engine(bundle: Bundle, shape: StudentShape, engine: str) -> OnnxEngine | Oracle:
     if engine in GRAPHS:
+        require_usable(bundle, engine)
         return OnnxEngine(bundle.read(GRAPHS[engine]), shape)
     return Oracle(read_int8_model(bundle, shape))
+
+
+def require_usable(bundle: Bundle, engine: str) -> None:
+    """Raises EngineError where the build left the graph of this engine out of use.
+
+    The error says why, and which engines may be used.
+    """
+    reason = bundle.manifest.why_left_out(GRAPHS[engine])
+    if reason is None:
+        return
+    graphs = (name for name, file in GRAPHS.items() if bundle.manifest.why_left_out(file) is None)
+    usable = [*(name for name in COMPILED if is_compiled(bundle, name)), *graphs, "oracle"]
+    raise EngineError(
+        f"the engine '{engine}' may not be used: the build left {GRAPHS[engine]} out of this bundle",
+        got=reason,
+        expected=f"an engine that decodes what the student does: {', '.join(usable)}",
+        next_step=f"edgedistill run {bundle.path} RECORDING --engine {usable[0]}",
+    )

@@ -6,6 +6,7 @@ import types
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edgedistill.bundle import GraphVerdict
 from edgedistill.target import Gate
 
 
@@ -51,6 +52,7 @@ class FakePipeline(types.ModuleType):
             table=(TableRow("spike teacher", 0.8, False, "sees the future"), TableRow("ridge", None, True, "")),
             lacking=None,
             shipped=None,
+            graphs={"student.int8.onnx": GraphVerdict(usable=False, reason="its R² differs")},
             next_step="edgedistill bench x",
             to_json=lambda: facts,
         )

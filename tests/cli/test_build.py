@@ -49,6 +49,7 @@ def test_a_missed_gate_is_exit_3_after_all_was_printed(stages: FakePipeline, ok:
     assert printed.exit_code == code
     assert "spike teacher" in printed.output
     assert {True: "met", None: "not measured", False: "MISSED"}[ok] in printed.output
+    assert printed.stderr == "left out: student.int8.onnx: its R² differs\n"  # stdout is JSON alone with --json
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def pretrained(home: Path) -> Path:
 @pytest.fixture
 def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds end before the bundle: the test asks which stages run."""
-    monkeypatch.setattr("edgedistill.pipeline.assembled.write_decoder_bundle", lambda _: Written((), None))
+    monkeypatch.setattr("edgedistill.pipeline.assembled.write_decoder_bundle", lambda _: Written((), None, {}))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def ingredients(monkeypatch: pytest.MonkeyPatch) -> list[Ingredients]:
     """What the bundles of a test would have been written from; none is written."""
     found: list[Ingredients] = []
     monkeypatch.setattr(
-        "edgedistill.pipeline.assembled.write_decoder_bundle", lambda one: found.append(one) or Written((), None)
+        "edgedistill.pipeline.assembled.write_decoder_bundle", lambda one: found.append(one) or Written((), None, {})
     )
     return found
 

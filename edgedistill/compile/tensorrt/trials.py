@@ -74,6 +74,9 @@ class Trials:
     def _try_form(self, bundle: Bundle, form: Form, shape: StudentShape, front_end: FrontEndConfig) -> Trial | Outcome:
         """Builds and opens a form; returns a Trial, or the Outcome of a form that could not be built or opened."""
         began = monotonic()
+        if (reason := bundle.manifest.why_left_out(form.graph)) is not None:
+            self.errors.append(EngineError(f"the build left {form.graph} out of use", got=reason))
+            return Outcome(form.name, NOT_BUILT, f"the build left {form.graph} out of use: {reason}")
         try:
             built = self.builder.build_plan(bundle.read(form.graph), form.graph, self._options(), self.cache)
             self.cache, self.plans[form.name] = built.cache, built.plan

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from edgedistill.config import StudentShape
 from edgedistill.numerics import Oracle, quantize
 from edgedistill.numerics.attention import attend
-from edgedistill.pipeline.graph_checks import require_near
+from edgedistill.numerics.near import nearness, why_not_near
 from edgedistill.quantization.graph_rules.attention_rules import ATTRIBUTES, DOMAIN, INPUTS, OPERATOR
 from edgedistill.quantization.onnx_graph import graph_for_plugin, graph_from_integers, with_definition
 from edgedistill.quantization.onnx_graph.attention_plugin import attention_definition
@@ -164,7 +164,10 @@ def test_with_its_definition_onnxruntime_is_near_the_oracle_before_at_and_after_
     for start in (0, 2 * shape.window):  # from empty until it wraps, and later on
         oracle.reset()
         oracle.run(bins[:start])
-        require_near(model, oracle.export_state(), bins[start : start + 256], graph, spread, name)
+        engine = OnnxEngine(graph, shape)
+        found = nearness(model, engine, oracle.export_state(), bins[start : start + 256], spread)
+        assert why_not_near(found.largest_output, None) is None
+        assert found.share_off <= 0.002
 
 
 def test_both_forms_give_the_same_but_for_a_flip() -> None:

@@ -1,0 +1,61 @@
+"""Writes the holdout of a bundle: the test block of its session, as bins and as raw frames."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.config import StudentShape
+from edgedistill.data.bins import SessionBins
+from edgedistill.data.recording import open_recording
+from edgedistill.frontend import FrontEnd
+from edgedistill.pipeline.graph_checks import holdout_stretch
+from edgedistill.training.batches import TrainingSession
+from edgedistill.training.evaluate import behavior_of
+
+HOLDOUT_BYTES = 64 << 20  # of raw frames; a 30 kHz recording would fill a bundle in minutes
+
+
+def write_holdout(bins: SessionBins, session: TrainingSession, shape: StudentShape) -> bytes:
+    """Returns `holdout.npz`: the test block after a run-up of one receptive field.
+
+    It holds z-scored bins (T, C), spike counts (T, U), kinematics (T, K), and raw frames in uV.
+    """
+    stretch = holdout_stretch(session, shape)
+    assert session.counts is not None
+    arrays = {
+        "bins": session.inputs("lfp")[stretch].numpy(),
+        "counts": session.counts[stretch].numpy().astype(np.uint8),
+        "kinematics": behavior_of(session)[stretch].astype(np.float32),
+        "score_from": np.array(session.split.test.start - stretch.start),
+        "first_bin": np.array(stretch.start),
+    }
+    return write_npz(arrays | raw_stretch(bins, stretch.start, stretch.stop))
+
+
+def raw_stretch(bins: SessionBins, first: int, stop: int) -> dict[str, npt.NDArray[Any]]:
+    """Returns raw frames from bin `first` on, as many as fit, and the state of the front end before them."""
+    config = bins.frontend
+    assert config is not None
+    with open_recording(Path(bins.path)) as recording:
+        lfp = recording.lfp
+        assert lfp is not None
+        start = config.edge(first)
+        frames = min(config.edge(stop) - start, HOLDOUT_BYTES // (4 * lfp.channels))
+        front_end = FrontEnd(config)
+        block = max(1, (8 << 20) // (4 * lfp.channels))
+        for at in range(0, start, block):
+            front_end.push(lfp.read(at, min(at + block, start)))
+        state = {f"fe_{name}": value for name, value in front_end.export_state().items()}
+        return {"frames": lfp.read(start, start + frames), "frame_start": np.array(start), **state}
+
+
+def write_npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
+    """Returns arrays as the bytes of an .npz file, without pickle."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
