@@ -17,6 +17,11 @@ from .git_files import tracked_files
 
 ROOT = Path(__file__).resolve().parents[1]
 MAY_TELL = ("CHANGELOG.md", "docs/decisions.md", "benchmarks/results/", "tests/test_retired_names.py")
+OLD_MODELS = (  # folders that earlier versions wrote are read, and name their keys and tensors in the old spelling
+    "edgedistill/models/files.py",
+    "tests/models/test_files.py",
+    "tests/pipeline/test_pretrained_student.py",
+)
 
 PACKAGE = r"edgedistill[./]"  # a module's path or its dotted name
 WORDS = {
@@ -100,6 +105,8 @@ def texts() -> Texts:
 @pytest.mark.parametrize("pattern", RETIRED)
 def test_a_retired_name_is_not_used(texts: Texts, pattern: str) -> None:
     found = places(texts, pattern)
+    if pattern == "(?i)behaviour":
+        found = [place for place in found if not place.startswith(OLD_MODELS)]
     assert not found, f"write instead: {RETIRED[pattern]}\n" + "\n".join(found)
 
 

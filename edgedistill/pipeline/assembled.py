@@ -7,7 +7,7 @@ step graph in it, and the gates of its target judged on it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -16,7 +16,7 @@ import numpy as np
 
 from edgedistill import __version__
 from edgedistill.bench import QUICK, bench
-from edgedistill.bundle import GraphVerdict, open_bundle, reasons_left_out, ship, write_bundle
+from edgedistill.bundle import GraphVerdict, open_bundle, ship, write_bundle
 from edgedistill.bundle.contents import SPIKE_FOLDER
 from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.engines import compile_or_prepare, compile_spike_student
@@ -24,7 +24,7 @@ from edgedistill.config import StudentShape
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import EngineError
 from edgedistill.frontend import group_delay_ms
-from edgedistill.pipeline.default_engine import choose_default_engine, default_engine_gates
+from edgedistill.pipeline.default_engine import DefaultEngine, choose_default_engine
 from edgedistill.pipeline.graph_checks import reference
 from edgedistill.pipeline.holdout_files import write_holdout, write_npz
 from edgedistill.pipeline.quantized import Int8Student, QuantizedStudents
@@ -109,20 +109,24 @@ def subject_from_student(trained: TrainedStudent, int8: Int8Student) -> Subject:
 def write_decoder_bundle(parts: Ingredients) -> Written:
     """Writes the bundle, judges its graphs, compiles its engine and measures it.
 
-    A graph that decodes something else than it should stays out of use, with the reason in the manifest, and the bundle
-    is written all the same. Where that leaves the target's engine nothing to run, the gate `default_engine_usable` is
-    missed, and another engine decodes by default.
+    A graph that decodes something else than it should stays out of use, with the reason in the manifest. Where that, or
+    an engine that cannot be compiled, leaves the target's engine nothing to run, another engine decodes by default and
+    the gate `default_engine_usable` is missed. The bundle is written all the same.
     """
     files, shape, graphs = write_files(parts)
-    contents = write_manifest(parts, shape, graphs)
-    write_bundle(parts.out, contents, files)
-    first = compile_engine(parts, graphs)
+    engine = choose_default_engine(parts.wanted_engine, graphs)
+    write_bundle(parts.out, write_manifest(parts, shape, graphs, engine), files)
+    try:
+        first = compile_engine(parts, engine)
+    except EngineError as error:
+        first, engine = None, choose_default_engine(parts.wanted_engine, graphs, error)
+        write_bundle(parts.out, write_manifest(parts, shape, graphs, engine), files)
     sizes = {f"{name}_bytes": float(size) for name, size in first.record.sizes.items()} if first else {}
-    figures, why = measure_bundle(parts, graphs)
+    figures, why = measure_bundle(parts, engine)
     gates = parts.target.judge({**figures, **sizes, "int8_r2_drop": int8_r2_drop(parts.metrics)}, why)
-    gates += default_engine_gates(parts.wanted_engine, graphs)
-    write_bundle(parts.out, {**contents, "gates": [asdict(gate) for gate in gates]}, files)
-    final = compile_engine(parts, graphs)  # once more: a library belongs to one manifest, which now holds the gates
+    gates += engine.gates()
+    write_bundle(parts.out, write_manifest(parts, shape, graphs, engine, gates), files)
+    final = compile_engine(parts, engine)  # once more: a library belongs to one manifest, which now holds the gates
     if final is not None and final.lacking is None:
         compile_spike_student(open_bundle(parts.out), parts.target)
     return Written(gates, final, graphs)
@@ -143,9 +147,7 @@ def write_files(parts: Ingredients) -> tuple[Files, StudentShape, Verdicts]:
     return files, shape, graphs
 
 
-def measure_bundle(
-    parts: Ingredients, graphs: Mapping[str, GraphVerdict]
-) -> tuple[dict[str, float | None], dict[str, str]]:
+def measure_bundle(parts: Ingredients, engine: DefaultEngine) -> tuple[dict[str, float | None], dict[str, str]]:
     """Returns the figures that gates are set on, and why one is missing.
 
     There are none where no engine is left that a bench can run.
@@ -153,19 +155,19 @@ def measure_bundle(
     try:
         found = bench(open_bundle(parts.out), QUICK)
     except EngineError as error:
-        if not reasons_left_out(graphs):
+        if engine.reason is None:
             raise
         return {}, dict.fromkeys(("step_p99_us", "deployed_r2"), error.what)
     return found.figures, found.why
 
 
-def compile_engine(parts: Ingredients, graphs: Mapping[str, GraphVerdict]) -> CompiledEngine | None:
+def compile_engine(parts: Ingredients, engine: DefaultEngine) -> CompiledEngine | None:
     """Compiles the bundle's engine for its target, or prepares it for the device.
 
-    Returns None where the engine that decodes by default needs no compiling.
+    Returns None where the engine that decodes by default needs no compiling. Raises EngineError where it cannot be
+    compiled, although this machine has all that it takes.
     """
-    engine = choose_default_engine(parts.wanted_engine, graphs)
-    return compile_or_prepare(open_bundle(parts.out), parts.target) if engine in COMPILED else None
+    return compile_or_prepare(open_bundle(parts.out), parts.target) if engine.name in COMPILED else None
 
 
 def int8_r2_drop(metrics: dict[str, float | None]) -> float | None:
@@ -174,8 +176,14 @@ def int8_r2_drop(metrics: dict[str, float | None]) -> float | None:
     return None if none_if_nan(whole) is None or none_if_nan(eight) is None else whole - eight  # type: ignore[operator]
 
 
-def write_manifest(parts: Ingredients, shape: StudentShape, graphs: Mapping[str, GraphVerdict]) -> dict[str, object]:
-    """Returns `manifest.json` without what `write_bundle` and the gates add to it."""
+def write_manifest(
+    parts: Ingredients,
+    shape: StudentShape,
+    graphs: Mapping[str, GraphVerdict],
+    engine: DefaultEngine,
+    gates: Sequence[Gate] = (),
+) -> dict[str, object]:
+    """Returns `manifest.json` without what `write_bundle` adds to it."""
     config = parts.bins.frontend
     assert config is not None
     mean, std = parts.session.normalization
@@ -191,7 +199,7 @@ def write_manifest(parts: Ingredients, shape: StudentShape, graphs: Mapping[str,
         "session": {"id": parts.session.id, "subject": parts.bins.subject_id},
         "preset": parts.preset,
         "target": parts.target.name,
-        "engine": choose_default_engine(parts.wanted_engine, graphs),
+        "engine": engine.name,
         "recipe": parts.lfp.int8.ranges.recipe.name,
         "int8": {
             "weight_bytes": parts.lfp.int8.quantized.model.weight_bytes,
@@ -199,7 +207,7 @@ def write_manifest(parts: Ingredients, shape: StudentShape, graphs: Mapping[str,
             "kept_float32": list(parts.lfp.int8.quantized.model.keep),
         },
         "metrics": {name: none_if_nan(value) for name, value in parts.metrics.items()},
-        "gates": [],
+        "gates": [asdict(gate) for gate in gates],
         "graphs": {name: verdict.to_json() for name, verdict in graphs.items()},
         "provenance": parts.provenance,
         "group_delay_ms": group_delay_ms(config),

@@ -1,14 +1,17 @@
 """Chooses the engine that decodes a bundle by default, when graphs of the bundle may have been left out of use.
 
-The wanted engine and a verdict on each graph come in. The engine to use goes out, and a gate that is missed where it is
-another one than was wanted.
+The engine of the target comes in, with a verdict on each graph and the error of an engine that could not be compiled.
+The engine to use goes out. A build that was trained is never thrown away because its engine does not work: the bundle
+is written with the next best engine, and a gate that is missed says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from edgedistill.bundle import GraphVerdict, reasons_left_out
+from edgedistill.errors import EngineError
 from edgedistill.pipeline.graph_checks import FLOAT_GRAPH, HALF_GRAPH, PLAIN_GRAPH, PLUGIN_GRAPH
 from edgedistill.target import Gate
 
@@ -21,13 +24,35 @@ SUBSTITUTES, ORACLE = ("onnxruntime-int8", "onnxruntime"), "oracle"  # in place 
 DEFAULT_USABLE = "default_engine_usable"  # a gate: 1 where the wanted engine may be used
 
 
-def choose_default_engine(wanted: str, graphs: Mapping[str, GraphVerdict]) -> str:
+@dataclass(frozen=True)
+class DefaultEngine:
+    """The engine that decodes a bundle by default."""
+
+    name: str
+    wanted: str  # the engine of the target
+    reason: str | None = None  # why it is not the wanted one
+
+    def gates(self) -> tuple[Gate, ...]:
+        """Returns a gate that is missed where another engine takes the place of the wanted one, and none elsewhere."""
+        if self.reason is None:
+            return ()
+        told = f"'{self.name}' decodes by default in place of '{self.wanted}': {self.reason}"
+        return (Gate(DEFAULT_USABLE, 0.0, 1.0, False, told),)
+
+
+def choose_default_engine(
+    wanted: str, graphs: Mapping[str, GraphVerdict], failed: EngineError | None = None
+) -> DefaultEngine:
     """Returns the wanted engine, or the first substitute with a usable graph.
 
-    The oracle is always left, because it reads integers and no graph.
+    `failed` is the error of a wanted engine that could not be compiled. The oracle is always left, because it reads
+    integers and no graph.
     """
-    usable = (name for name in (wanted, *SUBSTITUTES) if not why_engine_is_off(name, graphs))
-    return next(usable, ORACLE)
+    reason = describe_error(failed) if failed is not None else why_engine_is_off(wanted, graphs)
+    if reason is None:
+        return DefaultEngine(wanted, wanted)
+    usable = (name for name in SUBSTITUTES if name != wanted and not why_engine_is_off(name, graphs))
+    return DefaultEngine(next(usable, ORACLE), wanted, reason)
 
 
 def why_engine_is_off(engine: str, graphs: Mapping[str, GraphVerdict]) -> str | None:
@@ -36,10 +61,6 @@ def why_engine_is_off(engine: str, graphs: Mapping[str, GraphVerdict]) -> str | 
     return "; ".join(f"{name}: {off[name]}" for name in needs) if needs and off.keys() >= set(needs) else None
 
 
-def default_engine_gates(wanted: str, graphs: Mapping[str, GraphVerdict]) -> tuple[Gate, ...]:
-    """Returns a gate that is missed where the wanted engine has no usable graph, and no gate where it has one."""
-    reason = why_engine_is_off(wanted, graphs)
-    if reason is None:
-        return ()
-    used = choose_default_engine(wanted, graphs)
-    return (Gate(DEFAULT_USABLE, 0.0, 1.0, False, f"'{used}' decodes by default in place of '{wanted}': {reason}"),)
+def describe_error(error: EngineError) -> str:
+    """Returns an error in one line."""
+    return f"{error.what} ({error.got})" if error.got is not None else error.what

@@ -1,8 +1,7 @@
-"""Every step graph of a bundle held against what it was written from, and what a device holds itself against.
+"""Compares every step graph of a bundle with what it was written from, and makes the reference for devices.
 
-A student, its integers, its graphs and a session go in. Out come the arrays of `reference.npz`, and a verdict on each
-graph: one that decodes something else, or cannot be written or opened, stays out of use, and the bundle is written
-without it.
+A student, its integers, its graphs and a session go in. The arrays of `reference.npz` come out, and a verdict on each
+graph. A graph that decodes something else, or that cannot be written or opened, stays out of use.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ FLOAT_GRAPH, HALF_GRAPH = "student.onnx", "student.fp16.onnx"
 PLAIN_GRAPH, PLUGIN_GRAPH = "student.int8.onnx", "student.int8.plugin.onnx"
 REFERENCE_BINS = 256
 CHECKED_BINS = 1024
-FLOAT_FARTHEST = 1e-3  # standard deviations, float32 graph against PyTorch: sums in another order, no more
+FLOAT_FARTHEST = 1e-3  # standard deviations between the float32 graph and PyTorch, whose sums have another order
 
 Floats = npt.NDArray[np.float32]
 
@@ -44,9 +43,10 @@ def judge_float_graphs(
     files: Mapping[str, bytes],
     modality: str = "lfp",
 ) -> dict[str, GraphVerdict]:
-    """Verdicts on the float32 and float16 graphs among `files`, both against PyTorch over the start of the test block.
+    """Returns verdicts on the float32 and float16 graphs among `files`, compared with PyTorch on the test block.
 
-    The float32 graph may differ from it as sums in another order do. The float16 graph is held to the near class.
+    The float32 graph may differ from PyTorch as far as sums in another order do. The float16 graph is judged as an
+    engine of the near class.
     """
     test = session.split.test
     bins = session.inputs(modality)[test][:CHECKED_BINS]
@@ -72,10 +72,10 @@ def judge_float_graphs(
 def judge_int8_graphs(
     model: Int8Model, session: TrainingSession, files: Mapping[str, bytes], modality: str = "lfp"
 ) -> dict[str, GraphVerdict]:
-    """Verdicts on both forms of the INT8 graph among `files`, on onnxruntime against the oracle.
+    """Returns verdicts on both forms of the INT8 graph among `files`, run by onnxruntime and compared with the oracle.
 
-    The form for TensorRT runs with the definition of its custom node. Each is given the oracle's state at each step,
-    after a run-up that fills and wraps the rings, and then decodes the holdout freely.
+    The form for TensorRT runs with the definition of its custom node. Each form is first given the oracle's state
+    before every step, after a run-up that fills and wraps the rings. Then it decodes the holdout freely.
     """
     bins, test = session.inputs(modality).numpy(), session.split.test
     behavior = behavior_of(session)
@@ -128,13 +128,13 @@ def refuse_graph(error: EdgeDistillError) -> GraphVerdict:
 
 
 def holdout_stretch(session: TrainingSession, shape: StudentShape) -> slice:
-    """The bins of a bundle's holdout: the test block after a run-up of one receptive field."""
+    """Returns the bins of a bundle's holdout: the test block after a run-up of one receptive field."""
     block = session.split.test
     return slice(max(0, block.start - shape.receptive_field - shape.lag_rows), block.stop)
 
 
 def reference(model: Int8Model, session: TrainingSession) -> dict[str, npt.NDArray[Any]]:
-    """What a device checks itself against: bins, kinematics and integers of the oracle, its state before and after.
+    """Returns what a device checks itself against: bins, kinematics and integers of the oracle, and its states.
 
     The state before (`start_*`) is that of the session's stream at the test block, rings full and wrapped.
     """
@@ -150,7 +150,7 @@ def reference(model: Int8Model, session: TrainingSession) -> dict[str, npt.NDArr
 def _torch_stream(
     student: Student, readout: Readout, session: str, shape: StudentShape, bins: torch.Tensor
 ) -> npt.NDArray[np.float64]:
-    """Kinematics (T, K) of a fresh stream over bins (T, C), in PyTorch."""
+    """Returns kinematics (T, K) of a fresh stream over bins (T, C), computed by PyTorch."""
     state, expected = student.fresh_state(session), []
     lagged = torch.zeros(shape.lags + 1, shape.channels)
     for bin_ in bins:

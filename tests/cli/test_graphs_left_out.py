@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgedistill.bundle import GraphVerdict
 from edgedistill.errors import BundleError
 from edgedistill.runtime import Decoder
 
@@ -20,7 +21,8 @@ FINE = {"usable": True, "reason": None, "integers_off_share": 0.0031, "largest_i
 def test_a_graph_that_the_build_left_out_is_told_by_every_command(tmp_path: Path, session: Path) -> None:
     graphs = {"student.onnx": FINE, "student.int8.onnx": LEFT_OUT, "subjects/spike-student/student.onnx": LEFT_OUT}
     path = write_test_bundle(tmp_path / "off.edge", graphs=graphs).path
-    assert answer("inspect", path)["graphs"] == graphs
+    unmeasured = GraphVerdict(usable=True).to_json()
+    assert answer("inspect", path)["graphs"] == {name: unmeasured | graph for name, graph in graphs.items()}
     text = call("inspect", path).output
     for part in ("student.int8.onnx", "an output is off", "0.310", "3.5e+00", "-0.20000"):
         assert part in text

@@ -61,8 +61,8 @@ IPluginV3OneRuntime *runtime(IPluginV3 *plugin) {
 }
 
 /* Describes tensors of `count` shapes: ranks (count,), sizes one after the other, types and formats (count,). */
-std::vector<PluginTensorDesc> described(int count, const int *ranks, const int64_t *sizes, const int *types,
-                                        const int *formats) {
+std::vector<PluginTensorDesc> tensor_descriptions(int count, const int *ranks, const int64_t *sizes, const int *types,
+                                                  const int *formats) {
     std::vector<PluginTensorDesc> tensors(static_cast<size_t>(count));
     for (auto &tensor : tensors) {
         tensor.dims.nbDims = *ranks++;
@@ -188,19 +188,19 @@ int output_shape(IPluginV3 *plugin, int count, const int *ranks, const int64_t *
 /* Tells whether the tensor at `position` of inputs and output may be as described. */
 int supports(IPluginV3 *plugin, int position, int count, const int *ranks, const int64_t *sizes, const int *types,
              const int *formats) {
-    const auto tensors = dynamic(described(count, ranks, sizes, types, formats));
+    const auto tensors = dynamic(tensor_descriptions(count, ranks, sizes, types, formats));
     return build(plugin)->supportsFormatCombination(position, tensors.data(), count - 1, 1);
 }
 
 int configure(IPluginV3 *plugin, int count, const int *ranks, const int64_t *sizes, const int *types,
               const int *formats) {
-    const auto inputs = dynamic(described(count, ranks, sizes, types, formats));
+    const auto inputs = dynamic(tensor_descriptions(count, ranks, sizes, types, formats));
     return build(plugin)->configurePlugin(inputs.data(), count, &none_dynamic, 1);
 }
 
 int shape_change(IPluginV3 *plugin, int count, const int *ranks, const int64_t *sizes, const int *types,
                  const int *formats) {
-    const auto inputs = described(count, ranks, sizes, types, formats);
+    const auto inputs = tensor_descriptions(count, ranks, sizes, types, formats);
     return runtime(plugin)->onShapeChange(inputs.data(), count, &none, 1);
 }
 

@@ -17,7 +17,7 @@ from edgedistill.bench import QUICK, bench
 from edgedistill.bundle import GraphVerdict, open_bundle, reasons_left_out
 from edgedistill.bundle.spike_student import open_spike_student
 from edgedistill.errors import EngineError
-from edgedistill.pipeline import BuildResult, student_files
+from edgedistill.pipeline import BuildResult, assembled, student_files
 from edgedistill.pipeline.default_engine import why_engine_is_off
 from edgedistill.pipeline.student_files import GRAPHS
 from edgedistill.runtime import Decoder
@@ -121,3 +121,18 @@ def test_behavior_of_an_odd_scale_is_built_as_any_other(
     reason = reasons_left_out(result.graphs)["student.fp16.onnx"]
     assert ("float16 cannot hold this weight" if scale > 1 else "is allowed") in reason
     assert ("student.fp16.onnx" in open_bundle(result.bundle).names) == (scale < 1)
+
+
+def test_an_engine_that_cannot_be_compiled_does_not_throw_the_training_away(
+    home: Path, first: BuildResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError("no form of the student computes what its definition says", got="int8: self-check")
+
+    monkeypatch.setattr(assembled, "compile_or_prepare", fail)
+    result = stages.build(options(home, tmp_path / "x.edge"))
+    assert Decoder.open(result.bundle).info.engine == "onnxruntime-int8"
+    gate = next(gate for gate in result.gates if gate.name == "default_engine_usable")
+    assert gate.ok is False
+    assert "in place of 'c': no form of the student" in str(gate.reason)
+    assert [g.name for g in open_bundle(result.bundle).manifest.gates or ()] == [g.name for g in result.gates]
