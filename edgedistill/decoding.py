@@ -92,7 +92,7 @@ def run_file(decoder: Decoder, recording: Recording) -> Predictions:
 def outputs_of_lfp(decoder: Decoder, lfp: Lfp) -> Iterator[Output]:
     """Outputs bin by bin; the file is read in blocks, so its length does not matter."""
     decoder.reset()
-    for frames in lfp.blocks(max(1, BLOCK_VALUES // lfp.channels)):
+    for frames in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels)):
         yield from decoder.push(frames)
 
 

@@ -44,7 +44,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgedistill.config import Preset, TrainingConfig, load_preset
-from edgedistill.data.bins import Split, load_sessions
+from edgedistill.data.bins import Split
+from edgedistill.data.session_loading import load_sessions
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
 from edgedistill.machine.description import describe_machine

@@ -17,7 +17,8 @@ from edgedistill.data.bins import (
     load_session_bins,
     save_session_bins,
 )
-from edgedistill.data.recording import open_recording, session_files
+from edgedistill.data.recording import open_recording
+from edgedistill.data.session_files import find_session_files
 from edgedistill.errors import EdgeDistillError, OutputError, RecordingError, did_you_mean
 from edgedistill.models.files import load_teacher
 from edgedistill.models.teacher import PatchAutoencoder
@@ -76,7 +77,7 @@ def read_sessions(
 ) -> list[SessionBins]:
     """Every NWB file of `data` on the bin clock; a file that was read before is not read again."""
     sessions = []
-    for path in session_files(list(data)):
+    for path in find_session_files(list(data)):
 
         def make(folder: Path, path: Path = path) -> None:
             with open_recording(path, behavior=behavior) as recording:

@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 
 from edgedistill.cli import main
 from edgedistill.config import StudentSize
-from edgedistill.data.bins import file_sha256, load_sessions
+from edgedistill.data.bins import file_sha256
+from edgedistill.data.session_loading import load_sessions
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
 from edgedistill.models.files import load_student, save_student, save_teacher
