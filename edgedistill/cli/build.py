@@ -18,7 +18,7 @@ from edgedistill.cli.output import (
     training_progress,
 )
 from edgedistill.config import load_preset, preset_names
-from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, load_recipe, recipe_names
+from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, list_recipes, load_recipe
 from edgedistill.target import load_target, require_buildable
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ The exit code is 3 when a gate of the target was missed; the bundle is written a
     metavar="NAME",
     default=DEFAULT_RECIPE,
     show_default=True,
-    help=f"How the student becomes INT8: {', '.join(recipe_names())}, or a .toml file of your own.",
+    help=f"How the student becomes INT8: {', '.join(list_recipes())}, or a .toml file of your own.",
 )
 @click.option(
     "--ranges",

@@ -9,7 +9,7 @@ import click
 
 from edgedistill.cli.output import json_option, number, print_facts, print_json, print_table, training_progress
 from edgedistill.errors import ConfigError
-from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, load_recipe, recipe_names, require_teacher
+from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, list_recipes, load_recipe, require_teacher
 
 if TYPE_CHECKING:
     from edgedistill.pipeline.calibration import CalibrationResult
@@ -37,7 +37,7 @@ that fine-tunes also writes the student it ends with, beside the ranges: FILE wi
     metavar="NAME",
     default=DEFAULT_RECIPE,
     show_default=True,
-    help=f"How ranges are found: {', '.join(recipe_names())}, or a .toml file of your own.",
+    help=f"How ranges are found: {', '.join(list_recipes())}, or a .toml file of your own.",
 )
 @click.option("--out", metavar="FILE", type=PATH, required=True, help="The ranges: NAME.json.")
 @click.option("--teacher", type=PATH, help="What `edgedistill pretrain` wrote, for a recipe that fine-tunes.")

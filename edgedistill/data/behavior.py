@@ -122,20 +122,20 @@ def interpolate(
     return out
 
 
-def transposed(series: Series) -> bool:
+def is_transposed(series: Series) -> bool:
     """Returns whether a series is stored as (columns, time), against the standard."""
     shape = series.shape
     return len(shape) == 2 and shape[0] <= 8 < shape[1]
 
 
-def columns(series: Series) -> int:
+def count_columns(series: Series) -> int:
     """Returns the number of values in a sample."""
-    return 1 if len(series.shape) == 1 else min(series.shape) if transposed(series) else series.shape[1]
+    return 1 if len(series.shape) == 1 else min(series.shape) if is_transposed(series) else series.shape[1]
 
 
 def count_samples(series: Series) -> int:
     """Returns the number of samples."""
-    return series.shape[1] if transposed(series) else series.shape[0]
+    return series.shape[1] if is_transposed(series) else series.shape[0]
 
 
 def _read_samples(
@@ -153,8 +153,8 @@ def _read_samples(
             next_step="name another series with `behavior`, see `edgedistill inspect`",
         )
     stride = max(1, int(rate // MAX_RATE_HZ))
-    times = _times(first, rows, stride, file)
-    values = np.concatenate([_values(part, stride) for part in parts], axis=1)
+    times = _read_times(first, rows, stride, file)
+    values = np.concatenate([_read_values(part, stride) for part in parts], axis=1)
     keep = np.isfinite(times)
     times, values = times[keep], values[keep]
     if (np.diff(times) < 0).any():
@@ -178,7 +178,7 @@ def _measure_typical_rate(series: Series) -> float:
     return float(1 / np.median(steps)) if steps.size else 0.0
 
 
-def _times(series: Series, rows: int, stride: int, file: Path) -> npt.NDArray[np.float64]:
+def _read_times(series: Series, rows: int, stride: int, file: Path) -> npt.NDArray[np.float64]:
     if series.node.rate is not None:
         start = float(series.node.starting_time or 0.0)
         return start + np.arange(0, rows, stride) / float(series.node.rate)
@@ -190,8 +190,8 @@ def _times(series: Series, rows: int, stride: int, file: Path) -> npt.NDArray[np
     return read_strided_rows(series.node.timestamps, stride)
 
 
-def _values(series: Series, stride: int) -> npt.NDArray[np.float64]:
+def _read_values(series: Series, stride: int) -> npt.NDArray[np.float64]:
     node: Any = series.node
-    raw = read_strided_rows(node.data, stride, transposed(series)).reshape(-1, columns(series))
+    raw = read_strided_rows(node.data, stride, is_transposed(series)).reshape(-1, count_columns(series))
     scale = 1.0 if node.conversion is None else float(node.conversion)
     return raw * scale + float(getattr(node, "offset", None) or 0.0)

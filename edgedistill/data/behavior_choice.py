@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedistill.data.behavior import Behavior, count_samples
+from edgedistill.data.behavior import Behavior, count_columns, count_samples
 from edgedistill.data.series import Series, read_nominal_rate
 from edgedistill.errors import RecordingError, did_you_mean
 
@@ -47,7 +47,7 @@ def find_behavior(series: Sequence[Series], file: Path, behavior: str | None = N
         return None
     parts = _add_other_axes(chosen, candidates)
     others = tuple(s.path for s in candidates if s not in parts)
-    return _behavior(parts, others, file)
+    return _build_behavior(parts, others, file)
 
 
 def find_behavior_series(series: Sequence[Series]) -> list[Series]:
@@ -87,7 +87,7 @@ def _find_named(candidates: Sequence[Series], behavior: str, file: Path) -> Seri
 
 
 def _rank(series: Series) -> tuple[bool, bool, bool, bool, str]:
-    where, width = to_snake_case(series.path), columns(series)
+    where, width = to_snake_case(series.path), count_columns(series)
     return (
         not is_velocity(series),
         bool(NOT_LIMB.search(where)),
@@ -100,7 +100,7 @@ def _rank(series: Series) -> tuple[bool, bool, bool, bool, str]:
 def _find_axis(series: Series) -> str | None:
     """Returns x, y or z for a one-column series that says so in its name, like `vel_x` or `vx`."""
     found = re.search(r"(?:^|_)v?([xyz])(?:_|$)", to_snake_case(series.name))
-    return found.group(1) if found and columns(series) == 1 else None
+    return found.group(1) if found and count_columns(series) == 1 else None
 
 
 def _add_other_axes(series: Series, candidates: Sequence[Series]) -> tuple[Series, ...]:
@@ -122,14 +122,14 @@ def _remove_axis(series: Series) -> str:
     return re.sub(r"(^|_)(v?)[xyz](?=_|$)", r"\1\2", to_snake_case(series.name)).strip("_")
 
 
-def _behavior(parts: tuple[Series, ...], others: tuple[str, ...], file: Path) -> Behavior:
+def _build_behavior(parts: tuple[Series, ...], others: tuple[str, ...], file: Path) -> Behavior:
     first = parts[0]
     derived = is_position(first)
-    units = [shorten_unit(part.node.unit) for part in parts for _ in range(columns(part))]
+    units = [shorten_unit(part.node.unit) for part in parts for _ in range(count_columns(part))]
     return Behavior(
         file=file,
         series=" + ".join(part.path for part in parts),
-        names=output_names(parts, moving=derived or is_velocity(first)),
+        names=name_outputs(parts, moving=derived or is_velocity(first)),
         units=tuple(f"{unit}/s" if derived else unit for unit in units),
         samples=count_samples(first),
         derived=f"velocity from {first.name}, differentiated over 10 ms bins" if derived else None,
@@ -138,7 +138,7 @@ def _behavior(parts: tuple[Series, ...], others: tuple[str, ...], file: Path) ->
     )
 
 
-def output_names(parts: Sequence[Series], *, moving: bool) -> tuple[str, ...]:
+def name_outputs(parts: Sequence[Series], *, moving: bool) -> tuple[str, ...]:
     """Returns names like `cursor_vel_x`: what moves, then `vel` for a velocity, then the column."""
     words: list[str] = []
     for source in (_remove_axis(parts[0]), *reversed(to_snake_case(parts[0].path).split("/")[1:-1])):
@@ -152,7 +152,7 @@ def output_names(parts: Sequence[Series], *, moving: bool) -> tuple[str, ...]:
 
 def _read_column_names(series: Series) -> list[str]:
     """Returns column names from the control or the description ("... (x, y)"), else x, y, z, else numbers."""
-    count = columns(series)
+    count = count_columns(series)
     control = getattr(series.node, "control_description", None)
     if control is not None and len(control) == count:
         return [to_snake_case(str(name)) for name in control]

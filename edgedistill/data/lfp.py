@@ -101,13 +101,13 @@ def find_lfp(series: Sequence[Series], file: Path) -> Lfp | None:
 
     Raises RecordingError where the chosen series has no regular clock or is not (time, channels).
     """
-    found = sorted(electrical_series(series), key=_rank)
+    found = sorted(find_electrical_series(series), key=_rank)
     if not found:
         return None
     return _open_lfp(found[0], tuple(s.path for s in found[1:]), file)
 
 
-def electrical_series(series: Sequence[Series]) -> list[Series]:
+def find_electrical_series(series: Sequence[Series]) -> list[Series]:
     """Returns the series of continuous voltages; snippets around spikes are not among them."""
     from pynwb.ecephys import ElectricalSeries, SpikeEventSeries
 

@@ -36,13 +36,13 @@ from edgedistill.pipeline.graph_checks import (
 )
 from edgedistill.pipeline.quantized import RANGES, Int8Student
 from edgedistill.pipeline.trained import TeacherSubject
-from edgedistill.quantization.deployment import deployed_weights
+from edgedistill.quantization.deployment import weights_from_student
 from edgedistill.quantization.onnx_graph import graph_for_plugin, graph_from_integers, graph_from_student
-from edgedistill.quantization.onnx_graph.teacher_window import graph_from_teacher, parameters_of, timing_graph
+from edgedistill.quantization.onnx_graph.teacher_window import count_parameters, graph_from_teacher, make_timing_graph
 from edgedistill.runtime.compiled_engines import COMPILED
 from edgedistill.target import Gate, Target
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import Readout, behavior_of
+from edgedistill.training.evaluate import Readout, unscale_behavior
 
 HOLDOUT_BYTES = 64 << 20  # of raw frames; a 30 kHz recording would fill a bundle in minutes
 
@@ -123,7 +123,7 @@ def subject_files(subject: Subject, session: str) -> tuple[dict[str, bytes], Stu
 
 def student_files(student: Student, session: str, readout: Readout) -> tuple[dict[str, bytes], StudentShape]:
     """`student.safetensors` and the float graphs of one session, read-out folded in."""
-    weights, shape = deployed_weights(student, session, readout)
+    weights, shape = weights_from_student(student, session, readout)
     graph = graph_from_student(shape, weights).SerializeToString()
     half = graph_from_student(shape, weights, "float16").SerializeToString()
     return {"student.safetensors": save(weights), "student.onnx": graph, "student.fp16.onnx": half}, shape
@@ -146,10 +146,10 @@ def teacher_files(made: Ingredients, outputs: int) -> dict[str, bytes]:
     weight, bias = (part.astype(np.float32) for part in (teacher.readout.weight, teacher.readout.bias))
     trained = graph_from_teacher(teacher.model, session, teacher.window, weight, bias)
     units = teacher.model.channels[session]
-    published = timing_graph(paper.teacher, units, paper.teacher_training.segment_bins, outputs)
+    published = make_timing_graph(paper.teacher, units, paper.teacher_training.segment_bins, outputs)
     facts = {
-        TEACHER: {"params": parameters_of(trained), "window": teacher.window},
-        PUBLISHED: {"params": parameters_of(published), "window": paper.teacher_training.segment_bins},
+        TEACHER: {"params": count_parameters(trained), "window": teacher.window},
+        PUBLISHED: {"params": count_parameters(published), "window": paper.teacher_training.segment_bins},
     }
     graphs = {TEACHER_GRAPH: trained.SerializeToString(), PUBLISHED_GRAPH: published.SerializeToString()}
     return {**graphs, TEACHER_FACTS: json.dumps(facts).encode()}
@@ -164,7 +164,7 @@ def holdout(made: Ingredients, shape: StudentShape) -> bytes:
     arrays = {
         "bins": made.session.inputs("lfp")[stretch].numpy(),
         "counts": made.session.counts[stretch].numpy().astype(np.uint8),
-        "kinematics": behavior_of(made.session)[stretch].astype(np.float32),
+        "kinematics": unscale_behavior(made.session)[stretch].astype(np.float32),
         "score_from": np.array(block.start - first),
         "first_bin": np.array(first),
     }

@@ -40,15 +40,15 @@ from edgedistill.pipeline.pretrained_student import (
 from edgedistill.pipeline.quantized import given_ranges, int8_student
 from edgedistill.pipeline.request import TABLE, BuildOptions, BuildResult, Progress, TableRow
 from edgedistill.pipeline.trained import Run, normalizations
-from edgedistill.quantization.calibration.ranges import plain_shape
+from edgedistill.quantization.calibration.ranges import shape_from_size
 from edgedistill.quantization.calibration.recipe import load_recipe, require_teacher
 from edgedistill.quantization.integers import require_parts
 from edgedistill.target import load_target, require_buildable
 from edgedistill.training.adapt import adapt, require_known_array
-from edgedistill.training.baselines import kalman_score, ridge_score
-from edgedistill.training.batches import TrainingSession, gap_for, training_session, unlabelled_block
-from edgedistill.training.evaluate import Readout, behavior_of, score
-from edgedistill.training.student_tasks import ROWS, score_student, score_teacher, student_features
+from edgedistill.training.baselines import score_kalman, score_ridge
+from edgedistill.training.batches import TrainingSession, compute_gap, find_unlabelled_block, training_session_from_bins
+from edgedistill.training.evaluate import Readout, score, unscale_behavior
+from edgedistill.training.student_tasks import STUDENT_TASKS, compute_features, score_student, score_teacher
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> BuildResult:
@@ -67,14 +67,14 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
     recipe = load_recipe(options.recipe) if ranges is None else ranges.recipe
     sizes = [preset.student] if given is None else [preset.student, given[0].size]
     for size in sizes:
-        require_parts(plain_shape(size), recipe.keep)
+        require_parts(shape_from_size(size), recipe.keep)
         require_engine_fits(target, size.window, recipe.keep)
     if given is not None and ranges is None:  # a teacher trained here is not the one it was distilled from
         require_teacher(recipe, options.teacher)
     cache = Cache(options.work or options.out.with_name(options.out.name + ".work"))
     bins = read_sessions(cache, options.data, options.behavior, options.line_hz)
-    gap = max(gap_for(bins, size) for size in sizes)
-    sessions = [training_session(b, gap) for b in bins]
+    gap = max(compute_gap(bins, size) for size in sizes)
+    sessions = [training_session_from_bins(b, gap) for b in bins]
     chosen = choose_session(sessions, options.session)
     require_labels(chosen, next(b.path for b in bins if b.session_id == chosen.id))
     labelled = given is None or options.probe or knows(given[0], chosen)
@@ -156,8 +156,8 @@ def decoder_student(
     if readout is None:
         readout, scored = score_student(student, "deployed", session)
     else:
-        features = student_features(student, ROWS["deployed"], session)
-        scored = score(readout, features, behavior_of(session), session.split)
+        features = compute_features(student, STUDENT_TASKS["deployed"], session)
+        scored = score(readout, features, unscale_behavior(session), session.split)
     metrics["deployed_r2"] = scored.r2
     return student, session, readout
 
@@ -167,9 +167,9 @@ def linear_scores(cache: Cache, session: TrainingSession) -> dict[str, float | N
     start = monotonic()
     lfp, spikes = session.inputs("lfp").double().numpy(), session.inputs("spikes").double().numpy()
     scores = {
-        "ridge_lfp_r2": ridge_score(lfp, session).r2,
-        "kalman_lfp_r2": kalman_score(lfp, session).r2,
-        "ridge_spike_r2": ridge_score(spikes, session).r2,
+        "ridge_lfp_r2": score_ridge(lfp, session).r2,
+        "kalman_lfp_r2": score_kalman(lfp, session).r2,
+        "ridge_spike_r2": score_ridge(spikes, session).r2,
     }
     cache.note("linear baselines", start)
     return dict(scores)
@@ -209,12 +209,12 @@ def pretrain(
     require_folder(out)
     cache = Cache(out.with_name(out.name + ".work"))
     bins = read_sessions(cache, data, behavior, line_hz, need=("units",), also=("lfp", "behavior"))
-    sessions = [training_session(b, gap_for(bins, chosen.student)) for b in bins]
+    sessions = [training_session_from_bins(b, compute_gap(bins, chosen.student)) for b in bins]
     config = chosen.teacher_training
     run = Run(cache, chosen, seed, provenance(bins), progress)
     teacher = run.teacher(sessions, None)
     save_teacher(teacher, out, {"config": asdict(config), **run.inputs})
-    scored = [score_teacher(teacher, s, config.segment_bins).r2 for s in sessions if unlabelled_block(s) is None]
+    scored = [score_teacher(teacher, s, config.segment_bins).r2 for s in sessions if find_unlabelled_block(s) is None]
     return {
         "out": str(out),
         "sessions": [s.id for s in sessions],
@@ -246,7 +246,7 @@ def distill(
     cache = Cache(out.with_name(out.name + ".work"))
     need = ("lfp", "units", "behavior") if supervised else ("lfp", "units")
     bins = read_sessions(cache, data, behavior, line_hz, need=need, also=("behavior",))
-    sessions = [training_session(b, gap_for(bins, chosen.student)) for b in bins]
+    sessions = [training_session_from_bins(b, compute_gap(bins, chosen.student)) for b in bins]
     run = Run(cache, chosen, seed, provenance(bins), progress)
     targets = run.targets(known_teacher(teacher, sessions), sessions)
     name = "deployed" if supervised else "distilled"
@@ -255,7 +255,7 @@ def distill(
     labelled = [outputs_of(b) for b in bins if b.behavior is not None]
     known = {"behavior": labelled[-1]} if labelled else {}
     save_student(student, out, {**facts, **known, "alignment": alignment, **run.inputs})
-    scored = [score_student(student, name, s)[1].r2 for s in sessions if unlabelled_block(s) is None]
+    scored = [score_student(student, name, s)[1].r2 for s in sessions if find_unlabelled_block(s) is None]
     return {
         "out": str(out),
         "sessions": [s.id for s in sessions],

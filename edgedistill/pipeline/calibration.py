@@ -25,11 +25,11 @@ from edgedistill.pipeline.pretrained_student import knows, last_statistics, read
 from edgedistill.pipeline.request import Progress
 from edgedistill.pipeline.trained import Run, normalizations
 from edgedistill.quantization.calibration.range_search import calibrate
-from edgedistill.quantization.calibration.ranges import Ranges, checkpoint_sha256, plain_shape
+from edgedistill.quantization.calibration.ranges import Ranges, hash_checkpoint, shape_from_size
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, load_recipe, require_teacher
 from edgedistill.quantization.integers import require_parts
 from edgedistill.training.adapt import adapt
-from edgedistill.training.batches import TrainingSession, gap_for, training_session, unlabelled_block
+from edgedistill.training.batches import TrainingSession, compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import score_student
 
 OF_THE_MODEL = ("kind", "size", "channels", "arrays", "teacher_d", "outputs")  # facts that save_student knows better
@@ -87,13 +87,13 @@ def calibrate_run(options: CalibrationOptions, progress: Progress | None = None)
     for path in {options.out, chart_of(options)}:
         require_writable(path)
     student, facts = load_student(options.run)
-    require_parts(plain_shape(student.size), recipe.keep)
+    require_parts(shape_from_size(student.size), recipe.keep)
     cache = Cache(options.out.with_name(options.out.name + ".work"))
     need = ("lfp", "units") if recipe.finetune else ("lfp",)
     bins = read_sessions(cache, options.data, options.behavior, options.line_hz, need=need, also=("behavior",))
-    sessions = [training_session(b, gap_for(bins, student.size)) for b in bins]
+    sessions = [training_session_from_bins(b, compute_gap(bins, student.size)) for b in bins]
     labelled = labelled_session(bins, sessions) if options.sensitivity else None
-    sha256 = checkpoint_sha256(student)
+    sha256 = hash_checkpoint(student)
     adapted = adapted_to(student, facts, sessions)
     report = None if progress is None else lambda n, of: progress("calibrate", n, of, float("nan"), float("nan"))
     seen = [session if knows(student, session) else without_labels(session) for session in sessions]
@@ -122,7 +122,7 @@ def chart_of(options: CalibrationOptions) -> Path:
 def labelled_session(bins: Sequence[SessionBins], sessions: Sequence[TrainingSession]) -> TrainingSession:
     """The latest session with behavior, whose R² the ranking is of; RecordingError where none has any."""
     for session in reversed(sessions):
-        if unlabelled_block(session) is None:
+        if find_unlabelled_block(session) is None:
             return session
     require_labels(sessions[-1], bins[-1].path)
     raise AssertionError("unreachable")

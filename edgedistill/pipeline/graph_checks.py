@@ -19,7 +19,7 @@ from edgedistill.errors import EdgeDistillError
 from edgedistill.models.student import Student
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.numerics.near import ALLOWED, nearness
-from edgedistill.quantization.onnx_graph import with_definition
+from edgedistill.quantization.onnx_graph import add_definition
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout
@@ -38,7 +38,7 @@ def require_same_function(
 ) -> None:
     """EdgeDistillError where the float32 graph does not follow PyTorch, stepping over the test block."""
     bins = session.inputs("lfp")[session.split.test][:CHECKED_BINS]
-    engine, state, expected = OnnxEngine(graph, shape), student.fresh_state(session.id), []
+    engine, state, expected = OnnxEngine(graph, shape), student.make_fresh_state(session.id), []
     lagged = torch.zeros(shape.lags + 1, shape.channels)
     for bin_ in bins:
         lagged = torch.cat([bin_[None], lagged[:-1]])
@@ -90,7 +90,7 @@ def _require_int8_graphs(
     spread: npt.NDArray[Any],
 ) -> None:
     """Both forms on onnxruntime, the one for TensorRT with the definition of its custom node."""
-    defined = with_definition(onnx.load_model_from_string(files[PLUGIN_GRAPH])).SerializeToString()
+    defined = add_definition(onnx.load_model_from_string(files[PLUGIN_GRAPH])).SerializeToString()
     for name, graph in ((PLAIN_GRAPH, files[PLAIN_GRAPH]), (PLUGIN_GRAPH, defined)):
         require_near(model, state, bins, graph, spread, name)
 

@@ -12,18 +12,18 @@ from edgedistill.config import Preset, TrainingConfig
 from edgedistill.data.bins import (
     SessionBins,
     bins_from_recording,
-    combine_sessions,
     file_sha256,
     load_session_bins,
     save_session_bins,
 )
 from edgedistill.data.recording import open_recording
 from edgedistill.data.session_files import find_session_files
+from edgedistill.data.session_loading import combine_sessions
 from edgedistill.errors import EdgeDistillError, OutputError, RecordingError, did_you_mean
 from edgedistill.models.files import load_teacher
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
-from edgedistill.training.batches import TrainingSession, unlabelled_block
+from edgedistill.training.batches import TrainingSession, find_unlabelled_block
 
 
 def shortened(preset: Preset, steps: int | None) -> Preset:
@@ -102,7 +102,7 @@ def choose_session(sessions: Sequence[TrainingSession], wanted: str | None) -> T
 
 def require_labels(session: TrainingSession, path: str) -> None:
     """RecordingError, before the training, where no read-out of `session` could be fitted and scored."""
-    if block := unlabelled_block(session):
+    if block := find_unlabelled_block(session):
         raise RecordingError(
             f"{path}: no known behavior in the {block} block",
             got="less than one second of it without NaN",

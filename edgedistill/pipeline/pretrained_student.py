@@ -14,9 +14,9 @@ from edgedistill.data.bins import SessionBins
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.student import Student
 from edgedistill.training.adapt import Statistics
-from edgedistill.training.batches import TrainingSession, unlabelled_block
+from edgedistill.training.batches import TrainingSession, find_unlabelled_block
 from edgedistill.training.evaluate import Readout
-from edgedistill.training.student_tasks import ROWS, Row, score_student
+from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_student
 
 
 def knows(student: Student, session: TrainingSession) -> bool:
@@ -24,9 +24,9 @@ def knows(student: Student, session: TrainingSession) -> bool:
     return student.tokenizer.arrays.get(session.id) == session.array
 
 
-def taught_by(facts: dict[str, Any]) -> Row:
+def taught_by(facts: dict[str, Any]) -> StudentTask:
     """What `edgedistill distill` trained the student by: fine-tuning goes on with the same objective."""
-    return ROWS[facts.get("row", "distilled")].aligned_by(facts.get("alignment", "cosine"))
+    return STUDENT_TASKS[facts.get("row", "distilled")].with_alignment(facts.get("alignment", "cosine"))
 
 
 def without_labels(session: TrainingSession) -> TrainingSession:
@@ -84,7 +84,7 @@ def readouts_of(facts: dict[str, Any], array: str) -> list[dict[str, Any]]:
 
 def readouts(student: Student, sessions: Sequence[TrainingSession]) -> dict[str, Any]:
     """Each labelled session's read-out of latents and lagged bins, as JSON."""
-    found = {s.id: score_student(student, "deployed", s)[0] for s in sessions if unlabelled_block(s) is None}
+    found = {s.id: score_student(student, "deployed", s)[0] for s in sessions if find_unlabelled_block(s) is None}
     return {
         name: {
             "weight": r.weight.tolist(),

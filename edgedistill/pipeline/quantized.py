@@ -15,14 +15,14 @@ from edgedistill.models.files import load_student, save_student
 from edgedistill.models.student import Student
 from edgedistill.pipeline.pretrained_student import require_width, without_labels
 from edgedistill.pipeline.trained import Run, contents
-from edgedistill.quantization.calibration.range_search import calibrate, measured_table
-from edgedistill.quantization.calibration.ranges import Ranges, checkpoint_sha256, read_ranges
+from edgedistill.quantization.calibration.range_search import calibrate, measure_table
+from edgedistill.quantization.calibration.ranges import Ranges, hash_checkpoint, read_ranges
 from edgedistill.quantization.calibration.recipe import Recipe
-from edgedistill.quantization.deployment import QuantizedStudent, better, quantize_for_session
+from edgedistill.quantization.deployment import QuantizedStudent, choose_better, quantize_for_session
 from edgedistill.quantization.training.finetuning import finetune_student
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout
-from edgedistill.training.student_tasks import ROWS, Row
+from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask
 
 RANGES = "ranges.json"
 
@@ -46,7 +46,7 @@ def int8_student(
     targets: dict[str, Tensor],
     given: Ranges | None = None,
     labelled: bool = True,
-    taught: Row | None = None,
+    taught: StudentTask | None = None,
 ) -> Int8Student:
     """The student of row `row` in INT8 for `session`, by `recipe` or with ranges that were `given`.
 
@@ -58,16 +58,18 @@ def int8_student(
     ranges = calibrated(run, row, student, seen, recipe) if given is None else given
     if not labelled:
         ranges = replace(ranges, recipe=replace(ranges.recipe, refit_readout=False))
-    modality, start = ROWS[row].modality, monotonic()
+    modality, start = STUDENT_TASKS[row].modality, monotonic()
     int8 = Int8Student(ranges, quantize_for_session(student, session, modality, readout, ranges))
     run.cache.note(named("quantize", row), start)
     if ranges.recipe.finetune is None or given is not None:
         return int8
     others = [s for s in trained if s.id != session.id and reads(student, s, modality)]
     own = [*others, session] if labelled else others
-    student, after = finetuned(run, row, student, ranges, own, targets, [seen], taught or ROWS[row])
+    student, after = finetuned(run, row, student, ranges, own, targets, [seen], taught or STUDENT_TASKS[row])
     tuned = Int8Student(after, quantize_for_session(student, session, modality, readout, after))
-    worse = labelled and better(int8.quantized, tuned.quantized) is int8.quantized  # without labels nothing tells
+    worse = (
+        labelled and choose_better(int8.quantized, tuned.quantized) is int8.quantized
+    )  # without labels nothing tells
     return int8 if worse else tuned
 
 
@@ -87,13 +89,13 @@ def given_ranges(path: Path | None, student: tuple[Student, dict[str, Any]] | No
             next_step="name the student they were made for with --student",
         )
     ranges = read_ranges(path, student[0].size)
-    ranges.require_for(checkpoint_sha256(student[0]), str(path))
+    ranges.require_for(hash_checkpoint(student[0]), str(path))
     return ranges
 
 
 def calibrated(run: Run, row: str, student: Student, session: TrainingSession, recipe: Recipe) -> Ranges:
     """The ranges of `student` on the training block of `session`."""
-    name, modality = named("calibrate", row), ROWS[row].modality
+    name, modality = named("calibrate", row), STUDENT_TASKS[row].modality
 
     def make(folder: Path) -> None:
         found = calibrate(student, [session], modality, recipe, run.seed, counted(run, name))
@@ -101,7 +103,7 @@ def calibrated(run: Run, row: str, student: Student, session: TrainingSession, r
         replace(found, sessions=files).write(folder / RANGES)
 
     seen = contents(session, session.inputs(modality), session.behavior)  # windows are drawn by speed
-    inputs = [seen, checkpoint_sha256(student), asdict(recipe), run.seed]
+    inputs = [seen, hash_checkpoint(student), asdict(recipe), run.seed]
     return read_ranges(run.cache.stage(name, inputs, make) / RANGES, student.size)
 
 
@@ -113,7 +115,7 @@ def finetuned(
     sessions: Sequence[TrainingSession],
     targets: dict[str, Tensor],
     calibrated_on: Sequence[TrainingSession],
-    taught: Row,
+    taught: StudentTask,
 ) -> tuple[Student, Ranges]:
     """Student and ranges after quantization-aware distillation on `sessions` by the objective of `taught`.
 
@@ -138,13 +140,13 @@ def finetuned(
         )  # fmt: skip
         save_student(tuned, folder, {"row": row})
         after = {name: list(map(float, numbers)) for name, numbers in values.items()}
-        found = replace(ranges, values=after, checkpoint_sha256=checkpoint_sha256(tuned))
-        table = measured_table(tuned, calibrated_on, modality, found)
+        found = replace(ranges, values=after, checkpoint_sha256=hash_checkpoint(tuned))
+        table = measure_table(tuned, calibrated_on, modality, found)
         replace(found, table=table).write(folder / RANGES)
         checkpoint.unlink(missing_ok=True)
 
     seen = [contents(s, s.inputs(modality), targets[s.id], s.behavior) for s in sessions]
-    inputs = [seen, checkpoint_sha256(student), ranges.to_json(), asdict(taught), asdict(config), run.seed]
+    inputs = [seen, hash_checkpoint(student), ranges.to_json(), asdict(taught), asdict(config), run.seed]
     folder = run.cache.stage(name, inputs, make)
     return load_student(folder)[0], read_ranges(folder / RANGES, student.size)
 

@@ -19,13 +19,13 @@ from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.inputs import known_teacher
 from edgedistill.pipeline.request import Progress
-from edgedistill.quantization.calibration.ranges import checkpoint_sha256
+from edgedistill.quantization.calibration.ranges import hash_checkpoint
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import distill_bidirectional
 from edgedistill.training.evaluate import Readout
-from edgedistill.training.pretrain import teacher_targets, train_teacher
-from edgedistill.training.student_tasks import ROWS, train_row
-from edgedistill.training.teacher_window import last_bin_readout
+from edgedistill.training.pretrain import compute_teacher_latents, train_teacher
+from edgedistill.training.student_tasks import STUDENT_TASKS, train_task
+from edgedistill.training.teacher_window import fit_last_bin_readout
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class Run:
     def targets(self, teacher: PatchAutoencoder, sessions: Sequence[TrainingSession]) -> dict[str, Tensor]:
         """The teacher's latents of every session."""
         start = monotonic()
-        targets = teacher_targets(teacher, sessions, self.preset.teacher_training)
+        targets = compute_teacher_latents(teacher, sessions, self.preset.teacher_training)
         self.cache.note("teacher latents", start)
         return targets
 
@@ -85,13 +85,13 @@ class Run:
         alignment: str = "cosine",
     ) -> Student:
         """The student of row `name`, trained on `sessions`."""
-        config, row = self.preset.training, ROWS[name].aligned_by(alignment)
+        config, row = self.preset.training, STUDENT_TASKS[name].with_alignment(alignment)
         label = name if len(sessions) > 1 or name != "unsupervised_lfp" else "single_session_lfp"
 
         def make(folder: Path) -> None:
             checkpoint = folder / "checkpoint.safetensors"
             shown = self.report(label)
-            student = train_row(row, sessions, self.preset, config, self.seed, targets, checkpoint, shown)
+            student = train_task(row, sessions, self.preset, config, self.seed, targets, checkpoint, shown)
             save_student(student, folder, {"row": name, "normalization": normalizations(sessions)})
             checkpoint.unlink(missing_ok=True)
 
@@ -108,10 +108,10 @@ class Run:
         window = segment - segment % teacher.size.span
 
         def make(folder: Path) -> None:
-            readout = last_bin_readout(teacher, session, window)
+            readout = fit_last_bin_readout(teacher, session, window)
             np.savez(folder / "readout.npz", **asdict(readout))
 
-        recipe = [contents(session, session.spikes, session.behavior), checkpoint_sha256(teacher), window]
+        recipe = [contents(session, session.spikes, session.behavior), hash_checkpoint(teacher), window]
         with np.load(self.cache.stage("teacher-readout", recipe, make) / "readout.npz") as kept:
             readout = Readout(kept["weight"], kept["bias"], float(kept["penalty"]), float(kept["validation_r2"]))
         return TeacherSubject(teacher, readout, window)

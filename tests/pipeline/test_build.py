@@ -481,7 +481,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was trained")
 
     monkeypatch.setattr("edgedistill.pipeline.trained.train_teacher", forbidden)
-    monkeypatch.setattr("edgedistill.pipeline.trained.train_row", forbidden)
+    monkeypatch.setattr("edgedistill.pipeline.trained.train_task", forbidden)
 
 
 def refused(

@@ -9,7 +9,7 @@ import numpy as np
 from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
 from edgedistill.data.bins import SessionBins
 from edgedistill.frontend import FrontEndConfig
-from edgedistill.training.batches import TrainingSession, training_session
+from edgedistill.training.batches import TrainingSession, training_session_from_bins
 
 CHANNELS, UNITS, T, GAP = 3, 6, 12_000, 300
 STUDENT = StudentSize(d=8, layers=1, heads=2, window=10, ff=8, taps=2, dilation=2, lags=3)
@@ -47,4 +47,4 @@ def session_bins(name: str = "s1", seed: int = 0, channels: int = CHANNELS, firs
 
 
 def session(name: str = "s1", seed: int = 0, **array: int) -> TrainingSession:
-    return training_session(session_bins(name, seed, **array), GAP)
+    return training_session_from_bins(session_bins(name, seed, **array), GAP)

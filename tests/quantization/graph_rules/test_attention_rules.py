@@ -9,7 +9,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper
 
 from edgedistill.errors import EngineError
 from edgedistill.quantization.graph_rules.quantization_rules import require_explicit_quantization
-from edgedistill.quantization.onnx_graph import graph_for_plugin, with_definition
+from edgedistill.quantization.onnx_graph import add_definition, graph_for_plugin
 
 from ...numerics.students import SMALL, random_model
 from .surgery import Cases, Surgery
@@ -276,7 +276,7 @@ def test_a_broken_rule_names_the_node(name: str) -> None:
     CASES.require_caught(name)
 
 
-def test_the_good_graph_obeys() -> None:
+def test_a_good_graph_passes_the_rules() -> None:
     require_explicit_quantization(GOOD)
     assert [node.op_type for node in GOOD.graph.node].count("EdAttention") == SMALL.layers
 
@@ -284,10 +284,10 @@ def test_the_good_graph_obeys() -> None:
 def test_a_graph_that_defines_the_node_is_not_for_tensorrt() -> None:
     """It would be imported in place of the plugin."""
     with pytest.raises(EngineError, match="'EdAttention' as a function"):
-        require_explicit_quantization(with_definition(GOOD))
+        require_explicit_quantization(add_definition(GOOD))
 
 
-def test_a_wrong_declaration_of_its_output_is_what_the_rules_go_by() -> None:
+def test_the_rules_use_the_declared_type_of_the_nodes_output() -> None:
     """onnx infers nothing of a node it does not know: without the declaration nothing downstream is static."""
     surgery = Surgery(GOOD)
     del surgery.graph.value_info[:]
@@ -295,7 +295,7 @@ def test_a_wrong_declaration_of_its_output_is_what_the_rules_go_by() -> None:
         require_explicit_quantization(surgery.model)
 
 
-def test_attribute_types_are_those_the_parser_reads() -> None:
+def test_attributes_have_the_types_that_the_parser_reads() -> None:
     kinds = {entry.type for node in GOOD.graph.node if node.domain for entry in node.attribute}
     assert kinds == {AttributeProto.FLOAT}
     assert not any(

@@ -211,7 +211,7 @@ def test_a_broken_rule_names_the_node(name: str) -> None:
     CASES.require_caught(name)
 
 
-def test_the_good_graph_obeys() -> None:
+def test_a_good_graph_passes_the_rules() -> None:
     require_explicit_quantization(GOOD)
 
 
@@ -231,7 +231,7 @@ def test_parts_in_higher_precision_must_be_named() -> None:
         require_explicit_quantization(GOOD, ("layers.7.out",))
 
 
-def test_weights_may_be_transposed_if_their_scales_follow() -> None:
+def test_transposed_weights_pass_when_their_scales_follow() -> None:
     surgery = Surgery(GOOD)
     node, source = surgery.node("MatMul", "layers.0.down"), surgery.weights("layers.0.down")
     source.input[0] = surgery.constant(np.ascontiguousarray(surgery.array(source.input[0]).T))
@@ -248,7 +248,7 @@ def test_weights_may_be_quantized_in_the_graph() -> None:
     require_explicit_quantization(surgery.model)
 
 
-def test_a_simplified_graph_still_obeys_or_is_caught() -> None:
+def test_a_simplified_graph_passes_or_is_refused() -> None:
     """Whether onnxsim folds dequantized weights depends on its version: no graph that lost them may pass."""
     simple, same = onnxsim.simplify(GOOD)
     assert same

@@ -19,10 +19,10 @@ from edgedistill.errors import BundleError
 from edgedistill.numerics import Int8Model, Oracle, part_names
 from edgedistill.quantization.graph_rules.quantization_rules import require_explicit_quantization
 from edgedistill.quantization.onnx_graph import (
+    add_definition,
     graph_for_plugin,
     graph_from_integers,
     graph_from_student,
-    with_definition,
 )
 from edgedistill.runtime.onnx_engine import OnnxEngine
 
@@ -47,7 +47,7 @@ def form(request: pytest.FixtureRequest) -> str:
 
 
 def opened(model: Int8Model, form: str) -> OnnxEngine:
-    return OnnxEngine(with_definition(FORMS[form](model.shape, model.tensors)).SerializeToString(), model.shape)
+    return OnnxEngine(add_definition(FORMS[form](model.shape, model.tensors)).SerializeToString(), model.shape)
 
 
 def appended(state: dict, new: dict) -> None:
@@ -83,7 +83,7 @@ def differences(model: Int8Model, form: str, steps: int) -> tuple[np.ndarray, np
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_fed_the_oracles_state_integers_and_outputs_are_those_of_the_oracle(name: str, form: str) -> None:
+def test_with_the_oracles_state_integers_and_outputs_equal_the_oracles(name: str, form: str) -> None:
     integers, outputs = differences(random_model(SHAPES[name]), form, 2000)
     assert np.mean(integers != 0) <= 0.001
     assert np.mean(np.abs(integers) > 1) <= 0.0001
@@ -92,14 +92,14 @@ def test_fed_the_oracles_state_integers_and_outputs_are_those_of_the_oracle(name
 
 
 @pytest.mark.parametrize("part", KEEPABLE)
-def test_parts_kept_in_float32_are_near_too(part: str, form: str) -> None:
+def test_with_a_part_in_float32_the_graph_stays_near_the_oracle(part: str, form: str) -> None:
     integers, outputs = differences(random_model(SMALL, keep=(part,)), form, 300)
     assert np.mean(integers != 0) <= 0.005
     assert np.mean(np.abs(outputs) > 0.01) <= 0.02
 
 
 @pytest.mark.parametrize("name", ["small", "window 200"])
-def test_running_freely_it_stays_with_the_oracle(name: str, form: str) -> None:
+def test_with_its_own_state_the_graph_stays_near_the_oracle(name: str, form: str) -> None:
     model = random_model(SHAPES[name])
     engine, bins = opened(model, form), random_bins(model.shape, 3000)
     expected = Oracle(model).run(bins)
@@ -124,7 +124,7 @@ def test_running_freely_it_stays_with_the_oracle(name: str, form: str) -> None:
     filled=st.floats(0, 1),
     seed=st.integers(0, 2**16),
 )
-def test_any_shape_from_any_state(
+def test_a_graph_of_any_shape_is_near_the_oracle_from_any_state(
     form: str, channels: int, outputs: int, head_dim: int, layers: int, heads: int, window: int, taps: int,
     dilation: int, lags: int, place: float, filled: float, seed: int,
 ) -> None:  # fmt: skip
@@ -146,7 +146,7 @@ def test_any_shape_from_any_state(
         assert np.abs(found[name].astype(int) - expected[name]).max(initial=0) <= 3, name
 
 
-def test_what_saturates_stays_symmetric_so_that_any_engine_can_go_on(form: str) -> None:
+def test_saturated_integers_stay_within_minus_127_and_127(form: str) -> None:
     model = random_model(SMALL)
     tight = {n: v * np.float32(1e-3) if n in ("layers.0.k.scale", "layers.0.v.scale") else v
              for n, v in model.tensors.items()}  # fmt: skip
@@ -159,7 +159,7 @@ def test_what_saturates_stays_symmetric_so_that_any_engine_can_go_on(form: str) 
     Oracle(model).import_state(state)
 
 
-def test_the_contract_of_inputs_and_outputs(form: str) -> None:
+def test_inputs_and_outputs_keep_the_contract(form: str) -> None:
     model = random_model(SMALL)
     graph = FORMS[form](SMALL, model.tensors)
     onnx.checker.check_model(graph, full_check=True)
@@ -194,7 +194,7 @@ def test_weights_are_stored_as_the_integers_of_the_student(form: str) -> None:
     assert FORMS[form](large, random_model(large).tensors).ByteSize() < 0.35 * whole
 
 
-def test_same_tensors_same_bytes_and_the_rules_hold_whatever_is_kept(form: str) -> None:
+def test_the_same_tensors_give_the_same_bytes_and_pass_the_rules(form: str) -> None:
     for keep in ([], KEEPABLE[:3], KEEPABLE):
         model = random_model(SMALL, keep=tuple(keep))
         first, second = (FORMS[form](SMALL, model.tensors) for _ in range(2))
