@@ -1,4 +1,4 @@
-"""The student's three ways through its weights agree, look back as far as they say and never ahead."""
+"""`forward`, `stream` and `step` of the student agree, look back exactly as far as stated, and never look ahead."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ARRAYS = {"monday": "left", "tuesday": "left", "other": "right"}
 
 
 def student_of(size: StudentSize, channels: int | None = None) -> Student:
-    """Random everywhere, the parts that start at zero or one included."""
+    """Returns a student whose weights are all random, also those that start at zero or one."""
     torch.manual_seed(0)
     counts = {"monday": channels} if channels else CHANNELS
     student = Student(size, counts, {s: ARRAYS[s] for s in counts}, 4, 2)
@@ -47,7 +47,7 @@ def stepped(student: Student, bins: Tensor, session: str = "monday") -> tuple[Te
 
 
 def streamed(student: Student, bins: Tensor, chunks: Sequence[int]) -> Tensor:
-    """As `Student.stream`, with a chunk size of its own for each call into the same cache."""
+    """Streams like `Student.stream`, but with a chunk size of its own for each call into the same cache."""
     cache, reach, live, at, out = student.make_empty_cache(1), max(student.tokenizer.lags), 0, 0, []
     sizes = [*chunks, len(bins)]
     while at < len(bins):
@@ -84,7 +84,7 @@ def test_chunks_of_any_size_stream_the_same_latents(name: str, chunks: list[int]
 
 @torch.inference_mode()
 def test_step_equals_stream_and_forward_over_100_000_bins() -> None:
-    """The issue's test: outputs and ring contents, hundreds of times round the ring; one layer, else it takes 40 s."""
+    """Compares outputs and rings over hundreds of turns of the ring. It uses one layer, because more take 40 s."""
     size = StudentSize(d=8, layers=1, heads=2, window=300, ff=8, taps=3, dilation=2, lags=4)
     student, n = student_of(size, channels=2), 100_000
     bins = random_bins(n, 2)
@@ -103,7 +103,7 @@ def test_step_equals_stream_and_forward_over_100_000_bins() -> None:
 
 @pytest.mark.parametrize("name", ["window 2", "window 9", "window 65"])
 def test_the_receptive_field_reaches_back_exactly_as_far_as_stated(name: str) -> None:
-    """The oldest bin that matters does matter; the one before it changes not one bit."""
+    """The oldest bin of the field changes the latent, and the bin before it does not change one bit."""
     size = SIZES[name]
     student = student_of(size)
     if size.layers > 1:  # attention even over ages, so that the oldest bin is not lost in rounding
@@ -165,7 +165,7 @@ def test_the_graph_of_the_folded_student_computes_the_step(name: str) -> None:
 
 
 def test_window_attention_equals_its_definition() -> None:
-    """Against the definition, one query at a time, with part of the cache alive."""
+    """Compares with the definition, one query at a time, where only a part of the cache exists."""
     heads, window, n, live = 2, 7, 90, 3
     torch.manual_seed(0)
     q, bias = torch.randn(1, heads, n, 4), torch.randn(heads, window)

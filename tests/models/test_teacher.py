@@ -1,4 +1,4 @@
-"""The teacher never sees what it is asked for, and its latents stand on the bin clock."""
+"""The teacher never sees the tokens it has to predict, and it gives one latent for each bin."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def random_bins(length: int, seed: int = 1, batch: int = 2) -> Tensor:
 
 
 class Watched:
-    """`masked_loss`, with what it compares and where."""
+    """Returns the `masked_loss`, with what it compares and where."""
 
     def __init__(self, model: PatchAutoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
         self.model, mean_loss = model, model.mean_loss
@@ -69,7 +69,7 @@ def test_the_loss_covers_only_what_the_encoder_did_not_see(
 
 
 def bins_of(unseen: Tensor, model: PatchAutoencoder) -> Tensor:
-    """(batch, steps, patches, width) -> (batch, bins, units), the inverse of `PatchTokenizer.split`."""
+    """Turns (batch, steps, patches, width) into (batch, bins, units), the inverse of `PatchTokenizer.split`."""
     span, patch = SIZE.span, SIZE.patch
     if model.counts:
         bins = unseen.flatten(2).repeat_interleave(span, 1)
@@ -108,7 +108,7 @@ def test_teacher_latents_depend_on_past_and_future_bins() -> None:
 
 
 def test_units_that_pad_a_patch_do_not_change_the_loss() -> None:
-    """Ten units fill two and a half patches: what is predicted for the rest has no say in the loss."""
+    """Ten units fill two and a half patches. Predictions for the empty half must not change the loss."""
     model, bins = autoencoder(), random_bins(23)
     loss = model.masked_loss("s1", bins, bins.abs(), make_generator(0))
     model.offsets[name_parameter("s1")].view(-1)[UNITS:] = 30  # exp(30) spikes a bin

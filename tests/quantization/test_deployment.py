@@ -1,4 +1,4 @@
-"""A session's student in INT8: its read-out, its R², and what an artefact in the recording does to it."""
+"""The INT8 student of a session decodes nearly as well as in float, also with artefacts in the recording."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEFAULT = replace(load_recipe(DEFAULT_RECIPE), windows=24, window_bins=64, finet
 
 @pytest.fixture(scope="module")
 def bins() -> SessionBins:
-    """As behind the common average: what all channels share is gone, and an artefact on all of them points there."""
+    """Returns bins as after the common average, along which an artefact on all channels points."""
     made = session_bins(channels=CHANNELS)
     assert made.lfp is not None
     return replace(made, lfp=made.lfp - made.lfp.mean(1, keepdims=True))

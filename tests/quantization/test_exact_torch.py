@@ -1,4 +1,4 @@
-"""The INT8 student in torch and the oracle in numpy: the same bits, whatever the shape, the chunks and the ring."""
+"""The INT8 student in torch gives the bits of the numpy oracle, for every shape, chunk size and ring position."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHAPES = {
 
 
 def assert_same_bits(found: dict[str, Tensor], expected: dict[str, np.ndarray]) -> int:
-    """Every tensor equal to the last bit; the number of integers that were compared."""
+    """Asserts that all tensors are equal to the last bit; returns how many integers were compared."""
     assert set(found) == set(expected)
     for name, array in expected.items():
         assert found[name].numpy().dtype == array.dtype, name
@@ -70,7 +70,7 @@ def test_chunks_of_any_size_give_the_same_bits(name: str, chunks: list[int], see
 
 
 def test_saturated_and_silent_bins_give_the_bits_of_the_oracle() -> None:
-    """Saturated, zero, tiny and huge input: nothing leaves the range in which both are defined."""
+    """Saturated, zero, tiny and huge input stays in the range in which both are defined."""
     model, bins = random_model(SMALL), random_bins(SMALL, 200)
     bins[20:40], bins[40:60], bins[60:80] = 0, 1e-30, 1e30
     found = ExactStream(SMALL, model.tensors).trace(torch.from_numpy(bins))
@@ -94,7 +94,7 @@ def test_autocast_and_gradients_do_not_change_a_bit() -> None:
 
 
 def test_a_lower_matmul_precision_does_not_change_a_bit() -> None:
-    """TensorFloat-32 and bfloat16 operands hold integers up to 127 (where the CPU has them)."""
+    """TensorFloat-32 and bfloat16 operands hold integers up to 127, where the CPU has them."""
     model, bins = random_model(), torch.from_numpy(random_bins(SMALL, 90))
     before, expected = torch.get_float32_matmul_precision(), run_exact_stream(SMALL, model.tensors, bins)
     try:
@@ -137,7 +137,7 @@ def test_exponential_lane_sum_and_rounding_equal_those_of_the_oracle() -> None:
 
 
 def test_the_root_is_correctly_rounded() -> None:
-    """Torch's own float32 root is not, on CPUs where MKL computes it."""
+    """The float32 root of torch itself is not correctly rounded, on CPUs where MKL computes it."""
     model: Int8Model = random_model(ODD)
     x = np.abs(numbers(21 * 5000)).reshape(5000, 21)
     found = ExactStream(ODD, model.tensors)._rms(torch.from_numpy(x))

@@ -1,4 +1,4 @@
-"""Sensitivity names the part that loses R², on the validation block alone."""
+"""Sensitivity finds the part that loses R², from the validation block alone."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ CLIPPED = {
 
 @pytest.mark.parametrize("name", CLIPPED)
 def test_a_bad_range_affects_its_own_part_alone(student: Student, ranges: Ranges, readout: Readout, name: str) -> None:
-    """All but a hundredth of an activation is clipped: nothing but its part notices."""
+    """Nearly all of an activation is clipped, and only the part that reads it loses R²."""
     bad = {**ranges, name: [0.01 * value for value in ranges[name]]}
     fair, found = (dict(rank_parts(student, r, SESSION, "lfp", readout)) for r in (ranges, bad))
     assert {part for part in PARTS if fair[part] != found[part]} == {CLIPPED[name]}
@@ -81,7 +81,7 @@ def test_a_bad_range_affects_its_own_part_alone(student: Student, ranges: Ranges
 def test_the_part_with_a_bad_range_is_ranked_first(
     student: Student, ranges: Ranges, readout: Readout, name: str
 ) -> None:
-    """Where the student depends on the activation; this small one hardly uses its MLP."""
+    """The test uses activations on which the student depends; this small student hardly uses its MLP."""
     bad = {**ranges, name: [0.01 * value for value in ranges[name]]}
     (first, lost), (_, second) = rank_parts(student, bad, SESSION, "lfp", readout)[:2]
     assert first == CLIPPED[name]
@@ -96,7 +96,7 @@ def test_the_range_of_bins_affects_embedding_and_readout(student: Student, range
 def test_with_no_part_quantized_r2_is_that_of_the_float_student(
     student: Student, ranges: Ranges, readout: Readout
 ) -> None:
-    """From a run-up before the block, not from the first bin: the receptive field is all that matters."""
+    """The stream starts a run-up before the block and not at the first bin, since only the receptive field matters."""
     features = compute_features(student, STUDENT_TASKS["deployed"], SESSION)
     block, behavior = SESSION.split.validation, SESSION.behavior
     assert behavior is not None

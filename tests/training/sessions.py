@@ -1,4 +1,4 @@
-"""Small sessions on the bin clock, made of numbers: what the models are trained on in these tests."""
+"""Small sessions on the bin clock, made of random numbers, on which the models of these tests are trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRAINING = TrainingConfig(
 
 
 def session_bins(name: str = "s1", seed: int = 0, channels: int = CHANNELS, first_id: int = 0) -> SessionBins:
-    """Velocity is a slow wander; LFP and spikes follow it."""
+    """Returns bins in which the velocity wanders slowly, and LFP and spikes follow it."""
     rng = np.random.default_rng(seed)
     noise = rng.normal(size=(T + 200, 2))
     slow = np.stack([np.convolve(n, np.hanning(60), "same") for n in noise.T], 1)[:T]

@@ -1,4 +1,4 @@
-"""Another day of a known array: each mode does what it says, and nothing else of the student moves."""
+"""Each mode of adaptation decodes another day as it says, and changes nothing else in the student."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEW = session("new", 1)
 
 @pytest.fixture
 def student() -> Student:
-    """Trained for a few steps, so that gradients and moments of before would show."""
+    """Returns a student after a few training steps, so that left-over gradients and moments would show."""
     made = make_student([OLD], "lfp", STUDENT, 4, seed=0)
     return train_student(made, [OLD], "lfp", UNSUPERVISED, TRAINING, 0)
 

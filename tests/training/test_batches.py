@@ -1,4 +1,4 @@
-"""What a training step sees: its own block, normalised on its own block, and nothing of validation or test."""
+"""A training step sees only its own training block, normalised on that block alone."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_steps_draw_different_segments_and_every_session_is_drawn() -> None:
 
 
 def disturbed(bins: SessionBins, first: int) -> SessionBins:
-    """The same session with everything from bin `first` on replaced."""
+    """Returns the same session with everything from bin `first` on replaced."""
     changes = {}
     for name in ("lfp", "counts", "behavior", "bad"):
         values = getattr(bins, name).copy()

@@ -1,4 +1,4 @@
-"""Read-outs and scores against scikit-learn, the Kalman filter against a system whose answer is known."""
+"""Read-outs and scores agree with scikit-learn, and the Kalman filter with a system whose answer is known."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SPLIT = Split(slice(0, 600), slice(650, 750), slice(800, 1000))
 
 
 def regression(seed: int = 0, features: int = 12, n: int = 1000) -> tuple[Array, Array]:
-    """Features of unequal scale, two outputs, noise."""
+    """Returns features of unequal scale, and two outputs with noise."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, features)) * 10 ** rng.uniform(-2, 2, features) + rng.normal(size=features)
     y = x @ (rng.normal(size=(features, 2)) / x.std(0)[:, None]) + 3 * rng.normal(size=(n, 2)) + [50, -3]
@@ -121,7 +121,7 @@ def test_lagged_features_look_back_only(lags: int, n: int) -> None:
 
 
 def linear_system(n: int = 6000, features: int = 8, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Behavior and features of a linear Gaussian system, and the best estimate anyone could make."""
+    """Returns behavior and features of a linear Gaussian system, and the best possible estimate."""
     rng = np.random.default_rng(seed)
     a = 0.97 * np.array([[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]])
     w, h, q = 0.1 * np.eye(2), rng.normal(size=(features, 2)), 6 * np.eye(features)
@@ -198,7 +198,7 @@ def test_an_output_that_never_moves_does_not_stop_the_baselines() -> None:
 
 
 def test_baselines_never_look_ahead() -> None:
-    """What comes after the validation block changes neither fit nor choice, nor anything before it."""
+    """Bins after the validation block change neither the fit, nor the choice, nor any earlier output."""
     made = session()
     lfp = made.inputs("lfp").double().numpy()
     behavior, features = unscale_behavior(made), stack_lagged_bins(lfp, 5)

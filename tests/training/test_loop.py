@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends with the bits of one that was not."""
+"""A run that was killed and resumed ends with the bits of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from edgedistill.training.pretrain import train_teacher
 from .sessions import STUDENT, TEACHER, TRAINING, T, session
 
 SESSIONS = [session("a", 0), session("b", 1), session("c", 2, channels=4)]
-TARGETS = {s.id: torch.randn(T, 5, generator=torch.Generator().manual_seed(3)) for s in SESSIONS}
+TEACHER_LATENTS = {s.id: torch.randn(T, 5, generator=torch.Generator().manual_seed(3)) for s in SESSIONS}
 
 
 class Killed(BaseException):
-    """As Ctrl-C, or the machine going down: nobody catches it."""
+    """Stands for Ctrl-C or a power cut, which no code catches."""
 
 
 def killer(at: int) -> Progress:
@@ -46,7 +46,7 @@ def run_student(
     objective: Objective, config: TrainingConfig, checkpoint: Path | None = None, kill: int = -1
 ) -> Student:
     student = make_student(SESSIONS, "lfp", STUDENT, 5, seed=4)
-    return train_student(student, SESSIONS, "lfp", objective, config, 4, TARGETS, checkpoint, killer(kill))
+    return train_student(student, SESSIONS, "lfp", objective, config, 4, TEACHER_LATENTS, checkpoint, killer(kill))
 
 
 def weights_of(model: nn.Module) -> dict[str, bytes]:
@@ -55,7 +55,7 @@ def weights_of(model: nn.Module) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("objective", [UNSUPERVISED, DISTILLED_WITH_BEHAVIOR], ids=["label-free", "distilled"])
 def test_a_run_killed_after_any_step_resumes_to_the_same_bits(objective: Objective, tmp_path: Path) -> None:
-    """Three sessions in twelve steps: a tokenizer is updated in some steps only, and its moments are its own."""
+    """With three sessions in twelve steps a tokenizer is updated in some steps only, and keeps moments of its own."""
     undisturbed = weights_of(run_student(objective, TRAINING))
     for at in range(1, TRAINING.steps + 1):
         path = tmp_path / f"{at}.safetensors"
@@ -122,7 +122,7 @@ class Number(nn.Module):
 
 
 def follow(losses: Sequence[float], config: TrainingConfig) -> tuple[Number, FitState]:
-    """`losses` are those of the evaluations, in order."""
+    """Trains with validation losses that are `losses`, in order."""
     model, remaining = Number(), list(losses)
     config = replace(config, eval_every=1)
     return model, fit(model, lambda _: (model.x - 1).square().sum(), lambda: remaining.pop(0), config)
@@ -203,7 +203,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         run_student(UNSUPERVISED, replace(TRAINING, learning_rate=1e-3), path)
     wider = make_student(SESSIONS, "lfp", replace(STUDENT, d=16), 5, seed=4)
     with pytest.raises(EdgeDistillError, match="other settings"):
-        train_student(wider, SESSIONS, "lfp", UNSUPERVISED, TRAINING, 4, TARGETS, path)
+        train_student(wider, SESSIONS, "lfp", UNSUPERVISED, TRAINING, 4, TEACHER_LATENTS, path)
 
 
 def test_a_checkpoint_that_cannot_be_written_raises_an_output_error(tmp_path: Path) -> None:

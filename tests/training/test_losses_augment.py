@@ -1,4 +1,4 @@
-"""Losses against their definitions; augmentation and hiding do what they say and no more."""
+"""Losses agree with their definitions, and augmentation and hiding change exactly what they should."""
 
 from __future__ import annotations
 

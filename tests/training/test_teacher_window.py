@@ -1,4 +1,4 @@
-"""Latents of a window's last bin: what the teacher gives for that window, whatever comes later; and their read-out."""
+"""The latent of a window's last bin is that of the teacher for this window, and a read-out decodes it."""
 
 from __future__ import annotations
 

@@ -103,8 +103,8 @@ def observe_windows(student: Student, sessions: Sequence[TrainingSession], modal
         windows = [window for window in draw.windows if window.session == session.id]
         for start in range(0, len(windows), BATCH):
             batch = windows[start : start + BATCH]
-            stretches = torch.stack([cut_window(bins, window, draw.limit) for window in batch])
-            found = compute_activations(student, session.id, stretches)
+            segments = torch.stack([cut_window(bins, window, draw.limit) for window in batch])
+            found = compute_activations(student, session.id, segments)
             for place, window in enumerate(batch):
                 yield window, {name: group_values(x[place], window.run_up) for name, x in found.items()}
 

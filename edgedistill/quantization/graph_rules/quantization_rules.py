@@ -32,9 +32,9 @@ QUANTIZED = (TensorProto.INT8, TensorProto.UINT8)
 
 
 def require_explicit_quantization(model: onnx.ModelProto, keep: Collection[str] = ()) -> None:
-    """EngineError, naming the node, unless `model` obeys the rules.
+    """Raises EngineError that names a node, unless `model` obeys the rules.
 
-    `keep` names parts in higher precision ("layers.0.out"): products in nodes called `part/…` may be of floats.
+    `keep` names parts in higher precision ("layers.0.out"); products in nodes called `part/…` may then be of floats.
     """
     require_opset(model)
     graph = ModelByName.from_model(model)

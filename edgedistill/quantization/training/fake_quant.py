@@ -189,7 +189,7 @@ class FakeQuantStudent(nn.Module):
         return x, (k[:, :, past:], v[:, :, past:])
 
     def _head(self, layer: str, name: str, normed: Tensor, weight: Tensor) -> Tensor:
-        """(batch, n, d) -> (batch, heads, n, head_dim)."""
+        """Projects (batch, n, d) to one of q, k and v, rounded, as (batch, heads, n, head_dim)."""
         flat = F.linear(normed, self._weight(layer + "qkv", weight))
         rounded = self._round(layer + "attention", layer + name, flat)
         heads: Tensor = rounded.unflatten(-1, (self.size.heads, -1))

@@ -1,4 +1,4 @@
-"""What an observer tells from its histogram is what the raw values say."""
+"""What an observer computes from its histogram agrees with the raw values."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def observe(method: str, x: np.ndarray, chunk: int | None = None, **parameters: 
 
 
 def compute_squared_error(x: np.ndarray, threshold: float) -> float:
-    """The definition, value by value, ties to even."""
+    """Computes the definition, value by value, with ties to even."""
     step = threshold / 127
     return float(np.sum((x - np.clip(np.rint(x / step), -127, 127) * step) ** 2))
 
@@ -90,7 +90,7 @@ def test_the_mse_threshold_is_as_good_as_the_best_one_searched(values: np.ndarra
 
 
 def divergence_by_the_book(counts: np.ndarray, i: int) -> float:
-    """Migacz 2017, bin by bin, for a threshold after i bins; counts[-1] lies beyond all of them."""
+    """Computes Migacz 2017, bin by bin, for a threshold after i bins; counts[-1] lies beyond all of them."""
     counts = [float(c) for c in counts]
     counts[0] = counts[1]
     reference = counts[:i]
@@ -155,9 +155,9 @@ def test_clipped_share_and_noise_agree_with_the_raw_values(values: np.ndarray, m
     observer = observe(method, values, percentile=99.9)
     threshold, x = observer.compute()[0], values.astype(np.float64)
     in_its_bin = np.mean(np.abs(np.abs(x) / threshold - 1) < BIN)
-    assert abs(observer.clipped()[0] - np.mean(np.abs(x) > threshold)) <= in_its_bin + 1e-12
+    assert abs(observer.compute_clipped_share()[0] - np.mean(np.abs(x) > threshold)) <= in_its_bin + 1e-12
     noise_db = 10 * np.log10(np.sum(x**2) / compute_squared_error(x, threshold))
-    assert observer.noise_db()[0] == pytest.approx(noise_db, abs=0.1 if len(x) >= N else 0.3)
+    assert observer.compute_noise_db()[0] == pytest.approx(noise_db, abs=0.1 if len(x) >= N else 0.3)
 
 
 def test_nothing_lies_beyond_the_largest_value(values: np.ndarray) -> None:
@@ -169,8 +169,8 @@ def test_nothing_lies_beyond_the_largest_value(values: np.ndarray) -> None:
 def test_a_constant_is_represented_whole(method: str, value: float) -> None:
     observer = observe(method, np.full(1000, value))
     assert observer.compute()[0] == pytest.approx(abs(value), rel=0.01)
-    assert observer.noise_db()[0] > 40
-    assert np.isfinite(observer.noise_db()[0])
+    assert observer.compute_noise_db()[0] > 40
+    assert np.isfinite(observer.compute_noise_db()[0])
 
 
 # ---------------------------------------------------------------- streaming
@@ -189,8 +189,8 @@ def test_chunks_and_their_order_do_not_matter(method: str, seed: int, chunk: int
     )
     for observer in [parts, shuffled]:
         np.testing.assert_array_equal(observer.compute(), whole.compute())
-        np.testing.assert_array_equal(observer.clipped(), whole.clipped())
-        np.testing.assert_array_equal(observer.noise_db(), whole.noise_db())
+        np.testing.assert_array_equal(observer.compute_clipped_share(), whole.compute_clipped_share())
+        np.testing.assert_array_equal(observer.compute_noise_db(), whole.compute_noise_db())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -285,7 +285,7 @@ def test_a_value_beyond_float32_counts_as_the_largest_float32(method: str, outli
         with pytest.raises(EdgeDistillError, match="no usable range"):
             observer.compute()
     else:
-        assert np.isfinite([observer.compute()[0], observer.clipped()[0], observer.noise_db()[0]]).all()
+        assert np.isfinite([observer.compute()[0], observer.compute_clipped_share()[0], observer.compute_noise_db()[0]]).all()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,4 +1,4 @@
-"""Ranges from a real, small student: what is observed, how robust it is, what is refused."""
+"""The ranges of a real, small student are right, robust against artefacts, and refused where they cannot be found."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_measured_table_agrees_with_the_observers(student: Student, day: Tra
 
 @pytest.mark.parametrize("after", [1, 20, 150])
 def test_an_artefact_of_a_thousand_deviations_hardly_moves_the_default_ranges(student: Student, after: int) -> None:
-    """Raw, before the z-scores: in a window, in a run-up, or what rings after it."""
+    """The artefact is added before the z-scores, in a window, in a run-up, or before what rings after it."""
     recipe = replace(load_recipe(DEFAULT_RECIPE), windows=40, window_bins=64)
     bins = session_bins()
     assert bins.lfp is not None

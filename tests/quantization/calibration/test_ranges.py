@@ -1,4 +1,4 @@
-"""The file of ranges: what was written comes back, what is damaged, foreign or of another student is refused."""
+"""A file of ranges is read back unchanged, and refused where it is damaged, foreign or of another student."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: every packaged one loads, mistakes are answered with the nearest name, ranges are checked."""
+"""Every packaged recipe loads, a wrong name is answered with the nearest one, and values are checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which windows a calibration sees: inside the training block, apart, of all speeds, without artefacts."""
+"""The windows of a calibration lie apart in the training block, cover all speeds, and hold no artefacts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every form for TensorRT must obey, quantized or not: each rule, broken alone, is caught by the node's name."""
+"""Each rule of strong typing, broken alone in a good graph, gives an error that names the node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step graph computes what numerics.md says, from any state and in every shape."""
+"""The step graph computes what docs/numerics.md ("The step") says, from any state and in every shape."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def random_state(shape: StudentShape, pos: int, live: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Every slot is filled, dead ones too, with large figures: whoever reads a dead slot is found out."""
+    """Fills every slot, also those that are not live, with large numbers, so that reading a dead slot shows."""
     rng = np.random.default_rng(seed)
     slots = shape.window - 1
     dead = (pos - 1 - np.arange(slots)) % slots + 1 > live
@@ -52,7 +52,7 @@ def rms(x: np.ndarray) -> np.ndarray:
 
 
 def step_reference(shape: StudentShape, w: dict, state: dict, bin: np.ndarray) -> dict[str, np.ndarray]:
-    """The definition of a step, slot by slot, in float64."""
+    """Computes the definition of a step, slot by slot, in float64."""
     lags = state.get("lags", np.zeros((0, shape.channels)))
     history = np.concatenate([bin[None], lags]).astype(np.float64)
     pos, live, slots = int(state["pos"][0]), int(state["live"][0]), shape.window - 1
@@ -184,7 +184,7 @@ def half_state(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_float16_graph_is_close_to_the_definition(name: str) -> None:
-    """Within a hundredth of an output's size (measured: 0.3 % at most), from any state, dead slots unread."""
+    """The bound is a hundredth of an output's size (0.3 % at most was measured), from any state, dead slots unread."""
     shape = SHAPES[name]
     weights, slots = random_weights(shape), shape.window - 1
     model = graph_from_student(shape, weights, "float16")

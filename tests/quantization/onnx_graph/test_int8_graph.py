@@ -1,7 +1,7 @@
-"""The INT8 graphs are engines of the near class: both forms compute what the oracle computes, up to the order of sums.
+"""Both INT8 graphs compute what the oracle computes, up to the order of sums (docs/numerics.md, "The near class").
 
-Where the order of sums turns a value over a rounding edge (a few in a million), that integer differs by 1, and
-those it feeds may follow; so the bounds of numerics.md are shares over many bins, not over every single one.
+The order of sums turns a few values in a million over a rounding edge. Such an integer differs by 1, and the integers
+that depend on it may differ too. The bounds are therefore shares over many bins and hold for no single one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KEEPABLE = [part for part in part_names(SMALL) if not part.endswith("attention")
 
 @pytest.fixture(params=FORMS)
 def form(request: pytest.FixtureRequest) -> str:
-    """With the core in standard operators, or as the custom node and its definition."""
+    """Names the form: the core in standard operators, or as the custom node with its definition."""
     return request.param
 
 
@@ -51,7 +51,7 @@ def opened(model: Int8Model, form: str) -> OnnxEngine:
 
 
 def appended(state: dict, new: dict) -> None:
-    """One step of the runtime, on a state of the oracle."""
+    """Takes one step of the runtime on a state of the oracle."""
     pos, slots = int(state["pos"][0]), len(next(iter(state.values()))[0])
     for name, values in new.items():
         if name.startswith("ring"):
@@ -63,7 +63,7 @@ def appended(state: dict, new: dict) -> None:
 
 
 def differences(model: Int8Model, form: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fed the oracle's state at each step: of all new integers, and of all outputs in their standard deviations."""
+    """Returns how integers and outputs differ, in standard deviations, with the oracle's state at each step."""
     engine, oracle, bins = opened(model, form), Oracle(model), random_bins(model.shape, steps)
     state, traced = oracle.export_state(), oracle.trace(bins)
     integers, outputs = [], []
@@ -128,7 +128,7 @@ def test_a_graph_of_any_shape_is_near_the_oracle_from_any_state(
     form: str, channels: int, outputs: int, head_dim: int, layers: int, heads: int, window: int, taps: int,
     dilation: int, lags: int, place: float, filled: float, seed: int,
 ) -> None:  # fmt: skip
-    """Every slot holds integers, dead ones too: whoever reads a dead slot is found out."""
+    """Every slot holds integers, also those that are not live, so that reading a dead slot shows."""
     shape = StudentShape(channels, outputs, heads * head_dim, layers, heads, window, 7, taps, dilation, lags)
     model, rng = random_model(shape, seed), np.random.default_rng(seed)
     engine, oracle = opened(model, form), Oracle(model)

@@ -1,4 +1,4 @@
-"""The custom node: where it stands, and that its definition in standard operators is the oracle's attention core."""
+"""The custom node stands where TensorRT needs it, and its definition is the oracle's attention core."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def node_model(heads: int, window: int, head_dim: int, scales: dict[str, float]) -> onnx.ModelProto:
-    """One EdAttention node and its definition; scales are the attributes."""
+    """Returns a model of one EdAttention node with its definition; the scales are the attributes."""
     sizes = {"age_bias": (heads, window), "pos": (1,), "live": (1,)}
     sizes |= dict.fromkeys(("ring_k", "ring_v"), (heads, window - 1, head_dim))
     inputs = [helper.make_tensor_value_info(n, t, sizes.get(n, (heads, head_dim))) for n, t in INPUTS.items()]
@@ -61,7 +61,7 @@ def core_of(heads: int, window: int, head_dim: int, scales: dict[str, float]) ->
 
 
 def oracle_core(values: Arrays, scales: dict[str, float]) -> np.ndarray:
-    """numerics.md's core of the same tensors; slots not live are left out, not masked."""
+    """Computes the core of docs/numerics.md ("Attention core"); dead slots are left out and not masked."""
     slots, live = values["ring_k"].shape[1], int(values["live"][0])
     oldest_first = (int(values["pos"][0]) - slots + np.arange(slots)) % slots
     rings = [np.concatenate([values[f"ring_{kind}"][:, oldest_first], values[kind][:, None]], 1) for kind in "kv"]
@@ -71,7 +71,7 @@ def oracle_core(values: Arrays, scales: dict[str, float]) -> np.ndarray:
 
 
 def random_core(heads: int, window: int, head_dim: int, pos: int, live: int, seed: int) -> Arrays:
-    """Slots that are not live hold integers as well: whoever reads one is found out."""
+    """Returns a random core whose dead slots hold integers too, so that reading one shows."""
     rng = np.random.default_rng(seed)
     new, ring = (heads, head_dim), (heads, window - 1, head_dim)
     sizes = {"q": new, "k": new, "v": new, "ring_k": ring, "ring_v": ring}
@@ -113,7 +113,7 @@ def test_the_definition_computes_the_oracles_attention_core(
 
 @pytest.mark.parametrize("shape", [(2, 9, 16), (3, 4, 7), (1, 2, 5), (4, 200, 32)])
 def test_the_definition_is_the_core_before_at_and_after_the_wrap(shape: tuple[int, int, int]) -> None:
-    """Over a whole turn of the ring and beyond, from empty: hardly an integer differs, none by more than 1."""
+    """Over more than a turn of the ring from empty, hardly an integer differs, and none by more than 1."""
     slots, scales, apart = shape[1] - 1, scales_for(shape[2], 1), []
     core = core_of(*shape, scales)
     for t in range(2 * slots + 3):
@@ -124,7 +124,7 @@ def test_the_definition_is_the_core_before_at_and_after_the_wrap(shape: tuple[in
 
 
 def test_sums_beyond_24_bits_are_exact() -> None:
-    """Equal scores over 2048 bins: the weighted sum of one column is 2048 * 127 * 127, past what a float counts."""
+    """With equal scores over 2048 bins the sum of one column is 2048 * 127 * 127, which a float32 cannot count."""
     shape, scales = (1, 2048, 16), {"score_scale": 1e-6, "v_scale": 1 / 64, "context_inv": 64.0}
     values = random_core(*shape, pos=0, live=2047, seed=3)
     values["q"][:], values["age_bias"][:] = 0, 0

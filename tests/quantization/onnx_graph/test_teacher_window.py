@@ -1,4 +1,4 @@
-"""The teacher's window graph against PyTorch: the last bin of the window, whatever the patches and spans."""
+"""The teacher's window graph agrees with PyTorch on the last bin of the window, for all patches and spans."""
 
 from __future__ import annotations
 

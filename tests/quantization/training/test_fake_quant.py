@@ -1,4 +1,4 @@
-"""The fake-quantized student: in evaluation the oracle's bits, in training close to them, and trainable."""
+"""The fake-quantized student has the oracle's bits in evaluation, is close to them in training, and learns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Ranges = dict[str, list[float]]
 
 
 def student_of(name: str = "window 9", seed: int = 0) -> Student:
-    """Random everywhere, the parts that start at zero or one included; heads of unequal size."""
+    """Returns a student whose weights are all random, also those that start at zero or one; heads differ in size."""
     torch.manual_seed(seed)
     student = Student(SIZES[name], CHANNELS, {"monday": "left", "other": "right"}, 4, 2)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def random_bins(n: int, channels: int = 6, seed: int = 1) -> Tensor:
 
 
 def ranges_of(student: Student, share: float = 1.0) -> Ranges:
-    """The largest magnitudes on other bins, a share of them."""
+    """Returns a share of the largest magnitudes on other bins."""
     found = compute_activations(student, "monday", random_bins(600, seed=2)[None])
     largest = {n: x.abs().amax((0, 2, 3)) if x.ndim == 4 else x.abs().max()[None] for n, x in found.items()}
     return {name: (share * values).tolist() for name, values in largest.items()}
@@ -61,7 +61,7 @@ def fake(name: str = "window 9", **options: object) -> FakeQuantStudent:
 
 
 def oracle_latents(model: FakeQuantStudent, bins: Tensor) -> np.ndarray:
-    """What the oracle gives for the student folded by hand: l8 * s, times the gain of the last norm."""
+    """Returns the oracle's latents of the student folded by hand: l8 * s, times the gain of the last norm."""
     student, shape = model.student, model.size.shape(6, 1)
     weights = {name: tensor.numpy() for name, tensor in student.fold("monday").items()}
     for name, size in (("latent", shape.d), ("lags", (shape.lags + 1) * 6)):
@@ -76,7 +76,7 @@ def oracle_latents(model: FakeQuantStudent, bins: Tensor) -> np.ndarray:
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("keep", [(), ("embed", "layers.1.gate_up"), ("readout", "layers.0.qkv")], ids=str)
 def test_evaluation_gives_the_bits_of_the_oracle(name: str, keep: tuple[str, ...]) -> None:
-    """Past the wrap of the ring, in one piece and in chunks."""
+    """The stream goes past the wrap of the ring, in one piece and in chunks."""
     model, bins = fake(name, keep=keep).eval(), random_bins(450)
     expected = oracle_latents(model, bins)
     assert model("monday", bins[None])[0].numpy().tobytes() == expected.tobytes()
@@ -105,9 +105,9 @@ def test_each_segment_of_a_batch_starts_from_an_empty_state() -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_training_arithmetic_is_close_to_the_integers(name: str) -> None:
-    """Another order of summation and another exponential flip single integers, in some runs none.
+    """Another order of summation and another exponential change single integers, in some runs none.
 
-    Measured, as a share of the latents' deviation: 0 to 0.6 %, where float32 and INT8 differ by 2.5 to 4.7 %.
+    The difference was 0 to 0.6 % of the latents' deviation, where float32 and INT8 differ by 2.5 to 4.7 %.
     """
     model, bins = fake(name), random_bins(450)[None]
     with torch.no_grad():
@@ -143,7 +143,7 @@ def test_ranges_stay_when_they_are_not_learned() -> None:
 
 
 def test_gradients_are_close_to_those_of_the_float_student() -> None:
-    """Straight through: within a few degrees of the gradients without rounding."""
+    """With straight-through rounding they lie within a few degrees of the gradients without rounding."""
     student, bins = student_of("nano's"), random_bins(256).view(2, 128, 6)
     model = FakeQuantStudent(student, ranges_of(student)).train()
     found = []
@@ -157,11 +157,11 @@ def test_gradients_are_close_to_those_of_the_float_student() -> None:
 
 
 def test_scales_in_training_equal_those_of_the_integers() -> None:
-    """Once the ratios between heads are in the weights, also where ranges have grown."""
+    """The test holds once the ratios between heads are in the weights, also where ranges have grown."""
     model = fake(learn_scales=True)
     with torch.no_grad():
         model.growth.copy_(torch.linspace(-0.02, 0.02, len(model.growth)))
-    tensors = model.integers("monday")
+    tensors = model.quantize("monday")
     for name in model.places:
         assert model._scale(name).item() == pytest.approx(tensors[f"{name}.scale"][0], rel=1e-6), name
     after, before = model.compute_ranges(), ranges_of(model.student)

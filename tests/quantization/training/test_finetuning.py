@@ -1,4 +1,4 @@
-"""Quantization-aware distillation: never worse than before, resumable to the bit, ranges that go with the weights."""
+"""Fine-tuning is never worse than before, resumes to the bit, and returns ranges that fit the weights."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from edgedistill.training.losses import DISTILLED_WITH_BEHAVIOR
 from ...training.sessions import STUDENT, TRAINING, T, session
 
 SESSIONS = [session("a", 0), session("b", 1)]
-TARGETS = {s.id: torch.randn(T, 5, generator=torch.Generator().manual_seed(3)) for s in SESSIONS}
+TEACHER_LATENTS = {s.id: torch.randn(T, 5, generator=torch.Generator().manual_seed(3)) for s in SESSIONS}
 OBJECTIVE = DISTILLED_WITH_BEHAVIOR
 TUNING = FineTune(steps=10, learning_rate=3e-3)
 Ranges = dict[str, list[float]]
 
 
 class Killed(BaseException):
-    """As Ctrl-C: nobody catches it."""
+    """Stands for Ctrl-C, which no code catches."""
 
 
 def killer(at: int) -> Progress:
@@ -43,7 +43,7 @@ def killer(at: int) -> Progress:
 @pytest.fixture(scope="module")
 def student() -> Student:
     fresh = make_student(SESSIONS, "lfp", STUDENT, 5, seed=4)
-    return train_student(fresh, SESSIONS, "lfp", OBJECTIVE, TRAINING, 4, TARGETS)
+    return train_student(fresh, SESSIONS, "lfp", OBJECTIVE, TRAINING, 4, TEACHER_LATENTS)
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +56,13 @@ def ranges(student: Student) -> Ranges:
 def tuned(
     student: Student, ranges: Ranges, tuning: FineTune = TUNING, checkpoint: Path | None = None, kill: int = -1
 ) -> tuple[Student, Ranges]:
-    arguments = ("lfp", OBJECTIVE, TRAINING, tuning, 7, TARGETS, checkpoint, killer(kill))
+    arguments = ("lfp", OBJECTIVE, TRAINING, tuning, 7, TEACHER_LATENTS, checkpoint, killer(kill))
     return finetune_student(student, ranges, SESSIONS, *arguments)
 
 
-def loss_of(student: Student, ranges: Ranges, targets: dict[str, Tensor] = TARGETS) -> float:
-    """Of the integers, on the validation blocks."""
-    return compute_mean_loss(FakeQuantStudent(student, ranges), SESSIONS, "lfp", OBJECTIVE, targets, TRAINING)
+def loss_of(student: Student, ranges: Ranges, teacher_latents: dict[str, Tensor] = TEACHER_LATENTS) -> float:
+    """Returns the loss of the integers on the validation blocks."""
+    return compute_mean_loss(FakeQuantStudent(student, ranges), SESSIONS, "lfp", OBJECTIVE, teacher_latents, TRAINING)
 
 
 def bits(model: nn.Module) -> dict[str, bytes]:
@@ -91,7 +91,7 @@ def test_learned_ranges_move_but_not_against_each_other(student: Student, ranges
 
 @pytest.mark.parametrize("learning_rate", [1e-30, 1.0], ids=["nothing happens", "everything breaks"])
 def test_fine_tuning_never_returns_a_worse_student(student: Student, ranges: Ranges, learning_rate: float) -> None:
-    """Where no evaluation is better, weights and ranges come back as they went in."""
+    """Where no evaluation is better, weights and ranges come back as they were."""
     after, compute_ranges = tuned(student, ranges, FineTune(4, learning_rate, learn_scales=learning_rate == 1))
     assert loss_of(after, compute_ranges) <= loss_of(student, ranges)
     if learning_rate == 1:
@@ -112,7 +112,7 @@ def test_a_run_killed_after_any_step_resumes_to_the_same_bits(student: Student, 
 
 
 def test_fine_tuning_follows_the_teacher(student: Student, ranges: Ranges) -> None:
-    other = {name: target.flip(1) for name, target in TARGETS.items()}
+    other = {name: latents.flip(1) for name, latents in TEACHER_LATENTS.items()}
     arguments = ("lfp", OBJECTIVE, TRAINING, TUNING, 7, other)
     after, compute_ranges = finetune_student(student, ranges, SESSIONS, *arguments)
     assert bits(after) != bits(tuned(student, ranges)[0])
@@ -120,7 +120,7 @@ def test_fine_tuning_follows_the_teacher(student: Student, ranges: Ranges) -> No
 
 
 def test_fine_tuning_does_not_round_kept_parts(student: Student, ranges: Ranges) -> None:
-    arguments = ("lfp", OBJECTIVE, TRAINING, TUNING, 7, TARGETS)
+    arguments = ("lfp", OBJECTIVE, TRAINING, TUNING, 7, TEACHER_LATENTS)
     after, _ = finetune_student(student, ranges, SESSIONS, *arguments, keep=("embed", "layers.0.down"))
     assert bits(after) != bits(tuned(student, ranges)[0])
 

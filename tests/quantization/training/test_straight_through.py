@@ -1,4 +1,4 @@
-"""Rounding forward, gradients as the papers say backward."""
+"""Rounding is that of the device forward, and has the gradients of the papers backward."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_gradient_passes_only_inside_the_range(learned: bool) -> None:
 
 
 def test_the_gradient_of_a_scale_equals_that_of_lsq() -> None:
-    """Esser 2020, equation 3, value by value; damped by 1 / sqrt(127 * width)."""
+    """Compares with Esser 2020, equation 3, value by value, damped by 1 / sqrt(127 * width)."""
     x, weights = 60 * random(30, 8), random(30, 8, seed=1)
     scale = torch.tensor(0.7, requires_grad=True)
     (fake_quantize_tensor(x, scale) * weights).sum().backward()
@@ -76,7 +76,7 @@ def test_the_gradient_of_a_scale_equals_that_of_lsq() -> None:
 
 
 def heads(seed: int = 0) -> list[Tensor]:
-    """q, k, v of (batch 2, heads 3, blocks 1), 5 queries over 11 keys; a bias that hides some keys."""
+    """Returns q, k, v of (batch 2, heads 3, blocks 1), 5 queries over 11 keys, and a bias that hides some keys."""
     q, k, v = (
         random(2, 3, 1, 5, 4, seed=seed),
         random(2, 3, 1, 4, 11, seed=seed + 1),
@@ -95,7 +95,7 @@ def test_attention_equals_that_of_integers() -> None:
 
 
 def test_gradients_of_attention_equal_those_of_a_softmax() -> None:
-    """With p / sum p in place of the probabilities, which are within 1 % of them."""
+    """The softmax has p / sum p in place of the probabilities, which are within 1 % of them."""
     found, expected = ([t.requires_grad_() for t in heads()] for _ in range(2))
     weights = random(2, 3, 1, 5, 4, seed=9)
     (integer_attention(*found) * weights).sum().backward()
