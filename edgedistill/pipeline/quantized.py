@@ -67,9 +67,8 @@ def int8_student(
     own = [*others, session] if labelled else others
     student, after = finetuned(run, row, student, ranges, own, targets, [seen], taught or STUDENT_TASKS[row])
     tuned = Int8Student(after, quantize_for_session(student, session, modality, readout, after))
-    worse = (
-        labelled and choose_better(int8.quantized, tuned.quantized) is int8.quantized
-    )  # without labels nothing tells
+    # without labels there is no way to compare the two
+    worse = labelled and choose_better(int8.quantized, tuned.quantized) is int8.quantized
     return int8 if worse else tuned
 
 

@@ -465,7 +465,7 @@ def test_outputs_that_cannot_be_written(bundle: Path, session: Path, tmp_path: P
     in_the_way.write_text("")
     refused("run", bundle, session, "--out", tmp_path / "none" / "x.csv", says=("x.csv", "cannot be written"))
     refused("run", bundle, session, "--out", tmp_path / "x.txt", says=("x.txt", ".csv or .nwb"))
-    refused("simulate", "--out", in_the_way / "sub", "--sessions", 1, says=("cannot create the folder",))
+    refused("simulate", "--out", in_the_way / "sub", "--sessions", 1, says=("could not be written",))
 
 
 @pytest.mark.parametrize(

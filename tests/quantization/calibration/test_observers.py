@@ -212,7 +212,7 @@ def test_groups_do_not_influence_each_other(method: str) -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(5000, 4)) * [1e-6, 1.0, 300.0, 1e9]
     together, alone = observe(method, x, 500), [observe(method, x[:, g], 500) for g in range(4)]
-    for told in ["compute", "clipped", "noise_db"]:
+    for told in ["compute", "compute_clipped_share", "compute_noise_db"]:
         np.testing.assert_array_equal(getattr(together, told)(), [getattr(one, told)()[0] for one in alone])
 
 
@@ -244,7 +244,7 @@ def test_sign_and_number_type_do_not_change_the_range(method: str) -> None:
 def test_an_observer_without_values_raises_an_error_with_its_name(method: str) -> None:
     observer = make_observer(method, "layers.1.v", 2)
     observer.collect(np.zeros((0, 2)))
-    for tell in [observer.compute, observer.clipped, observer.noise_db]:
+    for tell in [observer.compute, observer.compute_clipped_share, observer.compute_noise_db]:
         with pytest.raises(EdgeDistillError, match=r"layers\.1\.v has collected nothing"):
             tell()
 
@@ -285,7 +285,9 @@ def test_a_value_beyond_float32_counts_as_the_largest_float32(method: str, outli
         with pytest.raises(EdgeDistillError, match="no usable range"):
             observer.compute()
     else:
-        assert np.isfinite([observer.compute()[0], observer.compute_clipped_share()[0], observer.compute_noise_db()[0]]).all()
+        assert np.isfinite(
+            [observer.compute()[0], observer.compute_clipped_share()[0], observer.compute_noise_db()[0]]
+        ).all()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -45,7 +45,7 @@ def test_written_ranges_are_read_back_unchanged(tmp_path: Path) -> None:
 
 def test_ranges_that_cannot_be_written_raise_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="the ranges could not be written"):
         RANGES.write(tmp_path / "file" / "ranges.json")
 
 
