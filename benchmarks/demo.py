@@ -91,7 +91,7 @@ def draw(session: Path, bundle: Path, predictions: Path, metrics: dict[str, Any]
     shown = times >= times[-1] - SHOWN_S
     with open_recording(session) as recording:
         assert recording.behavior is not None
-        truth, units = recording.behavior.at(times), recording.behavior.units
+        truth, units = recording.behavior.sample_at(times), recording.behavior.units
     figure, axes = plt.subplots(len(names), 1, figsize=(9, 5), sharex=True, constrained_layout=True)
     for axis, name, unit, true in zip(np.atleast_1d(axes), names, units, truth.T, strict=True):
         decoded = np.array([float(row[name]) for row in rows])

@@ -21,7 +21,7 @@ from edgedistill.quantization.onnx_graph import (
     graph_for_plugin,
     graph_from_integers,
     graph_from_student,
-    weight_shapes,
+    list_weight_shapes,
 )
 
 from .numerics.students import likely_ranges
@@ -64,7 +64,7 @@ def write_test_bundle(path: Path, **changes: object) -> Bundle:
 
 def student_files(shape: StudentShape, seed: int) -> dict[str, bytes]:
     rng = np.random.default_rng(seed)
-    sizes = weight_shapes(shape)
+    sizes = list_weight_shapes(shape)
     weights = {n: (rng.normal(size=s) / np.sqrt(s[-1])).astype(np.float32) for n, s in sizes.items()}
     graph = graph_from_student(shape, weights).SerializeToString()
     tensors = quantize_student(shape, weights, likely_ranges(shape))

@@ -14,7 +14,7 @@ from edgedistill.config import StudentSize
 from edgedistill.frontend import FrontEnd, FrontEndConfig, zscore
 from edgedistill.models.student import Student
 from edgedistill.runtime import Decoder, Output
-from edgedistill.training.evaluate import Readout, lagged_features, streamed_latents
+from edgedistill.training.evaluate import Readout
 
 from .bundles import CHANNELS, write_test_bundle
 
@@ -57,8 +57,8 @@ class PythonPath:
         """Returns kinematics and the raw frame that completed each bin."""
         bins = FrontEnd(self.config).push(frames)
         values = zscore(bins.values, bins.bad, np.zeros(CHANNELS), np.full(CHANNELS, 30.0))
-        latents = streamed_latents(self.student, "s", torch.from_numpy(values))
-        features = np.hstack([latents, lagged_features(values.astype(np.float64), SIZE.lags)])
+        latents = stream_latents(self.student, "s", torch.from_numpy(values))
+        features = np.hstack([latents, stack_lagged_bins(values.astype(np.float64), SIZE.lags)])
         # row by row, because BLAS may add in another order in a matrix of another height
         return np.array([self.readout(row[None])[0] for row in features]), bins.end_frame
 

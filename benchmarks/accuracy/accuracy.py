@@ -33,12 +33,12 @@ from edgedistill.pipeline.student_files import write_student
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.training.adapt import adapt
-from edgedistill.training.baselines import kalman_score, ridge_score
-from edgedistill.training.batches import TrainingSession, gap_for, training_session
+from edgedistill.training.baselines import score_kalman, score_ridge
+from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
 from edgedistill.training.distill import distill_bidirectional
 from edgedistill.training.evaluate import Score
-from edgedistill.training.pretrain import teacher_targets, train_autoencoder, train_teacher
-from edgedistill.training.student_tasks import ROWS, score_student, score_teacher, train_row
+from edgedistill.training.pretrain import compute_teacher_latents, train_autoencoder, train_teacher
+from edgedistill.training.student_tasks import STUDENT_TASKS, score_student, score_teacher, train_task
 
 SESSIONS, MINUTES = 5, 8.0  # the last session is never trained on
 TRIALS = (1.0, 0.5)  # times the preset's learning rate; --trials takes the first so many
@@ -80,7 +80,7 @@ class Seed:
         if len(list(data.glob("*.nwb"))) < SESSIONS:
             list(simulate_to_nwb(config, data))
         bins = read_sessions(Cache(self.folder.parent / "read"), [data], None, 60)
-        sessions = [training_session(b, gap_for(bins, self.preset.student)) for b in bins]
+        sessions = [training_session_from_bins(b, compute_gap(bins, self.preset.student)) for b in bins]
         self.trained, self.new_day = sessions[:-1], sessions[-1]
         self.target = self.trained[-1]
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
     """Every row of one seed."""
     rows = {"teacher": run.kept("teacher", lambda: run.search("teacher", lambda f, p: teacher_trial(run, f, p)))}
     teacher = load_teacher(run.folder / f"teacher-{rows['teacher']['trial']:g}")[0]
-    targets = teacher_targets(teacher, run.trained, run.preset.teacher_training)
+    targets = compute_teacher_latents(teacher, run.trained, run.preset.teacher_training)
     for row, recipe, single in (
         ("distilled", "distilled", False),
         ("deployed", "deployed", False),
@@ -136,12 +136,12 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
 
         rows[row] = run.kept(row, lambda row=row, patch=patch: run.search(row, patch))
     for row, score, part in (
-        ("ridge_lfp", ridge_score, "lfp"),
-        ("kalman_lfp", kalman_score, "lfp"),
-        ("ridge_spike", ridge_score, "spikes"),
-        ("kalman_spike", kalman_score, "spikes"),
-        ("ridge_lfp_bidirectional", partial(ridge_score, bidirectional=True), "lfp"),
-        ("ridge_spike_bidirectional", partial(ridge_score, bidirectional=True), "spikes"),
+        ("ridge_lfp", score_ridge, "lfp"),
+        ("kalman_lfp", score_kalman, "lfp"),
+        ("ridge_spike", score_ridge, "spikes"),
+        ("kalman_spike", score_kalman, "spikes"),
+        ("ridge_lfp_bidirectional", partial(score_ridge, bidirectional=True), "lfp"),
+        ("ridge_spike_bidirectional", partial(score_ridge, bidirectional=True), "spikes"),
     ):
         rows[row] = run.kept(row, lambda score=score, part=part: linear(run, score, part))
     for row in ("distilled", "multi_session_lfp", "deployed"):
@@ -171,7 +171,7 @@ def student_trial(
     config = replace(run.preset.training, learning_rate=factor * run.preset.training.learning_rate)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.safetensors"
-    student = train_row(ROWS[recipe], sessions, run.preset, config, run.seed, targets, checkpoint)
+    student = train_task(STUDENT_TASKS[recipe], sessions, run.preset, config, run.seed, targets, checkpoint)
     save_student(student, folder, {"row": recipe})
     return {s.id: score_student(student, recipe, s)[1] for s in sessions}
 

@@ -14,11 +14,11 @@ from typing import Any
 from edgedistill.models.files import load_student
 from edgedistill.models.student import Student
 from edgedistill.quantization.calibration.range_search import calibrate
-from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, recipe_names
-from edgedistill.quantization.deployment import better, quantize_for_session
+from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, list_recipes, load_recipe
+from edgedistill.quantization.deployment import choose_better, quantize_for_session
 from edgedistill.quantization.training.finetuning import finetune_student
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.student_tasks import ROWS, score_student
+from edgedistill.training.student_tasks import STUDENT_TASKS, score_student
 
 ARTEFACT_BINS, ARTEFACT = slice(5000, 5010), 1000.0  # 100 ms of a thousand standard deviations on all channels
 Measure = Callable[[], dict[str, Any]]
@@ -29,7 +29,7 @@ def int8_rows(
 ) -> dict[str, Measure]:
     """Row -> what measures it; `trials` tells the folder of each float row's student."""
     rows: dict[str, Measure] = {}
-    for row, recipes in (("deployed", recipe_names()), ("spike_student", (DEFAULT_RECIPE,))):
+    for row, recipes in (("deployed", list_recipes()), ("spike_student", (DEFAULT_RECIPE,))):
         for name in recipes:
             rows[f"{row}, int8, {name}"] = lambda row=row, name=name: quantized_row(
                 folder / f"{row}-{trials[row]:g}", row, load_recipe(name), sessions, targets, seed, config
@@ -61,7 +61,7 @@ def quantized_row(
     config: Any,
 ) -> dict[str, Any]:
     """R² a session, and the bytes that the device holds."""
-    student, modality = load_student(folder)[0], ROWS[row].modality
+    student, modality = load_student(folder)[0], STUDENT_TASKS[row].modality
     readouts = {s.id: score_student(student, row, s)[0] for s in sessions}
     found: dict[str, Any] = {"r2": {}, "validation": {}, "per_output": {}}
     whole = student
@@ -76,7 +76,7 @@ def quantized_row(
             ranges = replace(ranges, values=after)
             longer = quantize_for_session(student, session, modality, readouts[session.id], ranges)
             found.setdefault("tuned_r2", {})[session.id] = longer.score.r2  # whether it is taken or not
-            quantized = better(quantized, longer)
+            quantized = choose_better(quantized, longer)
         found["r2"][session.id] = quantized.score.r2
         found["validation"][session.id] = quantized.score.validation_r2
         found["per_output"][session.id] = list(quantized.score.r2_per_output)
@@ -96,7 +96,7 @@ def tuned(
 ) -> tuple[Student, dict[str, list[float]]]:
     """The student after quantization-aware distillation on all its sessions, and its ranges."""
     assert recipe.finetune is not None
-    modality, objective = ROWS[row].modality, ROWS[row].objective
+    modality, objective = STUDENT_TASKS[row].modality, STUDENT_TASKS[row].objective
     ranges = calibrate(student, sessions, modality, recipe, seed)
     student, values = finetune_student(
         student,

@@ -21,8 +21,9 @@ from scipy.stats import t as t_distribution
 
 from benchmarks.accuracy.simulator_figure import draw
 from benchmarks.harness import RESULTS, conditions, option_parser, write_result
-from edgedistill.data import simulation as sim
-from edgedistill.data.simulation import LATENT_HZ, SimulatedSession, SimulationConfig
+from edgedistill.data.simulated_field import sum_unit_fields
+from edgedistill.data.simulated_population import Population
+from edgedistill.data.simulation import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
 from edgedistill.frontend import FrontEnd, FrontEndConfig
 
 Array = npt.NDArray[np.float64]
@@ -102,7 +103,7 @@ def main() -> None:
 
 def measure(config: SimulationConfig) -> tuple[list[Row], dict[str, Panel]]:
     """All rows, and the curves to draw by panel."""
-    first, second = sim.simulate_sessions(config)
+    first, second = simulate_sessions(config)
     good = np.setdiff1d(np.arange(config.channels), first.dead + first.noisy)
     lfp = first.lfp_uv[:, good].astype(np.float64)
     reaches = find_reaches(first)
@@ -130,9 +131,9 @@ def measure_kernel() -> tuple[list[Row], Panel]:
     rate, distance = 20_000, np.arange(5) * 0.2
     config = SimulationConfig(channels=len(distance), units=1, population=4, rate_hz=rate)
     place = np.column_stack([distance, np.zeros_like(distance)])
-    population = sim.Population(place, np.zeros((2, 3)), np.array([True, False]), *(np.zeros(0) for _ in range(4)))
+    population = Population(place, np.zeros((2, 3)), np.array([True, False]), *(np.zeros(0) for _ in range(4)))
     at_s = 0.1, 0.3
-    kernel, _ = sim.unit_field(config, population, [np.array([t]) for t in at_s], rate // 2)
+    kernel, _ = sum_unit_fields(config, population, [np.array([t]) for t in at_s], rate // 2)
     rows, peak = [], {}
     for kind, spike_s in zip(("inhibitory", "excitatory"), at_s, strict=True):
         part = kernel[round((spike_s - 0.02) * rate) : round((spike_s + 0.06) * rate)]

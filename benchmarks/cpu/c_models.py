@@ -24,7 +24,7 @@ from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
 from edgedistill.machine.processor import read_architecture, read_cpu_features
 from edgedistill.numerics import Int8Model
-from edgedistill.quantization.float_tensors import weight_shapes
+from edgedistill.quantization.float_tensors import list_weight_shapes
 from edgedistill.quantization.integers import quantize_student
 from edgedistill.runtime.c_abi import ALIGN, load_library
 from edgedistill.target import load_target
@@ -37,10 +37,10 @@ KILOHERTZ = Fraction(1000)
 
 
 def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
-    """Float weights, by the names of `weight_shapes`."""
+    """Float weights, by the names of `list_weight_shapes`."""
     rng = np.random.default_rng(seed)
     weights = {}
-    for name, size in weight_shapes(shape).items():
+    for name, size in list_weight_shapes(shape).items():
         scale = 1 / np.sqrt(size[-1]) if len(size) == 2 else 0.1
         weights[name] = (("norm" in name) + scale * rng.standard_normal(size)).astype(np.float32)
     return weights

@@ -130,7 +130,7 @@ def measure_stream(file: Path) -> Figures:
         assert lfp is not None
         front = FrontEnd(FrontEndConfig(lfp.rate, lfp.channels))
         begin, mark = clocks(), time.perf_counter()
-        for block in lfp.blocks(int(lfp.rate)):
+        for block in lfp.read_blocks(int(lfp.rate)):
             read = time.perf_counter()
             bins += len(front.push(block).values)
             reading, filtering, mark = (

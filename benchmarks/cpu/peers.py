@@ -99,7 +99,7 @@ def eager_step(preset: str, shape: StudentShape) -> Step:
     """PyTorch as it comes: `Student.step`, then the read-out of the latent."""
     torch.set_num_threads(1)
     student = Student(load_preset(preset).student, {"s": shape.channels}, {"s": "array"}, 8, shape.outputs).eval()
-    state = student.fresh_state("s")
+    state = student.make_fresh_state("s")
 
     def step(bin_: npt.NDArray[Any]) -> None:
         with torch.inference_mode():

@@ -42,14 +42,15 @@ from torch.nn import functional as F
 
 from benchmarks.harness import RESULTS, conditions, option_parser, peak_mb, run_isolated, say, write_result
 from edgedistill.config import Preset, TrainingConfig, load_preset
-from edgedistill.data.bins import Split, load_sessions
+from edgedistill.data.bins import Split
+from edgedistill.data.session_loading import load_sessions
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
 from edgedistill.models.student import StudentBlock, window_attention
-from edgedistill.training.batches import TrainingSession, gap_for, training_session
-from edgedistill.training.distill import distill_bidirectional, new_student
-from edgedistill.training.pretrain import TARGET_COMPONENTS, teacher_targets, train_teacher
-from edgedistill.training.student_tasks import ROWS, train_row
+from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
+from edgedistill.training.distill import distill_bidirectional, make_student
+from edgedistill.training.pretrain import TEACHER_COMPONENTS, compute_teacher_latents, train_teacher
+from edgedistill.training.student_tasks import STUDENT_TASKS, train_task
 
 # Validation loss of the distilled student, chosen once from a whole run of seed 0: it starts at 5.0, passes 3.6
 # after about 90 of its 300 steps, where it still falls fast enough to be timed, and ends at 3.35.
@@ -189,9 +190,9 @@ def train(model: str, session: TrainingSession, preset: Preset, config: Training
     if model == "teacher":
         train_teacher([session], preset.teacher, config, 0, progress=clock)
         return
-    targets = {session.id: torch.randn(len(session.inputs("lfp")), TARGET_COMPONENTS)}
+    targets = {session.id: torch.randn(len(session.inputs("lfp")), TEACHER_COMPONENTS)}
     if model == "student":
-        train_row(ROWS["distilled"], [session], preset, config, 0, targets, progress=clock)
+        train_task(STUDENT_TASKS["distilled"], [session], preset, config, 0, targets, progress=clock)
     else:
         distill_bidirectional([session], preset.patch_student, config, 0, targets, progress=clock)
 
@@ -299,7 +300,7 @@ def outputs_and_gradients(attention: Attention, inputs: list[Tensor]) -> list[Te
 def student_step(preset: Preset, repeats: int) -> Figures:
     """Loss and backward of the whole student, with each attention in its place; same weights, same segments."""
     config, session = preset.training, random_session(32)
-    student = new_student([session], "lfp", preset.student, TARGET_COMPONENTS, 0)
+    student = make_student([session], "lfp", preset.student, TEACHER_COMPONENTS, 0)
     bins = torch.randn(config.bins_per_step // config.segment_bins, config.segment_bins, 32)
 
     def step(name: str) -> Tensor:
@@ -352,11 +353,11 @@ def measure_loss(quick: bool) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         config = SimulationConfig(sessions=SESSIONS, minutes=MINUTES, seed=DATA_SEED)
         bins = load_sessions(list(simulate_to_nwb(config, Path(folder))))
-        sessions = [training_session(b, gap_for(bins, preset.student)) for b in bins]
+        sessions = [training_session_from_bins(b, compute_gap(bins, preset.student)) for b in bins]
         begin = time.perf_counter()
         schedule = replace(preset.teacher_training, steps=TEACHER_STEPS, eval_every=TEACHER_STEPS)
         teacher = train_teacher(sessions, preset.teacher, schedule, 0)
-        targets = teacher_targets(teacher, sessions, schedule)
+        targets = compute_teacher_latents(teacher, sessions, schedule)
         teacher_s = time.perf_counter() - begin
         runs = [student_run(sessions, targets, preset, seed, Path(folder), quick) for seed in seeds]
     reached = all(run["steps"] is not None for run in runs)
@@ -391,7 +392,7 @@ def student_run(
             raise Enough
 
     with suppress(Enough):
-        train_row(ROWS["distilled"], sessions, preset, config, seed, targets, checkpoint, watch)
+        train_task(STUDENT_TASKS["distilled"], sessions, preset, config, seed, targets, checkpoint, watch)
     history = validated(checkpoint)
     step = next((step for step, loss in history if loss <= LEVEL), None)
     return {

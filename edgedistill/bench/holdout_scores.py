@@ -75,7 +75,7 @@ def fit_on_recording(bundle: Bundle, recording: Recording, engine: str = "onnxru
     outputs = [o for o in decode_lfp(decoder, lfp) if not o.flags & (Flag.WARMUP | Flag.INVALID)]
     ends_s = lfp.start_s + (np.array([o.bin for o in outputs], np.float64) + 1) / BINS_PER_S
     guess = np.array([o.kinematics for o in outputs], np.float32).reshape(len(outputs), -1)
-    return fit_of(guess, behavior.at(ends_s), f"{recording.path}{seen_by(bundle, recording)}")
+    return fit_of(guess, behavior.sample_at(ends_s), f"{recording.path}{seen_by(bundle, recording)}")
 
 
 def seen_by(bundle: Bundle, recording: Recording) -> str:

@@ -51,7 +51,7 @@ class TorchEager:
 
     def reset(self) -> None:
         """A fresh stream."""
-        self._state = self._student.fresh_state("s")
+        self._state = self._student.make_fresh_state("s")
         self._recent = self._torch.zeros(self.shape.lags + 1, self.shape.channels)
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:

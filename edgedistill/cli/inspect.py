@@ -37,9 +37,9 @@ def inspect(path: Path, behavior: str | None, as_json: bool) -> None:
         _show_bundle(open_bundle(path), as_json)
         return
     from edgedistill.data.inspect import describe
-    from edgedistill.data.recording import session_files
+    from edgedistill.data.session_files import find_session_files
 
-    found = [describe(file, behavior=behavior) for file in session_files([path])]
+    found = [describe(file, behavior=behavior) for file in find_session_files([path])]
     if not as_json:
         click.echo("\n\n".join(inspection.to_text() for inspection in found))
     elif path.is_dir():

@@ -10,7 +10,7 @@ import click
 
 from edgedistill.cli.output import json_option
 from edgedistill.config import preset_names
-from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, recipe_names
+from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, list_recipes
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -39,7 +39,7 @@ recipe_option = click.option(
     default=DEFAULT_RECIPE,
     show_default=True,
     help="The calibration recipe, which says how the ranges of the INT8 activations are found: "
-    f"{', '.join(recipe_names())}, or a .toml file of your own.",
+    f"{', '.join(list_recipes())}, or a .toml file of your own.",
 )
 preset_option = click.option(
     "--preset",

@@ -1,1 +1,1 @@
-"""Recordings in and out: NWB sessions, the simulator, bins and windows."""
+"""Turns NWB sessions, recorded or simulated, into bins of 10 ms."""

@@ -1,7 +1,8 @@
-"""Behavior of an open NWB file, at any time.
+"""The behavior of an open NWB file, at any time.
 
-In: the series that `behavior_choice` picked. Out: `Behavior`: velocity as it was stored, or positions from
-which `at` derives velocity. NaN, pauses and everything outside the series come out as NaN.
+The input is the series that `behavior_choice` picked. The output is a `Behavior`, which holds a velocity as it was
+stored, or positions from which `sample_at` derives the velocity. NaN, pauses and times outside the series come out as
+NaN.
 """
 
 from __future__ import annotations
@@ -15,51 +16,54 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.series import Series, nominal_rate, strided_rows
+from edgedistill.data.series import Series, read_nominal_rate, read_strided_rows
 from edgedistill.errors import RecordingError
 
 BIN_S = 0.01
-ON_SAMPLE = 1e-6  # of a period: two roundings of one time
-MIN_RATE_HZ = 5  # below it bins would be drawn from lines; also what timestamps in milliseconds look like
-MAX_RATE_HZ = 1000  # faster series are read at every n-th sample: bins are 10 ms
+ON_SAMPLE = 1e-6  # share of a period; two roundings of one time differ by less
+MIN_RATE_HZ = 5  # a slower series would fill bins by interpolation; timestamps in milliseconds look like this too
+MAX_RATE_HZ = 1000  # every n-th sample of a faster series is read, since bins last 10 ms
 
 
 @dataclass(frozen=True)
 class Behavior:
-    """Behavior of one session on the clock of the file; NaN samples void the bins they touch."""
+    """Holds the behavior of one session on the clock of the file. A bin that touches a NaN sample has no behavior."""
 
     file: Path
-    series: str  # path inside the file; several one-column series are joined by " + "
-    names: tuple[str, ...]  # of the outputs, e.g. cursor_vel_x; velocities also where values are positions
-    units: tuple[str, ...]  # of the outputs
+    series: str  # path inside the file; the paths of several one-column series are joined by " + "
+    names: tuple[str, ...]  # names of the outputs, e.g. cursor_vel_x, also where positions are stored
+    units: tuple[str, ...]  # units of the outputs
     samples: int
-    derived: str | None  # how outputs come from `values`, None where they are the same
-    others: tuple[str, ...]
+    derived: str | None  # how the outputs are derived from `values`; None where they are the values
+    others: tuple[str, ...]  # paths of the series that were not chosen
     _parts: tuple[Series, ...] = field(repr=False)
 
     @property
     def name(self) -> str:
-        """Of the series, or of the first of several."""
+        """Returns the name of the series, or of the first of several."""
         return self._parts[0].name
 
     @cached_property
     def times_s(self) -> npt.NDArray[np.float64]:
-        """(n,), strictly increasing, at most about 1 kHz. Raises RecordingError on a senseless clock."""
+        """Returns the times (n,) in seconds, strictly increasing, at most about 1 kHz.
+
+        Raises RecordingError where the timestamps are no usable clock.
+        """
         return self._samples[0]
 
     @cached_property
     def values(self) -> npt.NDArray[np.float64]:
-        """(n, K) as stored, conversion and offset applied: positions where outputs are derived."""
+        """Returns the values (n, K) with conversion and offset; these are positions where `derived` is set."""
         return self._samples[1]
 
     @property
     def start_s(self) -> float:
-        """Of the first sample."""
+        """Returns the time of the first sample in seconds."""
         return float(self.times_s[0])
 
     @property
     def stop_s(self) -> float:
-        """End of the last sample: it stands for one period."""
+        """Returns the end of the last sample in seconds; a sample lasts one period."""
         return float(self.times_s[-1]) + self._period_s
 
     @cached_property
@@ -70,11 +74,12 @@ class Behavior:
     def _samples(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         return _read_samples(self._parts, self.samples, self.file)
 
-    def at(self, times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        """Outputs at the ends of bins, (B,) seconds -> (B, K); NaN outside, in pauses and beside NaN.
+    def sample_at(self, times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        """Returns the outputs (B, K) at the ends of bins (B,) in seconds.
 
-        Values are interpolated between the two samples around. Derived velocity is the central difference
-        of positions one bin either side, one-sided where only one side exists.
+        Values are interpolated between the two samples around. A derived velocity is the central difference of the
+        positions one bin before and after, and a one-sided difference where only one of the two exists. Outputs are NaN
+        outside the series, in pauses and beside NaN samples.
         """
         if self.derived is None:
             return self._interpolate(times_s).astype(np.float32)
@@ -85,7 +90,7 @@ class Behavior:
         return np.asarray(speed, dtype=np.float32)
 
     def _interpolate(self, at_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        # held positions would look like a hand that stops
+        # a position that is held after the last sample would look like a hand that stops
         hold_s = self._period_s if self.derived is None else 0.0
         return interpolate(self.times_s, self.values, at_s, self._period_s, hold_s)
 
@@ -97,10 +102,10 @@ def interpolate(
     period_s: float,
     hold_s: float,
 ) -> npt.NDArray[np.float64]:
-    """Linear interpolation, (n,), (n, K) at (B,) -> (B, K).
+    """Interpolates values (n, K) at times (n,) linearly at `at_s` (B,). Returns (B, K).
 
-    NaN before the first sample, later than `hold_s` after the last, and where two samples lie more than
-    five periods (50 ms at least) apart: a line across the pause between trials is not data.
+    The result is NaN before the first sample, later than `hold_s` after the last, and where two samples lie more than
+    five periods (at least 50 ms) apart, because a line across the pause between trials is not data.
     """
     last = len(times_s) - 1
     after = np.searchsorted(times_s, at_s, side="right")
@@ -108,7 +113,7 @@ def interpolate(
     span = times_s[high] - times_s[low]
     share = np.divide(at_s - times_s[low], span, out=np.zeros_like(at_s), where=span > 0)
     low, share = np.where(share > 1 - ON_SAMPLE, high, low), np.where(share > 1 - ON_SAMPLE, 0.0, share)
-    on_sample = share < ON_SAMPLE  # its neighbour may be NaN, or far away
+    on_sample = share < ON_SAMPLE  # the next sample does not count then: it may be NaN, or far away
     out = np.where(on_sample[:, None], values[low], values[low] + share[:, None] * (values[high] - values[low]))
     pause = (span > max(5 * period_s, 0.05)) & ~on_sample
     out[pause | (at_s < times_s[0] - ON_SAMPLE * period_s) | (at_s > times_s[last] + hold_s + ON_SAMPLE * period_s)] = (
@@ -117,28 +122,28 @@ def interpolate(
     return out
 
 
-def transposed(series: Series) -> bool:
-    """Stored (columns, time), against the standard."""
+def is_transposed(series: Series) -> bool:
+    """Returns whether a series is stored as (columns, time), against the standard."""
     shape = series.shape
     return len(shape) == 2 and shape[0] <= 8 < shape[1]
 
 
-def columns(series: Series) -> int:
-    """Values a sample."""
-    return 1 if len(series.shape) == 1 else min(series.shape) if transposed(series) else series.shape[1]
+def count_columns(series: Series) -> int:
+    """Returns the number of values in a sample."""
+    return 1 if len(series.shape) == 1 else min(series.shape) if is_transposed(series) else series.shape[1]
 
 
-def rows_of(series: Series) -> int:
-    """Samples."""
-    return series.shape[1] if transposed(series) else series.shape[0]
+def count_samples(series: Series) -> int:
+    """Returns the number of samples."""
+    return series.shape[1] if is_transposed(series) else series.shape[0]
 
 
 def _read_samples(
     parts: Sequence[Series], rows: int, file: Path
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Times (n,) and values (n, K), at most about 1 kHz, times strictly increasing and finite."""
+    """Reads times (n,), finite and strictly increasing, and values (n, K), at most about 1 kHz."""
     first = parts[0]
-    rate = _typical_rate(first)
+    rate = _measure_typical_rate(first)
     if rows < 2 or not rate >= MIN_RATE_HZ:
         raise RecordingError(
             f"{file}: behavior {first.path} is too coarse",
@@ -148,8 +153,8 @@ def _read_samples(
             next_step="name another series with `behavior`, see `edgedistill inspect`",
         )
     stride = max(1, int(rate // MAX_RATE_HZ))
-    times = _times(first, rows, stride, file)
-    values = np.concatenate([_values(part, stride) for part in parts], axis=1)
+    times = _read_times(first, rows, stride, file)
+    values = np.concatenate([_read_values(part, stride) for part in parts], axis=1)
     keep = np.isfinite(times)
     times, values = times[keep], values[keep]
     if (np.diff(times) < 0).any():
@@ -164,16 +169,16 @@ def _read_samples(
     return times[fresh], values[fresh]
 
 
-def _typical_rate(series: Series) -> float:
-    """Rate within trials: pauses between them do not count."""
+def _measure_typical_rate(series: Series) -> float:
+    """Returns the rate in Hz within trials; the pauses between them do not count."""
     if series.node.rate is not None or series.node.timestamps is None:
-        return nominal_rate(series)
+        return read_nominal_rate(series)
     steps = np.diff(np.asarray(series.node.timestamps[:100_000], dtype=np.float64))
     steps = steps[steps > 0]
     return float(1 / np.median(steps)) if steps.size else 0.0
 
 
-def _times(series: Series, rows: int, stride: int, file: Path) -> npt.NDArray[np.float64]:
+def _read_times(series: Series, rows: int, stride: int, file: Path) -> npt.NDArray[np.float64]:
     if series.node.rate is not None:
         start = float(series.node.starting_time or 0.0)
         return start + np.arange(0, rows, stride) / float(series.node.rate)
@@ -182,11 +187,11 @@ def _times(series: Series, rows: int, stride: int, file: Path) -> npt.NDArray[np
             f"{file}: {series.path} has {len(series.node.timestamps)} timestamps for {rows} samples",
             next_step="write the series again with one timestamp a sample",
         )
-    return strided_rows(series.node.timestamps, stride)
+    return read_strided_rows(series.node.timestamps, stride)
 
 
-def _values(series: Series, stride: int) -> npt.NDArray[np.float64]:
+def _read_values(series: Series, stride: int) -> npt.NDArray[np.float64]:
     node: Any = series.node
-    raw = strided_rows(node.data, stride, transposed(series)).reshape(-1, columns(series))
+    raw = read_strided_rows(node.data, stride, is_transposed(series)).reshape(-1, count_columns(series))
     scale = 1.0 if node.conversion is None else float(node.conversion)
     return raw * scale + float(getattr(node, "offset", None) or 0.0)

@@ -1,7 +1,7 @@
-"""Which series of an NWB file is the behavior, and what its outputs are called.
+"""The choice of the behavior among the series of an NWB file, and the names of its outputs.
 
-In: the time series of an open file, named and nested as other labs do it. Out: `Behavior`. The choice is
-written into its `series`, `derived` and `others`, so that `inspect` can show it.
+The input is the time series of an open file, which every lab names and nests in its own way. The output is a
+`Behavior`. Its fields `series`, `derived` and `others` record the choice, so that `inspect` can show it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedistill.data.behavior import Behavior, columns, rows_of
-from edgedistill.data.series import Series, nominal_rate
+from edgedistill.data.behavior import Behavior, count_columns, count_samples
+from edgedistill.data.series import Series, read_nominal_rate
 from edgedistill.errors import RecordingError, did_you_mean
 
 VELOCITY_NAME = re.compile(r"(?:^|_)(?:vel|velocity|velocities|v[xyz])(?:_|$)")
@@ -21,37 +21,37 @@ VELOCITY_UNIT = re.compile(r"(?:m|cm|mm|px|deg|rad|pixels|degrees|radians)/s")
 POSITION_NAME = re.compile(r"(?:^|_)(?:pos|position|positions|xy|xyz)(?:_|$)")
 LIMB = re.compile(r"cursor|hand|finger|wrist|arm|joystick|mouse")
 NOT_LIMB = re.compile(r"eye|pupil|gaze|target|goal|head|compass|tongue|lick")
-GENERIC = (  # words of a name that do not say what moves
+GENERIC = (  # words in a name that do not say what moves
     *("position", "positions", "pos", "xy", "xyz", "velocity", "velocities", "vel", "v"),
     *("time", "series", "timeseries", "spatial", "data", "processing", "acquisition"),
-    *("behavior", "behavior", "behavioral", "kinematics"),
+    *("behavior", "behaviour", "behavioral", "kinematics"),  # files are written in both spellings
 )
 AXES = ("x", "y", "z")
 
 
 def find_behavior(series: Sequence[Series], file: Path, behavior: str | None = None) -> Behavior | None:
-    """The behavior among the series of a file, or None.
+    """Returns the behavior among the series of a file, or None.
 
-    Velocities before positions, hands and cursors before eyes and targets, two or three columns before
-    others. `behavior` names one by its name or path instead; a position becomes a velocity then too.
+    Velocities are preferred to positions, hands and cursors to eyes and targets, and two or three columns to any other
+    number. `behavior` names a series by its name or path instead; a position that is named becomes a velocity too.
 
     Raises RecordingError for an unknown `behavior`.
     """
-    candidates = behavior_series(series)
+    candidates = find_behavior_series(series)
     if behavior is None:
         usable = [s for s in candidates if is_velocity(s) or is_position(s)]
         chosen = min(usable, key=_rank, default=None)
     else:
-        chosen = _named(candidates, behavior, file)
+        chosen = _find_named(candidates, behavior, file)
     if chosen is None:
         return None
-    parts = _with_axes(chosen, candidates)
+    parts = _add_other_axes(chosen, candidates)
     others = tuple(s.path for s in candidates if s not in parts)
-    return _behavior(parts, others, file)
+    return _build_behavior(parts, others, file)
 
 
-def behavior_series(series: Sequence[Series]) -> list[Series]:
-    """Numeric series of one or two axes that are not voltages, images or annotations."""
+def find_behavior_series(series: Sequence[Series]) -> list[Series]:
+    """Returns the numeric series of one or two dimensions that are not voltages, images or annotations."""
     from pynwb.base import TimeSeries
     from pynwb.behavior import SpatialSeries
 
@@ -65,18 +65,19 @@ def behavior_series(series: Sequence[Series]) -> list[Series]:
 
 
 def is_velocity(series: Series) -> bool:
-    """By its name (`vel`, `velocity`, `vx`) or by its unit (a length or an angle per second)."""
-    return bool(VELOCITY_NAME.search(snake(series.name)) or VELOCITY_UNIT.fullmatch(short_unit(series.node.unit)))
+    """Returns whether the name (`vel`, `velocity`, `vx`) or the unit (a length or angle per second) says velocity."""
+    name, unit = to_snake_case(series.name), shorten_unit(series.node.unit)
+    return bool(VELOCITY_NAME.search(name) or VELOCITY_UNIT.fullmatch(unit))
 
 
 def is_position(series: Series) -> bool:
-    """A SpatialSeries, or one with `pos` in its name, that is no velocity and no heading."""
+    """Returns whether a series is a SpatialSeries or has `pos` in its name, and is neither a velocity nor a heading."""
     parent = type(series.node.parent).__name__
     spatial = type(series.node).__name__ == "SpatialSeries" and parent != "CompassDirection"
-    return not is_velocity(series) and (spatial or bool(POSITION_NAME.search(snake(series.name))))
+    return not is_velocity(series) and (spatial or bool(POSITION_NAME.search(to_snake_case(series.name))))
 
 
-def _named(candidates: Sequence[Series], behavior: str, file: Path) -> Series:
+def _find_named(candidates: Sequence[Series], behavior: str, file: Path) -> Series:
     wanted = behavior.lower()
     for series in candidates:
         if wanted in (series.name.lower(), series.path.lower()):
@@ -86,73 +87,78 @@ def _named(candidates: Sequence[Series], behavior: str, file: Path) -> Series:
 
 
 def _rank(series: Series) -> tuple[bool, bool, bool, bool, str]:
-    where, width = snake(series.path), columns(series)
+    where, width = to_snake_case(series.path), count_columns(series)
     return (
         not is_velocity(series),
         bool(NOT_LIMB.search(where)),
         not LIMB.search(where),
-        width not in (2, 3) and not _axis(series),
+        width not in (2, 3) and not _find_axis(series),
         series.path,
     )
 
 
-def _axis(series: Series) -> str | None:
-    """x, y or z for a one-column series that says so in its name, like `vel_x` or `vx`."""
-    found = re.search(r"(?:^|_)v?([xyz])(?:_|$)", snake(series.name))
-    return found.group(1) if found and columns(series) == 1 else None
+def _find_axis(series: Series) -> str | None:
+    """Returns x, y or z for a one-column series that says so in its name, like `vel_x` or `vx`."""
+    found = re.search(r"(?:^|_)v?([xyz])(?:_|$)", to_snake_case(series.name))
+    return found.group(1) if found and count_columns(series) == 1 else None
 
 
-def _with_axes(series: Series, candidates: Sequence[Series]) -> tuple[Series, ...]:
-    """`vel_x` brings `vel_y` and `vel_z` from the same container, when these are as long."""
-    if _axis(series) is None:
+def _add_other_axes(series: Series, candidates: Sequence[Series]) -> tuple[Series, ...]:
+    """Adds `vel_y` and `vel_z` of the same container to `vel_x`, when these are as long."""
+    if _find_axis(series) is None:
         return (series,)
-    stem, folder = _stem(series), series.path.rpartition("/")[0]
-    family = [s for s in candidates if s.path.rpartition("/")[0] == folder and _axis(s) and _stem(s) == stem]
-    alike = [s for s in family if rows_of(s) == rows_of(series) and nominal_rate(s) == nominal_rate(series)]
-    return tuple(sorted(alike, key=lambda s: _axis(s) or ""))
+    stem, folder = _remove_axis(series), _folder(series)
+    family = [s for s in candidates if _folder(s) == folder and _find_axis(s) and _remove_axis(s) == stem]
+    length, rate = count_samples(series), read_nominal_rate(series)
+    alike = [s for s in family if count_samples(s) == length and read_nominal_rate(s) == rate]
+    return tuple(sorted(alike, key=lambda s: _find_axis(s) or ""))
 
 
-def _stem(series: Series) -> str:
-    return re.sub(r"(^|_)(v?)[xyz](?=_|$)", r"\1\2", snake(series.name)).strip("_")
+def _folder(series: Series) -> str:
+    return series.path.rpartition("/")[0]
 
 
-def _behavior(parts: tuple[Series, ...], others: tuple[str, ...], file: Path) -> Behavior:
+def _remove_axis(series: Series) -> str:
+    return re.sub(r"(^|_)(v?)[xyz](?=_|$)", r"\1\2", to_snake_case(series.name)).strip("_")
+
+
+def _build_behavior(parts: tuple[Series, ...], others: tuple[str, ...], file: Path) -> Behavior:
     first = parts[0]
     derived = is_position(first)
-    units = [short_unit(part.node.unit) for part in parts for _ in range(columns(part))]
+    units = [shorten_unit(part.node.unit) for part in parts for _ in range(count_columns(part))]
     return Behavior(
         file=file,
         series=" + ".join(part.path for part in parts),
-        names=output_names(parts, moving=derived or is_velocity(first)),
+        names=name_outputs(parts, moving=derived or is_velocity(first)),
         units=tuple(f"{unit}/s" if derived else unit for unit in units),
-        samples=rows_of(first),
+        samples=count_samples(first),
         derived=f"velocity from {first.name}, differentiated over 10 ms bins" if derived else None,
         others=others,
         _parts=parts,
     )
 
 
-def output_names(parts: Sequence[Series], *, moving: bool) -> tuple[str, ...]:
-    """`cursor_vel_x`, `cursor_vel_y`: what moves, `vel` for velocities, the column."""
+def name_outputs(parts: Sequence[Series], *, moving: bool) -> tuple[str, ...]:
+    """Returns names like `cursor_vel_x`: what moves, then `vel` for a velocity, then the column."""
     words: list[str] = []
-    for source in (_stem(parts[0]), *reversed(snake(parts[0].path).split("/")[1:-1])):
+    for source in (_remove_axis(parts[0]), *reversed(to_snake_case(parts[0].path).split("/")[1:-1])):
         words = [word for word in source.split("_") if word and word not in GENERIC and word not in ("v", "xy", "xyz")]
         if words:
             break
     stem = [*words, "vel"] if moving else words or ["behavior"]
-    labels = [_axis(part) or "" for part in parts] if _axis(parts[0]) else _column_names(parts[0])
+    labels = [_find_axis(part) or "" for part in parts] if _find_axis(parts[0]) else _read_column_names(parts[0])
     return tuple("_".join([*stem, label] if label else stem) for label in labels)
 
 
-def _column_names(series: Series) -> list[str]:
-    """Column names from the control or the description ("... (x, y)"), else x, y, z, else numbers."""
-    count = columns(series)
+def _read_column_names(series: Series) -> list[str]:
+    """Returns column names from the control or the description ("... (x, y)"), else x, y, z, else numbers."""
+    count = count_columns(series)
     control = getattr(series.node, "control_description", None)
     if control is not None and len(control) == count:
-        return [snake(str(name)) for name in control]
+        return [to_snake_case(str(name)) for name in control]
     text = str(series.node.description or "") + " " + str(getattr(series.node, "reference_frame", None) or "")
     for inside in re.findall(r"[(\[]([^()\[\]]+)[)\]]", text):
-        names = [snake(name.strip()) for name in re.split(r",|;|\band\b", inside)]
+        names = [to_snake_case(name.strip()) for name in re.split(r",|;|\band\b", inside)]
         if len(names) == count and len(set(names)) == count and all(re.fullmatch(r"[a-z]\w{0,11}", n) for n in names):
             return names
     if count == 1:
@@ -160,14 +166,14 @@ def _column_names(series: Series) -> list[str]:
     return list(AXES[:count]) if count <= 3 else [str(column) for column in range(count)]
 
 
-def snake(name: str) -> str:
-    """CursorVelocity -> cursor_velocity; slashes stay, other signs become underscores."""
+def to_snake_case(name: str) -> str:
+    """Turns CursorVelocity into cursor_velocity; slashes stay, other signs become underscores."""
     split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return re.sub(r"[^a-z0-9/]+", "_", split.lower()).strip("_")
 
 
-def short_unit(unit: object) -> str:
-    """`meters/second`, `m per s` and `m*s^-1` -> m/s; unknown units pass unchanged."""
+def shorten_unit(unit: object) -> str:
+    """Shortens `meters/second`, `m per s` and `m*s^-1` to m/s; an unknown unit stays as it is."""
     text = str(unit or "").strip()
     for pattern, short in (
         (r"centimet(er|re)s?", "cm"), (r"millimet(er|re)s?", "mm"), (r"met(er|re)s?", "m"),

@@ -1,7 +1,7 @@
-"""What a session file holds, what is missing for which command, and what looks odd about it.
+"""A report on a session file: what it holds, what each command still needs, and what looks odd.
 
-In: a path. Out: `Inspection`, as JSON or as text for `edgedistill inspect`. Only an unreadable file raises:
-everything else that is wrong is a line of the report.
+The input is a path. The output is an `Inspection`, as JSON or as text for `edgedistill inspect`. Only a file that
+cannot be read raises an error; everything else that is wrong becomes a line of the report.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.behavior_choice import behavior_series
+from edgedistill.data.behavior_choice import find_behavior_series
 from edgedistill.data.lfp import MIN_RATE_HZ
 from edgedistill.data.recording import PART_NAMES, Behavior, Lfp, Recording, open_recording
 from edgedistill.errors import RecordingError
 
 MIN_SECONDS = 120
 
-# what each command cannot do without; `distill` also takes the latents of a teacher in place of units
+# what each command needs; `distill` also takes the latents of a teacher in place of units
 NEEDS = {
     "pretrain": ("units",),
     "distill": ("units", "lfp"),
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Inspection:
-    """The report on one file. `missing` lists for each command what stands in its way; empty means ready."""
+    """Holds the report on one file. `missing` lists what each command lacks; a command without entries is ready."""
 
     path: str
     session_id: str
@@ -53,22 +53,22 @@ class Inspection:
     missing: dict[str, tuple[str, ...]]
 
     def to_json(self) -> dict[str, object]:
-        """Plain dicts, lists, strings and numbers; `commands` says of each whether it is ready."""
+        """Returns plain dicts, lists, strings and numbers; `commands` says which commands are ready."""
         whole = asdict(self)
         missing = whole.pop("missing")
         commands = {name: {"ready": not lacks, "missing": list(lacks)} for name, lacks in missing.items()}
         return whole | {"problems": list(self.problems), "notes": list(self.notes), "commands": commands}
 
     def to_text(self) -> str:
-        """The report for a person, one fact a line."""
+        """Returns the report for a person, one fact a line."""
         lines = [
             self.path,
             f"  session    {self.session_id}"
             + (f", subject {self.subject_id}" if self.subject_id else "")
             + f", {self.session_start}",
-            f"  units      {_units_text(self.units)}",
-            f"  lfp        {_lfp_text(self.lfp)}",
-            f"  behavior  {_behavior_text(self.behavior)}",
+            f"  units      {_format_units(self.units)}",
+            f"  lfp        {_format_lfp(self.lfp)}",
+            f"  behavior   {_format_behavior(self.behavior)}",
             f"  electrodes {self.electrodes}",
         ]
         lines += [f"  problem    {problem}" for problem in self.problems]
@@ -80,24 +80,24 @@ class Inspection:
 
 
 def describe(path: str | Path, *, behavior: str | None = None) -> Inspection:
-    """Look into one NWB file. Raises RecordingError only when it cannot be read at all."""
+    """Inspects one NWB file. Raises RecordingError only when it cannot be read at all."""
     with open_recording(path, behavior=behavior) as recording:
         problems: list[str] = []
         units = _attempt(lambda: recording.units, problems)
         lfp = _attempt(lambda: recording.lfp, problems)
-        moved = _attempt(lambda: _checked(recording), problems)
+        moved = _attempt(lambda: _read_checked_behavior(recording), problems)
         return Inspection(
             path=str(path),
             session_id=recording.session_id,
             subject_id=recording.subject_id,
             session_start=recording.session_start,
-            units=_units_facts(units) if units is not None else None,
-            lfp=_lfp_facts(lfp) if lfp is not None else None,
-            behavior=_behavior_facts(moved) if moved is not None else None,
+            units=_describe_units(units) if units is not None else None,
+            lfp=_describe_lfp(lfp) if lfp is not None else None,
+            behavior=_describe_behavior(moved) if moved is not None else None,
             electrodes=len(recording.electrodes),
             problems=tuple(problems),
-            notes=tuple(_notes(recording, lfp, moved)),
-            missing={command: _lacks(command, units, lfp, moved) for command in NEEDS},
+            notes=tuple(_write_notes(recording, lfp, moved)),
+            missing={command: _find_lacks(command, units, lfp, moved) for command in NEEDS},
         )
 
 
@@ -110,14 +110,14 @@ def _attempt(read: Callable[[], T], problems: list[str]) -> T | None:
         return None
 
 
-def _checked(recording: Recording) -> Behavior | None:
+def _read_checked_behavior(recording: Recording) -> Behavior | None:
     behavior = recording.behavior
     if behavior is not None:
-        _ = behavior.times_s  # reads and checks the clock
+        _ = behavior.times_s  # reading the times checks the clock
     return behavior
 
 
-def _lacks(command: str, units: object, lfp: Lfp | None, behavior: Behavior | None) -> tuple[str, ...]:
+def _find_lacks(command: str, units: object, lfp: Lfp | None, behavior: Behavior | None) -> tuple[str, ...]:
     held = {"units": units, "lfp": lfp, "behavior": behavior}
     lacks = [PART_NAMES[part] for part in NEEDS[command] if held[part] is None]
     if command == "distill" and units is None:
@@ -130,7 +130,7 @@ def _lacks(command: str, units: object, lfp: Lfp | None, behavior: Behavior | No
     return tuple(lacks)
 
 
-def _units_facts(units: tuple[npt.NDArray[np.float64], ...]) -> dict[str, object]:
+def _describe_units(units: tuple[npt.NDArray[np.float64], ...]) -> dict[str, object]:
     spikes = sum(map(len, units))
     heard = [unit for unit in units if len(unit)]
     first, last = (min(u[0] for u in heard), max(u[-1] for u in heard)) if heard else (None, None)
@@ -143,7 +143,7 @@ def _units_facts(units: tuple[npt.NDArray[np.float64], ...]) -> dict[str, object
     }
 
 
-def _lfp_facts(lfp: Lfp) -> dict[str, object]:
+def _describe_lfp(lfp: Lfp) -> dict[str, object]:
     return {
         "series": lfp.series,
         "rate_hz": float(lfp.rate),
@@ -157,7 +157,7 @@ def _lfp_facts(lfp: Lfp) -> dict[str, object]:
     }
 
 
-def _behavior_facts(behavior: Behavior) -> dict[str, object]:
+def _describe_behavior(behavior: Behavior) -> dict[str, object]:
     return {
         "series": behavior.series,
         "names": list(behavior.names),
@@ -171,23 +171,23 @@ def _behavior_facts(behavior: Behavior) -> dict[str, object]:
     }
 
 
-def _notes(recording: Recording, lfp: Lfp | None, behavior: Behavior | None) -> list[str]:
+def _write_notes(recording: Recording, lfp: Lfp | None, behavior: Behavior | None) -> list[str]:
     notes = []
     if lfp is not None:
         if lfp.others:
             notes.append(f"LFP read from {lfp.series}, not from {', '.join(lfp.others)}")
         if lfp.transposed:
             notes.append(f"{lfp.series} is stored (channels, time); read as such")
-        notes += _amplitude_notes(lfp)
+        notes += _write_amplitude_notes(lfp)
     if behavior is not None and behavior.derived:
         notes.append(f"behavior: {behavior.derived}")
-    if behavior is None and (held := behavior_series(recording.series)):
+    if behavior is None and (held := find_behavior_series(recording.series)):
         notes.append(f"series that `behavior` could name: {', '.join(s.path for s in held)}")
     return notes
 
 
-def _amplitude_notes(lfp: Lfp) -> list[str]:
-    """Amplitude and dead channels in ten seconds from the middle."""
+def _write_amplitude_notes(lfp: Lfp) -> list[str]:
+    """Returns notes on the amplitude and on dead channels, from ten seconds in the middle."""
     ten_s = int(10 * lfp.rate)
     at = max(0, lfp.frames // 2 - ten_s // 2)
     frames = lfp.read(at, at + ten_s).astype(np.float64)
@@ -204,11 +204,11 @@ def _amplitude_notes(lfp: Lfp) -> list[str]:
     return notes
 
 
-def _units_text(units: dict[str, object] | None) -> str:
+def _format_units(units: dict[str, object] | None) -> str:
     return "none" if units is None else f"{units['count']}, {units['spikes']} spikes"
 
 
-def _lfp_text(lfp: dict[str, object] | None) -> str:
+def _format_lfp(lfp: dict[str, object] | None) -> str:
     if lfp is None:
         return "none"
     return (
@@ -217,7 +217,7 @@ def _lfp_text(lfp: dict[str, object] | None) -> str:
     )
 
 
-def _behavior_text(behavior: dict[str, object] | None) -> str:
+def _format_behavior(behavior: dict[str, object] | None) -> str:
     if behavior is None:
         return "none"
     names, units = behavior["names"], behavior["units"]

@@ -1,7 +1,7 @@
-"""The LFP of an NWB file: which ElectricalSeries it is, and its frames in microvolts, block by block.
+"""The LFP of an NWB file: the choice of its ElectricalSeries, and its frames in microvolts.
 
-In: the time series of an open file. Out: `Lfp`, which reads frames on demand; a 30 kHz, 96-channel hour is
-never held in memory. Volts become microvolts here and nowhere else.
+The input is the time series of an open file. The output is an `Lfp`, which reads frames on demand, so that an hour of
+96 channels at 30 kHz is never held in memory. Volts become microvolts here and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.series import Series, nominal_rate, regular_clock
+from edgedistill.data.series import Series, read_nominal_rate, read_regular_clock
 from edgedistill.errors import RecordingError
 
 MIN_RATE_HZ = 200
-READ_BYTES = 64 << 20  # float32 bytes that one read may produce
+READ_BYTES = 64 << 20  # largest float32 result of one read
 
-# pynwb always says volts; the attribute in the file is what the writer meant
+# pynwb always says volts; the attribute in the file is what its writer meant
 MICROVOLTS = {
     "volts": 1e6, "volt": 1e6, "v": 1e6,
     "millivolts": 1e3, "millivolt": 1e3, "mv": 1e3,
@@ -31,11 +31,11 @@ MICROVOLTS = {
 
 @dataclass(frozen=True)
 class Lfp:
-    """LFP frames of one session; frame i lies at `start_s + i / rate` on the clock of the file."""
+    """Reads the LFP of one session; frame i lies at `start_s + i / rate` seconds on the clock of the file."""
 
     file: Path
     series: str
-    others: tuple[str, ...]  # further ElectricalSeries that were not chosen
+    others: tuple[str, ...]  # paths of the ElectricalSeries that were not chosen
     rate: Fraction
     frames: int
     channels: int
@@ -48,11 +48,11 @@ class Lfp:
 
     @property
     def duration_s(self) -> float:
-        """Frames over rate."""
+        """Returns the duration in seconds: frames over rate."""
         return float(self.frames / self.rate)
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
-        """Frames [start, stop) as (frames, channels) in uV, clipped to what exists; NaN stays NaN."""
+        """Reads the frames [start, stop) that exist as (frames, channels) in uV; NaN stays NaN."""
         start, stop, _ = slice(start, stop).indices(self.frames)
         try:
             if self.transposed:
@@ -66,10 +66,10 @@ class Lfp:
                 causes=("the file is damaged", "it was compressed with a filter that is not installed"),
                 next_step="copy the file again, or check it with `h5ls -r`",
             ) from error
-        return self._microvolts(raw.reshape(len(raw), self.channels))
+        return self._to_microvolts(raw.reshape(len(raw), self.channels))
 
-    def _microvolts(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        # int16 and float32 lose nothing in a float32 product; wider types are scaled before they are rounded
+    def _to_microvolts(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        # a float32 product is exact enough for int16 and float32; wider types are scaled before they are rounded
         narrow = raw.dtype.itemsize <= 2 or raw.dtype == np.float32
         kind = np.float32 if narrow else np.float64
         scaled = np.multiply(raw, self.gain_uv.astype(kind), dtype=kind)
@@ -77,16 +77,16 @@ class Lfp:
             scaled += kind(self.offset_uv)
         return np.asarray(scaled, dtype=np.float32)
 
-    def blocks(self, frames_per_block: int) -> Iterator[npt.NDArray[np.float32]]:
-        """All frames in order, (frames_per_block, channels) at a time; the last block may be shorter."""
-        span = self._read_span(frames_per_block)
+    def read_blocks(self, frames_per_block: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Yields all frames in order, (frames_per_block, channels) at a time; the last block may be shorter."""
+        span = self._choose_read_span(frames_per_block)
         for first in range(0, self.frames, span):
             loaded = self.read(first, first + span)
             for at in range(0, len(loaded), frames_per_block):
                 yield loaded[at : at + frames_per_block]
 
-    def _read_span(self, frames_per_block: int) -> int:
-        """Frames to read at once: whole chunks, else each is unpacked for every block it touches."""
+    def _choose_read_span(self, frames_per_block: int) -> int:
+        """Returns how many frames to read at once: whole chunks, so that no chunk is unpacked twice."""
         chunks = getattr(self._data, "chunks", None)
         wanted = chunks[1 if self.transposed else 0] if chunks else 1
         budget = max(1, READ_BYTES // (4 * self.channels))
@@ -94,21 +94,21 @@ class Lfp:
 
 
 def find_lfp(series: Sequence[Series], file: Path) -> Lfp | None:
-    """The LFP among the series of a file, or None.
+    """Returns the LFP among the series of a file, or None.
 
-    First a series in an LFP container or with "lfp" in its name, then other processed ones, then raw
-    acquisition; series of at least 200 Hz before slower ones; then the one with most channels.
+    Series of at least 200 Hz come before slower ones. Among them, a series in an LFP container or with "lfp" in its
+    path comes first, then other processed series, then raw acquisition. The series with most channels wins a tie.
 
-    Raises RecordingError where the chosen one has no regular clock or no (time, channels) data.
+    Raises RecordingError where the chosen series has no regular clock or is not (time, channels).
     """
-    found = sorted(electrical_series(series), key=_rank)
+    found = sorted(find_electrical_series(series), key=_rank)
     if not found:
         return None
     return _open_lfp(found[0], tuple(s.path for s in found[1:]), file)
 
 
-def electrical_series(series: Sequence[Series]) -> list[Series]:
-    """Continuous voltages; snippets around spikes are not among them."""
+def find_electrical_series(series: Sequence[Series]) -> list[Series]:
+    """Returns the series of continuous voltages; snippets around spikes are not among them."""
     from pynwb.ecephys import ElectricalSeries, SpikeEventSeries
 
     return [s for s in series if isinstance(s.node, ElectricalSeries) and not isinstance(s.node, SpikeEventSeries)]
@@ -117,27 +117,27 @@ def electrical_series(series: Sequence[Series]) -> list[Series]:
 def _rank(series: Series) -> tuple[bool, int, int, str]:
     named = "lfp" in series.path.lower() or type(series.node.parent).__name__ == "LFP"
     tier = 0 if named else 2 if series.path.startswith("acquisition/") else 1
-    return not nominal_rate(series) >= MIN_RATE_HZ, tier, -_layout(series)[1], series.path
+    return not read_nominal_rate(series) >= MIN_RATE_HZ, tier, -_find_layout(series)[1], series.path
 
 
-def _layout(series: Series) -> tuple[int, int, bool]:
-    """(frames, channels, transposed). Electrodes decide: one row per electrode means time comes second."""
+def _find_layout(series: Series) -> tuple[int, int, bool]:
+    """Returns (frames, channels, transposed). One row for each electrode means that time comes second."""
     shape = series.shape
     if len(shape) < 2:
         return (shape[0] if shape else 0), 1, False
-    count = len(_electrode_rows(series) or ())
+    count = len(_read_electrode_rows(series) or ())
     transposed = count == shape[0] and count != shape[1]
     return (shape[1], shape[0], True) if transposed else (shape[0], shape[1], False)
 
 
-def _electrode_rows(series: Series) -> list[int] | None:
+def _read_electrode_rows(series: Series) -> list[int] | None:
     region = getattr(series.node, "electrodes", None)
     return None if region is None else [int(row) for row in region.data[:]]
 
 
-def _channel_ids(series: Series, channels: int) -> tuple[str, ...]:
-    """Ids from the electrode table; the column numbers where these are missing or not unique."""
-    rows = _electrode_rows(series)
+def _read_channel_ids(series: Series, channels: int) -> tuple[str, ...]:
+    """Returns ids from the electrode table, or column numbers where those are missing or not unique."""
+    rows = _read_electrode_rows(series)
     if rows is not None and len(rows) == channels:
         ids = tuple(str(series.node.electrodes.table.id[row]) for row in rows)
         if len(set(ids)) == channels:
@@ -154,8 +154,8 @@ def _open_lfp(series: Series, others: tuple[str, ...], file: Path) -> Lfp:
             expected="numbers in (time, channels)",
             next_step="write the series again as (time, channels)",
         )
-    frames, channels, transposed = _layout(series)
-    start_s, rate = regular_clock(series, frames, file)
+    frames, channels, transposed = _find_layout(series)
+    start_s, rate = read_regular_clock(series, frames, file)
     volts = MICROVOLTS.get(str(getattr(node.data, "attrs", {}).get("unit", "volts")).strip().lower(), 1e6)
     return Lfp(
         file=file,
@@ -164,17 +164,17 @@ def _open_lfp(series: Series, others: tuple[str, ...], file: Path) -> Lfp:
         rate=rate,
         frames=frames,
         channels=channels,
-        channel_ids=_channel_ids(series, channels),
+        channel_ids=_read_channel_ids(series, channels),
         start_s=start_s,
         transposed=transposed,
-        gain_uv=_gain(node, channels, file, series.path) * volts,
+        gain_uv=_read_gain(node, channels, file, series.path) * volts,
         offset_uv=float(getattr(node, "offset", None) or 0.0) * volts,
         _data=node.data,
     )
 
 
-def _gain(node: Any, channels: int, file: Path, path: str) -> npt.NDArray[np.float64]:
-    """Stored number -> the file's unit, by channel: `conversion` times `channel_conversion`."""
+def _read_gain(node: Any, channels: int, file: Path, path: str) -> npt.NDArray[np.float64]:
+    """Returns by channel the factor from stored numbers to the file's unit: `conversion` times `channel_conversion`."""
     conversion = 1.0 if node.conversion is None else float(node.conversion)
     per_channel = getattr(node, "channel_conversion", None)
     factors = np.ones(channels) if per_channel is None else np.asarray(per_channel[:], np.float64).ravel()

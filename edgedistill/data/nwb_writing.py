@@ -1,7 +1,8 @@
-"""An NWB file to disk by plain writes.
+"""Writing an NWB file without crashing on a full disk.
 
-In: a pynwb file in memory. Out: the file at a path, or an OSError. HDF5 itself crashes the interpreter when the disk
-fills up while it has a file open, hence the detour through memory: the data are there already.
+The input is a pynwb file in memory. The output is the file at a path, or an OSError. HDF5 crashes the interpreter when
+the disk fills up while it has a file open. The file is therefore made in memory, where its data already are, and
+written in one piece.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 
 def write_nwb(nwb: Any, path: Path) -> None:
-    """Writes the `pynwb.NWBFile`. Raises OSError where the disk is full or may not be written to."""
+    """Writes the `pynwb.NWBFile` to `path`. Raises OSError where the disk is full or read-only."""
     import h5py
     from pynwb import NWBHDF5IO
 

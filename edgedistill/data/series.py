@@ -1,8 +1,8 @@
-"""Time series of an open NWB file, wherever they lie, and the exact clock of a regular one.
+"""The time series of an open NWB file, wherever they lie, and the exact clock of a regular one.
 
-In: the pynwb object. Out: `Series` (a path inside the file and the pynwb object) and, for a series that
-must be regular, its start in seconds and its rate as an exact fraction. The fraction matters: bin edges are
-counted from it, and 24414.0625 / 24 Hz read as a rounded float drifts.
+The input is the pynwb object. The outputs are `Series` (a path inside the file and the pynwb object) and, for a series
+that must be regular, its start in seconds and its rate as an exact fraction. Bin edges are counted from that fraction,
+because a rate such as 24414.0625 / 24 Hz drifts when it is rounded to a float.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ BLOCK_ROWS = 1 << 20
 
 @dataclass(frozen=True)
 class Series:
-    """One pynwb TimeSeries and where it lies, e.g. `processing/ecephys/LFP/ElectricalSeries`."""
+    """Holds one pynwb TimeSeries and its path, e.g. `processing/ecephys/LFP/ElectricalSeries`."""
 
     path: str
     node: Any
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
+        """Returns the last part of the path."""
         return str(self.node.name)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the data as stored."""
+        """Returns the shape of the data as stored."""
         return tuple(int(n) for n in getattr(self.node.data, "shape", np.shape(self.node.data)))
 
 
-def series_in(nwb: Any) -> list[Series]:
-    """All time series in the processing modules, `acquisition` and `analysis`, sorted by path."""
+def find_series(nwb: Any) -> list[Series]:
+    """Returns all time series in the processing modules, `acquisition` and `analysis`, sorted by path."""
     roots = [(f"processing/{name}", module) for name, module in nwb.processing.items()]
     roots += [(f"acquisition/{name}", node) for name, node in nwb.acquisition.items()]
     roots += [(f"analysis/{name}", node) for name, node in nwb.analysis.items()]
@@ -54,13 +54,13 @@ def _walk(path: str, node: Any) -> Iterator[Series]:
         yield Series(path, node)
         return
     interfaces = getattr(node, "data_interfaces", None)
-    children = interfaces.values() if interfaces is not None else _members(node)
+    children = interfaces.values() if interfaces is not None else _list_members(node)
     for child in children:
         yield from _walk(f"{path}/{child.name}", child)
 
 
-def _members(node: Any) -> list[Any]:
-    """What a container such as LFP or Position holds, links included (`children` leaves them out)."""
+def _list_members(node: Any) -> list[Any]:
+    """Returns what a container such as LFP or Position holds, with its links, which `children` does not list."""
     for attribute in ("electrical_series", "spatial_series", "time_series"):
         held: Any = getattr(node, attribute, None)
         if hasattr(held, "values"):
@@ -68,11 +68,11 @@ def _members(node: Any) -> list[Any]:
     return list(getattr(node, "children", ()))
 
 
-def exact_rate(hz: float, tolerance: float = 1e-9) -> Fraction:
-    """The simplest fraction within `tolerance` (relative) of a rate that was stored as a float.
+def find_exact_rate(hz: float, tolerance: float = 1e-9) -> Fraction:
+    """Returns the simplest fraction within `tolerance` (relative) of a rate in Hz that was stored as a float.
 
-    1000.0 -> 1000, 24414.0625 -> 390625/16, 1017.2526041666666 -> 390625/384. Denominators stop at a million,
-    so that edges of day-long sessions still fit 64 bits.
+    Examples: 1000.0 -> 1000, 24414.0625 -> 390625/16, 1017.2526041666666 -> 390625/384. Denominators stop at a
+    million, so that the bin edges of day-long sessions still fit 64 bits.
     """
     exact = Fraction(hz)
     for limit in (1, 16, 1000):
@@ -82,8 +82,8 @@ def exact_rate(hz: float, tolerance: float = 1e-9) -> Fraction:
     return exact.limit_denominator(1_000_000)
 
 
-def nominal_rate(series: Series) -> float:
-    """The rate in Hz without a check of the timestamps; 0 where there is none."""
+def read_nominal_rate(series: Series) -> float:
+    """Returns the rate in Hz without checking the timestamps; 0 where there is none."""
     if series.node.rate is not None:
         return float(series.node.rate)
     times = series.node.timestamps
@@ -93,13 +93,13 @@ def nominal_rate(series: Series) -> float:
     return (len(times) - 1) / span if span > 0 else 0.0
 
 
-def regular_clock(series: Series, frames: int, file: Path) -> tuple[float, Fraction]:
-    """Start in seconds and exact rate of a series of `frames` frames.
+def read_regular_clock(series: Series, frames: int, file: Path) -> tuple[float, Fraction]:
+    """Returns the start in seconds and the exact rate in Hz of a series of `frames` frames.
 
-    Raises RecordingError for a rate that is not a positive number and for timestamps that leave a regular
-    grid by more than half a frame (pauses, lost packets, several recordings in one series).
+    Raises RecordingError for a rate that is not a positive number, and for timestamps that leave a regular grid by more
+    than half a frame (pauses, lost packets, several recordings in one series).
     """
-    nominal = nominal_rate(series)
+    nominal = read_nominal_rate(series)
     if not (np.isfinite(nominal) and nominal > 0):
         raise RecordingError(
             f"{file}: {series.path} has no usable clock",
@@ -109,11 +109,11 @@ def regular_clock(series: Series, frames: int, file: Path) -> tuple[float, Fract
         )
     if series.node.rate is not None:
         start = series.node.starting_time
-        return 0.0 if start is None else float(start), exact_rate(nominal)
-    return _clock_from_timestamps(series, frames, file)
+        return 0.0 if start is None else float(start), find_exact_rate(nominal)
+    return _read_clock_from_timestamps(series, frames, file)
 
 
-def _clock_from_timestamps(series: Series, frames: int, file: Path) -> tuple[float, Fraction]:
+def _read_clock_from_timestamps(series: Series, frames: int, file: Path) -> tuple[float, Fraction]:
     times = series.node.timestamps
     if len(times) != frames:
         raise RecordingError(
@@ -123,8 +123,8 @@ def _clock_from_timestamps(series: Series, frames: int, file: Path) -> tuple[flo
         )
     start, duration = float(times[0]), float(times[-1]) - float(times[0])
     # timestamps are often rounded to a microsecond, which blurs the rate by about 2 us over the whole file
-    rate = exact_rate((frames - 1) / duration, max(1e-9, 2e-6 / duration))
-    off_frames, step_s, step_at = _irregularity(times, start, float(rate))
+    rate = find_exact_rate((frames - 1) / duration, max(1e-9, 2e-6 / duration))
+    off_frames, step_s, step_at = _find_irregularity(times, start, float(rate))
     if not off_frames <= 0.5:
         raise RecordingError(
             f"{file}: the timestamps of {series.path} are irregular",
@@ -137,10 +137,10 @@ def _clock_from_timestamps(series: Series, frames: int, file: Path) -> tuple[flo
     return start, rate
 
 
-def _irregularity(times: Any, start: float, rate: float) -> tuple[float, float, int]:
-    """Largest distance from the grid in frames, the step (s) furthest from the period, the frame before it.
+def _find_irregularity(times: Any, start: float, rate: float) -> tuple[float, float, int]:
+    """Returns the largest distance from the grid in frames, the oddest step in s, and the frame before that step.
 
-    Blockwise: an hour at 30 kHz has 0.9 GB of timestamps.
+    The timestamps are read in blocks, because an hour at 30 kHz has 0.9 GB of them.
     """
     off, step, step_at = 0.0, 1 / rate, 0
     for first in range(0, len(times), BLOCK_ROWS):
@@ -156,8 +156,8 @@ def _irregularity(times: Any, start: float, rate: float) -> tuple[float, float, 
     return off, step, step_at
 
 
-def strided_rows(data: Any, stride: int, transposed: bool = False) -> npt.NDArray[np.float64]:
-    """Every `stride`-th row of a dataset as float64, read in blocks; `transposed`: time comes second."""
+def read_strided_rows(data: Any, stride: int, transposed: bool = False) -> npt.NDArray[np.float64]:
+    """Reads every `stride`-th row of a dataset as float64, in blocks. `transposed` says that time comes second."""
     rows = data.shape[1] if transposed else len(data)
     step = max(1, BLOCK_ROWS // stride) * stride
     parts = []

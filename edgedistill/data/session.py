@@ -1,16 +1,14 @@
-"""A session on the 10 ms bin clock: its blocks for training and testing, its normalization, its cache file.
+"""A session on the 10 ms bin clock: its training and test blocks, its normalization, and its cache file.
 
-In: what `windows` made of a recording. Out: `Split` (contiguous blocks with gaps), mean and deviation of each
-channel from the training block alone, and the .npz form in which `build` keeps a session between runs.
+The input is what `bins` made of a recording. The outputs are a `Split` (contiguous blocks with gaps), the mean and
+deviation of each channel over the training block, and the .npz file in which `build` keeps a session between runs.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,30 +16,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.errors import ConfigError, OutputError, RecordingError
+from edgedistill.errors import ConfigError, RecordingError
+from edgedistill.files import atomic_write
 from edgedistill.frontend import FrontEndConfig, settling_bins
 
 Mask = npt.NDArray[np.bool_]
 
 BINS_PER_S = 100
 MIN_BINS = 120 * BINS_PER_S
-MIN_BLOCK_BINS = 5 * BINS_PER_S  # of train, validation and test each
-ARTEFACT_SIGMAS = 30  # from the median; the largest in a day of ordinary data is about 25
-ARTEFACT_SHARE = 0.02  # of a channel's bins; what is more frequent is the channel's nature
+MIN_BLOCK_BINS = 5 * BINS_PER_S  # for each of train, validation and test
+ARTEFACT_SIGMAS = 30  # distance from the median; the largest in a day of ordinary data is about 25
+ARTEFACT_SHARE = 0.02  # of a channel's bins; values that are more frequent belong to the channel
 ARRAYS = ("lfp", "bad", "counts", "behavior")
-NOT_OURS = (ConfigError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+DAMAGE_ERRORS = (ConfigError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
 class SessionBins:
-    """One session, whole, in memory: T bins of 10 ms. Parts that were not asked for are None."""
+    """Holds one whole session in memory: T bins of 10 ms. Parts that were not asked for are None."""
 
     session_id: str
     path: str
     sha256: str
     subject_id: str | None
     session_start: str  # ISO 8601, UTC
-    start_s: float  # of bin 0 on the clock of the file
+    start_s: float  # start of bin 0 on the clock of the file
     bins: int  # T
     frontend: FrontEndConfig | None
     channel_ids: tuple[str, ...]
@@ -50,12 +49,12 @@ class SessionBins:
     lfp: npt.NDArray[np.float64] | None  # (T, C) uV
     bad: npt.NDArray[np.bool_] | None  # (T, C)
     counts: npt.NDArray[np.uint8] | None  # (T, U), clipped at 255
-    behavior: npt.NDArray[np.float32] | None  # (T, K); rows with NaN do not count
+    behavior: npt.NDArray[np.float32] | None  # (T, K); bins with NaN in a row are not used
 
 
 @dataclass(frozen=True)
 class Split:
-    """Contiguous blocks of bins, gaps between them."""
+    """Holds contiguous blocks of bins with gaps between them."""
 
     train: slice
     validation: slice
@@ -68,11 +67,11 @@ def split_bins(
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     name: str = "the session",
 ) -> Split:
-    """Train, validation and test in the order of time, `gap_bins` left out between each two.
+    """Splits a session into train, validation and test, in the order of time, with `gap_bins` bins between them.
 
-    The gap is the receptive field of the model plus the settling time of the front end: no test bin then
-    depends on a sample that training saw. Raises RecordingError, of the session `name`, below two minutes, or
-    when a block would be shorter than five seconds.
+    The gap is the receptive field of the model plus the settling time of the front end, so that no test bin depends on
+    a sample that training saw. Raises RecordingError, which names the session `name`, below two minutes or when a block
+    would be shorter than five seconds.
     """
     usable = n_bins - 2 * gap_bins
     train, validation = int(fractions[0] * usable + 1e-9), int(fractions[1] * usable + 1e-9)
@@ -91,11 +90,11 @@ def split_bins(
 
 
 def fit_normalization(bins: SessionBins, block: slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation in uV of each channel, both (C,), over its good bins of `block` only.
+    """Returns mean and standard deviation in uV of each channel, both (C,), over its good bins in `block`.
 
-    Bins before the front end has settled are left out where later ones exist: the step from nothing to the
-    electrode's offset rings through the 0.05 Hz high-pass. So do artefacts, with what rings after them. A channel
-    without good bins gets 0 and 0.
+    Bins before the front end has settled are left out where later ones exist, because the step from nothing to the
+    offset of the electrode rings through the 0.05 Hz high-pass. Artefacts, and the bins after them that ring, are left
+    out too. A channel without good bins gets 0 and 0.
     """
     if bins.lfp is None or bins.bad is None or bins.frontend is None:
         raise RecordingError(f"{bins.path}: no LFP was loaded", expected="a session loaded with its LFP")
@@ -104,23 +103,23 @@ def fit_normalization(bins: SessionBins, block: slice) -> tuple[npt.NDArray[np.f
     first = settled if stop - settled >= MIN_BLOCK_BINS else first
     good = ~bins.bad[first:stop]
     for channel, rows in enumerate(good.T):
-        rows[:] = _without_artefacts(bins.lfp[first:stop, channel], rows, settling_bins(bins.frontend))
+        rows[:] = _leave_out_artefacts(bins.lfp[first:stop, channel], rows, settling_bins(bins.frontend))
     count = np.maximum(good.sum(axis=0), 1)
     mean = np.where(good, bins.lfp[first:stop], 0.0).sum(axis=0) / count
     squares = np.where(good, bins.lfp[first:stop] - mean, 0.0) ** 2
     return mean, np.sqrt(squares.sum(axis=0) / count)
 
 
-def _without_artefacts(x: npt.NDArray[np.float64], good: npt.NDArray[np.bool_], settling: int) -> Mask:
-    """The rows of `good` (T,) without rare values far outside of x (T,), nor the `settling` bins after each.
+def _leave_out_artefacts(x: npt.NDArray[np.float64], good: npt.NDArray[np.bool_], settling: int) -> Mask:
+    """Returns `good` (T,) without the bins of rare values far outside of x (T,) and the `settling` bins after each.
 
-    One artefact of a thousand deviations would multiply the deviation by twenty. Where artefacts are so frequent
-    that less than half would be left, only the far values go; where those are no longer rare, nothing does.
+    One artefact of a thousand deviations would multiply the deviation by twenty. Where artefacts are so frequent that
+    less than half of the bins would be left, only the far values go. Far values that are no longer rare stay.
     """
     if not good.any():
         return good
     median = np.median(x[good])
-    sigma = 1.4826 * np.median(np.abs(x[good] - median))  # of a normal distribution
+    sigma = 1.4826 * np.median(np.abs(x[good] - median))  # the deviation, for a normal distribution
     far = good & (np.abs(x - median) > ARTEFACT_SIGMAS * sigma)
     if sigma == 0 or not far.any():
         return good
@@ -133,31 +132,20 @@ def _without_artefacts(x: npt.NDArray[np.float64], good: npt.NDArray[np.bool_], 
 
 
 def save_session_bins(bins: SessionBins, path: str | Path) -> None:
-    """Write to .npz without pickle; the file appears whole or not at all. Raises OutputError."""
+    """Writes a session to .npz, without pickle, as a whole file. Raises OutputError."""
     path = Path(path)
     arrays = {name: getattr(bins, name) for name in ARRAYS if getattr(bins, name) is not None}
     facts = {f.name: getattr(bins, f.name) for f in fields(bins) if f.name not in ARRAYS}
     facts["frontend"] = None if bins.frontend is None else bins.frontend.to_json()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: the cached session cannot be written",
-            got=error.strerror or str(error),
-            causes=("the disk is full", "the folder is read-only"),
-            next_step=f"df -h {path.parent}",
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+    with (
+        atomic_write(path, "the cached session", next_step=f"df -h {path.parent}") as partial,
+        partial.open("wb") as file,
+    ):
+        np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
 
 
 def load_session_bins(path: str | Path) -> SessionBins:
-    """Read what `save_session_bins` wrote. Raises RecordingError on a damaged file."""
+    """Reads what `save_session_bins` wrote. Raises RecordingError on a damaged file."""
     try:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays: dict[str, Any] = {name: stored.get(name) for name in ARRAYS}
@@ -166,7 +154,7 @@ def load_session_bins(path: str | Path) -> SessionBins:
         names = {f.name for f in fields(SessionBins)} - {*ARRAYS, "frontend"}
         whole: dict[str, Any] = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in names}
         return SessionBins(frontend=frontend, **whole, **arrays)
-    except (OSError, *NOT_OURS) as error:
+    except (OSError, *DAMAGE_ERRORS) as error:
         raise RecordingError(
             f"{path}: not a cached session",
             got=f"{type(error).__name__}: {error}",

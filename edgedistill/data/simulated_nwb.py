@@ -1,12 +1,11 @@
-"""Simulated sessions as NWB files, byte for byte the same for the same seed.
+"""Simulated sessions as NWB files; equal seeds give equal files, byte for byte.
 
-Comes in: a `SimulationConfig`. Goes out: one NWB file a session, laid out as other labs do it: int16 LFP in
-an `LFP` container, sorted units, cursor position and velocity in a `behavior` module.
+The input is a `SimulationConfig`. The output is one NWB file a session, laid out as other labs do it: int16 LFP in an
+`LFP` container, sorted units, and cursor position and velocity in a `behavior` module.
 """
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import numpy as np
 
 from edgedistill.data.nwb_writing import write_nwb
 from edgedistill.data.simulation import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
-from edgedistill.errors import OutputError
+from edgedistill.files import atomic_write, output_error
 
 if TYPE_CHECKING:
     from pynwb import NWBFile
@@ -29,11 +28,11 @@ FIRST_DAY = datetime(2024, 1, 1, 9, tzinfo=timezone.utc)
 
 
 def simulate_to_nwb(config: SimulationConfig, out: Path) -> Iterator[Path]:
-    """Writes one file a session into `out`, yielding each path when it is complete."""
+    """Writes one file a session into `out`, and yields each path when the file is complete. Raises OutputError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot create the folder {out}", got=error.strerror or str(error)) from error
+        raise output_error(out, "the simulated sessions", error) from error
     for session in simulate_sessions(config):
         path = out / f"sim{config.seed:02d}_day{session.index + 1:02d}.nwb"
         write_session(session, config, path)
@@ -41,34 +40,24 @@ def simulate_to_nwb(config: SimulationConfig, out: Path) -> Iterator[Path]:
 
 
 def write_session(session: SimulatedSession, config: SimulationConfig, path: Path) -> None:
-    """One session to `path`, which appears only when it is whole."""
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.nwb")
-    try:
-        with repeatable_ids(f"{config}{session.index}"):
-            nwb = nwb_from_session(session, config)
-            write_nwb(nwb, partial)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}",
-            got=error.strerror or str(error),
-            causes=["the disk is full", "the folder is read-only"],
-            next_step=f"df -h {path.parent}",
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    """Writes one session to `path` as a whole file. Raises OutputError."""
+    with (
+        atomic_write(path, "the simulated session", next_step=f"df -h {path.parent}") as partial,
+        make_ids_repeatable(f"{config}{session.index}"),
+    ):
+        write_nwb(nwb_from_session(session, config), partial)
 
 
 @contextmanager
-def repeatable_ids(name: str) -> Iterator[None]:
-    """NWB gives every object a random id; here they follow from `name`: equal seeds, equal files."""
+def make_ids_repeatable(name: str) -> Iterator[None]:
+    """Makes the random ids that NWB gives to every object follow from `name`, so that equal seeds give equal files."""
     rng = np.random.default_rng(list(name.encode()))
     with patch("hdmf.container.uuid4", lambda: uuid.UUID(bytes=rng.bytes(16), version=4)):
         yield
 
 
 def nwb_from_session(session: SimulatedSession, config: SimulationConfig) -> NWBFile:
-    """The in-memory NWB file of one simulated day."""
+    """Returns the in-memory NWB file of one simulated day."""
     from pynwb import NWBFile
     from pynwb.file import Subject
 
@@ -89,7 +78,7 @@ def nwb_from_session(session: SimulatedSession, config: SimulationConfig) -> NWB
 
 
 def add_lfp(nwb: NWBFile, session: SimulatedSession, config: SimulationConfig) -> None:
-    """LFP as int16 with a conversion to volts, one electrode a channel."""
+    """Adds the LFP as int16 with a conversion to volts, and one electrode a channel."""
     from hdmf.backends.hdf5.h5_utils import H5DataIO
     from pynwb.ecephys import LFP, ElectricalSeries
 
@@ -98,7 +87,7 @@ def add_lfp(nwb: NWBFile, session: SimulatedSession, config: SimulationConfig) -
     for x, y in session.electrodes_mm * 1000:
         nwb.add_electrode(x=float(x), y=float(y), z=0.0, location="M1", group=group)
     region = nwb.create_electrode_table_region(list(range(config.channels)), "all electrodes")
-    # the container joins the file before the series joins the container, else pynwb loses the electrode table
+    # pynwb loses the electrode table unless the container joins the file before the series joins the container
     module = nwb.create_processing_module("ecephys", "simulated field potential")
     module.add(LFP(name="LFP"))
     bits = np.clip(np.rint(session.lfp_uv / UV_PER_BIT), -32768, 32767).astype(np.int16)
@@ -114,14 +103,14 @@ def add_lfp(nwb: NWBFile, session: SimulatedSession, config: SimulationConfig) -
 
 
 def add_units(nwb: NWBFile, session: SimulatedSession) -> None:
-    """The recorded units, each with its place in the population."""
+    """Adds the recorded units, each with its index in the population."""
     nwb.add_unit_column("population_id", "which member of the simulated population this unit is")
     for unit_id, times in zip(session.unit_ids, session.spike_times_s, strict=True):
         nwb.add_unit(spike_times=times, population_id=int(unit_id))
 
 
 def add_behavior(nwb: NWBFile, session: SimulatedSession) -> None:
-    """Position in metres and velocity in cm/s, two columns each."""
+    """Adds position in metres and velocity in cm/s, with two columns each."""
     from pynwb import TimeSeries
     from pynwb.behavior import BehavioralTimeSeries, Position, SpatialSeries
 

@@ -1,1 +1,1 @@
-"""The networks: spike teacher, LFP student, and the layers they share."""
+"""The networks: the spike teacher, the LFP student, and the layers that both use."""

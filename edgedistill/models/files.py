@@ -119,7 +119,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     model.eval()
 
 
-def checkpoint_sha256(model: nn.Module) -> str:
+def hash_checkpoint(model: nn.Module) -> str:
     """Returns the SHA-256 over names, types, shapes and bytes of the model's tensors, in the order of the names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -1,10 +1,10 @@
 """The teacher: a bidirectional masked autoencoder over patch tokens, trained on many sessions.
 
-Comes in: one session's bins. Goes out: latents (one vector a bin, the mean over patches) and, in training,
-the loss on the tokens the encoder did not see: Poisson likelihood for spike counts, squared error for LFP.
-Fed LFP instead of spikes it is the published bidirectional student, the yardstick for the streaming one.
+The input is the bins of one session. The outputs are latents (one vector a bin, the mean over patches) and, in
+training, the loss on the tokens that the encoder did not see: Poisson likelihood for spike counts, squared error for
+LFP. With LFP in place of spikes it is the published bidirectional student, with which the streaming one is compared.
 
-Source: Erturk, Hashemi, Shanechi, NeurIPS 2025 (arXiv 2512.12461); masking after He 2022.
+Sources: Erturk, Hashemi, Shanechi, NeurIPS 2025 (arXiv 2512.12461); masking after He 2022.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgedistill.config import TeacherSize
-from edgedistill.models.tokenizer import PatchTokenizer, slot
-from edgedistill.models.transformer import RotaryBlock, rms, rotary_angles, weight
+from edgedistill.models.tokenizer import PatchTokenizer, name_parameter
+from edgedistill.models.transformer import RotaryBlock, compute_rotary_angles, draw_weight, rms
 
 HIDDEN_UNITS = 0.5  # share of units hidden in each bin of the tokens that are seen (coordinated dropout)
 COUNT_LIMIT = 5  # a Poisson model should not chase the bursts of one unit
 
 
 class PatchAutoencoder(nn.Module):
-    """Masked autoencoder of `size` over the sessions in `channels` (session id -> units or channels).
+    """Is a masked autoencoder of `size` over the sessions in `channels` (session id -> units or channels).
 
-    `teacher_d` is the width of the latents it follows where it is distilled itself; 0 for a teacher.
+    `teacher_d` is the width of the latents it follows where it is distilled itself, and 0 for a teacher.
     """
 
     def __init__(self, size: TeacherSize, channels: Mapping[str, int], counts: bool = True, teacher_d: int = 0) -> None:
@@ -36,7 +36,7 @@ class PatchAutoencoder(nn.Module):
         self.tokenizer = PatchTokenizer(size.d, size.patch, size.span, channels, counts)
         self.encoder = nn.ModuleList(RotaryBlock(size.d, size.heads, size.ff, size.layers) for _ in range(size.layers))
         self.norm_out = nn.Parameter(torch.ones(size.d))
-        self.to_predictor = weight(size.predictor_d, size.d)
+        self.to_predictor = draw_weight(size.predictor_d, size.d)
         self.mask_token = nn.Parameter(torch.zeros(size.predictor_d))
         self.predictor = nn.ModuleList(
             RotaryBlock(size.predictor_d, size.heads, 2 * size.predictor_d, size.predictor_layers)
@@ -45,29 +45,32 @@ class PatchAutoencoder(nn.Module):
         self.heads, self.offsets, self.places = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for session, patches in self.tokenizer.patches.items():
             width = self.tokenizer.width
-            self.heads[slot(session)] = weight(patches * width, size.predictor_d, 0.1)
-            self.offsets[slot(session)] = nn.Parameter(torch.zeros(patches, width))
-            self.places[slot(session)] = nn.Parameter(0.02 * torch.randn(patches, size.predictor_d))
+            self.heads[name_parameter(session)] = draw_weight(patches * width, size.predictor_d, 0.1)
+            self.offsets[name_parameter(session)] = nn.Parameter(torch.zeros(patches, width))
+            self.places[name_parameter(session)] = nn.Parameter(0.02 * torch.randn(patches, size.predictor_d))
 
     def start_at_mean(self, session: str, rate: Tensor) -> None:
-        """Sets the predicted log rates of a session to those of `rate` (units,), spikes a bin."""
+        """Sets the predicted log rates of a session to those of `rate` (units,), in spikes a bin."""
         with torch.no_grad():
-            self.offsets[slot(session)].view(-1)[: len(rate)] = (rate * self.size.span).clamp(min=1e-3).log()
+            self.offsets[name_parameter(session)].view(-1)[: len(rate)] = (rate * self.size.span).clamp(min=1e-3).log()
 
     def encode(self, tokens: Tensor, times: Tensor) -> Tensor:
-        """Tokens (batch, n, d) at `times` (batch, n) -> normalised features (batch, n, d)."""
-        angles = rotary_angles(times, self.size.d // self.size.heads)
+        """Encodes tokens (batch, n, d) at `times` (batch, n) to normalised features (batch, n, d)."""
+        angles = compute_rotary_angles(times, self.size.d // self.size.heads)
         for block in self.encoder:
             tokens = block(tokens, angles)
         return rms(tokens) * self.norm_out
 
     def times(self, tokens: Tensor) -> Tensor:
-        """Time of each of the flattened tokens (batch, steps, patches, d), counted in tokens."""
+        """Returns the time of each flattened token of (batch, steps, patches, d), counted in tokens."""
         batch, steps, patches, _ = tokens.shape
         return torch.arange(steps, device=tokens.device).repeat_interleave(patches).expand(batch, -1).float()
 
     def latents(self, session: str, bins: Tensor) -> Tensor:
-        """(batch, bins, channels) -> (batch, bins, d): nothing masked, mean over patches, between tokens linear."""
+        """Returns latents (batch, bins, d) of (batch, bins, channels), with nothing masked.
+
+        They are means over patches, and interpolated linearly where a token holds several bins.
+        """
         tokens = self.tokenizer(session, self.values(session, bins))
         features: Tensor = self.encode(tokens.flatten(1, 2), self.times(tokens))
         features = features.unflatten(1, tokens.shape[1:3]).mean(2)
@@ -77,12 +80,12 @@ class PatchAutoencoder(nn.Module):
         between: Tensor = F.interpolate(features.transpose(1, 2), length, mode="linear", align_corners=False)
         return between.transpose(1, 2)[:, : bins.shape[1]]
 
-    def masked_loss(self, session: str, bins: Tensor, target: Tensor, random: torch.Generator) -> Tensor:
-        """Mean loss over what the encoder did not see: whole tokens, and single units within the others.
+    def masked_loss(self, session: str, bins: Tensor, truth: Tensor, random: torch.Generator) -> Tensor:
+        """Returns the mean loss over what the encoder did not see: whole tokens, and single units in the others.
 
-        Hiding tokens teaches time, hiding units teaches what units share (Keshtkaran and Pandarinath 2019).
+        Hidden tokens teach how activity goes on, hidden units teach what units share (Keshtkaran and Pandarinath 2019).
 
-        bins (batch, bins, channels) z-scored; target the same bins as counts, or as they are.
+        bins (batch, bins, channels) are z-scored; truth holds the same bins as counts, or as they are.
         """
         values, real = self.values(session, bins), self.tokenizer.split(session, torch.ones_like(bins)) > 0
         kept = torch.rand(values.shape, generator=random).to(bins) >= HIDDEN_UNITS
@@ -99,32 +102,32 @@ class PatchAutoencoder(nn.Module):
         guess = self.predict(session, canvas, times).unflatten(1, (steps, patches))
         hidden = torch.ones(batch, n, device=bins.device).scatter(1, seen, 0.0).unflatten(1, (steps, patches))
         unseen = real * torch.maximum(hidden[..., None], 1 - kept.to(hidden))
-        return self.mean_loss(guess, self.tokenizer.split(session, target), unseen)
+        return self.mean_loss(guess, self.tokenizer.split(session, truth), unseen)
 
     def values(self, session: str, bins: Tensor) -> Tensor:
-        """What the tokenizer reads: z-scored bins, those of a span averaged to unit variance where they are summed."""
+        """Cuts z-scored bins as the tokenizer reads them; counts are scaled so that their sum has unit variance."""
         split = self.tokenizer.split(session, bins)
         return split / self.size.span**0.5 if self.counts else split
 
     def predict(self, session: str, canvas: Tensor, times: Tensor) -> Tensor:
-        """(batch, n, predictor_d) with mask tokens -> (batch, n, width) log rates or values."""
+        """Predicts log rates or values (batch, n, width) from tokens (batch, n, predictor_d), some of them masked."""
         n, width = canvas.shape[1:]
         patches = self.tokenizer.patches[session]
-        canvas = canvas + self.places[slot(session)].repeat(n // patches, 1)
-        angles = rotary_angles(times, width // self.size.heads)
+        canvas = canvas + self.places[name_parameter(session)].repeat(n // patches, 1)
+        angles = compute_rotary_angles(times, width // self.size.heads)
         for block in self.predictor:
             canvas = block(canvas, angles)
-        heads = self.heads[slot(session)].unflatten(0, (patches, -1))
+        heads = self.heads[name_parameter(session)].unflatten(0, (patches, -1))
         guess: Tensor = torch.einsum("btpd,pcd->btpc", rms(canvas).unflatten(1, (-1, patches)), heads)
-        guess = guess + self.offsets[slot(session)]
+        guess = guess + self.offsets[name_parameter(session)]
         return guess.flatten(1, 2)
 
-    def mean_loss(self, guess: Tensor, target: Tensor, counted: Tensor) -> Tensor:
-        """Poisson negative log-likelihood of counts, or squared error of values, where `counted` is 1."""
+    def mean_loss(self, guess: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
+        """Returns Poisson negative log-likelihood of counts, or squared error of values, where `counted` is 1."""
         if self.counts:
             loss = F.poisson_nll_loss(
-                guess, target.clamp(max=COUNT_LIMIT * self.size.span), log_input=True, reduction="none"
+                guess, truth.clamp(max=COUNT_LIMIT * self.size.span), log_input=True, reduction="none"
             )
         else:
-            loss = (guess - target).square()
+            loss = (guess - truth).square()
         return (loss * counted).sum() / counted.sum().clamp(min=1)

@@ -1,7 +1,7 @@
-"""Bins to tokens, with weights of each session's own: no two sessions record the same units.
+"""Tokens from bins, with weights of each session's own, because no two sessions record the same units.
 
-Comes in: one session's bins (batch, bins, channels). Goes out: `BinTokenizer` gives one token a bin
-(the student), `PatchTokenizer` one token a bin and patch of channels or units (the teacher).
+The input is the bins of one session (batch, bins, channels). `BinTokenizer` makes one token a bin for the student,
+`PatchTokenizer` one token a span of bins and patch of channels or units for the teacher.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgedistill.models.transformer import weight
+from edgedistill.models.transformer import draw_weight
 
 
-def slot(name: str) -> str:
-    """A session id or array name as a parameter name, which may hold no dots and must not shadow a method."""
+def name_parameter(name: str) -> str:
+    """Turns a session id or array name into a parameter name, which may hold no dots nor be the name of a method."""
     return "s_" + "".join(c if c.isalnum() else f"_{ord(c):x}_" for c in name)
 
 
-def lagged(bins: Tensor, lags: list[int]) -> Tensor:
-    """(…, bins, channels) -> (…, bins, len(lags) * channels), [lag, channel]; zeros before the first bin."""
+def stack_lags(bins: Tensor, lags: list[int]) -> Tensor:
+    """Turns (…, bins, channels) into (…, bins, len(lags) * channels), [lag, channel], zeros before the first bin."""
     length = bins.shape[-2]
     return torch.cat([F.pad(bins, (0, 0, lag, 0))[..., :length, :] for lag in lags], -1)
 
 
 class BinTokenizer(nn.Module):
-    """One linear map a session from the last `taps` bins to a token.
+    """Maps the last `taps` bins to a token, linearly and with a map for each session.
 
-    Sessions of one array (the same channels) share a base map and differ by a learned deviation, so that
-    another day of that array can be decoded with the base alone.
+    The map of a session is the base map of its array, which sessions with the same channels share, plus a learned
+    deviation. Another day of that array can therefore be decoded with the base alone.
     """
 
     def __init__(self, d: int, taps: int, dilation: int, channels: Mapping[str, int], arrays: Mapping[str, str]):
@@ -40,25 +40,25 @@ class BinTokenizer(nn.Module):
         self.base, self.deviation = nn.ParameterDict(), nn.ParameterDict()
         self.bias = nn.Parameter(torch.zeros(d))
         for session, array in arrays.items():
-            if slot(array) not in self.base:
-                self.base[slot(array)] = weight(d, taps * channels[session])
-            self.deviation[slot(session)] = nn.Parameter(torch.zeros(d, taps * channels[session]))
+            if name_parameter(array) not in self.base:
+                self.base[name_parameter(array)] = draw_weight(d, taps * channels[session])
+            self.deviation[name_parameter(session)] = nn.Parameter(torch.zeros(d, taps * channels[session]))
 
     def weight(self, session: str) -> Tensor:
-        """(d, taps * channels) for one session."""
-        summed: Tensor = self.base[slot(self.arrays[session])] + self.deviation[slot(session)]
+        """Returns the map (d, taps * channels) of one session."""
+        summed: Tensor = self.base[name_parameter(self.arrays[session])] + self.deviation[name_parameter(session)]
         return summed
 
     def forward(self, session: str, bins: Tensor) -> Tensor:
-        """(batch, bins, channels) -> (batch, bins, d)."""
-        return F.linear(lagged(bins, self.lags), self.weight(session), self.bias)
+        """Turns (batch, bins, channels) into tokens (batch, bins, d)."""
+        return F.linear(stack_lags(bins, self.lags), self.weight(session), self.bias)
 
 
 class PatchTokenizer(nn.Module):
-    """One token for each `span` bins and `patch` channels or units, with a patch embedding of the session's own.
+    """Makes one token for each `span` bins and `patch` channels or units, with a patch embedding for each session.
 
-    A bin of 10 ms holds a spike or none, so counts are summed over the span: fewer weights to learn, and the
-    rates hardly change within it. Values are kept bin by bin.
+    Counts are summed over the span: a bin of 10 ms rarely holds a spike, rates hardly change within a span, and there
+    are fewer weights to learn. Values of LFP are kept bin by bin.
     """
 
     def __init__(self, d: int, patch: int, span: int, channels: Mapping[str, int], counts: bool) -> None:
@@ -68,12 +68,12 @@ class PatchTokenizer(nn.Module):
         self.patches = {session: -(-count // patch) for session, count in channels.items()}
         self.maps, self.position = nn.ParameterDict(), nn.ParameterDict()
         for session, patches in self.patches.items():
-            maps = torch.stack([weight(d, self.width) for _ in range(patches)])
-            self.maps[slot(session)] = nn.Parameter(maps.detach())
-            self.position[slot(session)] = nn.Parameter(0.02 * torch.randn(patches, d))
+            maps = torch.stack([draw_weight(d, self.width) for _ in range(patches)])
+            self.maps[name_parameter(session)] = nn.Parameter(maps.detach())
+            self.position[name_parameter(session)] = nn.Parameter(0.02 * torch.randn(patches, d))
 
     def split(self, session: str, bins: Tensor) -> Tensor:
-        """(batch, bins, channels) -> (batch, bins / span, patches, width), filled with zeros at the ends."""
+        """Cuts (batch, bins, channels) into (batch, bins / span, patches, width), with zeros at the ends."""
         patches = self.patches[session]
         fill = (0, patches * self.patch - bins.shape[2], 0, -bins.shape[1] % self.span)
         split = F.pad(bins, fill).unflatten(2, (patches, self.patch)).unflatten(1, (-1, self.span))
@@ -81,7 +81,7 @@ class PatchTokenizer(nn.Module):
         return tokens
 
     def forward(self, session: str, values: Tensor) -> Tensor:
-        """(batch, steps, patches, width) from `split`, of about unit variance -> (batch, steps, patches, d)."""
-        tokens: Tensor = torch.einsum("btpc,pdc->btpd", values, self.maps[slot(session)])
-        tokens = tokens + self.position[slot(session)]
+        """Turns (batch, steps, patches, width) from `split`, about unit variance, into (batch, steps, patches, d)."""
+        tokens: Tensor = torch.einsum("btpc,pdc->btpd", values, self.maps[name_parameter(session)])
+        tokens = tokens + self.position[name_parameter(session)]
         return tokens

@@ -15,7 +15,7 @@ from time import monotonic
 from edgedistill.config import Preset, StudentSize, load_preset, preset_names
 from edgedistill.data.bins import SessionBins
 from edgedistill.files import atomic_write
-from edgedistill.models.files import checkpoint_sha256
+from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
@@ -32,10 +32,10 @@ from edgedistill.pipeline.ranges import FineTuning, finetune, window_progress
 from edgedistill.pipeline.run_context import Progress, Run, provenance_of
 from edgedistill.pipeline.teacher import TeacherLatents, latents_from_teacher, load_known_teacher
 from edgedistill.quantization.calibration.range_search import calibrate
-from edgedistill.quantization.calibration.ranges import Ranges, plain_shape
+from edgedistill.quantization.calibration.ranges import Ranges, shape_from_size
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, require_teacher
 from edgedistill.quantization.integers import require_parts
-from edgedistill.training.batches import TrainingSession, gap_for, training_session, unlabelled_block
+from edgedistill.training.batches import TrainingSession, compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import score_student
 
 Ranking = tuple[tuple[str, float], ...]  # part, R² lost when it alone is quantized
@@ -127,12 +127,12 @@ def checked_request(options: CalibrationOptions, progress: Progress | None) -> C
         require_writable(path)
     pretrained = load_pretrained_student(options.run)
     size = pretrained.student.size
-    require_parts(plain_shape(size), recipe.keep)
+    require_parts(shape_from_size(size), recipe.keep)
     cache = Cache(options.out.with_name(options.out.name + ".work"))
     need = ("lfp", "units") if recipe.finetune else ("lfp",)
     bins = read_sessions(cache, options.data, options.behavior, options.line_hz, need=need, also=("behavior",))
-    gap = gap_for(bins, size)
-    sessions = tuple(training_session(b, gap) for b in bins)
+    gap = compute_gap(bins, size)
+    sessions = tuple(training_session_from_bins(b, gap) for b in bins)
     ranked_on = last_labelled_session(bins, sessions) if options.sensitivity else None
     run = Run(cache, preset_of(size), options.seed, provenance_of(bins), progress)
     teacher = None
@@ -148,7 +148,7 @@ def find_ranges(request: CalibrationRequest) -> tuple[Student, Ranges]:
     seen = pretrained.without_new_labels(request.sessions)
     ranges = calibrate(student, seen, "lfp", request.recipe, run.seed, window_progress(run, "calibrate"))
     hashes: dict[str, str | None] = dict(run.provenance.sessions)
-    return student, replace(ranges, sessions=hashes, checkpoint_sha256=checkpoint_sha256(pretrained.student))
+    return student, replace(ranges, sessions=hashes, checkpoint_sha256=hash_checkpoint(pretrained.student))
 
 
 def finetune_pretrained(
@@ -177,7 +177,7 @@ def finetuned_student(request: CalibrationRequest, tuned: Student) -> Pretrained
         arrays=tuned.tokenizer.arrays,
         statistics={**pretrained.statistics, **statistics_of(sessions)},
         readouts=fit_readouts(tuned, sessions) or pretrained.readouts,
-        finetuned_from=checkpoint_sha256(pretrained.student),
+        finetuned_from=hash_checkpoint(pretrained.student),
     )
 
 
@@ -189,7 +189,7 @@ def chart_of(options: CalibrationOptions) -> Path:
 def last_labelled_session(bins: Sequence[SessionBins], sessions: Sequence[TrainingSession]) -> TrainingSession:
     """Returns the latest session with behavior, for the R² of the ranking; RecordingError where none has any."""
     for session in reversed(sessions):
-        if unlabelled_block(session) is None:
+        if find_unlabelled_block(session) is None:
             return session
     require_labels(sessions[-1], bins[-1].path)
     raise AssertionError("unreachable")

@@ -21,8 +21,8 @@ from edgedistill.pipeline.result import TrainingSummary, mean_or_none
 from edgedistill.pipeline.run_context import Progress, Run, provenance_of, shorten_preset
 from edgedistill.pipeline.students import student_from_sessions
 from edgedistill.pipeline.teacher import latents_from_teacher, load_known_teacher
-from edgedistill.training.batches import gap_for, training_session, unlabelled_block
-from edgedistill.training.student_tasks import ROWS, score_student
+from edgedistill.training.batches import compute_gap, find_unlabelled_block, training_session_from_bins
+from edgedistill.training.student_tasks import STUDENT_TASKS, score_student
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
     cache = Cache(out.with_name(out.name + ".work"))
     need = ("lfp", "units", "behavior") if options.supervised else ("lfp", "units")
     bins = read_sessions(cache, options.data, options.behavior, options.line_hz, need=need, also=("behavior",))
-    gap = gap_for(bins, preset.student)
-    sessions = [training_session(b, gap) for b in bins]
+    gap = compute_gap(bins, preset.student)
+    sessions = [training_session_from_bins(b, gap) for b in bins]
     run = Run(cache, preset, options.seed, provenance_of(bins), progress)
     latents = latents_from_teacher(run, load_known_teacher(options.teacher, sessions), sessions)
     task_name = "deployed" if options.supervised else "distilled"
@@ -63,7 +63,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
     pretrained = PretrainedStudent(
         student=student,
         task_name=task_name,
-        task=ROWS[task_name].aligned_by(options.alignment),
+        task=STUDENT_TASKS[task_name].with_alignment(options.alignment),
         arrays=student.tokenizer.arrays,
         statistics=statistics_of(sessions),
         readouts=fit_readouts(student, sessions),
@@ -71,7 +71,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
         provenance=run.provenance,
     )
     save_pretrained_student(pretrained, out)
-    labelled = [session for session in sessions if unlabelled_block(session) is None]
+    labelled = [session for session in sessions if find_unlabelled_block(session) is None]
     return TrainingSummary(
         out=out,
         sessions=tuple(session.id for session in sessions),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgedistill.errors import OutputError, RecordingError, did_you_mean
 from edgedistill.files import output_error
-from edgedistill.training.batches import TrainingSession, unlabelled_block
+from edgedistill.training.batches import TrainingSession, find_unlabelled_block
 
 OTHER_OUT = "choose another --out"
 
@@ -51,7 +51,7 @@ def choose_session(sessions: Sequence[TrainingSession], wanted: str | None) -> T
 
 def require_labels(session: TrainingSession, path: str) -> None:
     """Raises RecordingError where no read-out of `session`, which was read from `path`, could be fitted and scored."""
-    if block := unlabelled_block(session):
+    if block := find_unlabelled_block(session):
         raise RecordingError(
             f"{path}: no known behavior in the {block} block",
             got="less than one second of it without NaN",

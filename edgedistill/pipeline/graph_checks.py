@@ -21,10 +21,10 @@ from edgedistill.measure.score import Fit, fit_of, r2_difference
 from edgedistill.models.student import Student
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.numerics.near import FARTHEST, largest_deviation, nearness, output_spread, why_not_near
-from edgedistill.quantization.onnx_graph import with_definition
+from edgedistill.quantization.onnx_graph import add_definition
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import Readout, behavior_of
+from edgedistill.training.evaluate import Readout, unscale_behavior
 
 FLOAT_GRAPH, HALF_GRAPH = "student.onnx", "student.fp16.onnx"
 PLAIN_GRAPH, PLUGIN_GRAPH = "student.int8.onnx", "student.int8.plugin.onnx"
@@ -51,7 +51,7 @@ def judge_float_graphs(
     test = session.split.test
     bins = session.inputs(modality)[test][:CHECKED_BINS]
     expected = _torch_stream(student, readout, session.id, shape, bins)
-    truth, trained = behavior_of(session)[test][: len(bins)], behavior_of(session)[: session.split.train.stop]
+    truth, trained = unscale_behavior(session)[test][: len(bins)], unscale_behavior(session)[: session.split.train.stop]
 
     def judge(graph: bytes, farthest: float) -> GraphVerdict:
         engine = OnnxEngine(graph, shape)
@@ -78,7 +78,7 @@ def judge_int8_graphs(
     before every step, after a run-up that fills and wraps the rings. Then it decodes the holdout freely.
     """
     bins, test = session.inputs(modality).numpy(), session.split.test
-    behavior = behavior_of(session)
+    behavior = unscale_behavior(session)
     stretch = holdout_stretch(session, model.shape)
     truth = behavior[test]
     decoded = Oracle(model).run(bins[stretch])[-len(truth) :]
@@ -100,7 +100,7 @@ def judge_int8_graphs(
         return GraphVerdict(reason is None, reason, *figures)
 
     def plugin_with_definition() -> bytes:
-        return bytes(with_definition(onnx.load_model_from_string(files[PLUGIN_GRAPH])).SerializeToString())
+        return bytes(add_definition(onnx.load_model_from_string(files[PLUGIN_GRAPH])).SerializeToString())
 
     verdicts = {}
     if PLAIN_GRAPH in files:
@@ -151,7 +151,7 @@ def _torch_stream(
     student: Student, readout: Readout, session: str, shape: StudentShape, bins: torch.Tensor
 ) -> npt.NDArray[np.float64]:
     """Returns kinematics (T, K) of a fresh stream over bins (T, C), computed by PyTorch."""
-    state, expected = student.fresh_state(session), []
+    state, expected = student.make_fresh_state(session), []
     lagged = torch.zeros(shape.lags + 1, shape.channels)
     for bin_ in bins:
         lagged = torch.cat([bin_[None], lagged[:-1]])

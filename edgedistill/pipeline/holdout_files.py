@@ -15,7 +15,7 @@ from edgedistill.data.recording import open_recording
 from edgedistill.frontend import FrontEnd
 from edgedistill.pipeline.graph_checks import holdout_stretch
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import behavior_of
+from edgedistill.training.evaluate import unscale_behavior
 
 HOLDOUT_BYTES = 64 << 20  # of raw frames; a 30 kHz recording would fill a bundle in minutes
 
@@ -30,7 +30,7 @@ def write_holdout(bins: SessionBins, session: TrainingSession, shape: StudentSha
     arrays = {
         "bins": session.inputs("lfp")[stretch].numpy(),
         "counts": session.counts[stretch].numpy().astype(np.uint8),
-        "kinematics": behavior_of(session)[stretch].astype(np.float32),
+        "kinematics": unscale_behavior(session)[stretch].astype(np.float32),
         "score_from": np.array(session.split.test.start - stretch.start),
         "first_bin": np.array(stretch.start),
     }

@@ -13,12 +13,13 @@ from pathlib import Path
 from edgedistill.data.bins import (
     SessionBins,
     bins_from_recording,
-    combine_sessions,
     file_sha256,
     load_session_bins,
     save_session_bins,
 )
-from edgedistill.data.recording import open_recording, session_files
+from edgedistill.data.recording import open_recording
+from edgedistill.data.session_files import find_session_files
+from edgedistill.data.session_loading import combine_sessions
 from edgedistill.pipeline.cache import Cache
 
 
@@ -35,7 +36,7 @@ def read_sessions(
     Each session must have the parts in `need`, and has those of `also` where its file does. RecordingError otherwise.
     """
     sessions = []
-    for path in session_files(list(data)):
+    for path in find_session_files(list(data)):
 
         def make(folder: Path, path: Path = path) -> None:
             with open_recording(path, behavior=behavior) as recording:

@@ -20,9 +20,9 @@ from edgedistill.models.files import Facts, load_student, refuse_damaged_facts, 
 from edgedistill.models.student import Student
 from edgedistill.pipeline.run_context import Provenance
 from edgedistill.training.adapt import Statistics, adapt, require_known_array
-from edgedistill.training.batches import TrainingSession, unlabelled_block
+from edgedistill.training.batches import TrainingSession, find_unlabelled_block
 from edgedistill.training.evaluate import Readout
-from edgedistill.training.student_tasks import ROWS, Row, score_student
+from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_student
 
 Outputs = tuple[tuple[str, ...], tuple[str, ...]]  # names and units of a behavior
 
@@ -33,7 +33,7 @@ class PretrainedStudent:
 
     student: Student
     task_name: str
-    task: Row  # what `edgedistill distill` trained it for: fine-tuning goes on with the same objective
+    task: StudentTask  # what `edgedistill distill` trained it for: fine-tuning goes on with the same objective
     arrays: Mapping[str, str]  # session it was trained on -> array, in the order of training
     statistics: Mapping[str, Statistics]  # session -> mean and std of its LFP in uV
     readouts: Mapping[str, Readout]  # labelled session -> read-out of latents and lagged bins
@@ -117,7 +117,7 @@ def student_from_facts(student: Student, facts: Facts, folder: Path) -> Pretrain
     return PretrainedStudent(
         student=student,
         task_name=task_name,
-        task=ROWS[task_name].aligned_by(facts.get("alignment", "cosine")),
+        task=STUDENT_TASKS[task_name].with_alignment(facts.get("alignment", "cosine")),
         arrays=dict(student.tokenizer.arrays),
         statistics={
             session: (np.array(mean), np.array(std)) for session, (mean, std) in facts.get("normalization", {}).items()
@@ -160,7 +160,7 @@ def readout_from_json(stored: Facts) -> Readout:
 
 def fit_readouts(student: Student, sessions: Sequence[TrainingSession]) -> dict[str, Readout]:
     """Returns a read-out of latents and lagged bins for each session with labels in all blocks."""
-    return {s.id: score_student(student, "deployed", s)[0] for s in sessions if unlabelled_block(s) is None}
+    return {s.id: score_student(student, "deployed", s)[0] for s in sessions if find_unlabelled_block(s) is None}
 
 
 def statistics_of(sessions: Sequence[TrainingSession]) -> dict[str, Statistics]:

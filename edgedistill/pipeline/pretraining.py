@@ -14,7 +14,7 @@ from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.result import TrainingSummary, mean_or_none
 from edgedistill.pipeline.run_context import Progress, Run, provenance_of, shorten_preset
 from edgedistill.pipeline.teacher import teacher_from_sessions
-from edgedistill.training.batches import gap_for, training_session, unlabelled_block
+from edgedistill.training.batches import compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import score_teacher
 
 
@@ -42,13 +42,13 @@ def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Trai
     cache = Cache(out.with_name(out.name + ".work"))
     reading = (options.behavior, options.line_hz)
     bins = read_sessions(cache, options.data, *reading, need=("units",), also=("lfp", "behavior"))
-    gap = gap_for(bins, preset.student)
-    sessions = [training_session(b, gap) for b in bins]
+    gap = compute_gap(bins, preset.student)
+    sessions = [training_session_from_bins(b, gap) for b in bins]
     run = Run(cache, preset, options.seed, provenance_of(bins), progress)
     teacher = teacher_from_sessions(run, sessions)
     config = preset.teacher_training
     save_teacher(teacher, out, {"config": asdict(config), **run.provenance.to_json()})
-    labelled = [session for session in sessions if unlabelled_block(session) is None]
+    labelled = [session for session in sessions if find_unlabelled_block(session) is None]
     return TrainingSummary(
         out=out,
         sessions=tuple(session.id for session in sessions),

@@ -13,7 +13,7 @@ from edgedistill.pipeline.ranges import FineTuning, can_read, finetune, ranges_f
 from edgedistill.pipeline.request import BuildRequest
 from edgedistill.pipeline.trained import TrainedModels, TrainedStudent
 from edgedistill.quantization.calibration.ranges import Ranges
-from edgedistill.quantization.deployment import QuantizedStudent, better, quantize_for_session
+from edgedistill.quantization.deployment import QuantizedStudent, choose_better, quantize_for_session
 from edgedistill.training.batches import TrainingSession
 
 
@@ -70,7 +70,7 @@ def quantize_by_recipe(request: BuildRequest, trained: TrainedModels, subject: T
     )
     student, after = finetune(run, tuning)
     tuned = quantize_with(after, replace(subject, student=student))
-    worse = subject.may_use_labels and better(int8.quantized, tuned.quantized) is int8.quantized
+    worse = subject.may_use_labels and choose_better(int8.quantized, tuned.quantized) is int8.quantized
     return int8 if worse else tuned
 
 

@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgedistill.errors import EdgeDistillError
-from edgedistill.models.files import checkpoint_sha256, load_student, save_student
+from edgedistill.models.files import hash_checkpoint, load_student, save_student
 from edgedistill.models.student import Student
 from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.pipeline.teacher import TeacherLatents
 from edgedistill.quantization.calibration.range_search import Progress as WindowProgress
-from edgedistill.quantization.calibration.range_search import calibrate, measured_table
+from edgedistill.quantization.calibration.range_search import calibrate, measure_table
 from edgedistill.quantization.calibration.ranges import Ranges, read_ranges
 from edgedistill.quantization.calibration.recipe import Recipe
 from edgedistill.quantization.training.finetuning import finetune_student
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.student_tasks import Row
+from edgedistill.training.student_tasks import StudentTask
 
 RANGES = "ranges.json"
 
@@ -30,7 +30,7 @@ class FineTuning:
     """What a fine-tuning starts from and learns from."""
 
     student_name: str  # "deployed", "spike_student": names the stage
-    task: Row  # what the student was trained for
+    task: StudentTask  # what the student was trained for
     student: Student
     ranges: Ranges  # of the student, by a recipe that fine-tunes
     calibrated_on: Sequence[TrainingSession]  # what the ranges were found on
@@ -50,7 +50,7 @@ def ranges_from_student(
         replace(found, sessions=hashes).write(folder / RANGES)
 
     seen = session_inputs(session, session.inputs(modality), session.behavior)  # windows are drawn by speed
-    inputs = [seen, checkpoint_sha256(student), asdict(recipe), run.seed]
+    inputs = [seen, hash_checkpoint(student), asdict(recipe), run.seed]
     return read_ranges(run.cache.stage(stage, inputs, make) / RANGES, student.size)
 
 
@@ -76,14 +76,14 @@ def finetune(run: Run, tuning: FineTuning) -> tuple[Student, Ranges]:
         )  # fmt: skip
         save_student(tuned, folder, {"row": tuning.student_name})
         after = {name: list(map(float, numbers)) for name, numbers in values.items()}
-        found = replace(ranges, values=after, checkpoint_sha256=checkpoint_sha256(tuned))
-        table = measured_table(tuned, tuning.calibrated_on, task.modality, found)
+        found = replace(ranges, values=after, checkpoint_sha256=hash_checkpoint(tuned))
+        table = measure_table(tuned, tuning.calibrated_on, task.modality, found)
         replace(found, table=table).write(folder / RANGES)
         checkpoint.unlink(missing_ok=True)
 
     latents = tuning.teacher_latents
     seen = [session_inputs(s, s.inputs(task.modality), latents[s.id], s.behavior) for s in tuning.sessions]
-    inputs = [seen, checkpoint_sha256(student), ranges.to_json(), asdict(task), asdict(config), run.seed]
+    inputs = [seen, hash_checkpoint(student), ranges.to_json(), asdict(task), asdict(config), run.seed]
     folder = run.cache.stage(stage, inputs, make)
     return load_student(folder)[0], read_ranges(folder / RANGES, student.size)
 

@@ -16,7 +16,7 @@ from edgedistill.compile.engines import require_engine_fits
 from edgedistill.config import StudentSize, load_preset
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import ConfigError, EdgeDistillError, did_you_mean
-from edgedistill.models.files import checkpoint_sha256
+from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.decoder_source import EarlierStudent, NewStudent
@@ -25,12 +25,12 @@ from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.pretrained_student import load_pretrained_student
 from edgedistill.pipeline.run_context import Progress, Run, provenance_of, shorten_preset
 from edgedistill.pipeline.teacher import load_known_teacher
-from edgedistill.quantization.calibration.ranges import plain_shape, read_ranges
+from edgedistill.quantization.calibration.ranges import read_ranges, shape_from_size
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from edgedistill.quantization.integers import require_parts
 from edgedistill.target import Target, load_target, require_buildable
 from edgedistill.training.adapt import MODES
-from edgedistill.training.batches import TrainingSession, gap_for, training_session
+from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def checked_request(options: BuildOptions, progress: Progress | None = None) -> 
     require_sizes_fit(target, decoder.sizes(preset), recipe)
     cache = Cache(options.work or options.out.with_name(options.out.name + ".work"))
     bins = read_sessions(cache, options.data, options.behavior, options.line_hz)
-    gap = max(gap_for(bins, size) for size in decoder.sizes(preset))
-    sessions = tuple(training_session(b, gap) for b in bins)
+    gap = max(compute_gap(bins, size) for size in decoder.sizes(preset))
+    sessions = tuple(training_session_from_bins(b, gap) for b in bins)
     session = choose_session(sessions, options.session)
     chosen = bins[sessions.index(session)]
     require_labels(session, chosen.path)
@@ -128,12 +128,12 @@ def load_decoder_source(options: BuildOptions) -> NewStudent | EarlierStudent:
     pretrained, ranges = load_pretrained_student(options.student), None
     if options.ranges is not None:
         ranges = read_ranges(options.ranges, pretrained.student.size)
-        ranges.require_for(checkpoint_sha256(pretrained.student), str(options.ranges))
+        ranges.require_for(hash_checkpoint(pretrained.student), str(options.ranges))
     return EarlierStudent(pretrained, ranges, options.adapt, options.probe)
 
 
 def require_sizes_fit(target: Target, sizes: Sequence[StudentSize], recipe: Recipe) -> None:
     """Raises an error where a student lacks a part that the recipe keeps, or the target's engine cannot run it."""
     for size in sizes:
-        require_parts(plain_shape(size), recipe.keep)
+        require_parts(shape_from_size(size), recipe.keep)
         require_engine_fits(target, size.window, recipe.keep)

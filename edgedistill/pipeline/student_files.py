@@ -31,9 +31,9 @@ from edgedistill.pipeline.graph_checks import (
 from edgedistill.pipeline.quantized import Int8Student
 from edgedistill.pipeline.ranges import RANGES
 from edgedistill.pipeline.teacher import TeacherSubject
-from edgedistill.quantization.deployment import deployed_weights
+from edgedistill.quantization.deployment import weights_from_student
 from edgedistill.quantization.onnx_graph import graph_for_plugin, graph_from_integers, graph_from_student
-from edgedistill.quantization.onnx_graph.teacher_window import graph_from_teacher, parameters_of, timing_graph
+from edgedistill.quantization.onnx_graph.teacher_window import count_parameters, graph_from_teacher, make_timing_graph
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout
 
@@ -67,7 +67,7 @@ def write_student(student: Student, session: str, readout: Readout) -> tuple[Fil
 
     A graph that could not be written has a verdict instead.
     """
-    weights, shape = deployed_weights(student, session, readout)
+    weights, shape = weights_from_student(student, session, readout)
     graphs, unwritten = write_graphs(
         {
             FLOAT_GRAPH: lambda: graph_from_student(shape, weights),
@@ -113,10 +113,10 @@ def write_teachers(teacher: TeacherSubject, session: str, outputs: int) -> Files
     weight, bias = (part.astype(np.float32) for part in (teacher.readout.weight, teacher.readout.bias))
     trained = graph_from_teacher(teacher.model, session, teacher.window, weight, bias)
     units = teacher.model.channels[session]
-    published = timing_graph(paper.teacher, units, paper.teacher_training.segment_bins, outputs)
+    published = make_timing_graph(paper.teacher, units, paper.teacher_training.segment_bins, outputs)
     facts = {
-        TEACHER: {"params": parameters_of(trained), "window": teacher.window},
-        PUBLISHED: {"params": parameters_of(published), "window": paper.teacher_training.segment_bins},
+        TEACHER: {"params": count_parameters(trained), "window": teacher.window},
+        PUBLISHED: {"params": count_parameters(published), "window": paper.teacher_training.segment_bins},
     }
     graphs = {TEACHER_GRAPH: trained.SerializeToString(), PUBLISHED_GRAPH: published.SerializeToString()}
     return {**graphs, TEACHER_FACTS: json.dumps(facts).encode()}

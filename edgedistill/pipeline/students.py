@@ -18,7 +18,7 @@ from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.pipeline.teacher import TeacherLatents
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import distill_bidirectional
-from edgedistill.training.student_tasks import ROWS, Row, train_row
+from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, train_task
 
 
 def student_from_sessions(
@@ -29,13 +29,13 @@ def student_from_sessions(
     alignment: str = "cosine",
 ) -> Student:
     """Returns a student trained on `sessions` for one task of the table, unless the run's cache holds it."""
-    config, task = run.preset.training, ROWS[task_name].aligned_by(alignment)
+    config, task = run.preset.training, STUDENT_TASKS[task_name].with_alignment(alignment)
     stage = task_name if len(sessions) > 1 or task_name != "unsupervised_lfp" else "single_session_lfp"
 
     def make(folder: Path) -> None:
         checkpoint = folder / "checkpoint.safetensors"
         shown = run.progress_of(stage)
-        student = train_row(task, sessions, run.preset, config, run.seed, teacher_latents, checkpoint, shown)
+        student = train_task(task, sessions, run.preset, config, run.seed, teacher_latents, checkpoint, shown)
         save_student(student, folder, {"row": task_name})
         checkpoint.unlink(missing_ok=True)
 
@@ -62,6 +62,6 @@ def patch_student_from_sessions(
     return load_teacher(run.cache.stage("bidirectional", inputs, make))[0]
 
 
-def labels_for(task: Row, session: TrainingSession) -> Tensor | None:
+def labels_for(task: StudentTask, session: TrainingSession) -> Tensor | None:
     """Returns the behavior of a session, or None for a task whose objective leaves it out."""
     return session.behavior if task.objective.behavior else None

@@ -14,14 +14,14 @@ import numpy as np
 from torch import Tensor
 
 from edgedistill.errors import EdgeDistillError
-from edgedistill.models.files import checkpoint_sha256, load_teacher, save_teacher
+from edgedistill.models.files import hash_checkpoint, load_teacher, save_teacher
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout
-from edgedistill.training.pretrain import teacher_targets as whitened_latents
+from edgedistill.training.pretrain import compute_teacher_latents as whitened_latents
 from edgedistill.training.pretrain import train_teacher
-from edgedistill.training.teacher_window import last_bin_readout
+from edgedistill.training.teacher_window import fit_last_bin_readout
 
 TeacherLatents = dict[str, Tensor]  # session id -> (T, k)
 
@@ -78,10 +78,10 @@ def window_teacher(run: Run, teacher: PatchAutoencoder, session: TrainingSession
     window = segment - segment % teacher.size.span
 
     def make(folder: Path) -> None:
-        readout = last_bin_readout(teacher, session, window)
+        readout = fit_last_bin_readout(teacher, session, window)
         np.savez(folder / "readout.npz", **asdict(readout))
 
-    inputs = [session_inputs(session, session.spikes, session.behavior), checkpoint_sha256(teacher), window]
+    inputs = [session_inputs(session, session.spikes, session.behavior), hash_checkpoint(teacher), window]
     with np.load(run.cache.stage("teacher-readout", inputs, make) / "readout.npz") as kept:
         readout = Readout(kept["weight"], kept["bias"], float(kept["penalty"]), float(kept["validation_r2"]))
     return TeacherSubject(teacher, readout, window)

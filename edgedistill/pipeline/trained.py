@@ -21,10 +21,16 @@ from edgedistill.pipeline.teacher import (
     teacher_from_sessions,
     window_teacher,
 )
-from edgedistill.training.baselines import kalman_score, ridge_score
+from edgedistill.training.baselines import score_kalman, score_ridge
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import Readout, behavior_of, score
-from edgedistill.training.student_tasks import ROWS, Row, score_student, score_teacher, student_features
+from edgedistill.training.evaluate import Readout, score, unscale_behavior
+from edgedistill.training.student_tasks import (
+    STUDENT_TASKS,
+    StudentTask,
+    compute_features,
+    score_student,
+    score_teacher,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +39,7 @@ class TrainedStudent:
 
     name: str  # "deployed" or "spike_student": names its stages
     student: Student
-    task: Row  # what it was trained for
+    task: StudentTask  # what it was trained for
     session: TrainingSession  # as the student reads it
     readout: Readout
     r2: float
@@ -84,7 +90,7 @@ def train_and_score(request: BuildRequest, name: str, latents: TeacherLatents) -
     """Returns a student trained on all sessions, with a read-out fitted on the one that it will decode."""
     student = student_from_sessions(request.run, name, request.sessions, latents)
     readout, scored = score_student(student, name, request.session)
-    return TrainedStudent(name, student, ROWS[name], request.session, readout, scored.r2)
+    return TrainedStudent(name, student, STUDENT_TASKS[name], request.session, readout, scored.r2)
 
 
 def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedStudent:
@@ -99,8 +105,8 @@ def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedS
         readout, scored = score_student(student, "deployed", session)
     else:
         readout = pretrained.require_readout(session, outputs_of(request.bins))
-        features = student_features(student, ROWS["deployed"], session)
-        scored = score(readout, features, behavior_of(session), session.split)
+        features = compute_features(student, STUDENT_TASKS["deployed"], session)
+        scored = score(readout, features, unscale_behavior(session), session.split)
     return TrainedStudent("deployed", student, pretrained.task, session, readout, scored.r2, may_use_labels)
 
 
@@ -109,9 +115,9 @@ def linear_scores(request: BuildRequest) -> Metrics:
     start, session = monotonic(), request.session
     lfp, spikes = session.inputs("lfp").double().numpy(), session.inputs("spikes").double().numpy()
     scores: Metrics = {
-        "ridge_lfp_r2": ridge_score(lfp, session).r2,
-        "kalman_lfp_r2": kalman_score(lfp, session).r2,
-        "ridge_spike_r2": ridge_score(spikes, session).r2,
+        "ridge_lfp_r2": score_ridge(lfp, session).r2,
+        "kalman_lfp_r2": score_kalman(lfp, session).r2,
+        "ridge_spike_r2": score_ridge(spikes, session).r2,
     }
     request.run.cache.note("linear baselines", start)
     return scores

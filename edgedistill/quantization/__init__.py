@@ -1,1 +1,1 @@
-"""From a trained student to the graph that is deployed."""
+"""Turns a trained student into the integers and the graphs that are deployed."""

@@ -1,12 +1,12 @@
-"""The INT8 student over whole stretches in torch: the bits of `numerics.Oracle`, many bins at once.
+"""The INT8 student in torch, many bins at once, with the same bits as `numerics.Oracle`.
 
-The tensors of `student.int8.safetensors` and z-scored bins go in, latents, kinematics and every integer tensor
-come out. It is how fake-quantized PyTorch evaluates, on a CPU or a GPU.
+The inputs are the tensors of `student.int8.safetensors` and z-scored bins. The outputs are latents, kinematics and
+every integer tensor. Fake-quantized PyTorch is evaluated in this way, on a CPU or a GPU.
 
-Why the bits are the same in any order of summation: integers are held in floating point, and every partial sum of
-a product of n int8 pairs is below 127 * 127 * n; where that is below 2**24 float32 holds it, else float64 is used.
-TensorFloat-32 and bfloat16 operands would do as well (|integer| <= 127 fits both), a bfloat16 *result* would not:
-autocast is switched off. Everything else is one rounded operation at a time, nothing fused.
+The bits are the same in any order of summation. Integers are held in floating point, and every partial sum of a product
+of n int8 pairs is below 127 * 127 * n; where that is below 2**24 float32 holds it, and elsewhere float64 is used.
+TensorFloat-32 and bfloat16 operands would do as well, because both hold integers up to 127. A bfloat16 result would
+not, so autocast is switched off. Everything else is one rounded operation at a time, with none fused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgedistill.config import StudentShape
-from edgedistill.models.student import BLOCK, age_bias_band
+from edgedistill.models.student import BLOCK, build_age_bias_band
 from edgedistill.numerics.arithmetic import (
     HIGHEST,
     LANES,
@@ -36,50 +36,51 @@ from edgedistill.numerics.arithmetic import (
     RMS_EPSILON,
 )
 
-PIECE = 512  # bins at once on a CPU: a head's scores (PIECE / BLOCK x 64 x window) stay in the cache
+PIECE = 512  # bins at once on a CPU, so that the scores of a head (PIECE / BLOCK x 64 x window) stay in the cache
 PIECE_GPU = 16384
-EXACT = 2**24  # float32 holds every integer up to here
+EXACT = 2**24  # float32 holds every integer below this
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 
-def exact_stream(shape: StudentShape, tensors: Tensors, bins: Tensor) -> tuple[Tensor, Tensor]:
-    """Bins (T, C) from a fresh stream -> latents (T, d) before the gain, kinematics (T, K), on the device of `bins`.
+def run_exact_stream(shape: StudentShape, tensors: Tensors, bins: Tensor) -> tuple[Tensor, Tensor]:
+    """Runs bins (T, C) through a fresh stream, on the device of `bins`.
 
-    `tensors` are those of `quantize_student`, checked by `numerics.Int8Model`.
+    Returns latents (T, d) before the gain and kinematics (T, K). `tensors` are those of `quantize_student`, checked by
+    `numerics.Int8Model`.
     """
     found = ExactStream(shape, tensors, bins.device).trace(bins, ())
     return found["latents"], found["kinematics"]
 
 
 class ExactStream:
-    """A quantized student at a point in its stream, as `numerics.Oracle` is, for stretches of bins."""
+    """Is a quantized student at a point in its stream, as `numerics.Oracle` is, but takes many bins at once."""
 
     def __init__(self, shape: StudentShape, tensors: Tensors, device: torch.device | str = "cpu") -> None:
         self.shape = shape
-        self._tensors = {name: _on(device, array) for name, array in tensors.items()}
+        self._tensors = {name: _to_device(device, array) for name, array in tensors.items()}
         self._width = torch.tensor(float(shape.d), device=device)
         ring = torch.zeros(shape.heads, shape.window - 1, shape.head_dim, device=device)
-        self._rings = [(ring, ring) for _ in range(shape.layers)]  # keys, values in the order of time
+        self._rings = [(ring, ring) for _ in range(shape.layers)]  # keys and values in the order of time
         self._lags = torch.zeros(shape.lag_rows, shape.channels, device=device)  # in the order of time
         self._live = 0
-        self._bands = [age_bias_band(self._tensors[f"layers.{i}.age_bias"], BLOCK) for i in range(shape.layers)]
+        self._bands = [build_age_bias_band(self._tensors[f"layers.{i}.age_bias"], BLOCK) for i in range(shape.layers)]
 
     @torch.no_grad()
     def trace(self, bins: Tensor, wanted: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Latents (T, d), kinematics (T, K) and integers by name, as `Oracle.trace`; the stream goes on."""
+        """Returns latents (T, d), kinematics (T, K) and integers by name, as `Oracle.trace`; the stream moves on."""
         size = PIECE if bins.device.type == "cpu" else PIECE_GPU
         with torch.autocast(bins.device.type, enabled=False):
-            pieces = [self._piece(piece, wanted) for piece in bins.float().split(size)]
+            pieces = [self._run_piece(piece, wanted) for piece in bins.float().split(size)]
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
     # ---------------------------------------------------------------- the step, over a piece
 
-    def _piece(self, bins: Tensor, wanted: tuple[str, ...] | None) -> dict[str, Tensor]:
+    def _run_piece(self, bins: Tensor, wanted: tuple[str, ...] | None) -> dict[str, Tensor]:
         integers: dict[str, Tensor] = {"bin": quantize(bins, self._tensors["bin.inv_scale"])}
         recent = torch.cat([self._lags, integers["bin"]])
-        taps = self._lagged(recent, [tap * self.shape.dilation for tap in range(self.shape.taps)])
-        x = self._of_bins("embed.weight", taps) + self._tensors["embed.bias"]
+        taps = self._stack_lags(recent, [tap * self.shape.dilation for tap in range(self.shape.taps)])
+        x = self._multiply_bins("embed.weight", taps) + self._tensors["embed.bias"]
         for i in range(self.shape.layers):
             x = self._layer(i, x, integers)
         latents = self._rms(x)
@@ -89,8 +90,8 @@ class ExactStream:
         names = integers if wanted is None else wanted
         return {**{n: integers[n].to(torch.int8) for n in names}, "latents": latents, "kinematics": kinematics}
 
-    def _lagged(self, recent: Tensor, lags: list[int]) -> Tensor:
-        """(R + n, C) in the order of time -> (n, len(lags) * C), [lag, channel]."""
+    def _stack_lags(self, recent: Tensor, lags: list[int]) -> Tensor:
+        """Turns (R + n, C) in the order of time into (n, len(lags) * C), [lag, channel]."""
         before = self.shape.lag_rows
         return torch.cat([recent[before - lag : len(recent) - lag] for lag in lags], 1)
 
@@ -113,12 +114,12 @@ class ExactStream:
         return x + self._linear(name + "wdown", hidden, name + "hidden", integers)
 
     def _attention(self, i: int, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """q (H, n, Dh) over keys, values (H, W - 1 + n, Dh) -> context (n, H * Dh), in blocks as in training."""
+        """Lets q (H, n, Dh) attend over keys and values (H, W - 1 + n, Dh); returns context (n, H * Dh)."""
         n, window = q.shape[1], self.shape.window
-        q, keys, values, bias = in_blocks(q, keys, values, self._bands[i], self._live)
+        q, keys, values, bias = cut_into_blocks(q, keys, values, self._bands[i], self._live)
         scores = _exact_matmul(q, keys, self.shape.head_dim)
         scores = scores.mul_(self._tensors[f"layers.{i}.score_scale"]).add_(bias)
-        # the exponential of -inf is that of -87 here: 127 times it rounds to 0
+        # exp32 takes -inf as -87, and 127 times that exponential rounds to 0
         p = exp32(scores.sub_(scores.amax(-1, keepdim=True))).mul_(LEVELS).round_()
         weighted = _exact_matmul(p, values, window)
         context = weighted.mul_(self._tensors[f"layers.{i}.v.scale"]).div_(p.sum(-1, keepdim=True))
@@ -126,14 +127,14 @@ class ExactStream:
 
     def _readout(self, latents: Tensor, recent: Tensor, integers: dict[str, Tensor]) -> Tensor:
         of_latent = self._linear("readout.latent", latents, "latent", integers)
-        of_bins = self._of_bins("readout.lags", self._lagged(recent, list(range(self.shape.lags + 1))))
+        of_bins = self._multiply_bins("readout.lags", self._stack_lags(recent, list(range(self.shape.lags + 1))))
         return (of_latent + of_bins) + self._tensors["readout.bias"]
 
     def _rms(self, x: Tensor) -> Tensor:
-        # by a tensor, not by a number: on a GPU torch multiplies by the reciprocal of a number
+        # dividing by a number would not do, because on a GPU torch multiplies by its reciprocal
         mean = lane_sum(x * x) / self._width
-        # MKL's float32 root is off by one unit now and then (0.7 % of them). In float64 no root of a float32 comes
-        # closer than two units to a tie of float32, so rounding it once more gives the correctly rounded one
+        # The float32 root of MKL is off by one unit in 0.7 % of cases. In float64 no root of a float32 comes closer
+        # than two units to a tie of float32, so rounding the float64 root once more gives the correctly rounded one.
         root = (mean + float(RMS_EPSILON)).double().sqrt().float()
         return x * (1 / root)[..., None]
 
@@ -143,25 +144,25 @@ class ExactStream:
             return float_product(x, w)
         if activation not in integers:
             integers[activation] = quantize(x, self._tensors[f"{activation}.inv_scale"])
-        return self._requantized(weight, integers[activation])
+        return self._requantize(weight, integers[activation])
 
-    def _of_bins(self, weight: str, bins: Tensor) -> Tensor:
+    def _multiply_bins(self, weight: str, bins: Tensor) -> Tensor:
         w = self._tensors[weight]
         if w.dtype != torch.int8:
             return float_product(bins * self._tensors["bin.scale"], w)
-        return self._requantized(weight, bins)
+        return self._requantize(weight, bins)
 
-    def _requantized(self, weight: str, x: Tensor) -> Tensor:
+    def _requantize(self, weight: str, x: Tensor) -> Tensor:
         w = self._tensors[weight].float()
         return _exact_matmul(x, w.T, w.shape[1]).mul_(self._tensors[f"{weight}.multiplier"])
 
 
-def in_blocks(q: Tensor, k: Tensor, v: Tensor, band: Tensor, live: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries (…, heads, n, Dh) and keys and values of the window - 1 + n bins up to them, cut into blocks.
+def cut_into_blocks(q: Tensor, k: Tensor, v: Tensor, band: Tensor, live: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cuts queries (…, heads, n, Dh), and keys and values of the window - 1 + n bins up to them, into blocks.
 
-    `band` (heads, block, span) from `age_bias_band`, span = block + window - 1; of the first window - 1 keys only
-    the last `live` exist. Returns q (…, heads, blocks, block, Dh), k (…, Dh, span), v (…, span, Dh), and the bias
-    (heads, 1 or blocks, block, span), -inf where a key is not seen.
+    `band` (heads, block, span) is from `build_age_bias_band`, with span = block + window - 1. Only the last `live` of
+    the first window - 1 keys exist. Returns q (…, heads, blocks, block, Dh), k (…, Dh, span), v (…, span, Dh), and the
+    bias (heads, 1 or blocks, block, span), which is -inf where a key is not seen.
     """
     block, span = band.shape[1:]
     blocks = max(1, -(-q.shape[-2] // block))
@@ -179,12 +180,12 @@ def in_blocks(q: Tensor, k: Tensor, v: Tensor, band: Tensor, live: int) -> tuple
 
 
 def quantize(x: Tensor, inv_scale: Tensor) -> Tensor:
-    """round(x * inv_scale), ties to even, saturating at -127 and 127: integers held in float32."""
+    """Returns round(x * inv_scale), ties to even, saturating at -127 and 127; integers are held in float32."""
     return (x * inv_scale).round_().clamp_(-LEVELS, LEVELS)
 
 
 def exp32(x: Tensor) -> Tensor:
-    """`numerics.exp32`, operation by operation."""
+    """Computes `numerics.exp32`, operation by operation."""
     x = x.clamp(float(LOWEST), float(HIGHEST))
     n = (x * float(LOG2_E)).round_()
     r = x.sub_(n * float(LN2_HIGH)).sub_(n * float(LN2_LOW))
@@ -197,24 +198,24 @@ def exp32(x: Tensor) -> Tensor:
 
 
 def lane_sum(x: Tensor) -> Tensor:
-    """`numerics.lane_sum` over the last axis."""
+    """Computes `numerics.lane_sum` over the last axis."""
     parts = F.pad(x, (0, -x.shape[-1] % LANES)).unflatten(-1, (-1, LANES)).unbind(-2)
-    return _tree(parts, -1)[..., 0]
+    return _add_lanes(parts, -1)[..., 0]
 
 
 def float_product(x: Tensor, w: Tensor) -> Tensor:
-    """(T, n) by rows (out, n), each a lane sum of products: the parts that a recipe keeps in float32."""
+    """Multiplies x (T, n) by the rows of w (out, n) as lane sums, for parts that a recipe keeps in float32."""
     fill = -x.shape[1] % LANES
     across, rows = (F.pad(t, (0, fill)).T.contiguous().unflatten(0, (-1, LANES)) for t in (x, w))  # (n / 16, 16, …)
     step = max(1, EXACT // (LANES * len(w)))  # bins at once: two products of 64 MB at most
     parts = across.split(step, 2)
     return torch.cat(
-        [_tree((a[..., None] * b[:, None] for a, b in zip(part, rows, strict=True)), 0)[0] for part in parts]
+        [_add_lanes((a[..., None] * b[:, None] for a, b in zip(part, rows, strict=True)), 0)[0] for part in parts]
     )
 
 
-def _tree(parts: Iterable[Tensor], axis: int) -> Tensor:
-    """Adds parts of 16 lanes along `axis` in order, then lanes 8, 4, 2 and 1 apart."""
+def _add_lanes(parts: Iterable[Tensor], axis: int) -> Tensor:
+    """Adds parts of 16 lanes along `axis` in order, then lanes that are 8, 4, 2 and 1 apart."""
     total = reduce(torch.add, parts)
     for half in (8, 4, 2, 1):
         total = total.narrow(axis, 0, half) + total.narrow(axis, half, half)
@@ -222,11 +223,11 @@ def _tree(parts: Iterable[Tensor], axis: int) -> Tensor:
 
 
 def _exact_matmul(a: Tensor, b: Tensor, terms: int) -> Tensor:
-    """a @ b of integers up to 127, rounded to float32 once; `terms` of a sum differ from 0 at most."""
+    """Returns a @ b of integers up to 127, rounded to float32 once; at most `terms` terms of a sum are not 0."""
     if LEVELS * LEVELS * terms < EXACT:
         return a @ b
     return (a.double() @ b.double()).float()
 
 
-def _on(device: torch.device | str, array: npt.NDArray[Any]) -> Tensor:
+def _to_device(device: torch.device | str, array: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -1,6 +1,6 @@
-"""What `student.safetensors` holds: the name and shape of every float32 tensor, from the student's shape alone.
+"""The name and shape of every float32 tensor in `student.safetensors`, from the shape of the student alone.
 
-Here without onnx, so that a device can make a student of random weights to measure itself with.
+This module does without onnx and torch, so that a device can make a student of random weights to measure itself with.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from edgedistill.config import StudentShape
 
 
-def weight_shapes(shape: StudentShape) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a student, in file order."""
+def list_weight_shapes(shape: StudentShape) -> dict[str, tuple[int, ...]]:
+    """Returns name and shape of every tensor of a student, in the order of the file."""
     d, ff = shape.d, shape.ff
     layer = dict.fromkeys(("wq", "wk", "wv", "wo"), (d, d))
     layer |= {"wgate": (ff, d), "wup": (ff, d), "wdown": (d, ff)}

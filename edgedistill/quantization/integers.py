@@ -1,8 +1,8 @@
-"""From a float32 student and the ranges of its activations to the integers that every engine reads.
+"""The integers that every engine reads, made from a float32 student and the ranges of its activations.
 
-Nothing else makes integers. Gains of the norms and scales of single heads are folded into weights first, so that
-q, k and v have one scale each; scales are rounded to float32 once, multipliers once more; and no accumulator of
-the result can leave 32 bits.
+Integers are made nowhere else. Gains of the norms and scales of single heads are folded into weights first, so that q,
+k and v have one scale each (docs/numerics.md, "Folding"). Scales are rounded to float32 once, multipliers once more,
+and no accumulator of the result can leave 32 bits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgedistill.numerics.arithmetic import LEVELS
 from edgedistill.numerics.tensors import activations, weight_matrices
 
 Array = npt.NDArray[np.float64]
-Ranges = Mapping[str, npt.ArrayLike]  # activation -> its largest magnitude; of q, k, v and context one a head
+Ranges = Mapping[str, npt.ArrayLike]  # activation -> largest magnitude; q, k, v and context have one for each head
 
 PER_HEAD = ("q", "k", "v", "context")
 INT32_MAX = 2**31 - 1
@@ -32,23 +32,24 @@ def quantize_student(
     ranges: Ranges,
     keep: Collection[str] = (),
 ) -> dict[str, npt.NDArray[Any]]:
-    """The tensors of `student.int8.safetensors`.
+    """Returns the tensors of `student.int8.safetensors`.
 
-    `weights` as in `student.safetensors`; `ranges` of the float student before any folding; parts in `keep` stay
-    float32. EdgeDistillError for a range or a weight that no scale fits, and for an accumulator that could overflow.
+    `weights` are those of `student.safetensors`. `ranges` are those of the float student before any folding.
+    Parts in `keep` stay float32. Raises EdgeDistillError for a range or a weight that no scale fits, and for an
+    accumulator that could overflow.
     """
     require_parts(shape, keep)
-    known = checked_ranges(shape, ranges)
+    known = check_ranges(shape, ranges)
     folded, limits = fold(shape, weights, known)
     tensors: dict[str, npt.NDArray[Any]] = {}
     for name in activations(shape):
-        scale = positive_float32(limits[name] / LEVELS, name)
+        scale = round_scales(limits[name] / LEVELS, name)
         tensors |= {f"{name}.scale": scale, f"{name}.inv_scale": (1 / scale.astype(np.float64)).astype(np.float32)}
     for name, (_, source) in weight_matrices(shape).items():
         if part_of(name) in keep:
             tensors[name] = folded[name].astype(np.float32)
         else:
-            tensors |= quantized_rows(name, folded[name], tensors[f"{source}.scale"])
+            tensors |= quantize_rows(name, folded[name], tensors[f"{source}.scale"])
     for i in range(shape.layers):
         q, k = (tensors[f"layers.{i}.{part}.scale"].astype(np.float64) for part in "qk")
         tensors[f"layers.{i}.score_scale"] = (q * k / np.sqrt(shape.head_dim)).astype(np.float32)
@@ -60,7 +61,7 @@ def quantize_student(
 
 
 def require_parts(shape: StudentShape, keep: Collection[str]) -> None:
-    """EdgeDistillError for a part of `keep` that does not exist or cannot stay in higher precision."""
+    """Raises EdgeDistillError for a part in `keep` that does not exist or cannot stay in higher precision."""
     known = [part for part in part_names(shape) if not part.endswith(".attention")]
     for part in keep:
         if part.endswith(".attention"):
@@ -73,8 +74,8 @@ def require_parts(shape: StudentShape, keep: Collection[str]) -> None:
             raise EdgeDistillError(f"unknown part '{part}' to keep", expected=did_you_mean(part, known))
 
 
-def checked_ranges(shape: StudentShape, ranges: Ranges) -> dict[str, Array]:
-    """Ranges as float64 (1,) or (H,). EdgeDistillError names one that is missing, zero, infinite or misshapen."""
+def check_ranges(shape: StudentShape, ranges: Ranges) -> dict[str, Array]:
+    """Returns ranges as float64 (1,) or (H,). Raises EdgeDistillError for one that is missing or unusable."""
     found = {}
     for name in activations(shape):
         if name not in ranges:
@@ -100,10 +101,10 @@ def checked_ranges(shape: StudentShape, ranges: Ranges) -> dict[str, Array]:
 def fold(
     shape: StudentShape, weights: Mapping[str, npt.NDArray[np.float32]], ranges: Mapping[str, Array]
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Weight matrices with gains and head scales in them, and the range (1,) that each activation then has.
+    """Folds gains and head scales into the weight matrices; returns them, and the new range (1,) of each activation.
 
-    Keys of all heads are brought to the range of the widest, and queries the other way, which leaves the scores
-    as they are; the same for values and the columns of the output projection.
+    Keys of all heads are brought to the range of the widest head, and queries the other way, which leaves the scores as
+    they are. Values and the columns of the output projection are treated in the same way.
     """
     folded = {name: weights[name].astype(np.float64) for name in weight_matrices(shape)}
     limits = {name: ranges[name] for name in activations(shape)}
@@ -125,22 +126,23 @@ def fold(
     return folded, limits
 
 
-def quantized_rows(name: str, w: Array, source_scale: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
-    """A matrix (out, n) as int8 with a scale a row, and the multiplier that turns its accumulators into floats.
+def quantize_rows(name: str, w: Array, source_scale: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+    """Quantizes a matrix (out, n) to int8 with a scale for each row.
 
-    A row of zeros (an output that the weight does not touch) has scale 1.
+    Returns the integers, the scales, and the multipliers that turn accumulators into floats. A row of zeros, which is
+    an output that the weight does not touch, has scale 1.
     """
     if not np.isfinite(w).all():
         raise EdgeDistillError(f"'{name}' is not finite", got=f"{np.count_nonzero(~np.isfinite(w))} values")
     largest = np.abs(w).max(axis=1)
-    scale = positive_float32(np.where(largest > 0, largest, LEVELS) / LEVELS, name)
+    scale = round_scales(np.where(largest > 0, largest, LEVELS) / LEVELS, name)
     integers = np.clip(np.rint(w / scale.astype(np.float64)[:, None]), -LEVELS, LEVELS).astype(np.int8)
-    multiplier = positive_float32(scale.astype(np.float64) * source_scale.astype(np.float64), name)
+    multiplier = round_scales(scale.astype(np.float64) * source_scale.astype(np.float64), name)
     return {name: integers, f"{name}.scale": scale, f"{name}.multiplier": multiplier}
 
 
-def positive_float32(values: Array, name: str) -> npt.NDArray[np.float32]:
-    """Scales as float32, as normal numbers; EdgeDistillError where they would vanish or overflow."""
+def round_scales(values: Array, name: str) -> npt.NDArray[np.float32]:
+    """Returns scales as normal float32 numbers. Raises EdgeDistillError where they would vanish or overflow."""
     with np.errstate(over="ignore", under="ignore"):
         scale = values.astype(np.float32)
     tiny = np.finfo(np.float32).tiny
@@ -155,8 +157,8 @@ def positive_float32(values: Array, name: str) -> npt.NDArray[np.float32]:
 
 
 def require_no_overflow(model: Int8Model) -> None:
-    """EdgeDistillError names the accumulator that some input could drive beyond 32 bits."""
-    for name, bound in accumulator_bounds(model).items():
+    """Raises EdgeDistillError that names an accumulator which some input could drive beyond 32 bits."""
+    for name, bound in bound_accumulators(model).items():
         if bound > INT32_MAX:
             raise EdgeDistillError(
                 f"the accumulator of '{name}' can overflow",
@@ -166,8 +168,8 @@ def require_no_overflow(model: Int8Model) -> None:
             )
 
 
-def accumulator_bounds(model: Int8Model) -> dict[str, int]:
-    """The largest magnitude each int32 accumulator can reach with any input in -127 … 127."""
+def bound_accumulators(model: Int8Model) -> dict[str, int]:
+    """Returns the largest magnitude that each int32 accumulator can reach with any input in -127 … 127."""
     shape, tensors = model.shape, model.tensors
     bounds = {
         name: LEVELS * int(np.abs(tensors[name].astype(np.int64)).sum(axis=1).max())
@@ -176,5 +178,5 @@ def accumulator_bounds(model: Int8Model) -> dict[str, int]:
     }
     for i in range(shape.layers):
         bounds[f"layers.{i}.scores"] = LEVELS * LEVELS * shape.head_dim
-        bounds[f"layers.{i}.context"] = LEVELS * LEVELS * shape.window  # and the sum of p is 127 times less
+        bounds[f"layers.{i}.context"] = LEVELS * LEVELS * shape.window  # the sum of p has a bound 127 times smaller
     return bounds

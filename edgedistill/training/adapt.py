@@ -1,7 +1,8 @@
-"""Another day of a known array, without labels: which statistics and which tokenizer it is decoded with.
+"""Another day of a known array, without labels: the statistics and the tokenizer that it is decoded with.
 
-`none`: those of the student's last session. `stats`: the day's own mean and deviation a channel, from its training
-block. `tokenizer`: besides, a deviation of the array's tokenizer learned by filling in hidden bins.
+Mode `none` uses those of the student's last session. Mode `stats` uses the mean and deviation of each channel over the
+day's own training block. Mode `tokenizer` does so too, and learns a deviation of the array's tokenizer by filling in
+hidden bins.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from torch import Tensor, nn
 from edgedistill.config import TrainingConfig
 from edgedistill.errors import ConfigError, RecordingError, did_you_mean
 from edgedistill.models.student import Student
-from edgedistill.models.tokenizer import slot
+from edgedistill.models.tokenizer import name_parameter
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import train_student
 from edgedistill.training.losses import UNSUPERVISED
 
 MODES = ("none", "stats", "tokenizer")
-STEPS = 100  # of `tokenizer`: a small correction, not a new training
+STEPS = 100  # training steps of `tokenizer`, which is a small correction and not a new training
 
 Statistics = tuple[np.ndarray, np.ndarray]
 
@@ -34,9 +35,10 @@ def adapt(
     config: TrainingConfig,
     seed: int = 0,
 ) -> TrainingSession:
-    """Gives `student` a tokenizer for `session`, in place; returns the session as that tokenizer reads it.
+    """Gives `student` a tokenizer for `session`, in place, and returns the session as that tokenizer reads it.
 
-    `old`: mean and std (uV) of the student's last session. RecordingError when the array was never seen.
+    `old` is the mean and deviation (uV) of the student's last session. Raises RecordingError when the student was never
+    trained on the array.
     """
     if mode not in MODES:
         raise ConfigError(f"unknown adaptation '{mode}'", expected=did_you_mean(mode, MODES))
@@ -44,7 +46,9 @@ def adapt(
     tokenizer = student.tokenizer
     tokenizer.channels[session.id] = session.inputs("lfp").shape[1]
     tokenizer.arrays[session.id] = session.array
-    tokenizer.deviation[slot(session.id)] = nn.Parameter(torch.zeros_like(tokenizer.base[slot(session.array)]))
+    tokenizer.deviation[name_parameter(session.id)] = nn.Parameter(
+        torch.zeros_like(tokenizer.base[name_parameter(session.array)])
+    )
     if mode == "none":
         return replace(session, lfp=rescale(session.inputs("lfp"), session.normalization, old), normalization=old)
     if mode == "tokenizer":
@@ -53,8 +57,8 @@ def adapt(
 
 
 def require_known_array(student: Student, session: TrainingSession) -> None:
-    """RecordingError when `student` was never trained on the array of `session`."""
-    if slot(session.array) not in student.tokenizer.base:
+    """Raises RecordingError when `student` was never trained on the array of `session`."""
+    if name_parameter(session.array) not in student.tokenizer.base:
         raise RecordingError(
             f"session {session.id} is of an array the student has not seen",
             got=f"{session.inputs('lfp').shape[1]} channels",
@@ -64,7 +68,7 @@ def require_known_array(student: Student, session: TrainingSession) -> None:
 
 
 def rescale(bins: Tensor, new: Statistics, old: Statistics) -> Tensor:
-    """Z-scores by `new` statistics -> z-scores by `old`; what was masked (0) stays 0."""
+    """Turns z-scores by the `new` statistics into z-scores by the `old` ones; bins that were masked (0) stay 0."""
     mean, std = (torch.from_numpy(s.astype(np.float32)) for s in new)
     old_mean, old_std = (torch.from_numpy(s.astype(np.float32)) for s in old)
     scaled = (bins * std + mean - old_mean) / old_std.clamp(min=1e-6)
@@ -72,8 +76,8 @@ def rescale(bins: Tensor, new: Statistics, old: Statistics) -> Tensor:
 
 
 def learn_deviation(student: Student, session: TrainingSession, config: TrainingConfig, seed: int) -> None:
-    """Trains the session's deviation alone; everything else of the student is frozen."""
-    own = student.tokenizer.deviation[slot(session.id)]
+    """Trains the deviation of the session alone; everything else in the student is frozen."""
+    own = student.tokenizer.deviation[name_parameter(session.id)]
     trainable = {p: p.requires_grad for p in student.parameters()}
     for parameter in student.parameters():
         parameter.requires_grad_(parameter is own)

@@ -1,4 +1,4 @@
-"""What a day does to an array, done to a batch: lost channels, drifting gains, added noise."""
+"""Changes to a training batch that imitate what happens to an array: lost channels, drifting gains, noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgedistill.config import TrainingConfig
 
 
 def augment(bins: Tensor, config: TrainingConfig, random: torch.Generator) -> Tensor:
-    """(batch, bins, channels) z-scored -> the same with each segment's own losses, gains and noise."""
+    """Returns z-scored (batch, bins, channels) with losses, gains and noise drawn for each segment."""
     batch, _, channels = bins.shape
     gain = torch.exp(config.gain_drift * torch.randn(batch, 1, channels, generator=random))
     kept = torch.rand(batch, 1, channels, generator=random) >= config.channel_dropout
@@ -18,7 +18,7 @@ def augment(bins: Tensor, config: TrainingConfig, random: torch.Generator) -> Te
 
 
 def hide_bins(bins: Tensor, share: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Sets runs of 1 to 20 bins to zero until about `share` is hidden; the mask is (batch, bins, 1), 1 = hidden."""
+    """Sets runs of 1 to 20 bins to zero until about `share` is hidden; the mask (batch, bins, 1) is 1 where hidden."""
     batch, length, _ = bins.shape
     start = torch.rand(batch, length, generator=random) < -torch.log1p(torch.tensor(-min(share, 0.99))) / 10.5
     run = torch.randint(1, 21, (batch, length), generator=random)

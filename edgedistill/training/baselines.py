@@ -1,7 +1,7 @@
-"""What a neural engineer would try first: lagged ridge (Wiener filter) and Kalman filter, both causal.
+"""The decoders that a neural engineer would try first, both causal: lagged ridge (Wiener filter) and Kalman filter.
 
 Each is tuned on the validation block over at least as many settings as any network is.
-Sources: Wiener filter as in Glaser 2020; Kalman filter as in Wu 2003 (state: kinematics and their past).
+Sources: Wiener filter as in Glaser 2020; Kalman filter as in Wu 2003 (the state is the kinematics and their past).
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import (
     Array,
     Score,
-    behavior_of,
+    compute_mean_r2,
     fit_readout,
-    lagged_features,
-    mean_of_moving,
     r2_score,
     score,
+    stack_lagged_bins,
+    unscale_behavior,
 )
 
 RIDGE_LAGS = (5, 10, 20, 40)
 KALMAN_LAGS = (0, 5, 10, 20)
 KALMAN_ORDERS = (1, 2)
-SHRINKAGES = (0.01, 0.1)  # of the observation noise towards its diagonal
+SHRINKAGES = (0.01, 0.1)  # share by which the observation noise is shrunk towards its diagonal
 
 
-def ridge_score(bins: Array, session: TrainingSession, bidirectional: bool = False) -> Score:
-    """Best lagged ridge on (T, C) bins; lags and penalty chosen on validation.
+def score_ridge(bins: Array, session: TrainingSession, bidirectional: bool = False) -> Score:
+    """Returns the score of the best lagged ridge on bins (T, C); lags and penalty are chosen on validation.
 
-    `bidirectional` puts half of the lags into the future: what the same filter would do offline.
+    `bidirectional` puts half of the lags into the future, which shows what the same filter would do offline.
     """
-    behavior, best, chosen = behavior_of(session), -np.inf, None
+    behavior, best, chosen = unscale_behavior(session), -np.inf, None
     for lags in RIDGE_LAGS:
         ahead = lags // 2 if bidirectional else 0
-        features = np.roll(lagged_features(np.vstack([bins, np.zeros((ahead, bins.shape[1]))]), lags), -ahead, 0)
+        features = np.roll(stack_lagged_bins(np.vstack([bins, np.zeros((ahead, bins.shape[1]))]), lags), -ahead, 0)
         features = features[: len(bins)]
         readout = fit_readout(features, behavior, session.split, session.settled)
-        if chosen is None or readout.validation_r2 > best:  # NaN where an output never moves
+        if chosen is None or readout.validation_r2 > best:  # NaN where no output moves
             best, chosen = readout.validation_r2, score(readout, features, behavior, session.split)
     assert chosen is not None
     return chosen
@@ -47,7 +47,7 @@ def ridge_score(bins: Array, session: TrainingSession, bidirectional: bool = Fal
 
 @dataclass(frozen=True, eq=False)
 class KalmanFilter:
-    """Steady-state Kalman filter: state (S,) = last kinematics, observation (F,) = features, both centred."""
+    """Is a steady-state Kalman filter; the state (S,) is the last kinematics, the observation (F,) the features."""
 
     transition: Array  # (S, S)
     gain: Array  # (S, F)
@@ -57,7 +57,7 @@ class KalmanFilter:
     outputs: int
 
     def __call__(self, features: Array) -> Array:
-        """(T, F) -> (T, K), streamed from a zero state."""
+        """Filters features (T, F) from a zero state; returns kinematics (T, K)."""
         innovation_gain = (features - self.mean_features) @ self.gain.T
         keep = self.transition - self.gain @ self.observation @ self.transition
         state, states = np.zeros(len(keep)), np.empty((len(features), len(keep)))
@@ -69,7 +69,7 @@ class KalmanFilter:
 
 @dataclass(frozen=True, eq=False)
 class LinearGaussian:
-    """x' = a x + noise (w); y = h x + noise (q), both centred: what a Kalman filter assumes."""
+    """Holds what a Kalman filter assumes: x' = a x + noise (w) and y = h x + noise (q), both centred."""
 
     a: Array  # (S, S)
     w: Array  # (S, S)
@@ -81,8 +81,8 @@ class LinearGaussian:
 
 
 def fit_linear_gaussian(features: Array, behavior: Array, order: int) -> LinearGaussian:
-    """Least squares for transition and observation, covariances of what they leave."""
-    state = lagged_features(behavior, order - 1)
+    """Fits transition and observation by least squares, and the covariances of their residuals."""
+    state = stack_lagged_bins(behavior, order - 1)
     known = np.asarray(np.isfinite(state).all(1))
     pair = known[1:] & known[:-1]
     mean_state, mean_features = state[known].mean(0), features[known].mean(0)
@@ -94,11 +94,11 @@ def fit_linear_gaussian(features: Array, behavior: Array, order: int) -> LinearG
     return LinearGaussian(a, w, h, q, mean_state, mean_features, behavior.shape[1])
 
 
-def steady_kalman(model: LinearGaussian, shrinkage: float) -> KalmanFilter:
-    """The Riccati recursion to its fixed point, the observation noise shrunk towards its diagonal."""
+def solve_steady_kalman(model: LinearGaussian, shrinkage: float) -> KalmanFilter:
+    """Iterates the Riccati recursion to its fixed point, with the observation noise shrunk towards its diagonal."""
     variance = np.maximum(np.diag(model.q), 1e-9)
     q = (1 - shrinkage) * model.q + shrinkage * np.diag(variance + variance.mean())
-    precision_h = np.linalg.solve(q, model.h)  # information form: the state is small, the observation wide
+    precision_h = np.linalg.solve(q, model.h)  # information form, since the state is small and the observation wide
     information = model.h.T @ precision_h
     p = np.eye(len(model.a))
     for _ in range(2000):
@@ -112,25 +112,25 @@ def steady_kalman(model: LinearGaussian, shrinkage: float) -> KalmanFilter:
 
 
 def fit_kalman(features: Array, behavior: Array, order: int, shrinkage: float) -> KalmanFilter:
-    """Kalman filter of features (T, F) and behavior (T, K) with a state of `order` bins."""
-    return steady_kalman(fit_linear_gaussian(features, behavior, order), shrinkage)
+    """Fits a Kalman filter to features (T, F) and behavior (T, K) with a state of `order` bins."""
+    return solve_steady_kalman(fit_linear_gaussian(features, behavior, order), shrinkage)
 
 
-def kalman_score(bins: Array, session: TrainingSession) -> Score:
-    """Best Kalman filter on (T, C) bins with lags as further observations; settings chosen on validation."""
-    behavior, split = behavior_of(session), session.split
+def score_kalman(bins: Array, session: TrainingSession) -> Score:
+    """Returns the score of the best Kalman filter on bins (T, C) with lags; settings are chosen on validation."""
+    behavior, split = unscale_behavior(session), session.split
     train = slice(session.settled, split.train.stop)
     best, chosen = -np.inf, None
     for lags in KALMAN_LAGS:
-        features = lagged_features(bins, lags)
+        features = stack_lagged_bins(bins, lags)
         for order in KALMAN_ORDERS:
             model = fit_linear_gaussian(features[train], behavior[train], order)
             for shrinkage in SHRINKAGES:
-                kalman = steady_kalman(model, shrinkage)
+                kalman = solve_steady_kalman(model, shrinkage)
                 validation = r2_score(kalman(features[split.validation]), behavior[split.validation])
-                if chosen is None or mean_of_moving(validation) > best:
+                if chosen is None or compute_mean_r2(validation) > best:
                     test = r2_score(kalman(features[split.test]), behavior[split.test])
-                    best = mean_of_moving(validation)
+                    best = compute_mean_r2(validation)
                     chosen = Score(float(np.mean(test)), test, best)
     assert chosen is not None
     return chosen

@@ -1,7 +1,7 @@
-"""Sessions as tensors, and the segments a training step draws from them.
+"""Sessions as tensors, and the segments that a training step draws from them.
 
-Comes in: `SessionBins`. Goes out: `TrainingSession` (normalised on its training block only) and batches of
-contiguous segments chosen by (seed, step) alone, so that a resumed run draws what an undisturbed one would.
+The input is `SessionBins`. The outputs are a `TrainingSession`, normalised on its training block alone, and batches of
+contiguous segments. Segments depend only on (seed, step), so that a resumed run draws what an uninterrupted one would.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from edgedistill.data.bins import SessionBins, Split, fit_normalization, split_b
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import settling_bins, zscore
 
-MIN_LABELLED_BINS = 100  # a block
-UNKNOWN_SETTLING = 1640  # bins; the gap for sessions without LFP, whose clock knows no front end
+MIN_LABELLED_BINS = 100  # in each block
+UNKNOWN_SETTLING = 1640  # bins; settling time that is assumed for sessions without LFP, which have no front end
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSession:
-    """One session ready for training; T bins. Parts the recording lacks are None."""
+    """Holds one session ready for training, with T bins. Parts that the recording lacks are None."""
 
     id: str
-    array: str  # sessions with the same channels share it
+    array: str  # name of the array; sessions with the same channels share it
     lfp: Tensor | None  # (T, C) z-scored, bad bins 0
     spikes: Tensor | None  # (T, U) z-scored counts
     counts: Tensor | None  # (T, U) spikes a bin
     behavior: Tensor | None  # (T, K) z-scored; NaN where unknown
-    scale: tuple[np.ndarray, np.ndarray]  # mean, std of the behavior, in its own units
-    normalization: tuple[np.ndarray, np.ndarray]  # mean, std of the LFP in uV
-    spike_normalization: tuple[np.ndarray, np.ndarray]  # mean, std of the counts a bin
+    scale: tuple[np.ndarray, np.ndarray]  # mean and deviation of the behavior, in its own units
+    normalization: tuple[np.ndarray, np.ndarray]  # mean and deviation of the LFP in uV
+    spike_normalization: tuple[np.ndarray, np.ndarray]  # mean and deviation of the counts in a bin
     split: Split
     settled: int  # first bin of the training block after the front end has settled
 
     def inputs(self, modality: str) -> Tensor:
-        """(T, channels) of `lfp` or `spikes`; RecordingError when the session has none."""
+        """Returns the bins (T, channels) of `lfp` or `spikes`. Raises RecordingError when the session has none."""
         part = self.lfp if modality == "lfp" else self.spikes
         if part is None:
             raise RecordingError(f"session {self.id} holds no {modality}")
         return part
 
 
-def training_session(bins: SessionBins, gap_bins: int) -> TrainingSession:
-    """Normalises every part on the training block of `split_bins(…, gap_bins)`."""
+def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSession:
+    """Builds a TrainingSession, normalised on the training block of `split_bins(…, gap_bins)`."""
     split = split_bins(bins.bins, gap_bins, name=bins.path)
     settled = 0
     lfp, normalization = None, (np.zeros(0), np.zeros(0))
     if bins.lfp is not None and bins.bad is not None and bins.frontend is not None:
         normalization = fit_normalization(bins, split.train)
         lfp = torch.from_numpy(zscore(bins.lfp, bins.bad, *normalization))
-        # after a fifth of the block at the latest: a short session needs its bins more than a clean start
+        # at most a fifth of the block is given to settling, because a short session needs its bins more
         settled = min(settling_bins(bins.frontend), split.train.stop // 5)
     counts, spikes, spike_normalization = None, None, (np.zeros(0), np.zeros(0))
     if bins.counts is not None:
@@ -68,7 +68,7 @@ def training_session(bins: SessionBins, gap_bins: int) -> TrainingSession:
     behavior, scale = None, (np.zeros(0), np.ones(0))
     if bins.behavior is not None:
         known = bins.behavior[split.train].astype(np.float64)
-        with warnings.catch_warnings():  # no label in the training block: none can be used, see `labelled`
+        with warnings.catch_warnings():  # a training block without labels gives NaN, see `find_unlabelled_block`
             warnings.simplefilter("ignore", RuntimeWarning)
             mean, std = np.nanmean(known, 0), np.nanstd(known, 0)
         scale = (mean, np.where(std > 0, std, 1.0))
@@ -88,8 +88,11 @@ def training_session(bins: SessionBins, gap_bins: int) -> TrainingSession:
     )
 
 
-def unlabelled_block(session: TrainingSession) -> str | None:
-    """The first block with less than a second of known behavior: no read-out can be fitted, chosen or scored."""
+def find_unlabelled_block(session: TrainingSession) -> str | None:
+    """Returns the name of the first block with less than a second of known behavior, or None if all blocks have it.
+
+    No read-out can be fitted, chosen or scored on such a block.
+    """
     split = session.split
     train = slice(session.settled, split.train.stop)
     for name, block in (("training", train), ("validation", split.validation), ("test", split.test)):
@@ -99,36 +102,36 @@ def unlabelled_block(session: TrainingSession) -> str | None:
     return None
 
 
-def gap_for(sessions: Sequence[SessionBins], size: StudentSize) -> int:
-    """Bins to leave between blocks: the receptive field of a student of `size` plus the settling time."""
+def compute_gap(sessions: Sequence[SessionBins], size: StudentSize) -> int:
+    """Returns the bins between blocks: the receptive field of a student of `size` plus the settling time."""
     settling = [settling_bins(s.frontend) for s in sessions if s.frontend is not None]
     taps = (size.taps - 1) * size.dilation
     return max(settling, default=UNKNOWN_SETTLING) + size.layers * (size.window - 1) + 1 + taps
 
 
-def random_for(seed: int, step: int) -> torch.Generator:
-    """The randomness of one step, a function of seed and step alone."""
+def make_generator(seed: int, step: int) -> torch.Generator:
+    """Returns the generator of one step; it depends on seed and step alone."""
     mixed = hashlib.sha256(f"{seed}:{step}".encode()).digest()[:8]
     return torch.Generator().manual_seed(int.from_bytes(mixed, "little") >> 1)
 
 
-def training_device() -> torch.device:
-    """The GPU where torch finds one. Sessions stay in memory, segments and models go there."""
+def find_training_device() -> torch.device:
+    """Returns the GPU where torch finds one; segments and models go there, sessions stay in memory."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def draw_segments(
     session: TrainingSession, parts: Sequence[Tensor], config: TrainingConfig, random: torch.Generator
 ) -> list[Tensor]:
-    """The same random segments (batch, segment_bins, …) of each part's training block, on the training device."""
+    """Draws the same random segments (batch, segment_bins, …) of each part's training block, on the training device."""
     length = min(config.segment_bins, session.split.train.stop - session.settled)
     batch = max(1, config.bins_per_step // length)
     last = session.split.train.stop - length
     starts = torch.randint(session.settled, last + 1, (batch,), generator=random)
     at = starts[:, None] + torch.arange(length)
-    return [part[at].to(training_device()) for part in parts]
+    return [part[at].to(find_training_device()) for part in parts]
 
 
 def pick_session(sessions: Sequence[TrainingSession], random: torch.Generator) -> TrainingSession:
-    """One session a step: all of a batch shares its tokenizer."""
+    """Draws the session of one step; all segments of a batch come from one session and share its tokenizer."""
     return sessions[int(torch.randint(len(sessions), (1,), generator=random))]

@@ -1,7 +1,7 @@
-"""Students: one function trains them all, from label-free autoencoder to distilled with behavior.
+"""The training of students: one function trains all kinds, from the label-free autoencoder to the distilled one.
 
-Comes in: sessions, a modality (`lfp`, or `spikes` for the spike student), an `Objective`, the teacher's latents.
-Goes out: a trained `Student`. What differs between the rows of a table is the objective and the sessions alone.
+The inputs are sessions, a modality (`lfp`, or `spikes` for the spike student), an `Objective`, and the teacher's
+latents. The output is a trained `Student`. The models in a table differ only in objective, modality and sessions.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.augment import augment, hide_bins
-from edgedistill.training.batches import TrainingSession, draw_segments, pick_session, random_for, training_device
+from edgedistill.training.batches import (
+    TrainingSession,
+    draw_segments,
+    find_training_device,
+    make_generator,
+    pick_session,
+)
 from edgedistill.training.loop import Progress, fit
 from edgedistill.training.losses import Objective, alignment_loss, known_mse
 
 
-def new_student(
+def make_student(
     sessions: Sequence[TrainingSession], modality: str, size: StudentSize, teacher_d: int, seed: int
 ) -> Student:
-    """An untrained student with a tokenizer for each session."""
+    """Returns an untrained student with a tokenizer for each session."""
     torch.manual_seed(seed)
     channels = {s.id: s.inputs(modality).shape[1] for s in sessions}
-    # LFP channels are places on an array and stay; units are drawn anew every day
+    # LFP channels are places on an array and stay; other units are recorded every day
     arrays = {s.id: s.array if modality == "lfp" else s.id for s in sessions}
     outputs = next((s.behavior.shape[1] for s in sessions if s.behavior is not None), 1)
     return Student(size, channels, arrays, teacher_d, outputs)
@@ -40,16 +46,18 @@ def train_student(
     objective: Objective,
     config: TrainingConfig,
     seed: int,
-    targets: Mapping[str, Tensor] | None = None,
+    teacher_latents: Mapping[str, Tensor] | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Student:
-    """Trains `student` in place on the training blocks; `targets` are the teacher's latents by session."""
+    """Trains `student` in place on the training blocks; `teacher_latents` are the teacher's latents by session."""
 
     def step_loss(step: int) -> Tensor:
-        random = random_for(seed, step)
+        random = make_generator(seed, step)
         session = pick_session(sessions, random)
-        clean, *rest = draw_segments(session, parts_of(session, modality, objective, targets), config, random)
+        clean, *rest = draw_segments(
+            session, select_parts(session, modality, objective, teacher_latents), config, random
+        )
         bins, hidden = augment(clean, config, random), None
         if objective.hidden_share:
             bins, hidden = hide_bins(bins, objective.hidden_share, random)
@@ -57,20 +65,20 @@ def train_student(
         return student_loss(student, objective, latents, clean, hidden, rest, config.burn_in)
 
     def validation_loss() -> float:
-        losses = [validate(student, s, modality, objective, targets, config) for s in sessions]
+        losses = [validate(student, s, modality, objective, teacher_latents, config) for s in sessions]
         return sum(losses) / len(losses)
 
     fit(student, step_loss, validation_loss, config, checkpoint, progress)
     return student
 
 
-def parts_of(
-    session: TrainingSession, modality: str, objective: Objective, targets: Mapping[str, Tensor] | None
+def select_parts(
+    session: TrainingSession, modality: str, objective: Objective, teacher_latents: Mapping[str, Tensor] | None
 ) -> list[Tensor]:
-    """Input bins, then what the objective compares with: teacher latents, behavior."""
+    """Returns the input bins, then what the objective compares with: teacher latents, behavior."""
     parts = [session.inputs(modality)]
-    if objective.alignment and targets is not None:
-        parts.append(targets[session.id])
+    if objective.alignment and teacher_latents is not None:
+        parts.append(teacher_latents[session.id])
     if objective.behavior and session.behavior is not None:
         parts.append(session.behavior)
     return parts
@@ -85,7 +93,7 @@ def student_loss(
     rest: Sequence[Tensor],
     burn_in: int,
 ) -> Tensor:
-    """The objective on (batch, bins, …) after the first `burn_in` bins, whose window is not yet full."""
+    """Returns the objective on (batch, bins, …) after the first `burn_in` bins, whose window is not full yet."""
     latents, clean, rest = latents[:, burn_in:], clean[:, burn_in:], [r[:, burn_in:] for r in rest]
     loss = latents.new_zeros(())
     if objective.reconstruction:
@@ -93,9 +101,9 @@ def student_loss(
         shown = torch.ones_like(error) if hidden is None else hidden[:, burn_in:]
         loss = loss + objective.reconstruction * (error * shown).sum() / shown.sum().clamp(min=1)
     if objective.alignment:
-        target, *rest = rest
+        truth, *rest = rest
         guess = student.to_teacher(latents)
-        loss = loss + objective.alignment * alignment_loss(guess, target, objective.alignment_kind)
+        loss = loss + objective.alignment * alignment_loss(guess, truth, objective.alignment_kind)
     if objective.behavior and rest:
         loss = loss + objective.behavior * known_mse(student.to_behavior(latents), rest[0])
     return loss
@@ -106,15 +114,16 @@ def validate(
     session: TrainingSession,
     modality: str,
     objective: Objective,
-    targets: Mapping[str, Tensor] | None,
+    teacher_latents: Mapping[str, Tensor] | None,
     config: TrainingConfig,
 ) -> float:
-    """The objective on the validation block, clean input, the same hidden bins at every call."""
+    """Returns the objective on the validation block, with clean input and the same hidden bins at every call."""
     block = session.split.validation
-    clean, *rest = (part[block][None].to(training_device()) for part in parts_of(session, modality, objective, targets))
+    parts = select_parts(session, modality, objective, teacher_latents)
+    clean, *rest = (part[block][None].to(find_training_device()) for part in parts)
     bins, hidden = clean, None
     if objective.hidden_share:
-        bins, hidden = hide_bins(clean, objective.hidden_share, random_for(0, -1))
+        bins, hidden = hide_bins(clean, objective.hidden_share, make_generator(0, -1))
     latents = student(session.id, bins)
     return student_loss(student, objective, latents, clean, hidden, rest, config.burn_in).item()
 
@@ -124,33 +133,35 @@ def distill_bidirectional(
     size: TeacherSize,
     config: TrainingConfig,
     seed: int,
-    targets: Mapping[str, Tensor],
+    teacher_latents: Mapping[str, Tensor],
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> PatchAutoencoder:
-    """The published shape of student: patch tokens of LFP, every bin sees every other; alignment alone."""
+    """Trains the published kind of student: patch tokens of LFP, every bin sees every other, alignment alone."""
     torch.manual_seed(seed)
-    teacher_d = next(iter(targets.values())).shape[1]
+    teacher_d = next(iter(teacher_latents.values())).shape[1]
     channels = {s.id: s.inputs("lfp").shape[1] for s in sessions}
     model = PatchAutoencoder(size, channels, counts=False, teacher_d=teacher_d)
 
-    def loss(session: TrainingSession, bins: Tensor, target: Tensor) -> Tensor:
+    def loss(session: TrainingSession, bins: Tensor, truth: Tensor) -> Tensor:
         assert model.to_teacher is not None
-        return alignment_loss(model.to_teacher(model.latents(session.id, bins)), target, "cosine")
+        return alignment_loss(model.to_teacher(model.latents(session.id, bins)), truth, "cosine")
 
     def step_loss(step: int) -> Tensor:
-        random = random_for(seed, step)
+        random = make_generator(seed, step)
         session = pick_session(sessions, random)
-        bins, target = draw_segments(session, [session.inputs("lfp"), targets[session.id]], config, random)
-        return loss(session, augment(bins, config, random), target)
+        bins, truth = draw_segments(session, [session.inputs("lfp"), teacher_latents[session.id]], config, random)
+        return loss(session, augment(bins, config, random), truth)
 
     def validation_loss() -> float:
         total = 0.0
         for s in sessions:
             block = s.split.validation
             length = min(config.segment_bins, block.stop - block.start)
-            parts = [p[block].unfold(0, length, length).transpose(1, 2) for p in (s.inputs("lfp"), targets[s.id])]
-            total += loss(s, *(p.to(training_device()) for p in parts)).item() / len(sessions)
+            parts = [
+                p[block].unfold(0, length, length).transpose(1, 2) for p in (s.inputs("lfp"), teacher_latents[s.id])
+            ]
+            total += loss(s, *(p.to(find_training_device()) for p in parts)).item() / len(sessions)
         return total
 
     fit(model, step_loss, validation_loss, config, checkpoint, progress)

@@ -1,6 +1,6 @@
-"""What the student is trained on: weights for reconstruction, alignment to the teacher and behavior.
+"""The objectives a student is trained on: weights of reconstruction, alignment to the teacher, and behavior.
 
-Source of alignment and its weight: Erturk, Hashemi, Shanechi, NeurIPS 2025 (arXiv 2512.12461).
+The alignment and its weight are from Erturk, Hashemi, Shanechi, NeurIPS 2025 (arXiv 2512.12461).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ALIGNMENTS = ("cosine", "mse")
 
 @dataclass(frozen=True)
 class Objective:
-    """Weights of the three terms; `hidden_share` of the input bins is hidden (self-supervision)."""
+    """Holds the weights of the three terms; `hidden_share` of the input bins is hidden (self-supervision)."""
 
     reconstruction: float = 0.0
     alignment: float = 0.0
@@ -40,14 +40,14 @@ SUPERVISED = Objective(behavior=1.0)
 DISTILLED_WITH_BEHAVIOR = Objective(alignment=0.5, behavior=1.0)
 
 
-def alignment_loss(guess: Tensor, target: Tensor, kind: str) -> Tensor:
-    """(batch, bins, d) against the teacher's latents: 1 - mean cosine over bins, or mean squared error."""
+def alignment_loss(guess: Tensor, truth: Tensor, kind: str) -> Tensor:
+    """Compares (batch, bins, d) with the teacher's latents: 1 - mean cosine over bins, or mean squared error."""
     if kind == "mse":
-        return (guess - target).square().mean()
-    return 1 - F.cosine_similarity(guess, target, dim=-1).mean()
+        return (guess - truth).square().mean()
+    return 1 - F.cosine_similarity(guess, truth, dim=-1).mean()
 
 
-def known_mse(guess: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error where the target is known (not NaN)."""
-    known = torch.isfinite(target)
-    return ((guess - torch.nan_to_num(target)).square() * known).sum() / known.sum().clamp(min=1)
+def known_mse(guess: Tensor, truth: Tensor) -> Tensor:
+    """Returns the mean squared error where the truth is known (not NaN)."""
+    known = torch.isfinite(truth)
+    return ((guess - torch.nan_to_num(truth)).square() * known).sum() / known.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""The spike teacher: masked autoencoding over many sessions, and its latents for the student to follow."""
+"""The training of the spike teacher by masked autoencoding over many sessions, and the latents a student follows."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.batches import (
     TrainingSession,
     draw_segments,
+    find_training_device,
+    make_generator,
     pick_session,
-    random_for,
-    training_device,
 )
 from edgedistill.training.loop import Progress, fit
 
 VALIDATION_SEGMENTS = 8
-TARGET_COMPONENTS = 32
+TEACHER_COMPONENTS = 32
 
 
 def train_teacher(
@@ -31,7 +31,7 @@ def train_teacher(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> PatchAutoencoder:
-    """A spike teacher trained on the training blocks of all `sessions`."""
+    """Trains a spike teacher on the training blocks of all `sessions`."""
     return train_autoencoder(sessions, "spikes", size, config, seed, checkpoint, progress)
 
 
@@ -44,19 +44,21 @@ def train_autoencoder(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> PatchAutoencoder:
-    """Masked autoencoder on `spikes` (the teacher) or `lfp` (the bidirectional baseline)."""
+    """Trains a masked autoencoder on `spikes` (the teacher) or `lfp` (the bidirectional baseline)."""
     torch.manual_seed(seed)
     channels = {s.id: s.inputs(modality).shape[1] for s in sessions}
     model = PatchAutoencoder(size, channels, modality == "spikes")
-    if modality == "spikes":  # else a short training is spent on finding the mean rates
+    if modality == "spikes":  # a short training would otherwise be spent on finding the mean rates
         for session in sessions:
-            model.start_at_mean(session.id, target_of(session, modality)[session.split.train].mean(0))
+            model.start_at_mean(session.id, select_truth(session, modality)[session.split.train].mean(0))
 
     def step_loss(step: int) -> Tensor:
-        random = random_for(seed, step)
+        random = make_generator(seed, step)
         session = pick_session(sessions, random)
-        bins, target = draw_segments(session, [session.inputs(modality), target_of(session, modality)], config, random)
-        return model.masked_loss(session.id, bins, target, random)
+        bins, truth = draw_segments(
+            session, [session.inputs(modality), select_truth(session, modality)], config, random
+        )
+        return model.masked_loss(session.id, bins, truth, random)
 
     def validation_loss() -> float:
         return sum(validate_masked(model, s, modality, config) for s in sessions) / len(sessions)
@@ -65,26 +67,29 @@ def train_autoencoder(
     return model
 
 
-def target_of(session: TrainingSession, modality: str) -> Tensor:
-    """What the masked bins are compared with: counts for spikes, the z-scored bins themselves for LFP."""
+def select_truth(session: TrainingSession, modality: str) -> Tensor:
+    """Returns what the masked bins are compared with: counts for spikes, the z-scored bins themselves for LFP."""
     return session.inputs(modality) if session.counts is None or modality == "lfp" else session.counts
 
 
 def validate_masked(model: PatchAutoencoder, session: TrainingSession, modality: str, config: TrainingConfig) -> float:
-    """Masked loss on the validation block, the same masks at every call."""
+    """Returns the masked loss on the validation block, with the same masks at every call."""
     block = session.split.validation
-    parts = [session.inputs(modality)[block], target_of(session, modality)[block]]
+    parts = [session.inputs(modality)[block], select_truth(session, modality)[block]]
     length = min(config.segment_bins, len(parts[0]))
     segments = (p.unfold(0, length, length).transpose(1, 2)[:VALIDATION_SEGMENTS] for p in parts)
-    bins, target = (s.to(training_device()) for s in segments)
-    return model.masked_loss(session.id, bins, target, random_for(0, -1)).item()
+    bins, truth = (s.to(find_training_device()) for s in segments)
+    return model.masked_loss(session.id, bins, truth, make_generator(0, -1)).item()
 
 
 @torch.no_grad()
-def bidirectional_latents(
+def compute_bidirectional_latents(
     model: PatchAutoencoder, session: str, bins: Tensor, segment_bins: int, batch: int = 16
 ) -> Tensor:
-    """(T, channels) -> (T, d): overlapping segments, of each the middle half, so that every bin has context."""
+    """Returns latents (T, d) of (T, channels), from segments that overlap by half.
+
+    The middle half of each segment is kept, so that every bin has context on both sides.
+    """
     total, length = len(bins), min(segment_bins, len(bins))
     hop = max(1, length // 2)
     starts = [*range(0, total - length, hop), total - length]
@@ -98,19 +103,20 @@ def bidirectional_latents(
     return out
 
 
-def teacher_targets(
+def compute_teacher_latents(
     teacher: PatchAutoencoder, sessions: Sequence[TrainingSession], config: TrainingConfig
 ) -> dict[str, Tensor]:
-    """What a student of these sessions follows: the teacher's latents (T, k), whitened.
+    """Returns what students of these sessions follow: the teacher's latents (T, k), whitened, by session.
 
-    Centred, because a shared constant direction makes every cosine high and every gradient small; the leading
-    `TARGET_COMPONENTS` principal components of all training blocks together, each with unit variance, because
-    what moves the hand is a small part of what the population does. Label-free.
+    They are centred, because a constant direction makes every cosine high and every gradient small. They are the
+    leading `TEACHER_COMPONENTS` principal components over all training blocks, each with unit variance, because what
+    moves the hand is a small part of what the population does. No labels are used.
     """
-    latents = {s.id: bidirectional_latents(teacher, s.id, s.inputs("spikes"), config.segment_bins) for s in sessions}
+    length = config.segment_bins
+    latents = {s.id: compute_bidirectional_latents(teacher, s.id, s.inputs("spikes"), length) for s in sessions}
     train = torch.cat([latents[s.id][s.split.train] for s in sessions])
     mean = train.mean(0)
     _, spread, directions = torch.linalg.svd(train - mean, full_matrices=False)
-    kept = min(TARGET_COMPONENTS, len(directions))
+    kept = min(TEACHER_COMPONENTS, len(directions))
     scale = (spread[:kept] / len(train) ** 0.5).clamp(min=1e-6)
     return {name: (latent - mean) @ directions[:kept].T / scale for name, latent in latents.items()}

@@ -21,7 +21,7 @@ from edgedistill.data.recording import open_recording
 from edgedistill.errors import BundleError, ConfigError, EngineError, RecordingError
 from edgedistill.machine.description import describe_machine
 from edgedistill.measure.score import fit_of
-from edgedistill.quantization.onnx_graph.teacher_window import timing_graph
+from edgedistill.quantization.onnx_graph.teacher_window import make_timing_graph
 from edgedistill.report import page_from_results
 
 from ..bundles import CONFIG, SHAPE, SPIKE_STATISTICS, UNITS, manifest, student_files, write_test_bundle
@@ -164,7 +164,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle with a teacher, and one to be timed only."""
     small = write_test_bundle(tmp_path_factory.mktemp("whole") / "small.edge")
     files = {name: small.read(name) for name in small.names if name != "manifest.json"}
-    graph = timing_graph(TEACHER_SIZE, UNITS, 12, 2).SerializeToString()
+    graph = make_timing_graph(TEACHER_SIZE, UNITS, 12, 2).SerializeToString()
     facts = {name: {"params": 1234, "window": 12} for name in ("spike-teacher", "spike-teacher-published")}
     files |= {"subjects/spike-teacher.onnx": graph, "subjects/spike-teacher-published.onnx": graph}
     files["subjects/teachers.json"] = json.dumps(facts).encode()

@@ -11,7 +11,7 @@ from safetensors.numpy import load
 from edgedistill.bench.peers import TorchEager, WindowTeacher, dynamic_int8_graph
 from edgedistill.config import TeacherSize
 from edgedistill.errors import EngineError
-from edgedistill.quantization.onnx_graph.teacher_window import parameters_of, timing_graph
+from edgedistill.quantization.onnx_graph.teacher_window import count_parameters, make_timing_graph
 from edgedistill.runtime.onnx_engine import OnnxEngine
 
 from ..bundles import SHAPE, student_files
@@ -42,7 +42,7 @@ def test_dynamic_int8_is_near_and_not_the_same() -> None:
 
 
 def test_the_teacher_sees_its_window_and_forgets_it() -> None:
-    graph = timing_graph(TEACHER, units=5, window=12, outputs=2)
+    graph = make_timing_graph(TEACHER, units=5, window=12, outputs=2)
     teacher, counts = WindowTeacher(graph.SerializeToString()), np.ones(5, np.float32)
     first = teacher.step(counts)
     assert first.shape == (2,)
@@ -50,7 +50,7 @@ def test_the_teacher_sees_its_window_and_forgets_it() -> None:
     teacher.reset()
     assert not teacher.export_state()["counts"].any()
     assert np.array_equal(teacher.step(counts), first)
-    assert parameters_of(graph) > TEACHER.d * TEACHER.d
+    assert count_parameters(graph) > TEACHER.d * TEACHER.d
 
 
 def test_a_graph_that_is_none_is_refused() -> None:

@@ -18,16 +18,17 @@ from click.testing import CliRunner, Result
 
 from edgedistill.cli import main
 from edgedistill.config import StudentSize
-from edgedistill.data.bins import file_sha256, load_sessions
+from edgedistill.data.bins import file_sha256
+from edgedistill.data.session_loading import load_sessions
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
-from edgedistill.models.files import checkpoint_sha256, load_student, save_student, save_teacher
+from edgedistill.models.files import hash_checkpoint, load_student, save_student, save_teacher
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.numerics import part_names
 from edgedistill.pipeline import calibration
-from edgedistill.quantization.calibration.ranges import plain_shape, read_ranges
-from edgedistill.training.batches import gap_for, training_session
-from edgedistill.training.distill import new_student
+from edgedistill.quantization.calibration.ranges import read_ranges, shape_from_size
+from edgedistill.training.batches import compute_gap, training_session_from_bins
+from edgedistill.training.distill import make_student
 
 from ..training.sessions import TEACHER
 
@@ -63,8 +64,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     list(simulate_to_nwb(config, folder / "data"))
     (folder / "other").mkdir()
     bins = load_sessions([folder / "data" / "sim00_day01.nwb"])
-    sessions = [training_session(b, gap_for(bins, SIZE)) for b in bins]
-    student = new_student(sessions, "lfp", SIZE, TEACHER.d, 0)
+    sessions = [training_session_from_bins(b, compute_gap(bins, SIZE)) for b in bins]
+    student = make_student(sessions, "lfp", SIZE, TEACHER.d, 0)
     statistics = {s.id: [values.tolist() for values in s.normalization] for s in sessions}
     save_student(student, folder / "run", {"row": "distilled", "normalization": statistics})
     (folder / "small.toml").write_text(RECIPE)
@@ -81,7 +82,7 @@ def test_ranges_are_written_with_their_provenance_and_shown(home: Path, tmp_path
     found = answer(*words)
     ranges = read_ranges(out, SIZE)
     student = load_student(home / "run")[0]
-    ranges.require_for(checkpoint_sha256(student))
+    ranges.require_for(hash_checkpoint(student))
     assert ranges.sessions == found["sessions"] == {"sim00-day01": file_sha256(day(home, 1))}
     assert (found["recipe"], found["windows_asked"], len(found["windows"])) == ("small", 8, 8)
     assert found["table"] == list(ranges.table)
@@ -126,7 +127,7 @@ def test_another_day_of_a_known_array_is_read_with_fresh_statistics(home: Path, 
     found = answer(home / "run", home / "data", "--recipe", home / "small.toml", "--out", out)
     assert set(found["sessions"]) == {"sim00-day01", "sim00-day02"}
     assert {window["session"] for window in found["windows"]} == set(found["sessions"])
-    assert found["checkpoint_sha256"] == checkpoint_sha256(load_student(home / "run")[0])
+    assert found["checkpoint_sha256"] == hash_checkpoint(load_student(home / "run")[0])
 
 
 def test_an_array_the_student_does_not_know_is_refused(home: Path, tmp_path: Path) -> None:
@@ -180,8 +181,8 @@ def test_a_recipe_that_fine_tunes_writes_the_student_its_ranges_are_of(home: Pat
     assert found["student"] == str(tmp_path / "ranges.student")
     student, facts = load_student(tmp_path / "ranges.student")
     ranges = read_ranges(out, SIZE)
-    ranges.require_for(checkpoint_sha256(student))
-    assert facts["finetuned_from"] == checkpoint_sha256(load_student(home / "run")[0])
+    ranges.require_for(hash_checkpoint(student))
+    assert facts["finetuned_from"] == hash_checkpoint(load_student(home / "run")[0])
     assert (facts["row"], list(facts["readouts"])) == ("distilled", ["sim00-day01"])
     assert [row["name"] for row in ranges.table] == list(ranges.values)
     assert all(row["noise_db"] > 5 for row in ranges.table)
@@ -195,7 +196,7 @@ def test_the_ranking_of_parts_is_shown_and_drawn(home: Path, tmp_path: Path) -> 
     found = answer(*words, "--out", tmp_path / "ranges.json")
     lost = [one["r2_drop"] for one in found["sensitivity"]]
     assert lost == sorted(lost, reverse=True)
-    assert {one["part"] for one in found["sensitivity"]} == set(part_names(plain_shape(SIZE)))
+    assert {one["part"] for one in found["sensitivity"]} == set(part_names(shape_from_size(SIZE)))
     assert found["figure"] == str(tmp_path / "ranges.png")
     assert (tmp_path / "ranges.png").read_bytes().startswith(b"\x89PNG")
     text = call(*words, "--out", tmp_path / "ranges.json", "--figure", tmp_path / "a.svg").stdout

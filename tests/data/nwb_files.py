@@ -1,4 +1,4 @@
-"""Small NWB files of many shapes, as labs write them; what is missing or misplaced is an argument."""
+"""Writes small NWB files of many shapes, as labs write them; arguments say what is missing or misplaced."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def new_nwb(session_id: str | None = "s1", day: int = 1) -> NWBFile:
 
 
 def lfp_volts(rate: float = 250.0, channels: int = 3, seconds: float = SECONDS) -> np.ndarray:
-    """White noise of 100 uV, (time, channels)."""
+    """Returns white noise of 100 uV, (time, channels)."""
     rng = np.random.default_rng(5)
     return (rng.standard_normal((round(seconds * rate), channels)) * 1e-4).astype(np.float32)
 
@@ -51,7 +51,7 @@ def add_lfp(
     first_id: int = 0,
     **settings: Any,
 ) -> None:
-    """`where`: LFP (in ecephys), LFP/other (another module), ecephys, acquisition, acquisition/LFP."""
+    """Adds an LFP. `where` is LFP (in ecephys), LFP/other (another module), ecephys, acquisition or acquisition/LFP."""
     channels = channels or (data.shape[1] if data.ndim > 1 else 1)
     region = add_electrodes(nwb, channels, first_id)
     if "rate" not in settings and "timestamps" not in settings:
@@ -98,7 +98,7 @@ def add_behavior(
     module: str | None = "behavior",
     **settings: Any,
 ) -> None:
-    """`container`: Position, BehavioralTimeSeries or none; without a module into acquisition."""
+    """Adds a behavior series. `container` is Position, BehavioralTimeSeries or none; no module means acquisition."""
     data = velocity() if data is None else data
     if "timestamps" not in settings:
         settings.setdefault("rate", 100.0)
@@ -125,7 +125,7 @@ def write(nwb: NWBFile, path: Path) -> Path:
 
 
 def whole_session(path: Path, session_id: str | None = "s1", day: int = 1, **behavior: Any) -> Path:
-    """LFP, units and velocity, two minutes, nothing odd."""
+    """Writes two minutes of LFP, units and velocity with nothing odd about them."""
     nwb = new_nwb(session_id, day)
     add_lfp(nwb, lfp_volts())
     add_units(nwb)

@@ -1,4 +1,4 @@
-"""The simulator: equal seeds give equal files, and the files are NWB that any reader opens."""
+"""The simulator gives equal files for equal seeds, and the files are NWB that any reader opens."""
 
 from __future__ import annotations
 
@@ -14,16 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.data import simulated_nwb
+from edgedistill.data.simulated_field import sum_unit_fields
 from edgedistill.data.simulated_nwb import UV_PER_BIT, simulate_to_nwb
-from edgedistill.data.simulation import (
-    LATENT_HZ,
-    Population,
-    SimulatedSession,
-    SimulationConfig,
-    draw_population,
-    simulate_sessions,
-    unit_field,
-)
+from edgedistill.data.simulated_population import Population, draw_population
+from edgedistill.data.simulation import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
 from edgedistill.errors import ConfigError, OutputError
 
 SMALL = SimulationConfig(sessions=2, minutes=0.2, seed=3, channels=6, units=5, population=120)
@@ -49,19 +43,19 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_same_seed_same_files_byte_for_byte(files: list[Path], tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_files_byte_for_byte(files: list[Path], tmp_path: Path) -> None:
     again = list(simulate_to_nwb(SMALL, tmp_path / "again"))
     assert [path.name for path in again] == [path.name for path in files]
     assert [digest(path) for path in again] == [digest(path) for path in files]
 
 
-def test_another_seed_another_file(tmp_path: Path) -> None:
+def test_another_seed_gives_another_lfp(tmp_path: Path) -> None:
     paths = [next(simulate_to_nwb(with_seed(seed), tmp_path / str(seed))) for seed in (0, 1)]
     first, second = (session_lfp(path) for path in paths)
     assert not np.array_equal(first, second)
 
 
-def test_fewer_sessions_are_the_first_of_more(days: list[SimulatedSession]) -> None:
+def test_the_first_session_does_not_depend_on_how_many_follow(days: list[SimulatedSession]) -> None:
     only = next(simulate_sessions(with_seed(SMALL.seed)))
     np.testing.assert_array_equal(only.lfp_uv, days[0].lfp_uv)
     np.testing.assert_array_equal(only.unit_ids, days[0].unit_ids)
@@ -71,7 +65,7 @@ def test_the_folder_holds_the_sessions_and_nothing_else(files: list[Path]) -> No
     assert sorted(files[0].parent.iterdir()) == sorted(files)
 
 
-def test_shapes_and_units(days: list[SimulatedSession]) -> None:
+def test_simulated_sessions_have_the_promised_shapes_and_units(days: list[SimulatedSession]) -> None:
     for day in days:
         assert day.lfp_uv.shape == (FRAMES, SMALL.channels)
         assert day.lfp_uv.dtype == np.float32
@@ -95,14 +89,14 @@ def test_spike_times_are_sorted_and_within_the_session(days: list[SimulatedSessi
         assert times[-1] < STEPS / LATENT_HZ
 
 
-def test_dead_channels_are_flat_and_no_others(days: list[SimulatedSession]) -> None:
+def test_only_the_channels_listed_as_dead_are_flat(days: list[SimulatedSession]) -> None:
     for day in days:
         assert np.flatnonzero(np.ptp(day.lfp_uv, axis=0) == 0).tolist() == sorted(day.dead)
         assert day.dead
         assert not set(day.dead) & set(day.noisy)
 
 
-def test_days_share_the_array_and_change_the_units(days: list[SimulatedSession]) -> None:
+def test_days_share_the_array_and_record_different_units(days: list[SimulatedSession]) -> None:
     first, second = days
     np.testing.assert_array_equal(first.electrodes_mm, second.electrodes_mm)
     assert first.unit_ids.tolist() != second.unit_ids.tolist()
@@ -119,12 +113,12 @@ def test_electrodes_stand_on_a_utah_grid(seed: int, channels: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0, 0.8), st.booleans(), st.floats(0.1, 0.4))
-def test_one_spike_comes_late_and_small_from_afar(mm: float, inhibitory: bool, spike_s: float) -> None:
+def test_the_field_of_a_spike_is_later_and_smaller_farther_away(mm: float, inhibitory: bool, spike_s: float) -> None:
     config = SimulationConfig(channels=4, units=1, population=4, rate_hz=10_000)
     place = np.array([[0.0, 0.0], [mm, 0.0], [0.2, 0.0], [0.4, 0.0]])
     kinds = np.array([inhibitory, not inhibitory])  # the second unit stays silent
     population = Population(place, np.zeros((2, 3)), kinds, *(np.zeros(0) for _ in range(4)))
-    field, _ = unit_field(config, population, [np.array([spike_s]), np.zeros(0)], 5000)
+    field, _ = sum_unit_fields(config, population, [np.array([spike_s]), np.zeros(0)], 5000)
     delay_s = 0.0104 + mm / 200
     assert np.argmax(field[:, 1]) / config.rate_hz == pytest.approx(spike_s + delay_s, abs=2e-4)
     assert field[:, 1].max() == pytest.approx(field[:, 0].max() * np.exp(-mm / 0.2), rel=1e-6)
@@ -158,7 +152,7 @@ def session_lfp(path: Path) -> np.ndarray:
         return np.asarray(io.read().processing["ecephys"]["LFP"]["lfp"].data[:])
 
 
-def test_pynwb_reads_what_was_simulated(files: list[Path], days: list[SimulatedSession]) -> None:
+def test_pynwb_reads_the_simulated_values_from_the_file(files: list[Path], days: list[SimulatedSession]) -> None:
     from pynwb import NWBHDF5IO
 
     for path, day in zip(files, days, strict=True):
@@ -190,7 +184,7 @@ def test_the_files_are_valid_nwb(files: list[Path]) -> None:
 # ---------------------------------------------------------------- output that cannot be written
 
 
-def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_output_folder_is_reported_and_kept(tmp_path: Path) -> None:
     taken = tmp_path / "out"
     taken.write_text("mine")
     with pytest.raises(OutputError, match="out"):
@@ -212,8 +206,8 @@ def test_a_write_that_fails_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_an_error_and_no_crash(tmp_path: Path) -> None:
-    """A limit on the size of files stands in for the disk; HDF5 used to take the interpreter down with it."""
+def test_a_full_disk_raises_an_error_and_does_not_crash_the_interpreter(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the full disk, on which HDF5 used to crash the interpreter."""
     code = (
         "import resource; from pathlib import Path; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
         "from edgedistill.cli import main\n"
@@ -221,11 +215,13 @@ def test_a_full_disk_is_an_error_and_no_crash(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "cannot write" in done.stderr
+    assert "could not be written" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_in_place_of_the_file_is_left_alone(tmp_path: Path, days: list[SimulatedSession]) -> None:
+def test_a_folder_in_place_of_the_output_file_is_reported_and_kept(
+    tmp_path: Path, days: list[SimulatedSession]
+) -> None:
     target = tmp_path / "day.nwb"
     (target / "kept").mkdir(parents=True)
     with pytest.raises(OutputError):

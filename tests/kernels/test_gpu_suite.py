@@ -238,7 +238,7 @@ def test_the_step_in_pytorch_equals_the_student() -> None:
     rng = np.random.default_rng(0)
     readouts = {"readout.latent": (2, shape.d), "readout.lags": (2, (shape.lags + 1) * 12), "readout.bias": (2,)}
     weights |= {name: rng.normal(size=size).astype(np.float32) for name, size in readouts.items()}
-    peer, state = StudentStep(shape, weights, "float32", "cpu"), student.fresh_state("s")
+    peer, state = StudentStep(shape, weights, "float32", "cpu"), student.make_fresh_state("s")
     recent = np.zeros((shape.lags + 1, 12), np.float32)
     with torch.inference_mode():
         for bin_ in rng.normal(size=(30, 12)).astype(np.float32):

@@ -37,7 +37,7 @@ def test_a_student_comes_back_with_all_its_sessions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("counts", "teacher_d"), [(True, 0), (False, 5)])
-def test_a_teacher_comes_back(tmp_path: Path, counts: bool, teacher_d: int) -> None:
+def test_a_saved_teacher_is_loaded_unchanged(tmp_path: Path, counts: bool, teacher_d: int) -> None:
     torch.manual_seed(0)
     saved = PatchAutoencoder(TEACHER, {"s": 7}, counts, teacher_d)
     save_teacher(saved, tmp_path, {})
@@ -47,14 +47,14 @@ def test_a_teacher_comes_back(tmp_path: Path, counts: bool, teacher_d: int) -> N
     assert (loaded.to_teacher is None) == (teacher_d == 0)
 
 
-def test_saving_again_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
+def test_saving_again_replaces_the_model_and_leaves_no_other_file(tmp_path: Path) -> None:
     save_student(student(), tmp_path, {"n": 1})
     save_student(student(), tmp_path, {"n": 2})
     assert load_student(tmp_path)[1]["n"] == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
 
 
-def test_a_teacher_is_no_student(tmp_path: Path) -> None:
+def test_loading_a_teacher_as_a_student_is_refused(tmp_path: Path) -> None:
     save_student(student(), tmp_path, {})
     with pytest.raises(EdgeDistillError, match="holds no teacher"):
         load_teacher(tmp_path)

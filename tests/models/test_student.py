@@ -1,4 +1,4 @@
-"""The student's three ways through its weights agree, look back as far as they say and never ahead."""
+"""`forward`, `stream` and `step` of the student agree, look back exactly as far as stated, and never look ahead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from edgedistill.config import StudentSize
-from edgedistill.models.student import Student, StudentState, age_bias_band, window_attention
+from edgedistill.models.student import Student, StudentState, build_age_bias_band, window_attention
 from edgedistill.quantization.onnx_graph import graph_from_student
 from edgedistill.runtime.onnx_engine import OnnxEngine
 
@@ -27,7 +27,7 @@ ARRAYS = {"monday": "left", "tuesday": "left", "other": "right"}
 
 
 def student_of(size: StudentSize, channels: int | None = None) -> Student:
-    """Random everywhere, the parts that start at zero or one included."""
+    """Returns a student whose weights are all random, also those that start at zero or one."""
     torch.manual_seed(0)
     counts = {"monday": channels} if channels else CHANNELS
     student = Student(size, counts, {s: ARRAYS[s] for s in counts}, 4, 2)
@@ -42,13 +42,13 @@ def random_bins(n: int, channels: int = 3, seed: int = 1) -> Tensor:
 
 
 def stepped(student: Student, bins: Tensor, session: str = "monday") -> tuple[Tensor, StudentState]:
-    state = student.fresh_state(session)
+    state = student.make_fresh_state(session)
     return torch.stack([student.step(session, b, state) for b in bins]), state
 
 
 def streamed(student: Student, bins: Tensor, chunks: Sequence[int]) -> Tensor:
-    """As `Student.stream`, with a chunk size of its own for each call into the same cache."""
-    cache, reach, live, at, out = student.empty_cache(1), max(student.tokenizer.lags), 0, 0, []
+    """Streams like `Student.stream`, but with a chunk size of its own for each call into the same cache."""
+    cache, reach, live, at, out = student.make_empty_cache(1), max(student.tokenizer.lags), 0, 0, []
     sizes = [*chunks, len(bins)]
     while at < len(bins):
         stop = min(len(bins), at + sizes.pop(0))
@@ -76,7 +76,7 @@ def test_step_equals_forward_and_stream(name: str) -> None:
     chunks=st.lists(st.integers(1, 200), max_size=12),
     length=st.integers(1, 400),
 )
-def test_ragged_chunks_change_nothing(name: str, chunks: list[int], length: int) -> None:
+def test_chunks_of_any_size_stream_the_same_latents(name: str, chunks: list[int], length: int) -> None:
     student, bins = student_of(SIZES[name]), random_bins(length)
     whole = student("monday", bins[None])[0]
     torch.testing.assert_close(streamed(student, bins, chunks), whole, rtol=0, atol=1e-5)
@@ -84,13 +84,13 @@ def test_ragged_chunks_change_nothing(name: str, chunks: list[int], length: int)
 
 @torch.inference_mode()
 def test_step_equals_stream_and_forward_over_100_000_bins() -> None:
-    """The issue's test: outputs and ring contents, hundreds of times round the ring; one layer, else it takes 40 s."""
+    """Compares outputs and rings over hundreds of turns of the ring. It uses one layer, because more take 40 s."""
     size = StudentSize(d=8, layers=1, heads=2, window=300, ff=8, taps=3, dilation=2, lags=4)
     student, n = student_of(size, channels=2), 100_000
     bins = random_bins(n, 2)
     steps, state = stepped(student, bins)
     torch.testing.assert_close(torch.cat(list(student.stream("monday", bins))), steps, rtol=0, atol=2e-5)
-    whole, cache = student.encode(student.tokenizer("monday", bins[None]), student.empty_cache(1), 0)
+    whole, cache = student.encode(student.tokenizer("monday", bins[None]), student.make_empty_cache(1), 0)
     torch.testing.assert_close(whole[0], steps, rtol=0, atol=2e-5)
     slots = size.window - 1
     assert (state.pos, state.live) == (n % slots, slots)
@@ -102,8 +102,8 @@ def test_step_equals_stream_and_forward_over_100_000_bins() -> None:
 
 
 @pytest.mark.parametrize("name", ["window 2", "window 9", "window 65"])
-def test_the_receptive_field_is_exact(name: str) -> None:
-    """The oldest bin that matters does matter; the one before it changes not one bit."""
+def test_the_receptive_field_reaches_back_exactly_as_far_as_stated(name: str) -> None:
+    """The oldest bin of the field changes the latent, and the bin before it does not change one bit."""
     size = SIZES[name]
     student = student_of(size)
     if size.layers > 1:  # attention even over ages, so that the oldest bin is not lost in rounding
@@ -121,13 +121,13 @@ def test_the_receptive_field_is_exact(name: str) -> None:
 
 
 def latent_at(student: Student, bins: Tensor, at: int) -> Tensor:
-    cache = [(k.double(), v.double()) for k, v in student.empty_cache(1)]
+    cache = [(k.double(), v.double()) for k, v in student.make_empty_cache(1)]
     return student.encode(student.tokenizer("monday", bins[None]), cache, 0)[0][0, at]
 
 
 @settings(max_examples=15, deadline=None)
 @given(name=st.sampled_from(sorted(SIZES)), cut=st.integers(1, 199), value=st.floats(-1e6, 1e6, width=32))
-def test_the_future_changes_no_past_latent(name: str, cut: int, value: float) -> None:
+def test_future_bins_do_not_change_past_latents(name: str, cut: int, value: float) -> None:
     student, bins = student_of(SIZES[name]), random_bins(200)
     other = bins.clone()
     other[cut:] = value
@@ -139,7 +139,7 @@ def test_the_future_changes_no_past_latent(name: str, cut: int, value: float) ->
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_the_folded_graph_is_the_step(name: str) -> None:
+def test_the_graph_of_the_folded_student_computes_the_step(name: str) -> None:
     size, session = SIZES[name], "other"
     student, bins = student_of(size), random_bins(3 * size.window + 5, CHANNELS["other"])
     shape = size.shape(CHANNELS[session], 2)
@@ -164,8 +164,8 @@ def test_the_folded_graph_is_the_step(name: str) -> None:
         np.testing.assert_allclose(kept[f"ring_v_{i}"], v.numpy(), rtol=0, atol=2e-5)
 
 
-def test_window_attention_is_what_it_says() -> None:
-    """Against the definition, one query at a time, with part of the cache alive."""
+def test_window_attention_equals_its_definition() -> None:
+    """Compares with the definition, one query at a time, where only a part of the cache exists."""
     heads, window, n, live = 2, 7, 90, 3
     torch.manual_seed(0)
     q, bias = torch.randn(1, heads, n, 4), torch.randn(heads, window)
@@ -179,8 +179,8 @@ def test_window_attention_is_what_it_says() -> None:
         torch.testing.assert_close(found[:, i], expected, rtol=0, atol=1e-5)
 
 
-def test_the_band_holds_each_age_once() -> None:
-    band = age_bias_band(torch.tensor([[0.0, 1.0, 2.0]]), 2)
+def test_each_row_of_the_age_bias_band_holds_each_age_once() -> None:
+    band = build_age_bias_band(torch.tensor([[0.0, 1.0, 2.0]]), 2)
     gone = -torch.inf
     assert band.tolist() == [[[2, 1, 0, gone], [gone, 2, 1, 0]]]
 

@@ -1,4 +1,4 @@
-"""The teacher never sees what it is asked for, and its latents stand on the bin clock."""
+"""The teacher never sees the tokens it has to predict, and it gives one latent for each bin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgedistill.config import TeacherSize
 from edgedistill.models.teacher import HIDDEN_UNITS, PatchAutoencoder
-from edgedistill.models.tokenizer import slot
+from edgedistill.models.tokenizer import name_parameter
 
 SIZE = TeacherSize(8, 2, 2, 16, patch=4, span=3, predictor_layers=1, predictor_d=8, mask_share=0.4)
 UNITS = 10  # two and a half patches
@@ -27,16 +27,16 @@ def autoencoder(counts: bool = True, **changes: int) -> PatchAutoencoder:
     return model.eval().requires_grad_(False)
 
 
-def random_for(seed: int) -> torch.Generator:
+def make_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 def random_bins(length: int, seed: int = 1, batch: int = 2) -> Tensor:
-    return torch.randn(batch, length, UNITS, generator=random_for(seed))
+    return torch.randn(batch, length, UNITS, generator=make_generator(seed))
 
 
 class Watched:
-    """`masked_loss`, with what it compares and where."""
+    """Returns the `masked_loss`, with what it compares and where."""
 
     def __init__(self, model: PatchAutoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
         self.model, mean_loss = model, model.mean_loss
@@ -48,13 +48,15 @@ class Watched:
         monkeypatch.setattr(model, "mean_loss", remember)
 
     def __call__(self, bins: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        self.model.masked_loss("s1", bins, bins.abs(), random_for(seed))
+        self.model.masked_loss("s1", bins, bins.abs(), make_generator(seed))
         return self.guess, self.counted
 
 
 @pytest.mark.parametrize("counts", [True, False], ids=["counts", "values"])
 @pytest.mark.parametrize("seed", range(5))
-def test_what_is_predicted_was_not_seen(counts: bool, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_covers_only_what_the_encoder_did_not_see(
+    counts: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = autoencoder(counts)
     masked, bins = Watched(model, monkeypatch), random_bins(24)
     guess, unseen = masked(bins, seed)
@@ -67,7 +69,7 @@ def test_what_is_predicted_was_not_seen(counts: bool, seed: int, monkeypatch: py
 
 
 def bins_of(unseen: Tensor, model: PatchAutoencoder) -> Tensor:
-    """(batch, steps, patches, width) -> (batch, bins, units), the inverse of `PatchTokenizer.split`."""
+    """Turns (batch, steps, patches, width) into (batch, bins, units), the inverse of `PatchTokenizer.split`."""
     span, patch = SIZE.span, SIZE.patch
     if model.counts:
         bins = unseen.flatten(2).repeat_interleave(span, 1)
@@ -76,7 +78,7 @@ def bins_of(unseen: Tensor, model: PatchAutoencoder) -> Tensor:
     return bins[..., :UNITS] > 0
 
 
-def test_split_keeps_every_bin_and_unit() -> None:
+def test_splitting_into_patches_keeps_every_bin_and_unit() -> None:
     bins = random_bins(24)
     values = autoencoder(counts=False).tokenizer.split("s1", bins)
     assert values.shape == (2, 8, 3, SIZE.span * SIZE.patch)
@@ -89,15 +91,15 @@ def test_split_keeps_every_bin_and_unit() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(length=st.integers(1, 20), span=st.integers(1, 5), counts=st.booleans())
-def test_a_latent_for_every_bin(length: int, span: int, counts: bool) -> None:
+def test_the_teacher_gives_a_latent_for_every_bin(length: int, span: int, counts: bool) -> None:
     model = autoencoder(counts, span=span)
     latents = model.latents("s1", random_bins(length))
     assert latents.shape == (2, length, SIZE.d)
     assert torch.isfinite(latents).all()
-    assert torch.isfinite(model.masked_loss("s1", random_bins(length), random_bins(length).abs(), random_for(0)))
+    assert torch.isfinite(model.masked_loss("s1", random_bins(length), random_bins(length).abs(), make_generator(0)))
 
 
-def test_latents_look_both_ways() -> None:
+def test_teacher_latents_depend_on_past_and_future_bins() -> None:
     model, bins = autoencoder(), random_bins(30)
     for at in (0, 29):
         other = bins.clone()
@@ -105,31 +107,31 @@ def test_latents_look_both_ways() -> None:
         assert not torch.equal(model.latents("s1", other)[:, 15], model.latents("s1", bins)[:, 15])
 
 
-def test_padding_units_do_not_count() -> None:
-    """Ten units fill two and a half patches: what is predicted for the rest has no say in the loss."""
+def test_units_that_pad_a_patch_do_not_change_the_loss() -> None:
+    """Ten units fill two and a half patches. Predictions for the empty half must not change the loss."""
     model, bins = autoencoder(), random_bins(23)
-    loss = model.masked_loss("s1", bins, bins.abs(), random_for(0))
-    model.offsets[slot("s1")].view(-1)[UNITS:] = 30  # exp(30) spikes a bin
-    assert torch.equal(model.masked_loss("s1", bins, bins.abs(), random_for(0)), loss)
-    model.offsets[slot("s1")].view(-1)[UNITS - 1] = 30
-    assert model.masked_loss("s1", bins, bins.abs(), random_for(0)) > 1e6
+    loss = model.masked_loss("s1", bins, bins.abs(), make_generator(0))
+    model.offsets[name_parameter("s1")].view(-1)[UNITS:] = 30  # exp(30) spikes a bin
+    assert torch.equal(model.masked_loss("s1", bins, bins.abs(), make_generator(0)), loss)
+    model.offsets[name_parameter("s1")].view(-1)[UNITS - 1] = 30
+    assert model.masked_loss("s1", bins, bins.abs(), make_generator(0)) > 1e6
 
 
-def test_the_mean_rate_is_where_the_loss_is_least() -> None:
+def test_the_loss_is_least_at_the_mean_rate() -> None:
     rate = torch.linspace(0.02, 0.3, UNITS)
-    counts = torch.poisson(rate.expand(8, 300, UNITS), generator=random_for(0))
+    counts = torch.poisson(rate.expand(8, 300, UNITS), generator=make_generator(0))
     losses = {}
     for factor in (0.5, 1.0, 2.0):
         model = autoencoder()
         for head in model.heads.values():
             head.zero_()  # offsets alone predict
-        model.offsets[slot("s1")].zero_()
+        model.offsets[name_parameter("s1")].zero_()
         model.start_at_mean("s1", rate * factor)
-        losses[factor] = model.masked_loss("s1", counts, counts, random_for(1)).item()
+        losses[factor] = model.masked_loss("s1", counts, counts, make_generator(1)).item()
     assert min(losses, key=losses.__getitem__) == 1.0
 
 
-def test_masks_follow_from_the_generator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_depend_on_the_random_generator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     masked, bins = Watched(autoencoder(), monkeypatch), random_bins(60)
     _, first = masked(bins, 3)
     assert torch.equal(masked(bins, 3)[1], first)

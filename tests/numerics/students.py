@@ -10,7 +10,7 @@ import numpy.typing as npt
 from edgedistill.config import StudentShape
 from edgedistill.numerics import Int8Model
 from edgedistill.quantization.integers import quantize_student
-from edgedistill.quantization.onnx_graph import weight_shapes
+from edgedistill.quantization.onnx_graph import list_weight_shapes
 
 SMALL = StudentShape(channels=5, outputs=2, d=32, layers=2, heads=2, window=9, ff=48, taps=3, dilation=2, lags=3)
 ODD = StudentShape(channels=3, outputs=1, d=21, layers=1, heads=3, window=4, ff=31, taps=1, dilation=1, lags=0)
@@ -22,7 +22,7 @@ def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, npt.NDArray[
     """Returns weights of the size that training leaves them at."""
     rng = np.random.default_rng(seed)
     weights = {}
-    for name, size in weight_shapes(shape).items():
+    for name, size in list_weight_shapes(shape).items():
         scale = 1 / np.sqrt(size[-1]) if len(size) == 2 else 0.1
         offset = 1.0 if "norm" in name else 0.0
         weights[name] = (offset + scale * rng.standard_normal(size)).astype(np.float32)

@@ -21,25 +21,25 @@ from edgedistill.pipeline.pretrained_student import (
     statistics_of,
 )
 from edgedistill.pipeline.run_context import Provenance
-from edgedistill.training.batches import training_session
-from edgedistill.training.distill import new_student
-from edgedistill.training.student_tasks import ROWS
+from edgedistill.training.batches import training_session_from_bins
+from edgedistill.training.distill import make_student
+from edgedistill.training.student_tasks import STUDENT_TASKS
 
 from ..training.sessions import GAP, STUDENT, session_bins
 
 BINS = [session_bins("day1", 1), session_bins("day2", 2), session_bins("other", 3, first_id=90)]
-SESSIONS = [training_session(bins, GAP) for bins in BINS]
-NEW_DAY = training_session(session_bins("day3", 4), GAP)
+SESSIONS = [training_session_from_bins(bins, GAP) for bins in BINS]
+NEW_DAY = training_session_from_bins(session_bins("day3", 4), GAP)
 OUTPUTS = outputs_of(BINS[0])
 
 
 @pytest.fixture(scope="module")
 def trained() -> PretrainedStudent:
-    student = new_student(SESSIONS, "lfp", STUDENT, 6, seed=0).eval()
+    student = make_student(SESSIONS, "lfp", STUDENT, 6, seed=0).eval()
     return PretrainedStudent(
         student=student,
         task_name="deployed",
-        task=ROWS["deployed"].aligned_by("mse"),
+        task=STUDENT_TASKS["deployed"].aligned_by("mse"),
         arrays=student.tokenizer.arrays,
         statistics=statistics_of(SESSIONS),
         readouts=fit_readouts(student, SESSIONS),
@@ -92,7 +92,7 @@ def test_facts_that_are_missing_are_empty_and_damaged_ones_are_named(folder: Pat
     absent = dict.fromkeys(("row", "alignment", "behavior", "readouts", "sessions", "versions", "finetuned_from"))
     change_facts(folder, **absent)
     found = load_pretrained_student(folder)
-    assert (found.task_name, found.task) == ("distilled", ROWS["distilled"])
+    assert (found.task_name, found.task) == ("distilled", STUDENT_TASKS["distilled"])
     assert (found.outputs, found.readouts, found.finetuned_from) == (None, {}, None)
     with pytest.raises(EdgeDistillError, match=r"has no read-out[\s\S]*--probe"):
         found.require_readout(NEW_DAY, OUTPUTS)
@@ -136,7 +136,7 @@ def test_adapting_leaves_the_student_as_it_is(trained: PretrainedStudent) -> Non
 
 
 def test_an_array_it_has_not_seen_is_refused(trained: PretrainedStudent) -> None:
-    foreign = training_session(session_bins("day4", 5, first_id=40), GAP)
+    foreign = training_session_from_bins(session_bins("day4", 5, first_id=40), GAP)
     with pytest.raises(RecordingError, match="array the student has not seen"):
         trained.adapted_to(foreign, "stats", TrainingConfig())
     with pytest.raises(RecordingError, match="array the student has not seen"):

@@ -24,10 +24,10 @@ from edgedistill.pipeline.graph_checks import (
 from edgedistill.pipeline.student_files import GRAPHS
 from edgedistill.quantization.calibration.range_search import calibrate
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, load_recipe
-from edgedistill.quantization.deployment import deployed_weights, quantize_for_session
+from edgedistill.quantization.deployment import quantize_for_session, weights_from_student
 from edgedistill.quantization.onnx_graph import graph_for_plugin, graph_from_integers, graph_from_student
-from edgedistill.training.batches import TrainingSession, training_session
-from edgedistill.training.distill import new_student, train_student
+from edgedistill.training.batches import TrainingSession, training_session_from_bins
+from edgedistill.training.distill import make_student, train_student
 from edgedistill.training.evaluate import Readout
 from edgedistill.training.losses import SUPERVISED
 from edgedistill.training.student_tasks import score_student
@@ -70,13 +70,13 @@ def small_session(
     lfp = made.lfp + NOISE_UV * np.random.default_rng(seed + 100).normal(size=made.lfp.shape)
     behavior = made.behavior.astype(np.float64) * scale + offset
     behavior[:, list(still)] = offset
-    return training_session(replace(made, lfp=lfp, behavior=behavior.astype(np.float32)), GAP)
+    return training_session_from_bins(replace(made, lfp=lfp, behavior=behavior.astype(np.float32)), GAP)
 
 
 def trained(preset: str, steps: int, session: TrainingSession, seed: int = 0) -> Trained:
     """A student of `preset` after `steps` optimizer steps on the behavior of `session`."""
     chosen = load_preset(preset)
-    student = new_student([session], "lfp", chosen.student, 4, seed)
+    student = make_student([session], "lfp", chosen.student, 4, seed)
     if steps:
         config = replace(chosen.training, steps=steps, bins_per_step=512, segment_bins=256, burn_in=32, eval_every=50)
         latents = {session.id: torch.zeros(len(session.inputs("lfp")), 4)}
@@ -85,7 +85,7 @@ def trained(preset: str, steps: int, session: TrainingSession, seed: int = 0) ->
     readout = score_student(student, "deployed", session)[0]
     ranges = calibrate(student, [session], "lfp", LEAST_RECIPE, seed)
     quantized = quantize_for_session(student, session, "lfp", readout, ranges)
-    weights, shape = deployed_weights(student, session.id, readout)
+    weights, shape = weights_from_student(student, session.id, readout)
     model = quantized.model
     files = {
         FLOAT_GRAPH: graph_from_student(shape, weights).SerializeToString(),

@@ -1,4 +1,4 @@
-"""A session's student in INT8: its read-out, its R², and what an artefact in the recording does to it."""
+"""The INT8 student of a session decodes nearly as well as in float, also with artefacts in the recording."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from edgedistill.data.bins import SessionBins
 from edgedistill.models.student import Student
 from edgedistill.numerics import Oracle
 from edgedistill.quantization.calibration.range_search import calibrate
-from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, recipe_names
+from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, list_recipes, load_recipe
 from edgedistill.quantization.deployment import QuantizedStudent, quantize_for_session
-from edgedistill.training.batches import TrainingSession, training_session
-from edgedistill.training.distill import new_student
-from edgedistill.training.evaluate import Readout, behavior_of, calm_bins, r2_score
+from edgedistill.training.batches import TrainingSession, training_session_from_bins
+from edgedistill.training.distill import make_student
+from edgedistill.training.evaluate import Readout, find_calm_bins, r2_score, unscale_behavior
 from edgedistill.training.student_tasks import score_student
 
 from ..training.sessions import GAP, STUDENT, session_bins
@@ -26,7 +26,7 @@ DEFAULT = replace(load_recipe(DEFAULT_RECIPE), windows=24, window_bins=64, finet
 
 @pytest.fixture(scope="module")
 def bins() -> SessionBins:
-    """As behind the common average: what all channels share is gone, and an artefact on all of them points there."""
+    """Returns bins as after the common average, along which an artefact on all channels points."""
     made = session_bins(channels=CHANNELS)
     assert made.lfp is not None
     return replace(made, lfp=made.lfp - made.lfp.mean(1, keepdims=True))
@@ -34,12 +34,12 @@ def bins() -> SessionBins:
 
 @pytest.fixture(scope="module")
 def day(bins: SessionBins) -> TrainingSession:
-    return training_session(bins, GAP)
+    return training_session_from_bins(bins, GAP)
 
 
 @pytest.fixture(scope="module")
 def student(day: TrainingSession) -> Student:
-    return new_student([day], "lfp", STUDENT, 4, 0).eval()
+    return make_student([day], "lfp", STUDENT, 4, 0).eval()
 
 
 @pytest.fixture(scope="module")
@@ -51,37 +51,39 @@ def quantized(student: Student, day: TrainingSession, readout: Readout, recipe: 
     return quantize_for_session(student, day, "lfp", readout, calibrate(student, [day], "lfp", recipe, 0))
 
 
-def test_int8_decodes_as_float_does(student: Student, day: TrainingSession, readout: Readout) -> None:
+def test_the_int8_student_decodes_nearly_as_well_as_the_float_student(
+    student: Student, day: TrainingSession, readout: Readout
+) -> None:
     float_r2 = score_student(student, "deployed", day)[1].r2
     assert float_r2 > 0.5
-    for name in recipe_names():
+    for name in list_recipes():
         recipe = replace(load_recipe(name), windows=24, window_bins=64, finetune=None)
         assert abs(quantized(student, day, readout, recipe).score.r2 - float_r2) < 0.01, name
 
 
-def test_the_score_is_that_of_steps_from_the_first_bin(
+def test_the_score_equals_that_of_single_steps_from_the_first_bin(
     student: Student, day: TrainingSession, readout: Readout
 ) -> None:
     found = quantized(student, day, readout)
     oracle = Oracle(found.model)
     guess = np.stack([oracle.step(bin_) for bin_ in day.inputs("lfp").numpy()])
     test = day.split.test
-    assert found.score.r2 == np.mean(r2_score(guess[test].astype(np.float64), behavior_of(day)[test]))
+    assert found.score.r2 == np.mean(r2_score(guess[test].astype(np.float64), unscale_behavior(day)[test]))
 
 
-def test_a_refitted_read_out_is_no_worse_where_it_was_fitted(
+def test_a_refitted_readout_is_no_worse_on_the_training_block(
     student: Student, day: TrainingSession, readout: Readout
 ) -> None:
     def error(recipe: Recipe) -> float:
         guess = Oracle(quantized(student, day, readout, recipe).model).run(day.inputs("lfp").numpy())
         train = slice(day.settled, day.split.train.stop)
-        return float(np.mean((guess[train] - behavior_of(day)[train]) ** 2))
+        return float(np.mean((guess[train] - unscale_behavior(day)[train]) ** 2))
 
     coarse = replace(DEFAULT, method="percentile", percentile=70.0)  # so much is clipped that it matters
     assert error(coarse) < error(replace(coarse, refit_readout=False))
 
 
-def test_without_refitting_no_label_is_used(student: Student, day: TrainingSession, readout: Readout) -> None:
+def test_without_refitting_the_behavior_is_not_used(student: Student, day: TrainingSession, readout: Readout) -> None:
     assert day.behavior is not None
     ranges = calibrate(student, [replace(day, behavior=None)], "lfp", replace(DEFAULT, refit_readout=False), 0)
     other = replace(day, behavior=day.behavior.flip(0))
@@ -93,24 +95,24 @@ def test_without_refitting_no_label_is_used(student: Student, day: TrainingSessi
 
 
 @pytest.mark.parametrize("where", ["one channel", "all channels"])
-def test_an_artefact_of_a_thousand_deviations_costs_little(
+def test_an_artefact_of_a_thousand_deviations_costs_little_r2(
     student: Student, bins: SessionBins, day: TrainingSession, readout: Readout, where: str
 ) -> None:
     assert bins.lfp is not None
     lfp, struck = bins.lfp.copy(), slice(3000, 3010)
     channels = slice(4, 5) if where == "one channel" else slice(None)
     lfp[struck, channels] += 1000 * lfp.std(0)[channels]
-    hit = training_session(replace(bins, lfp=lfp), GAP)
+    hit = training_session_from_bins(replace(bins, lfp=lfp), GAP)
     assert abs(hit.normalization[1] / day.normalization[1] - 1).max() < 0.05
     clean = quantized(student, day, readout).score.r2
     fitted = score_student(student, "deployed", hit)[0]
     assert quantized(student, hit, fitted).score.r2 > clean - 0.01
 
 
-def test_bins_after_an_artefact_are_not_calm_as_long_as_the_read_out_sees_it(day: TrainingSession) -> None:
+def test_bins_are_not_calm_while_the_readout_still_sees_an_artefact(day: TrainingSession) -> None:
     lfp = day.inputs("lfp").clone()
     lfp[500, 3] = -40
     hit = replace(day, lfp=lfp)
-    assert np.flatnonzero(~calm_bins(hit, "lfp", 3)).tolist() == [500, 501, 502, 503]
-    assert calm_bins(day, "lfp", 3).all()
-    assert calm_bins(hit, "spikes", 3).all()
+    assert np.flatnonzero(~find_calm_bins(hit, "lfp", 3)).tolist() == [500, 501, 502, 503]
+    assert find_calm_bins(day, "lfp", 3).all()
+    assert find_calm_bins(hit, "spikes", 3).all()

@@ -1,4 +1,4 @@
-"""The INT8 student in torch and the oracle in numpy: the same bits, whatever the shape, the chunks and the ring."""
+"""The INT8 student in torch gives the bits of the numpy oracle, for every shape, chunk size and ring position."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from edgedistill.config import StudentShape
 from edgedistill.numerics import Int8Model, Oracle, arithmetic, part_names
 from edgedistill.quantization import exact_torch
-from edgedistill.quantization.exact_torch import ExactStream, exact_stream
+from edgedistill.quantization.exact_torch import ExactStream, run_exact_stream
 
 from ..numerics.students import ODD, SMALL, random_bins, random_model
 
@@ -28,7 +28,7 @@ SHAPES = {
 
 
 def assert_same_bits(found: dict[str, Tensor], expected: dict[str, np.ndarray]) -> int:
-    """Every tensor equal to the last bit; the number of integers that were compared."""
+    """Asserts that all tensors are equal to the last bit; returns how many integers were compared."""
     assert set(found) == set(expected)
     for name, array in expected.items():
         assert found[name].numpy().dtype == array.dtype, name
@@ -38,7 +38,7 @@ def assert_same_bits(found: dict[str, Tensor], expected: dict[str, np.ndarray]) 
 
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("kept", [False, True], ids=["all int8", "some float32"])
-def test_the_bits_of_the_oracle(name: str, kept: bool) -> None:
+def test_torch_gives_the_bits_of_the_oracle(name: str, kept: bool) -> None:
     shape = SHAPES[name]
     parts = tuple(part for part in part_names(shape) if not part.endswith("attention"))
     model = random_model(shape, keep=parts[::2] if kept else ())
@@ -47,7 +47,7 @@ def test_the_bits_of_the_oracle(name: str, kept: bool) -> None:
     assert_same_bits(found, Oracle(model).trace(bins))
 
 
-def test_not_one_integer_of_a_million_differs() -> None:
+def test_none_of_a_million_integers_differs_from_the_oracle() -> None:
     shape = SHAPES["head_dim 16"]
     model, bins = random_model(shape, seed=5), random_bins(shape, 1000, seed=5)
     found = ExactStream(shape, model.tensors).trace(torch.from_numpy(bins))
@@ -60,7 +60,7 @@ def test_not_one_integer_of_a_million_differs() -> None:
     chunks=st.lists(st.integers(1, 150), min_size=1, max_size=5),
     seed=st.integers(0, 99),
 )
-def test_chunks_change_nothing(name: str, chunks: list[int], seed: int) -> None:
+def test_chunks_of_any_size_give_the_same_bits(name: str, chunks: list[int], seed: int) -> None:
     shape = SHAPES[name]
     model, bins = random_model(shape, seed), random_bins(shape, sum(chunks), seed)
     stream = ExactStream(shape, model.tensors)
@@ -69,37 +69,37 @@ def test_chunks_change_nothing(name: str, chunks: list[int], seed: int) -> None:
     assert_same_bits(found, Oracle(model).trace(bins))
 
 
-def test_loud_and_silent_bins() -> None:
-    """Saturated, zero, tiny and huge input: nothing leaves the range in which both are defined."""
+def test_saturated_and_silent_bins_give_the_bits_of_the_oracle() -> None:
+    """Saturated, zero, tiny and huge input stays in the range in which both are defined."""
     model, bins = random_model(SMALL), random_bins(SMALL, 200)
     bins[20:40], bins[40:60], bins[60:80] = 0, 1e-30, 1e30
     found = ExactStream(SMALL, model.tensors).trace(torch.from_numpy(bins))
     assert_same_bits(found, Oracle(model).trace(bins))
 
 
-def test_latents_and_kinematics() -> None:
+def test_one_call_returns_the_latents_and_kinematics_of_the_oracle() -> None:
     model, bins = random_model(), random_bins(SMALL, 90)
-    latents, kinematics = exact_stream(SMALL, model.tensors, torch.from_numpy(bins))
+    latents, kinematics = run_exact_stream(SMALL, model.tensors, torch.from_numpy(bins))
     trace = Oracle(model).trace(bins, ())
     np.testing.assert_array_equal(latents.numpy(), trace["latents"])
     np.testing.assert_array_equal(kinematics.numpy(), trace["kinematics"])
 
 
-def test_neither_autocast_nor_gradients_change_a_bit() -> None:
+def test_autocast_and_gradients_do_not_change_a_bit() -> None:
     model, bins = random_model(), torch.from_numpy(random_bins(SMALL, 90)).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        latents, kinematics = exact_stream(SMALL, model.tensors, bins)
+        latents, kinematics = run_exact_stream(SMALL, model.tensors, bins)
     assert not kinematics.requires_grad
-    assert torch.equal(latents, exact_stream(SMALL, model.tensors, bins.detach())[0])
+    assert torch.equal(latents, run_exact_stream(SMALL, model.tensors, bins.detach())[0])
 
 
-def test_precision_of_a_matmul_may_be_lowered() -> None:
-    """TensorFloat-32 and bfloat16 operands hold integers up to 127 (where the CPU has them)."""
+def test_a_lower_matmul_precision_does_not_change_a_bit() -> None:
+    """TensorFloat-32 and bfloat16 operands hold integers up to 127, where the CPU has them."""
     model, bins = random_model(), torch.from_numpy(random_bins(SMALL, 90))
-    before, expected = torch.get_float32_matmul_precision(), exact_stream(SMALL, model.tensors, bins)
+    before, expected = torch.get_float32_matmul_precision(), run_exact_stream(SMALL, model.tensors, bins)
     try:
         torch.set_float32_matmul_precision("medium")
-        found = exact_stream(SMALL, model.tensors, bins)
+        found = run_exact_stream(SMALL, model.tensors, bins)
     finally:
         torch.set_float32_matmul_precision(before)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
@@ -107,7 +107,7 @@ def test_precision_of_a_matmul_may_be_lowered() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_bits_of_the_oracle_on_a_gpu(name: str) -> None:
+def test_torch_on_a_gpu_gives_the_bits_of_the_oracle(name: str) -> None:
     shape = SHAPES[name]
     model, bins = random_model(shape), random_bins(shape, 700)
     found = ExactStream(shape, model.tensors, "cuda").trace(torch.from_numpy(bins).cuda())
@@ -122,7 +122,7 @@ def numbers(n: int = 200_000) -> np.ndarray:
     return (rng.standard_normal(n) * np.exp(rng.uniform(-20, 4, n))).astype(np.float32)
 
 
-def test_exponential_lane_sum_and_rounding() -> None:
+def test_exponential_lane_sum_and_rounding_equal_those_of_the_oracle() -> None:
     x = numbers()
     t = torch.from_numpy(x)
     np.testing.assert_array_equal(exact_torch.exp32(t).numpy(), arithmetic.exp32(x))
@@ -137,7 +137,7 @@ def test_exponential_lane_sum_and_rounding() -> None:
 
 
 def test_the_root_is_correctly_rounded() -> None:
-    """Torch's own float32 root is not, on CPUs where MKL computes it."""
+    """The float32 root of torch itself is not correctly rounded, on CPUs where MKL computes it."""
     model: Int8Model = random_model(ODD)
     x = np.abs(numbers(21 * 5000)).reshape(5000, 21)
     found = ExactStream(ODD, model.tensors)._rms(torch.from_numpy(x))

@@ -10,7 +10,7 @@ from edgedistill.errors import EdgeDistillError
 from edgedistill.numerics import Int8Model, part_names
 from edgedistill.numerics.arithmetic import product
 from edgedistill.numerics.tensors import weight_matrices
-from edgedistill.quantization.integers import accumulator_bounds, checked_ranges, fold, quantize_student
+from edgedistill.quantization.integers import bound_accumulators, check_ranges, fold, quantize_student
 
 from ..numerics.students import SMALL, likely_ranges, random_model, random_weights
 
@@ -19,7 +19,7 @@ HEAD = SMALL.head_dim
 
 
 def test_folding_leaves_scores_and_values_as_they_were():
-    folded, _ = fold(SMALL, WEIGHTS, checked_ranges(SMALL, RANGES))
+    folded, _ = fold(SMALL, WEIGHTS, check_ranges(SMALL, RANGES))
     for i in range(SMALL.layers):
         layer, gain = f"layers.{i}.", WEIGHTS[f"layers.{i}.norm_attn"]
         for h in range(SMALL.heads):
@@ -30,8 +30,8 @@ def test_folding_leaves_scores_and_values_as_they_were():
             assert np.allclose(through, WEIGHTS[layer + "wo"][:, rows] @ v)
 
 
-def test_folding_brings_every_head_to_the_widest():
-    ranges = checked_ranges(SMALL, RANGES)
+def test_folding_gives_all_heads_the_range_of_the_widest():
+    ranges = check_ranges(SMALL, RANGES)
     folded, limits = fold(SMALL, WEIGHTS, ranges)
     for part, name in (("k", "wk"), ("v", "wv")):
         widest = ranges[f"layers.0.{part}"]
@@ -43,8 +43,8 @@ def test_folding_brings_every_head_to_the_widest():
         assert limits[f"layers.0.{part}"] == widest.max()
 
 
-def test_rounding_errs_by_half_a_scale_of_its_row():
-    folded, _ = fold(SMALL, WEIGHTS, checked_ranges(SMALL, RANGES))
+def test_rounding_errs_by_at_most_half_the_scale_of_the_row():
+    folded, _ = fold(SMALL, WEIGHTS, check_ranges(SMALL, RANGES))
     tensors = quantize_student(SMALL, WEIGHTS, RANGES)
     for name in weight_matrices(SMALL):
         scale = tensors[name + ".scale"].astype(float)[:, None]
@@ -61,7 +61,7 @@ def test_multipliers_are_rounded_once():
     assert tensors["bin.inv_scale"][0] == np.float32(inverse)
 
 
-def test_an_output_that_nothing_moves_stays_exactly_zero():
+def test_a_row_of_zero_weights_stays_exactly_zero():
     weights = {**WEIGHTS, "readout.lags": WEIGHTS["readout.lags"].copy()}
     weights["readout.lags"][1] = 0
     tensors = quantize_student(SMALL, weights, RANGES)
@@ -70,9 +70,9 @@ def test_an_output_that_nothing_moves_stays_exactly_zero():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_bound_of_each_accumulator_is_reached_and_never_passed(seed):
+def test_the_bound_of_each_accumulator_is_tight(seed):
     model = random_model(seed=seed)
-    bounds = accumulator_bounds(model)
+    bounds = bound_accumulators(model)
     rng = np.random.default_rng(seed)
     for name in weight_matrices(SMALL):
         w = model.tensors[name]
@@ -119,7 +119,7 @@ def test_a_range_that_gives_no_scale_is_refused_by_name(name, value, culprit):
         quantize_student(SMALL, WEIGHTS, {**RANGES, name: value})
 
 
-def test_what_is_missing_or_broken_is_named():
+def test_a_missing_or_broken_tensor_is_named():
     ranges = dict(RANGES)
     del ranges["layers.1.context"]
     with pytest.raises(EdgeDistillError, match=r"layers\.1\.context"):
@@ -129,7 +129,7 @@ def test_what_is_missing_or_broken_is_named():
         quantize_student(SMALL, broken, RANGES)
 
 
-def test_what_cannot_be_kept_is_told():
+def test_a_part_that_cannot_stay_in_float32_is_refused():
     with pytest.raises(EdgeDistillError, match="INT8 ring"):
         quantize_student(SMALL, WEIGHTS, RANGES, ("layers.0.attention",))
     with pytest.raises(EdgeDistillError, match=r"did you mean 'layers.1.down'"):

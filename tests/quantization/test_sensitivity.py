@@ -1,4 +1,4 @@
-"""Sensitivity names the part that loses R², on the validation block alone."""
+"""Sensitivity finds the part that loses R², from the validation block alone."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from edgedistill.errors import RecordingError
 from edgedistill.models.student import Student
 from edgedistill.numerics import part_names
-from edgedistill.quantization.calibration.activations import activations_of
-from edgedistill.quantization.sensitivity import rank_parts, rounded_readout, validation_r2
+from edgedistill.quantization.calibration.activations import compute_activations
+from edgedistill.quantization.sensitivity import compute_validation_r2, rank_parts, round_readout
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.distill import new_student, train_student
-from edgedistill.training.evaluate import Readout, mean_of_moving, r2_score
+from edgedistill.training.distill import make_student, train_student
+from edgedistill.training.evaluate import Readout, compute_mean_r2, r2_score
 from edgedistill.training.losses import SUPERVISED
-from edgedistill.training.student_tasks import ROWS, score_student, student_features
+from edgedistill.training.student_tasks import STUDENT_TASKS, compute_features, score_student
 
 from ..training.sessions import STUDENT, TRAINING, session
 
@@ -31,7 +31,7 @@ Ranges = dict[str, list[float]]
 
 @pytest.fixture(scope="module")
 def student() -> Student:
-    fresh = new_student([SESSION], "lfp", SIZE, 5, seed=4)
+    fresh = make_student([SESSION], "lfp", SIZE, 5, seed=4)
     schedule = replace(TRAINING, steps=60, eval_every=30)
     return train_student(fresh, [SESSION], "lfp", SUPERVISED, schedule, 4).requires_grad_(False)
 
@@ -43,12 +43,14 @@ def readout(student: Student) -> Readout:
 
 @pytest.fixture(scope="module")
 def ranges(student: Student) -> Ranges:
-    found = activations_of(student, SESSION.id, SESSION.inputs("lfp")[None, :4000])
+    found = compute_activations(student, SESSION.id, SESSION.inputs("lfp")[None, :4000])
     largest = {n: x.abs().amax((0, 2, 3)) if x.ndim == 4 else x.abs().max()[None] for n, x in found.items()}
     return {name: values.tolist() for name, values in largest.items()}
 
 
-def test_every_part_once_the_largest_loss_first(student: Student, ranges: Ranges, readout: Readout) -> None:
+def test_every_part_is_ranked_once_with_the_largest_loss_first(
+    student: Student, ranges: Ranges, readout: Readout
+) -> None:
     ranking = rank_parts(student, ranges, SESSION, "lfp", readout)
     assert {part for part, _ in ranking} == set(PARTS)
     assert len(ranking) == len(PARTS)
@@ -68,36 +70,40 @@ CLIPPED = {
 
 
 @pytest.mark.parametrize("name", CLIPPED)
-def test_a_range_is_of_its_part_alone(student: Student, ranges: Ranges, readout: Readout, name: str) -> None:
-    """All but a hundredth of an activation is clipped: nothing but its part notices."""
+def test_a_bad_range_affects_its_own_part_alone(student: Student, ranges: Ranges, readout: Readout, name: str) -> None:
+    """Nearly all of an activation is clipped, and only the part that reads it loses R²."""
     bad = {**ranges, name: [0.01 * value for value in ranges[name]]}
     fair, found = (dict(rank_parts(student, r, SESSION, "lfp", readout)) for r in (ranges, bad))
     assert {part for part in PARTS if fair[part] != found[part]} == {CLIPPED[name]}
 
 
 @pytest.mark.parametrize("name", ["layers.0.attn", "layers.1.v", "layers.1.context", "latent"])
-def test_a_bad_range_is_found(student: Student, ranges: Ranges, readout: Readout, name: str) -> None:
-    """Where the student depends on the activation; this small one hardly uses its MLP."""
+def test_the_part_with_a_bad_range_is_ranked_first(
+    student: Student, ranges: Ranges, readout: Readout, name: str
+) -> None:
+    """The test uses activations on which the student depends; this small student hardly uses its MLP."""
     bad = {**ranges, name: [0.01 * value for value in ranges[name]]}
     (first, lost), (_, second) = rank_parts(student, bad, SESSION, "lfp", readout)[:2]
     assert first == CLIPPED[name]
     assert lost > 2 * max(second, 0) + 1e-4
 
 
-def test_the_range_of_bins_is_of_embedding_and_readout(student: Student, ranges: Ranges, readout: Readout) -> None:
+def test_the_range_of_bins_affects_embedding_and_readout(student: Student, ranges: Ranges, readout: Readout) -> None:
     bad = {**ranges, "bin": [0.01 * ranges["bin"][0]]}
     assert {part for part, _ in rank_parts(student, bad, SESSION, "lfp", readout)[:2]} == {"embed", "readout"}
 
 
-def test_nothing_quantized_is_the_streamed_float_student(student: Student, ranges: Ranges, readout: Readout) -> None:
-    """From a run-up before the block, not from the first bin: the receptive field is all that matters."""
-    features = student_features(student, ROWS["deployed"], SESSION)
+def test_with_no_part_quantized_r2_is_that_of_the_float_student(
+    student: Student, ranges: Ranges, readout: Readout
+) -> None:
+    """The stream starts a run-up before the block and not at the first bin, since only the receptive field matters."""
+    features = compute_features(student, STUDENT_TASKS["deployed"], SESSION)
     block, behavior = SESSION.split.validation, SESSION.behavior
     assert behavior is not None
     mean, std = SESSION.scale
     truth = behavior[block].double().numpy() * std + mean
-    expected = mean_of_moving(r2_score(readout(features[block]), truth))
-    assert validation_r2(student, ranges, SESSION, "lfp", readout, ()) == pytest.approx(expected, abs=1e-5)
+    expected = compute_mean_r2(r2_score(readout(features[block]), truth))
+    assert compute_validation_r2(student, ranges, SESSION, "lfp", readout, ()) == pytest.approx(expected, abs=1e-5)
 
 
 def changed(where: slice, change: Callable[[Tensor], Tensor]) -> TrainingSession:
@@ -108,12 +114,12 @@ def changed(where: slice, change: Callable[[Tensor], Tensor]) -> TrainingSession
     return replace(SESSION, lfp=lfp, behavior=behavior)
 
 
-def test_the_test_block_has_no_say(student: Student, ranges: Ranges, readout: Readout) -> None:
+def test_the_test_block_does_not_change_the_ranking(student: Student, ranges: Ranges, readout: Readout) -> None:
     other = changed(slice(SESSION.split.validation.stop, None), torch.zeros_like)
     assert rank_parts(student, ranges, other, "lfp", readout) == rank_parts(student, ranges, SESSION, "lfp", readout)
 
 
-def test_no_r2_is_said(student: Student, ranges: Ranges, readout: Readout) -> None:
+def test_a_block_in_which_nothing_moves_raises_an_error(student: Student, ranges: Ranges, readout: Readout) -> None:
     still = changed(SESSION.split.validation, torch.ones_like)
     with pytest.raises(RecordingError, match=f"session {SESSION.id}: no behavior moves in its validation block"):
         rank_parts(student, ranges, still, "lfp", readout)
@@ -121,7 +127,7 @@ def test_no_r2_is_said(student: Student, ranges: Ranges, readout: Readout) -> No
 
 def test_a_readout_is_rounded_row_by_row_with_the_gain_in_it(student: Student, readout: Readout) -> None:
     weight = torch.from_numpy(readout.weight).float()
-    rounded = rounded_readout(weight, student)
+    rounded = round_readout(weight, student)
     d, gain = SIZE.d, student.norm_out
     for part, factor in ((slice(0, d), gain), (slice(d, None), torch.ones(()))):
         folded, found = weight[:, part] * factor, rounded[:, part] * factor

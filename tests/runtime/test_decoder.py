@@ -16,7 +16,7 @@ from edgedistill.bundle import open_bundle, write_bundle
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, EngineError
 from edgedistill.frontend import FrontEnd, FrontEndConfig, settling_bins, zscore
-from edgedistill.quantization.onnx_graph import graph_from_student, weight_shapes
+from edgedistill.quantization.onnx_graph import graph_from_student, list_weight_shapes
 from edgedistill.runtime import Decoder, Flag, Output
 
 CHANNELS = 4
@@ -38,7 +38,7 @@ def manifest() -> dict[str, object]:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
-    sizes = weight_shapes(SHAPE)
+    sizes = list_weight_shapes(SHAPE)
     weights = {n: (rng.normal(size=s) / np.sqrt(s[-1])).astype(np.float32) for n, s in sizes.items()}
     target = tmp_path_factory.mktemp("decoder") / "test.edge"
     files = {"student.onnx": graph_from_student(SHAPE, weights).SerializeToString()}

@@ -11,7 +11,7 @@ import pytest
 
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
-from edgedistill.quantization.onnx_graph import graph_from_integers, graph_from_student, weight_shapes
+from edgedistill.quantization.onnx_graph import graph_from_integers, graph_from_student, list_weight_shapes
 from edgedistill.runtime.onnx_engine import OnnxEngine
 
 from ..numerics.students import random_model
@@ -27,7 +27,7 @@ SHAPES = {
 
 def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    sizes = weight_shapes(shape)
+    sizes = list_weight_shapes(shape)
     return {n: (rng.normal(size=s) / np.sqrt(s[-1]) + ("norm" in n)).astype(np.float32) for n, s in sizes.items()}
 
 

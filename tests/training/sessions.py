@@ -1,4 +1,4 @@
-"""Small sessions on the bin clock, made of numbers: what the models are trained on in these tests."""
+"""Small sessions on the bin clock, made of random numbers, on which the models of these tests are trained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
 from edgedistill.data.bins import SessionBins
 from edgedistill.frontend import FrontEndConfig
-from edgedistill.training.batches import TrainingSession, training_session
+from edgedistill.training.batches import TrainingSession, training_session_from_bins
 
 CHANNELS, UNITS, T, GAP = 3, 6, 12_000, 300
 STUDENT = StudentSize(d=8, layers=1, heads=2, window=10, ff=8, taps=2, dilation=2, lags=3)
@@ -20,7 +20,7 @@ TRAINING = TrainingConfig(
 
 
 def session_bins(name: str = "s1", seed: int = 0, channels: int = CHANNELS, first_id: int = 0) -> SessionBins:
-    """Velocity is a slow wander; LFP and spikes follow it."""
+    """Returns bins in which the velocity wanders slowly, and LFP and spikes follow it."""
     rng = np.random.default_rng(seed)
     noise = rng.normal(size=(T + 200, 2))
     slow = np.stack([np.convolve(n, np.hanning(60), "same") for n in noise.T], 1)[:T]
@@ -47,4 +47,4 @@ def session_bins(name: str = "s1", seed: int = 0, channels: int = CHANNELS, firs
 
 
 def session(name: str = "s1", seed: int = 0, **array: int) -> TrainingSession:
-    return training_session(session_bins(name, seed, **array), GAP)
+    return training_session_from_bins(session_bins(name, seed, **array), GAP)

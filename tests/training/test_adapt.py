@@ -1,4 +1,4 @@
-"""Another day of a known array: each mode does what it says, and nothing else of the student moves."""
+"""Each mode of adaptation decodes another day as it says, and changes nothing else in the student."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from edgedistill.errors import ConfigError, RecordingError
 from edgedistill.frontend import zscore
 from edgedistill.models.student import Student
-from edgedistill.models.tokenizer import slot
+from edgedistill.models.tokenizer import name_parameter
 from edgedistill.training.adapt import adapt
-from edgedistill.training.batches import TrainingSession, training_session
-from edgedistill.training.distill import new_student, train_student
+from edgedistill.training.batches import TrainingSession, training_session_from_bins
+from edgedistill.training.distill import make_student, train_student
 from edgedistill.training.losses import UNSUPERVISED
 
 from .sessions import GAP, STUDENT, TRAINING, session, session_bins
@@ -25,8 +25,8 @@ NEW = session("new", 1)
 
 @pytest.fixture
 def student() -> Student:
-    """Trained for a few steps, so that gradients and moments of before would show."""
-    made = new_student([OLD], "lfp", STUDENT, 4, seed=0)
+    """Returns a student after a few training steps, so that left-over gradients and moments would show."""
+    made = make_student([OLD], "lfp", STUDENT, 4, seed=0)
     return train_student(made, [OLD], "lfp", UNSUPERVISED, TRAINING, 0)
 
 
@@ -43,7 +43,7 @@ def test_only_the_deviation_of_the_new_session_changes(student: Student, mode: s
     before = weights(student)
     adapted(student, mode)
     after = weights(student)
-    own = f"tokenizer.deviation.{slot('new')}"
+    own = f"tokenizer.deviation.{name_parameter('new')}"
     assert set(after) - set(before) == {own}
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert after[own].any() == (mode == "tokenizer")
@@ -51,11 +51,11 @@ def test_only_the_deviation_of_the_new_session_changes(student: Student, mode: s
     assert student("new", NEW.inputs("lfp")[None, :50]).shape == (1, 50, STUDENT.d)
 
 
-def test_stats_keeps_the_day_as_it_was_normalised(student: Student) -> None:
+def test_mode_stats_keeps_the_days_own_normalization(student: Student) -> None:
     assert adapted(student, "stats") is NEW
 
 
-def test_none_reads_the_day_by_the_old_statistics(student: Student) -> None:
+def test_mode_none_normalises_the_day_by_the_old_statistics(student: Student) -> None:
     made, bins = adapted(student, "none"), session_bins("new", 1)
     assert bins.lfp is not None
     assert bins.bad is not None
@@ -65,19 +65,19 @@ def test_none_reads_the_day_by_the_old_statistics(student: Student) -> None:
         assert (mine == its).all()
 
 
-def test_none_keeps_masked_bins_masked(student: Student) -> None:
+def test_mode_none_keeps_masked_bins_at_zero(student: Student) -> None:
     bins = session_bins("new", 1)
     assert bins.bad is not None
     bad = bins.bad.copy()
     bad[5000:5100, 1] = True
-    made = adapted(student, "none", training_session(replace(bins, bad=bad), GAP))
+    made = adapted(student, "none", training_session_from_bins(replace(bins, bad=bad), GAP))
     assert not made.inputs("lfp")[5000:5100, 1].any()
     assert made.inputs("lfp")[5000:5100, 0].any()
 
 
-def test_the_tokenizer_learns_and_is_deterministic(student: Student) -> None:
+def test_mode_tokenizer_learns_a_deviation_and_is_deterministic(student: Student) -> None:
     adapted(student, "tokenizer")
-    name = slot("new")
+    name = name_parameter("new")
     first = student.tokenizer.deviation[name].detach().clone()
     adapted(student, "tokenizer")
     assert torch.equal(student.tokenizer.deviation[name], first)

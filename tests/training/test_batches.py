@@ -1,4 +1,4 @@
-"""What a training step sees: its own block, normalised on its own block, and nothing of validation or test."""
+"""A training step sees only its own training block, normalised on that block alone."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from edgedistill.frontend import settling_bins
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.batches import (
     TrainingSession,
+    compute_gap,
     draw_segments,
-    gap_for,
+    find_unlabelled_block,
+    make_generator,
     pick_session,
-    random_for,
-    training_session,
-    unlabelled_block,
+    training_session_from_bins,
 )
-from edgedistill.training.pretrain import bidirectional_latents, teacher_targets
+from edgedistill.training.pretrain import compute_bidirectional_latents, compute_teacher_latents
 
 from .sessions import GAP, STUDENT, TEACHER, TRAINING, UNITS, T, session, session_bins
 
@@ -35,33 +35,33 @@ PLAIN = session()
 def test_segments_stay_inside_the_training_block(step: int, length: int, seed: int) -> None:
     config = replace(TRAINING, segment_bins=length, burn_in=0, bins_per_step=max(length, 512))
     at = torch.arange(T)
-    first, second = draw_segments(PLAIN, [at, at * 2], config, random_for(seed, step))
+    first, second = draw_segments(PLAIN, [at, at * 2], config, make_generator(seed, step))
     assert first.min() >= PLAIN.settled
     assert first.max() < PLAIN.split.train.stop
     assert torch.equal(first * 2, second)
     assert (first.diff(dim=1) == 1).all()
-    again = draw_segments(PLAIN, [at], config, random_for(seed, step))[0]
+    again = draw_segments(PLAIN, [at], config, make_generator(seed, step))[0]
     assert torch.equal(again, first)
 
 
 def test_segments_reach_both_ends_of_the_block() -> None:
     config, at = replace(TRAINING, segment_bins=2000, bins_per_step=2000 * 4000, burn_in=0), torch.arange(T)
-    (drawn,) = draw_segments(PLAIN, [at], config, random_for(0, 0))
+    (drawn,) = draw_segments(PLAIN, [at], config, make_generator(0, 0))
     length = PLAIN.split.train.stop - PLAIN.settled
     assert drawn[:, 0].min() - PLAIN.settled < length / 100
     assert PLAIN.split.train.stop - 1 - drawn[:, -1].max() < length / 100
 
 
-def test_every_step_draws_anew_and_every_session_is_drawn() -> None:
+def test_steps_draw_different_segments_and_every_session_is_drawn() -> None:
     sessions = [session("a", 0), session("b", 1), session("c", 2)]
-    picked = [pick_session(sessions, random_for(0, step)).id for step in range(60)]
+    picked = [pick_session(sessions, make_generator(0, step)).id for step in range(60)]
     assert set(picked) == {"a", "b", "c"}
-    starts = [draw_segments(PLAIN, [torch.arange(T)], TRAINING, random_for(0, s))[0][0, 0].item() for s in range(9)]
+    starts = [draw_segments(PLAIN, [torch.arange(T)], TRAINING, make_generator(0, s))[0][0, 0].item() for s in range(9)]
     assert len(set(starts)) > 5
 
 
 def disturbed(bins: SessionBins, first: int) -> SessionBins:
-    """The same session with everything from bin `first` on replaced."""
+    """Returns the same session with everything from bin `first` on replaced."""
     changes = {}
     for name in ("lfp", "counts", "behavior", "bad"):
         values = getattr(bins, name).copy()
@@ -73,7 +73,7 @@ def disturbed(bins: SessionBins, first: int) -> SessionBins:
 def test_statistics_come_from_the_training_block_alone() -> None:
     bins = session_bins()
     stop = PLAIN.split.train.stop
-    other = training_session(disturbed(bins, stop), GAP)
+    other = training_session_from_bins(disturbed(bins, stop), GAP)
     for name in ("normalization", "spike_normalization", "scale"):
         for mine, its in zip(getattr(PLAIN, name), getattr(other, name), strict=True):
             assert mine.tobytes() == its.tobytes(), name
@@ -82,22 +82,22 @@ def test_statistics_come_from_the_training_block_alone() -> None:
     assert (PLAIN.split, PLAIN.settled, PLAIN.array) == (other.split, other.settled, other.array)
 
 
-def test_a_bin_inside_the_training_block_does_count() -> None:
+def test_bins_inside_the_training_block_change_the_statistics() -> None:
     bins = session_bins()
     assert bins.lfp is not None
     lfp = bins.lfp.copy()
     lfp[PLAIN.split.train.stop - 1] += 400  # no artefact: those count for nothing
-    other = training_session(replace(bins, lfp=lfp), GAP)
+    other = training_session_from_bins(replace(bins, lfp=lfp), GAP)
     assert (other.normalization[0] > PLAIN.normalization[0]).all()
 
 
-def test_teacher_targets_are_whitened_by_the_training_block_alone() -> None:
+def test_teacher_latents_are_whitened_by_the_training_block_alone() -> None:
     torch.manual_seed(0)
     teacher = PatchAutoencoder(TEACHER, {"s1": UNITS})
     stop, margin = PLAIN.split.train.stop, TRAINING.segment_bins
-    other = training_session(disturbed(session_bins(), stop + margin), GAP)
-    mine = teacher_targets(teacher, [PLAIN], TRAINING)["s1"]
-    its = teacher_targets(teacher, [other], TRAINING)["s1"]
+    other = training_session_from_bins(disturbed(session_bins(), stop + margin), GAP)
+    mine = compute_teacher_latents(teacher, [PLAIN], TRAINING)["s1"]
+    its = compute_teacher_latents(teacher, [other], TRAINING)["s1"]
     assert torch.equal(mine[:stop], its[:stop])
     assert not torch.equal(mine[stop + 2 * margin :], its[stop + 2 * margin :])
     train = mine[:stop]
@@ -111,7 +111,7 @@ def test_teacher_targets_are_whitened_by_the_training_block_alone() -> None:
 def test_bidirectional_latents_cover_every_bin(total: int, segment: int, batch: int) -> None:
     teacher = PatchAutoencoder(TEACHER, {"s1": UNITS})
     spikes = PLAIN.inputs("spikes")[:total]
-    latents = bidirectional_latents(teacher, "s1", spikes, segment, batch)
+    latents = compute_bidirectional_latents(teacher, "s1", spikes, segment, batch)
     assert latents.shape == (total, TEACHER.d)
     norms = latents.square().mean(1)  # a bin that was left out would hold what was in memory
     assert torch.isfinite(latents).all()
@@ -119,33 +119,33 @@ def test_bidirectional_latents_cover_every_bin(total: int, segment: int, batch: 
     assert (norms > 0.01).all()
 
 
-def test_z_scores_are_of_unit_variance_where_they_were_fitted() -> None:
+def test_z_scores_have_unit_variance_on_the_training_block() -> None:
     block = slice(settling_bins(session_bins().frontend), PLAIN.split.train.stop)  # type: ignore[arg-type]
     for values in (PLAIN.inputs("lfp")[block], PLAIN.inputs("spikes")[: block.stop]):
         torch.testing.assert_close(values.mean(0), torch.zeros(values.shape[1]), atol=1e-4, rtol=0)
         torch.testing.assert_close(values.std(0), torch.ones(values.shape[1]), atol=1e-3, rtol=0)
 
 
-def test_unknown_behavior_stays_unknown() -> None:
+def test_unknown_behavior_stays_nan() -> None:
     bins = session_bins()
     assert bins.behavior is not None
     values = bins.behavior.copy()
     values[:, 1] = 3  # never moves
     values[100:200] = np.nan
-    made = training_session(replace(bins, behavior=values), GAP)
+    made = training_session_from_bins(replace(bins, behavior=values), GAP)
     assert made.behavior is not None
     assert torch.isnan(made.behavior[100:200]).all()
     assert torch.isfinite(made.behavior[200:]).all()
     assert made.scale[1][1] == 1
 
 
-def test_parts_that_are_missing_are_told() -> None:
+def test_asking_for_a_missing_part_raises_an_error() -> None:
     bins = replace(session_bins(), counts=None, behavior=None)
-    made = training_session(bins, GAP)
+    made = training_session_from_bins(bins, GAP)
     assert made.behavior is None
     with pytest.raises(RecordingError, match="s1 holds no spikes"):
         made.inputs("spikes")
-    bare = training_session(replace(session_bins(), lfp=None, bad=None, frontend=None), GAP)
+    bare = training_session_from_bins(replace(session_bins(), lfp=None, bad=None, frontend=None), GAP)
     with pytest.raises(RecordingError, match="s1 holds no lfp"):
         bare.inputs("lfp")
 
@@ -154,18 +154,18 @@ def arrays(*sessions: TrainingSession) -> int:
     return len({s.array for s in sessions})
 
 
-def test_an_array_is_its_channel_ids() -> None:
+def test_sessions_with_the_same_channel_ids_share_an_array() -> None:
     assert arrays(session("a", 0), session("b", 1)) == 1
     assert arrays(session("a", 0), session("b", 1, first_id=1)) == 2
     assert arrays(session("a", 0), session("b", 1, channels=4)) == 2
 
 
-def test_the_gap_holds_receptive_field_taps_and_settling() -> None:
+def test_the_gap_is_receptive_field_plus_taps_plus_settling_time() -> None:
     bins = session_bins()
     assert bins.frontend is not None
     field = STUDENT.shape(3, 2).receptive_field + (STUDENT.taps - 1) * STUDENT.dilation
-    assert gap_for([bins], STUDENT) == settling_bins(bins.frontend) + field
-    assert gap_for([replace(bins, frontend=None)], STUDENT) > field
+    assert compute_gap([bins], STUDENT) == settling_bins(bins.frontend) + field
+    assert compute_gap([replace(bins, frontend=None)], STUDENT) > field
 
 
 @pytest.mark.parametrize(("hidden", "block"), [(slice(0, 8000), "training"), (slice(9000, None), "test")])
@@ -174,5 +174,5 @@ def test_a_block_without_labels_is_named(hidden: slice, block: str) -> None:
     assert bins.behavior is not None
     behavior = bins.behavior.copy()
     behavior[hidden] = np.nan
-    assert unlabelled_block(training_session(bins, GAP)) is None
-    assert unlabelled_block(training_session(replace(bins, behavior=behavior), GAP)) == block
+    assert find_unlabelled_block(training_session_from_bins(bins, GAP)) is None
+    assert find_unlabelled_block(training_session_from_bins(replace(bins, behavior=behavior), GAP)) == block

@@ -1,4 +1,4 @@
-"""Read-outs and scores against scikit-learn, the Kalman filter against a system whose answer is known."""
+"""Read-outs and scores agree with scikit-learn, and the Kalman filter with a system whose answer is known."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score as sklearn_r2
 
 from edgedistill.data.bins import Split
-from edgedistill.training.baselines import fit_kalman, kalman_score, ridge_score
-from edgedistill.training.batches import training_session
-from edgedistill.training.distill import new_student
+from edgedistill.training.baselines import fit_kalman, score_kalman, score_ridge
+from edgedistill.training.batches import training_session_from_bins
+from edgedistill.training.distill import make_student
 from edgedistill.training.evaluate import (
     PENALTIES,
     Array,
-    behavior_of,
     fit_readout,
-    lagged_features,
     probe,
     r2_score,
     score,
-    streamed_latents,
+    stack_lagged_bins,
+    stream_latents,
+    unscale_behavior,
 )
 
 from .sessions import GAP, STUDENT, session, session_bins
@@ -35,7 +35,7 @@ SPLIT = Split(slice(0, 600), slice(650, 750), slice(800, 1000))
 
 
 def regression(seed: int = 0, features: int = 12, n: int = 1000) -> tuple[Array, Array]:
-    """Features of unequal scale, two outputs, noise."""
+    """Returns features of unequal scale, and two outputs with noise."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, features)) * 10 ** rng.uniform(-2, 2, features) + rng.normal(size=features)
     y = x @ (rng.normal(size=(features, 2)) / x.std(0)[:, None]) + 3 * rng.normal(size=(n, 2)) + [50, -3]
@@ -44,7 +44,7 @@ def regression(seed: int = 0, features: int = 12, n: int = 1000) -> tuple[Array,
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), holes=st.integers(0, 5))
-def test_r2_is_that_of_scikit_learn(seed: int, holes: int) -> None:
+def test_r2_equals_that_of_scikit_learn(seed: int, holes: int) -> None:
     rng = np.random.default_rng(seed)
     truth = rng.normal(size=(60, 3)) * 10 + 4
     guess = truth + rng.normal(size=truth.shape) * [1, 10, 30]
@@ -63,7 +63,7 @@ def test_an_output_that_never_moves_has_no_r2() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_readout_is_a_ridge_of_scikit_learn(seed: int) -> None:
+def test_the_readout_equals_the_ridge_of_scikit_learn(seed: int) -> None:
     x, y = regression(seed)
     readout = fit_readout(x, y, SPLIT, settled=40)
     train = slice(40, 600)
@@ -92,7 +92,7 @@ def test_unknown_behavior_is_left_out_of_the_fit() -> None:
     np.testing.assert_allclose(readout.weight, again.weight, rtol=1e-9)
 
 
-def test_the_test_block_has_no_say_in_the_readout() -> None:
+def test_the_test_block_does_not_change_the_readout() -> None:
     x, y = regression()
     other_x, other_y = x.copy(), y.copy()
     other_x[750:], other_y[750:] = 1e6, -1e6
@@ -101,7 +101,7 @@ def test_the_test_block_has_no_say_in_the_readout() -> None:
     assert mine.penalty == its.penalty
 
 
-def test_a_constant_feature_does_no_harm() -> None:
+def test_a_constant_feature_does_not_change_the_readout() -> None:
     x, y = regression()
     readout = fit_readout(np.column_stack([x, np.full(len(x), 7.0)]), y, SPLIT)
     assert np.isfinite(readout.weight).all()
@@ -111,7 +111,7 @@ def test_a_constant_feature_does_no_harm() -> None:
 @given(lags=st.integers(0, 8), n=st.integers(8, 30))
 def test_lagged_features_look_back_only(lags: int, n: int) -> None:
     bins = np.arange(2.0 * n).reshape(n, 2) + 1
-    features = lagged_features(bins, lags).reshape(n, lags + 1, 2)
+    features = stack_lagged_bins(bins, lags).reshape(n, lags + 1, 2)
     for t in range(n):
         for lag in range(lags + 1):
             assert (features[t, lag] == (bins[t - lag] if t >= lag else 0)).all()
@@ -121,7 +121,7 @@ def test_lagged_features_look_back_only(lags: int, n: int) -> None:
 
 
 def linear_system(n: int = 6000, features: int = 8, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Behavior and features of a linear Gaussian system, and the best estimate anyone could make."""
+    """Returns behavior and features of a linear Gaussian system, and the best possible estimate."""
     rng = np.random.default_rng(seed)
     a = 0.97 * np.array([[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]])
     w, h, q = 0.1 * np.eye(2), rng.normal(size=(features, 2)), 6 * np.eye(features)
@@ -141,7 +141,7 @@ def linear_system(n: int = 6000, features: int = 8, seed: int = 0) -> tuple[Arra
     return x + away, y + 3, best + away
 
 
-def test_kalman_recovers_a_linear_gaussian_system() -> None:
+def test_the_kalman_filter_recovers_a_linear_gaussian_system() -> None:
     behavior, features, best = linear_system()
     kalman = fit_kalman(features[:4500], behavior[:4500], order=1, shrinkage=0.0)
     test = slice(4500, 6000)
@@ -154,7 +154,7 @@ def test_kalman_recovers_a_linear_gaussian_system() -> None:
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_kalman_is_causal_and_forgets(order: int) -> None:
+def test_the_kalman_filter_is_causal_and_forgets_its_start(order: int) -> None:
     behavior, features, _ = linear_system(1500)
     kalman = fit_kalman(features, behavior, order, 0.01)
     other = features.copy()
@@ -165,7 +165,7 @@ def test_kalman_is_causal_and_forgets(order: int) -> None:
     np.testing.assert_allclose(mine[1400:], its[1400:], atol=1e-3)
 
 
-def test_kalman_skips_unknown_behavior() -> None:
+def test_the_kalman_fit_skips_unknown_behavior() -> None:
     behavior, features, best = linear_system()
     behavior[1000:1500] = np.nan
     kalman = fit_kalman(features[:4500], behavior[:4500], 1, 0.01)
@@ -179,10 +179,10 @@ def test_kalman_skips_unknown_behavior() -> None:
 def test_baselines_decode_a_session_and_are_deterministic() -> None:
     made = session()
     lfp = made.inputs("lfp").double().numpy()
-    ridge, kalman = ridge_score(lfp, made), kalman_score(lfp, made)
+    ridge, kalman = score_ridge(lfp, made), score_kalman(lfp, made)
     assert ridge.r2 > 0.5
     assert kalman.r2 > 0.5
-    assert ridge_score(lfp, made) == ridge
+    assert score_ridge(lfp, made) == ridge
 
 
 def test_an_output_that_never_moves_does_not_stop_the_baselines() -> None:
@@ -190,31 +190,31 @@ def test_an_output_that_never_moves_does_not_stop_the_baselines() -> None:
     assert bins.behavior is not None
     still = bins.behavior.copy()
     still[:, 1] = 3
-    made = training_session(replace(bins, behavior=still), GAP)
+    made = training_session_from_bins(replace(bins, behavior=still), GAP)
     lfp = made.inputs("lfp").double().numpy()
-    for found in (ridge_score(lfp, made), kalman_score(lfp, made)):
+    for found in (score_ridge(lfp, made), score_kalman(lfp, made)):
         assert found.r2_per_output[0] > 0.3
         assert not found.r2_per_output[1] > 0.99
 
 
 def test_baselines_never_look_ahead() -> None:
-    """What comes after the validation block changes neither fit nor choice, nor anything before it."""
+    """Bins after the validation block change neither the fit, nor the choice, nor any earlier output."""
     made = session()
     lfp = made.inputs("lfp").double().numpy()
-    behavior, features = behavior_of(made), lagged_features(lfp, 5)
+    behavior, features = unscale_behavior(made), stack_lagged_bins(lfp, 5)
     readout = fit_readout(features, behavior, made.split, made.settled)
     other = lfp.copy()
     other[made.split.test.start :] += 50
-    guess = readout(lagged_features(other, 5))
+    guess = readout(stack_lagged_bins(other, 5))
     stop = made.split.test.start
     assert guess[:stop].tobytes() == readout(features)[:stop].tobytes()
-    assert ridge_score(other, made).validation_r2 == ridge_score(lfp, made).validation_r2
+    assert score_ridge(other, made).validation_r2 == score_ridge(lfp, made).validation_r2
 
 
 def test_a_probe_streams_from_the_first_bin() -> None:
     made = session()
-    student = new_student([made], "lfp", STUDENT, 4, seed=0).eval()
-    latents = streamed_latents(student, "s1", made.inputs("lfp"))
+    student = make_student([made], "lfp", STUDENT, 4, seed=0).eval()
+    latents = stream_latents(student, "s1", made.inputs("lfp"))
     with torch.no_grad():
         whole = student("s1", made.inputs("lfp")[None])[0].double().numpy()
     np.testing.assert_allclose(latents, whole, atol=1e-5)
@@ -223,13 +223,13 @@ def test_a_probe_streams_from_the_first_bin() -> None:
     assert found.r2 > 0.3
     bins = session_bins()
     assert bins.behavior is not None
-    np.testing.assert_allclose(behavior_of(made), bins.behavior, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(unscale_behavior(made), bins.behavior, rtol=1e-5, atol=1e-5)
 
 
-def test_an_output_that_stands_still_has_no_say_in_the_penalty() -> None:
+def test_a_constant_output_does_not_change_the_choice_of_penalty() -> None:
     """A third, constant column, as of hands that move in a plane, leaves the read-out of the others as it was."""
     made = session()
-    behavior, features = behavior_of(made), lagged_features(made.inputs("lfp").double().numpy(), 5)
+    behavior, features = unscale_behavior(made), stack_lagged_bins(made.inputs("lfp").double().numpy(), 5)
     flat = np.column_stack([behavior, np.full(len(behavior), 0.1)])
     alone, beside = (fit_readout(features, y, made.split) for y in (behavior, flat))
     assert beside.penalty == alone.penalty

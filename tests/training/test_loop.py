@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends with the bits of one that was not."""
+"""A run that was killed and resumed ends with the bits of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from torch import Tensor, nn
 from edgedistill.config import TrainingConfig
 from edgedistill.errors import EdgeDistillError, OutputError
 from edgedistill.models.student import Student
-from edgedistill.training.distill import new_student, train_student
-from edgedistill.training.loop import FitState, Progress, adamw, fit, learning_rate
+from edgedistill.training.checkpoints import FitState
+from edgedistill.training.distill import make_student, train_student
+from edgedistill.training.loop import Progress, compute_learning_rate, fit, make_optimizer
 from edgedistill.training.losses import DISTILLED_WITH_BEHAVIOR, UNSUPERVISED, Objective
 from edgedistill.training.pretrain import train_teacher
 
 from .sessions import STUDENT, TEACHER, TRAINING, T, session
 
 SESSIONS = [session("a", 0), session("b", 1), session("c", 2, channels=4)]
-TARGETS = {s.id: torch.randn(T, 5, generator=torch.Generator().manual_seed(3)) for s in SESSIONS}
+TEACHER_LATENTS = {s.id: torch.randn(T, 5, generator=torch.Generator().manual_seed(3)) for s in SESSIONS}
 
 
 class Killed(BaseException):
-    """As Ctrl-C, or the machine going down: nobody catches it."""
+    """Stands for Ctrl-C or a power cut, which no code catches."""
 
 
 def killer(at: int) -> Progress:
@@ -44,8 +45,8 @@ def killer(at: int) -> Progress:
 def run_student(
     objective: Objective, config: TrainingConfig, checkpoint: Path | None = None, kill: int = -1
 ) -> Student:
-    student = new_student(SESSIONS, "lfp", STUDENT, 5, seed=4)
-    return train_student(student, SESSIONS, "lfp", objective, config, 4, TARGETS, checkpoint, killer(kill))
+    student = make_student(SESSIONS, "lfp", STUDENT, 5, seed=4)
+    return train_student(student, SESSIONS, "lfp", objective, config, 4, TEACHER_LATENTS, checkpoint, killer(kill))
 
 
 def weights_of(model: nn.Module) -> dict[str, bytes]:
@@ -53,8 +54,8 @@ def weights_of(model: nn.Module) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("objective", [UNSUPERVISED, DISTILLED_WITH_BEHAVIOR], ids=["label-free", "distilled"])
-def test_killed_after_any_step_ends_with_the_same_bits(objective: Objective, tmp_path: Path) -> None:
-    """Three sessions in twelve steps: a tokenizer is updated in some steps only, and its moments are its own."""
+def test_a_run_killed_after_any_step_resumes_to_the_same_bits(objective: Objective, tmp_path: Path) -> None:
+    """With three sessions in twelve steps a tokenizer is updated in some steps only, and keeps moments of its own."""
     undisturbed = weights_of(run_student(objective, TRAINING))
     for at in range(1, TRAINING.steps + 1):
         path = tmp_path / f"{at}.safetensors"
@@ -65,7 +66,9 @@ def test_killed_after_any_step_ends_with_the_same_bits(objective: Objective, tmp
 
 @settings(max_examples=4, deadline=None)
 @given(kills=st.lists(st.integers(1, 12), max_size=4))
-def test_killed_again_and_again(kills: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_run_killed_several_times_resumes_to_the_same_bits(
+    kills: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.mktemp("kills") / "checkpoint.safetensors"
     for at in kills:
         with suppress(Killed):
@@ -73,7 +76,7 @@ def test_killed_again_and_again(kills: list[int], tmp_path_factory: pytest.TempP
     assert weights_of(run_student(UNSUPERVISED, TRAINING, path)) == weights_of(run_student(UNSUPERVISED, TRAINING))
 
 
-def test_the_teacher_resumes_too(tmp_path: Path) -> None:
+def test_a_killed_teacher_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     undisturbed = weights_of(train_teacher(SESSIONS, TEACHER, TRAINING, 0))
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(Killed):
@@ -81,13 +84,15 @@ def test_the_teacher_resumes_too(tmp_path: Path) -> None:
     assert weights_of(train_teacher(SESSIONS, TEACHER, TRAINING, 0, path)) == undisturbed
 
 
-def test_another_seed_is_another_run() -> None:
+def test_another_seed_gives_other_weights() -> None:
     first = train_teacher(SESSIONS, TEACHER, TRAINING, 0)
     assert weights_of(train_teacher(SESSIONS, TEACHER, TRAINING, 0)) == weights_of(first)
     assert weights_of(train_teacher(SESSIONS, TEACHER, TRAINING, 1)) != weights_of(first)
 
 
-def test_killed_while_the_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "checkpoint.safetensors"
     undisturbed = weights_of(run_student(UNSUPERVISED, TRAINING))
     with pytest.raises(Killed):
@@ -99,7 +104,7 @@ def test_killed_while_the_checkpoint_is_written(tmp_path: Path, monkeypatch: pyt
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("edgedistill.training.loop.save_file", half)
+        patched.setattr("edgedistill.training.checkpoints.save_file", half)
         with pytest.raises(Killed):
             run_student(UNSUPERVISED, TRAINING, path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -117,13 +122,13 @@ class Number(nn.Module):
 
 
 def follow(losses: Sequence[float], config: TrainingConfig) -> tuple[Number, FitState]:
-    """`losses` are those of the evaluations, in order."""
+    """Trains with validation losses that are `losses`, in order."""
     model, remaining = Number(), list(losses)
     config = replace(config, eval_every=1)
     return model, fit(model, lambda _: (model.x - 1).square().sum(), lambda: remaining.pop(0), config)
 
 
-def test_stopping_early_keeps_the_best() -> None:
+def test_early_stopping_keeps_the_state_of_the_best_evaluation() -> None:
     config = replace(TRAINING, steps=50, patience=3, warmup_share=0.0)
     model, state = follow([5, 4, 3, 3.5, 3.1, 3.0], config)
     assert (state.step, state.best_step, state.best_loss) == (6, 3, 3)
@@ -160,7 +165,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_diverged_loss_is_told(value: float, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_raises_an_error(value: float, tmp_path: Path) -> None:
     model, path = Number(), tmp_path / "c.safetensors"
     with pytest.raises(EdgeDistillError, match=r"diverged at step 4(.|\n)*learning_rate"):
         fit(
@@ -196,31 +201,32 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         run_student(UNSUPERVISED, TRAINING, path, 4)
     with pytest.raises(EdgeDistillError, match="other settings"):
         run_student(UNSUPERVISED, replace(TRAINING, learning_rate=1e-3), path)
-    wider = new_student(SESSIONS, "lfp", replace(STUDENT, d=16), 5, seed=4)
+    wider = make_student(SESSIONS, "lfp", replace(STUDENT, d=16), 5, seed=4)
     with pytest.raises(EdgeDistillError, match="other settings"):
-        train_student(wider, SESSIONS, "lfp", UNSUPERVISED, TRAINING, 4, TARGETS, path)
+        train_student(wider, SESSIONS, "lfp", UNSUPERVISED, TRAINING, 4, TEACHER_LATENTS, path)
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot write the checkpoint"):
-        run_student(UNSUPERVISED, TRAINING, tmp_path / "no such folder" / "c.safetensors")
+def test_a_checkpoint_that_cannot_be_written_raises_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="the checkpoint could not be written"):
+        run_student(UNSUPERVISED, TRAINING, tmp_path / "file" / "c.safetensors")
 
 
 @given(steps=st.integers(1, 500), warmup=st.floats(0, 1))
-def test_the_schedule_warms_up_and_comes_down(steps: int, warmup: float) -> None:
+def test_the_learning_rate_warms_up_and_then_falls(steps: int, warmup: float) -> None:
     config = replace(TRAINING, steps=steps, warmup_share=warmup)
-    rates = [learning_rate(config, step) for step in range(steps)]
+    rates = [compute_learning_rate(config, step) for step in range(steps)]
     top = max(1, round(warmup * steps))
     assert all(0 < rate <= config.learning_rate * (1 + 1e-12) for rate in rates)
     assert rates[:top] == sorted(rates[:top])
     assert rates[top:] == sorted(rates[top:], reverse=True)
     assert rates[min(top, steps) - 1] == pytest.approx(config.learning_rate if top <= steps else rates[-1])
-    assert learning_rate(config, steps) == pytest.approx(0.05 * config.learning_rate) or top == steps
+    assert compute_learning_rate(config, steps) == pytest.approx(0.05 * config.learning_rate) or top == steps
 
 
-def test_weight_decay_spares_norms_and_biases() -> None:
-    student = new_student(SESSIONS, "lfp", STUDENT, 5, seed=0)
-    decayed, spared = adamw(student, TRAINING).param_groups
+def test_norms_and_biases_have_no_weight_decay() -> None:
+    student = make_student(SESSIONS, "lfp", STUDENT, 5, seed=0)
+    decayed, spared = make_optimizer(student, TRAINING).param_groups
     names = {id(p): n for n, p in student.named_parameters()}
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
     assert spared["weight_decay"] == 0

@@ -1,4 +1,4 @@
-"""Losses against their definitions; augmentation and hiding do what they say and no more."""
+"""Losses agree with their definitions, and augmentation and hiding change exactly what they should."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgedistill.errors import ConfigError
 from edgedistill.training.augment import augment, hide_bins
-from edgedistill.training.distill import new_student, student_loss
+from edgedistill.training.distill import make_student, student_loss
 from edgedistill.training.losses import Objective, alignment_loss, known_mse
 
 from .sessions import STUDENT, TRAINING, session
@@ -19,12 +19,12 @@ from .sessions import STUDENT, TRAINING, session
 QUIET = replace(TRAINING, channel_dropout=0.0, gain_drift=0.0, noise=0.0)
 
 
-def random_for(seed: int = 0) -> torch.Generator:
+def make_generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=random_for(seed))
+    return torch.randn(shape, generator=make_generator(seed))
 
 
 def test_alignment_by_cosine_ignores_scale() -> None:
@@ -40,7 +40,7 @@ def test_alignment_by_mse_is_the_mean_square() -> None:
         Objective(alignment_kind="cosin")
 
 
-def test_unknown_behavior_has_no_say() -> None:
+def test_unknown_behavior_does_not_change_the_loss() -> None:
     target, guess = numbers(2, 30, 2), numbers(2, 30, 2, seed=1).requires_grad_()
     holes = target.clone()
     holes[:, 10:20] = torch.nan
@@ -53,8 +53,8 @@ def test_unknown_behavior_has_no_say() -> None:
     assert known_mse(guess, torch.full_like(target, torch.nan)) == 0
 
 
-def test_burn_in_and_shown_bins_have_no_say() -> None:
-    student = new_student([session()], "lfp", STUDENT, 4, seed=0)
+def test_burn_in_and_bins_that_were_shown_do_not_change_the_loss() -> None:
+    student = make_student([session()], "lfp", STUDENT, 4, seed=0)
     latents, clean, target = numbers(2, 40, 8), numbers(2, 40, 3), numbers(2, 40, 4)
     hidden = (torch.arange(40) % 4 == 0).float()[None, :, None].expand(2, -1, 1)
 
@@ -78,46 +78,46 @@ def test_burn_in_and_shown_bins_have_no_say() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 100), share=st.sampled_from([0.1, 0.3, 0.5, 0.8]))
-def test_hidden_bins_are_zero_and_about_the_share(seed: int, share: float) -> None:
+def test_hidden_bins_are_zero_and_about_as_many_as_asked_for(seed: int, share: float) -> None:
     bins = numbers(20, 1000, 2) + 10
-    out, hidden = hide_bins(bins, share, random_for(seed))
+    out, hidden = hide_bins(bins, share, make_generator(seed))
     assert hidden.shape == (20, 1000, 1)
     gone = hidden[..., 0].bool()
     assert not out[gone].any()
     assert torch.equal(out[~gone], bins[~gone])
     assert abs(hidden.mean().item() - share) < 0.06
-    again = hide_bins(bins, share, random_for(seed))[1]
+    again = hide_bins(bins, share, make_generator(seed))[1]
     assert torch.equal(again, hidden)
 
 
 def test_nothing_is_hidden_at_share_zero() -> None:
     bins = numbers(4, 100, 2)
-    out, hidden = hide_bins(bins, 0.0, random_for())
+    out, hidden = hide_bins(bins, 0.0, make_generator())
     assert not hidden.any()
     assert torch.equal(out, bins)
 
 
-def test_augmentation_at_zero_is_nothing() -> None:
+def test_augmentation_of_strength_zero_changes_nothing() -> None:
     bins = numbers(4, 50, 6)
-    assert torch.equal(augment(bins, QUIET, random_for()), bins)
+    assert torch.equal(augment(bins, QUIET, make_generator()), bins)
 
 
-def test_a_lost_channel_is_lost_for_its_segment() -> None:
+def test_a_lost_channel_is_zero_for_its_whole_segment() -> None:
     bins = numbers(200, 20, 10)
-    out = augment(bins, replace(QUIET, channel_dropout=0.3, noise=0.5), random_for())
+    out = augment(bins, replace(QUIET, channel_dropout=0.3, noise=0.5), make_generator())
     lost = (out == 0).all(1)
     assert torch.equal(lost, (out == 0).any(1))
     assert abs(lost.float().mean().item() - 0.3) < 0.05
 
 
-def test_gain_is_one_number_a_channel_and_segment() -> None:
+def test_each_channel_of_a_segment_has_one_gain() -> None:
     bins = numbers(300, 20, 10)
-    gain = augment(bins, replace(QUIET, gain_drift=0.2), random_for()) / bins
+    gain = augment(bins, replace(QUIET, gain_drift=0.2), make_generator()) / bins
     assert gain.std(1).max() < 1e-4
     assert abs(gain[:, 0].log().std().item() - 0.2) < 0.02
 
 
-def test_noise_has_its_standard_deviation() -> None:
+def test_added_noise_has_the_configured_standard_deviation() -> None:
     bins = numbers(300, 20, 10)
-    added = augment(bins, replace(QUIET, noise=0.3), random_for()) - bins
+    added = augment(bins, replace(QUIET, noise=0.3), make_generator()) - bins
     assert abs(added.std().item() - 0.3) < 0.01

@@ -1,4 +1,4 @@
-"""Latents of a window's last bin: what the teacher gives for that window, whatever comes later; and their read-out."""
+"""The latent of a window's last bin is that of the teacher for this window, and a read-out decodes it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from edgedistill.models.teacher import PatchAutoencoder
-from edgedistill.training.evaluate import behavior_of, r2_score
-from edgedistill.training.teacher_window import last_bin_readout, window_latents
+from edgedistill.training.evaluate import r2_score, unscale_behavior
+from edgedistill.training.teacher_window import compute_window_latents, fit_last_bin_readout
 
 from .sessions import TEACHER, UNITS, session
 
@@ -21,9 +21,9 @@ def teacher() -> PatchAutoencoder:
     return PatchAutoencoder(TEACHER, {"s1": UNITS})
 
 
-def test_a_windows_last_bin_sees_its_window_and_no_later_bin(teacher: PatchAutoencoder) -> None:
+def test_the_latent_of_a_windows_last_bin_depends_on_its_window_alone(teacher: PatchAutoencoder) -> None:
     bins = session().inputs("spikes")
-    found = window_latents(teacher, "s1", bins, [10, 500], WINDOW)
+    found = compute_window_latents(teacher, "s1", bins, [10, 500], WINDOW)
     with torch.no_grad():
         whole = teacher.latents("s1", bins[None, 500 - WINDOW + 1 : 501])[0, -1]
         early = torch.cat([torch.zeros(WINDOW - 11, UNITS), bins[:11]])
@@ -32,16 +32,16 @@ def test_a_windows_last_bin_sees_its_window_and_no_later_bin(teacher: PatchAutoe
     torch.testing.assert_close(found[0], start, rtol=1e-5, atol=1e-6)
     later = bins.clone()
     later[501:] = 7.0
-    assert torch.equal(window_latents(teacher, "s1", later, [10, 500], WINDOW), found)
+    assert torch.equal(compute_window_latents(teacher, "s1", later, [10, 500], WINDOW), found)
 
 
-def test_the_read_out_reads_movement_and_never_the_test_block(teacher: PatchAutoencoder) -> None:
+def test_the_last_bin_readout_decodes_movement_without_the_test_block(teacher: PatchAutoencoder) -> None:
     known = session()
-    readout = last_bin_readout(teacher, known, WINDOW)
+    readout = fit_last_bin_readout(teacher, known, WINDOW)
     ends = np.arange(known.split.test.start, known.split.test.stop, 5)
-    latents = window_latents(teacher, "s1", known.inputs("spikes"), ends, WINDOW).double().numpy()
-    assert min(r2_score(readout(latents), behavior_of(known)[ends])) > 0.1  # untrained: counts shine through
+    latents = compute_window_latents(teacher, "s1", known.inputs("spikes"), ends, WINDOW).double().numpy()
+    assert min(r2_score(readout(latents), unscale_behavior(known)[ends])) > 0.1  # untrained: counts shine through
     assert known.behavior is not None
     known.behavior[known.split.test] = 1e6
-    again = last_bin_readout(teacher, known, WINDOW)
+    again = fit_last_bin_readout(teacher, known, WINDOW)
     assert np.array_equal(again.weight, readout.weight)

@@ -1,8 +1,8 @@
-"""What a float student computes, by the names of its activation ranges.
+"""The activations of a float student, by the names of their ranges.
 
-Comes in: a student and bins. Goes out: every activation that has a scale on the device (numerics.md, "What is
-eight bits wide"), as the float student has it, before any folding: norms without their gains, since those go into
-the weights after them, and q, k, v and context a head each.
+The inputs are a student and bins. The output is every activation that has a scale on the device (docs/numerics.md,
+"What is eight bits wide"), as the float student computes it before any folding. Norms are without their gains,
+which go into the weights after them, and q, k, v and context are separate for each head.
 """
 
 from __future__ import annotations
@@ -19,18 +19,23 @@ from edgedistill.models.transformer import rms
 
 
 @torch.no_grad()
-def activations_of(student: Student, session: str, bins: Tensor) -> dict[str, Tensor]:
-    """(batch, n, channels) from a fresh state -> name -> (batch, n, width), or (batch, heads, n, head_dim)."""
+def compute_activations(student: Student, session: str, bins: Tensor) -> dict[str, Tensor]:
+    """Returns every activation of (batch, n, channels) from a fresh state, by name.
+
+    Each is (batch, n, width) or, for q, k, v and context, (batch, heads, n, head_dim).
+    """
     found, x = {"bin": bins}, student.tokenizer(session, bins)
     blocks = cast("Iterable[StudentBlock]", student.layers)
-    for i, (block, cache) in enumerate(zip(blocks, student.empty_cache(len(bins)), strict=True)):
-        seen, x = block_activations(block, x, cache)
+    for i, (block, cache) in enumerate(zip(blocks, student.make_empty_cache(len(bins)), strict=True)):
+        seen, x = compute_block_activations(block, x, cache)
         found |= {f"layers.{i}.{name}": values for name, values in seen.items()}
     return found | {"latent": rms(x)}
 
 
-def block_activations(block: StudentBlock, x: Tensor, cache: tuple[Tensor, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-    """The activations of one block on (batch, n, d), after an empty cache; and its output."""
+def compute_block_activations(
+    block: StudentBlock, x: Tensor, cache: tuple[Tensor, Tensor]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Returns the activations of one block on (batch, n, d), after an empty cache, and the output of the block."""
     q, k, v = block.qkv(x)
     keys, values = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
     context = window_attention(q, keys, values, block.age_bias)

@@ -1,10 +1,10 @@
-"""Activations in, chunk by chunk; out, the largest magnitude A that eight bits shall represent, and what it costs.
+"""Observers: they see an activation chunk by chunk and find the largest magnitude A that eight bits shall represent.
 
-An observer remembers |x| as a histogram whose bins are the upper bits of the float32 itself: 1024 a factor of two,
-over the 32 factors of two below the largest value so far; what lies lower counts as zero. Bins are narrow relative
-to A wherever A falls, so that one artefact does not blur the rest (of even bins up to the largest value it leaves a
-handful). A larger value moves the counts down and merges the lowest into the bin of zero. Memory is constant (256 kB
-a group), and neither order nor size of the chunks matters, but to moving_minmax. The methods are in `thresholds`.
+An observer keeps a histogram of |x| whose bins are the upper bits of the float32 itself: 1024 bins for each factor of
+two, over the 32 factors of two below the largest value so far. Smaller values count as zero. Bins are narrow relative
+to A wherever A falls, so that one artefact does not blur the rest, as it does in even bins up to the largest value.
+When a larger value comes, the counts move down and the lowest merge into the bin of zero. Memory is constant (256 kB a
+group). Neither the order nor the size of the chunks matters, except to moving_minmax. The methods are in `thresholds`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from edgedistill.quantization.calibration.thresholds import (
     Array,
     Counts,
     Magnitudes,
-    entropy_threshold,
-    least_squares_threshold,
-    percentile_threshold,
+    find_entropy_threshold,
+    find_least_squares_threshold,
+    find_percentile_threshold,
 )
 
 Rule = Callable[[Magnitudes], float]
 
-OCTAVE = 1024  # bins a factor of two: ten bits of the mantissa
+OCTAVE = 1024  # bins for each factor of two, that is, ten bits of the mantissa
 BINS = 32 * OCTAVE
-DROPPED_BITS = 13  # of the 23 of a float32 mantissa
+DROPPED_BITS = 13  # lower bits of the 23-bit float32 mantissa
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class Observer:
-    """Collects |x| of `groups` tensors (the heads of one activation) and tells the A of each.
+    """Collects |x| of `groups` tensors (the heads of one activation) and computes the A of each.
 
-    `name` is what errors call it ("layers.0.k"; with several groups ", head 2" is added).
+    Errors call it `name` ("layers.0.k"), with ", head 2" added where there are several groups.
     """
 
     def __init__(self, name: str, groups: int, rule: Rule, momentum: float = 0.1) -> None:
@@ -46,12 +46,12 @@ class Observer:
         self._rule, self._momentum = rule, momentum
         self._chunks = 0
         self._counts = np.zeros((groups, BINS), np.int64)
-        self._first = np.full(groups, OCTAVE - BINS)  # bits of the float32 where a group's first bin begins
+        self._first = np.full(groups, OCTAVE - BINS)  # upper bits of the float32 where a group's first bin begins
         self._largest, self._moving = np.zeros(groups), np.zeros(groups)
-        self._ranges: Array | None = None  # what compute() found since the last collect()
+        self._ranges: Array | None = None  # result of compute() since the last collect()
 
     def collect(self, x: npt.NDArray[np.floating[Any]]) -> None:
-        """Remember the magnitudes of x (n, groups). Raises where a value is NaN or infinite, and forgets that x."""
+        """Adds the magnitudes of x (n, groups). Raises EdgeDistillError, and adds nothing, for NaN or infinity."""
         if x.ndim != 2 or x.shape[1] != self.groups:
             raise EdgeDistillError(f"{self.name} was fed the wrong shape", got=x.shape, expected=f"(n, {self.groups})")
         if len(x) == 0:
@@ -60,7 +60,7 @@ class Observer:
         largest = magnitude.max(axis=0).astype(np.float64)
         if not np.isfinite(largest).all():
             group = int(np.argmin(np.isfinite(largest)))
-            raise _not_finite(self._called(group), largest[group])
+            raise _not_finite_error(self._name_group(group), largest[group])
         self._ranges = None
         weight = self._momentum if self._chunks else 1.0
         self._chunks += 1
@@ -71,33 +71,37 @@ class Observer:
         self._counts += np.bincount(bins.ravel(), minlength=self._counts.size).reshape(self._counts.shape)
 
     def compute(self) -> Array:
-        """The largest magnitude to represent, A (groups,). Raises where no float32 scale comes of it."""
+        """Returns the largest magnitude to represent, A (groups,). Raises EdgeDistillError where it gives no scale."""
         if self._ranges is not None:
             return self._ranges.copy()
-        ranges = np.array([self._rule(seen) if seen.largest > 0 else 0.0 for seen in self._all()])
+        ranges = np.array([self._rule(seen) if seen.largest > 0 else 0.0 for seen in self._read_histograms()])
         with np.errstate(over="ignore", divide="ignore"):
             scales = (ranges / LEVELS).astype(np.float32)
             usable = np.isfinite(scales) & (scales > 0) & np.isfinite(np.float32(1) / scales)
         if not usable.all():
             group = int(np.argmin(usable))
-            raise _no_scale(self._called(group), ranges[group], self._largest[group])
+            raise _no_scale_error(self._name_group(group), ranges[group], self._largest[group])
         self._ranges = ranges
         return ranges.copy()
 
-    def clipped(self) -> Array:
-        """Share of values beyond A (groups,), estimated from the histogram: right to the share in A's own bin."""
-        return np.array([seen.share_beyond(a) for seen, a in zip(self._all(), self.compute(), strict=True)])
+    def compute_clipped_share(self) -> Array:
+        """Returns the share of values beyond A (groups,), estimated to within the share in A's own bin."""
+        return np.array(
+            [seen.compute_share_beyond(a) for seen, a in zip(self._read_histograms(), self.compute(), strict=True)]
+        )
 
-    def noise_db(self) -> Array:
-        """Signal to quantization noise at A in dB (groups,): 10 log10(Σ x² / Σ (x − q(x))²), higher is better.
+    def compute_noise_db(self) -> Array:
+        """Returns the signal to quantization noise at A in dB (groups,): 10 log10(Σ x² / Σ (x − q(x))²).
 
-        Estimated from the histogram, within 0.1 dB where values are spread over many levels. Where they are not,
-        as with a constant, it is finite though the noise may be zero.
+        It is estimated from the histogram, within 0.1 dB where values are spread over many levels. Where they are not,
+        as for a constant, it is finite though the noise may be zero.
         """
-        pairs = zip(self._all(), self.compute(), strict=True)
-        return np.array([10 * np.log10(seen.energy / seen.squared_error(np.array([a]))[0]) for seen, a in pairs])
+        pairs = zip(self._read_histograms(), self.compute(), strict=True)
+        return np.array(
+            [10 * np.log10(seen.energy / seen.compute_squared_error(np.array([a]))[0]) for seen, a in pairs]
+        )
 
-    def _all(self) -> list[Magnitudes]:
+    def _read_histograms(self) -> list[Magnitudes]:
         if not self._chunks:
             raise EdgeDistillError(
                 f"{self.name} has collected nothing",
@@ -105,9 +109,9 @@ class Observer:
                 causes=["the calibration set is empty", "all of its windows were left out"],
                 next_step="calibrate on more or other sessions",
             )
-        return [self._seen(group) for group in range(self.groups)]
+        return [self._read_histogram(group) for group in range(self.groups)]
 
-    def _seen(self, group: int) -> Magnitudes:
+    def _read_histogram(self, group: int) -> Magnitudes:
         bits = np.maximum(self._first[group] + np.arange(BINS + 1), 0) << DROPPED_BITS
         edges = bits.astype(np.int32).view(np.float32).astype(np.float64)
         edges[0], largest = 0.0, float(self._largest[group])
@@ -115,33 +119,33 @@ class Observer:
         return Magnitudes(self._counts[group], edges, largest, float(self._moving[group]))
 
     def _make_room(self) -> None:
-        """Move each group's bins up by whole octaves until the last one holds its largest value."""
+        """Moves each group's bins up by whole octaves until the last one holds its largest value."""
         first = (_upper_bits(self._largest) // OCTAVE + 1) * OCTAVE - BINS
         for group in np.flatnonzero(first > self._first):
             by, row = min(int(first[group] - self._first[group]), BINS - 1), self._counts[group]
             self._counts[group] = np.concatenate([[row[: by + 1].sum()], row[by + 1 :], np.zeros(by, np.int64)])
         self._first = np.maximum(self._first, first)
 
-    def _called(self, group: int) -> str:
+    def _name_group(self, group: int) -> str:
         return self.name if self.groups == 1 else f"{self.name}, head {group}"
 
 
 def _upper_bits(magnitude: npt.NDArray[np.floating[Any]]) -> Counts:
-    """Upper bits of a float32, an integer that grows with it. What float32 cannot hold counts as its largest value."""
+    """Returns the upper bits of a float32, an integer that grows with it; larger values count as the largest one."""
     single = np.minimum(magnitude, LARGEST_FLOAT32).astype(np.float32)
     return np.asarray(single.view(np.int32) >> DROPPED_BITS, np.int64)
 
 
-def observer_for(
+def make_observer(
     method: str, name: str, groups: int = 1, *, percentile: float = 99.99, momentum: float = 0.1
 ) -> Observer:
-    """A new observer of the method; each takes only the parameters it knows.
+    """Makes an observer that uses `method`; each method uses only its own parameters.
 
-    - minmax: the largest magnitude.
-    - moving_minmax: moving average over chunks of each one's largest, the newest with weight `momentum`.
-    - percentile: the `percentile` of magnitudes.
-    - entropy: least Kullback–Leibler divergence.
-    - mse: least squared error.
+    - minmax takes the largest magnitude.
+    - moving_minmax takes the moving average of the largest magnitude of each chunk, the newest with weight `momentum`.
+    - percentile takes the `percentile` of the magnitudes.
+    - entropy takes the threshold with the least Kullback–Leibler divergence.
+    - mse takes the threshold with the least squared error.
     """
     if not 0 < percentile <= 100:
         raise ConfigError("percentile is out of range", got=percentile, expected="above 0, at most 100")
@@ -150,16 +154,16 @@ def observer_for(
     rules: dict[str, Rule] = {
         "minmax": lambda seen: seen.largest,
         "moving_minmax": lambda seen: seen.moving_largest,
-        "percentile": partial(percentile_threshold, percentile=percentile),
-        "entropy": entropy_threshold,
-        "mse": least_squares_threshold,
+        "percentile": partial(find_percentile_threshold, percentile=percentile),
+        "entropy": find_entropy_threshold,
+        "mse": find_least_squares_threshold,
     }
     if method not in rules:
         raise ConfigError("unknown calibration method", got=method, expected=did_you_mean(method, rules))
     return Observer(name, groups, rules[method], momentum)
 
 
-def _not_finite(name: str, value: float) -> EdgeDistillError:
+def _not_finite_error(name: str, value: float) -> EdgeDistillError:
     return EdgeDistillError(
         f"{name} holds a value that is not finite",
         got=value,
@@ -169,7 +173,7 @@ def _not_finite(name: str, value: float) -> EdgeDistillError:
     )
 
 
-def _no_scale(name: str, range_: float, largest: float) -> EdgeDistillError:
+def _no_scale_error(name: str, range_: float, largest: float) -> EdgeDistillError:
     return EdgeDistillError(
         f"{name} has no usable range",
         got=f"{range_:g} (largest magnitude seen {largest:g})",

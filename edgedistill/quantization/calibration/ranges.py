@@ -1,14 +1,12 @@
 """The ranges of a student's activations, where they came from, and the JSON file that holds both.
 
-A range is the largest magnitude that eight bits represent: one number an activation, or one a head. A file tells
-the checkpoint, sessions and windows it was found on, since ranges of another student fit nothing.
+A range is the largest magnitude that eight bits represent: one number for an activation, or one for each head. A file
+names the checkpoint, sessions and windows that it was found on, because ranges fit no other student.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.config import StudentShape, StudentSize
-from edgedistill.errors import ConfigError, EdgeDistillError, OutputError
+from edgedistill.errors import ConfigError, EdgeDistillError
+from edgedistill.files import atomic_write_text
 from edgedistill.quantization.calibration.recipe import Recipe
-from edgedistill.quantization.integers import checked_ranges
+from edgedistill.quantization.integers import check_ranges
 
 KIND, FORMAT = "edgedistill ranges", 1
 Facts = dict[str, Any]
@@ -27,27 +26,27 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Ranges:
-    """Ranges and their provenance; the JSON-ready parts are as they stand in the file."""
+    """Holds ranges and where they come from; parts of type Facts are as they stand in the file."""
 
-    values: dict[str, list[float]]  # activation -> largest magnitude, of q, k, v and context one a head
+    values: dict[str, list[float]]  # activation -> largest magnitude; q, k, v and context have one for each head
     recipe: Recipe
     seed: int
-    checkpoint_sha256: str  # of the student, see `models.files.checkpoint_sha256`
+    checkpoint_sha256: str  # of the student, see `models.files.hash_checkpoint`
     sessions: dict[str, str | None]  # id -> sha256 of its file
     windows: tuple[Facts, ...]  # session, first_bin, bins
-    left_out: tuple[Facts, ...]  # the same, with reason and value
-    table: tuple[Facts, ...]  # see `table_row`
+    left_out: tuple[Facts, ...]  # windows that were left out: the same, with reason and value
+    table: tuple[Facts, ...]  # see `make_table_row`
 
     def to_json(self) -> Facts:
-        """As it stands in the file."""
+        """Returns the ranges as they stand in the file."""
         facts = {field.name: getattr(self, field.name) for field in fields(self)}
         lists = {name: list(facts[name]) for name in ("windows", "left_out", "table")}
         return {"kind": KIND, "format": FORMAT, **facts, **lists, "recipe": self.recipe.to_json()}
 
     @classmethod
     def from_json(cls, facts: object, where: str = "ranges") -> Ranges:
-        """The inverse of `to_json`. EdgeDistillError for what is foreign, too new, incomplete or gives no scale."""
-        known = require_ours(facts, where)
+        """Builds ranges from `to_json`. Raises EdgeDistillError for a foreign, newer, incomplete or unusable file."""
+        known = require_ranges_file(facts, where)
         try:
             parts = {field.name: known[field.name] for field in fields(cls)}
             parts["recipe"] = Recipe.from_json(parts["recipe"], f"{where}, recipe")
@@ -56,29 +55,16 @@ class Ranges:
             found = cls(**parts)
             require_positive(found.values, where)
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-            raise damaged(where, f"{type(error).__name__}: {error}") from error
+            raise damaged_file_error(where, f"{type(error).__name__}: {error}") from error
         return found
 
     def write(self, path: Path) -> None:
-        """The file appears whole or not at all. Raises OutputError."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False), encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise OutputError(
-                f"{path}: the ranges cannot be written",
-                got=error.strerror or str(error),
-                causes=("the disk is full", "the folder is read-only"),
-                next_step="choose another place",
-            ) from error
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+        """Writes the ranges as a whole file. Raises OutputError."""
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
+        atomic_write_text(path, text, "the ranges", next_step="choose another place")
 
     def require_for(self, sha256: str, where: str = "ranges") -> None:
-        """EdgeDistillError when these are the ranges of another checkpoint than the one of this hash."""
+        """Raises EdgeDistillError when these ranges belong to another checkpoint than the one with this hash."""
         if self.checkpoint_sha256 != sha256:
             raise EdgeDistillError(
                 f"{where}: made for another student",
@@ -89,12 +75,12 @@ class Ranges:
             )
 
     def require_size(self, size: StudentSize) -> None:
-        """EdgeDistillError names the first activation of a student of `size` that has no range, or a wrong one."""
-        checked_ranges(plain_shape(size), self.values)
+        """Raises EdgeDistillError that names the first activation without a range for a student of `size`."""
+        check_ranges(shape_from_size(size), self.values)
 
 
 def read_ranges(path: Path, size: StudentSize | None = None) -> Ranges:
-    """What `Ranges.write` wrote; with `size`, also whole for a student of that size."""
+    """Reads what `Ranges.write` wrote, and checks that it is whole for a student of `size` where that is given."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -104,20 +90,20 @@ def read_ranges(path: Path, size: StudentSize | None = None) -> Ranges:
             next_step="make them with `edgedistill calibrate`",
         ) from error
     except ValueError as error:  # not JSON, or not UTF-8
-        raise damaged(str(path), str(error)) from error
+        raise damaged_file_error(str(path), str(error)) from error
     ranges = Ranges.from_json(facts, str(path))
     if size is not None:
         ranges.require_size(size)
     return ranges
 
 
-def require_ours(facts: object, where: str) -> Facts:
-    """EdgeDistillError for a file of something else, or of a later version."""
+def require_ranges_file(facts: object, where: str) -> Facts:
+    """Raises EdgeDistillError for a file of something else, or of a later version."""
     if not isinstance(facts, dict) or facts.get("kind") != KIND:
         found = facts.get("kind", "another JSON object") if isinstance(facts, dict) else type(facts).__name__
         raise EdgeDistillError(f"{where}: holds no ranges", got=found, expected=f'kind "{KIND}"')
     if type(facts.get("format")) is not int or facts["format"] < 1:
-        raise damaged(where, f"format {facts.get('format')!r}")
+        raise damaged_file_error(where, f"format {facts.get('format')!r}")
     if facts["format"] > FORMAT:
         raise EdgeDistillError(
             f"{where}: written by a later version of edgedistill",
@@ -129,7 +115,7 @@ def require_ours(facts: object, where: str) -> Facts:
 
 
 def require_positive(values: dict[str, list[float]], where: str) -> None:
-    """EdgeDistillError names the first range that gives no scale."""
+    """Raises EdgeDistillError that names the first range that gives no scale."""
     for name, numbers in values.items():
         for head, number in enumerate(numbers):
             if type(number) not in (int, float) or not 0 < number < float("inf"):
@@ -139,8 +125,8 @@ def require_positive(values: dict[str, list[float]], where: str) -> None:
                 )
 
 
-def damaged(where: str, got: str) -> EdgeDistillError:
-    """The error of a file that is ours and cannot be read."""
+def damaged_file_error(where: str, got: str) -> EdgeDistillError:
+    """Returns the error for a file of ranges that cannot be read."""
     return EdgeDistillError(
         f"{where}: not a whole file of ranges",
         got=got,
@@ -149,14 +135,17 @@ def damaged(where: str, got: str) -> EdgeDistillError:
     )
 
 
-def table_row(
+def make_table_row(
     name: str,
     limits: npt.NDArray[np.float64],
     clipped: npt.NDArray[np.float64],
     noise_db: npt.NDArray[np.float64],
 ) -> Facts:
-    """One line of the table, from arrays (groups,): over heads the widest range, the mean share clipped, and the
-    signal to quantization noise in dB of the noisiest."""
+    """Returns one line of the table, from arrays (groups,).
+
+    Over heads it has the widest range, the mean share clipped, and the signal to quantization noise in dB of the
+    noisiest.
+    """
     return {
         "name": name,
         "range": float(limits.max()),
@@ -165,6 +154,6 @@ def table_row(
     }
 
 
-def plain_shape(size: StudentSize) -> StudentShape:
-    """A shape of this size, for what depends on neither channels nor outputs."""
+def shape_from_size(size: StudentSize) -> StudentShape:
+    """Returns a shape of this size, for what depends on neither channels nor outputs."""
     return size.shape(channels=1, outputs=1)

@@ -1,8 +1,8 @@
-"""How INT8 ranges are found: a file of `calibration/` goes in, a checked, frozen Recipe comes out.
+"""Calibration recipes: how INT8 ranges are found.
 
-A recipe names the method that chooses a range, how many windows of the recording it sees and how they are drawn,
-which parts of the step stay in float32, and whether the student is fine-tuned afterwards. A new recipe is one new
-TOML file, of the package or of your own.
+The input is a file of `calibration/`. The output is a checked, frozen Recipe. It names the method that chooses a range,
+how many windows of the recording the method sees and how they are drawn, which parts of the step stay in float32, and
+whether the student is fine-tuned afterwards. A new recipe is one new TOML file, in the package or a file of your own.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ METHODS = ("minmax", "moving_minmax", "percentile", "entropy", "mse")
 
 @dataclass(frozen=True)
 class FineTune:
-    """Training of the fake-quantized student after the ranges are found."""
+    """Says how the fake-quantized student is trained after the ranges are found."""
 
     steps: int = 100
-    learning_rate: float = 3e-4  # peak
-    learn_scales: bool = True  # else the ranges stay as they were found
+    learning_rate: float = 3e-4  # at its peak
+    learn_scales: bool = True  # if not, the ranges stay as they were found
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "steps", self.steps, "at least 1")
@@ -35,19 +35,19 @@ class FineTune:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to find the ranges of a student's activations."""
+    """Says how the ranges of a student's activations are found."""
 
     name: str
     description: str  # one line: when to choose it
     method: str
-    percentile: float = 99.99  # of `percentile`: share in % of the magnitudes inside the range
-    momentum: float = 0.1  # of `moving_minmax`: weight of a new window
+    percentile: float = 99.99  # for method percentile: share in % of the magnitudes inside the range
+    momentum: float = 0.1  # for method moving_minmax: weight of a new window
     windows: int = 64  # over all sessions
     window_bins: int = 256
-    strata: int = 4  # of the behavior's speed, equally many windows from each; 1: uniform
-    artefact_factor: float = 8.0  # a window with a bin beyond so many times the windows' usual largest is left out
-    refit_readout: bool = True  # fit the read-out again on quantized latents: costs nothing on the device
-    keep: tuple[str, ...] = ()  # parts whose weights stay float32, as `numerics.part_names` names them
+    strata: int = 4  # of the behavior's speed; equally many windows come from each, 1 means uniform
+    artefact_factor: float = 8.0  # a window with a bin beyond this many times the median largest bin is left out
+    refit_readout: bool = True  # fit the read-out again on quantized latents, which costs nothing on the device
+    keep: tuple[str, ...] = ()  # parts whose weights stay float32, named as in `numerics.part_names`
     finetune: FineTune | None = None
 
     def __post_init__(self) -> None:
@@ -60,27 +60,27 @@ class Recipe:
         _require(1 <= self.artefact_factor < math.inf, "artefact_factor", self.artefact_factor, "1 or more")
 
     def to_json(self) -> dict[str, object]:
-        """As it stands in a file of ranges and in a manifest."""
+        """Returns the recipe as it stands in a file of ranges and in a manifest."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, mapping: Mapping[str, object], where: str = "recipe") -> Recipe:
-        """The inverse of `to_json`; ConfigError for anything else."""
+        """Builds a recipe from `to_json`. Raises ConfigError for anything else."""
         return parse(cls, mapping, where)
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
-    """The packaged recipe of that name, or the one in a TOML file of your own."""
+    """Returns the packaged recipe of that name, or the one in a TOML file of your own."""
     return load_named(Recipe, "recipe", name_or_path, asset_folder("calibration"))
 
 
-def recipe_names() -> tuple[str, ...]:
-    """The packaged recipes, in alphabetical order."""
+def list_recipes() -> tuple[str, ...]:
+    """Returns the names of the packaged recipes, in alphabetical order."""
     return names_in(asset_folder("calibration"))
 
 
 def require_teacher(recipe: Recipe, teacher: Path | None) -> None:
-    """ConfigError where the recipe fine-tunes and there is nothing to learn from."""
+    """Raises ConfigError where the recipe fine-tunes and no teacher is given."""
     if recipe.finetune is not None and teacher is None:
         raise ConfigError(
             f"recipe '{recipe.name}' fine-tunes the student, which needs its teacher",

@@ -1,4 +1,4 @@
-"""A model by name, for those who check it: who makes and who reads each tensor, what is constant, types and shapes."""
+"""A view of a model by names, for its checks: who makes and who reads each tensor, constants, types and shapes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", 
 
 @dataclass(frozen=True, eq=False)
 class ModelByName:
-    """The nodes of a model in order, and its tensors by their names."""
+    """Holds the nodes of a model in order, and its tensors by their names."""
 
     nodes: list[NodeProto]
     producers: dict[str, NodeProto]
@@ -27,44 +27,44 @@ class ModelByName:
     outputs: set[str]
 
     @classmethod
-    def of(cls, model: onnx.ModelProto) -> ModelByName:
-        """Types and shapes inferred as far as onnx can."""
+    def from_model(cls, model: onnx.ModelProto) -> ModelByName:
+        """Reads a model; types and shapes are inferred as far as onnx can."""
         graph = onnx.shape_inference.infer_shapes(model).graph
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         for node in graph.node:
-            if node.op_type == "Constant" and (value := attribute(node, "value", None)) is not None:
+            if node.op_type == "Constant" and (value := read_attribute(node, "value", None)) is not None:
                 constants[node.output[0]] = numpy_helper.to_array(value)
         listed = [*graph.input, *graph.value_info, *graph.output]
         values = {value.name: value for value in listed if value.name not in constants}
         producers = {name: node for node in graph.node for name in node.output}
         for name in producers.keys() - values.keys() - constants.keys():
-            values[name] = onnx.ValueInfoProto(name=name)  # inference gave up on it
+            values[name] = onnx.ValueInfoProto(name=name)  # onnx could not infer it
         inputs = {value.name for value in graph.input} - constants.keys()
         return cls(list(graph.node), producers, constants, values, inputs, {value.name for value in graph.output})
 
-    def producer(self, name: str) -> NodeProto | None:
-        """The node that makes a tensor; None of an input or a constant."""
+    def find_producer(self, name: str) -> NodeProto | None:
+        """Returns the node that makes a tensor, or None for an input or a constant."""
         return self.producers.get(name)
 
-    def readers(self, name: str) -> list[NodeProto]:
-        """The nodes that a tensor goes into."""
+    def find_readers(self, name: str) -> list[NodeProto]:
+        """Returns the nodes that read a tensor."""
         return [node for node in self.nodes if name in node.input]
 
-    def type(self, name: str) -> int | None:
-        """TensorProto type, None where unknown."""
+    def find_type(self, name: str) -> int | None:
+        """Returns the TensorProto type, or None where it is unknown."""
         if name in self.constants:
             return helper.np_dtype_to_tensor_dtype(self.constants[name].dtype)
         value = self.values.get(name)
         return (value.type.tensor_type.elem_type or None) if value is not None else None
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """0 where a dimension is unknown."""
+    def find_shape(self, name: str) -> tuple[int, ...]:
+        """Returns the shape, with 0 for a dimension that is unknown."""
         if name in self.constants:
             return self.constants[name].shape
         return tuple(dim.dim_value for dim in self.values[name].type.tensor_type.shape.dim)
 
-    def before_moves(self, name: str) -> tuple[str, list[NodeProto]]:
-        """The tensor that `name` is a rearrangement of, and the nodes that rearrange it, last one first."""
+    def trace_moves(self, name: str) -> tuple[str, list[NodeProto]]:
+        """Returns the tensor that `name` is a rearrangement of, and the nodes that rearrange it, last one first."""
         moves: list[NodeProto] = []
         while (node := self.producers.get(name)) is not None and node.op_type in MOVES:
             moves.append(node)
@@ -72,40 +72,40 @@ class ModelByName:
         return name, moves
 
     def is_weight(self, node: NodeProto) -> bool:
-        """Does this Quantize- or DequantizeLinear read a constant, quantized in the graph or before?"""
+        """Returns whether a Quantize- or DequantizeLinear reads a constant, quantized in the graph or before."""
         source = self.producers.get(node.input[0])
         if source is not None and source.op_type == "QuantizeLinear":
             return source.input[0] in self.constants
         return node.input[0] in self.constants
 
-    def dequantizers(self, name: str) -> Iterator[NodeProto]:
-        """The DequantizeLinear nodes whose values `name` holds, moved, joined or clipped."""
-        node = self.producers.get(self.before_moves(name)[0])
+    def find_dequantizers(self, name: str) -> Iterator[NodeProto]:
+        """Yields the DequantizeLinear nodes whose values `name` holds after moving, joining or clipping."""
+        node = self.producers.get(self.trace_moves(name)[0])
         if node is not None and node.op_type == "DequantizeLinear":
             yield node
         elif node is not None and node.op_type in ("Concat", "Clip"):
             for source in node.input if node.op_type == "Concat" else node.input[:1]:
-                yield from self.dequantizers(source)
+                yield from self.find_dequantizers(source)
 
 
-def attribute(node: NodeProto, name: str, default: Any) -> Any:
-    """The value of a node's attribute, or what the operator takes without it."""
+def read_attribute(node: NodeProto, name: str, default: Any) -> Any:
+    """Returns the value of a node's attribute, or the `default` that the operator uses without it."""
     return next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)
 
 
-# ---------------------------------------------------------------- saying what is wrong
+# ---------------------------------------------------------------- errors
 
 
-def named(node: NodeProto) -> str:
-    """A node as errors call it."""
+def name_node(node: NodeProto) -> str:
+    """Returns the name of a node in errors."""
     return f"{node.op_type} '{node.name or node.output[0]}'"
 
 
-def type_name(element: int | None) -> str:
-    """A TensorProto type in words."""
+def name_type(element: int | None) -> str:
+    """Returns the name of a TensorProto type in errors."""
     return TensorProto.DataType.Name(element).lower() if element else "an unknown type"
 
 
-def broken(node: NodeProto, rule: str, got: object, expected: object) -> EngineError:
-    """The error of a node that breaks a rule."""
-    return EngineError(f"{named(node)}: {rule}", got=got, expected=expected)
+def rule_error(node: NodeProto, rule: str, got: object, expected: object) -> EngineError:
+    """Returns the error for a node that breaks a rule."""
+    return EngineError(f"{name_node(node)}: {rule}", got=got, expected=expected)

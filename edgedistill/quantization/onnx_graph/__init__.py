@@ -1,20 +1,20 @@
 """The step of a student as static ONNX graphs: one z-scored bin and the state in, kinematics and new keys out.
 
-We write the nodes ourselves, because exporters of a traced step decompose what onnxruntime and TensorRT know how
-to fuse, and because the contract (numerics.md, "State") wants rings that a step only reads: the runtime appends.
-`writing` collects nodes and states inputs and outputs, `float_step` writes float32 and float16, `int8_step` the
-two INT8 graphs with `int8_writing`; they share all but the attention core, which is `attention_core` in one and
-`attention_plugin` in the other.
+The nodes are written here and not exported from a traced step, for two reasons. Exporters decompose what onnxruntime
+and TensorRT know how to fuse. And the contract (docs/numerics.md, "State") wants rings that a step only reads, because
+the runtime appends to them. `writing` collects nodes and declares inputs and outputs, `float_step` writes float32 and
+float16, and `int8_step` writes the two INT8 graphs with `int8_writing`. The two differ only in the attention core,
+which is `attention_core` in one and `attention_plugin` in the other.
 
     file                       written by            what for
     student.onnx               graph_from_student    onnxruntime; float32
     student.fp16.onnx          graph_from_student    TensorRT; float16 products
     student.int8.onnx          graph_from_integers   onnxruntime, TensorRT; standard operators
-    student.int8.plugin.onnx   graph_for_plugin      TensorRT with libed_plugin.so; `with_definition`: onnxruntime
+    student.int8.plugin.onnx   graph_for_plugin      TensorRT with libed_plugin.so; `add_definition`: onnxruntime
 
-Every step has these tensors by these names, row-major, and no dynamic dimension. H heads of width Dh (H Dh = d), W
-the window, C channels, K outputs, i = 0 … L-1 the layer, R = shape.lag_rows. Where a type stands in three columns
-they are of `student.onnx`, `student.fp16.onnx` and the INT8 graphs.
+Every step has these tensors by these names, row-major, without a dynamic dimension. There are H heads of width Dh (H Dh
+= d), a window W, C channels, K outputs, layers i = 0 … L-1, and R = shape.lag_rows. Three types in a row are those of
+`student.onnx`, `student.fp16.onnx` and the INT8 graphs.
 
     input       shape          type                         what
     bin         (C,)           float32                      z-scored, finite, 0 where masked
@@ -36,9 +36,9 @@ latent, k_new_0, v_new_0, k_new_1, …, bin_new. A ring of one layer is contiguo
 holds them all, as (L, 2, H, Dh) does the new ones. The custom node's tensors and attributes are listed in
 `attention_plugin`."""
 
-from edgedistill.quantization.float_tensors import weight_shapes
-from edgedistill.quantization.onnx_graph.attention_plugin import with_definition
+from edgedistill.quantization.float_tensors import list_weight_shapes
+from edgedistill.quantization.onnx_graph.attention_plugin import add_definition
 from edgedistill.quantization.onnx_graph.float_step import graph_from_student
 from edgedistill.quantization.onnx_graph.int8_step import graph_for_plugin, graph_from_integers
 
-__all__ = ["graph_for_plugin", "graph_from_integers", "graph_from_student", "weight_shapes", "with_definition"]
+__all__ = ["add_definition", "graph_for_plugin", "graph_from_integers", "graph_from_student", "list_weight_shapes"]

@@ -1,7 +1,8 @@
-"""The attention core of a layer in standard operators: the nodes between its projections, in the plain INT8 graph.
+"""The attention core of a layer in standard operators, that is, the nodes between its projections.
 
-A core reads the query as floats and the new key and value as integers, which are outputs of the graph as well, and
-gives the context. There is a second one, `attention_plugin`: a single node that TensorRT looks up among plugins.
+A core reads the query as floats and the new key and value as integers, which are also outputs of the graph, and returns
+the context. The plain INT8 graph uses this core. `attention_plugin` is the other core, a single node that TensorRT
+takes from a plugin.
 """
 
 from __future__ import annotations
@@ -12,38 +13,38 @@ from typing import NamedTuple
 
 from edgedistill.config import StudentShape
 from edgedistill.quantization.onnx_graph.int8_writing import QuantizedWriter
-from edgedistill.quantization.onnx_graph.writing import age_biases
+from edgedistill.quantization.onnx_graph.writing import add_age_biases
 
 
 class Query(NamedTuple):
-    """What a layer's q, k, v product leaves to its core."""
+    """Holds what the q, k, v product of a layer hands to its core."""
 
-    q: str  # (1, d) float32, over sqrt(Dh)
-    q_shrink: float  # 1 / sqrt(Dh): q's integers are at q's scale times this
+    q: str  # (1, d) float32, divided by sqrt(Dh)
+    q_shrink: float  # 1 / sqrt(Dh); the integers of q are at q's scale times this
     k_new: str  # (H, Dh) int8
     v_new: str  # (H, Dh) int8
 
 
 class Context(NamedTuple):
-    """What a core gives, of d values in the order of heads."""
+    """Holds what a core returns: d values in the order of heads."""
 
     values: str  # float32
-    rounded: bool  # to integers at the context's scale
+    rounded: bool  # whether they are integers at the context's scale
 
 
 Core = Callable[[Query], Context]
 
 
-def standard_cores(w: QuantizedWriter, shape: StudentShape, layers: Sequence[int]) -> dict[int, Core]:
-    """The cores of these layers. Ages are the same in all of them: their biases are gathered together, here."""
+def make_standard_cores(w: QuantizedWriter, shape: StudentShape, layers: Sequence[int]) -> dict[int, Core]:
+    """Returns the cores of these layers; their biases are gathered together, because all have the same ages."""
     if not layers:
         return {}
-    biases = age_biases(w, shape, [w.tensors[f"layers.{i}.age_bias"] for i in layers])
+    biases = add_age_biases(w, shape, [w.tensors[f"layers.{i}.age_bias"] for i in layers])
     return {i: partial(_standard_core, w, shape, i, bias) for i, bias in zip(layers, biases, strict=True)}
 
 
 def _standard_core(w: QuantizedWriter, shape: StudentShape, i: int, bias: str, new: Query) -> Context:
-    """The new bin is scored beside the ring; exponentials are quantized and divided by their sum at the end."""
+    """Scores the new bin beside the ring; exponentials are quantized, and divided by their sum at the end."""
     heads, width, layer = shape.heads, shape.head_dim, f"layers.{i}."
     q = w("Reshape", new.q, w.ints(heads, width, 1))
     q = w.dequantize(w.quantize(q, f"{layer}q", new.q_shrink), f"{layer}q", new.q_shrink)

@@ -1,18 +1,18 @@
-"""The attention core of a layer as one custom node, and what that node computes in standard operators.
+"""The attention core of a layer as one custom node, and the definition of that node in standard operators.
 
-TensorRT's parser looks an operator it does not know up among plugins, by the operator's name alone, version "1" and
-no namespace; it hands over the attributes that the plugin lists, and makes an initializer among the inputs a
-constant. It fuses no QuantizeLinear and no DequantizeLinear with a plugin, so the node stands between them with
-integers on both sides: `QuantizeLinear -> EdAttention -> DequantizeLinear`.
+TensorRT's parser looks for an unknown operator among plugins, by the operator's name alone, version "1" and no
+namespace. It hands over the attributes that the plugin lists, and makes an initializer among the inputs a constant. It
+fuses no QuantizeLinear and no DequantizeLinear with a plugin, so the node stands between them with integers on both
+sides: `QuantizeLinear -> EdAttention -> DequantizeLinear`.
 
     input      q, k, v int8 (H, Dh) · ring_k, ring_v int8 (H, W-1, Dh) · age_bias float32 (H, W) by age · pos, live
                int32 (1,)
     attribute  score_scale = s_q s_k / sqrt(Dh) · v_scale · context_inv = 1 / s_context, all single floats
     output     context int8 (H, Dh)
 
-Before 10.7 the parser imports a function of that name in place of the plugin, so the graph in a bundle holds none;
-`with_definition` adds it for onnxruntime, and that is all the difference. The function is numerics.md,
-"Attention core", operation by operation: it differs from the oracle only where onnxruntime's Exp does.
+Before version 10.7 the parser imports a function of that name in place of the plugin, so the graph in a bundle holds
+none. `add_definition` adds the function for onnxruntime and changes nothing else. The function is docs/numerics.md,
+"Attention core", operation by operation; it differs from the oracle only where onnxruntime's Exp does.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from edgedistill.quantization.onnx_graph.attention_core import Context, Core, Qu
 from edgedistill.quantization.onnx_graph.int8_writing import QuantizedWriter
 from edgedistill.quantization.onnx_graph.writing import OPSET, NodeCollector
 
-DEAD = -1e30  # score of a slot that is not live: its exponential is 0
+DEAD = -1e30  # score of a slot that is not live, whose exponential is 0
 
 
-def plugin_cores(w: QuantizedWriter, shape: StudentShape, layers: Sequence[int]) -> dict[int, Core]:
-    """The cores of these layers, whose contexts are integers."""
+def make_plugin_cores(w: QuantizedWriter, shape: StudentShape, layers: Sequence[int]) -> dict[int, Core]:
+    """Returns the cores of these layers, whose contexts are integers."""
     return {i: partial(_plugin_core, w, shape, i) for i in layers}
 
 
@@ -49,15 +49,15 @@ def _plugin_core(w: QuantizedWriter, shape: StudentShape, i: int, new: Query) ->
     names = zip(ATTRIBUTES, ("score_scale", "v.scale", "context.inv_scale"), strict=True)
     scales: dict[str, Any] = {attribute: float(w.tensors[layer + name][0]) for attribute, name in names}
     context = w(OPERATOR, *inputs, domain=DOMAIN, **scales)
-    w.declare(context, TensorProto.INT8, size)  # nobody can infer it
+    w.declare(context, TensorProto.INT8, size)  # onnx cannot infer it
     return Context(w.dequantize(context, f"{layer}context"), rounded=True)
 
 
 # ---------------------------------------------------------------- the definition
 
 
-def with_definition(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model for onnxruntime: the node's definition, in standard operators, is added as a function.
+def add_definition(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns the model for onnxruntime: the definition of the node, in standard operators, is added as a function.
 
     A model without such a node is returned as it is.
     """
@@ -67,15 +67,15 @@ def with_definition(model: onnx.ModelProto) -> onnx.ModelProto:
     heads, slots, head_dim = (dim.dim_value for dim in ring.dim)
     defined = onnx.ModelProto()
     defined.CopyFrom(model)
-    defined.functions.append(attention_definition(heads, slots + 1, head_dim))
+    defined.functions.append(write_attention_definition(heads, slots + 1, head_dim))
     onnx.checker.check_model(defined, full_check=True)
     return defined
 
 
-def attention_definition(heads: int, window: int, head_dim: int) -> onnx.FunctionProto:
-    """What an EdAttention node of this shape computes.
+def write_attention_definition(heads: int, window: int, head_dim: int) -> onnx.FunctionProto:
+    """Returns what an EdAttention node of this shape computes, as a function.
 
-    Integers are multiplied as floats where no sum can leave the 24 bits of a float32 (Dh <= 1024), as integers
+    Integers are multiplied as floats where no sum can leave the 24 bits of a float32 (Dh <= 1024), and as integers
     where one could (the context of a long window).
     """
     w = _FunctionWriter()
@@ -99,24 +99,24 @@ def attention_definition(heads: int, window: int, head_dim: int) -> onnx.Functio
 
 
 def _ages(w: _FunctionWriter, slots: int) -> str:
-    """Bins ago (W,): of every slot, then 0 for the new bin. A slot is live where its age is at most `live`."""
+    """Returns how many bins ago (W,) each slot was, then 0 for the new bin; a slot is live up to age `live`."""
     back = w("Sub", "pos", w.constant(np.arange(1, slots + 1, dtype=np.int32)))
     age = w("Add", w("Mod", back, w.constant(np.array([slots], np.int32))), w.constant(np.array([1], np.int32)))
     return w("Concat", age, w.constant(np.array([0], np.int32)), axis=0)
 
 
 class _FunctionWriter(NodeCollector):
-    """A collector for the body of a function, which has nodes for constants and reads its own attributes."""
+    """Collects the body of a function, which has nodes for constants and reads its own attributes."""
 
     def constant(self, values: npt.NDArray[Any]) -> str:
         return self("Constant", value=onnx.numpy_helper.from_array(np.require(values, requirements="C")))
 
     def attribute(self, name: str) -> str:
-        """An attribute of the function as a scalar."""
+        """Adds an attribute of the function as a scalar."""
         output = self("Constant")
         self.nodes[-1].attribute.add(name="value_float", ref_attr_name=name, type=onnx.AttributeProto.FLOAT)
         return output
 
     def reshape(self, x: str, *size: int) -> str:
-        """x in another shape."""
+        """Adds x in another shape."""
         return self("Reshape", x, self.ints(*size))

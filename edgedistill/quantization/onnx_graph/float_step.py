@@ -1,8 +1,9 @@
-"""The float32 and the float16 step of a student: shape and tensors of `student.safetensors` in, a graph out.
+"""The float32 and the float16 step of a student as graphs, from its shape and the tensors of `student.safetensors`.
 
-In float16 are the matrix products, the rings and what is appended to them; the residual stream, norms, softmax,
-SiLU, biases, bins, latent and kinematics stay float32, so every product is cast in and cast out. onnxruntime has
-few float16 kernels on a CPU and casts back; the graph is for TensorRT, where half the bytes are half the time.
+In the float16 graph the matrix products, the rings and what is appended to them are float16. The residual stream,
+norms, softmax, SiLU, biases, bins, latent and kinematics stay float32, so every product is cast in and cast out.
+onnxruntime has few float16 kernels on a CPU and casts back. The graph is meant for TensorRT, where half the bytes are
+half the time.
 """
 
 from __future__ import annotations
@@ -18,9 +19,15 @@ from onnx import TensorProto
 
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
-from edgedistill.quantization.float_tensors import weight_shapes
+from edgedistill.quantization.float_tensors import list_weight_shapes
 from edgedistill.quantization.graph_rules.typing_rules import require_strong_typing
-from edgedistill.quantization.onnx_graph.writing import IR_VERSION, NodeCollector, age_biases, rms_norm, step_model
+from edgedistill.quantization.onnx_graph.writing import (
+    IR_VERSION,
+    NodeCollector,
+    add_age_biases,
+    add_rms_norm,
+    finish_step_model,
+)
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 
@@ -28,11 +35,11 @@ Weights = Mapping[str, npt.NDArray[np.float32]]
 def graph_from_student(
     shape: StudentShape, weights: Weights, precision: Literal["float32", "float16"] = "float32"
 ) -> onnx.ModelProto:
-    """The checked step graph of a student.
+    """Returns the checked step graph of a student.
 
-    `weights` are named and shaped as `weight_shapes(shape)` says, float32; EngineError otherwise, and for a weight
-    that float16 cannot hold. Only the float32 graph is simplified: casts are there on purpose. The float16 graph
-    obeys TensorRT's rules of strong typing.
+    `weights` are float32, named and shaped as `list_weight_shapes(shape)` says. Raises EngineError otherwise, and for a
+    weight that float16 cannot hold. Only the float32 graph is simplified, because casts are there on purpose. The
+    float16 graph obeys TensorRT's rules of strong typing.
     """
     _check(shape, weights)
     half = precision == "float16"
@@ -40,13 +47,13 @@ def graph_from_student(
         _check_half(weights)
     w = _FloatWriter(half)
     history, residual = _embed(w, shape, weights)
-    biases = age_biases(w, shape, [weights[f"layers.{i}.age_bias"] for i in range(shape.layers)])
+    biases = add_age_biases(w, shape, [weights[f"layers.{i}.age_bias"] for i in range(shape.layers)])
     for i in range(shape.layers):
         residual = _attention(w, shape, weights, i, residual, biases[i])
         residual = _mlp(w, weights, i, residual)
     _readout(w, shape, weights, residual, history)
     ring = TensorProto.FLOAT16 if half else TensorProto.FLOAT
-    model = step_model(w, shape, ring=ring, lags=TensorProto.FLOAT)
+    model = finish_step_model(w, shape, ring=ring, lags=TensorProto.FLOAT)
     if not half:
         return _simplified(model)
     require_strong_typing(model)
@@ -57,7 +64,7 @@ def graph_from_student(
 
 
 def _embed(w: _FloatWriter, shape: StudentShape, weights: Weights) -> tuple[str, str]:
-    """All kept bins (R+1, C), newest first, and the token (1, d) of the taps among them."""
+    """Adds all kept bins (R+1, C), newest first, and the token (1, d) of the taps among them."""
     history = w("Reshape", "bin", w.ints(1, shape.channels))
     if shape.lag_rows:
         history = w("Concat", history, "lags", axis=0)
@@ -67,15 +74,15 @@ def _embed(w: _FloatWriter, shape: StudentShape, weights: Weights) -> tuple[str,
 
 
 def _attention(w: _FloatWriter, shape: StudentShape, weights: Weights, i: int, residual: str, bias: str) -> str:
-    """residual + wo @ attention over the ring and the new bin, whose k and v are also outputs."""
+    """Adds residual + wo @ attention over the ring and the new bin, whose k and v are also outputs."""
     heads, width, layer = shape.heads, shape.head_dim, f"layers.{i}."
     wq = weights[layer + "wq"] / np.sqrt(np.float32(width))  # the scale of the scores, folded
     wqkv = np.concatenate([wq, weights[layer + "wk"], weights[layer + "wv"]])
-    qkv = w.matmul(rms_norm(w, residual, weights[layer + "norm_attn"]), wqkv)
+    qkv = w.matmul(add_rms_norm(w, residual, weights[layer + "norm_attn"]), wqkv)
     q, k, v = w.split(w("Reshape", qkv, w.ints(3 * heads, 1, width)), 3, axis=0)  # (H, 1, Dh) each
     w("Reshape", k, w.ints(heads, width), to=f"k_new_{i}")
     w("Reshape", v, w.ints(heads, width), to=f"v_new_{i}")
-    # The new bin is scored beside the ring, not appended to a copy of it: 25 % less time at W = 1600.
+    # The new bin is scored beside the ring and not appended to a copy of it, which saves 25 % of the time at W = 1600.
     past = w.single(w("MatMul", q, w("Transpose", f"ring_k_{i}", perm=[0, 2, 1])))
     new = w.single(w("MatMul", q, w("Transpose", k, perm=[0, 2, 1])))
     p = w("Softmax", w("Concat", w("Add", past, bias), new, axis=2), axis=-1)  # (H, 1, W)
@@ -87,9 +94,9 @@ def _attention(w: _FloatWriter, shape: StudentShape, weights: Weights, i: int, r
 
 
 def _mlp(w: _FloatWriter, weights: Weights, i: int, residual: str) -> str:
-    """residual + wdown @ (silu(wgate n) * (wup n)), gate and up in one product."""
+    """Adds residual + wdown @ (silu(wgate n) * (wup n)), with gate and up in one product."""
     layer = f"layers.{i}."
-    normed = rms_norm(w, residual, weights[layer + "norm_mlp"])
+    normed = add_rms_norm(w, residual, weights[layer + "norm_mlp"])
     both = np.concatenate([weights[layer + "wgate"], weights[layer + "wup"]])
     gate, up = w.split(w.single(w.matmul(normed, both)), 2, axis=1)
     hidden = w("Mul", w("Mul", gate, w("Sigmoid", gate)), up)
@@ -97,11 +104,11 @@ def _mlp(w: _FloatWriter, weights: Weights, i: int, residual: str) -> str:
 
 
 def _readout(w: _FloatWriter, shape: StudentShape, weights: Weights, residual: str, history: str) -> None:
-    """kinematics (K,) from latent and lagged bins in one product."""
+    """Adds kinematics (K,) from latent and lagged bins in one product."""
     kept = (shape.lag_rows + 1) * shape.channels
     lags = weights["readout.lags"]
-    padded = np.pad(lags, ((0, 0), (0, kept - lags.shape[1])))  # bins kept for the taps alone weigh 0
-    latent = rms_norm(w, residual, weights["norm_out"])
+    padded = np.pad(lags, ((0, 0), (0, kept - lags.shape[1])))  # bins that only the taps need have weight 0
+    latent = add_rms_norm(w, residual, weights["norm_out"])
     w("Reshape", latent, w.ints(shape.d), to="latent")
     features = w("Concat", latent, w("Reshape", history, w.ints(1, kept)), axis=1)
     weight = np.concatenate([weights["readout.latent"], padded], axis=1)
@@ -113,27 +120,27 @@ def _readout(w: _FloatWriter, shape: StudentShape, weights: Weights, residual: s
 
 
 class _FloatWriter(NodeCollector):
-    """A collector whose products run in float16 where `in_half`, in float32 otherwise."""
+    """Collects nodes whose products run in float16 where `in_half`, and in float32 otherwise."""
 
     def __init__(self, in_half: bool) -> None:
         super().__init__()
         self._in_half = in_half
 
     def half(self, x: str) -> str:
-        """x as products take it."""
+        """Adds x in the type of products."""
         return self.cast(x, TensorProto.FLOAT16) if self._in_half else x
 
     def single(self, x: str) -> str:
-        """What a product gave, in float32."""
+        """Adds the result of a product in float32."""
         return self.cast(x, TensorProto.FLOAT) if self._in_half else x
 
     def matmul(self, x: str, weight: npt.NDArray[np.float32]) -> str:
-        """x (1, n) by rows (out, n), in the type of products."""
+        """Adds x (1, n) times rows (out, n), in the type of products."""
         dtype = np.float16 if self._in_half else np.float32
         return self("MatMul", self.half(x), self.constant(weight.T.astype(dtype)))
 
     def product(self, x: str, weight: npt.NDArray[np.float32], plus: str) -> str:
-        """The same in float32, and something added in float32."""
+        """Adds x (1, n) times rows (out, n) in float32, and `plus` in float32."""
         if self._in_half:
             return self("Add", self.single(self.matmul(x, weight)), plus)
         return self("Gemm", x, self.constant(weight.T), plus)
@@ -149,7 +156,7 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check(shape: StudentShape, weights: Weights) -> None:
-    expected = weight_shapes(shape)
+    expected = list_weight_shapes(shape)
     if set(weights) != set(expected):
         missing, extra = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
         raise EngineError("the student's tensors do not fit its shape", got=f"missing {missing}, extra {extra}")
@@ -161,7 +168,7 @@ def _check(shape: StudentShape, weights: Weights) -> None:
 
 
 def _check_half(weights: Weights) -> None:
-    """Products alone are in float16: biases and gains may be of any size."""
+    """Refuses weights beyond float16 in products; biases and gains, which stay float32, may be of any size."""
     largest = float(np.finfo(np.float16).max)
     for name, array in weights.items():
         if array.ndim == 2 and not name.endswith("age_bias") and np.abs(array).max() > largest:

@@ -1,9 +1,9 @@
-"""The spike teacher as it would have to run in a closed loop: a window of counts in, kinematics of its last bin out.
+"""The spike teacher as it would run in a closed loop: a window of counts in, kinematics of its last bin out.
 
-A bidirectional model has no step: for each new bin its whole window is computed again. The graph is what
-`PatchAutoencoder.latents` computes for the last bin of the window, with a linear read-out, for one session, in
-float32 and static shapes. Rotary pairs are laid out as two halves (the same order for queries and keys leaves their
-products as they are), so that turning needs no gather.
+A bidirectional model has no step, so its whole window is computed again for each new bin. The graph computes what
+`PatchAutoencoder.latents` computes for the last bin of the window, with a linear read-out, for one session, in float32
+and static shapes. Rotary pairs are laid out as two halves, so that rotation needs no gather; the same order for queries
+and keys leaves their products as they are.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edgedistill.config import TeacherSize
 from edgedistill.errors import EngineError
 from edgedistill.models.teacher import PatchAutoencoder
-from edgedistill.models.tokenizer import slot
-from edgedistill.models.transformer import RotaryBlock, reach_bins, rotary_angles
-from edgedistill.quantization.onnx_graph.writing import Floats, NodeCollector, rms_norm
+from edgedistill.models.tokenizer import name_parameter
+from edgedistill.models.transformer import RotaryBlock, compute_reach_bins, compute_rotary_angles
+from edgedistill.quantization.onnx_graph.writing import Floats, NodeCollector, add_rms_norm
 
 ALIKE, ALIKE_FROM = 0.02, 4096
 
@@ -29,28 +29,29 @@ ALIKE, ALIKE_FROM = 0.02, 4096
 def graph_from_teacher(
     teacher: PatchAutoencoder, session: str, window: int, weight: Floats, bias: Floats
 ) -> onnx.ModelProto:
-    """The checked graph: "counts" (window, units), z-scored -> "kinematics" (K,).
+    """Returns the checked graph: "counts" (window, units), z-scored -> "kinematics" (K,).
 
-    `weight` (K, d) and `bias` (K,) read the latent of the last bin. EngineError for a window that is not whole tokens.
+    `weight` (K, d) and `bias` (K,) read the latent of the last bin. Raises EngineError for a window that is not whole
+    tokens.
     """
-    return _written(NodeCollector(), teacher, session, window, weight, bias)
+    return _write_graph(NodeCollector(), teacher, session, window, weight, bias)
 
 
-def timing_graph(size: TeacherSize, units: int, window: int, outputs: int) -> onnx.ModelProto:
-    """A graph of that shape whose weights are all alike and made when it is loaded: to be timed, not to be believed."""
+def make_timing_graph(size: TeacherSize, units: int, window: int, outputs: int) -> onnx.ModelProto:
+    """Returns a graph for timing only: it has that shape, and equal weights that are made when it is loaded."""
     teacher = PatchAutoencoder(size, {"any": units})
     weight, bias = np.zeros((outputs, size.d), np.float32), np.zeros(outputs, np.float32)
-    return _written(_AlikeWeights(), teacher, "any", window, weight, bias)
+    return _write_graph(_AlikeWeights(), teacher, "any", window, weight, bias)
 
 
-def parameters_of(graph: onnx.ModelProto) -> int:
-    """Numbers in the constants of a graph, those that are made when it is loaded included."""
+def count_parameters(graph: onnx.ModelProto) -> int:
+    """Returns how many numbers the constants of a graph hold, with those that are made when it is loaded."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     made = [int(np.prod(constants[n.input[0]])) for n in graph.graph.node if n.op_type == "ConstantOfShape"]
     return sum(array.size for array in constants.values() if array.dtype == np.float32) + sum(made)
 
 
-def _written(
+def _write_graph(
     w: NodeCollector, teacher: PatchAutoencoder, session: str, window: int, weight: Floats, bias: Floats
 ) -> onnx.ModelProto:
     size, units = teacher.size, teacher.channels[session]
@@ -65,7 +66,7 @@ def _written(
         with w.part(f"layers.{i}"):
             tokens = _block(w, block, size, tokens, turn)
     last = w("Slice", tokens, w.ints((steps - 1) * patches), w.ints(steps * patches), w.ints(0))
-    latent = w("ReduceMean", rms_norm(w, last, _array(teacher.norm_out)), w.ints(0), keepdims=1)  # (1, d)
+    latent = w("ReduceMean", add_rms_norm(w, last, _array(teacher.norm_out)), w.ints(0), keepdims=1)  # (1, d)
     kinematics = w("Add", w("MatMul", latent, w.constant(weight.astype(np.float32).T)), w.constant(bias.astype("f4")))
     w("Reshape", kinematics, w.ints(len(bias)), to="kinematics")
     value = helper.make_tensor_value_info
@@ -74,8 +75,8 @@ def _written(
 
 
 def _tokens(w: NodeCollector, teacher: PatchAutoencoder, session: str, window: int) -> str:
-    """(steps * patches, d), patches of a step together."""
-    size, name = teacher.size, slot(session)
+    """Adds tokens (steps * patches, d); the patches of a step lie together."""
+    size, name = teacher.size, name_parameter(session)
     steps, patches = window // size.span, teacher.tokenizer.patches[session]
     fill = patches * size.patch - teacher.channels[session]
     x = w("Pad", "counts", w.ints(0, 0, 0, fill), w.number(0)) if fill else "counts"
@@ -92,7 +93,7 @@ def _tokens(w: NodeCollector, teacher: PatchAutoencoder, session: str, window: i
 
 
 class _AlikeWeights(NodeCollector):
-    """Large constants become their shape and one value: a file of kilobytes that costs what its megabytes would."""
+    """Replaces large constants by their shape and one value, so that the file is small but costs as much to run."""
 
     def constant(self, values: npt.NDArray[Any]) -> str:
         if values.size < ALIKE_FROM or values.dtype != np.float32:
@@ -102,16 +103,16 @@ class _AlikeWeights(NodeCollector):
 
 
 class _Turn:
-    """Rotary angles and the distance between tokens, as constants that every layer reads."""
+    """Holds rotary angles and the distance between tokens, as constants that every layer reads."""
 
     def __init__(self, w: NodeCollector, size: TeacherSize, times: torch.Tensor) -> None:
-        angles = rotary_angles(times, size.d // size.heads)  # (n, Dh / 2)
+        angles = compute_rotary_angles(times, size.d // size.heads)  # (n, Dh / 2)
         self.cos, self.sin = (w.constant(_array(f(angles))) for f in (torch.cos, torch.sin))
         self.distance = w.constant(-_array((angles[:, None, 0] - angles[None, :, 0]).abs()))
-        self.fade = w.constant(_array(1 / reach_bins(size.heads)[:, None, None].float()))
+        self.fade = w.constant(_array(1 / compute_reach_bins(size.heads)[:, None, None].float()))
 
     def __call__(self, w: NodeCollector, x: str) -> str:
-        """x (H, n, Dh) in halves, turned."""
+        """Adds x (H, n, Dh), whose pairs lie in halves, rotated."""
         even, odd = w.split(x, 2, axis=2)
         a = w("Sub", w("Mul", even, self.cos), w("Mul", odd, self.sin))
         b = w("Add", w("Mul", even, self.sin), w("Mul", odd, self.cos))
@@ -119,9 +120,9 @@ class _Turn:
 
 
 def _block(w: NodeCollector, block: RotaryBlock, size: TeacherSize, x: str, turn: _Turn) -> str:
-    """x (n, d) after one block."""
+    """Adds x (n, d) after one block."""
     d, heads, width = size.d, size.heads, size.d // size.heads
-    normed = rms_norm(w, x, _array(block.norm_attn))
+    normed = add_rms_norm(w, x, _array(block.norm_attn))
     q, k, v = w.split(w("MatMul", normed, w.constant(_halves(_array(block.wqkv), heads).T)), 3, axis=1)
     q, k, v = (w("Transpose", w("Reshape", y, w.ints(-1, heads, width)), perm=[1, 0, 2]) for y in (q, k, v))
     q = w("Mul", turn(w, q), w.number(width**-0.5))
@@ -129,7 +130,7 @@ def _block(w: NodeCollector, block: RotaryBlock, size: TeacherSize, x: str, turn
     scores = w("Add", scores, w("Mul", turn.distance, turn.fade))
     context = w("Transpose", w("MatMul", w("Softmax", scores, axis=2), v), perm=[1, 0, 2])
     x = w("Add", x, w("MatMul", w("Reshape", context, w.ints(-1, d)), w.constant(_array(block.wo).T)))
-    normed = rms_norm(w, x, _array(block.norm_mlp))
+    normed = add_rms_norm(w, x, _array(block.norm_mlp))
     mlp = block.mlp
     gate = w("MatMul", normed, w.constant(_array(mlp.wgate).T))
     hidden = w("Mul", w("Mul", gate, w("Sigmoid", gate)), w("MatMul", normed, w.constant(_array(mlp.wup).T)))
@@ -137,7 +138,7 @@ def _block(w: NodeCollector, block: RotaryBlock, size: TeacherSize, x: str, turn
 
 
 def _halves(wqkv: Floats, heads: int) -> Floats:
-    """(3d, d) with the rows of q and k of each head as all even features, then all odd ones."""
+    """Returns (3d, d) where the rows of q and k of each head are all even features, then all odd ones."""
     rows = wqkv.reshape(3, heads, -1, wqkv.shape[1]).copy()
     rows[:2] = np.concatenate([rows[:2, :, 0::2], rows[:2, :, 1::2]], axis=2)
     return np.asarray(rows.reshape(wqkv.shape))

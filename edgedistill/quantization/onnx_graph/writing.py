@@ -1,4 +1,4 @@
-"""What every step graph is written with: a collector of nodes, the signature, the norm and the ages of slots."""
+"""The writing of a step graph: a collector of nodes, the inputs and outputs, the norm, and the ages of slots."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from edgedistill.config import StudentShape
 
 OPSET = 19
 IR_VERSION = 9  # the IR of opset 19: onnxruntime and TensorRT of JetPack 6 refuse newer ones
-RMS_EPSILON = 1e-6  # as in numerics.md
-MASKED = -3e4  # exp underflows to 0 in float32, and the figure still fits float16
+RMS_EPSILON = 1e-6  # docs/numerics.md, "Norm"
+MASKED = -3e4  # its exp underflows to 0 in float32, and it still fits float16
 
 Floats = npt.NDArray[np.float32]
 
 
 class NodeCollector:
-    """Collects nodes and constants; calling it adds a node and returns the name of its output."""
+    """Collects nodes and constants; a call adds a node and returns the name of its output."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -32,7 +32,7 @@ class NodeCollector:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Nodes written inside are named `name/…`: profilers and errors then say which part of the step it is."""
+        """Names the nodes that are written inside `name/…`, so that profilers and errors name the part of the step."""
         before, self._part = self._part, f"{name}/"
         yield
         self._part = before
@@ -40,17 +40,17 @@ class NodeCollector:
     def __call__(
         self, operator: str, *inputs: str, to: str | None = None, domain: str | None = None, **attributes: Any
     ) -> str:
-        """A node, of the default domain unless told; its only output is named like it, or `to`."""
+        """Adds a node, of the default domain unless `domain` is given; its only output is named like it, or `to`."""
         name = f"{self._part}{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [to or name], name=name, domain=domain, **attributes))
         return to or name
 
     def declare(self, name: str, element: int, size: Sequence[int]) -> None:
-        """Type and shape of a tensor that onnx cannot infer: what a custom node makes."""
+        """Declares type and shape of a tensor that onnx cannot infer, such as the output of a custom node."""
         self._declared.append(helper.make_tensor_value_info(name, element, size))
 
     def split(self, x: str, parts: int, axis: int, sizes: tuple[int, ...] = ()) -> list[str]:
-        """`parts` pieces of x along `axis`, equal ones unless `sizes` are given."""
+        """Adds `parts` pieces of x along `axis`, which are equal unless `sizes` are given."""
         name = f"{self._part}split_{len(self.nodes)}"
         outputs = [f"{name}_{part}" for part in range(parts)]
         inputs = [x, self.ints(*sizes)] if sizes else [x]
@@ -59,27 +59,27 @@ class NodeCollector:
         return outputs
 
     def cast(self, x: str, element: int, to: str | None = None) -> str:
-        """x as another TensorProto type; apart, because Cast's attribute is called `to`."""
+        """Adds x as another TensorProto type; this is a method because Cast's attribute is also called `to`."""
         name = f"{self._part}cast_{len(self.nodes)}"
         self.nodes.append(helper.make_node("Cast", [x], [to or name], name=name, to=element))
         return to or name
 
     def constant(self, values: npt.NDArray[Any]) -> str:
-        """An array as an initializer, in its own type."""
+        """Adds an array as an initializer, in its own type."""
         name = f"constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.require(values, requirements="C"), name))
         return name
 
     def ints(self, *values: int) -> str:
-        """A shape, axes or indices."""
+        """Adds a shape, axes or indices."""
         return self.constant(np.array(values, np.int64))
 
     def number(self, value: float | np.floating[Any]) -> str:
-        """A float32 scalar."""
+        """Adds a float32 scalar."""
         return self.constant(np.array(value, np.float32))
 
     def model(self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
-        """The checked model of everything collected."""
+        """Returns the checked model of everything collected."""
         graph = helper.make_graph(
             self.nodes, "student_step", inputs, outputs, self.constants, value_info=self._declared
         )
@@ -91,8 +91,8 @@ class NodeCollector:
         return model
 
 
-def step_model(w: NodeCollector, shape: StudentShape, ring: int, lags: int) -> onnx.ModelProto:
-    """The model with the inputs and outputs of a step; `ring`, `lags` are TensorProto types of keys and bins."""
+def finish_step_model(w: NodeCollector, shape: StudentShape, ring: int, lags: int) -> onnx.ModelProto:
+    """Returns the model with inputs and outputs of a step; `ring` and `lags` are TensorProto types of keys and bins."""
     float32, int32 = TensorProto.FLOAT, TensorProto.INT32
     value = helper.make_tensor_value_info
     slots = (shape.heads, shape.window - 1, shape.head_dim)
@@ -109,19 +109,19 @@ def step_model(w: NodeCollector, shape: StudentShape, ring: int, lags: int) -> o
     return w.model(inputs, outputs)
 
 
-def rms_norm(w: NodeCollector, x: str, gain: Floats) -> str:
-    """RMS norm in exactly the nodes that onnxruntime fuses into one SimplifiedLayerNormalization."""
+def add_rms_norm(w: NodeCollector, x: str, gain: Floats) -> str:
+    """Adds the RMS norm in exactly the nodes that onnxruntime fuses into one SimplifiedLayerNormalization."""
     mean = w("ReduceMean", w("Pow", x, w.number(2)), w.ints(-1), keepdims=1)
     rms = w("Sqrt", w("Add", mean, w.number(RMS_EPSILON)))
     return w("Mul", w("Div", x, rms), w.constant(gain))
 
 
-def age_biases(w: NodeCollector, shape: StudentShape, tables: Sequence[Floats]) -> list[str]:
-    """Per table the bias (H, 1, W-1) of every ring slot by its age, MASKED where the slot is not live.
+def add_age_biases(w: NodeCollector, shape: StudentShape, tables: Sequence[Floats]) -> list[str]:
+    """Adds for each table the bias (H, 1, W-1) of every ring slot by its age, MASKED where the slot is not live.
 
-    `tables` (H, W) of one layer or more, by age. The softmax is blind to a shift, so each bias is taken relative to the
-    new bin's, which needs none. Rows are gathered first and turned afterwards: that copies rows, not single
-    floats (8 to 15 us less).
+    `tables` (H, W) hold the biases of one layer each, by age. A shift does not change the softmax, so each bias is
+    taken relative to that of the new bin, which then needs none. Rows are gathered first and turned afterwards, which
+    copies rows and not single floats (8 to 15 us less).
     """
     slots = shape.window - 1
     table = np.concatenate(tables)  # (L*H, W)

@@ -1,9 +1,9 @@
-"""A student that rounds as the device does, to be trained on: quantization-aware distillation.
+"""A student that rounds as the device does, for quantization-aware distillation.
 
-Comes in: a float student and the ranges of its activations. Goes out: the same calls as `Student`, with every
-tensor that has eight bits on the device rounded to them, in the same places (numerics.md, "What is eight bits
-wide"). In training rounding is straight-through, in float arithmetic; in evaluation the integers are made by
-`quantize_student` and run by `exact_torch`: the bits of the oracle, so that no validation loss flatters.
+The inputs are a float student and the ranges of its activations. The output has the same calls as `Student`, and rounds
+every tensor that has eight bits on the device, in the same places (docs/numerics.md, "What is eight bits wide"). In
+training, rounding is straight-through, in float arithmetic. In evaluation `quantize_student` makes the integers and
+`exact_torch` runs them, with the bits of the oracle, so that a validation loss is that of the device.
 """
 
 from __future__ import annotations
@@ -20,28 +20,32 @@ from torch.nn import functional as F
 
 from edgedistill.config import StudentShape, StudentSize
 from edgedistill.errors import EdgeDistillError, did_you_mean
-from edgedistill.models.student import BLOCK, Student, StudentBlock, age_bias_band, window_attention
-from edgedistill.models.tokenizer import BinTokenizer, lagged
+from edgedistill.models.student import BLOCK, Student, StudentBlock, build_age_bias_band, window_attention
+from edgedistill.models.tokenizer import BinTokenizer, stack_lags
 from edgedistill.models.transformer import rms
 from edgedistill.numerics import part_names
 from edgedistill.numerics.arithmetic import LEVELS
 from edgedistill.numerics.tensors import activations, weight_matrices
-from edgedistill.quantization.exact_torch import ExactStream, in_blocks
-from edgedistill.quantization.integers import checked_ranges, fold, quantize_student, require_parts
-from edgedistill.quantization.training.straight_through import fake_rows, fake_tensor, integer_attention
+from edgedistill.quantization.exact_torch import ExactStream, cut_into_blocks
+from edgedistill.quantization.integers import check_ranges, fold, quantize_student, require_parts
+from edgedistill.quantization.training.straight_through import (
+    fake_quantize_rows,
+    fake_quantize_tensor,
+    integer_attention,
+)
 
-# A range is its calibrated value times exp(SPEED * growth): with the step of AdamW, which is the learning rate
-# whatever the gradient, a range moves by up to SPEED times as much a step as a weight of size 1.
+# A range is its calibrated value times exp(SPEED * growth). A step of AdamW is about the learning rate whatever the
+# gradient, so a range moves by up to SPEED times as much in a step as a weight of size 1.
 SPEED = 10.0
 Cache = list[tuple[Tensor, Tensor]]
 
 
 class FakeQuantStudent(nn.Module):
-    """`student`, trained in place, with eight bits where the device has them.
+    """Trains `student` in place with eight bits where the device has them.
 
-    `ranges` as `quantize_student` takes them; parts in `keep` stay float32. `quantized`: only these parts are
-    rounded, in evaluation too, which is then in float arithmetic (sensitivity). `learn_scales`: ranges are trained,
-    but for that of the bins, which the read-out shares; the ratios between heads stay.
+    `ranges` are as `quantize_student` takes them, and parts in `keep` stay float32. With `quantized` only these parts
+    are rounded, also in evaluation, which is then in float arithmetic (sensitivity). With `learn_scales` the ranges are
+    trained too, except that of the bins, which the read-out shares; the ratios between heads stay.
     """
 
     def __init__(
@@ -58,13 +62,13 @@ class FakeQuantStudent(nn.Module):
         require_parts(shape, keep)
         require_known(quantized or (), part_names(shape))
         self.parts = frozenset(part_names(shape) if quantized is None else quantized) - frozenset(keep)
-        self.rounds_bins = not self.emulated or "embed" in self.parts  # a kept embedding reads int8 bins too
-        self.ranges = checked_ranges(shape, ranges)
+        self.rounds_bins = not self.emulated or "embed" in self.parts  # an embedding in float32 also reads int8 bins
+        self.ranges = check_ranges(shape, ranges)
         self.places = {name: place for place, name in enumerate(activations(shape))}
         self.growth = nn.Parameter(torch.zeros(len(self.places)), requires_grad=learn_scales)
         self.limits: Tensor
         self.factors: Tensor
-        limits, factors = folding(shape, self.ranges)
+        limits, factors = compute_folding(shape, self.ranges)
         self.register_buffer("limits", limits, persistent=False)
         self.register_buffer("factors", factors, persistent=False)
 
@@ -72,42 +76,42 @@ class FakeQuantStudent(nn.Module):
 
     @property
     def size(self) -> StudentSize:
-        """Of the wrapped student."""
+        """Returns the size of the wrapped student."""
         return self.student.size
 
     @property
     def tokenizer(self) -> BinTokenizer:
-        """Of the wrapped student: float."""
+        """Returns the tokenizer of the wrapped student, in float."""
         return self.student.tokenizer
 
     @property
     def to_teacher(self) -> nn.Linear:
-        """Training head."""
+        """Returns a training head of the wrapped student."""
         return self.student.to_teacher
 
     @property
     def to_behavior(self) -> nn.Linear:
-        """Training head."""
+        """Returns a training head of the wrapped student."""
         return self.student.to_behavior
 
     @property
     def to_bins(self) -> nn.Linear:
-        """Training head."""
+        """Returns a training head of the wrapped student."""
         return self.student.to_bins
 
     def forward(self, session: str, bins: Tensor) -> Tensor:
-        """(batch, bins, channels) from a fresh state -> latents (batch, bins, d) as a read-out sees them: rounded."""
+        """Returns latents (batch, bins, d) of (batch, bins, channels) from a fresh state, rounded as on the device."""
         if self.exact:
             return torch.stack([next(self._exact_stream(session, part, len(part))) for part in bins])
-        with torch.autocast(bins.device.type, enabled=False):  # bfloat16 rounds more coarsely than what is simulated
-            return self._encode(self._tokens(session, bins), self.student.empty_cache(len(bins)), 0)[0]
+        with torch.autocast(bins.device.type, enabled=False):  # bfloat16 rounds more coarsely than the device
+            return self._encode(self._tokens(session, bins), self.student.make_empty_cache(len(bins)), 0)[0]
 
     def stream(self, session: str, bins: Tensor, chunk: int = 4096) -> Iterator[Tensor]:
-        """Latents (n, d) of a recording (bins, channels), chunk by chunk."""
+        """Yields latents (n, d) of a recording (bins, channels), chunk by chunk."""
         if self.exact:
             yield from self._exact_stream(session, bins, chunk)
             return
-        cache, reach, live = self.student.empty_cache(1), max(self.tokenizer.lags), 0
+        cache, reach, live = self.student.make_empty_cache(1), max(self.tokenizer.lags), 0
         for start in range(0, len(bins), chunk):
             seen = bins[max(0, start - reach) : start + chunk]
             tokens = self._tokens(session, seen[None])[:, min(start, reach) :]
@@ -119,26 +123,26 @@ class FakeQuantStudent(nn.Module):
 
     @property
     def exact(self) -> bool:
-        """Whether latents are the bits of the oracle."""
+        """Returns whether latents have the bits of the oracle."""
         return not self.training and not self.emulated
 
-    def ranges_after(self) -> dict[str, list[float]]:
-        """The ranges as they are now, for `quantize_student`: learned ones have moved by a factor."""
+    def compute_ranges(self) -> dict[str, list[float]]:
+        """Returns the ranges as they are now, for `quantize_student`; learned ones have moved by a factor."""
         factors = np.exp(SPEED * self.growth.detach().cpu().double().numpy())
         return {name: (self.ranges[name] * factors[place]).tolist() for name, place in self.places.items()}
 
-    def integers(self, session: str) -> dict[str, npt.NDArray[np.generic]]:
-        """What `quantize_student` makes of the student as it is now, with a read-out of zeros."""
+    def quantize(self, session: str) -> dict[str, npt.NDArray[np.generic]]:
+        """Quantizes the student as it is now, with a read-out of zeros."""
         shape = self.size.shape(self.tokenizer.channels[session], 1)
         weights = {name: tensor.cpu().numpy() for name, tensor in self.student.fold(session).items()}
         weights["readout.latent"] = np.zeros((1, shape.d), np.float32)
         weights["readout.lags"] = np.zeros((1, (shape.lags + 1) * shape.channels), np.float32)
         weights["readout.bias"] = np.zeros(1, np.float32)
-        return quantize_student(shape, weights, self.ranges_after(), self.keep)
+        return quantize_student(shape, weights, self.compute_ranges(), self.keep)
 
     @torch.no_grad()
     def _exact_stream(self, session: str, bins: Tensor, chunk: int) -> Iterator[Tensor]:
-        tensors, rounded = self.integers(session), "readout" not in self.keep
+        tensors, rounded = self.quantize(session), "readout" not in self.keep
         shape = self.size.shape(self.tokenizer.channels[session], 1)
         stream = ExactStream(shape, tensors, bins.device)
         for part in bins.split(chunk):
@@ -149,9 +153,9 @@ class FakeQuantStudent(nn.Module):
     # ---------------------------------------------------------------- training: rounding simulated
 
     def _tokens(self, session: str, bins: Tensor) -> Tensor:
-        eight = fake_tensor(bins, self._scale("bin").detach()) if self.rounds_bins else bins
+        eight = fake_quantize_tensor(bins, self._scale("bin").detach()) if self.rounds_bins else bins
         weight = self._weight("embed", self.tokenizer.weight(session))
-        return F.linear(lagged(eight, self.tokenizer.lags), weight, self.tokenizer.bias)
+        return F.linear(stack_lags(eight, self.tokenizer.lags), weight, self.tokenizer.bias)
 
     def _encode(self, x: Tensor, cache: Cache, live: int) -> tuple[Tensor, Cache]:
         after = []
@@ -185,7 +189,7 @@ class FakeQuantStudent(nn.Module):
         return x, (k[:, :, past:], v[:, :, past:])
 
     def _head(self, layer: str, name: str, normed: Tensor, weight: Tensor) -> Tensor:
-        """(batch, n, d) -> (batch, heads, n, head_dim)."""
+        """Projects (batch, n, d) to one of q, k and v, rounded, as (batch, heads, n, head_dim)."""
         flat = F.linear(normed, self._weight(layer + "qkv", weight))
         rounded = self._round(layer + "attention", layer + name, flat)
         heads: Tensor = rounded.unflatten(-1, (self.size.heads, -1))
@@ -195,15 +199,15 @@ class FakeQuantStudent(nn.Module):
         if layer + "attention" not in self.parts:
             return window_attention(q, k, v, age_bias, live)
         n, block = q.shape[2], min(BLOCK, q.shape[2])
-        band = age_bias_band(age_bias, block)
-        context = integer_attention(*in_blocks(q / math.sqrt(q.shape[-1]), k, v, band, live))
+        band = build_age_bias_band(age_bias, block)
+        context = integer_attention(*cut_into_blocks(q / math.sqrt(q.shape[-1]), k, v, band, live))
         return context.flatten(2, 3)[:, :, :n]
 
     def _weight(self, part: str, w: Tensor) -> Tensor:
-        return fake_rows(w) if part in self.parts else w
+        return fake_quantize_rows(w) if part in self.parts else w
 
     def _round(self, part: str, name: str, x: Tensor) -> Tensor:
-        return fake_tensor(x, self._scale(name)) if part in self.parts else x
+        return fake_quantize_tensor(x, self._scale(name)) if part in self.parts else x
 
     def _scale(self, name: str) -> Tensor:
         place = self.places[name]
@@ -212,15 +216,18 @@ class FakeQuantStudent(nn.Module):
 
 
 def require_known(parts: Collection[str], known: Collection[str]) -> None:
-    """EdgeDistillError names a part that no student of this shape has."""
+    """Raises EdgeDistillError that names a part which no student of this shape has."""
     for part in parts:
         if part not in known:
             raise EdgeDistillError(f"unknown part '{part}' to quantize", expected=did_you_mean(part, known))
 
 
-def folding(shape: StudentShape, ranges: Mapping[str, npt.NDArray[np.float64]]) -> tuple[Tensor, Tensor]:
-    """What `integers.fold` does to weights of one: the range of every activation after it, in their order, and
-    (layers, 4, d) the factors by which the ranges of heads enter rows of wq, wk, wv and columns of wo."""
+def compute_folding(shape: StudentShape, ranges: Mapping[str, npt.NDArray[np.float64]]) -> tuple[Tensor, Tensor]:
+    """Returns what `integers.fold` does to weights of one.
+
+    The first result is the range of every activation after it, in their order. The second holds, as (layers, 4, d), the
+    factors by which the ranges of heads enter rows of wq, wk, wv and columns of wo.
+    """
     ones = {name: np.ones(size, np.float32) for name, (size, _) in weight_matrices(shape).items()}
     norms = ["norm_out", *(f"layers.{i}.norm_{part}" for i in range(shape.layers) for part in ("attn", "mlp"))]
     folded, limits = fold(shape, ones | {name: np.ones(shape.d, np.float32) for name in norms}, ranges)

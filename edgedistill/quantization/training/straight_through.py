@@ -1,8 +1,8 @@
 """Rounding that can be trained through: forward as on the device, backward as if nothing had been rounded.
 
-Float tensors go in, and come out as multiples of a scale. The straight-through estimator (Bengio 2013,
-arXiv:1308.3432) passes the gradient where the value was inside the range and stops it outside; a scale that is
-learned gets the gradient of LSQ (Esser 2020, arXiv:1902.08153).
+The inputs are float tensors, and the outputs are multiples of a scale. The straight-through estimator (Bengio 2013,
+arXiv:1308.3432) passes the gradient where the value was inside the range and stops it outside. A scale that is learned
+gets the gradient of LSQ (Esser 2020, arXiv:1902.08153).
 """
 
 from __future__ import annotations
@@ -17,44 +17,46 @@ from torch.autograd import Function
 from edgedistill.numerics.arithmetic import LEVELS
 
 
-def fake_rows(w: Tensor) -> Tensor:
-    """A weight (out, n) with eight bits an output channel; a row of zeros stays."""
+def fake_quantize_rows(w: Tensor) -> Tensor:
+    """Rounds a weight (out, n) to eight bits with a scale for each output channel; a row of zeros stays."""
     largest = w.detach().abs().amax(1)
     scale = torch.where(largest > 0, largest, float(LEVELS)) / LEVELS
     return torch.fake_quantize_per_channel_affine(w, scale, torch.zeros_like(scale), 0, -LEVELS, LEVELS)
 
 
-def fake_tensor(x: Tensor, scale: Tensor) -> Tensor:
-    """x with one scale (a tensor of no dimensions), which learns where it requires a gradient."""
+def fake_quantize_tensor(x: Tensor, scale: Tensor) -> Tensor:
+    """Rounds x with one scale (a tensor of no dimensions), which learns where it requires a gradient."""
     if scale.requires_grad:
         return cast(Tensor, LearnedScale.apply(x, scale))  # type: ignore[no-untyped-call]
     return torch.fake_quantize_per_tensor_affine(x, scale, _zero_point(scale), -LEVELS, LEVELS)
 
 
 def integer_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Context (batch, …, n, Dh) of q (batch, …, n, Dh), scaled, over k (batch, …, Dh, span), v (batch, …, span, Dh).
+    """Returns the context (batch, …, n, Dh) of attention with exponentials of eight bits.
 
-    bias (…, n, span) is added to the scores; -inf where a key is not seen.
+    q (batch, …, n, Dh) is scaled, k is (batch, …, Dh, span), v is (batch, …, span, Dh). bias (…, n, span) is added to
+    the scores and is -inf where a key is not seen.
     """
     return cast(Tensor, IntegerSoftmax.apply(q, k, v, bias))  # type: ignore[no-untyped-call]
 
 
 class LearnedScale(Function):
-    """LSQ: d(x8 * s)/ds = x8 - x/s inside the range and x8 = ±127 outside, damped by 1/sqrt(127 * width).
+    """Rounds with a learned scale (LSQ).
 
-    Summed over values that is ((g, y) - (g inside, x)) / s with y = x8 * s: two dot products, no tensor of its own.
+    d(x8 * s)/ds is x8 - x/s inside the range and x8 = ±127 outside, damped by 1/sqrt(127 * width). Summed over values
+    that is ((g, y) - (g inside, x)) / s with y = x8 * s: two dot products, without another tensor.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        """x of any shape, features last."""
+        """Rounds x of any shape, features last."""
         y = torch.fake_quantize_per_tensor_affine(x, scale, _zero_point(scale), -LEVELS, LEVELS)
         ctx.save_for_backward(x, y, scale)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of x and of the scale."""
+        """Returns the gradients of x and of the scale."""
         (gradient,), (x, y, scale) = gradients, ctx.saved_tensors
         inside = gradient * (x.abs() <= (LEVELS + 0.5) * scale)
         total = torch.dot(gradient.flatten(), y.flatten()) - torch.dot(inside.flatten(), x.flatten())
@@ -62,14 +64,14 @@ class LearnedScale(Function):
 
 
 class IntegerSoftmax(Function):
-    """Attention with exponentials of eight bits: p = rint(127 exp(s - max s)), context = p v / sum p.
+    """Attends with exponentials of eight bits: p = rint(127 exp(s - max s)), context = p v / sum p.
 
-    Backward as of a softmax with the probabilities p / sum p: only p is kept, and the scores never are.
+    The gradient is that of a softmax with the probabilities p / sum p. Only p is kept, and the scores are not.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """As `integer_attention`."""
+        """Computes `integer_attention`."""
         p = (q @ k).add_(bias)
         p = p.sub_(p.amax(-1, keepdim=True)).exp_().mul_(LEVELS).round_()
         total = p.sum(-1, keepdim=True)
@@ -79,7 +81,7 @@ class IntegerSoftmax(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of q, k, v and bias."""
+        """Returns the gradients of q, k, v and bias."""
         q, k, v, p, total, context = ctx.saved_tensors
         gradient = gradients[0] / total
         of_scores = (gradient @ v.mT).sub_((gradient * context).sum(-1, keepdim=True)).mul_(p)

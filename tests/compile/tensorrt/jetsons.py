@@ -22,7 +22,7 @@ from edgedistill.machine import jetson
 from edgedistill.machine.gpu import Gpu
 from edgedistill.measure.latency import LatencyUs
 from edgedistill.numerics import Oracle
-from edgedistill.quantization.onnx_graph import graph_from_student, weight_shapes
+from edgedistill.quantization.onnx_graph import graph_from_student, list_weight_shapes
 from edgedistill.runtime import tensorrt_engine
 from edgedistill.target import load_target
 
@@ -181,7 +181,9 @@ def write_jetson_bundle(path: Path, with_reference: bool = True, **changes: obje
     """Writes a bundle with all that a Jetson needs; its float student decodes the holdout as well as its oracle."""
     files = student_files(SHAPE, seed=0)
     rng = np.random.default_rng(0)
-    weights = {n: (rng.normal(size=s) / np.sqrt(s[-1])).astype(np.float32) for n, s in weight_shapes(SHAPE).items()}
+    weights = {
+        n: (rng.normal(size=s) / np.sqrt(s[-1])).astype(np.float32) for n, s in list_weight_shapes(SHAPE).items()
+    }
     files["student.fp16.onnx"] = graph_from_student(SHAPE, weights, "float16").SerializeToString()
     facts = manifest(**{"target": "jetson", "engine": "tensorrt", **changes})
     bundle = write_bundle(path, facts, {**files, "holdout.npz": holdout(files["student.onnx"])})

@@ -1,4 +1,4 @@
-"""Ranges from a real, small student: what is observed, how robust it is, what is refused."""
+"""The ranges of a real, small student are right, robust against artefacts, and refused where they cannot be found."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from edgedistill.errors import EdgeDistillError, RecordingError
 from edgedistill.models.student import Student
 from edgedistill.models.transformer import rms
-from edgedistill.quantization.calibration.activations import activations_of
-from edgedistill.quantization.calibration.range_search import calibrate, measured_table
+from edgedistill.quantization.calibration.activations import compute_activations
+from edgedistill.quantization.calibration.range_search import calibrate, measure_table
 from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe
-from edgedistill.training.batches import TrainingSession, training_session
-from edgedistill.training.distill import new_student
+from edgedistill.training.batches import TrainingSession, training_session_from_bins
+from edgedistill.training.distill import make_student
 
 from ...training.sessions import GAP, STUDENT, session, session_bins
 
@@ -30,7 +30,7 @@ def day() -> TrainingSession:
 
 @pytest.fixture(scope="module")
 def student(day: TrainingSession) -> Student:
-    made = new_student([day], "lfp", replace(STUDENT, layers=2), 4, 0)
+    made = make_student([day], "lfp", replace(STUDENT, layers=2), 4, 0)
     torch.manual_seed(1)
     for name, parameter in made.named_parameters():
         if "norm" in name:  # gains must not be in what is observed
@@ -38,9 +38,9 @@ def student(day: TrainingSession) -> Student:
     return made.eval()
 
 
-def test_the_traced_student_is_the_student(student: Student, day: TrainingSession) -> None:
+def test_traced_activations_give_the_output_of_the_student(student: Student, day: TrainingSession) -> None:
     bins = day.inputs("lfp")[:400].unflatten(0, (2, 200))
-    found = activations_of(student, day.id, bins)
+    found = compute_activations(student, day.id, bins)
     with torch.no_grad():
         assert torch.equal(found["latent"] * student.norm_out, student(day.id, bins))
         x = student.tokenizer(day.id, bins)
@@ -52,10 +52,10 @@ def test_the_traced_student_is_the_student(student: Student, day: TrainingSessio
     assert found["layers.1.hidden"].shape == (2, 200, STUDENT.ff)
 
 
-def test_minmax_finds_the_largest_of_the_streamed_student(student: Student, day: TrainingSession) -> None:
+def test_minmax_finds_the_largest_activation_of_the_streamed_student(student: Student, day: TrainingSession) -> None:
     seen: list[tuple[int, int]] = []
     ranges = calibrate(student, [day], "lfp", RECIPE, 3, lambda n, of: seen.append((n, of)))
-    whole = activations_of(student, day.id, day.inputs("lfp")[None])
+    whole = compute_activations(student, day.id, day.inputs("lfp")[None])
     for name, values in ranges.values.items():
         x = whole[name][0]
         x = x[None] if x.ndim == 2 else x  # (heads, n, width)
@@ -68,7 +68,9 @@ def test_minmax_finds_the_largest_of_the_streamed_student(student: Student, day:
 
 
 @pytest.mark.parametrize("name", ["entropy", "minmax", "moving-minmax", "mse", "percentile"])
-def test_every_recipe_gives_whole_ranges_and_a_table(student: Student, day: TrainingSession, name: str) -> None:
+def test_every_recipe_gives_a_range_and_a_table_row_for_each_activation(
+    student: Student, day: TrainingSession, name: str
+) -> None:
     ranges = calibrate(student, [day], "lfp", replace(load_recipe(name), windows=9, window_bins=64), 0)
     ranges.require_size(student.size)
     assert [row["name"] for row in ranges.table] == list(ranges.values)
@@ -80,7 +82,7 @@ def test_every_recipe_gives_whole_ranges_and_a_table(student: Student, day: Trai
 
 def test_the_measured_table_agrees_with_the_observers(student: Student, day: TrainingSession) -> None:
     ranges = calibrate(student, [day], "lfp", replace(RECIPE, method="mse"), 0)
-    for found, row in zip(measured_table(student, [day], "lfp", ranges), ranges.table, strict=True):
+    for found, row in zip(measure_table(student, [day], "lfp", ranges), ranges.table, strict=True):
         assert (found["name"], found["range"]) == (row["name"], row["range"])
         assert abs(found["clipped"] - row["clipped"]) < 1e-3
         assert abs(found["noise_db"] - row["noise_db"]) < 0.5
@@ -88,16 +90,16 @@ def test_the_measured_table_agrees_with_the_observers(student: Student, day: Tra
 
 @pytest.mark.parametrize("after", [1, 20, 150])
 def test_an_artefact_of_a_thousand_deviations_hardly_moves_the_default_ranges(student: Student, after: int) -> None:
-    """Raw, before the z-scores: in a window, in a run-up, or what rings after it."""
+    """The artefact is added before the z-scores, in a window, in a run-up, or before what rings after it."""
     recipe = replace(load_recipe(DEFAULT_RECIPE), windows=40, window_bins=64)
     bins = session_bins()
     assert bins.lfp is not None
-    usual = calibrate(student, [training_session(bins, GAP)], "lfp", recipe, 0)
+    usual = calibrate(student, [training_session_from_bins(bins, GAP)], "lfp", recipe, 0)
     lfp, deviation = bins.lfp.copy(), bins.lfp.std()
     first = usual.windows[20]["first_bin"] - after
     lfp[first : first + 10] += 1000 * deviation
     lfp[first + 10 : first + 300] -= 60 * deviation * np.exp(-np.arange(290) / 60)[:, None]
-    hit = calibrate(student, [training_session(replace(bins, lfp=lfp), GAP)], "lfp", recipe, 0)
+    hit = calibrate(student, [training_session_from_bins(replace(bins, lfp=lfp), GAP)], "lfp", recipe, 0)
     assert len(hit.windows) == 40
     assert hit.left_out
     for name, values in usual.values.items():
@@ -121,7 +123,7 @@ def test_an_artefact_in_the_run_up_is_masked_as_a_bad_channel_is(
     assert hit.values == with_run_up_of(0.0).values
 
 
-def test_what_does_not_fit_the_student_is_refused_by_name(student: Student, day: TrainingSession) -> None:
+def test_sessions_that_do_not_fit_the_student_are_refused_by_name(student: Student, day: TrainingSession) -> None:
     with pytest.raises(RecordingError, match=r"session s1 does not fit[\s\S]*4 channels[\s\S]*3 channels"):
         calibrate(student, [session(channels=4)], "lfp", RECIPE, 0)
     with pytest.raises(RecordingError, match=r"session s9 does not fit[\s\S]*s1"):
@@ -138,7 +140,7 @@ def test_parts_to_keep_must_exist_and_attention_cannot_be_kept(student: Student,
 
 
 def test_a_constant_activation_is_named_with_its_head(student: Student, day: TrainingSession) -> None:
-    silent = new_student([day], "lfp", STUDENT, 4, 0)
+    silent = make_student([day], "lfp", STUDENT, 4, 0)
     silent.layers[0].wk.data[STUDENT.d // STUDENT.heads :] = 0  # type: ignore[index, union-attr]
     with pytest.raises(EdgeDistillError, match=r"layers\.0\.k, head 1"):
         calibrate(silent, [day], "lfp", RECIPE, 0)

@@ -1,4 +1,4 @@
-"""The file of ranges: what was written comes back, what is damaged, foreign or of another student is refused."""
+"""A file of ranges is read back unchanged, and refused where it is damaged, foreign or of another student."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from edgedistill.errors import EdgeDistillError, OutputError
-from edgedistill.models.files import checkpoint_sha256
+from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.student import Student
 from edgedistill.numerics.tensors import activations
-from edgedistill.quantization.calibration.ranges import Ranges, plain_shape, read_ranges
+from edgedistill.quantization.calibration.ranges import Ranges, read_ranges, shape_from_size
 from edgedistill.quantization.calibration.recipe import load_recipe
 from edgedistill.quantization.integers import PER_HEAD
 
 from ...training.sessions import STUDENT
 
-NAMES = activations(plain_shape(STUDENT))
+NAMES = activations(shape_from_size(STUDENT))
 WINDOW = {"session": "s1", "first_bin": 300, "bins": 256}
 RANGES = Ranges(
     values={name: [1.5, 2.0] if name.split(".")[-1] in PER_HEAD else [3.25] for name in NAMES},
@@ -35,7 +35,7 @@ RANGES = Ranges(
 )
 
 
-def test_what_was_written_comes_back(tmp_path: Path) -> None:
+def test_written_ranges_are_read_back_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "ranges.json"
     RANGES.write(path)
     assert read_ranges(path, STUDENT) == RANGES
@@ -44,9 +44,9 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
     assert (facts["kind"], facts["format"]) == ("edgedistill ranges", 1)
 
 
-def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+def test_ranges_that_cannot_be_written_raise_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="the ranges could not be written"):
         RANGES.write(tmp_path / "file" / "ranges.json")
 
 
@@ -86,7 +86,7 @@ def test_a_changed_file_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null"])
-def test_what_is_no_such_file_at_all(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_json_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "ranges.json"
     with pytest.raises(EdgeDistillError, match=r"cannot read[\s\S]*edgedistill calibrate"):
         read_ranges(path)
@@ -109,8 +109,8 @@ def test_a_larger_student_finds_its_missing_layer_named() -> None:
 def test_the_hash_follows_every_bit_of_the_student() -> None:
     torch.manual_seed(0)
     student = Student(STUDENT, {"s1": 3}, {"s1": "a"}, 4, 2)
-    before = checkpoint_sha256(student)
-    assert before == checkpoint_sha256(student)
+    before = hash_checkpoint(student)
+    assert before == hash_checkpoint(student)
     weight = student.layers[0].mlp.wup.data  # type: ignore[union-attr]
     weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
-    assert checkpoint_sha256(student) != before
+    assert hash_checkpoint(student) != before

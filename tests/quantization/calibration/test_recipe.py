@@ -1,4 +1,4 @@
-"""Recipes: every packaged one loads, mistakes are answered with the nearest name, ranges are checked."""
+"""Every packaged recipe loads, a wrong name is answered with the nearest one, and values are checked."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 
 from edgedistill.errors import ConfigError
-from edgedistill.quantization.calibration.observers import observer_for
+from edgedistill.quantization.calibration.observers import make_observer
 from edgedistill.quantization.calibration.recipe import (
     DEFAULT_RECIPE,
     METHODS,
     Recipe,
+    list_recipes,
     load_recipe,
-    recipe_names,
     require_teacher,
 )
 
 RECIPES = ("entropy", "minmax", "moving-minmax", "mse", "percentile", "qat")
 
 
-def test_the_packaged_recipes() -> None:
-    assert recipe_names() == RECIPES
+def test_the_packaged_recipes_are_listed() -> None:
+    assert list_recipes() == RECIPES
     assert DEFAULT_RECIPE in RECIPES
     assert {load_recipe(name).method for name in RECIPES} == set(METHODS)
 
@@ -35,7 +35,7 @@ def test_every_recipe_is_called_as_its_file_and_comes_back_from_json(name: str) 
     assert recipe.description
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert (recipe.finetune is not None) == (name == "qat")
-    observer_for(recipe.method, "x", percentile=recipe.percentile, momentum=recipe.momentum)
+    make_observer(recipe.method, "x", percentile=recipe.percentile, momentum=recipe.momentum)
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
@@ -48,7 +48,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
+def test_a_recipe_can_be_a_file_of_ones_own(tmp_path: Path) -> None:
     text = 'method = "percentile"\npercentile = 99\nkeep = ["readout"]\n[finetune]\nsteps = 5\n'
     recipe = load_recipe(write(tmp_path / "mine.toml", text))
     assert (recipe.percentile, recipe.keep, recipe.windows) == (99.0, ("readout",), 64)
@@ -66,7 +66,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ('method = "mse"\n[finetune]\nsteps = 0\n', r"\[finetune\] 'steps' is out of range"),
     ],
 )
-def test_mistakes_in_a_file_are_told_with_the_file(tmp_path: Path, text: str, says: str) -> None:
+def test_mistakes_in_a_recipe_name_the_file(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         load_recipe(write(tmp_path / "mine.toml", text))
 

@@ -1,4 +1,4 @@
-"""Which windows a calibration sees: inside the training block, apart, of all speeds, without artefacts."""
+"""The windows of a calibration lie apart in the training block, cover all speeds, and hold no artefacts."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def test_windows_lie_in_the_training_block_with_their_run_up_and_apart(
     assert ends[-1] <= day.split.train.stop
 
 
-def test_the_seed_alone_decides(day: TrainingSession) -> None:
+def test_windows_depend_on_the_seed_alone(day: TrainingSession) -> None:
     assert draw(day) == draw(day)
     assert draw(day, seed=1) != draw(day)
 
 
-def test_rest_does_not_drown_movement(day: TrainingSession) -> None:
+def test_movement_is_drawn_as_often_as_rest(day: TrainingSession) -> None:
     assert day.behavior is not None
     still = day.behavior * 0.01
     still[2000:2400] = 3.0  # 4 s of movement in more than a minute
@@ -87,7 +87,7 @@ def test_every_session_gives_as_many_windows(day: TrainingSession) -> None:
     assert Counter(window.session for window in drawn) == {"s1": 7, "s2": 6}
 
 
-def test_unlabelled_stretches_are_drawn_as_well(day: TrainingSession) -> None:
+def test_bins_without_behavior_are_drawn_too(day: TrainingSession) -> None:
     assert day.behavior is not None
     unknown = day.behavior.clone()
     unknown[3000:] = torch.nan
@@ -106,7 +106,7 @@ def test_a_short_block_gives_half_of_itself_to_the_run_up_and_fewer_windows(day:
 # ---------------------------------------------------------------- artefacts
 
 
-def test_a_window_with_an_artefact_is_left_out_replaced_and_told(day: TrainingSession) -> None:
+def test_a_window_with_an_artefact_is_left_out_replaced_and_listed(day: TrainingSession) -> None:
     clean = draw(day, recipe=replace(RECIPE, windows=1000)).windows
     hit = louder(day, 3000, 10, 1000.0)
     found = draw(hit, recipe=replace(RECIPE, windows=1000))
@@ -120,7 +120,7 @@ def test_a_window_with_an_artefact_is_left_out_replaced_and_told(day: TrainingSe
     assert len(few.windows) == 20
 
 
-def test_what_rings_after_an_artefact_is_left_out_where_enough_remains(day: TrainingSession) -> None:
+def test_windows_that_ring_after_an_artefact_are_left_out_where_enough_remain(day: TrainingSession) -> None:
     hit = louder(day, 3000, 10, 1000.0)
     found = draw(hit, recipe=replace(RECIPE, windows=1000))
     assert not [w for w in found.windows if 3000 < w.first_bin < 3000 + day.settled]
@@ -139,7 +139,7 @@ def test_nan_windows_are_left_out_and_a_session_of_nothing_else_is_refused(day: 
             draw(nothing)
 
 
-def test_what_one_session_lacks_the_others_give(day: TrainingSession) -> None:
+def test_other_sessions_make_up_for_windows_that_one_lacks(day: TrainingSession) -> None:
     silent = replace(day, lfp=torch.zeros_like(day.inputs("lfp")))
     short = replace(day, id="s3", split=replace(day.split, train=slice(0, day.settled + 50)))
     found = draw(silent, session("s2"), short)

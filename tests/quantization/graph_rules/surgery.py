@@ -1,4 +1,4 @@
-"""A copy of a good graph, ways to spoil it, and cases that say which rule is broken by which node."""
+"""Copies a good graph, spoils it, and says which rule is then broken by which node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgedistill.errors import EngineError
 
 
 class Surgery:
-    """A copy of a good graph, and ways to spoil it."""
+    """Holds a copy of a good graph, with methods that spoil it."""
 
     def __init__(self, good: onnx.ModelProto) -> None:
         self.model = copy.deepcopy(good)
@@ -41,14 +41,14 @@ class Surgery:
         return name
 
     def before(self, node: NodeProto, operator: str, *inputs: str, **attributes: object) -> str:
-        """A new node just before `node`; returns its output."""
+        """Adds a new node just before `node`; returns its output."""
         name = f"new_{operator.lower()}_{len(self.graph.node)}"
         at = next(i for i, n in enumerate(self.graph.node) if n.name == node.name)
         self.graph.node.insert(at, helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
 
     def weights(self, part: str) -> NodeProto:
-        """The DequantizeLinear of a part's weights."""
+        """Returns the DequantizeLinear of a part's weights."""
         return self.maker(self.node("MatMul", part).input[1])
 
 
@@ -57,14 +57,14 @@ Spoil = Callable[[Surgery], str]  # returns the name of the node to be blamed
 
 @dataclass
 class Cases:
-    """Ways to break single rules of a good graph."""
+    """Collects ways to break single rules of a good graph."""
 
     good: onnx.ModelProto
     check: Callable[[onnx.ModelProto], None]
     all: dict[str, tuple[str, Spoil]] = field(default_factory=dict)
 
     def case(self, rule: str) -> Callable[[Spoil], Spoil]:
-        """`rule` is part of the message."""
+        """Registers a way to break the rule whose message contains `rule`."""
 
         def add(spoil: Spoil) -> Spoil:
             self.all[spoil.__name__] = (rule, spoil)

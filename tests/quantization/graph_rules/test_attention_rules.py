@@ -1,4 +1,4 @@
-"""Each rule of the custom node, broken alone in a good graph, is caught, and the error names the node."""
+"""Each rule of the custom node, broken alone in a good graph, gives an error that names the node."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper
 
 from edgedistill.errors import EngineError
 from edgedistill.quantization.graph_rules.quantization_rules import require_explicit_quantization
-from edgedistill.quantization.onnx_graph import graph_for_plugin, with_definition
+from edgedistill.quantization.onnx_graph import add_definition, graph_for_plugin
 
 from ...numerics.students import SMALL, random_model
 from .surgery import Cases, Surgery
@@ -26,7 +26,7 @@ def core(s: Surgery) -> NodeProto:
 
 
 def changed(s: Surgery, name: str, **value: object) -> str:
-    """Another attribute in place of one."""
+    """Replaces one attribute of the node by another."""
     node = core(s)
     kept = [entry for entry in node.attribute if entry.name != name]
     del node.attribute[:]
@@ -35,7 +35,7 @@ def changed(s: Surgery, name: str, **value: object) -> str:
 
 
 def dequantized(s: Surgery, role: int) -> str:
-    """Q -> DQ before the node: what TensorRT fuses into other layers, and fails on before a plugin."""
+    """Adds Q -> DQ before the node. TensorRT fuses the pair into other layers, but fails on it before a plugin."""
     node = core(s)
     quantizer = s.maker(node.input[role])
     node.input[role] = s.before(node, "DequantizeLinear", node.input[role], *quantizer.input[1:])
@@ -181,7 +181,7 @@ def integers_moved_behind_it(s: Surgery) -> str:
 
 @case("a pair of DQ and Q follows it")
 def a_context_rounded_again(s: Surgery) -> str:
-    """Q -> DQ -> plugin -> Q -> DQ, its second half."""
+    """Adds the second half of Q -> DQ -> plugin -> Q -> DQ."""
     node, reader = core(s), s.reader(core(s).output[0])
     after = s.reader(reader.output[0])
     eight = s.before(after, "QuantizeLinear", reader.output[0], *reader.input[1:])
@@ -242,7 +242,7 @@ def a_scale_for_its_reciprocal(s: Surgery) -> str:
 
 @case("context_inv is not what Q and DQ say")
 def a_second_reader_with_another_scale(s: Surgery) -> str:
-    """Nobody but the rules would notice: this one's values go nowhere."""
+    """Adds a reader whose values go nowhere, so that only the rules can notice it."""
     node, reader = core(s), s.reader(core(s).output[0])
     scale = s.constant(s.array(reader.input[1]) * np.float32(1.5))
     s.before(reader, "DequantizeLinear", node.output[0], scale, reader.input[2])
@@ -265,7 +265,7 @@ def a_context_scale_of_zero(s: Surgery) -> str:
 
 @case("8-bit tensor goes into it")
 def the_node_of_somebody_else(s: Surgery) -> str:
-    """Another domain, another contract: to the rules it is an operator like any other."""
+    """Moves the node to another domain, where the rules take it for any other operator."""
     core(s).domain = "elsewhere"
     s.model.opset_import.append(helper.make_opsetid("elsewhere", 1))
     return core(s).name
@@ -276,26 +276,26 @@ def test_a_broken_rule_names_the_node(name: str) -> None:
     CASES.require_caught(name)
 
 
-def test_the_good_graph_obeys() -> None:
+def test_a_good_graph_passes_the_rules() -> None:
     require_explicit_quantization(GOOD)
     assert [node.op_type for node in GOOD.graph.node].count("EdAttention") == SMALL.layers
 
 
 def test_a_graph_that_defines_the_node_is_not_for_tensorrt() -> None:
-    """It would be imported in place of the plugin."""
+    """TensorRT would import the function in place of the plugin."""
     with pytest.raises(EngineError, match="'EdAttention' as a function"):
-        require_explicit_quantization(with_definition(GOOD))
+        require_explicit_quantization(add_definition(GOOD))
 
 
-def test_a_wrong_declaration_of_its_output_is_what_the_rules_go_by() -> None:
-    """onnx infers nothing of a node it does not know: without the declaration nothing downstream is static."""
+def test_the_rules_use_the_declared_type_of_the_nodes_output() -> None:
+    """onnx infers nothing for an unknown node, so without the declaration no later shape is static."""
     surgery = Surgery(GOOD)
     del surgery.graph.value_info[:]
     with pytest.raises(EngineError, match="output is of another type"):
         require_explicit_quantization(surgery.model)
 
 
-def test_attribute_types_are_those_the_parser_reads() -> None:
+def test_attributes_have_the_types_that_the_parser_reads() -> None:
     kinds = {entry.type for node in GOOD.graph.node if node.domain for entry in node.attribute}
     assert kinds == {AttributeProto.FLOAT}
     assert not any(

@@ -1,4 +1,4 @@
-"""Each rule, broken alone in a good graph, is caught, and the error names the node."""
+"""Each rule of explicit quantization, broken alone in a good graph, gives an error that names the node."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ case = CASES.case
 
 @case("not dequantized")
 def float_weights(s: Surgery) -> str:
-    """What a simplifier does that folds dequantized weights."""
+    """Folds dequantized weights, as a simplifier does."""
     node = s.node("MatMul", "layers.1.down")
     source = s.maker(node.input[1])
     folded = s.array(source.input[0]) * s.array(source.input[1])
@@ -81,7 +81,7 @@ def a_half_scale_for_a_single_tensor(s: Surgery) -> str:
 
 @case("several float types")
 def a_half_scale_of_the_ring(s: Surgery) -> str:
-    """INT8 with a float16 scale into float32: known not to build on Orin."""
+    """Makes an INT8 tensor with a float16 scale into float32, which is known not to build on Orin."""
     node = s.reader("ring_k_0")
     node.input[1] = s.constant(s.array(node.input[1]).astype(np.float16))
     return s.reader(node.output[0]).name
@@ -112,7 +112,7 @@ def an_unsigned_tensor(s: Surgery) -> str:
 
 @case("zero point is not a constant")
 def no_zero_point(s: Surgery) -> str:
-    """Without one, the integers are unsigned."""
+    """Removes the zero point; the integers are unsigned then."""
     node = s.node("QuantizeLinear", "layers.0.down")
     del node.input[2]
     return node.name
@@ -211,7 +211,7 @@ def test_a_broken_rule_names_the_node(name: str) -> None:
     CASES.require_caught(name)
 
 
-def test_the_good_graph_obeys() -> None:
+def test_a_good_graph_passes_the_rules() -> None:
     require_explicit_quantization(GOOD)
 
 
@@ -231,7 +231,7 @@ def test_parts_in_higher_precision_must_be_named() -> None:
         require_explicit_quantization(GOOD, ("layers.7.out",))
 
 
-def test_weights_may_be_transposed_if_their_scales_follow() -> None:
+def test_transposed_weights_pass_when_their_scales_follow() -> None:
     surgery = Surgery(GOOD)
     node, source = surgery.node("MatMul", "layers.0.down"), surgery.weights("layers.0.down")
     source.input[0] = surgery.constant(np.ascontiguousarray(surgery.array(source.input[0]).T))
@@ -248,8 +248,8 @@ def test_weights_may_be_quantized_in_the_graph() -> None:
     require_explicit_quantization(surgery.model)
 
 
-def test_a_simplified_graph_still_obeys_or_is_caught() -> None:
-    """Whether onnxsim folds dequantized weights depends on its version: no graph that lost them may pass."""
+def test_a_simplified_graph_passes_or_is_refused() -> None:
+    """Whether onnxsim folds dequantized weights depends on its version; a graph that lost them must not pass."""
     simple, same = onnxsim.simplify(GOOD)
     assert same
     int8 = {t.name for t in simple.graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) == 2}

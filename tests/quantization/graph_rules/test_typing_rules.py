@@ -1,4 +1,4 @@
-"""What every form for TensorRT must obey, quantized or not: each rule, broken alone, is caught by the node's name."""
+"""Each rule of strong typing, broken alone in a good graph, gives an error that names the node."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_broken_rule_names_the_node(name: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"window {shape.window}")
-def test_all_forms_for_tensorrt_obey(shape: StudentShape) -> None:
+def test_all_graphs_for_tensorrt_pass_the_rules(shape: StudentShape) -> None:
     tensors = random_model(shape).tensors
     require_strong_typing(graph_from_student(shape, random_weights(shape), "float16"))
     for write in (graph_from_integers, graph_for_plugin):
@@ -98,7 +98,7 @@ def test_all_forms_for_tensorrt_obey(shape: StudentShape) -> None:
         require_explicit_quantization(write(shape, tensors))
 
 
-def test_what_onnx_itself_refuses_is_refused() -> None:
+def test_a_graph_that_onnx_refuses_is_refused() -> None:
     model = copy.deepcopy(GOOD)
     next(value for value in model.graph.output if value.name == "latent").type.tensor_type.shape.dim[0].dim_value = 7
     with pytest.raises(EngineError, match="onnx itself refuses"):

@@ -1,4 +1,4 @@
-"""The step graph computes what numerics.md says, from any state and in every shape."""
+"""The step graph computes what docs/numerics.md ("The step") says, from any state and in every shape."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
-from edgedistill.quantization.onnx_graph import graph_from_student, weight_shapes
+from edgedistill.quantization.onnx_graph import graph_from_student, list_weight_shapes
 
 SHAPES = {
     "smallest": StudentShape(1, 1, 4, 1, 1, 2, 4, 1, 1, 0),
@@ -27,12 +27,12 @@ SHAPES = {
 
 def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    sizes = weight_shapes(shape)
+    sizes = list_weight_shapes(shape)
     return {n: (rng.normal(size=s) / np.sqrt(s[-1]) + ("norm" in n)).astype(np.float32) for n, s in sizes.items()}
 
 
 def random_state(shape: StudentShape, pos: int, live: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Every slot is filled, dead ones too, with large figures: whoever reads a dead slot is found out."""
+    """Fills every slot, also those that are not live, with large numbers, so that reading a dead slot shows."""
     rng = np.random.default_rng(seed)
     slots = shape.window - 1
     dead = (pos - 1 - np.arange(slots)) % slots + 1 > live
@@ -52,7 +52,7 @@ def rms(x: np.ndarray) -> np.ndarray:
 
 
 def step_reference(shape: StudentShape, w: dict, state: dict, bin: np.ndarray) -> dict[str, np.ndarray]:
-    """The definition of a step, slot by slot, in float64."""
+    """Computes the definition of a step, slot by slot, in float64."""
     lags = state.get("lags", np.zeros((0, shape.channels)))
     history = np.concatenate([bin[None], lags]).astype(np.float64)
     pos, live, slots = int(state["pos"][0]), int(state["live"][0]), shape.window - 1
@@ -96,7 +96,7 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_graph_is_the_definition_fresh_filling_full_and_wrapped(name: str) -> None:
+def test_the_graph_equals_the_definition_from_an_empty_to_a_wrapped_ring(name: str) -> None:
     shape = SHAPES[name]
     weights, slots = random_weights(shape), shape.window - 1
     model = graph_from_student(shape, weights)
@@ -121,7 +121,7 @@ def test_the_graph_is_the_definition_fresh_filling_full_and_wrapped(name: str) -
     filled=st.floats(0, 1),
     seed=st.integers(0, 2**16),
 )
-def test_any_shape_and_any_state(
+def test_the_graph_equals_the_definition_for_any_shape_and_state(
     channels: int, outputs: int, head_dim: int, layers: int, heads: int, window: int, taps: int,
     dilation: int, lags: int, place: float, filled: float, seed: int,
 ) -> None:  # fmt: skip
@@ -133,7 +133,7 @@ def test_any_shape_and_any_state(
     assert_same(run_graph(model, state, bin), step_reference(shape, weights, state, bin))
 
 
-def test_the_contract_of_inputs_and_outputs() -> None:
+def test_inputs_and_outputs_keep_the_contract() -> None:
     shape = SHAPES["window 31"]
     model = graph_from_student(shape, random_weights(shape))
     onnx.checker.check_model(model, full_check=True)
@@ -154,7 +154,7 @@ def test_every_shape_in_the_graph_is_static() -> None:
         assert all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim), value.name
 
 
-def test_same_weights_same_bytes() -> None:
+def test_the_same_weights_give_the_same_bytes() -> None:
     shape = SHAPES["window 2"]
     first, second = (graph_from_student(shape, random_weights(shape)).SerializeToString() for _ in range(2))
     assert first == second
@@ -184,7 +184,7 @@ def half_state(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_float16_graph_is_close_to_the_definition(name: str) -> None:
-    """Within a hundredth of an output's size (measured: 0.3 % at most), from any state, dead slots unread."""
+    """The bound is a hundredth of an output's size (0.3 % at most was measured), from any state, dead slots unread."""
     shape = SHAPES[name]
     weights, slots = random_weights(shape), shape.window - 1
     model = graph_from_student(shape, weights, "float16")

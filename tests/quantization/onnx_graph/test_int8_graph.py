@@ -1,7 +1,7 @@
-"""The INT8 graphs are engines of the near class: both forms compute what the oracle computes, up to the order of sums.
+"""Both INT8 graphs compute what the oracle computes, up to the order of sums (docs/numerics.md, "The near class").
 
-Where the order of sums turns a value over a rounding edge (a few in a million), that integer differs by 1, and
-those it feeds may follow; so the bounds of numerics.md are shares over many bins, not over every single one.
+The order of sums turns a few values in a million over a rounding edge. Such an integer differs by 1, and the integers
+that depend on it may differ too. The bounds are therefore shares over many bins and hold for no single one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from edgedistill.errors import BundleError
 from edgedistill.numerics import Int8Model, Oracle, part_names
 from edgedistill.quantization.graph_rules.quantization_rules import require_explicit_quantization
 from edgedistill.quantization.onnx_graph import (
+    add_definition,
     graph_for_plugin,
     graph_from_integers,
     graph_from_student,
-    with_definition,
 )
 from edgedistill.runtime.onnx_engine import OnnxEngine
 
@@ -42,16 +42,16 @@ KEEPABLE = [part for part in part_names(SMALL) if not part.endswith("attention")
 
 @pytest.fixture(params=FORMS)
 def form(request: pytest.FixtureRequest) -> str:
-    """With the core in standard operators, or as the custom node and its definition."""
+    """Names the form: the core in standard operators, or as the custom node with its definition."""
     return request.param
 
 
 def opened(model: Int8Model, form: str) -> OnnxEngine:
-    return OnnxEngine(with_definition(FORMS[form](model.shape, model.tensors)).SerializeToString(), model.shape)
+    return OnnxEngine(add_definition(FORMS[form](model.shape, model.tensors)).SerializeToString(), model.shape)
 
 
 def appended(state: dict, new: dict) -> None:
-    """One step of the runtime, on a state of the oracle."""
+    """Takes one step of the runtime on a state of the oracle."""
     pos, slots = int(state["pos"][0]), len(next(iter(state.values()))[0])
     for name, values in new.items():
         if name.startswith("ring"):
@@ -63,7 +63,7 @@ def appended(state: dict, new: dict) -> None:
 
 
 def differences(model: Int8Model, form: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fed the oracle's state at each step: of all new integers, and of all outputs in their standard deviations."""
+    """Returns how integers and outputs differ, in standard deviations, with the oracle's state at each step."""
     engine, oracle, bins = opened(model, form), Oracle(model), random_bins(model.shape, steps)
     state, traced = oracle.export_state(), oracle.trace(bins)
     integers, outputs = [], []
@@ -83,7 +83,7 @@ def differences(model: Int8Model, form: str, steps: int) -> tuple[np.ndarray, np
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_fed_the_oracles_state_integers_and_outputs_are_those_of_the_oracle(name: str, form: str) -> None:
+def test_with_the_oracles_state_integers_and_outputs_equal_the_oracles(name: str, form: str) -> None:
     integers, outputs = differences(random_model(SHAPES[name]), form, 2000)
     assert np.mean(integers != 0) <= 0.001
     assert np.mean(np.abs(integers) > 1) <= 0.0001
@@ -92,14 +92,14 @@ def test_fed_the_oracles_state_integers_and_outputs_are_those_of_the_oracle(name
 
 
 @pytest.mark.parametrize("part", KEEPABLE)
-def test_parts_kept_in_float32_are_near_too(part: str, form: str) -> None:
+def test_with_a_part_in_float32_the_graph_stays_near_the_oracle(part: str, form: str) -> None:
     integers, outputs = differences(random_model(SMALL, keep=(part,)), form, 300)
     assert np.mean(integers != 0) <= 0.005
     assert np.mean(np.abs(outputs) > 0.01) <= 0.02
 
 
 @pytest.mark.parametrize("name", ["small", "window 200"])
-def test_running_freely_it_stays_with_the_oracle(name: str, form: str) -> None:
+def test_with_its_own_state_the_graph_stays_near_the_oracle(name: str, form: str) -> None:
     model = random_model(SHAPES[name])
     engine, bins = opened(model, form), random_bins(model.shape, 3000)
     expected = Oracle(model).run(bins)
@@ -124,11 +124,11 @@ def test_running_freely_it_stays_with_the_oracle(name: str, form: str) -> None:
     filled=st.floats(0, 1),
     seed=st.integers(0, 2**16),
 )
-def test_any_shape_from_any_state(
+def test_a_graph_of_any_shape_is_near_the_oracle_from_any_state(
     form: str, channels: int, outputs: int, head_dim: int, layers: int, heads: int, window: int, taps: int,
     dilation: int, lags: int, place: float, filled: float, seed: int,
 ) -> None:  # fmt: skip
-    """Every slot holds integers, dead ones too: whoever reads a dead slot is found out."""
+    """Every slot holds integers, also those that are not live, so that reading a dead slot shows."""
     shape = StudentShape(channels, outputs, heads * head_dim, layers, heads, window, 7, taps, dilation, lags)
     model, rng = random_model(shape, seed), np.random.default_rng(seed)
     engine, oracle = opened(model, form), Oracle(model)
@@ -146,7 +146,7 @@ def test_any_shape_from_any_state(
         assert np.abs(found[name].astype(int) - expected[name]).max(initial=0) <= 3, name
 
 
-def test_what_saturates_stays_symmetric_so_that_any_engine_can_go_on(form: str) -> None:
+def test_saturated_integers_stay_within_minus_127_and_127(form: str) -> None:
     model = random_model(SMALL)
     tight = {n: v * np.float32(1e-3) if n in ("layers.0.k.scale", "layers.0.v.scale") else v
              for n, v in model.tensors.items()}  # fmt: skip
@@ -159,7 +159,7 @@ def test_what_saturates_stays_symmetric_so_that_any_engine_can_go_on(form: str) 
     Oracle(model).import_state(state)
 
 
-def test_the_contract_of_inputs_and_outputs(form: str) -> None:
+def test_inputs_and_outputs_keep_the_contract(form: str) -> None:
     model = random_model(SMALL)
     graph = FORMS[form](SMALL, model.tensors)
     onnx.checker.check_model(graph, full_check=True)
@@ -194,7 +194,7 @@ def test_weights_are_stored_as_the_integers_of_the_student(form: str) -> None:
     assert FORMS[form](large, random_model(large).tensors).ByteSize() < 0.35 * whole
 
 
-def test_same_tensors_same_bytes_and_the_rules_hold_whatever_is_kept(form: str) -> None:
+def test_the_same_tensors_give_the_same_bytes_and_pass_the_rules(form: str) -> None:
     for keep in ([], KEEPABLE[:3], KEEPABLE):
         model = random_model(SMALL, keep=tuple(keep))
         first, second = (FORMS[form](SMALL, model.tensors) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The custom node: where it stands, and that its definition in standard operators is the oracle's attention core."""
+"""The custom node stands where TensorRT needs it, and its definition is the oracle's attention core."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from edgedistill.numerics import Oracle, quantize
 from edgedistill.numerics.attention import attend
 from edgedistill.numerics.near import nearness, why_not_near
 from edgedistill.quantization.graph_rules.attention_rules import ATTRIBUTES, DOMAIN, INPUTS, OPERATOR
-from edgedistill.quantization.onnx_graph import graph_for_plugin, graph_from_integers, with_definition
-from edgedistill.quantization.onnx_graph.attention_plugin import attention_definition
+from edgedistill.quantization.onnx_graph import add_definition, graph_for_plugin, graph_from_integers
+from edgedistill.quantization.onnx_graph.attention_plugin import write_attention_definition
 from edgedistill.runtime.onnx_engine import OnnxEngine
 
 from ...numerics.students import ODD, SMALL, random_bins, random_model
@@ -40,7 +40,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def node_model(heads: int, window: int, head_dim: int, scales: dict[str, float]) -> onnx.ModelProto:
-    """One EdAttention node and its definition; scales are the attributes."""
+    """Returns a model of one EdAttention node with its definition; the scales are the attributes."""
     sizes = {"age_bias": (heads, window), "pos": (1,), "live": (1,)}
     sizes |= dict.fromkeys(("ring_k", "ring_v"), (heads, window - 1, head_dim))
     inputs = [helper.make_tensor_value_info(n, t, sizes.get(n, (heads, head_dim))) for n, t in INPUTS.items()]
@@ -48,7 +48,7 @@ def node_model(heads: int, window: int, head_dim: int, scales: dict[str, float])
     node = helper.make_node(OPERATOR, list(INPUTS), ["context"], domain=DOMAIN, **scales)
     graph = helper.make_graph([node], "core", inputs, [output])
     opsets = [helper.make_opsetid("", 19), helper.make_opsetid(DOMAIN, 1)]
-    functions = [attention_definition(heads, window, head_dim)]
+    functions = [write_attention_definition(heads, window, head_dim)]
     model = helper.make_model(graph, opset_imports=opsets, functions=functions)
     model.ir_version = 9
     return model
@@ -61,7 +61,7 @@ def core_of(heads: int, window: int, head_dim: int, scales: dict[str, float]) ->
 
 
 def oracle_core(values: Arrays, scales: dict[str, float]) -> np.ndarray:
-    """numerics.md's core of the same tensors; slots not live are left out, not masked."""
+    """Computes the core of docs/numerics.md ("Attention core"); dead slots are left out and not masked."""
     slots, live = values["ring_k"].shape[1], int(values["live"][0])
     oldest_first = (int(values["pos"][0]) - slots + np.arange(slots)) % slots
     rings = [np.concatenate([values[f"ring_{kind}"][:, oldest_first], values[kind][:, None]], 1) for kind in "kv"]
@@ -71,7 +71,7 @@ def oracle_core(values: Arrays, scales: dict[str, float]) -> np.ndarray:
 
 
 def random_core(heads: int, window: int, head_dim: int, pos: int, live: int, seed: int) -> Arrays:
-    """Slots that are not live hold integers as well: whoever reads one is found out."""
+    """Returns a random core whose dead slots hold integers too, so that reading one shows."""
     rng = np.random.default_rng(seed)
     new, ring = (heads, head_dim), (heads, window - 1, head_dim)
     sizes = {"q": new, "k": new, "v": new, "ring_k": ring, "ring_v": ring}
@@ -98,7 +98,7 @@ def scales_for(head_dim: int, seed: int) -> dict[str, float]:
     filled=st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1.0])),
     seed=st.integers(0, 2**16),
 )
-def test_the_definition_is_the_oracles_core(
+def test_the_definition_computes_the_oracles_attention_core(
     heads: int, window: int, head_dim: int, place: float, filled: float, seed: int
 ) -> None:
     scales = scales_for(head_dim, seed)
@@ -112,8 +112,8 @@ def test_the_definition_is_the_oracles_core(
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 16), (3, 4, 7), (1, 2, 5), (4, 200, 32)])
-def test_it_is_the_core_before_at_and_after_the_wrap(shape: tuple[int, int, int]) -> None:
-    """Over a whole turn of the ring and beyond, from empty: hardly an integer differs, none by more than 1."""
+def test_the_definition_is_the_core_before_at_and_after_the_wrap(shape: tuple[int, int, int]) -> None:
+    """Over more than a turn of the ring from empty, hardly an integer differs, and none by more than 1."""
     slots, scales, apart = shape[1] - 1, scales_for(shape[2], 1), []
     core = core_of(*shape, scales)
     for t in range(2 * slots + 3):
@@ -124,7 +124,7 @@ def test_it_is_the_core_before_at_and_after_the_wrap(shape: tuple[int, int, int]
 
 
 def test_sums_beyond_24_bits_are_exact() -> None:
-    """Equal scores over 2048 bins: the weighted sum of one column is 2048 * 127 * 127, past what a float counts."""
+    """With equal scores over 2048 bins the sum of one column is 2048 * 127 * 127, which a float32 cannot count."""
     shape, scales = (1, 2048, 16), {"score_scale": 1e-6, "v_scale": 1 / 64, "context_inv": 64.0}
     values = random_core(*shape, pos=0, live=2047, seed=3)
     values["q"][:], values["age_bias"][:] = 0, 0
@@ -158,7 +158,7 @@ def test_with_its_definition_onnxruntime_is_near_the_oracle_before_at_and_after_
     shape = SHAPES[name]
     model = random_model(shape)
     bins = random_bins(shape, 2 * shape.window + 256)
-    graph = with_definition(graph_for_plugin(shape, model.tensors)).SerializeToString()
+    graph = add_definition(graph_for_plugin(shape, model.tensors)).SerializeToString()
     oracle = Oracle(model)
     spread = oracle.run(bins).std(0)
     for start in (0, 2 * shape.window):  # from empty until it wraps, and later on
@@ -170,15 +170,15 @@ def test_with_its_definition_onnxruntime_is_near_the_oracle_before_at_and_after_
         assert found.share_off <= 0.002
 
 
-def test_both_forms_give_the_same_but_for_a_flip() -> None:
+def test_both_int8_graphs_agree_except_for_single_integers() -> None:
     model, bins = random_model(SMALL), random_bins(SMALL, 500)
-    forms = (graph_from_integers(SMALL, model.tensors), with_definition(graph_for_plugin(SMALL, model.tensors)))
+    forms = (graph_from_integers(SMALL, model.tensors), add_definition(graph_for_plugin(SMALL, model.tensors)))
     plain, plugin = (OnnxEngine(form.SerializeToString(), SMALL) for form in forms)
     found = np.array([(plain.step(bin_), plugin.step(bin_)) for bin_ in bins])
     assert np.mean(np.abs(found[:, 0] - found[:, 1]) > 0.01 * found[:, 0].std(0)) <= 0.01
 
 
-def test_every_node_stands_between_q_and_dq_and_nothing_is_left_of_the_core() -> None:
+def test_the_plugin_graph_has_the_node_between_q_and_dq_and_no_other_core() -> None:
     graph = graph_for_plugin(SMALL, random_model(SMALL).tensors).graph
     makers = {name: node.op_type for node in graph.node for name in node.output}
     nodes = [node for node in graph.node if node.op_type == OPERATOR]
@@ -200,20 +200,20 @@ def test_the_attributes_are_the_scales_of_the_student_to_the_bit() -> None:
         assert found == {a: model.tensors[f"layers.{i}.{n}"][0] for a, n in zip(ATTRIBUTES, names, strict=True)}
 
 
-def test_the_definition_is_all_that_is_added() -> None:
+def test_add_definition_changes_nothing_else_in_the_graph() -> None:
     graph = graph_for_plugin(SMALL, random_model(SMALL).tensors)
     before = graph.SerializeToString()
-    defined = with_definition(graph)
+    defined = add_definition(graph)
     assert graph.SerializeToString() == before
     assert not graph.functions
-    assert defined.SerializeToString() == with_definition(graph).SerializeToString()
+    assert defined.SerializeToString() == add_definition(graph).SerializeToString()
     [function] = defined.functions
     assert (function.name, function.domain) == (OPERATOR, DOMAIN)
     del defined.functions[:]
     assert defined.SerializeToString() == before
 
 
-def test_where_the_output_projection_is_kept_so_is_the_core() -> None:
+def test_a_layer_with_a_float32_output_projection_keeps_the_standard_core() -> None:
     """The node gives integers, and that product reads floats."""
     kept = graph_for_plugin(SMALL, random_model(SMALL, keep=("layers.0.out",)).tensors)
     nodes = [node.name for node in kept.graph.node if node.op_type == OPERATOR]
@@ -221,7 +221,7 @@ def test_where_the_output_projection_is_kept_so_is_the_core() -> None:
     assert nodes[0].startswith("layers.1.")
     every = random_model(SMALL, keep=("layers.0.out", "layers.1.out"))
     plain = graph_from_integers(SMALL, every.tensors).SerializeToString()
-    assert with_definition(graph_for_plugin(SMALL, every.tensors)).SerializeToString() == plain
+    assert add_definition(graph_for_plugin(SMALL, every.tensors)).SerializeToString() == plain
 
 
 # ---------------------------------------------------------------- what others infer of it
@@ -231,7 +231,7 @@ def test_where_the_output_projection_is_kept_so_is_the_core() -> None:
 def test_shapes_are_inferred_through_the_node_and_its_definition(name: str) -> None:
     shape = SHAPES[name]
     graph = graph_for_plugin(shape, random_model(shape).tensors)
-    for model in (graph, with_definition(graph)):
+    for model in (graph, add_definition(graph)):
         onnx.checker.check_model(model, full_check=True)
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
         sizes = {value.name: value.type.tensor_type.shape.dim for value in inferred.value_info}
@@ -245,7 +245,7 @@ def test_onnxruntimes_strict_inference_comes_to_the_stated_types_and_shapes(name
     shape = SHAPES[name]
     tensors, options = random_model(shape).tensors, onnxruntime.SessionOptions()
     options.add_session_config_entry("session.strict_shape_type_inference", "1")
-    for model in (graph_from_integers(shape, tensors), with_definition(graph_for_plugin(shape, tensors))):
+    for model in (graph_from_integers(shape, tensors), add_definition(graph_for_plugin(shape, tensors))):
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         found = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
         listed = (*model.graph.input, *model.graph.output)

@@ -1,4 +1,4 @@
-"""The teacher's window graph against PyTorch: the last bin of the window, whatever the patches and spans."""
+"""The teacher's window graph agrees with PyTorch on the last bin of the window, for all patches and spans."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from edgedistill.config import TeacherSize
 from edgedistill.errors import EngineError
 from edgedistill.models.teacher import PatchAutoencoder
-from edgedistill.quantization.onnx_graph.teacher_window import graph_from_teacher, timing_graph
+from edgedistill.quantization.onnx_graph.teacher_window import graph_from_teacher, make_timing_graph
 
 PREDICTOR = {"predictor_layers": 1, "predictor_d": 12, "mask_share": 0.2}
 SIZES = {
@@ -31,7 +31,7 @@ def made(size: TeacherSize, units: int, counts: bool) -> PatchAutoencoder:
 
 @pytest.mark.parametrize("counts", [True, False])
 @pytest.mark.parametrize("kind", SIZES)
-def test_it_computes_what_the_teacher_computes_for_the_last_bin(kind: str, counts: bool) -> None:
+def test_the_graph_computes_the_teachers_kinematics_of_the_last_bin(kind: str, counts: bool) -> None:
     size, units, window = SIZES[kind], 7, 20
     teacher, rng = made(size, units, counts), np.random.default_rng(1)
     weight, bias = rng.normal(size=(OUTPUTS, size.d)).astype("f4"), rng.normal(size=OUTPUTS).astype("f4")
@@ -51,9 +51,9 @@ def test_a_window_that_is_not_whole_tokens_is_refused() -> None:
         graph_from_teacher(teacher, "monday", 18, np.zeros((1, 16), "f4"), np.zeros(1, "f4"))
 
 
-def test_a_graph_to_be_timed_is_small_and_runs() -> None:
+def test_a_graph_for_timing_is_small_and_runs() -> None:
     size = TeacherSize(d=128, layers=2, heads=2, ff=256, patch=8, span=4, **PREDICTOR)
-    graph = timing_graph(size, 7, 40, OUTPUTS).SerializeToString()
+    graph = make_timing_graph(size, 7, 40, OUTPUTS).SerializeToString()
     whole = graph_from_teacher(made(size, 7, True), "monday", 40, np.zeros((2, 128), "f4"), np.zeros(2, "f4"))
     assert len(graph) < 60_000 < len(whole.SerializeToString()) / 10
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""The fake-quantized student: in evaluation the oracle's bits, in training close to them, and trainable."""
+"""The fake-quantized student has the oracle's bits in evaluation, is close to them in training, and learns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgedistill.config import StudentSize
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.student import Student
 from edgedistill.numerics import Int8Model, Oracle, part_names
-from edgedistill.quantization.calibration.activations import activations_of
+from edgedistill.quantization.calibration.activations import compute_activations
 from edgedistill.quantization.integers import quantize_student
 from edgedistill.quantization.training.fake_quant import FakeQuantStudent
 
@@ -29,7 +29,7 @@ Ranges = dict[str, list[float]]
 
 
 def student_of(name: str = "window 9", seed: int = 0) -> Student:
-    """Random everywhere, the parts that start at zero or one included; heads of unequal size."""
+    """Returns a student whose weights are all random, also those that start at zero or one; heads differ in size."""
     torch.manual_seed(seed)
     student = Student(SIZES[name], CHANNELS, {"monday": "left", "other": "right"}, 4, 2)
     with torch.no_grad():
@@ -46,8 +46,8 @@ def random_bins(n: int, channels: int = 6, seed: int = 1) -> Tensor:
 
 
 def ranges_of(student: Student, share: float = 1.0) -> Ranges:
-    """The largest magnitudes on other bins, a share of them."""
-    found = activations_of(student, "monday", random_bins(600, seed=2)[None])
+    """Returns a share of the largest magnitudes on other bins."""
+    found = compute_activations(student, "monday", random_bins(600, seed=2)[None])
     largest = {n: x.abs().amax((0, 2, 3)) if x.ndim == 4 else x.abs().max()[None] for n, x in found.items()}
     return {name: (share * values).tolist() for name, values in largest.items()}
 
@@ -61,13 +61,13 @@ def fake(name: str = "window 9", **options: object) -> FakeQuantStudent:
 
 
 def oracle_latents(model: FakeQuantStudent, bins: Tensor) -> np.ndarray:
-    """What the oracle gives for the student folded by hand: l8 * s, times the gain of the last norm."""
+    """Returns the oracle's latents of the student folded by hand: l8 * s, times the gain of the last norm."""
     student, shape = model.student, model.size.shape(6, 1)
     weights = {name: tensor.numpy() for name, tensor in student.fold("monday").items()}
     for name, size in (("latent", shape.d), ("lags", (shape.lags + 1) * 6)):
         weights[f"readout.{name}"] = np.zeros((1, size), np.float32)
     weights["readout.bias"] = np.zeros(1, np.float32)
-    tensors = quantize_student(shape, weights, model.ranges_after(), model.keep)
+    tensors = quantize_student(shape, weights, model.compute_ranges(), model.keep)
     trace = Oracle(Int8Model(shape, tensors)).trace(bins.numpy())
     latents = trace["latent"] * tensors["latent.scale"] if "latent" in trace else trace["latents"]
     return np.asarray(latents * weights["norm_out"])
@@ -76,7 +76,7 @@ def oracle_latents(model: FakeQuantStudent, bins: Tensor) -> np.ndarray:
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("keep", [(), ("embed", "layers.1.gate_up"), ("readout", "layers.0.qkv")], ids=str)
 def test_evaluation_gives_the_bits_of_the_oracle(name: str, keep: tuple[str, ...]) -> None:
-    """Past the wrap of the ring, in one piece and in chunks."""
+    """The stream goes past the wrap of the ring, in one piece and in chunks."""
     model, bins = fake(name, keep=keep).eval(), random_bins(450)
     expected = oracle_latents(model, bins)
     assert model("monday", bins[None])[0].numpy().tobytes() == expected.tobytes()
@@ -86,14 +86,14 @@ def test_evaluation_gives_the_bits_of_the_oracle(name: str, keep: tuple[str, ...
 
 @settings(max_examples=6, deadline=None)
 @given(growth=st.floats(-0.05, 0.05), seed=st.integers(0, 99), length=st.integers(1, 120))
-def test_also_after_training_moved_the_ranges(growth: float, seed: int, length: int) -> None:
+def test_evaluation_gives_the_bits_of_the_oracle_after_ranges_have_moved(growth: float, seed: int, length: int) -> None:
     model, bins = fake(learn_scales=True).eval(), random_bins(length, seed=seed)
     with torch.no_grad():
         model.growth.add_(growth * torch.randn(model.growth.shape, generator=torch.Generator().manual_seed(seed)))
     assert model("monday", bins[None])[0].numpy().tobytes() == oracle_latents(model, bins).tobytes()
 
 
-def test_each_segment_of_a_batch_starts_afresh() -> None:
+def test_each_segment_of_a_batch_starts_from_an_empty_state() -> None:
     model = fake().eval()
     batch = torch.stack([random_bins(50, seed=s) for s in range(3)])
     for i, latents in enumerate(model("monday", batch)):
@@ -104,10 +104,10 @@ def test_each_segment_of_a_batch_starts_afresh() -> None:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_training_is_close_to_the_integers(name: str) -> None:
-    """Another order of summation and another exponential flip single integers, in some runs none.
+def test_training_arithmetic_is_close_to_the_integers(name: str) -> None:
+    """Another order of summation and another exponential change single integers, in some runs none.
 
-    Measured, as a share of the latents' deviation: 0 to 0.6 %, where float32 and INT8 differ by 2.5 to 4.7 %.
+    The difference was 0 to 0.6 % of the latents' deviation, where float32 and INT8 differ by 2.5 to 4.7 %.
     """
     model, bins = fake(name), random_bins(450)[None]
     with torch.no_grad():
@@ -134,16 +134,16 @@ def test_every_weight_and_range_learns() -> None:
     assert moved == set(model.places) - {"bin"}  # the read-out's lagged bins share that one
 
 
-def test_frozen_ranges_stay() -> None:
+def test_ranges_stay_when_they_are_not_learned() -> None:
     model = fake().train()
     model("monday", random_bins(64)[None]).sum().backward()
     assert model.growth.grad is None
     before = {name: np.array(values) for name, values in ranges_of(model.student).items()}
-    assert all(np.array_equal(model.ranges_after()[name], values) for name, values in before.items())
+    assert all(np.array_equal(model.compute_ranges()[name], values) for name, values in before.items())
 
 
-def test_gradients_point_where_the_float_student_goes() -> None:
-    """Straight through: within a few degrees of the gradients without rounding."""
+def test_gradients_are_close_to_those_of_the_float_student() -> None:
+    """With straight-through rounding they lie within a few degrees of the gradients without rounding."""
     student, bins = student_of("nano's"), random_bins(256).view(2, 128, 6)
     model = FakeQuantStudent(student, ranges_of(student)).train()
     found = []
@@ -156,15 +156,15 @@ def test_gradients_point_where_the_float_student_goes() -> None:
         assert torch.cosine_similarity(a, b, dim=0) > 0.9, name
 
 
-def test_scales_in_training_are_those_of_the_integers() -> None:
-    """Once the ratios between heads are in the weights, also where ranges have grown."""
+def test_scales_in_training_equal_those_of_the_integers() -> None:
+    """The test holds once the ratios between heads are in the weights, also where ranges have grown."""
     model = fake(learn_scales=True)
     with torch.no_grad():
         model.growth.copy_(torch.linspace(-0.02, 0.02, len(model.growth)))
-    tensors = model.integers("monday")
+    tensors = model.quantize("monday")
     for name in model.places:
         assert model._scale(name).item() == pytest.approx(tensors[f"{name}.scale"][0], rel=1e-6), name
-    after, before = model.ranges_after(), ranges_of(model.student)
+    after, before = model.compute_ranges(), ranges_of(model.student)
     for name in ("layers.0.k", "layers.1.v"):
         np.testing.assert_allclose(np.divide(after[name], before[name]), after[name][0] / before[name][0], rtol=1e-12)
 
@@ -180,7 +180,7 @@ def test_autocast_does_not_coarsen_the_rounding() -> None:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_no_part_is_the_float_student(name: str) -> None:
+def test_with_no_part_quantized_it_is_the_float_student(name: str) -> None:
     model, bins = fake(name, quantized=()).eval(), random_bins(300)
     with torch.no_grad():
         expected = model.student("monday", bins[None])[0]
@@ -192,7 +192,7 @@ def test_no_part_is_the_float_student(name: str) -> None:
 
 
 @pytest.mark.parametrize("part", part_names(SIZES["window 9"].shape(1, 1)))
-def test_each_part_alone_costs_something_but_less_than_all(part: str) -> None:
+def test_each_part_alone_changes_less_than_all_together(part: str) -> None:
     student, bins = student_of(), random_bins(300)[None]
     ranges = ranges_of(student)
 
@@ -205,7 +205,7 @@ def test_each_part_alone_costs_something_but_less_than_all(part: str) -> None:
     assert 1e-9 < error((part,)) < error(everything)
 
 
-def test_all_parts_emulated_are_close_to_the_integers() -> None:
+def test_emulating_all_parts_is_close_to_the_integers() -> None:
     student, bins = student_of("nano's"), random_bins(450)
     ranges, everything = ranges_of(student), part_names(SIZES["nano's"].shape(1, 1))
     with torch.no_grad():
@@ -216,7 +216,7 @@ def test_all_parts_emulated_are_close_to_the_integers() -> None:
     assert (emulated - exact).square().mean().sqrt() < 0.01 * exact.std()
 
 
-def test_a_kept_part_is_as_exact_as_float() -> None:
+def test_a_kept_part_is_not_rounded() -> None:
     student, bins = student_of(), random_bins(300)[None]
     kept = tuple(p for p in part_names(SIZES["window 9"].shape(1, 1)) if not p.endswith("attention"))
     errors = []
@@ -227,7 +227,7 @@ def test_a_kept_part_is_as_exact_as_float() -> None:
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_parts_and_ranges_that_do_not_fit_are_named() -> None:
     student = student_of()
     ranges = ranges_of(student)
     with pytest.raises(EdgeDistillError, match=r"layers\.1\.attention.*cannot be kept"):

@@ -1,4 +1,4 @@
-"""Quantization-aware distillation: never worse than before, resumable to the bit, ranges that go with the weights."""
+"""Fine-tuning is never worse than before, resumes to the bit, and returns ranges that fit the weights."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.models.student import Student
-from edgedistill.quantization.calibration.activations import activations_of
+from edgedistill.quantization.calibration.activations import compute_activations
 from edgedistill.quantization.calibration.recipe import FineTune
 from edgedistill.quantization.training.fake_quant import FakeQuantStudent
-from edgedistill.quantization.training.finetuning import finetune_student, mean_loss, short_schedule
-from edgedistill.training.distill import new_student, train_student
+from edgedistill.quantization.training.finetuning import compute_mean_loss, finetune_student, shorten_schedule
+from edgedistill.training.distill import make_student, train_student
 from edgedistill.training.loop import Progress
 from edgedistill.training.losses import DISTILLED_WITH_BEHAVIOR
 
 from ...training.sessions import STUDENT, TRAINING, T, session
 
 SESSIONS = [session("a", 0), session("b", 1)]
-TARGETS = {s.id: torch.randn(T, 5, generator=torch.Generator().manual_seed(3)) for s in SESSIONS}
+TEACHER_LATENTS = {s.id: torch.randn(T, 5, generator=torch.Generator().manual_seed(3)) for s in SESSIONS}
 OBJECTIVE = DISTILLED_WITH_BEHAVIOR
 TUNING = FineTune(steps=10, learning_rate=3e-3)
 Ranges = dict[str, list[float]]
 
 
 class Killed(BaseException):
-    """As Ctrl-C: nobody catches it."""
+    """Stands for Ctrl-C, which no code catches."""
 
 
 def killer(at: int) -> Progress:
@@ -42,13 +42,13 @@ def killer(at: int) -> Progress:
 
 @pytest.fixture(scope="module")
 def student() -> Student:
-    fresh = new_student(SESSIONS, "lfp", STUDENT, 5, seed=4)
-    return train_student(fresh, SESSIONS, "lfp", OBJECTIVE, TRAINING, 4, TARGETS)
+    fresh = make_student(SESSIONS, "lfp", STUDENT, 5, seed=4)
+    return train_student(fresh, SESSIONS, "lfp", OBJECTIVE, TRAINING, 4, TEACHER_LATENTS)
 
 
 @pytest.fixture(scope="module")
 def ranges(student: Student) -> Ranges:
-    found = activations_of(student, "a", SESSIONS[0].inputs("lfp")[None, :2000])
+    found = compute_activations(student, "a", SESSIONS[0].inputs("lfp")[None, :2000])
     largest = {n: x.abs().amax((0, 2, 3)) if x.ndim == 4 else x.abs().max()[None] for n, x in found.items()}
     return {name: values.tolist() for name, values in largest.items()}
 
@@ -56,13 +56,13 @@ def ranges(student: Student) -> Ranges:
 def tuned(
     student: Student, ranges: Ranges, tuning: FineTune = TUNING, checkpoint: Path | None = None, kill: int = -1
 ) -> tuple[Student, Ranges]:
-    arguments = ("lfp", OBJECTIVE, TRAINING, tuning, 7, TARGETS, checkpoint, killer(kill))
+    arguments = ("lfp", OBJECTIVE, TRAINING, tuning, 7, TEACHER_LATENTS, checkpoint, killer(kill))
     return finetune_student(student, ranges, SESSIONS, *arguments)
 
 
-def loss_of(student: Student, ranges: Ranges, targets: dict[str, Tensor] = TARGETS) -> float:
-    """Of the integers, on the validation blocks."""
-    return mean_loss(FakeQuantStudent(student, ranges), SESSIONS, "lfp", OBJECTIVE, targets, TRAINING)
+def loss_of(student: Student, ranges: Ranges, teacher_latents: dict[str, Tensor] = TEACHER_LATENTS) -> float:
+    """Returns the loss of the integers on the validation blocks."""
+    return compute_mean_loss(FakeQuantStudent(student, ranges), SESSIONS, "lfp", OBJECTIVE, teacher_latents, TRAINING)
 
 
 def bits(model: nn.Module) -> dict[str, bytes]:
@@ -70,15 +70,15 @@ def bits(model: nn.Module) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("learn_scales", [False, True], ids=["frozen", "learned"])
-def test_it_lowers_the_loss_of_the_integers(student: Student, ranges: Ranges, learn_scales: bool) -> None:
+def test_fine_tuning_lowers_the_loss_of_the_integers(student: Student, ranges: Ranges, learn_scales: bool) -> None:
     before = bits(student)
-    after, ranges_after = tuned(student, ranges, replace(TUNING, learn_scales=learn_scales))
-    assert loss_of(after, ranges_after) < loss_of(student, ranges)
+    after, compute_ranges = tuned(student, ranges, replace(TUNING, learn_scales=learn_scales))
+    assert loss_of(after, compute_ranges) < loss_of(student, ranges)
     assert bits(student) == before  # it trained a copy
     assert not after.training
-    assert ranges_after.keys() == ranges.keys()
+    assert compute_ranges.keys() == ranges.keys()
     if not learn_scales:
-        assert ranges_after == ranges
+        assert compute_ranges == ranges
 
 
 def test_learned_ranges_move_but_not_against_each_other(student: Student, ranges: Ranges) -> None:
@@ -90,43 +90,43 @@ def test_learned_ranges_move_but_not_against_each_other(student: Student, ranges
 
 
 @pytest.mark.parametrize("learning_rate", [1e-30, 1.0], ids=["nothing happens", "everything breaks"])
-def test_never_worse_than_before(student: Student, ranges: Ranges, learning_rate: float) -> None:
-    """Where no evaluation is better, weights and ranges come back as they went in."""
-    after, ranges_after = tuned(student, ranges, FineTune(4, learning_rate, learn_scales=learning_rate == 1))
-    assert loss_of(after, ranges_after) <= loss_of(student, ranges)
+def test_fine_tuning_never_returns_a_worse_student(student: Student, ranges: Ranges, learning_rate: float) -> None:
+    """Where no evaluation is better, weights and ranges come back as they were."""
+    after, compute_ranges = tuned(student, ranges, FineTune(4, learning_rate, learn_scales=learning_rate == 1))
+    assert loss_of(after, compute_ranges) <= loss_of(student, ranges)
     if learning_rate == 1:
         assert bits(after) == bits(student)
-        assert ranges_after == ranges
+        assert compute_ranges == ranges
 
 
-def test_killed_after_any_step_ends_with_the_same_bits(student: Student, ranges: Ranges, tmp_path: Path) -> None:
+def test_a_run_killed_after_any_step_resumes_to_the_same_bits(student: Student, ranges: Ranges, tmp_path: Path) -> None:
     undisturbed, ranges_undisturbed = tuned(student, ranges)
     assert bits(undisturbed) != bits(student)
     for at in range(1, TUNING.steps + 1):
         path = tmp_path / f"{at}.safetensors"
         with pytest.raises(Killed):
             tuned(student, ranges, checkpoint=path, kill=at)
-        after, ranges_after = tuned(student, ranges, checkpoint=path)
+        after, compute_ranges = tuned(student, ranges, checkpoint=path)
         assert bits(after) == bits(undisturbed), f"killed after step {at}"
-        assert ranges_after == ranges_undisturbed
+        assert compute_ranges == ranges_undisturbed
 
 
-def test_it_follows_the_teacher(student: Student, ranges: Ranges) -> None:
-    other = {name: target.flip(1) for name, target in TARGETS.items()}
+def test_fine_tuning_follows_the_teacher(student: Student, ranges: Ranges) -> None:
+    other = {name: latents.flip(1) for name, latents in TEACHER_LATENTS.items()}
     arguments = ("lfp", OBJECTIVE, TRAINING, TUNING, 7, other)
-    after, ranges_after = finetune_student(student, ranges, SESSIONS, *arguments)
+    after, compute_ranges = finetune_student(student, ranges, SESSIONS, *arguments)
     assert bits(after) != bits(tuned(student, ranges)[0])
-    assert loss_of(after, ranges_after, other) < loss_of(student, ranges, other)
+    assert loss_of(after, compute_ranges, other) < loss_of(student, ranges, other)
 
 
-def test_kept_parts_are_not_rounded(student: Student, ranges: Ranges) -> None:
-    arguments = ("lfp", OBJECTIVE, TRAINING, TUNING, 7, TARGETS)
+def test_fine_tuning_does_not_round_kept_parts(student: Student, ranges: Ranges) -> None:
+    arguments = ("lfp", OBJECTIVE, TRAINING, TUNING, 7, TEACHER_LATENTS)
     after, _ = finetune_student(student, ranges, SESSIONS, *arguments, keep=("embed", "layers.0.down"))
     assert bits(after) != bits(tuned(student, ranges)[0])
 
 
 def test_the_schedule_is_short_and_keeps_the_rest() -> None:
-    schedule = short_schedule(TRAINING, FineTune(50, 1e-4))
+    schedule = shorten_schedule(TRAINING, FineTune(50, 1e-4))
     assert (schedule.steps, schedule.learning_rate, schedule.weight_decay, schedule.eval_every) == (50, 1e-4, 0, 10)
     assert (schedule.bins_per_step, schedule.noise) == (TRAINING.bins_per_step, TRAINING.noise)
-    assert short_schedule(TRAINING, FineTune(1)).eval_every == 1
+    assert shorten_schedule(TRAINING, FineTune(1)).eval_every == 1

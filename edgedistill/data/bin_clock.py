@@ -1,0 +1,115 @@
+"""The bin clock of one recording: where bin 0 begins, and how many bins all needed parts cover.
+
+The inputs are the parts of a recording: LFP, units and behavior, each with its own span in seconds. The output is a
+start and a number of 10 ms bins. See docs/numerics.md, "The bin clock".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.data.behavior import Behavior
+from edgedistill.data.lfp import Lfp
+from edgedistill.data.recording import Recording
+from edgedistill.data.session import BINS_PER_S, MIN_BINS
+from edgedistill.errors import RecordingError
+
+QUIET_S = 5  # units may be silent this long before the end of a recording
+
+Spikes = tuple[npt.NDArray[np.float64], ...]
+
+
+def find_extent(
+    recording: Recording, lfp: Lfp | None, units: Spikes | None, behavior: Behavior | None
+) -> tuple[float, int]:
+    """Returns the start of bin 0 in s and the number of bins that all given parts cover.
+
+    Bin k begins k / 100 s after the first LFP frame, so that nothing is cut off at the start. The end is where the
+    first of the parts ends. Without LFP bin 0 begins at 0 s, or at a whole second where all parts begin later than a
+    minute.
+
+    Raises RecordingError where the parts do not overlap for two minutes or run on unequal clocks.
+    """
+    spans: dict[str, tuple[float, float]] = {}
+    if lfp is not None:
+        spans["LFP"] = (lfp.start_s, lfp.start_s + lfp.duration_s)
+    if behavior is not None:
+        spans["behavior"] = (behavior.start_s, behavior.stop_s)
+    if units is not None:
+        if not (heard := [unit for unit in units if len(unit)]):
+            raise RecordingError(f"{recording.path}: the units hold no spikes", got=recording.describe_contents())
+        quiet = QUIET_S if spans else 0.0
+        spans["units"] = (float(min(u[0] for u in heard)), float(max(u[-1] for u in heard)) + quiet)
+    _require_overlap(recording.path, spans)
+    if lfp is not None and units is not None:
+        _require_spikes_inside(recording.path, units, spans["LFP"])
+    earliest = min(first for first, _ in spans.values())
+    start_s = lfp.start_s if lfp is not None else float(np.floor(earliest)) if earliest >= 60 else 0.0
+    lengths = [_count_bins(stop - start_s) for part, (_, stop) in spans.items() if part != "LFP"]
+    if lfp is not None:
+        lengths.append(lfp.frames * BINS_PER_S * lfp.rate.denominator // lfp.rate.numerator)
+    if min(lengths) < MIN_BINS:
+        raise _too_short_error(recording.path, f"{min(lengths) / BINS_PER_S:g} s from the start of bin 0")
+    return start_s, min(lengths)
+
+
+def _count_bins(seconds: float) -> int:
+    return int(seconds * BINS_PER_S + 1e-6)
+
+
+def _require_overlap(path: Path, spans: dict[str, tuple[float, float]]) -> None:
+    listed = ", ".join(f"{part} {first:.3f} to {last:.3f} s" for part, (first, last) in spans.items())
+    shared = min(last for _, last in spans.values()) - max(first for first, _ in spans.values())
+    if shared >= MIN_BINS / BINS_PER_S - 1:  # the first spike may come late
+        return
+    if min(last - first for first, last in spans.values()) < MIN_BINS / BINS_PER_S:
+        raise _too_short_error(path, listed)
+    raise _unequal_clocks_error(path, listed, "two minutes in which all of them run")
+
+
+def _require_spikes_inside(path: Path, units: Spikes, span: tuple[float, float]) -> None:
+    """Refuses spike times in samples or milliseconds: they overlap the LFP too, but only with their first few."""
+    inside = sum(int(np.searchsorted(u, span[1]) - np.searchsorted(u, span[0])) for u in units)
+    total = sum(map(len, units))
+    if inside < 0.02 * total:
+        last = max(float(u[-1]) for u in units if len(u))
+        during = f"{inside} of {total} spikes during the LFP ({span[0]:.3f} to {span[1]:.3f} s)"
+        got = f"{during}, the last at {last:.3f} s"
+        raise _unequal_clocks_error(path, got, "spikes and LFP on one clock")
+
+
+def _unequal_clocks_error(path: Path, got: str, expected: str) -> RecordingError:
+    return RecordingError(
+        f"{path}: LFP, units and behavior run on unequal clocks",
+        got=got,
+        expected=expected,
+        causes=(
+            "times in samples or milliseconds instead of seconds",
+            "a missing `starting_time`",
+            "parts of two recordings in one file",
+        ),
+        next_step=f"compare the times in `edgedistill inspect {path}` and write the file again",
+    )
+
+
+def _too_short_error(path: Path, got: str) -> RecordingError:
+    return RecordingError(
+        f"{path}: fewer than two minutes of data",
+        got=got,
+        expected="at least 120 s",
+        causes=("a test recording", "a file that was cut while it was written"),
+        next_step="leave this session out",
+    )
+
+
+def compute_edges(start_s: float, n_bins: int) -> npt.NDArray[np.float64]:
+    """Returns the edges of all bins in s, (n_bins + 1,): start + k / 100, each rounded once.
+
+    The sum is done in integers, because 0.29 * 100 is below 29 and a spike stored at 0.29 s belongs to bin 29.
+    """
+    top, bottom = start_s.as_integer_ratio()
+    first, below = BINS_PER_S * top, BINS_PER_S * bottom
+    return np.array([(first + k * bottom) / below for k in range(n_bins + 1)])

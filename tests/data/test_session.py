@@ -1,0 +1,105 @@
+"""Blocks do not leak into each other, statistics come from training bins alone, and the cache keeps every bit."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgedistill.data.session import (
+    MIN_BINS,
+    SessionBins,
+    fit_normalization,
+    load_session_bins,
+    save_session_bins,
+    split_bins,
+)
+from edgedistill.errors import OutputError, RecordingError
+from edgedistill.frontend import settling_bins
+
+from .binning import read_bins
+
+
+@given(n=st.integers(1, 400_000), gap=st.integers(0, 5000))
+def test_blocks_are_contiguous_separated_by_the_gap_and_long_enough(n: int, gap: int) -> None:
+    try:
+        split = split_bins(n, gap)
+    except RecordingError:
+        assert n < max(MIN_BINS, 5010 + 2 * gap)
+        return
+    assert split.train.start == 0
+    assert split.validation.start - split.train.stop == gap
+    assert split.test.start - split.validation.stop == gap
+    assert split.test.stop == n >= MIN_BINS
+    assert min(b.stop - b.start for b in (split.train, split.validation, split.test)) >= 500
+
+
+def test_statistics_come_only_from_good_bins_of_the_block(bins: SessionBins) -> None:
+    assert bins.lfp is not None
+    assert bins.bad is not None
+    assert bins.frontend is not None
+    block = slice(0, 9000)
+    lfp, bad = bins.lfp.copy(), bins.bad.copy()
+    bad[7000:8000, 1] = True
+    lfp[9000:] += 1e6
+    lfp[7000:8000, 1] = 1e6
+    mean, std = fit_normalization(replace(bins, lfp=lfp, bad=bad), block)
+    settled = settling_bins(bins.frontend)
+    good = np.r_[settled:7000, 8000:9000]
+    np.testing.assert_allclose(mean[1], bins.lfp[good, 1].mean(), atol=1e-9)
+    np.testing.assert_allclose(std[1], bins.lfp[good, 1].std())
+    np.testing.assert_allclose(std[0], bins.lfp[settled:9000, 0].std())
+
+
+def test_an_artefact_does_not_move_the_statistics_and_clean_channels_keep_every_bit(bins: SessionBins) -> None:
+    assert bins.lfp is not None
+    assert bins.bad is not None
+    assert bins.frontend is not None
+    block, settled = slice(0, 9000), settling_bins(bins.frontend)
+    mean, std = fit_normalization(bins, block)
+    good = ~bins.bad[settled:9000]
+    plain = np.where(good, bins.lfp[settled:9000], 0).sum(0) / good.sum(0)
+    np.testing.assert_array_equal(mean, plain)
+    lfp = bins.lfp.copy()
+    lfp[5000:5010, 1] += 1000 * std[1]  # 100 ms, then what rings through the high-pass
+    lfp[5010:5400, 1] -= 100 * std[1] * np.exp(-np.arange(390) / 100)
+    moved, wider = fit_normalization(replace(bins, lfp=lfp), block)
+    np.testing.assert_array_equal(np.delete(wider, 1), np.delete(std, 1))
+    assert abs(wider[1] / std[1] - 1) < 0.05
+    assert abs(moved[1] - mean[1]) < 0.05 * std[1]
+
+
+def test_a_channel_of_frequent_bursts_keeps_its_deviation(bins: SessionBins) -> None:
+    assert bins.lfp is not None
+    lfp = bins.lfp.copy()
+    lfp[::20, 1] *= 100
+    assert fit_normalization(replace(bins, lfp=lfp), slice(0, 9000))[1][1] > 10 * lfp[1::20, 1].std()
+
+
+# ---------------------------------------------------------------- cache
+
+
+@pytest.mark.parametrize("need", [("lfp", "units", "behavior"), ("units",)])
+def test_a_cached_session_is_read_back_bit_for_bit(whole: Path, tmp_path: Path, need: tuple[str, ...]) -> None:
+    bins = read_bins(whole, need=need)
+    save_session_bins(bins, tmp_path / "deep" / "bins.npz")
+    again = load_session_bins(tmp_path / "deep" / "bins.npz")
+    for field in fields(SessionBins):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(bins, field.name))
+    assert again.frontend == bins.frontend
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["bins.npz"]
+
+
+def test_a_damaged_cache_is_refused_and_a_failed_write_is_reported(bins: SessionBins, tmp_path: Path) -> None:
+    path = tmp_path / "bins.npz"
+    save_session_bins(bins, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RecordingError, match="not a cached session"):
+        load_session_bins(path)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError):
+        save_session_bins(bins, tmp_path / "file" / "bins.npz")
