@@ -14,7 +14,7 @@ from edgedistill.config import StudentSize
 from edgedistill.frontend import FrontEnd, FrontEndConfig, zscore
 from edgedistill.models.student import Student
 from edgedistill.runtime import Decoder, Output
-from edgedistill.training.evaluate import Readout
+from edgedistill.training.evaluate import Readout, stack_lagged_bins, stream_latents
 
 from .bundles import CHANNELS, write_test_bundle
 

@@ -193,7 +193,7 @@ def test_every_line_of_the_tree_says_what_the_file_is_for() -> None:
 
 def test_a_file_that_is_added_or_removed_is_noticed(tmp_path: Path) -> None:
     text = text_of(TREE_PAGE)
-    removed = text.replace(next(line for line in text.splitlines() if "oracle.py" in line) + "\n", "", 1)
+    removed = text.replace(next(line for line in text.splitlines() if line.startswith("    oracle.py ")) + "\n", "", 1)
     added = text.replace("\nkernels/", "\n  phantom.py   does not exist\nkernels/", 1)
     for changed in (removed, added):
         assert changed != text
