@@ -25,7 +25,7 @@ from benchmarks.harness import RESULTS, conditions, option_parser, write_result
 from edgedistill.config import Preset, load_preset
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
-from edgedistill.measure.latency import EMPTY, LatencyUs, step_times
+from edgedistill.measure.latency import EMPTY, LatencyUs, time_steps
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.pipeline.assembled import student_files
 from edgedistill.pipeline.cache import Cache
@@ -212,7 +212,7 @@ def latency(run: Seed, trial: float) -> dict[str, Any]:
     bins = run.target.inputs("lfp")
     files, shape = student_files(student, run.target.id, readout)
     engine = OnnxEngine(files["student.onnx"], shape)
-    times = step_times({"step": engine.step}, bins[run.target.split.test].numpy(), steps=5000)
+    times = time_steps({"step": engine.step}, bins[run.target.split.test].numpy(), steps=5000)
     figures = {name: LatencyUs.from_times(times[name]).to_json() for name in ("step", EMPTY)}
     return {"r2": {run.target.id: score.r2}, "engine": "onnxruntime float32, 1 thread", "latency_us": figures}
 

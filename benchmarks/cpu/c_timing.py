@@ -15,7 +15,7 @@ import numpy.typing as npt
 from benchmarks.cpu.c_models import Decoder, toolchain_for, variants, write_files
 from edgedistill.compile.c.library import kernel_sources
 from edgedistill.config import StudentShape
-from edgedistill.measure.work import work_of
+from edgedistill.measure.work import count_work
 
 C = Path(__file__).parent / "c"
 LINE = 64
@@ -128,7 +128,7 @@ class Roofline:
 
         Bytes come from L2 at the bandwidth of 1 MB if they fit there, else at that of as many bytes.
         """
-        work = work_of(shape)
+        work = count_work(shape)
         size = 2**20 if work.bytes <= 0.75 * self.l2 else work.bytes // 512 * 512
         if not self.multiply_adds_per_ns or size not in self.bytes_per_ns:
             return None

@@ -28,8 +28,8 @@ from benchmarks.cpu.latency_tables import show
 from benchmarks.harness import RESULTS, conditions, first_line_of, option_parser, say, write_result
 from edgedistill.compile.c.library import kernel_sources, model_sources
 from edgedistill.config import StudentShape, load_preset
-from edgedistill.measure.latency import LatencyUs, step_times
-from edgedistill.measure.work import work_of
+from edgedistill.measure.latency import LatencyUs, time_steps
+from edgedistill.measure.work import count_work
 
 CHANNELS, OUTPUTS = 96, 2
 VNNI = "avx512"
@@ -155,7 +155,7 @@ class Subjects:
         """A step called from Python."""
         rows, count = random_bins(channels), self.schedule.a_round(steps)
         warmup = min(20, count)
-        self.turns[name] = lambda: step_times({"it": step}, rows, warmup, count)["it"].astype(np.uint64)
+        self.turns[name] = lambda: time_steps({"it": step}, rows, warmup, count)["it"].astype(np.uint64)
 
     def paced(self, key: str) -> dict[str, Any]:
         """Steps every 10 ms, with caches as the wait leaves them, walked over, or flushed."""
@@ -266,7 +266,7 @@ def add_peers(subjects: Subjects) -> None:
 
 def run_rounds(subjects: Subjects, roofline: Roofline) -> dict[str, list[Times]]:
     """Every subject once a round."""
-    sizes = sorted({*LEVELS.values(), *(work_of(shape).bytes for shape in subjects.shapes.values())})
+    sizes = sorted({*LEVELS.values(), *(count_work(shape).bytes for shape in subjects.shapes.values())})
     times: dict[str, list[Times]] = {name: [] for name in subjects.turns}
     for number in range(subjects.schedule.rounds):
         say(f"round {number + 1} of {subjects.schedule.rounds}")

@@ -21,7 +21,7 @@ from benchmarks.gpu.kernel_checks import THREADS, random_core, shared_of_step, s
 from benchmarks.gpu.peers import Call, Peer, core_peers, student_peers
 from benchmarks.gpu.students import OpenDecoder, Student, kernel_launches, random_bins, step_of
 from edgedistill.config import StudentShape
-from edgedistill.measure.latency import no_garbage_collection
+from edgedistill.measure.latency import pause_garbage_collection
 
 SETS = 8  # of inputs to the core
 CHAIN = 32  # launches in a graph that shows a kernel without what a launch costs
@@ -125,7 +125,7 @@ class Subjects:
 
         def turn(count: int) -> Times:
             times = np.zeros(count, np.uint64)
-            with no_garbage_collection():
+            with pause_garbage_collection():
                 for i in range(count):
                     row = rows[i % len(rows)]
                     if flushed:

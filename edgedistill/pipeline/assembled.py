@@ -19,8 +19,9 @@ from safetensors.numpy import save
 
 from edgedistill import __version__
 from edgedistill.bench import QUICK, bench
-from edgedistill.bench.subjects import PUBLISHED, PUBLISHED_GRAPH, TEACHER, TEACHER_FACTS, TEACHER_GRAPH
+from edgedistill.bench.subjects import PUBLISHED, PUBLISHED_GRAPH, TEACHER, TEACHER_GRAPH
 from edgedistill.bundle import open_bundle, ship, write_bundle
+from edgedistill.bundle.contents import TEACHER_FACTS
 from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.engines import compile_or_prepare, compile_spike_student
 from edgedistill.config import StudentShape, load_preset

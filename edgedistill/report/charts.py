@@ -11,7 +11,7 @@ Row = Mapping[str, Any]
 WIDTH = 760.0
 
 
-def latency_chart(subjects: Sequence[Row], deadline_us: float | None) -> str:
+def draw_latency(subjects: Sequence[Row], deadline_us: float | None) -> str:
     """A distribution for each subject on one log axis, with p50, p99, the maximum and the deadline."""
     shown = [s for s in subjects if s.get("latency_us")]
     height, top, left = 46.0, 14.0, 178.0
@@ -51,7 +51,7 @@ def _ridge(histogram: Row | None, latency: Row, x: Axis, base: float, height: fl
     return [*outline, (outline[-1][0], base)]
 
 
-def cost_chart(subjects: Sequence[Row]) -> str:
+def draw_cost(subjects: Sequence[Row]) -> str:
     """R² of every subject that has one against energy a step, or its time where no sensor was read."""
     energy = all((s.get("energy_mj_per_step") or 0) > 0 for s in subjects if s.get("r2") is not None)
     known = [(i, s) for i, s in enumerate(subjects) if s.get("r2") is not None and _cost(s, energy) > 0]
@@ -97,7 +97,7 @@ def _free_place(at: Point, taken: Sequence[Point]) -> Point:
     return place
 
 
-def trace_chart(trace: Row, output: int) -> str:
+def draw_trace(trace: Row, output: int) -> str:
     """What was decoded over what was true, of one output."""
     seconds, name, unit = trace["seconds"], trace["names"][output], trace["units"][output]
     lines = {"true": trace["truth"], **trace["decoded"]}
@@ -121,7 +121,7 @@ def trace_chart(trace: Row, output: int) -> str:
     return str(drawing)
 
 
-def robustness_chart(curve: Row) -> str:
+def draw_robustness(curve: Row) -> str:
     """R² against one kind of harm, with the extremes of the draws."""
     levels, rows = curve["levels"], curve["r2"]
     width, bottom, top, left = 370.0, 210.0, 42.0, 46.0

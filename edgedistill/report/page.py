@@ -8,8 +8,8 @@ from importlib import resources
 from typing import Any
 
 from edgedistill.errors import ConfigError
-from edgedistill.report.charts import cost_chart, latency_chart, robustness_chart, trace_chart
-from edgedistill.report.summary import summary_of
+from edgedistill.report.charts import draw_cost, draw_latency, draw_robustness, draw_trace
+from edgedistill.report.summary import summarize_result
 from edgedistill.report.svg import number
 
 Result = Mapping[str, Any]
@@ -62,12 +62,12 @@ def _drawn(result: Result, title: str) -> str:
     where = device.get("board") or device.get("cpu") or "an unnamed machine"
     parts = [
         f"<h1>{escape(name)}</h1><p class='soft'>{escape(f'{title}, measured on {where}')}</p>",
-        f"<p class='summary'>{escape(summary_of(result))}</p>",
+        f"<p class='summary'>{escape(summarize_result(result))}</p>",
         _gates(result.get("gates") or []),
         "<h2>What each costs and gives</h2>" + _subjects(subjects),
-        _figure(latency_chart(subjects, deadline), FLAT_OUT),
+        _figure(draw_latency(subjects, deadline), FLAT_OUT),
         _paced(result, deadline),
-        _figure(cost_chart(subjects), COST),
+        _figure(draw_cost(subjects), COST),
         _traces(result.get("trace")),
         _robustness(result.get("robustness") or []),
         _system(result.get("system")),
@@ -140,14 +140,14 @@ def _paced(result: Result, deadline: float | None) -> str:
 def _traces(trace: Result | None) -> str:
     if not trace:
         return ""
-    pictures = "".join(_figure(trace_chart(trace, i), "") for i in range(len(trace["names"])))
+    pictures = "".join(_figure(draw_trace(trace, i), "") for i in range(len(trace["names"])))
     return f"<h2>Decoded traces</h2><p class='soft'>{escape(trace.get('source', ''))}</p>{pictures}"
 
 
 def _robustness(curves: Sequence[Result]) -> str:
     if not curves:
         return ""
-    pictures = "".join(_figure(robustness_chart(curve), "") for curve in curves)
+    pictures = "".join(_figure(draw_robustness(curve), "") for curve in curves)
     rows = [
         [
             name,

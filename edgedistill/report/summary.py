@@ -12,7 +12,7 @@ SPIKES = ("spike-student-int8", "spike-student")
 TEACHERS = ("spike-teacher-published", "spike-teacher")
 
 
-def summary_of(result: Mapping[str, Any]) -> str:
+def summarize_result(result: Mapping[str, Any]) -> str:
     """Gain and loss of decoding from LFP on this device; what was not measured is said to be missing."""
     rows = {s["name"]: s for s in result["subjects"]}
     ours, spikes = _first(rows, STUDENTS), _first(rows, SPIKES)

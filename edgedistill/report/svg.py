@@ -38,12 +38,12 @@ class Axis:
             if len(found) < 4:
                 found = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
             return [tick for tick in found if self.low <= tick * 1.0000001 and tick <= self.high * 1.0000001]
-        step = nice_step(self.high - self.low)
+        step = choose_tick_step(self.high - self.low)
         first = math.ceil(self.low / step - 1e-9)
         return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def nice_step(span: float, most: int = 6) -> float:
+def choose_tick_step(span: float, most: int = 6) -> float:
     """1, 2 or 5 times a power of ten that cuts `span` into at most `most` parts."""
     if not span > 0:
         return 1.0

@@ -10,9 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgedistill.bench import QUICK, BenchOptions, bench, chosen, fit_on_recording, standardised, timing
-from edgedistill.bench.subjects import LFP_STUDENT, SUBJECTS, candidates_of_bundle
-from edgedistill.bench.timing import energy_of
+from edgedistill.bench import (
+    QUICK,
+    BenchOptions,
+    bench,
+    score_on_recording,
+    select_subjects,
+    standardize_counts,
+    timing,
+)
+from edgedistill.bench.subjects import LFP_STUDENT, SUBJECTS, open_candidates
+from edgedistill.bench.timing import measure_candidate_energy
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
 from edgedistill.bundle.contents import Normalization, read_holdout
 from edgedistill.config import TeacherSize
@@ -20,7 +28,7 @@ from edgedistill.data.bins import file_sha256
 from edgedistill.data.recording import open_recording
 from edgedistill.errors import BundleError, ConfigError, EngineError, RecordingError
 from edgedistill.machine.description import describe_machine
-from edgedistill.measure.score import fit_of
+from edgedistill.measure.score import score_kinematics
 from edgedistill.quantization.onnx_graph.teacher_window import timing_graph
 from edgedistill.report import page_from_results
 
@@ -98,7 +106,7 @@ def test_r2_on_a_recording_of_the_training_is_not_called_held_out(tmp_path: Path
     path = whole_session(tmp_path / "s1.nwb")
     bundle = write_test_bundle(tmp_path / "test.edge", provenance={"sessions": {"s1": file_sha256(path)}})
     with open_recording(path) as recording:
-        assert fit_on_recording(bundle, recording).source.endswith("trained on: not held out")
+        assert score_on_recording(bundle, recording).source.endswith("trained on: not held out")
 
 
 @pytest.mark.parametrize("behavior", [None, {"name": "hand_vel"}, {"unit": "m/s"}])
@@ -111,15 +119,15 @@ def test_a_recording_without_the_bundles_outputs_is_refused(
         add_behavior(nwb, **behavior)
     path = write(nwb, tmp_path / "s.nwb")
     with open_recording(path) as recording, pytest.raises(RecordingError, match="behavior"):
-        fit_on_recording(bundle, recording)
+        score_on_recording(bundle, recording)
 
 
 def test_counts_are_standardised_as_the_bundle_says() -> None:
     counts = np.random.default_rng(0).poisson(2, size=(50, UNITS)).astype(np.uint8)
-    scaled = standardised(counts, Normalization(**SPIKE_STATISTICS))
+    scaled = standardize_counts(counts, Normalization(**SPIKE_STATISTICS))
     assert np.allclose(scaled[:, 0] * 1.5 + 1, counts[:, 0])
     assert not scaled[:, -1].any()
-    assert np.array_equal(standardised(counts, None), counts)
+    assert np.array_equal(standardize_counts(counts, None), counts)
 
 
 @pytest.mark.parametrize(
@@ -136,15 +144,18 @@ def test_a_bundle_that_lacks_a_part_says_which(tmp_path: Path, changes: dict, me
 
 def test_a_fit_needs_ten_seconds_and_outputs_that_vary() -> None:
     truth = np.random.default_rng(1).normal(size=(1000, 2))
-    assert fit_of(truth, truth, "here").r2 == 1
-    assert fit_of(np.full_like(truth, truth.mean(0)), truth, "here").r2 == pytest.approx(0)
-    assert fit_of(truth[1:], truth[1:], "here").r2 is None
+    assert score_kinematics(truth, truth, "here").r2 == 1
+    assert score_kinematics(np.full_like(truth, truth.mean(0)), truth, "here").r2 == pytest.approx(0)
+    assert score_kinematics(truth[1:], truth[1:], "here").r2 is None
     still = truth * [1, 0]
-    assert (fit_of(truth, still, "here").r2, "does not vary" in fit_of(truth, still, "here").source) == (
+    assert (
+        score_kinematics(truth, still, "here").r2,
+        "does not vary" in score_kinematics(truth, still, "here").source,
+    ) == (
         None,
         True,
     )
-    assert fit_of(np.zeros((0, 2)), np.zeros((0, 2)), "here").r2 is None
+    assert score_kinematics(np.zeros((0, 2)), np.zeros((0, 2)), "here").r2 is None
 
 
 def test_a_machine_is_described_for_json() -> None:
@@ -270,11 +281,11 @@ class Gpu:
 
 
 def test_a_sensor_of_the_gpu_says_nothing_of_what_ran_on_the_cpu(bundle: Bundle) -> None:
-    (graph,), _ = candidates_of_bundle(bundle, read_holdout(bundle), "onnxruntime-int8", (LFP_STUDENT,))
-    unseen = energy_of(graph, Gpu(), 0.02)
+    (graph,), _ = open_candidates(bundle, read_holdout(bundle), "onnxruntime-int8", (LFP_STUDENT,))
+    unseen = measure_candidate_energy(graph, Gpu(), 0.02)
     assert unseen.mj_per_step is None
     assert "does not see the CPU" in unseen.source
-    assert energy_of(replace(graph, runs_on="cuda"), Gpu(), 0.02).mj_per_step is not None
+    assert measure_candidate_energy(replace(graph, runs_on="cuda"), Gpu(), 0.02).mj_per_step is not None
 
 
 def test_dynamic_int8_has_the_size_and_name_of_what_ran(full: dict, whole: Bundle) -> None:
@@ -289,7 +300,7 @@ def test_what_is_too_slow_when_woken_has_no_closed_loop_and_the_bench_goes_on(
     def too_slow(*_: object, **__: object) -> None:
         raise EngineError("'frames' is too slow to be paced beside the others")
 
-    monkeypatch.setattr(timing, "paced_times", too_slow)
+    monkeypatch.setattr(timing, "time_paced", too_slow)
     bundle = with_holdout(whole, "slow.edge", frames=np.zeros((500, 3), np.float32))
     found = bench(bundle, replace(QUICKLY, closed_loop_s=0.05)).to_json()
     assert (found["empty_paced"], found["frames_paced"]) == (None, None)
@@ -308,7 +319,7 @@ def test_what_a_report_draws_is_there_and_can_be_drawn(full: dict) -> None:
 
 
 def test_an_unknown_subject_is_answered_with_the_nearest() -> None:
-    assert chosen(()) == SUBJECTS
-    assert chosen(("torch-eager",)) == ("lfp-student-fp32", "lfp-student-int8", "torch-eager")
+    assert select_subjects(()) == SUBJECTS
+    assert select_subjects(("torch-eager",)) == ("lfp-student-fp32", "lfp-student-int8", "torch-eager")
     with pytest.raises(ConfigError, match="torch-eager"):
-        chosen(("torch-eagr",))
+        select_subjects(("torch-eagr",))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgedistill.errors import EngineError
-from edgedistill.measure.energy import Sampler, energy_mj, measure_energy
+from edgedistill.measure.energy import Sampler, integrate_energy_mj, measure_energy
 
 STEP_MW = 700.0
 IDLE_MW = 5000.0
@@ -78,13 +78,13 @@ def test_a_trace_is_integrated_within_a_hundredth() -> None:
     times = np.cumsum(np.random.default_rng(0).uniform(0.05, 0.15, 200))
     power = 4000 + 30 * times + 500 * np.sin(times)
     primitive = 4000 * times + 15 * times**2 - 500 * np.cos(times)
-    found = energy_mj(list(times), list(power), Board())
+    found = integrate_energy_mj(list(times), list(power), Board())
     assert found == pytest.approx(primitive[-1] - primitive[0], rel=0.01)
 
 
 def test_a_clock_that_jumps_back_is_refused() -> None:
     with pytest.raises(EngineError, match="clock went backwards"):
-        energy_mj([0.0, 0.1, 0.05], [1.0, 1.0, 1.0], Board())
+        integrate_energy_mj([0.0, 0.1, 0.05], [1.0, 1.0, 1.0], Board())
     ticks = itertools.chain([5.0], itertools.repeat(1.0))
     with Sampler(Board(), clock=lambda: next(ticks)) as sampler:
         sleep(0.03)

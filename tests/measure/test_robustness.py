@@ -6,7 +6,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgedistill.measure.robustness import DAYS, DRAWS, LOST, Stream, add_noise, curves, lose_channels, pass_days
+from edgedistill.measure.robustness import (
+    DAYS,
+    DRAWS,
+    LOST,
+    Stream,
+    add_noise,
+    lose_channels,
+    measure_curves,
+    pass_days,
+)
 
 C, T = 40, 1500
 
@@ -58,7 +67,7 @@ def test_day_zero_is_the_recording_itself_and_units_vanish_at_the_published_pace
 
 
 def test_curves_fall_as_they_must() -> None:
-    found = {curve.kind: curve for curve in curves({"lfp": stream(), "spikes": stream(spikes=True)})}
+    found = {curve.kind: curve for curve in measure_curves({"lfp": stream(), "spikes": stream(spikes=True)})}
     for curve in found.values():
         for rows in curve.r2.values():
             assert rows[0] == pytest.approx((1.0, 1.0, 1.0), abs=1e-6)

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from edgedistill.errors import EngineError
-from edgedistill.measure.sensors import BoardMeter, RaplMeter, board_rails, find_meter, nvml_meter, rapl_meter
+from edgedistill.measure.sensors import (
+    BoardMeter,
+    RaplMeter,
+    find_board_rails,
+    find_meter,
+    find_nvml_meter,
+    find_rapl_meter,
+)
 from edgedistill.target import load_target
 
 from .boards import BOARDS, TOTAL_MW, write, write_board, write_rapl
@@ -23,11 +30,11 @@ def test_a_board_gives_its_own_total(board: str, tmp_path: Path) -> None:
     assert isinstance(meter, BoardMeter)
     assert meter.read() == pytest.approx(TOTAL_MW[board], rel=1e-12)
     assert all(label in meter.source for label in power.total)
-    assert set(power.rails) <= set(board_rails(tmp_path))
+    assert set(power.rails) <= set(find_board_rails(tmp_path))
 
 
 def test_rails_that_are_not_connected_are_no_rails(tmp_path: Path) -> None:
-    rails = board_rails(write_board(tmp_path, "jetson-agx-orin"))
+    rails = find_board_rails(write_board(tmp_path, "jetson-agx-orin"))
     assert "NC" not in rails
     assert "VDDQ_VDD2_1V8AO" in rails
 
@@ -59,7 +66,7 @@ def test_a_rail_that_gives_no_number_is_an_error(text: str, tmp_path: Path) -> N
 
 
 def test_packages_are_counted_once_each_and_wrap(tmp_path: Path) -> None:
-    meter = rapl_meter(write_rapl(tmp_path, packages=2, largest=10_000))
+    meter = find_rapl_meter(write_rapl(tmp_path, packages=2, largest=10_000))
     assert isinstance(meter, RaplMeter)
     first, second = meter.counters
     start = meter.read()
@@ -103,14 +110,14 @@ class Nvml:
 def test_the_gpus_counter(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Nvml()
     monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
-    meter = nvml_meter()
+    meter = find_nvml_meter()
     assert not isinstance(meter, str)
     assert meter.read() == 41
     driver.code = 3
     with pytest.raises(EngineError, match="no longer"):
         meter.read()
-    assert "NVML error 3" in str(nvml_meter())
+    assert "NVML error 3" in str(find_nvml_meter())
 
 
 def test_no_nvidia_driver_is_a_reason() -> None:
-    assert "NVML" in str(nvml_meter("libnvidia-ml-of-nobody.so.1"))
+    assert "NVML" in str(find_nvml_meter("libnvidia-ml-of-nobody.so.1"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from edgedistill.errors import ConfigError
-from edgedistill.measure.system_budget import ASSUMPTIONS, BudgetRow, Load, assumptions_with, system_budget
+from edgedistill.measure.system_budget import ASSUMPTIONS, BudgetRow, Load, estimate_system_budget, replace_assumptions
 
 UTAH = Load(channels=96, outputs=2, macs=1_300_000, weight_bytes=1_100_000)
 
 
 def rows(load: Load = UTAH, **changes: float) -> dict[tuple[str, str], BudgetRow]:
-    return {(row.signal, row.decoded): row for row in system_budget(load, assumptions_with(changes))}
+    return {(row.signal, row.decoded): row for row in estimate_system_budget(load, replace_assumptions(changes))}
 
 
 def test_the_data_rates_are_the_fields_own() -> None:
@@ -33,7 +33,7 @@ def test_a_row_by_hand() -> None:
 
 
 def test_the_same_network_costs_the_same_on_every_signal() -> None:
-    found = [row for row in system_budget(UTAH) if row.decoded == "implant"]
+    found = [row for row in estimate_system_budget(UTAH) if row.decoded == "implant"]
     assert len({row.compute_mw for row in found}) == 1
 
 
@@ -45,14 +45,14 @@ def test_what_was_measured_takes_the_place_of_the_estimate_and_says_where() -> N
 
 @pytest.mark.parametrize("name", ASSUMPTIONS)
 def test_every_assumption_counts_and_can_be_replaced(name: str) -> None:
-    changed = assumptions_with({name: ASSUMPTIONS[name].value * 3})
-    assert system_budget(UTAH, changed) != system_budget(UTAH)
+    changed = replace_assumptions({name: ASSUMPTIONS[name].value * 3})
+    assert estimate_system_budget(UTAH, changed) != estimate_system_budget(UTAH)
     assert changed[name].source == "given"
     assert ASSUMPTIONS[name].source != "given"
 
 
 def test_unknown_and_impossible_assumptions_are_refused() -> None:
     with pytest.raises(ConfigError, match="lfp_front_end"):
-        assumptions_with({"lfp_front_end": 1.0})
+        replace_assumptions({"lfp_front_end": 1.0})
     with pytest.raises(ConfigError, match="0 or more"):
-        assumptions_with({"mac_pj": -1.0})
+        replace_assumptions({"mac_pj": -1.0})

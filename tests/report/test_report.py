@@ -12,9 +12,9 @@ import pytest
 
 from edgedistill.errors import ConfigError
 from edgedistill.report import page_from_results
-from edgedistill.report.charts import robustness_chart
-from edgedistill.report.summary import summary_of
-from edgedistill.report.svg import Axis, nice_step
+from edgedistill.report.charts import draw_robustness
+from edgedistill.report.summary import summarize_result
+from edgedistill.report.svg import Axis, choose_tick_step
 
 from .results import full_result, subject
 
@@ -73,28 +73,28 @@ def test_every_picture_has_a_name_and_a_description(page: str) -> None:
 
 
 def test_the_summary_says_what_is_gained_and_what_is_not() -> None:
-    words = summary_of(full_result())
+    words = summarize_result(full_result())
     for said in ("12 µs", "published shape", "R² 0.610", "0.790 of the spike student", "same compute", "longevity"):
         assert said in words
-    other = summary_of(
+    other = summarize_result(
         {"subjects": [subject("lfp-student-int8", 3.0), subject("spike-student-int8", 74.0, engine="x")]}
     )
     assert "ran on another engine, x: 73.8 µs" in other
-    lonely = summary_of({"subjects": [subject("lfp-student-int8", 12.0)]})
+    lonely = summarize_result({"subjects": [subject("lfp-student-int8", 12.0)]})
     assert "accuracy is unknown" in lonely
     assert "spike student" not in lonely
-    assert summary_of({"subjects": [subject("spike-teacher", 5.0)]}) == "This result holds no LFP student."
+    assert summarize_result({"subjects": [subject("spike-teacher", 5.0)]}) == "This result holds no LFP student."
 
 
 def test_what_lies_below_a_chart_is_told_by_an_arrow_and_its_figure() -> None:
     deep = [{"mean": m, "min": m - 1, "max": m + 1} for m in (0.7, -0.3, -3.4)]
     curve = {"kind": "lost channels", "unit": "share", "levels": [0, 0.05, 0.5], "r2": {"lfp": deep}, "draws": 3}
-    picture = robustness_chart(curve)
+    picture = draw_robustness(curve)
     assert ">-3.4<" in picture
     assert ">-0.3<" not in picture
     heights = [float(y) for y in re.findall(r"[0-9.]+,([0-9.-]+)", " ".join(re.findall(r'points="([^"]*)"', picture)))]
     assert max(heights) <= 210.0  # nothing is drawn below the axis
-    words = summary_of({"subjects": [subject("lfp-student-int8", 3.0)], "robustness": [curve]})
+    words = summarize_result({"subjects": [subject("lfp-student-int8", 3.0)], "robustness": [curve]})
     assert "With 5% of the channels lost R² is: lfp -0.30." in words
 
 
@@ -126,7 +126,7 @@ def test_axes() -> None:
     assert Axis(1, 1000, 0, 300, log=True).ticks() == [1, 10, 100, 1000]
     assert Axis(0, 1, 0, 100).ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert Axis(0, 10, 100, 0)(5) == 50
-    assert nice_step(0) == 1.0
+    assert choose_tick_step(0) == 1.0
 
 
 def contrast(one: str, other: str) -> float:

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from edgedistill.bundle.contents import Reference
 from edgedistill.errors import EngineError
-from edgedistill.measure.latency import LatencyUs, step_times
-from edgedistill.measure.score import fit_of
+from edgedistill.measure.latency import LatencyUs, time_steps
+from edgedistill.measure.score import score_kinematics
 from edgedistill.numerics import Int8Model
 from edgedistill.numerics.near import ALLOWED, Steppable, nearness
 from edgedistill.target import Gate, Target
@@ -103,7 +103,9 @@ def judge_form(trial: Trial, evidence: Evidence, target: Target) -> Outcome:
     trial.reset()
     if not np.isfinite(guess).all():
         return replace(checked, state=REFUSED, why="it gave values that are not finite")
-    fit = fit_of(guess[evidence.score_from :], evidence.kinematics[evidence.score_from :], "holdout of the bundle")
+    fit = score_kinematics(
+        guess[evidence.score_from :], evidence.kinematics[evidence.score_from :], "holdout of the bundle"
+    )
     drop = evidence.full_r2 - fit.r2 if fit.r2 is not None and evidence.full_r2 is not None else None
     measured = replace(checked, r2=fit.r2, r2_drop=drop)
     if drop is None:
@@ -134,7 +136,7 @@ def time_forms(trials: Sequence[Trial], evidence: Evidence, steps: int = TIMED_S
     """
     if not trials:
         return {}
-    times = step_times({trial.form.name: trial.engine.step for trial in trials}, evidence.bins, steps=steps)
+    times = time_steps({trial.form.name: trial.engine.step for trial in trials}, evidence.bins, steps=steps)
     for trial in trials:
         trial.reset()
     return {trial.form.name: LatencyUs.from_times(times[trial.form.name]) for trial in trials}
