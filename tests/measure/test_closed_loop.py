@@ -1,4 +1,4 @@
-"""A planted delay is found, a late wake-up is counted, a subject too slow for its share is refused by name."""
+"""Tests that a planted delay is found, a late wake-up is counted, and a subject too slow for its share is refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_step_that_is_held_up_once_makes_the_next_late_and_nothing_is_skipped(
 
     def held_up(_: object) -> None:
         calls.append(None)
-        if len(calls) == 12:  # five to find out how long it takes, then the seventh
+        if len(calls) == 12:  # the first five calls find out how long a step takes, so this is period 6
             sleep(0.03)
 
     found = time_paced({"a": held_up}, {"a": BINS}, 20, period_s=0.01)
@@ -63,9 +63,9 @@ def test_a_subject_too_slow_for_its_share_is_refused_by_name() -> None:
         time_paced({"slow": lambda _: sleep(0.006)}, {"slow": BINS}, 5, period_s=0.01)
 
 
-def test_what_was_in_force_is_told_and_undone() -> None:
+def test_scheduling_is_reported_and_undone() -> None:
     before = os.sched_getaffinity(0), os.sched_getscheduler(0)
-    with use_real_time() as force:
-        assert force["policy"] in ("fifo", "other")
-        assert force["cores"]
+    with use_real_time() as scheduling:
+        assert scheduling["policy"] in ("fifo", "other")
+        assert scheduling["cores"]
     assert (os.sched_getaffinity(0), os.sched_getscheduler(0)) == before

@@ -1,4 +1,4 @@
-"""Every step is timed alone, all subjects see the same loop, and the summary is of times that occurred."""
+"""Tests that every step is timed alone in one loop for all subjects, and that percentiles are times that occurred."""
 
 from __future__ import annotations
 

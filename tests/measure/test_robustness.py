@@ -1,4 +1,4 @@
-"""Curves of a decoder whose loss can be worked out: a linear one."""
+"""Tests the curves of a linear decoder, whose loss can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ C, T = 40, 1500
 
 
 class Linear:
-    """Kinematics are the sums of each half of the channels."""
+    """A decoder whose kinematics are the sums of each half of the channels."""
 
     def reset(self) -> None:
         pass
@@ -33,13 +33,13 @@ class Linear:
 def stream(spikes: bool = False) -> Stream:
     rng = np.random.default_rng(0)
     bins = rng.standard_normal((T, C)).astype(np.float32)
-    bins[:, 7] = 0.0  # silent: its deviation is 0
+    bins[:, 7] = 0.0  # a silent channel, whose deviation is 0
     truth = np.stack([Linear().step(bin) for bin in bins])
     truth[100:110] = np.nan
     return Stream(Linear(), bins, truth, 50, spikes)
 
 
-def test_levels_are_nested_and_only_what_is_lost_changes() -> None:
+def test_levels_are_nested_and_only_lost_channels_change() -> None:
     known = stream()
     before = set()
     for share in LOST:
@@ -50,7 +50,7 @@ def test_levels_are_nested_and_only_what_is_lost_changes() -> None:
         before = lost
 
 
-def test_noise_leaves_masked_bins_of_the_lfp_alone() -> None:
+def test_noise_does_not_change_masked_bins_of_the_lfp() -> None:
     known = stream()
     assert not add_noise(known, 1.0, 0)[:, 7].any()
     assert np.array_equal(add_noise(known, 0.0, 0), known.bins)

@@ -1,4 +1,4 @@
-"""The model's arithmetic by hand, and that every assumption counts and can be replaced."""
+"""Tests the model's arithmetic by hand, and that every assumption counts and can be replaced."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def rows(load: Load = UTAH, **changes: float) -> dict[tuple[str, str], BudgetRow
     return {(row.signal, row.decoded): row for row in estimate_system_budget(load, replace_assumptions(changes))}
 
 
-def test_the_data_rates_are_the_fields_own() -> None:
-    """96 channels at 16 bit: 46 Mb/s at 30 kHz, 1.5 Mb/s at 1 kHz."""
+def test_the_data_rates_are_those_of_the_field() -> None:
+    """Expects 46 Mb/s of 96 channels with 16 bits at 30 kHz, and 1.5 Mb/s at 1 kHz."""
     found = rows()
     assert found["spikes, raw", "outside"].mbit_per_s == pytest.approx(46.08)
     assert found["LFP", "outside"].mbit_per_s == pytest.approx(1.536)
@@ -37,7 +37,7 @@ def test_the_same_network_costs_the_same_on_every_signal() -> None:
     assert len({row.compute_mw for row in found}) == 1
 
 
-def test_what_was_measured_takes_the_place_of_the_estimate_and_says_where() -> None:
+def test_a_measured_power_replaces_the_estimate_and_says_where() -> None:
     row = rows(Load(96, 2, 1, 1, measured_mw=7.5, measured_on="a board"))["LFP", "implant"]
     assert row.compute_mw == 7.5
     assert row.compute_source == "measured on a board"

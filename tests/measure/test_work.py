@@ -1,4 +1,4 @@
-"""Counted by hand for a shape whose numbers are all different."""
+"""Tests the work of a step by hand, for a shape whose numbers all differ."""
 
 from __future__ import annotations
 
