@@ -20,9 +20,11 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
-from benchmarks.cpu.c_models import SOURCES, VARIANTS, front_end_of, random_model, variants, write_sources
+from benchmarks.cpu.c_models import front_end_of, random_model, variants, write_sources
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_first_line, write_result
 from edgedistill.assets import asset_folder
+from edgedistill.compile.c.library import SOURCES
+from edgedistill.compile.c.toolchain import VARIANTS
 from edgedistill.config import StudentShape
 
 SANITIZERS = ("-fsanitize=fuzzer,address,undefined",)
@@ -80,11 +82,13 @@ def build(folder: Path) -> Path:
 
 
 def compile_object(folder: Path, source: str, output: str, options: tuple[str, ...]) -> str:
+    """Compiles one source with the sanitizers and returns the name of its object file."""
     includes = ("-Iinclude", "-Ic", "-Imodel")
     return str(run(folder, ["clang", *FLAGS, *SANITIZERS, *options, *includes, "-c", source, "-o", output], output))
 
 
 def run(folder: Path, command: list[str], made: object) -> object:
+    """Runs a command in `folder` and returns `made`, or ends the program with what the command complained about."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stderr[-4000:]}")

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.cpu.c_models import Decoder
 from benchmarks.gpu.device import CUDA, Gpu, Launch, Module
 from benchmarks.gpu.kernel_checks import Finding, check_kernels, compare_values
-from benchmarks.gpu.students import OpenDecoder, Student, random_bins
+from benchmarks.gpu.students import OpenDecoder, Student, draw_bins
 from edgedistill.assets import asset_folder
 from edgedistill.numerics import Oracle
 
@@ -57,7 +57,7 @@ class GpuDevice:
 
     def launch(self, kernel: str, grid: tuple[int, int], block: int, shared: int, *arguments: Any) -> None:
         """Launches a kernel by its name and waits for its end."""
-        self._gpu.run(Launch.of(self._of[kernel].function(kernel, shared), grid, block, shared, *arguments))
+        self._gpu.run(Launch.of(self._of[kernel].find_function(kernel, shared), grid, block, shared, *arguments))
 
 
 # ---------------------------------------------------------------- what is checked
@@ -87,7 +87,7 @@ def check_student(student: Student, steps: int) -> dict[str, Any]:
     on_gpu, on_cpu = OpenDecoder(student), Decoder(student.on_cpu)
     findings = []
     for start in range(0, steps, BLOCK):
-        bins = random_bins(student.shape.channels, min(BLOCK, steps - start), seed=start)
+        bins = draw_bins(student.shape.channels, min(BLOCK, steps - start), seed=start)
         if start == 0:
             first = bins[:ORACLE_STEPS]
             expected = Oracle(student.model).run(first)

@@ -33,7 +33,7 @@ def describe_gpu_conditions(found: Found, nvcc: Nvcc, gpu: Gpu) -> dict[str, Any
             "driver_cuda": found.cuda,
             "toolkit": nvcc.version,
             "nvcc_flags": list(nvcc.flags),
-            **gpu.attributes(),
+            **gpu.read_attributes(),
             "clocks": read_clocks(),
             "packages": {name: read_version(name) for name in PACKAGES},
             "machine": describe_machine(),
