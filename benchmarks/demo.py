@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedistill.files import atomic_write_text
+from edgedistill.files import atomic_write, atomic_write_text
 
 OUT = Path("demo-output")
 SESSIONS, MINUTES, STEPS = 4, 4, 150
@@ -105,7 +105,8 @@ def draw(session: Path, bundle: Path, predictions: Path, metrics: dict[str, Any]
     np.atleast_1d(axes)[0].legend(frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 1.22))
     np.atleast_1d(axes)[-1].set_xlabel("time in the session (s)")
     figure.suptitle(f"held-out stretch, INT8 in C, R² = {metrics['int8_r2']:.2f} over the whole test block")
-    figure.savefig(picture, dpi=130)
+    with atomic_write(picture, "the picture") as partial:
+        figure.savefig(partial, dpi=130)
 
 
 if __name__ == "__main__":

@@ -78,9 +78,8 @@ def measure_quantized_row(
         if recipe.finetune is not None:
             ranges = replace(ranges, values=after)
             longer = quantize_for_session(student, session, modality, readouts[session.id], ranges)
-            found.setdefault("tuned_r2", {})[session.id] = (
-                longer.score.r2
-            )  # kept for the record even if the student before finetuning is better
+            # The score is kept for the record even if the student before finetuning is better.
+            found.setdefault("tuned_r2", {})[session.id] = longer.score.r2
             quantized = better(quantized, longer)
         found["r2"][session.id] = quantized.score.r2
         found["validation"][session.id] = quantized.score.validation_r2

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from edgedistill.files import atomic_write
+
 Panel = Mapping[str, npt.NDArray[np.float64]]
 INK, LFP, SPIKES, GREY = "#222222", "#1f6fb4", "#c8442e", "#9a9a9a"
 BAND_COLOURS = {"below 4 Hz": "#1f6fb4", "beta 15-30 Hz": "#c8442e", "60-200 Hz": "#2f8f5b"}
@@ -30,7 +32,8 @@ def draw(panels: Mapping[str, Panel], path: Path) -> None:
     draw_distance(distance, panels["distance"])
     draw_decoding(decoding, panels["decoding"])
     draw_excerpt(lower.subplots(3, 1, sharex=True, height_ratios=[1.2, 1.7, 0.8]), panels["excerpt"])
-    figure.savefig(path, dpi=100)
+    with atomic_write(path, "the figure") as partial:
+        figure.savefig(partial, dpi=100)
     plt.close(figure)
 
 

@@ -36,7 +36,7 @@ KILOHERTZ = Fraction(1000)
 # ---------------------------------------------------------------- students
 
 
-def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
+def draw_weights(shape: StudentShape, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
     """Returns random float weights, by the names of `weight_shapes`."""
     rng = np.random.default_rng(seed)
     weights = {}
@@ -46,22 +46,22 @@ def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, npt.NDArray[
     return weights
 
 
-def random_model(shape: StudentShape, seed: int = 0) -> Int8Model:
+def draw_model(shape: StudentShape, seed: int = 0) -> Int8Model:
     """Returns a quantized student with random weights. Its ranges clip a little, as calibrated ones do."""
     rng = np.random.default_rng(seed + 1)
     ranges: dict[str, list[float]] = {"bin": [3.5], "latent": [2.8]}
     for i in range(shape.layers):
         ranges |= {f"layers.{i}.attn": [2.8], f"layers.{i}.mlp": [2.8], f"layers.{i}.hidden": [1.5]}
         ranges |= {f"layers.{i}.{part}": list(rng.uniform(1, 3, shape.heads)) for part in ("q", "k", "v", "context")}
-    return Int8Model(shape, quantize_student(shape, random_weights(shape, seed), ranges))
+    return Int8Model(shape, quantize_student(shape, draw_weights(shape, seed), ranges))
 
 
-def front_end_of(channels: int, rate: Fraction = KILOHERTZ, **settings: Any) -> FrontEndConfig:
+def make_front_end(channels: int, rate: Fraction = KILOHERTZ, **settings: Any) -> FrontEndConfig:
     """Returns the front end of an array with that many channels."""
     return FrontEndConfig(rate=rate, channels=channels, **settings)
 
 
-def facts_of(shape: StudentShape, config: FrontEndConfig, name: str) -> ModelFacts:
+def make_model_facts(shape: StudentShape, config: FrontEndConfig, name: str) -> ModelFacts:
     """Returns the facts that a compiled model holds besides its weights."""
     return ModelFacts(
         name=name,
@@ -80,13 +80,13 @@ def facts_of(shape: StudentShape, config: FrontEndConfig, name: str) -> ModelFac
 # ---------------------------------------------------------------- compiling
 
 
-def variants() -> list[str]:
+def list_variants() -> list[str]:
     """Returns the variants of the inner loops that this CPU runs, the fastest first."""
     own, features = read_architecture(), read_cpu_features()
     return [n for n, v in VARIANTS.items() if v.architecture in (None, own) and features.issuperset(v.requires)]
 
 
-def toolchain_for(ops: str) -> Toolchain:
+def find_host_toolchain(ops: str) -> Toolchain:
     """Returns the compiler and flags of target `host`, with another variant of the inner loops."""
     target = load_target("host")
     assert target.compiler is not None
@@ -95,7 +95,7 @@ def toolchain_for(ops: str) -> Toolchain:
 
 def write_sources(folder: Path, model: Int8Model, config: FrontEndConfig, ops: str, name: str) -> None:
     """Writes `include/`, `c/` and `model/` into `folder`."""
-    texts = c_sources(model, config, facts_of(model.shape, config, name), ops)
+    texts = c_sources(model, config, make_model_facts(model.shape, config, name), ops)
     write_files(folder, {**kernel_sources(), **{f"model/{file}": text.encode() for file, text in texts.items()}})
 
 
@@ -125,13 +125,13 @@ def build(
     options: Sequence[str] = (),
 ) -> Built:
     """Builds the shared library that `edgedistill compile` would make, with `extra` sources if there are any."""
-    write_sources(folder, model, config or front_end_of(model.shape.channels), ops, name)
+    write_sources(folder, model, config or make_front_end(model.shape.channels), ops, name)
     return build_sources(folder, ops, name, extra, options)
 
 
 def build_sources(folder: Path, ops: str, name: str, extra: Sequence[Path], options: Sequence[str]) -> Built:
     """Builds the shared library from sources that lie in `folder` already."""
-    tools, objects = toolchain_for(ops), []
+    tools, objects = find_host_toolchain(ops), []
     for source in (*SOURCES, *map(str, extra)):
         objects.append(f"{Path(source).stem}.o")
         define = f'-DED_MODEL_HEADER="model_{name}.h"'

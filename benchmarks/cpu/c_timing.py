@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.cpu.c_models import Decoder, toolchain_for, variants, write_files
+from benchmarks.cpu.c_models import Decoder, find_host_toolchain, list_variants, write_files
 from edgedistill.compile.c.library import kernel_sources
 from edgedistill.config import StudentShape
 from edgedistill.measure.work import count_work
@@ -29,7 +29,7 @@ Floats = npt.NDArray[np.float32]
 def compile_and_load(folder: Path, source: str) -> ctypes.CDLL:
     """Compiles a C file of benchmarks/cpu/c for the widest vectors of this CPU, and loads it."""
     write_files(folder, kernel_sources())
-    tools = toolchain_for(variants()[0])
+    tools = find_host_toolchain(list_variants()[0])
     output = f"{Path(source).stem}.so"
     options = ("-Iinclude", "-fPIC", "-shared", "-Wno-missing-prototypes")
     tools.run(folder, tools.compiler.command, *tools.flags, *options, str(C / source), "-o", output)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.cpu.c_models import C, Decoder, build, front_end_of, random_model, variants
+from benchmarks.cpu.c_models import C, Decoder, build, draw_model, list_variants, make_front_end
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, say, write_result
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.numerics import Int8Model, Oracle
@@ -49,14 +49,14 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=10_000_000, help="frames through the front end")
     options = parser.parse_args()
     shape = load_preset(options.preset).student.shape(CHANNELS, OUTPUTS)
-    model = random_model(shape)
+    model = draw_model(shape)
     result: dict[str, Any] = {**describe_conditions("benchmarks.cpu.endurance"), "preset": options.preset}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.exact:
             result["exact"] = check_exact(folder / "exact", model, options.exact)
         if options.alone or options.frames:
-            runner = Runner(folder / "alone", model, variants()[0])
+            runner = Runner(folder / "alone", model, list_variants()[0])
             result["alone"] = check_alone(runner, options.alone) if options.alone else None
             result["frames"] = check_front_end(runner, options.frames) if options.frames else None
     result["ok"] = all(part["ok"] for name in ("exact", "alone", "frames") if (part := result.get(name)))
@@ -144,8 +144,8 @@ def make_eventful_frames(rng: np.random.Generator, count: int, channels: int) ->
 
 def check_exact(folder: Path, model: Int8Model, steps: int) -> dict[str, Any]:
     """Steps every variant beside the oracle until the first difference, or to the end."""
-    runners = {f"{ops}, traced": Runner(folder / f"{ops}-traced", model, ops, True) for ops in variants()}
-    runners |= {ops: Runner(folder / ops, model, ops) for ops in variants()}
+    runners = {f"{ops}, traced": Runner(folder / f"{ops}-traced", model, ops, True) for ops in list_variants()}
+    runners |= {ops: Runner(folder / ops, model, ops) for ops in list_variants()}
     oracle, rng, began = Oracle(model), np.random.default_rng(5), time.monotonic()
     differences: list[str] = []
     done = 0
@@ -232,7 +232,7 @@ def pack_state(shape: StudentShape, oracle: Oracle, seen: int) -> bytes:
 
 def count_front_end_bytes(shape: StudentShape) -> int:
     """Returns the bytes of the front end's state, which stands at the end of a decoder's."""
-    whole = state_dtype(shape, front_end_of(shape.channels))
+    whole = state_dtype(shape, make_front_end(shape.channels))
     return whole.itemsize - whole.fields["frame"][1] if whole.fields else 0
 
 
@@ -250,7 +250,7 @@ def check_alone(runner: Runner, steps: int) -> dict[str, Any]:
     state = read_rings(runner)
     runner.decoder.reset()
     young = runner.run(last)[memory:]
-    figures = {"variant": variants()[0], "steps": steps, "wild": wild, "memory_bins": memory}
+    figures = {"variant": list_variants()[0], "steps": steps, "wild": wild, "memory_bins": memory}
     checks = {
         "no_drift": old.tobytes() == young.tobytes()
         and sort_by_age(shape, state) == sort_by_age(shape, read_rings(runner)),
@@ -288,7 +288,7 @@ def check_front_end(runner: Runner, frames: int) -> dict[str, Any]:
     runner.decoder.reset()
     wild = runner.count_wild("push_alone", rows, frames)
     checks = {"fresh_after_reset": is_fresh(runner, fresh, start, first)}
-    figures = {"variant": variants()[0], "frames": frames, "wild": wild}
+    figures = {"variant": list_variants()[0], "frames": frames, "wild": wild}
     return {**figures, **checks, "seconds": round(time.monotonic() - began), "ok": not wild and all(checks.values())}
 
 

@@ -20,7 +20,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
-from benchmarks.cpu.c_models import front_end_of, random_model, variants, write_sources
+from benchmarks.cpu.c_models import draw_model, list_variants, make_front_end, write_sources
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_first_line, write_result
 from edgedistill.assets import asset_folder
 from edgedistill.compile.c.library import SOURCES
@@ -33,8 +33,8 @@ HALT = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1", "ASAN_OPTIONS": "
 FLAGS = ("-std=c11", "-O1", "-g", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Wconversion", "-Werror")
 QUICK = {"highpass_hz": 1.0, "flat_s": 0.05, "recover_s": 0.04}  # rules that act within a few bins
 ARRAYS = {
-    "khz": (StudentShape(3, 2, 8, 2, 2, 7, 16, 3, 2, 5), front_end_of(3, Fraction(250), **QUICK)),
-    "decimated": (StudentShape(5, 1, 21, 1, 3, 20, 31, 1, 1, 0), front_end_of(5, Fraction(48828125, 40000), **QUICK)),
+    "khz": (StudentShape(3, 2, 8, 2, 2, 7, 16, 3, 2, 5), make_front_end(3, Fraction(250), **QUICK)),
+    "decimated": (StudentShape(5, 1, 21, 1, 3, 20, 31, 1, 1, 0), make_front_end(5, Fraction(48828125, 40000), **QUICK)),
 }
 MOST_BYTES = 2048  # in one input
 
@@ -64,16 +64,16 @@ def build(folder: Path) -> Path:
     """Compiles the fuzzing program in `folder` and returns its path."""
     if shutil.which("clang") is None:
         sys.exit("fuzzing needs clang with libFuzzer: sudo apt install clang")
-    names = {(array, ops): f"{array}_{ops}" for array in ARRAYS for ops in variants()}
+    names = {(array, ops): f"{array}_{ops}" for array in ARRAYS for ops in list_variants()}
     objects = []
     for (array, ops), name in names.items():
         shape, config = ARRAYS[array]
-        write_sources(folder, random_model(shape), config, ops, name)
+        write_sources(folder, draw_model(shape), config, ops, name)
         define = f'-DED_MODEL_HEADER="model_{name}.h"'
         objects.append(compile_object(folder, "c/ed_engine.c", f"{name}.o", (define, *VARIANTS[ops].flags)))
-    rows = [", ".join(f"&ed_model_{names[array, ops]}" for ops in variants()) for array in ARRAYS]
+    rows = [", ".join(f"&ed_model_{names[array, ops]}" for ops in list_variants()) for array in ARRAYS]
     lines = [f"extern const ed_model ed_model_{name};" for name in names.values()]
-    lines += [f"#define ARRAYS {len(ARRAYS)}", f"#define VARIANTS {len(variants())}"]
+    lines += [f"#define ARRAYS {len(ARRAYS)}", f"#define VARIANTS {len(list_variants())}"]
     lines += ["static const ed_model *const models[ARRAYS][VARIANTS] = {", *(f"    {{{row}}}," for row in rows), "};"]
     (folder / "model/models.h").write_text("\n".join([*lines, ""]))
     target = Path(str(asset_folder("kernels"))).parent / "emulation" / "fuzz" / "fuzz_decoder.c"
@@ -134,7 +134,7 @@ def describe_settings() -> dict[str, object]:
     return {
         "compiler": read_first_line("clang", "--version"),
         "sanitizers": SANITIZERS[0].partition("=")[2],
-        "variants": variants(),
+        "variants": list_variants(),
         "arrays": {
             name: {"shape": shape.to_json(), "frontend": config.to_json()} for name, (shape, config) in ARRAYS.items()
         },

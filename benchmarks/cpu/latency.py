@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cpu.c_models import Built, Decoder, build, build_sources, random_model, variants, write_files
+from benchmarks.cpu.c_models import Built, Decoder, build, build_sources, draw_model, list_variants, write_files
 from benchmarks.cpu.c_timing import FRAMES_A_BIN, Roofline, Timer, Times
 from benchmarks.cpu.latency_tables import show
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_first_line, say, write_result
@@ -119,9 +119,9 @@ class Subjects:
         key = f"{name}, {ops}"
         say(f"compiling {key}")
         place = make_folder(self.folder / key.replace("/", "-"))
-        self.built[key] = built or build(place, random_model(shape), ops)
+        self.built[key] = built or build(place, draw_model(shape), ops)
         self.decoders[key], self.shapes[key] = Decoder(self.built[key]), shape
-        bins = random_bins(shape.channels)
+        bins = draw_bins(shape.channels)
         count, decoder = self.schedule.share_round(steps), self.decoders[key]
         self.turns[f"step/{key}"] = lambda: self.timer.time_steps(decoder, bins, WARMUP + count)[WARMUP:]
         return key
@@ -130,7 +130,7 @@ class Subjects:
         """Adds the same step over other data, because its time must not depend on them."""
         decoder, shape = self.decoders[key], self.shapes[key]
         count = self.schedule.share_round(self.schedule.steps // 4)
-        bins = random_bins(shape.channels)
+        bins = draw_bins(shape.channels)
         fresh = max(1, min(100, count // 2))
         scaled = {"silence": 0.0, "saturated": 1e4, "denormal": 1e-41}
         others = {name: (scale * bins).astype(np.float32) for name, scale in scaled.items()}
@@ -151,19 +151,19 @@ class Subjects:
 
     def add_empty(self) -> None:
         """Adds the loop around a function that does nothing."""
-        bins, count = random_bins(CHANNELS), self.schedule.share_round(self.schedule.steps)
+        bins, count = draw_bins(CHANNELS), self.schedule.share_round(self.schedule.steps)
         self.turns["empty/step"] = lambda: self.timer.time_steps(None, bins, count)
 
     def add_python(self, name: str, step: Callable[[Any], object], channels: int, steps: int) -> None:
         """Adds a step that is called from Python."""
-        rows, count = random_bins(channels), self.schedule.share_round(steps)
+        rows, count = draw_bins(channels), self.schedule.share_round(steps)
         warmup = min(20, count)
         self.turns[name] = lambda: time_steps({"it": step}, rows, warmup, count)["it"].astype(np.uint64)
 
     def time_paced(self, key: str) -> dict[str, Any]:
         """Times steps every 10 ms, with caches as the wait leaves them, filled by other data, or flushed."""
         decoder, count = self.decoders[key], max(1, self.schedule.paced // 5)
-        bins, room = random_bins(self.shapes[key].channels), np.ones(WALK // 8, np.uint64)
+        bins, room = draw_bins(self.shapes[key].channels), np.ones(WALK // 8, np.uint64)
         ways = {"idle between": (room[:0], False), "64 MiB read between": (room, False), "flushed": (room[:0], True)}
         times: dict[str, list[Times]] = {name: [] for name in ways}
         self.timer.time_steps(decoder, bins, WARMUP)
@@ -178,7 +178,7 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def random_bins(channels: int) -> Any:
+def draw_bins(channels: int) -> Any:
     return np.random.default_rng(0).standard_normal((BINS, channels)).astype(np.float32)
 
 
@@ -193,7 +193,7 @@ def measure_all(folder: Path, schedule: Schedule, bundle: Path | None, with_peer
     """Times all subjects and returns the figures of the result."""
     subjects = Subjects(folder, schedule)
     add_presets(subjects, bundle)
-    native = [key for key in subjects.shapes if key.endswith(variants()[0])]
+    native = [key for key in subjects.shapes if key.endswith(list_variants()[0])]
     for key in native:
         subjects.add_push(key)
     subjects.add_data(native[0])
@@ -206,7 +206,7 @@ def measure_all(folder: Path, schedule: Schedule, bundle: Path | None, with_peer
     times = run_rounds(subjects, roofline)
     seconds, own = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
     found: dict[str, Any] = {
-        "variants": variants(),
+        "variants": list_variants(),
         "schedule": vars(schedule),
         "seconds": seconds,
         "core_share": own / seconds,
@@ -228,7 +228,7 @@ def measure_all(folder: Path, schedule: Schedule, bundle: Path | None, with_peer
 def add_presets(subjects: Subjects, bundle: Path | None) -> None:
     for preset in PRESETS:
         shape = load_preset(preset).student.shape(CHANNELS, OUTPUTS)
-        for ops in variants() if preset in TIMED_PEERS else variants()[:1]:
+        for ops in list_variants() if preset in TIMED_PEERS else list_variants()[:1]:
             subjects.add(preset, shape, ops, subjects.schedule.steps if ops == VNNI else subjects.schedule.steps // 4)
     if bundle is not None:
         from edgedistill.bundle import open_bundle
@@ -239,9 +239,9 @@ def add_presets(subjects: Subjects, bundle: Path | None) -> None:
         spec = read_decoder_spec(opened)
         name, shape = spec.name, spec.shape
         place = make_folder(subjects.folder / "bundle")
-        write_files(place, {**kernel_sources(), **model_sources(opened, variants()[0])})
-        built = build_sources(place, variants()[0], c_identifier(name), (), ())
-        subjects.add(name, shape, variants()[0], subjects.schedule.steps, built)
+        write_files(place, {**kernel_sources(), **model_sources(opened, list_variants()[0])})
+        built = build_sources(place, list_variants()[0], c_identifier(name), (), ())
+        subjects.add(name, shape, list_variants()[0], subjects.schedule.steps, built)
 
 
 def add_scales(subjects: Subjects) -> None:
@@ -249,7 +249,7 @@ def add_scales(subjects: Subjects) -> None:
     for what, values in SCALES.items():
         for value in values:
             shape = replace(edge, **{what: value})
-            subjects.add(f"{what}, {value}", shape, variants()[0], subjects.schedule.scale_steps)
+            subjects.add(f"{what}, {value}", shape, list_variants()[0], subjects.schedule.scale_steps)
 
 
 def add_peers(subjects: Subjects) -> None:
@@ -257,7 +257,7 @@ def add_peers(subjects: Subjects) -> None:
 
     schedule = subjects.schedule
     for preset in TIMED_PEERS:
-        key = f"{preset}, {variants()[0]}"
+        key = f"{preset}, {list_variants()[0]}"
         shape = subjects.shapes[key]
         for name, step in make_onnxruntime_steps(shape, make_folder(subjects.folder / f"onnx-{preset}")).items():
             subjects.add_python(f"peers/{preset}, {name}", step, CHANNELS, schedule.peer_steps)
@@ -293,7 +293,7 @@ def compare_with_floor(
 def count_bytes(subjects: Subjects, key: str) -> dict[str, int]:
     """Returns the bytes of a decoder's memory, of an exported state, of weights, of code and of constants."""
     info, built = subjects.decoders[key].info, subjects.built[key]
-    weights = random_model(subjects.shapes[key]).weight_bytes
+    weights = draw_model(subjects.shapes[key]).weight_bytes
     return {"state": info.state_bytes, "exported": info.export_bytes, "weights": weights, **built.sizes}
 
 

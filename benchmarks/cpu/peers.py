@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from benchmarks.cpu.c_models import Built, front_end_of, random_model, random_weights
+from benchmarks.cpu.c_models import Built, draw_model, draw_weights, make_front_end
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
@@ -49,11 +49,11 @@ def make_onnxruntime_steps(shape: StudentShape, folder: Path) -> dict[str, Step]
 def make_graphs(shape: StudentShape, folder: Path) -> dict[str, bytes]:
     """Returns the graphs of a student, by the name of their precision."""
     plain, dynamic = folder / "float.onnx", folder / "dynamic.onnx"
-    plain.write_bytes(graph_from_student(shape, random_weights(shape)).SerializeToString())
+    plain.write_bytes(graph_from_student(shape, draw_weights(shape)).SerializeToString())
     logging.disable(logging.WARNING)  # advice on preprocessing, which changes nothing in our graphs
     quantize_dynamic(plain, dynamic, weight_type=QuantType.QInt8)
     logging.disable(logging.NOTSET)
-    integers = graph_from_integers(shape, random_model(shape).tensors)
+    integers = graph_from_integers(shape, draw_model(shape).tensors)
     return {
         "float32": plain.read_bytes(),
         "dynamic INT8": dynamic.read_bytes(),
@@ -94,7 +94,7 @@ def draw_array(rng: np.random.Generator, dtype: Any, size: list[int]) -> npt.NDA
 def make_python_step(built: Built, shape: StudentShape) -> Step:
     """Returns a step of the C engine through ctypes, as `Decoder` calls it."""
     library = load_library(built.library, built.library.read_bytes())
-    return AbiEngine(start_decoder(library, built.name), shape, front_end_of(shape.channels)).step
+    return AbiEngine(start_decoder(library, built.name), shape, make_front_end(shape.channels)).step
 
 
 def make_eager_step(preset: str, shape: StudentShape) -> Step:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cpu.c_models import front_end_of, random_model, write_sources
+from benchmarks.cpu.c_models import draw_model, make_front_end, write_sources
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_first_line, write_result
 from edgedistill.assets import asset_folder
 from edgedistill.compile.c.footprint import state_bytes
@@ -58,7 +58,7 @@ def main() -> None:
     toolchain = find_toolchain(target)
     shape = StudentShape(CHANNELS, OUTPUTS, **asdict(load_preset("nano").student))
     with tempfile.TemporaryDirectory() as folder:
-        linked = link(Path(folder), toolchain, random_model(shape))
+        linked = link(Path(folder), toolchain, draw_model(shape))
         words = emulate(Path(folder))
     result = {
         **describe_conditions("benchmarks.firmware.cortex_m7"),
@@ -75,7 +75,7 @@ def main() -> None:
 
 def link(folder: Path, toolchain: Toolchain, model: Int8Model) -> dict[str, int]:
     """Links `program` in `folder`, and returns the bytes of flash and RAM, and those of state and weights."""
-    write_sources(folder, model, front_end_of(CHANNELS), toolchain.ops, "subject")
+    write_sources(folder, model, make_front_end(CHANNELS), toolchain.ops, "subject")
     options = (*INCLUDES, f"-I{BARE}", '-DED_MODEL_HEADER="model_subject.h"')
     state = state_bytes(folder, toolchain, options)
     objects = []

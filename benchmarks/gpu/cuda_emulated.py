@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cpu.c_models import facts_of, front_end_of, random_model, write_files
+from benchmarks.cpu.c_models import draw_model, make_front_end, make_model_facts, write_files
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
 from edgedistill.assets import asset_folder
 from edgedistill.compile.cuda.model_source import cuda_sources
@@ -67,10 +67,10 @@ def main() -> None:
 def measure_student(preset: str, steps: int) -> dict[str, Any]:
     """Returns what was compared and counted for the student of one preset."""
     shape = StudentShape(CHANNELS, OUTPUTS, **asdict(load_preset(preset).student))
-    model, front_end = random_model(shape), front_end_of(CHANNELS)
+    model, front_end = draw_model(shape), make_front_end(CHANNELS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sources = cuda_sources(model, front_end, facts_of(shape, front_end, "student"))
+        sources = cuda_sources(model, front_end, make_model_facts(shape, front_end, "student"))
         write_files(folder, {file: text.encode() for file, text in sources.items()})
         compared = compare_with_oracle(folder, model, steps)
         chips = {chip: compile_for_chip(folder, chip, shape) for chip in CHIPS} if shutil.which("nvcc") else None

@@ -110,10 +110,10 @@ def run(options: argparse.Namespace, work: Path) -> int:
     write_result(place, "kernels", result)
     print(format_markdown(result))
     say(f"written: {place / 'kernels.json'}")
-    return exit_status(result["gates"])
+    return choose_exit_status(result["gates"])
 
 
-def exit_status(judged: list[dict[str, Any]]) -> int:
+def choose_exit_status(judged: list[dict[str, Any]]) -> int:
     """Returns 1 where something is wrong, 2 where it is only slower than promised, and 0 otherwise."""
     missed = [gate for gate in judged if gate["ok"] is False]
     return 1 if any(gate["kind"] == "right" for gate in missed) else 2 if missed else 0

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from benchmarks.cpu.c_models import Built, Decoder, build, facts_of, front_end_of, random_model, variants
+from benchmarks.cpu.c_models import Built, Decoder, build, draw_model, list_variants, make_front_end, make_model_facts
 from benchmarks.gpu.device import Buffer, Gpu, Launch, compile_for_host
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
 from edgedistill.bundle.contents import INT8_WEIGHTS
@@ -74,13 +74,13 @@ def build_student(folder: Path, preset: str, target: Target, channels: int) -> S
     Raises EngineError, with the compiler's complaint, where that fails.
     """
     name = Path(preset).stem
-    model = random_model(load_preset(preset).student.shape(channels, OUTPUTS))
+    model = draw_model(load_preset(preset).student.shape(channels, OUTPUTS))
     compiled = compile_cuda_module(write_or_open_bundle(folder / f"{name}.edge", model), target)
     assert compiled.library is not None
     beside = folder / f"c-{name}"
     on_cpu = Built(beside / f"lib{NAME}.so", NAME, {})
     if not on_cpu.library.exists():
-        build(beside, model, variants()[0], NAME, front_end_of(channels))
+        build(beside, model, list_variants()[0], NAME, make_front_end(channels))
     return Student(name, model, compiled.folder, compiled.library, _read_sizes(compiled.folder, target), on_cpu)
 
 
@@ -88,8 +88,8 @@ def write_or_open_bundle(path: Path, model: Int8Model) -> Bundle:
     """Writes as much of a bundle as compiling takes, unless it is there, and opens it."""
     if path.exists():
         return open_bundle(path)
-    config = front_end_of(model.shape.channels)
-    facts = facts_of(model.shape, config, NAME)
+    config = make_front_end(model.shape.channels)
+    facts = make_model_facts(model.shape, config, NAME)
     manifest = {
         "name": facts.name,
         "model": model.shape.to_json(),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.cpu.c_models import random_weights
+from benchmarks.cpu.c_models import draw_weights
 from benchmarks.gpu.device import Gpu, GpuError, Graph, Launch, Module, Times
 from benchmarks.gpu.kernel_checks import THREADS, count_shared_bytes, draw_core, make_step_arguments
 from benchmarks.gpu.peers import Call, Peer, make_core_peers, make_student_peers
@@ -111,7 +111,7 @@ class Subjects:
         """Adds the ways in which PyTorch runs the same students and the same core."""
         for student in students:
             shape, compile_it = student.shape, with_compile and student.preset == COMPILED
-            peers = make_student_peers(shape, random_weights(shape), compile_it)
+            peers = make_student_peers(shape, draw_weights(shape), compile_it)
             self._add_peers(f"peers/{student.preset}", peers, draw_bins(shape.channels))
             cores = make_core_peers(shape.heads, shape.window, shape.head_dim)
             self._add_peers(f"core peers/{student.preset}", cores, draw_bins(shape.channels))

@@ -26,7 +26,7 @@ from edgedistill.target import load_target
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT))
 
-from benchmarks.cpu.c_models import facts_of, front_end_of, random_model  # noqa: E402
+from benchmarks.cpu.c_models import draw_model, make_front_end, make_model_facts  # noqa: E402
 from benchmarks.gpu.kernel_checks import (  # noqa: E402
     HEAD_DIMS,
     HEADS,
@@ -127,8 +127,8 @@ def test_the_whole_step_has_every_bit_of_the_oracle_around_the_wrap(
     device: PyCudaDevice, name: str, tmp_path: Path
 ) -> None:
     shape = STUDENTS[name]
-    model, config = random_model(shape), front_end_of(shape.channels)
-    for file, text in cuda_sources(model, config, facts_of(shape, config, "test")).items():
+    model, config = draw_model(shape), make_front_end(shape.channels)
+    for file, text in cuda_sources(model, config, make_model_facts(shape, config, "test")).items():
         (tmp_path / file).write_text(text)
     include = (f"-I{tmp_path}", '-DED_MODEL_HEADER="model_test.h"')
     kernel = device.module("student_step", *include).get_function("ed_student_step")
