@@ -1,6 +1,7 @@
-"""`make demo`: simulate sessions, build a decoder for this machine, stream a held-out stretch through it, draw it.
+"""Runs `make demo`: simulates sessions, builds a decoder for this machine, and decodes and draws a held-out stretch.
 
-Runs the command line a user would type, step by step; leaves everything in demo-output/, report.html first of all.
+It runs the commands that a user would type, step by step, and leaves everything in demo-output/. report.html is the
+file to open first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from edgedistill.files import atomic_write, atomic_write_text
+
 OUT = Path("demo-output")
 SESSIONS, MINUTES, STEPS = 4, 4, 150
 SHOWN_S = 12
@@ -22,37 +25,37 @@ SHOWN_S = 12
 
 def main() -> None:
     start = monotonic()
-    command(
+    run_command(
         "simulate", "--out", f"{OUT}/sessions", "--sessions", f"{SESSIONS}", "--minutes", f"{MINUTES}", "--seed", "7"
     )
     bundle = OUT / "demo.edge"
     arguments = ["--target", "host", "--preset", "nano", "--data", f"{OUT}/sessions", "--out", f"{bundle}"]
-    built = command("build", *arguments, "--steps", f"{STEPS}", "--baselines", keep="build.json")
+    built = run_command("build", *arguments, "--steps", f"{STEPS}", "--baselines", keep="build.json")
     session = sorted((OUT / "sessions").glob("*.nwb"))[-1]
-    command("run", f"{bundle}", f"{session}", "--out", f"{OUT}/predictions.csv")
-    measured = command("bench", f"{bundle}", "--robustness", "--system", "--closed-loop", "2", keep="bench.json")
-    command("report", f"{OUT}/bench.json", "--out", f"{OUT}/report.html")
+    run_command("run", f"{bundle}", f"{session}", "--out", f"{OUT}/predictions.csv")
+    measured = run_command("bench", f"{bundle}", "--robustness", "--system", "--closed-loop", "2", keep="bench.json")
+    run_command("report", f"{OUT}/bench.json", "--out", f"{OUT}/report.html")
     picture = OUT / "decoded.png"
     draw(session, bundle, OUT / "predictions.csv", built["metrics"], picture)
-    summary(built["metrics"], measured)
+    print_summary(built["metrics"], measured)
     print(f"\nall of it on one page: {OUT}/report.html\ndecoded against true velocity: {picture}")
     print(f"the whole demo took {monotonic() - start:.0f} s")
 
 
-def command(*arguments: str, keep: str | None = None) -> dict[str, Any]:
-    """Runs `edgedistill ARGUMENTS`, showing it; with `keep`, its JSON is saved and returned."""
+def run_command(*arguments: str, keep: str | None = None) -> dict[str, Any]:
+    """Shows and runs `edgedistill ARGUMENTS`. With `keep`, its JSON is written under that name and returned."""
     print(f"\n$ edgedistill {' '.join(arguments)}", flush=True)
     line = [sys.executable, "-m", "edgedistill", *arguments]
     if keep is None:
         subprocess.run(line, check=True)
         return {}
     done = subprocess.run([*line, "--json"], check=True, stdout=subprocess.PIPE, text=True)
-    (OUT / keep).write_text(done.stdout)
+    atomic_write_text(OUT / keep, done.stdout, "the output of the command")
     return dict(json.loads(done.stdout))
 
 
-def summary(metrics: dict[str, Any], measured: dict[str, Any]) -> None:
-    """The table the demo is for."""
+def print_summary(metrics: dict[str, Any], measured: dict[str, Any]) -> None:
+    """Prints how well each model decodes, and how long a step takes."""
     print(f"\nheld-out R², mean over outputs ({STEPS} optimizer steps a stage; longer training decodes better)")
     for name, what in (
         ("teacher_r2", "spike teacher (sees the future)"),
@@ -76,7 +79,7 @@ def summary(metrics: dict[str, Any], measured: dict[str, Any]) -> None:
 
 
 def draw(session: Path, bundle: Path, predictions: Path, metrics: dict[str, Any], picture: Path) -> None:
-    """Decoded and true velocity over a stretch of the test block, one panel an output."""
+    """Draws decoded and true velocity over a stretch of the test block, with one panel for each output."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -102,7 +105,8 @@ def draw(session: Path, bundle: Path, predictions: Path, metrics: dict[str, Any]
     np.atleast_1d(axes)[0].legend(frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 1.22))
     np.atleast_1d(axes)[-1].set_xlabel("time in the session (s)")
     figure.suptitle(f"held-out stretch, INT8 in C, R² = {metrics['int8_r2']:.2f} over the whole test block")
-    figure.savefig(picture, dpi=130)
+    with atomic_write(picture, "the picture") as partial:
+        figure.savefig(partial, dpi=130)
 
 
 if __name__ == "__main__":

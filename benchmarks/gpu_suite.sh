@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Everything there is to check and measure on a machine with an NVIDIA GPU, in one command:
+# Checks and measures everything on a machine with an NVIDIA GPU, in one command:
 #
 #     bash benchmarks/gpu_suite.sh [FOLDER] [options of benchmarks.gpu.kernels]
 #
-# Compiles the kernels for the chip at hand, holds them against the definition (100,000 steps of two students, and
-# compute-sanitizer where it is installed), times them beside PyTorch where that is installed, writes
-# FOLDER/DEVICE/kernels.json (FOLDER: benchmarks/results) and prints the README's table. With PyCUDA and pytest also runs
-# the tests that are marked gpu. About five minutes; with --quick one or two. Changes no setting of the GPU.
+# It compiles the kernels for the chip of this machine and compares them with the definition (100,000 steps of two
+# students, and compute-sanitizer where it is installed). It times them beside PyTorch where that is installed, writes
+# FOLDER/DEVICE/kernels.json (FOLDER: benchmarks/results) and prints a table of it. With PyCUDA and pytest it also runs
+# the tests that are marked gpu. It takes about five minutes, or one or two with --quick, and changes no setting of the
+# GPU.
 #
-# Needs: an NVIDIA driver, nvcc (CUDA 12 or later), gcc and g++, Python 3.10 with numpy, scipy and safetensors.
-# Python: $PYTHON, else .venv/bin/python, else python3. Nothing is downloaded or installed.
+# It needs an NVIDIA driver, nvcc (CUDA 12 or later), gcc and g++, and Python 3.10 with numpy, scipy and safetensors.
+# Python is $PYTHON, or else .venv/bin/python, or else python3. Nothing is downloaded or installed.
 #
-# Exit status: 0 all is well · 1 something is wrong or could not be compiled · 2 right, but slower than promised · 3 this
-# machine lacks something; what, and the command that brings it, stands above.
+# Exit status: 0 if all is well, 1 if something is wrong or could not be compiled, 2 if all is right but slower than
+# promised, 3 if this machine lacks something. What it lacks, and the command that brings it, is printed then.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -58,7 +59,7 @@ PY
 for compiler in gcc g++; do
     command -v "$compiler" >/dev/null || lack "$compiler" "sudo apt install gcc g++ libc6-dev"
 done
-# JetPack and NVIDIA's installers put it on no PATH.
+# JetPack and NVIDIA's installers do not put nvcc on the PATH.
 if ! command -v nvcc >/dev/null && [[ ! -x /usr/local/cuda/bin/nvcc ]]; then
     if [[ -e /etc/nv_tegra_release ]]; then
         lack "nvcc" "sudo apt install cuda-toolkit-12-6   (JetPack 6; another JetPack, another number)"

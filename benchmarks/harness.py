@@ -1,4 +1,4 @@
-"""What every benchmark shares: the conditions of a run, the writing of a result, and runs in a process of their own.
+"""Holds what every benchmark shares: the conditions of a run, the writing of results, and runs in their own process.
 
 Every benchmark is a module that is run from the repository root, such as `python -m benchmarks.cpu.latency`. It writes
 one JSON file to benchmarks/results/DEVICE/, which says the command, the date and the machine beside the figures.
@@ -34,7 +34,7 @@ def option_parser(doc: str | None, results: Path) -> argparse.ArgumentParser:
     return parser
 
 
-def conditions(module: str, **device: object) -> Result:
+def describe_conditions(module: str, **device: object) -> Result:
     """Returns what a figure depends on besides its subject: the command, the date (UTC) and the machine.
 
     `module` is the benchmark's `__spec__.name`; `device` adds facts to the description of the machine.
@@ -76,13 +76,16 @@ def run_isolated(
     return dict(json.loads(done.stdout))
 
 
-def peak_mb() -> float:
-    """Returns the largest resident memory of this process in MB. getrusage would count the parent's before exec."""
+def read_peak_mb() -> float:
+    """Returns the largest resident memory of this process in MB.
+
+    `getrusage` would also count the memory that the parent held before exec.
+    """
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM"))
 
 
-def first_line_of(*command: str) -> str:
+def read_first_line(*command: str) -> str:
     """Returns the first line that a program prints, such as the version of a compiler. It must be installed."""
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
 

@@ -1,9 +1,12 @@
-"""How well each model decodes, on simulated sessions: `python -m benchmarks.accuracy.accuracy --preset nano --seeds 3`.
+"""Measures how well each model decodes simulated sessions.
 
-A seed is another population, other sessions and another initialisation. Four sessions are trained on, a fifth is
-never distilled on. Every network gets the same search (learning rates, chosen on validation), the linear
-baselines a wider one. R² on the test block, causal and streamed from the first bin, but for the rows named
-bidirectional. Resumable: each trained row is kept under --work; results go to benchmarks/results/cpu/.
+    python -m benchmarks.accuracy.accuracy --preset nano --seeds 3
+
+A seed is another population, other sessions and another initialisation. Four sessions are trained on, and a fifth is
+never distilled on. Every network gets the same search over learning rates, which are chosen on validation, and the
+linear baselines get a wider one. R² is that of the test block, causal and streamed from the first bin, except in rows
+named bidirectional. Each trained row is kept under --work, so that an interrupted run can go on. Results are written to
+benchmarks/results/cpu/.
 """
 
 from __future__ import annotations
@@ -20,12 +23,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student_t
 
-from benchmarks.accuracy.int8_rows import int8_rows
-from benchmarks.harness import RESULTS, conditions, option_parser, write_result
+from benchmarks.accuracy.int8_rows import list_int8_rows
+from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
 from edgedistill.config import Preset, load_preset
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
-from edgedistill.measure.latency import EMPTY, LatencyUs, step_times
+from edgedistill.measure.latency import EMPTY, LatencyUs, time_steps
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.inputs import read_sessions
@@ -41,10 +44,10 @@ from edgedistill.training.pretrain import compute_teacher_latents, train_autoenc
 from edgedistill.training.student_tasks import STUDENT_TASKS, score_student, score_teacher, train_task
 
 SESSIONS, MINUTES = 5, 8.0  # the last session is never trained on
-TRIALS = (1.0, 0.5)  # times the preset's learning rate; --trials takes the first so many
+TRIALS = (1.0, 0.5)  # factors of the preset's learning rate; --trials takes the first so many
 MODULE = "benchmarks.accuracy.accuracy"
 
-GATES = (  # row, row it is compared with, least difference, on which sessions
+GATES = (  # row, row it is compared with (or None), least difference (or least R²)
     ("teacher", None, 0.70),
     ("distilled", "single_session_lfp", 0.10),
     ("deployed", "ridge_lfp", 0.03),
@@ -66,7 +69,7 @@ R2 = dict[str, float]  # session -> R² on its test block
 
 @dataclass
 class Seed:
-    """One seed's sessions, and where its rows are kept."""
+    """The sessions of one seed, and the folder that keeps its rows."""
 
     seed: int
     preset: Preset
@@ -74,7 +77,7 @@ class Seed:
     trials: tuple[float, ...] = TRIALS
 
     def __post_init__(self) -> None:
-        """Simulates and reads what is not there yet."""
+        """Simulates the sessions unless they are there, and reads them."""
         data = self.folder.parent / f"sessions-{self.seed}"
         config = SimulationConfig(sessions=SESSIONS, minutes=MINUTES, seed=self.seed)
         if len(list(data.glob("*.nwb"))) < SESSIONS:
@@ -85,8 +88,8 @@ class Seed:
         self.target = self.trained[-1]
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def kept(self, row: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result of a row, measured once."""
+    def measure_once(self, row: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Returns the result of a row, which is measured unless it was before."""
         path = self.folder / f"{row}.json"
         if not path.exists():
             found = measure()
@@ -95,7 +98,7 @@ class Seed:
         return dict(json.loads(path.read_text()))
 
     def search(self, row: str, train: Callable[[Any, Path], dict[str, Score]]) -> dict[str, Any]:
-        """The trial with the best mean validation R²; `train` gets (learning rate factor, folder)."""
+        """Returns the trial with the best mean validation R². `train` gets a factor and a folder."""
         best: tuple[float, float, dict[str, Score]] | None = None
         for factor in self.trials:
             scores = train(factor, self.folder / f"{row}-{factor:g}")
@@ -107,8 +110,12 @@ class Seed:
 
 
 def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
-    """Every row of one seed."""
-    rows = {"teacher": run.kept("teacher", lambda: run.search("teacher", lambda f, p: teacher_trial(run, f, p)))}
+    """Measures every row of one seed."""
+    rows = {
+        "teacher": run.measure_once(
+            "teacher", lambda: run.search("teacher", lambda f, p: train_teacher_trial(run, f, p))
+        )
+    }
     teacher = load_teacher(run.folder / f"teacher-{rows['teacher']['trial']:g}")[0]
     targets = compute_teacher_latents(teacher, run.trained, run.preset.teacher_training)
     for row, recipe, single in (
@@ -123,18 +130,18 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
         sessions = [run.target] if single else run.trained
 
         def trial(factor: float, path: Path, recipe: str = recipe, sessions: Any = sessions) -> dict[str, Score]:
-            return student_trial(run, recipe, sessions, targets, factor, path)
+            return train_student_trial(run, recipe, sessions, targets, factor, path)
 
-        rows[row] = run.kept(row, lambda row=row, trial=trial: run.search(row, trial))
+        rows[row] = run.measure_once(row, lambda row=row, trial=trial: run.search(row, trial))
     for row, sessions, distilled in (
         ("distilled_bidirectional", run.trained, True),
         ("single_session_lfp_bidirectional", [run.target], False),
     ):
 
         def patch(factor: float, path: Path, sessions: Any = sessions, distilled: bool = distilled) -> dict[str, Score]:
-            return bidirectional_trial(run, sessions, targets if distilled else None, factor, path)
+            return train_bidirectional_trial(run, sessions, targets if distilled else None, factor, path)
 
-        rows[row] = run.kept(row, lambda row=row, patch=patch: run.search(row, patch))
+        rows[row] = run.measure_once(row, lambda row=row, patch=patch: run.search(row, patch))
     for row, score, part in (
         ("ridge_lfp", score_ridge, "lfp"),
         ("kalman_lfp", score_kalman, "lfp"),
@@ -143,20 +150,22 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
         ("ridge_lfp_bidirectional", partial(score_ridge, bidirectional=True), "lfp"),
         ("ridge_spike_bidirectional", partial(score_ridge, bidirectional=True), "spikes"),
     ):
-        rows[row] = run.kept(row, lambda score=score, part=part: linear(run, score, part))
+        rows[row] = run.measure_once(row, lambda score=score, part=part: score_baseline(run, score, part))
     for row in ("distilled", "multi_session_lfp", "deployed"):
         for mode in ("none", "stats", "tokenizer"):
             name = f"{row}, new day, {mode}"
-            rows[name] = run.kept(name, lambda row=row, mode=mode: new_day(run, row, rows[row]["trial"], mode))
+            rows[name] = run.measure_once(
+                name, lambda row=row, mode=mode: score_new_day(run, row, rows[row]["trial"], mode)
+            )
     trials = {row: rows[row]["trial"] for row in ("deployed", "spike_student")}
     config = run.preset.training
-    for row, measure in int8_rows(run.folder, trials, run.trained, targets, run.seed, config).items():
-        rows[row] = run.kept(row, measure)
-    rows["latency"] = run.kept("latency", lambda: latency(run, rows["deployed"]["trial"]))
+    for row, measure in list_int8_rows(run.folder, trials, run.trained, targets, run.seed, config).items():
+        rows[row] = run.measure_once(row, measure)
+    rows["latency"] = run.measure_once("latency", lambda: measure_latency(run, rows["deployed"]["trial"]))
     return rows
 
 
-def teacher_trial(run: Seed, factor: float, folder: Path) -> dict[str, Score]:
+def train_teacher_trial(run: Seed, factor: float, folder: Path) -> dict[str, Score]:
     config = run.preset.teacher_training
     config = replace(config, learning_rate=factor * config.learning_rate)
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +174,7 @@ def teacher_trial(run: Seed, factor: float, folder: Path) -> dict[str, Score]:
     return {s.id: score_teacher(model, s, config.segment_bins) for s in run.trained}
 
 
-def student_trial(
+def train_student_trial(
     run: Seed, recipe: str, sessions: list[TrainingSession], targets: Any, factor: float, folder: Path
 ) -> dict[str, Score]:
     config = replace(run.preset.training, learning_rate=factor * run.preset.training.learning_rate)
@@ -176,10 +185,10 @@ def student_trial(
     return {s.id: score_student(student, recipe, s)[1] for s in sessions}
 
 
-def bidirectional_trial(
+def train_bidirectional_trial(
     run: Seed, sessions: list[TrainingSession], targets: Any, factor: float, folder: Path
 ) -> dict[str, Score]:
-    """The published patch student on LFP: distilled, or, without targets, a masked autoencoder."""
+    """Trains the published patch student on LFP, distilled, or without the teacher's latents as an autoencoder."""
     config = replace(run.preset.training, learning_rate=factor * run.preset.training.learning_rate)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.safetensors"
@@ -191,28 +200,28 @@ def bidirectional_trial(
     return {s.id: score_teacher(model, s, config.segment_bins) for s in sessions}
 
 
-def linear(run: Seed, score: Callable[[Any, TrainingSession], Score], part: str) -> dict[str, Any]:
-    # the offline filters stand beside the single-session models: one session each
+def score_baseline(run: Seed, score: Callable[[Any, TrainingSession], Score], part: str) -> dict[str, Any]:
+    # bidirectional baselines are compared with single-session models, so they get one session
     sessions = [run.target] if isinstance(score, partial) else [*run.trained, run.new_day]
     return {"r2": {s.id: score(s.inputs(part).double().numpy(), s).r2 for s in sessions}}
 
 
-def new_day(run: Seed, row: str, trial: float, mode: str) -> dict[str, Any]:
-    """The never-distilled session: adapted without labels, then a labelled probe on its own training block."""
+def score_new_day(run: Seed, row: str, trial: float, mode: str) -> dict[str, Any]:
+    """Adapts a student to the never-distilled session without labels, and probes it with that session's labels."""
     student, facts = load_student(run.folder / f"{row}-{trial:g}")
     config = run.preset.training
     session = adapt(student, run.new_day, mode, run.target.normalization, config, run.seed)
     return {"r2": {session.id: score_student(student, facts["row"], session)[1].r2}}
 
 
-def latency(run: Seed, trial: float) -> dict[str, Any]:
-    """Step latency of the checkpoint whose R² is the row `deployed`."""
+def measure_latency(run: Seed, trial: float) -> dict[str, Any]:
+    """Measures the step latency of the checkpoint whose R² is the row `deployed`."""
     student, _ = load_student(run.folder / f"deployed-{trial:g}")
     readout, score = score_student(student, "deployed", run.target)
     bins = run.target.inputs("lfp")
     files, shape, _ = write_student(student, run.target.id, readout)
     engine = OnnxEngine(files["student.onnx"], shape)
-    times = step_times({"step": engine.step}, bins[run.target.split.test].numpy(), steps=5000)
+    times = time_steps({"step": engine.step}, bins[run.target.split.test].numpy(), steps=5000)
     figures = {name: LatencyUs.from_times(times[name]).to_json() for name in ("step", EMPTY)}
     return {"r2": {run.target.id: score.r2}, "engine": "onnxruntime float32, 1 thread", "latency_us": figures}
 
@@ -220,8 +229,8 @@ def latency(run: Seed, trial: float) -> dict[str, Any]:
 # ---------------------------------------------------------------- over seeds
 
 
-def collect(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Mean and spread of every row over seeds (a seed's value is its mean over sessions)."""
+def summarize_rows(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Returns mean and standard deviation of every row over seeds. A seed's value is its mean over sessions."""
     table = {}
     for row in seeds[0]:
         values = [float(np.mean(list(seed[row]["r2"].values()))) for seed in seeds]
@@ -230,37 +239,37 @@ def collect(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     return table
 
 
-def paired(seeds: list[dict[str, dict[str, Any]]], row: str, other: str) -> dict[str, Any]:
-    """Differences of two rows over the (seed, session) pairs both have, with a 95 % interval over seeds."""
+def compare_rows(seeds: list[dict[str, dict[str, Any]]], row: str, other: str) -> dict[str, Any]:
+    """Compares two rows over the (seed, session) pairs that both have, with a 95 % interval over seeds."""
     pairs = [
         [seed[row]["r2"][s] - seed[other]["r2"][s] for s in seed[row]["r2"] if s in seed[other]["r2"]] for seed in seeds
     ]
     means = [float(np.mean(p)) for p in pairs]
     half = None
-    if len(means) > 1:  # sessions of a seed share their population: the seed is the independent unit
+    if len(means) > 1:  # sessions of a seed share their population, so the seed is the independent unit
         half = float(student_t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / np.sqrt(len(means)))
     return {"mean": float(np.mean(means)), "ci95": half, "pairs": sum(map(len, pairs))}
 
 
-def judge(seeds: list[dict[str, dict[str, Any]]], table: dict[str, Any]) -> list[dict[str, Any]]:
-    """The gates; `new day` means the label-free mode `stats`."""
+def judge_gates(seeds: list[dict[str, dict[str, Any]]], table: dict[str, Any]) -> list[dict[str, Any]]:
+    """Judges the gates. Here `new day` means the mode `stats`, which needs no labels."""
     gates = []
     for row, other, limit in GATES:
         row, other = (name and name.replace("new day", "new day, stats") for name in (row, other))
-        found = {"mean": table[row]["mean"], "ci95": None} if other is None else paired(seeds, row, other)
+        found = {"mean": table[row]["mean"], "ci95": None} if other is None else compare_rows(seeds, row, other)
         name = row if other is None else f"{row} over {other}"
         gates.append({"name": name, **found, "limit": limit, "ok": found["mean"] >= limit})
     return gates
 
 
-def gap_closed(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, float]:
-    """(distilled - single-session LFP) / (teacher - single-session LFP), causal and bidirectional.
+def compute_gap_closed(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, float]:
+    """Returns (distilled - single-session LFP) / (teacher - single-session LFP), causal and bidirectional.
 
-    All three on the sessions that the single-session model has: other sessions are easier or harder.
+    All three are compared on the sessions that the single-session model has, because others are easier or harder.
     """
 
     def share(row: str, floor: str) -> float:
-        return float(paired(seeds, row, floor)["mean"] / paired(seeds, "teacher", floor)["mean"])
+        return float(compare_rows(seeds, row, floor)["mean"] / compare_rows(seeds, "teacher", floor)["mean"])
 
     return {
         "causal": share("distilled", "single_session_lfp"),
@@ -268,8 +277,8 @@ def gap_closed(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, float]:
     }
 
 
-def int8_bytes(seeds: list[dict[str, dict[str, Any]]], preset: str) -> dict[str, Any]:
-    """Weights and state of the INT8 student that ships, beside their limits."""
+def read_int8_bytes(seeds: list[dict[str, dict[str, Any]]], preset: str) -> dict[str, Any]:
+    """Returns the bytes of weights and state of the INT8 student that ships, beside their limits."""
     row = seeds[0][f"deployed, int8, {DEFAULT_RECIPE}"]
     limits = SIZE_LIMITS.get(preset, {})
     return {name: {"bytes": row[name], "limit": limits.get(name)} for name in ("weight_bytes", "state_bytes")}
@@ -304,17 +313,17 @@ def main() -> None:
     numbers = list(range(options.first_seed, options.first_seed + options.seeds))
     runs = [Seed(n, preset, options.work / f"{preset.name}-{n}", TRIALS[: options.trials]) for n in numbers]
     seeds = [run_seed(run) for run in runs]
-    table = collect(seeds)
+    table = summarize_rows(seeds)
     result = {
-        **conditions(MODULE),
+        **describe_conditions(MODULE),
         "preset": preset.name,
         "seeds": numbers,
         "sessions": {"trained": SESSIONS - 1, "never_distilled": 1, "minutes": MINUTES},
         "trials": [f"{f:g} x learning rate" for f in TRIALS[: options.trials]],
         "rows": table,
-        "gates": judge(seeds, table),
-        "gap_closed": gap_closed(seeds),
-        "int8_bytes": int8_bytes(seeds, preset.name),
+        "gates": judge_gates(seeds, table),
+        "gap_closed": compute_gap_closed(seeds),
+        "int8_bytes": read_int8_bytes(seeds, preset.name),
         "latency": [seed["latency"] for seed in seeds],
         "per_seed": seeds,
     }

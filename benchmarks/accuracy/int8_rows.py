@@ -1,7 +1,8 @@
-"""The INT8 rows of `accuracy.py`: every recipe on the students of the rows `deployed` and `spike_student`.
+"""Measures the INT8 rows of `accuracy.py`: every recipe on the students of the rows `deployed` and `spike_student`.
 
-A row quantizes one student once a session it decodes, as `build` does: ranges from that session's training block,
-read-out refitted on it, R² on its test block by streaming the oracle from the session's first bin.
+A row quantizes one student once for each session that it decodes, as `build` does. The ranges come from that session's
+training block, and the read-out is refitted on it. R² is that of its test block, where the oracle streams from the
+session's first bin.
 """
 
 from __future__ import annotations
@@ -24,34 +25,34 @@ ARTEFACT_BINS, ARTEFACT = slice(5000, 5010), 1000.0  # 100 ms of a thousand stan
 Measure = Callable[[], dict[str, Any]]
 
 
-def int8_rows(
+def list_int8_rows(
     folder: Path, trials: dict[str, float], sessions: Sequence[TrainingSession], targets: Any, seed: int, config: Any
 ) -> dict[str, Measure]:
-    """Row -> what measures it; `trials` tells the folder of each float row's student."""
+    """Returns, by row, the function that measures it. `trials` tells the folder of each float student."""
     rows: dict[str, Measure] = {}
     for row, recipes in (("deployed", list_recipes()), ("spike_student", (DEFAULT_RECIPE,))):
         for name in recipes:
-            rows[f"{row}, int8, {name}"] = lambda row=row, name=name: quantized_row(
+            rows[f"{row}, int8, {name}"] = lambda row=row, name=name: measure_quantized_row(
                 folder / f"{row}-{trials[row]:g}", row, load_recipe(name), sessions, targets, seed, config
             )
     unfitted = replace(load_recipe(DEFAULT_RECIPE), refit_readout=False)
     deployed = folder / f"deployed-{trials['deployed']:g}"
-    rows[f"deployed, int8, {DEFAULT_RECIPE}, read-out of the float student"] = lambda: quantized_row(
+    rows[f"deployed, int8, {DEFAULT_RECIPE}, read-out of the float student"] = lambda: measure_quantized_row(
         deployed, "deployed", unfitted, sessions, targets, seed, config
     )
-    struck = [with_artefact(session) for session in sessions]
+    struck = [add_artefact(session) for session in sessions]
     for name in (DEFAULT_RECIPE, "minmax"):
-        rows[f"deployed, int8, {name}, an artefact in the calibration data"] = lambda name=name: quantized_row(
+        rows[f"deployed, int8, {name}, an artefact in the calibration data"] = lambda name=name: measure_quantized_row(
             deployed, "deployed", load_recipe(name), struck, targets, seed, config
         )
-    raw = replace(load_recipe("minmax"), artefact_factor=1e9)  # sees everything
-    rows["deployed, int8, minmax, an artefact and no rejection"] = lambda: quantized_row(
+    raw = replace(load_recipe("minmax"), artefact_factor=1e9)  # without rejection of artefacts
+    rows["deployed, int8, minmax, an artefact and no rejection"] = lambda: measure_quantized_row(
         deployed, "deployed", raw, struck, targets, seed, config
     )
     return rows
 
 
-def quantized_row(
+def measure_quantized_row(
     folder: Path,
     row: str,
     recipe: Recipe,
@@ -60,14 +61,16 @@ def quantized_row(
     seed: int,
     config: Any,
 ) -> dict[str, Any]:
-    """R² a session, and the bytes that the device holds."""
+    """Measures one row: R² of each session, and the bytes that the device holds."""
     student, modality = load_student(folder)[0], STUDENT_TASKS[row].modality
     readouts = {s.id: score_student(student, row, s)[0] for s in sessions}
     found: dict[str, Any] = {"r2": {}, "validation": {}, "per_output": {}}
     whole = student
     if recipe.finetune is not None:
-        student, after = tuned(student, row, recipe, sessions, targets, seed, config, folder / "finetune.safetensors")
-        # what the longer training is worth without any rounding: the control of this row
+        student, after = finetune(
+            student, row, recipe, sessions, targets, seed, config, folder / "finetune.safetensors"
+        )
+        # the control of this row: what the longer training is worth without any rounding
         found["float_r2"] = {s.id: score_student(student, row, s)[1].r2 for s in sessions}
     for session in sessions:
         ranges = calibrate(whole, [session], modality, recipe, seed)
@@ -75,7 +78,8 @@ def quantized_row(
         if recipe.finetune is not None:
             ranges = replace(ranges, values=after)
             longer = quantize_for_session(student, session, modality, readouts[session.id], ranges)
-            found.setdefault("tuned_r2", {})[session.id] = longer.score.r2  # whether it is taken or not
+            # The score is kept for the record even if the student before finetuning is better.
+            found.setdefault("tuned_r2", {})[session.id] = longer.score.r2
             quantized = choose_better(quantized, longer)
         found["r2"][session.id] = quantized.score.r2
         found["validation"][session.id] = quantized.score.validation_r2
@@ -84,7 +88,7 @@ def quantized_row(
     return found
 
 
-def tuned(
+def finetune(
     student: Student,
     row: str,
     recipe: Recipe,
@@ -94,7 +98,7 @@ def tuned(
     config: Any,
     checkpoint: Path,
 ) -> tuple[Student, dict[str, list[float]]]:
-    """The student after quantization-aware distillation on all its sessions, and its ranges."""
+    """Finetunes the student by quantization-aware distillation on all its sessions. Returns it with its ranges."""
     assert recipe.finetune is not None
     modality, objective = STUDENT_TASKS[row].modality, STUDENT_TASKS[row].objective
     ranges = calibrate(student, sessions, modality, recipe, seed)
@@ -115,8 +119,8 @@ def tuned(
     return student, {name: list(map(float, numbers)) for name, numbers in values.items()}
 
 
-def with_artefact(session: TrainingSession) -> TrainingSession:
-    """The session with one artefact in its training block."""
+def add_artefact(session: TrainingSession) -> TrainingSession:
+    """Returns the session with one artefact in its training block."""
     lfp = session.inputs("lfp").clone()
     lfp[ARTEFACT_BINS] = ARTEFACT
     return replace(session, lfp=lfp)

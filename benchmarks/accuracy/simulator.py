@@ -1,7 +1,7 @@
-"""Does the simulator look like motor cortex? Measures two simulated days against figures from the field.
+"""Compares two simulated days with figures from the field, to see whether they look like motor cortex.
 
-Comes in: a seed and a length. Goes out: a table, `simulator.json` (every row with its expected range and
-source, and why a row misses) and `simulator.png`. A figure that is missed says so; ranges are never moved to fit.
+A seed and a length go in. A table, `simulator.json` and `simulator.png` come out. The JSON has every row with its
+expected range and source, and says why a row misses. Ranges are never moved to fit.
 
     python -m benchmarks.accuracy.simulator [--minutes 10] [--seed 0] [--out benchmarks/results/cpu]
 """
@@ -20,7 +20,7 @@ from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
 from benchmarks.accuracy.simulator_figure import draw
-from benchmarks.harness import RESULTS, conditions, option_parser, write_result
+from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
 from edgedistill.data.simulated_field import sum_unit_fields
 from edgedistill.data.simulated_population import Population
 from edgedistill.data.simulation import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
@@ -37,10 +37,10 @@ SPACE = "neighbours strongly correlated, sources reach mm"
 SPOILED = "what real arrays show; limits ours"
 DAYS = "units change, dynamics stay (Gallego 2020)"
 BANDS_HZ = {"below 4 Hz": (0.5, 4.0), "beta 15-30 Hz": (15.0, 30.0), "60-200 Hz": (60.0, 200.0)}
-STILL_CM_S = 4.0  # below: the hand rests; tremor stays under 2
-ALPHA = 0.01  # level of every test on one channel
+STILL_CM_S = 4.0  # a slower hand rests; tremor stays under 2 cm/s
+ALPHA = 0.01  # significance level of every test on one channel
 LAGS, LAG_BINS = 15, 2  # lagged ridge: 300 ms of history in steps of 20 ms
-# Why rows miss; the figures are of seed 0, ten minutes, simulated again without the part that is named.
+# Why rows miss. Figures are those of seed 0 and ten minutes, simulated again without the part that is named.
 HIDDEN = "the shared background hides it on a single channel: without it 80 % of channels tell direction"
 WHY = {
     "spectral exponent chi of the LFP": "the unitary kernel lasts milliseconds, so the field is nearly flat up to "
@@ -58,7 +58,7 @@ COUNTS = (1, 2, 4, 6, 8, 10, 12, 15, 18, 21, 24, 27, 30)
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: `measured` is right when it lies in [low, high]."""
+    """One figure, which is right if `measured` lies in [low, high]."""
 
     name: str
     measured: float
@@ -69,7 +69,7 @@ class Row:
 
     @property
     def ok(self) -> bool:
-        """NaN is never right."""
+        """Whether the figure is right. NaN never is."""
         return bool(self.low <= self.measured <= self.high)
 
 
@@ -92,7 +92,7 @@ def main() -> None:
     rows, panels = measure(config)
     show(rows)
     result = {
-        **conditions("benchmarks.accuracy.simulator"),
+        **describe_conditions("benchmarks.accuracy.simulator"),
         "config": vars(config),
         "missed": {row.name: WHY.get(row.name, "not explained") for row in rows if not row.ok},
         "rows": [vars(row) | {"ok": row.ok} for row in rows],
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def measure(config: SimulationConfig) -> tuple[list[Row], dict[str, Panel]]:
-    """All rows, and the curves to draw by panel."""
+    """Returns all rows, and the curves to draw by panel."""
     first, second = simulate_sessions(config)
     good = np.setdiff1d(np.arange(config.channels), first.dead + first.noisy)
     lfp = first.lfp_uv[:, good].astype(np.float64)
@@ -116,7 +116,7 @@ def measure(config: SimulationConfig) -> tuple[list[Row], dict[str, Panel]]:
         "spoiled": measure_spoiled(config, first, lfp),
         "decoding": measure_decoding(config, first, good),
         "days": measure_days(first, second),
-        "excerpt": ([], excerpt(config, first, good, reaches)),
+        "excerpt": ([], cut_excerpt(config, first, good, reaches)),
     }.items():
         rows += new
         panels[name] = panel
@@ -127,7 +127,7 @@ def measure(config: SimulationConfig) -> tuple[list[Row], dict[str, Panel]]:
 
 
 def measure_kernel() -> tuple[list[Row], Panel]:
-    """One inhibitory and one excitatory spike, seen at 0 to 0.8 mm, sampled finely enough to time them."""
+    """Measures the field of an inhibitory and an excitatory spike at 0 to 0.8 mm, finely enough to time it."""
     rate, distance = 20_000, np.arange(5) * 0.2
     config = SimulationConfig(channels=len(distance), units=1, population=4, rate_hz=rate)
     place = np.column_stack([distance, np.zeros_like(distance)])
@@ -159,7 +159,7 @@ def measure_kernel() -> tuple[list[Row], Panel]:
 
 
 def measure_spectrum(config: SimulationConfig, lfp: Array) -> tuple[list[Row], Panel]:
-    """Spectral exponent over 2-45 Hz without the beta bump, and the line over its neighbourhood."""
+    """Measures the spectral exponent over 2-45 Hz without the beta bump, and mains hum over its neighborhood."""
     hz, power = welch(lfp, config.rate_hz, nperseg=4 * config.rate_hz, axis=0)
     fitted = (hz >= 2) & (hz <= 45) & ~((hz > 12) & (hz < 33))
     slope, level = np.polyfit(np.log(hz[fitted]), np.log(power[fitted]), 1)
@@ -180,7 +180,7 @@ def measure_spectrum(config: SimulationConfig, lfp: Array) -> tuple[list[Row], P
 
 
 def measure_distance(config: SimulationConfig, lfp: Array, place_mm: Array) -> tuple[list[Row], Panel]:
-    """Correlation of channel pairs below 50 Hz against their distance."""
+    """Measures the correlation of channel pairs below 50 Hz against their distance."""
     slow = sosfiltfilt(butter(2, 50, fs=config.rate_hz, output="sos"), lfp, axis=0)
     first, second = np.triu_indices(lfp.shape[1], 1)
     r = np.corrcoef(slow.T)[first, second]
@@ -197,7 +197,7 @@ def measure_distance(config: SimulationConfig, lfp: Array, place_mm: Array) -> t
 
 
 def find_reaches(session: SimulatedSession) -> Reaches:
-    """Starts and ends of movements by speed, with 0.3 s of rest before and at least 0.2 s of movement."""
+    """Finds movements by speed, with 0.3 s of rest before and at least 0.2 s of movement."""
     moving = np.linalg.norm(session.velocity_cm_s, axis=1) >= STILL_CM_S
     starts = np.flatnonzero(moving[1:] & ~moving[:-1]) + 1
     start, end = [], []
@@ -214,20 +214,20 @@ def find_reaches(session: SimulatedSession) -> Reaches:
 
 
 def measure_movement(config: SimulationConfig, lfp: Array, reaches: Reaches) -> tuple[list[Row], Panel]:
-    """Share of channels whose band power changes from rest to movement, and that tell its direction."""
+    """Measures the share of channels whose band power changes with movement, and the share that tells its direction."""
     clean = lfp
     for harmonic in (1, 2, 3):
         notch = iirnotch(harmonic * config.line_hz, 30, config.rate_hz)
         clean = filtfilt(*notch, clean, axis=0)
     step = config.rate_hz // LATENT_HZ
-    # equal windows: the log of a longer mean is larger by itself
+    # windows are equally long, because the log of a longer mean is larger by itself
     before, after = (reaches.start - 30, reaches.start - 10), (reaches.start, reaches.start + 20)
     during = (reaches.start - 10, reaches.end - 10)  # cortex leads the hand by about 0.1 s
     rows, panel = [], {"s": np.arange(-50, 80) / LATENT_HZ}
     for name, band in BANDS_HZ.items():
         wave = sosfiltfilt(butter(2, band, "bandpass", fs=config.rate_hz, output="sos"), clean, axis=0)
         power = (wave**2).reshape(-1, step, wave.shape[1]).mean(1)  # (steps, channels)
-        rest, move, whole = (np.log(mean_over(power, *window)) for window in (before, after, during))
+        rest, move, whole = (np.log(average_over(power, *window)) for window in (before, after, during))
         change = move - rest
         t = change.mean(0) / change.std(0, ddof=1) * np.sqrt(len(change))
         rises = name != "beta 15-30 Hz"
@@ -236,31 +236,31 @@ def measure_movement(config: SimulationConfig, lfp: Array, reaches: Reaches) -> 
         note = f"share of channels; median change {10 / np.log(10) * np.median(change.mean(0)):+.2f} dB"
         verb, source = ("rises", RICKERT) if rises else ("falls", KILAVIK)
         rows.append(Row(f"{name}: power {verb} with movement", share, 0.75, 1.0, source, note))
-        rows.append(tuned_row(f"{name}: power tells direction", whole, reaches, rises))
+        rows.append(measure_tuning(f"{name}: power tells direction", whole, reaches, rises))
         if band[1] <= 4:
-            level = mean_over(wave.reshape(-1, step, wave.shape[1]).mean(1), *during)
-            rows.append(tuned_row(f"{name}: voltage tells direction", level, reaches, True))
+            level = average_over(wave.reshape(-1, step, wave.shape[1]).mean(1), *during)
+            rows.append(measure_tuning(f"{name}: voltage tells direction", level, reaches, True))
         around = power[reaches.start[:, None] + np.arange(-50, 80)].mean(0)
         panel[name] = 10 * np.log10(np.median(around / around[20:40].mean(0), 1))
     return rows, panel
 
 
-def mean_over(values: Array, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> Array:
-    """(reaches, channels): mean of `values` (steps, channels) over [start, stop)."""
+def average_over(values: Array, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> Array:
+    """Returns (reaches, channels): the mean of `values` (steps, channels) over [start, stop)."""
     total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, 0)])
     return np.asarray((total[stop] - total[start]) / (stop - start)[:, None])
 
 
-def tuned_row(name: str, values: Array, reaches: Reaches, expected: bool) -> Row:
-    """Share of channels where direction explains more than distance and duration do (partial F test)."""
+def measure_tuning(name: str, values: Array, reaches: Reaches, expected: bool) -> Row:
+    """Returns the share of channels where direction explains more than distance and duration (partial F test)."""
     a = reaches.angle
     turn = np.column_stack([np.cos(a), np.sin(a), np.cos(2 * a), np.sin(2 * a)])
     full = np.column_stack([reaches.covariates, turn])
 
-    def left(x: Array) -> Array:
+    def sum_squares_left(x: Array) -> Array:
         return np.asarray(((values - x @ np.linalg.lstsq(x, values, rcond=None)[0]) ** 2).sum(0))
 
-    without, with_direction = left(reaches.covariates), left(full)
+    without, with_direction = sum_squares_left(reaches.covariates), sum_squares_left(full)
     freedom = len(a) - full.shape[1]
     ratio = (without - with_direction) / 4 / (with_direction / freedom)
     share = float(np.mean(f_distribution.sf(ratio, 4, freedom) < ALPHA))
@@ -273,7 +273,7 @@ def tuned_row(name: str, values: Array, reaches: Reaches, expected: bool) -> Row
 
 
 def measure_spoiled(config: SimulationConfig, session: SimulatedSession, lfp: Array) -> tuple[list[Row], Panel]:
-    """Dead and noisy channels, artefacts and gain drift, found from the signal alone."""
+    """Finds dead and noisy channels, artefacts and gain drift from the signal alone."""
     flat = np.ptp(session.lfp_uv, axis=0) == 0
     top = 0.4 * config.rate_hz
     fast = sosfiltfilt(butter(2, top, "highpass", fs=config.rate_hz, output="sos"), session.lfp_uv, axis=0)
@@ -304,21 +304,21 @@ def measure_spoiled(config: SimulationConfig, session: SimulatedSession, lfp: Ar
 def measure_decoding(
     config: SimulationConfig, session: SimulatedSession, good: npt.NDArray[np.int64]
 ) -> tuple[list[Row], Panel]:
-    """Lagged ridge to velocity, trained on the first 70 %: spikes, all LFP channels, subsets of them."""
+    """Decodes velocity by lagged ridge, trained on the first 70 %, from spikes, LFP and subsets of its channels."""
     end = FrontEnd(FrontEndConfig(rate=Fraction(config.rate_hz), channels=config.channels))
     values = end.push(session.lfp_uv).values[:, good]
-    counts = np.stack([np.bincount((t * 100).astype(int), minlength=len(values)) for t in spike_times(session)])
-    spikes = lagged_ridge(counts.T[: len(values)].astype(np.float64), session.velocity_cm_s)
-    lfp = lagged_ridge(values, session.velocity_cm_s)
-    everything = lfp.r2(np.arange(len(good)))
+    counts = np.stack([np.bincount((t * 100).astype(int), minlength=len(values)) for t in list_spike_times(session)])
+    spikes = prepare_lagged_ridge(counts.T[: len(values)].astype(np.float64), session.velocity_cm_s)
+    lfp = prepare_lagged_ridge(values, session.velocity_cm_s)
+    everything = lfp.measure_r2(np.arange(len(good)))
     rng, mean = np.random.default_rng(0), []
     sizes = [n for n in COUNTS if n < len(good)] + [len(good)]
     for n in sizes:
         draws = [rng.choice(len(good), n, replace=False) for _ in range(1 if n == len(good) else 12)]
-        mean.append([lfp.r2(chosen) for chosen in draws])
+        mean.append([lfp.measure_r2(chosen) for chosen in draws])
     middle = np.array([np.mean(m) for m in mean])
     enough = float(np.interp(0.95 * everything, np.maximum.accumulate(middle), sizes))
-    teacher = spikes.r2(np.arange(len(counts)))
+    teacher = spikes.measure_r2(np.arange(len(counts)))
     gap = f"LFP {everything:.3f}, spikes {teacher:.3f}"
     rows = [
         Row("spikes over LFP, lagged ridge, R2", teacher - everything, 0.1, 0.5, "distillation paper", gap),
@@ -328,21 +328,21 @@ def measure_decoding(
     return rows, {"n": np.array(sizes), "r2": middle, "range": spread, "spikes": np.array(teacher)}
 
 
-def spike_times(session: SimulatedSession) -> list[Array]:
+def list_spike_times(session: SimulatedSession) -> list[Array]:
     return [t[t < len(session.velocity_cm_s) / LATENT_HZ] for t in session.spike_times_s]
 
 
 @dataclass(frozen=True)
 class LaggedRidge:
-    """Cross products of lagged inputs, so that a subset of channels costs one small solve."""
+    """The cross products of lagged inputs, so that a subset of channels costs one small solve."""
 
     channels: int
     train: tuple[Array, Array, Array]  # X'X, X'Y, Y'Y
     valid: tuple[Array, Array, Array]
     test: tuple[Array, Array, Array]
 
-    def r2(self, chosen: npt.NDArray[np.int64]) -> float:
-        """Mean R2 over outputs on the test block, penalty chosen on the validation block."""
+    def measure_r2(self, chosen: npt.NDArray[np.int64]) -> float:
+        """Returns the mean R2 over outputs on the test block. The penalty is chosen on the validation block."""
         at = (np.arange(LAGS)[:, None] * self.channels + np.sort(chosen)).ravel()
         gram, cross, _ = self.train
         square = gram[np.ix_(at, at)]
@@ -355,14 +355,17 @@ class LaggedRidge:
 
     @staticmethod
     def score(weights: Array, at: npt.NDArray[np.int64], block: tuple[Array, Array, Array]) -> float:
-        """Mean R2 over outputs of `weights` for the inputs `at`, from a block's cross products."""
+        """Returns the mean R2 over outputs of `weights` for the inputs `at`, from a block's cross products."""
         gram, cross, square = block
         left = square - 2 * (weights * cross[at]).sum(0) + (weights * (gram[np.ix_(at, at)] @ weights)).sum(0)
         return float(np.mean(1 - left / square))
 
 
-def lagged_ridge(values: Array, velocity: Array) -> LaggedRidge:
-    """Inputs (bins, channels), z-scored on the training block, each lag the mean of two bins; causal."""
+def prepare_lagged_ridge(values: Array, velocity: Array) -> LaggedRidge:
+    """Returns the cross products of causal lagged ridge for inputs (bins, channels).
+
+    Inputs are z-scored on the training block, and each lag is the mean of two bins.
+    """
     n, gap = len(values), LAGS * LAG_BINS
     cuts = [(gap, int(0.7 * n)), (int(0.7 * n) + gap, int(0.8 * n)), (int(0.8 * n) + gap, n)]
     z = (values - values[: cuts[0][1]].mean(0)) / (values[: cuts[0][1]].std(0) + 1e-9)
@@ -381,14 +384,14 @@ def lagged_ridge(values: Array, velocity: Array) -> LaggedRidge:
 
 
 def measure_days(first: SimulatedSession, second: SimulatedSession) -> tuple[list[Row], Panel]:
-    """Which units stay, how their tuning moves, and whether the dynamics agree once aligned."""
+    """Measures which units stay, how their tuning moves, and whether the dynamics agree once they are aligned."""
     shared = np.intersect1d(first.unit_ids, second.unit_ids)
-    maps = [tuning_maps(day)[np.searchsorted(day.unit_ids, shared)] for day in (first, second)]
+    maps = [fit_tuning_maps(day)[np.searchsorted(day.unit_ids, shared)] for day in (first, second)]
     agree = float(np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1]) if len(shared) else float("nan")
-    paths = [direction_paths(day) for day in (first, second)]
+    paths = [average_direction_paths(day) for day in (first, second)]
     bases = [np.linalg.svd(p, full_matrices=False)[0][:, :6] for p in paths]
     canonical = np.linalg.svd(bases[0].T @ bases[1])[1]
-    # alignment undoes a rotation of the eight directions, so chance is a true disorder of them
+    # alignment would undo a rotation of the eight directions, so chance is an order that no rotation gives
     mixed = bases[1].reshape(8, -1, 6)[[0, 4, 1, 6, 3, 7, 2, 5]].reshape(-1, 6)
     chance = np.linalg.svd(bases[0].T @ mixed)[1][:4].mean()
     share = len(shared) / len(first.unit_ids)
@@ -406,25 +409,25 @@ def measure_days(first: SimulatedSession, second: SimulatedSession) -> tuple[lis
     ], {}
 
 
-def smoothed_rates(session: SimulatedSession) -> Array:
-    """(steps, units): square root of counts in 10 ms, smoothed over 90 ms."""
+def smooth_rates(session: SimulatedSession) -> Array:
+    """Returns (steps, units): square roots of the counts in 10 ms, smoothed over 90 ms."""
     steps = len(session.velocity_cm_s)
-    counts = [np.bincount((t * LATENT_HZ).astype(int), minlength=steps) for t in spike_times(session)]
+    counts = [np.bincount((t * LATENT_HZ).astype(int), minlength=steps) for t in list_spike_times(session)]
     return np.stack([np.convolve(np.sqrt(c), np.hanning(11) / 5, "same") for c in counts], axis=1)
 
 
-def tuning_maps(session: SimulatedSession) -> Array:
-    """(units, 5): linear weights of log rate-like counts on velocity, speed and position 0.1 s ahead."""
+def fit_tuning_maps(session: SimulatedSession) -> Array:
+    """Returns (units, 5): linear weights of the relative rate on velocity, position and speed 0.1 s ahead."""
     ahead = np.roll(np.column_stack([session.velocity_cm_s, session.position_cm]), -10, axis=0)
     x = np.column_stack([ahead, np.linalg.norm(ahead[:, :2], axis=1)])
     x = (x - x.mean(0)) / x.std(0)
-    rates = smoothed_rates(session)
+    rates = smooth_rates(session)
     return np.asarray(np.linalg.lstsq(x, (rates - rates.mean(0)) / rates.mean(0), rcond=None)[0].T)
 
 
-def direction_paths(session: SimulatedSession) -> Array:
-    """(8 directions x 70 steps, units): what direction changes in the activity around movement onset."""
-    rates, reaches = smoothed_rates(session), find_reaches(session)
+def average_direction_paths(session: SimulatedSession) -> Array:
+    """Returns (8 directions x 70 steps, units): how activity around movement onset depends on direction."""
+    rates, reaches = smooth_rates(session), find_reaches(session)
     eighth = np.floor((reaches.angle + np.pi) / (2 * np.pi) * 8).astype(int) % 8
     window = np.arange(-20, 50)
     paths = np.stack([rates[reaches.start[eighth == k][:, None] + window].mean(0) for k in range(8)])
@@ -434,10 +437,10 @@ def direction_paths(session: SimulatedSession) -> Array:
 # ---------------------------------------------------------------- output
 
 
-def excerpt(
+def cut_excerpt(
     config: SimulationConfig, session: SimulatedSession, good: npt.NDArray[np.int64], reaches: Reaches
 ) -> Panel:
-    """Five seconds from the start of a reach in the middle of the session."""
+    """Returns five seconds from the start of a reach in the middle of the session, to be drawn."""
     start = int(reaches.start[len(reaches.start) // 2]) - 50
     step, length = config.rate_hz // LATENT_HZ, 5 * LATENT_HZ
     first_s = start / LATENT_HZ

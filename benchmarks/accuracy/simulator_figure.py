@@ -1,4 +1,4 @@
-"""The picture of `benchmarks/accuracy/simulator.py`: four measures above, five seconds of one session below."""
+"""Draws the figure of `simulator.py`: four measures above, and five seconds of one session below."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from edgedistill.files import atomic_write
+
 Panel = Mapping[str, npt.NDArray[np.float64]]
 INK, LFP, SPIKES, GREY = "#222222", "#1f6fb4", "#c8442e", "#9a9a9a"
 BAND_COLOURS = {"below 4 Hz": "#1f6fb4", "beta 15-30 Hz": "#c8442e", "60-200 Hz": "#2f8f5b"}
 
 
 def draw(panels: Mapping[str, Panel], path: Path) -> None:
-    """Writes the figure as PNG."""
+    """Draws the figure and writes it as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -30,12 +32,13 @@ def draw(panels: Mapping[str, Panel], path: Path) -> None:
     draw_distance(distance, panels["distance"])
     draw_decoding(decoding, panels["decoding"])
     draw_excerpt(lower.subplots(3, 1, sharex=True, height_ratios=[1.2, 1.7, 0.8]), panels["excerpt"])
-    figure.savefig(path, dpi=100)
+    with atomic_write(path, "the figure") as partial:
+        figure.savefig(partial, dpi=100)
     plt.close(figure)
 
 
 def draw_spectrum(axes: Axes, panel: Panel) -> None:
-    """Power of the channels, and the fitted power law beside it."""
+    """Draws the power of the channels, and the fitted power law beside it."""
     hz = panel["hz"]
     shown = (hz >= 0.5) & (hz <= 250)
     axes.fill_between(
@@ -56,7 +59,7 @@ def draw_spectrum(axes: Axes, panel: Panel) -> None:
 
 
 def draw_movement(axes: Axes, panel: Panel) -> None:
-    """Band power around the start of movement, relative to rest before it."""
+    """Draws the band power around the start of movement, relative to the rest before it."""
     for name, colour in BAND_COLOURS.items():
         smooth = np.convolve(panel[name], np.ones(5) / 5, "valid")  # over 50 ms
         axes.plot(panel["s"][2:-2], smooth, color=colour, lw=1.4, label=name)
@@ -67,7 +70,7 @@ def draw_movement(axes: Axes, panel: Panel) -> None:
 
 
 def draw_distance(axes: Axes, panel: Panel) -> None:
-    """Every pair of good channels, and the mean at each distance."""
+    """Draws every pair of good channels, and the mean at each distance."""
     mm, r = panel["mm"], panel["r"]
     axes.plot(mm, r, ".", color=LFP, ms=3, alpha=0.35, mew=0)
     step = np.round(mm / 0.4)
@@ -84,7 +87,7 @@ def draw_distance(axes: Axes, panel: Panel) -> None:
 
 
 def draw_decoding(axes: Axes, panel: Panel) -> None:
-    """Velocity from subsets of the channels by lagged ridge, spikes for comparison."""
+    """Draws how well subsets of the channels decode velocity by lagged ridge, with spikes for comparison."""
     axes.axvspan(15, 20, color=GREY, alpha=0.2, lw=0, label="saturation expected")
     axes.fill_between(panel["n"], *panel["range"], color=LFP, alpha=0.2, lw=0)
     axes.plot(panel["n"], panel["r2"], "o-", color=LFP, ms=3, lw=1.2, label="LFP, random subsets")
@@ -94,7 +97,7 @@ def draw_decoding(axes: Axes, panel: Panel) -> None:
 
 
 def draw_excerpt(axes: Sequence[Axes], panel: Panel) -> None:
-    """Raster, every fourth good channel, hand velocity over the same five seconds."""
+    """Draws spikes, every fourth good channel and hand velocity over the same five seconds."""
     raster, field, hand = axes
     raster.plot(panel["at"], panel["unit"], "|", color=INK, ms=2.5, mew=0.6)
     raster.set(ylabel="unit", title="five seconds: spikes, raw LFP, hand velocity")

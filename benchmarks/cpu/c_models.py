@@ -1,7 +1,7 @@
-"""The C engine of students with random weights, for measuring: built as `edgedistill compile` builds a bundle's.
+"""Builds the C engine of students with random weights, as `edgedistill compile` builds that of a bundle.
 
-A shape and a variant of the inner loops go in, a shared library comes out. Weights have the size that training leaves
-them at; speed does not depend on their values.
+A shape and a variant of the inner loops go in, and a shared library comes out. Weights have the size that training
+leaves them at. Speed does not depend on their values.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ KILOHERTZ = Fraction(1000)
 # ---------------------------------------------------------------- students
 
 
-def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
-    """Float weights, by the names of `list_weight_shapes`."""
+def draw_weights(shape: StudentShape, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
+    """Returns random float weights, by the names of `weight_shapes`."""
     rng = np.random.default_rng(seed)
     weights = {}
     for name, size in list_weight_shapes(shape).items():
@@ -46,21 +46,23 @@ def random_weights(shape: StudentShape, seed: int = 0) -> dict[str, npt.NDArray[
     return weights
 
 
-def random_model(shape: StudentShape, seed: int = 0) -> Int8Model:
-    """A quantized student; its ranges clip a little, as calibrated ones do."""
+def draw_model(shape: StudentShape, seed: int = 0) -> Int8Model:
+    """Returns a quantized student with random weights. Its ranges clip a little, as calibrated ones do."""
     rng = np.random.default_rng(seed + 1)
     ranges: dict[str, list[float]] = {"bin": [3.5], "latent": [2.8]}
     for i in range(shape.layers):
         ranges |= {f"layers.{i}.attn": [2.8], f"layers.{i}.mlp": [2.8], f"layers.{i}.hidden": [1.5]}
         ranges |= {f"layers.{i}.{part}": list(rng.uniform(1, 3, shape.heads)) for part in ("q", "k", "v", "context")}
-    return Int8Model(shape, quantize_student(shape, random_weights(shape, seed), ranges))
+    return Int8Model(shape, quantize_student(shape, draw_weights(shape, seed), ranges))
 
 
-def front_end_of(channels: int, rate: Fraction = KILOHERTZ, **settings: Any) -> FrontEndConfig:
+def make_front_end(channels: int, rate: Fraction = KILOHERTZ, **settings: Any) -> FrontEndConfig:
+    """Returns the front end of an array with that many channels."""
     return FrontEndConfig(rate=rate, channels=channels, **settings)
 
 
-def facts_of(shape: StudentShape, config: FrontEndConfig, name: str) -> ModelFacts:
+def make_model_facts(shape: StudentShape, config: FrontEndConfig, name: str) -> ModelFacts:
+    """Returns the facts that a compiled model holds besides its weights."""
     return ModelFacts(
         name=name,
         channel_ids=tuple(str(i) for i in range(shape.channels)),
@@ -78,26 +80,27 @@ def facts_of(shape: StudentShape, config: FrontEndConfig, name: str) -> ModelFac
 # ---------------------------------------------------------------- compiling
 
 
-def variants() -> list[str]:
-    """What this CPU runs, the fastest first."""
+def list_variants() -> list[str]:
+    """Returns the variants of the inner loops that this CPU runs, the fastest first."""
     own, features = read_architecture(), read_cpu_features()
     return [n for n, v in VARIANTS.items() if v.architecture in (None, own) and features.issuperset(v.requires)]
 
 
-def toolchain_for(ops: str) -> Toolchain:
-    """The compiler and flags of target `host`, with another variant of the inner loops."""
+def find_host_toolchain(ops: str) -> Toolchain:
+    """Returns the compiler and flags of target `host`, with another variant of the inner loops."""
     target = load_target("host")
     assert target.compiler is not None
     return find_toolchain(replace(target, compiler=replace(target.compiler, ops=ops)))
 
 
 def write_sources(folder: Path, model: Int8Model, config: FrontEndConfig, ops: str, name: str) -> None:
-    """`include/`, `c/` and `model/` in `folder`."""
-    texts = c_sources(model, config, facts_of(model.shape, config, name), ops)
+    """Writes `include/`, `c/` and `model/` into `folder`."""
+    texts = c_sources(model, config, make_model_facts(model.shape, config, name), ops)
     write_files(folder, {**kernel_sources(), **{f"model/{file}": text.encode() for file, text in texts.items()}})
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files by their paths in `folder`, which is a temporary one."""
     for file, data in files.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(data)
@@ -121,25 +124,25 @@ def build(
     extra: Sequence[Path] = (),
     options: Sequence[str] = (),
 ) -> Built:
-    """The shared library that `edgedistill compile` would make, of `extra` sources too if there are any."""
-    write_sources(folder, model, config or front_end_of(model.shape.channels), ops, name)
+    """Builds the shared library that `edgedistill compile` would make, with `extra` sources if there are any."""
+    write_sources(folder, model, config or make_front_end(model.shape.channels), ops, name)
     return build_sources(folder, ops, name, extra, options)
 
 
 def build_sources(folder: Path, ops: str, name: str, extra: Sequence[Path], options: Sequence[str]) -> Built:
-    """The same of sources that are there."""
-    tools, objects = toolchain_for(ops), []
+    """Builds the shared library from sources that lie in `folder` already."""
+    tools, objects = find_host_toolchain(ops), []
     for source in (*SOURCES, *map(str, extra)):
         objects.append(f"{Path(source).stem}.o")
         define = f'-DED_MODEL_HEADER="model_{name}.h"'
         tools.compile(folder, source, objects[-1], (*INCLUDES, define, *options))
     library = folder / f"lib{name}.so"
     tools.link(folder, objects, library.name)
-    return Built(library, name, sections(tools, folder, objects[: len(SOURCES)]))
+    return Built(library, name, count_section_bytes(tools, folder, objects[: len(SOURCES)]))
 
 
-def sections(tools: Toolchain, folder: Path, objects: Sequence[str]) -> dict[str, int]:
-    """Bytes of code and of constants in object files."""
+def count_section_bytes(tools: Toolchain, folder: Path, objects: Sequence[str]) -> dict[str, int]:
+    """Returns the bytes of code and of constants in object files."""
     found = {"code": 0, "constants": 0}
     for line in tools.run(folder, tools.tool("size"), "-A", *objects).splitlines():
         section, *numbers = line.split() or [""]
@@ -155,7 +158,7 @@ def sections(tools: Toolchain, folder: Path, objects: Sequence[str]) -> dict[str
 
 
 class Decoder:
-    """One decoder of a library, in memory of its own; `call` has the functions of the C interface."""
+    """One decoder of a library, in memory of its own. `call` has the functions of the C interface."""
 
     def __init__(self, built: Built) -> None:
         self.call = load_library(built.library, built.library.read_bytes())
@@ -164,21 +167,21 @@ class Decoder:
         room = np.zeros(size + ALIGN, np.uint8)
         self.memory = room[-room.ctypes.data % ALIGN :][:size]
         handle = ctypes.c_void_p()
-        self.done(self.call.ed_init(self.model, self.memory.ctypes.data, len(self.memory), ctypes.byref(handle)))
+        self.check(self.call.ed_init(self.model, self.memory.ctypes.data, len(self.memory), ctypes.byref(handle)))
         self.handle = handle.value
         self.info = self.call.ed_info_get(self.handle).contents
 
-    def done(self, code: int) -> None:
-        """Ends the program where a call failed."""
+    def check(self, code: int) -> None:
+        """Ends the program if a call returned an error."""
         if code:
             raise SystemExit(f"the C engine: {self.call.ed_strerror(code).decode()}")
 
     def reset(self) -> None:
-        """Back to a fresh stream."""
+        """Starts a fresh stream."""
         self.call.ed_reset(self.handle)
 
     def export(self) -> npt.NDArray[np.uint8]:
-        """The exported state."""
+        """Returns the exported state."""
         room = np.zeros(self.info.export_bytes // 8, np.uint64)
-        self.done(self.call.ed_state_export(self.handle, room.ctypes.data, room.nbytes))
+        self.check(self.call.ed_state_export(self.handle, room.ctypes.data, room.nbytes))
         return room.view(np.uint8)

@@ -1,6 +1,6 @@
-"""The timing loops of benchmarks/c from Python: a decoder and inputs in, nanoseconds a call out.
+"""Runs the timing loops of benchmarks/cpu/c: a decoder and inputs go in, and the nanoseconds of each call come out.
 
-`Roofline` measures what the core can do at most, and counts what a step needs.
+`Roofline` measures what the core can do at most, and compares it with what a step needs.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.cpu.c_models import Decoder, toolchain_for, variants, write_files
+from benchmarks.cpu.c_models import Decoder, find_host_toolchain, list_variants, write_files
 from edgedistill.compile.c.library import kernel_sources
 from edgedistill.config import StudentShape
-from edgedistill.measure.work import work_of
+from edgedistill.measure.work import count_work
 
 C = Path(__file__).parent / "c"
 LINE = 64
@@ -26,10 +26,10 @@ Times = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float32]
 
 
-def load(folder: Path, source: str) -> ctypes.CDLL:
-    """A C file of benchmarks/c as a library, with the widest vectors of this CPU."""
+def compile_and_load(folder: Path, source: str) -> ctypes.CDLL:
+    """Compiles a C file of benchmarks/cpu/c for the widest vectors of this CPU, and loads it."""
     write_files(folder, kernel_sources())
-    tools = toolchain_for(variants()[0])
+    tools = find_host_toolchain(list_variants()[0])
     output = f"{Path(source).stem}.so"
     options = ("-Iinclude", "-fPIC", "-shared", "-Wno-missing-prototypes")
     tools.run(folder, tools.compiler.command, *tools.flags, *options, str(C / source), "-o", output)
@@ -37,15 +37,15 @@ def load(folder: Path, source: str) -> ctypes.CDLL:
 
 
 class Timer:
-    """Loops over a decoder; each returns the time of every call."""
+    """Loops over a decoder that return the time of every call."""
 
     def __init__(self, folder: Path) -> None:
-        self.c = load(folder, "timing.c")
+        self.c = compile_and_load(folder, "timing.c")
 
-    def steps(self, decoder: Decoder | None, bins: Floats, count: int, restart: int = 0) -> Times:
-        """`ed_step`, with a fresh stream after every `restart` steps; no decoder: the loop alone."""
-        step, reset, handle = self._functions(decoder, "ed_step", self.c.no_step)
-        return self._timed(
+    def time_steps(self, decoder: Decoder | None, bins: Floats, count: int, restart: int = 0) -> Times:
+        """Times `ed_step`, or the loop alone without a decoder. The stream starts anew after every `restart` steps."""
+        step, reset, handle = self._find_functions(decoder, "ed_step", self.c.no_step)
+        return self._run_loop(
             "time_steps",
             count,
             step,
@@ -58,29 +58,32 @@ class Timer:
             _n(restart),
         )
 
-    def pushes(self, decoder: Decoder | None, frames: Floats, count: int) -> Times:
-        """`ed_push` of frames (rows, n, channels), a row a call."""
-        push, _, handle = self._functions(decoder, "ed_push", self.c.no_push)
+    def time_pushes(self, decoder: Decoder | None, frames: Floats, count: int) -> Times:
+        """Times `ed_push` of frames (rows, n, channels), one row in each call."""
+        push, _, handle = self._find_functions(decoder, "ed_push", self.c.no_push)
         rows, n, channels = map(_n, frames.shape)
-        return self._timed("time_pushes", count, push, handle, _at(frames), channels, n, rows, _n(count))
+        return self._run_loop("time_pushes", count, push, handle, _at(frames), channels, n, rows, _n(count))
 
-    def paced(self, decoder: Decoder, bins: Floats, count: int, other: npt.NDArray[Any], flushed: bool) -> Times:
-        """`ed_step` every 10 ms, `other` read between, or all that the decoder has flushed from the caches."""
-        step, _, handle = self._functions(decoder, "ed_step", None)
+    def time_paced(self, decoder: Decoder, bins: Floats, count: int, other: npt.NDArray[Any], flushed: bool) -> Times:
+        """Times `ed_step` every 10 ms.
+
+        Between two steps `other` is read, and with `flushed` everything of the decoder leaves the caches.
+        """
+        step, _, handle = self._find_functions(decoder, "ed_step", None)
         walk = (ctypes.c_uint64(PERIOD_NS), _at(other), _n(other.nbytes), ctypes.c_int(flushed))
         memory = (ctypes.c_void_p(decoder.model), _n(len(decoder.memory)))
         shape = (_at(bins), _n(bins.shape[1]), _n(len(bins)), _n(count))
-        return self._timed(
+        return self._run_loop(
             "time_paced", count, step, handle, *shape, *walk, *memory, after=(_at(np.zeros(1, np.uint64)),)
         )
 
-    def _functions(self, decoder: Decoder | None, name: str, empty: Any) -> tuple[Any, Any, Any]:
+    def _find_functions(self, decoder: Decoder | None, name: str, empty: Any) -> tuple[Any, Any, Any]:
         if decoder is None:
             return ctypes.cast(empty, ctypes.c_void_p), None, None
         step, reset = (ctypes.cast(getattr(decoder.call, f), ctypes.c_void_p) for f in (name, "ed_reset"))
         return step, reset, ctypes.c_void_p(decoder.handle)
 
-    def _timed(self, loop: str, count: int, *arguments: Any, after: tuple[Any, ...] = ()) -> Times:
+    def _run_loop(self, loop: str, count: int, *arguments: Any, after: tuple[Any, ...] = ()) -> Times:
         times = np.zeros(count, np.uint64)
         if getattr(self.c, loop)(*arguments, _at(times), *after):
             raise SystemExit(f"{loop}: a call failed")
@@ -99,10 +102,10 @@ def _n(value: int) -> ctypes.c_size_t:
 
 
 class Roofline:
-    """Bandwidth by size of what is read, and multiply-adds, of one core; the best seen so far, as a roof is."""
+    """The most that one core can do: bandwidth by the size of what is read, and multiply-adds. The best try counts."""
 
     def __init__(self, folder: Path, l2_bytes: int) -> None:
-        self.c, self.l2 = load(folder, "roofline.c"), l2_bytes
+        self.c, self.l2 = compile_and_load(folder, "roofline.c"), l2_bytes
         self.c.read_ns.restype = self.c.multiply_adds_ns.restype = ctypes.c_uint64
         self.c.multiply_adds_a_turn.restype = ctypes.c_size_t
         room = np.ones(256 * 2**20 + LINE, np.uint8)
@@ -111,7 +114,7 @@ class Roofline:
         self.multiply_adds_per_ns = 0.0
 
     def measure(self, sizes: list[int]) -> None:
-        """One more try at every size, a few milliseconds each."""
+        """Tries every size once more, for a few milliseconds each."""
         for size in sizes:
             size = size // 512 * 512
             repeats = max(1, 2**25 // size)
@@ -123,12 +126,13 @@ class Roofline:
             found = a_turn * turns / min(self.c.multiply_adds_ns(_n(turns)) for _ in range(3))
             self.multiply_adds_per_ns = max(self.multiply_adds_per_ns, found)
 
-    def floor_us(self, shape: StudentShape) -> dict[str, float] | None:
-        """The least time of a step: of its bytes, of its multiply-adds, the larger of the two and their sum.
+    def compute_floor_us(self, shape: StudentShape) -> dict[str, float] | None:
+        """Returns the least time of a step's bytes and of its multiply-adds, the larger of the two, and their sum.
 
-        Bytes come from L2 at the bandwidth of 1 MB if they fit there, else at that of as many bytes.
+        Bytes that fit in L2 come at the bandwidth of 1 MB, and others at the bandwidth of as many bytes. Returns None
+        where the bandwidth or the rate of multiply-adds was not measured.
         """
-        work = work_of(shape)
+        work = count_work(shape)
         size = 2**20 if work.bytes <= 0.75 * self.l2 else work.bytes // 512 * 512
         if not self.multiply_adds_per_ns or size not in self.bytes_per_ns:
             return None

@@ -1,13 +1,13 @@
-"""How fast is the front end, and in how much memory? A real NWB file through it, block by block, on one core.
+"""Measures how fast the front end is, and in how much memory it filters an NWB file, on one core.
 
-Comes in: minutes of 96 channels at 24414.0625 Hz (int16, chunked), written to a temporary folder first. Goes
-out: a table and `frontend.json`. Each measurement is a process of its own, bound to one core with one thread:
+A file with minutes of 96 channels at 24414.0625 Hz (int16, chunked) is written to a temporary folder first. A table and
+`frontend.json` come out. Each measurement is a process of its own, bound to one core with one thread:
 
-  stream    open the file, read it lazily in blocks of a second, `FrontEnd.push`; reading is part of the time
-  baseline  plain scipy with the same sections over a whole array in memory: decimate, average, filter
-  kilohertz `FrontEnd.push` at 1 kHz with 32 channels in memory
+  stream    opens the file, reads it in blocks of a second and calls `FrontEnd.push`; reading is part of the time
+  baseline  decimates, averages and filters a whole array in memory, by plain scipy with the same sections
+  kilohertz calls `FrontEnd.push` at 1 kHz with 32 channels in memory
 
-The file was just written, so that it is read from the page cache rather than from a disk.
+The file was just written, so it is read from the page cache and not from a disk.
 
     python -m benchmarks.cpu.frontend [--minutes 10] [--out benchmarks/results/cpu]
 """
@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.signal import sosfilt
 
-from benchmarks.harness import RESULTS, conditions, option_parser, peak_mb, run_isolated, write_result
+from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_peak_mb, run_isolated, write_result
 from edgedistill.frontend import FrontEnd, FrontEndConfig, filter_sections, group_delay_ms, settling_bins
 
 RATE, CHANNELS = Fraction(390625, 16), 96
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps({**SUBJECTS[options.measure](options.file), "peak_mb": peak_mb()}))
+        print(json.dumps({**SUBJECTS[options.measure](options.file), "peak_mb": read_peak_mb()}))
         return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "session.nwb"
@@ -60,11 +60,11 @@ def main() -> None:
             name: run_isolated(MODULE, ["--measure", name, "--file", str(file)], core=core) for name in SUBJECTS
         }
     result = {
-        **conditions(MODULE, cores_used=1),
-        **settings(),
+        **describe_conditions(MODULE, cores_used=1),
+        **describe_settings(),
         "file_mb": file_mb,
         "subjects": subjects,
-        "gates": gates(subjects["stream"]),
+        "gates": judge_gates(subjects["stream"]),
     }
     show(result)
     write_result(options.out, "frontend", result)
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def write_recording(file: Path, minutes: float) -> None:
-    """NWB with int16 LFP, volts by its conversion: drifting noise, 60 Hz line, one dead channel."""
+    """Writes NWB with int16 LFP and its conversion to volts. It is drifting noise with hum and a dead channel."""
     import h5py
     from pynwb import NWBHDF5IO, H5DataIO, NWBFile
     from pynwb.ecephys import LFP, ElectricalSeries
@@ -86,7 +86,8 @@ def write_recording(file: Path, minutes: float) -> None:
     for _ in range(CHANNELS):
         nwb.add_electrode(group=group, location="motor cortex")
     lfp = LFP()
-    nwb.create_processing_module("ecephys", "LFP").add(lfp)  # first, else pynwb loses the electrode table
+    # The container is added before its series, because pynwb would lose the electrode table otherwise.
+    nwb.create_processing_module("ecephys", "LFP").add(lfp)
     series = ElectricalSeries(
         name="ElectricalSeries",
         data=H5DataIO(shape=(frames, CHANNELS), dtype=np.dtype(np.int16), chunks=(4096, CHANNELS)),
@@ -106,7 +107,7 @@ def write_recording(file: Path, minutes: float) -> None:
 
 
 def make_frames(rate: Fraction, channels: int, seconds: int, seed: int) -> np.ndarray:
-    """Frames (n, C) float32 in uV."""
+    """Returns frames (n, C) float32 in uV."""
     rng = np.random.default_rng(seed)
     t = np.arange(int(seconds * rate), dtype=np.float32) / np.float32(rate)
     frames = rng.standard_normal((len(t), channels), dtype=np.float32)
@@ -120,7 +121,7 @@ def make_frames(rate: Fraction, channels: int, seconds: int, seed: int) -> np.nd
 
 
 def measure_stream(file: Path) -> Figures:
-    """The whole file as `edgedistill run` would read it."""
+    """Measures the whole file, read as `edgedistill run` reads it."""
     from edgedistill.data.recording import open_recording
 
     reading = filtering = 0.0
@@ -129,8 +130,8 @@ def measure_stream(file: Path) -> Figures:
         lfp = recording.lfp
         assert lfp is not None
         front = FrontEnd(FrontEndConfig(lfp.rate, lfp.channels))
-        begin, mark = clocks(), time.perf_counter()
-        for block in lfp.read_blocks(int(lfp.rate)):
+        begin, mark = read_clocks(), time.perf_counter()
+        for block in lfp.blocks(int(lfp.rate)):
             read = time.perf_counter()
             bins += len(front.push(block).values)
             reading, filtering, mark = (
@@ -138,28 +139,28 @@ def measure_stream(file: Path) -> Figures:
                 filtering + time.perf_counter() - read,
                 time.perf_counter(),
             )
-        figures = speed(lfp.duration_s, begin, bins)
+        figures = compute_speed(lfp.duration_s, begin, bins)
     return figures | {"reading_s": reading, "front_end_s": filtering}
 
 
 def measure_baseline(file: Path) -> Figures:
-    """No rules, no blocks, no small states cleared, nothing read: the arithmetic alone in scipy."""
+    """Measures the arithmetic alone in scipy, without channel rules, blocks or reading."""
     config = FrontEndConfig(RATE, CHANNELS)
     decimator, shaper = filter_sections(config)
     frames = np.ascontiguousarray(make_frames(RATE, CHANNELS, BASELINE_S, seed=0).T, dtype=np.float64)
-    begin = clocks()
+    begin = read_clocks()
     kept = sosfilt(decimator, frames)[:, :: config.decimation]
     out = sosfilt(shaper, kept - kept.mean(axis=0))
-    return speed(BASELINE_S, begin, out.shape[1] // 10)
+    return compute_speed(BASELINE_S, begin, out.shape[1] // 10)
 
 
 def measure_kilohertz(file: Path) -> Figures:
-    """Ten minutes at 1 kHz with 32 channels, already in memory."""
+    """Measures ten minutes at 1 kHz with 32 channels, which lie in memory."""
     rate, channels, length = Fraction(1000), 32, 600
     frames = make_frames(rate, channels, length, seed=0)
     front = FrontEnd(FrontEndConfig(rate, channels))
-    begin = clocks()
-    return speed(length, begin, len(front.push(frames).values))
+    begin = read_clocks()
+    return compute_speed(length, begin, len(front.push(frames).values))
 
 
 SUBJECTS: dict[str, Callable[[Path], Figures]] = {
@@ -169,13 +170,16 @@ SUBJECTS: dict[str, Callable[[Path], Figures]] = {
 }
 
 
-def clocks() -> tuple[float, float]:
+def read_clocks() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def speed(length_s: float, begin: tuple[float, float], bins: int) -> Figures:
-    """Since `clocks()` gave `begin`; `cpu_s` below `seconds` tells a busy machine from a slow program."""
-    seconds, cpu_s = (now - then for now, then in zip(clocks(), begin, strict=True))
+def compute_speed(length_s: float, begin: tuple[float, float], bins: int) -> Figures:
+    """Returns the figures since `begin`, which `read_clocks` gave.
+
+    `cpu_s` below `seconds` tells a busy machine from a slow program.
+    """
+    seconds, cpu_s = (now - then for now, then in zip(read_clocks(), begin, strict=True))
     figures = {"signal_s": length_s, "seconds": seconds, "times_real_time": length_s / seconds, "bins": bins}
     return figures | {"cpu_s": cpu_s, "times_real_time_by_cpu": length_s / cpu_s}
 
@@ -183,7 +187,7 @@ def speed(length_s: float, begin: tuple[float, float], bins: int) -> Figures:
 # ---------------------------------------------------------------------------------------------- the result
 
 
-def settings() -> dict[str, object]:
+def describe_settings() -> dict[str, object]:
     """Returns the front end that was measured: its configuration, sections, delays and settling time."""
     config = FrontEndConfig(RATE, CHANNELS)
     return {
@@ -194,7 +198,7 @@ def settings() -> dict[str, object]:
     }
 
 
-def gates(stream: Figures) -> list[dict[str, object]]:
+def judge_gates(stream: Figures) -> list[dict[str, object]]:
     faster, smaller = stream["times_real_time"], stream["peak_mb"]
     return [
         {"name": "times real time", "value": faster, "limit": LEAST_SPEED, "ok": faster >= LEAST_SPEED},

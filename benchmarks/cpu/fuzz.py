@@ -1,8 +1,8 @@
-"""Does any input break the C engine? libFuzzer with address and undefined-behavior sanitizers, for a given time.
+"""Fuzzes the C engine for a given time, with libFuzzer and the address and undefined-behavior sanitizers.
 
-Goes in: nothing but a time. One student in every variant that this CPU runs, for an array at 1 kHz and for one that
-is decimated, in one program (emulation/fuzz/fuzz_decoder.c, which says what it requires). Goes out: what libFuzzer
-found, `fuzz.json`, and exit code 1 with the input that did it.
+One program holds a student in every variant that this CPU runs, for an array at 1 kHz and for one that is decimated.
+It is emulation/fuzz/fuzz_decoder.c, which says what it requires. What libFuzzer found is written to `fuzz.json`. The
+exit code is 1 if an input broke the engine, and that input is printed.
 
     python -m benchmarks.cpu.fuzz [--seconds 600] [--corpus FOLDER] [--out benchmarks/results/cpu]
 """
@@ -20,21 +20,23 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
-from benchmarks.cpu.c_models import SOURCES, VARIANTS, front_end_of, random_model, variants, write_sources
-from benchmarks.harness import RESULTS, conditions, first_line_of, option_parser, write_result
+from benchmarks.cpu.c_models import draw_model, list_variants, make_front_end, write_sources
+from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_first_line, write_result
 from edgedistill.assets import asset_folder
+from edgedistill.compile.c.library import SOURCES
+from edgedistill.compile.c.toolchain import VARIANTS
 from edgedistill.config import StudentShape
 
 SANITIZERS = ("-fsanitize=fuzzer,address,undefined",)
-# Halted when it runs: with -fno-sanitize-recover=all clang 14 takes minutes and more to compile the AVX-512 variant.
+# The program halts by this option, because with -fno-sanitize-recover=all clang 14 takes minutes to compile AVX-512.
 HALT = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1", "ASAN_OPTIONS": "detect_leaks=1"}
 FLAGS = ("-std=c11", "-O1", "-g", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Wconversion", "-Werror")
 QUICK = {"highpass_hz": 1.0, "flat_s": 0.05, "recover_s": 0.04}  # rules that act within a few bins
 ARRAYS = {
-    "khz": (StudentShape(3, 2, 8, 2, 2, 7, 16, 3, 2, 5), front_end_of(3, Fraction(250), **QUICK)),
-    "decimated": (StudentShape(5, 1, 21, 1, 3, 20, 31, 1, 1, 0), front_end_of(5, Fraction(48828125, 40000), **QUICK)),
+    "khz": (StudentShape(3, 2, 8, 2, 2, 7, 16, 3, 2, 5), make_front_end(3, Fraction(250), **QUICK)),
+    "decimated": (StudentShape(5, 1, 21, 1, 3, 20, 31, 1, 1, 0), make_front_end(5, Fraction(48828125, 40000), **QUICK)),
 }
-MOST_BYTES = 2048  # of an input
+MOST_BYTES = 2048  # in one input
 
 
 def main() -> None:
@@ -46,8 +48,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         program = build(Path(folder))
         result = {
-            **conditions("benchmarks.cpu.fuzz"),
-            **settings(),
+            **describe_conditions("benchmarks.cpu.fuzz"),
+            **describe_settings(),
             **fuzz(program, options.seconds, options.seed, options.corpus),
         }
     write_result(options.out, "fuzz", result)
@@ -59,32 +61,34 @@ def main() -> None:
 
 
 def build(folder: Path) -> Path:
-    """The fuzzing program in `folder`."""
+    """Compiles the fuzzing program in `folder` and returns its path."""
     if shutil.which("clang") is None:
         sys.exit("fuzzing needs clang with libFuzzer: sudo apt install clang")
-    names = {(array, ops): f"{array}_{ops}" for array in ARRAYS for ops in variants()}
+    names = {(array, ops): f"{array}_{ops}" for array in ARRAYS for ops in list_variants()}
     objects = []
     for (array, ops), name in names.items():
         shape, config = ARRAYS[array]
-        write_sources(folder, random_model(shape), config, ops, name)
+        write_sources(folder, draw_model(shape), config, ops, name)
         define = f'-DED_MODEL_HEADER="model_{name}.h"'
-        objects.append(compiled(folder, "c/ed_engine.c", f"{name}.o", (define, *VARIANTS[ops].flags)))
-    rows = [", ".join(f"&ed_model_{names[array, ops]}" for ops in variants()) for array in ARRAYS]
+        objects.append(compile_object(folder, "c/ed_engine.c", f"{name}.o", (define, *VARIANTS[ops].flags)))
+    rows = [", ".join(f"&ed_model_{names[array, ops]}" for ops in list_variants()) for array in ARRAYS]
     lines = [f"extern const ed_model ed_model_{name};" for name in names.values()]
-    lines += [f"#define ARRAYS {len(ARRAYS)}", f"#define VARIANTS {len(variants())}"]
+    lines += [f"#define ARRAYS {len(ARRAYS)}", f"#define VARIANTS {len(list_variants())}"]
     lines += ["static const ed_model *const models[ARRAYS][VARIANTS] = {", *(f"    {{{row}}}," for row in rows), "};"]
     (folder / "model/models.h").write_text("\n".join([*lines, ""]))
     target = Path(str(asset_folder("kernels"))).parent / "emulation" / "fuzz" / "fuzz_decoder.c"
-    objects += [compiled(folder, source, f"{Path(source).stem}.o", ()) for source in (SOURCES[0], str(target))]
+    objects += [compile_object(folder, source, f"{Path(source).stem}.o", ()) for source in (SOURCES[0], str(target))]
     return Path(run(folder, ["clang", *SANITIZERS, *objects, "-o", str(folder / "fuzz")], folder / "fuzz"))
 
 
-def compiled(folder: Path, source: str, output: str, options: tuple[str, ...]) -> str:
+def compile_object(folder: Path, source: str, output: str, options: tuple[str, ...]) -> str:
+    """Compiles one source with the sanitizers and returns the name of its object file."""
     includes = ("-Iinclude", "-Ic", "-Imodel")
     return str(run(folder, ["clang", *FLAGS, *SANITIZERS, *options, *includes, "-c", source, "-o", output], output))
 
 
 def run(folder: Path, command: list[str], made: object) -> object:
+    """Runs a command in `folder` and returns `made`, or ends the program with what the command complained about."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stderr[-4000:]}")
@@ -92,7 +96,7 @@ def run(folder: Path, command: list[str], made: object) -> object:
 
 
 def fuzz(program: Path, seconds: int, seed: int, corpus: Path | None) -> dict[str, object]:
-    """What libFuzzer says after `seconds`."""
+    """Fuzzes for `seconds` and returns what libFuzzer found."""
     found = program.parent / "found"
     found.mkdir(exist_ok=True)
     inputs = corpus or program.parent / "corpus"
@@ -125,12 +129,12 @@ def fuzz(program: Path, seconds: int, seed: int, corpus: Path | None) -> dict[st
     }
 
 
-def settings() -> dict[str, object]:
+def describe_settings() -> dict[str, object]:
     """Returns the compiler, the sanitizers, the variants of the engine and the models that were fuzzed."""
     return {
-        "compiler": first_line_of("clang", "--version"),
+        "compiler": read_first_line("clang", "--version"),
         "sanitizers": SANITIZERS[0].partition("=")[2],
-        "variants": variants(),
+        "variants": list_variants(),
         "arrays": {
             name: {"shape": shape.to_json(), "frontend": config.to_json()} for name, (shape, config) in ARRAYS.items()
         },

@@ -1,9 +1,9 @@
-"""How fast is the C engine, how far from what the core can do, and how much faster than what else could be run?
+"""Measures how fast the C engine is, beside the limit of the core and beside other ways to run the same student.
 
-Goes in: nothing; students have random weights, on which speed does not depend, or with --bundle those of a bundle.
-Goes out: tables, gates, `latency.json`. Everything is measured in one process on one core, in turn: each round times
-every subject for a while, so that whatever else the machine does meets all of them. Inside a timed region stands
-one call, its inputs ready in memory; beside it the same loop around a function that does nothing.
+Students have random weights, on which speed does not depend, or with --bundle those of a bundle. Tables, gates and
+`latency.json` come out. Everything is measured in one process on one core, in turn: each round times every subject for
+a while, so that whatever else the machine does slows all of them. A timed region holds one call, whose inputs lie ready
+in memory. The same loop around a function that does nothing is timed beside it.
 
     python -m benchmarks.cpu.latency [--quick] [--bundle NAME.edge] [--out benchmarks/results/cpu]
 """
@@ -22,22 +22,22 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cpu.c_models import Built, Decoder, build, build_sources, random_model, variants, write_files
+from benchmarks.cpu.c_models import Built, Decoder, build, build_sources, draw_model, list_variants, write_files
 from benchmarks.cpu.c_timing import FRAMES_A_BIN, Roofline, Timer, Times
 from benchmarks.cpu.latency_tables import show
-from benchmarks.harness import RESULTS, conditions, first_line_of, option_parser, say, write_result
+from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_first_line, say, write_result
 from edgedistill.compile.c.library import kernel_sources, model_sources
 from edgedistill.config import StudentShape, load_preset
-from edgedistill.measure.latency import LatencyUs, step_times
-from edgedistill.measure.work import work_of
+from edgedistill.measure.latency import LatencyUs, time_steps
+from edgedistill.measure.work import count_work
 
 CHANNELS, OUTPUTS = 96, 2
 VNNI = "avx512"
 PRESETS = ("edge", "nano", "paper")
-TIMED_PEERS = ("edge", "nano")  # presets with onnxruntime and PyTorch beside them, and with every variant
+TIMED_PEERS = ("edge", "nano")  # presets that are also timed in every variant, in onnxruntime and in PyTorch
 WARMUP = 100
 BINS = 512  # rows of input, used again from the top
-WALK = 2**26  # bytes another program reads between two steps: far more than L2
+WALK = 2**26  # bytes that another program would read between two steps, far more than L2 holds
 LEVELS = {"L1": 2**14, "L2": 2**20, "L3": 2**24, "DRAM or L3": 2**28}
 SCALES = {  # what is varied of the preset edge
     "window": (50, 100, 200, 400, 800, 1600),
@@ -48,7 +48,7 @@ SCALES = {  # what is varied of the preset edge
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long each subject is timed, in steps."""
+    """How many steps each subject is timed for."""
 
     rounds: int = 10
     steps: int = 20000  # of the C engine
@@ -58,8 +58,8 @@ class Schedule:
     windows: int = 10  # of the paper's model
     paced: int = 300
 
-    def a_round(self, total: int) -> int:
-        """Its part of `total` steps."""
+    def share_round(self, total: int) -> int:
+        """Returns the share of `total` steps that belongs to one round."""
         return max(1, total // self.rounds)
 
 
@@ -75,24 +75,27 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true", help="the C engine alone")
     options = parser.parse_args()
     schedule = QUICK if options.quick else Schedule()
-    compiler = first_line_of("gcc", "--version")
-    before = conditions("benchmarks.cpu.latency", compiler=compiler, l2_bytes=cache_bytes("LEVEL2"), cores_used=1)
+    compiler = read_first_line("gcc", "--version")
+    before = describe_conditions(
+        "benchmarks.cpu.latency", compiler=compiler, l2_bytes=read_cache_bytes("LEVEL2"), cores_used=1
+    )
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
-        result = before | measured(Path(folder), schedule, options.bundle, not options.no_peers)
-    result |= {"after": {"load": [round(part, 2) for part in os.getloadavg()], "interruptions": interruptions()}}
-    result["gates"] = gates(result)
+        result = before | measure_all(Path(folder), schedule, options.bundle, not options.no_peers)
+    result |= {"after": {"load": [round(part, 2) for part in os.getloadavg()], "interruptions": count_interruptions()}}
+    result["gates"] = judge_gates(result)
     write_result(options.out, "latency", result)
     show(result)
 
 
-def cache_bytes(level: str) -> int:
+def read_cache_bytes(level: str) -> int:
+    """Returns the size of a cache as the system tells it, or 0."""
     done = subprocess.run(["getconf", f"{level}_CACHE_SIZE"], capture_output=True, text=True, check=False)
     return int(done.stdout.strip() or 0) if done.returncode == 0 else 0
 
 
-def interruptions() -> int:
-    """How often another program took the core away."""
+def count_interruptions() -> int:
+    """Returns how often another program took the core away."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
@@ -100,11 +103,11 @@ def interruptions() -> int:
 
 
 class Subjects:
-    """Compiled students and the loops that time them; names are `what/subject` of the result."""
+    """Compiled students and the loops that time them. Their names are `what/subject` of the result."""
 
     def __init__(self, folder: Path, schedule: Schedule) -> None:
         self.folder, self.schedule = folder, schedule
-        self.timer = Timer(made(folder / "timer"))
+        self.timer = Timer(make_folder(folder / "timer"))
         self.turns: dict[str, Turn] = {}
         self.built: dict[str, Built] = {}
         self.decoders: dict[str, Decoder] = {}
@@ -112,84 +115,85 @@ class Subjects:
         self.python: dict[str, tuple[int, Callable[[Any], object], int]] = {}
 
     def add(self, name: str, shape: StudentShape, ops: str, steps: int, built: Built | None = None) -> str:
-        """A student, timed by `ed_step`; returns the name with the variant."""
+        """Adds a student that is timed by `ed_step`, and returns its name with the variant."""
         key = f"{name}, {ops}"
         say(f"compiling {key}")
-        place = made(self.folder / key.replace("/", "-"))
-        self.built[key] = built or build(place, random_model(shape), ops)
+        place = make_folder(self.folder / key.replace("/", "-"))
+        self.built[key] = built or build(place, draw_model(shape), ops)
         self.decoders[key], self.shapes[key] = Decoder(self.built[key]), shape
-        bins = random_bins(shape.channels)
-        count, decoder = self.schedule.a_round(steps), self.decoders[key]
-        self.turns[f"step/{key}"] = lambda: self.timer.steps(decoder, bins, WARMUP + count)[WARMUP:]
+        bins = draw_bins(shape.channels)
+        count, decoder = self.schedule.share_round(steps), self.decoders[key]
+        self.turns[f"step/{key}"] = lambda: self.timer.time_steps(decoder, bins, WARMUP + count)[WARMUP:]
         return key
 
     def add_data(self, key: str) -> None:
-        """The same step over other data: its time must not depend on it."""
+        """Adds the same step over other data, because its time must not depend on them."""
         decoder, shape = self.decoders[key], self.shapes[key]
-        count = self.schedule.a_round(self.schedule.steps // 4)
-        bins = random_bins(shape.channels)
+        count = self.schedule.share_round(self.schedule.steps // 4)
+        bins = draw_bins(shape.channels)
         fresh = max(1, min(100, count // 2))
         scaled = {"silence": 0.0, "saturated": 1e4, "denormal": 1e-41}
         others = {name: (scale * bins).astype(np.float32) for name, scale in scaled.items()}
-        self.turns[f"data/{key}: full rings"] = lambda: self.timer.steps(decoder, bins, WARMUP + count)[WARMUP:]
-        self.turns[f"data/{key}: fresh rings"] = lambda: self.timer.steps(decoder, bins, count, fresh)
+        self.turns[f"data/{key}: full rings"] = lambda: self.timer.time_steps(decoder, bins, WARMUP + count)[WARMUP:]
+        self.turns[f"data/{key}: fresh rings"] = lambda: self.timer.time_steps(decoder, bins, count, fresh)
         for name, values in others.items():
-            self.turns[f"data/{key}: {name}"] = lambda values=values: self.timer.steps(decoder, values, WARMUP + count)[
-                WARMUP:
-            ]
+            self.turns[f"data/{key}: {name}"] = lambda values=values: self.timer.time_steps(
+                decoder, values, WARMUP + count
+            )[WARMUP:]
 
     def add_push(self, key: str) -> None:
-        """`ed_push` of the ten frames of a bin."""
+        """Adds `ed_push` of the ten frames of a bin."""
         decoder, channels = self.decoders[key], self.shapes[key].channels
         frames = (25 * np.random.default_rng(1).standard_normal((BINS, FRAMES_A_BIN, channels))).astype(np.float32)
-        count = self.schedule.a_round(self.schedule.steps)
-        self.turns[f"push/{key}"] = lambda: self.timer.pushes(decoder, frames, WARMUP + count)[WARMUP:]
-        self.turns["empty/push"] = lambda: self.timer.pushes(None, frames, count)
+        count = self.schedule.share_round(self.schedule.steps)
+        self.turns[f"push/{key}"] = lambda: self.timer.time_pushes(decoder, frames, WARMUP + count)[WARMUP:]
+        self.turns["empty/push"] = lambda: self.timer.time_pushes(None, frames, count)
 
     def add_empty(self) -> None:
-        """The loop around nothing."""
-        bins, count = random_bins(CHANNELS), self.schedule.a_round(self.schedule.steps)
-        self.turns["empty/step"] = lambda: self.timer.steps(None, bins, count)
+        """Adds the loop around a function that does nothing."""
+        bins, count = draw_bins(CHANNELS), self.schedule.share_round(self.schedule.steps)
+        self.turns["empty/step"] = lambda: self.timer.time_steps(None, bins, count)
 
     def add_python(self, name: str, step: Callable[[Any], object], channels: int, steps: int) -> None:
-        """A step called from Python."""
-        rows, count = random_bins(channels), self.schedule.a_round(steps)
+        """Adds a step that is called from Python."""
+        rows, count = draw_bins(channels), self.schedule.share_round(steps)
         warmup = min(20, count)
-        self.turns[name] = lambda: step_times({"it": step}, rows, warmup, count)["it"].astype(np.uint64)
+        self.turns[name] = lambda: time_steps({"it": step}, rows, warmup, count)["it"].astype(np.uint64)
 
-    def paced(self, key: str) -> dict[str, Any]:
-        """Steps every 10 ms, with caches as the wait leaves them, walked over, or flushed."""
+    def time_paced(self, key: str) -> dict[str, Any]:
+        """Times steps every 10 ms, with caches as the wait leaves them, filled by other data, or flushed."""
         decoder, count = self.decoders[key], max(1, self.schedule.paced // 5)
-        bins, room = random_bins(self.shapes[key].channels), np.ones(WALK // 8, np.uint64)
+        bins, room = draw_bins(self.shapes[key].channels), np.ones(WALK // 8, np.uint64)
         ways = {"idle between": (room[:0], False), "64 MiB read between": (room, False), "flushed": (room[:0], True)}
         times: dict[str, list[Times]] = {name: [] for name in ways}
-        self.timer.steps(decoder, bins, WARMUP)
+        self.timer.time_steps(decoder, bins, WARMUP)
         for _ in range(5):
             for name, (other, flushed) in ways.items():
-                times[name].append(self.timer.paced(decoder, bins, count, other, flushed))
-        return {name: summary(parts) for name, parts in times.items()}
+                times[name].append(self.timer.time_paced(decoder, bins, count, other, flushed))
+        return {name: summarize(parts) for name, parts in times.items()}
 
 
-def made(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder
 
 
-def random_bins(channels: int) -> Any:
+def draw_bins(channels: int) -> Any:
     return np.random.default_rng(0).standard_normal((BINS, channels)).astype(np.float32)
 
 
-def summary(parts: list[Times]) -> dict[str, float]:
+def summarize(parts: list[Times]) -> dict[str, float]:
     return LatencyUs.from_times(np.concatenate(parts)).to_json()
 
 
 # ---------------------------------------------------------------- the run
 
 
-def measured(folder: Path, schedule: Schedule, bundle: Path | None, with_peers: bool) -> dict[str, Any]:
+def measure_all(folder: Path, schedule: Schedule, bundle: Path | None, with_peers: bool) -> dict[str, Any]:
+    """Times all subjects and returns the figures of the result."""
     subjects = Subjects(folder, schedule)
     add_presets(subjects, bundle)
-    native = [key for key in subjects.shapes if key.endswith(variants()[0])]
+    native = [key for key in subjects.shapes if key.endswith(list_variants()[0])]
     for key in native:
         subjects.add_push(key)
     subjects.add_data(native[0])
@@ -197,34 +201,34 @@ def measured(folder: Path, schedule: Schedule, bundle: Path | None, with_peers: 
     add_scales(subjects)
     if with_peers:
         add_peers(subjects)
-    roofline = Roofline(made(folder / "roofline"), cache_bytes("LEVEL2") or 2**20)
+    roofline = Roofline(make_folder(folder / "roofline"), read_cache_bytes("LEVEL2") or 2**20)
     clocks = time.perf_counter(), time.process_time()
     times = run_rounds(subjects, roofline)
     seconds, own = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
     found: dict[str, Any] = {
-        "variants": variants(),
+        "variants": list_variants(),
         "schedule": vars(schedule),
         "seconds": seconds,
         "core_share": own / seconds,
     }
     for name, parts in times.items():
         what, _, subject = name.partition("/")
-        found.setdefault(what, {})[subject] = summary(parts)
+        found.setdefault(what, {})[subject] = summarize(parts)
     say("paced at 100 Hz")
-    found["paced"] = {key: subjects.paced(key) for key in native}
+    found["paced"] = {key: subjects.time_paced(key) for key in native}
     found["roofline"] = {
         "bytes_per_ns": {name: roofline.bytes_per_ns.get(size) for name, size in LEVELS.items()},
         "multiply_adds_per_ns": roofline.multiply_adds_per_ns,
-        "steps": {key: with_ratio(roofline, shape, found, key) for key, shape in subjects.shapes.items()},
+        "steps": {key: compare_with_floor(roofline, shape, found, key) for key, shape in subjects.shapes.items()},
     }
-    found["sizes"] = {key: sizes(subjects, key) for key in subjects.shapes if key.split(", ")[0] not in SCALES}
+    found["sizes"] = {key: count_bytes(subjects, key) for key in subjects.shapes if key.split(", ")[0] not in SCALES}
     return found
 
 
 def add_presets(subjects: Subjects, bundle: Path | None) -> None:
     for preset in PRESETS:
         shape = load_preset(preset).student.shape(CHANNELS, OUTPUTS)
-        for ops in variants() if preset in TIMED_PEERS else variants()[:1]:
+        for ops in list_variants() if preset in TIMED_PEERS else list_variants()[:1]:
             subjects.add(preset, shape, ops, subjects.schedule.steps if ops == VNNI else subjects.schedule.steps // 4)
     if bundle is not None:
         from edgedistill.bundle import open_bundle
@@ -234,10 +238,10 @@ def add_presets(subjects: Subjects, bundle: Path | None) -> None:
         opened = open_bundle(bundle)
         spec = read_decoder_spec(opened)
         name, shape = spec.name, spec.shape
-        place = made(subjects.folder / "bundle")
-        write_files(place, {**kernel_sources(), **model_sources(opened, variants()[0])})
-        built = build_sources(place, variants()[0], c_identifier(name), (), ())
-        subjects.add(name, shape, variants()[0], subjects.schedule.steps, built)
+        place = make_folder(subjects.folder / "bundle")
+        write_files(place, {**kernel_sources(), **model_sources(opened, list_variants()[0])})
+        built = build_sources(place, list_variants()[0], c_identifier(name), (), ())
+        subjects.add(name, shape, list_variants()[0], subjects.schedule.steps, built)
 
 
 def add_scales(subjects: Subjects) -> None:
@@ -245,28 +249,30 @@ def add_scales(subjects: Subjects) -> None:
     for what, values in SCALES.items():
         for value in values:
             shape = replace(edge, **{what: value})
-            subjects.add(f"{what}, {value}", shape, variants()[0], subjects.schedule.scale_steps)
+            subjects.add(f"{what}, {value}", shape, list_variants()[0], subjects.schedule.scale_steps)
 
 
 def add_peers(subjects: Subjects) -> None:
-    from peers import eager_step, onnxruntime_steps, paper_window, python_step
+    from benchmarks.cpu.peers import make_eager_step, make_onnxruntime_steps, make_paper_step, make_python_step
 
     schedule = subjects.schedule
     for preset in TIMED_PEERS:
-        key = f"{preset}, {variants()[0]}"
+        key = f"{preset}, {list_variants()[0]}"
         shape = subjects.shapes[key]
-        for name, step in onnxruntime_steps(shape, made(subjects.folder / f"onnx-{preset}")).items():
+        for name, step in make_onnxruntime_steps(shape, make_folder(subjects.folder / f"onnx-{preset}")).items():
             subjects.add_python(f"peers/{preset}, {name}", step, CHANNELS, schedule.peer_steps)
-        step = python_step(subjects.built[key], shape)
+        step = make_python_step(subjects.built[key], shape)
         subjects.add_python(f"peers/{preset}, C engine from Python", step, CHANNELS, schedule.peer_steps)
-        subjects.add_python(f"peers/{preset}, PyTorch eager", eager_step(preset, shape), CHANNELS, schedule.torch_steps)
-    window = paper_window(CHANNELS, OUTPUTS)
+        subjects.add_python(
+            f"peers/{preset}, PyTorch eager", make_eager_step(preset, shape), CHANNELS, schedule.torch_steps
+        )
+    window = make_paper_step(CHANNELS, OUTPUTS)
     subjects.add_python("peers/paper, PyTorch, its 5 s window again", window, CHANNELS, schedule.windows)
 
 
 def run_rounds(subjects: Subjects, roofline: Roofline) -> dict[str, list[Times]]:
-    """Every subject once a round."""
-    sizes = sorted({*LEVELS.values(), *(work_of(shape).bytes for shape in subjects.shapes.values())})
+    """Times every subject once in each round, and returns the times of all rounds by subject."""
+    sizes = sorted({*LEVELS.values(), *(count_work(shape).bytes for shape in subjects.shapes.values())})
     times: dict[str, list[Times]] = {name: [] for name in subjects.turns}
     for number in range(subjects.schedule.rounds):
         say(f"round {number + 1} of {subjects.schedule.rounds}")
@@ -276,24 +282,26 @@ def run_rounds(subjects: Subjects, roofline: Roofline) -> dict[str, list[Times]]
     return times
 
 
-def with_ratio(roofline: Roofline, shape: StudentShape, found: dict[str, Any], key: str) -> dict[str, float] | None:
-    """The floor of a step, and how many times that the median took."""
-    floor = roofline.floor_us(shape)
+def compare_with_floor(
+    roofline: Roofline, shape: StudentShape, found: dict[str, Any], key: str
+) -> dict[str, float] | None:
+    """Returns the floor of a step, and how many times as long the median took."""
+    floor = roofline.compute_floor_us(shape)
     return floor and floor | {"ratio": found["step"][key]["p50"] / floor["max_us"]}
 
 
-def sizes(subjects: Subjects, key: str) -> dict[str, int]:
-    """Bytes: of a decoder's memory, an exported state, what a step reads, code, constants."""
+def count_bytes(subjects: Subjects, key: str) -> dict[str, int]:
+    """Returns the bytes of a decoder's memory, of an exported state, of weights, of code and of constants."""
     info, built = subjects.decoders[key].info, subjects.built[key]
-    weights = random_model(subjects.shapes[key]).weight_bytes
+    weights = draw_model(subjects.shapes[key]).weight_bytes
     return {"state": info.state_bytes, "exported": info.export_bytes, "weights": weights, **built.sizes}
 
 
 # ---------------------------------------------------------------- gates
 
 
-def gates(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """What issue and README promise where the CPU has AVX-512 VNNI; `ok` is None where it has not."""
+def judge_gates(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Judges what docs/latency.md promises of a CPU with AVX-512 VNNI. `ok` is None on another CPU."""
     vnni = VNNI in result["variants"]
     edge, nano = f"edge, {VNNI}", f"nano, {VNNI}"
     step, push = result["step"], result["push"]

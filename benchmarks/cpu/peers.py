@@ -1,7 +1,8 @@
-"""What a user would run otherwise: the same student in onnxruntime and PyTorch, as functions of a bin.
+"""Runs the same student in onnxruntime and PyTorch, which a user would take otherwise, as functions of a bin.
 
-All on one thread. onnxruntime's sessions get their best conditions: inputs and outputs bound once, rings that are only
-read, no runtime around the graph, and both with and without the fusion that slows an INT8 graph down.
+All of them compute with one thread. The sessions of onnxruntime get their best conditions: inputs and outputs are bound
+once, rings are only read, no runtime stands around the graph, and each graph runs with and without the fusion that
+slows an INT8 graph down.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from benchmarks.cpu.c_models import Built, front_end_of, random_model, random_weights
+from benchmarks.cpu.c_models import Built, draw_model, draw_weights, make_front_end
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
@@ -29,29 +30,30 @@ from edgedistill.runtime.onnx_engine import OnnxEngine
 
 Step = Callable[[npt.NDArray[Any]], object]
 
-ONNXRUNTIME = "onnxruntime"  # subjects whose names begin so are those to be faster than
+ONNXRUNTIME = "onnxruntime"  # the C engine is compared with the subjects whose names begin so
 FUSION = {"": [], ", no MatMulAddFusion": ["MatMulAddFusion"]}
 TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(int32)": np.int32}
-WINDOW_BINS = 500  # the 5 s of the published model
+WINDOW_BINS = 500  # the published model sees 5 s
 
 
-def onnxruntime_steps(shape: StudentShape, folder: Path) -> dict[str, Step]:
-    """Float32, its own dynamic INT8 and our Q/DQ graph; and our engine around the last."""
+def make_onnxruntime_steps(shape: StudentShape, folder: Path) -> dict[str, Step]:
+    """Returns the steps of the float32 graph, of its dynamic INT8, of our Q/DQ graph, and of our engine around that."""
     steps: dict[str, Step] = {}
-    for name, graph in graphs_of(shape, folder).items():
+    for name, graph in make_graphs(shape, folder).items():
         for suffix, without in FUSION.items():
-            steps[f"{ONNXRUNTIME} {name}{suffix}"] = bound_step(graph, shape, without)
-    steps["OnnxEngine.step, Q/DQ"] = OnnxEngine(graphs_of(shape, folder)["Q/DQ INT8"], shape).step
+            steps[f"{ONNXRUNTIME} {name}{suffix}"] = make_bound_step(graph, shape, without)
+    steps["OnnxEngine.step, Q/DQ"] = OnnxEngine(make_graphs(shape, folder)["Q/DQ INT8"], shape).step
     return steps
 
 
-def graphs_of(shape: StudentShape, folder: Path) -> dict[str, bytes]:
+def make_graphs(shape: StudentShape, folder: Path) -> dict[str, bytes]:
+    """Returns the graphs of a student, by the name of their precision."""
     plain, dynamic = folder / "float.onnx", folder / "dynamic.onnx"
-    plain.write_bytes(graph_from_student(shape, random_weights(shape)).SerializeToString())
-    logging.disable(logging.WARNING)  # it advises a preprocessing that changes nothing in a graph written by hand
+    plain.write_bytes(graph_from_student(shape, draw_weights(shape)).SerializeToString())
+    logging.disable(logging.WARNING)  # advice on preprocessing, which changes nothing in our graphs
     quantize_dynamic(plain, dynamic, weight_type=QuantType.QInt8)
     logging.disable(logging.NOTSET)
-    integers = graph_from_integers(shape, random_model(shape).tensors)
+    integers = graph_from_integers(shape, draw_model(shape).tensors)
     return {
         "float32": plain.read_bytes(),
         "dynamic INT8": dynamic.read_bytes(),
@@ -59,15 +61,15 @@ def graphs_of(shape: StudentShape, folder: Path) -> dict[str, bytes]:
     }
 
 
-def bound_step(graph: bytes, shape: StudentShape, without: list[str]) -> Step:
-    """One run of a session over full rings, everything bound."""
+def make_bound_step(graph: bytes, shape: StudentShape, without: list[str]) -> Step:
+    """Returns one run of a session over full rings, with everything bound."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(graph, options, providers=providers, disabled_optimizers=without)
     binding, rng = session.io_binding(), np.random.default_rng(0)
-    arrays = {i.name: random_array(rng, TYPES[i.type], i.shape) for i in session.get_inputs()}
+    arrays = {i.name: draw_array(rng, TYPES[i.type], i.shape) for i in session.get_inputs()}
     arrays["pos"][:], arrays["live"][:] = 7, shape.window - 1
     for name, array in arrays.items():
         binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
@@ -83,20 +85,20 @@ def bound_step(graph: bytes, shape: StudentShape, without: list[str]) -> Step:
     return step
 
 
-def random_array(rng: np.random.Generator, dtype: Any, size: list[int]) -> npt.NDArray[Any]:
+def draw_array(rng: np.random.Generator, dtype: Any, size: list[int]) -> npt.NDArray[Any]:
     if dtype == np.float32:
         return rng.standard_normal(size).astype(np.float32)
     return rng.integers(-100, 101, size).astype(dtype)
 
 
-def python_step(built: Built, shape: StudentShape) -> Step:
-    """The C engine through ctypes, as `Decoder` calls it."""
+def make_python_step(built: Built, shape: StudentShape) -> Step:
+    """Returns a step of the C engine through ctypes, as `Decoder` calls it."""
     library = load_library(built.library, built.library.read_bytes())
-    return AbiEngine(start_decoder(library, built.name), shape, front_end_of(shape.channels)).step
+    return AbiEngine(start_decoder(library, built.name), shape, make_front_end(shape.channels)).step
 
 
-def eager_step(preset: str, shape: StudentShape) -> Step:
-    """PyTorch as it comes: `Student.step`, then the read-out of the latent."""
+def make_eager_step(preset: str, shape: StudentShape) -> Step:
+    """Returns a step of eager PyTorch: `Student.step`, then the read-out of the latent."""
     torch.set_num_threads(1)
     student = Student(load_preset(preset).student, {"s": shape.channels}, {"s": "array"}, 8, shape.outputs).eval()
     state = student.make_fresh_state("s")
@@ -108,8 +110,8 @@ def eager_step(preset: str, shape: StudentShape) -> Step:
     return step
 
 
-def paper_window(channels: int, outputs: int) -> Step:
-    """The bidirectional model of the preset `paper` over all of its window, as each new bin asks of it."""
+def make_paper_step(channels: int, outputs: int) -> Step:
+    """Returns a step of the bidirectional model of preset `paper`, which computes its whole window for each new bin."""
     torch.set_num_threads(1)
     size = load_preset("paper").patch_student
     model = PatchAutoencoder(size, {"s": channels}, counts=False).eval()

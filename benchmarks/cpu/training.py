@@ -1,17 +1,17 @@
-"""What training costs: windows a second, memory, and how soon the nano student is as good as it has to be.
+"""Measures what training costs: windows a second, memory, and how soon the nano student reaches a given loss.
 
-Comes in: nothing. Goes out: tables and `training.json`. Each measurement is a process of its own, on a CPU:
+Tables and `training.json` come out. Each measurement is a process of its own, on a CPU:
 
-  steps      the training loop as `build` runs it, on random bins of the shape each preset is meant for: median
-             time of an optimizer step after the warm-up, and the largest memory the process ever held
-  attention  `window_attention` of the student against dense masked attention with the same weights, in turn in
-             one process, after their outputs and gradients were found equal
-  loss       three short simulated sessions: optimizer steps and seconds until the distilled nano student first
-             validates at or below LEVEL, over three initialisations. This is the figure to improve.
+  steps      runs the training loop of `build` on random bins of the shape that each preset is meant for, and takes the
+             median time of an optimizer step after the warm-up, and the largest memory that the process ever held
+  attention  compares `window_attention` of the student with dense masked attention of the same weights, in turn in one
+             process, after their outputs and gradients were found equal
+  loss       counts optimizer steps and seconds until the distilled nano student first validates at or below LEVEL, on
+             three short simulated sessions and over three initialisations. This is the figure to improve.
 
-A window is one segment of the preset (5.12 s; paper: 5 s). Paper at its batch of 32 windows would need tens of
-gigabytes and minutes a step on one core: it is measured at one or two windows, where windows a second are about
-the same and memory is not.
+A window is one segment of the preset (5.12 s, or 5 s in paper). Paper at its batch of 32 windows would need tens of
+gigabytes and minutes a step on one core. It is measured at one or two windows, where windows a second are about the
+same but memory is smaller.
 
     OMP_NUM_THREADS=1 python -m benchmarks.cpu.training [--quick] [--out benchmarks/results/cpu]
 """
@@ -40,7 +40,15 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.harness import RESULTS, conditions, option_parser, peak_mb, run_isolated, say, write_result
+from benchmarks.harness import (
+    RESULTS,
+    describe_conditions,
+    option_parser,
+    read_peak_mb,
+    run_isolated,
+    say,
+    write_result,
+)
 from edgedistill.config import Preset, TrainingConfig, load_preset
 from edgedistill.data.bins import Split
 from edgedistill.data.session_loading import load_sessions
@@ -76,11 +84,11 @@ class StepSubject:
 
     @property
     def name(self) -> str:
-        """How the process that measures it is told."""
+        """The name by which its process is told what to measure."""
         return f"{self.preset} {self.model}"
 
 
-# nano and edge as simulated (32 channels, 64 units); paper as published: 96 channels in 3 patches, 128 units in 2
+# nano and edge have the simulated 32 channels and 64 units; paper has the published 96 channels and 128 units
 STEP_SUBJECTS = (
     StepSubject("nano", "teacher", 64, None, 8, warmup=2),
     StepSubject("nano", "student", 32, None, 8, warmup=2),
@@ -98,12 +106,12 @@ def main() -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.measure, options.quick) | {"peak_mb": peak_mb()}))
+        print(json.dumps(measure(options.measure, options.quick) | {"peak_mb": read_peak_mb()}))
         return
     begin, quick = time.perf_counter(), options.quick
     subjects = [s for s in STEP_SUBJECTS if s.preset == "nano"] if quick else STEP_SUBJECTS
     result = {
-        **conditions(MODULE),
+        **describe_conditions(MODULE),
         "threads": 1,
         "torch": torch.__version__,
         "timed": "optimizer step: segments drawn, augmented, forward, loss, backward, clipping, AdamW",
@@ -118,7 +126,7 @@ def main() -> None:
 
 
 def measure(name: str, quick: bool) -> Figures:
-    """In the process of one subject."""
+    """Measures one subject, in a process of its own."""
     torch.set_num_threads(1)
     if name == "attention":
         return measure_attention(quick)
@@ -132,41 +140,41 @@ def measure(name: str, quick: bool) -> Figures:
 
 
 class Enough(Exception):
-    """Raised by a progress callback: the training loop has no other way out."""
+    """Raised by a progress callback to leave the training loop, which has no other way out."""
 
 
 class Clock:
-    """A progress callback that times `steps` optimizer steps after `warmup`, then leaves the loop."""
+    """A progress callback that times `steps` optimizer steps after `warmup`, and then leaves the loop."""
 
     def __init__(self, warmup: int, steps: int) -> None:
         self.warmup, self.steps = warmup, steps
         self.marks, self.cpu_marks = list[float](), list[float]()
 
     def __call__(self, step: int, of: int, loss: float, rate: float) -> None:
-        """After every step."""
+        """Takes the time after a step."""
         self.marks.append(time.perf_counter())
         self.cpu_marks.append(time.process_time())
         if step == self.warmup + self.steps:
             raise Enough
 
     def seconds(self) -> list[float]:
-        """Of each timed step, without the first `warmup`."""
+        """Returns the seconds of each step after the first `warmup`."""
         return np.diff(self.marks)[self.warmup - 1 :].tolist()
 
     def cpu_seconds(self) -> list[float]:
-        """The same by the processor's clock: what a step takes on a core of its own, other programs or not."""
+        """Returns the same by the processor's clock, which does not count the time of other programs."""
         return np.diff(self.cpu_marks)[self.warmup - 1 :].tolist()
 
 
 def measure_steps(subject: StepSubject) -> Figures:
-    """Windows and bins a second, memory before the first step and at its largest."""
+    """Measures windows and bins a second, and the memory before the first step."""
     preset = load_preset(subject.preset)
     config = preset.teacher_training if subject.model == "teacher" else preset.training
     preset_segments = config.bins_per_step // config.segment_bins
     segments = subject.segments or preset_segments
     config = replace(config, bins_per_step=segments * config.segment_bins, eval_every=config.steps)
-    session, clock = random_session(subject.inputs), Clock(subject.warmup, subject.steps)
-    before = peak_mb()
+    session, clock = make_random_session(subject.inputs), Clock(subject.warmup, subject.steps)
+    before = read_peak_mb()
     with suppress(Enough):
         train(subject.model, session, preset, config, clock)
     step_s, step_cpu_s = median(clock.seconds()), median(clock.cpu_seconds())
@@ -186,7 +194,7 @@ def measure_steps(subject: StepSubject) -> Figures:
 
 
 def train(model: str, session: TrainingSession, preset: Preset, config: TrainingConfig, clock: Clock) -> None:
-    """The stage of `build` that trains `model`."""
+    """Runs the stage of `build` that trains `model`."""
     if model == "teacher":
         train_teacher([session], preset.teacher, config, 0, progress=clock)
         return
@@ -197,8 +205,8 @@ def train(model: str, session: TrainingSession, preset: Preset, config: Training
         distill_bidirectional([session], preset.patch_student, config, 0, targets, progress=clock)
 
 
-def random_session(inputs: int, bins: int = 12_000) -> TrainingSession:
-    """Two minutes of noise: what a step costs does not depend on what the bins say."""
+def make_random_session(inputs: int, bins: int = 12_000) -> TrainingSession:
+    """Returns two minutes of noise, because what a step costs does not depend on what the bins hold."""
     random = torch.Generator().manual_seed(0)
     values, counts = torch.randn(bins, inputs, generator=random), torch.rand(bins, inputs, generator=random) < 0.1
     none = (np.zeros(inputs), np.ones(inputs))
@@ -220,20 +228,20 @@ def random_session(inputs: int, bins: int = 12_000) -> TrainingSession:
 # ---------------------------------------------------------------- attention
 
 
-def dense_attention(q: Tensor, k: Tensor, v: Tensor, age_bias: Tensor, live: int = 0) -> Tensor:
-    """`window_attention` without blocks: every query scores every key, those outside its window are masked."""
-    k, v, bias = dense_arguments(k, v, age_bias, live)
+def attend_densely(q: Tensor, k: Tensor, v: Tensor, age_bias: Tensor, live: int = 0) -> Tensor:
+    """Computes `window_attention` without blocks. Every query scores every key, and a mask hides other windows."""
+    k, v, bias = make_dense_arguments(k, v, age_bias, live)
     return ((q / math.sqrt(q.shape[3])) @ k.transpose(2, 3) + bias).softmax(-1) @ v
 
 
-def library_attention(q: Tensor, k: Tensor, v: Tensor, age_bias: Tensor, live: int = 0) -> Tensor:
-    """The same by torch's own attention, which is fused on a CPU where the mask needs no gradient."""
-    k, v, bias = dense_arguments(k, v, age_bias, live)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])  # four axes, or it is not fused
+def attend_by_library(q: Tensor, k: Tensor, v: Tensor, age_bias: Tensor, live: int = 0) -> Tensor:
+    """Computes the same by torch's own attention, which is fused on a CPU if the mask needs no gradient."""
+    k, v, bias = make_dense_arguments(k, v, age_bias, live)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])  # torch fuses only with four axes
 
 
-def dense_arguments(k: Tensor, v: Tensor, age_bias: Tensor, live: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values of n bins, without the slots before them, which do not exist yet; bias (heads, n, n)."""
+def make_dense_arguments(k: Tensor, v: Tensor, age_bias: Tensor, live: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns keys and values of n bins without the empty slots before them, and a bias (heads, n, n)."""
     assert live == 0, "training starts every segment from a fresh state"
     slots = age_bias.shape[1] - 1
     age = torch.arange(k.shape[2] - slots)[:, None] - torch.arange(k.shape[2] - slots)
@@ -243,24 +251,24 @@ def dense_arguments(k: Tensor, v: Tensor, age_bias: Tensor, live: int) -> tuple[
 
 ATTENTIONS: dict[str, Attention] = {
     "window": window_attention,
-    "dense": dense_attention,
-    "library": library_attention,
+    "dense": attend_densely,
+    "library": attend_by_library,
 }
 
 
 def measure_attention(quick: bool) -> Figures:
-    """Times of the three ways, in turn, for segments of training and a validation block; and a whole optimizer step."""
+    """Times the three attentions in turn, for segments of training, a validation block and a whole optimizer step."""
     shapes = [("nano", 8, 512)] if quick else [("nano", 8, 512), ("edge", 8, 512), ("nano", 1, 2048)]
     repeats = 3 if quick else 5
     return {
         "differences": "largest absolute difference from `window`, outputs and gradients, of unit-variance values",
-        "op": [attention_op(load_preset(name), batch, n, repeats) for name, batch, n in shapes],
-        "student_step": student_step(load_preset("nano"), repeats),
+        "op": [measure_attention_op(load_preset(name), batch, n, repeats) for name, batch, n in shapes],
+        "student_step": measure_student_step(load_preset("nano"), repeats),
     }
 
 
-def attention_op(preset: Preset, batch: int, n: int, repeats: int) -> Figures:
-    """The operation alone, with one layer's queries, keys, values and age bias."""
+def measure_attention_op(preset: Preset, batch: int, n: int, repeats: int) -> Figures:
+    """Times the operation alone, with one layer's queries, keys, values and age bias."""
     torch.manual_seed(0)
     block = StudentBlock(preset.student)
     with torch.no_grad():
@@ -268,43 +276,45 @@ def attention_op(preset: Preset, batch: int, n: int, repeats: int) -> Figures:
     slots = preset.student.window - 1
     k, v = (F.pad(x, (0, 0, slots, 0)) for x in (k, v))  # the empty cache before the first bin
     inputs = [x.detach().requires_grad_() for x in (q, k, v, block.age_bias)]
-    found = {name: [t.detach() for t in outputs_and_gradients(f, inputs)] for name, f in ATTENTIONS.items()}
+    found = {name: [t.detach() for t in compute_outputs_and_gradients(f, inputs)] for name, f in ATTENTIONS.items()}
     differences = {
         name: max(float((a - b).abs().max()) for a, b in zip(parts, found["window"], strict=True))
         for name, parts in found.items()
     }
-    if max(differences.values()) > 1e-3:  # gradients of the bias are sums over batch x n terms
+    if max(differences.values()) > 1e-3:  # generous, since gradients of the bias are sums over batch x n terms
         raise SystemExit(f"the attentions disagree: {differences}")
 
     def forward(attention: Attention) -> object:
         with torch.no_grad():
             return attention(*inputs, 0)  # type: ignore[call-arg, arg-type]
 
-    forward_s = in_turn({name: (lambda f=f: forward(f)) for name, f in ATTENTIONS.items()}, repeats)
-    both_s = in_turn({name: (lambda f=f: outputs_and_gradients(f, inputs)) for name, f in ATTENTIONS.items()}, repeats)
+    forward_s = time_in_turn({name: (lambda f=f: forward(f)) for name, f in ATTENTIONS.items()}, repeats)
+    both_s = time_in_turn(
+        {name: (lambda f=f: compute_outputs_and_gradients(f, inputs)) for name, f in ATTENTIONS.items()}, repeats
+    )
     shape = {"preset": preset.name, "batch": batch, "bins": n, "window": preset.student.window}
     return {
         **shape,
         "differences": differences,
-        "forward": with_ratios(forward_s),
-        "forward_backward": with_ratios(both_s),
+        "forward": add_ratios(forward_s),
+        "forward_backward": add_ratios(both_s),
     }
 
 
-def outputs_and_gradients(attention: Attention, inputs: list[Tensor]) -> list[Tensor]:
-    """The output, and what reaches queries, keys, values and bias of a loss that weighs every output alike."""
+def compute_outputs_and_gradients(attention: Attention, inputs: list[Tensor]) -> list[Tensor]:
+    """Returns the output, and the gradients of queries, keys, values and bias for the mean square of the output."""
     out = attention(*inputs, 0)  # type: ignore[call-arg, arg-type]
     return [out, *torch.autograd.grad(out.square().mean(), inputs)]
 
 
-def student_step(preset: Preset, repeats: int) -> Figures:
-    """Loss and backward of the whole student, with each attention in its place; same weights, same segments."""
-    config, session = preset.training, random_session(32)
+def measure_student_step(preset: Preset, repeats: int) -> Figures:
+    """Times loss and backward of the whole student with each attention, on the same weights and segments."""
+    config, session = preset.training, make_random_session(32)
     student = make_student([session], "lfp", preset.student, TEACHER_COMPONENTS, 0)
     bins = torch.randn(config.bins_per_step // config.segment_bins, config.segment_bins, 32)
 
     def step(name: str) -> Tensor:
-        with attention_of(name):
+        with use_attention(name):
             latents: Tensor = student(session.id, bins)
         student.zero_grad()
         latents.square().mean().backward()
@@ -314,21 +324,21 @@ def student_step(preset: Preset, repeats: int) -> Figures:
     differences = {name: float((x - latents["window"]).abs().max()) for name, x in latents.items()}
     if max(differences.values()) > 1e-3:
         raise SystemExit(f"the students disagree: {differences}")
-    seconds = in_turn({name: (lambda name=name: step(name)) for name in ATTENTIONS}, repeats)
+    seconds = time_in_turn({name: (lambda name=name: step(name)) for name in ATTENTIONS}, repeats)
     return {"preset": preset.name, "batch": len(bins), "bins": bins.shape[1], "differences": differences} | (
-        {"forward_backward": with_ratios(seconds)}
+        {"forward_backward": add_ratios(seconds)}
     )
 
 
 @contextmanager
-def attention_of(name: str) -> Iterator[None]:
-    """The student computes with another attention inside."""
+def use_attention(name: str) -> Iterator[None]:
+    """Makes the student compute with another attention."""
     with mock.patch("edgedistill.models.student.window_attention", ATTENTIONS[name]):
         yield
 
 
-def in_turn(subjects: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, called one after the other so that all see the same load; one round to warm up."""
+def time_in_turn(subjects: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Returns the median seconds of each subject. They take turns so that all see the same load, after one warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in subjects}
     for _ in range(repeats + 1):
         for name, call in subjects.items():
@@ -338,8 +348,8 @@ def in_turn(subjects: dict[str, Callable[[], object]], repeats: int) -> dict[str
     return {name: median(times[1:]) for name, times in seconds.items()}
 
 
-def with_ratios(seconds: dict[str, float]) -> Figures:
-    """Milliseconds, and how many times as long as `window` the others take."""
+def add_ratios(seconds: dict[str, float]) -> Figures:
+    """Returns milliseconds, and how many times as long as `window` the others take."""
     ratios = {f"{name}_over_window": s / seconds["window"] for name, s in seconds.items() if name != "window"}
     return {f"{name}_ms": 1e3 * s for name, s in seconds.items()} | ratios
 
@@ -348,7 +358,7 @@ def with_ratios(seconds: dict[str, float]) -> Figures:
 
 
 def measure_loss(quick: bool) -> Figures:
-    """A teacher of a few steps, then students that follow it until they validate at LEVEL."""
+    """Trains a teacher for a few steps, and then students that follow it until they validate at LEVEL."""
     preset, seeds = load_preset("nano"), STUDENT_SEEDS[:1] if quick else STUDENT_SEEDS
     with tempfile.TemporaryDirectory() as folder:
         config = SimulationConfig(sessions=SESSIONS, minutes=MINUTES, seed=DATA_SEED)
@@ -359,7 +369,7 @@ def measure_loss(quick: bool) -> Figures:
         teacher = train_teacher(sessions, preset.teacher, schedule, 0)
         targets = compute_teacher_latents(teacher, sessions, schedule)
         teacher_s = time.perf_counter() - begin
-        runs = [student_run(sessions, targets, preset, seed, Path(folder), quick) for seed in seeds]
+        runs = [train_to_level(sessions, targets, preset, seed, Path(folder), quick) for seed in seeds]
     reached = all(run["steps"] is not None for run in runs)
     return {
         "level": LEVEL,
@@ -376,10 +386,10 @@ def measure_loss(quick: bool) -> Figures:
     }
 
 
-def student_run(
+def train_to_level(
     sessions: list[TrainingSession], targets: dict[str, Tensor], preset: Preset, seed: int, folder: Path, quick: bool
 ) -> Figures:
-    """Validation losses of one student until it reaches LEVEL or its schedule ends; seconds include validating."""
+    """Trains one student until it validates at LEVEL or its schedule ends. Seconds include validating."""
     checkpoint = folder / f"student-{seed}.safetensors"
     marks, cpu_marks = [time.perf_counter()], [time.process_time()]
     config = replace(preset.training, eval_every=EVAL_EVERY, patience=preset.training.steps)
@@ -387,13 +397,13 @@ def student_run(
     def watch(step: int, of: int, loss: float, rate: float) -> None:
         marks.append(time.perf_counter())
         cpu_marks.append(time.process_time())
-        done = step % EVAL_EVERY == 0 and validated(checkpoint)[-1][1] <= LEVEL
+        done = step % EVAL_EVERY == 0 and read_history(checkpoint)[-1][1] <= LEVEL
         if done or (quick and step == 2 * EVAL_EVERY):
             raise Enough
 
     with suppress(Enough):
         train_task(STUDENT_TASKS["distilled"], sessions, preset, config, seed, targets, checkpoint, watch)
-    history = validated(checkpoint)
+    history = read_history(checkpoint)
     step = next((step for step, loss in history if loss <= LEVEL), None)
     return {
         "seed": seed,
@@ -405,8 +415,8 @@ def student_run(
     }
 
 
-def validated(checkpoint: Path) -> list[tuple[int, float]]:
-    """(step, validation loss) so far, as the training loop leaves it in its checkpoint."""
+def read_history(checkpoint: Path) -> list[tuple[int, float]]:
+    """Returns (step, validation loss) so far, which the training loop keeps in its checkpoint."""
     with safe_open(checkpoint, "pt") as file:
         history = json.loads(file.metadata()["state"])["history"]
     return [(int(step), float(loss)) for step, loss in history]
@@ -416,7 +426,7 @@ def validated(checkpoint: Path) -> list[tuple[int, float]]:
 
 
 def run_alone(subject: str, quick: bool) -> Figures:
-    """Measures one subject in a process of its own: one thread, no GPU, and a peak memory that is its own."""
+    """Measures one subject in a process of its own, with one thread, no GPU and a peak memory of its own."""
     say(f"measuring {subject}")
     arguments = ["--measure", subject, *(["--quick"] if quick else [])]
     return run_isolated(MODULE, arguments, environment={"CUDA_VISIBLE_DEVICES": ""})
@@ -454,14 +464,14 @@ def show(result: Figures) -> None:
     for run in loss["runs"]:
         step, last = run["validation"][-1]
         table.add_row(
-            str(run["seed"]), *(number(run[k]) for k in ("steps", "seconds", "cpu_s")), f"{last:.3f} at {step}"
+            str(run["seed"]), *(format_number(run[k]) for k in ("steps", "seconds", "cpu_s")), f"{last:.3f} at {step}"
         )
-    table.add_row("median", *(number(loss[k]) for k in ("steps", "seconds", "cpu_s")), "")
+    table.add_row("median", *(format_number(loss[k]) for k in ("steps", "seconds", "cpu_s")), "")
     console.print(table)
 
 
-def number(value: float | None) -> str:
-    """As in a table; a level that was not reached has none."""
+def format_number(value: float | None) -> str:
+    """Formats a figure for a table. A level that was not reached has none."""
     return "-" if value is None else f"{value:.0f}"
 
 

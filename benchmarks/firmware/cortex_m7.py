@@ -1,8 +1,9 @@
-"""What a decoder costs a Cortex-M7: instructions a step under emulation, flash, RAM, stack, and a guess at the time.
+"""Measures what a decoder costs a Cortex-M7: instructions a step under emulation, flash, RAM, stack and estimated time.
 
-The preset `nano`, with random weights, as firmware that calls every step it times; goes out: a table and
-`cortex-m7.json`. The emulator executes instructions and knows nothing of cycles, caches or flash: instructions are a
-measurement, milliseconds an ESTIMATE from them, for a range of instructions a cycle that stands in the result.
+The preset `nano` with random weights is linked into a firmware that counts the instructions of its calls. A table and
+`cortex-m7.json` come out. The emulator executes instructions and knows nothing of cycles, caches or flash. So the
+instructions are a measurement, and the milliseconds are an ESTIMATE from them, for a range of instructions a cycle that
+stands in the result.
 
     python -m benchmarks.firmware.cortex_m7 [--out benchmarks/results/emulated]
 
@@ -24,8 +25,8 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cpu.c_models import front_end_of, random_model, write_sources
-from benchmarks.harness import RESULTS, conditions, first_line_of, option_parser, write_result
+from benchmarks.cpu.c_models import draw_model, make_front_end, write_sources
+from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_first_line, write_result
 from edgedistill.assets import asset_folder
 from edgedistill.compile.c.footprint import state_bytes
 from edgedistill.compile.c.library import INCLUDES, SOURCES
@@ -39,8 +40,8 @@ BARE = Path(str(asset_folder("kernels"))).parent / "emulation" / "cortex-m"
 CHANNELS, OUTPUTS, FRAMES, CALLS = 32, 2, 10, 300
 TICK = 40  # instructions in a tick of SysTick
 CLOCK_HZ = 480e6  # of the fastest STM32H7
-# A dual-issue core: integer loops with their data in the cache come near 1.5; double-precision filters, with a
-# multiplication every four cycles, and weights that stream from flash fall below 1.
+# The core issues two instructions at once. Integer loops with their data in the cache come near 1.5 a cycle. Filters in
+# double precision, with a multiplication every four cycles, and weights that stream from flash fall below 1.
 INSTRUCTIONS_A_CYCLE = {"pessimistic": 0.5, "likely": 1.0, "optimistic": 1.5}
 EMULATOR = (
     *("qemu-system-arm", "-machine", "mps2-an500", "-nographic", "-monitor", "none", "-serial", "none"),
@@ -57,13 +58,13 @@ def main() -> None:
     toolchain = find_toolchain(target)
     shape = StudentShape(CHANNELS, OUTPUTS, **asdict(load_preset("nano").student))
     with tempfile.TemporaryDirectory() as folder:
-        linked = link(Path(folder), toolchain, random_model(shape))
+        linked = link(Path(folder), toolchain, draw_model(shape))
         words = emulate(Path(folder))
     result = {
-        **conditions("benchmarks.firmware.cortex_m7"),
-        **settings(toolchain, shape),
-        **memory(target, linked, int(words[1])),
-        **instructions(words),
+        **describe_conditions("benchmarks.firmware.cortex_m7"),
+        **describe_settings(toolchain, shape),
+        **describe_memory(target, linked, int(words[1])),
+        **count_instructions(words),
     }
     show(result)
     write_result(options.out, "cortex-m7", result)
@@ -73,8 +74,8 @@ def main() -> None:
 
 
 def link(folder: Path, toolchain: Toolchain, model: Int8Model) -> dict[str, int]:
-    """`program` in `folder`; bytes of flash and RAM as the linker counts them, and of the decoder's state."""
-    write_sources(folder, model, front_end_of(CHANNELS), toolchain.ops, "subject")
+    """Links `program` in `folder`, and returns the bytes of flash and RAM, and those of state and weights."""
+    write_sources(folder, model, make_front_end(CHANNELS), toolchain.ops, "subject")
     options = (*INCLUDES, f"-I{BARE}", '-DED_MODEL_HEADER="model_subject.h"')
     state = state_bytes(folder, toolchain, options)
     objects = []
@@ -90,7 +91,7 @@ def link(folder: Path, toolchain: Toolchain, model: Int8Model) -> dict[str, int]
 
 
 def emulate(folder: Path) -> npt.NDArray[np.int64]:
-    """The words that the firmware wrote."""
+    """Runs the firmware and returns the words that it wrote."""
     command = (*EMULATOR, "-kernel", "program")
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
@@ -104,11 +105,11 @@ def emulate(folder: Path) -> npt.NDArray[np.int64]:
 # ------------------------------------------------------------------------------------------- the figures
 
 
-def settings(toolchain: Toolchain, shape: StudentShape) -> dict[str, Any]:
+def describe_settings(toolchain: Toolchain, shape: StudentShape) -> dict[str, Any]:
     """Returns the emulator, the compiler and the model that were used."""
     return {
         "what": "an ESTIMATE: instructions counted under emulation, no board was measured",
-        "emulator": first_line_of(EMULATOR[0], "--version"),
+        "emulator": read_first_line(EMULATOR[0], "--version"),
         "emulator_command": " ".join(EMULATOR),
         "compiler": toolchain.version,
         "flags": " ".join(toolchain.flags),
@@ -119,7 +120,8 @@ def settings(toolchain: Toolchain, shape: StudentShape) -> dict[str, Any]:
     }
 
 
-def memory(target: Target, linked: dict[str, int], stack: int) -> dict[str, Any]:
+def describe_memory(target: Target, linked: dict[str, int], stack: int) -> dict[str, Any]:
+    """Returns the bytes of flash and RAM, and the gates of the target that are set on them."""
     gates = target.judge({"flash_bytes": linked["flash"], "ram_bytes": linked["ram"]})
     return {
         "flash_bytes": linked["flash"],
@@ -131,7 +133,8 @@ def memory(target: Target, linked: dict[str, int], stack: int) -> dict[str, Any]
     }
 
 
-def instructions(words: npt.NDArray[np.int64]) -> dict[str, Any]:
+def count_instructions(words: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Returns the instructions of each function, and the milliseconds estimated from them."""
     calls = {"ed_step": words[2 : 2 + CALLS], "ed_push": words[2 + CALLS :]}
     counted = {
         name: {

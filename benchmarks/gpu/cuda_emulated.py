@@ -1,8 +1,9 @@
-"""Ten thousand steps of the CUDA kernel on the emulated GPU beside the oracle, and what nvcc says of it: no device.
+"""Compares ten thousand steps of the CUDA kernel on the emulated GPU with the oracle, without a device.
 
-The presets `nano` and `edge` with random weights go in; `cuda-steps.json` comes out: values that differ (none may),
-bytes that a step reads and the clocks that they take at least, registers and instructions by chip. Emulation knows
-nothing of time: every figure in clocks or microseconds is an ESTIMATE, for an assumption that stands beside it.
+The presets `nano` and `edge` with random weights go in, and `cuda-steps.json` comes out. It has the values that differ
+(none may), the bytes that a step reads and the clocks that they take at least, and registers and instructions by chip
+as nvcc tells them. Emulation knows nothing of time, so every figure in clocks or microseconds is an ESTIMATE, whose
+assumption stands beside it.
 
     python -m benchmarks.gpu.cuda_emulated [--steps 10000] [--presets nano edge] [--out benchmarks/results/emulated]
 
@@ -25,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cpu.c_models import facts_of, front_end_of, random_model, write_files
-from benchmarks.harness import RESULTS, conditions, option_parser, write_result
+from benchmarks.cpu.c_models import draw_model, make_front_end, make_model_facts, write_files
+from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
 from edgedistill.assets import asset_folder
 from edgedistill.compile.cuda.model_source import cuda_sources
 from edgedistill.compile.cuda.packing import WARP, float_tables, packed_weights, threads_of
@@ -54,32 +55,39 @@ def main() -> None:
     options = parser.parse_args()
     result = {
         "what": "the CUDA step on the emulated GPU beside the oracle; no device was measured",
-        **conditions("benchmarks.gpu.cuda_emulated"),
+        **describe_conditions("benchmarks.gpu.cuda_emulated"),
         "compiler": " ".join(CXX),
-        "students": {name: measured(name, options.steps) for name in options.presets},
+        "students": {name: measure_student(name, options.steps) for name in options.presets},
     }
     write_result(options.out, "cuda-steps", result)
     if any(student["values_that_differ"] for student in result["students"].values()):
         raise SystemExit("the emulated step differs from the oracle")
 
 
-def measured(preset: str, steps: int) -> dict[str, Any]:
+def measure_student(preset: str, steps: int) -> dict[str, Any]:
+    """Returns what was compared and counted for the student of one preset."""
     shape = StudentShape(CHANNELS, OUTPUTS, **asdict(load_preset(preset).student))
-    model, front_end = random_model(shape), front_end_of(CHANNELS)
+    model, front_end = draw_model(shape), make_front_end(CHANNELS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sources = cuda_sources(model, front_end, facts_of(shape, front_end, "student"))
+        sources = cuda_sources(model, front_end, make_model_facts(shape, front_end, "student"))
         write_files(folder, {file: text.encode() for file, text in sources.items()})
-        compared = compare(folder, model, steps)
-        chips = {chip: compiled(folder, chip, shape) for chip in CHIPS} if shutil.which("nvcc") else None
-    return {"model": shape.to_json(), "threads": threads_of(shape), **compared, "floor": floor(model), "chips": chips}
+        compared = compare_with_oracle(folder, model, steps)
+        chips = {chip: compile_for_chip(folder, chip, shape) for chip in CHIPS} if shutil.which("nvcc") else None
+    return {
+        "model": shape.to_json(),
+        "threads": threads_of(shape),
+        **compared,
+        "floor": estimate_floor(model),
+        "chips": chips,
+    }
 
 
 # ------------------------------------------------------------------------------------------- beside the oracle
 
 
-def compare(folder: Path, model: Int8Model, steps: int) -> dict[str, Any]:
-    """Bits of kinematics and latents after every step, of the state after every chunk of steps."""
+def compare_with_oracle(folder: Path, model: Int8Model, steps: int) -> dict[str, Any]:
+    """Compares the bits of kinematics and latents after every step, and of the state after every chunk of steps."""
     inputs = (KERNELS / "cuda" / "student_step.cu", HARNESS)
     sources = [word for source in inputs for word in ("-x", "c++", str(source))]
     subprocess.run([*CXX, "-w", DEFINE, *INCLUDES, *sources, "-o", "emulated.so"], cwd=folder, check=True)
@@ -99,7 +107,7 @@ def compare(folder: Path, model: Int8Model, steps: int) -> dict[str, Any]:
         library.export_state(_at(student), _at(where))
         wanted = oracle.trace(bins, ())
         both = np.concatenate([wanted["kinematics"], wanted["latents"]], axis=1)
-        got_state, state = np.concatenate([student, where.view(np.int8)]), _exchanged(oracle)
+        got_state, state = np.concatenate([student, where.view(np.int8)]), _pack_exchanged(oracle)
         differ += int((outs[: len(bins)].view(np.uint32) != both.view(np.uint32)).sum() + (got_state != state).sum())
         compared += both.size + state.size
         print(f"{at + len(bins)} of {steps} steps, {differ} values differ", file=sys.stderr)
@@ -107,13 +115,13 @@ def compare(folder: Path, model: Int8Model, steps: int) -> dict[str, Any]:
         "steps": steps,
         "values_compared": compared,
         "values_that_differ": differ,
-        "state_sha256": hashlib.sha256(_exchanged(oracle)).hexdigest(),
+        "state_sha256": hashlib.sha256(_pack_exchanged(oracle)).hexdigest(),
         "emulated_ms_a_step": round(1000 * seconds / steps, 3),
     }
 
 
-def _exchanged(oracle: Oracle) -> Any:
-    """The oracle's state as the bytes that `export_state` writes, pos and live after them."""
+def _pack_exchanged(oracle: Oracle) -> Any:
+    """Returns the oracle's state as the bytes that `export_state` writes, followed by pos and live."""
     state = oracle.export_state()
     rings = [state[f"ring_{kind}_{i}"] for i in range(oracle.shape.layers) for kind in "kv"]
     lags = [state["lags"]] if "lags" in state else []
@@ -128,8 +136,8 @@ def _at(array: Any) -> ctypes.c_void_p:
 # ------------------------------------------------------------------------------------------- estimates
 
 
-def floor(model: Int8Model) -> dict[str, Any]:
-    """Bytes of a step, and the time they take through one multiprocessor's port to L2 if nothing else took any."""
+def estimate_floor(model: Int8Model) -> dict[str, Any]:
+    """Estimates the bytes of a step, and the time they take through one multiprocessor's port to L2."""
     shape = model.shape
     parts = {
         "weights": len(packed_weights(model)),
@@ -145,8 +153,8 @@ def floor(model: Int8Model) -> dict[str, Any]:
     }
 
 
-def compiled(folder: Path, chip: str, shape: StudentShape) -> dict[str, Any]:
-    """Registers and spills as ptxas counts them; instructions of a step, where they can be disassembled."""
+def compile_for_chip(folder: Path, chip: str, shape: StudentShape) -> dict[str, Any]:
+    """Compiles for a chip. Returns registers and spills by ptxas, and instructions where they can be disassembled."""
     source = str(KERNELS / "cuda" / "student_step.cu")
     command = [*NVCC, "-Xptxas", "-v", f"-arch={chip}", DEFINE, *INCLUDES, source, "-o", "step.cubin"]
     said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
@@ -154,11 +162,14 @@ def compiled(folder: Path, chip: str, shape: StudentShape) -> dict[str, Any]:
     found = re.search(of_ours + r".*?(\d+) registers.*?(\d+) bytes smem", said, re.S)
     assert found is not None, said
     names = ("stack_bytes", "spilled_bytes", "registers", "shared_bytes")
-    return dict(zip(names, map(int, found.groups()), strict=True)) | instructions(folder, shape)
+    return dict(zip(names, map(int, found.groups()), strict=True)) | count_instructions(folder, shape)
 
 
-def instructions(folder: Path, shape: StudentShape) -> dict[str, Any]:
-    """Of a warp, each layer's counted as often as it runs; the slow paths of divisions, after the exit, not."""
+def count_instructions(folder: Path, shape: StudentShape) -> dict[str, Any]:
+    """Counts the instructions of a warp in a step. The loop over layers counts as often as it runs.
+
+    Slow paths of divisions, which lie after the exit, are left out.
+    """
     if shutil.which("cuobjdump") is None:
         return {"instructions": None, "why_no_instructions": "cuobjdump is not on the path"}
     command = ["cuobjdump", "-sass", "-fun", "ed_student_step", "step.cubin"]

@@ -1,7 +1,7 @@
-"""The GPU at hand for benchmarks and checks: arrays there and back, kernels, graphs of launches, and their times.
+"""Opens the GPU for benchmarks and checks: copies arrays, launches kernels and graphs of them, and times both.
 
-Python's side of cuda/device.cpp, which is compiled here: numpy arrays and compiled kernels go in, arrays and
-nanoseconds come out. PyCUDA has no graphs, so timing does not go through it.
+This is the Python side of cuda/device.cpp, which is compiled here. Numpy arrays and compiled kernels go in, and arrays
+and nanoseconds come out. PyCUDA has no graphs, so timing does not go through it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Times = npt.NDArray[np.uint64]
 
 
 class GpuError(RuntimeError):
-    """What the driver answered, and what to do about it."""
+    """A call of the driver failed. The message says what it answered and where to look."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,24 +50,24 @@ class Buffer:
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """The size in bytes."""
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def write(self, values: npt.NDArray[Any]) -> None:
-        """Host to device."""
+        """Copies an array from the host to the device."""
         array = np.ascontiguousarray(values, self.dtype)
         assert array.shape == self.shape
         self.gpu.call("bench_write", c.c_uint64(self.address), c.c_void_p(array.ctypes.data), c.c_size_t(array.nbytes))
 
-    def fetched(self) -> npt.NDArray[Any]:
-        """Device to host."""
+    def fetch(self) -> npt.NDArray[Any]:
+        """Copies the array from the device to the host."""
         array = np.empty(self.shape, self.dtype)
         self.gpu.call("bench_read", c.c_void_p(array.ctypes.data), c.c_uint64(self.address), c.c_size_t(array.nbytes))
         return array
 
 
 class Launch(c.Structure):
-    """A kernel with its grid and arguments: bench_launch of device.cpp. Arguments are kept alive by it."""
+    """A kernel with its grid and arguments, which is bench_launch of device.cpp. It keeps its arguments alive."""
 
     _fields_ = (
         ("function", c.c_void_p),
@@ -77,8 +77,8 @@ class Launch(c.Structure):
 
     @classmethod
     def of(cls, function: int, grid: int | tuple[int, int], block: int, shared: int, *arguments: Any) -> Launch:
-        """Buffers become addresses, integers int32, floats float32; ctypes stay what they are."""
-        values = [_argument(value) for value in arguments]
+        """Makes a launch. Buffers become addresses, integers int32 and floats float32, and ctypes stay as they are."""
+        values = [_convert_argument(value) for value in arguments]
         pointers = (c.c_void_p * max(1, len(values)))(*(c.addressof(value) for value in values))
         grid_x, grid_y = grid if isinstance(grid, tuple) else (grid, 1)
         launch = cls(function, grid_x, grid_y, block, shared, pointers)
@@ -86,7 +86,7 @@ class Launch(c.Structure):
         return launch
 
 
-def _argument(value: Any) -> Any:
+def _convert_argument(value: Any) -> Any:
     if isinstance(value, Buffer):
         return c.c_uint64(value.address)
     if isinstance(value, c._SimpleCData):
@@ -96,30 +96,30 @@ def _argument(value: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Launches recorded one after the other, ready to be replayed."""
+    """Launches that were recorded one after the other and can be replayed."""
 
     handle: int
     launches: tuple[Launch, ...]
 
 
 class Gpu:
-    """The first GPU, open for the rest of the process. `nvcc` compiles for its chip, `tools` for the CPU beside it."""
+    """The first GPU, open until the process ends. `nvcc` compiles for its chip, and `tools` for the CPU beside it."""
 
     def __init__(self, folder: Path, nvcc: Nvcc, tools: Toolchain) -> None:
         self.folder, self.nvcc, self.tools = folder, nvcc, tools
         write_files(folder, kernel_files("include", "c", "gpu", "cuda"))
-        self.c = c.CDLL(str(compiled_host(folder, "device.cpp", tools, nvcc.includes)))
+        self.c = c.CDLL(str(compile_for_host(folder, "device.cpp", tools, nvcc.includes)))
         self.c.bench_error.restype = c.c_char_p
         self.call("bench_open")
         self._kept: list[Any] = []
 
     def call(self, function: str, *arguments: Any) -> None:
-        """A function of device.cpp; GpuError where it fails."""
+        """Calls a function of device.cpp. Raises GpuError where it fails."""
         if getattr(self.c, function)(*arguments):
             raise GpuError(f"{function}: {self.c.bench_error().decode()}; see nvidia-smi, or dmesg on a Jetson")
 
-    def attributes(self) -> dict[str, int | None]:
-        """What the driver says of the chip; None where it does not know."""
+    def read_attributes(self) -> dict[str, int | None]:
+        """Returns what the driver says of the chip, with None for what it does not know."""
         return {name: self._attribute(number) for name, number in ATTRIBUTES.items()}
 
     def _attribute(self, number: int) -> int | None:
@@ -128,93 +128,95 @@ class Gpu:
 
     # ---------------------------------------------------------------- memory
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Buffer:
-        """Room for an array; what it holds is not defined."""
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> Buffer:
+        """Allocates room for an array, whose values are not defined."""
         buffer = Buffer(self, 0, shape, np.dtype(dtype))
         address = c.c_uint64()
         self.call("bench_alloc", c.c_size_t(max(1, buffer.nbytes)), c.byref(address))
         return Buffer(self, address.value, shape, buffer.dtype)
 
     def array(self, values: npt.NDArray[Any]) -> Buffer:
-        """A copy of `values` on the device."""
-        buffer = self.empty(values.shape, values.dtype)
+        """Returns a copy of `values` on the device."""
+        buffer = self.allocate(values.shape, values.dtype)
         buffer.write(values)
         return buffer
 
     # ---------------------------------------------------------------- kernels
 
-    def compiled(self, source: Path, options: Sequence[str] = ()) -> Module:
-        """A .cu file as a module of this chip; it may include what lies beside the kernels. Compiled once."""
+    def compile_kernels(self, source: Path, options: Sequence[str] = ()) -> Module:
+        """Compiles a .cu file for this chip, once, and loads it. It may include what lies beside the kernels."""
         output = f"bench/{source.stem}.cubin"
         if not (self.folder / output).exists():
             write_files(self.folder / "bench", {source.name: source.read_bytes()})
             self.nvcc.compile_cubin(self.folder, f"bench/{source.name}", output, (*INCLUDES, *options))
-        return self.module(self.folder / output)
+        return self.load_module(self.folder / output)
 
-    def module(self, path: Path) -> Module:
-        """A compiled file, loaded."""
+    def load_module(self, path: Path) -> Module:
+        """Loads a compiled file."""
         handle = c.c_void_p()
         self.call("bench_module", str(path).encode(), c.byref(handle))
         return Module(self, handle.value or 0)
 
     def run(self, *launches: Launch) -> None:
-        """Launches one after the other, and waits."""
+        """Launches one after the other, and waits for the end."""
         self.call("bench_launch_all", _array(Launch, launches), c.c_size_t(len(launches)))
 
-    def graph(self, *launches: Launch) -> Graph:
-        """Launches one after the other, recorded."""
+    def record_graph(self, *launches: Launch) -> Graph:
+        """Records launches one after the other."""
         handle = c.c_void_p()
         self.call("bench_graph", _array(Launch, launches), c.c_size_t(len(launches)), c.byref(handle))
         return Graph(handle.value or 0, launches)
 
-    def empty_graph(self) -> Graph:
-        """One node that does nothing."""
+    def make_empty_graph(self) -> Graph:
+        """Makes a graph of one node that does nothing."""
         handle = c.c_void_p()
         self.call("bench_empty_graph", c.byref(handle))
         return Graph(handle.value or 0, ())
 
     def replay(self, graph: Graph) -> None:
-        """Runs a graph and waits."""
+        """Runs a graph and waits for its end."""
         self.call("bench_replay", c.c_void_p(graph.handle))
 
     # ---------------------------------------------------------------- timing
 
     def flush_with(self, floors: Module) -> None:
-        """From now on a flush reads four times what the L2 holds (at least 16 MB), by `ed_read_all`."""
-        facts = self.attributes()
+        """Sets what a flush reads by `ed_read_all`: four times what the L2 holds, and at least 16 MB."""
+        facts = self.read_attributes()
         size = max(4 * (facts["l2_bytes"] or 0), 2**24) if facts["multiprocessors"] else 2**12
-        room, sink = self.empty((size // 16, 4), np.uint32), self.empty((1,), np.uint32)
+        room, sink = self.allocate((size // 16, 4), np.uint32), self.allocate((1,), np.uint32)
         blocks = FLUSH_BLOCKS * (facts["multiprocessors"] or 1)
-        launch = Launch.of(floors.function("ed_read_all"), blocks, FLUSH_THREADS, 0, room, size // 16, sink)
+        launch = Launch.of(floors.find_function("ed_read_all"), blocks, FLUSH_THREADS, 0, room, size // 16, sink)
         self._kept.append(launch)
         self.c.bench_flush_with(c.byref(launch))
 
     def flush(self) -> None:
-        """Nothing of what was used is in the L2 any more."""
+        """Replaces everything in the L2."""
         self.call("bench_flush")
 
     def time_graphs(self, graphs: Sequence[Graph], count: int, flushed: bool = False) -> Times:
-        """Graphs in turn: launch to synchronize."""
-        return self._times("bench_time_graphs", *_handles(graphs), count, flushed)
+        """Times graphs in turn, from launch to synchronize, in ns."""
+        return self._run_loop("bench_time_graphs", *_handles(graphs), count, flushed)
 
     def time_device(self, graphs: Sequence[Graph], count: int, flushed: bool = False) -> Times:
-        """The same between two events on the device."""
-        return self._times("bench_time_device", *_handles(graphs), count, flushed)
+        """Times graphs in turn, between two events on the device, in ns."""
+        return self._run_loop("bench_time_device", *_handles(graphs), count, flushed)
 
     def time_launches(self, launches: Sequence[Launch], count: int, flushed: bool = False) -> Times:
-        """Plain launches in turn: launch to synchronize."""
-        return self._times("bench_time_launches", _array(Launch, launches), c.c_size_t(len(launches)), count, flushed)
+        """Times plain launches in turn, from launch to synchronize, in ns."""
+        return self._run_loop(
+            "bench_time_launches", _array(Launch, launches), c.c_size_t(len(launches)), count, flushed
+        )
 
     def time_steps(
         self, decoder: tuple[Any, int], bins: npt.NDArray[np.float32], count: int, flushed: bool = False
     ) -> Times:
-        """`ed_step` of a decoder (function, handle) over bins (rows, channels), used again from the top."""
+        """Times `ed_step` of a decoder (function, handle) over bins (rows, channels), used again from the top."""
         step, handle = decoder
         rows, channels = bins.shape
         shape = (c.c_void_p(bins.ctypes.data), c.c_size_t(channels), c.c_size_t(rows))
-        return self._times("bench_time_steps", c.cast(step, c.c_void_p), c.c_void_p(handle), *shape, count, flushed)
+        return self._run_loop("bench_time_steps", c.cast(step, c.c_void_p), c.c_void_p(handle), *shape, count, flushed)
 
-    def _times(self, loop: str, *arguments: Any) -> Times:
+    def _run_loop(self, loop: str, *arguments: Any) -> Times:
         *subject, count, flushed = arguments
         times = np.zeros(count, np.uint64)
         self.call(loop, *subject, c.c_size_t(count), c.c_int(flushed), c.c_void_p(times.ctypes.data))
@@ -228,23 +230,23 @@ class Module:
     gpu: Gpu
     handle: int
 
-    def function(self, name: str, shared: int = 0) -> int:
-        """A kernel by name, allowed `shared` bytes of dynamic shared memory."""
+    def find_function(self, name: str, shared: int = 0) -> int:
+        """Returns a kernel by name, with `shared` bytes of dynamic shared memory allowed."""
         found = c.c_void_p()
         self.gpu.call("bench_function", c.c_void_p(self.handle), name.encode(), c.c_uint32(shared), c.byref(found))
         return found.value or 0
 
-    def facts(self, name: str) -> dict[str, int]:
-        """Registers a thread, bytes of shared and of local memory (spills) of a kernel."""
+    def read_facts(self, name: str) -> dict[str, int]:
+        """Returns the registers of a thread, and the bytes of shared and of local memory (spills) of a kernel."""
         found, value = {}, c.c_int()
         for what, number in FUNCTION_ATTRIBUTES.items():
-            self.gpu.call("bench_function_attribute", c.c_void_p(self.function(name)), number, c.byref(value))
+            self.gpu.call("bench_function_attribute", c.c_void_p(self.find_function(name)), number, c.byref(value))
             found[what] = value.value
         return found
 
 
-def compiled_host(folder: Path, source: str, tools: Toolchain, options: Sequence[str] = ()) -> Path:
-    """A C++ file of benchmarks/cuda as a library in `folder`, where the kernels' headers lie; once."""
+def compile_for_host(folder: Path, source: str, tools: Toolchain, options: Sequence[str] = ()) -> Path:
+    """Compiles a C++ file of benchmarks/gpu/cuda once, as a library in `folder`, where the kernels' headers lie."""
     name = Path(source).stem
     output = folder / "bench" / f"lib{name}.so"
     if output.exists():

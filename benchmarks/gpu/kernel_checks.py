@@ -1,8 +1,8 @@
-"""The attention kernels on a device against numerics.attend: every byte, at every size and state of the rings.
+"""Compares the attention kernels on a device with numerics.attend, byte by byte, at every size and state of the rings.
 
-A `Device` goes in (gpu_device's for the benchmark, PyCUDA's for the tests), what was compared comes out. Outputs hold
--128 before, which no kernel may leave or write. Cases reach over the window sizes and head sizes that are promised, and
-over rings that are empty, half filled, about to wrap, at the wrap and past it.
+A `Device` goes in, which is that of the benchmark or PyCUDA in the tests. What was compared comes out. Outputs hold
+-128 before a launch, which no kernel may leave or write. Cases cover the promised sizes of windows and heads, and rings
+that are empty, half filled, about to wrap, at the wrap and past it.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ Array = npt.NDArray[Any]
 
 
 class Arrays(Protocol):
-    """Whoever puts arguments on the GPU."""
+    """Anything that puts arguments on the GPU."""
 
     def array(self, values: Array) -> Any:
-        """A copy of `values` on the device."""
+        """Returns a copy of `values` on the device."""
 
 
 class Device(Arrays, Protocol):
-    """What a check needs of whoever owns the GPU."""
+    """What a check needs of the owner of the GPU."""
 
-    def fetched(self, array: Any) -> Array:
-        """A copy of what is there now."""
+    def fetch(self, array: Any) -> Array:
+        """Returns a copy of the array as it is now."""
 
     def launch(self, kernel: str, grid: tuple[int, int], block: int, shared: int, *arguments: Any) -> None:
-        """A kernel by its name, until it is done; integers are int32, floats float32, ctypes what they are."""
+        """Launches a kernel by its name and waits. Integers become int32, floats float32, and ctypes stay."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison."""
+    """The outcome of one comparison."""
 
     case: str
     compared: int  # values
@@ -55,7 +55,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Core:
-    """The inputs of one layer's attention, for one bin after those of the ring."""
+    """The inputs of one layer's attention, for the bin that follows those of the ring."""
 
     q: Array  # (H, Dh)
     k: Array
@@ -69,16 +69,16 @@ class Core:
 
     @property
     def window(self) -> int:
-        """Bins attended to."""
+        """The number of bins that are attended to."""
         return int(self.bias.shape[1])
 
     @property
     def order(self) -> Array:
-        """Slots from the oldest to the newest."""
+        """The slots from the oldest to the newest."""
         slots = self.window - 1
         return (self.pos + np.arange(slots)) % max(1, slots)
 
-    def context(self) -> Array:
+    def compute_context(self) -> Array:
         """Returns the context (H, Dh) int8 by the definition."""
         past = (self.ring_k[:, self.order], self.ring_v[:, self.order])
         new = (self.k[:, None], self.v[:, None])
@@ -87,8 +87,8 @@ class Core:
         return quantize(attend(self.q[:, None], keys, values, self.bias, self.live, score, v), inverse)[0]
 
 
-def random_core(heads: int, window: int, head_dim: int, state: tuple[int, int], seed: int = 0) -> Core:
-    """Integers of the whole range; slots that are not live hold some too, which nobody may see."""
+def draw_core(heads: int, window: int, head_dim: int, state: tuple[int, int], seed: int = 0) -> Core:
+    """Returns random inputs of the whole range. Slots that are not live hold some too, and no kernel may read them."""
     rng = np.random.default_rng([seed, window, head_dim, *state])
 
     def integers(*size: int) -> Array:
@@ -101,8 +101,8 @@ def random_core(heads: int, window: int, head_dim: int, state: tuple[int, int], 
     return Core(*new, *rings, bias, *state, scales)
 
 
-def states_of(window: int) -> list[tuple[int, int]]:
-    """(pos, live): fresh, half filled, one slot before the wrap, at it, past it."""
+def list_states(window: int) -> list[tuple[int, int]]:
+    """Returns (pos, live) of rings that are fresh, half filled, one slot before the wrap, at it, and past it."""
     slots = window - 1
     if not slots:
         return [(0, 0)]
@@ -112,41 +112,41 @@ def states_of(window: int) -> list[tuple[int, int]]:
 # ---------------------------------------------------------------- the kernels
 
 
-def shared_of_step(window: int) -> int:
-    """ed_attention_shared of attention_step.h."""
+def count_shared_bytes(window: int) -> int:
+    """Returns the shared bytes of ed_attention_step, as ed_attention_shared in attention_step.h."""
     return -(-window // 4) * 4 * 5
 
 
-def step_arguments(device: Arrays, core: Core) -> tuple[tuple[Any, ...], Any]:
-    """The arguments of ed_attention_step, and its output among them."""
+def make_step_arguments(device: Arrays, core: Core) -> tuple[tuple[Any, ...], Any]:
+    """Returns the arguments of ed_attention_step, and the one of them that is its output."""
     q, k, v = (device.array(part) for part in (core.q, core.k, core.v))
-    rings = (device.array(padded(core.ring_k)), device.array(padded(core.ring_v)))
+    rings = (device.array(pad_empty(core.ring_k)), device.array(pad_empty(core.ring_v)))
     state = (device.array(np.array([number], np.int32)) for number in (core.pos, core.live))
     heads, head_dim = core.q.shape
     context = device.array(np.full((heads, head_dim), POISON))
     return (q, k, v, *rings, device.array(core.bias), *state, *core.scales, core.window, head_dim, context), context
 
 
-def padded(ring: Array) -> Array:
-    """A ring without slots is nothing, and nothing has no address."""
+def pad_empty(ring: Array) -> Array:
+    """Returns the ring, or some bytes in place of a ring without slots, because an empty array has no address."""
     return ring if ring.size else np.zeros(16, np.int8)
 
 
 def check_step(device: Device, core: Core, case: str) -> Finding:
-    """ed_attention_step once."""
-    arguments, context = step_arguments(device, core)
-    device.launch("ed_attention_step", (core.q.shape[0], 1), THREADS, shared_of_step(core.window), *arguments)
-    return compared(case, device.fetched(context), core.context())
+    """Checks one launch of ed_attention_step."""
+    arguments, context = make_step_arguments(device, core)
+    device.launch("ed_attention_step", (core.q.shape[0], 1), THREADS, count_shared_bytes(core.window), *arguments)
+    return compare_values(case, device.fetch(context), core.compute_context())
 
 
 def check_append(device: Device, core: Core, layers: int, lag_rows: int, channels: int, case: str) -> Finding:
-    """ed_append, three bins one after the other, against what a runtime would do by hand."""
+    """Checks ed_append over three bins against what a runtime would do by hand."""
     rng = np.random.default_rng([core.window, lag_rows, channels])
     heads, slots, head_dim = core.ring_k.shape
     rings = rng.integers(-127, 128, (layers, 2, heads, slots, head_dim)).astype(np.int8)
     lags = rng.integers(-127, 128, (lag_rows, channels)).astype(np.int8)
     pos, live = core.pos, core.live
-    places = [device.array(padded(array)) for array in (rings, lags)]
+    places = [device.array(pad_empty(array)) for array in (rings, lags)]
     state = [device.array(np.array([number], np.int32)) for number in (pos, live)]
     for _ in range(3):
         fresh = rng.integers(-127, 128, (layers, 2, heads, head_dim)).astype(np.int8)
@@ -159,19 +159,19 @@ def check_append(device: Device, core: Core, layers: int, lag_rows: int, channel
             rings[:, :, :, pos] = fresh
             pos, live = (pos + 1) % slots, min(live + 1, slots)
         lags = np.concatenate([bin_[None], lags])[:lag_rows]
-    found = [device.fetched(place).ravel() for place in (*places, *state)]
-    expected = [padded(rings).ravel(), padded(lags).ravel(), np.array([pos]), np.array([live])]
-    return together(case, found, expected)
+    found = [device.fetch(place).ravel() for place in (*places, *state)]
+    expected = [pad_empty(rings).ravel(), pad_empty(lags).ravel(), np.array([pos]), np.array([live])]
+    return compare_all(case, found, expected)
 
 
-def together(case: str, found: list[Array], expected: list[Array]) -> Finding:
-    """Several arrays as one finding."""
-    findings = [compared(case, *pair) for pair in zip(found, expected, strict=True)]
+def compare_all(case: str, found: list[Array], expected: list[Array]) -> Finding:
+    """Compares several arrays and returns one finding."""
+    findings = [compare_values(case, *pair) for pair in zip(found, expected, strict=True)]
     return Finding(case, sum(f.compared for f in findings), sum(f.differ for f in findings))
 
 
-def compared(case: str, found: Array, expected: Array) -> Finding:
-    """Values that are not the same."""
+def compare_values(case: str, found: Array, expected: Array) -> Finding:
+    """Counts the values that are not the same."""
     assert found.shape == expected.shape
     return Finding(case, expected.size, int(np.count_nonzero(found != expected)))
 
@@ -179,11 +179,11 @@ def compared(case: str, found: Array, expected: Array) -> Finding:
 def check_kernels(
     device: Device, windows: tuple[int, ...] = WINDOWS, head_dims: tuple[int, ...] = HEAD_DIMS
 ) -> Iterator[Finding]:
-    """Every kernel at every size and state."""
+    """Checks every kernel at every size and state."""
     for window in windows:
         for head_dim in head_dims:
-            for state in states_of(window):
+            for state in list_states(window):
                 case = f"W {window}, Dh {head_dim}, pos {state[0]}, live {state[1]}"
-                core = random_core(HEADS, window, head_dim, state)
+                core = draw_core(HEADS, window, head_dim, state)
                 yield check_step(device, core, f"ed_attention_step, {case}")
                 yield check_append(device, core, 2, 3, 5, f"ed_append, {case}")

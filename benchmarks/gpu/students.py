@@ -1,8 +1,8 @@
-"""Students with random weights behind the CUDA engine, built as `edgedistill compile --target cuda` builds a bundle's.
+"""Builds the CUDA engine of students with random weights, as `edgedistill compile --target cuda` builds a bundle's.
 
-A preset goes in; out come the engine's library and kernel, opened as a decoder, the kernel alone with weights and state
-in memory of its own, and what a step must read. Beside them the C engine of the same student on the CPU, whose bits the
-GPU's must be. Weights are those of c_models: speed does not depend on their values.
+A preset goes in. The engine's library, opened as a decoder, and its kernel alone with weights and state of its own come
+out, with the bytes that a step must read. The C engine of the same student is built beside them, because the GPU must
+give its bits. Weights are those of c_models, and speed does not depend on their values.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from benchmarks.cpu.c_models import Built, Decoder, build, facts_of, front_end_of, random_model, variants
-from benchmarks.gpu.device import Buffer, Gpu, Launch, compiled_host
+from benchmarks.cpu.c_models import Built, Decoder, build, draw_model, list_variants, make_front_end, make_model_facts
+from benchmarks.gpu.device import Buffer, Gpu, Launch, compile_for_host
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
 from edgedistill.bundle.contents import INT8_WEIGHTS
 from edgedistill.compile.c.toolchain import find_toolchain
@@ -40,56 +40,56 @@ class Student:
 
     preset: str
     model: Int8Model
-    folder: Path  # of the GPU's build
-    library: Path  # in there
-    sizes: dict[str, int]  # bytes: weights, tables, rings, state; threads and floats of the result
+    folder: Path  # of the build for the GPU
+    library: Path  # in that folder
+    sizes: dict[str, int]  # bytes of weights, tables, rings and state; threads; floats of the result
     on_cpu: Built
 
     @property
     def shape(self) -> StudentShape:
-        """Of its tensors."""
+        """The shape of the student."""
         return self.model.shape
 
     @property
     def kernel(self) -> Path:
-        """ed_student_step as machine code."""
+        """The file of ed_student_step as machine code."""
         return self.folder / CUBIN
 
     @property
     def read_bytes(self) -> int:
-        """What a step reads: weights, tables, rings."""
+        """The bytes that a step reads: weights, tables and rings."""
         return self.sizes["weight"] + self.sizes["table"] + self.sizes["ring"]
 
 
 def build_students(folder: Path, presets: list[str], target: Target, channels: int) -> list[Student]:
-    """All of them at once, as many as there are cores: most of the time is nvcc's."""
+    """Builds all students, as many at once as there are cores, because nvcc takes most of the time."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         jobs = [pool.submit(build_student, folder, preset, target, channels) for preset in presets]
         return [job.result() for job in jobs]
 
 
 def build_student(folder: Path, preset: str, target: Target, channels: int) -> Student:
-    """A preset's student for `channels` channels; what lies in `folder` already is not compiled again.
+    """Builds the student of a preset for `channels` channels. What lies in `folder` already is not compiled again.
 
-    EngineError with the compiler's complaint where it fails.
+    Raises EngineError, with the compiler's complaint, where that fails.
     """
     name = Path(preset).stem
-    model = random_model(load_preset(preset).student.shape(channels, OUTPUTS))
-    compiled = compile_cuda_module(bundle_of(folder / f"{name}.edge", model), target)
+    model = draw_model(load_preset(preset).student.shape(channels, OUTPUTS))
+    compiled = compile_cuda_module(write_or_open_bundle(folder / f"{name}.edge", model), target)
     assert compiled.library is not None
     beside = folder / f"c-{name}"
     on_cpu = Built(beside / f"lib{NAME}.so", NAME, {})
     if not on_cpu.library.exists():
-        build(beside, model, variants()[0], NAME, front_end_of(channels))
-    return Student(name, model, compiled.folder, compiled.library, _sizes(compiled.folder, target), on_cpu)
+        build(beside, model, list_variants()[0], NAME, make_front_end(channels))
+    return Student(name, model, compiled.folder, compiled.library, _read_sizes(compiled.folder, target), on_cpu)
 
 
-def bundle_of(path: Path, model: Int8Model) -> Bundle:
-    """As much of a bundle as compiling takes, unless it is there."""
+def write_or_open_bundle(path: Path, model: Int8Model) -> Bundle:
+    """Writes as much of a bundle as compiling takes, unless it is there, and opens it."""
     if path.exists():
         return open_bundle(path)
-    config = front_end_of(model.shape.channels)
-    facts = facts_of(model.shape, config, NAME)
+    config = make_front_end(model.shape.channels)
+    facts = make_model_facts(model.shape, config, NAME)
     manifest = {
         "name": facts.name,
         "model": model.shape.to_json(),
@@ -103,9 +103,9 @@ def bundle_of(path: Path, model: Int8Model) -> Bundle:
     return write_bundle(path, manifest, {INT8_WEIGHTS: save(dict(model.tensors))})
 
 
-def _sizes(folder: Path, target: Target) -> dict[str, int]:
+def _read_sizes(folder: Path, target: Target) -> dict[str, int]:
     define = f'-DED_MODEL_HEADER="model_{NAME}.h"'
-    library = ctypes.CDLL(str(compiled_host(folder, "student_facts.cpp", find_toolchain(target), (define,))))
+    library = ctypes.CDLL(str(compile_for_host(folder, "student_facts.cpp", find_toolchain(target), (define,))))
     found = {}
     for what in ("weight_bytes", "table_bytes", "ring_bytes", "state_bytes", "out_floats", "threads"):
         function = getattr(library, f"student_{what}")
@@ -118,29 +118,29 @@ def _sizes(folder: Path, target: Target) -> dict[str, int]:
 
 
 class OpenDecoder(Decoder):
-    """A decoder of the CUDA engine; `call` has the functions of the C interface, as that of the C engine."""
+    """A decoder of the CUDA engine. `call` has the functions of the C interface, as that of the C engine."""
 
     def __init__(self, student: Student) -> None:
         self.call = load_library(student.library, student.library.read_bytes())
         decoder = ctypes.c_void_p()
-        self.done(self.call.ed_open(os.fsencode(student.folder), ctypes.byref(decoder)))
+        self.check(self.call.ed_open(os.fsencode(student.folder), ctypes.byref(decoder)))
         self.handle = decoder.value
         self.info = self.call.ed_info_get(self.handle).contents
 
-    def done(self, code: int) -> None:
-        """Ends the program where a call failed."""
+    def check(self, code: int) -> None:
+        """Ends the program if a call returned an error."""
         if code:
             raise SystemExit(f"the CUDA engine: {self.call.ed_strerror(code).decode()} ({code})")
 
 
-def step_of(decoder: Decoder) -> tuple[Any, int]:
-    """`ed_step` and the decoder it is for, as `Gpu.time_steps` takes them."""
+def find_step(decoder: Decoder) -> tuple[Any, int]:
+    """Returns `ed_step` and the handle of its decoder, as `Gpu.time_steps` takes them."""
     assert decoder.handle is not None
     return decoder.call.ed_step, decoder.handle
 
 
-def random_bins(channels: int, rows: int = BINS, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Z-scored bins (rows, channels); a few are far out, so that quantization clips."""
+def draw_bins(channels: int, rows: int = BINS, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Returns z-scored bins (rows, channels). A few are far out, so that quantization clips."""
     rng = np.random.default_rng(seed)
     bins = rng.standard_normal((rows, channels)) * rng.choice([0.2, 1.0, 1.0, 4.0], (rows, 1))
     return bins.astype(np.float32)
@@ -149,14 +149,14 @@ def random_bins(channels: int, rows: int = BINS, seed: int = 0) -> npt.NDArray[n
 # ---------------------------------------------------------------- the kernel alone
 
 
-def kernel_launches(gpu: Gpu, student: Student, bins: npt.NDArray[np.float32]) -> list[Launch]:
-    """`ed_student_step` once a row of `bins`, all on one state: launched in turn, the stream moves on."""
+def make_launches(gpu: Gpu, student: Student, bins: npt.NDArray[np.float32]) -> list[Launch]:
+    """Returns a launch of `ed_student_step` for each row of `bins`. They share one state, so the stream moves on."""
     integers = np.frombuffer(packed_weights(student.model), np.uint8)
     assert len(integers) >= student.sizes["weight"]
     weights, tables = gpu.array(integers), gpu.array(float_tables(student.model))
     state = gpu.array(np.zeros(student.sizes["state"], np.uint8))
-    out = gpu.empty((student.sizes["out_floats"],), np.float32)
-    function = gpu.module(student.kernel).function("ed_student_step")
+    out = gpu.allocate((student.sizes["out_floats"],), np.float32)
+    function = gpu.load_module(student.kernel).find_function("ed_student_step")
     rows: list[Buffer] = [gpu.array(row) for row in bins]
     threads = student.sizes["threads"]
     return [Launch.of(function, 1, threads, 0, weights, tables, state, row, out) for row in rows]

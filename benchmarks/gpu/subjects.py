@@ -1,8 +1,9 @@
-"""What kernels.py times, each as a function that times so many calls: name -> turn.
+"""Prepares what kernels.py times: for each name, a function that times a number of calls.
 
-Names are `what/subject, how`: floors (launches and graphs that do nothing), steps of students through the C ABI and as
-kernels alone, the attention core, the append, peers. "L2 flushed": between two calls all multiprocessors read a buffer
-four times the L2. Inputs rotate: students by their own stream over 512 bins, the core over eight sets of everything.
+Names are `what/subject, how`. The subjects are floors (launches and graphs that do nothing), steps of students through
+the C ABI and as kernels alone, the attention core, the append, and peers. With "L2 flushed" all multiprocessors read a
+buffer of four times the L2 between two calls. Inputs rotate: students stream over 512 bins, and the core has eight sets
+of all its inputs.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.cpu.c_models import random_weights
+from benchmarks.cpu.c_models import draw_weights
 from benchmarks.gpu.device import Gpu, GpuError, Graph, Launch, Module, Times
-from benchmarks.gpu.kernel_checks import THREADS, random_core, shared_of_step, step_arguments
-from benchmarks.gpu.peers import Call, Peer, core_peers, student_peers
-from benchmarks.gpu.students import OpenDecoder, Student, kernel_launches, random_bins, step_of
+from benchmarks.gpu.kernel_checks import THREADS, count_shared_bytes, draw_core, make_step_arguments
+from benchmarks.gpu.peers import Call, Peer, make_core_peers, make_student_peers
+from benchmarks.gpu.students import OpenDecoder, Student, draw_bins, find_step, make_launches
 from edgedistill.config import StudentShape
-from edgedistill.measure.latency import no_garbage_collection
+from edgedistill.measure.latency import pause_garbage_collection
 
 SETS = 8  # of inputs to the core
-CHAIN = 32  # launches in a graph that shows a kernel without what a launch costs
-COMPILED = "edge"  # the preset that torch.compile is given: it takes half a minute for each form
-LINK_BYTES_A_CLOCK = 64  # of one multiprocessor's port to the L2, as NVIDIA's documents have it
+CHAIN = 32  # launches in one graph, which shows a kernel without the cost of a launch
+COMPILED = "edge"  # the only preset for torch.compile, which takes half a minute for each form
+LINK_BYTES_A_CLOCK = 64  # through one multiprocessor's port to the L2, by NVIDIA's documents
 STREAM_THREADS = (256, 512, 1024)
 
 Turn = Callable[[int], Times]
 
 
 class Subjects:
-    """Everything to be timed on one GPU; `reasons` says why a peer is missing."""
+    """Everything that is timed on one GPU. `reasons` says why a peer is missing."""
 
     def __init__(self, gpu: Gpu, floors: Module, kernels: dict[str, Module]) -> None:
         self.gpu, self.floors, self.kernels = gpu, floors, kernels
@@ -42,52 +43,56 @@ class Subjects:
         self.decoders: list[OpenDecoder] = []
 
     def _add_graphs(self, name: str, graphs: list[Graph]) -> None:
-        """Host to host, and from event to event; warm and flushed."""
+        """Adds graphs that are timed host to host and from event to event, with the L2 warm and flushed."""
         for how, flushed in (("warm", False), ("L2 flushed", True)):
             self.turns[f"{name}, {how}"] = lambda n, f=flushed: self.gpu.time_graphs(graphs, n, f)
             self.turns[f"{name}, on the device, {how}"] = lambda n, f=flushed: self.gpu.time_device(graphs, n, f)
 
     def add_floors(self) -> None:
-        """What any launch costs, and any graph."""
-        empty = Launch.of(self.floors.function("ed_empty"), 1, 1, 0)
+        """Adds what any launch costs, and any graph."""
+        empty = Launch.of(self.floors.find_function("ed_empty"), 1, 1, 0)
         self.turns["floor/empty kernel, launched"] = lambda n: self.gpu.time_launches([empty], n)
-        self._add_graphs("floor/graph of an empty node", [self.gpu.empty_graph()])
-        self._add_graphs("floor/graph of an empty kernel", [self.gpu.graph(empty)])
+        self._add_graphs("floor/graph of an empty node", [self.gpu.make_empty_graph()])
+        self._add_graphs("floor/graph of an empty kernel", [self.gpu.record_graph(empty)])
 
     def add_step(self, student: Student) -> None:
-        """The engine host to host, from C and from Python, and its kernel alone."""
-        name, bins = f"step/{student.preset}", random_bins(student.shape.channels)
+        """Adds the engine host to host, called from C and from Python, and its kernel alone."""
+        name, bins = f"step/{student.preset}", draw_bins(student.shape.channels)
         decoder = OpenDecoder(student)
         self.decoders.append(decoder)
         for how, flushed in (("warm", False), ("L2 flushed", True)):
-            self.turns[f"{name}, {how}"] = lambda n, f=flushed: self.gpu.time_steps(step_of(decoder), bins, n, f)
-        self.turns[f"{name}, from Python, warm"] = self._python(engine_call(decoder, student), bins, False)
-        self.turns[f"{name}, from Python, L2 flushed"] = self._python(engine_call(decoder, student), bins, True)
-        launches = kernel_launches(self.gpu, student, bins[:CHAIN])
-        self._add_graphs(f"kernel/{student.preset}", [self.gpu.graph(launch) for launch in launches[:SETS]])
+            self.turns[f"{name}, {how}"] = lambda n, f=flushed: self.gpu.time_steps(find_step(decoder), bins, n, f)
+        self.turns[f"{name}, from Python, warm"] = self._make_python_turn(
+            make_engine_call(decoder, student), bins, False
+        )
+        self.turns[f"{name}, from Python, L2 flushed"] = self._make_python_turn(
+            make_engine_call(decoder, student), bins, True
+        )
+        launches = make_launches(self.gpu, student, bins[:CHAIN])
+        self._add_graphs(f"kernel/{student.preset}", [self.gpu.record_graph(launch) for launch in launches[:SETS]])
         self._add_chain(f"kernel/{student.preset}", launches)
 
     def _add_chain(self, name: str, launches: list[Launch]) -> None:
-        """Launches back to back in one graph: the time of one, from event to event, without what a graph costs."""
-        graph = self.gpu.graph(*launches)
+        """Adds launches back to back in one graph, timed from event to event and divided by their number."""
+        graph = self.gpu.record_graph(*launches)
         self.turns[f"{name}, back to back"] = lambda n: self.gpu.time_device([graph], n) // len(launches)
 
     def add_core(self, preset: str, shape: StudentShape) -> None:
         """Adds one layer's attention over a full ring, and the append."""
-        attention = self.kernels["attention_step"].function("ed_attention_step", shared_of_step(shape.window))
+        attention = self.kernels["attention_step"].find_function("ed_attention_step", count_shared_bytes(shape.window))
         slots = shape.window - 1
         launches = []
         for seed in range(SETS):
-            core = random_core(shape.heads, shape.window, shape.head_dim, (slots // 3, slots), seed=seed)
-            arguments, _ = step_arguments(self.gpu, core)
-            launches.append(Launch.of(attention, shape.heads, THREADS, shared_of_step(shape.window), *arguments))
-        self._add_graphs(f"core/{preset}", [self.gpu.graph(launch) for launch in launches])
+            core = draw_core(shape.heads, shape.window, shape.head_dim, (slots // 3, slots), seed=seed)
+            arguments, _ = make_step_arguments(self.gpu, core)
+            launches.append(Launch.of(attention, shape.heads, THREADS, count_shared_bytes(shape.window), *arguments))
+        self._add_graphs(f"core/{preset}", [self.gpu.record_graph(launch) for launch in launches])
         self._add_chain(f"core/{preset}", launches * (CHAIN // SETS))
-        append = self._append_launch(shape)
-        self._add_graphs(f"append/{preset}", [self.gpu.graph(append)])
+        append = self._make_append_launch(shape)
+        self._add_graphs(f"append/{preset}", [self.gpu.record_graph(append)])
         self._add_chain(f"append/{preset}", [append] * CHAIN)
 
-    def _append_launch(self, shape: StudentShape) -> Launch:
+    def _make_append_launch(self, shape: StudentShape) -> Launch:
         heads, slots, head_dim = shape.heads, shape.window - 1, shape.head_dim
         sizes = {
             "fresh": (shape.layers, 2, heads, head_dim),
@@ -100,32 +105,32 @@ class Subjects:
         strides = [ctypes.c_size_t(heads * head_dim), ctypes.c_size_t(heads * slots * head_dim)]
         given = (places["fresh"], strides[0], places["rings"], strides[1], places["bin"], places["lags"])
         shapes = (shape.layers, heads, shape.window, head_dim, shape.lag_rows, shape.channels)
-        return Launch.of(self.kernels["append"].function("ed_append"), 1, THREADS, 0, *given, *state, *shapes)
+        return Launch.of(self.kernels["append"].find_function("ed_append"), 1, THREADS, 0, *given, *state, *shapes)
 
     def add_peers(self, students: list[Student], with_compile: bool) -> None:
-        """PyTorch's ways to run the same students and the same core."""
+        """Adds the ways in which PyTorch runs the same students and the same core."""
         for student in students:
             shape, compile_it = student.shape, with_compile and student.preset == COMPILED
-            peers = student_peers(shape, random_weights(shape), compile_it)
-            self._add_peers(f"peers/{student.preset}", peers, random_bins(shape.channels))
-            cores = core_peers(shape.heads, shape.window, shape.head_dim)
-            self._add_peers(f"core peers/{student.preset}", cores, random_bins(shape.channels))
+            peers = make_student_peers(shape, draw_weights(shape), compile_it)
+            self._add_peers(f"peers/{student.preset}", peers, draw_bins(shape.channels))
+            cores = make_core_peers(shape.heads, shape.window, shape.head_dim)
+            self._add_peers(f"core peers/{student.preset}", cores, draw_bins(shape.channels))
 
     def _add_peers(self, name: str, peers: dict[str, Peer], bins: npt.NDArray[np.float32]) -> None:
         for peer, made in peers.items():
             if made.call is None:
                 self.reasons[f"{name}, {peer}"] = made.reason or "no reason given"
                 continue
-            self.turns[f"{name}, {peer}, warm"] = self._python(made.call, bins, False)
+            self.turns[f"{name}, {peer}, warm"] = self._make_python_turn(made.call, bins, False)
             if "CUDA graph" in peer:
-                self.turns[f"{name}, {peer}, L2 flushed"] = self._python(made.call, bins, True)
+                self.turns[f"{name}, {peer}, L2 flushed"] = self._make_python_turn(made.call, bins, True)
 
-    def _python(self, call: Call, bins: npt.NDArray[np.float32], flushed: bool) -> Turn:
+    def _make_python_turn(self, call: Call, bins: npt.NDArray[np.float32], flushed: bool) -> Turn:
         rows = list(bins)
 
         def turn(count: int) -> Times:
             times = np.zeros(count, np.uint64)
-            with no_garbage_collection():
+            with pause_garbage_collection():
                 for i in range(count):
                     row = rows[i % len(rows)]
                     if flushed:
@@ -138,9 +143,9 @@ class Subjects:
         return turn
 
 
-def engine_call(decoder: OpenDecoder, student: Student) -> Call:
-    """`ed_step` through ctypes and nothing around it, as a peer is called."""
-    step, handle = step_of(decoder)
+def make_engine_call(decoder: OpenDecoder, student: Student) -> Call:
+    """Returns a call of `ed_step` through ctypes with nothing around it, as a peer is called."""
+    step, handle = find_step(decoder)
     kinematics = np.zeros(student.shape.outputs, np.float32)
     into = kinematics.ctypes.data
 
@@ -154,20 +159,21 @@ def engine_call(decoder: OpenDecoder, student: Student) -> Call:
 # ---------------------------------------------------------------- the roof
 
 
-def streaming(gpu: Gpu, floors: Module, size: int, clock_khz: int | None) -> dict[str, float | None]:
-    """How long one multiprocessor takes to read `size` bytes from the L2: measured, and computed from its clock.
+def measure_streaming(gpu: Gpu, floors: Module, size: int, clock_khz: int | None) -> dict[str, float | None]:
+    """Measures how long one multiprocessor takes to read `size` bytes from the L2, and computes it from its clock.
 
-    The difference between many turns and few, so that the launch cancels out; of several block sizes the fastest.
+    The time is the difference between many turns and few, so that the launch cancels out. The fastest of several block
+    sizes counts.
     """
     size = size // 16 * 16
-    room, clocks, sink = gpu.array(np.ones(size, np.uint8)), gpu.empty((1,), np.int64), gpu.empty((1,), np.uint32)
-    function = floors.function("ed_stream")
+    room, clocks, sink = gpu.array(np.ones(size, np.uint8)), gpu.allocate((1,), np.int64), gpu.allocate((1,), np.uint32)
+    function = floors.find_function("ed_stream")
     best: tuple[float, float] = (float("inf"), 0.0)
     for threads in STREAM_THREADS:
         spent = []
         for turns in (8, 40):
-            graph = gpu.graph(Launch.of(function, 1, threads, 0, room, size // 16, turns, clocks, sink))
-            spent.append((float(gpu.time_device([graph], 10)[2:].min()), int(clocks.fetched()[0])))
+            graph = gpu.record_graph(Launch.of(function, 1, threads, 0, room, size // 16, turns, clocks, sink))
+            spent.append((float(gpu.time_device([graph], 10)[2:].min()), int(clocks.fetch()[0])))
         (few_ns, few_clocks), (many_ns, many_clocks) = spent
         best = min(best, ((many_ns - few_ns) / 32, (many_clocks - few_clocks) / 32))
     us, ticks = best[0] / 1e3, best[1]

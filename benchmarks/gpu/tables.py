@@ -1,4 +1,4 @@
-"""What kernels.json says, judged and as the README's table: a result in, gates and markdown out.
+"""Judges kernels.json and formats it as a table for docs/gpu.md: a result goes in, gates and Markdown come out.
 
 python -m benchmarks.gpu.tables benchmarks/results/DEVICE/kernels.json
 """
@@ -12,40 +12,38 @@ from typing import Any
 
 FLOOR = "graph of an empty node, warm"
 OVER_FLOOR, OVER_PYTORCH = 3.0, 5.0  # at most, at least
-GRAPHS = ("PyTorch CUDA graph",)  # names of peers that begin so are those to be faster than
+GRAPHS = ("PyTorch CUDA graph",)  # a step is compared with the peers whose names begin so
 FIGURES = ("p50", "p99")
 
 
-def gates(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """What issue and README promise; `ok` is None where it was not measured, with the reason."""
-    judged = [_right(name, part["differ"] == 0, f"{part['differ']} differ") for name, part in _parts(result)]
+def judge_gates(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Judges what the documents promise. `ok` is None, with the reason, where something was not measured."""
+    judged = [
+        _judge_right(name, part["differ"] == 0, f"{part['differ']} differ") for name, part in result["numerics"].items()
+    ]
     for tool, said in result.get("sanitizer", {}).items():
-        judged.append(_right(f"compute-sanitizer, {tool}", said["ok"], said.get("reason")))
+        judged.append(_judge_right(f"compute-sanitizer, {tool}", said["ok"], said.get("reason")))
     for preset in result.get("roofline", {}):
-        judged += [over_floor(result, preset), over_pytorch(result, preset)]
+        judged += [judge_over_floor(result, preset), judge_over_pytorch(result, preset)]
     return judged
 
 
-def _parts(result: dict[str, Any]) -> Any:
-    return result["numerics"].items()
-
-
-def _right(name: str, ok: bool | None, reason: str | None) -> dict[str, Any]:
+def _judge_right(name: str, ok: bool | None, reason: str | None) -> dict[str, Any]:
     return {"name": name, "kind": "right", "value": None, "limit": None, "ok": ok, "reason": None if ok else reason}
 
 
-def over_floor(result: dict[str, Any], preset: str) -> dict[str, Any]:
-    """A step, host to host, over an empty graph's and the roofline of its weights."""
+def judge_over_floor(result: dict[str, Any], preset: str) -> dict[str, Any]:
+    """Judges a step, host to host, over the sum of an empty graph and the roofline of its weights."""
     name = f"{preset}: step over empty graph + roofline"
     step, empty = result["step"][f"{preset}, warm"]["p50"], result["floor"][FLOOR]["p50"]
     value = step / (empty + result["roofline"][preset]["weights"]["us"])
     return {"name": name, "kind": "fast", "value": value, "limit": OVER_FLOOR, "ok": value <= OVER_FLOOR}
 
 
-def over_pytorch(result: dict[str, Any], preset: str) -> dict[str, Any]:
-    """The fastest of PyTorch's CUDA graphs over our step, both called from Python."""
+def judge_over_pytorch(result: dict[str, Any], preset: str) -> dict[str, Any]:
+    """Judges the fastest CUDA graph of PyTorch over our step, both called from Python."""
     gate = {"name": f"{preset}: fastest PyTorch CUDA graph over step", "kind": "fast", "limit": OVER_PYTORCH}
-    times = [times["p50"] for name, times in _peers(result, preset).items() if name.startswith(GRAPHS)]
+    times = [times["p50"] for name, times in _select_peers(result, preset).items() if name.startswith(GRAPHS)]
     if not times:
         why = [reason for name, reason in result["missing"].items() if f"{preset}, PyTorch CUDA graph" in name]
         return gate | {"value": None, "ok": None, "reason": why[0] if why else "measured without peers"}
@@ -53,8 +51,8 @@ def over_pytorch(result: dict[str, Any], preset: str) -> dict[str, Any]:
     return gate | {"value": value, "ok": value >= OVER_PYTORCH}
 
 
-def _peers(result: dict[str, Any], preset: str, how: str = ", warm") -> dict[str, dict[str, float]]:
-    """Of one preset, by their names without it."""
+def _select_peers(result: dict[str, Any], preset: str, how: str = ", warm") -> dict[str, dict[str, float]]:
+    """Returns the times of the peers of one preset, by their names without the preset."""
     named = ((name.removeprefix(f"{preset}, "), times) for name, times in result.get("peers", {}).items())
     return {name.removesuffix(how): times for name, times in named if name.endswith(how)}
 
@@ -62,46 +60,48 @@ def _peers(result: dict[str, Any], preset: str, how: str = ", warm") -> dict[str
 # ---------------------------------------------------------------- markdown
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The README's table of one device, what the numbers belong to, and the verdicts."""
+def format_markdown(result: dict[str, Any]) -> str:
+    """Returns the table of one device, what the numbers belong to, and the verdicts."""
     device = result["device"]
     head = f"{device['name']} ({device['chip']}), driver for CUDA {device['driver_cuda']}, toolkit {device['toolkit']}"
-    return "\n".join([head, "", *_times(result), "", *_verdicts(result)])
+    return "\n".join([head, "", *_format_times(result), "", *_format_verdicts(result)])
 
 
-def _times(result: dict[str, Any]) -> list[str]:
+def _format_times(result: dict[str, Any]) -> list[str]:
     if "step" not in result:
         return ["not timed: the numerics are wrong"]
     lines = ["| | p50 µs | p99 | L2 flushed, p50 | |", "|:--|--:|--:|--:|:--|"]
-    lines += [_row(name, result["floor"], name) for name in ("graph of an empty node", "graph of an empty kernel")]
-    lines.append(_row("launch of an empty kernel", result["floor"], "empty kernel, launched", ""))
+    lines += [
+        _format_row(name, result["floor"], name) for name in ("graph of an empty node", "graph of an empty kernel")
+    ]
+    lines.append(_format_row("launch of an empty kernel", result["floor"], "empty kernel, launched", ""))
     for preset in result["roofline"]:
-        lines += _of_preset(result, preset)
+        lines += _format_preset(result, preset)
     return lines
 
 
-def _of_preset(result: dict[str, Any], preset: str) -> list[str]:
+def _format_preset(result: dict[str, Any], preset: str) -> list[str]:
     roof, python = result["roofline"][preset], result["step"][f"{preset}, from Python, warm"]["p50"]
-    judged = over_floor(result, preset)["value"]
+    judged = judge_over_floor(result, preset)["value"]
     weights = roof["weights"]
     lines = [
-        _row(f"`{preset}`, `ed_step`", result["step"], preset, remark=f"{judged:.2f} × empty graph + roofline"),
-        _row(f"`{preset}`, `ed_step` from Python", result["step"], f"{preset}, from Python"),
-        f"| `{preset}`, its weights, read by one multiprocessor | {weights['us']:.2f} | | | {_port(weights)} |",
+        _format_row(f"`{preset}`, `ed_step`", result["step"], preset, remark=f"{judged:.2f} × empty graph + roofline"),
+        _format_row(f"`{preset}`, `ed_step` from Python", result["step"], f"{preset}, from Python"),
+        f"| `{preset}`, its weights, read by one multiprocessor | {weights['us']:.2f} | | | {_format_port(weights)} |",
     ]
     for what, text in (("kernel", "`ed_student_step`"), ("core", "`ed_attention_step`"), ("append", "`ed_append`")):
         lines.append(
-            _row(f"`{preset}`, {text} on the device, back to back", result[what], f"{preset}, back to back", "")
+            _format_row(f"`{preset}`, {text} on the device, back to back", result[what], f"{preset}, back to back", "")
         )
     for section in ("peers", "core peers"):
-        for name, times in _peers({"peers": result.get(section, {})}, preset).items():
-            flushed = _peers({"peers": result[section]}, preset, ", L2 flushed").get(name)
+        for name, times in _select_peers({"peers": result.get(section, {})}, preset).items():
+            flushed = _select_peers({"peers": result[section]}, preset, ", L2 flushed").get(name)
             over = f"{times['p50'] / python:.1f} × `ed_step` from Python" if section == "peers" else "from Python"
-            lines.append(_cells(f"`{preset}`, {name}", times, flushed, over))
+            lines.append(_format_cells(f"`{preset}`, {name}", times, flushed, over))
     return lines
 
 
-def _port(weights: dict[str, Any]) -> str:
+def _format_port(weights: dict[str, Any]) -> str:
     parts = [f"{weights['bytes'] / 1e6:.2f} MB"]
     if weights["bytes_a_clock"]:
         parts.append(f"{weights['bytes_a_clock']:.0f} B a clock measured")
@@ -110,16 +110,16 @@ def _port(weights: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _row(text: str, times: dict[str, Any], name: str, how: str = ", warm", remark: str = "") -> str:
-    return _cells(text, times[name + how], times.get(f"{name}, L2 flushed") if how else None, remark)
+def _format_row(text: str, times: dict[str, Any], name: str, how: str = ", warm", remark: str = "") -> str:
+    return _format_cells(text, times[name + how], times.get(f"{name}, L2 flushed") if how else None, remark)
 
 
-def _cells(text: str, warm: dict[str, float], flushed: dict[str, float] | None, remark: str) -> str:
+def _format_cells(text: str, warm: dict[str, float], flushed: dict[str, float] | None, remark: str) -> str:
     cold = f"{flushed['p50']:.2f}" if flushed else ""
     return f"| {text} | {' | '.join(f'{warm[part]:.2f}' for part in FIGURES)} | {cold} | {remark} |"
 
 
-def _verdicts(result: dict[str, Any]) -> list[str]:
+def _format_verdicts(result: dict[str, Any]) -> list[str]:
     lines = []
     for gate in result["gates"]:
         verdict = {True: "met   ", False: "MISSED", None: "not measured"}[gate["ok"]]
@@ -130,4 +130,4 @@ def _verdicts(result: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(markdown(json.loads(Path(sys.argv[1]).read_text())))
+    print(format_markdown(json.loads(Path(sys.argv[1]).read_text())))

@@ -1,14 +1,24 @@
-"""What a bench compares, and the bench: a bundle (and perhaps a recording for R²) in, a `BenchResult` out.
+"""Compares everything that could decode in place of a bundle's student, in one run on this machine.
 
-`holdout` reads the bundle, `candidates` makes every subject that this machine can run, `peers` are those that are not
-ours, `fits` streams them for R², `bench` measures them in one run, `extras` adds what a report draws, `result` is the
-JSON.
+A bundle goes in, and a recording too where R² on another day is asked for. A `BenchResult` comes out. `holdout` reads
+the spike counts of the bundle, `peers` holds the decoders that are not ours, and `subjects` opens every subject that
+this machine can run. `holdout_scores` streams them for R², `timing` takes times and energies, `extras` adds what a
+report draws, and `comparison` runs all of it. `result` holds what was found and its JSON.
 """
 
 from edgedistill.bench.comparison import QUICK, BenchOptions, bench
-from edgedistill.bench.holdout import standardised
-from edgedistill.bench.holdout_scores import fit_on_recording
+from edgedistill.bench.holdout import standardize_counts
+from edgedistill.bench.holdout_scores import score_on_recording
 from edgedistill.bench.result import BenchResult, Subject
-from edgedistill.bench.subjects import chosen
+from edgedistill.bench.subjects import select_subjects
 
-__all__ = ["QUICK", "BenchOptions", "BenchResult", "Subject", "bench", "chosen", "fit_on_recording", "standardised"]
+__all__ = [
+    "QUICK",
+    "BenchOptions",
+    "BenchResult",
+    "Subject",
+    "bench",
+    "score_on_recording",
+    "select_subjects",
+    "standardize_counts",
+]

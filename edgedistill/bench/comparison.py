@@ -1,6 +1,7 @@
-"""The bench: every subject of a bundle in one run, in turn, on this machine.
+"""Runs a bench: every subject of a bundle in one run, in turn, on this machine.
 
-R² on the holdout first, then time and energy (`timing`), then what gates are set on and what a report shows besides.
+R² on the holdout comes first, then times and energies (`timing`), then the figures that gates are set on and the parts
+that only a report draws (`extras`).
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgedistill.bench.extras import budget_of, calibration_of, layers_of, robustness_of, trace_of
-from edgedistill.bench.holdout_scores import Decoded, decoded_holdout, fit_of_recording
-from edgedistill.bench.result import BenchResult, Subject
+from edgedistill.bench.extras import estimate_budget, list_work, make_trace, measure_robustness
+from edgedistill.bench.holdout_scores import DecodedHoldout, decode_holdout, score_candidate_on_recording
+from edgedistill.bench.result import BenchResult, Extras, Subject
 from edgedistill.bench.subjects import (
     LFP_INT8,
     LFP_STUDENT,
@@ -20,175 +21,211 @@ from edgedistill.bench.subjects import (
     SUBJECTS,
     Absent,
     Candidate,
-    candidates_of_bundle,
+    open_candidates,
 )
-from edgedistill.bench.timing import FRAMES, ONE_BIN_US, decoding_frames, energy_of, flat_out, in_use
+from edgedistill.bench.timing import (
+    ONE_BIN_US,
+    TimesInUse,
+    measure_candidate_energy,
+    time_flat_out,
+    time_in_use,
+    time_raw_frames,
+)
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.contents import Holdout, read_holdout
+from edgedistill.bundle.contents import Holdout, read_holdout, read_range_table
 from edgedistill.errors import ConfigError, EngineError
 from edgedistill.machine.description import describe_machine
-from edgedistill.measure.latency import EMPTY, LatencyUs
+from edgedistill.measure.latency import EMPTY, LatencyUs, Times
+from edgedistill.measure.score import Fit
 from edgedistill.measure.sensors import Meter, find_meter
-from edgedistill.measure.system_budget import assumptions_with
+from edgedistill.measure.system_budget import replace_assumptions
 from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.runtime.compiled_engines import COMPILED, choose_engine, why_not_here
 from edgedistill.runtime.decoder import GRAPHS
-from edgedistill.target import Target, load_target
+from edgedistill.target import GPU_ENGINES, Target, load_target
 
 if TYPE_CHECKING:
     from edgedistill.data.recording import Recording
 
+IN_USE_HERE = "closed loop on this machine"
+
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """How much is measured."""
+    """Which subjects are measured, and for how long."""
 
     subjects: tuple[str, ...] = SUBJECTS
-    engine: str | None = None  # of the INT8 student; by default what the bundle was built for, where it is compiled
+    engine: str | None = None  # of the INT8 student; by default the one the bundle was built for, where it is compiled
     steps: int = 2000
-    closed_loop_s: float = 5.0  # 0: not
-    energy_s: float = 5.0  # of each repeat, where there is a sensor; 0: not
+    closed_loop_s: float = 5.0  # 0: no closed loop
+    energy_s: float = 5.0  # of each repeat, where there is a sensor; 0: no energy
     robustness: bool = False
     system: bool = False
     assume: Mapping[str, float] = field(default_factory=dict)
 
 
-QUICK = BenchOptions(subjects=STUDENTS, closed_loop_s=0, energy_s=0)  # what a build's gates need
+QUICK = BenchOptions(subjects=STUDENTS, closed_loop_s=0, energy_s=0)  # as much as the gates of a build need
 
 
 def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Recording | None = None) -> BenchResult:
-    """Measure every subject of `options` that this machine has.
+    """Measures every subject of `options` that this machine can run, in one run.
 
-    BundleError when the bundle lacks a holdout, RecordingError when the recording does not fit.
+    R² is that of the bundle's holdout, or of `recording` if one is given. Raises BundleError where the bundle lacks a
+    holdout, RecordingError where the recording does not fit, ConfigError for an unknown assumption, and EngineError
+    where no subject can run here.
     """
-    assumptions_with(options.assume)  # what is refused is refused before minutes of measuring
-    device = describe_machine()  # its load before this run adds to it
-    holdout, target = read_holdout(bundle), target_of(bundle)
+    replace_assumptions(options.assume)  # refuses wrong ones before minutes of measuring
+    device = describe_machine()  # first, because measuring adds to the load that it reports
+    holdout, target = read_holdout(bundle), _find_target(bundle)
     engine = options.engine or choose_engine(bundle)
     by_default = options.engine is None and engine in GRAPHS  # what the build left out is then listed, not raised
-    candidates, absent = candidates_of_bundle(bundle, holdout, engine, options.subjects, required=not by_default)
+    candidates, absent = open_candidates(bundle, holdout, engine, options.subjects, required=not by_default)
+    _require_any(candidates, absent)
+    decoded = {c.name: decode_holdout(c, bundle, holdout) for c in candidates}
+    fits = {name: part.fit for name, part in decoded.items()}
+    if recording is not None:
+        fits = {c.name: score_candidate_on_recording(c, bundle, recording) for c in candidates}
+    times = time_flat_out(candidates, options.steps)
+    in_use = time_in_use(candidates, times, options.closed_loop_s)
+    decodes = LFP_INT8 not in (one.name for one in absent)
+    frames = time_raw_frames(bundle, engine, options.closed_loop_s) if decodes else None
+    meter = find_meter(target.power if target else None, gpu=target is not None and target.engine in GPU_ENGINES)
+    deadline_us = target.deadline_ms * 1e3 if target else ONE_BIN_US
+    subjects = tuple(
+        _measure_subject(c, fits[c.name], times[c.name], in_use, meter, options.energy_s, deadline_us)
+        for c in candidates
+    )
+    figures = collect_gate_figures(subjects, bundle, held_out=recording is None)
+    why = explain_missing_figures(figures, absent)
+    if target and (reason := explain_foreign_time(target, bundle, engine)):
+        why["step_p99_us"], figures["step_p99_us"] = reason, None  # a time belongs to the device that took it
+    return BenchResult(
+        device=device,
+        bundle=_describe_bundle(bundle),
+        subjects=subjects,
+        absent=tuple(absent),
+        clock=LatencyUs.from_times(times[EMPTY]),
+        empty_paced=in_use.warm.get(EMPTY),
+        frames=frames,
+        gates=target.judge(figures, why) if target else (),
+        figures=figures,
+        why=why,
+        harness={"closed_loop": dict(in_use.scheduling), "steps_in_turn": True, "garbage_collector": "off"},
+        extras=_make_extras(bundle, holdout, candidates, decoded, subjects, options),
+    )
+
+
+def _require_any(candidates: Sequence[Candidate], absent: Sequence[Absent]) -> None:
     if not candidates:
         reasons = "; ".join(f"{one.name}: {one.reason}" for one in absent)
         raise EngineError(
             "none of the subjects can run here", got=reasons or "no such subject", expected=list(SUBJECTS)
         )
-    decoded = {c.name: decoded_holdout(c, bundle, holdout) for c in candidates}
-    fits = {name: part.fit for name, part in decoded.items()}
-    if recording is not None:
-        fits = {c.name: fit_of_recording(c, bundle, recording) for c in candidates}
-    times = flat_out(candidates, options.steps)
-    warm, cold, why, force = in_use(candidates, times, options.closed_loop_s)
-    decodes = LFP_INT8 not in (one.name for one in absent)
-    frames = (decoding_frames(bundle, engine, options.closed_loop_s) if decodes else None) or {}
-    meter: Meter | str = find_meter(target.power if target else None, gpu=_engine(target) in ("cuda", "tensorrt"))
-    deadline_us = target.deadline_ms * 1e3 if target else ONE_BIN_US
-    subjects = tuple(
-        Subject(
-            name=c.name,
-            engine=c.runs_on,
-            precision=c.precision or c.engine.precision,
-            params=c.params,
-            artifact_bytes=c.artifact_bytes,
-            state_bytes=_state_bytes(c),
-            times=times[c.name],
-            deadline_us=deadline_us,
-            fit=fits[c.name],
-            energy=energy_of(c, meter, options.energy_s),
-            energy_paced=energy_of(c, meter, options.energy_s, paced=True),
-            paced=warm.get(c.name),
-            paced_cold=cold.get(c.name),
-            paced_source=why.get(c.name, "closed loop on this machine"),
-        )
-        for c in candidates
-    )
-    figures = figures_of(subjects, bundle, held_out=recording is None)
-    why = without_figures(figures, absent)
-    if target and (reason := not_of_this_machine(target, bundle, engine)):
-        why["step_p99_us"], figures["step_p99_us"] = reason, None  # a time belongs to the device that took it
-    return BenchResult(
-        device=device,
-        bundle=provenance_of(bundle),
-        subjects=subjects,
-        absent=tuple(absent),
-        clock=LatencyUs.from_times(times[EMPTY]),
-        empty_paced=warm.get(EMPTY),
-        frames_paced=frames.get(FRAMES),
-        frames_empty=frames.get(EMPTY),
-        gates=target.judge(figures, why) if target else (),
-        figures=figures,
-        why=why,
-        harness={"closed_loop": force, "steps_in_turn": True, "garbage_collector": "off"},
-        extra=extras(bundle, holdout, candidates, decoded, subjects, options),
+
+
+def _measure_subject(
+    candidate: Candidate,
+    fit: Fit,
+    times: Times,
+    in_use: TimesInUse,
+    meter: Meter | str,
+    energy_s: float,
+    deadline_us: float,
+) -> Subject:
+    """Measures the energy of one candidate and returns its row, with the times and the score that it already has."""
+    name = candidate.name
+    return Subject(
+        name=name,
+        engine=candidate.runs_on,
+        precision=candidate.precision or candidate.engine.precision,
+        params=candidate.params,
+        artifact_bytes=candidate.artifact_bytes,
+        state_bytes=_count_state_bytes(candidate),
+        times=times,
+        deadline_us=deadline_us,
+        fit=fit,
+        energy=measure_candidate_energy(candidate, meter, energy_s),
+        energy_paced=measure_candidate_energy(candidate, meter, energy_s, paced=True),
+        paced=in_use.warm.get(name),
+        paced_cold=in_use.cold.get(name),
+        paced_source=in_use.reasons.get(name, IN_USE_HERE),
     )
 
 
-def extras(
+def _count_state_bytes(candidate: Candidate) -> int:
+    """Returns the bytes that a step hands to the next. Compiled engines may export no state, but they tell its size."""
+    engine = candidate.engine
+    if isinstance(engine, AbiEngine):
+        return engine.state_bytes
+    return sum(array.nbytes for array in engine.export_state().values())
+
+
+def _make_extras(
     bundle: Bundle,
     holdout: Holdout,
     candidates: Sequence[Candidate],
-    decoded: Mapping[str, Decoded],
+    decoded: Mapping[str, DecodedHoldout],
     subjects: Sequence[Subject],
     options: BenchOptions,
-) -> dict[str, Any]:
-    """What a report shows besides the subjects."""
-    found: dict[str, Any] = {
-        "trace": trace_of(bundle, holdout, decoded),
-        "layers": layers_of(bundle),
-        "calibration": calibration_of(bundle),
-        "robustness": [curve.to_json() for curve in robustness_of(candidates, holdout, decoded)]
-        if options.robustness
-        else None,
-        "system": budget_of(bundle, subjects, options.assume) if options.system else None,
-    }
-    return found
+) -> Extras:
+    return Extras(
+        trace=make_trace(bundle, holdout, decoded),
+        layers=list_work(bundle),
+        calibration=read_range_table(bundle),
+        robustness=measure_robustness(candidates, holdout, decoded) if options.robustness else None,
+        system=estimate_budget(bundle, subjects, options.assume) if options.system else None,
+    )
 
 
 # ---------------------------------------------------------------- gates
 
 
-def figures_of(subjects: Sequence[Subject], bundle: Bundle, held_out: bool) -> dict[str, float | None]:
-    """What gates are set on: the time of what ships; R² on the holdout only, another recording is another question."""
+def collect_gate_figures(subjects: Sequence[Subject], bundle: Bundle, held_out: bool) -> dict[str, float | None]:
+    """Returns the figures that gates are set on, with None for what was not measured.
+
+    The time is that of the student that ships. R² counts on the holdout only (`held_out`), because R² on another
+    recording answers another question.
+    """
     rows = {subject.name: subject for subject in subjects}
     ships, graphs = bundle.manifest.engine, {"onnxruntime-int8": LFP_INT8, "oracle": None}
     row = LFP_INT8 if ships in COMPILED and LFP_INT8 in rows else graphs.get(str(ships), LFP_STUDENT)
     shipped = None if row is None else rows.get(row)
-    r2, eight = (rows[name].fit.r2 if name in rows else None for name in (LFP_STUDENT, LFP_INT8))
-    drop = r2 - eight if r2 is not None and eight is not None and held_out else None
+    r2, r2_int8 = (rows[name].fit.r2 if name in rows else None for name in (LFP_STUDENT, LFP_INT8))
+    drop = r2 - r2_int8 if r2 is not None and r2_int8 is not None and held_out else None
     p99 = None if shipped is None else shipped.latency.p99
     return {"step_p99_us": p99, "deployed_r2": r2 if held_out else None, "int8_r2_drop": drop}
 
 
-def without_figures(figures: Mapping[str, float | None], absent: Sequence[Absent]) -> dict[str, str]:
-    """Why a figure is missing, where a student of the bundle is: an R² needs its own, a time what ships."""
+def explain_missing_figures(figures: Mapping[str, float | None], absent: Sequence[Absent]) -> dict[str, str]:
+    """Returns, by figure that is missing, why the student that it is measured on was not measured."""
     reasons = {one.name: one.reason for one in absent if one.name in (LFP_STUDENT, LFP_INT8)}
-    told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    return {name: told for name, value in figures.items() if value is None} if told else {}
+    joined = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return {name: joined for name, value in figures.items() if value is None} if joined else {}
 
 
-def not_of_this_machine(target: Target, bundle: Bundle, engine: str) -> str | None:
-    """Why a time taken here, the INT8 student on `engine`, is none of the target; None where it is."""
+def explain_foreign_time(target: Target, bundle: Bundle, engine: str) -> str | None:
+    """Returns why a time taken here is not the target's, or None where it is. The INT8 student runs on `engine`."""
     ships = bundle.manifest.engine
-    if target.engine not in COMPILED or ships not in COMPILED:  # the graph: any machine stands for any other
+    if target.engine not in COMPILED or ships not in COMPILED:  # a bundle of graphs may be timed on any machine
         return None
     if (reason := why_not_here(bundle, target.name, target.engine)) is not None:
         return reason
     return None if engine == ships else f"the INT8 student ran on '{engine}', the bundle ships '{ships}'"
 
 
-def target_of(bundle: Bundle) -> Target | None:
-    """The profile the bundle was built for, where this installation knows it."""
+# ---------------------------------------------------------------- the bundle
+
+
+def _find_target(bundle: Bundle) -> Target | None:
+    """Returns the profile that the bundle was built for, or None where this installation does not know it."""
     try:
         return load_target(str(bundle.manifest.target))
     except ConfigError:
         return None
 
 
-def _engine(target: Target | None) -> str | None:
-    return None if target is None else target.engine
-
-
-def provenance_of(bundle: Bundle) -> dict[str, object]:
-    """Which bundle this was, for those who read the result alone."""
+def _describe_bundle(bundle: Bundle) -> dict[str, object]:
+    """Returns what identifies the bundle, for those who read the result without it."""
     found = bundle.manifest
     return {
         "name": found.name,
@@ -204,11 +241,3 @@ def provenance_of(bundle: Bundle) -> dict[str, object]:
         "sha256": bundle.sha256,
         "cores_seen": os.cpu_count(),
     }
-
-
-def _state_bytes(candidate: Candidate) -> int:
-    """Of what a step carries to the next; an engine that keeps it in float16 exchanges none."""
-    engine = candidate.engine
-    if isinstance(engine, AbiEngine):
-        return engine.state_bytes
-    return sum(array.nbytes for array in engine.export_state().values())

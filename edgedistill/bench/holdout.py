@@ -1,4 +1,4 @@
-"""The spike counts of a bundle's holdout, as the spike models take them."""
+"""Prepares the spike counts of a bundle's holdout for the spike models, which take them standardized."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.contents import HOLDOUT, Holdout, Normalization, read_spike_student
-from edgedistill.config import StudentShape
+from edgedistill.bundle.contents import HOLDOUT, Floats, Holdout, Normalization, SpikeStudent
 from edgedistill.errors import BundleError
 
-Floats = npt.NDArray[np.float32]
 
+def standardize_holdout_counts(bundle: Bundle, holdout: Holdout, student: SpikeStudent) -> Floats:
+    """Returns the counts (T, U) of the holdout as the spike models take them.
 
-def spike_counts(bundle: Bundle, holdout: Holdout) -> tuple[StudentShape, Floats]:
-    """The spike student's shape, and the counts as it takes them."""
+    Raises BundleError where the holdout has no counts.
+    """
     if holdout.counts is None or not len(holdout.counts):
         raise BundleError(f"{bundle.path}: '{HOLDOUT}' holds no 'counts'", next_step="build the bundle again")
-    student = read_spike_student(bundle)
-    return student.shape, standardised(holdout.counts, student.normalization)
+    return standardize_counts(holdout.counts, student.normalization)
 
 
-def standardised(counts: npt.NDArray[Any], normalization: Normalization | None) -> Floats:
-    """Counts (T, U) as the spike models take them: (x - mean) / std, 0 where std is 0."""
+def standardize_counts(counts: npt.NDArray[Any], normalization: Normalization | None) -> Floats:
+    """Returns (x - mean) / std of counts (T, U), with 0 where std is 0. Without statistics, counts stay as they are."""
     if normalization is None:
         return counts.astype(np.float32)
     mean, std = (np.asarray(part, np.float64) for part in (normalization.mean, normalization.std))

@@ -1,4 +1,4 @@
-"""R² of a subject, streamed from a fresh state: over the bundle's holdout, or a recording from raw frames."""
+"""Scores subjects by R²: each decodes the bundle's holdout, or the raw frames of a recording, from a fresh state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgedistill.bundle import Bundle
 from edgedistill.bundle.contents import Floats, Holdout
 from edgedistill.decoding import BINS_PER_S, decode_lfp, require_matching_lfp
 from edgedistill.errors import BundleError, RecordingError
-from edgedistill.measure.score import Fit, fit_of
+from edgedistill.measure.score import Fit, score_kinematics
 from edgedistill.runtime import Decoder, Flag
 
 if TYPE_CHECKING:
@@ -25,39 +25,43 @@ NOT_RAW = "not measured on a recording: it has no front end of its own"
 
 
 @dataclass(frozen=True, eq=False)
-class Decoded:
-    """A fit and what it was computed from; no guess where a subject was not run for its accuracy."""
+class DecodedHoldout:
+    """A score and the kinematics that it was computed from."""
 
     fit: Fit
-    guess: Floats | None = None  # (T, K) over the holdout
+    guess: Floats | None = None  # (T, K) over the holdout; None where a subject has no R², so that it did not decode
 
 
-def decoded_holdout(candidate: Candidate, bundle: Bundle, holdout: Holdout) -> Decoded:
-    """R² of the bins that count."""
+def decode_holdout(candidate: Candidate, bundle: Bundle, holdout: Holdout) -> DecodedHoldout:
+    """Streams the holdout through a candidate and scores the bins from `score_from` on.
+
+    Raises BundleError where its outputs do not have the shape of the holdout's kinematics.
+    """
     if candidate.without_r2 is not None:
-        return Decoded(Fit(None, (), candidate.without_r2))
+        return DecodedHoldout(Fit(None, (), candidate.without_r2))
     candidate.engine.reset()
     guess = np.stack([candidate.engine.step(bin) for bin in candidate.inputs])
     if guess.shape != holdout.kinematics.shape:
         got = f"kinematics {holdout.kinematics.shape}, decoded {guess.shape}"
         raise BundleError(f"{bundle.path}: 'holdout.npz' contradicts itself", got=got)
     first = holdout.score_from
-    return Decoded(fit_of(guess[first:], holdout.kinematics[first:], HOLDOUT), guess)
+    return DecodedHoldout(score_kinematics(guess[first:], holdout.kinematics[first:], HOLDOUT), guess)
 
 
-def fit_of_recording(candidate: Candidate, bundle: Bundle, recording: Recording) -> Fit:
-    """The same over a recording, for a subject that decodes raw frames."""
+def score_candidate_on_recording(candidate: Candidate, bundle: Bundle, recording: Recording) -> Fit:
+    """Scores a candidate on a recording, or returns a fit without R² and the reason where it cannot decode one."""
     if candidate.name.startswith("spike"):
         return Fit(None, (), OTHER_UNITS)
     compiled = candidate.runs_on if candidate.runs_on != "onnxruntime" else PEER_INT8
     engine = {LFP_STUDENT: "onnxruntime", LFP_INT8: compiled, PEER_INT8: PEER_INT8}.get(candidate.name)
-    return Fit(None, (), NOT_RAW) if engine is None else fit_on_recording(bundle, recording, engine)
+    return Fit(None, (), NOT_RAW) if engine is None else score_on_recording(bundle, recording, engine)
 
 
-def fit_on_recording(bundle: Bundle, recording: Recording, engine: str = "onnxruntime") -> Fit:
-    """R² over a recording, streamed from raw frames; warm-up and invalid bins do not count.
+def score_on_recording(bundle: Bundle, recording: Recording, engine: str = "onnxruntime") -> Fit:
+    """Scores the bundle's decoder on a recording that is streamed from raw frames.
 
-    RecordingError for other channels, another rate or other outputs than the bundle's.
+    Bins of the warm-up and invalid bins do not count. Raises RecordingError where the recording has other channels,
+    another rate or other outputs than the bundle.
     """
     decoder = Decoder(bundle, engine)
     lfp = require_matching_lfp(decoder.info, recording)
@@ -68,18 +72,19 @@ def fit_on_recording(bundle: Bundle, recording: Recording, engine: str = "onnxru
     if (behavior.names, behavior.units) != wanted:
         raise RecordingError(
             f"{recording.path}: its behavior is not what the bundle decodes",
-            got=_listed(behavior.names, behavior.units),
-            expected=_listed(*wanted),
+            got=_list_outputs(behavior.names, behavior.units),
+            expected=_list_outputs(*wanted),
             next_step="name the series that was decoded with --behavior",
         )
     outputs = [o for o in decode_lfp(decoder, lfp) if not o.flags & (Flag.WARMUP | Flag.INVALID)]
     ends_s = lfp.start_s + (np.array([o.bin for o in outputs], np.float64) + 1) / BINS_PER_S
     guess = np.array([o.kinematics for o in outputs], np.float32).reshape(len(outputs), -1)
-    return fit_of(guess, behavior.sample_at(ends_s), f"{recording.path}{seen_by(bundle, recording)}")
+    source = f"{recording.path}{_note_training(bundle, recording)}"
+    return score_kinematics(guess, behavior.sample_at(ends_s), source)
 
 
-def seen_by(bundle: Bundle, recording: Recording) -> str:
-    """A warning where the recording is one the bundle was trained on: R² over all of it is not held out."""
+def _note_training(bundle: Bundle, recording: Recording) -> str:
+    """Returns a warning where the bundle was trained on the recording, because its R² is then not held out."""
     from edgedistill.data.bins import file_sha256
 
     provenance = bundle.manifest.provenance
@@ -87,5 +92,5 @@ def seen_by(bundle: Bundle, recording: Recording) -> str:
     return ", which the bundle was trained on: not held out" if seen else ""
 
 
-def _listed(names: Sequence[str], units: Sequence[str]) -> str:
+def _list_outputs(names: Sequence[str], units: Sequence[str]) -> str:
     return ", ".join(f"{name} ({unit})" for name, unit in zip(names, units, strict=True))

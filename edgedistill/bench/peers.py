@@ -1,7 +1,8 @@
-"""What a user would run otherwise: the same student in PyTorch, in onnxruntime's own INT8, and the spike teacher.
+"""Holds the decoders that a user would run otherwise, so that a bench can measure them beside ours.
 
-Each has the face of an engine: `step` of a z-scored bin, `reset`, `export_state`. All on one thread. What a machine
-cannot run is an EngineError that says why.
+They are the same student in PyTorch and in onnxruntime's own INT8, and the spike teacher. Each has the methods of an
+engine: `step` takes a z-scored bin, `reset` starts a fresh stream, and `export_state` returns what is remembered. All
+of them compute with one thread. Where a machine cannot run one, an EngineError says why.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ Floats = npt.NDArray[np.float32]
 
 
 class TorchEager:
-    """A student in PyTorch as it comes, from the tensors of `student.safetensors`."""
+    """Runs a student in PyTorch without any preparation, from the tensors of `student.safetensors`."""
 
     precision = "float32"
 
     def __init__(self, shape: StudentShape, weights: Mapping[str, Floats]) -> None:
-        """EngineError where torch is not installed."""
+        """Builds the student. Raises EngineError where torch is not installed."""
         try:
             import torch
 
@@ -50,12 +51,12 @@ class TorchEager:
         self.reset()
 
     def reset(self) -> None:
-        """A fresh stream."""
+        """Starts a fresh stream."""
         self._state = self._student.make_fresh_state("s")
         self._recent = self._torch.zeros(self.shape.lags + 1, self.shape.channels)
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Kinematics (K,) of one z-scored bin (C,)."""
+        """Returns the kinematics (K,) of one z-scored bin (C,)."""
         torch = self._torch
         with torch.inference_mode():
             newest = torch.from_numpy(np.asarray(bin, np.float32))
@@ -65,18 +66,22 @@ class TorchEager:
         return found
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Rings and lagged bins, for their size."""
+        """Returns the rings and the lagged bins, whose size is reported."""
         rings = {f"ring_k_{i}": ring.numpy() for i, ring in enumerate(self._state.ring_k)}
         rings |= {f"ring_v_{i}": ring.numpy() for i, ring in enumerate(self._state.ring_v)}
         return rings | {"lags": self._recent.numpy()}
 
 
-# The names that differ between a training student of one session and its deployed tensors.
+# Names in `student.safetensors` of the tensors that a training student calls otherwise.
 _STORED = {"tokenizer.base.s_a": "embed.weight", "tokenizer.bias": "embed.bias"}
 
 
 def dynamic_int8_graph(graph: bytes) -> bytes:
-    """onnxruntime's own INT8 of a float32 step graph: weights ahead, activations as they come, state in float32."""
+    """Returns a float32 step graph in onnxruntime's own dynamic INT8.
+
+    Weights are quantized ahead and activations at each step, and the state stays in float32. Raises EngineError where
+    the quantizer is not installed.
+    """
     try:
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
@@ -86,7 +91,7 @@ def dynamic_int8_graph(graph: bytes) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         plain, dynamic = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         plain.write_bytes(graph)
-        logging.disable(logging.WARNING)  # it advises a preprocessing that changes nothing in a graph written by hand
+        logging.disable(logging.WARNING)  # advice on preprocessing, which changes nothing in our graphs
         try:
             quantize_dynamic(plain, dynamic, weight_type=QuantType.QInt8)
         finally:
@@ -95,12 +100,12 @@ def dynamic_int8_graph(graph: bytes) -> bytes:
 
 
 class WindowTeacher:
-    """The spike teacher as it would have to run: its whole window again for each bin, on onnxruntime."""
+    """Runs the spike teacher on onnxruntime in the only way it can stream: over its whole window again for each bin."""
 
     precision = "float32"
 
     def __init__(self, graph: bytes) -> None:
-        """A graph of `graph_from_teacher`. EngineError where onnxruntime is not installed or refuses it."""
+        """Opens a graph of `graph_from_teacher`. Raises EngineError where onnxruntime is missing or refuses it."""
         try:
             import onnxruntime
         except ImportError as error:
@@ -116,16 +121,16 @@ class WindowTeacher:
         self.reset()
 
     def reset(self) -> None:
-        """A fresh stream: a window of mean counts."""
+        """Starts a fresh stream. The window holds zeros, which are the mean of z-scored counts."""
         self._counts = np.zeros((self.window, self.units), np.float32)
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Kinematics (K,) of the newest of the last `window` bins of z-scored counts (U,)."""
+        """Takes one bin of z-scored counts (U,) and returns its kinematics (K,), from the last `window` bins."""
         self._counts[:-1] = self._counts[1:]
         self._counts[-1] = bin
         found: Floats = self._session.run(None, {"counts": self._counts})[0]
         return found
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
-        """The window, for its size."""
+        """Returns the window, whose size is reported."""
         return {"counts": self._counts}

@@ -1,15 +1,27 @@
-"""What a bench found, and its JSON: stable, documented in the README, what `report` and `compare` read."""
+"""Holds what a bench found, and turns it into JSON.
+
+The JSON is stable and documented in docs/json.md. `edgedistill report` and `benchmarks.compare` read it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgedistill.bench.subjects import LFP_INT8, LFP_STUDENT, SPIKE_INT8, SPIKE_STUDENT, TEACHER, Absent
+from edgedistill.bench.timing import FrameTimes
+from edgedistill.bundle.contents import RangeRow
 from edgedistill.measure.closed_loop import PacedTimes
 from edgedistill.measure.energy import Energy
-from edgedistill.measure.latency import LatencyUs, Times, deadline_misses, histogram, medians_of_parts
+from edgedistill.measure.latency import LatencyUs, Times, compute_part_medians, count_by_time, count_misses
+from edgedistill.measure.robustness import Curve
 from edgedistill.measure.score import Fit
+from edgedistill.measure.system_budget import Assumption, BudgetRow
+from edgedistill.measure.work import Work
 from edgedistill.target import Gate
 
 LATENCY_KEYS = ("p50", "p95", "p99", "p999", "max")
@@ -17,7 +29,7 @@ LATENCY_KEYS = ("p50", "p95", "p99", "p999", "max")
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One row of a bench. What was not measured is None; the reason stands in its `…_source`."""
+    """One row of a bench. What was not measured is None, and its `…_source` says why."""
 
     name: str
     engine: str
@@ -36,11 +48,11 @@ class Subject:
 
     @property
     def latency(self) -> LatencyUs:
-        """Of a step, flat out."""
+        """The percentiles of a step, flat out."""
         return LatencyUs.from_times(self.times)
 
     def to_json(self) -> dict[str, object]:
-        """The row of `bench --json`."""
+        """Returns the row of `bench --json`."""
         latency = self.latency
         return {
             "name": self.name,
@@ -49,11 +61,11 @@ class Subject:
             "params": self.params,
             "artifact_bytes": self.artifact_bytes,
             "state_bytes": self.state_bytes,
-            "latency_us": percentiles(latency),
-            "p50_of_parts_us": medians_of_parts(self.times),
-            "histogram": histogram(self.times),
+            "latency_us": pick_percentiles(latency),
+            "p50_of_parts_us": compute_part_medians(self.times),
+            "histogram": count_by_time(self.times),
             "deadline_us": self.deadline_us,
-            "deadline_misses": deadline_misses(self.times, self.deadline_us),
+            "deadline_misses": count_misses(self.times, self.deadline_us),
             "steps": latency.steps,
             "energy_mj_per_step": self.energy.mj_per_step,
             "energy_interval_mj": self.energy.interval,
@@ -70,9 +82,81 @@ class Subject:
         }
 
 
+# ---------------------------------------------------------------- what a report draws besides
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A stretch of the holdout as it was and as it was decoded."""
+
+    seconds: npt.NDArray[np.float64]  # (T,)
+    names: tuple[str, ...]  # of the K outputs
+    units: tuple[str, ...]
+    truth: npt.NDArray[Any]  # (T, K), NaN where unknown
+    decoded: Mapping[str, npt.NDArray[Any]]  # subject -> (T, K)
+    source: str
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the key `trace` of `bench --json`."""
+        return {
+            "seconds": self.seconds.tolist(),
+            "names": list(self.names),
+            "units": list(self.units),
+            "truth": _round_rows(self.truth),
+            "decoded": {name: _round_rows(guess) for name, guess in self.decoded.items()},
+            "source": self.source,
+        }
+
+
+def _round_rows(values: npt.NDArray[Any]) -> list[list[float | None]]:
+    """Returns (T, K) with five digits, and with None for NaN, which JSON lacks."""
+    return [[float(f"{v:.5g}") if np.isfinite(v) else None for v in row] for row in np.asarray(values, np.float64)]
+
+
+@dataclass(frozen=True)
+class ImplantBudget:
+    """The power of a whole implant as a model has it, with the assumptions that it rests on."""
+
+    rows: tuple[BudgetRow, ...]
+    assumptions: Mapping[str, Assumption]
+    source: str
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the key `system` of `bench --json`."""
+        return {
+            "rows": [row.to_json() for row in self.rows],
+            "assumptions": {name: asdict(assumption) for name, assumption in self.assumptions.items()},
+            "source": self.source,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Extras:
+    """What a report draws besides the subjects. Parts that were not asked for are None."""
+
+    trace: Trace | None
+    layers: Mapping[str, Work]  # by part of a step
+    calibration: tuple[RangeRow, ...]
+    robustness: tuple[Curve, ...] | None
+    system: ImplantBudget | None
+
+    def to_json(self) -> dict[str, object]:
+        """Returns these keys of `bench --json`."""
+        return {
+            "trace": None if self.trace is None else self.trace.to_json(),
+            "layers": [{"name": name, **asdict(work)} for name, work in self.layers.items()],
+            "calibration": [asdict(row) for row in self.calibration],
+            "robustness": None if self.robustness is None else [curve.to_json() for curve in self.robustness],
+            "system": None if self.system is None else self.system.to_json(),
+        }
+
+
+# ---------------------------------------------------------------- the result
+
+
 @dataclass(frozen=True, eq=False)
 class BenchResult:
-    """All subjects of one run; `clock` is the empty step: what of every figure is the machine's own."""
+    """All subjects of one run. `clock` is the empty step, which shows how much of each figure is the machine's own."""
 
     device: dict[str, object]
     bundle: dict[str, object]
@@ -80,66 +164,67 @@ class BenchResult:
     absent: tuple[Absent, ...]
     clock: LatencyUs
     empty_paced: PacedTimes | None
-    frames_paced: PacedTimes | None  # the whole decoder on raw frames
-    frames_empty: PacedTimes | None  # the empty subject beside it
+    frames: FrameTimes | None  # the whole decoder on raw frames
     gates: tuple[Gate, ...]
-    figures: dict[str, float | None]  # that gates are set on
-    why: dict[str, str]  # reasons of those that were not measured
+    figures: dict[str, float | None]  # by the name of their gate
+    why: dict[str, str]  # why a figure was not measured
     harness: dict[str, object]
-    extra: dict[str, Any] = field(default_factory=dict)  # trace, robustness, system, layers, calibration
+    extras: Extras
 
     @property
     def ratios(self) -> dict[str, float | None]:
-        """The LFP student against the spike student of its size, and what the teacher costs over it."""
+        """The LFP student over the spike student of its size, and the times of the teachers over the INT8 student's."""
         rows = {subject.name: subject for subject in self.subjects}
         found: dict[str, float | None] = {}
         for ours, theirs, suffix in ((LFP_STUDENT, SPIKE_STUDENT, ""), (LFP_INT8, SPIKE_INT8, "_int8")):
             if ours in rows and theirs in rows:
-                found |= {f"{key}{suffix}": value for key, value in _ratios(rows[ours], rows[theirs]).items()}
+                found |= {f"{key}{suffix}": value for key, value in _divide_rows(rows[ours], rows[theirs]).items()}
         for name, row in rows.items():
             if LFP_INT8 in rows and name.startswith(TEACHER):
                 found[f"{name.replace('-', '_')}_over_lfp_student_int8"] = row.latency.p50 / rows[LFP_INT8].latency.p50
         return found
 
     def to_json(self) -> dict[str, object]:
-        """As documented in the README."""
+        """Returns the JSON that docs/json.md describes."""
         return {
             "device": self.device,
             "bundle": self.bundle,
             "subjects": [subject.to_json() for subject in self.subjects],
             "absent": [asdict(one) for one in self.absent],
             "ratios": self.ratios,
-            "clock": percentiles(self.clock),
+            "clock": pick_percentiles(self.clock),
             "empty_paced": None if self.empty_paced is None else self.empty_paced.to_json(self._deadline_us),
-            "frames_paced": self._frames(),
+            "frames_paced": self._frames_to_json(),
             "gates": [asdict(gate) for gate in self.gates],
             "harness": self.harness,
-            **self.extra,
+            **self.extras.to_json(),
         }
 
-    def _frames(self) -> dict[str, object] | None:
-        """From the last sample of a bin to its output; the signal itself is older by the front end's group delay."""
-        if self.frames_paced is None or self.frames_empty is None:
+    def _frames_to_json(self) -> dict[str, object] | None:
+        """Returns the times from the last sample of a bin to its output.
+
+        The signal itself is older than that sample by the group delay of the front end.
+        """
+        if self.frames is None:
             return None
         delay = self.bundle.get("group_delay_ms")
-        median = self.frames_paced.response.p50 / 1e3
-        misses = self.frames_empty.misses(self._deadline_us)
+        misses = self.frames.empty.misses(self._deadline_us)
         found: dict[str, object] = {"group_delay_ms": delay, "empty_deadline_misses": misses}
         if isinstance(delay, (int, float)):
-            found["signal_to_output_ms"] = median + delay
-        return self.frames_paced.to_json(self._deadline_us) | found
+            found["signal_to_output_ms"] = self.frames.decoder.response.p50 / 1e3 + delay
+        return self.frames.decoder.to_json(self._deadline_us) | found
 
     @property
     def _deadline_us(self) -> float:
         return self.subjects[0].deadline_us
 
 
-def percentiles(latency: LatencyUs) -> dict[str, float]:
-    """As every row has them."""
+def pick_percentiles(latency: LatencyUs) -> dict[str, float]:
+    """Returns the percentiles that every row has, by name."""
     return {key: getattr(latency, key) for key in LATENCY_KEYS}
 
 
-def _ratios(ours: Subject, theirs: Subject) -> dict[str, float | None]:
+def _divide_rows(ours: Subject, theirs: Subject) -> dict[str, float | None]:
     a, b = ours.latency, theirs.latency
     figures: dict[str, tuple[float | None, float | None]] = {
         "latency_p50": (a.p50, b.p50),
@@ -149,6 +234,6 @@ def _ratios(ours: Subject, theirs: Subject) -> dict[str, float | None]:
         "state_bytes": (ours.state_bytes, theirs.state_bytes),
         "r2": (ours.fit.r2, theirs.fit.r2),
     }
-    if ours.engine != theirs.engine:  # what differs is then the engine, not the signal
+    if ours.engine != theirs.engine:  # a difference would then come from the engine and not from the signal
         figures |= dict.fromkeys(("latency_p50", "latency_p99", "artifact_bytes", "state_bytes"), (None, None))
     return {key: x / y if x is not None and y else None for key, (x, y) in figures.items()}

@@ -1,9 +1,9 @@
-"""What a bench compares, before it is measured: a bundle in, engines in a fresh state and what to feed them out.
+"""Opens the subjects of a bench: a bundle goes in, and engines in a fresh state come out with the inputs to feed them.
 
-`lfp-student-int8` runs on the engine that is compiled for this machine, and `onnxruntime-int8` then stands beside it;
-`spike-student` and `spike-student-int8` are the fair comparison, the same network on spike counts; `spike-teacher` is
-what was distilled, as it would have to run. `spike-teacher-published` has the published shape and no training: it is
-timed only. The rest are peers.
+`lfp-student-int8` runs on the engine that is compiled for this machine, and `onnxruntime-int8` is then measured beside
+it. `spike-student` and `spike-student-int8` are the fair comparison, because they are the same network on spike counts.
+`spike-teacher` is the model that was distilled. `spike-teacher-published` has the published shape but was never
+trained, so it is only timed. The others are peers.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.bench.holdout import spike_counts
+from edgedistill.bench.holdout import standardize_holdout_counts
 from edgedistill.bench.peers import TorchEager, WindowTeacher, dynamic_int8_graph
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.contents import (
     SPIKE_FOLDER,
+    TEACHER_FACTS,
     WEIGHTS,
     Floats,
     Holdout,
     read_decoder_spec,
+    read_spike_student,
     read_teacher_facts,
     read_tensors,
 )
-from edgedistill.bundle.contents import TEACHER_FACTS as TEACHER_FACTS
 from edgedistill.bundle.spike_student import holds_spike_student, open_spike_student
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, ConfigError, EngineError, did_you_mean
@@ -47,25 +48,25 @@ NOT_IN_BUNDLE = "the bundle does not hold it, or was written by an older version
 
 
 class Engine(Protocol):
-    """What every subject is driven by."""
+    """The methods by which every subject is driven."""
 
     @property
     def precision(self) -> str:
-        """As it stands in the result."""
+        """The precision as the result states it: `int8`, `float32`."""
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Kinematics (K,) of one bin."""
+        """Returns the kinematics (K,) of one bin."""
 
     def reset(self) -> None:
-        """A fresh stream."""
+        """Starts a fresh stream."""
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
-        """What is remembered from bin to bin."""
+        """Returns what is remembered from bin to bin."""
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A subject before it is measured."""
+    """A subject that is ready to be measured."""
 
     name: str
     engine: Engine
@@ -73,66 +74,68 @@ class Candidate:
     inputs: Floats  # (T, channels or units) of the holdout
     params: int
     artifact_bytes: int
-    without_r2: str | None = None  # why it has none
-    precision: str | None = None  # where it is not that of the engine's keys and values
+    without_r2: str | None = None  # why it has no R²
+    precision: str | None = None  # where it differs from the engine's own
 
 
 @dataclass(frozen=True)
 class Absent:
-    """A subject that this machine or this bundle does not have."""
+    """A subject that this machine cannot run or this bundle does not hold."""
 
     name: str
     reason: str
 
 
-def candidates_of_bundle(
+def open_candidates(
     bundle: Bundle, holdout: Holdout, engine: str, wanted: tuple[str, ...] = SUBJECTS, required: bool = True
 ) -> tuple[list[Candidate], list[Absent]]:
-    """Those of `wanted` that can run here, the LFP student in INT8 on `engine`, and the others with the reason.
+    """Returns those of `wanted` that can run here, and the others with the reason.
 
-    EngineError where `engine` cannot run and is `required`.
+    The LFP student in INT8 runs on `engine`. Raises EngineError where that cannot run and is `required`, BundleError
+    where the holdout does not fit a model.
     """
     found: list[Candidate] = []
     absent: list[Absent] = []
-    for name, make in _makers(bundle, holdout, engine):
+    for name, open_one in _list_openers(bundle, holdout, engine):
         if name not in wanted:
             continue
         try:
-            found.append(make())
+            found.append(open_one())
         except EngineError as error:
-            if name == LFP_INT8 and required:  # what it runs on was chosen: never another instead
+            if name == LFP_INT8 and required:  # its engine was chosen, so no other one may take its place
                 raise
             absent.append(Absent(name, f"{error.what} ({error.got})" if error.got else error.what))
     known = {c.name for c in found} | {a.name for a in absent} | ({PEER_INT8} if engine not in COMPILED else set())
     return found, absent + [Absent(name, NOT_IN_BUNDLE) for name in wanted if name not in known]
 
 
-def _makers(bundle: Bundle, holdout: Holdout, engine: str) -> Iterator[tuple[str, Callable[[], Candidate]]]:
+def _list_openers(bundle: Bundle, holdout: Holdout, engine: str) -> Iterator[tuple[str, Callable[[], Candidate]]]:
     shape = read_decoder_spec(bundle).shape
     _require_fits(bundle, LFP_STUDENT, shape, holdout.bins)
-    yield LFP_STUDENT, lambda: _graph(bundle, LFP_STUDENT, "", "student.onnx", shape, holdout.bins)
+    yield LFP_STUDENT, lambda: _open_graph(bundle, LFP_STUDENT, "", "student.onnx", shape, holdout.bins)
     if engine in COMPILED:
-        yield LFP_INT8, lambda: _compiled(bundle, engine, shape, holdout.bins)
+        yield LFP_INT8, lambda: _open_compiled(bundle, engine, shape, holdout.bins)
     if _holds(bundle, "student.int8.onnx"):
         name = PEER_INT8 if engine in COMPILED else LFP_INT8
-        yield name, lambda: _graph(bundle, name, "", "student.int8.onnx", shape, holdout.bins)
+        yield name, lambda: _open_graph(bundle, name, "", "student.int8.onnx", shape, holdout.bins)
     if _holds(bundle, SPIKE_FOLDER + "student.onnx"):
-        spikes, counts = spike_counts(bundle, holdout)
+        student = read_spike_student(bundle)
+        spikes, counts = student.shape, standardize_holdout_counts(bundle, holdout, student)
         _require_fits(bundle, SPIKE_STUDENT, spikes, counts)
-        yield SPIKE_STUDENT, lambda: _graph(bundle, SPIKE_STUDENT, SPIKE_FOLDER, "student.onnx", spikes, counts)
+        yield SPIKE_STUDENT, lambda: _open_graph(bundle, SPIKE_STUDENT, SPIKE_FOLDER, "student.onnx", spikes, counts)
         if engine in COMPILED and holds_spike_student(bundle) and is_compiled(open_spike_student(bundle), engine):
-            yield SPIKE_INT8, lambda: _compiled_spikes(bundle, engine, spikes, counts)
+            yield SPIKE_INT8, lambda: _open_compiled_spikes(bundle, engine, spikes, counts)
         elif _holds(bundle, SPIKE_FOLDER + "student.int8.onnx"):
-            yield SPIKE_INT8, lambda: _graph(bundle, SPIKE_INT8, SPIKE_FOLDER, "student.int8.onnx", spikes, counts)
+            yield SPIKE_INT8, lambda: _open_graph(bundle, SPIKE_INT8, SPIKE_FOLDER, "student.int8.onnx", spikes, counts)
         for name, graph in ((TEACHER, TEACHER_GRAPH), (PUBLISHED, PUBLISHED_GRAPH)):
             if {graph, TEACHER_FACTS} <= set(bundle.names):
-                yield name, lambda name=name, graph=graph: _teacher(bundle, name, graph, counts)  # type: ignore[misc]
-    yield PEER_DYNAMIC, lambda: _dynamic(bundle, shape, holdout.bins)
-    yield PEER_TORCH, lambda: _eager(bundle, shape, holdout.bins)
+                yield name, lambda name=name, graph=graph: _open_teacher(bundle, name, graph, counts)  # type: ignore[misc]
+    yield PEER_DYNAMIC, lambda: _open_dynamic_int8(bundle, shape, holdout.bins)
+    yield PEER_TORCH, lambda: _open_torch(bundle, shape, holdout.bins)
 
 
 def _holds(bundle: Bundle, file: str) -> bool:
-    """Whether a graph is there, or is known to be left out: the reason is told then."""
+    """Returns whether the bundle holds a graph, or says why it was left out."""
     return file in bundle.names or bundle.manifest.why_left_out(file) is not None
 
 
@@ -145,46 +148,46 @@ def _require_fits(bundle: Bundle, name: str, shape: StudentShape, inputs: Floats
         )
 
 
-# ---------------------------------------------------------------- one of each
+# ---------------------------------------------------------------- how each is opened
 
 
 def _require_usable(bundle: Bundle, file: str) -> None:
-    """EngineError where the build left this graph out of use."""
+    """Raises EngineError where the build left this graph out of use."""
     if (reason := bundle.manifest.why_left_out(file)) is not None:
         raise EngineError(f"the build left {file} out of use: {reason}")
 
 
-def _graph(bundle: Bundle, name: str, folder: str, file: str, shape: StudentShape, inputs: Floats) -> Candidate:
+def _open_graph(bundle: Bundle, name: str, folder: str, file: str, shape: StudentShape, inputs: Floats) -> Candidate:
     _require_usable(bundle, folder + file)
     graph = bundle.read(folder + file)
-    return Candidate(name, OnnxEngine(graph, shape), "onnxruntime", inputs, _params(bundle, folder), len(graph))
+    return Candidate(name, OnnxEngine(graph, shape), "onnxruntime", inputs, _count_params(bundle, folder), len(graph))
 
 
-def _compiled(bundle: Bundle, kind: str, shape: StudentShape, inputs: Floats) -> Candidate:
+def _open_compiled(bundle: Bundle, kind: str, shape: StudentShape, inputs: Floats) -> Candidate:
     engine = COMPILED[kind].open(bundle, shape, read_decoder_spec(bundle).front_end)
-    return Candidate(LFP_INT8, engine, kind, inputs, _params(bundle), engine.library_bytes)
+    return Candidate(LFP_INT8, engine, kind, inputs, _count_params(bundle), engine.library_bytes)
 
 
-def _compiled_spikes(bundle: Bundle, kind: str, shape: StudentShape, counts: Floats) -> Candidate:
+def _open_compiled_spikes(bundle: Bundle, kind: str, shape: StudentShape, counts: Floats) -> Candidate:
     view = open_spike_student(bundle)
     engine = COMPILED[kind].open(view, shape, read_decoder_spec(view).front_end)
-    return Candidate(SPIKE_INT8, engine, kind, counts, _params(bundle, SPIKE_FOLDER), engine.library_bytes)
+    return Candidate(SPIKE_INT8, engine, kind, counts, _count_params(bundle, SPIKE_FOLDER), engine.library_bytes)
 
 
-def _dynamic(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
+def _open_dynamic_int8(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
     _require_usable(bundle, "student.onnx")
     graph = dynamic_int8_graph(bundle.read("student.onnx"))
     engine = OnnxEngine(graph, shape)
-    return Candidate(PEER_DYNAMIC, engine, "onnxruntime", inputs, _params(bundle), len(graph), precision="int8")
+    return Candidate(PEER_DYNAMIC, engine, "onnxruntime", inputs, _count_params(bundle), len(graph), precision="int8")
 
 
-def _eager(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
+def _open_torch(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
     weights = read_tensors(bundle, WEIGHTS)
     size = sum(array.nbytes for array in weights.values())
-    return Candidate(PEER_TORCH, TorchEager(shape, weights), "torch", inputs, _params(bundle), size)
+    return Candidate(PEER_TORCH, TorchEager(shape, weights), "torch", inputs, _count_params(bundle), size)
 
 
-def _teacher(bundle: Bundle, name: str, file: str, counts: Floats) -> Candidate:
+def _open_teacher(bundle: Bundle, name: str, file: str, counts: Floats) -> Candidate:
     graph, params = bundle.read(file), read_teacher_facts(bundle)[name].params
     engine = WindowTeacher(graph)
     if name == PUBLISHED:
@@ -192,12 +195,15 @@ def _teacher(bundle: Bundle, name: str, file: str, counts: Floats) -> Candidate:
     return Candidate(name, engine, "onnxruntime", counts, params, len(graph))
 
 
-def _params(bundle: Bundle, folder: str = "") -> int:
+def _count_params(bundle: Bundle, folder: str = "") -> int:
     return sum(tensor.size for tensor in read_tensors(bundle, folder + WEIGHTS).values())
 
 
-def chosen(against: tuple[str, ...]) -> tuple[str, ...]:
-    """The LFP student and those it is to be compared with; all without a choice. ConfigError for an unknown name."""
+def select_subjects(against: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the LFP student and the subjects of `against`, or all subjects if `against` is empty.
+
+    Raises ConfigError for an unknown name.
+    """
     for name in against:
         if name not in SUBJECTS:
             raise ConfigError(f"unknown subject '{name}'", expected=did_you_mean(name, SUBJECTS))

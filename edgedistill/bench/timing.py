@@ -1,12 +1,14 @@
-"""How the subjects of a bench are timed and their energy taken: candidates in, times and energies by name out.
+"""Takes the times and the energy of the subjects of a bench, by name.
 
-Flat out in turn, then in use (every 10 ms, warm and cold), then energy where there is a sensor. Slow subjects are timed
-by themselves and fewer times; nothing is scaled up from another device.
+First the subjects take turns without pauses ("flat out"). Then each is woken every 10 ms, as in use, once with warm
+and once with emptied caches. Energy follows where there is a sensor. A slow subject is timed alone and fewer times.
+Nothing is scaled up from another device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from time import monotonic, perf_counter_ns, sleep
 
@@ -17,37 +19,41 @@ from edgedistill.bundle import Bundle
 from edgedistill.bundle.contents import read_raw_frames
 from edgedistill.decoding import BINS_PER_S
 from edgedistill.errors import EngineError
-from edgedistill.measure.closed_loop import PacedTimes, paced_times, real_time
+from edgedistill.measure.closed_loop import PacedTimes, time_paced, use_real_time
 from edgedistill.measure.energy import Energy, measure_energy
-from edgedistill.measure.latency import Times, step_times
+from edgedistill.measure.latency import EMPTY, Times, time_steps
 from edgedistill.measure.sensors import Meter
 from edgedistill.runtime import Decoder
 from edgedistill.target import GPU_ENGINES
 
 ONE_BIN_US = 1e6 / BINS_PER_S
-SLOW_S = 0.005  # a step that takes longer is timed by itself
+SLOW_S = 0.005  # a step that takes longer is timed alone
 SLOW_BUDGET_S = 10.0
 NOT_ASKED = "not measured: not asked for"
 TOO_SLOW = "not measured: too slow to share 10 ms"
 FRAMES = "frames"
 
 
-def flat_out(candidates: Sequence[Candidate], steps: int) -> dict[str, Times]:
-    """Nanoseconds of each step of each subject, and of "empty"; slow ones by themselves, as often as time allows."""
+def time_flat_out(candidates: Sequence[Candidate], steps: int) -> dict[str, Times]:
+    """Returns the nanoseconds of each step of each candidate and of "empty", one step after the other.
+
+    Fast candidates take turns. A slow one is timed alone, and as often as SLOW_BUDGET_S allows.
+    """
     for candidate in candidates:
         candidate.engine.reset()
-    once = {c.name: _seconds_of_a_step(c) for c in candidates}
+    once = {c.name: _estimate_step_s(c) for c in candidates}
     fast = [c for c in candidates if once[c.name] <= SLOW_S]
     times: dict[str, Times] = {}
     for slow in (c for c in candidates if once[c.name] > SLOW_S):
         count = int(np.clip(SLOW_BUDGET_S / once[slow.name], 5, steps))
-        times |= step_times({slow.name: slow.engine.step}, slow.inputs, warmup=1, steps=count)
+        times |= time_steps({slow.name: slow.engine.step}, slow.inputs, warmup=1, steps=count)
     if fast:
-        times |= step_times({c.name: c.engine.step for c in fast}, {c.name: c.inputs for c in fast}, steps=steps)
+        times |= time_steps({c.name: c.engine.step for c in fast}, {c.name: c.inputs for c in fast}, steps=steps)
     return times
 
 
-def _seconds_of_a_step(candidate: Candidate) -> float:
+def _estimate_step_s(candidate: Candidate) -> float:
+    """Returns the shortest of the times of three steps."""
     taken = []
     for row in candidate.inputs[:3]:
         began = perf_counter_ns()
@@ -56,58 +62,91 @@ def _seconds_of_a_step(candidate: Candidate) -> float:
     return min(taken) / 1e9
 
 
-def in_use(
-    candidates: Sequence[Candidate], times: Mapping[str, Times], seconds: float
-) -> tuple[dict[str, PacedTimes], dict[str, PacedTimes], dict[str, str], dict[str, object]]:
-    """Every 10 ms: warm, with the caches emptied, why a subject has no such figures, and what was in force."""
-    share_us = ONE_BIN_US / (len(candidates) + 1) / 2  # room for those that are slower when cold
+# ---------------------------------------------------------------- in use: every 10 ms
+
+
+@dataclass(frozen=True)
+class TimesInUse:
+    """The times of subjects that were woken every 10 ms, by name."""
+
+    warm: Mapping[str, PacedTimes] = field(default_factory=dict)
+    cold: Mapping[str, PacedTimes] = field(default_factory=dict)  # caches emptied before each step
+    reasons: Mapping[str, str] = field(default_factory=dict)  # why a subject has no such times
+    scheduling: Mapping[str, object] = field(default_factory=dict)  # cores and policy of this process
+
+
+@dataclass(frozen=True)
+class FrameTimes:
+    """The times of the whole decoder on the raw frames of a bin, and of "empty" beside it."""
+
+    decoder: PacedTimes
+    empty: PacedTimes
+
+
+def time_in_use(candidates: Sequence[Candidate], times: Mapping[str, Times], seconds: float) -> TimesInUse:
+    """Times the candidates every 10 ms for `seconds`, with warm and with emptied caches.
+
+    `times` are those of `time_flat_out`. A candidate whose median there leaves no room for the others is left out.
+    """
+    share_us = ONE_BIN_US / (len(candidates) + 1) / 2  # half of a fair share, since steps with cold caches are slower
     quick = [c for c in candidates if np.median(times[c.name]) / 1e3 < share_us] if seconds > 0 else []
-    why = {c.name: NOT_ASKED if seconds <= 0 else TOO_SLOW for c in candidates}
+    reasons = {c.name: NOT_ASKED if seconds <= 0 else TOO_SLOW for c in candidates}
     if not quick:
-        return {}, {}, why, {}
+        return TimesInUse(reasons=reasons)
     steps, inputs = {c.name: c.engine.step for c in quick}, {c.name: c.inputs for c in quick}
     periods = max(1, round(seconds * BINS_PER_S))
-    with real_time() as force:
+    with use_real_time() as scheduling:
         try:
-            warm = paced_times(steps, inputs, periods)
-        except EngineError:  # slower when woken than flat out, on a machine that saves power or is busy
-            return {}, {}, dict.fromkeys(why, TOO_SLOW), dict(force)
+            warm = time_paced(steps, inputs, periods)
+        except EngineError:  # a step that was woken is slower than flat out where the machine saves power or is busy
+            return TimesInUse(reasons=dict.fromkeys(reasons, TOO_SLOW), scheduling=dict(scheduling))
         try:
-            cold = paced_times(steps, inputs, periods, evicted=True)
+            cold = time_paced(steps, inputs, periods, evicted=True)
         except EngineError:  # emptying the caches takes longer than their share
             cold = {}
-    return warm, cold, {name: reason for name, reason in why.items() if name not in steps}, dict(force)
+    reasons = {name: reason for name, reason in reasons.items() if name not in steps}
+    return TimesInUse(warm, cold, reasons, dict(scheduling))
 
 
-def decoding_frames(bundle: Bundle, engine: str, seconds: float) -> dict[str, PacedTimes] | None:
-    """The whole decoder in use, FRAMES: every 10 ms the raw frames of a bin, front end included; and "empty" beside
-    it. None without raw frames, and where the front end is too slow for it."""
+def time_raw_frames(bundle: Bundle, engine: str, seconds: float) -> FrameTimes | None:
+    """Times the whole decoder, front end included, on the raw frames of a bin every 10 ms.
+
+    Returns None where the bundle holds no raw frames or the decoder is too slow for 10 ms.
+    """
     frames = read_raw_frames(bundle)
     if seconds <= 0 or frames is None:
         return None
     decoder = Decoder(bundle, engine)
-    rate = decoder.frontend_config
-    edges = [rate.edge(bin_) for bin_ in range(rate.bin_of(len(frames)) + 1)]
+    config = decoder.frontend_config
+    edges = [config.edge(bin_) for bin_ in range(config.bin_of(len(frames)) + 1)]
     rows = [frames[start:stop] for start, stop in pairwise(edges) if stop <= len(frames)]
     if not rows:
         return None
-    with real_time():
+    with use_real_time():
         try:
-            return paced_times({FRAMES: decoder.push}, {FRAMES: rows}, max(1, round(seconds * BINS_PER_S)))
+            found = time_paced({FRAMES: decoder.push}, {FRAMES: rows}, max(1, round(seconds * BINS_PER_S)))
         except EngineError:
             return None
+    return FrameTimes(found[FRAMES], found[EMPTY])
 
 
-def energy_of(candidate: Candidate, meter: Meter | str, seconds: float, paced: bool = False) -> Energy:
-    """Of a step above idle, flat out or every 10 ms; None with the reason without a sensor or for a run too short."""
+# ---------------------------------------------------------------- energy
+
+
+def measure_candidate_energy(candidate: Candidate, meter: Meter | str, seconds: float, paced: bool = False) -> Energy:
+    """Measures the energy of a step above idle, flat out or every 10 ms (`paced`).
+
+    The figures are None, with the reason, where `meter` is a reason or cannot see the candidate, or where the step is
+    too slow.
+    """
     if isinstance(meter, str):
-        return Energy.none(meter)
+        return Energy.not_measured(meter)
     if seconds <= 0:
-        return Energy.none("not asked for")
+        return Energy.not_measured("not asked for")
     if meter.sees_gpu_only and candidate.runs_on not in GPU_ENGINES:
-        return Energy.none(f"the sensor ({meter.source}) does not see the CPU that this ran on")
-    if paced and _seconds_of_a_step(candidate) > 1 / BINS_PER_S:
-        return Energy.none("slower than 100 Hz")
+        return Energy.not_measured(f"the sensor ({meter.source}) does not see the CPU that this ran on")
+    if paced and _estimate_step_s(candidate) > 1 / BINS_PER_S:
+        return Energy.not_measured("slower than 100 Hz")
 
     def run(duration: float) -> int:
         start, count, rows = monotonic(), 0, candidate.inputs

@@ -119,7 +119,7 @@ def bench(
 
     opened = open_bundle(bundle)
     options = measurement.BenchOptions(
-        subjects=measurement.chosen(against),
+        subjects=measurement.select_subjects(against),
         engine=engine,
         steps=steps,
         closed_loop_s=closed_loop,

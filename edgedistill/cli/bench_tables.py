@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 from edgedistill.cli.output import format_value, print_facts, print_gates, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgedistill.bench import BenchResult
+    from edgedistill.bench.result import ImplantBudget
+    from edgedistill.measure.robustness import Curve
 
 LATENCY = ("p50", "p95", "p99", "p999", "max")
 
@@ -45,8 +49,8 @@ def print_bench(result: BenchResult) -> None:
     )
     print_table("One step, without pauses between steps", columns, rows)
     _print_paced(result)
-    _print_system(result.extra.get("system"))
-    _print_curves(result.extra.get("robustness"))
+    _print_system(result.extras.system)
+    _print_curves(result.extras.robustness or ())
     device = result.device
     print_facts(
         {f"R² of {s.name}": s.fit.source for s in result.subjects}
@@ -75,10 +79,10 @@ def _print_paced(result: BenchResult) -> None:
     paced = [(s.name, how, p, s.deadline_us) for s in result.subjects for how, p in _paced(s) if p is not None]
     if result.empty_paced is not None:
         paced.append(("empty", "warm", result.empty_paced, paced[0][3]))
-    if result.frames_paced is not None:
-        paced.append(("raw frames to output", "warm", result.frames_paced, paced[0][3] if paced else 1e4))
-    if result.frames_empty is not None:
-        paced.append(("empty beside it", "warm", result.frames_empty, paced[0][3]))
+    if result.frames is not None:
+        deadline_us = paced[0][3] if paced else 1e4
+        paced.append(("raw frames to output", "warm", result.frames.decoder, deadline_us))
+        paced.append(("empty beside it", "warm", result.frames.empty, deadline_us))
     rows = [
         [
             name,
@@ -101,23 +105,20 @@ def _paced(subject: Any) -> tuple[tuple[str, Any], ...]:
     return (("warm", subject.paced), ("emptied", subject.paced_cold))
 
 
-def _print_system(system: dict[str, Any] | None) -> None:
+def _print_system(system: ImplantBudget | None) -> None:
     if system is None:
         return
     keys = ("signal", "decoded", "mbit_per_s", "acquisition_mw", "processing_mw", "radio_mw", "compute_mw", "total_mw")
     print_table(
         "The whole implant in mW, from a model and not measured",
         keys,
-        [[r[key] for key in keys] for r in system["rows"]],
+        [[getattr(row, key) for key in keys] for row in system.rows],
     )
-    facts = {
-        name: f"{format_value(a['value'])} {a['unit']}: {a['source']}" for name, a in system["assumptions"].items()
-    }
-    print_facts(facts)
+    print_facts({name: f"{format_value(a.value)} {a.unit}: {a.source}" for name, a in system.assumptions.items()})
 
 
-def _print_curves(curves: list[dict[str, Any]] | None) -> None:
-    for curve in curves or ():
-        rows = [[name, *(r["mean"] for r in series)] for name, series in curve["r2"].items()]
-        columns = ("subject", *map(format_value, curve["levels"]))
-        print_table(f"R² against {curve['kind']} ({curve['unit']}), mean of {curve['draws']} draws", columns, rows)
+def _print_curves(curves: Sequence[Curve]) -> None:
+    for curve in curves:
+        rows = [[name, *(mean for mean, _, _ in series)] for name, series in curve.r2.items()]
+        columns = ("subject", *map(format_value, curve.levels))
+        print_table(f"R² against {curve.kind} ({curve.unit}), mean of {curve.draws} draws", columns, rows)

@@ -1,1 +1,1 @@
-"""What a decoder costs on this machine, measured on this machine."""
+"""Measures what a decoder costs and how well it decodes, on the machine it runs on."""

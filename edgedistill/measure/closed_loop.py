@@ -1,8 +1,8 @@
-"""How a step does in use: woken every 10 ms, cold, beside whatever else the machine runs.
+"""Measures a step as a user will see it: woken every 10 ms, beside whatever else the machine runs.
 
-Any callables in, for each the lateness of its start and the time of its end after the moment its input was due.
-Subjects share every period: each has its own phase in it, and so does the empty subject, which shows what of a miss is
-the machine's own. Flat out (`latency`) is what a step costs; this is what a user will see.
+Callables go in. For each, the lateness of its start and the time of its end come out, counted from the moment when its
+input was due. Subjects share every period, and each has its own phase in it. So does the empty subject, which shows how
+much of a miss is the machine's own. What a step costs without pauses is measured by `latency`.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.errors import EngineError
-from edgedistill.measure.latency import EMPTY, LatencyUs, Step, Times, no_garbage_collection, nothing, rows_of
+from edgedistill.measure.latency import EMPTY, LatencyUs, Step, Times, do_nothing, pause_garbage_collection, split_rows
 
-EVICTED_BYTES = 8 << 20  # more than a core's own caches; the shared last level is too large for 10 ms
+EVICTED_BYTES = 8 << 20  # more than a core's own caches hold; emptying the shared last level takes too long for 10 ms
 FIFO_PRIORITY = 50
 
 
 @dataclass(frozen=True)
 class PacedTimes:
-    """Of every period of one subject, in nanoseconds after its input was due."""
+    """When one subject started and ended in each period, in nanoseconds after its input was due."""
 
-    started: Times  # late by
-    ended: Times
+    started: Times  # (periods,)
+    ended: Times  # (periods,)
 
     @property
     def step(self) -> LatencyUs:
-        """The step alone."""
+        """The time of the step alone."""
         return LatencyUs.from_times(self.ended - self.started)
 
     @property
     def response(self) -> LatencyUs:
-        """From the moment the last sample was due to the output, waking up included."""
+        """The time from when the last sample was due to the output. Waking up is part of it."""
         return LatencyUs.from_times(self.ended)
 
     @property
     def jitter_us(self) -> float:
-        """Standard deviation of the moment of the output."""
+        """The standard deviation of the moment of the output."""
         return float(self.ended.std() / 1e3)
 
     def misses(self, deadline_us: float) -> int:
-        """Outputs that came later than that."""
+        """Counts the outputs that came later than `deadline_us`."""
         return int(np.count_nonzero(self.ended > deadline_us * 1e3))
 
     def to_json(self, deadline_us: float) -> dict[str, object]:
-        """As `bench --json` has it."""
+        """Returns the times as `bench --json` has them."""
         return {
             "step_us": self.step.to_json(),
             "response_us": self.response.to_json(),
@@ -61,26 +61,26 @@ class PacedTimes:
         }
 
 
-def paced_times(
+def time_paced(
     subjects: Mapping[str, Step],
     inputs: Mapping[str, npt.NDArray[Any] | Sequence[npt.NDArray[Any]]],
     periods: int,
     period_s: float = 0.01,
     evicted: bool = False,
 ) -> dict[str, PacedTimes]:
-    """Each subject and "empty" once a period, `evicted` with the caches of the core emptied before each.
+    """Times each subject and "empty" once a period. If `evicted`, the core's caches are emptied before each step.
 
-    A period in which one of them is still busy when the next is due makes that one late: nothing is skipped.
-    EngineError for a subject that takes so long that all of them cannot share a period.
+    A subject that is still busy when the next one is due makes that one late, and nothing is skipped. Raises
+    EngineError for a subject that is too slow for all of them to share a period.
     """
-    every: dict[str, Step] = {**subjects, EMPTY: nothing}
-    rows = {name: rows_of(name, inputs) for name in subjects}
+    every: dict[str, Step] = {**subjects, EMPTY: do_nothing}
+    rows = {name: split_rows(name, inputs) for name in subjects}
     rows[EMPTY] = next(iter(rows.values()))
     found = {name: PacedTimes(np.zeros(periods, np.int64), np.zeros(periods, np.int64)) for name in every}
-    evict = _evictor() if evicted else _no_evictor
+    evict = _make_evict() if evicted else _keep_caches
     phase = int(period_s * 1e9) // len(every)
     _require_room(every, rows, phase, evict)
-    with no_garbage_collection():
+    with pause_garbage_collection():
         start = perf_counter_ns() + phase
         for period in range(periods):
             for turn, (name, step) in enumerate(every.items()):
@@ -95,7 +95,7 @@ def paced_times(
 
 
 def _wait_until(due: int) -> None:
-    """Asleep, as a program that waits for samples is: waking up belongs to the response."""
+    """Sleeps until `due`, as a program that waits for samples does, because waking up belongs to the response."""
     while (left := due - perf_counter_ns()) > 0:
         sleep(left / 1e9)
 
@@ -118,32 +118,32 @@ def _require_room(
             )
 
 
-def _evictor() -> Callable[[], None]:
+def _make_evict() -> Callable[[], None]:
     buffer = np.zeros(EVICTED_BYTES // 8)
 
     def evict() -> None:
-        np.add(buffer, 1.0, out=buffer)  # written, so that lines of others must go
+        np.add(buffer, 1.0, out=buffer)  # writing takes the cache lines of others; reading might not
 
     return evict
 
 
-def _no_evictor() -> None:
-    """Caches keep what they keep."""
+def _keep_caches() -> None:
+    """Leaves the caches alone."""
 
 
-# ---------------------------------------------------------------- what was in force
+# ---------------------------------------------------------------- scheduling
 
 
 @contextmanager
-def real_time() -> Iterator[dict[str, object]]:
-    """One core and real-time priority for this process where that is allowed; yields what was in force."""
+def use_real_time() -> Iterator[dict[str, object]]:
+    """Gives this process one core and real-time priority where that is allowed, and yields what it got."""
     if not hasattr(os, "sched_setaffinity"):
         yield {"cores": None, "policy": "other"}
         return
     cores, policy, parameter = os.sched_getaffinity(0), os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         with suppress(OSError):
-            os.sched_setaffinity(0, {max(cores)})  # the first is where interrupts go
+            os.sched_setaffinity(0, {max(cores)})  # the first core serves most interrupts
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(FIFO_PRIORITY))
         fifo = os.sched_getscheduler(0) == os.SCHED_FIFO

@@ -1,9 +1,9 @@
-"""What a step costs in energy: a meter and a callable in, millijoules a step and mean power out.
+"""Measures the energy of a step: a meter and a callable go in, millijoules a step and mean power come out.
 
-A step is far shorter than any sensor can see, so it is run for seconds, between two stretches of idling whose power
-is subtracted: what remains is what decoding adds to a machine that is switched on anyway. Each repeat has its own
-idle; the interval comes from the repeats (Student's t, 95 %). Samples carry monotonic timestamps and are integrated
-between them, so that a sampler that was kept waiting distorts nothing.
+A step is far shorter than any sensor can see, so it is run for seconds, between two stretches of idling. Their power is
+subtracted, and what remains is what decoding adds to a machine that is switched on anyway. Each repeat has its own idle
+stretches, and the interval comes from the repeats (Student's t, 95 %). Samples carry monotonic timestamps and are
+integrated between them, so that a sampler that was kept waiting distorts nothing.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Energy:
-    """What decoding adds, or None with the reason."""
+    """What decoding adds to the power of an idle machine. Figures are None where `source` says why."""
 
     mj_per_step: float | None
     mw: float | None  # mean power above idle
-    interval: float | None  # half the 95 % interval of mj_per_step; None for a single repeat
+    interval: float | None  # half the 95 % interval of mj_per_step; None after a single repeat
     idle_mw: float | None
     steps: int
     seconds: float
     source: str  # the meter, or why there is no figure
 
     @classmethod
-    def none(cls, reason: str) -> Energy:
-        """Not measured."""
+    def not_measured(cls, reason: str) -> Energy:
+        """Returns an energy without figures, for the reason given."""
         return cls(None, None, None, None, 0, 0.0, f"not measured: {reason}")
 
 
 @dataclass
 class Sampler:
-    """Reads a meter in a thread between `start` and `stop`."""
+    """Reads a meter in a thread for as long as the `with` block lasts."""
 
     meter: Meter
     clock: Clock = monotonic
@@ -80,19 +80,25 @@ class Sampler:
             self.values.append(value)
 
     def energy_mj(self) -> float:
-        """Between the first sample and the last. EngineError if the meter failed or the clock went backwards."""
+        """Returns the energy between the first sample and the last.
+
+        Raises EngineError if the meter failed or the clock went backwards.
+        """
         if self._failure is not None:
             raise self._failure
-        return energy_mj(self.times, self.values, self.meter)
+        return integrate_energy_mj(self.times, self.values, self.meter)
 
     @property
     def seconds(self) -> float:
-        """Between the first sample and the last."""
+        """The time between the first sample and the last."""
         return self.times[-1] - self.times[0]
 
 
-def energy_mj(times: Sequence[float], values: Sequence[float], meter: Meter) -> float:
-    """The energy of a trace: the counter's difference, or power integrated over time (trapezoids)."""
+def integrate_energy_mj(times: Sequence[float], values: Sequence[float], meter: Meter) -> float:
+    """Returns the energy of a trace: the difference of a counter, or power integrated over time (trapezoids).
+
+    Raises EngineError where the clock went backwards.
+    """
     steps = np.diff(times)
     if (steps <= 0).any():
         raise EngineError("the clock went backwards while power was sampled", got=f"{steps.min():g} s between samples")
@@ -105,13 +111,13 @@ def energy_mj(times: Sequence[float], values: Sequence[float], meter: Meter) -> 
 def measure_energy(
     meter: Meter | str, run: Callable[[float], int], seconds: float = 5.0, repeats: int = 3, idle_s: float | None = None
 ) -> Energy:
-    """Energy of `run(seconds)`, which works that long and returns how many steps it did, above idle.
+    """Measures the energy above idle of `run(seconds)`, which works that long and returns how many steps it did.
 
-    None with the reason where `meter` is one, or where it fails on the way. EngineError for a run that is too short
-    for the sensor.
+    The figures are None, with the reason, where `meter` is a reason instead of a meter, or where it fails on the way.
+    Raises EngineError for a run that is too short for the sensor.
     """
     if isinstance(meter, str):
-        return Energy.none(meter)
+        return Energy.not_measured(meter)
     if seconds < meter.shortest_s:
         raise EngineError(
             f"a run of {seconds:g} s is too short for this sensor",
@@ -119,10 +125,10 @@ def measure_energy(
             expected=f"at least {meter.shortest_s:g} s",
         )
     try:
-        parts = [_once(meter, run, seconds, seconds / 2 if idle_s is None else idle_s) for _ in range(repeats)]
+        parts = [_measure_part(meter, run, seconds, seconds / 2 if idle_s is None else idle_s) for _ in range(repeats)]
     except EngineError as error:
-        return Energy.none(f"{error.what} ({error.got})")
-    return _summary(parts, meter)
+        return Energy.not_measured(f"{error.what} ({error.got})")
+    return _summarize(parts, meter)
 
 
 @dataclass(frozen=True)
@@ -133,11 +139,11 @@ class _Part:
     steps: int
 
 
-def _once(meter: Meter, run: Callable[[float], int], seconds: float, idle_s: float) -> _Part:
-    before = _idle_mw(meter, idle_s)
+def _measure_part(meter: Meter, run: Callable[[float], int], seconds: float, idle_s: float) -> _Part:
+    before = _measure_idle_mw(meter, idle_s)
     with Sampler(meter) as sampler:
         steps = run(seconds)
-    after = _idle_mw(meter, idle_s)
+    after = _measure_idle_mw(meter, idle_s)
     if sampler.seconds < meter.shortest_s or steps < 1:
         raise EngineError(
             "the run ended too early for this sensor", got=f"{sampler.seconds:.3g} s, {steps} steps", expected=seconds
@@ -146,14 +152,14 @@ def _once(meter: Meter, run: Callable[[float], int], seconds: float, idle_s: flo
     return _Part(idle, sampler.energy_mj() - idle * sampler.seconds, sampler.seconds, steps)
 
 
-def _idle_mw(meter: Meter, seconds: float) -> float:
+def _measure_idle_mw(meter: Meter, seconds: float) -> float:
     with Sampler(meter) as sampler:
         sleep(seconds)
     return sampler.energy_mj() / sampler.seconds
 
 
-def _summary(parts: Sequence[_Part], meter: Meter) -> Energy:
-    from scipy.stats import t as student_t  # takes half a second, which only a machine with a sensor need spend
+def _summarize(parts: Sequence[_Part], meter: Meter) -> Energy:
+    from scipy.stats import t as student_t  # imported late: it takes half a second, and most machines have no sensor
 
     per_step = np.array([part.added_mj / part.steps for part in parts])
     interval = None

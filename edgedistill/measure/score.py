@@ -1,4 +1,4 @@
-"""How well kinematics were decoded: decoded and true values in, R² out, or the reason why there is none."""
+"""Scores decoded kinematics: decoded and true values go in, and R² comes out, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy.typing as npt
 
 BINS_PER_S = 100
 MIN_SCORED_S = 10
-STILL = 1e-14  # of an output's mean square: variation below the step of a float32 is none
+STILL = 1e-14  # share of an output's mean square; below it, variation is the rounding of float32
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Mean R² over the outputs and each of them. `r2` is None where `source` says why."""
+    """The mean R² over the outputs, and the R² of each. Where `r2` is None, `source` says why."""
 
     r2: float | None
     per_output: tuple[float | None, ...]
     source: str
 
 
-def fit_of(guess: npt.NDArray[Any], truth: npt.NDArray[Any], source: str) -> Fit:
-    """The fit of decoded to true values, both (T, K); bins of unknown truth (NaN) do not count."""
+def score_kinematics(guess: npt.NDArray[Any], truth: npt.NDArray[Any], source: str) -> Fit:
+    """Returns R² of decoded against true values, both (T, K). Bins of unknown truth (NaN) do not count."""
     known = np.isfinite(truth).all(axis=1) if len(truth) else np.zeros(0, np.bool_)
     if known.sum() < MIN_SCORED_S * BINS_PER_S:
         seconds = f"{known.sum() / BINS_PER_S:g} s"
@@ -44,7 +44,7 @@ def r2_difference(found: Fit, expected: Fit) -> float | None:
 
 
 def r2_per_output(guess: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> tuple[float | None, ...]:
-    """Coefficient of determination of each column of (T, K); None where `truth` is constant."""
+    """Returns the coefficient of determination of each column of (T, K), or None where `truth` is constant."""
     error = ((truth - guess) ** 2).sum(axis=0)
     spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
     moves = spread > STILL * (truth**2).sum(axis=0)

@@ -1,8 +1,9 @@
-"""What this machine can say about the power it draws: a board's rails in, a meter out, or the reason why there is none.
+"""Finds the power sensor of this machine: the rails of a board go in, and a meter comes out, or why there is none.
 
-Three kinds: the INA3221 and INA238 of a Jetson, found by the labels of their rails (indices differ by release); the
-energy counter of an NVIDIA GPU (NVML; it has none on Orin); the counters of an x86 package (RAPL, which only root may
-read, and which wrap). A meter that disappears while it is read raises: a figure is then null, never a part of one.
+There are three kinds. A Jetson has the chips INA3221 and INA238, which are found by the labels of their rails because
+their indices differ between releases. An NVIDIA GPU has an energy counter (NVML), except on Orin. An x86 processor has
+a counter for each package (RAPL), which wraps and which only root may read. A meter that disappears while it is read
+raises EngineError, so that the figure becomes null and is never a part of the true one.
 """
 
 from __future__ import annotations
@@ -21,30 +22,30 @@ RAPL = "sys/class/powercap"
 
 
 class Meter(Protocol):
-    """Something that tells power, or energy used so far."""
+    """A sensor that tells power, or the energy used so far."""
 
     @property
     def source(self) -> str:
-        """What it is, as it stands beside every figure."""
+        """The name of the sensor, which stands beside every figure."""
 
     @property
     def period_s(self) -> float:
-        """Reading it more often gains nothing."""
+        """The time between two readings. Reading more often gains nothing."""
 
     @property
     def shortest_s(self) -> float:
-        """A shorter run says more about the sensor than about the run."""
+        """The shortest run worth measuring. A shorter one says more about the sensor than about the run."""
 
     @property
     def counts_energy(self) -> bool:
-        """True: read() is mJ since some start; False: mW now."""
+        """Whether `read` returns the mJ since some start. Otherwise it returns the mW of now."""
 
     @property
     def sees_gpu_only(self) -> bool:
-        """True: what runs on the CPU does not show in it."""
+        """Whether the sensor misses what runs on the CPU."""
 
     def read(self) -> float:
-        """mW now, or mJ so far. EngineError where it can no longer be read."""
+        """Returns the mW of now, or the mJ so far. Raises EngineError where the sensor can no longer be read."""
 
 
 # ---------------------------------------------------------------- rails of a board
@@ -52,20 +53,20 @@ class Meter(Protocol):
 
 @dataclass(frozen=True)
 class Rail:
-    """One labelled supply: volts and amperes, or power itself."""
+    """One labelled supply of a board, read as voltage and current or as power."""
 
     label: str
     files: tuple[Path, ...]  # mV and mA, or µW
 
     def read_mw(self) -> float:
-        """Its power now."""
+        """Returns the power of now in mW."""
         values = [_integer(file) for file in self.files]
         return values[0] / 1e3 if len(values) == 1 else values[0] * values[1] / 1e3
 
 
 @dataclass(frozen=True)
 class BoardMeter:
-    """The rails whose sum is the board's power. Their chips average over many samples: 10 Hz is enough."""
+    """The rails whose sum is the board's power. Their chips average over many samples, so 10 Hz is enough."""
 
     rails: tuple[Rail, ...]
     period_s: float = 0.1
@@ -75,16 +76,16 @@ class BoardMeter:
 
     @property
     def source(self) -> str:
-        """The rails that are summed."""
+        """The labels of the rails that are summed."""
         return "board sensor: " + " + ".join(rail.label for rail in self.rails)
 
     def read(self) -> float:
-        """mW of all rails together."""
+        """Returns the mW of all rails together."""
         return sum(rail.read_mw() for rail in self.rails)
 
 
-def board_rails(root: Path) -> dict[str, Rail]:
-    """Label -> rail, of every INA3221 and INA238 under `root`. Labels with NC are not connected."""
+def find_board_rails(root: Path) -> dict[str, Rail]:
+    """Returns the rails of every INA3221 and INA238 under `root`, by label. Labels with NC are not connected."""
     found = {}
     for folder in sorted((root / I2C).glob("ina3221/*/hwmon/hwmon*")):
         for label_file in sorted(folder.glob("in[0-9]_label")):
@@ -103,7 +104,7 @@ def board_rails(root: Path) -> dict[str, Rail]:
 
 @dataclass
 class RaplMeter:
-    """Energy of all CPU packages. Each counter wraps by itself; one wrap between two readings is undone."""
+    """The energy of all CPU packages. Each counter wraps on its own, and one wrap between two readings is undone."""
 
     counters: tuple[Path, ...]  # energy_uj
     ranges: tuple[int, ...]  # µJ after which each starts again at 0
@@ -116,7 +117,7 @@ class RaplMeter:
     _total_uj: int = 0
 
     def read(self) -> float:
-        """mJ since the first reading."""
+        """Returns the mJ since the first reading."""
         now = [_integer(file) for file in self.counters]
         for before, after, span in zip(self._last or now, now, self.ranges, strict=True):
             self._total_uj += after - before if after >= before else after - before + span
@@ -124,8 +125,8 @@ class RaplMeter:
         return self._total_uj / 1e3
 
 
-def rapl_meter(root: Path) -> RaplMeter | str:
-    """The counters of the CPU packages, or why they cannot be used."""
+def find_rapl_meter(root: Path) -> RaplMeter | str:
+    """Returns the counters of the CPU packages, or why they cannot be used."""
     packages = [p for p in sorted((root / RAPL).glob("intel-rapl:*")) if p.name.count(":") == 1]
     packages = [p for p in packages if (_text(p / "name") or "").startswith("package")]
     if not packages:
@@ -141,7 +142,7 @@ def rapl_meter(root: Path) -> RaplMeter | str:
 
 @dataclass(frozen=True)
 class NvmlMeter:
-    """The energy counter of the first GPU, the whole board's."""
+    """The energy counter of the first GPU, which counts its whole board."""
 
     library: ctypes.CDLL
     device: ctypes.c_void_p
@@ -152,15 +153,15 @@ class NvmlMeter:
     sees_gpu_only: bool = True
 
     def read(self) -> float:
-        """mJ since the driver was loaded."""
+        """Returns the mJ since the driver was loaded."""
         energy = ctypes.c_ulonglong()
         if code := self.library.nvmlDeviceGetTotalEnergyConsumption(self.device, ctypes.byref(energy)):
             raise EngineError("the GPU's energy counter can no longer be read", got=f"NVML error {code}")
         return float(energy.value)
 
 
-def nvml_meter(library: str = "libnvidia-ml.so.1") -> NvmlMeter | str:
-    """The counter of the first GPU, or why there is none."""
+def find_nvml_meter(library: str = "libnvidia-ml.so.1") -> NvmlMeter | str:
+    """Returns the counter of the first GPU, or why there is none."""
     try:
         nvml = ctypes.CDLL(library)
     except OSError:
@@ -176,19 +177,22 @@ def nvml_meter(library: str = "libnvidia-ml.so.1") -> NvmlMeter | str:
     return meter
 
 
-# ---------------------------------------------------------------- which one
+# ---------------------------------------------------------------- which meter
 
 
 def find_meter(power: Power | None = None, gpu: bool = False, root: Path = Path("/")) -> Meter | str:
-    """The meter of what decodes: the rails that a target names, else the GPU's (`gpu`), else the CPU's. Or the reason
-    why there is none: a board whose rails are missing is not answered with another sensor."""
+    """Returns the meter of the device that decodes, or the reason why there is none.
+
+    It sums the rails that a target names (`power`), or else reads the counter of the GPU if `gpu`, or else that of the
+    CPU. Where a board's rails are missing, no other sensor takes their place.
+    """
     if power is not None:
-        rails = board_rails(root)
+        rails = find_board_rails(root)
         if missing := [label for label in power.total if label not in rails]:
             found = ", ".join(sorted(rails)) or "no sensor"
             return f"this machine has not the board's rails {', '.join(missing)} (found: {found})"
         return BoardMeter(tuple(rails[label] for label in power.total))
-    return nvml_meter() if gpu else rapl_meter(root)
+    return find_nvml_meter() if gpu else find_rapl_meter(root)
 
 
 def _integer(file: Path) -> int:

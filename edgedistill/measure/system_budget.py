@@ -1,9 +1,9 @@
-"""What a whole implant would draw, by signal and by where it is decoded: a model, printed with every assumption.
+"""Estimates the power of a whole implant, by signal and by where it is decoded, from a model.
 
-Decoding alone flatters spikes: most of the power goes into acquiring and sending them. In: channels, rates, the
-multiply-adds of a step (and its measured power, where there is a sensor). Out: a row for each signal and place, in mW,
-and the assumptions with their sources, each of which a caller may replace. Nothing here was measured by us but the
-compute, where it says so.
+The compute of a decoder alone flatters spikes, because most of the power goes into acquiring and sending them. The
+channels, the multiply-adds of a step and, where there was a sensor, its measured power go in. A row in mW for each
+signal and place comes out. Every assumption has a source and may be replaced by a caller. Nothing here was measured by
+us except the compute, where it says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BINS_PER_S = 100
 
 @dataclass(frozen=True)
 class Assumption:
-    """One figure of the model."""
+    """One figure that the model rests on."""
 
     value: float
     unit: str
@@ -50,7 +50,7 @@ ASSUMPTIONS = {
 
 @dataclass(frozen=True)
 class BudgetRow:
-    """One signal, decoded in one place. All powers in mW; compute is None where it is outside the implant."""
+    """The power of one signal that is decoded in one place. Compute is None where it happens outside the implant."""
 
     signal: str
     decoded: str  # "outside" or "implant"
@@ -63,11 +63,11 @@ class BudgetRow:
 
     @property
     def total_mw(self) -> float:
-        """Of the implant."""
+        """The power of the implant in mW."""
         return self.acquisition_mw + self.processing_mw + self.radio_mw + (self.compute_mw or 0.0)
 
     def to_json(self) -> dict[str, object]:
-        """The row of `bench --system --json`."""
+        """Returns the row of `bench --system --json`."""
         return {
             "signal": self.signal,
             "decoded": self.decoded,
@@ -83,18 +83,21 @@ class BudgetRow:
 
 @dataclass(frozen=True)
 class Load:
-    """What is recorded and decoded."""
+    """What an implant records and decodes."""
 
     channels: int
     outputs: int
-    macs: int  # of a step: 8-bit multiply-adds
+    macs: int  # 8-bit multiply-adds of a step
     weight_bytes: int  # read in a step
-    measured_mw: float | None = None  # of 100 steps a second, above idle
+    measured_mw: float | None = None  # power of 100 steps a second, above idle
     measured_on: str = ""
 
 
-def assumptions_with(changes: Mapping[str, float]) -> dict[str, Assumption]:
-    """ASSUMPTIONS with some values replaced. ConfigError for an unknown name or a value below 0."""
+def replace_assumptions(changes: Mapping[str, float]) -> dict[str, Assumption]:
+    """Returns ASSUMPTIONS with some values replaced.
+
+    Raises ConfigError for an unknown name, a negative value or one that is not finite.
+    """
     for name, value in changes.items():
         if name not in ASSUMPTIONS:
             raise ConfigError(f"unknown assumption '{name}'", expected=did_you_mean(name, ASSUMPTIONS))
@@ -104,8 +107,8 @@ def assumptions_with(changes: Mapping[str, float]) -> dict[str, Assumption]:
     return {**ASSUMPTIONS, **given}
 
 
-def system_budget(load: Load, assumptions: Mapping[str, Assumption] = ASSUMPTIONS) -> tuple[BudgetRow, ...]:
-    """A row for each signal and place of decoding; the same network, and so the same compute, for every signal."""
+def estimate_system_budget(load: Load, assumptions: Mapping[str, Assumption] = ASSUMPTIONS) -> tuple[BudgetRow, ...]:
+    """Returns a row for each signal and place. The network, and so the compute, is the same for every signal."""
     a = {name: assumption.value for name, assumption in assumptions.items()}
     count = a["count_bits"] * BINS_PER_S
     front_end = {"spikes": a["spike_front_end_uw"], "SBP": a["sbp_front_end_uw"], "LFP": a["lfp_front_end_uw"]}
@@ -115,16 +118,18 @@ def system_budget(load: Load, assumptions: Mapping[str, Assumption] = ASSUMPTION
         ("spiking-band power", front_end["SBP"], 0.0, a["sbp_rate_hz"] * a["sample_bits"]),
         ("LFP", front_end["LFP"], 0.0, a["lfp_rate_hz"] * a["sample_bits"]),
     )
-    outside = [_row(name, "outside", load, a, uw, detect, bits * load.channels) for name, uw, detect, bits in signals]
+    outside = [
+        _make_row(name, "outside", load, a, uw, detect, bits * load.channels) for name, uw, detect, bits in signals
+    ]
     sent = load.outputs * a["output_bits"] * BINS_PER_S
-    inside = [_row(name, "implant", load, a, uw, detect, sent) for name, uw, detect, _ in signals[1:]]
+    inside = [_make_row(name, "implant", load, a, uw, detect, sent) for name, uw, detect, _ in signals[1:]]
     return (*outside, *inside)
 
 
-def _row(
+def _make_row(
     signal: str, decoded: str, load: Load, a: Mapping[str, float], uw: float, detect: float, bits_per_s: float
 ) -> BudgetRow:
-    compute, source = _compute(load, a) if decoded == "implant" else (None, "not in the implant")
+    compute, source = _estimate_compute(load, a) if decoded == "implant" else (None, "not in the implant")
     return BudgetRow(
         signal,
         decoded,
@@ -137,7 +142,7 @@ def _row(
     )
 
 
-def _compute(load: Load, a: Mapping[str, float]) -> tuple[float, str]:
+def _estimate_compute(load: Load, a: Mapping[str, float]) -> tuple[float, str]:
     if load.measured_mw is not None:
         return load.measured_mw, f"measured on {load.measured_on}"
     picojoules = load.macs * a["mac_pj"] + load.weight_bytes * a["weight_read_pj"]

@@ -1,6 +1,6 @@
-"""What a step of a student has to do, part by part: a shape in, bytes and multiply-adds out, counted without padding.
+"""Counts what each part of a student's step must read and multiply: a shape goes in, bytes and multiply-adds come out.
 
-The floor of every engine's time follows from it, and where the work lies is the same on every machine.
+Padding is not counted. The floor of every engine's time follows from these counts, which are the same on every machine.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from edgedistill.numerics.tensors import part_of, weight_matrices
 
 @dataclass(frozen=True)
 class Work:
-    """Of a step or of a part of it."""
+    """The work of a step or of one of its parts."""
 
     bytes: int  # read once: weights, their multipliers, biases, rings, lagged bins
     multiply_adds: int  # of eight bits
 
 
-def work_by_part(shape: StudentShape) -> dict[str, Work]:
-    """Parts in the order of the step; the attention core of a layer is a part of its own."""
+def count_work_by_part(shape: StudentShape) -> dict[str, Work]:
+    """Returns the work of each part, in the order of the step. The attention core of a layer is a part of its own."""
     found: dict[str, Work] = {}
     for name, ((rows, n), _) in weight_matrices(shape).items():
         part = part_of(name)
@@ -35,7 +35,7 @@ def work_by_part(shape: StudentShape) -> dict[str, Work]:
     return found
 
 
-def work_of(shape: StudentShape) -> Work:
-    """Of the whole step."""
-    parts = work_by_part(shape).values()
+def count_work(shape: StudentShape) -> Work:
+    """Returns the work of the whole step."""
+    parts = count_work_by_part(shape).values()
     return Work(sum(part.bytes for part in parts), sum(part.multiply_adds for part in parts))

@@ -17,7 +17,7 @@ import torch
 from edgedistill.bundle import GraphVerdict
 from edgedistill.config import StudentShape
 from edgedistill.errors import EdgeDistillError
-from edgedistill.measure.score import Fit, fit_of, r2_difference
+from edgedistill.measure.score import Fit, r2_difference, score_kinematics
 from edgedistill.models.student import Student
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.numerics.near import FARTHEST, largest_deviation, nearness, output_spread, why_not_near
@@ -168,4 +168,4 @@ def _oracle_after(model: Int8Model, bins: Floats) -> Oracle:
 
 
 def _fit(decoded: npt.NDArray[Any], truth: npt.NDArray[Any]) -> Fit:
-    return fit_of(decoded, truth, "the test block")
+    return score_kinematics(decoded, truth, "the test block")

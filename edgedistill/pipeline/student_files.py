@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from safetensors.numpy import save
 
-from edgedistill.bench.subjects import PUBLISHED, PUBLISHED_GRAPH, TEACHER, TEACHER_FACTS, TEACHER_GRAPH
+from edgedistill.bench.subjects import PUBLISHED, PUBLISHED_GRAPH, TEACHER, TEACHER_GRAPH
 from edgedistill.bundle import GraphVerdict
+from edgedistill.bundle.contents import TEACHER_FACTS
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.errors import EngineError
 from edgedistill.models.student import Student

@@ -1,33 +1,36 @@
-"""The report's four pictures, each from a part of a bench result: latency, R² against cost, traces, robustness."""
+"""Draws the four pictures of the report, each from a part of a bench result.
+
+They show latency, R² against cost, decoded traces, and robustness. Parts of the result's JSON go in, SVG comes out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgedistill.report.svg import SERIES, Axis, Drawing, Point, number
+from edgedistill.report.svg import SERIES, Axis, Drawing, Point, format_number
 
 Row = Mapping[str, Any]
 WIDTH = 760.0
 
 
-def latency_chart(subjects: Sequence[Row], deadline_us: float | None) -> str:
-    """A distribution for each subject on one log axis, with p50, p99, the maximum and the deadline."""
+def draw_latency(subjects: Sequence[Row], deadline_us: float | None) -> str:
+    """Draws the distribution of each subject on one log axis, with p50, p99, the maximum and the deadline."""
     shown = [s for s in subjects if s.get("latency_us")]
     height, top, left = 46.0, 14.0, 178.0
     bottom = top + height * len(shown)
     values = [v for s in shown for v in s["latency_us"].values() if v and v > 0]
     high = max([*values, deadline_us or 0.0]) * 1.6
     x = Axis(min(values) / 1.6, high, left, WIDTH - 14, log=True)
-    words = "; ".join(f"{s['name']}: half below {number(s['latency_us']['p50'])}" for s in shown)
+    words = "; ".join(f"{s['name']}: half below {format_number(s['latency_us']['p50'])}" for s in shown)
     drawing = Drawing(WIDTH, bottom + 46, "Time of a step by subject", f"Microseconds on a log axis. {words}.")
-    drawing.x_axis(x, top, bottom, "time of a step, µs (log axis)", number)
+    drawing.x_axis(x, top, bottom, "time of a step, µs (log axis)", format_number)
     for i, subject in enumerate(shown):
         base, latency = top + height * (i + 1) - 8, subject["latency_us"]
         drawing.text((left - 8, base - 8), subject["name"], "label", "end")
-        drawing.text((left - 8, base + 5), f"p50 {number(latency['p50'])}", "tick", "end")
+        drawing.text((left - 8, base + 5), f"p50 {format_number(latency['p50'])}", "tick", "end")
         css = f"f{i % SERIES}"
-        drawing.area(_ridge(subject.get("histogram"), latency, x, base, height - 14), css)
+        drawing.area(_outline_histogram(subject.get("histogram"), latency, x, base, height - 14), css)
         for key, extent in (("p50", 14), ("p99", 9), ("max", 5)):
             at = x(max(latency[key], x.low))
             drawing.line([(at, base + 3), (at, base + 3 - extent)], "mark")
@@ -37,8 +40,8 @@ def latency_chart(subjects: Sequence[Row], deadline_us: float | None) -> str:
     return str(drawing)
 
 
-def _ridge(histogram: Row | None, latency: Row, x: Axis, base: float, height: float) -> list[Point]:
-    """The outline of a histogram of log-spaced bins; a box from p50 to p99 where there is none."""
+def _outline_histogram(histogram: Row | None, latency: Row, x: Axis, base: float, height: float) -> list[Point]:
+    """Returns the outline of a histogram of log-spaced bins, or a box from p50 to p99 where there is none."""
     if not histogram or not any(histogram["counts"]):
         low, high = x(latency["p50"]), x(latency["p99"])
         return [(low, base), (low, base - 6), (high, base - 6), (high, base)]
@@ -51,11 +54,14 @@ def _ridge(histogram: Row | None, latency: Row, x: Axis, base: float, height: fl
     return [*outline, (outline[-1][0], base)]
 
 
-def cost_chart(subjects: Sequence[Row]) -> str:
-    """R² of every subject that has one against energy a step, or its time where no sensor was read."""
+def draw_cost(subjects: Sequence[Row]) -> str:
+    """Draws R² against the energy of a step, or against its time where no sensor was read.
+
+    Subjects without an R² are left out. Returns "" where none is left.
+    """
     energy = all((s.get("energy_mj_per_step") or 0) > 0 for s in subjects if s.get("r2") is not None)
-    known = [(i, s) for i, s in enumerate(subjects) if s.get("r2") is not None and _cost(s, energy) > 0]
-    rows = [(i, s, _cost(s, energy)) for i, s in known]
+    known = [(i, s) for i, s in enumerate(subjects) if s.get("r2") is not None and _read_cost(s, energy) > 0]
+    rows = [(i, s, _read_cost(s, energy)) for i, s in known]
     if not rows:
         return ""
     bottom, top, left = 300.0, 16.0, 60.0
@@ -64,16 +70,16 @@ def cost_chart(subjects: Sequence[Row]) -> str:
     low = min(0.0, *scores) if min(scores) < 0.2 else min(scores) - 0.05
     y = Axis(low, max(scores) + 0.05, bottom, top)
     what = "energy of a step, mJ" if energy else "median time of a step, µs: no power sensor was read"
-    words = "; ".join(f"{s['name']}: R² {s['r2']:.3f} at {number(cost)}" for _, s, cost in rows)
+    words = "; ".join(f"{s['name']}: R² {s['r2']:.3f} at {format_number(cost)}" for _, s, cost in rows)
     drawing = Drawing(WIDTH, bottom + 46, "R² against what a step costs", f"{what}. {words}.")
-    drawing.x_axis(x, top, bottom, f"{what} (log axis)", number)
+    drawing.x_axis(x, top, bottom, f"{what} (log axis)", format_number)
     drawing.y_axis(y, left, WIDTH - 20, lambda value: f"{value:.2f}")
     drawing.text((left, top - 4), "R²", "axis")
     taken: list[Point] = []
     for i, subject, cost in sorted(rows, key=lambda row: row[2]):
         at = (x(cost), y(subject["r2"]))
-        drawing.mark(at, f"f{i % SERIES} point", i, f"{subject['name']}: R² {subject['r2']:.3f}, {number(cost)}")
-        place = _free_place(at, taken)
+        drawing.mark(at, f"f{i % SERIES} point", i, f"{subject['name']}: R² {subject['r2']:.3f}, {format_number(cost)}")
+        place = _find_place(at, taken)
         taken.append(place)
         right = place[0] > WIDTH - 200
         drawing.text(
@@ -82,23 +88,23 @@ def cost_chart(subjects: Sequence[Row]) -> str:
     return str(drawing)
 
 
-def _cost(subject: Row, energy: bool) -> float:
-    """0 where it is unknown."""
+def _read_cost(subject: Row, energy: bool) -> float:
+    """Returns the mJ of a step, or the median µs of it, or 0 where that is unknown."""
     if energy:
         return float(subject.get("energy_mj_per_step") or 0)
     return float((subject.get("latency_us") or {}).get("p50") or 0)
 
 
-def _free_place(at: Point, taken: Sequence[Point]) -> Point:
-    """Where a label next to a point does not lie on another label."""
+def _find_place(at: Point, taken: Sequence[Point]) -> Point:
+    """Returns a place for a label beside a point that no other label covers."""
     place = (at[0] + 9, at[1] + 4)
     while any(abs(place[0] - x) < 170 and abs(place[1] - y) < 14 for x, y in taken):
         place = (place[0], place[1] + 14)
     return place
 
 
-def trace_chart(trace: Row, output: int) -> str:
-    """What was decoded over what was true, of one output."""
+def draw_trace(trace: Row, output: int) -> str:
+    """Draws one output as it was decoded over what it truly was."""
     seconds, name, unit = trace["seconds"], trace["names"][output], trace["units"][output]
     lines = {"true": trace["truth"], **trace["decoded"]}
     columns = {key: [row[output] for row in rows] for key, rows in lines.items()}
@@ -108,8 +114,8 @@ def trace_chart(trace: Row, output: int) -> str:
     drawing = Drawing(
         WIDTH, bottom + 46, f"{name}, decoded and true", f"{name} in {unit} over {seconds[-1] - seconds[0]:.0f} s."
     )
-    drawing.x_axis(x, top, bottom, "seconds", number)
-    drawing.y_axis(y, left, WIDTH - 14, number)
+    drawing.x_axis(x, top, bottom, "seconds", format_number)
+    drawing.y_axis(y, left, WIDTH - 14, format_number)
     drawing.text((left, 14), f"{name}, {unit}", "axis")
     for i, (key, column) in enumerate(columns.items()):
         css = "true" if key == "true" else f"l{i - 1}"
@@ -121,11 +127,11 @@ def trace_chart(trace: Row, output: int) -> str:
     return str(drawing)
 
 
-def robustness_chart(curve: Row) -> str:
-    """R² against one kind of harm, with the extremes of the draws."""
+def draw_robustness(curve: Row) -> str:
+    """Draws R² against one kind of harm, with the extremes of the draws as bands."""
     levels, rows = curve["levels"], curve["r2"]
     width, bottom, top, left = 370.0, 210.0, 42.0, 46.0
-    places = list(range(len(levels)))  # evenly: days grow faster than they hurt
+    places = list(range(len(levels)))  # evenly spaced, because days grow faster than they hurt
     values = [r[key] for series in rows.values() for r in series for key in ("min", "max")]
     x = Axis(0, max(len(levels) - 1, 1), left, width - 12)
     y = Axis(min(0.0, max(min(values), -0.5)), max(max(values), 0.1), bottom, top)
@@ -133,7 +139,7 @@ def robustness_chart(curve: Row) -> str:
     drawing = Drawing(width, bottom + 46, f"R² against {curve['kind']}", words + ".")
     drawing.y_axis(y, left, width - 12, lambda value: f"{value:.1f}")
     for place, level in zip(places, levels, strict=True):
-        drawing.text((x(place), bottom + 16), number(level), "tick", "middle")
+        drawing.text((x(place), bottom + 16), format_number(level), "tick", "middle")
     drawing.text(((left + width) / 2, bottom + 36), f"{curve['kind']}: {curve['unit']}", "axis", "middle")
     for i, (name, series) in enumerate(rows.items()):
         shown = [
@@ -146,7 +152,7 @@ def robustness_chart(curve: Row) -> str:
         for at, r, true in shown:
             if true["mean"] >= y.low:
                 drawing.mark((at, y(r["mean"])), f"f{i} point", i)
-            else:  # off the chart: an arrow, and how far
+            else:  # below the chart, so an arrow with the figure takes its place
                 drawing.area([(at - 5, bottom - 9), (at + 5, bottom - 9), (at, bottom - 1)], f"f{i} point")
                 drawing.text((at, bottom - 12), f"{true['mean']:.1f}", "tick", "middle")
         drawing.mark((left + 8 + 160 * i, 14), f"f{i} point", i)

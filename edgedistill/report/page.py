@@ -1,4 +1,7 @@
-"""The page: one or several results of `bench`, a section each, from the sentence that matters to the provenance."""
+"""Writes the page of the report, with one section for each result of `bench`.
+
+A section begins with the sentence that matters most and ends with the provenance of the figures.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,38 @@ from importlib import resources
 from typing import Any
 
 from edgedistill.errors import ConfigError
-from edgedistill.report.charts import cost_chart, latency_chart, robustness_chart, trace_chart
-from edgedistill.report.summary import summary_of
-from edgedistill.report.svg import number
+from edgedistill.report.charts import draw_cost, draw_latency, draw_robustness, draw_trace
+from edgedistill.report.summary import summarize_result
+from edgedistill.report.svg import format_number
 
 Result = Mapping[str, Any]
 FLAT_OUT = (
-    "Flat out, one step after the other, all subjects in turn. Marks: p50, p99, maximum. Heights are square roots of "
-    "counts, so that rare slow steps show."
+    "Steps one after the other without pauses, all subjects in turn. Marks show p50, p99 and the maximum. Heights are "
+    "square roots of counts, so that rare slow steps show."
 )
-COST = "R² against what one step costs. Subjects without an R² are not in it."
+COST = "R² against what one step costs. Subjects without an R² are left out."
 IN_USE = (
-    "Response: from the moment the last sample was due to the output, waking up included. The subject “empty” does "
-    "nothing: its figures are the machine's own."
+    "The response is the time from when the last sample was due to the output. Waking up is part of it. The subject "
+    "“empty” does nothing, so its figures are the machine's own."
 )
 HARM = (
-    "Done to the holdout after the front end; lines are means of several draws, bands their extremes. Days are a "
-    "model: LFP channels drift in gain, by about a tenth in 15 days (an assumption); units turn over as published, "
-    "which decides how the two compare."
+    "The harm is done to the holdout after the front end. Lines are means of several draws, and bands are their "
+    "extremes. Days are a model: LFP channels drift in gain, by about a tenth in 15 days (an assumption), and units "
+    "turn over as published. These two assumptions decide how LFP and spikes compare."
 )
-MODEL = "Not measured: computed from the assumptions below, each of which can be replaced (bench --assume NAME=VALUE)."
+MODEL = (
+    "These figures were not measured. They are computed from the assumptions below, each of which can be replaced "
+    "(bench --assume NAME=VALUE)."
+)
 
 
 def page_from_results(results: Sequence[Result], titles: Sequence[str]) -> str:
-    """The HTML of `bench` results (parsed JSON), `titles` naming each. ConfigError for what is no such result."""
+    """Returns the HTML of `bench` results (parsed JSON), each under its title.
+
+    Raises ConfigError where one is not a result of `bench`.
+    """
     css = (resources.files("edgedistill.report") / "page.css").read_text(encoding="utf-8")
-    sections = "".join(_section(result, title) for result, title in zip(results, titles, strict=True))
+    sections = "".join(_check_section(result, title) for result, title in zip(results, titles, strict=True))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -42,12 +51,18 @@ def page_from_results(results: Sequence[Result], titles: Sequence[str]) -> str:
     )
 
 
-def _section(result: Result, title: str) -> str:
+def _check_section(result: Result, title: str) -> str:
     try:
         if not result["subjects"]:
             raise ValueError("no subjects")
-        return _drawn(result, title)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # some part is not as told
+        return _write_section(result, title)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # some part is not as `bench` writes it
         raise ConfigError(
             f"{title}: not a result of `edgedistill bench`",
             got=f"{type(error).__name__}: {error}",
@@ -55,19 +70,19 @@ def _section(result: Result, title: str) -> str:
         ) from error
 
 
-def _drawn(result: Result, title: str) -> str:
+def _write_section(result: Result, title: str) -> str:
     subjects, device = result["subjects"], result["device"]
     deadline = next((s["deadline_us"] for s in subjects if s.get("deadline_us")), None)
     name = str((result.get("bundle") or {}).get("name") or title)
     where = device.get("board") or device.get("cpu") or "an unnamed machine"
     parts = [
         f"<h1>{escape(name)}</h1><p class='soft'>{escape(f'{title}, measured on {where}')}</p>",
-        f"<p class='summary'>{escape(summary_of(result))}</p>",
+        f"<p class='summary'>{escape(summarize_result(result))}</p>",
         _gates(result.get("gates") or []),
         "<h2>What each costs and gives</h2>" + _subjects(subjects),
-        _figure(latency_chart(subjects, deadline), FLAT_OUT),
+        _figure(draw_latency(subjects, deadline), FLAT_OUT),
         _paced(result, deadline),
-        _figure(cost_chart(subjects), COST),
+        _figure(draw_cost(subjects), COST),
         _traces(result.get("trace")),
         _robustness(result.get("robustness") or []),
         _system(result.get("system")),
@@ -85,7 +100,7 @@ def _gates(gates: Sequence[Result]) -> str:
     missed = [g for g in gates if g.get("ok") is False]
     if not missed:
         return ""
-    words = "; ".join(f"{g['name']} is {number(g['value'])}, limit {number(g['limit'])}" for g in missed)
+    words = "; ".join(f"{g['name']} is {format_number(g['value'])}, limit {format_number(g['limit'])}" for g in missed)
     return f"<p class='missed'>Missed: {escape(words)}.</p>"
 
 
@@ -97,12 +112,12 @@ def _subjects(subjects: Sequence[Result]) -> str:
             [
                 s["name"],
                 "–" if s.get("r2") is None else f"{s['r2']:.3f}",
-                *(_or_dash(latency.get(key)) for key in ("p50", "p99", "p999", "max")),
-                _or_dash(s.get("energy_mj_per_step")),
+                *(_format_or_dash(latency.get(key)) for key in ("p50", "p99", "p999", "max")),
+                _format_or_dash(s.get("energy_mj_per_step")),
                 f"{s.get('engine', '')}, {s.get('precision', '')}",
-                _or_dash(s.get("steps")),
-                _or_dash(s.get("params")),
-                _or_dash(s.get("artifact_bytes")),
+                _format_or_dash(s.get("steps")),
+                _format_or_dash(s.get("params")),
+                _format_or_dash(s.get("artifact_bytes")),
             ]
         )
     head = ["subject", "R²", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "mJ a step"]
@@ -127,32 +142,34 @@ def _paced(result: Result, deadline: float | None) -> str:
     for name, how, paced in measured:
         step, response = paced["step_us"], paced["response_us"]
         figures = [step["p50"], step["p99"], response["p99"], response["max"], paced["jitter_us"]]
-        rows.append([name, how, *map(number, figures), f"{paced['deadline_misses']} of {paced['steps']}"])
+        rows.append([name, how, *map(format_number, figures), f"{paced['deadline_misses']} of {paced['steps']}"])
     if not rows:
         return ""
     head = ["subject", "woken", "step p50 µs", "p99", "response p99 µs", "max", "jitter µs", "missed"]
-    limit = f", deadline {number(deadline / 1e3)} ms" if deadline else ""
+    limit = f", deadline {format_number(deadline / 1e3)} ms" if deadline else ""
     whole = (result.get("frames_paced") or {}).get("signal_to_output_ms")
-    delay = f" From a signal to the output that reports it: {number(whole)} ms, filters included." if whole else ""
+    delay = (
+        f" From a signal to the output that reports it: {format_number(whole)} ms, filters included." if whole else ""
+    )
     return f"<h2>In use{limit}</h2>{_table(head, rows)}<p class='soft'>{escape(IN_USE + delay)}</p>"
 
 
 def _traces(trace: Result | None) -> str:
     if not trace:
         return ""
-    pictures = "".join(_figure(trace_chart(trace, i), "") for i in range(len(trace["names"])))
+    pictures = "".join(_figure(draw_trace(trace, i), "") for i in range(len(trace["names"])))
     return f"<h2>Decoded traces</h2><p class='soft'>{escape(trace.get('source', ''))}</p>{pictures}"
 
 
 def _robustness(curves: Sequence[Result]) -> str:
     if not curves:
         return ""
-    pictures = "".join(_figure(robustness_chart(curve), "") for curve in curves)
+    pictures = "".join(_figure(draw_robustness(curve), "") for curve in curves)
     rows = [
         [
             name,
             curve["kind"],
-            *(f"{number(lv)}: {r['mean']:.2f}" for lv, r in zip(curve["levels"], series, strict=True)),
+            *(f"{format_number(lv)}: {r['mean']:.2f}" for lv, r in zip(curve["levels"], series, strict=True)),
         ]
         for curve in curves
         for name, series in curve["r2"].items()
@@ -170,8 +187,8 @@ def _system(system: Result | None) -> str:
         return ""
     head = ["signal", "decoded", "Mb/s", "acquisition mW", "detection mW", "radio mW", "compute mW", "total mW"]
     keys = ("mbit_per_s", "acquisition_mw", "processing_mw", "radio_mw", "compute_mw", "total_mw")
-    rows = [[r["signal"], r["decoded"], *(_or_dash(r[key]) for key in keys)] for r in system["rows"]]
-    assumed = [[n, number(a["value"]), a["unit"], a["source"]] for n, a in system["assumptions"].items()]
+    rows = [[r["signal"], r["decoded"], *(_format_or_dash(r[key]) for key in keys)] for r in system["rows"]]
+    assumed = [[n, format_number(a["value"]), a["unit"], a["source"]] for n, a in system["assumptions"].items()]
     folded = _table(["name", "value", "unit", "source"], assumed, words=3)
     words = f"<p class='soft'>{MODEL}</p>{_table(head, rows)}<details><summary>Assumptions</summary>{folded}</details>"
     return f"<h2>The whole implant: a model</h2>{words}"
@@ -180,14 +197,14 @@ def _system(system: Result | None) -> str:
 def _layers(layers: Sequence[Result]) -> str:
     if not layers:
         return ""
-    rows = [[r["name"], number(r["multiply_adds"]), number(r["bytes"])] for r in layers]
+    rows = [[r["name"], format_number(r["multiply_adds"]), format_number(r["bytes"])] for r in layers]
     return "<h2>Where the work is</h2>" + _table(["part of a step", "multiply–adds", "bytes read"], rows)
 
 
 def _calibration(table: Sequence[Result]) -> str:
     if not table:
         return ""
-    rows = [[r["name"], number(r["range"]), f"{r['clipped']:.3%}", number(r["noise_db"])] for r in table]
+    rows = [[r["name"], format_number(r["range"]), f"{r['clipped']:.3%}", format_number(r["noise_db"])] for r in table]
     words = _table(["activation", "range", "clipped", "signal to noise, dB"], rows)
     return f"<h2>Calibration</h2><details><summary>{len(rows)} activations</summary>{words}</details>"
 
@@ -195,7 +212,7 @@ def _calibration(table: Sequence[Result]) -> str:
 def _provenance(result: Result) -> str:
     facts = {**{f"device: {k}": v for k, v in result["device"].items()}, **(result.get("bundle") or {})}
     facts |= {key: result[key] for key in ("command", "created", "harness") if result.get(key)}
-    rows = [[key, _words(value)] for key, value in facts.items() if value not in (None, "", {}, [])]
+    rows = [[key, _flatten(value)] for key, value in facts.items() if value not in (None, "", {}, [])]
     return "<h2>Device and provenance</h2>" + _table(["", ""], rows, words=1)
 
 
@@ -208,7 +225,7 @@ def _figure(drawing: str, caption: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int | None = None) -> str:
-    """`words` is the column that holds text to be wrapped."""
+    """Returns a table of HTML. `words` is the column whose text may wrap."""
     top = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in head)
     body = "".join(
         "<tr>"
@@ -220,11 +237,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int | None
     return f"<div class='table' tabindex='0'><table>{head_row}<tbody>{body}</tbody></table></div>"
 
 
-def _or_dash(value: float | None) -> str:
-    return "–" if value is None else number(value)
+def _format_or_dash(value: float | None) -> str:
+    return "–" if value is None else format_number(value)
 
 
-def _words(value: object) -> str:
+def _flatten(value: object) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_words(part)}" for key, part in value.items())
-    return ", ".join(map(_words, value)) if isinstance(value, (list, tuple)) else str(value)
+        return ", ".join(f"{key} {_flatten(part)}" for key, part in value.items())
+    return ", ".join(map(_flatten, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,4 +1,4 @@
-"""A bench: every subject measured, R² on the bins that count, null with a reason where nothing is known."""
+"""Tests that a bench measures every subject, scores the bins that count, and gives a reason for every null."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgedistill.bench import QUICK, BenchOptions, bench, chosen, fit_on_recording, standardised, timing
-from edgedistill.bench.subjects import LFP_STUDENT, SUBJECTS, candidates_of_bundle
-from edgedistill.bench.timing import energy_of
+from edgedistill.bench import (
+    QUICK,
+    BenchOptions,
+    bench,
+    score_on_recording,
+    select_subjects,
+    standardize_counts,
+    timing,
+)
+from edgedistill.bench.subjects import LFP_STUDENT, SUBJECTS, open_candidates
+from edgedistill.bench.timing import measure_candidate_energy
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
 from edgedistill.bundle.contents import Normalization, read_holdout
 from edgedistill.config import TeacherSize
@@ -20,7 +28,7 @@ from edgedistill.data.bins import file_sha256
 from edgedistill.data.recording import open_recording
 from edgedistill.errors import BundleError, ConfigError, EngineError, RecordingError
 from edgedistill.machine.description import describe_machine
-from edgedistill.measure.score import fit_of
+from edgedistill.measure.score import score_kinematics
 from edgedistill.quantization.onnx_graph.teacher_window import make_timing_graph
 from edgedistill.report import page_from_results
 
@@ -45,7 +53,7 @@ def test_students_are_compared_on_the_holdout(bundle: Bundle) -> None:
     lfp, lfp_int8, spikes, spikes_int8 = found["subjects"]
     assert (lfp["name"], spikes["name"]) == ("lfp-student-fp32", "spike-student")
     assert (lfp_int8["name"], spikes_int8["name"]) == ("lfp-student-int8", "spike-student-int8")
-    assert lfp["r2"] > 0.99  # the bins before score_from and those of NaN would ruin it
+    assert lfp["r2"] > 0.99  # bins before score_from or with NaN would ruin it
     assert 0.95 < lfp_int8["r2"] < lfp["r2"]
     assert spikes["r2"] < 0.5
     for row in found["subjects"]:
@@ -72,7 +80,7 @@ def test_sizes_follow_from_the_shape(bundle: Bundle) -> None:
     assert lfp.params * 4 < len(bundle.read("student.safetensors")) < lfp.params * 4 + 10_000
 
 
-def test_a_bundle_without_spike_student_or_known_target_is_measured_alone(tmp_path: Path) -> None:
+def test_a_bundle_without_spike_student_or_known_target_is_measured_without_them(tmp_path: Path) -> None:
     whole = write_test_bundle(tmp_path / "whole.edge")
     files = {name: whole.read(name) for name in whole.names if not name.startswith("subjects")}
     alone = write_bundle(tmp_path / "alone.zip", manifest(target="board-of-mine"), files)
@@ -88,7 +96,7 @@ def test_r2_on_another_recording(bundle: Bundle, tmp_path: Path) -> None:
         lfp, eight, *spikes = bench(bundle, QUICKLY, recording).subjects
     for subject in (lfp, eight):
         assert subject.fit.r2 is not None
-        assert subject.fit.r2 < 0.5  # random weights on noise
+        assert subject.fit.r2 < 0.5  # the weights are random and the recording is noise
         assert subject.fit.source.endswith("s2.nwb")
     for subject in spikes:
         assert (subject.fit.r2, "its own session" in subject.fit.source) == (None, True)
@@ -98,7 +106,7 @@ def test_r2_on_a_recording_of_the_training_is_not_called_held_out(tmp_path: Path
     path = whole_session(tmp_path / "s1.nwb")
     bundle = write_test_bundle(tmp_path / "test.edge", provenance={"sessions": {"s1": file_sha256(path)}})
     with open_recording(path) as recording:
-        assert fit_on_recording(bundle, recording).source.endswith("trained on: not held out")
+        assert score_on_recording(bundle, recording).source.endswith("trained on: not held out")
 
 
 @pytest.mark.parametrize("behavior", [None, {"name": "hand_vel"}, {"unit": "m/s"}])
@@ -111,22 +119,22 @@ def test_a_recording_without_the_bundles_outputs_is_refused(
         add_behavior(nwb, **behavior)
     path = write(nwb, tmp_path / "s.nwb")
     with open_recording(path) as recording, pytest.raises(RecordingError, match="behavior"):
-        fit_on_recording(bundle, recording)
+        score_on_recording(bundle, recording)
 
 
 def test_counts_are_standardised_as_the_bundle_says() -> None:
     counts = np.random.default_rng(0).poisson(2, size=(50, UNITS)).astype(np.uint8)
-    scaled = standardised(counts, Normalization(**SPIKE_STATISTICS))
+    scaled = standardize_counts(counts, Normalization(**SPIKE_STATISTICS))
     assert np.allclose(scaled[:, 0] * 1.5 + 1, counts[:, 0])
     assert not scaled[:, -1].any()
-    assert np.array_equal(standardised(counts, None), counts)
+    assert np.array_equal(standardize_counts(counts, None), counts)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"holdout.npz": None}, r"holdout\.npz"), ({"student.safetensors": b"no"}, "safetensors")],
 )
-def test_a_bundle_that_lacks_a_part_says_which(tmp_path: Path, changes: dict, message: str) -> None:
+def test_a_bundle_that_lacks_a_part_is_refused_by_its_name(tmp_path: Path, changes: dict, message: str) -> None:
     whole = write_test_bundle(tmp_path / "whole.edge")
     files = {name: whole.read(name) for name in whole.names} | changes
     kept = {name: data for name, data in files.items() if data is not None}
@@ -136,15 +144,18 @@ def test_a_bundle_that_lacks_a_part_says_which(tmp_path: Path, changes: dict, me
 
 def test_a_fit_needs_ten_seconds_and_outputs_that_vary() -> None:
     truth = np.random.default_rng(1).normal(size=(1000, 2))
-    assert fit_of(truth, truth, "here").r2 == 1
-    assert fit_of(np.full_like(truth, truth.mean(0)), truth, "here").r2 == pytest.approx(0)
-    assert fit_of(truth[1:], truth[1:], "here").r2 is None
+    assert score_kinematics(truth, truth, "here").r2 == 1
+    assert score_kinematics(np.full_like(truth, truth.mean(0)), truth, "here").r2 == pytest.approx(0)
+    assert score_kinematics(truth[1:], truth[1:], "here").r2 is None
     still = truth * [1, 0]
-    assert (fit_of(truth, still, "here").r2, "does not vary" in fit_of(truth, still, "here").source) == (
+    assert (
+        score_kinematics(truth, still, "here").r2,
+        "does not vary" in score_kinematics(truth, still, "here").source,
+    ) == (
         None,
         True,
     )
-    assert fit_of(np.zeros((0, 2)), np.zeros((0, 2)), "here").r2 is None
+    assert score_kinematics(np.zeros((0, 2)), np.zeros((0, 2)), "here").r2 is None
 
 
 def test_a_machine_is_described_for_json() -> None:
@@ -154,14 +165,14 @@ def test_a_machine_is_described_for_json() -> None:
     assert set(machine["versions"]) >= {"python", "numpy", "onnxruntime", "edgedistill"}
 
 
-def test_the_test_bundle_is_one(bundle: Bundle) -> None:
+def test_the_test_bundle_holds_the_student_it_was_made_from(bundle: Bundle) -> None:
     assert student_files(SHAPE, 0)["student.onnx"] == bundle.read("student.onnx")
     assert CONFIG.channels == SHAPE.channels
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle with a teacher, and one to be timed only."""
+    """Makes a bundle with a teacher and with one that is only timed."""
     small = write_test_bundle(tmp_path_factory.mktemp("whole") / "small.edge")
     files = {name: small.read(name) for name in small.names if name != "manifest.json"}
     graph = make_timing_graph(TEACHER_SIZE, UNITS, 12, 2).SerializeToString()
@@ -195,7 +206,7 @@ def test_a_shape_that_was_never_trained_has_a_time_and_no_r2(full: dict) -> None
     assert full["ratios"]["spike_teacher_published_over_lfp_student_int8"] > 0
 
 
-def test_every_row_says_how_its_steps_were_spread(full: dict) -> None:
+def test_every_row_has_the_histogram_of_its_steps(full: dict) -> None:
     for row in full["subjects"]:
         assert sum(row["histogram"]["counts"]) == row["steps"]
         assert len(row["histogram"]["edges_us"]) == len(row["histogram"]["counts"]) + 1
@@ -225,7 +236,7 @@ def test_the_whole_decoder_is_fed_raw_frames(whole: Bundle) -> None:
 
 
 def with_holdout(whole: Bundle, name: str, **arrays: np.ndarray) -> Bundle:
-    """The bundle with parts of its holdout replaced."""
+    """Writes the bundle with parts of its holdout replaced."""
     files = {name: whole.read(name) for name in whole.names}
     with np.load(io.BytesIO(files["holdout.npz"])) as stored:
         kept = dict(stored)
@@ -234,7 +245,7 @@ def with_holdout(whole: Bundle, name: str, **arrays: np.ndarray) -> Bundle:
     return write_bundle(whole.path.with_name(name), manifest(), {**files, "holdout.npz": file.getvalue()})
 
 
-def test_movement_that_nobody_knows_leaves_nulls_and_a_page(whole: Bundle) -> None:
+def test_unknown_movement_gives_nulls_and_still_a_page(whole: Bundle) -> None:
     known = read_holdout(whole).kinematics
     bundle = with_holdout(whole, "unknown.edge", kinematics=np.full_like(known, np.nan))
     found = bench(bundle, replace(QUICKLY, robustness=True)).to_json()
@@ -257,7 +268,7 @@ def test_engines_that_differ_are_not_put_in_a_ratio(bundle: Bundle) -> None:
 
 @dataclass
 class Gpu:
-    """A sensor of the GPU alone."""
+    """A sensor that sees the GPU alone."""
 
     sees_gpu_only: bool = True
     source: str = "NVML: GPU board"
@@ -269,34 +280,34 @@ class Gpu:
         return 1000.0
 
 
-def test_a_sensor_of_the_gpu_says_nothing_of_what_ran_on_the_cpu(bundle: Bundle) -> None:
-    (graph,), _ = candidates_of_bundle(bundle, read_holdout(bundle), "onnxruntime-int8", (LFP_STUDENT,))
-    unseen = energy_of(graph, Gpu(), 0.02)
+def test_a_sensor_of_the_gpu_gives_no_energy_for_the_cpu(bundle: Bundle) -> None:
+    (graph,), _ = open_candidates(bundle, read_holdout(bundle), "onnxruntime-int8", (LFP_STUDENT,))
+    unseen = measure_candidate_energy(graph, Gpu(), 0.02)
     assert unseen.mj_per_step is None
     assert "does not see the CPU" in unseen.source
-    assert energy_of(replace(graph, runs_on="cuda"), Gpu(), 0.02).mj_per_step is not None
+    assert measure_candidate_energy(replace(graph, runs_on="cuda"), Gpu(), 0.02).mj_per_step is not None
 
 
-def test_dynamic_int8_has_the_size_and_name_of_what_ran(full: dict, whole: Bundle) -> None:
+def test_dynamic_int8_has_the_size_and_precision_of_the_graph_that_ran(full: dict, whole: Bundle) -> None:
     row = next(row for row in full["subjects"] if row["name"] == "onnxruntime-dynamic-int8")
     assert row["precision"] == "int8"
     assert row["artifact_bytes"] != len(whole.read("student.onnx"))
 
 
-def test_what_is_too_slow_when_woken_has_no_closed_loop_and_the_bench_goes_on(
+def test_a_subject_too_slow_when_woken_has_no_closed_loop_and_the_bench_goes_on(
     whole: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_slow(*_: object, **__: object) -> None:
         raise EngineError("'frames' is too slow to be paced beside the others")
 
-    monkeypatch.setattr(timing, "paced_times", too_slow)
+    monkeypatch.setattr(timing, "time_paced", too_slow)
     bundle = with_holdout(whole, "slow.edge", frames=np.zeros((500, 3), np.float32))
     found = bench(bundle, replace(QUICKLY, closed_loop_s=0.05)).to_json()
     assert (found["empty_paced"], found["frames_paced"]) == (None, None)
     assert all("too slow" in row["paced_source"] for row in found["subjects"])
 
 
-def test_what_a_report_draws_is_there_and_can_be_drawn(full: dict) -> None:
+def test_a_report_can_be_drawn_from_a_full_result(full: dict) -> None:
     assert set(full["trace"]["decoded"]) == {"lfp-student-int8", "spike-student-int8"}
     assert [curve["kind"] for curve in full["robustness"]] == ["lost channels", "added noise", "drift, simulated"]
     assert [row["decoded"] for row in full["system"]["rows"]].count("implant") == 3
@@ -307,8 +318,8 @@ def test_what_a_report_draws_is_there_and_can_be_drawn(full: dict) -> None:
     assert "spike-teacher-published" in page
 
 
-def test_an_unknown_subject_is_answered_with_the_nearest() -> None:
-    assert chosen(()) == SUBJECTS
-    assert chosen(("torch-eager",)) == ("lfp-student-fp32", "lfp-student-int8", "torch-eager")
+def test_an_unknown_subject_is_refused_with_the_nearest_name() -> None:
+    assert select_subjects(()) == SUBJECTS
+    assert select_subjects(("torch-eager",)) == ("lfp-student-fp32", "lfp-student-int8", "torch-eager")
     with pytest.raises(ConfigError, match="torch-eager"):
-        chosen(("torch-eagr",))
+        select_subjects(("torch-eagr",))

@@ -1,4 +1,4 @@
-"""Peers compute what the student computes; what cannot run says why."""
+"""Tests that peers compute what the student computes, and that a peer that cannot run says why."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_pytorch_decodes_what_the_float_graph_decodes_and_starts_again() -> None
     assert sum(a.nbytes for a in eager.export_state().values()) > 0
 
 
-def test_dynamic_int8_is_near_and_not_the_same() -> None:
+def test_dynamic_int8_is_near_the_float_graph_but_not_equal() -> None:
     dynamic = OnnxEngine(dynamic_int8_graph(FILES["student.onnx"]), SHAPE)
     graph = OnnxEngine(FILES["student.onnx"], SHAPE)
     found, expected = (np.stack([engine.step(bin) for bin in BINS]) for engine in (dynamic, graph))
@@ -53,7 +53,7 @@ def test_the_teacher_sees_its_window_and_forgets_it() -> None:
     assert count_parameters(graph) > TEACHER.d * TEACHER.d
 
 
-def test_a_graph_that_is_none_is_refused() -> None:
+def test_bytes_that_are_no_graph_are_refused() -> None:
     with pytest.raises(EngineError, match="refuses the teacher"):
         WindowTeacher(b"no graph")
 
@@ -66,7 +66,7 @@ def test_a_graph_that_is_none_is_refused() -> None:
         ("onnxruntime", lambda: WindowTeacher(b"")),
     ],
 )
-def test_what_is_not_installed_is_named(module: str, make: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(module: str, make: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(EngineError, match="not installed"):
         make()  # type: ignore[operator]

@@ -23,7 +23,7 @@ from edgedistill.bundle.contents import (
 from edgedistill.cli.app import main
 from edgedistill.compile.c.library import compile_c_library
 from edgedistill.errors import EngineError, NotCompiled
-from edgedistill.measure.score import fit_of
+from edgedistill.measure.score import score_kinematics
 from edgedistill.runtime import Decoder
 
 from ..compile.engines import quick_host
@@ -90,7 +90,7 @@ def test_its_float_student_decodes_its_holdout_as_well_as_its_manifest_says() ->
     first = holdout.score_from
     found = np.stack([decoder.step(bin) for bin in holdout.bins])[first:]
     assert bundle.manifest.metrics is not None
-    assert fit_of(found, holdout.kinematics[first:], "").r2 == pytest.approx(
+    assert score_kinematics(found, holdout.kinematics[first:], "").r2 == pytest.approx(
         bundle.manifest.metrics["deployed_r2"], abs=1e-4
     )
 

@@ -42,4 +42,4 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
 def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """The longest of a few steps says nothing on a machine that runs tests: no gate is set on it."""
     module = importlib.import_module("edgedistill.bench.comparison")  # the package's own `bench` is the function
-    monkeypatch.setattr(module, "not_of_this_machine", lambda *_: "the machine is busy")
+    monkeypatch.setattr(module, "explain_foreign_time", lambda *_: "the machine is busy")

@@ -26,15 +26,15 @@ from edgedistill.target import load_target
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT))
 
-from benchmarks.cpu.c_models import facts_of, front_end_of, random_model  # noqa: E402
+from benchmarks.cpu.c_models import draw_model, make_front_end, make_model_facts  # noqa: E402
 from benchmarks.gpu.kernel_checks import (  # noqa: E402
     HEAD_DIMS,
     HEADS,
     WINDOWS,
     check_append,
     check_step,
-    random_core,
-    states_of,
+    draw_core,
+    list_states,
 )
 
 pytestmark = pytest.mark.gpu
@@ -65,7 +65,7 @@ class PyCudaDevice:
         self.driver.memcpy_htod(place, kept)
         return place, kept
 
-    def fetched(self, array: Any) -> np.ndarray:
+    def fetch(self, array: Any) -> np.ndarray:
         place, like = array
         found = np.empty_like(like)
         self.driver.memcpy_dtoh(found, place)
@@ -116,8 +116,8 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PyCudaDevice]:
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_the_attention_kernels_have_every_byte(device: PyCudaDevice, window: int, head_dim: int) -> None:
-    for state in states_of(window):
-        core = random_core(HEADS, window, head_dim, state)
+    for state in list_states(window):
+        core = draw_core(HEADS, window, head_dim, state)
         findings = [check_step(device, core, f"step {state}"), check_append(device, core, 2, 3, 5, f"append {state}")]
         assert not [finding for finding in findings if finding.differ]
 
@@ -127,8 +127,8 @@ def test_the_whole_step_has_every_bit_of_the_oracle_around_the_wrap(
     device: PyCudaDevice, name: str, tmp_path: Path
 ) -> None:
     shape = STUDENTS[name]
-    model, config = random_model(shape), front_end_of(shape.channels)
-    for file, text in cuda_sources(model, config, facts_of(shape, config, "test")).items():
+    model, config = draw_model(shape), make_front_end(shape.channels)
+    for file, text in cuda_sources(model, config, make_model_facts(shape, config, "test")).items():
         (tmp_path / file).write_text(text)
     include = (f"-I{tmp_path}", '-DED_MODEL_HEADER="model_test.h"')
     kernel = device.module("student_step", *include).get_function("ed_student_step")
@@ -140,7 +140,7 @@ def test_the_whole_step_has_every_bit_of_the_oracle_around_the_wrap(
     found = []
     for bin_ in bins:
         device.call(kernel, (1, 1), threads_of(shape), 0, weights, tables, state, device.array(bin_), out)
-        found.append(device.fetched(out))
+        found.append(device.fetch(out))
     expected = Oracle(model).trace(bins, ())
     assert np.stack(found)[:, : shape.outputs].tobytes() == expected["kinematics"].tobytes()
     assert np.stack(found)[:, shape.outputs :].tobytes() == expected["latents"].tobytes()

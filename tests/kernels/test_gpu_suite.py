@@ -27,7 +27,7 @@ BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(ROOT))
 
 from benchmarks.gpu import kernel_checks  # noqa: E402
-from benchmarks.gpu.tables import gates, markdown  # noqa: E402
+from benchmarks.gpu.tables import format_markdown, judge_gates  # noqa: E402
 
 DRIVER = Path(__file__).parent / "benchmark_driver.cpp"
 SANITIZER = """#!/bin/sh
@@ -96,8 +96,9 @@ def test_the_suite_checks_times_and_writes_on_an_emulated_gpu(machine: EmulatedG
     assert "| `tiny`, `ed_step` |" in done.stdout
     assert "MISSED tiny: step over empty graph + roofline" in done.stdout
     again = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "gpu_tables.py"), str(tmp_path / "out" / "emulated-gpu" / "kernels.json")],
+        [sys.executable, "-m", "benchmarks.gpu.tables", str(tmp_path / "out" / "emulated-gpu" / "kernels.json")],
         env=machine.env,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
@@ -146,12 +147,12 @@ class OffByOne:
     """A device whose attention differs from the definition in one byte."""
 
     def __init__(self, core: kernel_checks.Core) -> None:
-        self.context = core.context()
+        self.context = core.compute_context()
 
     def array(self, values: np.ndarray) -> np.ndarray:
         return values
 
-    def fetched(self, array: np.ndarray) -> np.ndarray:
+    def fetch(self, array: np.ndarray) -> np.ndarray:
         wrong = self.context.copy()
         wrong[0, 0] ^= 1
         return wrong
@@ -161,14 +162,14 @@ class OffByOne:
 
 
 def test_one_wrong_byte_is_found() -> None:
-    core = kernel_checks.random_core(3, 31, 16, (4, 30))
+    core = kernel_checks.draw_core(3, 31, 16, (4, 30))
     assert kernel_checks.check_step(OffByOne(core), core, "x").differ == 1
 
 
 def test_the_cases_cover_the_promised_sizes() -> None:
     assert set(kernel_checks.WINDOWS) == {1, 31, 129, 200, 2048}
-    assert kernel_checks.states_of(200) == [(0, 0), (0, 199), (66, 199), (99, 99), (198, 198)]
-    context = kernel_checks.random_core(2, 31, 16, (4, 30)).context()
+    assert kernel_checks.list_states(200) == [(0, 0), (0, 199), (66, 199), (99, 99), (198, 198)]
+    context = kernel_checks.draw_core(2, 31, 16, (4, 30)).compute_context()
     assert context.shape == (2, 16)
     assert 20 < np.abs(context.astype(int)).mean() < 100  # neither lost in rounding nor all at the edge
     assert (quantize(np.float32([1e9]), np.float32([1])) == 127).all()
@@ -201,23 +202,23 @@ def result_with(**changes: Any) -> dict[str, Any]:
 
 
 def test_gates_compare_with_the_floor_and_with_the_fastest_graph_of_pytorch() -> None:
-    found = {gate["name"]: gate for gate in gates(result_with())}
+    found = {gate["name"]: gate for gate in judge_gates(result_with())}
     floor = found["edge: step over empty graph + roofline"]
     assert (floor["value"], floor["ok"]) == (1.0, True)  # 10 / (4 + 6)
     peer = found["edge: fastest PyTorch CUDA graph over step"]
     assert (peer["value"], peer["ok"]) == (6.0, True)
     assert found["compute-sanitizer, memcheck"]["ok"] is None
-    wrong = gates(result_with(numerics={"ed_append": {"differ": 3}}))
+    wrong = judge_gates(result_with(numerics={"ed_append": {"differ": 3}}))
     assert wrong[0]["ok"] is False
     assert wrong[0]["reason"] == "3 differ"
     missing = {"peers/edge, PyTorch CUDA graph, float32": "no PyTorch"}
-    unmeasured = gates(result_with(peers={}, missing=missing))[-1]
+    unmeasured = judge_gates(result_with(peers={}, missing=missing))[-1]
     assert (unmeasured["ok"], unmeasured["reason"]) == (None, "no PyTorch")
 
 
 def test_the_table_shows_the_result() -> None:
     result = result_with()
-    text = markdown(result | {"gates": gates(result)})
+    text = format_markdown(result | {"gates": judge_gates(result)})
     assert "| `edge`, `ed_step` | 10.00 | 12.00 | 10.00 | 1.00 × empty graph + roofline |" in text
     assert "| `edge`, PyTorch CUDA graph, float16 | 60.00 | 80.00 | 90.00 | 6.0 × `ed_step` from Python |" in text
 
@@ -227,8 +228,7 @@ def test_the_table_shows_the_result() -> None:
 
 def test_the_step_in_pytorch_equals_the_student() -> None:
     torch = pytest.importorskip("torch", reason="PyTorch comes with the extra train")
-    from gpu_peers import StudentStep, student_peers
-
+    from benchmarks.gpu.peers import StudentStep, make_student_peers
     from edgedistill.models.student import Student
 
     size = replace(load_preset("nano").student, window=9)
@@ -250,5 +250,5 @@ def test_the_step_in_pytorch_equals_the_student() -> None:
             found = peer.out.numpy()
             np.testing.assert_allclose(found, expected + weights["readout.bias"], rtol=1e-3, atol=1e-3)
     if not torch.cuda.is_available():
-        peers = student_peers(StudentShape(*(12, 2, 8, 1, 2, 5, 16, 1, 1, 0)), weights)
+        peers = make_student_peers(StudentShape(*(12, 2, 8, 1, 2, 5, 16, 1, 1, 0)), weights)
         assert all(found.call is None and "sees no GPU" in str(found.reason) for found in peers.values())

@@ -1,4 +1,4 @@
-"""Sensor trees copied in shape from each board: files under a folder that stands for `/`."""
+"""Writes the files of power sensors as each board has them, under a folder that stands for `/`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TOTAL_MW = {
     "jetson-orin-nano": 4952 * 1120 / 1e3,
     "jetson-orin-nx": 5016 * 1240 / 1e3,
     "jetson-agx-orin": (19096 * 168 + 19096 * 40 + 5040 * 760) / 1e3,
-    "jetson-thor": 26123.456,  # the INA238's own
+    "jetson-thor": 26123.456,  # what the INA238 reads
 }
 
 
 def write_board(root: Path, board: str) -> Path:
-    """The tree of `board` in `root`; returns `root`."""
+    """Writes the sensors of `board` under `root`, and returns `root`."""
     for chip, rails in enumerate(BOARDS[board]):
         folder = root / f"sys/bus/i2c/drivers/ina3221/1-004{chip}/hwmon/hwmon{3 + chip}"
         write(folder / "name", "ina3221")
@@ -31,7 +31,7 @@ def write_board(root: Path, board: str) -> Path:
             write(folder / f"in{number}_label", label)
             write(folder / f"in{number}_input", mv)
             write(folder / f"curr{number}_input", ma)
-        write(folder / "in7_label", "Sum of shunt voltages")  # as the driver has it: no power of its own
+        write(folder / "in7_label", "Sum of shunt voltages")  # the driver has this label too, and it is no supply
         write(folder / "in7_input", 3)
     if board == "jetson-thor":
         write(root / "sys/class/hwmon/hwmon5/name", "ina238")
@@ -41,7 +41,7 @@ def write_board(root: Path, board: str) -> Path:
 
 
 def write_rapl(root: Path, packages: int = 1, largest: int = 262143328850) -> Path:
-    """The counters of an x86 machine, with a core domain inside each package, which must not be counted twice."""
+    """Writes the counters of an x86 machine. Each package holds a core domain, which must not be counted twice."""
     for package in range(packages):
         for name, folder in ((f"package-{package}", f"intel-rapl:{package}"), ("core", f"intel-rapl:{package}:0")):
             write(root / f"sys/class/powercap/{folder}/name", name)

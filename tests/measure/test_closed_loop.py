@@ -1,4 +1,4 @@
-"""A planted delay is found, a late wake-up is counted, a subject too slow for its share is refused by name."""
+"""Tests that a planted delay is found, a late wake-up is counted, and a subject too slow for its share is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgedistill.errors import EngineError
-from edgedistill.measure.closed_loop import paced_times, real_time
+from edgedistill.measure.closed_loop import time_paced, use_real_time
 
 BINS = np.zeros((10, 3), np.float32)
 
@@ -25,7 +25,7 @@ def busy(us: float):
 
 @pytest.mark.parametrize("evicted", [False, True])
 def test_a_planted_delay_is_found_within_a_tenth(evicted: bool) -> None:
-    found = paced_times(
+    found = time_paced(
         {"plain": busy(0), "delayed": busy(200)}, {"plain": BINS, "delayed": BINS}, 40, period_s=0.03, evicted=evicted
     )
     assert found["delayed"].step.p50 - found["plain"].step.p50 == pytest.approx(200, rel=0.1)
@@ -34,7 +34,7 @@ def test_a_planted_delay_is_found_within_a_tenth(evicted: bool) -> None:
 
 
 def test_the_response_counts_from_when_the_input_was_due() -> None:
-    found = paced_times({"a": busy(100)}, {"a": BINS}, 50, period_s=0.01)["a"]
+    found = time_paced({"a": busy(100)}, {"a": BINS}, 50, period_s=0.01)["a"]
     assert (found.ended >= found.started).all()
     assert (found.started >= 0).all()
     assert found.response.p50 >= found.step.p50
@@ -48,10 +48,10 @@ def test_a_step_that_is_held_up_once_makes_the_next_late_and_nothing_is_skipped(
 
     def held_up(_: object) -> None:
         calls.append(None)
-        if len(calls) == 12:  # five to find out how long it takes, then the seventh
+        if len(calls) == 12:  # the first five calls find out how long a step takes, so this is period 6
             sleep(0.03)
 
-    found = paced_times({"a": held_up}, {"a": BINS}, 20, period_s=0.01)
+    found = time_paced({"a": held_up}, {"a": BINS}, 20, period_s=0.01)
     assert len(calls) == 25
     assert found["a"].ended[6] > 29e6
     assert found["empty"].started[6] > 20e6
@@ -60,12 +60,12 @@ def test_a_step_that_is_held_up_once_makes_the_next_late_and_nothing_is_skipped(
 
 def test_a_subject_too_slow_for_its_share_is_refused_by_name() -> None:
     with pytest.raises(EngineError, match="'slow' is too slow"):
-        paced_times({"slow": lambda _: sleep(0.006)}, {"slow": BINS}, 5, period_s=0.01)
+        time_paced({"slow": lambda _: sleep(0.006)}, {"slow": BINS}, 5, period_s=0.01)
 
 
-def test_what_was_in_force_is_told_and_undone() -> None:
+def test_scheduling_is_reported_and_undone() -> None:
     before = os.sched_getaffinity(0), os.sched_getscheduler(0)
-    with real_time() as force:
-        assert force["policy"] in ("fifo", "other")
-        assert force["cores"]
+    with use_real_time() as scheduling:
+        assert scheduling["policy"] in ("fifo", "other")
+        assert scheduling["cores"]
     assert (os.sched_getaffinity(0), os.sched_getscheduler(0)) == before

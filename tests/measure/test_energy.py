@@ -1,4 +1,4 @@
-"""Energy of known power is found within 1 %; what cannot be measured is null with the reason."""
+"""Tests that a known energy is found within 1 %, and that what cannot be measured is null with the reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgedistill.errors import EngineError
-from edgedistill.measure.energy import Sampler, energy_mj, measure_energy
+from edgedistill.measure.energy import Sampler, integrate_energy_mj, measure_energy
 
 STEP_MW = 700.0
 IDLE_MW = 5000.0
@@ -39,7 +39,7 @@ class Board:
 
 @dataclass
 class Counter(Board):
-    """The same board as a counter of energy."""
+    """The same board, read as a counter of energy."""
 
     counts_energy: bool = True
     total_mj: float = 0.0
@@ -74,17 +74,17 @@ def test_what_a_step_adds_to_an_idle_board_is_found(kind: type[Board]) -> None:
 
 
 def test_a_trace_is_integrated_within_a_hundredth() -> None:
-    """A synthetic trace: a sine on a ramp, sampled at uneven times around 10 Hz."""
+    """Integrates a sine on a ramp, which is sampled at uneven times around 10 Hz."""
     times = np.cumsum(np.random.default_rng(0).uniform(0.05, 0.15, 200))
     power = 4000 + 30 * times + 500 * np.sin(times)
     primitive = 4000 * times + 15 * times**2 - 500 * np.cos(times)
-    found = energy_mj(list(times), list(power), Board())
+    found = integrate_energy_mj(list(times), list(power), Board())
     assert found == pytest.approx(primitive[-1] - primitive[0], rel=0.01)
 
 
 def test_a_clock_that_jumps_back_is_refused() -> None:
     with pytest.raises(EngineError, match="clock went backwards"):
-        energy_mj([0.0, 0.1, 0.05], [1.0, 1.0, 1.0], Board())
+        integrate_energy_mj([0.0, 0.1, 0.05], [1.0, 1.0, 1.0], Board())
     ticks = itertools.chain([5.0], itertools.repeat(1.0))
     with Sampler(Board(), clock=lambda: next(ticks)) as sampler:
         sleep(0.03)
@@ -103,7 +103,7 @@ def test_a_sensor_that_disappears_leaves_null_and_the_reason(fail_at: int) -> No
     assert "vanished" in found.source
 
 
-def test_no_meter_is_null_with_its_reason() -> None:
+def test_without_a_meter_the_energy_is_null_with_the_reason() -> None:
     found = measure_energy("only root may", lambda seconds: 1)
     assert found.mj_per_step is None
     assert found.source == "not measured: only root may"

@@ -1,4 +1,4 @@
-"""Every step is timed alone, all subjects see the same loop, and the summary is of times that occurred."""
+"""Tests that every step is timed alone in one loop for all subjects, and that percentiles are times that occurred."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgedistill.errors import EngineError
-from edgedistill.measure.latency import LatencyUs, deadline_misses, measure_steps, step_times
+from edgedistill.measure.latency import LatencyUs, count_misses, measure_steps, time_steps
 
 
 def test_percentiles_are_times_that_occurred() -> None:
@@ -34,7 +34,7 @@ def test_warm_up_comes_before_and_is_not_counted() -> None:
 def test_subjects_take_turns_and_an_empty_one_is_among_them() -> None:
     order: list[str] = []
     subjects = {name: lambda row, name=name: order.append(name) for name in ("a", "b")}
-    times = step_times(subjects, np.zeros((2, 1)), warmup=0, steps=5, block=2)
+    times = time_steps(subjects, np.zeros((2, 1)), warmup=0, steps=5, block=2)
     assert order == ["a"] * 2 + ["b"] * 2 + ["a"] * 2 + ["b"] * 2 + ["a", "b"]
     assert {name: len(taken) for name, taken in times.items()} == {"a": 5, "b": 5, "empty": 5}
 
@@ -42,7 +42,7 @@ def test_subjects_take_turns_and_an_empty_one_is_among_them() -> None:
 def test_subjects_may_have_inputs_of_their_own() -> None:
     widths: dict[str, int] = {}
     subjects = {name: lambda row, name=name: widths.update({name: len(row)}) for name in ("lfp", "spikes")}
-    step_times(subjects, {"lfp": np.zeros((1, 3)), "spikes": np.zeros((1, 7))}, warmup=0, steps=1)
+    time_steps(subjects, {"lfp": np.zeros((1, 3)), "spikes": np.zeros((1, 7))}, warmup=0, steps=1)
     assert widths == {"lfp": 3, "spikes": 7}
 
 
@@ -67,7 +67,7 @@ def test_no_garbage_collection_inside_and_as_before_afterwards(enabled: bool) ->
 
 
 def test_deadline_misses_are_the_steps_that_took_longer() -> None:
-    assert deadline_misses(np.array([9_999, 10_000, 10_001, 50_000]), deadline_us=10) == 2
+    assert count_misses(np.array([9_999, 10_000, 10_001, 50_000]), deadline_us=10) == 2
 
 
 def test_nothing_to_measure_is_an_error() -> None:
@@ -78,4 +78,4 @@ def test_nothing_to_measure_is_an_error() -> None:
         ({"a": print}, np.zeros((1, 1)), 0),
     ):
         with pytest.raises(EngineError):
-            step_times(subjects, inputs, steps=steps)
+            time_steps(subjects, inputs, steps=steps)

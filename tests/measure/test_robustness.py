@@ -1,4 +1,4 @@
-"""Curves of a decoder whose loss can be worked out: a linear one."""
+"""Tests the curves of a linear decoder, whose loss can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -6,13 +6,22 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgedistill.measure.robustness import DAYS, DRAWS, LOST, Stream, add_noise, curves, lose_channels, pass_days
+from edgedistill.measure.robustness import (
+    DAYS,
+    DRAWS,
+    LOST,
+    Stream,
+    add_noise,
+    lose_channels,
+    measure_curves,
+    pass_days,
+)
 
 C, T = 40, 1500
 
 
 class Linear:
-    """Kinematics are the sums of each half of the channels."""
+    """A decoder whose kinematics are the sums of each half of the channels."""
 
     def reset(self) -> None:
         pass
@@ -24,13 +33,13 @@ class Linear:
 def stream(spikes: bool = False) -> Stream:
     rng = np.random.default_rng(0)
     bins = rng.standard_normal((T, C)).astype(np.float32)
-    bins[:, 7] = 0.0  # silent: its deviation is 0
+    bins[:, 7] = 0.0  # a silent channel, whose deviation is 0
     truth = np.stack([Linear().step(bin) for bin in bins])
     truth[100:110] = np.nan
     return Stream(Linear(), bins, truth, 50, spikes)
 
 
-def test_levels_are_nested_and_only_what_is_lost_changes() -> None:
+def test_levels_are_nested_and_only_lost_channels_change() -> None:
     known = stream()
     before = set()
     for share in LOST:
@@ -41,7 +50,7 @@ def test_levels_are_nested_and_only_what_is_lost_changes() -> None:
         before = lost
 
 
-def test_noise_leaves_masked_bins_of_the_lfp_alone() -> None:
+def test_noise_does_not_change_masked_bins_of_the_lfp() -> None:
     known = stream()
     assert not add_noise(known, 1.0, 0)[:, 7].any()
     assert np.array_equal(add_noise(known, 0.0, 0), known.bins)
@@ -58,7 +67,7 @@ def test_day_zero_is_the_recording_itself_and_units_vanish_at_the_published_pace
 
 
 def test_curves_fall_as_they_must() -> None:
-    found = {curve.kind: curve for curve in curves({"lfp": stream(), "spikes": stream(spikes=True)})}
+    found = {curve.kind: curve for curve in measure_curves({"lfp": stream(), "spikes": stream(spikes=True)})}
     for curve in found.values():
         for rows in curve.r2.values():
             assert rows[0] == pytest.approx((1.0, 1.0, 1.0), abs=1e-6)

@@ -1,21 +1,21 @@
-"""The model's arithmetic by hand, and that every assumption counts and can be replaced."""
+"""Tests the model's arithmetic by hand, and that every assumption counts and can be replaced."""
 
 from __future__ import annotations
 
 import pytest
 
 from edgedistill.errors import ConfigError
-from edgedistill.measure.system_budget import ASSUMPTIONS, BudgetRow, Load, assumptions_with, system_budget
+from edgedistill.measure.system_budget import ASSUMPTIONS, BudgetRow, Load, estimate_system_budget, replace_assumptions
 
 UTAH = Load(channels=96, outputs=2, macs=1_300_000, weight_bytes=1_100_000)
 
 
 def rows(load: Load = UTAH, **changes: float) -> dict[tuple[str, str], BudgetRow]:
-    return {(row.signal, row.decoded): row for row in system_budget(load, assumptions_with(changes))}
+    return {(row.signal, row.decoded): row for row in estimate_system_budget(load, replace_assumptions(changes))}
 
 
-def test_the_data_rates_are_the_fields_own() -> None:
-    """96 channels at 16 bit: 46 Mb/s at 30 kHz, 1.5 Mb/s at 1 kHz."""
+def test_the_data_rates_are_those_of_the_field() -> None:
+    """Expects 46 Mb/s of 96 channels with 16 bits at 30 kHz, and 1.5 Mb/s at 1 kHz."""
     found = rows()
     assert found["spikes, raw", "outside"].mbit_per_s == pytest.approx(46.08)
     assert found["LFP", "outside"].mbit_per_s == pytest.approx(1.536)
@@ -33,11 +33,11 @@ def test_a_row_by_hand() -> None:
 
 
 def test_the_same_network_costs_the_same_on_every_signal() -> None:
-    found = [row for row in system_budget(UTAH) if row.decoded == "implant"]
+    found = [row for row in estimate_system_budget(UTAH) if row.decoded == "implant"]
     assert len({row.compute_mw for row in found}) == 1
 
 
-def test_what_was_measured_takes_the_place_of_the_estimate_and_says_where() -> None:
+def test_a_measured_power_replaces_the_estimate_and_says_where() -> None:
     row = rows(Load(96, 2, 1, 1, measured_mw=7.5, measured_on="a board"))["LFP", "implant"]
     assert row.compute_mw == 7.5
     assert row.compute_source == "measured on a board"
@@ -45,14 +45,14 @@ def test_what_was_measured_takes_the_place_of_the_estimate_and_says_where() -> N
 
 @pytest.mark.parametrize("name", ASSUMPTIONS)
 def test_every_assumption_counts_and_can_be_replaced(name: str) -> None:
-    changed = assumptions_with({name: ASSUMPTIONS[name].value * 3})
-    assert system_budget(UTAH, changed) != system_budget(UTAH)
+    changed = replace_assumptions({name: ASSUMPTIONS[name].value * 3})
+    assert estimate_system_budget(UTAH, changed) != estimate_system_budget(UTAH)
     assert changed[name].source == "given"
     assert ASSUMPTIONS[name].source != "given"
 
 
 def test_unknown_and_impossible_assumptions_are_refused() -> None:
     with pytest.raises(ConfigError, match="lfp_front_end"):
-        assumptions_with({"lfp_front_end": 1.0})
+        replace_assumptions({"lfp_front_end": 1.0})
     with pytest.raises(ConfigError, match="0 or more"):
-        assumptions_with({"mac_pj": -1.0})
+        replace_assumptions({"mac_pj": -1.0})

@@ -1,4 +1,4 @@
-"""A result of `bench` with every part there is, made of numbers, for the report's tests."""
+"""Makes a result of `bench` with every part there is, for the tests of the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def subject(name: str, p50: float, r2: float | None = None, **more: Any) -> dict[str, Any]:
-    """One row; its times are log-normal around `p50`."""
+    """Returns one row whose times are log-normal around `p50`."""
     times = p50 * np.random.default_rng(len(name)).lognormal(0, 0.08, 2000)
     edges = np.geomspace(times.min() * 0.99, times.max() * 1.01, 41)
     at = dict(zip(("p50", "p95", "p99", "p999", "max"), np.percentile(times, (50, 95, 99, 99.9, 100)), strict=True))

@@ -1,4 +1,4 @@
-"""The page says what the figures say, needs nothing from outside, and can be read by those who do not see pictures."""
+"""Tests that the page tells the figures, needs nothing from outside, and describes its pictures in words."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from edgedistill.errors import ConfigError
 from edgedistill.report import page_from_results
-from edgedistill.report.charts import robustness_chart
-from edgedistill.report.summary import summary_of
-from edgedistill.report.svg import Axis, nice_step
+from edgedistill.report.charts import draw_robustness
+from edgedistill.report.summary import summarize_result
+from edgedistill.report.svg import Axis, choose_tick_step
 
 from .results import full_result, subject
 
@@ -25,7 +25,7 @@ VOID = {"meta", "circle", "rect", "polygon", "polyline", "br"}
 
 
 class Page(HTMLParser):
-    """The tags of a page, and whether they nest."""
+    """Reads the tags of a page and checks that they nest."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def page() -> str:
     return page_from_results([full_result()], ["decoder <1>"])
 
 
-def test_it_is_one_well_formed_page_without_anything_from_outside(page: str) -> None:
+def test_the_page_is_well_formed_and_loads_nothing_from_outside(page: str) -> None:
     parsed = Page(page)
     assert parsed.open == []
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in parsed.seen}
@@ -59,7 +59,7 @@ def test_it_is_one_well_formed_page_without_anything_from_outside(page: str) -> 
     assert "@import" not in page
 
 
-def test_text_from_a_result_is_text(page: str) -> None:
+def test_text_from_a_result_is_escaped(page: str) -> None:
     assert "a &lt;processor&gt; &amp; more" in page
     assert "<processor>" not in page
     assert "decoder &lt;1&gt;" in page
@@ -73,32 +73,32 @@ def test_every_picture_has_a_name_and_a_description(page: str) -> None:
 
 
 def test_the_summary_says_what_is_gained_and_what_is_not() -> None:
-    words = summary_of(full_result())
+    words = summarize_result(full_result())
     for said in ("12 µs", "published shape", "R² 0.610", "0.790 of the spike student", "same compute", "longevity"):
         assert said in words
-    other = summary_of(
+    other = summarize_result(
         {"subjects": [subject("lfp-student-int8", 3.0), subject("spike-student-int8", 74.0, engine="x")]}
     )
     assert "ran on another engine, x: 73.8 µs" in other
-    lonely = summary_of({"subjects": [subject("lfp-student-int8", 12.0)]})
+    lonely = summarize_result({"subjects": [subject("lfp-student-int8", 12.0)]})
     assert "accuracy is unknown" in lonely
     assert "spike student" not in lonely
-    assert summary_of({"subjects": [subject("spike-teacher", 5.0)]}) == "This result holds no LFP student."
+    assert summarize_result({"subjects": [subject("spike-teacher", 5.0)]}) == "This result holds no LFP student."
 
 
-def test_what_lies_below_a_chart_is_told_by_an_arrow_and_its_figure() -> None:
+def test_a_value_below_a_chart_is_drawn_as_an_arrow_with_its_figure() -> None:
     deep = [{"mean": m, "min": m - 1, "max": m + 1} for m in (0.7, -0.3, -3.4)]
     curve = {"kind": "lost channels", "unit": "share", "levels": [0, 0.05, 0.5], "r2": {"lfp": deep}, "draws": 3}
-    picture = robustness_chart(curve)
+    picture = draw_robustness(curve)
     assert ">-3.4<" in picture
     assert ">-0.3<" not in picture
     heights = [float(y) for y in re.findall(r"[0-9.]+,([0-9.-]+)", " ".join(re.findall(r'points="([^"]*)"', picture)))]
     assert max(heights) <= 210.0  # nothing is drawn below the axis
-    words = summary_of({"subjects": [subject("lfp-student-int8", 3.0)], "robustness": [curve]})
+    words = summarize_result({"subjects": [subject("lfp-student-int8", 3.0)], "robustness": [curve]})
     assert "With 5% of the channels lost R² is: lfp -0.30." in words
 
 
-def test_a_missed_gate_and_what_was_not_measured_are_told(page: str) -> None:
+def test_the_page_tells_missed_gates_and_what_was_not_measured(page: str) -> None:
     assert "Missed: step_p99_us is 14, limit 10." in page
     assert "only root may read the counter" in page
     assert "never trained in this shape" in page
@@ -117,20 +117,20 @@ def test_parts_that_a_result_lacks_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("result", [{}, {"device": {}, "subjects": []}, [], {"subjects": [1]}])
-def test_what_is_no_result_is_refused_by_name(result: object) -> None:
+def test_json_that_is_no_result_is_refused_by_name(result: object) -> None:
     with pytest.raises(ConfigError, match=r"odd\.json: not a result"):
         page_from_results([result], ["odd.json"])  # type: ignore[list-item]
 
 
-def test_axes() -> None:
+def test_axes_have_round_ticks_and_place_values() -> None:
     assert Axis(1, 1000, 0, 300, log=True).ticks() == [1, 10, 100, 1000]
     assert Axis(0, 1, 0, 100).ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert Axis(0, 10, 100, 0)(5) == 50
-    assert nice_step(0) == 1.0
+    assert choose_tick_step(0) == 1.0
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG 2.1, of two #rrggbb."""
+    """Returns the contrast of two #rrggbb by WCAG 2.1."""
 
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -153,7 +153,7 @@ def test_text_and_lines_can_be_told_from_the_ground_in_both_schemes(page: str) -
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
-def test_a_browser_shows_it_in_both_schemes_without_a_word(page: str, tmp_path: Path) -> None:
+def test_a_browser_shows_both_schemes_without_a_warning(page: str, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text(page)
     for scheme, colour in (("dark", 0), ("light", 1)):
         log = shown(tmp_path, scheme, colour)
@@ -163,7 +163,7 @@ def test_a_browser_shows_it_in_both_schemes_without_a_word(page: str, tmp_path: 
 
 
 def shown(folder: Path, scheme: str, colour: int) -> str:
-    """What the browser had to say; a screenshot in `folder`. Nothing resolves, so that a request would be an error."""
+    """Takes a screenshot into `folder` and returns the browser's log. A request would be an error."""
     assert CHROMIUM is not None
     quiet = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync")
     done = subprocess.run(
@@ -192,7 +192,7 @@ def test_json_of_another_kind_is_refused_by_name(odd: object) -> None:
         page_from_results([full_result(), odd], ["good.json", "odd.json"])  # type: ignore[list-item]
 
 
-def test_an_energy_below_idle_is_noise_and_no_axis() -> None:
+def test_an_energy_below_idle_is_not_drawn() -> None:
     result = full_result()
     for row in result["subjects"]:
         row["energy_mj_per_step"] = -0.01

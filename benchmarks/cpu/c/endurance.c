@@ -1,8 +1,8 @@
 /*
- * Long runs of a decoder without a stop: checked against the definition step by step, or for millions of steps alone.
+ * Runs a decoder for millions of steps without a stop, alone or so that endurance.py can compare it with the oracle.
  *
- * Linked with the engine; with -DED_TRACE the engine hands over every integer tensor, which go one after the other,
- * in the order a step makes them, to where trace_to says.
+ * It is linked with the engine. With -DED_TRACE the engine hands over every integer tensor. They are written one after
+ * the other, in the order in which a step makes them, to the buffer that trace_to was given.
  */
 #include <math.h>
 #include <string.h>
@@ -32,7 +32,7 @@ void ed_trace(const char *name, int layer, const void *data, size_t bytes) {
     at += bytes;
 }
 
-/* bins (n, channels) -> kinematics (n, outputs). */
+/* Steps over bins (n, channels) and writes kinematics (n, outputs). */
 int run(ed_decoder *decoder, const float *bins, size_t n, float *kinematics) {
     const ed_info *info = ed_info_get(decoder);
     int error = 0;
@@ -40,7 +40,8 @@ int run(ed_decoder *decoder, const float *bins, size_t n, float *kinematics) {
     return error;
 }
 
-/* Steps `first` to `first + n` over bins (rows, channels), used again from the top; how many outputs are not finite. */
+/* Makes steps `first` to `first + n` over bins (rows, channels), used again from the top, and counts outputs that are
+ * not finite. */
 size_t run_alone(ed_decoder *decoder, const float *bins, size_t rows, size_t first, size_t n) {
     const ed_info *info = ed_info_get(decoder);
     float kinematics[ED_MAX_OUTPUTS];
@@ -52,7 +53,7 @@ size_t run_alone(ed_decoder *decoder, const float *bins, size_t rows, size_t fir
     return wild;
 }
 
-/* The same with frames (rows, channels), `n` of them one by one, through the front end. */
+/* Does the same with frames (rows, channels), which pass the front end one by one. */
 size_t push_alone(ed_decoder *decoder, const float *frames, size_t rows, size_t first, size_t n) {
     const ed_info *info = ed_info_get(decoder);
     ed_output output;

@@ -1,8 +1,8 @@
 /*
- * What one core can do at most: bytes read from a buffer, and multiply-adds of 8-bit integers, in a given time.
+ * Measures what one core can do at most: bytes read from a buffer, and multiply-adds of 8-bit integers.
  *
- * Both with the widest vectors that this is compiled for, and as many chains abreast as hide the latency. The chains
- * are variables of their own, not an array: an empty asm on an element of an array would keep it in memory.
+ * Both use the widest vectors that this file is compiled for, and as many independent chains as hide the latency. The
+ * chains are variables and not an array, because an empty asm on an element of an array would keep it in memory.
  */
 #define _POSIX_C_SOURCE 200809L /* clock_gettime */
 #include <stddef.h>
@@ -24,14 +24,14 @@ typedef __m256i vector;
 #endif
 
 #if defined(__AVX512VNNI__)
-#define MULTIPLY_ADDS 64 /* of one MULTIPLY_ADD */
+#define MULTIPLY_ADDS 64 /* in one MULTIPLY_ADD */
 #define MULTIPLY_ADD(sum) sum = _mm512_dpbusd_epi32(sum, a, b)
 #elif defined(__AVX2__)
 #define MULTIPLY_ADDS 16
 #define MULTIPLY_ADD(sum) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_xor_si256(a, sum), b))
 #endif
 
-/* What the compiler may not reason about. */
+/* Values that the compiler must not know, so that it keeps the loops. */
 #define OPAQUE(a, b, c, d) __asm__ volatile("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d))
 
 uint64_t read_ns(const void *buffer, size_t bytes, size_t repeats);
@@ -46,7 +46,7 @@ static uint64_t now_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Nanoseconds to read `bytes` at `buffer`, aligned to 64, `repeats` times; bytes a multiple of 512. */
+/* Returns the ns to read `bytes` at `buffer` `repeats` times. The buffer is aligned to 64, bytes a multiple of 512. */
 uint64_t read_ns(const void *buffer, size_t bytes, size_t repeats) {
     vector s0 = ZERO(), s1 = ZERO(), s2 = ZERO(), s3 = ZERO(), s4 = ZERO(), s5 = ZERO(), s6 = ZERO(), s7 = ZERO();
     uint64_t before = now_ns();
@@ -59,7 +59,7 @@ uint64_t read_ns(const void *buffer, size_t bytes, size_t repeats) {
         }
         OPAQUE(s0, s1, s2, s3);
         OPAQUE(s4, s5, s6, s7);
-        __asm__ volatile("" ::: "memory"); /* what was read may be other by now */
+        __asm__ volatile("" ::: "memory"); /* memory may have changed, so the next turn reads again */
     }
     return now_ns() - before;
 }
@@ -81,7 +81,7 @@ uint64_t multiply_adds_ns(size_t turns) {
     return now_ns() - before;
 }
 
-#else /* no vectors that this knows: no roofline */
+#else /* without known vectors there is no roofline */
 
 uint64_t read_ns(const void *buffer, size_t bytes, size_t repeats) {
     (void)buffer, (void)bytes, (void)repeats;

@@ -1,8 +1,8 @@
 /*
- * Timing loops around the C engine: the time of every call, in nanoseconds, to an array.
+ * Times every call of the C engine and writes the nanoseconds to an array.
  *
- * Between the two readings of the clock stands one call through a pointer and nothing else; the inputs are ready in
- * rows and taken in turn. The same loops run with functions that do nothing, so that the cost of the clock and the
+ * Between the two readings of the clock stands one call through a pointer and nothing else. Inputs lie ready in rows
+ * and are taken in turn. The same loops run with functions that do nothing, so that the cost of the clock and the
  * interruptions by the machine can be told from the engine's own time.
  */
 #define _GNU_SOURCE /* dl_iterate_phdr */
@@ -37,7 +37,8 @@ int no_push(ed_decoder *decoder, const float *frames, size_t n, ed_output *outpu
     return 0;
 }
 
-/* bins (rows, channels), used again from the top. After every `restart` steps the stream begins anew; 0: never. */
+/* Times steps over bins (rows, channels), used again from the top. The stream begins anew after every `restart` steps,
+ * or never if that is 0. */
 int time_steps(step_function step, reset_function reset, ed_decoder *decoder, const float *bins, size_t channels,
                size_t rows, size_t count, size_t restart, uint64_t *ns) {
     float kinematics[ED_MAX_OUTPUTS];
@@ -52,7 +53,7 @@ int time_steps(step_function step, reset_function reset, ed_decoder *decoder, co
     return error;
 }
 
-/* frames (rows, n, channels): `n` frames a call, which complete one bin. */
+/* Times pushes of frames (rows, n, channels). Each call takes `n` frames, which complete one bin. */
 int time_pushes(push_function push, ed_decoder *decoder, const float *frames, size_t channels, size_t n, size_t rows,
                 size_t count, uint64_t *ns) {
     ed_output outputs[16];
@@ -78,7 +79,7 @@ static void flush(const void *from, size_t bytes) {
 #endif
 }
 
-/* Out of all caches goes the library that `data` points into: code and weights. */
+/* Flushes the library that `data` points into, code and weights, out of all caches. */
 static int flush_object(struct dl_phdr_info *object, size_t size, void *data) {
     (void)size;
     int inside = 0;
@@ -95,9 +96,9 @@ static int flush_object(struct dl_phdr_info *object, size_t size, void *data) {
     return inside;
 }
 
-/* A step every `period_ns`. Before the wait, `walk` bytes of `other` are read, as other programs read theirs, and with
- * `flushed` the decoder's memory and the library around `model` leave all caches. `read` keeps the walk from being
- * optimized away. */
+/* Times a step every `period_ns`. Before the wait, `walk` bytes of `other` are read, as other programs read theirs.
+ * With `flushed` the decoder's memory and the library around `model` leave all caches. `read` keeps the compiler from
+ * removing the walk. */
 int time_paced(step_function step, ed_decoder *decoder, const float *bins, size_t channels, size_t rows, size_t count,
                uint64_t period_ns, const uint64_t *other, size_t walk, int flushed, void *model, size_t memory,
                uint64_t *ns, uint64_t *read) {

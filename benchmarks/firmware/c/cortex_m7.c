@@ -1,9 +1,9 @@
 /*
- * For cortex_m7.py: counts of instructions from a Cortex-M7 under emulation, to out.bin.
+ * Counts the instructions of a decoder on an emulated Cortex-M7 and writes them to out.bin, for cortex_m7.py.
  *
- * QEMU, told -icount shift=0, moves its clock 1 ns an instruction; SysTick counts that clock at 25 MHz. Each call is
- * timed alone. The words: ticks of a loop of 2 million instructions, bytes of stack, CALLS of ed_step, CALLS of ed_push
- * of the frames of one bin.
+ * With -icount shift=0, QEMU moves its clock by 1 ns with each instruction, and SysTick counts that clock at 25 MHz.
+ * Each call is timed alone. The words of out.bin are the ticks of a loop of 2 million instructions, the bytes of stack,
+ * the ticks of CALLS calls of ed_step, and those of CALLS calls of ed_push with the frames of one bin.
  */
 #include "edgedistill.h"
 #include "semihosting.h"
@@ -25,7 +25,7 @@ __attribute__((section(".host"))) static uint32_t words[2 + 2 * CALLS];
 static uint32_t now(void) { return 0xFFFFFF - SYST_CVR; }
 static uint32_t since(uint32_t began) { return (now() - began) & 0xFFFFFF; }
 
-/* Noise of a few units. */
+/* Fills x with noise of a few units. */
 static void fill(float *x, size_t n) {
     static uint32_t seed = 1;
     for (size_t i = 0; i < n; i++) {
@@ -42,7 +42,7 @@ int main(void) {
     if (channels > MOST_CHANNELS || ed_init(&ed_model_subject, memory, sizeof memory, &decoder)) return 1;
     SYST_RVR = 0xFFFFFF;
     SYST_CVR = 0;
-    SYST_CSR = 5; /* the processor's clock, no interrupt */
+    SYST_CSR = 5; /* counts the processor's clock, without interrupts */
 
     uint32_t began = now(), loops = 1000000;
     __asm__ volatile("1: subs %0, #1\n bne 1b" : "+r"(loops)::"cc");

@@ -1,4 +1,4 @@
-/* For benchmarks/gpu/cuda_emulated.py: many steps on the emulated GPU in one call, and the state after them. */
+/* Runs many steps on the emulated GPU in one call and exports the state after them, for cuda_emulated.py. */
 #include "student_state.h"
 
 #include ED_MODEL_WEIGHTS
@@ -12,10 +12,10 @@ static ed_cuda_state state;
 size_t exchanged_bytes(void) { return ED_EXCHANGED_BYTES; }
 void fresh(void) { ed_cuda_state_reset(&state); }
 
-/* student (ED_EXCHANGED_BYTES,), where {pos, live}. */
+/* Writes the exported state to student (ED_EXCHANGED_BYTES,), and {pos, live} to where. */
 void export_state(int8_t *student, int32_t *where) { ed_cuda_state_export(&state, student, &where[0], &where[1]); }
 
-/* Bins (n, ED_CHANNELS) to outs (n, ED_OUT_FLOATS). */
+/* Steps over bins (n, ED_CHANNELS) and writes outs (n, ED_OUT_FLOATS). */
 int steps(const float *bins, size_t n, float *outs) {
     const void *weights = ed_weights, *tables = ed_tables;
     void *own = &state;

@@ -1,15 +1,12 @@
 /*
- * The GPU as benchmarks/gpu/device.py uses it: kernels, graphs of them, and the
- * loops that time both.
+ * Launches and times kernels and graphs of them, for benchmarks/gpu/device.py.
  *
- * Over the driver API, like the engine, so that nothing of NVIDIA's is linked,
- * and in the primary context, so that PyTorch in the same process works with
- * the same device. Host times are of one launch and the wait for its end,
- * between two readings of the clock; device times lie between two events around
- * one launch. What flushes the caches runs, and ends, before either begins.
+ * It calls the driver API, like the engine, so that nothing of NVIDIA's is linked. It works in the primary context, so
+ * that PyTorch in the same process uses the same device. A host time is that of one launch and the wait for its end,
+ * between two readings of the clock. A device time lies between two events around one launch. The kernel that flushes
+ * the caches ends before either begins.
  *
- * Every function returns 0, or a code of the driver whose meaning bench_error()
- * tells.
+ * Every function returns 0, or a code of the driver whose meaning bench_error() tells.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -19,7 +16,7 @@
 
 #include "driver.h"
 
-/* Beyond those of driver.h. */
+/* Functions of the driver that driver.h does not have. */
 #define BENCH_FUNCTIONS(F)  \
     F(cuDeviceGetAttribute) \
     F(cuEventCreate)        \
@@ -52,10 +49,10 @@ ed_driver cu;
 bench_driver more;
 CUstream stream;
 CUevent before, after;
-bench_launch flushing; /* no function: nothing flushes */
+bench_launch flushing; /* without a function nothing is flushed */
 char error_text[256] = "nothing failed";
 
-constexpr int lacking = -1; /* no code of the driver is negative */
+constexpr int lacking = -1; /* codes of the driver are never negative */
 
 int failed(const char *what, int code) {
     const char *meaning = "";
@@ -92,8 +89,7 @@ int wait() {
     return 0;
 }
 
-/* Reads far more than the L2 holds, so that what is timed next finds none of
- * its own there. */
+/* Reads far more than the L2 holds, so that what is timed next finds none of its data there. */
 int flush(int wanted) {
     if (wanted && flushing.function) DONE(enqueue(flushing));
     return wait();
@@ -171,7 +167,7 @@ int bench_module(const char *path, CUmodule *module) {
     return 0;
 }
 
-/* `shared`: dynamic shared bytes that it will be launched with at most. */
+/* Finds a kernel. `shared` is the most dynamic shared bytes that it will be launched with. */
 int bench_function(CUmodule module, const char *name, uint32_t shared, CUfunction *function) {
     CALL(cu, cuModuleGetFunction, function, module, name);
     if (shared > 48 * 1024)
@@ -189,7 +185,7 @@ int bench_launch_all(const bench_launch *launches, size_t count) {
     return wait();
 }
 
-/* Launches one after the other as a graph that is ready to be replayed. */
+/* Records launches one after the other as a graph that can be replayed. */
 int bench_graph(const bench_launch *launches, size_t count, CUgraphExec *graph) {
     CUgraph recorded = nullptr;
     CALL(cu, cuStreamBeginCapture, stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
@@ -203,7 +199,7 @@ int bench_graph(const bench_launch *launches, size_t count, CUgraphExec *graph) 
     return 0;
 }
 
-/* A graph of one node that does nothing: what any replay costs. */
+/* Makes a graph of one node that does nothing, which shows what any replay costs. */
 int bench_empty_graph(CUgraphExec *graph) {
     CUgraph empty;
     CUgraphNode node;
@@ -225,7 +221,7 @@ int bench_flush() { return flush(1); }
 
 /* ---------------------------------------------------------------- timing */
 
-/* Graphs in turn, launch to synchronize. */
+/* Times graphs in turn, from launch to synchronize. */
 int bench_time_graphs(const CUgraphExec *graphs, size_t n, size_t count, int flushed, uint64_t *ns) {
     for (size_t i = 0; i < count; i++) {
         DONE(flush(flushed));
@@ -237,7 +233,7 @@ int bench_time_graphs(const CUgraphExec *graphs, size_t n, size_t count, int flu
     return 0;
 }
 
-/* The same of plain launches. */
+/* Times plain launches in turn, from launch to synchronize. */
 int bench_time_launches(const bench_launch *launches, size_t n, size_t count, int flushed, uint64_t *ns) {
     for (size_t i = 0; i < count; i++) {
         DONE(flush(flushed));
@@ -249,7 +245,7 @@ int bench_time_launches(const bench_launch *launches, size_t n, size_t count, in
     return 0;
 }
 
-/* Graphs in turn, from event to event. */
+/* Times graphs in turn, from event to event. */
 int bench_time_device(const CUgraphExec *graphs, size_t n, size_t count, int flushed, uint64_t *ns) {
     for (size_t i = 0; i < count; i++) {
         DONE(flush(flushed));
@@ -264,8 +260,7 @@ int bench_time_device(const CUgraphExec *graphs, size_t n, size_t count, int flu
     return 0;
 }
 
-/* A decoder's step, host to host, through the C ABI; bins (rows, channels),
- * used again from the top. */
+/* Times a decoder's step, host to host, through the C ABI. Bins (rows, channels) are used again from the top. */
 int bench_time_steps(step_function step, void *decoder, const float *bins, size_t channels, size_t rows, size_t count,
                      int flushed, uint64_t *ns) {
     float kinematics[ED_MAX_OUTPUTS];

@@ -1,20 +1,22 @@
 /*
- * What a step is measured against: a kernel that does nothing, one multiprocessor that only loads, a flushed cache.
+ * Kernels that a step is measured against.
  *
- *     ed_empty         one thread returns: what any launch costs
- *     ed_stream        one block reads `vectors` x 16 bytes, `turns` times over: the bandwidth of one multiprocessor's
- *                      port to the L2 where they fit there; `clocks` gets its own clocks, `sink` keeps the loads alive
- *     ed_read_all      all multiprocessors read a buffer larger than the L2, which then holds nothing else
+ *     ed_empty         does nothing in one thread, which shows what any launch costs
+ *     ed_stream        reads `vectors` x 16 bytes `turns` times over in one block, which shows the bandwidth of one
+ *                      multiprocessor's port to the L2 if they fit there; `clocks` gets its clocks, and `sink` keeps
+ *                      the compiler from removing the loads
+ *     ed_read_all      reads a buffer larger than the L2 with all multiprocessors, so that the L2 holds nothing else
  *
- * Loads go past the L1, as ld.global.cg: it would hold a small student on a large chip, and then bound nothing.
+ * Loads go past the L1 (ld.global.cg). On a large chip the L1 would hold a small student, and its bandwidth would be no
+ * bound for a real step.
  */
 #include "exact.cuh"
 
-#define ED_UNDER_WAY 8 /* loads of a thread: 8 x 16 bytes x 512 threads are twice what latency asks for */
+#define ED_UNDER_WAY 8 /* loads in flight in a thread: 8 x 16 bytes x 512 threads are twice what hides the latency */
 
 namespace {
 
-/* Volatile, so that no load is left out because an earlier turn has seen the same address. */
+/* The asm is volatile, so that the compiler keeps a load whose address an earlier turn has read. */
 #ifdef ED_EMULATED
 __device__ __forceinline__ uint4 load_past_l1(const uint4 *from) { return *from; }
 __device__ __forceinline__ long long clocks_now() { return 0; }
@@ -31,7 +33,7 @@ __device__ __forceinline__ long long clocks_now() { return clock64(); }
 
 __device__ __forceinline__ unsigned folded(uint4 v) { return v.x ^ v.y ^ v.z ^ v.w; }
 
-/* What this thread reads of `vectors`, every `stride`th from `own` on, folded into one word. */
+/* Reads every `stride`th of `vectors` from `own` on, and folds what was read into one word. */
 __device__ __forceinline__ unsigned read_through(const uint4 *from, unsigned vectors, unsigned own, unsigned stride) {
     unsigned seen = 0, at = own;
     for (; at + (ED_UNDER_WAY - 1) * stride < vectors; at += ED_UNDER_WAY * stride) {

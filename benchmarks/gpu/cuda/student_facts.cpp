@@ -1,6 +1,6 @@
 /*
- * Sizes that only the headers of one compiled student know, for benchmarks/gpu/students.py: what the kernel's memory
- * must hold, and how it is launched. Compile with -DED_MODEL_HEADER='"model_NAME.h"'.
+ * Returns the sizes that only the headers of one compiled student know, for benchmarks/gpu/students.py: what the memory
+ * of the kernel must hold, and how it is launched. Compile it with -DED_MODEL_HEADER='"model_NAME.h"'.
  */
 #include "student_state.h"
 

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from edgedistill.bundle.contents import Reference
 from edgedistill.errors import EngineError
-from edgedistill.measure.latency import LatencyUs, step_times
-from edgedistill.measure.score import Fit, fit_of, r2_difference
+from edgedistill.measure.latency import LatencyUs, time_steps
+from edgedistill.measure.score import Fit, r2_difference, score_kinematics
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.numerics.near import ALLOWED, Steppable, nearness, output_spread, why_not_near
 from edgedistill.target import Gate, Target
@@ -99,7 +99,7 @@ class Evidence:
 
     def fit(self, decoded: Floats) -> Fit:
         """R² of kinematics decoded from the bins that count (T, K)."""
-        return fit_of(decoded, self.kinematics[self.score_from :], "holdout of the bundle")
+        return score_kinematics(decoded, self.kinematics[self.score_from :], "holdout of the bundle")
 
 
 def judge_form(trial: Trial, evidence: Evidence, target: Target) -> Outcome:
@@ -149,7 +149,7 @@ def time_forms(trials: Sequence[Trial], evidence: Evidence, steps: int = TIMED_S
     """
     if not trials:
         return {}
-    times = step_times({trial.form.name: trial.engine.step for trial in trials}, evidence.bins, steps=steps)
+    times = time_steps({trial.form.name: trial.engine.step for trial in trials}, evidence.bins, steps=steps)
     for trial in trials:
         trial.reset()
     return {trial.form.name: LatencyUs.from_times(times[trial.form.name]) for trial in trials}
