@@ -1,4 +1,4 @@
-"""The behavior of an open NWB file, at any time.
+"""Reads the behavior of an open NWB file, and gives its value at any time.
 
 The input is the series that `behavior_choice` picked. The output is a `Behavior`, which holds a velocity as it was
 stored, or positions from which `sample_at` derives the velocity. NaN, pauses and times outside the series come out as

@@ -1,4 +1,4 @@
-"""The choice of the behavior among the series of an NWB file, and the names of its outputs.
+"""Chooses the behavior among the series of an NWB file, and names its outputs.
 
 The input is the time series of an open file, which every lab names and nests in its own way. The output is a
 `Behavior`. Its fields `series`, `derived` and `others` record the choice, so that `inspect` can show it.

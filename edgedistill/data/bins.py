@@ -1,4 +1,4 @@
-"""One recording on the 10 ms bin clock.
+"""Puts one recording on the 10 ms bin clock.
 
 The input is a recording. The output is `SessionBins`: the LFP after the causal front end (in uV, not z-scored), the
 spikes in each bin, and the behavior at the end of each bin. `bin_clock` finds the bins that all needed parts cover.

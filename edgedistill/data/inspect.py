@@ -1,4 +1,4 @@
-"""A report on a session file: what it holds, what each command still needs, and what looks odd.
+"""Reports what a session file holds, what each command still needs, and what looks odd.
 
 The input is a path. The output is an `Inspection`, as JSON or as text for `edgedistill inspect`. Only a file that
 cannot be read raises an error; everything else that is wrong becomes a line of the report.

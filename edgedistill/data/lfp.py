@@ -1,4 +1,4 @@
-"""The LFP of an NWB file: the choice of its ElectricalSeries, and its frames in microvolts.
+"""Chooses the LFP among the ElectricalSeries of an NWB file, and reads its frames in microvolts.
 
 The input is the time series of an open file. The output is an `Lfp`, which reads frames on demand, so that an hour of
 96 channels at 30 kHz is never held in memory. Volts become microvolts here and nowhere else.

@@ -1,8 +1,8 @@
-"""One session of an NWB file: units, LFP, behavior and electrodes, each read when it is asked for.
+"""Reads one session of an NWB file: units, LFP, behavior and electrodes, each when it is asked for.
 
 The input is a path. The output is a `Recording`, a context manager that holds the file open. Parts that a file lacks
-are None; `require` turns what a command needs into one error that names the file and what it does hold. Times are
-seconds on the clock of the file. The LFP keeps its own start and exact rate, see `lfp`.
+are None. `require` raises one error where parts that a command needs are missing, and names what the file does hold.
+Times are seconds on the clock of the file. The LFP keeps its own start and exact rate, see `lfp`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""NWB files on disk: finds them, and refuses what is no whole NWB 2 file with an error that says what it is.
+"""Finds NWB files on disk, and refuses a file that is not a whole NWB 2 file, with an error that says what it is.
 
 The input is a path, or files and folders. The output is a list of files, or an open HDF5 file.
 """

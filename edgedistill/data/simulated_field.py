@@ -1,4 +1,4 @@
-"""The field potential that a simulated population makes, and the flaws of a real recording.
+"""Simulates the field potential that a population makes, with the flaws of a real recording.
 
 The inputs are the spikes of the whole population and the speed of the cursor. The output is the LFP in microvolts, with
 the channels that were made noisy or dead.

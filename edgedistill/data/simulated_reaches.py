@@ -1,4 +1,4 @@
-"""A simulated cursor that reaches for targets, and the latents that drive the population.
+"""Simulates a cursor that reaches for targets, and the latents that drive the population.
 
 The inputs are a number of 10 ms steps and a random generator. The outputs are position, velocity and target, and
 latents of about unit variance.

@@ -1,4 +1,4 @@
-"""Simulated sessions: a moving cursor, a population that follows it, and the field that the population makes.
+"""Simulates sessions: a moving cursor, a population that follows it, and the field that the population makes.
 
 The input is a `SimulationConfig`. The output is one `SimulatedSession` a day (spikes, LFP, behavior), which
 `simulated_nwb` writes as NWB. All sessions of one seed share the array, the population and the latent dynamics. From

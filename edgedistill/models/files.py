@@ -1,6 +1,7 @@
-"""Models in a folder: weights in `model.safetensors`, and facts in `model.json` to build the network again.
+"""Saves models to a folder and loads them again.
 
-A trained teacher or student goes in and comes back out, with whatever facts its user wrote beside it.
+A trained teacher or student goes in and comes back out, with whatever facts its user wrote beside it. Its weights are
+in `model.safetensors`, and `model.json` holds the facts that are needed to build the network again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 
 WEIGHTS, FACTS = "model.safetensors", "model.json"
-OLD, NEW = "behaviour", "behavior"  # folders from before the release of 0.1 have the first in facts and tensor names
+OLD, NEW = "behaviour", "behavior"  # folders from before version 0.1 spell it the old way in facts and tensor names
 
 Facts = Mapping[str, Any]  # a JSON object
 
@@ -51,7 +52,7 @@ def save_student(student: Student, folder: Path, facts: Mapping[str, object]) ->
 
 
 def save(model: nn.Module, folder: Path, facts: Mapping[str, object]) -> None:
-    """Writes weights first and facts last: a folder with facts is whole. Raises OutputError."""
+    """Writes weights first and facts last, so that a folder with facts is whole. Raises OutputError."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     atomic_write_bytes(folder / WEIGHTS, weights_as_bytes(weights), "the model")
     atomic_write_text(folder / FACTS, json.dumps(facts, indent=1), "the model")
@@ -78,7 +79,7 @@ def load_student(folder: Path) -> tuple[Student, Facts]:
 
 
 def read_facts(folder: Path, kind: str, command: str) -> Facts:
-    """Returns what `model.json` of a folder says, by today's keys; EdgeDistillError unless it holds a `kind`."""
+    """Returns the facts of a folder, with old keys renamed. Raises EdgeDistillError unless they describe a `kind`."""
     try:
         facts = json.loads((folder / FACTS).read_text())
     except (OSError, ValueError) as error:
@@ -106,7 +107,7 @@ def refuse_damaged_facts(folder: Path) -> Iterator[None]:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Fills `model` and sets it to evaluation mode; EdgeDistillError names a file that is damaged or foreign."""
+    """Fills `model` and sets it to evaluation mode. Raises EdgeDistillError for a file that is damaged or foreign."""
     path = folder / WEIGHTS
     try:
         model.load_state_dict({name.replace(OLD, NEW): tensor for name, tensor in load_file(path).items()})

@@ -1,4 +1,4 @@
-"""The student of one session in INT8, with a read-out of its own, and how well it decodes.
+"""Quantizes the student of one session, gives it a read-out of its own, and measures how well it decodes.
 
 The inputs are a float student with its read-out, the session it decodes, and the ranges of its activations. The outputs
 are the checked INT8 model and its R², streamed by the oracle from the first bin of the session.

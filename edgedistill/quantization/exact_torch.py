@@ -1,10 +1,10 @@
-"""The INT8 student in torch, many bins at once, with the same bits as `numerics.Oracle`.
+"""Runs the INT8 student in torch, many bins at once, with the same bits as `numerics.Oracle`.
 
 The inputs are the tensors of `student.int8.safetensors` and z-scored bins. The outputs are latents, kinematics and
 every integer tensor. Fake-quantized PyTorch is evaluated in this way, on a CPU or a GPU.
 
 The bits are the same in any order of summation. Integers are held in floating point, and every partial sum of a product
-of n int8 pairs is below 127 * 127 * n; where that is below 2**24 float32 holds it, and elsewhere float64 is used.
+of n int8 pairs is at most 127 * 127 * n. Where that is below 2**24, float32 holds it. Elsewhere float64 is used.
 TensorFloat-32 and bfloat16 operands would do as well, because both hold integers up to 127. A bfloat16 result would
 not, so autocast is switched off. Everything else is one rounded operation at a time, with none fused.
 """
@@ -54,7 +54,7 @@ def run_exact_stream(shape: StudentShape, tensors: Tensors, bins: Tensor) -> tup
 
 
 class ExactStream:
-    """Is a quantized student at a point in its stream, as `numerics.Oracle` is, but takes many bins at once."""
+    """Runs a quantized student and keeps its place in the stream, as `numerics.Oracle` does, many bins at once."""
 
     def __init__(self, shape: StudentShape, tensors: Tensors, device: torch.device | str = "cpu") -> None:
         self.shape = shape
@@ -91,7 +91,7 @@ class ExactStream:
         return {**{n: integers[n].to(torch.int8) for n in names}, "latents": latents, "kinematics": kinematics}
 
     def _stack_lags(self, recent: Tensor, lags: list[int]) -> Tensor:
-        """Turns (R + n, C) in the order of time into (n, len(lags) * C), [lag, channel]."""
+        """Turns (R + n, C) in the order of time into (n, len(lags) * C), in the order [lag, channel]."""
         before = self.shape.lag_rows
         return torch.cat([recent[before - lag : len(recent) - lag] for lag in lags], 1)
 

@@ -1,4 +1,4 @@
-"""The integers that every engine reads, made from a float32 student and the ranges of its activations.
+"""Makes the integers that every engine reads, from a float32 student and the ranges of its activations.
 
 Integers are made nowhere else. Gains of the norms and scales of single heads are folded into weights first, so that q,
 k and v have one scale each (docs/numerics.md, "Folding"). Scales are rounded to float32 once, multipliers once more,

@@ -1,6 +1,6 @@
-"""Another day of a known array, without labels: the statistics and the tokenizer that it is decoded with.
+"""Adapts a student to another day of a known array, without labels.
 
-Mode `none` uses those of the student's last session. Mode `stats` uses the mean and deviation of each channel over the
+Mode `none` uses the statistics and the tokenizer of the student's last session. Mode `stats` uses the mean and deviation of each channel over the
 day's own training block. Mode `tokenizer` does so too, and learns a deviation of the array's tokenizer by filling in
 hidden bins.
 """

@@ -1,4 +1,4 @@
-"""Changes to a training batch that imitate what happens to an array: lost channels, drifting gains, noise."""
+"""Changes training batches as an array changes in use: channels are lost, gains drift, and noise is added."""
 
 from __future__ import annotations
 

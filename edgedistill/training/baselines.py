@@ -1,4 +1,4 @@
-"""The decoders that a neural engineer would try first, both causal: lagged ridge (Wiener filter) and Kalman filter.
+"""Fits the causal decoders that a neural engineer would try first: lagged ridge (Wiener filter) and Kalman filter.
 
 Each is tuned on the validation block over at least as many settings as any network is.
 Sources: Wiener filter as in Glaser 2020; Kalman filter as in Wu 2003 (the state is the kinematics and their past).
@@ -47,7 +47,7 @@ def score_ridge(bins: Array, session: TrainingSession, bidirectional: bool = Fal
 
 @dataclass(frozen=True, eq=False)
 class KalmanFilter:
-    """Is a steady-state Kalman filter; the state (S,) is the last kinematics, the observation (F,) the features."""
+    """Filters in steady state (Kalman). The state (S,) is the last kinematics, the observation (F,) the features."""
 
     transition: Array  # (S, S)
     gain: Array  # (S, F)

@@ -1,4 +1,4 @@
-"""Sessions as tensors, and the segments that a training step draws from them.
+"""Turns sessions into tensors, and draws from them the segments of a training step.
 
 The input is `SessionBins`. The outputs are a `TrainingSession`, normalised on its training block alone, and batches of
 contiguous segments. Segments depend only on (seed, step), so that a resumed run draws what an uninterrupted one would.

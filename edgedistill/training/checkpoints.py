@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: one safetensors file from which the run resumes with the same bits.
+"""Writes and reads checkpoints: one safetensors file from which a training run resumes with the same bits.
 
 The inputs are model, optimizer, `FitState` and the best weights so far. The output is the file, and all of them again.
 """

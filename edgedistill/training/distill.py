@@ -1,4 +1,4 @@
-"""The training of students: one function trains all kinds, from the label-free autoencoder to the distilled one.
+"""Trains students of all kinds with one function, from the label-free autoencoder to the distilled one.
 
 The inputs are sessions, a modality (`lfp`, or `spikes` for the spike student), an `Objective`, and the teacher's
 latents. The output is a trained `Student`. The models in a table differ only in objective, modality and sessions.

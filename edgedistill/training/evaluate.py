@@ -1,4 +1,4 @@
-"""How well kinematics can be read from features: a ridge read-out, streamed latents, R².
+"""Measures how well kinematics can be read from features, by a ridge read-out and R².
 
 The inputs are features for each bin (latents, lagged bins) and behavior. The outputs are a linear read-out, fitted on
 the training block with a penalty chosen on the validation block, and R² on the test block, which is used for nothing
@@ -69,12 +69,13 @@ def fit_readout(
 ) -> Readout:
     """Fits ridge on the training block from bin `settled` on; the penalty with the best validation R² wins.
 
-    features (T, F), behavior (T, K), NaN where unknown; `calm` (T,) as `find_calm_bins` returns it.
+    `features` is (T, F), `behavior` is (T, K) with NaN where it is unknown, and `calm` (T,) comes from `find_calm_bins`.
+    Only calm bins are used where they are at least half of the known ones.
     """
     train = np.arange(settled, split.train.stop)
     known = np.isfinite(behavior[train]).all(1)
     undisturbed = known if calm is None else known & calm[train]
-    train = train[undisturbed if 2 * undisturbed.sum() >= known.sum() else known]  # so many bins are no artefact
+    train = train[undisturbed if 2 * undisturbed.sum() >= known.sum() else known]  # more than half cannot be artefacts
     x, y = features[train], behavior[train]
     mean_x, mean_y = x.mean(0), y.mean(0)
     scale = x.std(0)

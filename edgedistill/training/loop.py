@@ -1,4 +1,4 @@
-"""The training loop of all models: AdamW, warm-up and cosine, clipping, early stopping, checkpoints.
+"""Runs the training loop of all models: AdamW, warm-up and cosine, clipping, early stopping, checkpoints.
 
 The inputs are a model, the loss of step n, and the validation loss. The output is the model at its lowest validation
 loss. The randomness of a step depends on (seed, step) alone, so a run that was stopped and resumed from its checkpoint

@@ -1,4 +1,4 @@
-"""The objectives a student is trained on: weights of reconstruction, alignment to the teacher, and behavior.
+"""Defines what a student is trained on: the weights of reconstruction, alignment to the teacher, and behavior.
 
 The alignment and its weight are from Erturk, Hashemi, Shanechi, NeurIPS 2025 (arXiv 2512.12461).
 """

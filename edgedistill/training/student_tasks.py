@@ -1,8 +1,8 @@
-"""The students that tables compare: what each is trained on, and how well its session's kinematics can be read.
+"""Trains and scores the students that tables compare.
 
 The inputs are sessions, a preset and the name of a task. The outputs are the trained student, and a read-out and R²
-for each session. `build` and `benchmarks/accuracy/accuracy.py` use the same tasks, so a figure in a table is the figure
-of what ships.
+for each session. `build` and `benchmarks/accuracy/accuracy.py` use the same tasks, so a figure in a table is that of the
+student that ships.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Observers: they see an activation chunk by chunk and find the largest magnitude A that eight bits shall represent.
+"""Observes an activation chunk by chunk, and finds the largest magnitude A that eight bits shall represent.
 
 An observer keeps a histogram of |x| whose bins are the upper bits of the float32 itself: 1024 bins for each factor of
 two, over the 32 factors of two below the largest value so far. Smaller values count as zero. Bins are narrow relative

@@ -1,4 +1,4 @@
-"""The search for ranges: finds the range of every activation of a student.
+"""Finds the range of every activation of a student.
 
 The inputs are sessions and a float student. The student runs over windows of the training blocks (`windows`), and an
 observer for each activation collects its values (`observers`). The output is `Ranges`, which also records where they

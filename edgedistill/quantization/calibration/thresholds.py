@@ -1,4 +1,4 @@
-"""Methods that choose, from a histogram of magnitudes, the largest one that eight bits shall represent.
+"""Chooses, from a histogram of magnitudes, the largest one that eight bits shall represent.
 
 A quantized tensor has the scale A / 127, so each method answers how much may be clipped so that the rest is rounded
 less. `Magnitudes` computes what an answer costs. The histogram itself is filled by `observers`.

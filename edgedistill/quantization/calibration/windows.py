@@ -1,4 +1,4 @@
-"""The windows of the sessions that a calibration sees.
+"""Draws the windows of the sessions that a calibration sees.
 
 The inputs are sessions, a student's size, a recipe and a seed. The outputs are windows of the training blocks, each
 with the run-up of bins that its first bin attends to, and every window that was left out, with the reason.
@@ -57,7 +57,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Draw:
-    """Holds the windows a calibration sees and those left out; larger |bin| than `limit` are masked in run-ups."""
+    """Holds the windows a calibration sees and those left out. Bins beyond `limit` are masked in run-ups."""
 
     windows: tuple[Window, ...]
     left_out: tuple[LeftOut, ...]

@@ -1,4 +1,4 @@
-"""A view of a model by names, for its checks: who makes and who reads each tensor, constants, types and shapes."""
+"""Reads a model by names, for its checks: who makes and who reads each tensor, constants, types and shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The attention core of a layer in standard operators, that is, the nodes between its projections.
+"""Writes the attention core of a layer in standard operators, that is, the nodes between its projections.
 
 A core reads the query as floats and the new key and value as integers, which are also outputs of the graph, and returns
 the context. The plain INT8 graph uses this core. `attention_plugin` is the other core, a single node that TensorRT

@@ -1,4 +1,4 @@
-"""The attention core of a layer as one custom node, and the definition of that node in standard operators.
+"""Writes the attention core of a layer as one custom node, and defines that node in standard operators.
 
 TensorRT's parser looks for an unknown operator among plugins, by the operator's name alone, version "1" and no
 namespace. It hands over the attributes that the plugin lists, and makes an initializer among the inputs a constant. It

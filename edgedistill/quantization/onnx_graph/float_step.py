@@ -1,4 +1,4 @@
-"""The float32 and the float16 step of a student as graphs, from its shape and the tensors of `student.safetensors`.
+"""Writes the float32 and the float16 step of a student as graphs, from the tensors of `student.safetensors`.
 
 In the float16 graph the matrix products, the rings and what is appended to them are float16. The residual stream,
 norms, softmax, SiLU, biases, bins, latent and kinematics stay float32, so every product is cast in and cast out.

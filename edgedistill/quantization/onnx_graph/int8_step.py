@@ -1,6 +1,6 @@
-"""The INT8 step of a student as a graph with explicit quantization, from the tensors of `student.int8.safetensors`.
+"""Writes the INT8 step of a student as a graph with explicit quantization.
 
-It computes what the oracle computes up to the order of sums (docs/numerics.md, "The near class"), in two forms that
+The graph is made from the tensors of `student.int8.safetensors`. It computes what the oracle computes up to the order of sums (docs/numerics.md, "The near class"), in two forms that
 differ only in the attention core of a layer: in standard operators (`graph_from_integers`), or as a single custom node
 that TensorRT takes from a plugin (`graph_for_plugin`). The nodes are placed as TensorRT 10.3 to 11 accepts them in a
 strongly typed network:

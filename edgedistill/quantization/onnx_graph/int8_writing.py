@@ -1,4 +1,4 @@
-"""A collector of nodes that reads the scales of a quantized student; both INT8 graphs are written with it.
+"""Collects nodes with the scales of a quantized student. Both INT8 graphs are written with it.
 
 Activations have one scale by name, and weights one for each output channel. `quantize` turns a value into int8 and
 `dequantize` back into a float. `product` does both around a matrix of the student, or neither where the matrix is kept

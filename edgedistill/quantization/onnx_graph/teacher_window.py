@@ -1,4 +1,4 @@
-"""The spike teacher as it would run in a closed loop: a window of counts in, kinematics of its last bin out.
+"""Writes the spike teacher as a closed loop would run it: a window of counts in, kinematics of its last bin out.
 
 A bidirectional model has no step, so its whole window is computed again for each new bin. The graph computes what
 `PatchAutoencoder.latents` computes for the last bin of the window, with a linear read-out, for one session, in float32

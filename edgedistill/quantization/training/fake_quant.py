@@ -1,6 +1,6 @@
-"""A student that rounds as the device does, for quantization-aware distillation.
+"""Makes a student round as the device does, for quantization-aware distillation.
 
-The inputs are a float student and the ranges of its activations. The output has the same calls as `Student`, and rounds
+The inputs are a float student and the ranges of its activations. The output has the methods of `Student`, and rounds
 every tensor that has eight bits on the device, in the same places (docs/numerics.md, "What is eight bits wide"). In
 training, rounding is straight-through, in float arithmetic. In evaluation `quantize_student` makes the integers and
 `exact_torch` runs them, with the bits of the oracle, so that a validation loss is that of the device.
@@ -72,7 +72,7 @@ class FakeQuantStudent(nn.Module):
         self.register_buffer("limits", limits, persistent=False)
         self.register_buffer("factors", factors, persistent=False)
 
-    # ---------------------------------------------------------------- the calls of a student
+    # ---------------------------------------------------------------- the methods of a student
 
     @property
     def size(self) -> StudentSize:

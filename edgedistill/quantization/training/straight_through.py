@@ -1,4 +1,4 @@
-"""Rounding that can be trained through: forward as on the device, backward as if nothing had been rounded.
+"""Rounds tensors in training: forward as on the device, backward as if nothing had been rounded.
 
 The inputs are float tensors, and the outputs are multiples of a scale. The straight-through estimator (Bengio 2013,
 arXiv:1308.3432) passes the gradient where the value was inside the range and stops it outside. A scale that is learned
