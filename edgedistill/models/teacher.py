@@ -110,7 +110,7 @@ class PatchAutoencoder(nn.Module):
         return split / self.size.span**0.5 if self.counts else split
 
     def predict(self, session: str, canvas: Tensor, times: Tensor) -> Tensor:
-        """Predicts log rates or values (batch, n, width) from tokens (batch, n, predictor_d), of which some are masked."""
+        """Predicts log rates or values (batch, n, width) from tokens (batch, n, predictor_d), some of them masked."""
         n, width = canvas.shape[1:]
         patches = self.tokenizer.patches[session]
         canvas = canvas + self.places[name_parameter(session)].repeat(n // patches, 1)

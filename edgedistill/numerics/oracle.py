@@ -51,7 +51,7 @@ class Oracle:
 
     @property
     def latent(self) -> Floats:
-        """Returns the latent (d,) of the last bin, before the gain of the last norm, which is folded into the read-out."""
+        """Returns the latent (d,) of the last bin before the last norm's gain, which is folded into the read-out."""
         return np.array(self._latent)
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
@@ -89,7 +89,7 @@ class Oracle:
         return state | ({"lags": self._lags.copy()} if len(self._lags) else {})
 
     def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Continues from a state that any engine exported. If it does not fit, raises EngineError and changes nothing."""
+        """Continues from a state of any engine. Raises EngineError, and changes nothing, where the state does not fit."""
         require_state(self.export_state(), state)
         rings = [state[f"ring_{kind}_{i}"] for i in range(self.shape.layers) for kind in "kv"]
         self._rings, self._pos, self._live = np.stack(rings), int(state["pos"][0]), int(state["live"][0])

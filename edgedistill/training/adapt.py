@@ -1,8 +1,8 @@
 """Adapts a student to another day of a known array, without labels.
 
-Mode `none` uses the statistics and the tokenizer of the student's last session. Mode `stats` uses the mean and deviation of each channel over the
-day's own training block. Mode `tokenizer` does so too, and learns a deviation of the array's tokenizer by filling in
-hidden bins.
+Mode `none` uses the statistics and the tokenizer of the student's last session. Mode `stats` uses the mean and
+deviation of each channel over the day's own training block. Mode `tokenizer` does so too, and learns a deviation of the
+array's tokenizer by filling in hidden bins.
 """
 
 from __future__ import annotations

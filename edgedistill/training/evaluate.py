@@ -69,8 +69,8 @@ def fit_readout(
 ) -> Readout:
     """Fits ridge on the training block from bin `settled` on; the penalty with the best validation R² wins.
 
-    `features` is (T, F), `behavior` is (T, K) with NaN where it is unknown, and `calm` (T,) comes from `find_calm_bins`.
-    Only calm bins are used where they are at least half of the known ones.
+    `features` is (T, F), `behavior` is (T, K) with NaN where it is unknown, and `calm` (T,) comes from
+    `find_calm_bins`. Only calm bins are used where they are at least half of the known ones.
     """
     train = np.arange(settled, split.train.stop)
     known = np.isfinite(behavior[train]).all(1)

@@ -1,7 +1,7 @@
 """Trains and scores the students that tables compare.
 
-The inputs are sessions, a preset and the name of a task. The outputs are the trained student, and a read-out and R²
-for each session. `build` and `benchmarks/accuracy/accuracy.py` use the same tasks, so a figure in a table is that of the
+The inputs are sessions, a preset and the name of a task. The outputs are the trained student, and a read-out and R² for
+each session. `build` and `benchmarks/accuracy/accuracy.py` use the same tasks, so a figure in a table is that of the
 student that ships.
 """
 

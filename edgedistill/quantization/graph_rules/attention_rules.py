@@ -1,10 +1,10 @@
 """Checks the contract of the custom node EdAttention, and what a graph around it must obey for TensorRT.
 
 TensorRT fuses neither QuantizeLinear (Q) nor DequantizeLinear (DQ) with a plugin. Integers reach and leave a plugin as
-`Q -> node -> DQ`, while `Q -> DQ -> node -> Q -> DQ` fails in the builder. The parser takes single floats, ints and strings
-as attributes and silently skips one that the plugin does not list, so their names are checked here. What the node
-computes with its attributes must be what the Q and DQ around it say. `onnx_graph.attention_plugin` describes the node
-itself.
+`Q -> node -> DQ`, while `Q -> DQ -> node -> Q -> DQ` fails in the builder. The parser takes single floats, ints and
+strings as attributes and silently skips one that the plugin does not list, so their names are checked here. What the
+node computes with its attributes must be what the Q and DQ around it say. `onnx_graph.attention_plugin` describes the
+node itself.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Writes the INT8 step of a student as a graph with explicit quantization.
 
-The graph is made from the tensors of `student.int8.safetensors`. It computes what the oracle computes up to the order of sums (docs/numerics.md, "The near class"), in two forms that
-differ only in the attention core of a layer: in standard operators (`graph_from_integers`), or as a single custom node
-that TensorRT takes from a plugin (`graph_for_plugin`). The nodes are placed as TensorRT 10.3 to 11 accepts them in a
-strongly typed network:
+The graph is made from the tensors of `student.int8.safetensors`. It computes what the oracle computes up to the order
+of sums (docs/numerics.md, "The near class"), in two forms that differ only in the attention core of a layer: in
+standard operators (`graph_from_integers`), or as a single custom node that TensorRT takes from a plugin
+(`graph_for_plugin`). The nodes are placed as TensorRT 10.3 to 11 accepts them in a strongly typed network:
 
 - INT8 is not a type to compute in but one that QuantizeLinear begins and DequantizeLinear ends: onnx-tensorrt lists
   Concat, Gather, Reshape, Split and Transpose for floats and int32 only. An int8 tensor is therefore an input, a
