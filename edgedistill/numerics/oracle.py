@@ -89,7 +89,7 @@ class Oracle:
         return state | ({"lags": self._lags.copy()} if len(self._lags) else {})
 
     def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Continues from a state of any engine. Raises EngineError, and changes nothing, where the state does not fit."""
+        """Continues from a state of any engine. For one that does not fit it raises EngineError and changes nothing."""
         require_state(self.export_state(), state)
         rings = [state[f"ring_{kind}_{i}"] for i in range(self.shape.layers) for kind in "kv"]
         self._rings, self._pos, self._live = np.stack(rings), int(state["pos"][0]), int(state["live"][0])
