@@ -41,7 +41,7 @@ def simulate_reaches(steps: int, rng: np.random.Generator) -> tuple[Array, Array
 def latents_from_behavior(position: Array, velocity: Array, goal: Array, rng: np.random.Generator) -> Array:
     """Returns latents (steps, LATENTS) of about unit variance.
 
-    They are velocity, speed, position, vector to the target, and three rotations that do not depend on the hand.
+    They are velocity, speed, position, the vector to the target, and three rotations that do not depend on the hand.
     """
     lead = round(LEAD_S * LATENT_HZ)
     ahead = np.roll(velocity, -lead, axis=0)

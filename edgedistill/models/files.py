@@ -32,14 +32,14 @@ Facts = Mapping[str, Any]  # a JSON object
 
 
 def save_teacher(teacher: PatchAutoencoder, folder: Path, facts: Mapping[str, object]) -> None:
-    """Writes a teacher; `facts` is whatever else its user should know (JSON). Raises OutputError."""
+    """Writes a teacher. `facts` is whatever else its user should know (JSON). Raises OutputError."""
     kind = {"kind": "teacher", "size": asdict(teacher.size), "channels": teacher.channels}
     teacher_d = teacher.to_teacher.out_features if teacher.to_teacher is not None else 0
     save(teacher, folder, {**kind, "counts": teacher.counts, "teacher_d": teacher_d, **facts})
 
 
 def save_student(student: Student, folder: Path, facts: Mapping[str, object]) -> None:
-    """Writes a student with the tokenizers of all its sessions; `facts` as for a teacher. Raises OutputError."""
+    """Writes a student with the tokenizers of all its sessions. `facts` is as for `save_teacher`. Raises OutputError."""
     shape = {
         "kind": "student",
         "size": asdict(student.size),

@@ -158,7 +158,7 @@ class Student(nn.Module):
         return self.encode(self.tokenizer(session, bins), self.make_empty_cache(len(bins)), 0)[0]
 
     def stream(self, session: str, bins: Tensor, chunk: int = 4096) -> Iterator[Tensor]:
-        """Yields the latents (n, d) of a recording (bins, channels) chunk by chunk; together they equal `forward`."""
+        """Yields the latents (n, d) of a recording (bins, channels) chunk by chunk. Together they equal `forward`."""
         cache, reach, live = self.make_empty_cache(1), max(self.tokenizer.lags), 0
         for start in range(0, len(bins), chunk):
             seen = bins[max(0, start - reach) : start + chunk]

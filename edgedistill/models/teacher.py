@@ -105,7 +105,7 @@ class PatchAutoencoder(nn.Module):
         return self.mean_loss(guess, self.tokenizer.split(session, truth), unseen)
 
     def values(self, session: str, bins: Tensor) -> Tensor:
-        """Cuts z-scored bins as the tokenizer reads them; counts are scaled so that their sum has unit variance."""
+        """Cuts z-scored bins as the tokenizer reads them. Counts are scaled so that their sum has unit variance."""
         split = self.tokenizer.split(session, bins)
         return split / self.size.span**0.5 if self.counts else split
 

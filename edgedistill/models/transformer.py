@@ -70,7 +70,7 @@ class RotaryBlock(nn.Module):
         self.mlp = GatedMLP(d, ff, depth)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        """Applies the block; `angles` (batch, tokens, head_dim / 2) come from `compute_rotary_angles`."""
+        """Applies the block. `angles` (batch, tokens, head_dim / 2) come from `compute_rotary_angles`."""
         batch, tokens, d = x.shape
         qkv = F.linear(rms(x) * self.norm_attn, self.wqkv)
         q, k, v = qkv.view(batch, tokens, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)

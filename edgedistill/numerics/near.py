@@ -66,7 +66,7 @@ class Nearness:
 def nearness(
     model: Int8Model, engine: Steppable, state: State, bins: npt.NDArray[np.floating[Any]], spread: npt.NDArray[Any]
 ) -> Nearness:
-    """Steps `engine` over bins (T, C), each from the oracle's state; `spread` (K,) comes from `output_spread`."""
+    """Steps `engine` over bins (T, C), each from the oracle's state. `spread` (K,) comes from `output_spread`."""
     oracle = Oracle(model)
     oracle.import_state(state)
     differ, entries, largest, apart = 0, 0, 0, np.zeros(len(bins))
@@ -100,7 +100,7 @@ def largest_deviation(
 def output_spread(
     truth: npt.NDArray[Any], decoded: npt.NDArray[Any], limit: float = FARTHEST
 ) -> npt.NDArray[np.float64]:
-    """Returns the standard deviation (K,) in which differences of each output are measured; it is never zero.
+    """Returns the standard deviation (K,) in which differences of each output are measured. It is never zero.
 
     It is the deviation of the true values (T, K), which are NaN where unknown, or of the decoded ones (T', K) where the
     truth stands still. It is large enough that `limit` times it holds a few roundings of a float32. An output that is

@@ -68,7 +68,7 @@ class ExactStream:
 
     @torch.no_grad()
     def trace(self, bins: Tensor, wanted: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Returns latents (T, d), kinematics (T, K) and integers by name, as `Oracle.trace`; the stream moves on."""
+        """Returns latents (T, d), kinematics (T, K) and integers by name, as `Oracle.trace`. The stream moves on."""
         size = PIECE if bins.device.type == "cpu" else PIECE_GPU
         with torch.autocast(bins.device.type, enabled=False):
             pieces = [self._run_piece(piece, wanted) for piece in bins.float().split(size)]
@@ -114,7 +114,7 @@ class ExactStream:
         return x + self._linear(name + "wdown", hidden, name + "hidden", integers)
 
     def _attention(self, i: int, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Lets q (H, n, Dh) attend over keys and values (H, W - 1 + n, Dh); returns context (n, H * Dh)."""
+        """Lets q (H, n, Dh) attend over keys and values (H, W - 1 + n, Dh), and returns context (n, H * Dh)."""
         n, window = q.shape[1], self.shape.window
         q, keys, values, bias = cut_into_blocks(q, keys, values, self._bands[i], self._live)
         scores = _exact_matmul(q, keys, self.shape.head_dim)
@@ -180,7 +180,7 @@ def cut_into_blocks(q: Tensor, k: Tensor, v: Tensor, band: Tensor, live: int) ->
 
 
 def quantize(x: Tensor, inv_scale: Tensor) -> Tensor:
-    """Returns round(x * inv_scale), ties to even, saturating at -127 and 127; integers are held in float32."""
+    """Returns round(x * inv_scale), ties to even, saturating at -127 and 127. Integers are held in float32."""
     return (x * inv_scale).round_().clamp_(-LEVELS, LEVELS)
 
 
@@ -223,7 +223,7 @@ def _add_lanes(parts: Iterable[Tensor], axis: int) -> Tensor:
 
 
 def _exact_matmul(a: Tensor, b: Tensor, terms: int) -> Tensor:
-    """Returns a @ b of integers up to 127, rounded to float32 once; at most `terms` terms of a sum are not 0."""
+    """Returns a @ b of integers up to 127, rounded to float32 once. At most `terms` terms of a sum are not 0."""
     if LEVELS * LEVELS * terms < EXACT:
         return a @ b
     return (a.double() @ b.double()).float()

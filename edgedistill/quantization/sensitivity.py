@@ -72,7 +72,7 @@ def compute_validation_r2(
 
 
 def find_stream_start(size: StudentSize, split: Split) -> int:
-    """Returns the first bin on which the validation block depends; a stream from there gives the same latents."""
+    """Returns the first bin on which the validation block depends. A stream from there gives the same latents."""
     reach = size.layers * (size.window - 1) + max(size.lags, (size.taps - 1) * size.dilation)
     return max(0, int(split.validation.start) - reach)
 

@@ -29,7 +29,7 @@ SHRINKAGES = (0.01, 0.1)  # share by which the observation noise is shrunk towar
 
 
 def score_ridge(bins: Array, session: TrainingSession, bidirectional: bool = False) -> Score:
-    """Returns the score of the best lagged ridge on bins (T, C); lags and penalty are chosen on validation.
+    """Returns the score of the best lagged ridge on bins (T, C). Lags and penalty are chosen on validation.
 
     `bidirectional` puts half of the lags into the future, which shows what the same filter would do offline.
     """
@@ -57,7 +57,7 @@ class KalmanFilter:
     outputs: int
 
     def __call__(self, features: Array) -> Array:
-        """Filters features (T, F) from a zero state; returns kinematics (T, K)."""
+        """Filters features (T, F) from a zero state, and returns kinematics (T, K)."""
         innovation_gain = (features - self.mean_features) @ self.gain.T
         keep = self.transition - self.gain @ self.observation @ self.transition
         state, states = np.zeros(len(keep)), np.empty((len(features), len(keep)))
@@ -117,7 +117,7 @@ def fit_kalman(features: Array, behavior: Array, order: int, shrinkage: float) -
 
 
 def score_kalman(bins: Array, session: TrainingSession) -> Score:
-    """Returns the score of the best Kalman filter on bins (T, C) with lags; settings are chosen on validation."""
+    """Returns the score of the best Kalman filter on bins (T, C) with lags. Settings are chosen on validation."""
     behavior, split = unscale_behavior(session), session.split
     train = slice(session.settled, split.train.stop)
     best, chosen = -np.inf, None

@@ -50,7 +50,7 @@ def train_student(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Student:
-    """Trains `student` in place on the training blocks; `teacher_latents` are the teacher's latents by session."""
+    """Trains `student` in place on the training blocks. `teacher_latents` holds those of each session."""
 
     def step_loss(step: int) -> Tensor:
         random = make_generator(seed, step)

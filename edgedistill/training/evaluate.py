@@ -36,7 +36,7 @@ class Readout:
     validation_r2: float
 
     def __call__(self, features: Array) -> Array:
-        """Reads features (T, F); returns kinematics (T, K)."""
+        """Reads features (T, F), and returns kinematics (T, K)."""
         return np.asarray(features @ self.weight.T + self.bias)
 
 
@@ -67,7 +67,7 @@ def compute_mean_r2(r2: Sequence[float]) -> float:
 def fit_readout(
     features: Array, behavior: Array, split: Split, settled: int = 0, calm: npt.NDArray[np.bool_] | None = None
 ) -> Readout:
-    """Fits ridge on the training block from bin `settled` on; the penalty with the best validation R² wins.
+    """Fits ridge on the training block from bin `settled` on. The penalty with the best validation R² wins.
 
     `features` is (T, F), `behavior` is (T, K) with NaN where it is unknown, and `calm` (T,) comes from
     `find_calm_bins`. Only calm bins are used where they are at least half of the known ones.
@@ -115,7 +115,7 @@ def stream_latents(student: Student, session: str, bins: torch.Tensor) -> Array:
 
 
 def stack_lagged_bins(bins: Array, lags: int) -> Array:
-    """Stacks lags: (T, C) -> (T, (lags + 1) * C), lag 0 first; zeros before the first bin."""
+    """Stacks lags of (T, C) to (T, (lags + 1) * C), lag 0 first, with zeros before the first bin."""
     columns = [np.vstack([np.zeros((lag, bins.shape[1])), bins[: len(bins) - lag]]) for lag in range(lags + 1)]
     return np.hstack(columns)
 

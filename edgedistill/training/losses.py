@@ -18,7 +18,7 @@ ALIGNMENTS = ("cosine", "mse")
 
 @dataclass(frozen=True)
 class Objective:
-    """Holds the weights of the three terms; `hidden_share` of the input bins is hidden (self-supervision)."""
+    """Holds the weights of the three terms. `hidden_share` of the input bins is hidden (self-supervision)."""
 
     reconstruction: float = 0.0
     alignment: float = 0.0

@@ -71,7 +71,7 @@ def train_task(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Student:
-    """Trains a student on `task`; `teacher_latents` are the teacher's latents by session."""
+    """Trains a student on `task`. `teacher_latents` holds the teacher's latents of each session, by its id."""
     teacher_d = next(iter(teacher_latents.values())).shape[1]
     student = make_student(sessions, task.modality, preset.student, teacher_d, seed)
     objective, modality = task.objective, task.modality

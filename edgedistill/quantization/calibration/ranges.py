@@ -26,7 +26,7 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Ranges:
-    """Holds ranges and where they come from; parts of type Facts are as they stand in the file."""
+    """Holds ranges and where they come from. Parts of type Facts are as they stand in the file."""
 
     values: dict[str, list[float]]  # activation -> largest magnitude; q, k, v and context have one for each head
     recipe: Recipe

@@ -117,7 +117,7 @@ def _require_attributes(node: NodeProto) -> None:
 
 
 def _require_scales(graph: ModelByName, node: NodeProto) -> None:
-    """Requires the scales of Q and DQ; the integers of q are at q's scale over sqrt(Dh)."""
+    """Requires the scales of Q and DQ. The integers of q are at q's scale over sqrt(Dh)."""
     q, k, v = (_read_scale(graph, graph.producers[name]) for name in node.input[:3])
     score_scale, v_scale, context_inv = (read_attribute(node, name, 0.0) for name in ATTRIBUTES)
     said = [("score_scale", score_scale, q * k), ("v_scale", v_scale, v)]

@@ -28,7 +28,7 @@ class ModelByName:
 
     @classmethod
     def from_model(cls, model: onnx.ModelProto) -> ModelByName:
-        """Reads a model; types and shapes are inferred as far as onnx can."""
+        """Reads a model. Types and shapes are inferred as far as onnx can."""
         graph = onnx.shape_inference.infer_shapes(model).graph
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         for node in graph.node:

@@ -34,7 +34,7 @@ QUANTIZED = (TensorProto.INT8, TensorProto.UINT8)
 def require_explicit_quantization(model: onnx.ModelProto, keep: Collection[str] = ()) -> None:
     """Raises EngineError that names a node, unless `model` obeys the rules.
 
-    `keep` names parts in higher precision ("layers.0.out"); products in nodes called `part/…` may then be of floats.
+    `keep` names parts in higher precision ("layers.0.out"). Products in nodes called `part/…` may then be of floats.
     """
     require_opset(model)
     graph = ModelByName.from_model(model)

@@ -36,7 +36,7 @@ Core = Callable[[Query], Context]
 
 
 def make_standard_cores(w: QuantizedWriter, shape: StudentShape, layers: Sequence[int]) -> dict[int, Core]:
-    """Returns the cores of these layers; their biases are gathered together, because all have the same ages."""
+    """Returns the cores of these layers. Their biases are gathered together, because all have the same ages."""
     if not layers:
         return {}
     biases = add_age_biases(w, shape, [w.tensors[f"layers.{i}.age_bias"] for i in layers])
@@ -44,7 +44,7 @@ def make_standard_cores(w: QuantizedWriter, shape: StudentShape, layers: Sequenc
 
 
 def _standard_core(w: QuantizedWriter, shape: StudentShape, i: int, bias: str, new: Query) -> Context:
-    """Scores the new bin beside the ring; exponentials are quantized, and divided by their sum at the end."""
+    """Scores the new bin beside the ring. Exponentials are quantized, and divided by their sum at the end."""
     heads, width, layer = shape.heads, shape.head_dim, f"layers.{i}."
     q = w("Reshape", new.q, w.ints(heads, width, 1))
     q = w.dequantize(w.quantize(q, f"{layer}q", new.q_shrink), f"{layer}q", new.q_shrink)

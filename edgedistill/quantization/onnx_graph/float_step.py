@@ -168,7 +168,7 @@ def _check(shape: StudentShape, weights: Weights) -> None:
 
 
 def _check_half(weights: Weights) -> None:
-    """Refuses weights beyond float16 in products; biases and gains, which stay float32, may be of any size."""
+    """Refuses weights beyond float16 in products. Biases and gains, which stay float32, may be of any size."""
     largest = float(np.finfo(np.float16).max)
     for name, array in weights.items():
         if array.ndim == 2 and not name.endswith("age_bias") and np.abs(array).max() > largest:

@@ -71,7 +71,7 @@ class QuantizedWriter(NodeCollector):
         return self("MatMul", integers, weight)
 
     def norm(self, x: str, shape: StudentShape) -> str:
-        """Adds x over its root mean square. The gain is in the weights; its node stays, for onnxruntime to fuse."""
+        """Adds x over its root mean square. The gain is in the weights, but its node stays for onnxruntime to fuse."""
         return add_rms_norm(self, x, np.ones(shape.d, np.float32))
 
     def _scale(self, activation: str, shrink: float) -> np.float32:

@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class NodeCollector:
-    """Collects nodes and constants; a call adds a node and returns the name of its output."""
+    """Collects nodes and constants. A call adds a node and returns the name of its output."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -40,7 +40,7 @@ class NodeCollector:
     def __call__(
         self, operator: str, *inputs: str, to: str | None = None, domain: str | None = None, **attributes: Any
     ) -> str:
-        """Adds a node, of the default domain unless `domain` is given; its only output is named like it, or `to`."""
+        """Adds a node, of the default domain unless `domain` is given. Its only output is named as the node, or `to`."""
         name = f"{self._part}{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [to or name], name=name, domain=domain, **attributes))
         return to or name
@@ -59,7 +59,7 @@ class NodeCollector:
         return outputs
 
     def cast(self, x: str, element: int, to: str | None = None) -> str:
-        """Adds x as another TensorProto type; this is a method because Cast's attribute is also called `to`."""
+        """Adds x as another TensorProto type. This is a method because Cast's attribute is also called `to`."""
         name = f"{self._part}cast_{len(self.nodes)}"
         self.nodes.append(helper.make_node("Cast", [x], [to or name], name=name, to=element))
         return to or name
@@ -92,7 +92,7 @@ class NodeCollector:
 
 
 def finish_step_model(w: NodeCollector, shape: StudentShape, ring: int, lags: int) -> onnx.ModelProto:
-    """Returns the model with inputs and outputs of a step; `ring` and `lags` are TensorProto types of keys and bins."""
+    """Returns the model with inputs and outputs of a step. `ring` and `lags` are TensorProto types of keys and bins."""
     float32, int32 = TensorProto.FLOAT, TensorProto.INT32
     value = helper.make_tensor_value_info
     slots = (shape.heads, shape.window - 1, shape.head_dim)

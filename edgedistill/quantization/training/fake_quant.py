@@ -45,7 +45,7 @@ class FakeQuantStudent(nn.Module):
 
     `ranges` are as `quantize_student` takes them, and parts in `keep` stay float32. With `quantized` only these parts
     are rounded, also in evaluation, which is then in float arithmetic (sensitivity). With `learn_scales` the ranges are
-    trained too, except that of the bins, which the read-out shares; the ratios between heads stay.
+    trained too, except that of the bins, which the read-out shares. The ratios between heads do not change.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class FakeQuantStudent(nn.Module):
         return not self.training and not self.emulated
 
     def compute_ranges(self) -> dict[str, list[float]]:
-        """Returns the ranges as they are now, for `quantize_student`; learned ones have moved by a factor."""
+        """Returns the ranges as they are now, for `quantize_student`. Learned ones have moved by a factor."""
         factors = np.exp(SPEED * self.growth.detach().cpu().double().numpy())
         return {name: (self.ranges[name] * factors[place]).tolist() for name, place in self.places.items()}
 

@@ -43,7 +43,7 @@ def finetune_student(
     progress: Progress | None = None,
     keep: Collection[str] = (),
 ) -> tuple[Student, dict[str, list[float]]]:
-    """Returns the fine-tuned student, in evaluation mode, and its ranges; `student` itself does not change.
+    """Returns the fine-tuned student, in evaluation mode, and its ranges. `student` itself does not change.
 
     `objective` and `config` are those it was trained with, `teacher_latents` the teacher's latents by session. A run
     resumes from `checkpoint` with the same bits. Where no step lowers the validation loss of the integers, the student

@@ -18,7 +18,7 @@ from edgedistill.numerics.arithmetic import LEVELS
 
 
 def fake_quantize_rows(w: Tensor) -> Tensor:
-    """Rounds a weight (out, n) to eight bits with a scale for each output channel; a row of zeros stays."""
+    """Rounds a weight (out, n) to eight bits with a scale for each output channel. A row of zeros does not change."""
     largest = w.detach().abs().amax(1)
     scale = torch.where(largest > 0, largest, float(LEVELS)) / LEVELS
     return torch.fake_quantize_per_channel_affine(w, scale, torch.zeros_like(scale), 0, -LEVELS, LEVELS)

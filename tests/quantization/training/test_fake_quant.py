@@ -29,7 +29,7 @@ Ranges = dict[str, list[float]]
 
 
 def student_of(name: str = "window 9", seed: int = 0) -> Student:
-    """Returns a student whose weights are all random, also those that start at zero or one; heads differ in size."""
+    """Returns a student whose weights are all random, also those that start at zero or one. Heads differ in size."""
     torch.manual_seed(seed)
     student = Student(SIZES[name], CHANNELS, {"monday": "left", "other": "right"}, 4, 2)
     with torch.no_grad():
