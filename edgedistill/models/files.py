@@ -39,7 +39,7 @@ def save_teacher(teacher: PatchAutoencoder, folder: Path, facts: Mapping[str, ob
 
 
 def save_student(student: Student, folder: Path, facts: Mapping[str, object]) -> None:
-    """Writes a student with the tokenizers of all its sessions. `facts` is as for `save_teacher`. Raises OutputError."""
+    """Writes a student with all its sessions' tokenizers. `facts` is as for `save_teacher`. Raises OutputError."""
     shape = {
         "kind": "student",
         "size": asdict(student.size),

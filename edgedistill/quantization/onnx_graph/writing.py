@@ -40,7 +40,7 @@ class NodeCollector:
     def __call__(
         self, operator: str, *inputs: str, to: str | None = None, domain: str | None = None, **attributes: Any
     ) -> str:
-        """Adds a node, of the default domain unless `domain` is given. Its only output is named as the node, or `to`."""
+        """Adds a node (without `domain`, of the default one). Its only output has the name of the node, or `to`."""
         name = f"{self._part}{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [to or name], name=name, domain=domain, **attributes))
         return to or name
