@@ -1,4 +1,4 @@
-"""The behavior of an open NWB file, at any time.
+"""Reads the behavior of an open NWB file, and gives its value at any time.
 
 The input is the series that `behavior_choice` picked. The output is a `Behavior`, which holds a velocity as it was
 stored, or positions from which `sample_at` derives the velocity. NaN, pauses and times outside the series come out as
@@ -53,7 +53,7 @@ class Behavior:
 
     @cached_property
     def values(self) -> npt.NDArray[np.float64]:
-        """Returns the values (n, K) with conversion and offset; these are positions where `derived` is set."""
+        """Returns the values (n, K) with conversion and offset. These are positions where `derived` is set."""
         return self._samples[1]
 
     @property
@@ -63,7 +63,7 @@ class Behavior:
 
     @property
     def stop_s(self) -> float:
-        """Returns the end of the last sample in seconds; a sample lasts one period."""
+        """Returns the end of the last sample in seconds. A sample lasts one period."""
         return float(self.times_s[-1]) + self._period_s
 
     @cached_property
@@ -113,7 +113,7 @@ def interpolate(
     span = times_s[high] - times_s[low]
     share = np.divide(at_s - times_s[low], span, out=np.zeros_like(at_s), where=span > 0)
     low, share = np.where(share > 1 - ON_SAMPLE, high, low), np.where(share > 1 - ON_SAMPLE, 0.0, share)
-    on_sample = share < ON_SAMPLE  # the next sample does not count then: it may be NaN, or far away
+    on_sample = share < ON_SAMPLE  # the next sample does not count then, because it may be NaN or far away
     out = np.where(on_sample[:, None], values[low], values[low] + share[:, None] * (values[high] - values[low]))
     pause = (span > max(5 * period_s, 0.05)) & ~on_sample
     out[pause | (at_s < times_s[0] - ON_SAMPLE * period_s) | (at_s > times_s[last] + hold_s + ON_SAMPLE * period_s)] = (
@@ -170,7 +170,7 @@ def _read_samples(
 
 
 def _measure_typical_rate(series: Series) -> float:
-    """Returns the rate in Hz within trials; the pauses between them do not count."""
+    """Returns the rate in Hz within trials. The pauses between them do not count."""
     if series.node.rate is not None or series.node.timestamps is None:
         return read_nominal_rate(series)
     steps = np.diff(np.asarray(series.node.timestamps[:100_000], dtype=np.float64))

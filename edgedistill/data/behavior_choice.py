@@ -1,4 +1,4 @@
-"""The choice of the behavior among the series of an NWB file, and the names of its outputs.
+"""Chooses the behavior among the series of an NWB file, and names its outputs.
 
 The input is the time series of an open file, which every lab names and nests in its own way. The output is a
 `Behavior`. Its fields `series`, `derived` and `others` record the choice, so that `inspect` can show it.
@@ -33,7 +33,7 @@ def find_behavior(series: Sequence[Series], file: Path, behavior: str | None = N
     """Returns the behavior among the series of a file, or None.
 
     Velocities are preferred to positions, hands and cursors to eyes and targets, and two or three columns to any other
-    number. `behavior` names a series by its name or path instead; a position that is named becomes a velocity too.
+    number. `behavior` names a series by its name or path instead. A position that is named becomes a velocity too.
 
     Raises RecordingError for an unknown `behavior`.
     """
@@ -167,13 +167,13 @@ def _read_column_names(series: Series) -> list[str]:
 
 
 def to_snake_case(name: str) -> str:
-    """Turns CursorVelocity into cursor_velocity; slashes stay, other signs become underscores."""
+    """Turns CursorVelocity into cursor_velocity. Slashes stay, other signs become underscores."""
     split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return re.sub(r"[^a-z0-9/]+", "_", split.lower()).strip("_")
 
 
 def shorten_unit(unit: object) -> str:
-    """Shortens `meters/second`, `m per s` and `m*s^-1` to m/s; an unknown unit stays as it is."""
+    """Shortens `meters/second`, `m per s` and `m*s^-1` to m/s. An unknown unit stays as it is."""
     text = str(unit or "").strip()
     for pattern, short in (
         (r"centimet(er|re)s?", "cm"), (r"millimet(er|re)s?", "mm"), (r"met(er|re)s?", "m"),

@@ -1,4 +1,4 @@
-"""The bin clock of one recording: where bin 0 begins, and how many bins all needed parts cover.
+"""Finds where bin 0 of a recording begins, and how many bins all needed parts cover.
 
 The inputs are the parts of a recording: LFP, units and behavior, each with its own span in seconds. The output is a
 start and a number of 10 ms bins. See docs/numerics.md, "The bin clock".

@@ -1,4 +1,4 @@
-"""One recording on the 10 ms bin clock.
+"""Puts one recording on the 10 ms bin clock.
 
 The input is a recording. The output is `SessionBins`: the LFP after the causal front end (in uV, not z-scored), the
 spikes in each bin, and the behavior at the end of each bin. `bin_clock` finds the bins that all needed parts cover.
@@ -65,7 +65,7 @@ def bins_from_recording(
     recording.require(need)
     parts = {*need, *(part for part in also if _has_part(recording, part))}
     if "lfp" in parts - {*need} and recording.lfp is not None and recording.lfp.rate < MIN_RATE_HZ:
-        parts.remove("lfp")  # it is band power, but its clock is still that of the bins
+        parts.remove("lfp")  # such a series is band power, but its clock is still that of the bins
     lfp = _find_clock_lfp(recording, needed="lfp" in parts)
     units = recording.units if "units" in parts else None
     behavior = recording.behavior if "behavior" in parts else None
@@ -93,7 +93,7 @@ def bins_from_recording(
 
 
 def _has_part(recording: Recording, part: str) -> bool:
-    """Returns whether a part exists and can be used; a broken part does not stop a command that can do without."""
+    """Returns whether a part exists and can be used. A broken part does not stop a command that can do without."""
     try:
         held = getattr(recording, part)
         if isinstance(held, Behavior):

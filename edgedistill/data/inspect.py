@@ -1,7 +1,7 @@
-"""A report on a session file: what it holds, what each command still needs, and what looks odd.
+"""Reports what a session file holds, what each command still needs, and what looks odd.
 
 The input is a path. The output is an `Inspection`, as JSON or as text for `edgedistill inspect`. Only a file that
-cannot be read raises an error; everything else that is wrong becomes a line of the report.
+cannot be read raises an error. Everything else that is wrong becomes a line of the report.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Inspection:
-    """Holds the report on one file. `missing` lists what each command lacks; a command without entries is ready."""
+    """Holds the report on one file. `missing` lists what each command lacks. A command without entries is ready."""
 
     path: str
     session_id: str
@@ -53,7 +53,7 @@ class Inspection:
     missing: dict[str, tuple[str, ...]]
 
     def to_json(self) -> dict[str, object]:
-        """Returns plain dicts, lists, strings and numbers; `commands` says which commands are ready."""
+        """Returns plain dicts, lists, strings and numbers. `commands` says which commands are ready."""
         whole = asdict(self)
         missing = whole.pop("missing")
         commands = {name: {"ready": not lacks, "missing": list(lacks)} for name, lacks in missing.items()}

@@ -1,4 +1,4 @@
-"""The LFP of an NWB file: the choice of its ElectricalSeries, and its frames in microvolts.
+"""Chooses the LFP among the ElectricalSeries of an NWB file, and reads its frames in microvolts.
 
 The input is the time series of an open file. The output is an `Lfp`, which reads frames on demand, so that an hour of
 96 channels at 30 kHz is never held in memory. Volts become microvolts here and nowhere else.
@@ -31,7 +31,7 @@ MICROVOLTS = {
 
 @dataclass(frozen=True)
 class Lfp:
-    """Reads the LFP of one session; frame i lies at `start_s + i / rate` seconds on the clock of the file."""
+    """Reads the LFP of one session. Frame i lies at `start_s + i / rate` seconds on the clock of the file."""
 
     file: Path
     series: str
@@ -78,7 +78,7 @@ class Lfp:
         return np.asarray(scaled, dtype=np.float32)
 
     def read_blocks(self, frames_per_block: int) -> Iterator[npt.NDArray[np.float32]]:
-        """Yields all frames in order, (frames_per_block, channels) at a time; the last block may be shorter."""
+        """Yields all frames in order, (frames_per_block, channels) at a time. The last block may be shorter."""
         span = self._choose_read_span(frames_per_block)
         for first in range(0, self.frames, span):
             loaded = self.read(first, first + span)
@@ -108,7 +108,7 @@ def find_lfp(series: Sequence[Series], file: Path) -> Lfp | None:
 
 
 def find_electrical_series(series: Sequence[Series]) -> list[Series]:
-    """Returns the series of continuous voltages; snippets around spikes are not among them."""
+    """Returns the series of continuous voltages. Snippets around spikes are not among them."""
     from pynwb.ecephys import ElectricalSeries, SpikeEventSeries
 
     return [s for s in series if isinstance(s.node, ElectricalSeries) and not isinstance(s.node, SpikeEventSeries)]

@@ -1,4 +1,4 @@
-"""Writing an NWB file without crashing on a full disk.
+"""Writes an NWB file without crashing on a full disk.
 
 The input is a pynwb file in memory. The output is the file at a path, or an OSError. HDF5 crashes the interpreter when
 the disk fills up while it has a file open. The file is therefore made in memory, where its data already are, and

@@ -1,8 +1,8 @@
-"""One session of an NWB file: units, LFP, behavior and electrodes, each read when it is asked for.
+"""Reads one session of an NWB file: units, LFP, behavior and electrodes, each when it is asked for.
 
 The input is a path. The output is a `Recording`, a context manager that holds the file open. Parts that a file lacks
-are None; `require` turns what a command needs into one error that names the file and what it does hold. Times are
-seconds on the clock of the file. The LFP keeps its own start and exact rate, see `lfp`.
+are None. `require` raises one error where parts that a command needs are missing, and names what the file does hold.
+Times are seconds on the clock of the file. The LFP keeps its own start and exact rate, see `lfp`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PART_NAMES = {"units": "units (spike times)", "lfp": "LFP", "behavior": "behavio
 
 
 class Recording:
-    """Reads the parts of one open session on demand; use it in a `with` block, which closes the file."""
+    """Reads the parts of one open session on demand. Use it in a `with` block, which closes the file."""
 
     def __init__(self, path: Path, io: Any, nwb: Any, behavior: str | None) -> None:
         self.path = path
@@ -48,7 +48,7 @@ class Recording:
         self.close()
 
     def close(self) -> None:
-        """Closes the file; parts that were not read yet can no longer be read."""
+        """Closes the file. Parts that were not read yet can no longer be read."""
         self._io.close()
 
     @property
@@ -96,7 +96,7 @@ class Recording:
 
     @cached_property
     def electrodes(self) -> list[dict[str, object]]:
-        """Returns the electrode table as one plain dict an electrode; the list is empty without a table."""
+        """Returns the electrode table as one plain dict an electrode. The list is empty without a table."""
         table = self._nwb.electrodes
         if table is None:
             return []
@@ -137,7 +137,7 @@ class Recording:
 
 
 def open_recording(path: str | Path, *, behavior: str | None = None) -> Recording:
-    """Opens a session for reading; `behavior` names the behavior series where the choice is not obvious.
+    """Opens a session for reading. `behavior` names the behavior series where the choice is not obvious.
 
     Raises RecordingError when the path is not a whole NWB 2 file.
     """
@@ -154,7 +154,7 @@ def open_recording(path: str | Path, *, behavior: str | None = None) -> Recordin
         ) from error
     file = open_nwb2(h5py, path)
     try:
-        with warnings.catch_warnings():  # files of other labs warn about cached schemas and old conventions
+        with warnings.catch_warnings():  # pynwb warns of cached schemas and old conventions in files of other labs
             warnings.simplefilter("ignore")
             io = NWBHDF5IO(file=file, mode="r", load_namespaces=True)
             return Recording(path, io, io.read(), behavior)

@@ -1,4 +1,4 @@
-"""The time series of an open NWB file, wherever they lie, and the exact clock of a regular one.
+"""Finds the time series of an open NWB file, wherever they lie, and the exact clock of a regular one.
 
 The input is the pynwb object. The outputs are `Series` (a path inside the file and the pynwb object) and, for a series
 that must be regular, its start in seconds and its rate as an exact fraction. Bin edges are counted from that fraction,

@@ -1,4 +1,4 @@
-"""A session on the 10 ms bin clock: its training and test blocks, its normalization, and its cache file.
+"""Holds a session on the 10 ms bin clock, splits it into blocks, normalizes it, and keeps it in a cache file.
 
 The input is what `bins` made of a recording. The outputs are a `Split` (contiguous blocks with gaps), the mean and
 deviation of each channel over the training block, and the .npz file in which `build` keeps a session between runs.

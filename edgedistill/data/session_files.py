@@ -1,4 +1,4 @@
-"""NWB files on disk: finds them, and refuses what is no whole NWB 2 file with an error that says what it is.
+"""Finds NWB files on disk, and refuses a file that is not a whole NWB 2 file, with an error that says what it is.
 
 The input is a path, or files and folders. The output is a list of files, or an open HDF5 file.
 """
@@ -43,7 +43,7 @@ def find_session_files(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def require_hdf5(path: Path) -> None:
-    """Raises RecordingError where `path` is no HDF5 file; the message of HDF5 itself is hard to read."""
+    """Raises RecordingError where `path` is no HDF5 file, because the message of HDF5 itself is hard to read."""
     if path.is_dir():
         kind = "a folder (NWB in Zarr is not supported)" if (path / ".zgroup").exists() else "a folder"
         raise RecordingError(f"{path}: not an NWB file", got=kind, expected="one .nwb file")

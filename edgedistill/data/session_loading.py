@@ -1,4 +1,4 @@
-"""Several sessions read from files and folders, put in order, and checked against each other.
+"""Reads several sessions from files and folders, puts them in order, and checks them against each other.
 
 The input is a list of paths. The output is a list of `SessionBins`, sorted by time, with unique ids and one set of
 outputs.
@@ -58,7 +58,7 @@ def combine_sessions(sessions: Iterable[SessionBins]) -> list[SessionBins]:
 
 
 def _require_same_outputs(sessions: Sequence[SessionBins]) -> None:
-    """Refuses sessions with unlike outputs, since one decoder has one set; cm/s beside m/s is a hundredfold error."""
+    """Refuses sessions with unlike outputs, since a decoder has one set: cm/s beside m/s is a hundredfold error."""
     kinds: dict[tuple[str, ...], list[str]] = {}
     for session in sessions:
         if session.behavior is not None:

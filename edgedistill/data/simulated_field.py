@@ -1,4 +1,4 @@
-"""The field potential that a simulated population makes, and the flaws of a real recording.
+"""Simulates the field potential that a population makes, with the flaws of a real recording.
 
 The inputs are the spikes of the whole population and the speed of the cursor. The output is the LFP in microvolts, with
 the channels that were made noisy or dead.
@@ -132,7 +132,7 @@ def spoil_channels(
 
 
 def draw_artefact_frames(config: SimulationConfig, velocity: Array, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Draws about one movement artefact a minute, at moments of fast movement; returns their frames."""
+    """Draws about one movement artefact a minute, at moments of fast movement, and returns their frames."""
     speed = np.linalg.norm(velocity, axis=1)
     fast = np.flatnonzero(speed > np.quantile(speed, 0.9))
     chosen = rng.choice(fast, max(1, round(config.minutes)))

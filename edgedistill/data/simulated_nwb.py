@@ -1,4 +1,4 @@
-"""Simulated sessions as NWB files; equal seeds give equal files, byte for byte.
+"""Writes simulated sessions as NWB files. Equal seeds give equal files, byte for byte.
 
 The input is a `SimulationConfig`. The output is one NWB file a session, laid out as other labs do it: int16 LFP in an
 `LFP` container, sorted units, and cursor position and velocity in a `behavior` module.

@@ -1,4 +1,4 @@
-"""A simulated population of units: where they lie, how they are tuned, when they fire, which are recorded.
+"""Simulates a population of units: where they lie, how they are tuned, when they fire and which are recorded.
 
 The inputs are a `SimulationConfig` and latents. The outputs are a `Population`, the spikes of all its units, and the
 units that are recorded on one day.
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edgedistill.data.simulation_config import LATENT_HZ, Array, SimulationConfig
 
 LATENTS = 13
-# log rate of a unit for a latent of one; most of what a unit does does not depend on the hand
+# deviation of each latent's weight in a unit's log rate; most of what a unit does is independent of the hand
 TUNING_SCALE = np.array([0.22, 0.22, 0.11, 0.09, 0.09, 0.09, 0.09, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25])
 TUNING_MEAN = np.zeros(LATENTS)
 TUNING_MEAN[2] = 0.1  # movement raises the rate of motor cortex as a whole

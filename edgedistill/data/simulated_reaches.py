@@ -1,4 +1,4 @@
-"""A simulated cursor that reaches for targets, and the latents that drive the population.
+"""Simulates a cursor that reaches for targets, and the latents that drive the population.
 
 The inputs are a number of 10 ms steps and a random generator. The outputs are position, velocity and target, and
 latents of about unit variance.
@@ -41,7 +41,7 @@ def simulate_reaches(steps: int, rng: np.random.Generator) -> tuple[Array, Array
 def latents_from_behavior(position: Array, velocity: Array, goal: Array, rng: np.random.Generator) -> Array:
     """Returns latents (steps, LATENTS) of about unit variance.
 
-    They are velocity, speed, position, vector to the target, and three rotations that do not depend on the hand.
+    They are velocity, speed, position, the vector to the target, and three rotations that do not depend on the hand.
     """
     lead = round(LEAD_S * LATENT_HZ)
     ahead = np.roll(velocity, -lead, axis=0)

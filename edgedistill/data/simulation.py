@@ -1,4 +1,4 @@
-"""Simulated sessions: a moving cursor, a population that follows it, and the field that the population makes.
+"""Simulates sessions: a moving cursor, a population that follows it, and the field that the population makes.
 
 The input is a `SimulationConfig`. The output is one `SimulatedSession` a day (spikes, LFP, behavior), which
 `simulated_nwb` writes as NWB. All sessions of one seed share the array, the population and the latent dynamics. From
@@ -35,7 +35,7 @@ __all__ = ["LATENT_HZ", "SimulatedSession", "SimulationConfig", "simulate_sessio
 
 @dataclass(frozen=True)
 class SimulatedSession:
-    """Holds one simulated day. Times are seconds from the start of the file; the LFP is in microvolts."""
+    """Holds one simulated day. Times are seconds from the start of the file. The LFP is in microvolts."""
 
     index: int
     spike_times_s: tuple[Array, ...]  # one sorted array a recorded unit
@@ -49,7 +49,7 @@ class SimulatedSession:
 
 
 def simulate_sessions(config: SimulationConfig) -> Iterator[SimulatedSession]:
-    """Yields `config.sessions` days, oldest first; the same seed gives the same numbers."""
+    """Yields `config.sessions` days, oldest first. The same seed gives the same numbers."""
     population = draw_population(config)
     tuning = population.tuning
     for day in range(config.sessions):

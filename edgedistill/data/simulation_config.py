@@ -1,4 +1,4 @@
-"""The settings of a simulation, and the constants that all of its parts share."""
+"""Holds the settings of a simulation, and the constants that all of its parts share."""
 
 from __future__ import annotations
 

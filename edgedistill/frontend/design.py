@@ -1,7 +1,7 @@
 """Designs the front end: its configuration comes in, its bin clock, filters, delay and settling time go out.
 
-Everything here is a pure function of `FrontEndConfig`. It is apart from the streaming code, so that the bundle, the
-splits and the C code generator can ask for coefficients and delays without a stream.
+Everything here is a pure function of `FrontEndConfig`. It is kept apart from the streaming code, so that the bundle,
+the splits and the C code generator can ask for coefficients and delays without a stream.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOWEST_RATE_HZ = 200
 
 @dataclass(frozen=True)
 class FrontEndConfig:
-    """The settings of the front end, as they stand in a bundle. Making one raises ConfigError for a bad value."""
+    """Holds the settings of the front end, as they stand in a bundle. Making one raises ConfigError for a bad value."""
 
     rate: Fraction  # raw frames a second, exact
     channels: int
@@ -68,31 +68,31 @@ class FrontEndConfig:
 
     @property
     def decimation(self) -> int:
-        """D, where raw frames whose index is a multiple of D are kept."""
+        """Returns D: raw frames whose index is a multiple of D are kept."""
         return max(1, math.ceil(self.rate / Fraction(self.intermediate_hz)))
 
     @property
     def decimated_rate(self) -> Fraction:
-        """Samples a second of the second filter stage."""
+        """Returns the rate of the second filter stage, in samples a second."""
         return self.rate / self.decimation
 
     @property
     def flat_bins(self) -> int:
-        """Bins over which a channel must not move to count as flat."""
+        """Returns the number of bins over which a channel must not move to count as flat."""
         return _whole(self.flat_s * 1000 / self.bin_ms)
 
     @property
     def saturated_bins(self) -> int:
-        """Bins that must stand still at an extreme to count as saturated."""
+        """Returns the number of bins for which a channel must stand still at an extreme to count as saturated."""
         return _whole(self.saturated_ms / self.bin_ms)
 
     @property
     def recover_bins(self) -> int:
-        """Bins without a trigger after which a channel is good again."""
+        """Returns the number of bins without a trigger after which a channel is good again."""
         return _whole(self.recover_s * 1000 / self.bin_ms)
 
     def edge(self, k: int) -> int:
-        """Returns the first raw frame of bin k: ceil(k * frames per bin), in integers, so that no clock ever drifts."""
+        """Returns the first raw frame of bin k, ceil(k * frames per bin), in integers so that no clock ever drifts."""
         return -(-k * self.bin_ms * self.rate.numerator // (1000 * self.rate.denominator))
 
     def bin_of(self, frame: int) -> int:
@@ -117,7 +117,7 @@ class FrontEndConfig:
 
 
 def _whole(bins: float) -> int:
-    """Rounds up to whole bins, at least one. The last bit of a decimal fraction does not count."""
+    """Rounds up to whole bins, at least one, and ignores an excess that comes from rounding a decimal fraction."""
     return max(1, math.ceil(bins - 1e-9))
 
 
@@ -152,8 +152,9 @@ def filter_sections(config: FrontEndConfig) -> tuple[Array, Array]:
 def group_delay_ms(config: FrontEndConfig, hz: float = 10.0) -> float:
     """Returns the delay in ms of an envelope around `hz` through both filter stages.
 
-    It counts from a signal to the sample that a bin reports. A bin is out at most one decimated sample later. It is
-    summed over sections, because the polynomials of the whole chain are ill-conditioned with a 0.05 Hz high-pass.
+    The delay counts from a signal to the sample that a bin reports. The bin is complete at most one decimated sample
+    later. The delays of the sections are summed, because the polynomials of the whole chain are ill-conditioned with a
+    0.05 Hz high-pass.
     """
     decimator, shaper = _sections(config)
     stages = ((decimator, float(config.rate)), (shaper, float(config.decimated_rate)))

@@ -2,7 +2,7 @@
 
 A bin triggers a channel when a sample was not finite, when the last second was flat, or when the last 20 ms stood still
 at the largest or smallest value since the start, as a saturated amplifier does. The channel stays bad until a second
-passed without a trigger. The rules look at past bins only, and need the range of each bin but never its samples
+has passed without a trigger. The rules look at past bins only, and need the range of each bin but never its samples
 (docs/numerics.md, "Bad channels").
 """
 
@@ -33,7 +33,7 @@ def new_history(config: FrontEndConfig) -> dict[str, Array]:
 
 
 def sample_ranges(x: Array, starts: npt.NDArray[np.int64]) -> tuple[Array, Array, Mask]:
-    """Returns, for each bin of x (C, n), the smallest and largest finite sample and whether one is not, (B, C) each.
+    """Returns the smallest and largest finite sample of each bin of x (C, n), and whether one is not, (B, C) each.
 
     Samples that are not finite become 0 in x. A bin that has no other samples has the range (inf, -inf).
     """

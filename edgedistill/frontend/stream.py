@@ -28,17 +28,17 @@ BATCH_SAMPLES = 1 << 17  # float64 samples worked on at a time; 1 MB stays in a 
 
 @dataclass(frozen=True, eq=False)
 class Bins:
-    """B completed bins of C channels. Row i is bin `first_bin + i`."""
+    """Holds B completed bins of C channels. Row i is bin `first_bin + i`."""
 
     first_bin: int
     values: Array  # (B, C) uV, not z-scored
-    bad: Mask  # (B, C) left out of the average, to be masked
+    bad: Mask  # (B, C) channels that are left out of the average and must be masked
     end_frame: npt.NDArray[np.int64]  # (B,) the raw frame that completed the bin
     gap: Mask  # (B,) touched by a declared gap
 
 
 class FrontEnd:
-    """The streaming front end of one recording. Each stream has its own object."""
+    """Runs the front end over the frames of one recording. Each stream has its own object."""
 
     def __init__(self, config: FrontEndConfig) -> None:
         self.config = config
@@ -100,7 +100,7 @@ class FrontEnd:
         }
 
     def import_state(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Continues where `export_state` left off. Raises EngineError, nothing changed, for a foreign state."""
+        """Continues where `export_state` left off. For a foreign state it raises EngineError and changes nothing."""
         other = FrontEnd(self.config)
         other._frame = int(state["frame"]) if "frame" in state else 0
         for name, array in other.export_state().items():

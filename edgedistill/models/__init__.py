@@ -1,1 +1,1 @@
-"""The networks: the spike teacher, the LFP student, and the layers that both use."""
+"""Defines the networks: the spike teacher, the LFP student, and the layers that both use."""

@@ -1,6 +1,7 @@
-"""Models in a folder: weights in `model.safetensors`, and facts in `model.json` to build the network again.
+"""Saves models to a folder and loads them again.
 
-A trained teacher or student goes in and comes back out, with whatever facts its user wrote beside it.
+A trained teacher or student goes in and comes back out, with whatever facts its user wrote beside it. Its weights are
+in `model.safetensors`, and `model.json` holds the facts that are needed to build the network again.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 
 WEIGHTS, FACTS = "model.safetensors", "model.json"
-OLD, NEW = "behaviour", "behavior"  # folders from before the release of 0.1 have the first in facts and tensor names
+OLD, NEW = "behaviour", "behavior"  # folders from before version 0.1 spell it the old way in facts and tensor names
 
 Facts = Mapping[str, Any]  # a JSON object
 
 
 def save_teacher(teacher: PatchAutoencoder, folder: Path, facts: Mapping[str, object]) -> None:
-    """Writes a teacher; `facts` is whatever else its user should know (JSON). Raises OutputError."""
+    """Writes a teacher. `facts` is whatever else its user should know (JSON). Raises OutputError."""
     kind = {"kind": "teacher", "size": asdict(teacher.size), "channels": teacher.channels}
     teacher_d = teacher.to_teacher.out_features if teacher.to_teacher is not None else 0
     save(teacher, folder, {**kind, "counts": teacher.counts, "teacher_d": teacher_d, **facts})
 
 
 def save_student(student: Student, folder: Path, facts: Mapping[str, object]) -> None:
-    """Writes a student with the tokenizers of all its sessions; `facts` as for a teacher. Raises OutputError."""
+    """Writes a student with all its sessions' tokenizers. `facts` is as for `save_teacher`. Raises OutputError."""
     shape = {
         "kind": "student",
         "size": asdict(student.size),
@@ -51,7 +52,7 @@ def save_student(student: Student, folder: Path, facts: Mapping[str, object]) ->
 
 
 def save(model: nn.Module, folder: Path, facts: Mapping[str, object]) -> None:
-    """Writes weights first and facts last: a folder with facts is whole. Raises OutputError."""
+    """Writes weights first and facts last, so that a folder with facts is whole. Raises OutputError."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     atomic_write_bytes(folder / WEIGHTS, weights_as_bytes(weights), "the model")
     atomic_write_text(folder / FACTS, json.dumps(facts, indent=1), "the model")
@@ -78,7 +79,7 @@ def load_student(folder: Path) -> tuple[Student, Facts]:
 
 
 def read_facts(folder: Path, kind: str, command: str) -> Facts:
-    """Returns what `model.json` of a folder says, by today's keys; EdgeDistillError unless it holds a `kind`."""
+    """Returns the facts of a folder, with old keys renamed. Raises EdgeDistillError unless they describe a `kind`."""
     try:
         facts = json.loads((folder / FACTS).read_text())
     except (OSError, ValueError) as error:
@@ -106,7 +107,7 @@ def refuse_damaged_facts(folder: Path) -> Iterator[None]:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Fills `model` and sets it to evaluation mode; EdgeDistillError names a file that is damaged or foreign."""
+    """Fills `model` and sets it to evaluation mode. Raises EdgeDistillError for a file that is damaged or foreign."""
     path = folder / WEIGHTS
     try:
         model.load_state_dict({name.replace(OLD, NEW): tensor for name, tensor in load_file(path).items()})

@@ -1,4 +1,4 @@
-"""The student: a causal transformer with one token a bin, which decodes while the bins arrive.
+"""Defines the student, a causal transformer with one token a bin, which decodes while the bins arrive.
 
 The input is the z-scored bins of one session. The output is one latent a bin. Attention looks back over a sliding
 window of `window` bins and knows a position only by its age (how many bins ago), because keys in an INT8 ring cannot be
@@ -32,8 +32,8 @@ BLOCK = 64  # queries that share their keys; a block has BLOCK + window - 1 keys
 def window_attention(q: Tensor, k: Tensor, v: Tensor, age_bias: Tensor, live: int = 0) -> Tensor:
     """Lets every query attend to its own bin and the window - 1 bins before it.
 
-    q is (batch, heads, n, head_dim). k and v are (batch, heads, window - 1 + n, head_dim); only the last `live` of
-    their first window - 1 bins exist. age_bias is (heads, window), age 0 first. Returns (batch, heads, n, head_dim).
+    q is (batch, heads, n, head_dim). k and v are (batch, heads, window - 1 + n, head_dim), and only the last `live`
+    of their first window - 1 bins exist. age_bias is (heads, window), age 0 first. Returns (batch, heads, n, head_dim).
     """
     n, head_dim = q.shape[2:]
     window = age_bias.shape[1]
@@ -62,7 +62,7 @@ def build_age_bias_band(age_bias: Tensor, block: int) -> Tensor:
 
 
 class StudentBlock(nn.Module):
-    """Is one pre-norm block of the student; parameters are named as in `student.safetensors`."""
+    """Computes one pre-norm block of the student. Parameters are named as in `student.safetensors`."""
 
     def __init__(self, size: StudentSize) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class StudentBlock(nn.Module):
 
 
 def make_recency_bias(heads: int, window: int) -> Tensor:
-    """Returns initial biases (heads, window): heads fade over about 10, 30, 100 … bins (after ALiBi, Press 2022)."""
+    """Returns initial biases (heads, window). Heads fade over 10, 30, 90 … bins (after ALiBi, Press 2022)."""
     reach = torch.tensor([10.0 * 3.0**h for h in range(heads)])
     return -torch.arange(window) / reach[:, None]
 
@@ -116,7 +116,7 @@ class StudentState:
 class Student(nn.Module):
     """Decodes the sessions in `channels` (id -> number of channels), whose arrays are in `arrays` (id -> name).
 
-    `teacher_d` and `outputs` are the widths of the training heads: projection to the teacher's latents, and behavior.
+    `teacher_d` and `outputs` are the widths of the heads that predict the teacher's latents and behavior in training.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Student(nn.Module):
         return self.encode(self.tokenizer(session, bins), self.make_empty_cache(len(bins)), 0)[0]
 
     def stream(self, session: str, bins: Tensor, chunk: int = 4096) -> Iterator[Tensor]:
-        """Yields the latents (n, d) of a recording (bins, channels) chunk by chunk; together they equal `forward`."""
+        """Yields the latents (n, d) of a recording (bins, channels) chunk by chunk. Together they equal `forward`."""
         cache, reach, live = self.make_empty_cache(1), max(self.tokenizer.lags), 0
         for start in range(0, len(bins), chunk):
             seen = bins[max(0, start - reach) : start + chunk]

@@ -1,4 +1,4 @@
-"""The teacher: a bidirectional masked autoencoder over patch tokens, trained on many sessions.
+"""Defines the teacher, a bidirectional masked autoencoder over patch tokens that is trained on many sessions.
 
 The input is the bins of one session. The outputs are latents (one vector a bin, the mean over patches) and, in
 training, the loss on the tokens that the encoder did not see: Poisson likelihood for spike counts, squared error for
@@ -24,7 +24,7 @@ COUNT_LIMIT = 5  # a Poisson model should not chase the bursts of one unit
 
 
 class PatchAutoencoder(nn.Module):
-    """Is a masked autoencoder of `size` over the sessions in `channels` (session id -> units or channels).
+    """Encodes bins of the sessions in `channels` (session id -> units or channels), and fills in hidden ones.
 
     `teacher_d` is the width of the latents it follows where it is distilled itself, and 0 for a teacher.
     """
@@ -83,9 +83,9 @@ class PatchAutoencoder(nn.Module):
     def masked_loss(self, session: str, bins: Tensor, truth: Tensor, random: torch.Generator) -> Tensor:
         """Returns the mean loss over what the encoder did not see: whole tokens, and single units in the others.
 
-        Hidden tokens teach how activity goes on, hidden units teach what units share (Keshtkaran and Pandarinath 2019).
+        Hidden tokens teach how activity goes on, and hidden units what units share (Keshtkaran and Pandarinath 2019).
 
-        bins (batch, bins, channels) are z-scored; truth holds the same bins as counts, or as they are.
+        `bins` (batch, bins, channels) are z-scored. `truth` holds the same bins: spikes as counts, and LFP unchanged.
         """
         values, real = self.values(session, bins), self.tokenizer.split(session, torch.ones_like(bins)) > 0
         kept = torch.rand(values.shape, generator=random).to(bins) >= HIDDEN_UNITS
@@ -105,7 +105,7 @@ class PatchAutoencoder(nn.Module):
         return self.mean_loss(guess, self.tokenizer.split(session, truth), unseen)
 
     def values(self, session: str, bins: Tensor) -> Tensor:
-        """Cuts z-scored bins as the tokenizer reads them; counts are scaled so that their sum has unit variance."""
+        """Cuts z-scored bins as the tokenizer reads them. Counts are scaled so that their sum has unit variance."""
         split = self.tokenizer.split(session, bins)
         return split / self.size.span**0.5 if self.counts else split
 

@@ -1,7 +1,7 @@
-"""Tokens from bins, with weights of each session's own, because no two sessions record the same units.
+"""Makes tokens from bins, with weights for each session, because no two sessions record the same units.
 
-The input is the bins of one session (batch, bins, channels). `BinTokenizer` makes one token a bin for the student,
-`PatchTokenizer` one token a span of bins and patch of channels or units for the teacher.
+The input is the bins of one session (batch, bins, channels). `BinTokenizer` makes one token a bin for the student.
+`PatchTokenizer` makes one token for each span of bins and patch of channels or units, for the teacher.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def name_parameter(name: str) -> str:
 
 
 def stack_lags(bins: Tensor, lags: list[int]) -> Tensor:
-    """Turns (…, bins, channels) into (…, bins, len(lags) * channels), [lag, channel], zeros before the first bin."""
+    """Turns (…, bins, channels) into (…, bins, len(lags) * channels) in the order [lag, channel], 0 before bin 0."""
     length = bins.shape[-2]
     return torch.cat([F.pad(bins, (0, 0, lag, 0))[..., :length, :] for lag in lags], -1)
 
@@ -57,8 +57,8 @@ class BinTokenizer(nn.Module):
 class PatchTokenizer(nn.Module):
     """Makes one token for each `span` bins and `patch` channels or units, with a patch embedding for each session.
 
-    Counts are summed over the span: a bin of 10 ms rarely holds a spike, rates hardly change within a span, and there
-    are fewer weights to learn. Values of LFP are kept bin by bin.
+    Counts are summed over the span, because a bin of 10 ms rarely holds a spike, rates hardly change within a span, and
+    there are fewer weights to learn. Values of LFP are kept bin by bin.
     """
 
     def __init__(self, d: int, patch: int, span: int, channels: Mapping[str, int], counts: bool) -> None:

@@ -1,4 +1,4 @@
-"""Layers of both networks: RMSNorm, a gated MLP, and a bidirectional block with rotary positions.
+"""Defines the layers of both networks: RMSNorm, a gated MLP, and a bidirectional block with rotary positions.
 
 The causal attention of the student stands in `student`, because its definition is that of the device.
 """
@@ -25,7 +25,7 @@ def draw_weight(rows: int, columns: int, scale: float = 1.0) -> nn.Parameter:
 
 
 class GatedMLP(nn.Module):
-    """Computes down(silu(gate x) * up x); (…, d) -> (…, d)."""
+    """Computes down(silu(gate x) * up x), (…, d) -> (…, d)."""
 
     def __init__(self, d: int, ff: int, depth: int) -> None:
         super().__init__()
@@ -56,9 +56,10 @@ def compute_reach_bins(heads: int) -> Tensor:
 
 
 class RotaryBlock(nn.Module):
-    """Is a pre-norm transformer block in which every token sees every other; (batch, tokens, d) -> the same.
+    """Computes a pre-norm transformer block in which every token sees every other, (batch, tokens, d) -> the same.
 
-    Heads fade with distance as well as turn, because without it a short training never finds the neighbouring bins.
+    Besides the rotation, the scores of each head fade with distance, because a short training otherwise never finds the
+    neighbouring bins.
     """
 
     def __init__(self, d: int, heads: int, ff: int, depth: int) -> None:
@@ -69,7 +70,7 @@ class RotaryBlock(nn.Module):
         self.mlp = GatedMLP(d, ff, depth)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        """Applies the block; `angles` (batch, tokens, head_dim / 2) come from `compute_rotary_angles`."""
+        """Applies the block. `angles` (batch, tokens, head_dim / 2) come from `compute_rotary_angles`."""
         batch, tokens, d = x.shape
         qkv = F.linear(rms(x) * self.norm_attn, self.wqkv)
         q, k, v = qkv.view(batch, tokens, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)

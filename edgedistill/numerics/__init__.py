@@ -1,4 +1,4 @@
-"""Defines in numpy what every INT8 engine computes: this is docs/numerics.md as a program, the oracle.
+"""Defines in numpy what every INT8 engine computes. It is docs/numerics.md as a program, called the oracle.
 
 `arithmetic` holds the operations whose order of rounding is pinned, and `attention` the core of a layer. `tensors` says
 what `student.int8.safetensors` holds. `oracle` runs the step, one bin or a whole stretch at a time, and `state` checks

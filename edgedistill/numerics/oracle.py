@@ -33,7 +33,7 @@ Trace = dict[str, npt.NDArray[Any]]
 
 
 class Oracle:
-    """A quantized student at a point in its stream."""
+    """Runs a quantized student, and keeps its place in the stream."""
 
     def __init__(self, model: Int8Model) -> None:
         self.model, self.shape = model, model.shape
@@ -51,7 +51,7 @@ class Oracle:
 
     @property
     def latent(self) -> Floats:
-        """The latent (d,) of the last bin, before the gain of the last norm, which is folded into the read-out."""
+        """Returns the latent (d,) of the last bin before the last norm's gain, which is folded into the read-out."""
         return np.array(self._latent)
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
@@ -89,7 +89,7 @@ class Oracle:
         return state | ({"lags": self._lags.copy()} if len(self._lags) else {})
 
     def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Continues from a state that any engine exported. Raises EngineError, nothing changed, if it does not fit."""
+        """Continues from a state of any engine. For one that does not fit it raises EngineError and changes nothing."""
         require_state(self.export_state(), state)
         rings = [state[f"ring_{kind}_{i}"] for i in range(self.shape.layers) for kind in "kv"]
         self._rings, self._pos, self._live = np.stack(rings), int(state["pos"][0]), int(state["live"][0])
@@ -157,7 +157,7 @@ class Oracle:
         return x + self._linear(name + "wdown", hidden, name + "hidden", integers), k, v
 
     def _readout(self, latent: Floats, recent: Int8, integers: Trace) -> Floats:
-        """Returns kinematics (T, K): the latent's part plus the lagged bins' part, then the bias."""
+        """Returns kinematics (T, K): the latent's part plus the lagged bins' part, plus the bias."""
         lagged = self._lagged(recent, list(range(self.shape.lags + 1)))
         of_latent = self._linear("readout.latent", latent, "latent", integers)
         return (of_latent + self._of_bins("readout.lags", lagged)) + self._tensors["readout.bias"]
@@ -173,7 +173,7 @@ class Oracle:
         return product(integers[activation], w).astype(np.float32) * self._tensors[f"{weight}.multiplier"]
 
     def _of_bins(self, weight: str, bins: Int8) -> Floats:
-        """Does the same for bins, which are integers already."""
+        """Computes what `_linear` does for bins, which are integers already."""
         w = self._tensors[weight]
         if w.dtype != np.int8:
             return _float_product(bins.astype(np.float32) * self._tensors["bin.scale"], w)

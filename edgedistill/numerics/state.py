@@ -16,7 +16,8 @@ State = Mapping[str, npt.NDArray[Any]]
 def require_state(own: State, found: State) -> None:
     """Raises EngineError unless `found` can take the place of `own`, an engine's state of any precision.
 
-    It must have the same names, types and shapes, a position and a fill within the rings, and no -128 among integers.
+    `found` must have the same names, types and shapes, `pos` and `live` within the rings, and no -128 among its
+    integers.
     """
     for name, array in own.items():
         new = found.get(name)

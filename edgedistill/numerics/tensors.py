@@ -84,7 +84,7 @@ def int8_tensors(shape: StudentShape, keep: Collection[str] = ()) -> dict[str, t
 
 @dataclass(frozen=True, eq=False)
 class Int8Model:
-    """A quantized student of one session. Making one raises BundleError that names the first tensor that is wrong."""
+    """Holds a quantized student of one session. Making one raises BundleError, which names a tensor that is wrong."""
 
     shape: StudentShape
     tensors: Tensors
@@ -100,14 +100,14 @@ class Int8Model:
 
     @property
     def keep(self) -> tuple[str, ...]:
-        """The parts whose weights are float32."""
+        """Returns the parts whose weights are float32."""
         names = [name for name in weight_matrices(self.shape) if name in self.tensors]
         kept = {part_of(name) for name in names if self.tensors[name].dtype != np.int8}
         return tuple(part for part in part_names(self.shape) if part in kept)
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of everything that a step reads: weights, multipliers, biases and scales."""
+        """Returns the bytes of everything that a step reads: weights, multipliers, biases and scales."""
         unread = {f"{name}.scale" for name in weight_matrices(self.shape)}
         return sum(array.nbytes for name, array in self.tensors.items() if name not in unread)
 

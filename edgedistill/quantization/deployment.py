@@ -1,4 +1,4 @@
-"""The student of one session in INT8, with a read-out of its own, and how well it decodes.
+"""Quantizes the student of one session, gives it a read-out of its own, and measures how well it decodes.
 
 The inputs are a float student with its read-out, the session it decodes, and the ranges of its activations. The outputs
 are the checked INT8 model and its R², streamed by the oracle from the first bin of the session.
@@ -58,7 +58,7 @@ def weights_from_student(student: Student, session: str, readout: Readout) -> tu
 def quantize_for_session(
     student: Student, session: TrainingSession, modality: str, readout: Readout, ranges: Ranges
 ) -> QuantizedStudent:
-    """Quantizes `student` for `session`; the recipe in `ranges` says what stays float32.
+    """Quantizes `student` for `session`. The recipe in `ranges` says what stays float32.
 
     Where the recipe says so, the read-out is fitted again on the training block to features of the quantized student.
     It then accounts for what rounding does to the latents, at no cost on the device.

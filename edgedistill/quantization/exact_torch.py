@@ -1,10 +1,10 @@
-"""The INT8 student in torch, many bins at once, with the same bits as `numerics.Oracle`.
+"""Runs the INT8 student in torch, many bins at once, with the same bits as `numerics.Oracle`.
 
 The inputs are the tensors of `student.int8.safetensors` and z-scored bins. The outputs are latents, kinematics and
 every integer tensor. Fake-quantized PyTorch is evaluated in this way, on a CPU or a GPU.
 
 The bits are the same in any order of summation. Integers are held in floating point, and every partial sum of a product
-of n int8 pairs is below 127 * 127 * n; where that is below 2**24 float32 holds it, and elsewhere float64 is used.
+of n int8 pairs is at most 127 * 127 * n. Where that is below 2**24, float32 holds it. Elsewhere float64 is used.
 TensorFloat-32 and bfloat16 operands would do as well, because both hold integers up to 127. A bfloat16 result would
 not, so autocast is switched off. Everything else is one rounded operation at a time, with none fused.
 """
@@ -54,7 +54,7 @@ def run_exact_stream(shape: StudentShape, tensors: Tensors, bins: Tensor) -> tup
 
 
 class ExactStream:
-    """Is a quantized student at a point in its stream, as `numerics.Oracle` is, but takes many bins at once."""
+    """Runs a quantized student and keeps its place in the stream, as `numerics.Oracle` does, many bins at once."""
 
     def __init__(self, shape: StudentShape, tensors: Tensors, device: torch.device | str = "cpu") -> None:
         self.shape = shape
@@ -68,7 +68,7 @@ class ExactStream:
 
     @torch.no_grad()
     def trace(self, bins: Tensor, wanted: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Returns latents (T, d), kinematics (T, K) and integers by name, as `Oracle.trace`; the stream moves on."""
+        """Returns latents (T, d), kinematics (T, K) and integers by name, as `Oracle.trace`. The stream moves on."""
         size = PIECE if bins.device.type == "cpu" else PIECE_GPU
         with torch.autocast(bins.device.type, enabled=False):
             pieces = [self._run_piece(piece, wanted) for piece in bins.float().split(size)]
@@ -91,7 +91,7 @@ class ExactStream:
         return {**{n: integers[n].to(torch.int8) for n in names}, "latents": latents, "kinematics": kinematics}
 
     def _stack_lags(self, recent: Tensor, lags: list[int]) -> Tensor:
-        """Turns (R + n, C) in the order of time into (n, len(lags) * C), [lag, channel]."""
+        """Turns (R + n, C) in the order of time into (n, len(lags) * C), in the order [lag, channel]."""
         before = self.shape.lag_rows
         return torch.cat([recent[before - lag : len(recent) - lag] for lag in lags], 1)
 
@@ -114,7 +114,7 @@ class ExactStream:
         return x + self._linear(name + "wdown", hidden, name + "hidden", integers)
 
     def _attention(self, i: int, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Lets q (H, n, Dh) attend over keys and values (H, W - 1 + n, Dh); returns context (n, H * Dh)."""
+        """Lets q (H, n, Dh) attend over keys and values (H, W - 1 + n, Dh), and returns context (n, H * Dh)."""
         n, window = q.shape[1], self.shape.window
         q, keys, values, bias = cut_into_blocks(q, keys, values, self._bands[i], self._live)
         scores = _exact_matmul(q, keys, self.shape.head_dim)
@@ -180,7 +180,7 @@ def cut_into_blocks(q: Tensor, k: Tensor, v: Tensor, band: Tensor, live: int) ->
 
 
 def quantize(x: Tensor, inv_scale: Tensor) -> Tensor:
-    """Returns round(x * inv_scale), ties to even, saturating at -127 and 127; integers are held in float32."""
+    """Returns round(x * inv_scale), ties to even, saturating at -127 and 127. Integers are held in float32."""
     return (x * inv_scale).round_().clamp_(-LEVELS, LEVELS)
 
 
@@ -223,7 +223,7 @@ def _add_lanes(parts: Iterable[Tensor], axis: int) -> Tensor:
 
 
 def _exact_matmul(a: Tensor, b: Tensor, terms: int) -> Tensor:
-    """Returns a @ b of integers up to 127, rounded to float32 once; at most `terms` terms of a sum are not 0."""
+    """Returns a @ b of integers up to 127, rounded to float32 once. At most `terms` terms of a sum are not 0."""
     if LEVELS * LEVELS * terms < EXACT:
         return a @ b
     return (a.double() @ b.double()).float()

@@ -1,4 +1,4 @@
-"""The name and shape of every float32 tensor in `student.safetensors`, from the shape of the student alone.
+"""Lists name and shape of every float32 tensor in `student.safetensors`, from the shape of the student alone.
 
 This module does without onnx and torch, so that a device can make a student of random weights to measure itself with.
 """

@@ -1,4 +1,4 @@
-"""The integers that every engine reads, made from a float32 student and the ranges of its activations.
+"""Makes the integers that every engine reads, from a float32 student and the ranges of its activations.
 
 Integers are made nowhere else. Gains of the norms and scales of single heads are folded into weights first, so that q,
 k and v have one scale each (docs/numerics.md, "Folding"). Scales are rounded to float32 once, multipliers once more,
@@ -101,7 +101,7 @@ def check_ranges(shape: StudentShape, ranges: Ranges) -> dict[str, Array]:
 def fold(
     shape: StudentShape, weights: Mapping[str, npt.NDArray[np.float32]], ranges: Mapping[str, Array]
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Folds gains and head scales into the weight matrices; returns them, and the new range (1,) of each activation.
+    """Folds gains and head scales into the weight matrices. Returns these and the new range (1,) of each activation.
 
     Keys of all heads are brought to the range of the widest head, and queries the other way, which leaves the scores as
     they are. Values and the columns of the output projection are treated in the same way.

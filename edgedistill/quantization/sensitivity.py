@@ -1,8 +1,8 @@
-"""How much R² each part of a step loses in INT8 when it alone is quantized and the rest stays in float32.
+"""Measures how much R² a step loses when one of its parts alone is in INT8 and the rest stays in float32.
 
 The inputs are a float student with its read-out, the ranges of its activations, and a session with behavior. The output
-is the R² lost on the validation block, streamed; the test block must not decide what a recipe keeps. The sum over parts
-is not what they lose together, because errors add up and cancel.
+is the R² lost on the validation block, streamed, because the test block must not decide what a recipe keeps. The sum
+over parts is not what they lose together, because errors add up and cancel.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def compute_validation_r2(
 
 
 def find_stream_start(size: StudentSize, split: Split) -> int:
-    """Returns the first bin on which the validation block depends; a stream from there gives the same latents."""
+    """Returns the first bin on which the validation block depends. A stream from there gives the same latents."""
     reach = size.layers * (size.window - 1) + max(size.lags, (size.taps - 1) * size.dilation)
     return max(0, int(split.validation.start) - reach)
 

@@ -1,1 +1,1 @@
-"""Training: one loop for every stage, what goes into a step, and what comes out of a trained model."""
+"""Trains all models with one loop: prepares what goes into a step, and scores what comes out of a trained model."""

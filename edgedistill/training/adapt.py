@@ -1,8 +1,8 @@
-"""Another day of a known array, without labels: the statistics and the tokenizer that it is decoded with.
+"""Adapts a student to another day of a known array, without labels.
 
-Mode `none` uses those of the student's last session. Mode `stats` uses the mean and deviation of each channel over the
-day's own training block. Mode `tokenizer` does so too, and learns a deviation of the array's tokenizer by filling in
-hidden bins.
+Mode `none` uses the statistics and the tokenizer of the student's last session. Mode `stats` uses the mean and
+deviation of each channel over the day's own training block. Mode `tokenizer` does so too, and learns a deviation of the
+array's tokenizer by filling in hidden bins.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def require_known_array(student: Student, session: TrainingSession) -> None:
 
 
 def rescale(bins: Tensor, new: Statistics, old: Statistics) -> Tensor:
-    """Turns z-scores by the `new` statistics into z-scores by the `old` ones; bins that were masked (0) stay 0."""
+    """Turns z-scores by the `new` statistics into z-scores by the `old` ones. Bins that were masked (0) stay 0."""
     mean, std = (torch.from_numpy(s.astype(np.float32)) for s in new)
     old_mean, old_std = (torch.from_numpy(s.astype(np.float32)) for s in old)
     scaled = (bins * std + mean - old_mean) / old_std.clamp(min=1e-6)
@@ -76,7 +76,7 @@ def rescale(bins: Tensor, new: Statistics, old: Statistics) -> Tensor:
 
 
 def learn_deviation(student: Student, session: TrainingSession, config: TrainingConfig, seed: int) -> None:
-    """Trains the deviation of the session alone; everything else in the student is frozen."""
+    """Trains the deviation of the session alone. Everything else in the student is frozen."""
     own = student.tokenizer.deviation[name_parameter(session.id)]
     trainable = {p: p.requires_grad for p in student.parameters()}
     for parameter in student.parameters():

@@ -1,4 +1,4 @@
-"""Changes to a training batch that imitate what happens to an array: lost channels, drifting gains, noise."""
+"""Changes training batches as an array changes in use: channels are lost, gains drift, and noise is added."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def augment(bins: Tensor, config: TrainingConfig, random: torch.Generator) -> Te
 
 
 def hide_bins(bins: Tensor, share: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Sets runs of 1 to 20 bins to zero until about `share` is hidden; the mask (batch, bins, 1) is 1 where hidden."""
+    """Sets runs of 1 to 20 bins to zero until about `share` is hidden. The mask (batch, bins, 1) is 1 where hidden."""
     batch, length, _ = bins.shape
     start = torch.rand(batch, length, generator=random) < -torch.log1p(torch.tensor(-min(share, 0.99))) / 10.5
     run = torch.randint(1, 21, (batch, length), generator=random)

@@ -1,4 +1,4 @@
-"""The decoders that a neural engineer would try first, both causal: lagged ridge (Wiener filter) and Kalman filter.
+"""Fits the causal decoders that a neural engineer would try first: lagged ridge (Wiener filter) and Kalman filter.
 
 Each is tuned on the validation block over at least as many settings as any network is.
 Sources: Wiener filter as in Glaser 2020; Kalman filter as in Wu 2003 (the state is the kinematics and their past).
@@ -29,7 +29,7 @@ SHRINKAGES = (0.01, 0.1)  # share by which the observation noise is shrunk towar
 
 
 def score_ridge(bins: Array, session: TrainingSession, bidirectional: bool = False) -> Score:
-    """Returns the score of the best lagged ridge on bins (T, C); lags and penalty are chosen on validation.
+    """Returns the score of the best lagged ridge on bins (T, C). Lags and penalty are chosen on validation.
 
     `bidirectional` puts half of the lags into the future, which shows what the same filter would do offline.
     """
@@ -47,7 +47,7 @@ def score_ridge(bins: Array, session: TrainingSession, bidirectional: bool = Fal
 
 @dataclass(frozen=True, eq=False)
 class KalmanFilter:
-    """Is a steady-state Kalman filter; the state (S,) is the last kinematics, the observation (F,) the features."""
+    """Filters in steady state (Kalman). The state (S,) is the last kinematics, the observation (F,) the features."""
 
     transition: Array  # (S, S)
     gain: Array  # (S, F)
@@ -57,7 +57,7 @@ class KalmanFilter:
     outputs: int
 
     def __call__(self, features: Array) -> Array:
-        """Filters features (T, F) from a zero state; returns kinematics (T, K)."""
+        """Filters features (T, F) from a zero state, and returns kinematics (T, K)."""
         innovation_gain = (features - self.mean_features) @ self.gain.T
         keep = self.transition - self.gain @ self.observation @ self.transition
         state, states = np.zeros(len(keep)), np.empty((len(features), len(keep)))
@@ -117,7 +117,7 @@ def fit_kalman(features: Array, behavior: Array, order: int, shrinkage: float) -
 
 
 def score_kalman(bins: Array, session: TrainingSession) -> Score:
-    """Returns the score of the best Kalman filter on bins (T, C) with lags; settings are chosen on validation."""
+    """Returns the score of the best Kalman filter on bins (T, C) with lags. Settings are chosen on validation."""
     behavior, split = unscale_behavior(session), session.split
     train = slice(session.settled, split.train.stop)
     best, chosen = -np.inf, None

@@ -1,4 +1,4 @@
-"""Sessions as tensors, and the segments that a training step draws from them.
+"""Turns sessions into tensors, and draws from them the segments of a training step.
 
 The input is `SessionBins`. The outputs are a `TrainingSession`, normalised on its training block alone, and batches of
 contiguous segments. Segments depend only on (seed, step), so that a resumed run draws what an uninterrupted one would.
@@ -110,13 +110,13 @@ def compute_gap(sessions: Sequence[SessionBins], size: StudentSize) -> int:
 
 
 def make_generator(seed: int, step: int) -> torch.Generator:
-    """Returns the generator of one step; it depends on seed and step alone."""
+    """Returns the generator of one step. It depends on seed and step alone."""
     mixed = hashlib.sha256(f"{seed}:{step}".encode()).digest()[:8]
     return torch.Generator().manual_seed(int.from_bytes(mixed, "little") >> 1)
 
 
 def find_training_device() -> torch.device:
-    """Returns the GPU where torch finds one; segments and models go there, sessions stay in memory."""
+    """Returns the GPU where torch finds one. Segments and models go there, sessions stay in memory."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -133,5 +133,5 @@ def draw_segments(
 
 
 def pick_session(sessions: Sequence[TrainingSession], random: torch.Generator) -> TrainingSession:
-    """Draws the session of one step; all segments of a batch come from one session and share its tokenizer."""
+    """Draws the session of one step. All segments of a batch come from one session and share its tokenizer."""
     return sessions[int(torch.randint(len(sessions), (1,), generator=random))]

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: one safetensors file from which the run resumes with the same bits.
+"""Writes and reads checkpoints: one safetensors file from which a training run resumes with the same bits.
 
 The inputs are model, optimizer, `FitState` and the best weights so far. The output is the file, and all of them again.
 """
@@ -25,7 +25,7 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass
 class FitState:
-    """Holds where a run stands; all of it is in the checkpoint."""
+    """Holds where a run stands. All of it is in the checkpoint."""
 
     step: int = 0
     best_loss: float = math.inf
@@ -60,7 +60,7 @@ def write_checkpoint(
 def read_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.AdamW, config: TrainingConfig
 ) -> tuple[FitState, dict[str, Tensor]]:
-    """Puts model and optimizer where the checkpoint left them; returns its state and best weights.
+    """Puts model and optimizer where the checkpoint left them, and returns its state and best weights.
 
     Raises EdgeDistillError where the file is damaged or belongs to a run with other settings.
     """

@@ -1,4 +1,4 @@
-"""The training of students: one function trains all kinds, from the label-free autoencoder to the distilled one.
+"""Trains students of all kinds with one function, from the label-free autoencoder to the distilled one.
 
 The inputs are sessions, a modality (`lfp`, or `spikes` for the spike student), an `Objective`, and the teacher's
 latents. The output is a trained `Student`. The models in a table differ only in objective, modality and sessions.
@@ -50,7 +50,7 @@ def train_student(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Student:
-    """Trains `student` in place on the training blocks; `teacher_latents` are the teacher's latents by session."""
+    """Trains `student` in place on the training blocks. `teacher_latents` holds those of each session."""
 
     def step_loss(step: int) -> Tensor:
         random = make_generator(seed, step)

@@ -1,4 +1,4 @@
-"""How well kinematics can be read from features: a ridge read-out, streamed latents, R².
+"""Measures how well kinematics can be read from features, by a ridge read-out and R².
 
 The inputs are features for each bin (latents, lagged bins) and behavior. The outputs are a linear read-out, fitted on
 the training block with a penalty chosen on the validation block, and R² on the test block, which is used for nothing
@@ -36,7 +36,7 @@ class Readout:
     validation_r2: float
 
     def __call__(self, features: Array) -> Array:
-        """Reads features (T, F); returns kinematics (T, K)."""
+        """Reads features (T, F), and returns kinematics (T, K)."""
         return np.asarray(features @ self.weight.T + self.bias)
 
 
@@ -67,14 +67,15 @@ def compute_mean_r2(r2: Sequence[float]) -> float:
 def fit_readout(
     features: Array, behavior: Array, split: Split, settled: int = 0, calm: npt.NDArray[np.bool_] | None = None
 ) -> Readout:
-    """Fits ridge on the training block from bin `settled` on; the penalty with the best validation R² wins.
+    """Fits ridge on the training block from bin `settled` on. The penalty with the best validation R² wins.
 
-    features (T, F), behavior (T, K), NaN where unknown; `calm` (T,) as `find_calm_bins` returns it.
+    `features` is (T, F), `behavior` is (T, K) with NaN where it is unknown, and `calm` (T,) comes from
+    `find_calm_bins`. Only calm bins are used where they are at least half of the known ones.
     """
     train = np.arange(settled, split.train.stop)
     known = np.isfinite(behavior[train]).all(1)
     undisturbed = known if calm is None else known & calm[train]
-    train = train[undisturbed if 2 * undisturbed.sum() >= known.sum() else known]  # so many bins are no artefact
+    train = train[undisturbed if 2 * undisturbed.sum() >= known.sum() else known]  # more than half cannot be artefacts
     x, y = features[train], behavior[train]
     mean_x, mean_y = x.mean(0), y.mean(0)
     scale = x.std(0)
@@ -114,7 +115,7 @@ def stream_latents(student: Student, session: str, bins: torch.Tensor) -> Array:
 
 
 def stack_lagged_bins(bins: Array, lags: int) -> Array:
-    """Stacks lags: (T, C) -> (T, (lags + 1) * C), lag 0 first; zeros before the first bin."""
+    """Stacks lags of (T, C) to (T, (lags + 1) * C), lag 0 first, with zeros before the first bin."""
     columns = [np.vstack([np.zeros((lag, bins.shape[1])), bins[: len(bins) - lag]]) for lag in range(lags + 1)]
     return np.hstack(columns)
 

@@ -1,4 +1,4 @@
-"""The training loop of all models: AdamW, warm-up and cosine, clipping, early stopping, checkpoints.
+"""Runs the training loop of all models: AdamW, warm-up and cosine, clipping, early stopping, checkpoints.
 
 The inputs are a model, the loss of step n, and the validation loss. The output is the model at its lowest validation
 loss. The randomness of a step depends on (seed, step) alone, so a run that was stopped and resumed from its checkpoint
@@ -56,7 +56,7 @@ def fit(
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Returns AdamW with weight decay on matrices; norms, biases and age biases have none."""
+    """Returns AdamW with weight decay on matrices. Norms, biases and age biases have none."""
     matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "bias" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "bias" in n]
     groups = [
@@ -116,7 +116,7 @@ def evaluate_step(
     state: FitState,
     best: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Validates, keeps the best weights, and decides whether to stop; returns the best weights."""
+    """Validates, keeps the best weights, decides whether to stop, and returns the best weights."""
     model.eval()
     with torch.no_grad():
         loss = validation_loss()

@@ -1,4 +1,4 @@
-"""The objectives a student is trained on: weights of reconstruction, alignment to the teacher, and behavior.
+"""Defines what a student is trained on: the weights of reconstruction, alignment to the teacher, and behavior.
 
 The alignment and its weight are from Erturk, Hashemi, Shanechi, NeurIPS 2025 (arXiv 2512.12461).
 """
@@ -18,7 +18,7 @@ ALIGNMENTS = ("cosine", "mse")
 
 @dataclass(frozen=True)
 class Objective:
-    """Holds the weights of the three terms; `hidden_share` of the input bins is hidden (self-supervision)."""
+    """Holds the weights of the three terms. `hidden_share` of the input bins is hidden (self-supervision)."""
 
     reconstruction: float = 0.0
     alignment: float = 0.0

@@ -1,4 +1,4 @@
-"""The training of the spike teacher by masked autoencoding over many sessions, and the latents a student follows."""
+"""Trains the spike teacher by masked autoencoding over many sessions, and computes the latents a student follows."""
 
 from __future__ import annotations
 

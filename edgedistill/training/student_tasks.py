@@ -1,8 +1,8 @@
-"""The students that tables compare: what each is trained on, and how well its session's kinematics can be read.
+"""Trains and scores the students that tables compare.
 
-The inputs are sessions, a preset and the name of a task. The outputs are the trained student, and a read-out and R²
-for each session. `build` and `benchmarks/accuracy/accuracy.py` use the same tasks, so a figure in a table is the figure
-of what ships.
+The inputs are sessions, a preset and the name of a task. The outputs are the trained student, and a read-out and R² for
+each session. `build` and `benchmarks/accuracy/accuracy.py` use the same tasks, so a figure in a table is that of the
+student that ships.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def train_task(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Student:
-    """Trains a student on `task`; `teacher_latents` are the teacher's latents by session."""
+    """Trains a student on `task`. `teacher_latents` holds the teacher's latents of each session, by its id."""
     teacher_d = next(iter(teacher_latents.values())).shape[1]
     student = make_student(sessions, task.modality, preset.student, teacher_d, seed)
     objective, modality = task.objective, task.modality

@@ -1,7 +1,8 @@
-"""The teacher without a future: its latent of the last bin of a window, and a read-out fitted on that latent.
+"""Computes the teacher's latent of the last bin of a window, and fits a read-out on that latent.
 
-A probe on bidirectional latents says how much of a movement the spikes hold. In a closed loop there is only the last
-bin of a window. Windows before the start of a recording are filled with zeros, which is the mean count.
+A probe on bidirectional latents says how much of a movement the spikes hold. A closed loop knows no future, so there
+the teacher can decode only the last bin of a window. Windows before the start of a recording are filled with zeros,
+which is the mean count.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 /*
- * The way from reset to main on a bare Cortex-M7: vectors, floating point, memory.
+ * Leads from reset to main on a bare Cortex-M7: vectors, floating point, memory.
  *
  * The decoder needs the FPU's default state: rounding to nearest, and denormals kept. It is set here explicitly, both
  * for this program (FPSCR) and for interrupt handlers (FPDSCR), so that a boot loader's choice does not stay. Flush to

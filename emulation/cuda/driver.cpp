@@ -215,7 +215,7 @@ CUresult load(const unsigned char *image, size_t bytes, CUmodule *module) {
 FAKE_API void fake_cuda_fail(const char *function_call_code) { fail_at(function_call_code); }
 FAKE_API size_t fake_cuda_alive(void) { return device.alive(); }
 
-/* The calls since the last time it was asked. */
+/* Returns the calls since it was last called. */
 FAKE_API const char *fake_cuda_calls(void) {
     static std::string told;
     told.swap(device.log);

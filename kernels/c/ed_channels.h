@@ -20,8 +20,9 @@
 #define ED_FE_HISTORY (ED_FE_FLAT_BINS > ED_FE_SATURATED_BINS ? ED_FE_FLAT_BINS : ED_FE_SATURATED_BINS)
 #define ED_FE_SHORT (ED_FE_FLAT_BINS < ED_FE_SATURATED_BINS ? ED_FE_FLAT_BINS : ED_FE_SATURATED_BINS)
 
-/* The range over the whole history is kept by blocks of rows, of which a bin changes one. With a history of 100 rows a
- * bin then reads 20 + 5 rows, always the same number. A microcontroller has more time than memory. */
+/* The number of blocks into which the rows of the history are divided. The range of each block is kept, and a bin
+ * changes one of them. With 100 rows in 5 blocks every bin reads 20 + 5 rows. A microcontroller has fewer blocks,
+ * because it is short of memory rather than of time. */
 #if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
 #define ED_FE_PARTS 2
 #else
@@ -39,7 +40,7 @@ typedef struct {
     float block_high[ED_FE_BLOCKS][ED_FE_CHANNELS];
     float lowest[ED_FE_CHANNELS]; /* since the start of the stream */
     float highest[ED_FE_CHANNELS];
-    uint32_t clean[ED_FE_CHANNELS];  /* bins since a rule was broken, at most ED_FE_RECOVER_BINS */
+    uint32_t clean[ED_FE_CHANNELS];  /* bins since a rule last applied, at most ED_FE_RECOVER_BINS */
     uint32_t broken[ED_FE_CHANNELS]; /* 1: the bin in progress has a sample that is not finite */
     uint32_t held[ED_FE_CHANNELS];   /* 1: bad by the rules at the end of the last bin */
     uint32_t bad[ED_FE_CHANNELS];    /* 1: masked in the last finished bin, by the rules or as beyond float32 */

@@ -1,7 +1,7 @@
 /*
  * Private: a student that a device computes, as ed_engine.c sees it. With -DED_DEVICE the front end, the checks and the
- * stream are those of the C engine, and these functions are implemented by kernels/cuda/engine.cpp or
- * kernels/tensorrt/engine.cpp, one of them in a library.
+ * stream are those of the C engine. A library has one of two implementations of these functions,
+ * kernels/cuda/engine.cpp or kernels/tensorrt/engine.cpp.
  *
  * Each returns ED_OK or an error code of edgedistill.h. ed_device_open does all allocation and compilation; later calls
  * allocate nothing. After an error other than ED_ERROR_UNSUPPORTED only ed_device_close is called. Sizes are those of

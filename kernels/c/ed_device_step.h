@@ -36,7 +36,7 @@ static int ed_student_export(const struct ed_student *student, int8_t *out, int3
     return ed_device_export(student->device, out, pos, live);
 }
 
-/* Does the inverse. pos and live are in range, and no value is -128. */
+/* Reads what ed_student_export wrote. pos and live are in range, and no value is -128. */
 static int ed_student_import(struct ed_student *student, const int8_t *in, int32_t pos, int32_t live) {
     int error = ed_device_import(student->device, in, pos, live);
     if (!error) memset(student->latent, 0, sizeof student->latent);

@@ -14,8 +14,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* So many samples are shaped at a time. The common average adds one channel after another, and the sums of several
- * samples overlap in the processor. A microcontroller has more time than memory. */
+/* The number of samples that are shaped at a time. The common average adds one channel after another, and the sums of
+ * several samples overlap in the processor. A microcontroller takes one at a time, because it is short of memory rather
+ * than of time. */
 #if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
 #define ED_FE_GROUP 1
 #else

@@ -117,7 +117,7 @@ static inline size_t ed_fe_take(ed_fe_state *fe, const float *frames_uv, size_t 
     return used;
 }
 
-/* Does the same for an amplifier's integers: uV = float32(sample * gain + offset), with gain and offset (C). */
+/* Takes an amplifier's integers as ed_fe_take does: uV = float32(sample * gain + offset), with gain and offset (C). */
 static inline size_t ed_fe_take_i16(ed_fe_state *fe, const int16_t *frames, size_t n, const double *gain_uv,
                                     const double *offset_uv, int *complete) {
     const size_t used = ed_clock_left(&fe->clock, n);
@@ -131,7 +131,7 @@ static inline size_t ed_fe_take_i16(ed_fe_state *fe, const int16_t *frames, size
     return used;
 }
 
-/* Does the same for `n` lost frames: time goes on, zeros go in, and every bin they touch is flagged. */
+/* Takes `n` lost frames as ed_fe_take does: time goes on, zeros go in, and every bin that they touch is flagged. */
 static inline size_t ed_fe_take_gap(ed_fe_state *fe, size_t n, int *complete) {
     static const float zeros[ED_FE_CHANNELS];
     const size_t used = ed_clock_left(&fe->clock, n);

@@ -14,9 +14,8 @@
 
 /* A stream's state as exchanged: native byte order, no padding inside, and sizeof is a multiple of 8. Names and meaning
  * are those of FrontEnd.export_state. In edgedistill/compile/c/frontend_source.py, state_dtype is the numpy dtype and
- * state_to_c converts. Inside a bin, Python keeps raw frames.
- * With D > 1, C keeps in `pending` the decimated samples so far; decimator, part_low, part_high and broken are those
- * after the frames so far. */
+ * state_to_c converts. Inside a bin, Python keeps raw frames in `pending`. With D > 1, C keeps there the decimated
+ * samples so far, and the values of decimator, part_low, part_high and broken are those after the last frame. */
 typedef struct {
     int64_t frame, pending_gap;
 #if ED_FE_DECIMATION > 1
@@ -38,8 +37,8 @@ typedef struct {
 #endif
 } ed_fe_exchange;
 
-/* Writes everything that later bins depend on. Not to be called between an ed_fe_take that completed a bin and its
- * ed_fe_finish_bin. */
+/* Writes everything that later bins depend on. It must not be called between an ed_fe_take that completed a bin and the
+ * ed_fe_finish_bin of that bin. */
 static inline void ed_fe_export(const ed_fe_state *fe, ed_fe_exchange *out) {
     const ed_channels *channels = &fe->channels;
     memset(out, 0, sizeof *out);

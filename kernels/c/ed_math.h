@@ -51,8 +51,8 @@ ED_INLINE float ed_from_bits(uint32_t bits) {
 /* Returns rint(x), ties to even, for |x| < 2**22. For NaN the low byte of the result is 0. */
 ED_INLINE int32_t ed_rint(float x) { return (int32_t)(ed_bits(x + ED_ROUND) - 0x4b400000u); }
 
-/* Returns a if `take` is 1, and b if it is 0. It works on bits, because compilers turn ?: into branches that depend on
- * data and then do not vectorize. */
+/* Returns a if `take` is 1, and b if it is 0. It works on bits, because compilers turn ?: into branches, which depend
+ * on data and prevent vectorizing. */
 ED_INLINE float ed_select(int take, float a, float b) {
     uint32_t mask = 0u - (uint32_t)take;
     return ed_from_bits((ed_bits(a) & mask) | (ed_bits(b) & ~mask));

@@ -1,9 +1,9 @@
 /*
  * Private: the variant for AVX2, with integer products of bytes without VNNI.
  *
- * vpmaddubsw multiplies unsigned by signed bytes, adds two products in 16 bits, and saturates. It is exact for |x| and
- * for w with the sign of x, because neither holds -128: a sum is at most 2 * 127 * 127 = 32258. So sum x w = sum |x| (w
- * sign x).
+ * vpmaddubsw multiplies unsigned by signed bytes, adds two products in 16 bits, and saturates. Products are therefore
+ * computed as sum x w = sum |x| (w sign x). They are exact, because no factor is -128, so that a sum of two is at most
+ * 2 * 127 * 127 = 32258.
  *
  * Weights   [group of up to 2 blocks][4 inputs][block][16 rows][4 inputs], with four accumulators of 8 rows.
  * Keys      (heads)[16 slots][4 dims][16][4]; values (heads)[4 slots][16 dims][16][4].

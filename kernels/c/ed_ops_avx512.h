@@ -7,14 +7,13 @@
  *
  * Weights   [group of up to 8 blocks][4 inputs][block][16 rows][4 inputs]. Every line is read once, from end to end.
  *           Eight accumulators hide the latency of vpdpbusd, and one column of inputs serves eight lines.
- * Keys      (heads)[16 slots][4 dims][16][4] as k + 128; values (heads)[4 slots][16 dims][16][4]. Roofline  L2 bounds a
- * step: `edge` (96 channels, W = 200) streams 1.11 MB of weights and 0.21 MB of rings, which takes
- *           7.1 us at the 185 GB/s that a loop of vpdpbusd alone reaches on a Sapphire Rapids core.
- * Measured  on that core, gcc 12, beside other work: ed_step p50 11.8 us, `nano` 2.6 us. Attention takes a fifth of it,
- *           gate and up a third.
- * Tried     Prefetching did not help, neither of the next lines nor of the next matrix during softmax: load ports are
- * the
- *           bottleneck.
+ * Keys      (heads)[16 slots][4 dims][16][4] as k + 128; values (heads)[4 slots][16 dims][16][4].
+ * Roofline  L2 bounds a step. `edge` (96 channels, W = 200) streams 1.11 MB of weights and 0.21 MB of rings, which
+ *           takes 7.1 us at the 185 GB/s that a loop of vpdpbusd alone reaches on a Sapphire Rapids core.
+ * Measured  on that core, gcc 12, beside other work: p50 of ed_step is 11.8 us, and 2.6 us for `nano`. Attention takes
+ *           a fifth of it, gate and up a third.
+ * Tried     Prefetching did not help, neither of the next lines nor of the next matrix during softmax, because load
+ *           ports are the bottleneck.
  */
 #ifndef ED_OPS_AVX512_H
 #define ED_OPS_AVX512_H

@@ -4,8 +4,8 @@
  *
  * sxtb16 widens bytes 0 and 2 of a word, or 1 and 3 after a rotation, to two int16. smlad multiplies two such pairs and
  * adds both products to an int32. Activations are widened once for a product, and weights as they are read, four rows
- * at a time, so that one load of x serves sixteen products. One loop serves weights, keys and values alike. It is no
- * inline function, since flash is short.
+ * at a time, so that one load of x serves sixteen products. One loop serves weights, keys and values alike. It is
+ * not inlined, because flash is short.
  *
  * Weights   [4 rows][4 inputs] after [4 rows][4 inputs], read from end to end, in flash.
  * Keys      (heads)[4 slots][4 dims][4][4], a matrix with a row for each slot.

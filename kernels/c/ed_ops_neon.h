@@ -8,9 +8,9 @@
  *
  * Weights   [group of up to 4 blocks][4 inputs][block][16 rows][4 inputs]. Every line is read once, from end to end.
  *           Sixteen accumulators hide the latency of sdot, and one broadcast of x serves sixteen loads.
- * Keys      (heads)[16 slots][4 dims][16][4]; values (heads)[4 slots][16 dims][16][4]. Roofline  An sdot needs one load
- * of 16 bytes, so a core's loads bound it: two a cycle on a Cortex-A76, one of 16 bytes on
- *           an A55.
+ * Keys      (heads)[16 slots][4 dims][16][4]; values (heads)[4 slots][16 dims][16][4].
+ * Roofline  An sdot needs one load of 16 bytes, so the loads of a core bound it: two a cycle on a Cortex-A76, one on an
+ *           A55.
  */
 #ifndef ED_OPS_NEON_H
 #define ED_OPS_NEON_H

@@ -262,7 +262,7 @@ static inline int ed_student_export(const struct ed_student *student, int8_t *ou
     return ED_OK;
 }
 
-/* Does the inverse. pos and live are in range, and no value is -128. */
+/* Reads what ed_student_export wrote. pos and live are in range, and no value is -128. */
 static inline int ed_student_import(struct ed_student *student, const int8_t *in, int32_t pos, int32_t live) {
     int8_t k[ED_D], v[ED_D];
     ed_student_reset(student);

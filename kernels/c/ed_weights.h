@@ -66,8 +66,8 @@ struct ed_matrix {
 
 struct ed_layer {
     struct ed_matrix qkv, out, gate_up, down;
-    const float *age_bias; /* (heads, ED_BIAS_ROW): at j the bias of age (W - 1 - j) mod W, so that from offset
-                              W - 1 - slot of the new bin on it lies by slot */
+    const float *age_bias; /* (heads, ED_BIAS_ROW): entry j is the bias of age (W - 1 - j) mod W. From entry
+                              W - 1 - (slot of the new bin) on, the biases therefore lie by slot */
     float attn_inv, q_inv, k_inv, v_inv, context_inv, mlp_inv, hidden_inv; /* inverse scales of quantization */
     float score_scale, v_scale;
 };

@@ -60,7 +60,7 @@ inline int ed_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_
 /* Returns rint(x), ties to even, for |x| < 2**22. */
 ED_EXACT int ed_rint(float x) { return (int)((unsigned)__float_as_int(x + ED_ROUND) - 0x4b400000u); }
 
-/* For values that are not NaN. */
+/* Returns the larger of two values that are not NaN. */
 ED_EXACT float ed_larger(float x, float y) { return x < y ? y : x; }
 ED_EXACT float ed_smaller(float x, float y) { return x > y ? y : x; }
 ED_EXACT float ed_clip(float x, float low, float high) { return ed_smaller(ed_larger(x, low), high); }

@@ -1,6 +1,6 @@
 /*
- * Private: rows of int8 of any length and address, such as keys and values of a head: products of rows, and sums over
- * rows by columns, with four integers an instruction.
+ * Private: computes with rows of int8 of any length and address, such as keys and values of a head. It multiplies rows
+ * and sums columns over rows, four integers an instruction.
  */
 #ifndef ED_ROWS_CUH
 #define ED_ROWS_CUH

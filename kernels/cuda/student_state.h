@@ -65,7 +65,8 @@ static inline void ed_cuda_state_export(const struct ed_cuda_state *state, int8_
     *live = state->live;
 }
 
-/* Does the inverse. The caller has checked that pos and live are in range and that no value is -128. */
+/* Reads what ed_cuda_state_export wrote. The caller has checked that pos and live are in range, and that no value is
+ * -128. */
 static inline void ed_cuda_state_import(struct ed_cuda_state *state, const int8_t *student, int32_t pos, int32_t live) {
     ed_cuda_state_reset(state);
     state->pos = pos;

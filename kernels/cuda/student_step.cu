@@ -97,7 +97,7 @@ ED_INSIDE float norm_words(const place &t, const float *x, float inv_scale, int 
     return factor;
 }
 
-/* Does the same for a vector that the lanes hold as words. T divides 8, so that in a round of
+/* Multiplies a vector that the lanes hold as words, such as norm_words returns. T divides 8, so that in a round of
  * chunks all lanes use the words of the same number. */
 template <class M>
 ED_INSIDE void multiply_words(stream &s, int pass, const int (&words)[ed_word_rounds], int (&own)[M::own]) {

@@ -269,7 +269,7 @@ template <class M, class F> ED_INSIDE void multiply(stream &s, int pass, F chunk
     gather<M>(s.t, acc, own);
 }
 
-/* Does the same for a vector in shared memory. */
+/* Computes what multiply() does, for a vector in shared memory. */
 template <class M> ED_INSIDE void multiply_shared(stream &s, int pass, const int8_t *a, int (&own)[M::own]) {
     const int in_row = s.t.template in_row<M>();
     const auto chunk = [&](int r) { return chunk_at(a, r * M::threads + in_row); };

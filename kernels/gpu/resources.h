@@ -62,7 +62,7 @@ inline int ed_gpu_allocate(ed_gpu *gpu, size_t device_bytes, size_t host_bytes, 
     return ED_OK;
 }
 
-/* Records what `enqueue` puts on the stream as the graph of a step; `enqueue` returns an error code. Only this thread
+/* Records what `enqueue` puts on the stream as the graph of a step. `enqueue` returns an error code. Only this thread
  * is captured, so that other threads of the program may use the GPU meanwhile. Run `enqueue` once before this call:
  * the driver and TensorRT load some code at its first use, which a capture does not allow. */
 template <class Enqueue> int ed_gpu_capture(ed_gpu *gpu, Enqueue enqueue) {

@@ -168,7 +168,7 @@ ED_API size_t ed_outputs_for(const ed_decoder *decoder, size_t n_frames);
 ED_API int ed_push(ed_decoder *decoder, const float *frames_uv, size_t n_frames, ed_output *outputs, size_t capacity,
                    size_t *n_out);
 
-/* Does the same for an amplifier's integers: microvolts = sample * gain + offset, in float64, rounded once to
+/* Decodes an amplifier's integers as ed_push does: microvolts = sample * gain + offset, in float64, rounded once to
  * float32. */
 ED_API int ed_push_i16(ed_decoder *decoder, const int16_t *frames, size_t n_frames, ed_output *outputs, size_t capacity,
                        size_t *n_out);

@@ -1,4 +1,4 @@
-"""A whole session of the data tests, as an NWB file and as bins."""
+"""Makes a whole session for the data tests, as an NWB file and as bins."""
 
 from __future__ import annotations
 

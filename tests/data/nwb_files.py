@@ -1,4 +1,4 @@
-"""Writes small NWB files of many shapes, as labs write them; arguments say what is missing or misplaced."""
+"""Writes small NWB files of many shapes, as labs write them. Arguments say what is missing or misplaced."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def add_behavior(
     module: str | None = "behavior",
     **settings: Any,
 ) -> None:
-    """Adds a behavior series. `container` is Position, BehavioralTimeSeries or none; no module means acquisition."""
+    """Adds a behavior series. `container` is Position, BehavioralTimeSeries or none. No module means acquisition."""
     data = velocity() if data is None else data
     if "timestamps" not in settings:
         settings.setdefault("rate", 100.0)

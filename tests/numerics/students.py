@@ -53,7 +53,7 @@ def random_bins(shape: StudentShape, steps: int, seed: int = 0) -> npt.NDArray[n
 
 
 class LiteralStep:
-    """The step as its definition reads, in scalars and loops. It was written without a look at the oracle's code."""
+    """Computes the step as its definition reads, in scalars and loops, written without reading the oracle's code."""
 
     def __init__(self, model: Int8Model) -> None:
         self.shape, self.t = model.shape, model.tensors

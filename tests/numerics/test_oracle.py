@@ -70,7 +70,7 @@ def test_after_export_and_import_nothing_differs(before):
     bins = random_bins(model.shape, before + 30)
     first, second = Oracle(model), Oracle(model)
     first.run(bins[:before])
-    second.run(random_bins(model.shape, 17, seed=9))  # another past, to be forgotten
+    second.run(random_bins(model.shape, 17, seed=9))  # another past, which the import must replace
     second.import_state(first.export_state())
     assert (first.run(bins[before:]) == second.run(bins[before:])).all()
     assert_same_state(first, second)

@@ -26,7 +26,7 @@ DEFAULT = replace(load_recipe(DEFAULT_RECIPE), windows=24, window_bins=64, finet
 
 @pytest.fixture(scope="module")
 def bins() -> SessionBins:
-    """Returns bins as after the common average, along which an artefact on all channels points."""
+    """Returns bins as the common average leaves them: an artefact on all channels points where they do not vary."""
     made = session_bins(channels=CHANNELS)
     assert made.lfp is not None
     return replace(made, lfp=made.lfp - made.lfp.mean(1, keepdims=True))

@@ -28,7 +28,7 @@ SHAPES = {
 
 
 def assert_same_bits(found: dict[str, Tensor], expected: dict[str, np.ndarray]) -> int:
-    """Asserts that all tensors are equal to the last bit; returns how many integers were compared."""
+    """Asserts that all tensors are equal to the last bit, and returns how many integers were compared."""
     assert set(found) == set(expected)
     for name, array in expected.items():
         assert found[name].numpy().dtype == array.dtype, name

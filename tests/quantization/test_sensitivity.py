@@ -81,7 +81,7 @@ def test_a_bad_range_affects_its_own_part_alone(student: Student, ranges: Ranges
 def test_the_part_with_a_bad_range_is_ranked_first(
     student: Student, ranges: Ranges, readout: Readout, name: str
 ) -> None:
-    """The test uses activations on which the student depends; this small student hardly uses its MLP."""
+    """The test uses activations on which the student depends. This small student hardly uses its MLP."""
     bad = {**ranges, name: [0.01 * value for value in ranges[name]]}
     (first, lost), (_, second) = rank_parts(student, bad, SESSION, "lfp", readout)[:2]
     assert first == CLIPPED[name]

@@ -1,4 +1,4 @@
-"""Small sessions on the bin clock, made of random numbers, on which the models of these tests are trained."""
+"""Makes small sessions of random numbers on the bin clock, on which the models of these tests are trained."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Calibration: finds the range of every activation that the device holds in eight bits."""
+"""Finds the range of every activation that the device holds in eight bits."""

@@ -1,4 +1,4 @@
-"""The activations of a float student, by the names of their ranges.
+"""Computes the activations of a float student, named as their ranges.
 
 The inputs are a student and bins. The output is every activation that has a scale on the device (docs/numerics.md,
 "What is eight bits wide"), as the float student computes it before any folding. Norms are without their gains,

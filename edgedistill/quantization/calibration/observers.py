@@ -1,4 +1,4 @@
-"""Observers: they see an activation chunk by chunk and find the largest magnitude A that eight bits shall represent.
+"""Observes an activation chunk by chunk, and finds the largest magnitude A that eight bits shall represent.
 
 An observer keeps a histogram of |x| whose bins are the upper bits of the float32 itself: 1024 bins for each factor of
 two, over the 32 factors of two below the largest value so far. Smaller values count as zero. Bins are narrow relative
@@ -131,7 +131,7 @@ class Observer:
 
 
 def _upper_bits(magnitude: npt.NDArray[np.floating[Any]]) -> Counts:
-    """Returns the upper bits of a float32, an integer that grows with it; larger values count as the largest one."""
+    """Returns the upper bits of a float32, an integer that grows with it. Larger values count as the largest one."""
     single = np.minimum(magnitude, LARGEST_FLOAT32).astype(np.float32)
     return np.asarray(single.view(np.int32) >> DROPPED_BITS, np.int64)
 
@@ -139,7 +139,7 @@ def _upper_bits(magnitude: npt.NDArray[np.floating[Any]]) -> Counts:
 def make_observer(
     method: str, name: str, groups: int = 1, *, percentile: float = 99.99, momentum: float = 0.1
 ) -> Observer:
-    """Makes an observer that uses `method`; each method uses only its own parameters.
+    """Makes an observer that uses `method`. Each method uses only its own parameters.
 
     - minmax takes the largest magnitude.
     - moving_minmax takes the moving average of the largest magnitude of each chunk, the newest with weight `momentum`.

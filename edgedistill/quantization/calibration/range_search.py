@@ -1,4 +1,4 @@
-"""The search for ranges: finds the range of every activation of a student.
+"""Finds the range of every activation of a student.
 
 The inputs are sessions and a float student. The student runs over windows of the training blocks (`windows`), and an
 observer for each activation collects its values (`observers`). The output is `Ranges`, which also records where they
@@ -94,7 +94,7 @@ def require_channels(student: Student, session: TrainingSession, modality: str) 
 
 
 def observe_windows(student: Student, sessions: Sequence[TrainingSession], modality: str, draw: Draw) -> Iterator[Seen]:
-    """Yields every drawn window with its activations; the run-up is run but not observed.
+    """Yields every drawn window with its activations. The run-up is run but not observed.
 
     Bins of the run-up that are artefacts or NaN are masked to 0, as the front end masks a bad channel, because a range
     need not hold what they leave in the ring.

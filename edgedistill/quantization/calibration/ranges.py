@@ -1,4 +1,4 @@
-"""The ranges of a student's activations, where they came from, and the JSON file that holds both.
+"""Holds the ranges of a student's activations and where they came from, and keeps both in a JSON file.
 
 A range is the largest magnitude that eight bits represent: one number for an activation, or one for each head. A file
 names the checkpoint, sessions and windows that it was found on, because ranges fit no other student.
@@ -26,7 +26,7 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Ranges:
-    """Holds ranges and where they come from; parts of type Facts are as they stand in the file."""
+    """Holds ranges and where they come from. Parts of type Facts are as they stand in the file."""
 
     values: dict[str, list[float]]  # activation -> largest magnitude; q, k, v and context have one for each head
     recipe: Recipe
@@ -155,5 +155,5 @@ def make_table_row(
 
 
 def shape_from_size(size: StudentSize) -> StudentShape:
-    """Returns a shape of this size, for what depends on neither channels nor outputs."""
+    """Returns a shape of this size with one channel and one output, for code that depends on neither number."""
     return size.shape(channels=1, outputs=1)

@@ -1,4 +1,4 @@
-"""Calibration recipes: how INT8 ranges are found.
+"""Reads calibration recipes, which say how INT8 ranges are found.
 
 The input is a file of `calibration/`. The output is a checked, frozen Recipe. It names the method that chooses a range,
 how many windows of the recording the method sees and how they are drawn, which parts of the step stay in float32, and

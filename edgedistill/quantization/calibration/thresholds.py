@@ -1,4 +1,4 @@
-"""Methods that choose, from a histogram of magnitudes, the largest one that eight bits shall represent.
+"""Chooses, from a histogram of magnitudes, the largest one that eight bits shall represent.
 
 A quantized tensor has the scale A / 127, so each method answers how much may be clipped so that the rest is rounded
 less. `Magnitudes` computes what an answer costs. The histogram itself is filled by `observers`.
@@ -22,7 +22,7 @@ KL_LEVELS, KL_BINS = 128, 2048  # as published, see find_entropy_threshold
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """Holds the histogram of |x| of one group. Sums over values are estimates: values lie evenly within a bin."""
+    """Holds the histogram of |x| of one group. Sums are estimates, as if values lay evenly within a bin."""
 
     counts: Counts  # (bins,); the first bin holds the zeros too
     edges: Array  # (bins + 1,) from 0 to the largest value; the last ones are equal where bins lie above it
@@ -111,7 +111,7 @@ def find_entropy_threshold(seen: Magnitudes) -> float:
 
 
 def count_linearly(seen: Magnitudes, limit: float) -> Counts:
-    """Counts |x| in even bins from 0 to limit, a power of two; the last of (KL_BINS + 1,) bins lies beyond it.
+    """Counts |x| in even bins from 0 to limit, a power of two. The last of (KL_BINS + 1,) bins lies beyond it.
 
     The counts are exact, because each edge of an even bin is an edge of a bin of `seen`, which are no wider below
     limit.

@@ -1,4 +1,4 @@
-"""The windows of the sessions that a calibration sees.
+"""Draws the windows of the sessions that a calibration sees.
 
 The inputs are sessions, a student's size, a recipe and a seed. The outputs are windows of the training blocks, each
 with the run-up of bins that its first bin attends to, and every window that was left out, with the reason.
@@ -27,7 +27,7 @@ SPEED_ENDS = (0.02, 0.98)  # the strata lie between these quantiles of speed, so
 
 @dataclass(frozen=True)
 class Window:
-    """Names bins first_bin … first_bin + bins of one session; the student starts `run_up` bins before, unobserved."""
+    """Names bins first_bin … first_bin + bins of one session. The student starts `run_up` bins before, unobserved."""
 
     session: str
     first_bin: int
@@ -41,7 +41,7 @@ class Window:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Names a window that was drawn and left out; `value` is its largest |bin|, where that is the reason."""
+    """Names a window that was drawn and left out. `value` is its largest |bin|, where that is the reason."""
 
     session: str
     first_bin: int
@@ -57,7 +57,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Draw:
-    """Holds the windows a calibration sees and those left out; larger |bin| than `limit` are masked in run-ups."""
+    """Holds the windows a calibration sees and those left out. Bins beyond `limit` are masked in run-ups."""
 
     windows: tuple[Window, ...]
     left_out: tuple[LeftOut, ...]
@@ -147,7 +147,7 @@ def compute_speed(session: TrainingSession, first: npt.NDArray[np.int64], width:
 def draw_from_grid(
     grid: Grid, wanted: int, strata: int, limit: float, rings: int, random: np.random.Generator
 ) -> tuple[list[Window], list[LeftOut]]:
-    """Draws `wanted` windows of one session, one stratum after another; returns them and those left out, by time.
+    """Draws `wanted` windows of one session, one stratum after another, and returns them and those left out, by time.
 
     A grid without windows gives one entry that says so. Windows that ring after an artefact (for `rings` bins) are
     drawn only where less than half would be left without them.
@@ -175,7 +175,7 @@ def draw_from_grid(
 
 
 def find_strata(speed: npt.NDArray[np.float64], strata: int) -> list[list[int]]:
-    """Returns indices of the windows by speed, slowest first, then those of unknown speed; no stratum is empty."""
+    """Returns indices of the windows by speed, slowest first, then those of unknown speed. No stratum is empty."""
     known = np.isfinite(speed)
     found = [np.flatnonzero(~known)]
     if known.any():
@@ -232,5 +232,5 @@ def no_window_error(passed: Sequence[LeftOut]) -> RecordingError:
 
 
 def make_numpy_generator(seed: int, step: int) -> np.random.Generator:
-    """Returns the numpy generator of one step; it depends on seed and step alone."""
+    """Returns the numpy generator of one step. It depends on seed and step alone."""
     return np.random.default_rng(make_generator(seed, step).initial_seed())

@@ -1,1 +1,1 @@
-"""The rules that a step graph must obey so that TensorRT can import it."""
+"""Checks the rules that a step graph must obey so that TensorRT can import it."""

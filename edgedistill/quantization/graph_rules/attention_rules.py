@@ -1,10 +1,10 @@
-"""The contract of the custom node EdAttention, and what a graph around it must obey for TensorRT.
+"""Checks the contract of the custom node EdAttention, and what a graph around it must obey for TensorRT.
 
 TensorRT fuses neither QuantizeLinear (Q) nor DequantizeLinear (DQ) with a plugin. Integers reach and leave a plugin as
-`Q -> node -> DQ`; `Q -> DQ -> node -> Q -> DQ` fails in the builder. The parser takes single floats, ints and strings
-as attributes and silently skips one that the plugin does not list, so their names are checked here. What the node
-computes with its attributes must be what the Q and DQ around it say. `onnx_graph.attention_plugin` describes the node
-itself.
+`Q -> node -> DQ`, while `Q -> DQ -> node -> Q -> DQ` fails in the builder. The parser takes single floats, ints and
+strings as attributes and silently skips one that the plugin does not list, so their names are checked here. What the
+node computes with its attributes must be what the Q and DQ around it say. `onnx_graph.attention_plugin` describes the
+node itself.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _require_attributes(node: NodeProto) -> None:
 
 
 def _require_scales(graph: ModelByName, node: NodeProto) -> None:
-    """Requires the scales of Q and DQ; the integers of q are at q's scale over sqrt(Dh)."""
+    """Requires the scales of Q and DQ. The integers of q are at q's scale over sqrt(Dh)."""
     q, k, v = (_read_scale(graph, graph.producers[name]) for name in node.input[:3])
     score_scale, v_scale, context_inv = (read_attribute(node, name, 0.0) for name in ATTRIBUTES)
     said = [("score_scale", score_scale, q * k), ("v_scale", v_scale, v)]

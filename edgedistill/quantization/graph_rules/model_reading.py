@@ -1,4 +1,4 @@
-"""A view of a model by names, for its checks: who makes and who reads each tensor, constants, types and shapes."""
+"""Reads a model by names, for its checks: who makes and who reads each tensor, constants, types and shapes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ModelByName:
 
     @classmethod
     def from_model(cls, model: onnx.ModelProto) -> ModelByName:
-        """Reads a model; types and shapes are inferred as far as onnx can."""
+        """Reads a model. Types and shapes are inferred as far as onnx can."""
         graph = onnx.shape_inference.infer_shapes(model).graph
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         for node in graph.node:

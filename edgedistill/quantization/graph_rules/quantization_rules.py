@@ -1,11 +1,11 @@
-"""TensorRT's rules of explicit quantization, as a check of a model.
+"""Checks that a model obeys TensorRT's rules of explicit quantization.
 
 The input is a model. An EngineError names the first node that breaks a rule, and the rule. A graph that breaks them
 still runs in onnxruntime, and often builds, but is then slow or wrong on the device. The rules hold for TensorRT 10.3
 to 11 with strong typing. They come from NVIDIA's documentation of QuantizeLinear and DequantizeLinear, from the
 importers of onnx-tensorrt, and from docs/numerics.md, which adds one rounding for each tensor, integers from -127
-("Quantize"), and exponentials in place of probabilities ("Attention core"). Rules for graphs without a quantized tensor
-too are in `typing_rules`, and those of the custom node in `attention_rules`.
+("Quantize"), and exponentials in place of probabilities ("Attention core"). Rules that also hold for graphs without a
+quantized tensor are in `typing_rules`, and those of the custom node in `attention_rules`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ QUANTIZED = (TensorProto.INT8, TensorProto.UINT8)
 def require_explicit_quantization(model: onnx.ModelProto, keep: Collection[str] = ()) -> None:
     """Raises EngineError that names a node, unless `model` obeys the rules.
 
-    `keep` names parts in higher precision ("layers.0.out"); products in nodes called `part/…` may then be of floats.
+    `keep` names parts in higher precision ("layers.0.out"). Products in nodes called `part/…` may then be of floats.
     """
     require_opset(model)
     graph = ModelByName.from_model(model)
@@ -93,7 +93,7 @@ def _require_scale(graph: ModelByName, node: NodeProto) -> None:
 def _require_zero_point(graph: ModelByName, node: NodeProto) -> None:
     given = len(node.input) > 2 and node.input[2] != ""
     if not given and node.op_type == "DequantizeLinear":
-        return  # 0 of the input's own type
+        return  # the default is 0 of the input's own type
     zero = graph.constants.get(node.input[2]) if given else None
     if zero is None:
         raise rule_error(node, "its zero point is not a constant", "none" if not given else node.input[2], "int8 0")

@@ -1,4 +1,4 @@
-"""TensorRT's rules of strong typing, as a check of a model, quantized or not.
+"""Checks that a model, quantized or not, obeys TensorRT's rules of strong typing.
 
 The input is a model. An EngineError names the first node that breaks a rule, and the rule. Strong typing converts
 nothing by itself. Shapes must be static, because dynamic ones keep TensorRT 10.3 from fusing transformers. The types

@@ -1,10 +1,11 @@
-"""The step of a student as static ONNX graphs: one z-scored bin and the state in, kinematics and new keys out.
+"""Writes the step of a student as static ONNX graphs.
 
-The nodes are written here and not exported from a traced step, for two reasons. Exporters decompose what onnxruntime
-and TensorRT know how to fuse. And the contract (docs/numerics.md, "State") wants rings that a step only reads, because
-the runtime appends to them. `writing` collects nodes and declares inputs and outputs, `float_step` writes float32 and
-float16, and `int8_step` writes the two INT8 graphs with `int8_writing`. The two differ only in the attention core,
-which is `attention_core` in one and `attention_plugin` in the other.
+One z-scored bin and the state go in, and kinematics and the new keys and values come out. The nodes are written here
+and not exported from a traced step, for two reasons. Exporters decompose what onnxruntime and TensorRT know how to
+fuse. And the contract (docs/numerics.md, "State") wants rings that a step only reads, because the runtime appends to
+them. `writing` collects nodes and declares inputs and outputs, `float_step` writes float32 and float16, and `int8_step`
+writes the two INT8 graphs with `int8_writing`. The two differ only in the attention core, which is `attention_core` in
+one and `attention_plugin` in the other.
 
     file                       written by            what for
     student.onnx               graph_from_student    onnxruntime; float32

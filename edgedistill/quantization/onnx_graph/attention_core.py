@@ -1,4 +1,4 @@
-"""The attention core of a layer in standard operators, that is, the nodes between its projections.
+"""Writes the attention core of a layer in standard operators, that is, the nodes between its projections.
 
 A core reads the query as floats and the new key and value as integers, which are also outputs of the graph, and returns
 the context. The plain INT8 graph uses this core. `attention_plugin` is the other core, a single node that TensorRT
@@ -36,7 +36,7 @@ Core = Callable[[Query], Context]
 
 
 def make_standard_cores(w: QuantizedWriter, shape: StudentShape, layers: Sequence[int]) -> dict[int, Core]:
-    """Returns the cores of these layers; their biases are gathered together, because all have the same ages."""
+    """Returns the cores of these layers. Their biases are gathered together, because all have the same ages."""
     if not layers:
         return {}
     biases = add_age_biases(w, shape, [w.tensors[f"layers.{i}.age_bias"] for i in layers])
@@ -44,7 +44,7 @@ def make_standard_cores(w: QuantizedWriter, shape: StudentShape, layers: Sequenc
 
 
 def _standard_core(w: QuantizedWriter, shape: StudentShape, i: int, bias: str, new: Query) -> Context:
-    """Scores the new bin beside the ring; exponentials are quantized, and divided by their sum at the end."""
+    """Scores the new bin beside the ring. Exponentials are quantized, and divided by their sum at the end."""
     heads, width, layer = shape.heads, shape.head_dim, f"layers.{i}."
     q = w("Reshape", new.q, w.ints(heads, width, 1))
     q = w.dequantize(w.quantize(q, f"{layer}q", new.q_shrink), f"{layer}q", new.q_shrink)

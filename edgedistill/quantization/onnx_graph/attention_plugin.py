@@ -1,4 +1,4 @@
-"""The attention core of a layer as one custom node, and the definition of that node in standard operators.
+"""Writes the attention core of a layer as one custom node, and defines that node in standard operators.
 
 TensorRT's parser looks for an unknown operator among plugins, by the operator's name alone, version "1" and no
 namespace. It hands over the attributes that the plugin lists, and makes an initializer among the inputs a constant. It
@@ -12,7 +12,7 @@ sides: `QuantizeLinear -> EdAttention -> DequantizeLinear`.
 
 Before version 10.7 the parser imports a function of that name in place of the plugin, so the graph in a bundle holds
 none. `add_definition` adds the function for onnxruntime and changes nothing else. The function is docs/numerics.md,
-"Attention core", operation by operation; it differs from the oracle only where onnxruntime's Exp does.
+"Attention core", operation by operation. It differs from the oracle only where onnxruntime's Exp does.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def write_attention_definition(heads: int, window: int, head_dim: int) -> onnx.F
 
 
 def _ages(w: _FunctionWriter, slots: int) -> str:
-    """Returns how many bins ago (W,) each slot was, then 0 for the new bin; a slot is live up to age `live`."""
+    """Returns how many bins ago (W,) each slot was, then 0 for the new bin. A slot is live up to age `live`."""
     back = w("Sub", "pos", w.constant(np.arange(1, slots + 1, dtype=np.int32)))
     age = w("Add", w("Mod", back, w.constant(np.array([slots], np.int32))), w.constant(np.array([1], np.int32)))
     return w("Concat", age, w.constant(np.array([0], np.int32)), axis=0)

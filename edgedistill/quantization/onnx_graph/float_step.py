@@ -1,4 +1,4 @@
-"""The float32 and the float16 step of a student as graphs, from its shape and the tensors of `student.safetensors`.
+"""Writes the float32 and the float16 step of a student as graphs, from the tensors of `student.safetensors`.
 
 In the float16 graph the matrix products, the rings and what is appended to them are float16. The residual stream,
 norms, softmax, SiLU, biases, bins, latent and kinematics stay float32, so every product is cast in and cast out.
@@ -168,7 +168,7 @@ def _check(shape: StudentShape, weights: Weights) -> None:
 
 
 def _check_half(weights: Weights) -> None:
-    """Refuses weights beyond float16 in products; biases and gains, which stay float32, may be of any size."""
+    """Refuses weights beyond float16 in products. Biases and gains, which stay float32, may be of any size."""
     largest = float(np.finfo(np.float16).max)
     for name, array in weights.items():
         if array.ndim == 2 and not name.endswith("age_bias") and np.abs(array).max() > largest:

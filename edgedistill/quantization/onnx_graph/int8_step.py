@@ -1,14 +1,14 @@
-"""The INT8 step of a student as a graph with explicit quantization, from the tensors of `student.int8.safetensors`.
+"""Writes the INT8 step of a student as a graph with explicit quantization.
 
-It computes what the oracle computes up to the order of sums (docs/numerics.md, "The near class"), in two forms that
-differ only in the attention core of a layer: in standard operators (`graph_from_integers`), or as a single custom node
-that TensorRT takes from a plugin (`graph_for_plugin`). The nodes are placed as TensorRT 10.3 to 11 accepts them in a
-strongly typed network:
+The graph is made from the tensors of `student.int8.safetensors`. It computes what the oracle computes up to the order
+of sums (docs/numerics.md, "The near class"), in two forms that differ only in the attention core of a layer: in
+standard operators (`graph_from_integers`), or as a single custom node that TensorRT takes from a plugin
+(`graph_for_plugin`). The nodes are placed as TensorRT 10.3 to 11 accepts them in a strongly typed network:
 
 - INT8 is not a type to compute in but one that QuantizeLinear begins and DequantizeLinear ends: onnx-tensorrt lists
   Concat, Gather, Reshape, Split and Transpose for floats and int32 only. An int8 tensor is therefore an input, a
   weight, or the output of a QuantizeLinear or the custom node, and only a DequantizeLinear, that node or the runtime
-  reads it. Data move as floats, before they are quantized; quantizing a bin again at its own scale gives the same
+  reads it. Data move as floats, before they are quantized. Quantizing a bin again at its own scale gives the same
   integer.
 - Both inputs of a product come from DequantizeLinear, the rings and weights directly: keys (H, W-1, Dh) times the query
   (H, Dh, 1) need no transposed copy.
@@ -43,14 +43,14 @@ from edgedistill.quantization.onnx_graph.writing import finish_step_model
 def graph_from_integers(shape: StudentShape, tensors: Tensors) -> onnx.ModelProto:
     """Returns the checked step graph of a quantized student, in standard operators.
 
-    `tensors` are those of `student.int8.safetensors`; BundleError names one that does not fit. Parts with float32
+    `tensors` are those of `student.int8.safetensors`. BundleError names one that does not fit. Parts with float32
     weights become plain products. The graph is not simplified, because onnxsim may fold dequantized weights to float.
     """
     return _graph(Int8Model(shape, tensors), plugged=())
 
 
 def graph_for_plugin(shape: StudentShape, tensors: Tensors) -> onnx.ModelProto:
-    """Returns the same step with one EdAttention node a layer, for TensorRT; onnxruntime needs `add_definition`.
+    """Returns the same step with one EdAttention node a layer, for TensorRT. For onnxruntime, use `add_definition`.
 
     The node gives integers, so a layer whose output projection is kept in float32 keeps its core in standard operators.
     """

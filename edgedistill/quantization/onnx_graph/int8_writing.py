@@ -1,4 +1,4 @@
-"""A collector of nodes that reads the scales of a quantized student; both INT8 graphs are written with it.
+"""Collects nodes with the scales of a quantized student. Both INT8 graphs are written with it.
 
 Activations have one scale by name, and weights one for each output channel. `quantize` turns a value into int8 and
 `dequantize` back into a float. `product` does both around a matrix of the student, or neither where the matrix is kept
@@ -71,7 +71,7 @@ class QuantizedWriter(NodeCollector):
         return self("MatMul", integers, weight)
 
     def norm(self, x: str, shape: StudentShape) -> str:
-        """Adds x over its root mean square. The gain is in the weights; its node stays, for onnxruntime to fuse."""
+        """Adds x over its root mean square. The gain is in the weights, but its node stays for onnxruntime to fuse."""
         return add_rms_norm(self, x, np.ones(shape.d, np.float32))
 
     def _scale(self, activation: str, shrink: float) -> np.float32:

@@ -1,8 +1,8 @@
-"""The spike teacher as it would run in a closed loop: a window of counts in, kinematics of its last bin out.
+"""Writes the spike teacher as a closed loop would run it: a window of counts in, kinematics of its last bin out.
 
 A bidirectional model has no step, so its whole window is computed again for each new bin. The graph computes what
 `PatchAutoencoder.latents` computes for the last bin of the window, with a linear read-out, for one session, in float32
-and static shapes. Rotary pairs are laid out as two halves, so that rotation needs no gather; the same order for queries
+and static shapes. Rotary pairs are laid out as two halves, so that rotation needs no gather. The same order for queries
 and keys leaves their products as they are.
 """
 
@@ -75,7 +75,7 @@ def _write_graph(
 
 
 def _tokens(w: NodeCollector, teacher: PatchAutoencoder, session: str, window: int) -> str:
-    """Adds tokens (steps * patches, d); the patches of a step lie together."""
+    """Adds tokens (steps * patches, d). The patches of a step lie together."""
     size, name = teacher.size, name_parameter(session)
     steps, patches = window // size.span, teacher.tokenizer.patches[session]
     fill = patches * size.patch - teacher.channels[session]

@@ -1,1 +1,1 @@
-"""Quantization-aware training: a student that rounds as the device does while it learns."""
+"""Trains a student while it rounds as the device does (quantization-aware training)."""

@@ -1,6 +1,6 @@
-"""A student that rounds as the device does, for quantization-aware distillation.
+"""Makes a student round as the device does, for quantization-aware distillation.
 
-The inputs are a float student and the ranges of its activations. The output has the same calls as `Student`, and rounds
+The inputs are a float student and the ranges of its activations. The output has the methods of `Student`, and rounds
 every tensor that has eight bits on the device, in the same places (docs/numerics.md, "What is eight bits wide"). In
 training, rounding is straight-through, in float arithmetic. In evaluation `quantize_student` makes the integers and
 `exact_torch` runs them, with the bits of the oracle, so that a validation loss is that of the device.
@@ -45,7 +45,7 @@ class FakeQuantStudent(nn.Module):
 
     `ranges` are as `quantize_student` takes them, and parts in `keep` stay float32. With `quantized` only these parts
     are rounded, also in evaluation, which is then in float arithmetic (sensitivity). With `learn_scales` the ranges are
-    trained too, except that of the bins, which the read-out shares; the ratios between heads stay.
+    trained too, except that of the bins, which the read-out shares. The ratios between heads do not change.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class FakeQuantStudent(nn.Module):
         self.register_buffer("limits", limits, persistent=False)
         self.register_buffer("factors", factors, persistent=False)
 
-    # ---------------------------------------------------------------- the calls of a student
+    # ---------------------------------------------------------------- the methods of a student
 
     @property
     def size(self) -> StudentSize:
@@ -127,7 +127,7 @@ class FakeQuantStudent(nn.Module):
         return not self.training and not self.emulated
 
     def compute_ranges(self) -> dict[str, list[float]]:
-        """Returns the ranges as they are now, for `quantize_student`; learned ones have moved by a factor."""
+        """Returns the ranges as they are now, for `quantize_student`. Learned ones have moved by a factor."""
         factors = np.exp(SPEED * self.growth.detach().cpu().double().numpy())
         return {name: (self.ranges[name] * factors[place]).tolist() for name, place in self.places.items()}
 

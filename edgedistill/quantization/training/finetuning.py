@@ -1,4 +1,4 @@
-"""Quantization-aware distillation: a trained student is trained a little longer while it rounds as the device does.
+"""Fine-tunes a trained student while it rounds as the device does (quantization-aware distillation).
 
 The inputs are a float student, the ranges of its activations, and what it was distilled with. The outputs are a float
 student whose weights allow for the rounding, and its ranges, both for `quantize_student`. Validation runs the integers
@@ -43,7 +43,7 @@ def finetune_student(
     progress: Progress | None = None,
     keep: Collection[str] = (),
 ) -> tuple[Student, dict[str, list[float]]]:
-    """Returns the fine-tuned student, in evaluation mode, and its ranges; `student` itself does not change.
+    """Returns the fine-tuned student, in evaluation mode, and its ranges. `student` itself does not change.
 
     `objective` and `config` are those it was trained with, `teacher_latents` the teacher's latents by session. A run
     resumes from `checkpoint` with the same bits. Where no step lowers the validation loss of the integers, the student
@@ -57,7 +57,7 @@ def finetune_student(
 
     before = {name: tensor.clone() for name, tensor in tuned.state_dict().items()}
     loss_before = validation_loss()
-    network = cast(Student, tuned)  # it has the calls of one
+    network = cast(Student, tuned)  # it has the methods of a Student
     train_student(network, sessions, modality, objective, schedule, seed, teacher_latents, checkpoint, progress)
     if not validation_loss() < loss_before:
         tuned.load_state_dict(before)

@@ -1,4 +1,4 @@
-"""Rounding that can be trained through: forward as on the device, backward as if nothing had been rounded.
+"""Rounds tensors in training: forward as on the device, backward as if nothing had been rounded.
 
 The inputs are float tensors, and the outputs are multiples of a scale. The straight-through estimator (Bengio 2013,
 arXiv:1308.3432) passes the gradient where the value was inside the range and stops it outside. A scale that is learned
@@ -18,7 +18,7 @@ from edgedistill.numerics.arithmetic import LEVELS
 
 
 def fake_quantize_rows(w: Tensor) -> Tensor:
-    """Rounds a weight (out, n) to eight bits with a scale for each output channel; a row of zeros stays."""
+    """Rounds a weight (out, n) to eight bits with a scale for each output channel. A row of zeros does not change."""
     largest = w.detach().abs().amax(1)
     scale = torch.where(largest > 0, largest, float(LEVELS)) / LEVELS
     return torch.fake_quantize_per_channel_affine(w, scale, torch.zeros_like(scale), 0, -LEVELS, LEVELS)

@@ -90,7 +90,7 @@ def test_the_mse_threshold_is_as_good_as_the_best_one_searched(values: np.ndarra
 
 
 def divergence_by_the_book(counts: np.ndarray, i: int) -> float:
-    """Computes Migacz 2017, bin by bin, for a threshold after i bins; counts[-1] lies beyond all of them."""
+    """Computes Migacz 2017, bin by bin, for a threshold after i bins. `counts[-1]` lies beyond all of them."""
     counts = [float(c) for c in counts]
     counts[0] = counts[1]
     reference = counts[:i]

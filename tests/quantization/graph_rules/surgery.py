@@ -41,7 +41,7 @@ class Surgery:
         return name
 
     def before(self, node: NodeProto, operator: str, *inputs: str, **attributes: object) -> str:
-        """Adds a new node just before `node`; returns its output."""
+        """Adds a new node just before `node`, and returns its output."""
         name = f"new_{operator.lower()}_{len(self.graph.node)}"
         at = next(i for i, n in enumerate(self.graph.node) if n.name == node.name)
         self.graph.node.insert(at, helper.make_node(operator, inputs, [name], name=name, **attributes))

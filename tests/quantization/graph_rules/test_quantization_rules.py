@@ -112,7 +112,7 @@ def an_unsigned_tensor(s: Surgery) -> str:
 
 @case("zero point is not a constant")
 def no_zero_point(s: Surgery) -> str:
-    """Removes the zero point; the integers are unsigned then."""
+    """Removes the zero point. The integers are unsigned then."""
     node = s.node("QuantizeLinear", "layers.0.down")
     del node.input[2]
     return node.name
@@ -249,7 +249,7 @@ def test_weights_may_be_quantized_in_the_graph() -> None:
 
 
 def test_a_simplified_graph_passes_or_is_refused() -> None:
-    """Whether onnxsim folds dequantized weights depends on its version; a graph that lost them must not pass."""
+    """Whether onnxsim folds dequantized weights depends on its version. A graph that lost them must not pass."""
     simple, same = onnxsim.simplify(GOOD)
     assert same
     int8 = {t.name for t in simple.graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) == 2}

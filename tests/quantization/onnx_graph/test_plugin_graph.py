@@ -40,7 +40,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def node_model(heads: int, window: int, head_dim: int, scales: dict[str, float]) -> onnx.ModelProto:
-    """Returns a model of one EdAttention node with its definition; the scales are the attributes."""
+    """Returns a model of one EdAttention node with its definition. The scales are the attributes."""
     sizes = {"age_bias": (heads, window), "pos": (1,), "live": (1,)}
     sizes |= dict.fromkeys(("ring_k", "ring_v"), (heads, window - 1, head_dim))
     inputs = [helper.make_tensor_value_info(n, t, sizes.get(n, (heads, head_dim))) for n, t in INPUTS.items()]
@@ -61,7 +61,7 @@ def core_of(heads: int, window: int, head_dim: int, scales: dict[str, float]) ->
 
 
 def oracle_core(values: Arrays, scales: dict[str, float]) -> np.ndarray:
-    """Computes the core of docs/numerics.md ("Attention core"); dead slots are left out and not masked."""
+    """Computes the core of docs/numerics.md ("Attention core"). Dead slots are left out and not masked."""
     slots, live = values["ring_k"].shape[1], int(values["live"][0])
     oldest_first = (int(values["pos"][0]) - slots + np.arange(slots)) % slots
     rings = [np.concatenate([values[f"ring_{kind}"][:, oldest_first], values[kind][:, None]], 1) for kind in "kv"]

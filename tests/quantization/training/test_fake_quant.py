@@ -29,7 +29,7 @@ Ranges = dict[str, list[float]]
 
 
 def student_of(name: str = "window 9", seed: int = 0) -> Student:
-    """Returns a student whose weights are all random, also those that start at zero or one; heads differ in size."""
+    """Returns a student whose weights are all random, also those that start at zero or one. Heads differ in size."""
     torch.manual_seed(seed)
     student = Student(SIZES[name], CHANNELS, {"monday": "left", "other": "right"}, 4, 2)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_each_segment_of_a_batch_starts_from_an_empty_state() -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_training_arithmetic_is_close_to_the_integers(name: str) -> None:
-    """Another order of summation and another exponential change single integers, in some runs none.
+    """Training sums in another order and has another exponential, which changes single integers, and in some runs none.
 
     The difference was 0 to 0.6 % of the latents' deviation, where float32 and INT8 differ by 2.5 to 4.7 %.
     """
