@@ -19,8 +19,8 @@
  * which takes 64 clocks at 64 B a clock. The real cost is a launch and two loads from L2, one after the other, by
  * estimate 1 us.
  *
- * ptxas, CUDA 13.0: 40 registers on sm_87, sm_90 and sm_110, no spills, no shared memory. It has never run on a device;
- * its bytes are those of the emulation.
+ * ptxas, CUDA 13.0: 40 registers on sm_87, sm_90 and sm_110, no spills, no shared memory. On an H100 it
+ * takes 2.1 us back to back, and every byte is that of the definition (docs/gpu.md).
  */
 #include "append.h"
 #include "rows.cuh"

@@ -25,8 +25,8 @@
  * here, not bytes.
  *
  * ptxas, CUDA 13.0: 44 registers on sm_87 and sm_90, 58 on sm_110, no spills; 4,176 bytes of static shared memory, and
- * 5 W bytes, W rounded up to a multiple of 4, at launch. It has never run on a device; its bits are those of the
- * emulation.
+ * 5 W bytes, W rounded up to a multiple of 4, at launch. On an H100 it takes 2.9 us back to back for one layer, and every bit
+ * is that of the definition (docs/gpu.md).
  */
 #include "attention_step.h"
 #include "rows.cuh"
