@@ -117,8 +117,8 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
         )
     }
     teacher = load_teacher(run.folder / f"teacher-{rows['teacher']['trial']:g}")[0]
-    targets = compute_teacher_latents(teacher, run.trained, run.preset.teacher_training)
-    for row, recipe, single in (
+    teacher_latents = compute_teacher_latents(teacher, run.trained, run.preset.teacher_training)
+    for row, task, single in (
         ("distilled", "distilled", False),
         ("deployed", "deployed", False),
         ("single_session_lfp", "unsupervised_lfp", True),
@@ -129,8 +129,8 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
     ):
         sessions = [run.target] if single else run.trained
 
-        def trial(factor: float, path: Path, recipe: str = recipe, sessions: Any = sessions) -> dict[str, Score]:
-            return train_student_trial(run, recipe, sessions, targets, factor, path)
+        def trial(factor: float, path: Path, task: str = task, sessions: Any = sessions) -> dict[str, Score]:
+            return train_student_trial(run, task, sessions, teacher_latents, factor, path)
 
         rows[row] = run.measure_once(row, lambda row=row, trial=trial: run.search(row, trial))
     for row, sessions, distilled in (
@@ -139,7 +139,7 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
     ):
 
         def patch(factor: float, path: Path, sessions: Any = sessions, distilled: bool = distilled) -> dict[str, Score]:
-            return train_bidirectional_trial(run, sessions, targets if distilled else None, factor, path)
+            return train_bidirectional_trial(run, sessions, teacher_latents if distilled else None, factor, path)
 
         rows[row] = run.measure_once(row, lambda row=row, patch=patch: run.search(row, patch))
     for row, score, part in (
@@ -159,7 +159,7 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
             )
     trials = {row: rows[row]["trial"] for row in ("deployed", "spike_student")}
     config = run.preset.training
-    for row, measure in list_int8_rows(run.folder, trials, run.trained, targets, run.seed, config).items():
+    for row, measure in list_int8_rows(run.folder, trials, run.trained, teacher_latents, run.seed, config).items():
         rows[row] = run.measure_once(row, measure)
     rows["latency"] = run.measure_once("latency", lambda: measure_latency(run, rows["deployed"]["trial"]))
     return rows
@@ -175,26 +175,26 @@ def train_teacher_trial(run: Seed, factor: float, folder: Path) -> dict[str, Sco
 
 
 def train_student_trial(
-    run: Seed, recipe: str, sessions: list[TrainingSession], targets: Any, factor: float, folder: Path
+    run: Seed, task: str, sessions: list[TrainingSession], teacher_latents: Any, factor: float, folder: Path
 ) -> dict[str, Score]:
     config = replace(run.preset.training, learning_rate=factor * run.preset.training.learning_rate)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.safetensors"
-    student = train_task(STUDENT_TASKS[recipe], sessions, run.preset, config, run.seed, targets, checkpoint)
-    save_student(student, folder, {"row": recipe})
-    return {s.id: score_student(student, recipe, s)[1] for s in sessions}
+    student = train_task(STUDENT_TASKS[task], sessions, run.preset, config, run.seed, teacher_latents, checkpoint)
+    save_student(student, folder, {"row": task})
+    return {s.id: score_student(student, task, s)[1] for s in sessions}
 
 
 def train_bidirectional_trial(
-    run: Seed, sessions: list[TrainingSession], targets: Any, factor: float, folder: Path
+    run: Seed, sessions: list[TrainingSession], teacher_latents: Any, factor: float, folder: Path
 ) -> dict[str, Score]:
     """Trains the published patch student on LFP, distilled, or without the teacher's latents as an autoencoder."""
     config = replace(run.preset.training, learning_rate=factor * run.preset.training.learning_rate)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.safetensors"
     size = run.preset.patch_student
-    if targets is not None:
-        model = distill_bidirectional(sessions, size, config, run.seed, targets, checkpoint)
+    if teacher_latents is not None:
+        model = distill_bidirectional(sessions, size, config, run.seed, teacher_latents, checkpoint)
     else:
         model = train_autoencoder(sessions, "lfp", replace(size, mask_share=0.5), config, run.seed, checkpoint)
     return {s.id: score_teacher(model, s, config.segment_bins) for s in sessions}

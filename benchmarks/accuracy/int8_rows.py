@@ -26,28 +26,33 @@ Measure = Callable[[], dict[str, Any]]
 
 
 def list_int8_rows(
-    folder: Path, trials: dict[str, float], sessions: Sequence[TrainingSession], targets: Any, seed: int, config: Any
+    folder: Path,
+    trials: dict[str, float],
+    sessions: Sequence[TrainingSession],
+    teacher_latents: Any,
+    seed: int,
+    config: Any,
 ) -> dict[str, Measure]:
     """Returns, by row, the function that measures it. `trials` tells the folder of each float student."""
     rows: dict[str, Measure] = {}
     for row, recipes in (("deployed", list_recipes()), ("spike_student", (DEFAULT_RECIPE,))):
         for name in recipes:
             rows[f"{row}, int8, {name}"] = lambda row=row, name=name: measure_quantized_row(
-                folder / f"{row}-{trials[row]:g}", row, load_recipe(name), sessions, targets, seed, config
+                folder / f"{row}-{trials[row]:g}", row, load_recipe(name), sessions, teacher_latents, seed, config
             )
     unfitted = replace(load_recipe(DEFAULT_RECIPE), refit_readout=False)
     deployed = folder / f"deployed-{trials['deployed']:g}"
     rows[f"deployed, int8, {DEFAULT_RECIPE}, read-out of the float student"] = lambda: measure_quantized_row(
-        deployed, "deployed", unfitted, sessions, targets, seed, config
+        deployed, "deployed", unfitted, sessions, teacher_latents, seed, config
     )
     struck = [add_artefact(session) for session in sessions]
     for name in (DEFAULT_RECIPE, "minmax"):
         rows[f"deployed, int8, {name}, an artefact in the calibration data"] = lambda name=name: measure_quantized_row(
-            deployed, "deployed", load_recipe(name), struck, targets, seed, config
+            deployed, "deployed", load_recipe(name), struck, teacher_latents, seed, config
         )
     raw = replace(load_recipe("minmax"), artefact_factor=1e9)  # without rejection of artefacts
     rows["deployed, int8, minmax, an artefact and no rejection"] = lambda: measure_quantized_row(
-        deployed, "deployed", raw, struck, targets, seed, config
+        deployed, "deployed", raw, struck, teacher_latents, seed, config
     )
     return rows
 
@@ -57,7 +62,7 @@ def measure_quantized_row(
     row: str,
     recipe: Recipe,
     sessions: Sequence[TrainingSession],
-    targets: Any,
+    teacher_latents: Any,
     seed: int,
     config: Any,
 ) -> dict[str, Any]:
@@ -68,7 +73,7 @@ def measure_quantized_row(
     whole = student
     if recipe.finetune is not None:
         student, after = finetune(
-            student, row, recipe, sessions, targets, seed, config, folder / "finetune.safetensors"
+            student, row, recipe, sessions, teacher_latents, seed, config, folder / "finetune.safetensors"
         )
         # the control of this row: what the longer training is worth without any rounding
         found["float_r2"] = {s.id: score_student(student, row, s)[1].r2 for s in sessions}
@@ -93,7 +98,7 @@ def finetune(
     row: str,
     recipe: Recipe,
     sessions: Sequence[TrainingSession],
-    targets: Any,
+    teacher_latents: Any,
     seed: int,
     config: Any,
     checkpoint: Path,
@@ -111,7 +116,7 @@ def finetune(
         config,
         recipe.finetune,
         seed,
-        targets,
+        teacher_latents,
         checkpoint,
         None,
         recipe.keep,

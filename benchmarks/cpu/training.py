@@ -198,11 +198,11 @@ def train(model: str, session: TrainingSession, preset: Preset, config: Training
     if model == "teacher":
         train_teacher([session], preset.teacher, config, 0, progress=clock)
         return
-    targets = {session.id: torch.randn(len(session.inputs("lfp")), TEACHER_COMPONENTS)}
+    teacher_latents = {session.id: torch.randn(len(session.inputs("lfp")), TEACHER_COMPONENTS)}
     if model == "student":
-        train_task(STUDENT_TASKS["distilled"], [session], preset, config, 0, targets, progress=clock)
+        train_task(STUDENT_TASKS["distilled"], [session], preset, config, 0, teacher_latents, progress=clock)
     else:
-        distill_bidirectional([session], preset.patch_student, config, 0, targets, progress=clock)
+        distill_bidirectional([session], preset.patch_student, config, 0, teacher_latents, progress=clock)
 
 
 def make_random_session(inputs: int, bins: int = 12_000) -> TrainingSession:
@@ -367,15 +367,15 @@ def measure_loss(quick: bool) -> Figures:
         begin = time.perf_counter()
         schedule = replace(preset.teacher_training, steps=TEACHER_STEPS, eval_every=TEACHER_STEPS)
         teacher = train_teacher(sessions, preset.teacher, schedule, 0)
-        targets = compute_teacher_latents(teacher, sessions, schedule)
+        teacher_latents = compute_teacher_latents(teacher, sessions, schedule)
         teacher_s = time.perf_counter() - begin
-        runs = [train_to_level(sessions, targets, preset, seed, Path(folder), quick) for seed in seeds]
+        runs = [train_to_level(sessions, teacher_latents, preset, seed, Path(folder), quick) for seed in seeds]
     reached = all(run["steps"] is not None for run in runs)
     return {
         "level": LEVEL,
         "what": "validation loss of row `distilled`: 0.1 x reconstruction + 5 x (1 - cosine to the teacher)",
         "data": f"{SESSIONS} simulated sessions of {MINUTES:g} min, 32 channels, 64 units, seed {DATA_SEED}",
-        "teacher": f"preset nano, {TEACHER_STEPS} steps, seed 0; its targets stand still for every student",
+        "teacher": f"preset nano, {TEACHER_STEPS} steps, seed 0; its latents are the same for every student",
         "schedule_steps": preset.training.steps,
         "checked_every": EVAL_EVERY,
         "teacher_s": teacher_s,
@@ -387,7 +387,12 @@ def measure_loss(quick: bool) -> Figures:
 
 
 def train_to_level(
-    sessions: list[TrainingSession], targets: dict[str, Tensor], preset: Preset, seed: int, folder: Path, quick: bool
+    sessions: list[TrainingSession],
+    teacher_latents: dict[str, Tensor],
+    preset: Preset,
+    seed: int,
+    folder: Path,
+    quick: bool,
 ) -> Figures:
     """Trains one student until it validates at LEVEL or its schedule ends. Seconds include validating."""
     checkpoint = folder / f"student-{seed}.safetensors"
@@ -402,7 +407,7 @@ def train_to_level(
             raise Enough
 
     with suppress(Enough):
-        train_task(STUDENT_TASKS["distilled"], sessions, preset, config, seed, targets, checkpoint, watch)
+        train_task(STUDENT_TASKS["distilled"], sessions, preset, config, seed, teacher_latents, checkpoint, watch)
     history = read_history(checkpoint)
     step = next((step for step, loss in history if loss <= LEVEL), None)
     return {
