@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -53,7 +54,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def first(home: Path) -> BuildResult:
     """The build whose stages the other builds find kept."""
     with quick_measures():
-        return stages.build(options(home, home / "first.edge"))
+        result = stages.build(options(home, home / "first.edge"))
+    shutil.copytree(home / "work", home / "first.work")
+    return result
+
+
+@pytest.fixture
+def first_work(home: Path, first: BuildResult, tmp_path: Path) -> Path:
+    """A folder with the stages of the first build alone, whatever other tests have built since."""
+    return Path(shutil.copytree(home / "first.work", tmp_path / "work"))
 
 
 @pytest.fixture(scope="session")
@@ -90,4 +99,4 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was trained")
 
     monkeypatch.setattr("edgedistill.pipeline.teacher.train_teacher", forbidden)
-    monkeypatch.setattr("edgedistill.pipeline.students.train_row", forbidden)
+    monkeypatch.setattr("edgedistill.pipeline.students.train_task", forbidden)

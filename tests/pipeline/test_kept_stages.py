@@ -57,11 +57,11 @@ BEHAVIOR_ALONE = {"spike-student", "deployed"}  # the distilled student sees no 
     ids=["line frequency", "behavior", "session", "seed", "student size", "recipe"],
 )
 def test_a_change_runs_what_depends_on_it(
-    home: Path, first: BuildResult, tmp_path: Path, changes: dict[str, Any], expected: set[str]
+    home: Path, first_work: Path, tmp_path: Path, changes: dict[str, Any], expected: set[str]
 ) -> None:
     if "preset" in changes:
         changes = {"preset": str(write_preset(tmp_path / "wide.toml", d=12))}
-    assert ran(stages.build(options(home, tmp_path / "other.edge", **changes))) == expected
+    assert ran(stages.build(options(home, tmp_path / "other.edge", work=first_work, **changes))) == expected
 
 
 @pytest.mark.usefixtures("unwritten")

@@ -15,6 +15,7 @@ import torch
 from edgedistill import pipeline as stages
 from edgedistill.bench import QUICK, bench
 from edgedistill.bundle import open_bundle
+from edgedistill.bundle.contents import read_decoder_spec
 from edgedistill.errors import ConfigError, EdgeDistillError
 from edgedistill.models.files import load_student, save_student
 from edgedistill.pipeline import BuildResult, DistillOptions
@@ -32,7 +33,7 @@ def test_ranges_of_a_file_need_their_own_student(pretrained: Path, first: BuildR
     asked = {"ranges": tmp_path / "ranges.json", "student": pretrained / "student"}
     result = stages.build(options(pretrained, tmp_path / "x.zip", **asked))
     bundle = open_bundle(result.bundle)
-    assert bundle.manifest["recipe"] == "minmax"
+    assert bundle.manifest.recipe == "minmax"
     written = Ranges.from_json(json.loads(bundle.read("ranges.json")))
     assert written.values == read_ranges(tmp_path / "ranges.json").values
     assert not written.recipe.refit_readout  # no label of another day was used
@@ -54,10 +55,12 @@ def test_a_pretrained_student_decodes_another_day(
     result = stages.build(options(pretrained, out, student=pretrained / "student", adapt=mode, probe=probe))
     assert ran(result) <= {"calibrate"}
     manifest = open_bundle(out).manifest
-    assert (manifest["session"]["id"], manifest["provenance"]["adapt"]) == (DAYS[2], mode)
+    assert manifest.session is not None
+    assert manifest.provenance is not None
+    assert (manifest.session.id, manifest.provenance.others["adapt"]) == (DAYS[2], mode)
     _, facts = load_student(pretrained / "student")
     old_mean = facts["normalization"][DAYS[1]][0]
-    assert (manifest["normalization"]["mean"] == old_mean) == (mode == "none")
+    assert (list(read_decoder_spec(open_bundle(out)).normalization.mean) == old_mean) == (mode == "none")
     expected, measured = result.metrics["deployed_r2"], bench(open_bundle(out), QUICK).subjects[0].fit.r2
     assert expected is not None
     assert measured is not None
