@@ -1,6 +1,7 @@
-"""The errors of edgedistill: what failed, what was found and expected, likely causes, and the command to run next.
+"""Defines the errors of edgedistill.
 
-The library raises these errors. Only the command line prints them and exits.
+An error says what failed, what was found and expected, likely causes, and the command to run next. The library raises
+these errors. Only the command line prints them and exits.
 """
 
 from __future__ import annotations

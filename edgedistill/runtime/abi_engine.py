@@ -1,9 +1,9 @@
-"""Runs a decoder behind the C ABI from Python: an opened library comes in, an engine like all others goes out.
+"""Runs a decoder behind the C ABI from Python. An opened library goes in, and an engine like all others comes out.
 
-`AbiEngine` has the methods of the other engines, which take a z-scored bin and return kinematics, and also those of a
-whole stream, which take frames and return outputs, because the front end is in the library too. It does not know
-whether the library holds plain C, a CUDA kernel or a TensorRT plan. `c_engine`, `cuda_engine` and `tensorrt_engine`
-find, check and open one.
+`AbiEngine` has the methods of the other engines, which take a z-scored bin and return kinematics. It also has those of
+a whole stream, which take frames and return outputs, because the library contains the front end. It works in the same
+way whether the library holds plain C, a CUDA kernel or a TensorRT plan. `c_engine`, `cuda_engine` and `tensorrt_engine`
+find, check and open such a library.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from edgedistill.runtime.stream import Flag, Floats, Output, State, take_part
 
 @dataclass(frozen=True, eq=False)
 class OpenedLibrary:
-    """A library and one decoder that was started in it."""
+    """Holds a library and one decoder that was started in it."""
 
-    library: ctypes.CDLL  # of `load_library`
-    decoder: int  # address, from `ed_init` or `ed_open`
-    engine: str = "c"  # what computes in there: "c", "cuda", "tensorrt"
+    library: ctypes.CDLL  # from `load_library`
+    decoder: int  # address that `ed_init` or `ed_open` returned
+    engine: str = "c"  # the engine in the library: "c", "cuda" or "tensorrt"
     precision: str = "int8"  # the type of keys and values
     size: int = 0  # bytes of the compiled files
-    memory: object = None  # what must live as long as the decoder
+    memory: object = None  # an object that must live as long as the decoder
 
 
 class AbiEngine:
-    """One decoder of a library at a point in its stream. Two threads must not use it at once."""
+    """Runs one decoder of a library, which keeps the state of its stream. Two threads must not use it at once."""
 
     def __init__(self, opened: OpenedLibrary, shape: StudentShape, config: FrontEndConfig) -> None:
         """Raises EngineError if the library holds a student of another shape or array."""
@@ -59,19 +59,19 @@ class AbiEngine:
 
     @property
     def precision(self) -> str:
-        """The type of keys and values: "int8" or "float16"."""
+        """Returns the type of keys and values: "int8" or "float16"."""
         return self._opened.precision
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of rings, lagged bins and their counters, wherever the engine keeps them."""
+        """Returns the bytes of rings, lagged bins and their counters, wherever the engine keeps them."""
         shape, (value, lag) = self.shape, (1, 1) if self.precision == "int8" else (2, 4)
         rings = 2 * shape.layers * shape.heads * (shape.window - 1) * shape.head_dim
         return value * rings + lag * shape.lag_rows * shape.channels + 8
 
     @property
     def latent(self) -> Floats:
-        """The latent (d,) of the last step, before the gain of the last norm. It is zero before the first step."""
+        """Returns the latent (d,) of the last step, before the gain of the last norm. It is zero before the first step."""
         found: Floats = np.empty(self.shape.d, np.float32)
         self._done(self._library.ed_latent(self._decoder, found.ctypes.data, self.shape.d))
         return found
@@ -91,7 +91,10 @@ class AbiEngine:
     def push_i16(
         self, frames: npt.NDArray[np.int16], gain: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
     ) -> list[Output]:
-        """Does the same for integers (n, C) in C order: uV = frames * gain + offset, each (C,), rounded once."""
+        """Takes integer frames (n, C) in C order and returns the outputs of the bins that they complete.
+
+        uV = frames * gain + offset, where gain and offset are (C,). The result is rounded once.
+        """
         if self.config.decimation > 1:  # frames of an unfinished bin wait in microvolts
             with np.errstate(over="ignore"):
                 return self.push((frames * gain + offset).astype(np.float32))
@@ -135,7 +138,7 @@ class AbiEngine:
         return state | {f"state_{name}": array for name, array in read_student(self.shape, record).items()}
 
     def import_stream(self, state: State) -> None:
-        """Continues from an exported stream. A part that is left out starts fresh.
+        """Continues from an exported stream. A part that is missing from it starts fresh.
 
         Raises EngineError, with nothing changed, for the state of another bundle.
         """
@@ -158,9 +161,9 @@ class AbiEngine:
     # ---------------------------------------------------------------- calls
 
     def _advance(self, function: str, frames: npt.NDArray[Any] | None, count: int) -> list[Output]:
-        """Gives C the frames, or `count` lost ones.
+        """Passes the frames to C, or the number of lost frames.
 
-        With decimation, the frames of an unfinished bin wait here, for the reason that `c_state` tells.
+        With decimation, the frames of an unfinished bin wait here. The docstring of `c_state` gives the reason.
         """
         if self.config.decimation == 1:
             return self._call(function, frames, count)

@@ -1,10 +1,10 @@
 """Compiles the TensorRT engine of a bundle into `build/<target>/`, on the device that will run it.
 
-A bundle and a target come in. The folder goes out with the sources, the plugin and the library that runs a plan (built
-by CMake, as a person would), the plan that was kept, the outcomes of all forms, TensorRT's lists of layers, a README
-and `build.json`. A plan belongs to its chip, TensorRT, driver and plugin. All of them stand in the fingerprint, and a
-plan that does not fit any more is built again on request only. A machine without the GPU or TensorRT leaves the sources
-in the folder, prepared for the device.
+A bundle and a target go in. The folder comes out with the sources, the plugin and the library that runs a plan (both
+built by CMake, as they can be built by hand), the plan that was kept, the outcomes of all forms, TensorRT's lists of
+layers, a README and `build.json`. A plan fits one chip, TensorRT, driver and plugin. The fingerprint names them, and a
+plan that no longer fits is built again only on request. On a machine without the GPU or TensorRT, the folder gets the
+sources, prepared for the device.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from edgedistill.machine.processor import read_architecture
 from edgedistill.runtime.tensorrt_engine import PLAN, PLUGIN, plugin_hash
 from edgedistill.target import Target
 
-CACHE = "timing.cache"  # TensorRT's cache of the tactics that it timed
-RESULTS = ("plugin", "form")  # facts of a fingerprint that are only known once the plan is built
+CACHE = "timing.cache"  # TensorRT's cache of the tactics that it has timed
+RESULTS = ("plugin", "form")  # facts of a fingerprint that are unknown until the plan is built
 
 
 def compile_tensorrt_plan(
     bundle: Bundle, target: Target, force: bool = False, report: Report | None = None
 ) -> CompiledEngine:
-    """Builds the bundle's plan on this device, unless that is done already; with `force` in any case.
+    """Builds the bundle's plan on this device, unless that is done already. With `force` it is built in any case.
 
-    Raises DeviceError where this machine is not the device, and leaves the sources prepared in the bundle; StalePlan
-    for a plan that is there and does not fit any more; EngineError with what CMake or TensorRT say, and where no form
-    computes what it should.
+    Raises DeviceError where this machine is not the device, and leaves the sources prepared in the bundle. Raises
+    StalePlan for an existing plan that does not fit any more. Raises EngineError with the message of CMake or TensorRT,
+    and where no form has correct results.
     """
     began, sources = monotonic(), tensorrt_sources(bundle)
     try:
@@ -142,7 +142,8 @@ def _stale_plan(what: str, got: object, expected: object, spec: BuildSpec, bundl
 def _prepare(error: DeviceError, bundle: Bundle, target: Target, sources: Mapping[str, bytes]) -> DeviceError:
     """Prepares the sources, and returns the error with the command that finishes the work.
 
-    On a Jetson that is the same command, once what is missing is installed; elsewhere it is run on the Jetson.
+    On a Jetson this command comes after the one that installs what is missing. Elsewhere it has to be run on the
+    Jetson.
     """
     prepare_sources(bundle, target, sources, lambda record: prepared_readme(record, target))
     command = compile_command(bundle, target)

@@ -139,7 +139,7 @@ def test_a_zip_must_be_unpacked_first(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="zip") as caught:
         compile_bundle(zipped, CUDA)
     assert "unzip" in str(caught.value.next_step)
-    assert why_not_here(zipped, "cuda", "cuda") == "a zip holds nothing compiled"
+    assert why_not_here(zipped, "cuda", "cuda") == "a zip holds no compiled engine"
 
 
 def test_a_chip_is_refused_for_targets_without_a_gpu(bundle: Bundle) -> None:
