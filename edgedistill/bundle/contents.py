@@ -207,7 +207,7 @@ def read_spike_student(bundle: Bundle) -> SpikeStudent:
 
 @dataclass(frozen=True)
 class TeacherFacts:
-    """Holds figures of one teacher graph. They are stored because a board has no `onnx` package to compute them with."""
+    """Holds figures of one teacher graph, because a board has no `onnx` package to compute them with."""
 
     params: int
     window: int  # bins

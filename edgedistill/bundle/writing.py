@@ -99,7 +99,7 @@ _OURS = ("format", "sha256")
 
 
 def refuse_foreign(target: Path) -> None:
-    """Raises OutputError unless `target` is free, an empty folder, or a bundle of the same kind, which may be replaced."""
+    """Raises OutputError unless `target` is free, an empty folder, or a bundle of the same kind to replace."""
     if not target.exists() or _is_replaceable(target):
         return
     raise OutputError(

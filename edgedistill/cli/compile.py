@@ -1,4 +1,4 @@
-"""`edgedistill compile`: makes a library from a bundle's INT8 decoder, for a processor or a GPU, here or elsewhere."""
+"""Defines `edgedistill compile`, which makes a library from a bundle's INT8 decoder for a processor or a GPU."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def compile_command(bundle: Path, target: str | None, chip: str | None, force: b
 
 
 def _print_forms(forms: Sequence[Outcome]) -> None:
-    """Prints what came of each form of a plan; nothing for other engines."""
+    """Prints the outcome of each form of a plan, and nothing for other engines."""
     times = [(form.latency_us.get("p50"), form.latency_us.get("p99")) for form in forms]
     rows = [(f.form, f.state, *of, f.r2, f.r2_drop, f.why or "") for f, of in zip(forms, times, strict=True)]
     if rows:
@@ -91,12 +91,12 @@ def _choose_target(bundle: Bundle) -> str:
 
 
 def _put_in_words(made: CompiledEngine) -> dict[str, object]:
-    """Returns as texts for people what is a list or a table in JSON."""
+    """Turns what is a list or a table in JSON into text for people."""
     needs = made.record.fingerprint
     device = ", ".join(f"{name} {value}" for name, value in needs.device.items() if value)
     notes = (
         "; ".join(made.record.notes) if made.record.engine != "tensorrt" else ""
-    )  # those of TensorRT are printed as a table
+    )  # the forms of a TensorRT plan are printed as a table
     return {"flags": " ".join(needs.flags), "device": device, "notes": notes}
 
 

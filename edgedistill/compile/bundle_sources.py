@@ -20,7 +20,7 @@ ENDINGS = (".c", ".h", ".cpp", ".cu", ".cuh")
 
 
 def kernel_files(*folders: str) -> dict[str, bytes]:
-    """Returns the sources in those folders of `kernels/`, without their subfolders, such as "c/ed_api.c" -> contents."""
+    """Returns the sources in folders of `kernels/`, without subfolders, such as "c/ed_api.c" -> contents."""
     kernels = asset_folder("kernels")
     files = ((folder, file) for folder in folders for file in (kernels / folder).iterdir())
     return {f"{folder}/{file.name}": file.read_bytes() for folder, file in files if file.name.endswith(ENDINGS)}

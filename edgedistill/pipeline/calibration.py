@@ -143,7 +143,10 @@ def checked_request(options: CalibrationOptions, progress: Progress | None) -> C
 
 
 def find_ranges(request: CalibrationRequest) -> tuple[Student, Ranges]:
-    """Returns the student, adapted to all sessions, and its ranges. Labels of sessions that are new to it are not used."""
+    """Returns the student, adapted to all sessions, and its ranges.
+
+    Labels of sessions that are new to it are not used.
+    """
     run, pretrained = request.run, request.pretrained
     student = pretrained.adapted_to_all(request.sessions)
     seen = pretrained.without_new_labels(request.sessions)
@@ -203,7 +206,7 @@ def preset_of(size: StudentSize) -> Preset:
 
 
 def rank_student(student: Student, ranges: Ranges, session: TrainingSession) -> Ranking:
-    """Returns each part of the step with the R² lost on a session when only this part is quantized, largest loss first."""
+    """Returns each part of the step with the R² lost when only it is quantized, largest loss first."""
     from edgedistill.quantization.sensitivity import rank_parts
 
     readout, _ = score_student(student, "deployed", session)

@@ -55,7 +55,7 @@ def modules_behind(module: str, package: Traversable) -> set[str]:
 
 
 def source_of(module: str, package: Traversable) -> str | None:
-    """Returns the source of a module or of a package's `__init__`, or None if the name is not a module of this package."""
+    """Returns the source of a module or a package's `__init__`, or None for a name outside this package."""
     top, *parts = module.split(".")
     if top != PACKAGE:
         return None

@@ -70,7 +70,10 @@ class EarlierStudent:
         return [preset.student, self.pretrained.student.size]
 
     def may_use_labels(self, session: TrainingSession) -> bool:
-        """Returns whether labels of `session` may be used. For a session that is new to the student this needs --probe."""
+        """Returns whether labels of `session` may be used.
+
+        For a session that is new to the student this needs --probe.
+        """
         return self.probe or self.pretrained.has_session(session)
 
     def require_teacher(self, recipe: Recipe, teacher: Path | None) -> None:

@@ -40,7 +40,10 @@ def require_folder(out: Path) -> None:
 
 
 def choose_session(sessions: Sequence[TrainingSession], wanted: str | None) -> TrainingSession:
-    """Returns the session with the id `wanted`, or the latest without an id. Raises RecordingError for an unknown id."""
+    """Returns the session with the id `wanted`, or the latest without an id.
+
+    Raises RecordingError for an unknown id.
+    """
     if wanted is None:
         return sessions[-1]
     known = {session.id: session for session in sessions}
@@ -50,7 +53,7 @@ def choose_session(sessions: Sequence[TrainingSession], wanted: str | None) -> T
 
 
 def require_labels(session: TrainingSession, path: str) -> None:
-    """Raises RecordingError where a read-out of `session`, which was read from `path`, could not be fitted and scored."""
+    """Raises RecordingError where no read-out of `session`, read from `path`, could be fitted and scored."""
     if block := find_unlabelled_block(session):
         raise RecordingError(
             f"{path}: no known behavior in the {block} block",

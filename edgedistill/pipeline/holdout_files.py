@@ -38,7 +38,7 @@ def write_holdout(bins: SessionBins, session: TrainingSession, shape: StudentSha
 
 
 def raw_stretch(bins: SessionBins, first: int, stop: int) -> dict[str, npt.NDArray[Any]]:
-    """Returns raw frames from bin `first` to bin `stop`, at most HOLDOUT_BYTES, and the front end's state before them."""
+    """Returns raw frames of bins `first` to `stop`, at most HOLDOUT_BYTES, and the front end's state before."""
     config = bins.frontend
     assert config is not None
     with open_recording(Path(bins.path)) as recording:

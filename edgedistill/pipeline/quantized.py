@@ -34,7 +34,10 @@ class QuantizedStudents:
 
 
 def quantize_students(request: BuildRequest, trained: TrainedModels) -> QuantizedStudents:
-    """Returns the student that ships and the spike student in INT8. The ranges of --ranges are only for the first one."""
+    """Returns the student that ships and the spike student in INT8.
+
+    The ranges of --ranges are only for the first one.
+    """
     ranges = request.decoder.ranges
     if ranges is None:
         lfp = quantize_by_recipe(request, trained, trained.lfp)

@@ -73,7 +73,7 @@ def latents_from_teacher(run: Run, teacher: PatchAutoencoder, sessions: Sequence
 
 
 def window_teacher(run: Run, teacher: PatchAutoencoder, session: TrainingSession) -> TeacherSubject:
-    """Returns the teacher with a read-out for streaming, in which the teacher runs over its whole window at every bin."""
+    """Returns the teacher with a read-out for streaming, where it runs over its whole window at every bin."""
     segment = run.preset.teacher_training.segment_bins
     window = segment - segment % teacher.size.span
 

@@ -71,7 +71,10 @@ class AbiEngine:
 
     @property
     def latent(self) -> Floats:
-        """Returns the latent (d,) of the last step, before the gain of the last norm. It is zero before the first step."""
+        """Returns the latent (d,) of the last step, before the gain of the last norm.
+
+        It is zero before the first step.
+        """
         found: Floats = np.empty(self.shape.d, np.float32)
         self._done(self._library.ed_latent(self._decoder, found.ctypes.data, self.shape.d))
         return found

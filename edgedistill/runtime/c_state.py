@@ -24,7 +24,7 @@ SIZES = ("channels", "d", "layers", "heads", "window", "lag_rows")
 
 
 def state_dtype(shape: StudentShape, config: FrontEndConfig) -> np.dtype[np.void]:
-    """Returns the type of one record, which has the header, the rings of each layer, the lagged bins and the front end."""
+    """Returns the type of one record: the header, the rings of each layer, the lagged bins and the front end."""
     fields: list[tuple[Any, ...]] = [
         *((name, "<u4") for name in ("magic", "abi_version")),
         *((name, "<u8") for name in ("bytes", "frontend_bytes", "seen")),

@@ -62,7 +62,7 @@ def choose_engine(bundle: Bundle) -> str:
 
 
 def is_compiled(bundle: Bundle, engine: str) -> bool:
-    """Returns whether the bundle holds a build for the engine's usual target, even a damaged one, or another that fits."""
+    """Returns whether the bundle holds a build for the engine's usual target, even damaged, or one that fits."""
     if not bundle.path.is_dir():
         return False
     own = build_folder(bundle, COMPILED[engine].target)

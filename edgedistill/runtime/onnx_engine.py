@@ -62,7 +62,10 @@ class OnnxEngine:
 
     @property
     def latent(self) -> Floats:
-        """Returns the latent (d,) of the last step, in INT8 without the norm's gain. It is zero before the first step."""
+        """Returns the latent (d,) of the last step, in INT8 without the norm's gain.
+
+        It is zero before the first step.
+        """
         return self._latent.copy()
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:

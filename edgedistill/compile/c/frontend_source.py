@@ -81,5 +81,8 @@ def bin_clock(config: FrontEndConfig) -> tuple[int, int]:
 
 
 def kept_samples(config: FrontEndConfig) -> int:
-    """Returns the most samples that a bin has after decimation. Bin 0 has that many, because it starts on a kept frame."""
+    """Returns the most samples that a bin has after decimation.
+
+    Bin 0 has that many, because it starts on a kept frame.
+    """
     return -(-config.edge(1) // config.decimation)

@@ -42,7 +42,7 @@ def kernel_sources() -> dict[str, bytes]:
 
 
 def model_sources(bundle: Bundle, ops: str) -> dict[str, bytes]:
-    """Returns the files of `model/` with the bundle's student and front end, packed for a variant of the inner loops."""
+    """Returns the files of `model/` with the student and front end, packed for a variant of the inner loops."""
     return model_files(c_sources(*model_inputs(bundle), ops))
 
 

@@ -63,7 +63,7 @@ def model_header(
 
 
 def host_tables(front_end: FrontEndConfig, facts: ModelFacts) -> str:
-    """Returns C text with the names of channels, the names and units of outputs, and the z-score's mean and deviation."""
+    """Returns C text with the names of channels, the names and units of outputs, and the z-score."""
     strings = {"channel_ids": facts.channel_ids, "output_names": facts.output_names, "output_units": facts.output_units}
     lines = (
         f"static const char *const ed_{name}[] = {{{', '.join(map(c_string, texts))}}};"

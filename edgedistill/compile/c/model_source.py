@@ -51,7 +51,7 @@ def bias_by_slot(age_bias: Array) -> Array:
 
 @dataclass
 class _Tables:
-    """Collects the data file, with packed weights in the order in which a step reads them, and everything else as text."""
+    """Collects the data file: packed weights in the order in which a step reads them, everything else as text."""
 
     packing: Packing
     weights: bytearray = field(default_factory=bytearray)

@@ -45,7 +45,7 @@ class Nvcc:
 
     @property
     def includes(self) -> tuple[str, ...]:
-        """Returns the options by which another compiler finds cuda.h, as nvcc prints them, or none if nvcc prints none."""
+        """Returns the options by which another compiler finds cuda.h, or none if nvcc does not print them."""
         printed = ask_program(self.command, "--dryrun", "any.cu", on_stderr=True)
         lines = (line.partition("INCLUDES=") for line in printed if line.startswith("#$ INCLUDES="))
         return tuple(option for _, _, options in lines for option in shlex.split(options))

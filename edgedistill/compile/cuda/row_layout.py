@@ -56,7 +56,8 @@ class RowLayout:
     def group_order(self, thread: int) -> list[int]:
         """Returns the place of each of the groups of a thread.
 
-        `thread` is the number of the thread among those that share a row. The order is its own inverse, so that it also gives the group at each place.
+        `thread` is the number of the thread among those that share a row. The order is its own inverse, so that it also
+        gives the group at each place.
         """
         place = np.arange(self.groups)
         bit, half = self.threads // 2, self.groups // 2
@@ -95,7 +96,10 @@ class RowLayout:
         return -(-self.rows * threads // self.block)
 
     def _cost(self, threads: int) -> int:
-        """Returns the cost of a row that so many threads share. student_layout.h chooses their number by the same cost."""
+        """Returns the cost of a row that so many threads share.
+
+        student_layout.h chooses their number by the same cost.
+        """
         groups = self._groups_for(threads)
         active = -(-self.rows // groups) * threads
         return groups * -(-self.chunks // threads) * (active + 128)

@@ -184,7 +184,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
 
 
 class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-    """Reports the progress of the builder, and stops it at Ctrl-C, because an exception must not pass through TensorRT."""
+    """Reports the builder's progress, and stops it at Ctrl-C, as no exception may pass through TensorRT."""
 
     def __init__(self, report: Report | None) -> None:
         trt.IProgressMonitor.__init__(self)
