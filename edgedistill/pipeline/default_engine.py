@@ -1,4 +1,4 @@
-"""Chooses the engine that decodes a bundle by default, when graphs of the bundle may have been left out of use.
+"""Chooses the engine that decodes a bundle by default, where some graphs of the bundle may be unusable.
 
 The engine of the target goes in, with a verdict on each graph and the error of an engine that could not be compiled.
 The engine to use comes out. A trained student is never thrown away because its engine does not work. The bundle is

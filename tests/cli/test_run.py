@@ -1,4 +1,4 @@
-"""`edgedistill run`: a recording or a stream goes in, CSV, NWB or JSON comes out."""
+"""`edgedistill run` decodes a recording or a stream, and writes CSV, NWB or JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A build appears in the bundle whole or not at all, and is compared by what it was made from."""
+"""A build appears in the bundle whole or not at all, and is found again by the hash of its sources."""
 
 from __future__ import annotations
 

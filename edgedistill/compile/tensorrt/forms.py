@@ -116,7 +116,7 @@ def judge_form(trial: Trial, evidence: Evidence, target: Target) -> Outcome:
     guess = np.stack([trial.engine.step(bin) for bin in evidence.bins])[evidence.score_from :]
     trial.reset()
     if not np.isfinite(guess).all():
-        return replace(checked, state=REFUSED, why="it returned values that are not finite")
+        return replace(checked, state=REFUSED, why="it gave values that are not finite")
     fit = evidence.fit(guess)
     if trial.form.exchanges and (off := why_not_near(0.0, r2_difference(fit, evidence.fit(evidence.decoded)))):
         return replace(checked, r2=fit.r2, state=REFUSED, why=f"self-check: {off}")

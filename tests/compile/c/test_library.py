@@ -1,4 +1,4 @@
-"""`compile` leaves a library and its sources in a bundle, whole or not at all, and the same bits everywhere."""
+"""`compile` puts a library and its sources into a bundle, whole or not at all. All targets give the same bits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def bundle(original: Bundle, tmp_path: Path) -> Bundle:
-    """A copy of the compiled bundle, which a test may change."""
+    """Returns a copy of the compiled bundle that a test may change."""
     return open_bundle(shutil.copytree(original.path, tmp_path / "copy.edge"))
 
 
@@ -48,7 +48,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-# ---------------------------------------------------------------- the folder
+# ---------------------------------------------------------------- the folder of a build
 
 
 def test_the_folder_holds_the_library_its_sources_and_their_record(original: Bundle) -> None:
@@ -67,7 +67,7 @@ def test_the_folder_holds_the_library_its_sources_and_their_record(original: Bun
     assert len(files["README"].splitlines()) == 3
     assert record["sizes"]["state"] == Decoder(original, "c")._stream.info.state_bytes  # type: ignore[union-attr]
     assert [path.name for path in folder.parent.iterdir()] == ["host"]
-    open_bundle(original.path)  # the files that a device adds do not damage the bundle
+    open_bundle(original.path)  # the files that compiling adds do not damage the bundle
 
 
 def test_the_same_bundle_gives_the_same_bytes(original: Bundle, bundle: Bundle) -> None:
@@ -154,7 +154,7 @@ def test_targets_without_a_compiler_are_refused(original: Bundle) -> None:
         compile_c_library(original, missing)
 
 
-# ---------------------------------------------------------------- what is inside
+# ---------------------------------------------------------------- the content of the library
 
 
 @pytest.mark.parametrize("name", ["host", "aarch64", "cortex-m7"])
@@ -172,7 +172,8 @@ def test_no_symbol_allocates_prints_or_is_missing(tmp_path: Path, name: str, kin
     assert f"ed_model_{made.record.model}" in external
     assert all(name.startswith("ed_") for name in external)
     wanted = {symbol[0] for symbol in symbols if symbol[2] in "Uw"} - external
-    assert {name for name in wanted if not name.startswith("__aeabi_")} <= ALLOWED  # __aeabi_: the compiler's own
+    # Functions named __aeabi_ belong to the compiler.
+    assert {name for name in wanted if not name.startswith("__aeabi_")} <= ALLOWED
     mutable = [symbol for symbol in symbols if symbol[6].startswith((".data", ".bss")) and ".rel.ro" not in symbol[6]]
     assert not [symbol[0] for symbol in mutable if not symbol[0].startswith((".", "$"))]
 
@@ -201,7 +202,7 @@ def run_program(target: Target, folder: Path, bundles: list[Bundle], frames: np.
     if emulator and shutil.which(emulator[0]) is None:
         pytest.skip(f"{emulator[0]} is not installed: apt install qemu-user")
     toolchain, objects = find_toolchain(target), []
-    for bundle in bundles:  # from the sources in the folder, as a firmware project does
+    for bundle in bundles:  # compiled from the sources in the folder, as in a firmware project
         made = compile_c_library(bundle, target)
         define, here = f'-DED_MODEL_HEADER="model_{made.record.model}.h"', made.folder
         objects.append(str(folder / f"{made.record.model}.o"))
@@ -216,7 +217,7 @@ def run_program(target: Target, folder: Path, bundles: list[Bundle], frames: np.
 
 @pytest.mark.parametrize("name", ["host", "aarch64"])
 def test_a_program_in_c_gives_the_bits_of_the_oracle(tmp_path: Path, name: str) -> None:
-    """Two models are in one program; outputs of the second are compared, and every integer of its state."""
+    """Two models are in one program. The outputs of the second and every integer of its state are compared."""
     bundles = [write_engine_bundle(tmp_path / f"{kind}.edge", kind) for kind in ("slow", "fast")]
     frames = frames_of("fast", 5000)
     answer = run_program(target_with(name), tmp_path, bundles, frames)

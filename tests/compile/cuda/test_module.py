@@ -47,7 +47,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgedistill.runtime.cuda_engine.find_gpu", lambda: HERE)
 
 
-# ---------------------------------------------------------------- machines that are not the device
+# ---------------------------------------------------------------- machines other than the device
 
 
 def test_without_a_gpu_the_sources_are_prepared_and_the_command_is_told(bundle: Bundle, no_gpu: None) -> None:
@@ -110,7 +110,7 @@ def test_the_command_fails_with_exit_1_and_leaves_the_sources(bundle: Bundle, no
     assert (bundle.path / "build" / "cuda" / "build.json").exists()
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- refusals
 
 
 def test_a_prepared_engine_is_not_opened_and_no_other_takes_its_place(bundle: Bundle, no_gpu: None) -> None:

@@ -1,4 +1,4 @@
-"""A bundle becomes a plan: the best form is kept, all are recorded, and a plan that does not fit is refused."""
+"""A bundle becomes a plan. The best form is kept, all are recorded, and a plan that does not fit is refused."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_form_that_the_build_left_out_is_not_tried(
     become_jetson(monkeypatch, tmp_path, bundle)
     forms = forms_of(compile_tensorrt_plan(bundle, NANO))
     assert forms["int8-plugin"]["state"] == "not built"
-    assert "left student.int8.plugin.onnx out of use: it gave values" in forms["int8-plugin"]["why"]
+    assert "marked student.int8.plugin.onnx as unusable: it gave values" in forms["int8-plugin"]["why"]
     assert forms["fp16"]["state"] == "kept"
 
 
@@ -203,7 +203,7 @@ def test_a_bundle_without_reference_is_judged_by_its_holdout(monkeypatch: pytest
     assert "no deployed_r2" in forms["int8"]["why"] or forms["int8"]["state"] == "slower"
 
 
-# ---------------------------------------------------------------- a plan that is there already
+# ---------------------------------------------------------------- an existing plan
 
 
 def test_a_plan_that_is_there_is_not_made_again(jetson: Jetson, bundle: Bundle) -> None:
@@ -256,7 +256,7 @@ def test_a_plan_of_another_device_or_version_is_made_again_on_request_only(
         assert part in str(caught.value)
     assert (made.folder / "student.plan").read_bytes() == plan
     with pytest.raises(EngineError, match=f"compiled for another {name}") as caught:
-        Decoder.open(bundle.path)  # before a byte of the plan is read
+        Decoder.open(bundle.path)  # this fails before the plan is read
     for part in (f"{name} {was}", f"{name} {found}", FORCE):
         assert part in str(caught.value)
     again = compile_tensorrt_plan(bundle, both, force=True)
