@@ -164,13 +164,13 @@ def _jetpack(needed_for: str) -> Check:
     if found is None:
         fix = "on a Jetson, which alone needs it: sudo apt install nvidia-jetpack"
         return Check("jetpack", False, "not found", needed_for, fix, required=False)
-    told = ", ".join(filter(None, (found, jetson.read_board(), jetson.read_power_mode())))
+    summary = ", ".join(filter(None, (found, jetson.read_board(), jetson.read_power_mode())))
     known = [target.jetpack for target in all_targets() if target.jetpack is not None]
     if all(versions.is_before(found) for versions in known):
         oldest = min((versions.oldest for versions in known), key=lambda version: [*map(int, version.split("."))])
         fix = f"install JetPack {oldest} or later (developer.nvidia.com/embedded/jetpack)"
-        return Check("jetpack", False, f"{told}: too old", needed_for, fix, required=False)
-    return Check("jetpack", True, told, needed_for, None, required=False)
+        return Check("jetpack", False, f"{summary}: too old", needed_for, fix, required=False)
+    return Check("jetpack", True, summary, needed_for, None, required=False)
 
 
 def _tool(name: str, found: str | None, needed_for: str, fix: str, required: bool = False) -> Check:

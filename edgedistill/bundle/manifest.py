@@ -141,13 +141,13 @@ def parse_manifest(path: Path, content: Json) -> Manifest:
 
 def _int8_sizes(table: _Reader) -> Int8Sizes:
     kept = table.value("kept_float32", list, "a list of parts") or []
-    return Int8Sizes(table.whole("weight_bytes"), table.whole("state_bytes"), tuple(map(str, kept)))
+    return Int8Sizes(table.whole_number("weight_bytes"), table.whole_number("state_bytes"), tuple(map(str, kept)))
 
 
 def _gate(table: _Reader) -> Gate:
     limit, ok = table.number("limit"), table.value("ok", bool, "true, false or null")
     if limit is None:
-        raise table.wrong("limit", None, "a number")
+        raise table.make_error("limit", None, "a number")
     return Gate(table.text("name") or "", table.number("value"), limit, ok, table.text("reason"))
 
 
@@ -189,16 +189,16 @@ class _Reader:
         if found is None:
             return None
         if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
-            raise self.wrong(key, found, expected)
+            raise self.make_error(key, found, expected)
         return found
 
     def text(self, key: str) -> str | None:
         return self.value(key, str, "a text")
 
-    def whole(self, key: str) -> int:
+    def whole_number(self, key: str) -> int:
         found = self.value(key, int, "a whole number")
         if found is None:
-            raise self.wrong(key, None, "a whole number")
+            raise self.make_error(key, None, "a whole number")
         return found
 
     def number(self, key: str) -> float | None:
@@ -206,7 +206,7 @@ class _Reader:
         if found is None:
             return None
         if isinstance(found, bool) or not isinstance(found, (int, float)):
-            raise self.wrong(key, found, "a number")
+            raise self.make_error(key, found, "a number")
         return float(found)
 
     def table(self, key: str, parse: Callable[[_Reader], T]) -> T | None:
@@ -219,8 +219,8 @@ class _Reader:
             return None
         for one in found:
             if not isinstance(one, dict):
-                raise self.wrong(key, one, "a list of objects")
+                raise self.make_error(key, one, "a list of objects")
         return tuple(parse(_Reader(f"{self.where}, {key}", one)) for one in found)
 
-    def wrong(self, key: str, found: object, expected: str) -> BundleError:
+    def make_error(self, key: str, found: object, expected: str) -> BundleError:
         return BundleError(f"{self.where}: '{key}' is not what a build writes", got=repr(found), expected=expected)

@@ -57,24 +57,24 @@ def compile_command(bundle: Path, target: str | None, chip: str | None, force: b
     opened = open_bundle(bundle)
     chosen = load_target(target or _choose_target(opened))
     with show_work(f"compiling for {chosen.name}") as report:
-        made = compile_bundle(opened, chosen, force, chip, report)
+        engine = compile_bundle(opened, chosen, force, chip, report)
         compile_spike_student(opened, chosen, force, chip)
     if as_json:
-        forms = [asdict(form) for form in read_forms(made.folder)] or None
-        print_json(_collect_facts(made, bundle) | {"forms": forms, "gates": [asdict(gate) for gate in made.gates]})
+        forms = [asdict(form) for form in read_forms(engine.folder)] or None
+        print_json(_collect_facts(engine, bundle) | {"forms": forms, "gates": [asdict(gate) for gate in engine.gates]})
     else:
         print_facts(
             {
                 name: value
-                for name, value in (_collect_facts(made, bundle) | _put_in_words(made)).items()
+                for name, value in (_collect_facts(engine, bundle) | _put_in_words(engine)).items()
                 if value not in NOTHING
             }
         )
-        _print_forms(read_forms(made.folder))
-        print_gates(made.gates)
-        if not made.compiled:
+        _print_forms(read_forms(engine.folder))
+        print_gates(engine.gates)
+        if not engine.compiled:
             click.echo("Nothing had to be compiled: all of it was there already.")
-    if any(gate.ok is False for gate in made.gates):
+    if any(gate.ok is False for gate in engine.gates):
         click.get_current_context().exit(GATE_MISSED)
 
 
@@ -90,24 +90,24 @@ def _choose_target(bundle: Bundle) -> str:
     return str(bundle.manifest.target) if bundle.manifest.engine in GPU_ENGINES else HOST
 
 
-def _put_in_words(made: CompiledEngine) -> dict[str, object]:
+def _put_in_words(engine: CompiledEngine) -> dict[str, object]:
     """Turns what is a list or a table in JSON into text for people."""
-    needs = made.record.fingerprint
+    needs = engine.record.fingerprint
     device = ", ".join(f"{name} {value}" for name, value in needs.device.items() if value)
     notes = (
-        "; ".join(made.record.notes) if made.record.engine != "tensorrt" else ""
+        "; ".join(engine.record.notes) if engine.record.engine != "tensorrt" else ""
     )  # the forms of a TensorRT plan are printed as a table
     return {"flags": " ".join(needs.flags), "device": device, "notes": notes}
 
 
-def _collect_facts(made: CompiledEngine, bundle: Path) -> dict[str, object]:
-    record, needs = made.record, made.record.fingerprint
+def _collect_facts(engine: CompiledEngine, bundle: Path) -> dict[str, object]:
+    record, needs = engine.record, engine.record.fingerprint
     return {
         "bundle": bundle,
         "target": record.target,
         "engine": record.engine,
-        "folder": made.folder,
-        "library": made.library,
+        "folder": engine.folder,
+        "library": engine.library,
         "model": f"ed_model_{record.model}",
         "architecture": needs.architecture,
         "ops": needs.ops,
@@ -117,6 +117,6 @@ def _collect_facts(made: CompiledEngine, bundle: Path) -> dict[str, object]:
         "device": needs.device or None,
         "notes": list(record.notes),
         **{f"{name}_bytes": record.sizes.get(name) for name in ("library", "kernel", "plan", "state", "flash", "ram")},
-        "compiled": made.compiled,
-        "seconds": made.seconds,
+        "compiled": engine.compiled,
+        "seconds": engine.seconds,
     }

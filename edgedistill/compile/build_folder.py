@@ -123,7 +123,7 @@ def remove_results(record: BuildRecord, facts: Collection[str] = ()) -> BuildRec
     return replace(record, sizes={}, files={}, notes=(), fingerprint=replace(record.fingerprint, device=device))
 
 
-def with_facts(record: BuildRecord, **facts: str) -> BuildRecord:
+def add_device_facts(record: BuildRecord, **facts: str) -> BuildRecord:
     """Returns a record with more facts about the device in its fingerprint."""
     device = {**record.fingerprint.device, **facts}
     return replace(record, fingerprint=replace(record.fingerprint, device=device))

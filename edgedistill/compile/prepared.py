@@ -43,7 +43,7 @@ def compile_command(bundle: Bundle, target: Target) -> str:
     return f"edgedistill compile {bundle.path} --target {target.name}"
 
 
-def with_next_step(error: DeviceError, next_step: str, causes: tuple[str, ...]) -> DeviceError:
+def replace_next_step(error: DeviceError, next_step: str, causes: tuple[str, ...]) -> DeviceError:
     """Returns the same error with another next step and other causes."""
     return DeviceError(error.what, got=error.got, expected=error.expected, causes=causes, next_step=next_step)
 

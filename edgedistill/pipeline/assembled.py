@@ -25,7 +25,7 @@ from edgedistill.data.bins import SessionBins
 from edgedistill.errors import EngineError
 from edgedistill.frontend import group_delay_ms
 from edgedistill.pipeline.default_engine import DefaultEngine, choose_default_engine
-from edgedistill.pipeline.graph_checks import reference
+from edgedistill.pipeline.graph_checks import compute_reference
 from edgedistill.pipeline.holdout_files import write_holdout, write_npz
 from edgedistill.pipeline.quantized import Int8Student, QuantizedStudents
 from edgedistill.pipeline.request import BuildRequest
@@ -60,7 +60,7 @@ class Ingredients:
 
 
 @dataclass(frozen=True, eq=False)
-class Written:
+class WrittenBundle:
     """Describes a bundle that was written."""
 
     gates: tuple[Gate, ...]
@@ -106,7 +106,7 @@ def subject_from_student(trained: TrainedStudent, int8: Int8Student) -> Subject:
     return Subject(trained.student, trained.readout, int8)
 
 
-def write_decoder_bundle(parts: Ingredients) -> Written:
+def write_decoder_bundle(parts: Ingredients) -> WrittenBundle:
     """Writes the bundle, judges its graphs, compiles its engine and measures it.
 
     A graph whose output differs too much from the student's is marked unusable, and the manifest gives the reason. If
@@ -129,7 +129,7 @@ def write_decoder_bundle(parts: Ingredients) -> Written:
     final = compile_engine(parts, engine)  # again, as a library fits one manifest and this one has the gates
     if final is not None and final.lacking is None:
         compile_spike_student(open_bundle(parts.out), parts.target)
-    return Written(gates, final, graphs)
+    return WrittenBundle(gates, final, graphs)
 
 
 def write_files(parts: Ingredients) -> tuple[Files, StudentShape, Verdicts]:
@@ -142,7 +142,7 @@ def write_files(parts: Ingredients) -> tuple[Files, StudentShape, Verdicts]:
     files |= {SPIKE_FOLDER + name: data for name, data in spikes.items()}
     graphs |= {SPIKE_FOLDER + name: verdict for name, verdict in spike_graphs.items()}
     files |= write_teachers(parts.teacher, parts.session.id, spike_shape.outputs)
-    files["reference.npz"] = write_npz(reference(parts.lfp.int8.quantized.model, parts.session))
+    files["reference.npz"] = write_npz(compute_reference(parts.lfp.int8.quantized.model, parts.session))
     files["holdout.npz"] = write_holdout(parts.bins, parts.session, shape)
     return files, shape, graphs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgedistill.pipeline.assembled import assemble_bundle
 from edgedistill.pipeline.quantized import quantize_students
-from edgedistill.pipeline.request import BuildOptions, checked_request
+from edgedistill.pipeline.request import BuildOptions, check_request
 from edgedistill.pipeline.result import BuildResult
 from edgedistill.pipeline.run_context import Progress
 from edgedistill.pipeline.trained import train_models
@@ -15,7 +15,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildResul
 
     Raises an EdgeDistillError, wherever possible before any training begins.
     """
-    request = checked_request(options, progress)
+    request = check_request(options, progress)
     trained = train_models(request)
     quantized = quantize_students(request, trained)
     return assemble_bundle(request, trained, quantized)

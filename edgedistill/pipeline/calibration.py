@@ -104,7 +104,7 @@ def calibrate_run(options: CalibrationOptions, progress: Progress | None = None)
     for a result that cannot be written.
     """
     start = monotonic()
-    request = checked_request(options, progress)
+    request = check_request(options, progress)
     student, ranges = find_ranges(request)
     tuned = None
     if request.teacher is not None:
@@ -120,7 +120,7 @@ def calibrate_run(options: CalibrationOptions, progress: Progress | None = None)
     return CalibrationResult(options.out, ranges, tuned, ranking, figure, monotonic() - start)
 
 
-def checked_request(options: CalibrationOptions, progress: Progress | None) -> CalibrationRequest:
+def check_request(options: CalibrationOptions, progress: Progress | None) -> CalibrationRequest:
     """Returns the request for `options`. Raises here, before the calibration, every error that can be found by then."""
     recipe = load_recipe(options.recipe)
     require_teacher(recipe, options.teacher)

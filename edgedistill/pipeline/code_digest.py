@@ -29,13 +29,13 @@ def code_digest(module: str, package: Traversable) -> str:
     Raises ModuleNotFoundError where `module` is not in that folder.
     """
     digest = hashlib.sha256()
-    for name in sorted(modules_behind(module, package)):
+    for name in sorted(find_needed_modules(module, package)):
         statements, _ = read_source(source_of(name, package) or "", name)
         digest.update(f"{name} {statements}\n".encode())
     return digest.hexdigest()
 
 
-def modules_behind(module: str, package: Traversable) -> set[str]:
+def find_needed_modules(module: str, package: Traversable) -> set[str]:
     """Returns the full names of `module` and of the modules of this package that it needs.
 
     The `__init__` of a package counts only where a module imports from the package itself. In this package these files

@@ -36,8 +36,8 @@ class DefaultEngine:
         """Returns one missed gate if another engine replaces the wanted one, and no gate otherwise."""
         if self.reason is None:
             return ()
-        told = f"'{self.name}' decodes by default in place of '{self.wanted}': {self.reason}"
-        return (Gate(DEFAULT_USABLE, 0.0, 1.0, False, told),)
+        explanation = f"'{self.name}' decodes by default in place of '{self.wanted}': {self.reason}"
+        return (Gate(DEFAULT_USABLE, 0.0, 1.0, False, explanation),)
 
 
 def choose_default_engine(

@@ -134,7 +134,7 @@ def holdout_stretch(session: TrainingSession, shape: StudentShape) -> slice:
     return slice(max(0, block.start - shape.receptive_field - shape.lag_rows), block.stop)
 
 
-def reference(model: Int8Model, session: TrainingSession) -> dict[str, npt.NDArray[Any]]:
+def compute_reference(model: Int8Model, session: TrainingSession) -> dict[str, npt.NDArray[Any]]:
     """Returns the arrays that a device checks itself with: bins, and what the oracle computes from them.
 
     These are the kinematics and integers, the state before the first bin (`start_*`), and the state after the last

@@ -72,7 +72,7 @@ class BuildRequest:
     decoder: NewStudent | EarlierStudent  # the student that ships
 
 
-def checked_request(options: BuildOptions, progress: Progress | None = None) -> BuildRequest:
+def check_request(options: BuildOptions, progress: Progress | None = None) -> BuildRequest:
     """Returns the request for `options`. Raises here, before the training, every error that can be found by then."""
     target = load_target(options.target)
     require_buildable(target)

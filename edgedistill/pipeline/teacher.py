@@ -72,7 +72,7 @@ def latents_from_teacher(run: Run, teacher: PatchAutoencoder, sessions: Sequence
     return latents
 
 
-def window_teacher(run: Run, teacher: PatchAutoencoder, session: TrainingSession) -> TeacherSubject:
+def fit_window_readout(run: Run, teacher: PatchAutoencoder, session: TrainingSession) -> TeacherSubject:
     """Returns the teacher with a read-out for streaming, where it runs over its whole window at every bin."""
     segment = run.preset.teacher_training.segment_bins
     window = segment - segment % teacher.size.span

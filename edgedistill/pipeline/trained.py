@@ -17,9 +17,9 @@ from edgedistill.pipeline.students import patch_student_from_sessions, student_f
 from edgedistill.pipeline.teacher import (
     TeacherLatents,
     TeacherSubject,
+    fit_window_readout,
     latents_from_teacher,
     teacher_from_sessions,
-    window_teacher,
 )
 from edgedistill.training.baselines import score_kalman, score_ridge
 from edgedistill.training.batches import TrainingSession
@@ -84,7 +84,7 @@ def train_models(request: BuildRequest) -> TrainedModels:
     metrics |= linear_scores(request)
     if request.options.baselines:
         metrics |= baseline_scores(request, latents)
-    return TrainedModels(lfp, spikes, window_teacher(run, teacher, session), latents, metrics)
+    return TrainedModels(lfp, spikes, fit_window_readout(run, teacher, session), latents, metrics)
 
 
 def train_and_score(request: BuildRequest, name: str, latents: TeacherLatents) -> TrainedStudent:

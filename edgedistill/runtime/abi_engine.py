@@ -76,7 +76,7 @@ class AbiEngine:
         It is zero before the first step.
         """
         found: Floats = np.empty(self.shape.d, np.float32)
-        self._done(self._library.ed_latent(self._decoder, found.ctypes.data, self.shape.d))
+        self._check_code(self._library.ed_latent(self._decoder, found.ctypes.data, self.shape.d))
         return found
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
@@ -84,7 +84,7 @@ class AbiEngine:
         if bin.shape != self._bin.shape:
             raise EngineError("a step takes one bin", got=bin.shape, expected=f"{self._bin.shape}: one per channel")
         self._bin[:] = bin
-        self._done(self._library.ed_step(*self._step))
+        self._check_code(self._library.ed_step(*self._step))
         return self._kinematics.copy()
 
     def push(self, frames_uv: Floats) -> list[Output]:
@@ -101,7 +101,7 @@ class AbiEngine:
         if self.config.decimation > 1:  # frames of an unfinished bin wait in microvolts
             with np.errstate(over="ignore"):
                 return self.push((frames * gain + offset).astype(np.float32))
-        self._done(self._library.ed_set_gain(self._decoder, gain.ctypes.data, offset.ctypes.data))
+        self._check_code(self._library.ed_set_gain(self._decoder, gain.ctypes.data, offset.ctypes.data))
         return self._advance("ed_push_i16", frames, len(frames))
 
     def gap(self, n_frames: int) -> list[Output]:
@@ -116,7 +116,7 @@ class AbiEngine:
     def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
         """Sets the statistics (C,) in uV, rounded to float32, that hold from the next bin on."""
         rows = [np.ascontiguousarray(values, np.float32) for values in (mean, std)]
-        self._done(self._library.ed_set_normalization(self._decoder, *(row.ctypes.data for row in rows)))
+        self._check_code(self._library.ed_set_normalization(self._decoder, *(row.ctypes.data for row in rows)))
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the student's part of the state, with the names that all engines use (docs/numerics.md, "State")."""
@@ -188,7 +188,7 @@ class AbiEngine:
         outputs = np.empty(self._library.ed_outputs_for(self._decoder, count), OUTPUT)
         given = () if frames is None else (frames.ctypes.data,)
         rest = (count, outputs.ctypes.data, len(outputs), ctypes.byref(self._n_out))
-        self._done(getattr(self._library, function)(self._decoder, *given, *rest))
+        self._check_code(getattr(self._library, function)(self._decoder, *given, *rest))
         return [self._output(row) for row in outputs[: self._n_out.value]]
 
     def _output(self, row: npt.NDArray[np.void]) -> Output:
@@ -199,16 +199,16 @@ class AbiEngine:
 
     def _export(self) -> npt.NDArray[np.void]:
         record = np.zeros((), self._dtype)
-        self._done(self._library.ed_state_export(self._decoder, record.ctypes.data, record.nbytes))
+        self._check_code(self._library.ed_state_export(self._decoder, record.ctypes.data, record.nbytes))
         return record
 
     def _import(self, record: npt.NDArray[np.void]) -> None:
-        self._done(self._library.ed_state_import(self._decoder, record.ctypes.data, record.nbytes))
+        self._check_code(self._library.ed_state_import(self._decoder, record.ctypes.data, record.nbytes))
 
-    def _done(self, code: int) -> None:
+    def _check_code(self, code: int) -> None:
         if code:
-            said = self._library.ed_strerror(code).decode()
-            raise EngineError(f"the {LABELS[self.engine]} engine refuses this call: {said}", got=code)
+            message = self._library.ed_strerror(code).decode()
+            raise EngineError(f"the {LABELS[self.engine]} engine refuses this call: {message}", got=code)
 
     def _check_info(self) -> None:
         info, shape = self.info, self.shape

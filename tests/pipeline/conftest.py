@@ -15,7 +15,7 @@ from edgedistill.bench import QUICK
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
 from edgedistill.pipeline import BuildResult, DistillOptions, PretrainOptions, assembled, graph_checks
-from edgedistill.pipeline.assembled import Ingredients, Written
+from edgedistill.pipeline.assembled import Ingredients, WrittenBundle
 from edgedistill.training import baselines
 
 from .tiny_builds import options, write_preset
@@ -69,7 +69,7 @@ def pretrained(home: Path) -> Path:
 @pytest.fixture
 def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends builds before the bundle is written, for tests that only ask which stages run."""
-    monkeypatch.setattr("edgedistill.pipeline.assembled.write_decoder_bundle", lambda _: Written((), None, {}))
+    monkeypatch.setattr("edgedistill.pipeline.assembled.write_decoder_bundle", lambda _: WrittenBundle((), None, {}))
 
 
 @pytest.fixture
@@ -77,7 +77,8 @@ def ingredients(monkeypatch: pytest.MonkeyPatch) -> list[Ingredients]:
     """Collects the ingredients of the bundles that builds would write. No bundle is written."""
     found: list[Ingredients] = []
     monkeypatch.setattr(
-        "edgedistill.pipeline.assembled.write_decoder_bundle", lambda one: found.append(one) or Written((), None, {})
+        "edgedistill.pipeline.assembled.write_decoder_bundle",
+        lambda one: found.append(one) or WrittenBundle((), None, {}),
     )
     return found
 

@@ -17,7 +17,13 @@ from edgedistill.data.bins import Split
 from edgedistill.errors import EngineError
 from edgedistill.numerics import Oracle
 from edgedistill.numerics.near import FARTHEST, R2_APART, largest_deviation, output_spread, why_not_near
-from edgedistill.pipeline.graph_checks import PLAIN_GRAPH, PLUGIN_GRAPH, judge_int8_graphs, judge_or_refuse, reference
+from edgedistill.pipeline.graph_checks import (
+    PLAIN_GRAPH,
+    PLUGIN_GRAPH,
+    compute_reference,
+    judge_int8_graphs,
+    judge_or_refuse,
+)
 from edgedistill.quantization.onnx_graph import graph_for_plugin, graph_from_integers
 from edgedistill.training.batches import TrainingSession
 
@@ -116,7 +122,7 @@ def spoiled(name: str, fault: Fault = wrong_age_bias) -> dict[str, bytes]:
 
 
 def test_the_reference_is_the_oracles() -> None:
-    held = reference(MODEL, session())
+    held = compute_reference(MODEL, session())
     oracle = Oracle(MODEL)
     oracle.run(BINS[:START])
     checked = slice(START, START + 48)

@@ -12,7 +12,7 @@ import edgedistill
 from edgedistill.errors import OutputError
 from edgedistill.pipeline import cache as cache_module
 from edgedistill.pipeline.cache import Cache
-from edgedistill.pipeline.code_digest import code_digest, installed_code_digest, modules_behind
+from edgedistill.pipeline.code_digest import code_digest, find_needed_modules, installed_code_digest
 
 PACKAGE = Path(edgedistill.__file__).parent
 READ, TEACHER, STUDENTS, RANGES = STAGES = tuple(
@@ -73,7 +73,7 @@ def test_the_stages_that_are_kept_are_those_tested_here() -> None:
 
 def test_other_words_change_no_key(package: Path) -> None:
     before = digests(package)
-    hashed = {name for stage in STAGES for name in modules_behind(stage, package)}
+    hashed = {name for stage in STAGES for name in find_needed_modules(stage, package)}
     files = [path for path in package.rglob("*.py") if name_of(path, package) in hashed]
     assert len(files) == len(hashed) > 40
     for path in files:
@@ -110,7 +110,7 @@ def test_a_statement_changes_the_keys_of_the_stages_that_run_it(package: Path, p
 
 def test_nothing_of_quantization_is_behind_the_training() -> None:
     for stage in (READ, TEACHER, STUDENTS):
-        assert not [name for name in modules_behind(stage, PACKAGE) if "quantization" in name], stage
+        assert not [name for name in find_needed_modules(stage, PACKAGE) if "quantization" in name], stage
 
 
 def test_every_way_to_import_counts(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_every_way_to_import_counts(tmp_path: Path) -> None:
     for name in ("__init__", "e", "inner", "unused"):
         (tmp_path / "room" / f"{name}.py").write_text("z = 1")
     expected = {"a", "b", "c", "d", "f", "g", "room", "room.e", "room.inner"}
-    found = modules_behind("edgedistill.a", tmp_path)
+    found = find_needed_modules("edgedistill.a", tmp_path)
     assert found == {"edgedistill", *(f"edgedistill.{name}" for name in expected)}
     with pytest.raises(ModuleNotFoundError, match=r"edgedistill\.none"):
         code_digest("edgedistill.none", tmp_path)

@@ -108,12 +108,12 @@ class Toolchain:
 
     def run(self, folder: Path, *command: str) -> str:
         """Runs a command of the toolchain and returns what it prints. Raises EngineError with its first error line."""
-        return run_command(folder, command, lambda said: self._command_error(command, said))
+        return run_command(folder, command, lambda first_error: self._command_error(command, first_error))
 
-    def _command_error(self, command: Sequence[str], said: str) -> EngineError:
+    def _command_error(self, command: Sequence[str], first_error: str) -> EngineError:
         return EngineError(
             f"compiling the C engine for target '{self.target}' failed",
-            got=said,
+            got=first_error,
             expected=f"this command to succeed: {' '.join(command)}",
             causes=(
                 f"a part of the toolchain is missing: sudo apt install {self.compiler.debian_package}",

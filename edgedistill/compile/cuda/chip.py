@@ -28,22 +28,22 @@ class Chip:
         return None if self.gpu else f"compiled for {self.name}, which this machine lacks, so it was not run"
 
 
-def find_chip(target: Target, asked: str | None) -> Chip:
-    """Returns the chip to compile for: `asked`, or else the GPU of this machine, or else the target's only chip.
+def find_chip(target: Target, wanted: str | None) -> Chip:
+    """Returns the chip to compile for: `wanted`, or else the GPU of this machine, or else the target's only chip.
 
     Raises ConfigError for a name that is not a chip or not one of the target's. Raises DeviceError where this machine
     has no GPU and no chip is named.
     """
-    if asked is not None and not re.fullmatch(r"sm_\d+[af]?", asked):
-        raise ConfigError(f"'{asked}' is not the name of an NVIDIA chip", expected="sm_ and a number, such as sm_87")
+    if wanted is not None and not re.fullmatch(r"sm_\d+[af]?", wanted):
+        raise ConfigError(f"'{wanted}' is not the name of an NVIDIA chip", expected="sm_ and a number, such as sm_87")
     try:
         gpu = find_gpu()
     except DeviceError as error:
-        name = asked or (target.chips[0] if len(target.chips) == 1 else None)
+        name = wanted or (target.chips[0] if len(target.chips) == 1 else None)
         if name is None:
             raise error
         return Chip(_require_allowed(target, name), None)
-    return Chip(_require_allowed(target, asked or gpu.chip), gpu if asked in (None, gpu.chip) else None)
+    return Chip(_require_allowed(target, wanted or gpu.chip), gpu if wanted in (None, gpu.chip) else None)
 
 
 def _require_allowed(target: Target, chip: str) -> str:

@@ -22,7 +22,7 @@ from edgedistill.compile.c.toolchain import Toolchain, find_toolchain
 from edgedistill.compile.cuda.chip import Chip, find_chip
 from edgedistill.compile.cuda.model_source import cuda_sources
 from edgedistill.compile.cuda.nvcc import Nvcc, find_nvcc
-from edgedistill.compile.prepared import compile_command, prepare_sources, with_next_step
+from edgedistill.compile.prepared import compile_command, prepare_sources, replace_next_step
 from edgedistill.compile.self_check import require_exact
 from edgedistill.errors import DeviceError, EngineError
 from edgedistill.machine.gpu import Gpu
@@ -131,10 +131,10 @@ def _check_on_gpu(folder: Path, record: BuildRecord, bundle: Bundle, gpu: Gpu | 
 
 def _readme(record: BuildRecord) -> str:
     device = record.fingerprint.device
-    made = f"{record.library} and {CUBIN}, for {device['chip']}" if record.library else "sources, not compiled yet"
+    contents = f"{record.library} and {CUBIN}, for {device['chip']}" if record.library else "sources, not compiled yet"
     return (
         f"The INT8 decoder '{record.model}' for target '{record.target}', by {record.created_by}, from the bundle with"
-        f" sha256 {record.manifest}: {made}.\n"
+        f" sha256 {record.manifest}: {contents}.\n"
         f"To compile it where the GPU is: edgedistill compile BUNDLE --target {record.target}; or without Python, in"
         f" this folder: cmake -B out -DED_MODEL={record.model} -DED_ENGINE=cuda && cmake --build out\n"
         "include/edgedistill.h says how to call it: ed_open() with the path of this folder.\n"
@@ -158,7 +158,7 @@ def _prepare_elsewhere(error: DeviceError, bundle: Bundle, target: Target, sourc
     """Prepares the sources, and returns the error with the command that compiles them on the machine with the GPU."""
     prepare_sources(bundle, target, sources, _readme)
     step = f"{compile_command(bundle, target)}   (on the machine with the GPU)"
-    return with_next_step(error, step, (*error.causes, *OTHER_MACHINE))
+    return replace_next_step(error, step, (*error.causes, *OTHER_MACHINE))
 
 
 def _prepare_until_installed(
@@ -167,4 +167,4 @@ def _prepare_until_installed(
     """Prepares the sources, and returns the error with the command that installs what is missing and then compiles."""
     prepare_sources(bundle, target, sources, _readme)
     step = f"{error.next_step}; then {compile_command(bundle, target)}"
-    return with_next_step(error, step, (*error.causes, *OTHER_MACHINE))
+    return replace_next_step(error, step, (*error.causes, *OTHER_MACHINE))

@@ -57,12 +57,14 @@ class Nvcc:
         """
         command = (self.command, *self.flags, *options, "-cubin", source, "-o", output)
         appended = " ".join((os.environ.get(APPENDED, ""), *PINNED_FLAGS))
-        run_command(folder, command, lambda said: self._command_error(command, said), **{APPENDED: appended})
+        run_command(
+            folder, command, lambda first_error: self._command_error(command, first_error), **{APPENDED: appended}
+        )
 
-    def _command_error(self, command: Sequence[str], said: str) -> EngineError:
+    def _command_error(self, command: Sequence[str], first_error: str) -> EngineError:
         return EngineError(
             f"compiling the kernel of target '{self.target}' for {self.chip} failed",
-            got=said,
+            got=first_error,
             expected=f"this command to succeed: {' '.join(command)}",
             causes=(
                 f"CUDA {self.version} does not work with this machine's C++ compiler: see its release notes",

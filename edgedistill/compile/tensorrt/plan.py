@@ -19,13 +19,13 @@ from edgedistill.bundle.build_record import BuildRecord, Fingerprint, check_file
 from edgedistill.compile.build_folder import (
     BuildSpec,
     CompiledEngine,
+    add_device_facts,
     build_if_missing,
     build_spec,
     remove_results,
-    with_facts,
     write_readme,
 )
-from edgedistill.compile.prepared import compile_command, prepare_sources, with_next_step
+from edgedistill.compile.prepared import compile_command, prepare_sources, replace_next_step
 from edgedistill.compile.tensorrt import Report
 from edgedistill.compile.tensorrt.device import Machine, find_machine
 from edgedistill.compile.tensorrt.forms import KEPT, Outcome, gates_of, read_forms, write_forms
@@ -61,25 +61,25 @@ def compile_tensorrt_plan(
     spec = build_spec(bundle, target, sources, fingerprint, ("cmake", machine.nvcc.command), ".so")
     found = None if force else _find_fitting_plan(spec, bundle)
     if found is None:
-        made = build_if_missing(
+        engine = build_if_missing(
             spec, lambda folder, record: _compile(folder, record, spec, machine, bundle, report), force=True
         )
     else:
-        made = CompiledEngine(spec.folder, found, (), False, monotonic() - began)
-    return replace(made, gates=(*made.gates, *gates_of(target, read_forms(spec.folder))))
+        engine = CompiledEngine(spec.folder, found, (), False, monotonic() - began)
+    return replace(engine, gates=(*engine.gates, *gates_of(target, read_forms(spec.folder))))
 
 
 def _compile(
     folder: Path, record: BuildRecord, spec: BuildSpec, machine: Machine, bundle: Bundle, report: Report | None
 ) -> BuildRecord:
     run_cmake(folder, record, machine)
-    record = with_facts(record, plugin=plugin_hash(folder / PLUGIN))
+    record = add_device_facts(record, plugin=plugin_hash(folder / PLUGIN))
     trials = Trials(folder, record, spec.target, machine.builder, evidence_of(bundle), report)
     outcomes = trials.run(bundle, _read_old_cache(spec))
     (folder / CACHE).write_bytes(trials.cache)
     write_forms(folder, outcomes)
     kept = next(outcome for outcome in outcomes if outcome.state == KEPT)
-    record = with_facts(record, form=kept.form)
+    record = add_device_facts(record, form=kept.form)
     commands = cmake_commands(record.model, machine.gpu.chip, machine.nvcc.command)
     write_readme(folder, readme(record, commands))
     sizes = {"library": (folder / record.library).stat().st_size, "plan": (folder / PLAN).stat().st_size}
@@ -148,6 +148,6 @@ def _prepare(error: DeviceError, bundle: Bundle, target: Target, sources: Mappin
     prepare_sources(bundle, target, sources, lambda record: prepared_readme(record, target))
     command = compile_command(bundle, target)
     if jetson.read_board() is not None and error.next_step:
-        return with_next_step(error, f"{error.next_step}; then {command}", error.causes)
+        return replace_next_step(error, f"{error.next_step}; then {command}", error.causes)
     causes = ("this machine is not the device: the sources are prepared in the bundle",)
-    return with_next_step(error, f"{command}   (on the Jetson, with a copy of the bundle)", causes)
+    return replace_next_step(error, f"{command}   (on the Jetson, with a copy of the bundle)", causes)

@@ -59,17 +59,17 @@ def cmake_commands(model: str, chip: str, nvcc: str = str(USUAL / "nvcc")) -> tu
 def run_cmake(folder: Path, record: BuildRecord, machine: Machine) -> None:
     """Builds the plugin, the library and the append kernel in `folder`. Raises EngineError with CMake's first error."""
     for command in cmake_commands(record.model, machine.gpu.chip, machine.nvcc.command):
-        run_command(folder, command, lambda said, command=command: _cmake_error(command, said))  # type: ignore[misc]
+        run_command(folder, command, lambda first_error, command=command: _cmake_error(command, first_error))  # type: ignore[misc]
     shutil.rmtree(folder / OUT)
     for name in (record.library, PLUGIN, CUBIN):
         if not (folder / name).exists():
             raise _cmake_error(command, f"no {name} beside CMakeLists.txt")
 
 
-def _cmake_error(command: Sequence[str], said: str) -> EngineError:
+def _cmake_error(command: Sequence[str], first_error: str) -> EngineError:
     return EngineError(
         "compiling the TensorRT plugin and its library failed",
-        got=said,
+        got=first_error,
         expected=f"this command to succeed in the build folder: {shlex.join(command)}",
         causes=(
             "TensorRT's headers are not installed: sudo apt install libnvinfer-headers-dev",
@@ -87,7 +87,7 @@ def prepared_readme(record: BuildRecord, target: Target) -> str:
 def readme(record: BuildRecord, commands: Sequence[Sequence[str]]) -> str:
     """Returns the text that says what the folder contains and how to build the rest."""
     device = record.fingerprint.device
-    made = (
+    contents = (
         f"{record.library}, {PLUGIN} and student.plan (form '{device['form']}'; the others: forms.json), for "
         f"{device['chip']} and TensorRT {device['tensorrt']}"
         if record.library
@@ -95,7 +95,7 @@ def readme(record: BuildRecord, commands: Sequence[Sequence[str]]) -> str:
     )
     return (
         f"The decoder '{record.model}' for target '{record.target}', by {record.created_by}, from the bundle with"
-        f" sha256 {record.manifest}: {made}.\n"
+        f" sha256 {record.manifest}: {contents}.\n"
         f"To compile all of it on the device: edgedistill compile BUNDLE --target {record.target}\n"
         f"To compile only the plugin and the library, in this folder: {' && '.join(map(shlex.join, commands))}\n"
         "include/edgedistill.h says how to call it: ed_open() with the path of this folder.\n"

@@ -14,7 +14,7 @@ from types import ModuleType
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import BuildRecord
 from edgedistill.bundle.contents import read_decoder_spec, read_holdout, read_int8_model, read_reference
-from edgedistill.compile.build_folder import with_facts
+from edgedistill.compile.build_folder import add_device_facts
 from edgedistill.compile.tensorrt import Report
 from edgedistill.compile.tensorrt.forms import (
     FORMS,
@@ -83,7 +83,7 @@ class Trials:
             (self.folder / f"layers-{form.name}.json").write_text(built.layers, encoding="utf-8")
             (self.folder / PLAN).write_bytes(built.plan)
             seconds = monotonic() - began
-            engine = AbiEngine(open_plan(self.folder, with_facts(self.record, form=form.name)), shape, front_end)
+            engine = AbiEngine(open_plan(self.folder, add_device_facts(self.record, form=form.name)), shape, front_end)
         except (EngineError, BundleError) as error:
             self.errors.append(error if isinstance(error, EngineError) else EngineError(error.what, got=error.got))
             return Outcome(form.name, NOT_BUILT, ": ".join(filter(None, (error.what, str(error.got or "")))))

@@ -79,9 +79,9 @@ def test_a_build_that_is_there_already_is_not_compiled_again(bundle: Bundle, mon
     folder = bundle.path / "build" / "host"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     monkeypatch.setattr(library, "_compile", lambda *_: pytest.fail("compiled again"))
-    made = compile_c_library(bundle, quick_host())
-    assert not made.compiled
-    assert made.library == folder / "libed_slow_1.so"
+    engine = compile_c_library(bundle, quick_host())
+    assert not engine.compiled
+    assert engine.library == folder / "libed_slow_1.so"
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -106,8 +106,8 @@ def test_a_build_that_differs_from_what_would_be_made_is_made_again(
     else:
         sources = library.kernel_sources
         monkeypatch.setattr(library, "kernel_sources", lambda: sources() | {"c/new.h": b""})
-    made = compile_c_library(bundle, target)
-    assert (made.compiled, len(asked)) == (True, 1)
+    engine = compile_c_library(bundle, target)
+    assert (engine.compiled, len(asked)) == (True, 1)
     frames = frames_of("slow", 300)
     found, expected = Decoder(bundle, "c").push(frames), Decoder(bundle, "oracle").push(frames)
     assert [o.kinematics.tobytes() for o in found] == [o.kinematics.tobytes() for o in expected]
@@ -164,12 +164,12 @@ def test_no_symbol_allocates_prints_or_is_missing(tmp_path: Path, name: str, kin
     target = target_with(name, library="static")
     assert target.compiler is not None
     target = replace(target, compiler=replace(target.compiler, flags=(*target.compiler.flags, "-Werror")))
-    made = compile_c_library(write_engine_bundle(tmp_path / "a.edge", kind), target)
+    engine = compile_c_library(write_engine_bundle(tmp_path / "a.edge", kind), target)
     toolchain = find_toolchain(target)
-    listed = toolchain.run(made.folder, toolchain.tool("nm"), "-f", "sysv", made.library.name).splitlines()
+    listed = toolchain.run(engine.folder, toolchain.tool("nm"), "-f", "sysv", engine.library.name).splitlines()
     symbols = [[cell.strip() for cell in line.split("|")] for line in listed if line.count("|") == 6]
     external = {symbol[0] for symbol in symbols if symbol[2] in "TRDBV"}
-    assert f"ed_model_{made.record.model}" in external
+    assert f"ed_model_{engine.record.model}" in external
     assert all(name.startswith("ed_") for name in external)
     wanted = {symbol[0] for symbol in symbols if symbol[2] in "Uw"} - external
     # Functions named __aeabi_ belong to the compiler.
@@ -180,13 +180,13 @@ def test_no_symbol_allocates_prints_or_is_missing(tmp_path: Path, name: str, kin
 
 def test_firmware_is_an_archive_whose_memory_is_judged_by_gates(tmp_path: Path) -> None:
     target = target_with("cortex-m7")
-    made = compile_c_library(write_engine_bundle(tmp_path / "a.edge", "slow"), target)
-    assert made.library.name == "libed_slow_1.a"
-    sizes = made.record.sizes
+    engine = compile_c_library(write_engine_bundle(tmp_path / "a.edge", "slow"), target)
+    assert engine.library.name == "libed_slow_1.a"
+    sizes = engine.record.sizes
     assert 0 < sizes["state"] <= sizes["ram"] < sizes["state"] + 4096
     assert 0 < sizes["flash"] < sizes["library"]
-    assert "Memory Configuration" in (made.folder / "program.map").read_text()
-    assert [(gate.name, gate.ok) for gate in made.gates] == [("flash_bytes", True), ("ram_bytes", True)]
+    assert "Memory Configuration" in (engine.folder / "program.map").read_text()
+    assert [(gate.name, gate.ok) for gate in engine.gates] == [("flash_bytes", True), ("ram_bytes", True)]
     tight = replace(target, gates={"flash_bytes_max": 10.0, "ram_bytes_max": 1e9})
     again = compile_c_library(open_bundle(tmp_path / "a.edge"), tight)
     assert not again.compiled
@@ -203,12 +203,14 @@ def run_program(target: Target, folder: Path, bundles: list[Bundle], frames: np.
         pytest.skip(f"{emulator[0]} is not installed: apt install qemu-user")
     toolchain, objects = find_toolchain(target), []
     for bundle in bundles:  # compiled from the sources in the folder, as in a firmware project
-        made = compile_c_library(bundle, target)
-        define, here = f'-DED_MODEL_HEADER="model_{made.record.model}.h"', made.folder
-        objects.append(str(folder / f"{made.record.model}.o"))
+        engine = compile_c_library(bundle, target)
+        define, here = f'-DED_MODEL_HEADER="model_{engine.record.model}.h"', engine.folder
+        objects.append(str(folder / f"{engine.record.model}.o"))
         toolchain.compile(here, "c/ed_engine.c", objects[-1], ("-Iinclude", "-Ic", "-Imodel", define))
-    main_ = (str(PROGRAM), f"-DMODEL=ed_model_{made.record.model}", "-Iinclude", "-Ic", "c/ed_api.c")
-    toolchain.run(made.folder, toolchain.compiler.command, *toolchain.flags, *main_, *objects, "-o", str(folder / "p"))
+    main_ = (str(PROGRAM), f"-DMODEL=ed_model_{engine.record.model}", "-Iinclude", "-Ic", "c/ed_api.c")
+    toolchain.run(
+        engine.folder, toolchain.compiler.command, *toolchain.flags, *main_, *objects, "-o", str(folder / "p")
+    )
     command = [*emulator, str(folder / "p")]
     done = subprocess.run(command, input=frames.tobytes(), capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr.decode()

@@ -64,10 +64,10 @@ def test_without_a_gpu_the_sources_are_prepared_and_the_command_is_told(bundle: 
 
 
 def test_a_build_reports_what_is_missing_and_does_not_fail(bundle: Bundle, no_gpu: None) -> None:
-    made = compile_or_prepare(bundle, CUDA)
-    assert (made.compiled, made.library, made.gates) == (False, None, ())
-    assert made.lacking is not None
-    assert "--target cuda" in str(made.lacking.next_step)
+    engine = compile_or_prepare(bundle, CUDA)
+    assert (engine.compiled, engine.library, engine.gates) == (False, None, ())
+    assert engine.lacking is not None
+    assert "--target cuda" in str(engine.lacking.next_step)
 
 
 def test_with_a_gpu_but_without_nvcc_its_package_is_to_be_installed_first(bundle: Bundle, gpu: None) -> None:

@@ -28,8 +28,8 @@ def test_the_builder_is_given_workspace_strong_typing_and_the_tactics_of_the_pla
 
 
 def test_a_timing_cache_of_another_version_is_replaced_by_an_empty_one(jetson: Jetson, bundle: Bundle) -> None:
-    made = compile_tensorrt_plan(bundle, NANO)
-    (made.folder / "timing.cache").write_bytes(b"foreign")
+    engine = compile_tensorrt_plan(bundle, NANO)
+    (engine.folder / "timing.cache").write_bytes(b"foreign")
     compile_tensorrt_plan(bundle, NANO, force=True)
     assert jetson.tensorrt.caches[3:5] == [b"foreign", b""]
 
