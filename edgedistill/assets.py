@@ -1,7 +1,7 @@
-"""Finds the folders that are not Python: kernels, targets and calibration.
+"""Finds the folders of edgedistill that hold no Python: kernels, targets and calibration.
 
-They stand at the top of the repository and travel inside the wheel. The name of a folder goes in, and a tree that can
-be read comes out, whether edgedistill was installed or runs from its checkout.
+They lie at the top of the repository and are packed into the wheel. The name of a folder goes in, and its tree of files
+comes out, for an installed edgedistill as well as for a checkout.
 """
 
 from __future__ import annotations

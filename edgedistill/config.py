@@ -1,7 +1,7 @@
-"""Reads settings: a TOML file goes in, a checked and frozen dataclass comes out.
+"""Reads settings. A TOML file goes in, and a checked and frozen dataclass comes out.
 
 The dataclass is the schema. Its field names are the known keys, its annotations are the types, and its `__post_init__`
-checks the ranges. An unknown key is answered with the most similar known one, so that a misspelt setting is never
+checks the ranges. The error for an unknown key suggests the most similar known one, so that a misspelt setting is never
 silently ignored. The presets, which hold the sizes of the models and how they are trained, are TOML files in
 `edgedistill/presets`.
 """
@@ -41,7 +41,7 @@ def load(cls: type[T], path: Path | Traversable) -> T:
 
 
 def load_named(cls: type[T], kind: str, name_or_path: str | Path, folder: Traversable, next_step: str = NAME_IT) -> T:
-    """Returns the settings of that name from `folder`, or those in a TOML file of your own.
+    """Returns the settings of that name from `folder`, or those in a TOML file of the user's.
 
     `kind` says in errors what is named ("preset"), and `next_step` how to find the known names. Raises ConfigError.
     """
@@ -91,14 +91,14 @@ def _build(cls: type[T], mapping: Mapping[str, object], where: str, keys: tuple[
     values = {key: _value(kinds[key], value, where, (*keys, key)) for key, value in mapping.items()}
     try:
         return cls(**values)
-    except ConfigError as error:  # a range check of the dataclass failed; it does not know its table
+    except ConfigError as error:  # the range check of a dataclass does not know the name of its table
         table = f"[{'.'.join(keys)}] " if keys else ""
         raise ConfigError(f"{where}: {table}{error.what}", got=error.got, expected=error.expected) from error
 
 
 def _value(kind: Any, value: object, where: str, keys: tuple[str, ...]) -> object:
     inner = [part for part in get_args(kind) if part is not NoneType and part is not ...]
-    if NoneType in get_args(kind):  # X | None; JSON has null, TOML leaves the key out
+    if NoneType in get_args(kind):  # JSON has null for None, while TOML leaves the key out
         return None if value is None else _value(inner[0], value, where, keys)
     if is_dataclass(kind) and isinstance(value, Mapping):
         return _build(cast(Any, kind), value, where, keys)
@@ -132,7 +132,7 @@ def _dotted(keys: tuple[str, ...], key: str) -> str:
 
 @dataclass(frozen=True)
 class StudentSize:
-    """The size of a student as a preset fixes it; a session adds the numbers of channels and outputs."""
+    """Holds the size of a student as a preset fixes it. A session adds the numbers of channels and outputs."""
 
     d: int
     layers: int
@@ -154,7 +154,7 @@ class StudentSize:
 
 @dataclass(frozen=True)
 class StudentShape:
-    """The numbers that fix every tensor of a student, which reads one session's array with one bin in each token."""
+    """Holds the numbers that fix every tensor of a student for one session's array. Each token is one bin."""
 
     channels: int
     outputs: int
@@ -174,17 +174,17 @@ class StudentShape:
 
     @property
     def head_dim(self) -> int:
-        """The width of one attention head."""
+        """Returns the width of one attention head."""
         return self.d // self.heads
 
     @property
     def receptive_field(self) -> int:
-        """The bins that attention reaches back over, the new one included (docs/numerics.md, "Window semantics")."""
+        """Returns how many bins the attention spans, with the new one (docs/numerics.md, "Window semantics")."""
         return self.layers * (self.window - 1) + 1
 
     @property
     def lag_rows(self) -> int:
-        """The bins kept for the read-out and the dilated taps, not counting the new one."""
+        """Returns the number of bins kept for the read-out and the dilated taps, without the new one."""
         return max(self.lags, (self.taps - 1) * self.dilation)
 
     def to_json(self) -> dict[str, int]:
@@ -199,7 +199,7 @@ class StudentShape:
 
 @dataclass(frozen=True)
 class TeacherSize:
-    """The size of a masked autoencoder over patch tokens: an encoder, and a small predictor for masked tokens."""
+    """Holds the size of a masked autoencoder over patch tokens, which has an encoder and a small predictor."""
 
     d: int
     layers: int
@@ -214,7 +214,7 @@ class TeacherSize:
     def __post_init__(self) -> None:
         _at_least(self, d=1, layers=1, heads=1, ff=1, patch=1, span=1, predictor_layers=1, predictor_d=1)
         _within(self, 0, 0.95, "mask_share")
-        _divides(2 * self.heads, self.d)  # rotary positions turn pairs
+        _divides(2 * self.heads, self.d)  # rotary positions rotate pairs of numbers
         _divides(2 * self.heads, self.predictor_d)
 
 
@@ -223,7 +223,7 @@ class TeacherSize:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The schedule of an optimizer and the augmentation of its inputs."""
+    """Holds the schedule of an optimizer and the augmentation of its inputs."""
 
     bins_per_step: int = 4096  # bins in one optimizer step, over all its segments
     segment_bins: int = 512  # contiguous bins in one segment
@@ -254,7 +254,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """The sizes of the models and the schedules of their training, under one name."""
+    """Holds the sizes of the models and the schedules of their training, under one name."""
 
     name: str
     student: StudentSize
@@ -265,7 +265,7 @@ class Preset:
 
 
 def load_preset(name_or_path: str | Path) -> Preset:
-    """Returns the packaged preset of that name, or the one in a TOML file of your own. Raises ConfigError."""
+    """Returns the packaged preset of that name, or the preset in a TOML file of the user's. Raises ConfigError."""
     return load_named(Preset, "preset", name_or_path, _presets())
 
 

@@ -1,8 +1,8 @@
 """Decodes a whole recording or a stream, and writes the predictions as CSV or NWB.
 
-A `Decoder` and a recording, or a binary stream of frames, come in. Outputs go out bin by bin as they complete, or as a
-file that appears only when it is whole. A prediction belongs to the end of its bin: bin k belongs to the time
-(k + 1) / 100 s after the first frame, on the clock of the recording.
+A `Decoder` and a recording, or a binary stream of frames, go in. Outputs come out bin by bin as they complete, or as a
+file that appears only when it is whole. A prediction belongs to the end of its bin. For bin k this is (k + 1) / 100 s
+after the first frame, on the clock of the recording.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMATS = (".csv", ".nwb")
 
 
 class ByteStream(Protocol):
-    """A buffered binary stream to read from, such as `sys.stdin.buffer`."""
+    """Describes a buffered binary stream to read from, such as `sys.stdin.buffer`."""
 
     def read1(self, size: int, /) -> bytes:
         """Returns at most `size` bytes as soon as there are any, and none at the end."""
@@ -41,7 +41,7 @@ class ByteStream(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """All outputs of one run, with the facts that a file of them must state."""
+    """Holds all outputs of one run, with the facts that a file of them must state."""
 
     info: DecoderInfo
     outputs: tuple[Output, ...]
@@ -53,18 +53,18 @@ class Predictions:
 
     @property
     def kinematics(self) -> npt.NDArray[np.float32]:
-        """Kinematics (B, K) in the units of `info.output_units`."""
+        """Returns the kinematics (B, K) in the units of `info.output_units`."""
         shape = (len(self.outputs), len(self.info.output_names))
         return np.array([output.kinematics for output in self.outputs], np.float32).reshape(shape)
 
     @property
     def flags(self) -> npt.NDArray[np.uint8]:
-        """Flags (B,), as bits of `Flag`."""
+        """Returns the flags (B,), as bits of `Flag`."""
         return np.array([int(output.flags) for output in self.outputs], np.uint8)
 
     @property
     def bad_channels(self) -> npt.NDArray[np.int32]:
-        """Number of channels (B,) that were masked."""
+        """Returns the number of channels (B,) that were masked."""
         return np.array([output.bad_channels for output in self.outputs], np.int32)
 
     def counts(self) -> dict[str, int]:

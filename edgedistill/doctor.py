@@ -1,8 +1,8 @@
-"""Examines what this machine has and lacks: a folder goes in, a list of checks comes out.
+"""Examines what this machine has and lacks, and returns a list of checks.
 
-Each check says what was found, which command needs it, and the command that installs it. No package is imported to be
-found (torch alone takes seconds) and nothing is changed. A missing GPU is no failure, because only the targets that
-name a GPU need one.
+Each check says what was found, which command needs it, and the command that installs it. Packages are looked up without
+importing them, because torch alone takes seconds. Nothing is changed. A missing GPU is no failure, because only the
+targets that name a GPU need one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked for. `fix` is a command or an instruction; it is None if nothing has to be done."""
+    """Describes one item that was looked for.
+
+    `fix` is a command or an instruction, or None if nothing has to be done.
+    """
 
     name: str
     ok: bool
@@ -71,7 +74,7 @@ def examine(folder: Path | str = ".") -> list[Check]:
 
 
 def is_healthy(checks: list[Check]) -> bool:
-    """Says whether everything that the commands need on every machine is there."""
+    """Returns whether this machine has everything that the commands need on every machine."""
     return all(check.ok for check in checks if check.required)
 
 
@@ -103,7 +106,7 @@ def _free_disk(folder: Path) -> Check:
 
 
 def _compilers() -> list[Check]:
-    """Checks the C compilers that the targets name; every machine needs only the one of the target `host`."""
+    """Checks the C compilers that the targets name. Only the compiler of the target `host` is required everywhere."""
     users: dict[str, list[Target]] = {}
     for target in all_targets():
         if target.compiler is not None:
@@ -156,18 +159,18 @@ def _jetson_tools() -> list[Check]:
 
 
 def _jetpack(needed_for: str) -> Check:
-    """Checks the JetPack of a Jetson; what was found also names the board and its power mode."""
+    """Checks the JetPack of a Jetson. The text of what was found also names the board and its power mode."""
     found = jetson.read_jetpack_version()
     if found is None:
-        fix = "only a Jetson needs it; there: sudo apt install nvidia-jetpack"
+        fix = "on a Jetson, which alone needs it: sudo apt install nvidia-jetpack"
         return Check("jetpack", False, "not found", needed_for, fix, required=False)
-    told = ", ".join(filter(None, (found, jetson.read_board(), jetson.read_power_mode())))
+    summary = ", ".join(filter(None, (found, jetson.read_board(), jetson.read_power_mode())))
     known = [target.jetpack for target in all_targets() if target.jetpack is not None]
     if all(versions.is_before(found) for versions in known):
         oldest = min((versions.oldest for versions in known), key=lambda version: [*map(int, version.split("."))])
         fix = f"install JetPack {oldest} or later (developer.nvidia.com/embedded/jetpack)"
-        return Check("jetpack", False, f"{told}: too old", needed_for, fix, required=False)
-    return Check("jetpack", True, told, needed_for, None, required=False)
+        return Check("jetpack", False, f"{summary}: too old", needed_for, fix, required=False)
+    return Check("jetpack", True, summary, needed_for, None, required=False)
 
 
 def _tool(name: str, found: str | None, needed_for: str, fix: str, required: bool = False) -> Check:
@@ -179,7 +182,7 @@ def _gpu_driver() -> str | None:
         gpu = find_gpu()
     except DeviceError:
         return None
-    # The driver of a Jetson is a part of Jetson Linux, so its release belongs to what was found.
+    # The driver of a Jetson is a part of Jetson Linux, so the release of Jetson Linux is reported with it.
     release = (read_system_file("/etc/nv_tegra_release") or "").partition(",")[0].lstrip("# ")
     return ", ".join(filter(None, (gpu.name, gpu.chip, f"driver for CUDA {gpu.cuda}", release)))
 
@@ -193,5 +196,5 @@ def _last_line(program: str | None) -> str | None:
 
 
 def _version_lines(program: str | None) -> list[str]:
-    """Returns what a program prints with --version; nothing if there is no such program."""
+    """Returns what a program prints with --version, or nothing if there is no such program."""
     return ask_program(program, "--version") if program else []

@@ -1,6 +1,7 @@
-"""The errors of edgedistill: what failed, what was found and expected, likely causes, and the command to run next.
+"""Defines the errors of edgedistill.
 
-The library raises these errors. Only the command line prints them and exits.
+An error says what failed, what was found and expected, likely causes, and the command to run next. The library raises
+these errors. Only the command line prints them and exits.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from difflib import get_close_matches
 
 
 class EdgeDistillError(Exception):
-    """A failure that the user can do something about.
+    """Reports a failure that the user can do something about.
 
     `str(error)` is the whole message with one fact a line: `what` failed, what was found (`got`) and `expected`, the
     likely `causes` with the likeliest first, and the `next_step`, usually a command. Facts that are None are left out.
@@ -39,39 +40,39 @@ class EdgeDistillError(Exception):
 
 
 class ConfigError(EdgeDistillError):
-    """A preset, target, recipe, option or key is unknown, or a value is out of range."""
+    """Reports an unknown preset, target, recipe, option or key, or a value that is out of range."""
 
 
 class RecordingError(EdgeDistillError):
-    """A session file cannot be read, or it lacks what the command needs."""
+    """Reports a session file that cannot be read, or that lacks what the command needs."""
 
 
 class BundleError(EdgeDistillError):
-    """A bundle is damaged or incomplete, was not written by edgedistill, or is newer than this version reads."""
+    """Reports a bundle that is damaged, incomplete or newer than this version reads, or not by edgedistill."""
 
 
 class EngineError(EdgeDistillError):
-    """An engine is missing on this machine, cannot be made here, or was fed an array of the wrong shape."""
+    """Reports an engine that is missing here or cannot be made here, or an array of the wrong shape."""
 
 
 class DeviceError(EngineError):
-    """A driver, a GPU or a compiler is missing on this machine, so the command has to run on the device instead."""
+    """Reports a missing driver, GPU or compiler, so that the command has to be run on the device instead."""
 
 
 class NotCompiled(EngineError):
-    """Nothing was compiled for this bundle and target yet, or only other engines were."""
+    """Reports that nothing was compiled for this bundle and target yet, or only other engines were."""
 
 
 class OnlyPrepared(EngineError):
-    """The sources of a GPU engine lie ready in the bundle, but the device has not compiled them yet."""
+    """Reports that a bundle holds the sources of a GPU engine, but the device has not compiled them yet."""
 
 
 class StalePlan(EngineError):
-    """A TensorRT plan does not fit this device or this bundle any more. It is never rebuilt without being asked."""
+    """Reports a TensorRT plan that no longer fits this device or this bundle. It is rebuilt only on request."""
 
 
 class OutputError(EdgeDistillError):
-    """A result could not be written: the folder is read-only, the disk is full, or a file is in the way."""
+    """Reports a result that could not be written, as the folder is read-only, the disk full or a file in the way."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -36,19 +36,19 @@ LONGEST_STEM = 40  # characters of a temporary name that come from the final one
 
 @contextmanager
 def atomic_write(path: Path, what: str, *, next_step: str | None = None) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what the caller writes there takes the place of `path` at the end.
+    """Yields a temporary path beside `path`. At the end, what the caller wrote there replaces `path`.
 
-    The caller writes a file, or makes a folder and fills it. Folders above `path` are made if they are missing. Where
-    `path` is a symbolic link, the link stays and what it points to is replaced. An old folder is removed with all that
-    is in it, so a caller that writes folders must first be sure that the old one is its own. A folder cannot replace a
-    folder in one step: the old one steps aside first and comes back if the move fails.
+    The caller writes a file, or makes a folder and fills it. Missing folders above `path` are made. Where `path` is a
+    symbolic link, the link stays and its target is replaced. An old folder is removed with its whole content, so a
+    caller that writes folders must first be sure that edgedistill wrote the old one. A folder cannot replace a folder
+    in one step. The old one is therefore renamed first, and gets its name back if the move fails.
 
     Raises OutputError, with `what` ("the ranges") and `next_step` in its message, for every OSError inside the block.
-    Read inputs before the block, so that their errors are not taken for errors of the output.
+    Read inputs before the block, so that their errors are not reported as errors of the output.
     """
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
-        if not place.name:  # "." and "/" have no name that a temporary one could stand beside
+        if not place.name:  # "." and "/" have no parent folder for a temporary name
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = temporary_beside(place)
@@ -73,7 +73,7 @@ def atomic_write_text(path: Path, text: str, what: str, *, next_step: str | None
 
 
 def output_error(path: Path, what: str, error: OSError, next_step: str | None = None) -> OutputError:
-    """Returns the error of a result that could not be written, with the cause that the system names."""
+    """Returns the error for a result that could not be written, with the cause that the system reports."""
     known = CAUSES.get(error.errno or 0)
     return OutputError(
         f"{path}: {what} could not be written",
@@ -84,12 +84,12 @@ def output_error(path: Path, what: str, error: OSError, next_step: str | None = 
 
 
 def temporary_beside(path: Path) -> Path:
-    """Returns an unused hidden name in the folder of `path`. It keeps the suffix, by which writers tell formats."""
+    """Returns an unused hidden name in the folder of `path`. The suffix stays, because some writers need it."""
     return path.with_name(f".{path.stem[:LONGEST_STEM]}.{secrets.token_hex(4)}.partial{path.suffix}")
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link, or a folder with all that is in it. A failure to remove is no error."""
+    """Removes a file, a link, or a folder with its content. Ignores a failure to remove."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -1,9 +1,9 @@
-"""Reads the profiles of the devices that a decoder can be built for: a TOML file goes in, a frozen Target comes out.
+"""Reads the profiles of the devices that a decoder can be built for. A TOML file goes in, a frozen Target comes out.
 
 A target names the engine that runs the decoder, the chip and the versions that it was made for, the time that a step
 may take, how its engine is compiled, where the board's power is read, and the gates that a build must pass. A new
-device is one new file in `targets/`. A profile may stand there before its engine exists. It is then listed as planned,
-and `require_buildable` refuses to build for it.
+device is one new file in `targets/`. A profile may be added before its engine exists. It is then listed as planned, and
+`require_buildable` refuses to build for it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,17 @@ from edgedistill.config import load_named, names_in
 from edgedistill.errors import ConfigError, did_you_mean
 
 ENGINES = ("onnxruntime", "c", "cuda", "tensorrt")
-ENGINES_AVAILABLE = ENGINES  # in this version
-GPU_ENGINES = ("cuda", "tensorrt")  # a build elsewhere only prepares their sources; the device compiles them
+ENGINES_AVAILABLE = ENGINES  # the engines of this version
+GPU_ENGINES = ("cuda", "tensorrt")  # other machines only prepare the sources of these, and the device compiles them
 STATUSES = ("available", "planned")
-OPS = ("native", "scalar", "avx2", "avx512", "neon", "dsp")  # native: the fastest that this machine's CPU can run
+OPS = (
+    "native",
+    "scalar",
+    "avx2",
+    "avx512",
+    "neon",
+    "dsp",
+)  # native means the fastest variant that this machine's CPU can run
 LIBRARIES = ("shared", "static")  # .so for a machine with an operating system, .a for firmware
 # Flags that would change results. -march=native is refused because a library that is compiled with it does not tell
 # which instructions it needs, and so cannot be checked before it is loaded.
@@ -40,7 +47,7 @@ REFUSED_NVCC_FLAGS = (
 
 @dataclass(frozen=True)
 class VersionRange:
-    """A range of versions such as 10.3.0 to 10.16.2, both ends included."""
+    """Describes a range of versions such as 10.3.0 to 10.16.2, with both ends."""
 
     oldest: str
     newest: str
@@ -53,18 +60,18 @@ class VersionRange:
         return f"{self.oldest} to {self.newest}"
 
     def is_before(self, version: str) -> bool:
-        """Says whether a version is older than all of the range; 10.3.0.26 is not older than 10.3.0."""
+        """Returns whether a version is older than the whole range. 10.3.0.26 is not older than 10.3.0."""
         return _numbers(version) < _numbers(self.oldest)
 
     def is_beyond(self, version: str) -> bool:
-        """Says whether a version is newer than all of the range; 7.2.2 is not newer than a `newest` of 7.2."""
+        """Returns whether a version is newer than the whole range. 7.2.2 is not newer than a `newest` of 7.2."""
         newest = _numbers(self.newest)
         return _numbers(version)[: len(newest)] > newest
 
 
 @dataclass(frozen=True)
 class Power:
-    """The power sensors of a board, by the labels of the rails that they measure."""
+    """Names the power sensors of a board by the labels of the rails that they measure."""
 
     rails: tuple[str, ...]
     total: tuple[str, ...]  # the rails whose sum is the power of the board
@@ -77,7 +84,7 @@ class Power:
 
 @dataclass(frozen=True)
 class Compiler:
-    """How the C engine is compiled for a target. `edgedistill.compile.c.toolchain` adds what every target needs."""
+    """Says how to compile the C engine for a target. `edgedistill.compile.c.toolchain` adds what every target needs."""
 
     command: str  # a GCC or Clang, by its name on the PATH or by its path
     debian_package: str  # the package, or packages, that install it
@@ -101,7 +108,7 @@ class Compiler:
 
 @dataclass(frozen=True)
 class Cuda:
-    """How kernels are compiled for a target's GPU. `edgedistill.compile.cuda.nvcc` adds what every target needs."""
+    """Says how to compile kernels for a target's GPU. `edgedistill.compile.cuda.nvcc` adds what every target needs."""
 
     nvcc: str = "nvcc"  # by its name on the PATH or in /usr/local/cuda/bin, or by its path
     flags: tuple[str, ...] = ()
@@ -119,7 +126,7 @@ class Cuda:
 
 @dataclass(frozen=True)
 class Gate:
-    """One measured figure with its limit. `ok` and `value` are None if the figure was not measured."""
+    """Compares one measured figure with its limit. `ok` and `value` are None if the figure was not measured."""
 
     name: str  # the figure's name, without _min or _max
     value: float | None
@@ -130,32 +137,32 @@ class Gate:
 
 @dataclass(frozen=True)
 class Target:
-    """One device that a bundle can be built for, now or in a later version."""
+    """Describes one device that a bundle can be built for, now or in a later version."""
 
     name: str
     description: str
     engine: str
     status: str  # "available" or "planned"
     deadline_ms: float  # the time that a step may take, which is at most one bin of 10 ms
-    chips: tuple[str, ...] = ()  # instruction sets or CUDA architectures; empty means that of this machine
+    chips: tuple[str, ...] = ()  # instruction sets or CUDA architectures, or empty for those of this machine
     jetpack: VersionRange | None = None
     tensorrt: VersionRange | None = None
     workspace_mb: int | None = None  # MB that TensorRT's builder may use; small boards run out of memory
     compiler: Compiler | None = None  # for the C engine, or for the part of a GPU engine that runs on the CPU
     cuda: Cuda | None = None
     power: Power | None = None
-    gates: dict[str, float] = field(default_factory=dict)  # NAME_min is the least allowed, NAME_max the most
+    gates: dict[str, float] = field(default_factory=dict)  # NAME_min is the least value allowed, NAME_max the largest
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):  # a folder of the bundle has this name
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):  # the name is also that of a folder in the bundle
             raise ConfigError("not a name for a target", got=repr(self.name), expected="letters, digits, - _ and .")
         _one_of("engine", self.engine, ENGINES)
         _one_of("status", self.status, STATUSES)
         if self.engine == "c" and self.compiler is None:
-            raise ConfigError(f"'{self.name}' has engine 'c' and no compiler", expected="a table [compiler]")
+            raise ConfigError(f"'{self.name}' has engine 'c', but no compiler", expected="a table [compiler]")
         if self.engine == "cuda" and None in (self.compiler, self.cuda):
             raise ConfigError(
-                f"'{self.name}' has engine 'cuda' and no compiler", expected="tables [compiler] and [cuda]"
+                f"'{self.name}' has engine 'cuda', but no compiler", expected="tables [compiler] and [cuda]"
             )
         if self.engine == "tensorrt" and None in (self.tensorrt, self.workspace_mb):
             raise ConfigError(
@@ -177,7 +184,7 @@ class Target:
 
     @property
     def available(self) -> bool:
-        """Whether this version of edgedistill can build for the target."""
+        """Returns whether this version of edgedistill can build for the target."""
         return self.status == "available"
 
     def judge(self, values: Mapping[str, float | None], why: Mapping[str, str] = NO_REASONS) -> tuple[Gate, ...]:
@@ -190,7 +197,7 @@ class Target:
 
 
 def load_target(name_or_path: str | Path) -> Target:
-    """Returns the target of that name, or the one in a TOML file of your own. Raises ConfigError."""
+    """Returns the target of that name, or the target in a TOML file of the user's. Raises ConfigError."""
     return load_named(Target, "target", name_or_path, asset_folder("targets"), "edgedistill targets")
 
 

@@ -152,9 +152,9 @@ def _require_fits(bundle: Bundle, name: str, shape: StudentShape, inputs: Floats
 
 
 def _require_usable(bundle: Bundle, file: str) -> None:
-    """Raises EngineError where the build left this graph out of use."""
+    """Raises EngineError where the build marked this graph as unusable."""
     if (reason := bundle.manifest.why_left_out(file)) is not None:
-        raise EngineError(f"the build left {file} out of use: {reason}")
+        raise EngineError(f"`edgedistill build` marked {file} as unusable: {reason}")
 
 
 def _open_graph(bundle: Bundle, name: str, folder: str, file: str, shape: StudentShape, inputs: Floats) -> Candidate:

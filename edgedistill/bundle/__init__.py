@@ -1,12 +1,12 @@
-"""Writes and reads bundles: everything that one decoder needs, in a folder `NAME.edge/` or in one .zip.
+"""Writes and reads bundles. A bundle is a folder `NAME.edge/` or a .zip with everything that one decoder needs.
 
 A manifest and files come in and are written as a bundle whose every byte is covered by a sha256. A `Bundle` that has
-been checked comes back. `manifest.json` lists the hashes of all files under "files" and holds its own under "sha256",
-which is the hash of the manifest with that value replaced by zeros. A byte that is changed anywhere is therefore found,
-and its file is named.
+been checked comes back. `manifest.json` lists the hashes of all files under "files". Its own hash is under "sha256",
+and is computed with that value replaced by zeros. A changed byte is therefore found wherever it is, and the error names
+its file.
 
-`manifest` and `contents` turn the files into typed values. `build_record` knows what a device adds under `build/`.
-Those files, like all that the manifest does not list, are never read through a `Bundle`.
+`manifest` and `contents` turn the files into typed values. `build_record` describes what compiling adds under `build/`.
+A `Bundle` never reads those files, nor any others that the manifest does not list.
 """
 
 from edgedistill.bundle.manifest import MANIFEST, GraphVerdict, Manifest, reasons_left_out

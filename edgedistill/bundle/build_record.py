@@ -1,8 +1,8 @@
 """Reads, writes and checks `build.json`, which describes what lies in a bundle's `build/<target>/`.
 
-`edgedistill compile` writes it: what the folder was made from and what it needs to run. It is checked here before
-anything in that folder is loaded, so that a library of another bundle, interface or chip is refused by name while it is
-still only a file.
+`edgedistill compile` writes this file, which says what the folder was made from and what it needs to run. Its content
+is checked here before anything in that folder is loaded. A library that was made for another bundle, interface or chip
+is therefore refused before it is loaded, and the error names the difference.
 """
 
 from __future__ import annotations
@@ -21,46 +21,49 @@ from edgedistill.machine.processor import read_architecture
 BUILD_JSON = "build.json"
 FORMAT = 2  # in format 1 the digest was called "recipe"
 ABI_VERSION = 1  # ED_ABI_VERSION of kernels/include/edgedistill.h
-LABELS = {"c": "C", "cuda": "CUDA", "tensorrt": "TensorRT"}  # compiled engines, as messages name them
+LABELS = {"c": "C", "cuda": "CUDA", "tensorrt": "TensorRT"}  # the name of each compiled engine in messages
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What the compiled files depend on besides the bundle."""
+    """Describes what the compiled files depend on besides the bundle."""
 
     architecture: str  # "x86_64", "aarch64", "arm"
-    ops: str  # variant of the inner loops
+    ops: str  # the variant of the inner loops
     requires: tuple[str, ...]  # extensions of the instruction set, as /proc/cpuinfo names them
     compiler: str  # first line of its --version
     flags: tuple[str, ...]
     digest: str  # sha256 of all sources and of the fields above
-    device: dict[str, str] = field(default_factory=dict)  # a GPU engine's chip, toolkit, driver, TensorRT, ...
+    device: dict[str, str] = field(default_factory=dict)  # chip, toolkit, driver, TensorRT and so on, for a GPU engine
 
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """The content of `build.json`."""
+    """Holds the content of `build.json`."""
 
     format: int
     target: str
     created_by: str
     manifest: str  # sha256 of the bundle
     abi: int
-    model: str  # C name: ed_model_<model>
+    model: str  # the <model> of ed_model_<model> in C
     library: str  # file name; "" where only the sources were prepared, to be compiled on the device
     fingerprint: Fingerprint
     sizes: dict[str, int]  # bytes of the library and, where they are known, of state, flash and ram
     files: dict[str, str]  # name -> sha256, without build.json
     engine: str = "c"  # one of LABELS
-    notes: tuple[str, ...] = ()  # for the reader, such as whether it was run where it was compiled
+    notes: tuple[str, ...] = ()  # for the reader, such as whether the engine was run where it was compiled
 
     def write(self, folder: Path) -> None:
-        """Writes build.json into `folder`, which `compile` fills beside its place and moves there whole."""
+        """Writes build.json into `folder`, in which `compile` prepares the build before it moves it to its place."""
         (folder / BUILD_JSON).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
 def build_folder(bundle: Bundle, target: str) -> Path:
-    """Returns the folder of what is compiled for `target`. Raises EngineError for a zip: a compiler needs a folder."""
+    """Returns the folder of what is compiled for `target`.
+
+    Raises EngineError for a bundle in a zip, because a compiler needs a folder.
+    """
     if not bundle.path.is_dir():
         raise EngineError(
             f"{bundle.path}: a bundle in a zip holds no compiled engine",
@@ -71,9 +74,9 @@ def build_folder(bundle: Bundle, target: str) -> Path:
 
 
 def read_record(folder: Path) -> BuildRecord:
-    """Returns what build.json of a folder says.
+    """Returns the content of a folder's build.json.
 
-    Raises NotCompiled where there is none, and EngineError where it is damaged or of another version of edgedistill.
+    Raises NotCompiled where there is none, and EngineError where it is damaged or was written by another version.
     """
     try:
         found = json.loads((folder / BUILD_JSON).read_text(encoding="utf-8"))
@@ -88,7 +91,7 @@ def read_record(folder: Path) -> BuildRecord:
 def _require_format(folder: Path, found: object) -> None:
     format_ = found.get("format") if isinstance(found, dict) else None
     if type(format_) is not int or format_ == FORMAT:
-        return  # what is no number is refused as damaged, with the other keys
+        return  # a value that is not a number is refused as damaged, like other wrong values
     age = "a newer" if format_ > FORMAT else "an older"
     by = found.get("created_by") if isinstance(found, dict) else None
     raise EngineError(
@@ -99,7 +102,7 @@ def _require_format(folder: Path, found: object) -> None:
 
 
 def check_files(folder: Path, record: BuildRecord) -> None:
-    """Raises EngineError that names the first file that is missing or was changed after it was compiled."""
+    """Checks the files of a build. Raises EngineError that names the first file that is missing or has changed."""
     for name, digest in record.files.items():
         try:
             found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
@@ -114,8 +117,8 @@ def check_files(folder: Path, record: BuildRecord) -> None:
 def check_fits(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
     """Checks that a build belongs to this bundle and to this kind of machine.
 
-    Raises EngineError that names what differs: the bundle, the interface, the chip or the kind of library. Raises
-    OnlyPrepared where the sources were left to be compiled on the device.
+    Raises EngineError that names the difference: another bundle, interface, chip or kind of library. Raises
+    OnlyPrepared where the device has not compiled the sources yet.
     """
     label = LABELS.get(record.engine, record.engine)
     own = f"{folder}: the {label} engine there"
@@ -137,7 +140,7 @@ def check_fits(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
 
 
 def check_device(folder: Path, record: BuildRecord, here: Mapping[str, str]) -> None:
-    """Raises EngineError that names the first fact about the GPU or its software that changed since compiling.
+    """Checks that the GPU and its software have not changed since compiling. Raises EngineError for the first that has.
 
     `here` holds the facts of this machine. A fact that is unknown here, or was unknown when compiling, is not compared.
     """

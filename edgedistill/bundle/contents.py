@@ -1,7 +1,7 @@
-"""What the files of a bundle hold, as typed values: a checked `Bundle` goes in, frozen dataclasses come out.
+"""Parses the files of a bundle. A checked `Bundle` goes in, and frozen dataclasses come out.
 
-Each file has one function here that parses it, and nothing else in the package reads its keys. Every function raises
-BundleError, naming the file, where the file is missing, damaged, or does not hold what a build writes.
+Each file has one function here that parses it, and no other module knows its keys. Every function raises BundleError,
+with the name of the file, where the file is missing, damaged, or does not hold what a build writes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Statistics of the z-score, one a channel or unit. A standard deviation of 0 silences its channel."""
+    """Holds the statistics of the z-score, one for each channel or unit. A std of 0 silences its channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -52,10 +52,10 @@ class Normalization:
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """Everything that fixes what the decoder takes and returns, but for its weights."""
+    """Holds everything that fixes what the decoder takes and returns, except for its weights."""
 
     name: str
-    sha256: str  # of the manifest, and through it of every file
+    sha256: str  # of the manifest, which holds the hash of every file
     shape: StudentShape
     front_end: FrontEndConfig
     normalization: Normalization  # in microvolts
@@ -67,7 +67,7 @@ class DecoderSpec:
 
 
 def read_decoder_spec(bundle: Bundle) -> DecoderSpec:
-    """Returns what the manifest says of the decoder. Raises BundleError where it is incomplete or inconsistent."""
+    """Returns the decoder that the manifest describes. Raises BundleError where it is incomplete or inconsistent."""
     where, found = f"{bundle.path}: '{MANIFEST}'", bundle.manifest.decoder
     try:
         shape = _shape(found["model"], f"{where}, model")
@@ -114,7 +114,7 @@ def read_tensors(bundle: Bundle, name: str) -> Arrays:
 
 
 def read_int8_model(bundle: Bundle, shape: StudentShape) -> Int8Model:
-    """Returns the INT8 student. Raises BundleError if there is none, or if it is not a student of that shape."""
+    """Returns the INT8 student. Raises BundleError if there is none, or if its tensors do not fit the shape."""
     tensors = read_tensors(bundle, INT8_WEIGHTS)
     try:
         return Int8Model(shape, tensors)
@@ -128,12 +128,12 @@ def read_int8_model(bundle: Bundle, shape: StudentShape) -> Int8Model:
 
 @dataclass(frozen=True, eq=False)
 class Holdout:
-    """The held-out stretch: what goes into the models, and what was true."""
+    """Holds the stretch of data that was kept from training, with the input of the models and the true kinematics."""
 
     bins: Floats  # (T, C), z-scored LFP
     counts: npt.NDArray[Any] | None  # (T, U), spikes
     kinematics: npt.NDArray[Any]  # (T, K), NaN where unknown
-    score_from: int  # the first bin that counts
+    score_from: int  # the first bin whose R² counts; those before it are the run-up
 
 
 def read_holdout(bundle: Bundle) -> Holdout:
@@ -150,7 +150,7 @@ def read_holdout(bundle: Bundle) -> Holdout:
 def read_raw_frames(bundle: Bundle) -> Floats | None:
     """Returns the holdout's raw frames (n, C) in microvolts, or None where there are none.
 
-    They are up to 64 MiB, so they are read apart from the rest of the holdout, by who needs them.
+    `read_holdout` leaves them out, because they take up to 64 MiB and few callers need them.
     """
     if HOLDOUT not in bundle.names:
         return None
@@ -163,12 +163,12 @@ def read_raw_frames(bundle: Bundle) -> Floats | None:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A stretch of bins as the oracle decoded it."""
+    """Holds a stretch of bins with the kinematics that the oracle decoded from them."""
 
     bins: Floats  # (T, C), z-scored
     kinematics: Floats  # (T, K)
     start: Arrays  # the student's state before the stretch, with the names that every engine uses
-    end: Arrays  # the state after it
+    end: Arrays  # the state after the stretch, with the same names
 
 
 def read_reference(bundle: Bundle) -> Reference | None:
@@ -188,10 +188,10 @@ def read_reference(bundle: Bundle) -> Reference | None:
 
 @dataclass(frozen=True)
 class SpikeStudent:
-    """What `model.json` says of the spike student."""
+    """Describes the spike student, as its `model.json` does."""
 
     shape: StudentShape
-    normalization: Normalization | None  # of the counts; None: they are taken as they are
+    normalization: Normalization | None  # of the counts, or None where raw counts are the input
 
 
 def read_spike_student(bundle: Bundle) -> SpikeStudent:
@@ -207,14 +207,14 @@ def read_spike_student(bundle: Bundle) -> SpikeStudent:
 
 @dataclass(frozen=True)
 class TeacherFacts:
-    """Figures of one teacher graph. A board has no `onnx` package to count parameters with."""
+    """Holds figures of one teacher graph, because a board has no `onnx` package to compute them with."""
 
     params: int
     window: int  # bins
 
 
 def read_teacher_facts(bundle: Bundle) -> dict[str, TeacherFacts]:
-    """Returns the figures of each teacher in the bundle, by the name of its subject."""
+    """Returns the figures of each teacher in the bundle, by the name under which a bench lists it."""
     try:
         found = _object(_json(bundle, TEACHER_FACTS)).items()
         facts = {name: _object(one) for name, one in found}
@@ -228,16 +228,16 @@ def read_teacher_facts(bundle: Bundle) -> dict[str, TeacherFacts]:
 
 @dataclass(frozen=True)
 class RangeRow:
-    """How one activation was quantized."""
+    """Describes how one activation was quantized."""
 
     name: str
     range: float  # largest magnitude that eight bits represent
-    clipped: float  # share of the values beyond it
-    noise_db: float  # signal over quantization noise
+    clipped: float  # share of the values beyond that range
+    noise_db: float  # ratio of signal to quantization noise
 
 
 def read_range_table(bundle: Bundle) -> tuple[RangeRow, ...]:
-    """Returns the table of the calibration; it is empty where the bundle has none."""
+    """Returns the table of the calibration, which is empty where the bundle has none."""
     if RANGES not in bundle.names:
         return ()
     try:
@@ -251,12 +251,12 @@ def read_range_table(bundle: Bundle) -> tuple[RangeRow, ...]:
         raise BundleError(f"{bundle.path}: '{RANGES}' is damaged", got=repr(error)) from error
 
 
-# ---------------------------------------------------------------- parts of these
+# ---------------------------------------------------------------- helpers
 
 
 @contextmanager
 def _npz(bundle: Bundle, name: str) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
-    """Opens an .npz; its arrays are read when they are asked for."""
+    """Opens an .npz file. Its arrays are read when they are accessed."""
     data = bundle.read(name)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:

@@ -1,8 +1,8 @@
-"""What `manifest.json` says, as typed fields: the parsed JSON goes in, a frozen `Manifest` comes out.
+"""Parses `manifest.json`. The parsed JSON goes in, and a frozen `Manifest` comes out.
 
 Only this module and `contents` know the keys of the manifest. Every key but "format", "sha256" and "files" may be
-absent, since older and smaller bundles lack some, and unknown keys are ignored, since a later version may add some. A
-key whose value has the wrong type is refused by name.
+absent, since older and smaller bundles lack some. Unknown keys are ignored, since a later version may add some. A value
+of the wrong type is refused, and the error names its key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Json = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Session:
-    """The session that the bundle's read-out was fitted on."""
+    """Names the session that the bundle's read-out was fitted on."""
 
     id: str | None
     subject: str | None
@@ -32,7 +32,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Int8Sizes:
-    """What the INT8 student takes, and which of its parts stay in float32."""
+    """Holds the sizes of the INT8 student, and the names of its parts that stay in float32."""
 
     weight_bytes: int
     state_bytes: int
@@ -41,32 +41,32 @@ class Int8Sizes:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Which sessions and which versions of packages the bundle was built with."""
+    """Says with which sessions and which versions of packages the bundle was built."""
 
     sessions: Mapping[str, str | None]  # session id -> sha256 of its file
     versions: Mapping[str, str]  # package -> version
     seed: int | None
-    others: Json  # what this kind of build adds, such as the mode of adaptation
+    others: Json  # further keys, such as the mode of adaptation
 
     def to_json(self) -> dict[str, object]:
-        """Returns the entry as it stands in the manifest."""
+        """Returns the entry for the manifest."""
         known = {"sessions": dict(self.sessions), "versions": dict(self.versions), "seed": self.seed}
         return {name: value for name, value in known.items() if value not in ({}, None)} | dict(self.others)
 
 
 @dataclass(frozen=True)
 class GraphVerdict:
-    """What a build measured of one step graph. A figure that was not measured is None."""
+    """Holds what a build measured about one step graph. A figure that was not measured is None."""
 
     usable: bool
-    reason: str | None = None  # why it is not usable
-    integers_off_share: float | None = None  # of the integers of an INT8 graph that differ from the oracle's
+    reason: str | None = None  # why the graph is not usable
+    integers_off_share: float | None = None  # share of an INT8 graph's integers that differ from the oracle's
     largest_integer_difference: int | None = None
     largest_output_deviation: float | None = None  # in standard deviations of that output
-    r2_difference: float | None = None  # its R² minus the R² of what it was written from
+    r2_difference: float | None = None  # R² of the graph minus R² of the model that it was written from
 
     def to_json(self) -> dict[str, object]:
-        """Returns the entry of `manifest.json`. JSON has no NaN, so it becomes None."""
+        """Returns the entry for `manifest.json`. NaN becomes None, because JSON has no NaN."""
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(self).items()
@@ -75,17 +75,17 @@ class GraphVerdict:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that `manifest.json` says. A key that is absent there is None, or empty where that says the same."""
+    """Holds everything that `manifest.json` says. The value of an absent key is None or empty."""
 
     format: int
-    sha256: str  # stands for the whole bundle
+    sha256: str  # identifies the whole bundle
     files: Mapping[str, str]  # name -> sha256
     name: str
     created_by: str | None
     session: Session | None
     preset: str | None
     target: str | None
-    engine: str | None  # that the bundle was built for
+    engine: str | None  # the engine that the bundle was built for
     recipe: str | None  # the calibration recipe
     int8: Int8Sizes | None
     metrics: Mapping[str, float | None] | None
@@ -96,16 +96,16 @@ class Manifest:
     decoder: Json = field(repr=False)  # the keys that `contents.read_decoder_spec` parses
 
     def why_left_out(self, file: str) -> str | None:
-        """Returns why the step graph of this file name may not be used.
+        """Returns why the step graph with this file name may not be used.
 
-        Returns None where it may, and for a bundle that was written before verdicts existed.
+        Returns None where the graph may be used, and for a bundle that was written before verdicts existed.
         """
         return reasons_left_out(self.graphs).get(file)
 
 
 def reasons_left_out(graphs: Mapping[str, GraphVerdict]) -> dict[str, str]:
-    """Returns file name and reason of each step graph that may not be used."""
-    unknown = "the build found that it decodes something else"
+    """Returns the file name of each step graph that may not be used, with the reason."""
+    unknown = "the build found that its output differs too much from the student's"
     return {name: verdict.reason or unknown for name, verdict in graphs.items() if not verdict.usable}
 
 
@@ -141,13 +141,13 @@ def parse_manifest(path: Path, content: Json) -> Manifest:
 
 def _int8_sizes(table: _Reader) -> Int8Sizes:
     kept = table.value("kept_float32", list, "a list of parts") or []
-    return Int8Sizes(table.whole("weight_bytes"), table.whole("state_bytes"), tuple(map(str, kept)))
+    return Int8Sizes(table.whole_number("weight_bytes"), table.whole_number("state_bytes"), tuple(map(str, kept)))
 
 
 def _gate(table: _Reader) -> Gate:
     limit, ok = table.number("limit"), table.value("ok", bool, "true, false or null")
     if limit is None:
-        raise table.wrong("limit", None, "a number")
+        raise table.make_error("limit", None, "a number")
     return Gate(table.text("name") or "", table.number("value"), limit, ok, table.text("reason"))
 
 
@@ -179,9 +179,9 @@ def _verdict(table: _Reader) -> GraphVerdict:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads typed values of one JSON object. A key that is absent, or null, reads as None."""
+    """Reads typed values of one JSON object. A key that is absent or null is read as None."""
 
-    where: str  # file and keys above, for messages
+    where: str  # file and parent keys, for messages
     content: Json
 
     def value(self, key: str, kind: type[T], expected: str) -> T | None:
@@ -189,16 +189,16 @@ class _Reader:
         if found is None:
             return None
         if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
-            raise self.wrong(key, found, expected)
+            raise self.make_error(key, found, expected)
         return found
 
     def text(self, key: str) -> str | None:
         return self.value(key, str, "a text")
 
-    def whole(self, key: str) -> int:
+    def whole_number(self, key: str) -> int:
         found = self.value(key, int, "a whole number")
         if found is None:
-            raise self.wrong(key, None, "a whole number")
+            raise self.make_error(key, None, "a whole number")
         return found
 
     def number(self, key: str) -> float | None:
@@ -206,7 +206,7 @@ class _Reader:
         if found is None:
             return None
         if isinstance(found, bool) or not isinstance(found, (int, float)):
-            raise self.wrong(key, found, "a number")
+            raise self.make_error(key, found, "a number")
         return float(found)
 
     def table(self, key: str, parse: Callable[[_Reader], T]) -> T | None:
@@ -219,8 +219,8 @@ class _Reader:
             return None
         for one in found:
             if not isinstance(one, dict):
-                raise self.wrong(key, one, "a list of objects")
+                raise self.make_error(key, one, "a list of objects")
         return tuple(parse(_Reader(f"{self.where}, {key}", one)) for one in found)
 
-    def wrong(self, key: str, found: object, expected: str) -> BundleError:
+    def make_error(self, key: str, found: object, expected: str) -> BundleError:
         return BundleError(f"{self.where}: '{key}' is not what a build writes", got=repr(found), expected=expected)

@@ -34,20 +34,20 @@ _DAMAGED = (  # zipfile and zlib raise these on bytes that were changed
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle. Its files are read when they are asked for, and checked again then."""
+    """Gives access to a verified bundle. A file is read when a caller asks for it, and is checked again then."""
 
     path: Path
     manifest: Manifest = field(repr=False)
-    prefix: str = field(default="", repr=False)  # the folder inside a zip that holds the manifest
+    prefix: str = field(default="", repr=False)  # folder of the manifest inside a zip, or "" if it is at the top
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the files in the bundle, sorted, without manifest.json."""
+        """Returns the names of the files in the bundle, sorted, without manifest.json."""
         return tuple(sorted(self.manifest.files))
 
     @property
     def sha256(self) -> str:
-        """The hash that stands for the whole bundle."""
+        """Returns the hash that identifies the whole bundle."""
         return self.manifest.sha256
 
     def read(self, name: str) -> bytes:
@@ -77,7 +77,8 @@ class Bundle:
 def open_bundle(path: str | Path) -> Bundle:
     """Opens the bundle at `path`, a folder or a .zip, and verifies every file.
 
-    Raises BundleError if it is not a bundle, of a newer format, damaged or incomplete. The file at fault is named.
+    Raises BundleError if it is not a bundle, has a newer format, or is damaged or incomplete. The error names the
+    faulty file.
     """
     path = Path(path)
     prefix = _prefix(path)
@@ -125,12 +126,12 @@ def _check_format(path: Path, found: object) -> None:
 
 
 def check_name(where: str, name: str) -> None:
-    """Raises BundleError for a name that is not plain and relative: a bundle reads and writes only inside itself."""
+    """Raises BundleError for a name that is not plain and relative, because it could lead out of the bundle."""
     plain = name == str(PurePosixPath(name)) and not re.search(r"[\x00-\x1f\\:]", name)
     inside = plain and not name.startswith("/") and ".." not in name.split("/") and name != "."
     if not inside or name == MANIFEST or name.startswith("build/"):
         raise BundleError(
-            f"{where}: '{name}' is no name for a file of a bundle",
+            f"{where}: '{name}' is not a valid name for a file of a bundle",
             expected="a relative path that stays inside the bundle, outside build/",
         )
 
@@ -182,7 +183,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 @contextmanager
 def _stream(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """Opens one file of the bundle. Every error while it is read names the file."""
+    """Opens one file of the bundle. An error that occurs while it is read names the file."""
     try:
         if path.is_dir():
             if not (path / name).resolve().is_relative_to(path.resolve()):

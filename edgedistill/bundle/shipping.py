@@ -1,7 +1,7 @@
-"""Packs a bundle as one file to carry to a device: the folder and what was prepared in its `build/` become a zip.
+"""Packs a bundle with its `build/` folder as one zip, which is easy to copy to a device.
 
-Unpacked on the device it is the same folder, NAME.edge, ready for `edgedistill compile`. The zip itself can be opened
-as a bundle too.
+Unpacked on the device, the zip becomes the same folder NAME.edge, and `edgedistill compile` can finish the build there.
+The zip itself can be opened as a bundle too.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from edgedistill.files import atomic_write
 
 
 def zip_path(bundle: Path) -> Path:
-    """Returns where the zip of a bundle goes: NAME.edge.zip beside it."""
+    """Returns the path of a bundle's zip, which is NAME.edge.zip beside the bundle."""
     return bundle.with_name(f"{bundle.name}.zip")
 
 
 def ship(bundle: Bundle) -> Path:
-    """Writes the zip of a bundle that is a folder, after checking all of it, and returns its path.
+    """Checks a bundle that is a folder, writes its zip, and returns the path of the zip.
 
-    An older zip of a bundle is replaced. Raises OutputError if anything else stands there, or if it cannot be written.
+    An older zip of a bundle is replaced. Raises OutputError if anything else has that path, or if the zip cannot be
+    written.
     """
     folder, path = bundle.path.resolve(), zip_path(bundle.path)
     refuse_foreign(path)
@@ -42,7 +43,7 @@ def ship(bundle: Bundle) -> Path:
 
 
 def _add(archive: zipfile.ZipFile, file: Path, name: str) -> None:
-    """Adds one file. Sources are compressed, weights would not shrink. Without dates, same content gives same bytes."""
+    """Adds one file without a date, so that equal content gives equal bytes. Only sources are compressed."""
     entry = zipfile.ZipInfo(name)
     entry.external_attr = 0o644 << 16
     entry.compress_type = zipfile.ZIP_DEFLATED if "/build/" in name else zipfile.ZIP_STORED

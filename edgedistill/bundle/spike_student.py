@@ -1,8 +1,9 @@
-"""Opens the spike student of a bundle as a bundle of its own, so that it is compiled, found and run like the decoder.
+"""Opens the spike student of a bundle as a bundle of its own, so that it can be compiled and run like the decoder.
 
-In comes a bundle, out goes a `Bundle` whose folder is `subjects/spike-student/` inside it. The spike student decodes
-bins of z-scored spike counts and has no front end. Its manifest holds one all the same, because every engine has a
-front end, and nothing is ever fed to it. What is compiled of the spike student lies in `subjects/spike-student/build/`.
+A bundle goes in, and a `Bundle` for its folder `subjects/spike-student/` comes out. The spike student decodes bins of
+z-scored spike counts and needs no front end. Its manifest holds one all the same, because every compiled engine has a
+front end, but no frames are ever fed to it. The compiled files of the spike student lie in
+`subjects/spike-student/build/`.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from edgedistill.frontend import FrontEndConfig
 
 T = TypeVar("T")
 
-NEVER_FED = Fraction(1000)  # frames a second
+NEVER_FED = Fraction(1000)  # frames a second, of a front end that gets no frames
 
 
 def holds_spike_student(bundle: Bundle) -> bool:
-    """Returns whether the bundle is a folder that holds a spike student in INT8, so that it can be compiled there."""
+    """Returns whether the bundle is a folder with a spike student in INT8, which can then be compiled there."""
     return bundle.path.is_dir() and {SPIKE_MODEL, SPIKE_FOLDER + INT8_WEIGHTS} <= set(bundle.names)
 
 
 def open_spike_student(bundle: Bundle) -> Bundle:
-    """Returns the spike student as a bundle. Raises BundleError for a `model.json` that describes no student."""
+    """Returns the spike student as a bundle. Raises BundleError where `model.json` does not describe a student."""
     shape, own, path = read_spike_student(bundle).shape, bundle.manifest, bundle.path / SPIKE_FOLDER.rstrip("/")
     files = {name: digest for name, digest in own.files.items() if name.startswith(SPIKE_FOLDER)}
     graphs = {name: verdict.to_json() for name, verdict in own.graphs.items() if name.startswith(SPIKE_FOLDER)}

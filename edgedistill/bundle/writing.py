@@ -1,4 +1,4 @@
-"""Writes a bundle: a manifest and files come in, a folder or a zip that appears whole or not at all goes out."""
+"""Writes a bundle. A manifest and files go in, and a complete folder or zip comes out, or none at all."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from edgedistill.bundle.reading import BLANK, CHUNK, FORMAT, Bundle, check_name,
 from edgedistill.errors import BundleError, OutputError
 from edgedistill.files import atomic_write
 
-OpenMember = Callable[[str, int], IO[bytes]]  # name, size in bytes -> the member, opened for writing
+OpenMember = Callable[[str, int], IO[bytes]]  # name and size in bytes -> the member, opened for writing
 
 
 def write_bundle(path: str | Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> Bundle:
-    """Writes a folder, or a zip if `path` ends in .zip, and opens what was written.
+    """Writes a folder, or a zip if `path` ends in .zip, and returns it as an opened bundle.
 
-    `files` maps names inside the bundle to their bytes or to a file to copy. The keys "format", "files" and "sha256" of
-    the manifest are filled in here. An older bundle at `path` is replaced together with its `build/`, which was made
-    for the older files. Raises OutputError if `path` holds anything else or cannot be written.
+    `files` maps names inside the bundle to their bytes, or to a file to copy. This function adds the keys "format",
+    "files" and "sha256" to the manifest. An older bundle at `path` is replaced together with its `build/`, which was
+    made for the older files. Raises OutputError if `path` holds anything else or cannot be written.
     """
     for name in files:
         check_name(str(path), name)
@@ -48,9 +48,9 @@ def _write_folder(folder: Path, manifest: Mapping[str, object], files: Mapping[s
 
 
 def _write_zip(path: Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> None:
-    """Writes a zip without compression, since weights and noise do not shrink, and without dates.
+    """Writes a zip without dates, so that equal content gives equal bytes.
 
-    The same content therefore gives the same bytes.
+    It is not compressed, because weights and recorded signals do not get smaller.
     """
     with zipfile.ZipFile(path, "x") as archive:
 
@@ -69,7 +69,7 @@ def _fill(member: OpenMember, manifest: Mapping[str, object], files: Mapping[str
 
 
 def _copy(source: bytes | Path, member: OpenMember, name: str) -> str:
-    """Copies in blocks and returns the sha256 of what was copied."""
+    """Copies a file in blocks and returns its sha256."""
     digest = hashlib.sha256()
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as reader:
         size = reader.seek(0, os.SEEK_END)
@@ -82,7 +82,7 @@ def _copy(source: bytes | Path, member: OpenMember, name: str) -> str:
 
 
 def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
-    """Returns the manifest with its own hash in place. Raises BundleError for what JSON cannot hold, such as NaN."""
+    """Returns the manifest with its own hash. Raises BundleError for a value that JSON cannot hold, such as NaN."""
     blank = {"format": FORMAT, "sha256": BLANK, **{k: v for k, v in manifest.items() if k not in _OURS}}
     try:
         text = json.dumps(blank, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -103,7 +103,7 @@ def refuse_foreign(target: Path) -> None:
     if not target.exists() or _is_replaceable(target):
         return
     raise OutputError(
-        f"{target}: there is something here that is not a bundle",
+        f"{target}: this path exists and is not a bundle",
         expected="a path that is free, or a bundle to replace",
         next_step="choose another --out, or remove it by hand",
     )
@@ -114,7 +114,7 @@ def _is_replaceable(target: Path) -> bool:
         if target.suffix == ".zip":
             with zipfile.ZipFile(target) as archive:
                 names = (name for name in archive.namelist() if name.split("/", 1)[-1] == MANIFEST)
-                manifest = json.loads(archive.read(next(names, MANIFEST)))  # a shipped zip has it in a folder
+                manifest = json.loads(archive.read(next(names, MANIFEST)))  # a shipped zip has a folder at its top
         elif not any(target.iterdir()):
             return True
         else:

@@ -1,9 +1,9 @@
-"""The command line: words of a shell go in, tables or one JSON object come out, with an exit code at the end.
+"""Defines the command line, which prints tables or one JSON object and ends with an exit code.
 
-This is the only part of edgedistill that prints or exits. Each command stands in the module of its name. `app` turns
-errors into messages and exit codes, `output` prints, `bench_tables` prints what a bench measured, and
-`training_options` holds the options that several commands share. Whatever takes long to import or is missing on a
-device (torch, pynwb, onnxruntime) is imported inside the commands that use it.
+This is the only part of edgedistill that prints or exits. Each command has a module of its own name. `app` turns errors
+into messages and exit codes, `output` prints, `bench_tables` prints what a bench measured, and `training_options` holds
+the options that several commands share. Modules that take long to import or are missing on a device (torch, pynwb,
+onnxruntime) are imported inside the commands that use them.
 """
 
 from edgedistill.cli.app import main
@@ -22,7 +22,7 @@ from edgedistill.cli.targets import targets
 
 __all__ = ["main"]
 
-for command in (  # the order of the work, in which --help lists them
+for command in (  # in the order in which a user needs them, as --help lists them
     simulate,
     inspect,
     pretrain,

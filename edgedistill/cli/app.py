@@ -1,8 +1,8 @@
-"""The frame around every command: it corrects misspelt names, and turns errors into messages and exit codes.
+"""Runs every command: suggests the right name for a misspelt one, and turns errors into messages and exit codes.
 
-The exit code is 0 for done, 1 for failed, 2 for misuse and 3 for a gate that was missed. A failure goes to stderr in
-words. With --json it also goes to stdout as {"error": {...}}, so that a script finds one JSON object there in every
-case.
+The exit code is 0 for done, 1 for failed, 2 for misuse and 3 for a gate that was missed. A failure is described on
+stderr in words. With --json it also goes to stdout as {"error": {...}}, so that a script finds one JSON object there in
+every case.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from edgedistill.files import CAUSES, USUAL_STEP
 
 FAILED, MISUSED, GATE_MISSED = 1, 2, 3
 JSON_WANTED = "edgedistill.json"
-WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no reader can meet these
+WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that only happen in writing
 
 
 class CommandLine(click.Group):
-    """The group of all commands, and the one place where exceptions become messages."""
+    """Groups all commands. This is the one place where exceptions become messages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Returns the commands in the order of the work and not of the alphabet."""
+        """Returns the commands in the order in which a user needs them, not in alphabetical order."""
         return list(self.commands)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Notes whether JSON is wanted before anything else can fail."""
+        """Notes whether --json is given, before anything else can fail."""
         ctx.meta[JSON_WANTED] = "--json" in args
         return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Does what click does, but answers an unknown command with the most similar one in every version of click."""
+        """Finds a command as click does. Suggests the most similar name for an unknown one in all versions of click."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             raise click.UsageError(f"no command '{args[0]}'; {did_you_mean(args[0], self.commands)}", ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command. Every failure that the user can act on ends as a message and an exit code."""
+        """Runs the command. Every failure that the user can act on ends with a message and an exit code."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -59,11 +59,11 @@ class CommandLine(click.Group):
             click.echo("interrupted. Nothing half-written was left; run the same command again to go on.", err=True)
         except ModuleNotFoundError as error:
             if not error.name or error.name.startswith("edgedistill"):
-                raise  # this is a defect of edgedistill, which only the trace explains
+                raise  # a defect of edgedistill, which only the traceback explains
             _fail(ctx, _error_for_package(error.name))
         except OSError as error:
             if error.errno == errno.EPIPE:
-                _drop_stdout()  # the program that reads the output needs no more of it
+                _drop_stdout()  # the program that reads the output, such as head, has ended
             else:
                 _fail(ctx, _error_for_system(error))
         ctx.exit(FAILED)
@@ -112,7 +112,7 @@ def _error_for_system(error: OSError) -> EdgeDistillError:
 
 
 def _drop_stdout() -> None:
-    """Sends the rest of stdout to nowhere, since Python would complain at its end that it cannot flush it."""
+    """Discards the rest of stdout. Otherwise Python would complain at its end that it cannot flush stdout."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

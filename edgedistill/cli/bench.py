@@ -1,4 +1,4 @@
-"""`edgedistill bench`: measures on this machine what a step of a decoder costs, and how well it decodes."""
+"""Defines `edgedistill bench`, which measures a decoder's speed on this machine and how well it decodes."""
 
 from __future__ import annotations
 

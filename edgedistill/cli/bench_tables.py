@@ -1,4 +1,4 @@
-"""Prints the result of a bench for people: a result goes in, tables and lines on stdout come out."""
+"""Prints the result of a bench as tables and lines on stdout."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def print_bench(result: BenchResult) -> None:
 
 
 def _energy_facts(result: BenchResult) -> dict[str, object]:
-    """Returns a line for each subject whose energy was measured, and one with the reasons of the others."""
+    """Returns a line for each subject whose energy was measured, and one line with the reasons for the others."""
     measured: dict[str, object] = {
         f"energy of {s.name}": f"{format_value(s.energy.mj_per_step)} mJ a step without pauses, "
         f"± {format_value(s.energy.interval)}; "

@@ -1,4 +1,4 @@
-"""`edgedistill build`: takes sessions all the way to a bundle."""
+"""Defines `edgedistill build`, which makes a bundle from sessions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Examples:
 
 DATA is any number of folders or NWB files. The results of every stage are kept in a folder beside the bundle (--work),
 and a stage whose inputs have not changed is not run again. If a gate of the target is missed, the bundle is written
-all the same and the exit code is 3. A graph that decodes something else than the student does is left out of use, and
+all the same and the exit code is 3. A graph whose output differs too much from the student's is marked unusable, and
 stderr says why.""",
 )
 @click.option(

@@ -1,4 +1,4 @@
-"""`edgedistill calibrate`: finds the ranges of a student's INT8 activations."""
+"""Defines `edgedistill calibrate`, which finds the ranges of a student's INT8 activations."""
 
 from __future__ import annotations
 
@@ -71,14 +71,16 @@ def calibrate(recipe: str, teacher: Path | None, figure: Path | None, as_json: b
 
 
 def require_json(out: Path) -> None:
-    """Raises ConfigError for a name that could be a session, a chart or a folder, which would be overwritten."""
+    """Raises ConfigError unless `out` ends in .json, so that no session, chart or folder is overwritten by mistake."""
     if out.suffix != ".json" or out.is_dir():
         found = "a folder" if out.is_dir() else None
-        raise ConfigError(f"{out}: ranges cannot have this name", got=found, expected="a file that ends in .json")
+        raise ConfigError(
+            f"{out}: this is not a name for a file of ranges", got=found, expected="a file that ends in .json"
+        )
 
 
 def require_figure(figure: Path | None, sensitivity: bool) -> None:
-    """Raises ConfigError for a chart without a ranking, or for a kind of picture that cannot be drawn."""
+    """Raises ConfigError for --figure without --sensitivity, or for a file format that cannot be drawn."""
     if figure is not None and not sensitivity:
         raise ConfigError(
             "--figure draws the ranking of --sensitivity", got="no --sensitivity", next_step="add --sensitivity"

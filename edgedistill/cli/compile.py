@@ -1,4 +1,4 @@
-"""`edgedistill compile`: makes a library from a bundle's INT8 decoder, for a processor or a GPU, here or elsewhere."""
+"""Defines `edgedistill compile`, which makes a library from a bundle's INT8 decoder for a processor or a GPU."""
 
 from __future__ import annotations
 
@@ -57,29 +57,29 @@ def compile_command(bundle: Path, target: str | None, chip: str | None, force: b
     opened = open_bundle(bundle)
     chosen = load_target(target or _choose_target(opened))
     with show_work(f"compiling for {chosen.name}") as report:
-        made = compile_bundle(opened, chosen, force, chip, report)
+        engine = compile_bundle(opened, chosen, force, chip, report)
         compile_spike_student(opened, chosen, force, chip)
     if as_json:
-        forms = [asdict(form) for form in read_forms(made.folder)] or None
-        print_json(_collect_facts(made, bundle) | {"forms": forms, "gates": [asdict(gate) for gate in made.gates]})
+        forms = [asdict(form) for form in read_forms(engine.folder)] or None
+        print_json(_collect_facts(engine, bundle) | {"forms": forms, "gates": [asdict(gate) for gate in engine.gates]})
     else:
         print_facts(
             {
                 name: value
-                for name, value in (_collect_facts(made, bundle) | _put_in_words(made)).items()
+                for name, value in (_collect_facts(engine, bundle) | _put_in_words(engine)).items()
                 if value not in NOTHING
             }
         )
-        _print_forms(read_forms(made.folder))
-        print_gates(made.gates)
-        if not made.compiled:
+        _print_forms(read_forms(engine.folder))
+        print_gates(engine.gates)
+        if not engine.compiled:
             click.echo("Nothing had to be compiled: all of it was there already.")
-    if any(gate.ok is False for gate in made.gates):
+    if any(gate.ok is False for gate in engine.gates):
         click.get_current_context().exit(GATE_MISSED)
 
 
 def _print_forms(forms: Sequence[Outcome]) -> None:
-    """Prints what came of each form of a plan; nothing for other engines."""
+    """Prints the outcome of each form of a plan, and nothing for other engines."""
     times = [(form.latency_us.get("p50"), form.latency_us.get("p99")) for form in forms]
     rows = [(f.form, f.state, *of, f.r2, f.r2_drop, f.why or "") for f, of in zip(forms, times, strict=True)]
     if rows:
@@ -90,24 +90,24 @@ def _choose_target(bundle: Bundle) -> str:
     return str(bundle.manifest.target) if bundle.manifest.engine in GPU_ENGINES else HOST
 
 
-def _put_in_words(made: CompiledEngine) -> dict[str, object]:
-    """Returns as texts for people what is a list or a table in JSON."""
-    needs = made.record.fingerprint
+def _put_in_words(engine: CompiledEngine) -> dict[str, object]:
+    """Turns what is a list or a table in JSON into text for people."""
+    needs = engine.record.fingerprint
     device = ", ".join(f"{name} {value}" for name, value in needs.device.items() if value)
     notes = (
-        "; ".join(made.record.notes) if made.record.engine != "tensorrt" else ""
-    )  # those of TensorRT are printed as a table
+        "; ".join(engine.record.notes) if engine.record.engine != "tensorrt" else ""
+    )  # the forms of a TensorRT plan are printed as a table
     return {"flags": " ".join(needs.flags), "device": device, "notes": notes}
 
 
-def _collect_facts(made: CompiledEngine, bundle: Path) -> dict[str, object]:
-    record, needs = made.record, made.record.fingerprint
+def _collect_facts(engine: CompiledEngine, bundle: Path) -> dict[str, object]:
+    record, needs = engine.record, engine.record.fingerprint
     return {
         "bundle": bundle,
         "target": record.target,
         "engine": record.engine,
-        "folder": made.folder,
-        "library": made.library,
+        "folder": engine.folder,
+        "library": engine.library,
         "model": f"ed_model_{record.model}",
         "architecture": needs.architecture,
         "ops": needs.ops,
@@ -117,6 +117,6 @@ def _collect_facts(made: CompiledEngine, bundle: Path) -> dict[str, object]:
         "device": needs.device or None,
         "notes": list(record.notes),
         **{f"{name}_bytes": record.sizes.get(name) for name in ("library", "kernel", "plan", "state", "flash", "ram")},
-        "compiled": made.compiled,
-        "seconds": made.seconds,
+        "compiled": engine.compiled,
+        "seconds": engine.seconds,
     }

@@ -1,4 +1,4 @@
-"""`edgedistill distill`: trains the LFP student to follow a teacher."""
+"""Defines `edgedistill distill`, which trains the LFP student to follow a teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgedistill doctor`: tells what this machine has and lacks, and how to get it."""
+"""Defines `edgedistill doctor`, which lists what this machine has and lacks, and how to install it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ something is missing; with --json, "healthy" tells whether it is.""",
     "--folder",
     type=click.Path(path_type=Path),
     default=".",
-    help="The folder to which results would be written, whose free space is told.  [default: this folder]",
+    help="The folder to which results would be written, whose free space is shown.  [default: this folder]",
 )
 def doctor(as_json: bool, folder: Path) -> None:
     """Tell what this machine lacks, and how to install it.
@@ -41,7 +41,7 @@ def doctor(as_json: bool, folder: Path) -> None:
         if check.fix:
             click.echo(f"{check.name}: {check.fix}")
     missing = [check.name for check in checks if check.required and not check.ok]
-    verdict = f"Missing: {', '.join(missing)}." if missing else "Everything that every machine needs is here."
+    verdict = f"Missing: {', '.join(missing)}." if missing else "This machine has everything that all targets need."
     click.echo(verdict)
 
 

@@ -1,4 +1,4 @@
-"""`edgedistill inspect`: shows what a session or a bundle holds."""
+"""Defines `edgedistill inspect`, which shows what a session or a bundle contains."""
 
 from __future__ import annotations
 
@@ -83,7 +83,10 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
 
 
 def _print_graphs(graphs: Mapping[str, GraphVerdict]) -> None:
-    """Prints what the build measured of each step graph and whether it may be used; nothing for an older bundle."""
+    """Prints what the build measured of each step graph and whether it may be used.
+
+    Prints nothing for older bundles.
+    """
     columns = ("graph", "usable", "integers off %", "by", "outputs off, deviations", "R² difference", "")
     rows = [
         (
@@ -102,7 +105,7 @@ def _print_graphs(graphs: Mapping[str, GraphVerdict]) -> None:
 
 
 def _read_facts(bundle: Bundle) -> dict[str, Any]:
-    """Returns the manifest as `inspect --json` shows it, which is all of it but the statistics of the channels."""
+    """Returns the manifest as `inspect --json` prints it, which leaves out the statistics of the channels."""
     found, spec = bundle.manifest, read_decoder_spec(bundle)
     front_end = spec.front_end.to_json()
     outputs = zip(spec.output_names, spec.output_units, strict=True)

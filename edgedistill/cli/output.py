@@ -1,6 +1,6 @@
-"""Prints what commands have to say: one JSON object for scripts, tables for people, progress on a terminal.
+"""Prints the results of commands: one JSON object for scripts, tables for people, progress on a terminal.
 
-Results go to stdout and nothing else does. Progress goes to stderr, and only if that is a terminal.
+Only results go to stdout. Progress goes to stderr, and only if that is a terminal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def print_json(value: Mapping[str, object]) -> None:
 
 
 def format_json(value: Mapping[str, object]) -> str:
-    """Returns one JSON object as text; NaN and infinity, which JSON does not have, become null."""
+    """Returns one JSON object as text. NaN and infinity become null, because JSON does not have them."""
     return json.dumps(_to_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
@@ -53,7 +53,7 @@ def _to_plain(value: Any) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints a table; a column whose cells are all numbers is aligned to the right."""
+    """Prints a table. A column whose cells are all numbers is aligned to the right."""
     texts = [[format_value(cell) for cell in row] for row in rows]
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
@@ -65,14 +65,14 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """Prints one name and its value a line."""
+    """Prints each name with its value on a line of its own."""
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
         click.echo(f"{name:<{width}}  {format_value(value)}")
 
 
 def print_summary(summary: Mapping[str, object], as_json: bool) -> None:
-    """Prints what a training found, as JSON or for people."""
+    """Prints the summary of a training, as JSON or for people."""
     if as_json:
         print_json(summary)
     else:
@@ -80,7 +80,7 @@ def print_summary(summary: Mapping[str, object], as_json: bool) -> None:
 
 
 def format_value(value: object) -> str:
-    """Returns a value as a person reads it, with three digits after the point where they matter and a dash for None."""
+    """Formats a value for people, with at most three digits after the point and a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -99,12 +99,12 @@ def _is_number(text: str) -> bool:
 
 
 def _console() -> Console:
-    # Without a terminal rich assumes 80 columns and folds lines that a file or a pager could hold.
+    # rich takes 80 columns for granted without a terminal, and would fold lines that a file or a pager has room for.
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def print_gates(gates: Sequence[Any]) -> None:
-    """Prints the gates of a target with their verdicts; nothing if it has none."""
+    """Prints the gates of a target with their verdicts, or nothing if the target has no gates."""
     verdict = {True: "met", False: "MISSED", None: "not measured"}
     rows = [(g.name, g.value, g.limit, ": ".join(filter(None, (verdict[g.ok], g.reason)))) for g in gates]
     if rows:
@@ -143,7 +143,7 @@ def show_training() -> Iterator[Report | None]:
 
 @contextmanager
 def show_work(what: str) -> Iterator[Callable[[str, int, int], None] | None]:
-    """Shows a moving line on stderr, and yields a function that adds a part, its step and its number of steps to it.
+    """Shows a progress line on stderr. Yields a function that adds a part, a step and the number of steps.
 
     Yields None if stderr is not a terminal.
     """

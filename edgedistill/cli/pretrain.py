@@ -1,4 +1,4 @@
-"""`edgedistill pretrain`: trains the spike teacher."""
+"""Defines `edgedistill pretrain`, which trains the spike teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgedistill report`: draws the results of benches on one page."""
+"""Defines `edgedistill report`, which draws the results of benches on one page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgedistill run`: decodes a recording or a stream."""
+"""Defines `edgedistill run`, which decodes a recording or a stream."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _print_stream(decoder: Decoder) -> None:
 
 
 def _decode_until_stopped(decoder: Decoder) -> Iterator[Output]:
-    """Yields outputs until the stream ends. Ctrl-C is one way to end it, and keeps what was decoded."""
+    """Yields outputs until the stream ends. Ctrl-C ends the stream as well, and what was decoded is kept."""
     from edgedistill.decoding import decode_stream
 
     with suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""`edgedistill simulate`: writes NWB sessions of a simulated animal, to try everything without data of one's own."""
+"""Defines `edgedistill simulate`, which writes NWB sessions of a simulated animal, for trials without own data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ The same seed gives the same files. An existing file of the same name is replace
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="The number that all chance comes from. Another seed is another animal.",
+    help="The seed of all random numbers. Another seed is another animal.",
 )
 @click.option("--channels", type=int, default=32, show_default=True, help="The number of LFP channels of the array.")
 @click.option("--units", type=int, default=64, show_default=True, help="The number of units that a session records.")

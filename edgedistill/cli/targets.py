@@ -1,4 +1,4 @@
-"""`edgedistill targets`: lists the devices that a decoder can be built for."""
+"""Defines `edgedistill targets`, which lists the devices that a decoder can be built for."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def targets(name: str | None, as_json: bool) -> None:
 ENGINES_IN_WORDS = {
     "c": "INT8 in C on one thread, compiled with the compiler named below",
     "cuda": "INT8, with the whole step in one launch on an NVIDIA GPU, compiled where the GPU is",
-    "tensorrt": "a TensorRT plan built on the device: the fastest of three forms that computes what it should",
+    "tensorrt": "a TensorRT plan built on the device: the fastest of three forms whose results are near enough",
     "onnxruntime": "the float32 graph",
 }
 
 
 def _explain(target: Target) -> dict[str, object]:
-    """Returns a profile in words, without what it leaves open."""
+    """Returns a profile in words, without the keys that it does not set."""
     power, compiler = target.power, target.compiler
     facts = {
         "target": f"{target.name}, {target.status}: {target.description}",

@@ -1,4 +1,4 @@
-"""The options that several commands share: how sessions are read, and how models are trained and quantized."""
+"""Defines the options that several commands share: how sessions are read, models trained and students quantized."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ seed_option = click.option(
     type=int,
     default=0,
     show_default=True,
-    help="The number that all chance comes from. The same seed gives the same result.",
+    help="The seed of all random numbers. The same seed gives the same result.",
 )
 recipe_option = click.option(
     "--recipe",

@@ -1,8 +1,8 @@
-"""Writes `build/<target>/` inside a bundle, in the same way for every engine that is compiled.
+"""Writes `build/<target>/` inside a bundle, in the same way for every compiled engine.
 
-A BuildSpec comes in: what is to be built, from which sources and with which compilers. A CompiledEngine goes out. The
-folder holds the sources, what was compiled from them, a README, and `build.json`, which says what it was made from and
-what it needs. It appears whole or not at all, and a build that is already there is kept.
+A BuildSpec goes in, which says what to build, from which sources and with which compilers. A CompiledEngine comes out.
+The folder holds the sources, the compiled files, a README, and `build.json`, which says what the folder was made from
+and what it needs. The folder appears whole or not at all. A build that is already there and fits is kept.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from edgedistill.target import Gate, Target
 
 @dataclass(frozen=True, eq=False)
 class BuildSpec:
-    """What is to be built, known before anything is compiled."""
+    """Says what is to be built. All of it is known before anything is compiled."""
 
     target: Target
     folder: Path
-    record: BuildRecord  # without sizes, and with the digests of the sources alone
+    record: BuildRecord  # without sizes; its only digest is that of the sources
     sources: Mapping[str, bytes]  # file name relative to the folder -> contents
     began: float  # seconds of time.monotonic()
 
 
 @dataclass(frozen=True)
 class CompiledEngine:
-    """A build that lies in its folder, whether it was made now or earlier."""
+    """Describes a build that lies in its folder, whether it was made now or earlier."""
 
     folder: Path
     record: BuildRecord
-    gates: tuple[Gate, ...]  # the target's limits, judged for this build
-    compiled: bool  # False where the build was there already, or could not be compiled on this machine
+    gates: tuple[Gate, ...]  # the target's gates on sizes and speed, judged for this build
+    compiled: bool  # False if the build was already there, or this machine cannot compile it
     seconds: float
-    lacking: EngineError | None = None  # why this machine could only prepare it, with the command that finishes it
+    lacking: EngineError | None = None  # why this machine could only prepare it, and the command that finishes it
 
     @property
     def library(self) -> Path | None:
@@ -67,11 +67,11 @@ def build_spec(
     commands: tuple[str, ...],
     ending: str | None,
 ) -> BuildSpec:
-    """Returns what is to be built from `sources` for a target.
+    """Returns the description of a build from `sources` for a target.
 
-    `fingerprint` comes without its digest, which is computed here. `commands` are the compilers as they are called.
-    `ending` is that of the library libed_NAME, or None where the sources are only prepared for another machine. Raises
-    EngineError for a bundle in a zip.
+    `fingerprint` comes without its digest, which is computed here. `commands` are the command lines of the compilers.
+    `ending` is the suffix of the library libed_NAME, or None where the sources are only prepared for another machine.
+    Raises EngineError for a bundle in a zip.
     """
     began, folder = monotonic(), build_folder(bundle, target.name)
     name = c_identifier(bundle.manifest.name)
@@ -96,11 +96,11 @@ def build_spec(
 def build_if_missing(
     spec: BuildSpec, compile_sources: Callable[[Path, BuildRecord], BuildRecord], force: bool = False
 ) -> CompiledEngine:
-    """Builds what `spec` describes, unless it is there already; with `force` it is built in any case.
+    """Builds what `spec` describes, unless the same build is there already. With `force` it is built in any case.
 
-    `compile_sources` gets a folder that holds the sources, and the record. It leaves in the folder what belongs beside
-    the sources and nothing else, and returns the record with sizes and notes. Its errors pass through, and what was in
-    the bundle before stays. Raises OutputError where the bundle's folder cannot be written to.
+    `compile_sources` gets a folder that holds the sources, and the record. It leaves in the folder the compiled files
+    beside the sources, and returns the record with sizes and notes. If it raises an error, the bundle keeps what it had
+    before. Raises OutputError where the bundle's folder cannot be written to.
     """
     found = None if force else _find_current_build(spec)
     record = _build(spec, compile_sources) if found is None else found
@@ -114,17 +114,17 @@ def size_gates(target: Target, record: BuildRecord) -> tuple[Gate, ...]:
 
 
 def remove_results(record: BuildRecord, facts: Collection[str] = ()) -> BuildRecord:
-    """Returns a record without what only a finished build knows, so that it can be compared with that of a BuildSpec.
+    """Returns a record without the facts that only a finished build knows, for the comparison with a BuildSpec's.
 
-    These are sizes, notes, the digests of files (those of the sources are part of the fingerprint's digest), and the
-    facts of the device that `facts` names.
+    These facts are sizes, notes, the digests of files, and the facts of the device that `facts` names. The digests of
+    the sources still count, because they are part of the fingerprint's digest.
     """
     device = {name: fact for name, fact in record.fingerprint.device.items() if name not in facts}
     return replace(record, sizes={}, files={}, notes=(), fingerprint=replace(record.fingerprint, device=device))
 
 
-def with_facts(record: BuildRecord, **facts: str) -> BuildRecord:
-    """Returns a record with further facts of the device in its fingerprint."""
+def add_device_facts(record: BuildRecord, **facts: str) -> BuildRecord:
+    """Returns a record with more facts about the device in its fingerprint."""
     device = {**record.fingerprint.device, **facts}
     return replace(record, fingerprint=replace(record.fingerprint, device=device))
 
@@ -140,7 +140,7 @@ def sha256(data: bytes) -> str:
 
 
 def _find_current_build(spec: BuildSpec) -> BuildRecord | None:
-    """Returns the record of the build that is there if it is whole and equals what would be built."""
+    """Returns the record of the build in the folder if it is whole and equals what would be built, otherwise None."""
     try:
         found = read_record(spec.folder)
         check_files(spec.folder, found)

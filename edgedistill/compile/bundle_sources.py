@@ -1,7 +1,7 @@
-"""Collects what every engine is compiled from: the files of `kernels/`, and what a bundle says of its model.
+"""Collects what every engine is compiled from: the files of `kernels/`, and the model of a bundle.
 
-Folders of `kernels/` come in, and names with contents go out. A bundle comes in, and its INT8 student, its front end
-and the facts of its manifest go out.
+Folders of `kernels/` go in, and names with contents come out. A bundle goes in, and its INT8 student, its front end and
+the facts of its manifest come out.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ENDINGS = (".c", ".h", ".cpp", ".cu", ".cuh")
 
 
 def kernel_files(*folders: str) -> dict[str, bytes]:
-    """Returns the sources in those folders of `kernels/`, without their subfolders: "c/ed_api.c" -> contents."""
+    """Returns the sources in folders of `kernels/`, without subfolders, such as "c/ed_api.c" -> contents."""
     kernels = asset_folder("kernels")
     files = ((folder, file) for folder in folders for file in (kernels / folder).iterdir())
     return {f"{folder}/{file.name}": file.read_bytes() for folder, file in files if file.name.endswith(ENDINGS)}
 
 
 def cmake_file() -> dict[str, bytes]:
-    """Returns the CMakeLists.txt of `kernels/`, which builds a GPU engine without Python."""
+    """Returns the CMakeLists.txt of `kernels/`, with which a GPU engine is built without Python."""
     return {CMAKE: (asset_folder("kernels") / CMAKE).read_bytes()}
 
 
@@ -37,7 +37,7 @@ def model_files(texts: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def model_inputs(bundle: Bundle) -> tuple[Int8Model, FrontEndConfig, ModelFacts]:
-    """Returns the bundle's INT8 student, its front end, and what its manifest says beyond them.
+    """Returns the bundle's INT8 student, its front end, and the other facts of its manifest.
 
     Raises BundleError for a bundle that lacks a part.
     """

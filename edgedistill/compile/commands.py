@@ -1,4 +1,4 @@
-"""Runs the programs of a toolchain: a command comes in; what it prints, or its first error, goes out."""
+"""Runs the programs of a toolchain. A command goes in, and its output comes out, or its first error."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ TIMEOUT_S = 900
 def run_command(folder: Path, command: Sequence[str], failed: Callable[[str], EngineError], **environment: str) -> str:
     """Runs a command in `folder` and returns what it prints.
 
-    `environment` is added to that of this process. Where the command fails, `failed` makes the error that is raised
-    from the first error line that the command printed.
+    `environment` is added to that of this process. If the command fails, `failed` turns the first error line that it
+    printed into the error that is raised.
     """
     env = english_environment() | environment
     try:

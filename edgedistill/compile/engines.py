@@ -1,8 +1,8 @@
 """Compiles a bundle's engine for a target, whichever engine the target names.
 
-A bundle and a target come in, and the engine in `build/<target>/` goes out. Where this machine lacks the compiler or
-the GPU that a GPU engine needs, the sources and packed weights are left in that folder all the same, and the error says
-what is missing and which command finishes the work on the device.
+A bundle and a target go in, and the engine in `build/<target>/` comes out. If this machine lacks the compiler or the
+GPU for a GPU engine, the folder still gets the sources and packed weights. The error then says what is missing and
+which command finishes the work on the device.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from edgedistill.target import GPU_ENGINES, Target
 def compile_bundle(
     bundle: Bundle, target: Target, force: bool = False, chip: str | None = None, report: Report | None = None
 ) -> CompiledEngine:
-    """Compiles a bundle for a target, unless that is done already; with `force` in any case.
+    """Compiles a bundle for a target, unless that is done already. With `force` it is compiled in any case.
 
     `chip` names a GPU that is not in this machine. `report` is called with TensorRT's progress. Raises EngineError for
-    what cannot be compiled, DeviceError for what this machine lacks, and ConfigError for a chip that the target's
-    engine cannot be compiled for.
+    a bundle that cannot be compiled, DeviceError for a tool or GPU that this machine lacks, and ConfigError for a chip
+    that the target's engine cannot be compiled for.
     """
     if chip is not None and target.engine not in GPU_ENGINES:
         raise ConfigError(
@@ -52,9 +52,9 @@ def compile_bundle(
 
 
 def compile_spike_student(bundle: Bundle, target: Target, force: bool = False, chip: str | None = None) -> None:
-    """Compiles the spike student of a bundle with the same compiler, so that a bench compares like with like.
+    """Compiles the spike student of a bundle with the same compiler, so that a bench compares the two fairly.
 
-    Does nothing for firmware, and for TensorRT, whose plan is chosen by the holdout of the LFP student.
+    Does nothing for firmware. Does nothing for TensorRT either, whose plan is chosen by the holdout of the LFP student.
     """
     firmware = target.compiler is not None and target.compiler.library == "static"
     if target.engine in ("c", "cuda") and not firmware and holds_spike_student(bundle):
@@ -62,18 +62,19 @@ def compile_spike_student(bundle: Bundle, target: Target, force: bool = False, c
 
 
 def require_engine_fits(target: Target, window: int, keep: tuple[str, ...]) -> None:
-    """Raises EngineError for a student that the target's engine cannot run; this is known before it is trained.
+    """Raises EngineError for a student that the target's engine cannot run. It needs no training for that.
 
-    `window` is the student's in bins; `keep` names the parts that its recipe keeps in float32.
+    `window` is the student's in bins. `keep` names the parts that its recipe keeps in float32.
     """
     if target.engine in GPU_ENGINES:
         require_kernels_fit(window, keep if target.engine == "cuda" else ())
 
 
 def compile_or_prepare(bundle: Bundle, target: Target) -> CompiledEngine:
-    """Compiles a bundle for `build`, where it is no failure if this machine lacks something.
+    """Compiles a bundle for `build`, or only prepares it on a machine that lacks a compiler or a GPU.
 
-    What is missing stands in the result as `lacking`, with the sources prepared. Raises EngineError otherwise.
+    Where something is missing, the sources are prepared and the result's `lacking` says what is missing. Raises
+    EngineError otherwise.
     """
     began = monotonic()
     try:

@@ -1,4 +1,4 @@
-"""Holds what a manifest says of a model beyond its shape and front end, as compiled engines need it."""
+"""Holds what a manifest says about a model besides its shape and front end, for compiled engines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Facts of a model that are compiled into its engine."""
+    """Holds the facts of a model that are compiled into its engine."""
 
     name: str
     channel_ids: tuple[str, ...]
@@ -23,5 +23,5 @@ class ModelFacts:
 
 
 def c_identifier(name: str) -> str:
-    """Returns a bundle's name as it stands in ed_model_NAME: letters, digits and underscores."""
+    """Returns a bundle's name as the NAME in ed_model_NAME, which has only letters, digits and underscores."""
     return re.sub(r"[^0-9A-Za-z_]", "_", name) or "_"

@@ -1,7 +1,7 @@
 """Prepares a GPU engine on a machine that cannot compile it.
 
-A bundle, a target and the sources come in. `build/<target>/` goes out with the sources, a README and a record that
-names no library; and the error that stopped the compiling goes out with the command that finishes the work.
+A bundle, a target and the sources go in. The folder `build/<target>/` comes out with the sources, a README and a record
+that names no library. The error that stopped the compiling is raised again, with the command that finishes the work.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def prepare_sources(
 ) -> None:
     """Leaves the sources in the bundle for the device to compile, unless this bundle is compiled there already.
 
-    `readme` writes the text of the README. Raises EngineError for a bundle in a zip, and OutputError where it cannot be
-    written to.
+    `readme` returns the text of the README. Raises EngineError for a bundle in a zip, and OutputError for one that
+    cannot be written to.
     """
     if _is_compiled(build_folder(bundle, target.name), bundle):
         return
@@ -43,7 +43,7 @@ def compile_command(bundle: Bundle, target: Target) -> str:
     return f"edgedistill compile {bundle.path} --target {target.name}"
 
 
-def with_next_step(error: DeviceError, next_step: str, causes: tuple[str, ...]) -> DeviceError:
+def replace_next_step(error: DeviceError, next_step: str, causes: tuple[str, ...]) -> DeviceError:
     """Returns the same error with another next step and other causes."""
     return DeviceError(error.what, got=error.got, expected=error.expected, causes=causes, next_step=next_step)
 
@@ -52,5 +52,5 @@ def _is_compiled(folder: Path, bundle: Bundle) -> bool:
     try:
         found = read_record(folder)
     except EngineError:
-        return False  # nothing lies there, or nothing that can be read
+        return False  # there is no build, or its record cannot be read
     return bool(found.library) and found.manifest == bundle.sha256

@@ -1,7 +1,7 @@
-"""Checks a compiled engine against its bundle's own reference, on the machine that is to run it.
+"""Checks a compiled engine against its bundle's own reference, on the machine that will run it.
 
-An opened engine and a bundle come in. The number of steps that were compared with `reference.npz` goes out, or an
-error: an engine that computes something else is never left in a bundle.
+An opened engine and a bundle go in. The number of steps that were compared with `reference.npz` comes out, or an error.
+An engine with other results is never left in a bundle.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from edgedistill.runtime.abi_engine import AbiEngine
 
 
 def require_exact(engine: AbiEngine, reference: Reference) -> int:
-    """Compares every bit of the outputs, and of the state at the end, with the oracle's; returns the number of steps.
+    """Compares every bit of the outputs and of the last state with the oracle's, and returns the number of steps.
 
-    Raises EngineError for the first difference. The engine starts afresh after that.
+    Raises EngineError for the first difference. The engine is reset after the comparison.
     """
     engine.import_state(reference.start)
     for i, (bin, expected) in enumerate(zip(reference.bins, reference.kinematics, strict=True)):

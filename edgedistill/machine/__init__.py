@@ -1,5 +1,5 @@
-"""What this machine is: its processor, its GPU, the Jetson it may be, and what its programs and files say.
+"""Describes this machine: its processor, its GPU, whether it is a Jetson, and what its programs and files say.
 
-Nothing of this package changes the machine. A fact that cannot be found out is None (or empty), never a guess.
-`description` gathers what must stand beside every measured figure.
+Nothing in this package changes the machine. A fact that is unknown is None (or empty), and never guessed. `description`
+collects the facts that are reported beside every measured figure.
 """

@@ -1,6 +1,6 @@
-"""Describes the machine that a figure was measured on: nothing goes in, a plain dict comes out.
+"""Describes the machine that a figure was measured on, as a plain dict.
 
-A latency belongs to the device that gave it, so every result carries this description beside it.
+A latency means little without the device, so every result contains this description.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PACKAGES = ("numpy", "onnxruntime", "tensorrt")
 def describe_machine() -> dict[str, object]:
     """Returns processor, cores, clock governor, system and versions, and how busy the machine is at this moment.
 
-    The keys are those of "device" in `edgedistill bench --json`; what cannot be found out is None.
+    The keys are those of "device" in `edgedistill bench --json`. A fact that is unknown is None.
     """
     return {
         "cpu": read_cpu_model(),
@@ -38,7 +38,7 @@ def describe_machine() -> dict[str, object]:
 
 
 def read_package_version(name: str) -> str | None:
-    """Returns the version of an installed Python package without importing it; None if it is not installed."""
+    """Returns the version of an installed Python package without importing it, or None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

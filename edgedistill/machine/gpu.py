@@ -1,8 +1,8 @@
-"""Asks the NVIDIA driver for this machine's GPU: nothing goes in; name, chip and driver version come out.
+"""Asks the NVIDIA driver for this machine's GPU, its chip and the version of the driver.
 
-The driver library libcuda.so.1 is called through ctypes, as the compiled engine calls it from C. So no Python package
-is needed, and no context stays on the GPU. A cubin runs only on the chip that it was compiled for, so the chip is
-asked for before a cubin is compiled or loaded.
+The driver library libcuda.so.1 is called through ctypes, as the compiled engine calls it from C. No Python package is
+needed, and no context stays on the GPU. A cubin runs only on the chip that it was compiled for, so the chip must be
+known before a cubin is compiled or loaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU in the driver's order, which is the one that the engine runs on."""
+    """Describes the first GPU in the driver's order, which is the one that the engine runs on."""
 
     name: str
     chip: str  # "sm_90"
@@ -27,7 +27,7 @@ class Gpu:
 
     @property
     def cuda(self) -> str:
-        """Returns the newest CUDA that the driver supports, as people write it: "13.0"."""
+        """Returns the newest CUDA that the driver supports in the usual notation, such as "13.0"."""
         return f"{int(self.driver) // 1000}.{int(self.driver) % 1000 // 10}"
 
 

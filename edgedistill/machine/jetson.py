@@ -1,7 +1,7 @@
-"""Asks a Jetson about itself: board, JetPack, power mode, and the TensorRT library that is installed.
+"""Asks a Jetson for its board, its JetPack, its power mode, and the TensorRT library that is installed.
 
-Nothing goes in, plain texts come out, and a fact that this machine does not have is None. The answers come from files,
-packages and programs, so that neither TensorRT nor a GPU is needed to find out that one of them is missing.
+Each fact is a plain text, or None if this machine does not have it. The facts come from files, packages and programs,
+so that the functions work on a machine without TensorRT or a GPU.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ JETPACK_OF_L4T = {
     "38.2": "7.0",
     "38.4": "7.1",
 }
-# For releases that are not in the table above: the JetPack that most releases of this major version belong to.
+# The JetPack that most releases of a major version belong to, for releases that are not in the table above.
 JETPACK_OF_MAJOR = {32: "4", 34: "5.0", 35: "5.1", 36: "6.2", 38: "7.1"}
 
 
 def read_board() -> str | None:
-    """Returns the name of the board, such as "NVIDIA Jetson Orin Nano"; None if this machine is not a Jetson."""
+    """Returns the name of the board, such as "NVIDIA Jetson Orin Nano", or None if this machine is not a Jetson."""
     return read_system_file(MODEL) if RELEASE.exists() else None
 
 
 def read_jetpack_version() -> str | None:
-    """Returns the version of JetPack, such as "6.1"; None on other machines.
+    """Returns the version of JetPack, such as "6.1", or None on other machines.
 
-    The package nvidia-jetpack says it exactly. Where it is not installed, the release of Jetson Linux tells it.
+    The package nvidia-jetpack has the exact version. If it is not installed, the version follows from the release of
+    Jetson Linux.
     """
     told = "".join(ask_program("dpkg-query", "-W", "-f", "${Version}", "nvidia-jetpack"))
     if found := re.match(r"\d+(\.\d+)+", told):
@@ -47,7 +48,7 @@ def read_jetpack_version() -> str | None:
 def jetpack_from_release(release: str) -> str | None:
     """Returns the JetPack that a line like "# R36 (release), REVISION: 4.3, ..." belongs to.
 
-    A revision that is not known gives the usual JetPack of its major version; None if that is not known either.
+    An unknown revision gives the usual JetPack of its major version, or None if that is unknown too.
     """
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release)
     if found is None:
@@ -58,16 +59,16 @@ def jetpack_from_release(release: str) -> str | None:
 
 
 def read_power_mode() -> str | None:
-    """Returns the name of the power mode that nvpmodel has set, such as "25W" or "MAXN"; None on other machines.
+    """Returns the name of the power mode that nvpmodel has set, such as "25W" or "MAXN", or None on other machines.
 
-    The mode sets the clocks. Its name is used and not its number, because every board counts its modes differently.
+    The mode sets the clocks. It is reported by name, because the numbers of the modes differ between boards.
     """
     found = re.search(r"Power Mode: *(.*\S)", "\n".join(ask_program("nvpmodel", "-q")))
     return found[1] if found else None
 
 
 def read_tensorrt_version() -> str | None:
-    """Returns the version of the newest TensorRT library that is installed, such as "10.3.0"; None without one."""
+    """Returns the version of the newest TensorRT library that is installed, such as "10.3.0", or None without one."""
     for major in MAJORS:
         if (version := read_library_version(f"libnvinfer.so.{major}")) is not None:
             return version
@@ -75,7 +76,7 @@ def read_tensorrt_version() -> str | None:
 
 
 def read_library_version(name: str) -> str | None:
-    """Returns the version that a libnvinfer gives itself; None if it is not installed or is another library."""
+    """Returns the version that a libnvinfer reports, or None if it is not installed or is another library."""
     try:
         number = int(ctypes.CDLL(name).getInferLibVersion())
     except (OSError, AttributeError):
@@ -84,5 +85,5 @@ def read_library_version(name: str) -> str | None:
 
 
 def shorten_version(version: str) -> str:
-    """Returns the part of a TensorRT version that plans depend on: "10.13.3" from "10.13.3.9"."""
+    """Returns the part of a TensorRT version that plans depend on, such as "10.13.3" of "10.13.3.9"."""
     return ".".join(version.split(".")[:3])

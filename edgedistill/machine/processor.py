@@ -1,7 +1,7 @@
-"""Describes this machine's processor, as the system sees it: nothing goes in, names and numbers come out.
+"""Describes this machine's processor with the names and numbers that the system reports.
 
-A library that was compiled for another processor ends the process at its first foreign instruction. So these facts
-are asked for before a library is loaded, and when a target says `ops = "native"`.
+A library that was compiled for another processor ends the process at the first instruction that this one lacks. These
+facts are therefore read before a library is loaded, and when a target says `ops = "native"`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def read_architecture() -> str:
-    """Returns the architecture as compilers name it: "x86_64", "aarch64", ..."""
+    """Returns the architecture as compilers name it, such as "x86_64" or "aarch64"."""
     machine = platform.machine().lower()
     return ALIASES.get(machine, machine)
 
 
 def read_cpu_features() -> frozenset[str]:
-    """Returns the extensions of the instruction set as Linux names them: "avx512_vnni", "asimddp", ...
+    """Returns the extensions of the instruction set as Linux names them, such as "avx512_vnni" or "asimddp".
 
-    On a machine with different cores (big.LITTLE) these are the extensions that every core has. The set is empty
-    where Linux lists none.
+    On a machine with different cores (big.LITTLE) these are the extensions that every core has. The set is empty where
+    Linux lists none.
     """
     return _features(CPUINFO)
 
@@ -39,7 +39,7 @@ def _features(path: Path) -> frozenset[str]:
 
 
 def read_cpu_model() -> str | None:
-    """Returns the name that the processor gives itself, such as "AMD EPYC 9B14"; Arm processors often have none."""
+    """Returns the name that the processor reports, such as "AMD EPYC 9B14". Arm processors often report none."""
     names = (value for key, value in _cpuinfo(CPUINFO) if key in ("model name", "Model", "Hardware") and value)
     return next(names, None) or platform.processor() or None
 
@@ -50,6 +50,6 @@ def count_cores() -> int:
 
 
 def _cpuinfo(path: Path) -> list[tuple[str, str]]:
-    """Returns the keys and values of all cores, one core after the other."""
+    """Returns the keys and values of all cores in order."""
     pairs = (line.partition(":") for line in (read_system_file(path) or "").splitlines())
     return [(key.strip(), value.strip()) for key, _, value in pairs]

@@ -1,8 +1,7 @@
-"""Asks programs of this machine about themselves: a command goes in, the lines that it prints come out.
+"""Runs programs of this machine to ask for facts, and returns the lines that they print.
 
-Nothing here fails: a compiler, a package manager or a board tool that is missing, that refuses or that hangs is a
-machine without it, and the caller decides what that means. A program whose failure is an error is run by
-`edgedistill.compile.commands` instead.
+No error is raised here. A compiler, a package manager or a board tool that is missing, fails or hangs gives no lines,
+and the caller decides what that means. `edgedistill.compile.commands` runs the programs whose failure is an error.
 """
 
 from __future__ import annotations
@@ -28,5 +27,5 @@ def ask_program(*command: str, on_stderr: bool = False) -> list[str]:
 
 
 def english_environment() -> dict[str, str]:
-    """Returns this process's environment with messages in English: they are searched for words."""
+    """Returns this process's environment with English messages, because callers search them for words."""
     return {**os.environ, "LC_ALL": "C"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def read_system_file(path: Path | str) -> str | None:
-    """Returns the text of a file without surrounding blanks and NULs; None if it is missing, unreadable or empty.
+    """Returns the text of a file without surrounding blanks and NULs, or None if it is missing, unreadable or empty.
 
     Files of the device tree end with a NUL, as strings in C do.
     """

@@ -1,8 +1,9 @@
-"""The commands that train: `build`, and `pretrain`, `distill` and `calibrate` by themselves.
+"""Runs the commands that train: `build`, `pretrain`, `distill` and `calibrate`.
 
-`build` is the way data flows: `request` checks what was asked for, `trained` holds the models, `quantized` their
-integers, and `assembled` the bundle. `teacher`, `students` and `ranges` hold the stages that are kept, and a stage
-whose inputs and code have not changed is not run again. `run_context` and `cache` are what all stages share.
+A `build` goes through four modules. `request` checks what the user asked for, `trained` trains the models, `quantized`
+turns them into integers, and `assembled` writes the bundle. `teacher`, `students` and `ranges` contain the stages whose
+results are kept on disk. A stage whose inputs and code have not changed is not run again. All stages use `run_context`
+and `cache`.
 """
 
 from edgedistill.pipeline.build import build

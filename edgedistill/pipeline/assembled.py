@@ -1,7 +1,7 @@
-"""Assembles a bundle: students in float32, float16 and INT8, the spike student, holdout and reference.
+"""Assembles a bundle from trained and quantized students, with the spike student, the holdout and the reference.
 
-A checked request, its trained models and their integers go in. The bundle on disk comes out, with a verdict on every
-step graph in it, and the gates of its target judged on it.
+A checked request, its trained models and their integers go in. The bundle on disk comes out. Its manifest holds a
+verdict on every step graph and the gates of its target.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edgedistill.data.bins import SessionBins
 from edgedistill.errors import EngineError
 from edgedistill.frontend import group_delay_ms
 from edgedistill.pipeline.default_engine import DefaultEngine, choose_default_engine
-from edgedistill.pipeline.graph_checks import reference
+from edgedistill.pipeline.graph_checks import compute_reference
 from edgedistill.pipeline.holdout_files import write_holdout, write_npz
 from edgedistill.pipeline.quantized import Int8Student, QuantizedStudents
 from edgedistill.pipeline.request import BuildRequest
@@ -40,13 +40,13 @@ from edgedistill.training.batches import TrainingSession
 
 @dataclass(frozen=True, eq=False)
 class Ingredients:
-    """Everything a bundle is written from."""
+    """Holds everything that a bundle is written from."""
 
     out: Path
     target: Target
     preset: str
     bins: SessionBins
-    session: TrainingSession  # as the student reads it
+    session: TrainingSession  # with the normalization that the LFP student uses
     lfp: Subject
     spikes: Subject
     teacher: TeacherSubject
@@ -55,21 +55,21 @@ class Ingredients:
 
     @property
     def wanted_engine(self) -> str:
-        """The engine of the target; a zip has no place for a compiled library."""
+        """Returns the target's engine, or onnxruntime for a zip, because a zip cannot hold a compiled library."""
         return "onnxruntime" if self.out.suffix == ".zip" else self.target.engine
 
 
 @dataclass(frozen=True, eq=False)
-class Written:
-    """What came of a bundle that was written."""
+class WrittenBundle:
+    """Describes a bundle that was written."""
 
     gates: tuple[Gate, ...]
-    compiled: CompiledEngine | None  # None where the engine that decodes by default needs no compiling
+    compiled: CompiledEngine | None  # None where the default engine needs no compiling
     graphs: Verdicts
 
 
 def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: QuantizedStudents) -> BuildResult:
-    """Writes the bundle, and its zip where that is asked for; returns what came of the build."""
+    """Writes the bundle, and its zip if the user asked for one, and returns the result of the build."""
     options, cache = request.options, request.run.cache
     found = {**trained.metrics, "int8_r2": quantized.lfp.quantized.score.r2}
     metrics = {name: found.get(name) for name, _, _ in TABLE}
@@ -102,16 +102,16 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
 
 
 def subject_from_student(trained: TrainedStudent, int8: Int8Student) -> Subject:
-    """Returns one student as the bundle holds it, in float and in INT8."""
+    """Returns one student in float and in INT8, as `write_subject` takes it."""
     return Subject(trained.student, trained.readout, int8)
 
 
-def write_decoder_bundle(parts: Ingredients) -> Written:
+def write_decoder_bundle(parts: Ingredients) -> WrittenBundle:
     """Writes the bundle, judges its graphs, compiles its engine and measures it.
 
-    A graph that decodes something else than it should stays out of use, with the reason in the manifest. Where that, or
-    an engine that cannot be compiled, leaves the target's engine nothing to run, another engine decodes by default and
-    the gate `default_engine_usable` is missed. The bundle is written all the same.
+    A graph whose output differs too much from the student's is marked unusable, and the manifest gives the reason. If
+    the target's engine then has no usable graph, or cannot be compiled, another engine becomes the default, and the
+    gate `default_engine_usable` is missed. The bundle is written in any case.
     """
     files, shape, graphs = write_files(parts)
     engine = choose_default_engine(parts.wanted_engine, graphs)
@@ -126,14 +126,14 @@ def write_decoder_bundle(parts: Ingredients) -> Written:
     gates = parts.target.judge({**figures, **sizes, "int8_r2_drop": int8_r2_drop(parts.metrics)}, why)
     gates += engine.gates()
     write_bundle(parts.out, write_manifest(parts, shape, graphs, engine, gates), files)
-    final = compile_engine(parts, engine)  # once more: a library belongs to one manifest, which now holds the gates
+    final = compile_engine(parts, engine)  # again, as a library fits one manifest and this one has the gates
     if final is not None and final.lacking is None:
         compile_spike_student(open_bundle(parts.out), parts.target)
-    return Written(gates, final, graphs)
+    return WrittenBundle(gates, final, graphs)
 
 
 def write_files(parts: Ingredients) -> tuple[Files, StudentShape, Verdicts]:
-    """Returns every file of the bundle but its manifest, the student's shape, and a verdict on each step graph."""
+    """Returns every file of the bundle except its manifest, the student's shape, and a verdict on each step graph."""
     files, shape, graphs = write_subject(parts.lfp, parts.session, "lfp")
     spikes, spike_shape, spike_graphs = write_subject(parts.spikes, parts.session, "spikes")
     mean, std = parts.session.spike_normalization
@@ -142,15 +142,15 @@ def write_files(parts: Ingredients) -> tuple[Files, StudentShape, Verdicts]:
     files |= {SPIKE_FOLDER + name: data for name, data in spikes.items()}
     graphs |= {SPIKE_FOLDER + name: verdict for name, verdict in spike_graphs.items()}
     files |= write_teachers(parts.teacher, parts.session.id, spike_shape.outputs)
-    files["reference.npz"] = write_npz(reference(parts.lfp.int8.quantized.model, parts.session))
+    files["reference.npz"] = write_npz(compute_reference(parts.lfp.int8.quantized.model, parts.session))
     files["holdout.npz"] = write_holdout(parts.bins, parts.session, shape)
     return files, shape, graphs
 
 
 def measure_bundle(parts: Ingredients, engine: DefaultEngine) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Returns the figures that gates are set on, and why one is missing.
+    """Returns the figures that the gates are judged on, and the reason for each figure that is missing.
 
-    There are none where no engine is left that a bench can run.
+    Returns no figures if no engine is left that a bench can run.
     """
     try:
         found = bench(open_bundle(parts.out), QUICK)
@@ -164,14 +164,14 @@ def measure_bundle(parts: Ingredients, engine: DefaultEngine) -> tuple[dict[str,
 def compile_engine(parts: Ingredients, engine: DefaultEngine) -> CompiledEngine | None:
     """Compiles the bundle's engine for its target, or prepares it for the device.
 
-    Returns None where the engine that decodes by default needs no compiling. Raises EngineError where it cannot be
-    compiled, although this machine has all that it takes.
+    Returns None where the default engine needs no compiling. Raises EngineError where compiling fails although this
+    machine has every tool that is needed for it.
     """
     return compile_or_prepare(open_bundle(parts.out), parts.target) if engine.name in COMPILED else None
 
 
 def int8_r2_drop(metrics: dict[str, float | None]) -> float | None:
-    """Returns the R² that INT8 costs: that of the float student less that of the INT8 one, both streamed."""
+    """Returns the R² of the float student minus the R² of the INT8 student, both streamed."""
     whole, eight = metrics["deployed_r2"], metrics["int8_r2"]
     return None if none_if_nan(whole) is None or none_if_nan(eight) is None else whole - eight  # type: ignore[operator]
 
@@ -183,7 +183,7 @@ def write_manifest(
     engine: DefaultEngine,
     gates: Sequence[Gate] = (),
 ) -> dict[str, object]:
-    """Returns `manifest.json` without what `write_bundle` adds to it."""
+    """Returns the content of `manifest.json`, except for the keys that `write_bundle` adds."""
     config = parts.bins.frontend
     assert config is not None
     mean, std = parts.session.normalization
@@ -215,5 +215,5 @@ def write_manifest(
 
 
 def none_if_nan(value: float | None) -> float | None:
-    """Returns None for a value that JSON cannot hold: an output that never moves has no R²."""
+    """Returns the value, or None for NaN and infinity, which JSON cannot hold. An output that never moves has no R²."""
     return value if value is not None and np.isfinite(value) else None

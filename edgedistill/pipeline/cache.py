@@ -1,7 +1,8 @@
-"""Stages kept on disk: one folder for each stage, whose name ends in a hash of what went into it.
+"""Keeps the results of stages on disk, each in a folder whose name ends in a hash of the stage's inputs.
 
 A stage works in `NAME-HASH.partial`. That folder survives when the program is killed, so that the stage finds its
-checkpoint again. When the stage is done the folder is renamed to `NAME-HASH`, so a folder of that name is whole.
+checkpoint again. When the stage is done, the folder is renamed to `NAME-HASH`. A folder with that name is therefore
+complete.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from edgedistill.pipeline.code_digest import installed_code_digest
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a run: how long it took, and whether it was found on disk."""
+    """Describes one stage of a run: how long it took, and whether its result was already on disk."""
 
     name: str
     seconds: float
@@ -29,16 +30,16 @@ class Stage:
 
 @dataclass
 class Cache:
-    """The folder `root` that holds the stages; `stages` lists those of this run in order."""
+    """Keeps stages in the folder `root`, and lists in `stages` those of this run in order."""
 
     root: Path
     stages: list[Stage] = field(default_factory=list)
 
     def stage(self, name: str, inputs: object, make: Callable[[Path], None]) -> Path:
-        """Returns the folder of stage `name`, which `make` fills unless it is there already.
+        """Returns the folder of stage `name`, and calls `make` to fill it unless it exists already.
 
-        The folder belongs to the name, the `inputs` (JSON) and the code of the module that defines `make`, with all
-        that this module imports. Raises OutputError where the folder cannot be written.
+        The folder is found by the name, the `inputs` (JSON), and the code of the module that defines `make` with all
+        modules that it imports. Raises OutputError where the folder cannot be written.
         """
         start = monotonic()
         folder = self.root / f"{name}-{stage_key(name, inputs, make.__module__)[:16]}"
@@ -53,7 +54,7 @@ class Cache:
                 next_step = f"df -h {self.root.parent}, or choose another folder with --work"
                 raise output_error(self.root, f"stage '{name}'", error, next_step) from error
             finally:
-                with suppress(OSError):  # a stage that could not begin leaves nothing behind
+                with suppress(OSError):  # a stage that wrote nothing leaves no folder behind
                     partial.rmdir()
                     if fresh:
                         self.root.rmdir()
@@ -61,7 +62,7 @@ class Cache:
         return folder
 
     def note(self, name: str, start: float) -> None:
-        """Lists a stage that is never kept and began at `start`, a time of `monotonic`."""
+        """Lists a stage whose result is not kept. It began at `start`, a time of `monotonic`."""
         self.stages.append(Stage(name, monotonic() - start, False))
 
 

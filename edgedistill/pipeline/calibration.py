@@ -1,8 +1,8 @@
-"""`edgedistill calibrate`: from a student of `edgedistill distill` and sessions to a file of INT8 ranges.
+"""Runs `edgedistill calibrate`, which finds the INT8 ranges of a student that `edgedistill distill` made.
 
-These are the steps of `build` by themselves: read the sessions, find the ranges, fine-tune where the recipe says so,
-rank the parts of the step by what their quantization costs. A session that is new to the student is read with fresh
-statistics, where the student knows its array.
+These are the same steps as in `build`. The sessions are read, the ranges are found, the student is fine-tuned if the
+recipe says so, and the parts of the step are ranked by the R² that their quantization costs. A session that the student
+was not trained on is normalized with its own statistics, if the student knows its array.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from edgedistill.quantization.integers import require_parts
 from edgedistill.training.batches import TrainingSession, compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import score_student
 
-Ranking = tuple[tuple[str, float], ...]  # part, R² lost when it alone is quantized
+Ranking = tuple[tuple[str, float], ...]  # name of a part, R² lost when only this part is quantized
 
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """What `edgedistill calibrate` was asked for."""
+    """Holds the options of `edgedistill calibrate`."""
 
     run: Path
     data: tuple[Path, ...]
@@ -59,17 +59,17 @@ class CalibrationOptions:
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """Where the ranges are, and what else was found or written."""
+    """Says where the ranges are, and what else was computed or written."""
 
     out: Path
     ranges: Ranges
-    student: Path | None  # the fine-tuned one
+    student: Path | None  # the folder of the fine-tuned student
     sensitivity: Ranking | None
     figure: Path | None
     seconds: float
 
     def to_json(self) -> dict[str, object]:
-        """Returns the answer of `edgedistill calibrate --json`, as documented."""
+        """Returns the answer of `edgedistill calibrate --json`, which docs/json.md describes."""
         found = self.ranges.to_json()
         ranking = None if self.sensitivity is None else [{"part": p, "r2_drop": r2} for p, r2 in self.sensitivity]
         return {
@@ -86,7 +86,7 @@ class CalibrationResult:
 
 @dataclass(frozen=True, eq=False)
 class CalibrationRequest:
-    """What `edgedistill calibrate` was asked for, loaded and checked."""
+    """Holds the options of `edgedistill calibrate` with all files loaded and checked."""
 
     options: CalibrationOptions
     recipe: Recipe
@@ -94,16 +94,17 @@ class CalibrationRequest:
     run: Run
     sessions: tuple[TrainingSession, ...]
     teacher: PatchAutoencoder | None  # None where the recipe does not fine-tune
-    ranked_on: TrainingSession | None  # of --sensitivity
+    ranked_on: TrainingSession | None  # the session that --sensitivity scores, None without that option
 
 
 def calibrate_run(options: CalibrationOptions, progress: Progress | None = None) -> CalibrationResult:
     """Writes the ranges of the student in `options.run` to `options.out`, and the fine-tuned student beside them.
 
-    Raises an EdgeDistillError for what is misspelt, missing or does not fit together, and OutputError.
+    Raises an EdgeDistillError for options or files that are misspelt, missing or do not fit together, and OutputError
+    for a result that cannot be written.
     """
     start = monotonic()
-    request = checked_request(options, progress)
+    request = check_request(options, progress)
     student, ranges = find_ranges(request)
     tuned = None
     if request.teacher is not None:
@@ -119,8 +120,8 @@ def calibrate_run(options: CalibrationOptions, progress: Progress | None = None)
     return CalibrationResult(options.out, ranges, tuned, ranking, figure, monotonic() - start)
 
 
-def checked_request(options: CalibrationOptions, progress: Progress | None) -> CalibrationRequest:
-    """Returns the request for `options`; what can be refused before the calibration is refused here."""
+def check_request(options: CalibrationOptions, progress: Progress | None) -> CalibrationRequest:
+    """Returns the request for `options`. Raises here, before the calibration, every error that can be found by then."""
     recipe = load_recipe(options.recipe)
     require_teacher(recipe, options.teacher)
     for path in {options.out, chart_of(options)}:
@@ -142,7 +143,10 @@ def checked_request(options: CalibrationOptions, progress: Progress | None) -> C
 
 
 def find_ranges(request: CalibrationRequest) -> tuple[Student, Ranges]:
-    """Returns the student as it reads all sessions, and its ranges; no label of a session new to it has a say."""
+    """Returns the student, adapted to all sessions, and its ranges.
+
+    Labels of sessions that are new to it are not used.
+    """
     run, pretrained = request.run, request.pretrained
     student = pretrained.adapted_to_all(request.sessions)
     seen = pretrained.without_new_labels(request.sessions)
@@ -154,7 +158,7 @@ def find_ranges(request: CalibrationRequest) -> tuple[Student, Ranges]:
 def finetune_pretrained(
     request: CalibrationRequest, student: Student, ranges: Ranges, teacher_latents: TeacherLatents
 ) -> tuple[Student, Ranges]:
-    """Returns the fine-tuned student and its ranges. A fine-tuning that was stopped goes on from its checkpoint."""
+    """Returns the fine-tuned student and its ranges. An interrupted fine-tuning continues from its checkpoint."""
     pretrained, sessions = request.pretrained, request.sessions
     tuning = FineTuning(
         student_name=pretrained.task_name,
@@ -169,7 +173,7 @@ def finetune_pretrained(
 
 
 def finetuned_student(request: CalibrationRequest, tuned: Student) -> PretrainedStudent:
-    """Returns the fine-tuned student with all that the student before it brought along, and the new sessions."""
+    """Returns the fine-tuned student with the facts of the student before it, extended by the new sessions."""
     pretrained, sessions = request.pretrained, request.sessions
     return replace(
         pretrained,
@@ -182,12 +186,12 @@ def finetuned_student(request: CalibrationRequest, tuned: Student) -> Pretrained
 
 
 def chart_of(options: CalibrationOptions) -> Path:
-    """Returns the place of the bar chart of --sensitivity: beside the ranges unless told otherwise."""
+    """Returns the path of the bar chart of --sensitivity, which is beside the ranges unless --figure names another."""
     return options.figure or options.out.with_suffix(".png")
 
 
 def last_labelled_session(bins: Sequence[SessionBins], sessions: Sequence[TrainingSession]) -> TrainingSession:
-    """Returns the latest session with behavior, for the R² of the ranking; RecordingError where none has any."""
+    """Returns the latest session with behavior in all blocks. Raises RecordingError where there is none."""
     for session in reversed(sessions):
         if find_unlabelled_block(session) is None:
             return session
@@ -196,13 +200,13 @@ def last_labelled_session(bins: Sequence[SessionBins], sessions: Sequence[Traini
 
 
 def preset_of(size: StudentSize) -> Preset:
-    """Returns the packaged preset of this size, which says how such a student is trained; else `edge`."""
+    """Returns the packaged preset with a student of this size, or `edge` if there is none."""
     presets = (load_preset(name) for name in preset_names())
     return next((preset for preset in presets if preset.student == size), load_preset("edge"))
 
 
 def rank_student(student: Student, ranges: Ranges, session: TrainingSession) -> Ranking:
-    """Returns the parts of the step and the R² lost on a session when each alone is quantized, largest first."""
+    """Returns each part of the step with the R² lost when only it is quantized, largest loss first."""
     from edgedistill.quantization.sensitivity import rank_parts
 
     readout, _ = score_student(student, "deployed", session)
@@ -210,7 +214,7 @@ def rank_student(student: Student, ranges: Ranges, session: TrainingSession) -> 
 
 
 def draw_ranking(ranking: Ranking, path: Path) -> None:
-    """Draws one bar for each part, the costliest on top, in the format that `path` ends in. Raises OutputError."""
+    """Draws one bar for each part, the largest loss on top. The suffix of `path` is the format. Raises OutputError."""
     from matplotlib.figure import Figure
 
     parts, lost = zip(*reversed(ranking), strict=True)

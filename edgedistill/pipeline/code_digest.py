@@ -1,8 +1,8 @@
-"""The code that a kept stage depends on, as one hash.
+"""Computes a hash of the code that a kept stage depends on.
 
 The name of the module that makes a stage goes in. A hash comes out, over that module and every module of this package
-that it imports, directly or through others. Docstrings and comments do not count: another wording trains nothing
-again. The sources are read and not run, so an import inside a function counts as well.
+that it imports, directly or through others. Docstrings and comments do not count, so that a change of wording does not
+start a new training. The sources are read and not run, so that an import inside a function counts as well.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def code_digest(module: str, package: Traversable) -> str:
     Raises ModuleNotFoundError where `module` is not in that folder.
     """
     digest = hashlib.sha256()
-    for name in sorted(modules_behind(module, package)):
+    for name in sorted(find_needed_modules(module, package)):
         statements, _ = read_source(source_of(name, package) or "", name)
         digest.update(f"{name} {statements}\n".encode())
     return digest.hexdigest()
 
 
-def modules_behind(module: str, package: Traversable) -> set[str]:
-    """Returns `module` and the modules of the package that it needs, by their full names.
+def find_needed_modules(module: str, package: Traversable) -> set[str]:
+    """Returns the full names of `module` and of the modules of this package that it needs.
 
-    A package's `__init__` counts where something is imported from the package itself. Here those files hold nothing but
-    imports, so they need not count for a module inside.
+    The `__init__` of a package counts only where a module imports from the package itself. In this package these files
+    contain nothing but imports, so the others need not be followed.
     """
     if source_of(module, package) is None:
         raise ModuleNotFoundError(f"no module {module} in {package}")
@@ -55,7 +55,7 @@ def modules_behind(module: str, package: Traversable) -> set[str]:
 
 
 def source_of(module: str, package: Traversable) -> str | None:
-    """Returns the source of a module or of a package's `__init__`, or None for what is no module."""
+    """Returns the source of a module or a package's `__init__`, or None for a name outside this package."""
     top, *parts = module.split(".")
     if top != PACKAGE:
         return None
@@ -68,7 +68,7 @@ def source_of(module: str, package: Traversable) -> str | None:
 
 @cache
 def read_source(source: str, module: str) -> tuple[str, frozenset[str]]:
-    """Returns the hash of the statements in a source, and the names it imports, some of which may be no modules."""
+    """Returns the hash of the statements in a source, and the names it imports. Some of these are not modules."""
     tree = ast.parse(source)
     imported: set[str] = set()
     for node in ast.walk(tree):

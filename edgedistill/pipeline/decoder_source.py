@@ -1,6 +1,6 @@
-"""Where the student that ships comes from: it is trained in this build, or --student names one of an earlier run.
+"""Provides the student that ships, which is trained in this build or comes from an earlier run (--student).
 
-Both kinds answer the same questions, so that only the stage that trains has to know which of them it has.
+Both kinds have the same methods, so that only the stage that trains has to know which kind it has.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from edgedistill.training.batches import TrainingSession
 
 @dataclass(frozen=True)
 class NewStudent:
-    """The student is trained in this build, on all sessions and their labels."""
+    """Stands for a student that is trained in this build, on all sessions and their labels."""
 
-    ranges: Ranges | None = None  # always found here
+    ranges: Ranges | None = None  # always None, because the ranges are found in this build
     note: str = ""
 
     def sizes(self, preset: Preset) -> list[StudentSize]:
@@ -32,37 +32,37 @@ class NewStudent:
         return [preset.student]
 
     def may_use_labels(self, session: TrainingSession) -> bool:
-        """Tells that labels of `session` may be used."""
+        """Returns True, because the student is trained on every session."""
         return True
 
     def require_teacher(self, recipe: Recipe, teacher: Path | None) -> None:
-        """Accepts any recipe: the teacher to fine-tune with is that of the build."""
+        """Accepts any recipe, because this build has a teacher for the fine-tuning."""
 
     def require_session(
         self, session: TrainingSession, bins: SessionBins, sessions: Sequence[TrainingSession], recipe: Recipe
     ) -> None:
-        """Accepts any session: the student is trained on it."""
+        """Accepts any session, because the student is trained on all of them."""
 
     def require_latents(self, teacher_latents: TeacherLatents, recipe: Recipe) -> None:
-        """Accepts any latents: the student is trained to follow them."""
+        """Accepts any latents, because the student is trained to follow them."""
 
     def to_json(self) -> dict[str, object]:
-        """Returns nothing to add to a manifest's provenance."""
+        """Returns an empty dictionary, because a new student adds nothing to a manifest's provenance."""
         return {}
 
 
 @dataclass(frozen=True, eq=False)
 class EarlierStudent:
-    """The student of --student, and how it is adapted to a session that is new to it."""
+    """Holds the student of --student, and how it is adapted to a session that is new to it."""
 
     pretrained: PretrainedStudent
-    ranges: Ranges | None  # of --ranges
-    mode: str  # of --adapt
+    ranges: Ranges | None  # from --ranges
+    mode: str  # from --adapt
     probe: bool
 
     @property
     def note(self) -> str:
-        """What the table of R² adds to the rows of this student."""
+        """Returns what the table of R² adds to the rows of this student."""
         return f", adapted by '{self.mode}', {'labelled probe' if self.probe else 'no labels'}"
 
     def sizes(self, preset: Preset) -> list[StudentSize]:
@@ -70,18 +70,24 @@ class EarlierStudent:
         return [preset.student, self.pretrained.student.size]
 
     def may_use_labels(self, session: TrainingSession) -> bool:
-        """Tells whether labels of `session` may be used: a day that is new to the student needs --probe for that."""
+        """Returns whether labels of `session` may be used.
+
+        For a session that is new to the student this needs --probe.
+        """
         return self.probe or self.pretrained.has_session(session)
 
     def require_teacher(self, recipe: Recipe, teacher: Path | None) -> None:
-        """Raises ConfigError where the recipe fine-tunes without --teacher: one trained here is not the student's."""
+        """Raises ConfigError where the recipe fine-tunes and there is no --teacher.
+
+        A teacher trained in this build would not help, because the student was distilled from another.
+        """
         if self.ranges is None:
             require_teacher(recipe, teacher)
 
     def require_session(
         self, session: TrainingSession, bins: SessionBins, sessions: Sequence[TrainingSession], recipe: Recipe
     ) -> None:
-        """Raises an EdgeDistillError where the student cannot decode `session`, or not be fine-tuned on `sessions`.
+        """Raises an EdgeDistillError where the student cannot decode `session`, or cannot be fine-tuned on `sessions`.
 
         `bins` are those of `session`.
         """
@@ -95,10 +101,10 @@ class EarlierStudent:
             require_tuning_sessions(recipe, others)
 
     def require_latents(self, teacher_latents: TeacherLatents, recipe: Recipe) -> None:
-        """Raises EdgeDistillError where the student would be fine-tuned with latents of another teacher."""
+        """Raises EdgeDistillError where the student would be fine-tuned with the latents of another teacher."""
         if self.ranges is None and recipe.finetune is not None:
             require_width(self.pretrained.student, teacher_latents)
 
     def to_json(self) -> dict[str, object]:
-        """Returns what a manifest's provenance tells of the adaptation."""
+        """Returns what a manifest's provenance says about the adaptation."""
         return {"adapt": self.mode, "probe": self.probe}

@@ -1,8 +1,8 @@
-"""Chooses the engine that decodes a bundle by default, when graphs of the bundle may have been left out of use.
+"""Chooses the engine that decodes a bundle by default, where some graphs of the bundle may be unusable.
 
-The engine of the target comes in, with a verdict on each graph and the error of an engine that could not be compiled.
-The engine to use goes out. A build that was trained is never thrown away because its engine does not work: the bundle
-is written with the next best engine, and a gate that is missed says so.
+The engine of the target goes in, with a verdict on each graph and the error of an engine that could not be compiled.
+The engine to use comes out. A trained student is never thrown away because its engine does not work. The bundle is
+written with the next best engine, and a missed gate says so.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from edgedistill.errors import EngineError
 from edgedistill.pipeline.graph_checks import FLOAT_GRAPH, HALF_GRAPH, PLAIN_GRAPH, PLUGIN_GRAPH
 from edgedistill.target import Gate
 
-ENGINE_GRAPHS = {  # an engine needs one of these
+ENGINE_GRAPHS = {  # an engine needs at least one of these graphs
     "onnxruntime": (FLOAT_GRAPH,),
     "onnxruntime-int8": (PLAIN_GRAPH,),
     "tensorrt": (PLUGIN_GRAPH, PLAIN_GRAPH, HALF_GRAPH),
 }
-SUBSTITUTES, ORACLE = ("onnxruntime-int8", "onnxruntime"), "oracle"  # in place of an engine that may not be used
-DEFAULT_USABLE = "default_engine_usable"  # a gate: 1 where the wanted engine may be used
+SUBSTITUTES, ORACLE = ("onnxruntime-int8", "onnxruntime"), "oracle"  # tried in this order, the oracle last
+DEFAULT_USABLE = "default_engine_usable"  # name of a gate with the value 1 where the wanted engine may be used, else 0
 
 
 @dataclass(frozen=True)
 class DefaultEngine:
-    """The engine that decodes a bundle by default."""
+    """Describes the engine that decodes a bundle by default."""
 
     name: str
     wanted: str  # the engine of the target
-    reason: str | None = None  # why it is not the wanted one
+    reason: str | None = None  # why another engine was chosen, None where `name` is the wanted one
 
     def gates(self) -> tuple[Gate, ...]:
-        """Returns a gate that is missed where another engine takes the place of the wanted one, and none elsewhere."""
+        """Returns one missed gate if another engine replaces the wanted one, and no gate otherwise."""
         if self.reason is None:
             return ()
-        told = f"'{self.name}' decodes by default in place of '{self.wanted}': {self.reason}"
-        return (Gate(DEFAULT_USABLE, 0.0, 1.0, False, told),)
+        explanation = f"'{self.name}' decodes by default in place of '{self.wanted}': {self.reason}"
+        return (Gate(DEFAULT_USABLE, 0.0, 1.0, False, explanation),)
 
 
 def choose_default_engine(
@@ -45,8 +45,8 @@ def choose_default_engine(
 ) -> DefaultEngine:
     """Returns the wanted engine, or the first substitute with a usable graph.
 
-    `failed` is the error of a wanted engine that could not be compiled. The oracle is always left, because it reads
-    integers and no graph.
+    `failed` is the error of a wanted engine that could not be compiled. The oracle can always be chosen, because it
+    computes from the integers and needs no graph.
     """
     reason = describe_error(failed) if failed is not None else why_engine_is_off(wanted, graphs)
     if reason is None:
@@ -56,7 +56,7 @@ def choose_default_engine(
 
 
 def why_engine_is_off(engine: str, graphs: Mapping[str, GraphVerdict]) -> str | None:
-    """Returns why no graph of an engine may be used; None where one may, and for an engine that runs no graph."""
+    """Returns why no graph of an engine may be used, or None if one may be used or the engine needs no graph."""
     off, needs = reasons_left_out(graphs), ENGINE_GRAPHS.get(engine, ())
     return "; ".join(f"{name}: {off[name]}" for name in needs) if needs and off.keys() >= set(needs) else None
 

@@ -1,4 +1,4 @@
-"""`edgedistill distill`: from sessions and a teacher to an LFP student in a folder."""
+"""Runs `edgedistill distill`, which trains an LFP student on sessions to follow a teacher."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from edgedistill.training.student_tasks import STUDENT_TASKS, score_student
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """What `edgedistill distill` was asked for; `supervised` adds behavior to the objective."""
+    """Holds the options of `edgedistill distill`. With `supervised`, behavior is part of the objective."""
 
     data: tuple[Path, ...]
     teacher: Path
@@ -42,10 +42,10 @@ class DistillOptions:
 
 
 def distill(options: DistillOptions, progress: Progress | None = None) -> TrainingSummary:
-    """Writes the LFP student of the sessions to `options.out`.
+    """Trains the LFP student of the sessions and writes it to the folder `options.out`.
 
-    Raises RecordingError for a session without LFP, units or, if supervised, behavior; EdgeDistillError for a teacher
-    that does not know every session; and OutputError.
+    Raises RecordingError for a session without LFP, units or, if supervised, behavior. Raises EdgeDistillError for a
+    teacher that was not trained on every session, and OutputError.
     """
     start, out = monotonic(), options.out
     preset = shorten_preset(load_preset(options.preset), options.steps)

@@ -1,6 +1,6 @@
-"""Checks that come before the training, so that nobody waits for hours to be refused.
+"""Checks paths, sessions and names before the training, so that a user does not wait for hours to see an error.
 
-Paths, sessions and names go in. An error comes out, or nothing.
+Each function raises an error, or returns without one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OTHER_OUT = "choose another --out"
 
 
 def require_writable(out: Path) -> None:
-    """Raises OutputError where no result could be written to `out`, and leaves nothing there."""
+    """Raises OutputError where no result could be written to `out`. Leaves nothing behind."""
     if not out.name:
         raise OutputError(f"{out}: not a name for a result", next_step=f"{OTHER_OUT}, such as decoder.edge")
     probe = out.with_name(f".{out.name}.probe")
@@ -29,7 +29,7 @@ def require_writable(out: Path) -> None:
 
 
 def require_folder(out: Path) -> None:
-    """Raises OutputError where no model, which is a folder, could be written to `out`."""
+    """Raises OutputError where no model could be written to `out`. A model is a folder."""
     require_writable(out)
     if out.exists() and not out.is_dir():
         raise OutputError(
@@ -40,7 +40,10 @@ def require_folder(out: Path) -> None:
 
 
 def choose_session(sessions: Sequence[TrainingSession], wanted: str | None) -> TrainingSession:
-    """Returns the session that the bundle will decode: `wanted`, or the latest. RecordingError for an unknown id."""
+    """Returns the session with the id `wanted`, or the latest without an id.
+
+    Raises RecordingError for an unknown id.
+    """
     if wanted is None:
         return sessions[-1]
     known = {session.id: session for session in sessions}
@@ -50,7 +53,7 @@ def choose_session(sessions: Sequence[TrainingSession], wanted: str | None) -> T
 
 
 def require_labels(session: TrainingSession, path: str) -> None:
-    """Raises RecordingError where no read-out of `session`, which was read from `path`, could be fitted and scored."""
+    """Raises RecordingError where no read-out of `session`, read from `path`, could be fitted and scored."""
     if block := find_unlabelled_block(session):
         raise RecordingError(
             f"{path}: no known behavior in the {block} block",

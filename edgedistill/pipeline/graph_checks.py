@@ -1,7 +1,7 @@
-"""Compares every step graph of a bundle with what it was written from, and makes the reference for devices.
+"""Compares every step graph of a bundle with its source, and makes the reference that devices check themselves with.
 
 A student, its integers, its graphs and a session go in. The arrays of `reference.npz` come out, and a verdict on each
-graph. A graph that decodes something else, or that cannot be written or opened, stays out of use.
+graph. A graph whose output differs too much, or that cannot be written or opened, must not be used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FLOAT_GRAPH, HALF_GRAPH = "student.onnx", "student.fp16.onnx"
 PLAIN_GRAPH, PLUGIN_GRAPH = "student.int8.onnx", "student.int8.plugin.onnx"
 REFERENCE_BINS = 256
 CHECKED_BINS = 1024
-FLOAT_FARTHEST = 1e-3  # standard deviations between the float32 graph and PyTorch, whose sums have another order
+FLOAT_FARTHEST = 1e-3  # standard deviations between the float32 graph and PyTorch, which sums in another order
 
 Floats = npt.NDArray[np.float32]
 
@@ -45,8 +45,8 @@ def judge_float_graphs(
 ) -> dict[str, GraphVerdict]:
     """Returns verdicts on the float32 and float16 graphs among `files`, compared with PyTorch on the test block.
 
-    The float32 graph may differ from PyTorch as far as sums in another order do. The float16 graph is judged as an
-    engine of the near class.
+    The float32 graph may differ from PyTorch only as much as another order of summation explains. The float16 graph is
+    judged like an engine whose results are near those of the oracle.
     """
     test = session.split.test
     bins = session.inputs(modality)[test][:CHECKED_BINS]
@@ -74,8 +74,9 @@ def judge_int8_graphs(
 ) -> dict[str, GraphVerdict]:
     """Returns verdicts on both forms of the INT8 graph among `files`, run by onnxruntime and compared with the oracle.
 
-    The form for TensorRT runs with the definition of its custom node. Each form is first given the oracle's state
-    before every step, after a run-up that fills and wraps the rings. Then it decodes the holdout freely.
+    The form for TensorRT is run with a definition of its custom node added. At first each graph gets the oracle's state
+    before every step. That state comes after enough bins to fill the rings and make them wrap around. Then the graph
+    decodes the whole holdout with its own state.
     """
     bins, test = session.inputs(modality).numpy(), session.split.test
     behavior = unscale_behavior(session)
@@ -111,7 +112,7 @@ def judge_int8_graphs(
 
 
 def judge_or_refuse(judge: Callable[[], GraphVerdict]) -> GraphVerdict:
-    """Returns the verdict of `judge`; a graph that cannot be opened or run is not usable."""
+    """Returns the verdict of `judge`, or an unusable verdict if the graph cannot be opened or run."""
     try:
         return judge()
     except EdgeDistillError as error:
@@ -128,15 +129,17 @@ def refuse_graph(error: EdgeDistillError) -> GraphVerdict:
 
 
 def holdout_stretch(session: TrainingSession, shape: StudentShape) -> slice:
-    """Returns the bins of a bundle's holdout: the test block after a run-up of one receptive field."""
+    """Returns the bins of a bundle's holdout, which is the test block after a run-up of one receptive field."""
     block = session.split.test
     return slice(max(0, block.start - shape.receptive_field - shape.lag_rows), block.stop)
 
 
-def reference(model: Int8Model, session: TrainingSession) -> dict[str, npt.NDArray[Any]]:
-    """Returns what a device checks itself against: bins, kinematics and integers of the oracle, and its states.
+def compute_reference(model: Int8Model, session: TrainingSession) -> dict[str, npt.NDArray[Any]]:
+    """Returns the arrays that a device checks itself with: bins, and what the oracle computes from them.
 
-    The state before (`start_*`) is that of the session's stream at the test block, rings full and wrapped.
+    These are the kinematics and integers, the state before the first bin (`start_*`), and the state after the last
+    (`state_*`). The state before is that of the session's stream at the test block, with rings that are full and have
+    wrapped around.
     """
     bins, start = session.inputs("lfp")[: session.split.test.stop].numpy(), session.split.test.start
     oracle, bins = _oracle_after(model, bins[:start]), bins[start : start + REFERENCE_BINS]
@@ -150,7 +153,7 @@ def reference(model: Int8Model, session: TrainingSession) -> dict[str, npt.NDArr
 def _torch_stream(
     student: Student, readout: Readout, session: str, shape: StudentShape, bins: torch.Tensor
 ) -> npt.NDArray[np.float64]:
-    """Returns kinematics (T, K) of a fresh stream over bins (T, C), computed by PyTorch."""
+    """Returns kinematics (T, K) that PyTorch computes for bins (T, C), beginning with a fresh state."""
     state, expected = student.make_fresh_state(session), []
     lagged = torch.zeros(shape.lags + 1, shape.channels)
     for bin_ in bins:

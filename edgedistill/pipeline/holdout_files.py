@@ -1,4 +1,4 @@
-"""Writes the holdout of a bundle: the test block of its session, as bins and as raw frames."""
+"""Writes the holdout of a bundle, which is the test block of its session as bins and as raw frames."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from edgedistill.pipeline.graph_checks import holdout_stretch
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import unscale_behavior
 
-HOLDOUT_BYTES = 64 << 20  # of raw frames; a 30 kHz recording would fill a bundle in minutes
+HOLDOUT_BYTES = 64 << 20  # most bytes of raw frames; at 30 kHz, a few minutes of recording would fill a bundle
 
 
 def write_holdout(bins: SessionBins, session: TrainingSession, shape: StudentShape) -> bytes:
-    """Returns `holdout.npz`: the test block after a run-up of one receptive field.
+    """Returns the bytes of `holdout.npz`, which holds the test block after a run-up of one receptive field.
 
     It holds z-scored bins (T, C), spike counts (T, U), kinematics (T, K), and raw frames in uV.
     """
@@ -38,7 +38,7 @@ def write_holdout(bins: SessionBins, session: TrainingSession, shape: StudentSha
 
 
 def raw_stretch(bins: SessionBins, first: int, stop: int) -> dict[str, npt.NDArray[Any]]:
-    """Returns raw frames from bin `first` on, as many as fit, and the state of the front end before them."""
+    """Returns raw frames of bins `first` to `stop`, at most HOLDOUT_BYTES, and the front end's state before."""
     config = bins.frontend
     assert config is not None
     with open_recording(Path(bins.path)) as recording:

@@ -1,7 +1,7 @@
-"""Sessions on the bin clock, each NWB file read once.
+"""Reads sessions as bins, and each NWB file only once.
 
-Paths of NWB files or folders go in, and `SessionBins` come out. This module imports nothing of models or training,
-so that a change there reads no file again.
+Paths of NWB files or folders go in, and `SessionBins` come out. This module imports nothing from models or training, so
+that a change there does not make a file be read again.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ def read_sessions(
     need: tuple[str, ...] = ("lfp", "units", "behavior"),
     also: tuple[str, ...] = (),
 ) -> list[SessionBins]:
-    """Returns the bins of every NWB file in `data`; a file that was read before is not read again.
+    """Returns the bins of every NWB file in `data`. A file that was read before comes from the cache.
 
-    Each session must have the parts in `need`, and has those of `also` where its file does. RecordingError otherwise.
+    Each session gets the parts in `need`, and those in `also` if its file has them. Raises RecordingError for a file
+    that lacks a part in `need`.
     """
     sessions = []
     for path in find_session_files(list(data)):

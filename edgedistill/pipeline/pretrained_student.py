@@ -1,7 +1,7 @@
-"""A student of an earlier run as one object: the network, what it was trained on, and what it brings along.
+"""Loads and saves a student of an earlier run: the network, and the facts that are stored with it.
 
-The folder that `edgedistill distill` wrote goes in, and a `PretrainedStudent` comes out; `save_pretrained_student`
-writes one. Its sessions, objective, statistics and stored read-outs are known here and nowhere else.
+The folder that `edgedistill distill` wrote goes in, and a `PretrainedStudent` comes out. `save_pretrained_student`
+writes such a folder. No other module reads the student's stored sessions, objective, statistics and read-outs.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ Outputs = tuple[tuple[str, ...], tuple[str, ...]]  # names and units of a behavi
 
 @dataclass(frozen=True, eq=False)
 class PretrainedStudent:
-    """A student of an earlier run. Methods that adapt it leave `student` itself as it is."""
+    """Holds a student of an earlier run. Methods that adapt it change a copy and leave `student` as it is."""
 
     student: Student
     task_name: str
-    task: StudentTask  # what `edgedistill distill` trained it for: fine-tuning goes on with the same objective
-    arrays: Mapping[str, str]  # session it was trained on -> array, in the order of training
+    task: StudentTask  # the task of `edgedistill distill`, whose objective fine-tuning uses as well
+    arrays: Mapping[str, str]  # training session -> its array, in the order of training
     statistics: Mapping[str, Statistics]  # session -> mean and std of its LFP in uV
     readouts: Mapping[str, Readout]  # labelled session -> read-out of latents and lagged bins
-    outputs: Outputs | None  # of those read-outs
+    outputs: Outputs | None  # names and units that those read-outs return
     provenance: Provenance
     finetuned_from: str | None = None  # checkpoint hash of the student before its fine-tuning
     folder: Path = field(default=Path())
 
     def has_session(self, session: TrainingSession) -> bool:
-        """Tells whether it was trained on `session`; the same id on another array is another session."""
+        """Returns whether the student was trained on `session`. The same id on another array is another session."""
         return self.arrays.get(session.id) == session.array
 
     def without_new_labels(self, sessions: Sequence[TrainingSession]) -> list[TrainingSession]:
-        """Returns the sessions, those it was not trained on without their behavior."""
+        """Returns the sessions. Those that the student was not trained on lose their behavior."""
         return [session if self.has_session(session) else without_labels(session) for session in sessions]
 
     def adapted_to(
         self, session: TrainingSession, mode: str, config: TrainingConfig, seed: int = 0
     ) -> tuple[Student, TrainingSession]:
-        """Returns a student that reads `session`, and the session as that student reads it.
+        """Returns a student that can read `session`, and the session with the normalization for that student.
 
-        `mode` is one of `training.adapt`, and does nothing for a session it was trained on. Raises RecordingError where
-        the array of the session is new.
+        `mode` is one of the modes in `training.adapt`. It has no effect for a session that the student was trained on.
+        Raises RecordingError where the student was not trained on the array of the session.
         """
         student = deepcopy(self.student)
         if self.has_session(session):
@@ -65,7 +65,10 @@ class PretrainedStudent:
         return student, adapt(student, session, mode, self.last_statistics(session.array), config, seed)
 
     def adapted_to_all(self, sessions: Sequence[TrainingSession]) -> Student:
-        """Returns a student that reads all `sessions`, new ones with fresh statistics. RecordingError as above."""
+        """Returns a student that can read all `sessions`. New sessions are normalized with their own statistics.
+
+        Raises RecordingError where the student was not trained on the array of a session.
+        """
         student = deepcopy(self.student)
         for session in sessions:
             if not self.has_session(session):
@@ -74,19 +77,23 @@ class PretrainedStudent:
         return student
 
     def last_statistics(self, array: str) -> Statistics:
-        """Returns mean and std (uV) of the last session of `array` that it was trained on."""
+        """Returns mean and std (uV) of the last training session on `array`."""
         return self.statistics[[session for session, its in self.arrays.items() if its == array][-1]]
 
     def readout_of(self, array: str) -> Readout | None:
-        """Returns the read-out of its last labelled session of `array`, whose channels the lagged bins are of.
+        """Returns the read-out of the last labelled session on `array`, or None without one.
 
-        On another day this read-out serves without a label of that day.
+        The lagged bins of a read-out belong to the channels of its array. On another day, this read-out needs no labels
+        of that day.
         """
         stored = [readout for session, readout in self.readouts.items() if self.arrays[session] == array]
         return stored[-1] if stored else None
 
     def require_readout(self, session: TrainingSession, outputs: Outputs) -> Readout:
-        """Returns the stored read-out for another day; EdgeDistillError without one for its array and `outputs`."""
+        """Returns the stored read-out for `session`, which is another day on the same array.
+
+        Raises EdgeDistillError where there is none, or where it returns something else than `outputs`.
+        """
         readout = self.readout_of(session.array)
         if readout is None:
             raise EdgeDistillError(
@@ -105,14 +112,14 @@ class PretrainedStudent:
 
 
 def load_pretrained_student(folder: Path) -> PretrainedStudent:
-    """Returns the student in `folder`. EdgeDistillError where there is none, or where its facts are damaged."""
+    """Returns the student in `folder`. Raises EdgeDistillError where there is none, or where its facts are damaged."""
     student, facts = load_student(folder)
     with refuse_damaged_facts(folder):
         return student_from_facts(student, facts, folder)
 
 
 def student_from_facts(student: Student, facts: Facts, folder: Path) -> PretrainedStudent:
-    """Returns the student with the facts of its `model.json`; a fact that may be missing has an empty value."""
+    """Returns the student with the facts of its `model.json`. Optional facts that are missing become empty."""
     outputs, task_name = facts.get("behavior"), facts.get("row", "distilled")
     return PretrainedStudent(
         student=student,
@@ -131,7 +138,7 @@ def student_from_facts(student: Student, facts: Facts, folder: Path) -> Pretrain
 
 
 def save_pretrained_student(pretrained: PretrainedStudent, folder: Path) -> None:
-    """Writes a folder that `load_pretrained_student` reads. Raises OutputError."""
+    """Writes a folder that `load_pretrained_student` can read. Raises OutputError."""
     facts: dict[str, object] = {
         "row": pretrained.task_name,
         "normalization": {s: [mean.tolist(), std.tolist()] for s, (mean, std) in pretrained.statistics.items()},
@@ -147,7 +154,7 @@ def save_pretrained_student(pretrained: PretrainedStudent, folder: Path) -> None
 
 
 def readout_to_json(readout: Readout) -> dict[str, object]:
-    """Returns a read-out as it stands in `model.json`."""
+    """Returns a read-out in the form that `model.json` stores."""
     arrays = {"weight": readout.weight.tolist(), "bias": readout.bias.tolist()}
     return {**arrays, "penalty": readout.penalty, "validation_r2": readout.validation_r2}
 
@@ -159,7 +166,7 @@ def readout_from_json(stored: Facts) -> Readout:
 
 
 def fit_readouts(student: Student, sessions: Sequence[TrainingSession]) -> dict[str, Readout]:
-    """Returns a read-out of latents and lagged bins for each session with labels in all blocks."""
+    """Returns, for each session with labels in all blocks, a read-out of latents and lagged bins."""
     return {s.id: score_student(student, "deployed", s)[0] for s in sessions if find_unlabelled_block(s) is None}
 
 
@@ -174,5 +181,5 @@ def outputs_of(bins: SessionBins) -> Outputs:
 
 
 def without_labels(session: TrainingSession) -> TrainingSession:
-    """Returns the session as a student may see it that uses no label of that day."""
+    """Returns the session without its behavior, for a student that must not use labels of that day."""
     return replace(session, behavior=None)

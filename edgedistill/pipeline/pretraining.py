@@ -1,4 +1,4 @@
-"""`edgedistill pretrain`: from sessions to a spike teacher in a folder."""
+"""Runs `edgedistill pretrain`, which trains a spike teacher on sessions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgedistill.training.student_tasks import score_teacher
 
 @dataclass(frozen=True)
 class PretrainOptions:
-    """What `edgedistill pretrain` was asked for."""
+    """Holds the options of `edgedistill pretrain`."""
 
     data: tuple[Path, ...]
     out: Path
@@ -32,9 +32,10 @@ class PretrainOptions:
 
 
 def pretrain(options: PretrainOptions, progress: Progress | None = None) -> TrainingSummary:
-    """Writes the spike teacher of the sessions to `options.out`. Units are needed; LFP and behavior are not.
+    """Trains the spike teacher of the sessions and writes it to the folder `options.out`.
 
-    Raises RecordingError for a session without units, and OutputError.
+    The sessions need units, but neither LFP nor behavior. Raises RecordingError for a session without units, and
+    OutputError.
     """
     start, out = monotonic(), options.out
     preset = shorten_preset(load_preset(options.preset), options.steps)

@@ -1,4 +1,4 @@
-"""The students of a build in INT8: calibrated, fine-tuned where the recipe says so, quantized.
+"""Turns the students of a build into INT8: calibrates them, fine-tunes them if the recipe says so, quantizes them.
 
 Trained models go in. `QuantizedStudents` come out, each with the ranges of its activations and its R².
 """
@@ -19,7 +19,7 @@ from edgedistill.training.batches import TrainingSession
 
 @dataclass(frozen=True, eq=False)
 class Int8Student:
-    """A student in INT8, and the ranges it was quantized with."""
+    """Holds a student in INT8, and the ranges it was quantized with."""
 
     ranges: Ranges
     quantized: QuantizedStudent
@@ -27,14 +27,17 @@ class Int8Student:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedStudents:
-    """Both students of a bundle in INT8."""
+    """Holds both students of a bundle in INT8."""
 
     lfp: Int8Student
     spikes: Int8Student
 
 
 def quantize_students(request: BuildRequest, trained: TrainedModels) -> QuantizedStudents:
-    """Returns the student that ships and the spike student in INT8. Ranges of --ranges are for the first alone."""
+    """Returns the student that ships and the spike student in INT8.
+
+    The ranges of --ranges are only for the first one.
+    """
     ranges = request.decoder.ranges
     if ranges is None:
         lfp = quantize_by_recipe(request, trained, trained.lfp)
@@ -48,8 +51,8 @@ def quantize_students(request: BuildRequest, trained: TrainedModels) -> Quantize
 def quantize_by_recipe(request: BuildRequest, trained: TrainedModels, subject: TrainedStudent) -> Int8Student:
     """Returns one student in INT8 by the recipe of the request.
 
-    A fine-tuned student is taken where it decodes the validation block no worse. Without labels there is no way to
-    compare the two on this session, and the fine-tuned one is taken.
+    The fine-tuned student is used if it decodes the validation block at least as well. Without labels the two cannot be
+    compared on this session, and the fine-tuned one is used.
     """
     run, name = request.run, subject.name
     seen = subject.session if subject.may_use_labels else without_labels(subject.session)
@@ -75,7 +78,7 @@ def quantize_by_recipe(request: BuildRequest, trained: TrainedModels, subject: T
 
 
 def quantize_with(ranges: Ranges, subject: TrainedStudent) -> Int8Student:
-    """Returns a student in INT8 with these ranges; its read-out stays as it is where no label may be used."""
+    """Returns a student in INT8 with these ranges. Its read-out is not fitted again where labels must not be used."""
     if not subject.may_use_labels:
         ranges = replace(ranges, recipe=replace(ranges.recipe, refit_readout=False))
     modality = subject.task.modality
@@ -84,7 +87,7 @@ def quantize_with(ranges: Ranges, subject: TrainedStudent) -> Int8Student:
 
 
 def tuning_sessions(request: BuildRequest, subject: TrainedStudent) -> list[TrainingSession]:
-    """Returns the sessions to fine-tune on: those that the student reads, and its own where labels may be used."""
+    """Returns the sessions to fine-tune on: those that the student can read, and its own if labels may be used."""
     own, modality = subject.session, subject.task.modality
     others = [s for s in request.sessions if s.id != own.id and can_read(subject.student, s, modality)]
     return [*others, own] if subject.may_use_labels else others

@@ -1,6 +1,6 @@
-"""The INT8 stages that are kept: ranges found by calibration, and a student fine-tuned together with its ranges.
+"""Runs the INT8 stages whose results are kept: finding ranges by calibration, and fine-tuning a student with them.
 
-A float student and the sessions it reads go in. Ranges come out, and for the second stage another student with them.
+A float student and the sessions it reads go in. Ranges come out, and the second stage returns another student too.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ RANGES = "ranges.json"
 
 @dataclass(frozen=True, eq=False)
 class FineTuning:
-    """What a fine-tuning starts from and learns from."""
+    """Holds what a fine-tuning starts from and learns from."""
 
-    student_name: str  # "deployed", "spike_student": names the stage
+    student_name: str  # "deployed" or "spike_student", as in the name of the stage
     task: StudentTask  # what the student was trained for
     student: Student
-    ranges: Ranges  # of the student, by a recipe that fine-tunes
-    calibrated_on: Sequence[TrainingSession]  # what the ranges were found on
-    sessions: Sequence[TrainingSession]  # to train on; the student reads them
+    ranges: Ranges  # of the student, found by a recipe that fine-tunes
+    calibrated_on: Sequence[TrainingSession]  # the sessions that the ranges were found on
+    sessions: Sequence[TrainingSession]  # the sessions to train on, which the student must be able to read
     teacher_latents: TeacherLatents
 
 
@@ -55,10 +55,11 @@ def ranges_from_student(
 
 
 def finetune(run: Run, tuning: FineTuning) -> tuple[Student, Ranges]:
-    """Returns student and ranges after quantization-aware distillation by the objective the student was trained with.
+    """Returns the student and its ranges after fine-tuning with simulated quantization.
 
-    The table of the new ranges is that of the new student, on the sessions the old ranges were found on. Raises
-    EdgeDistillError where there is no session to train on, or the student was distilled from another teacher.
+    The objective is the one that the student was trained with. The table of the new ranges is measured with the new
+    student on the sessions that the old ranges were found on. Raises EdgeDistillError where there is no session to
+    train on, or where the student was distilled from another teacher.
     """
     student, ranges, task = tuning.student, tuning.ranges, tuning.task
     schedule = ranges.recipe.finetune
@@ -94,7 +95,7 @@ def can_read(student: Student, session: TrainingSession, modality: str) -> bool:
 
 
 def require_tuning_sessions(recipe: Recipe, sessions: Sequence[TrainingSession]) -> None:
-    """Raises EdgeDistillError where a recipe fine-tunes and has no session to do it on."""
+    """Raises EdgeDistillError where a recipe fine-tunes and there is no session to fine-tune on."""
     if recipe.finetune is not None and not sessions:
         raise EdgeDistillError(
             f"recipe '{recipe.name}' fine-tunes the student, and none of its sessions is here",
@@ -115,11 +116,14 @@ def require_width(student: Student, teacher_latents: TeacherLatents) -> None:
 
 
 def stage_name(stage: str, student_name: str) -> str:
-    """Returns the name of a student's stage; stages of the student that ships have the plain name."""
+    """Returns the name of a student's stage. For the student that ships, this is the name of the stage alone."""
     return stage if student_name == "deployed" else f"{stage}-{student_name.replace('_', '-')}"
 
 
 def window_progress(run: Run, stage: str) -> WindowProgress | None:
-    """Returns the progress callback of a stage that counts windows and has neither loss nor learning rate."""
+    """Returns a progress callback that takes windows done and windows in all, or None where nobody watches.
+
+    Loss and learning rate are passed on as NaN, because the stage has neither.
+    """
     show = run.progress_of(stage)
     return None if show is None else lambda seen, windows: show(seen, windows, float("nan"), float("nan"))

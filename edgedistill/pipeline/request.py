@@ -1,7 +1,7 @@
-"""What `build` is asked for, and the same after everything was checked that can be refused before the training.
+"""Checks the options of `build`, so that everything that can be refused is refused before the training.
 
-`BuildOptions` go in as the user gave them. A `BuildRequest` comes out: settings loaded, sessions read, a teacher and a
-student of earlier runs opened, and all of it known to fit together.
+`BuildOptions` go in as the user gave them. A `BuildRequest` comes out, with settings loaded, sessions read, and the
+teacher and student of earlier runs opened. All of these are known to fit together.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from edgedistill.training.batches import TrainingSession, compute_gap, training_
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What `edgedistill build` was asked for; `steps` caps the optimizer steps of each stage."""
+    """Holds the options of `edgedistill build`. `steps` limits the optimizer steps of each stage."""
 
     target: str
     data: tuple[Path, ...]
@@ -53,27 +53,27 @@ class BuildOptions:
     line_hz: float = 60
     work: Path | None = None
     recipe: str = DEFAULT_RECIPE
-    ranges: Path | None = None  # of `calibrate`, for the student of `student`
-    ship: bool = False  # also as one zip, beside the bundle
+    ranges: Path | None = None  # the file that `calibrate` wrote for `student`
+    ship: bool = False  # whether to write the bundle as a zip too
 
 
 @dataclass(frozen=True, eq=False)
 class BuildRequest:
-    """What `build` was asked for, loaded and checked."""
+    """Holds the options of `build` with all files loaded and checked."""
 
     options: BuildOptions
     target: Target
     run: Run
-    bins: SessionBins  # of the session that the bundle decodes
-    session: TrainingSession  # the same for training
-    sessions: tuple[TrainingSession, ...]  # all, this one included
+    bins: SessionBins  # the session that the bundle decodes
+    session: TrainingSession  # the same session, ready for training
+    sessions: tuple[TrainingSession, ...]  # all sessions, including this one
     recipe: Recipe
-    teacher: PatchAutoencoder | None  # of --teacher
+    teacher: PatchAutoencoder | None  # from --teacher
     decoder: NewStudent | EarlierStudent  # the student that ships
 
 
-def checked_request(options: BuildOptions, progress: Progress | None = None) -> BuildRequest:
-    """Returns the request for `options`; whatever can be refused before the training is refused here, by its error."""
+def check_request(options: BuildOptions, progress: Progress | None = None) -> BuildRequest:
+    """Returns the request for `options`. Raises here, before the training, every error that can be found by then."""
     target = load_target(options.target)
     require_buildable(target)
     if target.engine == "c" and options.out.suffix != ".zip":
@@ -108,7 +108,7 @@ def checked_request(options: BuildOptions, progress: Progress | None = None) -> 
 
 
 def require_free_out(options: BuildOptions) -> None:
-    """Raises OutputError where the bundle, or its zip, could not be written or would replace something else."""
+    """Raises OutputError where the bundle or its zip could not be written, or would replace something else."""
     require_writable(options.out)
     refuse_foreign(options.out)
     if options.ship:
@@ -116,7 +116,10 @@ def require_free_out(options: BuildOptions) -> None:
 
 
 def load_decoder_source(options: BuildOptions) -> NewStudent | EarlierStudent:
-    """Returns where the student that ships comes from; EdgeDistillError unless --ranges are those of --student."""
+    """Returns the source of the student that ships.
+
+    Raises EdgeDistillError where --ranges is given without --student, or where the ranges belong to another student.
+    """
     if options.student is None:
         if options.ranges is not None:
             raise EdgeDistillError(
@@ -133,7 +136,7 @@ def load_decoder_source(options: BuildOptions) -> NewStudent | EarlierStudent:
 
 
 def require_sizes_fit(target: Target, sizes: Sequence[StudentSize], recipe: Recipe) -> None:
-    """Raises an error where a student lacks a part that the recipe keeps, or the target's engine cannot run it."""
+    """Raises an error where a student lacks a part that the recipe keeps in float32, or the target cannot run it."""
     for size in sizes:
         require_parts(shape_from_size(size), recipe.keep)
         require_engine_fits(target, size.window, recipe.keep)

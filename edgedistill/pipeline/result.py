@@ -1,4 +1,4 @@
-"""What `build`, `pretrain` and `distill` answer: where the result is, what was done for it and how good it is."""
+"""Holds the results of `build`, `pretrain` and `distill`: where the model is, what was done and how good it is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgedistill.target import Gate
 
 Metrics = dict[str, float | None]  # name in TABLE -> held-out R²; None for a model that was not asked for
 
-TABLE = (  # metric, what it is, causal
+TABLE = (  # name of the metric, what it scores, whether that model is causal
     ("teacher_r2", "spike teacher under a ridge probe", False),
     ("spike_student_r2", "spike student, the size of the LFP student", True),
     ("ridge_spike_r2", "lagged ridge on spikes", True),
@@ -32,7 +32,7 @@ OF_THE_DECODER = ("deployed_r2", "int8_r2")
 
 @dataclass(frozen=True)
 class TableRow:
-    """One line of the table of held-out R²."""
+    """Holds one line of the table of held-out R²."""
 
     name: str
     r2: float | None
@@ -42,7 +42,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """Where the bundle is, what was done for it and how good it is."""
+    """Says where the bundle is, what was done for it and how good it is."""
 
     bundle: Path
     target: str
@@ -51,16 +51,16 @@ class BuildResult:
     gates: tuple[Gate, ...]
     table: tuple[TableRow, ...]
     lacking: EngineError | None = None  # why the engine is only prepared, and the command that finishes it
-    shipped: Path | None = None  # the zip of --zip
+    shipped: Path | None = None  # the zip that --zip asked for
     graphs: Mapping[str, GraphVerdict] = field(default_factory=dict)  # by file name
 
     @property
     def next_step(self) -> str:
-        """The command to run next."""
+        """Returns the command to run next."""
         return self.lacking.next_step or "" if self.lacking else f"edgedistill bench {self.bundle}"
 
     def to_json(self) -> dict[str, object]:
-        """Returns the answer of `edgedistill build --json`, as documented."""
+        """Returns the answer of `edgedistill build --json`, which docs/json.md describes."""
         return {
             "bundle": str(self.bundle),
             "zip": str(self.shipped) if self.shipped else None,
@@ -76,17 +76,17 @@ class BuildResult:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """Where `pretrain` or `distill` put the model, and how well movement can be read from it."""
+    """Says where `pretrain` or `distill` wrote the model, and how well behavior can be decoded from it."""
 
     out: Path
     sessions: tuple[str, ...]
-    steps: int  # of the optimizer, at most
+    steps: int  # most optimizer steps
     probe_r2: float | None  # mean over the sessions with labels; None without any
     seconds: float
-    units: tuple[int, ...] | None = None  # of each session; a student has none
+    units: tuple[int, ...] | None = None  # number of units in each session, None for a student
 
     def to_json(self) -> dict[str, object]:
-        """Returns the answer of `--json`, as documented; `units` is there for a teacher alone."""
+        """Returns the answer of `--json`, which docs/json.md describes. Only a teacher has `units`."""
         units: dict[str, object] = {} if self.units is None else {"units": list(self.units)}
         return {
             "out": str(self.out),
@@ -99,7 +99,7 @@ class TrainingSummary:
 
 
 def table_from_metrics(metrics: Metrics, decoder_note: str) -> tuple[TableRow, ...]:
-    """Returns every model's R² and what the model is; `decoder_note` is added to the rows of the decoder."""
+    """Returns one row for each model of TABLE. `decoder_note` is added to the rows of the student that ships."""
     return tuple(
         TableRow(name, metrics[name], causal, note + (decoder_note if name in OF_THE_DECODER else ""))
         for name, note, causal in TABLE
@@ -107,5 +107,5 @@ def table_from_metrics(metrics: Metrics, decoder_note: str) -> tuple[TableRow, .
 
 
 def mean_or_none(values: Sequence[float]) -> float | None:
-    """Returns the mean, or None of nothing."""
+    """Returns the mean, or None without values."""
     return sum(values) / len(values) if values else None

@@ -1,4 +1,4 @@
-"""What all stages of one run share: the cache, the preset, the seed, and where its data came from."""
+"""Holds what all stages of one run share: the cache, the preset, the seed, and the origin of the data."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from edgedistill.pipeline.cache import Cache
 from edgedistill.training.batches import TrainingSession
 
 Progress = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, learning rate
-StageProgress = Callable[[int, int, float, float], None]  # the same within one stage
+StageProgress = Callable[[int, int, float, float], None]  # step, steps, loss, learning rate of one stage
 PACKAGES = ("torch", "numpy", "scipy", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """The files that a run read, and the versions of the packages it computed with."""
+    """Names the files that a run read, and the versions of the packages it computed with."""
 
     sessions: Mapping[str, str]  # id -> SHA-256 of its file
     versions: Mapping[str, str]  # package -> version
@@ -33,7 +33,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Run:
-    """What all stages of one run share."""
+    """Holds what all stages of one run share."""
 
     cache: Cache
     preset: Preset
@@ -56,7 +56,7 @@ def provenance_of(bins: Sequence[SessionBins]) -> Provenance:
 
 
 def shorten_preset(preset: Preset, steps: int | None) -> Preset:
-    """Returns the preset with every training capped at `steps` optimizer steps."""
+    """Returns the preset with every training limited to `steps` optimizer steps."""
     if steps is None:
         return preset
 
@@ -68,10 +68,10 @@ def shorten_preset(preset: Preset, steps: int | None) -> Preset:
 
 
 def session_inputs(session: TrainingSession, *parts: Tensor | None) -> list[object]:
-    """Returns what a stage takes from a session, as JSON.
+    """Returns what a stage uses from a session, as JSON, for the key of that stage in the cache.
 
-    The numbers themselves count and not the file: the same file gives other numbers with another behavior series, line
-    frequency or gap between the blocks.
+    The key holds hashes of the numbers and not of the file, because one file gives other numbers with another behavior
+    series, line frequency or gap between the blocks.
     """
     blocks = [[block.start, block.stop] for block in (session.split.train, session.split.validation)]
     values = [None if part is None else sha256_of(part) for part in parts]

@@ -1,7 +1,7 @@
 """Writes the files of the students and teachers of a bundle, with a verdict on every step graph among them.
 
-A trained student with its read-out and its integers goes in. Its weights, graphs and ranges come out as bytes, beside
-one `GraphVerdict` a graph: a graph that cannot be written, or that decodes something else, stays out of use.
+A trained student with its read-out and its integers goes in. Its weights, graphs and ranges come out as bytes, with one
+`GraphVerdict` for each graph. A graph that cannot be written, or whose output differs too much, must not be used.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Verdicts = dict[str, GraphVerdict]  # by file name
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One student of a bundle."""
+    """Holds one student of a bundle."""
 
     student: Student
     readout: Readout
@@ -66,7 +66,7 @@ def write_subject(subject: Subject, session: TrainingSession, modality: str) -> 
 def write_student(student: Student, session: str, readout: Readout) -> tuple[Files, StudentShape, Verdicts]:
     """Returns `student.safetensors` and the float graphs of one session, with the read-out folded in.
 
-    A graph that could not be written has a verdict instead.
+    The dictionary of verdicts names each graph that could not be written.
     """
     weights, shape = weights_from_student(student, session, readout)
     graphs, unwritten = write_graphs(
@@ -81,7 +81,7 @@ def write_student(student: Student, session: str, readout: Readout) -> tuple[Fil
 def write_integers(int8: Int8Student) -> tuple[Files, Verdicts]:
     """Returns the integers, both forms of their graph, and the ranges that they came from.
 
-    A graph that could not be written has a verdict instead.
+    The dictionary of verdicts names each graph that could not be written.
     """
     model = int8.quantized.model
     graphs, unwritten = write_graphs(
@@ -104,12 +104,15 @@ def write_graphs(writers: Mapping[str, Callable[[], onnx.ModelProto]]) -> tuple[
 def _write_graph(write: Callable[[], onnx.ModelProto]) -> bytes | GraphVerdict:
     try:
         return bytes(write().SerializeToString())
-    except EngineError as error:  # float16 cannot hold its weights, or the graph breaks a rule of TensorRT's
+    except EngineError as error:  # a weight is too large for float16, or TensorRT would refuse the graph
         return refuse_graph(error)
 
 
 def write_teachers(teacher: TeacherSubject, session: str, outputs: int) -> Files:
-    """Returns graphs of the spike teacher over its window, and of the published shape, which can only be timed."""
+    """Returns a graph of the spike teacher, and one of the published teacher's shape, which has no trained weights.
+
+    The second graph can only be timed.
+    """
     paper = load_preset("paper")
     weight, bias = (part.astype(np.float32) for part in (teacher.readout.weight, teacher.readout.bias))
     trained = graph_from_teacher(teacher.model, session, teacher.window, weight, bias)

@@ -1,6 +1,6 @@
-"""The students' stages: each model of the table that is trained to follow a teacher or the behavior.
+"""Runs the students' stages, which train the models of the table that follow a teacher or the behavior.
 
-Sessions and the teacher's latents go in. A trained float student comes out, kept by the numbers that it was shown.
+Sessions and the teacher's latents go in. A trained float student comes out. It is kept under a hash of its inputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def student_from_sessions(
     teacher_latents: TeacherLatents,
     alignment: str = "cosine",
 ) -> Student:
-    """Returns a student trained on `sessions` for one task of the table, unless the run's cache holds it."""
+    """Returns a student that is trained on `sessions` for one task, or the one that the cache holds."""
     config, task = run.preset.training, STUDENT_TASKS[task_name].with_alignment(alignment)
     stage = task_name if len(sessions) > 1 or task_name != "unsupervised_lfp" else "single_session_lfp"
 
@@ -47,7 +47,7 @@ def student_from_sessions(
 def patch_student_from_sessions(
     run: Run, sessions: Sequence[TrainingSession], teacher_latents: TeacherLatents
 ) -> PatchAutoencoder:
-    """Returns the published shape of student, bidirectional, distilled without labels."""
+    """Returns a student of the published, bidirectional shape, distilled without labels."""
     config, size = run.preset.training, run.preset.patch_student
 
     def make(folder: Path) -> None:
@@ -63,5 +63,5 @@ def patch_student_from_sessions(
 
 
 def labels_for(task: StudentTask, session: TrainingSession) -> Tensor | None:
-    """Returns the behavior of a session, or None for a task whose objective leaves it out."""
+    """Returns the behavior of a session, or None for a task whose objective does not use it."""
     return session.behavior if task.objective.behavior else None

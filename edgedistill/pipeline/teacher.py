@@ -1,4 +1,4 @@
-"""The spike teacher's stages: its training, the latents that students follow, and its read-out without a future.
+"""Runs the spike teacher's stages: training, the latents that students follow, and a read-out for streaming.
 
 Sessions and a run go in. A trained teacher comes out, with what later stages need of it.
 """
@@ -28,15 +28,15 @@ TeacherLatents = dict[str, Tensor]  # session id -> (T, k)
 
 @dataclass(frozen=True, eq=False)
 class TeacherSubject:
-    """The spike teacher as it would have to run in a closed loop: over a window of the past."""
+    """Holds the spike teacher in the form a closed loop would need, which sees only a window of past bins."""
 
     model: PatchAutoencoder
-    readout: Readout  # of the latent of a window's last bin
+    readout: Readout  # from the latent of a window's last bin
     window: int  # bins
 
 
 def teacher_from_sessions(run: Run, sessions: Sequence[TrainingSession]) -> PatchAutoencoder:
-    """Returns a teacher of these sessions, trained unless the run's cache holds it."""
+    """Returns a teacher that is trained on these sessions, or the one that the cache holds."""
     config = run.preset.teacher_training
 
     def make(folder: Path) -> None:
@@ -51,12 +51,12 @@ def teacher_from_sessions(run: Run, sessions: Sequence[TrainingSession]) -> Patc
 
 
 def load_known_teacher(folder: Path, sessions: Sequence[TrainingSession]) -> PatchAutoencoder:
-    """Returns the teacher in `folder`; EdgeDistillError unless it has a tokenizer for each session."""
+    """Returns the teacher in `folder`. Raises EdgeDistillError unless it was trained on each session."""
     teacher, _ = load_teacher(folder)
     missing = [s.id for s in sessions if teacher.channels.get(s.id) != s.inputs("spikes").shape[1]]
     if missing:
         raise EdgeDistillError(
-            f"the teacher in {folder} does not know every session",
+            f"the teacher in {folder} was not trained on every session",
             got=f"unknown, or with other units: {', '.join(missing)}",
             expected=f"some of {', '.join(teacher.channels)}",
             next_step="edgedistill pretrain with these sessions, or leave them out",
@@ -72,8 +72,8 @@ def latents_from_teacher(run: Run, teacher: PatchAutoencoder, sessions: Sequence
     return latents
 
 
-def window_teacher(run: Run, teacher: PatchAutoencoder, session: TrainingSession) -> TeacherSubject:
-    """Returns the teacher with a read-out for the case that its whole window is run again for every bin."""
+def fit_window_readout(run: Run, teacher: PatchAutoencoder, session: TrainingSession) -> TeacherSubject:
+    """Returns the teacher with a read-out for streaming, where it runs over its whole window at every bin."""
     segment = run.preset.teacher_training.segment_bins
     window = segment - segment % teacher.size.span
 

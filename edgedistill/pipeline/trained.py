@@ -1,6 +1,6 @@
-"""Every model of a build, trained and scored: teacher, spike student, the student that ships, and the baselines.
+"""Trains and scores every model of a build: teacher, spike student, the student that ships, and the baselines.
 
-A checked request goes in. `TrainedModels` come out: what is quantized and bundled, and each model's held-out R².
+A checked request goes in. `TrainedModels` come out, with the models to quantize and each model's held-out R².
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from edgedistill.pipeline.students import patch_student_from_sessions, student_f
 from edgedistill.pipeline.teacher import (
     TeacherLatents,
     TeacherSubject,
+    fit_window_readout,
     latents_from_teacher,
     teacher_from_sessions,
-    window_teacher,
 )
 from edgedistill.training.baselines import score_kalman, score_ridge
 from edgedistill.training.batches import TrainingSession
@@ -35,20 +35,20 @@ from edgedistill.training.student_tasks import (
 
 @dataclass(frozen=True, eq=False)
 class TrainedStudent:
-    """A float student with the session it decodes."""
+    """Holds a float student with the session it decodes."""
 
-    name: str  # "deployed" or "spike_student": names its stages
+    name: str  # "deployed" or "spike_student", as in the names of its stages
     student: Student
-    task: StudentTask  # what it was trained for
-    session: TrainingSession  # as the student reads it
+    task: StudentTask  # the task it was trained for
+    session: TrainingSession  # with the normalization that the student uses
     readout: Readout
     r2: float
-    may_use_labels: bool = True  # of the session
+    may_use_labels: bool = True  # whether labels of the session may be used
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModels:
-    """The models of a build, and the held-out R² of every model that was trained or fitted."""
+    """Holds the models of a build, and the held-out R² of every model that was trained or fitted."""
 
     lfp: TrainedStudent
     spikes: TrainedStudent
@@ -58,9 +58,10 @@ class TrainedModels:
 
 
 def train_models(request: BuildRequest) -> TrainedModels:
-    """Returns the models of a build; those that the run's cache holds are not trained again.
+    """Returns the models of a build. Those in the run's cache are not trained again.
 
-    Raises EdgeDistillError where the student of --student was distilled from another teacher than the one at hand.
+    Raises EdgeDistillError where the student of --student was distilled from another teacher than the one in this
+    build.
     """
     run, session = request.run, request.session
     teacher = request.teacher
@@ -83,20 +84,21 @@ def train_models(request: BuildRequest) -> TrainedModels:
     metrics |= linear_scores(request)
     if request.options.baselines:
         metrics |= baseline_scores(request, latents)
-    return TrainedModels(lfp, spikes, window_teacher(run, teacher, session), latents, metrics)
+    return TrainedModels(lfp, spikes, fit_window_readout(run, teacher, session), latents, metrics)
 
 
 def train_and_score(request: BuildRequest, name: str, latents: TeacherLatents) -> TrainedStudent:
-    """Returns a student trained on all sessions, with a read-out fitted on the one that it will decode."""
+    """Returns a student that is trained on all sessions, with a read-out fitted on the session it will decode."""
     student = student_from_sessions(request.run, name, request.sessions, latents)
     readout, scored = score_student(student, name, request.session)
     return TrainedStudent(name, student, STUDENT_TASKS[name], request.session, readout, scored.r2)
 
 
 def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedStudent:
-    """Returns the student of --student, adapted to the session where that is new to it.
+    """Returns the student of --student, adapted to the session if that is new to it.
 
-    Its read-out is fitted on the session where labels may be used, and is the stored one of its array elsewhere.
+    Its read-out is fitted on the session if labels may be used. Otherwise it is the stored read-out of the session's
+    array.
     """
     run, pretrained = request.run, decoder.pretrained
     student, session = pretrained.adapted_to(request.session, decoder.mode, run.preset.training, run.seed)

@@ -1,6 +1,7 @@
-"""Runs a bundle on a device: raw frames come in, kinematics go out.
+"""Runs a bundle on a device. Raw frames go in, and kinematics come out.
 
-It imports numpy and scipy and nothing heavier. onnxruntime is looked for when an engine that needs it is opened.
+This package imports numpy and scipy and nothing heavier. onnxruntime is imported when an engine that needs it is
+opened.
 """
 
 from edgedistill.runtime.decoder import ENGINES, Decoder, Flag, Output

@@ -1,9 +1,9 @@
-"""Runs a decoder behind the C ABI from Python: an opened library comes in, an engine like all others goes out.
+"""Runs a decoder behind the C ABI from Python. An opened library goes in, and an engine like all others comes out.
 
-`AbiEngine` has the methods of the other engines, which take a z-scored bin and return kinematics, and also those of a
-whole stream, which take frames and return outputs, because the front end is in the library too. It does not know
-whether the library holds plain C, a CUDA kernel or a TensorRT plan. `c_engine`, `cuda_engine` and `tensorrt_engine`
-find, check and open one.
+`AbiEngine` has the methods of the other engines, which take a z-scored bin and return kinematics. It also has those of
+a whole stream, which take frames and return outputs, because the library contains the front end. It works in the same
+way whether the library holds plain C, a CUDA kernel or a TensorRT plan. `c_engine`, `cuda_engine` and `tensorrt_engine`
+find, check and open such a library.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from edgedistill.runtime.stream import Flag, Floats, Output, State, take_part
 
 @dataclass(frozen=True, eq=False)
 class OpenedLibrary:
-    """A library and one decoder that was started in it."""
+    """Holds a library and one decoder that was started in it."""
 
-    library: ctypes.CDLL  # of `load_library`
-    decoder: int  # address, from `ed_init` or `ed_open`
-    engine: str = "c"  # what computes in there: "c", "cuda", "tensorrt"
+    library: ctypes.CDLL  # from `load_library`
+    decoder: int  # address that `ed_init` or `ed_open` returned
+    engine: str = "c"  # the engine in the library: "c", "cuda" or "tensorrt"
     precision: str = "int8"  # the type of keys and values
     size: int = 0  # bytes of the compiled files
-    memory: object = None  # what must live as long as the decoder
+    memory: object = None  # an object that must live as long as the decoder
 
 
 class AbiEngine:
-    """One decoder of a library at a point in its stream. Two threads must not use it at once."""
+    """Runs one decoder of a library, which keeps the state of its stream. Two threads must not use it at once."""
 
     def __init__(self, opened: OpenedLibrary, shape: StudentShape, config: FrontEndConfig) -> None:
         """Raises EngineError if the library holds a student of another shape or array."""
@@ -59,21 +59,24 @@ class AbiEngine:
 
     @property
     def precision(self) -> str:
-        """The type of keys and values: "int8" or "float16"."""
+        """Returns the type of keys and values: "int8" or "float16"."""
         return self._opened.precision
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of rings, lagged bins and their counters, wherever the engine keeps them."""
+        """Returns the bytes of rings, lagged bins and their counters, wherever the engine keeps them."""
         shape, (value, lag) = self.shape, (1, 1) if self.precision == "int8" else (2, 4)
         rings = 2 * shape.layers * shape.heads * (shape.window - 1) * shape.head_dim
         return value * rings + lag * shape.lag_rows * shape.channels + 8
 
     @property
     def latent(self) -> Floats:
-        """The latent (d,) of the last step, before the gain of the last norm. It is zero before the first step."""
+        """Returns the latent (d,) of the last step, before the gain of the last norm.
+
+        It is zero before the first step.
+        """
         found: Floats = np.empty(self.shape.d, np.float32)
-        self._done(self._library.ed_latent(self._decoder, found.ctypes.data, self.shape.d))
+        self._check_code(self._library.ed_latent(self._decoder, found.ctypes.data, self.shape.d))
         return found
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
@@ -81,7 +84,7 @@ class AbiEngine:
         if bin.shape != self._bin.shape:
             raise EngineError("a step takes one bin", got=bin.shape, expected=f"{self._bin.shape}: one per channel")
         self._bin[:] = bin
-        self._done(self._library.ed_step(*self._step))
+        self._check_code(self._library.ed_step(*self._step))
         return self._kinematics.copy()
 
     def push(self, frames_uv: Floats) -> list[Output]:
@@ -91,11 +94,14 @@ class AbiEngine:
     def push_i16(
         self, frames: npt.NDArray[np.int16], gain: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
     ) -> list[Output]:
-        """Does the same for integers (n, C) in C order: uV = frames * gain + offset, each (C,), rounded once."""
+        """Takes integer frames (n, C) in C order and returns the outputs of the bins that they complete.
+
+        uV = frames * gain + offset, where gain and offset are (C,). The result is rounded once.
+        """
         if self.config.decimation > 1:  # frames of an unfinished bin wait in microvolts
             with np.errstate(over="ignore"):
                 return self.push((frames * gain + offset).astype(np.float32))
-        self._done(self._library.ed_set_gain(self._decoder, gain.ctypes.data, offset.ctypes.data))
+        self._check_code(self._library.ed_set_gain(self._decoder, gain.ctypes.data, offset.ctypes.data))
         return self._advance("ed_push_i16", frames, len(frames))
 
     def gap(self, n_frames: int) -> list[Output]:
@@ -110,7 +116,7 @@ class AbiEngine:
     def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
         """Sets the statistics (C,) in uV, rounded to float32, that hold from the next bin on."""
         rows = [np.ascontiguousarray(values, np.float32) for values in (mean, std)]
-        self._done(self._library.ed_set_normalization(self._decoder, *(row.ctypes.data for row in rows)))
+        self._check_code(self._library.ed_set_normalization(self._decoder, *(row.ctypes.data for row in rows)))
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the student's part of the state, with the names that all engines use (docs/numerics.md, "State")."""
@@ -135,7 +141,7 @@ class AbiEngine:
         return state | {f"state_{name}": array for name, array in read_student(self.shape, record).items()}
 
     def import_stream(self, state: State) -> None:
-        """Continues from an exported stream. A part that is left out starts fresh.
+        """Continues from an exported stream. A part that is missing from it starts fresh.
 
         Raises EngineError, with nothing changed, for the state of another bundle.
         """
@@ -158,9 +164,9 @@ class AbiEngine:
     # ---------------------------------------------------------------- calls
 
     def _advance(self, function: str, frames: npt.NDArray[Any] | None, count: int) -> list[Output]:
-        """Gives C the frames, or `count` lost ones.
+        """Passes the frames to C, or the number of lost frames.
 
-        With decimation, the frames of an unfinished bin wait here, for the reason that `c_state` tells.
+        With decimation, the frames of an unfinished bin wait here. The docstring of `c_state` gives the reason.
         """
         if self.config.decimation == 1:
             return self._call(function, frames, count)
@@ -182,7 +188,7 @@ class AbiEngine:
         outputs = np.empty(self._library.ed_outputs_for(self._decoder, count), OUTPUT)
         given = () if frames is None else (frames.ctypes.data,)
         rest = (count, outputs.ctypes.data, len(outputs), ctypes.byref(self._n_out))
-        self._done(getattr(self._library, function)(self._decoder, *given, *rest))
+        self._check_code(getattr(self._library, function)(self._decoder, *given, *rest))
         return [self._output(row) for row in outputs[: self._n_out.value]]
 
     def _output(self, row: npt.NDArray[np.void]) -> Output:
@@ -193,16 +199,16 @@ class AbiEngine:
 
     def _export(self) -> npt.NDArray[np.void]:
         record = np.zeros((), self._dtype)
-        self._done(self._library.ed_state_export(self._decoder, record.ctypes.data, record.nbytes))
+        self._check_code(self._library.ed_state_export(self._decoder, record.ctypes.data, record.nbytes))
         return record
 
     def _import(self, record: npt.NDArray[np.void]) -> None:
-        self._done(self._library.ed_state_import(self._decoder, record.ctypes.data, record.nbytes))
+        self._check_code(self._library.ed_state_import(self._decoder, record.ctypes.data, record.nbytes))
 
-    def _done(self, code: int) -> None:
+    def _check_code(self, code: int) -> None:
         if code:
-            said = self._library.ed_strerror(code).decode()
-            raise EngineError(f"the {LABELS[self.engine]} engine refuses this call: {said}", got=code)
+            message = self._library.ed_strerror(code).decode()
+            raise EngineError(f"the {LABELS[self.engine]} engine refuses this call: {message}", got=code)
 
     def _check_info(self) -> None:
         info, shape = self.info, self.shape

@@ -1,8 +1,8 @@
-"""Chooses the build of a bundle that this machine runs: an engine and its check come in, a folder and its record go
-out.
+"""Chooses the build of a bundle that this machine runs.
 
-A bundle may have been compiled for several targets. The build of the target that the engine is usually compiled for
-goes first. Any other build that fits this machine will do, for example on a board for which a workstation compiled.
+An engine and a function that checks its builds go in. The folder and record of a build come out. A bundle may have been
+compiled for several targets. The build for the engine's usual target is tried first. Otherwise any build that fits this
+machine is used, for example on a board for which a workstation compiled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Check = Callable[[Path, BuildRecord, Bundle], None]  # raises EngineError unless
 def choose_build(bundle: Bundle, target: str, engine: str, check: Check) -> tuple[Path, BuildRecord]:
     """Returns the build for `target`, or else a build for another target that this machine can run.
 
-    Builds of other engines are left out. Raises EngineError that says why none can be used, and NotCompiled where
+    Builds of other engines are ignored. Raises EngineError that says why no build can be used, and NotCompiled where
     there is none.
     """
     first = build_folder(bundle, target)
@@ -38,15 +38,15 @@ def choose_build(bundle: Bundle, target: str, engine: str, check: Check) -> tupl
 
 
 def choose_target(bundle: Bundle, engine: str, usual: str) -> str:
-    """Returns the target whose build goes first: the bundle's own where it was built for this engine, else `usual`."""
+    """Returns the target whose build is tried first: the bundle's own if it has this engine, otherwise `usual`."""
     manifest = bundle.manifest
     return manifest.target if manifest.engine == engine and manifest.target is not None else usual
 
 
 def examine_build(folder: Path, bundle: Bundle, engine: str, check: Check) -> BuildRecord | EngineError | None:
-    """Returns the record of what is compiled in a folder, or the error that says why this machine cannot use it.
+    """Returns the build record of a folder, or the error that says why this machine cannot use it.
 
-    None stands for a build of another engine.
+    Returns None for a build of another engine.
     """
     try:
         record = read_record(folder)
@@ -59,6 +59,6 @@ def examine_build(folder: Path, bundle: Bundle, engine: str, check: Check) -> Bu
 
 
 def add_compile_command(error: EngineError, bundle: Bundle, target: str) -> EngineError:
-    """Returns the error with the command that compiles again, unless it names a next step of its own."""
+    """Returns the error with the command that compiles again, unless the error already names a next step."""
     step = error.next_step or f"edgedistill compile {bundle.path} --target {target}"
     return type(error)(error.what, got=error.got, expected=error.expected, causes=error.causes, next_step=step)

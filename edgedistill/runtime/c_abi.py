@@ -1,4 +1,4 @@
-"""Declares the C ABI (`kernels/include/edgedistill.h`) in ctypes: a library's bytes come in, its functions go out.
+"""Declares the C ABI (`kernels/include/edgedistill.h`) in ctypes. A library's bytes go in, its functions come out.
 
 The header explains what the functions do, and `abi_engine` calls them.
 """
@@ -28,7 +28,7 @@ OUTPUT = np.dtype(  # ed_output
 
 
 class Info(c.Structure):
-    """ed_info."""
+    """Mirrors the struct ed_info."""
 
     _fields_ = (
         *((name, c.c_uint32) for name in ("abi_version", "channels", "outputs", "latent")),
@@ -68,9 +68,9 @@ SIGNATURES = {
 def load_library(path: Path, data: bytes) -> c.CDLL:
     """Loads the library whose bytes `data` were read from `path` and checked.
 
-    It is loaded from memory and not from `path`. So what was checked is what runs, and a library that was compiled
-    again at the same place is not mistaken for the one that this process has loaded already. Raises EngineError if the
-    system refuses it.
+    It is loaded from memory and not from `path`, so that exactly the checked bytes run. A library that was compiled
+    again at the same path is also not mistaken for the one that this process has already loaded. Raises EngineError if
+    the system refuses it.
     """
     try:
         library = c.CDLL(_place(path, data))
@@ -89,7 +89,8 @@ def load_library(path: Path, data: bytes) -> c.CDLL:
 def _place(path: Path, data: bytes) -> str:
     if not hasattr(os, "memfd_create"):
         return str(path)
-    # It is never closed: the loader knows libraries by name, and a reused number would name two of them.
+    # The descriptor stays open. The loader identifies a library by its path, which holds the number of the descriptor,
+    # and would mistake a new library with a reused number for the old one.
     number = os.memfd_create(path.name)
     with open(number, "wb", closefd=False) as file:
         file.write(data)

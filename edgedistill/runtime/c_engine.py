@@ -1,4 +1,4 @@
-"""Opens the C engine: a bundle comes in, its compiled library is checked and loaded, a started decoder goes out.
+"""Opens the C engine. A bundle goes in, its compiled library is checked and loaded, and a started decoder comes out.
 
 The decoder lies in memory that Python owns. Its results equal those of the oracle to the last bit. `abi_engine` calls
 it.
@@ -27,8 +27,8 @@ HOST = "host"
 def open_c_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
     """Opens what `edgedistill compile` left in the bundle for this machine.
 
-    Raises EngineError that names what is missing, changed or made for another bundle, interface or chip, and the
-    command that mends it.
+    Raises EngineError that says what is missing, has changed, or was made for another bundle, interface or chip, and
+    which command helps.
     """
     try:
         folder, record = choose_build(bundle, HOST, "c", check_c_build)
@@ -53,7 +53,7 @@ def check_c_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
 
 
 def start_decoder(library: ctypes.CDLL, model: str, size: int = 0) -> OpenedLibrary:
-    """Starts a decoder of the model `ed_model_<model>` in fresh memory. Raises EngineError where it does not start."""
+    """Starts a decoder of the model `ed_model_<model>` in fresh memory. Raises EngineError if it does not start."""
     symbol = ctypes.addressof(ctypes.c_char.in_dll(library, f"ed_model_{model}"))
     state_bytes = library.ed_state_bytes(symbol)
     room = np.zeros(state_bytes + ALIGN, np.uint8)

@@ -1,7 +1,7 @@
 """Opens the engines that a bundle can be compiled for, and tells which of them run on this machine.
 
-A bundle and the name of an engine come in, the opened engine goes out. This is the only module that knows all compiled
-engines. Each of them is found, checked and opened in a module of its own.
+A bundle and the name of an engine go in, and the opened engine comes out. This is the only module that knows all
+compiled engines. Each of them is found, checked and opened in a module of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgedistill.target import GPU_ENGINES
 
 
 class Opener(Protocol):
-    """The function that opens one kind of engine."""
+    """Types the function that opens one kind of engine."""
 
     def __call__(self, bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
         """Returns the engine at the start of a stream.
@@ -35,9 +35,9 @@ class Opener(Protocol):
 
 @dataclass(frozen=True)
 class EngineKind:
-    """One kind of compiled engine: its usual target, and how a build of it is opened and checked."""
+    """Describes one kind of compiled engine: its usual target, and how a build of it is opened and checked."""
 
-    target: str  # that `edgedistill compile` makes it for by default
+    target: str  # the target that `edgedistill compile` makes it for by default
     open: Opener
     check: Check
 
@@ -50,10 +50,10 @@ COMPILED = {
 
 
 def choose_engine(bundle: Bundle) -> str:
-    """Returns the engine that runs a bundle's INT8 student on this machine.
+    """Chooses the engine that runs a bundle's INT8 student on this machine.
 
-    That is the GPU engine that the bundle was built for, where it is compiled here and runs. Otherwise it is the C
-    engine where that is compiled, and the ONNX graph where nothing is.
+    This is the GPU engine that the bundle was built for, if it is compiled and can run here. Otherwise it is the C
+    engine if that is compiled, and the ONNX graph if nothing is compiled.
     """
     own = str(bundle.manifest.engine)
     if own in GPU_ENGINES and why_not_here(bundle, str(bundle.manifest.target), own) is None:
@@ -62,7 +62,7 @@ def choose_engine(bundle: Bundle) -> str:
 
 
 def is_compiled(bundle: Bundle, engine: str) -> bool:
-    """Returns whether the bundle holds a build for the engine's usual target, whole or not, or another that fits."""
+    """Returns whether the bundle holds a build for the engine's usual target, even damaged, or one that fits."""
     if not bundle.path.is_dir():
         return False
     own = build_folder(bundle, COMPILED[engine].target)
@@ -73,7 +73,7 @@ def is_compiled(bundle: Bundle, engine: str) -> bool:
 def why_not_here(bundle: Bundle, target: str, engine: str) -> str | None:
     """Returns the reason why this machine cannot run what was compiled for `target`, or None where it can."""
     if not bundle.path.is_dir():
-        return "a zip holds nothing compiled"
+        return "a zip holds no compiled engine"
     found = examine_build(build_folder(bundle, target), bundle, engine, COMPILED[engine].check)
     if found is None:
         return f"what is compiled for '{target}' is of another engine"

@@ -1,7 +1,7 @@
-"""Opens the CUDA engine: a bundle comes in, its compiled library and kernel are checked and loaded, a decoder goes out.
+"""Opens the CUDA engine. A bundle goes in, and a started decoder comes out.
 
-Both files are checked against this machine before either is loaded. The results equal those of the oracle to the last
-bit. `abi_engine` calls it.
+The compiled library and kernel are checked against this machine before either is loaded. The results equal those of the
+oracle to the last bit. `abi_engine` calls the decoder.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CODE = (".cubin", ".plan")  # files that a library loads from its folder
 def open_cuda_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
     """Opens what `edgedistill compile --target cuda` left in the bundle for this machine's GPU.
 
-    Raises EngineError that names what is missing, changed or made for another bundle, chip or driver, and the command
-    that mends it.
+    Raises EngineError that says what is missing, has changed, or was made for another bundle, chip or driver, and which
+    command helps.
     """
     target = choose_target(bundle, "cuda", TARGET)
     try:
@@ -46,9 +46,8 @@ def check_cuda_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
     gpu = find_gpu()
     check_device(folder, record, list_device_facts(gpu))
     toolkit = record.fingerprint.device.get("toolkit", "")
-    if toolkit and int(toolkit.split(".")[0]) > int(
-        gpu.cuda.split(".")[0]
-    ):  # it was compiled where no driver could object
+    # The machine that compiled the kernel may have had no driver to compare the toolkit with.
+    if toolkit and int(toolkit.split(".")[0]) > int(gpu.cuda.split(".")[0]):
         raise EngineError(
             f"{folder}: the CUDA engine there was compiled with a newer toolkit than this machine's driver knows",
             got=f"toolkit {toolkit} in {BUILD_JSON}",
@@ -57,14 +56,17 @@ def check_cuda_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
 
 
 def list_device_facts(gpu: Gpu) -> dict[str, str]:
-    """Returns what a cubin depends on, by its name in a fingerprint. The toolkit is left out: nvcc need not be here."""
+    """Returns what a cubin depends on, by its name in a fingerprint.
+
+    The toolkit is left out, because nvcc may be missing here.
+    """
     return {"chip": gpu.chip, "driver": gpu.driver}
 
 
 def open_build(folder: Path, record: BuildRecord) -> OpenedLibrary:
     """Starts a decoder of the library in a checked folder.
 
-    Raises EngineError that says why it does not start: memory, the device or a missing file.
+    Raises EngineError with the reason if it does not start, such as memory, the device or a missing file.
     """
     path = folder / record.library
     data = path.read_bytes()

@@ -39,11 +39,11 @@ __all__ = ["ENGINES", "GRAPHS", "Decoder", "DecoderInfo", "Flag", "Output"]
 
 @dataclass(frozen=True)
 class DecoderInfo:
-    """What a caller needs to know to feed a decoder and to read its outputs."""
+    """Holds what a caller needs to know to feed a decoder and to read its outputs."""
 
     name: str
     engine: str
-    sha256: str  # of the bundle's manifest, and through it of every file
+    sha256: str  # of the bundle's manifest, which holds the hash of every file
     rate: Fraction  # frames a second
     channel_ids: tuple[str, ...]  # order of the columns of a frame
     output_names: tuple[str, ...]
@@ -53,7 +53,7 @@ class DecoderInfo:
 
 
 def describe_decoder(spec: DecoderSpec, engine: str) -> DecoderInfo:
-    """Returns what a caller needs to know of the bundle's decoder on that engine."""
+    """Returns what a caller needs to know about the bundle's decoder with that engine."""
     return DecoderInfo(
         name=spec.name,
         engine=engine,
@@ -68,13 +68,13 @@ def describe_decoder(spec: DecoderSpec, engine: str) -> DecoderInfo:
 
 
 class Decoder:
-    """A bundle's student at a point in a stream. Each stream has its own object, used by one thread at a time."""
+    """Decodes one stream with a bundle's student. Each stream needs its own object, used by one thread at a time."""
 
     def __init__(self, bundle: Bundle, engine: str | None = None) -> None:
-        """Opens an engine of ENGINES; without `engine`, the one that the bundle was built for.
+        """Opens one of ENGINES, or without `engine` the one that the bundle was built for.
 
-        No other engine ever takes its place. Raises BundleError for a manifest that contradicts itself, and EngineError
-        for an engine that cannot run.
+        It is never replaced by another engine. Raises BundleError for a manifest that contradicts itself, and
+        EngineError for an engine that cannot run.
         """
         engine = (bundle.manifest.engine or ENGINES[0]) if engine is None else engine
         if engine not in ENGINES:
@@ -97,7 +97,7 @@ class Decoder:
     def push(self, frames_uv: npt.NDArray[np.floating[Any]]) -> list[Output]:
         """Takes frames (n, C) in uV, any n, and returns the outputs of the bins that they complete.
 
-        Samples that are not finite are no error. Their channel is masked and counted.
+        A sample that is not finite is no error. Its channel is masked and counted.
         """
         frames: npt.NDArray[np.floating[Any]] = np.asarray(frames_uv)
         if frames.ndim != 2 or frames.shape[1] != self.shape.channels or frames.dtype.kind != "f":
@@ -117,7 +117,10 @@ class Decoder:
     def push_i16(
         self, frames: npt.NDArray[np.int16], gain_uv: npt.ArrayLike, offset_uv: npt.ArrayLike = 0.0
     ) -> list[Output]:
-        """Takes integer samples (n, C) of an amplifier: uV = frames * gain + offset, one number or one a channel."""
+        """Takes integer samples (n, C) of an amplifier and returns the outputs of the bins that they complete.
+
+        uV = frames * gain + offset. Gain and offset are one number, or one for each channel.
+        """
         raw = np.asarray(frames)
         if raw.dtype != np.int16:
             raise EngineError("push_i16 takes int16 samples", got=raw.dtype, next_step="push() takes microvolts")
@@ -159,15 +162,15 @@ class Decoder:
 
     @property
     def latent(self) -> Floats:
-        """The student's latent (d,) of the last bin, in INT8 before the gain of the last norm."""
+        """Returns the student's latent (d,) of the last bin, in INT8 before the gain of the last norm."""
         return self._stream.latent
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns where this stream stands: the front end as `fe_*`, the student as `state_*`, and `seen` bins."""
+        """Returns the state of this stream: the front end as `fe_*`, the student as `state_*`, and `seen` bins."""
         return self._stream.export_stream()
 
     def import_state(self, state: State) -> None:
-        """Continues from an exported state. A part that is left out (fe_*, state_*, seen) starts fresh.
+        """Continues from an exported state. A missing part (fe_*, state_*, seen) starts fresh.
 
         Raises EngineError, with nothing changed, for a state of another bundle.
         """
@@ -204,9 +207,9 @@ def _open_engine(bundle: Bundle, shape: StudentShape, engine: str) -> OnnxEngine
 
 
 def require_usable(bundle: Bundle, engine: str) -> None:
-    """Raises EngineError where the build left the graph of this engine out of use.
+    """Raises EngineError where the build marked the graph of this engine as unusable.
 
-    The error says why, and which engines may be used.
+    The error gives the reason, and names the engines that may be used.
     """
     reason = bundle.manifest.why_left_out(GRAPHS[engine])
     if reason is None:
@@ -214,8 +217,8 @@ def require_usable(bundle: Bundle, engine: str) -> None:
     graphs = (name for name, file in GRAPHS.items() if bundle.manifest.why_left_out(file) is None)
     usable = [*(name for name in COMPILED if is_compiled(bundle, name)), *graphs, "oracle"]
     raise EngineError(
-        f"the engine '{engine}' may not be used: the build left {GRAPHS[engine]} out of this bundle",
+        f"the engine '{engine}' may not be used: the build marked {GRAPHS[engine]} as unusable",
         got=reason,
-        expected=f"an engine that decodes what the student does: {', '.join(usable)}",
+        expected=f"an engine whose output equals or comes near that of the student: {', '.join(usable)}",
         next_step=f"edgedistill run {bundle.path} RECORDING --engine {usable[0]}",
     )

@@ -1,10 +1,10 @@
-"""Runs a step graph on onnxruntime: one z-scored bin comes in, kinematics go out, the state is kept in between.
+"""Runs a step graph on onnxruntime. One z-scored bin goes in, kinematics come out, and the state is kept in between.
 
-The types of the graph's inputs tell its precision: rings of float32, float16 or int8, and lagged bins either as floats
-or as the integers (`bin_new`) that the graph returns. The rings, the lagged bins and all inputs and outputs are numpy
-arrays that are bound once, and whose memory onnxruntime reads and writes directly. A step therefore copies one bin in,
-runs the graph and appends in place. It runs on one thread, because with one bin a call a second thread costs more than
-it brings.
+The types of the graph's inputs tell its precision. Rings are float32, float16 or int8. Lagged bins are either floats or
+the integers (`bin_new`) that the graph returns. The rings, the lagged bins and all inputs and outputs are numpy arrays
+that are bound once, and whose memory onnxruntime reads and writes directly. A step therefore copies one bin in, runs
+the graph and appends in place. It runs on one thread, because with one bin a call a second thread costs more time than
+it saves.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int8)
 
 
 class OnnxEngine:
-    """A student at a point in its stream. Two threads must not use it at once."""
+    """Runs a student and keeps the state of its stream. Two threads must not use it at once."""
 
     def __init__(self, model: bytes, shape: StudentShape) -> None:
         """Opens `model`, a step graph (`student.onnx`, `student.fp16.onnx`, `student.int8.onnx`) of that shape.
@@ -57,12 +57,15 @@ class OnnxEngine:
 
     @property
     def precision(self) -> str:
-        """The type of keys and values: "float32", "float16" or "int8"."""
+        """Returns the type of keys and values: "float32", "float16" or "int8"."""
         return self._precision
 
     @property
     def latent(self) -> Floats:
-        """The latent (d,) of the last step, in INT8 without the norm's gain. It is zero before the first step."""
+        """Returns the latent (d,) of the last step, in INT8 without the norm's gain.
+
+        It is zero before the first step.
+        """
         return self._latent.copy()
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
@@ -75,7 +78,7 @@ class OnnxEngine:
         return self._kinematics.copy()
 
     def reset(self) -> None:
-        """Goes back to a fresh stream without live slots and with zero lagged bins."""
+        """Goes back to a fresh stream, with empty rings and lagged bins of zero."""
         for array in (*self._state().values(), self._kinematics, self._latent):
             array[...] = 0
 
@@ -84,14 +87,17 @@ class OnnxEngine:
         return {name: array.copy() for name, array in self._state().items()}
 
     def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Continues from a state that any engine exported. Raises EngineError, nothing changed, if it does not fit."""
+        """Continues from a state that any engine exported.
+
+        Raises EngineError, with nothing changed, if the state does not fit.
+        """
         own = self._state()
         require_state(own, state)
         for name, array in own.items():
             array[...] = state[name]
 
     def _append(self) -> None:
-        """Appends the new keys and values to the rings, and the bin to the lagged ones: a graph only reads them."""
+        """Appends keys and values to the rings, and the bin to the lagged bins. The graph itself only reads them."""
         slots = self.shape.window - 1
         pos = int(self._pos[0])
         self._rings[:, :, pos] = self._new

@@ -1,7 +1,7 @@
-"""Runs a stream in numpy: frames come in, one `Output` for each bin goes out.
+"""Runs a stream in numpy. Frames go in, and one `Output` for each bin comes out.
 
-The front end's definition stands before an engine that takes one z-scored bin a step. `abi_engine.AbiEngine` does the
-same in C, and `Decoder` uses either.
+The front end in numpy, which is the definition of the front end, feeds an engine that takes one z-scored bin a step.
+`abi_engine.AbiEngine` does the same in C, and `Decoder` uses either.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ State = Mapping[str, npt.NDArray[Any]]
 
 
 class Flag(IntFlag):
-    """Warnings about an output. The bits are those of `ed_output.flags`."""
+    """Lists the warnings about an output. The bits are those of `ed_output.flags`."""
 
     WARMUP = 1  # fewer bins were seen than the receptive field and the filters' settling time
     MASKED = 2  # at least one channel was bad and masked
@@ -33,7 +33,7 @@ class Flag(IntFlag):
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """One completed bin, as `ed_output`."""
+    """Describes one completed bin, as the struct `ed_output` does."""
 
     bin: int
     end_frame: int  # the raw frame that completed the bin
@@ -43,7 +43,7 @@ class Output:
 
 
 class NumpyStream:
-    """The front end, the z-score and the flags in numpy, around an engine's step."""
+    """Runs the front end, the z-score and the flags in numpy, and an engine for the step."""
 
     def __init__(self, config: FrontEndConfig, engine: OnnxEngine | Oracle, warmup_bins: int) -> None:
         self._config, self._engine, self._warmup_bins = config, engine, warmup_bins
@@ -53,7 +53,7 @@ class NumpyStream:
 
     @property
     def latent(self) -> Floats:
-        """The engine's latent (d,) of the last bin."""
+        """Returns the engine's latent (d,) of the last bin."""
         return self._engine.latent
 
     def push(self, frames_uv: Floats) -> list[Output]:
@@ -63,7 +63,10 @@ class NumpyStream:
     def push_i16(
         self, frames: npt.NDArray[np.int16], gain: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
     ) -> list[Output]:
-        """Does the same for integers (n, C): uV = frames * gain + offset, each (C,), rounded once."""
+        """Takes integer frames (n, C) and returns the outputs of the bins that they complete.
+
+        uV = frames * gain + offset, where gain and offset are (C,). The result is rounded once.
+        """
         with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and its channel is masked
             return self.push((frames * gain + offset).astype(np.float32))
 
@@ -93,7 +96,7 @@ class NumpyStream:
         return state | {f"state_{name}": array for name, array in self._engine.export_state().items()}
 
     def import_stream(self, state: State) -> None:
-        """Continues from an exported stream. A part that is left out starts fresh.
+        """Continues from an exported stream. A part that is missing from it starts fresh.
 
         Raises EngineError, with nothing changed, for the state of another bundle.
         """
@@ -134,5 +137,5 @@ class NumpyStream:
 
 
 def take_part(state: State, prefix: str) -> dict[str, npt.NDArray[Any]]:
-    """Returns the arrays whose names begin with `prefix`, without it."""
+    """Returns the arrays whose names begin with `prefix`, with that prefix removed from their names."""
     return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}

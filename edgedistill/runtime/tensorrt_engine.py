@@ -1,8 +1,8 @@
-"""Opens the TensorRT engine: a bundle comes in, its plan and library are checked and loaded, a decoder goes out.
+"""Opens the TensorRT engine. A bundle goes in, and a started decoder comes out.
 
-A plan is made on its own device, for one chip, one TensorRT, one driver and one plugin. All of them stand in build.json
-and are compared before TensorRT reads the plan. Its results are near those of the oracle, not equal to them.
-`abi_engine` calls it.
+A plan is made on its own device, for one chip, TensorRT, driver and plugin. These are listed in build.json and compared
+before TensorRT reads the plan. The results are near those of the oracle, not equal to them. `abi_engine` calls the
+decoder.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ PRECISIONS = {"int8-plugin": "int8", "int8": "int8", "fp16": "float16"}  # by th
 def open_tensorrt_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
     """Opens what `edgedistill compile` left in the bundle for this device.
 
-    Raises EngineError that names what is missing, changed or made for another bundle, chip, TensorRT or plugin, and the
-    command that mends it: NotCompiled, OnlyPrepared, or StalePlan for a plan that does not fit any more.
+    Raises EngineError that says what is missing, has changed, or was made for another bundle, chip, TensorRT or plugin,
+    and which command helps. This is NotCompiled, OnlyPrepared, or StalePlan for a plan that does not fit any more.
     """
     target = choose_target(bundle, "tensorrt", TARGET)
     try:
@@ -43,13 +43,13 @@ def open_tensorrt_engine(bundle: Bundle, shape: StudentShape, config: FrontEndCo
 
 
 def open_plan(folder: Path, record: BuildRecord) -> OpenedLibrary:
-    """Starts a decoder of the plan in a checked folder. Raises EngineError where it does not start."""
+    """Starts a decoder of the plan in a checked folder. Raises EngineError if it does not start."""
     form = record.fingerprint.device.get("form", "")
     return replace(open_build(folder, record), precision=PRECISIONS.get(form, "int8"))
 
 
 def check_tensorrt_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
-    """Raises EngineError unless this device can run the plan. The plan itself is not read for that."""
+    """Raises EngineError unless this device can run the plan. This check does not read the plan itself."""
     check_fits(folder, record, bundle)
     facts = list_device_facts(find_gpu())
     if "tensorrt" not in facts:
@@ -58,14 +58,14 @@ def check_tensorrt_build(folder: Path, record: BuildRecord, bundle: Bundle) -> N
             f"{folder}: the plan there needs TensorRT, which is not on this machine",
             got="no libnvinfer",
             expected=f"TensorRT {made_with}",
-            next_step="sudo apt install tensorrt   (on a Jetson, of its JetPack)",
+            next_step="sudo apt install tensorrt   (on a Jetson, it is a part of JetPack)",
         )
     check_device(folder, record, facts)
     check_plugin(folder, record)
 
 
 def list_device_facts(gpu: Gpu) -> dict[str, str]:
-    """Returns what a plan depends on, by its name in a fingerprint, as far as this machine tells."""
+    """Returns what a plan depends on, by its name in a fingerprint. Facts that are unknown here are left out."""
     found = {
         "chip": gpu.chip,
         "driver": gpu.driver,
@@ -76,7 +76,7 @@ def list_device_facts(gpu: Gpu) -> dict[str, str]:
 
 
 def check_plugin(folder: Path, record: BuildRecord) -> None:
-    """Raises EngineError where the plugin beside the plan is not the one that the plan was built with."""
+    """Raises EngineError unless the plugin beside the plan is the one that the plan was built with."""
     expected, path = record.fingerprint.device.get("plugin", ""), folder / PLUGIN
     found = plugin_hash(path) if path.exists() else "no such file"
     if expected and found != expected:
@@ -89,15 +89,15 @@ def check_plugin(folder: Path, record: BuildRecord) -> None:
 
 
 def plugin_hash(path: Path) -> str:
-    """Returns the sha256 of a plugin."""
+    """Returns the sha256 of a plugin's file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _add_forced_command(error: EngineError, bundle: Bundle, target: str) -> EngineError:
     """Returns the error with the command that helps.
 
-    A plan that does not fit is never made again unasked, so there the error is a StalePlan and the command says
-    --force.
+    A plan that no longer fits is never rebuilt without the user's request. For such a plan this returns a StalePlan,
+    and its command contains --force.
     """
     if error.next_step or isinstance(error, (NotCompiled, OnlyPrepared)):
         return add_compile_command(error, bundle, target)

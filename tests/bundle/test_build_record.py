@@ -1,4 +1,4 @@
-"""What a build record says decides, with an error of its own type, whether a build is opened."""
+"""The content of a build record decides whether a build is opened, and which type of error is raised if it is not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def record_of(bundle: Bundle, **changes: object) -> BuildRecord:
 
 
 def written(bundle: Bundle, target: str = "jetson", **changes: object) -> Path:
-    """Leaves a build in the bundle that consists of its record alone."""
+    """Writes a build into the bundle that consists of nothing but its record."""
     folder = bundle.path / "build" / target
     folder.mkdir(parents=True)
     record_of(bundle, **changes).write(folder)

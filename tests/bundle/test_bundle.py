@@ -1,4 +1,4 @@
-"""A bundle is whole, or it is refused by name. It is written whole or not at all."""
+"""A bundle that is not whole is refused, and the error names the file. A bundle is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def forged(folder: Path, **changes: object) -> None:
-    """Changes a manifest as somebody would who also corrects its hash."""
+    """Changes a manifest and corrects its hash, as a forger would."""
     manifest = {**json.loads((folder / "manifest.json").read_text()), **changes, "sha256": "0" * 64}
     text = json.dumps(manifest)
     (folder / "manifest.json").write_text(text.replace("0" * 64, hashlib.sha256(text.encode()).hexdigest()))
@@ -179,11 +179,11 @@ RESERVED = ["build/x", "manifest.json"]
 
 @pytest.mark.parametrize("name", OUTSIDE + RESERVED)
 def test_names_that_lead_outside_are_neither_written_nor_read(folder: Path, name: str) -> None:
-    with pytest.raises(BundleError, match="no name for a file"):
+    with pytest.raises(BundleError, match="not a valid name for a file"):
         write_bundle(folder.parent / "b.edge", MANIFEST, {name: b"x"})
     assert not (folder.parent / "b.edge").exists()
     forged(folder, files={name: hashlib.sha256(b"x").hexdigest()})
-    with pytest.raises(BundleError, match="no name for a file"):
+    with pytest.raises(BundleError, match="not a valid name for a file"):
         open_bundle(folder)
 
 
@@ -225,9 +225,10 @@ def test_parents_and_an_empty_folder_are_fine(tmp_path: Path) -> None:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Lets no file grow beyond 100 bytes, which is the nearest to a full disk without a second file system.
+    """Limits every file to 100 bytes, which comes closest to a full disk without a second file system.
 
-    Not a fixture: the limit would hold while pytest reports, and end it where its output goes to a file.
+    This is not a fixture, because the limit would still hold while pytest writes its report, and would stop a report to
+    a file.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))

@@ -1,4 +1,4 @@
-"""A bundle of the previous version is read and decodes as it did. What that version compiled is refused by name."""
+"""A bundle of the previous version can be read and decodes as before. Its compiled files are refused by an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from edgedistill.runtime import Decoder
 
 from ..compile.engines import quick_host
 
-BEFORE = Path(__file__).parent / "data" / "before-0.1.edge.zip"  # how it was made: README.md beside it
+BEFORE = Path(__file__).parent / "data" / "before-0.1.edge.zip"  # the README.md beside this file says how it was made
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_its_int8_student_decodes_to_the_kinematics_of_its_reference(engine: str
     found = np.stack([decoder.step(bin) for bin in reference.bins])
     if engine == "oracle":
         assert found.tobytes() == reference.kinematics.tobytes()
-    else:  # an engine of the near class adds in another order
+    else:  # an engine whose results are only near adds in another order
         assert np.abs(found - reference.kinematics).max() < 0.1 * reference.kinematics.std(axis=0).min()
 
 

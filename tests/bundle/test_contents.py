@@ -1,4 +1,4 @@
-"""Each file of a bundle is parsed to typed values, or it is refused with its name and what is wrong with it."""
+"""Each file of a bundle is parsed to typed values, or refused by an error with its name and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def npz(**arrays: Any) -> bytes:
     return file.getvalue()
 
 
-# ---------------------------------------------------------------- what is there
+# ---------------------------------------------------------------- files that are present
 
 
 def test_the_decoder_is_what_the_manifest_says(bundle: Bundle) -> None:
@@ -114,7 +114,7 @@ def test_verdicts_on_graphs_are_read_where_a_build_wrote_them(tmp_path: Path) ->
     assert open_spike_student(bundle).manifest.graphs == {"student.onnx": GraphVerdict(True)}
 
 
-# ---------------------------------------------------------------- what is wrong
+# ---------------------------------------------------------------- files that are wrong
 
 
 READERS: dict[str, Callable[[Bundle], object]] = {
@@ -129,7 +129,7 @@ READERS: dict[str, Callable[[Bundle], object]] = {
 
 
 OTHER_KINDS = (b"", b"no", b"[]", b"{}", b"[1]", b'{"table": [1]}', b'{"model": 3}', b"PK\x03\x04")
-NO_ROWS = {(RANGES, b"{}"), (RANGES, b'{"model": 3}'), (TEACHER_FACTS, b"{}")}  # tables that are empty, not damaged
+NO_ROWS = {(RANGES, b"{}"), (RANGES, b'{"model": 3}'), (TEACHER_FACTS, b"{}")}  # tables that are empty and not damaged
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A bundle that is shipped as one file arrives as the same bundle, with what was prepared for a device."""
+"""A bundle that is shipped as one file becomes the same bundle again, with the files prepared for a device."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def call(*args: object, stdin: bytes | None = None) -> Result:
 
 
 def answer(*args: object, code: int = 0, stdin: bytes | None = None) -> dict[str, Any]:
-    """The JSON of a command; stdout must hold nothing else."""
+    """Returns the JSON of a command. Checks that stdout contains nothing else."""
     result = call(*args, "--json", stdin=stdin)
     assert result.exit_code == code, result.output
     found = json.loads(result.stdout)
@@ -27,7 +27,7 @@ def answer(*args: object, code: int = 0, stdin: bytes | None = None) -> dict[str
 
 
 def refused(*args: object, says: tuple[str, ...], code: int = 1, stdin: bytes | None = None) -> None:
-    """One clear message on stderr, the same as JSON on stdout, and no trace."""
+    """Checks that a command fails with one clear message on stderr, the same as JSON on stdout, and no traceback."""
     result = call(*args, stdin=stdin)
     assert result.exit_code == code
     for word in says:

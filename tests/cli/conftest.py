@@ -1,4 +1,4 @@
-"""One bundle, one session, and a pipeline whose stages do nothing, for the tests of all commands.
+"""Provides a bundle, a session, and a pipeline whose stages do nothing, for the tests of all commands.
 
 torch and pynwb are imported by the fixtures that need them, because pytest reads this file before it collects anything.
 """
@@ -40,6 +40,6 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
 
 @pytest.fixture
 def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The longest of a few steps says nothing on a machine that runs tests: no gate is set on it."""
-    module = importlib.import_module("edgedistill.bench.comparison")  # the package's own `bench` is the function
+    """Marks the machine as busy, so that benches do not judge the longest step, which other tests delay."""
+    module = importlib.import_module("edgedistill.bench.comparison")  # the package's attribute `bench` is the function
     monkeypatch.setattr(module, "explain_foreign_time", lambda *_: "the machine is busy")

@@ -1,4 +1,7 @@
-"""A pipeline whose stages do nothing: it remembers what a command asked it for, and answers as the real one does."""
+"""Stands in for the pipeline.
+
+Its stages do nothing, but it records the options and returns results of the real types.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class TableRow:
 
 
 class FakePipeline(types.ModuleType):
-    """`edgedistill.pipeline` by its contract: remembers what it was asked for."""
+    """Has the functions of `edgedistill.pipeline`, and records the options that it gets."""
 
     asked: dict[str, Any]
     ok: bool | None = True

@@ -1,4 +1,4 @@
-"""Files that no command can use are refused by name, by every command that reads them."""
+"""Every command that reads files refuses those that it cannot use, and names them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_sessions_that_lack_a_part(bundle: Path, tmp_path: Path) -> None:
     spikes_only, lfp_only = write(spikes, tmp_path / "spikes.nwb"), write(field, tmp_path / "lfp.nwb")
     refused("run", bundle, spikes_only, says=("spikes.nwb", "no LFP", "4 units"))
     refused("bench", bundle, "--data", lfp_only, says=("lfp.nwb", "no behavior"))
-    assert answer("run", bundle, lfp_only)["bins"] == 12_500  # an LFP-only file is all that running needs
+    assert answer("run", bundle, lfp_only)["bins"] == 12_500  # a command that decodes needs nothing but LFP
 
 
 def test_a_bundle_with_one_byte_changed_is_refused_by_the_name_of_the_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`edgedistill bench` and `edgedistill report`: figures on a screen, in a file and on a page."""
+"""`edgedistill bench` and `edgedistill report` show figures on the screen, in a file and on a page."""
 
 from __future__ import annotations
 

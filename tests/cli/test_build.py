@@ -1,4 +1,4 @@
-"""`edgedistill build`: it hands its options over, prints what came out, and answers misspelt names."""
+"""`edgedistill build` passes its options on, prints the result, and suggests the right name for a misspelt one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_missed_gate_is_exit_3_after_all_was_printed(stages: FakePipeline, ok:
     assert printed.exit_code == code
     assert "spike teacher" in printed.output
     assert {True: "met", None: "not measured", False: "MISSED"}[ok] in printed.output
-    assert printed.stderr == "left out: student.int8.onnx: its R² differs\n"  # stdout is JSON alone with --json
+    assert printed.stderr == "left out: student.int8.onnx: its R² differs\n"  # with --json, stdout is nothing but JSON
 
 
 @pytest.mark.parametrize(

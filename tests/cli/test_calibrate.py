@@ -1,4 +1,4 @@
-"""`edgedistill calibrate`: from a student and NWB files to ranges; what is refused, and before what."""
+"""`edgedistill calibrate` finds ranges for a student with NWB files, and refuses bad options before it reads any."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def refused(*args: object, says: tuple[str, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two days of one array, a student of the first, a recipe."""
+    """Returns a folder with two days of one array, a student of the first day, and a recipe."""
     folder = tmp_path_factory.mktemp("calibrate")
     config = SimulationConfig(sessions=2, minutes=2.2, channels=4, units=10, population=40, rate_hz=500)
     list(simulate_to_nwb(config, folder / "data"))
@@ -90,7 +90,7 @@ def test_ranges_are_written_with_their_provenance_and_shown(home: Path, tmp_path
     printed = call(*words).stdout
     for word in ("layers.0.hidden", "clipped", "dB", "windows", "8, 64 bins each, from sim00-day01", "few windows"):
         assert word in printed
-    assert read_ranges(out, SIZE).values == ranges.values  # same seed, same ranges
+    assert read_ranges(out, SIZE).values == ranges.values  # the same seed gives the same ranges
     assert answer(*words, "--seed", 1)["windows"] != found["windows"]
 
 
@@ -186,7 +186,7 @@ def test_a_recipe_that_fine_tunes_writes_the_student_its_ranges_are_of(home: Pat
     assert (facts["row"], list(facts["readouts"])) == ("distilled", ["sim00-day01"])
     assert [row["name"] for row in ranges.table] == list(ranges.values)
     assert all(row["noise_db"] > 5 for row in ranges.table)
-    assert answer(*words)["table"] == found["table"]  # the stage is kept
+    assert answer(*words)["table"] == found["table"]  # the kept stage is not run again
     save_teacher(PatchAutoencoder(replace(TEACHER, d=4), teacher.channels, counts=True), tmp_path / "teacher", {})
     refused(*words, says=("another teacher", "4", "8"))
 

@@ -1,4 +1,4 @@
-"""What holds for every command: help with an example, a place in the documents, failures as words and exit codes."""
+"""Every command has help with an example and a place in the documents, and reports failures in words and exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command tells of the graphs that a build left out of use."""
+"""Every command that reads graphs names those that a build marked unusable."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def test_a_graph_that_the_build_left_out_is_told_by_every_command(tmp_path: Path
         assert part in text
     says = ("'onnxruntime-int8' may not be used", "an output is off", "onnxruntime, oracle")
     refused("run", path, session, "--engine", "onnxruntime-int8", says=says)
-    refused("bench", path, "--engine", "onnxruntime-int8", says=("out of use", "an output is off"))
+    refused("bench", path, "--engine", "onnxruntime-int8", says=("as unusable", "an output is off"))
     found = answer("bench", path, "--steps", 5, "--closed-loop", 0.05)
     assert [row["name"] for row in found["subjects"]] == [
         *("lfp-student-fp32", "spike-student-int8", "onnxruntime-dynamic-int8", "torch-eager")
     ]
     absent = {one["name"]: one["reason"] for one in found["absent"]}
-    assert absent["lfp-student-int8"] == "the build left student.int8.onnx out of use: an output is off"
-    assert "spike-student/student.onnx out of use" in absent["spike-student"]
+    assert absent["lfp-student-int8"] == "`edgedistill build` marked student.int8.onnx as unusable: an output is off"
+    assert "spike-student/student.onnx as unusable" in absent["spike-student"]
     drop = next(gate for gate in found["gates"] if gate["name"] == "int8_r2_drop")
-    assert (drop["ok"], "out of use" in drop["reason"]) == (None, True)
+    assert (drop["ok"], "as unusable" in drop["reason"]) == (None, True)
 
 
 def test_a_bundle_without_verdicts_may_use_all_its_graphs(bundle: Path) -> None:

@@ -1,4 +1,4 @@
-"""`edgedistill inspect`: it shows what a bundle holds, and refuses what is neither session nor bundle."""
+"""`edgedistill inspect` shows what a bundle holds, and refuses a path that is neither a session nor a bundle."""
 
 from __future__ import annotations
 

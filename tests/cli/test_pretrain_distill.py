@@ -1,4 +1,4 @@
-"""`edgedistill pretrain` and `edgedistill distill`: they hand their options over and print what came out."""
+"""`edgedistill pretrain` and `edgedistill distill` pass their options on and print the result."""
 
 from __future__ import annotations
 

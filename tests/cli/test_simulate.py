@@ -1,4 +1,4 @@
-"""`edgedistill simulate`: it writes sessions that `inspect` reads."""
+"""`edgedistill simulate` writes sessions that `inspect` can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgedistill targets` and `edgedistill doctor`: what can be built for, and what this machine lacks."""
+"""`edgedistill targets` lists the devices to build for, and `edgedistill doctor` lists what this machine lacks."""
 
 from __future__ import annotations
 

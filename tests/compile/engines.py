@@ -33,9 +33,9 @@ ARRAYS = {"slow": SLOW_ARRAY, "fast": FAST_ARRAY}
 
 
 def write_engine_bundle(path: Path, kind: str, name: str = "", seed: int = 0, **changes: object) -> Bundle:
-    """Writes a bundle of SHAPES[kind] with a reference; `changes` go into the manifest.
+    """Writes a bundle of SHAPES[kind] with a reference. `changes` go into the manifest.
 
-    Its mean and standard deviation are no float32 numbers, so that rounding them would be noticed.
+    float32 cannot represent its mean and standard deviation, so that a test would notice if they were rounded.
     """
     shape, config = SHAPES[kind], ARRAYS[kind]
     rng = np.random.default_rng(seed)
@@ -57,7 +57,7 @@ def write_engine_bundle(path: Path, kind: str, name: str = "", seed: int = 0, **
 
 
 def reference_of(model: Int8Model, rng: np.random.Generator) -> bytes:
-    """Returns a reference as `build` writes it: a stretch of the oracle that starts with a wrapped ring."""
+    """Returns a reference as `build` writes it, in which the oracle starts with a ring that has wrapped around."""
     oracle, bins = Oracle(model), rng.normal(size=(60, model.shape.channels)).astype(np.float32)
     oracle.run(bins[:30])
     arrays = {"bins": bins[30:], **{f"start_{name}": array for name, array in oracle.export_state().items()}}
@@ -68,7 +68,7 @@ def reference_of(model: Int8Model, rng: np.random.Generator) -> bytes:
 
 
 def frames_of(kind: str, count: int, seed: int = 0) -> np.ndarray:
-    """Returns noise as frames (count, C) in uV; some channels lose samples, one dies and one saturates."""
+    """Returns noise as frames (count, C) in uV. Some channels lose samples, one dies and one saturates."""
     config, rng = ARRAYS[kind], np.random.default_rng(seed + 100)
     frames = (25 * rng.normal(size=(count, config.channels))).astype(np.float32)
     for bad in (np.nan, np.inf, -np.inf, 3e38):
@@ -90,7 +90,7 @@ def same(found: list[Output], expected: list[Output]) -> bool:
 
 
 def target_with(name: str = "host", **changes: object) -> Target:
-    """Returns a shipped target with another compiler or other flags; skips the test where the compiler is missing."""
+    """Returns a shipped target with another compiler or other flags. Skips the test where the compiler is missing."""
     target = load_target(name)
     assert target.compiler is not None
     compiler = replace(target.compiler, **changes)  # type: ignore[arg-type]
@@ -100,5 +100,5 @@ def target_with(name: str = "host", **changes: object) -> Target:
 
 
 def quick_host() -> Target:
-    """Returns this machine's target with less optimization: the same results, compiled in a third of the time."""
+    """Returns this machine's target with less optimization, which gives the same results in a third of the time."""
     return target_with("host", flags=("-O1",))

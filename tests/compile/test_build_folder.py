@@ -1,4 +1,4 @@
-"""A build appears in the bundle whole or not at all, and is compared by what it was made from."""
+"""A build appears in the bundle whole or not at all, and is found again by the hash of its sources."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def spec_of(bundle: Bundle, fingerprint: Fingerprint = FINGERPRINT, **sources: b
 
 def compile_sources(folder: Path, record: BuildRecord) -> BuildRecord:
     (folder / record.library).write_bytes((folder / "c/one.c").read_bytes() * 2)
-    return replace(record, sizes={"library": 16}, notes=("made by a test",))
+    return replace(record, sizes={"library": 16}, notes=("engine by a test",))
 
 
 def test_a_build_holds_its_sources_its_results_and_a_record_of_both(bundle: Bundle) -> None:
-    made = build_if_missing(spec_of(bundle), compile_sources)
-    assert made.compiled
-    assert made.library == bundle.path / "build/host/libed_slow_1.so"
-    assert read_record(made.folder) == made.record
-    assert set(made.record.files) == {"c/one.c", "README", "libed_slow_1.so"}
-    check_files(made.folder, made.record)
+    engine = build_if_missing(spec_of(bundle), compile_sources)
+    assert engine.compiled
+    assert engine.library == bundle.path / "build/host/libed_slow_1.so"
+    assert read_record(engine.folder) == engine.record
+    assert set(engine.record.files) == {"c/one.c", "README", "libed_slow_1.so"}
+    check_files(engine.folder, engine.record)
     assert open_bundle(bundle.path).sha256 == bundle.sha256
 
 
@@ -78,11 +78,11 @@ def test_a_build_that_fails_leaves_the_earlier_one(
 
 def test_results_do_not_count_when_builds_are_compared(bundle: Bundle) -> None:
     spec = spec_of(bundle)
-    made = build_if_missing(spec, compile_sources).record
-    assert made != spec.record
-    assert remove_results(made) == remove_results(spec.record)
-    fingerprint = replace(made.fingerprint, device={"chip": "sm_87", "form": "int8"})
-    with_form = replace(made, fingerprint=fingerprint)
+    engine = build_if_missing(spec, compile_sources).record
+    assert engine != spec.record
+    assert remove_results(engine) == remove_results(spec.record)
+    fingerprint = replace(engine.fingerprint, device={"chip": "sm_87", "form": "int8"})
+    with_form = replace(engine, fingerprint=fingerprint)
     assert remove_results(with_form) != remove_results(spec.record)
     assert remove_results(with_form, ("form",)) == remove_results(spec.record)
 

@@ -1,4 +1,4 @@
-"""Sessions, a first build and a pretrained student, made once for all tests of this folder."""
+"""Makes sessions, a first build and a pretrained student once for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgedistill.bench import QUICK
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
 from edgedistill.pipeline import BuildResult, DistillOptions, PretrainOptions, assembled, graph_checks
-from edgedistill.pipeline.assembled import Ingredients, Written
+from edgedistill.pipeline.assembled import Ingredients, WrittenBundle
 from edgedistill.training import baselines
 
 from .tiny_builds import options, write_preset
@@ -24,7 +24,7 @@ from .tiny_builds import options, write_preset
 
 @contextmanager
 def quick_measures() -> Iterator[None]:
-    """One setting of each linear baseline, and short benches and checks."""
+    """Makes builds fast: one setting for each linear baseline, short benches and short checks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(baselines, "RIDGE_LAGS", (5,))
         patch.setattr(baselines, "KALMAN_LAGS", (0,))
@@ -42,7 +42,7 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sessions of three days and a preset."""
+    """Returns a folder with sessions of three days and a preset."""
     folder = tmp_path_factory.mktemp("build")
     small = SimulationConfig(sessions=3, minutes=2.2, channels=4, units=10, population=40, rate_hz=500)
     list(simulate_to_nwb(small, folder / "data"))
@@ -52,7 +52,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def first(home: Path) -> BuildResult:
-    """The build whose stages the other builds find kept."""
+    """Runs a build whose kept stages the other builds reuse."""
     with quick_measures():
         result = stages.build(options(home, home / "first.edge"))
     shutil.copytree(home / "work", home / "first.work")
@@ -67,7 +67,7 @@ def first_work(home: Path, first: BuildResult, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def pretrained(home: Path) -> Path:
-    """The same folder, with a teacher and a student of the first two days."""
+    """Returns the same folder, with a teacher and a student of the first two days."""
     days = tuple(home / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2))
     settings: dict[str, Any] = {"preset": str(home / "tiny.toml"), "steps": 6}
     stages.pretrain(PretrainOptions(days, home / "teacher", **settings))
@@ -77,23 +77,24 @@ def pretrained(home: Path) -> Path:
 
 @pytest.fixture
 def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds end before the bundle: the test asks which stages run."""
-    monkeypatch.setattr("edgedistill.pipeline.assembled.write_decoder_bundle", lambda _: Written((), None, {}))
+    """Ends builds before the bundle is written, for tests that only ask which stages run."""
+    monkeypatch.setattr("edgedistill.pipeline.assembled.write_decoder_bundle", lambda _: WrittenBundle((), None, {}))
 
 
 @pytest.fixture
 def ingredients(monkeypatch: pytest.MonkeyPatch) -> list[Ingredients]:
-    """What the bundles of a test would have been written from; none is written."""
+    """Collects the ingredients of the bundles that builds would write. No bundle is written."""
     found: list[Ingredients] = []
     monkeypatch.setattr(
-        "edgedistill.pipeline.assembled.write_decoder_bundle", lambda one: found.append(one) or Written((), None, {})
+        "edgedistill.pipeline.assembled.write_decoder_bundle",
+        lambda one: found.append(one) or WrittenBundle((), None, {}),
     )
     return found
 
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test fails when it comes as far as training a model."""
+    """Fails a test in which a build begins to train a model."""
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("a model was trained")

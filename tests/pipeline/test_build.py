@@ -44,7 +44,7 @@ def test_a_build_makes_a_bundle_that_decodes(home: Path, first: BuildResult) -> 
 
 def test_the_bundle_streams_what_the_build_reported(first: BuildResult) -> None:
     subjects = {s.name: s.fit.r2 for s in bench(open_bundle(first.bundle), QUICK).subjects}
-    near = 2e-3  # of the INT8 graph, which is of the near class
+    near = 2e-3  # the INT8 graph need only be near the oracle
     for subject, metric, apart in (
         ("lfp-student-fp32", "deployed_r2", 1e-3),
         ("spike-student", "spike_student_r2", 1e-3),
@@ -75,7 +75,7 @@ def test_the_oracle_in_the_bundle_gives_the_bits_of_the_reference(first: BuildRe
     bundle, decoder = open_bundle(first.bundle), Decoder.open(first.bundle, "oracle")
     with np.load(io.BytesIO(bundle.read("reference.npz"))) as held:
         start = {name.replace("start_", "state_"): held[name] for name in held if name.startswith("start_")}
-        assert start["state_live"] == 19  # a full ring, wrapped
+        assert start["state_live"] == 19  # the ring is full and has wrapped around
         decoder.import_state(start)
         found = np.stack([decoder.step(bin_) for bin_ in held["bins"]])
         assert (found == held["kinematics"]).all()
@@ -117,14 +117,14 @@ def test_a_build_for_a_microcontroller_is_judged_on_its_memory(home: Path, first
     gates = {gate.name: gate for gate in result.gates}
     assert gates["flash_bytes"].ok
     assert gates["ram_bytes"].ok
-    assert "step_p99_us" not in gates  # this machine's time is not the device's
+    assert "step_p99_us" not in gates  # a time measured on this machine says nothing about the device
     assert list((result.bundle / "build" / "cortex-m7").glob("*.a"))
 
 
 def test_a_build_for_a_gpu_ends_well_without_one(
     home: Path, first: BuildResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Complete but for what the device must do: its engine, its time, and the command that sees to it."""
+    """The build is complete except for what needs the device: the engine, its time, and the command to run there."""
 
     def find() -> None:
         raise DeviceError("there is no CUDA driver on this machine")

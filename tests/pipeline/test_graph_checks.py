@@ -1,4 +1,4 @@
-"""What a build holds its graphs against: one that decodes something else is named, measured and left out of use."""
+"""A graph whose output differs too much from its source is named, measured and marked unusable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from edgedistill.data.bins import Split
 from edgedistill.errors import EngineError
 from edgedistill.numerics import Oracle
 from edgedistill.numerics.near import FARTHEST, R2_APART, largest_deviation, output_spread, why_not_near
-from edgedistill.pipeline.graph_checks import PLAIN_GRAPH, PLUGIN_GRAPH, judge_int8_graphs, judge_or_refuse, reference
+from edgedistill.pipeline.graph_checks import (
+    PLAIN_GRAPH,
+    PLUGIN_GRAPH,
+    compute_reference,
+    judge_int8_graphs,
+    judge_or_refuse,
+)
 from edgedistill.quantization.onnx_graph import graph_for_plugin, graph_from_integers
 from edgedistill.training.batches import TrainingSession
 
@@ -31,7 +37,7 @@ DECODED = Oracle(MODEL).run(BINS)
 
 @dataclass
 class Session:
-    """As much of a TrainingSession as the checks read."""
+    """Holds the parts of a TrainingSession that the checks read."""
 
     split: Split
     scale: tuple[np.ndarray, np.ndarray]
@@ -43,7 +49,7 @@ class Session:
 
 
 def session(known: bool = True) -> TrainingSession:
-    """Its behavior is what the oracle decodes, and noise."""
+    """Returns a session whose behavior is what the oracle decodes, with noise."""
     blocks = {"train": slice(0, 200), "validation": slice(200, 290), "test": slice(START, STOP)}
     spread = DECODED.std(0)
     truth = DECODED / spread + 0.5 * np.random.default_rng(0).normal(size=DECODED.shape)
@@ -67,14 +73,17 @@ def files() -> dict[str, bytes]:
 
 
 def wrong_age_bias(model: onnx.ModelProto, name: str) -> None:
-    """The age biases of layer 0 are those of nobody, or the bias of the embedding: both forms still load."""
+    """Replaces the age biases of layer 0, or the bias of the embedding, by other values.
+
+    Both forms can still be loaded.
+    """
     size = (SMALL.heads, SMALL.window) if name == PLUGIN_GRAPH else (SMALL.d,)
     tensor = next(t for t in model.graph.initializer if tuple(t.dims) == size and t.data_type == 1)
     _change(tensor, lambda values: values + np.arange(size[-1], dtype=np.float32))
 
 
 def wrong_weight(model: onnx.ModelProto, name: str) -> None:
-    """One weight of the read-out has the other sign."""
+    """Changes the sign of one weight of the read-out."""
     shape = (SMALL.d, SMALL.outputs)
     tensor = next(t for t in model.graph.initializer if tuple(t.dims) == shape)
 
@@ -87,7 +96,7 @@ def wrong_weight(model: onnx.ModelProto, name: str) -> None:
 
 
 def wrong_rounding(model: onnx.ModelProto, name: str) -> None:
-    """What goes into the last layer is rounded on a grid half again as coarse as it is read."""
+    """Rounds the input of the last layer on a grid that is 1.5 times as coarse as the scale with which it is read."""
     quantizer = next(n for n in model.graph.node if n.op_type == "QuantizeLinear" and "layers.1" in n.name)
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and node.name == quantizer.name:
@@ -113,7 +122,7 @@ def spoiled(name: str, fault: Fault = wrong_age_bias) -> dict[str, bytes]:
 
 
 def test_the_reference_is_the_oracles() -> None:
-    held = reference(MODEL, session())
+    held = compute_reference(MODEL, session())
     oracle = Oracle(MODEL)
     oracle.run(BINS[:START])
     checked = slice(START, START + 48)
@@ -142,7 +151,7 @@ def test_a_graph_that_decodes_something_else_is_reasons_left_out(name: str, faul
     verdicts = judge_int8_graphs(MODEL, session(), {name: spoiled(name, fault)[name]})
     assert not verdicts[name].usable
     assert "standard deviations" in str(verdicts[name].reason) or "R²" in str(verdicts[name].reason)
-    assert "onnxruntime" not in str(verdicts[name].reason)  # nothing says that its version is to blame
+    assert "onnxruntime" not in str(verdicts[name].reason)  # the reason must not blame the version of onnxruntime
 
 
 def test_without_known_movement_outputs_decide_alone() -> None:
@@ -156,7 +165,7 @@ def test_a_graph_that_does_not_open_is_left_out_with_what_was_said() -> None:
     verdicts = judge_int8_graphs(MODEL, session(), files() | {PLAIN_GRAPH: files()[PLAIN_GRAPH][:500]})
     assert not verdicts[PLAIN_GRAPH].usable
     assert "cannot load this step graph" in str(verdicts[PLAIN_GRAPH].reason)
-    assert verdicts[PLUGIN_GRAPH].usable  # the other form is judged by itself
+    assert verdicts[PLUGIN_GRAPH].usable  # each form has a verdict of its own
 
     def refuses() -> GraphVerdict:
         raise EngineError("it does not fit", got=3)
@@ -164,13 +173,13 @@ def test_a_graph_that_does_not_open_is_left_out_with_what_was_said() -> None:
     assert judge_or_refuse(refuses).reason == "it does not fit (3)"
 
     def broken() -> GraphVerdict:
-        raise ZeroDivisionError  # a defect of ours is no verdict on a graph
+        raise ZeroDivisionError  # a defect of edgedistill must not become a verdict on a graph
 
     with pytest.raises(ZeroDivisionError):
         judge_or_refuse(broken)
 
 
-# ---------------------------------------------------------------- what differences are measured in
+# ---------------------------------------------------------------- units of the differences
 
 
 def test_outputs_are_measured_in_their_own_deviations_at_any_scale() -> None:

@@ -1,4 +1,4 @@
-"""A build runs the stages that something changed for, and goes on where it was killed."""
+"""A build runs only the stages whose inputs have changed, and continues where it was killed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_same_again_runs_nothing_and_gives_the_same(home: Path, first: Build
         assert open_bundle(again.bundle).read(name) == open_bundle(first.bundle).read(name), name
 
 
-BEHAVIOR_ALONE = {"spike-student", "deployed"}  # the distilled student sees no labels
+BEHAVIOR_ALONE = {"spike-student", "deployed"}  # the distilled student does not use behavior
 
 
 @pytest.mark.usefixtures("unwritten")

@@ -1,4 +1,4 @@
-"""Builds with a student, a teacher or ranges of an earlier run, on the same days and on others."""
+"""Builds work with a student, a teacher or ranges of an earlier run, on the same days and on others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_ranges_of_a_file_need_their_own_student(pretrained: Path, first: BuildR
     assert bundle.manifest.recipe == "minmax"
     written = Ranges.from_json(json.loads(bundle.read("ranges.json")))
     assert written.values == read_ranges(tmp_path / "ranges.json").values
-    assert not written.recipe.refit_readout  # no label of another day was used
+    assert not written.recipe.refit_readout  # labels of another day must not be used
     refused(pretrained, tmp_path, EdgeDistillError, "no --student", ranges=tmp_path / "ranges.json")
     other = load_student(pretrained / "student")[0]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A student of an earlier run: all it knows comes back from its folder, and what it lacks is told."""
+"""A student of an earlier run is restored from its folder with all its facts. Errors name the facts that it lacks."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def folder(trained: PretrainedStudent, tmp_path: Path) -> Path:
 
 
 def change_facts(folder: Path, **changes: object) -> None:
-    """Writes other facts; None removes one."""
+    """Writes the student's facts with these changes. A fact that is None is removed."""
     path = folder / "model.json"
     facts = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in facts.items() if value is not None}))
@@ -78,7 +78,7 @@ def test_a_student_comes_back_with_all_it_knows(trained: PretrainedStudent, fold
 
 
 def test_a_folder_of_the_version_before_is_read(folder: Path) -> None:
-    """Before the release of 0.1 the key was `behaviour`."""
+    """Before version 0.1 was released, the key was `behaviour`."""
     change_facts(folder, behavior=None, behaviour=[["hand_x"], ["mm"]])
     found = load_pretrained_student(folder)
     assert found.outputs == (("hand_x",), ("mm",))

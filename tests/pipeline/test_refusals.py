@@ -1,4 +1,4 @@
-"""What can be refused before the training is refused before it, by name."""
+"""Errors that can be found before the training are raised before it, and name what is wrong."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_blocked_out_is_told_before_the_training(
         out.mkdir()
     if blocked != "read-only":
         (out / "notes" if blocked == "folder" else out).write_text("mine")
-    if blocked == "read-only":  # root may write anywhere
+    if blocked == "read-only":  # simulated, because root may write anywhere
 
         def touch(path: Path) -> None:
             raise PermissionError(13, "Permission denied", str(path))
@@ -85,7 +85,7 @@ def test_a_broken_session_is_named(home: Path, tmp_path: Path) -> None:
     whole = (home / "data" / "sim00_day01.nwb").read_bytes()
     (data / "broken.nwb").write_bytes(whole[: len(whole) // 2])
     refused(home, tmp_path, RecordingError, r"broken\.nwb", data=(data,), work=tmp_path / "work")
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]  # neither a bundle nor an empty stage
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]  # neither a bundle nor an empty folder of a stage
 
 
 @pytest.mark.usefixtures("untrained")

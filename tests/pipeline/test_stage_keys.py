@@ -1,4 +1,4 @@
-"""A kept stage belongs to its inputs and to the code behind it: other code runs it again, other words do not."""
+"""A kept stage runs again when its inputs or its code change, but not when only comments and docstrings do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import edgedistill
 from edgedistill.errors import OutputError
 from edgedistill.pipeline import cache as cache_module
 from edgedistill.pipeline.cache import Cache
-from edgedistill.pipeline.code_digest import code_digest, installed_code_digest, modules_behind
+from edgedistill.pipeline.code_digest import code_digest, find_needed_modules, installed_code_digest
 
 PACKAGE = Path(edgedistill.__file__).parent
 READ, TEACHER, STUDENTS, RANGES = STAGES = tuple(
@@ -22,7 +22,7 @@ READ, TEACHER, STUDENTS, RANGES = STAGES = tuple(
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A copy of the package's sources, to be changed."""
+    """Returns a copy of the package's sources that a test may change."""
     return Path(shutil.copytree(PACKAGE, tmp_path / "edgedistill", ignore=shutil.ignore_patterns("__pycache__")))
 
 
@@ -31,7 +31,7 @@ def digests(package: Path) -> dict[str, str]:
 
 
 def stages_that_change_with(path: str, package: Path) -> set[str]:
-    """The stages whose digest changes when a statement is added to a module, which is then put back."""
+    """Returns the stages whose digest changes with a statement that is added to a module. Restores the module."""
     before, source = digests(package), (package / path).read_text(encoding="utf-8")
     (package / path).write_text(source + "\nADDED = 1\n", encoding="utf-8")
     after = digests(package)
@@ -40,13 +40,13 @@ def stages_that_change_with(path: str, package: Path) -> set[str]:
 
 
 def name_of(path: Path, package: Path) -> str:
-    """The full name of the module in a file."""
+    """Returns the full name of the module in a file."""
     parts = ("edgedistill", *path.relative_to(package).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def in_other_words(source: str) -> str:
-    """The same program with other docstrings, one for every function, other comments and other spacing."""
+    """Returns the same program with other docstrings, one for every function, other comments and other spacing."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
@@ -73,7 +73,7 @@ def test_the_stages_that_are_kept_are_those_tested_here() -> None:
 
 def test_other_words_change_no_key(package: Path) -> None:
     before = digests(package)
-    hashed = {name for stage in STAGES for name in modules_behind(stage, package)}
+    hashed = {name for stage in STAGES for name in find_needed_modules(stage, package)}
     files = [path for path in package.rglob("*.py") if name_of(path, package) in hashed]
     assert len(files) == len(hashed) > 40
     for path in files:
@@ -96,7 +96,7 @@ def test_a_stage_depends_on_its_own_module(package: Path, stage: str) -> None:
         ("quantization/calibration/observers.py", {RANGES}),
         ("quantization/training/finetuning.py", {RANGES}),
         ("numerics/oracle.py", {RANGES}),
-        ("quantization/graph_rules/quantization_rules.py", set()),  # graphs are written anew for every bundle
+        ("quantization/graph_rules/quantization_rules.py", set()),  # graphs are written again for every bundle
         ("compile/engines.py", set()),
         ("models/teacher.py", {TEACHER, STUDENTS, RANGES}),
         ("training/pretrain.py", {TEACHER, STUDENTS, RANGES}),
@@ -110,7 +110,7 @@ def test_a_statement_changes_the_keys_of_the_stages_that_run_it(package: Path, p
 
 def test_nothing_of_quantization_is_behind_the_training() -> None:
     for stage in (READ, TEACHER, STUDENTS):
-        assert not [name for name in modules_behind(stage, PACKAGE) if "quantization" in name], stage
+        assert not [name for name in find_needed_modules(stage, PACKAGE) if "quantization" in name], stage
 
 
 def test_every_way_to_import_counts(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_every_way_to_import_counts(tmp_path: Path) -> None:
     for name in ("__init__", "e", "inner", "unused"):
         (tmp_path / "room" / f"{name}.py").write_text("z = 1")
     expected = {"a", "b", "c", "d", "f", "g", "room", "room.e", "room.inner"}
-    found = modules_behind("edgedistill.a", tmp_path)
+    found = find_needed_modules("edgedistill.a", tmp_path)
     assert found == {"edgedistill", *(f"edgedistill.{name}" for name in expected)}
     with pytest.raises(ModuleNotFoundError, match=r"edgedistill\.none"):
         code_digest("edgedistill.none", tmp_path)
@@ -144,7 +144,7 @@ def fill(folder: Path) -> None:
     (folder / "result").write_text("done")
 
 
-fill.__module__ = TEACHER  # as if it were made there
+fill.__module__ = TEACHER  # as if this function were defined in that module
 
 
 def test_a_stage_is_kept_until_its_inputs_or_its_code_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

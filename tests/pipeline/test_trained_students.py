@@ -1,4 +1,4 @@
-"""Graphs of trained students are near what they were written from, however long was trained and whatever the scale."""
+"""Graphs of trained students are near their source for any number of training steps and any scale of behavior."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgedistill.pipeline.graph_checks import FLOAT_GRAPH, HALF_GRAPH, PLAIN_GRA
 from .trained_students import Trained, small_session, trained
 
 FEW = {"REFERENCE_BINS": 48, "CHECKED_BINS": 120}
-ODD_SCALES = [(1e9, 0.0), (1e-9, 0.0), (1.0, 1e9), (1e4, 1e9)]  # times, plus
+ODD_SCALES = [(1e9, 0.0), (1e-9, 0.0), (1.0, 1e9), (1e4, 1e9)]  # factor and offset of the behavior
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_one_wrong_weight_in_a_graph_of_a_trained_student_is_found(nano: Trained
     floats = (onnx.TensorProto.FLOAT,)
     kinds = floats if name == FLOAT_GRAPH else (onnx.TensorProto.INT8,)
     tensors = [t for t in graph.graph.initializer if t.data_type in kinds and nano.shape.outputs in t.dims]
-    weight = max(tensors, key=lambda t: int(np.prod(t.dims)))  # of the read-out: the only one as narrow
+    weight = max(tensors, key=lambda t: int(np.prod(t.dims)))  # of the read-out, which has the smallest matrix
     values = onnx.numpy_helper.to_array(weight).copy()
     at = np.unravel_index(np.argmax(np.abs(values.astype(np.float64))), values.shape)
     values[at] = -values[at]

@@ -1,4 +1,4 @@
-"""Builds of models with a few hundred weights, on three short sessions: what the tests of this folder share."""
+"""Provides builds of models with a few hundred weights, on three short sessions, for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ TEACHER = {"teacher", "teacher-readout"}
 
 
 def ran(result: BuildResult) -> set[str]:
-    """Returns the stages that ran and could have been kept."""
+    """Returns the names of the stages that ran although they could have been kept."""
     never_kept = {"teacher latents", "linear baselines", "bundle", "quantize", "quantize-spike-student"}
     return {stage.name for stage in result.stages if not stage.cached} - never_kept
 
 
 def check_raw_frames(bundle: Path) -> None:
-    """Checks that raw frames, from the stored state of the front end on, decode to what the bins decode to."""
+    """Checks that raw frames decode to the same outputs as bins, beginning with the stored state of the front end."""
     opened, decoder, by_bins = open_bundle(bundle), Decoder.open(bundle), Decoder.open(bundle)
     with np.load(io.BytesIO(opened.read("holdout.npz"))) as holdout:
         decoder.import_state({name: holdout[name] for name in holdout if name.startswith("fe_")})
@@ -64,7 +64,7 @@ def check_raw_frames(bundle: Path) -> None:
 
 
 class Killed(BaseException):
-    """Stands for Ctrl-C, which nothing catches."""
+    """Stands for Ctrl-C, as an exception that no code catches."""
 
 
 def refused(

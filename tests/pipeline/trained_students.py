@@ -1,4 +1,4 @@
-"""Students of the shipped presets, trained for some steps on a small session and quantized the way `build` does it."""
+"""Provides students of the shipped presets, trained for some steps on a small session and quantized as in `build`."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from edgedistill.training.student_tasks import score_student
 from ..training.sessions import GAP, session_bins
 
 CHANNELS = 12
-NOISE_UV = 200.0  # so loud that a read-out of the last bins alone decodes little, and a student's memory counts
+NOISE_UV = 200.0  # so much that the last bins alone decode little, and the student's memory is needed
 LEAST_RECIPE = replace(load_recipe(DEFAULT_RECIPE), windows=8, window_bins=128, finetune=None)
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A student and what a build makes of it."""
+    """Holds a student and what a build makes from it."""
 
     student: Student
     readout: Readout
@@ -53,7 +53,7 @@ class Trained:
     unwritten: dict[str, GraphVerdict]
 
     def judge_or_refuse(self, files: dict[str, bytes] | None = None) -> dict[str, GraphVerdict]:
-        """The verdicts on its graphs, or on others in their place."""
+        """Returns the verdicts on its graphs, or on other graphs in their place."""
         given = self.files if files is None else files
         verdicts = judge_float_graphs(self.student, self.readout, self.session, self.shape, given)
         verdicts |= self.unwritten | judge_int8_graphs(self.model, self.session, given)
@@ -63,7 +63,7 @@ class Trained:
 def small_session(
     seed: int = 0, scale: float = 1.0, offset: float = 0.0, still: tuple[int, ...] = ()
 ) -> TrainingSession:
-    """A session whose behavior is `scale` times as large, moved by `offset`; outputs in `still` never move."""
+    """Returns a session with behavior `scale` times as large plus `offset`. Outputs in `still` never move."""
     made = session_bins(seed=seed, channels=CHANNELS)
     assert made.behavior is not None
     assert made.lfp is not None
@@ -74,7 +74,7 @@ def small_session(
 
 
 def trained(preset: str, steps: int, session: TrainingSession, seed: int = 0) -> Trained:
-    """A student of `preset` after `steps` optimizer steps on the behavior of `session`."""
+    """Returns a student of `preset` after `steps` optimizer steps on the behavior of `session`."""
     chosen = load_preset(preset)
     student = make_student([session], "lfp", chosen.student, 4, seed)
     if steps:

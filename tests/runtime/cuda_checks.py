@@ -21,7 +21,7 @@ CALLS = ("push", "step", "gap", "push", "int16", "float64", "normalization", "pu
 
 
 def stream(bundle: Bundle, kind: str) -> None:
-    """Every call of a decoder gives the oracle's bits."""
+    """Checks that every call of a decoder gives the oracle's bits."""
     compiled, oracle = Decoder(bundle, "cuda"), Decoder(bundle, "oracle")
     for at, what in enumerate(CALLS):
         frames = frames_of(kind, (40, 3, 7, 333, 12)[at % 5], at)
@@ -32,7 +32,7 @@ def stream(bundle: Bundle, kind: str) -> None:
 
 
 def moved(bundle: Bundle, kind: str) -> None:
-    """A stream continues in another engine, before and after the ring wraps."""
+    """Checks that a stream can continue in another engine, before and after the ring wraps around."""
     frames = frames_of(kind, 700)
     decoders = {engine: Decoder(bundle, engine) for engine in ("cuda", "oracle", "c")}
     for at, ours, theirs in ((13, "oracle", "cuda"), (333, "cuda", "c"), (333, "c", "cuda"), (13, "cuda", "oracle")):
@@ -48,7 +48,7 @@ def moved(bundle: Bundle, kind: str) -> None:
 
 
 def foreign(bundle: Bundle, kind: str) -> None:
-    """A state of another bundle is refused and changes nothing."""
+    """Checks that a state of another bundle is refused and changes nothing."""
     decoder, twin = Decoder(bundle, "cuda"), Decoder(bundle, "cuda")
     state = decoder.export_state()
     ring = state["state_ring_k_0"]
@@ -60,13 +60,13 @@ def foreign(bundle: Bundle, kind: str) -> None:
             decoder.import_state(wrong)
         except EngineError:
             continue
-        raise AssertionError("it was taken")
+        raise AssertionError("the state was accepted")
     frames = frames_of(kind, 120)
     assert same(decoder.push(frames), twin.push(frames))
 
 
 def failing(bundle: Bundle, kind: str) -> None:
-    """A device that fails in the middle of a stream gives errors and no output until a new decoder is opened."""
+    """Checks that a device that fails during a stream gives errors and no outputs until a new decoder is opened."""
     decoder = Decoder(bundle, "cuda")
     told = [refusal(decoder, frames_of(kind, 40)) for _ in range(12)]
     failed = next((at for at, text in enumerate(told) if text), None)
@@ -77,7 +77,7 @@ def failing(bundle: Bundle, kind: str) -> None:
 
 
 def refusal(decoder: Decoder, frames: np.ndarray) -> str:
-    """Returns the error that these frames cause, or nothing if they are taken."""
+    """Returns the error that these frames cause, or nothing if they are accepted."""
     try:
         decoder.push(frames)
     except EngineError as error:

@@ -1,4 +1,4 @@
-"""The C engine gives the oracle's bits for any stream. It refuses what was not compiled for this bundle and chip."""
+"""The C engine gives the oracle's bits for any stream. It refuses libraries for another bundle or chip."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def one_call(decoder: Decoder, what: str, frames: np.ndarray) -> list[Output]:
     if what == "step":
         kinematics = decoder.step(np.linspace(-2, 2, channels) + count)
         return [Output(0, 0, Flag(0), 0, kinematics)]
-    if what == "normalization":  # values that are no float32, and one silenced channel
+    if what == "normalization":  # values that float32 cannot represent, and one silenced channel
         decoder.set_normalization(0.1 * np.arange(channels), (17.3 + count) * (np.arange(channels) != count % channels))
     elif what == "reset":
         decoder.reset()
@@ -193,7 +193,7 @@ def test_nothing_is_no_error_and_all_bad_is_invalid(bundles: dict[str, Bundle]) 
     assert all(np.isfinite(o.kinematics).all() for o in outputs)
 
 
-# ---------------------------------------------------------------- what is refused, before it is loaded
+# ---------------------------------------------------------------- refusals before loading
 
 
 def edit(bundle: Bundle, change: Callable[[dict[str, Any]], object]) -> None:
@@ -221,7 +221,7 @@ def test_a_foreign_build_is_refused_before_it_is_loaded(
     copied: Bundle, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], object], mentions: str
 ) -> None:
     edit(copied, change)
-    monkeypatch.setattr(c_engine, "load_library", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(c_engine, "load_library", lambda *_: pytest.fail("the library was loaded"))
     with pytest.raises(EngineError, match=mentions) as caught:
         Decoder(copied, "c")
     assert f"edgedistill compile {copied.path} --target host" in str(caught.value.next_step)
@@ -232,7 +232,7 @@ def test_a_changed_library_is_refused_before_it_is_loaded(copied: Bundle, monkey
     data = bytearray(library.read_bytes())
     data[len(data) // 2] ^= 1
     library.write_bytes(data)
-    monkeypatch.setattr(c_engine, "load_library", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(c_engine, "load_library", lambda *_: pytest.fail("the library was loaded"))
     with pytest.raises(EngineError, match=r"libed_slow_1\.so"):
         Decoder(copied, "c")
 
@@ -256,7 +256,7 @@ def test_without_a_build_the_command_is_named(tmp_path: Path) -> None:
 
 
 def test_a_build_for_another_target_that_this_machine_can_run_is_used(copied: Bundle) -> None:
-    """This is the case of a board, for which a workstation compiled."""
+    """A board has such a build if a workstation compiled for it."""
     folder = copied.path / "build"
     shutil.copytree(folder / "host", folder / "my-board")
     edit(copied, lambda r: r["fingerprint"].update(architecture="s390x"))
@@ -266,7 +266,7 @@ def test_a_build_for_another_target_that_this_machine_can_run_is_used(copied: Bu
 
 def test_two_bundles_and_a_library_compiled_anew_live_in_one_process(tmp_path: Path) -> None:
     frames, path, decoders = frames_of("slow", 400), tmp_path / "one.edge", []
-    for seed in (1, 2):  # the same name, the same place, other weights
+    for seed in (1, 2):  # the same name and the same path, but other weights
         shutil.rmtree(path, ignore_errors=True)
         bundle = write_engine_bundle(path, "slow", "one", seed)
         compile_c_library(bundle, quick_host())

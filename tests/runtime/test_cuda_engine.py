@@ -1,4 +1,4 @@
-"""The CUDA engine on an emulated GPU gives the oracle's bits, and refuses what does not fit before it is loaded."""
+"""The CUDA engine on an emulated GPU gives the oracle's bits, and refuses unfit files before it loads them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_device_that_fails_in_the_middle_is_told_and_can_be_opened_again(
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-# ---------------------------------------------------------------- what compile does with a GPU at hand
+# ---------------------------------------------------------------- compiling on a machine with a GPU
 
 
 def test_what_is_compiled_was_checked_on_the_gpu_and_says_so(gpu: EmulatedGpu, copied: Bundle) -> None:
@@ -76,7 +76,8 @@ def test_what_is_compiled_was_checked_on_the_gpu_and_says_so(gpu: EmulatedGpu, c
     assert record["notes"] == ["checked on emulated GPU: 30 steps of the reference, every bit"]
     assert {"student_step.cubin", "libed_slow_1.so", "README"} <= record["files"].keys()
     assert not gpu.edgedistill("compile", copied.path, "--target", "cuda")["compiled"]
-    assert gpu.edgedistill("compile", copied.path, "--target", "cuda", FAKE_CUDA="12.9")["compiled"]  # other toolkit
+    # Another toolkit and another driver each need another build.
+    assert gpu.edgedistill("compile", copied.path, "--target", "cuda", FAKE_CUDA="12.9")["compiled"]
     assert gpu.edgedistill("compile", copied.path, "--target", "cuda", ED_FAKE_CUDA_DRIVER="13010")["compiled"]
 
 
@@ -104,7 +105,7 @@ def test_another_chip_is_compiled_for_when_it_is_named(gpu: EmulatedGpu, copied:
     assert error["next_step"].endswith("--target cuda")
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -149,12 +150,12 @@ SHORT = ("--steps", "5", "--closed-loop", "0", "--against", "onnxruntime-int8")
 def whole(gpu: EmulatedGpu, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Returns a bundle with a holdout that was built for a GPU."""
     bundle = write_test_bundle(tmp_path_factory.mktemp("bench") / "test.edge", target="cuda", engine="cuda")
-    assert gpu.edgedistill("compile", bundle.path)["target"] == "cuda"  # the bundle's own
+    assert gpu.edgedistill("compile", bundle.path)["target"] == "cuda"  # the target that the bundle was built for
     return bundle
 
 
 def test_a_bench_times_what_is_compiled_here_and_judges_it(gpu: EmulatedGpu, whole: Bundle) -> None:
-    found = gpu.edgedistill("bench", whole.path, *SHORT, code=(0, 3))  # 3: emulation takes its time
+    found = gpu.edgedistill("bench", whole.path, *SHORT, code=(0, 3))  # 3, as emulation is slow and may miss a gate
     engines = {row["name"]: row["engine"] for row in found["subjects"]}
     assert (engines["lfp-student-int8"], engines["onnxruntime-int8"]) == ("cuda", "onnxruntime")
     gate = {gate["name"]: gate for gate in found["gates"]}["step_p99_us"]

@@ -1,4 +1,7 @@
-"""How a stream is cut changes no output of the decoder, nor does the future. States can be moved."""
+"""The outputs of the decoder depend neither on how a stream is cut into calls nor on the future.
+
+States can be moved.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(path: Path) -> Decoder:
-    """Returns one decoder for many examples. Each starts with `reset()`, which is tested on its own."""
+    """Returns one decoder for many examples. Each example starts with `reset()`, which has a test of its own."""
     return Decoder.open(path)
 
 
@@ -162,7 +165,7 @@ def test_a_foreign_state_is_refused_and_changes_nothing(path: Path) -> None:
 
 def test_bad_channels_are_masked_and_counted_not_errors(path: Path) -> None:
     frames = noise(3000)
-    frames[:, 2] = 0  # dead from the start
+    frames[:, 2] = 0  # a dead channel from the start
     frames[1500:1510, 0] = np.nan
     outputs = Decoder.open(path).push(frames)
     assert all(np.isfinite(output.kinematics).all() for output in outputs)

@@ -1,4 +1,4 @@
-"""Streaming through the engine equals one banded forward pass over everything since the stream began."""
+"""Streaming through the engine equals one banded forward pass over all bins since the stream began."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def opened(shape: StudentShape, seed: int = 0) -> OnnxEngine:
 
 
 def opened_as(precision: str, shape: StudentShape) -> OnnxEngine:
-    """Returns a student's graph in one of the three precisions. The INT8 graph has other weights."""
+    """Returns an engine for a student's graph in one of the three precisions. The INT8 graph has other weights."""
     if precision == "int8":
         graph = graph_from_integers(shape, random_model(shape).tensors)
     else:
@@ -53,7 +53,7 @@ def rms(x: np.ndarray) -> np.ndarray:
 
 
 def lagged(bins: np.ndarray, lags: range) -> np.ndarray:
-    """Returns (T, len(lags) * C): the bins that lie so many bins back, with zeros before the first."""
+    """Returns the bins that lie `lags` bins back, as (T, len(lags) * C), with zeros before the first bin."""
     padded = np.concatenate([np.zeros((max(lags), bins.shape[1])), bins])
     return np.concatenate([padded[max(lags) - lag : len(padded) - lag] for lag in lags], axis=1)
 
@@ -83,7 +83,7 @@ def banded_forward(shape: StudentShape, w: dict[str, np.ndarray], bins: np.ndarr
 @pytest.mark.parametrize("name", SHAPES)
 def test_steps_equal_the_banded_forward_over_the_whole_prefix(name: str) -> None:
     shape = SHAPES[name]
-    bins = random_bins(shape, 3 * shape.window + 20)  # goes past the first wrap, so that the receptive field moves
+    bins = random_bins(shape, 3 * shape.window + 20)  # so many that the ring wraps and the receptive field moves
     engine = opened(shape)
     found = np.stack([engine.step(bin) for bin in bins])
     np.testing.assert_allclose(found, banded_forward(shape, random_weights(shape), bins), rtol=5e-4, atol=1e-4)
@@ -158,7 +158,7 @@ def test_an_int8_engine_remembers_bins_as_the_integers_its_graph_made() -> None:
 
 
 def test_a_float16_engine_streams_like_the_float32_one() -> None:
-    """The difference stays within a hundredth of an output's standard deviation (measured: 0.3 %)."""
+    """The difference stays within a hundredth of an output's standard deviation. It was measured as 0.3 %."""
     shape = SHAPES["window 31"]
     half, single, bins = opened_as("float16", shape), opened_as("float32", shape), random_bins(shape, 300)
     found, expected = (np.stack([engine.step(bin) for bin in bins]) for engine in (half, single))

@@ -1,4 +1,4 @@
-"""The size that an engine states for its state is the size of what it exchanges."""
+"""An engine reports the size of its state, which equals the size of the state that it exports."""
 
 from __future__ import annotations
 

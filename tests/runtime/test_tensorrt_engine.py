@@ -1,7 +1,8 @@
-"""The TensorRT engine in Python, end to end over fakes: compile with a stand-in for TensorRT's builder, then decode.
+"""The TensorRT engine compiles and decodes in Python, with stand-ins for TensorRT and the GPU.
 
-Real are the sources that `compile` writes, the runtime in C++ over the C ABI, the plugin, the append kernel (emulated),
-and everything in Python. Stand-ins are libnvinfer and libcuda, whose plan computes what the C engine computes.
+The sources that `compile` writes, the runtime in C++ over the C ABI, the plugin, the append kernel (emulated), and
+everything in Python are real. libnvinfer and libcuda are stand-ins, with a plan that computes what the C engine
+computes.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def test_a_bundle_is_compiled_and_decodes_with_the_bits_of_the_oracle(
     text = plan(VERSION, student_kernel(student), "fake_student", tensors_of(shape)).encode()
 
     def by_hand(folder: Path, record: BuildRecord, machine: Machine) -> None:
-        """Does what CMake would do, with the sources that lie there."""
+        """Compiles the sources in a folder, as CMake would do."""
         define = f'-DED_MODEL_HEADER="model_{record.model}.h"'
         own = ("-I", str(folder / "include"), "-I", str(folder / "c"), "-I", str(folder / "model"))
         objects = [

@@ -1,5 +1,5 @@
-"""Compiles the C engine: a bundle and a target come in, a library that holds the model goes out.
+"""Compiles the C engine. A bundle and a target go in, and a library that contains the model comes out.
 
-`library` is the way in. The other modules write the C sources of a model and front end, find and run a compiler, and
-measure what firmware takes of a device's memory.
+Callers use `library`. The other modules write the C sources of a model and front end, find and run a compiler, and
+measure how much memory a device needs for the firmware.
 """

@@ -1,8 +1,8 @@
-"""Measures what a compiled model takes of a device's memory.
+"""Measures how much memory of a device a compiled model needs.
 
-A folder with sources and a toolchain come in; bytes of state, flash and RAM go out. Nothing is run: the state's size is
-read from an object file, flash and RAM from a whole program that calls every function of the ABI, as the linker lays it
-out for the target.
+A folder with sources and a toolchain go in, and the bytes of state, flash and RAM come out. Nothing is run. The size of
+the state is read from an object file. Flash and RAM are read from a whole program that calls every function of the ABI
+and that the linker lays out for the target.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def flash_and_ram(
 ) -> dict[str, int]:
     """Returns the bytes of flash and RAM of a program with one decoder and every function of the ABI.
 
-    Flash is code, constants and initial values. RAM is all data without the stack, and includes the decoder's state of
+    Flash is code, constants and initial values. RAM is all data except the stack, and includes the decoder's state of
     `state` bytes. The program's linker map stays in `folder`. Raises EngineError where the toolchain fails.
     """
     source, output, program = "program.c", "program.o", "program.elf"

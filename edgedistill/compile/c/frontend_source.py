@@ -1,7 +1,7 @@
 """Writes the settings of a front end as the constants that kernels/c/ed_frontend.h is compiled with.
 
-A FrontEndConfig and the mean and deviation of the z-score come in, and C text goes out. All figures are exact:
-coefficients are hexadecimal floats, the rate is the bin clock's two integers, and times are counted in bins.
+A FrontEndConfig and the mean and deviation of the z-score go in, and C text comes out. All figures are exact.
+Coefficients are hexadecimal floats, the rate is the bin clock's two integers, and times are counted in bins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CLOCK_BITS = 62  # of the bin clock's numerator and denominator, so that 64-bit 
 def frontend_constants(config: FrontEndConfig) -> str:
     """Returns the ED_FE_* constants and the filter tables, which stand before `#include "ed_frontend.h"`.
 
-    Raises EngineError if the rate is too odd a fraction for the bin clock's 64-bit integers.
+    Raises EngineError if the numbers of the rate's fraction are too large for the bin clock's 64-bit integers.
     """
     numerator, denominator = bin_clock(config)
     decimator, shaper = filter_sections(config)
@@ -72,7 +72,7 @@ def bin_clock(config: FrontEndConfig) -> tuple[int, int]:
     numerator, denominator = numerator // common, denominator // common
     if max(numerator, denominator).bit_length() > CLOCK_BITS:
         raise EngineError(
-            "the sampling rate is too odd a fraction for the C engine",
+            "the sampling rate is a fraction with too large numbers for the C engine",
             got=f"{numerator}/{denominator} frames per bin",
             expected=f"numbers of at most {CLOCK_BITS} bits",
             next_step="state the rate as the amplifier's data sheet does, such as 390625/16",
@@ -81,5 +81,8 @@ def bin_clock(config: FrontEndConfig) -> tuple[int, int]:
 
 
 def kept_samples(config: FrontEndConfig) -> int:
-    """Returns the most samples that a bin has after decimation. Bin 0 has that many, as it starts on a kept frame."""
+    """Returns the most samples that a bin has after decimation.
+
+    Bin 0 has that many, because it starts on a kept frame.
+    """
     return -(-config.edge(1) // config.decimation)

@@ -1,7 +1,7 @@
 """Compiles the C engine of a bundle into `build/<target>/`.
 
-A bundle and a target come in. The folder goes out with the sources as a firmware project can take them (`include/`,
-`c/` and the generated `model/`), the shared library or static archive made from them, a README, and `build.json`.
+A bundle and a target go in. The folder comes out with the sources that a firmware project can use (`include/`, `c/` and
+the generated `model/`), the shared library or static archive made from them, a README, and `build.json`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def compile_c_library(bundle: Bundle, target: Target, force: bool = False) -> Co
     """Compiles the bundle's INT8 student and front end for a target, unless that is done already.
 
     Raises EngineError for a bundle in a zip, for a compiler that is missing (with its Debian package) or fails (with
-    the command), and for a student that the C engine cannot run; OutputError where the bundle cannot be written to.
+    the command), and for a student that the C engine cannot run. Raises OutputError for a bundle that cannot be written
+    to.
     """
     toolchain = find_toolchain(target)
     sources = {**kernel_sources(), **model_sources(bundle, toolchain.ops)}
@@ -36,12 +37,12 @@ def compile_c_library(bundle: Bundle, target: Target, force: bool = False) -> Co
 
 
 def kernel_sources() -> dict[str, bytes]:
-    """Returns the files of `include/` and `c/` in kernels: name -> contents."""
+    """Returns the files of `include/` and `c/` in kernels, as name -> contents."""
     return kernel_files("include", "c")
 
 
 def model_sources(bundle: Bundle, ops: str) -> dict[str, bytes]:
-    """Returns the files of `model/`: the bundle's student and front end, packed for a variant of the inner loops."""
+    """Returns the files of `model/` with the student and front end, packed for a variant of the inner loops."""
     return model_files(c_sources(*model_inputs(bundle), ops))
 
 

@@ -29,7 +29,7 @@ def c_string(text: str) -> str:
 
 
 def c_comment(text: str) -> str:
-    """Returns text for the inside of a comment, which it cannot end."""
+    """Returns text that can stand in a C comment without ending it."""
     return c_string(text).replace("*/", "* /")
 
 

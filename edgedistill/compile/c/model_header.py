@@ -1,6 +1,6 @@
 """Writes the parts of a model's C sources that are the same for every engine.
 
-The student's shape, the front end and the facts of the manifest come in. Two texts go out: model_NAME.h, with the
+The student's shape, the front end and the facts of the manifest go in. Two texts come out: model_NAME.h, with the
 constants that the engine is compiled with, and the tables that its host side reads.
 """
 
@@ -20,7 +20,7 @@ MAX_OUTPUTS = 16  # ED_MAX_OUTPUTS of edgedistill.h
 
 
 def header_name(facts: ModelFacts, part: str = "") -> str:
-    """Returns the file name model_NAME.h, or model_NAME_PART.h of one that it includes."""
+    """Returns the file name model_NAME.h, or model_NAME_PART.h for a file that it includes."""
     return f"model_{c_identifier(facts.name)}{part and f'_{part}'}.h"
 
 
@@ -32,11 +32,11 @@ def model_header(
     defines: Mapping[str, object],
     group: int = 0,
 ) -> str:
-    """Returns the text of model_NAME.h: the shape, the facts that are numbers, `defines`, and the front end.
+    """Returns the text of model_NAME.h with the shape, the facts that are numbers, `defines`, and the front end.
 
     `ops` is the variant of the inner loops, or the GPU engine. `defines` are further constants, without their prefix
-    ED_. `group` is that of the C kernels' Packing; 0 where it means nothing. Raises EngineError for a model that the C
-    ABI cannot hold.
+    ED_. `group` is that of the C kernels' Packing, or 0 for an engine that has no groups. Raises EngineError for a
+    model that the C ABI cannot hold.
     """
     require_abi_fits(model, front_end, facts)
     shape, rate = model.shape, Fraction(front_end.rate)
@@ -63,7 +63,7 @@ def model_header(
 
 
 def host_tables(front_end: FrontEndConfig, facts: ModelFacts) -> str:
-    """Returns C text: the names of channels, the names and units of outputs, and the z-score's mean and deviation."""
+    """Returns C text with the names of channels, the names and units of outputs, and the z-score."""
     strings = {"channel_ids": facts.channel_ids, "output_names": facts.output_names, "output_units": facts.output_units}
     lines = (
         f"static const char *const ed_{name}[] = {{{', '.join(map(c_string, texts))}}};"

@@ -1,8 +1,8 @@
 """Writes a bundle's INT8 student as C: model_NAME.h with its shape, and model_NAME_data.h with its numbers.
 
-The integers, the front end, the facts of the manifest and the variant of the kernels come in. Two texts go out, with
-which kernels/c/ed_engine.c is compiled. Packed weights are written as 64-bit words, which compile a hundred times
-faster than as many single bytes.
+The integers, the front end, the facts of the manifest and the variant of the kernels go in. Two texts come out, with
+which kernels/c/ed_engine.c is compiled. Packed weights are written as 64-bit words, because they compile a hundred
+times faster than the same weights as single bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 
 def c_sources(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts, ops: str) -> dict[str, str]:
-    """Returns file name -> text, for the variant `ops` of the inner loops.
+    """Returns texts by file name, for the variant `ops` of the inner loops.
 
     Raises EngineError for a student that the C engine cannot hold and for a variant that does not exist.
     """
@@ -39,9 +39,10 @@ def c_sources(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts, op
 
 
 def bias_by_slot(age_bias: Array) -> Array:
-    """Reorders the attention bias (H, W) from age to ring slot, and returns it as (H, BIAS_ROW).
+    """Returns the attention bias (H, W) in the order of ring slots instead of ages, as (H, BIAS_ROW).
 
-    Entry j is the bias of age (W - 1 - j) mod W, so that the biases by slot lie contiguously from any bin on.
+    Entry j is the bias of age (W - 1 - j) mod W. For every bin, the biases in the order of the slots are then
+    contiguous.
     """
     window = age_bias.shape[1]
     row = -(-(2 * window + 15) // BLOCK) * BLOCK
@@ -73,7 +74,7 @@ class _Tables:
     def add_matrix(self, name: str, rows: Array, multiplier: Array | None) -> str:
         """Adds a matrix of whole blocks of rows and returns it as a struct ed_matrix.
 
-        `rows` are int8 with a multiplier for each, or float32 without one where the recipe keeps the part.
+        `rows` are int8 with a multiplier for each row, or float32 without multipliers where the recipe keeps the part.
         """
         if multiplier is None:
             return self._add_float_matrix(name, rows)

@@ -1,7 +1,7 @@
 """Finds the C compiler that a target's table [compiler] names, and runs it.
 
-A Target comes in. A Toolchain goes out: a compiler that was asked for its version and architecture, the variant of the
-engine's inner loops, and the instructions that the variant needs. Flags that pin the arithmetic come last, so that
+A Target goes in. A Toolchain comes out, with a compiler that has told its version and architecture, the variant of the
+engine's inner loops, and the instructions that the variant needs. Flags that fix the arithmetic come last, so that
 nothing in a target's file can undo them.
 """
 
@@ -19,18 +19,18 @@ from edgedistill.machine.processor import read_architecture, read_cpu_features
 from edgedistill.machine.programs import ask_program
 from edgedistill.target import Compiler, Target
 
-# -Werror is left to the tests: a later compiler may warn of something new, and its user could do nothing about it.
+# -Werror is used only in the tests, because a later compiler may have new warnings, and its user could not fix them.
 BASE_FLAGS = ("-std=c11", "-O3", "-Wall", "-Wextra", "-Wconversion")
-PINNED_FLAGS = ("-ffp-contract=off", "-fno-math-errno")  # docs/numerics.md: every operation is rounded; no errno
-CPP_OF_C = {"-std=c11": "-std=c++17"}  # for the side of a GPU engine that runs on the CPU
+PINNED_FLAGS = ("-ffp-contract=off", "-fno-math-errno")  # docs/numerics.md: every operation is rounded
+CPP_OF_C = {"-std=c11": "-std=c++17"}  # for the part of a GPU engine that runs on the CPU
 LIBRARY_FLAGS = {"shared": ("-fPIC",), "static": ()}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One set of inner loops, with the processors that can run it."""
+    """Describes one set of inner loops, and the processors that can run it."""
 
-    architecture: str | None  # None where any will do
+    architecture: str | None  # None if every architecture will do
     requires: tuple[str, ...] = ()  # extensions, as /proc/cpuinfo names them
     flags: tuple[str, ...] = ()
 
@@ -50,17 +50,17 @@ VARIANTS = {  # the fastest first
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A compiler of this machine, for one target."""
+    """Holds a compiler of this machine, for one target."""
 
-    target: str  # its name
+    target: str  # name of the target
     compiler: Compiler
     version: str  # first line of --version
-    architecture: str  # that it compiles for
+    architecture: str  # the architecture that it compiles for
     ops: str  # name of a variant, never "native"
 
     @property
     def variant(self) -> Variant:
-        """Returns what the inner loops need."""
+        """Returns the variant of the inner loops, with the instructions that it needs."""
         return VARIANTS[self.ops]
 
     @property
@@ -78,7 +78,7 @@ class Toolchain:
     def compile(self, folder: Path, source: str, output: str, options: Sequence[str] = ()) -> None:
         """Compiles a source to an object file.
 
-        Names are relative to `folder`, so that no path of this machine gets into the object file. Raises EngineError.
+        Names are relative to `folder`, so that no path of this machine appears in the object file. Raises EngineError.
         """
         flags = self.flags if source.endswith(".c") else tuple(CPP_OF_C.get(flag, flag) for flag in self.flags)
         self.run(folder, self.compiler.command, *flags, *options, "-c", source, "-o", output)
@@ -86,7 +86,7 @@ class Toolchain:
     def compile_all(
         self, folder: Path, sources: Sequence[str], options: Sequence[str], cpp_options: Sequence[str] = ()
     ) -> list[str]:
-        """Compiles each source to an object file in `folder`, and returns their names; C++ gets `cpp_options` too."""
+        """Compiles each source to an object file in `folder`. Returns their names. C++ also gets `cpp_options`."""
         objects = []
         for source in sources:
             objects.append(f"{Path(source).stem}.o")
@@ -108,12 +108,12 @@ class Toolchain:
 
     def run(self, folder: Path, *command: str) -> str:
         """Runs a command of the toolchain and returns what it prints. Raises EngineError with its first error line."""
-        return run_command(folder, command, lambda said: self._command_error(command, said))
+        return run_command(folder, command, lambda first_error: self._command_error(command, first_error))
 
-    def _command_error(self, command: Sequence[str], said: str) -> EngineError:
+    def _command_error(self, command: Sequence[str], first_error: str) -> EngineError:
         return EngineError(
             f"compiling the C engine for target '{self.target}' failed",
-            got=said,
+            got=first_error,
             expected=f"this command to succeed: {' '.join(command)}",
             causes=(
                 f"a part of the toolchain is missing: sudo apt install {self.compiler.debian_package}",
@@ -126,8 +126,8 @@ class Toolchain:
 def find_toolchain(target: Target) -> Toolchain:
     """Finds the compiler of a target.
 
-    Raises ConfigError for a target without one and for inner loops of another architecture, and DeviceError, which
-    names the Debian package, for a compiler that is not installed.
+    Raises ConfigError for a target without a compiler and for inner loops of another architecture. Raises DeviceError,
+    which names the Debian package, for a compiler that is not installed.
     """
     compiler = target.compiler
     if compiler is None:
@@ -149,12 +149,12 @@ def native_ops() -> str:
 
 
 def _choose_ops(target: str, ops: str, made_for: str) -> str:
-    """Returns a variant's name for `ops` of a target's file. Raises ConfigError if the compiler is of another chip."""
+    """Returns a variant's name for `ops` of a target's file. Raises ConfigError if the compiler is for another chip."""
     found = native_ops() if ops == "native" else ops
     wanted = read_architecture() if ops == "native" else VARIANTS[found].architecture
     if wanted not in (None, made_for):
         raise ConfigError(
-            f"target '{target}': ops = \"{ops}\" does not go with this compiler",
+            f"target '{target}': ops = \"{ops}\" does not fit this compiler",
             got=f"a compiler for {made_for}",
             expected=f"one for {wanted}",
             next_step='name the variant in [compiler] of the target\'s file; ops = "scalar" runs anywhere',
@@ -173,5 +173,5 @@ def _missing_compiler_error(target: str, compiler: Compiler) -> DeviceError:
 
 
 def _first_line(command: str, option: str) -> str:
-    """Returns the first line that a program prints; "" if it is missing, fails or hangs."""
+    """Returns the first line that a program prints, or "" if the program is missing, fails or hangs."""
     return next(iter(ask_program(command, option)), "")

@@ -1,4 +1,4 @@
-"""Compiles the CUDA engine: a bundle and an NVIDIA GPU come in, a kernel and the library that runs it go out.
+"""Compiles the CUDA engine. A bundle and an NVIDIA GPU go in, and a kernel and the library that runs it come out.
 
-`module` is the way in. The other modules find the GPU and NVIDIA's compiler, and pack the model for the GPU's memory.
+Callers use `module`. The other modules find the GPU and NVIDIA's compiler, and pack the model for the GPU's memory.
 """

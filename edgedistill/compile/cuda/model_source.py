@@ -1,6 +1,6 @@
 """Writes a bundle's INT8 student as the C and C++ texts that the CUDA engine is compiled with.
 
-The integers, the front end and the facts of the manifest come in. Three texts go out: model_NAME.h with the shape,
+The integers, the front end and the facts of the manifest go in. Three texts come out: model_NAME.h with the shape,
 model_NAME_data.h with what the host side reads, and model_NAME_weights.h with the numbers for the GPU's memory.
 """
 
@@ -23,10 +23,10 @@ SHARED_BYTES = 48 * 1024  # static shared memory that every GPU has
 def cuda_sources(
     model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts, threads: int | None = None
 ) -> dict[str, str]:
-    """Returns file name -> text.
+    """Returns texts by file name.
 
-    `threads` of the block is a power of two, from 32 times the outputs to 1024; by default it is `threads_of` the
-    shape. Raises EngineError for a student that the CUDA engine cannot hold.
+    `threads` is the number of threads of the block, a power of two from 32 times the outputs to 1024. By default it is
+    `threads_of` the shape. Raises EngineError for a student that the CUDA engine cannot hold.
     """
     threads = threads or threads_of(model.shape)
     data, weights = header_name(facts, "data"), header_name(facts, "weights")

@@ -1,9 +1,9 @@
 """Compiles the CUDA engine of a bundle into `build/<target>/`.
 
-A bundle, a target and perhaps the name of a chip come in. The folder goes out with the sources (`include/`, `c/`,
-`gpu/`, `cuda/` and the generated `model/`), the kernel as machine code of one chip, the library over the driver API
-that runs it, a README and `build.json`. If the GPU is in this machine, the engine is checked against the bundle's
-reference before it is kept. A machine without nvcc or a GPU leaves the sources in the folder, prepared for the device.
+A bundle and a target go in, and optionally the name of a chip. The folder comes out with the sources (`include/`, `c/`,
+`gpu/`, `cuda/` and the generated `model/`), the kernel as machine code for one chip, the library that runs it through
+the driver API, a README and `build.json`. If the GPU is in this machine, the engine is checked against the bundle's
+reference before it is kept. On a machine without nvcc or a GPU, the folder gets the sources, prepared for the device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edgedistill.compile.c.toolchain import Toolchain, find_toolchain
 from edgedistill.compile.cuda.chip import Chip, find_chip
 from edgedistill.compile.cuda.model_source import cuda_sources
 from edgedistill.compile.cuda.nvcc import Nvcc, find_nvcc
-from edgedistill.compile.prepared import compile_command, prepare_sources, with_next_step
+from edgedistill.compile.prepared import compile_command, prepare_sources, replace_next_step
 from edgedistill.compile.self_check import require_exact
 from edgedistill.errors import DeviceError, EngineError
 from edgedistill.machine.gpu import Gpu
@@ -33,9 +33,9 @@ from edgedistill.target import Target
 KERNEL, CUBIN = "cuda/student_step.cu", "student_step.cubin"
 HOST_SOURCES = (*SOURCES, "cuda/engine.cpp")
 CUDA_INCLUDES = (*INCLUDES, "-Igpu", "-Icuda")
-CPP_FLAGS = ("-fno-exceptions", "-fno-rtti")  # so that nothing of C++'s own library is needed
+CPP_FLAGS = ("-fno-exceptions", "-fno-rtti")  # so that the C++ library is not needed
 LIBRARIES = ("-ldl",)  # not libcuda, so that the library loads on a machine without a driver and says what is missing
-OTHER_MACHINE = (  # causes of every error about what this machine lacks
+OTHER_MACHINE = (  # the likely causes in every error about something that this machine lacks
     "this machine is not the device: copy the bundle there, it holds the sources",
     "the GPU is elsewhere and its chip is known: --chip sm_87 compiles for it here",
 )
@@ -45,9 +45,9 @@ MAX_WINDOW = 2048  # bins that the attention kernel can hold
 def compile_cuda_module(bundle: Bundle, target: Target, force: bool = False, chip: str | None = None) -> CompiledEngine:
     """Compiles the bundle's INT8 student for this machine's GPU, or for `chip`, unless that is done already.
 
-    Raises DeviceError where nvcc or a GPU is missing, and leaves the sources prepared in the bundle; EngineError for a
-    bundle in a zip, a compiler that fails, a student that the kernels cannot run, and an engine that does not compute
-    the reference; ConfigError for a chip that the target does not have.
+    Raises DeviceError where nvcc or a GPU is missing, and leaves the sources prepared in the bundle. Raises EngineError
+    for a bundle in a zip, a compiler that fails, a student that the kernels cannot run, and an engine that does not
+    reproduce the reference. Raises ConfigError for a chip that the target does not have.
     """
     sources = cuda_module_sources(bundle)
     try:
@@ -68,9 +68,9 @@ def compile_cuda_module(bundle: Bundle, target: Target, force: bool = False, chi
 
 
 def require_kernels_fit(window: int, keep: tuple[str, ...]) -> None:
-    """Raises EngineError for a student that the kernels cannot run; this is known before it is trained.
+    """Raises EngineError for a student that the kernels cannot run. It needs no training for that.
 
-    `window` is the student's in bins; `keep` names the parts that its recipe keeps in float32.
+    `window` is the student's in bins. `keep` names the parts that its recipe keeps in float32.
     """
     if window > MAX_WINDOW:
         raise EngineError(
@@ -89,7 +89,7 @@ def require_kernels_fit(window: int, keep: tuple[str, ...]) -> None:
 
 
 def cuda_module_sources(bundle: Bundle) -> dict[str, bytes]:
-    """Returns all files that are compiled: those of kernels, and the bundle's numbers in the order the GPU reads."""
+    """Returns all files to compile: those of kernels, and the bundle's numbers in the order the GPU reads them."""
     model, front_end, facts = model_inputs(bundle)
     require_kernels_fit(model.shape.window, tuple(model.keep))
     files = kernel_files("include", "c", "gpu", "cuda") | model_files(cuda_sources(model, front_end, facts))
@@ -116,25 +116,25 @@ def _compile(
 
 
 def _check_on_gpu(folder: Path, record: BuildRecord, bundle: Bundle, gpu: Gpu | None) -> str:
-    """Runs what was compiled over the bundle's reference, and returns the result as a note of the build.
+    """Runs the compiled engine over the bundle's reference, and returns a note about the result.
 
-    Raises EngineError for an engine that does not compute every bit of the reference.
+    Raises EngineError for an engine that differs from the reference in any bit.
     """
     spec = read_decoder_spec(bundle)
     engine = AbiEngine(open_build(folder, record), spec.shape, spec.front_end)
     reference = read_reference(bundle)
     name = gpu.name if gpu else "no GPU"
     if reference is None:
-        return f"opened on {name}; the bundle holds no reference to check it against"
+        return f"opened on {name}; not checked, because the bundle holds no reference"
     return f"checked on {name}: {require_exact(engine, reference)} steps of the reference, every bit"
 
 
 def _readme(record: BuildRecord) -> str:
     device = record.fingerprint.device
-    made = f"{record.library} and {CUBIN}, for {device['chip']}" if record.library else "sources, not compiled yet"
+    contents = f"{record.library} and {CUBIN}, for {device['chip']}" if record.library else "sources, not compiled yet"
     return (
         f"The INT8 decoder '{record.model}' for target '{record.target}', by {record.created_by}, from the bundle with"
-        f" sha256 {record.manifest}: {made}.\n"
+        f" sha256 {record.manifest}: {contents}.\n"
         f"To compile it where the GPU is: edgedistill compile BUNDLE --target {record.target}; or without Python, in"
         f" this folder: cmake -B out -DED_MODEL={record.model} -DED_ENGINE=cuda && cmake --build out\n"
         "include/edgedistill.h says how to call it: ed_open() with the path of this folder.\n"
@@ -158,13 +158,13 @@ def _prepare_elsewhere(error: DeviceError, bundle: Bundle, target: Target, sourc
     """Prepares the sources, and returns the error with the command that compiles them on the machine with the GPU."""
     prepare_sources(bundle, target, sources, _readme)
     step = f"{compile_command(bundle, target)}   (on the machine with the GPU)"
-    return with_next_step(error, step, (*error.causes, *OTHER_MACHINE))
+    return replace_next_step(error, step, (*error.causes, *OTHER_MACHINE))
 
 
 def _prepare_until_installed(
     error: DeviceError, bundle: Bundle, target: Target, sources: Mapping[str, bytes]
 ) -> DeviceError:
-    """Prepares the sources, and returns the error with what to install here before the same command."""
+    """Prepares the sources, and returns the error with the command that installs what is missing and then compiles."""
     prepare_sources(bundle, target, sources, _readme)
     step = f"{error.next_step}; then {compile_command(bundle, target)}"
-    return with_next_step(error, step, (*error.causes, *OTHER_MACHINE))
+    return replace_next_step(error, step, (*error.causes, *OTHER_MACHINE))

@@ -1,6 +1,6 @@
 """Finds the nvcc that a target's table [cuda] names, and runs it.
 
-A Target and a chip come in. An Nvcc goes out, which was asked for its version and knows the chip. Flags that pin the
+A Target and a chip go in. An Nvcc comes out, whose version is known and which supports the chip. Flags that fix the
 arithmetic come last, so that nothing in a target's file can undo them.
 """
 
@@ -18,24 +18,25 @@ from edgedistill.errors import DeviceError, EngineError, did_you_mean
 from edgedistill.machine.programs import ask_program
 from edgedistill.target import Cuda, Target
 
-USUAL = Path("/usr/local/cuda/bin")  # where NVIDIA's installers put it, which is not on the PATH
+USUAL = Path("/usr/local/cuda/bin")  # where NVIDIA's installers put nvcc, which is not on the PATH
 JETSON = Path("/etc/nv_tegra_release")
 BASE_FLAGS = ("-std=c++17", "-O3")
-# docs/numerics.md: every operation is rounded, also roots and divisions; none is fused, denormals are kept
+# Every operation is rounded, also roots and divisions. No operations are fused, and denormals are kept
+# (docs/numerics.md).
 PINNED_FLAGS = ("--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false")
-APPENDED = "NVCC_APPEND_FLAGS"  # a variable of the environment, whose flags nvcc reads after its command line
-OLDEST_CHIP = 75  # Turing, the oldest that nvcc 13 compiles for
+APPENDED = "NVCC_APPEND_FLAGS"  # an environment variable whose flags nvcc reads after its command line
+OLDEST_CHIP = 75  # Turing, the oldest chip that nvcc 13 compiles for
 
 
 @dataclass(frozen=True)
 class Nvcc:
-    """NVIDIA's compiler on this machine, for one chip."""
+    """Holds NVIDIA's compiler on this machine, for one chip."""
 
-    target: str  # its name
-    command: str  # its path
-    version: str  # of the toolkit: "13.0"
+    target: str  # name of the target
+    command: str  # path of nvcc
+    version: str  # of the CUDA toolkit, such as "13.0"
     chip: str  # "sm_87"
-    own_flags: tuple[str, ...]  # of the target's file
+    own_flags: tuple[str, ...]  # from the target's file
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -44,24 +45,26 @@ class Nvcc:
 
     @property
     def includes(self) -> tuple[str, ...]:
-        """Returns the options by which another compiler finds cuda.h, as nvcc prints them; empty if it prints none."""
+        """Returns the options by which another compiler finds cuda.h, or none if nvcc does not print them."""
         printed = ask_program(self.command, "--dryrun", "any.cu", on_stderr=True)
         lines = (line.partition("INCLUDES=") for line in printed if line.startswith("#$ INCLUDES="))
         return tuple(option for _, _, options in lines for option in shlex.split(options))
 
     def compile_cubin(self, folder: Path, source: str, output: str, options: Sequence[str]) -> None:
-        """Compiles a kernel to machine code of the chip; names are relative to `folder`.
+        """Compiles a kernel to machine code of the chip. Names are relative to `folder`.
 
         Raises EngineError with nvcc's first error line.
         """
         command = (self.command, *self.flags, *options, "-cubin", source, "-o", output)
         appended = " ".join((os.environ.get(APPENDED, ""), *PINNED_FLAGS))
-        run_command(folder, command, lambda said: self._command_error(command, said), **{APPENDED: appended})
+        run_command(
+            folder, command, lambda first_error: self._command_error(command, first_error), **{APPENDED: appended}
+        )
 
-    def _command_error(self, command: Sequence[str], said: str) -> EngineError:
+    def _command_error(self, command: Sequence[str], first_error: str) -> EngineError:
         return EngineError(
             f"compiling the kernel of target '{self.target}' for {self.chip} failed",
-            got=said,
+            got=first_error,
             expected=f"this command to succeed: {' '.join(command)}",
             causes=(
                 f"CUDA {self.version} does not work with this machine's C++ compiler: see its release notes",
@@ -74,8 +77,8 @@ class Nvcc:
 def find_nvcc(target: Target, chip: str) -> Nvcc:
     """Finds the nvcc of a target.
 
-    Raises DeviceError, which names the package that brings it, where it is not installed; EngineError where it does not
-    know the chip.
+    Raises DeviceError, which names the package to install, where nvcc is missing. Raises EngineError where nvcc does
+    not support the chip.
     """
     cuda = target.cuda or Cuda()
     command = nvcc_path(cuda.nvcc)
@@ -96,7 +99,7 @@ def find_nvcc(target: Target, chip: str) -> Nvcc:
 
 
 def nvcc_path(name: str) -> str | None:
-    """Returns the path of the program on the PATH, or where NVIDIA's installers put it; None where it is neither."""
+    """Returns the path of the program, which is on the PATH or where NVIDIA's installers put it, or None."""
     usual = USUAL / name
     return shutil.which(name) or (str(usual) if os.access(usual, os.X_OK) else None)
 
@@ -111,7 +114,7 @@ def install_step() -> str:
 def _missing_nvcc_error(target: str, name: str, found: str | None) -> DeviceError:
     return DeviceError(
         f"target '{target}' needs NVIDIA's compiler '{name}'",
-        got="no such command on this machine" if found is None else f"{found}, which does not tell its release",
+        got="no such command on this machine" if found is None else f"{found}, which does not print its release",
         expected=f"nvcc of CUDA 12 or later, on the PATH, in {USUAL}, or named in [cuda] of the target's file",
         next_step=install_step(),
     )

@@ -1,7 +1,7 @@
 """Packs the numbers of an INT8 student in the order in which the CUDA step reads them.
 
-A model and the threads of the block come in. Bytes of integers and a table of floats go out, and how much shared memory
-a step takes. kernels/cuda/student_layout.h describes the order.
+A model and the number of threads of the block go in. Bytes of integers and a table of floats come out, and the shared
+memory that a step needs. kernels/cuda/student_layout.h describes the order.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ LAYER_SCALARS = (
 def threads_of(shape: StudentShape) -> int:
     """Returns the threads of the block (ED_THREADS): 512, or 256 where matrices are small.
 
-    With small matrices a step is bound not by loads but by instructions that every warp executes, mostly those of the
-    norms: `nano` needs 40 % fewer clocks of the schedulers with 256 threads than with 512.
+    With small matrices, the time of a step depends less on loads than on instructions that every warp executes, mostly
+    those of the norms. For `nano`, the schedulers need 40 % fewer clocks with 256 threads than with 512.
     """
     return 256 if shape.d * shape.ff <= 64 * 256 and shape.outputs <= 256 // WARP else 512
 
 
 def shared_bytes(shape: StudentShape, threads: int | None = None) -> int:
-    """Returns the bytes of shared memory that a step takes: `shared_memory` of student_step.cu, rounded up."""
+    """Returns the bytes of shared memory that a step needs, which is `shared_memory` of student_step.cu, rounded up."""
     threads = threads or threads_of(shape)
     d, ff, heads, channels = shape.d, shape.ff, shape.heads, shape.channels
     vectors = [(d, shape.taps * channels), (d, d), (d, ff), *[(d, shape.window)] * heads]  # taps, context, hidden, p
@@ -55,7 +55,7 @@ def _pack_readout(weights: Int8, lane_bytes: int) -> bytes:
 
 
 def _stacks(layer: str) -> list[tuple[str, ...]]:
-    """Returns the names of a layer's matrices in the order of the step; a tuple holds those multiplied together."""
+    """Returns the names of a layer's matrices in the order of the step. A tuple names those multiplied together."""
     names = (("wq", "wk", "wv"), ("wo",), ("wgate",), ("wup",), ("wdown",))
     return [tuple(layer + name for name in together) for together in names]
 
@@ -85,7 +85,7 @@ def float_tables(model: Int8Model, threads: int | None = None) -> Floats:
             layout = RowLayout(sum(len(t[name]) for name in names), t[names[0]].shape[1], threads)
             parts += [layout.distribute(np.concatenate([t[f"{name}.multiplier"] for name in names]))]
         parts += [bias_by_slot(t[f"{layer}age_bias"])]
-    parts += [np.zeros(threads)]  # read in place of the bias of slots that do not exist
+    parts += [np.zeros(threads)]  # read instead of a bias for slots that do not exist
     return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
 
 

@@ -1,7 +1,7 @@
 """Distributes the rows of a weight matrix over the threads of the CUDA step.
 
-The size of a matrix and of the block come in. Which thread holds which integers goes out, and the weights in the order
-in which the threads read them. kernels/cuda/student_layout.h has the same formulas.
+The sizes of a matrix and of the block go in. The layout, which says which thread holds which integers, and the weights
+in the order in which the threads read them, come out. kernels/cuda/student_layout.h has the same formulas.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import numpy.typing as npt
 Int8 = npt.NDArray[np.int8]
 Floats = npt.NDArray[np.float32]
 
-CHUNK = 16  # integers that a thread takes at once
+CHUNK = 16  # integers that a thread reads at once
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """The distribution of a matrix (rows, n) over the threads of a block: `ed_spread` of student_layout.h."""
+    """Describes how a matrix (rows, n) is distributed over a block's threads, as `ed_spread` of student_layout.h."""
 
     rows: int
     n: int
-    block: int  # threads of the block
+    block: int  # number of threads of the block
 
     @property
     def chunks(self) -> int:
-        """Returns the chunks of a row."""
+        """Returns the number of chunks in a row."""
         return -(-self.n // CHUNK)
 
     @property
@@ -37,26 +37,27 @@ class RowLayout:
 
     @property
     def groups(self) -> int:
-        """Returns how many rows a thread takes part in."""
+        """Returns how many groups of rows, and so how many rows, each thread works on."""
         return self._groups_for(self.threads)
 
     @property
     def padded(self) -> int:
-        """Returns how many integers are read of a vector (n,)."""
+        """Returns the length to which a vector (n,) is padded, because the threads read whole chunks."""
         return -(-self.chunks // self.threads) * self.threads * CHUNK
 
     @property
     def after_exchange(self) -> tuple[int, int]:
-        """Returns the groups of a thread, and the threads that share a row, once the threads exchanged their sums."""
+        """Returns a thread's groups, and the threads that share a row, after the threads have exchanged sums."""
         groups, threads = self.groups, self.threads
         while threads > 1 and groups % 2 == 0:
             groups, threads = groups // 2, threads // 2
         return groups, threads
 
     def group_order(self, thread: int) -> list[int]:
-        """Returns the place of each group among those of a thread (numbered within its row).
+        """Returns the place of each of the groups of a thread.
 
-        The order is its own inverse, so that it also gives the group at each place.
+        `thread` is the number of the thread among those that share a row. The order is its own inverse, so that it also
+        gives the group at each place.
         """
         place = np.arange(self.groups)
         bit, half = self.threads // 2, self.groups // 2
@@ -95,7 +96,10 @@ class RowLayout:
         return -(-self.rows * threads // self.block)
 
     def _cost(self, threads: int) -> int:
-        """Returns the cost of a row that so many threads share, by which student_layout.h chooses their number."""
+        """Returns the cost of a row that so many threads share.
+
+        student_layout.h chooses their number by the same cost.
+        """
         groups = self._groups_for(threads)
         active = -(-self.rows // groups) * threads
         return groups * -(-self.chunks // threads) * (active + 128)

@@ -1,9 +1,9 @@
-"""Compiles the TensorRT engine: a bundle comes in on a Jetson, a plan and the library that runs it go out.
+"""Compiles the TensorRT engine on a Jetson. A bundle goes in, and a plan and the library that runs it come out.
 
-`plan` is the way in. The other modules find the device and its versions, build the plans of all forms of the student,
-and judge, time and choose them.
+Callers use `plan`. The other modules find the device and its versions, build a plan for each form of the student, and
+judge, time and choose among them.
 """
 
 from collections.abc import Callable
 
-Report = Callable[[str, int, int], None]  # called with the phase of TensorRT's builder, the step and the steps
+Report = Callable[[str, int, int], None]  # phase of TensorRT's builder, step, number of steps

@@ -1,11 +1,12 @@
 """Builds a TensorRT plan from a step graph.
 
-The bytes of an ONNX graph come in, and a plan with what is known of it goes out. This is the only module that calls
-TensorRT's own Python bindings, and so the only one that cannot be imported without them.
+The bytes of an ONNX graph go in, and a plan with facts about it comes out. This is the only module that calls
+TensorRT's own Python bindings, and therefore the only one that cannot be imported without them.
 
-The network is strongly typed: precisions are those of the graph, so that the same code serves TensorRT 10.3 to 11,
-where calibrators and precision flags are gone. tests/compile/tensorrt/test_api.py reads this file and checks every use
-of TensorRT's objects against the bindings of four versions. The annotations of TensorRT's types are part of that check.
+The network is strongly typed. Its precisions are those of the graph, so that the same code works with TensorRT 10.3 to
+11, where calibrators and precision flags no longer exist. tests/compile/tensorrt/test_api.py reads this file and checks
+every use of TensorRT's objects against the bindings of four versions. The annotations of TensorRT's types are part of
+that check.
 """
 
 from __future__ import annotations
@@ -27,38 +28,38 @@ NO_KERNEL = ("could not find any implementation", "unsupported", "not supported"
 
 @dataclass(frozen=True)
 class BuilderOptions:
-    """What every plan of a target is built with."""
+    """Holds the settings that every plan of a target is built with."""
 
-    target: str  # its name
+    target: str  # name of the target
     workspace_mb: int
-    plugin: Path  # the library that is registered before a graph is read
+    plugin: Path  # the library to register before a graph is read
     report: Report | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class BuiltPlan:
-    """A plan, and what is known of it."""
+    """Holds a plan, and facts about it."""
 
     plan: bytes
     layers: str  # the list of layers, as JSON of TensorRT's inspector
-    memory_bytes: int  # device memory that its activations take
-    cache: bytes  # the tactics that were timed, for the next plan
+    memory_bytes: int  # device memory for its activations
+    cache: bytes  # the tactics that were timed, for use by the next plan
     warnings: tuple[str, ...]
 
 
 def build_plan(graph: bytes, name: str, options: BuilderOptions, cache: bytes = b"") -> BuiltPlan:
     """Builds the plan of `graph`, which messages call `name`.
 
-    `cache` holds the tactics of an earlier plan for the same chip and version. Raises EngineError with what TensorRT
-    says of a node that it cannot read, memory that ran out, or a layer without a kernel; KeyboardInterrupt where the
-    user stopped it, between two steps of the builder.
+    `cache` holds the tactics of an earlier plan for the same chip and version. Raises EngineError with TensorRT's
+    message for a node that it cannot read, for memory that ran out, or for a layer without a kernel. Raises
+    KeyboardInterrupt where the user stopped it, between two steps of the builder.
     """
     log = Log()
     try:
         builder = trt.Builder(
             log
-        )  # comes first, since the registry of plugins reports its errors to the logger of a builder
-    except TypeError as error:  # so the bindings say that TensorRT gave them nothing
+        )  # must come first, because the registry of plugins reports its errors to the logger of a builder
+    except TypeError as error:  # TensorRT's bindings raise this if TensorRT returned no object
         raise _start_error(log) from error
     _register_plugin(log, options.plugin)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -87,7 +88,7 @@ def _start_error(log: Log) -> EngineError:
 
 
 def _register_plugin(log: Log, path: Path) -> None:
-    """Makes EdAttention known to the parser, the builder and the runtime of this process, once."""
+    """Registers EdAttention for the parser, the builder and the runtime of this process, once."""
     registry: trt.IPluginRegistry = trt.get_plugin_registry()
     if registry.get_creator("EdAttention", "1", "") is None and registry.load_library(str(path)) is None:
         raise EngineError(
@@ -114,7 +115,7 @@ def _parse(log: Log, network: trt.INetworkDefinition, graph: bytes, name: str) -
 
 
 def _set_row_major(network: trt.INetworkDefinition) -> None:
-    """Makes inputs and outputs row-major, as the engine exchanges them: by default TensorRT may choose any format."""
+    """Makes inputs and outputs row-major, as the engine expects them. By default TensorRT may choose any format."""
     linear = 1 << int(trt.TensorFormat.LINEAR)
     for i in range(network.num_inputs):
         network.get_input(i).allowed_formats = linear
@@ -135,9 +136,9 @@ def _configure(builder: trt.Builder, options: BuilderOptions) -> trt.IBuilderCon
 
 
 def _set_tactics(config: trt.IBuilderConfig, cache: bytes) -> trt.ITimingCache:
-    """Gives the builder a timing cache to read and fill, and returns it; it must be held while the builder runs.
+    """Gives the builder a timing cache, and returns the cache, which must be kept while the builder runs.
 
-    It is the earlier one, or an empty one where that is of another chip or version.
+    It has the content of the earlier cache, or is empty if that cache is for another chip or version.
     """
     if cache:
         earlier = config.create_timing_cache(cache)
@@ -153,7 +154,7 @@ def _inspect(log: Log, plan: bytes, name: str) -> tuple[str, int]:
     runtime = trt.Runtime(log)
     engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise EngineError(f"TensorRT {VERSION} does not open the plan that it built of {name}", got=log.last_error())
+        raise EngineError(f"TensorRT {VERSION} cannot open the plan that it built from {name}", got=log.last_error())
     inspector = engine.create_engine_inspector()
     layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     return str(layers), int(engine.device_memory_size_v2)
@@ -163,7 +164,7 @@ def _inspect(log: Log, plan: bytes, name: str) -> tuple[str, int]:
 
 
 class Log(trt.ILogger):  # type: ignore[misc]
-    """Keeps TensorRT's errors and warnings; nothing is printed."""
+    """Keeps TensorRT's errors and warnings, and prints nothing."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
@@ -183,18 +184,18 @@ class Log(trt.ILogger):  # type: ignore[misc]
 
 
 class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-    """Reports how far the builder is, and stops it at Ctrl-C: an exception must not run through TensorRT."""
+    """Reports the builder's progress, and stops it at Ctrl-C, as no exception may pass through TensorRT."""
 
     def __init__(self, report: Report | None) -> None:
         trt.IProgressMonitor.__init__(self)
         self.report, self.steps, self.stopped = report, dict[str, int](), False
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-        """Notes how many steps a phase has. Phases can lie within each other."""
+        """Stores how many steps a phase has. A phase may contain others."""
         self.steps[phase_name] = num_steps
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        """Reports a step, and returns whether the builder is to go on."""
+        """Reports a step, and returns whether the builder should go on."""
         try:
             if self.report:
                 self.report(phase_name, step + 1, self.steps.get(phase_name, 0))
@@ -203,16 +204,16 @@ class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         return not self.stopped
 
     def phase_finish(self, phase_name: str) -> None:
-        """Forgets a phase that is over."""
+        """Forgets a phase that has ended."""
         self.steps.pop(phase_name, None)
 
 
 def _build_error(log: Log, name: str, options: BuilderOptions) -> EngineError:
-    """Returns the error of a builder that gave no plan, with the cause that its messages name."""
+    """Returns the error for a builder that returned no plan, with the cause that its messages name."""
     memory = _first_with(log.errors + log.warnings, MEMORY)
     if memory:
         return EngineError(
-            f"TensorRT's builder ran out of memory over {name}",
+            f"TensorRT's builder ran out of memory when it built {name}",
             got=memory,
             expected=f"at most workspace_mb = {options.workspace_mb} of target '{options.target}', and as much free",
             causes=("other programs hold the memory that CPU and GPU share", "the desktop: about 1 GB"),
@@ -228,11 +229,9 @@ def _build_error(log: Log, name: str, options: BuilderOptions) -> EngineError:
             causes=("workspace_mb of the target is too small for any", "a gap of this version of TensorRT"),
             next_step="compile with a copy of the target's file that names a larger workspace_mb",
         )
-    return EngineError(
-        f"TensorRT {VERSION} does not build {name}", got=log.last_error(), next_step="edgedistill doctor"
-    )
+    return EngineError(f"TensorRT {VERSION} cannot build {name}", got=log.last_error(), next_step="edgedistill doctor")
 
 
 def _first_with(lines: Sequence[str], words: tuple[str, ...]) -> str:
-    """Returns the first line that holds one of `words`; "" where none does."""
+    """Returns the first line that contains one of `words`, or "" if none does."""
     return next((line for line in lines if any(word in line.lower() for word in words)), "")

@@ -1,8 +1,8 @@
 """Finds out whether this machine can build a target's plan.
 
-A Target comes in, and a Machine goes out, with everything that a plan will depend on. What is missing or of the wrong
-version is reported one at a time, in the order in which a person would put it right: GPU, chip, JetPack, TensorRT,
-nvcc, CMake.
+A Target goes in, and a Machine comes out, with everything that a plan will depend on. If several things are missing or
+have the wrong version, the first one is reported, in the order in which a user would install them: GPU, chip, JetPack,
+TensorRT, nvcc, CMake.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ BUILDER = "edgedistill.compile.tensorrt.builder"
 
 @dataclass(frozen=True, eq=False)
 class Machine:
-    """A device that builds its own plans."""
+    """Describes a device that builds its own plans."""
 
     gpu: Gpu
     nvcc: Nvcc
-    tensorrt: str  # its version, such as "10.3.0"
-    jetpack: str | None  # its version; None where the machine is no Jetson or its version is unknown
-    builder: ModuleType  # `tensorrt/builder.py`, which cannot be imported without TensorRT
-    notes: tuple[str, ...]  # what the user must know of its versions
+    tensorrt: str  # version of TensorRT, such as "10.3.0"
+    jetpack: str | None  # version of JetPack, or None if it is unknown or the machine is not a Jetson
+    builder: ModuleType  # the module `tensorrt/builder.py`, which cannot be imported without TensorRT
+    notes: tuple[str, ...]  # what the user must know about its versions
 
     @property
     def facts(self) -> dict[str, str]:
@@ -45,7 +45,10 @@ class Machine:
 
 
 def find_machine(target: Target) -> Machine:
-    """Returns this machine. Raises DeviceError for what it lacks, or has in a version that the target does not take."""
+    """Returns this machine.
+
+    Raises DeviceError for a part that is missing, or that has a version which the target does not support.
+    """
     gpu = find_gpu()
     if target.chips and gpu.chip not in target.chips:
         raise _other_chip_error(target, gpu)
@@ -67,7 +70,7 @@ def _require_jetpack(target: Target, found: str | None) -> tuple[str, ...]:
         raise DeviceError(
             f"JetPack is too old for target '{target.name}'",
             got=f"JetPack {found}",
-            expected=f"JetPack {target.jetpack}: older ones have no plugins of TensorRT's third interface",
+            expected=f"JetPack {target.jetpack}: older ones lack the plugin interface IPluginV3",
             next_step=f"install JetPack {target.jetpack.oldest} or later (developer.nvidia.com/embedded/jetpack)",
         )
     beyond = target.jetpack.is_beyond(found)
@@ -85,7 +88,7 @@ def _import_builder(target: Target) -> ModuleType:
             expected=f"TensorRT {target.tensorrt}, which comes with JetPack",
             causes=(
                 "the virtual environment does not see JetPack's packages: python3 -m venv --system-site-packages",
-                "this Python is another than JetPack's own (3.10 in JetPack 6, 3.12 in JetPack 7)",
+                "this is not JetPack's own Python (3.10 in JetPack 6, 3.12 in JetPack 7)",
             ),
             next_step="sudo apt install nvidia-jetpack   (or only: tensorrt python3-libnvinfer)",
         ) from error

@@ -1,9 +1,9 @@
-"""Judges and times the forms that a bundle's student can take as a plan, and chooses the one that is kept.
+"""Judges and times the forms that a bundle's student can have as a plan, and chooses the one that is kept.
 
-Forms that were built and opened come in, with what the bundle offers to judge them by. An Outcome of each goes out.
-INT8 is not always faster than float16, and a plugin may prevent TensorRT from fusing its neighbours. Therefore all
-three forms are built, checked against the bundle's reference and its holdout, and timed in turn. The outcome of each is
-recorded, whether it is kept or not.
+Forms that were built and opened go in, with the parts of the bundle that they are judged by. One Outcome for each form
+comes out. INT8 is not always faster than float16, and a plugin may prevent TensorRT from fusing the layers around it.
+Therefore all three forms are built, checked against the bundle's reference and its holdout, and timed alternately. The
+outcome of each is recorded, whether it is kept or not.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Form:
-    """One way to write the student for TensorRT."""
+    """Describes one way to write the student for TensorRT."""
 
     name: str
     graph: str  # a file of the bundle
     figure: str  # name of the gate on the R² that the form loses
-    exchanges: bool  # whether its state is int8, so that it can be set to the oracle's
+    exchanges: bool  # whether its state is int8 and can be set to the oracle's state
 
 
 FORMS = (
@@ -52,23 +52,23 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of trying one form. What could not be measured is None."""
+    """Holds the result of trying one form. A figure that could not be measured is None."""
 
     form: str
     state: str  # KEPT, SLOWER, MISSED, REFUSED or NOT_BUILT
     why: str | None = None  # why it is not kept, or why a figure is missing
     plan_bytes: int | None = None
-    memory_bytes: int | None = None  # device memory of TensorRT's activations
+    memory_bytes: int | None = None  # device memory for TensorRT's activations
     build_seconds: float | None = None
-    near: str | None = None  # how far it was from the oracle
+    near: str | None = None  # how far the form was from the oracle, in words
     r2: float | None = None  # on the bundle's holdout
-    r2_drop: float | None = None  # how much less than the float32 student in the bundle
+    r2_drop: float | None = None  # R² of the float32 student in the bundle minus R² of the form
     latency_us: dict[str, float] = field(default_factory=dict)  # p50, p99 and max of a step, from host to host
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A form that was built and opened."""
+    """Holds a form that was built and opened."""
 
     form: Form
     engine: Steppable
@@ -78,7 +78,7 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The parts of a bundle that a plan is judged by."""
+    """Holds the parts of a bundle that a plan is judged by."""
 
     model: Int8Model
     reference: Reference | None
@@ -89,24 +89,25 @@ class Evidence:
 
     @cached_property
     def decoded(self) -> Floats:
-        """What the oracle decodes of the bins that count (T, K), streamed from the holdout's first bin."""
+        """Returns what the oracle decodes for the bins that count (T, K), streamed from the holdout's first bin."""
         return Oracle(self.model).run(self.bins)[self.score_from :]
 
     @cached_property
     def spread(self) -> npt.NDArray[np.float64]:
-        """Each output's standard deviation (K,), never zero."""
+        """Returns each output's standard deviation (K,), which is never zero."""
         return output_spread(self.kinematics[self.score_from :], self.decoded)
 
     def fit(self, decoded: Floats) -> Fit:
-        """R² of kinematics decoded from the bins that count (T, K)."""
+        """Returns the R² of kinematics decoded from the bins that count (T, K)."""
         return score_kinematics(decoded, self.kinematics[self.score_from :], "holdout of the bundle")
 
 
 def judge_form(trial: Trial, evidence: Evidence, target: Target) -> Outcome:
-    """Returns the outcome of a form without its time: the self-check first, then R². Its engine starts afresh after it.
+    """Returns the outcome of a form without its time: the self-check first, then R². Its engine is reset afterwards.
 
-    A form in INT8 is held to the near class: its outputs where it is given the oracle's state before each step, its R²
-    where it runs freely. How many integers differ is reported in `near` and decides nothing.
+    Results of an INT8 form need only be near those of the oracle. Its outputs are compared while it is given the
+    oracle's state before each step. Its R² is compared while it runs with its own state. The number of integers that
+    differ is reported in `near`, but does not count.
     """
     checked = _checked(trial, evidence)
     if checked.state == REFUSED:
@@ -133,7 +134,7 @@ def judge_form(trial: Trial, evidence: Evidence, target: Target) -> Outcome:
 def _checked(trial: Trial, evidence: Evidence) -> Outcome:
     outcome, reference = trial.outcome, evidence.reference
     if not trial.form.exchanges:
-        return replace(outcome, near="not compared: its state is no integer's; R² is")
+        return replace(outcome, near="not compared with the oracle, because its state is not int8; only R² is judged")
     if reference is None:
         return replace(outcome, near="not compared: the bundle holds no reference.npz")
     found = nearness(evidence.model, trial.engine, reference.start, reference.bins, evidence.spread)
@@ -143,9 +144,9 @@ def _checked(trial: Trial, evidence: Evidence) -> Outcome:
 
 
 def time_forms(trials: Sequence[Trial], evidence: Evidence, steps: int = TIMED_STEPS) -> dict[str, LatencyUs]:
-    """Times a step of each form, in turn, and returns latencies by the form's name.
+    """Times a step of the forms alternately, and returns latencies by the form's name.
 
-    A step is timed from host to host: a bin goes to the GPU, the graph is replayed, and the kinematics come back.
+    A step is timed from host to host. It copies a bin to the GPU, replays the graph, and copies the kinematics back.
     """
     if not trials:
         return {}
@@ -156,10 +157,10 @@ def time_forms(trials: Sequence[Trial], evidence: Evidence, steps: int = TIMED_S
 
 
 def choose_form(outcomes: Sequence[Outcome], latency: Mapping[str, LatencyUs]) -> tuple[Outcome, ...]:
-    """Returns all outcomes with their times; the fastest form that passed its gate is marked as kept.
+    """Returns all outcomes with their times. The fastest form that passed its gate is marked as kept.
 
-    Where none passes its gate, the one that loses the least R² is kept, so that its gate is reported as missed. Raises
-    EngineError where no form computes what it should.
+    If none passes its gate, the form that loses the least R² is kept, so that its gate is reported as missed. Raises
+    EngineError where every form has wrong results.
     """
     timed = [
         replace(o, latency_us={key: getattr(latency[o.form], key) for key in ("p50", "p99", "max")})
@@ -178,14 +179,14 @@ def choose_form(outcomes: Sequence[Outcome], latency: Mapping[str, LatencyUs]) -
 
 
 def r2_gate(target: Target, outcome: Outcome) -> Gate | None:
-    """Returns the target's gate on the R² that a form loses; None where the target has none."""
+    """Returns the target's gate on the R² that a form loses, or None where the target has none."""
     figure = next(form.figure for form in FORMS if form.name == outcome.form)
     gates = target.judge({figure: outcome.r2_drop}, {figure: outcome.why or "not measured"})
     return next((gate for gate in gates if gate.name == figure), None)
 
 
 def gates_of(target: Target, outcomes: Sequence[Outcome]) -> tuple[Gate, ...]:
-    """Returns the target's gates on the form that is kept: on its R², and on the time of a step."""
+    """Returns the target's gates on the R² of the form that is kept, and on the time of its step."""
     kept = next(outcome for outcome in outcomes if outcome.state == KEPT)
     gate, p99 = r2_gate(target, kept), kept.latency_us.get("p99")
     times = [gate for gate in target.judge({"step_p99_us": p99}) if gate.name == "step_p99_us"]
@@ -199,7 +200,7 @@ def write_forms(folder: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def read_forms(folder: Path) -> tuple[Outcome, ...]:
-    """Reads forms.json of a build; returns nothing where it is damaged or missing."""
+    """Reads forms.json of a build. Returns nothing where it is damaged or missing."""
     try:
         found = json.loads((folder / FORMS_JSON).read_text(encoding="utf-8"))
         return tuple(Outcome(**outcome) for outcome in found["forms"])
@@ -208,7 +209,7 @@ def read_forms(folder: Path) -> tuple[Outcome, ...]:
 
 
 def _mark(outcome: Outcome, best: Outcome) -> Outcome:
-    """Returns an outcome marked as kept if it is the best, or with the reason why a passed form is not kept."""
+    """Returns an outcome marked as kept if it is the best, or with the reason why another form is kept."""
     if outcome is best:
         return replace(outcome, state=KEPT)
     if outcome.state != SLOWER:
@@ -229,6 +230,6 @@ def _no_form_error(outcomes: Sequence[Outcome]) -> EngineError:
         else "no form of the student could be built as a TensorRT plan",
         got="; ".join(f"{outcome.form}: {outcome.why}" for outcome in outcomes),
         expected=f"one that builds, with {ALLOWED}",
-        causes=causes if failed else ("memory that ran out over the first leaves none for the others",),
+        causes=causes if failed else ("the first form used up the memory, and none was left for the others",),
         next_step="use --engine c (edgedistill compile BUNDLE --target host) until JetPack is updated",
     )

@@ -1,10 +1,10 @@
 """Compiles the TensorRT engine of a bundle into `build/<target>/`, on the device that will run it.
 
-A bundle and a target come in. The folder goes out with the sources, the plugin and the library that runs a plan (built
-by CMake, as a person would), the plan that was kept, the outcomes of all forms, TensorRT's lists of layers, a README
-and `build.json`. A plan belongs to its chip, TensorRT, driver and plugin. All of them stand in the fingerprint, and a
-plan that does not fit any more is built again on request only. A machine without the GPU or TensorRT leaves the sources
-in the folder, prepared for the device.
+A bundle and a target go in. The folder comes out with the sources, the plugin and the library that runs a plan (both
+built by CMake, as they can be built by hand), the plan that was kept, the outcomes of all forms, TensorRT's lists of
+layers, a README and `build.json`. A plan fits one chip, TensorRT, driver and plugin. The fingerprint names them, and a
+plan that no longer fits is built again only on request. On a machine without the GPU or TensorRT, the folder gets the
+sources, prepared for the device.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from edgedistill.bundle.build_record import BuildRecord, Fingerprint, check_file
 from edgedistill.compile.build_folder import (
     BuildSpec,
     CompiledEngine,
+    add_device_facts,
     build_if_missing,
     build_spec,
     remove_results,
-    with_facts,
     write_readme,
 )
-from edgedistill.compile.prepared import compile_command, prepare_sources, with_next_step
+from edgedistill.compile.prepared import compile_command, prepare_sources, replace_next_step
 from edgedistill.compile.tensorrt import Report
 from edgedistill.compile.tensorrt.device import Machine, find_machine
 from edgedistill.compile.tensorrt.forms import KEPT, Outcome, gates_of, read_forms, write_forms
@@ -37,18 +37,18 @@ from edgedistill.machine.processor import read_architecture
 from edgedistill.runtime.tensorrt_engine import PLAN, PLUGIN, plugin_hash
 from edgedistill.target import Target
 
-CACHE = "timing.cache"  # TensorRT's cache of the tactics that it timed
-RESULTS = ("plugin", "form")  # facts of a fingerprint that are only known once the plan is built
+CACHE = "timing.cache"  # TensorRT's cache of the tactics that it has timed
+RESULTS = ("plugin", "form")  # facts of a fingerprint that are unknown until the plan is built
 
 
 def compile_tensorrt_plan(
     bundle: Bundle, target: Target, force: bool = False, report: Report | None = None
 ) -> CompiledEngine:
-    """Builds the bundle's plan on this device, unless that is done already; with `force` in any case.
+    """Builds the bundle's plan on this device, unless that is done already. With `force` it is built in any case.
 
-    Raises DeviceError where this machine is not the device, and leaves the sources prepared in the bundle; StalePlan
-    for a plan that is there and does not fit any more; EngineError with what CMake or TensorRT say, and where no form
-    computes what it should.
+    Raises DeviceError where this machine is not the device, and leaves the sources prepared in the bundle. Raises
+    StalePlan for an existing plan that does not fit any more. Raises EngineError with the message of CMake or TensorRT,
+    and where no form has correct results.
     """
     began, sources = monotonic(), tensorrt_sources(bundle)
     try:
@@ -61,25 +61,25 @@ def compile_tensorrt_plan(
     spec = build_spec(bundle, target, sources, fingerprint, ("cmake", machine.nvcc.command), ".so")
     found = None if force else _find_fitting_plan(spec, bundle)
     if found is None:
-        made = build_if_missing(
+        engine = build_if_missing(
             spec, lambda folder, record: _compile(folder, record, spec, machine, bundle, report), force=True
         )
     else:
-        made = CompiledEngine(spec.folder, found, (), False, monotonic() - began)
-    return replace(made, gates=(*made.gates, *gates_of(target, read_forms(spec.folder))))
+        engine = CompiledEngine(spec.folder, found, (), False, monotonic() - began)
+    return replace(engine, gates=(*engine.gates, *gates_of(target, read_forms(spec.folder))))
 
 
 def _compile(
     folder: Path, record: BuildRecord, spec: BuildSpec, machine: Machine, bundle: Bundle, report: Report | None
 ) -> BuildRecord:
     run_cmake(folder, record, machine)
-    record = with_facts(record, plugin=plugin_hash(folder / PLUGIN))
+    record = add_device_facts(record, plugin=plugin_hash(folder / PLUGIN))
     trials = Trials(folder, record, spec.target, machine.builder, evidence_of(bundle), report)
     outcomes = trials.run(bundle, _read_old_cache(spec))
     (folder / CACHE).write_bytes(trials.cache)
     write_forms(folder, outcomes)
     kept = next(outcome for outcome in outcomes if outcome.state == KEPT)
-    record = with_facts(record, form=kept.form)
+    record = add_device_facts(record, form=kept.form)
     commands = cmake_commands(record.model, machine.gpu.chip, machine.nvcc.command)
     write_readme(folder, readme(record, commands))
     sizes = {"library": (folder / record.library).stat().st_size, "plan": (folder / PLAN).stat().st_size}
@@ -142,11 +142,12 @@ def _stale_plan(what: str, got: object, expected: object, spec: BuildSpec, bundl
 def _prepare(error: DeviceError, bundle: Bundle, target: Target, sources: Mapping[str, bytes]) -> DeviceError:
     """Prepares the sources, and returns the error with the command that finishes the work.
 
-    On a Jetson that is the same command, once what is missing is installed; elsewhere it is run on the Jetson.
+    On a Jetson this command comes after the one that installs what is missing. Elsewhere it has to be run on the
+    Jetson.
     """
     prepare_sources(bundle, target, sources, lambda record: prepared_readme(record, target))
     command = compile_command(bundle, target)
     if jetson.read_board() is not None and error.next_step:
-        return with_next_step(error, f"{error.next_step}; then {command}", error.causes)
+        return replace_next_step(error, f"{error.next_step}; then {command}", error.causes)
     causes = ("this machine is not the device: the sources are prepared in the bundle",)
-    return with_next_step(error, f"{command}   (on the Jetson, with a copy of the bundle)", causes)
+    return replace_next_step(error, f"{command}   (on the Jetson, with a copy of the bundle)", causes)

@@ -1,7 +1,7 @@
-"""Tries every form of a student on this device: builds, opens, judges and times it.
+"""Tries every form of a student on this device, which means to build, open, judge and time it.
 
-A bundle with its graphs, reference and holdout comes in. A list of outcomes goes out, and the plan of the form that is
-kept stays in the folder. A form that fails does not stop the others: it is recorded with its error.
+A bundle with its graphs, reference and holdout goes in. A list of outcomes comes out, and the plan of the form that is
+kept stays in the folder. A form that fails does not stop the others, but is recorded with its error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import ModuleType
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import BuildRecord
 from edgedistill.bundle.contents import read_decoder_spec, read_holdout, read_int8_model, read_reference
-from edgedistill.compile.build_folder import with_facts
+from edgedistill.compile.build_folder import add_device_facts
 from edgedistill.compile.tensorrt import Report
 from edgedistill.compile.tensorrt.forms import (
     FORMS,
@@ -40,20 +40,20 @@ from edgedistill.target import Target
 
 @dataclass
 class Trials:
-    """Tries the forms of one bundle in a folder that holds the plugin and the library already."""
+    """Tries the forms of one bundle in a folder that already holds the plugin and the library."""
 
     folder: Path
     record: BuildRecord
     target: Target
-    builder: ModuleType  # `tensorrt/builder.py`
+    builder: ModuleType  # the module `tensorrt/builder.py`
     evidence: Evidence
     report: Report | None = None
     cache: bytes = b""  # TensorRT's timing cache, which grows with each plan
-    plans: dict[str, bytes] = field(default_factory=dict)  # by the form's name
+    plans: dict[str, bytes] = field(default_factory=dict)  # form's name -> plan
     errors: list[EngineError] = field(default_factory=list)
 
     def run(self, bundle: Bundle, cache: bytes = b"") -> tuple[Outcome, ...]:
-        """Returns the outcome of each form, and leaves the plan of the one that is kept in the folder.
+        """Returns the outcome of each form, and leaves the plan of the form that is kept in the folder.
 
         `cache` is an earlier plan's timing cache. Raises EngineError where no form can be kept.
         """
@@ -72,18 +72,18 @@ class Trials:
         return outcomes
 
     def _try_form(self, bundle: Bundle, form: Form, shape: StudentShape, front_end: FrontEndConfig) -> Trial | Outcome:
-        """Builds and opens a form; returns a Trial, or the Outcome of a form that could not be built or opened."""
+        """Builds and opens a form. Returns a Trial, or the Outcome of a form that could not be built or opened."""
         began = monotonic()
         if (reason := bundle.manifest.why_left_out(form.graph)) is not None:
-            self.errors.append(EngineError(f"the build left {form.graph} out of use", got=reason))
-            return Outcome(form.name, NOT_BUILT, f"the build left {form.graph} out of use: {reason}")
+            self.errors.append(EngineError(f"`edgedistill build` marked {form.graph} as unusable", got=reason))
+            return Outcome(form.name, NOT_BUILT, f"`edgedistill build` marked {form.graph} as unusable: {reason}")
         try:
             built = self.builder.build_plan(bundle.read(form.graph), form.graph, self._options(), self.cache)
             self.cache, self.plans[form.name] = built.cache, built.plan
             (self.folder / f"layers-{form.name}.json").write_text(built.layers, encoding="utf-8")
             (self.folder / PLAN).write_bytes(built.plan)
             seconds = monotonic() - began
-            engine = AbiEngine(open_plan(self.folder, with_facts(self.record, form=form.name)), shape, front_end)
+            engine = AbiEngine(open_plan(self.folder, add_device_facts(self.record, form=form.name)), shape, front_end)
         except (EngineError, BundleError) as error:
             self.errors.append(error if isinstance(error, EngineError) else EngineError(error.what, got=error.got))
             return Outcome(form.name, NOT_BUILT, ": ".join(filter(None, (error.what, str(error.got or "")))))

@@ -1,4 +1,4 @@
-"""`compile` leaves a library and its sources in a bundle, whole or not at all, and the same bits everywhere."""
+"""`compile` puts a library and its sources into a bundle, whole or not at all. All targets give the same bits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def bundle(original: Bundle, tmp_path: Path) -> Bundle:
-    """A copy of the compiled bundle, which a test may change."""
+    """Returns a copy of the compiled bundle that a test may change."""
     return open_bundle(shutil.copytree(original.path, tmp_path / "copy.edge"))
 
 
@@ -48,7 +48,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-# ---------------------------------------------------------------- the folder
+# ---------------------------------------------------------------- the folder of a build
 
 
 def test_the_folder_holds_the_library_its_sources_and_their_record(original: Bundle) -> None:
@@ -67,7 +67,7 @@ def test_the_folder_holds_the_library_its_sources_and_their_record(original: Bun
     assert len(files["README"].splitlines()) == 3
     assert record["sizes"]["state"] == Decoder(original, "c")._stream.info.state_bytes  # type: ignore[union-attr]
     assert [path.name for path in folder.parent.iterdir()] == ["host"]
-    open_bundle(original.path)  # the files that a device adds do not damage the bundle
+    open_bundle(original.path)  # the files that compiling adds do not damage the bundle
 
 
 def test_the_same_bundle_gives_the_same_bytes(original: Bundle, bundle: Bundle) -> None:
@@ -79,9 +79,9 @@ def test_a_build_that_is_there_already_is_not_compiled_again(bundle: Bundle, mon
     folder = bundle.path / "build" / "host"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     monkeypatch.setattr(library, "_compile", lambda *_: pytest.fail("compiled again"))
-    made = compile_c_library(bundle, quick_host())
-    assert not made.compiled
-    assert made.library == folder / "libed_slow_1.so"
+    engine = compile_c_library(bundle, quick_host())
+    assert not engine.compiled
+    assert engine.library == folder / "libed_slow_1.so"
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -106,8 +106,8 @@ def test_a_build_that_differs_from_what_would_be_made_is_made_again(
     else:
         sources = library.kernel_sources
         monkeypatch.setattr(library, "kernel_sources", lambda: sources() | {"c/new.h": b""})
-    made = compile_c_library(bundle, target)
-    assert (made.compiled, len(asked)) == (True, 1)
+    engine = compile_c_library(bundle, target)
+    assert (engine.compiled, len(asked)) == (True, 1)
     frames = frames_of("slow", 300)
     found, expected = Decoder(bundle, "c").push(frames), Decoder(bundle, "oracle").push(frames)
     assert [o.kinematics.tobytes() for o in found] == [o.kinematics.tobytes() for o in expected]
@@ -154,7 +154,7 @@ def test_targets_without_a_compiler_are_refused(original: Bundle) -> None:
         compile_c_library(original, missing)
 
 
-# ---------------------------------------------------------------- what is inside
+# ---------------------------------------------------------------- the content of the library
 
 
 @pytest.mark.parametrize("name", ["host", "aarch64", "cortex-m7"])
@@ -164,28 +164,29 @@ def test_no_symbol_allocates_prints_or_is_missing(tmp_path: Path, name: str, kin
     target = target_with(name, library="static")
     assert target.compiler is not None
     target = replace(target, compiler=replace(target.compiler, flags=(*target.compiler.flags, "-Werror")))
-    made = compile_c_library(write_engine_bundle(tmp_path / "a.edge", kind), target)
+    engine = compile_c_library(write_engine_bundle(tmp_path / "a.edge", kind), target)
     toolchain = find_toolchain(target)
-    listed = toolchain.run(made.folder, toolchain.tool("nm"), "-f", "sysv", made.library.name).splitlines()
+    listed = toolchain.run(engine.folder, toolchain.tool("nm"), "-f", "sysv", engine.library.name).splitlines()
     symbols = [[cell.strip() for cell in line.split("|")] for line in listed if line.count("|") == 6]
     external = {symbol[0] for symbol in symbols if symbol[2] in "TRDBV"}
-    assert f"ed_model_{made.record.model}" in external
+    assert f"ed_model_{engine.record.model}" in external
     assert all(name.startswith("ed_") for name in external)
     wanted = {symbol[0] for symbol in symbols if symbol[2] in "Uw"} - external
-    assert {name for name in wanted if not name.startswith("__aeabi_")} <= ALLOWED  # __aeabi_: the compiler's own
+    # Functions named __aeabi_ belong to the compiler.
+    assert {name for name in wanted if not name.startswith("__aeabi_")} <= ALLOWED
     mutable = [symbol for symbol in symbols if symbol[6].startswith((".data", ".bss")) and ".rel.ro" not in symbol[6]]
     assert not [symbol[0] for symbol in mutable if not symbol[0].startswith((".", "$"))]
 
 
 def test_firmware_is_an_archive_whose_memory_is_judged_by_gates(tmp_path: Path) -> None:
     target = target_with("cortex-m7")
-    made = compile_c_library(write_engine_bundle(tmp_path / "a.edge", "slow"), target)
-    assert made.library.name == "libed_slow_1.a"
-    sizes = made.record.sizes
+    engine = compile_c_library(write_engine_bundle(tmp_path / "a.edge", "slow"), target)
+    assert engine.library.name == "libed_slow_1.a"
+    sizes = engine.record.sizes
     assert 0 < sizes["state"] <= sizes["ram"] < sizes["state"] + 4096
     assert 0 < sizes["flash"] < sizes["library"]
-    assert "Memory Configuration" in (made.folder / "program.map").read_text()
-    assert [(gate.name, gate.ok) for gate in made.gates] == [("flash_bytes", True), ("ram_bytes", True)]
+    assert "Memory Configuration" in (engine.folder / "program.map").read_text()
+    assert [(gate.name, gate.ok) for gate in engine.gates] == [("flash_bytes", True), ("ram_bytes", True)]
     tight = replace(target, gates={"flash_bytes_max": 10.0, "ram_bytes_max": 1e9})
     again = compile_c_library(open_bundle(tmp_path / "a.edge"), tight)
     assert not again.compiled
@@ -201,13 +202,15 @@ def run_program(target: Target, folder: Path, bundles: list[Bundle], frames: np.
     if emulator and shutil.which(emulator[0]) is None:
         pytest.skip(f"{emulator[0]} is not installed: apt install qemu-user")
     toolchain, objects = find_toolchain(target), []
-    for bundle in bundles:  # from the sources in the folder, as a firmware project does
-        made = compile_c_library(bundle, target)
-        define, here = f'-DED_MODEL_HEADER="model_{made.record.model}.h"', made.folder
-        objects.append(str(folder / f"{made.record.model}.o"))
+    for bundle in bundles:  # compiled from the sources in the folder, as in a firmware project
+        engine = compile_c_library(bundle, target)
+        define, here = f'-DED_MODEL_HEADER="model_{engine.record.model}.h"', engine.folder
+        objects.append(str(folder / f"{engine.record.model}.o"))
         toolchain.compile(here, "c/ed_engine.c", objects[-1], ("-Iinclude", "-Ic", "-Imodel", define))
-    main_ = (str(PROGRAM), f"-DMODEL=ed_model_{made.record.model}", "-Iinclude", "-Ic", "c/ed_api.c")
-    toolchain.run(made.folder, toolchain.compiler.command, *toolchain.flags, *main_, *objects, "-o", str(folder / "p"))
+    main_ = (str(PROGRAM), f"-DMODEL=ed_model_{engine.record.model}", "-Iinclude", "-Ic", "c/ed_api.c")
+    toolchain.run(
+        engine.folder, toolchain.compiler.command, *toolchain.flags, *main_, *objects, "-o", str(folder / "p")
+    )
     command = [*emulator, str(folder / "p")]
     done = subprocess.run(command, input=frames.tobytes(), capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr.decode()
@@ -216,7 +219,7 @@ def run_program(target: Target, folder: Path, bundles: list[Bundle], frames: np.
 
 @pytest.mark.parametrize("name", ["host", "aarch64"])
 def test_a_program_in_c_gives_the_bits_of_the_oracle(tmp_path: Path, name: str) -> None:
-    """Two models are in one program; outputs of the second are compared, and every integer of its state."""
+    """Two models are in one program. The outputs of the second and every integer of its state are compared."""
     bundles = [write_engine_bundle(tmp_path / f"{kind}.edge", kind) for kind in ("slow", "fast")]
     frames = frames_of("fast", 5000)
     answer = run_program(target_with(name), tmp_path, bundles, frames)

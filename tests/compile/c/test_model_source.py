@@ -1,4 +1,4 @@
-"""The generated C holds exactly the numbers of the model, whatever the model is called."""
+"""The generated C holds exactly the numbers of the model, and works with any name of a model."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_bias_lies_by_slot_from_any_bin_on(window: int, slot: int) -> None:
     row = bias_by_slot(by_age)[0]
     found = row[window - 1 - slot :][:window]
     assert (found == (slot - np.arange(window)) % window).all()
-    assert len(row) >= window - 1 + -(-window // 16) * 16  # whole vectors can be read from the last offset
+    assert len(row) >= window - 1 + -(-window // 16) * 16  # a whole vector can be read even from the last offset
 
 
 @given(st.sampled_from(sorted(PACKINGS)), st.integers(1, 24), st.integers(1, 70), st.integers(0, 99))

@@ -1,4 +1,4 @@
-"""The target's compiler is found, its flags cannot undo the arithmetic, and failures name the next command."""
+"""The target's compiler is found, its flags cannot undo the arithmetic, and errors name the next command."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_loops_of_another_chip_are_refused_before_anything_is_compiled(monkeypat
     foreign = "neon" if processor.read_architecture() == "x86_64" else "avx2"
     with pytest.raises(ConfigError, match=foreign):
         find_toolchain(with_compiler(ops=foreign))
-    pretend_cpu(monkeypatch, "sparc64", set())  # native means this machine, and its gcc does not compile for a sparc
+    pretend_cpu(monkeypatch, "sparc64", set())  # native means this machine, whose gcc does not compile for a sparc
     with pytest.raises(ConfigError, match="sparc64"):
         find_toolchain(HOST)
 
@@ -130,7 +130,8 @@ def test_the_shipped_targets_name_compilers_that_fit(name: str, tmp_path: Path) 
     found = find_toolchain(target)
     (tmp_path / "root.c").write_text("float root(float x); float root(float x) { return __builtin_sqrtf(x); }")
     found.compile(tmp_path, "root.c", "root.o", ("-Werror",))
-    assert " U " not in found.run(tmp_path, found.tool("nm"), "root.o")  # the root is an instruction and no call
+    # The square root is an instruction and not a call of a function.
+    assert " U " not in found.run(tmp_path, found.tool("nm"), "root.o")
 
 
 def test_only_features_of_every_core_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

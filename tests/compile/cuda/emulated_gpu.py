@@ -1,7 +1,7 @@
 """Emulates a machine with a GPU: a driver, a compiler, and the environment in which both are found.
 
-The driver is emulation/cuda/driver.cpp. The compiler is a script that answers as nvcc does and compiles a kernel
-for the emulator instead. What runs in that environment is edgedistill as it is, in a process of its own.
+The driver is emulation/cuda/driver.cpp. The compiler is a script that prints its version as nvcc does and compiles a
+kernel for the emulator instead. edgedistill runs in that environment unchanged, in a process of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ exec g++ -DED_EMULATED -O1 -fPIC -shared -ffp-contract=off -fno-math-errno -x c+
 
 
 class EmulatedGpu:
-    """A machine with an emulated GPU, whose driver and compiler lie in `folder`."""
+    """Describes a machine with an emulated GPU, whose driver and compiler lie in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         includes = cuda_headers()
@@ -59,14 +59,14 @@ class EmulatedGpu:
         }
 
     def python(self, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
-        """Runs Python on that machine; `env` asks for another chip, another driver or a fault."""
+        """Runs Python on that machine. `env` selects another chip, another driver or a fault."""
         command = [sys.executable, *map(str, words)]
         return subprocess.run(
             command, env=self.env | env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
         )
 
     def edgedistill(self, *words: str | Path, code: int | tuple[int, ...] = 0, **env: str) -> dict[str, Any]:
-        """Returns the JSON of a command, which must end with `code` or one of those."""
+        """Returns the JSON of a command, which must end with `code` or one of the values in it."""
         done = self.python("-m", "edgedistill", *words, "--json", **env)
         assert done.returncode in (code if isinstance(code, tuple) else (code,)), done.stdout + done.stderr
         found = json.loads(done.stdout)
@@ -75,7 +75,7 @@ class EmulatedGpu:
 
 
 def cuda_headers() -> tuple[str, ...]:
-    """Returns the options that find <cuda.h>; skips a test where no toolkit brings it."""
+    """Returns the options with which <cuda.h> is found. Skips a test on a machine without a toolkit."""
     command = nvcc_path("nvcc")
     found = Nvcc("cuda", command, "", "sm_87", ()).includes if command and ask_program(command, "--version") else ()
     if not found:

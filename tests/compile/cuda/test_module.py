@@ -47,7 +47,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgedistill.runtime.cuda_engine.find_gpu", lambda: HERE)
 
 
-# ---------------------------------------------------------------- machines that are not the device
+# ---------------------------------------------------------------- machines other than the device
 
 
 def test_without_a_gpu_the_sources_are_prepared_and_the_command_is_told(bundle: Bundle, no_gpu: None) -> None:
@@ -64,10 +64,10 @@ def test_without_a_gpu_the_sources_are_prepared_and_the_command_is_told(bundle: 
 
 
 def test_a_build_reports_what_is_missing_and_does_not_fail(bundle: Bundle, no_gpu: None) -> None:
-    made = compile_or_prepare(bundle, CUDA)
-    assert (made.compiled, made.library, made.gates) == (False, None, ())
-    assert made.lacking is not None
-    assert "--target cuda" in str(made.lacking.next_step)
+    engine = compile_or_prepare(bundle, CUDA)
+    assert (engine.compiled, engine.library, engine.gates) == (False, None, ())
+    assert engine.lacking is not None
+    assert "--target cuda" in str(engine.lacking.next_step)
 
 
 def test_with_a_gpu_but_without_nvcc_its_package_is_to_be_installed_first(bundle: Bundle, gpu: None) -> None:
@@ -110,7 +110,7 @@ def test_the_command_fails_with_exit_1_and_leaves_the_sources(bundle: Bundle, no
     assert (bundle.path / "build" / "cuda" / "build.json").exists()
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- refusals
 
 
 def test_a_prepared_engine_is_not_opened_and_no_other_takes_its_place(bundle: Bundle, no_gpu: None) -> None:
@@ -139,7 +139,7 @@ def test_a_zip_must_be_unpacked_first(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="zip") as caught:
         compile_bundle(zipped, CUDA)
     assert "unzip" in str(caught.value.next_step)
-    assert why_not_here(zipped, "cuda", "cuda") == "a zip holds nothing compiled"
+    assert why_not_here(zipped, "cuda", "cuda") == "a zip holds no compiled engine"
 
 
 def test_a_chip_is_refused_for_targets_without_a_gpu(bundle: Bundle) -> None:

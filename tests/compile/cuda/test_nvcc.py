@@ -1,4 +1,4 @@
-"""NVIDIA's compiler is found or its package named, it must know the chip, and its arithmetic is pinned last."""
+"""nvcc is found or the error names its package. It must support the chip, and its arithmetic flags come last."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_environment_cannot_undo_the_arithmetic(tmp_path: Path, monkeypatch:
         return (tmp_path / "any.cubin").read_bytes()
 
     assert cubin("--fmad=true") == cubin("")
-    assert cubin("-lineinfo") != cubin("")  # other flags of the environment have their effect
+    assert cubin("-lineinfo") != cubin("")  # flags in the environment that do not change the arithmetic are used
 
 
 @pytest.mark.skipif(nvcc_path("nvcc") is None, reason="no nvcc on this machine")
@@ -71,7 +71,7 @@ def test_a_missing_compiler_is_reported_with_its_package(tmp_path: Path, monkeyp
     with pytest.raises(DeviceError) as caught:
         find_nvcc(absent, "sm_87")
     assert "nvidia-jetpack" in str(caught.value.next_step)
-    with pytest.raises(DeviceError, match="does not tell its release"):
+    with pytest.raises(DeviceError, match="does not print its release"):
         find_nvcc(target_with(tmp_path, "#!/bin/sh\nexit 1\n"), "sm_87")
 
 
@@ -81,7 +81,7 @@ def test_a_missing_compiler_is_reported_with_its_package(tmp_path: Path, monkeyp
 def test_a_chip_it_does_not_know_is_refused(tmp_path: Path, chip: str, mentions: str) -> None:
     with pytest.raises(EngineError, match=f"does not compile for {chip}") as caught:
         find_nvcc(target_with(tmp_path), chip)
-    assert not isinstance(caught.value, DeviceError)  # the nvcc of the device would not know it either
+    assert not isinstance(caught.value, DeviceError)  # the nvcc of the device would lack this chip too
     assert mentions in str(caught.value)
 
 
@@ -93,7 +93,7 @@ def test_a_failure_is_reported_with_the_first_error_and_the_command(tmp_path: Pa
     assert "-Icuda -cubin x.cu -o x.cubin" in str(caught.value.expected)
 
 
-# ---------------------------------------------------------------- which chip
+# ---------------------------------------------------------------- the choice of the chip
 
 
 HERE = Gpu("NVIDIA H200", "sm_90", "13000")
@@ -130,7 +130,7 @@ def test_without_a_gpu_the_only_chip_of_the_target_is_compiled_for(monkeypatch: 
 
 def test_a_name_that_is_no_chip_or_none_of_the_target_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu_here(monkeypatch, HERE)
-    with pytest.raises(ConfigError, match="'h200' is no chip"):
+    with pytest.raises(ConfigError, match="'h200' is not the name of an NVIDIA chip"):
         find_chip(load_target("cuda"), "h200")
     with pytest.raises(ConfigError, match="is not for sm_90"):
         find_chip(replace(load_target("cuda"), chips=("sm_87",)), None)

@@ -1,4 +1,4 @@
-"""A Jetson and a bundle to compile on it, for every test of this folder."""
+"""Provides a Jetson and a bundle to compile on it, for every test of this folder."""
 
 from __future__ import annotations
 

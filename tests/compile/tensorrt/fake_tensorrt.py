@@ -1,7 +1,7 @@
-"""Stands in for the module `tensorrt`, with the names that our builder uses and no others.
+"""Stands in for the module `tensorrt`, with the names that edgedistill's builder uses and no others.
 
-A Behavior says what it does. test_api.py checks these names against the real bindings, so that the stand-in cannot
-differ from TensorRT unnoticed. A plan is the graph that it was built from, with a header.
+A Behavior selects faults. test_api.py checks these names against the real bindings, so that the stand-in cannot differ
+from TensorRT unnoticed. A plan is the graph that it was built from, with a header.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ CACHE = b"tactics"
 
 @dataclass
 class Behavior:
-    """What is to go wrong, and a record of what was called."""
+    """Selects what goes wrong, and records what was called."""
 
     version: str = "10.3.0"
     parse_error: dict[bytes, tuple[str, str, str]] = field(
         default_factory=dict
     )  # part of a graph -> node, operator, text
-    build_error: dict[bytes, str] = field(default_factory=dict)  # part of a graph -> what the log says
+    build_error: dict[bytes, str] = field(default_factory=dict)  # part of a graph -> text in the log
     plugin_refused: bool = False
     no_start: bool = False
     during_build: Callable[[], None] | None = None
     workspace: list[int] = field(default_factory=list)
-    caches: list[bytes] = field(default_factory=list)  # that config.create_timing_cache was called with
-    steps: list[bool] = field(default_factory=list)  # what the monitor answered
+    caches: list[bytes] = field(default_factory=list)  # arguments of the calls of config.create_timing_cache
+    steps: list[bool] = field(default_factory=list)  # return values of the progress monitor
     loaded: list[str] = field(default_factory=list)
     flags: list[int] = field(default_factory=list)
     plan_of: Callable[[bytes], bytes] = lambda graph: HEADER + graph
 
 
 def fake_tensorrt(behavior: Behavior) -> ModuleType:
-    """Returns a module `tensorrt` that behaves so."""
+    """Returns a module `tensorrt` with that behavior."""
     module: Any = ModuleType("tensorrt")
 
     class ILogger:
@@ -66,7 +66,7 @@ def fake_tensorrt(behavior: Behavior) -> ModuleType:
         LINEAR = 0
 
     class ITensor:
-        allowed_formats = -1  # any
+        allowed_formats = -1  # all formats are allowed
 
     class INetworkDefinition:
         graph: bytes

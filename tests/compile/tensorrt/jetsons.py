@@ -56,20 +56,20 @@ THOR = Gpu("Thor", "sm_110", "13000")
 
 @dataclass
 class Plans:
-    """How the plans behave that are built on this Jetson."""
+    """Selects how the plans behave that are built on this Jetson."""
 
     p50_us: dict[str, float] = field(default_factory=lambda: {"int8-plugin": 40.0, "int8": 60.0, "fp16": 50.0})
     flipped: set[str] = field(default_factory=set)  # names of forms of which one key in ten is off by one
-    off: set[str] = field(default_factory=set)  # names of forms whose outputs are off where the state was set
-    drifting: set[str] = field(default_factory=set)  # names of forms that are off where they run freely: R² suffers
-    not_finite: set[str] = field(default_factory=set)  # names of forms that give NaN
+    off: set[str] = field(default_factory=set)  # names of forms with wrong outputs where the oracle's state was set
+    drifting: set[str] = field(default_factory=set)  # names of forms with wrong outputs where their state is their own
+    not_finite: set[str] = field(default_factory=set)  # names of forms that return NaN
     not_opening: dict[str, str] = field(default_factory=dict)
-    opened: list[str] = field(default_factory=list)  # names of forms, as they were opened
+    opened: list[str] = field(default_factory=list)  # names of forms, in the order in which they were opened
 
 
 @dataclass
 class Jetson:
-    """The machine that this process believes to run on; a test changes its fields."""
+    """Describes the Jetson that this process takes its machine for. A test changes its fields."""
 
     tensorrt: Behavior
     plans: Plans
@@ -79,13 +79,13 @@ class Jetson:
 
 
 class PlanEngine:
-    """Stands in for a library that opened a plan: it is the oracle, with a fault where the test wants one."""
+    """Stands in for a library that opened a plan. It is the oracle, with a fault where the test wants one."""
 
     def __init__(self, opened: tuple[str, Plans, Bundle], shape: Any, front_end: Any) -> None:
         self.form, self.plans, bundle = opened
         self.oracle, self.rng = Oracle(read_int8_model(bundle, shape)), np.random.default_rng(0)
         self.bins, self.decoded = _decode_holdout(bundle)
-        self.at: int | None = 0  # place in the holdout; None once a state was set
+        self.at: int | None = 0  # place in the holdout, or None after a state was set
 
     def step(self, bin: Any, /) -> Any:
         kinematics = self.oracle.step(bin) if self.at is None else self.decoded[self.at % len(self.decoded)]
@@ -115,7 +115,7 @@ _DECODED: dict[str, tuple[Any, Any]] = {}
 
 
 def _decode_holdout(bundle: Bundle) -> tuple[Any, Any]:
-    """Returns the holdout's bins and what the oracle decodes of them; it is computed once per bundle."""
+    """Returns the holdout's bins and what the oracle decodes from them. This is computed once per bundle."""
     if bundle.sha256 not in _DECODED:
         evidence = trials.evidence_of(bundle)
         _DECODED[bundle.sha256] = evidence.bins, Oracle(evidence.model).run(evidence.bins)
@@ -123,14 +123,14 @@ def _decode_holdout(bundle: Bundle) -> tuple[Any, Any]:
 
 
 def become_jetson(monkeypatch: pytest.MonkeyPatch, folder: Path, bundle: Bundle, **behavior: Any) -> Jetson:
-    """Makes this process believe that it runs on a Jetson where plans can be opened; `behavior` is that of TensorRT."""
+    """Makes this process take its machine for a Jetson that can open plans. `behavior` is that of TensorRT."""
     here = become_board(monkeypatch, folder, **behavior)
     _stand_in_for_plans(monkeypatch, here, bundle)
     return here
 
 
 def become_board(monkeypatch: pytest.MonkeyPatch, folder: Path, **behavior: Any) -> Jetson:
-    """Makes this process believe that it runs on a Jetson; plans are opened by the real engine."""
+    """Makes this process take its machine for a Jetson. The real engine opens plans."""
     here = Jetson(Behavior(**behavior), Plans(), Gpu("Orin", "sm_87", "12060"))
     programs = folder / "programs"
     programs.mkdir(exist_ok=True)
@@ -178,7 +178,7 @@ def _stand_in_for_timing(plans: Plans) -> Callable[..., dict[str, LatencyUs]]:
 
 
 def write_jetson_bundle(path: Path, with_reference: bool = True, **changes: object) -> Bundle:
-    """Writes a bundle with all that a Jetson needs; its float student decodes the holdout as well as its oracle."""
+    """Writes a bundle with all that a Jetson needs. Its float student decodes the holdout as well as its oracle."""
     files = student_files(SHAPE, seed=0)
     rng = np.random.default_rng(0)
     weights = {
@@ -196,7 +196,7 @@ def write_jetson_bundle(path: Path, with_reference: bool = True, **changes: obje
 
 
 def _holdout_of_oracle(graph: bytes, model: Any) -> bytes:
-    """Returns a holdout whose truth is what the oracle decodes, with noise, so that INT8 reaches an R² of 0.9."""
+    """Returns a holdout whose kinematics are the oracle's outputs with noise, so that INT8 reaches an R² of 0.9."""
     with np.load(io.BytesIO(holdout(graph))) as stored:
         arrays = dict(stored)
     decoded = Oracle(model).run(arrays["bins"])

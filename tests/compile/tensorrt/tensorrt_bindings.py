@@ -1,10 +1,10 @@
-"""Reads what each version of TensorRT's own Python bindings offers, on a machine with neither TensorRT nor a GPU.
+"""Reads the members of each version of TensorRT's Python bindings, on a machine with neither TensorRT nor a GPU.
 
 A wheel of `tensorrt-cu12-bindings` or `tensorrt-cu13-bindings` holds one extension module, which needs nine functions
-of three libraries. Empty libraries with those functions let it be imported in a process of its own: nothing can be
-created there, but `dir()` and the signatures at the start of its docstrings are those of that version.
+of three libraries. With empty libraries that have those functions, it can be imported in a process of its own. No
+object can be created there, but `dir()` and the signatures at the start of the docstrings are those of that version.
 
-Wheels are unpacked, never installed. `EDGEDISTILL_TENSORRT_WHEELS` names their folder; `make setup` fills the usual
+Wheels are unpacked and not installed. `EDGEDISTILL_TENSORRT_WHEELS` names their folder. `make setup` fills the default
 folder.
 """
 
@@ -67,7 +67,7 @@ json.dump({"classes": classes, "module": module}, sys.stdout)
 
 @dataclass(frozen=True)
 class Signature:
-    """One overload of a function, as its docstring states it."""
+    """Describes one overload of a function, as its docstring states it."""
 
     parameters: tuple[str, ...]  # without self
     optional: int  # how many of the last parameters have a default
@@ -76,7 +76,7 @@ class Signature:
 
 @dataclass(frozen=True, eq=False)
 class Bindings:
-    """The classes and functions of one version."""
+    """Holds the classes and functions of one version."""
 
     version: str
     classes: Mapping[str, Any]
@@ -96,7 +96,7 @@ class Bindings:
 
 
 def bindings(version: str) -> Bindings:
-    """Returns the bindings of that version; skips the test where its wheel or a C compiler is missing."""
+    """Returns the bindings of that version. Skips the test where its wheel or a C compiler is missing."""
     folder = Path(os.environ.get("EDGEDISTILL_TENSORRT_WHEELS") or USUAL)
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     found = sorted(folder.glob(f"{WHEELS[version]}-{version}-{tag}-*.whl"))
@@ -115,7 +115,7 @@ def _load(wheel: Path) -> Bindings:
             archive.extractall(folder)
         package = folder / "tensorrt_bindings" / "__init__.py"
         in_python = _assigned_names(package.read_text(encoding="utf-8"))
-        package.write_text("")  # it would load the real libraries
+        package.write_text("")  # the real file would load the real libraries
         major = wheel.name.split("-")[1].split(".")[0]
         for library, functions in NEEDED.items():
             _write_empty_library(folder, f"lib{library}.so.{major}", functions)
@@ -145,7 +145,7 @@ def _write_empty_library(folder: Path, soname: str, functions: tuple[str, ...]) 
 
 
 def signatures_in(doc: str, name: str) -> list[Signature]:
-    """Reads the overloads at the start of a docstring of pybind11: `name(self: A, b: int = 0) -> C`, one per line."""
+    """Reads the overloads, such as `name(self: A, b: int = 0) -> C`, at the start of a docstring of pybind11."""
     pattern = re.compile(rf"^(?:\d+\. )?{re.escape(name)}\((.*)\)(?: -> (.*))?$", re.MULTILINE)
     return [_signature(*match.groups()) for match in pattern.finditer(doc) if "*args" not in match[1]]
 
@@ -160,7 +160,7 @@ def _signature(inside: str, result: str | None) -> Signature:
 
 
 def _split(inside: str) -> list[str]:
-    """Splits a text at the commas that stand in no bracket."""
+    """Splits a text at the commas outside all brackets."""
     parts, depth = [""], 0
     for letter in inside:
         depth += (letter in "([{<") - (letter in ")]}>")

@@ -1,10 +1,10 @@
 """Finds the uses of TensorRT's Python bindings in a source that a version does not offer.
 
-Nothing is listed by hand. `trt` is the module, and types follow from there: a call of a class makes one of its objects,
+No use is listed by hand. `trt` is the module, and types follow from there. A call of a class makes one of its objects,
 a call of a method makes what its signature in the bindings returns, and an annotation (`network:
-trt.INetworkDefinition`) settles the rest. Annotations are checked against the bindings as well. It is a complaint if a
-version lacks an attribute, a number of arguments or a keyword. It is one as well if the type of an object cannot be
-found out, so that no use stays unchecked.
+trt.INetworkDefinition`) settles the rest. Annotations are checked against the bindings as well. A complaint is made if
+a version lacks an attribute, a number of arguments or a keyword. A complaint is also made if the type of an object
+cannot be found out, so that no use stays unchecked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CLASS_OF = "class "  # prefix of a class itself, in contrast to its objects
 
 @dataclass
 class Complaints:
-    """The uses that a version does not offer, and all uses that were checked."""
+    """Lists the uses that a version does not offer, and all uses that were checked."""
 
     found: list[str] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
@@ -40,9 +40,9 @@ def complaints(source: str, offered: Bindings) -> Complaints:
 class _Reader:
     def __init__(self, offered: Bindings) -> None:
         self.offered, self.result = offered, Complaints()
-        self.own: dict[str, str] = {}  # our functions -> class of TensorRT that they return by their annotation
-        self.derived: dict[str, str] = {}  # our classes -> class of TensorRT
-        self.added: dict[str, set[str]] = {}  # our classes -> members that they add
+        self.own: dict[str, str] = {}  # functions of the source -> class of TensorRT that their annotation returns
+        self.derived: dict[str, str] = {}  # classes of the source -> class of TensorRT
+        self.added: dict[str, set[str]] = {}  # classes of the source -> members that they add
 
     # ------------------------------------------------------------ declarations
 
@@ -57,7 +57,10 @@ class _Reader:
                 self.own[node.name] = name
 
     def _annotated(self, node: ast.expr | None) -> str | None:
-        """Returns the class of TensorRT, or ours derived from one, that an annotation names; it must exist."""
+        """Returns the class of TensorRT, or one derived from it, that an annotation names.
+
+        Complains if it does not exist.
+        """
         if isinstance(node, ast.BinOp):
             return self._annotated(node.left) or self._annotated(node.right)
         if isinstance(node, ast.Name) and node.id in self.derived:
@@ -114,7 +117,7 @@ class _Reader:
             self._type(target, names)
 
     def _derived_class(self, node: ast.ClassDef, names: dict[str, str]) -> None:
-        """Checks that a method that TensorRT calls takes as many arguments as that of the base class."""
+        """Checks that a method that TensorRT calls takes as many arguments as the same method of the base class."""
         base = self.derived.get(node.name)
         for item in node.body:
             if isinstance(item, ast.FunctionDef):
@@ -127,7 +130,7 @@ class _Reader:
     # ------------------------------------------------------------ expressions
 
     def _type(self, node: ast.expr, names: dict[str, str]) -> str | None:
-        """Checks all uses in an expression, and returns its class of TensorRT; None where it is ours."""
+        """Checks all uses in an expression, and returns its class of TensorRT, or None for any other class."""
         if isinstance(node, ast.Name):
             return MODULE_TYPE if node.id == MODULE else names.get(node.id)
         if isinstance(node, ast.Attribute):
@@ -184,7 +187,7 @@ class _Reader:
         return self._fitting(node, self.offered.signatures(cls, called.attr)) if cls in self.offered.classes else None
 
     def _fitting(self, node: ast.Call, signatures: list[Signature], result: str | None = None) -> str | None:
-        """Returns what a call returns by the first overload that it fits; complains of a call that fits none."""
+        """Returns what a call returns by the first overload that it fits. Complains of a call that fits none."""
         keywords = {keyword.arg for keyword in node.keywords}
         for signature in signatures:
             rest = signature.parameters[len(node.args) :]
@@ -207,7 +210,7 @@ class _Reader:
 
 
 def _members(node: ast.ClassDef) -> set[str]:
-    """Returns the methods of a class of ours, and the attributes that it sets."""
+    """Returns the methods of a class of the source, and the attributes that it sets."""
     stored = (item for item in ast.walk(node) if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store))
     methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
     return methods | {item.attr for item in stored if isinstance(item.value, ast.Name) and item.value.id == "self"}

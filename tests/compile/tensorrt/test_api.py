@@ -1,4 +1,4 @@
-"""What we use of TensorRT's Python bindings exists in each version that a Jetson may have, from 10.3 to 11.4."""
+"""The members of TensorRT's Python bindings that edgedistill uses exist in every version on a Jetson, 10.3 to 11.4."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def test_the_builder_is_the_only_module_that_imports_tensorrt_and_calls_it_trt()
 @pytest.mark.parametrize(
     ("correct", "wrong", "version", "complaint"),
     [
-        # TensorRT 11 removed these, so that they are caught there alone
+        # TensorRT 11 removed these, so that only its check complains.
         ("Flag.STRONGLY_TYPED", "Flag.EXPLICIT_BATCH", "11.4.0.106", "has no EXPLICIT_BATCH"),
         ("Flag.STRONGLY_TYPED", "Flag.EXPLICIT_BATCH", "10.3.0", ""),
         ("device_memory_size_v2", "device_memory_size", "11.4.0.106", "ICudaEngine has no device_memory_size"),
         ("device_memory_size_v2", "device_memory_size", "10.3.0", ""),
         ("registry.get_creator", "registry.get_plugin_creator", "11.4.0.106", "has no get_plugin_creator"),
-        # a version does not have this yet
+        # This version does not have the method yet.
         ("parser.parse(graph)", "network.add_attention(graph)", "10.3.0", "INetworkDefinition has no add_attention"),
-        # no version has ever had these
+        # No version has ever had these.
         ("MemoryPoolType.WORKSPACE", "MemoryPoolType.WORKPLACE", "10.13.3.9", "has no WORKPLACE"),
         ("trt.Runtime(", "trt.RunTime(", "10.16.1.11", "trt has no RunTime"),
         ("ignore_mismatch=False", "ignore=False", "10.3.0", r"set_timing_cache takes \(cache, ignore_mismatch\)"),
@@ -87,7 +87,7 @@ def test_an_object_without_a_declared_class_is_caught_too() -> None:
 
 @pytest.mark.parametrize("version", WHEELS)
 def test_the_names_that_version_11_removed_or_added_tell_the_versions_apart(version: str) -> None:
-    """The loader must read the version that it is asked for; otherwise the tests above would prove nothing."""
+    """The loader must read the requested version. Otherwise the tests above would prove nothing."""
     offered, new = bindings(version), version.startswith("11")
     assert offered.has_member("NetworkDefinitionCreationFlag", "EXPLICIT_BATCH") != new
     assert ("IInt8Calibrator" in offered.classes) != new
@@ -97,7 +97,7 @@ def test_the_names_that_version_11_removed_or_added_tell_the_versions_apart(vers
 
 @pytest.mark.parametrize("version", WHEELS)
 def test_the_stand_in_for_tensorrt_has_no_names_of_its_own(version: str) -> None:
-    """The names of fake_tensorrt.py, with which the builder is tested, are in each real version."""
+    """The names of fake_tensorrt.py, with which the builder is tested, exist in every real version."""
     offered, fake = bindings(version), fake_tensorrt(Behavior())
     for name, thing in vars(fake).items():
         if name in vars(types.ModuleType("empty")) and name != "__version__":

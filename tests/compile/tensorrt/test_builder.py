@@ -1,4 +1,4 @@
-"""The builder gets what a plan needs, and each of its failures is reported with its cause."""
+"""The builder gets the inputs of a plan, and each of its failures is reported with its cause."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_the_builder_is_given_workspace_strong_typing_and_the_tactics_of_the_pla
 
 
 def test_a_timing_cache_of_another_version_is_replaced_by_an_empty_one(jetson: Jetson, bundle: Bundle) -> None:
-    made = compile_tensorrt_plan(bundle, NANO)
-    (made.folder / "timing.cache").write_bytes(b"foreign")
+    engine = compile_tensorrt_plan(bundle, NANO)
+    (engine.folder / "timing.cache").write_bytes(b"foreign")
     compile_tensorrt_plan(bundle, NANO, force=True)
     assert jetson.tensorrt.caches[3:5] == [b"foreign", b""]
 
@@ -38,7 +38,7 @@ def test_memory_that_runs_out_in_the_builder_is_reported_with_the_workspace(jets
     jetson.tensorrt.build_error = {
         b"": "[virtualMemoryBuffer.cpp] Error Code 2: OutOfMemory (requested 2147483648 bytes)"
     }
-    with pytest.raises(EngineError, match=r"ran out of memory over student.int8.plugin.onnx") as caught:
+    with pytest.raises(EngineError, match=r"ran out of memory when it built student.int8.plugin.onnx") as caught:
         compile_tensorrt_plan(bundle, NANO)
     for part in ("requested 2147483648", "workspace_mb = 512", "'jetson'", "isolate multi-user.target", "other forms"):
         assert part in str(caught.value)

@@ -31,15 +31,15 @@ def test_a_machine_without_a_gpu_prepares_the_sources_and_names_the_next_command
         compile_bundle(bundle, NANO)
     command = f"edgedistill compile {bundle.path} --target jetson   (on the Jetson, with a copy of the bundle)"
     assert caught.value.next_step == command
-    made = compile_or_prepare(bundle, NANO)
-    assert made.library is None
-    assert made.lacking is not None
-    assert made.lacking.next_step == command
-    names = set(made.record.files)
+    engine = compile_or_prepare(bundle, NANO)
+    assert engine.library is None
+    assert engine.lacking is not None
+    assert engine.lacking.next_step == command
+    names = set(engine.record.files)
     assert {"README", "tensorrt/plugin.cpp", "tensorrt/engine.cpp", "model/model_test.h"} <= names
     assert {"c/ed_device.h", "include/edgedistill.h", "model/model_test_data.h"} <= names
     assert not any(name.endswith((".plan", ".so")) or name.startswith("model/model_test_w") for name in names)
-    text = (made.folder / "README").read_text()
+    text = (engine.folder / "README").read_text()
     assert "cmake -B out -DED_MODEL=test" in text
     assert "edgedistill compile BUNDLE --target jetson" in text
     with pytest.raises(OnlyPrepared, match="prepared, not compiled") as refused:
@@ -53,11 +53,11 @@ def test_a_build_that_was_prepared_elsewhere_is_finished_on_the_device(
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(device, "find_gpu", _no_gpu)
         assert not compile_or_prepare(bundle, NANO).compiled
-    made = compile_bundle(bundle, NANO)
-    assert made.compiled
+    engine = compile_bundle(bundle, NANO)
+    assert engine.compiled
     with monkeypatch.context() as elsewhere:  # a machine without the GPU leaves the plan alone
         elsewhere.setattr(device, "find_gpu", _no_gpu)
-        assert compile_or_prepare(bundle, NANO).record == made.record
+        assert compile_or_prepare(bundle, NANO).record == engine.record
 
 
 def test_versions_that_are_too_old_are_refused(jetson: Jetson, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A bundle becomes a plan: the best form is kept, all are recorded, and a plan that does not fit is refused."""
+"""A bundle becomes a plan. The best form is kept, all are recorded, and a plan that does not fit is refused."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from edgedistill.runtime.tensorrt_engine import PLUGIN
 from .jetsons import FORCE, NANO, THOR, Jetson, become_jetson, import_tensorrt_anew, write_jetson_bundle
 
 
-def forms_of(made: CompiledEngine) -> dict[str, dict[str, Any]]:
-    forms = json.loads((made.folder / "forms.json").read_text())["forms"]
+def forms_of(engine: CompiledEngine) -> dict[str, dict[str, Any]]:
+    forms = json.loads((engine.folder / "forms.json").read_text())["forms"]
     return {form["form"]: form for form in forms}
 
 
@@ -34,8 +34,8 @@ def forms_of(made: CompiledEngine) -> dict[str, dict[str, Any]]:
 
 
 def test_all_three_forms_are_built_and_the_fastest_is_kept(jetson: Jetson, bundle: Bundle) -> None:
-    made = compile_bundle(bundle, NANO)
-    forms = forms_of(made)
+    engine = compile_bundle(bundle, NANO)
+    forms = forms_of(engine)
     assert {name: form["state"] for name, form in forms.items()} == {
         "int8-plugin": "kept",
         "int8": "slower",
@@ -45,32 +45,34 @@ def test_all_three_forms_are_built_and_the_fastest_is_kept(jetson: Jetson, bundl
     assert forms["int8-plugin"]["near"].startswith("0 of ")
     assert forms["fp16"]["near"].startswith("not compared")
     assert all(form["r2"] > 0.8 and abs(form["r2_drop"]) < 1e-6 for form in forms.values())
-    assert b"EdAttention" in (made.folder / "student.plan").read_bytes()
-    assert made.record.fingerprint.device == {
+    assert b"EdAttention" in (engine.folder / "student.plan").read_bytes()
+    assert engine.record.fingerprint.device == {
         "chip": "sm_87",
         "toolkit": "12.6",
         "driver": "12060",
         "tensorrt": "10.3.0",
         "jetpack": "6.1",
-        "plugin": made.record.files[PLUGIN],
+        "plugin": engine.record.files[PLUGIN],
         "form": "int8-plugin",
     }
-    assert {gate.name: gate.ok for gate in made.gates} == {"int8_r2_drop": True, "step_p99_us": True}
-    assert {"layers-int8-plugin.json", "layers-int8.json", "layers-fp16.json", "timing.cache"} <= set(made.record.files)
-    assert not (made.folder / "out").exists()
-    assert "kept, 40.0 µs a step" in made.record.notes[0]
-    assert "student.plan" in (made.folder / "README").read_text()
-    check_files(made.folder, read_record(made.folder))
+    assert {gate.name: gate.ok for gate in engine.gates} == {"int8_r2_drop": True, "step_p99_us": True}
+    assert {"layers-int8-plugin.json", "layers-int8.json", "layers-fp16.json", "timing.cache"} <= set(
+        engine.record.files
+    )
+    assert not (engine.folder / "out").exists()
+    assert "kept, 40.0 µs a step" in engine.record.notes[0]
+    assert "student.plan" in (engine.folder / "README").read_text()
+    check_files(engine.folder, read_record(engine.folder))
 
 
 @pytest.mark.parametrize("fastest", ["int8-plugin", "int8", "fp16"])
 def test_the_fastest_form_is_kept_whichever_it_is(jetson: Jetson, bundle: Bundle, fastest: str) -> None:
     jetson.plans.p50_us[fastest] = 10.0
-    made = compile_tensorrt_plan(bundle, NANO)
-    assert forms_of(made)[fastest]["state"] == "kept"
-    assert made.record.fingerprint.device["form"] == fastest
+    engine = compile_tensorrt_plan(bundle, NANO)
+    assert forms_of(engine)[fastest]["state"] == "kept"
+    assert engine.record.fingerprint.device["form"] == fastest
     graph = bundle.read(next(form.graph for form in FORMS if form.name == fastest))
-    assert (made.folder / "student.plan").read_bytes().endswith(graph)
+    assert (engine.folder / "student.plan").read_bytes().endswith(graph)
 
 
 def test_the_fastest_is_not_kept_where_it_drifts_from_the_oracle(jetson: Jetson, bundle: Bundle) -> None:
@@ -85,9 +87,9 @@ def test_a_form_that_loses_too_much_r2_is_reported_and_kept_where_there_is_no_ot
     jetson: Jetson, bundle: Bundle
 ) -> None:
     strict = replace(NANO, gates={"int8_r2_drop_max": -0.5, "fp16_r2_drop_max": -0.5})
-    made = compile_tensorrt_plan(bundle, strict)
-    assert [gate.ok for gate in made.gates] == [False]
-    assert sum(form["state"] == "kept" for form in forms_of(made).values()) == 1
+    engine = compile_tensorrt_plan(bundle, strict)
+    assert [gate.ok for gate in engine.gates] == [False]
+    assert sum(form["state"] == "kept" for form in forms_of(engine).values()) == 1
     again = compile_tensorrt_plan(bundle, strict)
     assert not again.compiled
     assert [gate.ok for gate in again.gates] == [False]
@@ -137,8 +139,8 @@ def test_the_command_shows_the_forms_and_its_exit_code_says_that_a_gate_was_miss
 
 
 def test_the_outcomes_of_the_forms_are_read_back(jetson: Jetson, bundle: Bundle, tmp_path: Path) -> None:
-    made = compile_tensorrt_plan(bundle, NANO)
-    assert [outcome.form for outcome in read_forms(made.folder)] == ["int8-plugin", "int8", "fp16"]
+    engine = compile_tensorrt_plan(bundle, NANO)
+    assert [outcome.form for outcome in read_forms(engine.folder)] == ["int8-plugin", "int8", "fp16"]
     assert read_forms(tmp_path) == ()
 
 
@@ -169,7 +171,7 @@ def test_a_form_that_the_build_left_out_is_not_tried(
     become_jetson(monkeypatch, tmp_path, bundle)
     forms = forms_of(compile_tensorrt_plan(bundle, NANO))
     assert forms["int8-plugin"]["state"] == "not built"
-    assert "left student.int8.plugin.onnx out of use: it gave values" in forms["int8-plugin"]["why"]
+    assert "marked student.int8.plugin.onnx as unusable: it gave values" in forms["int8-plugin"]["why"]
     assert forms["fp16"]["state"] == "kept"
 
 
@@ -203,7 +205,7 @@ def test_a_bundle_without_reference_is_judged_by_its_holdout(monkeypatch: pytest
     assert "no deployed_r2" in forms["int8"]["why"] or forms["int8"]["state"] == "slower"
 
 
-# ---------------------------------------------------------------- a plan that is there already
+# ---------------------------------------------------------------- an existing plan
 
 
 def test_a_plan_that_is_there_is_not_made_again(jetson: Jetson, bundle: Bundle) -> None:
@@ -243,8 +245,8 @@ def _jetpack(here: Jetson) -> None:
 def test_a_plan_of_another_device_or_version_is_made_again_on_request_only(
     jetson: Jetson, bundle: Bundle, monkeypatch: Any, change: Any, name: str, was: str, found: str
 ) -> None:
-    made = compile_tensorrt_plan(bundle, NANO)
-    plan = (made.folder / "student.plan").read_bytes()
+    engine = compile_tensorrt_plan(bundle, NANO)
+    plan = (engine.folder / "student.plan").read_bytes()
     change(jetson)
     if name == "tensorrt":
         import_tensorrt_anew(monkeypatch, jetson)
@@ -254,9 +256,9 @@ def test_a_plan_of_another_device_or_version_is_made_again_on_request_only(
         compile_tensorrt_plan(bundle, both)
     for part in (f"{name} {was}", f"{name} {found}", FORCE):
         assert part in str(caught.value)
-    assert (made.folder / "student.plan").read_bytes() == plan
+    assert (engine.folder / "student.plan").read_bytes() == plan
     with pytest.raises(EngineError, match=f"compiled for another {name}") as caught:
-        Decoder.open(bundle.path)  # before a byte of the plan is read
+        Decoder.open(bundle.path)  # this fails before the plan is read
     for part in (f"{name} {was}", f"{name} {found}", FORCE):
         assert part in str(caught.value)
     again = compile_tensorrt_plan(bundle, both, force=True)
@@ -264,27 +266,27 @@ def test_a_plan_of_another_device_or_version_is_made_again_on_request_only(
 
 
 def test_a_plugin_of_another_hash_is_refused_by_name(jetson: Jetson, bundle: Bundle) -> None:
-    made = compile_tensorrt_plan(bundle, NANO)
-    (made.folder / PLUGIN).write_bytes(b"another")
+    engine = compile_tensorrt_plan(bundle, NANO)
+    (engine.folder / PLUGIN).write_bytes(b"another")
     with pytest.raises(EngineError, match="built with another plugin") as caught:
         Decoder.open(bundle.path)
-    assert made.record.files[PLUGIN] in str(caught.value)
+    assert engine.record.files[PLUGIN] in str(caught.value)
     assert FORCE in str(caught.value)
     with pytest.raises(StalePlan, match="changed after it was compiled") as caught:
         compile_tensorrt_plan(bundle, NANO)
     assert FORCE in str(caught.value)
-    (made.folder / PLUGIN).unlink()
+    (engine.folder / PLUGIN).unlink()
     with pytest.raises(EngineError, match="no such file"):
         Decoder.open(bundle.path)
 
 
 def test_a_damaged_plan_or_record_is_refused_by_name(jetson: Jetson, bundle: Bundle) -> None:
-    made = compile_tensorrt_plan(bundle, NANO)
-    (made.folder / "student.plan").write_bytes(b"plan of something else")
+    engine = compile_tensorrt_plan(bundle, NANO)
+    (engine.folder / "student.plan").write_bytes(b"plan of something else")
     with pytest.raises(EngineError, match=r"'student.plan' was changed") as caught:
         Decoder.open(bundle.path)
     assert FORCE in str(caught.value)
-    (made.folder / "build.json").write_text("{")
+    (engine.folder / "build.json").write_text("{")
     with pytest.raises(EngineError, match="damaged") as caught:
         Decoder.open(bundle.path)
     assert FORCE in str(caught.value)
@@ -295,8 +297,8 @@ def test_a_damaged_plan_or_record_is_refused_by_name(jetson: Jetson, bundle: Bun
 
 
 def test_a_plan_of_another_bundle_is_refused(jetson: Jetson, bundle: Bundle) -> None:
-    made = compile_tensorrt_plan(bundle, NANO)
-    replace(made.record, manifest="0" * 64).write(made.folder)
+    engine = compile_tensorrt_plan(bundle, NANO)
+    replace(engine.record, manifest="0" * 64).write(engine.folder)
     with pytest.raises(StalePlan, match="from another bundle") as caught:
         compile_tensorrt_plan(bundle, NANO)
     assert FORCE in str(caught.value)
