@@ -26,7 +26,8 @@ from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 
 WEIGHTS, FACTS = "model.safetensors", "model.json"
-OLD, NEW = "behaviour", "behavior"  # folders from before version 0.1 spell it the old way in facts and tensor names
+OLD_FACT, FACT = "behaviour", "behavior"  # folders of the version before have the first in `model.json`
+OLD_HEAD, HEAD = "to_behaviour.", "to_behavior."  # and the first in the names of tensors
 
 Facts = Mapping[str, Any]  # a JSON object
 
@@ -89,7 +90,7 @@ def read_facts(folder: Path, kind: str, command: str) -> Facts:
     if not isinstance(facts, dict) or facts.get("kind") != kind:
         found = facts.get("kind") if isinstance(facts, dict) else "something else"
         raise EdgeDistillError(f"{folder} holds no {kind}", got=found, expected=kind)
-    return {key.replace(OLD, NEW): value for key, value in facts.items()}
+    return {FACT if key == OLD_FACT else key: value for key, value in facts.items()}
 
 
 @contextmanager
@@ -110,7 +111,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     """Fills `model` and sets it to evaluation mode. Raises EdgeDistillError for a file that is damaged or foreign."""
     path = folder / WEIGHTS
     try:
-        model.load_state_dict({name.replace(OLD, NEW): tensor for name, tensor in load_file(path).items()})
+        weights = load_file(path)
+        model.load_state_dict({rename(name, OLD_HEAD, HEAD): tensor for name, tensor in weights.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise EdgeDistillError(
             f"{path} is damaged or of another model",
@@ -121,10 +123,18 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def hash_checkpoint(model: nn.Module) -> str:
-    """Returns the SHA-256 over names, types, shapes and bytes of the model's tensors, in the order of the names."""
+    """Returns the SHA-256 over names, types, shapes and bytes of the model's tensors, in the order of the names.
+
+    Names count in the spelling of the version before, so that ranges of that version still belong to their student.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted((rename(n, HEAD, OLD_HEAD), t) for n, t in model.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
         digest.update(values.numpy().tobytes())
     return digest.hexdigest()
+
+
+def rename(name: str, before: str, after: str) -> str:
+    """Returns a tensor's name with its first part replaced. Session ids within a name stay as they are."""
+    return after + name.removeprefix(before) if name.startswith(before) else name

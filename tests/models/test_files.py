@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from edgedistill.config import StudentSize, TeacherSize
 from edgedistill.errors import EdgeDistillError, OutputError
-from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
+from edgedistill.models.files import hash_checkpoint, load_student, load_teacher, save_student, save_teacher
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 
@@ -111,3 +111,21 @@ def test_a_folder_of_the_version_before_has_todays_names(tmp_path: Path) -> None
     loaded, facts = load_student(tmp_path)
     assert facts["behavior"] == [["x"], ["mm"]]
     assert torch.equal(loaded.to_behavior.weight, saved.to_behavior.weight)
+
+
+def test_a_session_id_may_be_spelled_like_a_retired_name(tmp_path: Path) -> None:
+    """Names of tensors hold the ids of sessions, which must not be taken for a name of ours."""
+    saved = Student(STUDENT, {"behaviour-1": 3, "to_behaviour.": 3}, {"behaviour-1": "x", "to_behaviour.": "x"}, 6, 2)
+    save_student(saved, tmp_path, {})
+    loaded, _ = load_student(tmp_path)
+    bins = torch.randn(1, 20, 3)
+    assert torch.equal(loaded("behaviour-1", bins), saved("behaviour-1", bins))
+
+
+def test_the_hash_of_a_checkpoint_is_that_of_the_version_before() -> None:
+    """Ranges name their student by this hash, so ranges of the version before still belong to their student."""
+    model = student()
+    with torch.no_grad():
+        for number, parameter in enumerate(model.state_dict().values()):
+            parameter.fill_(number / 8)
+    assert hash_checkpoint(model) == "68b7460b6fae33d743b1adfc156ed37da719633be4d28dbd253c642dc1b2c124"
