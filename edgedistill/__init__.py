@@ -1,3 +1,3 @@
 """Turns NWB sessions into a streaming LFP decoder: distils, deploys, decodes and measures."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
