@@ -46,9 +46,9 @@ def test_a_bundle_without_verdicts_may_use_all_its_graphs(bundle: Path) -> None:
 
 
 def test_verdicts_that_make_no_sense_are_refused_and_newer_figures_ignored(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is not what a build writes"):
-        write_test_bundle(tmp_path / "odd.edge", graphs={"student.int8.onnx": "off"})  # it opens what it has written
-    with pytest.raises(BundleError, match="is not what a build writes"):
+    with pytest.raises(BundleError, match=r"graphs: 'student.int8.onnx' is not what a build writes"):
+        write_test_bundle(tmp_path / "odd.edge", graphs={"student.int8.onnx": "off"})
+    with pytest.raises(BundleError, match=r"graphs: 'student.int8.onnx' is not what a build writes"):
         Decoder.open(tmp_path / "odd.edge", "onnxruntime-int8")
     newer = write_test_bundle(tmp_path / "new.edge", graphs={"student.int8.onnx": {"usable": True, "sharpness": 3}})
     assert Decoder.open(newer.path, "onnxruntime-int8").info.engine == "onnxruntime-int8"

@@ -42,7 +42,9 @@ def test_outputs_that_cannot_be_written(bundle: Path, session: Path, tmp_path: P
     in_the_way.write_text("")
     refused("run", bundle, session, "--out", tmp_path / "none" / "x.csv", says=("x.csv", "cannot be written"))
     refused("run", bundle, session, "--out", tmp_path / "x.txt", says=("x.txt", ".csv or .nwb"))
-    refused("simulate", "--out", in_the_way / "sub", "--sessions", 1, says=("could not be written", "a file is in the way"))
+    refused(
+        "simulate", "--out", in_the_way / "sub", "--sessions", 1, says=("could not be written", "a file is in the way")
+    )
 
 
 def test_a_reader_that_has_enough_ends_the_stream_quietly(bundle: Path) -> None:

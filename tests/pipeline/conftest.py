@@ -91,4 +91,4 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was trained")
 
     monkeypatch.setattr("edgedistill.pipeline.teacher.train_teacher", forbidden)
-    monkeypatch.setattr("edgedistill.pipeline.students.train_row", forbidden)
+    monkeypatch.setattr("edgedistill.pipeline.students.train_task", forbidden)
