@@ -39,7 +39,7 @@ def trained() -> PretrainedStudent:
     return PretrainedStudent(
         student=student,
         task_name="deployed",
-        task=STUDENT_TASKS["deployed"].aligned_by("mse"),
+        task=STUDENT_TASKS["deployed"].with_alignment("mse"),
         arrays=student.tokenizer.arrays,
         statistics=statistics_of(SESSIONS),
         readouts=fit_readouts(student, SESSIONS),
