@@ -44,7 +44,7 @@
 ED_EITHER int ed_ceil(int n, int by) { return (n + by - 1) / by; }
 
 /* The layout of a matrix of ROWS rows of N integers, as described above. */
-template <int ROWS, int N> struct ed_spread {
+template <int ROWS, int N> struct ed_row_layout {
     static constexpr int rows = ROWS;
     static constexpr int chunks = ed_ceil(N, ED_CHUNK);
     static constexpr int groups_of(int t) { return ed_ceil(ROWS * t, ED_THREADS); }
@@ -90,12 +90,12 @@ template <int ROWS, int N> struct ed_spread {
     }
 };
 
-using ed_embedding = ed_spread<ED_D, ED_TAP_N>;
-using ed_qkv = ed_spread<3 * ED_D, ED_D>;
-using ed_out = ed_spread<ED_D, ED_D>;
-using ed_gate = ed_spread<ED_FF, ED_D>; /* `up` is spread likewise, so that a thread has both of a hidden unit */
-using ed_down = ed_spread<ED_D, ED_FF>;
-using ed_values = ed_spread<ED_D, ED_WINDOW>;
+using ed_embedding = ed_row_layout<ED_D, ED_TAP_N>;
+using ed_qkv = ed_row_layout<3 * ED_D, ED_D>;
+using ed_out = ed_row_layout<ED_D, ED_D>;
+using ed_gate = ed_row_layout<ED_FF, ED_D>; /* `up` is spread likewise, so that a thread has both of a hidden unit */
+using ed_down = ed_row_layout<ED_D, ED_FF>;
+using ed_values = ed_row_layout<ED_D, ED_WINDOW>;
 
 /* ---------------------------------------------------------------- weights, in bytes */
 

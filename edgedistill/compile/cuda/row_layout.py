@@ -19,7 +19,7 @@ CHUNK = 16  # integers that a thread reads at once
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Describes how a matrix (rows, n) is distributed over a block's threads, as `ed_spread` of student_layout.h."""
+    """Describes how a matrix (rows, n) lies on the threads of a block, as `ed_row_layout` of student_layout.h."""
 
     rows: int
     n: int
