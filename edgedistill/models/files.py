@@ -90,7 +90,14 @@ def read_facts(folder: Path, kind: str, command: str) -> Facts:
     if not isinstance(facts, dict) or facts.get("kind") != kind:
         found = facts.get("kind") if isinstance(facts, dict) else "something else"
         raise EdgeDistillError(f"{folder} holds no {kind}", got=found, expected=kind)
-    return {FACT if key == OLD_FACT else key: value for key, value in facts.items()}
+    return {FACT if key == OLD_FACT else key: respell_outputs(value, key) for key, value in facts.items()}
+
+
+def respell_outputs(value: Any, key: str) -> Any:
+    """Returns the names and units of the outputs, of which older folders spell a nameless output the old way."""
+    if key != OLD_FACT or not isinstance(value, list):
+        return value
+    return [[rename(name, OLD_FACT, FACT) for name in part] if isinstance(part, list) else part for part in value]
 
 
 @contextmanager
@@ -136,5 +143,5 @@ def hash_checkpoint(model: nn.Module) -> str:
 
 
 def rename(name: str, before: str, after: str) -> str:
-    """Returns a tensor's name with its first part replaced. Session ids within a name stay as they are."""
+    """Returns a name with `before` at its start replaced by `after`. A session id within a name stays as it is."""
     return after + name.removeprefix(before) if name.startswith(before) else name

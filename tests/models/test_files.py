@@ -103,13 +103,13 @@ def test_a_file_in_the_way_is_an_output_error(tmp_path: Path) -> None:
 def test_a_folder_of_the_version_before_has_todays_names(tmp_path: Path) -> None:
     """Before the release of 0.1, facts and tensors were named after `behaviour`."""
     saved = student()
-    save_student(saved, tmp_path, {"behaviour": [["x"], ["mm"]]})
+    save_student(saved, tmp_path, {"behaviour": [["behaviour_x", "hand_behaviour"], ["mm", "mm"]]})
     weights = load_file(tmp_path / "model.safetensors")
     old = {name.replace("behavior", "behaviour"): tensor for name, tensor in weights.items()}
     assert {"to_behaviour.weight", "to_behaviour.bias"} <= old.keys()
     save_file(old, tmp_path / "model.safetensors")
     loaded, facts = load_student(tmp_path)
-    assert facts["behavior"] == [["x"], ["mm"]]
+    assert facts["behavior"] == [["behavior_x", "hand_behaviour"], ["mm", "mm"]]
     assert torch.equal(loaded.to_behavior.weight, saved.to_behavior.weight)
 
 
