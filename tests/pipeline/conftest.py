@@ -54,8 +54,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def first(home: Path) -> BuildResult:
     """Runs a build whose kept stages the other builds reuse."""
     with quick_measures():
-        result = stages.build(options(home, home / "first.edge"))
-    shutil.copytree(home / "work", home / "first.work")
+        result = stages.build(options(home, home / "first.edge", work=home / "first.work"))
+    shutil.copytree(home / "first.work", home / "work", dirs_exist_ok=True)
     return result
 
 
