@@ -28,6 +28,7 @@ from edgedistill.data.bins import file_sha256
 from edgedistill.data.recording import open_recording
 from edgedistill.errors import BundleError, ConfigError, EngineError, RecordingError
 from edgedistill.machine.description import describe_machine
+from edgedistill.measure import robustness
 from edgedistill.measure.score import score_kinematics
 from edgedistill.quantization.onnx_graph.teacher_window import make_timing_graph
 from edgedistill.report import page_from_results
@@ -185,7 +186,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def full(whole: Bundle) -> dict:
     options = BenchOptions(steps=40, closed_loop_s=0.3, energy_s=0, robustness=True, system=True)
-    found = bench(whole, options).to_json()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(robustness, "DRAWS", 1)
+        found = bench(whole, options).to_json()
     json.dumps(found, allow_nan=False)
     return found
 
