@@ -31,6 +31,7 @@ def quick_measures() -> Iterator[None]:
         patch.setattr(baselines, "KALMAN_ORDERS", (1,))
         patch.setattr(assembled, "QUICK", replace(QUICK, steps=10))
         patch.setattr(graph_checks, "CHECKED_BINS", 200)
+        patch.setattr(graph_checks, "REFERENCE_BINS", 64)
         yield
 
 

@@ -116,7 +116,7 @@ def test_behavior_of_an_odd_scale_is_built_as_any_other(
         with h5py.File(path, "r+") as file:
             velocity = file["processing/behavior/Velocity/cursor_vel/data"]
             velocity[...] = velocity[()] * scale
-    result = stages.build(options(home, tmp_path / "x.edge", data=(tmp_path / "data",)))
+    result = stages.build(options(home, tmp_path / "x.zip", data=(tmp_path / "data",)))
     assert result.metrics["int8_r2"] == pytest.approx(first.metrics["int8_r2"], abs=5e-3)
     assert {name.rsplit("/")[-1] for name in reasons_left_out(result.graphs)} <= {"student.fp16.onnx"}
     reason = reasons_left_out(result.graphs)["student.fp16.onnx"]
