@@ -41,7 +41,7 @@ def doctor(as_json: bool, folder: Path) -> None:
         if check.fix:
             click.echo(f"{check.name}: {check.fix}")
     missing = [check.name for check in checks if check.required and not check.ok]
-    verdict = "This machine has everything that is required. What was not found is only needed for what stands beside it."
+    verdict = "This machine has all that is required. What was not found is only needed for what stands beside it."
     if missing:
         verdict = f"Missing: {', '.join(missing)}."
     click.echo(verdict)
