@@ -19,7 +19,7 @@ from edgedistill.pipeline import BuildResult, DistillOptions, PretrainOptions, a
 from edgedistill.pipeline.assembled import Ingredients, WrittenBundle
 from edgedistill.training import baselines
 
-from .tiny_builds import options, write_preset
+from .tiny_builds import options, write_preset, write_quick_host
 
 
 @contextmanager
@@ -48,6 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = SimulationConfig(sessions=3, minutes=2.2, channels=4, units=10, population=40, rate_hz=500)
     list(simulate_to_nwb(small, folder / "data"))
     write_preset(folder / "tiny.toml")
+    write_quick_host(folder / "host.toml")
     return folder
 
 
