@@ -114,19 +114,20 @@ def write_decoder_bundle(parts: Ingredients) -> WrittenBundle:
     gate `default_engine_usable` is missed. The bundle is written in any case.
     """
     files, shape, graphs = write_files(parts)
-    engine = choose_default_engine(parts.wanted_engine, graphs)
-    write_bundle(parts.out, write_manifest(parts, shape, graphs, engine), files)
-    try:
-        first = compile_engine(parts, engine)
-    except EngineError as error:
-        first, engine = None, choose_default_engine(parts.wanted_engine, graphs, error)
+    chosen = choose_default_engine(parts.wanted_engine, graphs)
+    write_bundle(parts.out, write_manifest(parts, shape, graphs, chosen), files)
+    first, engine = compile_or_substitute(parts, chosen, graphs)
+    if engine != chosen:
         write_bundle(parts.out, write_manifest(parts, shape, graphs, engine), files)
     sizes = {f"{name}_bytes": float(size) for name, size in first.record.sizes.items()} if first else {}
     figures, why = measure_bundle(parts, engine)
     gates = parts.target.judge({**figures, **sizes, "int8_r2_drop": int8_r2_drop(parts.metrics)}, why)
-    gates += engine.gates()
-    write_bundle(parts.out, write_manifest(parts, shape, graphs, engine, gates), files)
-    final = compile_engine(parts, engine)  # again, as a library fits one manifest and this one has the gates
+    write_bundle(parts.out, write_manifest(parts, shape, graphs, engine, (*gates, *engine.gates())), files)
+    # Compiled again, because a library fits one manifest and this one has the gates. A plan may fail the second time.
+    final, last = compile_or_substitute(parts, engine, graphs)
+    gates = (*gates, *last.gates())
+    if last != engine:
+        write_bundle(parts.out, write_manifest(parts, shape, graphs, last, gates), files)
     if final is not None and final.lacking is None:
         compile_spike_student(open_bundle(parts.out), parts.target)
     return WrittenBundle(gates, final, graphs)
@@ -159,6 +160,19 @@ def measure_bundle(parts: Ingredients, engine: DefaultEngine) -> tuple[dict[str,
             raise
         return {}, dict.fromkeys(("step_p99_us", "deployed_r2"), error.what)
     return found.figures, found.why
+
+
+def compile_or_substitute(
+    parts: Ingredients, engine: DefaultEngine, graphs: Mapping[str, GraphVerdict]
+) -> tuple[CompiledEngine | None, DefaultEngine]:
+    """Compiles the default engine, and returns it with the engine that decodes by default.
+
+    That is `engine`, or a substitute where compiling failed.
+    """
+    try:
+        return compile_engine(parts, engine), engine
+    except EngineError as error:
+        return None, choose_default_engine(parts.wanted_engine, graphs, error)
 
 
 def compile_engine(parts: Ingredients, engine: DefaultEngine) -> CompiledEngine | None:

@@ -10,9 +10,17 @@ from __future__ import annotations
 import ast
 import hashlib
 from functools import cache
-from importlib.abc import Traversable
 from importlib.resources import files
 from importlib.util import resolve_name
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sys
+
+    if sys.version_info >= (3, 11):
+        from importlib.resources.abc import Traversable
+    else:
+        from importlib.abc import Traversable
 
 PACKAGE = "edgedistill"
 

@@ -16,6 +16,7 @@ from edgedistill import pipeline as stages
 from edgedistill.bench import QUICK, bench
 from edgedistill.bundle import GraphVerdict, open_bundle, reasons_left_out
 from edgedistill.bundle.spike_student import open_spike_student
+from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.errors import EngineError
 from edgedistill.pipeline import BuildResult, assembled, student_files
 from edgedistill.pipeline.default_engine import why_engine_is_off
@@ -124,10 +125,16 @@ def test_behavior_of_an_odd_scale_is_built_as_any_other(
     assert ("student.fp16.onnx" in open_bundle(result.bundle).names) == (scale < 1)
 
 
+@pytest.mark.parametrize("fails_at", [1, 2])
 def test_an_engine_that_cannot_be_compiled_does_not_throw_the_training_away(
-    home: Path, first: BuildResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, first: BuildResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
-    def fail(*_: object) -> None:
+    compile_really, calls = assembled.compile_or_prepare, []
+
+    def fail(*given: Any) -> CompiledEngine:
+        calls.append(given)
+        if len(calls) < fails_at:
+            return compile_really(*given)
         raise EngineError("no form of the student computes what its definition says", got="int8: self-check")
 
     monkeypatch.setattr(assembled, "compile_or_prepare", fail)
