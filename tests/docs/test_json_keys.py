@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgedistill.cli import main
-from edgedistill.measure import robustness
+from edgedistill.measure import closed_loop, robustness
 from edgedistill.training import baselines
 
 from .pages import DOCS, section, table_rows, text_of
@@ -81,6 +81,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         for levels in ("LOST", "NOISE", "DAYS"):
             patch.setattr(robustness, levels, getattr(robustness, levels)[:2])
         patch.setattr(robustness, "DRAWS", 1)
+        patch.setattr(closed_loop, "_require_room", lambda *_: None)  # other tests may make a step slow
         found["simulate"] = [run("simulate", "--out", sessions, *simulated)]
         file = found["simulate"][0]["files"][0]["path"]
         found["inspect session"] = [run("inspect", file)]
