@@ -6,6 +6,7 @@ import shlex
 import sys
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,8 +14,12 @@ from edgedistill.bundle import open_bundle
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.bench_tables import print_bench
 from edgedistill.cli.output import format_json, json_option, print_json, show_work
+from edgedistill.cli.training_options import add_series_options
 from edgedistill.files import atomic_write_text
 from edgedistill.runtime.compiled_engines import COMPILED
+
+if TYPE_CHECKING:
+    from edgedistill.data.candidates import SeriesNames
 
 
 def _parse_assumptions(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
@@ -50,7 +55,7 @@ estimated. If a gate of the target is missed, the exit code is 3.""",
     type=click.Path(path_type=Path),
     help="Measure R² on this recording of the same array.  [default: the holdout inside the bundle]",
 )
-@click.option("--behavior", metavar="NAME", help="The behavior series of --data, if the recording holds several.")
+@add_series_options
 @click.option(
     "--against",
     metavar="NAME",
@@ -99,7 +104,7 @@ estimated. If a gate of the target is missed, the exit code is 3.""",
 def bench(
     bundle: Path,
     data: Path | None,
-    behavior: str | None,
+    names: SeriesNames,
     against: tuple[str, ...],
     steps: int,
     engine: str | None,
@@ -133,7 +138,7 @@ def bench(
         else:
             from edgedistill.data.recording import open_recording
 
-            with open_recording(data, behavior=behavior) as recording:
+            with open_recording(data, names) as recording:
                 result = measurement.bench(opened, options, recording)
     found = result.to_json() | {
         "command": shlex.join(["edgedistill", *sys.argv[1:]]),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgedistill.cli.output import format_value, json_option, print_facts, print_json, print_table, show_training
-from edgedistill.cli.training_options import PATH, behavior_option, line_hz_option, recipe_option, seed_option
+from edgedistill.cli.training_options import PATH, add_series_options, line_hz_option, recipe_option, seed_option
 from edgedistill.errors import ConfigError
 from edgedistill.quantization.calibration.recipe import load_recipe, require_teacher
 
@@ -39,7 +39,7 @@ that comes out of it, beside the ranges and with the ending .student.""",
     "--teacher", type=PATH, help="The folder that `edgedistill pretrain` wrote, for a recipe that fine-tunes."
 )
 @seed_option
-@behavior_option
+@add_series_options
 @line_hz_option
 @click.option("--sensitivity", is_flag=True, help="Also rank the parts of a step by the R² that INT8 costs in each.")
 @click.option(

@@ -12,8 +12,10 @@ import click
 from edgedistill.bundle import MANIFEST, Bundle, GraphVerdict, open_bundle
 from edgedistill.bundle.contents import read_decoder_spec
 from edgedistill.cli.output import format_value, json_option, print_facts, print_json, print_table
+from edgedistill.cli.training_options import add_series_options
 
 if TYPE_CHECKING:
+    from edgedistill.data.candidates import SeriesNames
     from edgedistill.data.inspect import Inspection
 
 
@@ -25,9 +27,9 @@ Examples:
   edgedistill inspect decoder.edge      also checks every byte of the bundle""",
 )
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--behavior", metavar="NAME", help="The behavior series to look at, if the session holds several.")
+@add_series_options
 @json_option
-def inspect(path: Path, behavior: str | None, as_json: bool) -> None:
+def inspect(path: Path, names: SeriesNames, as_json: bool) -> None:
     """Show what a session (NWB) or a bundle holds.
 
     PATH is an NWB file, a folder of NWB files, or a bundle. For a session, the command also tells which commands cannot
@@ -39,7 +41,7 @@ def inspect(path: Path, behavior: str | None, as_json: bool) -> None:
     from edgedistill.data.inspect import describe
     from edgedistill.data.session_files import find_session_files
 
-    found = [describe(file, behavior=behavior) for file in find_session_files([path])]
+    found = [describe(file, names) for file in find_session_files([path])]
     if not as_json:
         click.echo("\n\n".join(inspection.to_text() for inspection in found))
     elif path.is_dir():

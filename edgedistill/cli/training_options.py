@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -16,9 +17,22 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
 
-behavior_option = click.option(
-    "--behavior", metavar="NAME", help="The behavior series to decode, if a session holds several."
-)
+
+def add_series_options(command: Command) -> Command:
+    """Adds --lfp, --units and --behavior to a command, which receives them as one `SeriesNames` called `names`."""
+
+    @wraps(command)
+    def with_names(*args: Any, lfp: str | None, units: str | None, behavior: str | None, **others: Any) -> Any:
+        from edgedistill.data.candidates import SeriesNames
+
+        return command(*args, names=SeriesNames(lfp, units, behavior), **others)
+
+    for part, what in (("behavior", "behavior"), ("units", "spike times"), ("lfp", "LFP")):
+        help = f"The {what} to read, where a session holds several: a name, a path, or a container of series."
+        with_names = click.option(f"--{part}", metavar="NAME", help=help)(with_names)
+    return cast(Command, with_names)
+
+
 line_hz_option = click.option(
     "--line-hz",
     type=float,
@@ -56,7 +70,7 @@ steps_option = click.option(
 
 
 def add_training_options(command: Command) -> Command:
-    """Adds the options of a training to a command: preset, steps, seed, behavior, mains frequency and --json."""
-    for option in (json_option, line_hz_option, behavior_option, seed_option, steps_option, preset_option):
+    """Adds the options of a training to a command: preset, steps, seed, series, mains frequency and --json."""
+    for option in (json_option, line_hz_option, add_series_options, seed_option, steps_option, preset_option):
         command = option(command)
     return command

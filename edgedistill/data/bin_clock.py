@@ -15,15 +15,14 @@ from edgedistill.data.behavior import Behavior
 from edgedistill.data.lfp import Lfp
 from edgedistill.data.recording import Recording
 from edgedistill.data.session import BINS_PER_S, MIN_BINS
+from edgedistill.data.units import Units
 from edgedistill.errors import RecordingError
 
 QUIET_S = 5  # units may be silent this long before the end of a recording
 
-Spikes = tuple[npt.NDArray[np.float64], ...]
-
 
 def find_extent(
-    recording: Recording, lfp: Lfp | None, units: Spikes | None, behavior: Behavior | None
+    recording: Recording, lfp: Lfp | None, units: Units | None, behavior: Behavior | None
 ) -> tuple[float, int]:
     """Returns the start of bin 0 in s and the number of bins that all given parts cover.
 
@@ -70,7 +69,7 @@ def _require_overlap(path: Path, spans: dict[str, tuple[float, float]]) -> None:
     raise _unequal_clocks_error(path, listed, "two minutes in which all of them run")
 
 
-def _require_spikes_inside(path: Path, units: Spikes, span: tuple[float, float]) -> None:
+def _require_spikes_inside(path: Path, units: Units, span: tuple[float, float]) -> None:
     """Refuses spike times in samples or milliseconds: they overlap the LFP too, but only with their first few."""
     inside = sum(int(np.searchsorted(u, span[1]) - np.searchsorted(u, span[0])) for u in units)
     total = sum(map(len, units))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.behavior import Behavior
-from edgedistill.data.bin_clock import Spikes, compute_edges, find_extent
+from edgedistill.data.bin_clock import compute_edges, find_extent
 from edgedistill.data.lfp import MIN_RATE_HZ, Lfp
 from edgedistill.data.recording import PARTS, Recording
 from edgedistill.data.session import (
@@ -27,6 +27,7 @@ from edgedistill.data.session import (
     save_session_bins,
     split_bins,
 )
+from edgedistill.data.units import Units
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import FrontEnd, FrontEndConfig
 
@@ -116,7 +117,7 @@ def _find_clock_lfp(recording: Recording, needed: bool) -> Lfp | None:
     return lfp
 
 
-def _count_spikes(units: Spikes, edges_s: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+def _count_spikes(units: Units, edges_s: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     counts = np.empty((len(edges_s) - 1, len(units)), dtype=np.uint8)
     for unit, times in enumerate(units):
         counts[:, unit] = np.minimum(np.diff(np.searchsorted(times, edges_s, side="left")), 255)

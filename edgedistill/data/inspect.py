@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from edgedistill.data.behavior_choice import find_behavior_series
+from edgedistill.data.candidates import NO_NAMES
 from edgedistill.data.lfp import MIN_RATE_HZ
-from edgedistill.data.recording import PART_NAMES, Behavior, Lfp, Recording, open_recording
+from edgedistill.data.recording import PART_NAMES, Behavior, Lfp, Recording, SeriesNames, Units, open_recording
 from edgedistill.errors import RecordingError
 
 MIN_SECONDS = 120
@@ -79,9 +79,9 @@ class Inspection:
         return "\n".join(lines)
 
 
-def describe(path: str | Path, *, behavior: str | None = None) -> Inspection:
+def describe(path: str | Path, names: SeriesNames = NO_NAMES) -> Inspection:
     """Inspects one NWB file. Raises RecordingError only when it cannot be read at all."""
-    with open_recording(path, behavior=behavior) as recording:
+    with open_recording(path, names) as recording:
         problems: list[str] = []
         units = _attempt(lambda: recording.units, problems)
         lfp = _attempt(lambda: recording.lfp, problems)
@@ -130,7 +130,7 @@ def _find_lacks(command: str, units: object, lfp: Lfp | None, behavior: Behavior
     return tuple(lacks)
 
 
-def _describe_units(units: tuple[npt.NDArray[np.float64], ...]) -> dict[str, object]:
+def _describe_units(units: Units) -> dict[str, object]:
     spikes = sum(map(len, units))
     heard = [unit for unit in units if len(unit)]
     first, last = (min(u[0] for u in heard), max(u[-1] for u in heard)) if heard else (None, None)

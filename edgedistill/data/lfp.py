@@ -93,7 +93,7 @@ class Lfp:
         return frames_per_block * max(1, min(-(-wanted // frames_per_block), budget // frames_per_block))
 
 
-def find_lfp(series: Sequence[Series], file: Path) -> Lfp | None:
+def find_lfp(series: Sequence[Series], file: Path, named: str | None = None) -> Lfp | None:
     """Returns the LFP among the series of a file, or None.
 
     Series of at least 200 Hz come before slower ones. Among them, a series in an LFP container or with "lfp" in its

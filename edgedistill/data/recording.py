@@ -17,16 +17,17 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgedistill.data.behavior import Behavior
 from edgedistill.data.behavior_choice import find_behavior, find_behavior_series
+from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.data.lfp import Lfp, find_lfp
 from edgedistill.data.series import Series, find_series
 from edgedistill.data.session_files import damaged_file_error, open_nwb2, require_hdf5
+from edgedistill.data.units import Units, find_units
 from edgedistill.errors import RecordingError, did_you_mean
 
-__all__ = ["PARTS", "Behavior", "Lfp", "Recording", "open_recording"]
+__all__ = ["PARTS", "Behavior", "Lfp", "Recording", "SeriesNames", "Units", "open_recording"]
 
 PARTS = ("units", "lfp", "behavior")
 PART_NAMES = {"units": "units (spike times)", "lfp": "LFP", "behavior": "behavior"}
@@ -35,9 +36,9 @@ PART_NAMES = {"units": "units (spike times)", "lfp": "LFP", "behavior": "behavio
 class Recording:
     """Reads the parts of one open session on demand. Use it in a `with` block, which closes the file."""
 
-    def __init__(self, path: Path, io: Any, nwb: Any, behavior: str | None) -> None:
-        self.path = path
-        self._io, self._nwb, self._behavior = io, nwb, behavior
+    def __init__(self, path: Path, io: Any, nwb: Any, names: SeriesNames) -> None:
+        self.path, self.names = path, names
+        self._io, self._nwb = io, nwb
 
     def __enter__(self) -> Recording:
         return self
@@ -75,24 +76,18 @@ class Recording:
     @cached_property
     def lfp(self) -> Lfp | None:
         """Returns the LFP, or None. Raises RecordingError when it has no regular clock."""
-        return find_lfp(self.series, self.path)
+        return find_lfp(self.series, self.path, self.names.lfp)
 
     @cached_property
     def behavior(self) -> Behavior | None:
         """Returns the behavior, or None. Raises RecordingError when the series that `behavior` names does not exist."""
-        return find_behavior(self.series, self.path, self._behavior)
+        return find_behavior(self.series, self.path, self.names.behavior)
 
     @cached_property
-    def units(self) -> tuple[npt.NDArray[np.float64], ...] | None:
-        """Returns the sorted spike times in s of every unit; None when the file has no units."""
-        table = self._nwb.units
-        if table is None or len(table) == 0 or "spike_times" not in table.colnames:
-            return None
-        index = table["spike_times"]
+    def units(self) -> Units | None:
+        """Returns the units; None when the file has none. Raises RecordingError where their times cannot be used."""
         with _name_file_in_errors(self.path, "spike times"):
-            ends = np.asarray(index.data[:], dtype=np.int64)
-            times = np.asarray(index.target.data[:], dtype=np.float64)
-        return tuple(np.sort(unit[np.isfinite(unit)]) for unit in np.split(times, ends[:-1]))
+            return find_units(self._nwb, self.path, self.names.units)
 
     @cached_property
     def electrodes(self) -> list[dict[str, object]]:
@@ -136,8 +131,8 @@ class Recording:
         return ", ".join(parts) or "neither units nor time series"
 
 
-def open_recording(path: str | Path, *, behavior: str | None = None) -> Recording:
-    """Opens a session for reading. `behavior` names the behavior series where the choice is not obvious.
+def open_recording(path: str | Path, names: SeriesNames = NO_NAMES) -> Recording:
+    """Opens a session for reading. `names` holds the series that the user named.
 
     Raises RecordingError when the path is not a whole NWB 2 file.
     """
@@ -157,7 +152,7 @@ def open_recording(path: str | Path, *, behavior: str | None = None) -> Recordin
         with warnings.catch_warnings():  # pynwb warns of cached schemas and old conventions in files of other labs
             warnings.simplefilter("ignore")
             io = NWBHDF5IO(file=file, mode="r", load_namespaces=True)
-            return Recording(path, io, io.read(), behavior)
+            return Recording(path, io, io.read(), names)
     except Exception as error:  # hdmf raises many kinds
         file.close()
         raise RecordingError(

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgedistill.data.bins import bins_from_recording
-from edgedistill.data.recording import PARTS, open_recording
+from edgedistill.data.candidates import NO_NAMES
+from edgedistill.data.recording import PARTS, SeriesNames, open_recording
 from edgedistill.data.session import SessionBins
 from edgedistill.data.session_files import find_session_files
 from edgedistill.errors import RecordingError
@@ -23,7 +24,7 @@ def load_sessions(
     *,
     also: Iterable[str] = (),
     line_hz: float = 60,
-    behavior: str | None = None,
+    names: SeriesNames = NO_NAMES,
 ) -> list[SessionBins]:
     """Reads the sessions in files and folders, one after another, and combines them.
 
@@ -32,7 +33,7 @@ def load_sessions(
     need, also = tuple(need), tuple(also)
     sessions = []
     for path in find_session_files(paths):
-        with open_recording(path, behavior=behavior) as recording:
+        with open_recording(path, names) as recording:
             sessions.append(bins_from_recording(recording, need=need, also=also, line_hz=line_hz))
     return combine_sessions(sessions)
 

@@ -14,6 +14,7 @@ from time import monotonic
 
 from edgedistill.config import Preset, StudentSize, load_preset, preset_names
 from edgedistill.data.bins import SessionBins
+from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.files import atomic_write
 from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.student import Student
@@ -51,7 +52,7 @@ class CalibrationOptions:
     recipe: str = DEFAULT_RECIPE
     teacher: Path | None = None
     seed: int = 0
-    behavior: str | None = None
+    names: SeriesNames = NO_NAMES
     line_hz: float = 60
     sensitivity: bool = False
     figure: Path | None = None
@@ -131,7 +132,7 @@ def check_request(options: CalibrationOptions, progress: Progress | None) -> Cal
     require_parts(shape_from_size(size), recipe.keep)
     cache = Cache(options.out.with_name(options.out.name + ".work"))
     need = ("lfp", "units") if recipe.finetune else ("lfp",)
-    bins = read_sessions(cache, options.data, options.behavior, options.line_hz, need=need, also=("behavior",))
+    bins = read_sessions(cache, options.data, options.names, options.line_hz, need=need, also=("behavior",))
     gap = compute_gap(bins, size)
     sessions = tuple(training_session_from_bins(b, gap) for b in bins)
     ranked_on = last_labelled_session(bins, sessions) if options.sensitivity else None

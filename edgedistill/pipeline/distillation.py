@@ -7,6 +7,7 @@ from pathlib import Path
 from time import monotonic
 
 from edgedistill.config import load_preset
+from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.early_checks import require_folder
 from edgedistill.pipeline.inputs import read_sessions
@@ -35,7 +36,7 @@ class DistillOptions:
     preset: str = "edge"
     steps: int | None = None
     seed: int = 0
-    behavior: str | None = None
+    names: SeriesNames = NO_NAMES
     line_hz: float = 60
     supervised: bool = False
     alignment: str = "cosine"
@@ -52,7 +53,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
     require_folder(out)
     cache = Cache(out.with_name(out.name + ".work"))
     need = ("lfp", "units", "behavior") if options.supervised else ("lfp", "units")
-    bins = read_sessions(cache, options.data, options.behavior, options.line_hz, need=need, also=("behavior",))
+    bins = read_sessions(cache, options.data, options.names, options.line_hz, need=need, also=("behavior",))
     gap = compute_gap(bins, preset.student)
     sessions = [training_session_from_bins(b, gap) for b in bins]
     run = Run(cache, preset, options.seed, provenance_of(bins), progress)

@@ -7,7 +7,7 @@ that a change there does not make a file be read again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from edgedistill.data.bins import (
@@ -17,7 +17,7 @@ from edgedistill.data.bins import (
     load_session_bins,
     save_session_bins,
 )
-from edgedistill.data.recording import open_recording
+from edgedistill.data.recording import SeriesNames, open_recording
 from edgedistill.data.session_files import find_session_files
 from edgedistill.data.session_loading import combine_sessions
 from edgedistill.pipeline.cache import Cache
@@ -26,7 +26,7 @@ from edgedistill.pipeline.cache import Cache
 def read_sessions(
     cache: Cache,
     data: Sequence[Path],
-    behavior: str | None,
+    names: SeriesNames,
     line_hz: float,
     need: tuple[str, ...] = ("lfp", "units", "behavior"),
     also: tuple[str, ...] = (),
@@ -40,11 +40,11 @@ def read_sessions(
     for path in find_session_files(list(data)):
 
         def make(folder: Path, path: Path = path) -> None:
-            with open_recording(path, behavior=behavior) as recording:
+            with open_recording(path, names) as recording:
                 bins = bins_from_recording(recording, need=need, also=also, line_hz=line_hz)
             save_session_bins(bins, folder / "bins.npz")
 
-        inputs = [file_sha256(path), behavior, line_hz, need, also]
+        inputs = [file_sha256(path), asdict(names), line_hz, need, also]
         kept = load_session_bins(cache.stage(f"read-{path.stem}", inputs, make) / "bins.npz")
         sessions.append(replace(kept, path=str(path)))
     return combine_sessions(sessions)

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import monotonic
 
 from edgedistill.config import load_preset
+from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.models.files import save_teacher
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.early_checks import require_folder
@@ -27,7 +28,7 @@ class PretrainOptions:
     preset: str = "edge"
     steps: int | None = None
     seed: int = 0
-    behavior: str | None = None
+    names: SeriesNames = NO_NAMES
     line_hz: float = 60
 
 
@@ -41,7 +42,7 @@ def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Trai
     preset = shorten_preset(load_preset(options.preset), options.steps)
     require_folder(out)
     cache = Cache(out.with_name(out.name + ".work"))
-    reading = (options.behavior, options.line_hz)
+    reading = (options.names, options.line_hz)
     bins = read_sessions(cache, options.data, *reading, need=("units",), also=("lfp", "behavior"))
     gap = compute_gap(bins, preset.student)
     sessions = [training_session_from_bins(b, gap) for b in bins]

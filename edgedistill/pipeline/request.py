@@ -15,6 +15,7 @@ from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.compile.engines import require_engine_fits
 from edgedistill.config import StudentSize, load_preset
 from edgedistill.data.bins import SessionBins
+from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.errors import ConfigError, EdgeDistillError, did_you_mean
 from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.teacher import PatchAutoencoder
@@ -49,7 +50,7 @@ class BuildOptions:
     student: Path | None = None
     adapt: str = "stats"
     probe: bool = False
-    behavior: str | None = None
+    names: SeriesNames = NO_NAMES
     line_hz: float = 60
     work: Path | None = None
     recipe: str = DEFAULT_RECIPE
@@ -87,7 +88,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     decoder.require_teacher(recipe, options.teacher)
     require_sizes_fit(target, decoder.sizes(preset), recipe)
     cache = Cache(options.work or options.out.with_name(options.out.name + ".work"))
-    bins = read_sessions(cache, options.data, options.behavior, options.line_hz)
+    bins = read_sessions(cache, options.data, options.names, options.line_hz)
     gap = max(compute_gap(bins, size) for size in decoder.sizes(preset))
     sessions = tuple(training_session_from_bins(b, gap) for b in bins)
     session = choose_session(sessions, options.session)

@@ -10,7 +10,7 @@ import pytest
 
 from edgedistill.data.behavior_choice import shorten_unit
 from edgedistill.data.inspect import describe
-from edgedistill.data.recording import open_recording
+from edgedistill.data.recording import SeriesNames, open_recording
 from edgedistill.errors import RecordingError
 
 from . import nwb_files as make
@@ -53,11 +53,11 @@ def test_a_hand_is_preferred_to_eyes_and_velocity_to_position(tmp_path: Path) ->
         assert recording.behavior.name == "hand_vel"
         assert recording.behavior.derived is None
         assert len(recording.behavior.others) == 3
-    with open_recording(path, behavior="HAND_POS") as recording:
+    with open_recording(path, SeriesNames(behavior="HAND_POS")) as recording:
         assert recording.behavior is not None
         assert "hand_pos" in (recording.behavior.derived or "")
     with (
-        open_recording(path, behavior="hand_vell") as recording,
+        open_recording(path, SeriesNames(behavior="hand_vell")) as recording,
         pytest.raises(RecordingError, match="did you mean 'hand_vel'"),
     ):
         _ = recording.behavior
