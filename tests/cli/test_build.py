@@ -31,7 +31,7 @@ def test_build_hands_over_its_options(stages: FakePipeline) -> None:
         "student": None,
         "adapt": "stats",
         "probe": False,
-        "behavior": None,
+        "names": SeriesNames(),
         "line_hz": 60.0,
         "work": None,
         "recipe": DEFAULT_RECIPE,
