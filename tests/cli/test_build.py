@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgedistill.data.candidates import SeriesNames
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE
 
 from .calling import answer, call, refused

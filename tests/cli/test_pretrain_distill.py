@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgedistill.data.candidates import SeriesNames
+
 from .calling import answer, call, refused
 from .fake_pipeline import FakePipeline
 
