@@ -19,7 +19,8 @@ def standardize_holdout_counts(bundle: Bundle, holdout: Holdout, student: SpikeS
     """
     if holdout.counts is None or not len(holdout.counts):
         raise BundleError(f"{bundle.path}: '{HOLDOUT}' holds no 'counts'", next_step="build the bundle again")
-    return standardize_counts(holdout.counts, student.normalization)
+    counts = standardize_counts(holdout.counts, student.normalization)
+    return counts if holdout.unobserved is None else np.where(holdout.unobserved, np.float32(0), counts)
 
 
 def standardize_counts(counts: npt.NDArray[Any], normalization: Normalization | None) -> Floats:

@@ -134,6 +134,7 @@ class Holdout:
     counts: npt.NDArray[Any] | None  # (T, U), spikes
     kinematics: npt.NDArray[Any]  # (T, K), NaN where unknown
     score_from: int  # the first bin whose R² counts; those before it are the run-up
+    unobserved: npt.NDArray[np.bool_] | None = None  # (T, U) where a unit was not observed; None: nowhere
 
 
 def read_holdout(bundle: Bundle) -> Holdout:
@@ -144,7 +145,8 @@ def read_holdout(bundle: Bundle) -> Holdout:
                 raise BundleError(f"{bundle.path}: '{HOLDOUT}' holds no '{name}'", got=sorted(stored))
         counts = stored.get("counts")
         score_from = int(stored["score_from"]) if "score_from" in stored else 0
-        return Holdout(stored["bins"].astype(np.float32), counts, stored["kinematics"], score_from)
+        bins, kinematics = stored["bins"].astype(np.float32), stored["kinematics"]
+        return Holdout(bins, counts, kinematics, score_from, stored.get("unobserved"))
 
 
 def read_raw_frames(bundle: Bundle) -> Floats | None:

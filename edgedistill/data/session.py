@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ MIN_BINS = 120 * BINS_PER_S
 MIN_BLOCK_BINS = 5 * BINS_PER_S  # for each of train, validation and test
 ARTEFACT_SIGMAS = 30  # distance from the median; the largest in a day of ordinary data is about 25
 ARTEFACT_SHARE = 0.02  # of a channel's bins; values that are more frequent belong to the channel
-ARRAYS = ("lfp", "bad", "counts", "behavior")
+ARRAYS = ("lfp", "bad", "counts", "behavior", "valid", "observed")
 DAMAGE_ERRORS = (ConfigError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -47,9 +48,14 @@ class SessionBins:
     output_names: tuple[str, ...]
     output_units: tuple[str, ...]
     lfp: npt.NDArray[np.float64] | None  # (T, C) uV
-    bad: npt.NDArray[np.bool_] | None  # (T, C)
+    bad: Mask | None  # (T, C) masked: bad by the rules, marked as bad, not valid, or disturbed by a gap
     counts: npt.NDArray[np.uint8] | None  # (T, U), clipped at 255
     behavior: npt.NDArray[np.float32] | None  # (T, K); bins with NaN in a row are not used
+    valid: Mask | None = None  # (T,) bins that may be used at all; None: every bin
+    observed: Mask | None = None  # (T, U) where each unit was observed; None: in every bin
+    session_s: float = 0.0  # length of the session, of which these bins cover a part
+    left_out_s: Mapping[str, float] = field(default_factory=dict)  # reason -> seconds, see `coverage`
+    notes: tuple[str, ...] = ()  # what a person should know about how the session was read
 
 
 @dataclass(frozen=True)

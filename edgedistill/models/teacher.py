@@ -123,7 +123,11 @@ class PatchAutoencoder(nn.Module):
         return guess.flatten(1, 2)
 
     def mean_loss(self, guess: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
-        """Returns Poisson negative log-likelihood of counts, or squared error of values, where `counted` is 1."""
+        """Returns Poisson negative log-likelihood of counts, or squared error of values, where `counted` is 1.
+
+        A truth that is NaN does not count.
+        """
+        counted, truth = counted * torch.isfinite(truth), torch.nan_to_num(truth)
         if self.counts:
             loss = F.poisson_nll_loss(
                 guess, truth.clamp(max=COUNT_LIMIT * self.size.span), log_input=True, reduction="none"

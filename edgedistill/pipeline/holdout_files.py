@@ -26,15 +26,22 @@ def write_holdout(bins: SessionBins, session: TrainingSession, shape: StudentSha
     It holds z-scored bins (T, C), spike counts (T, U), kinematics (T, K), and raw frames in uV.
     """
     stretch = holdout_stretch(session, shape)
-    assert session.counts is not None
     arrays = {
         "bins": session.inputs("lfp")[stretch].numpy(),
-        "counts": session.counts[stretch].numpy().astype(np.uint8),
+        **spike_counts(session, stretch),
         "kinematics": unscale_behavior(session)[stretch].astype(np.float32),
         "score_from": np.array(session.split.test.start - stretch.start),
         "first_bin": np.array(stretch.start),
     }
     return write_npz(arrays | raw_stretch(bins, stretch.start, stretch.stop))
+
+
+def spike_counts(session: TrainingSession, stretch: slice) -> dict[str, npt.NDArray[Any]]:
+    """Returns the counts (T, U), and `unobserved` (T, U) where some unit was not observed in some bin."""
+    assert session.counts is not None
+    counts = session.counts[stretch].numpy()
+    unknown = np.isnan(counts)
+    return {"counts": np.nan_to_num(counts).astype(np.uint8)} | ({"unobserved": unknown} if unknown.any() else {})
 
 
 def raw_stretch(bins: SessionBins, first: int, stop: int) -> dict[str, npt.NDArray[Any]]:

@@ -75,7 +75,7 @@ def session_inputs(session: TrainingSession, *parts: Tensor | None) -> list[obje
     """
     blocks = [[block.start, block.stop] for block in (session.split.train, session.split.validation)]
     values = [None if part is None else sha256_of(part) for part in parts]
-    return [session.id, session.array, session.settled, blocks, values]
+    return [session.id, session.array, session.settled, blocks, values, sha256_of(session.valid)]
 
 
 def sha256_of(values: Tensor) -> str:

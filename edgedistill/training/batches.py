@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,13 +33,14 @@ class TrainingSession:
     array: str  # name of the array; sessions with the same channels share it
     lfp: Tensor | None  # (T, C) z-scored, bad bins 0
     spikes: Tensor | None  # (T, U) z-scored counts
-    counts: Tensor | None  # (T, U) spikes a bin
+    counts: Tensor | None  # (T, U) spikes a bin; NaN where a unit was not observed
     behavior: Tensor | None  # (T, K) z-scored; NaN where unknown
     scale: tuple[np.ndarray, np.ndarray]  # mean and deviation of the behavior, in its own units
     normalization: tuple[np.ndarray, np.ndarray]  # mean and deviation of the LFP in uV
     spike_normalization: tuple[np.ndarray, np.ndarray]  # mean and deviation of the counts in a bin
     split: Split
     settled: int  # first bin of the training block after the front end has settled
+    valid: Tensor  # (T,) bool, bins that may be used; the others are 0 in the inputs and NaN in what models predict
 
     def inputs(self, modality: str) -> Tensor:
         """Returns the bins (T, channels) of `lfp` or `spikes`. Raises RecordingError when the session has none."""
@@ -46,6 +48,15 @@ class TrainingSession:
         if part is None:
             raise RecordingError(f"session {self.id} holds no {modality}")
         return part
+
+    def targets(self, modality: str) -> Tensor:
+        """Returns what a model that fills in hidden bins should find (T, channels): the inputs, NaN if not valid."""
+        return mask_invalid(self.inputs(modality), self.valid)
+
+
+def mask_invalid(part: Tensor, valid: Tensor) -> Tensor:
+    """Returns (T, …) with NaN in the bins that are not valid (T,)."""
+    return part if bool(valid.all()) else part.masked_fill(~valid[:, None], torch.nan)
 
 
 def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSession:
@@ -60,11 +71,11 @@ def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSess
         settled = min(settling_bins(bins.frontend), split.train.stop // 5)
     counts, spikes, spike_normalization = None, None, (np.zeros(0), np.zeros(0))
     if bins.counts is not None:
-        counts = torch.from_numpy(bins.counts.astype(np.float32))
-        known_counts = bins.counts[split.train].astype(np.float64)
-        spike_normalization = (known_counts.mean(0), known_counts.std(0))
-        never_bad = np.zeros(bins.counts.shape, np.bool_)
-        spikes = torch.from_numpy(zscore(bins.counts.astype(np.float64), never_bad, *spike_normalization))
+        unknown = find_unknown_counts(bins)
+        values = np.where(unknown, np.nan, bins.counts.astype(np.float64))
+        counts = torch.from_numpy(values.astype(np.float32))
+        spike_normalization = fit_count_statistics(values[split.train])
+        spikes = torch.from_numpy(zscore(bins.counts.astype(np.float64), unknown, *spike_normalization))
     behavior, scale = None, (np.zeros(0), np.ones(0))
     if bins.behavior is not None:
         known = bins.behavior[split.train].astype(np.float64)
@@ -73,6 +84,7 @@ def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSess
             mean, std = np.nanmean(known, 0), np.nanstd(known, 0)
         scale = (mean, np.where(std > 0, std, 1.0))
         behavior = torch.from_numpy(((bins.behavior - mean) / scale[1]).astype(np.float32))
+    valid = np.ones(bins.bins, np.bool_) if bins.valid is None else bins.valid
     return TrainingSession(
         id=bins.session_id,
         array="array_" + hashlib.sha256("\n".join(bins.channel_ids).encode()).hexdigest()[:8],
@@ -85,7 +97,24 @@ def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSess
         spike_normalization=spike_normalization,
         split=split,
         settled=settled,
+        valid=torch.from_numpy(valid),
     )
+
+
+def find_unknown_counts(bins: SessionBins) -> npt.NDArray[np.bool_]:
+    """Returns where the count of a unit is not known (T, U): it was not observed, or the bin is not valid."""
+    assert bins.counts is not None
+    unknown = np.zeros(bins.counts.shape, np.bool_) if bins.observed is None else ~bins.observed
+    return unknown if bins.valid is None else unknown | ~bins.valid[:, None]
+
+
+def fit_count_statistics(counts: npt.NDArray[np.float64]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean and deviation (U,) of counts (T, U) that are NaN where unknown; 0 for a unit never observed."""
+    if not np.isnan(counts).any():
+        return counts.mean(0), counts.std(0)
+    known = np.maximum(np.isfinite(counts).sum(0), 1)
+    mean = np.nansum(counts, 0) / known
+    return mean, np.sqrt(np.nansum((counts - mean) ** 2, 0) / known)
 
 
 def find_unlabelled_block(session: TrainingSession) -> str | None:
@@ -126,10 +155,23 @@ def draw_segments(
     """Draws the same random segments (batch, segment_bins, …) of each part's training block, on the training device."""
     length = min(config.segment_bins, session.split.train.stop - session.settled)
     batch = max(1, config.bins_per_step // length)
-    last = session.split.train.stop - length
-    starts = torch.randint(session.settled, last + 1, (batch,), generator=random)
+    starts = draw_starts(session, length, batch, random)
     at = starts[:, None] + torch.arange(length)
     return [part[at].to(find_training_device()) for part in parts]
+
+
+def draw_starts(session: TrainingSession, length: int, count: int, random: torch.Generator) -> Tensor:
+    """Draws the first bins (count,) of segments of `length` bins, of which at least half can be used.
+
+    Where there is no such segment, any may be drawn, and only its usable bins count in the loss.
+    """
+    first, last = session.settled, session.split.train.stop - length
+    usable = torch.nn.functional.pad(session.valid.long().cumsum(0), (1, 0))
+    usable = usable[first + length : last + length + 1] - usable[first : last + 1]
+    allowed = torch.nonzero(2 * usable >= length)[:, 0]
+    if len(allowed) in (0, len(usable)):
+        return torch.randint(first, last + 1, (count,), generator=random)
+    return first + allowed[torch.randint(len(allowed), (count,), generator=random)]
 
 
 def pick_session(sessions: Sequence[TrainingSession], random: torch.Generator) -> TrainingSession:

@@ -62,7 +62,7 @@ def train_student(
         if objective.hidden_share:
             bins, hidden = hide_bins(bins, objective.hidden_share, random)
         latents = student(session.id, bins)
-        return student_loss(student, objective, latents, clean, hidden, rest, config.burn_in)
+        return student_loss(student, objective, latents, hidden, rest, config.burn_in)
 
     def validation_loss() -> float:
         losses = [validate(student, s, modality, objective, teacher_latents, config) for s in sessions]
@@ -75,8 +75,10 @@ def train_student(
 def select_parts(
     session: TrainingSession, modality: str, objective: Objective, teacher_latents: Mapping[str, Tensor] | None
 ) -> list[Tensor]:
-    """Returns the input bins, then what the objective compares with: teacher latents, behavior."""
+    """Returns the input bins, then what the objective compares with: hidden bins, teacher latents, behavior."""
     parts = [session.inputs(modality)]
+    if objective.reconstruction:
+        parts.append(session.targets(modality))
     if objective.alignment and teacher_latents is not None:
         parts.append(teacher_latents[session.id])
     if objective.behavior and session.behavior is not None:
@@ -88,17 +90,22 @@ def student_loss(
     student: Student,
     objective: Objective,
     latents: Tensor,
-    clean: Tensor,
     hidden: Tensor | None,
     rest: Sequence[Tensor],
     burn_in: int,
 ) -> Tensor:
-    """Returns the objective on (batch, bins, …) after the first `burn_in` bins, whose window is not full yet."""
-    latents, clean, rest = latents[:, burn_in:], clean[:, burn_in:], [r[:, burn_in:] for r in rest]
+    """Returns the objective on (batch, bins, …) after the first `burn_in` bins, whose window is not full yet.
+
+    `rest` holds what `select_parts` returns after the input. Bins that are NaN there do not count.
+    """
+    latents, rest = latents[:, burn_in:], [r[:, burn_in:] for r in rest]
     loss = latents.new_zeros(())
     if objective.reconstruction:
-        error = (student.to_bins(latents)[..., : clean.shape[-1]] - clean).square().mean(-1, keepdim=True)
-        shown = torch.ones_like(error) if hidden is None else hidden[:, burn_in:]
+        truth, *rest = rest
+        known = torch.isfinite(truth).all(-1, keepdim=True).to(latents)
+        guess = student.to_bins(latents)[..., : truth.shape[-1]]
+        error = (guess - torch.nan_to_num(truth)).square().mean(-1, keepdim=True)
+        shown = known if hidden is None else hidden[:, burn_in:] * known
         loss = loss + objective.reconstruction * (error * shown).sum() / shown.sum().clamp(min=1)
     if objective.alignment:
         truth, *rest = rest
@@ -125,7 +132,7 @@ def validate(
     if objective.hidden_share:
         bins, hidden = hide_bins(clean, objective.hidden_share, make_generator(0, -1))
     latents = student(session.id, bins)
-    return student_loss(student, objective, latents, clean, hidden, rest, config.burn_in).item()
+    return student_loss(student, objective, latents, hidden, rest, config.burn_in).item()
 
 
 def distill_bidirectional(

@@ -41,10 +41,15 @@ DISTILLED_WITH_BEHAVIOR = Objective(alignment=0.5, behavior=1.0)
 
 
 def alignment_loss(guess: Tensor, truth: Tensor, kind: str) -> Tensor:
-    """Compares (batch, bins, d) with the teacher's latents: 1 - mean cosine over bins, or mean squared error."""
+    """Compares (batch, bins, d) with the teacher's latents: 1 - mean cosine over bins, or mean squared error.
+
+    Bins whose truth is NaN do not count.
+    """
     if kind == "mse":
-        return (guess - truth).square().mean()
-    return 1 - F.cosine_similarity(guess, truth, dim=-1).mean()
+        return known_mse(guess, truth)
+    known = torch.isfinite(truth).all(-1)
+    cosines = F.cosine_similarity(guess, torch.nan_to_num(truth), dim=-1)
+    return 1 - (cosines * known).sum() / known.sum().clamp(min=1)
 
 
 def known_mse(guess: Tensor, truth: Tensor) -> Tensor:

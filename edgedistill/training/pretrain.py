@@ -15,6 +15,7 @@ from edgedistill.training.batches import (
     draw_segments,
     find_training_device,
     make_generator,
+    mask_invalid,
     pick_session,
 )
 from edgedistill.training.loop import Progress, fit
@@ -50,7 +51,7 @@ def train_autoencoder(
     model = PatchAutoencoder(size, channels, modality == "spikes")
     if modality == "spikes":  # a short training would otherwise be spent on finding the mean rates
         for session in sessions:
-            model.start_at_mean(session.id, select_truth(session, modality)[session.split.train].mean(0))
+            model.start_at_mean(session.id, select_truth(session, modality)[session.split.train].nanmean(0))
 
     def step_loss(step: int) -> Tensor:
         random = make_generator(seed, step)
@@ -68,8 +69,11 @@ def train_autoencoder(
 
 
 def select_truth(session: TrainingSession, modality: str) -> Tensor:
-    """Returns what the masked bins are compared with: counts for spikes, the z-scored bins themselves for LFP."""
-    return session.inputs(modality) if session.counts is None or modality == "lfp" else session.counts
+    """Returns what the masked bins are compared with: counts for spikes, the z-scored bins themselves for LFP.
+
+    It is NaN where nothing is known.
+    """
+    return session.targets(modality) if session.counts is None or modality == "lfp" else session.counts
 
 
 def validate_masked(model: PatchAutoencoder, session: TrainingSession, modality: str, config: TrainingConfig) -> float:
@@ -110,13 +114,14 @@ def compute_teacher_latents(
 
     They are centred, because a constant direction makes every cosine high and every gradient small. They are the
     leading `TEACHER_COMPONENTS` principal components over all training blocks, each with unit variance, because what
-    moves the hand is a small part of what the population does. No labels are used.
+    moves the hand is a small part of what the population does. No labels are used. Bins that are not valid are NaN.
     """
     length = config.segment_bins
     latents = {s.id: compute_bidirectional_latents(teacher, s.id, s.inputs("spikes"), length) for s in sessions}
-    train = torch.cat([latents[s.id][s.split.train] for s in sessions])
+    train = torch.cat([latents[s.id][s.split.train][s.valid[s.split.train]] for s in sessions])
     mean = train.mean(0)
     _, spread, directions = torch.linalg.svd(train - mean, full_matrices=False)
     kept = min(TEACHER_COMPONENTS, len(directions))
     scale = (spread[:kept] / len(train) ** 0.5).clamp(min=1e-6)
-    return {name: (latent - mean) @ directions[:kept].T / scale for name, latent in latents.items()}
+    whitened = {s.id: (latents[s.id] - mean) @ directions[:kept].T / scale for s in sessions}
+    return {s.id: mask_invalid(whitened[s.id], s.valid) for s in sessions}

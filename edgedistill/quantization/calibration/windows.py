@@ -74,6 +74,7 @@ class Grid:
     run_up: int
     peaks: npt.NDArray[np.float32]  # (stop of the training block,) largest |bin| over channels, NaN where one is NaN
     speed: npt.NDArray[np.float64]  # (n,), NaN where unknown
+    usable: npt.NDArray[np.bool_]  # (n,) windows whose bins are all valid
 
     @property
     def largest(self) -> npt.NDArray[np.float32]:
@@ -131,7 +132,8 @@ def grid_from_session(
     start = session.settled + run_up + int(make_numpy_generator(seed, 2 * order).integers(slack + 1)) if count else stop
     first = start + width * np.arange(count)
     peaks = bins[:stop].abs().amax(1).numpy()
-    return Grid(session, first, width, run_up, peaks, compute_speed(session, first, width))
+    usable = session.valid.numpy()[first[:, None] + np.arange(width)].all(axis=1)
+    return Grid(session, first, width, run_up, peaks, compute_speed(session, first, width), usable)
 
 
 def compute_speed(session: TrainingSession, first: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.float64]:
@@ -162,7 +164,9 @@ def draw_from_grid(
         if len(drawn) == wanted:
             break
         value = float(largest[index])
-        if (reason := find_fault(value, limit)) is not None:
+        if not grid.usable[index]:
+            passed.append(leave_out(grid, index, "the session leaves some of its bins out", None))
+        elif (reason := find_fault(value, limit)) is not None:
             passed.append(leave_out(grid, index, reason, value if np.isfinite(value) else None))
         elif is_ringing(grid, index, limit, rings):
             ringing.append(index)
