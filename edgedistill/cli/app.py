@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from edgedistill import __version__
-from edgedistill.cli.output import print_json
+from edgedistill.cli.output import print_json, show_log
 from edgedistill.errors import EdgeDistillError, EngineError, OutputError, did_you_mean
 from edgedistill.files import CAUSES, USUAL_STEP
 
@@ -135,3 +135,4 @@ def main() -> None:
     A transformer on spikes (the teacher) trains a transformer on local field potentials (the student). The result is a
     bundle: raw LFP goes in sample by sample, kinematics come out every 10 ms, and no spikes are needed.
     """
+    show_log()

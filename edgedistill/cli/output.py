@@ -6,6 +6,7 @@ Only results go to stdout. Progress goes to stderr, and only if that is a termin
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -109,6 +110,21 @@ def print_gates(gates: Sequence[Any]) -> None:
     rows = [(g.name, g.value, g.limit, ": ".join(filter(None, (verdict[g.ok], g.reason)))) for g in gates]
     if rows:
         print_table("Gates", ("gate", "value", "limit", ""), rows)
+
+
+class _EchoHandler(logging.Handler):
+    """Prints what edgedistill logs on stderr, one line a message."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
+
+
+def show_log() -> None:
+    """Prints from now on what edgedistill logs, such as how each session was read, on stderr."""
+    logger = logging.getLogger("edgedistill")
+    if not any(isinstance(handler, _EchoHandler) for handler in logger.handlers):
+        logger.addHandler(_EchoHandler())
+    logger.setLevel(logging.INFO)
 
 
 @contextmanager

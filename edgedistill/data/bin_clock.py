@@ -1,11 +1,12 @@
 """Finds where bin 0 of a recording begins, and how many bins all needed parts cover.
 
 The inputs are the parts of a recording: LFP, units and behavior, each with its own span in seconds. The output is a
-start and a number of 10 ms bins. See docs/numerics.md, "The bin clock".
+`BinClock` with the edges of all 10 ms bins. See docs/numerics.md, "The bin clock".
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,24 +18,39 @@ from edgedistill.data.recording import Recording
 from edgedistill.data.session import BINS_PER_S, MIN_BINS
 from edgedistill.data.units import Units
 from edgedistill.errors import RecordingError
+from edgedistill.frontend import bin_edges
 
+ROUNDING_S = 1e-8  # a smaller drift is a rounding of the times
 QUIET_S = 5  # units may be silent this long before the end of a recording
 
 
-def find_extent(
-    recording: Recording, lfp: Lfp | None, units: Units | None, behavior: Behavior | None
-) -> tuple[float, int]:
-    """Returns the start of bin 0 in s and the number of bins that all given parts cover.
+@dataclass(frozen=True, eq=False)
+class BinClock:
+    """Holds T bins on the clock of the file."""
+
+    edges_s: npt.NDArray[np.float64] = field(repr=False)  # (T + 1,)
+    ends_first: str  # the part with which the bins end
+    span_s: tuple[float, float]  # of the session: from the first to the last sample of LFP and behavior
+
+    @property
+    def bins(self) -> int:
+        """Returns T."""
+        return len(self.edges_s) - 1
+
+
+def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behavior: Behavior | None) -> BinClock:
+    """Returns the bins that all given parts cover.
 
     Bin k begins k / 100 s after the first LFP frame, so that nothing is cut off at the start. The end is where the
     first of the parts ends. Without LFP bin 0 begins at 0 s, or at a whole second where all parts begin later than a
-    minute.
+    minute. Edges follow the timestamps of an LFP whose clock wanders.
 
     Raises RecordingError where the parts do not overlap for two minutes or run on unequal clocks.
     """
     spans: dict[str, tuple[float, float]] = {}
     if lfp is not None:
-        spans["LFP"] = (lfp.start_s, lfp.start_s + lfp.duration_s)
+        first, last = lfp.times_at(np.array([0, lfp.frames]))
+        spans["LFP"] = (float(first), float(last))
     if behavior is not None:
         spans["behavior"] = (behavior.start_s, behavior.stop_s)
     if units is not None:
@@ -42,21 +58,38 @@ def find_extent(
             raise RecordingError(f"{recording.path}: the units hold no spikes", got=recording.describe_contents())
         quiet = QUIET_S if spans else 0.0
         spans["units"] = (float(min(u[0] for u in heard)), float(max(u[-1] for u in heard)) + quiet)
+        if units.observed is not None:
+            watched = [(float(one[0, 0]), float(one[-1, 1])) for one in units.observed if len(one)]
+            spans["units"] = _join(spans["units"], *watched)
     _require_overlap(recording.path, spans)
     if lfp is not None and units is not None:
         _require_spikes_inside(recording.path, units, spans["LFP"])
     earliest = min(first for first, _ in spans.values())
-    start_s = lfp.start_s if lfp is not None else float(np.floor(earliest)) if earliest >= 60 else 0.0
-    lengths = [_count_bins(stop - start_s) for part, (_, stop) in spans.items() if part != "LFP"]
     if lfp is not None:
-        lengths.append(lfp.frames * BINS_PER_S * lfp.rate.denominator // lfp.rate.numerator)
-    if min(lengths) < MIN_BINS:
-        raise _too_short_error(recording.path, f"{min(lengths) / BINS_PER_S:g} s from the start of bin 0")
-    return start_s, min(lengths)
+        frames = lfp.frames * BINS_PER_S * lfp.rate.denominator // lfp.rate.numerator
+        edges = compute_edges(lfp.start_s, frames) + find_drift(lfp, frames)
+    else:
+        start = float(np.floor(earliest)) if earliest >= 60 else 0.0
+        edges = compute_edges(start, int((max(stop for _, stop in spans.values()) - start) * BINS_PER_S + 1e-6))
+    bins = {part: int(np.searchsorted(edges, stop + 1e-8, side="right")) - 1 for part, (_, stop) in spans.items()}
+    if lfp is not None:
+        bins["LFP"] = len(edges) - 1
+    ends_first = min(bins, key=lambda part: bins[part])
+    if bins[ends_first] < MIN_BINS:
+        raise _too_short_error(recording.path, f"{bins[ends_first] / BINS_PER_S:g} s from the start of bin 0")
+    whole = [span for part, span in spans.items() if part != "units"] or [spans["units"]]
+    return BinClock(edges[: bins[ends_first] + 1], ends_first, _join(*whole))
 
 
-def _count_bins(seconds: float) -> int:
-    return int(seconds * BINS_PER_S + 1e-6)
+def _join(*spans: tuple[float, float]) -> tuple[float, float]:
+    return min(first for first, _ in spans), max(last for _, last in spans)
+
+
+def find_drift(lfp: Lfp, bins: int) -> npt.NDArray[np.float64]:
+    """Returns by how much the edges (bins + 1,) of the LFP's bins lie later in s than its rate alone would say."""
+    edges = bin_edges(lfp.rate, 0, bins)
+    drift = lfp.times_at(edges) - (lfp.start_s + edges / float(lfp.rate))
+    return np.where(np.abs(drift) < ROUNDING_S, 0.0, drift)
 
 
 def _require_overlap(path: Path, spans: dict[str, tuple[float, float]]) -> None:

@@ -7,19 +7,33 @@ spikes in each bin, and the behavior at the end of each bin. `bin_clock` finds t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.behavior import Behavior
-from edgedistill.data.bin_clock import compute_edges, find_extent
-from edgedistill.data.lfp import MIN_RATE_HZ, Lfp
+from edgedistill.data.bin_clock import BinClock, find_clock
+from edgedistill.data.coverage import (
+    ALL_BAD,
+    GAP,
+    INVALID,
+    NO_BEHAVIOR,
+    SETTLING,
+    UNOBSERVED,
+    after_end,
+    cover,
+    mask_covered,
+    mask_intervals,
+)
+from edgedistill.data.lfp import MIN_RATE_HZ, Gap, Lfp
 from edgedistill.data.recording import PARTS, Recording
 from edgedistill.data.session import (
     BINS_PER_S,
     MIN_BINS,
+    Mask,
     SessionBins,
     Split,
     fit_normalization,
@@ -27,6 +41,7 @@ from edgedistill.data.session import (
     save_session_bins,
     split_bins,
 )
+from edgedistill.data.settling import Level, find_rings_of_artefacts, find_rings_of_losses, robust_deviation
 from edgedistill.data.units import Units
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import FrontEnd, FrontEndConfig
@@ -59,6 +74,9 @@ def bins_from_recording(
     The clock is that of the LFP, also when only spikes are needed. Without LFP bin 0 begins at 0 s, or at the whole
     second before a recording that starts later than a minute.
 
+    Bins that the file says are invalid, that lie in a gap, in which the filters still settle from one, or in which no
+    channel or no unit is there, are not `valid`. `left_out_s` counts them, and those without behavior, by reason.
+
     Raises RecordingError for a missing part, LFP below 200 Hz, less than two minutes, clocks that do not overlap, and a
     session whose channels are all bad. Stretches of NaN and dead channels are no errors.
     """
@@ -70,26 +88,40 @@ def bins_from_recording(
     lfp = _find_clock_lfp(recording, needed="lfp" in parts)
     units = recording.units if "units" in parts else None
     behavior = recording.behavior if "behavior" in parts else None
-    start_s, n_bins = find_extent(recording, lfp, units, behavior)
-    ends_s = compute_edges(start_s, n_bins)
-    filtered = _filter_lfp(lfp, n_bins, line_hz) if lfp is not None and "lfp" in parts else (None, None, None)
-    config, values, bad = filtered
+    clock = find_clock(recording, lfp, units, behavior)
+    field = _read_field(lfp, clock, line_hz) if lfp is not None and "lfp" in parts else None
+    reasons = list_known_reasons(recording, clock, lfp if field is not None else None, units)
+    if field is not None:
+        reasons += field.find_disturbed(dict(reasons))
+    valid = ~np.any([mask for _, mask in reasons], axis=0)
+    outputs = _sample_behavior(behavior, clock.edges_s[1:], valid) if behavior is not None else None
+    if outputs is not None:
+        reasons.append((NO_BEHAVIOR, np.isnan(outputs).any(axis=1)))
+    coverage = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
+    read = {"lfp": lfp if field is not None else None, "units": units, "behavior": behavior}
     return SessionBins(
         session_id=recording.session_id,
         path=str(recording.path),
         sha256=file_sha256(recording.path),
         subject_id=recording.subject_id,
         session_start=recording.session_start,
-        start_s=start_s,
-        bins=n_bins,
-        frontend=config,
-        channel_ids=lfp.channel_ids if lfp is not None and config is not None else (),
+        start_s=float(clock.edges_s[0]),
+        bins=clock.bins,
+        frontend=field.config if field is not None else None,
+        channel_ids=lfp.channel_ids if lfp is not None and field is not None else (),
         output_names=behavior.names if behavior is not None else (),
         output_units=behavior.units if behavior is not None else (),
-        lfp=values,
-        bad=bad,
-        counts=_count_spikes(units, ends_s) if units is not None else None,
-        behavior=_sample_behavior(behavior, ends_s[1:]) if behavior is not None else None,
+        lfp=field.values if field is not None else None,
+        bad=field.bad | ~valid[:, None] if field is not None else None,
+        counts=_count_spikes(units, clock.edges_s) if units is not None else None,
+        behavior=outputs,
+        valid=None if valid.all() else valid,
+        observed=_find_observed(units, clock),
+        session_s=coverage.session_s,
+        left_out_s=coverage.left_out_s,
+        notes=tuple(note for part in read.values() if part is not None for note in part.notes),
+        series={name: part.series for name, part in read.items() if part is not None},
+        electrodes=lfp.electrodes if lfp is not None and field is not None else (),
     )
 
 
@@ -124,36 +156,96 @@ def _count_spikes(units: Units, edges_s: npt.NDArray[np.float64]) -> npt.NDArray
     return counts
 
 
-def _sample_behavior(behavior: Behavior, ends_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+def _find_observed(units: Units | None, clock: BinClock) -> Mask | None:
+    """Returns where each unit was observed (T, U), or None where all were in every bin."""
+    if units is None or units.observed is None:
+        return None
+    observed = np.stack([mask_covered(clock.edges_s, intervals) for intervals in units.observed], axis=1)
+    return None if observed.all() else observed
+
+
+def _sample_behavior(behavior: Behavior, ends_s: npt.NDArray[np.float64], valid: Mask) -> npt.NDArray[np.float32]:
     outputs = behavior.sample_at(ends_s)
+    outputs[~valid] = np.nan
     whole = int(np.isfinite(outputs).all(axis=1).sum())
     if whole < MIN_BEHAVIOR_BINS:
         raise RecordingError(
             f"{behavior.file}: behavior {behavior.series} has too few values",
-            got=f"{whole / BINS_PER_S:g} s without NaN",
+            got=f"{whole / BINS_PER_S:g} s without NaN in {valid.sum() / BINS_PER_S:g} s that can be used",
             expected=f"at least {MIN_BEHAVIOR_BINS / BINS_PER_S:g} s",
             causes=("tracking was lost", "another series holds the movement"),
-            next_step="name another series with `behavior`, see `edgedistill inspect`",
+            next_step=f"edgedistill inspect {behavior.file} lists the series that --behavior can name",
         )
     return outputs
 
 
-def _filter_lfp(
-    lfp: Lfp, n_bins: int, line_hz: float
-) -> tuple[FrontEndConfig, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def list_known_reasons(
+    recording: Recording, clock: BinClock, lfp: Lfp | None, units: Units | None
+) -> list[tuple[str, Mask]]:
+    """Returns why bins (T,) cannot be used, as far as the file says so without its samples, with the reasons' masks."""
+    reasons = []
+    if lfp is not None:
+        gap: Mask = np.zeros(clock.bins, np.bool_)
+        for first, count in lfp.gaps:
+            gap[_bin_of(lfp, first) : _bin_of(lfp, first + count - 1) + 1] = True
+        reasons.append((GAP, gap))
+    invalid = np.array([(one.start_s, one.stop_s) for one in recording.invalid_times]).reshape(-1, 2)
+    reasons.append((INVALID, mask_intervals(clock.edges_s, invalid)))
+    if (observed := _find_observed(units, clock)) is not None:
+        reasons.append((UNOBSERVED, ~observed.any(axis=1)))
+    return reasons
+
+
+def _bin_of(lfp: Lfp, frame: int) -> int:
+    return frame * BINS_PER_S * lfp.rate.denominator // lfp.rate.numerator
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """Holds the LFP of one session after the front end."""
+
+    config: FrontEndConfig
+    values: npt.NDArray[np.float64]  # (T, C) uV
+    bad: Mask  # (T, C)
+    offset_uv: npt.NDArray[np.float64]  # (C,)
+
+    def find_disturbed(self, known: Mapping[str, Mask]) -> list[tuple[str, Mask]]:
+        """Marks bins (T, C) as bad in which the filters still ring, and returns further reasons for bins (T,).
+
+        `known` holds the reasons that the file gives.
+        """
+        lost = self.bad | known[GAP][:, None]
+        good = ~(lost | known[INVALID][:, None])
+        deviation = robust_deviation(self.values, good)
+        rings = find_rings_of_losses(self.config, lost, self.offset_uv, deviation)
+        rings |= find_rings_of_artefacts(self.config, self.values, known[INVALID], deviation)
+        rings &= good
+        all_bad = self.bad.all(axis=1)
+        settling = rings.any(axis=1) & (2 * rings.sum(axis=1) >= good.sum(axis=1))
+        self.bad[rings] = True
+        return [(ALL_BAD, all_bad), (SETTLING, settling)]
+
+
+def _read_field(lfp: Lfp, clock: BinClock, line_hz: float) -> Field:
     """Runs the LFP through the front end in blocks, so that memory grows with the bins and not with the frames."""
-    config = FrontEndConfig(rate=lfp.rate, channels=lfp.channels, line_hz=line_hz)
+    marked = tuple(c for c, electrode in enumerate(lfp.electrodes) if electrode.bad is not None)
+    config = FrontEndConfig(rate=lfp.rate, channels=lfp.channels, line_hz=line_hz, left_out=marked)
     front_end = FrontEnd(config)
-    values = np.empty((n_bins, lfp.channels))
-    bad = np.empty((n_bins, lfp.channels), dtype=np.bool_)
-    for frames in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels)):
-        done = front_end.push(frames)
-        at, stop = done.first_bin, min(done.first_bin + len(done.values), n_bins)
+    values = np.empty((clock.bins, lfp.channels))
+    bad: Mask = np.empty(values.shape, dtype=np.bool_)
+    gap: Mask = np.empty(clock.bins, dtype=np.bool_)
+    level = Level(lfp.channels)
+    for block in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels)):
+        if not isinstance(block, Gap):
+            level.add(block)
+        done = front_end.gap(block.frames) if isinstance(block, Gap) else front_end.push(block)
+        at, stop = done.first_bin, min(done.first_bin + len(done.values), clock.bins)
         values[at:stop], bad[at:stop] = done.values[: stop - at], done.bad[: stop - at]
-        if stop == n_bins:
+        gap[at:stop] = done.gap[: stop - at]
+        if stop == clock.bins:
             break
-    _require_good_channel(lfp, bad)
-    return config, values, bad
+    _require_good_channel(lfp, bad[~gap] if not gap.all() else bad)
+    return Field(config, values, bad, level.offset(config))
 
 
 def _require_good_channel(lfp: Lfp, bad: npt.NDArray[np.bool_]) -> None:

@@ -14,6 +14,9 @@ from typing import TypeVar
 import numpy as np
 
 from edgedistill.data.behavior_choice import find_behavior_series
+from edgedistill.data.bin_clock import find_clock
+from edgedistill.data.bins import list_known_reasons
+from edgedistill.data.coverage import NO_BEHAVIOR, after_end, cover
 from edgedistill.data.candidates import NO_NAMES
 from edgedistill.data.lfp import MIN_RATE_HZ
 from edgedistill.data.recording import PART_NAMES, Behavior, Lfp, Recording, SeriesNames, Units, open_recording
@@ -48,6 +51,8 @@ class Inspection:
     lfp: dict[str, object] | None
     behavior: dict[str, object] | None
     electrodes: int
+    coverage: dict[str, object] | None  # of the parts that are there, as far as the file says so without its samples
+    candidates: dict[str, list[dict[str, object]]]  # of each part
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     missing: dict[str, tuple[str, ...]]
@@ -71,6 +76,10 @@ class Inspection:
             f"  behavior   {_format_behavior(self.behavior)}",
             f"  electrodes {self.electrodes}",
         ]
+        lines += [f"  seconds    {self.coverage['text']}"] if self.coverage else []
+        for part, listed in self.candidates.items():
+            for one in listed:
+                lines.append(f"  {part:<10} {'reads' if one['read'] else 'skips'} {one['series']}: {one['why']}")
         lines += [f"  problem    {problem}" for problem in self.problems]
         lines += [f"  note       {note}" for note in self.notes]
         width = max(map(len, self.missing))
@@ -86,6 +95,7 @@ def describe(path: str | Path, names: SeriesNames = NO_NAMES) -> Inspection:
         units = _attempt(lambda: recording.units, problems)
         lfp = _attempt(lambda: recording.lfp, problems)
         moved = _attempt(lambda: _read_checked_behavior(recording), problems)
+        coverage = _attempt(lambda: _measure_coverage(recording, lfp, units, moved), problems)
         return Inspection(
             path=str(path),
             session_id=recording.session_id,
@@ -95,8 +105,10 @@ def describe(path: str | Path, names: SeriesNames = NO_NAMES) -> Inspection:
             lfp=_describe_lfp(lfp) if lfp is not None else None,
             behavior=_describe_behavior(moved) if moved is not None else None,
             electrodes=len(recording.electrodes),
+            coverage=coverage,
+            candidates=_list_candidates(recording, lfp, units, moved),
             problems=tuple(problems),
-            notes=tuple(_write_notes(recording, lfp, moved)),
+            notes=tuple(_write_notes(recording, lfp, units, moved)),
             missing={command: _find_lacks(command, units, lfp, moved) for command in NEEDS},
         )
 
@@ -108,6 +120,29 @@ def _attempt(read: Callable[[], T], problems: list[str]) -> T | None:
         got = f" ({error.got})" if error.got is not None else ""
         problems.append(f"{error.what}{got}")
         return None
+
+
+def _measure_coverage(
+    recording: Recording, lfp: Lfp | None, units: Units | None, behavior: Behavior | None
+) -> dict[str, object] | None:
+    """Returns the seconds that the parts share and those that are left out, or None where there is nothing to share."""
+    if (lfp is None and behavior is None and units is None) or (lfp is not None and lfp.duration_s < MIN_SECONDS):
+        return None
+    clock = find_clock(recording, lfp, units, behavior)
+    reasons = list_known_reasons(recording, clock, lfp, units)
+    if behavior is not None:
+        reasons.append((NO_BEHAVIOR, np.isnan(behavior.sample_at(clock.edges_s[1:])).any(axis=1)))
+    found = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
+    return {**asdict(found), "text": found.to_text()}
+
+
+def _list_candidates(recording: Recording, *parts: Lfp | Units | Behavior | None) -> dict[str, list[dict[str, object]]]:
+    """Returns all candidates of each part. A part that was refused lists what its error names."""
+    return {
+        name: [candidate.to_json() for candidate in part.candidates]
+        for name, part in zip(("lfp", "units", "behavior"), parts, strict=True)
+        if part is not None
+    }
 
 
 def _read_checked_behavior(recording: Recording) -> Behavior | None:
@@ -171,18 +206,17 @@ def _describe_behavior(behavior: Behavior) -> dict[str, object]:
     }
 
 
-def _write_notes(recording: Recording, lfp: Lfp | None, behavior: Behavior | None) -> list[str]:
-    notes = []
+def _write_notes(
+    recording: Recording, lfp: Lfp | None, units: Units | None, behavior: Behavior | None
+) -> list[str]:
+    notes = [note for part in (lfp, units, behavior) if part is not None for note in part.notes]
     if lfp is not None:
-        if lfp.others:
-            notes.append(f"LFP read from {lfp.series}, not from {', '.join(lfp.others)}")
-        if lfp.transposed:
-            notes.append(f"{lfp.series} is stored (channels, time); read as such")
+        notes += [f"channel {one.id} is masked: {one.bad}" for one in lfp.electrodes if one.bad is not None]
         notes += _write_amplitude_notes(lfp)
     if behavior is not None and behavior.derived:
         notes.append(f"behavior: {behavior.derived}")
     if behavior is None and (held := find_behavior_series(recording.series)):
-        notes.append(f"series that `behavior` could name: {', '.join(s.path for s in held)}")
+        notes.append(f"series that --behavior could name: {', '.join(s.path for s in held)}")
     return notes
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.data.coverage import Coverage
 from edgedistill.errors import ConfigError, RecordingError
 from edgedistill.files import atomic_write
 from edgedistill.frontend import FrontEndConfig, settling_bins
@@ -56,6 +57,24 @@ class SessionBins:
     session_s: float = 0.0  # length of the session, of which these bins cover a part
     left_out_s: Mapping[str, float] = field(default_factory=dict)  # reason -> seconds, see `coverage`
     notes: tuple[str, ...] = ()  # what a person should know about how the session was read
+
+    @property
+    def coverage(self) -> Coverage:
+        """Returns how many seconds of the session are kept, and why the others are left out."""
+        kept = self.session_s - sum(self.left_out_s.values())
+        return Coverage(self.session_s, kept, self.left_out_s)
+
+    def describe_reading(self) -> dict[str, object]:
+        """Returns how the session was read, as it stands in the JSON answers of the commands under `read`."""
+        return {
+            "session": self.session_id,
+            "file": self.path,
+            "series": dict(self.series),
+            "session_s": self.session_s,
+            "kept_s": self.coverage.kept_s,
+            "left_out_s": dict(self.left_out_s),
+            "notes": list(self.notes),
+        }
 
 
 @dataclass(frozen=True)

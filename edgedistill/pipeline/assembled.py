@@ -97,6 +97,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         table=table_from_metrics(metrics, request.decoder.note),
         lacking=written.compiled.lacking if written.compiled else None,
         graphs=written.graphs,
+        read=request.run.provenance.readings,
         shipped=ship(open_bundle(options.out)) if options.ship else None,
     )
 

@@ -68,6 +68,7 @@ class CalibrationResult:
     sensitivity: Ranking | None
     figure: Path | None
     seconds: float
+    read: tuple[dict[str, object], ...] = ()  # how each session was read
 
     def to_json(self) -> dict[str, object]:
         """Returns the answer of `edgedistill calibrate --json`, which docs/json.md describes."""
@@ -76,6 +77,7 @@ class CalibrationResult:
         return {
             "out": str(self.out),
             "recipe": self.ranges.recipe.name,
+            "read": list(self.read),
             **{key: found[key] for key in ("checkpoint_sha256", "sessions", "table", "windows", "left_out")},
             "windows_asked": self.ranges.recipe.windows,
             "student": self.student,
@@ -118,7 +120,8 @@ def calibrate_run(options: CalibrationOptions, progress: Progress | None = None)
     if request.ranked_on is not None:
         ranking, figure = rank_student(student, ranges, request.ranked_on), chart_of(options)
         draw_ranking(ranking, figure)
-    return CalibrationResult(options.out, ranges, tuned, ranking, figure, monotonic() - start)
+    readings = request.run.provenance.readings
+    return CalibrationResult(options.out, ranges, tuned, ranking, figure, monotonic() - start, readings)
 
 
 def check_request(options: CalibrationOptions, progress: Progress | None) -> CalibrationRequest:

@@ -79,4 +79,5 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
         steps=preset.training.steps,
         probe_r2=mean_or_none([score_student(student, task_name, session)[1].r2 for session in labelled]),
         seconds=monotonic() - start,
+        read=run.provenance.readings,
     )

@@ -6,6 +6,7 @@ that a change there does not make a file be read again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from edgedistill.data.session_files import find_session_files
 from edgedistill.data.session_loading import combine_sessions
 from edgedistill.pipeline.cache import Cache
 
+logger = logging.getLogger(__name__)
+
 
 def read_sessions(
     cache: Cache,
@@ -34,7 +37,7 @@ def read_sessions(
     """Returns the bins of every NWB file in `data`. A file that was read before comes from the cache.
 
     Each session gets the parts in `need`, and those in `also` if its file has them. Raises RecordingError for a file
-    that lacks a part in `need`.
+    that lacks a part in `need`. How each session was read is logged, one line at a time.
     """
     sessions = []
     for path in find_session_files(list(data)):
@@ -47,4 +50,17 @@ def read_sessions(
         inputs = [file_sha256(path), asdict(names), line_hz, need, also]
         kept = load_session_bins(cache.stage(f"read-{path.stem}", inputs, make) / "bins.npz")
         sessions.append(replace(kept, path=str(path)))
-    return combine_sessions(sessions)
+    combined = combine_sessions(sessions)
+    for session in combined:
+        for line in describe_session(session):
+            logger.info(line)
+    return combined
+
+
+def describe_session(session: SessionBins) -> list[str]:
+    """Returns what a person should know of how a session was read: its series, what is left out, and notes."""
+    series = ", ".join(f"{part} {path}" for part, path in session.series.items())
+    return [
+        f"{session.session_id}: {series}; {session.coverage.to_text()}",
+        *(f"{session.session_id}: note: {note}" for note in session.notes),
+    ]

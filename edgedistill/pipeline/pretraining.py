@@ -57,5 +57,6 @@ def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Trai
         steps=config.steps,
         probe_r2=mean_or_none([score_teacher(teacher, session, config.segment_bins).r2 for session in labelled]),
         seconds=monotonic() - start,
+        read=run.provenance.readings,
         units=tuple(session.inputs("spikes").shape[1] for session in sessions),
     )

@@ -53,6 +53,7 @@ class BuildResult:
     lacking: EngineError | None = None  # why the engine is only prepared, and the command that finishes it
     shipped: Path | None = None  # the zip that --zip asked for
     graphs: Mapping[str, GraphVerdict] = field(default_factory=dict)  # by file name
+    read: tuple[dict[str, object], ...] = ()  # how each session was read
 
     @property
     def next_step(self) -> str:
@@ -65,6 +66,7 @@ class BuildResult:
             "bundle": str(self.bundle),
             "zip": str(self.shipped) if self.shipped else None,
             "target": self.target,
+            "read": list(self.read),
             "stages": [asdict(stage) for stage in self.stages],
             "metrics": self.metrics,
             "gates": [asdict(gate) for gate in self.gates],
@@ -84,6 +86,7 @@ class TrainingSummary:
     probe_r2: float | None  # mean over the sessions with labels; None without any
     seconds: float
     units: tuple[int, ...] | None = None  # number of units in each session, None for a student
+    read: tuple[dict[str, object], ...] = ()  # how each session was read
 
     def to_json(self) -> dict[str, object]:
         """Returns the answer of `--json`, which docs/json.md describes. Only a teacher has `units`."""
@@ -91,6 +94,7 @@ class TrainingSummary:
         return {
             "out": str(self.out),
             "sessions": list(self.sessions),
+            "read": list(self.read),
             **units,
             "steps": self.steps,
             "probe_r2": self.probe_r2,

@@ -25,6 +25,7 @@ class Provenance:
 
     sessions: Mapping[str, str]  # id -> SHA-256 of its file
     versions: Mapping[str, str]  # package -> version
+    readings: tuple[dict[str, object], ...] = ()  # how each session was read, see `SessionBins.describe_reading`
 
     def to_json(self) -> dict[str, object]:
         """Returns the two keys as they stand in a manifest and in a model's facts."""
@@ -52,7 +53,8 @@ class Run:
 def provenance_of(bins: Sequence[SessionBins]) -> Provenance:
     """Returns the provenance of a run on these sessions."""
     versions = {package: metadata.version(package) for package in PACKAGES}
-    return Provenance({b.session_id: b.sha256 for b in bins}, versions)
+    readings = tuple(b.describe_reading() for b in bins)
+    return Provenance({b.session_id: b.sha256 for b in bins}, versions, readings)
 
 
 def shorten_preset(preset: Preset, steps: int | None) -> Preset:

@@ -176,3 +176,58 @@ def test_a_block_without_labels_is_named(hidden: slice, block: str) -> None:
     behavior[hidden] = np.nan
     assert find_unlabelled_block(training_session_from_bins(bins, GAP)) is None
     assert find_unlabelled_block(training_session_from_bins(replace(bins, behavior=behavior), GAP)) == block
+
+
+def with_invalid(**changes: object) -> TrainingSession:
+    bins = session_bins()
+    valid = np.ones(bins.bins, np.bool_)
+    valid[2000:5000] = False
+    bad = bins.bad | ~valid[:, None]
+    behavior = bins.behavior.copy()
+    behavior[~valid] = np.nan
+    return training_session_from_bins(replace(bins, valid=valid, bad=bad, behavior=behavior, **changes), GAP)
+
+
+def test_bins_that_are_not_valid_count_in_no_statistic() -> None:
+    bins = session_bins()
+    wild = {name: getattr(bins, name).copy() for name in ("lfp", "counts")}
+    wild["lfp"][2000:5000] = 1e6
+    wild["counts"][2000:5000] = 200
+    clean, made = with_invalid(), with_invalid(**wild)
+    for name in ("normalization", "spike_normalization", "scale"):
+        for found, expected in zip(getattr(made, name), getattr(clean, name), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    known = np.r_[0:2000, 5000 : made.split.train.stop]
+    np.testing.assert_allclose(made.spike_normalization[0], bins.counts[known].mean(0), rtol=1e-12)
+    for modality in ("lfp", "spikes"):
+        assert not made.inputs(modality)[2000:5000].any()
+        assert torch.isnan(made.targets(modality)[2000:5000]).all()
+        assert torch.isfinite(made.targets(modality)[:2000]).all()
+    assert torch.isnan(made.counts[2000:5000]).all()
+
+
+def test_counts_of_a_unit_that_was_not_observed_are_unknown_and_not_zero() -> None:
+    bins = session_bins()
+    observed = np.ones(bins.counts.shape, np.bool_)
+    observed[:3000, 2] = False
+    made = training_session_from_bins(replace(bins, observed=observed), GAP)
+    assert torch.isnan(made.counts[:3000, 2]).all()
+    assert torch.isfinite(made.counts[:, [0, 1, 3]]).all()
+    assert made.spike_normalization[0][2] == pytest.approx(bins.counts[3000 : made.split.train.stop, 2].mean())
+    assert not made.spikes[:3000, 2].any()
+
+
+def test_segments_with_little_to_learn_from_are_not_drawn() -> None:
+    made, config = with_invalid(), replace(TRAINING, segment_bins=400, bins_per_step=40_000)
+    position = torch.arange(len(made.valid))
+    drawn = draw_segments(made, [position, made.valid.float()], config, make_generator(1, 0))
+    assert drawn[1].mean(1).min() >= 0.5
+    assert ((drawn[0][:, 0] < 2000) & (drawn[0][:, 0] > 1600)).any()  # up to half a segment may be left out
+
+
+def test_a_session_that_is_whole_draws_what_it_drew_before() -> None:
+    made = session()
+    every = draw_segments(made, [torch.arange(T)], TRAINING, make_generator(3, 0))[0]
+    last = made.split.train.stop - TRAINING.segment_bins
+    starts = torch.randint(made.settled, last + 1, (len(every),), generator=make_generator(3, 0))
+    assert torch.equal(every[:, 0].cpu(), starts)
