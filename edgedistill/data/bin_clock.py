@@ -15,7 +15,7 @@ from edgedistill.data.behavior import Behavior
 from edgedistill.data.lfp import Lfp
 from edgedistill.data.recording import Recording
 from edgedistill.data.session import BINS_PER_S, MIN_BINS
-from edgedistill.data.units import Units
+from edgedistill.data.units import Units, require_spikes_inside
 from edgedistill.errors import RecordingError
 
 QUIET_S = 5  # units may be silent this long before the end of a recording
@@ -42,9 +42,10 @@ def find_extent(
             raise RecordingError(f"{recording.path}: the units hold no spikes", got=recording.describe_contents())
         quiet = QUIET_S if spans else 0.0
         spans["units"] = (float(min(u[0] for u in heard)), float(max(u[-1] for u in heard)) + quiet)
+    if units is not None and (lfp is not None or behavior is not None):
+        kind = "LFP" if lfp is not None else "behavior"
+        require_spikes_inside(units, spans[kind], f"the {kind}")
     _require_overlap(recording.path, spans)
-    if lfp is not None and units is not None:
-        _require_spikes_inside(recording.path, units, spans["LFP"])
     earliest = min(first for first, _ in spans.values())
     start_s = lfp.start_s if lfp is not None else float(np.floor(earliest)) if earliest >= 60 else 0.0
     lengths = [_count_bins(stop - start_s) for part, (_, stop) in spans.items() if part != "LFP"]
@@ -67,17 +68,6 @@ def _require_overlap(path: Path, spans: dict[str, tuple[float, float]]) -> None:
     if min(last - first for first, last in spans.values()) < MIN_BINS / BINS_PER_S:
         raise _too_short_error(path, listed)
     raise _unequal_clocks_error(path, listed, "two minutes in which all of them run")
-
-
-def _require_spikes_inside(path: Path, units: Units, span: tuple[float, float]) -> None:
-    """Refuses spike times in samples or milliseconds: they overlap the LFP too, but only with their first few."""
-    inside = sum(int(np.searchsorted(u, span[1]) - np.searchsorted(u, span[0])) for u in units)
-    total = sum(map(len, units))
-    if inside < 0.02 * total:
-        last = max(float(u[-1]) for u in units if len(u))
-        during = f"{inside} of {total} spikes during the LFP ({span[0]:.3f} to {span[1]:.3f} s)"
-        got = f"{during}, the last at {last:.3f} s"
-        raise _unequal_clocks_error(path, got, "spikes and LFP on one clock")
 
 
 def _unequal_clocks_error(path: Path, got: str, expected: str) -> RecordingError:

@@ -125,7 +125,8 @@ class Recording:
         table = self._nwb.electrodes
         if table is None:
             return []
-        columns = {name: table[name].data[:] for name in table.colnames if np.ndim(table[name].data) == 1}
+        with self._explain_errors("the electrode table"):
+            columns = {name: data for name in table.colnames if (data := _read_column(table[name].data)) is not None}
         return [
             {"id": int(table.id[row])} | {name: _to_plain(column[row]) for name, column in columns.items()}
             for row in range(len(table))
@@ -212,6 +213,13 @@ def open_recording(path: str | Path, names: SeriesNames = NO_NAMES) -> Recording
     that cannot be read do not stop the others from being read, see `Recording.unreadable`.
     """
     return Recording(Path(path), *open_nwb(Path(path)), names)
+
+
+def _read_column(data: Any) -> Any:
+    """Returns a column with one value a row, or None for another. Zarr does not give references to objects."""
+    if type(data).__name__ == "ContainerZarrReferenceDataset":  # a pickle, which may run any code when it is read
+        return None
+    return data[:] if np.ndim(data) == 1 else None
 
 
 def _to_plain(value: Any) -> object:

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from edgedistill.data.units import Units
 
 MAX_OUTSIDE = 0.01  # share of the spikes
+FEW = 10  # spikes, of which a share would say nothing
 TRIAL_SHARE = 0.05  # spikes that fill less of the recording than this are relative to something else
 MIN_SPIKES = 100  # so many spikes tell where their unit fires
 KNOWN_RATIOS = ((1e3, "milliseconds, or samples at 1 kHz"), (1e6, "microseconds"), (1e9, "nanoseconds"))
 
 
 def require_spikes_inside(units: Units, span: tuple[float, float], what: str = "the LFP") -> tuple[str, ...]:
-    """Returns a note where up to 1 % of the spikes lie outside `span`, the first and last second of `what`.
+    """Returns a note where up to 1 % of the spikes, or up to ten, lie outside `span` in s, which `what` covers.
 
     Raises RecordingError where more do, and where all spikes lie within a small part of a recording of minutes.
     """
@@ -49,7 +50,7 @@ def require_spikes_inside(units: Units, span: tuple[float, float], what: str = "
             ),
             next_step=f"add to every spike the start of its trial and write the units again, {again}",
         )
-    if outside <= MAX_OUTSIDE * total:
+    if outside <= MAX_OUTSIDE * total or (outside <= FEW and 2 * outside < total):
         return (f"{outside} of {total} spikes lie outside {what} ({start:.3f} to {stop:.3f} s)",) if outside else ()
     lost = [len(unit) - held for unit, held in zip(units, inside, strict=True)]
     worst = int(np.argmax(lost))
