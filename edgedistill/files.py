@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgedistill.errors import OutputError
+from edgedistill.errors import EdgeDistillError, OutputError, RecordingError
 
 CAUSES = {
     errno.ENOSPC: "the disk is full",
@@ -27,8 +28,10 @@ CAUSES = {
     errno.ENOTDIR: "a file is in the way, at this path or above it",
     errno.EEXIST: "a file is in the way, at this path or above it",
     errno.EISDIR: "a folder is in the way",
+    errno.EIO: "the disk or the network drive failed",
     errno.ENAMETOOLONG: "the name is too long for this disk",
 }
+HDF5_READS = re.compile(r"synchronously (?:read|open)|read failed|during read")
 USUAL_CAUSES = ("the disk is full", "the folder is read-only")
 USUAL_STEP = "free space or choose another place; nothing half-written was left there"
 LONGEST_STEM = 40  # characters of a temporary name that come from the final one; names end at 255 bytes
@@ -44,7 +47,8 @@ def atomic_write(path: Path, what: str, *, next_step: str | None = None) -> Iter
     in one step. The old one is therefore renamed first, and gets its name back if the move fails.
 
     Raises OutputError, with `what` ("the ranges") and `next_step` in its message, for every OSError inside the block.
-    Read inputs before the block, so that their errors are not reported as errors of the output.
+    Read inputs before the block, so that their errors are not reported as errors of the output. Where HDF5 fails to
+    read one inside the block all the same, a RecordingError says so.
     """
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
@@ -72,8 +76,19 @@ def atomic_write_text(path: Path, text: str, what: str, *, next_step: str | None
     atomic_write_bytes(path, text.encode(), what, next_step=next_step)
 
 
-def output_error(path: Path, what: str, error: OSError, next_step: str | None = None) -> OutputError:
-    """Returns the error for a result that could not be written, with the cause that the system reports."""
+def output_error(path: Path, what: str, error: OSError, next_step: str | None = None) -> EdgeDistillError:
+    """Returns the error for a result that could not be written, with the cause that the system reports.
+
+    HDF5 reports failures to read and to write alike, as an OSError without a number. A failure to read is no full disk,
+    so it becomes a RecordingError.
+    """
+    if error.errno is None and HDF5_READS.search(str(error)):
+        return RecordingError(
+            f"an input could not be read while {what} was made",
+            got=error,
+            causes=("a session file is damaged", "the drive that holds it failed or was disconnected"),
+            next_step="edgedistill inspect FOLDER names the file",
+        )
     known = CAUSES.get(error.errno or 0)
     return OutputError(
         f"{path}: {what} could not be written",

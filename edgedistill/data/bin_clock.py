@@ -16,7 +16,7 @@ from edgedistill.data.behavior import Behavior
 from edgedistill.data.lfp import Lfp
 from edgedistill.data.recording import Recording
 from edgedistill.data.session import BINS_PER_S, MIN_BINS
-from edgedistill.data.units import Units
+from edgedistill.data.units import Units, require_spikes_inside
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import bin_edges
 
@@ -61,9 +61,9 @@ def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behav
         if units.observed is not None:
             watched = [(float(one[0, 0]), float(one[-1, 1])) for one in units.observed if len(one)]
             spans["units"] = _join(spans["units"], *watched)
+    if units is not None and (recorded := [span for part, span in spans.items() if part != "units"]):
+        require_spikes_inside(units, _join(*recorded), "the recording")
     _require_overlap(recording.path, spans)
-    if lfp is not None and units is not None:
-        _require_spikes_inside(recording.path, units, spans["LFP"])
     earliest = min(first for first, _ in spans.values())
     if lfp is not None:
         frames = lfp.frames * BINS_PER_S * lfp.rate.denominator // lfp.rate.numerator
@@ -100,17 +100,6 @@ def _require_overlap(path: Path, spans: dict[str, tuple[float, float]]) -> None:
     if min(last - first for first, last in spans.values()) < MIN_BINS / BINS_PER_S:
         raise _too_short_error(path, listed)
     raise _unequal_clocks_error(path, listed, "two minutes in which all of them run")
-
-
-def _require_spikes_inside(path: Path, units: Units, span: tuple[float, float]) -> None:
-    """Refuses spike times in samples or milliseconds: they overlap the LFP too, but only with their first few."""
-    inside = sum(int(np.searchsorted(u, span[1]) - np.searchsorted(u, span[0])) for u in units)
-    total = sum(map(len, units))
-    if inside < 0.02 * total:
-        last = max(float(u[-1]) for u in units if len(u))
-        during = f"{inside} of {total} spikes during the LFP ({span[0]:.3f} to {span[1]:.3f} s)"
-        got = f"{during}, the last at {last:.3f} s"
-        raise _unequal_clocks_error(path, got, "spikes and LFP on one clock")
 
 
 def _unequal_clocks_error(path: Path, got: str, expected: str) -> RecordingError:

@@ -269,9 +269,12 @@ def _require_good_channel(lfp: Lfp, bad: npt.NDArray[np.bool_]) -> None:
 
 
 def file_sha256(path: str | Path) -> str:
-    """Returns the SHA-256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+    """Returns the SHA-256 of a file, read in blocks. For a Zarr folder, that of the names and contents of its files."""
+    digest, top = hashlib.sha256(), Path(path)
+    for part in sorted(p for p in top.rglob("*") if p.is_file()) if top.is_dir() else [top]:
+        if part is not top:
+            digest.update(f"{part.relative_to(top)}\0{part.stat().st_size}\0".encode())
+        with part.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
     return digest.hexdigest()

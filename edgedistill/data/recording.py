@@ -7,10 +7,9 @@ Times are seconds on the clock of the file. The LFP keeps its own start and exac
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timezone
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +20,14 @@ import numpy as np
 from edgedistill.data.behavior import Behavior
 from edgedistill.data.behavior_choice import find_behavior, find_behavior_series
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
+from edgedistill.data.hdf5_filters import require_readable
+from edgedistill.data.invalid_times import PATH as INVALID_TIMES
+from edgedistill.data.invalid_times import InvalidTime, read_invalid_times
 from edgedistill.data.lfp import Lfp, find_lfp
+from edgedistill.data.nwb_reading import Unreadable
+from edgedistill.data.opening import explain_read_errors, open_nwb
 from edgedistill.data.series import Series, find_series
-from edgedistill.data.session_files import damaged_file_error, open_nwb2, require_hdf5
+from edgedistill.data.unit_tables import find_unit_tables
 from edgedistill.data.units import Units, find_units
 from edgedistill.errors import RecordingError, did_you_mean
 
@@ -36,8 +40,10 @@ PART_NAMES = {"units": "units (spike times)", "lfp": "LFP", "behavior": "behavio
 class Recording:
     """Reads the parts of one open session on demand. Use it in a `with` block, which closes the file."""
 
-    def __init__(self, path: Path, io: Any, nwb: Any, names: SeriesNames) -> None:
-        self.path, self.names = path, names
+    def __init__(
+        self, path: Path, io: Any, nwb: Any, unreadable: tuple[Unreadable, ...], names: SeriesNames = NO_NAMES
+    ) -> None:
+        self.path, self.names, self.unreadable = path, names, unreadable
         self._io, self._nwb = io, nwb
 
     def __enter__(self) -> Recording:
@@ -65,8 +71,14 @@ class Recording:
 
     @property
     def session_start(self) -> str:
-        """Returns the start of the session as ISO 8601 in UTC, so that strings sort by time."""
-        return str(self._nwb.session_start_time.astimezone(timezone.utc).isoformat())
+        """Returns the start of the session as ISO 8601 in UTC, so that strings sort by time.
+
+        A start without a time zone counts as local time, as pynwb takes it.
+        """
+        start = self._nwb.session_start_time
+        if not isinstance(start, datetime):  # a date without a time
+            start = datetime(start.year, start.month, start.day)
+        return str(start.astimezone(timezone.utc).isoformat())
 
     @cached_property
     def series(self) -> list[Series]:
@@ -75,19 +87,37 @@ class Recording:
 
     @cached_property
     def lfp(self) -> Lfp | None:
-        """Returns the LFP, or None. Raises RecordingError when it has no regular clock."""
-        return find_lfp(self.series, self.path, self.names.lfp)
+        """Returns the LFP, or None. Raises RecordingError when it has no regular clock or cannot be read."""
+        self._require_named_readable("--lfp", self.names.lfp)
+        with self._explain_errors("the LFP"):
+            lfp = find_lfp(self.series, self.path, self.names.lfp)
+        self._require_readable_series(() if lfp is None else lfp.series.split(" + "))
+        return lfp
 
     @cached_property
     def behavior(self) -> Behavior | None:
-        """Returns the behavior, or None. Raises RecordingError when the series that `behavior` names does not exist."""
-        return find_behavior(self.series, self.path, self.names.behavior)
+        """Returns the behavior, or None. Raises RecordingError when the series that was named cannot be read."""
+        self._require_named_readable("--behavior", self.names.behavior)
+        with self._explain_errors("the behavior"):
+            behavior = find_behavior(self.series, self.path, self.names.behavior)
+        self._require_readable_series(() if behavior is None else behavior.series.split(" + "))
+        return behavior
 
     @cached_property
     def units(self) -> Units | None:
         """Returns the units; None when the file has none. Raises RecordingError where their times cannot be used."""
-        with _name_file_in_errors(self.path, "spike times"):
+        self._require_named_readable("--units", self.names.units)
+        with self._explain_errors("the spike times"):
             return find_units(self._nwb, self.path, self.names.units)
+
+    @cached_property
+    def invalid_times(self) -> tuple[InvalidTime, ...]:
+        """Returns the stretches that `intervals/invalid_times` marks, sorted. Raises RecordingError for a bad row."""
+        for part in self.unreadable:
+            if INVALID_TIMES in (part.path, part.path.rpartition("/")[0]):
+                raise self._unreadable_part_error(part)
+        with self._explain_errors(INVALID_TIMES):
+            return read_invalid_times(self._nwb, self.path)
 
     @cached_property
     def electrodes(self) -> list[dict[str, object]]:
@@ -95,7 +125,8 @@ class Recording:
         table = self._nwb.electrodes
         if table is None:
             return []
-        columns = {name: table[name].data[:] for name in table.colnames if np.ndim(table[name].data) == 1}
+        with self._explain_errors("the electrode table"):
+            columns = {name: data for name in table.colnames if (data := _read_column(table[name].data)) is not None}
         return [
             {"id": int(table.id[row])} | {name: _to_plain(column[row]) for name, column in columns.items()}
             for row in range(len(table))
@@ -109,8 +140,9 @@ class Recording:
         missing = [part for part in wanted if getattr(self, part) is None]
         if not missing:
             return
-        causes = []
-        if "behavior" in missing and (held := find_behavior_series(self.series)):
+        causes = self._find_causes(missing)
+        held = find_behavior_series(self.series) if "behavior" in missing else []
+        if held:
             causes.append(f"none of these is a velocity or a position: {', '.join(s.path for s in held)}")
         raise RecordingError(
             f"{self.path}: no {' and no '.join(PART_NAMES[part] for part in missing)}",
@@ -118,58 +150,76 @@ class Recording:
             expected=", ".join(PART_NAMES[part] for part in wanted),
             causes=causes,
             next_step="name the series with `behavior`"
-            if causes
+            if held
             else f"edgedistill inspect {self.path} shows which commands can use this file",
         )
 
+    def _find_causes(self, missing: Sequence[str]) -> list[str]:
+        causes = [f"{part} (this part cannot be read)" for part in self.unreadable[:5]]
+        if "units" in missing:
+            causes += [f"{table.path} {table.lack}" for table in find_unit_tables(self._nwb) if table.lack]
+        return causes
+
     def describe_contents(self) -> str:
-        """Returns what the file holds, in one line."""
+        """Returns what the file holds, in one line. A part that cannot be read is listed as such."""
         parts = []
-        if self.units is not None:
-            parts.append(f"{len(self.units)} units")
+        try:
+            parts += [] if self.units is None else [f"{len(self.units)} units"]
+        except RecordingError:
+            parts.append("units that cannot be used")
         parts += [series.path for series in self.series]
+        parts += [f"{part.path} (cannot be read)" for part in self.unreadable]
         return ", ".join(parts) or "neither units nor time series"
+
+    @contextmanager
+    def _explain_errors(self, what: str) -> Iterator[None]:
+        """Explains a read that fails: by a missing filter of any series that was looked at, else as `opening` does."""
+        try:
+            with explain_read_errors(self.path, what):
+                yield
+        except RecordingError as error:
+            if isinstance(error.__cause__, (OSError, RuntimeError)):
+                self._require_readable_series([series.path for series in self.series])
+            raise
+
+    def _require_readable_series(self, paths: Iterable[str]) -> None:
+        """Raises RecordingError where the data or the clock of a series need a filter that is not installed."""
+        wanted = set(paths)
+        for series in self.series:
+            if series.path in wanted:
+                for name in ("data", "timestamps"):
+                    require_readable(getattr(series.node, name, None), self.path, f"{series.path}/{name}")
+
+    def _require_named_readable(self, option: str, named: str | None) -> None:
+        """Raises RecordingError where the series that the user named is one that cannot be read."""
+        asked = (named or "").strip("/").lower()
+        for part in self.unreadable:
+            if asked and f"/{part.path.lower()}".endswith(f"/{asked}"):
+                raise self._unreadable_part_error(part, f"{option} {named}: ")
+
+    def _unreadable_part_error(self, part: Unreadable, option: str = "") -> RecordingError:
+        shape = f"shape {part.shape}, " if part.shape is not None else ""
+        return RecordingError(
+            f"{self.path}: {option}{part.path} cannot be read",
+            got=f"{shape}{part.why}",
+            next_step=f"correct it, or choose another part: edgedistill inspect {self.path} lists what can be read",
+        )
 
 
 def open_recording(path: str | Path, names: SeriesNames = NO_NAMES) -> Recording:
-    """Opens a session for reading. `names` holds the series that the user named.
+    """Opens a session for reading: an NWB file in HDF5, or a Zarr folder where hdmf-zarr is installed.
 
-    Raises RecordingError when the path is not a whole NWB 2 file.
+    `names` holds the series that the user named. Raises RecordingError when the path is not a whole NWB 2 file. Parts
+    that cannot be read do not stop the others from being read, see `Recording.unreadable`.
     """
-    path = Path(path)
-    require_hdf5(path)
-    try:
-        import h5py
-        from pynwb import NWBHDF5IO
-    except ImportError as error:
-        raise RecordingError(
-            f"{path}: reading NWB needs pynwb",
-            got=str(error),
-            next_step="pip install 'edgedistill[train]'",
-        ) from error
-    file = open_nwb2(h5py, path)
-    try:
-        with warnings.catch_warnings():  # pynwb warns of cached schemas and old conventions in files of other labs
-            warnings.simplefilter("ignore")
-            io = NWBHDF5IO(file=file, mode="r", load_namespaces=True)
-            return Recording(path, io, io.read(), names)
-    except Exception as error:  # hdmf raises many kinds
-        file.close()
-        raise RecordingError(
-            f"{path}: pynwb cannot read this file",
-            got=" ".join(str(error).split())[:300],
-            causes=("the file is damaged", "it breaks the NWB schema or uses an extension it does not carry"),
-            next_step=f"python -m pynwb.validate {path}",
-        ) from error
+    return Recording(Path(path), *open_nwb(Path(path)), names)
 
 
-@contextmanager
-def _name_file_in_errors(path: Path, what: str) -> Iterator[None]:
-    """Turns a read that fails half-way through a file into a RecordingError that names the file."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise damaged_file_error(path, f"{what} cannot be read: {error}") from error
+def _read_column(data: Any) -> Any:
+    """Returns a column with one value a row, or None for another. Zarr does not give references to objects."""
+    if type(data).__name__ == "ContainerZarrReferenceDataset":  # a pickle, which may run any code when it is read
+        return None
+    return data[:] if np.ndim(data) == 1 else None
 
 
 def _to_plain(value: Any) -> object:

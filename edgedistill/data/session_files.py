@@ -1,95 +1,62 @@
-"""Finds NWB files on disk, and refuses a file that is not a whole NWB 2 file, with an error that says what it is.
+"""Finds the sessions on disk: NWB files in HDF5, and folders that are an NWB file in Zarr.
 
-The input is a path, or files and folders. The output is a list of files, or an open HDF5 file.
+The input is files and folders. The output is a list of sessions. Opening one is the work of `opening`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from edgedistill.errors import RecordingError
 
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+ZARR_MARKS = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")  # of versions 2 and 3
 
 
 def find_session_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Returns the files among `paths` and the *.nwb files at any depth of the folders among them, without repeats.
+    """Returns the files among `paths` and the sessions at any depth of the folders among them, without repeats.
+
+    A session in a folder is a file or link that ends in .nwb, or a Zarr folder. What lies inside a Zarr folder is not
+    looked at. Links whose target is missing are listed too, so that opening them says what is wrong.
 
     Raises RecordingError when a path does not exist or a folder holds no session.
     """
     files: dict[Path, Path] = {}
     for path in map(Path, paths):
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():
             raise RecordingError(
                 f"{path}: there is no such file or folder",
                 expected="NWB files, or folders of them",
                 next_step=f"ls {path.parent}",
             )
-        found = sorted(p for p in path.rglob("*.nwb") if p.is_file() and not p.name.startswith("."))
-        if path.is_dir() and not found:
+        is_folder = path.is_dir() and not is_zarr(path)
+        found = sorted(_walk(path)) if is_folder else [path]
+        if not found:
             held = sorted(p.name for p in path.iterdir())[:8]
             raise RecordingError(
                 f"{path}: no NWB files in this folder",
                 got=", ".join(held) or "an empty folder",
-                expected="files that end in .nwb, at any depth",
+                expected="files that end in .nwb or Zarr folders, at any depth",
+                causes=("files with another ending, which have to be named one by one",) if held else (),
                 next_step="edgedistill simulate --out DIR makes some to try with",
             )
-        files |= {p.resolve(): p for p in (found if path.is_dir() else [path])}
+        files |= {p.resolve(): p for p in found}
     if not files:
         raise RecordingError("no sessions given", expected="NWB files, or folders of them")
     return list(files.values())
 
 
-def require_hdf5(path: Path) -> None:
-    """Raises RecordingError where `path` is no HDF5 file, because the message of HDF5 itself is hard to read."""
-    if path.is_dir():
-        kind = "a folder (NWB in Zarr is not supported)" if (path / ".zgroup").exists() else "a folder"
-        raise RecordingError(f"{path}: not an NWB file", got=kind, expected="one .nwb file")
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(HDF5_SIGNATURE))
-    except OSError as error:
-        raise RecordingError(
-            f"{path}: cannot be opened", got=error.strerror, next_step=f"ls -l {path.parent}"
-        ) from error
-    if head != HDF5_SIGNATURE:
-        raise RecordingError(
-            f"{path}: not an NWB file",
-            got=f"a file that begins with {head!r}" if head else "an empty file",
-            expected="NWB 2 in HDF5",
-            causes=("a placeholder of git-lfs or git-annex", "a download that failed", "another format"),
-            next_step="download or convert the session again",
-        )
+def _walk(folder: Path) -> Iterator[Path]:
+    for here, folders, names in os.walk(folder):
+        for name in list(folders):
+            if is_zarr(Path(here, name)):
+                folders.remove(name)
+                if not name.startswith("."):
+                    yield Path(here, name)
+        yield from (Path(here, name) for name in names if name.endswith(".nwb") and not name.startswith("."))
 
 
-def open_nwb2(h5py: Any, path: Path) -> Any:
-    """Returns the open HDF5 file. Raises RecordingError where it is damaged or not NWB 2."""
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise damaged_file_error(path, str(error)) from error
-    version = file.attrs.get("nwb_version", b"")
-    text = version.decode() if isinstance(version, bytes) else str(version)
-    if text.removeprefix("NWB-").startswith("2"):
-        return file
-    held = ", ".join(sorted(file)[:8]) or "nothing"
-    file.close()
-    raise RecordingError(
-        f"{path}: an HDF5 file, but not NWB 2",
-        got=f"NWB version {text}" if text else f"no nwb_version; it holds {held}",
-        expected="nwb_version 2.x",
-        next_step="convert the session to NWB 2",
-    )
-
-
-def damaged_file_error(path: Path, got: str) -> RecordingError:
-    """Returns the error for a file that HDF5 cannot read to its end."""
-    return RecordingError(
-        f"{path}: the file is truncated or damaged",
-        got=got,
-        expected="a whole NWB file",
-        causes=("the download or copy was cut short", "the program that wrote it was stopped"),
-        next_step="copy the file again and compare its size with the source",
-    )
+def is_zarr(path: Path) -> bool:
+    """Returns whether `path` is the top folder of a Zarr hierarchy."""
+    return path.is_dir() and any((path / mark).is_file() for mark in ZARR_MARKS)

@@ -1,7 +1,7 @@
 """Reads the spike times of an open NWB file.
 
 The input is the pynwb object. The output is `Units`: the spike times of every unit in seconds, the intervals in which
-each unit was observed, and the table that they come from.
+each unit was observed, and the table that they come from. Waveforms and other columns are not read.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from edgedistill.data.candidates import Candidate
+from edgedistill.data.hdf5_filters import require_readable
+from edgedistill.data.observed_times import find_spikes_unobserved, read_observed
+from edgedistill.data.spike_clock import require_spikes_inside
+from edgedistill.data.spike_times import Times, clean_spike_times, require_seconds, split_by_unit
+from edgedistill.data.unit_tables import SPIKE_TIMES, UnitTable, choose_unit_table, find_unit_tables
 
-Times = npt.NDArray[np.float64]
+__all__ = ["Times", "Units", "find_units", "require_spikes_inside"]
+
+OBSERVED = "obs_intervals"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +33,7 @@ class Units:
     observed: tuple[Times, ...] | None = field(default=None, repr=False)  # (n, 2) s per unit; None: all the time
     candidates: tuple[Candidate, ...] = ()
     notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = field(default=(), repr=False)  # e.g. "unit 7 (row 2)", for messages
 
     def __len__(self) -> int:
         return len(self.spike_times)
@@ -38,11 +43,38 @@ class Units:
 
 
 def find_units(nwb: Any, file: Path, named: str | None = None) -> Units | None:
-    """Returns the units of a file, or None where it has none. `named` is the table that the user asked for."""
-    table = nwb.units
-    if table is None or len(table) == 0 or "spike_times" not in table.colnames:
+    """Returns the units of a file, or None where it has none. `named` is the table that the user asked for.
+
+    Raises RecordingError where several tables could be meant, where a table does not say which spike belongs to which
+    unit, and where times run backwards or are not in seconds.
+    """
+    table, candidates = choose_unit_table(find_unit_tables(nwb), file, named)
+    if table is None:
         return None
-    index = table["spike_times"]
-    ends = np.asarray(index.data[:], dtype=np.int64)
-    times = np.asarray(index.target.data[:], dtype=np.float64)
-    return Units(file, "units", tuple(np.sort(unit[np.isfinite(unit)]) for unit in np.split(times, ends[:-1])))
+    return read_units(table, file, candidates)
+
+
+def read_units(table: UnitTable, file: Path, candidates: tuple[Candidate, ...] = ()) -> Units:
+    """Reads one table. Raises RecordingError as `find_units` does."""
+    where = f"{file}: {table.path}"
+    ids = table.node.id.data[:]
+    names = tuple(f"unit {ids[row]} (row {row})" for row in range(len(ids)))
+    for column in (SPIKE_TIMES, OBSERVED):
+        if column in table.node.colnames:
+            _require_readable_column(table.node[column], file, f"{table.path}/{column}")
+    stored = split_by_unit(table.node[SPIKE_TIMES], len(names), where, file)
+    spike_times, notes = clean_spike_times(stored, names, where, file)
+    require_seconds(spike_times, where, file)
+    observed = None
+    if OBSERVED in table.node.colnames:
+        observed, more = read_observed(table.node[OBSERVED], names, where, file)
+        notes += more
+    if observed is not None:
+        notes += find_spikes_unobserved(spike_times, observed, where)
+    return Units(file, table.path, spike_times, observed, candidates, notes, names)
+
+
+def _require_readable_column(column: Any, file: Path, path: str) -> None:
+    while column is not None:
+        require_readable(column.data, file, path)
+        column = getattr(column, "target", None)

@@ -1,0 +1,149 @@
+"""Opens the HDF5 file of a session, and says of one that cannot be opened what is wrong with it.
+
+The input is a path. The output is an open h5py file of NWB 2. HDF5 reports a locked, a truncated and a missing file in
+nearly the same words, so this module tells them apart.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+from typing import Any
+
+from edgedistill.errors import RecordingError
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524)  # drives that cannot lock; 524 is Linux' ENOTSUPP
+DRIVE_FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN)
+
+
+def require_hdf5(path: Path) -> None:
+    """Raises RecordingError where `path` is no HDF5 file, because the message of HDF5 itself is hard to read."""
+    if path.is_symlink() and not path.exists():
+        raise RecordingError(
+            f"{path}: a link to a file that is not here",
+            got=str(path.readlink()),
+            causes=("a file of git-annex or DataLad that was not fetched", "a file that was moved"),
+            next_step=f"datalad get {path}",
+        )
+    if path.is_dir():
+        raise RecordingError(f"{path}: not an NWB file", got="a folder", expected="one .nwb file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(HDF5_SIGNATURE))
+    except OSError as error:
+        raise _system_error(path, error) from error
+    if head != HDF5_SIGNATURE:
+        raise RecordingError(
+            f"{path}: not an NWB file",
+            got=f"a file that begins with {head!r}" if head else "an empty file",
+            expected="NWB 2 in HDF5",
+            causes=("a placeholder of git-lfs or git-annex", "a download that failed", "another format"),
+            next_step="download or convert the session again",
+        )
+
+
+def open_nwb2(h5py: Any, path: Path) -> Any:
+    """Returns the open HDF5 file. Raises RecordingError where it is in use, damaged or not NWB 2."""
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise opening_error(path, error) from error
+    text = _read_version(file)
+    if text.removeprefix("NWB-").startswith("2"):
+        return file
+    held = ", ".join(sorted(file)[:8]) or "nothing"
+    file.close()
+    raise RecordingError(
+        f"{path}: an HDF5 file, but not NWB 2",
+        got=f"NWB version {text}" if text else f"no nwb_version; it holds {held}",
+        expected="nwb_version 2.x",
+        causes=("the broadband files of Makin et al. are NWB 1.0",)
+        if text.removeprefix("NWB-").startswith("1")
+        else (),
+        next_step="edgedistill convert makin FILE.mat BROADBAND.nwb for these; convert other sessions to NWB 2"
+        if text.removeprefix("NWB-").startswith("1")
+        else "convert the session to NWB 2",
+    )
+
+
+def _read_version(file: Any) -> str:
+    """Returns the version: an attribute in NWB 2, a dataset in NWB 1."""
+    version = file.attrs.get("nwb_version", b"")
+    if not len(version) and "nwb_version" in file and not hasattr(file["nwb_version"], "keys"):
+        version = file["nwb_version"][()]
+        version = version if isinstance(version, (bytes, str)) else version[0]
+    return version.decode() if isinstance(version, bytes) else str(version)
+
+
+def find_errno(error: OSError) -> int | None:
+    """Returns the number of a system error. h5py often gives it only in its text."""
+    if error.errno is not None:
+        return error.errno
+    found = re.search(r"errno = (\d+)", str(error))
+    return int(found.group(1)) if found else None
+
+
+def opening_error(path: Path, error: OSError) -> RecordingError:
+    """Returns the error for a file that HDF5 cannot open: in use, on a drive without locks, or damaged."""
+    text, number = str(error), find_errno(error)
+    lock = "lock" in text
+    if lock and number in NO_LOCKS:
+        return RecordingError(
+            f"{path}: this drive cannot lock files, and HDF5 does not read without a lock",
+            got=text,
+            causes=("a network drive that is mounted read-only or without locks",),
+            next_step="copy the file to a local disk, or set HDF5_USE_FILE_LOCKING=FALSE where nothing writes to it",
+        )
+    if lock and number in (errno.EAGAIN, errno.EACCES):
+        return RecordingError(
+            f"{path}: in use by another program, which has it open for writing",
+            got=text,
+            causes=("an export, a conversion or the recording itself still runs", "a notebook that did not close it"),
+            next_step="wait for the program or close it; a copy that is made before may be incomplete",
+        )
+    if "already open for" in text:
+        return RecordingError(
+            f"{path}: in use by another program, or by one that ended before it closed the file",
+            got=text,
+            causes=("an acquisition that still writes (SWMR)", "a program that crashed while it wrote"),
+            next_step=f"close the program; if it has ended, copy the file and run `h5clear -s {path.name}` on the copy",
+        )
+    return reading_error(path, text, number)
+
+
+def reading_error(path: Path, got: str, number: int | None = None) -> RecordingError:
+    """Returns the error for a file that cannot be read to its end. `number` is that of the system error, if known."""
+    number = number or find_errno(OSError(got))
+    if number in DRIVE_FAILED:
+        return RecordingError(
+            f"{path}: the drive failed while the file was read",
+            got=got,
+            causes=("a network drive or a USB disk that was disconnected", "a disk that is failing"),
+            next_step="copy the file to a local disk",
+        )
+    return damaged_file_error(path, got)
+
+
+def damaged_file_error(path: Path, got: str) -> RecordingError:
+    """Returns the error for a file whose content is cut short or damaged."""
+    return RecordingError(
+        f"{path}: the file is truncated or damaged",
+        got=got,
+        expected="a whole NWB file",
+        causes=("the download or copy was cut short", "the program that wrote it was stopped, or still runs"),
+        next_step="copy the file again and compare its size with the source",
+    )
+
+
+def _system_error(path: Path, error: OSError) -> RecordingError:
+    if error.errno in DRIVE_FAILED:
+        return reading_error(path, str(error), error.errno)
+    denied = isinstance(error, PermissionError)
+    return RecordingError(
+        f"{path}: cannot be opened",
+        got=error.strerror,
+        causes=("you are not allowed to read this file",) if denied else (),
+        next_step=f"ls -l {path}" if denied else f"ls -l {path.parent}",
+    )
