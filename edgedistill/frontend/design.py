@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,7 @@ class FrontEndConfig:
     flat_s: float = 1
     saturated_ms: int = 20
     recover_s: float = 1
+    left_out: tuple[int, ...] = ()  # columns of a frame that are bad in every bin, in order
 
     def __post_init__(self) -> None:
         if self.rate < LOWEST_RATE_HZ:
@@ -61,6 +63,11 @@ class FrontEndConfig:
             ("highpass_hz", 0 < self.highpass_hz < self.lowpass_hz, "between 0 and lowpass_hz"),
             ("lowpass_hz", self.lowpass_hz < nyquist, f"below {nyquist:g}, half the decimated rate"),
             ("filter_order", self.filter_order >= 1, "at least 1"),
+            (
+                "left_out",
+                _are_columns(self.left_out, self.channels),
+                f"columns from 0 to {self.channels - 1}, in order, each once, and not all of them",
+            ),
         ):
             if not fine:
                 got = getattr(self, name)
@@ -101,7 +108,8 @@ class FrontEndConfig:
 
     def to_json(self) -> dict[str, object]:
         """Returns plain values for the manifest, with the rate as "numerator/denominator"."""
-        return {**asdict(self), "rate": f"{self.rate.numerator}/{self.rate.denominator}"}
+        rate = f"{self.rate.numerator}/{self.rate.denominator}"
+        return {**asdict(self), "rate": rate, "left_out": list(self.left_out)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> FrontEndConfig:
@@ -113,7 +121,17 @@ class FrontEndConfig:
         if missing := {"rate", "channels"} - data.keys():
             raise ConfigError("front-end settings are incomplete", got=f"no {', '.join(sorted(missing))}")
         values: dict[str, object] = {**data, "rate": Fraction(str(data["rate"]))}
+        if isinstance(left_out := values.get("left_out"), list):
+            values["left_out"] = tuple(left_out)
         return cls(**values)  # type: ignore[arg-type]
+
+
+def _are_columns(columns: object, channels: int) -> bool:
+    """Returns whether this is a tuple of column numbers, in order and each once, that leaves at least one of them."""
+    if not isinstance(columns, tuple) or any(type(column) is not int for column in columns):
+        return False
+    fits = not columns or (columns[0] >= 0 and columns[-1] < channels > len(columns))
+    return fits and all(before < after for before, after in pairwise(columns))
 
 
 def _whole(bins: float) -> int:

@@ -2,8 +2,8 @@
 
 A bin triggers a channel when a sample was not finite, when the last second was flat, or when the last 20 ms stood still
 at the largest or smallest value since the start, as a saturated amplifier does. The channel stays bad until a second
-has passed without a trigger. The rules look at past bins only, and need the range of each bin but never its samples
-(docs/numerics.md, "Bad channels").
+has passed without a trigger. A channel that the settings leave out is bad in every bin. The rules look at past bins
+only, and need the range of each bin but never its samples (docs/numerics.md, "Bad channels").
 """
 
 from __future__ import annotations
@@ -65,7 +65,14 @@ def judge_channels(config: FrontEndConfig, history: dict[str, Array], low: Array
     latest = np.maximum.accumulate(np.where(trigger, at, -1 - history["clean"]))
     clean = np.minimum(at - latest, config.recover_bins)
     history.update(low=lows[bins:], high=highs[bins:], lowest=lowest[-1], highest=highest[-1], clean=clean[-1])
-    return clean < config.recover_bins
+    return (clean < config.recover_bins) | left_out_channels(config)
+
+
+def left_out_channels(config: FrontEndConfig) -> Mask:
+    """Returns which channels (C,) the settings leave out. They are bad in every bin."""
+    mask: Mask = np.zeros(config.channels, np.bool_)
+    mask[list(config.left_out)] = True
+    return mask
 
 
 def _over(choose: np.ufunc, rows: Array, width: int, count: int) -> Array:

@@ -17,7 +17,7 @@ from scipy.signal import sosfilt
 
 from edgedistill.errors import EngineError
 from edgedistill.frontend.design import FrontEndConfig, bin_edges, filter_sections
-from edgedistill.frontend.rules import judge_channels, new_history, sample_ranges
+from edgedistill.frontend.rules import judge_channels, left_out_channels, new_history, sample_ranges
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -32,7 +32,7 @@ class Bins:
 
     first_bin: int
     values: Array  # (B, C) uV, not z-scored
-    bad: Mask  # (B, C) channels that are left out of the average and must be masked
+    bad: Mask  # (B, C) channels that are not in the average and must be masked, config.left_out among them
     end_frame: npt.NDArray[np.int64]  # (B,) the raw frame that completed the bin
     gap: Mask  # (B,) touched by a declared gap
 
@@ -149,7 +149,7 @@ class FrontEnd:
         """Turns raw frames (C, n) of bins [begin, end) into their values and bad channels (B, C). Changes x."""
         edges = bin_edges(self.config.rate, begin, end, self.config.bin_ms)
         starts = edges - edges[0]
-        bad_before = self._state["clean"] < self.config.recover_bins
+        bad_before = (self._state["clean"] < self.config.recover_bins) | left_out_channels(self.config)
         bad = judge_channels(self.config, self._state, *sample_ranges(x, starts[:-1]))
         for i, held in enumerate((bad_before, *bad[:-1])):
             if held.any():

@@ -26,7 +26,7 @@ class Flag(IntFlag):
     """Lists the warnings about an output. The bits are those of `ed_output.flags`."""
 
     WARMUP = 1  # fewer bins were seen than the receptive field and the filters' settling time
-    MASKED = 2  # at least one channel was bad and masked
+    MASKED = 2  # at least one channel was bad and masked, apart from those that the settings leave out
     GAP = 4  # frames of this bin were declared lost
     INVALID = 8  # there is no usable channel, or the result is not finite: do not act on it
 
@@ -125,7 +125,7 @@ class NumpyStream:
     def _output(self, bin: int, end_frame: int, values: Floats, bad: npt.NDArray[np.bool_], gap: bool) -> Output:
         kinematics = self._engine.step(values)
         self._seen += 1
-        n_bad = int(np.count_nonzero(bad))
+        n_bad = int(np.count_nonzero(bad)) - len(self._config.left_out)  # those are bad in every bin
         flags = Flag.GAP if gap else Flag(0)
         if self._seen < self._warmup_bins:
             flags |= Flag.WARMUP

@@ -4,8 +4,9 @@
  *
  * A channel is bad in a bin with a sample that is not finite, while it is flat (a range below ED_FE_FLAT_UV over
  * ED_FE_FLAT_BINS bins), while it is saturated (no range at all over ED_FE_SATURATED_BINS bins, at the highest or
- * lowest value seen so far), and for ED_FE_RECOVER_BINS bins after that. Ranges of the last bins are kept in a ring.
- * Its row `slot` is the bin in progress; ed_frontend.h moves it on.
+ * lowest value seen so far), and for ED_FE_RECOVER_BINS bins after that. Channels with a 1 in ed_fe_left_out are bad in
+ * every bin, from the first frame on. Ranges of the last bins are kept in a ring. Its row `slot` is the bin in progress;
+ * ed_frontend.h moves it on.
  *
  * No branch depends on samples. Most of the front end's memory is this ring: 77 kB of 100 kB for 96 channels at 1 kHz.
  */
@@ -42,8 +43,8 @@ typedef struct {
     float highest[ED_FE_CHANNELS];
     uint32_t clean[ED_FE_CHANNELS];  /* bins since a rule last applied, at most ED_FE_RECOVER_BINS */
     uint32_t broken[ED_FE_CHANNELS]; /* 1: the bin in progress has a sample that is not finite */
-    uint32_t held[ED_FE_CHANNELS];   /* 1: bad by the rules at the end of the last bin */
-    uint32_t bad[ED_FE_CHANNELS];    /* 1: masked in the last finished bin, by the rules or as beyond float32 */
+    uint32_t held[ED_FE_CHANNELS];   /* 1: left out, or bad by the rules at the end of the last bin */
+    uint32_t bad[ED_FE_CHANNELS];    /* 1: masked in the last finished bin: held, or beyond float32 */
 } ed_channels;
 
 static inline void ed_fe_fill(float *row, float value) {
@@ -71,6 +72,7 @@ static inline void ed_channels_reset(ed_channels *channels) {
     ed_fe_fill(channels->lowest, ED_FE_INF);
     ed_fe_fill(channels->highest, -ED_FE_INF);
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) channels->clean[c] = ED_FE_RECOVER_BINS;
+    memcpy(channels->held, ed_fe_left_out, sizeof channels->held);
 }
 
 /* Widens a range by the finite samples of a frame, and notes channels whose sample is not finite. */
@@ -141,7 +143,7 @@ static inline void ed_channels_judge(ed_channels *channels, size_t slot) {
         const uint32_t trigger = broken[c] | (uint32_t)(range < ED_FE_FLAT_UV) | (still & at_extreme);
         const uint32_t later = clean[c] < ED_FE_RECOVER_BINS ? clean[c] + 1 : clean[c];
         clean[c] = trigger ? 0 : later;
-        bad[c] = clean[c] < ED_FE_RECOVER_BINS;
+        bad[c] = (uint32_t)(clean[c] < ED_FE_RECOVER_BINS) | ed_fe_left_out[c];
     }
 }
 

@@ -6,7 +6,7 @@
  * ed_filters.h (sections and common average). This file ties them together. ed_frontend_state.h moves a stream's state.
  *
  * Include it after the constants that edgedistill/compile writes (ED_FE_CHANNELS and others, and the tables
- * ed_fe_decimator and ed_fe_shaper). It has static functions only, allocates nothing, and needs no libc beyond memcpy
+ * ed_fe_decimator, ed_fe_shaper and ed_fe_left_out). It has static functions only, allocates nothing, and needs no libc beyond memcpy
  * and memset.
  *
  *     ed_fe_reset(fe);
@@ -68,7 +68,7 @@ typedef struct {
 
 typedef struct {
     uint64_t bin, end_frame;  /* index of the bin; the raw frame that completed it */
-    uint32_t bad_channels;    /* number of masked channels */
+    uint32_t bad_channels;    /* number of masked channels, without those that are left out */
     uint32_t usable_channels; /* number of channels that are not masked and have a standard deviation above 0 */
     uint32_t gap;             /* 1: touched by a declared gap */
 } ed_fe_bin;
@@ -196,7 +196,7 @@ static inline void ed_fe_finish_bin(ed_fe_state *fe, const double *mean, const d
         n_bad += bad[c];
         n_usable += scaled & tame;
     }
-    *bin = (ed_fe_bin){fe->clock.bin, fe->clock.edge - 1, n_bad, n_usable, fe->gap};
+    *bin = (ed_fe_bin){fe->clock.bin, fe->clock.edge - 1, n_bad - ED_FE_LEFT_OUT, n_usable, fe->gap};
 #if ED_FE_DECIMATION > 1
     ed_fe_clear_small(&fe->decimator[0][0][0], sizeof fe->decimator / sizeof(double));
 #endif

@@ -107,7 +107,7 @@ static inline int ed_fe_import(ed_fe_state *fe, const ed_fe_exchange *in) {
     ed_fe_sections_in(ED_FE_SHAPER_SECTIONS, fe->shaper, in->shaper);
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
         channels->clean[c] = (uint32_t)in->clean[c];
-        channels->held[c] = channels->clean[c] < ED_FE_RECOVER_BINS;
+        channels->held[c] = (uint32_t)(channels->clean[c] < ED_FE_RECOVER_BINS) | ed_fe_left_out[c];
         channels->lowest[c] = (float)in->lowest[c];
         channels->highest[c] = (float)in->highest[c];
     }

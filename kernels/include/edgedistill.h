@@ -62,7 +62,7 @@ extern "C" {
 /* Bits of ed_output.flags. */
 enum {
     ED_WARMUP = 1,  /* fewer bins have been decoded than ed_info.warmup_bins: filters and attention are still filling */
-    ED_MASKED = 2,  /* at least one channel was bad and masked */
+    ED_MASKED = 2,  /* at least one channel was bad and masked, apart from those that the settings leave out */
     ED_GAP = 4,     /* frames of this bin were declared lost */
     ED_INVALID = 8, /* no channel is usable, or a result is not finite: do not act on it */
 };
@@ -72,7 +72,7 @@ typedef struct {
     uint64_t bin;                     /* index of the bin since the start, bin 0 first */
     uint64_t end_frame;               /* the raw frame that completed it */
     uint32_t flags;                   /* ED_WARMUP | ED_MASKED | ED_GAP | ED_INVALID */
-    uint32_t bad_channels;            /* number of masked channels */
+    uint32_t bad_channels;            /* number of masked channels, without those that the settings leave out */
     float kinematics[ED_MAX_OUTPUTS]; /* ed_info.outputs values in ed_info.output_units; the others are 0 */
 } ed_output;
 

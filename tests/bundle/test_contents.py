@@ -197,6 +197,7 @@ def test_a_key_of_the_manifest_with_another_type_is_refused_by_name(tmp_path: Pa
         {"frontend": {**CONFIG.to_json(), "rate": "1/0"}},
         {"frontend": {**CONFIG.to_json(), "rate": "10/1"}},
         {"frontend": {**CONFIG.to_json(), "unknown": 1}},
+        {"frontend": {**CONFIG.to_json(), "left_out": [1, 0]}},
         {"normalization": {"mean": ["a", "b", "c"], "std": [1, 1, 1]}},
         {"channel_ids": "abc"},
         {"outputs": [{"name": "x"}, {"name": "y"}]},

@@ -22,8 +22,8 @@ from edgedistill.target import Target, load_target
 from ..bundles import student_files
 
 SLOW_ARRAY = FrontEndConfig(rate=Fraction(250), channels=3, highpass_hz=1)  # every frame is kept
-FAST_ARRAY = FrontEndConfig(  # 1220.7 Hz, decimated by 2; a bin has 12 or 13 frames
-    rate=Fraction(48828125, 40000), channels=5, highpass_hz=1, flat_s=0.1, recover_s=0.2, line_hz=50
+FAST_ARRAY = FrontEndConfig(  # 1220.7 Hz, decimated by 2; a bin has 12 or 13 frames; two channels are left out
+    rate=Fraction(48828125, 40000), channels=5, highpass_hz=1, flat_s=0.1, recover_s=0.2, line_hz=50, left_out=(1, 4)
 )
 SHAPES = {
     "slow": StudentShape(3, 2, 8, 2, 2, 7, 16, 3, 2, 5),

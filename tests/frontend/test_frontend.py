@@ -41,6 +41,12 @@ def short_rules(rate: Fraction, channels: int, **changes: object) -> FrontEndCon
     return FrontEndConfig(rate, channels, **{"flat_s": 0.05, "recover_s": 0.04, **changes})  # type: ignore[arg-type]
 
 
+def left_out_columns(channels: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Draws columns that the settings may leave out: any but all."""
+    columns = st.sets(st.integers(0, channels - 1), max_size=channels - 1)
+    return columns.map(lambda drawn: tuple(sorted(drawn)))
+
+
 def recording(config: FrontEndConfig, bins: int, seed: int) -> np.ndarray:
     """Returns frames (n, C) float32 with every fault: NaN, infinities, dead, saturated and silent channels."""
     rng = np.random.default_rng(seed)
@@ -109,7 +115,7 @@ def reference(config: FrontEndConfig, frames: np.ndarray) -> tuple[np.ndarray, n
     z2 = [[[0.0, 0.0] for _ in second] for _ in range(C)]
     ranges: list[list[tuple[float, float]]] = [[] for _ in range(C)]  # (low, high) of every bin so far
     since_trigger = [10**9] * C
-    bad = [False] * C
+    bad = [c in config.left_out for c in range(C)]
     values, flags = [], []
     per_bin = config.rate * config.bin_ms / 1000
     b = 0
@@ -145,7 +151,7 @@ def reference(config: FrontEndConfig, frames: np.ndarray) -> tuple[np.ndarray, n
             at_extreme = high == max(h for _, h in ranges[c]) or low == min(lo for lo, _ in ranges[c])
             saturated = len(tail) == config.saturated_bins and top == bottom and at_extreme
             since_trigger[c] = 0 if broken[c] or flat or saturated else since_trigger[c] + 1
-            bad[c] = since_trigger[c] < config.recover_bins
+            bad[c] = since_trigger[c] < config.recover_bins or c in config.left_out
         good = [c for c in range(C) if not bad[c]]
         row = [0.0] * C
         for i in range(len(kept[0])):
@@ -173,10 +179,11 @@ def assert_equals_reference(config: FrontEndConfig, frames: np.ndarray) -> Bins:
 
 
 @settings(deadline=None, max_examples=12)
-@given(st.sampled_from(RATES), st.integers(1, 4), st.integers(0, 2**32), st.booleans())
-def test_equals_the_plain_definition_bit_for_bit(rate, channels, seed, common_average):
+@given(st.sampled_from(RATES), st.integers(1, 4), st.integers(0, 2**32), st.booleans(), st.data())
+def test_equals_the_plain_definition_bit_for_bit(rate, channels, seed, common_average, data):
     bins = 12 if rate > 2000 else 30
-    config = short_rules(rate, channels, common_average=common_average)
+    left_out = data.draw(left_out_columns(channels))
+    config = short_rules(rate, channels, common_average=common_average, left_out=left_out)
     assert_equals_reference(config, recording(config, bins, seed))
 
 
@@ -206,7 +213,7 @@ def test_equals_the_plain_definition_where_small_states_are_cleared():
 @quick
 @given(st.sampled_from(RATES), st.integers(1, 5), st.integers(0, 2**32), st.data())
 def test_chunking_changes_no_bit(rate, channels, seed, data):
-    config = short_rules(rate, channels)
+    config = short_rules(rate, channels, left_out=data.draw(left_out_columns(channels)))
     x = recording(config, 20, seed)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(x)), max_size=30)))
     front = FrontEnd(config)
@@ -256,7 +263,7 @@ def test_the_future_does_not_change_the_past(rate, channels, seed, data):
 @quick
 @given(st.sampled_from(RATES), st.integers(1, 4), st.integers(0, 2**32), st.data())
 def test_exported_state_goes_on_identically_from_any_frame(rate, channels, seed, data):
-    config = short_rules(rate, channels)
+    config = short_rules(rate, channels, left_out=data.draw(left_out_columns(channels)))
     x = recording(config, 20, seed)
     cut = data.draw(st.integers(0, len(x)))
     front = FrontEnd(config)
@@ -465,6 +472,50 @@ def test_one_channel_is_not_averaged_away():
     assert np.abs(FrontEnd(FrontEndConfig(Fraction(1000), 1)).push(noise(1000, 1)).values).max() > 1
 
 
+# ------------------------------------------------------------------------------------ channels that are left out
+
+
+def with_mains(rate: Fraction, channels: int, column: int) -> np.ndarray:
+    """Returns 2 s of frames (n, C) in which one channel floats: it holds 3000 uV of mains."""
+    x = noise(int(2 * rate), channels)
+    x[:, column] += 3000 * np.sin(2 * np.pi * 60 * np.arange(len(x)) / float(rate))
+    return x
+
+
+@pytest.mark.parametrize("column", [0, 2, 4])
+@pytest.mark.parametrize("rate", [Fraction(1000), Fraction(390625, 16)])
+def test_a_left_out_channel_is_as_one_that_is_not_there(rate, column):
+    plain = FrontEndConfig(rate, 5)
+    config = replace(plain, left_out=(column,))
+    x = with_mains(rate, 5, column)
+    x[700:760, 3] = np.nan
+    lost = x.copy()
+    lost[:, column] = np.nan
+    out = FrontEnd(config).push(x)
+    assert out.bad[:, column].all()
+    assert np.all(out.values[:, column] == 0)
+    assert_same(fields(FrontEnd(config).push(lost)), fields(out))
+    assert_same(fields(FrontEnd(plain).push(lost)), fields(out))
+    others = [c for c in range(5) if c != column]
+    spoiled = FrontEnd(plain).push(x).values - out.values
+    assert np.abs(spoiled[:, others]).max() > 100  # the average would carry the mains to them
+    fewer = FrontEnd(replace(plain, channels=4)).push(x[:, others])
+    assert out.values[:, others].tobytes() == fewer.values.tobytes()
+    assert out.bad[:, others].tobytes() == fewer.bad.tobytes()
+
+
+def test_a_left_out_channel_never_recovers_and_is_held_from_the_first_frame():
+    x = with_mains(Fraction(2000), 2, 1)
+    front = FrontEnd(FrontEndConfig(Fraction(2000), 2, left_out=(1,)))
+    out = front.push(x)
+    assert out.bad[:, 1].all()
+    assert not out.bad[:, 0].any()
+    state = front.export_state()
+    assert not state["decimator"][:, 1].any()
+    assert not state["shaper"][:, 1].any()
+    assert np.abs(out.values[:, 0]).max() > 1  # one channel alone is not its own average
+
+
 # ------------------------------------------------------------------------------------ the filters
 
 
@@ -571,6 +622,15 @@ def test_rates_below_200_hz_are_refused(rate):
         {"lowpass_hz": 500},
         {"filter_order": 0},
         {"intermediate_hz": 90},
+        {"left_out": (4,)},
+        {"left_out": (-1, 2)},
+        {"left_out": (2, 1)},
+        {"left_out": (1, 1)},
+        {"left_out": (0, 1, 2, 3)},
+        {"left_out": (0, True)},
+        {"left_out": (1.0,)},
+        {"left_out": [1]},
+        {"left_out": 1},
     ],
 )
 def test_impossible_figures_are_refused_by_name(change):
@@ -578,10 +638,24 @@ def test_impossible_figures_are_refused_by_name(change):
         replace(FrontEndConfig(Fraction(1000), 4), **change)
 
 
-@given(st.fractions(min_value=200, max_value=50_000), st.integers(1, 500), st.booleans())
-def test_configuration_survives_json(rate, channels, common_average):
-    config = FrontEndConfig(rate, channels, common_average=common_average)
+@given(st.fractions(min_value=200, max_value=50_000), st.integers(1, 500), st.booleans(), st.data())
+def test_configuration_survives_json(rate, channels, common_average, data):
+    left_out = data.draw(left_out_columns(channels))
+    config = FrontEndConfig(rate, channels, common_average=common_average, left_out=left_out)
     assert FrontEndConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_settings_of_an_older_bundle_leave_nothing_out():
+    older = FrontEndConfig(Fraction(1000), 4).to_json()
+    del older["left_out"]
+    assert FrontEndConfig.from_json(older).left_out == ()
+
+
+@pytest.mark.parametrize("left_out", ["12", 1, None, [1, "2"], [2, 1], [[1]]])
+def test_a_list_that_names_no_channels_is_refused_by_name(left_out):
+    good = FrontEndConfig(Fraction(1000), 4).to_json()
+    with pytest.raises(ConfigError, match=r"cannot have this left_out[\s\S]*columns from 0 to 3"):
+        FrontEndConfig.from_json({**good, "left_out": left_out})
 
 
 def test_an_unknown_or_missing_setting_is_named():

@@ -95,7 +95,8 @@ def _begin_bin(config: FrontEndConfig, record: Any, pending: npt.NDArray[np.floa
     record["part_high"] = np.where(fine, pending, -np.inf).max(axis=0, initial=-np.inf)
     record["broken"] = ~fine.all(axis=0)
     if len(pending):
-        used = np.where(fine & (record["clean"] >= config.recover_bins), pending, 0.0)
+        held = (record["clean"] < config.recover_bins) | np.isin(np.arange(config.channels), config.left_out)
+        used = np.where(fine & ~held, pending, 0.0)
         filtered, record["decimator"] = sosfilt(filter_sections(config)[0], used.T, zi=record["decimator"])
         kept = filtered[:, -(frame - len(pending)) % config.decimation :: config.decimation]
         record["pending"][: kept.shape[1]] = kept.T

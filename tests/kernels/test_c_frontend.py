@@ -47,6 +47,9 @@ CONFIGS = {
     "1017 Hz": FrontEndConfig(Fraction(390625, 384), 3, **SHORT),
     "24 kHz": FrontEndConfig(Fraction(390625, 16), 9, **SHORT),
     "silence": FrontEndConfig(Fraction(2000), 2, line_hz=0, highpass_hz=20, recover_s=10, common_average=False),
+    "first and last out": FrontEndConfig(Fraction(1000), 19, left_out=(0, 7, 18), **SHORT),
+    "24 kHz, first and last out": FrontEndConfig(Fraction(390625, 16), 9, left_out=(0, 4, 5, 8), **SHORT),
+    "one left": FrontEndConfig(Fraction(250), 3, left_out=(0, 2), **SHORT),
 }
 
 # It is a library for ctypes, and a program for sanitizers and emulators: operations from stdin, bins to stdout.
@@ -223,7 +226,7 @@ class Definition(FrontEnd):
             "bad": bad,
             "bin": bins.first_bin + np.arange(len(z)),
             "end_frame": bins.end_frame,
-            "bad_channels": bad.sum(axis=1),
+            "bad_channels": bad.sum(axis=1) - len(self.config.left_out),
             "usable_channels": (~bad & (std > 0)).sum(axis=1),
             "gap": bins.gap.astype(np.int64),
         }
@@ -282,7 +285,11 @@ def assert_states_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarr
 @pytest.mark.parametrize(
     ("compiler", "name"),
     [(FAST, name) for name in CONFIGS]
-    + [(compiler, name) for compiler in (PLAIN, CLANG) for name in ("1 kHz", "24 kHz", "a bin's memory")],
+    + [
+        (compiler, name)
+        for compiler in (PLAIN, CLANG)
+        for name in ("1 kHz", "24 kHz", "a bin's memory", "first and last out")
+    ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_equals_the_definition_bit_for_bit(compiler, name):
@@ -323,6 +330,43 @@ def test_the_default_rules_over_many_bins_equal_the_definition():
     expected = Definition(config).push(x)
     assert_same(CFrontEnd(config).push(x), expected)
     assert np.any(np.diff(expected["bad"][:, 7].astype(int)) == -1)
+
+
+@pytest.mark.parametrize("name", ["first and last out", "24 kHz, first and last out"])
+@pytest.mark.parametrize("compiler", [FAST, CLANG, PLAIN], ids=" ".join)
+def test_what_a_left_out_channel_holds_changes_nothing(compiler, name):
+    """Compares streams with 3000 uV of mains in the channel, with NaN in it, and with NaN and nothing left out."""
+    config, plain = CONFIGS[name], replace(CONFIGS[name], left_out=())
+    out = list(config.left_out)
+    x = np.random.default_rng(6).normal(scale=50, size=(config.edge(40), config.channels)).astype(np.float32)
+    mains = 3000 * np.sin(2 * np.pi * 60 * np.arange(len(x)) / float(config.rate))
+    x[:, out] += mains[:, None].astype(np.float32)
+    x[config.edge(20), 1] = np.inf
+    lost = x.copy()
+    lost[:, out] = np.nan
+
+    def pushed(config: FrontEndConfig, frames: np.ndarray) -> Seen:
+        c = CFrontEnd(config, compiler)
+        c.mean, c.std = np.zeros(config.channels), np.full(config.channels, 20.0)
+        return c.push(frames)
+
+    seen = pushed(config, x)
+    assert seen["bad"][:, out].all()
+    assert set(seen["bad_channels"]) == {0, 1}
+    assert set(seen["bad_channels"] + seen["usable_channels"]) == {config.channels - len(out)}
+    assert_same(pushed(config, lost), seen)
+    assert_same(pushed(plain, lost), {**seen, "bad_channels": seen["bad_channels"] + len(out)})
+    assert np.abs(pushed(plain, x)["z"][:, 1] - seen["z"][:, 1]).max() > 1  # the average carries the mains
+
+
+def test_without_a_usable_channel_beside_those_left_out_none_is_usable():
+    config = CONFIGS["one left"]
+    x = np.random.default_rng(6).normal(scale=50, size=(config.edge(9), 3)).astype(np.float32)
+    x[:, 1] = np.nan
+    c = CFrontEnd(config)
+    c.std = np.full(3, 20.0)
+    seen = c.push(x)
+    assert (set(seen["bad_channels"]), set(seen["usable_channels"])) == ({1}, {0})
 
 
 @pytest.mark.parametrize("compiler", [FAST, PLAIN], ids=" ".join)
@@ -513,6 +557,18 @@ def test_a_state_of_another_configuration_or_of_float64_samples_is_refused():
         state_to_c(config, python.export_state())
 
 
+@pytest.mark.parametrize("name", ["first and last out", "24 kHz, first and last out"])
+def test_a_state_of_a_stream_that_left_nothing_out_goes_on_the_same_in_both(name):
+    config, x = CONFIGS[name], recording(CONFIGS[name], 14, 4)
+    before = FrontEnd(replace(config, left_out=()))
+    before.push(x[: config.edge(6)])
+    python, c = Definition(config), CFrontEnd(config)
+    python.import_state(before.export_state())
+    assert c.import_state(state_to_c(config, before.export_state())) == 0
+    assert_same(c.push(x[config.edge(6) :]), python.push(x[config.edge(6) :]))
+    assert_same_c(config, c.export_state(), state_to_c(config, python.export_state()))
+
+
 # ------------------------------------------------------------------------------------ constants, objects, machines
 
 
@@ -526,9 +582,12 @@ def test_tables_are_written_exactly(name):
         ("shaper", np.delete(filter_sections(config)[1], 3, axis=1)),
         ("mean", mean),
         ("std", std),
+        ("left_out", np.isin(np.arange(config.channels), config.left_out).astype(float)),
     ):
         match = re.search(rf"ed_fe_{table}\[.*?= \{{(.*?)\}};", text, re.DOTALL)
-        numbers = [float.fromhex(word) for word in re.findall(r"-?0x[0-9a-fp.+-]+", match[1] if match else "")]
+        numbers = [
+            float.fromhex(word) for word in re.findall(r"-?0x[0-9a-fp.+-]+|\b[01]\b(?!\.)", match[1] if match else "")
+        ]
         assert numbers == expected.ravel().tolist()
 
 
@@ -584,7 +643,7 @@ def assert_program_equals_definition(command: list[str], config: FrontEndConfig,
     assert done.stdout == expected
 
 
-@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "a bin's memory"])
+@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "a bin's memory", "24 kHz, first and last out"])
 def test_hostile_frames_pass_the_sanitizers_with_the_same_bits(name):
     program = compiled(CONFIGS[name], SANITIZED)
     for seed in range(3):
@@ -592,7 +651,7 @@ def test_hostile_frames_pass_the_sanitizers_with_the_same_bits(name):
 
 
 @pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="no qemu-aarch64 (apt install qemu-user)")
-@pytest.mark.parametrize("name", ["1 kHz", "24 kHz"])
+@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "24 kHz, first and last out"])
 def test_arm_under_emulation_gives_the_same_bits(name):
     program = compiled(CONFIGS[name], ARM64)
     assert_program_equals_definition(["qemu-aarch64", str(program)], CONFIGS[name], 0)

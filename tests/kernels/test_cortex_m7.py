@@ -66,7 +66,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     def get(shape: StudentShape, trace: bool = True) -> Program:
         if (shape, trace) not in made:
             model, folder = random_model(shape), tmp_path_factory.mktemp("cortex-m7")
-            config = front_end_of(model) if shape != NANO else FrontEndConfig(rate=Fraction(1000), channels=32)
+            deployed = FrontEndConfig(rate=Fraction(1000), channels=32, left_out=(0, 31))
+            config = front_end_of(model) if shape != NANO else deployed
             options = ("-DED_TEST_BARE", f"-I{BARE}", *(["-DED_TRACE"] if trace else []))
             file, said = emulated.build(folder, toolchain, model, config, [BARE / "startup.c"], options, LINK)
             made[shape, trace] = Program(file, (*EMULATOR, str(file)), model, config, toolchain, said)
@@ -104,7 +105,7 @@ def test_three_hundred_steps_of_the_deployed_size(built: Built) -> None:
 
 
 def test_raw_frames_of_the_deployed_size(built: Built) -> None:
-    """Includes the front end: 300 bins in uneven chunks, with channels that die, saturate and lose samples."""
+    """Includes the front end: 300 bins in uneven chunks, with channels that die, saturate, lose samples or float."""
     program, rng = built(NANO, trace=False), np.random.default_rng(1)
     frames = (25 * rng.standard_normal((3000, NANO.channels))).astype(np.float32)
     frames[300:310, 1] = np.nan
@@ -112,6 +113,8 @@ def test_raw_frames_of_the_deployed_size(built: Built) -> None:
     frames[900, 3] = np.inf
     frames[1500:1600, 4] = 500.0
     frames[2000:2100, 5] = 1e-40  # a denormal
+    frames[:, 0] += 3000 * np.sin(2 * np.pi * 0.06 * np.arange(3000)).astype(np.float32)  # left out
+    frames[700:, 31] = np.nan  # left out
     found = program.run(pushes(frames, (1, 7, 33, 64)))
     require_same_outputs(found["output"], program.stream().push(frames))
     assert len(set(found["output"]["bad_channels"].ravel())) > 2

@@ -181,6 +181,42 @@ def test_a_masked_channel_has_no_influence(path: Path) -> None:
     assert same(Decoder.open(path).push(quiet), Decoder.open(path).push(loud))
 
 
+def leave_out(path: Path, folder: Path, *columns: int) -> Decoder:
+    """Returns a decoder of the same student, whose bundle leaves these columns out."""
+    config = replace(CONFIG, left_out=columns)
+    changed = {**manifest(), "frontend": config.to_json()}
+    bundle = write_bundle(folder / "less.edge", changed, {"student.onnx": path / "student.onnx"})
+    assert Decoder.open(bundle.path).frontend_config == config
+    return Decoder.open(bundle.path)
+
+
+@pytest.mark.parametrize("column", [0, 2, 3])
+def test_a_left_out_channel_is_masked_but_neither_counted_nor_flagged(path: Path, tmp_path: Path, column: int) -> None:
+    decoder, frames = leave_out(path, tmp_path, column), noise(3000)
+    lost, floats = frames.copy(), frames.copy()
+    lost[:, column] = np.nan
+    floats[:, column] += 3000 * np.sin(2 * np.pi * 60 / float(CONFIG.rate) * np.arange(3000))
+    lost[1500:1510, 1] = floats[1500:1510, 1] = np.inf
+    outputs = decoder.push(floats)
+    decoder.reset()
+    assert same(decoder.push(lost), outputs)
+    for found, expected in zip(outputs, Decoder.open(path).push(lost), strict=True):
+        assert found.kinematics.tobytes() == expected.kinematics.tobytes()
+        assert found.bad_channels == expected.bad_channels - 1
+        assert (Flag.MASKED in found.flags) == (found.bad_channels > 0)
+        assert found.flags | Flag.MASKED == expected.flags
+    assert {o.bad_channels for o in outputs} == {0, 1}
+
+
+def test_an_output_is_invalid_if_only_left_out_channels_have_samples(path: Path, tmp_path: Path) -> None:
+    decoder, frames = leave_out(path, tmp_path, 0, 3), noise(600)
+    frames[:, 1:3] = np.nan
+    assert all(Flag.INVALID in o.flags and o.bad_channels == 2 for o in decoder.push(frames))
+    decoder.reset()
+    frames[:, 2] = noise(600)[:, 2]
+    assert not any(Flag.INVALID in o.flags for o in decoder.push(frames))
+
+
 def test_without_a_usable_channel_outputs_are_invalid_and_finite(path: Path) -> None:
     outputs = Decoder.open(path).push(np.full((400, CHANNELS), np.nan, np.float32))
     assert all(Flag.INVALID in o.flags and o.bad_channels == CHANNELS for o in outputs)

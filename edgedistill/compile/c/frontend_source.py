@@ -37,12 +37,15 @@ def frontend_constants(config: FrontEndConfig) -> str:
         "SATURATED_BINS": config.saturated_bins,
         "RECOVER_BINS": f"{config.recover_bins}u",
         "FLAT_UV": float(config.flat_uv).hex(),
+        "LEFT_OUT": f"{len(config.left_out)}u",
     }
     lines = [f"#define ED_FE_{name} {value}" for name, value in numbers.items()]
     tables = [("ed_fe_decimator", decimator)] if len(decimator) else []
     for name, sections in (*tables, ("ed_fe_shaper", shaper)):
         rows = [f"    {{{', '.join(float(k).hex() for k in (*row[:3], *row[4:]))}}}," for row in sections]
         lines += [f"static const double {name}[{len(rows)}][5] = {{ /* b0 b1 b2 a1 a2 */", *rows, "};"]
+    left_out = ", ".join(str(int(channel in config.left_out)) for channel in range(config.channels))
+    lines.append(f"static const uint32_t ed_fe_left_out[{config.channels}] = {{{left_out}}}; /* 1: bad in every bin */")
     return "\n".join(["#include <stdint.h>", *lines, ""])
 
 
