@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgedistill.data.behavior import Behavior
 from edgedistill.data.bin_clock import compute_edges, find_extent
-from edgedistill.data.lfp import MIN_RATE_HZ, Lfp
+from edgedistill.data.lfp import MIN_RATE_HZ, Gap, Lfp
 from edgedistill.data.recording import PARTS, Recording
 from edgedistill.data.session import (
     BINS_PER_S,
@@ -90,6 +90,12 @@ def bins_from_recording(
         bad=bad,
         counts=_count_spikes(units, ends_s) if units is not None else None,
         behavior=_sample_behavior(behavior, ends_s[1:]) if behavior is not None else None,
+        electrodes=lfp.electrodes if lfp is not None and config is not None else (),
+        series={
+            name: part.series
+            for name, part in (("lfp", lfp), ("units", units), ("behavior", behavior))
+            if part is not None
+        },
     )
 
 
@@ -147,7 +153,7 @@ def _filter_lfp(
     values = np.empty((n_bins, lfp.channels))
     bad = np.empty((n_bins, lfp.channels), dtype=np.bool_)
     for frames in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels)):
-        done = front_end.push(frames)
+        done = front_end.gap(frames.frames) if isinstance(frames, Gap) else front_end.push(frames)
         at, stop = done.first_bin, min(done.first_bin + len(done.values), n_bins)
         values[at:stop], bad[at:stop] = done.values[: stop - at], done.bad[: stop - at]
         if stop == n_bins:

@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.data.lfp import Electrode
 from edgedistill.errors import ConfigError, RecordingError
 from edgedistill.files import atomic_write
 from edgedistill.frontend import FrontEndConfig, settling_bins
 
 Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 
 BINS_PER_S = 100
 MIN_BINS = 120 * BINS_PER_S
@@ -50,6 +53,8 @@ class SessionBins:
     bad: npt.NDArray[np.bool_] | None  # (T, C)
     counts: npt.NDArray[np.uint8] | None  # (T, U), clipped at 255
     behavior: npt.NDArray[np.float32] | None  # (T, K); bins with NaN in a row are not used
+    electrodes: tuple[Electrode, ...] = ()  # one a channel of `lfp`
+    series: Mapping[str, str] = field(default_factory=dict)  # "lfp", "units", "behavior" -> path inside the file
 
 
 @dataclass(frozen=True)
@@ -101,12 +106,20 @@ def fit_normalization(bins: SessionBins, block: slice) -> tuple[npt.NDArray[np.f
     first, stop, _ = block.indices(bins.bins)
     settled = max(first, settling_bins(bins.frontend))
     first = settled if stop - settled >= MIN_BLOCK_BINS else first
-    good = ~bins.bad[first:stop]
+    return fit_statistics(bins.lfp[first:stop], ~bins.bad[first:stop], settling_bins(bins.frontend))
+
+
+def fit_statistics(values: Floats, good: Mask, settling: int) -> tuple[Floats, Floats]:
+    """Returns mean and deviation, both (C,), of the good bins (T, C) in values (T, C), without artefacts.
+
+    The bins that the front end takes to settle after an artefact are left out too.
+    """
+    good = good.copy()
     for channel, rows in enumerate(good.T):
-        rows[:] = _leave_out_artefacts(bins.lfp[first:stop, channel], rows, settling_bins(bins.frontend))
+        rows[:] = _leave_out_artefacts(values[:, channel], rows, settling)
     count = np.maximum(good.sum(axis=0), 1)
-    mean = np.where(good, bins.lfp[first:stop], 0.0).sum(axis=0) / count
-    squares = np.where(good, bins.lfp[first:stop] - mean, 0.0) ** 2
+    mean = np.where(good, values, 0.0).sum(axis=0) / count
+    squares = np.where(good, values - mean, 0.0) ** 2
     return mean, np.sqrt(squares.sum(axis=0) / count)
 
 
@@ -136,6 +149,7 @@ def save_session_bins(bins: SessionBins, path: str | Path) -> None:
     path = Path(path)
     arrays = {name: getattr(bins, name) for name in ARRAYS if getattr(bins, name) is not None}
     facts = {f.name: getattr(bins, f.name) for f in fields(bins) if f.name not in ARRAYS}
+    facts |= {"electrodes": [asdict(one) for one in bins.electrodes], "series": dict(bins.series)}
     facts["frontend"] = None if bins.frontend is None else bins.frontend.to_json()
     with (
         atomic_write(path, "the cached session", next_step=f"df -h {path.parent}") as partial,
@@ -151,9 +165,10 @@ def load_session_bins(path: str | Path) -> SessionBins:
             arrays: dict[str, Any] = {name: stored.get(name) for name in ARRAYS}
             facts = json.loads(str(stored["facts"]))
         frontend = None if facts["frontend"] is None else FrontEndConfig.from_json(facts.pop("frontend"))
-        names = {f.name for f in fields(SessionBins)} - {*ARRAYS, "frontend"}
+        names = {f.name for f in fields(SessionBins)} - {*ARRAYS, "frontend", "electrodes"}
         whole: dict[str, Any] = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in names}
-        return SessionBins(frontend=frontend, **whole, **arrays)
+        electrodes = tuple(_parse_electrode(one) for one in facts["electrodes"])
+        return SessionBins(frontend=frontend, electrodes=electrodes, **whole, **arrays)
     except (OSError, *DAMAGE_ERRORS) as error:
         raise RecordingError(
             f"{path}: not a cached session",
@@ -161,3 +176,8 @@ def load_session_bins(path: str | Path) -> SessionBins:
             causes=("the file is damaged", "another version wrote it"),
             next_step="delete it; it is made again from the NWB file",
         ) from error
+
+
+def _parse_electrode(stored: dict[str, Any]) -> Electrode:
+    position = stored["position"]
+    return Electrode(**{**stored, "position": None if position is None else tuple(position)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 
 from torch import Tensor
@@ -25,10 +25,12 @@ class Provenance:
 
     sessions: Mapping[str, str]  # id -> SHA-256 of its file
     versions: Mapping[str, str]  # package -> version
+    series: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # id -> what was read for each part
 
     def to_json(self) -> dict[str, object]:
-        """Returns the two keys as they stand in a manifest and in a model's facts."""
-        return {"sessions": dict(self.sessions), "versions": dict(self.versions)}
+        """Returns the keys as they stand in a manifest and in a model's facts."""
+        series = {session: dict(parts) for session, parts in self.series.items()}
+        return {"sessions": dict(self.sessions), "series": series, "versions": dict(self.versions)}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Run:
 def provenance_of(bins: Sequence[SessionBins]) -> Provenance:
     """Returns the provenance of a run on these sessions."""
     versions = {package: metadata.version(package) for package in PACKAGES}
-    return Provenance({b.session_id: b.sha256 for b in bins}, versions)
+    hashes, series = {b.session_id: b.sha256 for b in bins}, {b.session_id: b.series for b in bins}
+    return Provenance(hashes, versions, series)
 
 
 def shorten_preset(preset: Preset, steps: int | None) -> Preset:
