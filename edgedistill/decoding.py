@@ -1,8 +1,9 @@
 """Decodes a whole recording or a stream, and writes the predictions as CSV or NWB.
 
 A `Decoder` and a recording, or a binary stream of frames, go in. Outputs come out bin by bin as they complete, or as a
-file that appears only when it is whole. A prediction belongs to the end of its bin. For bin k this is (k + 1) / 100 s
-after the first frame, on the clock of the recording.
+file that appears only when it is whole. A prediction belongs to the end of its bin. For bin k of a stream this is
+(k + 1) / 100 s after the first frame. For a recording it is that moment on the clock of the recording. `matching`
+compares a recording with the bundle before it is decoded.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from edgedistill.runtime import Decoder, Flag, Output
 from edgedistill.runtime.decoder import DecoderInfo
 
 if TYPE_CHECKING:
-    from edgedistill.data.recording import Lfp, Recording
+    from edgedistill.data.recording import Recording
+    from edgedistill.matching import MatchedRecording
 
 BINS_PER_S = 100
 BLOCK_VALUES = 1 << 20  # frames x channels pushed at a time: 4 MB
@@ -45,8 +47,11 @@ class Predictions:
 
     info: DecoderInfo
     outputs: tuple[Output, ...]
-    start_s: float = 0.0  # when bin 0 starts, on the clock of the recording
+    end_s: npt.NDArray[np.float64] | None = None  # (B,) ends of the bins on the clock of the recording
+    bins_per_s: float | None = float(BINS_PER_S)  # on that clock; None where it is not constant
     source: str = "stream"
+    series: str | None = None  # the LFP that was read
+    warnings: tuple[str, ...] = ()
     session_id: str | None = None
     subject_id: str | None = None
     session_start: str | None = None  # ISO 8601
@@ -56,6 +61,11 @@ class Predictions:
         """Returns the kinematics (B, K) in the units of `info.output_units`."""
         shape = (len(self.outputs), len(self.info.output_names))
         return np.array([output.kinematics for output in self.outputs], np.float32).reshape(shape)
+
+    @property
+    def times_s(self) -> npt.NDArray[np.float64]:
+        """Returns the ends of the bins (B,) in seconds, which are the times that their kinematics belong to."""
+        return np.array([time_s(output) for output in self.outputs]) if self.end_s is None else self.end_s
 
     @property
     def flags(self) -> npt.NDArray[np.uint8]:
@@ -76,24 +86,39 @@ class Predictions:
 
 
 def decode_file(decoder: Decoder, recording: Recording) -> Predictions:
-    """Decodes the whole LFP of a recording in a fresh stream. Raises RecordingError where it does not fit."""
-    lfp = require_matching_lfp(decoder.info, recording)
+    """Compares a recording with the decoder's bundle and decodes its whole LFP in a fresh stream.
+
+    Raises RecordingError where it does not fit. `Predictions.warnings` holds what else differs.
+    """
+    from edgedistill.matching import match_recording
+
+    return decode_matched(decoder, match_recording(decoder.bundle, recording))
+
+
+def decode_matched(decoder: Decoder, matched: MatchedRecording) -> Predictions:
+    """Decodes the whole LFP of a recording that was compared with the decoder's bundle, in a fresh stream."""
+    outputs = tuple(decode_lfp(decoder, matched))
+    end_s, bins_per_s = matched.find_bin_ends(np.array([output.end_frame for output in outputs], np.int64))
+    recording = matched.recording
     return Predictions(
         info=decoder.info,
-        outputs=tuple(decode_lfp(decoder, lfp)),
-        start_s=lfp.start_s,
+        outputs=outputs,
+        end_s=end_s,
+        bins_per_s=bins_per_s,
         source=str(recording.path),
+        series=matched.series,
+        warnings=matched.warnings,
         session_id=recording.session_id,
         subject_id=recording.subject_id,
         session_start=recording.session_start,
     )
 
 
-def decode_lfp(decoder: Decoder, lfp: Lfp) -> Iterator[Output]:
-    """Yields outputs bin by bin. The file is read in blocks, so its length does not matter."""
+def decode_lfp(decoder: Decoder, matched: MatchedRecording) -> Iterator[Output]:
+    """Yields outputs bin by bin. The file is read in blocks, so its length does not matter. Lost frames are a gap."""
     decoder.reset()
-    for frames in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels)):
-        yield from decoder.push(frames)
+    for part in matched.read_blocks(max(1, BLOCK_VALUES // len(decoder.info.channel_ids))):
+        yield from decoder.push(part) if isinstance(part, np.ndarray) else decoder.gap(part.frames)
 
 
 def decode_stream(decoder: Decoder, stream: ByteStream) -> Iterator[list[Output]]:
@@ -120,45 +145,12 @@ def decode_stream(decoder: Decoder, stream: ByteStream) -> Iterator[list[Output]
         )
 
 
-def require_matching_lfp(info: DecoderInfo, recording: Recording) -> Lfp:
-    """Returns the LFP of a recording.
-
-    Raises RecordingError unless its channels and rate are those that the decoder was trained on.
-    """
-    recording.require(("lfp",))
-    lfp = recording.lfp
-    assert lfp is not None
-    if lfp.channels != len(info.channel_ids):
-        raise _does_not_fit(recording, f"{lfp.channels} channels", f"{len(info.channel_ids)} channels")
-    if lfp.rate != info.rate:
-        raise _does_not_fit(recording, f"{float(lfp.rate):.10g} Hz", f"{float(info.rate):.10g} Hz")
-    if lfp.channel_ids != info.channel_ids:
-        pairs = zip(lfp.channel_ids, info.channel_ids, strict=True)
-        at = next(i for i, (found, wanted) in enumerate(pairs) if found != wanted)
-        raise _does_not_fit(
-            recording,
-            f"'{lfp.channel_ids[at]}' as channel {at + 1}",
-            f"'{info.channel_ids[at]}': ids and order as in the bundle",
-        )
-    return lfp
-
-
-def _does_not_fit(recording: Recording, got: str, expected: str) -> RecordingError:
-    return RecordingError(
-        f"{recording.path}: this LFP is not from the array that the bundle decodes",
-        got=got,
-        expected=expected,
-        causes=("the session is of another array", "the bundle was built on other sessions"),
-        next_step="edgedistill inspect shows channels and rate of a recording and of a bundle",
-    )
-
-
 # ---------------------------------------------------------------- writing
 
 
-def time_s(output: Output, start_s: float = 0.0) -> float:
-    """Returns the end of the output's bin in seconds, which is the time that its kinematics belong to."""
-    return start_s + (output.bin + 1) / BINS_PER_S
+def time_s(output: Output) -> float:
+    """Returns when the bin of a stream ends, in seconds after the first frame."""
+    return (output.bin + 1) / BINS_PER_S
 
 
 def format_csv_header(info: DecoderInfo) -> str:
@@ -168,9 +160,13 @@ def format_csv_header(info: DecoderInfo) -> str:
     return ",".join(["bin", "end_frame", "time_s", "flags", "bad_channels", *map(_quoted, named)])
 
 
-def format_csv_line(output: Output, start_s: float = 0.0) -> str:
-    """Returns the line of one output. Nine digits give every float32 back exactly."""
-    head = f"{output.bin},{output.end_frame},{time_s(output, start_s):.6f},{int(output.flags)}"
+def format_csv_line(output: Output, end_s: float | None = None) -> str:
+    """Returns the line of one output, whose bin ends at `end_s`. Nine digits give every float32 back exactly.
+
+    Without `end_s` the output is that of a stream.
+    """
+    end_s = time_s(output) if end_s is None else end_s
+    head = f"{output.bin},{output.end_frame},{end_s:.6f},{int(output.flags)}"
     return ",".join([head, str(output.bad_channels), *(f"{value:.9g}" for value in output.kinematics)])
 
 
@@ -208,7 +204,8 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
 def _write_csv(predictions: Predictions, path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.write(format_csv_header(predictions.info) + "\n")
-        file.writelines(format_csv_line(output, predictions.start_s) + "\n" for output in predictions.outputs)
+        rows = zip(predictions.outputs, predictions.times_s, strict=True)
+        file.writelines(format_csv_line(output, end_s) + "\n" for output, end_s in rows)
 
 
 def _write_nwb(predictions: Predictions, path: Path) -> None:
@@ -240,7 +237,11 @@ def _series(predictions: Predictions) -> list[Any]:
     info = predictions.info
     units = sorted(set(info.output_units))
     outputs = ", ".join(f"{n} ({u})" for n, u in zip(info.output_names, info.output_units, strict=True))
-    clock = {"rate": float(BINS_PER_S), "starting_time": predictions.start_s + 1 / BINS_PER_S}
+    times_s = predictions.times_s
+    if predictions.bins_per_s is None:
+        clock: dict[str, Any] = {"timestamps": times_s}
+    else:
+        clock = {"rate": predictions.bins_per_s, "starting_time": float(times_s[0]) if times_s.size else 0.0}
     flags = ", ".join(f"{int(flag)} {str(flag.name).lower()}" for flag in Flag)
     unit = units[0] if len(units) == 1 else "see description"
     parts: Iterable[tuple[str, npt.NDArray[Any], str, str]] = (

@@ -45,7 +45,7 @@ from edgedistill.runtime.decoder import GRAPHS
 from edgedistill.target import GPU_ENGINES, Target, load_target
 
 if TYPE_CHECKING:
-    from edgedistill.data.recording import Recording
+    from edgedistill.matching import MatchedRecording
 
 IN_USE_HERE = "closed loop on this machine"
 
@@ -67,12 +67,14 @@ class BenchOptions:
 QUICK = BenchOptions(subjects=STUDENTS, closed_loop_s=0, energy_s=0)  # as much as the gates of a build need
 
 
-def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Recording | None = None) -> BenchResult:
+def bench(
+    bundle: Bundle, options: BenchOptions = BenchOptions(), recording: MatchedRecording | None = None
+) -> BenchResult:
     """Measures every subject of `options` that this machine can run, in one run.
 
     R² is that of the bundle's holdout, or of `recording` if one is given. Raises BundleError where the bundle lacks a
-    holdout, RecordingError where the recording does not fit, ConfigError for an unknown assumption, and EngineError
-    where no subject can run here.
+    holdout, RecordingError where the recording has other outputs, ConfigError for an unknown assumption, and
+    EngineError where no subject can run here.
     """
     replace_assumptions(options.assume)  # refuses wrong ones before minutes of measuring
     device = describe_machine()  # first, because measuring adds to the load that it reports
@@ -112,6 +114,8 @@ def bench(bundle: Bundle, options: BenchOptions = BenchOptions(), recording: Rec
         why=why,
         harness={"closed_loop": dict(in_use.scheduling), "steps_in_turn": True, "garbage_collector": "off"},
         extras=_make_extras(bundle, holdout, candidates, decoded, subjects, options),
+        series=None if recording is None else recording.series,
+        warnings=() if recording is None else recording.warnings,
     )
 
 

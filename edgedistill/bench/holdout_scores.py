@@ -11,13 +11,14 @@ import numpy as np
 from edgedistill.bench.subjects import LFP_INT8, LFP_STUDENT, PEER_INT8, Candidate
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.contents import Floats, Holdout
-from edgedistill.decoding import BINS_PER_S, decode_lfp, require_matching_lfp
+from edgedistill.decoding import decode_lfp
 from edgedistill.errors import BundleError, RecordingError
 from edgedistill.measure.score import Fit, score_kinematics
 from edgedistill.runtime import Decoder, Flag
 
 if TYPE_CHECKING:
     from edgedistill.data.recording import Recording
+    from edgedistill.matching import MatchedRecording
 
 HOLDOUT = "holdout of the bundle"
 OTHER_UNITS = "not measured: a spike model knows the units of its own session only"
@@ -48,23 +49,22 @@ def decode_holdout(candidate: Candidate, bundle: Bundle, holdout: Holdout) -> De
     return DecodedHoldout(score_kinematics(guess[first:], holdout.kinematics[first:], HOLDOUT), guess)
 
 
-def score_candidate_on_recording(candidate: Candidate, bundle: Bundle, recording: Recording) -> Fit:
+def score_candidate_on_recording(candidate: Candidate, bundle: Bundle, matched: MatchedRecording) -> Fit:
     """Scores a candidate on a recording, or returns a fit without R² and the reason where it cannot decode one."""
     if candidate.name.startswith("spike"):
         return Fit(None, (), OTHER_UNITS)
     compiled = candidate.runs_on if candidate.runs_on != "onnxruntime" else PEER_INT8
     engine = {LFP_STUDENT: "onnxruntime", LFP_INT8: compiled, PEER_INT8: PEER_INT8}.get(candidate.name)
-    return Fit(None, (), NOT_RAW) if engine is None else score_on_recording(bundle, recording, engine)
+    return Fit(None, (), NOT_RAW) if engine is None else score_on_recording(bundle, matched, engine)
 
 
-def score_on_recording(bundle: Bundle, recording: Recording, engine: str = "onnxruntime") -> Fit:
-    """Scores the bundle's decoder on a recording that is streamed from raw frames.
+def score_on_recording(bundle: Bundle, matched: MatchedRecording, engine: str = "onnxruntime") -> Fit:
+    """Scores the bundle's decoder on a recording that was compared with it and is streamed from raw frames.
 
-    Bins of the warm-up and invalid bins do not count. Raises RecordingError where the recording has other channels,
-    another rate or other outputs than the bundle.
+    Bins of the warm-up and invalid bins do not count. Raises RecordingError where the recording has other outputs than
+    the bundle.
     """
-    decoder = Decoder(bundle, engine)
-    lfp = require_matching_lfp(decoder.info, recording)
+    decoder, recording = Decoder(bundle, engine), matched.recording
     recording.require(("behavior",))
     behavior = recording.behavior
     assert behavior is not None
@@ -76,11 +76,12 @@ def score_on_recording(bundle: Bundle, recording: Recording, engine: str = "onnx
             expected=_list_outputs(*wanted),
             next_step="name the series that was decoded with --behavior",
         )
-    outputs = [o for o in decode_lfp(decoder, lfp) if not o.flags & (Flag.WARMUP | Flag.INVALID)]
-    ends_s = lfp.start_s + (np.array([o.bin for o in outputs], np.float64) + 1) / BINS_PER_S
+    outputs = list(decode_lfp(decoder, matched))
+    ends_s, _ = matched.find_bin_ends(np.array([o.end_frame for o in outputs], np.int64))
+    scored = np.array([not o.flags & (Flag.WARMUP | Flag.INVALID) for o in outputs], np.bool_)
     guess = np.array([o.kinematics for o in outputs], np.float32).reshape(len(outputs), -1)
     source = f"{recording.path}{_note_training(bundle, recording)}"
-    return score_kinematics(guess, behavior.sample_at(ends_s), source)
+    return score_kinematics(guess[scored], behavior.sample_at(ends_s[scored]), source)
 
 
 def _note_training(bundle: Bundle, recording: Recording) -> str:

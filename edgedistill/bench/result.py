@@ -170,6 +170,8 @@ class BenchResult:
     why: dict[str, str]  # why a figure was not measured
     harness: dict[str, object]
     extras: Extras
+    series: str | None = None  # the LFP of the recording that R² was measured on
+    warnings: tuple[str, ...] = ()  # how that recording differs from the bundle
 
     @property
     def ratios(self) -> dict[str, float | None]:
@@ -189,6 +191,8 @@ class BenchResult:
         return {
             "device": self.device,
             "bundle": self.bundle,
+            "series": self.series,
+            "warnings": list(self.warnings),
             "subjects": [subject.to_json() for subject in self.subjects],
             "absent": [asdict(one) for one in self.absent],
             "ratios": self.ratios,

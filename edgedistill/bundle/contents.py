@@ -93,6 +93,7 @@ def read_decoder_spec(bundle: Bundle) -> DecoderSpec:
         raise BundleError(f"{where} does not describe a decoder", got="no name")
     statistics = spec.normalization
     counts = {front_end.channels, len(spec.channel_ids), len(statistics.mean), len(statistics.std)}
+    counts |= {len(bundle.manifest.channels)} if bundle.manifest.channels is not None else set()
     if counts != {shape.channels} or len(spec.output_names) != shape.outputs:
         raise BundleError(
             f"{where} contradicts itself",

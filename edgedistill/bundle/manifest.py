@@ -28,6 +28,16 @@ class Session:
 
     id: str | None
     subject: str | None
+    start: str | None = None  # ISO 8601, UTC
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Describes the electrode of one column of a frame, as the electrode table of the session does."""
+
+    id: str
+    label: str | None = None  # the unique name of the contact
+    position: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +56,13 @@ class Provenance:
     sessions: Mapping[str, str | None]  # session id -> sha256 of its file
     versions: Mapping[str, str]  # package -> version
     seed: int | None
+    series: Mapping[str, Mapping[str, str]]  # session id -> "lfp", "units", "behavior" -> path inside its file
     others: Json  # further keys, such as the mode of adaptation
 
     def to_json(self) -> dict[str, object]:
         """Returns the entry for the manifest."""
         known = {"sessions": dict(self.sessions), "versions": dict(self.versions), "seed": self.seed}
+        known["series"] = {session: dict(parts) for session, parts in self.series.items()}
         return {name: value for name, value in known.items() if value not in ({}, None)} | dict(self.others)
 
 
@@ -92,6 +104,7 @@ class Manifest:
     gates: tuple[Gate, ...] | None
     provenance: Provenance | None
     group_delay_ms: float | None  # of the front end
+    channels: tuple[Channel, ...] | None  # one a column of a frame; None in a bundle before 0.2
     graphs: Mapping[str, GraphVerdict]  # step graph -> verdict; a graph without one may be used
     decoder: Json = field(repr=False)  # the keys that `contents.read_decoder_spec` parses
 
@@ -124,7 +137,7 @@ def parse_manifest(path: Path, content: Json) -> Manifest:
         files=cast(Mapping[str, str], content["files"]),
         name=read.text("name") or "",
         created_by=read.text("created_by"),
-        session=read.table("session", lambda table: Session(table.text("id"), table.text("subject"))),
+        session=read.table("session", _session),
         preset=read.text("preset"),
         target=read.text("target"),
         engine=read.text("engine"),
@@ -134,9 +147,21 @@ def parse_manifest(path: Path, content: Json) -> Manifest:
         gates=read.tables("gates", _gate),
         provenance=read.table("provenance", _provenance),
         group_delay_ms=read.number("group_delay_ms"),
+        channels=read.tables("channels", _channel) or None,
         graphs=read.table("graphs", _verdicts) or {},
         decoder={key: content[key] for key in DECODER_KEYS if key in content},
     )
+
+
+def _session(table: _Reader) -> Session:
+    return Session(table.text("id"), table.text("subject"), table.text("start"))
+
+
+def _channel(table: _Reader) -> Channel:
+    found = table.value("position", list, "a list of coordinates")
+    if any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in found or ()):
+        raise table.make_error("position", found, "a list of coordinates")
+    return Channel(table.text("id") or "", table.text("label"), None if found is None else tuple(map(float, found)))
 
 
 def _int8_sizes(table: _Reader) -> Int8Sizes:
@@ -155,10 +180,14 @@ def _provenance(table: _Reader) -> Provenance:
     own = {part.name for part in fields(Provenance)}
     seed = table.value("seed", int, "a whole number")
     sessions = table.table("sessions", lambda inner: {name: inner.text(name) for name in inner.content})
-    versions = table.table("versions", lambda inner: {name: inner.text(name) or "" for name in inner.content})
-    return Provenance(
-        sessions or {}, versions or {}, seed, {name: v for name, v in table.content.items() if name not in own}
-    )
+    versions = table.table("versions", _texts)
+    series = table.table("series", lambda inner: {name: inner.table(name, _texts) or {} for name in inner.content})
+    others = {name: value for name, value in table.content.items() if name not in own}
+    return Provenance(sessions or {}, versions or {}, seed, series or {}, others)
+
+
+def _texts(table: _Reader) -> dict[str, str]:
+    return {name: table.text(name) or "" for name in table.content}
 
 
 def _verdicts(table: _Reader) -> dict[str, GraphVerdict]:

@@ -13,7 +13,7 @@ import click
 from edgedistill.bundle import open_bundle
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.bench_tables import print_bench
-from edgedistill.cli.output import format_json, json_option, print_json, show_work
+from edgedistill.cli.output import format_json, json_option, print_json, print_warnings, show_work
 from edgedistill.cli.training_options import add_series_options
 from edgedistill.files import atomic_write_text
 from edgedistill.runtime.compiled_engines import COMPILED
@@ -132,14 +132,19 @@ def bench(
         system=system or bool(assume),
         assume=assume,
     )
-    with show_work("measuring"):
-        if data is None:
+    if data is None:
+        with show_work("measuring"):
             result = measurement.bench(opened, options)
-        else:
-            from edgedistill.data.recording import open_recording
+    else:
+        from edgedistill.data.recording import open_recording
+        from edgedistill.matching import match_recording
 
-            with open_recording(data, names) as recording:
-                result = measurement.bench(opened, options, recording)
+        with open_recording(data, names) as recording:
+            with show_work(f"comparing {data} with the bundle"):
+                matched = match_recording(opened, recording)
+            print_warnings(matched.warnings)
+            with show_work("measuring"):
+                result = measurement.bench(opened, options, matched)
     found = result.to_json() | {
         "command": shlex.join(["edgedistill", *sys.argv[1:]]),
         "created": date.today().isoformat(),

@@ -128,6 +128,7 @@ def _read_facts(bundle: Bundle) -> dict[str, Any]:
         "rate_hz": float(spec.front_end.rate),
         "frontend": front_end,
         "channel_ids": list(spec.channel_ids),
+        "channels": found.channels and [asdict(channel) for channel in found.channels],
         "outputs": [{"name": name, "unit": unit} for name, unit in outputs],
         "metrics": found.metrics,
         "gates": None if found.gates is None else [asdict(gate) for gate in found.gates],

@@ -72,6 +72,12 @@ def print_facts(facts: Mapping[str, object]) -> None:
         click.echo(f"{name:<{width}}  {format_value(value)}")
 
 
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Prints each warning on a line of its own on stderr."""
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
 def print_summary(summary: Mapping[str, object], as_json: bool) -> None:
     """Prints the summary of a training, as JSON or for people."""
     if as_json:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from edgedistill.cli.output import json_option, print_facts, print_json, show_work
+from edgedistill.cli.output import json_option, print_facts, print_json, print_warnings, show_work
 from edgedistill.runtime import ENGINES
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ flags is the sum of
   2  a channel was masked
   4  frames were lost
   8  the output is invalid: do not act on it
-NaN samples are no error. Their channel is masked.""",
+NaN samples are no error. Their channel is masked.
+
+A recording is compared with the bundle before it is decoded: channels, rate, amplitude and day. What differs is printed
+as a warning, and refused where no decoding can make up for it.""",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("recording", metavar="FILE.nwb|-")
@@ -52,13 +56,19 @@ NaN samples are no error. Their channel is masked.""",
     "or for a GPU, or the INT8 definition in numpy, which is slow.  [default: the engine that the bundle was built "
     "for]",
 )
+@click.option(
+    "--lfp",
+    metavar="NAME",
+    help="The LFP to read, where the recording holds several: a name, a path, or a container of series.  [default: the "
+    "one that the bundle was built from, if the recording has it]",
+)
 @json_option
-def run(bundle: Path, recording: str, out: Path | None, engine: str | None, as_json: bool) -> None:
+def run(bundle: Path, recording: str, out: Path | None, engine: str | None, lfp: str | None, as_json: bool) -> None:
     """Decode a recording, or frames as they arrive on stdin.
 
     Write - in place of FILE.nwb to read frames from stdin.
     """
-    from edgedistill.decoding import Predictions, check_destination, decode_file, write_predictions
+    from edgedistill.decoding import Predictions, check_destination, write_predictions
     from edgedistill.runtime import Decoder
 
     if out is not None:
@@ -71,14 +81,33 @@ def run(bundle: Path, recording: str, out: Path | None, engine: str | None, as_j
             return
         predictions = Predictions(decoder.info, tuple(_decode_until_stopped(decoder)))
     else:
-        from edgedistill.data.recording import open_recording
-
-        with open_recording(recording) as opened, show_work(f"decoding {recording}"):
-            predictions = decode_file(decoder, opened)
+        predictions = _decode_recording(decoder, recording, lfp)
     seconds = monotonic() - began
     if out is not None:
         write_predictions(predictions, out)
     _show_run(predictions, bundle, out, seconds, as_json)
+
+
+def _decode_recording(decoder: Decoder, path: str, lfp: str | None) -> Predictions:
+    """Decodes a file. Warnings are printed as soon as they are known, which is before the work for most of them."""
+    from edgedistill.data.recording import SeriesNames, open_recording
+    from edgedistill.decoding import decode_matched
+    from edgedistill.matching import match_recording
+
+    with open_recording(path, SeriesNames(lfp=lfp)) as opened:
+        with show_work(f"comparing {path} with the bundle"):
+            matched = match_recording(decoder.bundle, opened)
+        print_warnings(matched.warnings)
+        with show_work(f"decoding {path}"):
+            predictions = decode_matched(decoder, matched)
+    if not (shifted := predictions.counts().get("shifted", 0)):
+        return predictions
+    late = (
+        f"{shifted} of {len(predictions.outputs)} bins have another amplitude than the bundle expects, and are flagged "
+        "as shifted"
+    )
+    print_warnings([late])
+    return replace(predictions, warnings=(*predictions.warnings, late))
 
 
 def _print_stream(decoder: Decoder) -> None:
@@ -113,12 +142,14 @@ def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds:
         facts: dict[str, object] = {
             "bundle": str(bundle),
             "recording": predictions.source,
+            "series": predictions.series,
             "out": None if out is None else str(out),
             "bins": bins,
             "outputs": [{"name": name, "unit": unit} for name, unit in outputs],
             "flags": predictions.counts(),
             "seconds": seconds,
             "times_real_time": faster,
+            "warnings": list(predictions.warnings),
         }
         print_json(facts if out is not None else facts | {"predictions": _columns_from(predictions)})
     elif out is not None:
@@ -127,21 +158,22 @@ def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds:
         most = int(predictions.bad_channels.max(initial=0))
         at_once = f"at most {most} of {len(info.channel_ids)} channels at once"
         masked = f"{at_once}; the student tolerates few more than in training"
-        facts = {"written": out, "bins": f"{bins} of 10 ms{speed}", "flagged": flagged}
+        facts = {"written": out} | ({"series": predictions.series} if predictions.series else {})
+        facts |= {"bins": f"{bins} of 10 ms{speed}", "flagged": flagged}
         print_facts(facts | ({"masked": masked} if most else {}))
     else:
+        if predictions.series:
+            click.echo(f"series: {predictions.series}", err=True)
         click.echo(format_csv_header(info))
-        for output in predictions.outputs:
-            sys.stdout.write(format_csv_line(output, predictions.start_s) + "\n")
+        for output, end_s in zip(predictions.outputs, predictions.times_s, strict=True):
+            sys.stdout.write(format_csv_line(output, end_s) + "\n")
 
 
 def _columns_from(predictions: Predictions) -> dict[str, object]:
-    from edgedistill.decoding import time_s
-
     return {
         "bin": [output.bin for output in predictions.outputs],
         "end_frame": [output.end_frame for output in predictions.outputs],
-        "time_s": [time_s(output, predictions.start_s) for output in predictions.outputs],
+        "time_s": predictions.times_s.tolist(),
         "flags": predictions.flags.tolist(),
         "bad_channels": predictions.bad_channels.tolist(),
         "kinematics": predictions.kinematics.tolist(),

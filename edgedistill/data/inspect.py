@@ -16,8 +16,8 @@ import numpy as np
 from edgedistill.data.behavior_choice import find_behavior_series
 from edgedistill.data.bin_clock import find_clock
 from edgedistill.data.bins import list_known_reasons
-from edgedistill.data.coverage import NO_BEHAVIOR, after_end, cover
 from edgedistill.data.candidates import NO_NAMES
+from edgedistill.data.coverage import NO_BEHAVIOR, after_end, cover
 from edgedistill.data.lfp import MIN_RATE_HZ
 from edgedistill.data.recording import PART_NAMES, Behavior, Lfp, Recording, SeriesNames, Units, open_recording
 from edgedistill.errors import RecordingError

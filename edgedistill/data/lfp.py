@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.data.candidates import find_named
 from edgedistill.data.series import Series, read_nominal_rate, read_regular_clock
 from edgedistill.errors import RecordingError
 
@@ -27,6 +28,23 @@ MICROVOLTS = {
     "millivolts": 1e3, "millivolt": 1e3, "mv": 1e3,
     "microvolts": 1.0, "microvolt": 1.0, "uv": 1.0, "µv": 1.0, "μv": 1.0,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Electrode:
+    """Describes the electrode of one channel, as far as the electrode table does."""
+
+    id: str
+    label: str | None = None  # unique name of the contact, e.g. of the column `channel_name`
+    position: tuple[float, ...] | None = None
+    bad: str | None = None  # why the table marks it as bad
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Stands for frames that were lost."""
+
+    frames: int
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,11 @@ class Lfp:
     gain_uv: npt.NDArray[np.float64] = field(repr=False)  # (channels,)
     offset_uv: float
     _data: Any = field(repr=False)
+    electrodes: tuple[Electrode, ...] = ()  # one a channel
+
+    def times_at(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Returns the times in seconds of frames, on the clock of the file."""
+        return self.start_s + np.asarray(frames, np.float64) / float(self.rate)
 
     @property
     def duration_s(self) -> float:
@@ -77,7 +100,7 @@ class Lfp:
             scaled += kind(self.offset_uv)
         return np.asarray(scaled, dtype=np.float32)
 
-    def read_blocks(self, frames_per_block: int) -> Iterator[npt.NDArray[np.float32]]:
+    def read_blocks(self, frames_per_block: int) -> Iterator[npt.NDArray[np.float32] | Gap]:
         """Yields all frames in order, (frames_per_block, channels) at a time. The last block may be shorter."""
         span = self._choose_read_span(frames_per_block)
         for first in range(0, self.frames, span):
@@ -104,6 +127,9 @@ def find_lfp(series: Sequence[Series], file: Path, named: str | None = None) -> 
     found = sorted(find_electrical_series(series), key=_rank)
     if not found:
         return None
+    if named is not None:
+        first = find_named(found, named, "--lfp", file)[0]
+        found = [first, *(one for one in found if one is not first)]
     return _open_lfp(found[0], tuple(s.path for s in found[1:]), file)
 
 
@@ -170,6 +196,29 @@ def _open_lfp(series: Series, others: tuple[str, ...], file: Path) -> Lfp:
         gain_uv=_read_gain(node, channels, file, series.path) * volts,
         offset_uv=float(getattr(node, "offset", None) or 0.0) * volts,
         _data=node.data,
+        electrodes=_read_electrodes(series, channels),
+    )
+
+
+def _read_electrodes(series: Series, channels: int) -> tuple[Electrode, ...]:
+    ids, rows = _read_channel_ids(series, channels), _read_electrode_rows(series)
+    if rows is None or len(rows) != channels:
+        return tuple(Electrode(id) for id in ids)
+    table = series.node.electrodes.table
+    labels = (
+        [str(table["channel_name"][row]) for row in rows] if "channel_name" in table.colnames else [None] * channels
+    )
+    axes = [name for name in ("rel_x", "rel_y") if name in table.colnames]
+    axes = axes or [name for name in ("x", "y", "z") if name in table.colnames]
+    marked = [bool(table["bad_channel"][row]) if "bad_channel" in table.colnames else False for row in rows]
+    return tuple(
+        Electrode(
+            id,
+            label,
+            tuple(float(table[axis][row]) for axis in axes) or None,
+            "bad_channel is true" if bad else None,
+        )
+        for id, label, bad, row in zip(ids, labels, marked, rows, strict=True)
     )
 
 

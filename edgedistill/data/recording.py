@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +58,14 @@ class Recording:
     def close(self) -> None:
         """Closes the file. Parts that were not read yet can no longer be read."""
         self._io.close()
+
+    def with_names(self, names: SeriesNames) -> Recording:
+        """Returns the same open file with other series named. It is closed with this one."""
+        other = copy(self)
+        for part in PARTS:
+            other.__dict__.pop(part, None)  # it was read by the former names
+        other.names = names
+        return other
 
     @property
     def session_id(self) -> str:

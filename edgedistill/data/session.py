@@ -10,7 +10,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.coverage import Coverage
+from edgedistill.data.lfp import Electrode
 from edgedistill.errors import ConfigError, RecordingError
 from edgedistill.files import atomic_write
 from edgedistill.frontend import FrontEndConfig, settling_bins
 
 Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 
 BINS_PER_S = 100
 MIN_BINS = 120 * BINS_PER_S
@@ -56,6 +58,8 @@ class SessionBins:
     observed: Mask | None = None  # (T, U) where each unit was observed; None: in every bin
     session_s: float = 0.0  # length of the session, of which these bins cover a part
     left_out_s: Mapping[str, float] = field(default_factory=dict)  # reason -> seconds, see `coverage`
+    electrodes: tuple[Electrode, ...] = ()  # one a channel of `lfp`
+    series: Mapping[str, str] = field(default_factory=dict)  # "lfp", "units", "behavior" -> path inside the file
     notes: tuple[str, ...] = ()  # what a person should know about how the session was read
 
     @property
@@ -126,12 +130,20 @@ def fit_normalization(bins: SessionBins, block: slice) -> tuple[npt.NDArray[np.f
     first, stop, _ = block.indices(bins.bins)
     settled = max(first, settling_bins(bins.frontend))
     first = settled if stop - settled >= MIN_BLOCK_BINS else first
-    good = ~bins.bad[first:stop]
+    return fit_statistics(bins.lfp[first:stop], ~bins.bad[first:stop], settling_bins(bins.frontend))
+
+
+def fit_statistics(values: Floats, good: Mask, settling: int) -> tuple[Floats, Floats]:
+    """Returns mean and deviation, both (C,), of the good bins (T, C) in values (T, C), without artefacts.
+
+    The bins that the front end takes to settle after an artefact are left out too.
+    """
+    good = good.copy()
     for channel, rows in enumerate(good.T):
-        rows[:] = _leave_out_artefacts(bins.lfp[first:stop, channel], rows, settling_bins(bins.frontend))
+        rows[:] = _leave_out_artefacts(values[:, channel], rows, settling)
     count = np.maximum(good.sum(axis=0), 1)
-    mean = np.where(good, bins.lfp[first:stop], 0.0).sum(axis=0) / count
-    squares = np.where(good, bins.lfp[first:stop] - mean, 0.0) ** 2
+    mean = np.where(good, values, 0.0).sum(axis=0) / count
+    squares = np.where(good, values - mean, 0.0) ** 2
     return mean, np.sqrt(squares.sum(axis=0) / count)
 
 
@@ -161,6 +173,7 @@ def save_session_bins(bins: SessionBins, path: str | Path) -> None:
     path = Path(path)
     arrays = {name: getattr(bins, name) for name in ARRAYS if getattr(bins, name) is not None}
     facts = {f.name: getattr(bins, f.name) for f in fields(bins) if f.name not in ARRAYS}
+    facts |= {"electrodes": [asdict(one) for one in bins.electrodes], "series": dict(bins.series)}
     facts["frontend"] = None if bins.frontend is None else bins.frontend.to_json()
     with (
         atomic_write(path, "the cached session", next_step=f"df -h {path.parent}") as partial,
@@ -176,9 +189,10 @@ def load_session_bins(path: str | Path) -> SessionBins:
             arrays: dict[str, Any] = {name: stored.get(name) for name in ARRAYS}
             facts = json.loads(str(stored["facts"]))
         frontend = None if facts["frontend"] is None else FrontEndConfig.from_json(facts.pop("frontend"))
-        names = {f.name for f in fields(SessionBins)} - {*ARRAYS, "frontend"}
+        names = {f.name for f in fields(SessionBins)} - {*ARRAYS, "frontend", "electrodes"}
         whole: dict[str, Any] = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in names}
-        return SessionBins(frontend=frontend, **whole, **arrays)
+        electrodes = tuple(_parse_electrode(one) for one in facts["electrodes"])
+        return SessionBins(frontend=frontend, electrodes=electrodes, **whole, **arrays)
     except (OSError, *DAMAGE_ERRORS) as error:
         raise RecordingError(
             f"{path}: not a cached session",
@@ -186,3 +200,8 @@ def load_session_bins(path: str | Path) -> SessionBins:
             causes=("the file is damaged", "another version wrote it"),
             next_step="delete it; it is made again from the NWB file",
         ) from error
+
+
+def _parse_electrode(stored: dict[str, Any]) -> Electrode:
+    position = stored["position"]
+    return Electrode(**{**stored, "position": None if position is None else tuple(position)})

@@ -22,6 +22,7 @@ from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.engines import compile_or_prepare, compile_spike_student
 from edgedistill.config import StudentShape
 from edgedistill.data.bins import SessionBins
+from edgedistill.data.lfp import Electrode
 from edgedistill.errors import EngineError
 from edgedistill.frontend import group_delay_ms
 from edgedistill.pipeline.default_engine import DefaultEngine, choose_default_engine
@@ -210,8 +211,9 @@ def write_manifest(
         "frontend": config.to_json(),
         "normalization": {"mean": mean.tolist(), "std": std.tolist()},
         "channel_ids": list(parts.bins.channel_ids),
+        "channels": [describe_channel(electrode) for electrode in parts.bins.electrodes],
         "outputs": [{"name": name, "unit": unit} for name, unit in outputs],
-        "session": {"id": parts.session.id, "subject": parts.bins.subject_id},
+        "session": {"id": parts.session.id, "subject": parts.bins.subject_id, "start": parts.bins.session_start},
         "preset": parts.preset,
         "target": parts.target.name,
         "engine": engine.name,
@@ -227,6 +229,13 @@ def write_manifest(
         "provenance": parts.provenance,
         "group_delay_ms": group_delay_ms(config),
     }
+
+
+def describe_channel(electrode: Electrode) -> dict[str, object]:
+    """Returns the manifest's entry for one channel. A position that is not finite is unknown."""
+    place = electrode.position
+    known = place is not None and bool(np.isfinite(place).all())
+    return {"id": electrode.id, "label": electrode.label, "position": list(place) if place and known else None}
 
 
 def none_if_nan(value: float | None) -> float | None:

@@ -28,8 +28,9 @@ class Provenance:
     readings: tuple[dict[str, object], ...] = ()  # how each session was read, see `SessionBins.describe_reading`
 
     def to_json(self) -> dict[str, object]:
-        """Returns the two keys as they stand in a manifest and in a model's facts."""
-        return {"sessions": dict(self.sessions), "versions": dict(self.versions)}
+        """Returns the keys as they stand in a manifest and in a model's facts."""
+        series = {str(reading["session"]): reading["series"] for reading in self.readings}
+        return {"sessions": dict(self.sessions), "series": series, "versions": dict(self.versions)}
 
 
 @dataclass(frozen=True)

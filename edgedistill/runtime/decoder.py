@@ -80,6 +80,7 @@ class Decoder:
         if engine not in ENGINES:
             raise EngineError(f"unknown engine '{engine}'", expected=did_you_mean(engine, ENGINES))
         spec = read_decoder_spec(bundle)
+        self.bundle = bundle
         self.shape, self.frontend_config, self.info = spec.shape, spec.front_end, describe_decoder(spec, engine)
         self._stream: NumpyStream | AbiEngine
         if engine in COMPILED:

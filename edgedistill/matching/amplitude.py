@@ -1,0 +1,114 @@
+"""Compares the amplitude of a recording with that of the bundle's session, channel by channel.
+
+A stretch of LFP in the middle of the recording goes through the bundle's front end. The deviation of each channel,
+fitted as a build fits it, is divided by the bundle's. A lost gain or a wrong unit moves all channels by one factor. A
+contact that broke or a reference that was moved shows in single channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.data.session import BINS_PER_S, fit_statistics
+from edgedistill.errors import RecordingError
+from edgedistill.frontend import FrontEnd, FrontEndConfig, settling_bins
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+STRETCH_BINS = 60 * BINS_PER_S
+MIN_GOOD_BINS = 5 * BINS_PER_S  # of a channel; with fewer it is not compared
+READ_VALUES = 1 << 24  # frames x channels that are read at a time: 64 MB
+USUAL, POSSIBLE = (0.5, 2.0), (0.05, 20.0)  # median ratios without a warning, and without an error
+USUAL_SINGLE = (0.1, 10.0)  # of one channel
+MOST_LISTED = 8
+
+
+class Frames(Protocol):
+    """Describes the LFP of a recording with its channels in the order of the bundle."""
+
+    @property
+    def frames(self) -> int:
+        """Returns how many frames there are."""
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Reads frames [start, stop) as (frames, channels) in uV, with NaN where nothing is known."""
+
+
+def measure_ratios(lfp: Frames, config: FrontEndConfig, std: Floats) -> Floats:
+    """Returns by channel the deviation of the recording over `std` (C,), the bundle's. NaN stands for not compared.
+
+    Channels are not compared where the bundle's deviation is 0, or where less than five seconds in the middle minute of
+    the recording are good.
+    """
+    values, bad = _filter_middle(lfp, config)
+    settling = settling_bins(config)
+    good = _leave_out_recovery(~bad, settling)[settling:]
+    values = values[settling:]
+    _, found = fit_statistics(values, good, settling)
+    ratios: Floats = np.full(len(std), np.nan)
+    np.divide(found, std, out=ratios, where=std > 0)
+    ratios[good.sum(axis=0) < MIN_GOOD_BINS] = np.nan
+    return ratios
+
+
+def _filter_middle(lfp: Frames, config: FrontEndConfig) -> tuple[Floats, Mask]:
+    """Returns bins and bad channels, both (B, C), of the settling time and the minute in the middle."""
+    total, wanted = config.bin_of(lfp.frames), settling_bins(config) + STRETCH_BINS
+    first = max(0, (total - wanted) // 2)
+    start, stop = config.edge(first), config.edge(min(total, first + wanted))
+    front_end, step = FrontEnd(config), max(1, READ_VALUES // config.channels)
+    parts = [front_end.push(lfp.read(at, min(at + step, stop))) for at in range(start, stop, step)]
+    empty = np.empty((0, config.channels))
+    bad = np.concatenate([empty.astype(np.bool_), *(part.bad for part in parts)])
+    return np.concatenate([empty, *(part.values for part in parts)]), bad
+
+
+def _leave_out_recovery(good: Mask, settling: int) -> Mask:
+    """Returns `good` (B, C) without the settling time after bad bins, for channels that have enough bins besides."""
+    at = np.arange(len(good))[:, None]
+    latest = np.maximum.accumulate(np.where(good, -settling - 1, at), axis=0)
+    calm: Mask = good & (at - latest > settling)
+    enough = calm[settling:].sum(axis=0) >= MIN_GOOD_BINS
+    chosen: Mask = np.where(enough, calm, good)
+    return chosen
+
+
+def judge_ratios(ratios: Floats, names: Sequence[str], file: object, series: str) -> list[str]:
+    """Returns warnings for the ratios (C,) of `measure_ratios`. Raises RecordingError for an impossible amplitude."""
+    known = np.isfinite(ratios)
+    if not known.any():
+        return [
+            "the amplitude was not compared with the bundle: no channel has five good seconds in the middle of the "
+            f"recording; if all are flat, check `conversion` and the unit of {series}"
+        ]
+    median, warnings = float(np.median(ratios[known])), []
+    if not POSSIBLE[0] <= median <= POSSIBLE[1]:
+        raise RecordingError(
+            f"{file}: the amplitude of {series} is not that of the session that the bundle was built on",
+            got=f"{median:.3g} times the bundle's, the median over {known.sum()} channels",
+            expected=f"{USUAL[0]:g} to {USUAL[1]:g} times",
+            causes=(
+                "the gain was lost: `conversion` or `channel_conversion`",
+                "the samples are not in the unit that the file states",
+                "the series is not the one that the bundle was built on",
+            ),
+            next_step=f"edgedistill inspect {file} lists the series for --lfp; else correct `conversion` in the file",
+        )
+    usual = USUAL[0] <= median <= USUAL[1]
+    if not usual:
+        warnings.append(
+            f"the amplitude is {median:.3g} times that of the bundle, the median over {known.sum()} channels: check "
+            f"the gain (`conversion`, `channel_conversion`) and the unit of {series}"
+        )
+    single = ratios if usual else ratios / median
+    far = np.flatnonzero(known & ~((single >= USUAL_SINGLE[0]) & (single <= USUAL_SINGLE[1])))
+    if far.size:
+        listed = ", ".join(f"{names[i]} ({ratios[i]:.3g} times)" for i in far[:MOST_LISTED])
+        more = f" and {far.size - MOST_LISTED} more" if far.size > MOST_LISTED else ""
+        warnings.append(f"the amplitude of single channels is far from that of the bundle: {listed}{more}")
+    return warnings

@@ -1,0 +1,41 @@
+"""Compares the clocks of a recording and a bundle: the sampling rate, and the day on which each was recorded."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from fractions import Fraction
+
+MOST_PPM = 200  # two crystals of 100 ppm each; one frame in 5,000 moves no bin by more than 2 us
+
+
+def measure_ppm(rate: Fraction, expected: Fraction) -> float:
+    """Returns how much faster a rate is than expected, in parts per million."""
+    return float((rate / expected - 1) * 1_000_000)
+
+
+def describe_rates(rate: Fraction, expected: Fraction) -> str | None:
+    """Returns a warning for a rate that differs from the bundle's, or None where both are the same."""
+    if rate == expected:
+        return None
+    ppm = measure_ppm(rate, expected)
+    return (
+        f"the sampling rate is {float(rate):.10g} Hz, {abs(ppm):.3g} ppm {'above' if ppm > 0 else 'below'} that of the "
+        f"bundle, {float(expected):.10g} Hz: frames are decoded as if at that rate, but times follow the clock "
+        "of the recording"
+    )
+
+
+def describe_days(start: str, expected: str) -> str | None:
+    """Returns how long after or before the bundle's session one began, or None where both began at once.
+
+    Both are ISO 8601. Returns None too where one of them cannot be read.
+    """
+    try:
+        hours = (datetime.fromisoformat(start) - datetime.fromisoformat(expected)).total_seconds() / 3600
+    except (ValueError, TypeError):
+        return None
+    if hours == 0:
+        return None
+    days = round(abs(hours) / 24)
+    amount = f"{days} day{'s' * (days != 1)}" if days else f"{abs(hours):.1f} hours"
+    return f"{amount} {'after' if hours > 0 else 'before'}"

@@ -1,0 +1,65 @@
+"""Reads the LFP of a recording as a bundle takes it, in blocks, and gives the ends of its bins on the file's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.data.lfp import Gap, Lfp
+from edgedistill.data.recording import Recording
+from edgedistill.data.session import BINS_PER_S
+from edgedistill.matching.channels import ChannelOrder
+
+STEADY_S = 1e-5  # a clock that strays less from a constant rate than a thousandth of a bin has a constant rate
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedRecording:
+    """Reads the LFP of a recording as a bundle takes it: the channels in its order, the bad ones as NaN."""
+
+    recording: Recording
+    lfp: Lfp
+    order: ChannelOrder
+    masked: npt.NDArray[np.bool_]  # (C,) channels, in the order of the bundle, that the recording marks as bad
+    stretch: float  # seconds of the recording's clock for a second of the bundle's
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def frames(self) -> int:
+        """Returns the number of frames, with those in gaps."""
+        return self.lfp.frames
+
+    @property
+    def series(self) -> str:
+        """Returns the path of the LFP in the file."""
+        return self.lfp.series
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Reads the frames [start, stop) as (frames, channels) in uV. Frames in gaps are NaN."""
+        return self._arrange(self.lfp.read(start, stop))
+
+    def read_blocks(self, frames_per_block: int) -> Iterator[npt.NDArray[np.float32] | Gap]:
+        """Yields all frames in order as (frames, channels) in uV, or as a `Gap` where frames were lost."""
+        for part in self.lfp.read_blocks(frames_per_block):
+            yield part if isinstance(part, Gap) else self._arrange(part)
+
+    def find_bin_ends(self, end_frames: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], float | None]:
+        """Returns when the bins 0, 1, ... end, in seconds on the clock of the file, and how many there are a second.
+
+        `end_frames` (B,) are the frames that complete the bins. The second value is None for a clock that is not
+        constant, such as that of a recording in segments.
+        """
+        follows = np.asarray(self.lfp.times_at(end_frames + 1), np.float64)
+        steady = self.lfp.start_s + (end_frames + 1) / float(self.lfp.rate)
+        if np.abs(follows - steady).max(initial=0) > STEADY_S:
+            return follows, None
+        bins = np.arange(1, len(end_frames) + 1)  # a bin may end between two frames, so frames are not counted here
+        return self.lfp.start_s + bins * self.stretch / BINS_PER_S, BINS_PER_S / self.stretch
+
+    def _arrange(self, frames: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if not self.order.as_stored:
+            frames = frames[:, list(self.order.columns)]
+        return np.where(self.masked, np.float32(np.nan), frames) if self.masked.any() else frames
