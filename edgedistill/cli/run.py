@@ -38,6 +38,7 @@ flags is the sum of
   2  a channel was masked
   4  frames were lost
   8  the output is invalid: do not act on it
+ 16  most channels have left 0.25 to 4 times the expected amplitude for 10 s
 NaN samples are no error. Their channel is masked.""",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
