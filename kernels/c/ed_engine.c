@@ -92,8 +92,8 @@ static int engine_decode(struct ed_engine *engine, ed_output *output) {
     output->bad_channels = bin.bad_channels;
     output->flags = (engine->seen < ED_WARMUP_BINS ? ED_WARMUP : 0u) | (bin.bad_channels ? ED_MASKED : 0u) |
                     (bin.gap ? ED_GAP : 0u) | (bin.usable_channels && finite ? 0u : ED_INVALID);
-    if (!(output->flags & (ED_WARMUP | ED_GAP))) /* filters ring at the start, and lost frames have no amplitude */
-        ed_shift_update(&engine->shift, z, engine->front_end.channels.bad, engine->std);
+    const uint32_t counts = !(output->flags & (ED_WARMUP | ED_GAP)); /* filters ring, or frames have no amplitude */
+    ed_shift_update(&engine->shift, z, engine->front_end.channels.bad, engine->std, counts);
     output->flags |= engine->shift.outside_bins >= ED_SHIFT_BINS ? ED_SHIFTED : 0u;
     return ED_OK;
 }
