@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from benchmarks.cpu.c_models import C, Decoder, build, draw_model, list_variants, make_front_end
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, say, write_result
+from edgedistill.bundle.build_record import ABI_VERSION
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.runtime.c_state import state_dtype
@@ -199,19 +200,19 @@ def count_state_bytes(shape: StudentShape) -> int:
 
 
 def pack_state(shape: StudentShape, oracle: Oracle, seen: int) -> bytes:
-    """Returns the oracle's state as edgedistill.h lays it out, without the front end. Sizes are those of the engine."""
+    """Returns the oracle's state as edgedistill.h lays it out, up to the front end. Sizes are those of the engine."""
     state = oracle.export_state()
     rings = [state[f"ring_{kind}_{i}"].tobytes() for i in range(shape.layers) for kind in "kv"]
     lags = state["lags"].tobytes() if shape.lag_rows else b""
-    front_end = count_front_end_bytes(shape)
-    students = -(-(count_state_bytes(shape) - HEADER_BYTES) // 8) * 8
+    whole = state_dtype(shape, make_front_end(shape.channels))
+    assert whole.fields is not None
     header = np.array(
         [
             (
                 0x54534445,
-                1,
-                HEADER_BYTES + students + front_end,
-                front_end,
+                ABI_VERSION,
+                whole.itemsize,
+                whole.fields["shift_bins"][1] - whole.fields["frame"][1],
                 seen,
                 shape.channels,
                 shape.d,
@@ -228,12 +229,6 @@ def pack_state(shape: StudentShape, oracle: Oracle, seen: int) -> bytes:
         np.dtype("<u4,<u4,<u8,<u8,<u8,<u4,<u4,<u4,<u4,<u4,<u4,<i4,<i4,<u8,<u8"),
     )
     return header.tobytes() + b"".join(rings) + lags
-
-
-def count_front_end_bytes(shape: StudentShape) -> int:
-    """Returns the bytes of the front end's state, which stands at the end of a decoder's."""
-    whole = state_dtype(shape, make_front_end(shape.channels))
-    return whole.itemsize - whole.fields["frame"][1] if whole.fields else 0
 
 
 def check_alone(runner: Runner, steps: int) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def link(folder: Path, toolchain: Toolchain, model: Int8Model) -> dict[str, int]
         toolchain.compile(folder, source, objects[-1], (*options, f"-DSTATE_BYTES={state}", "-Werror"))
     layout = ("-nostartfiles", f"-T{BARE}/mps2.ld", "-Wl,--gc-sections", "-Wl,--print-memory-usage")
     said = toolchain.run(folder, toolchain.compiler.command, *toolchain.flags, *layout, *objects, "-o", "program")
-    used = {name: int(size) for name, size in re.findall(r"(\w+): +(\d+) B ", said)}
+    sizes = re.findall(r"(\w+): +(\d+) (K?)B ", said)  # whole kilobytes are printed as such
+    used = {name: int(size) * (1024 if kilo else 1) for name, size, kilo in sizes}
     weights = toolchain.run(folder, toolchain.tool("nm"), "-S", "program")
     (packed,) = re.findall(r"^\w+ (\w+) \w ed_weights$", weights, re.M)
     return {"flash": used["FLASH"], "ram": used["RAM"], "state": state, "weights": int(packed, 16)}

@@ -39,6 +39,7 @@ flags is the sum of
   2  a channel was masked
   4  frames were lost
   8  the output is invalid: do not act on it
+  16  most channels have left 0.25 to 4 times the expected amplitude for 10 s
 NaN samples are no error. Their channel is masked.
 
 A recording is compared with the bundle before it is decoded: channels, rate, amplitude and day. What differs is printed

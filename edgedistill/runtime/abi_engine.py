@@ -22,7 +22,16 @@ from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEnd, FrontEndConfig
 from edgedistill.runtime.c_abi import OUTPUT
-from edgedistill.runtime.c_state import read_frontend, read_student, state_dtype, write_frontend, write_student
+from edgedistill.runtime.c_state import (
+    read_frontend,
+    read_shift,
+    read_student,
+    state_dtype,
+    write_frontend,
+    write_shift,
+    write_student,
+)
+from edgedistill.runtime.shift import RunningAmplitude
 from edgedistill.runtime.stream import Flag, Floats, Output, State, take_part
 
 
@@ -114,7 +123,10 @@ class AbiEngine:
         self._frame, self._held = 0, _nothing()
 
     def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
-        """Sets the statistics (C,) in uV, rounded to float32, that hold from the next bin on."""
+        """Sets the statistics (C,) in uV, rounded to float32, that hold from the next bin on.
+
+        The running amplitude starts again.
+        """
         rows = [np.ascontiguousarray(values, np.float32) for values in (mean, std)]
         self._check_code(self._library.ed_set_normalization(self._decoder, *(row.ctypes.data for row in rows)))
 
@@ -129,7 +141,7 @@ class AbiEngine:
         self._import(record)
 
     def export_stream(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns `seen`, the front end's state as `fe_*` and the student's as `state_*`."""
+        """Returns `seen`, and the states of front end (`fe_*`), running amplitude (`shift_*`), student (`state_*`)."""
         record = self._export()
         front_end = read_frontend(self.config, record)
         if self._held:
@@ -138,6 +150,7 @@ class AbiEngine:
             front_end["frame"] += len(front_end["pending"])
         state: dict[str, npt.NDArray[Any]] = {"seen": np.array(int(record["seen"]), np.int64)}
         state |= {f"fe_{name}": array for name, array in front_end.items()}
+        state |= {f"shift_{name}": array for name, array in read_shift(record).items()}
         return state | {f"state_{name}": array for name, array in read_student(self.shape, record).items()}
 
     def import_stream(self, state: State) -> None:
@@ -155,6 +168,10 @@ class AbiEngine:
         write_frontend(self.config, record, known)
         if self.config.decimation > 1 and len(known["pending"]):
             held = [known["pending"].astype(np.float32)]
+        if shift := take_part(state, "shift_"):
+            amplitude = RunningAmplitude(self.config.channels)
+            amplitude.import_state(shift)
+            write_shift(record, amplitude.export_state())
         if student:
             write_student(self.shape, record, student)
         record["seen"] = int(state["seen"]) if "seen" in state else 0

@@ -24,7 +24,7 @@ SIZES = ("channels", "d", "layers", "heads", "window", "lag_rows")
 
 
 def state_dtype(shape: StudentShape, config: FrontEndConfig) -> np.dtype[np.void]:
-    """Returns the type of one record: the header, the rings of each layer, the lagged bins and the front end."""
+    """Returns the type of one record: header, rings of each layer, lagged bins, front end, running amplitude."""
     fields: list[tuple[Any, ...]] = [
         *((name, "<u4") for name in ("magic", "abi_version")),
         *((name, "<u8") for name in ("bytes", "frontend_bytes", "seen")),
@@ -36,6 +36,8 @@ def state_dtype(shape: StudentShape, config: FrontEndConfig) -> np.dtype[np.void
     fields += [(f"ring_{kind}_{i}", "i1", ring) for i in range(shape.layers) for kind in "kv"]
     fields += [("lags", "i1", (shape.lag_rows, shape.channels))]
     fields += [("fill", "i1", (-np.dtype(fields).itemsize % 8,)), *_frontend_fields(config)]
+    fields += [("shift_bins", "<u4"), ("shift_power", "<f4", (shape.channels,))]
+    fields += [("last_fill", "i1", (-np.dtype(fields).itemsize % 8,))]
     return np.dtype(fields)
 
 
@@ -92,6 +94,16 @@ def write_frontend(config: FrontEndConfig, record: npt.NDArray[np.void], state: 
         record["pending"][:pending] = state["pending"]
     for name in ("shaper", "low", "high", "lowest", "highest", "clean", *(("decimator",) if decimated else ())):
         record[name] = state[name]
+
+
+def read_shift(record: npt.NDArray[np.void]) -> Arrays:
+    """Returns the running amplitude in a record, as `RunningAmplitude.export_state` does."""
+    return {"power": record["shift_power"].astype(np.float32), "bins": np.array(int(record["shift_bins"]), np.int64)}
+
+
+def write_shift(record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes a state that `RunningAmplitude` accepted into a record."""
+    record["shift_power"], record["shift_bins"] = state["power"], state["bins"]
 
 
 def read_student(shape: StudentShape, record: npt.NDArray[np.void]) -> Arrays:

@@ -155,7 +155,8 @@ class Decoder:
     def set_normalization(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
         """Sets another day's statistics, both (C,) in uV, from the next bin on. A std of 0 silences a channel.
 
-        They are rounded to float32 for every engine, as `ed_set_normalization` takes them.
+        They are rounded to float32 for every engine, as `ed_set_normalization` takes them. `Flag.SHIFTED` is cleared,
+        and comes back only if the amplitude does not fit the new statistics either.
         """
         with np.errstate(over="ignore"):
             rounded = [np.array(values, np.float32).astype(np.float64) for values in (mean, std)]
@@ -167,11 +168,14 @@ class Decoder:
         return self._stream.latent
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns the state of this stream: the front end as `fe_*`, the student as `state_*`, and `seen` bins."""
+        """Returns the state of this stream.
+
+        The front end is `fe_*`, the running amplitude `shift_*`, the student `state_*`; `seen` counts bins.
+        """
         return self._stream.export_stream()
 
     def import_state(self, state: State) -> None:
-        """Continues from an exported state. A missing part (fe_*, state_*, seen) starts fresh.
+        """Continues from an exported state. A missing part (fe_*, shift_*, state_*, seen) starts fresh.
 
         Raises EngineError, with nothing changed, for a state of another bundle.
         """

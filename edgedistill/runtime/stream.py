@@ -17,6 +17,7 @@ import numpy.typing as npt
 from edgedistill.frontend import Bins, FrontEnd, FrontEndConfig, zscore
 from edgedistill.numerics import Oracle
 from edgedistill.runtime.onnx_engine import OnnxEngine
+from edgedistill.runtime.shift import RunningAmplitude
 
 Floats = npt.NDArray[np.float32]
 State = Mapping[str, npt.NDArray[Any]]
@@ -29,6 +30,7 @@ class Flag(IntFlag):
     MASKED = 2  # at least one channel was bad and masked, apart from those that the settings leave out
     GAP = 4  # frames of this bin were declared lost
     INVALID = 8  # there is no usable channel, or the result is not finite: do not act on it
+    SHIFTED = 16  # most channels have been outside 0.25 to 4 times the expected amplitude for 10 s
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,7 @@ class NumpyStream:
         self._config, self._engine, self._warmup_bins = config, engine, warmup_bins
         self._front_end = FrontEnd(config)
         self._mean, self._std = np.zeros(config.channels), np.ones(config.channels)
+        self._amplitude = RunningAmplitude(config.channels)
         self._seen = 0
 
     @property
@@ -83,16 +86,19 @@ class NumpyStream:
         """Goes back to a fresh stream. The normalization stays."""
         self._front_end.reset()
         self._engine.reset()
+        self._amplitude.reset()
         self._seen = 0
 
     def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
-        """Sets the statistics (C,) in uV that hold from the next bin on."""
+        """Sets the statistics (C,) in uV that hold from the next bin on. The running amplitude starts again."""
         self._mean, self._std = mean, std
+        self._amplitude.reset()
 
     def export_stream(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns `seen`, the front end's state as `fe_*` and the engine's as `state_*`."""
+        """Returns `seen`, and the states of front end (`fe_*`), running amplitude (`shift_*`) and engine (`state_*`)."""
         state: dict[str, npt.NDArray[Any]] = {"seen": np.array(self._seen, np.int64)}
         state |= {f"fe_{name}": array for name, array in self._front_end.export_state().items()}
+        state |= {f"shift_{name}": array for name, array in self._amplitude.export_state().items()}
         return state | {f"state_{name}": array for name, array in self._engine.export_state().items()}
 
     def import_stream(self, state: State) -> None:
@@ -101,14 +107,16 @@ class NumpyStream:
         Raises EngineError, with nothing changed, for the state of another bundle.
         """
         front_end, student = take_part(state, "fe_"), take_part(state, "state_")
-        fresh = FrontEnd(self._config)
+        fresh, amplitude = FrontEnd(self._config), RunningAmplitude(self._config.channels)
         if front_end:
             fresh.import_state(front_end)
+        if shift := take_part(state, "shift_"):
+            amplitude.import_state(shift)
         if student:
             self._engine.import_state(student)
         else:
             self._engine.reset()
-        self._front_end = fresh
+        self._front_end, self._amplitude = fresh, amplitude
         self._seen = int(state["seen"]) if "seen" in state else 0
 
     def _decode(self, bins: Bins) -> list[Output]:
@@ -126,12 +134,17 @@ class NumpyStream:
         kinematics = self._engine.step(values)
         self._seen += 1
         n_bad = int(np.count_nonzero(bad)) - len(self._config.left_out)  # those are bad in every bin
+        usable = ~bad & (self._std > 0)
         flags = Flag.GAP if gap else Flag(0)
         if self._seen < self._warmup_bins:
             flags |= Flag.WARMUP
         if n_bad:
             flags |= Flag.MASKED
-        if not (~bad & (self._std > 0)).any() or not np.isfinite(kinematics).all():
+        if not flags & (Flag.WARMUP | Flag.GAP):  # filters ring at the start, and lost frames have no amplitude
+            self._amplitude.update(values, usable)
+        if self._amplitude.shifted:
+            flags |= Flag.SHIFTED
+        if not usable.any() or not np.isfinite(kinematics).all():
             flags |= Flag.INVALID
         return Output(bin, end_frame, flags, n_bad, kinematics)
 

@@ -248,8 +248,27 @@ static void call_set_gain(tape *t, stream *s) {
     free(gain);
 }
 
-/* Changes bytes anywhere in a state, or the slot of the next bin, in range and just outside. */
+/* Returns where the running amplitude begins, which ends a state: a counter, then a float for each channel. */
+static size_t shift_at(ed_state_header header) {
+    return (size_t)header.bytes - (4 + 4 * (size_t)header.channels + 7) / 8 * 8;
+}
+
+/* Ends the warm-up and sets the running amplitude, in range and just outside, mostly so that it shifts soon. */
+static void change_shift(tape *t, unsigned char *state) {
+    static const uint32_t counts[] = {0, 990, 998, 999, 1000, 1001, 0x80000000u, UINT32_MAX};
+    static const float powers[] = {1.0f, 17.0f, 16.0f, 0.0625f, 0.05f, 0.0f, 256.0f, 256.1f, -1e-45f, INFINITY, NAN};
+    ed_state_header header;
+    memcpy(&header, state, sizeof header);
+    header.seen += 1000000;
+    memcpy(state, &header, sizeof header);
+    unsigned char *shift = state + shift_at(header);
+    memcpy(shift, &counts[byte_of(t) % 8], sizeof *counts);
+    for (size_t c = 0; c < header.channels; c++) memcpy(shift + 4 + 4 * c, &powers[byte_of(t) % 11], sizeof *powers);
+}
+
+/* Changes bytes anywhere in a state, the slot of the next bin, in range and just outside, or the running amplitude. */
 static void change(tape *t, unsigned char *state, size_t bytes) {
+    if (byte_of(t) % 4 == 0) change_shift(t, state);
     ed_state_header header;
     memcpy(&header, state, sizeof header);
     int32_t near[] = {0, -1, (int32_t)header.window - 2, (int32_t)header.window - 1, (int32_t)header.window, INT32_MIN};
@@ -264,8 +283,8 @@ static void change(tape *t, unsigned char *state, size_t bytes) {
     }
 }
 
-/* Tells whether the student's part of a state is one that edgedistill.h describes. `own`
- * is the header of this model. */
+/* Tells whether student and running amplitude of a state are as edgedistill.h describes them. `own` is the header of
+ * this model. */
 static int is_possible(const unsigned char *state, ed_state_header own) {
     ed_state_header header;
     memcpy(&header, state, sizeof header);
@@ -274,6 +293,14 @@ static int is_possible(const unsigned char *state, ed_state_header own) {
     own.pos = header.pos, own.live = header.live, own.seen = header.seen;
     if (memcmp(&own, &header, sizeof own) != 0) return 0;
     size_t integers = 2 * (size_t)own.layers * own.d * (own.window - 1) + (size_t)own.lag_rows * own.channels;
+    uint32_t outside;
+    memcpy(&outside, state + shift_at(own), sizeof outside);
+    if (outside > 1000) return 0;
+    for (size_t c = 0; c < own.channels; c++) {
+        float power;
+        memcpy(&power, state + shift_at(own) + 4 + 4 * c, sizeof power);
+        if (!(power >= 0 && power <= 256)) return 0;
+    }
     return !memchr(state + sizeof header, 0x80, integers);
 }
 

@@ -22,10 +22,12 @@
 #endif
 
 #include "ed_frontend_state.h"
+#include "ed_shift.h"
 
 _Static_assert(ED_OUTPUTS <= ED_MAX_OUTPUTS, "more outputs than ed_output holds");
 _Static_assert(ED_FE_CHANNELS == ED_CHANNELS, "the front end is of another array");
 _Static_assert(sizeof(ed_state_header) == 80, "the layout of an exported state");
+_Static_assert(sizeof(ed_shift) == 4 + 4 * ED_CHANNELS, "the layout of an exported running amplitude");
 
 /* The memory of a decoder. */
 struct ed_engine {
@@ -35,6 +37,7 @@ struct ed_engine {
     double mean[ED_CHANNELS], std[ED_CHANNELS];    /* statistics of the z-score, uV */
     double gain[ED_CHANNELS], offset[ED_CHANNELS]; /* conversion of int16 frames, uV */
     uint64_t seen;                                 /* bins decoded since the start */
+    ed_shift shift;                                /* running amplitude of the z-scored channels */
 };
 
 static struct ed_engine *engine_of(ed_decoder *decoder) { return (struct ed_engine *)decoder; }
@@ -43,6 +46,7 @@ static const struct ed_engine *engine_at(const ed_decoder *decoder) { return (co
 static void engine_rewind(struct ed_engine *engine) {
     ed_fe_reset(&engine->front_end);
     engine->seen = 0;
+    ed_shift_reset(&engine->shift);
 }
 
 static int engine_reset(ed_decoder *decoder) {
@@ -88,6 +92,9 @@ static int engine_decode(struct ed_engine *engine, ed_output *output) {
     output->bad_channels = bin.bad_channels;
     output->flags = (engine->seen < ED_WARMUP_BINS ? ED_WARMUP : 0u) | (bin.bad_channels ? ED_MASKED : 0u) |
                     (bin.gap ? ED_GAP : 0u) | (bin.usable_channels && finite ? 0u : ED_INVALID);
+    const uint32_t counts = !(output->flags & (ED_WARMUP | ED_GAP)); /* filters ring, or frames have no amplitude */
+    ed_shift_update(&engine->shift, z, engine->front_end.channels.bad, engine->std, counts);
+    output->flags |= engine->shift.outside_bins >= ED_SHIFT_BINS ? ED_SHIFTED : 0u;
     return ED_OK;
 }
 
@@ -131,6 +138,7 @@ static void engine_set_normalization(ed_decoder *decoder, const float *mean, con
         engine->mean[c] = (double)mean[c];
         engine->std[c] = (double)std[c];
     }
+    ed_shift_reset(&engine->shift);
 }
 
 static void engine_set_gain(ed_decoder *decoder, const double *gain, const double *offset) {
@@ -146,7 +154,8 @@ static void engine_latent(const ed_decoder *decoder, float *latent) {
 /* ---------------------------------------------------------------- state */
 
 #define ED_FRONTEND_AT (sizeof(ed_state_header) + ED_UP(ED_STUDENT_BYTES, 8))
-#define ED_EXPORT_BYTES (ED_FRONTEND_AT + sizeof(ed_fe_exchange))
+#define ED_SHIFT_AT (ED_FRONTEND_AT + sizeof(ed_fe_exchange))
+#define ED_EXPORT_BYTES (ED_SHIFT_AT + ED_UP(sizeof(ed_shift), 8))
 
 static ed_state_header engine_header(const struct ed_engine *engine, int32_t pos, int32_t live) {
     return (ed_state_header){
@@ -176,6 +185,8 @@ static int engine_export(const ed_decoder *decoder, void *state) {
     memcpy(out, &header, sizeof header);
     memset(out + sizeof header + ED_STUDENT_BYTES, 0, ED_FRONTEND_AT - sizeof header - ED_STUDENT_BYTES);
     ed_fe_export(&engine->front_end, (ed_fe_exchange *)(void *)(out + ED_FRONTEND_AT));
+    memset(out + ED_SHIFT_AT, 0, ED_EXPORT_BYTES - ED_SHIFT_AT);
+    memcpy(out + ED_SHIFT_AT, &engine->shift, sizeof engine->shift);
     return ED_OK;
 }
 
@@ -197,12 +208,14 @@ static int engine_import(ed_decoder *decoder, const void *state) {
     struct ed_engine *engine = engine_of(decoder);
     const unsigned char *in = state;
     const ed_fe_exchange *front_end = (const ed_fe_exchange *)(const void *)(in + ED_FRONTEND_AT);
-    if (!engine_accepts(engine, in) || !ed_fe_is_state(front_end)) return ED_ERROR_STATE;
+    const ed_shift *shift = (const ed_shift *)(const void *)(in + ED_SHIFT_AT);
+    if (!engine_accepts(engine, in) || !ed_fe_is_state(front_end) || !ed_shift_is_state(shift)) return ED_ERROR_STATE;
     ed_state_header header;
     memcpy(&header, in, sizeof header);
     int error = ed_student_import(&engine->student, (const int8_t *)in + sizeof header, header.pos, header.live);
     if (error) return error;
     ed_fe_import(&engine->front_end, front_end);
+    engine->shift = *shift;
     engine->seen = header.seen;
     return ED_OK;
 }

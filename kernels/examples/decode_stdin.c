@@ -7,8 +7,8 @@
  *     ./decode < frames.f32
  *
  * NAME is the bundle's name. A frame is one little-endian float32 for each channel, in microvolts. Each line of output
- * is the bin, its flags (ED_WARMUP, ED_MASKED, ED_GAP, ED_INVALID) and one value for each output. The program owns the
- * memory; the decoder allocates nothing.
+ * is the bin, its flags (ED_WARMUP, ED_MASKED, ED_GAP, ED_INVALID, ED_SHIFTED) and one value for each output. The
+ * program owns the memory; the decoder allocates nothing.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -53,7 +53,7 @@ extern "C" {
 #define ED_API
 #endif
 
-#define ED_ABI_VERSION 1
+#define ED_ABI_VERSION 2
 #define ED_ALIGN 64       /* alignment in bytes of the memory given to ed_init: one cache line, one vector */
 #define ED_MAX_OUTPUTS 16 /* upper limit of ed_info.outputs */
 
@@ -65,13 +65,16 @@ enum {
     ED_MASKED = 2,  /* at least one channel was bad and masked, apart from those that the settings leave out */
     ED_GAP = 4,     /* frames of this bin were declared lost */
     ED_INVALID = 8, /* no channel is usable, or a result is not finite: do not act on it */
+    /* the running amplitude of most channels has been outside 0.25 to 4 times the expected for 10 s: another gain, unit
+     * or amplifier. Do not trust the kinematics until the cause is known; ed_set_normalization takes a new scale */
+    ED_SHIFTED = 16,
 };
 
 /* The output of one completed bin. */
 typedef struct {
     uint64_t bin;                     /* index of the bin since the start, bin 0 first */
     uint64_t end_frame;               /* the raw frame that completed it */
-    uint32_t flags;                   /* ED_WARMUP | ED_MASKED | ED_GAP | ED_INVALID */
+    uint32_t flags;                   /* ED_WARMUP | ED_MASKED | ED_GAP | ED_INVALID | ED_SHIFTED */
     uint32_t bad_channels;            /* number of masked channels, without those that the settings leave out */
     float kinematics[ED_MAX_OUTPUTS]; /* ed_info.outputs values in ed_info.output_units; the others are 0 */
 } ed_output;
@@ -189,7 +192,8 @@ ED_API int ed_gap_outputs(ed_decoder *decoder, size_t n_frames, ed_output *outpu
 ED_API int ed_step(ed_decoder *decoder, const float *bin, float *kinematics);
 
 /* Sets another day's statistics in microvolts, (channels,) each, from the next bin on. A standard deviation of 0
- * silences its channel. Returns ED_ERROR_VALUE if one is not finite or a deviation is negative. */
+ * silences its channel. The running amplitude behind ED_SHIFTED starts again. Returns ED_ERROR_VALUE if one is not
+ * finite or a deviation is negative. */
 ED_API int ed_set_normalization(ed_decoder *decoder, const float *mean, const float *std);
 
 /* Writes the latent (ed_info.latent,) of the last bin, before the gain of the last norm; zeros before the first bin.
@@ -206,6 +210,8 @@ ED_API int ed_latent(const ed_decoder *decoder, float *latent, size_t count);
  *     int8 lags (lag_rows, channels), newest bin first
  *     zeros up to a multiple of 8
  *     front end (frontend_bytes), in the layout of kernels/c/ed_frontend_state.h
+ *     running amplitude: uint32 bins outside, at most 1000, then float32 power (channels,), each from 0 to 256
+ *     zeros up to a multiple of 8
  *
  * `pos` is the slot that the next bin takes, and `live` the number of filled slots. No value is -128.
  */
@@ -213,7 +219,7 @@ typedef struct {
     uint32_t magic;          /* ED_STATE_MAGIC */
     uint32_t abi_version;    /* ED_ABI_VERSION */
     uint64_t bytes;          /* size of the whole state: ed_info.export_bytes */
-    uint64_t frontend_bytes; /* size of its last part */
+    uint64_t frontend_bytes; /* size of the front end's part */
     uint64_t seen;           /* bins decoded since the start */
     uint32_t channels, d, layers, heads, window, lag_rows;
     int32_t pos, live;

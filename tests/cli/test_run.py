@@ -16,7 +16,7 @@ def test_run_writes_csv_and_nwb_and_says_what_was_flagged(bundle: Path, session:
     for name in ("out.csv", "out.nwb"):
         facts = answer("run", bundle, session, "--out", tmp_path / name)
         assert (facts["bins"], facts["out"]) == (12_500, str(tmp_path / name))
-        assert set(facts["flags"]) == {"warmup", "masked", "gap", "invalid"}
+        assert set(facts["flags"]) == {"warmup", "masked", "gap", "invalid", "shifted"}
         assert "predictions" not in facts
     assert (tmp_path / "out.csv").read_text().count("\n") == 12_501
     assert answer("inspect", tmp_path / "out.nwb")["session_id"] == "s1"

@@ -16,7 +16,8 @@ from edgedistill.bundle import Bundle, write_bundle
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model, Oracle
-from edgedistill.runtime import Output
+from edgedistill.runtime import Decoder, Output
+from edgedistill.runtime.shift import SHIFTED_BINS
 from edgedistill.target import Target, load_target
 
 from ..bundles import student_files
@@ -78,6 +79,13 @@ def frames_of(kind: str, count: int, seed: int = 0) -> np.ndarray:
     frames[died : died + count // 4, rng.integers(config.channels)] = 4.0
     frames[rng.integers(count) :, 0] = np.minimum(frames[rng.integers(count) :, 0].max(initial=30), 30)
     return frames
+
+
+def shift_soon(decoder: Decoder, bins: int = 3) -> None:
+    """Ends the warm-up and raises the running amplitude, so that SHIFTED is set in `bins` bins, and cleared later."""
+    power = np.linspace(16.05, 17, decoder.shape.channels, dtype=np.float32)
+    now = {"seen": np.array(10**6), "shift_bins": np.array(SHIFTED_BINS - bins), "shift_power": power}
+    decoder.import_state({**decoder.export_state(), **now})
 
 
 def same(found: list[Output], expected: list[Output]) -> bool:

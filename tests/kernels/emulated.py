@@ -25,7 +25,8 @@ from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.runtime import Output
 from edgedistill.runtime.c_abi import OUTPUT
-from edgedistill.runtime.c_state import read_student, state_dtype, write_student
+from edgedistill.runtime.c_state import read_shift, read_student, state_dtype, write_shift, write_student
+from edgedistill.runtime.shift import SHIFTED_BINS
 from edgedistill.runtime.stream import NumpyStream
 from edgedistill.target import load_target
 
@@ -120,6 +121,25 @@ class Program:
         record = fresh.view(state_dtype(self.model.shape, self.config)).copy()[0]
         write_student(self.model.shape, record, student)
         return np.asarray(record)
+
+    def shift_soon(self, fresh: npt.NDArray[np.uint8], stream: NumpyStream) -> npt.NDArray[np.void]:
+        """Ends the warm-up of a fresh stream and raises its amplitude; returns the same state as bytes to import.
+
+        SHIFTED is set after three bins, and cleared some time later. `fresh` is an exported state.
+        """
+        power = np.linspace(16.05, 17, self.model.shape.channels, dtype=np.float32)
+        shift = {"power": power, "bins": np.array(SHIFTED_BINS - 3)}
+        stream.import_stream({"seen": np.array(10**6), **{f"shift_{name}": array for name, array in shift.items()}})
+        record = fresh.view(state_dtype(self.model.shape, self.config)).copy()[0]
+        record["seen"] = 10**6
+        write_shift(record, shift)
+        return np.asarray(record)
+
+    def require_same_shift(self, state: npt.NDArray[np.uint8], stream: NumpyStream) -> None:
+        """Checks the running amplitude of an exported state."""
+        found, expected = read_shift(state.view(state_dtype(self.model.shape, self.config))[0]), stream.export_stream()
+        for name, array in found.items():
+            assert same(array, expected[f"shift_{name}"]), name
 
     def student(self, state: npt.NDArray[np.uint8]) -> Arrays:
         """Returns an exported state, with the names of the oracle."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edgedistill.config import StudentShape
+from edgedistill.runtime import Flag
 from edgedistill.target import load_target
 
 from ..numerics.students import ODD, SMALL, random_bins, random_model
@@ -98,6 +99,18 @@ def test_chunking_of_frames_does_not_change_the_bits(built: Built) -> None:
     frames[900, 3] = np.inf
     found = program.run(pushes(frames, (1, 7, 33, 64)))
     require_same_outputs(found["output"], program.stream().push(frames))
+
+
+def test_the_running_amplitude_has_the_bits_of_numpy(built: Built) -> None:
+    program, rng, stream = built(SMALL, trace=False), np.random.default_rng(1), built(SMALL, trace=False).stream()
+    frames = (25 * rng.standard_normal((2000, SMALL.channels))).astype(np.float32)
+    frames[300:310, 1] = np.nan
+    frames[900:1200] *= 1e-20
+    raised = import_(program.shift_soon(program.run(export())["state"][0], stream))
+    found, outputs = program.run(raised, pushes(frames, (1, 7, 33, 64)), export()), stream.push(frames)
+    require_same_outputs(found["output"], outputs)
+    program.require_same_shift(found["state"][0], stream)
+    assert {bool(output.flags & Flag.SHIFTED) for output in outputs} == {False, True}
 
 
 def test_the_deployed_size_has_the_bits_of_the_oracle(built: Built) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgedistill.frontend import FrontEnd, zscore
 from edgedistill.numerics import Oracle
+from edgedistill.runtime.c_state import state_dtype
 
 from ..numerics.students import SMALL, random_bins, random_model
 from . import c_builds
@@ -189,6 +190,52 @@ def test_a_damaged_state_is_refused_and_changes_nothing(engine: Engine, data: st
     assert engine.import_(damaged) == STATE
     assert (engine.memory == memory).all()
     assert engine.import_(state) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        *(("shift_power", power) for power in (np.nan, np.inf, -np.inf, -1e-45, 256.00002)),
+        *(("shift_bins", bins) for bins in (1001, 2**31, 2**32 - 1)),
+    ],
+)
+def test_a_wild_running_amplitude_is_refused_and_changes_nothing(engine: Engine, name: str, wrong: float) -> None:
+    push(engine, frames_like(200))
+    state, dtype = engine.export(), state_dtype(SMALL, CONFIG)
+    damaged, memory = state.copy(), engine.memory.copy()
+    damaged.view(dtype)[name].reshape(-1)[-1:] = wrong  # of the channels, the last
+    assert engine.import_(damaged) == STATE
+    assert (engine.memory == memory).all()
+    assert engine.import_(state) == 0
+
+
+def test_shifted_is_set_kept_in_a_gap_and_forgotten_with_the_old_scale(engine: Engine) -> None:
+    assert engine.import_(shifting(engine, bins=998)) == 0
+    assert [output.flags for output in push(engine, frames_like(40))[1]] == [0, 16, 16, 16]
+    assert [output.flags for output in push(engine, 30)[1]] == [4 + 16] * 3
+    shifted = engine.export().view(state_dtype(SMALL, CONFIG))[0]
+    assert engine.run(random_bins(SMALL, 3))["kinematics"].any()
+    after = engine.export().view(state_dtype(SMALL, CONFIG))[0]
+    assert (shifted["shift_power"] == after["shift_power"]).all()
+    assert (shifted["shift_bins"], after["shift_bins"]) == (1000, 1000)
+    ones = np.ones(SMALL.channels, np.float32)
+    assert engine.c.ed_set_normalization(engine.decoder, pointer(ones), pointer(-ones)) == VALUE
+    assert engine.export().view(state_dtype(SMALL, CONFIG))[0]["shift_bins"] == 1000
+    assert engine.c.ed_set_normalization(engine.decoder, pointer(ones), pointer(ones)) == 0
+    fresh = engine.export().view(state_dtype(SMALL, CONFIG))[0]
+    assert (fresh["shift_bins"], fresh["shift_power"].tolist()) == (0, [1.0] * SMALL.channels)
+    assert engine.import_(shifting(engine, bins=998)) == 0
+    engine.reset()
+    fresh = engine.export().view(state_dtype(SMALL, CONFIG))[0]
+    assert (fresh["shift_bins"], fresh["shift_power"].tolist()) == (0, [1.0] * SMALL.channels)
+
+
+def shifting(engine: Engine, bins: int) -> np.ndarray[Any, Any]:
+    """Returns a state after the warm-up whose amplitude has been outside for `bins` bins."""
+    state = engine.export()
+    record = state.view(state_dtype(SMALL, CONFIG))
+    record["seen"], record["shift_bins"], record["shift_power"] = 10**6, bins, 17
+    return state
 
 
 @settings(deadline=None, max_examples=15)

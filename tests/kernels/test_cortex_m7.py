@@ -15,6 +15,7 @@ from edgedistill.compile.c.footprint import flash_and_ram, state_bytes
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Oracle
+from edgedistill.runtime import Flag
 from edgedistill.target import load_target
 
 from ..numerics.students import ODD, SMALL, random_bins, random_model
@@ -105,7 +106,10 @@ def test_three_hundred_steps_of_the_deployed_size(built: Built) -> None:
 
 
 def test_raw_frames_of_the_deployed_size(built: Built) -> None:
-    """Includes the front end: 300 bins in uneven chunks, with channels that die, saturate, lose samples or float."""
+    """Includes the front end: 300 bins in uneven chunks, with channels that die, saturate, lose samples or float.
+
+    The running amplitude is raised at the start, so that SHIFTED comes and goes.
+    """
     program, rng = built(NANO, trace=False), np.random.default_rng(1)
     frames = (25 * rng.standard_normal((3000, NANO.channels))).astype(np.float32)
     frames[300:310, 1] = np.nan
@@ -115,9 +119,13 @@ def test_raw_frames_of_the_deployed_size(built: Built) -> None:
     frames[2000:2100, 5] = 1e-40  # a denormal
     frames[:, 0] += 3000 * np.sin(2 * np.pi * 0.06 * np.arange(3000)).astype(np.float32)  # left out
     frames[700:, 31] = np.nan  # left out
-    found = program.run(pushes(frames, (1, 7, 33, 64)))
-    require_same_outputs(found["output"], program.stream().push(frames))
+    stream = program.stream()
+    raised = import_(program.shift_soon(program.run(export())["state"][0], stream))
+    found, outputs = program.run(raised, pushes(frames, (1, 7, 33, 64)), export()), stream.push(frames)
+    require_same_outputs(found["output"], outputs)
+    program.require_same_shift(found["state"][0], stream)
     assert len(set(found["output"]["bad_channels"].ravel())) > 2
+    assert {bool(output.flags & Flag.SHIFTED) for output in outputs} == {False, True}
 
 
 @pytest.mark.parametrize("shape", HOST_SHAPES.values(), ids=HOST_SHAPES)
@@ -169,7 +177,8 @@ def test_no_instruction_depends_on_the_data(built: Built) -> None:
 def test_the_deployed_size_fits_the_target(built: Built) -> None:
     """The linker counts flash and RAM of this firmware, and of one that calls every function. Paint shows the stack."""
     program = built(NANO, trace=False)
-    used = {name: int(size) for name, size in re.findall(r"(\w+): +(\d+) B ", program.said)}
+    sizes = re.findall(r"(\w+): +(\d+) (K?)B ", program.said)  # whole kilobytes are printed as such
+    used = {name: int(size) * (1024 if kilo else 1) for name, size, kilo in sizes}
     require_fits(used["FLASH"], used["RAM"])
     rng = np.random.default_rng(2)
     frames = rng.standard_normal((200, NANO.channels)).astype(np.float32)

@@ -21,6 +21,8 @@ import pytest
 
 from edgedistill.config import StudentShape
 from edgedistill.numerics import Oracle
+from edgedistill.runtime.c_abi import OUTPUT
+from edgedistill.runtime.c_state import state_dtype
 
 from ..numerics.students import ODD, SMALL, random_bins, random_model
 from . import c_builds
@@ -177,7 +179,7 @@ def test_a_reset_is_a_fresh_start(small: Device) -> None:
 def test_a_damaged_state_is_refused_and_changes_nothing(small: Device) -> None:
     small.run(random_bins(SMALL, 12))
     state, at = small.export(), c_builds.HEADER.itemsize
-    for offset, value in ((0, 1), (60, 0xFF), (at + 5, 0x80)):
+    for offset, value in ((0, 1), (60, 0xFF), (at + 5, 0x80), (len(state) - 1, 0xFF)):  # the last is a float's sign
         damaged = state.copy()
         damaged[offset] = value
         assert small.import_(damaged) == -7
@@ -223,6 +225,23 @@ def test_frames_of_every_kind_decode_as_in_the_c_engine(small: Device, c_engine:
         assert engine.c.ed_gap(engine.decoder, size_t(33)) == 0
     for part in (whole, 21, broken, whole[:7]):
         assert push(small, part) == push(c_engine, part)
+    assert same(small.export(), c_engine.export())
+
+
+def test_a_shifted_amplitude_is_flagged_as_in_the_c_engine(small: Device, c_engine: Engine) -> None:
+    assert c_engine.init(c_engine.memory) == 0
+    state = c_engine.export()
+    record = state.view(state_dtype(SMALL, c_builds.front_end_of(random_model(SMALL))))
+    record["seen"], record["shift_bins"], record["shift_power"] = 10**6, 998, 17
+    assert small.import_(state) == c_engine.import_(state) == 0
+    for part in (frames_like(25), 33, frames_like(300, 1)):
+        found = push(small, part)
+        assert found == push(c_engine, part)
+        assert same(small.export(), c_engine.export())
+        assert any(flags & 16 for flags in np.frombuffer(found[1], OUTPUT)["flags"])
+    ones = np.ones(SMALL.channels, np.float32)
+    for engine in (small, c_engine):
+        assert engine.c.ed_set_normalization(engine.decoder, pointer(ones), pointer(ones)) == 0
     assert same(small.export(), c_engine.export())
 
 

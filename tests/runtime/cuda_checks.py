@@ -12,9 +12,9 @@ import numpy as np
 
 from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.errors import EngineError
-from edgedistill.runtime import Decoder
+from edgedistill.runtime import Decoder, Flag
 
-from ..compile.engines import frames_of, same
+from ..compile.engines import frames_of, same, shift_soon
 from .test_c_engine import one_call, state_equal
 
 CALLS = ("push", "step", "gap", "push", "int16", "float64", "normalization", "push", "reset", "step", "push")
@@ -22,13 +22,17 @@ CALLS = ("push", "step", "gap", "push", "int16", "float64", "normalization", "pu
 
 def stream(bundle: Bundle, kind: str) -> None:
     """Checks that every call of a decoder gives the oracle's bits."""
-    compiled, oracle = Decoder(bundle, "cuda"), Decoder(bundle, "oracle")
+    compiled, oracle, seen = Decoder(bundle, "cuda"), Decoder(bundle, "oracle"), set()
+    for decoder in (compiled, oracle):
+        shift_soon(decoder)
     for at, what in enumerate(CALLS):
         frames = frames_of(kind, (40, 3, 7, 333, 12)[at % 5], at)
         found, expected = (one_call(decoder, what, frames) for decoder in (compiled, oracle))
         assert same(found, expected), (at, what)
+        seen |= {Flag.SHIFTED in output.flags for output in expected}
         assert compiled.latent.tobytes() == oracle.latent.tobytes(), (at, what)
     assert state_equal(compiled.export_state(), oracle.export_state())
+    assert seen == {False, True}
 
 
 def moved(bundle: Bundle, kind: str) -> None:
@@ -40,6 +44,7 @@ def moved(bundle: Bundle, kind: str) -> None:
         first.reset()
         for decoder in (first, alone):
             decoder.push(frames[:at])
+            shift_soon(decoder)
             decoder.gap(2)
         second.push(frames_of(kind, 60, seed=7))
         second.import_state(first.export_state())
@@ -55,6 +60,7 @@ def foreign(bundle: Bundle, kind: str) -> None:
     for wrong in (
         {**state, "state_pos": np.array([99], np.int32)},
         {**state, "state_ring_k_0": np.full_like(ring, -128)},
+        {**state, "shift_power": state["shift_power"] * np.float32(-1)},
     ):
         try:
             decoder.import_state(wrong)

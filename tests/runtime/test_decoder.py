@@ -157,6 +157,8 @@ def test_a_foreign_state_is_refused_and_changes_nothing(path: Path) -> None:
     for wrong in (
         {**state, "state_lags": state["state_lags"][:1]},
         {**state, "fe_shaper": state["fe_shaper"][:1]},
+        {**state, "shift_bins": np.array(-1)},
+        {**state, "shift_power": state["shift_power"] + np.float32(np.inf)},
     ):
         with pytest.raises(EngineError):
             decoder.import_state(wrong)
