@@ -1,28 +1,30 @@
 """Reads the behavior of an open NWB file, and gives its value at any time.
 
-The input is the series that `behavior_choice` picked. The output is a `Behavior`, which holds a velocity as it was
-stored, or positions from which `sample_at` derives the velocity. NaN, pauses and times outside the series come out as
+The input is the family of series that `behavior_choice` picked. The output is a `Behavior`. Every axis keeps its own
+clock until `sample_at` brings all of them to the ends of bins. NaN, pauses and times outside the series come out as
 NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.series import Series, read_nominal_rate, read_strided_rows
+from edgedistill.data.behavior_clock import Samples, read_samples
+from edgedistill.data.behavior_columns import STILL, describe_odd_column, read_column_names
+from edgedistill.data.behavior_families import Track
+from edgedistill.data.behavior_resampling import find_spans, interpolate, intersect_spans, resample
+from edgedistill.data.behavior_series import BehaviorSeries
+from edgedistill.data.candidates import Candidate
 from edgedistill.errors import RecordingError
 
-BIN_S = 0.01
-ON_SAMPLE = 1e-6  # share of a period; two roundings of one time differ by less
-MIN_RATE_HZ = 5  # a slower series would fill bins by interpolation; timestamps in milliseconds look like this too
-MAX_RATE_HZ = 1000  # every n-th sample of a faster series is read, since bins last 10 ms
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -30,168 +32,147 @@ class Behavior:
     """Holds the behavior of one session on the clock of the file. A bin that touches a NaN sample has no behavior."""
 
     file: Path
-    series: str  # path inside the file; the paths of several one-column series are joined by " + "
+    series: str  # path inside the file; the paths of several series are joined by " + "
     names: tuple[str, ...]  # names of the outputs, e.g. cursor_vel_x, also where positions are stored
     units: tuple[str, ...]  # units of the outputs
-    samples: int
+    samples: int  # of the first axis, all epochs together
     derived: str | None  # how the outputs are derived from `values`; None where they are the values
     others: tuple[str, ...]  # paths of the series that were not chosen
-    _parts: tuple[Series, ...] = field(repr=False)
+    candidates: tuple[Candidate, ...]  # every series that could be behavior
+    remarks: tuple[str, ...]  # what the choice left out or put together; `notes` adds what the samples tell
+    _tracks: tuple[Track, ...] = field(repr=False)
+    _columns: tuple[tuple[int, ...], ...] = field(repr=False)  # of each track
+    _trusted: bool = field(repr=False, default=False)  # the user named the columns, so counters are read too
 
     @property
     def name(self) -> str:
         """Returns the name of the series, or of the first of several."""
-        return self._parts[0].name
+        return self._tracks[0].parts[0].name
 
-    @cached_property
-    def times_s(self) -> npt.NDArray[np.float64]:
-        """Returns the times (n,) in seconds, strictly increasing, at most about 1 kHz.
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Returns what a user should know of how this behavior is read, one sentence each, without a full stop.
 
-        Raises RecordingError where the timestamps are no usable clock.
+        Raises RecordingError where the samples cannot be read.
         """
-        return self._samples[0]
+        return (*self.remarks, *self._describe_samples())
 
     @cached_property
-    def values(self) -> npt.NDArray[np.float64]:
-        """Returns the values (n, K) with conversion and offset. These are positions where `derived` is set."""
-        return self._samples[1]
+    def times_s(self) -> Floats:
+        """Returns the times (n,) of the first axis in seconds, strictly increasing, at most about 1 kHz.
+
+        Raises RecordingError where the timestamps are no usable clock, and where a column is a counter or never moves.
+        """
+        return np.concatenate([part.times_s for part in self._samples[0]])
+
+    @cached_property
+    def values(self) -> Floats:
+        """Returns the values (n, K) with conversion and offset. These are positions where `derived` is set.
+
+        Axes with another clock than the first are interpolated at `times_s`.
+        """
+        first = np.concatenate([part.values for part in self._samples[0]])
+        others = []
+        for track in self._samples[1:]:
+            times, values = (np.concatenate([getattr(part, key) for part in track]) for key in ("times_s", "values"))
+            alike = np.array_equal(times, self.times_s)
+            others.append(
+                values
+                if alike
+                else _merge(interpolate(p.times_s, p.values, self.times_s, p.period_s, 0.0) for p in track)
+            )
+        return np.concatenate([first, *others], axis=1)
 
     @property
     def start_s(self) -> float:
-        """Returns the time of the first sample in seconds."""
-        return float(self.times_s[0])
+        """Returns the time in seconds at which all axes have begun."""
+        return max(float(track[0].times_s[0]) for track in self._samples)
 
     @property
     def stop_s(self) -> float:
-        """Returns the end of the last sample in seconds. A sample lasts one period."""
-        return float(self.times_s[-1]) + self._period_s
+        """Returns the time in seconds at which the first axis ends. A sample lasts one period."""
+        return min(float(track[-1].times_s[-1]) + track[-1].period_s for track in self._samples)
 
-    @cached_property
-    def _period_s(self) -> float:
-        return float(np.median(np.diff(self.times_s)))
+    def spans(self) -> Floats:
+        """Returns the stretches (n, 2) in seconds in which all axes have samples, be they numbers or NaN."""
+        each = (np.concatenate([find_spans(part.times_s, part.period_s) for part in track]) for track in self._samples)
+        return reduce(intersect_spans, each)
 
-    @cached_property
-    def _samples(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        return _read_samples(self._parts, self.samples, self.file)
+    def sample_at(self, times_s: Floats) -> npt.NDArray[np.float32]:
+        """Returns the outputs (B, K) at the ends of bins (B,) in seconds. Each axis is resampled on its own clock.
 
-    def sample_at(self, times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        """Returns the outputs (B, K) at the ends of bins (B,) in seconds.
-
-        Values are interpolated between the two samples around. A derived velocity is the central difference of the
-        positions one bin before and after, and a one-sided difference where only one of the two exists. Outputs are NaN
-        outside the series, in pauses and beside NaN samples.
+        Positions are interpolated, and the velocity is their central difference over one bin on either side, one-sided
+        where only one side exists. A stored velocity is averaged over the 10 ms before the end of the bin where its
+        series is faster than 100 Hz (by more than 1 %), and interpolated at the end of the bin where it is not. Outputs
+        are NaN outside the series, in pauses and beside NaN samples. See `behavior_resampling`.
         """
-        if self.derived is None:
-            return self._interpolate(times_s).astype(np.float32)
-        here, before, after = (self._interpolate(times_s + shift) for shift in (0.0, -BIN_S, BIN_S))
-        speed = (after - before) / (2 * BIN_S)
-        for one_sided in ((here - before) / BIN_S, (after - here) / BIN_S):
-            speed = np.where(np.isnan(speed), one_sided, speed)
-        return np.asarray(speed, dtype=np.float32)
+        positions = self.derived is not None
+        axes = [
+            _merge(resample(p.times_s, p.values, times_s, p.period_s, positions=positions) for p in track)
+            for track in self._samples
+        ]
+        return np.concatenate(axes, axis=1).astype(np.float32)
 
-    def _interpolate(self, at_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        # a position that is held after the last sample would look like a hand that stops
-        hold_s = self._period_s if self.derived is None else 0.0
-        return interpolate(self.times_s, self.values, at_s, self._period_s, hold_s)
+    @cached_property
+    def _samples(self) -> tuple[tuple[Samples, ...], ...]:
+        read = tuple(
+            tuple(read_samples(part, columns, self.file) for part in track.parts)
+            for track, columns in zip(self._tracks, self._columns, strict=True)
+        )
+        self._require_moving_columns(read)
+        return read
+
+    def _require_moving_columns(self, read: tuple[tuple[Samples, ...], ...]) -> None:
+        for track, columns, parts in zip(self._tracks, self._columns, read, strict=True):
+            times, values = np.concatenate([p.times_s for p in parts]), np.concatenate([p.values for p in parts])
+            odd = {
+                column: found
+                for column, x in zip(columns, values.T, strict=True)
+                if (found := describe_odd_column(x, times))
+            }
+            all_still = len(odd) == len(columns) and all(found.startswith(STILL) for found in odd.values())
+            if all_still or (odd and not self._trusted):
+                raise _odd_columns_error(track.parts[0], columns, odd, self.file)
+
+    def _describe_samples(self) -> Iterator[str]:
+        for track, parts in zip(self._tracks, self._samples, strict=True):
+            path = track.parts[0].path + (f" and {len(parts) - 1} more epochs" if len(parts) > 1 else "")
+            if repeated := sum(part.repeated for part in parts):
+                yield f"{path}: {repeated} samples with the time of the sample before were dropped"
+            if timeless := sum(part.timeless for part in parts):
+                yield f"{path}: {timeless} samples without a time (NaN) were dropped"
+            missing = [int(np.isnan(part.values).any(axis=1).sum()) for part in parts]
+            if lost := sum(missing):
+                share = lost / sum(len(part.values) for part in parts)
+                seconds = sum(count * part.period_s for count, part in zip(missing, parts, strict=True))
+                yield f"{path}: {share:.1%} of the samples are NaN ({seconds:.2f} s); their bins are left out"
+            pauses = sum(float(np.diff(find_spans(p.times_s, p.period_s).ravel())[1::2].sum()) for p in parts)
+            if pauses:
+                yield f"{path}: {pauses:.2f} s are pauses between samples; their bins are left out"
 
 
-def interpolate(
-    times_s: npt.NDArray[np.float64],
-    values: npt.NDArray[np.float64],
-    at_s: npt.NDArray[np.float64],
-    period_s: float,
-    hold_s: float,
-) -> npt.NDArray[np.float64]:
-    """Interpolates values (n, K) at times (n,) linearly at `at_s` (B,). Returns (B, K).
+def _merge(parts: Iterator[Floats]) -> Floats:
+    """Returns one array of values from those of epochs that do not overlap."""
+    return reduce(lambda before, after: np.where(np.isnan(before), after, before), parts)
 
-    The result is NaN before the first sample, later than `hold_s` after the last, and where two samples lie more than
-    five periods (at least 50 ms) apart, because a line across the pause between trials is not data.
-    """
-    last = len(times_s) - 1
-    after = np.searchsorted(times_s, at_s, side="right")
-    low, high = np.clip(after - 1, 0, last), np.clip(after, 0, last)
-    span = times_s[high] - times_s[low]
-    share = np.divide(at_s - times_s[low], span, out=np.zeros_like(at_s), where=span > 0)
-    low, share = np.where(share > 1 - ON_SAMPLE, high, low), np.where(share > 1 - ON_SAMPLE, 0.0, share)
-    on_sample = share < ON_SAMPLE  # the next sample does not count then, because it may be NaN or far away
-    out = np.where(on_sample[:, None], values[low], values[low] + share[:, None] * (values[high] - values[low]))
-    pause = (span > max(5 * period_s, 0.05)) & ~on_sample
-    out[pause | (at_s < times_s[0] - ON_SAMPLE * period_s) | (at_s > times_s[last] + hold_s + ON_SAMPLE * period_s)] = (
-        np.nan
+
+def _odd_columns_error(
+    series: BehaviorSeries, columns: tuple[int, ...], odd: dict[int, str], file: Path
+) -> RecordingError:
+    names = read_column_names(series) or []
+    labels = {
+        column: f"column {column}" + (f" ({name})" if name else "")
+        for column, name in zip_longest(range(series.columns), names)
+    }
+    good = [column for column in columns if column not in odd]
+    listed = [f"{labels[column]} {odd.get(column, 'moves')}" for column in columns]
+    option = f'--behavior "{series.path}[{",".join(map(str, good))}]"'
+    return RecordingError(
+        f"{file}: {'columns' if good else 'the columns'} of behavior {series.path} are no movement",
+        got="; ".join(listed),
+        expected="columns that move back and forth",
+        causes=("the tracker stores frame numbers, time stamps or labels beside the position",),
+        next_step=f"{option} reads the others"
+        if good
+        else f"name another series with --behavior; edgedistill inspect {file} lists them",
     )
-    return out
-
-
-def is_transposed(series: Series) -> bool:
-    """Returns whether a series is stored as (columns, time), against the standard."""
-    shape = series.shape
-    return len(shape) == 2 and shape[0] <= 8 < shape[1]
-
-
-def count_columns(series: Series) -> int:
-    """Returns the number of values in a sample."""
-    return 1 if len(series.shape) == 1 else min(series.shape) if is_transposed(series) else series.shape[1]
-
-
-def count_samples(series: Series) -> int:
-    """Returns the number of samples."""
-    return series.shape[1] if is_transposed(series) else series.shape[0]
-
-
-def _read_samples(
-    parts: Sequence[Series], rows: int, file: Path
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Reads times (n,), finite and strictly increasing, and values (n, K), at most about 1 kHz."""
-    first = parts[0]
-    rate = _measure_typical_rate(first)
-    if rows < 2 or not rate >= MIN_RATE_HZ:
-        raise RecordingError(
-            f"{file}: behavior {first.path} is too coarse",
-            got=f"{rows} samples at {rate:.4g} Hz",
-            expected=f"at least {MIN_RATE_HZ} Hz",
-            causes=("timestamps are not in seconds", "the series holds one value a trial"),
-            next_step="name another series with `behavior`, see `edgedistill inspect`",
-        )
-    stride = max(1, int(rate // MAX_RATE_HZ))
-    times = _read_times(first, rows, stride, file)
-    values = np.concatenate([_read_values(part, stride) for part in parts], axis=1)
-    keep = np.isfinite(times)
-    times, values = times[keep], values[keep]
-    if (np.diff(times) < 0).any():
-        at = int(np.argmax(np.diff(times) < 0))
-        raise RecordingError(
-            f"{file}: the timestamps of {first.path} run backwards",
-            got=f"{times[at + 1]:.6g} s after {times[at]:.6g} s",
-            expected="increasing timestamps in seconds",
-            next_step="sort the series by time, or store each recording as a file of its own",
-        )
-    fresh = np.concatenate([[True], np.diff(times) > 0])
-    return times[fresh], values[fresh]
-
-
-def _measure_typical_rate(series: Series) -> float:
-    """Returns the rate in Hz within trials. The pauses between them do not count."""
-    if series.node.rate is not None or series.node.timestamps is None:
-        return read_nominal_rate(series)
-    steps = np.diff(np.asarray(series.node.timestamps[:100_000], dtype=np.float64))
-    steps = steps[steps > 0]
-    return float(1 / np.median(steps)) if steps.size else 0.0
-
-
-def _read_times(series: Series, rows: int, stride: int, file: Path) -> npt.NDArray[np.float64]:
-    if series.node.rate is not None:
-        start = float(series.node.starting_time or 0.0)
-        return start + np.arange(0, rows, stride) / float(series.node.rate)
-    if len(series.node.timestamps) != rows:
-        raise RecordingError(
-            f"{file}: {series.path} has {len(series.node.timestamps)} timestamps for {rows} samples",
-            next_step="write the series again with one timestamp a sample",
-        )
-    return read_strided_rows(series.node.timestamps, stride)
-
-
-def _read_values(series: Series, stride: int) -> npt.NDArray[np.float64]:
-    node: Any = series.node
-    raw = read_strided_rows(node.data, stride, is_transposed(series)).reshape(-1, count_columns(series))
-    scale = 1.0 if node.conversion is None else float(node.conversion)
-    return raw * scale + float(getattr(node, "offset", None) or 0.0)

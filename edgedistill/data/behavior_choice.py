@@ -1,183 +1,149 @@
-"""Chooses the behavior among the series of an NWB file, and names its outputs.
+"""Chooses the behavior among the series of an NWB file, and says what was not chosen and why.
 
 The input is the time series of an open file, which every lab names and nests in its own way. The output is a
-`Behavior`. Its fields `series`, `derived` and `others` record the choice, so that `inspect` can show it.
+`Behavior`. Its fields `series`, `derived`, `candidates` and `remarks` record the choice, so that `inspect` can show it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from edgedistill.data.behavior import Behavior
+from edgedistill.data.behavior_columns import choose_columns, read_column_names
+from edgedistill.data.behavior_families import Family, Track, find_families, natural_order
+from edgedistill.data.behavior_meaning import VELOCITY_UNIT, shorten_unit
+from edgedistill.data.behavior_names import name_outputs
+from edgedistill.data.behavior_report import OPTION, Choice, describe_choice, list_candidates
+from edgedistill.data.behavior_series import BehaviorSeries, find_behavior_series
+from edgedistill.data.candidates import Candidate, find_named
+from edgedistill.data.series import Series
+from edgedistill.errors import RecordingError
 
-from edgedistill.data.behavior import Behavior, count_columns, count_samples
-from edgedistill.data.series import Series, read_nominal_rate
-from edgedistill.errors import RecordingError, did_you_mean
+__all__ = ["find_behavior", "find_behavior_candidates", "find_behavior_series"]
 
-VELOCITY_NAME = re.compile(r"(?:^|_)(?:vel|velocity|velocities|v[xyz])(?:_|$)")
-VELOCITY_UNIT = re.compile(r"(?:m|cm|mm|px|deg|rad|pixels|degrees|radians)/s")
-POSITION_NAME = re.compile(r"(?:^|_)(?:pos|position|positions|xy|xyz)(?:_|$)")
-LIMB = re.compile(r"cursor|hand|finger|wrist|arm|joystick|mouse")
-NOT_LIMB = re.compile(r"eye|pupil|gaze|target|goal|head|compass|tongue|lick")
-GENERIC = (  # words in a name that do not say what moves
-    *("position", "positions", "pos", "xy", "xyz", "velocity", "velocities", "vel", "v"),
-    *("time", "series", "timeseries", "spatial", "data", "processing", "acquisition"),
-    *("behavior", "behaviour", "behavioral", "kinematics"),  # files are written in both spellings
-)
-AXES = ("x", "y", "z")
+COLUMN_LIST = re.compile(r"(.+)\[\s*(\d+(?:\s*,\s*\d+)*)\s*\]")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Holds what a name can stand for: one series, or a family of several."""
+
+    path: str
+    members: tuple[BehaviorSeries, ...]
 
 
 def find_behavior(series: Sequence[Series], file: Path, behavior: str | None = None) -> Behavior | None:
-    """Returns the behavior among the series of a file, or None.
+    """Returns the behavior among the series of a file, or None where none is a velocity or a position.
 
-    Velocities are preferred to positions, hands and cursors to eyes and targets, and two or three columns to any other
-    number. `behavior` names a series by its name or path instead. A position that is named becomes a velocity too.
+    Velocities are preferred to positions, and these to speeds; hands and cursors to other things that move; two or
+    three columns to any other number. Eyes, targets and outputs of decoders are read only where they are named.
+    `behavior` names a series by its name or path, a container, or what epochs or axes have in common; `NAME[0,1]` names
+    columns too. A position that is named becomes a velocity as well. See docs/sessions.md, "Behavior".
 
-    Raises RecordingError for an unknown `behavior`.
+    Raises RecordingError for an unknown `behavior`, and for epochs that run at the same time.
     """
-    candidates = find_behavior_series(series)
-    if behavior is None:
-        usable = [s for s in candidates if is_velocity(s) or is_position(s)]
-        chosen = min(usable, key=_rank, default=None)
-    else:
-        chosen = _find_named(candidates, behavior, file)
-    if chosen is None:
+    found = find_behavior_series(series)
+    choice = _choose(found, file, behavior)
+    if choice is None:
         return None
-    parts = _add_other_axes(chosen, candidates)
-    others = tuple(s.path for s in candidates if s not in parts)
-    return _build_behavior(parts, others, file)
+    for track in choice.family.tracks:
+        if track.overlap is not None and (choice.equals or not choice.named):
+            raise _overlap_error(track, file)
+    return _build_behavior(choice, found, file)
 
 
-def find_behavior_series(series: Sequence[Series]) -> list[Series]:
-    """Returns the numeric series of one or two dimensions that are not voltages, images or annotations."""
-    from pynwb.base import TimeSeries
-    from pynwb.behavior import SpatialSeries
-
-    return [
-        s
-        for s in series
-        if type(s.node) in (TimeSeries, SpatialSeries) or isinstance(s.node, SpatialSeries)
-        if len(s.shape) in (1, 2) and 0 not in s.shape
-        if np.issubdtype(getattr(s.node.data, "dtype", np.dtype(object)), np.number)
-    ]
+def find_behavior_candidates(
+    series: Sequence[Series], file: Path, behavior: str | None = None
+) -> tuple[Candidate, ...]:
+    """Returns every series that could be behavior, whether it is read, and why or why not, also where none is read."""
+    found = find_behavior_series(series)
+    return list_candidates(found, _choose(found, file, behavior))
 
 
-def is_velocity(series: Series) -> bool:
-    """Returns whether the name (`vel`, `velocity`, `vx`) or the unit (a length or angle per second) says velocity."""
-    name, unit = to_snake_case(series.name), shorten_unit(series.node.unit)
-    return bool(VELOCITY_NAME.search(name) or VELOCITY_UNIT.fullmatch(unit))
+def _choose(found: Sequence[BehaviorSeries], file: Path, behavior: str | None) -> Choice | None:
+    families = find_families(found)
+    if behavior is None:
+        usable = [f for f in families if f.kind != "other" and not f.members[0].meaning.never]
+        return _pick_best(usable, families, None, named=False) if usable else None
+    with_columns = COLUMN_LIST.fullmatch(behavior.strip())
+    wanted = with_columns[1] if with_columns else behavior
+    columns = tuple(int(column) for column in with_columns[2].split(",")) if with_columns else None
+    entries = [_Entry(one.path, (one,)) for one in found]
+    entries += [_Entry(f.path, f.members) for f in families if len(f.members) > 1]
+    named = find_named(entries, wanted, OPTION, file)
+    members = {one.path: one for entry in named for one in entry.members}
+    usable = [_add_other_axes(f, families, columns) for f in find_families(list(members.values()))]
+    choice = _pick_best(usable, families, columns, named=True)
+    if columns is not None:
+        _require_columns(choice.family, columns, file)
+    return choice
 
 
-def is_position(series: Series) -> bool:
-    """Returns whether a series is a SpatialSeries or has `pos` in its name, and is neither a velocity nor a heading."""
-    parent = type(series.node.parent).__name__
-    spatial = type(series.node).__name__ == "SpatialSeries" and parent != "CompassDirection"
-    return not is_velocity(series) and (spatial or bool(POSITION_NAME.search(to_snake_case(series.name))))
+def _pick_best(
+    usable: Sequence[Family], families: Sequence[Family], columns: tuple[int, ...] | None, *, named: bool
+) -> Choice:
+    ordered = sorted(usable, key=lambda f: (f.rank, natural_order(f.path)))
+    best = ordered[0]
+    paths = {f.path for f in families} | {one.path for f in families for one in f.members}
+    return Choice(best, tuple(f for f in ordered[1:] if f.rank == best.rank), columns, named, tuple(paths))
 
 
-def _find_named(candidates: Sequence[Series], behavior: str, file: Path) -> Series:
-    wanted = behavior.lower()
-    for series in candidates:
-        if wanted in (series.name.lower(), series.path.lower()):
-            return series
-    hint = did_you_mean(behavior, [s.name for s in candidates]) if candidates else "no behavior at all"
-    raise RecordingError(f"{file}: no behavior series named '{behavior}'", expected=hint)
+def _add_other_axes(family: Family, families: Sequence[Family], columns: tuple[int, ...] | None) -> Family:
+    """Returns the family of a single axis that was named, so that `vel_x` brings `vel_y` along."""
+    if len(family.members) > 1 or columns is not None or not family.tracks[0].axis:
+        return family
+    whole = next(f for f in families if family.members[0] in f.members)
+    alike = [track for track in whole.tracks if track.axis and track.finger == family.tracks[0].finger]
+    if len(alike) < 2 or any(len(track.parts) > 1 for track in alike):
+        return family
+    return whole if len(alike) == len(whole.tracks) else find_families([t.parts[0] for t in alike])[0]
 
 
-def _rank(series: Series) -> tuple[bool, bool, bool, bool, str]:
-    where, width = to_snake_case(series.path), count_columns(series)
-    return (
-        not is_velocity(series),
-        bool(NOT_LIMB.search(where)),
-        not LIMB.search(where),
-        width not in (2, 3) and not _find_axis(series),
-        series.path,
+def _require_columns(family: Family, columns: Sequence[int], file: Path) -> None:
+    width = family.members[0].columns
+    if len(family.tracks) == 1 and max(columns) < width and len(set(columns)) == len(columns):
+        return
+    raise RecordingError(
+        f"{file}: {OPTION} names columns that {family.path} does not have",
+        got=", ".join(map(str, columns)),
+        expected=f"columns 0 to {width - 1} of one series, each once",
+        next_step=f"edgedistill inspect {file}",
     )
 
 
-def _find_axis(series: Series) -> str | None:
-    """Returns x, y or z for a one-column series that says so in its name, like `vel_x` or `vx`."""
-    found = re.search(r"(?:^|_)v?([xyz])(?:_|$)", to_snake_case(series.name))
-    return found.group(1) if found and count_columns(series) == 1 else None
+def _overlap_error(track: Track, file: Path) -> RecordingError:
+    return RecordingError(
+        f"{file}: behavior is numbered by trials or epochs, but they run at the same time",
+        got=track.overlap,
+        expected="one epoch after another on the clock of the session",
+        causes=("the times count from the start of each trial",),
+        next_step=f"add the start of each trial to its times and write the file again, or read one series alone with "
+        f"{OPTION} {track.parts[0].path}",
+    )
 
 
-def _add_other_axes(series: Series, candidates: Sequence[Series]) -> tuple[Series, ...]:
-    """Adds `vel_y` and `vel_z` of the same container to `vel_x`, when these are as long."""
-    if _find_axis(series) is None:
-        return (series,)
-    stem, folder = _remove_axis(series), _folder(series)
-    family = [s for s in candidates if _folder(s) == folder and _find_axis(s) and _remove_axis(s) == stem]
-    length, rate = count_samples(series), read_nominal_rate(series)
-    alike = [s for s in family if count_samples(s) == length and read_nominal_rate(s) == rate]
-    return tuple(sorted(alike, key=lambda s: _find_axis(s) or ""))
-
-
-def _folder(series: Series) -> str:
-    return series.path.rpartition("/")[0]
-
-
-def _remove_axis(series: Series) -> str:
-    return re.sub(r"(^|_)(v?)[xyz](?=_|$)", r"\1\2", to_snake_case(series.name)).strip("_")
-
-
-def _build_behavior(parts: tuple[Series, ...], others: tuple[str, ...], file: Path) -> Behavior:
-    first = parts[0]
-    derived = is_position(first)
-    units = [shorten_unit(part.node.unit) for part in parts for _ in range(count_columns(part))]
+def _build_behavior(choice: Choice, found: Sequence[BehaviorSeries], file: Path) -> Behavior:
+    family = choice.family
+    first = family.members[0]
+    derived = family.kind == "position"
+    columns = tuple(
+        choice.columns or choose_columns(read_column_names(t.parts[0]), t.parts[0].columns) for t in family.tracks
+    )
+    units = [shorten_unit(t.parts[0].node.unit) for t, read in zip(family.tracks, columns, strict=True) for _ in read]
     return Behavior(
         file=file,
-        series=" + ".join(part.path for part in parts),
-        names=name_outputs(parts, moving=derived or is_velocity(first)),
-        units=tuple(f"{unit}/s" if derived else unit for unit in units),
-        samples=count_samples(first),
+        series=" + ".join(one.path for one in family.members),
+        names=name_outputs(family, columns, moving=family.kind in ("position", "velocity")),
+        units=tuple(unit if not derived or VELOCITY_UNIT.fullmatch(unit) else f"{unit}/s" for unit in units),
+        samples=sum(part.samples for part in family.tracks[0].parts),
         derived=f"velocity from {first.name}, differentiated over 10 ms bins" if derived else None,
-        others=others,
-        _parts=parts,
+        others=tuple(one.path for one in found if one not in family.members),
+        candidates=list_candidates(found, choice),
+        remarks=tuple(describe_choice(choice, columns)),
+        _tracks=family.tracks,
+        _columns=columns,
+        _trusted=choice.columns is not None,
     )
-
-
-def name_outputs(parts: Sequence[Series], *, moving: bool) -> tuple[str, ...]:
-    """Returns names like `cursor_vel_x`: what moves, then `vel` for a velocity, then the column."""
-    words: list[str] = []
-    for source in (_remove_axis(parts[0]), *reversed(to_snake_case(parts[0].path).split("/")[1:-1])):
-        words = [word for word in source.split("_") if word and word not in GENERIC and word not in ("v", "xy", "xyz")]
-        if words:
-            break
-    stem = [*words, "vel"] if moving else words or ["behavior"]
-    labels = [_find_axis(part) or "" for part in parts] if _find_axis(parts[0]) else _read_column_names(parts[0])
-    return tuple("_".join([*stem, label] if label else stem) for label in labels)
-
-
-def _read_column_names(series: Series) -> list[str]:
-    """Returns column names from the control or the description ("... (x, y)"), else x, y, z, else numbers."""
-    count = count_columns(series)
-    control = getattr(series.node, "control_description", None)
-    if control is not None and len(control) == count:
-        return [to_snake_case(str(name)) for name in control]
-    text = str(series.node.description or "") + " " + str(getattr(series.node, "reference_frame", None) or "")
-    for inside in re.findall(r"[(\[]([^()\[\]]+)[)\]]", text):
-        names = [to_snake_case(name.strip()) for name in re.split(r",|;|\band\b", inside)]
-        if len(names) == count and len(set(names)) == count and all(re.fullmatch(r"[a-z]\w{0,11}", n) for n in names):
-            return names
-    if count == 1:
-        return [""]
-    return list(AXES[:count]) if count <= 3 else [str(column) for column in range(count)]
-
-
-def to_snake_case(name: str) -> str:
-    """Turns CursorVelocity into cursor_velocity. Slashes stay, other signs become underscores."""
-    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
-    return re.sub(r"[^a-z0-9/]+", "_", split.lower()).strip("_")
-
-
-def shorten_unit(unit: object) -> str:
-    """Shortens `meters/second`, `m per s` and `m*s^-1` to m/s. An unknown unit stays as it is."""
-    text = str(unit or "").strip()
-    for pattern, short in (
-        (r"centimet(er|re)s?", "cm"), (r"millimet(er|re)s?", "mm"), (r"met(er|re)s?", "m"),
-        (r"\bsec(ond)?s?\b", "s"), (r"\s+per\s+|\s*/\s*", "/"), (r"[\s*.·]*s\^?-1\b", "/s"),
-    ):  # fmt: skip
-        text = re.sub(pattern, short, text, flags=re.IGNORECASE)
-    return text or "a.u."

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedistill.data.behavior_choice import shorten_unit
+from edgedistill.data.behavior_meaning import shorten_unit
 from edgedistill.data.inspect import describe
 from edgedistill.data.recording import SeriesNames, open_recording
 from edgedistill.errors import RecordingError
@@ -110,7 +110,7 @@ def test_a_nan_sample_on_a_bin_end_voids_only_its_own_bin(tmp_path: Path) -> Non
 def test_short_trials_with_long_pauses_are_not_taken_for_a_coarse_clock(tmp_path: Path) -> None:
     times = np.concatenate([np.arange(20) / 100 + 30 * trial for trial in range(10)])
     nwb = make.new_nwb()
-    make.add_behavior(nwb, np.stack([times, times], axis=1), timestamps=times)
+    make.add_behavior(nwb, np.stack([np.sin(times), np.cos(times)], axis=1), timestamps=times)
     with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
         assert recording.behavior is not None
         got = recording.behavior.sample_at(np.arange(1, 27_100) / 100)
@@ -119,7 +119,7 @@ def test_short_trials_with_long_pauses_are_not_taken_for_a_coarse_clock(tmp_path
 
 def test_nan_samples_pauses_and_times_outside_void_only_their_own_bins(tmp_path: Path) -> None:
     times = np.concatenate([np.arange(1, 3, 0.01), np.arange(5, 7, 0.01)])
-    data = np.stack([times, -times], axis=1)
+    data = np.stack([np.abs(times - 4), -np.abs(times - 4)], axis=1)
     data[50] = np.nan  # at 1.5 s
     nwb = make.new_nwb()
     make.add_behavior(nwb, data, timestamps=times)
@@ -129,7 +129,7 @@ def test_nan_samples_pauses_and_times_outside_void_only_their_own_bins(tmp_path:
         got = recording.behavior.sample_at(at)[:, 0]
     void = [True, False, True, True, True, False, True, False, True]
     np.testing.assert_array_equal(np.isnan(got), void)
-    np.testing.assert_allclose(got[~np.isnan(got)], at[~np.array(void)], rtol=1e-6)
+    np.testing.assert_allclose(got[~np.isnan(got)], np.abs(at[~np.array(void)] - 4), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

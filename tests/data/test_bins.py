@@ -47,15 +47,16 @@ def test_spikes_and_behavior_follow_the_start_and_rate_of_the_lfp(tmp_path: Path
     before, after = np.nextafter(7.25 + 0.29, 0), 7.25 + 0.29
     make.add_units(nwb, [np.array([7.0, before, after, after + 0.01, 131.0]), np.array([])])
     t = np.arange(0, 140, 0.004)
-    make.add_behavior(nwb, np.stack([t, 2 * t], axis=1), rate=250.0)
+    make.add_behavior(nwb, np.stack([np.abs(t - 70), 2 * np.abs(t - 70)], axis=1), rate=250.0)
     bins = read_bins(make.write(nwb, tmp_path / "a.nwb"))
     assert bins.start_s == 7.25
     assert bins.counts is not None
     assert bins.behavior is not None
     assert np.flatnonzero(bins.counts[:, 0]).tolist() == [28, 29, 30, 12375]
     assert bins.counts[:, 1].sum() == 0
-    ends = 7.25 + np.arange(1, bins.bins + 1) / 100
-    np.testing.assert_allclose(bins.behavior, np.stack([ends, 2 * ends], axis=1), rtol=1e-6)
+    middles = 7.25 + (np.arange(bins.bins) + 0.5) / 100  # a velocity at 250 Hz is averaged over the bin
+    want = np.abs(middles - 70)
+    np.testing.assert_allclose(bins.behavior, np.stack([want, 2 * want], axis=1), rtol=1e-6)
 
 
 @settings(deadline=None, max_examples=30)
