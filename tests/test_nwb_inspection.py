@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgedistill.convert import convert_flint, convert_makin
 from edgedistill.data.recording import open_recording
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
@@ -15,6 +16,7 @@ from edgedistill.decoding import Predictions, decode_file, decode_stream, write_
 from edgedistill.runtime import Decoder
 
 from .bundles import CHANNELS, write_test_bundle
+from .convert.published import write_flint, write_makin
 from .data.nwb_files import add_electrodes, new_nwb, whole_session, write
 
 
@@ -57,6 +59,17 @@ def test_predictions_of_a_stream_lack_only_the_subject_that_a_stream_does_not_na
     outputs = tuple(output for part in decode_stream(decoder, stream) for output in part)
     write_predictions(Predictions(decoder.info, outputs), tmp_path / "out.nwb")
     assert findings(tmp_path / "out.nwb") == ["CRITICAL check_subject_exists /: Subject is missing."]
+
+
+def test_a_converted_session_of_makin_passes(tmp_path: Path) -> None:
+    made = write_makin(tmp_path, step_after=30_000)
+    assert not findings(convert_makin(made.mat, made.broadband, tmp_path / "out.nwb").path)
+
+
+def test_converted_sessions_of_flint_pass(tmp_path: Path) -> None:
+    write_flint(tmp_path / "Flint_2012_e2.mat", recordings=2)
+    files = convert_flint(tmp_path / "Flint_2012_e2.mat", tmp_path / "out")
+    assert not [found for file in files for found in findings(file.path)]
 
 
 def test_the_inspection_finds_what_is_wrong(tmp_path: Path) -> None:

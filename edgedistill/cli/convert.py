@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgedistill.cli.app import Commands
 from edgedistill.cli.output import json_option, print_facts, print_json, show_work
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ start_option = click.option(
 
 
 @click.group(
+    cls=Commands,
     epilog="""\b
 Examples:
   edgedistill convert makin indy_20160407_02.mat indy_20160407_02.nwb --out sessions/indy_20160407_02.nwb

@@ -163,4 +163,5 @@ def _add_positions(nwb: NWBFile, session: MakinSession) -> None:
         )
     if finger.shape[1] == 6:
         text = "orientation of the sensor on the fingertip (azimuth, elevation, roll)"
-        module.add(TimeSeries("finger_orientation", compress(finger[:, 3:]), "degrees", description=text, **clock))
+        angles = compress(finger[:, 3:])
+        module.add(TimeSeries(name="finger_orientation", data=angles, unit="degrees", description=text, **clock))

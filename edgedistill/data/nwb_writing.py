@@ -44,15 +44,22 @@ def write_large_nwb(nwb: Any, path: Path, blocks: Mapping[str, Iterable[npt.NDAr
     from pynwb import NWBHDF5IO
 
     with _QuietFile(path, "w+") as raw:
-        with h5py.File(raw, "w") as file, NWBHDF5IO(file=file, mode="w") as nwb_io:
-            nwb_io.write(nwb)
-            raw.raise_hidden_error()
-            for name, parts in blocks.items():
-                at = 0
-                for rows in parts:
-                    file[name][at : at + len(rows)] = rows
-                    at += len(rows)
-                    raw.raise_hidden_error()
+        try:
+            with h5py.File(raw, "w") as file, NWBHDF5IO(file=file, mode="w") as nwb_io:
+                nwb_io.write(nwb)
+                for name, parts in blocks.items():
+                    _fill(file[name], parts, raw)
+        except Exception:
+            raw.raise_hidden_error()  # the cause: HDF5 did not find again what it believed to have written
+            raise
+        raw.raise_hidden_error()
+
+
+def _fill(dataset: Any, parts: Iterable[npt.NDArray[Any]], raw: _QuietFile) -> None:
+    at = 0
+    for rows in parts:
+        dataset[at : at + len(rows)] = rows
+        at += len(rows)
         raw.raise_hidden_error()
 
 
