@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -55,6 +55,7 @@ class Predictions:
     session_id: str | None = None
     subject_id: str | None = None
     session_start: str | None = None  # ISO 8601
+    subject_facts: dict[str, Any] = field(default_factory=dict)  # species, sex, age ... as the recording gives them
 
     @property
     def kinematics(self) -> npt.NDArray[np.float32]:
@@ -97,6 +98,8 @@ def decode_file(decoder: Decoder, recording: Recording) -> Predictions:
 
 def decode_matched(decoder: Decoder, matched: MatchedRecording) -> Predictions:
     """Decodes the whole LFP of a recording that was compared with the decoder's bundle, in a fresh stream."""
+    from edgedistill.data.nwb_writing import read_subject
+
     outputs = tuple(decode_lfp(decoder, matched))
     end_s, bins_per_s = matched.find_bin_ends(np.array([output.end_frame for output in outputs], np.int64))
     recording = matched.recording
@@ -111,6 +114,7 @@ def decode_matched(decoder: Decoder, matched: MatchedRecording) -> Predictions:
         session_id=recording.session_id,
         subject_id=recording.subject_id,
         session_start=recording.session_start,
+        subject_facts=read_subject(recording.path),
     )
 
 
@@ -224,7 +228,8 @@ def _write_nwb(predictions: Predictions, path: Path) -> None:
         session_start_time=datetime.fromisoformat(start) if start else datetime.now(timezone.utc),
         source_script=f"edgedistill run, bundle {predictions.info.name} {predictions.info.sha256}",
         source_script_file_name="edgedistill run",
-        subject=Subject(subject_id=subject, description="see the recording") if subject else None,
+        keywords=["decoded kinematics", "local field potential"],
+        subject=Subject(subject_id=subject, **predictions.subject_facts) if subject else None,
     )
     module = nwb.create_processing_module("behavior", "decoded from LFP, one value each 10 ms")
     module.add(BehavioralTimeSeries(time_series=_series(predictions), name="decoded"))

@@ -11,6 +11,7 @@ from edgedistill.cli.bench import bench
 from edgedistill.cli.build import build
 from edgedistill.cli.calibrate import calibrate
 from edgedistill.cli.compile import compile_command
+from edgedistill.cli.convert import convert
 from edgedistill.cli.distill import distill
 from edgedistill.cli.doctor import doctor
 from edgedistill.cli.inspect import inspect
@@ -24,6 +25,7 @@ __all__ = ["main"]
 
 for command in (  # in the order in which a user needs them, as --help lists them
     simulate,
+    convert,
     inspect,
     pretrain,
     distill,

@@ -25,17 +25,12 @@ JSON_WANTED = "edgedistill.json"
 WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that only happen in writing
 
 
-class CommandLine(click.Group):
-    """Groups all commands. This is the one place where exceptions become messages."""
+class Commands(click.Group):
+    """Groups commands in the order in which a user needs them, and suggests the right name for a misspelt one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the commands in the order in which a user needs them, not in alphabetical order."""
         return list(self.commands)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Notes whether --json is given, before anything else can fail."""
-        ctx.meta[JSON_WANTED] = "--json" in args
-        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -44,6 +39,15 @@ class CommandLine(click.Group):
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             raise click.UsageError(f"no command '{args[0]}'; {did_you_mean(args[0], self.commands)}", ctx)
         return super().resolve_command(ctx, args)
+
+
+class CommandLine(Commands):
+    """Groups all commands. This is the one place where exceptions become messages."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Notes whether --json is given, before anything else can fail."""
+        ctx.meta[JSON_WANTED] = "--json" in args
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command. Every failure that the user can act on ends with a message and an exit code."""

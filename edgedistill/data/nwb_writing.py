@@ -1,14 +1,22 @@
-"""Writes an NWB file without crashing on a full disk.
+"""Writes NWB files without crashing on a full disk.
 
 The input is a pynwb file in memory. The output is the file at a path, or an OSError. HDF5 crashes the interpreter when
-the disk fills up while it has a file open. The file is therefore made in memory, where its data already are, and
-written in one piece.
+the disk fills up while it has a file open. `write_nwb` therefore makes a small file in memory, where its data already
+are, and writes it in one piece. `write_large_nwb` writes straight to the disk, but hides its errors from HDF5 until
+HDF5 has closed the file.
 """
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import numpy.typing as npt
+
+SUBJECT_FACTS = ("age", "date_of_birth", "description", "genotype", "sex", "species", "strain")
 
 
 def write_nwb(nwb: Any, path: Path) -> None:
@@ -18,9 +26,88 @@ def write_nwb(nwb: Any, path: Path) -> None:
 
     with (
         h5py.File(path, "w", driver="core", backing_store=False) as file,
-        NWBHDF5IO(file=file, mode="w") as io,
+        NWBHDF5IO(file=file, mode="w") as nwb_io,
     ):
-        io.write(nwb)
+        nwb_io.write(nwb)
         file.flush()
         image = file.id.get_file_image()
     path.write_bytes(image)
+
+
+def write_large_nwb(nwb: Any, path: Path, blocks: Mapping[str, Iterable[npt.NDArray[Any]]]) -> None:
+    """Writes the `pynwb.NWBFile` to `path`, and fills datasets block by block, so that memory stays constant.
+
+    `blocks` gives for the path of a dataset in the file its rows (n, ...), in order. In `nwb` such a dataset is an
+    `H5DataIO` of a shape without data. Raises OSError where the disk is full or read-only.
+    """
+    import h5py
+    from pynwb import NWBHDF5IO
+
+    with _QuietFile(path, "w+") as raw:
+        try:
+            with h5py.File(raw, "w") as file, NWBHDF5IO(file=file, mode="w") as nwb_io:
+                nwb_io.write(nwb)
+                for name, parts in blocks.items():
+                    _fill(file[name], parts, raw)
+        except Exception:
+            raw.raise_hidden_error()  # the cause: HDF5 did not find again what it believed to have written
+            raise
+        raw.raise_hidden_error()
+
+
+def _fill(dataset: Any, parts: Iterable[npt.NDArray[Any]], raw: _QuietFile) -> None:
+    at = 0
+    for rows in parts:
+        dataset[at : at + len(rows)] = rows
+        at += len(rows)
+        raw.raise_hidden_error()
+
+
+class _QuietFile(io.FileIO):
+    """A file whose write errors are kept for `raise_hidden_error`, because HDF5 does not survive them."""
+
+    hidden: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while done < len(view):
+                done += super().write(view[done:]) or 0
+        except OSError as error:
+            self.hidden = self.hidden or error
+        return len(view)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.hidden = self.hidden or error
+            return size or 0
+
+    def raise_hidden_error(self) -> None:
+        """Raises the first OSError that a write met."""
+        if self.hidden is not None:
+            raise self.hidden
+
+
+def read_subject(path: Path) -> dict[str, Any]:
+    """Returns what the file at `path` says of its subject, as arguments of `pynwb.file.Subject`, without its id.
+
+    Returns nothing where the file is not NWB in HDF5 or names no subject.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            held = file.get("general/subject", {})
+            facts: dict[str, Any] = {name: _to_text(held[name][()]) for name in SUBJECT_FACTS if name in held}
+    except OSError:
+        return {}
+    if "date_of_birth" in facts:
+        facts["date_of_birth"] = datetime.fromisoformat(facts["date_of_birth"])
+    return facts
+
+
+def _to_text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

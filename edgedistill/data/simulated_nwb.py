@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pynwb import NWBFile
 
 UV_PER_BIT = 0.25
+SPIKE_RESOLUTION_S = 1e-9  # spike times are drawn as real numbers, not on the samples of a recording
 FIRST_DAY = datetime(2024, 1, 1, 9, tzinfo=timezone.utc)
 
 
@@ -68,8 +69,15 @@ def nwb_from_session(session: SimulatedSession, config: SimulationConfig) -> NWB
         session_id=f"sim{config.seed:02d}-day{session.index + 1:02d}",
         session_start_time=start,
         file_create_date=start,
-        keywords=["simulated"],
-        subject=Subject(subject_id=f"sim{config.seed:02d}", species="Macaca mulatta", description="simulated"),
+        keywords=["simulated", "motor cortex", "reaching"],
+        experiment_description="A simulated animal moves a cursor to random targets, to try edgedistill without data.",
+        subject=Subject(
+            subject_id=f"sim{config.seed:02d}",
+            species="Macaca mulatta",
+            sex="U",
+            age="P5Y/",
+            description="simulated; the parameters are those of an adult rhesus macaque",
+        ),
     )
     add_lfp(nwb, session, config)
     add_units(nwb, session)
@@ -83,9 +91,10 @@ def add_lfp(nwb: NWBFile, session: SimulatedSession, config: SimulationConfig) -
     from pynwb.ecephys import LFP, ElectricalSeries
 
     device = nwb.create_device("array", description="Utah-like grid, 0.4 mm pitch")
-    group = nwb.create_electrode_group("m1", description="simulated", location="M1", device=device)
+    group = nwb.create_electrode_group("m1", description="simulated array in M1", location="M1", device=device)
     for x, y in session.electrodes_mm * 1000:
-        nwb.add_electrode(x=float(x), y=float(y), z=0.0, location="M1", group=group)
+        place = {"x": float(x), "y": float(y), "z": 0.0}
+        nwb.add_electrode(**place, rel_x=place["x"], rel_y=place["y"], location="M1", group=group)
     region = nwb.create_electrode_table_region(list(range(config.channels)), "all electrodes")
     # pynwb loses the electrode table unless the container joins the file before the series joins the container
     module = nwb.create_processing_module("ecephys", "simulated field potential")
@@ -98,12 +107,17 @@ def add_lfp(nwb: NWBFile, session: SimulatedSession, config: SimulationConfig) -
         rate=float(config.rate_hz),
         starting_time=0.0,
         conversion=UV_PER_BIT * 1e-6,
+        resolution=UV_PER_BIT * 1e-6,
+        description="simulated local field potential of all channels",
     )
     module.get("LFP").add_electrical_series(series)
 
 
 def add_units(nwb: NWBFile, session: SimulatedSession) -> None:
     """Adds the recorded units, each with its index in the population."""
+    from pynwb.misc import Units
+
+    nwb.units = Units(name="units", description="simulated, perfectly sorted units", resolution=SPIKE_RESOLUTION_S)
     nwb.add_unit_column("population_id", "which member of the simulated population this unit is")
     for unit_id, times in zip(session.unit_ids, session.spike_times_s, strict=True):
         nwb.add_unit(spike_times=times, population_id=int(unit_id))
@@ -121,6 +135,7 @@ def add_behavior(nwb: NWBFile, session: SimulatedSession) -> None:
         rate=float(LATENT_HZ),
         starting_time=0.0,
         unit="meters",
+        description="cursor position (x, y)",
         reference_frame="centre of the workspace; columns x, y",
     )
     velocity = TimeSeries(
@@ -129,7 +144,7 @@ def add_behavior(nwb: NWBFile, session: SimulatedSession) -> None:
         rate=float(LATENT_HZ),
         starting_time=0.0,
         unit="cm/s",
-        description="columns x, y",
+        description="cursor velocity (x, y)",
     )
     module.add(Position(spatial_series=position, name="Position"))
     module.add(BehavioralTimeSeries(time_series=velocity, name="Velocity"))

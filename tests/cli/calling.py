@@ -5,9 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import click
 from click.testing import CliRunner, Result
 
 from edgedistill.cli import main
+
+
+def parameters_of(command: str) -> list[click.Parameter]:
+    """The arguments and options of a command, with those of the commands inside it."""
+    outer = main.commands[command]
+    inner = outer.commands.values() if isinstance(outer, click.Group) else ()
+    return list({p.name: p for one in (outer, *inner) for p in one.params}.values())
 
 
 def call(*args: object, stdin: bytes | None = None) -> Result:

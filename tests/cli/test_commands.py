@@ -12,12 +12,12 @@ import pytest
 
 from edgedistill.cli import main
 
-from .calling import call, refused
+from .calling import call, parameters_of, refused
 from .fake_pipeline import FakePipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
-    *("simulate", "inspect", "pretrain", "distill", "calibrate"),
+    *("simulate", "convert", "inspect", "pretrain", "distill", "calibrate"),
     *("build", "compile", "run", "bench", "report", "targets", "doctor"),
 )
 
@@ -33,7 +33,7 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     assert "Example" in result.output
     assert f"edgedistill {command}" in result.output
     assert "--json" in result.output
-    for parameter in main.commands[command].params:
+    for parameter in parameters_of(command):
         assert not isinstance(parameter, click.Option) or parameter.help
 
 
@@ -58,7 +58,7 @@ def test_the_list_of_commands_cuts_no_sentence() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_an_option_is_a_sentence_that_shows_its_default(command: str) -> None:
-    for option in main.commands[command].params:
+    for option in parameters_of(command):
         if isinstance(option, click.Option):
             text = option.help or ""
             sentence = text.partition("  [default: ")[0]
@@ -85,6 +85,7 @@ def test_neither_help_nor_a_wrong_word_imports_anything_heavy() -> None:
     ("words", "says"),
     [
         (("biuld",), ("'biuld'", "did you mean 'build'")),
+        (("convert", "makinn"), ("'makinn'", "did you mean 'makin'")),
         (("bench", "x.edge", "--stepps", "3"), ("--stepps", "--steps")),
         (("bench", "x.edge", "--steps", "0"), ("--steps",)),
         (("bench",), ("BUNDLE",)),

@@ -11,6 +11,7 @@ import pytest
 
 from edgedistill.cli import main
 
+from ..cli.calling import parameters_of
 from .pages import (
     DOCS,
     PAGES,
@@ -56,7 +57,7 @@ def test_every_option_stands_with_its_meaning_and_default(command: str) -> None:
         option = re.match(r"`(--[\w-]+)", cells[0])
         assert option, f"{cells[0]} is no option"
         rows[option[1]] = cells
-    options = [p for p in main.commands[command].params if isinstance(p, click.Option)]
+    options = [p for p in parameters_of(command) if isinstance(p, click.Option)]
     assert set(rows) == {max(option.opts, key=len) for option in options}
     for option in options:
         cells = rows[max(option.opts, key=len)]
@@ -72,7 +73,7 @@ def test_every_option_stands_with_its_meaning_and_default(command: str) -> None:
 @pytest.mark.parametrize("command", main.commands)
 def test_a_default_in_the_page_is_that_of_the_program(command: str) -> None:
     rows = {cells[0].split()[0].strip("`"): cells[2] for cells in table_rows(section(CLI, command))}
-    for option in main.commands[command].params:
+    for option in parameters_of(command):
         if not isinstance(option, click.Option) or option.is_flag or option.multiple or option.required:
             continue
         default = option.default() if callable(option.default) else option.default
@@ -87,7 +88,7 @@ def test_the_documents_name_no_option_that_is_not_there() -> None:
         command = words[1].strip(",.:*'\"")
         if command not in main.commands:
             continue  # prose: "edgedistill turns recordings ..."
-        known = {name for parameter in main.commands[command].params for name in parameter.opts} | {"--help"}
+        known = {name for parameter in parameters_of(command) for name in parameter.opts} | {"--help"}
         for word in words[2:]:
             if word == "edgedistill":
                 break

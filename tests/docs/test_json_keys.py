@@ -18,6 +18,7 @@ from edgedistill.cli import main
 from edgedistill.measure import closed_loop, robustness
 from edgedistill.training import baselines
 
+from ..convert.published import write_flint, write_makin
 from .pages import DOCS, section, table_rows, text_of
 
 PAGE = DOCS / "json.md"
@@ -84,6 +85,10 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         patch.setattr(closed_loop, "_require_room", lambda *_: None)  # other tests may make a step slow
         found["simulate"] = [run("simulate", "--out", sessions, *simulated)]
         file = found["simulate"][0]["files"][0]["path"]
+        made, mat = write_makin(home / "makin", seconds=2), home / "Flint_2012_e2.mat"
+        write_flint(mat, trials=2)
+        found["convert"] = [run("convert", "makin", made.mat, made.broadband, "--out", home / "makin.nwb")]
+        found["convert"].append(run("convert", "flint", mat, "--out", home / "flint.nwb"))
         found["inspect session"] = [run("inspect", file)]
         found["inspect folder"] = [run("inspect", sessions)]
         found["pretrain"] = [run("pretrain", sessions, "--out", home / "teacher", *training)]
@@ -111,7 +116,17 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
 
 
 SECTIONS = (
-    *("simulate", "inspect session", "inspect folder", "inspect bundle", "pretrain", "distill", "calibrate", "build"),
+    *(
+        "simulate",
+        "convert",
+        "inspect session",
+        "inspect folder",
+        "inspect bundle",
+        "pretrain",
+        "distill",
+        "calibrate",
+        "build",
+    ),
     *("compile", "run", "bench", "report", "targets", "target", "doctor", "error"),
 )
 
