@@ -58,6 +58,8 @@ __all__ = [
     "split_bins",
 ]
 
+Reasons = list[tuple[str, Mask]]  # why bins (T,) are left out
+
 MIN_BEHAVIOR_BINS = 10 * BINS_PER_S
 BLOCK_VALUES = 1 << 21  # frames x channels that the front end takes at a time: 8 MB
 
@@ -96,7 +98,7 @@ def bins_from_recording(
     valid = ~np.any([mask for _, mask in reasons], axis=0)
     outputs = _sample_behavior(behavior, clock.edges_s[1:], valid) if behavior is not None else None
     if outputs is not None:
-        reasons.append((NO_BEHAVIOR, np.isnan(outputs).any(axis=1)))
+        reasons.append((NO_BEHAVIOR, np.asarray(np.isnan(outputs).any(axis=1))))
     coverage = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
     read = {"lfp": lfp if field is not None else None, "units": units, "behavior": behavior}
     return SessionBins(
@@ -181,9 +183,9 @@ def _sample_behavior(behavior: Behavior, ends_s: npt.NDArray[np.float64], valid:
 
 def list_known_reasons(
     recording: Recording, clock: BinClock, lfp: Lfp | None, units: Units | None
-) -> list[tuple[str, Mask]]:
+) -> Reasons:
     """Returns why bins (T,) cannot be used, as far as the file says so without its samples, with the reasons' masks."""
-    reasons = []
+    reasons: Reasons = []
     if lfp is not None:
         gap: Mask = np.zeros(clock.bins, np.bool_)
         for first, count in lfp.gaps:
@@ -192,7 +194,7 @@ def list_known_reasons(
     invalid = np.array([(one.start_s, one.stop_s) for one in recording.invalid_times]).reshape(-1, 2)
     reasons.append((INVALID, mask_intervals(clock.edges_s, invalid)))
     if (observed := _find_observed(units, clock)) is not None:
-        reasons.append((UNOBSERVED, ~observed.any(axis=1)))
+        reasons.append((UNOBSERVED, np.asarray(~observed.any(axis=1))))
     return reasons
 
 
@@ -209,7 +211,7 @@ class Field:
     bad: Mask  # (T, C)
     offset_uv: npt.NDArray[np.float64]  # (C,)
 
-    def find_disturbed(self, known: Mapping[str, Mask]) -> list[tuple[str, Mask]]:
+    def find_disturbed(self, known: Mapping[str, Mask]) -> Reasons:
         """Marks bins (T, C) as bad in which the filters still ring, and returns further reasons for bins (T,).
 
         `known` holds the reasons that the file gives.

@@ -131,7 +131,8 @@ def _measure_coverage(
     clock = find_clock(recording, lfp, units, behavior)
     reasons = list_known_reasons(recording, clock, lfp, units)
     if behavior is not None:
-        reasons.append((NO_BEHAVIOR, np.isnan(behavior.sample_at(clock.edges_s[1:])).any(axis=1)))
+        missing = np.isnan(behavior.sample_at(clock.edges_s[1:])).any(axis=1)
+        reasons.append((NO_BEHAVIOR, np.asarray(missing)))
     found = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
     return {**asdict(found), "text": found.to_text()}
 
