@@ -6,8 +6,8 @@
  * ed_filters.h (sections and common average). This file ties them together. ed_frontend_state.h moves a stream's state.
  *
  * Include it after the constants that edgedistill/compile writes (ED_FE_CHANNELS and others, and the tables
- * ed_fe_decimator, ed_fe_shaper and ed_fe_left_out). It has static functions only, allocates nothing, and needs no libc beyond memcpy
- * and memset.
+ * ed_fe_decimator, ed_fe_shaper and ed_fe_left_out). It has static functions only, allocates nothing, and needs no libc
+ * beyond memcpy and memset.
  *
  *     ed_fe_reset(fe);
  *     while (n > 0) {
