@@ -82,9 +82,7 @@ class ReachSession:
     def add_velocity(self, nwb: NWBFile) -> None:
         """Adds the velocity of the cursor to processing/behavior."""
         module = nwb.create_processing_module("behavior", "cursor")
-        module.add(
-            TimeSeries(name="cursor_vel", data=self.velocity, unit="cm/s", rate=100.0, description="(x, y)")
-        )
+        module.add(TimeSeries(name="cursor_vel", data=self.velocity, unit="cm/s", rate=100.0, description="(x, y)"))
 
     def write(self, path: Path, change: Callable[[NWBFile], None] | None = None) -> Path:
         """Writes the session as the standard says. `change` may add to the file before it is written."""

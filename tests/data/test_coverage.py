@@ -18,9 +18,7 @@ def test_seconds_are_counted_under_the_first_reason_that_applies() -> None:
     found = cover((8.0, 12.5), EDGES, after_end("LFP"), [("gap", first), ("noise", second), ("never", first & second)])
     assert found.session_s == pytest.approx(4.5)
     assert found.kept_s == pytest.approx(0.5)
-    assert found.left_out_s == pytest.approx(
-        {BEFORE: 2.0, "gap": 0.3, "noise": 0.2, "after the end of the LFP": 1.5}
-    )
+    assert found.left_out_s == pytest.approx({BEFORE: 2.0, "gap": 0.3, "noise": 0.2, "after the end of the LFP": 1.5})
     assert found.to_text() == (
         "0.5 of 4.5 s kept; left out: before the first bin 2 s, gap 0.3 s, noise 0.2 s, after the end of the LFP 1.5 s"
     )
