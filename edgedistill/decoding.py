@@ -92,8 +92,8 @@ def decode_file(decoder: Decoder, recording: Recording) -> Predictions:
 def decode_lfp(decoder: Decoder, lfp: Lfp) -> Iterator[Output]:
     """Yields outputs bin by bin. The file is read in blocks, so its length does not matter."""
     decoder.reset()
-    for frames in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels)):
-        yield from decoder.push(frames)
+    for block in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels)):
+        yield from decoder.push(block) if isinstance(block, np.ndarray) else decoder.gap(block.frames)
 
 
 def decode_stream(decoder: Decoder, stream: ByteStream) -> Iterator[list[Output]]:
