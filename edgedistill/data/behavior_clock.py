@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.behavior_series import BehaviorSeries
-from edgedistill.data.series import BLOCK_ROWS, read_strided_rows
 from edgedistill.data.hdf5_files import damaged_file_error
+from edgedistill.data.series import BLOCK_ROWS, read_strided_rows
 from edgedistill.errors import RecordingError
 
 MIN_RATE_HZ = 5  # a slower series would fill bins by interpolation; timestamps in milliseconds look like this too

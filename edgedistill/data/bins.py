@@ -181,9 +181,7 @@ def _sample_behavior(behavior: Behavior, ends_s: npt.NDArray[np.float64], valid:
     return outputs
 
 
-def list_known_reasons(
-    recording: Recording, clock: BinClock, lfp: Lfp | None, units: Units | None
-) -> Reasons:
+def list_known_reasons(recording: Recording, clock: BinClock, lfp: Lfp | None, units: Units | None) -> Reasons:
     """Returns why bins (T,) cannot be used, as far as the file says so without its samples, with the reasons' masks."""
     reasons: Reasons = []
     if lfp is not None:

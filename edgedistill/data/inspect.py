@@ -207,9 +207,7 @@ def _describe_behavior(behavior: Behavior) -> dict[str, object]:
     }
 
 
-def _write_notes(
-    recording: Recording, lfp: Lfp | None, units: Units | None, behavior: Behavior | None
-) -> list[str]:
+def _write_notes(recording: Recording, lfp: Lfp | None, units: Units | None, behavior: Behavior | None) -> list[str]:
     notes = [note for part in (lfp, units, behavior) if part is not None for note in part.notes]
     if lfp is not None:
         notes += [f"channel {one.id} is masked: {one.bad}" for one in lfp.electrodes if one.bad is not None]

@@ -13,7 +13,8 @@ from edgedistill.bundle.contents import DecoderSpec, read_decoder_spec
 from edgedistill.bundle.manifest import Channel, Manifest
 from edgedistill.data.behavior_choice import find_behavior_series
 from edgedistill.data.bins import file_sha256
-from edgedistill.data.lfp import Electrode, Lfp, find_electrical_series
+from edgedistill.data.lfp import Electrode, Lfp
+from edgedistill.data.lfp_choice import find_electrical_series
 from edgedistill.data.recording import Recording
 from edgedistill.data.series import Series
 from edgedistill.errors import RecordingError
