@@ -9,6 +9,8 @@ The response of the filters to that is known exactly, because they are linear.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from scipy.signal import sosfilt
@@ -55,9 +57,12 @@ def robust_deviation(values: Array, good: Mask) -> Array:
 def find_rings_of_losses(config: FrontEndConfig, lost: Mask, offset_uv: Array, deviation_uv: Array) -> Mask:
     """Returns the bins (T, C) in which the loss of earlier bins moves a channel by more than it matters.
 
-    `lost` (T, C) says where zeros went into the filters. `offset_uv` and `deviation_uv` are (C,).
+    `lost` (T, C) says where zeros went into the filters. `offset_uv` and `deviation_uv` are (C,). The first bins after
+    a loss always count, because the low-pass still holds zeros in place of the signal.
     """
     rings: Mask = np.zeros(lost.shape, np.bool_)
+    for late in range(1, math.ceil(1000 / (config.lowpass_hz * config.bin_ms)) + 1):
+        rings[late:] |= lost[:-late]
     _, shaper = filter_sections(config)
     step = config.decimation
     ends = -(-bin_edges(config.rate, 0, len(lost), config.bin_ms) // step)  # in samples that the shaper sees
@@ -66,8 +71,8 @@ def find_rings_of_losses(config: FrontEndConfig, lost: Mask, offset_uv: Array, d
         lengths = np.diff(ends[first:])
         response = sosfilt(shaper, np.repeat(lost[first:, channel].astype(np.float64), lengths))
         off = np.abs(response[np.cumsum(lengths) - 1] * offset_uv[channel])
-        rings[first:, channel] = off > MATTERS * deviation_uv[channel]
-    return rings
+        rings[first:, channel] |= off > MATTERS * deviation_uv[channel]
+    return rings & ~lost
 
 
 def find_rings_of_artefacts(config: FrontEndConfig, values: Array, invalid: Mask, deviation_uv: Array) -> Mask:
