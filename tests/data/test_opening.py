@@ -26,7 +26,8 @@ BEHAVIOR = "processing/behavior/cursor_vel"
 HOLD = """
 import sys, h5py
 file = h5py.File(sys.argv[1], "r+", **eval(sys.argv[2]))
-file.swmr_mode = "libver" in sys.argv[2]
+if "libver" in sys.argv[2]:
+    file.swmr_mode = True
 print("open", flush=True)
 sys.stdin.read()
 """

@@ -16,8 +16,8 @@ from pynwb.misc import Units as UnitsTable
 
 from edgedistill.data.observed_times import merge_intervals
 from edgedistill.data.recording import SeriesNames, Units, open_recording
+from edgedistill.data.spike_clock import require_spikes_inside
 from edgedistill.data.spike_times import HARMLESS_S, clean_spike_times
-from edgedistill.data.units import require_spikes_inside
 from edgedistill.errors import RecordingError
 
 from . import nwb_files as make
