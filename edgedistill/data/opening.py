@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgedistill.data.hdf5_datasets import import_plugins, require_readable
 from edgedistill.data.hdf5_files import find_errno, open_nwb2, reading_error, require_hdf5
-from edgedistill.data.hdf5_filters import import_plugins, require_readable
 from edgedistill.data.nwb_reading import Unreadable, read_nwb
 from edgedistill.data.session_files import is_zarr
 from edgedistill.data.zarr_sessions import open_zarr

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.data.candidates import Candidate
-from edgedistill.data.hdf5_filters import require_readable
+from edgedistill.data.hdf5_datasets import require_readable
 from edgedistill.data.observed_times import find_spikes_unobserved, read_observed
 from edgedistill.data.spike_times import Times, clean_spike_times, require_seconds, split_by_unit
 from edgedistill.data.unit_tables import SPIKE_TIMES, UnitTable, choose_unit_table, find_unit_tables

@@ -194,7 +194,9 @@ def test_an_lfp_that_cannot_be_built_is_named_and_the_rest_is_read(
         pytest.raises(RecordingError, match=f"--lfp LFP/ElectricalSeries: {LFP} cannot be read"),
     ):
         _ = recording.lfp
-    assert describe(path).units is not None
+    report = describe(path)
+    assert report.units is not None
+    assert any(words in problem for problem in report.problems)
 
 
 def test_two_parts_that_cannot_be_built_are_both_left_out(tmp_path: Path) -> None:

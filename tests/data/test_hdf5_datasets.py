@@ -1,4 +1,4 @@
-"""Data under a compression filter that is not installed are found at once, and read where it is installed."""
+"""Data that need a filter or a file that is not there are found at once, and read where it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from edgedistill.data.hdf5_filters import find_failing_filter, require_readable
+from edgedistill.data.hdf5_datasets import find_failing_filter, find_missing_file, require_readable
 from edgedistill.data.recording import open_recording
 from edgedistill.errors import RecordingError
 
@@ -99,3 +99,32 @@ def test_built_in_filters_need_nothing(tmp_path: Path) -> None:
         assert find_failing_filter(packed) is None
         require_readable(packed, tmp_path / "a.h5", "a")
         require_readable(np.arange(3), tmp_path / "a.h5", "a")
+
+
+def test_a_virtual_dataset_whose_file_is_gone_is_not_read_as_zeros(tmp_path: Path) -> None:
+    path = make.whole_session(tmp_path / "a.nwb")
+    with h5py.File(tmp_path / "raw.h5", "w") as raw:
+        raw["data"] = make.lfp_volts()
+    layout = h5py.VirtualLayout(shape=(31250, 3), dtype=np.float32)
+    layout[:] = h5py.VirtualSource("raw.h5", "data", shape=(31250, 3))
+    with h5py.File(path, "a") as file:
+        attributes = dict(file[LFP].attrs)
+        del file[LFP]
+        file.create_virtual_dataset(LFP, layout)
+        file[LFP].attrs.update(attributes)
+    with open_recording(path) as recording:
+        assert recording.lfp is not None
+        np.testing.assert_allclose(recording.lfp.read(0, 50), make.lfp_volts()[:50] * 1e6, rtol=1e-6)
+    (tmp_path / "raw.h5").rename(tmp_path / "moved.h5")
+    with open_recording(path) as recording, pytest.raises(RecordingError, match=r"lie in raw\.h5, which is not there"):
+        _ = recording.lfp
+
+
+def test_values_in_a_raw_file_that_is_gone_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", shape=(4,), dtype=np.int16, external=[("values.bin", 0, 8)])
+    with h5py.File(path, "r") as file:
+        assert find_missing_file(file["a"]) == "values.bin"
+        (tmp_path / "values.bin").write_bytes(bytes(8))
+        assert find_missing_file(file["a"]) is None
