@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.errors import OutputError
+from edgedistill.errors import OutputError, RecordingError
 from edgedistill.files import atomic_write, atomic_write_text
 
 
@@ -124,3 +124,29 @@ def test_the_longest_name_a_disk_allows_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / f"{'µ' * 125}.json"
     atomic_write_text(path, "text", "the ranges")
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError("Can't synchronously read data (inflate() failed)"),
+        OSError("Can't synchronously read data (file read failed: errno = 5, error message = 'Input/output error')"),
+        OSError("Unable to synchronously open object (bad object header version number)"),
+    ],
+)
+def test_a_failure_to_read_an_input_is_no_full_disk(tmp_path: Path, failure: OSError) -> None:
+    with pytest.raises(RecordingError, match="could not be read") as caught, atomic_write(tmp_path / "a", "the bins"):
+        raise failure
+    assert "full" not in str(caught.value)
+
+
+def test_hdf5_that_cannot_write_is_an_output_error(tmp_path: Path) -> None:
+    failure = OSError("Can't synchronously write data (file write failed: errno = 28, 'No space left on device')")
+    with pytest.raises(OutputError, match="the disk is full"), atomic_write(tmp_path / "a", "the bins"):
+        raise failure
+
+
+def test_a_drive_that_fails_is_not_called_full(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="drive failed") as caught, atomic_write(tmp_path / "a", "the bins"):
+        raise OSError(errno.EIO, "Input/output error")
+    assert "full" not in str(caught.value)

@@ -39,12 +39,12 @@ def inspect(path: Path, names: SeriesNames, as_json: bool) -> None:
         _show_bundle(open_bundle(path), as_json)
         return
     from edgedistill.data.inspect import describe
-    from edgedistill.data.session_files import find_session_files
+    from edgedistill.data.session_files import find_session_files, is_zarr
 
     found = [describe(file, names) for file in find_session_files([path])]
     if not as_json:
         click.echo("\n\n".join(inspection.to_text() for inspection in found))
-    elif path.is_dir():
+    elif path.is_dir() and not is_zarr(path):
         print_json({"kind": "folder", "path": str(path), "sessions": [_session_to_json(one) for one in found]})
     else:
         print_json(_session_to_json(found[0]))

@@ -16,7 +16,8 @@ from edgedistill.data.behavior import Behavior
 from edgedistill.data.lfp import Lfp
 from edgedistill.data.recording import Recording
 from edgedistill.data.session import BINS_PER_S, MIN_BINS
-from edgedistill.data.units import Units, require_spikes_inside
+from edgedistill.data.spike_clock import require_spikes_inside
+from edgedistill.data.units import Units
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import bin_edges
 

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgedistill.data.hdf5_datasets import import_plugins, require_readable
 from edgedistill.data.hdf5_files import find_errno, open_nwb2, reading_error, require_hdf5
-from edgedistill.data.hdf5_filters import import_plugins
 from edgedistill.data.nwb_reading import Unreadable, read_nwb
 from edgedistill.data.session_files import is_zarr
 from edgedistill.data.zarr_sessions import open_zarr
@@ -39,18 +39,16 @@ def open_nwb(path: Path) -> tuple[Any, Any, tuple[Unreadable, ...]]:
             got=str(error),
             next_step="pip install 'edgedistill[train]'",
         ) from error
+    file: Any = None
+    broken: tuple[Unreadable, ...] = ()
     with ExitStack() as opened, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pynwb warns of cached schemas and old conventions in files of other labs
         try:
-            broken: tuple[Unreadable, ...] = ()
-            lacking: list[str] = []
             if is_zarr(path):
                 reader = open_zarr(path)
             else:
                 import_plugins()
-                file = open_nwb2(h5py, path)
-                opened.callback(file.close)
-                lacking = [name for name in REQUIRED if name not in file]
+                file = opened.enter_context(open_nwb2(h5py, path))
                 broken = find_broken_links(file)
                 reader = LenientReader(file=file, mode="r", load_namespaces=True)
             opened.callback(reader.close)
@@ -58,7 +56,7 @@ def open_nwb(path: Path) -> tuple[Any, Any, tuple[Unreadable, ...]]:
         except RecordingError:
             raise
         except Exception as error:  # hdmf raises many kinds
-            raise _unreadable_file_error(path, error, lacking) from error
+            raise _explain_failure(path, file, error) from error
         opened.pop_all()  # the reader keeps the file open
     return reader, nwb, unreadable
 
@@ -73,10 +71,14 @@ def explain_read_errors(path: Path, what: str) -> Iterator[None]:
         raise reading_error(path, f"{what} cannot be read: {error}", number) from error
 
 
-def _unreadable_file_error(path: Path, error: Exception, lacking: list[str]) -> RecordingError:
+def _explain_failure(path: Path, file: Any, error: Exception) -> RecordingError:
+    """Returns why pynwb cannot read a file: a filter that is not installed, damage, or a part that is missing."""
     text = " ".join(str(error.args[-1] if error.args else error).split())[:300]
     if isinstance(error, OSError):
+        if file is not None:
+            file.visititems(lambda name, held: require_readable(held, path, name))
         return reading_error(path, text, find_errno(error))
+    lacking = [name for name in REQUIRED if file is not None and name not in file]
     return RecordingError(
         f"{path}: pynwb cannot read this file",
         got=f"no {', no '.join(lacking)}" if lacking else f"{type(error).__name__}: {text}",

@@ -21,7 +21,7 @@ import numpy as np
 from edgedistill.data.behavior import Behavior
 from edgedistill.data.behavior_choice import find_behavior, find_behavior_series
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
-from edgedistill.data.hdf5_filters import require_readable
+from edgedistill.data.hdf5_datasets import require_readable
 from edgedistill.data.invalid_times import PATH as INVALID_TIMES
 from edgedistill.data.invalid_times import InvalidTime, read_invalid_times
 from edgedistill.data.lfp import Lfp, find_lfp
@@ -135,6 +135,8 @@ class Recording:
         if table is None:
             return []
         with self._explain_errors("the electrode table"):
+            for name in table.colnames:
+                require_readable(table[name].data, self.path, f"general/extracellular_ephys/electrodes/{name}")
             columns = {name: data for name in table.colnames if (data := _read_column(table[name].data)) is not None}
         return [
             {"id": int(table.id[row])} | {name: _to_plain(column[row]) for name, column in columns.items()}

@@ -6,14 +6,10 @@ counts. Each is told by where the spikes lie, and refused.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from edgedistill.data.units import Units
 from edgedistill.errors import RecordingError
-
-if TYPE_CHECKING:
-    from edgedistill.data.units import Units
 
 MAX_OUTSIDE = 0.01  # share of the spikes
 FEW = 10  # spikes, of which a share would say nothing

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.data.candidates import Candidate
-from edgedistill.data.hdf5_filters import require_readable
+from edgedistill.data.hdf5_datasets import require_readable
 from edgedistill.data.observed_times import find_spikes_unobserved, read_observed
-from edgedistill.data.spike_clock import require_spikes_inside
 from edgedistill.data.spike_times import Times, clean_spike_times, require_seconds, split_by_unit
 from edgedistill.data.unit_tables import SPIKE_TIMES, UnitTable, choose_unit_table, find_unit_tables
 
-__all__ = ["Times", "Units", "find_units", "require_spikes_inside"]
+__all__ = ["Times", "Units", "find_units"]
 
 OBSERVED = "obs_intervals"
 
@@ -61,7 +60,7 @@ def read_units(table: UnitTable, file: Path, candidates: tuple[Candidate, ...] =
     names = tuple(f"unit {ids[row]} (row {row})" for row in range(len(ids)))
     for column in (SPIKE_TIMES, OBSERVED):
         if column in table.node.colnames:
-            _require_readable_column(table.node[column], file, f"{table.path}/{column}")
+            _require_readable_column(table.node[column], file, table.path)
     stored = split_by_unit(table.node[SPIKE_TIMES], len(names), where, file)
     spike_times, notes = clean_spike_times(stored, names, where, file)
     require_seconds(spike_times, where, file)
@@ -74,7 +73,8 @@ def read_units(table: UnitTable, file: Path, candidates: tuple[Candidate, ...] =
     return Units(file, table.path, spike_times, observed, candidates, notes, names)
 
 
-def _require_readable_column(column: Any, file: Path, path: str) -> None:
+def _require_readable_column(column: Any, file: Path, table: str) -> None:
+    """Checks a column, and the column that it is an index of."""
     while column is not None:
-        require_readable(column.data, file, path)
+        require_readable(column.data, file, f"{table}/{column.name}")
         column = getattr(column, "target", None)

@@ -1,7 +1,7 @@
-"""Finds data that were compressed with an HDF5 filter which is not installed here, before minutes of work begin.
+"""Finds out whether a dataset can be read, before minutes of work begin: its compression, and files that it lies in.
 
-HDF5 knows gzip and a few others. Blosc, Zstd and the like are plugins, most of which the package hdf5plugin brings. The
-identifiers are those that The HDF Group registers.
+The input is a dataset of an open file. HDF5 knows gzip and a few other filters. Blosc, Zstd and the like are plugins,
+most of which the package hdf5plugin brings. The identifiers are those that The HDF Group registers.
 """
 
 from __future__ import annotations
@@ -46,6 +46,26 @@ def find_failing_filter(dataset: Any) -> tuple[int, str, bool] | None:
     return None
 
 
+def find_missing_file(dataset: Any) -> str | None:
+    """Returns the first file that holds values of `dataset` and is not there, or None.
+
+    HDF5 gives zeros for the part of a virtual dataset whose file is missing, and no error.
+    """
+    import h5py
+
+    dataset = getattr(dataset, "dataset", dataset)
+    if not isinstance(dataset, h5py.Dataset) or not dataset:
+        return None
+    names = [name for name, _, _ in dataset.external or ()]
+    if dataset.is_virtual:
+        names += [source.file_name for source in dataset.virtual_sources() if source.file_name != "."]
+    for name in names:
+        here = Path(dataset.file.filename).parent / name
+        if "%" not in name and not here.exists() and not Path(name).exists():  # %b stands for a number
+            return str(name)
+    return None
+
+
 def _can_read_first(dataset: Any) -> bool:
     """Returns whether the first value can be read, because its chunk was stored without the filter."""
     if not dataset.size:
@@ -58,10 +78,17 @@ def _can_read_first(dataset: Any) -> bool:
 
 
 def require_readable(dataset: Any, file: Path, path: str) -> None:
-    """Raises RecordingError where `dataset`, which lies at `path` of `file`, was compressed with a filter that fails.
+    """Raises RecordingError where `dataset`, which lies at `path` of `file`, cannot be read.
 
-    The filter is not installed, or it cannot unpack the first chunk.
+    Either a file that holds its values is not there, or it was compressed with a filter that is not installed, or the
+    filter cannot unpack the first chunk.
     """
+    if lost := find_missing_file(dataset):
+        raise RecordingError(
+            f"{file}: the values of {path} lie in {lost}, which is not there",
+            causes=("the file was moved or renamed", "only a part of the session was copied"),
+            next_step=f"put {Path(lost).name} into {file.parent} again",
+        )
     failing = find_failing_filter(dataset)
     if failing is None:
         return
