@@ -93,7 +93,7 @@ def describe_odd_column(values: npt.NDArray[np.float64], times_s: npt.NDArray[np
     falls = int((steps < 0).sum())
     typical = float(np.median(steps))
     if typical and (np.abs(steps - typical) <= 1e-3 * abs(typical)).mean() >= NEARLY_ALL:
-        kind = "a counter" if abs(typical) < 1e3 else "a clock"
+        kind = "a counter" if abs(typical) < 1e3 and typical == round(typical) else "a clock"
         return f"{kind}, by {typical:.6g} each sample from {x[0]:.6g} to {x[-1]:.6g}"
     if falls > 1e-3 * len(steps):
         return None

@@ -70,7 +70,7 @@ def _explain(one: BehaviorSeries, choice: Choice | None, found: Sequence[Behavio
 
 
 def describe_choice(choice: Choice, columns: Sequence[Sequence[int]]) -> Iterator[str]:
-    """Yields a sentence for everything that was put together, left out or doubtful. `columns` are those of each track."""
+    """Yields a sentence for all that was put together, left out or doubtful. `columns` are those of each track."""
     family = choice.family
     for one in family.members:
         if one.meaning.doubt:
