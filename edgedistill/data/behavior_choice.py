@@ -129,6 +129,7 @@ def _build_behavior(choice: Choice, found: Sequence[BehaviorSeries], file: Path)
     family = choice.family
     first = family.members[0]
     derived = family.kind == "position"
+    moving = family.kind in ("position", "velocity") or bool(VELOCITY_UNIT.fullmatch(shorten_unit(first.node.unit)))
     columns = tuple(
         choice.columns or choose_columns(read_column_names(t.parts[0]), t.parts[0].columns) for t in family.tracks
     )
@@ -136,7 +137,7 @@ def _build_behavior(choice: Choice, found: Sequence[BehaviorSeries], file: Path)
     return Behavior(
         file=file,
         series=" + ".join(one.path for one in family.members),
-        names=name_outputs(family, columns, moving=family.kind in ("position", "velocity")),
+        names=name_outputs(family, columns, moving=moving),
         units=tuple(unit if not derived or VELOCITY_UNIT.fullmatch(unit) else f"{unit}/s" for unit in units),
         samples=sum(part.samples for part in family.tracks[0].parts),
         derived=f"velocity from {first.name}, differentiated over 10 ms bins" if derived else None,

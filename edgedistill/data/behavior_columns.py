@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgedistill.data.behavior_meaning import to_snake_case
 from edgedistill.data.behavior_series import BehaviorSeries
 
-CLOCK_NAME = re.compile(r"time|stamp|clock|frame|count|(?:^|_)(?:ind|idx|index|label|labels|id|sync|ts)(?:_|$)")
+CLOCK_NAME = re.compile(r"time|stamp|clock|frame|count|(?:^|_)(?:ind|idx|label|labels|id|sync|ts)(?:_|$)")
 PLACE_NAME = re.compile(r"(?:pos_?|loc_?|vel_?|v)?([xyz])(?:_?(?:pos|position|loc|location|vel|velocity))?_?(\d*)")
 UNIX_S = 1e9  # larger values that only rise are seconds, milliseconds or nanoseconds since 1970
 NEARLY_ALL = 0.95

@@ -82,7 +82,7 @@ def test_a_limb_is_read_before_a_head_and_a_movement_before_a_speed(tmp_path: Pa
     assert [c.series for c in behavior.candidates if c.read] == [behavior.series]
     assert len(behavior.candidates) == 5
     alone, _ = read_behavior(write_behavior(tmp_path / "b.nwb", {"running_speed": series["running_speed"]}))
-    assert alone.names == ("running_speed",)
+    assert alone.names == ("running_speed_vel",)
 
 
 def test_equals_are_told_with_the_option_for_each(tmp_path: Path) -> None:
@@ -159,6 +159,7 @@ EPOCHS = {
     "names": ("Position/hand_baseline", "Position/hand_washout"),
     "containers": ("epoch_1/hand_vel", "epoch_2/hand_vel"),
     "axes": ("Position/x_1", "Position/x_2"),
+    "padded": ("Position/trial001_hand_pos", "Position/trial012_hand_pos"),
 }
 
 

@@ -80,6 +80,22 @@ def test_two_markers_without_clocks_are_both_read(tmp_path: Path) -> None:
     assert read_behavior(path)[0].names == ("rat_vel_x", "rat_vel_y", "rat_vel_x2", "rat_vel_y2")
 
 
+def test_a_finger_that_is_named_index_is_no_counter(tmp_path: Path) -> None:
+    data = {"data": PLACE, "description": "flexion (index, middle)"}
+    assert read_behavior(write_behavior(tmp_path / "a.nwb", {"flexion_vel": data}))[0].names == (
+        "flexion_vel_index",
+        "flexion_vel_middle",
+    )
+
+
+def test_the_way_along_a_track_in_whole_ticks_can_be_read_by_its_column(tmp_path: Path) -> None:
+    ticks = np.cumsum(np.random.default_rng(0).poisson(3, 2000)).astype(np.float64)
+    path = write_behavior(tmp_path / "a.nwb", {"wheel_pos": {"data": ticks}})
+    with pytest.raises(RecordingError, match=r"wheel_pos\[0\]. where this is a movement after all"):
+        read_behavior(path)
+    assert np.nanmean(read_behavior(path, "wheel_pos[0]")[1]) == pytest.approx(300, rel=0.05)
+
+
 RNG = np.random.default_rng(3)
 
 
