@@ -32,7 +32,7 @@ class Behavior:
     """Holds the behavior of one session on the clock of the file. A bin that touches a NaN sample has no behavior."""
 
     file: Path
-    series: str  # path inside the file; the paths of several series are joined by " + "
+    series: str  # path inside the file; those of up to eight series are joined by " + "
     names: tuple[str, ...]  # names of the outputs, e.g. cursor_vel_x, also where positions are stored
     units: tuple[str, ...]  # units of the outputs
     samples: int  # of the first axis, all epochs together

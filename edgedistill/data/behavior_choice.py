@@ -24,6 +24,7 @@ from edgedistill.errors import RecordingError
 
 __all__ = ["find_behavior", "find_behavior_candidates", "find_behavior_series"]
 
+MOST_PATHS = 8  # that are listed one by one
 COLUMN_LIST = re.compile(r"(.+)\[\s*(\d+(?:\s*,\s*\d+)*)\s*\]")
 
 
@@ -136,7 +137,7 @@ def _build_behavior(choice: Choice, found: Sequence[BehaviorSeries], file: Path)
     units = [shorten_unit(t.parts[0].node.unit) for t, read in zip(family.tracks, columns, strict=True) for _ in read]
     return Behavior(
         file=file,
-        series=" + ".join(one.path for one in family.members),
+        series=_join_paths(family),
         names=name_outputs(family, columns, moving=moving),
         units=tuple(unit if not derived or VELOCITY_UNIT.fullmatch(unit) else f"{unit}/s" for unit in units),
         samples=sum(part.samples for part in family.tracks[0].parts),
@@ -148,3 +149,9 @@ def _build_behavior(choice: Choice, found: Sequence[BehaviorSeries], file: Path)
         _columns=columns,
         _trusted=choice.columns is not None,
     )
+
+
+def _join_paths(family: Family) -> str:
+    """Returns the paths of the members, or what they have in common where there are many."""
+    count = len(family.members)
+    return " + ".join(one.path for one in family.members) if count <= MOST_PATHS else f"{family.path} ({count} series)"

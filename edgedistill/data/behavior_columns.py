@@ -41,9 +41,11 @@ def read_column_names(series: BehaviorSeries) -> list[str] | None:
         names = _split_names(inside)
         if len(names) == count and len(set(names)) == count and all(re.fullmatch(r"[a-z]\w{0,11}", n) for n in names):
             return names
+    if count == 1 or not re.fullmatch(r"\s*[A-Za-z]\w*(?:\s*[,;]\s*[A-Za-z]\w*)+\s*", description):
+        return None  # a sentence
     names = _split_names(description)
     known = [bool(PLACE_NAME.fullmatch(name) or CLOCK_NAME.search(name)) for name in names]
-    if count > 1 and len(names) == count and len(set(names)) == count and sum(known) >= count / 2:
+    if len(names) == count and len(set(names)) == count and sum(known) >= count / 2:
         return [_shorten_place(name) for name in names]
     return None
 

@@ -201,6 +201,26 @@ def test_epochs_of_two_markers_are_not_mixed_and_each_can_be_named(tmp_path: Pat
     assert read_behavior(path, "led_1_series_2")[0].start_s == 10.0
 
 
+def test_many_trials_are_one_behavior_with_a_short_name(tmp_path: Path) -> None:
+    clocks = [times_at(100, 1.5 * trial, 1.2) for trial in range(12)]
+    path = write_behavior(
+        tmp_path / "a.nwb",
+        {
+            f"trial_{trial}/vel_{axis}": {"data": movement(clock)[:, "xy".index(axis)], "timestamps": clock}
+            for trial, clock in enumerate(clocks)
+            for axis in "xy"
+        },
+    )
+    behavior, values = read_behavior(path)
+    assert behavior.series == "processing/behavior/vel (24 series)"
+    assert behavior.names == ("vel_x", "vel_y")
+    known = np.isfinite(values).all(axis=1)
+    assert known.sum() == pytest.approx(12 * 120, abs=24)
+    np.testing.assert_allclose(values[known], movement(ENDS)[known], atol=2e-2)
+    assert len(behavior.spans()) == 12
+    assert sum(c.read for c in behavior.candidates) == 24
+
+
 def test_trials_that_run_at_the_same_time_are_refused(tmp_path: Path) -> None:
     one = {"data": movement(times_at(100)[:200]), "rate": 100.0}
     path = write_behavior(tmp_path / "a.nwb", {"trial_1": one, "trial_2": one, "trial_3": one})
