@@ -18,7 +18,6 @@ from .git_files import tracked_files
 ROOT = Path(__file__).resolve().parents[1]
 MAY_TELL = ("CHANGELOG.md", "docs/decisions.md", "benchmarks/results/", "tests/test_retired_names.py")
 OLD_SPELLING = (  # files of others and folders of earlier versions are read, whichever spelling they have
-    "edgedistill/data/behavior_choice.py",
     "edgedistill/models/files.py",
     "tests/models/test_files.py",
     "tests/pipeline/test_pretrained_student.py",

@@ -32,7 +32,7 @@ class Behavior:
     """Holds the behavior of one session on the clock of the file. A bin that touches a NaN sample has no behavior."""
 
     file: Path
-    series: str  # path inside the file; the paths of several series are joined by " + "
+    series: str  # path inside the file; those of up to eight series are joined by " + "
     names: tuple[str, ...]  # names of the outputs, e.g. cursor_vel_x, also where positions are stored
     units: tuple[str, ...]  # units of the outputs
     samples: int  # of the first axis, all epochs together
@@ -165,14 +165,15 @@ def _odd_columns_error(
         for column, name in zip_longest(range(series.columns), names)
     }
     good = [column for column in columns if column not in odd]
-    listed = [f"{labels[column]} {odd.get(column, 'moves')}" for column in columns]
-    option = f'--behavior "{series.path}[{",".join(map(str, good))}]"'
+    option = f'--behavior "{series.path}[{",".join(map(str, good or columns))}]"'
+    all_still = all(found.startswith(STILL) for found in odd.values())
+    anyway = "" if all_still else f", or {option} where this is a movement after all"
     return RecordingError(
         f"{file}: {'columns' if good else 'the columns'} of behavior {series.path} are no movement",
-        got="; ".join(listed),
+        got="; ".join(f"{labels[column]} {odd.get(column, 'moves')}" for column in columns),
         expected="columns that move back and forth",
         causes=("the tracker stores frame numbers, time stamps or labels beside the position",),
         next_step=f"{option} reads the others"
         if good
-        else f"name another series with --behavior; edgedistill inspect {file} lists them",
+        else f"name another series with --behavior; edgedistill inspect {file} lists them{anyway}",
     )

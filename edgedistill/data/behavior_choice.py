@@ -24,6 +24,7 @@ from edgedistill.errors import RecordingError
 
 __all__ = ["find_behavior", "find_behavior_candidates", "find_behavior_series"]
 
+MOST_PATHS = 8  # that are listed one by one
 COLUMN_LIST = re.compile(r"(.+)\[\s*(\d+(?:\s*,\s*\d+)*)\s*\]")
 
 
@@ -129,14 +130,15 @@ def _build_behavior(choice: Choice, found: Sequence[BehaviorSeries], file: Path)
     family = choice.family
     first = family.members[0]
     derived = family.kind == "position"
+    moving = family.kind in ("position", "velocity") or bool(VELOCITY_UNIT.fullmatch(shorten_unit(first.node.unit)))
     columns = tuple(
         choice.columns or choose_columns(read_column_names(t.parts[0]), t.parts[0].columns) for t in family.tracks
     )
     units = [shorten_unit(t.parts[0].node.unit) for t, read in zip(family.tracks, columns, strict=True) for _ in read]
     return Behavior(
         file=file,
-        series=" + ".join(one.path for one in family.members),
-        names=name_outputs(family, columns, moving=family.kind in ("position", "velocity")),
+        series=_join_paths(family),
+        names=name_outputs(family, columns, moving=moving),
         units=tuple(unit if not derived or VELOCITY_UNIT.fullmatch(unit) else f"{unit}/s" for unit in units),
         samples=sum(part.samples for part in family.tracks[0].parts),
         derived=f"velocity from {first.name}, differentiated over 10 ms bins" if derived else None,
@@ -147,3 +149,9 @@ def _build_behavior(choice: Choice, found: Sequence[BehaviorSeries], file: Path)
         _columns=columns,
         _trusted=choice.columns is not None,
     )
+
+
+def _join_paths(family: Family) -> str:
+    """Returns the paths of the members, or what they have in common where there are many."""
+    count = len(family.members)
+    return " + ".join(one.path for one in family.members) if count <= MOST_PATHS else f"{family.path} ({count} series)"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgedistill.data.behavior_meaning import to_snake_case
 from edgedistill.data.behavior_series import BehaviorSeries
 
-CLOCK_NAME = re.compile(r"time|stamp|clock|frame|count|(?:^|_)(?:ind|idx|index|label|labels|id|sync|ts)(?:_|$)")
+CLOCK_NAME = re.compile(r"time|stamp|clock|frame|count|(?:^|_)(?:ind|idx|label|labels|id|sync|ts)(?:_|$)")
 PLACE_NAME = re.compile(r"(?:pos_?|loc_?|vel_?|v)?([xyz])(?:_?(?:pos|position|loc|location|vel|velocity))?_?(\d*)")
 UNIX_S = 1e9  # larger values that only rise are seconds, milliseconds or nanoseconds since 1970
 NEARLY_ALL = 0.95
@@ -41,9 +41,11 @@ def read_column_names(series: BehaviorSeries) -> list[str] | None:
         names = _split_names(inside)
         if len(names) == count and len(set(names)) == count and all(re.fullmatch(r"[a-z]\w{0,11}", n) for n in names):
             return names
+    if count == 1 or not re.fullmatch(r"\s*[A-Za-z]\w*(?:\s*[,;]\s*[A-Za-z]\w*)+\s*", description):
+        return None  # a sentence
     names = _split_names(description)
     known = [bool(PLACE_NAME.fullmatch(name) or CLOCK_NAME.search(name)) for name in names]
-    if count > 1 and len(names) == count and len(set(names)) == count and sum(known) >= count / 2:
+    if len(names) == count and len(set(names)) == count and sum(known) >= count / 2:
         return [_shorten_place(name) for name in names]
     return None
 
@@ -93,7 +95,7 @@ def describe_odd_column(values: npt.NDArray[np.float64], times_s: npt.NDArray[np
     falls = int((steps < 0).sum())
     typical = float(np.median(steps))
     if typical and (np.abs(steps - typical) <= 1e-3 * abs(typical)).mean() >= NEARLY_ALL:
-        kind = "a counter" if abs(typical) < 1e3 else "a clock"
+        kind = "a counter" if abs(typical) < 1e3 and typical == round(typical) else "a clock"
         return f"{kind}, by {typical:.6g} each sample from {x[0]:.6g} to {x[-1]:.6g}"
     if falls > 1e-3 * len(steps):
         return None

@@ -18,7 +18,7 @@ from edgedistill.data.behavior_series import BehaviorSeries
 EPOCH_WORDS = "epoch|trial|block|segment|session|run"  # series that are numbered so never run at the same time
 EPOCH_NAMES = "pre|post|baseline|adaptation|washout|sleep|rest|task"
 NUMBER = re.compile(rf"\d+|(?<=_)(?:{EPOCH_NAMES})(?=_|$)")
-NUMBERED = re.compile(rf"(?:(?:^|_)(?:series|seg|part|{EPOCH_WORDS}))?_?#")
+NUMBERED = re.compile(rf"(?:(?<![a-z0-9])(?:series|seg|part|{EPOCH_WORDS}))?_?#")
 AXIS = re.compile(
     r"(?:^|_)(v|vel|pos|p)?(?:([xyz])(?=_|$)|([xyz])(?=(?:vel|pos|loc)(?:_|$))|(horizontal|vertical)(?=_|$))"
 )
@@ -154,8 +154,8 @@ def _group_epochs(series: Sequence[BehaviorSeries]) -> list[Track]:
         clash = _find_overlap(ordered)
         if clash is None:
             taken |= {one.path for one in free}
-            stem = re.sub(r"/+", "/", NUMBERED.sub("", str(pattern))).rstrip("/")
-            tracks.append(Track(tuple(ordered), stem.replace("/_", "/")))
+            words = [re.sub(r"_+", "_", name).strip("_") for name in NUMBERED.sub("", str(pattern)).split("/")]
+            tracks.append(Track(tuple(ordered), "/".join(filter(None, words))))
         elif re.search(rf"(?:^|[_/])(?:{EPOCH_WORDS})_?#", str(pattern)):
             overlaps |= {one.path: clash for one in free}
     tracks += [Track((s,), to_snake_case(s.path), overlaps.get(s.path)) for s in series if s.path not in taken]

@@ -23,6 +23,9 @@ from . import nwb_files as make
         ({"module": "kinematics", "name": "CursorVelocity"}, ("cursor_vel_x", "cursor_vel_y")),
         ({"module": None, "name": "FingerVel", "unit": "m/s"}, ("finger_vel_x", "finger_vel_y")),
         ({"name": "hand", "unit": "meters/second"}, ("hand_vel_x", "hand_vel_y")),
+        ({"description": "velocity of the cursor, columns x, y"}, ("cursor_vel_x", "cursor_vel_y")),
+        ({"description": "left, right"}, ("cursor_vel_x", "cursor_vel_y")),
+        ({"description": "Cursor velocity (vx, vy)."}, ("cursor_vel_vx", "cursor_vel_vy")),
         ({"name": "velocity", "description": "wheel (left, right)"}, ("vel_left", "vel_right")),
         (
             {"kind": "SpatialSeries", "container": "Position", "name": "cursor_pos", "unit": "cm"},
