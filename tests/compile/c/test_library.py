@@ -15,9 +15,9 @@ from click.testing import CliRunner
 
 from edgedistill.assets import asset_folder
 from edgedistill.bundle import Bundle, open_bundle
+from edgedistill.bundle.build_record import ABI_VERSION
 from edgedistill.cli import main
 from edgedistill.compile.c import library
-from edgedistill.bundle.build_record import ABI_VERSION
 from edgedistill.compile.c.library import compile_c_library
 from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.errors import ConfigError, EngineError, OutputError
