@@ -31,7 +31,6 @@ from edgedistill.runtime.c_state import (
     write_shift,
     write_student,
 )
-from edgedistill.runtime.shift import RunningAmplitude
 from edgedistill.runtime.stream import Flag, Floats, Output, State, take_part
 
 
@@ -169,9 +168,7 @@ class AbiEngine:
         if self.config.decimation > 1 and len(known["pending"]):
             held = [known["pending"].astype(np.float32)]
         if shift := take_part(state, "shift_"):
-            amplitude = RunningAmplitude(self.config.channels)
-            amplitude.import_state(shift)
-            write_shift(record, amplitude.export_state())
+            write_shift(record, shift)
         if student:
             write_student(self.shape, record, student)
         record["seen"] = int(state["seen"]) if "seen" in state else 0

@@ -17,6 +17,7 @@ from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig, filter_sections
 from edgedistill.numerics.state import require_state
+from edgedistill.runtime.shift import RunningAmplitude
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -102,7 +103,8 @@ def read_shift(record: npt.NDArray[np.void]) -> Arrays:
 
 
 def write_shift(record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Writes a state that `RunningAmplitude` accepted into a record."""
+    """Writes a running amplitude into a record. Raises EngineError, before anything changes, if it cannot be one."""
+    RunningAmplitude(len(record["shift_power"])).import_state(state)
     record["shift_power"], record["shift_bins"] = state["power"], state["bins"]
 
 

@@ -95,7 +95,7 @@ class NumpyStream:
         self._amplitude.reset()
 
     def export_stream(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns `seen` and the states of front end (`fe_*`), running amplitude (`shift_*`) and engine (`state_*`)."""
+        """Returns `seen`, and the state of front end (`fe_*`), running amplitude (`shift_*`) and engine (`state_*`)."""
         state: dict[str, npt.NDArray[Any]] = {"seen": np.array(self._seen, np.int64)}
         state |= {f"fe_{name}": array for name, array in self._front_end.export_state().items()}
         state |= {f"shift_{name}": array for name, array in self._amplitude.export_state().items()}

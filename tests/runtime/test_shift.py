@@ -181,7 +181,8 @@ def test_ordinary_data_and_small_changes_do_not_raise_it(setup: Setup, gain: flo
 
 
 @pytest.mark.parametrize(
-    ("gain", "raised_s", "cleared_s"), [(5, (12, 20), 6), (1e6, (10, 11), 80), (1e-3, (20, 30), 6), (1 / 5, (20, 40), 6)]
+    ("gain", "raised_s", "cleared_s"),
+    [(5, (12, 20), 6), (1e6, (10, 11), 80), (1e-3, (20, 30), 6), (1 / 5, (20, 40), 6)],
 )
 def test_another_gain_raises_it_and_the_old_one_clears_it(
     setup: Setup, gain: float, raised_s: tuple[float, float], cleared_s: float

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from edgedistill.assets import asset_folder
 from edgedistill.bundle import Bundle, open_bundle
+from edgedistill.bundle.build_record import ABI_VERSION
 from edgedistill.cli import main
 from edgedistill.compile.c import library
 from edgedistill.compile.c.library import compile_c_library
@@ -57,7 +58,7 @@ def test_the_folder_holds_the_library_its_sources_and_their_record(original: Bun
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != "build.json"}
     assert record["files"] == digests
     assert record["manifest"] == original.sha256
-    assert (record["target"], record["abi"], record["library"]) == ("host", 1, "libed_slow_1.so")
+    assert (record["target"], record["abi"], record["library"]) == ("host", ABI_VERSION, "libed_slow_1.so")
     needs = record["fingerprint"]
     assert needs["architecture"]
     assert "-ffp-contract=off" in needs["flags"]
