@@ -145,6 +145,6 @@ def _summarize(
         lfp=lfp,
         units=len(session.units),
         spikes=sum(len(unit.times_s) for unit in session.units),
-        behavior=tuple({"series": f"behavior/Position/{key}", "unit": unit} for key, unit in UNITS.items()),
+        behavior=tuple({"series": f"processing/behavior/Position/{key}", "unit": unit} for key, unit in UNITS.items()),
         notes=tuple(notes),
     )
