@@ -103,7 +103,7 @@ def _find_start(mat: Path, given: datetime | None) -> tuple[datetime, list[str]]
 def _summarize(path: Path, facts: FlintFile, notes: Sequence[str]) -> ConvertedFile:
     lfp = facts.lfp
     summary = LfpSummary(
-        series=("ecephys/LFP/lfp",),
+        series=("processing/ecephys/LFP/lfp",),
         channels=len(lfp.neurons),
         rate_hz=lfp.rate_hz,
         seconds=len(lfp.times_s) / lfp.rate_hz,
@@ -119,6 +119,6 @@ def _summarize(path: Path, facts: FlintFile, notes: Sequence[str]) -> ConvertedF
         lfp=summary,
         units=len(facts.unit_spikes()),
         spikes=sum(len(times) for _, times in facts.unit_spikes()),
-        behavior=tuple({"series": f"behavior/{place}/{name}", "unit": u} for name, place, u in behavior),
+        behavior=tuple({"series": f"processing/behavior/{place}/{name}", "unit": u} for name, place, u in behavior),
         notes=(*facts.notes, *notes),
     )

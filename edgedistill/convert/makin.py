@@ -26,6 +26,7 @@ from edgedistill.errors import RecordingError
 from edgedistill.files import atomic_write
 
 ZONE = "America/Los_Angeles"
+MOST_PPM = 1000  # a rate farther from the nominal one is another rate
 
 
 def convert_makin(
@@ -112,7 +113,8 @@ def _find_start(mat: Path, broadband: Path, wide: Broadband) -> datetime:
 def _describe_clock(wide: Broadband) -> list[str]:
     clock = wide.clock
     ppm = (clock.rate_hz / NOMINAL_HZ - 1) * 1e6
-    notes = [f"the rate is {clock.rate_hz:.10g} Hz by the timestamps, {ppm:+.1f} ppm from {NOMINAL_HZ:.10g} Hz"]
+    drift = f", {ppm:+.1f} ppm from {NOMINAL_HZ:.10g} Hz" if abs(ppm) < MOST_PPM else ""
+    notes = [f"the rate is {clock.rate_hz:.10g} Hz by the timestamps{drift}"]
     if clock.wander_s > 0.5 / clock.rate_hz:
         notes.append(f"the timestamps wander by {clock.wander_s * 1e6:.0f} us from that rate")
     for before, after in clock.gaps:
@@ -145,6 +147,6 @@ def _summarize(
         lfp=lfp,
         units=len(session.units),
         spikes=sum(len(unit.times_s) for unit in session.units),
-        behavior=tuple({"series": f"behavior/Position/{key}", "unit": unit} for key, unit in UNITS.items()),
+        behavior=tuple({"series": f"processing/behavior/Position/{key}", "unit": unit} for key, unit in UNITS.items()),
         notes=tuple(notes),
     )

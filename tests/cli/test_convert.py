@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ..convert.published import write_flint, write_makin
 from .calling import answer, call, refused
 
@@ -14,10 +16,11 @@ def test_a_session_of_makin_is_ready_for_every_command(tmp_path: Path) -> None:
     assert (file["path"], file["bytes"]) == (str(out), out.stat().st_size)
     assert (file["lfp"]["channels"], file["lfp"]["gaps"], file["units"]) == (2, 0, 7)
     found = answer("inspect", out)
-    assert not [lacks for lacks in found["missing"].values() if lacks]
+    assert all(command["ready"] for command in found["commands"].values()), found["commands"]
     assert found["problems"] == []
-    assert found["lfp"]["series"] == "acquisition/ElectricalSeriesBroadband"
-    assert found["lfp"]["rate_hz"] == file["lfp"]["rate_hz"]
+    assert [found["lfp"]["series"]] == file["lfp"]["series"]
+    assert found["behavior"]["series"] == file["behavior"][0]["series"]
+    assert found["lfp"]["rate_hz"] == pytest.approx(file["lfp"]["rate_hz"], rel=1e-9)
 
 
 def test_a_gap_and_the_true_rate_are_printed(tmp_path: Path) -> None:

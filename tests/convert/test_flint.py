@@ -96,6 +96,9 @@ def test_trials_without_a_pause_are_one_regular_series(tmp_path: Path) -> None:
     with open_recording(found.path) as recording:
         assert recording.lfp is not None
         assert (float(recording.lfp.rate), recording.lfp.frames) == (2000.0, 3 * 4000)
+        assert found.lfp.series == (recording.lfp.series,)
+        assert recording.behavior is not None
+        assert recording.behavior.series == found.behavior[-1]["series"]
 
 
 def test_the_unit_of_the_hand_is_told_from_its_size_or_named(tmp_path: Path) -> None:
