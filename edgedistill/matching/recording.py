@@ -121,7 +121,12 @@ def _describe_marks(bad: list[str | None], channels: tuple[Channel, ...], std: n
     if not marked:
         return None
     reasons = ", ".join(sorted(set(marked.values())))
-    return f"{len(marked)} channels that the file marks as bad are masked: {', '.join(marked)} ({reasons})"
+    count = (
+        "1 channel that the file marks as bad is"
+        if len(marked) == 1
+        else f"{len(marked)} channels that the file marks as bad are"
+    )
+    return f"{count} masked: {', '.join(marked)} ({reasons})"
 
 
 def _describe_session(recording: Recording, manifest: Manifest) -> str | None:
