@@ -122,6 +122,7 @@ def make_frames(rate: Fraction, channels: int, seconds: int, seed: int) -> np.nd
 
 def measure_stream(file: Path) -> Figures:
     """Measures the whole file, read as `edgedistill run` reads it."""
+    from edgedistill.data.lfp import Gap
     from edgedistill.data.recording import open_recording
 
     reading = filtering = 0.0
@@ -131,7 +132,8 @@ def measure_stream(file: Path) -> Figures:
         assert lfp is not None
         front = FrontEnd(FrontEndConfig(lfp.rate, lfp.channels))
         begin, mark = read_clocks(), time.perf_counter()
-        for block in lfp.blocks(int(lfp.rate)):
+        for block in lfp.read_blocks(int(lfp.rate)):
+            assert not isinstance(block, Gap)
             read = time.perf_counter()
             bins += len(front.push(block).values)
             reading, filtering, mark = (

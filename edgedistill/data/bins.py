@@ -152,8 +152,8 @@ def _filter_lfp(
     front_end = FrontEnd(config)
     values = np.empty((n_bins, lfp.channels))
     bad = np.empty((n_bins, lfp.channels), dtype=np.bool_)
-    for frames in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels)):
-        done = front_end.gap(frames.frames) if isinstance(frames, Gap) else front_end.push(frames)
+    for block in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels)):
+        done = front_end.gap(block.frames) if isinstance(block, Gap) else front_end.push(block)
         at, stop = done.first_bin, min(done.first_bin + len(done.values), n_bins)
         values[at:stop], bad[at:stop] = done.values[: stop - at], done.bad[: stop - at]
         if stop == n_bins:

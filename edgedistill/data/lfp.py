@@ -1,7 +1,8 @@
-"""Chooses the LFP among the ElectricalSeries of an NWB file, and reads its frames in microvolts.
+"""Reads the LFP of an NWB file in microvolts, on one regular grid of frames.
 
 The input is the time series of an open file. The output is an `Lfp`, which reads frames on demand, so that an hour of
-96 channels at 30 kHz is never held in memory. Volts become microvolts here and nowhere else.
+96 channels at 30 kHz is never held in memory. Segments of one array are put together. Between them, and where
+timestamps step forward, lie declared gaps.
 """
 
 from __future__ import annotations
@@ -10,228 +11,201 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.candidates import find_named
-from edgedistill.data.series import Series, read_nominal_rate, read_regular_clock
+from edgedistill.data.candidates import Candidate
+from edgedistill.data.electrodes import Electrode, read_electrodes
+from edgedistill.data.lfp_blocks import FrameReader
+from edgedistill.data.lfp_choice import MIN_RATE_HZ, choose_lfp
+from edgedistill.data.lfp_clock import Clock, Run, join_clocks, rates_agree, read_clock
+from edgedistill.data.lfp_layout import Layout, Scale, find_layout, read_scale
+from edgedistill.data.series import Series, read_nominal_rate
+from edgedistill.data.spike_band import SPIKE_BAND_RATIO, measure_low_ratio
 from edgedistill.errors import RecordingError
 
-MIN_RATE_HZ = 200
-READ_BYTES = 64 << 20  # largest float32 result of one read
-
-# pynwb always says volts; the attribute in the file is what its writer meant
-MICROVOLTS = {
-    "volts": 1e6, "volt": 1e6, "v": 1e6,
-    "millivolts": 1e3, "millivolt": 1e3, "mv": 1e3,
-    "microvolts": 1.0, "microvolt": 1.0, "uv": 1.0, "µv": 1.0, "μv": 1.0,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Electrode:
-    """Describes the electrode of one channel, as far as the electrode table does."""
-
-    id: str
-    label: str | None = None  # unique name of the contact, e.g. of the column `channel_name`
-    position: tuple[float, ...] | None = None
-    bad: str | None = None  # why the table marks it as bad
+__all__ = ["MIN_RATE_HZ", "Electrode", "Gap", "Lfp", "find_lfp"]
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Stands for frames that were lost."""
+    """Stands for declared lost frames in a stream of blocks."""
 
     frames: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Holds one stored array of the LFP: its frames and its scale."""
+
+    path: str
+    reader: FrameReader
+    scale: Scale
+
+
+@dataclass(frozen=True, eq=False)
 class Lfp:
-    """Reads the LFP of one session. Frame i lies at `start_s + i / rate` seconds on the clock of the file."""
+    """Reads the LFP of one session. The grid counts all frames from the first one, gaps included."""
 
     file: Path
-    series: str
-    others: tuple[str, ...]  # paths of the ElectricalSeries that were not chosen
-    rate: Fraction
-    frames: int
-    channels: int
-    channel_ids: tuple[str, ...]
-    start_s: float
+    series: str  # path inside the file; the paths of segments are joined by " + "
+    candidates: tuple[Candidate, ...]
+    electrodes: tuple[Electrode, ...]  # one per channel
     transposed: bool  # stored (channels, time), against the standard
-    gain_uv: npt.NDArray[np.float64] = field(repr=False)  # (channels,)
-    offset_uv: float
-    _data: Any = field(repr=False)
-    electrodes: tuple[Electrode, ...] = ()  # one a channel
+    notes: tuple[str, ...]  # sentences for the user
+    clock: Clock = field(repr=False)
+    _parts: tuple[Part, ...] = field(repr=False)
 
-    def times_at(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Returns the times in seconds of frames, on the clock of the file."""
-        return self.start_s + np.asarray(frames, np.float64) / float(self.rate)
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Returns the paths of the ElectricalSeries that are not read."""
+        return tuple(candidate.series for candidate in self.candidates if not candidate.read)
+
+    @property
+    def rate(self) -> Fraction:
+        """Returns the exact rate in Hz."""
+        return self.clock.rate
+
+    @property
+    def frames(self) -> int:
+        """Returns the length of the grid in frames, gaps included."""
+        return self.clock.frames
+
+    @property
+    def channels(self) -> int:
+        """Returns the number of channels."""
+        return len(self.electrodes)
+
+    @property
+    def channel_ids(self) -> tuple[str, ...]:
+        """Returns ids from the electrode table, or column numbers where those are missing or not unique."""
+        return tuple(electrode.id for electrode in self.electrodes)
+
+    @property
+    def start_s(self) -> float:
+        """Returns the time of the first frame in seconds."""
+        return self.clock.start_s
 
     @property
     def duration_s(self) -> float:
-        """Returns the duration in seconds: frames over rate."""
-        return float(self.frames / self.rate)
+        """Returns the seconds from the first frame to the end of the last one, on the clock of the file."""
+        return float(self.frames / self.rate) if self.clock.anchors is None else self.clock.stop_s - self.start_s
+
+    @property
+    def gaps(self) -> tuple[tuple[int, int], ...]:
+        """Returns (first grid frame, frames) of all declared gaps."""
+        return self.clock.gaps
+
+    def times_at(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Returns the times in s of grid frames, strictly increasing, on the clock of the file."""
+        return self.clock.times_at(frames)
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
-        """Reads the frames [start, stop) that exist as (frames, channels) in uV; NaN stays NaN."""
+        """Reads the grid frames [start, stop) that exist as (frames, channels) in uV. Gaps are NaN; NaN stays NaN.
+
+        Raises RecordingError when the file cannot be read.
+        """
         start, stop, _ = slice(start, stop).indices(self.frames)
-        try:
-            if self.transposed:
-                raw = np.ascontiguousarray(np.asarray(self._data[:, start:stop]).T)
-            else:
-                raw = np.asarray(self._data[start:stop])
-        except (OSError, RuntimeError) as error:
-            raise RecordingError(
-                f"{self.file}: frames {start} to {stop} of {self.series} cannot be read",
-                got=str(error),
-                causes=("the file is damaged", "it was compressed with a filter that is not installed"),
-                next_step="copy the file again, or check it with `h5ls -r`",
-            ) from error
-        return self._to_microvolts(raw.reshape(len(raw), self.channels))
+        pieces = list(self._runs_within(start, stop))
+        if len(pieces) == 1 and pieces[0][1:] == (start, stop):
+            return self._read_run(*pieces[0])
+        whole = np.full((max(0, stop - start), self.channels), np.nan, np.float32)
+        for run, first, last in pieces:
+            whole[first - start : last - start] = self._read_run(run, first, last)
+        return whole
 
-    def _to_microvolts(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        # a float32 product is exact enough for int16 and float32; wider types are scaled before they are rounded
-        narrow = raw.dtype.itemsize <= 2 or raw.dtype == np.float32
-        kind = np.float32 if narrow else np.float64
-        scaled = np.multiply(raw, self.gain_uv.astype(kind), dtype=kind)
-        if self.offset_uv:
-            scaled += kind(self.offset_uv)
-        return np.asarray(scaled, dtype=np.float32)
+    def read_blocks(
+        self, frames_per_block: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[npt.NDArray[np.float32] | Gap]:
+        """Yields the grid frames [start, stop) in order: blocks (n, channels) in uV, and gaps, each whole.
 
-    def read_blocks(self, frames_per_block: int) -> Iterator[npt.NDArray[np.float32] | Gap]:
-        """Yields all frames in order, (frames_per_block, channels) at a time. The last block may be shorter."""
-        span = self._choose_read_span(frames_per_block)
-        for first in range(0, self.frames, span):
-            loaded = self.read(first, first + span)
-            for at in range(0, len(loaded), frames_per_block):
-                yield loaded[at : at + frames_per_block]
+        Blocks have `frames_per_block` frames, and fewer only before a gap and at the end.
+        """
+        done, stop = start, self.frames if stop is None else stop
+        for run, first, last in self._runs_within(start, stop):
+            if first > done:
+                yield Gap(first - done)
+            done = last
+            for at in range(first, last, frames_per_block):
+                yield self._read_run(run, at, min(at + frames_per_block, last), streaming=True)
+        if done < min(stop, self.frames):
+            yield Gap(min(stop, self.frames) - done)
 
-    def _choose_read_span(self, frames_per_block: int) -> int:
-        """Returns how many frames to read at once: whole chunks, so that no chunk is unpacked twice."""
-        chunks = getattr(self._data, "chunks", None)
-        wanted = chunks[1 if self.transposed else 0] if chunks else 1
-        budget = max(1, READ_BYTES // (4 * self.channels))
-        return frames_per_block * max(1, min(-(-wanted // frames_per_block), budget // frames_per_block))
+    def _runs_within(self, start: int, stop: int) -> Iterator[tuple[Run, int, int]]:
+        for run in self.clock.runs:
+            first, last = max(start, run.at), min(stop, run.at + run.frames)
+            if first < last:
+                yield run, first, last
+
+    def _read_run(self, run: Run, first: int, last: int, streaming: bool = False) -> npt.NDArray[np.float32]:
+        part, shift = self._parts[run.part], run.first - run.at
+        return part.scale.apply(part.reader.read(first + shift, last + shift, streaming))
 
 
 def find_lfp(series: Sequence[Series], file: Path, named: str | None = None) -> Lfp | None:
-    """Returns the LFP among the series of a file, or None.
+    """Returns the LFP among the series of a file, or None. `lfp_choice` holds the rules; `named` comes from `--lfp`.
 
-    Series of at least 200 Hz come before slower ones. Among them, a series in an LFP container or with "lfp" in its
-    path comes first, then other processed series, then raw acquisition. The series with most channels wins a tie.
-
-    Raises RecordingError where the chosen series has no regular clock or is not (time, channels).
+    Raises RecordingError where the choice is not clear, and where the chosen series has no usable clock or shape.
     """
-    found = sorted(find_electrical_series(series), key=_rank)
-    if not found:
-        return None
-    if named is not None:
-        first = find_named(found, named, "--lfp", file)[0]
-        found = [first, *(one for one in found if one is not first)]
-    return _open_lfp(found[0], tuple(s.path for s in found[1:]), file)
+    choice = choose_lfp(series, file, named, lambda parts: _find_fault(parts, file))
+    return None if choice is None else _open(choice.parts, choice.candidates, file)
 
 
-def find_electrical_series(series: Sequence[Series]) -> list[Series]:
-    """Returns the series of continuous voltages. Snippets around spikes are not among them."""
-    from pynwb.ecephys import ElectricalSeries, SpikeEventSeries
-
-    return [s for s in series if isinstance(s.node, ElectricalSeries) and not isinstance(s.node, SpikeEventSeries)]
-
-
-def _rank(series: Series) -> tuple[bool, int, int, str]:
-    named = "lfp" in series.path.lower() or type(series.node.parent).__name__ == "LFP"
-    tier = 0 if named else 2 if series.path.startswith("acquisition/") else 1
-    return not read_nominal_rate(series) >= MIN_RATE_HZ, tier, -_find_layout(series)[1], series.path
+def _find_fault(parts: Sequence[Series], file: Path) -> str | None:
+    """Returns that the data are the spike band, or None."""
+    part, layout = _open_part(parts[0], file)
+    ratio = measure_low_ratio(part.reader, part.scale, read_nominal_rate(parts[0]))
+    if layout.frames and ratio is not None and ratio < SPIKE_BAND_RATIO:
+        return f"its data are the spike band: 2 to 50 Hz has {ratio:.2g} times the power density of 300 Hz and above"
+    return None
 
 
-def _find_layout(series: Series) -> tuple[int, int, bool]:
-    """Returns (frames, channels, transposed). One row for each electrode means that time comes second."""
-    shape = series.shape
-    if len(shape) < 2:
-        return (shape[0] if shape else 0), 1, False
-    count = len(_read_electrode_rows(series) or ())
-    transposed = count == shape[0] and count != shape[1]
-    return (shape[1], shape[0], True) if transposed else (shape[0], shape[1], False)
+def _open_part(series: Series, file: Path) -> tuple[Part, Layout]:
+    layout = find_layout(series, file)
+    reader = FrameReader(series.node.data, layout.frames, layout.channels, layout.transposed, file, series.path)
+    return Part(series.path, reader, read_scale(series, layout.channels, file)), layout
 
 
-def _read_electrode_rows(series: Series) -> list[int] | None:
-    region = getattr(series.node, "electrodes", None)
-    return None if region is None else [int(row) for row in region.data[:]]
-
-
-def _read_channel_ids(series: Series, channels: int) -> tuple[str, ...]:
-    """Returns ids from the electrode table, or column numbers where those are missing or not unique."""
-    rows = _read_electrode_rows(series)
-    if rows is not None and len(rows) == channels:
-        ids = tuple(str(series.node.electrodes.table.id[row]) for row in rows)
-        if len(set(ids)) == channels:
-            return ids
-    return tuple(str(channel) for channel in range(channels))
-
-
-def _open_lfp(series: Series, others: tuple[str, ...], file: Path) -> Lfp:
-    node, shape = series.node, series.shape
-    if len(shape) not in (1, 2) or not np.issubdtype(node.data.dtype, np.number) or 0 in shape[1:]:
-        raise RecordingError(
-            f"{file}: {series.path} is not an LFP of time by channels",
-            got=f"shape {shape}, type {node.data.dtype}",
-            expected="numbers in (time, channels)",
-            next_step="write the series again as (time, channels)",
-        )
-    frames, channels, transposed = _find_layout(series)
-    start_s, rate = read_regular_clock(series, frames, file)
-    volts = MICROVOLTS.get(str(getattr(node.data, "attrs", {}).get("unit", "volts")).strip().lower(), 1e6)
+def _open(chosen: Sequence[Series], candidates: tuple[Candidate, ...], file: Path) -> Lfp:
+    opened = [_open_part(series, file) for series in chosen]
+    clocks = [
+        read_clock(series, layout.frames, file, part)
+        for part, (series, (_, layout)) in enumerate(zip(chosen, opened, strict=True))
+    ]
+    _require_like_parts(chosen, opened, clocks, file)
+    clock = join_clocks(clocks)
+    electrodes, table_notes = read_electrodes(chosen[0].node, opened[0][1].channels)
+    notes = [
+        f"{s.path} is stored (channels, time), as {x.why}; read as such"
+        for s, (_, x) in zip(chosen, opened, strict=True)
+        if x.why
+    ]
+    if len(chosen) > 1:
+        lost = sum(frames for _, frames in clock.gaps) / float(clock.rate)
+        notes.append(f"{len(chosen)} segments of one array are put together, with {lost:.3f} s of gaps between them")
     return Lfp(
         file=file,
-        series=series.path,
-        others=others,
-        rate=rate,
-        frames=frames,
-        channels=channels,
-        channel_ids=_read_channel_ids(series, channels),
-        start_s=start_s,
-        transposed=transposed,
-        gain_uv=_read_gain(node, channels, file, series.path) * volts,
-        offset_uv=float(getattr(node, "offset", None) or 0.0) * volts,
-        _data=node.data,
-        electrodes=_read_electrodes(series, channels),
+        series=" + ".join(series.path for series in chosen),
+        candidates=candidates,
+        electrodes=electrodes,
+        transposed=opened[0][1].transposed,
+        notes=(*notes, *clock.notes, *table_notes),
+        clock=clock,
+        _parts=tuple(part for part, _ in opened),
     )
 
 
-def _read_electrodes(series: Series, channels: int) -> tuple[Electrode, ...]:
-    ids, rows = _read_channel_ids(series, channels), _read_electrode_rows(series)
-    if rows is None or len(rows) != channels:
-        return tuple(Electrode(id) for id in ids)
-    table = series.node.electrodes.table
-    labels = (
-        [str(table["channel_name"][row]) for row in rows] if "channel_name" in table.colnames else [None] * channels
-    )
-    axes = [name for name in ("rel_x", "rel_y") if name in table.colnames]
-    axes = axes or [name for name in ("x", "y", "z") if name in table.colnames]
-    marked = [bool(table["bad_channel"][row]) if "bad_channel" in table.colnames else False for row in rows]
-    return tuple(
-        Electrode(
-            id,
-            label,
-            tuple(float(table[axis][row]) for axis in axes) or None,
-            "bad_channel is true" if bad else None,
-        )
-        for id, label, bad, row in zip(ids, labels, marked, rows, strict=True)
-    )
-
-
-def _read_gain(node: Any, channels: int, file: Path, path: str) -> npt.NDArray[np.float64]:
-    """Returns by channel the factor from stored numbers to the file's unit: `conversion` times `channel_conversion`."""
-    conversion = 1.0 if node.conversion is None else float(node.conversion)
-    per_channel = getattr(node, "channel_conversion", None)
-    factors = np.ones(channels) if per_channel is None else np.asarray(per_channel[:], np.float64).ravel()
-    if len(factors) != channels or not np.isfinite(factors * conversion).all():
-        raise RecordingError(
-            f"{file}: {path} cannot be converted to volts",
-            got=f"conversion {conversion}, channel_conversion for {len(factors)} of {channels} channels",
-            expected="finite factors, one per channel",
-            next_step="correct `conversion` and `channel_conversion` in the file",
-        )
-    return factors * conversion
+def _require_like_parts(
+    chosen: Sequence[Series], opened: Sequence[tuple[Part, Layout]], clocks: Sequence[Clock], file: Path
+) -> None:
+    """Refuses segments whose real clocks or channels differ, which their first and last timestamps did not tell."""
+    for series, (_, layout), clock in zip(chosen[1:], opened[1:], clocks[1:], strict=True):
+        if layout.channels != opened[0][1].channels or not rates_agree([clock.rate, clocks[0].rate]):
+            raise RecordingError(
+                f"{file}: {chosen[0].path} and {series.path} are not segments of one array",
+                got=f"{opened[0][1].channels} channels at {float(clocks[0].rate):.10g} Hz, "
+                f"and {layout.channels} channels at {float(clock.rate):.10g} Hz",
+                expected="the same channels and rate",
+                next_step=f"--lfp {chosen[0].path} reads the first alone",
+            )

@@ -1,8 +1,8 @@
-"""Finds the time series of an open NWB file, wherever they lie, and the exact clock of a regular one.
+"""Finds the time series of an open NWB file, wherever they lie, and the exact rate of a regular one.
 
-The input is the pynwb object. The outputs are `Series` (a path inside the file and the pynwb object) and, for a series
-that must be regular, its start in seconds and its rate as an exact fraction. Bin edges are counted from that fraction,
-because a rate such as 24414.0625 / 24 Hz drifts when it is rounded to a float.
+The input is the pynwb object. The outputs are `Series` (a path inside the file and the pynwb object) and rates as exact
+fractions. Bin edges are counted from such a fraction, because a rate such as 24414.0625 / 24 Hz drifts when it is
+rounded to a float.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from edgedistill.errors import RecordingError
 
 BLOCK_ROWS = 1 << 20
 
@@ -91,69 +88,6 @@ def read_nominal_rate(series: Series) -> float:
         return 0.0
     span = float(times[-1]) - float(times[0])
     return (len(times) - 1) / span if span > 0 else 0.0
-
-
-def read_regular_clock(series: Series, frames: int, file: Path) -> tuple[float, Fraction]:
-    """Returns the start in seconds and the exact rate in Hz of a series of `frames` frames.
-
-    Raises RecordingError for a rate that is not a positive number, and for timestamps that leave a regular grid by more
-    than half a frame (pauses, lost packets, several recordings in one series).
-    """
-    nominal = read_nominal_rate(series)
-    if not (np.isfinite(nominal) and nominal > 0):
-        raise RecordingError(
-            f"{file}: {series.path} has no usable clock",
-            got=f"rate {series.node.rate}, {0 if series.node.timestamps is None else frames} timestamps",
-            expected="a positive rate, or increasing timestamps in seconds",
-            next_step="write the series again with `rate` and `starting_time`",
-        )
-    if series.node.rate is not None:
-        start = series.node.starting_time
-        return 0.0 if start is None else float(start), find_exact_rate(nominal)
-    return _read_clock_from_timestamps(series, frames, file)
-
-
-def _read_clock_from_timestamps(series: Series, frames: int, file: Path) -> tuple[float, Fraction]:
-    times = series.node.timestamps
-    if len(times) != frames:
-        raise RecordingError(
-            f"{file}: {series.path} has {len(times)} timestamps for {frames} frames",
-            causes=("the file was cut while it was written", "data and timestamps come from two recordings"),
-            next_step="write the series again with `rate` and `starting_time`",
-        )
-    start, duration = float(times[0]), float(times[-1]) - float(times[0])
-    # timestamps are often rounded to a microsecond, which blurs the rate by about 2 us over the whole file
-    rate = find_exact_rate((frames - 1) / duration, max(1e-9, 2e-6 / duration))
-    off_frames, step_s, step_at = _find_irregularity(times, start, float(rate))
-    if not off_frames <= 0.5:
-        raise RecordingError(
-            f"{file}: the timestamps of {series.path} are irregular",
-            got=f"a step of {step_s:.6g} s after frame {step_at}, at {float(times[step_at]):.3f} s, "
-            f"where about {float(1 / rate):.6g} s were due",
-            expected="frames on a regular grid, each within half a frame",
-            causes=("the recording was paused or lost packets", "trials were stored one after another"),
-            next_step="store each regular stretch as a file of its own, or fill the pauses with NaN",
-        )
-    return start, rate
-
-
-def _find_irregularity(times: Any, start: float, rate: float) -> tuple[float, float, int]:
-    """Returns the largest distance from the grid in frames, the oddest step in s, and the frame before that step.
-
-    The timestamps are read in blocks, because an hour at 30 kHz has 0.9 GB of them.
-    """
-    off, step, step_at = 0.0, 1 / rate, 0
-    for first in range(0, len(times), BLOCK_ROWS):
-        block = np.asarray(times[first : first + BLOCK_ROWS + 1], dtype=np.float64)
-        frames = np.arange(first, first + len(block))
-        deviation = np.abs((block - start) * rate - frames)
-        off = max(off, float(np.where(np.isnan(deviation), np.inf, deviation).max()))
-        steps = np.diff(block)
-        if steps.size:
-            worst = int(np.argmax(np.where(np.isnan(steps), np.inf, np.abs(steps - 1 / rate))))
-            if not abs(steps[worst] - 1 / rate) <= abs(step - 1 / rate):
-                step, step_at = float(steps[worst]), first + worst
-    return off, step, step_at
 
 
 def read_strided_rows(data: Any, stride: int, transposed: bool = False) -> npt.NDArray[np.float64]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.lfp import Electrode
+from edgedistill.data.electrodes import Electrode
 from edgedistill.errors import ConfigError, RecordingError
 from edgedistill.files import atomic_write
 from edgedistill.frontend import FrontEndConfig, settling_bins

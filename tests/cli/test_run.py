@@ -15,15 +15,14 @@ from ..bundles import CHANNELS
 from .calling import answer, call, refused
 
 
-@pytest.fixture(scope="module")
-def loud(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recording that has one series with another gain, and one without its gain."""
+def recorded(path: Path, *names: str, gain: float) -> Path:
+    """Writes a recording that has the same LFP under each of these names."""
     from ..data.nwb_files import add_lfp, lfp_volts, new_nwb, write
 
     nwb = new_nwb()
-    add_lfp(nwb, 8 * lfp_volts(seconds=20), name="lfp")
-    add_lfp(nwb, 1e6 * lfp_volts(seconds=20), name="volts")
-    return write(nwb, tmp_path_factory.mktemp("loud") / "loud.nwb")
+    for name in names:
+        add_lfp(nwb, gain * lfp_volts(seconds=20), name=name)
+    return write(nwb, path)
 
 
 def test_run_writes_csv_and_nwb_and_says_what_was_flagged(bundle: Path, session: Path, tmp_path: Path) -> None:
@@ -52,7 +51,8 @@ def test_a_stream_prints_what_the_file_of_the_same_frames_gives(bundle: Path) ->
     assert 1 in columns["bad_channels"]
 
 
-def test_warnings_are_lines_on_stderr_and_in_the_json(bundle: Path, loud: Path, tmp_path: Path) -> None:
+def test_warnings_are_lines_on_stderr_and_in_the_json(bundle: Path, tmp_path: Path) -> None:
+    loud = recorded(tmp_path / "loud.nwb", "lfp", gain=8)
     words = ("run", bundle, loud, "--out", tmp_path / "out.csv")
     warned = call(*words)
     assert warned.exit_code == 0
@@ -63,9 +63,16 @@ def test_warnings_are_lines_on_stderr_and_in_the_json(bundle: Path, loud: Path, 
     assert answer(*words)["warnings"] == [line.removeprefix("warning: ") for line in lines]
 
 
-def test_a_recording_with_an_impossible_amplitude_is_refused(bundle: Path, loud: Path) -> None:
-    refused("run", bundle, loud, "--lfp", "volts", says=("volts", "conversion", "edgedistill inspect"))
-    refused("run", bundle, loud, "--lfp", "none", says=("--lfp none", "lfp, "))
+def test_a_recording_with_an_impossible_amplitude_is_refused(bundle: Path, tmp_path: Path) -> None:
+    volts = recorded(tmp_path / "volts.nwb", "lfp", gain=1e6)
+    refused("run", bundle, volts, says=("volts.nwb", "LFP/lfp", "conversion", "edgedistill inspect"))
+
+
+def test_the_lfp_is_read_that_is_named(bundle: Path, tmp_path: Path) -> None:
+    two = recorded(tmp_path / "two.nwb", "lfp", "lfp_of_pmd", gain=0.6)
+    refused("run", bundle, two, says=("several series", "--lfp lfp_of_pmd"))
+    refused("run", bundle, two, "--lfp", "none", says=("--lfp none", "LFP/lfp_of_pmd"))
+    assert answer("run", bundle, two, "--lfp", "lfp_of_pmd")["series"] == "processing/ecephys/LFP/lfp_of_pmd"
 
 
 def test_predictions_on_stdout_are_nothing_but_csv(bundle: Path, session: Path) -> None:

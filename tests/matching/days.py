@@ -44,6 +44,7 @@ def write_day(
     after: timedelta = timedelta(),
     rate: float = RATE,
     names: tuple[str, ...] = ("lfp",),
+    starts: tuple[float, ...] | None = None,
     volts: float = 1e-6,
     **series: Any,
 ) -> Path:
@@ -66,10 +67,10 @@ def write_day(
         nwb.add_electrode(id=ids[row], location="M1", group=group, **columns)
     lfp = LFP(name="LFP")
     nwb.create_processing_module("ecephys", "test").add(lfp)
-    for name in names:
+    for name, start in zip(names, starts or [0.0] * len(names), strict=True):
         region = nwb.create_electrode_table_region([0, 1, 2], "all")
         data = (frames_uv[:, list(order)] * volts).astype(np.float32)
-        clock = {} if "timestamps" in series else {"rate": rate}
+        clock = {} if "timestamps" in series else {"rate": rate, "starting_time": start}
         lfp.add_electrical_series(ElectricalSeries(name=name, data=data, electrodes=region, **clock, **series))
     return write(nwb, path)
 

@@ -170,18 +170,33 @@ def test_the_series_of_the_bundle_is_read_unless_another_is_named(bundle: Bundle
             assert match_recording(bundle, recording).series == f"processing/ecephys/LFP/{expected}"
 
 
-def test_a_series_of_that_name_elsewhere_is_read_and_without_one_the_rules_choose(
+def with_series(first_day: Path, out: Path, series: str) -> Bundle:
+    return bundle_of(first_day, out, provenance={"sessions": {}, "series": {"s1": {"lfp": series}}})
+
+
+def test_a_series_of_that_name_elsewhere_is_read_and_without_one_the_rules_hold(
     first_day: Path, tmp_path: Path
 ) -> None:
     path = write_day(tmp_path / "two.nwb", names=("a_lfp", "lfp"))
-    for stated, expected in (("acquisition/lfp", "lfp"), ("acquisition/gone", "a_lfp")):
-        elsewhere = bundle_of(
-            first_day,
-            tmp_path / f"{expected}.edge",
-            provenance={"sessions": {}, "series": {"s1": {"lfp": stated}}},
-        )
+    with open_recording(path) as recording:
+        moved = with_series(first_day, tmp_path / "moved.edge", "acquisition/lfp")
+        assert match_recording(moved, recording).series == SERIES
+        gone = with_series(first_day, tmp_path / "gone.edge", "acquisition/gone")
+        with pytest.raises(RecordingError, match="--lfp a_lfp"):
+            match_recording(gone, recording)
+
+
+def test_all_segments_of_the_bundles_array_are_read(first_day: Path, tmp_path: Path) -> None:
+    folder = "processing/ecephys/LFP"
+    names, starts = ("M1_1", "M1_2", "PMd_1", "PMd_2"), (0.0, 21.0, 0.0, 21.0)
+    path = write_day(tmp_path / "pieces.nwb", names=names, starts=starts)
+    for number, stated in enumerate((f"{folder}/PMd_1 + {folder}/PMd_2 + {folder}/PMd_3", f"{folder}/PMd_1")):
+        bundle = with_series(first_day, tmp_path / f"{number}.edge", stated)
         with open_recording(path) as recording:
-            assert match_recording(elsewhere, recording).series == f"processing/ecephys/LFP/{expected}"
+            matched = match_recording(bundle, recording)
+            assert matched.series == f"{folder}/PMd_1 + {folder}/PMd_2"
+            ends, bins_per_s = matched.find_bin_ends(np.array([4, 5, 5254]))
+        assert (bins_per_s, ends[-1]) == (100, pytest.approx(0.03))
 
 
 class Pieces:

@@ -1,0 +1,165 @@
+"""Reads what the electrode table says of the channels of an LFP: labels, positions, and marks of bad channels.
+
+The input is a pynwb ElectricalSeries. The outputs are an `Electrode` for each channel, and plain sentences on the
+columns that were used or that look like marks but could not be used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LABEL_COLUMNS = (
+    *("channel_name", "channel_label", "label", "electrode_name", "electrode_label", "contact_name", "contact_label"),
+    *("contact_id", "contact_ids", "electrode_id", "channel_id", "name", "names", "channel", "contact"),
+)
+POSITION_COLUMNS = (("rel_x", "rel_y", "rel_z"), ("x", "y", "z"))
+
+# The columns of the electrode table that mark bad channels, in small letters and without underscores.
+BAD_COLUMNS = (
+    *("bad", "isbad", "badchannel", "badchannels", "isbadchannel", "badelectrode", "isbadelectrode", "badcontact"),
+    *("noisy", "isnoisy", "noisychannel", "dead", "isdead", "deadchannel", "broken", "isbroken", "rejected", "reject"),
+    *("exclude", "excluded", "artifact", "floating", "outofbrain", "disconnected"),
+)
+GOOD_COLUMNS = (
+    *("good", "isgood", "goodchannel", "goodchannels", "isgoodchannel", "goodelectrode", "valid", "isvalid"),
+    *("validchannel", "usable", "isusable", "use", "used", "included", "include", "connected", "isconnected"),
+)
+QUALITY_COLUMNS = (
+    *("quality", "channelquality", "electrodequality", "status", "channelstatus", "electrodestatus", "state"),
+    *("condition", "channelcondition", "qc", "channelqc"),
+)
+BAD_WORDS = (
+    *("bad", "noise", "noisy", "dead", "out", "broken", "reject", "rejected", "exclude", "excluded", "invalid"),
+    *("unusable", "faulty", "defective", "disconnected", "floating", "open", "shorted", "fail", "failed", "flat"),
+)
+TRUE_WORDS, FALSE_WORDS = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
+GOOD_WORDS = ("good", "ok", "okay", "fine", "usable", "valid", "clean", "pass", "passed")
+
+
+@dataclass(frozen=True)
+class Electrode:
+    """Holds what the electrode table says of one channel."""
+
+    id: str
+    label: str | None = None  # from the first of LABEL_COLUMNS whose values are all different
+    position: tuple[float, ...] | None = None  # rel_x, rel_y, rel_z or else x, y, z, as far as the table has them
+    bad: str | None = None  # why the table marks the channel as bad, e.g. "bad_channel is True"
+
+
+def read_electrode_rows(node: Any) -> tuple[int, ...] | None:
+    """Returns the rows of the electrode table that a series names, one per channel, or None without a table."""
+    region = getattr(node, "electrodes", None)
+    return None if region is None else tuple(int(row) for row in region.data[:])
+
+
+def read_electrodes(node: Any, channels: int) -> tuple[tuple[Electrode, ...], tuple[str, ...]]:
+    """Returns an `Electrode` per channel, and notes. Without a usable table the ids are the numbers of the columns."""
+    rows = read_electrode_rows(node)
+    if rows is None or len(rows) != channels:
+        return tuple(Electrode(str(channel)) for channel in range(channels)), ()
+    table = node.electrodes.table
+    ids = [str(table.id[row]) for row in rows]
+    if len(set(ids)) != channels:
+        ids = [str(channel) for channel in range(channels)]
+    columns = {name: _pick(table[name].data, rows) for name in table.colnames if np.ndim(table[name].data) == 1}
+    labels, positions = _find_labels(columns, channels), _find_positions(columns, channels)
+    bad, notes = find_bad_channels(columns, channels)
+    return tuple(
+        Electrode(ids[c], labels[c] if labels else None, positions[c] if positions else None, bad.get(c))
+        for c in range(channels)
+    ), notes
+
+
+def _pick(data: Any, rows: Sequence[int]) -> list[Any]:
+    values = data[:]
+    return [_to_plain(values[row]) for row in rows]
+
+
+def _to_plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def shorten_column(name: str) -> str:
+    """Returns the name of a column in small letters and without anything between: `isBadChannel` is `isbadchannel`."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _find_labels(columns: dict[str, list[Any]], channels: int) -> list[str] | None:
+    short = {shorten_column(name): name for name in columns}
+    for wanted in LABEL_COLUMNS:
+        if (name := short.get(shorten_column(wanted))) is not None:
+            labels = [str(value).strip() for value in columns[name]]
+            if len(set(labels)) == channels and all(labels):
+                return labels
+    return None
+
+
+def _find_positions(columns: dict[str, list[Any]], channels: int) -> list[tuple[float, ...]] | None:
+    for axes in POSITION_COLUMNS:
+        held = [columns[axis] for axis in axes if axis in columns]
+        try:
+            values = np.array(held, dtype=np.float64).T
+        except (TypeError, ValueError):
+            continue
+        values = values[:, np.isfinite(values).all(axis=0)] if values.size else values
+        found = [tuple(float(x) for x in row) for row in values]
+        if values.size and len(set(found)) == channels:
+            return found
+    return None
+
+
+def find_bad_channels(columns: dict[str, list[Any]], channels: int) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Returns by channel why it is bad, and notes, from the columns of the electrode table (each with C values).
+
+    A column that would make all channels bad is noted and not used, and so is a quality that is only a number.
+    """
+    bad: dict[int, str] = {}
+    notes = []
+    for name, values in columns.items():
+        kind = _tell_kind(name)
+        if kind is None:
+            continue
+        marks = [_is_bad(value, kind) for value in values]
+        if kind == "quality" and not any(isinstance(value, str) for value in values):
+            notes.append(f"column {name} of the electrode table holds numbers without a meaning: not used")
+        elif all(mark is True for mark in marks):
+            notes.append(f"column {name} of the electrode table marks all {channels} channels as bad: not used")
+        else:
+            marked = [c for c, mark in enumerate(marks) if mark is True]
+            for c in marked:
+                bad.setdefault(c, f"{name} is {values[c]} in the electrode table")
+            if any(marks):
+                notes.append(f"column {name} of the electrode table marks {len(marked)} of {channels} channels as bad")
+            if unclear := [values[c] for c, mark in enumerate(marks) if mark is None and kind != "quality"]:
+                notes.append(f"column {name} of the electrode table holds {unclear[0]!r}, which was not understood")
+    return bad, tuple(notes)
+
+
+def _tell_kind(name: str) -> str | None:
+    short = shorten_column(name)
+    kinds = {"bad": BAD_COLUMNS, "good": GOOD_COLUMNS, "quality": QUALITY_COLUMNS}
+    return next((kind for kind, names in kinds.items() if short in names), None)
+
+
+def _is_bad(value: Any, kind: str) -> bool | None:
+    """Returns whether a value marks a bad channel, or None where it says neither (empty, NaN, an unknown word)."""
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if kind == "quality":
+            return any(part in BAD_WORDS for part in re.split(r"[^a-z]+", word))
+        if word in BAD_WORDS:
+            return True
+        if word in GOOD_WORDS:
+            return False
+        if word not in (*TRUE_WORDS, *FALSE_WORDS):
+            return None
+        return (word in TRUE_WORDS) == (kind == "bad")
+    if kind == "quality" or not isinstance(value, (bool, int, float)) or value != value:
+        return None
+    return bool(value) == (kind == "bad")
