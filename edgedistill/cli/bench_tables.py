@@ -57,6 +57,7 @@ def print_bench(result: BenchResult) -> None:
         | {f"no {one.name}": one.reason for one in result.absent}
         | {"device": f"{device['cpu'] or device['architecture']}, {device['cores']} cores, {device['os']}"}
         | {"load": f"{format_value(device['load'])} over 1, 5, 15 min; a busy machine raises p99 and max"}
+        | ({} if result.series is None else {"LFP of the recording": result.series})
         | _energy_facts(result)
     )
     print_gates(result.gates)

@@ -264,3 +264,22 @@ def find_option(array: Sequence[Stream], streams: Sequence[Stream]) -> str:
         if len(found) == 1 and {s.path for s in found[0]} == wanted:
             return option
     return " + ".join(s.path for s in array)
+
+
+def find_option_like(series: Sequence[Series], path: str) -> str | None:
+    """Returns the name that reads the array which `Lfp.series` of another session calls `path`.
+
+    A series at one of its paths belongs to that array, else a series of one of its names. Its segments are read with
+    it. Returns None where the file has no such array, or several.
+    """
+    streams = [_describe(s) for s in find_electrical_series(series)]
+    arrays, paths = group_segments(streams), path.split(" + ")
+    names = {one.rpartition("/")[2] for one in paths}
+    for found in (
+        [array for array in arrays if any(s.path in paths for s in array)],
+        [array for array in arrays if any(s.series.name in names for s in array)],
+    ):
+        if len(found) == 1:
+            option = find_option(found[0], streams)
+            return None if " + " in option else option  # nothing stands for all segments and for nothing else
+    return None

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.coverage import Coverage
-from edgedistill.data.lfp import Electrode
+from edgedistill.data.electrodes import Electrode
 from edgedistill.errors import ConfigError, RecordingError
 from edgedistill.files import atomic_write
 from edgedistill.frontend import FrontEndConfig, settling_bins

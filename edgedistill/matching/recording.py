@@ -13,8 +13,8 @@ from edgedistill.bundle.contents import DecoderSpec, read_decoder_spec
 from edgedistill.bundle.manifest import Channel, Manifest
 from edgedistill.data.behavior_choice import find_behavior_series
 from edgedistill.data.bins import file_sha256
-from edgedistill.data.lfp import Electrode, Lfp
-from edgedistill.data.lfp_choice import find_electrical_series
+from edgedistill.data.lfp import Lfp
+from edgedistill.data.lfp_choice import find_option_like
 from edgedistill.data.recording import Recording
 from edgedistill.data.series import Series
 from edgedistill.errors import RecordingError
@@ -38,9 +38,8 @@ def match_recording(bundle: Bundle, recording: Recording) -> MatchedRecording:
     assert lfp is not None
     _require_fit(spec, lfp, recording)
     channels = manifest.channels or tuple(map(Channel, spec.channel_ids))
-    electrodes = lfp.electrodes or tuple(map(Electrode, lfp.channel_ids))
-    order = find_order(channels, electrodes, f"{recording.path}, {lfp.series}")
-    bad = [electrodes[column].bad for column in order.columns]
+    order = find_order(channels, lfp.electrodes, f"{recording.path}, {lfp.series}")
+    bad = [lfp.electrodes[column].bad for column in order.columns]
     matched = MatchedRecording(
         recording,
         lfp,
@@ -81,11 +80,11 @@ def _require_fit(spec: DecoderSpec, lfp: Lfp, recording: Recording) -> None:
 
 def _prefer_series(recording: Recording, manifest: Manifest) -> Recording:
     """Returns the recording with the series named that the bundle was built from, where the user named none."""
-    stated = _read_series(manifest)
-    names, searched = recording.names, {"lfp": find_electrical_series, "behavior": find_behavior_series}
-    for part, search in searched.items():
-        if getattr(names, part) is None and part in stated:
-            names = replace(names, **{part: _find_alike(search(recording.series), stated[part])})
+    stated, names = _read_series(manifest), recording.names
+    if names.lfp is None and "lfp" in stated:
+        names = replace(names, lfp=find_option_like(recording.series, stated["lfp"]))
+    if names.behavior is None and "behavior" in stated:
+        names = replace(names, behavior=_find_alike(find_behavior_series(recording.series), stated["behavior"]))
     return recording if names == recording.names else recording.with_names(names)
 
 
@@ -98,7 +97,7 @@ def _read_series(manifest: Manifest) -> Mapping[str, str]:
 
 def _find_alike(series: list[Series], path: str) -> str | None:
     """Returns the path of the series at `path`, else of the only one that has its name, else None."""
-    wanted = path.split(" + ")[0]  # several series that were put together are joined in this way
+    wanted = path.split(" + ")[0]  # one axis a series; the first brings the others along
     paths = [one.path for one in series]
     named = [one for one in paths if one.rpartition("/")[2] == wanted.rpartition("/")[2]]
     return wanted if wanted in paths else named[0] if len(named) == 1 else None
@@ -122,7 +121,12 @@ def _describe_marks(bad: list[str | None], channels: tuple[Channel, ...], std: n
     if not marked:
         return None
     reasons = ", ".join(sorted(set(marked.values())))
-    return f"{len(marked)} channels that the file marks as bad are masked: {', '.join(marked)} ({reasons})"
+    count = (
+        "1 channel that the file marks as bad is"
+        if len(marked) == 1
+        else f"{len(marked)} channels that the file marks as bad are"
+    )
+    return f"{count} masked: {', '.join(marked)} ({reasons})"
 
 
 def _describe_session(recording: Recording, manifest: Manifest) -> str | None:

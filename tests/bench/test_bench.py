@@ -28,6 +28,7 @@ from edgedistill.data.bins import file_sha256
 from edgedistill.data.recording import open_recording
 from edgedistill.errors import BundleError, ConfigError, EngineError, RecordingError
 from edgedistill.machine.description import describe_machine
+from edgedistill.matching import match_recording
 from edgedistill.measure import closed_loop, robustness
 from edgedistill.measure.score import score_kinematics
 from edgedistill.quantization.onnx_graph.teacher_window import make_timing_graph
@@ -94,7 +95,11 @@ def test_a_bundle_without_spike_student_or_known_target_is_measured_without_them
 
 def test_r2_on_another_recording(bundle: Bundle, tmp_path: Path) -> None:
     with open_recording(whole_session(tmp_path / "s2.nwb")) as recording:
-        lfp, eight, *spikes = bench(bundle, QUICKLY, recording).subjects
+        result = bench(bundle, QUICKLY, match_recording(bundle, recording))
+    lfp, eight, *spikes = result.subjects
+    assert result.series == result.to_json()["series"] == "processing/ecephys/LFP/ElectricalSeries"
+    (warning,) = result.to_json()["warnings"]
+    assert "does not state" in warning  # the labels, of which the test bundle has none
     for subject in (lfp, eight):
         assert subject.fit.r2 is not None
         assert subject.fit.r2 < 0.5  # the weights are random and the recording is noise
@@ -107,7 +112,9 @@ def test_r2_on_a_recording_of_the_training_is_not_called_held_out(tmp_path: Path
     path = whole_session(tmp_path / "s1.nwb")
     bundle = write_test_bundle(tmp_path / "test.edge", provenance={"sessions": {"s1": file_sha256(path)}})
     with open_recording(path) as recording:
-        assert score_on_recording(bundle, recording).source.endswith("trained on: not held out")
+        assert score_on_recording(bundle, match_recording(bundle, recording)).source.endswith(
+            "trained on: not held out"
+        )
 
 
 @pytest.mark.parametrize("behavior", [None, {"name": "hand_vel"}, {"unit": "m/s"}])
@@ -120,7 +127,7 @@ def test_a_recording_without_the_bundles_outputs_is_refused(
         add_behavior(nwb, **behavior)
     path = write(nwb, tmp_path / "s.nwb")
     with open_recording(path) as recording, pytest.raises(RecordingError, match="behavior"):
-        score_on_recording(bundle, recording)
+        score_on_recording(bundle, match_recording(bundle, recording))
 
 
 def test_counts_are_standardised_as_the_bundle_says() -> None:

@@ -32,7 +32,7 @@ from edgedistill.bundle.contents import (
     read_teacher_facts,
     read_tensors,
 )
-from edgedistill.bundle.manifest import GraphVerdict
+from edgedistill.bundle.manifest import Channel, GraphVerdict, Session
 from edgedistill.bundle.spike_student import open_spike_student
 from edgedistill.errors import BundleError
 from edgedistill.frontend import settling_bins
@@ -85,6 +85,26 @@ def test_what_a_bundle_may_lack_is_empty(bundle: Bundle) -> None:
     assert read_range_table(bundle) == ()
     assert bundle.manifest.graphs == {}
     assert bundle.manifest.provenance is None
+    assert bundle.manifest.channels is None
+    assert bundle.manifest.session == Session("s1", "monkey", None)
+
+
+def test_channels_session_and_series_are_read_as_a_build_writes_them(tmp_path: Path) -> None:
+    channels = [{"id": str(i), "label": f"e{i}" if i else None, "position": [0, i] if i else None} for i in range(3)]
+    series = {"s1": {"lfp": "acquisition/lfp"}}
+    session = {"id": "s1", "subject": None, "start": "2024-05-01T12:00:00+00:00"}
+    written = manifest(channels=channels, session=session, provenance={"series": series})
+    found = write_bundle(tmp_path / "a.edge", written, {}).manifest
+    assert found.channels == (Channel("0"), Channel("1", "e1", (0.0, 1.0)), Channel("2", "e2", (0.0, 2.0)))
+    assert found.session == Session("s1", None, "2024-05-01T12:00:00+00:00")
+    assert found.provenance is not None
+    assert (found.provenance.series, found.provenance.to_json()) == (series, {"series": series})
+
+
+def test_a_bundle_with_more_channels_than_columns_is_refused(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "a.edge", manifest(channels=[{"id": "0"}] * 4), {})
+    with pytest.raises(BundleError, match="contradicts itself"):
+        read_decoder_spec(bundle)
 
 
 def test_tables_of_teachers_and_ranges(bundle: Bundle, tmp_path: Path) -> None:
@@ -182,6 +202,10 @@ def test_integers_of_another_student_are_refused_with_the_file(bundle: Bundle, t
         ({"engine": 3}, "'engine'"),
         ({"group_delay_ms": True}, "'group_delay_ms'"),
         ({"provenance": {"sessions": {"a": 1}}}, "provenance, sessions: 'a'"),
+        ({"provenance": {"series": {"a": {"lfp": 1}}}}, "provenance, series, a: 'lfp'"),
+        ({"session": {"id": "a", "start": 2024}}, "session: 'start'"),
+        ({"channels": [{"id": "0", "label": 1}]}, "channels: 'label'"),
+        ({"channels": [{"id": "0", "position": ["x"]}]}, "channels: 'position'"),
     ],
 )
 def test_a_key_of_the_manifest_with_another_type_is_refused_by_name(tmp_path: Path, change: dict, says: str) -> None:

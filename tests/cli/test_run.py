@@ -7,9 +7,22 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from edgedistill.decoding import Predictions
 
 from ..bundles import CHANNELS
 from .calling import answer, call, refused
+
+
+def recorded(path: Path, *names: str, gain: float) -> Path:
+    """Writes a recording that has the same LFP under each of these names."""
+    from ..data.nwb_files import add_lfp, lfp_volts, new_nwb, write
+
+    nwb = new_nwb()
+    for name in names:
+        add_lfp(nwb, gain * lfp_volts(seconds=20), name=name)
+    return write(nwb, path)
 
 
 def test_run_writes_csv_and_nwb_and_says_what_was_flagged(bundle: Path, session: Path, tmp_path: Path) -> None:
@@ -18,6 +31,7 @@ def test_run_writes_csv_and_nwb_and_says_what_was_flagged(bundle: Path, session:
         assert (facts["bins"], facts["out"]) == (12_500, str(tmp_path / name))
         assert set(facts["flags"]) == {"warmup", "masked", "gap", "invalid", "shifted"}
         assert "predictions" not in facts
+        assert facts["series"] == "processing/ecephys/LFP/ElectricalSeries"
     assert (tmp_path / "out.csv").read_text().count("\n") == 12_501
     assert answer("inspect", tmp_path / "out.nwb")["session_id"] == "s1"
 
@@ -35,6 +49,51 @@ def test_a_stream_prints_what_the_file_of_the_same_frames_gives(bundle: Path) ->
     decoded = np.array([line.split(",")[5:] for line in lines], np.float32)
     assert np.array_equal(decoded, np.array(columns["kinematics"], np.float32))
     assert 1 in columns["bad_channels"]
+
+
+def test_warnings_are_lines_on_stderr_and_in_the_json(bundle: Path, tmp_path: Path) -> None:
+    loud = recorded(tmp_path / "loud.nwb", "lfp", gain=8)
+    words = ("run", bundle, loud, "--out", tmp_path / "out.csv")
+    warned = call(*words)
+    assert warned.exit_code == 0
+    lines = warned.stderr.splitlines()
+    assert all(line.startswith("warning: ") for line in lines)
+    assert any("the amplitude is" in line and "conversion" in line for line in lines)
+    assert "series   processing/ecephys/LFP/lfp" in warned.stdout
+    assert answer(*words)["warnings"] == [line.removeprefix("warning: ") for line in lines]
+
+
+def test_a_recording_with_an_impossible_amplitude_is_refused(bundle: Path, tmp_path: Path) -> None:
+    volts = recorded(tmp_path / "volts.nwb", "lfp", gain=1e6)
+    refused("run", bundle, volts, says=("volts.nwb", "LFP/lfp", "conversion", "edgedistill inspect"))
+
+
+def test_the_lfp_is_read_that_is_named(bundle: Path, tmp_path: Path) -> None:
+    two = recorded(tmp_path / "two.nwb", "lfp", "lfp_of_pmd", gain=0.6)
+    refused("run", bundle, two, says=("several series", "--lfp lfp_of_pmd"))
+    refused("run", bundle, two, "--lfp", "none", says=("--lfp none", "LFP/lfp_of_pmd"))
+    assert answer("run", bundle, two, "--lfp", "lfp_of_pmd")["series"] == "processing/ecephys/LFP/lfp_of_pmd"
+
+
+def test_predictions_on_stdout_are_nothing_but_csv(bundle: Path, session: Path) -> None:
+    printed = call("run", bundle, session)
+    assert printed.stdout.startswith("bin,end_frame")
+    assert printed.stdout.count("\n") == 12_501
+    assert printed.stderr.splitlines()[-1] == "series: processing/ecephys/LFP/ElectricalSeries"
+
+
+def test_bins_with_another_amplitude_are_counted_in_a_last_warning(
+    bundle: Path, session: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Predictions, "counts", lambda _: {"warmup": 0, "shifted": 7})
+    found = answer("run", bundle, session)
+    assert found["warnings"][-1].startswith("7 of 12500 bins have another amplitude")
+
+
+def test_a_stream_is_compared_with_nothing(bundle: Path) -> None:
+    frames = (1e6 * np.random.default_rng(0).normal(size=(500, CHANNELS))).astype("<f4")
+    found = answer("run", bundle, "-", stdin=frames.tobytes())
+    assert (found["series"], found["warnings"]) == (None, [])
 
 
 def test_outputs_that_cannot_be_written(bundle: Path, session: Path, tmp_path: Path) -> None:

@@ -91,6 +91,9 @@ def test_a_cached_session_is_read_back_bit_for_bit(whole: Path, tmp_path: Path, 
     for field in fields(SessionBins):
         np.testing.assert_array_equal(getattr(again, field.name), getattr(bins, field.name))
     assert again.frontend == bins.frontend
+    assert again.electrodes == bins.electrodes
+    assert len(bins.electrodes) == len(bins.channel_ids)
+    assert set(bins.series) == {*need, "lfp"}  # the LFP gives the clock
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["bins.npz"]
 
 

@@ -1,0 +1,95 @@
+"""The amplitude of a recording is compared with the bundle's by the deviation of bins after the front end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from edgedistill.errors import RecordingError
+from edgedistill.frontend import FrontEnd, settling_bins
+from edgedistill.matching.amplitude import judge_ratios, measure_ratios
+
+from ..bundles import CONFIG
+from .days import RATE, signal_uv
+
+NAMES = ("a", "b", "c")
+
+
+@dataclass(frozen=True)
+class Held:
+    """Frames in memory."""
+
+    data: np.ndarray
+
+    @property
+    def frames(self) -> int:
+        return len(self.data)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self.data[start:stop]
+
+
+def deviation(frames: np.ndarray) -> np.ndarray:
+    return FrontEnd(CONFIG).push(frames).values[settling_bins(CONFIG) :].std(0)
+
+
+@pytest.fixture(scope="module")
+def std() -> np.ndarray:
+    return deviation(signal_uv(100))
+
+
+def test_the_ratio_is_that_of_the_gain(std: np.ndarray) -> None:
+    assert measure_ratios(Held(signal_uv(100)), CONFIG, std) == pytest.approx(1, rel=0.05)
+    assert measure_ratios(Held(4 * signal_uv(100)), CONFIG, std) == pytest.approx(4, rel=0.05)
+
+
+def test_only_the_middle_is_read(std: np.ndarray) -> None:
+    frames = signal_uv(400)
+    frames[: round(150 * RATE)] *= 100
+    frames[round(250 * RATE) :] *= 100
+    assert measure_ratios(Held(frames), CONFIG, std) == pytest.approx(1, rel=0.05)
+
+
+def test_artefacts_lost_frames_and_their_ringing_do_not_count(std: np.ndarray) -> None:
+    frames = signal_uv(100) + 5000
+    frames[round(40 * RATE) : round(41 * RATE)] = np.nan
+    frames[round(60 * RATE), 1] = 1e6
+    assert measure_ratios(Held(frames), CONFIG, std) == pytest.approx(1, rel=0.1)
+
+
+def test_silent_and_bad_channels_and_short_recordings_are_not_compared(std: np.ndarray) -> None:
+    frames = signal_uv(100)
+    frames[:, 2] = np.nan
+    ratios = measure_ratios(Held(frames), CONFIG, std * (0, 1, 1))
+    assert np.isnan(ratios).tolist() == [True, False, True]
+    assert np.isnan(measure_ratios(Held(signal_uv(5)), CONFIG, std)).all()
+    assert np.isnan(measure_ratios(Held(signal_uv(0)), CONFIG, std)).all()
+
+
+@pytest.mark.parametrize(("gain", "warns"), [(0.4, True), (0.6, False), (1.9, False), (2.1, True), (19, True)])
+def test_a_median_outside_a_half_to_two_is_a_warning(gain: float, warns: bool) -> None:
+    found = judge_ratios(gain * np.array([0.9, 1, 1.1]), NAMES, "day.nwb", "lfp")
+    assert len(found) == warns
+    for warning in found:
+        for word in (f"{gain:g} times", "conversion", "channel_conversion", "unit of lfp"):
+            assert word in warning
+
+
+@pytest.mark.parametrize("gain", [0.04, 21, 1e6])
+def test_a_median_outside_a_twentieth_to_twenty_is_an_error(gain: float) -> None:
+    with pytest.raises(RecordingError, match=r"(?s)day.nwb: .* of lfp .*conversion.*edgedistill inspect day.nwb"):
+        judge_ratios(np.full(3, gain), NAMES, "day.nwb", "lfp")
+
+
+def test_single_channels_that_are_far_off_are_listed() -> None:
+    (warning,) = judge_ratios(np.array([1.0, 0.05, 1.2, 15.0, np.nan]), "abcde", "day.nwb", "lfp")
+    assert "b (0.05 times), d (15 times)" in warning
+    (gain,) = judge_ratios(np.array([9.0, 11.0, 10.0]), NAMES, "day.nwb", "lfp")  # one gain, no single channel
+    assert "10 times" in gain
+
+
+def test_that_nothing_was_compared_is_said() -> None:
+    (warning,) = judge_ratios(np.full(3, np.nan), NAMES, "day.nwb", "lfp")
+    assert "not compared" in warning
