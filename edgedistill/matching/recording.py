@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +13,10 @@ from edgedistill.bundle.contents import DecoderSpec, read_decoder_spec
 from edgedistill.bundle.manifest import Channel, Manifest
 from edgedistill.data.behavior_choice import find_behavior_series
 from edgedistill.data.bins import file_sha256
+from edgedistill.data.candidates import HasPath
 from edgedistill.data.lfp import Lfp
 from edgedistill.data.lfp_choice import find_option_like
 from edgedistill.data.recording import Recording
-from edgedistill.data.series import Series
 from edgedistill.errors import RecordingError
 from edgedistill.matching.amplitude import judge_ratios, measure_ratios
 from edgedistill.matching.channels import find_order
@@ -95,7 +95,7 @@ def _read_series(manifest: Manifest) -> Mapping[str, str]:
     return manifest.provenance.series.get(manifest.session.id or "", {})
 
 
-def _find_alike(series: list[Series], path: str) -> str | None:
+def _find_alike(series: Sequence[HasPath], path: str) -> str | None:
     """Returns the path of the series at `path`, else of the only one that has its name, else None."""
     wanted = path.split(" + ")[0]  # one axis a series; the first brings the others along
     paths = [one.path for one in series]
