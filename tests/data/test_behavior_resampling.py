@@ -112,6 +112,13 @@ def test_an_average_touches_neither_a_nan_nor_a_pause_and_the_last_sample_holds(
     np.testing.assert_allclose(got[~void], 1)
 
 
+def test_a_first_bin_that_lacks_less_than_a_period_has_a_value_and_one_that_lacks_more_has_none() -> None:
+    for start, bins in ((0.0004, 1), (0.0016, 0)):
+        times = start + np.arange(20) / 1000
+        got = average_over_bins(times, times[:, None], ENDS[:1], 0.001)
+        np.testing.assert_allclose(got[np.isfinite(got)], [(start + 0.01) / 2] * bins)
+
+
 def test_spans_are_intersected() -> None:
     one, other = np.array([[0.0, 4.0], [6.0, 9.0]]), np.array([[1.0, 2.0], [3.0, 7.0], [8.5, 20.0]])
     np.testing.assert_array_equal(intersect_spans(one, other), [[1, 2], [3, 4], [6, 7], [8.5, 9]])
