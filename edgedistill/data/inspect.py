@@ -91,7 +91,7 @@ class Inspection:
 def describe(path: str | Path, names: SeriesNames = NO_NAMES) -> Inspection:
     """Inspects one NWB file. Raises RecordingError only when it cannot be read at all."""
     with open_recording(path, names) as recording:
-        problems = [f"{path}: {part} (this part cannot be read)" for part in recording.unreadable]
+        problems = [f"{path}: this part cannot be read: {part}" for part in recording.unreadable]
         units = _attempt(lambda: recording.units, problems)
         lfp = _attempt(lambda: recording.lfp, problems)
         moved = _attempt(lambda: _read_checked_behavior(recording), problems)

@@ -160,13 +160,18 @@ class Recording:
             got=self.describe_contents(),
             expected=", ".join(PART_NAMES[part] for part in wanted),
             causes=causes,
-            next_step="name the series with `behavior`"
-            if held
-            else f"edgedistill inspect {self.path} shows which commands can use this file",
+            next_step=self._suggest_step(bool(held)),
         )
 
+    def _suggest_step(self, could_be_named: bool) -> str:
+        if self.unreadable:
+            return f"bring back or correct what cannot be read, then edgedistill inspect {self.path}"
+        if could_be_named:
+            return "name the series with `behavior`"
+        return f"edgedistill inspect {self.path} shows which commands can use this file"
+
     def _find_causes(self, missing: Sequence[str]) -> list[str]:
-        causes = [f"{part} (this part cannot be read)" for part in self.unreadable[:5]]
+        causes = [f"this part cannot be read: {part}" for part in self.unreadable[:5]]
         if "units" in missing:
             causes += [f"{table.path} {table.lack}" for table in find_unit_tables(self._nwb) if table.lack]
         return causes
