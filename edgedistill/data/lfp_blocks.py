@@ -85,6 +85,12 @@ class FrameReader:
     def _load(self, start: int, stop: int) -> npt.NDArray[Any]:
         if self.transposed:
             return np.asarray(self._guard(lambda: self.data[:, start:stop], start, stop)).T
+        if self._channel_extent < self.channels:  # HDF5 is slow to spread a column over rows
+            rows = np.empty((self.channels, stop - start), self.dtype)
+            for at in range(0, self.channels, self._channel_extent):
+                columns = slice(at, at + self._channel_extent)
+                rows[columns] = self._guard(lambda columns=columns: self.data[start:stop, columns], start, stop).T
+            return rows.T
         return np.asarray(self._guard(lambda: self.data[start:stop], start, stop)).reshape(-1, self.channels)
 
     def _guard(self, read: Any, *frames: int) -> Any:
