@@ -38,8 +38,10 @@ class Coverage:
 
     def to_text(self) -> str:
         """Returns one line: `312.0 of 372.0 s kept; invalid times 60.0 s`."""
-        reasons = ", ".join(f"{reason} {seconds:.6g} s" for reason, seconds in self.left_out_s.items())
-        kept = f"{self.kept_s:.6g} of {self.session_s:.6g} s kept"
+        reasons = ", ".join(
+            f"{reason} {seconds:.7g} s" for reason, seconds in self.left_out_s.items() if seconds > 1e-3
+        )
+        kept = f"{self.kept_s:.7g} of {self.session_s:.7g} s kept"
         return f"{kept}; left out: {reasons}" if reasons else kept
 
 

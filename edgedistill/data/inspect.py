@@ -6,7 +6,7 @@ cannot be read raises an error. Everything else that is wrong becomes a line of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,9 +16,10 @@ import numpy as np
 from edgedistill.data.behavior_choice import find_behavior_series
 from edgedistill.data.bin_clock import find_clock
 from edgedistill.data.bins import list_known_reasons
-from edgedistill.data.candidates import NO_NAMES
+from edgedistill.data.candidates import NO_NAMES, Candidate
 from edgedistill.data.coverage import NO_BEHAVIOR, after_end, cover
 from edgedistill.data.lfp import MIN_RATE_HZ
+from edgedistill.data.lfp_choice import find_electrical_series
 from edgedistill.data.recording import PART_NAMES, Behavior, Lfp, Recording, SeriesNames, Units, open_recording
 from edgedistill.errors import RecordingError
 
@@ -51,7 +52,7 @@ class Inspection:
     lfp: dict[str, object] | None
     behavior: dict[str, object] | None
     electrodes: int
-    coverage: dict[str, object] | None  # of the parts that are there, as far as the file says so without its samples
+    coverage: dict[str, object] | None  # of the parts that are there, as the file says without the samples of its LFP
     candidates: dict[str, list[dict[str, object]]]  # of each part
     problems: tuple[str, ...]
     notes: tuple[str, ...]
@@ -76,10 +77,13 @@ class Inspection:
             f"  behavior   {_format_behavior(self.behavior)}",
             f"  electrodes {self.electrodes}",
         ]
-        lines += [f"  seconds    {self.coverage['text']}"] if self.coverage else []
+        lines += [f"  seconds    {self.coverage['text']}, as far as the file says so"] if self.coverage else []
         for part, listed in self.candidates.items():
-            for one in listed:
-                lines.append(f"  {part:<10} {'reads' if one['read'] else 'skips'} {one['series']}: {one['why']}")
+            if len(listed) > 1 or not all(one["read"] for one in listed):
+                lines.append(f"  candidates for {part}")
+                lines += [
+                    f"    {'read  ' if one['read'] else 'not   '} {one['series']}: {one['why']}" for one in listed
+                ]
         lines += [f"  problem    {problem}" for problem in self.problems]
         lines += [f"  note       {note}" for note in self.notes]
         width = max(map(len, self.missing))
@@ -118,7 +122,8 @@ def _attempt(read: Callable[[], T], problems: list[str]) -> T | None:
         return read()
     except RecordingError as error:
         got = f" ({error.got})" if error.got is not None else ""
-        problems.append(f"{error.what}{got}")
+        expected = f"; expected {error.expected}" if error.expected is not None else ""
+        problems.append(f"{error.what}{got}{expected}")
         return None
 
 
@@ -137,13 +142,24 @@ def _measure_coverage(
     return {**asdict(found), "text": found.to_text()}
 
 
-def _list_candidates(recording: Recording, *parts: Lfp | Units | Behavior | None) -> dict[str, list[dict[str, object]]]:
-    """Returns all candidates of each part. A part that was refused lists what its error names."""
-    return {
-        name: [candidate.to_json() for candidate in part.candidates]
-        for name, part in zip(("lfp", "units", "behavior"), parts, strict=True)
-        if part is not None
+def _list_candidates(
+    recording: Recording, lfp: Lfp | None, units: Units | None, behavior: Behavior | None
+) -> dict[str, list[dict[str, object]]]:
+    """Returns all candidates of each part. None of a part that was refused is read."""
+
+    def list_unread(paths: Iterable[str]) -> tuple[Candidate, ...]:
+        return tuple(Candidate(path, False, "see the problem") for path in paths)
+
+    found = {
+        "lfp": lfp.candidates
+        if lfp is not None
+        else list_unread(one.path for one in find_electrical_series(recording.series)),
+        "units": units.candidates if units is not None else list_unread(recording.unit_tables),
+        "behavior": behavior.candidates
+        if behavior is not None
+        else list_unread(one.path for one in find_behavior_series(recording.series)),
     }
+    return {part: [candidate.to_json() for candidate in listed] for part, listed in found.items()}
 
 
 def _read_checked_behavior(recording: Recording) -> Behavior | None:

@@ -119,6 +119,11 @@ class Recording:
         with self._explain_errors("the spike times"):
             return find_units(self._nwb, self.path, self.names.units)
 
+    @property
+    def unit_tables(self) -> list[str]:
+        """Returns the paths of all tables that could hold spike times."""
+        return [table.path for table in find_unit_tables(self._nwb)]
+
     @cached_property
     def invalid_times(self) -> tuple[InvalidTime, ...]:
         """Returns the stretches that `intervals/invalid_times` marks, sorted. Raises RecordingError for a bad row."""
