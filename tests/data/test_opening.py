@@ -305,12 +305,7 @@ def test_a_file_that_lacks_any_one_thing_is_read_in_part_or_refused(
             del file[name]
         else:
             del file[name].attrs[key]
-    try:
-        recording = open_recording(path)
-    except RecordingError as error:
-        assert str(path) in str(error)
-        return
-    with recording:
+    with suppress(RecordingError), open_recording(path) as recording:
         assert recording.describe_contents()
         for part in ("units", "lfp", "behavior", "invalid_times", "electrodes"):
             with suppress(RecordingError):
