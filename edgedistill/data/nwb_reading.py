@@ -34,8 +34,8 @@ def read_nwb(reader: Any, known: tuple[Unreadable, ...] = ()) -> tuple[Any, tupl
     incomplete = _find_incomplete(root, reader.manager, known)
     holders = {part.path for part in incomplete}
     found = [*(part for part in known if part.path.rpartition("/")[0] not in holders), *incomplete]
-    for part in found:
-        _drop(root, part.path)
+    for part in tuple(found):
+        found += _drop(root, part)
     while (nwb := _build_or_drop(reader, root, found)) is None:
         reader.manager.clear_cache()
     return nwb, tuple(found)
@@ -52,8 +52,8 @@ def _build_or_drop(reader: Any, root: Any, found: list[Unreadable]) -> Any:
         path = _find_path(builder)
         if builder.parent is None or any(part.path == path for part in found):
             raise
-        found.append(Unreadable(path, _find_shape(builder), _shorten(error)))
-        _drop(root, path)
+        part = Unreadable(path, _find_shape(builder), _shorten(error))
+        found += [part, *_drop(root, part)]
         return None
 
 
@@ -90,12 +90,24 @@ def _find_incomplete(root: Any, manager: Any, known: tuple[Unreadable, ...]) -> 
     links = {part.path: part.why for part in known}
     found = []
     for group in _walk_groups(root):
-        if group.attributes.get("neurodata_type") is not None:
-            path = _find_path(group)
-            lost = {at.rpartition("/")[2]: why for at, why in links.items() if at.rpartition("/")[0] == path}
-            if why := _find_lack(group, manager, lost):
-                found.append(Unreadable(path, _find_shape(group), why))
+        path = _find_path(group)
+        lost = {at.rpartition("/")[2]: why for at, why in links.items() if at.rpartition("/")[0] == path}
+        why = _find_missing_type(group)
+        if why is None and "neurodata_type" in group.attributes:
+            why = _find_lack(group, manager, lost)
+        if why is not None:
+            found.append(Unreadable(path, _find_shape(group), why))
     return found
+
+
+def _find_missing_type(group: Any) -> str | None:
+    """Returns what a group or a dataset in it lacks of the two attributes that name its type, or None."""
+    for held in (group, *group.datasets.values()):
+        there = [name for name in ("neurodata_type", "namespace") if name in held.attributes]
+        if len(there) == 1:
+            lost = "namespace" if there[0] == "neurodata_type" else "neurodata_type"
+            return f"it has no {lost}" if held is group else f"{held.name} has no {lost}"
+    return None
 
 
 def _find_lack(group: Any, manager: Any, lost: dict[str, str]) -> str | None:
@@ -124,19 +136,29 @@ def _find_lack(group: Any, manager: Any, lost: dict[str, str]) -> str | None:
     return None if whole or issubclass(cls, ImageSeries) else "it has no data"
 
 
-def _drop(root: Any, path: str) -> None:
-    """Takes the builder at `path` out of the tree, and every link to it, so that nothing builds it again."""
-    *folders, name = path.split("/")
+def _drop(root: Any, part: Unreadable) -> Iterator[Unreadable]:
+    """Takes a part out of the tree, with every link to it. Yields what refers to it and was therefore taken out too."""
+    *folders, name = part.path.split("/")
     group = root
     for folder in folders:
         group = group.groups.get(folder)
         if group is None:
             return
-    gone = group.groups.pop(name, None) or group.datasets.pop(name, None) or group.links.pop(name, None)
-    group.obj_type.pop(name, None)
+    gone = _remove(group, name)
     if gone is None:
         return
     for holder in (root, *_walk_groups(root)):
         for key in [key for key, link in holder.links.items() if link.builder is gone]:
-            del holder.links[key]
-            holder.obj_type.pop(key, None)
+            _remove(holder, key)
+        if any(value is gone for held in holder.datasets.values() for value in held.attributes.values()):
+            other = Unreadable(_find_path(holder), _find_shape(holder), f"it refers to {part}")
+            yield other
+            yield from _drop(root, other)
+
+
+def _remove(group: Any, name: str) -> Any:
+    group.obj_type.pop(name, None)
+    for held in (group.groups, group.datasets, group.links):
+        if name in held:
+            return held.pop(name)
+    return None

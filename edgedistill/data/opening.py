@@ -19,7 +19,14 @@ from edgedistill.data.session_files import is_zarr
 from edgedistill.data.zarr_sessions import open_zarr
 from edgedistill.errors import RecordingError
 
-REQUIRED = ("identifier", "session_description", "session_start_time")
+REQUIRED = (
+    "identifier",
+    "session_description",
+    "session_start_time",
+    "timestamps_reference_time",
+    "file_create_date",
+    "general",
+)
 
 
 def open_nwb(path: Path) -> tuple[Any, Any, tuple[Unreadable, ...]]:

@@ -240,7 +240,12 @@ def _read_column(data: Any) -> Any:
     """Returns a column with one value a row, or None for another. Zarr does not give references to objects."""
     if type(data).__name__ == "ContainerZarrReferenceDataset":  # a pickle, which may run any code when it is read
         return None
-    return data[:] if np.ndim(data) == 1 else None
+    try:
+        return data[:] if np.ndim(data) == 1 else None
+    except OSError:
+        raise
+    except Exception:  # hdmf raises many kinds where a column refers to objects that cannot be built
+        return None
 
 
 def _to_plain(value: Any) -> object:

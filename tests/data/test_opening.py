@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgedistill.data.hdf5_files import opening_error, reading_error
 from edgedistill.data.inspect import describe
@@ -211,6 +214,18 @@ def test_two_parts_that_cannot_be_built_are_both_left_out(tmp_path: Path) -> Non
         assert len(recording.electrodes) == 3
 
 
+def test_what_refers_to_a_part_that_cannot_be_built_is_left_out_with_it(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        del file["general/extracellular_ephys/electrodes/location"].attrs["description"]
+
+    with open_recording(spoil(tmp_path / "a.nwb", change)) as recording:
+        whys = {part.path: part.why for part in recording.unreadable}
+        assert "missing argument 'description'" in whys["general/extracellular_ephys/electrodes/location"]
+        assert whys[LFP].startswith("it refers to general/extracellular_ephys/electrodes")
+        assert recording.units is not None
+        assert recording.electrodes == []
+
+
 def test_spike_times_in_a_file_that_is_gone_are_named(tmp_path: Path) -> None:
     def change(file: h5py.File) -> None:
         del file["units/spike_times"]
@@ -266,3 +281,32 @@ def test_a_chunk_that_cannot_be_unpacked_names_the_file_and_not_the_disk(tmp_pat
     path = spoil(tmp_path / "a.nwb", change)
     with open_recording(path) as recording, pytest.raises(RecordingError, match="the spike times cannot be read"):
         _ = recording.units
+
+
+def list_everything(path: Path) -> list[tuple[str, str | None]]:
+    """Returns every object of a file, and every attribute of each."""
+    found: list[tuple[str, str | None]] = []
+    with h5py.File(path) as file:
+        file.visititems(lambda name, held: found.extend([(name, None), *((name, key) for key in held.attrs)]))
+    return [(name, key) for name, key in found if not name.startswith("specifications")]
+
+
+@settings(deadline=None, max_examples=20)
+@given(choice=st.integers(0, 10_000))
+def test_a_file_that_lacks_any_one_thing_is_read_in_part_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, whole: Path, choice: int
+) -> None:
+    everything = list_everything(whole)
+    name, key = everything[choice % len(everything)]
+    path = tmp_path_factory.mktemp("lacking") / "a.nwb"
+    shutil.copy(whole, path)
+    with h5py.File(path, "a") as file:
+        if key is None:
+            del file[name]
+        else:
+            del file[name].attrs[key]
+    with suppress(RecordingError), open_recording(path) as recording:
+        assert recording.describe_contents()
+        for part in ("units", "lfp", "behavior", "invalid_times", "electrodes"):
+            with suppress(RecordingError):
+                getattr(recording, part)
