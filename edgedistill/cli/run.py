@@ -72,6 +72,8 @@ def run(bundle: Path, recording: str, out: Path | None, engine: str | None, lfp:
     from edgedistill.decoding import Predictions, check_destination, write_predictions
     from edgedistill.runtime import Decoder
 
+    if recording == STDIN and lfp is not None:
+        raise click.UsageError("--lfp names a series of a file, and a stream has none")
     if out is not None:
         check_destination(out)
     decoder = Decoder.open(bundle, engine)

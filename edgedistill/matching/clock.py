@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from fractions import Fraction
 
+LEAST_PPM = 0.01  # 36 us an hour; timestamps do not tell a rate better
 MOST_PPM = 200  # two crystals of 100 ppm each; one frame in 5,000 moves no bin by more than 2 us
 
 
@@ -15,9 +16,9 @@ def measure_ppm(rate: Fraction, expected: Fraction) -> float:
 
 def describe_rates(rate: Fraction, expected: Fraction) -> str | None:
     """Returns a warning for a rate that differs from the bundle's, or None where both are the same."""
-    if rate == expected:
-        return None
     ppm = measure_ppm(rate, expected)
+    if abs(ppm) < LEAST_PPM:
+        return None
     return (
         f"the sampling rate is {float(rate):.10g} Hz, {abs(ppm):.3g} ppm {'above' if ppm > 0 else 'below'} that of the "
         f"bundle, {float(expected):.10g} Hz: frames are decoded as if at that rate, but times follow the clock "

@@ -94,6 +94,7 @@ def test_a_stream_is_compared_with_nothing(bundle: Path) -> None:
     frames = (1e6 * np.random.default_rng(0).normal(size=(500, CHANNELS))).astype("<f4")
     found = answer("run", bundle, "-", stdin=frames.tobytes())
     assert (found["series"], found["warnings"]) == (None, [])
+    assert call("run", bundle, "-", "--lfp", "lfp", stdin=b"").exit_code == 2
 
 
 def test_outputs_that_cannot_be_written(bundle: Path, session: Path, tmp_path: Path) -> None:

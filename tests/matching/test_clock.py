@@ -12,6 +12,7 @@ from edgedistill.matching.clock import describe_days, describe_rates, measure_pp
 def test_rates_are_compared_in_ppm() -> None:
     assert measure_ppm(Fraction("1000.0138"), Fraction(1000)) == pytest.approx(13.8)
     assert describe_rates(Fraction(1000), Fraction(1000)) is None
+    assert describe_rates(Fraction("1000.000001"), Fraction(1000)) is None
     above, below = (describe_rates(Fraction(rate), Fraction(1000)) for rate in ("1000.0138", "999.95"))
     assert above is not None
     assert below is not None

@@ -17,7 +17,9 @@ from edgedistill.bench import QUICK, bench
 from edgedistill.bundle import open_bundle
 from edgedistill.bundle.spike_student import open_spike_student
 from edgedistill.data.bins import file_sha256
+from edgedistill.data.recording import open_recording
 from edgedistill.errors import ConfigError, DeviceError, EdgeDistillError
+from edgedistill.matching import match_recording
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.pipeline import BuildResult
 from edgedistill.quantization.calibration.ranges import Ranges
@@ -40,6 +42,23 @@ def test_a_build_makes_a_bundle_that_decodes(home: Path, first: BuildResult) -> 
     assert gates["int8_r2_drop"].value == first.metrics["deployed_r2"] - first.metrics["int8_r2"]  # type: ignore[operator]
     assert {gate.name for gate in first.gates} == {gate.name for gate in bundle.manifest.gates}
     assert not [path.name for path in home.iterdir() if path.name.startswith(".")]
+
+
+def test_the_bundle_states_what_a_recording_is_compared_with(home: Path, first: BuildResult) -> None:
+    bundle = open_bundle(first.bundle)
+    paths = {session: home / "data" / f"{session.replace('-', '_')}.nwb" for session in DAYS}
+    with open_recording(paths[DAYS[-1]]) as recording:
+        found = bundle.manifest
+        assert found.session.start == recording.session_start
+        assert found.provenance.series[DAYS[-1]] == {
+            "lfp": recording.lfp.series, "units": recording.units.series, "behavior": recording.behavior.series
+        }  # fmt: skip
+        assert [(c.id, c.label, c.position) for c in found.channels] == [
+            (e.id, e.label, e.position) for e in recording.lfp.electrodes
+        ]
+        assert match_recording(bundle, recording).warnings == ()
+    with open_recording(paths[DAYS[0]]) as recording:
+        assert "before the bundle's session" in " ".join(match_recording(bundle, recording).warnings)
 
 
 def test_the_bundle_streams_what_the_build_reported(first: BuildResult) -> None:
