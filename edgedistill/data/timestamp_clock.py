@@ -174,7 +174,7 @@ def _choose_rate(slope: float, off_line_s: float, frames: int) -> tuple[Fraction
     """Returns the nominal rate where the timestamps cannot tell it from the true one, else the measured one."""
     measured, lasted_s = 1 / slope, frames * slope
     blur = (ROUNDED_S + 2 * off_line_s) / lasted_s
-    nominal = find_nominal_rate(measured)
+    nominal = find_nominal_rate(measured, blur)
     if nominal is not None and abs(float(nominal) / measured - 1) <= max(blur, 1e-9):
         return nominal, []
     rate = find_exact_rate(measured, max(1e-9, ROUNDED_S / lasted_s))

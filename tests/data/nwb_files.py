@@ -49,11 +49,15 @@ def add_lfp(
     name: str = "ElectricalSeries",
     channels: int | None = None,
     first_id: int = 0,
+    region: Any = None,
     **settings: Any,
 ) -> None:
-    """Adds an LFP. `where` is LFP (in ecephys), LFP/other (another module), ecephys, acquisition or acquisition/LFP."""
+    """Adds an LFP. `where` is LFP (in ecephys), LFP/other (another module), ecephys, acquisition or acquisition/LFP.
+
+    New electrodes are added unless `region` names some.
+    """
     channels = channels or (data.shape[1] if data.ndim > 1 else 1)
-    region = add_electrodes(nwb, channels, first_id)
+    region = add_electrodes(nwb, channels, first_id) if region is None else region
     if "rate" not in settings and "timestamps" not in settings:
         settings["rate"] = 250.0
     series = ElectricalSeries(name=name, data=data, electrodes=region, **settings)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.data.inspect import describe
+from edgedistill.data.lfp import Gap
 from edgedistill.data.recording import Lfp, open_recording
 from edgedistill.errors import RecordingError
 
@@ -58,10 +59,10 @@ def test_lfp_is_found_wherever_it_lies(tmp_path: Path, where: str) -> None:
         assert require_lfp(recording).channels == 3
 
 
-def test_an_lfp_container_is_preferred_to_acquisition_and_more_channels_to_fewer(tmp_path: Path) -> None:
+def test_an_lfp_container_is_preferred_to_acquisition_and_to_slower_series(tmp_path: Path) -> None:
     nwb = make.new_nwb()
     make.add_lfp(nwb, make.lfp_volts(channels=6, seconds=2), where="acquisition", name="Raw")
-    make.add_lfp(nwb, make.lfp_volts(channels=2, seconds=2), name="probe_a")
+    make.add_lfp(nwb, make.lfp_volts(channels=2, seconds=2), where="ecephys", name="probe_a")
     make.add_lfp(nwb, make.lfp_volts(channels=4, seconds=2), name="probe_b")
     make.add_lfp(nwb, make.lfp_volts(rate=100, channels=5, seconds=2), name="envelope", rate=100.0)
     path = make.write(nwb, tmp_path / "a.nwb")
@@ -129,17 +130,34 @@ def test_regular_timestamps_give_the_exact_rate(tmp_path: Path, rate: Fraction, 
         assert float(require_lfp(recording).rate) == pytest.approx(float(rate), rel=1e-6)
 
 
-def test_an_lfp_with_a_pause_is_refused_and_the_pause_is_located(tmp_path: Path) -> None:
+def test_a_pause_in_the_timestamps_is_a_declared_gap(tmp_path: Path) -> None:
     times = np.arange(5000) / 250
     times[3000:] += 2
     nwb = make.new_nwb()
+    make.add_lfp(nwb, np.arange(5000.0)[:, None], timestamps=times, conversion=1e-6)
+    with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
+        lfp = require_lfp(recording)
+        assert (lfp.gaps, lfp.frames) == (((3000, 500),), 5500)
+        assert any("declared as gaps" in note for note in lfp.notes)
+        blocks = list(lfp.read_blocks(2000))
+        assert [block if isinstance(block, Gap) else len(block) for block in blocks] == [2000, 1000, Gap(500), 2000]
+        whole = lfp.read(0, lfp.frames)[:, 0]
+        assert np.isnan(whole[3000:3500]).all()
+        np.testing.assert_array_equal(np.delete(whole, np.s_[3000:3500]), np.arange(5000))
+
+
+def test_clocks_that_are_none_are_refused_and_located(tmp_path: Path) -> None:
+    times = np.arange(5000) / 250
+    times[3000:] -= 12
+    nwb = make.new_nwb()
     make.add_lfp(nwb, np.ones((5000, 1)), timestamps=times)
     path = make.write(nwb, tmp_path / "a.nwb")
-    with open_recording(path) as recording, pytest.raises(RecordingError, match="irregular") as caught:
+    with open_recording(path) as recording, pytest.raises(RecordingError, match="run backwards") as caught:
         _ = recording.lfp
-    assert "frame 2999" in str(caught.value)
+    message = str(caught.value)
+    assert all(words in message for words in ("ElectricalSeries", "0.000000 s at frame 3000", "11.996000 s"))
     report = describe(path)
-    assert "irregular" in report.problems[0]
+    assert "run backwards" in report.problems[0]
     assert report.missing["run"]
 
 
