@@ -11,7 +11,7 @@ import numpy as np
 from edgedistill.bench.subjects import LFP_INT8, LFP_STUDENT, PEER_INT8, Candidate
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.contents import Floats, Holdout
-from edgedistill.decoding import decode_lfp
+from edgedistill.decoding import BINS_PER_S, decode_lfp
 from edgedistill.errors import BundleError, RecordingError
 from edgedistill.measure.score import Fit, score_kinematics
 from edgedistill.runtime import Decoder, Flag
@@ -61,8 +61,8 @@ def score_candidate_on_recording(candidate: Candidate, bundle: Bundle, matched: 
 def score_on_recording(bundle: Bundle, matched: MatchedRecording, engine: str = "onnxruntime") -> Fit:
     """Scores the bundle's decoder on a recording that was compared with it and is streamed from raw frames.
 
-    Bins of the warm-up and invalid bins do not count. Raises RecordingError where the recording has other outputs than
-    the bundle.
+    Bins of the warm-up, invalid bins, gaps and the invalid times of the recording do not count. Raises RecordingError
+    where the recording has other outputs than the bundle.
     """
     decoder, recording = Decoder(bundle, engine), matched.recording
     recording.require(("behavior",))
@@ -78,7 +78,9 @@ def score_on_recording(bundle: Bundle, matched: MatchedRecording, engine: str = 
         )
     outputs = list(decode_lfp(decoder, matched))
     ends_s, _ = matched.find_bin_ends(np.array([o.end_frame for o in outputs], np.int64))
-    scored = np.array([not o.flags & (Flag.WARMUP | Flag.INVALID) for o in outputs], np.bool_)
+    scored = np.array([not o.flags & (Flag.WARMUP | Flag.INVALID | Flag.GAP) for o in outputs], np.bool_)
+    for stretch in recording.invalid_times:
+        scored &= (ends_s <= stretch.start_s) | (ends_s - 1 / BINS_PER_S >= stretch.stop_s)
     guess = np.array([o.kinematics for o in outputs], np.float32).reshape(len(outputs), -1)
     source = f"{recording.path}{_note_training(bundle, recording)}"
     return score_kinematics(guess[scored], behavior.sample_at(ends_s[scored]), source)

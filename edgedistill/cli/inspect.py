@@ -11,8 +11,10 @@ import click
 
 from edgedistill.bundle import MANIFEST, Bundle, GraphVerdict, open_bundle
 from edgedistill.bundle.contents import read_decoder_spec
+from edgedistill.cli.app import FAILED
 from edgedistill.cli.output import format_value, json_option, print_facts, print_json, print_table
 from edgedistill.cli.training_options import add_series_options
+from edgedistill.errors import RecordingError
 
 if TYPE_CHECKING:
     from edgedistill.data.candidates import SeriesNames
@@ -41,17 +43,37 @@ def inspect(path: Path, names: SeriesNames, as_json: bool) -> None:
     from edgedistill.data.inspect import describe
     from edgedistill.data.session_files import find_session_files, is_zarr
 
-    found = [describe(file, names) for file in find_session_files([path])]
-    if not as_json:
-        click.echo("\n\n".join(inspection.to_text() for inspection in found))
-    elif path.is_dir() and not is_zarr(path):
-        print_json({"kind": "folder", "path": str(path), "sessions": [_session_to_json(one) for one in found]})
+    if not path.is_dir() or is_zarr(path):
+        found = describe(path, names)
+        if as_json:
+            print_json(_session_to_json(found))
+        else:
+            click.echo(found.to_text())
+        return
+    sessions = [_describe_or_explain(file, names) for file in find_session_files([path])]
+    if as_json:
+        print_json({"kind": "folder", "path": str(path), "sessions": [_session_to_json(one) for one in sessions]})
     else:
-        print_json(_session_to_json(found[0]))
+        shown = [f"error: {one}" if isinstance(one, RecordingError) else one.to_text() for one in sessions]
+        click.echo("\n\n".join(shown))
+    if any(isinstance(one, RecordingError) for one in sessions):
+        raise click.exceptions.Exit(FAILED)
 
 
-def _session_to_json(inspection: Inspection) -> dict[str, object]:
-    return {"kind": "session", **inspection.to_json()}
+def _describe_or_explain(file: Path, names: SeriesNames) -> Inspection | RecordingError:
+    """Returns the report on a file, or the error where it cannot be read. The other files of a folder come after it."""
+    from edgedistill.data.inspect import describe
+
+    try:
+        return describe(file, names)
+    except RecordingError as error:
+        return error
+
+
+def _session_to_json(found: Inspection | RecordingError) -> dict[str, object]:
+    if isinstance(found, RecordingError):
+        return {"kind": "unreadable", "what": found.what, "got": found.got, "next_step": found.next_step}
+    return {"kind": "session", **found.to_json()}
 
 
 def _is_bundle(path: Path) -> bool:

@@ -45,6 +45,11 @@ class Behavior:
     _trusted: bool = field(repr=False, default=False)  # the user named the columns, so counters are read too
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Returns the paths of all series that are read."""
+        return tuple(part.path for track in self._tracks for part in track.parts)
+
+    @property
     def name(self) -> str:
         """Returns the name of the series, or of the first of several."""
         return self._tracks[0].parts[0].name

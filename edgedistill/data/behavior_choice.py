@@ -64,6 +64,28 @@ def find_behavior_candidates(
     return list_candidates(found, _choose(found, file, behavior))
 
 
+def name_of(path: str) -> str:
+    """Returns the last part of a path."""
+    return path.rpartition("/")[2]
+
+
+def find_behavior_like(series: Sequence[Series], path: str) -> str | None:
+    """Returns the name that reads the movement which `Behavior.series` of another session calls `path`.
+
+    All epochs and axes are read with it. Returns None where the file has no such movement, or several.
+    """
+    families = find_families(find_behavior_series(series))
+    paths = set(path.partition(" (")[0].split(" + "))
+    names = {name_of(one) for one in paths}
+    for found in (
+        [f for f in families if paths & {f.path, *(one.path for one in f.members)}],
+        [f for f in families if names & {name_of(p) for p in (f.path, *(one.path for one in f.members))}],
+    ):
+        if len(found) == 1:
+            return found[0].path if len(found[0].members) > 1 else found[0].members[0].path
+    return None
+
+
 def _choose(found: Sequence[BehaviorSeries], file: Path, behavior: str | None) -> Choice | None:
     families = find_families(found)
     if behavior is None:

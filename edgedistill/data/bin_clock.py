@@ -32,6 +32,7 @@ class BinClock:
     edges_s: npt.NDArray[np.float64] = field(repr=False)  # (T + 1,)
     ends_first: str  # the part with which the bins end
     span_s: tuple[float, float]  # of the session: from the first to the last sample of LFP and behavior
+    notes: tuple[str, ...] = ()
 
     @property
     def bins(self) -> int:
@@ -49,6 +50,7 @@ def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behav
     Raises RecordingError where the parts do not overlap for two minutes or run on unequal clocks.
     """
     spans: dict[str, tuple[float, float]] = {}
+    notes: tuple[str, ...] = ()
     if lfp is not None:
         first, last = lfp.times_at(np.array([0, lfp.frames]))
         spans["LFP"] = (float(first), float(last))
@@ -63,7 +65,7 @@ def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behav
             watched = [(float(one[0, 0]), float(one[-1, 1])) for one in units.observed if len(one)]
             spans["units"] = _join(spans["units"], *watched)
     if units is not None and (recorded := [span for part, span in spans.items() if part != "units"]):
-        require_spikes_inside(units, _join(*recorded), "the recording")
+        notes = require_spikes_inside(units, _join(*recorded), "the recording")
     _require_overlap(recording.path, spans)
     earliest = min(first for first, _ in spans.values())
     if lfp is not None:
@@ -79,7 +81,7 @@ def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behav
     if bins[ends_first] < MIN_BINS:
         raise _too_short_error(recording.path, f"{bins[ends_first] / BINS_PER_S:g} s from the start of bin 0")
     whole = [span for part, span in spans.items() if part != "units"] or [spans["units"]]
-    return BinClock(edges[: bins[ends_first] + 1], ends_first, _join(*whole))
+    return BinClock(edges[: bins[ends_first] + 1], ends_first, _join(*whole), notes)
 
 
 def _join(*spans: tuple[float, float]) -> tuple[float, float]:

@@ -121,7 +121,7 @@ def bins_from_recording(
         observed=_find_observed(units, clock),
         session_s=coverage.session_s,
         left_out_s=coverage.left_out_s,
-        notes=tuple(note for part in read.values() if part is not None for note in part.notes),
+        notes=clock.notes + tuple(note for part in read.values() if part is not None for note in part.notes),
         series={name: part.series for name, part in read.items() if part is not None},
         electrodes=lfp.electrodes if lfp is not None and field is not None else (),
     )

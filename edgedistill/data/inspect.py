@@ -17,7 +17,7 @@ from edgedistill.data.behavior_choice import find_behavior_series
 from edgedistill.data.bin_clock import find_clock
 from edgedistill.data.bins import list_known_reasons
 from edgedistill.data.candidates import NO_NAMES, Candidate
-from edgedistill.data.coverage import NO_BEHAVIOR, after_end, cover
+from edgedistill.data.coverage import NO_BEHAVIOR, Coverage, after_end, cover
 from edgedistill.data.lfp import MIN_RATE_HZ
 from edgedistill.data.lfp_choice import find_electrical_series
 from edgedistill.data.recording import PART_NAMES, Behavior, Lfp, Recording, SeriesNames, Units, open_recording
@@ -52,7 +52,7 @@ class Inspection:
     lfp: dict[str, object] | None
     behavior: dict[str, object] | None
     electrodes: int
-    coverage: dict[str, object] | None  # of the parts that are there, as the file says without the samples of its LFP
+    coverage: Coverage | None  # of the parts that are there, as the file says without the samples of its LFP
     candidates: dict[str, list[dict[str, object]]]  # of each part
     problems: tuple[str, ...]
     notes: tuple[str, ...]
@@ -77,7 +77,7 @@ class Inspection:
             f"  behavior   {_format_behavior(self.behavior)}",
             f"  electrodes {self.electrodes}",
         ]
-        lines += [f"  seconds    {self.coverage['text']}, as far as the file says so"] if self.coverage else []
+        lines += [f"  seconds    {self.coverage.to_text()}, as far as the file says so"] if self.coverage else []
         for part, listed in self.candidates.items():
             if len(listed) > 1 or not all(one["read"] for one in listed):
                 lines.append(f"  candidates for {part}")
@@ -99,7 +99,8 @@ def describe(path: str | Path, names: SeriesNames = NO_NAMES) -> Inspection:
         units = _attempt(lambda: recording.units, problems)
         lfp = _attempt(lambda: recording.lfp, problems)
         moved = _attempt(lambda: _read_checked_behavior(recording), problems)
-        coverage = _attempt(lambda: _measure_coverage(recording, lfp, units, moved), problems)
+        measured = _attempt(lambda: _measure_coverage(recording, lfp, units, moved), problems)
+        coverage, notes = measured if measured is not None else (None, ())
         return Inspection(
             path=str(path),
             session_id=recording.session_id,
@@ -112,7 +113,7 @@ def describe(path: str | Path, names: SeriesNames = NO_NAMES) -> Inspection:
             coverage=coverage,
             candidates=_list_candidates(recording, lfp, units, moved),
             problems=tuple(problems),
-            notes=tuple(_write_notes(recording, lfp, units, moved)),
+            notes=(*notes, *_write_notes(recording, lfp, units, moved)),
             missing={command: _find_lacks(command, units, lfp, moved) for command in NEEDS},
         )
 
@@ -129,8 +130,8 @@ def _attempt(read: Callable[[], T], problems: list[str]) -> T | None:
 
 def _measure_coverage(
     recording: Recording, lfp: Lfp | None, units: Units | None, behavior: Behavior | None
-) -> dict[str, object] | None:
-    """Returns the seconds that the parts share and those that are left out, or None where there is nothing to share."""
+) -> tuple[Coverage, tuple[str, ...]] | None:
+    """Returns the seconds that the parts share and those that are left out, with notes, or None where nothing is."""
     if (lfp is None and behavior is None and units is None) or (lfp is not None and lfp.duration_s < MIN_SECONDS):
         return None
     clock = find_clock(recording, lfp, units, behavior)
@@ -138,8 +139,7 @@ def _measure_coverage(
     if behavior is not None:
         missing = np.isnan(behavior.sample_at(clock.edges_s[1:])).any(axis=1)
         reasons.append((NO_BEHAVIOR, np.asarray(missing)))
-    found = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
-    return {**asdict(found), "text": found.to_text()}
+    return cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons), clock.notes
 
 
 def _list_candidates(

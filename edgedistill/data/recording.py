@@ -109,7 +109,7 @@ class Recording:
         self._require_named_readable("--behavior", self.names.behavior)
         with self._explain_errors("the behavior"):
             behavior = find_behavior(self.series, self.path, self.names.behavior)
-        self._require_readable_series(() if behavior is None else behavior.series.split(" + "))
+        self._require_readable_series(() if behavior is None else behavior.paths)
         return behavior
 
     @cached_property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +11,8 @@ import numpy.typing as npt
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.contents import DecoderSpec, read_decoder_spec
 from edgedistill.bundle.manifest import Channel, Manifest
-from edgedistill.data.behavior_choice import find_behavior_series
+from edgedistill.data.behavior_choice import find_behavior_like
 from edgedistill.data.bins import file_sha256
-from edgedistill.data.candidates import HasPath
 from edgedistill.data.lfp import Lfp
 from edgedistill.data.lfp_choice import find_option_like
 from edgedistill.data.recording import Recording
@@ -84,7 +83,7 @@ def _prefer_series(recording: Recording, manifest: Manifest) -> Recording:
     if names.lfp is None and "lfp" in stated:
         names = replace(names, lfp=find_option_like(recording.series, stated["lfp"]))
     if names.behavior is None and "behavior" in stated:
-        names = replace(names, behavior=_find_alike(find_behavior_series(recording.series), stated["behavior"]))
+        names = replace(names, behavior=find_behavior_like(recording.series, stated["behavior"]))
     return recording if names == recording.names else recording.with_names(names)
 
 
@@ -93,14 +92,6 @@ def _read_series(manifest: Manifest) -> Mapping[str, str]:
     if manifest.provenance is None or manifest.session is None:
         return {}
     return manifest.provenance.series.get(manifest.session.id or "", {})
-
-
-def _find_alike(series: Sequence[HasPath], path: str) -> str | None:
-    """Returns the path of the series at `path`, else of the only one that has its name, else None."""
-    wanted = path.split(" + ")[0]  # one axis a series; the first brings the others along
-    paths = [one.path for one in series]
-    named = [one for one in paths if one.rpartition("/")[2] == wanted.rpartition("/")[2]]
-    return wanted if wanted in paths else named[0] if len(named) == 1 else None
 
 
 def _compare_amplitude(matched: MatchedRecording, spec: DecoderSpec, manifest: Manifest, names: list[str]) -> list[str]:
