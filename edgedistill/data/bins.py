@@ -100,7 +100,7 @@ def bins_from_recording(
     if outputs is not None:
         reasons.append((NO_BEHAVIOR, np.asarray(np.isnan(outputs).any(axis=1))))
     coverage = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
-    read = {"lfp": lfp if field is not None else None, "units": units, "behavior": behavior}
+    read = {"lfp": lfp, "units": units, "behavior": behavior}  # an LFP gives the clock also where it is not used
     return SessionBins(
         session_id=recording.session_id,
         path=str(recording.path),

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.data.series import name_dataset_in_errors
 from edgedistill.errors import RecordingError
 
 SPAN_BYTES = 16 << 20  # what is read at a time where chunks are small
@@ -94,15 +95,8 @@ class FrameReader:
         return np.asarray(self._guard(lambda: self.data[start:stop], start, stop)).reshape(-1, self.channels)
 
     def _guard(self, read: Any, *frames: int) -> Any:
-        try:
+        with name_dataset_in_errors(self.file, f"{self.series}/data (frames {frames[0]} to {frames[-1]})"):
             return read()
-        except (OSError, RuntimeError) as error:
-            raise RecordingError(
-                f"{self.file}: frames {frames[0]} to {frames[-1]} of {self.series} cannot be read",
-                got=str(error),
-                causes=("the file is damaged", "it was compressed with a filter that is not installed"),
-                next_step="copy the file again, or check it with `h5ls -r`",
-            ) from error
 
     def _find_unit(self) -> tuple[int, int]:
         """Returns the frames and channels that are unpacked together."""

@@ -21,7 +21,7 @@ import numpy as np
 from edgedistill.data.candidates import Candidate, find_named
 from edgedistill.data.electrodes import read_electrode_rows
 from edgedistill.data.lfp_words import Band, tell_band
-from edgedistill.data.series import Series, read_nominal_rate
+from edgedistill.data.series import Series, name_dataset_in_errors, read_nominal_rate
 from edgedistill.errors import RecordingError
 
 MIN_RATE_HZ = 200
@@ -86,7 +86,7 @@ def choose_lfp(
 
     Raises RecordingError where several arrays remain, where all have a fault, and where nothing has the given name.
     """
-    streams = [_describe(s) for s in find_electrical_series(series)]
+    streams = [_describe(s, file) for s in find_electrical_series(series)]
     if named is not None:
         parts = _find_named_array(streams, named, file)
         return _tell(streams, parts, {s.path: "another series was named by --lfp" for s in streams}, "named by --lfp")
@@ -109,12 +109,14 @@ def choose_lfp(
     )
 
 
-def _describe(series: Series) -> Stream:
-    rate = read_nominal_rate(series)
+def _describe(series: Series, file: Path) -> Stream:
     band, why = tell_band(series)
     times = series.node.timestamps
-    if series.node.rate is None and times is not None and len(times):
-        start, stop = float(times[0]), float(times[-1]) + (1 / rate if rate > 0 else 0.0)
+    with name_dataset_in_errors(file, f"{series.path}/timestamps"):
+        rate = read_nominal_rate(series)
+        ends = (float(times[0]), float(times[-1])) if times is not None and len(times) else None
+    if series.node.rate is None and ends is not None:
+        start, stop = ends[0], ends[1] + (1 / rate if rate > 0 else 0.0)
     else:
         start = float(series.node.starting_time or 0.0)
         stop = start + (_count_frames(series) / rate if rate > 0 else 0.0)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.series import Series, find_exact_rate, read_nominal_rate
+from edgedistill.data.series import Series, find_exact_rate, name_dataset_in_errors, read_nominal_rate
 from edgedistill.data.timestamp_clock import TimestampClock, read_timestamp_clock
 from edgedistill.errors import RecordingError
 
@@ -83,7 +83,8 @@ def read_clock(series: Series, frames: int, file: Path, part: int = 0) -> Clock:
     too few, running backwards, or at a rate that changes.
     """
     if series.node.rate is None and series.node.timestamps is not None and frames > 0:
-        return _from_timestamps(read_timestamp_clock(series.node.timestamps, frames, file, series.path), part)
+        with name_dataset_in_errors(file, f"{series.path}/timestamps"):
+            return _from_timestamps(read_timestamp_clock(series.node.timestamps, frames, file, series.path), part)
     nominal = read_nominal_rate(series)
     if series.node.rate is None or not (np.isfinite(nominal) and nominal > 0):
         raise RecordingError(
@@ -143,7 +144,10 @@ def join_clocks(clocks: Sequence[Clock]) -> Clock:
             ends = np.array([0, clock.frames], np.int64)
             own, times = ends.astype(np.float64), clock.times_at(ends)
         else:
-            own, times = clock.anchors
+            own, times = clock.anchors[0], clock.anchors[1].copy()
+        if at_all and at == end:  # one frame has one time, so the part before is held by its last frame
+            at_all[-1][-1] -= 1
+            times_all[-1][-1] -= 1 / float(rate)
         at_all.append(own + at)
         times_all.append(times)
         end = at + clock.frames

@@ -21,6 +21,7 @@ import numpy as np
 from edgedistill.data.behavior import Behavior
 from edgedistill.data.behavior_choice import find_behavior, find_behavior_series
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
+from edgedistill.data.electrodes import read_column
 from edgedistill.data.hdf5_datasets import require_readable
 from edgedistill.data.invalid_times import PATH as INVALID_TIMES
 from edgedistill.data.invalid_times import InvalidTime, read_invalid_times
@@ -142,7 +143,7 @@ class Recording:
         with self._explain_errors("the electrode table"):
             for name in table.colnames:
                 require_readable(table[name].data, self.path, f"general/extracellular_ephys/electrodes/{name}")
-            columns = {name: data for name in table.colnames if (data := _read_column(table[name].data)) is not None}
+            columns = {name: data for name in table.colnames if (data := read_column(table[name].data)) is not None}
         return [
             {"id": int(table.id[row])} | {name: _to_plain(column[row]) for name, column in columns.items()}
             for row in range(len(table))
@@ -234,18 +235,6 @@ def open_recording(path: str | Path, names: SeriesNames = NO_NAMES) -> Recording
     that cannot be read do not stop the others from being read, see `Recording.unreadable`.
     """
     return Recording(Path(path), *open_nwb(Path(path)), names)
-
-
-def _read_column(data: Any) -> Any:
-    """Returns a column with one value a row, or None for another. Zarr does not give references to objects."""
-    if type(data).__name__ == "ContainerZarrReferenceDataset":  # a pickle, which may run any code when it is read
-        return None
-    try:
-        return data[:] if np.ndim(data) == 1 else None
-    except OSError:
-        raise
-    except Exception:  # hdmf raises many kinds where a column refers to objects that cannot be built
-        return None
 
 
 def _to_plain(value: Any) -> object:

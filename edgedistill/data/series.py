@@ -8,12 +8,16 @@ rounded to a float.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from edgedistill.errors import RecordingError
 
 BLOCK_ROWS = 1 << 20
 
@@ -63,6 +67,20 @@ def _list_members(node: Any) -> list[Any]:
         if hasattr(held, "values"):
             return list(held.values())
     return list(getattr(node, "children", ()))
+
+
+@contextmanager
+def name_dataset_in_errors(file: Path, dataset: str) -> Iterator[None]:
+    """Turns a failed read inside the block into a RecordingError that names the file and the dataset."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise RecordingError(
+            f"{file}: {dataset} cannot be read",
+            got=" ".join(str(error).split()),
+            causes=("the file is damaged", "it was compressed with a filter that is not installed"),
+            next_step="copy the file again, or check it with `h5ls -r`",
+        ) from error
 
 
 def find_exact_rate(hz: float, tolerance: float = 1e-9) -> Fraction:

@@ -25,7 +25,7 @@ from edgedistill.errors import RecordingError
 
 Times = npt.NDArray[np.float64]
 
-BACKWARD_S = 0.01  # a smaller lasting step backward is a correction of the clock, which the times follow
+BACKWARD_S = 1e-3  # a smaller lasting step backward is a correction of the clock, which the times follow
 CHANGED = 1000e-6  # relative; a rate that changes by more is not drift
 
 
@@ -68,12 +68,14 @@ def read_timestamp_clock(times: Any, frames: int, file: Path, path: str) -> Time
     steps, stretches = take_back_returns(list(levels.steps), pace.period_s)
     _require_forward(times, steps, pace, where)
     gaps = [step for step in steps if step.frames >= LEAST_STEP]
+    if _is_staircase(gaps):
+        gaps = []
     _require_one_rate(levels, times, pace, where)
     return _build(times, frames, pace, levels.outside(stretches), gaps, len(stretches))
 
 
 def _require_forward(times: Any, steps: list[Step], pace: Pace, where: str) -> None:
-    least = max(BACKWARD_S, pace.period_s) / pace.period_s
+    least = max(BACKWARD_S / pace.period_s, 1 + 0.1)
     for step in steps:
         if step.frames < -least:
             raise RecordingError(
@@ -107,6 +109,14 @@ def _require_one_rate(levels: Levels, times: Any, pace: Pace, where: str) -> Non
             causes=("recordings of two rates were joined", "the timestamps are not in seconds"),
             next_step="store each rate as a series of its own",
         )
+
+
+def _is_staircase(gaps: list[Step]) -> bool:
+    """Returns whether the steps are drift in times that were rounded to whole frames: one frame each, at one pace."""
+    if len(gaps) < 3 or any(abs(gap.frames - 1) > 0.3 for gap in gaps):
+        return False
+    pace = np.diff([gap.at for gap in gaps])
+    return bool(np.abs(pace - np.median(pace)).max() <= max(2, 0.02 * np.median(pace)))
 
 
 def _build(times: Any, frames: int, pace: Pace, levels: Levels, gaps: list[Step], returned: int) -> TimestampClock:
@@ -173,7 +183,7 @@ def _fit_slope(
 def _choose_rate(slope: float, off_line_s: float, frames: int) -> tuple[Fraction, list[str]]:
     """Returns the nominal rate where the timestamps cannot tell it from the true one, else the measured one."""
     measured, lasted_s = 1 / slope, frames * slope
-    blur = (ROUNDED_S + 2 * off_line_s) / lasted_s
+    blur = max(ROUNDED_S + 2 * off_line_s, 0.5 * slope) / lasted_s  # half a frame in all changes no frame's place
     nominal = find_nominal_rate(measured, blur)
     if nominal is not None and abs(float(nominal) / measured - 1) <= max(blur, 1e-9):
         return nominal, []

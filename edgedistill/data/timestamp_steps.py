@@ -85,16 +85,18 @@ def hop_levels(off: Offsets) -> Offsets:
 def _find_noisy_steps(off: Offsets) -> list[Step]:
     """Compares levels two hops apart, then finds the frame of each step by least squares."""
     levels = hop_levels(off)
-    if len(levels) < 3:
-        return _settle(off, _split(off, 0, _measure_noise(off, levels)))
     noise = _measure_noise(off, levels)
-    limit = max(LEAST_STEP, 6 * 1.25 * noise / np.sqrt(HOP))
-    odd = np.flatnonzero(np.abs(levels[2:] - levels[:-2]) >= limit)
+    if len(levels) < 3:
+        return _settle(off, _split(off, 0, noise, LEAST_STEP))
+    changes = np.abs(levels[2:] - levels[:-2])
+    usual = 1.48 * float(np.median(changes))  # larger than single frames let expect where delays last for a while
+    limit = max(LEAST_STEP, 6 * 1.25 * noise / np.sqrt(HOP), 5 * usual)
+    odd = np.flatnonzero(changes >= limit)
     places: list[int] = []
     for group in np.split(odd, np.flatnonzero(np.diff(odd) > 3) + 1):
         if group.size:
             first, last = int(group[0]) * HOP, min((int(group[-1]) + 3) * HOP, len(off))
-            places += _split(off[first:last], first, noise)
+            places += _split(off[first:last], first, noise, limit)
     return _settle(off, places)
 
 
@@ -106,7 +108,7 @@ def _measure_noise(off: Offsets, levels: Offsets) -> float:
     return float(1.48 * np.median(np.abs(near)))
 
 
-def _split(off: Offsets, first: int, noise: float) -> list[int]:
+def _split(off: Offsets, first: int, noise: float, least: float) -> list[int]:
     """Returns where two constant levels fit a stretch best, and the same of both halves, as long as levels differ."""
     n = len(off)
     if n < 2 * LEAST_SIDE:
@@ -117,11 +119,12 @@ def _split(off: Offsets, first: int, noise: float) -> list[int]:
     gain = (after - before) ** 2 * left * (n - left) / n
     gain[: LEAST_SIDE - 1] = gain[n - LEAST_SIDE :] = -1
     best = int(np.argmax(gain))
-    limit = max(LEAST_STEP, 5 * noise * np.sqrt(1 / (best + 1) + 1 / (n - best - 1)))
+    limit = max(least, 5 * noise * np.sqrt(1 / (best + 1) + 1 / (n - best - 1)))
     if abs(after[best] - before[best]) < limit:
         return []
     here = [first + best]
-    return _split(off[: best + 1], first, noise) + here + _split(off[best + 1 :], first + best + 1, noise)
+    before_it = _split(off[: best + 1], first, noise, least)
+    return before_it + here + _split(off[best + 1 :], first + best + 1, noise, least)
 
 
 def _settle(off: Offsets, places: list[int]) -> list[Step]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edgedistill.config import StudentShape
 from edgedistill.data.bins import SessionBins
+from edgedistill.data.lfp import Gap
 from edgedistill.data.recording import open_recording
 from edgedistill.frontend import FrontEnd
 from edgedistill.pipeline.graph_checks import holdout_stretch
@@ -55,8 +56,11 @@ def raw_stretch(bins: SessionBins, first: int, stop: int) -> dict[str, npt.NDArr
         frames = min(config.edge(stop) - start, HOLDOUT_BYTES // (4 * lfp.channels))
         front_end = FrontEnd(config)
         block = max(1, (8 << 20) // (4 * lfp.channels))
-        for at in range(0, start, block):
-            front_end.push(lfp.read(at, min(at + block, start)))
+        for frames_uv in lfp.read_blocks(block, 0, start):
+            if isinstance(frames_uv, Gap):
+                front_end.gap(frames_uv.frames)
+            else:
+                front_end.push(frames_uv)
         state = {f"fe_{name}": value for name, value in front_end.export_state().items()}
         return {"frames": lfp.read(start, start + frames), "frame_start": np.array(start), **state}
 

@@ -70,9 +70,8 @@ def test_an_lfp_container_is_preferred_to_acquisition_and_to_slower_series(tmp_p
         lfp = require_lfp(recording)
         assert lfp.series == "processing/ecephys/LFP/probe_b"
         assert lfp.channel_ids == ("8", "9", "10", "11")
-    notes = " ".join(describe(path).notes)
-    assert "probe_b" in notes
-    assert "probe_a" in notes
+    candidates = {str(one["series"]).rpartition("/")[2]: one["read"] for one in describe(path).candidates["lfp"]}
+    assert candidates == {"Raw": False, "probe_a": False, "probe_b": True, "envelope": False}
 
 
 def test_integers_become_microvolts_by_conversion_channel_conversion_and_offset(tmp_path: Path) -> None:
@@ -186,3 +185,38 @@ def test_the_error_for_missing_parts_names_them_and_what_the_file_holds(tmp_path
         recording.require(("lfp",))
         with pytest.raises(ValueError, match="did you mean 'units'"):
             recording.require(("unit",))
+
+
+@pytest.mark.parametrize("dataset", ["data", "timestamps"])
+def test_a_damaged_dataset_is_named(tmp_path: Path, dataset: str) -> None:
+    from hdmf.backends.hdf5.h5_utils import H5DataIO
+
+    nwb = make.new_nwb()
+    packed = {"compression": "gzip"}
+    make.add_lfp(
+        nwb,
+        H5DataIO(make.lfp_volts(seconds=4), chunks=(1000, 3), **packed),
+        channels=3,
+        timestamps=H5DataIO(np.arange(1000) / 250, chunks=(1000,), **packed),
+    )
+    path = make.write(nwb, tmp_path / "a.nwb")
+    name = f"processing/ecephys/LFP/ElectricalSeries/{dataset}"
+    with h5py.File(path, "a") as file:
+        file[name].id.write_direct_chunk((0,) * file[name].ndim, b"no gzip")
+    with open_recording(path) as recording, pytest.raises(RecordingError, match="cannot be read") as caught:
+        require_lfp(recording).read(0, 10)
+    assert name in str(caught.value)
+
+
+def test_blocks_between_two_frames_hold_the_same_as_a_read(tmp_path: Path) -> None:
+    times = np.arange(1000) / 250
+    times[300:] += 0.2
+    times[700:] += 4
+    nwb = make.new_nwb()
+    make.add_lfp(nwb, np.arange(1000.0)[:, None], timestamps=times, conversion=1e-6)
+    with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
+        lfp = require_lfp(recording)
+        for start, stop in ((0, lfp.frames), (0, 310), (320, 900), (340, 345), (800, 1200), (5, 6)):
+            blocks = list(lfp.read_blocks(64, start, stop))
+            filled = [b if not isinstance(b, Gap) else np.full((b.frames, 1), np.nan) for b in blocks]
+            np.testing.assert_array_equal(np.concatenate(filled), lfp.read(start, stop))

@@ -196,6 +196,29 @@ def test_a_single_odd_timestamp_is_no_gap(spoil: str) -> None:
     assert_times(clock, T, 1e-6)
 
 
+def test_drift_in_times_rounded_to_whole_frames_is_no_row_of_gaps() -> None:
+    clock = read(np.round(T * 1.0001, 3))
+    assert clock.gaps == ()
+    assert "-100." in clock.notes[0]
+    assert_times(clock, T * 1.0001, 1e-3)
+
+
+def test_corrections_of_a_clock_by_less_than_a_millisecond_are_followed() -> None:
+    t = np.arange(600_000) / 30_000
+    clock = read(t * (1 + 20e-6) - np.floor(t) * 20e-6)
+    assert (clock.rate, clock.gaps) == (30_000, ())
+    assert_times(clock, t, 2e-5)
+
+
+@pytest.mark.parametrize("spread_s", [0.001, 0.003])
+def test_a_busy_computer_that_stamps_frames_late_invents_no_gaps(spread_s: float) -> None:
+    rng = np.random.default_rng(4)
+    for times in (T + rng.normal(0, spread_s, len(T)), np.maximum.accumulate(T + rng.exponential(spread_s, len(T)))):
+        clock = read(times)
+        assert (clock.rate, clock.gaps) == (1000, ())
+        assert_times(clock, T, 3 * spread_s)
+
+
 def test_a_late_stretch_that_catches_up_is_no_gap() -> None:
     times = T.copy()
     times[50_000:52_000] += 0.02
@@ -209,6 +232,10 @@ def test_a_late_stretch_that_catches_up_is_no_gap() -> None:
 
 def reset(times: np.ndarray) -> None:
     times[120_000:] -= 120
+
+
+def slightly_back(times: np.ndarray) -> None:
+    times[120_000:] -= 0.005
 
 
 def not_a_number(times: np.ndarray) -> None:
@@ -231,6 +258,7 @@ def standing(times: np.ndarray) -> None:
     ("spoil", "words"),
     [
         (reset, ("run backwards", "0.000000 s at frame 120000", "119.999000 s at frame 119999")),
+        (slightly_back, ("run backwards", "119.995000 s at frame 120000")),
         (not_a_number, ("not all numbers", "nan at frame 700 after 0.699000 s")),
         (other_rate, ("change their rate", "from frame 15", "0.002 s")),
         (slightly_other_rate, ("change their rate", "about 995 Hz", "1000 Hz")),

@@ -352,6 +352,6 @@ def test_a_session_with_spikes_outside_is_refused_before_it_is_binned(tmp_path: 
     make.add_units(nwb, seconds=140)
     with (
         open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording,
-        pytest.raises(RecordingError, match="lie outside the LFP"),
+        pytest.raises(RecordingError, match="lie outside the recording"),
     ):
         bins_from_recording(recording, need=("lfp", "units"))
