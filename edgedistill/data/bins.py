@@ -122,6 +122,7 @@ def bins_from_recording(
         session_s=coverage.session_s,
         left_out_s=coverage.left_out_s,
         notes=clock.notes + tuple(note for part in read.values() if part is not None for note in part.notes),
+        names=recording.names,
         series={name: part.series for name, part in read.items() if part is not None},
         electrodes=lfp.electrodes if lfp is not None and field is not None else (),
     )
