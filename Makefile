@@ -40,9 +40,10 @@ check: $(STAMP)
 	@if command -v clang-format >/dev/null; then git ls-files '*.c' '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format --dry-run -Werror; \
 	  else echo "no clang-format: C and CUDA were not checked (apt install clang-format)"; fi
 
-# A worker a core, each with one thread of arithmetic: more would wait for each other.
+# A worker a core, each with one thread of arithmetic: more would wait for each other. tests/conftest.py says which
+# tests stay together.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo

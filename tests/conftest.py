@@ -14,6 +14,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:  # the tests of a file share its fixtures, and those of tests/pipeline share a build of minutes
+        folder = item.path.parent
+        item.add_marker(pytest.mark.xdist_group("pipeline" if folder.name == "pipeline" else str(item.path)))
     jetson = Path("/etc/nv_tegra_release").exists()
     lacking = {
         "gpu": None if shutil.which("nvidia-smi") or jetson else "no NVIDIA GPU on this machine",
