@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from edgedistill.cli.output import json_option, print_facts, print_json, print_notes, print_warnings, show_work
+from edgedistill.cli.training_options import SERIES_HELP
 from edgedistill.runtime import ENGINES
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ as a warning, and refused where no decoding can make up for it.""",
 @click.option(
     "--lfp",
     metavar="NAME",
-    help="The LFP to read, where the recording holds several: a name, a path, or a container of series.  [default: the "
-    "one that the bundle was built from, if the recording has it]",
+    help=f"{SERIES_HELP['lfp']}  [default: the one that the bundle was built from, if the recording has it]",
 )
 @json_option
 def run(bundle: Path, recording: str, out: Path | None, engine: str | None, lfp: str | None, as_json: bool) -> None:

@@ -16,6 +16,13 @@ from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, list_rec
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
+SERIES_HELP = {
+    "lfp": "The LFP to read, where a session holds several: a name, a path, a container, or what the names of segments "
+    "have in common (M1 for M1_1 and M1_2).",
+    "units": "The table of spike times to read, where a session holds several: a name, a path, or a container.",
+    "behavior": "The behavior to read, where a session holds several: a name, a path, a container, what the names of "
+    "several series have in common, or columns of one series (NAME[0,1]).",
+}
 
 
 def add_series_options(command: Command) -> Command:
@@ -27,9 +34,8 @@ def add_series_options(command: Command) -> Command:
 
         return command(*args, names=SeriesNames(lfp, units, behavior), **others)
 
-    for part, what in (("behavior", "behavior"), ("units", "spike times"), ("lfp", "LFP")):
-        help = f"The {what} to read, where a session holds several: a name, a path, or a container of series."
-        with_names = click.option(f"--{part}", metavar="NAME", help=help)(with_names)
+    for part in ("behavior", "units", "lfp"):
+        with_names = click.option(f"--{part}", metavar="NAME", help=SERIES_HELP[part])(with_names)
     return cast(Command, with_names)
 
 

@@ -32,7 +32,7 @@ NEEDS = {
     "build": ("units", "lfp", "behavior"),
     "calibrate": ("lfp",),
     "run": ("lfp",),
-    "bench": ("lfp",),
+    "bench": ("lfp", "behavior"),
     "probe": ("behavior",),
 }
 SHORT_IS_FINE = ("run", "bench")
@@ -77,7 +77,9 @@ class Inspection:
             f"  behavior   {_format_behavior(self.behavior)}",
             f"  electrodes {self.electrodes}",
         ]
-        lines += [f"  seconds    {self.coverage.to_text()}, as far as the file says so"] if self.coverage else []
+        if self.coverage is not None:
+            unread = " (the samples of the LFP were not looked at)" if self.lfp is not None else ""
+            lines.append(f"  seconds    {self.coverage.to_text()}{unread}")
         for part, listed in self.candidates.items():
             if len(listed) > 1 or not all(one["read"] for one in listed):
                 lines.append(f"  candidates for {part}")

@@ -173,7 +173,7 @@ class Recording:
         if self.unreadable:
             return f"bring back or correct what cannot be read, then edgedistill inspect {self.path}"
         if could_be_named:
-            return "name the series with `behavior`"
+            return f"name one of these series with --behavior; edgedistill inspect {self.path} says why none is read"
         return f"edgedistill inspect {self.path} shows which commands can use this file"
 
     def _find_causes(self, missing: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ def test_the_report_says_what_is_there_and_what_is_missing(whole: Path, tmp_path
     assert json.loads(json.dumps(report.to_json()))["lfp"]["rate"] == "250/1"
     assert set(report.to_json()["commands"]) == set(NEEDS)  # type: ignore[call-overload]
     assert "cursor_vel_x (cm/s)" in report.to_text()
+    assert "s kept (the samples of the LFP were not looked at)\n" in report.to_text()
 
     nwb = make.new_nwb(session_id=None)
     data = make.lfp_volts(seconds=30)
@@ -30,7 +31,7 @@ def test_the_report_says_what_is_there_and_what_is_missing(whole: Path, tmp_path
         "units (spike times) or the latents of a teacher",
         "two minutes of LFP",
     )
-    assert "behavior" in report.missing["probe"]
+    assert report.missing["probe"] == report.missing["bench"] == ("behavior",)
     notes = " ".join(report.notes)
     assert "without signal" in notes
     assert "conversion" in notes
