@@ -87,8 +87,10 @@ def bins_from_recording(
     behavior = recording.behavior if "behavior" in parts else None
     clock = find_clock(recording, lfp, units, behavior)
     outputs = behavior.sample_at(clock.edges_s[1:]) if behavior is not None else None
-    if behavior is not None and outputs is not None:
-        _require_enough(behavior, outputs, clock.bins)
+    if behavior is not None and outputs is not None and (lack := _find_lack(behavior, outputs, clock.bins)):
+        if "behavior" in need:
+            raise lack
+        behavior, outputs, refused["behavior"] = None, None, lack.what
     field = bin_lfp(lfp, clock, line_hz) if lfp is not None and "lfp" in parts else None
     reasons = list_known_reasons(recording, clock, lfp if field is not None else None, units)
     if field is not None:
@@ -96,7 +98,8 @@ def bins_from_recording(
     valid = ~np.any([mask for _, mask in reasons], axis=0)
     if behavior is not None and outputs is not None:
         outputs[~valid] = np.nan
-        _require_enough(behavior, outputs, int(valid.sum()))
+        if "behavior" in need and (lack := _find_lack(behavior, outputs, int(valid.sum()))):
+            raise lack
         reasons.append((NO_BEHAVIOR, np.asarray(np.isnan(outputs).any(axis=1))))
     coverage = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
     read = {"lfp": lfp, "units": units, "behavior": behavior}  # an LFP gives the clock also where it is not used
@@ -174,17 +177,18 @@ def _find_observed(units: Units | None, clock: BinClock) -> Mask | None:
     return None if observed.all() else observed
 
 
-def _require_enough(behavior: Behavior, outputs: npt.NDArray[np.float32], usable: int) -> None:
-    """Raises RecordingError where less than ten seconds of the `usable` bins have behavior."""
+def _find_lack(behavior: Behavior, outputs: npt.NDArray[np.float32], usable: int) -> RecordingError | None:
+    """Returns the error for behavior with less than ten seconds of values in `usable` bins, or None."""
     whole = int(np.isfinite(outputs).all(axis=1).sum())
-    if whole < MIN_BEHAVIOR_BINS:
-        raise RecordingError(
-            f"{behavior.file}: behavior {behavior.series} has too few values",
-            got=f"{whole / BINS_PER_S:g} s without NaN in {usable / BINS_PER_S:g} s that can be used",
-            expected=f"at least {MIN_BEHAVIOR_BINS / BINS_PER_S:g} s",
-            causes=("tracking was lost", "another series holds the movement"),
-            next_step=f"edgedistill inspect {behavior.file} lists the series that --behavior can name",
-        )
+    if whole >= MIN_BEHAVIOR_BINS:
+        return None
+    return RecordingError(
+        f"{behavior.file}: behavior {behavior.series} has too few values",
+        got=f"{whole / BINS_PER_S:g} s without NaN in {usable / BINS_PER_S:g} s that can be used",
+        expected=f"at least {MIN_BEHAVIOR_BINS / BINS_PER_S:g} s",
+        causes=("tracking was lost", "another series holds the movement"),
+        next_step=f"edgedistill inspect {behavior.file} lists the series that --behavior can name",
+    )
 
 
 def list_known_reasons(recording: Recording, clock: BinClock, lfp: Lfp | None, units: Units | None) -> Reasons:

@@ -210,3 +210,15 @@ def test_a_bad_session_is_refused_and_its_file_is_named(
     with pytest.raises(RecordingError, match=words) as caught:
         read_bins(path, need=need)
     assert "bad.nwb" in str(caught.value)
+
+
+def test_too_little_behavior_is_left_out_with_a_note_where_it_is_optional(tmp_path: Path) -> None:
+    lost = make.velocity()
+    lost[500:] = np.nan
+    path = make.whole_session(tmp_path / "a.nwb", data=lost)
+    with open_recording(path) as recording:
+        bins = bins_from_recording(recording, need=("units",), also=("behavior",))
+    assert bins.behavior is None
+    assert any("behavior is not read" in note and "too few values" in note for note in bins.notes)
+    with open_recording(path) as recording, pytest.raises(RecordingError, match="too few values"):
+        bins_from_recording(recording)

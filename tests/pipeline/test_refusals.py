@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgedistill import pipeline as stages
+from edgedistill.data.candidates import SeriesNames
 from edgedistill.data.simulated_nwb import simulate_to_nwb
 from edgedistill.data.simulation import SimulationConfig
 from edgedistill.errors import ConfigError, EdgeDistillError, EngineError, OutputError, RecordingError
@@ -96,7 +97,15 @@ def test_a_student_of_another_array_or_behavior_is_refused(pretrained: Path, tmp
     refused(
         pretrained, tmp_path, RecordingError, "array the student has not seen", data=(tmp_path / "data",), **student
     )
-    refused(pretrained, tmp_path, EdgeDistillError, "decodes another behavior", behavior="cursor_pos", **student)
+    cursor = SeriesNames(behavior="cursor_pos")
+    refused(pretrained, tmp_path, EdgeDistillError, "decodes another behavior", names=cursor, **student)
+        pretrained,
+        tmp_path,
+        EdgeDistillError,
+        "decodes another behavior",
+        names=SeriesNames(behavior="cursor_pos"),
+        **student,
+    )
 
 
 @pytest.mark.usefixtures("untrained")
