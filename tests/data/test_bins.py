@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pynwb import NWBFile
 
 from edgedistill.data.bin_clock import compute_edges
-from edgedistill.data.bins import SessionBins, _count_spikes, fit_normalization
+from edgedistill.data.bins import SessionBins, _count_spikes, bins_from_recording, fit_normalization
+from edgedistill.data.recording import open_recording
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import FrontEnd, FrontEndConfig
 

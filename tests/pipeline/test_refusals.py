@@ -99,13 +99,6 @@ def test_a_student_of_another_array_or_behavior_is_refused(pretrained: Path, tmp
     )
     cursor = SeriesNames(behavior="cursor_pos")
     refused(pretrained, tmp_path, EdgeDistillError, "decodes another behavior", names=cursor, **student)
-        pretrained,
-        tmp_path,
-        EdgeDistillError,
-        "decodes another behavior",
-        names=SeriesNames(behavior="cursor_pos"),
-        **student,
-    )
 
 
 @pytest.mark.usefixtures("untrained")
