@@ -25,8 +25,7 @@ def measure_low_ratio(reader: FrameReader, scale: Scale, rate: float) -> float |
     if rate <= LEAST_RATE_HZ or reader.frames < length:
         return None
     places = max(1, min(PLACES, reader.frames // length))
-    stride = (reader.frames - length) // places if places > 1 else length
-    starts = [stride * place + (stride - length) // 2 if places > 1 else 0 for place in range(places)]
+    starts = np.linspace(0, reader.frames - length, places).astype(int).tolist()
     channels = np.unique(np.linspace(0, reader.channels - 1, CHANNELS).astype(int))
     found = []
     for channel in channels:

@@ -131,7 +131,7 @@ def student_from_facts(student: Student, facts: Facts, folder: Path) -> Pretrain
         },
         readouts={session: readout_from_json(stored) for session, stored in facts.get("readouts", {}).items()},
         outputs=None if outputs is None else (tuple(outputs[0]), tuple(outputs[1])),
-        provenance=Provenance(facts.get("sessions", {}), facts.get("versions", {}), facts.get("series", {})),
+        provenance=Provenance(facts.get("sessions", {}), facts.get("versions", {})),
         finetuned_from=facts.get("finetuned_from"),
         folder=folder,
     )

@@ -83,7 +83,7 @@ def frames_of(kind: str, count: int, seed: int = 0) -> np.ndarray:
 
 def shift_soon(decoder: Decoder, bins: int = 3) -> None:
     """Ends the warm-up and raises the running amplitude, so that SHIFTED is set in `bins` bins, and cleared later."""
-    power = np.linspace(16.05, 17, decoder.shape.channels, dtype=np.float32)
+    power = np.linspace(16.5, 17.5, decoder.shape.channels, dtype=np.float32)
     now = {"seen": np.array(10**6), "shift_bins": np.array(SHIFTED_BINS - bins), "shift_power": power}
     decoder.import_state({**decoder.export_state(), **now})
 

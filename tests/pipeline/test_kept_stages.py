@@ -11,6 +11,7 @@ import pytest
 
 from edgedistill import pipeline as stages
 from edgedistill.bundle import open_bundle
+from edgedistill.data.candidates import SeriesNames
 from edgedistill.pipeline import BuildResult
 
 from .tiny_builds import CALIBRATED, READS, STUDENTS, TEACHER, Killed, options, ran, write_preset
@@ -48,7 +49,7 @@ BEHAVIOR_ALONE = {"spike-student", "deployed"}  # the distilled student does not
     ("changes", "expected"),
     [
         ({"line_hz": 61.0}, READS | {"distilled", "deployed", "calibrate"}),
-        ({"behavior": "cursor_pos"}, READS | BEHAVIOR_ALONE | CALIBRATED | {"teacher-readout"}),
+        ({"names": SeriesNames(behavior="cursor_pos")}, READS | BEHAVIOR_ALONE | CALIBRATED | {"teacher-readout"}),
         ({"session": "sim00-day01"}, CALIBRATED | {"teacher-readout"}),
         ({"seed": 1}, STUDENTS | CALIBRATED | TEACHER),
         ({"preset": "wide"}, STUDENTS | CALIBRATED),
