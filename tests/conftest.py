@@ -11,6 +11,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--variants", action="store_true", help="also run further variants of what other tests cover")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -23,6 +24,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "tensorrt": None if find_spec("tensorrt") else "TensorRT is not installed",
         "jetson": None if jetson else "this machine is not a Jetson",
         "slow": None if config.getoption("--slow") else "takes minutes: pytest --slow",
+        "variant": None if config.getoption("--variants") else "another test covers most of it: pytest --variants",
     }
     for item in items:
         for mark in item.iter_markers():

@@ -119,6 +119,7 @@ def test_the_deployed_size_has_the_bits_of_the_oracle(built: Built) -> None:
     require_same_bits(program.run(steps(bins)), program.oracle().trace(bins))
 
 
+@pytest.mark.variant
 def test_ten_thousand_steps_of_the_deployed_size(built: Built) -> None:
     program, bins = built(NANO, trace=False), random_bins(NANO, 10_000)
     found = program.run(steps(bins), timeout=500)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,12 @@ MIXED = ("embed", "layers.0.gate_up", "layers.1.qkv", "layers.1.out", "layers.1.
 OTHERS = ("layers.0.qkv", "layers.0.out", "layers.0.down", "layers.1.gate_up")
 
 Builder = Callable[..., tuple[Engine, Int8Model]]
+
+
+def plain_first(variants: Sequence[str]) -> list[object]:
+    """Returns the first variant for every run of the tests, and the others as further variants."""
+    first, *others = variants
+    return [first, *(pytest.param(one, marks=pytest.mark.variant) for one in others)]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +129,7 @@ def test_reset_is_a_fresh_start(built: Builder, ops: str) -> None:
 
 
 @pytest.mark.skipif("clang" not in c_builds.compilers(), reason="clang is not installed")
-@pytest.mark.parametrize("ops", VARIANTS)
+@pytest.mark.parametrize("ops", plain_first(VARIANTS))
 def test_clang_gives_the_same_bits(built: Builder, ops: str) -> None:
     engine, model = built(SMALL, ops, compiler="clang", options=("-O3",))
     require_same_bits(engine, Oracle(model), random_bins(SMALL, 40), states=False)
@@ -148,7 +154,7 @@ def test_a_million_steps_have_the_bits_of_the_oracle(built: Builder, ops: str) -
     assert all(same(state[name], value) for name, value in oracle.export_state().items())
 
 
-@pytest.mark.parametrize("ops", VARIANTS)
+@pytest.mark.parametrize("ops", plain_first(VARIANTS))
 def test_sanitizers_find_nothing(tmp_path: Path, ops: str) -> None:
     model = random_model(ODD)
     c_builds.write_sources(tmp_path, model, ops)

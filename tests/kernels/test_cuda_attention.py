@@ -162,6 +162,7 @@ def test_clang_gives_the_same_bits(tmp_path: Path) -> None:
     check(Kernels(load(compile_emulated(tmp_path / "attention.so", SOURCES, compiler="clang++"))))
 
 
+@pytest.mark.variant
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     environment = sanitized()
     if environment is None:

@@ -143,6 +143,7 @@ def test_clang_gives_the_same_bits(tmp_path: Path) -> None:
     require_same_bits(step, Oracle(model), random_bins(ODD, 12))
 
 
+@pytest.mark.variant
 @pytest.mark.skipif(sanitized() is None, reason="no sanitizers")
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """Runs in a process of its own, because the sanitizers must be loaded before numpy."""

@@ -113,6 +113,7 @@ def test_an_emulated_gpu_is_kept_out_of_the_results(machine: EmulatedGpu, tiny: 
     assert not (BENCHMARKS / "results" / "emulated-gpu").exists()
 
 
+@pytest.mark.variant
 def test_a_launch_that_fails_ends_the_suite_with_what_the_driver_said(
     machine: EmulatedGpu, tiny: Path, tmp_path: Path
 ) -> None:

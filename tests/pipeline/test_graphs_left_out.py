@@ -108,7 +108,7 @@ def test_an_engine_is_off_where_none_of_its_graphs_is_left() -> None:
     assert why_engine_is_off("onnxruntime", {**graphs, "student.onnx": fine}) is None
 
 
-@pytest.mark.parametrize("scale", [1e9, 1e-9])
+@pytest.mark.parametrize("scale", [1e9, pytest.param(1e-9, marks=pytest.mark.variant)])
 def test_behavior_of_an_odd_scale_is_built_as_any_other(
     home: Path, first: BuildResult, tmp_path: Path, scale: float
 ) -> None:
@@ -125,7 +125,7 @@ def test_behavior_of_an_odd_scale_is_built_as_any_other(
     assert ("student.fp16.onnx" in open_bundle(result.bundle).names) == (scale < 1)
 
 
-@pytest.mark.parametrize("fails_at", [1, 2])
+@pytest.mark.parametrize("fails_at", [pytest.param(1, marks=pytest.mark.variant), 2])
 def test_an_engine_that_cannot_be_compiled_does_not_throw_the_training_away(
     home: Path, first: BuildResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
