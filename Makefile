@@ -1,7 +1,8 @@
 # make setup   an environment in .venv; needs nothing but make and python3. Without a GPU the small torch
 #              is enough: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup
 # make check   every check: format, lint, types, layers
-# make test    the tests (TEST_OPTIONS=--variants adds further variants, as CI does), without those that need a device (they say why they were skipped)
+# make test    the tests, without those that need a device (they say why they were skipped); with
+#              TEST_OPTIONS=--variants also further variants of what other tests cover, as CI runs them
 # make docs    this project's documentation as a site in site/: a dead link or an undocumented public name fails
 # make demo    simulate sessions, build the nano preset for this machine, decode, measure, report
 
