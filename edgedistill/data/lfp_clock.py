@@ -96,7 +96,12 @@ def read_clock(series: Series, frames: int, file: Path, part: int = 0) -> Clock:
     start = series.node.starting_time
     start_s = 0.0 if start is None else float(start)
     if not np.isfinite(start_s):
-        raise RecordingError(f"{file}: {series.path} has no usable clock", got=f"starting_time {start}")
+        raise RecordingError(
+            f"{file}: {series.path} has no usable clock",
+            got=f"starting_time {start}",
+            expected="the time of the first frame in seconds",
+            next_step=f"correct `starting_time` in the file, then edgedistill inspect {file}",
+        )
     return Clock(start_s, find_exact_rate(nominal), (Run(0, frames, part, 0),))
 
 
