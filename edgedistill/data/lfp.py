@@ -181,6 +181,7 @@ def _open(chosen: Sequence[Series], candidates: tuple[Candidate, ...], file: Pat
         for s, (_, x) in zip(chosen, opened, strict=True)
         if x.why
     ]
+    notes += [f"{one.series} is read: {one.why}" for one in candidates if one.read and "although" in one.why][:1]
     notes += [note for note in map(describe_unit, chosen) if note is not None]
     if len(chosen) > 1:
         lost = sum(frames for _, frames in clock.gaps) / float(clock.rate)

@@ -58,7 +58,7 @@ def test_a_field_that_goes_on_for_hours_after_the_task_is_read(tmp_path: Path) -
     assert sum(bins.left_out_s.values()) + bins.coverage.kept_s == pytest.approx(bins.session_s)
 
 
-@pytest.mark.parametrize(("trial", "what"), [(125, "all channels"), (300, "almost nothing of the session")])
+@pytest.mark.parametrize(("trial", "what"), [(125, "all channels"), (290, "almost nothing of the session")])
 def test_trials_that_are_too_short_for_the_filters_are_named_by_their_gaps(
     tmp_path: Path, trial: int, what: str
 ) -> None:
