@@ -30,7 +30,7 @@ class BinnedLfp:
     config: FrontEndConfig
     values: npt.NDArray[np.float64]  # (T, C) uV
     bad: Mask  # (T, C)
-    offset_uv: npt.NDArray[np.float64]  # (C,)
+    offset_uv: npt.NDArray[np.float64]  # (T, C)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -64,16 +64,17 @@ def bin_lfp(lfp: Lfp, clock: BinClock, line_hz: float) -> BinnedLfp:
     values = np.empty((clock.bins, lfp.channels))
     bad: Mask = np.empty(values.shape, dtype=np.bool_)
     gap: Mask = np.empty(clock.bins, dtype=np.bool_)
-    level = Level(lfp.channels)
+    level, first = Level(config, clock.bins), 0
     for block in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels), stop=config.edge(clock.bins)):
         if not isinstance(block, Gap):
-            level.add(block)
+            level.add(block, first)
+        first += block.frames if isinstance(block, Gap) else len(block)
         done = front_end.gap(block.frames) if isinstance(block, Gap) else front_end.push(block)
         at, stop = done.first_bin, min(done.first_bin + len(done.values), clock.bins)
         values[at:stop], bad[at:stop] = done.values[: stop - at], done.bad[: stop - at]
         gap[at:stop] = done.gap[: stop - at]
     _require_good_channel(lfp, bad[~gap] if not gap.all() else bad, config.recover_s)
-    return BinnedLfp(config, values, bad, level.offset(config))
+    return BinnedLfp(config, values, bad, level.offset(bad | gap[:, None]))
 
 
 def _require_good_channel(lfp: Lfp, bad: npt.NDArray[np.bool_], recover_s: float) -> None:
