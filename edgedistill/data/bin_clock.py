@@ -64,8 +64,9 @@ def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behav
         if units.observed is not None:
             watched = [(float(one[0, 0]), float(one[-1, 1])) for one in units.observed if len(one)]
             spans["units"] = _join(spans["units"], *watched)
-    if units is not None and (recorded := [span for part, span in spans.items() if part != "units"]):
-        notes = require_spikes_inside(units, _join(*recorded), "the recording")
+    if units is not None and (recorded := {part: span for part, span in spans.items() if part != "units"}):
+        _require_overlap(recording.path, recorded)  # else the units would be blamed for it
+        notes = require_spikes_inside(units, _join(*recorded.values()), "the recording", _share(*recorded.values()))
     _require_overlap(recording.path, spans)
     earliest = min(first for first, _ in spans.values())
     if lfp is not None:
@@ -86,6 +87,10 @@ def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behav
 
 def _join(*spans: tuple[float, float]) -> tuple[float, float]:
     return min(first for first, _ in spans), max(last for _, last in spans)
+
+
+def _share(*spans: tuple[float, float]) -> tuple[float, float]:
+    return max(first for first, _ in spans), min(last for _, last in spans)
 
 
 def find_drift(lfp: Lfp, bins: int) -> npt.NDArray[np.float64]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edgedistill.data.bin_clock import BinClock
 from edgedistill.data.coverage import ALL_BAD, GAP, INVALID, SETTLING, Reasons
 from edgedistill.data.lfp import Gap, Lfp
+from edgedistill.data.lfp_layout import describe_amplitude
 from edgedistill.data.session import Mask
 from edgedistill.data.settling import Level, find_rings_of_artefacts, find_rings_of_losses, robust_deviation
 from edgedistill.errors import RecordingError
@@ -29,7 +30,14 @@ class BinnedLfp:
     config: FrontEndConfig
     values: npt.NDArray[np.float64]  # (T, C) uV
     bad: Mask  # (T, C)
-    offset_uv: npt.NDArray[np.float64]  # (C,)
+    offset_uv: npt.NDArray[np.float64]  # (T, C)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Returns a note where the amplitude says that the numbers in the file are not in the unit that it states."""
+        deviation = robust_deviation(self.values, ~self.bad)
+        note = describe_amplitude(float(np.median(deviation[deviation > 0]))) if deviation.any() else None
+        return () if note is None else (note,)
 
     def find_disturbed(self, known: Mapping[str, Mask]) -> Reasons:
         """Marks bins (T, C) as bad in which the filters still ring, and returns further reasons for bins (T,).
@@ -56,22 +64,21 @@ def bin_lfp(lfp: Lfp, clock: BinClock, line_hz: float) -> BinnedLfp:
     values = np.empty((clock.bins, lfp.channels))
     bad: Mask = np.empty(values.shape, dtype=np.bool_)
     gap: Mask = np.empty(clock.bins, dtype=np.bool_)
-    level = Level(lfp.channels)
-    for block in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels)):
+    level, first = Level(config, clock.bins), 0
+    for block in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels), stop=config.edge(clock.bins)):
         if not isinstance(block, Gap):
-            level.add(block)
+            level.add(block, first)
+        first += block.frames if isinstance(block, Gap) else len(block)
         done = front_end.gap(block.frames) if isinstance(block, Gap) else front_end.push(block)
         at, stop = done.first_bin, min(done.first_bin + len(done.values), clock.bins)
         values[at:stop], bad[at:stop] = done.values[: stop - at], done.bad[: stop - at]
         gap[at:stop] = done.gap[: stop - at]
-        if stop == clock.bins:
-            break
-    _require_good_channel(lfp, bad[~gap] if not gap.all() else bad)
-    return BinnedLfp(config, values, bad, level.offset(config))
+    _require_good_channel(lfp, bad[~gap] if not gap.all() else bad, config.recover_s)
+    return BinnedLfp(config, values, bad, level.offset(bad | gap[:, None]))
 
 
-def _require_good_channel(lfp: Lfp, bad: npt.NDArray[np.bool_]) -> None:
-    """Refuses a session without a good channel.
+def _require_good_channel(lfp: Lfp, bad: npt.NDArray[np.bool_], recover_s: float) -> None:
+    """Refuses a session without a good channel. A channel counts as bad for `recover_s` seconds after a gap.
 
     The limit is 95 % and not all bins, because a flat channel counts as good in its first second.
     """
@@ -79,9 +86,14 @@ def _require_good_channel(lfp: Lfp, bad: npt.NDArray[np.bool_]) -> None:
     if share.min() > 0.95:
         raise RecordingError(
             f"{lfp.file}: all channels of {lfp.series} are bad",
-            got=f"{lfp.channels} channels, even the best NaN, flat or saturated in {share.min():.1%} of bins",
+            got=f"{lfp.channels} channels, even the best NaN, flat, saturated or after a gap in {share.min():.1%} of "
+            "bins",
             expected="at least one channel with signal",
             causes=(
+                *(
+                    (f"{len(lfp.gaps)} gaps, after each of which a channel has to recover for {recover_s:g} s",)
+                    * bool(lfp.gaps)
+                ),
                 "the array was not connected",
                 "`conversion` is zero or far too small",
                 "all data are NaN",

@@ -20,7 +20,9 @@ from edgedistill.data.coverage import (
     GAP,
     INVALID,
     NO_BEHAVIOR,
+    SETTLING,
     UNOBSERVED,
+    Coverage,
     Reasons,
     after_end,
     cover,
@@ -55,7 +57,7 @@ __all__ = [
     "split_bins",
 ]
 
-MIN_BEHAVIOR_BINS = 10 * BINS_PER_S
+MIN_VALID_BINS = 10 * BINS_PER_S  # of the session, and of its behavior
 
 
 def bins_from_recording(
@@ -96,12 +98,14 @@ def bins_from_recording(
     if field is not None:
         reasons += field.find_disturbed(dict(reasons))
     valid = ~np.any([mask for _, mask in reasons], axis=0)
+    end = after_end(clock.ends_first)
+    _require_valid(recording, valid, cover(clock.span_s, clock.edges_s, end, reasons))
     if behavior is not None and outputs is not None:
         outputs[~valid] = np.nan
         if "behavior" in need and (lack := _find_lack(behavior, outputs, int(valid.sum()))):
             raise lack
         reasons.append((NO_BEHAVIOR, np.asarray(np.isnan(outputs).any(axis=1))))
-    coverage = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
+    coverage = cover(clock.span_s, clock.edges_s, end, reasons)
     read = {"lfp": lfp, "units": units, "behavior": behavior}  # an LFP gives the clock also where it is not used
     return SessionBins(
         session_id=recording.session_id,
@@ -126,7 +130,7 @@ def bins_from_recording(
         notes=(
             *(f"{part} is not read: {why}" for part, why in refused.items()),
             *clock.notes,
-            *(note for part in read.values() if part is not None for note in part.notes),
+            *(note for part in (*read.values(), field) if part is not None for note in part.notes),
         ),
         names=recording.names,
         series={name: part.series for name, part in read.items() if part is not None},
@@ -156,8 +160,13 @@ def _find_clock_lfp(recording: Recording, needed: bool, refused: dict[str, str])
             f"{recording.path}: the sampling rate of {lfp.series} is too low",
             got=f"{float(lfp.rate):g} Hz",
             expected=f"at least {MIN_RATE_HZ} Hz",
-            causes=("the series holds band power or an envelope", "the rate was written in kHz"),
-            next_step="store the LFP at its original rate, or correct `rate`",
+            causes=(
+                "the timestamps are in milliseconds or samples instead of seconds",
+                "the rate was written in kHz",
+                "the series holds band power or an envelope",
+            ),
+            next_step=f"correct the clock in the file, or choose another series: edgedistill inspect {recording.path} "
+            "lists them",
         )
     return lfp
 
@@ -177,15 +186,34 @@ def _find_observed(units: Units | None, clock: BinClock) -> Mask | None:
     return None if observed.all() else observed
 
 
+def _require_valid(recording: Recording, valid: Mask, coverage: Coverage) -> None:
+    """Raises RecordingError where less than ten seconds of the session can be used, whatever the reasons are."""
+    if int(valid.sum()) >= MIN_VALID_BINS:
+        return
+    causes = {
+        GAP: "the LFP was stored trial by trial",
+        SETTLING: "lost packets are so frequent that the filters never settle",
+        INVALID: "invalid_times marks what should be kept",
+        UNOBSERVED: "obs_intervals is on another clock",
+    }
+    raise RecordingError(
+        f"{recording.path}: almost nothing of the session can be used",
+        got=coverage.to_text(),
+        expected=f"at least {MIN_VALID_BINS / BINS_PER_S:g} s",
+        causes=[cause for reason, cause in causes.items() if coverage.left_out_s.get(reason, 0.0) > 1.0],
+        next_step=f"leave this session out, or correct the file, then edgedistill inspect {recording.path}",
+    )
+
+
 def _find_lack(behavior: Behavior, outputs: npt.NDArray[np.float32], usable: int) -> RecordingError | None:
     """Returns the error for behavior with less than ten seconds of values in `usable` bins, or None."""
     whole = int(np.isfinite(outputs).all(axis=1).sum())
-    if whole >= MIN_BEHAVIOR_BINS:
+    if whole >= MIN_VALID_BINS:
         return None
     return RecordingError(
         f"{behavior.file}: behavior {behavior.series} has too few values",
         got=f"{whole / BINS_PER_S:g} s without NaN in {usable / BINS_PER_S:g} s that can be used",
-        expected=f"at least {MIN_BEHAVIOR_BINS / BINS_PER_S:g} s",
+        expected=f"at least {MIN_VALID_BINS / BINS_PER_S:g} s",
         causes=("tracking was lost", "another series holds the movement"),
         next_step=f"edgedistill inspect {behavior.file} lists the series that --behavior can name",
     )

@@ -19,26 +19,51 @@ LABEL_COLUMNS = (
 )
 POSITION_COLUMNS = (("rel_x", "rel_y", "rel_z"), ("x", "y", "z"))
 
-# The columns of the electrode table that mark bad channels, in small letters and without underscores.
+# The words in the name of a column that marks bad channels. `is`, `mask`, `channel` and the like may stand around them.
 BAD_COLUMNS = (
-    *("bad", "isbad", "badchannel", "badchannels", "isbadchannel", "badelectrode", "isbadelectrode", "badcontact"),
-    *("noisy", "isnoisy", "noisychannel", "dead", "isdead", "deadchannel", "broken", "isbroken", "rejected", "reject"),
-    *("exclude", "excluded", "artifact", "floating", "outofbrain", "disconnected"),
+    *(
+        "bad",
+        "noisy",
+        "noise",
+        "dead",
+        "broken",
+        "rejected",
+        "reject",
+        "exclude",
+        "excluded",
+        "artifact",
+        "artifactual",
+    ),
+    *("floating", "outofbrain", "outsidebrain", "disconnected", "faulty", "shorted"),
 )
 GOOD_COLUMNS = (
-    *("good", "isgood", "goodchannel", "goodchannels", "isgoodchannel", "goodelectrode", "valid", "isvalid"),
-    *("validchannel", "usable", "isusable", "use", "used", "included", "include", "connected", "isconnected"),
+    *(
+        "good",
+        "valid",
+        "validdata",
+        "usable",
+        "use",
+        "used",
+        "include",
+        "included",
+        "connected",
+        "inbrain",
+        "insidebrain",
+    ),
 )
-QUALITY_COLUMNS = (
-    *("quality", "channelquality", "electrodequality", "status", "channelstatus", "electrodestatus", "state"),
-    *("condition", "channelcondition", "qc", "channelqc"),
-)
+QUALITY_COLUMNS = ("quality", "status", "state", "condition", "qc", "goodorbad", "goodbad")
+AROUND = r"(is|has|channel|chan|ch|electrode|elec|contact|site|s|mask|flag|marked|as|label|lfp|signal)*"
+KINDS = {
+    kind: re.compile(f"{AROUND}({'|'.join(names)}){AROUND}")
+    for kind, names in (("bad", BAD_COLUMNS), ("good", GOOD_COLUMNS), ("quality", QUALITY_COLUMNS))
+}
 BAD_WORDS = (
     *("bad", "noise", "noisy", "dead", "out", "broken", "reject", "rejected", "exclude", "excluded", "invalid"),
     *("unusable", "faulty", "defective", "disconnected", "floating", "open", "shorted", "fail", "failed", "flat"),
+    *("inactive", "unconnected", "artifact"),
 )
 TRUE_WORDS, FALSE_WORDS = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
-GOOD_WORDS = ("good", "ok", "okay", "fine", "usable", "valid", "clean", "pass", "passed")
+GOOD_WORDS = ("good", "ok", "okay", "fine", "usable", "valid", "clean", "pass", "passed", "active", "connected")
 
 
 @dataclass(frozen=True)
@@ -64,16 +89,29 @@ def read_electrodes(node: Any, channels: int) -> tuple[tuple[Electrode, ...], tu
         return tuple(Electrode(str(channel)) for channel in range(channels)), ()
     table = node.electrodes.table
     ids = [str(table.id[row]) for row in rows]
+    repeated: tuple[str, ...] = ()
     if len(set(ids)) != channels:
+        repeated = ("several channels have one electrode id, so the ids are the numbers of the columns",)
         ids = [str(channel) for channel in range(channels)]
-    held = {name: read_column(table[name].data) for name in table.colnames}
+    held = {name: _read_plain_column(table[name]) for name in table.colnames}
     columns = {name: _pick(values, rows) for name, values in held.items() if values is not None}
     labels, positions = _find_labels(columns, channels), _find_positions(columns, channels)
     bad, notes = find_bad_channels(columns, channels)
     return tuple(
         Electrode(ids[c], labels[c] if labels else None, positions[c] if positions else None, bad.get(c))
         for c in range(channels)
-    ), notes
+    ), (*repeated, *notes)
+
+
+def _read_plain_column(column: Any) -> Any:
+    """Returns one value a row, with the words of an enumeration, or None for rows of several values and for links."""
+    if hasattr(column, "target") or type(column).__name__ == "DynamicTableRegion":
+        return None
+    values = read_column(column.data)
+    words = getattr(column, "elements", None)
+    if values is None or words is None:
+        return values
+    return [words.data[int(value)] for value in values]
 
 
 def read_column(data: Any) -> Any:
@@ -135,11 +173,11 @@ def find_bad_channels(columns: dict[str, list[Any]], channels: int) -> tuple[dic
     bad: dict[int, str] = {}
     notes = []
     for name, values in columns.items():
-        kind = _tell_kind(name)
+        kind = _tell_kind(name, values)
         if kind is None:
             continue
         marks = [_is_bad(value, kind) for value in values]
-        if kind == "quality" and not any(isinstance(value, str) for value in values):
+        if _holds_amounts(values, kind):
             notes.append(f"column {name} of the electrode table holds numbers without a meaning: not used")
         elif all(mark is True for mark in marks):
             notes.append(f"column {name} of the electrode table marks all {channels} channels as bad: not used")
@@ -154,10 +192,23 @@ def find_bad_channels(columns: dict[str, list[Any]], channels: int) -> tuple[dic
     return bad, tuple(notes)
 
 
-def _tell_kind(name: str) -> str | None:
+def _tell_kind(name: str, values: Sequence[Any]) -> str | None:
+    """Returns what a column says by its name, else by its values: words of which some mean good and some mean bad."""
     short = shorten_column(name)
-    kinds = {"bad": BAD_COLUMNS, "good": GOOD_COLUMNS, "quality": QUALITY_COLUMNS}
-    return next((kind for kind, names in kinds.items() if short in names), None)
+    kind = next((kind for kind, pattern in KINDS.items() if pattern.fullmatch(short)), None)
+    if kind is None and values and all(isinstance(value, str) for value in values):
+        words = {value.strip().lower() for value in values}
+        if words <= {*GOOD_WORDS, *BAD_WORDS} and words & {*GOOD_WORDS} and words & {*BAD_WORDS}:
+            return "quality"
+    return kind
+
+
+def _holds_amounts(values: Sequence[Any], kind: str) -> bool:
+    """Returns whether a column holds numbers that are no marks: grades of a quality, or noise in uV."""
+    if kind == "quality":
+        texts = [str(value) for value in values if value == value and str(value).strip()]
+        return bool(texts) and not any(re.search("[a-z]", text.lower()) for text in texts)
+    return any(value not in (0, 1, -1) and value == value for value in values if not isinstance(value, str))
 
 
 def _is_bad(value: Any, kind: str) -> bool | None:
@@ -173,6 +224,6 @@ def _is_bad(value: Any, kind: str) -> bool | None:
         if word not in (*TRUE_WORDS, *FALSE_WORDS):
             return None
         return (word in TRUE_WORDS) == (kind == "bad")
-    if kind == "quality" or not isinstance(value, (bool, int, float)) or value != value:
+    if kind == "quality" or value not in (0, 1):
         return None
     return bool(value) == (kind == "bad")

@@ -20,6 +20,7 @@ from edgedistill.data.candidates import NO_NAMES, Candidate
 from edgedistill.data.coverage import NO_BEHAVIOR, Coverage, after_end, cover
 from edgedistill.data.lfp import MIN_RATE_HZ
 from edgedistill.data.lfp_choice import find_electrical_series
+from edgedistill.data.lfp_layout import describe_amplitude
 from edgedistill.data.recording import PART_NAMES, Behavior, Lfp, Recording, SeriesNames, Units, open_recording
 from edgedistill.errors import RecordingError
 
@@ -249,10 +250,8 @@ def _write_amplitude_notes(lfp: Lfp) -> list[str]:
     notes = []
     if dead := [lfp.channel_ids[c] for c in np.flatnonzero(spread < 1e-3)]:
         notes.append(f"channels without signal in the middle of the file: {', '.join(dead)}")
-    typical = float(np.median(spread))
-    if typical > 1e5 or 0 < typical < 1e-2:
-        notes.append(f"LFP of {typical:.3g} uV (standard deviation): is `conversion` to volts right?")
-    return notes
+    amplitude = describe_amplitude(float(np.median(spread)))
+    return notes if amplitude is None else [*notes, amplitude]
 
 
 def _format_units(units: dict[str, object] | None) -> str:

@@ -20,7 +20,7 @@ from edgedistill.data.electrodes import Electrode, read_electrodes
 from edgedistill.data.lfp_blocks import FrameReader
 from edgedistill.data.lfp_choice import MIN_RATE_HZ, choose_lfp
 from edgedistill.data.lfp_clock import Clock, Run, join_clocks, rates_agree, read_clock
-from edgedistill.data.lfp_layout import Layout, Scale, find_layout, read_scale
+from edgedistill.data.lfp_layout import Layout, Scale, describe_unit, find_layout, read_scale
 from edgedistill.data.series import Series, read_nominal_rate
 from edgedistill.data.spike_band import SPIKE_BAND_RATIO, measure_low_ratio
 from edgedistill.errors import RecordingError
@@ -181,6 +181,8 @@ def _open(chosen: Sequence[Series], candidates: tuple[Candidate, ...], file: Pat
         for s, (_, x) in zip(chosen, opened, strict=True)
         if x.why
     ]
+    notes += [f"{one.series} is read: {one.why}" for one in candidates if one.read and "although" in one.why][:1]
+    notes += [note for note in map(describe_unit, chosen) if note is not None]
     if len(chosen) > 1:
         lost = sum(frames for _, frames in clock.gaps) / float(clock.rate)
         notes.append(f"{len(chosen)} segments of one array are put together, with {lost:.3f} s of gaps between them")

@@ -26,6 +26,7 @@ from edgedistill.errors import RecordingError
 
 MIN_RATE_HZ = 200
 SAME_RATE = 200e-6
+ROUNDED_START_S = 1e-3  # starts of segments are often rounded to a millisecond
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def choose_lfp(
         parts, why_not = _choose_by_rules(streams, left, file)
         fault = find_fault([s.series for s in parts])
         if fault is None:
-            return _tell(streams, parts, {**why_not, **faults}, parts[0].why if len(streams) > 1 else "the only one")
+            return _tell(streams, parts, {**why_not, **faults}, _say_why(parts[0], len(streams)))
         faults |= {s.path: fault for s in parts}
     first = next(iter(faults))
     raise RecordingError(
@@ -159,6 +160,12 @@ def _explain(stream: Stream, best: tuple[bool, Band]) -> str:
     return what.get(stream.band, stream.why)
 
 
+def _say_why(chosen: Stream, candidates: int) -> str:
+    if chosen.band in (Band.NARROW, Band.HIGH):
+        return f"nothing better is there, although {chosen.why}"
+    return chosen.why if candidates > 1 else "the only one"
+
+
 def _share_electrodes(one: Stream, other: Stream) -> bool:
     if one.electrodes is None or other.electrodes is None:
         return True
@@ -198,7 +205,7 @@ def _follows(before: Stream, after: Stream) -> bool:
     same_rate = abs(before.rate_hz - after.rate_hz) <= SAME_RATE * before.rate_hz
     same = before.electrodes == after.electrodes and before.series.shape[1:] == after.series.shape[1:]
     known = before.electrodes is not None or bool(find_stem([before, after]))
-    slack = 1 / before.rate_hz if before.rate_hz > 0 else 0.0
+    slack = max(1 / before.rate_hz, ROUNDED_START_S) if before.rate_hz > 0 else 0.0
     return bool(same_rate and same and known and before.rank == after.rank and after.start_s >= before.stop_s - slack)
 
 

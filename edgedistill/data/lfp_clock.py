@@ -96,7 +96,12 @@ def read_clock(series: Series, frames: int, file: Path, part: int = 0) -> Clock:
     start = series.node.starting_time
     start_s = 0.0 if start is None else float(start)
     if not np.isfinite(start_s):
-        raise RecordingError(f"{file}: {series.path} has no usable clock", got=f"starting_time {start}")
+        raise RecordingError(
+            f"{file}: {series.path} has no usable clock",
+            got=f"starting_time {start}",
+            expected="the time of the first frame in seconds",
+            next_step=f"correct `starting_time` in the file, then edgedistill inspect {file}",
+        )
     return Clock(start_s, find_exact_rate(nominal), (Run(0, frames, part, 0),))
 
 
@@ -122,6 +127,15 @@ def rates_agree(rates: Sequence[Fraction]) -> bool:
     return bool(max(rates) - min(rates) <= Fraction(SAME_RATE) * max(rates))
 
 
+def _drop_first_frame(clock: Clock) -> Clock:
+    """Returns a clock of two frames or more without its first frame, which the part before holds too."""
+    first, *others = clock.runs
+    runs = (Run(0, first.frames - 1, first.part, first.first + 1), *(replace(run, at=run.at - 1) for run in others))
+    start_s = float(clock.times_at(np.array([1]))[0])
+    anchors = None if clock.anchors is None else (clock.anchors[0] - 1, clock.anchors[1])
+    return replace(clock, start_s=start_s, runs=runs, anchors=anchors)
+
+
 def join_clocks(clocks: Sequence[Clock]) -> Clock:
     """Puts the clocks of several parts, in the order of time, on one grid.
 
@@ -139,7 +153,10 @@ def join_clocks(clocks: Sequence[Clock]) -> Clock:
     at_all: list[Times] = []
     times_all: list[Times] = []
     for clock in clocks:
-        at = max(end, round((clock.start_s - start_s) * float(rate)))
+        at = round((clock.start_s - start_s) * float(rate))
+        if at == end - 1 and clock.runs[0].frames > 1:  # both parts hold the frame where they meet
+            clock, at = _drop_first_frame(clock), end
+        at = max(end, at)
         runs += [replace(run, at=run.at + at) for run in clock.runs]
         if clock.anchors is None:
             ends = np.array([0, clock.frames], np.int64)

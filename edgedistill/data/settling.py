@@ -3,8 +3,8 @@
 The inputs are the bins of a session, which of them were lost, and the offset of each electrode. The output is a mask of
 the bins whose value is off by more than a tenth of the channel's deviation.
 
-While samples are lost, zeros go into the filters. To a filter this is the channel's offset, taken away and put back.
-The response of the filters to that is known exactly, because they are linear.
+While samples are lost, zeros go into the filters. To a filter this is the channel's offset of that time, taken away and
+put back. The response of the filters to that is known exactly, because they are linear.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import sosfilt
 
+from edgedistill.data.session import BINS_PER_S
 from edgedistill.frontend import FrontEndConfig, bin_edges, filter_sections
 
 Array = npt.NDArray[np.float64]
@@ -25,23 +26,46 @@ MATTERS = 0.1  # deviations of a channel
 
 
 class Level:
-    """Gathers the mean of every channel in uV, block by block."""
+    """Gathers the mean of every channel in uV for each second, block by block. An electrode's offset wanders."""
 
-    def __init__(self, channels: int) -> None:
-        self._sum, self._count = np.zeros(channels), np.zeros(channels, np.int64)
+    def __init__(self, config: FrontEndConfig, bins: int) -> None:
+        seconds = -(-bins // BINS_PER_S) + 1
+        self._config, self._bins = config, bins
+        self._sum = np.zeros((seconds, config.channels))
+        self._count = np.zeros((seconds, config.channels), np.int64)
 
-    def add(self, frames_uv: npt.NDArray[np.float32]) -> None:
-        """Takes frames (n, C). One in EVERY is enough for a mean."""
+    def add(self, frames_uv: npt.NDArray[np.float32], first: int) -> None:
+        """Takes frames (n, C), of which the first is frame `first` of the recording. One in EVERY is enough."""
         some = frames_uv[::EVERY].astype(np.float64)
+        rate = self._config.rate
+        second = (first + EVERY * np.arange(len(some))) * rate.denominator // rate.numerator
+        begins = np.flatnonzero(np.diff(second, prepend=-1))
+        if not len(begins):
+            return
         finite = np.isfinite(some)
-        self._sum += np.where(finite, some, 0.0).sum(axis=0)
-        self._count += finite.sum(axis=0)
+        at = np.minimum(second[begins], len(self._sum) - 1)
+        np.add.at(self._sum, at, np.add.reduceat(np.where(finite, some, 0.0), begins, axis=0))
+        np.add.at(self._count, at, np.add.reduceat(finite.astype(np.int64), begins, axis=0))
 
-    def offset(self, config: FrontEndConfig) -> Array:
-        """Returns the offset (C,) in uV that the filters see: without the common average, if that is subtracted."""
-        mean = self._sum / np.maximum(self._count, 1)
-        used = np.setdiff1d(np.flatnonzero(self._count), config.left_out)
-        return mean - mean[used].mean() if config.common_average and len(used) else mean
+    def offset(self, bad: Mask) -> Array:
+        """Returns by bin the offset (T, C) in uV that the filters see: without the common average, if it is subtracted.
+
+        Where a channel is `bad` (T, C), and in the second before, its offset lies between those before and after.
+        """
+        known = self._count[:-1] > 0
+        for c, rows in enumerate(bad.T):
+            calm, late = known[:, c].copy(), np.unique(np.flatnonzero(rows) // BINS_PER_S)
+            calm[late] = calm[np.maximum(late - 1, 0)] = False
+            if calm.any():
+                known[:, c] = calm
+        mean = self._sum[:-1] / np.maximum(self._count[:-1], 1)
+        at = np.arange(len(mean))
+        for c, held in enumerate(known.T):
+            mean[:, c] = np.interp(at, at[held], mean[held, c]) if held.any() else 0.0
+        used = np.setdiff1d(np.flatnonzero(known.any(axis=0)), self._config.left_out)
+        if self._config.common_average and len(used):
+            mean -= mean[:, used].mean(axis=1, keepdims=True)
+        return np.asarray(np.repeat(mean, BINS_PER_S, axis=0)[: self._bins])
 
 
 def robust_deviation(values: Array, good: Mask) -> Array:
@@ -57,8 +81,8 @@ def robust_deviation(values: Array, good: Mask) -> Array:
 def find_rings_of_losses(config: FrontEndConfig, lost: Mask, offset_uv: Array, deviation_uv: Array) -> Mask:
     """Returns the bins (T, C) in which the loss of earlier bins moves a channel by more than it matters.
 
-    `lost` (T, C) says where zeros went into the filters. `offset_uv` and `deviation_uv` are (C,). The first bins after
-    a loss always count, because the low-pass still holds zeros in place of the signal.
+    `lost` (T, C) says where zeros went into the filters, in place of the offset `offset_uv` (T, C). `deviation_uv` is
+    (C,). The first bins after a loss always count, because the low-pass still holds zeros in place of the signal.
     """
     rings: Mask = np.zeros(lost.shape, np.bool_)
     for late in range(1, math.ceil(1000 / (config.lowpass_hz * config.bin_ms)) + 1):
@@ -66,12 +90,13 @@ def find_rings_of_losses(config: FrontEndConfig, lost: Mask, offset_uv: Array, d
     _, shaper = filter_sections(config)
     step = config.decimation
     ends = -(-bin_edges(config.rate, 0, len(lost), config.bin_ms) // step)  # in samples that the shaper sees
-    for channel in np.flatnonzero(lost.any(axis=0) & (np.abs(offset_uv) > MATTERS * deviation_uv) & (deviation_uv > 0)):
+    missing = np.where(lost, offset_uv, 0.0)
+    matters = MATTERS * deviation_uv
+    for channel in np.flatnonzero((np.abs(missing).max(axis=0, initial=0.0) > matters) & (deviation_uv > 0)):
         first = int(np.argmax(lost[:, channel]))
         lengths = np.diff(ends[first:])
-        response = sosfilt(shaper, np.repeat(lost[first:, channel].astype(np.float64), lengths))
-        off = np.abs(response[np.cumsum(lengths) - 1] * offset_uv[channel])
-        rings[first:, channel] |= off > MATTERS * deviation_uv[channel]
+        response = sosfilt(shaper, np.repeat(missing[first:, channel], lengths))
+        rings[first:, channel] |= np.abs(response[np.cumsum(lengths) - 1]) > matters[channel]
     return rings & ~lost
 
 

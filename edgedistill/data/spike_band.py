@@ -21,9 +21,9 @@ PLACES, PLACE_S, CHANNELS = 5, 2.0, 8
 
 def measure_low_ratio(reader: FrameReader, scale: Scale, rate: float) -> float | None:
     """Returns the ratio of mean power densities, the median over some channels. None: too slow, short or empty."""
-    length = int(PLACE_S * rate)
-    if rate <= LEAST_RATE_HZ or reader.frames < length:
+    if not LEAST_RATE_HZ < rate <= reader.frames / PLACE_S:  # nor where it is no number, which `lfp_clock` refuses
         return None
+    length = int(PLACE_S * rate)
     places = max(1, min(PLACES, reader.frames // length))
     starts = np.linspace(0, reader.frames - length, places).astype(int).tolist()
     channels = np.unique(np.linspace(0, reader.channels - 1, CHANNELS).astype(int))

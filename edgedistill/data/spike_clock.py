@@ -18,10 +18,15 @@ MIN_SPIKES = 100  # so many spikes tell where their unit fires
 KNOWN_RATIOS = ((1e3, "milliseconds, or samples at 1 kHz"), (1e6, "microseconds"), (1e9, "nanoseconds"))
 
 
-def require_spikes_inside(units: Units, span: tuple[float, float], what: str = "the LFP") -> tuple[str, ...]:
+def require_spikes_inside(
+    units: Units, span: tuple[float, float], what: str = "the LFP", shared: tuple[float, float] | None = None
+) -> tuple[str, ...]:
     """Returns a note where up to 1 % of the spikes, or up to ten, lie outside `span` in s, which `what` covers.
 
-    Raises RecordingError where more do, and where all spikes lie within a small part of a recording of minutes.
+    `shared` is the time in which all parts of the recording run. Spikes have to run through that time only, since units
+    are often sorted in the task alone.
+
+    Raises RecordingError where more spikes lie outside, and where all of them lie within a small part of minutes.
     """
     start, stop = span
     heard = [unit for unit in units if len(unit)]
@@ -31,9 +36,10 @@ def require_spikes_inside(units: Units, span: tuple[float, float], what: str = "
     inside = [int(np.searchsorted(unit, stop, side="right") - np.searchsorted(unit, start)) for unit in units]
     total = sum(map(len, units))
     outside = total - sum(inside)
+    length = stop - start if shared is None else shared[1] - shared[0]
     where = f"{units.file}: {units.series}"
     again = f"then edgedistill inspect {units.file}"
-    if total >= MIN_SPIKES and stop - start >= 60 and last - first < TRIAL_SHARE * (stop - start):
+    if total >= MIN_SPIKES and length >= 60 and last - first < TRIAL_SHARE * length:
         raise RecordingError(
             f"{where}: the spike times do not run through the recording",
             got=f"all {total} spikes lie between {first:.3f} and {last:.3f} s, {what} between {start:.3f} "

@@ -35,6 +35,10 @@ class Frames(Protocol):
     def frames(self) -> int:
         """Returns how many frames there are."""
 
+    @property
+    def longest_run(self) -> tuple[int, int]:
+        """Returns [first, stop) of the longest stretch of frames without a gap."""
+
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Reads frames [start, stop) as (frames, channels) in uV, with NaN where nothing is known."""
 
@@ -57,9 +61,16 @@ def measure_ratios(lfp: Frames, config: FrontEndConfig, std: Floats) -> Floats:
 
 
 def _filter_middle(lfp: Frames, config: FrontEndConfig) -> tuple[Floats, Mask]:
-    """Returns bins and bad channels, both (B, C), of the settling time and the minute in the middle."""
-    total, wanted = config.bin_of(lfp.frames), settling_bins(config) + STRETCH_BINS
-    first = max(0, (total - wanted) // 2)
+    """Returns bins and bad channels, both (B, C), of the settling time and a minute.
+
+    They lie in the middle of the longest stretch without a gap, or of the whole recording where that is too short.
+    """
+    settling = settling_bins(config)
+    begin, total = map(config.bin_of, lfp.longest_run)
+    if total - begin < settling + MIN_GOOD_BINS:
+        begin, total = 0, config.bin_of(lfp.frames)
+    wanted = settling + STRETCH_BINS
+    first = max(begin, (begin + total - wanted) // 2)
     start, stop = config.edge(first), config.edge(min(total, first + wanted))
     front_end, step = FrontEnd(config), max(1, READ_VALUES // config.channels)
     parts = [front_end.push(lfp.read(at, min(at + step, stop))) for at in range(start, stop, step)]

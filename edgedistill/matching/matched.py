@@ -37,6 +37,12 @@ class MatchedRecording:
         """Returns the path of the LFP in the file."""
         return self.lfp.series
 
+    @property
+    def longest_run(self) -> tuple[int, int]:
+        """Returns [first, stop) of the longest stretch of frames without a gap. It is empty without frames."""
+        runs = [(run.at, run.at + run.frames) for run in self.lfp.clock.runs]
+        return max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
+
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Reads the frames [start, stop) as (frames, channels) in uV. Frames in gaps are NaN."""
         return self._arrange(self.lfp.read(start, stop))

@@ -13,9 +13,10 @@ from edgedistill.bundle.contents import DecoderSpec, read_decoder_spec
 from edgedistill.bundle.manifest import Channel, Manifest
 from edgedistill.data.behavior_choice import find_behavior_like
 from edgedistill.data.bins import file_sha256
-from edgedistill.data.lfp import Lfp
+from edgedistill.data.lfp import MIN_RATE_HZ, Lfp
 from edgedistill.data.lfp_choice import find_option_like
 from edgedistill.data.recording import Recording
+from edgedistill.data.session import BINS_PER_S
 from edgedistill.errors import RecordingError
 from edgedistill.matching.amplitude import judge_ratios, measure_ratios
 from edgedistill.matching.channels import find_order
@@ -64,6 +65,7 @@ def _require_fit(spec: DecoderSpec, lfp: Lfp, recording: Recording) -> None:
     got, expected = f"{lfp.channels} channels", f"{channels} channels"
     if lfp.channels == channels:
         if abs(ppm) <= MOST_PPM:
+            _require_frames(lfp, recording)
             return
         got = f"{float(lfp.rate):.10g} Hz" + (f", off by {abs(ppm):.0f} ppm" if abs(ppm) < 10_000 else "")
         expected = f"{float(rate):.10g} Hz, at most {MOST_PPM} ppm off"
@@ -71,10 +73,25 @@ def _require_fit(spec: DecoderSpec, lfp: Lfp, recording: Recording) -> None:
         f"{recording.path}: {lfp.series} is not from the array that the bundle decodes",
         got=got,
         expected=expected,
-        causes=("the session is of another array", "the file holds several series and another one is meant"),
+        causes=(
+            *(("the timestamps are in milliseconds or samples instead of seconds",) if lfp.rate < MIN_RATE_HZ else ()),
+            "the session is of another array",
+            "the file holds several series and another one is meant",
+        ),
         next_step=f"edgedistill inspect {recording.path} lists the series for --lfp; on the bundle it shows channels "
         "and rate",
     )
+
+
+def _require_frames(lfp: Lfp, recording: Recording) -> None:
+    if lfp.frames < lfp.rate / BINS_PER_S:
+        raise RecordingError(
+            f"{recording.path}: {lfp.series} is shorter than a bin",
+            got=f"{lfp.frames} frames",
+            expected=f"at least {1000 // BINS_PER_S} ms of LFP",
+            causes=("the file was cut while it was written", "another series holds the LFP"),
+            next_step=f"edgedistill inspect {recording.path} lists the series for --lfp",
+        )
 
 
 def _prefer_series(recording: Recording, manifest: Manifest) -> Recording:

@@ -68,31 +68,74 @@ def test_a_bad_channel_of_the_table_is_named_with_its_reason(tmp_path: Path) -> 
     assert "column isBadChannel of the electrode table marks 1 of 4 channels as bad" in notes
 
 
-@pytest.mark.parametrize("name", ["bad", "is_bad", "bad_channel", "isBadChannel", "bad_channels", "Noisy", "dead"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bad", "is_bad", "bad_channel", "isBadChannel", "bad_channels", "Noisy", "dead", "badch", "channel_is_bad"),
+        *("bad_electrodes", "reject_channel", "is_noise", "bad_mask"),
+    ],
+)
 @pytest.mark.parametrize("values", [[0, 1], [False, True], [0.0, 1.0], ["no", "yes"], ["0", "1"], ["ok", "BAD "]])
 def test_every_spelling_of_bad_is_understood(name: str, values: list[Any]) -> None:
     bad, _ = find_bad_channels({name: values}, 2)
     assert list(bad) == [1]
 
 
-@pytest.mark.parametrize("name", ["good", "is_good", "goodChannel", "valid", "usable"])
+@pytest.mark.parametrize(
+    "name", ["good", "is_good", "goodChannel", "valid", "usable", "valid_data", "in_brain", "good_mask"]
+)
 @pytest.mark.parametrize("values", [[1, 0], [True, False], ["True", "False"], ["good", "dead"]])
 def test_every_spelling_of_good_is_understood(name: str, values: list[Any]) -> None:
     bad, _ = find_bad_channels({name: values}, 2)
     assert list(bad) == [1]
 
 
-@pytest.mark.parametrize("name", ["quality", "status", "channel_quality"])
+@pytest.mark.parametrize("name", ["quality", "status", "channel_quality", "electrodeStatus", "good_or_bad"])
 def test_of_a_quality_only_words_that_mean_bad_count(name: str) -> None:
     bad, _ = find_bad_channels({name: ["good", "fair", "noise", "dead channel", "out", ""]}, 6)
     assert list(bad) == [2, 3, 4]
 
 
-def test_a_quality_of_numbers_is_noted_and_not_used() -> None:
-    bad, notes = find_bad_channels({"quality": [1, 2, 3]}, 3)
+@pytest.mark.parametrize(
+    ("name", "values"), [("quality", [1, 2, 3]), ("status", ["1", "3", "1"]), ("noise", [3.5, 0.0, 1.0])]
+)
+def test_amounts_and_grades_are_noted_and_not_used(name: str, values: list[Any]) -> None:
+    bad, notes = find_bad_channels({name: values}, 3)
     assert not bad
-    assert "quality" in notes[0]
+    assert name in notes[0]
     assert "not used" in notes[0]
+
+
+def test_words_for_good_and_bad_count_whatever_their_column_is_called() -> None:
+    bad, _ = find_bad_channels({"channel_labels": ["good", "noise", "dead"], "side": ["out", "in", "out"]}, 3)
+    assert bad == {
+        1: "channel_labels is noise in the electrode table",
+        2: "channel_labels is dead in the electrode table",
+    }
+
+
+@pytest.mark.filterwarnings("ignore:EnumData is experimental")
+def test_words_of_an_enumeration_are_read_and_rows_of_several_values_are_not(tmp_path: Path) -> None:
+    nwb = make.new_nwb()
+    group = nwb.create_electrode_group("g", description="", location="M1", device=nwb.create_device("array"))
+    nwb.add_electrode_column("status", "test", enum=True)
+    nwb.add_electrode_column("bad", "segments in which it is bad", index=True)
+    for status in ("good", "dead", "good"):
+        nwb.add_electrode(location="M1", group=group, status=status, bad=[0.0])
+    make.add_lfp(nwb, make.lfp_volts(seconds=2), region=nwb.create_electrode_table_region([0, 1, 2], "all"))
+    with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
+        assert recording.lfp is not None
+        assert [electrode.bad is not None for electrode in recording.lfp.electrodes] == [False, True, False]
+
+
+def test_channels_of_one_electrode_are_numbered_and_that_is_said(tmp_path: Path) -> None:
+    nwb = make.new_nwb()
+    make.add_electrodes(nwb, 3, first_id=10)
+    make.add_lfp(nwb, make.lfp_volts(seconds=2), region=nwb.create_electrode_table_region([0, 1, 1], "all"))
+    with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
+        assert recording.lfp is not None
+        assert recording.lfp.channel_ids == ("0", "1", "2")
+        assert any("one electrode id" in note for note in recording.lfp.notes)
 
 
 def test_a_column_that_would_leave_no_channel_is_noted_and_not_used() -> None:

@@ -250,3 +250,30 @@ def test_other_streams_are_not_taken_for_the_spike_band(tmp_path: Path, kind: st
     nwb = make.new_nwb()
     make.add_lfp(nwb, data * (kind != "constant"), name="lfp", rate=2500.0)
     assert read(nwb, tmp_path).rate == 2500
+
+
+def test_a_band_that_is_all_there_is_gets_read_and_noted(tmp_path: Path) -> None:
+    lfp = read(with_series("lfp_theta"), tmp_path)
+    assert lfp.candidates[0].read
+    assert "theta" in lfp.candidates[0].why
+    assert any("theta" in note for note in lfp.notes)
+    assert not read(with_series("lfp_theta"), tmp_path, "lfp_theta").notes
+
+
+@pytest.mark.parametrize(("start", "segments"), [(1.9995, 2), (1.98, 1)])
+def test_starts_that_were_rounded_to_a_millisecond_still_follow(tmp_path: Path, start: float, segments: int) -> None:
+    nwb = make.new_nwb()
+    region = make.add_electrodes(nwb, 3)
+    for number, begin in enumerate((0.0, start)):
+        make.add_lfp(
+            nwb,
+            make.lfp_volts(rate=10_000, seconds=2),
+            name=f"lfp_{number}",
+            region=region,
+            rate=10_000.0,
+            starting_time=begin,
+        )
+    if segments == 1:
+        assert "several series" in refuse(nwb, tmp_path)
+    else:
+        assert read(nwb, tmp_path).frames == 40_000

@@ -93,3 +93,13 @@ def test_an_lfp_with_anchors_lasts_as_long_as_its_timestamps(tmp_path: Path) -> 
         assert lfp is not None
         assert lfp.start_s + lfp.duration_s == pytest.approx(125.05, abs=1e-3)
         assert lfp.times_at(np.array([lfp.frames]))[0] == pytest.approx(125.05, abs=1e-3)
+
+
+@pytest.mark.parametrize("rest", [0, 700])
+def test_a_frame_that_two_parts_share_is_read_once(rest: int) -> None:
+    second = (Run(0, 500, 1, 0), *((Run(520, rest, 1, 500),) if rest else ()))
+    joined = join_clocks([Clock(0.0, Fraction(1000), (Run(0, 1001, 0, 0),)), Clock(1.0, Fraction(1000), second)])
+    assert joined.runs[:2] == (Run(0, 1001, 0, 0), Run(1001, 499, 1, 1))
+    assert joined.anchors is None
+    assert joined.frames == 1500 + (20 + rest if rest else 0)
+    assert len(joined.gaps) == bool(rest)

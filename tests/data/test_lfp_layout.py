@@ -96,3 +96,59 @@ def test_without_electrodes_the_timestamps_or_the_shape_decide(
     assert (layout.frames, layout.channels) == (shape[::-1] if transposed else shape)
     assert (layout.why is not None) == transposed
     assert why in (layout.why or "")
+
+
+@pytest.mark.parametrize(
+    ("rows", "cause"), [([0, 1, 9], "not in place"), ([0, 1, -1], "ids of electrodes"), ([1, 2, 3], "MATLAB")]
+)
+def test_electrodes_that_are_not_in_the_table_are_refused(tmp_path: Path, rows: list[int], cause: str) -> None:
+    path = write(tmp_path, np.ones((500, 3), np.float32), 3)
+    with h5py.File(path, "a") as file:
+        file[SERIES]["electrodes"][...] = rows
+    with pytest.raises(RecordingError, match="not in the electrode table") as caught:
+        read(path)
+    assert SERIES in str(caught.value)
+    assert f"row {rows[-1]}, in a table of 3 rows" in str(caught.value)
+    assert (cause in str(caught.value)) == (cause != "not in place")
+
+
+def test_complex_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="not an LFP"):
+        read(write(tmp_path, np.ones((500, 3), np.complex64), 3))
+
+
+@pytest.mark.parametrize("rate", [0.0, -1000.0, float("nan"), float("inf")])
+def test_a_rate_that_is_none_is_refused(tmp_path: Path, rate: float) -> None:
+    path = write(tmp_path, np.ones((5000, 3), np.float32), 3)
+    with h5py.File(path, "a") as file:
+        file[SERIES]["starting_time"].attrs["rate"] = rate
+    with pytest.raises(RecordingError, match="no usable clock"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("unit", "uv"),
+    [
+        *(("volts", 1e6), ("V", 1e6), ("Volts (V)", 1e6), (b"uV", 1.0), ("microvolt(s)", 1.0), ("\u00b5Volts", 1.0)),
+        *(("mV", 1e3), ("millivolts", 1e3), ("nV", 1e-3), ("a.u.", None), ("counts", None), ("", None), ("adu", None)),
+    ],
+)
+def test_every_spelling_of_a_unit_is_understood_and_other_words_are_noted(
+    tmp_path: Path, unit: str | bytes, uv: float | None
+) -> None:
+    path = write(tmp_path, np.ones((500, 3), np.float32), 3)
+    with h5py.File(path, "a") as file:
+        file[SERIES]["data"].attrs["unit"] = unit
+    with open_recording(path) as recording:
+        lfp = recording.lfp
+        assert lfp is not None
+        assert lfp.read(0, 1)[0, 0] == pytest.approx(1e6 if uv is None else uv)
+        assert any("no voltage" in note for note in lfp.notes) == (uv is None)
+
+
+def test_an_offset_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, np.ones((500, 3), np.float32), 3)
+    with h5py.File(path, "a") as file:
+        file[SERIES]["data"].attrs["offset"] = np.nan
+    with pytest.raises(RecordingError, match="cannot be converted"):
+        read(path)

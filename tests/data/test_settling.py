@@ -29,10 +29,10 @@ def test_the_bins_named_are_those_that_a_loss_has_changed(common_average: bool, 
     cut = whole.copy()
     cut[40 * rate : 40 * rate + rate // 20] = np.nan
     clean, lossy = FrontEnd(config).push(whole), FrontEnd(config).push(cut)
-    level = Level(CHANNELS)
-    level.add(cut)
+    level = Level(config, len(clean.values))
+    level.add(cut, 0)
     deviation = robust_deviation(clean.values, np.arange(len(clean.values))[:, None] > np.full(CHANNELS, 2000))
-    rings = find_rings_of_losses(config, lossy.bad, level.offset(config), deviation)
+    rings = find_rings_of_losses(config, lossy.bad, level.offset(lossy.bad), deviation)
     after = ~lossy.bad
     off = np.abs(lossy.values - clean.values) / deviation
     quiet = after & ~rings
@@ -48,7 +48,7 @@ def test_the_bins_named_are_those_that_a_loss_has_changed(common_average: bool, 
 def test_channels_without_an_offset_do_not_ring() -> None:
     lost = np.zeros((8000, CHANNELS), np.bool_)
     lost[4000:4100] = True
-    rings = find_rings_of_losses(CONFIG, lost, np.array([0.0, 2.0, 2000.0]), np.array([20.0, 30.0, 0.0]))
+    rings = find_rings_of_losses(CONFIG, lost, np.full((8000, 3), [0.0, 2.0, 2000.0]), np.array([20.0, 30.0, 0.0]))
     assert np.flatnonzero(rings.any(axis=1)).tolist() == [4100, 4101]  # the low-pass still holds zeros
 
 
@@ -63,3 +63,33 @@ def test_an_artefact_rings_as_long_as_its_size_says() -> None:
     assert lengths[0] == 0
     assert 300 < lengths[1] < lengths[2] < 5000
     assert rings[1100 : 1100 + lengths[1], 1].all()
+
+
+@pytest.mark.parametrize("lost_s", [10, 2])
+def test_the_offset_of_the_time_of_a_loss_counts_and_not_that_of_the_session(lost_s: int) -> None:
+    whole = recorded(0.0)
+    whole += (np.linspace(-400, 400, len(whole))[:, None] * [1, 1, 0]).astype(np.float32)  # the mean is 0
+    cut = whole.copy()
+    cut[60 * RATE : (60 + lost_s) * RATE] = 0.0 if lost_s > 2 else np.nan
+    clean, lossy = FrontEnd(CONFIG).push(whole), FrontEnd(CONFIG).push(cut)
+    level = Level(CONFIG, len(clean.values))
+    for at in range(0, len(cut), 999):
+        level.add(cut[at : at + 999], at)
+    deviation = robust_deviation(clean.values, np.arange(len(clean.values))[:, None] > np.full(CHANNELS, 2000))
+    offset = level.offset(lossy.bad)
+    assert np.abs(offset[6000:6200, 0] - 205).max() < 20
+    rings = find_rings_of_losses(CONFIG, lossy.bad, offset, deviation)
+    off = np.abs(lossy.values - clean.values) / deviation
+    quiet = ~lossy.bad & ~rings
+    quiet[:2000] = False
+    quiet[6000:6100] = False  # a channel counts as good in its first flat second
+    assert off[quiet].max() < 0.7
+    assert rings[:, 0].sum() > 300
+
+
+def test_where_no_second_is_whole_the_offset_is_that_of_all_samples() -> None:
+    level = Level(CONFIG, 800)
+    level.add(np.full((8 * RATE, CHANNELS), 70.0, np.float32), 0)
+    bad = np.zeros((800, CHANNELS), np.bool_)
+    bad[::100] = True
+    assert level.offset(bad) == pytest.approx(np.full((800, CHANNELS), 70.0))

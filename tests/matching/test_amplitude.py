@@ -22,6 +22,11 @@ class Held:
     """Frames in memory."""
 
     data: np.ndarray
+    run: tuple[int, int] | None = None
+
+    @property
+    def longest_run(self) -> tuple[int, int]:
+        return self.run or (0, len(self.data))
 
     @property
     def frames(self) -> int:
@@ -38,6 +43,12 @@ def deviation(frames: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def std() -> np.ndarray:
     return deviation(signal_uv(100))
+
+
+def test_a_gap_in_the_middle_is_not_what_is_compared(std: np.ndarray) -> None:
+    late = np.concatenate([np.full((50_000, 3), np.nan, np.float32), 2 * signal_uv(100)])
+    assert np.isnan(measure_ratios(Held(late, (0, 1)), CONFIG, std)).all()
+    assert measure_ratios(Held(late, (50_000, 75_000)), CONFIG, std) == pytest.approx(2, rel=0.05)
 
 
 def test_the_ratio_is_that_of_the_gain(std: np.ndarray) -> None:

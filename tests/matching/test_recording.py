@@ -21,6 +21,7 @@ from edgedistill.matching import MatchedRecording, match_recording
 from edgedistill.matching.channels import ChannelOrder
 from edgedistill.runtime import Decoder, Flag
 
+from ..data import nwb_files as make
 from .days import LABELS, SERIES, bundle_of, signal_uv, write_day
 
 
@@ -239,3 +240,13 @@ def test_blocks_are_put_in_order_one_at_a_time(bundle: Bundle, first_day: Path) 
     assert np.concatenate(blocks)[:, [0, 2]].tobytes() == whole[:, [2, 1]].tobytes()
     assert np.isnan(np.concatenate(blocks)[:, 1]).all()
     assert len(LABELS) == found.lfp.channels
+
+
+def test_a_recording_that_is_shorter_than_a_bin_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    nwb = make.new_nwb()
+    make.add_lfp(nwb, make.lfp_volts(seconds=0.004))
+    with (
+        open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording,
+        pytest.raises(RecordingError, match="shorter than a bin"),
+    ):
+        match_recording(bundle, recording)
