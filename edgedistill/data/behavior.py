@@ -8,7 +8,7 @@ NaN.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from itertools import zip_longest
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from edgedistill.data.behavior_clock import Samples, read_samples
 from edgedistill.data.behavior_columns import STILL, describe_odd_column, read_column_names
 from edgedistill.data.behavior_families import Track
+from edgedistill.data.behavior_fill import find_fill
 from edgedistill.data.behavior_resampling import find_spans, interpolate, intersect_spans, resample
 from edgedistill.data.behavior_series import BehaviorSeries
 from edgedistill.data.candidates import Candidate
@@ -121,11 +122,20 @@ class Behavior:
     @cached_property
     def _samples(self) -> tuple[tuple[Samples, ...], ...]:
         read = tuple(
-            tuple(read_samples(part, columns, self.file) for part in track.parts)
+            tuple(self._void_fill(read_samples(part, columns, self.file)) for part in track.parts)
             for track, columns in zip(self._tracks, self._columns, strict=True)
         )
         self._require_moving_columns(read)
         return read
+
+    def _void_fill(self, part: Samples) -> Samples:
+        """Makes the samples NaN at which the tracker had lost what it follows, unless the user named the columns."""
+        fill = None if self._trusted else find_fill(part.values)
+        if fill is None or (self.derived is None and not fill.any()):
+            return part  # a velocity of zero is rest
+        at = (part.values == fill).all(axis=1)
+        values = np.where(at[:, None], np.nan, part.values)
+        return replace(part, values=values, fill=tuple(map(float, fill)), filled=int(at.sum()))
 
     def _require_moving_columns(self, read: tuple[tuple[Samples, ...], ...]) -> None:
         for track, columns, parts in zip(self._tracks, self._columns, read, strict=True):
@@ -143,9 +153,17 @@ class Behavior:
         for track, parts in zip(self._tracks, self._samples, strict=True):
             path = track.parts[0].path + (f" and {len(parts) - 1} more epochs" if len(parts) > 1 else "")
             if repeated := sum(part.repeated for part in parts):
-                yield f"{path}: {repeated} samples with the time of the sample before were dropped"
+                yield f"{path}: {repeated} samples whose time is not later than that of the sample before were dropped"
             if timeless := sum(part.timeless for part in parts):
                 yield f"{path}: {timeless} samples without a time (NaN) were dropped"
+            for part in parts:
+                if part.fill is not None:
+                    held = ", ".join(f"{value:.6g}" for value in part.fill)
+                    yield (
+                        f"{path}: {part.filled} samples are {held}, to which and from which the values jump. They count "
+                        f'as lost (NaN); --behavior "NAME[0]" with the columns to read takes them as they are'
+                    )
+                    break
             missing = [int(np.isnan(part.values).any(axis=1).sum()) for part in parts]
             if lost := sum(missing):
                 share = lost / sum(len(part.values) for part in parts)
