@@ -7,7 +7,7 @@ NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from itertools import zip_longest
@@ -33,7 +33,7 @@ class Behavior:
     """Holds the behavior of one session on the clock of the file. A bin that touches a NaN sample has no behavior."""
 
     file: Path
-    series: str  # path inside the file; those of up to eight series are joined by " + "
+    series: str  # path inside the file, those of up to eight series joined by " + ", and named columns: "a/b[0,1]"
     names: tuple[str, ...]  # names of the outputs, e.g. cursor_vel_x, also where positions are stored
     units: tuple[str, ...]  # units of the outputs
     samples: int  # of the first axis, all epochs together
@@ -147,7 +147,8 @@ class Behavior:
             }
             all_still = len(odd) == len(columns) and all(found.startswith(STILL) for found in odd.values())
             if all_still or (odd and not self._trusted):
-                raise _odd_columns_error(track.parts[0], columns, odd, self.file)
+                others = [one.path for other in self._tracks if other is not track for one in other.parts]
+                raise _odd_columns_error(track.parts[0], columns, odd, others, self.file)
 
     def _describe_samples(self) -> Iterator[str]:
         for track, parts in zip(self._tracks, self._samples, strict=True):
@@ -156,14 +157,12 @@ class Behavior:
                 yield f"{path}: {repeated} samples whose time is not later than that of the sample before were dropped"
             if timeless := sum(part.timeless for part in parts):
                 yield f"{path}: {timeless} samples without a time (NaN) were dropped"
-            for part in parts:
-                if part.fill is not None:
-                    held = ", ".join(f"{value:.6g}" for value in part.fill)
-                    yield (
-                        f"{path}: {part.filled} samples are {held}, to which and from which the values jump. They count "
-                        f'as lost (NaN); --behavior "NAME[0]" with the columns to read takes them as they are'
-                    )
-                    break
+            if fills := [part for part in parts if part.fill is not None]:
+                held = ", ".join(f"{value:.6g}" for value in fills[0].fill or ())
+                yield (
+                    f"{path}: {sum(part.filled for part in fills)} samples are {held}, to which and from which the "
+                    f'values jump. They count as lost (NaN); --behavior "NAME[0]" with the columns reads them as they are'
+                )
             missing = [int(np.isnan(part.values).any(axis=1).sum()) for part in parts]
             if lost := sum(missing):
                 share = lost / sum(len(part.values) for part in parts)
@@ -180,7 +179,7 @@ def _merge(parts: Iterator[Floats]) -> Floats:
 
 
 def _odd_columns_error(
-    series: BehaviorSeries, columns: tuple[int, ...], odd: dict[int, str], file: Path
+    series: BehaviorSeries, columns: tuple[int, ...], odd: dict[int, str], others: Sequence[str], file: Path
 ) -> RecordingError:
     names = read_column_names(series) or []
     labels = {
@@ -191,8 +190,10 @@ def _odd_columns_error(
     option = f'--behavior "{series.path}[{",".join(map(str, good or columns))}]"'
     all_still = all(found.startswith(STILL) for found in odd.values())
     anyway = "" if all_still else f", or {option} where this is a movement after all"
+    if not good and others:
+        option, good = f'--behavior "{" + ".join(others)}"', list(columns)
     return RecordingError(
-        f"{file}: {'columns' if good else 'the columns'} of behavior {series.path} are no movement",
+        f"{file}: {'the columns' if len(odd) == len(columns) else 'columns'} of behavior {series.path} are no movement",
         got="; ".join(f"{labels[column]} {odd.get(column, 'moves')}" for column in columns),
         expected="columns that move back and forth",
         causes=("the tracker stores frame numbers, time stamps or labels beside the position",),

@@ -20,6 +20,7 @@ import numpy as np
 
 from edgedistill.data.behavior import Behavior
 from edgedistill.data.behavior_choice import find_behavior, find_behavior_series
+from edgedistill.data.behavior_series import find_unusable_behavior
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.data.electrodes import read_column
 from edgedistill.data.hdf5_datasets import require_readable
@@ -159,6 +160,8 @@ class Recording:
             return
         causes = self._find_causes(missing)
         held = find_behavior_series(self.series) if "behavior" in missing else []
+        if "behavior" in missing:
+            causes += [f"{path}: {why}" for path, why in find_unusable_behavior(self.series)[:5]]
         if held:
             causes.append(f"none of these is a velocity or a position: {', '.join(s.path for s in held)}")
         raise RecordingError(
@@ -173,7 +176,7 @@ class Recording:
         if self.unreadable:
             return f"bring back or correct what cannot be read, then edgedistill inspect {self.path}"
         if could_be_named:
-            return "name the series with `behavior`"
+            return f"name the series with --behavior; edgedistill inspect {self.path} lists them"
         return f"edgedistill inspect {self.path} shows which commands can use this file"
 
     def _find_causes(self, missing: Sequence[str]) -> list[str]:

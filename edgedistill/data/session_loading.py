@@ -73,5 +73,5 @@ def _require_same_outputs(sessions: Sequence[SessionBins]) -> None:
             ),
             got="; ".join(", ".join(outputs) for outputs in kinds),
             expected="the same names and units in every session",
-            next_step="leave some sessions out, or name a series that all of them hold with `behavior`",
+            next_step="leave some sessions out, or name a series that all of them hold with --behavior",
         )
