@@ -51,6 +51,7 @@ class Predictions:
     bins_per_s: float | None = float(BINS_PER_S)  # on that clock; None where it is not constant
     source: str = "stream"
     series: str | None = None  # the LFP that was read
+    notes: tuple[str, ...] = ()  # how the LFP of the recording was read
     warnings: tuple[str, ...] = ()
     session_id: str | None = None
     subject_id: str | None = None
@@ -110,6 +111,7 @@ def decode_matched(decoder: Decoder, matched: MatchedRecording) -> Predictions:
         bins_per_s=bins_per_s,
         source=str(recording.path),
         series=matched.series,
+        notes=matched.lfp.notes,
         warnings=matched.warnings,
         session_id=recording.session_id,
         subject_id=recording.subject_id,

@@ -13,7 +13,7 @@ import click
 from edgedistill.bundle import open_bundle
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.bench_tables import print_bench
-from edgedistill.cli.output import format_json, json_option, print_json, print_warnings, show_work
+from edgedistill.cli.output import format_json, json_option, print_json, print_notes, print_warnings, show_work
 from edgedistill.cli.training_options import add_series_options
 from edgedistill.files import atomic_write_text
 from edgedistill.runtime.compiled_engines import COMPILED
@@ -142,6 +142,7 @@ def bench(
         with open_recording(data, names) as recording:
             with show_work(f"comparing {data} with the bundle"):
                 matched = match_recording(opened, recording)
+            print_notes(matched.lfp.notes)
             print_warnings(matched.warnings)
             with show_work("measuring"):
                 result = measurement.bench(opened, options, matched)

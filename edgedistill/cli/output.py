@@ -72,6 +72,12 @@ def print_facts(facts: Mapping[str, object]) -> None:
         click.echo(f"{name:<{width}}  {format_value(value)}")
 
 
+def print_notes(notes: Iterable[str]) -> None:
+    """Prints each note on how a file was read on a line of its own on stderr."""
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
 def print_warnings(warnings: Iterable[str]) -> None:
     """Prints each warning on a line of its own on stderr."""
     for warning in warnings:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from edgedistill.cli.output import json_option, print_facts, print_json, print_warnings, show_work
+from edgedistill.cli.output import json_option, print_facts, print_json, print_notes, print_warnings, show_work
 from edgedistill.runtime import ENGINES
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def _decode_recording(decoder: Decoder, path: str, lfp: str | None) -> Predictio
     with open_recording(path, SeriesNames(lfp=lfp)) as opened:
         with show_work(f"comparing {path} with the bundle"):
             matched = match_recording(decoder.bundle, opened)
+        print_notes(matched.lfp.notes)
         print_warnings(matched.warnings)
         with show_work(f"decoding {path}"):
             predictions = decode_matched(decoder, matched)
@@ -152,6 +153,7 @@ def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds:
             "flags": predictions.counts(),
             "seconds": seconds,
             "times_real_time": faster,
+            "notes": list(predictions.notes),
             "warnings": list(predictions.warnings),
         }
         print_json(facts if out is not None else facts | {"predictions": _columns_from(predictions)})

@@ -7,8 +7,7 @@ spikes in each bin, and the behavior at the end of each bin. `bin_clock` finds t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +15,19 @@ import numpy.typing as npt
 
 from edgedistill.data.behavior import Behavior
 from edgedistill.data.bin_clock import BinClock, find_clock
+from edgedistill.data.binned_lfp import bin_lfp
 from edgedistill.data.coverage import (
-    ALL_BAD,
     GAP,
     INVALID,
     NO_BEHAVIOR,
-    SETTLING,
     UNOBSERVED,
+    Reasons,
     after_end,
     cover,
     mask_covered,
     mask_intervals,
 )
-from edgedistill.data.lfp import MIN_RATE_HZ, Gap, Lfp
+from edgedistill.data.lfp import MIN_RATE_HZ, Lfp
 from edgedistill.data.recording import PARTS, Recording
 from edgedistill.data.session import (
     BINS_PER_S,
@@ -41,10 +40,8 @@ from edgedistill.data.session import (
     save_session_bins,
     split_bins,
 )
-from edgedistill.data.settling import Level, find_rings_of_artefacts, find_rings_of_losses, robust_deviation
 from edgedistill.data.units import Units
 from edgedistill.errors import RecordingError
-from edgedistill.frontend import FrontEnd, FrontEndConfig
 
 __all__ = [
     "MIN_BINS",
@@ -58,10 +55,7 @@ __all__ = [
     "split_bins",
 ]
 
-Reasons = list[tuple[str, Mask]]  # why bins (T,) are left out
-
 MIN_BEHAVIOR_BINS = 10 * BINS_PER_S
-BLOCK_VALUES = 1 << 21  # frames x channels that the front end takes at a time: 8 MB
 
 
 def bins_from_recording(
@@ -84,20 +78,25 @@ def bins_from_recording(
     """
     need = tuple(need)
     recording.require(need)
-    parts = {*need, *(part for part in also if _has_part(recording, part))}
+    refused: dict[str, str] = {}
+    parts = {*need, *(part for part in also if _has_part(recording, part, refused))}
     if "lfp" in parts - {*need} and recording.lfp is not None and recording.lfp.rate < MIN_RATE_HZ:
         parts.remove("lfp")  # such a series is band power, but its clock is still that of the bins
-    lfp = _find_clock_lfp(recording, needed="lfp" in parts)
+    lfp = _find_clock_lfp(recording, "lfp" in parts, refused)
     units = recording.units if "units" in parts else None
     behavior = recording.behavior if "behavior" in parts else None
     clock = find_clock(recording, lfp, units, behavior)
-    field = _read_field(lfp, clock, line_hz) if lfp is not None and "lfp" in parts else None
+    outputs = behavior.sample_at(clock.edges_s[1:]) if behavior is not None else None
+    if behavior is not None and outputs is not None:
+        _require_enough(behavior, outputs, clock.bins)
+    field = bin_lfp(lfp, clock, line_hz) if lfp is not None and "lfp" in parts else None
     reasons = list_known_reasons(recording, clock, lfp if field is not None else None, units)
     if field is not None:
         reasons += field.find_disturbed(dict(reasons))
     valid = ~np.any([mask for _, mask in reasons], axis=0)
-    outputs = _sample_behavior(behavior, clock.edges_s[1:], valid) if behavior is not None else None
-    if outputs is not None:
+    if behavior is not None and outputs is not None:
+        outputs[~valid] = np.nan
+        _require_enough(behavior, outputs, int(valid.sum()))
         reasons.append((NO_BEHAVIOR, np.asarray(np.isnan(outputs).any(axis=1))))
     coverage = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
     read = {"lfp": lfp, "units": units, "behavior": behavior}  # an LFP gives the clock also where it is not used
@@ -121,25 +120,34 @@ def bins_from_recording(
         observed=_find_observed(units, clock),
         session_s=coverage.session_s,
         left_out_s=coverage.left_out_s,
-        notes=clock.notes + tuple(note for part in read.values() if part is not None for note in part.notes),
+        notes=(
+            *(f"{part} is not read: {why}" for part, why in refused.items()),
+            *clock.notes,
+            *(note for part in read.values() if part is not None for note in part.notes),
+        ),
+        names=recording.names,
         series={name: part.series for name, part in read.items() if part is not None},
         electrodes=lfp.electrodes if lfp is not None and field is not None else (),
     )
 
 
-def _has_part(recording: Recording, part: str) -> bool:
-    """Returns whether a part exists and can be used. A broken part does not stop a command that can do without."""
+def _has_part(recording: Recording, part: str, refused: dict[str, str]) -> bool:
+    """Returns whether a part exists and can be used. A broken part does not stop a command that can do without.
+
+    Why a part cannot be used is added to `refused`.
+    """
     try:
         held = getattr(recording, part)
         if isinstance(held, Behavior):
             _ = held.times_s  # reading the times checks the clock
         return held is not None
-    except RecordingError:
+    except RecordingError as error:
+        refused[part] = error.what
         return False
 
 
-def _find_clock_lfp(recording: Recording, needed: bool) -> Lfp | None:
-    lfp = recording.lfp if needed or _has_part(recording, "lfp") else None
+def _find_clock_lfp(recording: Recording, needed: bool, refused: dict[str, str]) -> Lfp | None:
+    lfp = recording.lfp if needed or _has_part(recording, "lfp", refused) else None
     if needed and lfp is not None and lfp.rate < MIN_RATE_HZ:
         raise RecordingError(
             f"{recording.path}: the sampling rate of {lfp.series} is too low",
@@ -166,19 +174,17 @@ def _find_observed(units: Units | None, clock: BinClock) -> Mask | None:
     return None if observed.all() else observed
 
 
-def _sample_behavior(behavior: Behavior, ends_s: npt.NDArray[np.float64], valid: Mask) -> npt.NDArray[np.float32]:
-    outputs = behavior.sample_at(ends_s)
-    outputs[~valid] = np.nan
+def _require_enough(behavior: Behavior, outputs: npt.NDArray[np.float32], usable: int) -> None:
+    """Raises RecordingError where less than ten seconds of the `usable` bins have behavior."""
     whole = int(np.isfinite(outputs).all(axis=1).sum())
     if whole < MIN_BEHAVIOR_BINS:
         raise RecordingError(
             f"{behavior.file}: behavior {behavior.series} has too few values",
-            got=f"{whole / BINS_PER_S:g} s without NaN in {valid.sum() / BINS_PER_S:g} s that can be used",
+            got=f"{whole / BINS_PER_S:g} s without NaN in {usable / BINS_PER_S:g} s that can be used",
             expected=f"at least {MIN_BEHAVIOR_BINS / BINS_PER_S:g} s",
             causes=("tracking was lost", "another series holds the movement"),
             next_step=f"edgedistill inspect {behavior.file} lists the series that --behavior can name",
         )
-    return outputs
 
 
 def list_known_reasons(recording: Recording, clock: BinClock, lfp: Lfp | None, units: Units | None) -> Reasons:
@@ -198,74 +204,6 @@ def list_known_reasons(recording: Recording, clock: BinClock, lfp: Lfp | None, u
 
 def _bin_of(lfp: Lfp, frame: int) -> int:
     return frame * BINS_PER_S * lfp.rate.denominator // lfp.rate.numerator
-
-
-@dataclass(frozen=True, eq=False)
-class Field:
-    """Holds the LFP of one session after the front end."""
-
-    config: FrontEndConfig
-    values: npt.NDArray[np.float64]  # (T, C) uV
-    bad: Mask  # (T, C)
-    offset_uv: npt.NDArray[np.float64]  # (C,)
-
-    def find_disturbed(self, known: Mapping[str, Mask]) -> Reasons:
-        """Marks bins (T, C) as bad in which the filters still ring, and returns further reasons for bins (T,).
-
-        `known` holds the reasons that the file gives.
-        """
-        lost = self.bad | known[GAP][:, None]
-        good = ~(lost | known[INVALID][:, None])
-        deviation = robust_deviation(self.values, good)
-        rings = find_rings_of_losses(self.config, lost, self.offset_uv, deviation)
-        rings |= find_rings_of_artefacts(self.config, self.values, known[INVALID], deviation)
-        rings &= good
-        all_bad = self.bad.all(axis=1)
-        settling = rings.any(axis=1) & (2 * rings.sum(axis=1) >= good.sum(axis=1))
-        self.bad[rings] = True
-        return [(ALL_BAD, all_bad), (SETTLING, settling)]
-
-
-def _read_field(lfp: Lfp, clock: BinClock, line_hz: float) -> Field:
-    """Runs the LFP through the front end in blocks, so that memory grows with the bins and not with the frames."""
-    marked = tuple(c for c, electrode in enumerate(lfp.electrodes) if electrode.bad is not None)
-    config = FrontEndConfig(rate=lfp.rate, channels=lfp.channels, line_hz=line_hz, left_out=marked)
-    front_end = FrontEnd(config)
-    values = np.empty((clock.bins, lfp.channels))
-    bad: Mask = np.empty(values.shape, dtype=np.bool_)
-    gap: Mask = np.empty(clock.bins, dtype=np.bool_)
-    level = Level(lfp.channels)
-    for block in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels)):
-        if not isinstance(block, Gap):
-            level.add(block)
-        done = front_end.gap(block.frames) if isinstance(block, Gap) else front_end.push(block)
-        at, stop = done.first_bin, min(done.first_bin + len(done.values), clock.bins)
-        values[at:stop], bad[at:stop] = done.values[: stop - at], done.bad[: stop - at]
-        gap[at:stop] = done.gap[: stop - at]
-        if stop == clock.bins:
-            break
-    _require_good_channel(lfp, bad[~gap] if not gap.all() else bad)
-    return Field(config, values, bad, level.offset(config))
-
-
-def _require_good_channel(lfp: Lfp, bad: npt.NDArray[np.bool_]) -> None:
-    """Refuses a session without a good channel.
-
-    The limit is 95 % and not all bins, because a flat channel counts as good in its first second.
-    """
-    share = bad.mean(axis=0)
-    if share.min() > 0.95:
-        raise RecordingError(
-            f"{lfp.file}: all channels of {lfp.series} are bad",
-            got=f"{lfp.channels} channels, even the best NaN, flat or saturated in {share.min():.1%} of bins",
-            expected="at least one channel with signal",
-            causes=(
-                "the array was not connected",
-                "`conversion` is zero or far too small",
-                "all data are NaN",
-            ),
-            next_step=f"edgedistill inspect {lfp.file}",
-        )
 
 
 def file_sha256(path: str | Path) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
+Reasons = list[tuple[str, Mask]]  # why bins (T,) are left out; the first that applies to a bin counts
 
 BEFORE = "before the first bin"
 GAP = "gap in the LFP"

@@ -58,10 +58,9 @@ class FrameReader:
                 return self._load(start, stop)
             self._copy_to_scratch()
         first, last = start // self._span, (stop - 1) // self._span
-        parts = []
-        for span in range(first, last + 1):
-            at = span * self._span
-            parts.append(self._hold(span)[max(0, start - at) : stop - at])
+        # views of all spans but the last are copied, as each would keep its whole span in memory
+        parts = [self._cut(span, start, stop).copy() for span in range(first, last)]
+        parts.append(self._cut(last, start, stop))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def read_channel(self, channel: int, starts: list[int], length: int) -> npt.NDArray[Any]:
@@ -74,6 +73,10 @@ class FrameReader:
             raw = self._guard(lambda: self.data[(channel, blocks) if self.transposed else (blocks, channel)], *starts)
             return np.asarray(raw).reshape(len(starts), length)
         return np.stack([self._load(at, at + length)[:, channel] for at in starts])
+
+    def _cut(self, span: int, start: int, stop: int) -> npt.NDArray[Any]:
+        at = span * self._span
+        return self._hold(span)[max(0, start - at) : stop - at]
 
     def _hold(self, span: int) -> npt.NDArray[Any]:
         if self._held_at != span:

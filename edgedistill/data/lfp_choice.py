@@ -268,13 +268,13 @@ def find_option(array: Sequence[Stream], streams: Sequence[Stream]) -> str:
     return " + ".join(s.path for s in array)
 
 
-def find_option_like(series: Sequence[Series], path: str) -> str | None:
+def find_option_like(series: Sequence[Series], path: str, file: Path) -> str | None:
     """Returns the name that reads the array which `Lfp.series` of another session calls `path`.
 
     A series at one of its paths belongs to that array, else a series of one of its names. Its segments are read with
     it. Returns None where the file has no such array, or several.
     """
-    streams = [_describe(s) for s in find_electrical_series(series)]
+    streams = [_describe(s, file) for s in find_electrical_series(series)]
     arrays, paths = group_segments(streams), path.split(" + ")
     names = {one.rpartition("/")[2] for one in paths}
     for found in (

@@ -136,7 +136,8 @@ def join_clocks(clocks: Sequence[Clock]) -> Clock:
         rate = find_exact_rate(float(sum(clock.rate * clock.frames for clock in clocks) / total))
     start_s, end = clocks[0].start_s, 0
     runs: list[Run] = []
-    at_all, times_all = [], []
+    at_all: list[Times] = []
+    times_all: list[Times] = []
     for clock in clocks:
         at = max(end, round((clock.start_s - start_s) * float(rate)))
         runs += [replace(run, at=run.at + at) for run in clock.runs]

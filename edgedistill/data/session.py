@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.data.coverage import Coverage
 from edgedistill.data.electrodes import Electrode
 from edgedistill.errors import ConfigError, RecordingError
@@ -60,6 +61,7 @@ class SessionBins:
     left_out_s: Mapping[str, float] = field(default_factory=dict)  # reason -> seconds, see `coverage`
     electrodes: tuple[Electrode, ...] = ()  # one a channel of `lfp`
     series: Mapping[str, str] = field(default_factory=dict)  # "lfp", "units", "behavior" -> path inside the file
+    names: SeriesNames = NO_NAMES  # the series that the user named
     notes: tuple[str, ...] = ()  # what a person should know about how the session was read
 
     @property
@@ -174,6 +176,7 @@ def save_session_bins(bins: SessionBins, path: str | Path) -> None:
     arrays = {name: getattr(bins, name) for name in ARRAYS if getattr(bins, name) is not None}
     facts = {f.name: getattr(bins, f.name) for f in fields(bins) if f.name not in ARRAYS}
     facts |= {"electrodes": [asdict(one) for one in bins.electrodes], "series": dict(bins.series)}
+    facts["names"] = asdict(bins.names)
     facts["frontend"] = None if bins.frontend is None else bins.frontend.to_json()
     with (
         atomic_write(path, "the cached session", next_step=f"df -h {path.parent}") as partial,
@@ -189,10 +192,14 @@ def load_session_bins(path: str | Path) -> SessionBins:
             arrays: dict[str, Any] = {name: stored.get(name) for name in ARRAYS}
             facts = json.loads(str(stored["facts"]))
         frontend = None if facts["frontend"] is None else FrontEndConfig.from_json(facts.pop("frontend"))
-        names = {f.name for f in fields(SessionBins)} - {*ARRAYS, "frontend", "electrodes"}
-        whole: dict[str, Any] = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in names}
-        electrodes = tuple(_parse_electrode(one) for one in facts["electrodes"])
-        return SessionBins(frontend=frontend, electrodes=electrodes, **whole, **arrays)
+        parsed: dict[str, Any] = {
+            "frontend": frontend,
+            "electrodes": tuple(_parse_electrode(one) for one in facts["electrodes"]),
+            "names": SeriesNames(**facts["names"]),
+        }
+        plain = {f.name for f in fields(SessionBins)} - {*ARRAYS, *parsed}
+        whole: dict[str, Any] = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in plain}
+        return SessionBins(**whole, **parsed, **arrays)
     except (OSError, *DAMAGE_ERRORS) as error:
         raise RecordingError(
             f"{path}: not a cached session",

@@ -49,7 +49,7 @@ def raw_stretch(bins: SessionBins, first: int, stop: int) -> dict[str, npt.NDArr
     """Returns raw frames of bins `first` to `stop`, at most HOLDOUT_BYTES, and the front end's state before."""
     config = bins.frontend
     assert config is not None
-    with open_recording(Path(bins.path)) as recording:
+    with open_recording(Path(bins.path), bins.names) as recording:
         lfp = recording.lfp
         assert lfp is not None
         start = config.edge(first)

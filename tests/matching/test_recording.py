@@ -202,6 +202,8 @@ def test_all_segments_of_the_bundles_array_are_read(first_day: Path, tmp_path: P
 class Pieces:
     """An LFP in two segments with 10 lost frames between them, on a clock that was started again."""
 
+    notes = ()
+
     rate, start_s, frames, channels, channel_ids, series = 250, 0.0, 1010, 3, ("0", "1", "2"), SERIES
 
     def read_blocks(self, _: int) -> Any:

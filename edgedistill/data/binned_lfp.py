@@ -1,0 +1,90 @@
+"""Runs the LFP of a recording through the front end, and finds the bins in which its filters are disturbed.
+
+The inputs are an open LFP and the bins of the session. The output is a `BinnedLfp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.data.bin_clock import BinClock
+from edgedistill.data.coverage import ALL_BAD, GAP, INVALID, SETTLING, Reasons
+from edgedistill.data.lfp import Gap, Lfp
+from edgedistill.data.session import Mask
+from edgedistill.data.settling import Level, find_rings_of_artefacts, find_rings_of_losses, robust_deviation
+from edgedistill.errors import RecordingError
+from edgedistill.frontend import FrontEnd, FrontEndConfig
+
+BLOCK_VALUES = 1 << 21  # frames x channels that the front end takes at a time: 8 MB
+
+
+@dataclass(frozen=True, eq=False)
+class BinnedLfp:
+    """Holds the LFP of one session after the front end, T bins of C channels."""
+
+    config: FrontEndConfig
+    values: npt.NDArray[np.float64]  # (T, C) uV
+    bad: Mask  # (T, C)
+    offset_uv: npt.NDArray[np.float64]  # (C,)
+
+    def find_disturbed(self, known: Mapping[str, Mask]) -> Reasons:
+        """Marks bins (T, C) as bad in which the filters still ring, and returns further reasons for bins (T,).
+
+        `known` holds the reasons that the file gives.
+        """
+        lost = self.bad | known[GAP][:, None]
+        good = ~(lost | known[INVALID][:, None])
+        deviation = robust_deviation(self.values, good)
+        rings = find_rings_of_losses(self.config, lost, self.offset_uv, deviation)
+        rings |= find_rings_of_artefacts(self.config, self.values, known[INVALID], deviation)
+        rings &= good
+        all_bad = self.bad.all(axis=1)
+        settling = rings.any(axis=1) & (2 * rings.sum(axis=1) >= good.sum(axis=1))
+        self.bad[rings] = True
+        return [(ALL_BAD, all_bad), (SETTLING, settling)]
+
+
+def bin_lfp(lfp: Lfp, clock: BinClock, line_hz: float) -> BinnedLfp:
+    """Runs the LFP through the front end in blocks, so that memory grows with the bins and not with the frames."""
+    marked = tuple(c for c, electrode in enumerate(lfp.electrodes) if electrode.bad is not None)
+    config = FrontEndConfig(rate=lfp.rate, channels=lfp.channels, line_hz=line_hz, left_out=marked)
+    front_end = FrontEnd(config)
+    values = np.empty((clock.bins, lfp.channels))
+    bad: Mask = np.empty(values.shape, dtype=np.bool_)
+    gap: Mask = np.empty(clock.bins, dtype=np.bool_)
+    level = Level(lfp.channels)
+    for block in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels)):
+        if not isinstance(block, Gap):
+            level.add(block)
+        done = front_end.gap(block.frames) if isinstance(block, Gap) else front_end.push(block)
+        at, stop = done.first_bin, min(done.first_bin + len(done.values), clock.bins)
+        values[at:stop], bad[at:stop] = done.values[: stop - at], done.bad[: stop - at]
+        gap[at:stop] = done.gap[: stop - at]
+        if stop == clock.bins:
+            break
+    _require_good_channel(lfp, bad[~gap] if not gap.all() else bad)
+    return BinnedLfp(config, values, bad, level.offset(config))
+
+
+def _require_good_channel(lfp: Lfp, bad: npt.NDArray[np.bool_]) -> None:
+    """Refuses a session without a good channel.
+
+    The limit is 95 % and not all bins, because a flat channel counts as good in its first second.
+    """
+    share = bad.mean(axis=0)
+    if share.min() > 0.95:
+        raise RecordingError(
+            f"{lfp.file}: all channels of {lfp.series} are bad",
+            got=f"{lfp.channels} channels, even the best NaN, flat or saturated in {share.min():.1%} of bins",
+            expected="at least one channel with signal",
+            causes=(
+                "the array was not connected",
+                "`conversion` is zero or far too small",
+                "all data are NaN",
+            ),
+            next_step=f"edgedistill inspect {lfp.file}",
+        )
