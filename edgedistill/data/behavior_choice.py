@@ -229,6 +229,6 @@ def _build_behavior(choice: Choice, found: Sequence[BehaviorSeries], file: Path)
 def _join_paths(family: Family) -> str:
     """Returns the paths of the members, or what they have in common where there are many."""
     count = len(family.members)
-    return (
-        TOGETHER.join(one.path for one in family.members) if count <= MOST_PATHS else f"{family.path} ({count} series)"
-    )
+    if count <= MOST_PATHS:
+        return TOGETHER.join(one.path for one in family.members)
+    return f"{family.path} ({count} series)"

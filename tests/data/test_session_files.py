@@ -70,7 +70,7 @@ def test_folders_are_searched_and_repeated_files_are_dropped(tmp_path: Path, who
     (tmp_path / "sub-1" / "circle.nwb").symlink_to("circle.nwb")
     (tmp_path / "stopped.nwb" / "acquisition").mkdir(parents=True)  # a Zarr session without its hidden files
     assert {path.name for path in find_session_files([tmp_path])} == {"a.nwb", "circle.nwb", "stopped.nwb"}
-    with pytest.raises(RecordingError, match="neither .zgroup nor zarr.json"):
+    with pytest.raises(RecordingError, match=r"neither .zgroup nor zarr.json"):
         open_recording(tmp_path / "stopped.nwb")
     with pytest.raises(RecordingError, match="no NWB files"):
         find_session_files([tmp_path / "none"])
