@@ -161,7 +161,7 @@ class Behavior:
                 held = ", ".join(f"{value:.6g}" for value in fills[0].fill or ())
                 yield (
                     f"{path}: {sum(part.filled for part in fills)} samples are {held}, to which and from which the "
-                    f'values jump. They count as lost (NaN); --behavior "NAME[0]" with the columns reads them as they are'
+                    f'values jump. They count as lost (NaN); --behavior "NAME[0]" with columns reads them as they are'
                 )
             missing = [int(np.isnan(part.values).any(axis=1).sum()) for part in parts]
             if lost := sum(missing):

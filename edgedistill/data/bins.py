@@ -55,7 +55,8 @@ __all__ = [
     "split_bins",
 ]
 
-MIN_BEHAVIOR_BINS = 10 * BINS_PER_S
+MIN_USABLE_S = 10
+MIN_BEHAVIOR_BINS = MIN_USABLE_S * BINS_PER_S
 
 
 def bins_from_recording(
@@ -74,7 +75,8 @@ def bins_from_recording(
     channel or no unit is there, are not `valid`. `left_out_s` counts them, and those without behavior, by reason.
 
     Raises RecordingError for a missing part, LFP below 200 Hz, less than two minutes, clocks that do not overlap, and a
-    session whose channels are all bad. Stretches of NaN and dead channels are no errors.
+    session whose channels are all bad or of which less than ten seconds are valid. Stretches of NaN and dead channels
+    are no errors.
     """
     need = tuple(need)
     recording.require(need)
@@ -89,8 +91,9 @@ def bins_from_recording(
     outputs = behavior.sample_at(clock.edges_s[1:]) if behavior is not None else None
     if behavior is not None and outputs is not None:
         _require_enough(behavior, outputs, clock.bins)
+    reasons = list_known_reasons(recording, clock, lfp if "lfp" in parts else None, units)
+    _require_usable(recording, clock, reasons)
     field = bin_lfp(lfp, clock, line_hz) if lfp is not None and "lfp" in parts else None
-    reasons = list_known_reasons(recording, clock, lfp if field is not None else None, units)
     if field is not None:
         reasons += field.find_disturbed(dict(reasons))
     valid = ~np.any([mask for _, mask in reasons], axis=0)
@@ -129,6 +132,19 @@ def bins_from_recording(
         series={name: part.series for name, part in read.items() if part is not None},
         electrodes=lfp.electrodes if lfp is not None and field is not None else (),
     )
+
+
+def _require_usable(recording: Recording, clock: BinClock, reasons: Reasons) -> None:
+    """Refuses a session of which the file itself leaves next to nothing, before its LFP is read."""
+    coverage = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
+    if coverage.kept_s < MIN_USABLE_S:
+        raise RecordingError(
+            f"{recording.path}: next to nothing of this session can be used",
+            got=coverage.to_text(),
+            expected=f"at least {MIN_USABLE_S} s",
+            causes=("times of the marked stretches that are not on the clock of the file, or not in seconds",),
+            next_step=f"edgedistill inspect {recording.path} lists the seconds that are left out by reason",
+        )
 
 
 def _has_part(recording: Recording, part: str, refused: dict[str, str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from pynwb import NWBFile
 
 from edgedistill.data.bin_clock import compute_edges
-from edgedistill.data.bins import SessionBins, _count_spikes, fit_normalization
+from edgedistill.data.bins import SessionBins, _count_spikes, bins_from_recording, fit_normalization
+from edgedistill.data.recording import open_recording
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import FrontEnd, FrontEndConfig
 
@@ -210,3 +212,21 @@ def test_a_bad_session_is_refused_and_its_file_is_named(
     with pytest.raises(RecordingError, match=words) as caught:
         read_bins(path, need=need)
     assert "bad.nwb" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("behavior", "words"),
+    [
+        ({"timestamps": np.arange(12500) / 100 + 1.7e9}, "unequal clocks"),  # since 1970
+        ({"data": make.velocity(10_000), "timestamps": np.arange(1_250_000) / 10}, "may be in milliseconds"),
+        ({"rate": 1000.0}, "less than two minutes of behavior"),
+    ],
+)
+def test_behavior_on_another_clock_is_not_blamed_on_the_units(
+    tmp_path: Path, behavior: dict[str, Any], words: str
+) -> None:
+    path = make.whole_session(tmp_path / "a.nwb", **behavior)
+    with open_recording(path) as recording, pytest.raises(RecordingError) as caught:
+        bins_from_recording(recording)
+    assert words in str(caught.value)
+    assert "behavior" in str(caught.value.got)
