@@ -7,8 +7,8 @@ NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from itertools import zip_longest
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from edgedistill.data.behavior_clock import Samples, read_samples
 from edgedistill.data.behavior_columns import STILL, describe_odd_column, read_column_names
 from edgedistill.data.behavior_families import Track
+from edgedistill.data.behavior_fill import find_fill
 from edgedistill.data.behavior_resampling import find_spans, interpolate, intersect_spans, resample
 from edgedistill.data.behavior_series import BehaviorSeries
 from edgedistill.data.candidates import Candidate
@@ -32,7 +33,7 @@ class Behavior:
     """Holds the behavior of one session on the clock of the file. A bin that touches a NaN sample has no behavior."""
 
     file: Path
-    series: str  # path inside the file; those of up to eight series are joined by " + "
+    series: str  # path inside the file, those of up to eight series joined by " + ", and named columns: "a/b[0,1]"
     names: tuple[str, ...]  # names of the outputs, e.g. cursor_vel_x, also where positions are stored
     units: tuple[str, ...]  # units of the outputs
     samples: int  # of the first axis, all epochs together
@@ -121,11 +122,20 @@ class Behavior:
     @cached_property
     def _samples(self) -> tuple[tuple[Samples, ...], ...]:
         read = tuple(
-            tuple(read_samples(part, columns, self.file) for part in track.parts)
+            tuple(self._void_fill(read_samples(part, columns, self.file)) for part in track.parts)
             for track, columns in zip(self._tracks, self._columns, strict=True)
         )
         self._require_moving_columns(read)
         return read
+
+    def _void_fill(self, part: Samples) -> Samples:
+        """Makes the samples NaN at which the tracker had lost what it follows, unless the user named the columns."""
+        fill = None if self._trusted else find_fill(part.values)
+        if fill is None or (self.derived is None and not fill.any()):
+            return part  # a velocity of zero is rest
+        at = (part.values == fill).all(axis=1)
+        values = np.where(at[:, None], np.nan, part.values)
+        return replace(part, values=values, fill=tuple(map(float, fill)), filled=int(at.sum()))
 
     def _require_moving_columns(self, read: tuple[tuple[Samples, ...], ...]) -> None:
         for track, columns, parts in zip(self._tracks, self._columns, read, strict=True):
@@ -137,15 +147,22 @@ class Behavior:
             }
             all_still = len(odd) == len(columns) and all(found.startswith(STILL) for found in odd.values())
             if all_still or (odd and not self._trusted):
-                raise _odd_columns_error(track.parts[0], columns, odd, self.file)
+                others = [one.path for other in self._tracks if other is not track for one in other.parts]
+                raise _odd_columns_error(track.parts[0], columns, odd, others, self.file)
 
     def _describe_samples(self) -> Iterator[str]:
         for track, parts in zip(self._tracks, self._samples, strict=True):
             path = track.parts[0].path + (f" and {len(parts) - 1} more epochs" if len(parts) > 1 else "")
             if repeated := sum(part.repeated for part in parts):
-                yield f"{path}: {repeated} samples with the time of the sample before were dropped"
+                yield f"{path}: {repeated} samples whose time is not later than that of the sample before were dropped"
             if timeless := sum(part.timeless for part in parts):
                 yield f"{path}: {timeless} samples without a time (NaN) were dropped"
+            if fills := [part for part in parts if part.fill is not None]:
+                held = ", ".join(f"{value:.6g}" for value in fills[0].fill or ())
+                yield (
+                    f"{path}: {sum(part.filled for part in fills)} samples are {held}, to which and from which the "
+                    f'values jump. They count as lost (NaN); --behavior "NAME[0]" with columns reads them as they are'
+                )
             missing = [int(np.isnan(part.values).any(axis=1).sum()) for part in parts]
             if lost := sum(missing):
                 share = lost / sum(len(part.values) for part in parts)
@@ -162,7 +179,7 @@ def _merge(parts: Iterator[Floats]) -> Floats:
 
 
 def _odd_columns_error(
-    series: BehaviorSeries, columns: tuple[int, ...], odd: dict[int, str], file: Path
+    series: BehaviorSeries, columns: tuple[int, ...], odd: dict[int, str], others: Sequence[str], file: Path
 ) -> RecordingError:
     names = read_column_names(series) or []
     labels = {
@@ -173,8 +190,10 @@ def _odd_columns_error(
     option = f'--behavior "{series.path}[{",".join(map(str, good or columns))}]"'
     all_still = all(found.startswith(STILL) for found in odd.values())
     anyway = "" if all_still else f", or {option} where this is a movement after all"
+    if not good and others:
+        option, good = f'--behavior "{" + ".join(others)}"', list(columns)
     return RecordingError(
-        f"{file}: {'columns' if good else 'the columns'} of behavior {series.path} are no movement",
+        f"{file}: {'the columns' if len(odd) == len(columns) else 'columns'} of behavior {series.path} are no movement",
         got="; ".join(f"{labels[column]} {odd.get(column, 'moves')}" for column in columns),
         expected="columns that move back and forth",
         causes=("the tracker stores frame numbers, time stamps or labels beside the position",),

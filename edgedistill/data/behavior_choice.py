@@ -7,7 +7,7 @@ The input is the time series of an open file, which every lab names and nests in
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from edgedistill.data.behavior_families import Family, Track, find_families, nat
 from edgedistill.data.behavior_meaning import VELOCITY_UNIT, shorten_unit
 from edgedistill.data.behavior_names import name_outputs
 from edgedistill.data.behavior_report import OPTION, Choice, describe_choice, list_candidates
-from edgedistill.data.behavior_series import BehaviorSeries, find_behavior_series
+from edgedistill.data.behavior_series import BehaviorSeries, explain_unusable, find_behavior_series
 from edgedistill.data.candidates import Candidate, find_named
 from edgedistill.data.series import Series
 from edgedistill.errors import RecordingError
@@ -25,6 +25,7 @@ from edgedistill.errors import RecordingError
 __all__ = ["find_behavior", "find_behavior_candidates", "find_behavior_series"]
 
 MOST_PATHS = 8  # that are listed one by one
+TOGETHER = " + "  # between the names of series that are read together
 COLUMN_LIST = re.compile(r"(.+)\[\s*(\d+(?:\s*,\s*\d+)*)\s*\]")
 
 
@@ -42,12 +43,14 @@ def find_behavior(series: Sequence[Series], file: Path, behavior: str | None = N
     Velocities are preferred to positions, and these to speeds; hands and cursors to other things that move; two or
     three columns to any other number. Eyes, targets and outputs of decoders are read only where they are named.
     `behavior` names a series by its name or path, a container, or what epochs or axes have in common; `NAME[0,1]` names
-    columns too. A position that is named becomes a velocity as well. See docs/sessions.md, "Behavior".
+    columns too, and `NAME + NAME` several series that are read together. `Behavior.series` can be named again. A
+    position that is named becomes a velocity as well. See docs/sessions.md, "Behavior".
 
-    Raises RecordingError for an unknown `behavior`, and for epochs that run at the same time.
+    Raises RecordingError for an unknown `behavior`, for a series that holds no numbers over time, for velocities and
+    positions that are named together, and for epochs that run at the same time.
     """
     found = find_behavior_series(series)
-    choice = _choose(found, file, behavior)
+    choice = _choose(series, found, file, behavior)
     if choice is None:
         return None
     for track in choice.family.tracks:
@@ -61,7 +64,7 @@ def find_behavior_candidates(
 ) -> tuple[Candidate, ...]:
     """Returns every series that could be behavior, whether it is read, and why or why not, also where none is read."""
     found = find_behavior_series(series)
-    return list_candidates(found, _choose(found, file, behavior))
+    return list_candidates(found, _choose(series, found, file, behavior))
 
 
 def name_of(path: str) -> str:
@@ -72,21 +75,33 @@ def name_of(path: str) -> str:
 def find_behavior_like(series: Sequence[Series], path: str) -> str | None:
     """Returns the name that reads the movement which `Behavior.series` of another session calls `path`.
 
-    All epochs and axes are read with it. Returns None where the file has no such movement, or several.
+    All epochs of the same axes and columns are read with it. Returns None where the file has no such movement, or
+    several.
     """
     families = find_families(find_behavior_series(series))
-    paths = set(path.partition(" (")[0].split(" + "))
+    with_columns = COLUMN_LIST.fullmatch(path)
+    paths = set((with_columns[1] if with_columns else path.partition(" (")[0]).split(TOGETHER))
     names = {name_of(one) for one in paths}
-    for found in (
-        [f for f in families if paths & {f.path, *(one.path for one in f.members)}],
-        [f for f in families if names & {name_of(p) for p in (f.path, *(one.path for one in f.members))}],
-    ):
+    tests: tuple[Callable[[str], bool], ...] = (lambda one: one in paths, lambda one: name_of(one) in names)
+    for matches in tests:
+        found = [f for f in families if matches(f.path) or any(matches(one.path) for one in f.members)]
         if len(found) == 1:
-            return found[0].path if len(found[0].members) > 1 else found[0].members[0].path
+            columns = f"[{with_columns[2]}]" if with_columns else ""
+            return _name_alike(found[0], matches) + columns
     return None
 
 
-def _choose(found: Sequence[BehaviorSeries], file: Path, behavior: str | None) -> Choice | None:
+def _name_alike(family: Family, matches: Callable[[str], bool]) -> str:
+    """Returns the name of a family, or of those of its tracks that match where only some do."""
+    alike = [track for track in family.tracks if any(matches(part.path) for part in track.parts)]
+    if alike and len(alike) < len(family.tracks):
+        return TOGETHER.join(part.path for track in alike for part in track.parts)
+    return family.path if len(family.members) > 1 else family.members[0].path
+
+
+def _choose(
+    series: Sequence[Series], found: Sequence[BehaviorSeries], file: Path, behavior: str | None
+) -> Choice | None:
     families = find_families(found)
     if behavior is None:
         usable = [f for f in families if f.kind != "other" and not f.members[0].meaning.never]
@@ -96,19 +111,57 @@ def _choose(found: Sequence[BehaviorSeries], file: Path, behavior: str | None) -
     columns = tuple(int(column) for column in with_columns[2].split(",")) if with_columns else None
     entries = [_Entry(one.path, (one,)) for one in found]
     entries += [_Entry(f.path, f.members) for f in families if len(f.members) > 1]
-    named = find_named(entries, wanted, OPTION, file)
+    together = wanted.split(TOGETHER)
+    named = [entry for name in together for entry in _find_named(entries, series, name, file)]
     members = {one.path: one for entry in named for one in entry.members}
-    usable = [_add_other_axes(f, families, columns) for f in find_families(list(members.values()))]
+    usable = find_families(list(members.values()))
+    if len(together) > 1:
+        order = list(members)
+        usable = [_join(sorted(usable, key=lambda f: order.index(f.members[0].path)), file)]
+    else:
+        usable = [_add_other_axes(f, families, columns) for f in usable]
     choice = _pick_best(usable, families, columns, named=True)
     if columns is not None:
         _require_columns(choice.family, columns, file)
     return choice
 
 
+def _find_named(entries: Sequence[_Entry], series: Sequence[Series], wanted: str, file: Path) -> list[_Entry]:
+    try:
+        return find_named(entries, wanted, OPTION, file)
+    except RecordingError as error:
+        usable = {entry.path for entry in entries}
+        try:
+            one = find_named([one for one in series if one.path not in usable], wanted, OPTION, file)[0]
+        except RecordingError:
+            raise error from None
+        raise RecordingError(
+            f"{file}: {OPTION} {wanted}: {one.path} cannot be read as behavior",
+            got=explain_unusable(one),
+            expected="numbers over time",
+            next_step=f"edgedistill inspect {file} lists every series that could be read",
+        ) from None
+
+
+def _join(families: Sequence[Family], file: Path) -> Family:
+    """Returns one family of those that the user named together."""
+    if len(families) == 1:
+        return families[0]
+    if len(kinds := {family.kind for family in families}) > 1:
+        raise RecordingError(
+            f"{file}: {OPTION} names series that measure unlike things",
+            got=", ".join(f"{family.path} ({family.kind})" for family in families),
+            expected="velocities alone, or positions alone",
+            next_step=f"name one kind of {' and '.join(sorted(kinds))}; edgedistill inspect {file} lists both",
+        )
+    tracks = tuple(track for family in families for track in family.tracks)
+    return Family(tracks, TOGETHER.join(family.path for family in families))
+
+
 def _pick_best(
     usable: Sequence[Family], families: Sequence[Family], columns: tuple[int, ...] | None, *, named: bool
 ) -> Choice:
-    ordered = sorted(usable, key=lambda f: (f.rank, natural_order(f.path)))
+    ordered = sorted(usable, key=lambda f: (f.rank, not f.path.startswith("processing/"), natural_order(f.path)))
     best = ordered[0]
     paths = {f.path for f in families} | {one.path for f in families for one in f.members}
     return Choice(best, tuple(f for f in ordered[1:] if f.rank == best.rank), columns, named, tuple(paths))
@@ -159,7 +212,7 @@ def _build_behavior(choice: Choice, found: Sequence[BehaviorSeries], file: Path)
     units = [shorten_unit(t.parts[0].node.unit) for t, read in zip(family.tracks, columns, strict=True) for _ in read]
     return Behavior(
         file=file,
-        series=_join_paths(family),
+        series=_join_paths(family) + (f"[{','.join(map(str, choice.columns))}]" if choice.columns else ""),
         names=name_outputs(family, columns, moving=moving),
         units=tuple(unit if not derived or VELOCITY_UNIT.fullmatch(unit) else f"{unit}/s" for unit in units),
         samples=sum(part.samples for part in family.tracks[0].parts),
@@ -176,4 +229,6 @@ def _build_behavior(choice: Choice, found: Sequence[BehaviorSeries], file: Path)
 def _join_paths(family: Family) -> str:
     """Returns the paths of the members, or what they have in common where there are many."""
     count = len(family.members)
-    return " + ".join(one.path for one in family.members) if count <= MOST_PATHS else f"{family.path} ({count} series)"
+    if count <= MOST_PATHS:
+        return TOGETHER.join(one.path for one in family.members)
+    return f"{family.path} ({count} series)"

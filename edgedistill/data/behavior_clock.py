@@ -21,6 +21,7 @@ from edgedistill.data.series import BLOCK_ROWS, read_strided_rows
 from edgedistill.errors import RecordingError
 
 MIN_RATE_HZ = 5  # a slower series would fill bins by interpolation; timestamps in milliseconds look like this too
+HARMLESS_S = 1e-3  # a time that lies less than this before the one before it is jitter of the clock
 MAX_RATE_HZ = 1000  # every n-th sample of a faster series is read, since bins last 10 ms
 
 
@@ -31,8 +32,10 @@ class Samples:
     times_s: npt.NDArray[np.float64]
     values: npt.NDArray[np.float64]
     period_s: float
-    repeated: int  # samples dropped because they had the time of the sample before
+    repeated: int  # samples dropped because their time was not later than that of the sample before
     timeless: int  # samples dropped because their time was NaN
+    fill: tuple[float, ...] | None = None  # the values that stand for a lost sample
+    filled: int = 0  # samples with them, which are NaN here
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,23 @@ def read_samples(series: BehaviorSeries, columns: Sequence[int], file: Path) -> 
     except (OSError, RuntimeError) as error:
         raise damaged_file_error(file, f"behavior {series.path} cannot be read: {error}") from error
     node: Any = series.node
-    scale = 1.0 if node.conversion is None else float(node.conversion)
+    scale = _read_scale(node, series, file)
     values = raw[clock.kept][:, list(columns)] * scale + float(getattr(node, "offset", None) or 0.0)
+    values[np.isinf(values)] = np.nan
     if len(clock.times_s) < 2:
         raise _too_coarse_error(series, f"{len(clock.times_s)} samples with a time of their own", file)
     return Samples(clock.times_s, values, float(np.median(np.diff(clock.times_s))), clock.repeated, clock.timeless)
+
+
+def _read_scale(node: Any, series: BehaviorSeries, file: Path) -> float:
+    scale = 1.0 if node.conversion is None else float(node.conversion)
+    if scale and np.isfinite(scale):
+        return scale
+    raise RecordingError(
+        f"{file}: the conversion of behavior {series.path} is {scale:g}",
+        expected="the factor that turns the stored numbers into its unit; 1 where they have the unit already",
+        next_step=f"correct the attribute `conversion` of {series.path}/data, then edgedistill inspect {file}",
+    )
 
 
 def _measure_typical_rate(series: BehaviorSeries) -> float:
@@ -104,7 +119,8 @@ def _too_coarse_error(series: BehaviorSeries, got: str, file: Path) -> Recording
             "timestamps are in milliseconds or sample numbers, or the rate is in kHz",
             "the series holds one value a trial",
         ),
-        next_step=f"name another series with --behavior; edgedistill inspect {file} lists them",
+        next_step=f"correct its times and write the file again, or name another series with --behavior; "
+        f"edgedistill inspect {file} lists them",
     )
 
 
@@ -131,15 +147,15 @@ def _read_timestamps(series: BehaviorSeries, stride: int, file: Path) -> _Clock:
         block = np.asarray(series.node.timestamps[first : first + step], dtype=np.float64)
         finite = np.isfinite(block)
         known = np.flatnonzero(finite)
-        steps = np.diff(np.append(latest, block[finite]))
-        if (steps < 0).any():
-            at = int(np.argmax(steps < 0))
-            before = latest if at == 0 else float(block[known[at - 1]])
-            raise _backwards_error(series, first + int(known[at]), before, float(block[known[at]]), file)
+        reached = np.maximum.accumulate(np.append(latest, block[finite]))
+        steps = block[finite] - reached[:-1]
+        if (steps < -HARMLESS_S).any():
+            at = int(np.argmax(steps < -HARMLESS_S))
+            raise _backwards_error(series, first + int(known[at]), float(reached[at]), float(block[known[at]]), file)
         fresh = finite.copy()
-        fresh[known[steps == 0]] = False
-        repeated, timeless = repeated + int((steps == 0).sum()), timeless + int((~finite).sum())
-        latest = float(block[known[-1]]) if known.size else latest
+        fresh[known[steps <= 0]] = False
+        repeated, timeless = repeated + int((steps <= 0).sum()), timeless + int((~finite).sum())
+        latest = float(reached[-1])
         kept.append(fresh[::stride])
         found.append(block[::stride][fresh[::stride]])
     return _Clock(np.concatenate(found), np.concatenate(kept), repeated, timeless)

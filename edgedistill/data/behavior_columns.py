@@ -17,7 +17,10 @@ import numpy.typing as npt
 from edgedistill.data.behavior_meaning import to_snake_case
 from edgedistill.data.behavior_series import BehaviorSeries
 
-CLOCK_NAME = re.compile(r"time|stamp|clock|frame|count|(?:^|_)(?:ind|idx|label|labels|id|sync|ts)(?:_|$)")
+CLOCK_NAME = re.compile(
+    r"time|stamp|clock|frame|count|likelihood|confidence|probability|"
+    r"(?:^|_)(?:ind|idx|label|labels|id|sync|ts|prob|score|valid|quality)(?:_|$)"
+)
 PLACE_NAME = re.compile(r"(?:pos_?|loc_?|vel_?|v)?([xyz])(?:_?(?:pos|position|loc|location|vel|velocity))?_?(\d*)")
 UNIX_S = 1e9  # larger values that only rise are seconds, milliseconds or nanoseconds since 1970
 NEARLY_ALL = 0.95
@@ -33,7 +36,7 @@ def read_column_names(series: BehaviorSeries) -> list[str] | None:
     """
     count = series.columns
     control = getattr(series.node, "control_description", None)
-    if control is not None and len(control) == count:
+    if control is not None and len(control) == count and series.node.control is None:  # else it names states in time
         return [to_snake_case(str(name)) for name in control]
     description = str(series.node.description or "")
     text = description + " " + str(getattr(series.node, "reference_frame", None) or "")
@@ -76,7 +79,7 @@ def choose_columns(names: Sequence[str] | None, count: int) -> tuple[int, ...]:
 
 
 def is_clock_name(name: str) -> bool:
-    """Returns whether a column of this name is a clock, a counter or a label."""
+    """Returns whether a column of this name is a clock, a counter, a label or how sure the tracker was."""
     return bool(CLOCK_NAME.search(name)) and not PLACE_NAME.fullmatch(name)
 
 

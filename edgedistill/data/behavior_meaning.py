@@ -7,6 +7,7 @@ and the names of its containers, in this order. A contradiction between them is 
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +26,7 @@ LENGTH = r"(?:m|cm|mm|um|µm|microm|in|inch|inches|px|pixels?)"
 POSITION_UNIT = re.compile(rf"(?:{LENGTH}|deg|degrees?|rad|radians?)", re.IGNORECASE)
 VELOCITY_UNIT = re.compile(rf"(?:{LENGTH}|deg|degrees?|rad|radians?|a\.?u\.?)/s", re.IGNORECASE)
 AXIS_NAME = re.compile(r"(?:^|_)(?:[xyz]|horizontal|vertical)(?:_|$)")
-LIMB = re.compile(r"cursor|hand|finger|wrist|arm|joystick|mouse")
+LIMB = re.compile(r"cursor|hand|finger|wrist|arm|elbow|shoulder|limb|paw|joystick|stylus|mouse")
 NO_LIMB = re.compile(
     r"(?:^|_)(?:eyes?|pupil|gaze|saccades?|targets?|goals?|decoded?|decoder|predict(?:ed|ion)s?)(?:_|$)"
 )
@@ -109,8 +110,9 @@ def _list_containers(series: Series) -> list[str]:
 
 
 def to_snake_case(name: str) -> str:
-    """Turns CursorVelocity into cursor_velocity. Slashes stay, other signs become underscores."""
-    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    """Turns CursorVelocity into cursor_velocity and hånd into hand. Slashes stay, other signs become underscores."""
+    plain = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
+    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain)
     return re.sub(r"[^a-z0-9/]+", "_", split.lower()).strip("_")
 
 
@@ -119,7 +121,7 @@ def shorten_unit(unit: object) -> str:
     text = str(unit or "").strip()
     for pattern, short in (
         (r"centimet(er|re)s?", "cm"), (r"millimet(er|re)s?", "mm"), (r"met(er|re)s?", "m"),
-        (r"\bsec(ond)?s?\b", "s"), (r"\s+per\s+|\s*/\s*", "/"), (r"[\s*.·]*s\^?-1\b", "/s"),
+        (r"\bsec(ond)?s?\b", "s"), (r"\s+per\s+|\s*/\s*", "/"), (r"[\s*.·⋅]*s(?:\^|\*\*)?(?:\(-1\)|-1|⁻¹)(?!\d)", "/s"),
     ):  # fmt: skip
         text = re.sub(pattern, short, text, flags=re.IGNORECASE)
     return text or "a.u."

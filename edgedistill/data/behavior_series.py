@@ -79,17 +79,39 @@ def find_behavior_series(series: Sequence[Series]) -> list[BehaviorSeries]:
     return [BehaviorSeries(s, *_find_layout(s, held), meaning=read_meaning(s)) for s in held]
 
 
+def explain_unusable(series: Series) -> str | None:
+    """Returns why a series cannot be read as behavior, or None where it can."""
+    kind, shape = type(series.node).__name__, series.shape
+    if 0 in shape:
+        return f"no samples, shape {shape}"
+    if len(shape) not in (1, 2):
+        return f"{len(shape)} dimensions, shape {shape}"
+    if not np.issubdtype(dtype := getattr(series.node.data, "dtype", np.dtype(object)), np.number):
+        return f"values of type {dtype}, no numbers"
+    return None if _could_be_behavior(series) else f"a series of the type {kind}"
+
+
+def find_unusable_behavior(series: Sequence[Series]) -> list[tuple[str, str]]:
+    """Returns the paths of velocities and positions that cannot be read, and why."""
+    named = [s for s in series if not isinstance(s.node, _list_other_types()) and read_meaning(s).kind != "other"]
+    return [(s.path, why) for s in named if (why := explain_unusable(s)) is not None]
+
+
 def _could_be_behavior(series: Series) -> bool:
+    if isinstance(series.node, _list_other_types()) or len(series.shape) not in (1, 2) or 0 in series.shape:
+        return False
+    return np.issubdtype(getattr(series.node.data, "dtype", np.dtype(object)), np.number)
+
+
+def _list_other_types() -> tuple[type, ...]:
+    """Returns the classes of series that are voltages, images, annotations and the like."""
     from pynwb import ecephys, icephys, image, misc, ogen, ophys
 
-    excluded = (
+    return (
         *(ecephys.ElectricalSeries, icephys.PatchClampSeries, ogen.OptogeneticSeries, ophys.RoiResponseSeries),
         *(image.ImageSeries, image.IndexSeries, misc.AnnotationSeries, misc.IntervalSeries),
         *(misc.AbstractFeatureSeries, misc.DecompositionSeries),
     )
-    if isinstance(series.node, excluded) or len(series.shape) not in (1, 2) or 0 in series.shape:
-        return False
-    return np.issubdtype(getattr(series.node.data, "dtype", np.dtype(object)), np.number)
 
 
 def _find_layout(series: Series, held: Sequence[Series]) -> tuple[bool, bool]:

@@ -16,7 +16,7 @@ from edgedistill.data.behavior import Behavior
 from edgedistill.data.lfp import Lfp
 from edgedistill.data.recording import Recording
 from edgedistill.data.session import BINS_PER_S, MIN_BINS
-from edgedistill.data.spike_clock import require_spikes_inside
+from edgedistill.data.spike_clock import KNOWN_RATIOS, require_spikes_inside
 from edgedistill.data.units import Units
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import bin_edges
@@ -58,14 +58,21 @@ def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behav
         spans["behavior"] = (behavior.start_s, behavior.stop_s)
     if units is not None:
         if not (heard := [unit for unit in units if len(unit)]):
-            raise RecordingError(f"{recording.path}: the units hold no spikes", got=recording.describe_contents())
+            raise RecordingError(
+                f"{recording.path}: the units hold no spikes",
+                got=recording.describe_contents(),
+                next_step=f"name another table with --units; edgedistill inspect {recording.path} lists them",
+            )
         quiet = QUIET_S if spans else 0.0
         spans["units"] = (float(min(u[0] for u in heard)), float(max(u[-1] for u in heard)) + quiet)
         if units.observed is not None:
             watched = [(float(one[0, 0]), float(one[-1, 1])) for one in units.observed if len(one)]
             spans["units"] = _join(spans["units"], *watched)
-    if units is not None and (recorded := {part: span for part, span in spans.items() if part != "units"}):
-        _require_overlap(recording.path, recorded)  # else the units would be blamed for it
+    recorded = {part: span for part, span in spans.items() if part != "units"}
+    if len(recorded) > 1:  # before the units are blamed for not fitting into both
+        _require_overlap(recording.path, recorded)
+        _require_one_unit(recording.path, recorded)
+    if units is not None and recorded:
         notes = require_spikes_inside(units, _join(*recorded.values()), "the recording", _share(*recorded.values()))
     _require_overlap(recording.path, spans)
     earliest = min(first for first, _ in spans.values())
@@ -105,9 +112,19 @@ def _require_overlap(path: Path, spans: dict[str, tuple[float, float]]) -> None:
     shared = min(last for _, last in spans.values()) - max(first for first, _ in spans.values())
     if shared >= MIN_BINS / BINS_PER_S - 1:  # the first spike may come late
         return
-    if min(last - first for first, last in spans.values()) < MIN_BINS / BINS_PER_S:
-        raise _too_short_error(path, listed)
+    short = [part for part, (first, last) in spans.items() if last - first < MIN_BINS / BINS_PER_S]
+    if short:
+        raise _too_short_error(path, listed) if len(short) == len(spans) else _short_part_error(path, short, listed)
     raise _unequal_clocks_error(path, listed, "two minutes in which all of them run")
+
+
+def _require_one_unit(path: Path, spans: dict[str, tuple[float, float]]) -> None:
+    """Refuses parts of which one is about a thousand or a million times as long as the other."""
+    shorter, longer = sorted(last - first for first, last in spans.values())
+    for ratio, unit in KNOWN_RATIOS:
+        if 0.7 < longer / shorter / ratio < 1.4:
+            listed = ", ".join(f"{part} {first:.3f} to {last:.3f} s" for part, (first, last) in spans.items())
+            raise _unequal_clocks_error(path, listed, f"seconds; one of them may be in {unit}")
 
 
 def _unequal_clocks_error(path: Path, got: str, expected: str) -> RecordingError:
@@ -121,6 +138,20 @@ def _unequal_clocks_error(path: Path, got: str, expected: str) -> RecordingError
             "parts of two recordings in one file",
         ),
         next_step=f"compare the times in `edgedistill inspect {path}` and write the file again",
+    )
+
+
+def _short_part_error(path: Path, short: list[str], got: str) -> RecordingError:
+    parts = " and ".join(short)
+    return RecordingError(
+        f"{path}: less than two minutes of {parts} in a longer recording",
+        got=got,
+        expected="two minutes in which all of them run",
+        causes=(
+            f"{parts} with a rate, or with times, in another unit than Hz and seconds",
+            f"only a part of the recording has {parts}",
+        ),
+        next_step=f"compare the times in `edgedistill inspect {path}` and write the file again, or leave it out",
     )
 
 

@@ -22,7 +22,6 @@ from edgedistill.data.coverage import (
     NO_BEHAVIOR,
     SETTLING,
     UNOBSERVED,
-    Coverage,
     Reasons,
     after_end,
     cover,
@@ -76,7 +75,8 @@ def bins_from_recording(
     channel or no unit is there, are not `valid`. `left_out_s` counts them, and those without behavior, by reason.
 
     Raises RecordingError for a missing part, LFP below 200 Hz, less than two minutes, clocks that do not overlap, and a
-    session whose channels are all bad. Stretches of NaN and dead channels are no errors.
+    session whose channels are all bad or of which less than ten seconds are valid. Stretches of NaN and dead channels
+    are no errors.
     """
     need = tuple(need)
     recording.require(need)
@@ -93,19 +93,19 @@ def bins_from_recording(
         if "behavior" in need:
             raise lack
         behavior, outputs, refused["behavior"] = None, None, lack.what
+    reasons = list_known_reasons(recording, clock, lfp if "lfp" in parts else None, units)
+    _require_valid(recording, clock, reasons)
     field = bin_lfp(lfp, clock, line_hz) if lfp is not None and "lfp" in parts else None
-    reasons = list_known_reasons(recording, clock, lfp if field is not None else None, units)
     if field is not None:
         reasons += field.find_disturbed(dict(reasons))
+        _require_valid(recording, clock, reasons)
     valid = ~np.any([mask for _, mask in reasons], axis=0)
-    end = after_end(clock.ends_first)
-    _require_valid(recording, valid, cover(clock.span_s, clock.edges_s, end, reasons))
     if behavior is not None and outputs is not None:
         outputs[~valid] = np.nan
         if "behavior" in need and (lack := _find_lack(behavior, outputs, int(valid.sum()))):
             raise lack
         reasons.append((NO_BEHAVIOR, np.asarray(np.isnan(outputs).any(axis=1))))
-    coverage = cover(clock.span_s, clock.edges_s, end, reasons)
+    coverage = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
     read = {"lfp": lfp, "units": units, "behavior": behavior}  # an LFP gives the clock also where it is not used
     return SessionBins(
         session_id=recording.session_id,
@@ -186,14 +186,15 @@ def _find_observed(units: Units | None, clock: BinClock) -> Mask | None:
     return None if observed.all() else observed
 
 
-def _require_valid(recording: Recording, valid: Mask, coverage: Coverage) -> None:
+def _require_valid(recording: Recording, clock: BinClock, reasons: Reasons) -> None:
     """Raises RecordingError where less than ten seconds of the session can be used, whatever the reasons are."""
-    if int(valid.sum()) >= MIN_VALID_BINS:
+    coverage = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
+    if coverage.kept_s >= MIN_VALID_BINS / BINS_PER_S:
         return
     causes = {
         GAP: "the LFP was stored trial by trial",
         SETTLING: "lost packets are so frequent that the filters never settle",
-        INVALID: "invalid_times marks what should be kept",
+        INVALID: "invalid_times marks what should be kept, or is on another clock",
         UNOBSERVED: "obs_intervals is on another clock",
     }
     raise RecordingError(

@@ -14,6 +14,12 @@ from typing import Any
 from edgedistill.errors import RecordingError
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SIGNATURE_PLACES = (0, 512, 1024, 2048)  # a block of the user may lie before it
+PLACEHOLDER_BYTES = 200
+PLACEHOLDERS = (
+    (b"/annex/objects/", "git-annex or DataLad", "datalad get"),
+    (b"git-lfs.github.com/spec", "git-lfs", "git lfs pull --include"),
+)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524)  # drives that cannot lock; 524 is Linux' ENOTSUPP
 DRIVE_FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN)
 
@@ -28,20 +34,43 @@ def require_hdf5(path: Path) -> None:
             next_step=f"datalad get {path}",
         )
     if path.is_dir():
-        raise RecordingError(f"{path}: not an NWB file", got="a folder", expected="one .nwb file")
+        raise _folder_error(path)
     try:
         with path.open("rb") as file:
-            head = file.read(len(HDF5_SIGNATURE))
+            head = file.read(SIGNATURE_PLACES[-1] + len(HDF5_SIGNATURE))
     except OSError as error:
         raise _system_error(path, error) from error
-    if head != HDF5_SIGNATURE:
-        raise RecordingError(
-            f"{path}: not an NWB file",
-            got=f"a file that begins with {head!r}" if head else "an empty file",
-            expected="NWB 2 in HDF5",
-            causes=("a placeholder of git-lfs or git-annex", "a download that failed", "another format"),
-            next_step="download or convert the session again",
-        )
+    if not any(head.startswith(HDF5_SIGNATURE, at) for at in SIGNATURE_PLACES):
+        raise _no_hdf5_error(path, head)
+
+
+def _folder_error(path: Path) -> RecordingError:
+    lacks = "a folder that is no Zarr session: it has neither .zgroup nor zarr.json"
+    return RecordingError(
+        f"{path}: not an NWB file",
+        got=lacks if any(path.iterdir()) else "a folder that is empty",
+        expected="one .nwb file, or a Zarr folder",
+        causes=("a Zarr session that was copied without its hidden files", "a download that was stopped"),
+        next_step="copy the session again, or move this folder elsewhere",
+    )
+
+
+def _no_hdf5_error(path: Path, head: bytes) -> RecordingError:
+    for mark, program, command in PLACEHOLDERS:
+        if mark in head[:PLACEHOLDER_BYTES]:
+            return RecordingError(
+                f"{path}: a placeholder of {program}, not the recording itself",
+                got=head.decode(errors="replace").splitlines()[0][:100],
+                causes=("the repository was cloned, but this file was not fetched",),
+                next_step=f"{command} {path.name}, in the folder {path.parent}",
+            )
+    return RecordingError(
+        f"{path}: not an NWB file",
+        got=f"a file that begins with {head[: len(HDF5_SIGNATURE)]!r}" if head else "an empty file",
+        expected="NWB 2 in HDF5",
+        causes=("a download or a copy that failed", "another format"),
+        next_step="download or convert the session again",
+    )
 
 
 def open_nwb2(h5py: Any, path: Path) -> Any:

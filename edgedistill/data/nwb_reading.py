@@ -52,7 +52,7 @@ def _build_or_drop(reader: Any, root: Any, found: list[Unreadable]) -> Any:
         path = _find_path(builder)
         if builder.parent is None or any(part.path == path for part in found):
             raise
-        part = Unreadable(path, _find_shape(builder), _shorten(error))
+        part = Unreadable(path, _find_shape(builder), _describe_unequal_columns(builder, error) or _shorten(error))
         found += [part, *_drop(root, part)]
         return None
 
@@ -77,6 +77,17 @@ def _shorten(error: Exception) -> str:
     if isinstance(error.__cause__, KeyError):
         text = f"it lacks {text}"
     return " ".join(text.split())[:300]
+
+
+def _describe_unequal_columns(builder: Any, error: Exception) -> str | None:
+    """Returns the lengths of the columns of a table that pynwb does not build because they differ, else None."""
+    if not re.search(r"same (number of ids|length)", str(error.args[-1])):
+        return None
+    columns = {name: held.data for name, held in builder.datasets.items() if f"{name}_index" not in builder.datasets}
+    lengths = {name: data.shape[0] for name, data in columns.items() if len(getattr(data, "shape", ()))}
+    listed = ", ".join(f"{name} {length}" for name, length in sorted(lengths.items()))
+    lost = "spike_times" in lengths
+    return f"its columns differ in length: {listed}" + ("; there is no spike_times_index" if lost else "")
 
 
 def _walk_groups(group: Any) -> Iterator[Any]:

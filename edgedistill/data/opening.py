@@ -28,6 +28,8 @@ REQUIRED = (
     "general",
 )
 
+ODD_CONTENT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
 
 def open_nwb(path: Path) -> tuple[Any, Any, tuple[Unreadable, ...]]:
     """Returns the open reader, the pynwb object and what is unreadable. Raises RecordingError.
@@ -70,9 +72,21 @@ def open_nwb(path: Path) -> tuple[Any, Any, tuple[Unreadable, ...]]:
 
 @contextmanager
 def explain_read_errors(path: Path, what: str) -> Iterator[None]:
-    """Turns a read that fails half-way through a file into a RecordingError that names the file and `what`."""
+    """Turns a read that fails half-way through a file into a RecordingError that names the file and `what`.
+
+    A file that was not written by pynwb can hold any shape and type anywhere, so what Python says of them counts too.
+    """
     try:
         yield
+    except RecordingError:
+        raise
+    except ODD_CONTENT as error:
+        raise RecordingError(
+            f"{path}: {what} cannot be read",
+            got=f"{type(error).__name__}: {error}",
+            causes=("a shape or a type that the NWB schema does not allow", "a fault of edgedistill"),
+            next_step=f"python -m pynwb.validate {path}",
+        ) from error
     except (OSError, RuntimeError) as error:
         number = find_errno(error) if isinstance(error, OSError) else None
         raise reading_error(path, f"{what} cannot be read: {error}", number) from error

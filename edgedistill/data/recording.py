@@ -20,6 +20,7 @@ import numpy as np
 
 from edgedistill.data.behavior import Behavior
 from edgedistill.data.behavior_choice import find_behavior, find_behavior_series
+from edgedistill.data.behavior_series import find_unusable_behavior
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.data.electrodes import read_column
 from edgedistill.data.hdf5_datasets import require_readable
@@ -159,6 +160,8 @@ class Recording:
             return
         causes = self._find_causes(missing)
         held = find_behavior_series(self.series) if "behavior" in missing else []
+        if "behavior" in missing:
+            causes += [f"{path}: {why}" for path, why in find_unusable_behavior(self.series)[:5]]
         if held:
             causes.append(f"none of these is a velocity or a position: {', '.join(s.path for s in held)}")
         raise RecordingError(

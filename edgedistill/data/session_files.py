@@ -12,17 +12,19 @@ from pathlib import Path
 from edgedistill.errors import RecordingError
 
 ZARR_MARKS = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")  # of versions 2 and 3
+ENDINGS = (".nwb", ".nwb.zarr")  # of folders that are meant to be a session
 
 
 def find_session_files(paths: Sequence[str | Path]) -> list[Path]:
     """Returns the files among `paths` and the sessions at any depth of the folders among them, without repeats.
 
     A session in a folder is a file or link that ends in .nwb, or a Zarr folder. What lies inside a Zarr folder is not
-    looked at. Links whose target is missing are listed too, so that opening them says what is wrong.
+    looked at. Links whose target is missing are listed too, and so are folders that end in .nwb without one inside, so
+    that opening them says what is wrong.
 
     Raises RecordingError when a path does not exist or a folder holds no session.
     """
-    files: dict[Path, Path] = {}
+    files: dict[str, Path] = {}
     for path in map(Path, paths):
         if not path.exists() and not path.is_symlink():
             raise RecordingError(
@@ -41,7 +43,7 @@ def find_session_files(paths: Sequence[str | Path]) -> list[Path]:
                 causes=("files with another ending, which have to be named one by one",) if held else (),
                 next_step="edgedistill simulate --out DIR makes some to try with",
             )
-        files |= {p.resolve(): p for p in found}
+        files |= {os.path.realpath(p): p for p in found}  # unlike resolve(), this passes links in a circle
     if not files:
         raise RecordingError("no sessions given", expected="NWB files, or folders of them")
     return list(files.values())
@@ -50,7 +52,7 @@ def find_session_files(paths: Sequence[str | Path]) -> list[Path]:
 def _walk(folder: Path) -> Iterator[Path]:
     for here, folders, names in os.walk(folder):
         for name in list(folders):
-            if is_zarr(Path(here, name)):
+            if is_zarr(Path(here, name)) or (name.endswith(ENDINGS) and not any(_walk(Path(here, name)))):
                 folders.remove(name)
                 if not name.startswith("."):
                     yield Path(here, name)

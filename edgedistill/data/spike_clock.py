@@ -15,6 +15,7 @@ MAX_OUTSIDE = 0.01  # share of the spikes
 FEW = 10  # spikes, of which a share would say nothing
 TRIAL_SHARE = 0.05  # spikes that fill less of the recording than this are relative to something else
 MIN_SPIKES = 100  # so many spikes tell where their unit fires
+UNIX_S = 1e9  # later times are seconds since 1970
 KNOWN_RATIOS = ((1e3, "milliseconds, or samples at 1 kHz"), (1e6, "microseconds"), (1e9, "nanoseconds"))
 
 
@@ -69,6 +70,10 @@ def require_spikes_inside(
 
 def _guess_causes(first: float, last: float, start: float, stop: float) -> tuple[str, ...]:
     """Returns the likely causes, the likeliest first, by how the span of the spikes compares with the recording's."""
+    if first > stop and 0.5 < (last - first) / (stop - start) < 2:
+        began = f"spikes on a clock that began {first - start:.0f} s earlier"
+        since = "the spike times count from 1970 or another date"
+        return (since, began) if first > UNIX_S else ("a missing `starting_time`", began)
     ratio = last / stop if stop > 0 else 0.0
     for known, unit in KNOWN_RATIOS:
         if 0.7 < ratio / known < 1.4:

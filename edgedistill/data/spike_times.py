@@ -59,6 +59,8 @@ def split_by_unit(column: Any, units: int, where: str, file: Path) -> tuple[Time
 
 
 def _find_index_fault(ends: npt.NDArray[Any], units: int, count: int) -> str | None:
+    if ends.ndim != 1:
+        return f"shape {ends.shape}"
     if len(ends) != units:
         return f"{len(ends)} entries for {units} units"
     if not np.issubdtype(ends.dtype, np.integer):
@@ -139,9 +141,9 @@ def _backwards_error(
         got=f"{unit[here]:.6f} s at index {here} after {unit[before]:.6f} s at index {before}{often}"
         + (f"; {others} other units run backwards too" if others else ""),
         expected="times in seconds that rise within a unit, all on the clock of the file",
-        causes=(first, reset) if restarts >= MANY_RESTARTS else (reset, first),
-        next_step="add to every stretch the time at which it began and write the units again, "
-        f"then edgedistill inspect {file}",
+        causes=(*((first, reset) if restarts >= MANY_RESTARTS else (reset, first)), "units that were merged, unsorted"),
+        next_step="add to every stretch the time at which it began, or sort the times of a unit where all are on one "
+        f"clock; write the units again, then edgedistill inspect {file}",
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.data.candidates import Candidate
+from edgedistill.data.electrodes import read_column
 from edgedistill.data.hdf5_datasets import require_readable
 from edgedistill.data.observed_times import find_spikes_unobserved, read_observed
 from edgedistill.data.spike_times import Times, clean_spike_times, require_seconds, split_by_unit
@@ -20,6 +21,7 @@ from edgedistill.data.unit_tables import SPIKE_TIMES, UnitTable, choose_unit_tab
 __all__ = ["Times", "Units", "find_units"]
 
 OBSERVED = "obs_intervals"
+NOISE = ("noise", "noisy", "artifact", "artefact")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +70,24 @@ def read_units(table: UnitTable, file: Path, candidates: tuple[Candidate, ...] =
     if OBSERVED in table.node.colnames:
         observed, more = read_observed(table.node[OBSERVED], names, where, file)
         notes += more
+    notes += _find_marked_noise(table)
     if observed is not None:
         notes += find_spikes_unobserved(spike_times, observed, where)
     return Units(file, table.path, spike_times, observed, candidates, notes, names)
+
+
+def _find_marked_noise(table: UnitTable) -> tuple[str, ...]:
+    """Returns a note where a column of text marks units as noise. They are read, since labs mean unlike things."""
+    notes = []
+    for name in table.node.colnames:
+        column = table.node[name]
+        held = None if hasattr(column, "target") else read_column(column.data)
+        if held is None:
+            continue
+        texts = [value.decode(errors="replace") if isinstance(value, bytes) else value for value in held]
+        if marked := sum(isinstance(text, str) and text.strip().lower() in NOISE for text in texts):
+            notes.append(f"{marked} of {len(texts)} units are marked as noise in the column {name}; they are read too")
+    return tuple(notes)
 
 
 def _require_readable_column(column: Any, file: Path, table: str) -> None:

@@ -157,6 +157,8 @@ def test_a_coarse_or_backward_clock_of_behavior_is_refused(tmp_path: Path, times
         ("m per s", "m/s"),
         ("cm*s^-1", "cm/s"),
         ("centimeters / sec", "cm/s"),
+        ("mm·s⁻¹", "mm/s"),
+        ("m s**-1", "m/s"),
         ("", "a.u."),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedistill.data.behavior_choice import find_behavior_candidates
+from edgedistill.data.behavior_choice import find_behavior_candidates, find_behavior_like
 from edgedistill.data.recording import SeriesNames, open_recording
 from edgedistill.errors import RecordingError
 
@@ -304,3 +304,72 @@ module.add(get_class("WheelSeries", "ndx-lab")(name="Wheel", data=np.sin(t), uni
 with NWBHDF5IO(sys.argv[2], "w") as io:
     io.write(nwb)
 """
+
+
+def test_series_are_read_together_where_the_user_names_them_with_a_plus(tmp_path: Path) -> None:
+    x, y = movement(times_at(100)).T
+    axes = {"Position/hand_x": {"data": x}, "Position/hand_y": {"data": y}, "Position/hand_z": {"data": 0 * x}}
+    path = write_behavior(tmp_path / "a.nwb", axes)
+    with pytest.raises(RecordingError, match="hand_z are no movement") as caught:
+        read_behavior(path)
+    option = '--behavior "processing/behavior/Position/hand_x + processing/behavior/Position/hand_y"'
+    assert f"{option} reads the others" in str(caught.value)
+    behavior, values = read_behavior(path, option.partition('"')[2].rstrip('"'))
+    assert behavior.names == ("hand_vel_x", "hand_vel_y")
+    assert read_behavior(path, behavior.series)[0].names == behavior.names  # what is recorded can be named again
+    del axes["Position/hand_z"]
+    np.testing.assert_array_equal(values, read_behavior(write_behavior(tmp_path / "b.nwb", axes))[1])
+
+
+def test_markers_that_are_named_together_are_one_behavior_and_unlike_things_are_refused(tmp_path: Path) -> None:
+    path = write_behavior(tmp_path / "a.nwb", {"Position/paw": {}, "Position/nose": {}, "hand_vel": {}})
+    assert read_behavior(path, "paw + nose")[0].names == ("paw_vel_x", "paw_vel_y", "nose_vel_x", "nose_vel_y")
+    with pytest.raises(RecordingError, match=r"unlike things(?s:.*)hand_vel \(velocity\)"):
+        read_behavior(path, "paw + hand_vel")
+
+
+def test_the_movement_of_a_bundle_is_found_again_with_its_axes_and_columns(tmp_path: Path) -> None:
+    x, y = movement(times_at(100)).T
+    axes = {"Position/hand_x": {"data": x}, "Position/hand_y": {"data": y}, "Position/hand_z": {"data": x}}
+    folder = "processing/behavior/Position"
+    with open_recording(write_behavior(tmp_path / "a.nwb", {**axes, "Position/rat": {}})) as recording:
+        for stated, named in (
+            (f"{folder}/hand_x + {folder}/hand_y", f"{folder}/hand_x + {folder}/hand_y"),
+            (f"{folder}/hand_x + {folder}/hand_y + {folder}/hand_z", f"{folder}/hand"),
+            (f"{folder}/rat[1,0]", f"{folder}/rat[1,0]"),
+            ("acquisition/rat", f"{folder}/rat"),
+            (f"{folder}/paw", None),
+        ):
+            assert find_behavior_like(recording.series, stated) == named
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [({"data": np.zeros((0, 2))}, "no samples"), ({"data": np.zeros((200, 2, 2))}, "3 dimensions"),
+     ({"data": np.zeros((200, 2), dtype=bool)}, "values of type bool")],
+)  # fmt: skip
+def test_a_series_that_holds_no_numbers_over_time_is_named_with_the_reason(
+    tmp_path: Path, settings: dict[str, Any], why: str
+) -> None:
+    path = write_behavior(tmp_path / "a.nwb", {"cursor_vel": settings})
+    with pytest.raises(RecordingError, match="cursor_vel cannot be read as behavior") as caught:
+        read_behavior(path, "cursor_vel")
+    assert why in str(caught.value)
+    with open_recording(path) as recording, pytest.raises(RecordingError, match=f"cursor_vel: {why}"):
+        recording.require(["behavior"])
+
+
+def test_of_equals_a_processed_series_comes_before_a_raw_one(tmp_path: Path) -> None:
+    nwb = make.new_nwb()
+    make.add_behavior(nwb, name="raw_cursor_vel", module=None)
+    make.add_behavior(nwb)
+    with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
+        assert recording.behavior is not None
+        assert recording.behavior.series == "processing/behavior/cursor_vel"
+        assert "--behavior raw_cursor_vel reads another" in recording.behavior.notes[0]
+
+
+def test_names_with_accents_keep_their_letters(tmp_path: Path) -> None:
+    path = write_behavior(tmp_path / "a.nwb", {"Position/hånd": {}, "Position/main gauche é": {}})
+    assert read_behavior(path)[0].names == ("hand_vel_x", "hand_vel_y")
+    assert read_behavior(path, "main gauche é")[0].names[0] == "main_gauche_e_vel_x"

@@ -32,9 +32,28 @@ def test_samples_with_a_repeated_or_missing_time_are_dropped_and_counted(tmp_pat
     times[[700, 701]], data[[700, 701]] = np.nan, 99
     behavior, values = read_behavior(write(tmp_path, timestamps=times, data=data))
     notes = " ".join(behavior.notes)
-    assert "1 samples with the time of the sample before" in notes
+    assert "1 samples whose time is not later" in notes
     assert "2 samples without a time" in notes
     np.testing.assert_allclose(values[:-1], movement(TIMES)[1:], atol=1e-3)
+
+
+def test_times_that_jitter_backwards_by_less_than_a_millisecond_are_dropped(tmp_path: Path) -> None:
+    times, data = TIMES.copy(), movement(TIMES)
+    times[500], data[500] = times[499] - 5e-4, 99
+    behavior, values = read_behavior(write(tmp_path, timestamps=times, data=data))
+    assert any("1 samples whose time is not later" in note for note in behavior.notes)
+    np.testing.assert_allclose(values[:-1], movement(TIMES)[1:], atol=1e-3)
+
+
+def test_infinite_values_count_as_missing_and_a_conversion_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    data = movement(TIMES)
+    data[900] = np.inf
+    _, values = read_behavior(write(tmp_path, data=data))
+    assert not np.isinf(values).any()
+    assert np.isnan(values[899]).all()
+    for factor in (np.nan, 0.0):
+        with pytest.raises(RecordingError, match=f"the conversion of behavior .*cursor_vel is {factor:g}"):
+            read_behavior(write(tmp_path, conversion=factor))
 
 
 def test_samples_of_a_fast_clock_are_checked_between_those_that_are_read(tmp_path: Path) -> None:

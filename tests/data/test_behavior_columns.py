@@ -120,3 +120,17 @@ RNG = np.random.default_rng(3)
 def test_counters_and_clocks_are_told_from_movement(column: np.ndarray, looks: str | None) -> None:
     found = describe_odd_column(column.astype(np.float64), TIMES)
     assert (found is None) if looks is None else (found is not None and looks in found), found
+
+
+def test_how_sure_the_tracker_was_is_no_movement(tmp_path: Path) -> None:
+    data = np.c_[PLACE, 0.9 + 0.1 * np.sin(TIMES)]
+    path = write_behavior(tmp_path / "a.nwb", {"Position/paw": {"data": data, "description": "(x, y, likelihood)"}})
+    assert read_behavior(path)[0].names == ("paw_vel_x", "paw_vel_y")
+
+
+def test_labels_of_states_in_time_are_no_names_of_columns(tmp_path: Path) -> None:
+    states = {"control": np.zeros(2000, dtype=np.uint8), "control_description": ["go", "stop"]}
+    path = write_behavior(tmp_path / "a.nwb", {"hand_vel": states})
+    assert read_behavior(path)[0].names == ("hand_vel_x", "hand_vel_y")
+    path = write_behavior(tmp_path / "b.nwb", {"hand_vel": {"control_description": ["u", "v"]}})
+    assert read_behavior(path)[0].names == ("hand_vel_u", "hand_vel_v")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -223,3 +224,21 @@ def test_too_little_behavior_is_left_out_with_a_note_where_it_is_optional(tmp_pa
     assert any("behavior is not read" in note and "too few values" in note for note in bins.notes)
     with open_recording(path) as recording, pytest.raises(RecordingError, match="too few values"):
         bins_from_recording(recording)
+
+
+@pytest.mark.parametrize(
+    ("behavior", "words"),
+    [
+        ({"timestamps": np.arange(12500) / 100 + 1.7e9}, "unequal clocks"),  # since 1970
+        ({"data": make.velocity(10_000), "timestamps": np.arange(1_250_000) / 10}, "may be in milliseconds"),
+        ({"rate": 1000.0}, "less than two minutes of behavior"),
+    ],
+)
+def test_behavior_on_another_clock_is_not_blamed_on_the_units(
+    tmp_path: Path, behavior: dict[str, Any], words: str
+) -> None:
+    path = make.whole_session(tmp_path / "a.nwb", **behavior)
+    with open_recording(path) as recording, pytest.raises(RecordingError) as caught:
+        bins_from_recording(recording)
+    assert words in str(caught.value)
+    assert "behavior" in str(caught.value.got)

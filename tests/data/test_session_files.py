@@ -27,8 +27,11 @@ def test_a_file_that_is_not_nwb_2_is_refused(tmp_path: Path, whole: Path) -> Non
     bare = tmp_path / "bare.nwb"
     with h5py.File(bare, "w") as file:
         file.attrs["nwb_version"] = "2.7.0"
+    annex = tmp_path / "annex.nwb"
+    annex.write_text("/annex/objects/MD5E-s25--1b.nwb")
     for path, words in (
-        (text, "git-lfs"),
+        (text, "git lfs pull --include pointer.nwb"),
+        (annex, "datalad get annex.nwb"),
         (empty, "empty file"),
         (hdf5, "it holds lfp"),
         (old, "NWB-1.0.6"),
@@ -51,12 +54,24 @@ def test_a_truncated_file_is_refused(tmp_path: Path, whole: Path, share: float) 
         open_recording(cut)
 
 
+def test_a_file_with_a_block_of_the_user_before_it_is_read(tmp_path: Path, whole: Path) -> None:
+    path = tmp_path / "block.nwb"
+    path.write_bytes(bytes(512) + whole.read_bytes())
+    with open_recording(path) as recording:
+        assert recording.units is not None
+
+
 def test_folders_are_searched_and_repeated_files_are_dropped(tmp_path: Path, whole: Path) -> None:
     (tmp_path / "sub-1").mkdir()
     inside = tmp_path / "sub-1" / "a.nwb"
     inside.write_bytes(whole.read_bytes())
     assert find_session_files([tmp_path, inside]) == [inside]
     (tmp_path / "none").mkdir()
+    (tmp_path / "sub-1" / "circle.nwb").symlink_to("circle.nwb")
+    (tmp_path / "stopped.nwb" / "acquisition").mkdir(parents=True)  # a Zarr session without its hidden files
+    assert {path.name for path in find_session_files([tmp_path])} == {"a.nwb", "circle.nwb", "stopped.nwb"}
+    with pytest.raises(RecordingError, match=r"neither .zgroup nor zarr.json"):
+        open_recording(tmp_path / "stopped.nwb")
     with pytest.raises(RecordingError, match="no NWB files"):
         find_session_files([tmp_path / "none"])
     with pytest.raises(RecordingError, match="no sessions"):

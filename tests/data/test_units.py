@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pynwb import NWBFile
 from pynwb.misc import Units as UnitsTable
 
+from edgedistill.data.bins import bins_from_recording
 from edgedistill.data.observed_times import merge_intervals
 from edgedistill.data.recording import SeriesNames, Units, open_recording
 from edgedistill.data.spike_clock import require_spikes_inside
@@ -328,6 +329,7 @@ def test_one_percent_of_the_spikes_may_lie_outside_the_recording() -> None:
         (1e6, 0, "microseconds"),
         (30000, 0, "in samples, about 29"),
         (1, 500, "starting_time"),
+        (1, 1.7e9, "1970"),
         (1.5, 0, "two recordings"),
     ],
 )
@@ -355,3 +357,51 @@ def test_a_session_with_spikes_outside_is_refused_before_it_is_binned(tmp_path: 
         pytest.raises(RecordingError, match="lie outside the recording"),
     ):
         bins_from_recording(recording, need=("lfp", "units"))
+
+
+def test_a_table_of_which_the_index_is_gone_is_refused_with_the_lengths_of_its_columns(tmp_path: Path) -> None:
+    nwb = make.new_nwb()
+    make.add_units(nwb, RISING)
+    path = make.write(nwb, tmp_path / "a.nwb")
+    with h5py.File(path, "a") as file:
+        del file["units/spike_times_index"]
+    with open_recording(path) as recording, pytest.raises(RecordingError) as caught:
+        recording.require(["units"])
+    assert "id 2, spike_times 218; there is no spike_times_index" in str(caught.value)
+
+
+def test_an_index_of_two_dimensions_is_refused(tmp_path: Path) -> None:
+    nwb = make.new_nwb()
+    make.add_units(nwb, RISING)
+    path = make.write(nwb, tmp_path / "a.nwb")
+    with h5py.File(path, "a") as file:
+        stored = file["units/spike_times_index"]
+        values, attributes = stored[:].reshape(-1, 1), dict(stored.attrs)
+        del file["units/spike_times_index"]
+        file["units/spike_times_index"] = values
+        file["units/spike_times_index"].attrs.update(attributes)
+    with open_recording(path) as recording, pytest.raises(RecordingError, match=r"found: +shape \(2, 1\)"):
+        _ = recording.units
+
+
+def test_units_that_are_marked_as_noise_are_read_and_told(tmp_path: Path) -> None:
+    nwb = make.new_nwb()
+    nwb.add_unit_column("quality", "as judged by eye")
+    for times, quality in zip(RISING, ("good", "Noise"), strict=True):
+        nwb.add_unit(spike_times=times, quality=quality)
+    units = read_units(nwb, tmp_path / "a.nwb")
+    assert units is not None
+    assert len(units) == 2
+    assert units.notes == ("1 of 2 units are marked as noise in the column quality; they are read too",)
+
+
+def test_a_session_in_which_no_unit_was_observed_is_refused_by_its_reason(tmp_path: Path) -> None:
+    nwb = make.new_nwb()
+    make.add_lfp(nwb, make.lfp_volts())
+    make.add_behavior(nwb)
+    for times in RISING:
+        nwb.add_unit(spike_times=times * 2.5, obs_intervals=np.array([[0.0, 0.5]]))  # hours, or trials
+    with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording, pytest.raises(RecordingError) as caught:
+        bins_from_recording(recording)
+    assert "next to nothing of this session" in str(caught.value)
+    assert "no unit was observed 1" in str(caught.value)
