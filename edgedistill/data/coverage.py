@@ -62,7 +62,7 @@ def cover(
         seconds[reason] = seconds.get(reason, 0.0) + float(lengths[mask & ~left].sum())
         left |= mask
     seconds[end] = seconds.get(end, 0.0) + float(last - edges_s[-1])
-    lost = {reason: amount for reason, amount in seconds.items() if amount > 1e-9}
+    lost = {reason: amount for reason, amount in seconds.items() if amount > 1e-10}
     return Coverage(float(last - first), float(lengths[~left].sum()), lost)
 
 
