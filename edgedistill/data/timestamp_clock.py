@@ -68,7 +68,7 @@ def read_timestamp_clock(times: Any, frames: int, file: Path, path: str) -> Time
     steps, stretches = take_back_returns(list(levels.steps), pace.period_s)
     _require_forward(times, steps, pace, where)
     gaps = [step for step in steps if step.frames >= LEAST_STEP]
-    if _is_staircase(gaps):
+    if _is_staircase(gaps, frames):
         gaps = []
     _require_one_rate(levels, times, pace, where)
     return _build(times, frames, pace, levels.outside(stretches), gaps, len(stretches))
@@ -111,12 +111,17 @@ def _require_one_rate(levels: Levels, times: Any, pace: Pace, where: str) -> Non
         )
 
 
-def _is_staircase(gaps: list[Step]) -> bool:
-    """Returns whether the steps are drift in times that were rounded to whole frames: one frame each, at one pace."""
+def _is_staircase(gaps: list[Step], frames: int) -> bool:
+    """Returns whether the steps are drift in times that were rounded to whole frames.
+
+    Then they are one frame each, at one slow pace, from the beginning of the series to its end.
+    """
     if len(gaps) < 3 or any(abs(gap.frames - 1) > 0.3 for gap in gaps):
         return False
-    pace = np.diff([gap.at for gap in gaps])
-    return bool(np.abs(pace - np.median(pace)).max() <= max(2, 0.02 * np.median(pace)))
+    paces = np.diff([gap.at for gap in gaps])
+    pace = float(np.median(paces))
+    throughout = gaps[0].at <= 1.1 * pace and frames - gaps[-1].at <= 1.1 * pace
+    return bool(throughout and pace > 1 / CHANGED and np.abs(paces - pace).max() <= max(2, 0.02 * pace))
 
 
 def _build(times: Any, frames: int, pace: Pace, levels: Levels, gaps: list[Step], returned: int) -> TimestampClock:

@@ -403,5 +403,5 @@ def test_a_session_in_which_no_unit_was_observed_is_refused_by_its_reason(tmp_pa
         nwb.add_unit(spike_times=times * 2.5, obs_intervals=np.array([[0.0, 0.5]]))  # hours, or trials
     with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording, pytest.raises(RecordingError) as caught:
         bins_from_recording(recording)
-    assert "next to nothing of this session" in str(caught.value)
+    assert "almost nothing of the session" in str(caught.value)
     assert "no unit was observed 1" in str(caught.value)
