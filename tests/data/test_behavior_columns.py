@@ -45,7 +45,9 @@ def test_columns_without_names_are_refused_with_what_they_look_like(tmp_path: Pa
     assert "column 3 never moves, always 0" in text
     assert "column 4 moves" in text
     assert '--behavior "processing/behavior/Position/series_0[4,5,6,7]"' in text
-    assert "no movement" in describe(path).problems[0]
+    (problem,) = describe(path).problems
+    assert "no movement" in problem
+    assert '; next: --behavior "processing/behavior/Position/series_0[4,5,6,7]" reads the others' in problem
     behavior, values = read_behavior(path, "processing/behavior/Position/series_0[4,5]")
     assert behavior.names == ("vel_4", "vel_5")
     assert np.isfinite(values[:-1]).all()
