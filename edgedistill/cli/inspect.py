@@ -46,13 +46,15 @@ def inspect(path: Path, names: SeriesNames, as_json: bool) -> None:
     if not path.is_dir() or is_zarr(path):
         found = describe(path, names)
         if as_json:
-            print_json(_session_to_json(found))
+            print_json(_session_to_json(path, found))
         else:
             click.echo(found.to_text())
         return
-    sessions = [_describe_or_explain(file, names) for file in find_session_files([path])]
+    files = find_session_files([path])
+    sessions = [_describe_or_explain(file, names) for file in files]
     if as_json:
-        print_json({"kind": "folder", "path": str(path), "sessions": [_session_to_json(one) for one in sessions]})
+        listed = [_session_to_json(file, one) for file, one in zip(files, sessions, strict=True)]
+        print_json({"kind": "folder", "path": str(path), "sessions": listed})
     else:
         shown = [f"error: {one}" if isinstance(one, RecordingError) else one.to_text() for one in sessions]
         click.echo("\n\n".join(shown))
@@ -70,9 +72,15 @@ def _describe_or_explain(file: Path, names: SeriesNames) -> Inspection | Recordi
         return error
 
 
-def _session_to_json(found: Inspection | RecordingError) -> dict[str, object]:
+def _session_to_json(file: Path, found: Inspection | RecordingError) -> dict[str, object]:
     if isinstance(found, RecordingError):
-        return {"kind": "unreadable", "what": found.what, "got": found.got, "next_step": found.next_step}
+        return {
+            "kind": "unreadable",
+            "path": str(file),
+            "what": found.what,
+            "got": found.got,
+            "next_step": found.next_step,
+        }
     return {"kind": "session", **found.to_json()}
 
 

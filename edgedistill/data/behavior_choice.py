@@ -106,12 +106,14 @@ def _choose(
     if behavior is None:
         usable = [f for f in families if f.kind != "other" and not f.members[0].meaning.never]
         return _pick_best(usable, families, None, named=False) if usable else None
-    with_columns = COLUMN_LIST.fullmatch(behavior.strip())
-    wanted = with_columns[1] if with_columns else behavior
-    columns = tuple(int(column) for column in with_columns[2].split(",")) if with_columns else None
     entries = [_Entry(one.path, (one,)) for one in found]
     entries += [_Entry(f.path, f.members) for f in families if len(f.members) > 1]
-    together = wanted.split(TOGETHER)
+    asked = "/" + behavior.strip("/").lower()
+    whole = any(f"/{one.path}".lower().endswith(asked) for one in found)  # a series may be called `x + y`
+    with_columns = None if whole else COLUMN_LIST.fullmatch(behavior.strip())
+    wanted = with_columns[1] if with_columns else behavior
+    columns = tuple(int(column) for column in with_columns[2].split(",")) if with_columns else None
+    together = [wanted] if whole else wanted.split(TOGETHER)
     named = [entry for name in together for entry in _find_named(entries, series, name, file)]
     members = {one.path: one for entry in named for one in entry.members}
     usable = find_families(list(members.values()))

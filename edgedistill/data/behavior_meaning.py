@@ -25,6 +25,7 @@ OTHER_NAME = re.compile(
 LENGTH = r"(?:m|cm|mm|um|µm|microm|in|inch|inches|px|pixels?)"
 POSITION_UNIT = re.compile(rf"(?:{LENGTH}|deg|degrees?|rad|radians?)", re.IGNORECASE)
 VELOCITY_UNIT = re.compile(rf"(?:{LENGTH}|deg|degrees?|rad|radians?|a\.?u\.?)/s", re.IGNORECASE)
+TIME_UNIT = re.compile(r"(?:n|u|µ|m|milli|micro|nano)?s")  # of the times at which a speed was measured
 AXIS_NAME = re.compile(r"(?:^|_)(?:[xyz]|horizontal|vertical)(?:_|$)")
 LIMB = re.compile(r"cursor|hand|finger|wrist|arm|elbow|shoulder|limb|paw|joystick|stylus|mouse")
 NO_LIMB = re.compile(
@@ -45,13 +46,16 @@ class Meaning:
 def read_meaning(series: Series) -> Meaning:
     """Returns what a series measures.
 
-    The name of the series decides. Where it is silent, a unit of length or angle per second says velocity, then the
-    name of the nearest container that is not silent decides. Then a SpatialSeries that is no compass direction is a
-    position, and so is a series that is named after an axis or a limb and has a unit of length.
+    A unit of time says a clock. Else the name of the series decides. Where it is silent, a unit of length or angle per
+    second says velocity, then the name of the nearest container that is not silent decides. Then a SpatialSeries that
+    is no compass direction is a position, and so is a series that is named after an axis or a limb and has a unit of
+    length.
     """
     own, unit = to_snake_case(series.name), shorten_unit(series.node.unit)
     never = _is_never_behavior(series, own)
     unit_kind: Kind | None = None
+    if TIME_UNIT.fullmatch(unit):
+        return Meaning("other", None, never)
     if VELOCITY_UNIT.fullmatch(unit):
         unit_kind = "velocity"
     elif POSITION_UNIT.fullmatch(unit):

@@ -53,4 +53,5 @@ def _label_columns(track: Track, columns: Sequence[int]) -> list[str]:
         return [names[column] for column in columns]
     if first.columns == 1:
         return [""]
-    return [AXES[column] if first.columns <= len(AXES) else str(column) for column in columns]
+    axes = first.columns <= len(AXES) and 0 in columns  # columns 1 and 2 after a counter are hardly y and z
+    return [AXES[column] if axes else str(column) for column in columns]

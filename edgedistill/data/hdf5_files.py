@@ -46,6 +46,12 @@ def require_hdf5(path: Path) -> None:
 
 def _folder_error(path: Path) -> RecordingError:
     lacks = "a folder that is no Zarr session: it has neither .zgroup nor zarr.json"
+    if inside := sorted(path.glob("*.nwb")):
+        return RecordingError(
+            f"{path}: a folder of sessions, where one session is read",
+            got=f"{len(inside)} files that end in .nwb",
+            next_step=f"name one of them, for example {inside[0]}",
+        )
     return RecordingError(
         f"{path}: not an NWB file",
         got=lacks if any(path.iterdir()) else "a folder that is empty",

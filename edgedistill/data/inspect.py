@@ -127,7 +127,8 @@ def _attempt(read: Callable[[], T], problems: list[str]) -> T | None:
     except RecordingError as error:
         got = f" ({error.got})" if error.got is not None else ""
         expected = f"; expected {error.expected}" if error.expected is not None else ""
-        problems.append(f"{error.what}{got}{expected}")
+        here = error.next_step is None or error.next_step.startswith("edgedistill inspect")
+        problems.append(f"{error.what}{got}{expected}" + ("" if here else f"; next: {error.next_step}"))
         return None
 
 

@@ -43,9 +43,10 @@ def combine_sessions(sessions: Iterable[SessionBins]) -> list[SessionBins]:
 
     Sessions with equal ids are named after their files, and after their paths where the files have equal names too.
 
-    Raises RecordingError when sessions differ in the names or units of their behavior.
+    Raises RecordingError when sessions differ in the names or units of their behavior, and for two copies of a file.
     """
     ordered = sorted(sessions, key=lambda session: (session.session_start, session.path))
+    _require_no_copies(ordered)
     _require_same_outputs(ordered)
     for name_session in (lambda path: path.stem, lambda path: str(path.with_suffix(""))):  # monday/rec, tuesday/rec
         ids = [session.session_id for session in ordered]
@@ -56,6 +57,19 @@ def combine_sessions(sessions: Iterable[SessionBins]) -> list[SessionBins]:
             for session in ordered
         ]
     return ordered
+
+
+def _require_no_copies(sessions: Sequence[SessionBins]) -> None:
+    """Refuses copies of one file, because the end of one, which is held out, would be trained on in the other."""
+    paths: dict[str, str] = {}
+    for session in sessions:
+        if (first := paths.setdefault(session.sha256, session.path)) != session.path:
+            raise RecordingError(
+                f"{session.path}: a copy of {first}",
+                got=f"two files with the SHA-256 {session.sha256[:12]}…",
+                expected="every recording once, else scores would be measured on data that was trained on",
+                next_step=f"leave one of them out: name the others one by one, or move {session.path} elsewhere",
+            )
 
 
 def _require_same_outputs(sessions: Sequence[SessionBins]) -> None:

@@ -57,11 +57,11 @@ def test_a_name_that_contradicts_its_unit_is_told(tmp_path: Path, place: str, un
 
 @pytest.mark.parametrize(
     "place",
-    ["cursor_acc", "hand_force", "wrist_torque", "Acceleration/cursor", "arm_emg", "pupil_size", "licks",
+    ["speed_times", "cursor_acc", "hand_force", "wrist_torque", "Acceleration/cursor", "arm_emg", "pupil_size", "licks",
      "Position/Eye", "Position/DecodePos", "target_vel", "EyeTracking/data"],
 )  # fmt: skip
 def test_what_is_no_limb_is_read_only_where_it_is_named(tmp_path: Path, place: str) -> None:
-    path = write_behavior(tmp_path / "a.nwb", {place: {}})
+    path = write_behavior(tmp_path / "a.nwb", {place: {"unit": "seconds"} if place == "speed_times" else {}})
     with open_recording(path) as recording:
         assert recording.behavior is None
         (candidate,) = find_behavior_candidates(recording.series, path)
@@ -373,3 +373,9 @@ def test_names_with_accents_keep_their_letters(tmp_path: Path) -> None:
     path = write_behavior(tmp_path / "a.nwb", {"Position/hånd": {}, "Position/main gauche é": {}})
     assert read_behavior(path)[0].names == ("hand_vel_x", "hand_vel_y")
     assert read_behavior(path, "main gauche é")[0].names[0] == "main_gauche_e_vel_x"
+
+
+@pytest.mark.parametrize("name", ["vel x + y", "vel[0,1]", "hand vel (cm per s)"])
+def test_a_name_that_looks_like_an_option_is_a_name(tmp_path: Path, name: str) -> None:
+    path = write_behavior(tmp_path / "a.nwb", {name: {}, "paw_vel": {}})
+    assert read_behavior(path, name)[0].series == f"processing/behavior/{name}"

@@ -45,7 +45,9 @@ def test_columns_without_names_are_refused_with_what_they_look_like(tmp_path: Pa
     assert "column 3 never moves, always 0" in text
     assert "column 4 moves" in text
     assert '--behavior "processing/behavior/Position/series_0[4,5,6,7]"' in text
-    assert "no movement" in describe(path).problems[0]
+    (problem,) = describe(path).problems
+    assert "no movement" in problem
+    assert '; next: --behavior "processing/behavior/Position/series_0[4,5,6,7]" reads the others' in problem
     behavior, values = read_behavior(path, "processing/behavior/Position/series_0[4,5]")
     assert behavior.names == ("vel_4", "vel_5")
     assert np.isfinite(values[:-1]).all()
@@ -134,3 +136,10 @@ def test_labels_of_states_in_time_are_no_names_of_columns(tmp_path: Path) -> Non
     assert read_behavior(path)[0].names == ("hand_vel_x", "hand_vel_y")
     path = write_behavior(tmp_path / "b.nwb", {"hand_vel": {"control_description": ["u", "v"]}})
     assert read_behavior(path)[0].names == ("hand_vel_u", "hand_vel_v")
+
+
+def test_columns_after_a_counter_are_not_called_y_and_z(tmp_path: Path) -> None:
+    path = write_behavior(tmp_path / "a.nwb", {"Position/rat": {"data": np.c_[COUNT, PLACE]}})
+    assert read_behavior(path, "rat[1,2]")[0].names == ("rat_vel_1", "rat_vel_2")
+    path = write_behavior(tmp_path / "b.nwb", {"Position/rat": {"data": np.c_[PLACE, COUNT * 0]}})
+    assert read_behavior(path, "rat[0,1]")[0].names == ("rat_vel_x", "rat_vel_y")

@@ -310,3 +310,23 @@ def test_a_file_that_lacks_any_one_thing_is_read_in_part_or_refused(
         for part in ("units", "lfp", "behavior", "invalid_times", "electrodes"):
             with suppress(RecordingError):
                 getattr(recording, part)
+
+
+@pytest.mark.parametrize("dataset", ["intervals/invalid_times/start_time", "units/obs_intervals_index"])
+def test_a_dataset_of_an_odd_shape_is_refused_with_the_part_and_the_command_that_tells_more(
+    tmp_path: Path, dataset: str
+) -> None:
+    nwb = make.new_nwb()
+    make.add_lfp(nwb, make.lfp_volts())
+    for first in (1, 2):
+        nwb.add_unit(spike_times=np.linspace(first, 120, 300), obs_intervals=np.array([[0.0, 125.0]]))
+        nwb.add_invalid_time_interval(start_time=first + 3.0, stop_time=first + 3.5)
+    path = make.write(nwb, tmp_path / "a.nwb")
+    with h5py.File(path, "r+") as file:
+        values, attributes = file[dataset][()], dict(file[dataset].attrs)
+        del file[dataset]
+        file[dataset] = values.reshape(-1, 1)
+        file[dataset].attrs.update(attributes)
+    with open_recording(path) as recording, pytest.raises(RecordingError, match="cannot be read") as caught:
+        _ = (recording.units, recording.invalid_times)
+    assert f"python -m pynwb.validate {path}" in str(caught.value)

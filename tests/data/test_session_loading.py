@@ -45,3 +45,11 @@ def test_sessions_with_different_behavior_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="differ in their behavior"):
         load_sessions([tmp_path], ("behavior",))
     assert len(load_sessions([tmp_path], ("units",))) == 2
+
+
+def test_copies_of_one_recording_are_refused(tmp_path: Path) -> None:
+    first = make.whole_session(tmp_path / "a.nwb")
+    second = tmp_path / "copy.nwb"
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(RecordingError, match=r"copy.nwb: a copy of .*a.nwb"):
+        load_sessions([tmp_path])
