@@ -10,8 +10,8 @@ import pytest
 
 from edgedistill.convert import convert_flint, convert_makin
 from edgedistill.data.recording import open_recording
-from edgedistill.data.simulated_nwb import simulate_to_nwb
-from edgedistill.data.simulation import SimulationConfig
+from edgedistill.data.simulation.nwb import simulate_to_nwb
+from edgedistill.data.simulation.sessions import SimulationConfig
 from edgedistill.decoding import Predictions, decode_file, decode_stream, write_predictions
 from edgedistill.runtime import Decoder
 

@@ -26,8 +26,8 @@ from scipy.stats import t as student_t
 from benchmarks.accuracy.int8_rows import list_int8_rows
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
 from edgedistill.config import Preset, load_preset
-from edgedistill.data.simulated_nwb import simulate_to_nwb
-from edgedistill.data.simulation import SimulationConfig
+from edgedistill.data.simulation.nwb import simulate_to_nwb
+from edgedistill.data.simulation.sessions import SimulationConfig
 from edgedistill.measure.latency import EMPTY, LatencyUs, time_steps
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.pipeline.cache import Cache

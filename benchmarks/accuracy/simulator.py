@@ -21,9 +21,9 @@ from scipy.stats import t as t_distribution
 
 from benchmarks.accuracy.simulator_figure import draw
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
-from edgedistill.data.simulated_field import sum_unit_fields
-from edgedistill.data.simulated_population import Population
-from edgedistill.data.simulation import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
+from edgedistill.data.simulation.field import sum_unit_fields
+from edgedistill.data.simulation.population import Population
+from edgedistill.data.simulation.sessions import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
 from edgedistill.frontend import FrontEnd, FrontEndConfig
 
 Array = npt.NDArray[np.float64]

@@ -122,7 +122,7 @@ def make_frames(rate: Fraction, channels: int, seconds: int, seed: int) -> np.nd
 
 def measure_stream(file: Path) -> Figures:
     """Measures the whole file, read as `edgedistill run` reads it."""
-    from edgedistill.data.lfp import Gap
+    from edgedistill.data.lfp.lfp import Gap
     from edgedistill.data.recording import open_recording
 
     reading = filtering = 0.0

@@ -52,8 +52,8 @@ from benchmarks.harness import (
 from edgedistill.config import Preset, TrainingConfig, load_preset
 from edgedistill.data.bins import Split
 from edgedistill.data.session_loading import load_sessions
-from edgedistill.data.simulated_nwb import simulate_to_nwb
-from edgedistill.data.simulation import SimulationConfig
+from edgedistill.data.simulation.nwb import simulate_to_nwb
+from edgedistill.data.simulation.sessions import SimulationConfig
 from edgedistill.models.student import StudentBlock, window_attention
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
 from edgedistill.training.distill import distill_bidirectional, make_student

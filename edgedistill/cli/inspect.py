@@ -41,7 +41,7 @@ def inspect(path: Path, names: SeriesNames, as_json: bool) -> None:
         _show_bundle(open_bundle(path), as_json)
         return
     from edgedistill.data.inspect import describe
-    from edgedistill.data.session_files import find_session_files, is_zarr
+    from edgedistill.data.opening.session_files import find_session_files, is_zarr
 
     if not path.is_dir() or is_zarr(path):
         found = describe(path, names)

@@ -42,8 +42,8 @@ def simulate(
     to day other units are recorded and their tuning drifts. The LFP holds a shared 1/f background, beta that falls with
     movement, line noise, dead and noisy channels, and artefacts.
     """
-    from edgedistill.data.simulated_nwb import simulate_to_nwb
-    from edgedistill.data.simulation import SimulationConfig
+    from edgedistill.data.simulation.nwb import simulate_to_nwb
+    from edgedistill.data.simulation.sessions import SimulationConfig
 
     config = SimulationConfig(
         sessions=sessions, minutes=minutes, seed=seed, channels=channels, units=units, rate_hz=rate

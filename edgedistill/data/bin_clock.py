@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.behavior import Behavior
-from edgedistill.data.lfp import Lfp
+from edgedistill.data.behavior.behavior import Behavior
+from edgedistill.data.lfp.lfp import Lfp
 from edgedistill.data.recording import Recording
 from edgedistill.data.session import BINS_PER_S, MIN_BINS
-from edgedistill.data.spike_clock import KNOWN_RATIOS, require_spikes_inside
-from edgedistill.data.units import Units
+from edgedistill.data.units.spike_clock import KNOWN_RATIOS, require_spikes_inside
+from edgedistill.data.units.units import Units
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import bin_edges
 

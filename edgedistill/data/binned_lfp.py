@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from edgedistill.data.bin_clock import BinClock
 from edgedistill.data.coverage import ALL_BAD, GAP, INVALID, SETTLING, Reasons
-from edgedistill.data.lfp import Gap, Lfp
-from edgedistill.data.lfp_layout import describe_amplitude
+from edgedistill.data.lfp.layout import describe_amplitude
+from edgedistill.data.lfp.lfp import Gap, Lfp
 from edgedistill.data.session import Mask
 from edgedistill.data.settling import Level, find_rings_of_artefacts, find_rings_of_losses, robust_deviation
 from edgedistill.errors import RecordingError

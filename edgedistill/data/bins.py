@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.behavior import Behavior
+from edgedistill.data.behavior.behavior import Behavior
 from edgedistill.data.bin_clock import BinClock, find_clock
 from edgedistill.data.binned_lfp import bin_lfp
 from edgedistill.data.coverage import (
@@ -28,7 +28,7 @@ from edgedistill.data.coverage import (
     mask_covered,
     mask_intervals,
 )
-from edgedistill.data.lfp import MIN_RATE_HZ, Lfp
+from edgedistill.data.lfp.lfp import MIN_RATE_HZ, Lfp
 from edgedistill.data.recording import PARTS, Recording
 from edgedistill.data.session import (
     BINS_PER_S,
@@ -41,7 +41,7 @@ from edgedistill.data.session import (
     save_session_bins,
     split_bins,
 )
-from edgedistill.data.units import Units
+from edgedistill.data.units.units import Units
 from edgedistill.errors import RecordingError
 
 __all__ = [

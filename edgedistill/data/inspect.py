@@ -13,14 +13,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from edgedistill.data.behavior_choice import find_behavior_series
+from edgedistill.data.behavior.choice import find_behavior_series
 from edgedistill.data.bin_clock import find_clock
 from edgedistill.data.bins import list_known_reasons
 from edgedistill.data.candidates import NO_NAMES, Candidate
 from edgedistill.data.coverage import NO_BEHAVIOR, Coverage, after_end, cover
-from edgedistill.data.lfp import MIN_RATE_HZ
-from edgedistill.data.lfp_choice import find_electrical_series
-from edgedistill.data.lfp_layout import describe_amplitude
+from edgedistill.data.lfp.choice import find_electrical_series
+from edgedistill.data.lfp.layout import describe_amplitude
+from edgedistill.data.lfp.lfp import MIN_RATE_HZ
 from edgedistill.data.recording import PART_NAMES, Behavior, Lfp, Recording, SeriesNames, Units, open_recording
 from edgedistill.errors import RecordingError
 

@@ -18,20 +18,20 @@ from typing import Any
 
 import numpy as np
 
-from edgedistill.data.behavior import Behavior
-from edgedistill.data.behavior_choice import find_behavior, find_behavior_series
-from edgedistill.data.behavior_series import find_unusable_behavior
+from edgedistill.data.behavior.behavior import Behavior
+from edgedistill.data.behavior.candidates import find_unusable_behavior
+from edgedistill.data.behavior.choice import find_behavior, find_behavior_series
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
-from edgedistill.data.electrodes import read_column
-from edgedistill.data.hdf5_datasets import require_readable
 from edgedistill.data.invalid_times import PATH as INVALID_TIMES
 from edgedistill.data.invalid_times import InvalidTime, read_invalid_times
-from edgedistill.data.lfp import Lfp, find_lfp
-from edgedistill.data.nwb_reading import Unreadable
-from edgedistill.data.opening import explain_read_errors, open_nwb
+from edgedistill.data.lfp.electrodes import read_column
+from edgedistill.data.lfp.lfp import Lfp, find_lfp
+from edgedistill.data.opening.hdf5_datasets import require_readable
+from edgedistill.data.opening.nwb_reading import Unreadable
+from edgedistill.data.opening.opening import explain_read_errors, open_nwb
 from edgedistill.data.series import Series, find_series
-from edgedistill.data.unit_tables import find_unit_tables
-from edgedistill.data.units import Units, find_units
+from edgedistill.data.units.tables import find_unit_tables
+from edgedistill.data.units.units import Units, find_units
 from edgedistill.errors import RecordingError, did_you_mean
 
 __all__ = ["PARTS", "Behavior", "Lfp", "Recording", "SeriesNames", "Units", "open_recording"]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.data.coverage import Coverage
-from edgedistill.data.electrodes import Electrode
+from edgedistill.data.lfp.electrodes import Electrode
 from edgedistill.errors import ConfigError, RecordingError
 from edgedistill.files import atomic_write
 from edgedistill.frontend import FrontEndConfig, settling_bins

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from edgedistill.data.bins import bins_from_recording
 from edgedistill.data.candidates import NO_NAMES
+from edgedistill.data.opening.session_files import find_session_files
 from edgedistill.data.recording import PARTS, SeriesNames, open_recording
 from edgedistill.data.session import SessionBins
-from edgedistill.data.session_files import find_session_files
 from edgedistill.errors import RecordingError
 
 

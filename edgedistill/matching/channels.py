@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgedistill.bundle.manifest import Channel
-from edgedistill.data.electrodes import Electrode
+from edgedistill.data.lfp.electrodes import Electrode
 from edgedistill.errors import RecordingError
 
 Place = tuple[float, ...]

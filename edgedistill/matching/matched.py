@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.lfp import Gap, Lfp
+from edgedistill.data.lfp.lfp import Gap, Lfp
 from edgedistill.data.recording import Recording
 from edgedistill.data.session import BINS_PER_S
 from edgedistill.matching.channels import ChannelOrder

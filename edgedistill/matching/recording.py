@@ -11,10 +11,10 @@ import numpy.typing as npt
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.contents import DecoderSpec, read_decoder_spec
 from edgedistill.bundle.manifest import Channel, Manifest
-from edgedistill.data.behavior_choice import find_behavior_like
+from edgedistill.data.behavior.choice import find_behavior_like
 from edgedistill.data.bins import file_sha256
-from edgedistill.data.lfp import MIN_RATE_HZ, Lfp
-from edgedistill.data.lfp_choice import find_option_like
+from edgedistill.data.lfp.choice import find_option_like
+from edgedistill.data.lfp.lfp import MIN_RATE_HZ, Lfp
 from edgedistill.data.recording import Recording
 from edgedistill.data.session import BINS_PER_S
 from edgedistill.errors import RecordingError

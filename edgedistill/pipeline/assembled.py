@@ -22,7 +22,7 @@ from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.engines import compile_or_prepare, compile_spike_student
 from edgedistill.config import StudentShape
 from edgedistill.data.bins import SessionBins
-from edgedistill.data.electrodes import Electrode
+from edgedistill.data.lfp.electrodes import Electrode
 from edgedistill.errors import EngineError
 from edgedistill.frontend import group_delay_ms
 from edgedistill.pipeline.default_engine import DefaultEngine, choose_default_engine

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgedistill.config import StudentShape
 from edgedistill.data.bins import SessionBins
-from edgedistill.data.lfp import Gap
+from edgedistill.data.lfp.lfp import Gap
 from edgedistill.data.recording import open_recording
 from edgedistill.frontend import FrontEnd
 from edgedistill.pipeline.graph_checks import holdout_stretch

@@ -18,8 +18,8 @@ from edgedistill.data.bins import (
     load_session_bins,
     save_session_bins,
 )
+from edgedistill.data.opening.session_files import find_session_files
 from edgedistill.data.recording import SeriesNames, open_recording
-from edgedistill.data.session_files import find_session_files
 from edgedistill.data.session_loading import combine_sessions
 from edgedistill.pipeline.cache import Cache
 

@@ -20,8 +20,8 @@ from edgedistill.cli import main
 from edgedistill.config import StudentSize
 from edgedistill.data.bins import file_sha256
 from edgedistill.data.session_loading import load_sessions
-from edgedistill.data.simulated_nwb import simulate_to_nwb
-from edgedistill.data.simulation import SimulationConfig
+from edgedistill.data.simulation.nwb import simulate_to_nwb
+from edgedistill.data.simulation.sessions import SimulationConfig
 from edgedistill.models.files import hash_checkpoint, load_student, save_student, save_teacher
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.numerics import part_names

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.data.inspect import describe
-from edgedistill.data.lfp import Gap
+from edgedistill.data.lfp.lfp import Gap
 from edgedistill.data.recording import Lfp, open_recording
 from edgedistill.errors import RecordingError
 

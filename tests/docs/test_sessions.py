@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.data import coverage, electrodes, lfp_words
+from edgedistill.data import coverage
+from edgedistill.data.lfp import electrodes
+from edgedistill.data.lfp import words as lfp_words
 
 from .pages import DOCS, ROOT, section, table_rows, text_of
 
@@ -86,7 +88,7 @@ def raised() -> set[str]:
     """The first argument of every RecordingError of the reading code, with … for what is put in."""
     found = set()
     for place in READING:
-        files = [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).glob("*.py"))
+        files = [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).rglob("*.py"))
         for file in files:
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RecordingError":
@@ -124,4 +126,4 @@ def test_every_refusal_in_the_page_is_one_of_the_program() -> None:
 
 
 def sources_of(place: Path) -> list[Path]:
-    return [place] if place.suffix == ".py" else sorted(place.glob("*.py"))
+    return [place] if place.suffix == ".py" else sorted(place.rglob("*.py"))

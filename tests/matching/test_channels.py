@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedistill.bundle.manifest import Channel
-from edgedistill.data.electrodes import Electrode
+from edgedistill.data.lfp.electrodes import Electrode
 from edgedistill.errors import RecordingError
 from edgedistill.matching.channels import find_order
 

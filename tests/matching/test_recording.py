@@ -13,7 +13,7 @@ import pytest
 
 from edgedistill.bundle import Bundle
 from edgedistill.data.bins import file_sha256
-from edgedistill.data.lfp import Gap
+from edgedistill.data.lfp.lfp import Gap
 from edgedistill.data.recording import SeriesNames, open_recording
 from edgedistill.decoding import Predictions, decode_file, decode_matched
 from edgedistill.errors import RecordingError

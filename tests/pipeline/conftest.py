@@ -13,8 +13,8 @@ import pytest
 
 from edgedistill import pipeline as stages
 from edgedistill.bench import QUICK
-from edgedistill.data.simulated_nwb import simulate_to_nwb
-from edgedistill.data.simulation import SimulationConfig
+from edgedistill.data.simulation.nwb import simulate_to_nwb
+from edgedistill.data.simulation.sessions import SimulationConfig
 from edgedistill.pipeline import BuildResult, DistillOptions, PretrainOptions, assembled, graph_checks
 from edgedistill.pipeline.assembled import Ingredients, WrittenBundle
 from edgedistill.training import baselines

@@ -8,8 +8,8 @@ import pytest
 
 from edgedistill import pipeline as stages
 from edgedistill.data.candidates import SeriesNames
-from edgedistill.data.simulated_nwb import simulate_to_nwb
-from edgedistill.data.simulation import SimulationConfig
+from edgedistill.data.simulation.nwb import simulate_to_nwb
+from edgedistill.data.simulation.sessions import SimulationConfig
 from edgedistill.errors import ConfigError, EdgeDistillError, EngineError, OutputError, RecordingError
 from edgedistill.pipeline import DistillOptions, PretrainOptions
 from edgedistill.training.pretrain import train_teacher

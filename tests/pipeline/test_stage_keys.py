@@ -101,7 +101,7 @@ def test_a_stage_depends_on_its_own_module(package: Path, stage: str) -> None:
         ("models/teacher.py", {TEACHER, STUDENTS, RANGES}),
         ("training/pretrain.py", {TEACHER, STUDENTS, RANGES}),
         ("training/distill.py", {STUDENTS, RANGES}),
-        ("data/lfp.py", {READ, TEACHER, STUDENTS, RANGES}),
+        ("data/lfp/lfp.py", {READ, TEACHER, STUDENTS, RANGES}),
     ],
 )
 def test_a_statement_changes_the_keys_of_the_stages_that_run_it(package: Path, path: str, stages: set[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistill.data.simulation import SimulationConfig, simulate_sessions
+from edgedistill.data.simulation.sessions import SimulationConfig, simulate_sessions
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEnd, FrontEndConfig, settling_bins
 from edgedistill.runtime import Flag, Output

@@ -1,0 +1,1 @@
+"""Simulates sessions of spikes, LFP and behavior, and writes them as NWB."""

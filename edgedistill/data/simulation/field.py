@@ -1,0 +1,139 @@
+"""Simulates the field potential that a population makes, with the flaws of a real recording.
+
+The inputs are the spikes of the whole population and the speed of the cursor. The output is the LFP in microvolts, with
+the channels that were made noisy or dead.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.signal import butter, fftconvolve, sosfilt
+
+from edgedistill.data.simulation.config import LATENT_HZ, LEAD_S, Array, SimulationConfig
+from edgedistill.data.simulation.population import Population
+
+LAMBDA_MM, VELOCITY_MM_S = 0.2, 200.0  # unitary field: reach and conduction speed (Telenczuk 2020)
+DELAY_S = 0.0104
+SIGMA_S = {"inhibitory": 0.0021, "excitatory": 0.00315}
+AMPLITUDE_UV = {"inhibitory": 3.0, "excitatory": 0.48}
+FIELD_UV = 30.0  # size of the informative field; one simulated unit stands for many real ones
+BACKGROUND_RATIO = 3.0  # shared 1/f background against the informative field
+PRIVATE_RATIO = 0.3  # each channel's own noise against the informative field: a tenth of the background
+BETA_RATIO, GAMMA_RATIO = 2.0, 0.3  # rhythm at rest and broadband, against the informative field
+CHI = 2.0  # power of the background falls as f^-CHI
+
+
+def lfp_from_population(
+    config: SimulationConfig,
+    population: Population,
+    spikes: list[Array],
+    velocity: Array,
+    rng: np.random.Generator,
+) -> npt.NDArray[np.float32]:
+    """Returns the LFP (frames, channels) in uV: informative field, shared 1/f, beta, high gamma and private noise."""
+    frames = len(velocity) * config.rate_hz // LATENT_HZ
+    speed = np.repeat(np.linalg.norm(velocity, axis=1), config.rate_hz // LATENT_HZ) / 12.0
+    field, activity = sum_unit_fields(config, population, spikes, frames)
+    drive = np.stack([draw_coloured_noise(frames, config.rate_hz, rng) for _ in population.background])
+    shared = drive.T @ population.background
+    shared *= BACKGROUND_RATIO * FIELD_UV / shared.std()
+    # beta says that a movement is under way, not where it goes: it shrinks with the speed to come
+    coming = np.roll(speed, -round(LEAD_S * config.rate_hz))
+    envelope = 1.2 / (1 + np.exp(2.5 * (sosfilt(butter(1, 2, fs=config.rate_hz, output="sos"), coming) - 0.8)))
+    rhythm = draw_band_noise(len(population.beta), frames, (15, 30), config.rate_hz, rng) * envelope
+    beta = BETA_RATIO * FIELD_UV * rhythm.T @ population.beta
+    # the kernel of a unit is too smooth for high gamma, which is broadband noise that follows each site's activity
+    gamma = draw_band_noise(config.channels, frames, (60, 200), config.rate_hz, rng).T * activity
+    private = rng.normal(size=(frames, config.channels))
+    total = field + shared + beta + GAMMA_RATIO * FIELD_UV * gamma + PRIVATE_RATIO * FIELD_UV * private
+    return np.asarray(total, np.float32)
+
+
+def sum_unit_fields(
+    config: SimulationConfig, population: Population, spikes: list[Array], frames: int
+) -> tuple[Array, Array]:
+    """Sums the fields of single units (Telenczuk 2020).
+
+    Returns the sum (frames, channels) in uV, and the activity around each electrode relative to its mean.
+    """
+    rate = config.rate_hz
+    offset = np.concatenate([population.electrodes_mm, np.zeros((config.channels, 1))], 1)[:, None]
+    distance = np.linalg.norm(offset - population.positions_mm[None], axis=-1)  # (channels, population)
+    field = np.zeros((config.channels, frames))
+    activity = np.zeros((config.channels, frames))
+    t = np.arange(-round(0.012 * rate), round(0.012 * rate) + 1) / rate
+    for kind, members in (("inhibitory", population.inhibitory), ("excitatory", ~population.inhibitory)):
+        kernel = np.exp(-(t**2) / (2 * SIGMA_S[kind] ** 2))
+        units = np.flatnonzero(members)
+        frame = [np.floor(spikes[u] * rate).astype(np.int64) for u in units]
+        for c in range(config.channels):
+            near = np.flatnonzero(distance[c, units] < 5 * LAMBDA_MM)  # farther units add less than 1 % each
+            at, weight = [np.zeros(0, np.int64)], [np.zeros(0)]
+            for i in near:
+                d = distance[c, units[i]]
+                delay = round((DELAY_S + d / VELOCITY_MM_S) * rate)
+                at.append(frame[i] + delay)
+                weight.append(np.full(len(frame[i]), np.exp(-d / LAMBDA_MM)))
+            where = np.concatenate(at)
+            drive = np.bincount(where, np.concatenate(weight), minlength=frames)[:frames]
+            field[c] += AMPLITUDE_UV[kind] * fftconvolve(drive, kernel, "same")
+            activity[c] += drive
+    field *= FIELD_UV / field.std(axis=1).mean()
+    smooth = sosfilt(butter(1, 5, fs=rate, output="sos"), activity, axis=1)
+    return field.T, (smooth / smooth.mean(1, keepdims=True)).T
+
+
+def draw_coloured_noise(frames: int, rate_hz: int, rng: np.random.Generator) -> Array:
+    """Draws noise (frames,) of unit variance whose power falls as f^-CHI above 0.5 Hz and is flat below."""
+    padded = 1 << (frames - 1).bit_length()
+    spectrum = rng.normal(size=padded // 2 + 1) + 1j * rng.normal(size=padded // 2 + 1)
+    hz = np.fft.rfftfreq(padded, 1 / rate_hz)
+    spectrum *= np.maximum(hz, 0.5) ** (-CHI / 2)
+    noise = np.fft.irfft(spectrum, padded)[:frames]
+    return np.asarray(noise / noise.std())
+
+
+def draw_band_noise(
+    rows: int, frames: int, band_hz: tuple[float, float], rate_hz: int, rng: np.random.Generator
+) -> Array:
+    """Draws noise (rows, frames) of unit variance within the band."""
+    noise = sosfilt(butter(2, band_hz, "bandpass", fs=rate_hz, output="sos"), rng.normal(size=(rows, frames)))
+    return np.asarray(noise / noise.std(axis=1, keepdims=True))
+
+
+def spoil_channels(
+    config: SimulationConfig,
+    lfp: npt.NDArray[np.float32],
+    velocity: Array,
+    rng: np.random.Generator,
+) -> tuple[npt.NDArray[np.float32], tuple[int, ...], tuple[int, ...]]:
+    """Adds what real recordings have: drifting gains, line noise, movement artefacts, noisy and dead channels.
+
+    Returns the LFP and the indices of the dead and the noisy channels.
+    """
+    frames, channels = lfp.shape
+    t = np.arange(frames) / config.rate_hz
+    gain = rng.lognormal(0, 0.1, channels) + np.outer(t / 3600, rng.normal(0, 0.2, channels))
+    lfp = lfp * gain.astype(np.float32)
+    for harmonic, uv in ((1, 15.0), (2, 4.0), (3, 5.0)):
+        wave = np.sin(2 * np.pi * harmonic * config.line_hz * t + rng.uniform(0, 2 * np.pi))
+        lfp += np.outer(wave, uv * rng.lognormal(0, 0.3, channels)).astype(np.float32)
+    for at in draw_artefact_frames(config, velocity, rng):
+        width = int(config.rate_hz * rng.uniform(0.05, 0.15))
+        pulse = np.hanning(width)[: frames - at] * rng.uniform(200, 500) * rng.choice([-1, 1])
+        lfp[at : at + width] += np.outer(pulse, rng.lognormal(0, 0.3, channels)).astype(np.float32)
+    few = max(1, channels // 20)
+    spoiled = rng.choice(channels, 2 * few, replace=False)
+    noisy, dead = np.sort(spoiled[:few]), np.sort(spoiled[few:])
+    lfp[:, noisy] += rng.normal(0, 2 * FIELD_UV, (frames, few)).astype(np.float32)
+    lfp[:, dead] = 0.0
+    return lfp, tuple(int(c) for c in dead), tuple(int(c) for c in noisy)
+
+
+def draw_artefact_frames(config: SimulationConfig, velocity: Array, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draws about one movement artefact a minute, at moments of fast movement, and returns their frames."""
+    speed = np.linalg.norm(velocity, axis=1)
+    fast = np.flatnonzero(speed > np.quantile(speed, 0.9))
+    chosen = rng.choice(fast, max(1, round(config.minutes)))
+    return np.sort(chosen * (config.rate_hz // LATENT_HZ))

@@ -1,0 +1,150 @@
+"""Writes simulated sessions as NWB files. Equal seeds give equal files, byte for byte.
+
+The input is a `SimulationConfig`. The output is one NWB file a session, laid out as other labs do it: int16 LFP in an
+`LFP` container, sorted units, and cursor position and velocity in a `behavior` module.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+import numpy as np
+
+from edgedistill.data.nwb_writing import write_nwb
+from edgedistill.data.simulation.sessions import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
+from edgedistill.files import atomic_write, output_error
+
+if TYPE_CHECKING:
+    from pynwb import NWBFile
+
+UV_PER_BIT = 0.25
+SPIKE_RESOLUTION_S = 1e-9  # spike times are drawn as real numbers, not on the samples of a recording
+FIRST_DAY = datetime(2024, 1, 1, 9, tzinfo=timezone.utc)
+
+
+def simulate_to_nwb(config: SimulationConfig, out: Path) -> Iterator[Path]:
+    """Writes one file a session into `out`, and yields each path when the file is complete. Raises OutputError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(out, "the simulated sessions", error) from error
+    for session in simulate_sessions(config):
+        path = out / f"sim{config.seed:02d}_day{session.index + 1:02d}.nwb"
+        write_session(session, config, path)
+        yield path
+
+
+def write_session(session: SimulatedSession, config: SimulationConfig, path: Path) -> None:
+    """Writes one session to `path` as a whole file. Raises OutputError."""
+    with (
+        atomic_write(path, "the simulated session", next_step=f"df -h {path.parent}") as partial,
+        make_ids_repeatable(f"{config}{session.index}"),
+    ):
+        write_nwb(nwb_from_session(session, config), partial)
+
+
+@contextmanager
+def make_ids_repeatable(name: str) -> Iterator[None]:
+    """Makes the random ids that NWB gives to every object follow from `name`, so that equal seeds give equal files."""
+    rng = np.random.default_rng(list(name.encode()))
+    with patch("hdmf.container.uuid4", lambda: uuid.UUID(bytes=rng.bytes(16), version=4)):
+        yield
+
+
+def nwb_from_session(session: SimulatedSession, config: SimulationConfig) -> NWBFile:
+    """Returns the in-memory NWB file of one simulated day."""
+    from pynwb import NWBFile
+    from pynwb.file import Subject
+
+    start = FIRST_DAY + timedelta(days=7 * session.index)
+    nwb = NWBFile(
+        session_description="simulated self-paced reaching to random targets (edgedistill simulate)",
+        identifier=f"edgedistill-simulation-{config.seed}-{session.index}",
+        session_id=f"sim{config.seed:02d}-day{session.index + 1:02d}",
+        session_start_time=start,
+        file_create_date=start,
+        keywords=["simulated", "motor cortex", "reaching"],
+        experiment_description="A simulated animal moves a cursor to random targets, to try edgedistill without data.",
+        subject=Subject(
+            subject_id=f"sim{config.seed:02d}",
+            species="Macaca mulatta",
+            sex="U",
+            age="P5Y/",
+            description="simulated; the parameters are those of an adult rhesus macaque",
+        ),
+    )
+    add_lfp(nwb, session, config)
+    add_units(nwb, session)
+    add_behavior(nwb, session)
+    return nwb
+
+
+def add_lfp(nwb: NWBFile, session: SimulatedSession, config: SimulationConfig) -> None:
+    """Adds the LFP as int16 with a conversion to volts, and one electrode a channel."""
+    from hdmf.backends.hdf5.h5_utils import H5DataIO
+    from pynwb.ecephys import LFP, ElectricalSeries
+
+    device = nwb.create_device("array", description="Utah-like grid, 0.4 mm pitch")
+    group = nwb.create_electrode_group("m1", description="simulated array in M1", location="M1", device=device)
+    for x, y in session.electrodes_mm * 1000:
+        place = {"x": float(x), "y": float(y), "z": 0.0}
+        nwb.add_electrode(**place, rel_x=place["x"], rel_y=place["y"], location="M1", group=group)
+    region = nwb.create_electrode_table_region(list(range(config.channels)), "all electrodes")
+    # pynwb loses the electrode table unless the container joins the file before the series joins the container
+    module = nwb.create_processing_module("ecephys", "simulated field potential")
+    module.add(LFP(name="LFP"))
+    bits = np.clip(np.rint(session.lfp_uv / UV_PER_BIT), -32768, 32767).astype(np.int16)
+    series = ElectricalSeries(
+        name="lfp",
+        data=H5DataIO(bits, chunks=(min(len(bits), 8192), config.channels)),
+        electrodes=region,
+        rate=float(config.rate_hz),
+        starting_time=0.0,
+        conversion=UV_PER_BIT * 1e-6,
+        resolution=UV_PER_BIT * 1e-6,
+        description="simulated local field potential of all channels",
+    )
+    module.get("LFP").add_electrical_series(series)
+
+
+def add_units(nwb: NWBFile, session: SimulatedSession) -> None:
+    """Adds the recorded units, each with its index in the population."""
+    from pynwb.misc import Units
+
+    nwb.units = Units(name="units", description="simulated, perfectly sorted units", resolution=SPIKE_RESOLUTION_S)
+    nwb.add_unit_column("population_id", "which member of the simulated population this unit is")
+    for unit_id, times in zip(session.unit_ids, session.spike_times_s, strict=True):
+        nwb.add_unit(spike_times=times, population_id=int(unit_id))
+
+
+def add_behavior(nwb: NWBFile, session: SimulatedSession) -> None:
+    """Adds position in metres and velocity in cm/s, with two columns each."""
+    from pynwb import TimeSeries
+    from pynwb.behavior import BehavioralTimeSeries, Position, SpatialSeries
+
+    module = nwb.create_processing_module("behavior", "cursor in the plane")
+    position = SpatialSeries(
+        name="cursor_pos",
+        data=session.position_cm / 100,
+        rate=float(LATENT_HZ),
+        starting_time=0.0,
+        unit="meters",
+        description="cursor position (x, y)",
+        reference_frame="centre of the workspace; columns x, y",
+    )
+    velocity = TimeSeries(
+        name="cursor_vel",
+        data=session.velocity_cm_s,
+        rate=float(LATENT_HZ),
+        starting_time=0.0,
+        unit="cm/s",
+        description="cursor velocity (x, y)",
+    )
+    module.add(Position(spatial_series=position, name="Position"))
+    module.add(BehavioralTimeSeries(time_series=velocity, name="Velocity"))
