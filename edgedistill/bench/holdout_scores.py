@@ -11,6 +11,7 @@ import numpy as np
 from edgedistill.bench.subjects import LFP_INT8, LFP_STUDENT, PEER_INT8, Candidate
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.contents import Floats, Holdout
+from edgedistill.data.coverage import mask_intervals
 from edgedistill.decoding import BINS_PER_S, decode_lfp
 from edgedistill.errors import BundleError, RecordingError
 from edgedistill.measure.score import Fit, score_kinematics
@@ -79,8 +80,8 @@ def score_on_recording(bundle: Bundle, matched: MatchedRecording, engine: str = 
     outputs = list(decode_lfp(decoder, matched))
     ends_s, _ = matched.find_bin_ends(np.array([o.end_frame for o in outputs], np.int64))
     scored = np.array([not o.flags & (Flag.WARMUP | Flag.INVALID | Flag.GAP) for o in outputs], np.bool_)
-    for stretch in recording.invalid_times:
-        scored &= (ends_s <= stretch.start_s) | (ends_s - 1 / BINS_PER_S >= stretch.stop_s)
+    edges_s = np.concatenate([ends_s[:1] - 1 / BINS_PER_S, ends_s])
+    scored &= ~mask_intervals(edges_s, np.array([(one.start_s, one.stop_s) for one in recording.invalid_times]))
     guess = np.array([o.kinematics for o in outputs], np.float32).reshape(len(outputs), -1)
     source = f"{recording.path}{_note_training(bundle, recording)}"
     return score_kinematics(guess[scored], behavior.sample_at(ends_s[scored]), source)

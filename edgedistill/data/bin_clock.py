@@ -66,7 +66,8 @@ def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behav
         quiet = QUIET_S if spans else 0.0
         spans["units"] = (float(min(u[0] for u in heard)), float(max(u[-1] for u in heard)) + quiet)
         if units.observed is not None:
-            watched = [(float(one[0, 0]), float(one[-1, 1])) for one in units.observed if len(one)]
+            finite = [one for one in units.observed if len(one) and np.isfinite(one).all()]
+            watched = [(float(one[0, 0]), float(one[-1, 1])) for one in finite]
             spans["units"] = _join(spans["units"], *watched)
     recorded = {part: span for part, span in spans.items() if part != "units"}
     if len(recorded) > 1:  # before the units are blamed for not fitting into both
@@ -81,7 +82,7 @@ def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behav
         edges = compute_edges(lfp.start_s, frames) + find_drift(lfp, frames)
     else:
         start = float(np.floor(earliest)) if earliest >= 60 else 0.0
-        edges = compute_edges(start, int((max(stop for _, stop in spans.values()) - start) * BINS_PER_S + 1e-6))
+        edges = compute_edges(start, int((min(stop for _, stop in spans.values()) - start) * BINS_PER_S + 1e-6))
     bins = {part: int(np.searchsorted(edges, stop + 1e-8, side="right")) - 1 for part, (_, stop) in spans.items()}
     if lfp is not None:
         bins["LFP"] = len(edges) - 1

@@ -30,7 +30,7 @@ class BinnedLfp:
     config: FrontEndConfig
     values: npt.NDArray[np.float64]  # (T, C) uV
     bad: Mask  # (T, C)
-    offset_uv: npt.NDArray[np.float64]  # (T, C)
+    offset_uv: npt.NDArray[np.float64]  # (S, C) by second
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -39,8 +39,8 @@ class BinnedLfp:
         note = describe_amplitude(float(np.median(deviation[deviation > 0]))) if deviation.any() else None
         return () if note is None else (note,)
 
-    def find_disturbed(self, known: Mapping[str, Mask]) -> Reasons:
-        """Marks bins (T, C) as bad in which the filters still ring, and returns further reasons for bins (T,).
+    def find_disturbed(self, known: Mapping[str, Mask]) -> tuple[Reasons, Mask]:
+        """Returns further reasons for bins (T,), and the bins (T, C) in which the filters still ring.
 
         `known` holds the reasons that the file gives.
         """
@@ -51,9 +51,8 @@ class BinnedLfp:
         rings |= find_rings_of_artefacts(self.config, self.values, known[INVALID], deviation)
         rings &= good
         all_bad = self.bad.all(axis=1)
-        settling = rings.any(axis=1) & (2 * rings.sum(axis=1) >= good.sum(axis=1))
-        self.bad[rings] = True
-        return [(ALL_BAD, all_bad), (SETTLING, settling)]
+        settling = rings.any(axis=1) & (4 * rings.sum(axis=1) >= good.sum(axis=1))
+        return [(ALL_BAD, all_bad), (SETTLING, settling)], rings
 
 
 def bin_lfp(lfp: Lfp, clock: BinClock, line_hz: float) -> BinnedLfp:

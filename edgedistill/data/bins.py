@@ -87,7 +87,7 @@ def bins_from_recording(
     lfp = _find_clock_lfp(recording, "lfp" in parts, refused)
     units = recording.units if "units" in parts else None
     behavior = recording.behavior if "behavior" in parts else None
-    clock = find_clock(recording, lfp, units, behavior)
+    clock = find_clock(recording, lfp, units, behavior if "behavior" in need else None)
     outputs = behavior.sample_at(clock.edges_s[1:]) if behavior is not None else None
     if behavior is not None and outputs is not None and (lack := _find_lack(behavior, outputs, clock.bins)):
         if "behavior" in need:
@@ -96,15 +96,18 @@ def bins_from_recording(
     reasons = list_known_reasons(recording, clock, lfp if "lfp" in parts else None, units)
     _require_valid(recording, clock, reasons)
     field = bin_lfp(lfp, clock, line_hz) if lfp is not None and "lfp" in parts else None
+    disturbed = None
     if field is not None:
-        reasons += field.find_disturbed(dict(reasons))
+        further, disturbed = field.find_disturbed(dict(reasons))
+        reasons += further
         _require_valid(recording, clock, reasons)
     valid = ~np.any([mask for _, mask in reasons], axis=0)
     if behavior is not None and outputs is not None:
         outputs[~valid] = np.nan
-        if "behavior" in need and (lack := _find_lack(behavior, outputs, int(valid.sum()))):
-            raise lack
-        reasons.append((NO_BEHAVIOR, np.asarray(np.isnan(outputs).any(axis=1))))
+        if "behavior" in need:
+            if lack := _find_lack(behavior, outputs, int(valid.sum())):
+                raise lack
+            reasons.append((NO_BEHAVIOR, np.asarray(np.isnan(outputs).any(axis=1))))
     coverage = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
     read = {"lfp": lfp, "units": units, "behavior": behavior}  # an LFP gives the clock also where it is not used
     return SessionBins(
@@ -120,7 +123,8 @@ def bins_from_recording(
         output_names=behavior.names if behavior is not None else (),
         output_units=behavior.units if behavior is not None else (),
         lfp=field.values if field is not None else None,
-        bad=field.bad | ~valid[:, None] if field is not None else None,
+        bad=field.bad if field is not None else None,
+        disturbed=disturbed | ~valid[:, None] if disturbed is not None else None,
         counts=_count_spikes(units, clock.edges_s) if units is not None else None,
         behavior=outputs,
         valid=None if valid.all() else valid,

@@ -69,7 +69,7 @@ def cover(
 def mask_intervals(edges_s: npt.NDArray[np.float64], intervals_s: npt.NDArray[np.float64]) -> Mask:
     """Returns which bins (T,) touch one of the intervals (n, 2) in s. A bin that only meets an end does not."""
     touched: Mask = np.zeros(len(edges_s) - 1, np.bool_)
-    for start, stop in intervals_s:
+    for start, stop in intervals_s.reshape(-1, 2):
         first = int(np.searchsorted(edges_s, start + 1e-9, side="right")) - 1
         last = int(np.searchsorted(edges_s, stop - 1e-9, side="left"))
         touched[max(first, 0) : max(last, 0)] = True

@@ -32,7 +32,7 @@ MIN_BINS = 120 * BINS_PER_S
 MIN_BLOCK_BINS = 5 * BINS_PER_S  # for each of train, validation and test
 ARTEFACT_SIGMAS = 30  # distance from the median; the largest in a day of ordinary data is about 25
 ARTEFACT_SHARE = 0.02  # of a channel's bins; values that are more frequent belong to the channel
-ARRAYS = ("lfp", "bad", "counts", "behavior", "valid", "observed")
+ARRAYS = ("lfp", "bad", "counts", "behavior", "valid", "observed", "disturbed")
 DAMAGE_ERRORS = (ConfigError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -52,10 +52,11 @@ class SessionBins:
     output_names: tuple[str, ...]
     output_units: tuple[str, ...]
     lfp: npt.NDArray[np.float64] | None  # (T, C) uV
-    bad: Mask | None  # (T, C) masked: bad by the rules, marked as bad, not valid, or disturbed by a gap
+    bad: Mask | None  # (T, C) masked in every stream: bad by the rules, or left out
     counts: npt.NDArray[np.uint8] | None  # (T, U), clipped at 255
     behavior: npt.NDArray[np.float32] | None  # (T, K); bins with NaN in a row are not used
     valid: Mask | None = None  # (T,) bins that may be used at all; None: every bin
+    disturbed: Mask | None = None  # (T, C) not to be learned from: not valid, or the filters ring; a stream sees it
     observed: Mask | None = None  # (T, U) where each unit was observed; None: in every bin
     session_s: float = 0.0  # length of the session, of which these bins cover a part
     left_out_s: Mapping[str, float] = field(default_factory=dict)  # reason -> seconds, see `coverage`
@@ -132,7 +133,8 @@ def fit_normalization(bins: SessionBins, block: slice) -> tuple[npt.NDArray[np.f
     first, stop, _ = block.indices(bins.bins)
     settled = max(first, settling_bins(bins.frontend))
     first = settled if stop - settled >= MIN_BLOCK_BINS else first
-    return fit_statistics(bins.lfp[first:stop], ~bins.bad[first:stop], settling_bins(bins.frontend))
+    bad = bins.bad[first:stop] if bins.disturbed is None else bins.bad[first:stop] | bins.disturbed[first:stop]
+    return fit_statistics(bins.lfp[first:stop], ~bad, settling_bins(bins.frontend))
 
 
 def fit_statistics(values: Floats, good: Mask, settling: int) -> tuple[Floats, Floats]:

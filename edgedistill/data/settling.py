@@ -23,6 +23,7 @@ Mask = npt.NDArray[np.bool_]
 
 EVERY = 10  # frames
 MATTERS = 0.1  # deviations of a channel
+ORDINARY = 10  # deviations of a channel that its data reach by themselves
 
 
 class Level:
@@ -30,7 +31,7 @@ class Level:
 
     def __init__(self, config: FrontEndConfig, bins: int) -> None:
         seconds = -(-bins // BINS_PER_S) + 1
-        self._config, self._bins = config, bins
+        self._config = config
         self._sum = np.zeros((seconds, config.channels))
         self._count = np.zeros((seconds, config.channels), np.int64)
 
@@ -48,7 +49,7 @@ class Level:
         np.add.at(self._count, at, np.add.reduceat(finite.astype(np.int64), begins, axis=0))
 
     def offset(self, bad: Mask) -> Array:
-        """Returns by bin the offset (T, C) in uV that the filters see: without the common average, if it is subtracted.
+        """Returns by second the offset (S, C) in uV that the filters see: without the common average, if subtracted.
 
         Where a channel is `bad` (T, C), and in the second before, its offset lies between those before and after.
         """
@@ -65,7 +66,7 @@ class Level:
         used = np.setdiff1d(np.flatnonzero(known.any(axis=0)), self._config.left_out)
         if self._config.common_average and len(used):
             mean -= mean[:, used].mean(axis=1, keepdims=True)
-        return np.asarray(np.repeat(mean, BINS_PER_S, axis=0)[: self._bins])
+        return np.asarray(mean)
 
 
 def robust_deviation(values: Array, good: Mask) -> Array:
@@ -81,8 +82,9 @@ def robust_deviation(values: Array, good: Mask) -> Array:
 def find_rings_of_losses(config: FrontEndConfig, lost: Mask, offset_uv: Array, deviation_uv: Array) -> Mask:
     """Returns the bins (T, C) in which the loss of earlier bins moves a channel by more than it matters.
 
-    `lost` (T, C) says where zeros went into the filters, in place of the offset `offset_uv` (T, C). `deviation_uv` is
-    (C,). The first bins after a loss always count, because the low-pass still holds zeros in place of the signal.
+    `lost` (T, C) says where zeros went into the filters, in place of the offset `offset_uv` of each second (S, C).
+    `deviation_uv` is (C,). The first bins after a loss always count, because the low-pass still holds zeros in place of
+    the signal.
     """
     rings: Mask = np.zeros(lost.shape, np.bool_)
     for late in range(1, math.ceil(1000 / (config.lowpass_hz * config.bin_ms)) + 1):
@@ -90,12 +92,14 @@ def find_rings_of_losses(config: FrontEndConfig, lost: Mask, offset_uv: Array, d
     _, shaper = filter_sections(config)
     step = config.decimation
     ends = -(-bin_edges(config.rate, 0, len(lost), config.bin_ms) // step)  # in samples that the shaper sees
-    missing = np.where(lost, offset_uv, 0.0)
     matters = MATTERS * deviation_uv
-    for channel in np.flatnonzero((np.abs(missing).max(axis=0, initial=0.0) > matters) & (deviation_uv > 0)):
+    for channel in np.flatnonzero(lost.any(axis=0) & (deviation_uv > 0)):  # one at a time, to save memory
+        missing = np.where(lost[:, channel], np.repeat(offset_uv[:, channel], BINS_PER_S)[: len(lost)], 0.0)
+        if np.abs(missing).max() <= matters[channel]:
+            continue
         first = int(np.argmax(lost[:, channel]))
         lengths = np.diff(ends[first:])
-        response = sosfilt(shaper, np.repeat(missing[first:, channel], lengths))
+        response = sosfilt(shaper, np.repeat(missing[first:], lengths))
         rings[first:, channel] |= np.abs(response[np.cumsum(lengths) - 1]) > matters[channel]
     return rings & ~lost
 
@@ -103,7 +107,8 @@ def find_rings_of_losses(config: FrontEndConfig, lost: Mask, offset_uv: Array, d
 def find_rings_of_artefacts(config: FrontEndConfig, values: Array, invalid: Mask, deviation_uv: Array) -> Mask:
     """Returns the bins (T, C) after invalid stretches (T,) in which the filters can still ring from what was in them.
 
-    The largest value in the stretch fades at least as fast as the response to a step does.
+    What the largest value in the stretch exceeds ordinary data by fades at least as fast as the response to a step. A
+    stretch of ordinary data leaves nothing behind.
     """
     rings: Mask = np.zeros(values.shape, np.bool_)
     if not invalid.any():
@@ -111,9 +116,9 @@ def find_rings_of_artefacts(config: FrontEndConfig, values: Array, invalid: Mask
     fade = _step_fade(config)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], invalid, [False]])))
     for start, stop in edges.reshape(-1, 2):
-        peak = np.abs(values[start:stop]).max(axis=0)
-        for channel in np.flatnonzero((deviation_uv > 0) & (peak > MATTERS * deviation_uv)):
-            bins = int(np.count_nonzero(fade * peak[channel] > MATTERS * deviation_uv[channel]))
+        excess = np.abs(values[start:stop]).max(axis=0) - ORDINARY * deviation_uv
+        for channel in np.flatnonzero((deviation_uv > 0) & (excess > 0)):
+            bins = int(np.count_nonzero(fade * excess[channel] > MATTERS * deviation_uv[channel]))
             rings[stop : stop + bins, channel] = True
     return rings
 

@@ -66,7 +66,7 @@ def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSess
     lfp, normalization = None, (np.zeros(0), np.zeros(0))
     if bins.lfp is not None and bins.bad is not None and bins.frontend is not None:
         normalization = fit_normalization(bins, split.train)
-        lfp = torch.from_numpy(zscore(bins.lfp, bins.bad, *normalization))
+        lfp = torch.from_numpy(zscore(bins.lfp, find_masked(bins, bins.bad, split), *normalization))
         # at most a fifth of the block is given to settling, because a short session needs its bins more
         settled = min(settling_bins(bins.frontend), split.train.stop // 5)
     counts, spikes, spike_normalization = None, None, (np.zeros(0), np.zeros(0))
@@ -85,6 +85,7 @@ def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSess
         scale = (mean, np.where(std > 0, std, 1.0))
         behavior = torch.from_numpy(((bins.behavior - mean) / scale[1]).astype(np.float32))
     valid = np.ones(bins.bins, np.bool_) if bins.valid is None else bins.valid
+    require_usable_blocks(bins, valid, split)
     return TrainingSession(
         id=bins.session_id,
         array="array_" + hashlib.sha256("\n".join(bins.channel_ids).encode()).hexdigest()[:8],
@@ -99,6 +100,32 @@ def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSess
         settled=settled,
         valid=torch.from_numpy(valid),
     )
+
+
+def find_masked(bins: SessionBins, bad: npt.NDArray[np.bool_], split: Split) -> npt.NDArray[np.bool_]:
+    """Returns which bins (T, C) of the LFP are 0 in the inputs.
+
+    Disturbed bins are masked in the training block alone. The other blocks are seen as a stream would see them, so that
+    no score is better than what is decoded.
+    """
+    if bins.disturbed is None:
+        return bad
+    masked = bad.copy()
+    masked[split.train] |= bins.disturbed[split.train]
+    return masked
+
+
+def require_usable_blocks(bins: SessionBins, valid: npt.NDArray[np.bool_], split: Split) -> None:
+    """Raises RecordingError where less than a second of the training or the validation block can be used."""
+    for name, block in (("training", split.train), ("validation", split.validation)):
+        if int(valid[block].sum()) < MIN_LABELLED_BINS:
+            raise RecordingError(
+                f"{bins.path}: almost nothing of the {name} block can be used",
+                got=f"{valid[block].sum() / 100:g} of {len(valid[block]) / 100:g} s from {block.start / 100:g} s on; "
+                + bins.coverage.to_text(),
+                expected=f"at least {MIN_LABELLED_BINS / 100:g} s",
+                next_step="leave this session out",
+            )
 
 
 def find_unknown_counts(bins: SessionBins) -> npt.NDArray[np.bool_]:

@@ -51,7 +51,8 @@ def train_autoencoder(
     model = PatchAutoencoder(size, channels, modality == "spikes")
     if modality == "spikes":  # a short training would otherwise be spent on finding the mean rates
         for session in sessions:
-            model.start_at_mean(session.id, select_truth(session, modality)[session.split.train].nanmean(0))
+            rates = select_truth(session, modality)[session.split.train].nanmean(0)
+            model.start_at_mean(session.id, torch.nan_to_num(rates))  # a unit may be observed in other blocks alone
 
     def step_loss(step: int) -> Tensor:
         random = make_generator(seed, step)

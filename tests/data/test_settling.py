@@ -54,7 +54,7 @@ def test_channels_without_an_offset_do_not_ring() -> None:
 
 def test_an_artefact_rings_as_long_as_its_size_says() -> None:
     values = np.zeros((8000, CHANNELS))
-    values[1000:1100] = [1.0, 500.0, 5e5]
+    values[1000:1100] = [100.0, 700.0, 5e5]  # of ordinary data, which reach several deviations, nothing is left behind
     invalid = np.zeros(8000, np.bool_)
     invalid[1000:1100] = True
     rings = find_rings_of_artefacts(CONFIG, values, invalid, np.full(CHANNELS, 20.0))
@@ -77,7 +77,7 @@ def test_the_offset_of_the_time_of_a_loss_counts_and_not_that_of_the_session(los
         level.add(cut[at : at + 999], at)
     deviation = robust_deviation(clean.values, np.arange(len(clean.values))[:, None] > np.full(CHANNELS, 2000))
     offset = level.offset(lossy.bad)
-    assert np.abs(offset[6000:6200, 0] - 205).max() < 20
+    assert np.abs(offset[60:62, 0] - 205).max() < 20
     rings = find_rings_of_losses(CONFIG, lossy.bad, offset, deviation)
     off = np.abs(lossy.values - clean.values) / deviation
     quiet = ~lossy.bad & ~rings
@@ -92,4 +92,4 @@ def test_where_no_second_is_whole_the_offset_is_that_of_all_samples() -> None:
     level.add(np.full((8 * RATE, CHANNELS), 70.0, np.float32), 0)
     bad = np.zeros((800, CHANNELS), np.bool_)
     bad[::100] = True
-    assert level.offset(bad) == pytest.approx(np.full((800, CHANNELS), 70.0))
+    assert level.offset(bad) == pytest.approx(np.full((8, CHANNELS), 70.0))

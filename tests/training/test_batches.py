@@ -23,7 +23,7 @@ from edgedistill.training.batches import (
     pick_session,
     training_session_from_bins,
 )
-from edgedistill.training.pretrain import compute_bidirectional_latents, compute_teacher_latents
+from edgedistill.training.pretrain import compute_bidirectional_latents, compute_teacher_latents, train_teacher
 
 from .sessions import GAP, STUDENT, TEACHER, TRAINING, UNITS, T, session, session_bins
 
@@ -182,10 +182,12 @@ def with_invalid(**changes: object) -> TrainingSession:
     bins = session_bins()
     valid = np.ones(bins.bins, np.bool_)
     valid[2000:5000] = False
-    bad = bins.bad | ~valid[:, None]
+    disturbed = np.repeat(~valid[:, None], bins.lfp.shape[1], axis=1)
     behavior = bins.behavior.copy()
     behavior[~valid] = np.nan
-    return training_session_from_bins(replace(bins, valid=valid, bad=bad, behavior=behavior, **changes), GAP)
+    return training_session_from_bins(
+        replace(bins, valid=valid, disturbed=disturbed, behavior=behavior, **changes), GAP
+    )
 
 
 def test_bins_that_are_not_valid_count_in_no_statistic() -> None:
@@ -231,3 +233,36 @@ def test_a_session_that_is_whole_draws_what_it_drew_before() -> None:
     last = made.split.train.stop - TRAINING.segment_bins
     starts = torch.randint(made.settled, last + 1, (len(every),), generator=make_generator(3, 0))
     assert torch.equal(every[:, 0].cpu(), starts)
+
+
+def test_disturbed_bins_are_masked_in_training_alone_and_scored_as_a_stream_sees_them() -> None:
+    bins = session_bins()
+    plain = training_session_from_bins(bins, GAP)
+    disturbed = np.zeros(bins.bad.shape, np.bool_)
+    for at in (3000, plain.split.validation.start + 50, plain.split.test.start + 50):
+        disturbed[at : at + 40, 1] = True
+    made = training_session_from_bins(replace(bins, disturbed=disturbed), GAP)
+    assert not made.lfp[3000:3040, 1].any()
+    for block in (made.split.validation, made.split.test):
+        assert made.lfp[block.start + 50 : block.start + 90, 1].abs().min() > 0
+    rows = np.setdiff1d(np.arange(made.settled, made.split.train.stop), np.arange(3000, 3040))
+    assert made.normalization[0][1] == pytest.approx(bins.lfp[rows, 1].mean(), abs=0.5)
+
+
+@pytest.mark.parametrize("block", ["training", "validation"])
+def test_a_session_without_a_usable_block_is_refused_and_the_block_is_named(block: str) -> None:
+    bins, split = session_bins(), session().split
+    valid = np.ones(bins.bins, np.bool_)
+    valid[split.train if block == "training" else split.validation] = False
+    with pytest.raises(RecordingError, match=f"nothing of the {block} block") as caught:
+        training_session_from_bins(replace(bins, valid=valid), GAP)
+    assert "s1.nwb" in str(caught.value)
+
+
+def test_a_unit_that_training_never_observes_does_not_spoil_the_teacher() -> None:
+    bins = session_bins()
+    observed = np.ones(bins.counts.shape, np.bool_)
+    observed[:11_500, 1] = False
+    made = training_session_from_bins(replace(bins, observed=observed), GAP)
+    teacher = train_teacher([made], TEACHER, TRAINING, 0)
+    assert all(torch.isfinite(parameter).all() for parameter in teacher.parameters())

@@ -97,12 +97,12 @@ def draw_windows(
         raise RecordingError("there is nothing to calibrate on", got="no session", next_step="name at least one")
     grids = [grid_from_session(s, s.inputs(modality), size, recipe, seed, order) for order, s in enumerate(sessions)]
     largest = np.concatenate([grid.largest for grid in grids])
-    known = largest[largest > 0]  # neither NaN nor masked
+    known = largest[(largest > 0) & np.concatenate([grid.usable for grid in grids])]  # neither NaN nor masked
     limit = recipe.artefact_factor * float(np.median(known)) if len(known) else 0.0
     found: dict[int, tuple[list[Window], list[LeftOut]]] = {}
     missing = recipe.windows
     # sessions with few windows come first, so that those with more make up for what they lack
-    for order in sorted(range(len(grids)), key=lambda one: int((grids[one].largest > 0).sum())):
+    for order in sorted(range(len(grids)), key=lambda one: int(((grids[one].largest > 0) & grids[one].usable).sum())):
         wanted = -(-missing // (len(grids) - len(found)))
         rings = grids[order].session.settled if modality == "lfp" else 0
         random = make_numpy_generator(seed, 2 * order + 1)
