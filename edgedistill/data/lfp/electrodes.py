@@ -111,10 +111,11 @@ def read_column(data: Any) -> Any:
 
 def _pick(data: Any, rows: Sequence[int]) -> list[Any]:
     values = data[:]
-    return [_to_plain(values[row]) for row in rows]
+    return [to_plain(values[row]) for row in rows]
 
 
-def _to_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """Returns a value of a column as Python holds it: numpy scalars as numbers, bytes as text."""
     value = value.item() if isinstance(value, np.generic) else value
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
