@@ -24,7 +24,7 @@ from edgedistill.data.behavior.choice import find_behavior, find_behavior_series
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.data.invalid_times import PATH as INVALID_TIMES
 from edgedistill.data.invalid_times import InvalidTime, read_invalid_times
-from edgedistill.data.lfp.electrodes import read_column
+from edgedistill.data.lfp.electrodes import read_column, to_plain
 from edgedistill.data.lfp.lfp import Lfp, find_lfp
 from edgedistill.data.opening.hdf5_datasets import require_readable
 from edgedistill.data.opening.nwb_reading import Unreadable
@@ -146,7 +146,7 @@ class Recording:
                 require_readable(table[name].data, self.path, f"general/extracellular_ephys/electrodes/{name}")
             columns = {name: data for name in table.colnames if (data := read_column(table[name].data)) is not None}
         return [
-            {"id": int(table.id[row])} | {name: _to_plain(column[row]) for name, column in columns.items()}
+            {"id": int(table.id[row])} | {name: _to_json(column[row]) for name, column in columns.items()}
             for row in range(len(table))
         ]
 
@@ -240,9 +240,9 @@ def open_recording(path: str | Path, names: SeriesNames = NO_NAMES) -> Recording
     return Recording(Path(path), *open_nwb(Path(path)), names)
 
 
-def _to_plain(value: Any) -> object:
+def _to_json(value: Any) -> object:
     """Turns numpy scalars into Python numbers and everything else into text, ready for JSON."""
-    value = value.item() if isinstance(value, np.generic) else value
+    value = to_plain(value)
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value if isinstance(value, (bool, int, float, str)) else str(getattr(value, "name", value))

@@ -35,6 +35,7 @@ def row_of(heading: str, first: str) -> str:
         ("the value is true", electrodes.BAD_COLUMNS),
         ("the value is false", electrodes.GOOD_COLUMNS),
         ("the text holds a word for bad", electrodes.QUALITY_COLUMNS),
+        ("the text holds a word for bad, and no word that is not known", electrodes.STATE_COLUMNS),
     ],
 )
 def test_every_column_that_marks_bad_channels_is_listed(first: str, names: tuple[str, ...]) -> None:
@@ -45,6 +46,8 @@ def test_every_word_that_marks_bad_channels_and_every_column_of_labels_is_listed
     text = section(PAGE, "Bad channels")
     line = next(line for line in text.splitlines() if line.startswith("- Words for bad"))
     assert coded_in(line) == [*electrodes.BAD_WORDS, *electrodes.GOOD_WORDS]
+    line = next(line for line in text.splitlines() if line.startswith("- A word for bad does not count after"))
+    assert coded_in(line.partition(", as in")[0]) == [*electrodes.NEGATIONS]
     true, false = next(line for line in text.splitlines() if line.startswith("- True is")).split(", and false is")
     for told, words in ((true, electrodes.TRUE_WORDS), (false, electrodes.FALSE_WORDS)):
         said = {word.lower() for word in coded_in(told)} | set(re.findall(r"\b[01]\b", told))

@@ -7,7 +7,7 @@ NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from itertools import zip_longest
@@ -21,7 +21,7 @@ from edgedistill.data.behavior.clock import Samples, read_samples
 from edgedistill.data.behavior.columns import STILL, describe_odd_column, read_column_names
 from edgedistill.data.behavior.families import Track
 from edgedistill.data.behavior.fill import find_fill
-from edgedistill.data.behavior.resampling import find_spans, interpolate, intersect_spans, resample
+from edgedistill.data.behavior.resampling import BIN_S, find_spans, interpolate, intersect_spans, resample
 from edgedistill.data.candidates import Candidate
 from edgedistill.errors import RecordingError
 
@@ -85,7 +85,9 @@ class Behavior:
             others.append(
                 values
                 if alike
-                else _merge(interpolate(p.times_s, p.values, self.times_s, p.period_s, 0.0) for p in track)
+                else _fill_parts(
+                    track, self.times_s, lambda p, at_s: interpolate(p.times_s, p.values, at_s, p.period_s, 0.0)
+                )
             )
         return np.concatenate([first, *others], axis=1)
 
@@ -105,7 +107,7 @@ class Behavior:
         return reduce(intersect_spans, each)
 
     def sample_at(self, times_s: Floats) -> npt.NDArray[np.float32]:
-        """Returns the outputs (B, K) at the ends of bins (B,) in seconds. Each axis is resampled on its own clock.
+        """Returns the outputs (B, K) at the ends of bins (B,) in seconds, which increase. Each axis has its own clock.
 
         Positions are interpolated, and the velocity is their central difference over one bin on either side, one-sided
         where only one side exists. A stored velocity is averaged over the 10 ms before the end of the bin where its
@@ -113,10 +115,11 @@ class Behavior:
         are NaN outside the series, in pauses and beside NaN samples. See `behavior.resampling`.
         """
         positions = self.derived is not None
-        axes = [
-            _merge(resample(p.times_s, p.values, times_s, p.period_s, positions=positions) for p in track)
-            for track in self._samples
-        ]
+
+        def read(part: Samples, at_s: Floats) -> Floats:
+            return resample(part.times_s, part.values, at_s, part.period_s, positions=positions)
+
+        axes = [_fill_parts(track, times_s, read) for track in self._samples]
         return np.concatenate(axes, axis=1).astype(np.float32)
 
     @cached_property
@@ -173,9 +176,15 @@ class Behavior:
                 yield f"{path}: {pauses:.2f} s are pauses between samples; their bins are left out"
 
 
-def _merge(parts: Iterator[Floats]) -> Floats:
-    """Returns one array of values from those of epochs that do not overlap."""
-    return reduce(lambda before, after: np.where(np.isnan(before), after, before), parts)
+def _fill_parts(parts: Sequence[Samples], times_s: Floats, read: Callable[[Samples, Floats], Floats]) -> Floats:
+    """Returns the values (B, K) of epochs that do not overlap, each of which is read only at the times it reaches."""
+    out = np.full((len(times_s), parts[0].values.shape[1]), np.nan)
+    for part in parts:
+        reach = BIN_S + part.period_s
+        first, stop = np.searchsorted(times_s, (part.times_s[0] - reach, part.times_s[-1] + reach))
+        near = out[first:stop]
+        near[:] = np.where(np.isnan(near), read(part, times_s[first:stop]), near)
+    return out
 
 
 def _odd_columns_error(

@@ -18,11 +18,11 @@ from edgedistill.data.behavior.families import Family, Track, find_families, nat
 from edgedistill.data.behavior.meaning import VELOCITY_UNIT, shorten_unit
 from edgedistill.data.behavior.names import name_outputs
 from edgedistill.data.behavior.report import OPTION, Choice, describe_choice, list_candidates
-from edgedistill.data.candidates import Candidate, find_named
+from edgedistill.data.candidates import find_named
 from edgedistill.data.series import Series
 from edgedistill.errors import RecordingError
 
-__all__ = ["find_behavior", "find_behavior_candidates", "find_behavior_series"]
+__all__ = ["find_behavior", "find_behavior_series"]
 
 MOST_PATHS = 8  # that are listed one by one
 TOGETHER = " + "  # between the names of series that are read together
@@ -57,14 +57,6 @@ def find_behavior(series: Sequence[Series], file: Path, behavior: str | None = N
         if track.overlap is not None and (choice.equals or not choice.named):
             raise _overlap_error(track, file)
     return _build_behavior(choice, found, file)
-
-
-def find_behavior_candidates(
-    series: Sequence[Series], file: Path, behavior: str | None = None
-) -> tuple[Candidate, ...]:
-    """Returns every series that could be behavior, whether it is read, and why or why not, also where none is read."""
-    found = find_behavior_series(series)
-    return list_candidates(found, _choose(series, found, file, behavior))
 
 
 def name_of(path: str) -> str:

@@ -154,10 +154,11 @@ def _read_timestamps(series: BehaviorSeries, stride: int, file: Path) -> _Clock:
             raise _backwards_error(series, first + int(known[at]), float(reached[at]), float(block[known[at]]), file)
         fresh = finite.copy()
         fresh[known[steps <= 0]] = False
-        repeated, timeless = repeated + int((steps <= 0).sum()), timeless + int((~finite).sum())
         latest = float(reached[-1])
-        kept.append(fresh[::stride])
-        found.append(block[::stride][fresh[::stride]])
+        block, finite, fresh = block[::stride], finite[::stride], fresh[::stride]  # those that are read
+        repeated, timeless = repeated + int((finite & ~fresh).sum()), timeless + int((~finite).sum())
+        kept.append(fresh)
+        found.append(block[fresh])
     return _Clock(np.concatenate(found), np.concatenate(kept), repeated, timeless)
 
 

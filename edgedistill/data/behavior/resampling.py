@@ -22,20 +22,33 @@ def resample(times_s: Floats, values: Floats, ends_s: Floats, period_s: float, *
     """Returns velocities (B, K) at the ends of bins (B,).
 
     With `positions` the values are positions, and the velocity is the central difference of the interpolated positions
-    one bin before and after, one-sided where only one of the two exists. Without it the values are velocities (or
-    anything else that is stored ready): averaged over the bin where they come faster than the bins by more than 1 %,
-    else interpolated at its end. The last of them holds for one period. A last position does not, because it would look
-    like a hand that stops.
+    one bin before and after, one-sided where only one of the two exists. A bin has none where the position at its end
+    is unknown or where a NaN sample lies in it.
+
+    Without `positions` the values are velocities (or anything else that is stored ready): averaged over the bin where
+    they come faster than the bins by more than 1 %, else interpolated at its end. The last of them holds for one
+    period. A last position does not, because it would look like a hand that stops.
     """
+    if not positions and period_s < FASTER * BIN_S:
+        return average_over_bins(times_s, values, ends_s, period_s)
     if positions:
         here, before, after = (interpolate(times_s, values, ends_s + by, period_s, 0.0) for by in (0.0, -BIN_S, BIN_S))
-        speed = (after - before) / (2 * BIN_S)
+        out = (after - before) / (2 * BIN_S)
         for one_sided in ((here - before) / BIN_S, (after - here) / BIN_S):
-            speed = np.where(np.isnan(speed), one_sided, speed)
-        return speed
-    if period_s < FASTER * BIN_S:
-        return average_over_bins(times_s, values, ends_s, period_s)
-    return interpolate(times_s, values, ends_s, period_s, period_s)
+            out = np.where(np.isnan(out), one_sided, out)
+        out[np.isnan(here)] = np.nan
+    else:
+        out = interpolate(times_s, values, ends_s, period_s, period_s)
+    out[_hold_nan(times_s, values, ends_s, period_s)] = np.nan
+    return out
+
+
+def _hold_nan(times_s: Floats, values: Floats, ends_s: Floats, period_s: float) -> npt.NDArray[np.bool_]:
+    """Returns for bins that end at `ends_s` (B,) whether a NaN sample lies in them (B, K). The start is not part."""
+    last = ends_s + ON_SAMPLE * period_s
+    first, stop = (np.searchsorted(times_s, at_s, side="right") for at_s in (last - BIN_S, last))
+    lost = _accumulate(np.isnan(values).astype(np.float64))
+    return np.asarray(lost[stop] > lost[first])
 
 
 def interpolate(times_s: Floats, values: Floats, at_s: Floats, period_s: float, hold_s: float) -> Floats:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -21,41 +22,22 @@ POSITION_COLUMNS = (("rel_x", "rel_y", "rel_z"), ("x", "y", "z"))
 
 # The words in the name of a column that marks bad channels. `is`, `mask`, `channel` and the like may stand around them.
 BAD_COLUMNS = (
-    *(
-        "bad",
-        "noisy",
-        "noise",
-        "dead",
-        "broken",
-        "rejected",
-        "reject",
-        "exclude",
-        "excluded",
-        "artifact",
-        "artifactual",
-    ),
-    *("floating", "outofbrain", "outsidebrain", "disconnected", "faulty", "shorted"),
+    *("bad", "noisy", "noise", "dead", "broken", "rejected", "reject", "exclude", "excluded", "artifact"),
+    *("artifactual", "floating", "outofbrain", "outsidebrain", "disconnected", "faulty", "shorted"),
 )
 GOOD_COLUMNS = (
-    *(
-        "good",
-        "valid",
-        "validdata",
-        "usable",
-        "use",
-        "used",
-        "include",
-        "included",
-        "connected",
-        "inbrain",
-        "insidebrain",
-    ),
+    *("good", "valid", "validdata", "usable", "use", "used", "include", "included", "connected", "inbrain"),
+    "insidebrain",
 )
-QUALITY_COLUMNS = ("quality", "status", "state", "condition", "qc", "goodorbad", "goodbad")
+QUALITY_COLUMNS = ("quality", "qc", "goodorbad", "goodbad")
+STATE_COLUMNS = ("status", "state", "condition")  # of the channel, or of the animal or the task
 AROUND = r"(is|has|channel|chan|ch|electrode|elec|contact|site|s|mask|flag|marked|as|label|lfp|signal)*"
 KINDS = {
     kind: re.compile(f"{AROUND}({'|'.join(names)}){AROUND}")
-    for kind, names in (("bad", BAD_COLUMNS), ("good", GOOD_COLUMNS), ("quality", QUALITY_COLUMNS))
+    for kind, names in (
+        *(("bad", BAD_COLUMNS), ("good", GOOD_COLUMNS)),
+        *(("quality", QUALITY_COLUMNS), ("state", STATE_COLUMNS)),
+    )
 }
 BAD_WORDS = (
     *("bad", "noise", "noisy", "dead", "out", "broken", "reject", "rejected", "exclude", "excluded", "invalid"),
@@ -63,6 +45,7 @@ BAD_WORDS = (
     *("inactive", "unconnected", "artifact"),
 )
 TRUE_WORDS, FALSE_WORDS = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
+NEGATIONS = ("no", "not", "non", "un", "low", "without")  # "low noise" is no bad channel
 GOOD_WORDS = ("good", "ok", "okay", "fine", "usable", "valid", "clean", "pass", "passed", "active", "connected")
 
 
@@ -128,10 +111,11 @@ def read_column(data: Any) -> Any:
 
 def _pick(data: Any, rows: Sequence[int]) -> list[Any]:
     values = data[:]
-    return [_to_plain(values[row]) for row in rows]
+    return [to_plain(values[row]) for row in rows]
 
 
-def _to_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """Returns a value of a column as Python holds it: numpy scalars as numbers, bytes as text."""
     value = value.item() if isinstance(value, np.generic) else value
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
@@ -187,7 +171,7 @@ def find_bad_channels(columns: dict[str, list[Any]], channels: int) -> tuple[dic
                 bad.setdefault(c, f"{name} is {values[c]} in the electrode table")
             if any(marks):
                 notes.append(f"column {name} of the electrode table marks {len(marked)} of {channels} channels as bad")
-            if unclear := [values[c] for c, mark in enumerate(marks) if mark is None and kind != "quality"]:
+            if unclear := [values[c] for c, mark in enumerate(marks) if mark is None and _says_something(values[c])]:
                 notes.append(f"column {name} of the electrode table holds {unclear[0]!r}, which was not understood")
     return bad, tuple(notes)
 
@@ -200,13 +184,21 @@ def _tell_kind(name: str, values: Sequence[Any]) -> str | None:
         words = {value.strip().lower() for value in values}
         if words <= {*GOOD_WORDS, *BAD_WORDS} and words & {*GOOD_WORDS} and words & {*BAD_WORDS}:
             return "quality"
+    if kind is None and "label" in short and all(isinstance(value, (str, int, float)) for value in values):
+        several = 1 < len({value for value in values if _says_something(value)}) < len(values)
+        if several and _holds_amounts(values, "quality"):
+            return "quality"  # such as 0 for good and 1 for dead
     return kind
+
+
+def _says_something(value: Any) -> bool:
+    return value == value and bool(str(value).strip())
 
 
 def _holds_amounts(values: Sequence[Any], kind: str) -> bool:
     """Returns whether a column holds numbers that are no marks: grades of a quality, or noise in uV."""
-    if kind == "quality":
-        texts = [str(value) for value in values if value == value and str(value).strip()]
+    if kind in ("quality", "state"):
+        texts = [str(value) for value in values if _says_something(value)]
         return bool(texts) and not any(re.search("[a-z]", text.lower()) for text in texts)
     return any(value not in (0, 1, -1) and value == value for value in values if not isinstance(value, str))
 
@@ -215,8 +207,8 @@ def _is_bad(value: Any, kind: str) -> bool | None:
     """Returns whether a value marks a bad channel, or None where it says neither (empty, NaN, an unknown word)."""
     if isinstance(value, str):
         word = value.strip().lower()
-        if kind == "quality":
-            return any(part in BAD_WORDS for part in re.split(r"[^a-z]+", word))
+        if kind in ("quality", "state"):
+            return _find_bad_word(word, kind)
         if word in BAD_WORDS:
             return True
         if word in GOOD_WORDS:
@@ -224,6 +216,21 @@ def _is_bad(value: Any, kind: str) -> bool | None:
         if word not in (*TRUE_WORDS, *FALSE_WORDS):
             return None
         return (word in TRUE_WORDS) == (kind == "bad")
-    if kind == "quality" or value not in (0, 1):
+    if kind in ("quality", "state") or value not in (0, 1):
         return None
     return bool(value) == (kind == "bad")
+
+
+def _find_bad_word(text: str, kind: str) -> bool | None:
+    """Returns whether a text in small letters says that a channel is bad, or None where a word for bad may mean else.
+
+    A word does not count after a negation in the same phrase. In a column of states it counts only if all words are
+    known, because "open field" is no open channel.
+    """
+    good, bad = {*GOOD_WORDS}, {*BAD_WORDS}
+    phrases = [re.findall("[a-z]+", phrase) for phrase in re.split(r"[^a-z\s_-]+", text)]
+    words = {word for phrase in phrases for word in phrase if not re.fullmatch(AROUND, word)}
+    sure = {word for phrase in phrases for word in takewhile(lambda word: word not in NEGATIONS, phrase)}
+    if sure & bad and (kind == "quality" or words <= good | bad):
+        return True
+    return None if words & bad or (words - sure) & good else False

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 from edgedistill.data.behavior.meaning import shorten_unit
+from edgedistill.data.behavior.resampling import resample
 from edgedistill.data.inspect import describe
 from edgedistill.data.recording import SeriesNames, open_recording
 from edgedistill.errors import RecordingError
 
 from .. import nwb_files as make
+from ..behavior_files import movement, read_behavior, times_at, write_behavior
+
+ENDS = np.arange(1, 2001) / 100
 
 
 @pytest.mark.parametrize(
@@ -133,6 +137,33 @@ def test_nan_samples_pauses_and_times_outside_void_only_their_own_bins(tmp_path:
     void = [True, False, True, True, True, False, True, False, True]
     np.testing.assert_array_equal(np.isnan(got), void)
     np.testing.assert_allclose(got[~np.isnan(got)], np.abs(at[~np.array(void)] - 4), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("hand_pos", 100.0), ("hand_vel", 90.0), ("hand_vel", 250.0)])
+def test_a_trial_is_read_only_at_the_bins_it_reaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rate: float
+) -> None:
+    clocks = [times_at(rate, 0.503 + 1.1 * trial, 1.0) for trial in range(12)]
+    series = {f"trial_{n}/{name}": {"data": movement(at), "timestamps": at} for n, at in enumerate(clocks)}
+    path = write_behavior(tmp_path / "a.nwb", series)
+    asked = []
+
+    def count(times_s: np.ndarray, values: np.ndarray, ends_s: np.ndarray, *rest: Any, **options: Any) -> np.ndarray:
+        asked.append(len(ends_s))
+        return resample(times_s, values, ends_s, *rest, **options)
+
+    monkeypatch.setattr("edgedistill.data.behavior.behavior.resample", count)
+    _, values = read_behavior(path, at=ENDS)
+    assert len(asked) == 12
+    assert sum(asked) < 12 * 110
+
+    want = np.full((len(ENDS), 2), np.nan)
+    for at in clocks:
+        period = float(np.median(np.diff(at)))
+        one = resample(at, movement(at), ENDS, period, positions=name == "hand_pos")
+        want = np.where(np.isnan(want), one, want)
+    assert np.isfinite(want).any(axis=1).sum() > 1000
+    np.testing.assert_array_equal(values, want.astype(np.float32))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedistill.data.behavior.choice import find_behavior_candidates, find_behavior_like
+from edgedistill.data.behavior.choice import find_behavior_like, find_behavior_series
+from edgedistill.data.behavior.report import list_candidates
 from edgedistill.data.recording import SeriesNames, open_recording
 from edgedistill.errors import RecordingError
 
@@ -64,7 +65,7 @@ def test_what_is_no_limb_is_read_only_where_it_is_named(tmp_path: Path, place: s
     path = write_behavior(tmp_path / "a.nwb", {place: {"unit": "seconds"} if place == "speed_times" else {}})
     with open_recording(path) as recording:
         assert recording.behavior is None
-        (candidate,) = find_behavior_candidates(recording.series, path)
+        (candidate,) = list_candidates(find_behavior_series(recording.series), None)
     assert not candidate.read
     assert f"--behavior {place.rpartition('/')[2]} reads it" in candidate.why
     behavior, values = read_behavior(path, place)
@@ -252,7 +253,7 @@ def test_voltages_images_and_annotations_are_no_behavior(tmp_path: Path) -> None
     nwb.add_acquisition(features)
     with open_recording(make.write(nwb, tmp_path / "a.nwb")) as recording:
         assert recording.behavior is None
-        assert find_behavior_candidates(recording.series, recording.path) == ()
+        assert find_behavior_series(recording.series) == []
 
 
 def test_a_class_of_a_cached_extension_is_read_as_the_class_it_extends(tmp_path: Path) -> None:

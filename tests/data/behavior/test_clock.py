@@ -63,6 +63,16 @@ def test_samples_of_a_fast_clock_are_checked_between_those_that_are_read(tmp_pat
         read_behavior(write(tmp_path, timestamps=times, data=movement(times)))
 
 
+def test_of_a_fast_clock_only_the_samples_that_are_read_are_counted_as_dropped(tmp_path: Path) -> None:
+    times = times_at(8500, seconds=5)
+    times[[801, 1600]] = times[[800, 1599]]  # every eighth is read: 1600 is, and 801 is not
+    times[[2400, 2401, 2402]] = np.nan
+    behavior, _ = read_behavior(write(tmp_path, timestamps=times, data=movement(times)))
+    notes = " ".join(behavior.notes)
+    assert "1 samples whose time is not later" in notes
+    assert "1 samples without a time" in notes
+
+
 @pytest.mark.parametrize(
     ("settings", "got"),
     [

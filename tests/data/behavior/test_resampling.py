@@ -101,6 +101,20 @@ def test_a_velocity_at_100_hz_keeps_its_values() -> None:
     assert np.isnan(got[301]).all()
 
 
+@pytest.mark.parametrize(
+    ("rate", "lost", "void"),
+    [(100, 50, [49]), (1000, 500, [49]), (1000, 505, [50]), (50, 25, [48, 49, 50])],
+)
+def test_a_lost_position_voids_the_bins_that_touch_it_and_no_others(rate: int, lost: int, void: list[int]) -> None:
+    times = np.arange(2 * rate) / rate
+    values = np.stack([3 * times, times], axis=1)
+    values[lost, 0] = np.nan
+    got = resample(times, values, ENDS[:100], 1 / rate, positions=True)
+    assert np.flatnonzero(np.isnan(got[:, 0])).tolist() == void
+    np.testing.assert_allclose(got[np.isfinite(got[:, 0]), 0], 3)
+    np.testing.assert_allclose(got[:, 1], 1)
+
+
 def test_an_average_touches_neither_a_nan_nor_a_pause_and_the_last_sample_holds() -> None:
     times = np.concatenate([np.arange(1000), np.arange(1200, 2000)]) / 1000
     values = np.ones((len(times), 2))

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedistill.data.lfp.electrodes import BAD_COLUMNS, GOOD_COLUMNS, QUALITY_COLUMNS, find_bad_channels
+from edgedistill.data.lfp.electrodes import (
+    BAD_COLUMNS,
+    GOOD_COLUMNS,
+    QUALITY_COLUMNS,
+    STATE_COLUMNS,
+    find_bad_channels,
+)
 from edgedistill.data.recording import Lfp, open_recording
 
 from .. import nwb_files as make
@@ -92,8 +98,41 @@ def test_every_spelling_of_good_is_understood(name: str, values: list[Any]) -> N
 
 @pytest.mark.parametrize("name", ["quality", "status", "channel_quality", "electrodeStatus", "good_or_bad"])
 def test_of_a_quality_only_words_that_mean_bad_count(name: str) -> None:
-    bad, _ = find_bad_channels({name: ["good", "fair", "noise", "dead channel", "out", ""]}, 6)
+    bad, notes = find_bad_channels({name: ["good", "fair", "noise", "dead channel", "out", ""]}, 6)
     assert list(bad) == [2, 3, 4]
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize("name", ["quality", "status"])
+@pytest.mark.parametrize(
+    "text", ["low noise", "no artifact", "Not bad", "non-noisy", "without visible artifact", "not good", "un_shorted"]
+)
+def test_a_word_for_bad_after_a_negation_is_noted_and_not_used(name: str, text: str) -> None:
+    bad, notes = find_bad_channels({name: ["good", text, "bad, no signal" if name == "quality" else "bad"]}, 3)
+    assert list(bad) == [2]
+    assert any(repr(text) in note and "not understood" in note for note in notes)
+
+
+def test_a_phrase_after_a_negation_counts() -> None:
+    assert list(find_bad_channels({"quality": ["good", "no signal (dead)", "low; noisy"]}, 3)[0]) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["condition", "channel_state", "Status"])
+def test_a_state_with_an_unknown_word_is_noted_and_not_used(name: str) -> None:
+    bad, notes = find_bad_channels({name: ["open field", "awake", "rest"]}, 3)
+    assert not bad
+    assert notes == (f"column {name} of the electrode table holds 'open field', which was not understood",)
+    assert find_bad_channels({name: ["awake", "rest, no stimulus", "good"]}, 3) == ({}, ())
+
+
+@pytest.mark.parametrize("name", ["label", "channel_labels"])
+def test_numbers_as_labels_are_noted_where_they_do_not_tell_channels_apart(name: str) -> None:
+    for values in ([0, 1, 0, 3], [0.0, 1.0, float("nan"), 1.0], ["0", "1", "0", "3"]):
+        bad, notes = find_bad_channels({name: values}, 4)
+        assert not bad
+        assert notes == (f"column {name} of the electrode table holds numbers without a meaning: not used",)
+    for values in ([1, 2, 3, 4], ["a", "a", "b", "b"], [0, 0, 0, 0]):
+        assert find_bad_channels({name: values}, 4) == ({}, ())
 
 
 @pytest.mark.parametrize(
@@ -152,5 +191,5 @@ def test_values_that_say_nothing_are_noted() -> None:
 
 def test_other_columns_say_nothing_and_no_name_has_two_meanings() -> None:
     assert find_bad_channels({"imp": [0.0, 1.0], "badminton": [1, 0], "location": ["out", "M1"]}, 2) == ({}, ())
-    every = [*BAD_COLUMNS, *GOOD_COLUMNS, *QUALITY_COLUMNS]
+    every = [*BAD_COLUMNS, *GOOD_COLUMNS, *QUALITY_COLUMNS, *STATE_COLUMNS]
     assert len(set(every)) == len(every)
