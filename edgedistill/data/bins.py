@@ -6,9 +6,7 @@ spikes in each bin, and the behavior at the end of each bin. `bin_clock` finds t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +27,7 @@ from edgedistill.data.coverage import (
     mask_intervals,
 )
 from edgedistill.data.lfp.lfp import MIN_RATE_HZ, Lfp
+from edgedistill.data.opening.digest import file_sha256
 from edgedistill.data.recording import PARTS, Recording
 from edgedistill.data.session import (
     BINS_PER_S,
@@ -65,8 +64,11 @@ def bins_from_recording(
     need: Iterable[str] = PARTS,
     also: Iterable[str] = (),
     line_hz: float = 60,
+    sha256: str | None = None,
 ) -> SessionBins:
     """Returns one session on the bin clock: the parts in `need`, and those in `also` that the file has.
+
+    `sha256` is the digest of the session, where the caller has computed it.
 
     The clock is that of the LFP, also when only spikes are needed. Without LFP bin 0 begins at 0 s, or at the whole
     second before a recording that starts later than a minute.
@@ -113,7 +115,7 @@ def bins_from_recording(
     return SessionBins(
         session_id=recording.session_id,
         path=str(recording.path),
-        sha256=file_sha256(recording.path),
+        sha256=sha256 or file_sha256(recording.path),
         subject_id=recording.subject_id,
         session_start=recording.session_start,
         start_s=float(clock.edges_s[0]),
@@ -241,15 +243,3 @@ def list_known_reasons(recording: Recording, clock: BinClock, lfp: Lfp | None, u
 
 def _bin_of(lfp: Lfp, frame: int) -> int:
     return frame * BINS_PER_S * lfp.rate.denominator // lfp.rate.numerator
-
-
-def file_sha256(path: str | Path) -> str:
-    """Returns the SHA-256 of a file, read in blocks. For a Zarr folder, that of the names and contents of its files."""
-    digest, top = hashlib.sha256(), Path(path)
-    for part in sorted(p for p in top.rglob("*") if p.is_file()) if top.is_dir() else [top]:
-        if part is not top:
-            digest.update(f"{part.relative_to(top)}\0{part.stat().st_size}\0".encode())
-        with part.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()

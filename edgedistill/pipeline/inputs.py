@@ -18,6 +18,7 @@ from edgedistill.data.bins import (
     load_session_bins,
     save_session_bins,
 )
+from edgedistill.data.opening.hdf5_files import find_errno, reading_error
 from edgedistill.data.opening.session_files import find_session_files
 from edgedistill.data.recording import SeriesNames, open_recording
 from edgedistill.data.session_loading import combine_sessions
@@ -41,13 +42,17 @@ def read_sessions(
     """
     sessions = []
     for path in find_session_files(list(data)):
+        digest = file_sha256(path)
 
-        def make(folder: Path, path: Path = path) -> None:
-            with open_recording(path, names) as recording:
-                bins = bins_from_recording(recording, need=need, also=also, line_hz=line_hz)
+        def make(folder: Path, path: Path = path, digest: str = digest) -> None:
+            try:
+                with open_recording(path, names) as recording:
+                    bins = bins_from_recording(recording, need=need, also=also, line_hz=line_hz, sha256=digest)
+            except OSError as error:  # the cache would take it for a full disk
+                raise reading_error(path, str(error), find_errno(error)) from error
             save_session_bins(bins, folder / "bins.npz")
 
-        inputs = [file_sha256(path), asdict(names), line_hz, need, also]
+        inputs = [digest, asdict(names), line_hz, need, also]
         kept = load_session_bins(cache.stage(f"read-{path.stem}", inputs, make) / "bins.npz")
         sessions.append(replace(kept, path=str(path)))
     combined = combine_sessions(sessions)

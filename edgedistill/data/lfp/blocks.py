@@ -126,22 +126,18 @@ class FrameReader:
                 causes=("the dataset is compressed in long chunks of few channels",),
                 next_step="set TMPDIR to a folder with room, or store the dataset in chunks of all channels",
             )
-        handle, name = tempfile.mkstemp(prefix="edgedistill-")
-        Path(name).unlink()
+        handle: int | None = None
         try:
+            handle, name = tempfile.mkstemp(prefix="edgedistill-")
+            Path(name).unlink()
             for first in range(0, self.frames, self._time_extent):
                 for channel in range(0, self.channels, self._channel_extent):
                     self._copy_chunk(handle, first, channel)
-        except OSError as error:
-            os.close(handle)
-            raise RecordingError(
-                f"{self.file}: {self.series} cannot be sorted by time",
-                got=f"{error.strerror} in {folder}",
-                expected=f"room for {need} bytes",
-                next_step="set TMPDIR to another folder",
-            ) from error
-        except BaseException:
-            os.close(handle)
+        except BaseException as error:
+            if handle is not None:
+                os.close(handle)
+            if isinstance(error, OSError):
+                raise self._scratch_error(error) from error
             raise
         self._scratch = handle
 
@@ -163,8 +159,19 @@ class FrameReader:
         rows = np.empty((self.channels, stop - start), self.dtype)
         for c in range(self.channels):
             at = (c * self.frames + start) * self.dtype.itemsize
-            _read_all(self._scratch, rows[c], at)
+            try:
+                _read_all(self._scratch, rows[c], at)
+            except OSError as error:
+                raise self._scratch_error(error) from error
         return rows.T
+
+    def _scratch_error(self, error: OSError) -> RecordingError:
+        return RecordingError(
+            f"{self.file}: {self.series} cannot be sorted by time",
+            got=f"{error.strerror or error} in {tempfile.gettempdir()}",
+            expected=f"room for {self.frames * self._row_bytes} bytes, and a drive that works",
+            next_step="set TMPDIR to another folder",
+        )
 
 
 def _is_read_in_parts(data: Any, chunk_bytes: int) -> bool:

@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from edgedistill.data.candidates import Candidate, find_named
+from edgedistill.data.lfp.clock import SAME_RATE
 from edgedistill.data.lfp.electrodes import read_electrode_rows
+from edgedistill.data.lfp.timestamp_rate import read_typical_rate
 from edgedistill.data.lfp.words import Band, tell_band
-from edgedistill.data.series import Series, name_dataset_in_errors, read_nominal_rate
+from edgedistill.data.series import Series, name_dataset_in_errors
 from edgedistill.errors import RecordingError
 
 MIN_RATE_HZ = 200
-SAME_RATE = 200e-6
 ROUNDED_START_S = 1e-3  # starts of segments are often rounded to a millisecond
 
 
@@ -34,7 +35,7 @@ class Stream:
     """Holds what the choice needs to know of one ElectricalSeries."""
 
     series: Series
-    rate_hz: float
+    rate_hz: float  # where no frames are lost
     start_s: float
     stop_s: float
     electrodes: tuple[int, ...] | None
@@ -114,7 +115,7 @@ def _describe(series: Series, file: Path) -> Stream:
     band, why = tell_band(series)
     times = series.node.timestamps
     with name_dataset_in_errors(file, f"{series.path}/timestamps"):
-        rate = read_nominal_rate(series)
+        rate = read_typical_rate(series)
         ends = (float(times[0]), float(times[-1])) if times is not None and len(times) else None
     if series.node.rate is None and ends is not None:
         start, stop = ends[0], ends[1] + (1 / rate if rate > 0 else 0.0)

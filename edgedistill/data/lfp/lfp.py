@@ -22,7 +22,8 @@ from edgedistill.data.lfp.clock import Clock, Run, join_clocks, rates_agree, rea
 from edgedistill.data.lfp.electrodes import Electrode, read_electrodes
 from edgedistill.data.lfp.layout import Layout, Scale, describe_unit, find_layout, read_scale
 from edgedistill.data.lfp.spike_band import SPIKE_BAND_RATIO, measure_low_ratio
-from edgedistill.data.series import Series, read_nominal_rate
+from edgedistill.data.lfp.timestamp_rate import read_typical_rate
+from edgedistill.data.series import Series
 from edgedistill.errors import RecordingError
 
 __all__ = ["MIN_RATE_HZ", "Electrode", "Gap", "Lfp", "find_lfp"]
@@ -155,7 +156,7 @@ def find_lfp(series: Sequence[Series], file: Path, named: str | None = None) -> 
 def _find_fault(parts: Sequence[Series], file: Path) -> str | None:
     """Returns that the data are the spike band, or None."""
     part, layout = _open_part(parts[0], file)
-    ratio = measure_low_ratio(part.reader, part.scale, read_nominal_rate(parts[0]))
+    ratio = measure_low_ratio(part.reader, part.scale, read_typical_rate(parts[0]))
     if layout.frames and ratio is not None and ratio < SPIKE_BAND_RATIO:
         return f"its data are the spike band: 2 to 50 Hz has {ratio:.2g} times the power density of 300 Hz and above"
     return None

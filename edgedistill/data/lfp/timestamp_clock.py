@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.lfp.nominal_rates import find_nominal_rate
-from edgedistill.data.lfp.timestamp_levels import BLOCK, Levels, require_finite, scan_timestamps
-from edgedistill.data.lfp.timestamp_rate import ROUNDED_S, Pace, measure_pace
+from edgedistill.data.lfp.timestamp_levels import BLOCK, NOT_SECONDS, Levels, require_finite, scan_timestamps
+from edgedistill.data.lfp.timestamp_rate import ROUNDED_S, Pace, explain_rounding, find_rounding, measure_pace
 from edgedistill.data.lfp.timestamp_steps import LEAST_STEP, Step, take_back_returns
 from edgedistill.data.series import find_exact_rate
 from edgedistill.errors import RecordingError
@@ -71,6 +71,7 @@ def read_timestamp_clock(times: Any, frames: int, file: Path, path: str) -> Time
     if _is_staircase(gaps, frames):
         gaps = []
     _require_one_rate(levels, times, pace, where)
+    _require_fine_steps(gaps, times, frames, pace, where)
     return _build(times, frames, pace, levels.outside(stretches), gaps, len(stretches))
 
 
@@ -106,8 +107,21 @@ def _require_one_rate(levels: Levels, times: Any, pace: Pace, where: str) -> Non
             got=f"about {1 / (pace.period_s * (1 + slope)):.6g} Hz from frame {frame} at {float(times[frame]):.3f} s, "
             f"{1 / pace.period_s:.6g} Hz in most of the series",
             expected=f"one rate, with at most {CHANGED * 1e6:.0f} ppm of drift",
-            causes=("recordings of two rates were joined", "the timestamps are not in seconds"),
+            causes=(*explain_rounding(times, pace), "recordings of two rates were joined", NOT_SECONDS),
             next_step="store each rate as a series of its own",
+        )
+
+
+def _require_fine_steps(gaps: list[Step], times: Any, frames: int, pace: Pace, where: str) -> None:
+    """Refuses frequent steps forward that are no longer than the rounding of float32, as no frame was lost there."""
+    typical_s = float(np.median([gap.frames for gap in gaps])) * pace.period_s if gaps else np.inf
+    if len(gaps) > CHANGED * frames and typical_s < 1.5 * find_rounding(times):
+        raise RecordingError(
+            f"{where} are no usable clock",
+            got=f"{len(gaps)} steps forward of {typical_s * 1e3:.3g} ms",
+            expected="times that are exact to a part of a frame",
+            causes=explain_rounding(times, pace),
+            next_step="write the series again with `rate` and `starting_time`, or with timestamps in float64",
         )
 
 

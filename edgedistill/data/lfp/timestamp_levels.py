@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.lfp.timestamp_rate import Pace, find_packet_ends
+from edgedistill.data.lfp.timestamp_rate import Pace, explain_rounding, find_packet_ends
 from edgedistill.data.lfp.timestamp_steps import HOP, Step, find_steps
 from edgedistill.errors import RecordingError
 
@@ -20,6 +20,7 @@ Times = npt.NDArray[np.float64]
 
 BLOCK = 1 << 19  # frames that are judged together
 HALO = 1 << 13  # frames on either side of them that are seen too
+NOT_SECONDS = "the timestamps are not in seconds"
 MOST_STEPS = 0.2  # share of frames that step; beyond it the timestamps have no rate
 
 
@@ -120,6 +121,6 @@ def _no_rate_error(where: str, pace: Pace, block: Times, first: int, at: int) ->
         got=f"a typical step of {step:.6g} s from frame {first + at} at {block[at]:.3f} s on, "
         f"{pace.period_s:.6g} s in most of the series",
         expected="one rate, with at most 1000 ppm of drift",
-        causes=("recordings of two rates were joined", "the timestamps are not in seconds"),
+        causes=(*explain_rounding(block, pace), "recordings of two rates were joined", NOT_SECONDS),
         next_step="store each rate as a series of its own",
     )

@@ -1,6 +1,7 @@
 """Estimates the period of timestamps before anything is known of their gaps, and tells packets from single samples.
 
-The input is a dataset of timestamps in seconds, of which stretches are read. The output is a `Pace`.
+The input is a dataset of timestamps in seconds, of which stretches are read. The output is a `Pace`, or the rate of a
+series where no frames are lost.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.lfp.nominal_rates import find_nominal_rate
+from edgedistill.data.series import Series, read_nominal_rate
 
 Times = npt.NDArray[np.float64]
 
@@ -20,6 +22,7 @@ STRETCHES, STRETCH = 32, 1 << 14
 LAGS = (1, 16, 128, 1024, 8192)
 ROUNDED_S = 2e-6  # timestamps are often rounded to a microsecond
 LONG_PACKET = 32  # frames; longer ones at the rate of a device are trials
+COARSE = 0.05  # of a period; timestamps that were rounded to more may tell no rate
 FASTEST_HZ = 50_000  # samples that follow each other faster came in a packet
 
 
@@ -30,6 +33,20 @@ class Pace:
     period_s: float
     packets: bool  # several frames carry nearly the same time, that of their arrival
     noisy: bool  # the time from frame to frame is often wrong by most of a period
+
+
+def read_typical_rate(series: Series) -> float:
+    """Returns the rate in Hz inside the stretches without gaps; 0 where there is none.
+
+    Where the timestamps have no pace, as they do not advance or are no numbers, it is the rate from the first to the
+    last one, so that `lfp.clock` says what is wrong with them.
+    """
+    times = series.node.timestamps
+    if series.node.rate is None and times is not None and len(times) > 1:
+        period = measure_pace(times, len(times)).period_s
+        if np.isfinite(period) and period > 0:
+            return 1 / period
+    return read_nominal_rate(series)
 
 
 def measure_pace(times: Any, count: int) -> Pace:
@@ -52,6 +69,24 @@ def measure_pace(times: Any, count: int) -> Pace:
 def find_packet_ends(times: Times, period_s: float) -> npt.NDArray[np.intp]:
     """Returns the indices of the last frames of packets: those after which the time jumps."""
     return np.flatnonzero(np.diff(times) > 0.7 * period_s)
+
+
+def find_rounding(times: Any) -> float:
+    """Returns the seconds between neighboring numbers of float32 at the last timestamps; 0 where these are finer."""
+    last = np.asarray(times[-STRETCH:], dtype=np.float64)
+    stored = last.astype(np.float32)
+    return abs(float(np.spacing(stored[-1]))) if (stored == last).all() else 0.0
+
+
+def explain_rounding(times: Any, pace: Pace) -> tuple[str, ...]:
+    """Returns the cause of an error that timestamps only have the precision of float32, or () where they are finer."""
+    rounded_s = find_rounding(times)
+    if rounded_s < COARSE * pace.period_s:
+        return ()
+    return (
+        f"the timestamps were stored as float32, which rounds them to {rounded_s * 1e3:.3g} ms at "
+        f"{float(times[-1]):.6g} s; store them as float64",
+    )
 
 
 def _measure_mean(stretches: list[Times]) -> float:

@@ -7,7 +7,9 @@ most of which the package hdf5plugin brings. The identifiers are those that The 
 from __future__ import annotations
 
 import importlib
+import re
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ IN_HDF5PLUGIN = {
     307: "bzip2", 32001: "Blosc", 32004: "LZ4", 32008: "bitshuffle", 32013: "ZFP", 32015: "Zstd", 32017: "SZ",
     32018: "FCIDECOMP", 32024: "SZ3", 32026: "Blosc2", 32028: "SPERR", 32033: "HTJ2K",
 }  # fmt: skip
+NUMBER = re.compile(r"%\d*b")  # in the name of a virtual source: one file a block
 ELSEWHERE = {4: "szip", 305: "LZO", 32000: "LZF", 32002: "MAFISC", 32003: "Snappy", 32019: "JPEG"}
 
 
@@ -56,14 +59,35 @@ def find_missing_file(dataset: Any) -> str | None:
     dataset = getattr(dataset, "dataset", dataset)
     if not isinstance(dataset, h5py.Dataset) or not dataset:
         return None
-    names = [name for name, _, _ in dataset.external or ()]
-    if dataset.is_virtual:
-        names += [source.file_name for source in dataset.virtual_sources() if source.file_name != "."]
-    for name in names:
-        here = Path(dataset.file.filename).parent / name
-        if "%" not in name and not here.exists() and not Path(name).exists():  # %b stands for a number
-            return str(name)
+    for name in _name_value_files(dataset):
+        if "%" not in name and not any(_find_places(dataset, name)):  # %b stands for a number
+            return name
     return None
+
+
+def find_value_files(dataset: Any) -> list[Path]:
+    """Returns the files that hold values of an open h5py dataset and are there: external storage, virtual sources."""
+    return [place for name in _name_value_files(dataset) for place in _find_places(dataset, name)]
+
+
+def _name_value_files(dataset: Any) -> list[str]:
+    names = [str(name) for name, _, _ in dataset.external or ()]
+    if dataset.is_virtual:
+        names += [str(source.file_name) for source in dataset.virtual_sources() if source.file_name != "."]
+    return names
+
+
+def _find_places(dataset: Any, name: str) -> list[Path]:
+    """Returns the files of a name, which HDF5 looks for beside the file and in the current folder."""
+    folders = (Path(dataset.file.filename).parent, Path())
+    if "%" not in name:
+        return [folder / name for folder in folders if (folder / name).exists()]
+    found: list[Path] = []
+    for folder in folders:
+        whole = Path.cwd() / folder / name
+        pattern = NUMBER.sub("*", escape(str(whole.relative_to(whole.anchor)))).replace("%%", "%")
+        found += sorted(Path(whole.anchor).glob(pattern))
+    return found
 
 
 def _can_read_first(dataset: Any) -> bool:

@@ -39,7 +39,7 @@ def require_hdf5(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(SIGNATURE_PLACES[-1] + len(HDF5_SIGNATURE))
     except OSError as error:
-        raise _system_error(path, error) from error
+        raise system_error(path, error) from error
     if not any(head.startswith(HDF5_SIGNATURE, at) for at in SIGNATURE_PLACES):
         raise _no_hdf5_error(path, head)
 
@@ -172,7 +172,8 @@ def damaged_file_error(path: Path, got: str) -> RecordingError:
     )
 
 
-def _system_error(path: Path, error: OSError) -> RecordingError:
+def system_error(path: Path, error: OSError) -> RecordingError:
+    """Returns the error for a file that the system does not open or read: no permission, no file, a failed drive."""
     if error.errno in DRIVE_FAILED:
         return reading_error(path, str(error), error.errno)
     denied = isinstance(error, PermissionError)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -155,6 +157,22 @@ def test_without_room_the_error_names_tmpdir_and_the_bytes(
         reader.read(0, 10, streaming=True)
     message = str(caught.value)
     assert all(part in message for part in ("TMPDIR", str(tmpdir_of_test), f"{DATA.nbytes} bytes", "acquisition/lfp"))
+
+
+def test_a_scratch_file_that_cannot_be_read_or_made_names_tmpdir(
+    tmp_path: Path, tmpdir_of_test: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **settings: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    reader, _ = open_reader(tmp_path, DATA, chunks=(FRAMES, 1), **GZIP)
+    with monkeypatch.context() as broken:
+        broken.setattr(tempfile, "mkstemp", fail)
+        with pytest.raises(RecordingError, match=f"Input/output error in {tmpdir_of_test}"):
+            reader.read(0, 10, streaming=True)
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(RecordingError, match=f"Input/output error in {tmpdir_of_test}"):
+        reader.read(0, 10, streaming=True)
 
 
 def test_a_damaged_chunk_is_a_read_error_and_no_full_disk(tmp_path: Path) -> None:

@@ -210,6 +210,46 @@ def test_a_segment_between_two_frames_keeps_its_own_time(tmp_path: Path) -> None
     assert (np.diff(times) > 0).all()
 
 
+def test_a_gap_inside_a_segment_does_not_hide_that_it_is_one(tmp_path: Path) -> None:
+    nwb = make.new_nwb()
+    region = make.add_electrodes(nwb, 3)
+    times = np.arange(1000) / 250
+    times[500:] += 0.4
+    for number, start in enumerate((0.0, 6.0), 1):
+        stamps = times + start if number == 1 else start + np.arange(1000) / 250
+        make.add_lfp(nwb, make.lfp_volts(seconds=4), name=f"M1_{number}", region=region, timestamps=stamps)
+    lfp = read(nwb, tmp_path)
+    assert lfp.series == "processing/ecephys/LFP/M1_1 + processing/ecephys/LFP/M1_2"
+    assert lfp.rate == 250
+
+
+def test_the_rate_of_trials_is_that_inside_of_them(tmp_path: Path) -> None:
+    nwb = make.new_nwb()
+    region = make.add_electrodes(nwb, 3)
+    times = np.concatenate([10 * trial + np.arange(1000) / 1000 for trial in range(10)])
+    make.add_lfp(nwb, make.lfp_volts(1000, seconds=10), name="lfp", region=region, timestamps=times)
+    make.add_lfp(nwb, make.lfp_volts(1000, seconds=2), name="ap_highpass", region=region, rate=1000.0)
+    lfp = read(nwb, tmp_path)
+    assert (lfp.series, lfp.rate) == ("processing/ecephys/LFP/lfp", 1000)
+
+
+def test_the_spike_band_is_found_in_trials(tmp_path: Path) -> None:
+    nwb = make.new_nwb()
+    times = np.concatenate([40 * trial + np.arange(7500) / 2500 for trial in range(4)])
+    make.add_lfp(nwb, voltages(2500, True), where="acquisition", name="raw", timestamps=times)
+    assert "spike band" in refuse(nwb, tmp_path)
+
+
+def test_timestamps_that_are_no_numbers_do_not_make_another_series_be_read(tmp_path: Path) -> None:
+    nwb = make.new_nwb()
+    region = make.add_electrodes(nwb, 3)
+    times = np.arange(500) / 250
+    times[250] = np.nan
+    make.add_lfp(nwb, make.lfp_volts(seconds=2), name="lfp", region=region, timestamps=times)
+    make.add_lfp(nwb, make.lfp_volts(seconds=2), name="ap", region=region)
+    assert "not all numbers" in refuse(nwb, tmp_path)
+
+
 # ---------------------------------------------------------------- the spike band
 
 

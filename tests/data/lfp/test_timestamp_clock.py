@@ -278,6 +278,21 @@ def test_times_that_are_no_clock_are_refused_with_where(spoil: object, words: tu
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(("rate", "start_s"), [(1000, 20_000), (500, 20_000), (2000, 100_000), (250, 3000)])
+def test_times_in_float32_are_blamed_on_it(rate: int, start_s: int) -> None:
+    rounded = (start_s + np.arange(50_000) / rate).astype(np.float32)
+    with pytest.raises(RecordingError, match=r"stored as float32, which rounds them to [0-9.]+ ms at"):
+        read(rounded)
+
+
+def test_another_rate_is_not_blamed_on_float32() -> None:
+    times = T.copy()
+    other_rate(times)
+    with pytest.raises(RecordingError) as caught:
+        read(times)
+    assert "float32" not in str(caught.value)
+
+
 def test_another_number_of_timestamps_is_refused() -> None:
     with pytest.raises(RecordingError, match="200000 timestamps for 199999 frames"):
         read(T, 199_999)

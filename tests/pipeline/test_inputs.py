@@ -1,0 +1,64 @@
+"""A session is read once, and again when its samples change. A read that fails is no full disk."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+
+from edgedistill.data.candidates import SeriesNames
+from edgedistill.data.opening import digest
+from edgedistill.data.session import SessionBins
+from edgedistill.errors import RecordingError
+from edgedistill.pipeline import inputs
+from edgedistill.pipeline.cache import Cache
+
+from ..data import nwb_files as make
+
+LFP = "processing/ecephys/LFP/ElectricalSeries"
+
+
+def read(path: Path) -> tuple[SessionBins, bool]:
+    """Returns the bins of a session, and whether they came from the cache."""
+    cache = Cache(path.parent / "work")
+    (bins,) = inputs.read_sessions(cache, [path], SeriesNames(), 60.0, ("lfp",))
+    return bins, cache.stages[0].cached
+
+
+def test_a_session_whose_linked_samples_change_is_read_again(tmp_path: Path) -> None:
+    raw, path = make.whole_session(tmp_path / "raw.nwb"), make.whole_session(tmp_path / "a.nwb")
+    with h5py.File(path, "a") as file:
+        del file[LFP]["data"]
+        file[LFP]["data"] = h5py.ExternalLink(raw.name, f"/{LFP}/data")
+    first, cached = read(path)
+    assert not cached
+    assert read(path)[1]
+    with h5py.File(raw, "a") as file:
+        file[LFP]["data"][:] = file[LFP]["data"][:][::-1]
+    second, cached = read(path)
+    assert not cached
+    assert first.sha256 != second.sha256 == digest.file_sha256(path)
+    assert first.lfp is not None
+    assert second.lfp is not None
+    assert (first.lfp != second.lfp).any()
+
+
+def test_a_session_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    hash_file = digest._hash_file
+    monkeypatch.setattr(digest, "_hash_file", lambda path: hashed.append(path) or hash_file(path))
+    path = make.whole_session(tmp_path / "a.nwb")
+    read(path)
+    assert hashed == [path]
+
+
+def test_a_read_that_fails_names_the_session_and_not_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **settings: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(inputs, "bins_from_recording", fail)
+    with pytest.raises(RecordingError, match=r"a\.nwb: the drive failed while the file was read"):
+        read(make.whole_session(tmp_path / "a.nwb"))
