@@ -44,7 +44,7 @@ check: $(STAMP)
 # A worker a core, each with one thread of arithmetic: more would wait for each other. tests/conftest.py says which
 # tests stay together.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup $(TEST_OPTIONS)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope $(TEST_OPTIONS)
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo

@@ -15,9 +15,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:  # the tests of a file share its fixtures, and those of tests/pipeline share a build of minutes
-        folder = item.path.parent
-        item.add_marker(pytest.mark.xdist_group("pipeline" if folder.name == "pipeline" else str(item.path)))
     jetson = Path("/etc/nv_tegra_release").exists()
     lacking = {
         "gpu": None if shutil.which("nvidia-smi") or jetson else "no NVIDIA GPU on this machine",
@@ -30,3 +27,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark in item.iter_markers():
             if reason := lacking.get(mark.name):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def group_of(nodeid: str) -> str:
+    """Returns what one worker runs whole: a file, whose tests share fixtures, or tests/pipeline with its long build."""
+    file = nodeid.partition("::")[0]
+    return "pipeline" if file.startswith("tests/pipeline/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Returns a scheduler that deals out groups of tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)

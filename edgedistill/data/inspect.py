@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from edgedistill.data.behavior.choice import find_behavior_series
+from edgedistill.data.behavior.report import list_candidates
 from edgedistill.data.bin_clock import find_clock
 from edgedistill.data.bins import list_known_reasons
 from edgedistill.data.candidates import NO_NAMES, Candidate
@@ -161,7 +162,7 @@ def _list_candidates(
         "units": units.candidates if units is not None else list_unread(recording.unit_tables),
         "behavior": behavior.candidates
         if behavior is not None
-        else list_unread(one.path for one in find_behavior_series(recording.series)),
+        else list_candidates(find_behavior_series(recording.series), None),
     }
     return {part: [candidate.to_json() for candidate in listed] for part, listed in found.items()}
 
