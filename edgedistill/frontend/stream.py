@@ -1,7 +1,7 @@
 """Runs the front end over a stream and keeps its state: frames in microvolts come in, bins go out.
 
 Filters are second-order sections in transposed direct form II, in float64 and channel-major, which is four times faster
-in scipy than time-major. Small filter states are cleared after every bin, so there is one call of the filter for each bin.
+in scipy than time-major. Small filter states are cleared after every bin, so the filter is called once a bin.
 Everything else works on many bins at once, which does not change the result.
 """
 
