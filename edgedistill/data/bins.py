@@ -42,6 +42,7 @@ from edgedistill.data.session import (
 )
 from edgedistill.data.units.units import Units
 from edgedistill.errors import RecordingError
+from edgedistill.frontend import find_bin
 
 __all__ = [
     "MIN_BINS",
@@ -232,14 +233,10 @@ def list_known_reasons(recording: Recording, clock: BinClock, lfp: Lfp | None, u
     if lfp is not None:
         gap: Mask = np.zeros(clock.bins, np.bool_)
         for first, count in lfp.gaps:
-            gap[_bin_of(lfp, first) : _bin_of(lfp, first + count - 1) + 1] = True
+            gap[find_bin(lfp.rate, first) : find_bin(lfp.rate, first + count - 1) + 1] = True
         reasons.append((GAP, gap))
     invalid = np.array([(one.start_s, one.stop_s) for one in recording.invalid_times]).reshape(-1, 2)
     reasons.append((INVALID, mask_intervals(clock.edges_s, invalid)))
     if (observed := _find_observed(units, clock)) is not None:
         reasons.append((UNOBSERVED, np.asarray(~observed.any(axis=1))))
     return reasons
-
-
-def _bin_of(lfp: Lfp, frame: int) -> int:
-    return frame * BINS_PER_S * lfp.rate.denominator // lfp.rate.numerator

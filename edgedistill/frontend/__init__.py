@@ -21,6 +21,7 @@ from edgedistill.frontend.design import (
     FrontEndConfig,
     bin_edges,
     filter_sections,
+    find_bin,
     group_delay_ms,
     settling_bins,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "FrontEndConfig",
     "bin_edges",
     "filter_sections",
+    "find_bin",
     "group_delay_ms",
     "settling_bins",
     "zscore",

@@ -104,7 +104,7 @@ class FrontEndConfig:
 
     def bin_of(self, frame: int) -> int:
         """Returns the bin that holds raw frame `frame`, the exact inverse of `edge`."""
-        return frame * 1000 * self.rate.denominator // (self.bin_ms * self.rate.numerator)
+        return find_bin(self.rate, frame, self.bin_ms)
 
     def to_json(self) -> dict[str, object]:
         """Returns plain values for the manifest, with the rate as "numerator/denominator"."""
@@ -137,6 +137,11 @@ def _are_columns(columns: object, channels: int) -> bool:
 def _whole(bins: float) -> int:
     """Rounds up to whole bins, at least one, and ignores an excess that comes from rounding a decimal fraction."""
     return max(1, math.ceil(bins - 1e-9))
+
+
+def find_bin(rate: Fraction, frame: int, bin_ms: int = 10) -> int:
+    """Returns the bin that holds raw frame `frame` of a stream at `rate` Hz, the exact inverse of `bin_edges`."""
+    return frame * 1000 * rate.denominator // (bin_ms * rate.numerator)
 
 
 def bin_edges(rate: Fraction, first: int, last: int, bin_ms: int = 10) -> npt.NDArray[np.int64]:
