@@ -117,6 +117,8 @@ def _describe_clock(wide: Broadband) -> list[str]:
     notes = [f"the rate is {clock.rate_hz:.10g} Hz by the timestamps{drift}"]
     if clock.wander_s > 0.5 / clock.rate_hz:
         notes.append(f"the timestamps wander by {clock.wander_s * 1e6:.0f} us from that rate")
+    elif clock.off_grid:
+        notes.append(f"{clock.off_grid} timestamps lie more than half a frame off that rate, which places the frames")
     for before, after in clock.gaps:
         notes.append(f"a gap in the broadband from {before:.6f} to {after:.6f} s ({(after - before) * 1e3:.3f} ms)")
     return notes
