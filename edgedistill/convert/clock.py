@@ -61,9 +61,9 @@ class Clock:
 def read_clock(timestamps: Any, path: Path) -> Clock:
     """Returns the clock of a dataset of timestamps (frames,), as edgedistill reads it everywhere: every frame is kept.
 
-    A step ends a segment where it lasts; a frame that is late or early for a moment ends none. Raises RecordingError for
-    timestamps that run backwards, hold NaN, change their rate, step at every turn, or lie more than half a bin off a
-    regular grid.
+    A step ends a segment where it lasts; a frame that is late or early for a moment ends none. Raises RecordingError
+    for timestamps that run backwards, hold NaN, change their rate, step at every turn, or lie more than half a bin off
+    a regular grid.
     """
     found = read_timestamp_clock(timestamps, len(timestamps), path, timestamps.name)
     if len(found.runs) > MOST_STEPS:

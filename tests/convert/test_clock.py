@@ -57,7 +57,7 @@ def test_timestamps_that_wander_a_little_are_told_and_no_gap() -> None:
         (lambda t: np.where(np.arange(len(t)) >= 600, t - 0.3, t), "run backwards"),
         (lambda t: np.where(np.arange(len(t)) == 600, np.nan, t), "not all numbers"),
         (lambda t: t + 0.02 * np.sin(t), "change their rate"),
-        (lambda t: 10 * t + 0.02 * np.sin(t / 2.5), "wander"),
+        (lambda t: 10 * t + 0.012 * np.sin(t / 2.5), "wander"),
         (lambda t: t + 0.01 * (np.arange(len(t)) // 15), "steps more than"),
         (lambda t: 2000 * t + np.arange(len(t)) % 2, "change their rate"),  # 1 and 3 s by turns
         (lambda t: np.array([0.0, 1.0, 5.0]), "wander"),
