@@ -110,6 +110,8 @@ def _summarize(path: Path, facts: FlintFile, notes: Sequence[str]) -> ConvertedF
         gaps=len(lfp.gaps_s),
         gap_seconds=float(sum(after - before for before, after in lfp.gaps_s)),
     )
+    if outside := facts.count_unobserved():
+        notes = [*notes, f"{outside} spikes lie outside all trials, where nothing counts as observed"]
     unit = facts.hand_unit
     behavior = (("hand_pos", "Position", unit), ("target_pos", "Position", unit), ("hand_vel", "Velocity", f"{unit}/s"))
     return ConvertedFile(
@@ -117,8 +119,8 @@ def _summarize(path: Path, facts: FlintFile, notes: Sequence[str]) -> ConvertedF
         session_id=facts.session_id,
         session_start=facts.start.isoformat(),
         lfp=summary,
-        units=len(facts.unit_spikes()),
-        spikes=sum(len(times) for _, times in facts.unit_spikes()),
+        units=len(facts.unit_spikes),
+        spikes=sum(len(times) for _, times in facts.unit_spikes),
         behavior=tuple({"series": f"processing/behavior/{place}/{name}", "unit": u} for name, place, u in behavior),
         notes=(*facts.notes, *notes),
     )
