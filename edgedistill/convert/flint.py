@@ -16,7 +16,7 @@ from edgedistill.convert.flint_lfp import join_lfp
 from edgedistill.convert.flint_nwb import FlintFile, build_nwb
 from edgedistill.convert.flint_scale import check_velocity, tell_hand_unit
 from edgedistill.convert.flint_source import FlintTrial, read_flint
-from edgedistill.convert.nwb_parts import FREE_SPACE, check_output, in_zone, parse_start
+from edgedistill.convert.nwb_parts import FREE_SPACE, check_output, describe_zone, in_zone, parse_start
 from edgedistill.convert.summary import ConvertedFile, LfpSummary, Progress
 from edgedistill.data.nwb_writing import write_large_nwb
 from edgedistill.errors import OutputError
@@ -43,6 +43,7 @@ def convert_flint(
     where a file cannot be written.
     """
     start, notes = _find_start(mat, parse_start(session_start, ZONE))
+    notes = [*notes, *describe_zone(start, ZONE)]
     recordings = list(read_flint(mat))
     written = []
     for i, (path, (trials, short)) in enumerate(zip(_name_files(mat, out, len(recordings)), recordings, strict=True)):
