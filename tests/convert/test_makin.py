@@ -98,6 +98,17 @@ def test_a_step_of_the_timestamps_splits_the_series_and_is_told(tmp_path: Path) 
         assert first.electrodes.data[:].tolist() == second.electrodes.data[:].tolist()
 
 
+def test_one_late_frame_is_kept_and_told(tmp_path: Path) -> None:
+    made = write_makin(tmp_path, seconds=1)
+    with h5py.File(made.broadband, "r+") as file:
+        file[f"{BROADBAND}/timestamps"][700] += 0.6 / TRUE_HZ
+    found = convert_makin(made.mat, made.broadband, tmp_path / "out.nwb")
+    assert (found.lfp.gaps, len(found.lfp.series)) == (0, 1)
+    assert any(note.startswith("1 timestamps lie more than half a frame off") for note in found.notes), found.notes
+    with h5py.File(found.path) as file:
+        np.testing.assert_array_equal(file["acquisition/ElectricalSeriesBroadband/data"][()], made.data)
+
+
 @pytest.mark.parametrize("silent", [False, True])
 def test_units_are_unobserved_in_a_gap_only_if_none_of_them_fired_there(tmp_path: Path, silent: bool) -> None:
     made = write_makin(tmp_path, step_after=30_000, step_s=0.4)
