@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgedistill.convert.clock import Clock, Segment, read_clock
 from edgedistill.convert.makin_source import USAGE
+from edgedistill.convert.nwb_parts import parse_time
 from edgedistill.convert.source_files import require_dataset
 from edgedistill.errors import RecordingError
 
@@ -138,7 +139,7 @@ def _read_map(file: Any, channels: int) -> npt.NDArray[np.float64] | None:
 def _read_start(file: Any) -> datetime | None:
     text = _to_text(file["session_start_time"][()]) if "session_start_time" in file else ""
     try:
-        return datetime.fromisoformat(text)
+        return parse_time(text)
     except ValueError:
         return None
 

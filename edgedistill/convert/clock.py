@@ -6,7 +6,7 @@ The output is a `Clock`: one rate, and the segments between steps. A clock that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.data.lfp.timestamp_clock import TimestampClock, read_timestamp_clock
 from edgedistill.errors import RecordingError
 
 BLOCK_ROWS = 1 << 20
 MOST_STEPS = 1000  # more are no pauses but a clock that was rounded
 MOST_WANDER_S = 5e-3  # half a bin
+USUAL = 0.95  # share of frames that must keep to it; the others are late or early for a moment
 ON_GRID = 0.05  # share of a period by which the times of a regular series may be off
 
 Times = npt.NDArray[np.float64]
@@ -39,11 +41,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class Clock:
-    """Holds the true rate of a series and its segments. Frames lie at most `wander_s` off the grid of their segment."""
+    """Holds the true rate of a series and its segments.
+
+    All but a few frames lie at most `wander_s` off the grid of their segment, and `off_grid` more than half a period.
+    """
 
     rate_hz: float
     segments: tuple[Segment, ...]
     wander_s: float
+    off_grid: int
 
     @property
     def gaps(self) -> list[tuple[float, float]]:
@@ -53,71 +59,57 @@ class Clock:
 
 
 def read_clock(timestamps: Any, path: Path) -> Clock:
-    """Returns the clock of a dataset of timestamps (frames,).
+    """Returns the clock of a dataset of timestamps (frames,), as edgedistill reads it everywhere: every frame is kept.
 
-    A step of more than half a period between two frames ends a segment. Raises RecordingError for timestamps that run
-    backwards, hold NaN, step at every turn, or wander from a regular grid by more than half a bin.
+    A step ends a segment where it lasts; a frame that is late or early for a moment ends none. Raises RecordingError
+    for timestamps that run backwards, hold NaN, change their rate, step at every turn, or lie more than half a bin off
+    a regular grid.
     """
-    bounds = _find_bounds(timestamps, path)
-    spans = [(first, stop, float(timestamps[first]), float(timestamps[stop - 1])) for first, stop in bounds]
-    frames = sum(stop - first - 1 for first, stop, _, _ in spans)
-    rate_hz = frames / sum(last - start for _, _, start, last in spans)
-    segments, wander_s = [], 0.0
-    for first, stop, start, _ in spans:
-        low, high = _find_wander(timestamps, first, stop, start, rate_hz)
-        wander_s = max(wander_s, (high - low) / 2)
-        segments.append(Segment(first, stop, start + (high + low) / 2))
+    found = read_timestamp_clock(timestamps, len(timestamps), path, timestamps.name)
+    if len(found.runs) > MOST_STEPS:
+        raise RecordingError(
+            f"{path}: {timestamps.name} steps more than {MOST_STEPS} times",
+            got=f"the first steps at the frames {', '.join(str(first) for _, _, first in found.runs[1:6])}",
+            expected="a regular clock with few pauses",
+            causes=("times that were rounded to single precision or to milliseconds",),
+            next_step="download the file again",
+        )
+    segments = _place_segments(found)
+    wander_s, off_grid = _measure_wander(timestamps, segments, float(found.rate))
     if wander_s > MOST_WANDER_S:
         raise RecordingError(
             f"{path}: {timestamps.name} is no regular clock",
-            got=f"times that wander by {wander_s * 1e3:.3g} ms from {rate_hz:.10g} Hz",
+            got=f"times that wander by {wander_s * 1e3:.3g} ms from {float(found.rate):.10g} Hz",
             expected=f"at most {MOST_WANDER_S * 1e3:g} ms",
             causes=("the rate changed during the recording",),
             next_step="convert the recording with the tools of its authors",
         )
-    return Clock(rate_hz, tuple(segments), wander_s)
+    return Clock(float(found.rate), segments, wander_s, off_grid)
 
 
-def _find_bounds(timestamps: Any, path: Path) -> list[tuple[int, int]]:
-    """Returns the frames [first, stop) of each segment of at least two frames."""
-    period_s, starts = 0.0, [0]
-    for first, times in _read_blocks(timestamps, 0, len(timestamps), overlap=1):
-        steps = np.diff(times)
-        period_s = period_s or float(np.median(steps))
-        if not (steps > 0).all():
-            at = first + int(np.argmin(np.where(np.isnan(steps), -np.inf, steps)))
-            raise RecordingError(
-                f"{path}: {timestamps.name} does not increase",
-                got=f"{float(timestamps[at])!r} s at frame {at}, then {float(timestamps[at + 1])!r} s",
-                expected="times in seconds that increase",
-                causes=("the clock was reset", "a damaged file"),
-                next_step="leave this session out",
-            )
-        starts += [first + int(at) + 1 for at in np.flatnonzero(np.abs(steps - period_s) > period_s / 2)]
-        if len(starts) > MOST_STEPS:
-            raise RecordingError(
-                f"{path}: {timestamps.name} steps more than {MOST_STEPS} times",
-                got=f"the first steps at the frames {', '.join(map(str, starts[1:6]))}",
-                expected="a regular clock with few pauses",
-                causes=("times that were rounded to single precision or to milliseconds",),
-                next_step="download the file again",
-            )
-    bounds = list(zip(starts, [*starts[1:], len(timestamps)], strict=True))
-    return [(first, stop) for first, stop in bounds if stop - first > 1]
+def _place_segments(found: TimestampClock) -> tuple[Segment, ...]:
+    """Returns the runs of a clock, each where its frames lie nearest to the grid, at least one frame after the last."""
+    rate_hz, segments, earliest_s = float(found.rate), list[Segment](), -np.inf
+    for grid, frames, first in found.runs:
+        low, high = np.searchsorted(found.anchor_frames, [grid, grid + frames + 0.5])
+        starts = found.anchor_times[low:high] - (found.anchor_frames[low:high] - grid) / rate_hz
+        segment = Segment(first, first + frames, max(earliest_s, float(starts.min() + starts.max()) / 2))
+        earliest_s = segment.stop_s(rate_hz) + 1 / rate_hz
+        segments.append(segment)
+    return tuple(segments)
 
 
-def _find_wander(timestamps: Any, first: int, stop: int, start_s: float, rate_hz: float) -> tuple[float, float]:
-    """Returns the largest distance of the frames from the grid in s, earlier (at most 0) and later (at least 0)."""
-    low = high = 0.0
-    for at, times in _read_blocks(timestamps, first, stop):
-        off = times - (start_s + (at - first + np.arange(len(times))) / rate_hz)
-        low, high = min(low, float(off.min())), max(high, float(off.max()))
-    return low, high
-
-
-def _read_blocks(timestamps: Any, first: int, stop: int, overlap: int = 0) -> Iterator[tuple[int, Times]]:
-    for at in range(first, stop - overlap, BLOCK_ROWS):
-        yield at, np.asarray(timestamps[at : min(at + BLOCK_ROWS + overlap, stop)], np.float64)
+def _measure_wander(timestamps: Any, segments: Sequence[Segment], rate_hz: float) -> tuple[float, int]:
+    """Returns how far 95% of the frames of every block lie off the grid at most, in s, and how many lie off a frame."""
+    wander_s, off_grid = 0.0, 0
+    for segment in segments:
+        for first in range(segment.first, segment.stop, BLOCK_ROWS):
+            times = np.asarray(timestamps[first : min(first + BLOCK_ROWS, segment.stop)], np.float64)
+            grid = segment.start_s + (first - segment.first + np.arange(len(times))) / rate_hz
+            off = np.abs(times - grid)
+            wander_s = max(wander_s, float(np.quantile(off, USUAL)))
+            off_grid += int(np.count_nonzero(off > 0.5 / rate_hz))
+    return wander_s, off_grid
 
 
 def settings_for_times(times: Times) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from edgedistill.convert.flint_lfp import join_lfp
 from edgedistill.convert.flint_nwb import FlintFile, build_nwb
 from edgedistill.convert.flint_scale import check_velocity, tell_hand_unit
 from edgedistill.convert.flint_source import FlintTrial, read_flint
-from edgedistill.convert.nwb_parts import FREE_SPACE, check_output, in_zone, parse_start
+from edgedistill.convert.nwb_parts import FREE_SPACE, check_output, describe_zone, in_zone, parse_start
 from edgedistill.convert.summary import ConvertedFile, LfpSummary, Progress
 from edgedistill.data.nwb_writing import write_large_nwb
 from edgedistill.errors import OutputError
@@ -43,6 +43,7 @@ def convert_flint(
     where a file cannot be written.
     """
     start, notes = _find_start(mat, parse_start(session_start, ZONE))
+    notes = [*notes, *describe_zone(start, ZONE)]
     recordings = list(read_flint(mat))
     written = []
     for i, (path, (trials, short)) in enumerate(zip(_name_files(mat, out, len(recordings)), recordings, strict=True)):
@@ -110,6 +111,8 @@ def _summarize(path: Path, facts: FlintFile, notes: Sequence[str]) -> ConvertedF
         gaps=len(lfp.gaps_s),
         gap_seconds=float(sum(after - before for before, after in lfp.gaps_s)),
     )
+    if outside := facts.count_unobserved():
+        notes = [*notes, f"{outside} spikes lie outside all trials, where nothing counts as observed"]
     unit = facts.hand_unit
     behavior = (("hand_pos", "Position", unit), ("target_pos", "Position", unit), ("hand_vel", "Velocity", f"{unit}/s"))
     return ConvertedFile(
@@ -117,8 +120,8 @@ def _summarize(path: Path, facts: FlintFile, notes: Sequence[str]) -> ConvertedF
         session_id=facts.session_id,
         session_start=facts.start.isoformat(),
         lfp=summary,
-        units=len(facts.unit_spikes()),
-        spikes=sum(len(times) for _, times in facts.unit_spikes()),
+        units=len(facts.unit_spikes),
+        spikes=sum(len(times) for _, times in facts.unit_spikes),
         behavior=tuple({"series": f"processing/behavior/{place}/{name}", "unit": u} for name, place, u in behavior),
         notes=(*facts.notes, *notes),
     )

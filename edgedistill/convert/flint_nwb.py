@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from edgedistill.convert.clock import settings_for_times
 from edgedistill.convert.flint_lfp import JoinedLfp
-from edgedistill.convert.flint_source import FlintTrial
+from edgedistill.convert.flint_source import HAND_RATE_HZ, FlintTrial
 from edgedistill.convert.nwb_parts import ADULT, SPATIAL_UNITS, add_electrodes, compress, new_nwb, start_units
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SOURCE = "doi:10.1088/1741-2560/9/4/046006"
 SPIKE_RATE_HZ = 30_000.0  # of the amplifier, a Blackrock Cerebus
+EDGE_S = 2 / HAND_RATE_HZ  # before and after a trial in which its spikes still belong to it
 FACTS: dict[str, Any] = {
     "session_description": "center-out reaching with LFP and sorted units of an array in M1",
     "experiment_description": "A monkey moves the handle of a planar manipulandum from a center to targets around it. "
@@ -57,13 +59,25 @@ class FlintFile:
     def bytes(self) -> int:
         """Returns the size of all data, uncompressed."""
         lfp, hand = self.lfp, sum(len(trial.times_s) for trial in self.trials)
-        return lfp.frames.nbytes + lfp.times_s.nbytes + 64 * hand + 8 * sum(len(s) for _, s in self.unit_spikes())
+        return lfp.frames.nbytes + lfp.times_s.nbytes + 64 * hand + 8 * sum(len(s) for _, s in self.unit_spikes)
 
+    @cached_property
     def unit_spikes(self) -> list[tuple[int, npt.NDArray[np.float64]]]:
         """Returns number, counted from 0, and spike times in s of each neuron that fired."""
         count = len(self.trials[0].spikes_s)
         joined = [np.sort(np.concatenate([trial.spikes_s[k] for trial in self.trials])) for k in range(count)]
         return [(k, times) for k, times in enumerate(joined) if len(times)]
+
+    @cached_property
+    def observed_s(self) -> npt.NDArray[np.float64]:
+        """Returns when spikes were observed (trials, 2) in s: each trial, with the spikes at its edges."""
+        return _find_observed(self.trials)
+
+    def count_unobserved(self) -> int:
+        """Returns how many spikes lie outside all trials."""
+        spikes, starts, stops = [times for _, times in self.unit_spikes], *self.observed_s.T
+        inside = [np.searchsorted(starts, s, side="right") - np.searchsorted(stops, s, side="left") > 0 for s in spikes]
+        return sum(int(np.count_nonzero(~found)) for found in inside)
 
 
 def build_nwb(facts: FlintFile) -> NWBFile:
@@ -104,20 +118,22 @@ def _add_lfp(nwb: NWBFile, lfp: JoinedLfp) -> None:
 def _add_units(nwb: NWBFile, facts: FlintFile) -> None:
     start_units(nwb, 1 / SPIKE_RATE_HZ, "sorted units, observed during trials")
     nwb.add_unit_column("neuron", "number of the neuron in the published file, counted from 1")
-    observed = _find_observed(facts.trials)
     channel = {k: row for row, k in enumerate(facts.lfp.neurons)}
-    for k, times in facts.unit_spikes():
+    for k, times in facts.unit_spikes:
         rows = [channel[k]] if k in channel else []
-        nwb.add_unit(spike_times=times, obs_intervals=observed, neuron=k + 1, electrodes=rows)
+        nwb.add_unit(spike_times=times, obs_intervals=facts.observed_s, neuron=k + 1, electrodes=rows)
 
 
 def _find_observed(trials: list[FlintTrial]) -> npt.NDArray[np.float64]:
-    """Returns when spikes were observed (trials, 2) in s: each trial, with the spikes at its edges."""
+    """Returns the spans of the trials, each stretched to its spikes in the first moment of a pause, but no further."""
     spans = np.array([(trial.times_s[0], trial.stop_s) for trial in trials])
-    for i, trial in enumerate(trials):
-        if len(spikes := np.concatenate(trial.spikes_s)):
-            spans[i] = min(spans[i, 0], spikes.min()), max(spans[i, 1], spikes.max())
     spans[1:, 0] = np.maximum(spans[1:, 0], spans[:-1, 1])
+    earliest = -np.inf
+    for span, after, trial in zip(spans, [*spans[1:, 0], np.inf], trials, strict=True):
+        spikes = np.concatenate(trial.spikes_s)
+        near = spikes[(spikes >= max(earliest, span[0] - EDGE_S)) & (spikes <= min(after, span[1] + EDGE_S))]
+        span[:] = np.min(near, initial=span[0]), np.max(near, initial=span[1])
+        earliest = span[1]
     return spans
 
 

@@ -18,7 +18,7 @@ from edgedistill.convert.broadband import Broadband, read_broadband
 from edgedistill.convert.clock import sum_gaps
 from edgedistill.convert.makin_nwb import NOMINAL_HZ, UNITS, build_nwb, name_series
 from edgedistill.convert.makin_source import NAME, USAGE, MakinSession, read_makin
-from edgedistill.convert.nwb_parts import FREE_SPACE, check_output, in_zone, parse_start
+from edgedistill.convert.nwb_parts import FREE_SPACE, check_output, describe_zone, in_zone, parse_start
 from edgedistill.convert.source_files import MATLAB_73, NWB_1, open_hdf5
 from edgedistill.convert.summary import ConvertedFile, LfpSummary, Progress
 from edgedistill.data.nwb_writing import write_large_nwb
@@ -49,7 +49,8 @@ def convert_makin(
         blocks = _read_all_blocks(wide, names, mat.stem, progress)
         with atomic_write(out, "the converted session", next_step=FREE_SPACE) as partial:
             write_large_nwb(nwb, partial, blocks)
-    return _summarize(out, session, wide, mat.stem, start, names, [*_describe_clock(wide), *notes])
+    notes = [*describe_zone(start, ZONE), *_describe_clock(wide), *notes]
+    return _summarize(out, session, wide, mat.stem, start, names, notes)
 
 
 def _read_all_blocks(
@@ -117,6 +118,8 @@ def _describe_clock(wide: Broadband) -> list[str]:
     notes = [f"the rate is {clock.rate_hz:.10g} Hz by the timestamps{drift}"]
     if clock.wander_s > 0.5 / clock.rate_hz:
         notes.append(f"the timestamps wander by {clock.wander_s * 1e6:.0f} us from that rate")
+    elif clock.off_grid:
+        notes.append(f"{clock.off_grid} timestamps lie more than half a frame off that rate, which places the frames")
     for before, after in clock.gaps:
         notes.append(f"a gap in the broadband from {before:.6f} to {after:.6f} s ({(after - before) * 1e3:.3f} ms)")
     return notes

@@ -5,10 +5,11 @@ The inputs are facts of a data set and of a session. The outputs are pynwb objec
 
 from __future__ import annotations
 
+import re
 import shutil
 import uuid
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -25,6 +26,7 @@ SPARE_BYTES = 64 << 20
 CHUNK_BYTES = 1 << 20
 SPATIAL_UNITS = {"m": "meters", "cm": "centimeters", "mm": "millimeters"}  # as NWB writes them
 ADULT = "P4Y/"  # four years or more: the age is not published
+UTC_INSTEAD = timezone(timedelta(0), "UTC, as this machine does not know the zone")
 FREE_SPACE = "free space or choose another --out; nothing half-written was left there"
 
 
@@ -52,21 +54,33 @@ def parse_start(text: str | None, zone: str) -> datetime | None:
     if text is None:
         return None
     try:
-        return in_zone(datetime.fromisoformat(text), zone)
+        return in_zone(parse_time(text), zone)
     except ValueError as error:
         raise ConfigError(
             "--session-start is no date", got=text, expected="a date or a time in ISO 8601, like 2016-04-07T10:30"
         ) from error
 
 
+def parse_time(text: str) -> datetime:
+    """Returns a date or a time in ISO 8601. Raises ValueError for another text. Python 3.10 knows no final Z."""
+    return datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))
+
+
 def in_zone(time: datetime, zone: str) -> datetime:
-    """Returns the time with the zone, or with UTC where this machine does not know the zone."""
+    """Returns the time with the zone, or with `UTC_INSTEAD` where this machine does not know the zone."""
     if time.tzinfo is not None:
         return time
     try:
         return time.replace(tzinfo=ZoneInfo(zone))
     except ZoneInfoNotFoundError:
-        return time.replace(tzinfo=timezone.utc)
+        return time.replace(tzinfo=UTC_INSTEAD)
+
+
+def describe_zone(start: datetime, zone: str) -> list[str]:
+    """Returns a note where UTC stands for the zone."""
+    if start.tzinfo is not UTC_INSTEAD:
+        return []
+    return [f"this machine does not know the time zone {zone}: the start is in UTC; pip install tzdata, convert again"]
 
 
 def compress(data: npt.NDArray[Any]) -> Any:

@@ -23,11 +23,29 @@ def test_a_session_of_makin_is_ready_for_every_command(tmp_path: Path) -> None:
     assert found["lfp"]["rate_hz"] == pytest.approx(file["lfp"]["rate_hz"], rel=1e-9)
 
 
+def test_a_session_of_makin_with_a_gap_is_ready_for_every_command(tmp_path: Path) -> None:
+    made, out = write_makin(tmp_path, seconds=244, channels=2, rate=2000.3, step_after=244_000), tmp_path / "out.nwb"
+    (file,) = answer("convert", "makin", made.mat, made.broadband, "--out", out)["files"]
+    assert (file["lfp"]["gaps"], len(file["lfp"]["series"])) == (1, 2)
+    found = answer("inspect", out)
+    assert all(command["ready"] for command in found["commands"].values()), found["commands"]
+    assert found["problems"] == []
+
+
+def test_a_recording_of_flint_with_pauses_is_ready_for_every_command(tmp_path: Path) -> None:
+    write_flint(tmp_path / "Flint_2012_e2.mat", trials=20, seconds=12.0)
+    (file,) = answer("convert", "flint", tmp_path / "Flint_2012_e2.mat", "--out", tmp_path / "out.nwb")["files"]
+    assert file["lfp"]["gaps"] == 19
+    found = answer("inspect", tmp_path / "out.nwb")
+    assert all(command["ready"] for command in found["commands"].values()), found["commands"]
+    assert found["problems"] == []
+
+
 def test_a_gap_and_the_true_rate_are_printed(tmp_path: Path) -> None:
     made = write_makin(tmp_path, step_after=30_000)
     printed = call("convert", "makin", made.mat, made.broadband, "--out", tmp_path / "out.nwb").output
     assert "note: a gap in the broadband from" in printed
-    assert "24414.3378 Hz by the timestamps, +11.3 ppm" in printed
+    assert "24414.33333 Hz by the timestamps, +11.1 ppm" in printed
     assert "11 of" not in printed
     assert "1 of 0.400 s together" in printed
 

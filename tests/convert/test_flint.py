@@ -74,6 +74,31 @@ def test_trials_conditions_and_observed_times_are_kept(trials: list[FlintTrialDa
         assert nwb.units["electrodes"][3].empty  # the last neuron has no LFP
 
 
+@pytest.mark.parametrize(("pause_s", "end_s"), [(0.73, 7.01), (0.0, 7.0)])
+def test_a_spike_far_from_its_trial_stretches_no_trial_and_is_told(
+    tmp_path: Path, pause_s: float, end_s: float
+) -> None:
+    path = tmp_path / "Flint_2012_e2.mat"
+    write_flint(path, pause_s=pause_s, neurons=8)
+    subject = loadmat(path)["Subject"]
+    neurons = subject[0, 0]["Trial"][0, 0]["Neuron"]
+    far = neurons[0, 0]["Spike"].copy()
+    far[-2:] = [[7.01], [1006.9]]  # one in the moment after the trial, and one far from all
+    neurons[0, 0]["Spike"] = far
+    savemat(path, {"Subject": subject})
+    (found,) = convert_flint(path, tmp_path / "out.nwb")
+    assert any(note.startswith("1 spikes lie outside all trials") for note in found.notes)
+    with open_recording(found.path) as recording:
+        assert recording.units is not None
+        assert max(map(np.max, recording.units)) == 1006.9
+    with NWBHDF5IO(str(found.path), "r") as file:
+        observed = np.asarray(file.read().units["obs_intervals"][0])
+    starts = 5 + np.arange(3) * (2 + pause_s)
+    stops = starts + 2
+    stops[0] = end_s
+    np.testing.assert_allclose(observed, np.stack([starts, stops], axis=1))
+
+
 def test_the_file_is_valid_nwb(converted: Path) -> None:
     with NWBHDF5IO(str(converted), "r") as io:
         assert not validate(io=io)
