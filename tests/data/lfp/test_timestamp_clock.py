@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from edgedistill.data.lfp.clock import Clock, _from_timestamps
@@ -70,6 +70,7 @@ def test_gaps_between_runs_of_any_length_are_found_exactly(
 ) -> None:
     found = [(at + 3000, size) for at, size in found]  # enough frames to know the rate by
     frames, expected = lay_out(found)
+    assume(not expected or len(frames) - sum(at <= expected[-1][0] for at in frames) >= 8)  # a few late frames are none
     noise = np.random.default_rng(seed).uniform(-jitter, jitter, len(frames))
     clock = read(start_s + (frames + noise) / float(rate))
     assert clock.gaps == expected
