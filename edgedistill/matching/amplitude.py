@@ -60,6 +60,17 @@ def measure_ratios(lfp: Frames, config: FrontEndConfig, std: Floats) -> Floats:
     return ratios
 
 
+def describe_length(lfp: Frames, config: FrontEndConfig) -> str | None:
+    """Returns a warning where the recording is too short for `measure_ratios` to compare any channel, else None."""
+    found, needed = config.bin_of(lfp.frames), settling_bins(config) + MIN_GOOD_BINS
+    if found >= needed:
+        return None
+    return (
+        f"the amplitude was not compared with the bundle: the recording is {found / BINS_PER_S:g} s long, and "
+        f"{needed / BINS_PER_S:g} s are needed"
+    )
+
+
 def _filter_middle(lfp: Frames, config: FrontEndConfig) -> tuple[Floats, Mask]:
     """Returns bins and bad channels, both (B, C), of the settling time and a minute.
 

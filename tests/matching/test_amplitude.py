@@ -9,7 +9,7 @@ import pytest
 
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import FrontEnd, settling_bins
-from edgedistill.matching.amplitude import judge_ratios, measure_ratios
+from edgedistill.matching.amplitude import describe_length, judge_ratios, measure_ratios
 
 from ..bundles import CONFIG
 from .days import RATE, signal_uv
@@ -104,3 +104,11 @@ def test_single_channels_that_are_far_off_are_listed() -> None:
 def test_that_nothing_was_compared_is_said() -> None:
     (warning,) = judge_ratios(np.full(3, np.nan), NAMES, "day.nwb", "lfp")
     assert "not compared" in warning
+
+
+def test_a_recording_that_is_too_short_is_called_so() -> None:
+    needed = settling_bins(CONFIG) / 100 + 5
+    assert describe_length(Held(signal_uv(needed)), CONFIG) is None
+    short = describe_length(Held(signal_uv(1)), CONFIG)
+    assert short is not None
+    assert f"the recording is 1 s long, and {needed:g} s are needed" in short

@@ -119,7 +119,7 @@ def test_a_minute_that_is_not_like_the_session_is_no_warning_in_that_very_file(
 def test_another_day_is_one_warning(bundle: Bundle, tmp_path: Path, change: dict[str, Any], says: str) -> None:
     (warning,) = warnings_of(bundle, write_day(tmp_path / "d.nwb", **change))
     assert re.search(says, warning)
-    assert "statistics of that session are used" in warning
+    assert "the statistics of 's1' are used" in warning
     assert "edgedistill build --student" in warning
 
 
@@ -250,3 +250,9 @@ def test_a_recording_that_is_shorter_than_a_bin_is_refused(bundle: Bundle, tmp_p
         pytest.raises(RecordingError, match="shorter than a bin"),
     ):
         match_recording(bundle, recording)
+
+
+def test_a_recording_of_a_second_is_too_short_to_compare(bundle: Bundle, tmp_path: Path) -> None:
+    (warning,) = warnings_of(bundle, write_day(tmp_path / "a.nwb", signal_uv(1)))
+    assert "the recording is 1 s long" in warning
+    assert "conversion" not in warning
