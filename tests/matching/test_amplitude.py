@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgedistill.errors import RecordingError
-from edgedistill.frontend import FrontEnd, settling_bins
+from edgedistill.frontend import FrontEnd, FrontEndConfig, settling_bins
 from edgedistill.matching.amplitude import describe_length, judge_ratios, measure_ratios
 
 from ..bundles import CONFIG
@@ -23,6 +23,7 @@ class Held:
 
     data: np.ndarray
     run: tuple[int, int] | None = None
+    invalid_s: tuple[float, float] = (0, 0)
 
     @property
     def longest_run(self) -> tuple[int, int]:
@@ -31,6 +32,10 @@ class Held:
     @property
     def frames(self) -> int:
         return len(self.data)
+
+    def find_invalid(self, config: FrontEndConfig) -> np.ndarray:
+        at = (np.arange(config.bin_of(self.frames)) + 0.5) / 100
+        return (at > self.invalid_s[0]) & (at < self.invalid_s[1])
 
     def read(self, start: int, stop: int) -> np.ndarray:
         return self.data[start:stop]
@@ -61,6 +66,14 @@ def test_only_the_middle_is_read(std: np.ndarray) -> None:
     frames[: round(150 * RATE)] *= 100
     frames[round(250 * RATE) :] *= 100
     assert measure_ratios(Held(frames), CONFIG, std) == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize("invalid_s", [(60, 140), (5, 195), (2, 100)])
+def test_invalid_times_do_not_count(std: np.ndarray, invalid_s: tuple[float, float]) -> None:
+    frames = signal_uv(220)
+    frames[round(invalid_s[0] * RATE) : round(invalid_s[1] * RATE)] *= 100
+    assert measure_ratios(Held(frames, None, invalid_s), CONFIG, std) == pytest.approx(1, rel=0.1)
+    assert np.isnan(measure_ratios(Held(frames, None, (0, 220)), CONFIG, std)).all()
 
 
 def test_artefacts_lost_frames_and_their_ringing_do_not_count(std: np.ndarray) -> None:
