@@ -80,6 +80,8 @@ def test_what_cannot_be_reported_or_measured_is_refused(bundle: Path, tmp_path: 
     refused("bench", bundle, "--against", "torch-eagr", says=("torch-eagr", "torch-eager"))
     refused("bench", bundle, "--assume", "radio=1", says=("radio", "radio_pj_per_bit"))
     assert call("bench", bundle, "--assume", "radio_pj_per_bit").exit_code == 2
+    for option in ("--lfp", "--behavior"):
+        refused("bench", bundle, option, "one", says=("--data",), code=2)
     assert not page.exists()
 
 
