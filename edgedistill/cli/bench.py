@@ -146,6 +146,7 @@ def bench(
             print_warnings(matched.warnings)
             with show_work("measuring"):
                 result = measurement.bench(opened, options, matched)
+            print_warnings(result.warnings[len(matched.warnings) :])
     found = result.to_json() | {
         "command": shlex.join(["edgedistill", *sys.argv[1:]]),
         "created": date.today().isoformat(),

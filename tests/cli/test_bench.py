@@ -20,6 +20,8 @@ def test_bench_prints_every_subject_and_the_machines_own_noise(bundle: Path, ses
             "device",
             "bundle",
             "series",
+            "scored_s",
+            "left_out_s",
             "warnings",
             "subjects",
             "absent",
@@ -32,11 +34,12 @@ def test_bench_prints_every_subject_and_the_machines_own_noise(bundle: Path, ses
         ),
         *("trace", "layers", "calibration", "robustness", "system", "command", "created"),
     }
-    assert (found["series"], found["warnings"]) == (None, [])
+    assert (found["series"], found["scored_s"], found["left_out_s"], found["warnings"]) == (None, None, None, [])
     text = call("bench", bundle, "--data", session, "--steps", 20, "--closed-loop", 0.1, "--system")
     assert text.exit_code == 0, text.output
     assert text.stderr.startswith("warning: the bundle does not state")
     assert "processing/ecephys/LFP/ElectricalSeries" in text.stdout
+    assert "of 125 s kept; left out: warm-up" in text.stdout
     for word in (
         "lfp-student-fp32",
         "spike-student",
