@@ -97,7 +97,7 @@ def score_on_recording(bundle: Bundle, matched: MatchedRecording, engine: str = 
         (GAP, _find_flagged(outputs, Flag.GAP)),
         (INVALID, mask_intervals(edges_s, invalid_s)),
         (INVALID_OUTPUTS, _find_flagged(outputs, Flag.INVALID)),
-        (NO_BEHAVIOR, ~np.isfinite(truth).all(axis=1)),
+        (NO_BEHAVIOR, np.asarray(~np.isfinite(truth).all(axis=1))),
     ]
     scored = ~np.any([mask for _, mask in reasons], axis=0)
     guess = np.array([o.kinematics for o in outputs], np.float32).reshape(len(outputs), -1)
