@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -125,6 +125,16 @@ def decode_lfp(decoder: Decoder, matched: MatchedRecording) -> Iterator[Output]:
     decoder.reset()
     for part in matched.read_blocks(max(1, BLOCK_VALUES // len(decoder.info.channel_ids))):
         yield from decoder.push(part) if isinstance(part, np.ndarray) else decoder.gap(part.frames)
+
+
+def describe_shift(outputs: Sequence[Output]) -> str | None:
+    """Returns a warning that counts the bins flagged as shifted, or None where there are none."""
+    shifted = sum(bool(output.flags & Flag.SHIFTED) for output in outputs)
+    if not shifted:
+        return None
+    return (
+        f"{shifted} of {len(outputs)} bins have another amplitude than the bundle expects, and are flagged as shifted"
+    )
 
 
 def decode_stream(decoder: Decoder, stream: ByteStream) -> Iterator[list[Output]]:

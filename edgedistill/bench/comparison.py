@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from edgedistill.bench.extras import estimate_budget, list_work, make_trace, measure_robustness
-from edgedistill.bench.holdout_scores import DecodedHoldout, decode_holdout, score_candidate_on_recording
+from edgedistill.bench.holdout_scores import DecodedHoldout, RecordingFit, decode_holdout, score_candidate_on_recording
 from edgedistill.bench.result import BenchResult, Extras, Subject
 from edgedistill.bench.subjects import (
     LFP_INT8,
@@ -84,9 +84,11 @@ def bench(
     candidates, absent = open_candidates(bundle, holdout, engine, options.subjects, required=not by_default)
     _require_any(candidates, absent)
     decoded = {c.name: decode_holdout(c, bundle, holdout) for c in candidates}
-    fits = {name: part.fit for name, part in decoded.items()}
+    fits: dict[str, Fit] = {name: part.fit for name, part in decoded.items()}
     if recording is not None:
         fits = {c.name: score_candidate_on_recording(c, bundle, recording) for c in candidates}
+    streamed = next((fit for fit in fits.values() if isinstance(fit, RecordingFit)), None)
+    late = () if streamed is None or streamed.late_warning is None else (streamed.late_warning,)
     times = time_flat_out(candidates, options.steps)
     in_use = time_in_use(candidates, times, options.closed_loop_s)
     decodes = LFP_INT8 not in (one.name for one in absent)
@@ -115,7 +117,8 @@ def bench(
         harness={"closed_loop": dict(in_use.scheduling), "steps_in_turn": True, "garbage_collector": "off"},
         extras=_make_extras(bundle, holdout, candidates, decoded, subjects, options),
         series=None if recording is None else recording.series,
-        warnings=() if recording is None else recording.warnings,
+        coverage=None if streamed is None else streamed.coverage,
+        warnings=() if recording is None else (*recording.warnings, *late),
     )
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edgedistill.bench.subjects import LFP_INT8, LFP_STUDENT, SPIKE_INT8, SPIKE_STUDENT, TEACHER, Absent
 from edgedistill.bench.timing import FrameTimes
 from edgedistill.bundle.contents import RangeRow
+from edgedistill.data.coverage import Coverage
 from edgedistill.measure.closed_loop import PacedTimes
 from edgedistill.measure.energy import Energy
 from edgedistill.measure.latency import LatencyUs, Times, compute_part_medians, count_by_time, count_misses
@@ -171,6 +172,7 @@ class BenchResult:
     harness: dict[str, object]
     extras: Extras
     series: str | None = None  # the LFP of the recording that R² was measured on
+    coverage: Coverage | None = None  # which of its seconds R² was measured on
     warnings: tuple[str, ...] = ()  # how that recording differs from the bundle
 
     @property
@@ -192,6 +194,8 @@ class BenchResult:
             "device": self.device,
             "bundle": self.bundle,
             "series": self.series,
+            "scored_s": None if self.coverage is None else self.coverage.kept_s,
+            "left_out_s": None if self.coverage is None else dict(self.coverage.left_out_s),
             "warnings": list(self.warnings),
             "subjects": [subject.to_json() for subject in self.subjects],
             "absent": [asdict(one) for one in self.absent],

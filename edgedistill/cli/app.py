@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from edgedistill import __version__
-from edgedistill.cli.output import print_json, show_log
+from edgedistill.cli.output import error_to_json, print_json, show_log
 from edgedistill.errors import EdgeDistillError, EngineError, OutputError, did_you_mean
 from edgedistill.files import CAUSES, USUAL_STEP
 
@@ -74,26 +74,13 @@ class CommandLine(Commands):
 
 
 def _fail(ctx: click.Context, error: EdgeDistillError) -> None:
-    _print_error_json(
-        ctx,
-        type(error).__name__,
-        FAILED,
-        what=error.what,
-        got=_to_text(error.got),
-        expected=_to_text(error.expected),
-        causes=list(error.causes),
-        next_step=error.next_step,
-    )
+    _print_error_json(ctx, type(error).__name__, FAILED, **error_to_json(error))
     click.echo(f"error: {error}", err=True)
 
 
 def _print_error_json(ctx: click.Context, kind: str, code: int, **facts: object) -> None:
     if ctx.meta.get(JSON_WANTED):
         print_json({"error": {"type": kind, **facts, "exit_code": code}})
-
-
-def _to_text(value: object) -> str | None:
-    return None if value is None else str(value)
 
 
 def _error_for_package(name: str) -> EngineError:

@@ -6,7 +6,6 @@ import shlex
 import sys
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,12 +13,9 @@ from edgedistill.bundle import open_bundle
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.bench_tables import print_bench
 from edgedistill.cli.output import format_json, json_option, print_json, print_notes, print_warnings, show_work
-from edgedistill.cli.training_options import add_series_options
+from edgedistill.cli.training_options import SERIES_HELP
 from edgedistill.files import atomic_write_text
 from edgedistill.runtime.compiled_engines import COMPILED
-
-if TYPE_CHECKING:
-    from edgedistill.data.candidates import SeriesNames
 
 
 def _parse_assumptions(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
@@ -55,7 +51,8 @@ estimated. If a gate of the target is missed, the exit code is 3.""",
     type=click.Path(path_type=Path),
     help="Measure R² on this recording of the same array.  [default: the holdout inside the bundle]",
 )
-@add_series_options
+@click.option("--lfp", metavar="NAME", help=f"{SERIES_HELP['lfp']} Goes with --data.")
+@click.option("--behavior", metavar="NAME", help=f"{SERIES_HELP['behavior']} Goes with --data.")
 @click.option(
     "--against",
     metavar="NAME",
@@ -104,7 +101,8 @@ estimated. If a gate of the target is missed, the exit code is 3.""",
 def bench(
     bundle: Path,
     data: Path | None,
-    names: SeriesNames,
+    lfp: str | None,
+    behavior: str | None,
     against: tuple[str, ...],
     steps: int,
     engine: str | None,
@@ -120,6 +118,8 @@ def bench(
     The LFP student is compared with a student of the same size that reads spikes, with the spike teacher (which is run
     again over its whole window for every bin), and with other runtimes.
     """
+    if data is None and (lfp or behavior):
+        raise click.UsageError("--lfp and --behavior name series of --data FILE.nwb, and there is none")
     from edgedistill import bench as measurement
 
     opened = open_bundle(bundle)
@@ -136,16 +136,17 @@ def bench(
         with show_work("measuring"):
             result = measurement.bench(opened, options)
     else:
-        from edgedistill.data.recording import open_recording
+        from edgedistill.data.recording import SeriesNames, open_recording
         from edgedistill.matching import match_recording
 
-        with open_recording(data, names) as recording:
+        with open_recording(data, SeriesNames(lfp=lfp, behavior=behavior)) as recording:
             with show_work(f"comparing {data} with the bundle"):
                 matched = match_recording(opened, recording)
             print_notes(matched.lfp.notes)
             print_warnings(matched.warnings)
             with show_work("measuring"):
                 result = measurement.bench(opened, options, matched)
+            print_warnings(result.warnings[len(matched.warnings) :])
     found = result.to_json() | {
         "command": shlex.join(["edgedistill", *sys.argv[1:]]),
         "created": date.today().isoformat(),

@@ -58,6 +58,7 @@ def print_bench(result: BenchResult) -> None:
         | {"device": f"{device['cpu'] or device['architecture']}, {device['cores']} cores, {device['os']}"}
         | {"load": f"{format_value(device['load'])} over 1, 5, 15 min; a busy machine raises p99 and max"}
         | ({} if result.series is None else {"LFP of the recording": result.series})
+        | ({} if result.coverage is None else {"R² of the recording": result.coverage.to_text()})
         | _energy_facts(result)
     )
     print_gates(result.gates)

@@ -12,7 +12,7 @@ import click
 from edgedistill.bundle import MANIFEST, Bundle, GraphVerdict, open_bundle
 from edgedistill.bundle.contents import read_decoder_spec
 from edgedistill.cli.app import FAILED
-from edgedistill.cli.output import format_value, json_option, print_facts, print_json, print_table
+from edgedistill.cli.output import error_to_json, format_value, json_option, print_facts, print_json, print_table
 from edgedistill.cli.training_options import add_series_options
 from edgedistill.errors import RecordingError
 
@@ -38,6 +38,8 @@ def inspect(path: Path, names: SeriesNames, as_json: bool) -> None:
     use it, and what they miss.
     """
     if _is_bundle(path):
+        if names.lfp or names.units or names.behavior:
+            raise click.UsageError("--lfp, --units and --behavior name series of a session, and a bundle has none")
         _show_bundle(open_bundle(path), as_json)
         return
     from edgedistill.data.inspect import describe
@@ -74,13 +76,7 @@ def _describe_or_explain(file: Path, names: SeriesNames) -> Inspection | Recordi
 
 def _session_to_json(file: Path, found: Inspection | RecordingError) -> dict[str, object]:
     if isinstance(found, RecordingError):
-        return {
-            "kind": "unreadable",
-            "path": str(file),
-            "what": found.what,
-            "got": found.got,
-            "next_step": found.next_step,
-        }
+        return {"kind": "unreadable", "path": str(file), **error_to_json(found)}
     return {"kind": "session", **found.to_json()}
 
 

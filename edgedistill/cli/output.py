@@ -21,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from edgedistill.errors import EdgeDistillError
+
 Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, learning rate
 
 json_option = click.option(
@@ -34,6 +36,13 @@ json_option = click.option(
 def print_json(value: Mapping[str, object]) -> None:
     """Prints one JSON object on stdout."""
     click.echo(format_json(value))
+
+
+def error_to_json(error: EdgeDistillError) -> dict[str, object]:
+    """Returns what an error says as JSON states it."""
+    got, expected = (None if value is None else str(value) for value in (error.got, error.expected))
+    causes = list(error.causes)
+    return {"what": error.what, "got": got, "expected": expected, "causes": causes, "next_step": error.next_step}
 
 
 def format_json(value: Mapping[str, object]) -> str:

@@ -94,7 +94,7 @@ def run(bundle: Path, recording: str, out: Path | None, engine: str | None, lfp:
 def _decode_recording(decoder: Decoder, path: str, lfp: str | None) -> Predictions:
     """Decodes a file. Warnings are printed as soon as they are known, which is before the work for most of them."""
     from edgedistill.data.recording import SeriesNames, open_recording
-    from edgedistill.decoding import decode_matched
+    from edgedistill.decoding import decode_matched, describe_shift
     from edgedistill.matching import match_recording
 
     with open_recording(path, SeriesNames(lfp=lfp)) as opened:
@@ -104,12 +104,8 @@ def _decode_recording(decoder: Decoder, path: str, lfp: str | None) -> Predictio
         print_warnings(matched.warnings)
         with show_work(f"decoding {path}"):
             predictions = decode_matched(decoder, matched)
-    if not (shifted := predictions.counts().get("shifted", 0)):
+    if (late := describe_shift(predictions.outputs)) is None:
         return predictions
-    late = (
-        f"{shifted} of {len(predictions.outputs)} bins have another amplitude than the bundle expects, and are flagged "
-        "as shifted"
-    )
     print_warnings([late])
     return replace(predictions, warnings=(*predictions.warnings, late))
 

@@ -79,7 +79,7 @@ def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behav
     earliest = min(first for first, _ in spans.values())
     if lfp is not None:
         frames = lfp.frames * BINS_PER_S * lfp.rate.denominator // lfp.rate.numerator
-        edges = compute_edges(lfp.start_s, frames) + find_drift(lfp, frames)
+        edges = compute_edges(lfp.start_s, frames) + find_drift(lfp, bin_edges(lfp.rate, 0, frames))
     else:
         start = float(np.floor(earliest)) if earliest >= 60 else 0.0
         edges = compute_edges(start, int((min(stop for _, stop in spans.values()) - start) * BINS_PER_S + 1e-6))
@@ -101,10 +101,9 @@ def _share(*spans: tuple[float, float]) -> tuple[float, float]:
     return max(first for first, _ in spans), min(last for _, last in spans)
 
 
-def find_drift(lfp: Lfp, bins: int) -> npt.NDArray[np.float64]:
-    """Returns by how much the edges (bins + 1,) of the LFP's bins lie later in s than its rate alone would say."""
-    edges = bin_edges(lfp.rate, 0, bins)
-    drift = lfp.times_at(edges) - (lfp.start_s + edges / float(lfp.rate))
+def find_drift(lfp: Lfp, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Returns by how much frames (n,) of the LFP's grid lie later in s than its rate alone would say."""
+    drift = lfp.times_at(frames) - (lfp.start_s + frames / float(lfp.rate))
     return np.where(np.abs(drift) < ROUNDING_S, 0.0, drift)
 
 
@@ -166,11 +165,11 @@ def _too_short_error(path: Path, got: str) -> RecordingError:
     )
 
 
-def compute_edges(start_s: float, n_bins: int) -> npt.NDArray[np.float64]:
-    """Returns the edges of all bins in s, (n_bins + 1,): start + k / 100, each rounded once.
+def compute_edges(start_s: float, n_bins: int, stretch: float = 1.0) -> npt.NDArray[np.float64]:
+    """Returns the edges of all bins in s, (n_bins + 1,): start + stretch * k / 100, each rounded once.
 
     The sum is done in integers, because 0.29 * 100 is below 29 and a spike stored at 0.29 s belongs to bin 29.
     """
-    top, bottom = start_s.as_integer_ratio()
-    first, below = BINS_PER_S * top, BINS_PER_S * bottom
-    return np.array([(first + k * bottom) / below for k in range(n_bins + 1)])
+    (top, bottom), (longer, shorter) = start_s.as_integer_ratio(), stretch.as_integer_ratio()
+    first, step, below = BINS_PER_S * top * shorter, bottom * longer, BINS_PER_S * bottom * shorter
+    return np.array([(first + k * step) / below for k in range(n_bins + 1)])

@@ -1,6 +1,6 @@
 """Compares the amplitude of a recording with that of the bundle's session, channel by channel.
 
-A stretch of LFP in the middle of the recording goes through the bundle's front end. The deviation of each channel,
+A minute of LFP near the middle of the recording goes through the bundle's front end. The deviation of each channel,
 fitted as a build fits it, is divided by the bundle's. A lost gain or a wrong unit moves all channels by one factor. A
 contact that broke or a reference that was moved shows in single channels.
 """
@@ -39,6 +39,9 @@ class Frames(Protocol):
     def longest_run(self) -> tuple[int, int]:
         """Returns [first, stop) of the longest stretch of frames without a gap."""
 
+    def find_invalid(self, config: FrontEndConfig) -> Mask:
+        """Returns which bins (B,) of the recording touch times that it marks as invalid."""
+
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Reads frames [start, stop) as (frames, channels) in uV, with NaN where nothing is known."""
 
@@ -46,8 +49,8 @@ class Frames(Protocol):
 def measure_ratios(lfp: Frames, config: FrontEndConfig, std: Floats) -> Floats:
     """Returns by channel the deviation of the recording over `std` (C,), the bundle's. NaN stands for not compared.
 
-    Channels are not compared where the bundle's deviation is 0, or where less than five seconds in the middle minute of
-    the recording are good.
+    Channels are not compared where the bundle's deviation is 0, or where less than five seconds of the minute that is
+    measured are good. Bins in invalid times are not good.
     """
     values, bad = _filter_middle(lfp, config)
     settling = settling_bins(config)
@@ -60,22 +63,40 @@ def measure_ratios(lfp: Frames, config: FrontEndConfig, std: Floats) -> Floats:
     return ratios
 
 
-def _filter_middle(lfp: Frames, config: FrontEndConfig) -> tuple[Floats, Mask]:
-    """Returns bins and bad channels, both (B, C), of the settling time and a minute.
+def describe_length(lfp: Frames, config: FrontEndConfig) -> str | None:
+    """Returns a warning where the recording is too short for `measure_ratios` to compare any channel, else None."""
+    found, needed = config.bin_of(lfp.frames), settling_bins(config) + MIN_GOOD_BINS
+    if found >= needed:
+        return None
+    return (
+        f"the amplitude was not compared with the bundle: the recording is {found / BINS_PER_S:g} s long, and "
+        f"{needed / BINS_PER_S:g} s are needed"
+    )
 
-    They lie in the middle of the longest stretch without a gap, or of the whole recording where that is too short.
+
+def _filter_middle(lfp: Frames, config: FrontEndConfig) -> tuple[Floats, Mask]:
+    """Returns bins and bad channels, both (B, C), of the settling time and a minute. Bins in invalid times are bad.
+
+    They lie in the longest stretch without a gap, or in the whole recording where that is too short: where the fewest
+    bins of the minute are invalid, and of such places closest to the middle.
     """
     settling = settling_bins(config)
     begin, total = map(config.bin_of, lfp.longest_run)
-    if total - begin < settling + MIN_GOOD_BINS:
-        begin, total = 0, config.bin_of(lfp.frames)
+    invalid = lfp.find_invalid(config)
+    if np.count_nonzero(~invalid[begin + settling : total]) < MIN_GOOD_BINS:
+        begin, total = 0, len(invalid)
     wanted = settling + STRETCH_BINS
-    first = max(begin, (begin + total - wanted) // 2)
+    firsts = np.arange(begin, max(begin, total - wanted) + 1)
+    before = np.concatenate([[0], np.cumsum(~invalid)])  # valid bins before each
+    valid = before[np.minimum(firsts + wanted, total)] - before[np.minimum(firsts + settling, total)]
+    aside = np.abs(firsts - (begin + total - wanted) // 2)
+    first = int(firsts[np.lexsort((aside, -valid))[0]])
     start, stop = config.edge(first), config.edge(min(total, first + wanted))
     front_end, step = FrontEnd(config), max(1, READ_VALUES // config.channels)
     parts = [front_end.push(lfp.read(at, min(at + step, stop))) for at in range(start, stop, step)]
     empty = np.empty((0, config.channels))
     bad = np.concatenate([empty.astype(np.bool_), *(part.bad for part in parts)])
+    bad[invalid[first : first + len(bad)]] = True
     return np.concatenate([empty, *(part.values for part in parts)]), bad
 
 
@@ -94,8 +115,8 @@ def judge_ratios(ratios: Floats, names: Sequence[str], file: object, series: str
     known = np.isfinite(ratios)
     if not known.any():
         return [
-            "the amplitude was not compared with the bundle: no channel has five good seconds in the middle of the "
-            f"recording; if all are flat, check `conversion` and the unit of {series}"
+            "the amplitude was not compared with the bundle: no channel has five good seconds in the minute that "
+            f"was measured; if all are flat, check `conversion` and the unit of {series}"
         ]
     median, warnings = float(np.median(ratios[known])), []
     if not POSSIBLE[0] <= median <= POSSIBLE[1]:

@@ -32,11 +32,13 @@ def describe_days(start: str, expected: str) -> str | None:
     Both are ISO 8601. Returns None too where one of them cannot be read.
     """
     try:
-        hours = (datetime.fromisoformat(start) - datetime.fromisoformat(expected)).total_seconds() / 3600
+        minutes = (datetime.fromisoformat(start) - datetime.fromisoformat(expected)).total_seconds() / 60
     except (ValueError, TypeError):
         return None
-    if hours == 0:
+    if minutes == 0:
         return None
-    days = round(abs(hours) / 24)
-    amount = f"{days} day{'s' * (days != 1)}" if days else f"{abs(hours):.1f} hours"
-    return f"{amount} {'after' if hours > 0 else 'before'}"
+    hours = abs(minutes) / 60
+    days = round(hours / 24)
+    shorter = f"{hours:.1f} hours" if hours >= 1 else f"{abs(minutes):.1f} minutes"
+    amount = f"{days} day{'s' * (days != 1)}" if days else shorter
+    return f"{amount} {'after' if minutes > 0 else 'before'}"

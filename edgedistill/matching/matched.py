@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.data.bin_clock import compute_edges, find_drift
+from edgedistill.data.coverage import mask_intervals
 from edgedistill.data.lfp.lfp import Gap, Lfp
 from edgedistill.data.recording import Recording
 from edgedistill.data.session import BINS_PER_S
+from edgedistill.errors import RecordingError
+from edgedistill.frontend import FrontEndConfig, bin_edges
 from edgedistill.matching.channels import ChannelOrder
 
 STEADY_S = 1e-5  # a clock that strays less from a constant rate than a thousandth of a bin has a constant rate
@@ -55,15 +59,24 @@ class MatchedRecording:
     def find_bin_ends(self, end_frames: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], float | None]:
         """Returns when the bins 0, 1, ... end, in seconds on the clock of the file, and how many there are a second.
 
-        `end_frames` (B,) are the frames that complete the bins. The second value is None for a clock that is not
-        constant, such as that of a recording in segments.
+        `end_frames` (B,) are the frames that complete the bins. The times are those that a build gives these bins. The
+        second value is None for a clock that is not constant, such as that of a recording in segments.
         """
-        follows = np.asarray(self.lfp.times_at(end_frames + 1), np.float64)
-        steady = self.lfp.start_s + (end_frames + 1) / float(self.lfp.rate)
-        if np.abs(follows - steady).max(initial=0) > STEADY_S:
-            return follows, None
-        bins = np.arange(1, len(end_frames) + 1)  # a bin may end between two frames, so frames are not counted here
-        return self.lfp.start_s + bins * self.stretch / BINS_PER_S, BINS_PER_S / self.stretch
+        drift = find_drift(self.lfp, end_frames + 1)
+        ends_s = compute_edges(self.lfp.start_s, len(end_frames), self.stretch)[1:] + drift
+        return ends_s, None if np.abs(drift).max(initial=0) > STEADY_S else BINS_PER_S / self.stretch
+
+    def find_invalid(self, config: FrontEndConfig) -> npt.NDArray[np.bool_]:
+        """Returns which bins (B,) of the recording touch times that it marks as invalid."""
+        bins = config.bin_of(self.frames)
+        try:
+            invalid = np.array([(one.start_s, one.stop_s) for one in self.recording.invalid_times])
+        except RecordingError:  # decoding needs no such table, so a wrong one only marks nothing
+            return np.zeros(bins, np.bool_)
+        if not len(invalid):
+            return np.zeros(bins, np.bool_)
+        ends_s, _ = self.find_bin_ends(bin_edges(config.rate, 1, bins) - 1)
+        return mask_intervals(np.concatenate([[self.lfp.start_s], ends_s]), invalid)
 
     def _arrange(self, frames: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if not self.order.as_stored:

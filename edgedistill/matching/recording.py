@@ -18,7 +18,7 @@ from edgedistill.data.lfp.lfp import MIN_RATE_HZ, Lfp
 from edgedistill.data.recording import Recording
 from edgedistill.data.session import BINS_PER_S
 from edgedistill.errors import RecordingError
-from edgedistill.matching.amplitude import judge_ratios, measure_ratios
+from edgedistill.matching.amplitude import describe_length, judge_ratios, measure_ratios
 from edgedistill.matching.channels import find_order
 from edgedistill.matching.clock import MOST_PPM, describe_days, describe_rates, measure_ppm
 from edgedistill.matching.matched import MatchedRecording
@@ -113,6 +113,8 @@ def _read_series(manifest: Manifest) -> Mapping[str, str]:
 
 def _compare_amplitude(matched: MatchedRecording, spec: DecoderSpec, manifest: Manifest, names: list[str]) -> list[str]:
     """Returns warnings about the amplitude. The session of the bundle itself is never warned of."""
+    if (short := describe_length(matched, spec.front_end)) is not None:
+        return [short]
     ratios = measure_ratios(matched, spec.front_end, np.array(spec.normalization.std))
     try:
         found = judge_ratios(ratios, names, matched.recording.path, matched.series)
@@ -147,7 +149,7 @@ def _describe_session(recording: Recording, manifest: Manifest) -> str | None:
         return None
     when = f"recorded {later} the bundle's session '{own.id}'" if later else f"not the bundle's session '{own.id}'"
     return (
-        f"session '{recording.session_id}' was {when}: the statistics of that session are used; `edgedistill build "
+        f"session '{recording.session_id}' was {when}: the statistics of '{own.id}' are used; `edgedistill build "
         "--student` adapts the decoder to this day"
     )
 

@@ -35,7 +35,7 @@ from edgedistill.quantization.onnx_graph.teacher_window import make_timing_graph
 from edgedistill.report import page_from_results
 
 from ..bundles import CONFIG, SHAPE, SPIKE_STATISTICS, UNITS, manifest, student_files, write_test_bundle
-from ..data.nwb_files import add_behavior, add_lfp, lfp_volts, new_nwb, whole_session, write
+from ..data.nwb_files import add_behavior, add_lfp, lfp_volts, new_nwb, velocity, whole_session, write
 
 QUICKLY = replace(QUICK, steps=60)
 TEACHER_SIZE = TeacherSize(
@@ -106,6 +106,27 @@ def test_r2_on_another_recording(bundle: Bundle, tmp_path: Path) -> None:
         assert subject.fit.source.endswith("s2.nwb")
     for subject in spikes:
         assert (subject.fit.r2, "its own session" in subject.fit.source) == (None, True)
+
+
+def test_every_second_of_a_recording_is_scored_or_left_out_for_a_reason(bundle: Bundle, tmp_path: Path) -> None:
+    nwb = new_nwb()
+    volts = lfp_volts(seconds=60)
+    volts[5000:] *= 10  # from 20 s on
+    add_lfp(nwb, volts)
+    add_behavior(nwb, velocity()[:4000])
+    nwb.add_invalid_time_interval(start_time=10.0, stop_time=12.0)
+    with open_recording(write(nwb, tmp_path / "s.nwb")) as recording:
+        matched = replace(match_recording(bundle, recording), warnings=())
+        fit = score_on_recording(bundle, matched)
+        result = bench(bundle, QUICKLY, matched)
+    left = dict(fit.coverage.left_out_s)
+    assert list(left) == ["warm-up", "invalid times", "no behavior"]
+    assert (left["invalid times"], left["no behavior"]) == (pytest.approx(2), pytest.approx(20, abs=0.05))
+    assert fit.coverage.kept_s + sum(left.values()) == pytest.approx(60)
+    found = result.to_json()
+    assert (found["scored_s"], found["left_out_s"]) == (fit.coverage.kept_s, left)
+    (late,) = found["warnings"]
+    assert "of 6000 bins have another amplitude" in late
 
 
 def test_r2_on_a_recording_of_the_training_is_not_called_held_out(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ def test_bench_prints_every_subject_and_the_machines_own_noise(bundle: Path, ses
             "device",
             "bundle",
             "series",
+            "scored_s",
+            "left_out_s",
             "warnings",
             "subjects",
             "absent",
@@ -32,11 +34,12 @@ def test_bench_prints_every_subject_and_the_machines_own_noise(bundle: Path, ses
         ),
         *("trace", "layers", "calibration", "robustness", "system", "command", "created"),
     }
-    assert (found["series"], found["warnings"]) == (None, [])
+    assert (found["series"], found["scored_s"], found["left_out_s"], found["warnings"]) == (None, None, None, [])
     text = call("bench", bundle, "--data", session, "--steps", 20, "--closed-loop", 0.1, "--system")
     assert text.exit_code == 0, text.output
     assert text.stderr.startswith("warning: the bundle does not state")
     assert "processing/ecephys/LFP/ElectricalSeries" in text.stdout
+    assert "of 125 s kept; left out: warm-up" in text.stdout
     for word in (
         "lfp-student-fp32",
         "spike-student",
@@ -80,6 +83,8 @@ def test_what_cannot_be_reported_or_measured_is_refused(bundle: Path, tmp_path: 
     refused("bench", bundle, "--against", "torch-eagr", says=("torch-eagr", "torch-eager"))
     refused("bench", bundle, "--assume", "radio=1", says=("radio", "radio_pj_per_bit"))
     assert call("bench", bundle, "--assume", "radio_pj_per_bit").exit_code == 2
+    for option in ("--lfp", "--behavior"):
+        refused("bench", bundle, option, "one", says=("--data",), code=2)
     assert not page.exists()
 
 

@@ -17,6 +17,20 @@ def test_a_bundle_can_be_inspected(bundle: Path) -> None:
     assert "deployed_r2" in text
 
 
+def test_a_bundle_has_no_series_to_name(bundle: Path) -> None:
+    for option in ("--lfp", "--units", "--behavior"):
+        refused("inspect", bundle, option, "one", says=("a bundle has none",), code=2)
+
+
+def test_an_unreadable_file_of_a_folder_says_all_that_an_error_says(tmp_path: Path) -> None:
+    (tmp_path / "empty.nwb").touch()
+    (one,) = answer("inspect", tmp_path, code=1)["sessions"]
+    alone = answer("inspect", tmp_path / "empty.nwb", code=1)["error"]
+    assert one.pop("kind") == "unreadable"
+    assert one.pop("path") == str(tmp_path / "empty.nwb")
+    assert one == {key: value for key, value in alone.items() if key not in ("type", "exit_code")}
+
+
 def test_what_is_not_a_bundle(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     refused("bench", tmp_path / "folder", says=("folder", "not an edgedistill bundle"))

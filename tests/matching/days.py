@@ -46,6 +46,7 @@ def write_day(
     names: tuple[str, ...] = ("lfp",),
     starts: tuple[float, ...] | None = None,
     volts: float = 1e-6,
+    invalid_s: tuple[tuple[float, float], ...] = (),
     **series: Any,
 ) -> Path:
     """Writes a recording whose columns and electrodes stand in `order`. The ids do not: they are those of the rows."""
@@ -72,6 +73,8 @@ def write_day(
         data = (frames_uv[:, list(order)] * volts).astype(np.float32)
         clock = {} if "timestamps" in series else {"rate": rate, "starting_time": start}
         lfp.add_electrical_series(ElectricalSeries(name=name, data=data, electrodes=region, **clock, **series))
+    for begin, end in invalid_s:
+        nwb.add_invalid_time_interval(start_time=begin, stop_time=end)
     return write(nwb, path)
 
 

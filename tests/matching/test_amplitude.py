@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgedistill.errors import RecordingError
-from edgedistill.frontend import FrontEnd, settling_bins
-from edgedistill.matching.amplitude import judge_ratios, measure_ratios
+from edgedistill.frontend import FrontEnd, FrontEndConfig, settling_bins
+from edgedistill.matching.amplitude import describe_length, judge_ratios, measure_ratios
 
 from ..bundles import CONFIG
 from .days import RATE, signal_uv
@@ -23,6 +23,7 @@ class Held:
 
     data: np.ndarray
     run: tuple[int, int] | None = None
+    invalid_s: tuple[float, float] = (0, 0)
 
     @property
     def longest_run(self) -> tuple[int, int]:
@@ -31,6 +32,10 @@ class Held:
     @property
     def frames(self) -> int:
         return len(self.data)
+
+    def find_invalid(self, config: FrontEndConfig) -> np.ndarray:
+        at = (np.arange(config.bin_of(self.frames)) + 0.5) / 100
+        return (at > self.invalid_s[0]) & (at < self.invalid_s[1])
 
     def read(self, start: int, stop: int) -> np.ndarray:
         return self.data[start:stop]
@@ -61,6 +66,14 @@ def test_only_the_middle_is_read(std: np.ndarray) -> None:
     frames[: round(150 * RATE)] *= 100
     frames[round(250 * RATE) :] *= 100
     assert measure_ratios(Held(frames), CONFIG, std) == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize("invalid_s", [(60, 140), (5, 195), (2, 100)])
+def test_invalid_times_do_not_count(std: np.ndarray, invalid_s: tuple[float, float]) -> None:
+    frames = signal_uv(220)
+    frames[round(invalid_s[0] * RATE) : round(invalid_s[1] * RATE)] *= 100
+    assert measure_ratios(Held(frames, None, invalid_s), CONFIG, std) == pytest.approx(1, rel=0.1)
+    assert np.isnan(measure_ratios(Held(frames, None, (0, 220)), CONFIG, std)).all()
 
 
 def test_artefacts_lost_frames_and_their_ringing_do_not_count(std: np.ndarray) -> None:
@@ -104,3 +117,11 @@ def test_single_channels_that_are_far_off_are_listed() -> None:
 def test_that_nothing_was_compared_is_said() -> None:
     (warning,) = judge_ratios(np.full(3, np.nan), NAMES, "day.nwb", "lfp")
     assert "not compared" in warning
+
+
+def test_a_recording_that_is_too_short_is_called_so() -> None:
+    needed = settling_bins(CONFIG) / 100 + 5
+    assert describe_length(Held(signal_uv(needed)), CONFIG) is None
+    short = describe_length(Held(signal_uv(1)), CONFIG)
+    assert short is not None
+    assert f"the recording is 1 s long, and {needed:g} s are needed" in short

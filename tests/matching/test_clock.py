@@ -28,6 +28,8 @@ def test_rates_are_compared_in_ppm() -> None:
         ("2024-05-04T12:00:00+00:00", "3 days after"),
         ("2024-04-30T11:00:00+00:00", "1 day before"),
         ("2024-05-01T15:30:00+00:00", "3.5 hours after"),
+        ("2024-05-01T12:01:00+00:00", "1.0 minutes after"),
+        ("2024-05-01T11:00:00+00:00", "1.0 hours before"),
         ("yesterday", None),
         ("2024-05-04T12:00:00", None),
     ],

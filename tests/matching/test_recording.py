@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from edgedistill.bundle import Bundle
+from edgedistill.data.bin_clock import find_clock
 from edgedistill.data.bins import file_sha256
 from edgedistill.data.lfp.lfp import Gap
 from edgedistill.data.recording import SeriesNames, open_recording
 from edgedistill.decoding import Predictions, decode_file, decode_matched
 from edgedistill.errors import RecordingError
+from edgedistill.frontend import bin_edges
 from edgedistill.matching import MatchedRecording, match_recording
 from edgedistill.matching.channels import ChannelOrder
 from edgedistill.runtime import Decoder, Flag
@@ -119,7 +121,7 @@ def test_a_minute_that_is_not_like_the_session_is_no_warning_in_that_very_file(
 def test_another_day_is_one_warning(bundle: Bundle, tmp_path: Path, change: dict[str, Any], says: str) -> None:
     (warning,) = warnings_of(bundle, write_day(tmp_path / "d.nwb", **change))
     assert re.search(says, warning)
-    assert "statistics of that session are used" in warning
+    assert "the statistics of 's1' are used" in warning
     assert "edgedistill build --student" in warning
 
 
@@ -226,8 +228,22 @@ def test_lost_frames_are_a_gap_and_times_follow_the_segments(bundle: Bundle, fir
     assert predictions.kinematics.tobytes() == np.array([o.kinematics for o in wanted]).tobytes()
     assert predictions.counts()["gap"] == 4
     assert predictions.bins_per_s is None
-    ends = np.array([o.end_frame for o in wanted]) + 1
-    assert predictions.times_s == pytest.approx(ends / 250 + np.where(ends < 505, 0, 0.013), abs=1e-12)
+    edges, bins = np.array([o.end_frame for o in wanted]) + 1, np.arange(1, len(wanted) + 1)
+    assert predictions.times_s == pytest.approx(bins / 100 + np.where(edges < 505, 0, 0.013), abs=1e-12)
+
+
+def test_bins_end_when_a_build_says_on_a_clock_that_was_started_again(
+    bundle: Bundle, first_day: Path, tmp_path: Path
+) -> None:
+    path = write_day(tmp_path / "two.nwb", signal_uv(130), names=("M1_1", "M1_2"), starts=(0.0, 131.0012))
+    with open_recording(path, SeriesNames(lfp="M1")) as recording:
+        matched = match_recording(bundle, recording)
+        ends = bin_edges(matched.lfp.rate, 1, 20_000) - 1
+        found, bins_per_s = matched.find_bin_ends(ends)
+        built = find_clock(recording, matched.lfp, None, None).edges_s
+    assert bins_per_s is None
+    assert found[:3] == pytest.approx([0.01, 0.02, 0.03], abs=1e-9)
+    assert found.tolist() == built[1 : len(found) + 1].tolist()
 
 
 def test_blocks_are_put_in_order_one_at_a_time(bundle: Bundle, first_day: Path) -> None:
@@ -250,3 +266,20 @@ def test_a_recording_that_is_shorter_than_a_bin_is_refused(bundle: Bundle, tmp_p
         pytest.raises(RecordingError, match="shorter than a bin"),
     ):
         match_recording(bundle, recording)
+
+
+def test_a_recording_of_a_second_is_too_short_to_compare(bundle: Bundle, tmp_path: Path) -> None:
+    (warning,) = warnings_of(bundle, write_day(tmp_path / "a.nwb", signal_uv(1)))
+    assert "the recording is 1 s long" in warning
+    assert "conversion" not in warning
+
+
+@pytest.mark.parametrize("stop_s", [140.0, 60.5, 50.0])
+def test_what_a_recording_marks_as_invalid_is_not_compared(bundle: Bundle, tmp_path: Path, stop_s: float) -> None:
+    frames = signal_uv(200)
+    frames[15_000:35_000] *= 100
+    path = write_day(tmp_path / "a.nwb", frames, invalid_s=((60.0, stop_s),))
+    if stop_s == 140:
+        assert warnings_of(bundle, path) == ()
+    else:  # a row that ends before it begins marks nothing, and decoding does not need the table
+        refused(bundle, path, "the amplitude of")
