@@ -199,7 +199,7 @@ def last_labelled_session(bins: Sequence[SessionBins], sessions: Sequence[Traini
     for session in reversed(sessions):
         if find_unlabelled_block(session) is None:
             return session
-    require_labels(sessions[-1], bins[-1].path)
+    require_labels(sessions[-1], bins[-1])
     raise AssertionError("unreachable")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgedistill.data.bins import SessionBins
 from edgedistill.errors import OutputError, RecordingError, did_you_mean
 from edgedistill.files import output_error
 from edgedistill.training.batches import TrainingSession, find_unlabelled_block
@@ -52,13 +53,17 @@ def choose_session(sessions: Sequence[TrainingSession], wanted: str | None) -> T
     return known[wanted]
 
 
-def require_labels(session: TrainingSession, path: str) -> None:
-    """Raises RecordingError where no read-out of `session`, read from `path`, could be fitted and scored."""
+def require_labels(session: TrainingSession, bins: SessionBins) -> None:
+    """Raises RecordingError where no read-out of `session`, made from `bins`, could be fitted and scored."""
     if block := find_unlabelled_block(session):
         raise RecordingError(
-            f"{path}: no known behavior in the {block} block",
-            got="less than one second of it without NaN",
-            expected="known behavior over the whole session: its training, validation and test blocks",
-            causes=["tracking began late or was lost", "the behavior is that of a part of the recording"],
-            next_step="choose another session with --session, or another series with --behavior",
+            f"{bins.path}: no known behavior in the {block} block",
+            got=f"less than one second of it in bins that can be used; {bins.coverage.to_text()}",
+            expected="known behavior in all three blocks of the session: training, validation and test",
+            causes=[
+                "most of the block is left out, for one of the reasons above",
+                "tracking began late or was lost",
+                "the behavior is that of a part of the recording",
+            ],
+            next_step="leave this session out, choose another with --session, or another series with --behavior",
         )

@@ -93,7 +93,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     sessions = tuple(training_session_from_bins(b, gap) for b in bins)
     session = choose_session(sessions, options.session)
     chosen = bins[sessions.index(session)]
-    require_labels(session, chosen.path)
+    require_labels(session, chosen)
     decoder.require_session(session, chosen, sessions, recipe)
     return BuildRequest(
         options=options,

@@ -13,7 +13,7 @@ from .calling import answer, refused
 
 def test_files_that_are_no_session(bundle: Path, session: Path, tmp_path: Path) -> None:
     text, short, foreign = tmp_path / "text.nwb", tmp_path / "short.nwb", tmp_path / "plain.nwb"
-    text.write_text("version https://git-lfs.github.com/spec/v1")
+    text.write_text("subject,unit,time")
     short.write_bytes(session.read_bytes()[: session.stat().st_size // 2])
     with h5py.File(foreign, "w") as file:
         file["x"] = 1

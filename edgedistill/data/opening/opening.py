@@ -85,7 +85,7 @@ def explain_read_errors(path: Path, what: str) -> Iterator[None]:
             f"{path}: {what} cannot be read",
             got=f"{type(error).__name__}: {error}",
             causes=("a shape or a type that the NWB schema does not allow", "a fault of edgedistill"),
-            next_step=f"python -m pynwb.validate {path}",
+            next_step=f"pynwb-validate {path}",
         ) from error
     except (OSError, RuntimeError) as error:
         number = find_errno(error) if isinstance(error, OSError) else None
@@ -104,5 +104,5 @@ def _explain_failure(path: Path, file: Any, error: Exception) -> RecordingError:
         f"{path}: pynwb cannot read this file",
         got=f"no {', no '.join(lacking)}" if lacking else f"{type(error).__name__}: {text}",
         causes=("it lacks a part that NWB 2 needs, or breaks its schema", "the file is damaged"),
-        next_step=f"python -m pynwb.validate {path}",
+        next_step=f"pynwb-validate {path}",
     )

@@ -329,4 +329,4 @@ def test_a_dataset_of_an_odd_shape_is_refused_with_the_part_and_the_command_that
         file[dataset].attrs.update(attributes)
     with open_recording(path) as recording, pytest.raises(RecordingError, match="cannot be read") as caught:
         _ = (recording.units, recording.invalid_times)
-    assert f"python -m pynwb.validate {path}" in str(caught.value)
+    assert f"pynwb-validate {path}" in str(caught.value)
