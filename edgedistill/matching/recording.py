@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -98,7 +99,8 @@ def _prefer_series(recording: Recording, manifest: Manifest) -> Recording:
     """Returns the recording with the series named that the bundle was built from, where the user named none."""
     stated, names = _read_series(manifest), recording.names
     if names.lfp is None and "lfp" in stated:
-        names = replace(names, lfp=find_option_like(recording.series, stated["lfp"], recording.path))
+        with suppress(RecordingError):  # a clock that cannot be read; reading the LFP then says why
+            names = replace(names, lfp=find_option_like(recording.series, stated["lfp"], recording.path))
     if names.behavior is None and "behavior" in stated:
         names = replace(names, behavior=find_behavior_like(recording.series, stated["behavior"]))
     return recording if names == recording.names else recording.with_names(names)
