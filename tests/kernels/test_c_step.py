@@ -35,10 +35,13 @@ OTHERS = ("layers.0.qkv", "layers.0.out", "layers.0.down", "layers.1.gate_up")
 Builder = Callable[..., tuple[Engine, Int8Model]]
 
 
-def plain_first(variants: Sequence[str]) -> list[object]:
+def plain_first(variants: Sequence[Any]) -> list[Any]:
     """Returns the first variant for every run of the tests, and the others as further variants."""
     first, *others = variants
-    return [first, *(pytest.param(one, marks=pytest.mark.variant) for one in others)]
+    return [
+        first,
+        *(pytest.param(*one.values, marks=[*one.marks, pytest.mark.variant], id=one.id) for one in others),
+    ]
 
 
 @pytest.fixture(scope="module")
