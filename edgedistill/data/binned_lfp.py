@@ -30,7 +30,7 @@ class BinnedLfp:
     config: FrontEndConfig
     values: npt.NDArray[np.float64]  # (T, C) uV
     bad: Mask  # (T, C)
-    offset_uv: npt.NDArray[np.float64]  # (S, C) by second
+    level: Level
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -47,8 +47,10 @@ class BinnedLfp:
         lost = self.bad | known[GAP][:, None]
         good = ~(lost | known[INVALID][:, None])
         deviation = robust_deviation(self.values, good)
-        rings = find_rings_of_losses(self.config, lost, self.offset_uv, deviation)
-        rings |= find_rings_of_artefacts(self.config, self.values, known[INVALID], deviation)
+        offset = self.level.offset(~good)
+        rings = find_rings_of_losses(self.config, lost, offset, deviation)
+        excess = self.level.excess(offset)
+        rings |= find_rings_of_artefacts(self.config, self.values, known[INVALID], excess, deviation)
         rings &= good
         all_bad = self.bad.all(axis=1)
         settling = rings.any(axis=1) & (4 * rings.sum(axis=1) >= good.sum(axis=1))
@@ -73,7 +75,7 @@ def bin_lfp(lfp: Lfp, clock: BinClock, line_hz: float) -> BinnedLfp:
         values[at:stop], bad[at:stop] = done.values[: stop - at], done.bad[: stop - at]
         gap[at:stop] = done.gap[: stop - at]
     _require_good_channel(lfp, bad[~gap] if not gap.all() else bad, config.recover_s)
-    return BinnedLfp(config, values, bad, level.offset(bad | gap[:, None]))
+    return BinnedLfp(config, values, bad, level)
 
 
 def _require_good_channel(lfp: Lfp, bad: npt.NDArray[np.bool_], recover_s: float) -> None:

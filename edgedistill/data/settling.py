@@ -24,6 +24,7 @@ Mask = npt.NDArray[np.bool_]
 EVERY = 10  # frames
 MATTERS = 0.1  # deviations of a channel
 ORDINARY = 10  # deviations of a channel that its data reach by themselves
+SHORT_BINS = 100  # in which notches and the low-pass have forgotten an artefact
 
 
 class Level:
@@ -68,6 +69,15 @@ class Level:
             mean -= mean[:, used].mean(axis=1, keepdims=True)
         return np.asarray(mean)
 
+    def excess(self, offset_uv: Array) -> Array:
+        """Returns by second by how much the mean (S, C) in uV lay above the offset, 0 where nothing is known."""
+        known = self._count[:-1] > 0
+        mean = self._sum[:-1] / np.maximum(self._count[:-1], 1)
+        used = np.setdiff1d(np.flatnonzero(known.any(axis=0)), self._config.left_out)
+        if self._config.common_average and len(used):
+            mean -= mean[:, used].mean(axis=1, keepdims=True)
+        return np.where(known, mean - offset_uv, 0.0)
+
 
 def robust_deviation(values: Array, good: Mask) -> Array:
     """Returns the deviation (C,) of values (T, C) over the good bins, from the median; 0 for a channel without any."""
@@ -104,31 +114,29 @@ def find_rings_of_losses(config: FrontEndConfig, lost: Mask, offset_uv: Array, d
     return rings & ~lost
 
 
-def find_rings_of_artefacts(config: FrontEndConfig, values: Array, invalid: Mask, deviation_uv: Array) -> Mask:
-    """Returns the bins (T, C) after invalid stretches (T,) in which the filters can still ring from what was in them.
+def find_rings_of_artefacts(
+    config: FrontEndConfig, values: Array, invalid: Mask, excess_uv: Array, deviation_uv: Array
+) -> Mask:
+    """Returns the bins (T, C) after invalid stretches (T,) in which the filters still ring from what was in them.
 
-    What the largest value in the stretch exceeds ordinary data by fades at least as fast as the response to a step. A
-    stretch of ordinary data leaves nothing behind.
+    Only a channel that leaves its ordinary range `values` (T, C) in a stretch counts. What the high-pass remembers is
+    its slow excess over the offset, `excess_uv` by second (S, C). All other filters forget within SHORT_BINS.
     """
     rings: Mask = np.zeros(values.shape, np.bool_)
     if not invalid.any():
         return rings
-    fade = _step_fade(config)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], invalid, [False]])))
-    for start, stop in edges.reshape(-1, 2):
-        excess = np.abs(values[start:stop]).max(axis=0) - ORDINARY * deviation_uv
-        for channel in np.flatnonzero((deviation_uv > 0) & (excess > 0)):
-            bins = int(np.count_nonzero(fade * excess[channel] > MATTERS * deviation_uv[channel]))
-            rings[stop : stop + bins, channel] = True
-    return rings
-
-
-def _step_fade(config: FrontEndConfig) -> Array:
-    """Returns by bin the largest later share (n,) of the response to a step, which falls from 1 to 1e-4."""
     _, shaper = filter_sections(config)
-    per_bin = float(config.decimated_rate) * config.bin_ms / 1000
-    length = int(4 / config.highpass_hz * float(config.decimated_rate))  # seconds in which the high-pass forgets
-    response = np.abs(sosfilt(shaper, np.ones(length)))
-    later = np.maximum.accumulate(response[::-1])[::-1] / response.max()
-    fade = later[np.minimum((np.arange(int(length / per_bin)) * per_bin).astype(int), length - 1)]
-    return np.asarray(fade[fade > 1e-4])
+    ends = -(-bin_edges(config.rate, 0, len(values), config.bin_ms) // config.decimation)
+    stretches = np.flatnonzero(np.diff(np.concatenate([[False], invalid, [False]]))).reshape(-1, 2)
+    first = int(stretches[0, 0])
+    lengths = np.diff(ends[first:])
+    for channel in np.flatnonzero(deviation_uv > 0):
+        loud = np.abs(values[:, channel]) > ORDINARY * deviation_uv[channel]
+        if not (loud & invalid).any():
+            continue
+        for start, stop in stretches:
+            rings[stop : stop + SHORT_BINS, channel] |= loud[start:stop].any()
+        slow = np.where(invalid, np.repeat(excess_uv[:, channel], BINS_PER_S)[: len(values)], 0.0)
+        response = sosfilt(shaper, np.repeat(slow[first:], lengths))[np.cumsum(lengths) - 1]
+        rings[first:, channel] |= np.abs(response) > MATTERS * deviation_uv[channel]
+    return rings & ~invalid[:, None]
