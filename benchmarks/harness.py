@@ -17,6 +17,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from edgedistill.files import atomic_write_text
 from edgedistill.machine.description import describe_machine
 
@@ -93,3 +96,15 @@ def read_first_line(*command: str) -> str:
 def say(text: str) -> None:
     """Prints progress on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def show_subjects(result: dict[str, Any], what: str, columns: dict[str, str]) -> None:
+    """Prints a table of subjects, called `what`, with the figures in `columns` (key -> heading), and the gates."""
+    table = Table(what, *columns.values(), title=str(result["device"]["cpu"]))
+    for name, figures in result["subjects"].items():
+        table.add_row(name, *(f"{figures[column]:.1f}" for column in columns))
+    console = Console()
+    console.print(table)
+    for gate in result["gates"]:
+        verdict = "met   " if gate["ok"] else "MISSED"
+        console.print(f"{verdict} {gate['name']}: {gate['value']:.1f}, limit {gate['limit']:g}")

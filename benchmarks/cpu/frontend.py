@@ -26,11 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from scipy.signal import sosfilt
 
-from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_peak_mb, run_isolated, write_result
+from benchmarks.harness import (
+    RESULTS,
+    describe_conditions,
+    option_parser,
+    read_peak_mb,
+    run_isolated,
+    show_subjects,
+    write_result,
+)
 from edgedistill.frontend import FrontEnd, FrontEndConfig, filter_sections, group_delay_ms, settling_bins
 
 RATE, CHANNELS = Fraction(390625, 16), 96
@@ -209,16 +215,14 @@ def judge_gates(stream: Figures) -> list[dict[str, object]]:
 
 
 def show(result: dict[str, Any]) -> None:
-    columns = ("signal_s", "seconds", "times_real_time", "times_real_time_by_cpu", "peak_mb")
-    headings = ("signal s", "took s", "x real time", "x by CPU time", "peak MB")
-    table = Table("subject", *headings, title=str(result["device"]["cpu"]))
-    for name, figures in result["subjects"].items():
-        table.add_row(name, *(f"{figures[column]:.1f}" for column in columns))
-    console = Console()
-    console.print(table)
-    for gate in result["gates"]:
-        verdict = "met   " if gate["ok"] else "MISSED"
-        console.print(f"{verdict} {gate['name']}: {gate['value']:.1f}, limit {gate['limit']:g}")
+    columns = {
+        "signal_s": "signal s",
+        "seconds": "took s",
+        "times_real_time": "x real time",
+        "times_real_time_by_cpu": "x by CPU time",
+        "peak_mb": "peak MB",
+    }
+    show_subjects(result, "subject", columns)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.cpu.frontend import make_frames
 from benchmarks.harness import (
@@ -40,6 +38,7 @@ from benchmarks.harness import (
     read_peak_mb,
     run_isolated,
     say,
+    show_subjects,
     write_result,
 )
 
@@ -185,16 +184,15 @@ def judge_gates(name: str, figures: dict[str, float]) -> list[dict[str, object]]
 
 
 def show(result: dict[str, Any]) -> None:
-    columns = ("signal_s", "seconds", "times_real_time", "times_real_time_by_cpu", "peak_mb", "file_mb")
-    headings = ("signal s", "took s", "x real time", "x by CPU time", "peak MB", "file MB")
-    table = Table("layout", *headings, title=str(result["device"]["cpu"]))
-    for name, figures in result["subjects"].items():
-        table.add_row(name, *(f"{figures[column]:.1f}" for column in columns))
-    console = Console()
-    console.print(table)
-    for gate in result["gates"]:
-        verdict = "met   " if gate["ok"] else "MISSED"
-        console.print(f"{verdict} {gate['name']}: {gate['value']:.1f}, limit {gate['limit']:g}")
+    columns = {
+        "signal_s": "signal s",
+        "seconds": "took s",
+        "times_real_time": "x real time",
+        "times_real_time_by_cpu": "x by CPU time",
+        "peak_mb": "peak MB",
+        "file_mb": "file MB",
+    }
+    show_subjects(result, "layout", columns)
 
 
 if __name__ == "__main__":
