@@ -22,6 +22,12 @@ from edgedistill.errors import ConfigError, did_you_mean
 Array = npt.NDArray[np.float64]
 
 LOWEST_RATE_HZ = 200
+MOST_SWEEPS = 64
+SHORTEST_FOLLOW_S = 10
+FOLLOW_EXPECTED = f"0 (statistics stay) or at least {SHORTEST_FOLLOW_S} s, below which they would follow the signal itself"
+SETTLED = 0.1  # share of a step that is left when the filters count as settled
+RESUMED = 0.01  # share of a step that is left when all filters but the high-pass have forgotten a bridged gap
+RESUME_BINS_PER_LOST = 3  # what the high-pass missed in a gap counts for so many times the gap's length
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,9 @@ class FrontEndConfig:
     flat_s: float = 1
     saturated_ms: int = 20
     recover_s: float = 1
+    bridged_s: float = 1  # after lost frames no longer than this the filters go on; after more they start from rest
+    fill_sweeps: int = 8  # steps of the solver that fills in lost channels
+    follow_s: float = 0  # time constant with which mean and deviation follow the signal; 0: they stay
     left_out: tuple[int, ...] = ()  # columns of a frame that are bad in every bin, in order
 
     def __post_init__(self) -> None:
@@ -63,6 +72,9 @@ class FrontEndConfig:
             ("highpass_hz", 0 < self.highpass_hz < self.lowpass_hz, "between 0 and lowpass_hz"),
             ("lowpass_hz", self.lowpass_hz < nyquist, f"below {nyquist:g}, half the decimated rate"),
             ("filter_order", self.filter_order >= 1, "at least 1"),
+            ("bridged_s", self.bridged_s >= 0, "0 or more"),
+            ("fill_sweeps", 0 <= self.fill_sweeps <= MOST_SWEEPS, f"from 0 to {MOST_SWEEPS}"),
+            ("follow_s", self.follow_s == 0 or self.follow_s >= SHORTEST_FOLLOW_S, FOLLOW_EXPECTED),
             (
                 "left_out",
                 _are_columns(self.left_out, self.channels),
@@ -97,6 +109,27 @@ class FrontEndConfig:
     def recover_bins(self) -> int:
         """Returns the number of bins without a trigger after which a channel is good again."""
         return _whole(self.recover_s * 1000 / self.bin_ms)
+
+    @property
+    def bridged_bins(self) -> int:
+        """Returns the largest number of lost bins in a row after which the filters go on where they were."""
+        return math.floor(self.bridged_s * 1000 / self.bin_ms + 1e-9)
+
+    @property
+    def settled_bins(self) -> int:
+        """Returns the number of bins without a trigger after which a channel counts as settled."""
+        return self.recover_bins + settling_bins(self)
+
+    @property
+    def follow_rate(self) -> float:
+        """Returns the weight of a new bin in the statistics that follow the signal, 0 where they stay."""
+        return self.bin_ms / (1000 * self.follow_s) if self.follow_s else 0.0
+
+    def clean_after_loss(self, lost_bins: int) -> int:
+        """Returns what `clean` of a channel is at most after so many lost bins in a row."""
+        if lost_bins > self.bridged_bins:
+            return self.recover_bins
+        return max(self.recover_bins, self.settled_bins - resume_bins(self) - RESUME_BINS_PER_LOST * lost_bins)
 
     def edge(self, k: int) -> int:
         """Returns the first raw frame of bin k, ceil(k * frames per bin), in integers so that no clock ever drifts."""
@@ -185,15 +218,47 @@ def group_delay_ms(config: FrontEndConfig, hz: float = 10.0) -> float:
     return float(sum(1000 * delay / fs for delay, fs in samples))
 
 
+def rest_states(sections: Array) -> Array:
+    """Returns the states (S, 2) of `sections` (S, 6) in the steady state of a constant input of 1.
+
+    For another constant they are multiplied by it. A filter that begins in this state makes no step of an electrode's
+    offset.
+    """
+    states = np.empty((len(sections), 2))
+    level = 1.0
+    for i, (b0, b1, b2, _, a1, a2) in enumerate(sections):
+        after = level * (b0 + b1 + b2) / (1 + a1 + a2)
+        second = b2 * level - a2 * after
+        states[i] = (b1 * level - a1 * after) + second, second
+        level = after
+    return states
+
+
 @lru_cache(maxsize=32)
 def settling_bins(config: FrontEndConfig) -> int:
-    """Returns the bins until the response to a step, such as an electrode's offset, stays below 1 % of its peak.
+    """Returns the bins until the response to a step stays below a tenth of the step.
 
-    The slowest filter decides. That is the high-pass, which takes 16.4 s at 0.05 Hz.
+    The filters start from rest, so the step is no electrode's offset. It is what the first sample is away from the
+    signal's mean, which is about one deviation. The slowest filter decides. That is the high-pass, which takes 11.8 s
+    at 0.05 Hz.
     """
     _, shaper = _sections(config)
-    slowest = max(float(np.abs(np.roots(row[3:])).max()) for row in shaper)
-    length = math.ceil(math.log(1e-4) / math.log(slowest))  # by then nothing can return to 1 %
-    response = np.abs(sosfilt(shaper, np.ones(length)))
-    last = int(np.flatnonzero(response >= 0.01 * response.max())[-1])
+    return _bins_until(config, shaper, SETTLED)
+
+
+@lru_cache(maxsize=32)
+def resume_bins(config: FrontEndConfig) -> int:
+    """Returns the bins until all filters but the high-pass are within 1 % of their response to a step."""
+    _, shaper = _sections(config)
+    passing = np.abs(shaper[:, :3].sum(axis=1)) > 1e-9  # the sections that let a constant through
+    return _bins_until(config, shaper[passing], RESUMED)
+
+
+def _bins_until(config: FrontEndConfig, sections: Array, share: float) -> int:
+    """Returns the bins until the response of `sections` to a step of 1 stays within `share` of its end."""
+    slowest = max(float(np.abs(np.roots(row[3:])).max()) for row in sections)
+    length = math.ceil(math.log(1e-4) / math.log(slowest))  # by then nothing can return
+    response = sosfilt(sections, np.ones(length))
+    end = float(np.prod(sections[:, :3].sum(axis=1) / sections[:, 3:].sum(axis=1)))
+    last = int(np.flatnonzero(np.abs(response - end) >= share)[-1])
     return math.ceil((last + 1) * 1000 / (float(config.decimated_rate) * config.bin_ms))

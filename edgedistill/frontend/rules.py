@@ -2,8 +2,10 @@
 
 A bin triggers a channel when a sample was not finite, when the last second was flat, or when the last 20 ms stood still
 at the largest or smallest value since the start, as a saturated amplifier does. The channel stays bad until a second
-has passed without a trigger. A channel that the settings leave out is bad in every bin. The rules look at past bins
-only, and need the range of each bin but never its samples (docs/numerics.md, "Bad channels").
+has passed without a trigger and its filters, which start from rest after a trigger, have settled. If that leaves fewer
+than half of the recovered channels, the others are used before they have settled, and the output says so. A channel
+that the settings leave out is bad in every bin. The rules look at past bins only, and need the range of each bin but
+never its samples (docs/numerics.md, "Bad channels"). Bins with lost frames do not exist for them.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ def new_history(config: FrontEndConfig) -> dict[str, Array]:
         "high": np.full((rows, channels), np.inf),
         "lowest": np.full(channels, np.inf),  # since the start
         "highest": np.full(channels, -np.inf),
-        "clean": np.full(channels, float(config.recover_bins)),  # bins since a trigger, at most recover_bins
+        "clean": np.full(channels, float(config.recover_bins)),  # bins since a trigger, at most settled_bins
     }
 
 
@@ -47,8 +49,8 @@ def sample_ranges(x: Array, starts: npt.NDArray[np.int64]) -> tuple[Array, Array
     return low.T, high.T, broken.T
 
 
-def judge_channels(config: FrontEndConfig, history: dict[str, Array], low: Array, high: Array, broken: Mask) -> Mask:
-    """Returns the bad channels (B, C) at the end of each of B bins, and advances `history` by these bins."""
+def judge_channels(config: FrontEndConfig, history: dict[str, Array], low: Array, high: Array, broken: Mask) -> Array:
+    """Returns `clean` (B, C) at the end of each of B whole bins in a row, and advances `history` by these bins."""
     bins = len(low)
     lows, highs = np.concatenate([history["low"], low]), np.concatenate([history["high"], high])
     lowest = np.minimum.accumulate(np.concatenate([history["lowest"][None], low]))
@@ -63,9 +65,20 @@ def judge_channels(config: FrontEndConfig, history: dict[str, Array], low: Array
     trigger = broken | flat | (still & ((high == highest[1:]) | (low == lowest[1:])))
     at = np.arange(bins, dtype=np.float64)[:, None]
     latest = np.maximum.accumulate(np.where(trigger, at, -1 - history["clean"]))
-    clean = np.minimum(at - latest, config.recover_bins)
+    clean = np.minimum(at - latest, config.settled_bins)
     history.update(low=lows[bins:], high=highs[bins:], lowest=lowest[-1], highest=highest[-1], clean=clean[-1])
-    return (clean < config.recover_bins) | left_out_channels(config)
+    return clean
+
+
+def choose_channels(config: FrontEndConfig, clean: Array) -> tuple[Mask, Mask]:
+    """Returns the bad channels (B, C), and whether most of the others are not settled yet (B,), for `clean` (B, C).
+
+    Channels that have recovered but not settled are used only where they are more than those that have settled.
+    """
+    used = ~left_out_channels(config)
+    recovered, settled = used & (clean >= config.recover_bins), used & (clean >= config.settled_bins)
+    unsettled: Mask = 2 * np.count_nonzero(settled, axis=1) < np.count_nonzero(recovered, axis=1)
+    return ~np.where(unsettled[:, None], recovered, settled), unsettled
 
 
 def left_out_channels(config: FrontEndConfig) -> Mask:

@@ -7,18 +7,23 @@ Everything else works on many bins at once, which does not change the result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
-
 import numpy as np
 import numpy.typing as npt
 from scipy.signal import butter, sosfilt
 
 from edgedistill.errors import EngineError
-from edgedistill.frontend.design import FrontEndConfig, bin_edges, filter_sections
-from edgedistill.frontend.rules import judge_channels, left_out_channels, new_history, sample_ranges
+from edgedistill.frontend.design import FrontEndConfig, bin_edges, filter_sections, rest_states
+from edgedistill.frontend.rules import (
+    SAMPLE_LIMIT,
+    choose_channels,
+    judge_channels,
+    left_out_channels,
+    new_history,
+    sample_ranges,
+)
 
 try:  # the compiled loop of `sosfilt`, whose checks take half of the time when it is called once a bin
     from scipy.signal._sosfilt import _sosfilt
@@ -37,10 +42,11 @@ class Bins:
     """Holds B completed bins of C channels. Row i is bin `first_bin + i`."""
 
     first_bin: int
-    values: Array  # (B, C) uV, not z-scored
-    bad: Mask  # (B, C) channels that are not in the average and must be masked, config.left_out among them
+    values: Array  # (B, C) uV, filtered, each channel by itself; 0 in a bin with lost frames
+    bad: Mask  # (B, C) channels whose value must not be used, config.left_out among them
     end_frame: npt.NDArray[np.int64]  # (B,) the raw frame that completed the bin
-    gap: Mask  # (B,) touched by a declared gap
+    gap: Mask  # (B,) frames were lost
+    unsettled: Mask  # (B,) the filters of most channels have not settled since their start
 
 
 class FrontEnd:
@@ -49,6 +55,7 @@ class FrontEnd:
     def __init__(self, config: FrontEndConfig) -> None:
         self.config = config
         self._decimator, self._shaper = filter_sections(config)
+        self._rest = {"decimator": rest_states(self._decimator), "shaper": rest_states(self._shaper)}
         self._longest = config.edge(1)  # bin 0 starts on an exact edge, so no bin is longer
         self._batch = max(1, BATCH_SAMPLES // (self._longest * config.channels))
         self.reset()
@@ -59,6 +66,7 @@ class FrontEnd:
         self._frame = 0
         self._pending: Array = np.empty((c.channels, self._longest))  # frames of the unfinished bin
         self._pending_gap = False
+        self._lost_bins = c.bridged_bins + 1  # in a row up to now; a stream starts as after a long gap
         self._state: dict[str, Array] = {
             "decimator": np.zeros((len(self._decimator), c.channels, 2)),
             "shaper": np.zeros((len(self._shaper), c.channels, 2)),
@@ -82,7 +90,7 @@ class FrontEnd:
         return self._advance(frames, gap=False)
 
     def gap(self, n_frames: int) -> Bins:
-        """Counts `n_frames` lost frames as zeros, flags every bin that they touch, and returns the finished bins."""
+        """Counts `n_frames` lost frames, flags every bin that they touch, and returns the finished bins."""
         if n_frames < 0:
             raise EngineError("a gap cannot be negative", got=f"{n_frames} frames", expected="0 or more")
         block = self._batch * self._longest
@@ -94,6 +102,7 @@ class FrontEnd:
             np.concatenate([part.bad for part in parts]),
             np.concatenate([part.end_frame for part in parts]),
             np.concatenate([part.gap for part in parts]),
+            np.concatenate([part.unsettled for part in parts]),
         )
 
     def export_state(self) -> dict[str, npt.NDArray[np.generic]]:
@@ -101,7 +110,8 @@ class FrontEnd:
         return {
             "frame": np.array(self._frame, np.int64),
             "pending": self._pending[:, : self._filled()].T.copy(),
-            "pending_gap": np.array(self._pending_gap),
+            "pending_gap": np.array(self._pending_gap or bool(self._find_lost(self._pending[:, : self._filled()]).any())),
+            "lost_bins": np.array(self._lost_bins, np.int64),
             **{name: array.copy() for name, array in self._state.items()},
         }
 
@@ -119,6 +129,7 @@ class FrontEnd:
         self._frame = other._frame
         self._pending[:, : self._filled()] = state["pending"].T
         self._pending_gap = bool(state["pending_gap"])
+        self._lost_bins = min(int(state["lost_bins"]), self.config.bridged_bins + 1)
         self._state = {name: np.array(state[name], dtype=np.float64) for name in self._state}
 
     def _filled(self) -> int:
@@ -131,17 +142,19 @@ class FrontEnd:
         first, last = self.config.bin_of(start), self.config.bin_of(stop)
         values: Array = np.empty((last - first, self.config.channels))
         bad: Mask = np.empty(values.shape, dtype=np.bool_)
-        flags: Mask = np.full(last - first, gap)
-        flags[:1] |= self._pending_gap
+        unsettled: Mask = np.empty(last - first, dtype=np.bool_)
+        lost: Mask = np.full(last - first, gap)
+        lost[:1] |= self._pending_gap
         for begin in range(first, last, self._batch):
             end = min(begin + self._batch, last)
-            x = self._piece(frames, edge(begin), edge(end))
-            values[begin - first : end - first], bad[begin - first : end - first] = self._bins(x, begin, end)
+            x, part = self._piece(frames, edge(begin), edge(end)), slice(begin - first, end - first)
+            values[part], bad[part], unsettled[part] = self._bins(x, begin, lost[part])
         kept = max(start, edge(last))  # frames before this one are either used or pending already
         self._pending[:, kept - edge(last) : stop - edge(last)] = frames[kept - start :].T
         self._pending_gap = (gap and stop > kept) or (self._pending_gap and first == last)
         self._frame = stop
-        return Bins(first, values, bad, bin_edges(self.config.rate, first + 1, last, self.config.bin_ms) - 1, flags)
+        ends = bin_edges(self.config.rate, first + 1, last, self.config.bin_ms) - 1
+        return Bins(first, values, bad, ends, lost, unsettled)
 
     def _piece(self, frames: npt.NDArray[np.floating], begin: int, end: int) -> Array:
         """Returns a copy of raw frames [begin, end) as (C, n), the pending ones first."""
@@ -151,42 +164,72 @@ class FrontEnd:
         x[:, old:] = frames[begin + old - self._frame : end - self._frame].T
         return x
 
-    def _bins(self, x: Array, begin: int, end: int) -> tuple[Array, Mask]:
-        """Turns raw frames (C, n) of bins [begin, end) into their values and bad channels (B, C). Changes x."""
-        edges = bin_edges(self.config.rate, begin, end, self.config.bin_ms)
+    def _find_lost(self, x: Array) -> Mask:
+        """Returns which frames of x (C, n) hold no finite sample, apart from channels that are left out."""
+        used = x[~left_out_channels(self.config)]
+        lost: Mask = ~(np.abs(used) <= SAMPLE_LIMIT).any(axis=0)
+        return lost
+
+    def _bins(self, x: Array, begin: int, lost: Mask) -> tuple[Array, Mask, Mask]:
+        """Turns raw frames (C, n) of bins from `begin` on into values and bad channels (B, C) and `unsettled` (B,).
+
+        Changes x. `lost` (B,) says which bins have declared gaps, and afterwards also which have frames without any
+        sample.
+        """
+        edges = bin_edges(self.config.rate, begin, begin + len(lost), self.config.bin_ms)
         starts = edges - edges[0]
-        bad_before = (self._state["clean"] < self.config.recover_bins) | left_out_channels(self.config)
-        bad = judge_channels(self.config, self._state, *sample_ranges(x, starts[:-1]))
-        for i, held in enumerate((bad_before, *bad[:-1])):
-            if held.any():
-                x[held, starts[i] : starts[i + 1]] = 0.0
-        u, counts = x, starts
+        lost |= np.logical_or.reduceat(self._find_lost(x), starts[:-1])
+        values: Array = np.zeros((len(lost), len(x)))
+        bad: Mask = np.ones(values.shape, dtype=np.bool_)
+        unsettled: Mask = np.zeros(len(lost), dtype=np.bool_)
+        ranges = sample_ranges(x, starts[:-1])
+        for first, stop in _runs(lost):
+            if lost[first]:
+                self._lost_bins = min(self._lost_bins + stop - first, self.config.bridged_bins + 1)
+                self._state["decimator"][:] = 0.0
+                continue
+            clean, restarted = self._judge(*(part[first:stop] for part in ranges))
+            bad[first:stop], unsettled[first:stop] = choose_channels(self.config, clean)
+            for i in range(first, stop):
+                frames = x[:, starts[i] : starts[i + 1]]
+                values[i] = self._filter_bin(frames, int(edges[i]), restarted[i - first])
+        return values, bad, unsettled
+
+    def _judge(self, low: Array, high: Array, broken: Mask) -> tuple[Array, Mask]:
+        """Judges whole bins in a row. Returns `clean` and the channels whose filters start from rest, (B, C) each."""
+        history, config = self._state, self.config
+        if self._lost_bins:
+            history["clean"] = np.minimum(history["clean"], config.clean_after_loss(self._lost_bins))
+        before = history["clean"]
+        clean = judge_channels(config, history, low, high, broken)
+        restarted: Mask = np.concatenate([before[None], clean[:-1]]) == 0
+        restarted[0] |= self._lost_bins > config.bridged_bins
+        return clean, restarted
+
+    def _filter_bin(self, x: Array, first_frame: int, restarted: Mask) -> Array:
+        """Returns the values (C,) of one bin with raw frames x (C, n). The filters of `restarted` channels (C,) restart."""
         if (step := self.config.decimation) > 1:
-            filtered = self._filtered("decimator", self._decimator, x, starts)
-            kept = [y[:, -edge % step :: step].copy() for edge, y in zip(edges[:-1], filtered, strict=True)]
-            u, counts = np.concatenate(kept, axis=1), np.cumsum([0, *(y.shape[1] for y in kept)])
-        u = self._average_removed(u, np.repeat(bad, np.diff(counts), axis=0).T)
-        return np.stack([y[:, -1] for y in self._filtered("shaper", self._shaper, u, counts)]), bad
+            after_loss = np.full(len(x), self._lost_bins > 0)
+            x = self._filter("decimator", self._decimator, x, restarted | after_loss)[:, -first_frame % step :: step]
+        self._lost_bins = 0
+        return np.asarray(self._filter("shaper", self._shaper, x, restarted)[:, -1])
 
-    def _average_removed(self, u: Array, bad: Mask) -> Array:
-        """Returns u (C, n) without the mean of the good channels. Bad channels are zero."""
-        u = np.where(bad, 0.0, u)
-        if not self.config.common_average:
-            return u
-        good = len(u) - np.count_nonzero(bad, axis=0)
-        total = np.add.accumulate(u, axis=0)[-1]  # one channel after the other, where np.sum may add in pairs
-        mean = np.where(good > 1, total / np.maximum(good, 1), 0.0)  # one channel alone is its own average
-        return np.where(bad, 0.0, u - mean)
+    def _filter(self, name: str, sections: Array, x: Array, restarted: Mask) -> Array:
+        """Filters x (C, n), and clears the small states afterwards. States are (sections, C, 2)."""
+        z = np.ascontiguousarray(self._state[name].transpose(1, 0, 2))
+        if restarted.any():
+            z[restarted] = self._rest[name] * x[restarted, :1, None]
+        y = np.array(x, order="C")
+        _filter_in_place(sections, y, z)
+        z[np.abs(z) < TINY_STATE] = 0.0
+        self._state[name] = z.transpose(1, 0, 2)
+        return y
 
-    def _filtered(self, name: str, sections: Array, x: Array, starts: npt.NDArray[np.int64]) -> Iterator[Array]:
-        """Filters x (C, n) with `sections`, bin by bin because small states are cleared after each bin."""
-        z = np.ascontiguousarray(self._state[name].transpose(1, 0, 2))  # (C, sections, 2)
-        for i, j in pairwise(starts):
-            y = x[:, i:j].copy()
-            _filter_in_place(sections, y, z)
-            z[np.abs(z) < TINY_STATE] = 0.0
-            yield y
-        self._state[name] = np.ascontiguousarray(z.transpose(1, 0, 2))
+
+def _runs(lost: Mask) -> list[tuple[int, int]]:
+    """Returns the stretches of bins [first, stop) that are alike."""
+    edges = [0, *(np.flatnonzero(np.diff(lost)) + 1).tolist(), len(lost)]
+    return [(first, stop) for first, stop in zip(edges, edges[1:], strict=False) if stop > first]
 
 
 def _filter_in_place(sections: Array, x: Array, z: Array) -> None:
@@ -217,7 +260,8 @@ def _loop_is_as_known() -> bool:
 
 
 def zscore(values: Array, bad: Mask, mean: Array, std: Array) -> npt.NDArray[np.float32]:
-    """Turns bins (B, C) in uV into what models see: (x - mean) / std in float64, 0 where bad or where std is 0."""
+    """Turns values (B, C) into (x - mean) / std in float64, rounded to float32. It is 0 where bad or where std is 0."""
     usable = ~bad & (std > 0)
     z = np.divide(values - mean, std, out=np.zeros_like(values, dtype=np.float64), where=usable)
-    return z.astype(np.float32)
+    with np.errstate(over="ignore"):
+        return z.astype(np.float32)

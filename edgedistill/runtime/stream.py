@@ -7,6 +7,7 @@ The front end in numpy, which is the definition of the front end, feeds an engin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any
@@ -15,19 +16,23 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.frontend import Bins, FrontEnd, FrontEndConfig, zscore
+from edgedistill.frontend.spatial import WILD, SpatialModel
+from edgedistill.frontend.statistics import ChannelStatistics
 from edgedistill.numerics import Oracle
+from edgedistill.numerics.deviation import DeviationModel
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.runtime.shift import RunningAmplitude
 
 Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 State = Mapping[str, npt.NDArray[Any]]
 
 
 class Flag(IntFlag):
     """Lists the warnings about an output. The bits are those of `ed_output.flags`."""
 
-    WARMUP = 1  # fewer bins were seen than the receptive field and the filters' settling time
-    MASKED = 2  # at least one channel was bad and masked, apart from those that the settings leave out
+    WARMUP = 1  # the student has not seen its receptive field yet, or the filters have not settled since a start or gap
+    MASKED = 2  # at least one channel was bad and filled in, apart from those that the settings leave out
     GAP = 4  # frames of this bin were declared lost
     INVALID = 8  # there is no usable channel, or the result is not finite: do not act on it
     SHIFTED = 16  # most channels have been outside 0.25 to 4 times the expected amplitude for 10 s
@@ -42,15 +47,24 @@ class Output:
     flags: Flag
     bad_channels: int
     kinematics: Floats  # (K,) in the units of `DecoderInfo.output_units`
+    deviation: Floats  # (K,) standard deviation of each, in the same units
 
 
 class NumpyStream:
-    """Runs the front end, the z-score and the flags in numpy, and an engine for the step."""
+    """Runs front end, fill-in, statistics and flags in numpy, and an engine for the step."""
 
-    def __init__(self, config: FrontEndConfig, engine: OnnxEngine | Oracle, warmup_bins: int) -> None:
+    def __init__(
+        self,
+        config: FrontEndConfig,
+        spatial: SpatialModel,
+        deviation: DeviationModel,
+        engine: OnnxEngine | Oracle,
+        warmup_bins: int,
+    ) -> None:
         self._config, self._engine, self._warmup_bins = config, engine, warmup_bins
+        self._spatial, self._deviation = spatial, deviation
         self._front_end = FrontEnd(config)
-        self._mean, self._std = np.zeros(config.channels), np.ones(config.channels)
+        self._statistics = ChannelStatistics(config.channels, config.follow_rate)
         self._amplitude = RunningAmplitude(config.channels)
         self._seen = 0
 
@@ -83,21 +97,26 @@ class NumpyStream:
         return self._engine.step(bin)
 
     def reset(self) -> None:
-        """Goes back to a fresh stream. The normalization stays."""
+        """Goes back to a fresh stream, with the normalization that was set."""
         self._front_end.reset()
+        self._statistics.reset()
         self._engine.reset()
         self._amplitude.reset()
         self._seen = 0
 
     def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
         """Sets the statistics (C,) in uV that hold from the next bin on. The running amplitude starts again."""
-        self._mean, self._std = mean, std
+        self._statistics.set(mean, std)
         self._amplitude.reset()
 
     def export_stream(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns `seen`, and the state of front end (`fe_*`), running amplitude (`shift_*`) and engine (`state_*`)."""
+        """Returns `seen`, and the states of front end (`fe_*`), statistics (`statistics_*`), amplitude (`shift_*`) and engine.
+
+        The engine's state is `state_*`. Statistics that do not follow the signal are no part of a state.
+        """
         state: dict[str, npt.NDArray[Any]] = {"seen": np.array(self._seen, np.int64)}
         state |= {f"fe_{name}": array for name, array in self._front_end.export_state().items()}
+        state |= {f"statistics_{name}": array for name, array in self._statistics.export_state().items()}
         state |= {f"shift_{name}": array for name, array in self._amplitude.export_state().items()}
         return state | {f"state_{name}": array for name, array in self._engine.export_state().items()}
 
@@ -108,45 +127,54 @@ class NumpyStream:
         """
         front_end, student = take_part(state, "fe_"), take_part(state, "state_")
         fresh, amplitude = FrontEnd(self._config), RunningAmplitude(self._config.channels)
+        statistics = copy(self._statistics)
+        statistics.reset()
         if front_end:
             fresh.import_state(front_end)
         if shift := take_part(state, "shift_"):
             amplitude.import_state(shift)
+        if followed := take_part(state, "statistics_"):
+            statistics.import_state(followed)
         if student:
             self._engine.import_state(student)
         else:
             self._engine.reset()
-        self._front_end, self._amplitude = fresh, amplitude
+        self._front_end, self._amplitude, self._statistics = fresh, amplitude, statistics
         self._seen = int(state["seen"]) if "seen" in state else 0
 
     def _decode(self, bins: Bins) -> list[Output]:
-        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite and is masked below
-            values = zscore(bins.values, bins.bad, self._mean, self._std)
-        wild = ~np.isfinite(values)
-        values[wild] = 0
-        bad = bins.bad | wild
-        return [
-            self._output(bins.first_bin + i, int(bins.end_frame[i]), values[i], bad[i], bool(bins.gap[i]))
-            for i in range(len(values))
-        ]
+        return [self._decode_bin(bins, i) for i in range(len(bins.values))]
 
-    def _output(self, bin: int, end_frame: int, values: Floats, bad: npt.NDArray[np.bool_], gap: bool) -> Output:
-        kinematics = self._engine.step(values)
+    def _decode_bin(self, bins: Bins, i: int) -> Output:
+        statistics, values = self._statistics, bins.values[i]
+        standardized = zscore(values, bins.bad[i], statistics.mean, statistics.std)
+        wild = ~(np.abs(standardized) <= WILD)
+        bad = bins.bad[i] | wild
+        there = ~bad & (statistics.std > 0) & self._spatial.known
+        z = self._spatial.complete(np.where(wild, np.float32(0), standardized)[None], there[None])[0]
+        kinematics = self._engine.step(z)
         self._seen += 1
-        n_bad = int(np.count_nonzero(bad)) - len(self._config.left_out)  # those are bad in every bin
-        usable = ~bad & (self._std > 0)
-        flags = Flag.GAP if gap else Flag(0)
-        if self._seen < self._warmup_bins:
-            flags |= Flag.WARMUP
-        if n_bad:
-            flags |= Flag.MASKED
-        if not flags & (Flag.WARMUP | Flag.GAP):  # filters ring at the start, and lost frames have no amplitude
-            self._amplitude.update(values, usable)
+        flags = self._find_flags(bins, i, bad, there, kinematics)
+        if not flags & (Flag.WARMUP | Flag.GAP):  # filters ring, or frames have no amplitude
+            self._amplitude.update(z, there)
+            statistics.update(values, there)
         if self._amplitude.shifted:
             flags |= Flag.SHIFTED
-        if not usable.any() or not np.isfinite(kinematics).all():
+        lost = np.array([np.count_nonzero(self._spatial.known & ~there)])
+        deviation = self._deviation.deviations(kinematics[None], lost)[0]
+        n_bad = int(np.count_nonzero(bad)) - len(self._config.left_out)
+        return Output(bins.first_bin + i, int(bins.end_frame[i]), flags, n_bad, kinematics, deviation)
+
+    def _find_flags(self, bins: Bins, i: int, bad: Mask, there: Mask, kinematics: Floats) -> Flag:
+        """Returns the flags of bin i, without the one of the running amplitude."""
+        flags = Flag.GAP if bins.gap[i] else Flag(0)
+        if self._seen < self._warmup_bins or bins.unsettled[i]:
+            flags |= Flag.WARMUP
+        if np.count_nonzero(bad) > len(self._config.left_out):  # those are bad in every bin
+            flags |= Flag.MASKED
+        if not there.any() or not np.isfinite(kinematics).all():
             flags |= Flag.INVALID
-        return Output(bin, end_frame, flags, n_bad, kinematics)
+        return flags
 
 
 def take_part(state: State, prefix: str) -> dict[str, npt.NDArray[Any]]:

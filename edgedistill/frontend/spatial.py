@@ -1,0 +1,100 @@
+"""Fills in lost channels and subtracts the common average: standardized channels come in, the models' input goes out.
+
+What a lost channel would have shown is known from the others as far as they go together. The conditional mean of lost
+channels m given the others o of a Gaussian with precision matrix P solves P_mm x_m = -P_mo x_o. It is computed by a
+fixed number of steps of conjugate gradients, so that every bin takes the same time, whatever is lost. The average over
+all channels is then the conditional mean of the average over all channels. docs/numerics.md, "Fill-in and common
+average", is the definition, and `kernels/c/ed_spatial.h` is the same in C.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.numerics.arithmetic import lane_sum
+
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+WILD = np.float32(2**20)  # deviations; a channel beyond it is lost in that bin, so that no sum can overflow
+ROWS = 4  # rows of the precision matrix that are added at a time
+
+
+@dataclass(frozen=True, eq=False)
+class SpatialModel:
+    """Holds how the channels of an array go together, for channels of mean 0 and deviation 1."""
+
+    coupling: Floats  # (C, C) precision matrix, scaled to a diagonal of 1; 0 in rows and columns of unknown channels
+    scale: Floats  # (C,) root of the diagonal of the precision matrix
+    inverse_scale: Floats  # (C,) 1 / scale
+    gain: Floats  # (C,) 1 / deviation of the channel after the common average; 0 for channels that are not known
+    sweeps: int  # steps of conjugate gradients
+    common_average: bool
+
+    @property
+    def known(self) -> Mask:
+        """Returns the channels (C,) that the training block has shown. The others are 0 in every bin."""
+        return np.asarray(self.gain > 0)
+
+    def complete(self, standardized: Floats, there: Mask) -> Floats:
+        """Returns the models' input (B, C) for standardized channels (B, C), of which those `there` (B, C) are used.
+
+        A bin without any channel is 0, which is the mean.
+        """
+        there = there & self.known
+        filled = np.where(there, standardized, np.float32(0))
+        some = np.flatnonzero((self.known & ~there).any(axis=1))
+        if len(some):
+            filled[some] = self._fill_in(filled[some], there[some])
+        return self._reference(filled)
+
+    def _fill_in(self, present: Floats, there: Mask) -> Floats:
+        """Returns present (B, C), which is 0 where a channel is lost, with the lost channels filled in."""
+        lost = self.known & ~there
+        y = np.where(lost, _mean(present, there)[:, None], present) * self.scale
+        r = np.where(lost, -self._times(y), np.float32(0))
+        p, power = r, lane_sum(r * r)
+        for _ in range(self.sweeps):
+            q = self._times(p)
+            alpha = _ratio(power, lane_sum(p * q))[:, None]
+            y = y + alpha * p
+            r = np.where(lost, r - alpha * q, np.float32(0))
+            before, power = power, lane_sum(r * r)
+            p = r + _ratio(power, before)[:, None] * p
+        return np.asarray(np.where(lost, y * self.inverse_scale, present), np.float32)
+
+    def _times(self, x: Floats) -> Floats:
+        """Multiplies x (B, C) by the coupling. Four products are added at a time, in the order of the channels."""
+        columns = -(-len(self.coupling) // ROWS) * ROWS - len(self.coupling)
+        rows = np.pad(self.coupling, ((0, columns), (0, 0)))
+        x = np.pad(x, ((0, 0), (0, columns)))
+        total: Floats = np.zeros((len(x), len(self.coupling)), np.float32)
+        for j in range(0, len(rows), ROWS):
+            a, b, c, d = (x[:, j + k, None] * rows[j + k] for k in range(ROWS))
+            total = total + ((a + b) + (c + d))
+        return total
+
+    def _reference(self, filled: Floats) -> Floats:
+        """Returns (filled - mean over the known channels) * gain."""
+        known = self.known
+        if self.common_average and np.count_nonzero(known) > 1:  # one channel alone is its own average
+            filled = filled - _mean(filled, np.broadcast_to(known, filled.shape))[:, None]
+        return np.asarray(np.where(known, filled * self.gain, np.float32(0)), np.float32)
+
+
+def _mean(x: Floats, used: Mask) -> Floats:
+    """Returns the mean (B,) over the used channels of x (B, C), which is 0 elsewhere; 0 where no channel is used."""
+    count = np.count_nonzero(used, axis=1).astype(np.float32)
+    return np.asarray(lane_sum(x) / np.maximum(count, np.float32(1)), np.float32)
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    """Returns top / bottom (B,), and 0 where bottom is too small for that."""
+    fine = bottom > TINY
+    return np.asarray(np.where(fine, top / np.where(fine, bottom, np.float32(1)), np.float32(0)), np.float32)
+
+
+TINY = np.float32(2**-100)  # a smaller square is that of a solution which is already exact
