@@ -63,7 +63,9 @@ class SpatialModel:
             y = y + alpha * p
             r = np.where(lost, r - alpha * q, np.float32(0))
             before, power = power, lane_sum(r * r)
-            p = r + _ratio(power, before)[:, None] * p
+            going = (power > TINY)[:, None]  # a solution that is exact is left alone, so that nothing becomes denormal
+            p = np.where(going, r + _ratio(power, before)[:, None] * p, np.float32(0))
+            r = np.where(going, r, np.float32(0))
         return np.asarray(np.where(lost, y * self.inverse_scale, present), np.float32)
 
     def _times(self, x: Floats) -> Floats:
