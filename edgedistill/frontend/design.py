@@ -24,7 +24,9 @@ Array = npt.NDArray[np.float64]
 LOWEST_RATE_HZ = 200
 MOST_SWEEPS = 64
 SHORTEST_FOLLOW_S = 10
-FOLLOW_EXPECTED = f"0 (statistics stay) or at least {SHORTEST_FOLLOW_S} s, below which they would follow the signal itself"
+FOLLOW_EXPECTED = (
+    f"0 (statistics stay) or at least {SHORTEST_FOLLOW_S} s, below which they would follow the signal itself"
+)
 SETTLED = 0.1  # share of a step that is left when the filters count as settled
 RESUMED = 0.01  # share of a step that is left when all filters but the high-pass have forgotten a bridged gap
 RESUME_BINS_PER_LOST = 3  # what the high-pass missed in a gap counts for so many times the gap's length

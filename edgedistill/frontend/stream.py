@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 from scipy.signal import butter, sosfilt
@@ -110,7 +112,9 @@ class FrontEnd:
         return {
             "frame": np.array(self._frame, np.int64),
             "pending": self._pending[:, : self._filled()].T.copy(),
-            "pending_gap": np.array(self._pending_gap or bool(self._find_lost(self._pending[:, : self._filled()]).any())),
+            "pending_gap": np.array(
+                self._pending_gap or bool(self._find_lost(self._pending[:, : self._filled()]).any())
+            ),
             "lost_bins": np.array(self._lost_bins, np.int64),
             **{name: array.copy() for name, array in self._state.items()},
         }
@@ -167,8 +171,7 @@ class FrontEnd:
     def _find_lost(self, x: Array) -> Mask:
         """Returns which frames of x (C, n) hold no finite sample, apart from channels that are left out."""
         used = x[~left_out_channels(self.config)]
-        lost: Mask = ~(np.abs(used) <= SAMPLE_LIMIT).any(axis=0)
-        return lost
+        return np.asarray(~(np.abs(used) <= SAMPLE_LIMIT).any(axis=0))
 
     def _bins(self, x: Array, begin: int, lost: Mask) -> tuple[Array, Mask, Mask]:
         """Turns raw frames (C, n) of bins from `begin` on into values and bad channels (B, C) and `unsettled` (B,).
@@ -182,13 +185,13 @@ class FrontEnd:
         values: Array = np.zeros((len(lost), len(x)))
         bad: Mask = np.ones(values.shape, dtype=np.bool_)
         unsettled: Mask = np.zeros(len(lost), dtype=np.bool_)
-        ranges = sample_ranges(x, starts[:-1])
+        low, high, broken = sample_ranges(x, starts[:-1])
         for first, stop in _runs(lost):
             if lost[first]:
                 self._lost_bins = min(self._lost_bins + stop - first, self.config.bridged_bins + 1)
                 self._state["decimator"][:] = 0.0
                 continue
-            clean, restarted = self._judge(*(part[first:stop] for part in ranges))
+            clean, restarted = self._judge(low[first:stop], high[first:stop], broken[first:stop])
             bad[first:stop], unsettled[first:stop] = choose_channels(self.config, clean)
             for i in range(first, stop):
                 frames = x[:, starts[i] : starts[i + 1]]
@@ -207,7 +210,7 @@ class FrontEnd:
         return clean, restarted
 
     def _filter_bin(self, x: Array, first_frame: int, restarted: Mask) -> Array:
-        """Returns the values (C,) of one bin with raw frames x (C, n). The filters of `restarted` channels (C,) restart."""
+        """Returns the values (C,) of one bin with raw frames x (C, n). `restarted` (C,) says which channels start anew."""
         if (step := self.config.decimation) > 1:
             after_loss = np.full(len(x), self._lost_bins > 0)
             x = self._filter("decimator", self._decimator, x, restarted | after_loss)[:, -first_frame % step :: step]
@@ -229,7 +232,7 @@ class FrontEnd:
 def _runs(lost: Mask) -> list[tuple[int, int]]:
     """Returns the stretches of bins [first, stop) that are alike."""
     edges = [0, *(np.flatnonzero(np.diff(lost)) + 1).tolist(), len(lost)]
-    return [(first, stop) for first, stop in zip(edges, edges[1:], strict=False) if stop > first]
+    return [(first, stop) for first, stop in pairwise(edges) if stop > first]
 
 
 def _filter_in_place(sections: Array, x: Array, z: Array) -> None:
@@ -257,11 +260,3 @@ def _loop_is_as_known() -> bool:
     except (TypeError, ValueError):
         return False
     return all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
-
-
-def zscore(values: Array, bad: Mask, mean: Array, std: Array) -> npt.NDArray[np.float32]:
-    """Turns values (B, C) into (x - mean) / std in float64, rounded to float32. It is 0 where bad or where std is 0."""
-    usable = ~bad & (std > 0)
-    z = np.divide(values - mean, std, out=np.zeros_like(values, dtype=np.float64), where=usable)
-    with np.errstate(over="ignore"):
-        return z.astype(np.float32)

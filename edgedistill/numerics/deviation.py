@@ -1,4 +1,4 @@
-"""Says how far a decoded value may be off: decoded kinematics and the number of lost channels come in, deviations go out.
+"""Says how far decoded values may be off. Kinematics and the number of lost channels come in, deviations go out.
 
 The deviation was calibrated on the validation block, so that nine in ten true values lie within 1.645 of it, whatever
 the shape of the error is. docs/numerics.md, "Standard deviation of an output", is the definition, and
@@ -19,7 +19,7 @@ FASTEST = np.float32(64)  # largest squared speed, in squared deviations, so tha
 
 @dataclass(frozen=True, eq=False)
 class DeviationModel:
-    """Holds the variance of each output: `at_rest` plus `by_speed` times the squared speed, by number of lost channels."""
+    """Holds each output's variance by number of lost channels: `at_rest` plus `by_speed` times the squared speed."""
 
     at_rest: Floats  # (C + 1, K), in the squared unit of the output
     by_speed: Floats  # (C + 1, K), the same for each squared deviation of speed

@@ -25,7 +25,9 @@ from edgedistill.data.bins import SessionBins
 from edgedistill.data.lfp.electrodes import Electrode
 from edgedistill.errors import EngineError
 from edgedistill.frontend import group_delay_ms
+from edgedistill.pipeline.channel_files import neutral_channel_files, write_channel_files
 from edgedistill.pipeline.default_engine import DefaultEngine, choose_default_engine
+from edgedistill.pipeline.deviations import fit_deviation_model
 from edgedistill.pipeline.graph_checks import compute_reference
 from edgedistill.pipeline.holdout_files import write_holdout, write_npz
 from edgedistill.pipeline.quantized import Int8Student, QuantizedStudents
@@ -142,6 +144,9 @@ def write_files(parts: Ingredients) -> tuple[Files, StudentShape, Verdicts]:
     mean, std = parts.session.spike_normalization
     facts = {"model": spike_shape.to_json(), "normalization": {"mean": mean.tolist(), "std": std.tolist()}}
     spikes["model.json"] = json.dumps(facts).encode()
+    spikes |= neutral_channel_files(spike_shape.channels, spike_shape.outputs)
+    deviation = fit_deviation_model(parts.lfp.int8.quantized.model, parts.session)
+    files |= write_channel_files(parts.session.standardization.spatial, deviation)
     files |= {SPIKE_FOLDER + name: data for name, data in spikes.items()}
     graphs |= {SPIKE_FOLDER + name: verdict for name, verdict in spike_graphs.items()}
     files |= write_teachers(parts.teacher, parts.session.id, spike_shape.outputs)
@@ -202,7 +207,7 @@ def write_manifest(
     """Returns the content of `manifest.json`, except for the keys that `write_bundle` adds."""
     config = parts.bins.frontend
     assert config is not None
-    mean, std = parts.session.normalization
+    mean, std = parts.session.standardization.mean, parts.session.standardization.std
     outputs = zip(parts.bins.output_names, parts.bins.output_units, strict=True)
     return {
         "name": parts.out.stem,

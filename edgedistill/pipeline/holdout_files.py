@@ -24,11 +24,15 @@ HOLDOUT_BYTES = 64 << 20  # most bytes of raw frames; at 30 kHz, a few minutes o
 def write_holdout(bins: SessionBins, session: TrainingSession, shape: StudentShape) -> bytes:
     """Returns the bytes of `holdout.npz`, which holds the test block after a run-up of one receptive field.
 
-    It holds z-scored bins (T, C), spike counts (T, U), kinematics (T, K), and raw frames in uV.
+    It holds the models' input (T, C), the standardized channels it was made from (T, C) and which were there, spike
+    counts (T, U), kinematics (T, K), and raw frames in uV.
     """
+    assert session.source is not None
     stretch = holdout_stretch(session, shape)
     arrays = {
         "bins": session.inputs("lfp")[stretch].numpy(),
+        "present": session.source.present[stretch].numpy(),
+        "there": session.source.there[stretch].numpy(),
         **spike_counts(session, stretch),
         "kinematics": unscale_behavior(session)[stretch].astype(np.float32),
         "score_from": np.array(session.split.test.start - stretch.start),
