@@ -210,7 +210,7 @@ class FrontEnd:
         return clean, restarted
 
     def _filter_bin(self, x: Array, first_frame: int, restarted: Mask) -> Array:
-        """Returns the values (C,) of one bin with raw frames x (C, n). `restarted` (C,) says which channels start anew."""
+        """Returns the values (C,) of one bin with raw frames x (C, n). Channels in `restarted` (C,) start anew."""
         if (step := self.config.decimation) > 1:
             after_loss = np.full(len(x), self._lost_bins > 0)
             x = self._filter("decimator", self._decimator, x, restarted | after_loss)[:, -first_frame % step :: step]

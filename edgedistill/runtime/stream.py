@@ -110,8 +110,8 @@ class NumpyStream:
     def export_stream(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the state of the stream.
 
-        `seen` counts bins. The front end's state is `fe_*`, that of the statistics `statistics_*`, of the running
-        amplitude `shift_*`, and of the engine `state_*`. Statistics that do not follow the signal are no part of a state.
+        `seen` counts bins. The front end's state is `fe_*`, that of the statistics `statistics_*` (where they follow the
+        signal), of the running amplitude `shift_*`, and of the engine `state_*`.
         """
         state: dict[str, npt.NDArray[Any]] = {"seen": np.array(self._seen, np.int64)}
         state |= {f"fe_{name}": array for name, array in self._front_end.export_state().items()}
