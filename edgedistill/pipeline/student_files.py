@@ -133,4 +133,4 @@ def write_ridge(ridge: LaggedRidge) -> bytes:
     outputs, features = readout.weight.shape
     weight = readout.weight.reshape(outputs, ridge.lags + 1, features // (ridge.lags + 1))
     arrays = {"weight": weight, "bias": readout.bias, "penalty": np.array([readout.penalty])}
-    return save({name: array.astype(np.float32) for name, array in arrays.items()})
+    return save({name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()})
