@@ -124,9 +124,8 @@ def split_bins(
 def fit_normalization(bins: SessionBins, block: slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Returns mean and standard deviation in uV of each channel, both (C,), over its good bins in `block`.
 
-    Bins before the front end has settled are left out where later ones exist, because the step from nothing to the
-    offset of the electrode rings through the 0.05 Hz high-pass. Artefacts, and the bins after them that ring, are left
-    out too. A channel without good bins gets 0 and 0.
+    Bins before the front end has settled are left out where later ones exist, because its filters start from rest.
+    Artefacts, and the bins after them that ring, are left out too. A channel without good bins gets 0 and 0.
     """
     if bins.lfp is None or bins.bad is None or bins.frontend is None:
         raise RecordingError(f"{bins.path}: no LFP was loaded", expected="a session loaded with its LFP")
