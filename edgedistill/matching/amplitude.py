@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.session import BINS_PER_S, fit_statistics
+from edgedistill.data.session import BINS_PER_S, compute_moments, leave_out_artefacts
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import FrontEnd, FrontEndConfig, settling_bins
 
@@ -54,7 +54,7 @@ def measure_ratios(lfp: Frames, config: FrontEndConfig, std: Floats) -> Floats:
     """
     values, good, calm = _filter_middle(lfp, config)
     good = np.where(calm.sum(axis=0) >= MIN_GOOD_BINS, calm, good)
-    _, found = fit_statistics(values, good, settling_bins(config))
+    _, found = compute_moments(values, leave_out_artefacts(values, good, settling_bins(config)))
     ratios: Floats = np.full(len(std), np.nan)
     np.divide(found, std, out=ratios, where=std > 0)
     ratios[good.sum(axis=0) < MIN_GOOD_BINS] = np.nan

@@ -1,4 +1,4 @@
-"""The model of an array is the shrunk precision matrix of its good bins. It gives lost channels their conditional mean."""
+"""The model of an array is the precision matrix of its good bins, and gives lost channels their conditional mean."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklearn.covariance import LedoitWolf
 
 from edgedistill.data.session import SessionBins
 from edgedistill.data.spatial_fit import LEAST_SHRINKAGE, find_precision, fit_spatial_model, fit_standardization
-from edgedistill.frontend import FrontEndConfig, SpatialModel, standardize
+from edgedistill.frontend import FrontEndConfig, SpatialModel, settling_bins, standardize
 
 BINS, CHANNELS = 4000, 6
 
@@ -206,6 +206,18 @@ def test_only_the_undisturbed_bins_of_the_block_count(bins: SessionBins) -> None
     np.testing.assert_array_equal(found.std, wanted.std)
     np.testing.assert_array_equal(found.spatial.coupling, wanted.spatial.coupling)
     np.testing.assert_array_equal(found.spatial.gain, wanted.spatial.gain)
+
+
+def test_an_artefact_and_the_start_do_not_count(bins: SessionBins) -> None:
+    assert bins.lfp is not None
+    assert bins.frontend is not None
+    block, lfp = slice(0, 8000), bins.lfp.copy()
+    wanted = fit_standardization(bins, block)
+    lfp[4000:4005] += 3000 * wanted.std  # on all channels, which would look like a background that they share
+    lfp[: settling_bins(bins.frontend)] += 20 * wanted.std
+    found = fit_standardization(replace(bins, lfp=lfp), block)
+    np.testing.assert_allclose(found.spatial.coupling, wanted.spatial.coupling, atol=0.05)
+    np.testing.assert_allclose(found.spatial.gain, wanted.spatial.gain, rtol=0.05)
 
 
 def test_a_standardization_fills_in_bad_and_wild_values(bins: SessionBins) -> None:
