@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.covariance import ledoit_wolf
 
-from edgedistill.data.session import Floats, Mask, SessionBins, fit_normalization
+from edgedistill.data.session import Floats, Mask, SessionBins, compute_moments, find_counted
 from edgedistill.frontend import FrontEndConfig, SpatialModel, Standardization, standardize
 
 KNOWN_SHARE, KNOWN_BINS = 0.1, 100  # of the block, and bins, that a channel must have to be known
@@ -20,12 +20,10 @@ LEAST_SHRINKAGE = 0.001  # so that channels that are equal, or average to 0, can
 
 def fit_standardization(bins: SessionBins, block: slice) -> Standardization:
     """Returns what turns the channels of `bins` into the models' input, fitted on `block`. Raises RecordingError."""
-    mean, std = fit_normalization(bins, block)
-    assert bins.lfp is not None
-    assert bins.bad is not None
+    values, counted = find_counted(bins, block)
+    mean, std = compute_moments(values, counted)
     assert bins.frontend is not None
-    bad = bins.bad[block] if bins.disturbed is None else bins.bad[block] | bins.disturbed[block]
-    return Standardization(mean, std, fit_spatial_model(bins.frontend, bins.lfp[block], bad, mean, std))
+    return Standardization(mean, std, fit_spatial_model(bins.frontend, values, ~counted, mean, std))
 
 
 def fit_spatial_model(config: FrontEndConfig, values: Floats, bad: Mask, mean: Floats, std: Floats) -> SpatialModel:
