@@ -19,10 +19,9 @@ from scipy.signal import butter, sosfilt
 from edgedistill.errors import EngineError
 from edgedistill.frontend.design import FrontEndConfig, bin_edges, filter_sections, rest_states
 from edgedistill.frontend.rules import (
-    SAMPLE_LIMIT,
     choose_channels,
+    find_lost_frames,
     judge_channels,
-    left_out_channels,
     new_history,
     sample_ranges,
 )
@@ -110,12 +109,11 @@ class FrontEnd:
 
     def export_state(self) -> dict[str, npt.NDArray[np.generic]]:
         """Returns copies of all that later bins depend on. `pending` holds the unfinished bin's frames (n, C)."""
+        pending = self._pending[:, : self._filled()]
         return {
             "frame": np.array(self._frame, np.int64),
-            "pending": self._pending[:, : self._filled()].T.copy(),
-            "pending_gap": np.array(
-                self._pending_gap or bool(self._find_lost(self._pending[:, : self._filled()]).any())
-            ),
+            "pending": pending.T.copy(),
+            "pending_gap": np.array(self._pending_gap or bool(find_lost_frames(self.config, pending).any())),
             "lost_bins": np.array(self._lost_bins, np.int64),
             **{name: z.transpose(1, 0, 2).copy() for name, z in self._filters.items()},
             **{name: array.copy() for name, array in self._history.items()},
@@ -172,11 +170,6 @@ class FrontEnd:
         x[:, old:] = frames[begin + old - self._frame : end - self._frame].T
         return x
 
-    def _find_lost(self, x: Array) -> Mask:
-        """Returns which frames of x (C, n) hold no finite sample, apart from channels that are left out."""
-        used = x[~left_out_channels(self.config)]
-        return np.asarray(~(np.abs(used) <= SAMPLE_LIMIT).any(axis=0))
-
     def _bins(self, x: Array, begin: int, lost: Mask) -> tuple[Array, Mask, Mask]:
         """Turns raw frames (C, n) of bins from `begin` on into values and bad channels (B, C) and `unsettled` (B,).
 
@@ -185,7 +178,7 @@ class FrontEnd:
         """
         edges = bin_edges(self.config.rate, begin, begin + len(lost), self.config.bin_ms)
         starts = edges - edges[0]
-        lost |= np.logical_or.reduceat(self._find_lost(x), starts[:-1])
+        lost |= np.logical_or.reduceat(find_lost_frames(self.config, x), starts[:-1])
         values: Array = np.zeros((len(lost), len(x)))
         bad: Mask = np.ones(values.shape, dtype=np.bool_)
         unsettled: Mask = np.zeros(len(lost), dtype=np.bool_)

@@ -17,7 +17,7 @@ import numpy as np
 from edgedistill import __version__
 from edgedistill.bench import QUICK, bench
 from edgedistill.bundle import GraphVerdict, open_bundle, ship, write_bundle
-from edgedistill.bundle.contents import SPIKE_FOLDER
+from edgedistill.bundle.contents import RIDGE, SPIKE_FOLDER
 from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.engines import compile_or_prepare, compile_spike_student
 from edgedistill.config import StudentShape
@@ -33,11 +33,12 @@ from edgedistill.pipeline.holdout_files import write_holdout, write_npz
 from edgedistill.pipeline.quantized import Int8Student, QuantizedStudents
 from edgedistill.pipeline.request import BuildRequest
 from edgedistill.pipeline.result import TABLE, BuildResult, Metrics, table_from_metrics
-from edgedistill.pipeline.student_files import Files, Subject, Verdicts, write_subject, write_teachers
+from edgedistill.pipeline.student_files import Files, Subject, Verdicts, write_ridge, write_subject, write_teachers
 from edgedistill.pipeline.teacher import TeacherSubject
 from edgedistill.pipeline.trained import TrainedModels, TrainedStudent
 from edgedistill.runtime.compiled_engines import COMPILED
 from edgedistill.target import Gate, Target
+from edgedistill.training.baselines import LaggedRidge
 from edgedistill.training.batches import TrainingSession
 
 
@@ -54,6 +55,7 @@ class Ingredients:
     spikes: Subject
     deviations: CalibratedDeviations  # of the LFP student's outputs
     teacher: TeacherSubject
+    ridge: LaggedRidge
     metrics: Metrics
     provenance: dict[str, object]  # JSON
 
@@ -88,6 +90,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         subject_from_student(trained.spikes, quantized.spikes),
         calibrate_deviations(quantized.lfp.quantized.model, trained.lfp.session),
         trained.teacher,
+        trained.ridge,
         metrics,
         {**request.run.provenance.to_json(), "seed": options.seed, **request.decoder.to_json()},
     )
@@ -152,6 +155,7 @@ def write_files(parts: Ingredients) -> tuple[Files, StudentShape, Verdicts]:
     files |= {SPIKE_FOLDER + name: data for name, data in spikes.items()}
     graphs |= {SPIKE_FOLDER + name: verdict for name, verdict in spike_graphs.items()}
     files |= write_teachers(parts.teacher, parts.session.id, spike_shape.outputs)
+    files[RIDGE] = write_ridge(parts.ridge)
     files["reference.npz"] = write_npz(compute_reference(parts.lfp.int8.quantized.model, parts.session))
     files["holdout.npz"] = write_holdout(parts.bins, parts.session, shape)
     return files, shape, graphs
