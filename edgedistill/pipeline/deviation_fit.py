@@ -107,7 +107,9 @@ def fit_line(square: Array, speed: Array) -> tuple[float, float]:
     Least squares with weights 1 / variance squared, again and again, is maximum likelihood for a variance that is
     linear in the speed.
     """
-    mean = max(float(square.mean()), float(np.finfo(np.float32).tiny))
+    mean, smallest = float(square.mean()), float(np.finfo(np.float32).tiny)
+    if mean < smallest:
+        return smallest, 0.0
     rest, by_speed = mean, 0.0
     for _ in range(ROUNDS):
         weight = (mean / (rest + by_speed * speed)) ** 2
