@@ -9,7 +9,7 @@ import click
 
 from edgedistill.bundle import reasons_left_out
 from edgedistill.cli.app import GATE_MISSED
-from edgedistill.cli.output import print_gates, print_json, print_table, show_training
+from edgedistill.cli.output import print_gates, print_json, print_notes, print_table, show_training
 from edgedistill.cli.training_options import PATH, add_training_options, recipe_option
 from edgedistill.config import load_preset
 from edgedistill.quantization.calibration.recipe import load_recipe
@@ -101,6 +101,8 @@ def build(
         result = pipeline.build(options, progress)
     for name, reason in reasons_left_out(result.graphs).items():
         click.echo(f"left out: {name}: {reason}", err=True)
+    if result.confidence is not None and result.confidence.note:
+        print_notes([result.confidence.note])
     if as_json:
         print_json(result.to_json())
     else:

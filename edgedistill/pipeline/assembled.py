@@ -26,8 +26,8 @@ from edgedistill.data.lfp.electrodes import Electrode
 from edgedistill.errors import EngineError
 from edgedistill.frontend import group_delay_ms
 from edgedistill.pipeline.channel_files import neutral_channel_files, write_channel_files
+from edgedistill.pipeline.confidence import CalibratedDeviations, calibrate_deviations
 from edgedistill.pipeline.default_engine import DefaultEngine, choose_default_engine
-from edgedistill.pipeline.deviations import fit_deviation_model
 from edgedistill.pipeline.graph_checks import compute_reference
 from edgedistill.pipeline.holdout_files import write_holdout, write_npz
 from edgedistill.pipeline.quantized import Int8Student, QuantizedStudents
@@ -53,6 +53,7 @@ class Ingredients:
     session: TrainingSession  # with the normalization that the LFP student uses
     lfp: Subject
     spikes: Subject
+    deviations: CalibratedDeviations  # of the LFP student's outputs
     teacher: TeacherSubject
     ridge: LaggedRidge
     metrics: Metrics
@@ -87,6 +88,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         trained.lfp.session,
         subject_from_student(trained.lfp, quantized.lfp),
         subject_from_student(trained.spikes, quantized.spikes),
+        calibrate_deviations(quantized.lfp.quantized.model, trained.lfp.session),
         trained.teacher,
         trained.ridge,
         metrics,
@@ -103,6 +105,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         table=table_from_metrics(metrics, request.decoder.note),
         lacking=written.compiled.lacking if written.compiled else None,
         graphs=written.graphs,
+        confidence=parts.deviations.confidence,
         read=request.run.provenance.readings,
         shipped=ship(open_bundle(options.out)) if options.ship else None,
     )
@@ -148,8 +151,7 @@ def write_files(parts: Ingredients) -> tuple[Files, StudentShape, Verdicts]:
     facts = {"model": spike_shape.to_json(), "normalization": {"mean": mean.tolist(), "std": std.tolist()}}
     spikes["model.json"] = json.dumps(facts).encode()
     spikes |= neutral_channel_files(spike_shape.channels, spike_shape.outputs)
-    deviation = fit_deviation_model(parts.lfp.int8.quantized.model, parts.session)
-    files |= write_channel_files(parts.session.standardization.spatial, deviation)
+    files |= write_channel_files(parts.session.standardization.spatial, parts.deviations.model)
     files |= {SPIKE_FOLDER + name: data for name, data in spikes.items()}
     graphs |= {SPIKE_FOLDER + name: verdict for name, verdict in spike_graphs.items()}
     files |= write_teachers(parts.teacher, parts.session.id, spike_shape.outputs)
@@ -232,6 +234,7 @@ def write_manifest(
             "state_bytes": parts.lfp.int8.quantized.state_bytes,
             "kept_float32": list(parts.lfp.int8.quantized.model.keep),
         },
+        "confidence": asdict(parts.deviations.confidence),
         "metrics": {name: none_if_nan(value) for name, value in parts.metrics.items()},
         "gates": [asdict(gate) for gate in gates],
         "graphs": {name: verdict.to_json() for name, verdict in graphs.items()},

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from edgedistill.bundle import GraphVerdict
+from edgedistill.bundle.manifest import Confidence
 from edgedistill.errors import EngineError
 from edgedistill.pipeline.cache import Stage
 from edgedistill.target import Gate
@@ -53,6 +54,7 @@ class BuildResult:
     lacking: EngineError | None = None  # why the engine is only prepared, and the command that finishes it
     shipped: Path | None = None  # the zip that --zip asked for
     graphs: Mapping[str, GraphVerdict] = field(default_factory=dict)  # by file name
+    confidence: Confidence | None = None  # in the deviations of the outputs
     read: tuple[dict[str, object], ...] = ()  # how each session was read
 
     @property
@@ -71,6 +73,7 @@ class BuildResult:
             "metrics": self.metrics,
             "gates": [asdict(gate) for gate in self.gates],
             "graphs": {name: verdict.to_json() for name, verdict in self.graphs.items()},
+            "confidence": asdict(self.confidence) if self.confidence else None,
             "not_compiled": self.lacking.what if self.lacking else None,
             "next_step": self.next_step,
         }
