@@ -42,8 +42,12 @@ def write_holdout(bins: SessionBins, session: TrainingSession, shape: StudentSha
 
 
 def spike_counts(session: TrainingSession, stretch: slice) -> dict[str, npt.NDArray[Any]]:
-    """Returns the counts (T, U), and `unobserved` (T, U) where some unit was not observed in some bin."""
-    assert session.counts is not None
+    """Returns the counts (T, U), and `unobserved` (T, U) where some unit was not observed in some bin.
+
+    Returns nothing for a session without units.
+    """
+    if session.counts is None:
+        return {}
     counts = session.counts[stretch].numpy()
     unknown = np.isnan(counts)
     return {"counts": np.nan_to_num(counts).astype(np.uint8)} | ({"unobserved": unknown} if unknown.any() else {})
