@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.cpu.array_models import draw_deviation_model, draw_spatial_model
 from edgedistill.compile.c.library import INCLUDES, SOURCES, kernel_sources
 from edgedistill.compile.c.model_source import c_sources
 from edgedistill.compile.c.toolchain import VARIANTS, Toolchain, find_toolchain
@@ -70,6 +71,8 @@ def make_model_facts(shape: StudentShape, config: FrontEndConfig, name: str) -> 
         output_units=("cm/s",) * shape.outputs,
         mean=(0.0,) * shape.channels,
         std=(20.0,) * shape.channels,
+        spatial=draw_spatial_model(config),
+        deviation=draw_deviation_model(shape),
         warmup_bins=shape.receptive_field + settling_bins(config),
         group_delay_ms=group_delay_ms(config),
         manifest_sha256="0" * 64,

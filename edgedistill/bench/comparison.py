@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from edgedistill.bench.extras import estimate_budget, list_work, make_trace, measure_robustness
 from edgedistill.bench.holdout_scores import DecodedHoldout, RecordingFit, decode_holdout, score_candidate_on_recording
 from edgedistill.bench.result import BenchResult, Extras, Subject
+from edgedistill.bench.robustness_subjects import list_absent
 from edgedistill.bench.subjects import (
     LFP_INT8,
     LFP_STUDENT,
@@ -107,7 +108,7 @@ def bench(
         device=device,
         bundle=_describe_bundle(bundle),
         subjects=subjects,
-        absent=tuple(absent),
+        absent=(*absent, *(list_absent(bundle) if options.robustness else ())),
         clock=LatencyUs.from_times(times[EMPTY]),
         empty_paced=in_use.warm.get(EMPTY),
         frames=frames,
@@ -179,7 +180,7 @@ def _make_extras(
         trace=make_trace(bundle, holdout, decoded),
         layers=list_work(bundle),
         calibration=read_range_table(bundle),
-        robustness=measure_robustness(candidates, holdout, decoded) if options.robustness else None,
+        robustness=measure_robustness(bundle, candidates, holdout, decoded) if options.robustness else None,
         system=estimate_budget(bundle, subjects, options.assume) if options.system else None,
     )
 

@@ -1,8 +1,8 @@
 """Holds the decoders that a user would run otherwise, so that a bench can measure them beside ours.
 
-They are the same student in PyTorch and in onnxruntime's own INT8, and the spike teacher. Each has the methods of an
-engine: `step` takes a z-scored bin, `reset` starts a fresh stream, and `export_state` returns what is remembered. All
-of them compute with one thread. Where a machine cannot run one, an EngineError says why.
+They are the same student in PyTorch and in onnxruntime's own INT8, the spike teacher, and a lagged ridge. Each has the
+methods of an engine: `step` takes a z-scored bin, `reset` starts a fresh stream, and `export_state` returns what is
+remembered. All of them compute with one thread. Where a machine cannot run one, an EngineError says why.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.bundle.contents import Ridge
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 
@@ -122,3 +123,28 @@ class WindowTeacher:
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the window, whose size is reported."""
         return {"counts": self._counts}
+
+
+class LaggedRidge:
+    """Runs a lagged ridge in numpy, with zeros before the first bin."""
+
+    precision = "float32"
+
+    def __init__(self, ridge: Ridge) -> None:
+        """Takes the weights of `subjects/ridge.safetensors`."""
+        self._weight, self._bias = ridge.weight.reshape(len(ridge.bias), -1), ridge.bias
+        self._recent = np.zeros(ridge.weight.shape[1:], np.float32)  # (lags + 1, C), the newest bin first
+
+    def reset(self) -> None:
+        """Starts a fresh stream."""
+        self._recent[:] = 0
+
+    def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
+        """Returns the kinematics (K,) of one bin (C,) of the models' input."""
+        self._recent[1:] = self._recent[:-1]
+        self._recent[0] = bin
+        return np.asarray(self._weight @ self._recent.reshape(-1) + self._bias, np.float32)
+
+    def export_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Returns the last bins, whose size is reported."""
+        return {"recent": self._recent}

@@ -34,6 +34,7 @@ FILL_IN, DEVIATION = "fill_in.safetensors", "deviation.safetensors"
 SPIKE_FOLDER = "subjects/spike-student/"
 SPIKE_MODEL = SPIKE_FOLDER + "model.json"
 TEACHER_FACTS = "subjects/teachers.json"
+RIDGE = "subjects/ridge.safetensors"
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -156,7 +157,13 @@ def _read_floats(bundle: Bundle, name: str, shapes: Mapping[str, tuple[int, ...]
             causes=("it was built by a version of edgedistill that did not fill in lost channels",),
             next_step="build the bundle again from its recordings: the filters and the common average have changed",
         )
-    tensors = read_tensors(bundle, name)
+    return _pick_floats(bundle, name, read_tensors(bundle, name), shapes)
+
+
+def _pick_floats(
+    bundle: Bundle, name: str, tensors: Mapping[str, npt.NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Floats]:
+    """Returns those of a file's tensors that are named in `shapes`. Raises BundleError where one does not fit."""
     for tensor, shape in shapes.items():
         found = tensors.get(tensor)
         if found is None or found.dtype != np.float32 or found.shape != shape or not np.isfinite(found).all():
@@ -273,6 +280,30 @@ def read_teacher_facts(bundle: Bundle) -> dict[str, TeacherFacts]:
         return {name: TeacherFacts(_whole(one["params"]), _whole(one["window"])) for name, one in facts.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{bundle.path}: '{TEACHER_FACTS}' is damaged", got=repr(error)) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    """Holds a lagged ridge that decodes the models' input, fitted on the same training block as the student."""
+
+    weight: Floats  # (K, lags + 1, C), the newest bin first
+    bias: Floats  # (K,)
+    penalty: float  # for features of deviation 1, times the number of bins / 1e4
+
+    @property
+    def lags(self) -> int:
+        """Returns how many bins before the newest it reads."""
+        return int(self.weight.shape[1]) - 1
+
+
+def read_ridge(bundle: Bundle, shape: StudentShape) -> Ridge:
+    """Returns the lagged ridge. Raises BundleError where the bundle holds none, or one for another student."""
+    found = read_tensors(bundle, RIDGE)
+    weight = found.get("weight")
+    bins = max(1, weight.shape[1]) if weight is not None and weight.ndim == 3 else 1
+    shapes = {"weight": (shape.outputs, bins, shape.channels), "bias": (shape.outputs,), "penalty": (1,)}
+    tensors = _pick_floats(bundle, RIDGE, found, shapes)
+    return Ridge(tensors["weight"], tensors["bias"], float(tensors["penalty"][0]))
 
 
 # ---------------------------------------------------------------- ranges.json

@@ -121,6 +121,20 @@ def _print_system(system: ImplantBudget | None) -> None:
 
 def _print_curves(curves: Sequence[Curve]) -> None:
     for curve in curves:
-        rows = [[name, *(mean for mean, _, _ in series)] for name, series in curve.r2.items()]
-        columns = ("subject", *map(format_value, curve.levels))
-        print_table(f"R² against {curve.kind} ({curve.unit}), mean of {curve.draws} draws", columns, rows)
+        rows = [[name, *_list_cells(curve, name)] for name in curve.r2]
+        columns = ("subject", *(f"{level:g}" for level in curve.levels))
+        title = f"R² against {curve.kind} ({curve.unit}), mean of {curve.draws} draws, and how much of R² is kept"
+        print_table(title, columns, rows)
+    verdicts = [(curve, verdict) for curve in curves for verdict in curve.judge()]
+    if verdicts:
+        words = {True: "met", False: "MISSED", None: "–"}
+        table = [(c.kind, f"{v.level:g} {c.unit}", v.kept_share, v.limit, words[v.ok]) for c, v in verdicts]
+        title = f"What {verdicts[0][0].judged} should keep of its R²"
+        print_table(title, ("damage", "level", "kept", "at least", ""), table)
+
+
+def _list_cells(curve: Curve, subject: str) -> list[str]:
+    """Returns R² at each level, with the share of the intact R² behind it."""
+    means = [format_value(mean) for mean, _, _ in curve.r2[subject]]
+    kept = curve.kept_share(subject)
+    return [means[0], *(m if k is None else f"{m} ({k:.0%})" for m, k in zip(means[1:], kept[1:], strict=True))]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from edgedistill.frontend.spatial import SpatialModel
+from edgedistill.numerics.deviation import DeviationModel
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -14,8 +17,10 @@ class ModelFacts:
     channel_ids: tuple[str, ...]
     output_names: tuple[str, ...]
     output_units: tuple[str, ...]
-    mean: tuple[float, ...]  # (C,) in uV, of the z-score
+    mean: tuple[float, ...]  # (C,) in uV, of the filtered channels
     std: tuple[float, ...]  # (C,) in uV
+    spatial: SpatialModel
+    deviation: DeviationModel
     warmup_bins: int
     group_delay_ms: float
     manifest_sha256: str

@@ -81,6 +81,13 @@ def choose_channels(config: FrontEndConfig, clean: Array) -> tuple[Mask, Mask]:
     return ~np.where(unsettled[:, None], recovered, settled), unsettled
 
 
+def find_lost_frames(config: FrontEndConfig, x: npt.NDArray[np.floating]) -> Mask:
+    """Returns which frames of x (C, n) hold no finite sample, apart from channels that are left out."""
+    used = x[~left_out_channels(config)]
+    lost: Mask = ~(np.abs(used) <= SAMPLE_LIMIT).any(axis=0)
+    return lost
+
+
 def left_out_channels(config: FrontEndConfig) -> Mask:
     """Returns which channels (C,) the settings leave out. They are bad in every bin."""
     mask: Mask = np.zeros(config.channels, np.bool_)

@@ -20,11 +20,14 @@ from edgedistill.bundle.contents import (
     HOLDOUT,
     RANGES,
     REFERENCE,
+    RIDGE,
     WEIGHTS,
     DecoderSpec,
+    Ridge,
     read_decoder_spec,
     read_deviation_model,
     read_int8_model,
+    read_ridge,
     read_tensors,
 )
 from edgedistill.bundle.manifest import Channel
@@ -46,11 +49,12 @@ from edgedistill.pipeline.graph_checks import compute_reference, holdout_stretch
 from edgedistill.pipeline.holdout_files import holdout_bins, write_npz
 from edgedistill.pipeline.quantized import Int8Student
 from edgedistill.pipeline.result import Metrics
-from edgedistill.pipeline.student_files import Files, Subject, Verdicts, write_subject
+from edgedistill.pipeline.student_files import Files, Subject, Verdicts, write_ridge, write_subject
 from edgedistill.pipeline.written_bundle import BundleContents, Facts, WrittenBundle, write_and_judge
 from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.deployment import QuantizedStudent, refit_readout, score_stream
 from edgedistill.target import Gate, Target, load_target, require_buildable
+from edgedistill.training.baselines import LaggedRidge, fit_ridge
 from edgedistill.training.student_tasks import score_student
 
 SUBJECTS = "subjects/"
@@ -195,9 +199,11 @@ def write_adapted_files(
 ) -> tuple[Files, Verdicts]:
     """Returns the files of the new bundle, and a verdict on each step graph.
 
-    Models on spikes are left out, because they know the units of the bundle's own session only.
+    Models on spikes are left out, because they know the units of the bundle's own session only. The lagged ridge reads
+    the same bins as the student, and is treated as its read-out is.
     """
-    files = {name: bundle.read(name) for name in bundle.names if not name.startswith(SUBJECTS)}
+    names = [name for name in bundle.names if name == RIDGE or not name.startswith(SUBJECTS)]
+    files = {name: bundle.read(name) for name in names}
     graphs = {name: one for name, one in bundle.manifest.graphs.items() if not name.startswith(SUBJECTS)}
     deviation = read_deviation_model(bundle, spec.shape)
     if labels:
@@ -206,6 +212,8 @@ def write_adapted_files(
         fitted = subject.int8.quantized.model
         files |= again | {REFERENCE: write_npz(compute_reference(fitted, day.session))}
         deviation = fit_deviation_model(fitted, day.session)
+        if RIDGE in files:
+            files[RIDGE] = write_ridge(fit_new_ridge(read_ridge(bundle, spec.shape), day))
     files |= write_channel_files(day.session.standardization.spatial, deviation)
     held = holdout_stretch(day.session, spec.shape)
     files[HOLDOUT] = write_npz(holdout_bins(day.session, held, day.kinematics) | day.frames)
@@ -222,6 +230,12 @@ def fit_new_readout(bundle: Bundle, spec: DecoderSpec, model: Int8Model, day: An
     return Subject(
         student, readout, Int8Student(ranges, QuantizedStudent(fitted, score_stream(fitted, day.session, "lfp")))
     )
+
+
+def fit_new_ridge(ridge: Ridge, day: AnotherDay) -> LaggedRidge:
+    """Returns a lagged ridge that is fitted on the labels of the day, with as many lags as that of the bundle."""
+    bins = day.session.inputs("lfp").double().numpy()
+    return fit_ridge(bins, day.session, lags=[ridge.weight.shape[1] - 1])
 
 
 # ---------------------------------------------------------------- manifest
@@ -300,17 +314,17 @@ def score_before(model: Int8Model, day: AnotherDay) -> float | None:
 
 
 def warn_of_result(day: AnotherDay, before: float | None, metrics: Metrics) -> list[str]:
-    """Returns warnings about channels that nothing was learned of, and about a bundle that decodes worse than before."""
-    warnings, kept, after = [], day.kept, metrics.get("int8_r2")
-    if kept:
-        names = ", ".join(day.bins.channel_ids[column] for column in kept)
+    """Returns warnings about channels that nothing was learned of, and about a decoder that is worse than before."""
+    warnings, after = [], metrics.get("int8_r2")
+    if day.kept:
+        names = ", ".join(day.bins.channel_ids[column] for column in day.kept)
         warnings.append(
-            f"{len(kept)} of {len(day.bins.channel_ids)} channels show too little in the stretch, and stay as the bundle has "
-            f"them: {names}"
+            f"{len(day.kept)} of {len(day.bins.channel_ids)} channels show too little in the stretch, and stay as the "
+            f"bundle has them: {names}"
         )
     if before is not None and after is not None and after < before - WORSE:
         warnings.append(
-            f"the adapted decoder is worse than the bundle as it was, on what follows the stretch: R² {after:.3f} against "
-            f"{before:.3f}"
+            "the adapted decoder is worse than the bundle as it was, on what follows the stretch: "
+            f"R² {after:.3f} against {before:.3f}"
         )
     return warnings

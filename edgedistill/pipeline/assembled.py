@@ -15,7 +15,7 @@ import numpy as np
 
 from edgedistill import __version__
 from edgedistill.bundle import open_bundle, ship
-from edgedistill.bundle.contents import SPIKE_FOLDER
+from edgedistill.bundle.contents import RIDGE, SPIKE_FOLDER
 from edgedistill.config import StudentShape
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.lfp.electrodes import Electrode
@@ -27,11 +27,12 @@ from edgedistill.pipeline.holdout_files import write_holdout, write_npz
 from edgedistill.pipeline.quantized import Int8Student, QuantizedStudents
 from edgedistill.pipeline.request import BuildRequest
 from edgedistill.pipeline.result import TABLE, BuildResult, Metrics, table_from_metrics
-from edgedistill.pipeline.student_files import Files, Subject, Verdicts, write_subject, write_teachers
+from edgedistill.pipeline.student_files import Files, Subject, Verdicts, write_ridge, write_subject, write_teachers
 from edgedistill.pipeline.teacher import TeacherSubject
 from edgedistill.pipeline.trained import TrainedModels, TrainedStudent
 from edgedistill.pipeline.written_bundle import BundleContents, Facts, WrittenBundle, write_and_judge
 from edgedistill.target import Target
+from edgedistill.training.baselines import LaggedRidge
 from edgedistill.training.batches import TrainingSession
 
 
@@ -55,6 +56,7 @@ class Ingredients:
     session: TrainingSession  # with the normalization that the LFP student uses
     lfp: Subject
     spikes: SpikeSubjects | None
+    ridge: LaggedRidge
     metrics: Metrics
     provenance: Facts
 
@@ -75,6 +77,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         trained.lfp.session,
         subject_from_student(trained.lfp, quantized.lfp),
         spike_subjects(trained, quantized),
+        trained.ridge,
         metrics,
         {**request.run.provenance.to_json(), "seed": options.seed, **request.decoder.to_json()},
     )
@@ -125,6 +128,7 @@ def write_files(parts: Ingredients) -> tuple[Files, StudentShape, Verdicts]:
     if parts.spikes is not None:
         others, verdicts = write_spike_subjects(parts.spikes, parts.session)
         files, graphs = files | others, graphs | verdicts
+    files[RIDGE] = write_ridge(parts.ridge)
     files["reference.npz"] = write_npz(compute_reference(model, parts.session))
     files["holdout.npz"] = write_holdout(parts.bins, parts.session, shape)
     return files, shape, graphs

@@ -22,7 +22,7 @@ from edgedistill.pipeline.teacher import (
     latents_from_teacher,
     teacher_from_sessions,
 )
-from edgedistill.training.baselines import score_kalman, score_ridge
+from edgedistill.training.baselines import LaggedRidge, fit_ridge, score_kalman, score_ridge
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout, score, unscale_behavior
 from edgedistill.training.student_tasks import (
@@ -62,6 +62,7 @@ class TrainedModels:
     lfp: TrainedStudent
     spikes: SpikeModels | None  # None where the user asked for none
     teacher_latents: TeacherLatents  # by session; none where the build has no teacher
+    ridge: LaggedRidge  # on the same LFP as the student that ships
     metrics: Metrics
 
 
@@ -87,10 +88,11 @@ def train_models(request: BuildRequest) -> TrainedModels:
         metrics["distilled_r2"] = score_student(distilled, "distilled", request.session)[1].r2
         lfp = train_and_score(request, "deployed", latents)
     metrics["deployed_r2"] = lfp.r2
-    metrics |= linear_scores(request)
+    ridge, scores = fit_linear(request, lfp.session)
+    metrics |= scores
     if request.options.baselines:
         metrics |= baseline_scores(request, latents)
-    return TrainedModels(lfp, spikes, latents, metrics)
+    return TrainedModels(lfp, spikes, latents, ridge, metrics)
 
 
 def train_spike_models(
@@ -129,15 +131,21 @@ def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedS
     return TrainedStudent("deployed", student, pretrained.task, session, readout, scored.r2, may_use_labels)
 
 
-def linear_scores(request: BuildRequest) -> Metrics:
-    """Returns the R² of the linear baselines of the session."""
+def fit_linear(request: BuildRequest, decoded: TrainingSession) -> tuple[LaggedRidge, Metrics]:
+    """Returns a lagged ridge on the session as it is decoded, and the R² of the linear baselines of the session.
+
+    `decoded` is the session with the normalization that the student uses, which may be that of another day.
+    """
     start, session = monotonic(), request.session
     lfp = session.inputs("lfp").double().numpy()
-    scores: Metrics = {"ridge_lfp_r2": score_ridge(lfp, session).r2, "kalman_lfp_r2": score_kalman(lfp, session).r2}
+    ridge = fit_ridge(lfp, session)
+    scores: Metrics = {"ridge_lfp_r2": ridge.score.r2, "kalman_lfp_r2": score_kalman(lfp, session).r2}
     if session.spikes is not None:
         scores["ridge_spike_r2"] = score_ridge(session.spikes.double().numpy(), session).r2
+    if decoded is not session:
+        ridge = fit_ridge(decoded.inputs("lfp").double().numpy(), decoded, lags=[ridge.lags])
     request.run.cache.note("linear baselines", start)
-    return scores
+    return ridge, scores
 
 
 def baseline_scores(request: BuildRequest, latents: TeacherLatents) -> Metrics:

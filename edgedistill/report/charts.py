@@ -12,6 +12,7 @@ from edgedistill.report.svg import SERIES, Axis, Drawing, Point, format_number
 
 Row = Mapping[str, Any]
 WIDTH = 760.0
+DASHES = ("", "5 3", "2 3")  # of the lines of a robustness curve
 
 
 def draw_latency(subjects: Sequence[Row], deadline_us: float | None) -> str:
@@ -130,31 +131,39 @@ def draw_trace(trace: Row, output: int) -> str:
 def draw_robustness(curve: Row) -> str:
     """Draws R² against one kind of harm, with the extremes of the draws as bands."""
     levels, rows = curve["levels"], curve["r2"]
-    width, bottom, top, left = 370.0, 210.0, 42.0, 46.0
-    places = list(range(len(levels)))  # evenly spaced, because days grow faster than they hurt
+    left, width, row = 46.0, 370.0, 20.0
+    top = 22.0 + row * -(-len(rows) // 2)
+    bottom = top + 168.0
     values = [r[key] for series in rows.values() for r in series for key in ("min", "max")]
-    x = Axis(0, max(len(levels) - 1, 1), left, width - 12)
+    x = Axis(0, max(len(levels) - 1, 1), left, width - 12)  # evenly spaced, because days grow faster than they hurt
     y = Axis(min(0.0, max(min(values), -0.5)), max(max(values), 0.1), bottom, top)
     words = "; ".join(f"{name} falls from {s[0]['mean']:.2f} to {s[-1]['mean']:.2f}" for name, s in rows.items())
     drawing = Drawing(width, bottom + 46, f"R² against {curve['kind']}", words + ".")
     drawing.y_axis(y, left, width - 12, lambda value: f"{value:.1f}")
-    for place, level in zip(places, levels, strict=True):
+    for place, level in enumerate(levels):
         drawing.text((x(place), bottom + 16), format_number(level), "tick", "middle")
     drawing.text(((left + width) / 2, bottom + 36), f"{curve['kind']}: {curve['unit']}", "axis", "middle")
     for i, (name, series) in enumerate(rows.items()):
-        shown = [
-            (x(p), {key: min(max(r[key], y.low), y.high) for key in r}, r) for p, r in zip(places, series, strict=True)
-        ]
-        upper, lower = [(at, y(r["max"])) for at, r, _ in shown], [(at, y(r["min"])) for at, r, _ in shown]
-        drawing.area([*upper, *reversed(lower)], f"f{i} band")
-        within = [(at, y(r["mean"])) for at, r, true in shown if true["mean"] >= y.low]
-        drawing.line(within, f"l{i}", "" if i == 0 else "5 3")
-        for at, r, true in shown:
-            if true["mean"] >= y.low:
-                drawing.mark((at, y(r["mean"])), f"f{i} point", i)
-            else:  # below the chart, so an arrow with the figure takes its place
-                drawing.area([(at - 5, bottom - 9), (at + 5, bottom - 9), (at, bottom - 1)], f"f{i} point")
-                drawing.text((at, bottom - 12), f"{true['mean']:.1f}", "tick", "middle")
-        drawing.mark((left + 8 + 160 * i, 14), f"f{i} point", i)
-        drawing.text((left + 18 + 160 * i, 18), name, "label")
+        _draw_series(drawing, series, (x, y), i)
+        at = (left + 8 + 160 * (i % 2), 14 + row * (i // 2))
+        drawing.mark(at, f"f{i} point", i)
+        drawing.text((at[0] + 10, at[1] + 4), name, "label")
     return str(drawing)
+
+
+def _draw_series(drawing: Drawing, series: Sequence[Row], axes: tuple[Axis, Axis], i: int) -> None:
+    """Draws the means of one subject with a band, and an arrow with the figure for each mean below the chart."""
+    x, y = axes
+
+    def clip(value: float) -> float:
+        return y(min(max(value, y.low), y.high))
+
+    upper, lower = ([(x(p), clip(r[key])) for p, r in enumerate(series)] for key in ("max", "min"))
+    drawing.area([*upper, *reversed(lower)], f"f{i} band")
+    drawing.line([(x(p), y(r["mean"])) for p, r in enumerate(series) if r["mean"] >= y.low], f"l{i}", DASHES[i % 3])
+    for p, r in enumerate(series):
+        if r["mean"] >= y.low:
+            drawing.mark((x(p), y(r["mean"])), f"f{i} point", i)
+        else:
+            drawing.area([(x(p) - 5, y.start - 9), (x(p) + 5, y.start - 9), (x(p), y.start - 1)], f"f{i} point")
+            drawing.text((x(p), y.start - 12), f"{r['mean']:.1f}", "tick", "middle")

@@ -26,9 +26,10 @@ IN_USE = (
     "“empty” does nothing, so its figures are the machine's own."
 )
 HARM = (
-    "The harm is done to the holdout after the front end. Lines are means of several draws, and bands are their "
-    "extremes. Days are a model: LFP channels drift in gain, by about a tenth in 15 days (an assumption), and units "
-    "turn over as published. These two assumptions decide how LFP and spikes compare."
+    "The harm is done to the holdout after the filters. Lost channels of the LFP are then filled in from the others, "
+    "as the decoder does it, and lost units are 0. Lines are means of several draws, and bands are their extremes. "
+    "Days are a model: LFP channels drift in gain, by about a tenth in 15 days (an assumption), and units turn over "
+    "as published. These two assumptions decide how LFP and spikes compare."
 )
 MODEL = (
     "These figures were not measured. They are computed from the assumptions below, each of which can be replaced "
@@ -177,9 +178,25 @@ def _robustness(curves: Sequence[Result]) -> str:
     longest = max(map(len, rows))
     table = _table(["subject", "harm", *[""] * (longest - 2)], [row + [""] * (longest - len(row)) for row in rows])
     return (
-        f"<h2>What is left when things go wrong</h2><div class='pictures'>{pictures}</div>"
+        f"<h2>What is left when things go wrong</h2><div class='pictures'>{pictures}</div>{_limits(curves)}"
         f"<p class='soft'>{HARM}</p><details><summary>The same as a table</summary>{table}</details>"
     )
+
+
+def _limits(curves: Sequence[Result]) -> str:
+    """Returns a table of what the LFP student should keep of its R², and what it does keep."""
+    verdict = {True: "met", False: "missed", None: "–"}
+    rows = []
+    for curve in curves:
+        for found in curve.get("limits") or []:
+            what = f"{curve['kind']}, {format_number(found['level'])} {curve['unit']}"
+            kept, least = (_percent(found[key]) for key in ("kept_share", "limit"))
+            rows.append([what, kept, least, verdict[found["ok"]]])
+    return _table(["what the LFP student keeps of its R²", "kept", "at least", ""], rows) if rows else ""
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
 
 
 def _system(system: Result | None) -> str:

@@ -21,14 +21,17 @@ from edgedistill.bundle.build_record import ABI_VERSION, LABELS
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEnd, FrontEndConfig
+from edgedistill.frontend.rules import find_lost_frames
 from edgedistill.runtime.c_abi import OUTPUT
 from edgedistill.runtime.c_state import (
     read_frontend,
     read_shift,
+    read_statistics,
     read_student,
     state_dtype,
     write_frontend,
     write_shift,
+    write_statistics,
     write_student,
 )
 from edgedistill.runtime.stream import Flag, Floats, Output, State, take_part
@@ -128,6 +131,8 @@ class AbiEngine:
         """
         rows = [np.ascontiguousarray(values, np.float32) for values in (mean, std)]
         self._check_code(self._library.ed_set_normalization(self._decoder, *(row.ctypes.data for row in rows)))
+        if self._fresh is not None and self.config.follow_rate:
+            self._fresh["mean"], self._fresh["std"] = rows
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the student's part of the state, with the names that all engines use (docs/numerics.md, "State")."""
@@ -140,15 +145,19 @@ class AbiEngine:
         self._import(record)
 
     def export_stream(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns `seen`, and the states of front end (`fe_*`), running amplitude (`shift_*`), student (`state_*`)."""
+        """Returns `seen`, and the states of front end (`fe_*`), statistics (`statistics_*`), amplitude (`shift_*`), student.
+
+        The student's state is `state_*`. Statistics that do not follow the signal are no part of a state.
+        """
         record = self._export()
         front_end = read_frontend(self.config, record)
         if self._held:
             front_end["pending"] = np.concatenate([_microvolts(part, self.config) for part in self._held])
-            front_end["pending_gap"] |= any(isinstance(part, int) for part in self._held)
+            front_end["pending_gap"] |= any(_is_lost(part, self.config) for part in self._held)
             front_end["frame"] += len(front_end["pending"])
         state: dict[str, npt.NDArray[Any]] = {"seen": np.array(int(record["seen"]), np.int64)}
         state |= {f"fe_{name}": array for name, array in front_end.items()}
+        state |= {f"statistics_{name}": array for name, array in read_statistics(record).items()}
         state |= {f"shift_{name}": array for name, array in read_shift(record).items()}
         return state | {f"state_{name}": array for name, array in read_student(self.shape, record).items()}
 
@@ -167,6 +176,8 @@ class AbiEngine:
         write_frontend(self.config, record, known)
         if self.config.decimation > 1 and len(known["pending"]):
             held = [known["pending"].astype(np.float32)]
+        if followed := take_part(state, "statistics_"):
+            write_statistics(record, followed)
         if shift := take_part(state, "shift_"):
             write_shift(record, shift)
         if student:
@@ -206,10 +217,9 @@ class AbiEngine:
         return [self._output(row) for row in outputs[: self._n_out.value]]
 
     def _output(self, row: npt.NDArray[np.void]) -> Output:
-        kinematics = row["kinematics"][: self.shape.outputs].copy()
-        return Output(
-            int(row["bin"]), int(row["end_frame"]), Flag(int(row["flags"])), int(row["bad_channels"]), kinematics
-        )
+        kinematics, deviation = (row[name][: self.shape.outputs].copy() for name in ("kinematics", "deviation"))
+        counts = int(row["bin"]), int(row["end_frame"]), Flag(int(row["flags"])), int(row["bad_channels"])
+        return Output(*counts, kinematics, deviation)
 
     def _export(self) -> npt.NDArray[np.void]:
         record = np.zeros((), self._dtype)
@@ -242,6 +252,10 @@ def _nothing() -> list[Floats | int]:
 
 def _call_of(part: Floats | int) -> tuple[str, Floats | None, int]:
     return ("ed_gap_outputs", None, part) if isinstance(part, int) else ("ed_push", part, len(part))
+
+
+def _is_lost(part: Floats | int, config: FrontEndConfig) -> bool:
+    return isinstance(part, int) or bool(find_lost_frames(config, part.T).any())
 
 
 def _microvolts(part: Floats | int, config: FrontEndConfig) -> npt.NDArray[np.float64]:

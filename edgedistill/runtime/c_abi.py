@@ -23,6 +23,7 @@ OUTPUT = np.dtype(  # ed_output
         ("flags", "u4"),
         ("bad_channels", "u4"),
         ("kinematics", "f4", (MAX_OUTPUTS,)),
+        ("deviation", "f4", (MAX_OUTPUTS,)),
     ]
 )
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig, filter_sections
+from edgedistill.frontend.statistics import ChannelStatistics
 from edgedistill.numerics.state import require_state
 from edgedistill.runtime.shift import RunningAmplitude
 
@@ -25,7 +26,7 @@ SIZES = ("channels", "d", "layers", "heads", "window", "lag_rows")
 
 
 def state_dtype(shape: StudentShape, config: FrontEndConfig) -> np.dtype[np.void]:
-    """Returns the type of one record: header, rings of each layer, lagged bins, front end, running amplitude."""
+    """Returns the type of one record: header, rings of each layer, lagged bins, front end, statistics, amplitude."""
     fields: list[tuple[Any, ...]] = [
         *((name, "<u4") for name in ("magic", "abi_version")),
         *((name, "<u8") for name in ("bytes", "frontend_bytes", "seen")),
@@ -37,6 +38,7 @@ def state_dtype(shape: StudentShape, config: FrontEndConfig) -> np.dtype[np.void
     fields += [(f"ring_{kind}_{i}", "i1", ring) for i in range(shape.layers) for kind in "kv"]
     fields += [("lags", "i1", (shape.lag_rows, shape.channels))]
     fields += [("fill", "i1", (-np.dtype(fields).itemsize % 8,)), *_frontend_fields(config)]
+    fields += [(name, "<f8", (shape.channels,)) for name in ("mean", "std") if config.follow_rate]
     fields += [("shift_bins", "<u4"), ("shift_power", "<f4", (shape.channels,))]
     fields += [("last_fill", "i1", (-np.dtype(fields).itemsize % 8,))]
     return np.dtype(fields)
@@ -48,7 +50,7 @@ def _frontend_fields(config: FrontEndConfig) -> list[tuple[Any, ...]]:
     kept = -(-config.edge(1) // config.decimation)  # bin 0 is the longest
     rows = max(config.flat_bins, config.saturated_bins) - 1
     return [
-        *((name, "<i8") for name in ("frame", "pending_gap")),
+        *((name, "<i8") for name in ("frame", "pending_gap", "lost_bins")),
         *([("decimator", "<f8", (decimator, channels, 2))] if decimated else []),
         ("shaper", "<f8", (shaper, channels, 2)),
         ("pending", "<f8", (kept, channels)),
@@ -67,6 +69,7 @@ def read_frontend(config: FrontEndConfig, record: npt.NDArray[np.void]) -> Array
         "frame": np.array(frame, np.int64),
         "pending": record["pending"][:pending].copy(),
         "pending_gap": np.array(bool(record["pending_gap"])),
+        "lost_bins": np.array(int(record["lost_bins"]), np.int64),
         "decimator": record["decimator"].copy() if config.decimation > 1 else empty,
         **{
             name: np.array(record[name], np.float64) for name in ("shaper", "low", "high", "lowest", "highest", "clean")
@@ -90,11 +93,24 @@ def write_frontend(config: FrontEndConfig, record: npt.NDArray[np.void], state: 
     frame, pending = int(state["frame"]), len(state["pending"])
     decimated = config.decimation > 1
     record["frame"], record["pending_gap"] = frame - (pending if decimated else 0), bool(state["pending_gap"])
+    record["lost_bins"] = int(state["lost_bins"])
     record["pending"] = 0
     if not decimated:
         record["pending"][:pending] = state["pending"]
     for name in ("shaper", "low", "high", "lowest", "highest", "clean", *(("decimator",) if decimated else ())):
         record[name] = state[name]
+
+
+def read_statistics(record: npt.NDArray[np.void]) -> Arrays:
+    """Returns the statistics in a record, as `ChannelStatistics.export_state` does."""
+    return {name: record[name].astype(np.float64) for name in ("mean", "std") if name in (record.dtype.names or ())}
+
+
+def write_statistics(record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes statistics into a record that has them. Raises EngineError, before anything changes, if they do not fit."""
+    if "mean" in (record.dtype.names or ()):
+        ChannelStatistics(len(record["mean"]), rate=1).import_state(state)
+        record["mean"], record["std"] = state["mean"], state["std"]
 
 
 def read_shift(record: npt.NDArray[np.void]) -> Arrays:

@@ -110,8 +110,8 @@ class NumpyStream:
     def export_stream(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the state of the stream.
 
-        `seen` counts bins. The front end's state is `fe_*`, that of the statistics `statistics_*` (where they follow the
-        signal), of the running amplitude `shift_*`, and of the engine `state_*`.
+        `seen` counts bins. The front end's state is `fe_*`, that of statistics that follow the signal `statistics_*`,
+        that of the running amplitude `shift_*`, and that of the engine `state_*`.
         """
         state: dict[str, npt.NDArray[Any]] = {"seen": np.array(self._seen, np.int64)}
         state |= {f"fe_{name}": array for name, array in self._front_end.export_state().items()}

@@ -1,12 +1,14 @@
 /*
- * Private: the channel rules of the front end. They tell which channels are bad at the end of each bin, as
- * edgedistill/frontend/rules.py defines it, and which samples the filters may use.
+ * Private: the channel rules of the front end. They tell at the end of each bin which channels are bad, and which
+ * filters start from rest, as edgedistill/frontend/rules.py defines it.
  *
- * A channel is bad in a bin with a sample that is not finite, while it is flat (a range below ED_FE_FLAT_UV over
- * ED_FE_FLAT_BINS bins), while it is saturated (no range at all over ED_FE_SATURATED_BINS bins, at the highest or
- * lowest value seen so far), and for ED_FE_RECOVER_BINS bins after that. Channels with a 1 in ed_fe_left_out are bad in
- * every bin, from the first frame on. Ranges of the last bins are kept in a ring. Its row `slot` is the bin in progress;
- * ed_frontend.h moves it on.
+ * A bin triggers a channel with a sample that is not finite, while it is flat (a range below ED_FE_FLAT_UV over
+ * ED_FE_FLAT_BINS bins), and while it is saturated (no range at all over ED_FE_SATURATED_BINS bins, at the highest or
+ * lowest value seen so far). `clean` counts the bins since. A channel has recovered after ED_FE_RECOVER_BINS, and has
+ * settled after ED_FE_SETTLED_BINS. It is good when it has settled, or when it has recovered while most of the recovered
+ * channels have not settled. Channels with a 1 in ed_fe_left_out are bad in every bin. Bins with lost frames do not
+ * exist for the rules. Ranges of the last bins are kept in a ring. Its row `slot` is the bin in progress; ed_frontend.h
+ * moves it on.
  *
  * No branch depends on samples. Most of the front end's memory is this ring: 77 kB of 100 kB for 96 channels at 1 kHz.
  */
@@ -41,10 +43,9 @@ typedef struct {
     float block_high[ED_FE_BLOCKS][ED_FE_CHANNELS];
     float lowest[ED_FE_CHANNELS]; /* since the start of the stream */
     float highest[ED_FE_CHANNELS];
-    uint32_t clean[ED_FE_CHANNELS];  /* bins since a rule last applied, at most ED_FE_RECOVER_BINS */
+    uint32_t clean[ED_FE_CHANNELS];  /* bins since a trigger, at most ED_FE_SETTLED_BINS */
     uint32_t broken[ED_FE_CHANNELS]; /* 1: the bin in progress has a sample that is not finite */
-    uint32_t held[ED_FE_CHANNELS];   /* 1: left out, or bad by the rules at the end of the last bin */
-    uint32_t bad[ED_FE_CHANNELS];    /* 1: masked in the last finished bin: held, or beyond float32 */
+    uint32_t bad[ED_FE_CHANNELS];    /* 1: bad in the last finished bin */
 } ed_channels;
 
 static inline void ed_fe_fill(float *row, float value) {
@@ -72,29 +73,22 @@ static inline void ed_channels_reset(ed_channels *channels) {
     ed_fe_fill(channels->lowest, ED_FE_INF);
     ed_fe_fill(channels->highest, -ED_FE_INF);
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) channels->clean[c] = ED_FE_RECOVER_BINS;
-    memcpy(channels->held, ed_fe_left_out, sizeof channels->held);
 }
 
-/* Widens a range by the finite samples of a frame, and notes channels whose sample is not finite. */
-static inline void ed_fe_range(const float *restrict x, float *restrict low, float *restrict high,
-                               uint32_t *restrict broken) {
+/* Widens a range by the finite samples of a frame, and notes channels whose sample is not finite. Returns 1 if no
+ * channel that counts has a finite sample. */
+static inline uint32_t ed_fe_range(const float *restrict x, float *restrict low, float *restrict high,
+                                   uint32_t *restrict broken) {
+    uint32_t any = 0;
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
         const uint32_t fine = (x[c] <= FLT_MAX) & (x[c] >= -FLT_MAX);
         const float lo = fine ? x[c] : ED_FE_INF, hi = fine ? x[c] : -ED_FE_INF;
         low[c] = lo < low[c] ? lo : low[c];
         high[c] = hi > high[c] ? hi : high[c];
         broken[c] |= fine ^ 1u;
+        any |= fine & (ed_fe_left_out[c] ^ 1u);
     }
-}
-
-/* Writes the samples x of a frame to row as float64, with zeros for channels that are held out and for samples that are
- * not finite. */
-static inline void ed_channels_hold_out(const ed_channels *channels, const float *restrict x, double *restrict row) {
-    const uint32_t *restrict held = channels->held;
-    for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
-        const uint32_t use = (x[c] <= FLT_MAX) & (x[c] >= -FLT_MAX) & (held[c] ^ 1u);
-        row[c] = (double)(use ? x[c] : 0.0f);
-    }
+    return any ^ 1u;
 }
 
 /* Widens the range (top, bottom) by one more row. */
@@ -116,14 +110,31 @@ static inline void ed_channels_update_block(ed_channels *channels, size_t block)
         ed_fe_widen(channels->block_high[block], channels->block_low[block], channels->high[r], channels->low[r]);
 }
 
-/* Applies the rules at the end of a bin: writes `bad` and `clean`, and adds the bin in row `slot` to the history. */
+/* Takes away from `clean` what lost_bins bins in a row without frames cost: what the filters then have to settle. */
+static inline void ed_channels_resume(ed_channels *channels, uint32_t lost_bins) {
+    const int64_t left = (int64_t)ED_FE_SETTLED_BINS - ED_FE_RESUME_BINS - ED_FE_RESUME_BINS_PER_LOST * (int64_t)lost_bins;
+    const int64_t bridged = left > ED_FE_RECOVER_BINS ? left : ED_FE_RECOVER_BINS;
+    const int64_t allowed = lost_bins > ED_FE_BRIDGED_BINS ? ED_FE_RECOVER_BINS : bridged;
+    const uint32_t most = lost_bins ? (uint32_t)allowed : ED_FE_SETTLED_BINS;
+    uint32_t *restrict clean = channels->clean;
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) clean[c] = clean[c] < most ? clean[c] : most;
+}
+
+/* Writes the channels (ED_FE_PADDED) whose filters start from rest: all of them if `all` is 1, and otherwise those that
+ * were triggered in the last bin. */
+static inline void ed_channels_list_restarts(const ed_channels *channels, uint32_t all, uint32_t *restrict restarts) {
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) restarts[c] = all | (uint32_t)(channels->clean[c] == 0);
+    for (size_t c = ED_FE_CHANNELS; c < ED_FE_PADDED; c++) restarts[c] = 0;
+}
+
+/* Counts the bins since a trigger at the end of a bin, and adds the bin in row `slot` to the history. */
 static inline void ed_channels_judge(ed_channels *channels, size_t slot) {
     ed_channels_update_block(channels, slot / ED_FE_BLOCK);
     ed_fe_widen(channels->highest, channels->lowest, channels->high[slot], channels->low[slot]);
     const float *restrict low = channels->low[slot], *restrict high = channels->high[slot];
     const float *restrict lowest = channels->lowest, *restrict highest = channels->highest;
     const uint32_t *restrict broken = channels->broken;
-    uint32_t *restrict clean = channels->clean, *restrict bad = channels->bad;
+    uint32_t *restrict clean = channels->clean;
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
         float top = channels->block_high[0][c], bottom = channels->block_low[0][c]; /* over all the history */
         for (size_t b = 1; b < ED_FE_BLOCKS; b++) {
@@ -141,10 +152,23 @@ static inline void ed_channels_judge(ed_channels *channels, size_t slot) {
         const uint32_t still = flat_is_longer ? short_top == short_bottom : top == bottom;
         const uint32_t at_extreme = (uint32_t)(high[c] == highest[c]) | (uint32_t)(low[c] == lowest[c]);
         const uint32_t trigger = broken[c] | (uint32_t)(range < ED_FE_FLAT_UV) | (still & at_extreme);
-        const uint32_t later = clean[c] < ED_FE_RECOVER_BINS ? clean[c] + 1 : clean[c];
+        const uint32_t later = clean[c] < ED_FE_SETTLED_BINS ? clean[c] + 1 : clean[c];
         clean[c] = trigger ? 0 : later;
-        bad[c] = (uint32_t)(clean[c] < ED_FE_RECOVER_BINS) | ed_fe_left_out[c];
     }
+}
+
+/* Writes `bad`. Returns 1 if most of the recovered channels have not settled, and are used all the same. */
+static inline uint32_t ed_channels_choose(ed_channels *channels) {
+    const uint32_t *restrict clean = channels->clean;
+    uint32_t *restrict bad = channels->bad, recovered = 0, settled = 0;
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
+        const uint32_t counts = ed_fe_left_out[c] ^ 1u;
+        recovered += counts & (uint32_t)(clean[c] >= ED_FE_RECOVER_BINS);
+        settled += counts & (uint32_t)(clean[c] >= ED_FE_SETTLED_BINS);
+    }
+    const uint32_t unsettled = 2 * settled < recovered, least = unsettled ? ED_FE_RECOVER_BINS : ED_FE_SETTLED_BINS;
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) bad[c] = (uint32_t)(clean[c] < least) | ed_fe_left_out[c];
+    return unsettled;
 }
 
 #endif

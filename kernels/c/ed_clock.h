@@ -14,6 +14,7 @@
 typedef struct {
     uint64_t frame;     /* frames taken */
     uint64_t bin;       /* the bin in progress */
+    uint64_t start;     /* its first frame */
     uint64_t edge;      /* its end, which is the first frame of the next bin */
     uint64_t remainder; /* edge * DEN - (bin + 1) * NUM, in [0, DEN) */
     uint32_t phase;     /* frame mod D, where D is the decimation */
@@ -61,9 +62,22 @@ static inline void ed_clock_set(ed_clock *clock, uint64_t frame) {
     clock->frame = frame;
     clock->bin = ed_clock_bin_of(frame);
     clock->edge = ed_clock_edge(clock->bin + 1, &clock->remainder);
-    const uint64_t start = ed_clock_edge(clock->bin, &over);
+    clock->start = ed_clock_edge(clock->bin, &over);
     clock->phase = (uint32_t)(frame % D);
-    clock->kept_rows = (uint32_t)((frame + D - 1) / D - (start + D - 1) / D);
+    clock->kept_rows = (uint32_t)((frame + D - 1) / D - (clock->start + D - 1) / D);
+}
+
+/* Returns how many frames come before the next one that decimation keeps. */
+static inline size_t ed_clock_skipped(const ed_clock *clock) {
+    return clock->phase ? ED_FE_DECIMATION - clock->phase : 0;
+}
+
+/* Moves on by n frames of the bin in progress. */
+static inline void ed_clock_advance(ed_clock *clock, size_t n) {
+    const size_t skipped = ed_clock_skipped(clock);
+    clock->frame += n;
+    clock->phase = (uint32_t)((clock->phase + n) % ED_FE_DECIMATION);
+    clock->kept_rows += n > skipped ? (uint32_t)((n - skipped - 1) / ED_FE_DECIMATION + 1) : 0;
 }
 
 /* Begins the next bin. */
@@ -71,6 +85,7 @@ static inline void ed_clock_next_bin(ed_clock *clock) {
     const uint64_t rest = ED_FE_CLOCK_NUM % ED_FE_CLOCK_DEN;
     const int more = rest > clock->remainder;
     clock->bin++;
+    clock->start = clock->edge;
     clock->edge += ED_FE_CLOCK_NUM / ED_FE_CLOCK_DEN + (more ? 1 : 0);
     clock->remainder = clock->remainder + (more ? ED_FE_CLOCK_DEN : 0) - rest;
     clock->kept_rows = 0;

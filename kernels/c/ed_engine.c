@@ -22,11 +22,15 @@
 #endif
 
 #include "ed_frontend_state.h"
+
+#include "ed_deviation.h"
 #include "ed_shift.h"
+#include "ed_statistics.h"
 
 _Static_assert(ED_OUTPUTS <= ED_MAX_OUTPUTS, "more outputs than ed_output holds");
 _Static_assert(ED_FE_CHANNELS == ED_CHANNELS, "the front end is of another array");
 _Static_assert(sizeof(ed_state_header) == 80, "the layout of an exported state");
+_Static_assert(sizeof(ed_statistics) == 16 * ED_CHANNELS, "the layout of exported statistics");
 _Static_assert(sizeof(ed_shift) == 4 + 4 * ED_CHANNELS, "the layout of an exported running amplitude");
 
 /* The memory of a decoder. */
@@ -34,17 +38,33 @@ struct ed_engine {
     struct ed_decoder head;
     ED_ALIGNED struct ed_student student;
     ED_ALIGNED ed_fe_state front_end;
-    double mean[ED_CHANNELS], std[ED_CHANNELS];    /* statistics of the z-score, uV */
+    ed_statistics statistics;
+#if ED_FE_FOLLOWS
+    ed_statistics start; /* those that were set last, with which a stream starts */
+#endif
     double gain[ED_CHANNELS], offset[ED_CHANNELS]; /* conversion of int16 frames, uV */
     uint64_t seen;                                 /* bins decoded since the start */
-    ed_shift shift;                                /* running amplitude of the z-scored channels */
+    ed_shift shift;                                /* running amplitude of the models' input */
 };
 
 static struct ed_engine *engine_of(ed_decoder *decoder) { return (struct ed_engine *)decoder; }
 static const struct ed_engine *engine_at(const ed_decoder *decoder) { return (const struct ed_engine *)decoder; }
 
+/* Sets the mean and deviation of one channel, from which a stream also starts. */
+static void engine_set_channel(struct ed_engine *engine, int c, double mean, double std) {
+    engine->statistics.mean[c] = mean;
+    engine->statistics.std[c] = std;
+#if ED_FE_FOLLOWS
+    engine->start.mean[c] = mean;
+    engine->start.std[c] = std;
+#endif
+}
+
 static void engine_rewind(struct ed_engine *engine) {
     ed_fe_reset(&engine->front_end);
+#if ED_FE_FOLLOWS
+    engine->statistics = engine->start;
+#endif
     engine->seen = 0;
     ed_shift_reset(&engine->shift);
 }
@@ -56,8 +76,7 @@ static int engine_reset(ed_decoder *decoder) {
 
 static int engine_init(ed_decoder *decoder, const char *build_directory) {
     struct ed_engine *engine = engine_of(decoder);
-    memcpy(engine->mean, ed_fe_mean, sizeof engine->mean);
-    memcpy(engine->std, ed_fe_std, sizeof engine->std);
+    for (int c = 0; c < ED_CHANNELS; c++) engine_set_channel(engine, c, ed_fe_mean[c], ed_fe_std[c]);
     memset(engine->gain, 0, sizeof engine->gain);
     memset(engine->offset, 0, sizeof engine->offset);
     engine_rewind(engine);
@@ -77,23 +96,36 @@ static int engine_step(ed_decoder *decoder, const float *bin, float *kinematics)
     return error;
 }
 
+static uint32_t engine_flags(const struct ed_engine *engine, const ed_fe_bin *bin, const ed_output *output,
+                             uint32_t lost_channels) {
+    int finite = 1;
+    for (int o = 0; o < ED_OUTPUTS; o++) finite &= __builtin_fabsf(output->kinematics[o]) <= FLT_MAX;
+    return (engine->seen < ED_WARMUP_BINS || bin->unsettled ? ED_WARMUP : 0u) |
+           (output->bad_channels ? ED_MASKED : 0u) | (bin->lost ? ED_GAP : 0u) |
+           (lost_channels < ED_KNOWN_CHANNELS && finite ? 0u : ED_INVALID);
+}
+
 /* Decodes the bin that the front end has completed. */
 static int engine_decode(struct ed_engine *engine, ed_output *output) {
-    float z[ED_CHANNELS];
+    ED_ALIGNED float present[ED_CP], z[ED_CP];
+    uint32_t there[ED_CP];
     ed_fe_bin bin;
-    ed_fe_finish_bin(&engine->front_end, engine->mean, engine->std, z, &bin);
+    const double *value = ed_fe_finish_bin(&engine->front_end, &bin);
+    const uint32_t bad = ed_standardize(&engine->statistics, value, engine->front_end.channels.bad, present, there);
+    const uint32_t lost = ed_spatial_complete(present, there, z);
     memset(output, 0, sizeof *output);
     int error = engine_step(&engine->head, z, output->kinematics);
     if (error) return error;
-    int finite = 1;
-    for (int o = 0; o < ED_OUTPUTS; o++) finite &= __builtin_fabsf(output->kinematics[o]) <= FLT_MAX;
+    ed_deviate(output->kinematics, lost, output->deviation);
     output->bin = bin.bin;
     output->end_frame = bin.end_frame;
-    output->bad_channels = bin.bad_channels;
-    output->flags = (engine->seen < ED_WARMUP_BINS ? ED_WARMUP : 0u) | (bin.bad_channels ? ED_MASKED : 0u) |
-                    (bin.gap ? ED_GAP : 0u) | (bin.usable_channels && finite ? 0u : ED_INVALID);
-    const uint32_t counts = !(output->flags & (ED_WARMUP | ED_GAP)); /* filters ring, or frames have no amplitude */
-    ed_shift_update(&engine->shift, z, engine->front_end.channels.bad, engine->std, counts);
+    output->bad_channels = bad - ED_FE_LEFT_OUT;
+    output->flags = engine_flags(engine, &bin, output, lost);
+    const uint32_t counts = !(output->flags & (ED_WARMUP | ED_GAP));
+    ed_shift_update(&engine->shift, z, there, counts);
+#if ED_FE_FOLLOWS
+    ed_statistics_update(&engine->statistics, value, there, counts);
+#endif
     output->flags |= engine->shift.outside_bins >= ED_SHIFT_BINS ? ED_SHIFTED : 0u;
     return ED_OK;
 }
@@ -134,10 +166,7 @@ static uint64_t engine_outputs_for(const ed_decoder *decoder, uint64_t n_frames)
 
 static void engine_set_normalization(ed_decoder *decoder, const float *mean, const float *std) {
     struct ed_engine *engine = engine_of(decoder);
-    for (int c = 0; c < ED_CHANNELS; c++) {
-        engine->mean[c] = (double)mean[c];
-        engine->std[c] = (double)std[c];
-    }
+    for (int c = 0; c < ED_CHANNELS; c++) engine_set_channel(engine, c, (double)mean[c], (double)std[c]);
     ed_shift_reset(&engine->shift);
 }
 
@@ -154,7 +183,8 @@ static void engine_latent(const ed_decoder *decoder, float *latent) {
 /* ---------------------------------------------------------------- state */
 
 #define ED_FRONTEND_AT (sizeof(ed_state_header) + ED_UP(ED_STUDENT_BYTES, 8))
-#define ED_SHIFT_AT (ED_FRONTEND_AT + sizeof(ed_fe_exchange))
+#define ED_STATISTICS_AT (ED_FRONTEND_AT + sizeof(ed_fe_exchange))
+#define ED_SHIFT_AT (ED_STATISTICS_AT + (ED_FE_FOLLOWS ? sizeof(ed_statistics) : 0))
 #define ED_EXPORT_BYTES (ED_SHIFT_AT + ED_UP(sizeof(ed_shift), 8))
 
 static ed_state_header engine_header(const struct ed_engine *engine, int32_t pos, int32_t live) {
@@ -185,6 +215,9 @@ static int engine_export(const ed_decoder *decoder, void *state) {
     memcpy(out, &header, sizeof header);
     memset(out + sizeof header + ED_STUDENT_BYTES, 0, ED_FRONTEND_AT - sizeof header - ED_STUDENT_BYTES);
     ed_fe_export(&engine->front_end, (ed_fe_exchange *)(void *)(out + ED_FRONTEND_AT));
+#if ED_FE_FOLLOWS
+    memcpy(out + ED_STATISTICS_AT, &engine->statistics, sizeof engine->statistics);
+#endif
     memset(out + ED_SHIFT_AT, 0, ED_EXPORT_BYTES - ED_SHIFT_AT);
     memcpy(out + ED_SHIFT_AT, &engine->shift, sizeof engine->shift);
     return ED_OK;
@@ -210,11 +243,18 @@ static int engine_import(ed_decoder *decoder, const void *state) {
     const ed_fe_exchange *front_end = (const ed_fe_exchange *)(const void *)(in + ED_FRONTEND_AT);
     const ed_shift *shift = (const ed_shift *)(const void *)(in + ED_SHIFT_AT);
     if (!engine_accepts(engine, in) || !ed_fe_is_state(front_end) || !ed_shift_is_state(shift)) return ED_ERROR_STATE;
+#if ED_FE_FOLLOWS
+    const ed_statistics *statistics = (const ed_statistics *)(const void *)(in + ED_STATISTICS_AT);
+    if (!ed_are_statistics(statistics)) return ED_ERROR_STATE;
+#endif
     ed_state_header header;
     memcpy(&header, in, sizeof header);
     int error = ed_student_import(&engine->student, (const int8_t *)in + sizeof header, header.pos, header.live);
     if (error) return error;
     ed_fe_import(&engine->front_end, front_end);
+#if ED_FE_FOLLOWS
+    engine->statistics = *statistics;
+#endif
     engine->shift = *shift;
     engine->seen = header.seen;
     return ED_OK;

@@ -12,18 +12,21 @@
 
 #include "ed_frontend.h"
 
+#define ED_FE_LARGEST_STATE 0x1p256
+
 /* A stream's state as exchanged: native byte order, no padding inside, and sizeof is a multiple of 8. Names and meaning
- * are those of FrontEnd.export_state. In edgedistill/compile/c/frontend_source.py, state_dtype is the numpy dtype and
- * state_to_c converts. Inside a bin, Python keeps raw frames in `pending`. With D > 1, C keeps there the decimated
+ * are those of FrontEnd.export_state; edgedistill/runtime/c_state.py converts. Inside a bin, Python keeps raw frames in `pending`. With D > 1, C keeps there the decimated
  * samples so far, and the values of decimator, part_low, part_high and broken are those after the last frame. */
 typedef struct {
-    int64_t frame, pending_gap;
+    int64_t frame;
+    int64_t pending_gap; /* 1: the bin in progress has lost frames */
+    int64_t lost_bins;   /* bins with lost frames in a row, at most ED_FE_BRIDGED_BINS + 1 */
 #if ED_FE_DECIMATION > 1
     double decimator[ED_FE_DECIMATOR_SECTIONS][ED_FE_CHANNELS][2];
 #endif
     double shaper[ED_FE_SHAPER_SECTIONS][ED_FE_CHANNELS][2];
     double pending[ED_FE_KEPT][ED_FE_CHANNELS]; /* zero beyond the rows that are here */
-    double clean[ED_FE_CHANNELS];
+    double clean[ED_FE_CHANNELS]; /* whole numbers, at most ED_FE_SETTLED_BINS */
     double lowest[ED_FE_CHANNELS];
     double highest[ED_FE_CHANNELS];
 #if ED_FE_DECIMATION > 1
@@ -43,7 +46,8 @@ static inline void ed_fe_export(const ed_fe_state *fe, ed_fe_exchange *out) {
     const ed_channels *channels = &fe->channels;
     memset(out, 0, sizeof *out);
     out->frame = (int64_t)fe->clock.frame;
-    out->pending_gap = fe->gap;
+    out->pending_gap = fe->lost;
+    out->lost_bins = fe->lost_bins;
     ed_fe_sections_out(ED_FE_SHAPER_SECTIONS, out->shaper, fe->shaper);
     for (size_t r = 0; r < fe->clock.kept_rows; r++)
         for (size_t c = 0; c < ED_FE_CHANNELS; c++) out->pending[r][c] = (double)fe->kept[r][c];
@@ -69,27 +73,28 @@ static inline void ed_fe_export(const ed_fe_state *fe, ed_fe_exchange *out) {
 #endif
 }
 
-static inline int ed_fe_all_finite(const double *x, size_t n) {
+/* Tells whether filters can hold these numbers. No stream comes near the limit, and below it nothing overflows. */
+static inline int ed_fe_are_tame(const double *x, size_t n) {
     int fine = 1;
-    for (size_t i = 0; i < n; i++) fine &= __builtin_fabs(x[i]) <= DBL_MAX;
+    for (size_t i = 0; i < n; i++) fine &= __builtin_fabs(x[i]) <= ED_FE_LARGEST_STATE;
     return fine;
 }
 
-/* Tells whether a stream can have this state. It refuses NaN, which would stay in the filters and reach all channels
- * through the common average. */
-static inline int ed_fe_is_state(const ed_fe_exchange *in) {
-    int fine = in->frame >= 0 && (in->pending_gap == 0 || in->pending_gap == 1);
-    fine &= ed_fe_all_finite(&in->shaper[0][0][0], sizeof in->shaper / sizeof(double));
+static inline int ed_fe_is_count(double x, uint32_t most) {
+    return x >= 0.0 && x <= (double)most && x == (double)(uint32_t)x;
+}
+
+/* Tells whether the channel rules and the ranges of the bin in progress can hold this. */
+static inline int ed_fe_is_range_state(const ed_fe_exchange *in) {
+    int fine = 1;
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
-        fine &= in->clean[c] >= 0.0 && in->clean[c] <= (double)ED_FE_RECOVER_BINS;
+        fine &= ed_fe_is_count(in->clean[c], ED_FE_SETTLED_BINS);
         fine &= in->lowest[c] == in->lowest[c] && in->highest[c] == in->highest[c];
-    }
 #if ED_FE_DECIMATION > 1
-    fine &= ed_fe_all_finite(&in->decimator[0][0][0], sizeof in->decimator / sizeof(double));
-    fine &= ed_fe_all_finite(&in->pending[0][0], sizeof in->pending / sizeof(double));
-    for (size_t c = 0; c < ED_FE_CHANNELS; c++)
         fine &= in->part_low[c] == in->part_low[c] && in->part_high[c] == in->part_high[c];
+        fine &= ed_fe_is_count(in->broken[c], 1);
 #endif
+    }
 #if ED_FE_HISTORY > 1
     for (size_t r = 0; r + 1 < ED_FE_HISTORY; r++)
         for (size_t c = 0; c < ED_FE_CHANNELS; c++)
@@ -98,16 +103,29 @@ static inline int ed_fe_is_state(const ed_fe_exchange *in) {
     return fine;
 }
 
+/* Tells whether a stream can have this state. It refuses NaN, which would stay in the filters. */
+static inline int ed_fe_is_state(const ed_fe_exchange *in) {
+    int fine = in->frame >= 0 && (in->pending_gap == 0 || in->pending_gap == 1);
+    fine &= in->lost_bins >= 0 && in->lost_bins <= (int64_t)ED_FE_BRIDGED_BINS + 1;
+    fine &= ed_fe_are_tame(&in->shaper[0][0][0], sizeof in->shaper / sizeof(double));
+#if ED_FE_DECIMATION > 1
+    fine &= ed_fe_are_tame(&in->decimator[0][0][0], sizeof in->decimator / sizeof(double));
+    fine &= ed_fe_are_tame(&in->pending[0][0], sizeof in->pending / sizeof(double));
+#endif
+    return fine && ed_fe_is_range_state(in);
+}
+
 /* Goes on where ed_fe_export left off. Returns 0, or -1 with nothing changed if this cannot be a state. */
 static inline int ed_fe_import(ed_fe_state *fe, const ed_fe_exchange *in) {
     ed_channels *channels = &fe->channels;
     if (!ed_fe_is_state(in)) return -1;
     ed_fe_reset(fe); /* slot 0 is the bin in progress; the history follows it, oldest first */
     ed_clock_set(&fe->clock, (uint64_t)in->frame);
+    fe->lost = (uint32_t)in->pending_gap;
+    fe->lost_bins = (uint32_t)in->lost_bins;
     ed_fe_sections_in(ED_FE_SHAPER_SECTIONS, fe->shaper, in->shaper);
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
         channels->clean[c] = (uint32_t)in->clean[c];
-        channels->held[c] = (uint32_t)(channels->clean[c] < ED_FE_RECOVER_BINS) | ed_fe_left_out[c];
         channels->lowest[c] = (float)in->lowest[c];
         channels->highest[c] = (float)in->highest[c];
     }
@@ -122,14 +140,13 @@ static inline int ed_fe_import(ed_fe_state *fe, const ed_fe_exchange *in) {
     }
 #else
     for (size_t r = 0; r < fe->clock.kept_rows; r++)
-        ed_fe_range(fe->kept[r], channels->low[0], channels->high[0], channels->broken);
+        fe->lost |= ed_fe_range(fe->kept[r], channels->low[0], channels->high[0], channels->broken);
 #endif
 #if ED_FE_HISTORY > 1
     memcpy(channels->low[1], in->low, sizeof in->low);
     memcpy(channels->high[1], in->high, sizeof in->high);
 #endif
     for (size_t b = 0; b < ED_FE_BLOCKS; b++) ed_channels_update_block(channels, b);
-    fe->gap = (uint32_t)in->pending_gap;
     return 0;
 }
 

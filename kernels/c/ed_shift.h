@@ -2,7 +2,7 @@
  * Private: the running amplitude of a stream, which tells when a recording has shifted, as docs/numerics.md defines it
  * ("Running amplitude"). edgedistill/runtime/shift.py is the same in Python.
  *
- * Layout   `power` (C,) is the running mean square of each z-scored channel, 1 at the start. The struct has no padding
+ * Layout   `power` (C,) is the running mean square of each channel of the models' input, 1 at the start. The struct has no padding
  *          and is exchanged as it is.
  * Cost     A bin of 96 channels takes 7 operations a channel, which vectorize. No branch depends on samples, and no
  *          number is denormal.
@@ -31,14 +31,14 @@ static inline void ed_shift_reset(ed_shift *shift) {
     for (size_t c = 0; c < ED_CHANNELS; c++) shift->power[c] = 1.0f;
 }
 
-/* Takes a z-scored bin (C,). bad (C,) is 1 for masked channels, and channels whose std is 0 are not usable either.
- * counts is 0 for a bin of the warm-up or of a gap, which changes nothing and takes the same time. */
-static inline void ed_shift_update(ed_shift *shift, const float *restrict z, const uint32_t *restrict bad,
-                                   const double *restrict std, uint32_t counts) {
+/* Takes the models' input of a bin (C,). there (C,) is 1 for channels that are there. counts is 0 for a bin of the
+ * warm-up or of a gap, which changes nothing and takes the same time. */
+static inline void ed_shift_update(ed_shift *shift, const float *restrict z, const uint32_t *restrict there,
+                                   uint32_t counts) {
     float *restrict power = shift->power;
     uint32_t n = 0, outside = 0;
     for (size_t c = 0; c < ED_CHANNELS; c++) {
-        const uint32_t usable = counts & (bad[c] ^ 1u) & (uint32_t)(std[c] > 0.0);
+        const uint32_t usable = counts & there[c];
         const float size = __builtin_fabsf(z[c]);
         const float above = size > ED_SHIFT_LEAST ? size : ED_SHIFT_LEAST;
         const float tame = above < ED_SHIFT_MOST ? above : ED_SHIFT_MOST;

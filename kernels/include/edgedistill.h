@@ -53,7 +53,7 @@ extern "C" {
 #define ED_API
 #endif
 
-#define ED_ABI_VERSION 2
+#define ED_ABI_VERSION 3
 #define ED_ALIGN 64       /* alignment in bytes of the memory given to ed_init: one cache line, one vector */
 #define ED_MAX_OUTPUTS 16 /* upper limit of ed_info.outputs */
 
@@ -77,6 +77,7 @@ typedef struct {
     uint32_t flags;                   /* ED_WARMUP | ED_MASKED | ED_GAP | ED_INVALID | ED_SHIFTED */
     uint32_t bad_channels;            /* number of masked channels, without those that the settings leave out */
     float kinematics[ED_MAX_OUTPUTS]; /* ed_info.outputs values in ed_info.output_units; the others are 0 */
+    float deviation[ED_MAX_OUTPUTS];  /* standard deviation of each, in the same units; the others are 0 */
 } ed_output;
 
 /* ---------------------------------------------------------------- errors */

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.cpu.array_models import draw_deviation_model, draw_spatial_model
 from edgedistill.compile.c.model_source import c_sources
 from edgedistill.compile.model_facts import ModelFacts
 from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
@@ -54,6 +55,8 @@ def facts_of(model: Int8Model, config: FrontEndConfig, name: str = "test") -> Mo
         output_units=("m/s",) * outputs,
         mean=tuple(rng.normal(0, 5, channels)),
         std=tuple(rng.uniform(5, 50, channels)),
+        spatial=draw_spatial_model(config),
+        deviation=draw_deviation_model(model.shape),
         warmup_bins=model.shape.receptive_field + settling_bins(config),
         group_delay_ms=group_delay_ms(config),
         manifest_sha256="0" * 64,
@@ -111,6 +114,7 @@ class Output(ctypes.Structure):
         ("flags", ctypes.c_uint32),
         ("bad_channels", ctypes.c_uint32),
         ("kinematics", ctypes.c_float * 16),
+        ("deviation", ctypes.c_float * 16),
     )
 
 

@@ -1,6 +1,6 @@
 """Writes the settings of a front end as the constants that kernels/c/ed_frontend.h is compiled with.
 
-A FrontEndConfig and the mean and deviation of the z-score go in, and C text comes out. All figures are exact.
+A FrontEndConfig and the mean and deviation of the channels go in, and C text comes out. All figures are exact.
 Coefficients are hexadecimal floats, the rate is the bin clock's two integers, and times are counted in bins.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig, filter_sections
+from edgedistill.frontend.design import RESUME_BINS_PER_LOST, Array, rest_states, resume_bins
 
 CLOCK_BITS = 62  # of the bin clock's numerator and denominator, so that 64-bit remainders never overflow
 
@@ -36,17 +37,33 @@ def frontend_constants(config: FrontEndConfig) -> str:
         "FLAT_BINS": config.flat_bins,
         "SATURATED_BINS": config.saturated_bins,
         "RECOVER_BINS": f"{config.recover_bins}u",
+        "SETTLED_BINS": f"{config.settled_bins}u",
+        "RESUME_BINS": f"{resume_bins(config)}u",
+        "RESUME_BINS_PER_LOST": f"{RESUME_BINS_PER_LOST}u",
+        "BRIDGED_BINS": f"{config.bridged_bins}u",
         "FLAT_UV": float(config.flat_uv).hex(),
         "LEFT_OUT": f"{len(config.left_out)}u",
+        "FILL_SWEEPS": config.fill_sweeps,
+        "FOLLOWS": int(config.follow_rate > 0),
+        "FOLLOW_RATE": float(config.follow_rate).hex(),
     }
     lines = [f"#define ED_FE_{name} {value}" for name, value in numbers.items()]
-    tables = [("ed_fe_decimator", decimator)] if len(decimator) else []
-    for name, sections in (*tables, ("ed_fe_shaper", shaper)):
-        rows = [f"    {{{', '.join(float(k).hex() for k in (*row[:3], *row[4:]))}}}," for row in sections]
-        lines += [f"static const double {name}[{len(rows)}][5] = {{ /* b0 b1 b2 a1 a2 */", *rows, "};"]
+    lines += _filter_tables("decimator", decimator) if len(decimator) else []
+    lines += _filter_tables("shaper", shaper)
     left_out = ", ".join(str(int(channel in config.left_out)) for channel in range(config.channels))
     lines.append(f"static const uint32_t ed_fe_left_out[{config.channels}] = {{{left_out}}}; /* 1: bad in every bin */")
     return "\n".join(["#include <stdint.h>", *lines, ""])
+
+
+def _filter_tables(name: str, sections: Array) -> list[str]:
+    """Returns the coefficients of sections (S, 6) and their states at rest."""
+    tables = {"": (np.delete(sections, 3, axis=1), "b0 b1 b2 a1 a2"), "_rest": (rest_states(sections), "z0 z1")}
+    lines = []
+    for part, (values, what) in tables.items():
+        rows = [f"    {{{', '.join(float(value).hex() for value in row)}}}," for row in values]
+        head = f"static const double ed_fe_{name}{part}[{len(values)}][{values.shape[1]}] = {{ /* {what} */"
+        lines += [head, *rows, "};"]
+    return lines
 
 
 def normalization_tables(config: FrontEndConfig, mean: Sequence[float], std: Sequence[float]) -> str:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
+import numpy as np
+
+from edgedistill.compile.c.array_source import deviation_tables, spatial_tables
 from edgedistill.compile.c.frontend_source import frontend_constants, normalization_tables
 from edgedistill.compile.c.literals import c_comment, c_string
 from edgedistill.compile.model_facts import ModelFacts, c_identifier
@@ -17,6 +20,7 @@ from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model
 
 MAX_OUTPUTS = 16  # ED_MAX_OUTPUTS of edgedistill.h
+SPATIAL_TENSORS = ("coupling", "scale", "inverse_scale", "gain")
 
 
 def header_name(facts: ModelFacts, part: str = "") -> str:
@@ -63,13 +67,14 @@ def model_header(
 
 
 def host_tables(front_end: FrontEndConfig, facts: ModelFacts) -> str:
-    """Returns C text with the names of channels, the names and units of outputs, and the z-score."""
+    """Returns C text with names and units, the channels' statistics, and the models of array and deviations."""
     strings = {"channel_ids": facts.channel_ids, "output_names": facts.output_names, "output_units": facts.output_units}
     lines = (
         f"static const char *const ed_{name}[] = {{{', '.join(map(c_string, texts))}}};"
         for name, texts in strings.items()
     )
-    return "\n".join([*lines, normalization_tables(front_end, facts.mean, facts.std)])
+    models = (spatial_tables(facts.spatial), deviation_tables(facts.deviation))
+    return "\n".join([*lines, *models, normalization_tables(front_end, facts.mean, facts.std)])
 
 
 def require_abi_fits(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts) -> None:
@@ -82,7 +87,24 @@ def require_abi_fits(model: Int8Model, front_end: FrontEndConfig, facts: ModelFa
             got=f"{sorted(counts)} channels, {len(facts.output_names)} outputs",
             expected=f"{shape.channels} channels, {shape.outputs} outputs",
         )
+    _require_models_fit(model, front_end, facts)
     if shape.outputs > MAX_OUTPUTS:
         raise EngineError(
             "the C ABI cannot return so many outputs", got=shape.outputs, expected=f"at most {MAX_OUTPUTS}"
         )
+
+
+def _require_models_fit(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts) -> None:
+    spatial, deviation, shape = facts.spatial, facts.deviation, model.shape
+    channels, table = (shape.channels,), (shape.channels + 1, shape.outputs)
+    expected = {"coupling": channels * 2, **dict.fromkeys(("scale", "inverse_scale", "gain"), channels)}
+    expected |= {**dict.fromkeys(("at_rest", "by_speed"), table), "center": table[1:], "weight": table[1:]}
+    for name, size in expected.items():
+        found = getattr(spatial if name in SPATIAL_TENSORS else deviation, name)
+        if found.dtype != np.float32 or found.shape != size or not np.isfinite(found).all():
+            got = f"{found.dtype} {found.shape}"
+            raise EngineError(
+                f"'{name}' does not fit the shape of the model", got=got, expected=f"finite float32 {size}"
+            )
+    if (spatial.sweeps, spatial.common_average) != (front_end.fill_sweeps, front_end.common_average):
+        raise EngineError("the model of the array has other settings than the front end")
