@@ -23,6 +23,14 @@ LEAST_SHRINKAGE = 0.001  # so that channels that are equal, or average to 0, can
 
 
 @dataclass(frozen=True, eq=False)
+class JointStandardization:
+    """Holds how another day is standardized, and the channels (C,) that stay as they were before."""
+
+    standardization: Standardization
+    kept: Mask
+
+
+@dataclass(frozen=True, eq=False)
 class ShownChannels:
     """Holds what a block of T bins shows of C channels."""
 
@@ -35,19 +43,17 @@ class ShownChannels:
 def fit_standardization(bins: SessionBins, block: slice) -> Standardization:
     """Returns what turns the channels of `bins` into the models' input, fitted on `block`. Raises RecordingError."""
     mean, std = fit_normalization(bins, block)
-    return Standardization(mean, std, fit_spatial_model(front_end_of(bins), *good_values(bins, block), mean, std))
+    assert bins.frontend is not None
+    return Standardization(mean, std, fit_spatial_model(bins.frontend, *good_values(bins, block), mean, std))
 
 
-def update_standardization(bins: SessionBins, block: slice, old: Standardization) -> Standardization:
+def update_standardization(bins: SessionBins, block: slice, old: Standardization) -> JointStandardization:
     """Returns the standardization of another day, fitted on `block`, for a student that was trained with `old`.
 
-    A channel that `old` does not know stays unknown, because the student has learned nothing about it. A channel that
-    the block does not show keeps its mean, its deviation and its gain, and is filled in from the others as `old` says.
     Raises RecordingError where the block shows no channel that `old` knows.
     """
-    mean, std = fit_normalization(bins, block)
-    shown = find_shown_channels(*good_values(bins, block), (mean, std), old.spatial.known)
-    if not shown.known.any():
+    found = join_standardizations(fit_normalization(bins, block), *good_values(bins, block), old)
+    if found is None:
         raise RecordingError(
             f"{bins.path}: nothing can be learned about the channels of the bundle",
             got=f"{np.count_nonzero(old.spatial.known)} channels, each bad in most of the stretch",
@@ -55,17 +61,30 @@ def update_standardization(bins: SessionBins, block: slice, old: Standardization
             causes=("the array was not connected", "the stretch is full of artefacts"),
             next_step=f"edgedistill inspect {bins.path}, or take another stretch of it",
         )
-    mean, std = (np.where(shown.known, new, before) for new, before in ((mean, old.mean), (std, old.std)))
+    return found
+
+
+def join_standardizations(
+    statistics: tuple[Floats, Floats], values: Floats, bad: Mask, old: Standardization
+) -> JointStandardization | None:
+    """Returns what values (T, C) in uV of another day show, and what `old` says of the channels that they do not show.
+
+    A channel that `old` does not know stays unknown, because the student has learned nothing about it. A channel that
+    is not shown keeps its mean, its deviation and its gain, and is filled in from the others as `old` says.
+
+    `statistics` are mean and deviation (C,) of the values, of which some are bad (T, C). Returns None where the values
+    show no channel that `old` knows.
+    """
+    shown = find_shown_channels(values, bad, statistics, old.spatial.known)
+    if not shown.known.any():
+        return None
+    mean, std = (np.where(shown.known, *both) for both in zip(statistics, (old.mean, old.std), strict=True))
     precision = join_precisions(shown.precision, shown.known, old.spatial)
-    found = spatial_model(front_end_of(bins), precision, old.spatial.known, shown.standardized, shown.there)
+    settings = (old.spatial.sweeps, old.spatial.common_average)
+    found = spatial_model(precision, old.spatial.known, shown.standardized, shown.there, *settings)
     gain = np.where(shown.known, found.gain, old.spatial.gain)
-    return Standardization(mean, std, replace(found, gain=gain))
-
-
-def front_end_of(bins: SessionBins) -> FrontEndConfig:
-    """Returns the settings of the front end that the LFP of `bins` came through."""
-    assert bins.frontend is not None
-    return bins.frontend
+    joint = Standardization(mean, std, replace(found, gain=gain))
+    return JointStandardization(joint, old.spatial.known & ~shown.known)
 
 
 def good_values(bins: SessionBins, block: slice) -> tuple[Floats, Mask]:
@@ -79,7 +98,8 @@ def good_values(bins: SessionBins, block: slice) -> tuple[Floats, Mask]:
 def fit_spatial_model(config: FrontEndConfig, values: Floats, bad: Mask, mean: Floats, std: Floats) -> SpatialModel:
     """Returns the model of an array from values (T, C) in uV, its bad channels (T, C), and its statistics (C,)."""
     shown = find_shown_channels(values, bad, (mean, std), std > 0)
-    return spatial_model(config, shown.precision, shown.known, shown.standardized, shown.there)
+    settings = (config.fill_sweeps, config.common_average)
+    return spatial_model(shown.precision, shown.known, shown.standardized, shown.there, *settings)
 
 
 def find_shown_channels(values: Floats, bad: Mask, statistics: tuple[Floats, Floats], wanted: Mask) -> ShownChannels:
@@ -123,7 +143,12 @@ def find_precision(present: Floats) -> Floats:
 
 
 def spatial_model(
-    config: FrontEndConfig, precision: Floats, known: Mask, standardized: npt.NDArray[np.float32], there: Mask
+    precision: Floats,
+    known: Mask,
+    standardized: npt.NDArray[np.float32],
+    there: Mask,
+    sweeps: int,
+    common_average: bool,
 ) -> SpatialModel:
     """Returns the model of the `known` channels (C,) with `precision`, whose gains are found on standardized (T, C)."""
     channels = len(known)
@@ -134,8 +159,8 @@ def spatial_model(
     scale[known] = root
     gain = known.astype(np.float32)
     inverse = np.float32(1) / scale
-    model = SpatialModel(coupling, scale, inverse, gain, config.fill_sweeps, config.common_average)
+    model = SpatialModel(coupling, scale, inverse, gain, sweeps, common_average)
     filled = model.complete(standardized, there)[there.any(axis=1)].astype(np.float64)
     deviation = filled.std(axis=0) if len(filled) else np.ones(channels)
     gain = np.where(known, 1 / np.where(deviation > 0, deviation, 1.0), 0.0).astype(np.float32)
-    return SpatialModel(coupling, scale, inverse, gain, config.fill_sweeps, config.common_average)
+    return SpatialModel(coupling, scale, inverse, gain, sweeps, common_average)

@@ -60,15 +60,9 @@ class AnotherDay:
     stretch: slice  # bins that were used
     kinematics: npt.NDArray[np.float32]  # (T, K), NaN where nothing may be scored
     unscored: str | None  # why no R² can be measured on the test block
+    kept: tuple[int, ...]  # columns of channels which the stretch does not show, and that stay as the bundle has them
     frames: dict[str, npt.NDArray[Any]]  # raw frames of the holdout, as `holdout.npz` has them
     warnings: tuple[str, ...]
-
-    @property
-    def kept(self) -> tuple[int, ...]:
-        """Returns the columns of the channels which the stretch does not show, and that stay as the bundle has them."""
-        known, new = self.old.spatial.known, self.session.standardization
-        same = known & (new.mean == self.old.mean) & (new.std == self.old.std)
-        return tuple(map(int, np.flatnonzero(same)))
 
 
 def read_another_day(bundle: Bundle, options: StretchOptions) -> AnotherDay:
@@ -84,7 +78,8 @@ def read_another_day(bundle: Bundle, options: StretchOptions) -> AnotherDay:
         bins = read_bins(matched, spec, old, options)
         stretch = find_stretch(bins, options)
         split, follows = split_day(bins, stretch, spec, options)
-        session = training_session_from_blocks(bins, split, update_standardization(bins, split.train, old))
+        joint = update_standardization(bins, split.train, old)
+        session = training_session_from_blocks(bins, split, joint.standardization)
         unscored = explain_unscored(bins, split, spec, follows)
         if options.labels:
             require_day_labels(bins, session, spec)
@@ -93,7 +88,8 @@ def read_another_day(bundle: Bundle, options: StretchOptions) -> AnotherDay:
         frames = raw_frames(matched.lfp, bins.frontend, held.start, held.stop)
     shape = (bins.bins, spec.shape.outputs)
     known = bins.behavior if bins.behavior is not None and unscored is None else np.full(shape, np.nan, np.float32)
-    return AnotherDay(bins, session, old, stretch, known, unscored, frames, matched.warnings)
+    kept = tuple(map(int, np.flatnonzero(joint.kept)))
+    return AnotherDay(bins, session, old, stretch, known, unscored, kept, frames, matched.warnings)
 
 
 def read_standardization(bundle: Bundle, spec: DecoderSpec) -> Standardization:

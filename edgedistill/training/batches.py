@@ -83,14 +83,14 @@ def training_session_from_blocks(
 
     Without `standardization` the LFP is standardized by its training block. Behavior and counts always are.
     """
-    settled = 0
+    settled = split.train.start
     lfp = source = None
     if bins.lfp is not None and bins.bad is not None and bins.frontend is not None:
         standardization = standardization or fit_standardization(bins, split.train)
         source = make_source(standardization, bins.lfp, find_masked(bins, bins.bad, split))
         lfp = make_inputs(source)
         # at most a fifth of the block is given to settling, because a short session needs its bins more
-        settled = min(settling_bins(bins.frontend), split.train.stop // 5)
+        settled = max(split.train.start, min(settling_bins(bins.frontend), split.train.stop // 5))
     counts, spikes, spike_normalization = None, None, (np.zeros(0), np.zeros(0))
     if bins.counts is not None:
         unknown = find_unknown_counts(bins)
