@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgedistill.pipeline.adaptation import AdaptOptions, adapt_bundle
-from edgedistill.pipeline.another_day import StretchOptions
 from rich.console import Console
 from rich.table import Table
 
@@ -32,6 +30,8 @@ from edgedistill.decoding import decode_lfp
 from edgedistill.matching import match_recording
 from edgedistill.measure.score import score_kinematics
 from edgedistill.pipeline import BuildOptions, build
+from edgedistill.pipeline.adaptation import AdaptOptions, adapt_bundle
+from edgedistill.pipeline.another_day import StretchOptions
 from edgedistill.runtime import Decoder, Flag
 
 MODULE = "benchmarks.accuracy.days"

@@ -39,7 +39,7 @@ class CalibratedDeviations:
     """Holds the deviations of a decoder's outputs, and on how much data they were calibrated."""
 
     model: DeviationModel
-    confidence: Confidence
+    confidence: Confidence | None  # None: of a bundle that does not say it
 
 
 def calibrate_deviations(model: Int8Model, session: TrainingSession) -> CalibratedDeviations:
