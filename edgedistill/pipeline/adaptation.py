@@ -141,7 +141,7 @@ def adapt_bundle(options: AdaptOptions) -> AdaptResult:
     model = read_int8_model(bundle, spec.shape)
     files, graphs, deviations = write_adapted_files(bundle, spec, model, day, options.stretch.labels)
     facts = describe_adapted(bundle, spec, day, options)
-    facts["confidence"] = None if deviations.confidence is None else asdict(deviations.confidence)
+    facts["confidence"] = deviations.describe()
     why = {} if day.unscored is None else dict.fromkeys(("deployed_r2", "int8_r2_drop"), day.unscored)
     written = write_and_judge(BundleContents(options.out, target, files, graphs, facts, why=why))
     before = score_before(model, day)

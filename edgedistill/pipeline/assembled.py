@@ -7,7 +7,7 @@ verdict on every step graph and the gates of its target.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
@@ -165,7 +165,7 @@ def describe_bundle(parts: Ingredients, shape: StudentShape) -> Facts:
         "preset": parts.preset,
         "recipe": parts.lfp.int8.ranges.recipe.name,
         "int8": describe_int8(parts.lfp.int8),
-        "confidence": asdict(parts.deviations.confidence),
+        "confidence": parts.deviations.describe(),
         "provenance": parts.provenance,
         "group_delay_ms": group_delay_ms(parts.frontend),
     }

@@ -8,7 +8,7 @@ docs/accuracy.md, "Confidence", shows how many true values of the test block lie
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,10 @@ class CalibratedDeviations:
 
     model: DeviationModel
     confidence: Confidence | None  # None: of a bundle that does not say it
+
+    def describe(self) -> dict[str, object] | None:
+        """Returns the confidence as it stands in a manifest."""
+        return None if self.confidence is None else asdict(self.confidence)
 
 
 def calibrate_deviations(model: Int8Model, session: TrainingSession) -> CalibratedDeviations:
