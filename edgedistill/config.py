@@ -173,6 +173,11 @@ class StudentShape:
         _divides(self.heads, self.d)
 
     @property
+    def size(self) -> StudentSize:
+        """Returns the size without the numbers that a session adds."""
+        return StudentSize(**{field.name: getattr(self, field.name) for field in fields(StudentSize)})
+
+    @property
     def head_dim(self) -> int:
         """Returns the width of one attention head."""
         return self.d // self.heads
@@ -235,13 +240,15 @@ class TrainingConfig:
     steps: int = 400
     patience: int = 6  # evaluations without improvement after which training stops
     eval_every: int = 50  # steps from one evaluation to the next
-    channel_dropout: float = 0.1  # probability that a channel is silenced in a segment
+    damaged_share: float = 0.5  # share of the segments to which the following is done
+    channel_dropout: float = 0.5  # largest share of the channels that a segment loses
+    bank_loss: float = 0.25  # probability that a segment loses a bank of channels in place of single ones
     gain_drift: float = 0.1  # standard deviation of a channel's log gain
-    noise: float = 0.1  # standard deviation, in units of the z-scored input
+    noise: float = 0.5  # largest standard deviation, in units of the models' input
 
     def __post_init__(self) -> None:
         _at_least(self, bins_per_step=1, segment_bins=1, burn_in=0, steps=1, patience=1, eval_every=1)
-        _within(self, 0, 1, "weight_decay", "warmup_share", "channel_dropout")
+        _within(self, 0, 1, "weight_decay", "warmup_share", "damaged_share", "channel_dropout", "bank_loss")
         _within(self, 0, math.inf, "gain_drift", "noise")
         _within(self, math.ulp(0.0), math.inf, "learning_rate", "clip_norm")
         if self.burn_in >= self.segment_bins or self.segment_bins > self.bins_per_step:

@@ -14,8 +14,11 @@ import numpy as np
 from safetensors.numpy import save
 
 from edgedistill.bundle import Bundle, write_bundle
+from edgedistill.bundle.contents import DEVIATION
 from edgedistill.config import StudentShape
-from edgedistill.frontend import FrontEndConfig
+from edgedistill.frontend import FrontEndConfig, SpatialModel
+from edgedistill.numerics.deviation import DeviationModel
+from edgedistill.pipeline.channel_files import neutral_channel_files
 from edgedistill.quantization.integers import quantize_student
 from edgedistill.quantization.onnx_graph import (
     graph_for_plugin,
@@ -58,8 +61,18 @@ def write_test_bundle(path: Path, **changes: object) -> Bundle:
     spikes = student_files(SPIKE_SHAPE, seed=1) | {
         "model.json": json.dumps({"model": SPIKE_SHAPE.to_json(), "normalization": SPIKE_STATISTICS}).encode()
     }
+    files |= neutral_channel_files(CHANNELS, OUTPUTS)
+    files[DEVIATION] = save({name: np.asarray(table) for name, table in vars(deviations()).items()})
+    spikes |= neutral_channel_files(UNITS, OUTPUTS)
     files |= {f"subjects/spike-student/{name}": data for name, data in spikes.items()}
     return write_bundle(path, manifest(**changes), files | {"holdout.npz": holdout(files["student.onnx"])})
+
+
+def deviations() -> DeviationModel:
+    """Returns deviations that grow with the number of lost channels and with the speed, and differ by output."""
+    lost = np.arange(1, CHANNELS + 2, dtype=np.float32)[:, None]
+    at_rest, by_speed = lost * np.array([1e-4, 4e-4], np.float32), lost * np.array([1e-6, 0], np.float32)
+    return DeviationModel(at_rest, by_speed, np.array([0.1, -0.2], np.float32), np.array([4, 6], np.float32))
 
 
 def student_files(shape: StudentShape, seed: int) -> dict[str, bytes]:
@@ -81,12 +94,15 @@ def holdout(graph: bytes) -> bytes:
     from edgedistill.runtime.onnx_engine import OnnxEngine
 
     rng = np.random.default_rng(2)
-    bins = rng.normal(size=(T, CHANNELS)).astype(np.float32)
+    present, there = rng.normal(size=(T, CHANNELS)).astype(np.float32), np.ones((T, CHANNELS), np.bool_)
+    ones = np.ones(CHANNELS, np.float32)
+    bins = SpatialModel(np.eye(CHANNELS, dtype=np.float32), ones, ones, ones, 8, True).complete(present, there)
     engine = OnnxEngine(graph, SHAPE)
     kinematics = np.stack([engine.step(bin) for bin in bins]) + 0.01 * rng.normal(size=(T, OUTPUTS))
     kinematics[300:310] = np.nan  # unknown values, which must not count
     kinematics[:SCORE_FROM] = 1e6  # these bins lie before those that count
     counts = rng.poisson(1.0, size=(T, UNITS)).astype(np.uint8)
     file = io.BytesIO()
-    np.savez(file, bins=bins, counts=counts, kinematics=kinematics.astype(np.float32), score_from=SCORE_FROM)
+    inputs = {"bins": bins, "present": present, "there": there, "counts": counts}
+    np.savez(file, **inputs, kinematics=kinematics.astype(np.float32), score_from=SCORE_FROM)
     return file.getvalue()

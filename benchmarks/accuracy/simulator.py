@@ -8,7 +8,7 @@ expected range and source, and says why a row misses. Ranges are never moved to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -21,6 +21,7 @@ from scipy.stats import t as t_distribution
 
 from benchmarks.accuracy.simulator_figure import draw
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
+from edgedistill.data.simulation.aging import array_on_day
 from edgedistill.data.simulation.field import sum_unit_fields
 from edgedistill.data.simulation.population import Population
 from edgedistill.data.simulation.sessions import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
@@ -36,6 +37,9 @@ KILAVIK = "Rickert 2005; Kilavik 2013"
 SPACE = "neighbours strongly correlated, sources reach mm"
 SPOILED = "what real arrays show; limits ours"
 DAYS = "units change, dynamics stay (Gallego 2020)"
+LOST = "fourteen BrainGate participants; Barrese 2013"
+QUIETER = "no trend (Insanally 2016); 37 % of spikes in two months (Chestek 2011)"
+LOUDER = "1.5 to 3 times once implanted (Gardner 2018)"
 BANDS_HZ = {"below 4 Hz": (0.5, 4.0), "beta 15-30 Hz": (15.0, 30.0), "60-200 Hz": (60.0, 200.0)}
 STILL_CM_S = 4.0  # a slower hand rests; tremor stays under 2 cm/s
 ALPHA = 0.01  # significance level of every test on one channel
@@ -44,14 +48,14 @@ LAGS, LAG_BINS = 15, 2  # lagged ridge: 300 ms of history in steps of 20 ms
 HIDDEN = "the shared background hides it on a single channel: without it 80 % of channels tell direction"
 WHY = {
     "spectral exponent chi of the LFP": "the unitary kernel lasts milliseconds, so the field is nearly flat up to "
-    "50 Hz and lies over the 1/f background above a few Hz; without the background chi is 0.3",
+    "50 Hz and lies over the 1/f background above a few Hz; without the background chi is 0.2",
     "below 4 Hz: power rises with movement": "holds on seed 0 and not on seed 1 (-0.2 dB); why was not tried",
     "below 4 Hz: power tells direction": HIDDEN,
     "below 4 Hz: voltage tells direction": HIDDEN,
-    "beta 15-30 Hz: power tells direction": "not the rhythm, but what lies under it in the band: 33 % of channels "
+    "beta 15-30 Hz: power tells direction": "not the rhythm, but what lies under it in the band: 37 % of channels "
     "without the rhythm, none where it is a hundred times as large",
-    "channels for 95 % of all channels' R2": "eight background sources cancel only among many channels; 20.5 "
-    "channels without them, still above the range",
+    "channels for 95 % of all channels' R2": "only in part the background, which cancels among many channels: 24.8 "
+    "channels without it, still above the range",
 }
 COUNTS = (1, 2, 4, 6, 8, 10, 12, 15, 18, 21, 24, 27, 30)
 
@@ -116,6 +120,7 @@ def measure(config: SimulationConfig) -> tuple[list[Row], dict[str, Panel]]:
         "spoiled": measure_spoiled(config, first, lfp),
         "decoding": measure_decoding(config, first, good),
         "days": measure_days(first, second),
+        "aging": (measure_aging(config), {}),
         "excerpt": ([], cut_excerpt(config, first, good, reaches)),
     }.items():
         rows += new
@@ -432,6 +437,25 @@ def average_direction_paths(session: SimulatedSession) -> Array:
     window = np.arange(-20, 50)
     paths = np.stack([rates[reaches.start[eighth == k][:, None] + window].mean(0) for k in range(8)])
     return np.asarray((paths - paths.mean(0)).reshape(-1, rates.shape[1]))
+
+
+def measure_aging(config: SimulationConfig) -> list[Row]:
+    """Measures what ten weeks do to the arrays of a hundred animals."""
+    arrays = [
+        [array_on_day(replace(config, seed=seed), day) for seed in range(config.seed, config.seed + 100)]
+        for day in (0, 70)
+    ]
+    first, last = ({key: np.array([vars(array)[key] for array in pool]) for key in vars(pool[0])} for pool in arrays)
+    lost = float(last["dead"][~first["dead"]].mean())
+    gain = last["gain"] / first["gain"]
+    shelf_db = 20 * np.log10(last["low_gain"])
+    spread = f"spread of log gain {np.log(gain).std():.2f}; low frequencies {shelf_db.mean():.2f} dB more"
+    louder = last["noise_uv"] / first["noise_uv"]
+    return [
+        Row("electrodes lost in ten weeks", lost, 0.004, 0.165, LOST, "share of those alive at first"),
+        Row("gain lost in ten weeks", 1 - float(np.median(gain)), 0.0, 0.37, QUIETER, spread),
+        Row("noise floor after ten weeks, times the first", float(np.median(louder)), 1.0, 3.0, LOUDER),
+    ]
 
 
 # ---------------------------------------------------------------- output

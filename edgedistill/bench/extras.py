@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgedistill.bench.holdout_scores import HOLDOUT, DecodedHoldout
+from edgedistill.bench.intervals import count_lost
 from edgedistill.bench.result import ImplantBudget, Subject, Trace
+from edgedistill.bench.robustness_subjects import choose_subjects
 from edgedistill.bench.subjects import (
     LFP_INT8,
     LFP_STUDENT,
@@ -20,16 +22,15 @@ from edgedistill.bench.subjects import (
     Candidate,
 )
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.contents import Holdout, read_decoder_spec
+from edgedistill.bundle.contents import Floats, Holdout, read_decoder_spec, read_deviation_model, read_spatial_model
 from edgedistill.decoding import BINS_PER_S
-from edgedistill.measure.robustness import Curve, Stream, measure_curves
+from edgedistill.measure.robustness import Curve, Truth, list_harms, measure_curves
 from edgedistill.measure.system_budget import Assumption, Load, estimate_system_budget, replace_assumptions
 from edgedistill.measure.work import Work, count_work, count_work_by_part
 
 TRACED = ((LFP_INT8, LFP_STUDENT), (SPIKE_INT8, SPIKE_STUDENT))  # the first of each pair that was decoded is drawn
 TRACE_S = 12
 FLAT_OUT = "this machine, flat out, as if each step cost that at 100 Hz"
-CURVES = (LFP_INT8, SPIKE_INT8)
 
 
 def make_trace(bundle: Bundle, holdout: Holdout, decoded: Mapping[str, DecodedHoldout]) -> Trace | None:
@@ -49,24 +50,29 @@ def make_trace(bundle: Bundle, holdout: Holdout, decoded: Mapping[str, DecodedHo
         units=spec.output_units,
         truth=truth,
         decoded=shown,
+        deviation={name: find_deviations(bundle, holdout, guess) for name, guess in shown.items() if name in TRACED[0]},
         source=f"{HOLDOUT}, streamed; nothing of it was seen in training",
     )
 
 
-def measure_robustness(
-    candidates: Sequence[Candidate], holdout: Holdout, decoded: Mapping[str, DecodedHoldout]
-) -> tuple[Curve, ...]:
-    """Measures the curves of the INT8 students on LFP and spikes, or of the float students where no INT8 one scored.
+def find_deviations(bundle: Bundle, holdout: Holdout, guess: Floats) -> Floats:
+    """Returns the standard deviations (T, K) of what was decoded (T, K) in the first scored bins of the holdout."""
+    spec = read_decoder_spec(bundle)
+    there = holdout.there[holdout.score_from :][: len(guess)]
+    lost = count_lost(read_spatial_model(bundle, spec.front_end), there)
+    return read_deviation_model(bundle, spec.shape).deviations(guess, lost)
 
-    A student without an R² on the undamaged holdout has no curve.
-    """
-    rows = {c.name: c for c in candidates if decoded[c.name].fit.r2 is not None}
-    names = [name for name in CURVES if name in rows] or [n for n in (LFP_STUDENT, SPIKE_STUDENT) if n in rows]
-    streams = {
-        name: Stream(rows[name].engine, rows[name].inputs, holdout.kinematics, holdout.score_from, "spike" in name)
-        for name in names
-    }
-    return measure_curves(streams) if streams else ()
+
+def measure_robustness(
+    bundle: Bundle, candidates: Sequence[Candidate], holdout: Holdout, decoded: Mapping[str, DecodedHoldout]
+) -> tuple[Curve, ...]:
+    """Measures the curves of the students on LFP and spikes and of the ridge. The limits are set on the LFP student."""
+    subjects = choose_subjects(bundle, holdout, candidates, decoded)
+    if not subjects:
+        return ()
+    harms = list_harms(holdout.bins.shape[1])
+    judged = next((name for name in (LFP_INT8, LFP_STUDENT) if name in subjects), None)
+    return measure_curves(subjects, Truth(holdout.kinematics, holdout.score_from), harms, judged)
 
 
 def estimate_budget(bundle: Bundle, subjects: Sequence[Subject], assume: Mapping[str, float]) -> ImplantBudget:

@@ -1,8 +1,8 @@
 """Holds the decoders that a user would run otherwise, so that a bench can measure them beside ours.
 
-They are the same student in PyTorch and in onnxruntime's own INT8, and the spike teacher. Each has the methods of an
-engine: `step` takes a z-scored bin, `reset` starts a fresh stream, and `export_state` returns what is remembered. All
-of them compute with one thread. Where a machine cannot run one, an EngineError says why.
+They are the same student in PyTorch and in onnxruntime's own INT8, the spike teacher, and a lagged ridge. Each has the
+methods of an engine: `step` takes a z-scored bin, `reset` starts a fresh stream, and `export_state` returns what is
+remembered. All of them compute with one thread. Where a machine cannot run one, an EngineError says why.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.config import StudentShape, StudentSize
+from edgedistill.bundle.contents import Ridge
+from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 
 Floats = npt.NDArray[np.float32]
@@ -32,21 +33,13 @@ class TorchEager:
         try:
             import torch
 
-            from edgedistill.models.student import Student
+            from edgedistill.models.student import student_from_tensors
         except ImportError as error:
             raise EngineError("PyTorch is not installed", got=error, next_step="pip install '.[train]'") from error
         self._torch, self.shape = torch, shape
         torch.set_num_threads(1)
-        size = StudentSize(
-            shape.d, shape.layers, shape.heads, shape.window, shape.ff, shape.taps, shape.dilation, shape.lags
-        )
-        student = Student(size, {"s": shape.channels}, {"s": "a"}, 1, shape.outputs).eval()
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
-        own = student.state_dict()
-        for name, tensor in own.items():
-            own[name] = tensors.get(_STORED.get(name, name.replace(".mlp.", ".")), tensor)
-        student.load_state_dict(own)
-        self._student = student
+        self._student = student_from_tensors(shape, tensors, "s")
         self._latent, self._lags, self._bias = (tensors[f"readout.{part}"] for part in ("latent", "lags", "bias"))
         self.reset()
 
@@ -70,10 +63,6 @@ class TorchEager:
         rings = {f"ring_k_{i}": ring.numpy() for i, ring in enumerate(self._state.ring_k)}
         rings |= {f"ring_v_{i}": ring.numpy() for i, ring in enumerate(self._state.ring_v)}
         return rings | {"lags": self._recent.numpy()}
-
-
-# Names in `student.safetensors` of the tensors that a training student calls otherwise.
-_STORED = {"tokenizer.base.s_a": "embed.weight", "tokenizer.bias": "embed.bias"}
 
 
 def dynamic_int8_graph(graph: bytes) -> bytes:
@@ -134,3 +123,28 @@ class WindowTeacher:
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the window, whose size is reported."""
         return {"counts": self._counts}
+
+
+class LaggedRidge:
+    """Runs a lagged ridge in numpy, with zeros before the first bin."""
+
+    precision = "float32"
+
+    def __init__(self, ridge: Ridge) -> None:
+        """Takes the weights of `subjects/ridge.safetensors`."""
+        self._weight, self._bias = ridge.weight.reshape(len(ridge.bias), -1), ridge.bias
+        self._recent = np.zeros(ridge.weight.shape[1:], np.float32)  # (lags + 1, C), the newest bin first
+
+    def reset(self) -> None:
+        """Starts a fresh stream."""
+        self._recent[:] = 0
+
+    def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
+        """Returns the kinematics (K,) of one bin (C,) of the models' input."""
+        self._recent[1:] = self._recent[:-1]
+        self._recent[0] = bin
+        return np.asarray(self._weight @ self._recent.reshape(-1) + self._bias, np.float32)
+
+    def export_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Returns the last bins, whose size is reported."""
+        return {"recent": self._recent}

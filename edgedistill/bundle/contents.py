@@ -24,14 +24,17 @@ from edgedistill.bundle.manifest import MANIFEST
 from edgedistill.bundle.reading import Bundle
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, ConfigError
-from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
+from edgedistill.frontend import FrontEndConfig, SpatialModel, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model
+from edgedistill.numerics.deviation import DeviationModel
 
 HOLDOUT, REFERENCE, RANGES = "holdout.npz", "reference.npz", "ranges.json"
 WEIGHTS, INT8_WEIGHTS = "student.safetensors", "student.int8.safetensors"
+FILL_IN, DEVIATION = "fill_in.safetensors", "deviation.safetensors"
 SPIKE_FOLDER = "subjects/spike-student/"
 SPIKE_MODEL = SPIKE_FOLDER + "model.json"
 TEACHER_FACTS = "subjects/teachers.json"
+RIDGE = "subjects/ridge.safetensors"
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -124,6 +127,53 @@ def read_int8_model(bundle: Bundle, shape: StudentShape) -> Int8Model:
         raise BundleError(what, got=error.got, expected=error.expected) from error
 
 
+def read_spatial_model(bundle: Bundle, front_end: FrontEndConfig) -> SpatialModel:
+    """Returns the model of the array. Raises BundleError for a bundle of a version that did not fill in channels."""
+    channels = front_end.channels
+    shapes = {"coupling": (channels, channels), **dict.fromkeys(("scale", "inverse_scale", "gain"), (channels,))}
+    found = _read_floats(bundle, FILL_IN, shapes)
+    unsound = ~(found["scale"] > 0) | ~(found["inverse_scale"] > 0) | ~(found["gain"] >= 0)
+    if unsound.any() or not np.array_equal(found["coupling"], found["coupling"].T):
+        expected = "a symmetric coupling, positive scales, and gains of at least 0"
+        raise BundleError(f"{bundle.path}: '{FILL_IN}' does not describe an array", expected=expected)
+    return SpatialModel(**found, sweeps=front_end.fill_sweeps, common_average=front_end.common_average)
+
+
+def read_deviation_model(bundle: Bundle, shape: StudentShape) -> DeviationModel:
+    """Returns the model of the outputs' deviations. Raises BundleError where it is missing or damaged."""
+    tables = dict.fromkeys(("at_rest", "by_speed"), (shape.channels + 1, shape.outputs))
+    found = _read_floats(bundle, DEVIATION, {**tables, **dict.fromkeys(("center", "weight"), (shape.outputs,))})
+    if any((found[name] < 0).any() for name in ("at_rest", "by_speed", "weight")):
+        raise BundleError(f"{bundle.path}: '{DEVIATION}' holds a negative variance", expected="at least 0")
+    return DeviationModel(**found)
+
+
+def _read_floats(bundle: Bundle, name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Floats]:
+    """Returns the finite float32 tensors of a file that are named in `shapes`."""
+    if name not in bundle.names:
+        raise BundleError(
+            f"{bundle.path}: '{name}' is missing",
+            got=f"a bundle of format {bundle.manifest.format}",
+            causes=("it was built by a version of edgedistill that did not fill in lost channels",),
+            next_step="build the bundle again from its recordings: the filters and the common average have changed",
+        )
+    return _pick_floats(bundle, name, read_tensors(bundle, name), shapes)
+
+
+def _pick_floats(
+    bundle: Bundle, name: str, tensors: Mapping[str, npt.NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Floats]:
+    """Returns those of a file's tensors that are named in `shapes`. Raises BundleError where one does not fit."""
+    for tensor, shape in shapes.items():
+        found = tensors.get(tensor)
+        if found is None or found.dtype != np.float32 or found.shape != shape or not np.isfinite(found).all():
+            got = "nothing of that name" if found is None else f"{found.dtype} {found.shape}"
+            raise BundleError(
+                f"{bundle.path}: '{name}': '{tensor}' does not fit", got=got, expected=f"finite float32 {shape}"
+            )
+    return {tensor: tensors[tensor] for tensor in shapes}
+
+
 # ---------------------------------------------------------------- holdout.npz
 
 
@@ -131,7 +181,9 @@ def read_int8_model(bundle: Bundle, shape: StudentShape) -> Int8Model:
 class Holdout:
     """Holds the stretch of data that was kept from training, with the input of the models and the true kinematics."""
 
-    bins: Floats  # (T, C), z-scored LFP
+    bins: Floats  # (T, C), input of the LFP models
+    present: Floats  # (T, C), standardized channels before fill-in and common average, 0 where they were not there
+    there: npt.NDArray[np.bool_]  # (T, C), channels that were there
     counts: npt.NDArray[Any] | None  # (T, U), spikes
     kinematics: npt.NDArray[Any]  # (T, K), NaN where unknown
     score_from: int  # the first bin whose R² counts; those before it are the run-up
@@ -141,13 +193,17 @@ class Holdout:
 def read_holdout(bundle: Bundle) -> Holdout:
     """Returns the holdout without its raw frames. Raises BundleError for a part that is missing."""
     with _npz(bundle, HOLDOUT) as stored:
-        for name in ("bins", "kinematics"):
+        for name in ("bins", "present", "there", "kinematics"):
             if name not in stored or not len(stored[name]):
                 raise BundleError(f"{bundle.path}: '{HOLDOUT}' holds no '{name}'", got=sorted(stored))
         counts = stored.get("counts")
         score_from = int(stored["score_from"]) if "score_from" in stored else 0
-        bins, kinematics = stored["bins"].astype(np.float32), stored["kinematics"]
-        return Holdout(bins, counts, kinematics, score_from, stored.get("unobserved"))
+        bins, present = stored["bins"].astype(np.float32), stored["present"].astype(np.float32)
+        there, kinematics = stored["there"].astype(np.bool_), stored["kinematics"]
+        if not bins.shape == present.shape == there.shape:
+            got = f"bins {bins.shape}, present {present.shape}, there {there.shape}"
+            raise BundleError(f"{bundle.path}: '{HOLDOUT}' contradicts itself", got=got)
+        return Holdout(bins, present, there, counts, kinematics, score_from, stored.get("unobserved"))
 
 
 def read_raw_frames(bundle: Bundle) -> Floats | None:
@@ -224,6 +280,30 @@ def read_teacher_facts(bundle: Bundle) -> dict[str, TeacherFacts]:
         return {name: TeacherFacts(_whole(one["params"]), _whole(one["window"])) for name, one in facts.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{bundle.path}: '{TEACHER_FACTS}' is damaged", got=repr(error)) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    """Holds a lagged ridge that decodes the models' input, fitted on the same training block as the student."""
+
+    weight: Floats  # (K, lags + 1, C), the newest bin first
+    bias: Floats  # (K,)
+    penalty: float  # for features of deviation 1, times the number of bins / 1e4
+
+    @property
+    def lags(self) -> int:
+        """Returns how many bins before the newest it reads."""
+        return int(self.weight.shape[1]) - 1
+
+
+def read_ridge(bundle: Bundle, shape: StudentShape) -> Ridge:
+    """Returns the lagged ridge. Raises BundleError where the bundle holds none, or one for another student."""
+    found = read_tensors(bundle, RIDGE)
+    weight = found.get("weight")
+    bins = max(1, weight.shape[1]) if weight is not None and weight.ndim == 3 else 1
+    shapes = {"weight": (shape.outputs, bins, shape.channels), "bias": (shape.outputs,), "penalty": (1,)}
+    tensors = _pick_floats(bundle, RIDGE, found, shapes)
+    return Ridge(tensors["weight"], tensors["bias"], float(tensors["penalty"][0]))
 
 
 # ---------------------------------------------------------------- ranges.json

@@ -16,7 +16,7 @@ from typing import IO, Any
 from edgedistill.bundle.manifest import MANIFEST, Manifest, parse_manifest
 from edgedistill.errors import BundleError
 
-FORMAT = 1
+FORMAT = 2  # in format 1 lost channels were not filled in
 
 BLANK = "0" * 64
 _OWN_KEYS = ("format", "sha256", "files")

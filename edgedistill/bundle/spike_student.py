@@ -37,7 +37,9 @@ def open_spike_student(bundle: Bundle) -> Bundle:
         "files": _without_folder(files),
         "name": f"{own.name}_spike_student",
         "model": shape.to_json(),
-        "frontend": FrontEndConfig(rate=NEVER_FED, channels=shape.channels).to_json(),
+        "frontend": FrontEndConfig(
+            rate=NEVER_FED, channels=shape.channels, fill_sweeps=0, common_average=False
+        ).to_json(),
         "normalization": {"mean": [0.0] * shape.channels, "std": [1.0] * shape.channels},
         "channel_ids": [f"unit {unit}" for unit in range(shape.channels)],
         "outputs": own.decoder.get("outputs"),

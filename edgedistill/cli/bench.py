@@ -81,7 +81,9 @@ estimated. If a gate of the target is missed, the exit code is 3.""",
     help="How many seconds each subject runs at 100 Hz, once with warm and once with emptied caches. 0 leaves this "
     "part out.",
 )
-@click.option("--robustness", is_flag=True, help="Also measure R² with lost channels, added noise and days of drift.")
+@click.option(
+    "--robustness", is_flag=True, help="Also measure R² with channels or a bank lost, added noise and days of drift."
+)
 @click.option(
     "--system", is_flag=True, help="Also compute the power of a whole implant from a model, and print every assumption."
 )

@@ -10,7 +10,13 @@ from collections.abc import Mapping
 
 from edgedistill.assets import asset_folder
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.contents import INT8_WEIGHTS, read_decoder_spec, read_int8_model
+from edgedistill.bundle.contents import (
+    INT8_WEIGHTS,
+    read_decoder_spec,
+    read_deviation_model,
+    read_int8_model,
+    read_spatial_model,
+)
 from edgedistill.compile.model_facts import ModelFacts
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model
@@ -54,5 +60,7 @@ def model_inputs(bundle: Bundle) -> tuple[Int8Model, FrontEndConfig, ModelFacts]
         group_delay_ms=spec.group_delay_ms,
         manifest_sha256=spec.sha256,
         weights_sha256=bundle.manifest.files[INT8_WEIGHTS],
+        spatial=read_spatial_model(bundle, spec.front_end),
+        deviation=read_deviation_model(bundle, spec.shape),
     )
     return model, spec.front_end, facts

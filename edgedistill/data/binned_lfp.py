@@ -16,7 +16,7 @@ from edgedistill.data.coverage import ALL_BAD, GAP, INVALID, SETTLING, Reasons
 from edgedistill.data.lfp.layout import describe_amplitude
 from edgedistill.data.lfp.lfp import Gap, Lfp
 from edgedistill.data.session import Mask
-from edgedistill.data.settling import Level, find_rings_of_artefacts, find_rings_of_losses, robust_deviation
+from edgedistill.data.settling import Level, find_rings_of_artefacts, robust_deviation
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import FrontEnd, FrontEndConfig
 
@@ -30,6 +30,8 @@ class BinnedLfp:
     config: FrontEndConfig
     values: npt.NDArray[np.float64]  # (T, C) uV
     bad: Mask  # (T, C)
+    gap: Mask  # (T,) frames were lost
+    unsettled: Mask  # (T,) the filters have not settled since the start or a gap
     level: Level
 
     @property
@@ -40,31 +42,33 @@ class BinnedLfp:
         return () if note is None else (note,)
 
     def find_disturbed(self, known: Mapping[str, Mask]) -> tuple[Reasons, Mask]:
-        """Returns further reasons for bins (T,), and the bins (T, C) in which the filters still ring.
+        """Returns further reasons for bins (T,), and the bins (T, C) in which filters ring from an artefact.
 
         `known` holds the reasons that the file gives.
         """
-        lost = self.bad | known[GAP][:, None]
-        good = ~(lost | known[INVALID][:, None])
+        good = ~(self.bad | (known[GAP] | known[INVALID])[:, None])
         deviation = robust_deviation(self.values, good)
-        offset = self.level.offset(~good)
-        rings = find_rings_of_losses(self.config, lost, offset, deviation)
-        excess = self.level.excess(offset)
-        rings |= find_rings_of_artefacts(self.config, self.values, known[INVALID], excess, deviation)
-        rings &= good
-        all_bad = self.bad.all(axis=1)
-        settling = rings.any(axis=1) & (4 * rings.sum(axis=1) >= good.sum(axis=1))
-        return [(ALL_BAD, all_bad), (SETTLING, settling)], rings
+        excess = self.level.excess(self.level.offset(~good))
+        rings = find_rings_of_artefacts(self.config, self.values, known[INVALID], excess, deviation) & good
+        ringing = rings.any(axis=1) & (4 * rings.sum(axis=1) >= good.sum(axis=1))
+        settled = int(np.argmin(self.unsettled))  # the start of a stream is no loss
+        settling = ringing | (self.unsettled & (np.arange(len(good)) >= settled))
+        return [(GAP, self.gap), (ALL_BAD, self.bad.all(axis=1)), (SETTLING, settling)], rings
 
 
-def bin_lfp(lfp: Lfp, clock: BinClock, line_hz: float) -> BinnedLfp:
-    """Runs the LFP through the front end in blocks, so that memory grows with the bins and not with the frames."""
+def default_front_end(lfp: Lfp, line_hz: float) -> FrontEndConfig:
+    """Returns the settings for an LFP, in which channels that the file marks as bad are left out."""
     marked = tuple(c for c, electrode in enumerate(lfp.electrodes) if electrode.bad is not None)
-    config = FrontEndConfig(rate=lfp.rate, channels=lfp.channels, line_hz=line_hz, left_out=marked)
+    return FrontEndConfig(rate=lfp.rate, channels=lfp.channels, line_hz=line_hz, left_out=marked)
+
+
+def bin_lfp(lfp: Lfp, clock: BinClock, config: FrontEndConfig) -> BinnedLfp:
+    """Runs the LFP through the front end in blocks, so that memory grows with the bins and not with the frames."""
     front_end = FrontEnd(config)
     values = np.empty((clock.bins, lfp.channels))
     bad: Mask = np.empty(values.shape, dtype=np.bool_)
     gap: Mask = np.empty(clock.bins, dtype=np.bool_)
+    unsettled: Mask = np.empty(clock.bins, dtype=np.bool_)
     level, first = Level(config, clock.bins), 0
     for block in lfp.read_blocks(max(1, BLOCK_VALUES // lfp.channels), stop=config.edge(clock.bins)):
         if not isinstance(block, Gap):
@@ -73,9 +77,9 @@ def bin_lfp(lfp: Lfp, clock: BinClock, line_hz: float) -> BinnedLfp:
         done = front_end.gap(block.frames) if isinstance(block, Gap) else front_end.push(block)
         at, stop = done.first_bin, min(done.first_bin + len(done.values), clock.bins)
         values[at:stop], bad[at:stop] = done.values[: stop - at], done.bad[: stop - at]
-        gap[at:stop] = done.gap[: stop - at]
+        gap[at:stop], unsettled[at:stop] = done.gap[: stop - at], done.unsettled[: stop - at]
     _require_good_channel(lfp, bad[~gap] if not gap.all() else bad, config.recover_s)
-    return BinnedLfp(config, values, bad, level)
+    return BinnedLfp(config, values, bad, gap, unsettled, level)
 
 
 def _require_good_channel(lfp: Lfp, bad: npt.NDArray[np.bool_], recover_s: float) -> None:

@@ -1,15 +1,11 @@
-"""Finds the bins in which the front end still rings from a gap, a lost channel or an artefact.
+"""Finds the bins in which the front end still rings from an artefact in times that the file marks as invalid.
 
-The inputs are the bins of a session, which of them were lost, and the offset of each electrode. The output is a mask of
-the bins whose value is off by more than a tenth of the channel's deviation.
-
-While samples are lost, zeros go into the filters. To a filter this is the channel's offset of that time, taken away and
-put back. The response of the filters to that is known exactly, because they are linear.
+The inputs are the bins of a session, its invalid times, and the level of each electrode. The output is a mask of the
+bins whose value is off by more than a tenth of the channel's deviation. Lost samples need nothing here, because the
+front end starts from rest after them and says when it has settled.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +46,7 @@ class Level:
         np.add.at(self._count, at, np.add.reduceat(finite.astype(np.int64), begins, axis=0))
 
     def offset(self, bad: Mask) -> Array:
-        """Returns by second the offset (S, C) in uV that the filters see: without the common average, if subtracted.
+        """Returns by second the offset (S, C) in uV that the filters see.
 
         Where a channel is `bad` (T, C), and in the second before, its offset lies between those before and after.
         """
@@ -64,18 +60,12 @@ class Level:
         at = np.arange(len(mean))
         for c, held in enumerate(known.T):
             mean[:, c] = np.interp(at, at[held], mean[held, c]) if held.any() else 0.0
-        used = np.setdiff1d(np.flatnonzero(known.any(axis=0)), self._config.left_out)
-        if self._config.common_average and len(used):
-            mean -= mean[:, used].mean(axis=1, keepdims=True)
         return np.asarray(mean)
 
     def excess(self, offset_uv: Array) -> Array:
         """Returns by second by how much the mean (S, C) in uV lay above the offset, 0 where nothing is known."""
         known = self._count[:-1] > 0
         mean = self._sum[:-1] / np.maximum(self._count[:-1], 1)
-        used = np.setdiff1d(np.flatnonzero(known.any(axis=0)), self._config.left_out)
-        if self._config.common_average and len(used):
-            mean -= mean[:, used].mean(axis=1, keepdims=True)
         return np.where(known, mean - offset_uv, 0.0)
 
 
@@ -87,31 +77,6 @@ def robust_deviation(values: Array, good: Mask) -> Array:
             x = values[rows, channel]
             found[channel] = 1.4826 * np.median(np.abs(x - np.median(x)))
     return found
-
-
-def find_rings_of_losses(config: FrontEndConfig, lost: Mask, offset_uv: Array, deviation_uv: Array) -> Mask:
-    """Returns the bins (T, C) in which the loss of earlier bins moves a channel by more than it matters.
-
-    `lost` (T, C) says where zeros went into the filters, in place of the offset `offset_uv` of each second (S, C).
-    `deviation_uv` is (C,). The first bins after a loss always count, because the low-pass still holds zeros in place of
-    the signal.
-    """
-    rings: Mask = np.zeros(lost.shape, np.bool_)
-    for late in range(1, math.ceil(1000 / (config.lowpass_hz * config.bin_ms)) + 1):
-        rings[late:] |= lost[:-late]
-    _, shaper = filter_sections(config)
-    step = config.decimation
-    ends = -(-bin_edges(config.rate, 0, len(lost), config.bin_ms) // step)  # in samples that the shaper sees
-    matters = MATTERS * deviation_uv
-    for channel in np.flatnonzero(lost.any(axis=0) & (deviation_uv > 0)):  # one at a time, to save memory
-        missing = np.where(lost[:, channel], np.repeat(offset_uv[:, channel], BINS_PER_S)[: len(lost)], 0.0)
-        if np.abs(missing).max() <= matters[channel]:
-            continue
-        first = int(np.argmax(lost[:, channel]))
-        lengths = np.diff(ends[first:])
-        response = sosfilt(shaper, np.repeat(missing[first:], lengths))
-        rings[first:, channel] |= np.abs(response[np.cumsum(lengths) - 1]) > matters[channel]
-    return rings & ~lost
 
 
 def find_rings_of_artefacts(

@@ -3,18 +3,17 @@
 Training, the deployed decoder and the C front end share this one definition. However the frames are cut into calls, the
 bins have the same bits. Everything about a bin is decided when its last frame has arrived:
 
-1. A sample that is not finite becomes 0 and marks its channel. The range of the other samples is kept (`rules`).
-2. Samples of channels that were bad at the end of the previous bin become 0.
-3. A low-pass and a decimation of integer phase reduce the rate to at most 1 kHz. Frames whose index is a multiple of D
-   stay.
-4. Channels that are non-finite, flat, saturated, or not yet clean for long enough are bad (`rules`), and are zero in
-   this bin.
-5. The common average over the good channels is subtracted. Notches, a high-pass and a low-pass follow. The value of the
-   bin is its last sample.
-6. Filter states below 1e-30 become 0, so that silence does not end in slow denormals.
+1. A bin with lost frames changes nothing but the clock. All its channels count as lost.
+2. A sample that is not finite becomes 0 and marks its channel. The range of the other samples is kept (`rules`).
+3. A low-pass and a decimation of integer phase reduce the rate to at most 1 kHz. Notches, a high-pass and a low-pass
+   follow. The value of the bin is its last sample. Every channel is filtered by itself, and its filters begin at rest
+   after the start, a long gap or a fault of the channel (`stream`).
+4. Channels that are non-finite, flat, saturated, or have not settled since are bad (`rules`).
+5. Values are standardized by mean and deviation, which may follow the signal (`statistics`).
+6. Lost channels are filled in from the others, and the common average is subtracted (`spatial`).
 
-`design` holds the configuration, the exact bin clock and the coefficients. `stream` runs them. docs/numerics.md, "Front
-end", is the same definition in words.
+`design` holds the configuration, the exact bin clock and the coefficients. docs/numerics.md is the same definition in
+words.
 """
 
 from edgedistill.frontend.design import (
@@ -23,18 +22,26 @@ from edgedistill.frontend.design import (
     filter_sections,
     find_bin,
     group_delay_ms,
+    require_follow,
     settling_bins,
 )
-from edgedistill.frontend.stream import Bins, FrontEnd, zscore
+from edgedistill.frontend.spatial import SpatialModel, Standardization, standardize, zscore
+from edgedistill.frontend.statistics import ChannelStatistics
+from edgedistill.frontend.stream import Bins, FrontEnd
 
 __all__ = [
     "Bins",
+    "ChannelStatistics",
     "FrontEnd",
     "FrontEndConfig",
+    "SpatialModel",
+    "Standardization",
     "bin_edges",
     "filter_sections",
     "find_bin",
     "group_delay_ms",
+    "require_follow",
     "settling_bins",
+    "standardize",
     "zscore",
 ]

@@ -18,9 +18,11 @@ from edgedistill.numerics.arithmetic import lane_sum
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Array = npt.NDArray[np.float64]
 
 WILD = np.float32(2**20)  # deviations; a channel beyond it is lost in that bin, so that no sum can overflow
 ROWS = 4  # rows of the precision matrix that are added at a time
+BLOCK = 256  # bins that are filled in at a time, so that they stay in the cache of the processor
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +44,13 @@ class SpatialModel:
     def complete(self, standardized: Floats, there: Mask) -> Floats:
         """Returns the models' input (B, C) for standardized channels (B, C), of which those `there` (B, C) are used.
 
-        A bin without any channel is 0, which is the mean.
+        Channels that are not known are never there. A bin without any channel is 0, which is the mean.
         """
-        there = there & self.known
         filled = np.where(there, standardized, np.float32(0))
         some = np.flatnonzero((self.known & ~there).any(axis=1))
-        if len(some):
-            filled[some] = self._fill_in(filled[some], there[some])
+        for at in range(0, len(some), BLOCK):
+            bins = some[at : at + BLOCK]
+            filled[bins] = self._fill_in(filled[bins], there[bins])
         return self._reference(filled)
 
     def _fill_in(self, present: Floats, there: Mask) -> Floats:
@@ -85,6 +87,45 @@ class SpatialModel:
         if self.common_average and np.count_nonzero(known) > 1:  # one channel alone is its own average
             filled = filled - _mean(filled, np.broadcast_to(known, filled.shape))[:, None]
         return np.asarray(np.where(known, filled * self.gain, np.float32(0)), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Standardization:
+    """Holds mean and deviation (C,) in uV and the array's model, which turn channels into the models' input."""
+
+    mean: Array
+    std: Array
+    spatial: SpatialModel
+
+    def standardize(self, values: Array, bad: Mask) -> tuple[Floats, Mask]:
+        """Returns standardized channels (B, C) for values (B, C) in uV, and those that are there (B, C)."""
+        return standardize(values, bad, (self.mean, self.std), self.spatial.known)[:2]
+
+    def inputs(self, values: Array, bad: Mask) -> Floats:
+        """Returns the models' input (B, C) for values (B, C) in uV."""
+        return self.spatial.complete(*self.standardize(values, bad))
+
+
+def standardize(values: Array, bad: Mask, statistics: tuple[Array, Array], known: Mask) -> tuple[Floats, Mask, Mask]:
+    """Returns standardized channels (B, C), 0 where they are not there, those that are there, and the bad ones.
+
+    `values` (B, C) are in uV, and `statistics` are their mean and deviation (C,). A channel far beyond every signal is
+    bad in that bin too.
+    """
+    mean, std = statistics
+    standardized = zscore(values, bad, mean, std)
+    wild = ~(np.abs(standardized) <= WILD)
+    bad = bad | wild
+    there = ~bad & (std > 0) & known
+    return np.where(there, standardized, np.float32(0)), there, bad
+
+
+def zscore(values: Array, bad: Mask, mean: Array, std: Array) -> Floats:
+    """Turns values (B, C) into (x - mean) / std in float64, rounded to float32. It is 0 where bad or where std is 0."""
+    usable = ~bad & (std > 0)
+    z = np.divide(values - mean, std, out=np.zeros_like(values, dtype=np.float64), where=usable)
+    with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite
+        return z.astype(np.float32)
 
 
 def _mean(x: Floats, used: Mask) -> Floats:

@@ -1,4 +1,4 @@
-"""Keeps the mean and deviation by which channels are standardized, and lets them follow the signal where that is wanted.
+"""Keeps the mean and deviation by which channels are standardized, and lets them follow the signal if wanted.
 
 Values of one bin in microvolts come in, standardized channels go out. docs/numerics.md, "Statistics that follow", is
 the definition, and `kernels/c/ed_statistics.h` is the same in C.

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 from scipy.signal import butter, sosfilt
@@ -17,7 +19,6 @@ from scipy.signal import butter, sosfilt
 from edgedistill.errors import EngineError
 from edgedistill.frontend.design import FrontEndConfig, bin_edges, filter_sections, rest_states
 from edgedistill.frontend.rules import (
-    SAMPLE_LIMIT,
     choose_channels,
     find_lost_frames,
     judge_channels,
@@ -67,11 +68,12 @@ class FrontEnd:
         self._pending: Array = np.empty((c.channels, self._longest))  # frames of the unfinished bin
         self._pending_gap = False
         self._lost_bins = c.bridged_bins + 1  # in a row up to now; a stream starts as after a long gap
-        self._state: dict[str, Array] = {
-            "decimator": np.zeros((len(self._decimator), c.channels, 2)),
-            "shaper": np.zeros((len(self._shaper), c.channels, 2)),
-            **new_history(c),
+        # states of the filters, channel-major as scipy's loop wants them
+        self._filters = {
+            "decimator": np.zeros((c.channels, len(self._decimator), 2)),
+            "shaper": np.zeros((c.channels, len(self._shaper), 2)),
         }
+        self._history = new_history(c)
 
     def push(self, frames_uv: npt.NDArray[np.float32] | Array) -> Bins:
         """Takes frames (n, C) in uV, any n, and returns the bins that they complete. Raises EngineError."""
@@ -113,7 +115,8 @@ class FrontEnd:
             "pending": pending.T.copy(),
             "pending_gap": np.array(self._pending_gap or bool(find_lost_frames(self.config, pending).any())),
             "lost_bins": np.array(self._lost_bins, np.int64),
-            **{name: array.copy() for name, array in self._state.items()},
+            **{name: z.transpose(1, 0, 2).copy() for name, z in self._filters.items()},
+            **{name: array.copy() for name, array in self._history.items()},
         }
 
     def import_state(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
@@ -131,7 +134,9 @@ class FrontEnd:
         self._pending[:, : self._filled()] = state["pending"].T
         self._pending_gap = bool(state["pending_gap"])
         self._lost_bins = min(int(state["lost_bins"]), self.config.bridged_bins + 1)
-        self._state = {name: np.array(state[name], dtype=np.float64) for name in self._state}
+        for name in self._filters:
+            self._filters[name] = np.ascontiguousarray(state[name].transpose(1, 0, 2), dtype=np.float64)
+        self._history = {name: np.array(state[name], dtype=np.float64) for name in self._history}
 
     def _filled(self) -> int:
         """Returns how many frames of the unfinished bin have arrived."""
@@ -177,13 +182,13 @@ class FrontEnd:
         values: Array = np.zeros((len(lost), len(x)))
         bad: Mask = np.ones(values.shape, dtype=np.bool_)
         unsettled: Mask = np.zeros(len(lost), dtype=np.bool_)
-        ranges = sample_ranges(x, starts[:-1])
+        low, high, broken = sample_ranges(x, starts[:-1])
         for first, stop in _runs(lost):
             if lost[first]:
                 self._lost_bins = min(self._lost_bins + stop - first, self.config.bridged_bins + 1)
-                self._state["decimator"][:] = 0.0
+                self._filters["decimator"][:] = 0.0
                 continue
-            clean, restarted = self._judge(*(part[first:stop] for part in ranges))
+            clean, restarted = self._judge(low[first:stop], high[first:stop], broken[first:stop])
             bad[first:stop], unsettled[first:stop] = choose_channels(self.config, clean)
             for i in range(first, stop):
                 frames = x[:, starts[i] : starts[i + 1]]
@@ -192,7 +197,7 @@ class FrontEnd:
 
     def _judge(self, low: Array, high: Array, broken: Mask) -> tuple[Array, Mask]:
         """Judges whole bins in a row. Returns `clean` and the channels whose filters start from rest, (B, C) each."""
-        history, config = self._state, self.config
+        history, config = self._history, self.config
         if self._lost_bins:
             history["clean"] = np.minimum(history["clean"], config.clean_after_loss(self._lost_bins))
         before = history["clean"]
@@ -202,29 +207,27 @@ class FrontEnd:
         return clean, restarted
 
     def _filter_bin(self, x: Array, first_frame: int, restarted: Mask) -> Array:
-        """Returns the values (C,) of one bin with raw frames x (C, n). The filters of `restarted` channels (C,) restart."""
+        """Returns the values (C,) of one bin with raw frames x (C, n). Channels in `restarted` (C,) start anew."""
         if (step := self.config.decimation) > 1:
-            after_loss = np.full(len(x), self._lost_bins > 0)
-            x = self._filter("decimator", self._decimator, x, restarted | after_loss)[:, -first_frame % step :: step]
+            anew = restarted | (self._lost_bins > 0)
+            x = self._filter("decimator", self._decimator, x, anew)[:, -first_frame % step :: step]
         self._lost_bins = 0
         return np.asarray(self._filter("shaper", self._shaper, x, restarted)[:, -1])
 
     def _filter(self, name: str, sections: Array, x: Array, restarted: Mask) -> Array:
-        """Filters x (C, n), and clears the small states afterwards. States are (sections, C, 2)."""
-        z = np.ascontiguousarray(self._state[name].transpose(1, 0, 2))
+        """Returns x (C, n) filtered, and clears the small states afterwards."""
+        z, y = self._filters[name], np.array(x, order="C")
         if restarted.any():
             z[restarted] = self._rest[name] * x[restarted, :1, None]
-        y = np.array(x, order="C")
         _filter_in_place(sections, y, z)
         z[np.abs(z) < TINY_STATE] = 0.0
-        self._state[name] = z.transpose(1, 0, 2)
         return y
 
 
 def _runs(lost: Mask) -> list[tuple[int, int]]:
     """Returns the stretches of bins [first, stop) that are alike."""
     edges = [0, *(np.flatnonzero(np.diff(lost)) + 1).tolist(), len(lost)]
-    return [(first, stop) for first, stop in zip(edges, edges[1:], strict=False) if stop > first]
+    return [(first, stop) for first, stop in pairwise(edges) if stop > first]
 
 
 def _filter_in_place(sections: Array, x: Array, z: Array) -> None:
@@ -252,11 +255,3 @@ def _loop_is_as_known() -> bool:
     except (TypeError, ValueError):
         return False
     return all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
-
-
-def zscore(values: Array, bad: Mask, mean: Array, std: Array) -> npt.NDArray[np.float32]:
-    """Turns values (B, C) into (x - mean) / std in float64, rounded to float32. It is 0 where bad or where std is 0."""
-    usable = ~bad & (std > 0)
-    z = np.divide(values - mean, std, out=np.zeros_like(values, dtype=np.float64), where=usable)
-    with np.errstate(over="ignore"):
-        return z.astype(np.float32)

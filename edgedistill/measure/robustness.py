@@ -1,32 +1,37 @@
-"""Measures how much of R² is left when channels die, noise is added and days pass.
+"""Measures how much of R² is left when channels or banks die, noise is added and days pass.
 
-A decoder and its holdout go in, curves come out. The damage is done to z-scored bins, after the front end. A lost
-channel is masked to 0, as the front end masks a bad one, for spikes and LFP alike. Days are a model: LFP channels drift
-in gain while their statistics stay frozen, and recorded units turn over at a published pace, where a new unit fires
-without relation to what the old one did. The same draws serve all subjects, a larger level contains the smaller ones,
-and every level is drawn several times.
+Decoders with their signals and the true kinematics go in, curves come out. The damage itself is that of
+`measure.damage`. Decoders of one signal decode the very same damaged input, and every level but 0 is drawn several
+times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.measure.damage import Bins, Signal, add_noise, lose_bank, lose_channels, pass_days
 from edgedistill.measure.score import r2_per_output
 
-Bins = npt.NDArray[np.float32]
-
-LOST = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # share of the channels
+LOST = (0.0, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)  # share of the channels
+BANK, CONNECTORS = 0.25, (16, 32)  # share of the array; channels on one connector
 NOISE = (0.0, 0.1, 0.25, 0.5, 1.0)  # in standard deviations of the channel
 DAYS = (0, 1, 3, 7, 15, 30, 47, 106)
-# Share of units still recorded after so many days: Vaidya 2014 (PMC4482221). Dickey 2009 found fewer: 39 % after 15.
-SURVIVAL = {0: 1.0, 15: 0.67, 47: 0.31, 106: 0.21, 270: 0.08}
-GAIN_DRIFT = 0.1  # standard deviation of the log gain after 15 days, growing as the root of time: an assumption
-DRAWS = 3
+DRAWS = 5
+
+LOST_CHANNELS, LOST_BANK, ADDED_NOISE, DRIFT = "lost channels", "lost bank", "added noise", "drift, simulated"
+NO_LIMITS: Mapping[float, float] = MappingProxyType({})
+# Least share of the intact R² that the LFP student must keep, by level.
+LIMITS: Mapping[str, Mapping[float, float]] = {
+    LOST_CHANNELS: {0.05: 0.97, 0.25: 0.9, 0.5: 0.75},
+    LOST_BANK: {BANK: 0.85},
+    ADDED_NOISE: {0.5: 0.85},
+}
 
 
 class Engine(Protocol):
@@ -36,18 +41,47 @@ class Engine(Protocol):
         """Starts a fresh stream."""
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """Returns the kinematics (K,) of one z-scored bin (C,)."""
+        """Returns the kinematics (K,) of one bin (C,) of the models' input."""
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
-    """A decoder and the holdout it is scored on. Bins before `score_from` are decoded but not scored."""
+class Subject:
+    """A decoder and the signal that it decodes."""
 
     engine: Engine
-    bins: Bins  # (T, C) z-scored
-    truth: npt.NDArray[Any]  # (T, K)
-    score_from: int
-    spikes: bool = False
+    signal: Signal
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What was to be decoded. Bins before `score_from` are decoded but not scored."""
+
+    kinematics: npt.NDArray[Any]  # (T, K), NaN where unknown
+    score_from: int = 0
+
+
+@dataclass(frozen=True)
+class Harm:
+    """One kind of damage at several levels, of which 0 is none."""
+
+    kind: str
+    unit: str
+    levels: tuple[float, ...]
+    damage: Callable[[Signal, float, int], Bins]  # of a signal, by level and draw
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Compares the share of the intact R² that is kept at one level with its limit."""
+
+    level: float
+    kept_share: float | None
+    limit: float
+
+    @property
+    def ok(self) -> bool | None:
+        """Whether the limit is met, or None where nothing was to keep."""
+        return None if self.kept_share is None else self.kept_share >= self.limit
 
 
 @dataclass(frozen=True)
@@ -59,78 +93,95 @@ class Curve:
     levels: tuple[float, ...]
     r2: dict[str, tuple[tuple[float, float, float], ...]]  # subject -> (mean, lowest, highest) by level
     draws: int  # of each level but 0
+    judged: str | None = None  # the subject that the limits are set on
+
+    def kept_share(self, subject: str) -> tuple[float | None, ...]:
+        """Returns R² at each level over that at level 0, or None at all levels where that is not above 0."""
+        means = [mean for mean, _, _ in self.r2[subject]]
+        return tuple(mean / means[0] if means[0] > 0 else None for mean in means)
+
+    def judge(self) -> tuple[Verdict, ...]:
+        """Returns a verdict for each level that has a limit."""
+        if self.judged is None:
+            return ()
+        kept, limits = self.kept_share(self.judged), LIMITS.get(self.kind, NO_LIMITS)
+        return tuple(
+            Verdict(level, share, limits[level])
+            for level, share in zip(self.levels, kept, strict=True)
+            if level in limits
+        )
 
     def to_json(self) -> dict[str, object]:
         """Returns the curve as `bench --json` has it."""
         rows = {name: [dict(zip(("mean", "min", "max"), r, strict=True)) for r in r2] for name, r2 in self.r2.items()}
-        return {"kind": self.kind, "unit": self.unit, "levels": list(self.levels), "r2": rows, "draws": self.draws}
+        return {
+            "kind": self.kind,
+            "unit": self.unit,
+            "levels": list(self.levels),
+            "r2": rows,
+            "kept_share": {name: list(self.kept_share(name)) for name in self.r2},
+            "limits": [
+                {"subject": self.judged, "level": v.level, "kept_share": v.kept_share, "limit": v.limit, "ok": v.ok}
+                for v in self.judge()
+            ],
+            "draws": self.draws,
+        }
 
 
-Spoil = Callable[[Stream, float, int], Bins]
-
-
-def measure_curves(streams: Mapping[str, Stream]) -> tuple[Curve, ...]:
-    """Measures the curves of lost channels, added noise and days of drift."""
+def list_harms(channels: int) -> tuple[Harm, ...]:
+    """Returns every kind of damage that a bench measures, for an array of so many channels."""
+    banks = (0.0, *sorted({BANK, *(size / channels for size in CONNECTORS if 2 * size <= channels)}))
+    share = "share of the channels"
     return (
-        _measure_curve("lost channels", "share of the channels", LOST, lose_channels, streams),
-        _measure_curve("added noise", "standard deviations", NOISE, add_noise, streams),
-        _measure_curve("drift, simulated", "days", DAYS, pass_days, streams),
+        Harm(LOST_CHANNELS, share, LOST, lose_channels),
+        Harm(LOST_BANK, f"{share}, side by side", banks, lose_bank),
+        Harm(ADDED_NOISE, "standard deviations", NOISE, add_noise),
+        Harm(DRIFT, "days", tuple(map(float, DAYS)), pass_days),
     )
 
 
-def _measure_curve(
-    kind: str, unit: str, levels: tuple[float, ...], spoil: Spoil, streams: Mapping[str, Stream]
-) -> Curve:
-    found = {}
-    for name, stream in streams.items():
-        rows = []
-        for level in levels:
-            draws = range(DRAWS if level else 1)
-            r2 = [stream_r2(stream, spoil(stream, level, draw)) for draw in draws]
-            rows.append((float(np.mean(r2)), min(r2), max(r2)))
-        found[name] = tuple(rows)
-    return Curve(kind, unit, tuple(map(float, levels)), found, DRAWS)
+def measure_curves(
+    subjects: Mapping[str, Subject],
+    truth: Truth,
+    harms: Sequence[Harm],
+    judged: str | None = None,
+    draws: int | None = None,
+) -> tuple[Curve, ...]:
+    """Measures the curve of every harm. The limits are set on the subject `judged`."""
+    intact = {name: [stream_r2(subject.engine, subject.signal.intact(), truth)] for name, subject in subjects.items()}
+    drawn = DRAWS if draws is None else draws
+    curves = []
+    for harm in harms:
+        r2 = [measure_level(harm, level, subjects, truth, drawn) if level else intact for level in harm.levels]
+        rows = {name: tuple(_summarize(level[name]) for level in r2) for name in subjects}
+        curves.append(Curve(harm.kind, harm.unit, harm.levels, rows, drawn, judged))
+    return tuple(curves)
 
 
-def stream_r2(stream: Stream, bins: Bins) -> float:
-    """Streams bins (T, C) from a fresh state and returns the mean R² over the outputs that vary."""
-    stream.engine.reset()
-    guess = np.stack([stream.engine.step(bin) for bin in bins])[stream.score_from :]
-    truth = stream.truth[stream.score_from :]
-    known = np.isfinite(truth).all(axis=1)
-    found = r2_per_output(guess[known].astype(np.float64), truth[known].astype(np.float64))
+def _summarize(r2: Sequence[float]) -> tuple[float, float, float]:
+    return float(np.mean(r2)), min(r2), max(r2)
+
+
+def measure_level(
+    harm: Harm, level: float, subjects: Mapping[str, Subject], truth: Truth, draws: int
+) -> dict[str, list[float]]:
+    """Returns the R² of each subject for every draw of one level. Each signal is damaged once for all its subjects."""
+    found: dict[str, list[float]] = {name: [] for name in subjects}
+    signals = {id(subject.signal): subject.signal for subject in subjects.values()}
+    for draw in range(draws):
+        for key, signal in signals.items():
+            damaged = harm.damage(signal, level, draw)
+            for name, subject in subjects.items():
+                if id(subject.signal) == key:
+                    found[name].append(stream_r2(subject.engine, damaged, truth))
+    return found
+
+
+def stream_r2(engine: Engine, bins: Bins, truth: Truth) -> float:
+    """Streams bins (T, C) from a fresh state, and returns the mean R² over the outputs that vary."""
+    engine.reset()
+    guess = np.stack([engine.step(bin) for bin in bins])[truth.score_from :]
+    kinematics = truth.kinematics[truth.score_from :]
+    known = np.isfinite(kinematics).all(axis=1)
+    found = r2_per_output(guess[known].astype(np.float64), kinematics[known].astype(np.float64))
     return float(np.mean([r2 for r2 in found if r2 is not None]))
-
-
-# ---------------------------------------------------------------- what is done to the bins
-
-
-def lose_channels(stream: Stream, share: float, draw: int) -> Bins:
-    """Returns the bins with a `share` of the channels masked throughout."""
-    channels = stream.bins.shape[1]
-    lost = np.random.default_rng([1, draw]).permutation(channels)[: round(share * channels)]
-    spoiled = stream.bins.copy()
-    spoiled[:, lost] = 0.0
-    return spoiled
-
-
-def add_noise(stream: Stream, size: float, draw: int) -> Bins:
-    """Returns the bins with white noise of `size` standard deviations. Masked bins of the LFP stay 0."""
-    noise = np.random.default_rng([2, draw]).standard_normal(stream.bins.shape, np.float32)
-    noisy = stream.bins + np.float32(size) * noise * stream.bins.std(axis=0)
-    return np.asarray(np.where(stream.bins == 0, 0.0, noisy) if not stream.spikes else noisy, np.float32)
-
-
-def pass_days(stream: Stream, days: float, draw: int) -> Bins:
-    """Returns the bins as they might be so many days later, in the statistics of day 0."""
-    rng, channels = np.random.default_rng([3, draw]), stream.bins.shape[1]
-    if not stream.spikes:
-        gain = np.exp(GAIN_DRIFT * np.sqrt(days / 15) * rng.standard_normal(channels))
-        return np.asarray(stream.bins * gain, np.float32)
-    survives = rng.uniform(size=channels) <= np.interp(days, list(SURVIVAL), list(SURVIVAL.values()))
-    others = rng.permutation(np.arange(channels))
-    shifts = rng.integers(len(stream.bins) // 4, 3 * len(stream.bins) // 4, size=(channels,))
-    spoiled = stream.bins.copy()
-    for unit in np.flatnonzero(~survives):  # a new neuron is as busy as some unit, at other moments
-        spoiled[:, unit] = np.roll(stream.bins[:, others[unit]], shifts[unit])
-    return spoiled

@@ -27,7 +27,7 @@ from edgedistill.pipeline.pretrained_student import (
     fit_readouts,
     load_pretrained_student,
     save_pretrained_student,
-    statistics_of,
+    standardizations_of,
 )
 from edgedistill.pipeline.ranges import FineTuning, finetune, window_progress
 from edgedistill.pipeline.run_context import Progress, Run, provenance_of
@@ -183,7 +183,7 @@ def finetuned_student(request: CalibrationRequest, tuned: Student) -> Pretrained
         pretrained,
         student=tuned,
         arrays=tuned.tokenizer.arrays,
-        statistics={**pretrained.statistics, **statistics_of(sessions)},
+        standardizations={**pretrained.standardizations, **standardizations_of(sessions)},
         readouts=fit_readouts(tuned, sessions) or pretrained.readouts,
         finetuned_from=hash_checkpoint(pretrained.student),
     )

@@ -16,7 +16,7 @@ from edgedistill.pipeline.pretrained_student import (
     fit_readouts,
     outputs_of,
     save_pretrained_student,
-    statistics_of,
+    standardizations_of,
 )
 from edgedistill.pipeline.result import TrainingSummary, mean_or_none
 from edgedistill.pipeline.run_context import Progress, Run, provenance_of, shorten_preset
@@ -66,7 +66,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
         task_name=task_name,
         task=STUDENT_TASKS[task_name].with_alignment(options.alignment),
         arrays=student.tokenizer.arrays,
-        statistics=statistics_of(sessions),
+        standardizations=standardizations_of(sessions),
         readouts=fit_readouts(student, sessions),
         outputs=outputs_of(with_behavior[-1]) if with_behavior else None,
         provenance=run.provenance,

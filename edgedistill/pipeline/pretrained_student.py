@@ -16,13 +16,16 @@ import numpy as np
 from edgedistill.config import TrainingConfig
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import EdgeDistillError
+from edgedistill.frontend import SpatialModel, Standardization
 from edgedistill.models.files import Facts, load_student, refuse_damaged_facts, save_student
 from edgedistill.models.student import Student
 from edgedistill.pipeline.run_context import Provenance
-from edgedistill.training.adapt import Statistics, adapt, require_known_array
+from edgedistill.training.adapt import adapt, require_known_array
 from edgedistill.training.batches import TrainingSession, find_unlabelled_block
 from edgedistill.training.evaluate import Readout
 from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_student
+
+SPATIAL_ARRAYS = ("coupling", "scale", "inverse_scale", "gain")
 
 Outputs = tuple[tuple[str, ...], tuple[str, ...]]  # names and units of a behavior
 
@@ -35,7 +38,7 @@ class PretrainedStudent:
     task_name: str
     task: StudentTask  # the task of `edgedistill distill`, whose objective fine-tuning uses as well
     arrays: Mapping[str, str]  # training session -> its array, in the order of training
-    statistics: Mapping[str, Statistics]  # session -> mean and std of its LFP in uV
+    standardizations: Mapping[str, Standardization]  # array -> how its last training session was standardized
     readouts: Mapping[str, Readout]  # labelled session -> read-out of latents and lagged bins
     outputs: Outputs | None  # names and units that those read-outs return
     provenance: Provenance
@@ -62,7 +65,7 @@ class PretrainedStudent:
         if self.has_session(session):
             return student, session
         require_known_array(student, session)
-        return student, adapt(student, session, mode, self.last_statistics(session.array), config, seed)
+        return student, adapt(student, session, mode, self.standardizations.get(session.array), config, seed)
 
     def adapted_to_all(self, sessions: Sequence[TrainingSession]) -> Student:
         """Returns a student that can read all `sessions`. New sessions are normalized with their own statistics.
@@ -73,12 +76,8 @@ class PretrainedStudent:
         for session in sessions:
             if not self.has_session(session):
                 require_known_array(student, session)
-                adapt(student, session, "stats", self.last_statistics(session.array), TrainingConfig())
+                adapt(student, session, "stats", None, TrainingConfig())
         return student
-
-    def last_statistics(self, array: str) -> Statistics:
-        """Returns mean and std (uV) of the last training session on `array`."""
-        return self.statistics[[session for session, its in self.arrays.items() if its == array][-1]]
 
     def readout_of(self, array: str) -> Readout | None:
         """Returns the read-out of the last labelled session on `array`, or None without one.
@@ -126,8 +125,8 @@ def student_from_facts(student: Student, facts: Facts, folder: Path) -> Pretrain
         task_name=task_name,
         task=STUDENT_TASKS[task_name].with_alignment(facts.get("alignment", "cosine")),
         arrays=dict(student.tokenizer.arrays),
-        statistics={
-            session: (np.array(mean), np.array(std)) for session, (mean, std) in facts.get("normalization", {}).items()
+        standardizations={
+            array: standardization_from_json(stored) for array, stored in facts.get("standardization", {}).items()
         },
         readouts={session: readout_from_json(stored) for session, stored in facts.get("readouts", {}).items()},
         outputs=None if outputs is None else (tuple(outputs[0]), tuple(outputs[1])),
@@ -141,7 +140,9 @@ def save_pretrained_student(pretrained: PretrainedStudent, folder: Path) -> None
     """Writes a folder that `load_pretrained_student` can read. Raises OutputError."""
     facts: dict[str, object] = {
         "row": pretrained.task_name,
-        "normalization": {s: [mean.tolist(), std.tolist()] for s, (mean, std) in pretrained.statistics.items()},
+        "standardization": {
+            array: standardization_to_json(found) for array, found in pretrained.standardizations.items()
+        },
         "readouts": {session: readout_to_json(readout) for session, readout in pretrained.readouts.items()},
         "alignment": pretrained.task.objective.alignment_kind,
         **pretrained.provenance.to_json(),
@@ -170,9 +171,24 @@ def fit_readouts(student: Student, sessions: Sequence[TrainingSession]) -> dict[
     return {s.id: score_student(student, "deployed", s)[0] for s in sessions if find_unlabelled_block(s) is None}
 
 
-def statistics_of(sessions: Sequence[TrainingSession]) -> dict[str, Statistics]:
-    """Returns mean and std (uV) of each session's LFP."""
-    return {session.id: session.normalization for session in sessions}
+def standardizations_of(sessions: Sequence[TrainingSession]) -> dict[str, Standardization]:
+    """Returns, for each array, how its last session was standardized."""
+    return {session.array: session.standardization for session in sessions}
+
+
+def standardization_to_json(found: Standardization) -> dict[str, object]:
+    """Returns a standardization in the form that `model.json` stores."""
+    spatial = found.spatial
+    arrays = {name: getattr(spatial, name).tolist() for name in SPATIAL_ARRAYS}
+    settings = {"sweeps": spatial.sweeps, "common_average": spatial.common_average}
+    return {"mean": found.mean.tolist(), "std": found.std.tolist(), **arrays, **settings}
+
+
+def standardization_from_json(stored: Facts) -> Standardization:
+    """Returns the standardization that `standardization_to_json` wrote."""
+    arrays = {name: np.array(stored[name], np.float32) for name in SPATIAL_ARRAYS}
+    spatial = SpatialModel(**arrays, sweeps=stored["sweeps"], common_average=stored["common_average"])
+    return Standardization(np.array(stored["mean"]), np.array(stored["std"]), spatial)
 
 
 def outputs_of(bins: SessionBins) -> Outputs:

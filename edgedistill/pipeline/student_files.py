@@ -1,4 +1,4 @@
-"""Writes the files of the students and teachers of a bundle, with a verdict on every step graph among them.
+"""Writes the files of the students, teachers and ridge of a bundle, with a verdict on every step graph among them.
 
 A trained student with its read-out and its integers goes in. Its weights, graphs and ranges come out as bytes, with one
 `GraphVerdict` for each graph. A graph that cannot be written, or whose output differs too much, must not be used.
@@ -35,6 +35,7 @@ from edgedistill.pipeline.teacher import TeacherSubject
 from edgedistill.quantization.deployment import weights_from_student
 from edgedistill.quantization.onnx_graph import graph_for_plugin, graph_from_integers, graph_from_student
 from edgedistill.quantization.onnx_graph.teacher_window import count_parameters, graph_from_teacher, make_timing_graph
+from edgedistill.training.baselines import LaggedRidge
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout
 
@@ -124,3 +125,12 @@ def write_teachers(teacher: TeacherSubject, session: str, outputs: int) -> Files
     }
     graphs = {TEACHER_GRAPH: trained.SerializeToString(), PUBLISHED_GRAPH: published.SerializeToString()}
     return {**graphs, TEACHER_FACTS: json.dumps(facts).encode()}
+
+
+def write_ridge(ridge: LaggedRidge) -> bytes:
+    """Returns the bytes of a lagged ridge: `weight` (K, lags + 1, C), the newest bin first, `bias` and `penalty`."""
+    readout = ridge.readout
+    outputs, features = readout.weight.shape
+    weight = readout.weight.reshape(outputs, ridge.lags + 1, features // (ridge.lags + 1))
+    arrays = {"weight": weight, "bias": readout.bias, "penalty": np.array([readout.penalty])}
+    return save({name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()})

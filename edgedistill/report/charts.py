@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgedistill.measure.intervals import QUANTILES
 from edgedistill.report.svg import SERIES, Axis, Drawing, Point, format_number
 
 Row = Mapping[str, Any]
 WIDTH = 760.0
+SHOWN = 0.9  # level of the intervals in a trace
+DASHES = ("", "5 3", "2 3")  # of the lines of a robustness curve
 
 
 def draw_latency(subjects: Sequence[Row], deadline_us: float | None) -> str:
@@ -104,19 +107,23 @@ def _find_place(at: Point, taken: Sequence[Point]) -> Point:
 
 
 def draw_trace(trace: Row, output: int) -> str:
-    """Draws one output as it was decoded over what it truly was."""
+    """Draws one output as it was decoded over what it truly was, with a band of its 90 % intervals."""
     seconds, name, unit = trace["seconds"], trace["names"][output], trace["units"][output]
     lines = {"true": trace["truth"], **trace["decoded"]}
     columns = {key: [row[output] for row in rows] for key, rows in lines.items()}
-    values = [v for column in columns.values() for v in column if v is not None]
+    bands = {key: _find_intervals(trace, key, output) for key in trace.get("deviation") or {}}
+    ends = [end for band in bands.values() for _, low, high in band for end in (low, high)]
+    values = [v for column in columns.values() for v in column if v is not None] + ends
     top, bottom, left = 30.0, 190.0, 60.0
     x, y = Axis(seconds[0], seconds[-1], left, WIDTH - 14), Axis(min(values), max(values), bottom, top)
-    drawing = Drawing(
-        WIDTH, bottom + 46, f"{name}, decoded and true", f"{name} in {unit} over {seconds[-1] - seconds[0]:.0f} s."
-    )
+    words = f"{name} in {unit} over {seconds[-1] - seconds[0]:.0f} s."
+    drawing = Drawing(WIDTH, bottom + 46, f"{name}, decoded and true", words)
     drawing.x_axis(x, top, bottom, "seconds", format_number)
     drawing.y_axis(y, left, WIDTH - 14, format_number)
     drawing.text((left, 14), f"{name}, {unit}", "axis")
+    for key, band in bands.items():
+        upper, lower = [(x(s), y(high)) for s, _, high in band], [(x(s), y(low)) for s, low, _ in band]
+        drawing.area([*upper, *reversed(lower)], f"f{list(trace['decoded']).index(key)} band")
     for i, (key, column) in enumerate(columns.items()):
         css = "true" if key == "true" else f"l{i - 1}"
         points = [(x(s), y(v)) for s, v in zip(seconds, column, strict=True) if v is not None]
@@ -127,34 +134,49 @@ def draw_trace(trace: Row, output: int) -> str:
     return str(drawing)
 
 
+def _find_intervals(trace: Row, subject: str, output: int) -> list[tuple[float, float, float]]:
+    """Returns the seconds, the lower and the upper end of each 90 % interval of what a subject decoded."""
+    rows = zip(trace["seconds"], trace["decoded"][subject], trace["deviation"][subject], strict=True)
+    known = [(s, guess[output], size[output]) for s, guess, size in rows if None not in (guess[output], size[output])]
+    return [(s, guess - QUANTILES[SHOWN] * size, guess + QUANTILES[SHOWN] * size) for s, guess, size in known]
+
+
 def draw_robustness(curve: Row) -> str:
     """Draws R² against one kind of harm, with the extremes of the draws as bands."""
     levels, rows = curve["levels"], curve["r2"]
-    width, bottom, top, left = 370.0, 210.0, 42.0, 46.0
-    places = list(range(len(levels)))  # evenly spaced, because days grow faster than they hurt
+    left, width, row = 46.0, 370.0, 20.0
+    top = 22.0 + row * -(-len(rows) // 2)
+    bottom = top + 168.0
     values = [r[key] for series in rows.values() for r in series for key in ("min", "max")]
-    x = Axis(0, max(len(levels) - 1, 1), left, width - 12)
+    x = Axis(0, max(len(levels) - 1, 1), left, width - 12)  # evenly spaced, because days grow faster than they hurt
     y = Axis(min(0.0, max(min(values), -0.5)), max(max(values), 0.1), bottom, top)
     words = "; ".join(f"{name} falls from {s[0]['mean']:.2f} to {s[-1]['mean']:.2f}" for name, s in rows.items())
     drawing = Drawing(width, bottom + 46, f"R² against {curve['kind']}", words + ".")
     drawing.y_axis(y, left, width - 12, lambda value: f"{value:.1f}")
-    for place, level in zip(places, levels, strict=True):
+    for place, level in enumerate(levels):
         drawing.text((x(place), bottom + 16), format_number(level), "tick", "middle")
     drawing.text(((left + width) / 2, bottom + 36), f"{curve['kind']}: {curve['unit']}", "axis", "middle")
     for i, (name, series) in enumerate(rows.items()):
-        shown = [
-            (x(p), {key: min(max(r[key], y.low), y.high) for key in r}, r) for p, r in zip(places, series, strict=True)
-        ]
-        upper, lower = [(at, y(r["max"])) for at, r, _ in shown], [(at, y(r["min"])) for at, r, _ in shown]
-        drawing.area([*upper, *reversed(lower)], f"f{i} band")
-        within = [(at, y(r["mean"])) for at, r, true in shown if true["mean"] >= y.low]
-        drawing.line(within, f"l{i}", "" if i == 0 else "5 3")
-        for at, r, true in shown:
-            if true["mean"] >= y.low:
-                drawing.mark((at, y(r["mean"])), f"f{i} point", i)
-            else:  # below the chart, so an arrow with the figure takes its place
-                drawing.area([(at - 5, bottom - 9), (at + 5, bottom - 9), (at, bottom - 1)], f"f{i} point")
-                drawing.text((at, bottom - 12), f"{true['mean']:.1f}", "tick", "middle")
-        drawing.mark((left + 8 + 160 * i, 14), f"f{i} point", i)
-        drawing.text((left + 18 + 160 * i, 18), name, "label")
+        _draw_series(drawing, series, (x, y), i)
+        at = (left + 8 + 160 * (i % 2), 14 + row * (i // 2))
+        drawing.mark(at, f"f{i} point", i)
+        drawing.text((at[0] + 10, at[1] + 4), name, "label")
     return str(drawing)
+
+
+def _draw_series(drawing: Drawing, series: Sequence[Row], axes: tuple[Axis, Axis], i: int) -> None:
+    """Draws the means of one subject with a band, and an arrow with the figure for each mean below the chart."""
+    x, y = axes
+
+    def clip(value: float) -> float:
+        return y(min(max(value, y.low), y.high))
+
+    upper, lower = ([(x(p), clip(r[key])) for p, r in enumerate(series)] for key in ("max", "min"))
+    drawing.area([*upper, *reversed(lower)], f"f{i} band")
+    drawing.line([(x(p), y(r["mean"])) for p, r in enumerate(series) if r["mean"] >= y.low], f"l{i}", DASHES[i % 3])
+    for p, r in enumerate(series):
+        if r["mean"] >= y.low:
+            drawing.mark((x(p), y(r["mean"])), f"f{i} point", i)
+        else:
+            drawing.area([(x(p) - 5, y.start - 9), (x(p) + 5, y.start - 9), (x(p), y.start - 1)], f"f{i} point")
+            drawing.text((x(p), y.start - 12), f"{r['mean']:.1f}", "tick", "middle")

@@ -26,9 +26,15 @@ IN_USE = (
     "“empty” does nothing, so its figures are the machine's own."
 )
 HARM = (
-    "The harm is done to the holdout after the front end. Lines are means of several draws, and bands are their "
-    "extremes. Days are a model: LFP channels drift in gain, by about a tenth in 15 days (an assumption), and units "
-    "turn over as published. These two assumptions decide how LFP and spikes compare."
+    "The harm is done to the holdout after the filters. Lost channels of the LFP are then filled in from the others, "
+    "as the decoder does it, and lost units are 0. Lines are means of several draws, and bands are their extremes. "
+    "Days are a model: LFP channels drift in gain, by about a tenth in 15 days (an assumption), and units turn over "
+    "as published. These two assumptions decide how LFP and spikes compare."
+)
+BANDS = "Bands are 90 % intervals: nine in ten true values should lie in them."
+INTERVALS = (
+    "An interval is the decoded value plus and minus a number of its standard deviations: 0.674 for 50 %, 1.645 for "
+    "90 %. The standard error says how sure a share is, because the holdout is short and errors last."
 )
 MODEL = (
     "These figures were not measured. They are computed from the assumptions below, each of which can be replaced "
@@ -84,6 +90,7 @@ def _write_section(result: Result, title: str) -> str:
         _paced(result, deadline),
         _figure(draw_cost(subjects), COST),
         _traces(result.get("trace")),
+        _intervals(result.get("intervals")),
         _robustness(result.get("robustness") or []),
         _system(result.get("system")),
         _layers(result.get("layers") or []),
@@ -158,7 +165,22 @@ def _traces(trace: Result | None) -> str:
     if not trace:
         return ""
     pictures = "".join(_figure(draw_trace(trace, i), "") for i in range(len(trace["names"])))
-    return f"<h2>Decoded traces</h2><p class='soft'>{escape(trace.get('source', ''))}</p>{pictures}"
+    words = ". ".join([trace.get("source", ""), *([BANDS] if trace.get("deviation") else [])])
+    return f"<h2>Decoded traces</h2><p class='soft'>{escape(words)}</p>{pictures}"
+
+
+def _intervals(intervals: Result | None) -> str:
+    if not intervals:
+        return ""
+    rows = []
+    for row in intervals["rows"]:
+        lost = f"{row['channels']} channels, {row['lost']}" if row["channels"] else "none"
+        shares = [f"{c['share']:.1%} ± {_format_share(c['standard_error'])}" for c in row["coverage"]]
+        rows.append([lost, *shares, ", ".join(map(format_number, row["deviation"]))])
+    head = ["channels lost", *(f"in {c['level']:.0%} intervals" for c in intervals["rows"][0]["coverage"])]
+    table = _table([*head, "deviation of each output"], rows)
+    title = f"<h2>True values inside the intervals of {escape(intervals['subject'])}</h2>"
+    return f"{title}{table}<p class='soft'>{INTERVALS}</p>"
 
 
 def _robustness(curves: Sequence[Result]) -> str:
@@ -177,9 +199,25 @@ def _robustness(curves: Sequence[Result]) -> str:
     longest = max(map(len, rows))
     table = _table(["subject", "harm", *[""] * (longest - 2)], [row + [""] * (longest - len(row)) for row in rows])
     return (
-        f"<h2>What is left when things go wrong</h2><div class='pictures'>{pictures}</div>"
+        f"<h2>What is left when things go wrong</h2><div class='pictures'>{pictures}</div>{_limits(curves)}"
         f"<p class='soft'>{HARM}</p><details><summary>The same as a table</summary>{table}</details>"
     )
+
+
+def _limits(curves: Sequence[Result]) -> str:
+    """Returns a table of what the LFP student should keep of its R², and what it does keep."""
+    verdict = {True: "met", False: "missed", None: "–"}
+    rows = []
+    for curve in curves:
+        for found in curve.get("limits") or []:
+            what = f"{curve['kind']}, {format_number(found['level'])} {curve['unit']}"
+            kept, least = (_percent(found[key]) for key in ("kept_share", "limit"))
+            rows.append([what, kept, least, verdict[found["ok"]]])
+    return _table(["what the LFP student keeps of its R²", "kept", "at least", ""], rows) if rows else ""
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
 
 
 def _system(system: Result | None) -> str:
@@ -239,6 +277,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int | None
 
 def _format_or_dash(value: float | None) -> str:
     return "–" if value is None else format_number(value)
+
+
+def _format_share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
 
 
 def _flatten(value: object) -> str:

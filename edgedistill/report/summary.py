@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgedistill.report.svg import format_number
@@ -47,9 +47,18 @@ def summarize_result(result: Mapping[str, Any]) -> str:
 
 
 def _describe_lost_channels(curve: Mapping[str, Any]) -> str:
-    """Returns the R² of each subject at the smallest share of lost channels that was tried."""
-    kept = "; ".join(f"{name} {series[1]['mean']:.2f}" for name, series in curve["r2"].items())
-    return f"With {curve['levels'][1]:.0%} of the channels lost R² is: {kept}."
+    """Returns what each subject keeps of its R² with a quarter of the channels lost, or with the nearest share."""
+    levels = curve["levels"]
+    at = min(range(len(levels)), key=lambda i: abs(levels[i] - 0.25))
+    kept = "; ".join(
+        f"{name} {series[at]['mean']:.2f}{_format_kept(series, at)}" for name, series in curve["r2"].items()
+    )
+    return f"With {levels[at]:.0%} of the channels lost R² is: {kept}."
+
+
+def _format_kept(series: Sequence[Mapping[str, Any]], at: int) -> str:
+    intact = series[0]["mean"]
+    return f" ({series[at]['mean'] / intact:.0%} of what it was)" if intact > 0 and series[at]["mean"] > 0 else ""
 
 
 def _describe_accuracy(

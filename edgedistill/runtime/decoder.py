@@ -20,7 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.bundle import Bundle, open_bundle
-from edgedistill.bundle.contents import DecoderSpec, read_decoder_spec, read_int8_model
+from edgedistill.bundle.contents import (
+    DecoderSpec,
+    read_decoder_spec,
+    read_deviation_model,
+    read_int8_model,
+    read_spatial_model,
+)
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError, did_you_mean
 from edgedistill.numerics import Oracle
@@ -87,7 +93,9 @@ class Decoder:
             self._stream = COMPILED[engine].open(bundle, self.shape, self.frontend_config)
             return
         student = _open_engine(bundle, self.shape, engine)
-        self._stream = NumpyStream(self.frontend_config, student, self.info.warmup_bins)
+        spatial = read_spatial_model(bundle, self.frontend_config)
+        deviation = read_deviation_model(bundle, self.shape)
+        self._stream = NumpyStream(self.frontend_config, spatial, deviation, student, self.info.warmup_bins)
         self._stream.set_normalization(*self._checked_normalization(spec.normalization.mean, spec.normalization.std))
 
     @classmethod
@@ -131,13 +139,13 @@ class Decoder:
         return self._stream.push_i16(np.ascontiguousarray(raw), gain, offset)
 
     def gap(self, n_frames: int) -> list[Output]:
-        """Counts `n_frames` lost frames as zeros, flags every bin that they touch, and returns the finished bins."""
+        """Counts `n_frames` lost frames, flags every bin that they touch, and returns the finished bins."""
         if n_frames < 0:
             raise EngineError("a gap cannot be negative", got=f"{n_frames} frames", expected="0 or more")
         return self._stream.gap(n_frames)
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Returns kinematics (K,) of one z-scored bin (C,) without the front end. Masked channels are 0."""
+        """Returns kinematics (K,) of one bin (C,) of the models' input, without the front end."""
         values = np.asarray(bin, np.float32)
         if values.shape != (self.shape.channels,):
             raise EngineError("a step takes one bin", got=values.shape, expected=f"({self.shape.channels},)")
@@ -149,12 +157,14 @@ class Decoder:
         return self._stream.step(values)
 
     def reset(self) -> None:
-        """Goes back to a fresh stream, whose next frame is frame 0. The normalization stays as it was set."""
+        """Goes back to a fresh stream, whose next frame is frame 0, with the normalization that was set last."""
         self._stream.reset()
 
     def set_normalization(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
         """Sets another day's statistics, both (C,) in uV, from the next bin on. A std of 0 silences a channel.
 
+        They are those of the filtered channels before the common average. Where statistics follow the signal, they
+        follow from these on.
         They are rounded to float32 for every engine, as `ed_set_normalization` takes them. `Flag.SHIFTED` is cleared,
         and comes back only if the amplitude does not fit the new statistics either.
         """
@@ -170,12 +180,13 @@ class Decoder:
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the state of this stream.
 
-        The front end is `fe_*`, the running amplitude `shift_*`, the student `state_*`; `seen` counts bins.
+        The front end is `fe_*`, statistics that follow `statistics_*`, the running amplitude `shift_*`, the student
+        `state_*`; `seen` counts bins.
         """
         return self._stream.export_stream()
 
     def import_state(self, state: State) -> None:
-        """Continues from an exported state. A missing part (fe_*, shift_*, state_*, seen) starts fresh.
+        """Continues from an exported state. A missing part (fe_*, statistics_*, shift_*, state_*, seen) starts fresh.
 
         Raises EngineError, with nothing changed, for a state of another bundle.
         """

@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.frontend import Bins, FrontEnd, FrontEndConfig, zscore
-from edgedistill.frontend.spatial import WILD, SpatialModel
-from edgedistill.frontend.statistics import ChannelStatistics
+from edgedistill.frontend import Bins, ChannelStatistics, FrontEnd, FrontEndConfig, SpatialModel, standardize
 from edgedistill.numerics import Oracle
 from edgedistill.numerics.deviation import DeviationModel
 from edgedistill.runtime.onnx_engine import OnnxEngine
@@ -110,9 +108,10 @@ class NumpyStream:
         self._amplitude.reset()
 
     def export_stream(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns `seen`, and the states of front end (`fe_*`), statistics (`statistics_*`), amplitude (`shift_*`) and engine.
+        """Returns the state of the stream.
 
-        The engine's state is `state_*`. Statistics that do not follow the signal are no part of a state.
+        `seen` counts bins. The front end's state is `fe_*`, that of statistics that follow the signal `statistics_*`,
+        that of the running amplitude `shift_*`, and that of the engine `state_*`.
         """
         state: dict[str, npt.NDArray[Any]] = {"seen": np.array(self._seen, np.int64)}
         state |= {f"fe_{name}": array for name, array in self._front_end.export_state().items()}
@@ -147,11 +146,9 @@ class NumpyStream:
 
     def _decode_bin(self, bins: Bins, i: int) -> Output:
         statistics, values = self._statistics, bins.values[i]
-        standardized = zscore(values, bins.bad[i], statistics.mean, statistics.std)
-        wild = ~(np.abs(standardized) <= WILD)
-        bad = bins.bad[i] | wild
-        there = ~bad & (statistics.std > 0) & self._spatial.known
-        z = self._spatial.complete(np.where(wild, np.float32(0), standardized)[None], there[None])[0]
+        known = self._spatial.known
+        present, there, bad = standardize(values, bins.bad[i], (statistics.mean, statistics.std), known)
+        z = self._spatial.complete(present[None], there[None])[0]
         kinematics = self._engine.step(z)
         self._seen += 1
         flags = self._find_flags(bins, i, bad, there, kinematics)
@@ -160,7 +157,7 @@ class NumpyStream:
             statistics.update(values, there)
         if self._amplitude.shifted:
             flags |= Flag.SHIFTED
-        lost = np.array([np.count_nonzero(self._spatial.known & ~there)])
+        lost = np.array([np.count_nonzero(known & ~there)])
         deviation = self._deviation.deviations(kinematics[None], lost)[0]
         n_bad = int(np.count_nonzero(bad)) - len(self._config.left_out)
         return Output(bins.first_bin + i, int(bins.end_frame[i]), flags, n_bad, kinematics, deviation)

@@ -1,8 +1,9 @@
 """Adapts a student to another day of a known array, without labels.
 
-Mode `none` uses the statistics and the tokenizer of the student's last session. Mode `stats` uses the mean and
-deviation of each channel over the day's own training block. Mode `tokenizer` does so too, and learns a deviation of the
-array's tokenizer by filling in hidden bins.
+Mode `none` uses the standardization and the tokenizer of the student's last session. Mode `stats` uses the mean and
+deviation of each channel over the day's own training block, and how the channels go together there. A channel that the
+block does not show keeps what is known of it from the student's last session. Mode `tokenizer` does so too, and learns
+a deviation of the array's tokenizer by filling in hidden bins.
 """
 
 from __future__ import annotations
@@ -11,34 +12,34 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgedistill.config import TrainingConfig
+from edgedistill.data.spatial_fit import join_standardizations
 from edgedistill.errors import ConfigError, RecordingError, did_you_mean
+from edgedistill.frontend import Standardization
 from edgedistill.models.student import Student
 from edgedistill.models.tokenizer import name_parameter
-from edgedistill.training.batches import TrainingSession
+from edgedistill.training.batches import TrainingSession, make_inputs, make_source
 from edgedistill.training.distill import train_student
 from edgedistill.training.losses import UNSUPERVISED
 
 MODES = ("none", "stats", "tokenizer")
 STEPS = 100  # training steps of `tokenizer`, which is a small correction and not a new training
 
-Statistics = tuple[np.ndarray, np.ndarray]
-
 
 def adapt(
     student: Student,
     session: TrainingSession,
     mode: str,
-    old: Statistics,
+    old: Standardization | None,
     config: TrainingConfig,
     seed: int = 0,
 ) -> TrainingSession:
     """Gives `student` a tokenizer for `session`, in place, and returns the session as that tokenizer reads it.
 
-    `old` is the mean and deviation (uV) of the student's last session. Raises RecordingError when the student was never
-    trained on the array.
+    `old` is the standardization of the student's last session, without which mode `none` is refused. Raises
+    RecordingError when the student was never trained on the array.
     """
     if mode not in MODES:
         raise ConfigError(f"unknown adaptation '{mode}'", expected=did_you_mean(mode, MODES))
@@ -50,7 +51,9 @@ def adapt(
         torch.zeros_like(tokenizer.base[name_parameter(session.array)])
     )
     if mode == "none":
-        return replace(session, lfp=rescale(session.inputs("lfp"), session.normalization, old), normalization=old)
+        return restandardize(session, old)
+    if old is not None:
+        session = keep_unseen_channels(session, old)
     if mode == "tokenizer":
         learn_deviation(student, session, config, seed)
     return session
@@ -67,12 +70,30 @@ def require_known_array(student: Student, session: TrainingSession) -> None:
         )
 
 
-def rescale(bins: Tensor, new: Statistics, old: Statistics) -> Tensor:
-    """Turns z-scores by the `new` statistics into z-scores by the `old` ones. Bins that were masked (0) stay 0."""
-    mean, std = (torch.from_numpy(s.astype(np.float32)) for s in new)
-    old_mean, old_std = (torch.from_numpy(s.astype(np.float32)) for s in old)
-    scaled = (bins * std + mean - old_mean) / old_std.clamp(min=1e-6)
-    return torch.where((bins == 0) | (old_std == 0), torch.zeros(()), scaled)
+def restandardize(session: TrainingSession, old: Standardization | None) -> TrainingSession:
+    """Returns the session as the standardization of another day reads it."""
+    if old is None:
+        raise RecordingError(
+            f"session {session.id} cannot be read as another day",
+            got="a student of a version that kept no model of the array",
+            next_step="use --adapt stats, or distill the student again",
+        )
+    own, source = session.standardization, session.source
+    assert source is not None
+    values = source.present.double().numpy() * own.std + own.mean
+    again = make_source(old, values, ~source.there.numpy())
+    return replace(session, lfp=make_inputs(again), source=again)
+
+
+def keep_unseen_channels(session: TrainingSession, old: Standardization) -> TrainingSession:
+    """Returns the session with what `old` says of the channels that the training block does not show."""
+    own, source, block = session.standardization, session.source, session.split.train
+    assert source is not None
+    if np.array_equal(own.spatial.known, old.spatial.known):
+        return session
+    values = source.present[block].double().numpy() * own.std + own.mean
+    joint = join_standardizations((own.mean, own.std), values, ~source.there[block].numpy(), old)
+    return session if joint is None else restandardize(session, joint.standardization)
 
 
 def learn_deviation(student: Student, session: TrainingSession, config: TrainingConfig, seed: int) -> None:

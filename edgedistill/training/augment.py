@@ -1,20 +1,83 @@
-"""Changes training batches as an array changes in use: channels are lost, gains drift, and noise is added."""
+"""Changes training batches as an array changes in use: channels and whole banks are lost, gains drift, noise is added.
+
+It is done to standardized channels, before lost channels are filled in and the common average is subtracted, so a
+student is trained on what it will see.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from edgedistill.config import TrainingConfig
+from edgedistill.training.batches import TrainingSession, draw_segments
+from edgedistill.training.fill_in import complete
+
+CONNECTORS = (16, 32)  # channels on one connector
 
 
-def augment(bins: Tensor, config: TrainingConfig, random: torch.Generator) -> Tensor:
-    """Returns z-scored (batch, bins, channels) with losses, gains and noise drawn for each segment."""
+def draw_augmented(
+    session: TrainingSession,
+    modality: str,
+    parts: Sequence[Tensor],
+    config: TrainingConfig,
+    random: torch.Generator,
+) -> list[Tensor]:
+    """Draws segments of the input (batch, bins, channels) and of `parts`, with the input changed as `config` says.
+
+    Segments that are not damaged are those of `session.inputs`. In a damaged one, a channel that is lost for a while is
+    lost for the whole segment. A bin without any channel stays 0.
+    """
+    if modality == "lfp" and (source := session.source) is not None:
+        held = [session.inputs(modality), source.present, source.there, *parts]
+        bins, present, there, *rest = draw_segments(session, held, config, random)
+        unit = torch.where(source.gain > 0, 1 / source.gain.clamp(min=1e-6), 0).to(present)
+        changed, kept, damaged = damage(present, unit, config, random)
+        recorded = there.any(dim=2, keepdim=True)
+        kept &= (there | ~recorded).all(dim=1)
+        bins[damaged] = complete(source, changed[damaged], kept[damaged]) * recorded[damaged]
+        return [bins, *rest]
+    bins, *rest = draw_segments(session, [session.inputs(modality), *parts], config, random)
+    changed, kept, _ = damage(bins, torch.ones(bins.shape[-1]).to(bins), config, random)
+    return [changed * kept[:, None], *rest]
+
+
+def damage(
+    bins: Tensor, unit: Tensor, config: TrainingConfig, random: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns bins (batch, bins, channels) with drifted gains and noise, kept channels (batch, channels), and damaged.
+
+    A share of the segments is `damaged` (batch,), each by its own amount. `unit` (channels,) is the noise of one
+    deviation.
+    """
     batch, _, channels = bins.shape
-    gain = torch.exp(config.gain_drift * torch.randn(batch, 1, channels, generator=random))
-    kept = torch.rand(batch, 1, channels, generator=random) >= config.channel_dropout
-    noise = config.noise * torch.randn(bins.shape, generator=random)
-    return (bins * gain.to(bins) + noise.to(bins)) * kept.to(bins)
+    damaged = (torch.rand(batch, generator=random) < config.damaged_share).to(bins.device)
+    gain = torch.exp(config.gain_drift * torch.randn(batch, 1, channels, generator=random).to(bins))
+    size = config.noise * torch.rand(batch, 1, 1, generator=random).to(bins)
+    noise = size * unit * torch.randn(bins.shape, generator=random).to(bins)
+    changed = torch.where(damaged[:, None, None], bins * gain + noise, bins)
+    kept = draw_kept(batch, channels, config, random).to(bins.device) | ~damaged[:, None]
+    return changed, kept, damaged
+
+
+def draw_kept(batch: int, channels: int, config: TrainingConfig, random: torch.Generator) -> Tensor:
+    """Draws the channels that are kept (batch, channels): single ones are lost, or a bank on one connector.
+
+    An array of one channel has no bank.
+    """
+    share = config.channel_dropout * torch.rand(batch, 1, generator=random)
+    kept = torch.rand(batch, channels, generator=random) >= share
+    if channels == 1:
+        return kept
+    sizes = [size for size in sorted({channels // 4, *CONNECTORS}) if 0 < size <= channels // 2] or [1]
+    for row in torch.nonzero(torch.rand(batch, generator=random) < config.bank_loss)[:, 0].tolist():
+        size = sizes[int(torch.randint(len(sizes), (), generator=random))]
+        start = size * int(torch.randint(channels // size, (), generator=random))
+        kept[row] = True
+        kept[row, start : start + size] = False
+    return kept
 
 
 def hide_bins(bins: Tensor, share: float, random: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ Sources: Wiener filter as in Glaser 2020; Kalman filter as in Wu 2003 (the state
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import (
     Array,
+    Readout,
     Score,
     compute_mean_r2,
     fit_readout,
@@ -28,21 +30,39 @@ KALMAN_ORDERS = (1, 2)
 SHRINKAGES = (0.01, 0.1)  # share by which the observation noise is shrunk towards its diagonal
 
 
-def score_ridge(bins: Array, session: TrainingSession, bidirectional: bool = False) -> Score:
-    """Returns the score of the best lagged ridge on bins (T, C). Lags and penalty are chosen on validation.
+@dataclass(frozen=True, eq=False)
+class LaggedRidge:
+    """Reads kinematics from the newest bin and the last `lags` before it, as `stack_lagged_bins` puts them together."""
 
-    `bidirectional` puts half of the lags into the future, which shows what the same filter would do offline.
+    readout: Readout
+    lags: int
+    score: Score
+
+
+def score_ridge(bins: Array, session: TrainingSession, bidirectional: bool = False) -> Score:
+    """Returns the score of the best lagged ridge on bins (T, C)."""
+    return fit_ridge(bins, session, bidirectional).score
+
+
+def fit_ridge(
+    bins: Array, session: TrainingSession, bidirectional: bool = False, lags: Sequence[int] | None = None
+) -> LaggedRidge:
+    """Returns the best lagged ridge on bins (T, C). Lags and penalty are chosen on validation.
+
+    `bidirectional` puts half of the lags into the future, which shows what the same filter would do offline. `lags` are
+    those to choose from, RIDGE_LAGS by default.
     """
-    behavior, best, chosen = unscale_behavior(session), -np.inf, None
-    for lags in RIDGE_LAGS:
-        ahead = lags // 2 if bidirectional else 0
-        features = np.roll(stack_lagged_bins(np.vstack([bins, np.zeros((ahead, bins.shape[1]))]), lags), -ahead, 0)
+    behavior = unscale_behavior(session)
+    best: LaggedRidge | None = None
+    for length in RIDGE_LAGS if lags is None else lags:
+        ahead = length // 2 if bidirectional else 0
+        features = np.roll(stack_lagged_bins(np.vstack([bins, np.zeros((ahead, bins.shape[1]))]), length), -ahead, 0)
         features = features[: len(bins)]
         readout = fit_readout(features, behavior, session.split, session.settled)
-        if chosen is None or readout.validation_r2 > best:  # NaN where no output moves
-            best, chosen = readout.validation_r2, score(readout, features, behavior, session.split)
-    assert chosen is not None
-    return chosen
+        if best is None or readout.validation_r2 > best.readout.validation_r2:  # NaN where no output moves
+            best = LaggedRidge(readout, length, score(readout, features, behavior, session.split))
+    assert best is not None
+    return best
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from edgedistill.config import StudentSize, TrainingConfig
-from edgedistill.data.bins import SessionBins, Split, fit_normalization, split_bins
+from edgedistill.data.bins import SessionBins, Split, split_bins
+from edgedistill.data.spatial_fit import fit_standardization
 from edgedistill.errors import RecordingError
-from edgedistill.frontend import settling_bins, zscore
+from edgedistill.frontend import Standardization, settling_bins, zscore
+from edgedistill.training.fill_in import LfpSource
 
 MIN_LABELLED_BINS = 100  # in each block
 UNKNOWN_SETTLING = 1640  # bins; settling time that is assumed for sessions without LFP, which have no front end
@@ -31,16 +33,23 @@ class TrainingSession:
 
     id: str
     array: str  # name of the array; sessions with the same channels share it
-    lfp: Tensor | None  # (T, C) z-scored, bad bins 0
+    lfp: Tensor | None  # (T, C) the models' input, with lost channels filled in
+    source: LfpSource | None  # what `lfp` was made from
     spikes: Tensor | None  # (T, U) z-scored counts
     counts: Tensor | None  # (T, U) spikes a bin; NaN where a unit was not observed
     behavior: Tensor | None  # (T, K) z-scored; NaN where unknown
     scale: tuple[np.ndarray, np.ndarray]  # mean and deviation of the behavior, in its own units
-    normalization: tuple[np.ndarray, np.ndarray]  # mean and deviation of the LFP in uV
     spike_normalization: tuple[np.ndarray, np.ndarray]  # mean and deviation of the counts in a bin
     split: Split
     settled: int  # first bin of the training block after the front end has settled
     valid: Tensor  # (T,) bool, bins that may be used; the others are 0 in the inputs and NaN in what models predict
+
+    @property
+    def standardization(self) -> Standardization:
+        """Returns what turned the channels into the models' input. Raises RecordingError without LFP."""
+        if self.source is None:
+            raise RecordingError(f"session {self.id} holds no lfp")
+        return self.source.standardization
 
     def inputs(self, modality: str) -> Tensor:
         """Returns the bins (T, channels) of `lfp` or `spikes`. Raises RecordingError when the session has none."""
@@ -62,13 +71,26 @@ def mask_invalid(part: Tensor, valid: Tensor) -> Tensor:
 def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSession:
     """Builds a TrainingSession, normalised on the training block of `split_bins(…, gap_bins)`."""
     split = split_bins(bins.bins, gap_bins, name=bins.path)
-    settled = 0
-    lfp, normalization = None, (np.zeros(0), np.zeros(0))
+    valid = np.ones(bins.bins, np.bool_) if bins.valid is None else bins.valid
+    require_usable_blocks(bins, valid, split)
+    return training_session_from_blocks(bins, split)
+
+
+def training_session_from_blocks(
+    bins: SessionBins, split: Split, standardization: Standardization | None = None
+) -> TrainingSession:
+    """Builds a TrainingSession with these blocks.
+
+    Without `standardization` the LFP is standardized by its training block. Behavior and counts always are.
+    """
+    settled = split.train.start
+    lfp = source = None
     if bins.lfp is not None and bins.bad is not None and bins.frontend is not None:
-        normalization = fit_normalization(bins, split.train)
-        lfp = torch.from_numpy(zscore(bins.lfp, find_masked(bins, bins.bad, split), *normalization))
+        standardization = standardization or fit_standardization(bins, split.train)
+        source = make_source(standardization, bins.lfp, find_masked(bins, bins.bad, split))
+        lfp = make_inputs(source)
         # at most a fifth of the block is given to settling, because a short session needs its bins more
-        settled = min(settling_bins(bins.frontend), split.train.stop // 5)
+        settled = max(split.train.start, min(settling_bins(bins.frontend), split.train.stop // 5))
     counts, spikes, spike_normalization = None, None, (np.zeros(0), np.zeros(0))
     if bins.counts is not None:
         unknown = find_unknown_counts(bins)
@@ -85,16 +107,15 @@ def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSess
         scale = (mean, np.where(std > 0, std, 1.0))
         behavior = torch.from_numpy(((bins.behavior - mean) / scale[1]).astype(np.float32))
     valid = np.ones(bins.bins, np.bool_) if bins.valid is None else bins.valid
-    require_usable_blocks(bins, valid, split)
     return TrainingSession(
         id=bins.session_id,
         array="array_" + hashlib.sha256("\n".join(bins.channel_ids).encode()).hexdigest()[:8],
         lfp=lfp,
+        source=source,
         spikes=spikes,
         counts=counts,
         behavior=behavior,
         scale=scale,
-        normalization=normalization,
         spike_normalization=spike_normalization,
         split=split,
         settled=settled,
@@ -102,8 +123,22 @@ def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSess
     )
 
 
+def make_source(
+    standardization: Standardization, values: npt.NDArray[np.float64], bad: npt.NDArray[np.bool_]
+) -> LfpSource:
+    """Returns the standardized channels of values (T, C) in uV, of which the `bad` (T, C) are not there."""
+    present, there = standardization.standardize(values, bad)
+    return LfpSource(standardization, torch.from_numpy(present), torch.from_numpy(there))
+
+
+def make_inputs(source: LfpSource) -> Tensor:
+    """Returns the models' input (T, C), with the bits that a stream gives."""
+    spatial = source.standardization.spatial
+    return torch.from_numpy(spatial.complete(source.present.numpy(), source.there.numpy()))
+
+
 def find_masked(bins: SessionBins, bad: npt.NDArray[np.bool_], split: Split) -> npt.NDArray[np.bool_]:
-    """Returns which bins (T, C) of the LFP are 0 in the inputs.
+    """Returns which bins (T, C) of the LFP are not used.
 
     Disturbed bins are masked in the training block alone. The other blocks are seen as a stream would see them, so that
     no score is better than what is decoded.

@@ -15,10 +15,9 @@ from torch import Tensor
 from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
-from edgedistill.training.augment import augment, hide_bins
+from edgedistill.training.augment import draw_augmented, hide_bins
 from edgedistill.training.batches import (
     TrainingSession,
-    draw_segments,
     find_training_device,
     make_generator,
     pick_session,
@@ -55,10 +54,9 @@ def train_student(
     def step_loss(step: int) -> Tensor:
         random = make_generator(seed, step)
         session = pick_session(sessions, random)
-        clean, *rest = draw_segments(
-            session, select_parts(session, modality, objective, teacher_latents), config, random
-        )
-        bins, hidden = augment(clean, config, random), None
+        parts = select_parts(session, modality, objective, teacher_latents)[1:]
+        bins, *rest = draw_augmented(session, modality, parts, config, random)
+        hidden = None
         if objective.hidden_share:
             bins, hidden = hide_bins(bins, objective.hidden_share, random)
         latents = student(session.id, bins)
@@ -157,8 +155,7 @@ def distill_bidirectional(
     def step_loss(step: int) -> Tensor:
         random = make_generator(seed, step)
         session = pick_session(sessions, random)
-        bins, truth = draw_segments(session, [session.inputs("lfp"), teacher_latents[session.id]], config, random)
-        return loss(session, augment(bins, config, random), truth)
+        return loss(session, *draw_augmented(session, "lfp", [teacher_latents[session.id]], config, random))
 
     def validation_loss() -> float:
         total = 0.0

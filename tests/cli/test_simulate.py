@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 from .calling import answer, call
@@ -20,3 +21,12 @@ def test_simulated_sessions_can_be_inspected(tmp_path: Path) -> None:
         [found["session_id"]],
     )
     assert "500 Hz" in call("inspect", file["path"]).output
+
+
+def test_days_apart_and_aging_reach_the_files(tmp_path: Path) -> None:
+    options = ("--sessions", 2, "--minutes", 0.05, "--channels", 4, "--units", 3, "--days-apart", 30, "--aging", 0)
+    made = answer("simulate", "--out", tmp_path, *options)
+    assert (made["days_apart"], made["aging"]) == (30, 0)
+    first, second = (answer("inspect", file["path"]) for file in made["files"])
+    starts = [datetime.fromisoformat(found["session_start"]) for found in (first, second)]
+    assert (starts[1] - starts[0]).days == 30

@@ -14,12 +14,15 @@ from safetensors.numpy import load
 
 from edgedistill import pipeline as stages
 from edgedistill.bench import QUICK, bench
+from edgedistill.bench.peers import LaggedRidge
 from edgedistill.bundle import open_bundle
+from edgedistill.bundle.contents import read_decoder_spec, read_holdout, read_ridge, read_spatial_model
 from edgedistill.bundle.spike_student import open_spike_student
 from edgedistill.data.bins import file_sha256
 from edgedistill.data.recording import open_recording
 from edgedistill.errors import ConfigError, DeviceError, EdgeDistillError
 from edgedistill.matching import match_recording
+from edgedistill.measure.score import score_kinematics
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.pipeline import BuildResult
 from edgedistill.quantization.calibration.ranges import Ranges
@@ -73,6 +76,19 @@ def test_the_bundle_streams_what_the_build_reported(first: BuildResult) -> None:
         assert expected is not None
         assert found is not None
         assert abs(found - expected) < apart, subject
+
+
+def test_the_holdout_and_the_ridge_are_those_of_the_build(first: BuildResult) -> None:
+    bundle = open_bundle(first.bundle)
+    spec, holdout = read_decoder_spec(bundle), read_holdout(bundle)
+    spatial = read_spatial_model(bundle, spec.front_end)
+    assert np.array_equal(spatial.complete(holdout.present, holdout.there), holdout.bins)
+    found = read_ridge(bundle, spec.shape)
+    assert found.lags == 5
+    ridge = LaggedRidge(found)
+    guess = np.stack([ridge.step(bin_) for bin_ in holdout.bins])[holdout.score_from :]
+    scored = score_kinematics(guess, holdout.kinematics[holdout.score_from :], "the holdout")
+    assert scored.r2 == pytest.approx(first.metrics["ridge_lfp_r2"], abs=1e-3)
 
 
 def test_the_bundle_holds_the_teacher_as_it_would_have_to_run(first: BuildResult) -> None:

@@ -51,8 +51,10 @@ def full_result() -> dict[str, Any]:
     noise = np.random.default_rng(0).normal(0, 1, truth.shape)
     curve = [{"mean": 0.6 - 0.1 * i, "min": 0.55 - 0.1 * i, "max": 0.65 - 0.1 * i} for i in range(4)]
     spikes = [{"mean": 0.8 - 0.2 * i, "min": 0.7 - 0.2 * i, "max": 0.9 - 0.2 * i} for i in range(4)]
+    ridge = [{"mean": 0.5 - 0.1 * i, "min": 0.45 - 0.1 * i, "max": 0.55 - 0.1 * i} for i in range(4)]
     kinds = (
         ("lost channels", "share of the channels"),
+        ("lost bank", "share of the channels, side by side"),
         ("added noise", "standard deviations"),
         ("drift, simulated", "days"),
     )
@@ -77,10 +79,25 @@ def full_result() -> dict[str, Any]:
             "units": ["cm/s", "cm/s"],
             "truth": truth.tolist(),
             "decoded": {"lfp-student-int8": (truth + noise).tolist(), "spike-student": (truth + noise / 2).tolist()},
+            "deviation": {"lfp-student-int8": np.ones_like(truth).tolist()},
+            "source": "holdout of the bundle",
+        },
+        "intervals": {
+            "subject": "lfp-student-int8",
+            "confidence": {"labelled_bins": 8000, "standard_error": 0.01, "note": None},
+            "rows": [
+                {"lost": lost, "channels": channels, "draws": 3, "deviation": [8.1, 7.5],
+                 "coverage": [{"level": level, "share": level + 0.011, "standard_error": error,
+                               "share_per_output": [level, level]} for level in (0.5, 0.9)]}
+                for lost, channels, error in (("none", 0, 0.008), ("random", 8, 0.007), ("bank", 8, None))
+            ],
             "source": "holdout of the bundle",
         },
         "robustness": [
-            {"kind": k, "unit": u, "levels": [0, 0.1, 0.3, 0.5], "r2": {"lfp": curve, "spikes": spikes}, "draws": 3}
+            {"kind": k, "unit": u, "levels": [0, 0.1, 0.25, 0.5], "draws": 3,
+             "r2": {"lfp-student-int8": curve, "lfp-ridge": ridge, "spike-student-int8": spikes},
+             "limits": [{"subject": "lfp-student-int8", "level": 0.25, "kept_share": 0.667, "limit": 0.9, "ok": False},
+                        {"subject": "lfp-student-int8", "level": 0.5, "kept_share": None, "limit": 0.7, "ok": None}]}
             for k, u in kinds
         ],
         "system": {

@@ -67,7 +67,7 @@ def test_text_from_a_result_is_escaped(page: str) -> None:
 
 def test_every_picture_has_a_name_and_a_description(page: str) -> None:
     pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(pictures) == 7  # latency, cost, two traces, three curves
+    assert len(pictures) == 8  # latency, cost, two traces, four curves
     for picture in pictures:
         assert re.search(r'role="img".*?<title>[^<]+</title><desc>[^<]{10,}</desc>', picture, re.DOTALL)
 
@@ -96,6 +96,31 @@ def test_a_value_below_a_chart_is_drawn_as_an_arrow_with_its_figure() -> None:
     assert max(heights) <= 210.0  # nothing is drawn below the axis
     words = summarize_result({"subjects": [subject("lfp-student-int8", 3.0)], "robustness": [curve]})
     assert "With 5% of the channels lost R² is: lfp -0.30." in words
+
+
+def test_the_summary_says_what_is_kept_with_a_quarter_of_the_channels_lost() -> None:
+    words = summarize_result(full_result())
+    assert "With 25% of the channels lost R² is: lfp-student-int8 0.40 (67% of what it was)" in words
+
+
+def test_the_page_says_which_limits_are_met(page: str) -> None:
+    row = "<td>lost channels, 0.25 share of the channels</td><td>67%</td><td>90%</td><td>missed</td>"
+    assert row in page
+    assert "<td>–</td><td>70%</td><td>–</td>" in page
+    older = full_result()
+    for curve in older["robustness"]:
+        del curve["limits"]
+    assert "67%</td>" not in page_from_results([older], ["older"])
+
+
+def test_subjects_of_a_curve_have_a_line_a_mark_and_a_place_of_their_own() -> None:
+    picture = draw_robustness(full_result()["robustness"][0])
+    lines = re.findall(r'<polyline class="l(\d)" points="[^"]*"(?: stroke-dasharray="([^"]*)")?', picture)
+    assert lines == [("0", ""), ("1", "5 3"), ("2", "2 3")]
+    names = re.findall(r'<text class="label" x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]+)', picture)
+    assert [name for *_, name in names] == ["lfp-student-int8", "lfp-ridge", "spike-student-int8"]
+    assert len({(x, y) for x, y, _ in names}) == 3
+    assert all(float(x) + 7 * len(name) < 370 for x, _, name in names)
 
 
 def test_the_page_tells_missed_gates_and_what_was_not_measured(page: str) -> None:

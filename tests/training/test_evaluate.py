@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score as sklearn_r2
 
 from edgedistill.data.bins import Split
-from edgedistill.training.baselines import fit_kalman, score_kalman, score_ridge
+from edgedistill.training.baselines import fit_kalman, fit_ridge, score_kalman, score_ridge
 from edgedistill.training.batches import training_session_from_bins
 from edgedistill.training.distill import make_student
 from edgedistill.training.evaluate import (
@@ -183,6 +183,18 @@ def test_baselines_decode_a_session_and_are_deterministic() -> None:
     assert ridge.r2 > 0.5
     assert kalman.r2 > 0.5
     assert score_ridge(lfp, made) == ridge
+
+
+def test_the_best_ridge_comes_with_its_lags_and_its_score() -> None:
+    made = session()
+    lfp = made.inputs("lfp").double().numpy()
+    best = fit_ridge(lfp, made)
+    fixed = {lags: fit_ridge(lfp, made, lags=[lags]) for lags in (0, 3, best.lags)}
+    assert best.score == fixed[best.lags].score == score_ridge(lfp, made)
+    assert fixed[3].readout.weight.shape == (2, 4 * lfp.shape[1])
+    assert fixed[0].lags == 0
+    guess = best.readout(stack_lagged_bins(lfp, best.lags))[made.split.test]
+    assert r2_score(guess, unscale_behavior(made)[made.split.test]) == pytest.approx(best.score.r2_per_output)
 
 
 def test_an_output_that_never_moves_does_not_stop_the_baselines() -> None:

@@ -17,7 +17,10 @@ LEAD_S = 0.1  # motor cortex leads movement by this much
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """Says what is simulated: `channels` on a 0.4 mm grid, `units` of `population`, `minutes` of LFP at `rate_hz`."""
+    """Says what is simulated: `channels` on a 0.4 mm grid, `units` of `population`, `minutes` of LFP at `rate_hz`.
+
+    Sessions lie `days_apart` days apart. `aging` multiplies the wear of the array: 1 is the published pace, 0 none.
+    """
 
     sessions: int = 5
     minutes: float = 10.0
@@ -27,6 +30,8 @@ class SimulationConfig:
     population: int = 2000
     rate_hz: int = 1000
     line_hz: float = 60.0
+    days_apart: int = 7
+    aging: float = 1.0
 
     def __post_init__(self) -> None:
         if self.rate_hz < 500 or self.rate_hz % LATENT_HZ:
@@ -46,4 +51,10 @@ class SimulationConfig:
                 "cannot simulate this",
                 got=f"{self.sessions} x {self.minutes} min, {self.channels} channels, {self.units} units",
                 expected="at least 1 session of more than 0 min, 4 channels and 1 to 500 units",
+            )
+        if not 1 <= self.days_apart <= 365 or not 0 <= self.aging <= 10:
+            raise ConfigError(
+                "cannot age the array like this",
+                got=f"{self.days_apart} days between sessions, wear times {self.aging}",
+                expected="1 to 365 days, and wear times 0 to 10",
             )

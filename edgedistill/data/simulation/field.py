@@ -1,7 +1,7 @@
 """Simulates the field potential that a population makes, with the flaws of a real recording.
 
-The inputs are the spikes of the whole population and the speed of the cursor. The output is the LFP in microvolts, with
-the channels that were made noisy or dead.
+The inputs are the spikes of the whole population, the movement of the cursor and the state of the array. The output is
+the LFP in microvolts.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import butter, fftconvolve, sosfilt
 
+from edgedistill.data.simulation.aging import ArrayState, attenuate_low_frequencies
 from edgedistill.data.simulation.config import LATENT_HZ, LEAD_S, Array, SimulationConfig
 from edgedistill.data.simulation.population import Population
 
@@ -19,7 +20,6 @@ SIGMA_S = {"inhibitory": 0.0021, "excitatory": 0.00315}
 AMPLITUDE_UV = {"inhibitory": 3.0, "excitatory": 0.48}
 FIELD_UV = 30.0  # size of the informative field; one simulated unit stands for many real ones
 BACKGROUND_RATIO = 3.0  # shared 1/f background against the informative field
-PRIVATE_RATIO = 0.3  # each channel's own noise against the informative field: a tenth of the background
 BETA_RATIO, GAMMA_RATIO = 2.0, 0.3  # rhythm at rest and broadband, against the informative field
 CHI = 2.0  # power of the background falls as f^-CHI
 
@@ -31,7 +31,7 @@ def lfp_from_population(
     velocity: Array,
     rng: np.random.Generator,
 ) -> npt.NDArray[np.float32]:
-    """Returns the LFP (frames, channels) in uV: informative field, shared 1/f, beta, high gamma and private noise."""
+    """Returns the LFP (frames, channels) in uV: informative field, shared 1/f, beta and high gamma."""
     frames = len(velocity) * config.rate_hz // LATENT_HZ
     speed = np.repeat(np.linalg.norm(velocity, axis=1), config.rate_hz // LATENT_HZ) / 12.0
     field, activity = sum_unit_fields(config, population, spikes, frames)
@@ -45,9 +45,7 @@ def lfp_from_population(
     beta = BETA_RATIO * FIELD_UV * rhythm.T @ population.beta
     # the kernel of a unit is too smooth for high gamma, which is broadband noise that follows each site's activity
     gamma = draw_band_noise(config.channels, frames, (60, 200), config.rate_hz, rng).T * activity
-    private = rng.normal(size=(frames, config.channels))
-    total = field + shared + beta + GAMMA_RATIO * FIELD_UV * gamma + PRIVATE_RATIO * FIELD_UV * private
-    return np.asarray(total, np.float32)
+    return np.asarray(field + shared + beta + GAMMA_RATIO * FIELD_UV * gamma, np.float32)
 
 
 def sum_unit_fields(
@@ -106,16 +104,20 @@ def spoil_channels(
     config: SimulationConfig,
     lfp: npt.NDArray[np.float32],
     velocity: Array,
+    array: ArrayState,
     rng: np.random.Generator,
-) -> tuple[npt.NDArray[np.float32], tuple[int, ...], tuple[int, ...]]:
-    """Adds what real recordings have: drifting gains, line noise, movement artefacts, noisy and dead channels.
+) -> npt.NDArray[np.float32]:
+    """Returns the LFP (frames, channels) as the array records it.
 
-    Returns the LFP and the indices of the dead and the noisy channels.
+    That is with its leaks, gains, noise floors and dead channels. The gain of each channel also drifts within the day.
+    Line noise and movement artefacts are added.
     """
     frames, channels = lfp.shape
     t = np.arange(frames) / config.rate_hz
-    gain = rng.lognormal(0, 0.1, channels) + np.outer(t / 3600, rng.normal(0, 0.2, channels))
-    lfp = lfp * gain.astype(np.float32)
+    floor = rng.normal(0, array.noise_uv, (frames, channels)).astype(np.float32)
+    drift = 1 + np.outer(t / 3600, rng.normal(0, 0.2, channels)).astype(np.float32)
+    lfp = attenuate_low_frequencies(lfp, array.low_gain, config.rate_hz) * array.gain.astype(np.float32) + floor
+    lfp *= drift
     for harmonic, uv in ((1, 15.0), (2, 4.0), (3, 5.0)):
         wave = np.sin(2 * np.pi * harmonic * config.line_hz * t + rng.uniform(0, 2 * np.pi))
         lfp += np.outer(wave, uv * rng.lognormal(0, 0.3, channels)).astype(np.float32)
@@ -123,12 +125,8 @@ def spoil_channels(
         width = int(config.rate_hz * rng.uniform(0.05, 0.15))
         pulse = np.hanning(width)[: frames - at] * rng.uniform(200, 500) * rng.choice([-1, 1])
         lfp[at : at + width] += np.outer(pulse, rng.lognormal(0, 0.3, channels)).astype(np.float32)
-    few = max(1, channels // 20)
-    spoiled = rng.choice(channels, 2 * few, replace=False)
-    noisy, dead = np.sort(spoiled[:few]), np.sort(spoiled[few:])
-    lfp[:, noisy] += rng.normal(0, 2 * FIELD_UV, (frames, few)).astype(np.float32)
-    lfp[:, dead] = 0.0
-    return lfp, tuple(int(c) for c in dead), tuple(int(c) for c in noisy)
+    lfp[:, array.dead] = 0.0
+    return lfp
 
 
 def draw_artefact_frames(config: SimulationConfig, velocity: Array, rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -62,7 +62,7 @@ def nwb_from_session(session: SimulatedSession, config: SimulationConfig) -> NWB
     from pynwb import NWBFile
     from pynwb.file import Subject
 
-    start = FIRST_DAY + timedelta(days=7 * session.index)
+    start = FIRST_DAY + timedelta(days=config.days_apart * session.index)
     nwb = NWBFile(
         session_description="simulated self-paced reaching to random targets (edgedistill simulate)",
         identifier=f"edgedistill-simulation-{config.seed}-{session.index}",

@@ -2,10 +2,11 @@
 
 The input is a `SimulationConfig`. The output is one `SimulatedSession` a day (spikes, LFP, behavior), which
 `simulation.nwb` writes as NWB. All sessions of one seed share the array, the population and the latent dynamics. From
-day to day other units are recorded, and tuning and channel gains drift.
+session to session other units are recorded and tuning drifts. The array ages with the days between them.
 
 The simulator exists so that the published method can be reproduced on a machine with no data. The papers behind each
-figure are named beside the constants in `simulation.field` and `simulation.population`, and
+figure are named beside the constants in `simulation.field` and `simulation.population`, those of `simulation.aging` in
+docs/accuracy.md, and
 `benchmarks/accuracy/simulator.py` measures the signals against them. The constants were fixed before any model was
 tuned on them.
 """
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.data.simulation.aging import array_on_day
 from edgedistill.data.simulation.config import LATENT_HZ, Array, SimulationConfig
 from edgedistill.data.simulation.field import lfp_from_population, spoil_channels
 from edgedistill.data.simulation.population import (
@@ -49,12 +51,12 @@ class SimulatedSession:
 
 
 def simulate_sessions(config: SimulationConfig) -> Iterator[SimulatedSession]:
-    """Yields `config.sessions` days, oldest first. The same seed gives the same numbers."""
+    """Yields `config.sessions` days, oldest first, `config.days_apart` days apart. The same seed gives the same."""
     population = draw_population(config)
     tuning = population.tuning
     for day in range(config.sessions):
         rng = np.random.default_rng([config.seed, 1, day])
-        # the tuning of a unit changes by about a tenth a day, around the mean of the population
+        # the tuning of a unit changes by about a tenth a session, around the mean of the population
         drift = np.random.default_rng([config.seed, 2, day]).normal(size=tuning.shape) * TUNING_SCALE
         tuning = TUNING_MEAN + np.sqrt(1 - 0.1**2) * (tuning - TUNING_MEAN) + 0.1 * drift
         yield simulate_session(config, population, tuning, day, rng)
@@ -70,7 +72,9 @@ def simulate_session(
     position, velocity = position[:steps], velocity[:steps]
     spikes = draw_spikes(population, tuning, latents, rng)
     lfp = lfp_from_population(config, population, spikes, velocity, rng)
-    lfp, dead, noisy = spoil_channels(config, lfp, velocity, rng)
+    array = array_on_day(config, day * config.days_apart)
+    lfp = spoil_channels(config, lfp, velocity, array, rng)
+    dead, noisy = (tuple(np.flatnonzero(which).tolist()) for which in (array.dead, array.noisy))
     recorded = draw_recorded_units(config, population, rng)
     times = tuple(np.sort(spikes[u]) for u in recorded)
     return SimulatedSession(day, times, recorded, lfp, position, velocity, population.electrodes_mm, dead, noisy)

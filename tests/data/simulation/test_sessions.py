@@ -6,6 +6,7 @@ import errno
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,12 @@ def test_the_first_session_does_not_depend_on_how_many_follow(days: list[Simulat
     only = next(simulate_sessions(with_seed(SMALL.seed)))
     np.testing.assert_array_equal(only.lfp_uv, days[0].lfp_uv)
     np.testing.assert_array_equal(only.unit_ids, days[0].unit_ids)
+
+
+def test_a_later_session_does_not_depend_on_how_many_follow(days: list[SimulatedSession]) -> None:
+    *_, second, _ = simulate_sessions(replace(SMALL, sessions=3))
+    np.testing.assert_array_equal(second.lfp_uv, days[1].lfp_uv)
+    assert (second.dead, second.noisy) == (days[1].dead, days[1].noisy)
 
 
 def test_the_folder_holds_the_sessions_and_nothing_else(files: list[Path]) -> None:
@@ -135,6 +142,11 @@ def test_the_field_of_a_spike_is_later_and_smaller_farther_away(mm: float, inhib
         {"channels": 3},
         {"units": 0},
         {"units": 501},
+        {"days_apart": 0},
+        {"days_apart": 366},
+        {"aging": -0.1},
+        {"aging": 10.1},
+        {"aging": float("nan")},
     ],
 )
 def test_a_config_that_cannot_be_simulated_is_refused(wrong: dict[str, float]) -> None:
@@ -172,6 +184,17 @@ def test_pynwb_reads_the_simulated_values_from_the_file(files: list[Path], days:
             assert (velocity.unit, position.unit) == ("cm/s", "meters")
             np.testing.assert_array_equal(velocity.data[:], day.velocity_cm_s)
             np.testing.assert_allclose(position.data[:] * 100, day.position_cm)
+
+
+@pytest.mark.parametrize("days_apart", [1, 30])
+def test_files_start_as_many_days_apart_as_the_array_ages(days_apart: int, tmp_path: Path) -> None:
+    from pynwb import NWBHDF5IO
+
+    starts = []
+    for path in simulate_to_nwb(replace(SMALL, sessions=3, minutes=0.05, days_apart=days_apart), tmp_path):
+        with NWBHDF5IO(str(path), "r") as io:
+            starts.append(io.read().session_start_time)
+    assert [(start - starts[0]).days for start in starts] == [0, days_apart, 2 * days_apart]
 
 
 def test_the_files_are_valid_nwb(files: list[Path]) -> None:
