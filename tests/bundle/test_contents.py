@@ -14,6 +14,7 @@ from safetensors.numpy import load, save
 
 from edgedistill.bundle import Bundle, write_bundle
 from edgedistill.bundle.contents import (
+    DEVIATION,
     HOLDOUT,
     INT8_WEIGHTS,
     RANGES,
@@ -23,6 +24,7 @@ from edgedistill.bundle.contents import (
     RangeRow,
     TeacherFacts,
     read_decoder_spec,
+    read_deviation_model,
     read_holdout,
     read_int8_model,
     read_range_table,
@@ -36,6 +38,7 @@ from edgedistill.bundle.manifest import Channel, GraphVerdict, Session
 from edgedistill.bundle.spike_student import open_spike_student
 from edgedistill.errors import BundleError
 from edgedistill.frontend import settling_bins
+from edgedistill.runtime import Decoder
 
 from ..bundles import CONFIG, OUTPUTS, SCORE_FROM, SHAPE, SPIKE_SHAPE, UNITS, T, manifest, write_test_bundle
 
@@ -97,6 +100,7 @@ def test_channels_session_and_series_are_read_as_a_build_writes_them(tmp_path: P
     found = write_bundle(tmp_path / "a.edge", written, {}).manifest
     assert found.channels == (Channel("0"), Channel("1", "e1", (0.0, 1.0)), Channel("2", "e2", (0.0, 2.0)))
     assert found.session == Session("s1", None, "2024-05-01T12:00:00+00:00")
+    assert found.confidence is None
     assert found.provenance is not None
     assert (found.provenance.series, found.provenance.to_json()) == (series, {"series": series})
 
@@ -144,6 +148,7 @@ READERS: dict[str, Callable[[Bundle], object]] = {
     SPIKE_MODEL: read_spike_student,
     TEACHER_FACTS: read_teacher_facts,
     INT8_WEIGHTS: lambda bundle: read_int8_model(bundle, SHAPE),
+    DEVIATION: lambda bundle: read_deviation_model(bundle, SHAPE),
     "student.safetensors": lambda bundle: read_tensors(bundle, "student.safetensors"),
 }
 
@@ -192,6 +197,37 @@ def test_integers_of_another_student_are_refused_with_the_file(bundle: Bundle, t
 
 
 @pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("at_rest", lambda table: table[:-1], r"'at_rest' does not fit"),
+        ("by_speed", lambda table: table.astype(np.float64), "'by_speed' does not fit"),
+        ("center", lambda table: np.full_like(table, np.nan), "'center' does not fit"),
+        ("weight", lambda table: np.full_like(table, np.inf), "'weight' does not fit"),
+        ("weight", None, "'weight' does not fit"),
+        ("at_rest", lambda table: -table, "negative variance"),
+        ("by_speed", lambda table: -table - 1, "negative variance"),
+        ("weight", lambda table: -table, "negative variance"),
+    ],
+)
+def test_damaged_deviations_are_refused_by_name(
+    bundle: Bundle, tmp_path: Path, name: str, change: Callable[[Any], Any] | None, says: str
+) -> None:
+    tables = load(bundle.read(DEVIATION))
+    table = tables.pop(name)
+    changed = tables if change is None else tables | {name: np.ascontiguousarray(change(table))}
+    other = with_file(tmp_path / "a.edge", bundle, DEVIATION, save(changed))
+    with pytest.raises(BundleError, match=rf"'{DEVIATION}'.*{says}"):
+        read_deviation_model(other, SHAPE)
+    with pytest.raises(BundleError, match=DEVIATION):
+        Decoder(other, "oracle")
+
+
+def test_a_bundle_without_deviations_is_refused_with_what_to_do(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=rf"'{DEVIATION}' is missing(.|\n)*build the bundle again"):
+        read_deviation_model(with_file(tmp_path / "a.edge", bundle, DEVIATION, None), SHAPE)
+
+
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"metrics": [1]}, "'metrics'"),
@@ -199,6 +235,8 @@ def test_integers_of_another_student_are_refused_with_the_file(bundle: Bundle, t
         ({"gates": [{"name": "a"}]}, "gates: 'limit'"),
         ({"gates": [3]}, "'gates'"),
         ({"int8": {"weight_bytes": 1}}, "int8: 'state_bytes'"),
+        ({"confidence": {"labelled_bins": 0.5}}, "confidence: 'labelled_bins'"),
+        ({"confidence": {"labelled_bins": 1, "standard_error": "small"}}, "confidence: 'standard_error'"),
         ({"engine": 3}, "'engine'"),
         ({"group_delay_ms": True}, "'group_delay_ms'"),
         ({"provenance": {"sessions": {"a": 1}}}, "provenance, sessions: 'a'"),
