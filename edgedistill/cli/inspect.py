@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedistill.bundle import MANIFEST, Bundle, GraphVerdict, open_bundle
+from edgedistill.bundle import FORMAT, MANIFEST, Bundle, GraphVerdict, open_bundle
 from edgedistill.bundle.contents import read_decoder_spec
 from edgedistill.cli.app import FAILED
 from edgedistill.cli.output import error_to_json, format_value, json_option, print_facts, print_json, print_table
@@ -19,6 +19,8 @@ from edgedistill.errors import RecordingError
 if TYPE_CHECKING:
     from edgedistill.data.candidates import SeriesNames
     from edgedistill.data.inspect import Inspection
+
+_OLD_FORMAT = "of an older version: it can no longer be decoded, and has to be built again from its recordings"
 
 
 @click.command(
@@ -101,6 +103,7 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
         }
         | {"delay": f"{format_value(facts['group_delay_ms'])} ms through the front end"}
         | {"files": f"{len(facts['files'])}, all unchanged since they were written"}
+        | ({"problem": _OLD_FORMAT} if facts["format"] < FORMAT else {})
     )
     model = facts["model"]
     print_table("Model", tuple(model), [tuple(model.values())])
