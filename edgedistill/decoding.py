@@ -65,6 +65,11 @@ class Predictions:
         return np.array([output.kinematics for output in self.outputs], np.float32).reshape(shape)
 
     @property
+    def deviations(self) -> npt.NDArray[np.float32]:
+        """Returns the standard deviations (B, K) of the kinematics, in the same units."""
+        return np.array([output.deviation for output in self.outputs], np.float32).reshape(self.kinematics.shape)
+
+    @property
     def times_s(self) -> npt.NDArray[np.float64]:
         """Returns the ends of the bins (B,) in seconds, which are the times that their kinematics belong to."""
         return np.array([time_s(output) for output in self.outputs]) if self.end_s is None else self.end_s
@@ -170,9 +175,12 @@ def time_s(output: Output) -> float:
 
 
 def format_csv_header(info: DecoderInfo) -> str:
-    """Returns the first line of a CSV. Each output is named with its unit, as in `cursor_vel_x (cm/s)`."""
-    outputs = zip(info.output_names, info.output_units, strict=True)
-    named = [f"{name} ({unit})" if unit else name for name, unit in outputs]
+    """Returns the first line of a CSV. Each output is named with its unit, as in `cursor_vel_x (cm/s)`.
+
+    Behind the outputs stand their standard deviations, as in `cursor_vel_x sd (cm/s)`.
+    """
+    outputs = list(zip(info.output_names, info.output_units, strict=True))
+    named = [_name_column(name + kind, unit) for kind in ("", " sd") for name, unit in outputs]
     return ",".join(["bin", "end_frame", "time_s", "flags", "bad_channels", *map(_quoted, named)])
 
 
@@ -183,7 +191,12 @@ def format_csv_line(output: Output, end_s: float | None = None) -> str:
     """
     end_s = time_s(output) if end_s is None else end_s
     head = f"{output.bin},{output.end_frame},{end_s:.6f},{int(output.flags)}"
-    return ",".join([head, str(output.bad_channels), *(f"{value:.9g}" for value in output.kinematics)])
+    values = (*output.kinematics, *output.deviation)
+    return ",".join([head, str(output.bad_channels), *(f"{value:.9g}" for value in values)])
+
+
+def _name_column(name: str, unit: str) -> str:
+    return f"{name} ({unit})" if unit else name
 
 
 def _quoted(text: str) -> str:
@@ -263,6 +276,7 @@ def _series(predictions: Predictions) -> list[Any]:
     unit = units[0] if len(units) == 1 else "see description"
     parts: Iterable[tuple[str, npt.NDArray[Any], str, str]] = (
         ("kinematics", predictions.kinematics, unit, f"columns: {outputs}"),
+        ("deviation", predictions.deviations, unit, f"standard deviation of the kinematics, columns: {outputs}"),
         ("flags", predictions.flags, "bits", f"sum of: {flags}"),
         ("bad_channels", predictions.bad_channels, "channels", "channels masked in the bin"),
     )

@@ -14,8 +14,10 @@ import numpy as np
 from safetensors.numpy import save
 
 from edgedistill.bundle import Bundle, write_bundle
+from edgedistill.bundle.contents import DEVIATION
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig, SpatialModel
+from edgedistill.numerics.deviation import DeviationModel
 from edgedistill.pipeline.channel_files import neutral_channel_files
 from edgedistill.quantization.integers import quantize_student
 from edgedistill.quantization.onnx_graph import (
@@ -60,9 +62,17 @@ def write_test_bundle(path: Path, **changes: object) -> Bundle:
         "model.json": json.dumps({"model": SPIKE_SHAPE.to_json(), "normalization": SPIKE_STATISTICS}).encode()
     }
     files |= neutral_channel_files(CHANNELS, OUTPUTS)
+    files[DEVIATION] = save({name: np.asarray(table) for name, table in vars(deviations()).items()})
     spikes |= neutral_channel_files(UNITS, OUTPUTS)
     files |= {f"subjects/spike-student/{name}": data for name, data in spikes.items()}
     return write_bundle(path, manifest(**changes), files | {"holdout.npz": holdout(files["student.onnx"])})
+
+
+def deviations() -> DeviationModel:
+    """Returns deviations that grow with the number of lost channels and with the speed, and differ by output."""
+    lost = np.arange(1, CHANNELS + 2, dtype=np.float32)[:, None]
+    at_rest, by_speed = lost * np.array([1e-4, 4e-4], np.float32), lost * np.array([1e-6, 0], np.float32)
+    return DeviationModel(at_rest, by_speed, np.array([0.1, -0.2], np.float32), np.array([4, 6], np.float32))
 
 
 def student_files(shape: StudentShape, seed: int) -> dict[str, bytes]:

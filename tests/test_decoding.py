@@ -49,7 +49,8 @@ class Trickle:
 
 
 def facts(output: Output) -> tuple[object, ...]:
-    return output.bin, output.end_frame, output.flags, output.bad_channels, output.kinematics.tobytes()
+    values = output.kinematics.tobytes() + output.deviation.tobytes()
+    return output.bin, output.end_frame, output.flags, output.bad_channels, values
 
 
 def frames(n: int) -> np.ndarray:
@@ -90,8 +91,11 @@ def test_csv_gives_back_every_bit(decoder: Decoder, session: Path, tmp_path: Pat
     with (tmp_path / "out.csv").open(encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert header[:5] == ["bin", "end_frame", "time_s", "flags", "bad_channels"]
-    assert header[5:] == ["cursor_vel_x (cm/s)", "cursor_vel_y (cm/s)"]
-    assert np.array_equal(np.array([row[5:] for row in rows], np.float32), predictions.kinematics)
+    assert header[5:7] == ["cursor_vel_x (cm/s)", "cursor_vel_y (cm/s)"]
+    assert header[7:] == ["cursor_vel_x sd (cm/s)", "cursor_vel_y sd (cm/s)"]
+    values = np.array([row[5:] for row in rows], np.float32)
+    assert np.array_equal(values, np.hstack([predictions.kinematics, predictions.deviations]))
+    assert (predictions.deviations > 0).all()
     assert [float(row[2]) for row in rows[:3]] == [0.01, 0.02, 0.03]
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
@@ -105,10 +109,13 @@ def test_nwb_holds_predictions_on_the_recordings_clock(decoder: Decoder, session
         nwb = file.read()
         decoded = nwb.processing["behavior"]["decoded"].time_series
         assert np.array_equal(decoded["kinematics"].data[:], predictions.kinematics)
+        assert np.array_equal(decoded["deviation"].data[:], predictions.deviations)
         assert np.array_equal(decoded["flags"].data[:], predictions.flags)
-        assert (decoded["kinematics"].rate, decoded["kinematics"].starting_time) == (100.0, 0.01)
-        assert decoded["kinematics"].unit == "cm/s"
-        assert "cursor_vel_x" in decoded["kinematics"].description
+        for series in (decoded["kinematics"], decoded["deviation"]):
+            assert (series.rate, series.starting_time) == (100.0, 0.01)
+            assert series.unit == "cm/s"
+            assert "cursor_vel_x" in series.description
+        assert "standard deviation" in decoded["deviation"].description
         assert (nwb.session_id, nwb.subject.subject_id) == ("s1", "monkey")
         assert nwb.session_start_time.isoformat() == start
     assert [path.name for path in tmp_path.iterdir()] == ["out.nwb"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgedistill.bench.extras import estimate_budget, list_work, make_trace, measure_robustness
 from edgedistill.bench.holdout_scores import DecodedHoldout, RecordingFit, decode_holdout, score_candidate_on_recording
+from edgedistill.bench.intervals import measure_intervals
 from edgedistill.bench.result import BenchResult, Extras, Subject
 from edgedistill.bench.robustness_subjects import list_absent
 from edgedistill.bench.subjects import (
@@ -60,12 +61,15 @@ class BenchOptions:
     steps: int = 2000
     closed_loop_s: float = 5.0  # 0: no closed loop
     energy_s: float = 5.0  # of each repeat, where there is a sensor; 0: no energy
+    intervals: bool = True  # measure what the intervals cover
     robustness: bool = False
     system: bool = False
     assume: Mapping[str, float] = field(default_factory=dict)
 
 
-QUICK = BenchOptions(subjects=STUDENTS, closed_loop_s=0, energy_s=0)  # as much as the gates of a build need
+QUICK = BenchOptions(
+    subjects=STUDENTS, closed_loop_s=0, energy_s=0, intervals=False
+)  # as much as the gates of a build need
 
 
 def bench(
@@ -180,6 +184,7 @@ def _make_extras(
         trace=make_trace(bundle, holdout, decoded),
         layers=list_work(bundle),
         calibration=read_range_table(bundle),
+        intervals=measure_intervals(bundle, holdout, candidates, decoded) if options.intervals else None,
         robustness=measure_robustness(bundle, candidates, holdout, decoded) if options.robustness else None,
         system=estimate_budget(bundle, subjects, options.assume) if options.system else None,
     )

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgedistill.bench.holdout_scores import HOLDOUT, DecodedHoldout
+from edgedistill.bench.intervals import count_lost
 from edgedistill.bench.result import ImplantBudget, Subject, Trace
 from edgedistill.bench.robustness_subjects import choose_subjects
 from edgedistill.bench.subjects import (
@@ -21,7 +22,7 @@ from edgedistill.bench.subjects import (
     Candidate,
 )
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.contents import Holdout, read_decoder_spec
+from edgedistill.bundle.contents import Floats, Holdout, read_decoder_spec, read_deviation_model, read_spatial_model
 from edgedistill.decoding import BINS_PER_S
 from edgedistill.measure.robustness import Curve, Truth, list_harms, measure_curves
 from edgedistill.measure.system_budget import Assumption, Load, estimate_system_budget, replace_assumptions
@@ -49,8 +50,17 @@ def make_trace(bundle: Bundle, holdout: Holdout, decoded: Mapping[str, DecodedHo
         units=spec.output_units,
         truth=truth,
         decoded=shown,
+        deviation={name: find_deviations(bundle, holdout, guess) for name, guess in shown.items() if name in TRACED[0]},
         source=f"{HOLDOUT}, streamed; nothing of it was seen in training",
     )
+
+
+def find_deviations(bundle: Bundle, holdout: Holdout, guess: Floats) -> Floats:
+    """Returns the standard deviations (T, K) of what was decoded (T, K) in the first scored bins of the holdout."""
+    spec = read_decoder_spec(bundle)
+    there = holdout.there[holdout.score_from :][: len(guess)]
+    lost = count_lost(read_spatial_model(bundle, spec.front_end), there)
+    return read_deviation_model(bundle, spec.shape).deviations(guess, lost)
 
 
 def measure_robustness(

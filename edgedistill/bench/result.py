@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.bench.intervals import Intervals
 from edgedistill.bench.subjects import LFP_INT8, LFP_STUDENT, SPIKE_INT8, SPIKE_STUDENT, TEACHER, Absent
 from edgedistill.bench.timing import FrameTimes
 from edgedistill.bundle.contents import RangeRow
@@ -95,6 +96,7 @@ class Trace:
     units: tuple[str, ...]
     truth: npt.NDArray[Any]  # (T, K), NaN where unknown
     decoded: Mapping[str, npt.NDArray[Any]]  # subject -> (T, K)
+    deviation: Mapping[str, npt.NDArray[Any]]  # subject that has one -> (T, K)
     source: str
 
     def to_json(self) -> dict[str, object]:
@@ -105,6 +107,7 @@ class Trace:
             "units": list(self.units),
             "truth": _round_rows(self.truth),
             "decoded": {name: _round_rows(guess) for name, guess in self.decoded.items()},
+            "deviation": {name: _round_rows(values) for name, values in self.deviation.items()},
             "source": self.source,
         }
 
@@ -138,6 +141,7 @@ class Extras:
     trace: Trace | None
     layers: Mapping[str, Work]  # by part of a step
     calibration: tuple[RangeRow, ...]
+    intervals: Intervals | None
     robustness: tuple[Curve, ...] | None
     system: ImplantBudget | None
 
@@ -147,6 +151,7 @@ class Extras:
             "trace": None if self.trace is None else self.trace.to_json(),
             "layers": [{"name": name, **asdict(work)} for name, work in self.layers.items()],
             "calibration": [asdict(row) for row in self.calibration],
+            "intervals": None if self.intervals is None else self.intervals.to_json(),
             "robustness": None if self.robustness is None else [curve.to_json() for curve in self.robustness],
             "system": None if self.system is None else self.system.to_json(),
         }

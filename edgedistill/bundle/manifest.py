@@ -50,6 +50,15 @@ class Int8Sizes:
 
 
 @dataclass(frozen=True)
+class Confidence:
+    """Says on how much data the deviations of the outputs were calibrated."""
+
+    labelled_bins: int  # bins with labels that no training saw
+    standard_error: float | None  # of the share that a 90 % interval covers, because those bins are few
+    note: str | None = None  # why the deviations are not calibrated
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Says with which sessions and which versions of packages the bundle was built."""
 
@@ -100,6 +109,7 @@ class Manifest:
     engine: str | None  # the engine that the bundle was built for
     recipe: str | None  # the calibration recipe
     int8: Int8Sizes | None
+    confidence: Confidence | None
     metrics: Mapping[str, float | None] | None
     gates: tuple[Gate, ...] | None
     provenance: Provenance | None
@@ -143,6 +153,7 @@ def parse_manifest(path: Path, content: Json) -> Manifest:
         engine=read.text("engine"),
         recipe=read.text("recipe"),
         int8=read.table("int8", _int8_sizes),
+        confidence=read.table("confidence", _confidence),
         metrics=read.table("metrics", lambda table: {name: table.number(name) for name in table.content}),
         gates=read.tables("gates", _gate),
         provenance=read.table("provenance", _provenance),
@@ -167,6 +178,10 @@ def _channel(table: _Reader) -> Channel:
 def _int8_sizes(table: _Reader) -> Int8Sizes:
     kept = table.value("kept_float32", list, "a list of parts") or []
     return Int8Sizes(table.whole_number("weight_bytes"), table.whole_number("state_bytes"), tuple(map(str, kept)))
+
+
+def _confidence(table: _Reader) -> Confidence:
+    return Confidence(table.whole_number("labelled_bins"), table.number("standard_error"), table.text("note"))
 
 
 def _gate(table: _Reader) -> Gate:

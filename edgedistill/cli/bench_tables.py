@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgedistill.bench import BenchResult
+    from edgedistill.bench.intervals import Intervals
     from edgedistill.bench.result import ImplantBudget
     from edgedistill.measure.robustness import Curve
 
@@ -50,6 +51,7 @@ def print_bench(result: BenchResult) -> None:
     print_table("One step, without pauses between steps", columns, rows)
     _print_paced(result)
     _print_system(result.extras.system)
+    _print_intervals(result.extras.intervals)
     _print_curves(result.extras.robustness or ())
     device = result.device
     print_facts(
@@ -119,6 +121,23 @@ def _print_system(system: ImplantBudget | None) -> None:
     print_facts({name: f"{format_value(a.value)} {a.unit}: {a.source}" for name, a in system.assumptions.items()})
 
 
+def _print_intervals(intervals: Intervals | None) -> None:
+    if intervals is None:
+        return
+    rows = []
+    for row in intervals.rows:
+        lost = "none" if not row.channels else f"{row.channels} channels, {row.lost}, {row.draws} draws"
+        shares = [_format_share(one.share, one.standard_error) for one in row.coverage]
+        rows.append([lost, *shares, ", ".join(map(format_value, row.deviation))])
+    levels = [f"{one.level:.0%} interval" for one in intervals.rows[0].coverage]
+    title = f"True values of the {intervals.source} inside the intervals of {intervals.subject}"
+    print_table(title, ("lost", *levels, "deviation of each output"), rows)
+
+
+def _format_share(share: float, standard_error: float | None) -> str:
+    return f"{100 * share:.1f} %" if standard_error is None else f"{100 * share:.1f} ± {100 * standard_error:.1f} %"
+
+
 def _print_curves(curves: Sequence[Curve]) -> None:
     for curve in curves:
         rows = [[name, *_list_cells(curve, name)] for name in curve.r2]
@@ -134,7 +153,10 @@ def _print_curves(curves: Sequence[Curve]) -> None:
 
 
 def _list_cells(curve: Curve, subject: str) -> list[str]:
-    """Returns R² at each level, with the share of the intact R² behind it."""
+    """Returns R² at each level, with the share of the intact R² behind it where something is kept."""
     means = [format_value(mean) for mean, _, _ in curve.r2[subject]]
     kept = curve.kept_share(subject)
-    return [means[0], *(m if k is None else f"{m} ({k:.0%})" for m, k in zip(means[1:], kept[1:], strict=True))]
+    return [
+        means[0],
+        *(m if k is None or k < 0 else f"{m} ({k:.0%})" for m, k in zip(means[1:], kept[1:], strict=True)),
+    ]

@@ -11,6 +11,7 @@ import click
 
 from edgedistill.bundle import FORMAT, MANIFEST, Bundle, GraphVerdict, open_bundle
 from edgedistill.bundle.contents import read_decoder_spec
+from edgedistill.bundle.manifest import Confidence
 from edgedistill.cli.app import FAILED
 from edgedistill.cli.output import error_to_json, format_value, json_option, print_facts, print_json, print_table
 from edgedistill.cli.training_options import add_series_options
@@ -93,6 +94,7 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
         return
     outputs, rate, session = facts["outputs"], facts["rate_hz"], facts["session"] or {}
     listed = ", ".join(f"{output['name']} ({output['unit']})" for output in outputs)
+    found = bundle.manifest.confidence
     head = {key: facts[key] for key in ("path", "name", "created_by", "sha256", "target", "engine", "preset")}
     print_facts(
         {key: value for key, value in head.items() if value is not None}
@@ -101,6 +103,7 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
             "input": f"{len(facts['channel_ids'])} channels at {rate:.10g} Hz, in microvolts",
             "outputs": listed,
         }
+        | ({} if found is None else {"deviations": describe_confidence(found)})
         | {"delay": f"{format_value(facts['group_delay_ms'])} ms through the front end"}
         | {"files": f"{len(facts['files'])}, all unchanged since they were written"}
         | ({"problem": _OLD_FORMAT} if facts["format"] < FORMAT else {})
@@ -111,6 +114,14 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     if metrics:
         print_table("Metrics of the build", ("metric", "value"), list(metrics.items()))
     _print_graphs(bundle.manifest.graphs)
+
+
+def describe_confidence(found: Confidence) -> str:
+    """Returns what the deviations of the outputs were calibrated on, and how sure they are."""
+    if found.note:
+        return f"not calibrated: {found.note}"
+    sure = "" if found.standard_error is None else f"; 90 % intervals cover 90 ± {100 * found.standard_error:.1f} %"
+    return f"calibrated on {found.labelled_bins / 100:g} s that no training saw{sure}"
 
 
 def _print_graphs(graphs: Mapping[str, GraphVerdict]) -> None:
@@ -159,6 +170,7 @@ def _read_facts(bundle: Bundle) -> dict[str, Any]:
         "channel_ids": list(spec.channel_ids),
         "channels": found.channels and [asdict(channel) for channel in found.channels],
         "outputs": [{"name": name, "unit": unit} for name, unit in outputs],
+        "confidence": found.confidence and asdict(found.confidence),
         "metrics": found.metrics,
         "gates": None if found.gates is None else [asdict(gate) for gate in found.gates],
         "engine": found.engine,

@@ -22,6 +22,7 @@ Array = npt.NDArray[np.float64]
 
 WILD = np.float32(2**20)  # deviations; a channel beyond it is lost in that bin, so that no sum can overflow
 ROWS = 4  # rows of the precision matrix that are added at a time
+BLOCK = 256  # bins that are filled in at a time, so that they stay in the cache of the processor
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +48,9 @@ class SpatialModel:
         """
         filled = np.where(there, standardized, np.float32(0))
         some = np.flatnonzero((self.known & ~there).any(axis=1))
-        if len(some):
-            filled[some] = self._fill_in(filled[some], there[some])
+        for at in range(0, len(some), BLOCK):
+            bins = some[at : at + BLOCK]
+            filled[bins] = self._fill_in(filled[bins], there[bins])
         return self._reference(filled)
 
     def _fill_in(self, present: Floats, there: Mask) -> Floats:

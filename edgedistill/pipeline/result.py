@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from edgedistill.bundle import GraphVerdict
+from edgedistill.bundle.manifest import Confidence
 from edgedistill.errors import EngineError
 from edgedistill.pipeline.cache import Stage
 from edgedistill.target import Gate
@@ -53,6 +55,7 @@ class BuildResult:
     lacking: EngineError | None = None  # why the engine is only prepared, and the command that finishes it
     shipped: Path | None = None  # the zip that --zip asked for
     graphs: Mapping[str, GraphVerdict] = field(default_factory=dict)  # by file name
+    confidence: Confidence | None = None  # in the deviations of the outputs
     read: tuple[dict[str, object], ...] = ()  # how each session was read
 
     @property
@@ -71,6 +74,7 @@ class BuildResult:
             "metrics": self.metrics,
             "gates": [asdict(gate) for gate in self.gates],
             "graphs": {name: verdict.to_json() for name, verdict in self.graphs.items()},
+            "confidence": asdict(self.confidence) if self.confidence else None,
             "not_compiled": self.lacking.what if self.lacking else None,
             "next_step": self.next_step,
         }
@@ -108,6 +112,11 @@ def table_from_metrics(metrics: Metrics, decoder_note: str) -> tuple[TableRow, .
         TableRow(name, metrics[name], causal, note + (decoder_note if name in OF_THE_DECODER else ""))
         for name, note, causal in TABLE
     )
+
+
+def none_if_nan(value: float | None) -> float | None:
+    """Returns the value, or None for NaN and infinity, which JSON cannot hold. An output that never moves has no R²."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def mean_or_none(values: Sequence[float]) -> float | None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgedistill.measure.intervals import QUANTILES
 from edgedistill.report.svg import SERIES, Axis, Drawing, Point, format_number
 
 Row = Mapping[str, Any]
 WIDTH = 760.0
+SHOWN = 0.9  # level of the intervals in a trace
 DASHES = ("", "5 3", "2 3")  # of the lines of a robustness curve
 
 
@@ -105,19 +107,23 @@ def _find_place(at: Point, taken: Sequence[Point]) -> Point:
 
 
 def draw_trace(trace: Row, output: int) -> str:
-    """Draws one output as it was decoded over what it truly was."""
+    """Draws one output as it was decoded over what it truly was, with a band of its 90 % intervals."""
     seconds, name, unit = trace["seconds"], trace["names"][output], trace["units"][output]
     lines = {"true": trace["truth"], **trace["decoded"]}
     columns = {key: [row[output] for row in rows] for key, rows in lines.items()}
-    values = [v for column in columns.values() for v in column if v is not None]
+    bands = {key: _find_intervals(trace, key, output) for key in trace.get("deviation") or {}}
+    ends = [end for band in bands.values() for _, low, high in band for end in (low, high)]
+    values = [v for column in columns.values() for v in column if v is not None] + ends
     top, bottom, left = 30.0, 190.0, 60.0
     x, y = Axis(seconds[0], seconds[-1], left, WIDTH - 14), Axis(min(values), max(values), bottom, top)
-    drawing = Drawing(
-        WIDTH, bottom + 46, f"{name}, decoded and true", f"{name} in {unit} over {seconds[-1] - seconds[0]:.0f} s."
-    )
+    words = f"{name} in {unit} over {seconds[-1] - seconds[0]:.0f} s."
+    drawing = Drawing(WIDTH, bottom + 46, f"{name}, decoded and true", words)
     drawing.x_axis(x, top, bottom, "seconds", format_number)
     drawing.y_axis(y, left, WIDTH - 14, format_number)
     drawing.text((left, 14), f"{name}, {unit}", "axis")
+    for key, band in bands.items():
+        upper, lower = [(x(s), y(high)) for s, _, high in band], [(x(s), y(low)) for s, low, _ in band]
+        drawing.area([*upper, *reversed(lower)], f"f{list(trace['decoded']).index(key)} band")
     for i, (key, column) in enumerate(columns.items()):
         css = "true" if key == "true" else f"l{i - 1}"
         points = [(x(s), y(v)) for s, v in zip(seconds, column, strict=True) if v is not None]
@@ -126,6 +132,13 @@ def draw_trace(trace: Row, output: int) -> str:
         drawing.line([(at, 10), (at + 22, 10)], css, "" if i < 2 else ("5 3", "2 3")[i % 2])
         drawing.text((at + 28, 14), key, "label")
     return str(drawing)
+
+
+def _find_intervals(trace: Row, subject: str, output: int) -> list[tuple[float, float, float]]:
+    """Returns the seconds, the lower and the upper end of each 90 % interval of what a subject decoded."""
+    rows = zip(trace["seconds"], trace["decoded"][subject], trace["deviation"][subject], strict=True)
+    known = [(s, guess[output], size[output]) for s, guess, size in rows if None not in (guess[output], size[output])]
+    return [(s, guess - QUANTILES[SHOWN] * size, guess + QUANTILES[SHOWN] * size) for s, guess, size in known]
 
 
 def draw_robustness(curve: Row) -> str:

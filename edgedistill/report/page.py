@@ -31,6 +31,11 @@ HARM = (
     "Days are a model: LFP channels drift in gain, by about a tenth in 15 days (an assumption), and units turn over "
     "as published. These two assumptions decide how LFP and spikes compare."
 )
+BANDS = "Bands are 90 % intervals: nine in ten true values should lie in them."
+INTERVALS = (
+    "An interval is the decoded value plus and minus a number of its standard deviations: 0.674 for 50 %, 1.645 for "
+    "90 %. The standard error says how sure a share is, because the holdout is short and errors last."
+)
 MODEL = (
     "These figures were not measured. They are computed from the assumptions below, each of which can be replaced "
     "(bench --assume NAME=VALUE)."
@@ -85,6 +90,7 @@ def _write_section(result: Result, title: str) -> str:
         _paced(result, deadline),
         _figure(draw_cost(subjects), COST),
         _traces(result.get("trace")),
+        _intervals(result.get("intervals")),
         _robustness(result.get("robustness") or []),
         _system(result.get("system")),
         _layers(result.get("layers") or []),
@@ -159,7 +165,22 @@ def _traces(trace: Result | None) -> str:
     if not trace:
         return ""
     pictures = "".join(_figure(draw_trace(trace, i), "") for i in range(len(trace["names"])))
-    return f"<h2>Decoded traces</h2><p class='soft'>{escape(trace.get('source', ''))}</p>{pictures}"
+    words = ". ".join([trace.get("source", ""), *([BANDS] if trace.get("deviation") else [])])
+    return f"<h2>Decoded traces</h2><p class='soft'>{escape(words)}</p>{pictures}"
+
+
+def _intervals(intervals: Result | None) -> str:
+    if not intervals:
+        return ""
+    rows = []
+    for row in intervals["rows"]:
+        lost = f"{row['channels']} channels, {row['lost']}" if row["channels"] else "none"
+        shares = [f"{c['share']:.1%} ± {_format_share(c['standard_error'])}" for c in row["coverage"]]
+        rows.append([lost, *shares, ", ".join(map(format_number, row["deviation"]))])
+    head = ["channels lost", *(f"in {c['level']:.0%} intervals" for c in intervals["rows"][0]["coverage"])]
+    table = _table([*head, "deviation of each output"], rows)
+    title = f"<h2>True values inside the intervals of {escape(intervals['subject'])}</h2>"
+    return f"{title}{table}<p class='soft'>{INTERVALS}</p>"
 
 
 def _robustness(curves: Sequence[Result]) -> str:
@@ -256,6 +277,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int | None
 
 def _format_or_dash(value: float | None) -> str:
     return "–" if value is None else format_number(value)
+
+
+def _format_share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
 
 
 def _flatten(value: object) -> str:

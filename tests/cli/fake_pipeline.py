@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgedistill.bundle import GraphVerdict
+from edgedistill.bundle.manifest import Confidence
 from edgedistill.target import Gate
 
 
@@ -56,6 +57,7 @@ class FakePipeline(types.ModuleType):
             lacking=None,
             shipped=None,
             graphs={"student.int8.onnx": GraphVerdict(usable=False, reason="its R² differs")},
+            confidence=Confidence(120, None, note="the deviations are those of the behavior"),
             next_step="edgedistill bench x",
             to_json=lambda: facts,
         )

@@ -79,6 +79,18 @@ def full_result() -> dict[str, Any]:
             "units": ["cm/s", "cm/s"],
             "truth": truth.tolist(),
             "decoded": {"lfp-student-int8": (truth + noise).tolist(), "spike-student": (truth + noise / 2).tolist()},
+            "deviation": {"lfp-student-int8": np.ones_like(truth).tolist()},
+            "source": "holdout of the bundle",
+        },
+        "intervals": {
+            "subject": "lfp-student-int8",
+            "confidence": {"labelled_bins": 8000, "standard_error": 0.01, "note": None},
+            "rows": [
+                {"lost": lost, "channels": channels, "draws": 3, "deviation": [8.1, 7.5],
+                 "coverage": [{"level": level, "share": level + 0.011, "standard_error": error,
+                               "share_per_output": [level, level]} for level in (0.5, 0.9)]}
+                for lost, channels, error in (("none", 0, 0.008), ("random", 8, 0.007), ("bank", 8, None))
+            ],
             "source": "holdout of the bundle",
         },
         "robustness": [

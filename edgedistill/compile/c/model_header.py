@@ -103,6 +103,8 @@ def _require_models_fit(model: Int8Model, front_end: FrontEndConfig, facts: Mode
         found = getattr(spatial if name in SPATIAL_TENSORS else deviation, name)
         if found.dtype != np.float32 or found.shape != size or not np.isfinite(found).all():
             got = f"{found.dtype} {found.shape}"
-            raise EngineError(f"'{name}' does not fit the shape of the model", got=got, expected=f"finite float32 {size}")
+            raise EngineError(
+                f"'{name}' does not fit the shape of the model", got=got, expected=f"finite float32 {size}"
+            )
     if (spatial.sweeps, spatial.common_average) != (front_end.fill_sweeps, front_end.common_average):
         raise EngineError("the model of the array has other settings than the front end")
