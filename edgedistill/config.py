@@ -173,6 +173,11 @@ class StudentShape:
         _divides(self.heads, self.d)
 
     @property
+    def size(self) -> StudentSize:
+        """Returns the size without the numbers that a session adds."""
+        return StudentSize(**{field.name: getattr(self, field.name) for field in fields(StudentSize)})
+
+    @property
     def head_dim(self) -> int:
         """Returns the width of one attention head."""
         return self.d // self.heads

@@ -194,6 +194,7 @@ def show(result: dict[str, Any]) -> None:
     console = Console()
     rows, levels = result["rows"], list(result["rows"][LFP_INT8]["kept_share"])
     table = Table("row", "intact R²", *levels, title=f"share of R² that is kept, {len(result['bundles'])} bundles")
+    table.columns[0].no_wrap = True
     for row, found in rows.items():
         kept = [found["kept_share"].get(level, {}).get("mean") for level in levels]
         cells = ["–" if share is None else f"{share:.1%}" for share in kept]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.bundle.contents import Ridge
-from edgedistill.config import StudentShape, StudentSize
+from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 
 Floats = npt.NDArray[np.float32]
@@ -33,21 +33,13 @@ class TorchEager:
         try:
             import torch
 
-            from edgedistill.models.student import Student
+            from edgedistill.models.student import student_from_tensors
         except ImportError as error:
             raise EngineError("PyTorch is not installed", got=error, next_step="pip install '.[train]'") from error
         self._torch, self.shape = torch, shape
         torch.set_num_threads(1)
-        size = StudentSize(
-            shape.d, shape.layers, shape.heads, shape.window, shape.ff, shape.taps, shape.dilation, shape.lags
-        )
-        student = Student(size, {"s": shape.channels}, {"s": "a"}, 1, shape.outputs).eval()
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
-        own = student.state_dict()
-        for name, tensor in own.items():
-            own[name] = tensors.get(_STORED.get(name, name.replace(".mlp.", ".")), tensor)
-        student.load_state_dict(own)
-        self._student = student
+        self._student = student_from_tensors(shape, tensors, "s")
         self._latent, self._lags, self._bias = (tensors[f"readout.{part}"] for part in ("latent", "lags", "bias"))
         self.reset()
 
@@ -71,10 +63,6 @@ class TorchEager:
         rings = {f"ring_k_{i}": ring.numpy() for i, ring in enumerate(self._state.ring_k)}
         rings |= {f"ring_v_{i}": ring.numpy() for i, ring in enumerate(self._state.ring_v)}
         return rings | {"lags": self._recent.numpy()}
-
-
-# Names in `student.safetensors` of the tensors that a training student calls otherwise.
-_STORED = {"tokenizer.base.s_a": "embed.weight", "tokenizer.bias": "embed.bias"}
 
 
 def dynamic_int8_graph(graph: bytes) -> bytes:

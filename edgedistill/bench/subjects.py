@@ -20,6 +20,7 @@ from edgedistill.bench.peers import TorchEager, WindowTeacher, dynamic_int8_grap
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.contents import (
     SPIKE_FOLDER,
+    SPIKE_MODEL,
     TEACHER_FACTS,
     WEIGHTS,
     Floats,
@@ -44,7 +45,9 @@ SUBJECTS = (*STUDENTS, TEACHER, PUBLISHED, PEER_DYNAMIC, PEER_TORCH)
 
 TEACHER_GRAPH, PUBLISHED_GRAPH = "subjects/spike-teacher.onnx", "subjects/spike-teacher-published.onnx"
 UNTRAINED = "not measured: never trained in this shape"
-NOT_IN_BUNDLE = "the bundle does not hold it, or was written by an older version: build it again"
+NOT_IN_BUNDLE = "not in the bundle: an older version wrote it; build it again"
+NO_SPIKE_MODELS = "not in the bundle: built without models on spikes; `edgedistill build --spikes` trains them"
+ON_SPIKES = (SPIKE_STUDENT, SPIKE_INT8, TEACHER, PUBLISHED)
 
 
 class Engine(Protocol):
@@ -106,7 +109,14 @@ def open_candidates(
                 raise
             absent.append(Absent(name, f"{error.what} ({error.got})" if error.got else error.what))
     known = {c.name for c in found} | {a.name for a in absent} | ({PEER_INT8} if engine not in COMPILED else set())
-    return found, absent + [Absent(name, NOT_IN_BUNDLE) for name in wanted if name not in known]
+    missing = [name for name in wanted if name not in known]
+    return found, absent + [Absent(name, explain_missing(bundle, name)) for name in missing]
+
+
+def explain_missing(bundle: Bundle, name: str) -> str:
+    """Returns why a bundle does not hold a subject."""
+    without = SPIKE_MODEL not in bundle.names
+    return NO_SPIKE_MODELS if without and name in ON_SPIKES else NOT_IN_BUNDLE
 
 
 def _list_openers(bundle: Bundle, holdout: Holdout, engine: str) -> Iterator[tuple[str, Callable[[], Candidate]]]:

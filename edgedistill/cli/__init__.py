@@ -6,6 +6,7 @@ the options that several commands share. Modules that take long to import or are
 onnxruntime) are imported inside the commands that use them.
 """
 
+from edgedistill.cli.adapt import adapt
 from edgedistill.cli.app import main
 from edgedistill.cli.bench import bench
 from edgedistill.cli.build import build
@@ -33,6 +34,7 @@ for command in (  # in the order in which a user needs them, as --help lists the
     build,
     compile_command,
     run,
+    adapt,
     bench,
     report,
     targets,

@@ -153,7 +153,10 @@ def _print_curves(curves: Sequence[Curve]) -> None:
 
 
 def _list_cells(curve: Curve, subject: str) -> list[str]:
-    """Returns R² at each level, with the share of the intact R² behind it."""
+    """Returns R² at each level, with the share of the intact R² behind it where something is kept."""
     means = [format_value(mean) for mean, _, _ in curve.r2[subject]]
     kept = curve.kept_share(subject)
-    return [means[0], *(m if k is None else f"{m} ({k:.0%})" for m, k in zip(means[1:], kept[1:], strict=True))]
+    return [
+        means[0],
+        *(m if k is None or k < 0 else f"{m} ({k:.0%})" for m, k in zip(means[1:], kept[1:], strict=True)),
+    ]

@@ -10,7 +10,7 @@ import click
 from edgedistill.bundle import reasons_left_out
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.output import print_gates, print_json, print_notes, print_table, show_training
-from edgedistill.cli.training_options import PATH, add_training_options, recipe_option
+from edgedistill.cli.training_options import FOLLOW_HELP, PATH, add_training_options, recipe_option
 from edgedistill.config import load_preset
 from edgedistill.quantization.calibration.recipe import load_recipe
 from edgedistill.target import load_target, require_buildable
@@ -56,6 +56,12 @@ stderr says why.""",
 @click.option("--teacher", type=PATH, help="Use this teacher of `edgedistill pretrain` instead of training one.")
 @click.option("--student", type=PATH, help="Use this student of `edgedistill distill` instead of training one.")
 @click.option(
+    "--spikes",
+    is_flag=True,
+    help="With --student: also train a teacher and a spike student on these sessions, to compare with. --baselines "
+    "implies it.",
+)
+@click.option(
     "--adapt",
     type=click.Choice(["none", "stats", "tokenizer"]),
     default="stats",
@@ -65,6 +71,15 @@ stderr says why.""",
 )
 @click.option("--probe", is_flag=True, help="Fit a new read-out on the labels of this session. Needs --student.")
 @recipe_option
+@click.option(
+    "--follow",
+    "follow_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help=FOLLOW_HELP,
+)
 @click.option(
     "--ranges",
     type=PATH,
@@ -86,7 +101,8 @@ def build(
     """Take NWB sessions all the way to a decoder for one device.
 
     This trains a teacher, a spike student and an LFP student, fits linear baselines, quantizes the students to INT8,
-    measures every R² by streaming over data that no stage has seen, and writes a bundle.
+    measures every R² by streaming over data that no stage has seen, and writes a bundle. With --student nothing is
+    trained unless --spikes or --baselines ask for it.
     """
     if settings["ship"] and out.suffix == ".zip":
         raise click.UsageError(f"--zip makes a zip of a folder, but {out} is a zip already: write --out NAME.edge")

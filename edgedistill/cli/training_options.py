@@ -24,6 +24,11 @@ SERIES_HELP = {
     "several series have in common, or columns of one series (NAME[0,1]).",
 }
 
+FOLLOW_HELP = (
+    "The time constant with which mean and deviation of each channel follow the signal while the bundle decodes, 10 s "
+    "or more. 0 keeps them as they are."
+)
+
 
 def add_series_options(command: Command) -> Command:
     """Adds --lfp, --units and --behavior to a command, which receives them as one `SeriesNames` called `names`."""

@@ -6,7 +6,7 @@ The inputs are the parts of a recording: LFP, units and behavior, each with its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +39,27 @@ class BinClock:
         """Returns T."""
         return len(self.edges_s) - 1
 
+    def cut(self, most: int | None) -> BinClock:
+        """Returns the first `most` bins, or all of them for None and where there are no more."""
+        if most is None or most >= self.bins:
+            return self
+        return replace(self, edges_s=self.edges_s[: most + 1], ends_first="stretch that is read")
 
-def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behavior: Behavior | None) -> BinClock:
+
+def find_clock(
+    recording: Recording,
+    lfp: Lfp | None,
+    units: Units | None,
+    behavior: Behavior | None,
+    least_bins: int = MIN_BINS,
+) -> BinClock:
     """Returns the bins that all given parts cover.
 
     Bin k begins k / 100 s after the first LFP frame, so that nothing is cut off at the start. The end is where the
     first of the parts ends. Without LFP bin 0 begins at 0 s, or at a whole second where all parts begin later than a
     minute. Edges follow the timestamps of an LFP whose clock wanders.
 
-    Raises RecordingError where the parts do not overlap for two minutes or run on unequal clocks.
+    Raises RecordingError where the parts do not overlap for `least_bins` or run on unequal clocks.
     """
     spans: dict[str, tuple[float, float]] = {}
     notes: tuple[str, ...] = ()
@@ -71,11 +83,11 @@ def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behav
             spans["units"] = _join(spans["units"], *watched)
     recorded = {part: span for part, span in spans.items() if part != "units"}
     if len(recorded) > 1:  # before the units are blamed for not fitting into both
-        _require_overlap(recording.path, recorded)
+        _require_overlap(recording.path, recorded, least_bins)
         _require_one_unit(recording.path, recorded)
     if units is not None and recorded:
         notes = require_spikes_inside(units, _join(*recorded.values()), "the recording", _share(*recorded.values()))
-    _require_overlap(recording.path, spans)
+    _require_overlap(recording.path, spans, least_bins)
     earliest = min(first for first, _ in spans.values())
     if lfp is not None:
         frames = lfp.frames * BINS_PER_S * lfp.rate.denominator // lfp.rate.numerator
@@ -87,8 +99,9 @@ def find_clock(recording: Recording, lfp: Lfp | None, units: Units | None, behav
     if lfp is not None:
         bins["LFP"] = len(edges) - 1
     ends_first = min(bins, key=lambda part: bins[part])
-    if bins[ends_first] < MIN_BINS:
-        raise _too_short_error(recording.path, f"{bins[ends_first] / BINS_PER_S:g} s from the start of bin 0")
+    if bins[ends_first] < least_bins:
+        held = f"{bins[ends_first] / BINS_PER_S:g} s from the start of bin 0"
+        raise _too_short_error(recording.path, held, least_bins)
     whole = [span for part, span in spans.items() if part != "units"] or [spans["units"]]
     return BinClock(edges[: bins[ends_first] + 1], ends_first, _join(*whole), notes)
 
@@ -107,14 +120,18 @@ def find_drift(lfp: Lfp, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.float6
     return np.where(np.abs(drift) < ROUNDING_S, 0.0, drift)
 
 
-def _require_overlap(path: Path, spans: dict[str, tuple[float, float]]) -> None:
+def _require_overlap(path: Path, spans: dict[str, tuple[float, float]], least_bins: int) -> None:
     listed = ", ".join(f"{part} {first:.3f} to {last:.3f} s" for part, (first, last) in spans.items())
     shared = min(last for _, last in spans.values()) - max(first for first, _ in spans.values())
-    if shared >= MIN_BINS / BINS_PER_S - 1:  # the first spike may come late
+    if shared >= least_bins / BINS_PER_S - 1:  # the first spike may come late
         return
-    short = [part for part, (first, last) in spans.items() if last - first < MIN_BINS / BINS_PER_S]
+    short = [part for part, (first, last) in spans.items() if last - first < least_bins / BINS_PER_S]
     if short:
-        raise _too_short_error(path, listed) if len(short) == len(spans) else _short_part_error(path, short, listed)
+        raise (
+            _too_short_error(path, listed, least_bins)
+            if len(short) == len(spans)
+            else _short_part_error(path, short, listed)
+        )
     raise _unequal_clocks_error(path, listed, "two minutes in which all of them run")
 
 
@@ -155,11 +172,12 @@ def _short_part_error(path: Path, short: list[str], got: str) -> RecordingError:
     )
 
 
-def _too_short_error(path: Path, got: str) -> RecordingError:
+def _too_short_error(path: Path, got: str, least_bins: int) -> RecordingError:
+    least = "two minutes" if least_bins == MIN_BINS else f"{least_bins / BINS_PER_S:g} s"
     return RecordingError(
-        f"{path}: fewer than two minutes of data",
+        f"{path}: fewer than {least} of data",
         got=got,
-        expected="at least 120 s",
+        expected=f"at least {least_bins / BINS_PER_S:g} s",
         causes=("a test recording", "a file that was cut while it was written"),
         next_step="leave this session out",
     )

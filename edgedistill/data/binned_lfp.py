@@ -56,10 +56,14 @@ class BinnedLfp:
         return [(GAP, self.gap), (ALL_BAD, self.bad.all(axis=1)), (SETTLING, settling)], rings
 
 
-def bin_lfp(lfp: Lfp, clock: BinClock, line_hz: float) -> BinnedLfp:
-    """Runs the LFP through the front end in blocks, so that memory grows with the bins and not with the frames."""
+def default_front_end(lfp: Lfp, line_hz: float) -> FrontEndConfig:
+    """Returns the settings for an LFP, in which channels that the file marks as bad are left out."""
     marked = tuple(c for c, electrode in enumerate(lfp.electrodes) if electrode.bad is not None)
-    config = FrontEndConfig(rate=lfp.rate, channels=lfp.channels, line_hz=line_hz, left_out=marked)
+    return FrontEndConfig(rate=lfp.rate, channels=lfp.channels, line_hz=line_hz, left_out=marked)
+
+
+def bin_lfp(lfp: Lfp, clock: BinClock, config: FrontEndConfig) -> BinnedLfp:
+    """Runs the LFP through the front end in blocks, so that memory grows with the bins and not with the frames."""
     front_end = FrontEnd(config)
     values = np.empty((clock.bins, lfp.channels))
     bad: Mask = np.empty(values.shape, dtype=np.bool_)

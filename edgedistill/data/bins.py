@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edgedistill.data.behavior.behavior import Behavior
 from edgedistill.data.bin_clock import BinClock, find_clock
-from edgedistill.data.binned_lfp import bin_lfp
+from edgedistill.data.binned_lfp import bin_lfp, default_front_end
 from edgedistill.data.coverage import (
     GAP,
     INVALID,
@@ -42,7 +42,7 @@ from edgedistill.data.session import (
 )
 from edgedistill.data.units.units import Units
 from edgedistill.errors import RecordingError
-from edgedistill.frontend import find_bin
+from edgedistill.frontend import FrontEndConfig, find_bin
 
 __all__ = [
     "MIN_BINS",
@@ -65,11 +65,16 @@ def bins_from_recording(
     need: Iterable[str] = PARTS,
     also: Iterable[str] = (),
     line_hz: float = 60,
+    frontend: FrontEndConfig | None = None,
     sha256: str | None = None,
+    least_bins: int = MIN_BINS,
+    most_bins: int | None = None,
 ) -> SessionBins:
     """Returns one session on the bin clock: the parts in `need`, and those in `also` that the file has.
 
-    `sha256` is the digest of the session, where the caller has computed it.
+    `frontend` holds the settings of a bundle's front end, for the rate and the channels of this LFP; without it, they
+    follow from `line_hz`. `sha256` is the digest of the session, where the caller has computed it. Of a long recording
+    only the first `most_bins` are read.
 
     The clock is that of the LFP, also when only spikes are needed. Without LFP bin 0 begins at 0 s, or at the whole
     second before a recording that starts later than a minute.
@@ -77,8 +82,8 @@ def bins_from_recording(
     Bins that the file says are invalid, that lie in a gap, in which the filters still settle from one, or in which no
     channel or no unit is there, are not `valid`. `left_out_s` counts them, and those without behavior, by reason.
 
-    Raises RecordingError for a missing part, LFP below 200 Hz, less than two minutes, clocks that do not overlap, and a
-    session whose channels are all bad or of which less than ten seconds are valid. Stretches of NaN and dead channels
+    Raises RecordingError for a missing part, LFP below 200 Hz, fewer than `least_bins`, clocks that do not overlap, and
+    a session whose channels are all bad or of which less than ten seconds are valid. Stretches of NaN and dead channels
     are no errors.
     """
     need = tuple(need)
@@ -90,7 +95,7 @@ def bins_from_recording(
     lfp = _find_clock_lfp(recording, "lfp" in parts, refused)
     units = recording.units if "units" in parts else None
     behavior = recording.behavior if "behavior" in parts else None
-    clock = find_clock(recording, lfp, units, behavior if "behavior" in need else None)
+    clock = find_clock(recording, lfp, units, behavior if "behavior" in need else None, least_bins).cut(most_bins)
     outputs = behavior.sample_at(clock.edges_s[1:]) if behavior is not None else None
     if behavior is not None and outputs is not None and (lack := _find_lack(behavior, outputs, clock.bins)):
         if "behavior" in need:
@@ -98,7 +103,9 @@ def bins_from_recording(
         behavior, outputs, refused["behavior"] = None, None, lack.what
     reasons = list_known_reasons(recording, clock, lfp if "lfp" in parts else None, units)
     _require_valid(recording, clock, reasons)
-    field = bin_lfp(lfp, clock, line_hz) if lfp is not None and "lfp" in parts else None
+    field = None
+    if lfp is not None and "lfp" in parts:
+        field = bin_lfp(lfp, clock, default_front_end(lfp, line_hz) if frontend is None else frontend)
     disturbed = None
     if field is not None:
         further, disturbed = field.find_disturbed(dict(reasons))

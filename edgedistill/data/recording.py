@@ -69,6 +69,12 @@ class Recording:
         other.names = names
         return other
 
+    def with_lfp(self, lfp: Lfp) -> Recording:
+        """Returns the same open file with this LFP in place of its own. It is closed with this one."""
+        other = copy(self)
+        other.__dict__["lfp"] = lfp
+        return other
+
     @property
     def session_id(self) -> str:
         """Returns the session id, or the name of the file where it has none."""

@@ -122,11 +122,18 @@ def split_bins(
 
 
 def fit_normalization(bins: SessionBins, block: slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Returns mean and standard deviation in uV of each channel, both (C,), over its good bins in `block`.
+    """Returns mean and standard deviation in uV of each channel, both (C,), over its bins in `block` that count.
 
-    Bins before the front end has settled are left out where later ones exist, because the step from nothing to the
-    offset of the electrode rings through the 0.05 Hz high-pass. Artefacts, and the bins after them that ring, are left
-    out too. A channel without good bins gets 0 and 0.
+    A channel without such bins gets 0 and 0. Raises RecordingError without LFP.
+    """
+    return compute_moments(*find_counted(bins, block))
+
+
+def find_counted(bins: SessionBins, block: slice) -> tuple[Floats, Mask]:
+    """Returns bins (T, C) in uV of `block`, and which of them count in statistics (T, C). Raises RecordingError.
+
+    Bins before the front end has settled are left out where later ones exist, because its filters start from rest. Bad
+    and disturbed bins, artefacts and the bins after them that ring do not count.
     """
     if bins.lfp is None or bins.bad is None or bins.frontend is None:
         raise RecordingError(f"{bins.path}: no LFP was loaded", expected="a session loaded with its LFP")
@@ -134,21 +141,24 @@ def fit_normalization(bins: SessionBins, block: slice) -> tuple[npt.NDArray[np.f
     settled = max(first, settling_bins(bins.frontend))
     first = settled if stop - settled >= MIN_BLOCK_BINS else first
     bad = bins.bad[first:stop] if bins.disturbed is None else bins.bad[first:stop] | bins.disturbed[first:stop]
-    return fit_statistics(bins.lfp[first:stop], ~bad, settling_bins(bins.frontend))
+    values = bins.lfp[first:stop]
+    return values, leave_out_artefacts(values, ~bad, settling_bins(bins.frontend))
 
 
-def fit_statistics(values: Floats, good: Mask, settling: int) -> tuple[Floats, Floats]:
-    """Returns mean and deviation, both (C,), of the good bins (T, C) in values (T, C), without artefacts.
-
-    The bins that the front end takes to settle after an artefact are left out too.
-    """
-    good = good.copy()
-    for channel, rows in enumerate(good.T):
-        rows[:] = _leave_out_artefacts(values[:, channel], rows, settling)
-    count = np.maximum(good.sum(axis=0), 1)
-    mean = np.where(good, values, 0.0).sum(axis=0) / count
-    squares = np.where(good, values - mean, 0.0) ** 2
+def compute_moments(values: Floats, counted: Mask) -> tuple[Floats, Floats]:
+    """Returns mean and deviation, both (C,), of the bins in values (T, C) that count (T, C)."""
+    count = np.maximum(counted.sum(axis=0), 1)
+    mean = np.where(counted, values, 0.0).sum(axis=0) / count
+    squares = np.where(counted, values - mean, 0.0) ** 2
     return mean, np.sqrt(squares.sum(axis=0) / count)
+
+
+def leave_out_artefacts(values: Floats, good: Mask, settling: int) -> Mask:
+    """Returns the good bins (T, C) of values (T, C) without artefacts and the `settling` bins after each."""
+    counted = good.copy()
+    for channel, rows in enumerate(counted.T):
+        rows[:] = _leave_out_artefacts(values[:, channel], rows, settling)
+    return counted
 
 
 def _leave_out_artefacts(x: npt.NDArray[np.float64], good: npt.NDArray[np.bool_], settling: int) -> Mask:

@@ -1,16 +1,20 @@
 """Fits how the channels of an array go together, over the training block of a session.
 
 `SessionBins` go in. A `Standardization` comes out: mean and deviation of each channel, and the model that fills in lost
-channels. docs/numerics.md, "How the model is found", is the definition.
+channels. docs/numerics.md, "How the model is found", is the definition. For a student that was trained on another day,
+`update_standardization` keeps what the new day cannot show.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.covariance import ledoit_wolf
 
-from edgedistill.data.session import Floats, Mask, SessionBins, fit_normalization
+from edgedistill.data.session import Floats, Mask, SessionBins, compute_moments, find_counted
+from edgedistill.errors import RecordingError
 from edgedistill.frontend import FrontEndConfig, SpatialModel, Standardization, standardize
 
 KNOWN_SHARE, KNOWN_BINS = 0.1, 100  # of the block, and bins, that a channel must have to be known
@@ -18,27 +22,107 @@ WHOLE_SHARE = 0.2  # of the block in which all known channels are good, so that 
 LEAST_SHRINKAGE = 0.001  # so that channels that are equal, or average to 0, can be inverted
 
 
+@dataclass(frozen=True, eq=False)
+class JointStandardization:
+    """Holds how another day is standardized, and the channels (C,) that stay as they were before."""
+
+    standardization: Standardization
+    kept: Mask
+
+
+@dataclass(frozen=True, eq=False)
+class ShownChannels:
+    """Holds what a block of T bins shows of C channels."""
+
+    known: Mask  # (C,) channels that it shows
+    standardized: npt.NDArray[np.float32]  # (T, C)
+    there: Mask  # (T, C) known channels that are there
+    precision: Floats  # of the known channels
+
+
 def fit_standardization(bins: SessionBins, block: slice) -> Standardization:
     """Returns what turns the channels of `bins` into the models' input, fitted on `block`. Raises RecordingError."""
-    mean, std = fit_normalization(bins, block)
-    assert bins.lfp is not None
-    assert bins.bad is not None
+    values, counted = find_counted(bins, block)
+    mean, std = compute_moments(values, counted)
     assert bins.frontend is not None
-    bad = bins.bad[block] if bins.disturbed is None else bins.bad[block] | bins.disturbed[block]
-    return Standardization(mean, std, fit_spatial_model(bins.frontend, bins.lfp[block], bad, mean, std))
+    return Standardization(mean, std, fit_spatial_model(bins.frontend, values, ~counted, mean, std))
+
+
+def update_standardization(bins: SessionBins, block: slice, old: Standardization) -> JointStandardization:
+    """Returns the standardization of another day, fitted on `block`, for a student that was trained with `old`.
+
+    Raises RecordingError where the block shows no channel that `old` knows.
+    """
+    values, counted = find_counted(bins, block)
+    found = join_standardizations(compute_moments(values, counted), values, ~counted, old)
+    if found is None:
+        raise RecordingError(
+            f"{bins.path}: nothing can be learned about the channels of the bundle",
+            got=f"{np.count_nonzero(old.spatial.known)} channels, each bad in most of the stretch",
+            expected="at least one with a second of signal, and with signal in a tenth of the stretch",
+            causes=("the array was not connected", "the stretch is full of artefacts"),
+            next_step=f"edgedistill inspect {bins.path}, or take another stretch of it",
+        )
+    return found
+
+
+def join_standardizations(
+    statistics: tuple[Floats, Floats], values: Floats, bad: Mask, old: Standardization
+) -> JointStandardization | None:
+    """Returns what values (T, C) in uV of another day show, and what `old` says of the channels that they do not show.
+
+    A channel that `old` does not know stays unknown, because the student has learned nothing about it. A channel that
+    is not shown keeps its mean, its deviation and its gain, and is filled in from the others as `old` says.
+
+    `statistics` are mean and deviation (C,) of the values, of which some are bad (T, C). Returns None where the values
+    show no channel that `old` knows.
+    """
+    shown = find_shown_channels(values, bad, statistics, old.spatial.known)
+    if not shown.known.any():
+        return None
+    mean, std = (np.where(shown.known, *both) for both in zip(statistics, (old.mean, old.std), strict=True))
+    precision = join_precisions(shown.precision, shown.known, old.spatial)
+    settings = (old.spatial.sweeps, old.spatial.common_average)
+    found = spatial_model(precision, old.spatial.known, shown.standardized, shown.there, *settings)
+    gain = np.where(shown.known, found.gain, old.spatial.gain)
+    joint = Standardization(mean, std, replace(found, gain=gain))
+    return JointStandardization(joint, old.spatial.known & ~shown.known)
 
 
 def fit_spatial_model(config: FrontEndConfig, values: Floats, bad: Mask, mean: Floats, std: Floats) -> SpatialModel:
     """Returns the model of an array from values (T, C) in uV, its bad channels (T, C), and its statistics (C,)."""
-    found, there, _ = standardize(values, bad, (mean, std), std > 0)
+    shown = find_shown_channels(values, bad, (mean, std), std > 0)
+    settings = (config.fill_sweeps, config.common_average)
+    return spatial_model(shown.precision, shown.known, shown.standardized, shown.there, *settings)
+
+
+def find_shown_channels(values: Floats, bad: Mask, statistics: tuple[Floats, Floats], wanted: Mask) -> ShownChannels:
+    """Returns what values (T, C) in uV, of which some are bad (T, C), show of the `wanted` channels (C,)."""
+    wanted = wanted & (statistics[1] > 0)
+    found, there, _ = standardize(values, bad, statistics, wanted)
     count = there.sum(axis=0)
-    known = (std > 0) & (count >= max(KNOWN_BINS, KNOWN_SHARE * len(there)))
+    known = wanted & (count >= max(KNOWN_BINS, KNOWN_SHARE * len(there)))
     there &= known
     whole = there[:, known].all(axis=1)
     rows = whole if whole.sum() >= max(KNOWN_BINS, WHOLE_SHARE * len(there)) else there.any(axis=1)
     present = np.where(there, found, 0.0)[rows][:, known].astype(np.float64)
-    precision = find_precision(present)
-    return spatial_model(config, precision, known, found, there)
+    return ShownChannels(known, found, there, find_precision(present))
+
+
+def join_precisions(precision: Floats, shown: Mask, old: SpatialModel) -> Floats:
+    """Returns the precision matrix of all channels that `old` knows. `precision` is that of those `shown` (C,).
+
+    The others go with the shown ones as they did: their rows are those of `old`. So their conditional mean is the same,
+    and the shown channels have the covariance that `precision` says. Such a matrix is always positive definite.
+    """
+    kept = (old.known & ~shown)[old.known]
+    if not kept.any():
+        return precision
+    scale = old.scale[old.known].astype(np.float64)
+    joint = old.coupling[np.ix_(old.known, old.known)].astype(np.float64) * np.outer(scale, scale)
+    across = joint[np.ix_(~kept, kept)]
+    joint[np.ix_(~kept, ~kept)] = precision + across @ np.linalg.solve(joint[np.ix_(kept, kept)], across.T)
+    return joint
 
 
 def find_precision(present: Floats) -> Floats:
@@ -53,7 +137,12 @@ def find_precision(present: Floats) -> Floats:
 
 
 def spatial_model(
-    config: FrontEndConfig, precision: Floats, known: Mask, standardized: npt.NDArray[np.float32], there: Mask
+    precision: Floats,
+    known: Mask,
+    standardized: npt.NDArray[np.float32],
+    there: Mask,
+    sweeps: int,
+    common_average: bool,
 ) -> SpatialModel:
     """Returns the model of the `known` channels (C,) with `precision`, whose gains are found on standardized (T, C)."""
     channels = len(known)
@@ -64,8 +153,8 @@ def spatial_model(
     scale[known] = root
     gain = known.astype(np.float32)
     inverse = np.float32(1) / scale
-    model = SpatialModel(coupling, scale, inverse, gain, config.fill_sweeps, config.common_average)
+    model = SpatialModel(coupling, scale, inverse, gain, sweeps, common_average)
     filled = model.complete(standardized, there)[there.any(axis=1)].astype(np.float64)
     deviation = filled.std(axis=0) if len(filled) else np.ones(channels)
     gain = np.where(known, 1 / np.where(deviation > 0, deviation, 1.0), 0.0).astype(np.float32)
-    return SpatialModel(coupling, scale, inverse, gain, config.fill_sweeps, config.common_average)
+    return SpatialModel(coupling, scale, inverse, gain, sweeps, common_average)

@@ -22,6 +22,7 @@ from edgedistill.frontend.design import (
     filter_sections,
     find_bin,
     group_delay_ms,
+    require_follow,
     settling_bins,
 )
 from edgedistill.frontend.spatial import SpatialModel, Standardization, standardize, zscore
@@ -39,6 +40,7 @@ __all__ = [
     "filter_sections",
     "find_bin",
     "group_delay_ms",
+    "require_follow",
     "settling_bins",
     "standardize",
     "zscore",

@@ -76,7 +76,7 @@ class FrontEndConfig:
             ("filter_order", self.filter_order >= 1, "at least 1"),
             ("bridged_s", self.bridged_s >= 0, "0 or more"),
             ("fill_sweeps", 0 <= self.fill_sweeps <= MOST_SWEEPS, f"from 0 to {MOST_SWEEPS}"),
-            ("follow_s", self.follow_s == 0 or self.follow_s >= SHORTEST_FOLLOW_S, FOLLOW_EXPECTED),
+            ("follow_s", can_follow(self.follow_s), FOLLOW_EXPECTED),
             (
                 "left_out",
                 _are_columns(self.left_out, self.channels),
@@ -159,6 +159,19 @@ class FrontEndConfig:
         if isinstance(left_out := values.get("left_out"), list):
             values["left_out"] = tuple(left_out)
         return cls(**values)  # type: ignore[arg-type]
+
+
+def can_follow(follow_s: float) -> bool:
+    """Returns whether statistics can follow the signal with this time constant in s; 0 means that they stay."""
+    return follow_s == 0 or SHORTEST_FOLLOW_S <= follow_s < math.inf
+
+
+def require_follow(follow_s: float) -> None:
+    """Raises ConfigError for a time constant in s with which statistics cannot follow the signal."""
+    if not can_follow(follow_s):
+        raise ConfigError(
+            "statistics cannot follow the signal this fast", got=f"{follow_s:g} s", expected=FOLLOW_EXPECTED
+        )
 
 
 def _are_columns(columns: object, channels: int) -> bool:

@@ -22,6 +22,7 @@ Array = npt.NDArray[np.float64]
 
 WILD = np.float32(2**20)  # deviations; a channel beyond it is lost in that bin, so that no sum can overflow
 ROWS = 4  # rows of the precision matrix that are added at a time
+BLOCK = 256  # bins that are filled in at a time, so that they stay in the cache of the processor
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +48,9 @@ class SpatialModel:
         """
         filled = np.where(there, standardized, np.float32(0))
         some = np.flatnonzero((self.known & ~there).any(axis=1))
-        if len(some):
-            filled[some] = self._fill_in(filled[some], there[some])
+        for at in range(0, len(some), BLOCK):
+            bins = some[at : at + BLOCK]
+            filled[bins] = self._fill_in(filled[bins], there[bins])
         return self._reference(filled)
 
     def _fill_in(self, present: Floats, there: Mask) -> Floats:
@@ -63,7 +65,9 @@ class SpatialModel:
             y = y + alpha * p
             r = np.where(lost, r - alpha * q, np.float32(0))
             before, power = power, lane_sum(r * r)
-            p = r + _ratio(power, before)[:, None] * p
+            going = (power > TINY)[:, None]  # a solution that is exact is left alone, so that nothing becomes denormal
+            p = np.where(going, r + _ratio(power, before)[:, None] * p, np.float32(0))
+            r = np.where(going, r, np.float32(0))
         return np.asarray(np.where(lost, y * self.inverse_scale, present), np.float32)
 
     def _times(self, x: Floats) -> Floats:

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.data.session import BINS_PER_S, fit_statistics
+from edgedistill.data.session import BINS_PER_S, compute_moments, leave_out_artefacts
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import FrontEnd, FrontEndConfig, settling_bins
 
@@ -52,11 +52,9 @@ def measure_ratios(lfp: Frames, config: FrontEndConfig, std: Floats) -> Floats:
     Channels are not compared where the bundle's deviation is 0, or where less than five seconds of the minute that is
     measured are good. Bins in invalid times are not good.
     """
-    values, bad = _filter_middle(lfp, config)
-    settling = settling_bins(config)
-    good = _leave_out_recovery(~bad, settling)[settling:]
-    values = values[settling:]
-    _, found = fit_statistics(values, good, settling)
+    values, good, calm = _filter_middle(lfp, config)
+    good = np.where(calm.sum(axis=0) >= MIN_GOOD_BINS, calm, good)
+    _, found = compute_moments(values, leave_out_artefacts(values, good, settling_bins(config)))
     ratios: Floats = np.full(len(std), np.nan)
     np.divide(found, std, out=ratios, where=std > 0)
     ratios[good.sum(axis=0) < MIN_GOOD_BINS] = np.nan
@@ -74,11 +72,11 @@ def describe_length(lfp: Frames, config: FrontEndConfig) -> str | None:
     )
 
 
-def _filter_middle(lfp: Frames, config: FrontEndConfig) -> tuple[Floats, Mask]:
-    """Returns bins and bad channels, both (B, C), of the settling time and a minute. Bins in invalid times are bad.
+def _filter_middle(lfp: Frames, config: FrontEndConfig) -> tuple[Floats, Mask, Mask]:
+    """Returns bins of a minute after the settling time, good ones, and good ones with settled filters, (B, C) each.
 
-    They lie in the longest stretch without a gap, or in the whole recording where that is too short: where the fewest
-    bins of the minute are invalid, and of such places closest to the middle.
+    Bins in invalid times are not good. The minute lies in the longest stretch without a gap, or in the whole recording
+    where that is too short: where the fewest of its bins are invalid, and of such places closest to the middle.
     """
     settling = settling_bins(config)
     begin, total = map(config.bin_of, lfp.longest_run)
@@ -94,20 +92,21 @@ def _filter_middle(lfp: Frames, config: FrontEndConfig) -> tuple[Floats, Mask]:
     start, stop = config.edge(first), config.edge(min(total, first + wanted))
     front_end, step = FrontEnd(config), max(1, READ_VALUES // config.channels)
     parts = [front_end.push(lfp.read(at, min(at + step, stop))) for at in range(start, stop, step)]
-    empty = np.empty((0, config.channels))
-    bad = np.concatenate([empty.astype(np.bool_), *(part.bad for part in parts)])
-    bad[invalid[first : first + len(bad)]] = True
-    return np.concatenate([empty, *(part.values for part in parts)]), bad
+    values = np.concatenate([np.empty((0, config.channels)), *(part.values for part in parts)])
+    bad: Mask = np.concatenate([np.empty(values[:0].shape, np.bool_), *(part.bad for part in parts)])
+    unsettled: Mask = np.concatenate([np.empty(0, np.bool_), *(part.unsettled for part in parts)])
+    spoilt = invalid[first : first + len(bad)]
+    good = ~(bad | spoilt[:, None])
+    calm = good & ~(unsettled | _touch_after(spoilt, settling))[:, None]
+    return values[settling:], good[settling:], calm[settling:]
 
 
-def _leave_out_recovery(good: Mask, settling: int) -> Mask:
-    """Returns `good` (B, C) without the settling time after bad bins, for channels that have enough bins besides."""
-    at = np.arange(len(good))[:, None]
-    latest = np.maximum.accumulate(np.where(good, -settling - 1, at), axis=0)
-    calm: Mask = good & (at - latest > settling)
-    enough = calm[settling:].sum(axis=0) >= MIN_GOOD_BINS
-    chosen: Mask = np.where(enough, calm, good)
-    return chosen
+def _touch_after(spoilt: Mask, settling: int) -> Mask:
+    """Returns the bins (B,) that are spoilt or lie within the settling time after such a bin."""
+    at = np.arange(len(spoilt))
+    latest = np.maximum.accumulate(np.where(spoilt, at, -settling - 1))
+    touched: Mask = at - latest <= settling
+    return touched
 
 
 def judge_ratios(ratios: Floats, names: Sequence[str], file: object, series: str) -> list[str]:

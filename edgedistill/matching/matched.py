@@ -15,7 +15,6 @@ from edgedistill.data.recording import Recording
 from edgedistill.data.session import BINS_PER_S
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import FrontEndConfig, bin_edges
-from edgedistill.matching.channels import ChannelOrder
 
 STEADY_S = 1e-5  # a clock that strays less from a constant rate than a thousandth of a bin has a constant rate
 
@@ -25,8 +24,7 @@ class MatchedRecording:
     """Reads the LFP of a recording as a bundle takes it: the channels in its order, the bad ones as NaN."""
 
     recording: Recording
-    lfp: Lfp
-    order: ChannelOrder
+    lfp: Lfp  # with the channels in the order of the bundle, as has the recording
     masked: npt.NDArray[np.bool_]  # (C,) channels, in the order of the bundle, that the recording marks as bad
     stretch: float  # seconds of the recording's clock for a second of the bundle's
     warnings: tuple[str, ...] = ()
@@ -79,6 +77,4 @@ class MatchedRecording:
         return mask_intervals(np.concatenate([[self.lfp.start_s], ends_s]), invalid)
 
     def _arrange(self, frames: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        if not self.order.as_stored:
-            frames = frames[:, list(self.order.columns)]
         return np.where(self.masked, np.float32(np.nan), frames) if self.masked.any() else frames

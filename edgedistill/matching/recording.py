@@ -25,12 +25,13 @@ from edgedistill.matching.clock import MOST_PPM, describe_days, describe_rates, 
 from edgedistill.matching.matched import MatchedRecording
 
 
-def match_recording(bundle: Bundle, recording: Recording) -> MatchedRecording:
+def match_recording(bundle: Bundle, recording: Recording, keeps_statistics: bool = True) -> MatchedRecording:
     """Compares a recording with the bundle and returns it as the bundle's decoder takes it, with warnings.
 
-    The LFP and the behavior are those of the paths or names that the bundle was built from, where the file has them and
-    the user named none. Raises RecordingError where another number of channels, another rate, an order that cannot be
-    put right or an impossible amplitude says that the bundle cannot decode the recording.
+    Another day is a warning where the statistics of the bundle will be used (`keeps_statistics`). The LFP and the
+    behavior are those of the paths or names that the bundle was built from, where the file has them and the user named
+    none. Raises RecordingError where another number of channels, another rate, an order that cannot be put right or an
+    impossible amplitude says that the bundle cannot decode the recording.
     """
     spec, manifest = read_decoder_spec(bundle), bundle.manifest
     recording = _prefer_series(recording, manifest)
@@ -40,11 +41,13 @@ def match_recording(bundle: Bundle, recording: Recording) -> MatchedRecording:
     _require_fit(spec, lfp, recording)
     channels = manifest.channels or tuple(map(Channel, spec.channel_ids))
     order = find_order(channels, lfp.electrodes, f"{recording.path}, {lfp.series}")
-    bad = [lfp.electrodes[column].bad for column in order.columns]
+    if not order.as_stored:
+        lfp = lfp.in_order(order.columns)
+        recording = recording.with_lfp(lfp)
+    bad = [electrode.bad for electrode in lfp.electrodes]
     matched = MatchedRecording(
         recording,
         lfp,
-        order,
         masked=np.array([reason is not None for reason in bad]),
         stretch=float(spec.front_end.rate / lfp.rate),
     )
@@ -53,7 +56,7 @@ def match_recording(bundle: Bundle, recording: Recording) -> MatchedRecording:
         describe_rates(lfp.rate, spec.front_end.rate),
         *order.warnings,
         _describe_marks(bad, channels, std),
-        _describe_session(recording, manifest),
+        _describe_session(recording, manifest) if keeps_statistics else None,
         _describe_silence(manifest),
         *_compare_amplitude(matched, spec, manifest, [c.label or c.id for c in channels]),
     ]
@@ -151,8 +154,8 @@ def _describe_session(recording: Recording, manifest: Manifest) -> str | None:
         return None
     when = f"recorded {later} the bundle's session '{own.id}'" if later else f"not the bundle's session '{own.id}'"
     return (
-        f"session '{recording.session_id}' was {when}: the statistics of '{own.id}' are used; `edgedistill build "
-        "--student` adapts the decoder to this day"
+        f"session '{recording.session_id}' was {when}: the statistics of '{own.id}' are used; `edgedistill adapt` "
+        "makes a bundle for this day"
     )
 
 

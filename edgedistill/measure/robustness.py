@@ -22,7 +22,7 @@ LOST = (0.0, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)  # share of the channels
 BANK, CONNECTORS = 0.25, (16, 32)  # share of the array; channels on one connector
 NOISE = (0.0, 0.1, 0.25, 0.5, 1.0)  # in standard deviations of the channel
 DAYS = (0, 1, 3, 7, 15, 30, 47, 106)
-DRAWS = 3
+DRAWS = 5
 
 LOST_CHANNELS, LOST_BANK, ADDED_NOISE, DRIFT = "lost channels", "lost bank", "added noise", "drift, simulated"
 NO_LIMITS: Mapping[float, float] = MappingProxyType({})

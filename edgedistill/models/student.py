@@ -8,7 +8,7 @@ rotated again. The same weights are used in three ways with equal results:
 - `stream` takes a recording chunk by chunk and carries keys and values over (evaluation).
 - `step` takes one bin and reads and appends to rings as the device does (docs/numerics.md, "The step", in float).
 
-`fold` returns the tensors of one session as the engines read them.
+`fold` returns the tensors of one session as the engines read them, and `student_from_tensors` is its inverse.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgedistill.config import StudentSize
-from edgedistill.models.tokenizer import BinTokenizer
+from edgedistill.config import StudentShape, StudentSize
+from edgedistill.models.tokenizer import BinTokenizer, name_parameter
 from edgedistill.models.transformer import GatedMLP, draw_weight, rms
 
+ARRAY = "array"  # of a student that knows one session
 BLOCK = 64  # queries that share their keys; a block has BLOCK + window - 1 keys
 
 
@@ -207,3 +208,14 @@ class Student(nn.Module):
             for name in ("wgate", "wup", "wdown"):
                 tensors[f"layers.{i}.{name}"] = getattr(block.mlp, name)
         return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def student_from_tensors(shape: StudentShape, tensors: Mapping[str, Tensor], session: str) -> Student:
+    """Returns the student whose `fold` of `session` gives these tensors. Its heads for training are untrained."""
+    student = Student(shape.size, {session: shape.channels}, {session: ARRAY}, 1, shape.outputs).eval()
+    stored = {f"tokenizer.base.{name_parameter(ARRAY)}": "embed.weight", "tokenizer.bias": "embed.bias"}
+    own = student.state_dict()
+    for name, tensor in own.items():
+        own[name] = tensors.get(stored.get(name, name.replace(".mlp.", ".")), tensor)
+    student.load_state_dict(own)
+    return student

@@ -8,7 +8,7 @@ docs/accuracy.md, "Confidence", shows how many true values of the test block lie
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,11 @@ class CalibratedDeviations:
     """Holds the deviations of a decoder's outputs, and on how much data they were calibrated."""
 
     model: DeviationModel
-    confidence: Confidence
+    confidence: Confidence | None  # None: of a bundle that does not say it
+
+    def describe(self) -> dict[str, object] | None:
+        """Returns the confidence as it stands in a manifest."""
+        return None if self.confidence is None else asdict(self.confidence)
 
 
 def calibrate_deviations(model: Int8Model, session: TrainingSession) -> CalibratedDeviations:

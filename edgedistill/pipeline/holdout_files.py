@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from edgedistill.config import StudentShape
 from edgedistill.data.bins import SessionBins
-from edgedistill.data.lfp.lfp import Gap
+from edgedistill.data.lfp.lfp import Gap, Lfp
 from edgedistill.data.recording import open_recording
-from edgedistill.frontend import FrontEnd
+from edgedistill.frontend import FrontEnd, FrontEndConfig
 from edgedistill.pipeline.graph_checks import holdout_stretch
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import unscale_behavior
@@ -27,23 +27,41 @@ def write_holdout(bins: SessionBins, session: TrainingSession, shape: StudentSha
     It holds the models' input (T, C), the standardized channels it was made from (T, C) and which were there, spike
     counts (T, U), kinematics (T, K), and raw frames in uV.
     """
-    assert session.source is not None
     stretch = holdout_stretch(session, shape)
-    arrays = {
+    arrays = holdout_bins(session, stretch, unscale_behavior(session))
+    return write_npz(arrays | raw_stretch(bins, stretch.start, stretch.stop))
+
+
+def holdout_bins(
+    session: TrainingSession, stretch: slice, kinematics: npt.NDArray[np.floating[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    """Returns the arrays of `holdout.npz` without raw frames. `kinematics` (T, K) are those of the whole session."""
+    assert session.source is not None
+    return {
         "bins": session.inputs("lfp")[stretch].numpy(),
         "present": session.source.present[stretch].numpy(),
         "there": session.source.there[stretch].numpy(),
         **spike_counts(session, stretch),
-        "kinematics": unscale_behavior(session)[stretch].astype(np.float32),
+        "kinematics": kinematics[stretch].astype(np.float32),
         "score_from": np.array(session.split.test.start - stretch.start),
         "first_bin": np.array(stretch.start),
     }
-    return write_npz(arrays | raw_stretch(bins, stretch.start, stretch.stop))
+
+
+def raw_frames(lfp: Lfp, config: FrontEndConfig, first: int, stop: int) -> dict[str, npt.NDArray[Any]]:
+    """Returns raw frames of bins `first` to `stop`, at most HOLDOUT_BYTES."""
+    start = config.edge(first)
+    frames = min(config.edge(stop) - start, HOLDOUT_BYTES // (4 * lfp.channels))
+    return {"frames": lfp.read(start, start + frames), "frame_start": np.array(start)}
 
 
 def spike_counts(session: TrainingSession, stretch: slice) -> dict[str, npt.NDArray[Any]]:
-    """Returns the counts (T, U), and `unobserved` (T, U) where some unit was not observed in some bin."""
-    assert session.counts is not None
+    """Returns the counts (T, U), and `unobserved` (T, U) where some unit was not observed in some bin.
+
+    Returns nothing for a session without units.
+    """
+    if session.counts is None:
+        return {}
     counts = session.counts[stretch].numpy()
     unknown = np.isnan(counts)
     return {"counts": np.nan_to_num(counts).astype(np.uint8)} | ({"unobserved": unknown} if unknown.any() else {})
@@ -56,17 +74,15 @@ def raw_stretch(bins: SessionBins, first: int, stop: int) -> dict[str, npt.NDArr
     with open_recording(Path(bins.path), bins.names) as recording:
         lfp = recording.lfp
         assert lfp is not None
-        start = config.edge(first)
-        frames = min(config.edge(stop) - start, HOLDOUT_BYTES // (4 * lfp.channels))
         front_end = FrontEnd(config)
         block = max(1, (8 << 20) // (4 * lfp.channels))
-        for frames_uv in lfp.read_blocks(block, 0, start):
+        for frames_uv in lfp.read_blocks(block, 0, config.edge(first)):
             if isinstance(frames_uv, Gap):
                 front_end.gap(frames_uv.frames)
             else:
                 front_end.push(frames_uv)
         state = {f"fe_{name}": value for name, value in front_end.export_state().items()}
-        return {"frames": lfp.read(start, start + frames), "frame_start": np.array(start), **state}
+        return raw_frames(lfp, config, first, stop) | state
 
 
 def write_npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:

@@ -27,14 +27,14 @@ class Int8Student:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedStudents:
-    """Holds both students of a bundle in INT8."""
+    """Holds the students of a bundle in INT8."""
 
     lfp: Int8Student
-    spikes: Int8Student
+    spikes: Int8Student | None  # None where the build trained no spike student
 
 
 def quantize_students(request: BuildRequest, trained: TrainedModels) -> QuantizedStudents:
-    """Returns the student that ships and the spike student in INT8.
+    """Returns the student that ships in INT8, and the spike student where the build has one.
 
     The ranges of --ranges are only for the first one.
     """
@@ -45,7 +45,8 @@ def quantize_students(request: BuildRequest, trained: TrainedModels) -> Quantize
         start = monotonic()
         lfp = quantize_with(ranges, trained.lfp)
         request.run.cache.note(stage_name("quantize", trained.lfp.name), start)
-    return QuantizedStudents(lfp, quantize_by_recipe(request, trained, trained.spikes))
+    spikes = None if trained.spikes is None else quantize_by_recipe(request, trained, trained.spikes.student)
+    return QuantizedStudents(lfp, spikes)
 
 
 def quantize_by_recipe(request: BuildRequest, trained: TrainedModels, subject: TrainedStudent) -> Int8Student:

@@ -17,6 +17,7 @@ from edgedistill.config import StudentSize, load_preset
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.errors import ConfigError, EdgeDistillError, did_you_mean
+from edgedistill.frontend import require_follow
 from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
@@ -44,6 +45,7 @@ class BuildOptions:
     preset: str = "edge"
     session: str | None = None
     baselines: bool = False
+    spikes: bool = False  # whether to train models on spikes although `student` is given
     steps: int | None = None
     seed: int = 0
     teacher: Path | None = None
@@ -55,7 +57,13 @@ class BuildOptions:
     work: Path | None = None
     recipe: str = DEFAULT_RECIPE
     ranges: Path | None = None  # the file that `calibrate` wrote for `student`
+    follow_s: float = 0.0  # time constant with which statistics follow the signal; 0: they stay
     ship: bool = False  # whether to write the bundle as a zip too
+
+    @property
+    def has_spike_models(self) -> bool:
+        """Returns whether a teacher and a spike student are trained: for a new student, and where the user asks."""
+        return self.student is None or self.spikes or self.baselines
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +87,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     require_buildable(target)
     if target.engine == "c" and options.out.suffix != ".zip":
         find_toolchain(target)
+    require_follow(options.follow_s)
     preset = shorten_preset(load_preset(options.preset), options.steps)
     require_free_out(options)
     if options.adapt not in MODES:
@@ -88,7 +97,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     decoder.require_teacher(recipe, options.teacher)
     require_sizes_fit(target, decoder.sizes(preset), recipe)
     cache = Cache(options.work or options.out.with_name(options.out.name + ".work"))
-    bins = read_sessions(cache, options.data, options.names, options.line_hz)
+    bins = read_build_sessions(cache, options)
     gap = max(compute_gap(bins, size) for size in decoder.sizes(preset))
     sessions = tuple(training_session_from_bins(b, gap) for b in bins)
     session = choose_session(sessions, options.session)
@@ -106,6 +115,16 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
         teacher=None if options.teacher is None else load_known_teacher(options.teacher, sessions),
         decoder=decoder,
     )
+
+
+def read_build_sessions(cache: Cache, options: BuildOptions) -> list[SessionBins]:
+    """Returns the bins of all sessions. Units that no model needs are read where a file has them.
+
+    The bins of a file are then the same as in the training of the student, and so is its test block.
+    """
+    needs_units = options.has_spike_models or options.teacher is not None
+    need, also = (("lfp", "units", "behavior"), ()) if needs_units else (("lfp", "behavior"), ("units",))
+    return read_sessions(cache, options.data, options.names, options.line_hz, need=need, also=also)
 
 
 def require_free_out(options: BuildOptions) -> None:

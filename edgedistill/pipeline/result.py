@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -111,6 +112,11 @@ def table_from_metrics(metrics: Metrics, decoder_note: str) -> tuple[TableRow, .
         TableRow(name, metrics[name], causal, note + (decoder_note if name in OF_THE_DECODER else ""))
         for name, note, causal in TABLE
     )
+
+
+def none_if_nan(value: float | None) -> float | None:
+    """Returns the value, or None for NaN and infinity, which JSON cannot hold. An output that never moves has no R²."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def mean_or_none(values: Sequence[float]) -> float | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from edgedistill.models.student import Student
+from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.decoder_source import EarlierStudent
 from edgedistill.pipeline.pretrained_student import outputs_of
 from edgedistill.pipeline.request import BuildRequest
@@ -47,13 +48,20 @@ class TrainedStudent:
 
 
 @dataclass(frozen=True, eq=False)
+class SpikeModels:
+    """Holds the models on spikes that the LFP student is compared with."""
+
+    student: TrainedStudent
+    teacher: TeacherSubject
+
+
+@dataclass(frozen=True, eq=False)
 class TrainedModels:
     """Holds the models of a build, and the held-out R² of every model that was trained or fitted."""
 
     lfp: TrainedStudent
-    spikes: TrainedStudent
-    teacher: TeacherSubject
-    teacher_latents: TeacherLatents
+    spikes: SpikeModels | None  # None where the user asked for none
+    teacher_latents: TeacherLatents  # by session; none where the build has no teacher
     ridge: LaggedRidge  # on the same LFP as the student that ships
     metrics: Metrics
 
@@ -64,29 +72,38 @@ def train_models(request: BuildRequest) -> TrainedModels:
     Raises EdgeDistillError where the student of --student was distilled from another teacher than the one in this
     build.
     """
-    run, session = request.run, request.session
-    teacher = request.teacher
-    if teacher is None:
+    run, teacher = request.run, request.teacher
+    metrics: Metrics = {}
+    if teacher is None and request.options.has_spike_models:
         teacher = teacher_from_sessions(run, request.sessions)
-    latents = latents_from_teacher(run, teacher, request.sessions)
+    latents = {} if teacher is None else latents_from_teacher(run, teacher, request.sessions)
     request.decoder.require_latents(latents, request.recipe)
-    spikes = train_and_score(request, "spike_student", latents)
-    metrics: Metrics = {
-        "teacher_r2": score_teacher(teacher, session, run.preset.teacher_training.segment_bins).r2,
-        "spike_student_r2": spikes.r2,
-    }
+    spikes = None
+    if teacher is not None and request.options.has_spike_models:
+        spikes, metrics = train_spike_models(request, teacher, latents)
     if isinstance(request.decoder, EarlierStudent):
         lfp = adapt_pretrained(request, request.decoder)
     else:
         distilled = student_from_sessions(run, "distilled", request.sessions, latents)
-        metrics["distilled_r2"] = score_student(distilled, "distilled", session)[1].r2
+        metrics["distilled_r2"] = score_student(distilled, "distilled", request.session)[1].r2
         lfp = train_and_score(request, "deployed", latents)
     metrics["deployed_r2"] = lfp.r2
     ridge, scores = fit_linear(request, lfp.session)
     metrics |= scores
     if request.options.baselines:
         metrics |= baseline_scores(request, latents)
-    return TrainedModels(lfp, spikes, fit_window_readout(run, teacher, session), latents, ridge, metrics)
+    return TrainedModels(lfp, spikes, latents, ridge, metrics)
+
+
+def train_spike_models(
+    request: BuildRequest, teacher: PatchAutoencoder, latents: TeacherLatents
+) -> tuple[SpikeModels, Metrics]:
+    """Returns a spike student, the teacher with a read-out for streaming, and the R² of both."""
+    run, session = request.run, request.session
+    student = train_and_score(request, "spike_student", latents)
+    r2 = score_teacher(teacher, session, run.preset.teacher_training.segment_bins).r2
+    models = SpikeModels(student, fit_window_readout(run, teacher, session))
+    return models, {"teacher_r2": r2, "spike_student_r2": student.r2}
 
 
 def train_and_score(request: BuildRequest, name: str, latents: TeacherLatents) -> TrainedStudent:
@@ -120,13 +137,11 @@ def fit_linear(request: BuildRequest, decoded: TrainingSession) -> tuple[LaggedR
     `decoded` is the session with the normalization that the student uses, which may be that of another day.
     """
     start, session = monotonic(), request.session
-    lfp, spikes = session.inputs("lfp").double().numpy(), session.inputs("spikes").double().numpy()
+    lfp = session.inputs("lfp").double().numpy()
     ridge = fit_ridge(lfp, session)
-    scores: Metrics = {
-        "ridge_lfp_r2": ridge.score.r2,
-        "kalman_lfp_r2": score_kalman(lfp, session).r2,
-        "ridge_spike_r2": score_ridge(spikes, session).r2,
-    }
+    scores: Metrics = {"ridge_lfp_r2": ridge.score.r2, "kalman_lfp_r2": score_kalman(lfp, session).r2}
+    if session.spikes is not None:
+        scores["ridge_spike_r2"] = score_ridge(session.spikes.double().numpy(), session).r2
     if decoded is not session:
         ridge = fit_ridge(decoded.inputs("lfp").double().numpy(), decoded, lags=[ridge.lags])
     request.run.cache.note("linear baselines", start)

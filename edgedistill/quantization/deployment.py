@@ -15,7 +15,7 @@ from edgedistill.config import StudentShape
 from edgedistill.models.student import Student
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.quantization.calibration.ranges import Ranges
-from edgedistill.quantization.integers import quantize_student
+from edgedistill.quantization.integers import quantize_student, replace_readout
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import (
     Array,
@@ -65,18 +65,19 @@ def quantize_for_session(
     """
     recipe = ranges.recipe
     weights, shape = weights_from_student(student, session.id, readout)
-    bins = session.inputs(modality).numpy()
     model = Int8Model(shape, quantize_student(shape, weights, ranges.values, recipe.keep))
     if recipe.refit_readout:
-        calm = find_calm_bins(session, modality, shape.lags)
-        features, behavior = compute_int8_features(model, bins), unscale_behavior(session)
-        refitted = fit_readout(features, behavior, session.split, session.settled, calm)
-        weights["readout.latent"] = refitted.weight[:, : shape.d].astype(np.float32)
-        weights["norm_out"] = np.ones_like(weights["norm_out"])  # the read-out was fitted on latents without the gain
-        weights["readout.lags"] = np.ascontiguousarray(refitted.weight[:, shape.d :], np.float32)
-        weights["readout.bias"] = refitted.bias.astype(np.float32)
-        model = Int8Model(shape, quantize_student(shape, weights, ranges.values, recipe.keep))
+        model = refit_readout(model, session, modality)
     return QuantizedStudent(model, score_stream(model, session, modality))
+
+
+def refit_readout(model: Int8Model, session: TrainingSession, modality: str) -> Int8Model:
+    """Returns the same student with a read-out that is fitted on the training block of `session`."""
+    calm = find_calm_bins(session, modality, model.shape.lags)
+    features, behavior = compute_int8_features(model, session.inputs(modality).numpy()), unscale_behavior(session)
+    readout = fit_readout(features, behavior, session.split, session.settled, calm)
+    weight, d = readout.weight.astype(np.float32), model.shape.d
+    return replace_readout(model, weight[:, :d], weight[:, d:], readout.bias.astype(np.float32))
 
 
 def choose_better(plain: QuantizedStudent, tuned: QuantizedStudent) -> QuantizedStudent:

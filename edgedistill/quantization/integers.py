@@ -60,6 +60,28 @@ def quantize_student(
     return tensors
 
 
+def replace_readout(
+    model: Int8Model,
+    latent: npt.NDArray[np.float32],
+    lags: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32],
+) -> Int8Model:
+    """Returns the same student with another read-out, of latents (K, d) without a gain and of bins (K, (lags + 1) * C).
+
+    `bias` is (K,). Raises EdgeDistillError for weights that no scale fits, and for an accumulator that could overflow.
+    """
+    tensors, matrices = dict(model.tensors), weight_matrices(model.shape)
+    for name, weight in (("readout.latent", latent), ("readout.lags", lags)):
+        if part_of(name) in model.keep:
+            tensors[name] = weight
+        else:
+            tensors |= quantize_rows(name, weight.astype(np.float64), tensors[f"{matrices[name][1]}.scale"])
+    tensors["readout.bias"] = bias
+    found = Int8Model(model.shape, {name: np.ascontiguousarray(array) for name, array in tensors.items()})
+    require_no_overflow(found)
+    return found
+
+
 def require_parts(shape: StudentShape, keep: Collection[str]) -> None:
     """Raises EdgeDistillError for a part in `keep` that does not exist or cannot stay in higher precision."""
     known = [part for part in part_names(shape) if not part.endswith(".attention")]

@@ -1,18 +1,21 @@
 """Adapts a student to another day of a known array, without labels.
 
 Mode `none` uses the standardization and the tokenizer of the student's last session. Mode `stats` uses the mean and
-deviation of each channel over the day's own training block, and how the channels go together there. Mode `tokenizer`
-does so too, and learns a deviation of the array's tokenizer by filling in hidden bins.
+deviation of each channel over the day's own training block, and how the channels go together there. A channel that the
+block does not show keeps what is known of it from the student's last session. Mode `tokenizer` does so too, and learns
+a deviation of the array's tokenizer by filling in hidden bins.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import nn
 
 from edgedistill.config import TrainingConfig
+from edgedistill.data.spatial_fit import join_standardizations
 from edgedistill.errors import ConfigError, RecordingError, did_you_mean
 from edgedistill.frontend import Standardization
 from edgedistill.models.student import Student
@@ -35,8 +38,8 @@ def adapt(
 ) -> TrainingSession:
     """Gives `student` a tokenizer for `session`, in place, and returns the session as that tokenizer reads it.
 
-    `old` is the standardization of the student's last session, which only mode `none` needs. Raises RecordingError
-    when the student was never trained on the array.
+    `old` is the standardization of the student's last session, without which mode `none` is refused. Raises
+    RecordingError when the student was never trained on the array.
     """
     if mode not in MODES:
         raise ConfigError(f"unknown adaptation '{mode}'", expected=did_you_mean(mode, MODES))
@@ -49,6 +52,8 @@ def adapt(
     )
     if mode == "none":
         return restandardize(session, old)
+    if old is not None:
+        session = keep_unseen_channels(session, old)
     if mode == "tokenizer":
         learn_deviation(student, session, config, seed)
     return session
@@ -78,6 +83,17 @@ def restandardize(session: TrainingSession, old: Standardization | None) -> Trai
     values = source.present.double().numpy() * own.std + own.mean
     again = make_source(old, values, ~source.there.numpy())
     return replace(session, lfp=make_inputs(again), source=again)
+
+
+def keep_unseen_channels(session: TrainingSession, old: Standardization) -> TrainingSession:
+    """Returns the session with what `old` says of the channels that the training block does not show."""
+    own, source, block = session.standardization, session.source, session.split.train
+    assert source is not None
+    if np.array_equal(own.spatial.known, old.spatial.known):
+        return session
+    values = source.present[block].double().numpy() * own.std + own.mean
+    joint = join_standardizations((own.mean, own.std), values, ~source.there[block].numpy(), old)
+    return session if joint is None else restandardize(session, joint.standardization)
 
 
 def learn_deviation(student: Student, session: TrainingSession, config: TrainingConfig, seed: int) -> None:

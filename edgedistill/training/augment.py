@@ -25,37 +25,52 @@ def draw_augmented(
     config: TrainingConfig,
     random: torch.Generator,
 ) -> list[Tensor]:
-    """Draws segments of the input (batch, bins, channels) and of `parts`, with the input changed as `config` says."""
-    if modality == "lfp" and session.source is not None:
-        source = session.source
-        present, there, *rest = draw_segments(session, [source.present, source.there, *parts], config, random)
-        whole = there.all(dim=1)  # a channel that is lost in a part of a segment is not used in all of it
+    """Draws segments of the input (batch, bins, channels) and of `parts`, with the input changed as `config` says.
+
+    Segments that are not damaged are those of `session.inputs`. In a damaged one, a channel that is lost for a while is
+    lost for the whole segment. A bin without any channel stays 0.
+    """
+    if modality == "lfp" and (source := session.source) is not None:
+        held = [session.inputs(modality), source.present, source.there, *parts]
+        bins, present, there, *rest = draw_segments(session, held, config, random)
         unit = torch.where(source.gain > 0, 1 / source.gain.clamp(min=1e-6), 0).to(present)
-        changed, kept = damage(present, unit, config, random)
-        return [complete(source, changed, whole & kept), *rest]
+        changed, kept, damaged = damage(present, unit, config, random)
+        recorded = there.any(dim=2, keepdim=True)
+        kept &= (there | ~recorded).all(dim=1)
+        bins[damaged] = complete(source, changed[damaged], kept[damaged]) * recorded[damaged]
+        return [bins, *rest]
     bins, *rest = draw_segments(session, [session.inputs(modality), *parts], config, random)
-    changed, kept = damage(bins, torch.ones(bins.shape[-1]).to(bins), config, random)
+    changed, kept, _ = damage(bins, torch.ones(bins.shape[-1]).to(bins), config, random)
     return [changed * kept[:, None], *rest]
 
 
-def damage(bins: Tensor, unit: Tensor, config: TrainingConfig, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Returns bins (batch, bins, channels) with drifted gains and noise, and which channels are kept (batch, channels).
+def damage(
+    bins: Tensor, unit: Tensor, config: TrainingConfig, random: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns bins (batch, bins, channels) with drifted gains and noise, kept channels (batch, channels), and damaged.
 
-    A share of the segments is damaged, each by its own amount. `unit` (channels,) is the noise of one deviation.
+    A share of the segments is `damaged` (batch,), each by its own amount. `unit` (channels,) is the noise of one
+    deviation.
     """
     batch, _, channels = bins.shape
-    damaged = (torch.rand(batch, 1, 1, generator=random) < config.damaged_share).to(bins)
+    damaged = (torch.rand(batch, generator=random) < config.damaged_share).to(bins.device)
     gain = torch.exp(config.gain_drift * torch.randn(batch, 1, channels, generator=random).to(bins))
     size = config.noise * torch.rand(batch, 1, 1, generator=random).to(bins)
     noise = size * unit * torch.randn(bins.shape, generator=random).to(bins)
-    changed = torch.where(damaged > 0, bins * gain + noise, bins)
-    return changed, draw_kept(batch, channels, config, random).to(bins.device) | (damaged[:, 0] == 0)
+    changed = torch.where(damaged[:, None, None], bins * gain + noise, bins)
+    kept = draw_kept(batch, channels, config, random).to(bins.device) | ~damaged[:, None]
+    return changed, kept, damaged
 
 
 def draw_kept(batch: int, channels: int, config: TrainingConfig, random: torch.Generator) -> Tensor:
-    """Draws the channels that are kept (batch, channels): single ones are lost, or a bank on one connector."""
+    """Draws the channels that are kept (batch, channels): single ones are lost, or a bank on one connector.
+
+    An array of one channel has no bank.
+    """
     share = config.channel_dropout * torch.rand(batch, 1, generator=random)
     kept = torch.rand(batch, channels, generator=random) >= share
+    if channels == 1:
+        return kept
     sizes = [size for size in sorted({channels // 4, *CONNECTORS}) if 0 < size <= channels // 2] or [1]
     for row in torch.nonzero(torch.rand(batch, generator=random) < config.bank_loss)[:, 0].tolist():
         size = sizes[int(torch.randint(len(sizes), (), generator=random))]

@@ -71,14 +71,26 @@ def mask_invalid(part: Tensor, valid: Tensor) -> Tensor:
 def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSession:
     """Builds a TrainingSession, normalised on the training block of `split_bins(…, gap_bins)`."""
     split = split_bins(bins.bins, gap_bins, name=bins.path)
-    settled = 0
+    valid = np.ones(bins.bins, np.bool_) if bins.valid is None else bins.valid
+    require_usable_blocks(bins, valid, split)
+    return training_session_from_blocks(bins, split)
+
+
+def training_session_from_blocks(
+    bins: SessionBins, split: Split, standardization: Standardization | None = None
+) -> TrainingSession:
+    """Builds a TrainingSession with these blocks.
+
+    Without `standardization` the LFP is standardized by its training block. Behavior and counts always are.
+    """
+    settled = split.train.start
     lfp = source = None
     if bins.lfp is not None and bins.bad is not None and bins.frontend is not None:
-        standardization = fit_standardization(bins, split.train)
+        standardization = standardization or fit_standardization(bins, split.train)
         source = make_source(standardization, bins.lfp, find_masked(bins, bins.bad, split))
         lfp = make_inputs(source)
         # at most a fifth of the block is given to settling, because a short session needs its bins more
-        settled = min(settling_bins(bins.frontend), split.train.stop // 5)
+        settled = max(split.train.start, min(settling_bins(bins.frontend), split.train.stop // 5))
     counts, spikes, spike_normalization = None, None, (np.zeros(0), np.zeros(0))
     if bins.counts is not None:
         unknown = find_unknown_counts(bins)
@@ -95,7 +107,6 @@ def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSess
         scale = (mean, np.where(std > 0, std, 1.0))
         behavior = torch.from_numpy(((bins.behavior - mean) / scale[1]).astype(np.float32))
     valid = np.ones(bins.bins, np.bool_) if bins.valid is None else bins.valid
-    require_usable_blocks(bins, valid, split)
     return TrainingSession(
         id=bins.session_id,
         array="array_" + hashlib.sha256("\n".join(bins.channel_ids).encode()).hexdigest()[:8],

@@ -24,12 +24,12 @@
 #define ED_FE_SHORT (ED_FE_FLAT_BINS < ED_FE_SATURATED_BINS ? ED_FE_FLAT_BINS : ED_FE_SATURATED_BINS)
 
 /* The number of blocks into which the rows of the history are divided. The range of each block is kept, and a bin
- * changes one of them. With 100 rows in 5 blocks every bin reads 20 + 5 rows. A microcontroller has fewer blocks,
+ * changes one of them. With 100 rows in 10 blocks every bin reads 10 + 10 rows. A microcontroller has fewer blocks,
  * because it is short of memory rather than of time. */
 #if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
 #define ED_FE_PARTS 2
 #else
-#define ED_FE_PARTS 5
+#define ED_FE_PARTS 10
 #endif
 #define ED_FE_BLOCK ((ED_FE_HISTORY + ED_FE_PARTS - 1) / ED_FE_PARTS)
 #define ED_FE_BLOCKS ((ED_FE_HISTORY + ED_FE_BLOCK - 1) / ED_FE_BLOCK)
@@ -120,11 +120,12 @@ static inline void ed_channels_resume(ed_channels *channels, uint32_t lost_bins)
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) clean[c] = clean[c] < most ? clean[c] : most;
 }
 
-/* Writes the channels (ED_FE_PADDED) whose filters start from rest: all of them if `all` is 1, and otherwise those that
- * were triggered in the last bin. */
-static inline void ed_channels_list_restarts(const ed_channels *channels, uint32_t all, uint32_t *restrict restarts) {
-    for (size_t c = 0; c < ED_FE_CHANNELS; c++) restarts[c] = all | (uint32_t)(channels->clean[c] == 0);
-    for (size_t c = ED_FE_CHANNELS; c < ED_FE_PADDED; c++) restarts[c] = 0;
+/* Lists the channels whose filters start from rest: all of them if `all` is 1, and otherwise those that were triggered in
+ * the last bin. */
+static inline void ed_channels_list_restarts(const ed_channels *channels, uint32_t all, ed_fe_starts *restrict restarts) {
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++)
+        restarts[c / ED_FE_SPAN].channel[c % ED_FE_SPAN] = -(int64_t)(all | (uint32_t)(channels->clean[c] == 0));
+    for (size_t c = ED_FE_CHANNELS; c < ED_FE_PADDED; c++) restarts[c / ED_FE_SPAN].channel[c % ED_FE_SPAN] = 0;
 }
 
 /* Counts the bins since a trigger at the end of a bin, and adds the bin in row `slot` to the history. */

@@ -107,14 +107,14 @@ static uint32_t engine_flags(const struct ed_engine *engine, const ed_fe_bin *bi
 
 /* Decodes the bin that the front end has completed. */
 static int engine_decode(struct ed_engine *engine, ed_output *output) {
-    ED_ALIGNED float present[ED_CP], z[ED_CP];
+    ed_across present, z;
     uint32_t there[ED_CP];
     ed_fe_bin bin;
     const double *value = ed_fe_finish_bin(&engine->front_end, &bin);
-    const uint32_t bad = ed_standardize(&engine->statistics, value, engine->front_end.channels.bad, present, there);
-    const uint32_t lost = ed_spatial_complete(present, there, z);
+    const uint32_t bad = ed_standardize(&engine->statistics, value, engine->front_end.channels.bad, &present, there);
+    const uint32_t lost = ed_spatial_complete(&present, there, &z);
     memset(output, 0, sizeof *output);
-    int error = engine_step(&engine->head, z, output->kinematics);
+    int error = engine_step(&engine->head, z.value, output->kinematics);
     if (error) return error;
     ed_deviate(output->kinematics, lost, output->deviation);
     output->bin = bin.bin;
@@ -122,7 +122,7 @@ static int engine_decode(struct ed_engine *engine, ed_output *output) {
     output->bad_channels = bad - ED_FE_LEFT_OUT;
     output->flags = engine_flags(engine, &bin, output, lost);
     const uint32_t counts = !(output->flags & (ED_WARMUP | ED_GAP));
-    ed_shift_update(&engine->shift, z, there, counts);
+    ed_shift_update(&engine->shift, z.value, there, counts);
 #if ED_FE_FOLLOWS
     ed_statistics_update(&engine->statistics, value, there, counts);
 #endif

@@ -7,30 +7,31 @@
  *          with denormals flushed to zero.
  * Rest     The steady state of a constant input x is rest[0] x and rest[1] x, with the tables that edgedistill/compile
  *          writes. A channel that restarts takes it for its first sample, so that an electrode's offset is no step.
- * Layout   The states of a section are [2][ED_FE_PADDED], so that loops over channels vectorize. scipy has [C][2], and
- *          so has an exported state. Channels are padded with zeros to whole spans.
  * Loops    ED_FE_SPAN channels at a time go through all sections. Within a section their states stay in registers for
  *          all samples of a bin, and a span's samples stay in the nearest cache for all sections.
+ * Layout   States lie as they are read: span, section, 2, channel. scipy and an exported state have section, channel, 2.
+ *          Channels are padded with zeros to whole spans.
  */
 #ifndef ED_FILTERS_H
 #define ED_FILTERS_H
 
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
-/* The number of channels that are filtered at a time: as many as hide the latency of a section, and as few as leave
- * its states in registers. */
-#if defined(__AVX512F__)
-#define ED_FE_SPAN 16
-#elif defined(__AVX__)
-#define ED_FE_SPAN 8
-#elif defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
-#define ED_FE_SPAN 1
+#include "ed_vectors.h"
+
+/* The vectors of channels that are filtered at a time: as many as hide the latency of a section, as few as the registers
+ * hold, and with as little padding as can be. */
+#define ED_FE_NEEDED ((ED_FE_CHANNELS + ED_DOUBLES - 1) / ED_DOUBLES)
+#define ED_FE_MANY (ED_DOUBLES == 8 ? 6 : 8)
+#if ED_VECTOR_BYTES
+#define ED_FE_VECTORS (ED_FE_NEEDED < 4 ? ED_FE_NEEDED : ED_FE_NEEDED % ED_FE_MANY == 0 ? ED_FE_MANY : 4)
 #else
-#define ED_FE_SPAN 4
+#define ED_FE_VECTORS 1
 #endif
-#define ED_FE_PADDED ((ED_FE_CHANNELS + ED_FE_SPAN - 1) / ED_FE_SPAN * ED_FE_SPAN)
+#define ED_FE_SPAN (ED_DOUBLES * ED_FE_VECTORS)
+#define ED_FE_SPANS ((ED_FE_CHANNELS + ED_FE_SPAN - 1) / ED_FE_SPAN)
+#define ED_FE_PADDED (ED_FE_SPANS * ED_FE_SPAN)
 #define ED_FE_GROUP 16 /* most samples of a channel that are filtered at a time */
 
 #define ED_FE_TINY_STATE 1e-30
@@ -41,59 +42,81 @@ typedef struct {
     uint32_t first, last; /* 0 or 1 */
 } ed_fe_place;
 
-/* Filters samples x (rows, ED_FE_SPAN) in place with one section. k holds b0 b1 b2 a1 a2, and z0 and z1 (ED_FE_SPAN)
- * are its states. Channels with a 1 in `restarts` start from rest * first, where `first` is the first sample that the
- * whole chain saw. */
-static inline void ed_fe_section(const double *restrict k, const double *restrict rest, double (*restrict x)[ED_FE_SPAN],
-                                 size_t rows, const double *restrict first, const uint32_t *restrict restarts,
-                                 double tiny, double *restrict state0, double *restrict state1) {
+/* A number for each channel of those that are filtered at a time. */
+typedef union {
+    ed_doubles vector[ED_FE_VECTORS];
+    double channel[ED_FE_SPAN];
+} ed_fe_span;
+
+/* A raw sample of each. */
+typedef union {
+    ed_few_floats vector[ED_FE_VECTORS];
+    float channel[ED_FE_SPAN];
+} ed_fe_samples;
+
+/* Which of these channels start from rest: -1, or 0. */
+typedef union {
+    ed_double_mask vector[ED_FE_VECTORS];
+    int64_t channel[ED_FE_SPAN];
+} ed_fe_starts;
+
+static inline void ed_fe_load(const ed_fe_samples *restrict from, ed_fe_span *restrict to) {
+    for (int v = 0; v < ED_FE_VECTORS; v++) to->vector[v] = ed_finite_doubles(from->vector[v]);
+}
+
+/* Filters samples x (rows) of a span in place with one section. k holds b0 b1 b2 a1 a2. Channels in `starts` begin at
+ * rest * first, and the others with the states `state0` and `state1`. States whose magnitude is below `tiny` become zero
+ * afterwards. */
+static inline void ed_fe_section(const double *restrict k, const double *restrict rest, ed_fe_span *restrict x,
+                                 size_t rows, const ed_fe_span *restrict first, const ed_fe_starts *restrict starts,
+                                 double tiny, ed_fe_span *restrict state0, ed_fe_span *restrict state1) {
     const double b0 = k[0], b1 = k[1], b2 = k[2], a1 = k[3], a2 = k[4], rest0 = rest[0], rest1 = rest[1];
-    double z0[ED_FE_SPAN], z1[ED_FE_SPAN];
-    for (size_t c = 0; c < ED_FE_SPAN; c++) {
-        z0[c] = restarts[c] ? rest0 * first[c] : state0[c];
-        z1[c] = restarts[c] ? rest1 * first[c] : state1[c];
+    const ed_doubles zero = {0};
+    ed_doubles z0[ED_FE_VECTORS], z1[ED_FE_VECTORS];
+    for (int v = 0; v < ED_FE_VECTORS; v++) {
+        z0[v] = ed_choose_doubles(starts->vector[v], rest0 * first->vector[v], state0->vector[v]);
+        z1[v] = ed_choose_doubles(starts->vector[v], rest1 * first->vector[v], state1->vector[v]);
     }
     for (size_t i = 0; i < rows; i++)
-        for (size_t c = 0; c < ED_FE_SPAN; c++) {
-            const double v = x[i][c], y = b0 * v + z0[c];
-            z0[c] = b1 * v - a1 * y + z1[c];
-            z1[c] = b2 * v - a2 * y;
-            x[i][c] = y;
+        for (int v = 0; v < ED_FE_VECTORS; v++) {
+            const ed_doubles in = x[i].vector[v], scaled = b0 * in, y = scaled + z0[v];
+            z0[v] = b1 * in - a1 * y + z1[v];
+            z1[v] = (ED_FE_MIRRORED ? scaled : b2 * in) - a2 * y;
+            x[i].vector[v] = y;
         }
-    for (size_t c = 0; c < ED_FE_SPAN; c++) {
-        state0[c] = __builtin_fabs(z0[c]) < tiny ? 0.0 : z0[c];
-        state1[c] = __builtin_fabs(z1[c]) < tiny ? 0.0 : z1[c];
+    for (int v = 0; v < ED_FE_VECTORS; v++) {
+        state0->vector[v] = ed_choose_doubles(ed_magnitudes(z0[v]) < tiny, zero, z0[v]);
+        state1->vector[v] = ed_choose_doubles(ed_magnitudes(z1[v]) < tiny, zero, z1[v]);
     }
 }
 
-/* Filters samples x (rows, ED_FE_SPAN) of the channels from `at` on in place, with all `sections`. */
-static inline void ed_fe_filter_span(size_t sections, const double (*k)[5], const double (*rest)[2],
-                                     double (*restrict z)[2][ED_FE_PADDED], size_t at, double (*restrict x)[ED_FE_SPAN],
-                                     size_t rows, const uint32_t *restrict restarts, ed_fe_place place) {
-    double first[ED_FE_SPAN];
-    uint32_t starts[ED_FE_SPAN];
+/* Filters samples x (rows) of a span in place with all `sections`, whose states are (sections, 2). */
+static __attribute__((noinline)) void ed_fe_filter_span(size_t sections, const double (*k)[5], const double (*rest)[2],
+                                                        ed_fe_span (*restrict states)[2], ed_fe_span *restrict x,
+                                                        size_t rows, const ed_fe_starts *restrict restarts,
+                                                        ed_fe_place place) {
     const double tiny = place.last ? ED_FE_TINY_STATE : 0.0;
-    memcpy(first, x[0], sizeof first);
-    for (size_t c = 0; c < ED_FE_SPAN; c++) starts[c] = restarts[at + c] & place.first;
+    const ed_fe_span first = x[0];
+    ed_fe_starts starts = *restarts;
+    for (int v = 0; v < ED_FE_VECTORS; v++) starts.vector[v] &= -(int64_t)place.first;
     for (size_t s = 0; s < sections; s++)
-        ed_fe_section(k[s], rest[s], x, rows, first, starts, tiny, z[s][0] + at, z[s][1] + at);
+        ed_fe_section(k[s], rest[s], x, rows, &first, &starts, tiny, &states[s][0], &states[s][1]);
 }
 
-/* Sets states below 1e-30 to zero. */
-static inline void ed_fe_clear_small(double *z, size_t n) {
-    for (size_t i = 0; i < n; i++) z[i] = __builtin_fabs(z[i]) < ED_FE_TINY_STATE ? 0.0 : z[i];
-}
-
-/* Copies the states of n sections from [n][2][ED_FE_PADDED] to [n][C][2]. */
-static inline void ed_fe_sections_out(size_t n, double (*to)[ED_FE_CHANNELS][2], const double (*from)[2][ED_FE_PADDED]) {
+/* Copies the states of n sections to (n, C, 2) from one stretch of (n, 2) for each span. */
+static inline void ed_fe_sections_out(size_t n, double (*to)[ED_FE_CHANNELS][2], const ed_fe_span (*from)[2]) {
     for (size_t s = 0; s < n; s++)
-        for (size_t c = 0; c < ED_FE_CHANNELS; c++) to[s][c][0] = from[s][0][c], to[s][c][1] = from[s][1][c];
+        for (size_t i = 0; i < 2; i++)
+            for (size_t c = 0; c < ED_FE_CHANNELS; c++)
+                to[s][c][i] = from[c / ED_FE_SPAN * n + s][i].channel[c % ED_FE_SPAN];
 }
 
-/* Copies the states of n sections from [n][C][2] to [n][2][ED_FE_PADDED]. */
-static inline void ed_fe_sections_in(size_t n, double (*to)[2][ED_FE_PADDED], const double (*from)[ED_FE_CHANNELS][2]) {
+/* Copies the states of n sections from (n, C, 2) to one stretch of (n, 2) for each span. */
+static inline void ed_fe_sections_in(size_t n, ed_fe_span (*to)[2], const double (*from)[ED_FE_CHANNELS][2]) {
     for (size_t s = 0; s < n; s++)
-        for (size_t c = 0; c < ED_FE_CHANNELS; c++) to[s][0][c] = from[s][c][0], to[s][1][c] = from[s][c][1];
+        for (size_t i = 0; i < 2; i++)
+            for (size_t c = 0; c < ED_FE_CHANNELS; c++)
+                to[c / ED_FE_SPAN * n + s][i].channel[c % ED_FE_SPAN] = from[s][c][i];
 }
 
 #endif

@@ -44,18 +44,18 @@
 #define ED_FE_CONVERTED 4 /* most int16 frames that are converted at a time */
 
 #if ED_FE_DECIMATION > 1
-typedef double ed_fe_sample; /* after the decimator */
+typedef ed_fe_span ed_fe_kept; /* after the decimator */
 #else
-typedef float ed_fe_sample; /* as pushed, infinities among them, because an exported state must show them */
+typedef ed_fe_samples ed_fe_kept; /* as pushed, infinities among them, because an exported state must show them */
 #endif
 
 typedef struct {
 #if ED_FE_DECIMATION > 1
-    _Alignas(64) double decimator[ED_FE_DECIMATOR_SECTIONS][2][ED_FE_PADDED];
+    _Alignas(64) ed_fe_span decimator[ED_FE_SPANS][ED_FE_DECIMATOR_SECTIONS][2];
 #endif
-    _Alignas(64) double shaper[ED_FE_SHAPER_SECTIONS][2][ED_FE_PADDED];
-    double value[ED_FE_PADDED];                   /* of the last finished bin, uV */
-    ed_fe_sample kept[ED_FE_KEPT][ED_FE_PADDED]; /* samples of the bin in progress */
+    _Alignas(64) ed_fe_span shaper[ED_FE_SPANS][ED_FE_SHAPER_SECTIONS][2];
+    double value[ED_FE_PADDED];                /* of the last finished bin, uV */
+    ed_fe_kept kept[ED_FE_KEPT][ED_FE_SPANS]; /* samples of the bin in progress */
     ed_channels channels;
     ed_clock clock;
     uint32_t slot;      /* row of `channels` that holds the bin in progress */
@@ -84,27 +84,25 @@ static inline void ed_fe_reset(ed_fe_state *fe) {
     ed_fe_start_bin(fe);
 }
 
-/* Returns a sample as the filters take it: 0 if it is not finite. */
-static inline double ed_fe_finite(float x) { return (double)((x <= FLT_MAX) & (x >= -FLT_MAX) ? x : 0.0f); }
-
 #if ED_FE_DECIMATION > 1
 /* Filters frames x (rows, C), and keeps those whose index is a multiple of D. */
 static inline void ed_fe_decimate(ed_fe_state *fe, const float *x, size_t rows) {
     const ed_clock *clock = &fe->clock;
     const ed_fe_place place = {clock->frame == clock->start, clock->frame + rows == clock->edge};
-    uint32_t restarts[ED_FE_PADDED];
+    ed_fe_starts restarts[ED_FE_SPANS];
     ed_channels_list_restarts(&fe->channels, fe->lost_bins > 0, restarts);
-    for (size_t at = 0; at < ED_FE_PADDED; at += ED_FE_SPAN) {
-        double span[ED_FE_GROUP][ED_FE_SPAN];
-        const size_t width = ED_FE_CHANNELS - at < ED_FE_SPAN ? ED_FE_CHANNELS - at : ED_FE_SPAN;
-        if (width < ED_FE_SPAN) memset(span, 0, sizeof span);
-        for (size_t i = 0; i < rows; i++)
-            for (size_t c = 0; c < width; c++) span[i][c] = ed_fe_finite(x[i * ED_FE_CHANNELS + at + c]);
-        ed_fe_filter_span(ED_FE_DECIMATOR_SECTIONS, ed_fe_decimator, ed_fe_decimator_rest, fe->decimator, at, span, rows,
-                          restarts, place);
+    for (size_t at = 0; at < ED_FE_SPANS; at++) {
+        ed_fe_span span[ED_FE_GROUP];
+        ed_fe_samples raw = {0};
+        const size_t left = ED_FE_CHANNELS - at * ED_FE_SPAN, width = left < ED_FE_SPAN ? left : ED_FE_SPAN;
+        for (size_t i = 0; i < rows; i++) {
+            memcpy(raw.channel, x + i * ED_FE_CHANNELS + at * ED_FE_SPAN, width * sizeof(float));
+            ed_fe_load(&raw, &span[i]);
+        }
+        ed_fe_filter_span(ED_FE_DECIMATOR_SECTIONS, ed_fe_decimator, ed_fe_decimator_rest, fe->decimator[at], span, rows,
+                          &restarts[at], place);
         size_t kept = clock->kept_rows;
-        for (size_t i = ed_clock_skipped(clock); i < rows; i += ED_FE_DECIMATION)
-            memcpy(fe->kept[kept++] + at, span[i], sizeof span[i]);
+        for (size_t i = ed_clock_skipped(clock); i < rows; i += ED_FE_DECIMATION) fe->kept[kept++][at] = span[i];
     }
 }
 #endif
@@ -167,24 +165,23 @@ static inline uint64_t ed_fe_bins_for(const ed_fe_state *fe, uint64_t n) { retur
 /* ---------------------------------------------------------------- the end of a bin */
 
 /* Runs the shaper over the bin's samples. The value of the bin is its output for the last of them. */
-static inline void ed_fe_shape(ed_fe_state *fe, const uint32_t *restrict restarts) {
+static inline void ed_fe_shape(ed_fe_state *fe, const ed_fe_starts *restrict restarts) {
     const size_t kept_rows = fe->clock.kept_rows;
-    for (size_t at = 0; at < ED_FE_PADDED; at += ED_FE_SPAN)
+    for (size_t at = 0; at < ED_FE_SPANS; at++)
         for (size_t begin = 0; begin < kept_rows; begin += ED_FE_GROUP) {
-            double span[ED_FE_GROUP][ED_FE_SPAN];
+            ed_fe_span span[ED_FE_GROUP];
             const size_t rows = kept_rows - begin < ED_FE_GROUP ? kept_rows - begin : ED_FE_GROUP;
-            for (size_t i = 0; i < rows; i++)
-                for (size_t c = 0; c < ED_FE_SPAN; c++) {
+            for (size_t i = 0; i < rows; i++) {
 #if ED_FE_DECIMATION > 1
-                    span[i][c] = fe->kept[begin + i][at + c];
+                span[i] = fe->kept[begin + i][at];
 #else
-                    span[i][c] = ed_fe_finite(fe->kept[begin + i][at + c]);
+                ed_fe_load(&fe->kept[begin + i][at], &span[i]);
 #endif
-                }
+            }
             const ed_fe_place place = {begin == 0, begin + rows == kept_rows};
-            ed_fe_filter_span(ED_FE_SHAPER_SECTIONS, ed_fe_shaper, ed_fe_shaper_rest, fe->shaper, at, span, rows,
-                              restarts, place);
-            memcpy(fe->value + at, span[rows - 1], sizeof span[0]);
+            ed_fe_filter_span(ED_FE_SHAPER_SECTIONS, ed_fe_shaper, ed_fe_shaper_rest, fe->shaper[at], span, rows,
+                              &restarts[at], place);
+            memcpy(fe->value + at * ED_FE_SPAN, span[rows - 1].channel, sizeof span[0]);
         }
 }
 
@@ -201,7 +198,7 @@ static inline void ed_fe_pass_over(ed_fe_state *fe) {
 /* Ends a bin without lost frames: judges the channels and filters. Returns 1 if most channels have not settled. */
 static inline uint32_t ed_fe_close(ed_fe_state *fe) {
     ed_channels *channels = &fe->channels;
-    uint32_t restarts[ED_FE_PADDED];
+    ed_fe_starts restarts[ED_FE_SPANS];
     ed_channels_resume(channels, fe->lost_bins);
     ed_channels_list_restarts(channels, fe->lost_bins > ED_FE_BRIDGED_BINS, restarts);
     ed_channels_judge(channels, fe->slot);

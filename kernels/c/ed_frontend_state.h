@@ -48,16 +48,16 @@ static inline void ed_fe_export(const ed_fe_state *fe, ed_fe_exchange *out) {
     out->frame = (int64_t)fe->clock.frame;
     out->pending_gap = fe->lost;
     out->lost_bins = fe->lost_bins;
-    ed_fe_sections_out(ED_FE_SHAPER_SECTIONS, out->shaper, fe->shaper);
+    ed_fe_sections_out(ED_FE_SHAPER_SECTIONS, out->shaper, fe->shaper[0]);
     for (size_t r = 0; r < fe->clock.kept_rows; r++)
-        for (size_t c = 0; c < ED_FE_CHANNELS; c++) out->pending[r][c] = (double)fe->kept[r][c];
+        for (size_t c = 0; c < ED_FE_CHANNELS; c++) out->pending[r][c] = (double)fe->kept[r][c / ED_FE_SPAN].channel[c % ED_FE_SPAN];
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
         out->clean[c] = (double)channels->clean[c];
         out->lowest[c] = (double)channels->lowest[c];
         out->highest[c] = (double)channels->highest[c];
     }
 #if ED_FE_DECIMATION > 1
-    ed_fe_sections_out(ED_FE_DECIMATOR_SECTIONS, out->decimator, fe->decimator);
+    ed_fe_sections_out(ED_FE_DECIMATOR_SECTIONS, out->decimator, fe->decimator[0]);
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
         out->part_low[c] = (double)channels->low[fe->slot][c];
         out->part_high[c] = (double)channels->high[fe->slot][c];
@@ -123,24 +123,26 @@ static inline int ed_fe_import(ed_fe_state *fe, const ed_fe_exchange *in) {
     ed_clock_set(&fe->clock, (uint64_t)in->frame);
     fe->lost = (uint32_t)in->pending_gap;
     fe->lost_bins = (uint32_t)in->lost_bins;
-    ed_fe_sections_in(ED_FE_SHAPER_SECTIONS, fe->shaper, in->shaper);
+    ed_fe_sections_in(ED_FE_SHAPER_SECTIONS, fe->shaper[0], in->shaper);
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
         channels->clean[c] = (uint32_t)in->clean[c];
         channels->lowest[c] = (float)in->lowest[c];
         channels->highest[c] = (float)in->highest[c];
     }
     for (size_t r = 0; r < fe->clock.kept_rows; r++)
-        for (size_t c = 0; c < ED_FE_CHANNELS; c++) fe->kept[r][c] = (ed_fe_sample)in->pending[r][c];
+        for (size_t c = 0; c < ED_FE_CHANNELS; c++)
 #if ED_FE_DECIMATION > 1
-    ed_fe_sections_in(ED_FE_DECIMATOR_SECTIONS, fe->decimator, in->decimator);
+            fe->kept[r][c / ED_FE_SPAN].channel[c % ED_FE_SPAN] = in->pending[r][c];
+    ed_fe_sections_in(ED_FE_DECIMATOR_SECTIONS, fe->decimator[0], in->decimator);
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
         channels->low[0][c] = (float)in->part_low[c];
         channels->high[0][c] = (float)in->part_high[c];
         channels->broken[c] = in->broken[c] != 0.0;
     }
 #else
+            fe->kept[r][c / ED_FE_SPAN].channel[c % ED_FE_SPAN] = (float)in->pending[r][c];
     for (size_t r = 0; r < fe->clock.kept_rows; r++)
-        fe->lost |= ed_fe_range(fe->kept[r], channels->low[0], channels->high[0], channels->broken);
+        fe->lost |= ed_fe_range((const float *)(const void *)fe->kept[r], channels->low[0], channels->high[0], channels->broken);
 #endif
 #if ED_FE_HISTORY > 1
     memcpy(channels->low[1], in->low, sizeof in->low);

@@ -89,10 +89,11 @@ ED_INLINE float ed_exp(float x) {
 
 ED_INLINE float ed_silu(float x) { return x / (1.0f + ed_exp(-x)); }
 
-ED_INLINE float ed_fold_lanes(float *lanes) {
-    for (int half = 8; half; half /= 2)
-        for (int i = 0; i < half; i++) lanes[i] = lanes[i] + lanes[half + i];
-    return lanes[0];
+ED_INLINE float ed_fold_lanes(const float *lanes) {
+    float eight[8], four[4];
+    for (int i = 0; i < 8; i++) eight[i] = lanes[i] + lanes[8 + i];
+    for (int i = 0; i < 4; i++) four[i] = eight[i] + eight[4 + i];
+    return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 /* Returns the sum of x * y over n values, n a multiple of 16. */

@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ed_math.h"
+
 #define ED_SHIFT_RATE 0x1p-9f   /* of the running mean: 512 bins */
 #define ED_SHIFT_LEAST 0x1p-30f /* magnitudes of z that count; their squares are 2^-60 and 256 */
 #define ED_SHIFT_MOST 16.0f
@@ -39,11 +41,9 @@ static inline void ed_shift_update(ed_shift *shift, const float *restrict z, con
     uint32_t n = 0, outside = 0;
     for (size_t c = 0; c < ED_CHANNELS; c++) {
         const uint32_t usable = counts & there[c];
-        const float size = __builtin_fabsf(z[c]);
-        const float above = size > ED_SHIFT_LEAST ? size : ED_SHIFT_LEAST;
-        const float tame = above < ED_SHIFT_MOST ? above : ED_SHIFT_MOST;
+        const float tame = ed_clip(__builtin_fabsf(z[c]), ED_SHIFT_LEAST, ED_SHIFT_MOST);
         const float next = power[c] + (tame * tame - power[c]) * ED_SHIFT_RATE;
-        const float now = usable ? next : power[c];
+        const float now = ed_select((int)usable, next, power[c]);
         power[c] = now;
         n += usable;
         outside += usable & ((uint32_t)(now < ED_SHIFT_LOW) | (uint32_t)(now > ED_SHIFT_HIGH));

@@ -5,9 +5,9 @@
  * What lost channels would have shown is their conditional mean given the others. ED_FE_FILL_SWEEPS steps of conjugate
  * gradients compute it, whatever is lost, so that every bin takes the same time. No branch depends on data.
  *
- * Layout   Vectors are padded with zeros to whole lanes, ED_CP values. `ed_coupling` (C, C) lies in stripes of
- *          ED_STRIPE columns, each with its rows one after another, padded with zeros to four rows. A stripe's sums stay
- *          in registers while its rows stream by once.
+ * Layout   Vectors of channels are padded with zeros to whole lanes, ED_CP values. `ed_coupling` (C, C) lies in stripes
+ *          of ED_STRIPE columns, each with its rows one after another, padded with zeros to four rows. A stripe's sums
+ *          stay in registers while its rows stream by once.
  * Order    A product adds four rows at a time, and a sum of channels goes by lanes.
  */
 #ifndef ED_SPATIAL_H
@@ -17,84 +17,128 @@
 #include <stdint.h>
 
 #include "ed_math.h"
+#include "ed_vectors.h"
 
 #define ED_CP ED_UP(ED_CHANNELS, ED_LANES)
 #define ED_COUPLING_ROWS ED_UP(ED_CHANNELS, 4)
 #define ED_STRIPE 32 /* columns; the last stripe has 16 if ED_CP is no multiple */
+#define ED_STRIPES ((ED_CP + ED_STRIPE - 1) / ED_STRIPE)
 
 #define ED_LEAST_SQUARE 0x1p-100f /* a smaller square is that of a solution which is already exact */
 
-ED_INLINE float ed_lane_sum(const float *x, int n) {
-    float lanes[ED_LANES];
-    for (int i = 0; i < ED_LANES; i++) lanes[i] = x[i];
-    for (int at = ED_LANES; at < n; at += ED_LANES)
-        for (int i = 0; i < ED_LANES; i++) lanes[i] = lanes[i] + x[at + i];
-    return ed_fold_lanes(lanes);
+/* A number for each channel, padded with zeros. */
+typedef union {
+    ed_floats vector[ED_CP / ED_FLOATS];
+    float value[ED_CP];
+} ed_across;
+
+/* Which channels are meant: -1, or 0. */
+typedef union {
+    ed_float_mask vector[ED_CP / ED_FLOATS];
+    int32_t value[ED_CP];
+} ed_channel_mask;
+
+#define ED_ACROSS(v) for (int v = 0; v < ED_CP / ED_FLOATS; v++)
+
+/* The lanes of a sum over channels. */
+typedef union {
+    ed_floats vector[ED_LANES / ED_FLOATS];
+    float value[ED_LANES];
+} ed_lanes;
+
+ED_INLINE float ed_across_sum(const ed_across *x) {
+    ed_lanes lanes;
+    memcpy(&lanes, x, sizeof lanes);
+    for (int v = ED_LANES / ED_FLOATS; v < ED_CP / ED_FLOATS; v++)
+        lanes.vector[v % (ED_LANES / ED_FLOATS)] += x->vector[v];
+    return ed_fold_lanes(lanes.value);
+}
+
+ED_INLINE float ed_across_product(const ed_across *x, const ed_across *y) {
+    ed_across products;
+    ED_ACROSS(v) products.vector[v] = x->vector[v] * y->vector[v];
+    return ed_across_sum(&products);
 }
 
 /* Computes y (columns) = coupling x for one stripe w (ED_COUPLING_ROWS, columns). */
-ED_INLINE void ed_couple_stripe(const float *restrict w, const float *restrict x, int columns, float *restrict y) {
-    float total[ED_STRIPE];
-    for (int i = 0; i < columns; i++) total[i] = 0.0f;
-    for (int j = 0; j < ED_COUPLING_ROWS; j += 4, w += 4 * columns) {
+ED_INLINE void ed_couple_stripe(const ed_floats *restrict w, const float *restrict x, int columns,
+                                ed_floats *restrict y) {
+    const int n = columns / ED_FLOATS;
+    ed_floats total[ED_STRIPE / ED_FLOATS] = {{0}};
+    for (int j = 0; j < ED_COUPLING_ROWS; j += 4, w += 4 * n) {
         const float a = x[j], b = x[j + 1], c = x[j + 2], d = x[j + 3];
-        for (int i = 0; i < columns; i++)
-            total[i] = total[i] + ((a * w[i] + b * w[columns + i]) + (c * w[2 * columns + i] + d * w[3 * columns + i]));
+        ED_UNROLL
+        for (int v = 0; v < n; v++) total[v] += (a * w[v] + b * w[n + v]) + (c * w[2 * n + v] + d * w[3 * n + v]);
     }
-    for (int i = 0; i < columns; i++) y[i] = total[i];
+    for (int v = 0; v < n; v++) y[v] = total[v];
 }
 
-/* Computes y (ED_CP) = coupling x (ED_CP). */
-static void ed_couple(const float *restrict x, float *restrict y) {
-    int at = 0;
-    for (; at + ED_STRIPE <= ED_CP; at += ED_STRIPE)
-        ed_couple_stripe(ed_coupling + (ptrdiff_t)at * ED_COUPLING_ROWS, x, ED_STRIPE, y + at);
-    if (ED_CP % ED_STRIPE) ed_couple_stripe(ed_coupling + (ptrdiff_t)at * ED_COUPLING_ROWS, x, ED_CP % ED_STRIPE, y + at);
+/* Computes y = coupling x. Every other call goes through the stripes backward, because those that were read last are
+ * still in the nearest cache. */
+static void ed_couple(const ed_across *restrict x, int backward, ed_across *restrict y) {
+    for (int i = 0; i < ED_STRIPES; i++) {
+        const int stripe = backward ? ED_STRIPES - 1 - i : i, at = stripe * ED_STRIPE;
+        const ed_floats *w = (const ed_floats *)(const void *)(ed_coupling + (ptrdiff_t)at * ED_COUPLING_ROWS);
+        if (at + ED_STRIPE <= ED_CP)
+            ed_couple_stripe(w, x->value, ED_STRIPE, y->vector + at / ED_FLOATS);
+        else
+            ed_couple_stripe(w, x->value, ED_CP % ED_STRIPE, y->vector + at / ED_FLOATS);
+    }
 }
 
 /* Returns top / bottom, and 0 where bottom is too small for that. */
 ED_INLINE float ed_ratio(float top, float bottom) {
-    const int fine = bottom > ED_LEAST_SQUARE;
-    return ed_select(fine, top / ed_select(fine, bottom, 1.0f), 0.0f);
+    const float ratio = top / (bottom > ED_LEAST_SQUARE ? bottom : ED_LEAST_SQUARE);
+    return bottom > ED_LEAST_SQUARE ? ratio : 0.0f;
 }
 
-/* Writes x (ED_CP): `present`, with what the `lost` channels would have shown. `average` is that of the channels that
- * are there. */
-ED_INLINE void ed_fill_in(const float *restrict present, const uint32_t *restrict lost, float average,
-                          float *restrict x) {
-    ED_ALIGNED float y[ED_CP], r[ED_CP], p[ED_CP], q[ED_CP];
-    for (int c = 0; c < ED_CP; c++) y[c] = (lost[c] ? average : present[c]) * ed_coupling_scale[c];
-    ed_couple(y, q);
-    for (int c = 0; c < ED_CP; c++) p[c] = r[c] = lost[c] ? -q[c] : 0.0f;
-    float power = ed_lane_product(r, r, ED_CP);
+ED_INLINE const ed_floats *ed_table(const float *table) { return (const ed_floats *)(const void *)table; }
+
+/* Writes x: `present`, with what the `lost` channels would have shown. `average` is that of the channels that are
+ * there. */
+ED_INLINE void ed_fill_in(const ed_across *restrict present, const ed_channel_mask *restrict lost, float average,
+                          ed_across *restrict x) {
+    const ed_floats zero = {0}, *scale = ed_table(ed_coupling_scale), *inverse = ed_table(ed_coupling_inverse);
+    const ed_float_mask no_mask = {0};
+    ed_across y, r, p, q;
+    ED_ACROSS(v) y.vector[v] = ed_choose_floats(lost->vector[v], zero + average, present->vector[v]) * scale[v];
+    ed_couple(&y, 1, &q);
+    ED_ACROSS(v) p.vector[v] = r.vector[v] = ed_choose_floats(lost->vector[v], -q.vector[v], zero);
+    float power = ed_across_product(&r, &r);
     for (int sweep = 0; sweep < ED_FE_FILL_SWEEPS; sweep++) {
-        ed_couple(p, q);
-        const float alpha = ed_ratio(power, ed_lane_product(p, q, ED_CP));
-        for (int c = 0; c < ED_CP; c++) {
-            y[c] = y[c] + alpha * p[c];
-            r[c] = lost[c] ? r[c] - alpha * q[c] : 0.0f;
+        ed_couple(&p, sweep & 1, &q);
+        const float alpha = ed_ratio(power, ed_across_product(&p, &q));
+        ED_ACROSS(v) {
+            y.vector[v] = y.vector[v] + alpha * p.vector[v];
+            r.vector[v] = ed_choose_floats(lost->vector[v], r.vector[v] - alpha * q.vector[v], zero);
         }
-        const float next = ed_lane_product(r, r, ED_CP), beta = ed_ratio(next, power);
-        for (int c = 0; c < ED_CP; c++) p[c] = r[c] + beta * p[c];
+        if (sweep + 1 == ED_FE_FILL_SWEEPS) break;
+        const float next = ed_across_product(&r, &r), beta = ed_ratio(next, power);
+        const ed_float_mask going = no_mask - (int32_t)(next > ED_LEAST_SQUARE);
+        ED_ACROSS(v) {
+            p.vector[v] = ed_choose_floats(going, r.vector[v] + beta * p.vector[v], zero);
+            r.vector[v] = ed_choose_floats(going, r.vector[v], zero);
+        }
         power = next;
     }
-    for (int c = 0; c < ED_CP; c++) x[c] = lost[c] ? y[c] * ed_coupling_inverse[c] : present[c];
+    ED_ACROSS(v) x->vector[v] = ed_choose_floats(lost->vector[v], y.vector[v] * inverse[v], present->vector[v]);
 }
 
-/* Writes the models' input z (ED_CP) for standardized channels `present` (ED_CP), which are 0 where there (ED_CP) is 0.
- * Channels that are not known are never there. Returns the number of lost channels. */
-static uint32_t ed_spatial_complete(const float *restrict present, const uint32_t *restrict there, float *restrict z) {
-    ED_ALIGNED float x[ED_CP];
-    ED_ALIGNED uint32_t lost[ED_CP];
+/* Writes the models' input z for standardized channels `present`, which are 0 where there (ED_CP) is 0. Channels that
+ * are not known are never there. Returns the number of lost channels. */
+static uint32_t ed_spatial_complete(const ed_across *restrict present, const uint32_t *restrict there,
+                                    ed_across *restrict z) {
+    ed_across x;
+    ed_channel_mask lost;
     uint32_t n = 0;
     for (int c = 0; c < ED_CP; c++) {
-        lost[c] = (uint32_t)(ed_channel_gain[c] > 0.0f) & (there[c] ^ 1u);
+        lost.value[c] = -(int32_t)((uint32_t)(ed_channel_gain[c] > 0.0f) & (there[c] ^ 1u));
         n += there[c];
     }
-    ed_fill_in(present, lost, ed_lane_sum(present, ED_CP) / (float)(n ? n : 1), x);
+    ed_fill_in(present, &lost, ed_across_sum(present) / (float)(n ? n : 1), &x);
     const int averaged = ED_FE_COMMON_AVERAGE && ED_KNOWN_CHANNELS > 1; /* one channel alone is its own average */
-    const float average = averaged ? ed_lane_sum(x, ED_CP) / (float)ED_KNOWN_CHANNELS : 0.0f;
-    for (int c = 0; c < ED_CP; c++) z[c] = (x[c] - average) * ed_channel_gain[c];
+    const float average = averaged ? ed_across_sum(&x) / (float)ED_KNOWN_CHANNELS : 0.0f;
+    ED_ACROSS(v) z->vector[v] = (x.vector[v] - average) * ed_table(ed_channel_gain)[v];
     return ED_KNOWN_CHANNELS - n;
 }
 

@@ -27,18 +27,22 @@ typedef struct {
  * (ED_CP), which is 0 where there (ED_CP) is 0. Returns the number of bad channels, those that are far beyond every
  * signal among them. */
 static uint32_t ed_standardize(const ed_statistics *statistics, const double *restrict value,
-                               const uint32_t *restrict bad, float *restrict present, uint32_t *restrict there) {
+                               const uint32_t *restrict bad, ed_across *restrict present, uint32_t *restrict there) {
     const double *restrict mean = statistics->mean, *restrict std = statistics->std;
+    float score[ED_CHANNELS];
     uint32_t n_bad = 0;
     for (int c = 0; c < ED_CHANNELS; c++) {
-        const uint32_t usable = (bad[c] ^ 1u) & (uint32_t)(std[c] > 0.0);
-        const float score = (float)((value[c] - mean[c]) / (usable ? std[c] : 1.0));
-        const uint32_t tame = (uint32_t)(__builtin_fabsf(score) <= ED_WILD); /* false for NaN */
-        there[c] = usable & tame & (uint32_t)(ed_channel_gain[c] > 0.0f);
-        present[c] = there[c] ? score : 0.0f;
-        n_bad += bad[c] | (usable & (tame ^ 1u));
+        const double wide = std[c], divisor = wide > 0.0 ? wide : 1.0;
+        score[c] = (float)((value[c] - mean[c]) / divisor);
     }
-    for (int c = ED_CHANNELS; c < ED_CP; c++) present[c] = 0.0f, there[c] = 0;
+    for (int c = 0; c < ED_CHANNELS; c++) there[c] = (bad[c] ^ 1u) & (uint32_t)(std[c] > 0.0);
+    for (int c = 0; c < ED_CHANNELS; c++) {
+        const uint32_t tame = (uint32_t)(__builtin_fabsf(score[c]) <= ED_WILD); /* false for NaN */
+        n_bad += bad[c] | (there[c] & (tame ^ 1u));
+        there[c] &= tame & (uint32_t)(ed_channel_gain[c] > 0.0f);
+        present->value[c] = there[c] ? score[c] : 0.0f;
+    }
+    for (int c = ED_CHANNELS; c < ED_CP; c++) present->value[c] = 0.0f, there[c] = 0;
     return n_bad;
 }
 

@@ -22,6 +22,7 @@ from edgedistill.data.bins import SessionBins, bins_from_recording
 from edgedistill.data.coverage import BEFORE, GAP, INVALID, NO_BEHAVIOR, SETTLING
 from edgedistill.data.recording import open_recording
 from edgedistill.errors import RecordingError
+from edgedistill.frontend import settling_bins
 from edgedistill.training import baselines
 
 from .reach_session import CHANNELS, RATE, SECONDS, ReachSession, read, ridge_r2, save
@@ -209,26 +210,49 @@ def test_a_channel_that_the_table_marks_as_bad_spoils_no_other(tmp_path: Path) -
     require_same_ridge(found, twin)
 
 
-def test_bins_that_a_lost_packet_still_disturbs_are_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", ["NaN", "timestamps"])
+def test_bins_that_a_lost_packet_still_disturbs_are_left_out(tmp_path: Path, stored: str) -> None:
     """catalystneuro/neuroconv #1791, fieldtrip/fieldtrip #1128, open-ephys/plugin-GUI #465."""
     reach = ReachSession()
     reach.lfp_uv += np.linspace(-2000, 2000, CHANNELS)
     twin = read(reach.write(tmp_path / "whole.nwb"))
-    at = 130 * RATE
-    reach.lfp_uv[at : at + 50] = np.nan
-    found = read(reach.write(tmp_path / "cut.nwb"))
+    lost = slice(130 * RATE, 130 * RATE + 50)
+    if stored == "NaN":
+        reach.lfp_uv[lost] = np.nan
+        path = reach.write(tmp_path / "cut.nwb")
+    else:
+        times_s = np.delete(np.arange(len(reach.lfp_uv)) / RATE, lost)
+        reach.lfp_uv = np.delete(reach.lfp_uv, lost, axis=0)
+        nwb = reach.nwb()
+        reach.add_lfp(nwb, timestamps=times_s)
+        reach.add_units(nwb)
+        reach.add_velocity(nwb)
+        path = save(nwb, tmp_path / "cut.nwb")
+    found = read(path)
     require_equal(found, twin, slice(0, 13_000))
+    assert found.frontend is not None
+    settles = found.frontend.settled_bins - found.frontend.clean_after_loss(5) - 1
+    left_out = np.zeros(found.bins, np.bool_)
+    left_out[13_000 : 13_005 + settles] = True
     assert found.valid is not None
-    assert not found.valid[13_000:13_105].any()
-    assert 1 < found.left_out_s[SETTLING] < 25
+    assert np.array_equal(~found.valid, left_out)
+    assert found.left_out_s[GAP] == pytest.approx(0.05)
+    assert found.left_out_s[SETTLING] == pytest.approx(settles / 100)
     assert found.lfp is not None
     assert twin.lfp is not None
-    assert found.bad is not None
-    assert found.disturbed is not None
-    kept = ~(found.bad | found.disturbed)
     deviation = twin.lfp[2000:].std(axis=0)
-    assert (np.abs(found.lfp - twin.lfp) / deviation)[kept].max() < 0.6
-    require_same_ridge(found, twin, within=0.05)  # about ten seconds of the test block are left
+    assert (np.abs(found.lfp - twin.lfp) / deviation)[found.valid].max() < 0.2
+    require_same_ridge(found, twin, within=0.05)
+
+
+def test_a_long_gap_costs_the_settling_time_of_the_filters(tmp_path: Path, plain: SessionBins) -> None:
+    reach = ReachSession()
+    reach.lfp_uv[80 * RATE : 85 * RATE] = np.nan
+    found = read(reach.write(tmp_path / "cut.nwb"))
+    assert found.frontend is not None
+    assert found.left_out_s[GAP] == pytest.approx(5)
+    assert found.left_out_s[SETTLING] == pytest.approx((settling_bins(found.frontend) - 1) / 100)
+    require_equal(found, plain, slice(0, 8000))
 
 
 def test_invalid_times_count_in_no_statistic(tmp_path: Path, plain: SessionBins) -> None:

@@ -68,6 +68,22 @@ def test_only_the_middle_is_read(std: np.ndarray) -> None:
     assert measure_ratios(Held(frames), CONFIG, std) == pytest.approx(1, rel=0.05)
 
 
+def test_a_signal_that_all_channels_share_counts(std: np.ndarray) -> None:
+    """The bundle's deviations are those before the common average, which would take it away."""
+    frames = signal_uv(100)
+    shared = np.random.default_rng(1).normal(size=(len(frames), 1)).astype(np.float32) * 90
+    found = measure_ratios(Held(frames + shared), CONFIG, std)
+    assert found == pytest.approx(deviation(frames + shared) / std, rel=0.1)
+    assert found[0] > 2
+
+
+def test_lost_packets_do_not_count_whatever_the_offset_of_the_electrodes(std: np.ndarray) -> None:
+    frames = signal_uv(100) + np.array([0, 3000, -3000], np.float32)
+    frames[:: round(3 * RATE)] = np.nan
+    frames[round(50 * RATE) : round(53 * RATE)] = np.nan
+    assert measure_ratios(Held(frames), CONFIG, std) == pytest.approx(1, rel=0.1)
+
+
 @pytest.mark.parametrize("invalid_s", [(60, 140), (5, 195), (2, 100)])
 def test_invalid_times_do_not_count(std: np.ndarray, invalid_s: tuple[float, float]) -> None:
     frames = signal_uv(220)

@@ -15,8 +15,9 @@ from edgedistill import pipeline as stages
 from edgedistill.bench import QUICK
 from edgedistill.data.simulation.nwb import simulate_to_nwb
 from edgedistill.data.simulation.sessions import SimulationConfig
-from edgedistill.pipeline import BuildResult, DistillOptions, PretrainOptions, assembled, graph_checks
-from edgedistill.pipeline.assembled import Ingredients, WrittenBundle
+from edgedistill.pipeline import BuildResult, DistillOptions, PretrainOptions, graph_checks, written_bundle
+from edgedistill.pipeline.assembled import Ingredients
+from edgedistill.pipeline.written_bundle import WrittenBundle
 from edgedistill.training import baselines
 
 from .tiny_builds import options, write_preset, write_quick_host
@@ -29,7 +30,7 @@ def quick_measures() -> Iterator[None]:
         patch.setattr(baselines, "RIDGE_LAGS", (5,))
         patch.setattr(baselines, "KALMAN_LAGS", (0,))
         patch.setattr(baselines, "KALMAN_ORDERS", (1,))
-        patch.setattr(assembled, "QUICK", replace(QUICK, steps=10))
+        patch.setattr(written_bundle, "QUICK", replace(QUICK, steps=10))
         patch.setattr(graph_checks, "CHECKED_BINS", 200)
         patch.setattr(graph_checks, "REFERENCE_BINS", 64)
         yield
@@ -80,7 +81,9 @@ def pretrained(home: Path) -> Path:
 @pytest.fixture
 def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends builds before the bundle is written, for tests that only ask which stages run."""
-    monkeypatch.setattr("edgedistill.pipeline.assembled.write_decoder_bundle", lambda _: WrittenBundle((), None, {}))
+    monkeypatch.setattr(
+        "edgedistill.pipeline.assembled.write_decoder_bundle", lambda _: WrittenBundle((), None, {}, {})
+    )
 
 
 @pytest.fixture
@@ -89,7 +92,7 @@ def ingredients(monkeypatch: pytest.MonkeyPatch) -> list[Ingredients]:
     found: list[Ingredients] = []
     monkeypatch.setattr(
         "edgedistill.pipeline.assembled.write_decoder_bundle",
-        lambda one: found.append(one) or WrittenBundle((), None, {}),
+        lambda one: found.append(one) or WrittenBundle((), None, {}, {}),
     )
     return found
 

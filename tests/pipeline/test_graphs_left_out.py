@@ -18,7 +18,7 @@ from edgedistill.bundle import GraphVerdict, open_bundle, reasons_left_out
 from edgedistill.bundle.spike_student import open_spike_student
 from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.errors import EngineError
-from edgedistill.pipeline import BuildResult, assembled, student_files
+from edgedistill.pipeline import BuildResult, student_files, written_bundle
 from edgedistill.pipeline.default_engine import why_engine_is_off
 from edgedistill.pipeline.student_files import GRAPHS
 from edgedistill.runtime import Decoder
@@ -129,7 +129,7 @@ def test_behavior_of_an_odd_scale_is_built_as_any_other(
 def test_an_engine_that_cannot_be_compiled_does_not_throw_the_training_away(
     home: Path, first: BuildResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
-    compile_really, calls = assembled.compile_or_prepare, []
+    compile_really, calls = written_bundle.compile_or_prepare, []
 
     def fail(*given: Any) -> CompiledEngine:
         calls.append(given)
@@ -137,7 +137,7 @@ def test_an_engine_that_cannot_be_compiled_does_not_throw_the_training_away(
             return compile_really(*given)
         raise EngineError("no form of the student computes what its definition says", got="int8: self-check")
 
-    monkeypatch.setattr(assembled, "compile_or_prepare", fail)
+    monkeypatch.setattr(written_bundle, "compile_or_prepare", fail)
     result = stages.build(options(home, tmp_path / "x.edge"))
     assert Decoder.open(result.bundle).info.engine == "onnxruntime-int8"
     gate = next(gate for gate in result.gates if gate.name == "default_engine_usable")

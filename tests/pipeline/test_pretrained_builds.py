@@ -24,7 +24,7 @@ from edgedistill.pipeline.calibration import CalibrationOptions, calibrate_run
 from edgedistill.quantization.calibration.ranges import Ranges, read_ranges
 from edgedistill.training.losses import DISTILLED, DISTILLED_WITH_BEHAVIOR, Objective
 
-from .tiny_builds import DAYS, check_raw_frames, options, ran, refused
+from .tiny_builds import DAYS, READS, check_raw_frames, options, ran, refused
 
 
 def test_ranges_of_a_file_need_their_own_student(pretrained: Path, first: BuildResult, tmp_path: Path) -> None:
@@ -47,25 +47,55 @@ def test_ranges_of_a_file_need_their_own_student(pretrained: Path, first: BuildR
     )
 
 
+@pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(("mode", "probe"), [("none", False), ("stats", False), ("tokenizer", False), ("stats", True)])
 def test_a_pretrained_student_decodes_another_day(
     pretrained: Path, first: BuildResult, tmp_path: Path, mode: str, probe: bool
 ) -> None:
     out = tmp_path / "x.zip"
     result = stages.build(options(pretrained, out, student=pretrained / "student", adapt=mode, probe=probe))
-    assert ran(result) <= {"calibrate"}
+    assert ran(result) <= {"calibrate"} | READS
     manifest = open_bundle(out).manifest
     assert manifest.session is not None
     assert manifest.provenance is not None
     assert (manifest.session.id, manifest.provenance.others["adapt"]) == (DAYS[2], mode)
     _, facts = load_student(pretrained / "student")
-    old_mean = facts["normalization"][DAYS[1]][0]
+    (old_mean,) = (stored["mean"] for stored in facts["standardization"].values())
     assert (list(read_decoder_spec(open_bundle(out)).normalization.mean) == old_mean) == (mode == "none")
     expected, measured = result.metrics["deployed_r2"], bench(open_bundle(out), QUICK).subjects[0].fit.r2
     assert expected is not None
     assert measured is not None
     assert abs(measured - expected) < 1e-3
     check_raw_frames(out)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_another_day_needs_no_units_and_trains_nothing(pretrained: Path, first: BuildResult, tmp_path: Path) -> None:
+    day = Path(shutil.copy(pretrained / "data" / "sim00_day03.nwb", tmp_path))
+    with h5py.File(day, "r+") as file:
+        del file["units"]
+    changes = {"data": (day,), "student": pretrained / "student", "follow_s": 300.0}
+    result = stages.build(options(pretrained, tmp_path / "x.zip", **changes))
+    bundle = open_bundle(result.bundle)
+    assert not [name for name in bundle.names if name.startswith("subjects/")]
+    assert [name for name, r2 in result.metrics.items() if r2 is not None] == [
+        *("deployed_r2", "int8_r2", "ridge_lfp_r2", "kalman_lfp_r2")
+    ]
+    assert read_decoder_spec(bundle).front_end.follow_s == 300
+    reasons = {one.name: one.reason for one in bench(bundle, QUICK).absent}
+    assert "built without models on spikes" in reasons["spike-student"]
+    refused(pretrained, tmp_path, ConfigError, "follow the signal this fast", **{**changes, "follow_s": 3.0})
+
+
+@pytest.mark.parametrize("asked", ["spikes", "baselines"])
+def test_models_on_spikes_are_trained_where_asked(
+    pretrained: Path, first: BuildResult, tmp_path: Path, ingredients: list[Ingredients], asked: str
+) -> None:
+    changes = {"student": pretrained / "student", asked: True}
+    result = stages.build(options(pretrained, tmp_path / "x.zip", **changes))
+    assert ingredients[0].spikes is not None
+    assert result.metrics["teacher_r2"] is not None
+    assert result.metrics["spike_student_r2"] is not None
 
 
 def test_no_label_of_another_day_has_a_say_in_the_integers(
@@ -100,7 +130,7 @@ def test_a_pretrained_student_is_fine_tuned_by_its_own_objective(
     settings: dict[str, Any] = {"preset": str(pretrained / "tiny.toml"), "steps": 6, "alignment": "mse"}
     stages.distill(DistillOptions(days, pretrained / "teacher", tmp_path / "student", **settings))
     monkeypatch.setattr("edgedistill.pipeline.ranges.finetune_student", tuned)
-    asked = {"data": days, "student": tmp_path / "student", "recipe": "qat"}
+    asked = {"data": days, "student": tmp_path / "student", "recipe": "qat", "spikes": True}
     refused(pretrained, tmp_path, ConfigError, "needs its teacher", **asked)
     assert not objectives
     stages.build(options(pretrained, tmp_path / "x.edge", teacher=pretrained / "teacher", **asked))

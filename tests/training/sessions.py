@@ -25,7 +25,7 @@ def session_bins(name: str = "s1", seed: int = 0, channels: int = CHANNELS, firs
     noise = rng.normal(size=(T + 200, 2))
     slow = np.stack([np.convolve(n, np.hanning(60), "same") for n in noise.T], 1)[:T]
     velocity = slow / slow.std(0)
-    lfp = 20 * velocity @ rng.normal(size=(2, channels)) + 20 * rng.normal(size=(T, channels)) + 5
+    lfp = 20 * velocity @ rng.normal(size=(2, channels)) + 8 * rng.normal(size=(T, channels)) + 5
     rate = np.exp(0.6 * velocity @ rng.normal(size=(2, UNITS)) - 2)
     return SessionBins(
         session_id=name,

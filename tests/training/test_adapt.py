@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from edgedistill.errors import ConfigError, RecordingError
-from edgedistill.frontend import zscore
 from edgedistill.models.student import Student
 from edgedistill.models.tokenizer import name_parameter
 from edgedistill.training.adapt import adapt
@@ -31,7 +30,7 @@ def student() -> Student:
 
 
 def adapted(student: Student, mode: str, to: TrainingSession = NEW) -> TrainingSession:
-    return adapt(student, to, mode, OLD.normalization, replace(TRAINING, eval_every=25))
+    return adapt(student, to, mode, OLD.standardization, replace(TRAINING, eval_every=25))
 
 
 def weights(student: Student) -> dict[str, torch.Tensor]:
@@ -51,28 +50,37 @@ def test_only_the_deviation_of_the_new_session_changes(student: Student, mode: s
     assert student("new", NEW.inputs("lfp")[None, :50]).shape == (1, 50, STUDENT.d)
 
 
-def test_mode_stats_keeps_the_days_own_normalization(student: Student) -> None:
+def test_mode_stats_keeps_the_days_own_standardization(student: Student) -> None:
     assert adapted(student, "stats") is NEW
 
 
-def test_mode_none_normalises_the_day_by_the_old_statistics(student: Student) -> None:
+def test_mode_none_reads_the_day_as_the_old_one(student: Student) -> None:
     made, bins = adapted(student, "none"), session_bins("new", 1)
     assert bins.lfp is not None
     assert bins.bad is not None
-    expected = zscore(bins.lfp, bins.bad, *OLD.normalization)
+    expected = OLD.standardization.inputs(bins.lfp, bins.bad)
     np.testing.assert_allclose(made.inputs("lfp").numpy(), expected, atol=1e-4)
-    for mine, its in zip(made.normalization, OLD.normalization, strict=True):
-        assert (mine == its).all()
+    assert made.standardization is OLD.standardization
+    assert NEW.standardization is not OLD.standardization
 
 
-def test_mode_none_keeps_masked_bins_at_zero(student: Student) -> None:
+def test_mode_none_fills_in_lost_bins_as_the_old_array_would(student: Student) -> None:
     bins = session_bins("new", 1)
+    assert bins.lfp is not None
     assert bins.bad is not None
     bad = bins.bad.copy()
     bad[5000:5100, 1] = True
+    bad[6000:6100] = True
     made = adapted(student, "none", training_session_from_bins(replace(bins, bad=bad), GAP))
-    assert not made.inputs("lfp")[5000:5100, 1].any()
-    assert made.inputs("lfp")[5000:5100, 0].any()
+    expected = OLD.standardization.inputs(bins.lfp[5000:5100], bad[5000:5100])
+    np.testing.assert_allclose(made.inputs("lfp")[5000:5100].numpy(), expected, atol=1e-4)
+    assert not made.inputs("lfp")[6000:6100].any()
+
+
+def test_mode_none_needs_the_model_of_the_old_array(student: Student) -> None:
+    with pytest.raises(RecordingError, match="cannot be read as another day") as caught:
+        adapt(student, NEW, "none", None, TRAINING)
+    assert "--adapt stats" in str(caught.value.next_step)
 
 
 def test_mode_tokenizer_learns_a_deviation_and_is_deterministic(student: Student) -> None:

@@ -70,13 +70,19 @@ def disturbed(bins: SessionBins, first: int) -> SessionBins:
     return replace(bins, **changes)
 
 
+def statistics_of(made: TrainingSession) -> list[np.ndarray]:
+    """Returns all that was fitted on the training block."""
+    lfp, spatial = made.standardization, made.standardization.spatial
+    array = [spatial.coupling, spatial.scale, spatial.inverse_scale, spatial.gain]
+    return [lfp.mean, lfp.std, *array, *made.spike_normalization, *made.scale]
+
+
 def test_statistics_come_from_the_training_block_alone() -> None:
     bins = session_bins()
     stop = PLAIN.split.train.stop
     other = training_session_from_bins(disturbed(bins, stop), GAP)
-    for name in ("normalization", "spike_normalization", "scale"):
-        for mine, its in zip(getattr(PLAIN, name), getattr(other, name), strict=True):
-            assert mine.tobytes() == its.tobytes(), name
+    for mine, its in zip(statistics_of(PLAIN), statistics_of(other), strict=True):
+        assert mine.tobytes() == its.tobytes()
     for name in ("lfp", "spikes", "counts", "behavior"):
         assert torch.equal(getattr(PLAIN, name)[:stop], getattr(other, name)[:stop]), name
     assert (PLAIN.split, PLAIN.settled, PLAIN.array) == (other.split, other.settled, other.array)
@@ -88,7 +94,7 @@ def test_bins_inside_the_training_block_change_the_statistics() -> None:
     lfp = bins.lfp.copy()
     lfp[PLAIN.split.train.stop - 1] += 400  # no artefact: those count for nothing
     other = training_session_from_bins(replace(bins, lfp=lfp), GAP)
-    assert (other.normalization[0] > PLAIN.normalization[0]).all()
+    assert (other.standardization.mean > PLAIN.standardization.mean).all()
 
 
 def test_teacher_latents_are_whitened_by_the_training_block_alone() -> None:
@@ -196,9 +202,8 @@ def test_bins_that_are_not_valid_count_in_no_statistic() -> None:
     wild["lfp"][2000:5000] = 1e6
     wild["counts"][2000:5000] = 200
     clean, made = with_invalid(), with_invalid(**wild)
-    for name in ("normalization", "spike_normalization", "scale"):
-        for found, expected in zip(getattr(made, name), getattr(clean, name), strict=True):
-            np.testing.assert_array_equal(found, expected)
+    for found, expected in zip(statistics_of(made), statistics_of(clean), strict=True):
+        np.testing.assert_array_equal(found, expected)
     known = np.r_[0:2000, 5000 : made.split.train.stop]
     np.testing.assert_allclose(made.spike_normalization[0], bins.counts[known].mean(0), rtol=1e-12)
     for modality in ("lfp", "spikes"):
@@ -235,18 +240,35 @@ def test_a_session_that_is_whole_draws_what_it_drew_before() -> None:
     assert torch.equal(every[:, 0].cpu(), starts)
 
 
-def test_disturbed_bins_are_masked_in_training_alone_and_scored_as_a_stream_sees_them() -> None:
+def test_disturbed_bins_are_filled_in_in_training_alone_and_scored_as_a_stream_sees_them() -> None:
     bins = session_bins()
     plain = training_session_from_bins(bins, GAP)
     disturbed = np.zeros(bins.bad.shape, np.bool_)
-    for at in (3000, plain.split.validation.start + 50, plain.split.test.start + 50):
+    firsts = (3000, plain.split.validation.start + 50, plain.split.test.start + 50)
+    for at in firsts:
         disturbed[at : at + 40, 1] = True
     made = training_session_from_bins(replace(bins, disturbed=disturbed), GAP)
-    assert not made.lfp[3000:3040, 1].any()
-    for block in (made.split.validation, made.split.test):
-        assert made.lfp[block.start + 50 : block.start + 90, 1].abs().min() > 0
+    assert made.source is not None
+    lost = np.argwhere(~made.source.there.numpy())
+    assert lost.tolist() == [[at, 1] for at in range(3000, 3040)]
+    for first in firsts:
+        rows = slice(first, first + 40)
+        wanted = made.standardization.inputs(bins.lfp[rows], disturbed[rows] & (first == 3000))
+        np.testing.assert_array_equal(made.lfp[rows].numpy(), wanted)
     rows = np.setdiff1d(np.arange(made.settled, made.split.train.stop), np.arange(3000, 3040))
-    assert made.normalization[0][1] == pytest.approx(bins.lfp[rows, 1].mean(), abs=0.5)
+    assert made.standardization.mean[1] == pytest.approx(bins.lfp[rows, 1].mean(), abs=0.5)
+
+
+def test_the_models_input_is_what_a_stream_makes_of_the_same_bins() -> None:
+    bins = session_bins()
+    bad = bins.bad.copy()
+    bad[4000:4100, 2] = True
+    made = training_session_from_bins(replace(bins, bad=bad), GAP)
+    spatial = made.standardization.spatial
+    for at in (3999, 4000, 4099, 4100):
+        present, there = made.standardization.standardize(bins.lfp[at][None], bad[at][None])
+        assert made.lfp[at].numpy().tobytes() == spatial.complete(present, there)[0].tobytes()
+    assert made.lfp[4000:4100, 2].abs().max() > 0
 
 
 @pytest.mark.parametrize("block", ["training", "validation"])

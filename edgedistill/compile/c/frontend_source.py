@@ -33,6 +33,7 @@ def frontend_constants(config: FrontEndConfig) -> str:
         "KEPT": kept_samples(config),
         "DECIMATOR_SECTIONS": len(decimator),
         "SHAPER_SECTIONS": len(shaper),
+        "MIRRORED": int(all(b0 == b2 for b0, _, b2, *_ in (*decimator, *shaper))),  # so one product serves for two
         "COMMON_AVERAGE": int(config.common_average),
         "FLAT_BINS": config.flat_bins,
         "SATURATED_BINS": config.saturated_bins,

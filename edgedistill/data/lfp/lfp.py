@@ -8,7 +8,7 @@ timestamps step forward, lie declared gaps.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class Lfp:
     notes: tuple[str, ...]  # sentences for the user
     clock: Clock = field(repr=False)
     _parts: tuple[Part, ...] = field(repr=False)
+    _columns: tuple[int, ...] | None = field(default=None, repr=False)  # stored column of each channel; None: as stored
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -102,6 +103,12 @@ class Lfp:
         """Returns the times in s of grid frames, strictly increasing, on the clock of the file."""
         return self.clock.times_at(frames)
 
+    def in_order(self, columns: Sequence[int]) -> Lfp:
+        """Returns the same LFP with its channels in another order. `columns` (C,) says which comes first, and so on."""
+        stored = range(self.channels) if self._columns is None else self._columns
+        electrodes = tuple(self.electrodes[column] for column in columns)
+        return replace(self, electrodes=electrodes, _columns=tuple(stored[column] for column in columns))
+
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Reads the grid frames [start, stop) that exist as (frames, channels) in uV. Gaps are NaN; NaN stays NaN.
 
@@ -141,7 +148,8 @@ class Lfp:
 
     def _read_run(self, run: Run, first: int, last: int, streaming: bool = False) -> npt.NDArray[np.float32]:
         part, shift = self._parts[run.part], run.first - run.at
-        return part.scale.apply(part.reader.read(first + shift, last + shift, streaming))
+        frames = part.scale.apply(part.reader.read(first + shift, last + shift, streaming))
+        return frames if self._columns is None else np.take(frames, self._columns, axis=1)
 
 
 def find_lfp(series: Sequence[Series], file: Path, named: str | None = None) -> Lfp | None:
