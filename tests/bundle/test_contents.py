@@ -290,8 +290,8 @@ def test_damaged_deviations_are_refused_by_name(
         Decoder(other, "oracle")
 
 
-def test_a_bundle_without_deviations_is_refused_with_what_to_do(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=rf"'{DEVIATION}' is missing(.|\n)*build the bundle again"):
+def test_a_bundle_without_deviations_is_refused_by_name(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=f"no file '{DEVIATION}'"):
         read_deviation_model(with_file(tmp_path / "a.edge", bundle, DEVIATION, None), SHAPE)
 
 
