@@ -17,6 +17,7 @@ from edgedistill.errors import EngineError
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
+LARGEST_UV = 2.0**256  # no stream comes near it, and below it no square overflows
 FARTHEST = 4.0  # deviations; a value beyond counts as this far, so that an artefact moves the statistics little
 
 
@@ -65,6 +66,8 @@ class ChannelStatistics:
                     expected=f"float64 {self.mean.shape}",
                     causes=("it was exported from a decoder of another array",),
                 )
-            if not np.isfinite(array).all() or (name == "std" and (array < 0).any()):
-                raise EngineError(f"state 'statistics_{name}' is out of range", expected="finite, and no deviation < 0")
+            least = 0.0 if name == "std" else -LARGEST_UV
+            if not ((array >= least) & (array <= LARGEST_UV)).all():
+                expected = f"numbers from {least:g} to {LARGEST_UV:g}"
+                raise EngineError(f"state 'statistics_{name}' is out of range", expected=expected)
         self.mean, self.std = found["mean"].copy(), found["std"].copy()

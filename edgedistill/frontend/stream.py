@@ -35,6 +35,8 @@ Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 TINY_STATE = 1e-30
+LARGEST_STATE = 2.0**256  # no filter comes near it, and below it nothing overflows
+MOST_FRAMES = 2**63 - 1
 BATCH_SAMPLES = 1 << 17  # float64 samples worked on at a time; 1 MB stays in a core's cache
 
 
@@ -130,10 +132,11 @@ class FrontEnd:
                     got=f"{name} {np.shape(state[name])}" if name in state else f"no {name}",
                     expected=f"{name} {array.shape}",
                 )
+        _require_possible(self.config, state)
         self._frame = other._frame
         self._pending[:, : self._filled()] = state["pending"].T
         self._pending_gap = bool(state["pending_gap"])
-        self._lost_bins = min(int(state["lost_bins"]), self.config.bridged_bins + 1)
+        self._lost_bins = int(state["lost_bins"])
         for name in self._filters:
             self._filters[name] = np.ascontiguousarray(state[name].transpose(1, 0, 2), dtype=np.float64)
         self._history = {name: np.array(state[name], dtype=np.float64) for name in self._history}
@@ -222,6 +225,22 @@ class FrontEnd:
         _filter_in_place(sections, y, z)
         z[np.abs(z) < TINY_STATE] = 0.0
         return y
+
+
+def _require_possible(config: FrontEndConfig, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+    """Raises EngineError for numbers that no stream comes to. Names and shapes have been checked."""
+    ranges = dict.fromkeys(("low", "high", "lowest", "highest"), (-np.inf, np.inf))
+    counts = {"frame": MOST_FRAMES, "lost_bins": config.bridged_bins + 1, "clean": config.settled_bins}
+    ranges |= {name: (0, most) for name, most in counts.items()}
+    ranges |= dict.fromkeys(("decimator", "shaper"), (-LARGEST_STATE, LARGEST_STATE))
+    for name, (least, most) in ranges.items():
+        found = np.asarray(state[name])
+        fine = (found >= least) & (found <= most)  # false for NaN
+        if name in counts:
+            fine &= found == np.floor(found)
+        if not fine.all():
+            what = "whole numbers" if name in counts else "numbers"
+            raise EngineError(f"state 'fe_{name}' is out of range", expected=f"{what} from {least:g} to {most:g}")
 
 
 def _runs(lost: Mask) -> list[tuple[int, int]]:

@@ -145,9 +145,10 @@ class AbiEngine:
         self._import(record)
 
     def export_stream(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns `seen`, and the states of front end (`fe_*`), statistics (`statistics_*`), amplitude (`shift_*`), student.
+        """Returns the state of the stream, with the names that all engines use.
 
-        The student's state is `state_*`. Statistics that do not follow the signal are no part of a state.
+        `seen` counts bins. The front end's state is `fe_*`, that of statistics that follow the signal `statistics_*`,
+        that of the running amplitude `shift_*`, and that of the student `state_*`.
         """
         record = self._export()
         front_end = read_frontend(self.config, record)

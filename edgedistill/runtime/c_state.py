@@ -107,7 +107,7 @@ def read_statistics(record: npt.NDArray[np.void]) -> Arrays:
 
 
 def write_statistics(record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Writes statistics into a record that has them. Raises EngineError, before anything changes, if they do not fit."""
+    """Writes statistics into a record that has them. Raises EngineError, with nothing changed, if they do not fit."""
     if "mean" in (record.dtype.names or ()):
         ChannelStatistics(len(record["mean"]), rate=1).import_state(state)
         record["mean"], record["std"] = state["mean"], state["std"]

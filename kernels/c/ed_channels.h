@@ -112,7 +112,8 @@ static inline void ed_channels_update_block(ed_channels *channels, size_t block)
 
 /* Takes away from `clean` what lost_bins bins in a row without frames cost: what the filters then have to settle. */
 static inline void ed_channels_resume(ed_channels *channels, uint32_t lost_bins) {
-    const int64_t left = (int64_t)ED_FE_SETTLED_BINS - ED_FE_RESUME_BINS - ED_FE_RESUME_BINS_PER_LOST * (int64_t)lost_bins;
+    const int64_t left =
+        (int64_t)ED_FE_SETTLED_BINS - ED_FE_RESUME_BINS - ED_FE_RESUME_BINS_PER_LOST * (int64_t)lost_bins;
     const int64_t bridged = left > ED_FE_RECOVER_BINS ? left : ED_FE_RECOVER_BINS;
     const int64_t allowed = lost_bins > ED_FE_BRIDGED_BINS ? ED_FE_RECOVER_BINS : bridged;
     const uint32_t most = lost_bins ? (uint32_t)allowed : ED_FE_SETTLED_BINS;
@@ -122,7 +123,8 @@ static inline void ed_channels_resume(ed_channels *channels, uint32_t lost_bins)
 
 /* Lists the channels whose filters start from rest: all of them if `all` is 1, and otherwise those that were triggered in
  * the last bin. */
-static inline void ed_channels_list_restarts(const ed_channels *channels, uint32_t all, ed_fe_starts *restrict restarts) {
+static inline void ed_channels_list_restarts(const ed_channels *channels, uint32_t all,
+                                             ed_fe_starts *restrict restarts) {
     for (size_t c = 0; c < ED_FE_CHANNELS; c++)
         restarts[c / ED_FE_SPAN].channel[c % ED_FE_SPAN] = -(int64_t)(all | (uint32_t)(channels->clean[c] == 0));
     for (size_t c = ED_FE_CHANNELS; c < ED_FE_PADDED; c++) restarts[c / ED_FE_SPAN].channel[c % ED_FE_SPAN] = 0;

@@ -54,7 +54,7 @@ typedef struct {
     _Alignas(64) ed_fe_span decimator[ED_FE_SPANS][ED_FE_DECIMATOR_SECTIONS][2];
 #endif
     _Alignas(64) ed_fe_span shaper[ED_FE_SPANS][ED_FE_SHAPER_SECTIONS][2];
-    double value[ED_FE_PADDED];                /* of the last finished bin, uV */
+    double value[ED_FE_PADDED];               /* of the last finished bin, uV */
     ed_fe_kept kept[ED_FE_KEPT][ED_FE_SPANS]; /* samples of the bin in progress */
     ed_channels channels;
     ed_clock clock;
@@ -99,8 +99,8 @@ static inline void ed_fe_decimate(ed_fe_state *fe, const float *x, size_t rows) 
             memcpy(raw.channel, x + i * ED_FE_CHANNELS + at * ED_FE_SPAN, width * sizeof(float));
             ed_fe_load(&raw, &span[i]);
         }
-        ed_fe_filter_span(ED_FE_DECIMATOR_SECTIONS, ed_fe_decimator, ed_fe_decimator_rest, fe->decimator[at], span, rows,
-                          &restarts[at], place);
+        ed_fe_filter_span(ED_FE_DECIMATOR_SECTIONS, ed_fe_decimator, ed_fe_decimator_rest, fe->decimator[at], span,
+                          rows, &restarts[at], place);
         size_t kept = clock->kept_rows;
         for (size_t i = ed_clock_skipped(clock); i < rows; i += ED_FE_DECIMATION) fe->kept[kept++][at] = span[i];
     }
@@ -111,8 +111,8 @@ static inline void ed_fe_decimate(ed_fe_state *fe, const float *x, size_t rows) 
 static inline void ed_fe_frames(ed_fe_state *fe, const float *x, size_t rows) {
     ed_channels *channels = &fe->channels;
     for (size_t i = 0; i < rows; i++)
-        fe->lost |= ed_fe_range(x + i * ED_FE_CHANNELS, channels->low[fe->slot], channels->high[fe->slot],
-                                channels->broken);
+        fe->lost |=
+            ed_fe_range(x + i * ED_FE_CHANNELS, channels->low[fe->slot], channels->high[fe->slot], channels->broken);
 #if ED_FE_DECIMATION > 1
     ed_fe_decimate(fe, x, rows);
 #else

@@ -26,7 +26,7 @@ typedef struct {
 #endif
     double shaper[ED_FE_SHAPER_SECTIONS][ED_FE_CHANNELS][2];
     double pending[ED_FE_KEPT][ED_FE_CHANNELS]; /* zero beyond the rows that are here */
-    double clean[ED_FE_CHANNELS]; /* whole numbers, at most ED_FE_SETTLED_BINS */
+    double clean[ED_FE_CHANNELS];               /* whole numbers, at most ED_FE_SETTLED_BINS */
     double lowest[ED_FE_CHANNELS];
     double highest[ED_FE_CHANNELS];
 #if ED_FE_DECIMATION > 1
@@ -50,7 +50,8 @@ static inline void ed_fe_export(const ed_fe_state *fe, ed_fe_exchange *out) {
     out->lost_bins = fe->lost_bins;
     ed_fe_sections_out(ED_FE_SHAPER_SECTIONS, out->shaper, fe->shaper[0]);
     for (size_t r = 0; r < fe->clock.kept_rows; r++)
-        for (size_t c = 0; c < ED_FE_CHANNELS; c++) out->pending[r][c] = (double)fe->kept[r][c / ED_FE_SPAN].channel[c % ED_FE_SPAN];
+        for (size_t c = 0; c < ED_FE_CHANNELS; c++)
+            out->pending[r][c] = (double)fe->kept[r][c / ED_FE_SPAN].channel[c % ED_FE_SPAN];
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
         out->clean[c] = (double)channels->clean[c];
         out->lowest[c] = (double)channels->lowest[c];
@@ -142,7 +143,8 @@ static inline int ed_fe_import(ed_fe_state *fe, const ed_fe_exchange *in) {
 #else
             fe->kept[r][c / ED_FE_SPAN].channel[c % ED_FE_SPAN] = (float)in->pending[r][c];
     for (size_t r = 0; r < fe->clock.kept_rows; r++)
-        fe->lost |= ed_fe_range((const float *)(const void *)fe->kept[r], channels->low[0], channels->high[0], channels->broken);
+        fe->lost |= ed_fe_range((const float *)(const void *)fe->kept[r], channels->low[0], channels->high[0],
+                                channels->broken);
 #endif
 #if ED_FE_HISTORY > 1
     memcpy(channels->low[1], in->low, sizeof in->low);

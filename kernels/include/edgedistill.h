@@ -13,7 +13,8 @@
  *
  * A frame is one sample of every channel, in microvolts, time first: frames_uv[frame * channels + channel]. Channels
  * are in the order of ed_info.channel_ids. Frames may arrive in chunks of any size: the bits of the outputs do not
- * depend on the chunks, and no output depends on a frame after its end_frame.
+ * depend on the chunks, and no output depends on a frame after its end_frame. A channel that is lost is filled in from
+ * the others, and each output says how far it may be off.
  *
  * A library made for a GPU opens the folder it was built in instead, and must be closed in the end:
  *
@@ -24,7 +25,7 @@
  * Only ed_open allocates. Nothing prints, reads a clock or keeps global state. The C engine takes no lock and needs
  * nothing beyond memcpy, memmove and memset; a GPU engine also does what the CUDA driver does. Several decoders and
  * several models can live in one program. A decoder belongs to one thread at a time; different decoders are
- * independent. The time of a step does not depend on the data.
+ * independent. The time of a step does not depend on the data. Bins with lost frames may take less time than others.
  *
  * Every function that returns int returns ED_OK (0) or one of the negative codes below. On error it has changed neither
  * the decoder nor the caller's buffers. ed_info_get and ed_reset return no code; they ignore a null decoder.
@@ -61,9 +62,11 @@ extern "C" {
 
 /* Bits of ed_output.flags. */
 enum {
-    ED_WARMUP = 1,  /* fewer bins have been decoded than ed_info.warmup_bins: filters and attention are still filling */
-    ED_MASKED = 2,  /* at least one channel was bad and masked, apart from those that the settings leave out */
-    ED_GAP = 4,     /* frames of this bin were declared lost */
+    /* fewer bins have been decoded than ed_info.warmup_bins, or the filters of most channels have not settled since they
+     * started: after the start of a stream, a long gap, or an artefact on the whole array */
+    ED_WARMUP = 1,
+    ED_MASKED = 2,  /* at least one channel was bad and filled in, apart from those that the settings leave out */
+    ED_GAP = 4,     /* frames of this bin were lost: declared so, or without a finite sample in any channel */
     ED_INVALID = 8, /* no channel is usable, or a result is not finite: do not act on it */
     /* the running amplitude of most channels has been outside 0.25 to 4 times the expected for 10 s: another gain, unit
      * or amplifier. Do not trust the kinematics until the cause is known; ed_set_normalization takes a new scale */
@@ -75,9 +78,11 @@ typedef struct {
     uint64_t bin;                     /* index of the bin since the start, bin 0 first */
     uint64_t end_frame;               /* the raw frame that completed it */
     uint32_t flags;                   /* ED_WARMUP | ED_MASKED | ED_GAP | ED_INVALID | ED_SHIFTED */
-    uint32_t bad_channels;            /* number of masked channels, without those that the settings leave out */
+    uint32_t bad_channels;            /* number of bad channels, without those that the settings leave out */
     float kinematics[ED_MAX_OUTPUTS]; /* ed_info.outputs values in ed_info.output_units; the others are 0 */
-    float deviation[ED_MAX_OUTPUTS];  /* standard deviation of each, in the same units; the others are 0 */
+    /* standard deviation of each value, in the same units; the others are 0. It was calibrated so that nine in ten true
+     * values lie within 1.645 of it, and grows with the decoded speed and with the number of lost channels */
+    float deviation[ED_MAX_OUTPUTS];
 } ed_output;
 
 /* ---------------------------------------------------------------- errors */
@@ -157,7 +162,8 @@ ED_API void ed_close(ed_decoder *decoder);
 /* Returns the facts of a decoder's model; null for null. */
 ED_API const ed_info *ed_info_get(const ed_decoder *decoder);
 
-/* Starts a fresh stream: the next frame is frame 0. Normalization and gain stay as set. */
+/* Starts a fresh stream: the next frame is frame 0. Normalization and gain are those that were set last, also where
+ * statistics have followed the signal since. */
 ED_API void ed_reset(ed_decoder *decoder);
 
 /* ---------------------------------------------------------------- decoding */
@@ -167,7 +173,8 @@ ED_API void ed_reset(ed_decoder *decoder);
 ED_API size_t ed_outputs_for(const ed_decoder *decoder, size_t n_frames);
 
 /* Decodes `n_frames` frames (n_frames, channels) in microvolts, and writes the outputs of the bins they complete,
- * *n_out of them, which may be 0. Samples that are not finite are no error: their channel is masked and counted.
+ * *n_out of them, which may be 0. Samples that are not finite are no error: their channel is filled in and counted. A
+ * frame without any finite sample, apart from channels that the settings leave out, is a lost frame.
  * Returns ED_ERROR_NULL, ED_ERROR_COUNT or ED_ERROR_CAPACITY. outputs may be null if no bin is completed. */
 ED_API int ed_push(ed_decoder *decoder, const float *frames_uv, size_t n_frames, ed_output *outputs, size_t capacity,
                    size_t *n_out);
@@ -181,20 +188,22 @@ ED_API int ed_push_i16(ed_decoder *decoder, const int16_t *frames, size_t n_fram
  * ED_ERROR_VALUE if one is not finite. */
 ED_API int ed_set_gain(ed_decoder *decoder, const double *gain_uv, const double *offset_uv);
 
-/* Declares `n_frames` frames lost: time goes on, zeros go in, and every bin they touch is flagged ED_GAP. Bins that are
- * completed inside the gap are decoded, since later bins attend to them. ed_gap drops their outputs; ed_gap_outputs
- * returns them, as ed_push does. It takes as long as pushing that many frames. */
+/* Declares `n_frames` frames lost. They carry nothing: time goes on, the filters stay as they are, and every bin that
+ * they touch is flagged ED_GAP and has no channel. Bins that are completed inside the gap are decoded, since later bins
+ * attend to them. ed_gap drops their outputs; ed_gap_outputs returns them, as ed_push does. It takes no longer than
+ * pushing that many frames. */
 ED_API int ed_gap(ed_decoder *decoder, size_t n_frames);
 ED_API int ed_gap_outputs(ed_decoder *decoder, size_t n_frames, ed_output *outputs, size_t capacity, size_t *n_out);
 
-/* Decodes one z-scored bin (channels,), 0 where a channel is masked, to kinematics (outputs,) in ed_info.output_units.
- * The front end is bypassed and keeps its state. Returns ED_ERROR_VALUE if a value is not finite, because it would stay
+/* Decodes one bin of the models' input (channels,) to kinematics (outputs,) in ed_info.output_units. Everything before
+ * the student is bypassed and keeps its state: filters, statistics, and what fills in lost channels. Returns ED_ERROR_VALUE if a value is not finite, because it would stay
  * in the attention window. */
 ED_API int ed_step(ed_decoder *decoder, const float *bin, float *kinematics);
 
-/* Sets another day's statistics in microvolts, (channels,) each, from the next bin on. A standard deviation of 0
- * silences its channel. The running amplitude behind ED_SHIFTED starts again. Returns ED_ERROR_VALUE if one is not
- * finite or a deviation is negative. */
+/* Sets another day's statistics, (channels,) each, from the next bin on: mean and standard deviation in microvolts of
+ * the filtered channels, before the common average. A standard deviation of 0 silences its channel, which is then filled
+ * in. Where statistics follow the signal, they follow from these on, and ed_reset goes back to these. The running
+ * amplitude behind ED_SHIFTED starts again. Returns ED_ERROR_VALUE if one is not finite or a deviation is negative. */
 ED_API int ed_set_normalization(ed_decoder *decoder, const float *mean, const float *std);
 
 /* Writes the latent (ed_info.latent,) of the last bin, before the gain of the last norm; zeros before the first bin.
@@ -203,14 +212,16 @@ ED_API int ed_latent(const ed_decoder *decoder, float *latent, size_t count);
 
 /* ---------------------------------------------------------------- state
  *
- * A state is everything that later outputs depend on, except for normalization and gain. All engines of a model share
- * its layout: when one exports a state and another imports it, the stream goes on with the same bits. Little-endian:
+ * A state is everything that later outputs depend on, except for gain and for statistics that were set. Statistics that
+ * follow the signal are part of it. All engines of a model share its layout: when one exports a state and another
+ * imports it, the stream goes on with the same bits. Little-endian:
  *
  *     ed_state_header, 80 bytes
  *     for each layer: int8 ring_k (heads, window - 1, head_dim) by slot, then int8 ring_v of the same shape
  *     int8 lags (lag_rows, channels), newest bin first
  *     zeros up to a multiple of 8
  *     front end (frontend_bytes), in the layout of kernels/c/ed_frontend_state.h
+ *     if statistics follow the signal: double mean (channels,), then double std (channels,), in uV and at most 2^256
  *     running amplitude: uint32 bins outside, at most 1000, then float32 power (channels,), each from 0 to 256
  *     zeros up to a multiple of 8
  *

@@ -112,7 +112,7 @@ class Program:
     def stream(self) -> NumpyStream:
         """Returns the same stream in numpy: front end and step."""
         facts = facts_of(self.model, self.config)
-        stream = NumpyStream(self.config, self.oracle(), facts.warmup_bins)
+        stream = NumpyStream(self.config, facts.spatial, facts.deviation, self.oracle(), facts.warmup_bins)
         stream.set_normalization(np.array(facts.mean), np.array(facts.std))
         return stream
 
@@ -125,13 +125,15 @@ class Program:
     def shift_soon(self, fresh: npt.NDArray[np.uint8], stream: NumpyStream) -> npt.NDArray[np.void]:
         """Ends the warm-up of a fresh stream and raises its amplitude; returns the same state as bytes to import.
 
-        SHIFTED is set after three bins, and cleared some time later. `fresh` is an exported state.
+        Its filters count as settled. SHIFTED is set after three bins, and cleared some time later. `fresh` is an exported state.
         """
         power = np.linspace(16.05, 17, self.model.shape.channels, dtype=np.float32)
         shift = {"power": power, "bins": np.array(SHIFTED_BINS - 3)}
-        stream.import_stream({"seen": np.array(10**6), **{f"shift_{name}": array for name, array in shift.items()}})
+        settled = {"fe_clean": np.full(len(power), float(self.config.settled_bins)), "fe_lost_bins": np.array(0)}
+        state = stream.export_stream() | settled | {"seen": np.array(10**6)}
+        stream.import_stream(state | {f"shift_{name}": array for name, array in shift.items()})
         record = fresh.view(state_dtype(self.model.shape, self.config)).copy()[0]
-        record["seen"] = 10**6
+        record["seen"], record["clean"], record["lost_bins"] = 10**6, self.config.settled_bins, 0
         write_shift(record, shift)
         return np.asarray(record)
 
@@ -222,6 +224,7 @@ def require_same_outputs(found: npt.NDArray[np.void], expected: Sequence[Output]
     for row, output in zip(found.ravel(), expected, strict=True):
         facts = (output.bin, output.end_frame, output.flags, output.bad_channels)
         assert tuple(row[name] for name in ("bin", "end_frame", "flags", "bad_channels")) == facts
-        kinematics = np.zeros(16, np.float32)
-        kinematics[: len(output.kinematics)] = output.kinematics
-        assert same(row["kinematics"], kinematics), f"bin {output.bin}"
+        for name in ("kinematics", "deviation"):
+            expected_values = np.zeros(16, np.float32)
+            expected_values[: len(output.kinematics)] = getattr(output, name)
+            assert same(row[name], expected_values), f"{name} of bin {output.bin}"

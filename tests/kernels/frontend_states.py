@@ -16,6 +16,7 @@ from scipy.signal import sosfilt
 from edgedistill.compile.c.frontend_source import kept_samples
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig, filter_sections
+from edgedistill.frontend.design import rest_states
 
 State = Mapping[str, npt.NDArray[np.generic]]
 
@@ -24,7 +25,9 @@ def state_dtype(config: FrontEndConfig) -> np.dtype[np.void]:
     """Returns the struct ed_fe_exchange, which `ed_fe_export` writes and `ed_fe_import` reads."""
     channels, (decimator, shaper) = config.channels, filter_sections(config)
     rows = max(config.flat_bins, config.saturated_bins) - 1
-    fields: list[tuple[str, type, tuple[int, ...]]] = [("frame", np.int64, ()), ("pending_gap", np.int64, ())]
+    fields: list[tuple[str, type, tuple[int, ...]]] = [
+        (name, np.int64, ()) for name in ("frame", "pending_gap", "lost_bins")
+    ]
     if config.decimation > 1:
         fields.append(("decimator", np.float64, (len(decimator), channels, 2)))
     fields += [
@@ -81,6 +84,7 @@ def state_from_c(config: FrontEndConfig, data: bytes) -> dict[str, npt.NDArray[n
         "frame": np.array(frame, np.int64),
         "pending": record["pending"][:filled].copy(),
         "pending_gap": np.array(bool(record["pending_gap"])),
+        "lost_bins": np.array(record["lost_bins"]),
         **{
             name: record[name].astype(np.float64) if name in (dtype.names or ()) else np.empty(empty[name])
             for name in ("decimator", "shaper", "low", "high", "lowest", "highest", "clean")
@@ -95,9 +99,11 @@ def _begin_bin(config: FrontEndConfig, record: Any, pending: npt.NDArray[np.floa
     record["part_high"] = np.where(fine, pending, -np.inf).max(axis=0, initial=-np.inf)
     record["broken"] = ~fine.all(axis=0)
     if len(pending):
-        held = (record["clean"] < config.recover_bins) | np.isin(np.arange(config.channels), config.left_out)
-        used = np.where(fine & ~held, pending, 0.0)
-        filtered, record["decimator"] = sosfilt(filter_sections(config)[0], used.T, zi=record["decimator"])
+        sections, used = filter_sections(config)[0], np.where(fine, pending, 0.0)
+        restarted = (record["clean"] == 0) | (record["lost_bins"] > 0)
+        rest = rest_states(sections)[:, None] * used[0][:, None]
+        z = np.where(restarted[:, None], rest, record["decimator"])
+        filtered, record["decimator"] = sosfilt(sections, used.T, zi=z)
         kept = filtered[:, -(frame - len(pending)) % config.decimation :: config.decimation]
         record["pending"][: kept.shape[1]] = kept.T
 

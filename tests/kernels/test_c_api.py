@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistill.frontend import FrontEnd, zscore
 from edgedistill.numerics import Oracle
 from edgedistill.runtime.c_state import state_dtype
+from edgedistill.runtime.stream import NumpyStream
 
 from ..numerics.students import SMALL, random_bins, random_model
 from . import c_builds
@@ -197,9 +197,14 @@ def test_a_damaged_state_is_refused_and_changes_nothing(engine: Engine, data: st
     [
         *(("shift_power", power) for power in (np.nan, np.inf, -np.inf, -1e-45, 256.00002)),
         *(("shift_bins", bins) for bins in (1001, 2**31, 2**32 - 1)),
+        *(("lost_bins", bins) for bins in (-1, CONFIG.bridged_bins + 2)),
+        *(("clean", bins) for bins in (-1, 0.5, CONFIG.settled_bins + 1, np.nan)),
+        *(("shaper", state) for state in (np.nan, np.inf, 1e90)),
     ],
 )
-def test_a_wild_running_amplitude_is_refused_and_changes_nothing(engine: Engine, name: str, wrong: float) -> None:
+def test_a_number_that_no_stream_comes_to_is_refused_and_changes_nothing(
+    engine: Engine, name: str, wrong: float
+) -> None:
     push(engine, frames_like(200))
     state, dtype = engine.export(), state_dtype(SMALL, CONFIG)
     damaged, memory = state.copy(), engine.memory.copy()
@@ -212,7 +217,7 @@ def test_a_wild_running_amplitude_is_refused_and_changes_nothing(engine: Engine,
 def test_shifted_is_set_kept_in_a_gap_and_forgotten_with_the_old_scale(engine: Engine) -> None:
     assert engine.import_(shifting(engine, bins=998)) == 0
     assert [output.flags for output in push(engine, frames_like(40))[1]] == [0, 16, 16, 16]
-    assert [output.flags for output in push(engine, 30)[1]] == [4 + 16] * 3
+    assert [output.flags for output in push(engine, 30)[1]] == [2 + 4 + 8 + 16] * 3
     shifted = engine.export().view(state_dtype(SMALL, CONFIG))[0]
     assert engine.run(random_bins(SMALL, 3))["kinematics"].any()
     after = engine.export().view(state_dtype(SMALL, CONFIG))[0]
@@ -231,47 +236,52 @@ def test_shifted_is_set_kept_in_a_gap_and_forgotten_with_the_old_scale(engine: E
 
 
 def shifting(engine: Engine, bins: int) -> np.ndarray[Any, Any]:
-    """Returns a state after the warm-up whose amplitude has been outside for `bins` bins."""
+    """Returns a state whose filters have settled and whose amplitude has been outside for `bins` bins."""
     state = engine.export()
     record = state.view(state_dtype(SMALL, CONFIG))
     record["seen"], record["shift_bins"], record["shift_power"] = 10**6, bins, 17
+    record["clean"], record["lost_bins"] = CONFIG.settled_bins, 0
     return state
 
 
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=8), st.integers(0, 5))
-def test_frames_to_kinematics_equal_the_python_front_end_and_the_oracle(
-    engine: Engine, chunks: list[int], seed: int
-) -> None:
+def test_frames_to_outputs_equal_the_stream_in_numpy(engine: Engine, chunks: list[int], seed: int) -> None:
     assert engine.init(engine.memory) == 0
     frames = frames_like(sum(chunks), seed)
     frames[3:, 1] = np.nan
-    front_end, oracle, facts = FrontEnd(CONFIG), Oracle(MODEL), c_builds.facts_of(MODEL, CONFIG)
+    frames[40:43] = np.nan
+    facts = c_builds.facts_of(MODEL, CONFIG)
+    stream = NumpyStream(CONFIG, facts.spatial, facts.deviation, Oracle(MODEL), facts.warmup_bins)
+    stream.set_normalization(np.array(facts.mean), np.array(facts.std))
     at = 0
     for chunk in chunks:
         part = frames[at : at + chunk]
         at += chunk
         lost = chunk == 13
-        bins = front_end.gap(chunk) if lost else front_end.push(part)
-        values = zscore(bins.values, bins.bad, np.array(facts.mean), np.array(facts.std))
-        wanted = oracle.run(values)
+        wanted = stream.gap(chunk) if lost else stream.push(part)
         error, outputs = push(engine, chunk if lost else part)
         assert error == 0
         assert len(outputs) == len(wanted)
-        for i, output in enumerate(outputs):
-            assert (output.bin, output.end_frame) == (bins.first_bin + i, bins.end_frame[i])
-            assert output.bad_channels == np.count_nonzero(bins.bad[i]) - len(CONFIG.left_out)
-            assert output.flags == 1 + 2 * bool(output.bad_channels) + 4 * bool(bins.gap[i])
-            assert np.array(output.kinematics[:2], np.float32).tobytes() == wanted[i].tobytes()
-            assert not any(output.kinematics[2:])
+        for output, expected in zip(outputs, wanted, strict=True):
+            facts_of_both = [(one.bin, one.end_frame, one.bad_channels, int(one.flags)) for one in (output, expected)]
+            assert facts_of_both[0] == facts_of_both[1]
+            for name in ("kinematics", "deviation"):
+                values = np.array(getattr(output, name), np.float32)
+                assert values[:2].tobytes() == getattr(expected, name).tobytes()
+                assert not values[2:].any()
 
 
 def test_warmup_ends_and_an_array_without_a_channel_is_invalid(engine: Engine) -> None:
     warm = engine.info.warmup_bins
     _, outputs = push(engine, frames_like(10 * warm))
     assert [output.flags for output in outputs] == [1] * (warm - 1) + [0]
-    _, outputs = push(engine, np.full((10, SMALL.channels), np.nan, np.float32))
+    hostile = frames_like(10)
+    hostile[range(10), np.arange(10) % SMALL.channels] = np.nan  # each frame has samples, and no channel all of them
+    _, outputs = push(engine, hostile)
     assert outputs[0].flags == 2 + 8
+    _, outputs = push(engine, np.full((10, SMALL.channels), np.nan, np.float32))
+    assert outputs[0].flags == 2 + 4 + 8
     assert np.isfinite(outputs[0].kinematics[:2]).all()
 
 

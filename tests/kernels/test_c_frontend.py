@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from edgedistill.assets import asset_folder
 from edgedistill.compile.c.frontend_source import frontend_constants, normalization_tables
 from edgedistill.errors import EngineError
-from edgedistill.frontend import FrontEnd, FrontEndConfig, filter_sections, zscore
+from edgedistill.frontend import FrontEnd, FrontEndConfig, filter_sections
+from edgedistill.frontend.design import rest_states, resume_bins
 
 from .frontend_states import state_dtype, state_from_c, state_to_c
 
@@ -37,16 +38,19 @@ SANITIZED = ("gcc", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-
 ARM64 = ("aarch64-linux-gnu-gcc", "-O3", "-static")
 CORTEX_M7 = ("arm-none-eabi-gcc", "-O3", *["-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-d16", "-mfloat-abi=hard"])
 
-SHORT = {"flat_s": 0.05, "recover_s": 0.04}  # rules that act within a few bins
+# rules that act, and filters that settle, within a few bins
+SHORT = {"flat_s": 0.05, "recover_s": 0.04, "bridged_s": 0.03, "highpass_hz": 4}
 CONFIGS = {
     "one channel": FrontEndConfig(Fraction(250), 1, line_hz=0, **SHORT),
-    "250 Hz": FrontEndConfig(Fraction(250), 5, common_average=False, **SHORT),
+    "250 Hz": FrontEndConfig(Fraction(250), 5, filter_order=3, **SHORT),
     "1 kHz": FrontEndConfig(Fraction(1000), 19, line_hz=50, **SHORT),
-    "1 kHz, two": FrontEndConfig(Fraction(1000), 2, flat_s=0.02, saturated_ms=70, recover_s=0.01, bin_ms=10),
+    "1 kHz, two": FrontEndConfig(Fraction(1000), 2, flat_s=0.02, saturated_ms=70, recover_s=0.01, bridged_s=0),
+    "1 kHz, 48": FrontEndConfig(Fraction(1000), 48, **SHORT),
+    "long bins": FrontEndConfig(Fraction(1000), 3, bin_ms=50, **SHORT),
     "a bin's memory": FrontEndConfig(Fraction(1000), 3, flat_s=0.01, saturated_ms=10, bin_ms=25),
     "1017 Hz": FrontEndConfig(Fraction(390625, 384), 3, **SHORT),
     "24 kHz": FrontEndConfig(Fraction(390625, 16), 9, **SHORT),
-    "silence": FrontEndConfig(Fraction(2000), 2, line_hz=0, highpass_hz=20, recover_s=10, common_average=False),
+    "silence": FrontEndConfig(Fraction(2000), 2, line_hz=0, highpass_hz=20, recover_s=10),
     "first and last out": FrontEndConfig(Fraction(1000), 19, left_out=(0, 7, 18), **SHORT),
     "24 kHz, first and last out": FrontEndConfig(Fraction(390625, 16), 9, left_out=(0, 4, 5, 8), **SHORT),
     "one left": FrontEndConfig(Fraction(250), 3, left_out=(0, 2), **SHORT),
@@ -60,7 +64,7 @@ PROBE = """
 #include <stdlib.h>
 
 typedef struct { uint64_t kind, n; } operation; /* 0: frames, 1: int16, 2: gap */
-typedef struct { uint64_t bin, end_frame, bad_channels, usable_channels, gap; } facts;
+typedef struct { uint64_t bin, end_frame, gap, unsettled; } facts;
 
 size_t probe_size(int which);
 size_t probe_size(int which) { return which ? sizeof(ed_fe_exchange) : sizeof(ed_fe_state); }
@@ -73,10 +77,10 @@ int probe_import(ed_fe_state *fe, const ed_fe_exchange *in) { return ed_fe_impor
 uint64_t probe_bins_for(const ed_fe_state *fe, uint64_t n);
 uint64_t probe_bins_for(const ed_fe_state *fe, uint64_t n) { return ed_fe_bins_for(fe, n); }
 
-size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, const double *mean, const double *std,
-                 const double *gain, const double *offset, float *z, uint32_t *bad, facts *out);
-size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, const double *mean, const double *std,
-                 const double *gain, const double *offset, float *z, uint32_t *bad, facts *out) {
+size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, const double *gain, const double *offset,
+                 double *values, uint32_t *bad, facts *out);
+size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, const double *gain, const double *offset,
+                 double *values, uint32_t *bad, facts *out) {
     size_t bins = 0;
     do { /* a push or gap of nothing is one, too */
         int complete;
@@ -88,9 +92,9 @@ size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, con
         n -= used;
         if (!complete) continue;
         ed_fe_bin bin;
-        ed_fe_finish_bin(fe, mean, std, z + bins * ED_FE_CHANNELS, &bin);
+        memcpy(values + bins * ED_FE_CHANNELS, ed_fe_finish_bin(fe, &bin), sizeof(double) * ED_FE_CHANNELS);
         memcpy(bad + bins * ED_FE_CHANNELS, fe->channels.bad, sizeof fe->channels.bad);
-        out[bins++] = (facts){bin.bin, bin.end_frame, bin.bad_channels, bin.usable_channels, bin.gap};
+        out[bins++] = (facts){bin.bin, bin.end_frame, bin.lost, bin.unsettled};
     } while (n > 0);
     return bins;
 }
@@ -102,16 +106,15 @@ int main(void) {
     while (fread(&op, sizeof op, 1, stdin) == 1) {
         const size_t bytes = op.kind == 2 ? 0 : op.n * ED_FE_CHANNELS * sizeof(float), bins = ed_fe_bins_for(&fe, op.n);
         char *data = malloc(bytes + 1); /* of the exact size, so that a sanitizer sees a step too far */
-        float *z = malloc(bins * sizeof(float) * ED_FE_CHANNELS + 1);
+        double *values = malloc(bins * sizeof(double) * ED_FE_CHANNELS + 1);
         uint32_t *bad = malloc(bins * sizeof(uint32_t) * ED_FE_CHANNELS + 1);
         facts *out = malloc(bins * sizeof(facts) + 1);
-        if (!data || !z || !bad || !out || fread(data, 1, bytes, stdin) != bytes) return 1;
-        if (probe_run(&fe, op.kind, data, op.n, ed_fe_mean, ed_fe_std, ed_fe_std, ed_fe_mean, z, bad,
-                      out) != bins) return 2;
-        fwrite(z, sizeof(float) * ED_FE_CHANNELS, bins, stdout);
+        if (!data || !values || !bad || !out || fread(data, 1, bytes, stdin) != bytes) return 1;
+        if (probe_run(&fe, op.kind, data, op.n, ed_fe_std, ed_fe_mean, values, bad, out) != bins) return 2;
+        fwrite(values, sizeof(double) * ED_FE_CHANNELS, bins, stdout);
         fwrite(bad, sizeof(uint32_t) * ED_FE_CHANNELS, bins, stdout);
         fwrite(out, sizeof(facts), bins, stdout);
-        free(data), free(z), free(bad), free(out);
+        free(data), free(values), free(bad), free(out);
     }
     static ed_fe_exchange exchanged;
     ed_fe_export(&fe, &exchanged);
@@ -128,7 +131,7 @@ def workplace() -> Path:
 
 
 def normalization(config: FrontEndConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Returns statistics with a silent channel, and one whose values go beyond float32."""
+    """Returns statistics, one of them of a silent channel. The program takes them as offset and gain."""
     rng = np.random.default_rng(config.channels)
     mean, std = rng.normal(size=config.channels), rng.uniform(5, 60, config.channels)
     std[1:2], std[2:3] = 0, 1e-40
@@ -151,7 +154,7 @@ def compiled(config: FrontEndConfig, compiler: tuple[str, ...], *kind: str) -> P
     return folder / "probe"
 
 
-FACTS = np.dtype([(name, np.uint64) for name in ("bin", "end_frame", "bad_channels", "usable_channels", "gap")])
+FACTS = np.dtype([(name, np.uint64) for name in ("bin", "end_frame", "gap", "unsettled")])
 Seen = dict[str, np.ndarray]
 
 
@@ -159,7 +162,7 @@ class CFrontEnd:
     """Runs the C front end through ctypes, with the calls of `FrontEnd`."""
 
     def __init__(self, config: FrontEndConfig, compiler: tuple[str, ...] = FAST) -> None:
-        self.config, (self.mean, self.std) = config, normalization(config)
+        self.config = config
         self.c = ctypes.CDLL(str(compiled(config, compiler, "-shared", "-fPIC")))
         self.c.probe_size.restype = self.c.probe_run.restype = ctypes.c_size_t
         self.c.probe_bins_for.restype = ctypes.c_uint64
@@ -181,16 +184,19 @@ class CFrontEnd:
 
     def run(self, kind: int, data: np.ndarray, n: int, *affine: np.ndarray | None) -> Seen:
         bins = self.bins_for(n)
-        z = np.full((bins, self.config.channels), np.nan, np.float32)
-        bad, facts = np.full(z.shape, 7, np.uint32), np.empty(bins, FACTS)
+        values = np.full((bins, self.config.channels), np.nan)
+        bad, facts = np.full(values.shape, 7, np.uint32), np.empty(bins, FACTS)
         scale = [self.at(a) if a is not None else None for a in affine] or [None, None]
-        pointers = map(self.at, (self.mean, self.std))
         got = self.c.probe_run(
             self.at(self.state), ctypes.c_uint64(kind), self.at(data), ctypes.c_size_t(n),
-            *pointers, *scale, *map(self.at, (z, bad, facts)),
+            *scale, *map(self.at, (values, bad, facts)),
         )  # fmt: skip
         assert got == bins
-        return {"z": z, "bad": bad.astype(bool), **{name: facts[name].astype(np.int64) for name in FACTS.names}}
+        return {
+            "values": values,
+            "bad": bad.astype(bool),
+            **{name: facts[name].astype(np.int64) for name in FACTS.names},
+        }
 
     def bins_for(self, n: int) -> int:
         return self.c.probe_bins_for(self.at(self.state), ctypes.c_uint64(n))
@@ -206,7 +212,7 @@ class CFrontEnd:
 
 
 class Definition(FrontEnd):
-    """Runs the Python front end, with z-scores and masks as `runtime.decoder` makes them."""
+    """Runs the Python front end, and returns what the C front end does."""
 
     def push(self, frames: np.ndarray) -> Seen:  # type: ignore[override]
         with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
@@ -216,27 +222,25 @@ class Definition(FrontEnd):
         return self.seen(super().gap(n))
 
     def seen(self, bins: Any) -> Seen:
-        mean, std = normalization(self.config)
-        with np.errstate(over="ignore"):
-            z = zscore(bins.values, bins.bad, mean, std)
-        bad = bins.bad | ~np.isfinite(z)
-        z[~np.isfinite(z)] = 0
         return {
-            "z": z,
-            "bad": bad,
-            "bin": bins.first_bin + np.arange(len(z)),
+            "values": bins.values,
+            "bad": bins.bad,
+            "bin": bins.first_bin + np.arange(len(bins.values)),
             "end_frame": bins.end_frame,
-            "bad_channels": bad.sum(axis=1) - len(self.config.left_out),
-            "usable_channels": (~bad & (std > 0)).sum(axis=1),
             "gap": bins.gap.astype(np.int64),
+            "unsettled": bins.unsettled.astype(np.int64),
         }
 
 
 def recording(config: FrontEndConfig, bins: int, seed: int) -> np.ndarray:
-    """Returns frames (n, C) float32 with every fault: NaN, infinities, denormals, huge, dead, saturated, silent."""
+    """Returns frames (n, C) float32 on offsets, with every fault of a channel, and with frames that are lost.
+
+    Faults are NaN, infinities, denormals, huge values, and dead, saturated and silent channels.
+    """
     rng = np.random.default_rng(seed)
     n = config.edge(bins) + int(rng.integers(0, config.edge(1)))
-    x = rng.normal(scale=50, size=(n, config.channels)).astype(np.float32)
+    offset = rng.normal(scale=300, size=config.channels)
+    x = (rng.normal(scale=50, size=(n, config.channels)) + offset).astype(np.float32)
     for channel in range(config.channels):
         a, b = np.sort(rng.integers(0, n, 2))
         fault = rng.integers(0, 11)
@@ -255,6 +259,9 @@ def recording(config: FrontEndConfig, bins: int, seed: int) -> np.ndarray:
             x[a:b, channel] = rng.choice(np.array([1e-45, -1e-40, 1e-38, -0.0], np.float32), b - a)
         elif fault == 6:
             x[a:b, channel] = rng.choice(np.array([3.4e38, -3.4e38, 1e30, -1e30], np.float32), b - a)
+    used = ~np.isin(np.arange(config.channels), config.left_out)
+    for first in rng.integers(0, n, rng.integers(0, 3)):
+        x[np.ix_(range(first, min(n, first + rng.integers(1, 3 * config.edge(1)))), used)] = np.nan
     return x
 
 
@@ -288,7 +295,7 @@ def assert_states_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarr
     + [
         (compiler, name)
         for compiler in (PLAIN, CLANG)
-        for name in ("1 kHz", "24 kHz", "a bin's memory", "first and last out")
+        for name in ("1 kHz", "24 kHz", "a bin's memory", "first and last out", "1 kHz, 48")
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -326,7 +333,8 @@ def test_the_default_rules_over_many_bins_equal_the_definition():
     config = FrontEndConfig(Fraction(1000), 96)
     x = recording(config, 420, 1)
     x[:, 7] = np.where(np.arange(len(x)) // 1100 % 2, 3.25, x[:, 7])  # flat, and good again, more than once
-    x[1000:2500] *= np.random.default_rng(0).uniform(size=96) > 0.3
+    x[1000:2500] = np.where(np.random.default_rng(0).uniform(size=96) > 0.3, x[1000:2500], 0)
+    x[3400:3440] = np.nan  # lost, and bridged
     expected = Definition(config).push(x)
     assert_same(CFrontEnd(config).push(x), expected)
     assert np.any(np.diff(expected["bad"][:, 7].astype(int)) == -1)
@@ -344,29 +352,28 @@ def test_what_a_left_out_channel_holds_changes_nothing(compiler, name):
     x[config.edge(20), 1] = np.inf
     lost = x.copy()
     lost[:, out] = np.nan
+    others = ~np.isin(np.arange(config.channels), out)
 
     def pushed(config: FrontEndConfig, frames: np.ndarray) -> Seen:
-        c = CFrontEnd(config, compiler)
-        c.mean, c.std = np.zeros(config.channels), np.full(config.channels, 20.0)
-        return c.push(frames)
+        seen = CFrontEnd(config, compiler).push(frames)
+        return {**seen, "values": seen["values"][:, others]}
 
     seen = pushed(config, x)
     assert seen["bad"][:, out].all()
-    assert set(seen["bad_channels"]) == {0, 1}
-    assert set(seen["bad_channels"] + seen["usable_channels"]) == {config.channels - len(out)}
+    assert set(seen["bad"][:, others].sum(axis=1)) == {0, 1}
+    assert not seen["gap"].any()
     assert_same(pushed(config, lost), seen)
-    assert_same(pushed(plain, lost), {**seen, "bad_channels": seen["bad_channels"] + len(out)})
-    assert np.abs(pushed(plain, x)["z"][:, 1] - seen["z"][:, 1]).max() > 1  # the average carries the mains
+    assert_same(pushed(plain, lost), seen)
 
 
-def test_without_a_usable_channel_beside_those_left_out_none_is_usable():
+def test_a_frame_with_samples_in_left_out_channels_only_is_lost():
     config = CONFIGS["one left"]
     x = np.random.default_rng(6).normal(scale=50, size=(config.edge(9), 3)).astype(np.float32)
-    x[:, 1] = np.nan
-    c = CFrontEnd(config)
-    c.std = np.full(3, 20.0)
-    seen = c.push(x)
-    assert (set(seen["bad_channels"]), set(seen["usable_channels"])) == ({1}, {0})
+    x[config.edge(4) + 1, 1] = np.nan
+    assert CFrontEnd(config).push(x)["gap"].tolist() == [0] * 4 + [1] + [0] * 4
+    seen = CFrontEnd(replace(config, left_out=())).push(x)
+    assert not seen["gap"].any()
+    assert seen["bad"][4].tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("compiler", [FAST, PLAIN], ids=" ".join)
@@ -391,20 +398,6 @@ def test_the_limit_of_a_flat_channel_is_compared_in_float64():
     expected = Definition(config).push(x)
     assert expected["bad"][-1, :2].tolist() == [True, False]
     assert_same(CFrontEnd(config).push(x), expected)
-
-
-def test_values_are_masked_from_where_float32_ends():
-    config = CONFIGS["1 kHz"]
-    x = np.random.default_rng(2).normal(scale=50, size=(10, 19)).astype(np.float32)
-    value, largest = FrontEnd(config).push(x).values[0], float(np.finfo(np.float32).max)
-    c = CFrontEnd(config)
-    c.mean = np.zeros(19)
-    c.std = np.abs(value) / (largest * (1 + 2.0**-26))  # rounds to the largest float32
-    c.std[::2] = np.abs(value[::2]) / (largest * (1 + 2.0**-24))  # rounds to infinity
-    seen = c.push(x)
-    assert seen["bad"][0].tolist() == [i % 2 == 0 for i in range(19)]
-    np.testing.assert_array_equal(seen["z"][0], np.where(seen["bad"][0], 0, np.sign(value) * largest))
-    assert (seen["bad_channels"].tolist(), seen["usable_channels"].tolist()) == ([10], [9])
 
 
 @quick
@@ -494,7 +487,8 @@ def test_a_state_moves_from_python_to_c_and_back(name, seed, data):
     python.gap(lost := data.draw(st.sampled_from([0, config.edge(1)])))
     state = python.export_state()
     assert c.import_state(state_to_c(config, state)) == 0
-    if config.decimation == 1 or config.edge(config.bin_of(cut + lost)) == cut + lost:
+    whole = config.decimation == 1 or config.edge(config.bin_of(cut + lost)) == cut + lost
+    if whole:
         assert_states_equal(state_from_c(config, c.export_state()), state)
     other = CFrontEnd(config)
     assert other.import_state(c.export_state()) == 0
@@ -532,8 +526,11 @@ def test_a_state_inside_a_bin_of_a_decimating_front_end_stays_in_c():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("frame", -1), ("pending_gap", 2), ("decimator", np.nan), ("shaper", np.inf), ("pending", np.nan),
-        ("clean", 99), ("clean", -1), ("clean", np.nan), ("lowest", np.nan), ("part_high", np.nan), ("low", np.nan),
+        ("frame", -1), ("pending_gap", 2), ("pending_gap", -1), ("lost_bins", -1), ("lost_bins", 5),
+        ("decimator", np.nan), ("decimator", -1.0001 * 2.0**256), ("shaper", np.inf), ("shaper", 1.0001 * 2.0**256),
+        ("pending", np.nan), ("pending", 1e90), ("clean", 9999), ("clean", -1), ("clean", 3.5), ("clean", 1e300),
+        ("clean", np.nan), ("broken", 2), ("broken", np.nan), ("lowest", np.nan), ("highest", np.nan),
+        ("part_low", np.nan), ("part_high", np.nan), ("low", np.nan), ("high", np.nan),
     ],
 )  # fmt: skip
 def test_an_impossible_state_is_refused_and_changes_nothing(field, value):
@@ -545,6 +542,44 @@ def test_an_impossible_state_is_refused_and_changes_nothing(field, value):
     state[field].reshape(-1)[-1:] = value
     assert c.import_state(state.tobytes()) == -1
     np.testing.assert_array_equal(c.state, before)
+
+
+def test_the_most_extreme_state_goes_on_as_in_the_definition():
+    """Filters at their limit, clean at both ends, lost bins at the most that are bridged: nothing overflows."""
+    config = CONFIGS["1 kHz"]
+    python, c, rng = Definition(config), CFrontEnd(config), np.random.default_rng(0)
+    x = rng.normal(300, 50, (600, config.channels)).astype(np.float32)
+    python.push(x[:203])
+    state = python.export_state()
+    state["shaper"] = 2.0**256 * rng.choice([-1.0, 0, 1e-80, 1], state["shaper"].shape)
+    state["clean"] = rng.choice([0.0, config.recover_bins, config.settled_bins], config.channels)
+    state["lost_bins"] = np.array(config.bridged_bins, np.int64)
+    state["lowest"][:], state["highest"][:] = np.inf, -np.inf
+    python.import_state(state)
+    assert c.import_state(state_to_c(config, state)) == 0
+    expected = python.push(x[203:])
+    assert np.abs(expected["values"]).max() > 1e60
+    assert np.isfinite(expected["values"]).all()
+    assert_same(c.push(x[203:]), expected)
+    assert_states_equal(state_from_c(config, c.export_state()), python.export_state())
+
+
+def test_lost_bins_are_counted_and_what_they_cost_equals_the_definition():
+    """A state after each of many gaps, from none to beyond what is bridged, and the bins that follow it."""
+    config = CONFIGS["24 kHz"]
+    for lost in range(config.bridged_bins + 3):
+        python, c = Definition(config), CFrontEnd(config)
+        x = np.random.default_rng(lost).normal(300, 50, (config.edge(200), 9)).astype(np.float32)
+        for front in (python, c):
+            front.push(x[: config.edge(150)])
+            front.gap(config.edge(150 + lost) - config.edge(150))
+        state = python.export_state()
+        assert state["lost_bins"] == min(lost, config.bridged_bins + 1)
+        assert_states_equal(state_from_c(config, c.export_state()), state)
+        expected = python.push(x[config.edge(150 + lost) :])
+        assert_same(c.push(x[config.edge(150 + lost) :]), expected)
+        assert expected["unsettled"].any() == (lost > 0)
+        assert_states_equal(state_from_c(config, c.export_state()), python.export_state())
 
 
 def test_a_state_of_another_configuration_or_of_float64_samples_is_refused():
@@ -580,6 +615,8 @@ def test_tables_are_written_exactly(name):
     for table, expected in (
         ("decimator", np.delete(filter_sections(config)[0], 3, axis=1)),
         ("shaper", np.delete(filter_sections(config)[1], 3, axis=1)),
+        ("decimator_rest", rest_states(filter_sections(config)[0])),
+        ("shaper_rest", rest_states(filter_sections(config)[1])),
         ("mean", mean),
         ("std", std),
         ("left_out", np.isin(np.arange(config.channels), config.left_out).astype(float)),
@@ -589,6 +626,11 @@ def test_tables_are_written_exactly(name):
             float.fromhex(word) for word in re.findall(r"-?0x[0-9a-fp.+-]+|\b[01]\b(?!\.)", match[1] if match else "")
         ]
         assert numbers == expected.ravel().tolist()
+    defined = dict(re.findall(r"#define ED_FE_(\w+) (\w+)", text))
+    assert int(defined["SETTLED_BINS"].rstrip("u")) == config.settled_bins
+    assert int(defined["RESUME_BINS"].rstrip("u")) == resume_bins(config)
+    assert int(defined["BRIDGED_BINS"].rstrip("u")) == config.bridged_bins
+    assert defined["MIRRORED"] == str(int(config.filter_order % 2 == 0))
 
 
 @pytest.mark.parametrize("std", [[1.0] * 4, [1.0, np.inf, 1, 1, 1], [1.0, -1, 1, 1, 1]])
@@ -636,10 +678,10 @@ def assert_program_equals_definition(command: list[str], config: FrontEndConfig,
     python, expected = Definition(config), b""
     for n, x in steps:
         seen = python.push(x) if len(x) else python.gap(n)
-        facts = np.empty(len(seen["z"]), FACTS)
+        facts = np.empty(len(seen["values"]), FACTS)
         for name in FACTS.names:
             facts[name] = seen[name]
-        expected += seen["z"].tobytes() + seen["bad"].astype(np.uint32).tobytes() + facts.tobytes()
+        expected += seen["values"].tobytes() + seen["bad"].astype(np.uint32).tobytes() + facts.tobytes()
     assert done.stdout == expected
 
 

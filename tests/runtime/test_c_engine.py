@@ -97,7 +97,7 @@ def one_call(decoder: Decoder, what: str, frames: np.ndarray) -> list[Output]:
         return decoder.gap(count)
     if what == "step":
         kinematics = decoder.step(np.linspace(-2, 2, channels) + count)
-        return [Output(0, 0, Flag(0), 0, kinematics)]
+        return [Output(0, 0, Flag(0), 0, kinematics, np.zeros_like(kinematics))]
     if what == "normalization":  # values that float32 cannot represent, and one silenced channel
         decoder.set_normalization(0.1 * np.arange(channels), (17.3 + count) * (np.arange(channels) != count % channels))
     elif what == "reset":
@@ -144,7 +144,7 @@ def test_a_stream_moves_between_the_engines(bundles: dict[str, Bundle], kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("part", ["fe_", "state_", "seen", "shift_"])
+@pytest.mark.parametrize("part", ["fe_", "state_", "seen", "shift_", "statistics_"])
 def test_a_part_that_is_left_out_starts_fresh(bundles: dict[str, Bundle], kind: str, part: str) -> None:
     oracle = Decoder(bundles[kind], "oracle")
     oracle.push(frames_of(kind, 700))
@@ -153,13 +153,16 @@ def test_a_part_that_is_left_out_starts_fresh(bundles: dict[str, Bundle], kind: 
     compiled = Decoder(bundles[kind], "c")
     compiled.push(frames_of(kind, 300))
     for decoder in (compiled, oracle):
+        decoder.set_normalization(np.full(ARRAYS[kind].channels, 0.3), np.full(ARRAYS[kind].channels, 17.1))
         decoder.import_state(state)
+    assert state_equal(compiled.export_state(), oracle.export_state())
     more = frames_of(kind, 500, seed=2)
     assert same(compiled.push(more), oracle.push(more))
 
 
-def test_a_foreign_state_is_refused_and_changes_nothing(bundles: dict[str, Bundle]) -> None:
-    decoder, twin, frames = Decoder(bundles["slow"], "c"), Decoder(bundles["slow"], "c"), frames_of("slow", 800)
+@pytest.mark.parametrize("engine", ["c", "oracle"])
+def test_a_foreign_state_is_refused_and_changes_nothing(bundles: dict[str, Bundle], engine: str) -> None:
+    decoder, twin, frames = (*(Decoder(bundles["slow"], engine) for _ in range(2)), frames_of("slow", 800))
     for one in (decoder, twin):
         one.push(frames[:400])
     state = decoder.export_state()
@@ -171,7 +174,14 @@ def test_a_foreign_state_is_refused_and_changes_nothing(bundles: dict[str, Bundl
         {**state, "state_live": np.array([-1], np.int32)},
         {**state, "state_ring_k_0": np.full_like(ring, -128)},
         {**state, "state_ring_k_0": ring.astype(np.int32)},
-        {**state, "fe_low": state["fe_low"] + 1e-9},
+        {**state, "fe_shaper": state["fe_shaper"] * np.nan},
+        {**state, "fe_shaper": np.full_like(state["fe_shaper"], 1e90)},
+        {**state, "fe_clean": state["fe_clean"] + 0.5},
+        {**state, "fe_clean": state["fe_clean"] + ARRAYS["slow"].settled_bins + 1},
+        {**state, "fe_clean": np.full_like(state["fe_clean"], -1)},
+        {**state, "fe_lost_bins": np.array(ARRAYS["slow"].bridged_bins + 2)},
+        {**state, "fe_lost_bins": np.array(-1)},
+        {**state, "fe_highest": state["fe_highest"] * np.nan},
         {**state, "shift_power": state["shift_power"] * np.float32(np.nan)},
         {**state, "shift_power": state["shift_power"][:2]},
         {**state, "shift_bins": np.array(1001)},
@@ -180,6 +190,54 @@ def test_a_foreign_state_is_refused_and_changes_nothing(bundles: dict[str, Bundl
         with pytest.raises(EngineError):
             decoder.import_state(wrong)
     assert same(decoder.push(frames[400:]), twin.push(frames[400:]))
+
+
+def test_samples_finer_than_float32_do_not_go_to_c(bundles: dict[str, Bundle]) -> None:
+    decoder = Decoder(bundles["slow"], "c")
+    decoder.push(frames_of("slow", 400))
+    state = decoder.export_state()
+    with pytest.raises(EngineError, match="finer than float32"):
+        decoder.import_state({**state, "fe_low": state["fe_low"] + 1e-9})
+
+
+@pytest.mark.parametrize("engine", ["c", "oracle"])
+def test_statistics_that_cannot_be_are_refused_and_change_nothing(bundles: dict[str, Bundle], engine: str) -> None:
+    decoder = Decoder(bundles["fast"], engine)
+    decoder.push(frames_of("fast", 900))
+    state = decoder.export_state()
+    mean, std = state["statistics_mean"], state["statistics_std"]
+    for wrong in (
+        {"statistics_mean": mean * np.nan},
+        {"statistics_mean": np.full_like(mean, -1e90)},
+        {"statistics_std": -std},
+        {"statistics_std": np.full_like(std, np.inf)},
+        {"statistics_std": std.astype(np.float32)},
+        {"statistics_std": std[:2]},
+    ):
+        with pytest.raises(EngineError, match="statistics_"):
+            decoder.import_state(state | wrong)
+    with pytest.raises(EngineError, match="statistics_std"):
+        decoder.import_state({name: array for name, array in state.items() if name != "statistics_std"})
+    assert state_equal(decoder.export_state(), state)
+
+
+def test_statistics_follow_and_a_reset_goes_back_to_those_that_were_set(bundles: dict[str, Bundle]) -> None:
+    decoders = Decoder(bundles["fast"], "c"), Decoder(bundles["fast"], "oracle")
+    frames = (5 * np.random.default_rng(0).normal(size=(8000, 5))).astype(np.float32)
+    mean, std = np.arange(5.0), np.full(5, 30.0)
+    for decoder in decoders:
+        decoder.set_normalization(mean, std)
+        shift_soon(decoder, bins=1000)
+        decoder.push(frames)
+    states = [decoder.export_state() for decoder in decoders]
+    assert state_equal(*states)
+    used = [0, 2, 3]  # the others are left out, so that they are never there
+    assert (states[0]["statistics_std"][used] < 26).all()
+    assert states[0]["statistics_std"][[1, 4]].tolist() == [30, 30]
+    for decoder in decoders:
+        decoder.reset()
+        assert decoder.export_state()["statistics_mean"].tolist() == mean.tolist()
+        assert decoder.export_state()["statistics_std"].tolist() == std.tolist()
 
 
 def test_the_engine_alone_has_the_face_of_the_others(bundles: dict[str, Bundle]) -> None:
