@@ -172,11 +172,13 @@ def test_every_form_of_a_plan_stands_in_the_page() -> None:
 def test_columns_and_flags_of_the_csv_stand_in_the_page(outputs: dict[str, list[dict[str, Any]]]) -> None:
     from edgedistill.runtime import Flag
 
-    *rows, an_output = [cells[0] for cells in table_rows(section(PAGE, "The CSV of run"))]
+    *rows, an_output, its_deviation = [cells[0] for cells in table_rows(section(PAGE, "The CSV of run"))]
     columns = outputs["csv"][0]["columns"]
     assert rows == [f"`{column}`" for column in columns[: len(rows)]]
-    assert columns[len(rows) :] == ["cursor_vel_x (cm/s)", "cursor_vel_y (cm/s)"]
+    axes = ("cursor_vel_x", "cursor_vel_y")
+    assert columns[len(rows) :] == [f"{axis}{kind} (cm/s)" for kind in ("", " sd") for axis in axes]
     assert "output" in an_output
+    assert f"`{columns[-2]}`" in its_deviation
     flags = {int(cells[0]): cells[1] for cells in table_rows(section(PAGE, "Flags"))}
     assert flags == {int(flag): str(flag.name).lower() for flag in Flag}
 
