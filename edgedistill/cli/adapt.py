@@ -91,9 +91,9 @@ def adapt(
     behavior: str | None,
     as_json: bool,
 ) -> None:
-    """Make a bundle for another day of the same array, in seconds and without labels.
+    """Make a bundle for another day of an array, in seconds.
 
-    The student stays as it is. Mean and deviation of every channel, and how the channels go together, are those of the
+    No label is needed, and nothing is trained. The student stays as it is. Mean and deviation of every channel, and how the channels go together, are those of the
     day. A channel that is dead on that day stays as the bundle has it, and is filled in from the others.
     """
     if to_s is not None and to_s <= from_s:
