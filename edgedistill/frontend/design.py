@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -87,7 +87,7 @@ class FrontEndConfig:
                 got = getattr(self, name)
                 raise ConfigError(f"the front end cannot have this {name}", got=got, expected=expected)
 
-    @property
+    @cached_property  # exact fractions are slow, and every bin asks
     def decimation(self) -> int:
         """Returns D: raw frames whose index is a multiple of D are kept."""
         return max(1, math.ceil(self.rate / Fraction(self.intermediate_hz)))

@@ -26,6 +26,7 @@ def test_build_hands_over_its_options(stages: FakePipeline) -> None:
         "preset": "nano",
         "session": "s2",
         "baselines": True,
+        "spikes": False,
         "steps": 5,
         "seed": 3,
         "teacher": None,
@@ -37,6 +38,7 @@ def test_build_hands_over_its_options(stages: FakePipeline) -> None:
         "work": None,
         "recipe": DEFAULT_RECIPE,
         "ranges": None,
+        "follow_s": 0.0,
         "ship": False,
     }
 

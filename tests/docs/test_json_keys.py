@@ -104,6 +104,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         found["inspect bundle"] = [run("inspect", bundle)]
         found["compile"] = [run("compile", bundle, codes=gates)]
         found["run"] = [run("run", bundle, file)]
+        adapted = ("adapt", bundle, file, "--out", home / "adapted.edge")
+        found["adapt"] = [run(*adapted, codes=gates), run(*adapted, "--to", 60, codes=gates)]
+        found["inspect bundle"].append(run("inspect", home / "adapted.edge"))
         run("run", bundle, file, "--out", home / "decoded.csv")
         with (home / "decoded.csv").open() as csv:
             found["csv"] = [{"columns": csv.readline().strip().split(",")}]
@@ -130,7 +133,7 @@ SECTIONS = (
         "calibrate",
         "build",
     ),
-    *("compile", "run", "bench", "report", "targets", "target", "doctor", "error"),
+    *("compile", "run", "adapt", "bench", "report", "targets", "target", "doctor", "error"),
 )
 
 

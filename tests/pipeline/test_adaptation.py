@@ -214,12 +214,15 @@ def test_a_new_read_out_is_the_better_one_where_the_old_one_is_spoilt(
     assert result.metrics["int8_r2"] > result.before_r2 + 0.01
 
 
-def test_the_compiled_engine_decodes_as_the_oracle_does(lame_day: Path, whole: AdaptResult) -> None:
-    bundle = open_bundle(whole.bundle)
+@pytest.mark.parametrize("adapted", ["whole", "own_day"])
+def test_the_compiled_engine_decodes_as_the_oracle_does(request: pytest.FixtureRequest, adapted: str) -> None:
+    """The one has a channel that is filled in as before, the other statistics that follow."""
+    result = request.getfixturevalue(adapted)
+    bundle = open_bundle(result.bundle)
     compiled, oracle = Decoder(bundle), Decoder(bundle, "oracle")
     assert compiled.info.engine == "c"
-    with open_recording(lame_day) as recording:
-        frames = recording.lfp.read(0, 2000)  # type: ignore[union-attr]
+    with open_recording(result.read["file"]) as recording:
+        frames = recording.lfp.read(0, 5 * (compiled.info.warmup_bins + 300))  # type: ignore[union-attr]
     for found, expected in zip(compiled.push(frames), oracle.push(frames), strict=True):
         assert found.flags == expected.flags
         assert found.bad_channels == expected.bad_channels
