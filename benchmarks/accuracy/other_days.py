@@ -5,7 +5,8 @@
 SESSIONS is a folder with recordings of one array. A student is distilled on the first of them with their labels, and a
 bundle decodes the last of these. Every other recording is a later day. Each row decodes the whole day from raw frames
 and is scored on its last fifth, which no row has learned from except `adapted, whole day`. `built anew` is a bundle
-that was trained on that day alone, with its labels. Students and bundles are kept under --work, so that an interrupted run can go on. The result is benchmarks/results/cpu/other-days-PRESET.json.
+that was trained on that day alone, with its labels. Students and bundles are kept under --work, so that an interrupted
+run can go on. The result is benchmarks/results/cpu/other-days-PRESET.json.
 """
 
 from __future__ import annotations
