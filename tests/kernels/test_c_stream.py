@@ -1,4 +1,4 @@
-"""The whole stream in C has the bits of `NumpyStream`, its states and deviations among them, for any faults and gaps."""
+"""The whole stream in C has the bits of `NumpyStream`, its states and deviations too, for any faults and gaps."""
 
 from __future__ import annotations
 
