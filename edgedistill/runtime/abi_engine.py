@@ -2,8 +2,8 @@
 
 `AbiEngine` has the methods of the other engines, which take a bin of the models' input and return kinematics. It also
 has those of a whole stream, which take frames and return outputs, because the library contains the front end. It works
-in the same way whether the library holds plain C, a CUDA kernel or a TensorRT plan. `c_engine`, `cuda_engine` and `tensorrt_engine`
-find, check and open such a library.
+in the same way whether the library holds plain C, a CUDA kernel or a TensorRT plan. `c_engine`, `cuda_engine` and
+`tensorrt_engine` find, check and open such a library.
 """
 
 from __future__ import annotations

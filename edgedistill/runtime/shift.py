@@ -1,4 +1,4 @@
-"""Watches the running amplitude of a stream. Bins of the models' input go in, and whether the recording shifted comes out.
+"""Watches the running amplitude of a stream. Bins of the models' input go in; whether they have shifted comes out.
 
 It is defined in docs/numerics.md, "Running amplitude", and `kernels/c/ed_shift.h` is the same in C. Each channel of the
 input has a mean square of 1. A lost gain, another unit or another amplifier leaves that by far, and for good.
