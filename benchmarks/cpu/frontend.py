@@ -4,7 +4,7 @@ A file with minutes of 96 channels at 24414.0625 Hz (int16, chunked) is written 
 `frontend.json` come out. Each measurement is a process of its own, bound to one core with one thread:
 
   stream    opens the file, reads it in blocks of a second and calls `FrontEnd.push`; reading is part of the time
-  baseline  decimates, averages and filters a whole array in memory, by plain scipy with the same sections
+  baseline  decimates and filters a whole array in memory, by plain scipy with the same sections
   kilohertz calls `FrontEnd.push` at 1 kHz with 32 channels in memory
 
 The file was just written, so it is read from the page cache and not from a disk.
@@ -158,7 +158,7 @@ def measure_baseline(file: Path) -> Figures:
     frames = np.ascontiguousarray(make_frames(RATE, CHANNELS, BASELINE_S, seed=0).T, dtype=np.float64)
     begin = read_clocks()
     kept = sosfilt(decimator, frames)[:, :: config.decimation]
-    out = sosfilt(shaper, kept - kept.mean(axis=0))
+    out = sosfilt(shaper, kept)
     return compute_speed(BASELINE_S, begin, out.shape[1] // 10)
 
 

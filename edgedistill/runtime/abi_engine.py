@@ -1,9 +1,9 @@
 """Runs a decoder behind the C ABI from Python. An opened library goes in, and an engine like all others comes out.
 
-`AbiEngine` has the methods of the other engines, which take a z-scored bin and return kinematics. It also has those of
-a whole stream, which take frames and return outputs, because the library contains the front end. It works in the same
-way whether the library holds plain C, a CUDA kernel or a TensorRT plan. `c_engine`, `cuda_engine` and `tensorrt_engine`
-find, check and open such a library.
+`AbiEngine` has the methods of the other engines, which take a bin of the models' input and return kinematics. It also
+has those of a whole stream, which take frames and return outputs, because the library contains the front end. It works
+in the same way whether the library holds plain C, a CUDA kernel or a TensorRT plan. `c_engine`, `cuda_engine` and
+`tensorrt_engine` find, check and open such a library.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class AbiEngine:
         return found
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Returns kinematics (K,) in physical units for one z-scored bin (C,), which is finite and 0 where masked."""
+        """Returns kinematics (K,) in physical units for one bin (C,) of the models' input, which is finite."""
         if bin.shape != self._bin.shape:
             raise EngineError("a step takes one bin", got=bin.shape, expected=f"{self._bin.shape}: one per channel")
         self._bin[:] = bin

@@ -154,7 +154,7 @@ class Decoder:
         if not np.isfinite(values).all():  # a NaN would stay in the rings for the whole window
             raise EngineError(
                 "a bin must be finite", got=f"{np.count_nonzero(~np.isfinite(values))} values that are not",
-                expected="z-scored values, 0 for a channel without a signal",
+                expected="finite values, in deviations of each channel",
             )  # fmt: skip
         return self._stream.step(values)
 

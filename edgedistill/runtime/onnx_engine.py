@@ -1,4 +1,4 @@
-"""Runs a step graph on onnxruntime. One z-scored bin goes in, kinematics come out, and the state is kept in between.
+"""Runs a step graph on onnxruntime. Bins of the models' input go in, kinematics come out, and the state is kept.
 
 The types of the graph's inputs tell its precision. Rings are float32, float16 or int8. Lagged bins are either floats or
 the integers (`bin_new`) that the graph returns. The rings, the lagged bins and all inputs and outputs are numpy arrays
@@ -69,7 +69,7 @@ class OnnxEngine:
         return self._latent.copy()
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Returns kinematics (K,) in physical units for one z-scored bin (C,), which is finite and 0 where masked."""
+        """Returns kinematics (K,) in physical units for one bin (C,) of the models' input, which is finite."""
         if bin.shape != self._bin.shape:
             raise EngineError("a step takes one bin", got=bin.shape, expected=f"{self._bin.shape}: one per channel")
         self._bin[:] = bin

@@ -1,7 +1,7 @@
-"""Watches the running amplitude of a stream. A z-scored bin goes in, and whether the recording has shifted comes out.
+"""Watches the running amplitude of a stream. Bins of the models' input go in; whether they have shifted comes out.
 
-It is defined in docs/numerics.md, "Running amplitude", and `kernels/c/ed_shift.h` is the same in C. A z-scored channel
-has a mean square of 1. A lost gain, another unit or another amplifier leaves that by far, and for good.
+It is defined in docs/numerics.md, "Running amplitude", and `kernels/c/ed_shift.h` is the same in C. Each channel of the
+input has a mean square of 1. A lost gain, another unit or another amplifier leaves that by far, and for good.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RunningAmplitude:
         self.outside_bins = 0
 
     def update(self, z: npt.NDArray[np.float32], usable: npt.NDArray[np.bool_]) -> None:
-        """Takes a z-scored bin (C,), and which channels (C,) are neither masked nor of deviation 0."""
+        """Takes a bin (C,) of the models' input, and which channels (C,) are there."""
         with np.errstate(over="ignore"):
             square = np.clip(z * z, LEAST, MOST)
         self.power[usable] = (self.power + (square - self.power) * RATE)[usable]

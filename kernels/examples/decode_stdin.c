@@ -7,8 +7,8 @@
  *     ./decode < frames.f32
  *
  * NAME is the bundle's name. A frame is one little-endian float32 for each channel, in microvolts. Each line of output
- * is the bin, its flags (ED_WARMUP, ED_MASKED, ED_GAP, ED_INVALID, ED_SHIFTED) and one value for each output. The
- * program owns the memory; the decoder allocates nothing.
+ * is the bin, its flags (ED_WARMUP, ED_MASKED, ED_GAP, ED_INVALID, ED_SHIFTED), and for each output its value and the
+ * standard deviation of it. The program owns the memory; the decoder allocates nothing.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,13 +24,14 @@ static void fail(const char *what) {
 
 static void print_header(const ed_info *info) {
     printf("# %s (%s), %u channels\n# bin flags", info->name, info->variant, (unsigned)info->channels);
-    for (uint32_t i = 0; i < info->outputs; i++) printf(" %s[%s]", info->output_names[i], info->output_units[i]);
+    for (uint32_t i = 0; i < info->outputs; i++) printf(" %s[%s] sd", info->output_names[i], info->output_units[i]);
     printf("\n");
 }
 
 static void print_output(const ed_info *info, const ed_output *output) {
     printf("%llu %u", (unsigned long long)output->bin, (unsigned)output->flags);
-    for (uint32_t i = 0; i < info->outputs; i++) printf(" %.9g", (double)output->kinematics[i]);
+    for (uint32_t i = 0; i < info->outputs; i++)
+        printf(" %.9g %.9g", (double)output->kinematics[i], (double)output->deviation[i]);
     printf("\n");
     fflush(stdout); /* whoever reads the lines wants each one now, every 10 ms */
 }

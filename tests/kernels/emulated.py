@@ -125,7 +125,8 @@ class Program:
     def shift_soon(self, fresh: npt.NDArray[np.uint8], stream: NumpyStream) -> npt.NDArray[np.void]:
         """Ends the warm-up of a fresh stream and raises its amplitude; returns the same state as bytes to import.
 
-        Its filters count as settled. SHIFTED is set after three bins, and cleared some time later. `fresh` is an exported state.
+        Its filters count as settled. SHIFTED is set after three bins, and cleared some time later. `fresh` is an
+        exported state.
         """
         power = np.linspace(16.05, 17, self.model.shape.channels, dtype=np.float32)
         shift = {"power": power, "bins": np.array(SHIFTED_BINS - 3)}

@@ -56,13 +56,14 @@ def test_prints_what_the_oracle_decodes(bundle: Bundle, parts: tuple[str, ...]) 
     assert done.returncode == 0, done.stderr
     head, names, *lines = done.stdout.splitlines()
     assert head.startswith("# rat 7 (")
-    assert names == "# bin flags v0[cm/s] v1[cm/s]"
+    assert names == "# bin flags v0[cm/s] sd v1[cm/s] sd"
     expected = Decoder(bundle, "oracle").push(frames)
     assert len(lines) == len(expected) > 100
     for line, output in zip(lines, expected, strict=True):
         bin_, flags, *values = line.split()
         assert (int(bin_), int(flags)) == (output.bin, output.flags)
-        assert np.array(values, np.float32).tobytes() == output.kinematics.tobytes()  # nine digits determine a float32
+        pairs = np.stack([output.kinematics, output.deviation], axis=1)
+        assert np.array(values, np.float32).tobytes() == pairs.tobytes()  # nine digits determine a float32
 
 
 def test_a_truncated_frame_is_reported(bundle: Bundle) -> None:

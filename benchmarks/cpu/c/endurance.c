@@ -60,7 +60,8 @@ size_t push_alone(ed_decoder *decoder, const float *frames, size_t rows, size_t 
     size_t wild = 0, made;
     for (size_t i = first; i < first + n; i++) {
         wild += ed_push(decoder, frames + i % rows * info->channels, 1, &output, 1, &made) != ED_OK;
-        for (uint32_t o = 0; made && o < info->outputs; o++) wild += !isfinite(output.kinematics[o]);
+        for (uint32_t o = 0; made && o < info->outputs; o++)
+            wild += !isfinite(output.kinematics[o]) || !isfinite(output.deviation[o]);
     }
     return wild;
 }
