@@ -27,6 +27,7 @@ from edgedistill.compile.cuda.module import CUBIN, compile_cuda_module
 from edgedistill.compile.cuda.packing import float_tables, packed_weights
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.numerics import Int8Model
+from edgedistill.pipeline.channel_files import write_channel_files
 from edgedistill.runtime.c_abi import load_library
 from edgedistill.target import Target
 
@@ -100,7 +101,8 @@ def write_or_open_bundle(path: Path, model: Int8Model) -> Bundle:
             {"name": output, "unit": unit} for output, unit in zip(facts.output_names, facts.output_units, strict=True)
         ],
     }
-    return write_bundle(path, manifest, {INT8_WEIGHTS: save(dict(model.tensors))})
+    channels = write_channel_files(facts.spatial, facts.deviation)
+    return write_bundle(path, manifest, {INT8_WEIGHTS: save(dict(model.tensors)), **channels})
 
 
 def _read_sizes(folder: Path, target: Target) -> dict[str, int]:

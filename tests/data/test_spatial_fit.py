@@ -10,7 +10,13 @@ import pytest
 from sklearn.covariance import LedoitWolf
 
 from edgedistill.data.session import SessionBins
-from edgedistill.data.spatial_fit import LEAST_SHRINKAGE, find_precision, fit_spatial_model, fit_standardization
+from edgedistill.data.spatial_fit import (
+    LEAST_SHRINKAGE,
+    MEAN_BINS,
+    find_precision,
+    fit_spatial_model,
+    fit_standardization,
+)
 from edgedistill.frontend import FrontEndConfig, SpatialModel, settling_bins, standardize
 
 BINS, CHANNELS = 4000, 6
@@ -55,20 +61,38 @@ def conditional_mean(covariance: np.ndarray, values: np.ndarray, lost: list[int]
     return np.asarray(values[:, others] @ np.linalg.solve(covariance[np.ix_(others, others)], across.T))
 
 
-@pytest.mark.parametrize("bins", [20, 200])
+def means_of(present: np.ndarray) -> np.ndarray:
+    """Returns the means over 200 ms, one after the other, without the bins that fill none."""
+    whole = len(present) // MEAN_BINS
+    return np.stack([present[i * MEAN_BINS : (i + 1) * MEAN_BINS].mean(axis=0) for i in range(whole)])
+
+
+@pytest.mark.parametrize("bins", [400, 4007])
 def test_few_bins_are_shrunk_as_ledoit_and_wolf_say(bins: int) -> None:
     present = standardized(correlated(bins))
-    theirs = LedoitWolf(assume_centered=True).fit(present)
+    theirs = LedoitWolf(assume_centered=True).fit(means_of(present))
     assert theirs.shrinkage_ > LEAST_SHRINKAGE
     np.testing.assert_allclose(find_precision(present), np.linalg.inv(theirs.covariance_), rtol=1e-6)
 
 
+def test_how_channels_go_together_is_learned_from_what_changes_slowly() -> None:
+    rng = np.random.default_rng(0)
+    slow = np.repeat(rng.standard_normal(400), MEAN_BINS)
+    fast = rng.standard_normal(400 * MEAN_BINS)
+    fast -= np.repeat(fast.reshape(400, MEAN_BINS).mean(axis=1), MEAN_BINS)  # nothing of it is left in a mean
+    present = np.column_stack([slow + fast, slow - fast])
+    covariance = np.linalg.inv(find_precision(present))
+    assert np.corrcoef(present.T)[0, 1] < 0.1
+    assert covariance[0, 1] / covariance[0, 0] > 0.95
+
+
 def test_many_bins_are_shrunk_by_a_thousandth() -> None:
-    present = standardized(correlated(400_000, 3))
-    assert LedoitWolf(assume_centered=True).fit(present).shrinkage_ < LEAST_SHRINKAGE
-    found = np.linalg.inv(find_precision(present))
-    wanted = 0.999 * np.corrcoef(present.T) + 0.001 * np.eye(3)
-    np.testing.assert_allclose(found, wanted, atol=2e-5)  # what they shrink besides is less than that
+    present = standardized(correlated(2_000_000, 3))
+    means = means_of(present)
+    assert LedoitWolf(assume_centered=True).fit(means).shrinkage_ < LEAST_SHRINKAGE
+    found, covariance = np.linalg.inv(find_precision(present)), means.T @ means / len(means)
+    wanted = 0.999 * covariance + 0.001 * np.trace(covariance) / 3 * np.eye(3)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)  # what they shrink besides is less than that
 
 
 def test_the_model_holds_the_precision_matrix_with_a_diagonal_of_one() -> None:
@@ -157,7 +181,7 @@ def test_an_array_of_which_something_is_always_bad_uses_all_bins_with_zeros() ->
 
 
 def test_the_twin_of_a_lost_channel_takes_its_place() -> None:
-    values = correlated()
+    values = correlated(60_000)
     values[:, 5] = 3 * values[:, 2] + 40
     model = fit(values, sweeps=64)
     s, there = standardized(values).astype(np.float32), np.ones(values.shape, np.bool_)

@@ -1,106 +1,146 @@
-"""Statistics that follow the signal have the bits of docs/numerics.md, written out value by value."""
+"""Statistics follow the signal as the definition says, and stay where a channel is not there or they may not follow."""
 
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from edgedistill.errors import EngineError
-from edgedistill.frontend import ChannelStatistics, FrontEndConfig
+from edgedistill.frontend import ChannelStatistics
 
-CHANNELS = 4
-finite = st.floats(-1e39, 1e39)
-
-
-def follow(mean: float, std: float, value: float, rate: float) -> tuple[float, float]:
-    """Writes docs/numerics.md, "Statistics that follow", out for one channel that is there."""
-    far = 4.0 * std
-    away = min(max(value - mean, -far), far)
-    square = std * std
-    return mean + rate * away, math.sqrt(square + rate * (away * away - square))
+CHANNELS = 5
+RATE = 0.01 / 30  # a time constant of 30 s
 
 
-def started(mean: float = 1.5, std: float = 20.0, follow_s: float = 60) -> ChannelStatistics:
-    statistics = ChannelStatistics(CHANNELS, FrontEndConfig(Fraction(1000), CHANNELS, follow_s=follow_s).follow_rate)
-    statistics.set(np.full(CHANNELS, mean), np.full(CHANNELS, std))
-    return statistics
+def followed(mean: float, std: float, values: list[float], there: list[bool], rate: float) -> tuple[float, float]:
+    """Returns mean and deviation of one channel after these bins, in plain Python."""
+    for value, used in zip(values, there, strict=True):
+        if not used:
+            continue
+        far = 4 * std
+        away = min(max(value - mean, -far), far)
+        square = std * std
+        mean = mean + rate * away
+        std = math.sqrt(square + rate * (away * away - square))
+    return mean, std
 
 
-@settings(deadline=None, max_examples=100)
-@given(
-    st.lists(st.tuples(st.lists(finite, min_size=4, max_size=4), st.integers(0, 15)), max_size=30),
-    st.floats(-100, 100),
-    st.sampled_from([0.0, 1e-160, 1e-3, 20.0, 1e38]),
-    st.sampled_from([10.0, 60.0, 3600.0]),
-)
-def test_mean_and_deviation_have_the_bits_of_the_definition(
-    bins: list[tuple[list[float], int]], mean: float, std: float, follow_s: float
-) -> None:
-    statistics, rate = started(mean, std, follow_s), 10 / (1000 * follow_s)
-    expected = [(mean, std)] * CHANNELS
-    for values, there in bins:
-        mask = [bool(there >> c & 1) for c in range(CHANNELS)]
-        statistics.update(np.array(values), np.array(mask))
-        expected = [follow(*expected[c], values[c], rate) if mask[c] else expected[c] for c in range(CHANNELS)]
-        assert statistics.mean.tolist() == [m for m, _ in expected]
-        assert statistics.std.tolist() == [d for _, d in expected]
-        assert all(d >= 0 for _, d in expected)
+def signal(bins: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Returns values (B, C) in uV with artefacts, and which channels are there (B, C)."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(bins, CHANNELS)) * [1, 10, 50, 200, 1e-3] + [0, 5, -30, 2000, 0]
+    values[rng.random(values.shape) < 0.01] = 1e6
+    return values, rng.random(values.shape) < 0.8
 
 
-def test_they_come_to_the_signal_and_an_artefact_moves_them_little() -> None:
-    statistics, rng = started(mean=0, std=60, follow_s=10), np.random.default_rng(0)
-    everywhere = np.ones(CHANNELS, np.bool_)
-    for _ in range(8000):
-        statistics.update(rng.normal(7, 25, CHANNELS), everywhere)
-    np.testing.assert_allclose(statistics.mean, 7, atol=3)
-    np.testing.assert_allclose(statistics.std, 25, rtol=0.1)
-    before = statistics.std.copy()
-    statistics.update(np.full(CHANNELS, 1e30), everywhere)
-    assert (statistics.std < 1.01 * before).all()
+def statistics(rate: float = RATE) -> ChannelStatistics:
+    made = ChannelStatistics(CHANNELS, rate)
+    made.set(np.array([0.5, 0, -30, 1900, 0.0]), np.array([1, 20, 25, 200, 0.0]))
+    return made
 
 
-def test_statistics_that_stay_are_no_part_of_a_state() -> None:
-    statistics = started(follow_s=0)
-    statistics.update(np.full(CHANNELS, 100.0), np.ones(CHANNELS, np.bool_))
-    assert statistics.mean.tolist() == [1.5] * CHANNELS
-    assert statistics.export_state() == {}
-    statistics.import_state({"mean": np.full(CHANNELS, 9.0), "std": np.full(CHANNELS, 9.0)})
-    assert statistics.mean.tolist() == [1.5] * CHANNELS
+def advance(followers: ChannelStatistics, values: np.ndarray, there: np.ndarray) -> None:
+    for row, used in zip(values, there, strict=True):
+        followers.update(row, used)
 
 
-def test_a_state_goes_on_and_a_reset_goes_back_to_what_was_set() -> None:
-    first, second, everywhere = started(), started(0, 1), np.ones(CHANNELS, np.bool_)
-    first.update(np.full(CHANNELS, 100.0), everywhere)
-    second.import_state(first.export_state())
-    for statistics in (first, second):
-        statistics.update(np.full(CHANNELS, -30.0), everywhere)
-    assert first.mean.tobytes() == second.mean.tobytes()
-    assert first.std.tobytes() == second.std.tobytes()
-    first.reset()
-    second.reset()
-    assert (first.mean[0], first.std[0]) == (1.5, 20)
-    assert (second.mean[0], second.std[0]) == (0, 1)
+@pytest.mark.parametrize("rate", [0.001, RATE, 1e-6])
+def test_they_follow_as_the_plain_definition_bit_for_bit(rate):
+    values, there = signal(400)
+    start, end = statistics(rate), statistics(rate)
+    advance(end, values, there)
+    for c in range(CHANNELS):
+        columns = values[:, c].tolist(), there[:, c].tolist()
+        assert (end.mean[c], end.std[c]) == followed(float(start.mean[c]), float(start.std[c]), *columns, rate)
+    assert not np.array_equal(end.mean, start.mean)
+
+
+def test_they_come_to_the_mean_and_deviation_of_the_signal():
+    rng = np.random.default_rng(1)
+    followers = ChannelStatistics(2, 0.01 / 10)
+    followers.set(np.array([10.0, 0.0]), np.array([3.0, 0.5]))
+    advance(followers, rng.normal(size=(20_000, 2)) * [6, 1] + [-5, 1], np.ones((20_000, 2), np.bool_))
+    np.testing.assert_allclose(followers.mean, [-5, 1], atol=0.6)
+    np.testing.assert_allclose(followers.std, [6, 1], rtol=0.1)
+
+
+def test_an_artefact_counts_as_four_deviations():
+    near, far = statistics(), statistics()
+    near.update(near.mean + 4 * near.std, np.ones(CHANNELS, np.bool_))
+    far.update(np.full(CHANNELS, 1e9), np.ones(CHANNELS, np.bool_))
+    np.testing.assert_allclose(far.mean, near.mean, rtol=1e-12)
+    np.testing.assert_allclose(far.std, near.std, rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, 1e30])
+def test_a_channel_that_is_not_there_keeps_its_statistics(value):
+    values, there = signal(50)
+    there[:, 2] = False
+    values[:, 2] = value
+    followers = statistics()
+    advance(followers, values, there)
+    assert (followers.mean[2], followers.std[2]) == (-30, 25)
+    assert followers.mean[1] != 0
+
+
+def test_without_a_rate_they_stay_and_are_no_state():
+    followers = statistics(0)
+    advance(followers, *signal(50))
+    assert followers.mean.tobytes() == statistics(0).mean.tobytes()
+    assert followers.std.tobytes() == statistics(0).std.tobytes()
+    assert followers.export_state() == {}
+    followers.import_state({})
+    assert followers.mean.tobytes() == statistics(0).mean.tobytes()
+
+
+def test_a_reset_goes_back_to_what_was_set_last():
+    followers = statistics()
+    mean, std = np.arange(5.0), np.arange(1.0, 6.0)
+    followers.set(mean, std)
+    advance(followers, *signal(50))
+    assert not np.array_equal(followers.mean, np.arange(5.0))
+    followers.reset()
+    np.testing.assert_array_equal(followers.mean, np.arange(5.0))
+    np.testing.assert_array_equal(followers.std, np.arange(1.0, 6.0))
+
+
+def test_an_imported_state_goes_on_identically_and_shares_no_memory():
+    values, there = signal(100)
+    one, other = statistics(), ChannelStatistics(CHANNELS, RATE)
+    advance(one, values[:40], there[:40])
+    state = one.export_state()
+    other.import_state(state)
+    for followers in (one, other):
+        advance(followers, values[40:], there[40:])
+    assert one.mean.tobytes() == other.mean.tobytes()
+    assert one.std.tobytes() == other.std.tobytes()
+    state["mean"][:] = state["std"][:] = 7.0
+    assert not np.any(other.mean == 7)
+    assert not np.any(other.std == 7)
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"),
+    ("name", "array", "message"),
     [
-        ("mean", np.full(CHANNELS, np.nan)),
-        ("mean", np.full(CHANNELS, -1e90)),
-        ("std", np.full(CHANNELS, -1.0)),
-        ("std", np.full(CHANNELS, np.inf)),
-        ("std", np.ones(CHANNELS, np.float32)),
-        ("std", np.ones(CHANNELS - 1)),
+        ("mean", None, "statistics_mean.*does not fit"),
+        ("std", None, "statistics_std.*does not fit"),
+        ("mean", np.zeros(CHANNELS + 1), "statistics_mean.*does not fit"),
+        ("std", np.ones(CHANNELS, np.float32), "statistics_std.*does not fit"),
+        ("mean", np.array([0, 0, np.nan, 0, 0]), "statistics_mean.*out of range"),
+        ("mean", np.array([0, 0, 0, 0, -np.inf]), "statistics_mean.*out of range"),
+        ("std", np.array([1, 1, 1, -1e-9, 1]), "statistics_std.*out of range"),
+        ("std", np.array([1, 1e100, 1, 1, 1]), "statistics_std.*out of range"),
     ],
 )
-def test_a_state_that_cannot_be_is_refused_and_changes_nothing(name: str, wrong: np.ndarray) -> None:
-    statistics = started()
-    state = statistics.export_state()
-    with pytest.raises(EngineError, match=f"statistics_{name}"):
-        statistics.import_state(state | {name: wrong})
-    assert (statistics.mean[0], statistics.std[0]) == (1.5, 20)
+def test_a_damaged_state_is_refused_and_changes_nothing(name, array, message):
+    followers = statistics()
+    before = followers.export_state()
+    damaged = {"mean": np.ones(CHANNELS), "std": np.ones(CHANNELS), name: array}
+    if array is None:
+        del damaged[name]
+    with pytest.raises(EngineError, match=message):
+        followers.import_state(damaged)
+    for kind, kept in before.items():
+        assert followers.export_state()[kind].tobytes() == kept.tobytes()

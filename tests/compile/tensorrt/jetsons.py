@@ -22,6 +22,7 @@ from edgedistill.machine import jetson
 from edgedistill.machine.gpu import Gpu
 from edgedistill.measure.latency import LatencyUs
 from edgedistill.numerics import Oracle
+from edgedistill.pipeline.channel_files import neutral_channel_files
 from edgedistill.quantization.onnx_graph import graph_from_student, list_weight_shapes
 from edgedistill.runtime import tensorrt_engine
 from edgedistill.target import load_target
@@ -184,6 +185,7 @@ def write_jetson_bundle(path: Path, with_reference: bool = True, **changes: obje
     weights = {
         n: (rng.normal(size=s) / np.sqrt(s[-1])).astype(np.float32) for n, s in list_weight_shapes(SHAPE).items()
     }
+    files |= neutral_channel_files(SHAPE.channels, SHAPE.outputs)
     files["student.fp16.onnx"] = graph_from_student(SHAPE, weights, "float16").SerializeToString()
     facts = manifest(**{"target": "jetson", "engine": "tensorrt", **changes})
     bundle = write_bundle(path, facts, {**files, "holdout.npz": holdout(files["student.onnx"])})
