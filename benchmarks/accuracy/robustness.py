@@ -28,7 +28,6 @@ from edgedistill.bench.robustness_subjects import LFP_RIDGE, choose_subjects
 from edgedistill.bench.subjects import LFP_INT8, SPIKE_INT8, open_candidates
 from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.bundle.contents import Holdout, read_decoder_spec, read_holdout, read_ridge
-from edgedistill.config import StudentShape, StudentSize
 from edgedistill.data.candidates import NO_NAMES
 from edgedistill.data.spatial_fit import fit_spatial_model
 from edgedistill.errors import EdgeDistillError
@@ -55,7 +54,6 @@ from edgedistill.training.batches import TrainingSession, compute_gap, training_
 MODULE = "benchmarks.accuracy.robustness"
 REFITTED = "refitted ridge"
 DRAWN = {LOST_CHANNELS: draw_channels, LOST_BANK: draw_bank}
-SIZES = ("d", "layers", "heads", "window", "ff", "taps", "dilation", "lags")
 
 
 def open_or_build(folder: Path, options: Namespace, bundle: Path | None) -> Bundle:
@@ -114,7 +112,7 @@ def find_session(bundle: Bundle, holdout: Holdout, folder: Path, work: Path) -> 
     """
     spec = read_decoder_spec(bundle)
     bins = read_sessions(Cache(work / "read"), [folder], NO_NAMES, spec.front_end.line_hz)
-    gap = compute_gap(bins, size_from_shape(spec.shape))
+    gap = compute_gap(bins, spec.shape.size)
     for one in bins:
         if one.session_id == bundle.manifest.session.id:
             session = training_session_from_bins(one, gap)
@@ -126,11 +124,6 @@ def find_session(bundle: Bundle, holdout: Holdout, folder: Path, work: Path) -> 
         got=[one.session_id for one in bins],
         expected=f"session {bundle.manifest.session.id} with the holdout of the bundle",
     )
-
-
-def size_from_shape(shape: StudentShape) -> StudentSize:
-    """Returns the size of a student, which is its shape without its inputs and outputs."""
-    return StudentSize(**{name: getattr(shape, name) for name in SIZES})
 
 
 def add_refits(

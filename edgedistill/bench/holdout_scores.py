@@ -116,7 +116,7 @@ def _note_training(bundle: Bundle, recording: Recording) -> str:
 
     provenance = bundle.manifest.provenance
     seen = provenance is not None and file_sha256(recording.path) in provenance.sessions.values()
-    return ", which the bundle was trained on: not held out" if seen else ""
+    return ", which the bundle was trained on or adapted to: not held out" if seen else ""
 
 
 def _list_outputs(names: Sequence[str], units: Sequence[str]) -> str:

@@ -82,11 +82,18 @@ def measure_intervals(
         return None
     spec = read_decoder_spec(bundle)
     spatial, model = read_spatial_model(bundle, spec.front_end), read_deviation_model(bundle, spec.shape)
+    rows = [
+        count_row(kind, lost, stream_draws(scored[name], holdout, spatial, model, lost))
+        for kind, lost in find_draws(spatial).items()
+    ]
+    return Intervals(name, tuple(rows), bundle.manifest.confidence, HOLDOUT)
+
+
+def find_draws(spatial: SpatialModel) -> dict[str, list[Lost]]:
+    """Returns the sets of channels that are lost: none, a quarter at random, and each bank of a quarter."""
     quarter = round(np.count_nonzero(spatial.known) / 4)
     draws = {"none": [np.zeros(0, np.int64)]}
-    draws |= {"random": draw_random(spatial, quarter), "bank": draw_banks(spatial, quarter)} if quarter else {}
-    rows = tuple(measure_row(kind, lost, scored[name], holdout, spatial, model) for kind, lost in draws.items())
-    return Intervals(name, rows, bundle.manifest.confidence, HOLDOUT)
+    return draws | ({"random": draw_random(spatial, quarter), "bank": draw_banks(spatial, quarter)} if quarter else {})
 
 
 def draw_random(spatial: SpatialModel, count: int) -> list[Lost]:
@@ -101,25 +108,33 @@ def draw_banks(spatial: SpatialModel, count: int) -> list[Lost]:
     return [np.roll(known, -count * bank)[:count] for bank in range(BANKS)]
 
 
-def measure_row(
-    kind: str,
-    draws: Sequence[Lost],
-    candidate: Candidate,
-    holdout: Holdout,
-    spatial: SpatialModel,
-    model: DeviationModel,
-) -> IntervalRow:
-    """Streams the holdout once for each draw of lost channels, and counts."""
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """What was decoded of T scored bins with D sets of lost channels."""
+
+    decoded: Floats  # (D, T, K)
+    deviation: Floats  # (D, T, K)
+    truth: npt.NDArray[Any]  # (T, K), NaN where unknown or where nothing was recorded
+
+
+def stream_draws(
+    candidate: Candidate, holdout: Holdout, spatial: SpatialModel, model: DeviationModel, draws: Sequence[Lost]
+) -> Streamed:
+    """Streams the holdout once for each set of lost channels."""
     lossy = len(draws[0]) > 0
     stop = min(len(holdout.bins), holdout.score_from + MOST_BINS) if lossy else len(holdout.bins)
     scored = slice(holdout.score_from, stop)
     streams = [decode_without(candidate, holdout, spatial, model, lost, stop) for lost in draws]
-    guess, deviation = (np.stack([stream[part] for stream in streams])[:, scored] for part in (0, 1))
+    decoded, deviation = (np.stack([stream[part] for stream in streams])[:, scored] for part in (0, 1))
     recorded = np.asarray(holdout.there[scored].any(axis=1))
-    truth = np.where(recorded[:, None], holdout.kinematics[scored], np.nan)
-    size = np.sqrt((deviation.astype(np.float64) ** 2).mean(axis=(0, 1)))
-    coverage = tuple(measure_coverage(guess, deviation, truth, level) for level in QUANTILES)
-    return IntervalRow(kind, len(draws[0]), len(draws), tuple(map(float, size)), coverage)
+    return Streamed(decoded, deviation, np.where(recorded[:, None], holdout.kinematics[scored], np.nan))
+
+
+def count_row(kind: str, draws: Sequence[Lost], streamed: Streamed) -> IntervalRow:
+    """Counts the true values inside the intervals of every level."""
+    size = np.sqrt((streamed.deviation.astype(np.float64) ** 2).mean(axis=(0, 1)))
+    found = [measure_coverage(streamed.decoded, streamed.deviation, streamed.truth, level) for level in QUANTILES]
+    return IntervalRow(kind, len(draws[0]), len(draws), tuple(map(float, size)), tuple(found))
 
 
 def decode_without(

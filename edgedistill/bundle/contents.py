@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from edgedistill.bundle.manifest import MANIFEST
-from edgedistill.bundle.reading import Bundle
+from edgedistill.bundle.reading import FORMAT, Bundle
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, ConfigError
 from edgedistill.frontend import FrontEndConfig, SpatialModel, group_delay_ms, settling_bins
@@ -40,6 +40,19 @@ Floats = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[Any]]
 
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def require_current_format(bundle: Bundle) -> None:
+    """Raises BundleError for a bundle of an older format, which can be inspected and nothing else."""
+    if bundle.manifest.format == FORMAT:
+        return
+    raise BundleError(
+        f"{bundle.path}: a bundle of an older format is no longer decoded",
+        got=f"format {bundle.manifest.format}, {bundle.manifest.created_by or 'by an unknown version'}",
+        expected=f"format {FORMAT}",
+        causes=("it was built before lost channels were filled in, with other filters and another common average",),
+        next_step=f"edgedistill build with its recordings, which edgedistill inspect {bundle.path} --json lists",
+    )
 
 
 # ---------------------------------------------------------------- manifest.json: the decoder
@@ -128,7 +141,7 @@ def read_int8_model(bundle: Bundle, shape: StudentShape) -> Int8Model:
 
 
 def read_spatial_model(bundle: Bundle, front_end: FrontEndConfig) -> SpatialModel:
-    """Returns the model of the array. Raises BundleError for a bundle of a version that did not fill in channels."""
+    """Returns the model of the array. Raises BundleError where it is missing, damaged or of an older format."""
     channels = front_end.channels
     shapes = {"coupling": (channels, channels), **dict.fromkeys(("scale", "inverse_scale", "gain"), (channels,))}
     found = _read_floats(bundle, FILL_IN, shapes)
@@ -140,7 +153,7 @@ def read_spatial_model(bundle: Bundle, front_end: FrontEndConfig) -> SpatialMode
 
 
 def read_deviation_model(bundle: Bundle, shape: StudentShape) -> DeviationModel:
-    """Returns the model of the outputs' deviations. Raises BundleError where it is missing or damaged."""
+    """Returns the model of the outputs' deviations. Raises BundleError as `read_spatial_model` does."""
     tables = dict.fromkeys(("at_rest", "by_speed"), (shape.channels + 1, shape.outputs))
     found = _read_floats(bundle, DEVIATION, {**tables, **dict.fromkeys(("center", "weight"), (shape.outputs,))})
     if any((found[name] < 0).any() for name in ("at_rest", "by_speed", "weight")):
@@ -150,13 +163,7 @@ def read_deviation_model(bundle: Bundle, shape: StudentShape) -> DeviationModel:
 
 def _read_floats(bundle: Bundle, name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Floats]:
     """Returns the finite float32 tensors of a file that are named in `shapes`."""
-    if name not in bundle.names:
-        raise BundleError(
-            f"{bundle.path}: '{name}' is missing",
-            got=f"a bundle of format {bundle.manifest.format}",
-            causes=("it was built by a version of edgedistill that did not fill in lost channels",),
-            next_step="build the bundle again from its recordings: the filters and the common average have changed",
-        )
+    require_current_format(bundle)
     return _pick_floats(bundle, name, read_tensors(bundle, name), shapes)
 
 
@@ -191,7 +198,8 @@ class Holdout:
 
 
 def read_holdout(bundle: Bundle) -> Holdout:
-    """Returns the holdout without its raw frames. Raises BundleError for a part that is missing."""
+    """Returns the holdout without its raw frames. Raises BundleError for a missing part or an older format."""
+    require_current_format(bundle)
     with _npz(bundle, HOLDOUT) as stored:
         for name in ("bins", "present", "there", "kinematics"):
             if name not in stored or not len(stored[name]):

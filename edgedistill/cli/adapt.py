@@ -91,10 +91,11 @@ def adapt(
     behavior: str | None,
     as_json: bool,
 ) -> None:
-    """Make a bundle for another day of the same array, in seconds and without labels.
+    """Make a bundle for another day of an array, in seconds.
 
-    The student stays as it is. Mean and deviation of every channel, and how the channels go together, are those of the
-    day. A channel that is dead on that day stays as the bundle has it, and is filled in from the others.
+    No label is needed, and nothing is trained. The student stays as it is. Mean and deviation of every channel, and how
+    the channels go together, are those of the day. A channel that is dead on that day stays as the bundle has it, and
+    is filled in from the others.
     """
     if to_s is not None and to_s <= from_s:
         raise click.UsageError(f"the stretch ends before it begins: --from {from_s:g} --to {to_s:g}")
@@ -125,7 +126,7 @@ def _print_result(result: AdaptResult) -> None:
     }
     if result.unscored is not None:
         del facts["R² before"]
-        facts["R²"] = result.unscored
+        facts["R²"] = f"not measured: {result.unscored}"
     print_facts(facts)
     print_gates(result.gates)
     click.echo(f"{result.bundle}  for {result.target}, in {result.seconds:.1f} s")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedistill.bundle import MANIFEST, Bundle, GraphVerdict, open_bundle
+from edgedistill.bundle import FORMAT, MANIFEST, Bundle, GraphVerdict, open_bundle
 from edgedistill.bundle.contents import read_decoder_spec
 from edgedistill.bundle.manifest import Confidence
 from edgedistill.cli.app import FAILED
@@ -20,6 +20,8 @@ from edgedistill.errors import RecordingError
 if TYPE_CHECKING:
     from edgedistill.data.candidates import SeriesNames
     from edgedistill.data.inspect import Inspection
+
+_OLD_FORMAT = "of an older version: it can no longer be decoded, and has to be built again from its recordings"
 
 
 @click.command(
@@ -104,6 +106,7 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
         | ({} if found is None else {"deviations": describe_confidence(found)})
         | {"delay": f"{format_value(facts['group_delay_ms'])} ms through the front end"}
         | {"files": f"{len(facts['files'])}, all unchanged since they were written"}
+        | ({"problem": _OLD_FORMAT} if facts["format"] < FORMAT else {})
     )
     model = facts["model"]
     print_table("Model", tuple(model), [tuple(model.values())])

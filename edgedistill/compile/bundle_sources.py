@@ -16,6 +16,7 @@ from edgedistill.bundle.contents import (
     read_deviation_model,
     read_int8_model,
     read_spatial_model,
+    require_current_format,
 )
 from edgedistill.compile.model_facts import ModelFacts
 from edgedistill.frontend import FrontEndConfig
@@ -45,8 +46,9 @@ def model_files(texts: Mapping[str, str]) -> dict[str, bytes]:
 def model_inputs(bundle: Bundle) -> tuple[Int8Model, FrontEndConfig, ModelFacts]:
     """Returns the bundle's INT8 student, its front end, and the other facts of its manifest.
 
-    Raises BundleError for a bundle that lacks a part.
+    Raises BundleError for a bundle that lacks a part or is of an older format.
     """
+    require_current_format(bundle)
     spec = read_decoder_spec(bundle)
     model = read_int8_model(bundle, spec.shape)
     facts = ModelFacts(

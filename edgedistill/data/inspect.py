@@ -34,10 +34,11 @@ NEEDS = {
     "build": ("units", "lfp", "behavior"),
     "calibrate": ("lfp",),
     "run": ("lfp",),
+    "adapt": ("lfp",),
     "bench": ("lfp", "behavior"),
     "probe": ("behavior",),
 }
-SHORT_IS_FINE = ("run", "bench")
+SHORT_IS_FINE = ("run", "adapt", "bench")
 
 T = TypeVar("T")
 

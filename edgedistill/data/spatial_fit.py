@@ -19,6 +19,7 @@ from edgedistill.frontend import FrontEndConfig, SpatialModel, Standardization, 
 
 KNOWN_SHARE, KNOWN_BINS = 0.1, 100  # of the block, and bins, that a channel must have to be known
 WHOLE_SHARE = 0.2  # of the block in which all known channels are good, so that other bins are not needed
+MEAN_BINS = 20  # 200 ms; the movements that are decoded are slower
 LEAST_SHRINKAGE = 0.001  # so that channels that are equal, or average to 0, can be inverted
 
 
@@ -126,10 +127,17 @@ def join_precisions(precision: Floats, shown: Mask, old: SpatialModel) -> Floats
 
 
 def find_precision(present: Floats) -> Floats:
-    """Returns the precision matrix of standardized channels (T, C), with the shrinkage of Ledoit and Wolf (2004)."""
-    if not present.size:
+    """Returns the precision matrix of standardized channels (T, C), with the shrinkage of Ledoit and Wolf (2004).
+
+    It is that of means over MEAN_BINS bins. Kinematics are decoded from what changes slowly, and how channels go
+    together there is not how they go together in rhythms and noise. Such means are also nearly independent of each
+    other, as the shrinkage takes them to be.
+    """
+    whole = len(present) // MEAN_BINS
+    if not whole or not present.shape[1]:
         return np.eye(present.shape[1])
-    covariance, shrinkage = ledoit_wolf(present, assume_centered=True)
+    means = present[: whole * MEAN_BINS].reshape(whole, MEAN_BINS, -1).mean(axis=1)
+    covariance, shrinkage = ledoit_wolf(means, assume_centered=True)
     if shrinkage < LEAST_SHRINKAGE:
         size = float(np.trace(covariance)) / len(covariance)
         covariance = (1 - LEAST_SHRINKAGE) * covariance + LEAST_SHRINKAGE * size * np.eye(len(covariance))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -27,9 +27,9 @@ SHORTEST_FOLLOW_S = 10
 FOLLOW_EXPECTED = (
     f"0 (statistics stay) or at least {SHORTEST_FOLLOW_S} s, below which they would follow the signal itself"
 )
-SETTLED = 0.1  # share of a step that is left when the filters count as settled
-RESUMED = 0.01  # share of a step that is left when all filters but the high-pass have forgotten a bridged gap
-RESUME_BINS_PER_LOST = 3  # what the high-pass missed in a gap counts for so many times the gap's length
+SETTLED = 0.04  # share of a step that is left when the filters count as settled
+RESUMED = 0.02  # share of what they held before a bridged gap that all filters but the high-pass still remember
+RESUME_BINS_PER_LOST = 4  # what the high-pass missed in a gap counts for so many times the gap's length
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class FrontEndConfig:
     flat_s: float = 1
     saturated_ms: int = 20
     recover_s: float = 1
-    bridged_s: float = 1  # after lost frames no longer than this the filters go on; after more they start from rest
+    bridged_s: float = 2  # after lost frames no longer than this the filters go on; after more they start from rest
     fill_sweeps: int = 8  # steps of the solver that fills in lost channels
     follow_s: float = 0  # time constant with which mean and deviation follow the signal; 0: they stay
     left_out: tuple[int, ...] = ()  # columns of a frame that are bad in every bin, in order
@@ -87,7 +87,7 @@ class FrontEndConfig:
                 got = getattr(self, name)
                 raise ConfigError(f"the front end cannot have this {name}", got=got, expected=expected)
 
-    @property
+    @cached_property  # exact fractions are slow, and every bin asks
     def decimation(self) -> int:
         """Returns D: raw frames whose index is a multiple of D are kept."""
         return max(1, math.ceil(self.rate / Fraction(self.intermediate_hz)))
@@ -251,29 +251,34 @@ def rest_states(sections: Array) -> Array:
 
 @lru_cache(maxsize=32)
 def settling_bins(config: FrontEndConfig) -> int:
-    """Returns the bins until the response to a step stays below a tenth of the step.
+    """Returns the bins until the response to a step stays below 4 % of the step.
 
     The filters start from rest, so the step is no electrode's offset. It is what the first sample is away from the
-    signal's mean, which is about one deviation. The slowest filter decides. That is the high-pass, which takes 11.8 s
+    signal's mean, which can be a few deviations. The slowest filter decides. That is the high-pass, which takes 14.3 s
     at 0.05 Hz.
     """
     _, shaper = _sections(config)
-    return _bins_until(config, shaper, SETTLED)
+    length = math.ceil(math.log(1e-4) / math.log(_slowest_pole(shaper)))  # by then nothing can return
+    last = int(np.flatnonzero(np.abs(sosfilt(shaper, np.ones(length))) >= SETTLED)[-1])
+    return _bins_of(config, last + 1)
 
 
 @lru_cache(maxsize=32)
 def resume_bins(config: FrontEndConfig) -> int:
-    """Returns the bins until all filters but the high-pass are within 1 % of their response to a step."""
+    """Returns the bins until all filters but the high-pass have forgotten what they held before a bridged gap.
+
+    The notches decide. What they held is the mains at its phase before the gap.
+    """
     _, shaper = _sections(config)
     passing = np.abs(shaper[:, :3].sum(axis=1)) > 1e-9  # the sections that let a constant through
-    return _bins_until(config, shaper[passing], RESUMED)
+    return _bins_of(config, math.log(RESUMED) / math.log(_slowest_pole(shaper[passing])))
 
 
-def _bins_until(config: FrontEndConfig, sections: Array, share: float) -> int:
-    """Returns the bins until the response of `sections` to a step of 1 stays within `share` of its end."""
-    slowest = max(float(np.abs(np.roots(row[3:])).max()) for row in sections)
-    length = math.ceil(math.log(1e-4) / math.log(slowest))  # by then nothing can return
-    response = sosfilt(sections, np.ones(length))
-    end = float(np.prod(sections[:, :3].sum(axis=1) / sections[:, 3:].sum(axis=1)))
-    last = int(np.flatnonzero(np.abs(response - end) >= share)[-1])
-    return math.ceil((last + 1) * 1000 / (float(config.decimated_rate) * config.bin_ms))
+def _slowest_pole(sections: Array) -> float:
+    """Returns the largest magnitude of a pole: what a section keeps of its state from sample to sample."""
+    return max(float(np.abs(np.roots(row[3:])).max()) for row in sections)
+
+
+def _bins_of(config: FrontEndConfig, samples: float) -> int:
+    """Returns the bins that hold so many decimated samples."""
+    return math.ceil(samples * 1000 / (float(config.decimated_rate) * config.bin_ms))

@@ -212,7 +212,7 @@ def write_adapted_files(
         again, _, graphs = write_subject(subject, day.session, "lfp")
         fitted = subject.int8.quantized.model
         files |= again | {REFERENCE: write_npz(compute_reference(fitted, day.session))}
-        deviations = calibrate_deviations(fitted, day.session)
+        deviations = calibrate_deviations(fitted, day.session, stop=day.session.split.validation.stop)
         if RIDGE in files:
             files[RIDGE] = write_ridge(fit_new_ridge(read_ridge(bundle, spec.shape), day))
     files |= write_channel_files(day.session.standardization.spatial, deviations.model)

@@ -34,9 +34,9 @@ from edgedistill.training.batches import (
 )
 
 LEAST_BINS = 30 * BINS_PER_S  # of a stretch, after the filters have settled
-MOST_SCORED_BINS = 300 * BINS_PER_S  # after the stretch, so that a long recording costs no minutes
+MOST_SCORED_BINS = 120 * BINS_PER_S  # after the stretch, so that a long recording costs no minutes
 TRAIN_SHARE = 7 / 8  # of a stretch with labels; the rest chooses the penalty, as in a build
-NOTHING_FOLLOWS = "not measured: too little of the recording follows the stretch that was used; --to leaves more of it"
+NOTHING_FOLLOWS = "too little of the recording follows the stretch that was used; --to leaves more of it"
 
 
 @dataclass(frozen=True)
@@ -195,14 +195,12 @@ def explain_unscored(bins: SessionBins, split: Split, spec: DecoderSpec, follows
     if not follows:
         return NOTHING_FOLLOWS
     if bins.behavior is None:
-        return "not measured: the recording holds no behavior that can be read"
+        return "the recording holds no behavior that can be read"
     if not decodes(bins, spec):
-        return (
-            f"not measured: the behavior of the recording is {describe_outputs(bins.output_names, bins.output_units)}"
-        )
+        return f"the behavior of the recording is {describe_outputs(bins.output_names, bins.output_units)}"
     known = int(np.isfinite(bins.behavior[split.test]).all(axis=1).sum())
     if known < MIN_SCORED_S * BINS_PER_S:
-        return f"not measured: {known / BINS_PER_S:g} s after the stretch have behavior, {MIN_SCORED_S} s are needed"
+        return f"{known / BINS_PER_S:g} s after the stretch have behavior, {MIN_SCORED_S} s are needed"
     return None
 
 

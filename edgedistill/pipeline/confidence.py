@@ -46,12 +46,12 @@ class CalibratedDeviations:
         return None if self.confidence is None else asdict(self.confidence)
 
 
-def calibrate_deviations(model: Int8Model, session: TrainingSession) -> CalibratedDeviations:
-    """Returns the deviations of the outputs of `model`, calibrated on `session`.
+def calibrate_deviations(model: Int8Model, session: TrainingSession, stop: int | None = None) -> CalibratedDeviations:
+    """Returns the deviations of the outputs of `model`, calibrated on `session`, on no bin from `stop` on.
 
     Where the stretch around the validation block has too few labels, they are those of the behavior itself.
     """
-    truth, stretch = find_truth(session), find_calibration_stretch(session, model.shape)
+    truth, stretch = find_truth(session), find_calibration_stretch(session, model.shape, stop)
     train, channels = truth[session.split.train], model.shape.channels
     behavior = train[np.isfinite(train).all(axis=1)]
     labelled = int(np.isfinite(truth[stretch]).all(axis=1).sum())
@@ -77,16 +77,16 @@ def find_truth(session: TrainingSession) -> Array:
     return np.where(usable[:, None], truth, np.nan)
 
 
-def find_calibration_stretch(session: TrainingSession, shape: StudentShape) -> slice:
-    """Returns the validation block with those bins around it whose errors tell as much as its own do.
+def find_calibration_stretch(session: TrainingSession, shape: StudentShape, stop: int | None = None) -> slice:
+    """Returns the validation block with those bins around it, before `stop`, whose errors tell as much as its own do.
 
     The blocks are apart by a receptive field and the settling time of the front end. Bins beyond the receptive field
     share nothing with training or test but the tail of a filter, so they are used as well. A long stretch is cut.
     """
     split, reach = session.split, shape.receptive_field + shape.lag_rows
     start = min(split.validation.start, split.train.stop + reach)
-    stop = max(split.validation.stop, split.test.start - reach)
-    return slice(start, min(stop, start + MOST_BINS))
+    end = max(split.validation.stop, split.test.start - reach)
+    return slice(start, min(end, start + MOST_BINS, end if stop is None else stop))
 
 
 def count_lost(session: TrainingSession) -> list[int]:

@@ -26,6 +26,7 @@ from edgedistill.bundle.contents import (
     read_deviation_model,
     read_int8_model,
     read_spatial_model,
+    require_current_format,
 )
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError, did_you_mean
@@ -79,9 +80,10 @@ class Decoder:
     def __init__(self, bundle: Bundle, engine: str | None = None) -> None:
         """Opens one of ENGINES, or without `engine` the one that the bundle was built for.
 
-        It is never replaced by another engine. Raises BundleError for a manifest that contradicts itself, and
-        EngineError for an engine that cannot run.
+        It is never replaced by another engine. Raises BundleError for a bundle of an older format or a manifest that
+        contradicts itself, and EngineError for an engine that cannot run.
         """
+        require_current_format(bundle)
         engine = (bundle.manifest.engine or ENGINES[0]) if engine is None else engine
         if engine not in ENGINES:
             raise EngineError(f"unknown engine '{engine}'", expected=did_you_mean(engine, ENGINES))

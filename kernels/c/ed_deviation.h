@@ -12,7 +12,7 @@
 
 #include "ed_math.h"
 
-#define ED_FASTEST 64.0f /* largest squared speed, in squared deviations, so that no product can overflow */
+#define ED_FASTEST 64.0f /* speeds beyond it count as this, so that no product can overflow */
 
 /* Writes the deviation (K) of kinematics (K) in a bin with `lost` channels, in the outputs' units. */
 static void ed_deviate(const float *restrict kinematics, uint32_t lost, float *restrict deviation) {

@@ -134,7 +134,7 @@ def test_r2_on_a_recording_of_the_training_is_not_called_held_out(tmp_path: Path
     bundle = write_test_bundle(tmp_path / "test.edge", provenance={"sessions": {"s1": file_sha256(path)}})
     with open_recording(path) as recording:
         assert score_on_recording(bundle, match_recording(bundle, recording)).source.endswith(
-            "trained on: not held out"
+            "trained on or adapted to: not held out"
         )
 
 

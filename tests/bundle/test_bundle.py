@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgedistill.bundle import Bundle, open_bundle, write_bundle
+from edgedistill.bundle import FORMAT, Bundle, open_bundle, write_bundle
 from edgedistill.errors import BundleError, OutputError
 
 FILES = {"student.onnx": b"graph" * 50, "subjects/spike-student/model.json": b"{}", "empty.bin": b""}
@@ -44,7 +44,7 @@ def test_what_was_written_comes_back(bundle: Bundle) -> None:
     assert again.names == tuple(sorted(FILES))
     assert {name: again.read(name) for name in FILES} == FILES
     assert (again.manifest.name, again.manifest.metrics, again.manifest.recipe) == tuple(MANIFEST.values())
-    assert again.manifest.format == 1
+    assert again.manifest.format == FORMAT
     assert again.manifest.files == {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
     assert again.sha256 == bundle.sha256
 
@@ -148,7 +148,7 @@ def test_files_that_a_device_or_a_desktop_adds_are_ignored(folder: Path) -> None
     [
         ({"manifest_version": 3, "name": "browser extension"}, "not an edgedistill bundle"),
         ([1, 2], "not an edgedistill bundle"),
-        ({"format": 2, "files": {}, "sha256": ""}, "newer format"),
+        ({"format": FORMAT + 1, "files": {}, "sha256": ""}, "newer format"),
         ({"format": "1", "files": {}, "sha256": ""}, "no such format"),
         ({"format": 1, "files": [], "sha256": "0" * 64}, "makes no sense"),
         ({"format": 1, "files": {"a": "b"}, "sha256": "0" * 64}, "makes no sense"),

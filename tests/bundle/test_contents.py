@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from safetensors.numpy import load, save
 
 from edgedistill.bundle import Bundle, write_bundle
 from edgedistill.bundle.contents import (
+    DEVIATION,
+    FILL_IN,
     HOLDOUT,
     INT8_WEIGHTS,
     RANGES,
@@ -23,11 +26,13 @@ from edgedistill.bundle.contents import (
     RangeRow,
     TeacherFacts,
     read_decoder_spec,
+    read_deviation_model,
     read_holdout,
     read_int8_model,
     read_range_table,
     read_raw_frames,
     read_reference,
+    read_spatial_model,
     read_spike_student,
     read_teacher_facts,
     read_tensors,
@@ -36,6 +41,7 @@ from edgedistill.bundle.manifest import Channel, GraphVerdict, Session
 from edgedistill.bundle.spike_student import open_spike_student
 from edgedistill.errors import BundleError
 from edgedistill.frontend import settling_bins
+from edgedistill.runtime import Decoder
 
 from ..bundles import CONFIG, OUTPUTS, SCORE_FROM, SHAPE, SPIKE_SHAPE, UNITS, T, manifest, write_test_bundle
 
@@ -69,13 +75,16 @@ def test_the_decoder_is_what_the_manifest_says(bundle: Bundle) -> None:
 
 def test_the_holdout_has_its_arrays_and_frames_where_it_has_some(bundle: Bundle, tmp_path: Path) -> None:
     holdout = read_holdout(bundle)
-    assert (holdout.bins.shape, holdout.bins.dtype) == ((T, SHAPE.channels), np.float32)
+    for part in (holdout.bins, holdout.present):
+        assert (part.shape, part.dtype) == ((T, SHAPE.channels), np.float32)
+    assert (holdout.there.shape, holdout.there.dtype) == ((T, SHAPE.channels), np.bool_)
     assert holdout.counts is not None
     assert holdout.counts.shape == (T, UNITS)
     assert (holdout.kinematics.shape, holdout.score_from) == ((T, OUTPUTS), SCORE_FROM)
     assert read_raw_frames(bundle) is None
     frames = np.arange(6).reshape(2, 3)
-    other = with_file(tmp_path / "a.edge", bundle, HOLDOUT, npz(bins=np.ones((1, 3)), kinematics=[[1]], frames=frames))
+    arrays = {"bins": np.ones((1, 3)), "present": np.ones((1, 3)), "there": np.ones((1, 3), np.bool_)}
+    other = with_file(tmp_path / "a.edge", bundle, HOLDOUT, npz(**arrays, kinematics=[[1]], frames=frames))
     assert np.array_equal(read_raw_frames(other), frames)
     assert (read_holdout(other).counts, read_holdout(other).score_from) == (None, 0)
 
@@ -97,6 +106,7 @@ def test_channels_session_and_series_are_read_as_a_build_writes_them(tmp_path: P
     found = write_bundle(tmp_path / "a.edge", written, {}).manifest
     assert found.channels == (Channel("0"), Channel("1", "e1", (0.0, 1.0)), Channel("2", "e2", (0.0, 2.0)))
     assert found.session == Session("s1", None, "2024-05-01T12:00:00+00:00")
+    assert found.confidence is None
     assert found.provenance is not None
     assert (found.provenance.series, found.provenance.to_json()) == (series, {"series": series})
 
@@ -145,6 +155,8 @@ READERS: dict[str, Callable[[Bundle], object]] = {
     TEACHER_FACTS: read_teacher_facts,
     INT8_WEIGHTS: lambda bundle: read_int8_model(bundle, SHAPE),
     "student.safetensors": lambda bundle: read_tensors(bundle, "student.safetensors"),
+    FILL_IN: lambda bundle: read_spatial_model(bundle, CONFIG),
+    DEVIATION: lambda bundle: read_deviation_model(bundle, SHAPE),
 }
 
 
@@ -162,17 +174,78 @@ def test_a_file_of_another_kind_is_refused_by_name(bundle: Bundle, tmp_path: Pat
     assert name in str(caught.value)
 
 
+INPUTS = {"bins": np.ones((2, 3)), "present": np.ones((2, 3)), "there": np.ones((2, 3), np.bool_)}
+KINEMATICS = {"kinematics": np.ones((2, 2))}
+
+
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
-        ({"bins": np.ones((2, 3))}, "holds no 'kinematics'"),
-        ({"bins": np.ones((0, 3)), "kinematics": np.ones((2, 2))}, "holds no 'bins'"),
-        ({"bins": np.ones((2, 3)), "kinematics": np.ones((2, 2)), "score_from": np.ones(2)}, "damaged"),
+        (INPUTS, "holds no 'kinematics'"),
+        (INPUTS | KINEMATICS | {"bins": np.ones((0, 3))}, "holds no 'bins'"),
+        ({"bins": INPUTS["bins"]} | KINEMATICS, "holds no 'present'"),
+        ({name: INPUTS[name] for name in ("bins", "present")} | KINEMATICS, "holds no 'there'"),
+        (INPUTS | KINEMATICS | {"present": np.ones((3, 3))}, "contradicts itself"),
+        (INPUTS | KINEMATICS | {"score_from": np.ones(2)}, "damaged"),
     ],
 )
 def test_a_holdout_without_a_part_is_refused(bundle: Bundle, tmp_path: Path, arrays: dict, says: str) -> None:
     with pytest.raises(BundleError, match=rf"'holdout\.npz'.*{says}"):
         read_holdout(with_file(tmp_path / "a.edge", bundle, HOLDOUT, npz(**arrays)))
+
+
+def test_the_models_of_array_and_deviations_are_what_was_written(bundle: Bundle, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    square = rng.normal(size=(3, 3)).astype(np.float32)
+    array = {"coupling": square + square.T, **{name: rng.uniform(1, 2, 3).astype(np.float32) for name in CHANNEL_PARTS}}
+    other = with_file(tmp_path / "a.edge", bundle, FILL_IN, save(array))
+    config = replace(CONFIG, fill_sweeps=5, common_average=False)
+    found = read_spatial_model(other, config)
+    for name, part in array.items():
+        np.testing.assert_array_equal(getattr(found, name), part)
+    assert (found.sweeps, found.common_average) == (5, False)
+    tables = {name: rng.uniform(size=(4, OUTPUTS)).astype(np.float32) for name in ("at_rest", "by_speed")}
+    tables |= {name: rng.uniform(size=OUTPUTS).astype(np.float32) for name in ("center", "weight")}
+    deviations = read_deviation_model(with_file(tmp_path / "b.edge", bundle, DEVIATION, save(tables)), SHAPE)
+    for name, part in tables.items():
+        np.testing.assert_array_equal(getattr(deviations, name), part)
+
+
+CHANNEL_PARTS = ("scale", "inverse_scale", "gain")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "change", "says"),
+    [
+        (FILL_IN, "coupling", lambda x: x.astype(np.float64), "'coupling' does not fit"),
+        (FILL_IN, "coupling", lambda x: x[:2], "'coupling' does not fit"),
+        (FILL_IN, "coupling", lambda x: x + np.triu(np.ones_like(x), 1), "does not describe an array"),
+        (FILL_IN, "gain", lambda x: x * np.float32(np.nan), "'gain' does not fit"),
+        (FILL_IN, "gain", lambda x: -x, "does not describe an array"),
+        (FILL_IN, "scale", lambda x: 0 * x, "does not describe an array"),
+        (FILL_IN, "inverse_scale", None, "nothing of that name"),
+        (DEVIATION, "at_rest", lambda x: x - 1, "holds a negative variance"),
+        (DEVIATION, "by_speed", lambda x: x[1:], "'by_speed' does not fit"),
+        (DEVIATION, "center", None, "nothing of that name"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused_by_name(
+    bundle: Bundle, tmp_path: Path, name: str, tensor: str, change: Callable[[Any], Any] | None, says: str
+) -> None:
+    tensors = load(bundle.read(name))
+    changed = {} if change is None else {tensor: change(tensors[tensor])}
+    rest = {other: part for other, part in tensors.items() if other != tensor}
+    other = with_file(tmp_path / "a.edge", bundle, name, save(rest | changed))
+    with pytest.raises(BundleError) as caught:
+        READERS[name](other)
+    assert name in str(caught.value)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [FILL_IN, DEVIATION])
+def test_a_bundle_without_them_is_refused_by_name(bundle: Bundle, tmp_path: Path, name: str) -> None:
+    with pytest.raises(BundleError, match=name):
+        READERS[name](with_file(tmp_path / "a.edge", bundle, name, None))
 
 
 def test_a_reference_without_a_part_is_refused(bundle: Bundle, tmp_path: Path) -> None:
@@ -192,6 +265,37 @@ def test_integers_of_another_student_are_refused_with_the_file(bundle: Bundle, t
 
 
 @pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("at_rest", lambda table: table[:-1], r"'at_rest' does not fit"),
+        ("by_speed", lambda table: table.astype(np.float64), "'by_speed' does not fit"),
+        ("center", lambda table: np.full_like(table, np.nan), "'center' does not fit"),
+        ("weight", lambda table: np.full_like(table, np.inf), "'weight' does not fit"),
+        ("weight", None, "'weight' does not fit"),
+        ("at_rest", lambda table: -table, "negative variance"),
+        ("by_speed", lambda table: -table - 1, "negative variance"),
+        ("weight", lambda table: -table, "negative variance"),
+    ],
+)
+def test_damaged_deviations_are_refused_by_name(
+    bundle: Bundle, tmp_path: Path, name: str, change: Callable[[Any], Any] | None, says: str
+) -> None:
+    tables = load(bundle.read(DEVIATION))
+    table = tables.pop(name)
+    changed = tables if change is None else tables | {name: np.ascontiguousarray(change(table))}
+    other = with_file(tmp_path / "a.edge", bundle, DEVIATION, save(changed))
+    with pytest.raises(BundleError, match=rf"'{DEVIATION}'.*{says}"):
+        read_deviation_model(other, SHAPE)
+    with pytest.raises(BundleError, match=DEVIATION):
+        Decoder(other, "oracle")
+
+
+def test_a_bundle_without_deviations_is_refused_by_name(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=f"no file '{DEVIATION}'"):
+        read_deviation_model(with_file(tmp_path / "a.edge", bundle, DEVIATION, None), SHAPE)
+
+
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"metrics": [1]}, "'metrics'"),
@@ -199,6 +303,8 @@ def test_integers_of_another_student_are_refused_with_the_file(bundle: Bundle, t
         ({"gates": [{"name": "a"}]}, "gates: 'limit'"),
         ({"gates": [3]}, "'gates'"),
         ({"int8": {"weight_bytes": 1}}, "int8: 'state_bytes'"),
+        ({"confidence": {"labelled_bins": 0.5}}, "confidence: 'labelled_bins'"),
+        ({"confidence": {"labelled_bins": 1, "standard_error": "small"}}, "confidence: 'standard_error'"),
         ({"engine": 3}, "'engine'"),
         ({"group_delay_ms": True}, "'group_delay_ms'"),
         ({"provenance": {"sessions": {"a": 1}}}, "provenance, sessions: 'a'"),

@@ -32,7 +32,7 @@ def test_bench_prints_every_subject_and_the_machines_own_noise(bundle: Path, ses
             "gates",
             "harness",
         ),
-        *("trace", "layers", "calibration", "robustness", "system", "command", "created"),
+        *("trace", "layers", "calibration", "intervals", "robustness", "system", "command", "created"),
     }
     assert (found["series"], found["scored_s"], found["left_out_s"], found["warnings"]) == (None, None, None, [])
     text = call("bench", bundle, "--data", session, "--steps", 20, "--closed-loop", 0.1, "--system")
@@ -48,6 +48,8 @@ def test_bench_prints_every_subject_and_the_machines_own_noise(bundle: Path, ses
         "Gates",
         "emptied",
         "radio_pj_per_bit",
+        "1 channels, bank, 4 draws",
+        "90% interval",
     ):
         assert word in text.output
 

@@ -66,8 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bins = load_sessions([folder / "data" / "sim00_day01.nwb"])
     sessions = [training_session_from_bins(b, compute_gap(bins, SIZE)) for b in bins]
     student = make_student(sessions, "lfp", SIZE, TEACHER.d, 0)
-    statistics = {s.id: [values.tolist() for values in s.normalization] for s in sessions}
-    save_student(student, folder / "run", {"row": "distilled", "normalization": statistics})
+    save_student(student, folder / "run", {"row": "distilled", "standardization": {}})
     (folder / "small.toml").write_text(RECIPE)
     return folder
 

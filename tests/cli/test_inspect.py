@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..bundles import write_test_bundle
 from .calling import answer, call, refused
 
 
@@ -15,6 +16,20 @@ def test_a_bundle_can_be_inspected(bundle: Path) -> None:
     text = call("inspect", bundle).output
     assert "cursor_vel_x (cm/s)" in text
     assert "deployed_r2" in text
+
+
+def test_a_bundle_tells_what_its_deviations_rest_on(bundle: Path, tmp_path: Path) -> None:
+    assert answer("inspect", bundle)["confidence"] is None
+    assert "deviations" not in call("inspect", bundle).output
+    for confidence, says in (
+        ({"labelled_bins": 8035, "standard_error": 0.0081, "note": None}, "on 80.35 s that no training saw"),
+        ({"labelled_bins": 8035, "standard_error": 0.0081, "note": None}, "90 % intervals cover 90 ± 0.8 %"),
+        ({"labelled_bins": 900, "standard_error": None, "note": None}, "on 9 s that no training saw"),
+        ({"labelled_bins": 120, "standard_error": None, "note": "too few labels"}, "not calibrated: too few labels"),
+    ):
+        told = write_test_bundle(tmp_path / "told.edge", confidence=confidence).path
+        assert answer("inspect", told)["confidence"] == confidence
+        assert says in call("inspect", told).output
 
 
 def test_a_bundle_has_no_series_to_name(bundle: Path) -> None:

@@ -46,8 +46,12 @@ def test_a_stream_prints_what_the_file_of_the_same_frames_gives(bundle: Path) ->
     assert len(lines) == 200
     columns = answer("run", bundle, "-", stdin=frames.tobytes())["predictions"]
     assert [line.split(",")[0] for line in lines] == [str(bin) for bin in columns["bin"]]
-    decoded = np.array([line.split(",")[5:] for line in lines], np.float32)
-    assert np.array_equal(decoded, np.array(columns["kinematics"], np.float32))
+    assert header.endswith("cursor_vel_x sd (cm/s),cursor_vel_y sd (cm/s)")
+    values = np.array([line.split(",")[5:] for line in lines], np.float32)
+    assert np.array_equal(values[:, :2], np.array(columns["kinematics"], np.float32))
+    assert np.array_equal(values[:, 2:], np.array(columns["deviations"], np.float32))
+    masked = np.array(columns["bad_channels"]) == 1
+    assert values[masked, 3].min() > values[~masked, 3].max()  # constant in this output but for the lost channel
     assert 1 in columns["bad_channels"]
 
 

@@ -50,6 +50,7 @@ TRAINING = "bins_per_step = 256\nsegment_bins = 128\nburn_in = 16\nsteps = 2"
 # What this machine does not print: another device has it, or an odd session.
 NOT_HERE = {
     "inspect bundle": ("provenance.adapt", "provenance.probe"),  # with --student
+    "adapt": ("read[].series.units",),  # no command that adapts reads spikes
     "calibrate": ("left_out[].", "read[].series.units"),  # with an artefact in the data; with a recipe that fine-tunes
     "compile": ("device.*", "forms[].", "notes[]"),  # on a GPU
     "bench": ("ratios.spike_teacher_published", "harness.closed_loop.", "device.load[]", "absent[]."),
@@ -104,6 +105,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         found["inspect bundle"] = [run("inspect", bundle)]
         found["compile"] = [run("compile", bundle, codes=gates)]
         found["run"] = [run("run", bundle, file)]
+        adapted = ("adapt", bundle, file, "--out", home / "adapted.edge")
+        found["adapt"] = [run(*adapted, codes=gates), run(*adapted, "--to", 60, codes=gates)]
+        found["inspect bundle"].append(run("inspect", home / "adapted.edge"))
         run("run", bundle, file, "--out", home / "decoded.csv")
         with (home / "decoded.csv").open() as csv:
             found["csv"] = [{"columns": csv.readline().strip().split(",")}]
@@ -130,7 +134,7 @@ SECTIONS = (
         "calibrate",
         "build",
     ),
-    *("compile", "run", "bench", "report", "targets", "target", "doctor", "error"),
+    *("compile", "run", "adapt", "bench", "report", "targets", "target", "doctor", "error"),
 )
 
 
@@ -172,11 +176,13 @@ def test_every_form_of_a_plan_stands_in_the_page() -> None:
 def test_columns_and_flags_of_the_csv_stand_in_the_page(outputs: dict[str, list[dict[str, Any]]]) -> None:
     from edgedistill.runtime import Flag
 
-    *rows, an_output = [cells[0] for cells in table_rows(section(PAGE, "The CSV of run"))]
+    *rows, an_output, its_deviation = [cells[0] for cells in table_rows(section(PAGE, "The CSV of run"))]
     columns = outputs["csv"][0]["columns"]
     assert rows == [f"`{column}`" for column in columns[: len(rows)]]
-    assert columns[len(rows) :] == ["cursor_vel_x (cm/s)", "cursor_vel_y (cm/s)"]
+    axes = ("cursor_vel_x", "cursor_vel_y")
+    assert columns[len(rows) :] == [f"{axis}{kind} (cm/s)" for kind in ("", " sd") for axis in axes]
     assert "output" in an_output
+    assert f"`{columns[-2]}`" in its_deviation
     flags = {int(cells[0]): cells[1] for cells in table_rows(section(PAGE, "Flags"))}
     assert flags == {int(flag): str(flag.name).lower() for flag in Flag}
 

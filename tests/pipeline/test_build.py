@@ -16,7 +16,13 @@ from edgedistill import pipeline as stages
 from edgedistill.bench import QUICK, bench
 from edgedistill.bench.peers import LaggedRidge
 from edgedistill.bundle import open_bundle
-from edgedistill.bundle.contents import read_decoder_spec, read_holdout, read_ridge, read_spatial_model
+from edgedistill.bundle.contents import (
+    read_decoder_spec,
+    read_deviation_model,
+    read_holdout,
+    read_ridge,
+    read_spatial_model,
+)
 from edgedistill.bundle.spike_student import open_spike_student
 from edgedistill.data.bins import file_sha256
 from edgedistill.data.recording import open_recording
@@ -25,6 +31,7 @@ from edgedistill.matching import match_recording
 from edgedistill.measure.score import score_kinematics
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.pipeline import BuildResult
+from edgedistill.pipeline.confidence import LEAST_BINS
 from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE
 from edgedistill.runtime import Decoder
@@ -89,6 +96,20 @@ def test_the_holdout_and_the_ridge_are_those_of_the_build(first: BuildResult) ->
     guess = np.stack([ridge.step(bin_) for bin_ in holdout.bins])[holdout.score_from :]
     scored = score_kinematics(guess, holdout.kinematics[holdout.score_from :], "the holdout")
     assert scored.r2 == pytest.approx(first.metrics["ridge_lfp_r2"], abs=1e-3)
+
+
+def test_the_bundle_holds_calibrated_deviations_and_says_on_what_they_rest(first: BuildResult) -> None:
+    bundle = open_bundle(first.bundle)
+    assert bundle.manifest.confidence == first.confidence
+    assert first.confidence.labelled_bins >= LEAST_BINS
+    assert first.confidence.note is None
+    assert first.to_json()["confidence"]["labelled_bins"] == first.confidence.labelled_bins
+    shape, holdout = read_decoder_spec(bundle).shape, read_holdout(bundle)
+    model = read_deviation_model(bundle, shape)
+    assert (model.at_rest > 0).all()
+    assert (np.diff(model.at_rest, axis=0) >= 0).all()
+    spread = np.nanstd(holdout.kinematics[holdout.score_from :], axis=0)
+    assert np.sqrt(model.at_rest[-1]) == pytest.approx(spread, rel=0.5)  # all channels lost: nothing is decoded
 
 
 def test_the_bundle_holds_the_teacher_as_it_would_have_to_run(first: BuildResult) -> None:

@@ -64,6 +64,15 @@ def test_the_stretch_reaches_as_far_as_it_shares_nothing_with_training_and_test(
     assert (far.start, far.stop) == (day.split.validation.start, day.split.validation.stop)
 
 
+def test_no_bin_from_the_stop_on_is_used(day: TrainingSession, model: Int8Model) -> None:
+    stop = day.split.validation.stop
+    assert find_calibration_stretch(day, model.shape, stop).stop == stop
+    later = relabel(day, slice(stop, None), 1e3)
+    found, other = (calibrate_deviations(model, one, stop).model for one in (day, later))
+    assert found.at_rest.tobytes() == other.at_rest.tobytes()
+    assert calibrate_deviations(model, later).model.at_rest.tobytes() != found.at_rest.tobytes()
+
+
 def test_a_long_stretch_is_cut(day: TrainingSession, model: Int8Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confidence, "MOST_BINS", 700)
     stretch = find_calibration_stretch(day, model.shape)

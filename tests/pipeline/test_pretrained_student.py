@@ -13,12 +13,13 @@ import torch
 from edgedistill.config import TrainingConfig
 from edgedistill.errors import ConfigError, EdgeDistillError, RecordingError
 from edgedistill.pipeline.pretrained_student import (
+    SPATIAL_ARRAYS,
     PretrainedStudent,
     fit_readouts,
     load_pretrained_student,
     outputs_of,
     save_pretrained_student,
-    statistics_of,
+    standardizations_of,
 )
 from edgedistill.pipeline.run_context import Provenance
 from edgedistill.training.batches import training_session_from_bins
@@ -41,7 +42,7 @@ def trained() -> PretrainedStudent:
         task_name="deployed",
         task=STUDENT_TASKS["deployed"].with_alignment("mse"),
         arrays=student.tokenizer.arrays,
-        statistics=statistics_of(SESSIONS),
+        standardizations=standardizations_of(SESSIONS),
         readouts=fit_readouts(student, SESSIONS),
         outputs=OUTPUTS,
         provenance=Provenance({"day1": "ab"}, {"torch": "2"}),
@@ -69,10 +70,16 @@ def test_a_student_comes_back_with_all_it_knows(trained: PretrainedStudent, fold
     assert list(found.arrays) == ["day1", "day2", "other"]
     for session in SESSIONS:
         assert found.has_session(session)
-        for mine, its in zip(found.statistics[session.id], trained.statistics[session.id], strict=True):
-            np.testing.assert_array_equal(mine, its)
         np.testing.assert_array_equal(found.readouts[session.id].weight, trained.readouts[session.id].weight)
         assert found.readouts[session.id].penalty == trained.readouts[session.id].penalty
+    assert found.standardizations.keys() == {session.array for session in SESSIONS}
+    for array, mine in found.standardizations.items():
+        its = trained.standardizations[array]
+        for one, other in ((mine.mean, its.mean), (mine.std, its.std)):
+            np.testing.assert_array_equal(one, other)
+        for name in SPATIAL_ARRAYS:
+            assert getattr(mine.spatial, name).tobytes() == getattr(its.spatial, name).tobytes()
+        assert (mine.spatial.sweeps, mine.spatial.common_average) == (8, True)
     for name, tensor in trained.student.state_dict().items():
         assert torch.equal(found.student.state_dict()[name], tensor), name
 
@@ -96,8 +103,14 @@ def test_facts_that_are_missing_are_empty_and_damaged_ones_are_named(folder: Pat
     assert (found.outputs, found.readouts, found.finetuned_from) == (None, {}, None)
     with pytest.raises(EdgeDistillError, match=r"has no read-out[\s\S]*--probe"):
         found.require_readout(NEW_DAY, OUTPUTS)
-    for damage in ({"row": "nobody"}, {"readouts": {"day1": {}}}, {"normalization": [1]}, {"behavior": 3}):
-        change_facts(folder, **{"row": "distilled", "normalization": {}, "readouts": {}, "behavior": None, **damage})
+    for damage in (
+        {"row": "nobody"},
+        {"readouts": {"day1": {}}},
+        {"standardization": {"a": {"mean": [1]}}},
+        {"behavior": 3},
+    ):
+        sound = {"row": "distilled", "standardization": {}, "readouts": {}, "behavior": None}
+        change_facts(folder, **sound | damage)
         with pytest.raises(EdgeDistillError, match=r"model\.json does not describe a model"):
             load_pretrained_student(folder)
     change_facts(folder, behavior=None, alignment="nearby")
@@ -115,12 +128,19 @@ def test_the_same_id_on_another_array_is_another_session(trained: PretrainedStud
 
 
 def test_another_day_gets_what_the_last_day_of_its_array_had(trained: PretrainedStudent) -> None:
-    assert trained.last_statistics(NEW_DAY.array) is trained.statistics["day2"]
     assert trained.readout_of(NEW_DAY.array) is trained.readouts["day2"]
     assert trained.readout_of(SESSIONS[2].array) is trained.readouts["other"]
     assert trained.readout_of("array_of_others") is None
     _, seen = trained.adapted_to(NEW_DAY, "none", TrainingConfig())
-    assert seen.normalization is trained.statistics["day2"]
+    assert seen.standardization is SESSIONS[1].standardization
+
+
+def test_a_student_that_kept_no_model_of_its_array_can_still_read_another_day_afresh(folder: Path) -> None:
+    change_facts(folder, standardization=None)
+    found = load_pretrained_student(folder)
+    assert found.adapted_to(NEW_DAY, "stats", TrainingConfig())[1] is NEW_DAY
+    with pytest.raises(RecordingError, match=r"cannot be read as another day[\s\S]*--adapt stats"):
+        found.adapted_to(NEW_DAY, "none", TrainingConfig())
 
 
 def test_adapting_leaves_the_student_as_it_is(trained: PretrainedStudent) -> None:

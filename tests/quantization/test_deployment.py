@@ -103,7 +103,7 @@ def test_an_artefact_of_a_thousand_deviations_costs_little_r2(
     channels = slice(4, 5) if where == "one channel" else slice(None)
     lfp[struck, channels] += 1000 * lfp.std(0)[channels]
     hit = training_session_from_bins(replace(bins, lfp=lfp), GAP)
-    assert abs(hit.normalization[1] / day.normalization[1] - 1).max() < 0.05
+    assert abs(hit.standardization.std / day.standardization.std - 1).max() < 0.05
     clean = quantized(student, day, readout).score.r2
     fitted = score_student(student, "deployed", hit)[0]
     assert quantized(student, hit, fitted).score.r2 > clean - 0.01

@@ -8,11 +8,12 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgedistill.errors import ConfigError
 from edgedistill.report import page_from_results
-from edgedistill.report.charts import draw_robustness
+from edgedistill.report.charts import draw_robustness, draw_trace
 from edgedistill.report.summary import summarize_result
 from edgedistill.report.svg import Axis, choose_tick_step
 
@@ -121,6 +122,30 @@ def test_subjects_of_a_curve_have_a_line_a_mark_and_a_place_of_their_own() -> No
     assert [name for *_, name in names] == ["lfp-student-int8", "lfp-ridge", "spike-student-int8"]
     assert len({(x, y) for x, y, _ in names}) == 3
     assert all(float(x) + 7 * len(name) < 370 for x, _, name in names)
+
+
+def test_a_trace_has_a_band_of_intervals_around_what_has_deviations() -> None:
+    trace = full_result()["trace"]
+    picture = draw_trace(trace, 0)
+    (band,) = re.findall(r'<polygon class="f0 band" points="([^"]*)"', picture)
+    corners = [tuple(map(float, pair.split(","))) for pair in band.split()]
+    assert len(corners) == 2 * len(trace["seconds"])
+    upper, lower = corners[: len(trace["seconds"])], corners[len(trace["seconds"]) :][::-1]
+    assert [x for x, _ in upper] == [x for x, _ in lower]
+    heights = np.array([below - above for (_, above), (_, below) in zip(upper, lower, strict=True)])
+    assert heights == pytest.approx(heights[0], abs=0.2)  # the deviation is 1 everywhere
+    assert heights[0] > 0
+    trace["decoded"]["lfp-student-int8"][5][0] = None
+    assert len(re.findall(r'f0 band" points="([^"]*)"', draw_trace(trace, 0))[0].split()) == len(corners) - 2
+    del trace["deviation"]  # as results before 0.3 have it
+    assert "band" not in draw_trace(trace, 0)
+
+
+def test_the_page_tells_what_intervals_cover(page: str) -> None:
+    assert "True values inside the intervals of lfp-student-int8" in page
+    assert "91.1% ± 0.8%" in page
+    assert "91.1% ± –" in page
+    assert "8 channels, bank" in page
 
 
 def test_the_page_tells_missed_gates_and_what_was_not_measured(page: str) -> None:

@@ -30,7 +30,7 @@ def spatial_tables(model: SpatialModel) -> str:
 
 
 def deviation_tables(model: DeviationModel) -> str:
-    """Returns the variances by number of lost channels, and the mean and inverse deviation of the outputs."""
+    """Returns the variances by number of lost channels, and the mean and the weight of the outputs."""
     tables = {
         "variance_at_rest": model.at_rest,
         "variance_by_speed": model.by_speed,

@@ -149,7 +149,7 @@ class Lfp:
     def _read_run(self, run: Run, first: int, last: int, streaming: bool = False) -> npt.NDArray[np.float32]:
         part, shift = self._parts[run.part], run.first - run.at
         frames = part.scale.apply(part.reader.read(first + shift, last + shift, streaming))
-        return frames if self._columns is None else frames[:, self._columns]
+        return frames if self._columns is None else np.take(frames, self._columns, axis=1)
 
 
 def find_lfp(series: Sequence[Series], file: Path, named: str | None = None) -> Lfp | None:

@@ -90,15 +90,15 @@ def test_the_measured_table_agrees_with_the_observers(student: Student, day: Tra
 
 @pytest.mark.parametrize("after", [1, 20, 150])
 def test_an_artefact_of_a_thousand_deviations_hardly_moves_the_default_ranges(student: Student, after: int) -> None:
-    """The artefact is added before the z-scores, in a window, in a run-up, or before what rings after it."""
+    """The artefact comes before the common average, in a window, in a run-up, or before what rings after it."""
     recipe = replace(load_recipe(DEFAULT_RECIPE), windows=40, window_bins=64)
     bins = session_bins()
     assert bins.lfp is not None
     usual = calibrate(student, [training_session_from_bins(bins, GAP)], "lfp", recipe, 0)
     lfp, deviation = bins.lfp.copy(), bins.lfp.std()
     first = usual.windows[20]["first_bin"] - after
-    lfp[first : first + 10] += 1000 * deviation
-    lfp[first + 10 : first + 300] -= 60 * deviation * np.exp(-np.arange(290) / 60)[:, None]
+    lfp[first : first + 10, 0] += 1000 * deviation
+    lfp[first + 10 : first + 300, 0] -= 60 * deviation * np.exp(-np.arange(290) / 60)
     hit = calibrate(student, [training_session_from_bins(replace(bins, lfp=lfp), GAP)], "lfp", recipe, 0)
     assert len(hit.windows) == 40
     assert hit.left_out
