@@ -4,8 +4,9 @@
 
 SESSIONS is a folder with recordings of one array. A student is distilled on the first of them with their labels, and a
 bundle decodes the last of these. Every other recording is a later day. Each row decodes the whole day from raw frames
-and is scored on its last fifth, which no row has learned from except `adapted, whole day`. Students and bundles are
-kept under --work, so that an interrupted run can go on. The result is benchmarks/results/cpu/other-days-PRESET.json.
+and is scored on its last fifth, which no row has learned from except `adapted, whole day`. `built anew` is a bundle
+that was trained on that day alone, with its labels. Students and bundles are kept under --work, so that an interrupted
+run can go on. The result is benchmarks/results/cpu/other-days-PRESET.json.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def train_student(options: Namespace, files: list[Path]) -> Path:
     return student
 
 
-def list_rows(options: Namespace, student: Path, bundle: Path) -> dict[str, Make]:
-    """Returns, by row, what makes the bundle that decodes a day."""
+def list_rows(options: Namespace, student: Path | None, bundle: Path) -> dict[str, Make]:
+    """Returns, by row, what makes the bundle that decodes a day. Without a student there are no rows built from it."""
     until, labelled = (60.0 * minutes for minutes in MINUTES)
 
     def adapted(follow_s: float | None = None, **stretch: float | bool) -> Make:
@@ -70,7 +71,12 @@ def list_rows(options: Namespace, student: Path, bundle: Path) -> dict[str, Make
     rows[f"adapted, first {MINUTES[0]} min, --follow {FOLLOWED_S[-1]:g}"] = adapted(FOLLOWED_S[-1], to_s=until)
     rows["adapted, whole day"] = adapted()
     rows[f"adapted, first {MINUTES[1]} min, --labels"] = adapted(to_s=labelled, labels=True)
-    return rows | {"build --student": built(), "build --student --probe": built(probe=True)}
+    rows["built anew"] = lambda day, out: void(
+        build(BuildOptions("host", (day,), out, options.preset, steps=options.steps))
+    )
+    if student is not None:
+        rows |= {"build --student": built(), "build --student --probe": built(probe=True)}
+    return {row: make for row, make in rows.items() if not options.row or row in options.row}
 
 
 def void(_: object) -> None:
@@ -139,6 +145,9 @@ def parse_options() -> ArgumentParser:
     parser = option_parser(__doc__, RESULTS / "cpu")
     parser.add_argument("data", type=Path, help="folder with recordings of one array")
     parser.add_argument("--trained", type=int, default=3, help="how many of the first recordings the student learns")
+    parser.add_argument("--bundle", type=Path, help="built from these recordings, in place of a new student's")
+    parser.add_argument("--row", action="append", help="measure this row; may be given several times")
+    parser.add_argument("--every", type=int, default=1, help="measure one in so many later days")
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--steps", type=int, help="limits each training")
     parser.add_argument("--work", type=Path, default=Path("build/other-days"))
@@ -149,13 +158,13 @@ def main() -> None:
     options = parse_options().parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     options.files = sorted(find_session_files([options.data]))
-    student = train_student(options, options.files[: options.trained])
-    bundle = options.work / "bundle.edge"
+    student = None if options.bundle else train_student(options, options.files[: options.trained])
+    bundle = options.bundle or options.work / "bundle.edge"
     if not bundle.exists():
         settings = {"preset": options.preset, "student": student, "work": options.work / "stages"}
         build(BuildOptions("host", (options.files[options.trained - 1],), bundle, **settings))
     rows = list_rows(options, student, bundle)
-    days = {day.stem: measure_day(options, rows, day) for day in options.files[options.trained :]}
+    days = {day.stem: measure_day(options, rows, day) for day in options.files[options.trained :: options.every]}
     name = f"other-days-{Path(options.preset).stem}"
     result = {**describe_conditions(MODULE), "preset": Path(options.preset).stem, "rows": summarize(days), "days": days}
     write_result(options.out, name, result)

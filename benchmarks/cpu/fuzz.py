@@ -1,8 +1,9 @@
 """Fuzzes the C engine for a given time, with libFuzzer and the address and undefined-behavior sanitizers.
 
-One program holds a student in every variant that this CPU runs, for an array at 250 Hz and for one that is decimated
-and leaves two channels out. It is emulation/fuzz/fuzz_decoder.c, which says what it requires. What libFuzzer found is
-written to `fuzz.json`. The exit code is 1 if an input broke the engine, and that input is printed.
+One program holds a student in every variant that this CPU runs, for an array at 250 Hz and for one that is decimated,
+leaves two channels out and lets its statistics follow the signal. It is emulation/fuzz/fuzz_decoder.c, which says what
+it requires. What libFuzzer found is written to `fuzz.json`. The exit code is 1 if an input broke the engine, and that
+input is printed.
 
     python -m benchmarks.cpu.fuzz [--seconds 600] [--corpus FOLDER] [--out benchmarks/results/cpu]
 """
@@ -31,12 +32,13 @@ SANITIZERS = ("-fsanitize=fuzzer,address,undefined",)
 # The program halts by this option, because with -fno-sanitize-recover=all clang 14 takes minutes to compile AVX-512.
 HALT = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1", "ASAN_OPTIONS": "detect_leaks=1"}
 FLAGS = ("-std=c11", "-O1", "-g", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Wconversion", "-Werror")
-QUICK = {"highpass_hz": 1.0, "flat_s": 0.05, "recover_s": 0.04}  # rules that act within a few bins
+# rules that act, and filters that settle, within a few bins
+QUICK = {"highpass_hz": 5.0, "flat_s": 0.05, "recover_s": 0.04, "bridged_s": 0.05}
 ARRAYS = {
     "khz": (StudentShape(3, 2, 8, 2, 2, 7, 16, 3, 2, 5), make_front_end(3, Fraction(250), **QUICK)),
     "decimated": (
         StudentShape(5, 1, 21, 1, 3, 20, 31, 1, 1, 0),
-        make_front_end(5, Fraction(48828125, 40000), left_out=(0, 3), **QUICK),
+        make_front_end(5, Fraction(48828125, 40000), left_out=(0, 3), follow_s=10, **QUICK),
     ),
 }
 MOST_BYTES = 2048  # in one input

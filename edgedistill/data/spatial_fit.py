@@ -134,7 +134,7 @@ def find_precision(present: Floats) -> Floats:
     other, as the shrinkage takes them to be.
     """
     whole = len(present) // MEAN_BINS
-    if not whole:
+    if not whole or not present.shape[1]:
         return np.eye(present.shape[1])
     means = present[: whole * MEAN_BINS].reshape(whole, MEAN_BINS, -1).mean(axis=1)
     covariance, shrinkage = ledoit_wolf(means, assume_centered=True)

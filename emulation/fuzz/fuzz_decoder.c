@@ -6,7 +6,7 @@
  * The first gets its frames in one piece, the others in chunks. Besides what the sanitizers see, these are required:
  *   - the codes that edgedistill.h promises, and after an error the same state as before;
  *   - as many outputs as ed_outputs_for says, in buffers of exactly that size;
- *   - kinematics that are finite, or flagged ED_INVALID;
+ *   - kinematics that are finite, or flagged ED_INVALID, and deviations that are finite and above 0;
  *   - the same bits of outputs and exported states from all variants and all chunks.
  */
 #include <math.h>
@@ -163,8 +163,11 @@ static void push_all(tape *t, stream *s, frames_of_call f) {
     ed_output *first = allocated(due * sizeof *first), *other = allocated(due * sizeof *other);
     REQUIRE(push(s->decoders[0], f, due ? first : NULL, due, &made) == ED_OK && made == due);
     for (size_t i = 0; i < due; i++)
-        for (uint32_t o = 0; o < ED_MAX_OUTPUTS; o++)
+        for (uint32_t o = 0; o < ED_MAX_OUTPUTS; o++) {
             REQUIRE(isfinite(first[i].kinematics[o]) || (first[i].flags & ED_INVALID));
+            REQUIRE(isfinite(first[i].deviation[o]) && first[i].deviation[o] >= 0);
+            REQUIRE((o < s->info->outputs) == (first[i].deviation[o] > 0));
+        }
     for (int v = 1; v < VARIANTS; v++) {
         REQUIRE(push_in_chunks(t, s->decoders[v], f, s->info->channels, other) == due);
         REQUIRE(memcmp(first, other, due * sizeof *first) == 0);

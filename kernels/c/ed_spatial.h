@@ -55,16 +55,20 @@ ED_INLINE float ed_across_sum(const ed_across *x) {
 }
 
 ED_INLINE float ed_across_product(const ed_across *x, const ed_across *y) {
-    ed_across products;
-    ED_ACROSS(v) products.vector[v] = x->vector[v] * y->vector[v];
-    return ed_across_sum(&products);
+    ed_lanes lanes;
+    for (int v = 0; v < ED_LANES / ED_FLOATS; v++) lanes.vector[v] = x->vector[v] * y->vector[v];
+    for (int v = ED_LANES / ED_FLOATS; v < ED_CP / ED_FLOATS; v++)
+        lanes.vector[v % (ED_LANES / ED_FLOATS)] += x->vector[v] * y->vector[v];
+    return ed_fold_lanes(lanes.value);
 }
 
 /* Computes y (columns) = coupling x for one stripe w (ED_COUPLING_ROWS, columns). */
 ED_INLINE void ed_couple_stripe(const ed_floats *restrict w, const float *restrict x, int columns,
                                 ed_floats *restrict y) {
     const int n = columns / ED_FLOATS;
-    ed_floats total[ED_STRIPE / ED_FLOATS] = {{0}};
+    const ed_floats zero = {0};
+    ed_floats total[ED_STRIPE / ED_FLOATS];
+    for (int v = 0; v < n; v++) total[v] = zero;
     for (int j = 0; j < ED_COUPLING_ROWS; j += 4, w += 4 * n) {
         const float a = x[j], b = x[j + 1], c = x[j + 2], d = x[j + 3];
         ED_UNROLL
@@ -125,9 +129,10 @@ ED_INLINE void ed_fill_in(const ed_across *restrict present, const ed_channel_ma
 }
 
 /* Writes the models' input z for standardized channels `present`, which are 0 where there (ED_CP) is 0. Channels that
- * are not known are never there. Returns the number of lost channels. */
-static uint32_t ed_spatial_complete(const ed_across *restrict present, const uint32_t *restrict there,
-                                    ed_across *restrict z) {
+ * are not known are never there. Returns the number of lost channels. It is a function of its own, so that its vectors
+ * have left the stack before the step. */
+static __attribute__((noinline)) uint32_t ed_spatial_complete(const ed_across *restrict present,
+                                                              const uint32_t *restrict there, ed_across *restrict z) {
     ed_across x;
     ed_channel_mask lost;
     uint32_t n = 0;

@@ -171,6 +171,20 @@ def test_no_instruction_depends_on_the_data(built: Built) -> None:
     assert 100_000 < ticks.max() * TICK < 1_000_000
 
 
+def test_a_bin_of_frames_costs_the_same_whatever_channels_do_and_less_where_frames_are_lost(built: Built) -> None:
+    """A bin with channels that break, die or are far too large takes as many instructions as one without."""
+    program, rng = built(NANO, trace=False), np.random.default_rng(0)
+    frames = (25 * rng.standard_normal((600, NANO.channels))).astype(np.float32)
+    frames[100:110, 3], frames[150:170, 5:20] = np.nan, np.inf
+    frames[300:320] *= 1e-41
+    frames[330:340], frames[400:410], frames[450:460, 1] = 0, 3e38, 1e30
+    frames[500:520] = np.nan
+    ticks = program.run(pushes(frames, [10]))["push"].ravel().astype(int)
+    lost = np.isin(np.arange(60), (50, 51))
+    assert ticks[~lost].max() - ticks[~lost].min() < 0.003 * ticks.max()
+    assert ticks[lost].max() < ticks[~lost].min()
+
+
 # ---------------------------------------------------------------- memory
 
 

@@ -231,8 +231,10 @@ def test_frames_of_every_kind_decode_as_in_the_c_engine(small: Device, c_engine:
 def test_a_shifted_amplitude_is_flagged_as_in_the_c_engine(small: Device, c_engine: Engine) -> None:
     assert c_engine.init(c_engine.memory) == 0
     state = c_engine.export()
-    record = state.view(state_dtype(SMALL, c_builds.front_end_of(random_model(SMALL))))
+    config = c_builds.front_end_of(random_model(SMALL))
+    record = state.view(state_dtype(SMALL, config))
     record["seen"], record["shift_bins"], record["shift_power"] = 10**6, 998, 17
+    record["clean"], record["lost_bins"] = config.settled_bins, 0
     assert small.import_(state) == c_engine.import_(state) == 0
     for part in (frames_like(25), 33, frames_like(300, 1)):
         found = push(small, part)

@@ -20,7 +20,6 @@ from edgedistill.decoding import Predictions, decode_file, decode_matched
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import bin_edges
 from edgedistill.matching import MatchedRecording, match_recording
-from edgedistill.matching.channels import ChannelOrder
 from edgedistill.runtime import Decoder, Flag
 
 from ..data import nwb_files as make
@@ -122,7 +121,7 @@ def test_another_day_is_one_warning(bundle: Bundle, tmp_path: Path, change: dict
     (warning,) = warnings_of(bundle, write_day(tmp_path / "d.nwb", **change))
     assert re.search(says, warning)
     assert "the statistics of 's1' are used" in warning
-    assert "edgedistill build --student" in warning
+    assert "edgedistill adapt" in warning
 
 
 def test_a_session_that_the_build_named_otherwise_is_no_other_day(first_day: Path, tmp_path: Path) -> None:
@@ -249,7 +248,8 @@ def test_bins_end_when_a_build_says_on_a_clock_that_was_started_again(
 def test_blocks_are_put_in_order_one_at_a_time(bundle: Bundle, first_day: Path) -> None:
     with open_recording(first_day) as recording:
         found = match_recording(bundle, recording)
-        matched: MatchedRecording = replace(found, order=ChannelOrder((2, 0, 1)), masked=np.array([False, True, False]))
+        masked = np.array([False, True, False])
+        matched: MatchedRecording = replace(found, lfp=found.lfp.in_order((2, 0, 1)), masked=masked)
         blocks = list(matched.read_blocks(999))
         whole = found.lfp.read(0, found.frames)
     assert [len(block) for block in blocks[:-1]] == [999] * (len(blocks) - 1)
