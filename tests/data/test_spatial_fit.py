@@ -10,7 +10,13 @@ import pytest
 from sklearn.covariance import LedoitWolf
 
 from edgedistill.data.session import SessionBins
-from edgedistill.data.spatial_fit import LEAST_SHRINKAGE, find_precision, fit_spatial_model, fit_standardization
+from edgedistill.data.spatial_fit import (
+    LEAST_SHRINKAGE,
+    MEAN_BINS,
+    find_precision,
+    fit_spatial_model,
+    fit_standardization,
+)
 from edgedistill.frontend import FrontEndConfig, SpatialModel, settling_bins, standardize
 
 BINS, CHANNELS = 4000, 6
@@ -55,20 +61,39 @@ def conditional_mean(covariance: np.ndarray, values: np.ndarray, lost: list[int]
     return np.asarray(values[:, others] @ np.linalg.solve(covariance[np.ix_(others, others)], across.T))
 
 
-@pytest.mark.parametrize("bins", [20, 200])
-def test_few_bins_are_shrunk_as_ledoit_and_wolf_say(bins: int) -> None:
-    present = standardized(correlated(bins))
-    theirs = LedoitWolf(assume_centered=True).fit(present)
+def means_of(present: np.ndarray) -> np.ndarray:
+    """Returns means over 200 ms."""
+    return np.array([present[at : at + MEAN_BINS].mean(axis=0) for at in range(0, len(present), MEAN_BINS)])
+
+
+@pytest.mark.parametrize("means", [20, 200])
+def test_the_covariance_of_few_means_is_shrunk_as_ledoit_and_wolf_say(means: int) -> None:
+    present = standardized(correlated(means * MEAN_BINS))
+    theirs = LedoitWolf(assume_centered=True).fit(means_of(present))
     assert theirs.shrinkage_ > LEAST_SHRINKAGE
     np.testing.assert_allclose(find_precision(present), np.linalg.inv(theirs.covariance_), rtol=1e-6)
 
 
-def test_many_bins_are_shrunk_by_a_thousandth() -> None:
-    present = standardized(correlated(400_000, 3))
-    assert LedoitWolf(assume_centered=True).fit(present).shrinkage_ < LEAST_SHRINKAGE
+def test_the_covariance_of_many_means_is_shrunk_by_a_thousandth() -> None:
+    present = np.repeat(standardized(correlated(50_000, 3)), MEAN_BINS, axis=0)
+    assert LedoitWolf(assume_centered=True).fit(means_of(present)).shrinkage_ < LEAST_SHRINKAGE
     found = np.linalg.inv(find_precision(present))
     wanted = 0.999 * np.corrcoef(present.T) + 0.001 * np.eye(3)
-    np.testing.assert_allclose(found, wanted, atol=2e-5)  # what they shrink besides is less than that
+    np.testing.assert_allclose(found, wanted, atol=2e-4)  # what they shrink besides is less than that
+
+
+def test_channels_go_together_as_they_do_slowly() -> None:
+    rng = np.random.default_rng(0)
+    slow = np.repeat(rng.standard_normal(500), MEAN_BINS)[:, None]
+    fast = np.tile([1.0, -1.0], len(slow) // 2)[:, None] * slow  # its means are 0
+    own = 0.3 * rng.standard_normal((len(slow), 4)) + np.repeat(0.1 * rng.standard_normal((500, 4)), MEAN_BINS, axis=0)
+    model = fit(np.concatenate([slow, slow, fast, fast], axis=1) + own)
+    assert model.coupling[0, 1] < -0.9
+    assert abs(model.coupling[2, 3]) < 0.5
+
+
+def test_a_block_shorter_than_a_mean_takes_channels_to_be_unrelated() -> None:
+    np.testing.assert_array_equal(find_precision(standardized(correlated(MEAN_BINS - 1, 3))), np.eye(3))
 
 
 def test_the_model_holds_the_precision_matrix_with_a_diagonal_of_one() -> None:
@@ -157,10 +182,10 @@ def test_an_array_of_which_something_is_always_bad_uses_all_bins_with_zeros() ->
 
 
 def test_the_twin_of_a_lost_channel_takes_its_place() -> None:
-    values = correlated()
+    values = correlated(80_000)
     values[:, 5] = 3 * values[:, 2] + 40
-    model = fit(values, sweeps=64)
-    s, there = standardized(values).astype(np.float32), np.ones(values.shape, np.bool_)
+    model, s = fit(values, sweeps=64), standardized(values).astype(np.float32)[:BINS]
+    there = np.ones(s.shape, np.bool_)
     intact = model.complete(s, there)
     there[:, 5] = False
     assert np.isfinite(intact).all()
