@@ -143,7 +143,7 @@ def test_the_input_of_an_unflagged_bin_is_that_of_the_whole_recording(signal: st
     assert max(flagged) > 2 * max(largest)
 
 
-@pytest.mark.parametrize("lost_ms", [1, 50, 500, 2000, 20_000])
+@pytest.mark.parametrize("lost_ms", [1, 50, 500, 2000])
 def test_flags_last_as_long_as_the_definition_says(lost_ms: int) -> None:
     twin = twin_of("random walk")
     for place in PLACES:

@@ -158,8 +158,7 @@ def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds:
         flagged = ", ".join(f"{count} {name}" for name, count in predictions.counts().items())
         speed = f", {faster:.0f} times real time" if faster else ""
         most = int(predictions.bad_channels.max(initial=0))
-        at_once = f"at most {most} of {len(info.channel_ids)} channels at once"
-        masked = f"{at_once}; the student tolerates few more than in training"
+        masked = f"at most {most} of {len(info.channel_ids)} channels at once, filled in from the others"
         facts = {"written": out} | ({"series": predictions.series} if predictions.series else {})
         facts |= {"bins": f"{bins} of 10 ms{speed}", "flagged": flagged}
         print_facts(facts | ({"masked": masked} if most else {}))
