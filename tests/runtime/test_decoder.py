@@ -15,16 +15,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.cpu.array_models import draw_deviation_model, draw_spatial_model
 from edgedistill.bundle import open_bundle, write_bundle
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, EngineError
-from edgedistill.frontend import FrontEnd, FrontEndConfig, settling_bins, zscore
+from edgedistill.frontend import FrontEnd, FrontEndConfig, Standardization, settling_bins
+from edgedistill.pipeline.channel_files import write_channel_files
 from edgedistill.quantization.onnx_graph import graph_from_student, list_weight_shapes
 from edgedistill.runtime import Decoder, Flag, Output
 
 CHANNELS = 4
 SHAPE = StudentShape(CHANNELS, 2, 8, 2, 2, 7, 16, 3, 2, 5)
 CONFIG = FrontEndConfig(rate=Fraction(48828125, 40000), channels=CHANNELS, highpass_hz=1)  # 1220.7 Hz
+
+
+SPATIAL, DEVIATION = draw_spatial_model(CONFIG), draw_deviation_model(SHAPE)
 
 
 def manifest() -> dict[str, object]:
@@ -45,7 +50,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = {n: (rng.normal(size=s) / np.sqrt(s[-1])).astype(np.float32) for n, s in sizes.items()}
     target = tmp_path_factory.mktemp("decoder") / "test.edge"
     files = {"student.onnx": graph_from_student(SHAPE, weights).SerializeToString()}
-    return write_bundle(target, manifest(), files).path
+    return write_bundle(target, manifest(), files | write_channel_files(SPATIAL, DEVIATION)).path
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +59,19 @@ def shared(path: Path) -> Decoder:
     return Decoder.open(path)
 
 
+def inputs_of(frames: np.ndarray, mean: float = 0.5, std: float = 20.0) -> np.ndarray:
+    """Returns the models' input (B, C) for frames (n, C)."""
+    bins = FrontEnd(CONFIG).push(frames)
+    return Standardization(np.full(CHANNELS, mean), np.full(CHANNELS, std), SPATIAL).inputs(bins.values, bins.bad)
+
+
 def noise(n: int, seed: int = 1) -> np.ndarray:
     return (20 * np.random.default_rng(seed).normal(size=(n, CHANNELS))).astype(np.float32)
 
 
 def same(found: list[Output], expected: list[Output]) -> bool:
     def facts(o: Output) -> tuple[object, ...]:
-        return o.bin, o.end_frame, o.flags, o.bad_channels, o.kinematics.tobytes()
+        return o.bin, o.end_frame, o.flags, o.bad_channels, o.kinematics.tobytes(), o.deviation.tobytes()
 
     return [facts(o) for o in found] == [facts(o) for o in expected]
 
@@ -106,13 +117,16 @@ def test_bins_and_end_frames_follow_the_exact_clock(path: Path) -> None:
     assert [o.end_frame for o in outputs] == [int(np.ceil((k + 1) * CONFIG.rate / 100)) - 1 for k in range(100)]
 
 
-def test_push_is_front_end_then_zscore_then_step(path: Path) -> None:
+def test_push_is_front_end_then_fill_in_then_step_then_deviation(path: Path) -> None:
     pushed, stepped = Decoder.open(path), Decoder.open(path)
     frames = noise(600)
-    bins = FrontEnd(CONFIG).push(frames)
-    values = zscore(bins.values, bins.bad, np.full(CHANNELS, 0.5), np.full(CHANNELS, 20.0))
-    for output, value in zip(pushed.push(frames), values, strict=True):
-        assert np.array_equal(output.kinematics, stepped.step(value))
+    frames[250:260, 2] = np.nan
+    lost = [int(bad.sum()) for bad in FrontEnd(CONFIG).push(frames).bad]
+    assert set(lost) == {0, 1}
+    for output, value, n in zip(pushed.push(frames), inputs_of(frames), lost, strict=True):
+        kinematics = stepped.step(value)
+        assert np.array_equal(output.kinematics, kinematics)
+        assert np.array_equal(output.deviation, DEVIATION.deviations(kinematics[None], np.array([n]))[0])
     assert np.array_equal(pushed.latent, stepped.latent)
 
 
@@ -141,10 +155,8 @@ def test_a_front_end_state_alone_starts_a_fresh_student(path: Path) -> None:
     second.import_state(state)
     outputs = second.push(frames[500:])
     assert outputs[0].bin == 40  # bin 40 ends at frame 500 of 1220.7 Hz
-    bins = FrontEnd(CONFIG).push(frames)
     student = Decoder.open(path)
-    values = zscore(bins.values, bins.bad, np.full(CHANNELS, 0.5), np.full(CHANNELS, 20.0))[40:]
-    for output, value in zip(outputs, values, strict=True):
+    for output, value in zip(outputs, inputs_of(frames)[40:], strict=True):
         assert np.array_equal(output.kinematics, student.step(value))
 
 
@@ -157,6 +169,7 @@ def test_a_foreign_state_is_refused_and_changes_nothing(path: Path) -> None:
     for wrong in (
         {**state, "state_lags": state["state_lags"][:1]},
         {**state, "fe_shaper": state["fe_shaper"][:1]},
+        {**state, "fe_clean": state["fe_clean"] + 0.5},
         {**state, "shift_bins": np.array(-1)},
         {**state, "shift_power": state["shift_power"] + np.float32(np.inf)},
     ):
@@ -165,7 +178,7 @@ def test_a_foreign_state_is_refused_and_changes_nothing(path: Path) -> None:
     assert same(decoder.push(frames[200:]), twin.push(frames[200:]))
 
 
-def test_bad_channels_are_masked_and_counted_not_errors(path: Path) -> None:
+def test_bad_channels_are_filled_in_and_counted_not_errors(path: Path) -> None:
     frames = noise(3000)
     frames[:, 2] = 0  # a dead channel from the start
     frames[1500:1510, 0] = np.nan
@@ -177,23 +190,32 @@ def test_bad_channels_are_masked_and_counted_not_errors(path: Path) -> None:
     assert outputs[-1].bad_channels in (1, 2)
 
 
-def test_a_masked_channel_has_no_influence(path: Path) -> None:
+def test_what_a_bad_channel_holds_has_no_influence(path: Path) -> None:
     quiet, loud = noise(600), noise(600)
     quiet[:, 1], loud[:, 1] = np.nan, np.inf
     assert same(Decoder.open(path).push(quiet), Decoder.open(path).push(loud))
 
 
+def test_a_lost_channel_makes_the_deviation_larger(path: Path) -> None:
+    frames, lost = noise(900), noise(900)
+    lost[300:, 1] = np.nan
+    before, after = (np.array([o.deviation for o in Decoder.open(path).push(x)]) for x in (frames, lost))
+    assert np.array_equal(before[:24], after[:24])
+    assert after[24:].mean() > 1.1 * before[24:].mean()
+
+
 def leave_out(path: Path, folder: Path, *columns: int) -> Decoder:
-    """Returns a decoder of the same student, whose bundle leaves these columns out."""
+    """Returns a decoder of the same student, whose bundle leaves these columns out and does not know them."""
     config = replace(CONFIG, left_out=columns)
     changed = {**manifest(), "frontend": config.to_json()}
-    bundle = write_bundle(folder / "less.edge", changed, {"student.onnx": path / "student.onnx"})
+    files = {"student.onnx": path / "student.onnx", **write_channel_files(draw_spatial_model(config), DEVIATION)}
+    bundle = write_bundle(folder / "less.edge", changed, files)
     assert Decoder.open(bundle.path).frontend_config == config
     return Decoder.open(bundle.path)
 
 
 @pytest.mark.parametrize("column", [0, 2, 3])
-def test_a_left_out_channel_is_masked_but_neither_counted_nor_flagged(path: Path, tmp_path: Path, column: int) -> None:
+def test_a_left_out_channel_is_neither_used_nor_counted_nor_flagged(path: Path, tmp_path: Path, column: int) -> None:
     decoder, frames = leave_out(path, tmp_path, column), noise(3000)
     lost, floats = frames.copy(), frames.copy()
     lost[:, column] = np.nan
@@ -203,26 +225,30 @@ def test_a_left_out_channel_is_masked_but_neither_counted_nor_flagged(path: Path
     decoder.reset()
     assert same(decoder.push(lost), outputs)
     for found, expected in zip(outputs, Decoder.open(path).push(lost), strict=True):
-        assert found.kinematics.tobytes() == expected.kinematics.tobytes()
         assert found.bad_channels == expected.bad_channels - 1
         assert (Flag.MASKED in found.flags) == (found.bad_channels > 0)
         assert found.flags | Flag.MASKED == expected.flags
     assert {o.bad_channels for o in outputs} == {0, 1}
 
 
-def test_an_output_is_invalid_if_only_left_out_channels_have_samples(path: Path, tmp_path: Path) -> None:
+def test_an_output_is_invalid_if_no_channel_is_good_but_left_out_ones(path: Path, tmp_path: Path) -> None:
     decoder, frames = leave_out(path, tmp_path, 0, 3), noise(600)
     frames[:, 1:3] = np.nan
-    assert all(Flag.INVALID in o.flags and o.bad_channels == 2 for o in decoder.push(frames))
+    outputs = decoder.push(frames)
+    assert all(o.flags & Flag.INVALID and o.flags & Flag.GAP and o.bad_channels == 2 for o in outputs)
     decoder.reset()
     frames[:, 2] = noise(600)[:, 2]
     assert not any(Flag.INVALID in o.flags for o in decoder.push(frames))
 
 
 def test_without_a_usable_channel_outputs_are_invalid_and_finite(path: Path) -> None:
-    outputs = Decoder.open(path).push(np.full((400, CHANNELS), np.nan, np.float32))
-    assert all(Flag.INVALID in o.flags and o.bad_channels == CHANNELS for o in outputs)
-    assert all(np.isfinite(o.kinematics).all() for o in outputs)
+    frames = noise(400)
+    frames[range(400), np.arange(400) % CHANNELS] = np.nan  # each frame has samples, and no channel all of a bin's
+    for lost, gap in ((np.full((400, CHANNELS), np.nan, np.float32), True), (frames, False)):
+        outputs = Decoder.open(path).push(lost)
+        assert all(Flag.INVALID in o.flags and o.bad_channels == CHANNELS for o in outputs)
+        assert all((Flag.GAP in o.flags) == gap for o in outputs)
+        assert all(np.isfinite(o.kinematics).all() and np.isfinite(o.deviation).all() for o in outputs)
 
 
 def test_absurd_amplitudes_do_not_stay_in_the_state(path: Path) -> None:
@@ -252,6 +278,16 @@ def test_warm_up_lasts_the_receptive_field_and_the_settling_time(path: Path) -> 
     assert [Flag.WARMUP in o.flags for o in outputs] == [o.bin + 1 < warm for o in outputs]
 
 
+def test_after_a_long_gap_the_output_warms_up_again(path: Path) -> None:
+    decoder = Decoder.open(path)
+    decoder.push(noise(int(1.1 * decoder.info.warmup_bins * 12.3)))
+    assert not decoder.push(noise(100))[-1].flags
+    decoder.gap(int(CONFIG.edge(CONFIG.bridged_bins + 3)))
+    outputs = decoder.push(noise(int(1.1 * settling_bins(CONFIG) * 12.3)))
+    assert Flag.WARMUP in outputs[1].flags
+    assert not outputs[-1].flags
+
+
 def test_int16_samples_are_scaled_once(path: Path) -> None:
     raw = np.random.default_rng(4).integers(-300, 300, size=(500, CHANNELS)).astype(np.int16)
     gain, offset = np.array([0.25, 0.195, 0.5, 0.1]), 3.0
@@ -267,9 +303,7 @@ def test_another_days_normalization(path: Path) -> None:
     decoder, reference = Decoder.open(path), Decoder.open(path)
     frames = noise(400)
     decoder.set_normalization([1.0] * CHANNELS, [40.0] * CHANNELS)
-    bins = FrontEnd(CONFIG).push(frames)
-    values = zscore(bins.values, bins.bad, np.full(CHANNELS, 1.0), np.full(CHANNELS, 40.0))
-    for output, value in zip(decoder.push(frames), values, strict=True):
+    for output, value in zip(decoder.push(frames), inputs_of(frames, 1.0, 40.0), strict=True):
         assert np.array_equal(output.kinematics, reference.step(value))
     for mean, std in (
         ([0.0], [1.0]),
@@ -314,7 +348,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(path: Path, tmp_path: Pat
 
 
 def test_a_zipped_bundle_decodes_the_same(path: Path, tmp_path: Path) -> None:
-    files = {"student.onnx": path / "student.onnx"}
+    files = {name: path / name for name in ("student.onnx", "fill_in.safetensors", "deviation.safetensors")}
     zipped = write_bundle(tmp_path / "test.edge.zip", manifest(), files)
     assert same(Decoder.open(zipped.path).push(noise(300)), Decoder.open(path).push(noise(300)))
 
