@@ -24,7 +24,7 @@ from edgedistill.frontend import Standardization, settling_bins, zscore
 from edgedistill.training.fill_in import LfpSource
 
 MIN_LABELLED_BINS = 100  # in each block
-UNKNOWN_SETTLING = 1640  # bins; settling time that is assumed for sessions without LFP, which have no front end
+UNKNOWN_SETTLING = 1432  # bins; settling time that is assumed for sessions without LFP, which have no front end
 
 
 @dataclass(frozen=True, eq=False)
