@@ -19,6 +19,7 @@ from edgedistill.frontend import FrontEndConfig, SpatialModel, Standardization, 
 
 KNOWN_SHARE, KNOWN_BINS = 0.1, 100  # of the block, and bins, that a channel must have to be known
 WHOLE_SHARE = 0.2  # of the block in which all known channels are good, so that other bins are not needed
+LEAST_DEVIATION = 0.01  # of a channel that is known, against the median of the array
 MEAN_BINS = 20  # 200 ms; the movements that are decoded are slower
 LEAST_SHRINKAGE = 0.001  # so that channels that are equal, or average to 0, can be inverted
 
@@ -100,6 +101,8 @@ def fit_spatial_model(config: FrontEndConfig, values: Floats, bad: Mask, mean: F
 def find_shown_channels(values: Floats, bad: Mask, statistics: tuple[Floats, Floats], wanted: Mask) -> ShownChannels:
     """Returns what values (T, C) in uV, of which some are bad (T, C), show of the `wanted` channels (C,)."""
     wanted = wanted & (statistics[1] > 0)
+    if wanted.any():  # what a dead channel holds, such as a rest of the mains, must not be blown up
+        wanted &= statistics[1] >= LEAST_DEVIATION * np.median(statistics[1][wanted])
     found, there, _ = standardize(values, bad, statistics, wanted)
     count = there.sum(axis=0)
     known = wanted & (count >= max(KNOWN_BINS, KNOWN_SHARE * len(there)))

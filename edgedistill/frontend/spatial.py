@@ -10,6 +10,7 @@ average", is the definition, and `kernels/c/ed_spatial.h` is the same in C.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,11 @@ class SpatialModel:
     def known(self) -> Mask:
         """Returns the channels (C,) that the training block has shown. The others are 0 in every bin."""
         return np.asarray(self.gain > 0)
+
+    @cached_property
+    def _rows(self) -> Floats:
+        """Returns the coupling with rows of zeros after the last one, up to a multiple of ROWS."""
+        return np.pad(self.coupling, ((0, -len(self.coupling) % ROWS), (0, 0)))
 
     def complete(self, standardized: Floats, there: Mask) -> Floats:
         """Returns the models' input (B, C) for standardized channels (B, C), of which those `there` (B, C) are used.
@@ -72,9 +78,8 @@ class SpatialModel:
 
     def _times(self, x: Floats) -> Floats:
         """Multiplies x (B, C) by the coupling. Four products are added at a time, in the order of the channels."""
-        columns = -(-len(self.coupling) // ROWS) * ROWS - len(self.coupling)
-        rows = np.pad(self.coupling, ((0, columns), (0, 0)))
-        x = np.pad(x, ((0, 0), (0, columns)))
+        rows = self._rows
+        x = np.pad(x, ((0, 0), (0, len(rows) - x.shape[1])))
         total: Floats = np.zeros((len(x), len(self.coupling)), np.float32)
         for j in range(0, len(rows), ROWS):
             a, b, c, d = (x[:, j + k, None] * rows[j + k] for k in range(ROWS))

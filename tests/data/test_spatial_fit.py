@@ -202,6 +202,17 @@ def test_an_array_whose_average_was_already_taken_can_be_fitted() -> None:
     assert np.abs(model.complete(s, there) - intact).max() < 0.2  # the others tell what it was
 
 
+def test_a_dead_channel_that_holds_a_rest_of_the_mains_is_not_known() -> None:
+    values, rng = correlated(), np.random.default_rng(3)
+    alive = fit(values[:, :5])
+    values[:, 5] = 0.05 * rng.standard_normal(len(values))
+    model = fit(values)
+    assert model.known.tolist() == [True] * 5 + [False]
+    np.testing.assert_array_equal(model.gain[:5], alive.gain)
+    z = model.complete(standardized(values).astype(np.float32), np.broadcast_to(model.known, values.shape))
+    np.testing.assert_array_equal(z[:, 5], 0)
+
+
 def test_one_channel_alone_is_not_its_own_average() -> None:
     values = correlated(channels=1)
     model = fit(values)
