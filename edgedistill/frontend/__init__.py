@@ -25,11 +25,12 @@ from edgedistill.frontend.design import (
     require_follow,
     settling_bins,
 )
-from edgedistill.frontend.spatial import SpatialModel, Standardization, standardize, zscore
+from edgedistill.frontend.spatial import SPATIAL_TENSORS, SpatialModel, Standardization, standardize, zscore
 from edgedistill.frontend.statistics import ChannelStatistics
 from edgedistill.frontend.stream import Bins, FrontEnd
 
 __all__ = [
+    "SPATIAL_TENSORS",
     "Bins",
     "ChannelStatistics",
     "FrontEnd",

@@ -22,6 +22,7 @@ Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.float64]
 
 WILD = np.float32(2**20)  # deviations; a channel beyond it is lost in that bin, so that no sum can overflow
+SPATIAL_TENSORS = ("coupling", "scale", "inverse_scale", "gain")  # of a SpatialModel, as files hold them
 ROWS = 4  # rows of the precision matrix that are added at a time
 BLOCK = 256  # bins that are filled in at a time, so that they stay in the cache of the processor
 

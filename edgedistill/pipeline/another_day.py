@@ -143,8 +143,8 @@ def find_stretch(bins: SessionBins, options: StretchOptions) -> slice:
     if stop - settled < LEAST_BINS:
         raise RecordingError(
             f"{bins.path}: the stretch is too short to learn from",
-            got=f"{max(0, stop - settled) / BINS_PER_S:g} s after the filters have settled, of "
-            f"{bins.bins / BINS_PER_S:g} s of recording",
+            got=f"{max(0, stop - settled) / BINS_PER_S:g} s after the filters have settled, which takes "
+            f"{settling_bins(bins.frontend) / BINS_PER_S:.1f} s from the start of the recording",
             expected=f"at least {LEAST_BINS / BINS_PER_S:g} s",
             next_step=f"name a longer one: --from 0 --to {(settled + LEAST_BINS) / BINS_PER_S:.0f} or more",
         )

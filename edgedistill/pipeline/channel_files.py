@@ -6,13 +6,13 @@ import numpy as np
 from safetensors.numpy import save
 
 from edgedistill.bundle.contents import DEVIATION, FILL_IN
-from edgedistill.frontend import SpatialModel
+from edgedistill.frontend import SPATIAL_TENSORS, SpatialModel
 from edgedistill.numerics.deviation import DeviationModel
 
 
 def write_channel_files(spatial: SpatialModel, deviation: DeviationModel) -> dict[str, bytes]:
     """Returns the contents of `fill_in.safetensors` and `deviation.safetensors` by name."""
-    arrays = {name: getattr(spatial, name) for name in ("coupling", "scale", "inverse_scale", "gain")}
+    arrays = {name: getattr(spatial, name) for name in SPATIAL_TENSORS}
     tables = {name: getattr(deviation, name) for name in ("at_rest", "by_speed", "center", "weight")}
     return {FILL_IN: save(arrays), DEVIATION: save(tables)}
 

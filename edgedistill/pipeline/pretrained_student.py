@@ -16,7 +16,7 @@ import numpy as np
 from edgedistill.config import TrainingConfig
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import EdgeDistillError
-from edgedistill.frontend import SpatialModel, Standardization
+from edgedistill.frontend import SPATIAL_TENSORS, SpatialModel, Standardization
 from edgedistill.models.files import Facts, load_student, refuse_damaged_facts, save_student
 from edgedistill.models.student import Student
 from edgedistill.pipeline.run_context import Provenance
@@ -24,8 +24,6 @@ from edgedistill.training.adapt import adapt, require_known_array
 from edgedistill.training.batches import TrainingSession, find_unlabelled_block
 from edgedistill.training.evaluate import Readout
 from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_student
-
-SPATIAL_ARRAYS = ("coupling", "scale", "inverse_scale", "gain")
 
 Outputs = tuple[tuple[str, ...], tuple[str, ...]]  # names and units of a behavior
 
@@ -179,14 +177,14 @@ def standardizations_of(sessions: Sequence[TrainingSession]) -> dict[str, Standa
 def standardization_to_json(found: Standardization) -> dict[str, object]:
     """Returns a standardization in the form that `model.json` stores."""
     spatial = found.spatial
-    arrays = {name: getattr(spatial, name).tolist() for name in SPATIAL_ARRAYS}
+    arrays = {name: getattr(spatial, name).tolist() for name in SPATIAL_TENSORS}
     settings = {"sweeps": spatial.sweeps, "common_average": spatial.common_average}
     return {"mean": found.mean.tolist(), "std": found.std.tolist(), **arrays, **settings}
 
 
 def standardization_from_json(stored: Facts) -> Standardization:
     """Returns the standardization that `standardization_to_json` wrote."""
-    arrays = {name: np.array(stored[name], np.float32) for name in SPATIAL_ARRAYS}
+    arrays = {name: np.array(stored[name], np.float32) for name in SPATIAL_TENSORS}
     spatial = SpatialModel(**arrays, sweeps=stored["sweeps"], common_average=stored["common_average"])
     return Standardization(np.array(stored["mean"]), np.array(stored["std"]), spatial)
 

@@ -16,11 +16,10 @@ from edgedistill.compile.c.frontend_source import frontend_constants, normalizat
 from edgedistill.compile.c.literals import c_comment, c_string
 from edgedistill.compile.model_facts import ModelFacts, c_identifier
 from edgedistill.errors import EngineError
-from edgedistill.frontend import FrontEndConfig
+from edgedistill.frontend import SPATIAL_TENSORS, FrontEndConfig
 from edgedistill.numerics import Int8Model
 
 MAX_OUTPUTS = 16  # ED_MAX_OUTPUTS of edgedistill.h
-SPATIAL_TENSORS = ("coupling", "scale", "inverse_scale", "gain")
 
 
 def header_name(facts: ModelFacts, part: str = "") -> str:
