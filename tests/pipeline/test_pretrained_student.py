@@ -13,7 +13,7 @@ import torch
 from edgedistill.config import TrainingConfig
 from edgedistill.errors import ConfigError, EdgeDistillError, RecordingError
 from edgedistill.pipeline.pretrained_student import (
-    SPATIAL_ARRAYS,
+    SPATIAL_TENSORS,
     PretrainedStudent,
     fit_readouts,
     load_pretrained_student,
@@ -77,7 +77,7 @@ def test_a_student_comes_back_with_all_it_knows(trained: PretrainedStudent, fold
         its = trained.standardizations[array]
         for one, other in ((mine.mean, its.mean), (mine.std, its.std)):
             np.testing.assert_array_equal(one, other)
-        for name in SPATIAL_ARRAYS:
+        for name in SPATIAL_TENSORS:
             assert getattr(mine.spatial, name).tobytes() == getattr(its.spatial, name).tobytes()
         assert (mine.spatial.sweeps, mine.spatial.common_average) == (8, True)
     for name, tensor in trained.student.state_dict().items():
