@@ -44,9 +44,9 @@ class SmoothingModel:
         smoother = OutputSmoother(self)
         return np.stack([smoother.step(row) for row in raw]) if len(raw) else raw.copy()
 
-    def find_fault(self) -> str | None:
-        """Returns what makes this no filter that an engine may run, or None for one that it may."""
-        outputs, states = self.outputs, len(self.keep)
+    def find_fault(self, outputs: int | None = None) -> str | None:
+        """Returns what makes this no filter of `outputs` values that an engine may run, or None for one that it may."""
+        outputs, states = self.outputs if outputs is None else outputs, len(self.keep)
         expected = {"keep": (states, states), "gain": (states, outputs), "raw_mean": (outputs,), "mean": (outputs,)}
         for name, shape in expected.items():
             found = getattr(self, name)
@@ -113,6 +113,21 @@ class OutputSmoother:
     def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Continues from an exported state. Raises EngineError, with nothing changed, if it cannot be one."""
         self._state = require_smoothing_state(state, len(self._state)).copy()
+
+
+def smoother_from_state(model: SmoothingModel | None, state: Mapping[str, npt.NDArray[Any]]) -> OutputSmoother | None:
+    """Returns a stream of the filter that continues from an exported state, or a fresh one where that is empty.
+
+    Returns None without a filter. Raises EngineError for a state that no stream of this filter comes to.
+    """
+    if model is None:
+        if state:
+            require_smoothing_state(state, 0)
+        return None
+    smoother = OutputSmoother(model)
+    if state:
+        smoother.import_state(state)
+    return smoother
 
 
 def require_smoothing_state(state: Mapping[str, npt.NDArray[Any]], states: int) -> Floats:

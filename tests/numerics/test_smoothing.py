@@ -7,12 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.cpu.array_models import draw_smoothing_model
 from edgedistill.errors import EngineError
 from edgedistill.numerics.smoothing import LARGEST, SMALLEST, OutputSmoother, SmoothingModel
 
-from .smoothing_models import low_pass, random_smoothing
-
 f32 = np.float32
+
+
+def low_pass(pole: float, outputs: int = 1) -> SmoothingModel:
+    """Returns a first-order low-pass for each output by itself."""
+    still, own = np.zeros(outputs, f32), np.eye(outputs, dtype=f32)
+    return SmoothingModel(own * f32(pole), own * f32(1 - pole), still, still)
 
 
 def literal_step(model: SmoothingModel, state: list[np.float32], raw: list[np.float32]) -> list[np.float32]:
@@ -43,7 +48,7 @@ values = st.one_of(
 @given(rows=st.lists(st.lists(values, min_size=3, max_size=3), min_size=1, max_size=20), seed=st.integers(0, 9))
 @pytest.mark.parametrize("order", [1, 2])
 def test_smoothed_outputs_have_the_bits_of_the_definition(rows: list[list[float]], order: int, seed: int) -> None:
-    model, raw = random_smoothing(3, order, seed), np.array(rows, f32)
+    model, raw = draw_smoothing_model(3, order, seed), np.array(rows, f32)
     state = [f32(0)] * (3 * order)
     with np.errstate(all="ignore"):
         expected = [literal_step(model, state, list(row)) for row in raw]
@@ -55,7 +60,7 @@ def test_smoothed_outputs_have_the_bits_of_the_definition(rows: list[list[float]
 
 
 def test_a_value_that_is_not_finite_is_given_out_and_leaves_no_trace() -> None:
-    model, raw = random_smoothing(2, 2, 0), np.random.default_rng(0).normal(size=(40, 2)).astype(f32)
+    model, raw = draw_smoothing_model(2, 2, 0), np.random.default_rng(0).normal(size=(40, 2)).astype(f32)
     clean = model.run(raw)
     with_holes = np.insert(raw, 20, [[np.nan, 1], [1, np.inf], [2.0**81, 0]], axis=0)
     found = model.run(with_holes)
@@ -64,7 +69,7 @@ def test_a_value_that_is_not_finite_is_given_out_and_leaves_no_trace() -> None:
 
 
 def test_the_largest_values_overflow_nothing_and_are_forgotten() -> None:
-    model = random_smoothing(4, 2, 1)
+    model = draw_smoothing_model(4, 2, 1)
     raw = np.zeros((3000, 4), f32)
     raw[:500] = LARGEST * np.random.default_rng(0).choice([-1, 1], size=(500, 4)).astype(f32)
     with np.errstate(over="raise", invalid="raise"):
@@ -89,7 +94,7 @@ def test_silence_ends_in_zeros_and_not_in_denormal_numbers() -> None:
 
 
 def test_a_state_moves_to_another_stream_and_a_reset_forgets_it() -> None:
-    model, raw = random_smoothing(2, 2, 3), np.random.default_rng(1).normal(size=(60, 2)).astype(f32)
+    model, raw = draw_smoothing_model(2, 2, 3), np.random.default_rng(1).normal(size=(60, 2)).astype(f32)
     whole, first, second = model.run(raw), OutputSmoother(model), OutputSmoother(model)
     for row in raw[:30]:
         first.step(row)
@@ -103,7 +108,7 @@ def test_a_state_moves_to_another_stream_and_a_reset_forgets_it() -> None:
     "state", [np.zeros(3, f32), np.zeros(4), np.full(4, np.nan, f32), np.full(4, 2.0**81, f32), np.full(4, 1e-40, f32)]
 )
 def test_a_state_that_no_stream_comes_to_is_refused_and_changes_nothing(state: np.ndarray) -> None:
-    smoother = OutputSmoother(random_smoothing(2, 2, 3))
+    smoother = OutputSmoother(draw_smoothing_model(2, 2, 3))
     smoother.step(np.ones(2, f32))
     before = smoother.export_state()["state"]
     with pytest.raises(EngineError, match="smoothing_state"):
@@ -117,7 +122,7 @@ def test_a_state_that_no_stream_comes_to_is_refused_and_changes_nothing(state: n
 
 
 def test_a_filter_that_would_never_fade_or_does_not_fit_is_found_out() -> None:
-    good = random_smoothing(2, 2, 0)
+    good = draw_smoothing_model(2, 2, 0)
     assert good.find_fault() is None
     faults = {
         "never fades": SmoothingModel(np.eye(4, dtype=f32), good.gain, good.raw_mean, good.mean),
@@ -140,7 +145,7 @@ def test_the_delay_of_a_low_pass_is_the_textbooks(pole: float) -> None:
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_delay_is_what_a_slow_tone_burst_shows(order: int) -> None:
-    model = random_smoothing(2, order, 5)
+    model = draw_smoothing_model(2, order, 5)
     t = np.arange(6000)
     envelope = np.exp(-0.5 * ((t - 3000) / 700) ** 2)
     tone = envelope * np.exp(2j * np.pi * 0.01 * t)
