@@ -168,12 +168,15 @@ def read_deviation_model(bundle: Bundle, shape: StudentShape) -> DeviationModel:
     return DeviationModel(**found)
 
 
-def read_smoothing_model(bundle: Bundle, shape: StudentShape) -> SmoothingModel | None:
-    """Returns the filter of the outputs, or None where the bundle does not smooth them. Raises BundleError."""
+def read_smoothing_model(bundle: Bundle, shape: StudentShape, folder: str = "") -> SmoothingModel | None:
+    """Returns the filter of the outputs of the student in `folder`, or None where they are not smoothed.
+
+    Raises BundleError as `read_spatial_model` does.
+    """
     require_current_format(bundle)
-    if SMOOTHING not in bundle.names:
+    if (name := folder + SMOOTHING) not in bundle.names:
         return None
-    return _pick_smoothing(bundle, SMOOTHING, read_tensors(bundle, SMOOTHING), shape.outputs)
+    return _pick_smoothing(bundle, name, read_tensors(bundle, name), shape.outputs)
 
 
 def _pick_smoothing(

@@ -17,6 +17,8 @@ from edgedistill.numerics.smoothing import ORDERS, SmoothingModel
 from edgedistill.training.evaluate import STILL, Array, compute_mean_r2, r2_score
 from edgedistill.training.kalman import KalmanFilter, fit_linear_gaussian, solve_steady_kalman
 
+KALMAN, NONE = "kalman", "none"
+KINDS = (KALMAN, NONE)
 NOISE_FACTORS = tuple(2.0**power for power in range(-6, 5))
 SHRINKAGE = 0.01  # of the observation noise, so that outputs which are decoded alike do not make it singular
 LEAST_BINS = 100  # of the training block with labels
@@ -35,8 +37,8 @@ class OutputFilter:
 
     @property
     def kind(self) -> str:
-        """Returns "kalman" or "none"."""
-        return "none" if self.model is None else "kalman"
+        """Returns which of KINDS it is."""
+        return NONE if self.model is None else KALMAN
 
     def __call__(self, decoded: Array) -> Array:
         """Smooths decoded outputs (T, K) as every engine does, from a fresh state at the first bin."""
