@@ -130,7 +130,7 @@ class Manifest:
     recipe: str | None  # the calibration recipe
     int8: Int8Sizes | None
     confidence: Confidence | None
-    smoothing: Smoothing | None  # None in a bundle before 0.3
+    smoothing: Smoothing | None  # None in a bundle of format 2 or older
     metrics: Mapping[str, float | None] | None
     gates: tuple[Gate, ...] | None
     provenance: Provenance | None

@@ -48,7 +48,7 @@ class CalibratedDeviations:
 
 
 def calibrate_deviations(
-    model: Int8Model, session: TrainingSession, smoothing: SmoothingModel | None, stop: int | None = None
+    model: Int8Model, session: TrainingSession, smoothing: SmoothingModel | None = None, stop: int | None = None
 ) -> CalibratedDeviations:
     """Returns the deviations of the outputs of `model`, calibrated on `session`, on no bin from `stop` on.
 
