@@ -95,7 +95,7 @@ def student_files(shape: StudentShape, seed: int) -> dict[str, bytes]:
     }
 
 
-def holdout(graph: bytes, smoothing: SmoothingModel | None) -> bytes:
+def holdout(graph: bytes, smoothing: SmoothingModel | None = None) -> bytes:
     from edgedistill.runtime.onnx_engine import OnnxEngine
 
     rng = np.random.default_rng(2)
