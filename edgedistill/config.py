@@ -223,6 +223,22 @@ class TeacherSize:
         _divides(2 * self.heads, self.predictor_d)
 
 
+@dataclass(frozen=True)
+class BandPower:
+    """Holds the bands whose log power stands beside the slow LFP. Of them a session takes those that its rate holds."""
+
+    bands: tuple[tuple[float, float], ...] = ()  # (low, high) in Hz
+    ms: float = 100  # time constant with which their power is smoothed
+
+    def __post_init__(self) -> None:
+        for band in self.bands:
+            if len(band) != 2 or not 0 < band[0] < band[1]:
+                raise ConfigError("this is no band", got=band, expected="[low, high] in Hz")
+
+
+NO_BANDS = BandPower()
+
+
 # ---------------------------------------------------------------- training and presets
 
 
@@ -269,6 +285,7 @@ class Preset:
     patch_student: TeacherSize  # the published student: patch tokens, bidirectional
     teacher_training: TrainingConfig
     training: TrainingConfig
+    band_power: BandPower = NO_BANDS  # what a student sees beside the slow LFP
 
 
 def load_preset(name_or_path: str | Path) -> Preset:

@@ -33,7 +33,7 @@ class TrainingSession:
 
     id: str
     array: str  # name of the array; sessions with the same channels share it
-    lfp: Tensor | None  # (T, C) the models' input, with lost channels filled in
+    lfp: Tensor | None  # (T, I) the models' input, with lost channels filled in
     source: LfpSource | None  # what `lfp` was made from
     spikes: Tensor | None  # (T, U) z-scored counts
     counts: Tensor | None  # (T, U) spikes a bin; NaN where a unit was not observed
@@ -126,13 +126,13 @@ def training_session_from_blocks(
 def make_source(
     standardization: Standardization, values: npt.NDArray[np.float64], bad: npt.NDArray[np.bool_]
 ) -> LfpSource:
-    """Returns the standardized channels of values (T, C) in uV, of which the `bad` (T, C) are not there."""
+    """Returns the standardized numbers of values (T, I), of which the `bad` channels (T, C) are not there."""
     present, there = standardization.standardize(values, bad)
     return LfpSource(standardization, torch.from_numpy(present), torch.from_numpy(there))
 
 
 def make_inputs(source: LfpSource) -> Tensor:
-    """Returns the models' input (T, C), with the bits that a stream gives."""
+    """Returns the models' input (T, I), with the bits that a stream gives."""
     spatial = source.standardization.spatial
     return torch.from_numpy(spatial.complete(source.present.numpy(), source.there.numpy()))
 
