@@ -10,7 +10,7 @@ import click
 from edgedistill.bundle import reasons_left_out
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.output import print_gates, print_json, print_notes, print_table, show_training
-from edgedistill.cli.training_options import FOLLOW_HELP, PATH, add_training_options, recipe_option
+from edgedistill.cli.training_options import FOLLOW_HELP, PATH, add_training_options, bands_option, recipe_option
 from edgedistill.config import load_preset
 from edgedistill.quantization.calibration.recipe import load_recipe
 from edgedistill.target import load_target, require_buildable
@@ -70,6 +70,7 @@ stderr says why.""",
     "its channels are z-scored with, or the tokenizer.",
 )
 @click.option("--probe", is_flag=True, help="Fit a new read-out on the labels of this session. Needs --student.")
+@bands_option
 @recipe_option
 @click.option(
     "--follow",

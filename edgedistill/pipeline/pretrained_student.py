@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from edgedistill.config import TrainingConfig
+from edgedistill.config import NO_BANDS, BandPower, TrainingConfig, parse
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import EdgeDistillError
 from edgedistill.frontend import SPATIAL_TENSORS, SpatialModel, Standardization
@@ -40,6 +40,7 @@ class PretrainedStudent:
     readouts: Mapping[str, Readout]  # labelled session -> read-out of latents and lagged bins
     outputs: Outputs | None  # names and units that those read-outs return
     provenance: Provenance
+    band_power: BandPower = NO_BANDS  # with which its sessions were read
     finetuned_from: str | None = None  # checkpoint hash of the student before its fine-tuning
     folder: Path = field(default=Path())
 
@@ -129,6 +130,7 @@ def student_from_facts(student: Student, facts: Facts, folder: Path) -> Pretrain
         readouts={session: readout_from_json(stored) for session, stored in facts.get("readouts", {}).items()},
         outputs=None if outputs is None else (tuple(outputs[0]), tuple(outputs[1])),
         provenance=Provenance(facts.get("sessions", {}), facts.get("versions", {})),
+        band_power=parse(BandPower, facts.get("band_power", {}), str(folder)),
         finetuned_from=facts.get("finetuned_from"),
         folder=folder,
     )
@@ -143,6 +145,7 @@ def save_pretrained_student(pretrained: PretrainedStudent, folder: Path) -> None
         },
         "readouts": {session: readout_to_json(readout) for session, readout in pretrained.readouts.items()},
         "alignment": pretrained.task.objective.alignment_kind,
+        "band_power": asdict(pretrained.band_power),
         **pretrained.provenance.to_json(),
     }
     if pretrained.outputs is not None:
