@@ -147,8 +147,9 @@ class NumpyStream:
     def _decode_bin(self, bins: Bins, i: int) -> Output:
         statistics, values = self._statistics, bins.values[i]
         known = self._spatial.known
-        present, there, bad = standardize(values, bins.bad[i], (statistics.mean, statistics.std), known)
-        z = self._spatial.complete(present[None], there[None])[0]
+        row, moments = slice(i, i + 1), (statistics.mean, statistics.std)
+        present, theirs, bads = standardize(bins.values[row], bins.bad[row], moments, known)
+        z, there, bad = self._spatial.complete(present, theirs)[0], theirs[0], bads[0]
         kinematics = self._engine.step(z)
         self._seen += 1
         flags = self._find_flags(bins, i, bad, there, kinematics)
