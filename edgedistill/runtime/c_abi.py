@@ -32,7 +32,7 @@ class Info(c.Structure):
     """Mirrors the struct ed_info."""
 
     _fields_ = (
-        *((name, c.c_uint32) for name in ("abi_version", "channels", "outputs", "latent")),
+        *((name, c.c_uint32) for name in ("abi_version", "channels", "inputs", "outputs", "latent")),
         *((name, c.c_uint64) for name in ("rate_numerator", "rate_denominator")),
         *((name, c.c_uint32) for name in ("bin_ms", "warmup_bins")),
         ("group_delay_ms", c.c_double),
