@@ -27,7 +27,7 @@ OFF = 0.3  # deviations of the models' input
 UNSURE = Flag.WARMUP | Flag.GAP | Flag.MASKED
 BANDS = ((12.0, 30.0), (30.0, 60.0), (70.0, 150.0), (150.0, 300.0))
 WITH_BANDS = ", with bands"
-SIGNALS = tuple(f"{signal}{bands}" for signal in ("random walk", "field with mains") for bands in ("", WITH_BANDS))
+SIGNALS = ("random walk", "field with mains", f"field with mains{WITH_BANDS}")
 PLACES = (61_003, 70_010)  # frames, of which one is the first of a bin
 
 Floats = npt.NDArray[np.float32]
@@ -71,7 +71,7 @@ def make_frames(signal: str) -> Floats:
     little of it and errors show. Its mains are strong, and a gap changes their phase.
     """
     rng = np.random.default_rng(1)
-    if signal.startswith("random walk"):
+    if signal == "random walk":
         walk = np.cumsum(rng.standard_normal((SECONDS * RATE, 8)), axis=0) * 0.5
         frames = walk + 30 * rng.standard_normal(walk.shape)
     else:
@@ -146,7 +146,7 @@ def test_the_input_of_an_unflagged_bin_is_that_of_the_whole_recording(signal: st
     assert max(flagged) > 2 * max(largest)
 
 
-@pytest.mark.parametrize("signal", SIGNALS[:2])
+@pytest.mark.parametrize("signal", SIGNALS[1:])
 @pytest.mark.parametrize("lost_ms", [1, 50, 500, 2000])
 def test_flags_last_as_long_as_the_definition_says(signal: str, lost_ms: int) -> None:
     twin = twin_of(signal)

@@ -20,7 +20,7 @@ from edgedistill.bench.subjects import (
     Candidate,
 )
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.contents import RIDGE, Holdout, read_decoder_spec, read_ridge, read_spatial_model
+from edgedistill.bundle.contents import RIDGE, Holdout, read_decoder_spec, read_ridge, read_standardization
 from edgedistill.measure.damage import LfpSignal, SpikeSignal
 from edgedistill.measure.robustness import Subject
 
@@ -37,7 +37,7 @@ def choose_subjects(
     found: dict[str, Subject] = {}
     if ours is not None:
         spec = read_decoder_spec(bundle)
-        signal = LfpSignal(holdout.present, holdout.there, read_spatial_model(bundle, spec.front_end))
+        signal = LfpSignal(holdout.present, holdout.there, read_standardization(bundle, spec))
         found[ours] = Subject(rows[ours].engine, signal)
         if RIDGE in bundle.names:
             found[LFP_RIDGE] = Subject(LaggedRidge(read_ridge(bundle, spec.shape)), signal)

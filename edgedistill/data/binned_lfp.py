@@ -75,13 +75,15 @@ def default_front_end(lfp: Lfp, line_hz: float, bands: BandPower = NO_BANDS) -> 
 
 def describe_missing_bands(wanted: BandPower, rate: Fraction) -> str | None:
     """Returns a note that names the bands which LFP at `rate` Hz does not hold or only in part, or None."""
-    kept = {low: high for low, high in find_bands(wanted.bands, rate)}
+    kept = dict(find_bands(wanted.bands, rate))
     changes = [
         f"{low:g}-{high:g} Hz is " + (f"cut at {kept[low]:.4g} Hz" if low in kept else "left out")
         for low, high in wanted.bands
         if kept.get(low) != high
     ]
-    return f"band power: {', '.join(changes)}, because LFP at {float(rate):.10g} Hz does not hold it" if changes else None
+    return (
+        f"band power: {', '.join(changes)}, because LFP at {float(rate):.10g} Hz does not hold it" if changes else None
+    )
 
 
 def bin_lfp(lfp: Lfp, clock: BinClock, config: FrontEndConfig) -> BinnedLfp:

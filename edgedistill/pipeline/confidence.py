@@ -52,7 +52,7 @@ def calibrate_deviations(model: Int8Model, session: TrainingSession, stop: int |
     Where the stretch around the validation block has too few labels, they are those of the behavior itself.
     """
     truth, stretch = find_truth(session), find_calibration_stretch(session, model.shape, stop)
-    train, channels = truth[session.split.train], model.shape.channels
+    train, channels = truth[session.split.train], session.standardization.spatial.channels
     behavior = train[np.isfinite(train).all(axis=1)]
     labelled = int(np.isfinite(truth[stretch]).all(axis=1).sum())
     if labelled < LEAST_BINS:
@@ -132,9 +132,9 @@ def decode_piece(model: Int8Model, session: TrainingSession, piece: slice, lost:
     source = session.source
     assert source is not None
     start = max(0, piece.start - model.shape.receptive_field - model.shape.lag_rows)
-    present, there = (part[start : piece.stop].numpy().copy() for part in (source.present, source.there))
-    present[:, lost], there[:, lost] = 0, False
+    present, there = source.present[start : piece.stop].numpy(), source.there[start : piece.stop].numpy().copy()
     spatial = source.standardization.spatial
+    there[:, lost] = False
     bins = torch.from_numpy(spatial.complete(present, there))
     kinematics = run_exact_stream(model.shape, model.tensors, bins)[1].numpy()
     missing = np.count_nonzero(spatial.known & ~there, axis=1)

@@ -49,7 +49,9 @@ def read_sessions(
         def make(folder: Path, path: Path = path, digest: str = digest) -> None:
             try:
                 with open_recording(path, names) as recording:
-                    bins = bins_from_recording(recording, need=need, also=also, line_hz=line_hz, bands=bands, sha256=digest)
+                    bins = bins_from_recording(
+                        recording, need=need, also=also, line_hz=line_hz, bands=bands, sha256=digest
+                    )
             except OSError as error:  # the cache would take it for a full disk
                 raise reading_error(path, str(error), find_errno(error)) from error
             save_session_bins(bins, folder / "bins.npz")

@@ -47,8 +47,9 @@ def student_from_sessions(
 def patch_student_from_sessions(
     run: Run, sessions: Sequence[TrainingSession], teacher_latents: TeacherLatents
 ) -> PatchAutoencoder:
-    """Returns a student of the published, bidirectional shape, distilled without labels."""
+    """Returns a student of the published, bidirectional shape, distilled without labels on the slow LFP alone."""
     config, size = run.preset.training, run.preset.patch_student
+    sessions = [session.without_bands() for session in sessions]
 
     def make(folder: Path) -> None:
         checkpoint = folder / "checkpoint.safetensors"
