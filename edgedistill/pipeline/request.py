@@ -13,7 +13,7 @@ from pathlib import Path
 from edgedistill.bundle import refuse_foreign, zip_path
 from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.compile.engines import require_engine_fits
-from edgedistill.config import StudentSize, load_preset
+from edgedistill.config import DEFAULT_ALIGNMENT, Alignment, StudentSize, load_preset
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.errors import ConfigError, EdgeDistillError, did_you_mean
@@ -58,6 +58,7 @@ class BuildOptions:
     recipe: str = DEFAULT_RECIPE
     ranges: Path | None = None  # the file that `calibrate` wrote for `student`
     follow_s: float = 0.0  # time constant with which statistics follow the signal; 0: they stay
+    alignment: Alignment = DEFAULT_ALIGNMENT  # of the students that are trained
     ship: bool = False  # whether to write the bundle as a zip too
 
     @property
@@ -147,7 +148,7 @@ def load_decoder_source(options: BuildOptions) -> NewStudent | EarlierStudent:
                 got="no --student",
                 next_step="name the student they were found for with --student",
             )
-        return NewStudent()
+        return NewStudent(options.alignment)
     pretrained, ranges = load_pretrained_student(options.student), None
     if options.ranges is not None:
         ranges = read_ranges(options.ranges, pretrained.student.size)

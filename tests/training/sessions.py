@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -48,3 +49,13 @@ def session_bins(name: str = "s1", seed: int = 0, channels: int = CHANNELS, firs
 
 def session(name: str = "s1", seed: int = 0, **array: int) -> TrainingSession:
     return training_session_from_bins(session_bins(name, seed, **array), GAP)
+
+
+def disturbed(bins: SessionBins, first: int) -> SessionBins:
+    """Returns the same session with everything from bin `first` on replaced."""
+    changes = {}
+    for name in ("lfp", "counts", "behavior", "bad"):
+        values = getattr(bins, name).copy()
+        values[first:] = {"lfp": 1e5, "counts": 200, "behavior": np.nan, "bad": True}[name]
+        changes[name] = values
+    return replace(bins, **changes)
