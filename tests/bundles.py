@@ -18,7 +18,8 @@ from edgedistill.bundle.contents import DEVIATION
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig, SpatialModel
 from edgedistill.numerics.deviation import DeviationModel
-from edgedistill.pipeline.channel_files import neutral_channel_files
+from edgedistill.numerics.smoothing import SmoothingModel
+from edgedistill.pipeline.channel_files import neutral_channel_files, write_smoothing_file
 from edgedistill.quantization.integers import quantize_student
 from edgedistill.quantization.onnx_graph import (
     graph_for_plugin,
@@ -55,8 +56,11 @@ def manifest(**changes: object) -> dict[str, object]:
     } | changes
 
 
-def write_test_bundle(path: Path, **changes: object) -> Bundle:
-    """Writes a bundle whose true kinematics are what the LFP student decodes plus noise, so that its R² is near one."""
+def write_test_bundle(path: Path, smoothing_model: SmoothingModel | None = None, **changes: object) -> Bundle:
+    """Writes a bundle whose true kinematics are what the LFP student decodes plus noise, so that its R² is near one.
+
+    With `smoothing_model`, the outputs of the LFP student are smoothed, and the truth is what they then are.
+    """
     files = student_files(SHAPE, seed=0)
     spikes = student_files(SPIKE_SHAPE, seed=1) | {
         "model.json": json.dumps({"model": SPIKE_SHAPE.to_json(), "normalization": SPIKE_STATISTICS}).encode()
@@ -65,7 +69,8 @@ def write_test_bundle(path: Path, **changes: object) -> Bundle:
     files[DEVIATION] = save({name: np.asarray(table) for name, table in vars(deviations()).items()})
     spikes |= neutral_channel_files(UNITS, OUTPUTS)
     files |= {f"subjects/spike-student/{name}": data for name, data in spikes.items()}
-    return write_bundle(path, manifest(**changes), files | {"holdout.npz": holdout(files["student.onnx"])})
+    files |= write_smoothing_file(smoothing_model) | {"holdout.npz": holdout(files["student.onnx"], smoothing_model)}
+    return write_bundle(path, manifest(**changes), files)
 
 
 def deviations() -> DeviationModel:
@@ -90,7 +95,7 @@ def student_files(shape: StudentShape, seed: int) -> dict[str, bytes]:
     }
 
 
-def holdout(graph: bytes) -> bytes:
+def holdout(graph: bytes, smoothing: SmoothingModel | None) -> bytes:
     from edgedistill.runtime.onnx_engine import OnnxEngine
 
     rng = np.random.default_rng(2)
@@ -98,7 +103,9 @@ def holdout(graph: bytes) -> bytes:
     ones = np.ones(CHANNELS, np.float32)
     bins = SpatialModel(np.eye(CHANNELS, dtype=np.float32), ones, ones, ones, 8, True).complete(present, there)
     engine = OnnxEngine(graph, SHAPE)
-    kinematics = np.stack([engine.step(bin) for bin in bins]) + 0.01 * rng.normal(size=(T, OUTPUTS))
+    decoded = np.stack([engine.step(bin) for bin in bins])
+    decoded = decoded if smoothing is None else smoothing.run(decoded)
+    kinematics = decoded + 0.01 * rng.normal(size=(T, OUTPUTS))
     kinematics[300:310] = np.nan  # unknown values, which must not count
     kinematics[:SCORE_FROM] = 1e6  # these bins lie before those that count
     counts = rng.poisson(1.0, size=(T, UNITS)).astype(np.uint8)

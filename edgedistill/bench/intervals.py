@@ -143,8 +143,7 @@ def decode_without(
     """Streams the first `stop` bins without the `lost` channels. Returns kinematics and deviations, (T, K) each."""
     present, there = holdout.present[:stop].copy(), holdout.there[:stop].copy()
     present[:, lost], there[:, lost] = 0, False
-    candidate.engine.reset()
-    guess = np.stack([candidate.engine.step(bin) for bin in spatial.complete(present, there)])
+    guess = candidate.decode(spatial.complete(present, there))
     return guess, model.deviations(guess, count_lost(spatial, there))
 
 

@@ -87,6 +87,13 @@ stderr says why.""",
     help=FOLLOW_HELP,
 )
 @click.option(
+    "--smooth",
+    type=click.Choice(["none", "kalman"]),
+    default="kalman",
+    show_default=True,
+    help="How the outputs are smoothed: not at all, or by a Kalman filter if that decodes the validation block better.",
+)
+@click.option(
     "--ranges",
     type=PATH,
     help="Use these ranges, which `edgedistill calibrate` wrote for the student of --student. Their recipe takes the "
@@ -137,6 +144,8 @@ def build(
 def _print_build(result: BuildResult) -> None:
     rows = [(row.name, row.r2, row.causal, row.note) for row in result.table]
     print_table("Held-out R²", ("model", "R²", "causal", ""), rows)
+    if result.smoothing is not None:
+        click.echo(f"outputs smoothed: {result.smoothing.describe()}")
     stages = [(stage.name, f"{stage.seconds:.1f}", "kept" if stage.cached else "") for stage in result.stages]
     print_table("Stages", ("stage", "seconds", ""), stages)
     print_gates(result.gates)

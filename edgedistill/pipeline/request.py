@@ -33,6 +33,7 @@ from edgedistill.quantization.integers import require_parts
 from edgedistill.target import Target, load_target, require_buildable
 from edgedistill.training.adapt import MODES
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
+from edgedistill.training.output_filter import KALMAN, KINDS
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class BuildOptions:
     follow_s: float = 0.0  # time constant with which statistics follow the signal; 0: they stay
     alignment: Alignment = DEFAULT_ALIGNMENT  # of the students that are trained
     ship: bool = False  # whether to write the bundle as a zip too
+    smooth: str = KALMAN  # one of KINDS: how the outputs are smoothed
 
     @property
     def has_spike_models(self) -> bool:
@@ -93,6 +95,8 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     require_free_out(options)
     if options.adapt not in MODES:
         raise ConfigError(f"unknown adaptation '{options.adapt}'", expected=did_you_mean(options.adapt, MODES))
+    if options.smooth not in KINDS:
+        raise ConfigError(f"unknown smoothing '{options.smooth}'", expected=did_you_mean(options.smooth, KINDS))
     decoder = load_decoder_source(options)
     recipe = load_recipe(options.recipe) if decoder.ranges is None else decoder.ranges.recipe
     decoder.require_teacher(recipe, options.teacher)
