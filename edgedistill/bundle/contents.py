@@ -24,7 +24,7 @@ from edgedistill.bundle.manifest import MANIFEST
 from edgedistill.bundle.reading import FORMAT, Bundle
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, ConfigError
-from edgedistill.frontend import FrontEndConfig, SpatialModel, group_delay_ms, settling_bins
+from edgedistill.frontend import FrontEndConfig, SpatialModel, Standardization, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model
 from edgedistill.numerics.deviation import DeviationModel
 from edgedistill.numerics.smoothing import SmoothingModel
@@ -67,7 +67,7 @@ def require_current_format(bundle: Bundle) -> None:
 
 @dataclass(frozen=True)
 class Normalization:
-    """Holds the statistics of the z-score, one for each channel or unit. A std of 0 silences its channel."""
+    """Holds the statistics of the z-score, one for each number in a bin. A std of 0 makes it 0 in every bin."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -81,7 +81,7 @@ class DecoderSpec:
     sha256: str  # of the manifest, which holds the hash of every file
     shape: StudentShape
     front_end: FrontEndConfig
-    normalization: Normalization  # in microvolts
+    normalization: Normalization  # (I,) in microvolts for the slow LFP, in units of the logarithm for power
     channel_ids: tuple[str, ...]  # order of the columns of a frame
     output_names: tuple[str, ...]
     output_units: tuple[str, ...]
@@ -194,6 +194,12 @@ def _pick_smoothing(
     return model
 
 
+def read_standardization(bundle: Bundle, spec: DecoderSpec) -> Standardization:
+    """Returns how a bundle turns what its front end gives into its models' input. Raises as `read_spatial_model`."""
+    mean, std = np.array(spec.normalization.mean), np.array(spec.normalization.std)
+    return Standardization(mean, std, read_spatial_model(bundle, spec.front_end))
+
+
 def _read_floats(bundle: Bundle, name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Floats]:
     """Returns the finite float32 tensors of a file that are named in `shapes`."""
     require_current_format(bundle)
@@ -221,8 +227,8 @@ def _pick_floats(
 class Holdout:
     """Holds the stretch of data that was kept from training, with the input of the models and the true kinematics."""
 
-    bins: Floats  # (T, C), input of the LFP models
-    present: Floats  # (T, C), standardized channels before fill-in and common average, 0 where they were not there
+    bins: Floats  # (T, I), input of the LFP models
+    present: Floats  # (T, I), standardized features before fill-in and common average, 0 where they were not there
     there: npt.NDArray[np.bool_]  # (T, C), channels that were there
     counts: npt.NDArray[Any] | None  # (T, U), spikes
     kinematics: npt.NDArray[Any]  # (T, K), NaN where unknown
@@ -241,7 +247,7 @@ def read_holdout(bundle: Bundle) -> Holdout:
         score_from = int(stored["score_from"]) if "score_from" in stored else 0
         bins, present = stored["bins"].astype(np.float32), stored["present"].astype(np.float32)
         there, kinematics = stored["there"].astype(np.bool_), stored["kinematics"]
-        if not bins.shape == present.shape == there.shape:
+        if bins.shape != present.shape or len(bins) != len(there) or bins.shape[1] % max(1, there.shape[1]):
             got = f"bins {bins.shape}, present {present.shape}, there {there.shape}"
             raise BundleError(f"{bundle.path}: '{HOLDOUT}' contradicts itself", got=got)
         return Holdout(bins, present, there, counts, kinematics, score_from, stored.get("unobserved"))
@@ -265,7 +271,7 @@ def read_raw_frames(bundle: Bundle) -> Floats | None:
 class Reference:
     """Holds a stretch of bins with the kinematics that the oracle decoded from them."""
 
-    bins: Floats  # (T, C), z-scored
+    bins: Floats  # (T, I), input of the models
     kinematics: Floats  # (T, K)
     start: Arrays  # the student's state before the stretch, with the names that every engine uses
     end: Arrays  # the state after the stretch, with the same names

@@ -15,6 +15,7 @@ from edgedistill.cli.training_options import (
     PATH,
     add_alignment_options,
     add_training_options,
+    bands_option,
     recipe_option,
 )
 from edgedistill.config import load_preset
@@ -76,6 +77,7 @@ stderr says why.""",
     "its channels are z-scored with, or the tokenizer.",
 )
 @click.option("--probe", is_flag=True, help="Fit a new read-out on the labels of this session. Needs --student.")
+@bands_option
 @recipe_option
 @click.option(
     "--follow",

@@ -77,6 +77,13 @@ line_hz_option = click.option(
     show_default=True,
     help="The mains frequency in Hz, which is filtered out with its harmonics. 0 filters nothing out.",
 )
+bands_option = click.option(
+    "--bands",
+    type=click.Choice(["preset", "none"]),
+    default="preset",
+    show_default=True,
+    help="The bands whose log power the student sees beside the slow LFP: those of the preset, or none.",
+)
 seed_option = click.option(
     "--seed",
     type=int,

@@ -136,7 +136,8 @@ def check_request(options: CalibrationOptions, progress: Progress | None) -> Cal
     require_parts(shape_from_size(size), recipe.keep)
     cache = Cache(options.out.with_name(options.out.name + ".work"))
     need = ("lfp", "units") if recipe.finetune else ("lfp",)
-    bins = read_sessions(cache, options.data, options.names, options.line_hz, need=need, also=("behavior",))
+    reading = (options.names, options.line_hz, pretrained.band_power)
+    bins = read_sessions(cache, options.data, *reading, need=need, also=("behavior",))
     gap = compute_gap(bins, size)
     sessions = tuple(training_session_from_bins(b, gap) for b in bins)
     ranked_on = last_labelled_session(bins, sessions) if options.sensitivity else None

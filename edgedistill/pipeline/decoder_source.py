@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgedistill.config import DEFAULT_ALIGNMENT, Alignment, Preset, StudentSize
+from edgedistill.config import DEFAULT_ALIGNMENT, Alignment, BandPower, Preset, StudentSize
 from edgedistill.data.bins import SessionBins
 from edgedistill.pipeline.pretrained_student import PretrainedStudent, outputs_of
 from edgedistill.pipeline.ranges import can_read, require_tuning_sessions, require_width
@@ -31,6 +31,10 @@ class NewStudent:
     def sizes(self, preset: Preset) -> list[StudentSize]:
         """Returns the sizes of the students in the build."""
         return [preset.student]
+
+    def band_power(self, preset: Preset) -> BandPower:
+        """Returns what the student sees beside the slow LFP."""
+        return preset.band_power
 
     def may_use_labels(self, session: TrainingSession) -> bool:
         """Returns True, because the student is trained on every session."""
@@ -69,6 +73,10 @@ class EarlierStudent:
     def sizes(self, preset: Preset) -> list[StudentSize]:
         """Returns the sizes of the students in the build."""
         return [preset.student, self.pretrained.student.size]
+
+    def band_power(self, preset: Preset) -> BandPower:
+        """Returns what the student sees beside the slow LFP, which is what it was trained with."""
+        return self.pretrained.band_power
 
     def may_use_labels(self, session: TrainingSession) -> bool:
         """Returns whether labels of `session` may be used.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedistill.config import Alignment, TrainingConfig, parse
+from edgedistill.config import NO_BANDS, Alignment, BandPower, TrainingConfig, parse
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import EdgeDistillError
 from edgedistill.frontend import SPATIAL_TENSORS, SpatialModel, Standardization
@@ -42,6 +42,7 @@ class PretrainedStudent:
     readouts: Mapping[str, Readout]  # labelled session -> read-out of latents and lagged bins
     outputs: Outputs | None  # names and units that those read-outs return
     provenance: Provenance
+    band_power: BandPower = NO_BANDS  # with which its sessions were read
     finetuned_from: str | None = None  # checkpoint hash of the student before its fine-tuning
     folder: Path = field(default=Path())
 
@@ -131,6 +132,7 @@ def student_from_facts(student: Student, facts: Facts, folder: Path) -> Pretrain
         readouts={session: readout_from_json(stored) for session, stored in facts.get("readouts", {}).items()},
         outputs=None if outputs is None else (tuple(outputs[0]), tuple(outputs[1])),
         provenance=Provenance(facts.get("sessions", {}), facts.get("versions", {})),
+        band_power=parse(BandPower, facts.get("band_power", {}), str(folder)),
         finetuned_from=facts.get("finetuned_from"),
         folder=folder,
     )
@@ -145,6 +147,7 @@ def save_pretrained_student(pretrained: PretrainedStudent, folder: Path) -> None
         },
         "readouts": {session: readout_to_json(readout) for session, readout in pretrained.readouts.items()},
         "alignment": asdict(pretrained.task.objective.aligned_by),
+        "band_power": asdict(pretrained.band_power),
         **pretrained.provenance.to_json(),
     }
     if pretrained.outputs is not None:

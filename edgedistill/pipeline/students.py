@@ -50,8 +50,9 @@ def student_from_sessions(
 def patch_student_from_sessions(
     run: Run, sessions: Sequence[TrainingSession], targets: TeacherTargets, alignment: Alignment
 ) -> PatchAutoencoder:
-    """Returns a student of the published, bidirectional shape, distilled without labels."""
+    """Returns a student of the published, bidirectional shape, distilled without labels on the slow LFP alone."""
     config, size = run.preset.training, run.preset.patch_student
+    sessions = [session.without_bands() for session in sessions]
     objective = replace(DISTILLED, aligned_by=alignment)
     teacher_latents = targets.of(objective, size)
 
