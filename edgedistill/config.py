@@ -265,6 +265,26 @@ NO_BANDS = BandPower()
 # ---------------------------------------------------------------- training and presets
 
 
+ALIGNMENTS = ("whitened", "cosine", "mse", "subspace")
+CENTRINGS = ("mean", "standardized")
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Says how a student is compared with the teacher (docs/decisions.md, 2)."""
+
+    kind: str = "whitened"
+    centring: str = "mean"  # `subspace` only: a batch loses its mean, or is also divided by its deviation
+
+    def __post_init__(self) -> None:
+        for what, name, known in (("alignment", self.kind, ALIGNMENTS), ("centring", self.centring, CENTRINGS)):
+            if name not in known:
+                raise ConfigError(f"unknown {what} '{name}'", expected=did_you_mean(name, known))
+
+
+DEFAULT_ALIGNMENT = Alignment()
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Holds the schedule of an optimizer and the augmentation of its inputs."""

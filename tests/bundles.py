@@ -19,7 +19,8 @@ from edgedistill.bundle import Bundle, write_bundle
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig, SpatialModel
 from edgedistill.numerics.deviation import DeviationModel
-from edgedistill.pipeline.channel_files import neutral_channel_files, write_channel_files
+from edgedistill.numerics.smoothing import SmoothingModel
+from edgedistill.pipeline.channel_files import neutral_channel_files, write_channel_files, write_smoothing_file
 from edgedistill.quantization.integers import quantize_student
 from edgedistill.quantization.onnx_graph import (
     graph_for_plugin,
@@ -65,8 +66,13 @@ def banded_manifest(**changes: object) -> dict[str, object]:
     return manifest(**whole, **changes)
 
 
-def write_test_bundle(path: Path, bands: bool = False, **changes: object) -> Bundle:
-    """Writes a bundle whose true kinematics are what the LFP student decodes plus noise, so that its R² is near one."""
+def write_test_bundle(
+    path: Path, smoothing_model: SmoothingModel | None = None, bands: bool = False, **changes: object
+) -> Bundle:
+    """Writes a bundle whose true kinematics are what the LFP student decodes plus noise, so that its R² is near one.
+
+    With `smoothing_model`, the outputs of the LFP student are smoothed, and the truth is what they then are.
+    """
     shape, config = (BANDED_SHAPE, BANDED) if bands else (SHAPE, CONFIG)
     files = student_files(shape, seed=0)
     spikes = student_files(SPIKE_SHAPE, seed=1) | {
@@ -76,7 +82,8 @@ def write_test_bundle(path: Path, bands: bool = False, **changes: object) -> Bun
     spikes |= neutral_channel_files(UNITS, OUTPUTS)
     files |= {f"subjects/spike-student/{name}": data for name, data in spikes.items()}
     whole = banded_manifest(**changes) if bands else manifest(**changes)
-    return write_bundle(path, whole, files | {"holdout.npz": holdout(files["student.onnx"], shape, config)})
+    kept = {"holdout.npz": holdout(files["student.onnx"], shape, config, smoothing_model)}
+    return write_bundle(path, whole, files | write_smoothing_file(smoothing_model) | kept)
 
 
 def plain_array(config: FrontEndConfig) -> SpatialModel:
@@ -107,14 +114,16 @@ def student_files(shape: StudentShape, seed: int) -> dict[str, bytes]:
     }
 
 
-def holdout(graph: bytes, shape: StudentShape, config: FrontEndConfig) -> bytes:
+def holdout(graph: bytes, shape: StudentShape, config: FrontEndConfig, smoothing: SmoothingModel | None) -> bytes:
     from edgedistill.runtime.onnx_engine import OnnxEngine
 
     rng = np.random.default_rng(2)
     present, there = rng.normal(size=(T, config.inputs)).astype(np.float32), np.ones((T, CHANNELS), np.bool_)
     bins = plain_array(config).complete(present, there)
     engine = OnnxEngine(graph, shape)
-    kinematics = np.stack([engine.step(bin) for bin in bins]) + 0.01 * rng.normal(size=(T, OUTPUTS))
+    decoded = np.stack([engine.step(bin) for bin in bins])
+    decoded = decoded if smoothing is None else smoothing.run(decoded)
+    kinematics = decoded + 0.01 * rng.normal(size=(T, OUTPUTS))
     kinematics[300:310] = np.nan  # unknown values, which must not count
     kinematics[:SCORE_FROM] = 1e6  # these bins lie before those that count
     counts = rng.poisson(1.0, size=(T, UNITS)).astype(np.uint8)

@@ -146,8 +146,7 @@ def decode_without(
     """Streams the first `stop` bins without the `lost` channels. Returns kinematics and deviations, (T, K) each."""
     present, there = holdout.present[:stop], holdout.there[:stop].copy()
     there[:, lost] = False
-    candidate.engine.reset()
-    guess = np.stack([candidate.engine.step(bin) for bin in spatial.complete(present, there)])
+    guess = candidate.decode(spatial.complete(present, there))
     return guess, model.deviations(guess, count_lost(spatial, there))
 
 

@@ -27,17 +27,24 @@ from edgedistill.errors import BundleError, ConfigError
 from edgedistill.frontend import FrontEndConfig, SpatialModel, Standardization, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model
 from edgedistill.numerics.deviation import DeviationModel
+from edgedistill.numerics.smoothing import SmoothingModel
 
 HOLDOUT, REFERENCE, RANGES = "holdout.npz", "reference.npz", "ranges.json"
 WEIGHTS, INT8_WEIGHTS = "student.safetensors", "student.int8.safetensors"
-FILL_IN, DEVIATION = "fill_in.safetensors", "deviation.safetensors"
+FILL_IN, DEVIATION, SMOOTHING = "fill_in.safetensors", "deviation.safetensors", "smoothing.safetensors"
+SMOOTHING_TENSORS = ("keep", "gain", "raw_mean", "mean")
 SPIKE_FOLDER = "subjects/spike-student/"
 SPIKE_MODEL = SPIKE_FOLDER + "model.json"
 TEACHER_FACTS = "subjects/teachers.json"
-RIDGE = "subjects/ridge.safetensors"
+RIDGE, RIDGE_SMOOTHING = "subjects/ridge.safetensors", "smoothing."  # the second begins names of tensors in the first
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[Any]]
+
+_BUILT_BEFORE = {  # by format
+    1: "it was built before lost channels were filled in, with other filters and another common average",
+    2: "it was built before outputs were smoothed, and its deviations are those of outputs that are not",
+}
 
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -50,7 +57,7 @@ def require_current_format(bundle: Bundle) -> None:
         f"{bundle.path}: a bundle of an older format is no longer decoded",
         got=f"format {bundle.manifest.format}, {bundle.manifest.created_by or 'by an unknown version'}",
         expected=f"format {FORMAT}",
-        causes=("it was built before lost channels were filled in, with other filters and another common average",),
+        causes=(_BUILT_BEFORE[bundle.manifest.format],),
         next_step=f"edgedistill build with its recordings, which edgedistill inspect {bundle.path} --json lists",
     )
 
@@ -160,6 +167,32 @@ def read_deviation_model(bundle: Bundle, channels: int, outputs: int) -> Deviati
     if any((found[name] < 0).any() for name in ("at_rest", "by_speed", "weight")):
         raise BundleError(f"{bundle.path}: '{DEVIATION}' holds a negative variance", expected="at least 0")
     return DeviationModel(**found)
+
+
+def read_smoothing_model(bundle: Bundle, shape: StudentShape, folder: str = "") -> SmoothingModel | None:
+    """Returns the filter of the outputs of the student in `folder`, or None where they are not smoothed.
+
+    Raises BundleError as `read_spatial_model` does.
+    """
+    require_current_format(bundle)
+    if (name := folder + SMOOTHING) not in bundle.names:
+        return None
+    return _pick_smoothing(bundle, name, read_tensors(bundle, name), shape.outputs)
+
+
+def _pick_smoothing(
+    bundle: Bundle, name: str, tensors: Mapping[str, npt.NDArray[Any]], outputs: int, prefix: str = ""
+) -> SmoothingModel:
+    """Returns the filter among a file's tensors, whose names begin with `prefix`."""
+    keep = tensors.get(prefix + "keep")
+    states = max(1, len(keep)) if keep is not None and keep.ndim == 2 else 1
+    sizes = ((states, states), (states, outputs), (outputs,), (outputs,))
+    names = [prefix + tensor for tensor in SMOOTHING_TENSORS]
+    found = _pick_floats(bundle, name, tensors, dict(zip(names, sizes, strict=True)))
+    model = SmoothingModel(*(found[tensor] for tensor in names))
+    if (fault := model.find_fault(outputs)) is not None:
+        raise BundleError(f"{bundle.path}: '{name}' does not describe a filter of outputs", got=fault)
+    return model
 
 
 def read_standardization(bundle: Bundle, spec: DecoderSpec) -> Standardization:
@@ -304,6 +337,7 @@ class Ridge:
     weight: Floats  # (K, lags + 1, C), the newest bin first
     bias: Floats  # (K,)
     penalty: float  # for features of deviation 1, times the number of bins / 1e4
+    smoothing: SmoothingModel | None = None  # of its outputs
 
     @property
     def lags(self) -> int:
@@ -318,7 +352,10 @@ def read_ridge(bundle: Bundle, shape: StudentShape) -> Ridge:
     bins = max(1, weight.shape[1]) if weight is not None and weight.ndim == 3 else 1
     shapes = {"weight": (shape.outputs, bins, shape.channels), "bias": (shape.outputs,), "penalty": (1,)}
     tensors = _pick_floats(bundle, RIDGE, found, shapes)
-    return Ridge(tensors["weight"], tensors["bias"], float(tensors["penalty"][0]))
+    smoothing = None
+    if any(name.startswith(RIDGE_SMOOTHING) for name in found):
+        smoothing = _pick_smoothing(bundle, RIDGE, found, shape.outputs, RIDGE_SMOOTHING)
+    return Ridge(tensors["weight"], tensors["bias"], float(tensors["penalty"][0]), smoothing)
 
 
 # ---------------------------------------------------------------- ranges.json

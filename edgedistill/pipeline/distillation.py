@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+from edgedistill.config import DEFAULT_ALIGNMENT, Alignment
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.early_checks import require_folder
@@ -20,7 +21,7 @@ from edgedistill.pipeline.pretrained_student import (
 from edgedistill.pipeline.result import TrainingSummary, mean_or_none
 from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.students import student_from_sessions
-from edgedistill.pipeline.teacher import latents_from_teacher, load_known_teacher
+from edgedistill.pipeline.teacher import load_known_teacher, targets_from_teacher
 from edgedistill.training.batches import compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import STUDENT_TASKS, score_student
 
@@ -38,7 +39,7 @@ class DistillOptions:
     names: SeriesNames = NO_NAMES
     line_hz: float = 60
     supervised: bool = False
-    alignment: str = "cosine"
+    alignment: Alignment = DEFAULT_ALIGNMENT
     bands: str = "preset"  # what the student sees beside the slow LFP: that of the preset, or "none"
 
 
@@ -58,9 +59,9 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
     gap = compute_gap(bins, preset.student)
     sessions = [training_session_from_bins(b, gap) for b in bins]
     run = Run(cache, preset, options.seed, provenance_of(bins), progress)
-    latents = latents_from_teacher(run, load_known_teacher(options.teacher, sessions), sessions)
+    targets = targets_from_teacher(run, load_known_teacher(options.teacher, sessions), sessions)
     task_name = "deployed" if options.supervised else "distilled"
-    student = student_from_sessions(run, task_name, sessions, latents, options.alignment)
+    student = student_from_sessions(run, task_name, sessions, targets, options.alignment)
     with_behavior = [b for b in bins if b.behavior is not None]
     pretrained = PretrainedStudent(
         student=student,

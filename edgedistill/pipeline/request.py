@@ -13,7 +13,7 @@ from pathlib import Path
 from edgedistill.bundle import refuse_foreign, zip_path
 from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.compile.engines import require_engine_fits
-from edgedistill.config import BandPower, StudentSize
+from edgedistill.config import DEFAULT_ALIGNMENT, Alignment, BandPower, StudentSize
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.errors import ConfigError, EdgeDistillError, did_you_mean
@@ -33,6 +33,7 @@ from edgedistill.quantization.integers import require_parts
 from edgedistill.target import Target, load_target, require_buildable
 from edgedistill.training.adapt import MODES
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
+from edgedistill.training.output_filter import KALMAN, KINDS
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class BuildOptions:
     recipe: str = DEFAULT_RECIPE
     ranges: Path | None = None  # the file that `calibrate` wrote for `student`
     follow_s: float = 0.0  # time constant with which statistics follow the signal; 0: they stay
+    alignment: Alignment = DEFAULT_ALIGNMENT  # of the students that are trained
     ship: bool = False  # whether to write the bundle as a zip too
+    smooth: str = KALMAN  # one of KINDS: how the outputs are smoothed
 
     @property
     def has_spike_models(self) -> bool:
@@ -93,6 +96,8 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     require_free_out(options)
     if options.adapt not in MODES:
         raise ConfigError(f"unknown adaptation '{options.adapt}'", expected=did_you_mean(options.adapt, MODES))
+    if options.smooth not in KINDS:
+        raise ConfigError(f"unknown smoothing '{options.smooth}'", expected=did_you_mean(options.smooth, KINDS))
     decoder = load_decoder_source(options)
     recipe = load_recipe(options.recipe) if decoder.ranges is None else decoder.ranges.recipe
     decoder.require_teacher(recipe, options.teacher)
@@ -148,7 +153,7 @@ def load_decoder_source(options: BuildOptions) -> NewStudent | EarlierStudent:
                 got="no --student",
                 next_step="name the student they were found for with --student",
             )
-        return NewStudent()
+        return NewStudent(options.alignment)
     pretrained, ranges = load_pretrained_student(options.student), None
     if options.bands == "none" and pretrained.band_power.bands:
         raise ConfigError(

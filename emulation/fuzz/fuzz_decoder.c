@@ -206,10 +206,10 @@ static void call_gap(tape *t, stream *s) {
 }
 
 static void call_step(tape *t, stream *s) {
-    float *bin = allocated(s->info->channels * sizeof *bin), first[ED_MAX_OUTPUTS], other[ED_MAX_OUTPUTS];
+    float *bin = allocated(s->info->inputs * sizeof *bin), first[ED_MAX_OUTPUTS], other[ED_MAX_OUTPUTS];
     int finite = 1;
-    fill(t, bin, s->info->channels);
-    for (uint32_t c = 0; c < s->info->channels; c++) finite &= !!isfinite(bin[c]);
+    fill(t, bin, s->info->inputs);
+    for (uint32_t c = 0; c < s->info->inputs; c++) finite &= !!isfinite(bin[c]);
     for (int v = 0; v < VARIANTS; v++) {
         float *to = v ? other : first;
         REQUIRE(ed_step(s->decoders[v], bin, to) == (finite ? ED_OK : ED_ERROR_VALUE));
@@ -220,14 +220,14 @@ static void call_step(tape *t, stream *s) {
 }
 
 static void call_set_normalization(tape *t, stream *s) {
-    size_t channels = s->info->channels;
-    float *mean = allocated(channels * sizeof *mean), *std = allocated(channels * sizeof *std);
+    size_t inputs = s->info->inputs;
+    float *mean = allocated(inputs * sizeof *mean), *std = allocated(inputs * sizeof *std);
     int fine = 1;
-    fill(t, mean, channels);
-    fill(t, std, channels);
+    fill(t, mean, inputs);
+    fill(t, std, inputs);
     if (byte_of(t) % 2)
-        for (size_t c = 0; c < channels; c++) std[c] = fabsf(std[c]); /* otherwise few would be accepted */
-    for (size_t c = 0; c < channels; c++) fine &= isfinite(mean[c]) && isfinite(std[c]) && !(std[c] < 0);
+        for (size_t c = 0; c < inputs; c++) std[c] = fabsf(std[c]); /* otherwise few would be accepted */
+    for (size_t c = 0; c < inputs; c++) fine &= isfinite(mean[c]) && isfinite(std[c]) && !(std[c] < 0);
     for (int v = 0; v < VARIANTS; v++)
         REQUIRE(ed_set_normalization(s->decoders[v], mean, std) == (fine ? ED_OK : ED_ERROR_VALUE));
     free(mean);
@@ -251,10 +251,13 @@ static void call_set_gain(tape *t, stream *s) {
     free(gain);
 }
 
-/* Returns where the running amplitude begins, which ends a state: a counter, then a float for each channel. */
+/* Returns where the running amplitude begins: a counter, then a float for each channel. The filter of the outputs, a
+ * float for each of its states, ends a state. */
 static size_t shift_at(ed_state_header header) {
-    return (size_t)header.bytes - (4 + 4 * (size_t)header.channels + 7) / 8 * 8;
+    return (size_t)header.bytes - (4 + 4 * ((size_t)header.channels + header.smoothing_states) + 7) / 8 * 8;
 }
+
+static size_t smoothing_at(ed_state_header header) { return shift_at(header) + 4 + 4 * (size_t)header.channels; }
 
 /* Ends the warm-up and sets the running amplitude, in range and just outside, mostly so that it shifts soon. */
 static void change_shift(tape *t, unsigned char *state) {
@@ -269,9 +272,21 @@ static void change_shift(tape *t, unsigned char *state) {
     for (size_t c = 0; c < header.channels; c++) memcpy(shift + 4 + 4 * c, &powers[byte_of(t) % 11], sizeof *powers);
 }
 
-/* Changes bytes anywhere in a state, the slot of the next bin, in range and just outside, or the running amplitude. */
+/* Sets the filter of the outputs, in range and just outside. */
+static void change_smoothing(tape *t, unsigned char *state) {
+    static const float values[] = {0.0f,   -0.0f,     1.0f,       -3.0f,     0x1p80f, -0x1p80f, 0x1.000002p80f,
+                                   1e-45f, 0x1p-100f, -0x1p-100f, 0x1p-101f, 1e30f,   INFINITY, NAN};
+    ed_state_header header;
+    memcpy(&header, state, sizeof header);
+    for (size_t i = 0; i < header.smoothing_states; i++)
+        memcpy(state + smoothing_at(header) + 4 * i, &values[byte_of(t) % 14], sizeof *values);
+}
+
+/* Changes bytes anywhere in a state, the slot of the next bin, in range and just outside, the running amplitude, or
+ * the filter of the outputs. */
 static void change(tape *t, unsigned char *state, size_t bytes) {
     if (byte_of(t) % 4 == 0) change_shift(t, state);
+    if (byte_of(t) % 4 == 0) change_smoothing(t, state);
     ed_state_header header;
     memcpy(&header, state, sizeof header);
     int32_t near[] = {0, -1, (int32_t)header.window - 2, (int32_t)header.window - 1, (int32_t)header.window, INT32_MIN};
@@ -286,7 +301,7 @@ static void change(tape *t, unsigned char *state, size_t bytes) {
     }
 }
 
-/* Tells whether student and running amplitude of a state are as edgedistill.h describes them. `own` is the header of
+/* Tells whether student, running amplitude and filter of a state are as edgedistill.h describes them. `own` is the header of
  * this model. */
 static int is_possible(const unsigned char *state, ed_state_header own) {
     ed_state_header header;
@@ -303,6 +318,11 @@ static int is_possible(const unsigned char *state, ed_state_header own) {
         float power;
         memcpy(&power, state + shift_at(own) + 4 + 4 * c, sizeof power);
         if (!(power >= 0 && power <= 256)) return 0;
+    }
+    for (size_t i = 0; i < own.smoothing_states; i++) {
+        float value;
+        memcpy(&value, state + smoothing_at(own) + 4 * i, sizeof value);
+        if (!(fabsf(value) <= 0x1p80f && (fabsf(value) >= 0x1p-100f || value == 0))) return 0;
     }
     return !memchr(state + sizeof header, 0x80, integers);
 }

@@ -62,3 +62,13 @@ def with_bands(bins: SessionBins, bands: int, seed: int = 7) -> SessionBins:
 
 def session(name: str = "s1", seed: int = 0, **array: int) -> TrainingSession:
     return training_session_from_bins(session_bins(name, seed, **array), GAP)
+
+
+def disturbed(bins: SessionBins, first: int) -> SessionBins:
+    """Returns the same session with everything from bin `first` on replaced."""
+    changes = {}
+    for name in ("lfp", "counts", "behavior", "bad"):
+        values = getattr(bins, name).copy()
+        values[first:] = {"lfp": 1e5, "counts": 200, "behavior": np.nan, "bad": True}[name]
+        changes[name] = values
+    return replace(bins, **changes)

@@ -15,6 +15,7 @@ from edgedistill.quantization.calibration.activations import compute_activations
 from edgedistill.quantization.calibration.recipe import FineTune
 from edgedistill.quantization.training.fake_quant import FakeQuantStudent
 from edgedistill.quantization.training.finetuning import compute_mean_loss, finetune_student, shorten_schedule
+from edgedistill.training.alignment import make_aligner
 from edgedistill.training.distill import make_student, train_student
 from edgedistill.training.loop import Progress
 from edgedistill.training.losses import DISTILLED_WITH_BEHAVIOR
@@ -62,7 +63,8 @@ def tuned(
 
 def loss_of(student: Student, ranges: Ranges, teacher_latents: dict[str, Tensor] = TEACHER_LATENTS) -> float:
     """Returns the loss of the integers on the validation blocks."""
-    return compute_mean_loss(FakeQuantStudent(student, ranges), SESSIONS, "lfp", OBJECTIVE, teacher_latents, TRAINING)
+    rounded, aligner = FakeQuantStudent(student, ranges), make_aligner(OBJECTIVE, STUDENT, SESSIONS, teacher_latents)
+    return compute_mean_loss(rounded, SESSIONS, "lfp", OBJECTIVE, teacher_latents, TRAINING, aligner)
 
 
 def bits(model: nn.Module) -> dict[str, bytes]:
