@@ -60,7 +60,7 @@ def find_deviations(bundle: Bundle, holdout: Holdout, guess: Floats) -> Floats:
     spec = read_decoder_spec(bundle)
     there = holdout.there[holdout.score_from :][: len(guess)]
     lost = count_lost(read_spatial_model(bundle, spec.front_end), there)
-    return read_deviation_model(bundle, spec.shape).deviations(guess, lost)
+    return read_deviation_model(bundle, spec.front_end.channels, spec.shape.outputs).deviations(guess, lost)
 
 
 def measure_robustness(

@@ -81,7 +81,10 @@ def measure_intervals(
     if name is None:
         return None
     spec = read_decoder_spec(bundle)
-    spatial, model = read_spatial_model(bundle, spec.front_end), read_deviation_model(bundle, spec.shape)
+    spatial, model = (
+        read_spatial_model(bundle, spec.front_end),
+        read_deviation_model(bundle, spec.front_end.channels, spec.shape.outputs),
+    )
     rows = [
         count_row(kind, lost, stream_draws(scored[name], holdout, spatial, model, lost))
         for kind, lost in find_draws(spatial).items()

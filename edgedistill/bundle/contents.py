@@ -108,13 +108,14 @@ def read_decoder_spec(bundle: Bundle) -> DecoderSpec:
     if not spec.name:
         raise BundleError(f"{where} does not describe a decoder", got="no name")
     statistics = spec.normalization
-    counts = {front_end.channels, len(spec.channel_ids), len(statistics.mean), len(statistics.std)}
-    counts |= {len(bundle.manifest.channels)} if bundle.manifest.channels is not None else set()
-    if counts != {shape.channels} or len(spec.output_names) != shape.outputs:
+    channels = {front_end.channels, len(spec.channel_ids)}
+    channels |= {len(bundle.manifest.channels)} if bundle.manifest.channels is not None else set()
+    inputs = {front_end.inputs, len(statistics.mean), len(statistics.std)}
+    if len(channels) > 1 or inputs != {shape.channels} or len(spec.output_names) != shape.outputs:
         raise BundleError(
             f"{where} contradicts itself",
-            got=f"{sorted(counts)} channels, {len(spec.output_names)} outputs",
-            expected=f"{shape.channels} channels, {shape.outputs} outputs, as its model has",
+            got=f"{sorted(channels)} channels, {sorted(inputs)} inputs, {len(spec.output_names)} outputs",
+            expected=f"one number of channels, {shape.channels} inputs and {shape.outputs} outputs, as its model has",
         )
     return spec
 
@@ -142,20 +143,20 @@ def read_int8_model(bundle: Bundle, shape: StudentShape) -> Int8Model:
 
 def read_spatial_model(bundle: Bundle, front_end: FrontEndConfig) -> SpatialModel:
     """Returns the model of the array. Raises BundleError where it is missing, damaged or of an older format."""
-    channels = front_end.channels
-    shapes = {"coupling": (channels, channels), **dict.fromkeys(("scale", "inverse_scale", "gain"), (channels,))}
+    channels, vectors = front_end.channels, dict.fromkeys(("scale", "inverse_scale", "gain"), (front_end.inputs,))
+    shapes: dict[str, tuple[int, ...]] = {"coupling": (front_end.features, channels, channels), **vectors}
     found = _read_floats(bundle, FILL_IN, shapes)
     unsound = ~(found["scale"] > 0) | ~(found["inverse_scale"] > 0) | ~(found["gain"] >= 0)
-    if unsound.any() or not np.array_equal(found["coupling"], found["coupling"].T):
+    if unsound.any() or not np.array_equal(found["coupling"], found["coupling"].swapaxes(1, 2)):
         expected = "a symmetric coupling, positive scales, and gains of at least 0"
         raise BundleError(f"{bundle.path}: '{FILL_IN}' does not describe an array", expected=expected)
     return SpatialModel(**found, sweeps=front_end.fill_sweeps, common_average=front_end.common_average)
 
 
-def read_deviation_model(bundle: Bundle, shape: StudentShape) -> DeviationModel:
+def read_deviation_model(bundle: Bundle, channels: int, outputs: int) -> DeviationModel:
     """Returns the model of the outputs' deviations. Raises BundleError as `read_spatial_model` does."""
-    tables = dict.fromkeys(("at_rest", "by_speed"), (shape.channels + 1, shape.outputs))
-    found = _read_floats(bundle, DEVIATION, {**tables, **dict.fromkeys(("center", "weight"), (shape.outputs,))})
+    tables = dict.fromkeys(("at_rest", "by_speed"), (channels + 1, outputs))
+    found = _read_floats(bundle, DEVIATION, {**tables, **dict.fromkeys(("center", "weight"), (outputs,))})
     if any((found[name] < 0).any() for name in ("at_rest", "by_speed", "weight")):
         raise BundleError(f"{bundle.path}: '{DEVIATION}' holds a negative variance", expected="at least 0")
     return DeviationModel(**found)

@@ -206,7 +206,9 @@ def write_adapted_files(
     names = [name for name in bundle.names if name == RIDGE or not name.startswith(SUBJECTS)]
     files = {name: bundle.read(name) for name in names}
     graphs = {name: one for name, one in bundle.manifest.graphs.items() if not name.startswith(SUBJECTS)}
-    deviations = CalibratedDeviations(read_deviation_model(bundle, spec.shape), bundle.manifest.confidence)
+    deviations = CalibratedDeviations(
+        read_deviation_model(bundle, spec.front_end.channels, spec.shape.outputs), bundle.manifest.confidence
+    )
     if labels:
         subject = fit_new_readout(bundle, spec, model, day)
         again, _, graphs = write_subject(subject, day.session, "lfp")

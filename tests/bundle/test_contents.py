@@ -156,7 +156,7 @@ READERS: dict[str, Callable[[Bundle], object]] = {
     INT8_WEIGHTS: lambda bundle: read_int8_model(bundle, SHAPE),
     "student.safetensors": lambda bundle: read_tensors(bundle, "student.safetensors"),
     FILL_IN: lambda bundle: read_spatial_model(bundle, CONFIG),
-    DEVIATION: lambda bundle: read_deviation_model(bundle, SHAPE),
+    DEVIATION: lambda bundle: read_deviation_model(bundle, SHAPE.channels, SHAPE.outputs),
 }
 
 
@@ -206,7 +206,9 @@ def test_the_models_of_array_and_deviations_are_what_was_written(bundle: Bundle,
     assert (found.sweeps, found.common_average) == (5, False)
     tables = {name: rng.uniform(size=(4, OUTPUTS)).astype(np.float32) for name in ("at_rest", "by_speed")}
     tables |= {name: rng.uniform(size=OUTPUTS).astype(np.float32) for name in ("center", "weight")}
-    deviations = read_deviation_model(with_file(tmp_path / "b.edge", bundle, DEVIATION, save(tables)), SHAPE)
+    deviations = read_deviation_model(
+        with_file(tmp_path / "b.edge", bundle, DEVIATION, save(tables)), SHAPE.channels, SHAPE.outputs
+    )
     for name, part in tables.items():
         np.testing.assert_array_equal(getattr(deviations, name), part)
 
@@ -285,14 +287,14 @@ def test_damaged_deviations_are_refused_by_name(
     changed = tables if change is None else tables | {name: np.ascontiguousarray(change(table))}
     other = with_file(tmp_path / "a.edge", bundle, DEVIATION, save(changed))
     with pytest.raises(BundleError, match=rf"'{DEVIATION}'.*{says}"):
-        read_deviation_model(other, SHAPE)
+        read_deviation_model(other, SHAPE.channels, SHAPE.outputs)
     with pytest.raises(BundleError, match=DEVIATION):
         Decoder(other, "oracle")
 
 
 def test_a_bundle_without_deviations_is_refused_by_name(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=f"no file '{DEVIATION}'"):
-        read_deviation_model(with_file(tmp_path / "a.edge", bundle, DEVIATION, None), SHAPE)
+        read_deviation_model(with_file(tmp_path / "a.edge", bundle, DEVIATION, None), SHAPE.channels, SHAPE.outputs)
 
 
 @pytest.mark.parametrize(

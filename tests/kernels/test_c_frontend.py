@@ -55,7 +55,9 @@ CONFIGS = {
     "24 kHz, first and last out": FrontEndConfig(Fraction(390625, 16), 9, left_out=(0, 4, 5, 8), **SHORT),
     "one left": FrontEndConfig(Fraction(250), 3, left_out=(0, 2), **SHORT),
     "bands": FrontEndConfig(Fraction(1000), 17, bands=((8, 30), (60, 150), (200, 400)), **SHORT),
-    "bands, one channel": FrontEndConfig(Fraction(1000), 1, bands=((70, 110),), line_hz=0, bin_ms=50, band_ms=1, **SHORT),
+    "bands, one channel": FrontEndConfig(
+        Fraction(1000), 1, bands=((70, 110),), line_hz=0, bin_ms=50, band_ms=1, **SHORT
+    ),
     "bands, 500 Hz": FrontEndConfig(Fraction(500), 3, bands=((15, 40), (70, 200)), filter_order=3, **SHORT),
     "bands, 2 kHz": FrontEndConfig(Fraction(2000), 33, bands=((60, 200),), line_hz=50, left_out=(1, 32), **SHORT),
     "bands, 30 kHz": FrontEndConfig(Fraction(30000), 9, bands=((30, 70), (70, 400)), bin_ms=25, **SHORT),

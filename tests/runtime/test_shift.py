@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.cpu.array_models import draw_deviation_model
-from edgedistill.config import StudentShape
 from edgedistill.data.simulation.sessions import SimulationConfig, simulate_sessions
 from edgedistill.data.spatial_fit import fit_spatial_model
 from edgedistill.errors import EngineError
