@@ -46,15 +46,25 @@ static inline void ed_bands_reset(ed_bands *bands) {
             bands->power[c / ED_FE_SPAN][b].channel[c % ED_FE_SPAN] = ED_FE_LEAST_POWER;
 }
 
+/* Filters with a part of a filter, which sees `first` before x if it starts from rest. */
+static __attribute__((noinline)) void ed_fe_filter_part(const ed_fe_span *restrict first, size_t sections,
+                                                        const double (*k)[5], const double (*rest)[2],
+                                                        ed_fe_span (*restrict states)[2], ed_fe_span *restrict x,
+                                                        size_t rows, const ed_fe_starts *restrict restarts,
+                                                        ed_fe_place place) {
+    ed_fe_filter_after(first, sections, k, rest, states, x, rows, restarts, place);
+}
+
 /* Filters samples x (rows) of span `at` with each band, and adds the squares to `sum` (ED_FE_BANDS). */
-static inline void ed_bands_add(ed_bands *restrict bands, size_t at, const ed_fe_span *restrict x, size_t rows,
-                                const ed_fe_group *restrict group, ed_fe_span *restrict sum) {
+static inline void ed_bands_add(ed_bands *restrict bands, size_t at, const ed_fe_span *restrict first,
+                                const ed_fe_span *restrict x, size_t rows, const ed_fe_starts *restrict restarts,
+                                ed_fe_place place, ed_fe_span *restrict sum) {
     for (size_t b = 0; b < ED_FE_BANDS; b++) {
         const size_t s = b * ED_FE_BAND_SECTIONS;
         ed_fe_span y[ED_FE_GROUP];
         memcpy(y, x, rows * sizeof *y);
-        ed_fe_filter_span(ED_FE_BAND_SECTIONS, ed_fe_bands + s, ed_fe_bands_rest + s, bands->filter[at] + s, y, rows,
-                          group);
+        ed_fe_filter_part(first, ED_FE_BAND_SECTIONS, ed_fe_bands + s, ed_fe_bands_rest + s, bands->filter[at] + s, y,
+                          rows, restarts, place);
         for (size_t i = 0; i < rows; i++)
             for (int v = 0; v < ED_FE_VECTORS; v++) sum[b].vector[v] += y[i].vector[v] * y[i].vector[v];
     }

@@ -36,6 +36,12 @@
 
 #define ED_FE_TINY_STATE 1e-30
 
+/* What a group of samples is in its bin. In the first group channels may start from rest. After the last one, states
+ * below 1e-30 become zero, so that silence does not end in slow denormals. */
+typedef struct {
+    uint32_t first, last; /* 0 or 1 */
+} ed_fe_place;
+
 /* A number for each channel of those that are filtered at a time. */
 typedef union {
     ed_doubles vector[ED_FE_VECTORS];
@@ -54,34 +60,16 @@ typedef union {
     int64_t channel[ED_FE_SPAN];
 } ed_fe_starts;
 
-/* What sections are told of a group of samples. */
-typedef struct {
-    ed_fe_span first;    /* its first sample, which a filter at rest has seen for ever */
-    ed_fe_starts starts; /* the channels that start from rest */
-    double tiny;         /* states with a smaller magnitude become zero afterwards */
-} ed_fe_group;
-
 static inline void ed_fe_load(const ed_fe_samples *restrict from, ed_fe_span *restrict to) {
     for (int v = 0; v < ED_FE_VECTORS; v++) to->vector[v] = ed_finite_doubles(from->vector[v]);
 }
 
-/* Describes a group of samples x in its bin. In the first group of a bin channels may start from rest. After the last one
- * states below 1e-30 become zero, so that silence does not end in slow denormals. */
-static inline void ed_fe_begin_group(const ed_fe_span *restrict x, const ed_fe_starts *restrict restarts,
-                                     uint32_t is_first, uint32_t is_last, ed_fe_group *restrict group) {
-    group->first = x[0];
-    for (int v = 0; v < ED_FE_VECTORS; v++) group->starts.vector[v] = restarts->vector[v] & -(int64_t)is_first;
-    group->tiny = is_last ? ED_FE_TINY_STATE : 0.0;
-}
-
-/* Filters samples x (rows) of a span in place with one section. k holds b0 b1 b2 a1 a2. Channels that start from rest
- * begin at rest * first, and the others with the states `state0` and `state1`. */
+/* Filters samples x (rows) of a span in place with one section. k holds b0 b1 b2 a1 a2. Channels in `starts` begin at
+ * rest * first, and the others with the states `state0` and `state1`. States whose magnitude is below `tiny` become zero
+ * afterwards. */
 static inline void ed_fe_section(const double *restrict k, const double *restrict rest, ed_fe_span *restrict x,
-                                 size_t rows, const ed_fe_group *restrict group, ed_fe_span *restrict state0,
-                                 ed_fe_span *restrict state1) {
-    const ed_fe_span *first = &group->first;
-    const ed_fe_starts *starts = &group->starts;
-    const double tiny = group->tiny;
+                                 size_t rows, const ed_fe_span *restrict first, const ed_fe_starts *restrict starts,
+                                 double tiny, ed_fe_span *restrict state0, ed_fe_span *restrict state1) {
     const double b0 = k[0], b1 = k[1], b2 = k[2], a1 = k[3], a2 = k[4], rest0 = rest[0], rest1 = rest[1];
     const ed_doubles zero = {0};
     ed_doubles z0[ED_FE_VECTORS], z1[ED_FE_VECTORS];
@@ -102,11 +90,25 @@ static inline void ed_fe_section(const double *restrict k, const double *restric
     }
 }
 
-/* Filters samples x (rows) of a span in place with all `sections`, whose states are (sections, 2). */
+/* Filters samples x (rows) of a span in place with all `sections`, whose states are (sections, 2). Filters that start from
+ * rest have seen `first` for ever. */
+static inline void ed_fe_filter_after(const ed_fe_span *restrict first, size_t sections, const double (*k)[5],
+                                      const double (*rest)[2], ed_fe_span (*restrict states)[2], ed_fe_span *restrict x,
+                                      size_t rows, const ed_fe_starts *restrict restarts, ed_fe_place place) {
+    const double tiny = place.last ? ED_FE_TINY_STATE : 0.0;
+    ed_fe_starts starts = *restarts;
+    for (int v = 0; v < ED_FE_VECTORS; v++) starts.vector[v] &= -(int64_t)place.first;
+    for (size_t s = 0; s < sections; s++)
+        ed_fe_section(k[s], rest[s], x, rows, first, &starts, tiny, &states[s][0], &states[s][1]);
+}
+
+/* Does the same with a whole filter, which sees samples x from the first one on. */
 static __attribute__((noinline)) void ed_fe_filter_span(size_t sections, const double (*k)[5], const double (*rest)[2],
                                                         ed_fe_span (*restrict states)[2], ed_fe_span *restrict x,
-                                                        size_t rows, const ed_fe_group *restrict group) {
-    for (size_t s = 0; s < sections; s++) ed_fe_section(k[s], rest[s], x, rows, group, &states[s][0], &states[s][1]);
+                                                        size_t rows, const ed_fe_starts *restrict restarts,
+                                                        ed_fe_place place) {
+    const ed_fe_span first = x[0];
+    ed_fe_filter_after(&first, sections, k, rest, states, x, rows, restarts, place);
 }
 
 /* Copies the states of n sections to (n, C, 2) from one stretch of (n, 2) for each span. */

@@ -102,7 +102,7 @@ static inline void ed_fe_reset(ed_fe_state *fe) {
 /* Filters frames x (rows, C), and keeps those whose index is a multiple of D. */
 static inline void ed_fe_decimate(ed_fe_state *fe, const float *x, size_t rows) {
     const ed_clock *clock = &fe->clock;
-    const uint32_t is_first = clock->frame == clock->start, is_last = clock->frame + rows == clock->edge;
+    const ed_fe_place place = {clock->frame == clock->start, clock->frame + rows == clock->edge};
     ed_fe_starts restarts[ED_FE_SPANS];
     ed_channels_list_restarts(&fe->channels, fe->lost_bins > 0, restarts);
     for (size_t at = 0; at < ED_FE_SPANS; at++) {
@@ -113,10 +113,8 @@ static inline void ed_fe_decimate(ed_fe_state *fe, const float *x, size_t rows) 
             memcpy(raw.channel, x + i * ED_FE_CHANNELS + at * ED_FE_SPAN, width * sizeof(float));
             ed_fe_load(&raw, &span[i]);
         }
-        ed_fe_group group;
-        ed_fe_begin_group(span, &restarts[at], is_first, is_last, &group);
         ed_fe_filter_span(ED_FE_DECIMATOR_SECTIONS, ed_fe_decimator, ed_fe_decimator_rest, fe->decimator[at], span,
-                          rows, &group);
+                          rows, &restarts[at], place);
         size_t kept = clock->kept_rows;
         for (size_t i = ed_clock_skipped(clock); i < rows; i += ED_FE_DECIMATION) fe->kept[kept++][at] = span[i];
     }
@@ -180,6 +178,22 @@ static inline uint64_t ed_fe_bins_for(const ed_fe_state *fe, uint64_t n) { retur
 
 /* ---------------------------------------------------------------- the end of a bin */
 
+#if ED_FE_BANDS
+/* Runs the shaper over samples x (rows) of span `at`, and the bands over what its notches give. The squares of the bands
+ * are added to `sum` (ED_FE_BANDS). It is a function of its own, so that its samples have left the stack before the
+ * student's step. */
+static __attribute__((noinline)) void ed_fe_shape_in_parts(ed_fe_state *fe, size_t at, ed_fe_span *restrict x,
+                                                           size_t rows, const ed_fe_starts *restrict restarts,
+                                                           ed_fe_place place, ed_fe_span *restrict sum) {
+    const ed_fe_span first = x[0];
+    const size_t n = ED_FE_NOTCHES;
+    ed_fe_filter_span(n, ed_fe_shaper, ed_fe_shaper_rest, fe->shaper[at], x, rows, restarts, place);
+    ed_bands_add(&fe->bands, at, &first, x, rows, restarts, place, sum);
+    ed_fe_filter_part(&first, ED_FE_SHAPER_SECTIONS - n, ed_fe_shaper + n, ed_fe_shaper_rest + n, fe->shaper[at] + n, x,
+                      rows, restarts, place);
+}
+#endif
+
 /* Runs the shaper and the bands over the bin's samples. The value of the bin is the shaper's output for the last of
  * them. */
 static inline void ed_fe_shape(ed_fe_state *fe, const ed_fe_starts *restrict restarts) {
@@ -190,25 +204,21 @@ static inline void ed_fe_shape(ed_fe_state *fe, const ed_fe_starts *restrict res
 #endif
         for (size_t begin = 0; begin < kept_rows; begin += ED_FE_GROUP) {
             ed_fe_span span[ED_FE_GROUP];
-            ed_fe_group group;
             const size_t rows = kept_rows - begin < ED_FE_GROUP ? kept_rows - begin : ED_FE_GROUP;
-            size_t i = 0;
-            do { /* a group has at least one sample */
+            for (size_t i = 0; i < rows; i++) {
 #if ED_FE_DECIMATION > 1
                 span[i] = fe->kept[begin + i][at];
 #else
                 ed_fe_load(&fe->kept[begin + i][at], &span[i]);
 #endif
-            } while (++i < rows);
-            ed_fe_begin_group(span, &restarts[at], begin == 0, begin + rows == kept_rows, &group);
-            size_t done = 0;
+            }
+            const ed_fe_place place = {begin == 0, begin + rows == kept_rows};
 #if ED_FE_BANDS
-            done = ED_FE_NOTCHES;
-            ed_fe_filter_span(done, ed_fe_shaper, ed_fe_shaper_rest, fe->shaper[at], span, rows, &group);
-            ed_bands_add(&fe->bands, at, span, rows, &group, sum);
+            ed_fe_shape_in_parts(fe, at, span, rows, &restarts[at], place, sum);
+#else
+            ed_fe_filter_span(ED_FE_SHAPER_SECTIONS, ed_fe_shaper, ed_fe_shaper_rest, fe->shaper[at], span, rows,
+                              &restarts[at], place);
 #endif
-            ed_fe_filter_span(ED_FE_SHAPER_SECTIONS - done, ed_fe_shaper + done, ed_fe_shaper_rest + done,
-                              fe->shaper[at] + done, span, rows, &group);
             memcpy(fe->value[0] + at * ED_FE_SPAN, span[rows - 1].channel, sizeof span[0]);
         }
 #if ED_FE_BANDS

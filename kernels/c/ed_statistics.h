@@ -23,35 +23,41 @@ typedef struct {
     double mean[ED_INPUTS], std[ED_INPUTS];
 } ed_statistics;
 
-/* Computes the scores (C) of one feature, 0 where the deviation is 0, and notes in wild (C) the channels with a score far
- * beyond every signal. */
-ED_INLINE void ed_score(const double *restrict value, const double *restrict mean, const double *restrict std,
-                        float *restrict score, uint32_t *restrict wild) {
+/* Computes the scores (C) of a band, 0 where the deviation is 0. Sets lost (C) to 1 where one is far beyond every
+ * signal. */
+ED_INLINE void ed_standardize_band(const double *restrict value, const double *restrict mean,
+                                   const double *restrict std, float *restrict score, uint32_t *restrict lost) {
     for (int c = 0; c < ED_FE_CHANNELS; c++) {
         const double wide = std[c], divisor = wide > 0.0 ? wide : 1.0, found = (value[c] - mean[c]) / divisor;
         score[c] = (float)(wide > 0.0 ? found : 0.0);
     }
-    for (int c = 0; c < ED_FE_CHANNELS; c++)
-        wild[c] |= (uint32_t)(__builtin_fabsf(score[c]) <= ED_WILD) ^ 1u; /* 1 for NaN */
+    for (int c = 0; c < ED_FE_CHANNELS; c++) lost[c] |= (uint32_t)(__builtin_fabsf(score[c]) <= ED_WILD) ^ 1u;
 }
 
 /* Standardizes the values (F, padded C) of a bin, of which the channels with a 1 in `bad` (C) are not used. Writes
- * `present` (F), which is 0 where there (ED_CP) is 0 or the number is not known. Returns the number of bad channels, those
- * that are far beyond every signal among them. */
+ * `present` (F), which is 0 where there (ED_CP) is 0 or the number is not known. Returns the number of bad channels,
+ * those that are far beyond every signal among them. */
 static uint32_t ed_standardize(const ed_statistics *statistics, const double (*restrict value)[ED_FE_PADDED],
                                const uint32_t *restrict bad, ed_across *restrict present, uint32_t *restrict there) {
+    const double *restrict mean = statistics->mean, *restrict std = statistics->std;
     float score[ED_FE_FEATURES][ED_FE_CHANNELS];
-    uint32_t wild[ED_FE_CHANNELS] = {0}, n_bad = 0;
-    for (int f = 0; f < ED_FE_FEATURES; f++)
-        ed_score(value[f], statistics->mean + f * ED_FE_CHANNELS, statistics->std + f * ED_FE_CHANNELS, score[f], wild);
+    uint32_t lost[ED_FE_CHANNELS], n_bad = 0;
+    memcpy(lost, bad, sizeof lost);
+    for (int f = 1, at = ED_FE_CHANNELS; f < ED_FE_FEATURES; f++, at += ED_FE_CHANNELS)
+        ed_standardize_band(value[f], mean + at, std + at, score[f], lost);
     for (int c = 0; c < ED_FE_CHANNELS; c++) {
-        const uint32_t lost = bad[c] | wild[c];
-        n_bad += lost;
-        there[c] = (lost ^ 1u) & (uint32_t)(ed_channel_gain[0][c] > 0.0f);
+        const double wide = std[c], divisor = wide > 0.0 ? wide : 1.0;
+        score[0][c] = (float)((value[0][c] - mean[c]) / divisor);
     }
-    for (int c = 0; c < ED_FE_CHANNELS; c++) there[c] &= (uint32_t)(statistics->std[c] > 0.0);
-    for (int c = ED_FE_CHANNELS; c < ED_CP; c++) there[c] = 0;
-    for (int f = 0; f < ED_FE_FEATURES; f++) {
+    for (int c = 0; c < ED_FE_CHANNELS; c++) there[c] = (lost[c] ^ 1u) & (uint32_t)(std[c] > 0.0);
+    for (int c = 0; c < ED_FE_CHANNELS; c++) {
+        const uint32_t tame = (uint32_t)(__builtin_fabsf(score[0][c]) <= ED_WILD); /* false for NaN */
+        n_bad += lost[c] | (there[c] & (tame ^ 1u));
+        there[c] &= tame & (uint32_t)(ed_channel_gain[0][c] > 0.0f);
+        present->value[c] = there[c] ? score[0][c] : 0.0f;
+    }
+    for (int c = ED_FE_CHANNELS; c < ED_CP; c++) present->value[c] = 0.0f, there[c] = 0;
+    for (int f = 1; f < ED_FE_FEATURES; f++) {
         for (int c = 0; c < ED_FE_CHANNELS; c++)
             present[f].value[c] = there[c] & (uint32_t)(ed_channel_gain[f][c] > 0.0f) ? score[f][c] : 0.0f;
         for (int c = ED_FE_CHANNELS; c < ED_CP; c++) present[f].value[c] = 0.0f;
