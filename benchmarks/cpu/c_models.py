@@ -69,13 +69,13 @@ def make_model_facts(
     """Returns the facts that a compiled model holds besides its weights. Its outputs are raw without `smoothing`."""
     return ModelFacts(
         name=name,
-        channel_ids=tuple(str(i) for i in range(shape.channels)),
+        channel_ids=tuple(str(i) for i in range(config.channels)),
         output_names=tuple(f"vel_{i}" for i in range(shape.outputs)),
         output_units=("cm/s",) * shape.outputs,
-        mean=(0.0,) * shape.channels,
-        std=(20.0,) * shape.channels,
+        mean=(0.0,) * config.channels + (5.0,) * (config.inputs - config.channels),
+        std=(20.0,) * config.channels + (1.0,) * (config.inputs - config.channels),
         spatial=draw_spatial_model(config),
-        deviation=draw_deviation_model(shape),
+        deviation=draw_deviation_model(config.channels, shape.outputs),
         warmup_bins=shape.receptive_field + settling_bins(config),
         group_delay_ms=group_delay_ms(config),
         manifest_sha256="0" * 64,

@@ -24,7 +24,7 @@ from edgedistill.bench.subjects import (
     Candidate,
 )
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.contents import RIDGE, Floats, Holdout, read_decoder_spec, read_ridge, read_spatial_model
+from edgedistill.bundle.contents import RIDGE, Floats, Holdout, read_decoder_spec, read_ridge, read_standardization
 from edgedistill.measure.damage import LfpSignal, SpikeSignal
 from edgedistill.measure.robustness import Engine, Subject
 from edgedistill.numerics.smoothing import OutputSmoother, SmoothingModel
@@ -42,7 +42,7 @@ def choose_subjects(
     found: dict[str, Subject] = {}
     if ours is not None:
         spec = read_decoder_spec(bundle)
-        signal = LfpSignal(holdout.present, holdout.there, read_spatial_model(bundle, spec.front_end))
+        signal = LfpSignal(holdout.present, holdout.there, read_standardization(bundle, spec))
         found[ours] = Subject(smooth_engine(rows[ours].engine, rows[ours].smoothing), signal)
         if RIDGE in bundle.names:
             ridge = read_ridge(bundle, spec.shape)

@@ -10,7 +10,14 @@ import click
 from edgedistill.bundle import reasons_left_out
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.output import print_gates, print_json, print_notes, print_table, show_training
-from edgedistill.cli.training_options import FOLLOW_HELP, PATH, add_training_options, recipe_option
+from edgedistill.cli.training_options import (
+    FOLLOW_HELP,
+    PATH,
+    add_alignment_options,
+    add_training_options,
+    bands_option,
+    recipe_option,
+)
 from edgedistill.config import load_preset
 from edgedistill.quantization.calibration.recipe import load_recipe
 from edgedistill.target import load_target, require_buildable
@@ -70,6 +77,7 @@ stderr says why.""",
     "its channels are z-scored with, or the tokenizer.",
 )
 @click.option("--probe", is_flag=True, help="Fit a new read-out on the labels of this session. Needs --student.")
+@bands_option
 @recipe_option
 @click.option(
     "--follow",
@@ -96,6 +104,7 @@ stderr says why.""",
 @click.option(
     "--work", type=PATH, help="The folder that keeps the results of the stages.  [default: OUT with the ending .work]"
 )
+@add_alignment_options
 @add_training_options
 def build(
     target: str,

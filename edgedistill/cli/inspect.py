@@ -101,6 +101,7 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
         | {"session": ", ".join(f"{key} {value}" for key, value in session.items() if value)}
         | {
             "input": f"{len(facts['channel_ids'])} channels at {rate:.10g} Hz, in microvolts",
+            "features": describe_features(facts["frontend"]),
             "outputs": listed,
         }
         | ({} if found is None else {"deviations": describe_confidence(found)})
@@ -121,6 +122,13 @@ def describe_delay(front_end_ms: float | None, smoothing_ms: float | None) -> st
     """Returns the delays of the front end and of the filter of the outputs."""
     own = f"{format_value(front_end_ms)} ms through the front end"
     return f"{own}, {format_value(smoothing_ms)} ms through the filter of the outputs" if smoothing_ms else own
+
+
+def describe_features(front_end: Mapping[str, Any]) -> str:
+    """Returns what the student sees of each channel."""
+    slow = f"slow LFP below {front_end['lowpass_hz']:g} Hz"
+    bands = ", ".join(f"{low:.4g}-{high:.4g}" for low, high in front_end["bands"])
+    return f"{slow}, and log power in {bands} Hz" if bands else slow
 
 
 def describe_confidence(found: Confidence) -> str:

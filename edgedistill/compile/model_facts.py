@@ -18,8 +18,8 @@ class ModelFacts:
     channel_ids: tuple[str, ...]
     output_names: tuple[str, ...]
     output_units: tuple[str, ...]
-    mean: tuple[float, ...]  # (C,) in uV, of the filtered channels
-    std: tuple[float, ...]  # (C,) in uV
+    mean: tuple[float, ...]  # (I,) of the filtered channels in uV, then of the log power of bands
+    std: tuple[float, ...]  # (I,)
     spatial: SpatialModel
     deviation: DeviationModel
     warmup_bins: int

@@ -224,7 +224,8 @@ class AdaptedOutputs:
 
 def keep_outputs(bundle: Bundle, spec: DecoderSpec) -> AdaptedOutputs:
     """Returns what the bundle does with its outputs."""
-    deviations = CalibratedDeviations(read_deviation_model(bundle, spec.shape), bundle.manifest.confidence)
+    found = read_deviation_model(bundle, spec.front_end.channels, spec.shape.outputs)
+    deviations = CalibratedDeviations(found, bundle.manifest.confidence)
     return AdaptedOutputs(read_smoothing_model(bundle, spec.shape), bundle.manifest.smoothing, deviations)
 
 

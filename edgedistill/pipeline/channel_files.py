@@ -28,6 +28,6 @@ def write_smoothing_file(smoothing: SmoothingModel | None) -> dict[str, bytes]:
 def neutral_channel_files(channels: int, outputs: int) -> dict[str, bytes]:
     """Returns the same files for a student that is fed bins alone, such as the spike student."""
     ones, table = np.ones(channels, np.float32), np.zeros((channels + 1, outputs), np.float32)
-    spatial = SpatialModel(np.eye(channels, dtype=np.float32), ones, ones, ones, 0, common_average=False)
+    spatial = SpatialModel(np.eye(channels, dtype=np.float32)[None], ones, ones, ones, 0, common_average=False)
     zeros = np.zeros(outputs, np.float32)
     return write_channel_files(spatial, DeviationModel(table, table, zeros, zeros))

@@ -56,7 +56,7 @@ def calibrate_deviations(
     Where the stretch around the validation block has too few labels, they are those of the behavior itself.
     """
     truth, stretch = find_truth(session), find_calibration_stretch(session, model.shape, stop)
-    train, channels = truth[session.split.train], model.shape.channels
+    train, channels = truth[session.split.train], session.standardization.spatial.channels
     behavior = train[np.isfinite(train).all(axis=1)]
     labelled = int(np.isfinite(truth[stretch]).all(axis=1).sum())
     if labelled < LEAST_BINS:

@@ -100,9 +100,9 @@ class AbiEngine:
         return found
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Returns kinematics (K,) in physical units for one bin (C,) of the models' input, which is finite."""
+        """Returns kinematics (K,) in physical units for one bin (I,) of the models' input, which is finite."""
         if bin.shape != self._bin.shape:
-            raise EngineError("a step takes one bin", got=bin.shape, expected=f"{self._bin.shape}: one per channel")
+            raise EngineError("a step takes one bin", got=bin.shape, expected=self._bin.shape)
         self._bin[:] = bin
         self._check_code(self._library.ed_step(*self._step))
         return self._kinematics.copy()
@@ -134,7 +134,7 @@ class AbiEngine:
         self._frame, self._held = 0, _nothing()
 
     def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
-        """Sets the statistics (C,) in uV, rounded to float32, that hold from the next bin on.
+        """Sets the statistics (I,), rounded to float32, that hold from the next bin on.
 
         The running amplitude starts again.
         """
@@ -252,12 +252,8 @@ class AbiEngine:
         info, shape = self.info, self.shape
         got = (info.abi_version, info.channels, info.inputs, info.outputs, info.latent, info.export_bytes)
         expected = (
-            ABI_VERSION,
-            self.config.channels,
-            shape.channels,
-            shape.outputs,
-            shape.d,
-            self._dtype.itemsize,
+            *(ABI_VERSION, self.config.channels, shape.channels),
+            *(shape.outputs, shape.d, self._dtype.itemsize),
         )
         if got != expected:
             names = "(ABI, channels, inputs, outputs, latent, bytes of a state)"

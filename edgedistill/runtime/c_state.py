@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
-from edgedistill.frontend import FrontEndConfig, filter_sections
+from edgedistill.frontend import FrontEndConfig, band_sections, filter_sections
 from edgedistill.frontend.statistics import ChannelStatistics
 from edgedistill.numerics.smoothing import require_smoothing_state
 from edgedistill.numerics.state import require_state
@@ -44,7 +44,7 @@ def state_dtype(shape: StudentShape, config: FrontEndConfig, smoothing_states: i
     fields += [("lags", "i1", (shape.lag_rows, shape.channels))]
     fields += [("fill", "i1", (-np.dtype(fields).itemsize % 8,)), *_frontend_fields(config)]
     fields += [(name, "<f8", (shape.channels,)) for name in ("mean", "std") if config.follow_rate]
-    fields += [("shift_bins", "<u4"), ("shift_power", "<f4", (shape.channels,))]
+    fields += [("shift_bins", "<u4"), ("shift_power", "<f4", (config.channels,))]
     fields += [("smoothing", "<f4", (smoothing_states,))]
     fields += [("last_fill", "i1", (-np.dtype(fields).itemsize % 8,))]
     return np.dtype(fields)
@@ -52,6 +52,7 @@ def state_dtype(shape: StudentShape, config: FrontEndConfig, smoothing_states: i
 
 def _frontend_fields(config: FrontEndConfig) -> list[tuple[Any, ...]]:
     decimator, shaper = map(len, filter_sections(config))
+    bands, per_band = band_sections(config).shape[:2]
     channels, decimated = config.channels, config.decimation > 1
     kept = -(-config.edge(1) // config.decimation)  # bin 0 is the longest
     rows = max(config.flat_bins, config.saturated_bins) - 1
@@ -59,6 +60,7 @@ def _frontend_fields(config: FrontEndConfig) -> list[tuple[Any, ...]]:
         *((name, "<i8") for name in ("frame", "pending_gap", "lost_bins")),
         *([("decimator", "<f8", (decimator, channels, 2))] if decimated else []),
         ("shaper", "<f8", (shaper, channels, 2)),
+        *([("bands", "<f8", (bands * per_band, channels, 2)), ("power", "<f8", (bands, channels))] if bands else []),
         ("pending", "<f8", (kept, channels)),
         *((name, "<f8", (channels,)) for name in ("clean", "lowest", "highest")),
         *((name, "<f8", (channels,)) for name in (("part_low", "part_high", "broken") if decimated else ())),
@@ -77,10 +79,14 @@ def read_frontend(config: FrontEndConfig, record: npt.NDArray[np.void]) -> Array
         "pending_gap": np.array(bool(record["pending_gap"])),
         "lost_bins": np.array(int(record["lost_bins"]), np.int64),
         "decimator": record["decimator"].copy() if config.decimation > 1 else empty,
-        **{
-            name: np.array(record[name], np.float64) for name in ("shaper", "low", "high", "lowest", "highest", "clean")
-        },
+        **{name: np.array(record[name], np.float64) for name in _kept_arrays(config)},
     }
+
+
+def _kept_arrays(config: FrontEndConfig) -> tuple[str, ...]:
+    """Returns the arrays that every record has, whether samples are decimated or not."""
+    bands = ("bands", "power") if config.bands else ()
+    return ("shaper", *bands, "low", "high", "lowest", "highest", "clean")
 
 
 def write_frontend(config: FrontEndConfig, record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -103,7 +109,7 @@ def write_frontend(config: FrontEndConfig, record: npt.NDArray[np.void], state: 
     record["pending"] = 0
     if not decimated:
         record["pending"][:pending] = state["pending"]
-    for name in ("shaper", "low", "high", "lowest", "highest", "clean", *(("decimator",) if decimated else ())):
+    for name in (*_kept_arrays(config), *(("decimator",) if decimated else ())):
         record[name] = state[name]
 
 

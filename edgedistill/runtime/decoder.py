@@ -102,7 +102,7 @@ class Decoder:
             return
         student = _open_engine(bundle, self.shape, engine)
         spatial = read_spatial_model(bundle, self.frontend_config)
-        deviation = read_deviation_model(bundle, self.shape)
+        deviation = read_deviation_model(bundle, self.frontend_config.channels, self.shape.outputs)
         self._stream = NumpyStream(self.frontend_config, spatial, deviation, student, self.info.warmup_bins, smoothing)
         self._stream.set_normalization(*self._checked_normalization(spec.normalization.mean, spec.normalization.std))
 
@@ -117,11 +117,11 @@ class Decoder:
         A sample that is not finite is no error. Its channel is masked and counted.
         """
         frames: npt.NDArray[np.floating[Any]] = np.asarray(frames_uv)
-        if frames.ndim != 2 or frames.shape[1] != self.shape.channels or frames.dtype.kind != "f":
+        if frames.ndim != 2 or frames.shape[1] != self.frontend_config.channels or frames.dtype.kind != "f":
             raise EngineError(
                 "the decoder cannot take these frames",
                 got=f"shape {frames.shape}, {frames.dtype}",
-                expected=f"(n, {self.shape.channels}) microvolts as floats, time first",
+                expected=f"(n, {self.frontend_config.channels}) microvolts as floats, time first",
                 causes=(
                     "the recording has other channels than the bundle",
                     "channels and time are swapped",
@@ -141,8 +141,10 @@ class Decoder:
         raw = np.asarray(frames)
         if raw.dtype != np.int16:
             raise EngineError("push_i16 takes int16 samples", got=raw.dtype, next_step="push() takes microvolts")
-        if raw.ndim != 2 or raw.shape[1] != self.shape.channels:
-            raise EngineError("frames have the wrong shape", got=raw.shape, expected=f"(n, {self.shape.channels})")
+        if raw.ndim != 2 or raw.shape[1] != self.frontend_config.channels:
+            raise EngineError(
+                "frames have the wrong shape", got=raw.shape, expected=f"(n, {self.frontend_config.channels})"
+            )
         gain, offset = self._one_a_channel("gain_uv", gain_uv), self._one_a_channel("offset_uv", offset_uv)
         return self._stream.push_i16(np.ascontiguousarray(raw), gain, offset)
 
@@ -153,14 +155,14 @@ class Decoder:
         return self._stream.gap(n_frames)
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Returns kinematics (K,) of one bin (C,) of the models' input, without the front end."""
+        """Returns kinematics (K,) of one bin (I,) of the models' input, without the front end."""
         values = np.asarray(bin, np.float32)
         if values.shape != (self.shape.channels,):
             raise EngineError("a step takes one bin", got=values.shape, expected=f"({self.shape.channels},)")
         if not np.isfinite(values).all():  # a NaN would stay in the rings for the whole window
             raise EngineError(
                 "a bin must be finite", got=f"{np.count_nonzero(~np.isfinite(values))} values that are not",
-                expected="finite values, in deviations of each channel",
+                expected="finite values, in deviations",
             )  # fmt: skip
         return self._stream.step(values)
 
@@ -169,10 +171,11 @@ class Decoder:
         self._stream.reset()
 
     def set_normalization(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
-        """Sets another day's statistics, both (C,) in uV, from the next bin on. A std of 0 silences a channel.
+        """Sets another day's statistics, both (I,), from the next bin on.
 
-        They are those of the filtered channels before the common average. Where statistics follow the signal, they
-        follow from these on.
+        They are those of the filtered channels in uV before the common average, then of the log power of each band. A
+        std of 0 of its slow LFP silences a channel, and that of a band makes this number 0. Where statistics follow the
+        signal, they follow from these on.
         They are rounded to float32 for every engine, as `ed_set_normalization` takes them. `Flag.SHIFTED` is cleared,
         and comes back only if the amplitude does not fit the new statistics either.
         """
@@ -211,7 +214,7 @@ class Decoder:
                 raise EngineError(
                     f"the {name} of the normalization does not fit",
                     got=f"shape {values.shape}",
-                    expected=f"({self.shape.channels},) finite values, one a channel",
+                    expected=f"({self.shape.channels},) finite values, one for each number of a bin",
                 )
         if (new_std < 0).any():
             raise EngineError("a standard deviation cannot be negative", got=new_std.min())
@@ -219,10 +222,10 @@ class Decoder:
 
     def _one_a_channel(self, name: str, value: npt.ArrayLike) -> npt.NDArray[np.float64]:
         found = np.asarray(value, np.float64)
-        if found.shape not in ((), (self.shape.channels,)) or not np.isfinite(found).all():
+        if found.shape not in ((), (self.frontend_config.channels,)) or not np.isfinite(found).all():
             expected = "a finite number, or one a channel"
             raise EngineError(f"{name} does not fit", got=f"shape {found.shape}", expected=expected)
-        return np.array(np.broadcast_to(found, self.shape.channels))
+        return np.array(np.broadcast_to(found, self.frontend_config.channels))
 
 
 def _open_engine(bundle: Bundle, shape: StudentShape, engine: str) -> OnnxEngine | Oracle:

@@ -64,7 +64,7 @@ class NumpyStream:
         self._config, self._engine, self._warmup_bins = config, engine, warmup_bins
         self._spatial, self._deviation = spatial, deviation
         self._front_end = FrontEnd(config)
-        self._statistics = ChannelStatistics(config.channels, config.follow_rate)
+        self._statistics = ChannelStatistics(config.inputs, config.follow_rate)
         self._amplitude = RunningAmplitude(config.channels)
         self._smoothing, self._smoother = smoothing, smoother_from_state(smoothing, {})
         self._seen = 0
@@ -93,7 +93,7 @@ class NumpyStream:
         return self._decode(self._front_end.gap(n_frames))
 
     def step(self, bin: Floats) -> Floats:
-        """Returns the kinematics (K,) of one bin (C,) of the models' input."""
+        """Returns the kinematics (K,) of one bin (I,) of the models' input."""
         self._seen += 1
         return self._step(bin)
 
@@ -108,7 +108,7 @@ class NumpyStream:
         self._seen = 0
 
     def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
-        """Sets the statistics (C,) in uV that hold from the next bin on. The running amplitude starts again."""
+        """Sets the statistics (I,) that hold from the next bin on. The running amplitude starts again."""
         self._statistics.set(mean, std)
         self._amplitude.reset()
 
@@ -161,14 +161,15 @@ class NumpyStream:
     def _decode_bin(self, bins: Bins, i: int) -> Output:
         statistics, values = self._statistics, bins.values[i]
         known = self._spatial.known
-        present, there, bad = standardize(values, bins.bad[i], (statistics.mean, statistics.std), known)
-        z = self._spatial.complete(present[None], there[None])[0]
+        row, moments = slice(i, i + 1), (statistics.mean, statistics.std)
+        present, theirs, bads = standardize(bins.values[row], bins.bad[row], moments, known)
+        z, there, bad = self._spatial.complete(present, theirs)[0], theirs[0], bads[0]
         kinematics = self._step(z)
         self._seen += 1
         flags = self._find_flags(bins, i, bad, there, kinematics)
         if not flags & (Flag.WARMUP | Flag.GAP):  # filters ring, or frames have no amplitude
-            self._amplitude.update(z, there)
-            statistics.update(values, there)
+            self._amplitude.update(z[: len(there)], there)
+            statistics.update(values, np.tile(there, self._config.features))
         if self._amplitude.shifted:
             flags |= Flag.SHIFTED
         lost = np.array([np.count_nonzero(known & ~there)])

@@ -34,10 +34,10 @@
 #endif
 
 _Static_assert(ED_OUTPUTS <= ED_MAX_OUTPUTS, "more outputs than ed_output holds");
-_Static_assert(ED_FE_CHANNELS == ED_CHANNELS, "the front end is of another array");
+_Static_assert(ED_INPUTS == ED_CHANNELS, "the front end is of another array");
 _Static_assert(sizeof(ed_state_header) == 80, "the layout of an exported state");
-_Static_assert(sizeof(ed_statistics) == 16 * ED_CHANNELS, "the layout of exported statistics");
-_Static_assert(sizeof(ed_shift) == 4 + 4 * ED_CHANNELS, "the layout of an exported running amplitude");
+_Static_assert(sizeof(ed_statistics) == 16 * ED_INPUTS, "the layout of exported statistics");
+_Static_assert(sizeof(ed_shift) == 4 + 4 * ED_FE_CHANNELS, "the layout of an exported running amplitude");
 
 /* The memory of a decoder. */
 struct ed_engine {
@@ -48,10 +48,10 @@ struct ed_engine {
 #if ED_FE_FOLLOWS
     ed_statistics start; /* those that were set last, with which a stream starts */
 #endif
-    double gain[ED_CHANNELS], offset[ED_CHANNELS]; /* conversion of int16 frames, uV */
-    uint64_t seen;                                 /* bins decoded since the start */
-    ed_shift shift;                                /* running amplitude of the models' input */
-    float raw[ED_OUTPUTS];                         /* kinematics of the last bin before they were smoothed */
+    double gain[ED_FE_CHANNELS], offset[ED_FE_CHANNELS]; /* conversion of int16 frames, uV */
+    uint64_t seen;                                       /* bins decoded since the start */
+    ed_shift shift;                                      /* running amplitude of the models' input */
+    float raw[ED_OUTPUTS];                               /* kinematics of the last bin before they were smoothed */
 #if ED_SMOOTHING_STATES
     float smoothing[ED_SMOOTHING_STATES];
 #endif
@@ -60,13 +60,13 @@ struct ed_engine {
 static struct ed_engine *engine_of(ed_decoder *decoder) { return (struct ed_engine *)decoder; }
 static const struct ed_engine *engine_at(const ed_decoder *decoder) { return (const struct ed_engine *)decoder; }
 
-/* Sets the mean and deviation of one channel, from which a stream also starts. */
-static void engine_set_channel(struct ed_engine *engine, int c, double mean, double std) {
-    engine->statistics.mean[c] = mean;
-    engine->statistics.std[c] = std;
+/* Sets the mean and deviation of one number of a bin, from which a stream also starts. */
+static void engine_set_input(struct ed_engine *engine, int i, double mean, double std) {
+    engine->statistics.mean[i] = mean;
+    engine->statistics.std[i] = std;
 #if ED_FE_FOLLOWS
-    engine->start.mean[c] = mean;
-    engine->start.std[c] = std;
+    engine->start.mean[i] = mean;
+    engine->start.std[i] = std;
 #endif
 }
 
@@ -90,7 +90,7 @@ static int engine_reset(ed_decoder *decoder) {
 
 static int engine_init(ed_decoder *decoder, const char *build_directory) {
     struct ed_engine *engine = engine_of(decoder);
-    for (int c = 0; c < ED_CHANNELS; c++) engine_set_channel(engine, c, ed_fe_mean[c], ed_fe_std[c]);
+    for (int i = 0; i < ED_INPUTS; i++) engine_set_input(engine, i, ed_fe_mean[i], ed_fe_std[i]);
     memset(engine->gain, 0, sizeof engine->gain);
     memset(engine->offset, 0, sizeof engine->offset);
     engine_rewind(engine);
@@ -127,14 +127,15 @@ static uint32_t engine_flags(const struct ed_engine *engine, const ed_fe_bin *bi
 
 /* Decodes the bin that the front end has completed. */
 static int engine_decode(struct ed_engine *engine, ed_output *output) {
-    ed_across present, z;
+    ed_across present[ED_FE_FEATURES];
+    ED_ALIGNED float z[ED_INPUTS_ROOM];
     uint32_t there[ED_CP];
     ed_fe_bin bin;
-    const double *value = ed_fe_finish_bin(&engine->front_end, &bin);
-    const uint32_t bad = ed_standardize(&engine->statistics, value, engine->front_end.channels.bad, &present, there);
-    const uint32_t lost = ed_spatial_complete(&present, there, &z);
+    const double(*value)[ED_FE_PADDED] = ed_fe_finish_bin(&engine->front_end, &bin);
+    const uint32_t bad = ed_standardize(&engine->statistics, value, engine->front_end.channels.bad, present, there);
+    const uint32_t lost = ed_spatial_complete(present, there, z);
     memset(output, 0, sizeof *output);
-    int error = engine_step(&engine->head, z.value, output->kinematics);
+    int error = engine_step(&engine->head, z, output->kinematics);
     if (error) return error;
     ed_deviate(output->kinematics, lost, output->deviation);
     output->bin = bin.bin;
@@ -142,7 +143,7 @@ static int engine_decode(struct ed_engine *engine, ed_output *output) {
     output->bad_channels = bad - ED_FE_LEFT_OUT;
     output->flags = engine_flags(engine, &bin, output, lost);
     const uint32_t counts = !(output->flags & (ED_WARMUP | ED_GAP));
-    ed_shift_update(&engine->shift, z.value, there, counts);
+    ed_shift_update(&engine->shift, z, there, counts);
 #if ED_FE_FOLLOWS
     ed_statistics_update(&engine->statistics, value, there, counts);
 #endif
@@ -155,10 +156,10 @@ static size_t engine_take(struct ed_engine *engine, ed_frames *frames, size_t n,
     size_t used;
     if (frames->uv) {
         used = ed_fe_take(fe, frames->uv, n, complete);
-        frames->uv += used * ED_CHANNELS;
+        frames->uv += used * ED_FE_CHANNELS;
     } else if (frames->i16) {
         used = ed_fe_take_i16(fe, frames->i16, n, engine->gain, engine->offset, complete);
-        frames->i16 += used * ED_CHANNELS;
+        frames->i16 += used * ED_FE_CHANNELS;
     } else {
         used = ed_fe_take_gap(fe, n, complete);
     }
@@ -186,7 +187,7 @@ static uint64_t engine_outputs_for(const ed_decoder *decoder, uint64_t n_frames)
 
 static void engine_set_normalization(ed_decoder *decoder, const float *mean, const float *std) {
     struct ed_engine *engine = engine_of(decoder);
-    for (int c = 0; c < ED_CHANNELS; c++) engine_set_channel(engine, c, (double)mean[c], (double)std[c]);
+    for (int i = 0; i < ED_INPUTS; i++) engine_set_input(engine, i, (double)mean[i], (double)std[i]);
     ed_shift_reset(&engine->shift);
 }
 
@@ -305,7 +306,7 @@ ED_API const ed_model ED_MODEL_SYMBOL = {
         {
             .abi_version = ED_ABI_VERSION,
             .channels = ED_FE_CHANNELS,
-            .inputs = ED_CHANNELS,
+            .inputs = ED_INPUTS,
             .outputs = ED_OUTPUTS,
             .latent = ED_D,
             .rate_numerator = ED_RATE_NUMERATOR,

@@ -104,7 +104,7 @@ REFUSED: dict[str, Callable[[Bundle], object]] = {
     "the engine it was built for": Decoder,
     "its holdout": read_holdout,
     "its array": lambda bundle: read_spatial_model(bundle, read_decoder_spec(bundle).front_end),
-    "its deviations": lambda bundle: read_deviation_model(bundle, read_decoder_spec(bundle).shape),
+    "its deviations": lambda bundle: read_deviation_model(bundle, 1, 1),
     "its smoothing": lambda bundle: read_smoothing_model(bundle, read_decoder_spec(bundle).shape),
     "a C library": lambda bundle: compile_c_library(bundle, quick_host()),
     "a bench": bench,

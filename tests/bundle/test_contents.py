@@ -40,6 +40,7 @@ from edgedistill.bundle.contents import (
     read_smoothing_model,
     read_spatial_model,
     read_spike_student,
+    read_standardization,
     read_teacher_facts,
     read_tensors,
 )
@@ -50,7 +51,19 @@ from edgedistill.frontend import settling_bins
 from edgedistill.pipeline.channel_files import write_smoothing_file
 from edgedistill.runtime import Decoder
 
-from ..bundles import CONFIG, OUTPUTS, SCORE_FROM, SHAPE, SPIKE_SHAPE, UNITS, T, manifest, write_test_bundle
+from ..bundles import (
+    BANDED,
+    CONFIG,
+    OUTPUTS,
+    SCORE_FROM,
+    SHAPE,
+    SPIKE_SHAPE,
+    UNITS,
+    T,
+    banded_manifest,
+    manifest,
+    write_test_bundle,
+)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +137,24 @@ def test_a_bundle_with_more_channels_than_columns_is_refused(tmp_path: Path) -> 
         read_decoder_spec(bundle)
 
 
+def test_a_decoder_with_bands_has_more_inputs_than_channels(tmp_path: Path) -> None:
+    bundle = write_test_bundle(tmp_path / "a.edge", bands=True)
+    spec, holdout = read_decoder_spec(bundle), read_holdout(bundle)
+    assert (spec.shape.channels, spec.front_end.channels, len(spec.channel_ids)) == (9, 3, 3)
+    assert spec.front_end == BANDED
+    assert (holdout.bins.shape, holdout.there.shape) == ((T, 9), (T, 3))
+    found = read_standardization(bundle, spec)
+    assert (len(found.mean), found.spatial.features) == (9, 3)
+    np.testing.assert_array_equal(found.inputs(np.tile(found.mean, (2, 1)), ~holdout.there[:2]), 0)
+
+
+@pytest.mark.parametrize("change", [{"frontend": CONFIG.to_json()}, {"model": SHAPE.to_json()}])
+def test_bands_that_do_not_fit_the_model_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    bundle = write_bundle(tmp_path / "a.edge", banded_manifest() | change, {})
+    with pytest.raises(BundleError, match="contradicts itself"):
+        read_decoder_spec(bundle)
+
+
 def test_tables_of_teachers_and_ranges(bundle: Bundle, tmp_path: Path) -> None:
     facts = {"spike-teacher": {"params": 7, "window": 12}}
     other = with_file(tmp_path / "a.edge", bundle, TEACHER_FACTS, json.dumps(facts).encode())
@@ -163,7 +194,7 @@ READERS: dict[str, Callable[[Bundle], object]] = {
     INT8_WEIGHTS: lambda bundle: read_int8_model(bundle, SHAPE),
     "student.safetensors": lambda bundle: read_tensors(bundle, "student.safetensors"),
     FILL_IN: lambda bundle: read_spatial_model(bundle, CONFIG),
-    DEVIATION: lambda bundle: read_deviation_model(bundle, SHAPE),
+    DEVIATION: lambda bundle: read_deviation_model(bundle, SHAPE.channels, SHAPE.outputs),
 }
 
 
@@ -193,6 +224,7 @@ KINEMATICS = {"kinematics": np.ones((2, 2))}
         ({"bins": INPUTS["bins"]} | KINEMATICS, "holds no 'present'"),
         ({name: INPUTS[name] for name in ("bins", "present")} | KINEMATICS, "holds no 'there'"),
         (INPUTS | KINEMATICS | {"present": np.ones((3, 3))}, "contradicts itself"),
+        (INPUTS | KINEMATICS | {"bins": np.ones((2, 4)), "present": np.ones((2, 4))}, "contradicts itself"),
         (INPUTS | KINEMATICS | {"score_from": np.ones(2)}, "damaged"),
     ],
 )
@@ -203,8 +235,11 @@ def test_a_holdout_without_a_part_is_refused(bundle: Bundle, tmp_path: Path, arr
 
 def test_the_models_of_array_and_deviations_are_what_was_written(bundle: Bundle, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    square = rng.normal(size=(3, 3)).astype(np.float32)
-    array = {"coupling": square + square.T, **{name: rng.uniform(1, 2, 3).astype(np.float32) for name in CHANNEL_PARTS}}
+    square = rng.normal(size=(1, 3, 3)).astype(np.float32)
+    array = {
+        "coupling": square + square.swapaxes(1, 2),
+        **{name: rng.uniform(1, 2, 3).astype(np.float32) for name in CHANNEL_PARTS},
+    }
     other = with_file(tmp_path / "a.edge", bundle, FILL_IN, save(array))
     config = replace(CONFIG, fill_sweeps=5, common_average=False)
     found = read_spatial_model(other, config)
@@ -213,7 +248,9 @@ def test_the_models_of_array_and_deviations_are_what_was_written(bundle: Bundle,
     assert (found.sweeps, found.common_average) == (5, False)
     tables = {name: rng.uniform(size=(4, OUTPUTS)).astype(np.float32) for name in ("at_rest", "by_speed")}
     tables |= {name: rng.uniform(size=OUTPUTS).astype(np.float32) for name in ("center", "weight")}
-    deviations = read_deviation_model(with_file(tmp_path / "b.edge", bundle, DEVIATION, save(tables)), SHAPE)
+    deviations = read_deviation_model(
+        with_file(tmp_path / "b.edge", bundle, DEVIATION, save(tables)), SHAPE.channels, SHAPE.outputs
+    )
     for name, part in tables.items():
         np.testing.assert_array_equal(getattr(deviations, name), part)
 
@@ -225,7 +262,8 @@ CHANNEL_PARTS = ("scale", "inverse_scale", "gain")
     ("name", "tensor", "change", "says"),
     [
         (FILL_IN, "coupling", lambda x: x.astype(np.float64), "'coupling' does not fit"),
-        (FILL_IN, "coupling", lambda x: x[:2], "'coupling' does not fit"),
+        (FILL_IN, "coupling", lambda x: x[:, :2], "'coupling' does not fit"),
+        (FILL_IN, "coupling", lambda x: np.concatenate([x, x]), "'coupling' does not fit"),
         (FILL_IN, "coupling", lambda x: x + np.triu(np.ones_like(x), 1), "does not describe an array"),
         (FILL_IN, "gain", lambda x: x * np.float32(np.nan), "'gain' does not fit"),
         (FILL_IN, "gain", lambda x: -x, "does not describe an array"),
@@ -292,14 +330,14 @@ def test_damaged_deviations_are_refused_by_name(
     changed = tables if change is None else tables | {name: np.ascontiguousarray(change(table))}
     other = with_file(tmp_path / "a.edge", bundle, DEVIATION, save(changed))
     with pytest.raises(BundleError, match=rf"'{DEVIATION}'.*{says}"):
-        read_deviation_model(other, SHAPE)
+        read_deviation_model(other, SHAPE.channels, SHAPE.outputs)
     with pytest.raises(BundleError, match=DEVIATION):
         Decoder(other, "oracle")
 
 
 def test_a_bundle_without_deviations_is_refused_by_name(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=f"no file '{DEVIATION}'"):
-        read_deviation_model(with_file(tmp_path / "a.edge", bundle, DEVIATION, None), SHAPE)
+        read_deviation_model(with_file(tmp_path / "a.edge", bundle, DEVIATION, None), SHAPE.channels, SHAPE.outputs)
 
 
 # ---------------------------------------------------------------- smoothing.safetensors

@@ -58,7 +58,9 @@ def write_engine_bundle(path: Path, kind: str, name: str = "", seed: int = 0, **
     }
     integers = files["student.int8.safetensors"]
     kept = {"student.int8.safetensors": integers, "reference.npz": reference_of(Int8Model(shape, load(integers)), rng)}
-    kept |= write_channel_files(draw_spatial_model(config, seed), draw_deviation_model(shape, seed))
+    kept |= write_channel_files(
+        draw_spatial_model(config, seed), draw_deviation_model(config.channels, shape.outputs, seed)
+    )
     if kind in SMOOTHING_ORDERS:
         kept |= write_smoothing_file(draw_smoothing_model(shape.outputs, SMOOTHING_ORDERS[kind], seed))
     return write_bundle(path, manifest | changes, kept)

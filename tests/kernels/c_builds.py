@@ -49,17 +49,17 @@ def compilers() -> list[str]:
 def facts_of(
     model: Int8Model, config: FrontEndConfig, name: str = "test", smoothing: SmoothingModel | None = None
 ) -> ModelFacts:
-    channels, outputs = model.shape.channels, model.shape.outputs
+    inputs, outputs = config.inputs, model.shape.outputs
     rng = np.random.default_rng(7)
     return ModelFacts(
         name=name,
-        channel_ids=tuple(f"ch {i}" for i in range(channels)),
+        channel_ids=tuple(f"ch {i}" for i in range(config.channels)),
         output_names=tuple(f"vel \u00b5 {i}" for i in range(outputs)),
         output_units=("m/s",) * outputs,
-        mean=tuple(rng.normal(0, 5, channels)),
-        std=tuple(rng.uniform(5, 50, channels)),
+        mean=tuple(rng.normal(0, 5, inputs)),
+        std=tuple(rng.uniform(5, 50, inputs)),
         spatial=draw_spatial_model(config),
-        deviation=draw_deviation_model(model.shape),
+        deviation=draw_deviation_model(config.channels, outputs),
         warmup_bins=model.shape.receptive_field + settling_bins(config),
         group_delay_ms=group_delay_ms(config),
         manifest_sha256="0" * 64,

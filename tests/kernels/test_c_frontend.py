@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from edgedistill.assets import asset_folder
 from edgedistill.compile.c.frontend_source import frontend_constants, normalization_tables
 from edgedistill.errors import EngineError
-from edgedistill.frontend import FrontEnd, FrontEndConfig, filter_sections
+from edgedistill.frontend import FrontEnd, FrontEndConfig, band_sections, count_notches, filter_sections
 from edgedistill.frontend.design import rest_states, resume_bins
 
 from .frontend_states import state_dtype, state_from_c, state_to_c
@@ -54,6 +54,14 @@ CONFIGS = {
     "first and last out": FrontEndConfig(Fraction(1000), 19, left_out=(0, 7, 18), **SHORT),
     "24 kHz, first and last out": FrontEndConfig(Fraction(390625, 16), 9, left_out=(0, 4, 5, 8), **SHORT),
     "one left": FrontEndConfig(Fraction(250), 3, left_out=(0, 2), **SHORT),
+    "bands": FrontEndConfig(Fraction(1000), 17, bands=((8, 30), (60, 150), (200, 400)), **SHORT),
+    "bands, one channel": FrontEndConfig(
+        Fraction(1000), 1, bands=((70, 110),), line_hz=0, bin_ms=50, band_ms=1, **SHORT
+    ),
+    "bands, 500 Hz": FrontEndConfig(Fraction(500), 3, bands=((15, 40), (70, 200)), filter_order=3, **SHORT),
+    "bands, 2 kHz": FrontEndConfig(Fraction(2000), 33, bands=((60, 200),), line_hz=50, left_out=(1, 32), **SHORT),
+    "bands, 30 kHz": FrontEndConfig(Fraction(30000), 9, bands=((30, 70), (70, 400)), bin_ms=25, **SHORT),
+    "bands, silence": FrontEndConfig(Fraction(2000), 2, line_hz=0, highpass_hz=20, recover_s=10, bands=((100, 400),)),
 }
 
 # It is a library for ctypes, and a program for sanitizers and emulators: operations from stdin, bins to stdout.
@@ -63,6 +71,7 @@ PROBE = """
 #include <stdio.h>
 #include <stdlib.h>
 
+#define INPUTS (ED_FE_FEATURES * ED_FE_CHANNELS)
 typedef struct { uint64_t kind, n; } operation; /* 0: frames, 1: int16, 2: gap */
 typedef struct { uint64_t bin, end_frame, gap, unsettled; } facts;
 
@@ -92,7 +101,9 @@ size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, con
         n -= used;
         if (!complete) continue;
         ed_fe_bin bin;
-        memcpy(values + bins * ED_FE_CHANNELS, ed_fe_finish_bin(fe, &bin), sizeof(double) * ED_FE_CHANNELS);
+        const double(*value)[ED_FE_PADDED] = ed_fe_finish_bin(fe, &bin);
+        for (size_t f = 0; f < ED_FE_FEATURES; f++, values += ED_FE_CHANNELS)
+            memcpy(values, value[f], sizeof(double) * ED_FE_CHANNELS);
         memcpy(bad + bins * ED_FE_CHANNELS, fe->channels.bad, sizeof fe->channels.bad);
         out[bins++] = (facts){bin.bin, bin.end_frame, bin.lost, bin.unsettled};
     } while (n > 0);
@@ -106,12 +117,12 @@ int main(void) {
     while (fread(&op, sizeof op, 1, stdin) == 1) {
         const size_t bytes = op.kind == 2 ? 0 : op.n * ED_FE_CHANNELS * sizeof(float), bins = ed_fe_bins_for(&fe, op.n);
         char *data = malloc(bytes + 1); /* of the exact size, so that a sanitizer sees a step too far */
-        double *values = malloc(bins * sizeof(double) * ED_FE_CHANNELS + 1);
+        double *values = malloc(bins * sizeof(double) * INPUTS + 1);
         uint32_t *bad = malloc(bins * sizeof(uint32_t) * ED_FE_CHANNELS + 1);
         facts *out = malloc(bins * sizeof(facts) + 1);
         if (!data || !values || !bad || !out || fread(data, 1, bytes, stdin) != bytes) return 1;
         if (probe_run(&fe, op.kind, data, op.n, ed_fe_std, ed_fe_mean, values, bad, out) != bins) return 2;
-        fwrite(values, sizeof(double) * ED_FE_CHANNELS, bins, stdout);
+        fwrite(values, sizeof(double) * INPUTS, bins, stdout);
         fwrite(bad, sizeof(uint32_t) * ED_FE_CHANNELS, bins, stdout);
         fwrite(out, sizeof(facts), bins, stdout);
         free(data), free(values), free(bad), free(out);
@@ -133,7 +144,7 @@ def workplace() -> Path:
 def normalization(config: FrontEndConfig) -> tuple[np.ndarray, np.ndarray]:
     """Returns statistics, one of them of a silent channel. The program takes them as offset and gain."""
     rng = np.random.default_rng(config.channels)
-    mean, std = rng.normal(size=config.channels), rng.uniform(5, 60, config.channels)
+    mean, std = rng.normal(size=config.inputs), rng.uniform(5, 60, config.inputs)
     std[1:2], std[2:3] = 0, 1e-40
     return mean, std
 
@@ -184,8 +195,8 @@ class CFrontEnd:
 
     def run(self, kind: int, data: np.ndarray, n: int, *affine: np.ndarray | None) -> Seen:
         bins = self.bins_for(n)
-        values = np.full((bins, self.config.channels), np.nan)
-        bad, facts = np.full(values.shape, 7, np.uint32), np.empty(bins, FACTS)
+        values = np.full((bins, self.config.inputs), np.nan)
+        bad, facts = np.full((bins, self.config.channels), 7, np.uint32), np.empty(bins, FACTS)
         scale = [self.at(a) if a is not None else None for a in affine] or [None, None]
         got = self.c.probe_run(
             self.at(self.state), ctypes.c_uint64(kind), self.at(data), ctypes.c_size_t(n),
@@ -282,7 +293,7 @@ def assert_states_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarr
     for name in expected:
         assert (got[name].shape, got[name].dtype) == (expected[name].shape, expected[name].dtype), name
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
-        if name in ("shaper", "decimator", "clean", "frame"):
+        if name in ("shaper", "decimator", "bands", "power", "clean", "frame"):
             assert got[name].tobytes() == expected[name].tobytes(), name
 
 
@@ -612,9 +623,14 @@ def test_tables_are_written_exactly(name):
     config = CONFIGS[name]
     mean, std = normalization(config)
     text = frontend_constants(config) + normalization_tables(config, mean.tolist(), std.tolist())
+    bands, notches = band_sections(config), count_notches(config)
+    before = filter_sections(config)[1][:notches]
+    band_rest = [rest_states(np.concatenate([before, band]))[notches:] for band in bands]
     for table, expected in (
         ("decimator", np.delete(filter_sections(config)[0], 3, axis=1)),
         ("shaper", np.delete(filter_sections(config)[1], 3, axis=1)),
+        ("bands", np.delete(np.concatenate([*bands, np.empty((0, 6))]), 3, axis=1)),
+        ("bands_rest", np.concatenate([*band_rest, np.empty((0, 2))])),
         ("decimator_rest", rest_states(filter_sections(config)[0])),
         ("shaper_rest", rest_states(filter_sections(config)[1])),
         ("mean", mean),
@@ -630,6 +646,8 @@ def test_tables_are_written_exactly(name):
     assert int(defined["SETTLED_BINS"].rstrip("u")) == config.settled_bins
     assert int(defined["RESUME_BINS"].rstrip("u")) == resume_bins(config)
     assert int(defined["BRIDGED_BINS"].rstrip("u")) == config.bridged_bins
+    assert (int(defined["BANDS"]), int(defined["FEATURES"])) == (len(config.bands), config.features)
+    assert (int(defined["NOTCHES"]), int(defined["BAND_SECTIONS"])) == (notches, config.filter_order)
     assert defined["MIRRORED"] == str(int(config.filter_order % 2 == 0))
 
 

@@ -106,7 +106,7 @@ def test_the_bundle_holds_calibrated_deviations_and_says_on_what_they_rest(first
     assert first.confidence.note is None
     assert first.to_json()["confidence"]["labelled_bins"] == first.confidence.labelled_bins
     shape, holdout = read_decoder_spec(bundle).shape, read_holdout(bundle)
-    model = read_deviation_model(bundle, shape)
+    model = read_deviation_model(bundle, shape.channels, shape.outputs)
     assert (model.at_rest > 0).all()
     assert (np.diff(model.at_rest, axis=0) >= 0).all()
     spread = np.nanstd(holdout.kinematics[holdout.score_from :], axis=0)

@@ -22,11 +22,12 @@ STRIPE = 32  # ED_STRIPE: columns of the coupling whose sums stay in registers
 
 
 def spatial_tables(model: SpatialModel) -> str:
-    """Returns the coupling, its scales and the channels' gains, which are padded with zeros to whole lanes."""
+    """Returns the coupling, its scales and the gains of each feature, padded with zeros to whole lanes of channels."""
     vectors = {"coupling_scale": model.scale, "coupling_inverse": model.inverse_scale, "channel_gain": model.gain}
     lines = [f"#define ED_KNOWN_CHANNELS {np.count_nonzero(model.known)}u"]
-    lines += [_table("coupling", coupling_stripes(model.coupling))]
-    lines += [_table(name, pad(values[None], columns=LANES)[0]) for name, values in vectors.items()]
+    lines += [_table("coupling", np.stack([coupling_stripes(part) for part in model.coupling]))]
+    rows = {name: values.reshape(model.features, model.channels) for name, values in vectors.items()}
+    lines += [_table(name, pad(values, columns=LANES)) for name, values in rows.items()]
     return "\n".join(lines)
 
 
@@ -59,5 +60,5 @@ def _table(name: str, values: Floats) -> str:
     sizes = "".join(f"[{size}]" for size in values.shape)
     body = c_array_body(map(c_float, values.ravel()))
     if values.ndim > 1:
-        body = "".join(f"    {{{', '.join(map(c_float, row))}}},\n" for row in values)
+        body = "".join(f"    {{{c_array_body(map(c_float, row)).strip()}}},\n" for row in values)
     return f"static const ED_ALIGNED float ed_{name}{sizes} = {{\n{body}}};"

@@ -88,13 +88,15 @@ def host_tables(front_end: FrontEndConfig, facts: ModelFacts) -> str:
 
 def require_abi_fits(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts) -> None:
     """Raises EngineError for facts that contradict the shape, and for more outputs than the C ABI returns."""
-    shape = model.shape
-    counts = {front_end.channels, len(facts.channel_ids), len(facts.mean), len(facts.std)}
-    if counts != {shape.channels} or {len(facts.output_names), len(facts.output_units)} != {shape.outputs}:
+    shape, channels = model.shape, front_end.channels
+    counts = [len(facts.channel_ids), len(facts.mean), len(facts.std), len(facts.output_names), len(facts.output_units)]
+    inputs, outputs = [shape.channels] * 2, [shape.outputs] * 2
+    if counts != [channels, *inputs, *outputs] or front_end.inputs != shape.channels:
+        names = "(channels, means, standard deviations, outputs, units, inputs)"
         raise EngineError(
             "the facts of the model contradict its shape",
-            got=f"{sorted(counts)} channels, {len(facts.output_names)} outputs",
-            expected=f"{shape.channels} channels, {shape.outputs} outputs",
+            got=f"{(*counts, front_end.inputs)} {names}",
+            expected=(channels, *inputs, *outputs, shape.channels),
         )
     _require_models_fit(model, front_end, facts)
     if shape.outputs > MAX_OUTPUTS:
@@ -105,8 +107,9 @@ def require_abi_fits(model: Int8Model, front_end: FrontEndConfig, facts: ModelFa
 
 def _require_models_fit(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts) -> None:
     spatial, deviation, shape = facts.spatial, facts.deviation, model.shape
-    channels, table = (shape.channels,), (shape.channels + 1, shape.outputs)
-    expected = {"coupling": channels * 2, **dict.fromkeys(("scale", "inverse_scale", "gain"), channels)}
+    channels, table = front_end.channels, (front_end.channels + 1, shape.outputs)
+    expected: dict[str, tuple[int, ...]] = {"coupling": (front_end.features, channels, channels)}
+    expected |= dict.fromkeys(("scale", "inverse_scale", "gain"), (shape.channels,))
     expected |= {**dict.fromkeys(("at_rest", "by_speed"), table), "center": table[1:], "weight": table[1:]}
     for name, size in expected.items():
         found = getattr(spatial if name in SPATIAL_TENSORS else deviation, name)
