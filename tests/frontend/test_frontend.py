@@ -799,7 +799,7 @@ def test_frequency_response_is_the_designed_one(rate, line_hz):
     assert np.all(db[4:6] > -3)
 
 
-@pytest.mark.parametrize("rate", [Fraction(1000), Fraction(30000), Fraction(390625, 384)])
+@pytest.mark.parametrize("rate", [Fraction(1000), Fraction(30000), Fraction(390625, 16)])
 @pytest.mark.parametrize(("hz", "band"), [(20.0, 0), (42.0, 1), (100.0, 2), (220.0, 3)])
 def test_a_tone_is_the_log_power_of_its_own_band(rate, hz, band):
     config = FrontEndConfig(rate, 1, bands=((12, 30), (30, 60), (70, 150), (150, 300)))
@@ -826,11 +826,11 @@ def designed_band_gain(config: FrontEndConfig, hz: float) -> np.ndarray:
 def test_power_is_smoothed_by_its_time_constant_and_silence_has_the_least():
     config = FrontEndConfig(Fraction(1000), 2, bands=((70, 150),), line_hz=0)
     x = np.random.default_rng(0).normal(scale=30, size=(4000, 2))
-    x[2000:, 0] *= np.sqrt(10)
+    x[2000:, 0] = np.sqrt(10) * x[:2000, 0]
     x[2000:, 1] *= 1e-9
     value = FrontEnd(config).push(x).values[:, 2:]
-    before, after = np.exp(value[50:200]).mean(axis=0), np.exp(value[300:]).mean(axis=0)
-    assert after[0] / before[0] == pytest.approx(10, rel=0.1)
+    before, after = np.exp(value[150:200]).mean(axis=0), np.exp(value[350:]).mean(axis=0)
+    assert after[0] / before[0] == pytest.approx(10, rel=1e-3)
     fall = value[210, 1] - value[230, 1]
     assert fall == pytest.approx(2, abs=0.05)  # ln of the power falls by 1 in 100 ms
     assert value[-1, 1] == pytest.approx(-20 * np.log(2), abs=1e-9)
