@@ -114,7 +114,12 @@ def student_files(shape: StudentShape, seed: int) -> dict[str, bytes]:
     }
 
 
-def holdout(graph: bytes, shape: StudentShape, config: FrontEndConfig, smoothing: SmoothingModel | None) -> bytes:
+def holdout(
+    graph: bytes,
+    shape: StudentShape = SHAPE,
+    config: FrontEndConfig = CONFIG,
+    smoothing: SmoothingModel | None = None,
+) -> bytes:
     from edgedistill.runtime.onnx_engine import OnnxEngine
 
     rng = np.random.default_rng(2)

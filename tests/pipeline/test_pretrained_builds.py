@@ -140,6 +140,22 @@ def test_a_pretrained_student_is_fine_tuned_by_its_own_objective(
     assert [row["range"] for row in ranges.table] == [max(values) for values in ranges.values.values()]
 
 
+def test_every_student_of_a_build_is_aligned_by_the_kind_that_was_asked_for(
+    pretrained: Path, tmp_path: Path, ingredients: list[Ingredients]
+) -> None:
+    """The student of `distill` goes on by its own kind, and the students of the build by that of the build."""
+    days = tuple(pretrained / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2))
+    settings: dict[str, Any] = {"preset": str(pretrained / "tiny.toml"), "steps": 6, "supervised": True}
+    own = Alignment("subspace", "standardized")
+    stages.distill(DistillOptions(days, pretrained / "teacher", tmp_path / "student", alignment=own, **settings))
+    asked = {"data": days, "teacher": pretrained / "teacher", "recipe": "qat", "alignment": Alignment("subspace")}
+    stages.build(options(pretrained, tmp_path / "x.edge", baselines=True, **asked))
+    stages.build(options(pretrained, tmp_path / "y.edge", student=tmp_path / "student", **asked))
+    fresh, earlier = ingredients
+    assert fresh.provenance["alignment"] == {"kind": "subspace", "centring": "mean"}
+    assert earlier.provenance["alignment"] == {"kind": "subspace", "centring": "standardized"}
+
+
 @pytest.mark.usefixtures("unwritten")
 def test_a_pretrained_teacher_is_used(pretrained: Path, first: BuildResult, tmp_path: Path) -> None:
     days = tuple(pretrained / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2))
