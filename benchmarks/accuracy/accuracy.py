@@ -90,7 +90,7 @@ class Seed:
         config = SimulationConfig(sessions=SESSIONS, minutes=MINUTES, seed=self.seed)
         if len(list(data.glob("*.nwb"))) < SESSIONS:
             list(simulate_to_nwb(config, data))
-        bins = read_sessions(Cache(self.folder.parent / "read"), [data], NO_NAMES, 60)
+        bins = read_sessions(Cache(self.folder.parent / "read"), [data], NO_NAMES, 60, self.preset.band_power)
         sessions = [training_session_from_bins(b, compute_gap(bins, self.preset.student)) for b in bins]
         self.trained, self.new_day = sessions[:-1], sessions[-1]
         self.target = self.trained[-1]
@@ -200,7 +200,8 @@ def train_student_trial(
 def train_bidirectional_trial(
     run: Seed, sessions: list[TrainingSession], targets: TeacherTargets | None, factor: float, folder: Path
 ) -> dict[str, Score]:
-    """Trains the published patch student on LFP, distilled, or without the teacher as an autoencoder."""
+    """Trains the published patch student on the slow LFP, distilled, or without the teacher as an autoencoder."""
+    sessions = [session.without_bands() for session in sessions]
     config = replace(run.preset.training, learning_rate=factor * run.preset.training.learning_rate)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.safetensors"

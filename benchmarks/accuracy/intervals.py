@@ -51,7 +51,7 @@ def measure_bundle(bundle: Bundle) -> Result:
         "sha256": bundle.sha256,
         "session": bundle.manifest.session and bundle.manifest.session.id,
         "preset": bundle.manifest.preset,
-        "channels": spec.shape.channels,
+        "channels": spec.front_end.channels,
         "scored_bins": int(np.isfinite(holdout.kinematics[holdout.score_from :]).all(axis=1).sum()),
         "calibrated_on_bins": confidence and confidence.labelled_bins,
         "calibration_error": confidence and confidence.standard_error,

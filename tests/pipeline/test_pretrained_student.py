@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgedistill.config import Alignment, TrainingConfig
+from edgedistill.config import NO_BANDS, Alignment, BandPower, TrainingConfig
 from edgedistill.errors import ConfigError, EdgeDistillError, RecordingError
 from edgedistill.pipeline.pretrained_student import (
     SPATIAL_TENSORS,
@@ -47,6 +47,7 @@ def trained() -> PretrainedStudent:
         outputs=OUTPUTS,
         provenance=Provenance({"day1": "ab"}, {"torch": "2"}),
         finetuned_from="cd",
+        band_power=BandPower(((12.0, 30.0),), 50),
     )
 
 
@@ -63,10 +64,16 @@ def change_facts(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({key: value for key, value in facts.items() if value is not None}))
 
 
+def test_a_student_of_a_version_without_bands_sees_the_slow_lfp_alone(folder: Path) -> None:
+    change_facts(folder, band_power=None)
+    assert load_pretrained_student(folder).band_power == NO_BANDS
+
+
 def test_a_student_comes_back_with_all_it_knows(trained: PretrainedStudent, folder: Path) -> None:
     found = load_pretrained_student(folder)
     assert (found.task_name, found.task, found.outputs) == ("deployed", trained.task, OUTPUTS)
     assert (found.provenance, found.finetuned_from, found.folder) == (trained.provenance, "cd", folder)
+    assert found.band_power == trained.band_power
     assert list(found.arrays) == ["day1", "day2", "other"]
     for session in SESSIONS:
         assert found.has_session(session)

@@ -24,7 +24,7 @@ from edgedistill.training.batches import (
 )
 from edgedistill.training.pretrain import compute_bidirectional_latents, train_teacher
 
-from .sessions import GAP, STUDENT, TEACHER, TRAINING, UNITS, T, disturbed, session, session_bins
+from .sessions import GAP, STUDENT, TEACHER, TRAINING, UNITS, T, disturbed, session, session_bins, with_bands
 
 PLAIN = session()
 
@@ -64,6 +64,24 @@ def statistics_of(made: TrainingSession) -> list[np.ndarray]:
     lfp, spatial = made.standardization, made.standardization.spatial
     array = [spatial.coupling, spatial.scale, spatial.inverse_scale, spatial.gain]
     return [lfp.mean, lfp.std, *array, *made.spike_normalization, *made.scale]
+
+
+def test_without_its_bands_a_session_is_that_of_the_slow_lfp_alone() -> None:
+    plain = session_bins(channels=5)
+    banded, slow = (training_session_from_bins(bins, GAP) for bins in (with_bands(plain, 2), plain))
+    assert banded.inputs("lfp").shape[1] == 15
+    found = banded.without_bands()
+    assert torch.equal(found.inputs("lfp"), slow.inputs("lfp"))
+    assert found.source is not None
+    assert slow.source is not None
+    assert torch.equal(found.source.present, slow.source.present)
+    assert np.array_equal(found.standardization.spatial.coupling, slow.standardization.spatial.coupling)
+
+
+def test_the_same_channels_with_other_bands_are_another_array() -> None:
+    names = [training_session_from_bins(with_bands(session_bins(), bands), GAP).array for bands in (0, 1, 2)]
+    assert names[0] == session().array
+    assert len(set(names)) == 3
 
 
 def test_statistics_come_from_the_training_block_alone() -> None:
