@@ -1,9 +1,9 @@
 """Fuzzes the C engine for a given time, with libFuzzer and the address and undefined-behavior sanitizers.
 
 One program holds a student in every variant that this CPU runs: for an array at 250 Hz, for one that is decimated,
-leaves two channels out and lets its statistics follow the signal, and for one with bands. It is emulation/fuzz/fuzz_decoder.c, which says what
-it requires. What libFuzzer found is written to `fuzz.json`. The exit code is 1 if an input broke the engine, and that
-input is printed.
+leaves two channels out and lets its statistics follow the signal, and for one with bands. It is
+emulation/fuzz/fuzz_decoder.c, which says what it requires. What libFuzzer found is written to `fuzz.json`. The exit
+code is 1 if an input broke the engine, and that input is printed.
 
     python -m benchmarks.cpu.fuzz [--seconds 600] [--corpus FOLDER] [--out benchmarks/results/cpu]
 """
