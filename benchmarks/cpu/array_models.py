@@ -1,4 +1,4 @@
-"""Draws models of an array and of the deviations of outputs, for students with random weights.
+"""Draws models of an array and of outputs, their deviations and their smoothing, for students with random weights.
 
 They have the shape and the size of fitted ones: neighbors go together, most of what is recorded is common to all
 channels, and channels that the front end leaves out are not known.
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.frontend.spatial import SpatialModel
 from edgedistill.numerics.deviation import DeviationModel
+from edgedistill.numerics.smoothing import SmoothingModel
 
 Floats = npt.NDArray[np.float32]
 
@@ -58,3 +59,13 @@ def draw_deviation_model(channels: int, outputs: int, seed: int = 0) -> Deviatio
     by_speed = rng.uniform(0.05, 0.2, outputs) * (1 + lost)
     center, weight = rng.normal(size=outputs), rng.uniform(0.2, 2, outputs)
     return DeviationModel(*(values.astype(np.float32) for values in (at_rest, by_speed, center, weight)))
+
+
+def draw_smoothing_model(outputs: int, order: int, seed: int = 0) -> SmoothingModel:
+    """Returns a filter of outputs, with a state of `order` bins that fades within some tens of bins."""
+    rng, states = np.random.default_rng(seed), outputs * order
+    keep = rng.normal(size=(states, states))
+    keep *= 0.9 / np.abs(np.linalg.eigvals(keep)).max()
+    gain = 0.3 * np.eye(states, outputs) + 0.05 * rng.normal(size=(states, outputs))
+    means = rng.normal(size=(2, outputs))
+    return SmoothingModel(*(values.astype(np.float32) for values in (keep, gain, *means)))

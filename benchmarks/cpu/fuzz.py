@@ -21,6 +21,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+from benchmarks.cpu.array_models import draw_smoothing_model
 from benchmarks.cpu.c_models import draw_model, list_variants, make_front_end, write_sources
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_first_line, write_result
 from edgedistill.assets import asset_folder
@@ -45,6 +46,7 @@ ARRAYS = {
         make_front_end(3, Fraction(500), bands=((20, 60), (70, 200)), follow_s=10, **QUICK),
     ),
 }
+SMOOTHED = ("decimated",)
 MOST_BYTES = 2048  # in one input
 
 
@@ -77,7 +79,8 @@ def build(folder: Path) -> Path:
     objects = []
     for (array, ops), name in names.items():
         shape, config = ARRAYS[array]
-        write_sources(folder, draw_model(shape), config, ops, name)
+        smoothing = draw_smoothing_model(shape.outputs, 2) if array in SMOOTHED else None
+        write_sources(folder, draw_model(shape), config, ops, name, smoothing)
         define = f'-DED_MODEL_HEADER="model_{name}.h"'
         objects.append(compile_object(folder, "c/ed_engine.c", f"{name}.o", (define, *VARIANTS[ops].flags)))
     rows = [", ".join(f"&ed_model_{names[array, ops]}" for ops in list_variants()) for array in ARRAYS]

@@ -144,10 +144,9 @@ def decode_without(
     candidate: Candidate, holdout: Holdout, spatial: SpatialModel, model: DeviationModel, lost: Lost, stop: int
 ) -> tuple[Floats, Floats]:
     """Streams the first `stop` bins without the `lost` channels. Returns kinematics and deviations, (T, K) each."""
-    present, there = holdout.present[:stop].copy(), holdout.there[:stop].copy()
-    present[:, lost], there[:, lost] = 0, False
-    candidate.engine.reset()
-    guess = np.stack([candidate.engine.step(bin) for bin in spatial.complete(present, there)])
+    present, there = holdout.present[:stop], holdout.there[:stop].copy()
+    there[:, lost] = False
+    guess = candidate.decode(spatial.complete(present, there))
     return guess, model.deviations(guess, count_lost(spatial, there))
 
 

@@ -10,7 +10,14 @@ import click
 from edgedistill.bundle import reasons_left_out
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.output import print_gates, print_json, print_notes, print_table, show_training
-from edgedistill.cli.training_options import FOLLOW_HELP, PATH, add_training_options, recipe_option
+from edgedistill.cli.training_options import (
+    FOLLOW_HELP,
+    PATH,
+    add_alignment_options,
+    add_training_options,
+    bands_option,
+    recipe_option,
+)
 from edgedistill.config import load_preset
 from edgedistill.quantization.calibration.recipe import load_recipe
 from edgedistill.target import load_target, require_buildable
@@ -70,6 +77,7 @@ stderr says why.""",
     "its channels are z-scored with, or the tokenizer.",
 )
 @click.option("--probe", is_flag=True, help="Fit a new read-out on the labels of this session. Needs --student.")
+@bands_option
 @recipe_option
 @click.option(
     "--follow",
@@ -81,6 +89,13 @@ stderr says why.""",
     help=FOLLOW_HELP,
 )
 @click.option(
+    "--smooth",
+    type=click.Choice(["none", "kalman"]),
+    default="kalman",
+    show_default=True,
+    help="How the outputs are smoothed: not at all, or by a Kalman filter if that decodes the validation block better.",
+)
+@click.option(
     "--ranges",
     type=PATH,
     help="Use these ranges, which `edgedistill calibrate` wrote for the student of --student. Their recipe takes the "
@@ -89,6 +104,7 @@ stderr says why.""",
 @click.option(
     "--work", type=PATH, help="The folder that keeps the results of the stages.  [default: OUT with the ending .work]"
 )
+@add_alignment_options
 @add_training_options
 def build(
     target: str,
@@ -130,6 +146,8 @@ def build(
 def _print_build(result: BuildResult) -> None:
     rows = [(row.name, row.r2, row.causal, row.note) for row in result.table]
     print_table("Held-out R²", ("model", "R²", "causal", ""), rows)
+    if result.smoothing is not None:
+        click.echo(f"outputs smoothed: {result.smoothing.describe()}")
     stages = [(stage.name, f"{stage.seconds:.1f}", "kept" if stage.cached else "") for stage in result.stages]
     print_table("Stages", ("stage", "seconds", ""), stages)
     print_gates(result.gates)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edgedistill.frontend.spatial import SpatialModel
 from edgedistill.numerics.deviation import DeviationModel
+from edgedistill.numerics.smoothing import SmoothingModel
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ModelFacts:
     group_delay_ms: float
     manifest_sha256: str
     weights_sha256: str  # of student.int8.safetensors
+    smoothing: SmoothingModel | None = None  # None: the outputs are those of the student
 
 
 def c_identifier(name: str) -> str:

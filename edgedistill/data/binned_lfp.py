@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +71,19 @@ def default_front_end(lfp: Lfp, line_hz: float, bands: BandPower = NO_BANDS) -> 
     marked = tuple(c for c, electrode in enumerate(lfp.electrodes) if electrode.bad is not None)
     found = find_bands(bands.bands, lfp.rate)
     return FrontEndConfig(lfp.rate, lfp.channels, line_hz=line_hz, left_out=marked, bands=found, band_ms=bands.ms)
+
+
+def describe_missing_bands(wanted: BandPower, rate: Fraction) -> str | None:
+    """Returns a note that names the bands which LFP at `rate` Hz does not hold or only in part, or None."""
+    kept = dict(find_bands(wanted.bands, rate))
+    changes = [
+        f"{low:g}-{high:g} Hz is " + (f"cut at {kept[low]:.4g} Hz" if low in kept else "left out")
+        for low, high in wanted.bands
+        if kept.get(low) != high
+    ]
+    return (
+        f"band power: {', '.join(changes)}, because LFP at {float(rate):.10g} Hz does not hold it" if changes else None
+    )
 
 
 def bin_lfp(lfp: Lfp, clock: BinClock, config: FrontEndConfig) -> BinnedLfp:

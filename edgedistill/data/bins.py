@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edgedistill.config import NO_BANDS, BandPower
 from edgedistill.data.behavior.behavior import Behavior
 from edgedistill.data.bin_clock import BinClock, find_clock
-from edgedistill.data.binned_lfp import bin_lfp, default_front_end
+from edgedistill.data.binned_lfp import bin_lfp, default_front_end, describe_missing_bands
 from edgedistill.data.coverage import (
     GAP,
     INVALID,
@@ -107,7 +107,7 @@ def bins_from_recording(
     _require_valid(recording, clock, reasons)
     field = None
     if lfp is not None and "lfp" in parts:
-        field = bin_lfp(lfp, clock, default_front_end(lfp, line_hz, bands) if frontend is None else frontend)
+        field = bin_lfp(lfp, clock, frontend or default_front_end(lfp, line_hz, bands))
     disturbed = None
     if field is not None:
         further, disturbed = field.find_disturbed(dict(reasons))
@@ -120,6 +120,7 @@ def bins_from_recording(
             if lack := _find_lack(behavior, outputs, int(valid.sum())):
                 raise lack
             reasons.append((NO_BEHAVIOR, np.asarray(np.isnan(outputs).any(axis=1))))
+    missing = None if lfp is None or field is None or frontend else describe_missing_bands(bands, lfp.rate)
     coverage = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
     read = {"lfp": lfp, "units": units, "behavior": behavior}  # an LFP gives the clock also where it is not used
     return SessionBins(
@@ -146,6 +147,7 @@ def bins_from_recording(
         notes=(
             *(f"{part} is not read: {why}" for part, why in refused.items()),
             *clock.notes,
+            *(() if missing is None else (missing,)),
             *(note for part in (*read.values(), field) if part is not None for note in part.notes),
         ),
         names=recording.names,

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import butter, group_delay, iirnotch, sosfilt
 
+from edgedistill.config import LONGEST_BAND_MS, SHORTEST_BAND_MS
 from edgedistill.errors import ConfigError, did_you_mean
 
 Array = npt.NDArray[np.float64]
@@ -31,7 +32,6 @@ FOLLOW_EXPECTED = (
 SETTLED = 0.04  # share of a step that is left when the filters count as settled
 RESUMED = 0.02  # share of what they held before a bridged gap that all filters but the high-pass still remember
 RESUME_BINS_PER_LOST = 4  # what the high-pass missed in a gap counts for so many times the gap's length
-SHORTEST_BAND_MS, LONGEST_BAND_MS = 1, 1000
 PASSED = 0.4  # of the decimated rate: above it, the decimator has taken away what a band would measure
 LEAST_BAND_SHARE = 0.5  # of a band's width that must lie below that, or the band is left out
 

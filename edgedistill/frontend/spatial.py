@@ -162,6 +162,19 @@ class Standardization:
     std: Array
     spatial: SpatialModel
 
+    @property
+    def loudness(self) -> Array:
+        """Returns what the standardized log power (I - C,) of bands gains for each unit of a channel's log gain."""
+        std = self.std[self.spatial.channels :]
+        return np.divide(2, std, out=np.zeros_like(std), where=std > 0)
+
+    def slow(self) -> Standardization:
+        """Returns the same for the slow LFP alone, without the log power of bands."""
+        spatial, own = self.spatial, slice(self.spatial.channels)
+        vectors = (spatial.scale[own], spatial.inverse_scale[own], spatial.gain[own])
+        slow = SpatialModel(spatial.coupling[:1], *vectors, spatial.sweeps, spatial.common_average)
+        return Standardization(self.mean[own], self.std[own], slow)
+
     def standardize(self, values: Array, bad: Mask) -> tuple[Floats, Mask]:
         """Returns standardized numbers (B, I) for values (B, I) and bad channels (B, C), and those there (B, C)."""
         return standardize(values, bad, (self.mean, self.std), self.spatial.known)[:2]

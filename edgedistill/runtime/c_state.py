@@ -17,6 +17,7 @@ from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig, band_sections, filter_sections
 from edgedistill.frontend.statistics import ChannelStatistics
+from edgedistill.numerics.smoothing import require_smoothing_state
 from edgedistill.numerics.state import require_state
 from edgedistill.runtime.shift import RunningAmplitude
 
@@ -25,14 +26,18 @@ Arrays = dict[str, npt.NDArray[Any]]
 SIZES = ("channels", "d", "layers", "heads", "window", "lag_rows")
 
 
-def state_dtype(shape: StudentShape, config: FrontEndConfig) -> np.dtype[np.void]:
-    """Returns the type of one record: header, rings of each layer, lagged bins, front end, statistics, amplitude."""
+def state_dtype(shape: StudentShape, config: FrontEndConfig, smoothing_states: int = 0) -> np.dtype[np.void]:
+    """Returns the type of one record: header, rings of each layer, lagged bins, front end, and what follows it.
+
+    These are statistics, running amplitude, and the filter of the outputs, whose state has `smoothing_states` values.
+    """
     fields: list[tuple[Any, ...]] = [
         *((name, "<u4") for name in ("magic", "abi_version")),
         *((name, "<u8") for name in ("bytes", "frontend_bytes", "seen")),
         *((name, "<u4") for name in SIZES),
         *((name, "<i4") for name in ("pos", "live")),
-        ("reserved", "<u4", (4,)),
+        ("smoothing_states", "<u4"),
+        ("reserved", "<u4", (3,)),
     ]
     ring = (shape.heads, shape.window - 1, shape.head_dim)
     fields += [(f"ring_{kind}_{i}", "i1", ring) for i in range(shape.layers) for kind in "kv"]
@@ -40,6 +45,7 @@ def state_dtype(shape: StudentShape, config: FrontEndConfig) -> np.dtype[np.void
     fields += [("fill", "i1", (-np.dtype(fields).itemsize % 8,)), *_frontend_fields(config)]
     fields += [(name, "<f8", (shape.channels,)) for name in ("mean", "std") if config.follow_rate]
     fields += [("shift_bins", "<u4"), ("shift_power", "<f4", (config.channels,))]
+    fields += [("smoothing", "<f4", (smoothing_states,))]
     fields += [("last_fill", "i1", (-np.dtype(fields).itemsize % 8,))]
     return np.dtype(fields)
 
@@ -128,6 +134,20 @@ def write_shift(record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[An
     """Writes a running amplitude into a record. Raises EngineError, before anything changes, if it cannot be one."""
     RunningAmplitude(len(record["shift_power"])).import_state(state)
     record["shift_power"], record["shift_bins"] = state["power"], state["bins"]
+
+
+def read_smoothing(record: npt.NDArray[np.void]) -> Arrays:
+    """Returns the state of the filter of the outputs in a record, as `OutputSmoother.export_state` does.
+
+    Returns nothing where the outputs are not smoothed.
+    """
+    state = record["smoothing"].astype(np.float32)
+    return {"state": state} if len(state) else {}
+
+
+def write_smoothing(record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes the state of the filter of the outputs into a record. Raises EngineError if it cannot be one."""
+    record["smoothing"] = require_smoothing_state(state, len(record["smoothing"]))
 
 
 def read_student(shape: StudentShape, record: npt.NDArray[np.void]) -> Arrays:

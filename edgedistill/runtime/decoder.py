@@ -25,12 +25,14 @@ from edgedistill.bundle.contents import (
     read_decoder_spec,
     read_deviation_model,
     read_int8_model,
+    read_smoothing_model,
     read_spatial_model,
     require_current_format,
 )
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError, did_you_mean
 from edgedistill.numerics import Oracle
+from edgedistill.numerics.smoothing import SmoothingModel
 from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.runtime.compiled_engines import COMPILED, is_compiled
 from edgedistill.runtime.onnx_engine import OnnxEngine
@@ -56,11 +58,12 @@ class DecoderInfo:
     output_names: tuple[str, ...]
     output_units: tuple[str, ...]
     group_delay_ms: float  # of the front end
+    smoothing_delay_ms: float  # of the filter that smooths the outputs; 0 without one
     warmup_bins: int
 
 
-def describe_decoder(spec: DecoderSpec, engine: str) -> DecoderInfo:
-    """Returns what a caller needs to know about the bundle's decoder with that engine."""
+def describe_decoder(spec: DecoderSpec, engine: str, smoothing: SmoothingModel | None = None) -> DecoderInfo:
+    """Returns what a caller needs to know about the bundle's decoder with that engine and that filter of outputs."""
     return DecoderInfo(
         name=spec.name,
         engine=engine,
@@ -70,6 +73,7 @@ def describe_decoder(spec: DecoderSpec, engine: str) -> DecoderInfo:
         output_names=spec.output_names,
         output_units=spec.output_units,
         group_delay_ms=spec.group_delay_ms,
+        smoothing_delay_ms=0.0 if smoothing is None else smoothing.delay_ms(spec.front_end.bin_ms),
         warmup_bins=spec.warmup_bins,
     )
 
@@ -89,7 +93,9 @@ class Decoder:
             raise EngineError(f"unknown engine '{engine}'", expected=did_you_mean(engine, ENGINES))
         spec = read_decoder_spec(bundle)
         self.bundle = bundle
-        self.shape, self.frontend_config, self.info = spec.shape, spec.front_end, describe_decoder(spec, engine)
+        smoothing = read_smoothing_model(bundle, spec.shape)
+        self.shape, self.frontend_config = spec.shape, spec.front_end
+        self.info = describe_decoder(spec, engine, smoothing)
         self._stream: NumpyStream | AbiEngine
         if engine in COMPILED:
             self._stream = COMPILED[engine].open(bundle, self.shape, self.frontend_config)
@@ -97,7 +103,7 @@ class Decoder:
         student = _open_engine(bundle, self.shape, engine)
         spatial = read_spatial_model(bundle, self.frontend_config)
         deviation = read_deviation_model(bundle, self.frontend_config.channels, self.shape.outputs)
-        self._stream = NumpyStream(self.frontend_config, spatial, deviation, student, self.info.warmup_bins)
+        self._stream = NumpyStream(self.frontend_config, spatial, deviation, student, self.info.warmup_bins, smoothing)
         self._stream.set_normalization(*self._checked_normalization(spec.normalization.mean, spec.normalization.std))
 
     @classmethod
@@ -185,13 +191,15 @@ class Decoder:
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the state of this stream.
 
-        The front end is `fe_*`, statistics that follow `statistics_*`, the running amplitude `shift_*`, the student
-        `state_*`; `seen` counts bins.
+        The front end is `fe_*`, statistics that follow `statistics_*`, the running amplitude `shift_*`, the filter of
+        the outputs `smoothing_state`, the student `state_*`; `seen` counts bins.
         """
         return self._stream.export_stream()
 
     def import_state(self, state: State) -> None:
-        """Continues from an exported state. A missing part (fe_*, statistics_*, shift_*, state_*, seen) starts fresh.
+        """Continues from an exported state. A part that is missing from it starts fresh.
+
+        The parts are fe_*, statistics_*, shift_*, smoothing_state, state_* and seen.
 
         Raises EngineError, with nothing changed, for a state of another bundle.
         """

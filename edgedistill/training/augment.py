@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgedistill.config import TrainingConfig
 from edgedistill.training.batches import TrainingSession, draw_segments
-from edgedistill.training.fill_in import LfpSource, complete
+from edgedistill.training.fill_in import complete
 
 CONNECTORS = (16, 32)  # channels on one connector
 
@@ -34,7 +34,7 @@ def draw_augmented(
         held = [session.inputs(modality), source.present, source.there, *parts]
         bins, present, there, *rest = draw_segments(session, held, config, random)
         unit = torch.where(source.gain > 0, 1 / source.gain.clamp(min=1e-6), 0).to(present)
-        loudness = find_loudness(source).to(present)
+        loudness = torch.from_numpy(source.standardization.loudness).to(present)
         changed, kept, damaged = damage(present, unit, loudness, config, random)
         recorded = there.any(dim=2, keepdim=True)
         kept &= (there | ~recorded).all(dim=1)
@@ -44,12 +44,6 @@ def draw_augmented(
     ones = torch.ones(bins.shape[-1]).to(bins)
     changed, kept, _ = damage(bins, ones, ones[:0], config, random)
     return [changed * kept[:, None], *rest]
-
-
-def find_loudness(source: LfpSource) -> Tensor:
-    """Returns what the standardized log power (I - C,) of each band gains for each unit of a channel's log gain."""
-    std = torch.from_numpy(source.standardization.std[source.there.shape[1] :])
-    return torch.where(std > 0, 2 / std.clamp(min=1e-6), 0)
 
 
 def damage(

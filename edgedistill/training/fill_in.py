@@ -28,6 +28,10 @@ class LfpSource:
         """Returns the gain (I,) after the common average, 0 for numbers that are not known."""
         return torch.from_numpy(self.standardization.spatial.gain)
 
+    def slow(self) -> LfpSource:
+        """Returns the slow LFP alone, without the log power of bands."""
+        return LfpSource(self.standardization.slow(), self.present[:, : self.there.shape[1]], self.there)
+
 
 def complete(source: LfpSource, segments: Tensor, there: Tensor) -> Tensor:
     """Returns the models' input for standardized segments (batch, bins, I) of the channels `there` (batch, C)."""

@@ -251,9 +251,14 @@ static void call_set_gain(tape *t, stream *s) {
     free(gain);
 }
 
-/* Returns where the running amplitude begins, which ends a state: a counter, then a float for each channel of a frame. */
+/* Returns where the running amplitude begins: a counter, then a float for each channel of a frame. The filter of the outputs, a
+ * float for each of its states, ends a state. */
 static size_t shift_at(ed_state_header header, size_t channels) {
-    return (size_t)header.bytes - (4 + 4 * channels + 7) / 8 * 8;
+    return (size_t)header.bytes - (4 + 4 * (channels + header.smoothing_states) + 7) / 8 * 8;
+}
+
+static size_t smoothing_at(ed_state_header header, size_t channels) {
+    return shift_at(header, channels) + 4 + 4 * channels;
 }
 
 /* Ends the warm-up and sets the running amplitude, in range and just outside, mostly so that it shifts soon. */
@@ -269,9 +274,21 @@ static void change_shift(tape *t, unsigned char *state, size_t channels) {
     for (size_t c = 0; c < channels; c++) memcpy(shift + 4 + 4 * c, &powers[byte_of(t) % 11], sizeof *powers);
 }
 
-/* Changes bytes anywhere in a state, the slot of the next bin, in range and just outside, or the running amplitude. */
+/* Sets the filter of the outputs, in range and just outside. */
+static void change_smoothing(tape *t, unsigned char *state, size_t channels) {
+    static const float values[] = {0.0f,   -0.0f,     1.0f,       -3.0f,     0x1p80f, -0x1p80f, 0x1.000002p80f,
+                                   1e-45f, 0x1p-100f, -0x1p-100f, 0x1p-101f, 1e30f,   INFINITY, NAN};
+    ed_state_header header;
+    memcpy(&header, state, sizeof header);
+    for (size_t i = 0; i < header.smoothing_states; i++)
+        memcpy(state + smoothing_at(header, channels) + 4 * i, &values[byte_of(t) % 14], sizeof *values);
+}
+
+/* Changes bytes anywhere in a state, the slot of the next bin, in range and just outside, the running amplitude, or
+ * the filter of the outputs. */
 static void change(tape *t, unsigned char *state, size_t bytes, size_t channels) {
     if (byte_of(t) % 4 == 0) change_shift(t, state, channels);
+    if (byte_of(t) % 4 == 0) change_smoothing(t, state, channels);
     ed_state_header header;
     memcpy(&header, state, sizeof header);
     int32_t near[] = {0, -1, (int32_t)header.window - 2, (int32_t)header.window - 1, (int32_t)header.window, INT32_MIN};
@@ -286,7 +303,7 @@ static void change(tape *t, unsigned char *state, size_t bytes, size_t channels)
     }
 }
 
-/* Tells whether student and running amplitude of a state are as edgedistill.h describes them. `own` is the header of
+/* Tells whether student, running amplitude and filter of a state are as edgedistill.h describes them. `own` is the header of
  * this model. */
 static int is_possible(const unsigned char *state, ed_state_header own, size_t channels) {
     ed_state_header header;
@@ -303,6 +320,11 @@ static int is_possible(const unsigned char *state, ed_state_header own, size_t c
         float power;
         memcpy(&power, state + shift_at(own, channels) + 4 + 4 * c, sizeof power);
         if (!(power >= 0 && power <= 256)) return 0;
+    }
+    for (size_t i = 0; i < own.smoothing_states; i++) {
+        float value;
+        memcpy(&value, state + smoothing_at(own, channels) + 4 * i, sizeof value);
+        if (!(fabsf(value) <= 0x1p80f && (fabsf(value) >= 0x1p-100f || value == 0))) return 0;
     }
     return !memchr(state + sizeof header, 0x80, integers);
 }

@@ -213,6 +213,15 @@ int ed_latent(const ed_decoder *decoder, float *latent, size_t count) {
     return ED_OK;
 }
 
+int ed_raw_kinematics(const ed_decoder *decoder, float *kinematics, size_t count) {
+    int error = require_decoder(decoder);
+    if (error) return error;
+    if (!kinematics) return ED_ERROR_NULL;
+    if (count != decoder->model->info.outputs) return ED_ERROR_SIZE;
+    decoder->model->raw_kinematics(decoder, kinematics);
+    return ED_OK;
+}
+
 int ed_state_export(const ed_decoder *decoder, void *state, size_t bytes) {
     int error = require_decoder(decoder);
     if (error) return error;

@@ -26,6 +26,12 @@
 #include "ed_deviation.h"
 #include "ed_shift.h"
 #include "ed_statistics.h"
+#ifdef ED_SMOOTHING_STATES
+#include "ed_smoothing.h"
+#else
+#define ED_SMOOTHING_STATES 0
+#define ED_SMOOTHING_DELAY_MS 0.0
+#endif
 
 _Static_assert(ED_OUTPUTS <= ED_MAX_OUTPUTS, "more outputs than ed_output holds");
 _Static_assert(ED_INPUTS == ED_CHANNELS, "the front end is of another array");
@@ -45,6 +51,10 @@ struct ed_engine {
     double gain[ED_FE_CHANNELS], offset[ED_FE_CHANNELS]; /* conversion of int16 frames, uV */
     uint64_t seen;                                       /* bins decoded since the start */
     ed_shift shift;                                      /* running amplitude of the models' input */
+    float raw[ED_OUTPUTS];                               /* kinematics of the last bin before they were smoothed */
+#if ED_SMOOTHING_STATES
+    float smoothing[ED_SMOOTHING_STATES];
+#endif
 };
 
 static struct ed_engine *engine_of(ed_decoder *decoder) { return (struct ed_engine *)decoder; }
@@ -67,6 +77,10 @@ static void engine_rewind(struct ed_engine *engine) {
 #endif
     engine->seen = 0;
     ed_shift_reset(&engine->shift);
+    memset(engine->raw, 0, sizeof engine->raw);
+#if ED_SMOOTHING_STATES
+    ed_smoothing_reset(engine->smoothing);
+#endif
 }
 
 static int engine_reset(ed_decoder *decoder) {
@@ -91,9 +105,15 @@ static void engine_close(ed_decoder *decoder) { ed_device_close(engine_of(decode
 
 static int engine_step(ed_decoder *decoder, const float *bin, float *kinematics) {
     struct ed_engine *engine = engine_of(decoder);
-    int error = ed_student_step(&engine->student, bin, kinematics);
-    engine->seen += error == ED_OK;
-    return error;
+    int error = ed_student_step(&engine->student, bin, engine->raw);
+    if (error) return error;
+    engine->seen++;
+#if ED_SMOOTHING_STATES
+    ed_smooth(engine->smoothing, engine->raw, kinematics);
+#else
+    memcpy(kinematics, engine->raw, sizeof engine->raw);
+#endif
+    return ED_OK;
 }
 
 static uint32_t engine_flags(const struct ed_engine *engine, const ed_fe_bin *bin, const ed_output *output,
@@ -181,12 +201,17 @@ static void engine_latent(const ed_decoder *decoder, float *latent) {
     memcpy(latent, engine_at(decoder)->student.latent, ED_D * sizeof(float));
 }
 
+static void engine_raw_kinematics(const ed_decoder *decoder, float *kinematics) {
+    memcpy(kinematics, engine_at(decoder)->raw, ED_OUTPUTS * sizeof(float));
+}
+
 /* ---------------------------------------------------------------- state */
 
 #define ED_FRONTEND_AT (sizeof(ed_state_header) + ED_UP(ED_STUDENT_BYTES, 8))
 #define ED_STATISTICS_AT (ED_FRONTEND_AT + sizeof(ed_fe_exchange))
 #define ED_SHIFT_AT (ED_STATISTICS_AT + (ED_FE_FOLLOWS ? sizeof(ed_statistics) : 0))
-#define ED_EXPORT_BYTES (ED_SHIFT_AT + ED_UP(sizeof(ed_shift), 8))
+#define ED_SMOOTHING_AT (ED_SHIFT_AT + sizeof(ed_shift))
+#define ED_EXPORT_BYTES (ED_SHIFT_AT + ED_UP(sizeof(ed_shift) + ED_SMOOTHING_STATES * sizeof(float), 8))
 
 static ed_state_header engine_header(const struct ed_engine *engine, int32_t pos, int32_t live) {
     return (ed_state_header){
@@ -203,6 +228,7 @@ static ed_state_header engine_header(const struct ed_engine *engine, int32_t pos
         .lag_rows = ED_LAG_ROWS,
         .pos = pos,
         .live = live,
+        .smoothing_states = ED_SMOOTHING_STATES,
     };
 }
 
@@ -221,6 +247,9 @@ static int engine_export(const ed_decoder *decoder, void *state) {
 #endif
     memset(out + ED_SHIFT_AT, 0, ED_EXPORT_BYTES - ED_SHIFT_AT);
     memcpy(out + ED_SHIFT_AT, &engine->shift, sizeof engine->shift);
+#if ED_SMOOTHING_STATES
+    memcpy(out + ED_SMOOTHING_AT, engine->smoothing, sizeof engine->smoothing);
+#endif
     return ED_OK;
 }
 
@@ -248,6 +277,10 @@ static int engine_import(ed_decoder *decoder, const void *state) {
     const ed_statistics *statistics = (const ed_statistics *)(const void *)(in + ED_STATISTICS_AT);
     if (!ed_are_statistics(statistics)) return ED_ERROR_STATE;
 #endif
+#if ED_SMOOTHING_STATES
+    const float *smoothing = (const float *)(const void *)(in + ED_SMOOTHING_AT);
+    if (!ed_is_smoothing_state(smoothing)) return ED_ERROR_STATE;
+#endif
     ed_state_header header;
     memcpy(&header, in, sizeof header);
     int error = ed_student_import(&engine->student, (const int8_t *)in + sizeof header, header.pos, header.live);
@@ -257,6 +290,9 @@ static int engine_import(ed_decoder *decoder, const void *state) {
     engine->statistics = *statistics;
 #endif
     engine->shift = *shift;
+#if ED_SMOOTHING_STATES
+    memcpy(engine->smoothing, smoothing, sizeof engine->smoothing);
+#endif
     engine->seen = header.seen;
     return ED_OK;
 }
@@ -277,7 +313,9 @@ ED_API const ed_model ED_MODEL_SYMBOL = {
             .rate_denominator = ED_RATE_DENOMINATOR,
             .bin_ms = ED_BIN_MS,
             .warmup_bins = ED_WARMUP_BINS,
+            .smoothing_states = ED_SMOOTHING_STATES,
             .group_delay_ms = ED_GROUP_DELAY_MS,
+            .smoothing_delay_ms = ED_SMOOTHING_DELAY_MS,
             .state_bytes = sizeof(struct ed_engine),
             .export_bytes = ED_EXPORT_BYTES,
             .name = ED_NAME,
@@ -299,6 +337,7 @@ ED_API const ed_model ED_MODEL_SYMBOL = {
     .set_normalization = engine_set_normalization,
     .set_gain = engine_set_gain,
     .latent = engine_latent,
+    .raw_kinematics = engine_raw_kinematics,
     .export_state = engine_export,
     .import_state = engine_import,
 };

@@ -19,6 +19,7 @@ from edgedistill.compile.model_facts import ModelFacts
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model
+from edgedistill.numerics.smoothing import SmoothingModel
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "kernels"
@@ -32,7 +33,7 @@ NEEDS = {"scalar": (), "avx2": ("avx2",), "avx512": ("avx512bw", "avx512dq", "av
 HEADER = np.dtype(
     [("magic", "<u4"), ("abi", "<u4"), ("bytes", "<u8"), ("frontend_bytes", "<u8"), ("seen", "<u8")]
     + [(name, "<u4") for name in ("channels", "d", "layers", "heads", "window", "lag_rows")]
-    + [("pos", "<i4"), ("live", "<i4"), ("reserved", "<u4", (4,))]
+    + [("pos", "<i4"), ("live", "<i4"), ("smoothing_states", "<u4"), ("reserved", "<u4", (3,))]
 )
 
 
@@ -50,7 +51,9 @@ def compilers() -> list[str]:
     return [name for name in ("gcc", "clang") if shutil.which(name)]
 
 
-def facts_of(model: Int8Model, config: FrontEndConfig, name: str = "test") -> ModelFacts:
+def facts_of(
+    model: Int8Model, config: FrontEndConfig, name: str = "test", smoothing: SmoothingModel | None = None
+) -> ModelFacts:
     inputs, outputs = config.inputs, model.shape.outputs
     rng = np.random.default_rng(7)
     return ModelFacts(
@@ -66,6 +69,7 @@ def facts_of(model: Int8Model, config: FrontEndConfig, name: str = "test") -> Mo
         group_delay_ms=group_delay_ms(config),
         manifest_sha256="0" * 64,
         weights_sha256="1" * 64,
+        smoothing=smoothing,
     )
 
 
@@ -80,9 +84,16 @@ def front_end_of(model: Int8Model, rate: Fraction = Fraction(1000)) -> FrontEndC
     return FrontEndConfig(rate=rate, channels=channels, flat_s=0.1, recover_s=0.1, left_out=left_out, bands=bands)
 
 
-def write_sources(folder: Path, model: Int8Model, ops: str, name: str = "test", **config: Any) -> None:
+def write_sources(
+    folder: Path,
+    model: Int8Model,
+    ops: str,
+    name: str = "test",
+    smoothing: SmoothingModel | None = None,
+    **config: Any,
+) -> None:
     front_end = front_end_of(model, **config)
-    for file, text in c_sources(model, front_end, facts_of(model, front_end, name), ops).items():
+    for file, text in c_sources(model, front_end, facts_of(model, front_end, name, smoothing), ops).items():
         (folder / file).write_text(text)
 
 
@@ -94,10 +105,15 @@ def compile_c(folder: Path, output: str, sources: Sequence[Path | str], options:
 
 
 def build(
-    folder: Path, model: Int8Model, ops: str = "scalar", options: Sequence[str] = ("-O1",), compiler: str = "gcc"
+    folder: Path,
+    model: Int8Model,
+    ops: str = "scalar",
+    options: Sequence[str] = ("-O1",),
+    compiler: str = "gcc",
+    smoothing: SmoothingModel | None = None,
 ) -> Engine:
     """Compiles the engine of `model` with its trace, as a shared library."""
-    write_sources(folder, model, ops)
+    write_sources(folder, model, ops, smoothing=smoothing)
     sources = [KERNELS / "c/ed_api.c", KERNELS / "c/ed_engine.c", Path(__file__).parent / "trace.c"]
     define = ("-DED_TRACE", '-DED_MODEL_HEADER="model_test.h"', "-shared", "-fPIC")
     return Engine(compile_c(folder, "engine.so", sources, (*FLAGS[ops], *options, *define), compiler), model)
@@ -107,8 +123,8 @@ class Info(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_uint32) for name in ("abi_version", "channels", "inputs", "outputs", "latent")),
         *((name, ctypes.c_uint64) for name in ("rate_numerator", "rate_denominator")),
-        *((name, ctypes.c_uint32) for name in ("bin_ms", "warmup_bins")),
-        ("group_delay_ms", ctypes.c_double),
+        *((name, ctypes.c_uint32) for name in ("bin_ms", "warmup_bins", "smoothing_states")),
+        *((name, ctypes.c_double) for name in ("group_delay_ms", "smoothing_delay_ms")),
         *((name, ctypes.c_size_t) for name in ("state_bytes", "export_bytes")),
         *((name, ctypes.c_char_p) for name in ("name", "variant")),
         *((name, ctypes.POINTER(ctypes.c_char_p)) for name in ("channel_ids", "output_names", "output_units")),

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedistill.bundle.build_record import ABI_VERSION
 from edgedistill.numerics import Oracle
 from edgedistill.runtime.c_state import state_dtype
 from edgedistill.runtime.stream import NumpyStream
@@ -67,7 +68,8 @@ def test_the_header_is_c_and_cpp(tmp_path: Path) -> None:
 def test_info_says_what_a_caller_needs(engine: Engine) -> None:
     info, facts = engine.info, c_builds.facts_of(MODEL, CONFIG)
     assert (info.channels, info.outputs, info.latent, info.bin_ms) == (SMALL.channels, SMALL.outputs, SMALL.d, 10)
-    assert info.inputs == SMALL.channels
+    assert (info.abi_version, info.inputs) == (ABI_VERSION, SMALL.channels)
+    assert (info.smoothing_states, info.smoothing_delay_ms) == (0, 0.0)
     assert (info.rate_numerator, info.rate_denominator) == (1000, 1)
     assert (info.warmup_bins, info.group_delay_ms) == (facts.warmup_bins, facts.group_delay_ms)
     assert [info.channel_ids[i].decode() for i in range(info.channels)] == list(facts.channel_ids)
@@ -108,7 +110,7 @@ def test_null_and_foreign_memory_are_refused_everywhere(engine: Engine) -> None:
     calls = [
         (c.ed_push, p, one, p, many, n), (c.ed_push_i16, p, one, p, many, n), (c.ed_gap_outputs, one, p, many, n),
         (c.ed_gap, one), (c.ed_step, p, p), (c.ed_set_normalization, p, p), (c.ed_set_gain, p, p),
-        (c.ed_latent, p, one), (c.ed_state_export, p, one), (c.ed_state_import, p, one),
+        (c.ed_latent, p, one), (c.ed_raw_kinematics, p, one), (c.ed_state_export, p, one), (c.ed_state_import, p, one),
     ]  # fmt: skip
     for call, *arguments in calls:
         assert call(None, *arguments) == NULL

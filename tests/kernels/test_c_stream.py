@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.cpu.array_models import draw_deviation_model, draw_spatial_model
+from benchmarks.cpu.array_models import draw_deviation_model, draw_smoothing_model, draw_spatial_model
 from edgedistill.compile.c.model_source import c_sources
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
@@ -43,6 +43,7 @@ CONFIGS = {
     "bands, 2 kHz": FrontEndConfig(Fraction(2000), 33, bands=BANDS[1:], common_average=False, **SHORT),
 }
 VARIANTS = [ops for ops in ("scalar", "avx2", "avx512") if runs_here(ops)]
+SMOOTHED = {"five": 1, "follows": 2, "decimated, follows": 2, "whole vectors": 1}  # order of the filter of the outputs
 UNKNOWN = {"five": (3,), "whole vectors": (0, 17, 47)}
 
 
@@ -56,7 +57,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Any:
         shape = StudentShape(config.inputs, 2, 16, 2, 2, 9, 32, 3, 2, 4)
         model = random_model(shape)
         facts = facts_of(model, config)
-        changes = {"spatial": draw_spatial_model(config, 1, UNKNOWN.get(name, ())), "warmup_bins": 60}
+        changes: dict[str, Any] = {"spatial": draw_spatial_model(config, 1, UNKNOWN.get(name, ())), "warmup_bins": 60}
+        changes["smoothing"] = draw_smoothing_model(2, SMOOTHED[name]) if name in SMOOTHED else None
         facts = type(facts)(**{**vars(facts), **changes})
         for file, text in c_sources(model, config, facts, ops).items():
             (folder / file).write_text(text)
@@ -64,7 +66,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Any:
         options = (*FLAGS[ops], level, '-DED_MODEL_HEADER="model_test.h"', "-shared", "-fPIC")
         library = compile_c(folder, "engine.so", sources, options, compiler)
         opened = start_decoder(load_library(library, library.read_bytes()), "test")
-        stream = NumpyStream(config, facts.spatial, facts.deviation, Oracle(model), facts.warmup_bins)
+        stream = NumpyStream(config, facts.spatial, facts.deviation, Oracle(model), facts.warmup_bins, facts.smoothing)
         return AbiEngine(opened, shape, config), stream
 
     def fresh(*names: str) -> tuple[AbiEngine, NumpyStream]:
@@ -239,6 +241,7 @@ def test_models_that_do_not_fit_are_refused() -> None:
         ({"spatial": wide}, "'coupling' does not fit"),
         ({"spatial": other}, "other settings than the front end"),
         ({"deviation": draw_deviation_model(5, 3)}, "'at_rest' does not fit"),
+        ({"smoothing": draw_smoothing_model(3, 1)}, "the filter of the outputs does not fit"),
     ):
         with pytest.raises(EngineError, match=mentions):
             c_sources(model, config, type(facts)(**{**vars(facts), **changes}), "scalar")

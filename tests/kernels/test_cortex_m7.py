@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.cpu.array_models import draw_smoothing_model
 from edgedistill.compile.c.footprint import flash_and_ram, state_bytes
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig
@@ -61,7 +62,7 @@ Built = Callable[..., Program]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Links firmware of a shape once."""
+    """Links firmware of a shape once. One without a trace smooths its outputs."""
     toolchain = emulated.toolchain_of("cortex-m7")
     if not Path(toolchain.run(Path(), toolchain.compiler.command, "-print-file-name=libc.a").strip()).is_absolute():
         pytest.skip("no C library for bare Arm: apt install libnewlib-arm-none-eabi")
@@ -75,8 +76,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
             deployed = FrontEndConfig(rate=Fraction(1000), channels=32, left_out=(0, 31), bands=bands)
             config = deployed if shape in STACK_MAX else front_end_of(model)
             options = ("-DED_TEST_BARE", f"-I{BARE}", *(["-DED_TRACE"] if trace else []))
-            file, said = emulated.build(folder, toolchain, model, config, [BARE / "startup.c"], options, LINK)
-            made[shape, trace] = Program(file, (*EMULATOR, str(file)), model, config, toolchain, said)
+            smoothing = None if trace else draw_smoothing_model(shape.outputs, 2)
+            sources = [BARE / "startup.c"]
+            file, said = emulated.build(folder, toolchain, model, config, sources, options, LINK, smoothing)
+            made[shape, trace] = Program(file, (*EMULATOR, str(file)), model, config, toolchain, said, smoothing)
         return made[shape, trace]
 
     return get
@@ -132,6 +135,11 @@ def test_raw_frames_of_the_deployed_size(built: Built, shape: StudentShape) -> N
     program.require_same_shift(found["state"][0], stream)
     assert len(set(found["output"]["bad_channels"].ravel())) > 2
     assert {bool(output.flags & Flag.SHIFTED) for output in outputs} == {False, True}
+
+
+def test_smoothed_steps_have_the_bits_of_numpy(built: Built) -> None:
+    program, bins = built(NANO, trace=False), random_bins(NANO, 60)
+    require_same_bits(program.run(steps(bins)), program.decode(bins))
 
 
 @pytest.mark.parametrize("shape", HOST_SHAPES.values(), ids=HOST_SHAPES)

@@ -24,7 +24,7 @@ LFP = "processing/ecephys/LFP/ElectricalSeries"
 def read(path: Path) -> tuple[SessionBins, bool]:
     """Returns the bins of a session, and whether they came from the cache."""
     cache = Cache(path.parent / "work")
-    (bins,) = inputs.read_sessions(cache, [path], SeriesNames(), 60.0, ("lfp",))
+    (bins,) = inputs.read_sessions(cache, [path], SeriesNames(), 60.0, need=("lfp",))
     return bins, cache.stages[0].cached
 
 

@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score as sklearn_r2
 
 from edgedistill.data.bins import Split
-from edgedistill.training.baselines import fit_kalman, fit_ridge, score_kalman, score_ridge
+from edgedistill.training.baselines import fit_ridge, score_kalman, score_ridge
 from edgedistill.training.batches import training_session_from_bins
 from edgedistill.training.distill import make_student
 from edgedistill.training.evaluate import (
@@ -28,6 +28,7 @@ from edgedistill.training.evaluate import (
     stream_latents,
     unscale_behavior,
 )
+from edgedistill.training.kalman import fit_kalman
 
 from .sessions import GAP, STUDENT, session, session_bins
 

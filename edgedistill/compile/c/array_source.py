@@ -1,7 +1,7 @@
-"""Writes the models of the array and of the outputs' deviations as the tables that the engine reads.
+"""Writes the models of the array and of the outputs as the tables that the engine reads.
 
-A SpatialModel or a DeviationModel goes in, and C text with hexadecimal floats comes out, which is exact. The order in
-which kernels/c/ed_spatial.h reads the coupling is made here.
+A SpatialModel, a DeviationModel or a SmoothingModel goes in, and C text with hexadecimal floats comes out, which is
+exact. The order in which kernels/c/ed_spatial.h reads the coupling is made here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from edgedistill.compile.c.packing import pad
 from edgedistill.frontend.spatial import ROWS, SpatialModel
 from edgedistill.numerics.arithmetic import LANES
 from edgedistill.numerics.deviation import DeviationModel
+from edgedistill.numerics.smoothing import SmoothingModel
 
 Floats = npt.NDArray[np.float32]
 
@@ -39,6 +40,11 @@ def deviation_tables(model: DeviationModel) -> str:
         "output_weight": model.weight,
     }
     return "\n".join(_table(name, values) for name, values in tables.items())
+
+
+def smoothing_tables(model: SmoothingModel) -> str:
+    """Returns the filter of the outputs and the means about which it works."""
+    return "\n".join(_table(f"smoothing_{name}", getattr(model, name)) for name in ("keep", "gain", "raw_mean", "mean"))
 
 
 def coupling_stripes(coupling: Floats) -> Floats:

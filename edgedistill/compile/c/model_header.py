@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from edgedistill.compile.c.array_source import deviation_tables, spatial_tables
+from edgedistill.compile.c.array_source import deviation_tables, smoothing_tables, spatial_tables
 from edgedistill.compile.c.frontend_source import frontend_constants, normalization_tables
 from edgedistill.compile.c.literals import c_comment, c_string
 from edgedistill.compile.model_facts import ModelFacts, c_identifier
@@ -58,6 +58,7 @@ def model_header(
         "GROUP_DELAY_MS": float(facts.group_delay_ms).hex(),
         "MANIFEST_SHA256": c_string(facts.manifest_sha256),
         "WEIGHTS_SHA256": c_string(facts.weights_sha256),
+        **smoothing_constants(front_end, facts),
         **defines,
     }
     lines = [f"#define ED_{key} {value}" for key, value in constants.items()]
@@ -65,14 +66,23 @@ def model_header(
     return "\n".join([comment, *lines, "", frontend_constants(front_end)])
 
 
+def smoothing_constants(front_end: FrontEndConfig, facts: ModelFacts) -> dict[str, object]:
+    """Returns the size and the delay of the filter of the outputs. Without one there are none, and C leaves it out."""
+    model = facts.smoothing
+    if model is None:
+        return {}
+    return {"SMOOTHING_STATES": len(model.keep), "SMOOTHING_DELAY_MS": model.delay_ms(front_end.bin_ms).hex()}
+
+
 def host_tables(front_end: FrontEndConfig, facts: ModelFacts) -> str:
-    """Returns C text with names and units, the channels' statistics, and the models of array and deviations."""
+    """Returns C text with names and units, the channels' statistics, and the models of array and outputs."""
     strings = {"channel_ids": facts.channel_ids, "output_names": facts.output_names, "output_units": facts.output_units}
     lines = (
         f"static const char *const ed_{name}[] = {{{', '.join(map(c_string, texts))}}};"
         for name, texts in strings.items()
     )
-    models = (spatial_tables(facts.spatial), deviation_tables(facts.deviation))
+    models = [spatial_tables(facts.spatial), deviation_tables(facts.deviation)]
+    models += [] if facts.smoothing is None else [smoothing_tables(facts.smoothing)]
     return "\n".join([*lines, *models, normalization_tables(front_end, facts.mean, facts.std)])
 
 
@@ -108,5 +118,8 @@ def _require_models_fit(model: Int8Model, front_end: FrontEndConfig, facts: Mode
             raise EngineError(
                 f"'{name}' does not fit the shape of the model", got=got, expected=f"finite float32 {size}"
             )
+    smoothing = facts.smoothing
+    if smoothing is not None and (fault := smoothing.find_fault(shape.outputs)):
+        raise EngineError("the filter of the outputs does not fit the model", got=fault)
     if (spatial.sweeps, spatial.common_average) != (front_end.fill_sweeps, front_end.common_average):
         raise EngineError("the model of the array has other settings than the front end")
