@@ -1,9 +1,9 @@
 """Fuzzes the C engine for a given time, with libFuzzer and the address and undefined-behavior sanitizers.
 
-One program holds a student in every variant that this CPU runs, for an array at 250 Hz and for one that is decimated,
-leaves two channels out and lets its statistics follow the signal. It is emulation/fuzz/fuzz_decoder.c, which says what
-it requires. What libFuzzer found is written to `fuzz.json`. The exit code is 1 if an input broke the engine, and that
-input is printed.
+One program holds a student in every variant that this CPU runs: for an array at 250 Hz, for one that is decimated,
+leaves two channels out and lets its statistics follow the signal, and for one with bands. It is
+emulation/fuzz/fuzz_decoder.c, which says what it requires. What libFuzzer found is written to `fuzz.json`. The exit
+code is 1 if an input broke the engine, and that input is printed.
 
     python -m benchmarks.cpu.fuzz [--seconds 600] [--corpus FOLDER] [--out benchmarks/results/cpu]
 """
@@ -40,6 +40,10 @@ ARRAYS = {
     "decimated": (
         StudentShape(5, 1, 21, 1, 3, 20, 31, 1, 1, 0),
         make_front_end(5, Fraction(48828125, 40000), left_out=(0, 3), follow_s=10, **QUICK),
+    ),
+    "bands": (
+        StudentShape(9, 2, 8, 1, 2, 5, 16, 2, 1, 1),
+        make_front_end(3, Fraction(500), bands=((20, 60), (70, 200)), follow_s=10, **QUICK),
     ),
 }
 SMOOTHED = ("decimated",)

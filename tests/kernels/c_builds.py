@@ -16,6 +16,7 @@ import numpy.typing as npt
 from benchmarks.cpu.array_models import draw_deviation_model, draw_spatial_model
 from edgedistill.compile.c.model_source import c_sources
 from edgedistill.compile.model_facts import ModelFacts
+from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model
 from edgedistill.numerics.smoothing import SmoothingModel
@@ -34,6 +35,10 @@ HEADER = np.dtype(
     + [(name, "<u4") for name in ("channels", "d", "layers", "heads", "window", "lag_rows")]
     + [("pos", "<i4"), ("live", "<i4"), ("smoothing_states", "<u4"), ("reserved", "<u4", (3,))]
 )
+
+
+BANDS = ((20.0, 60.0), (70.0, 200.0))
+BANDED = StudentShape(channels=15, outputs=2, d=32, layers=2, heads=2, window=9, ff=48, taps=3, dilation=2, lags=3)
 
 
 def runs_here(ops: str) -> bool:
@@ -69,10 +74,14 @@ def facts_of(
 
 
 def front_end_of(model: Int8Model, rate: Fraction = Fraction(1000)) -> FrontEndConfig:
-    """Returns a front end with short rules that leaves out the last channel of several, so every engine has one."""
-    channels = model.shape.channels
+    """Returns a front end with short rules that leaves out the last channel of several, so every engine has one.
+
+    A student of the shape BANDED has 5 channels with BANDS.
+    """
+    bands = BANDS if model.shape == BANDED else ()
+    channels = model.shape.channels // (1 + len(bands))
     left_out = (channels - 1,) if channels > 1 else ()
-    return FrontEndConfig(rate=rate, channels=channels, flat_s=0.1, recover_s=0.1, left_out=left_out)
+    return FrontEndConfig(rate=rate, channels=channels, flat_s=0.1, recover_s=0.1, left_out=left_out, bands=bands)
 
 
 def write_sources(

@@ -134,9 +134,9 @@ static float denormal(void) {
 }
 
 static int answer(ed_decoder *decoder, const ed_info *info, uint32_t what, size_t n) {
-    size_t frame = info->channels * sizeof(float);
+    size_t frame = info->channels * sizeof(float), bin = info->inputs * sizeof(float);
     switch (what) {
-    case 'S': return take(data, n * frame) ? step(decoder, info, n) : -100;
+    case 'S': return take(data, n * bin) ? step(decoder, info, n) : -100;
     case 'P': return take(data, n * frame) ? push(decoder, n) : -100;
     case 'R': return ed_reset(decoder), ED_OK;
     case 'C': return count((uint32_t)n);

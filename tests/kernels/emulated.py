@@ -149,7 +149,7 @@ class Program:
         Its filters count as settled. SHIFTED is set after three bins, and cleared some time later. `fresh` is an
         exported state.
         """
-        power = np.linspace(16.05, 17, self.model.shape.channels, dtype=np.float32)
+        power = np.linspace(16.05, 17, self.config.channels, dtype=np.float32)
         shift = {"power": power, "bins": np.array(SHIFTED_BINS - 3)}
         settled = {"fe_clean": np.full(len(power), float(self.config.settled_bins)), "fe_lost_bins": np.array(0)}
         state = stream.export_stream() | settled | {"seen": np.array(10**6)}

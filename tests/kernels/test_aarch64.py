@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from edgedistill.target import load_target
 
 from ..numerics.students import ODD, SMALL, random_bins, random_model
 from . import emulated
-from .c_builds import front_end_of
+from .c_builds import BANDED, front_end_of
 from .emulated import NANO, Program, export, import_, pushes, require_same_bits, require_same_outputs, reset, steps
 
 SHAPES = {
@@ -100,6 +101,19 @@ def test_chunking_of_frames_does_not_change_the_bits(built: Built) -> None:
     frames[900, 3] = np.inf
     found = program.run(pushes(frames, (1, 7, 33, 64)))
     require_same_outputs(found["output"], program.stream().push(frames))
+
+
+@pytest.mark.parametrize("changes", [{}, {"rate": Fraction(2000), "follow_s": 10.0}], ids=["1 kHz", "2 kHz, follows"])
+def test_bands_have_the_bits_of_numpy(built: Built, changes: dict[str, object]) -> None:
+    program, rng = built(BANDED, trace=False, **changes), np.random.default_rng(1)
+    frames = (25 * rng.standard_normal((1200, program.config.channels))).astype(np.float32)
+    frames[300:310, 1] = np.nan
+    frames[500:800, 2] = 4.0  # a dead channel
+    frames[900, 3] = np.inf
+    stream = program.stream()
+    raised = import_(program.shift_soon(program.run(export())["state"][0], stream))
+    found = program.run(raised, pushes(frames, (1, 7, 33, 64)))
+    require_same_outputs(found["output"], stream.push(frames))
 
 
 def test_the_running_amplitude_has_the_bits_of_numpy(built: Built) -> None:

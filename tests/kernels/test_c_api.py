@@ -275,6 +275,25 @@ def test_frames_to_outputs_equal_the_stream_in_numpy(engine: Engine, chunks: lis
                 assert not values[2:].any()
 
 
+def test_with_bands_a_bin_has_every_feature_and_a_frame_every_channel(tmp_path: Path) -> None:
+    engine, shape = build(tmp_path, random_model(c_builds.BANDED)), c_builds.BANDED
+    c, info, channels = engine.c, engine.info, shape.channels // 3
+    assert (info.channels, info.inputs) == (channels, shape.channels)
+    assert [info.channel_ids[i] for i in range(channels)] == [b"ch %d" % i for i in range(channels)]
+    kinematics, bin_ = np.zeros(2, np.float32), random_bins(shape, 1)[0]
+    assert c.ed_step(engine.decoder, pointer(bin_), pointer(kinematics)) == 0
+    assert kinematics.tobytes() == Oracle(random_model(shape)).step(bin_).tobytes()
+    for call in (c.ed_step, c.ed_set_normalization):
+        bin_[-1] = np.nan
+        assert call(engine.decoder, pointer(np.abs(bin_)), pointer(np.abs(bin_))) == VALUE
+    mean, std = np.zeros(shape.channels, np.float32), np.ones(shape.channels, np.float32)
+    assert c.ed_set_normalization(engine.decoder, pointer(mean), pointer(std)) == 0
+    std[-1] = -1
+    assert c.ed_set_normalization(engine.decoder, pointer(mean), pointer(std)) == VALUE
+    gain = np.r_[np.ones(channels), np.full(channels, np.nan)]
+    assert c.ed_set_gain(engine.decoder, pointer(gain), pointer(gain)) == 0
+
+
 def test_warmup_ends_and_an_array_without_a_channel_is_invalid(engine: Engine) -> None:
     warm = engine.info.warmup_bins
     _, outputs = push(engine, frames_like(10 * warm))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import math
 import re
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from edgedistill.compile.c.frontend_source import frontend_constants, normalizat
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEnd, FrontEndConfig, band_sections, count_notches, filter_sections
 from edgedistill.frontend.design import rest_states, resume_bins
+from edgedistill.numerics.arithmetic import log64
 
 from .frontend_states import state_dtype, state_from_c, state_to_c
 
@@ -85,6 +87,16 @@ int probe_import(ed_fe_state *fe, const ed_fe_exchange *in);
 int probe_import(ed_fe_state *fe, const ed_fe_exchange *in) { return ed_fe_import(fe, in); }
 uint64_t probe_bins_for(const ed_fe_state *fe, uint64_t n);
 uint64_t probe_bins_for(const ed_fe_state *fe, uint64_t n) { return ed_fe_bins_for(fe, n); }
+
+void probe_log(double *x, size_t n);
+void probe_log(double *x, size_t n) {
+    for (size_t i = 0; i < n; i += ED_DOUBLES) {
+        ed_doubles values;
+        memcpy(&values, x + i, sizeof values);
+        values = ed_log(values);
+        memcpy(x + i, &values, sizeof values);
+    }
+}
 
 size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, const double *gain, const double *offset,
                  double *values, uint32_t *bad, facts *out);
@@ -306,7 +318,7 @@ def assert_states_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarr
     + [
         (compiler, name)
         for compiler in (PLAIN, CLANG)
-        for name in ("1 kHz", "24 kHz", "a bin's memory", "first and last out", "1 kHz, 48")
+        for name in ("1 kHz", "24 kHz", "a bin's memory", "first and last out", "1 kHz, 48", "bands", "bands, 30 kHz")
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -388,8 +400,9 @@ def test_a_frame_with_samples_in_left_out_channels_only_is_lost():
 
 
 @pytest.mark.parametrize("compiler", [FAST, PLAIN], ids=" ".join)
-def test_small_states_are_cleared_as_in_the_definition(compiler):
-    config = CONFIGS["silence"]
+@pytest.mark.parametrize("name", ["silence", "bands, silence"])
+def test_small_states_are_cleared_as_in_the_definition(name, compiler):
+    config = CONFIGS[name]
     x = np.zeros((2600, 2), np.float32)
     x[:60] = np.random.default_rng(1).normal(size=(60, 2))
     x[0] = 1e3, 1e-30
@@ -397,7 +410,11 @@ def test_small_states_are_cleared_as_in_the_definition(compiler):
     for i in range(0, len(x), 20):
         assert_same(c.push(x[i : i + 20]), python.push(x[i : i + 20]))
         assert_states_equal(state_from_c(config, c.export_state()), python.export_state())
-    assert not state_from_c(config, c.export_state())["shaper"][:, 0].any()
+    state = state_from_c(config, c.export_state())
+    assert not state["shaper"][:, 0].any()
+    if config.bands:
+        assert not state["bands"][:, 0].any()
+        assert (state["power"] == 2.0**-20).all()
 
 
 def test_the_limit_of_a_flat_channel_is_compared_in_float64():
@@ -434,6 +451,44 @@ def test_reset_starts_over():
     c.c.probe_reset(c.at(c.state))
     assert c.export_state() == CFrontEnd(config).export_state()
     assert_same(c.push(x), Definition(config).push(x))
+
+
+# ------------------------------------------------------------------------------------ bands
+
+
+@pytest.mark.parametrize("compiler", [FAST, PLAIN, CLANG, ("gcc", "-O3"), ("gcc", "-O3", "-mavx2")], ids=" ".join)
+def test_the_logarithm_equals_the_definition_and_is_off_by_at_most_a_billionth(compiler):
+    rng, exponents = np.random.default_rng(0), np.arange(-1022, 1024)
+    edges = np.array([1.0, np.sqrt(0.5), np.sqrt(2), 4 / 3, np.nextafter(2, 1)])
+    bits = (edges[:, None] * 2.0**exponents).ravel().view(np.int64)
+    bits = np.concatenate([bits - 1, bits, bits + 1, rng.integers(1 << 52, 0x7FF << 52, 200_000)])
+    x = bits.view(np.float64)
+    x = np.ascontiguousarray(x[(x >= 2.0**-1022) & (x < np.inf)])
+    x = np.concatenate([x, np.ones(-len(x) % 8)])
+    found = x.copy()
+    CFrontEnd(CONFIGS["bands"], compiler).c.probe_log(CFrontEnd.at(found), ctypes.c_size_t(len(found)))
+    assert found.tobytes() == log64(x).tobytes()
+    assert max(abs(value - math.log(number)) for value, number in zip(found.tolist(), x.tolist(), strict=True)) < 1e-9
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("bands")])
+def test_power_goes_through_faults_gaps_and_moves_as_in_the_definition(name):
+    """Moves the state between both after every few bins, through gaps of all lengths, and checks all of its bits."""
+    config, rng = CONFIGS[name], np.random.default_rng(4)
+    x, at = recording(config, 90, 8), 0
+    python, c = Definition(config), CFrontEnd(config)
+    for lost in [*range(config.bridged_bins + 2), 0, 9, 0]:
+        stop = config.edge(config.bin_of(at) + int(rng.integers(3, 9)))
+        assert_same(c.push(x[at:stop]), python.push(x[at:stop]))
+        at = stop + config.edge(config.bin_of(stop) + lost) - stop
+        assert_same(c.gap(at - stop), python.gap(at - stop))
+        state = python.export_state()
+        assert_states_equal(state_from_c(config, c.export_state()), state)
+        assert (state["power"] >= 2.0**-20).all()
+        python, c = Definition(config), CFrontEnd(config)
+        python.import_state(state)
+        assert c.import_state(state_to_c(config, state)) == 0
+    assert (state["power"] > 1).any() or name == "bands, silence"
 
 
 # ------------------------------------------------------------------------------------ the clock
@@ -542,10 +597,12 @@ def test_a_state_inside_a_bin_of_a_decimating_front_end_stays_in_c():
         ("pending", np.nan), ("pending", 1e90), ("clean", 9999), ("clean", -1), ("clean", 3.5), ("clean", 1e300),
         ("clean", np.nan), ("broken", 2), ("broken", np.nan), ("lowest", np.nan), ("highest", np.nan),
         ("part_low", np.nan), ("part_high", np.nan), ("low", np.nan), ("high", np.nan),
+        ("bands", np.nan), ("bands", 1.0001 * 2.0**256), ("power", np.nan), ("power", 0.9999 * 2.0**-20),
+        ("power", 1.0001 * 2.0**512),
     ],
 )  # fmt: skip
 def test_an_impossible_state_is_refused_and_changes_nothing(field, value):
-    config = CONFIGS["24 kHz"]
+    config = CONFIGS["bands, 30 kHz"]
     c = CFrontEnd(config)
     c.push(recording(config, 9, 0))
     before = c.state.copy()
@@ -555,14 +612,18 @@ def test_an_impossible_state_is_refused_and_changes_nothing(field, value):
     np.testing.assert_array_equal(c.state, before)
 
 
-def test_the_most_extreme_state_goes_on_as_in_the_definition():
+@pytest.mark.parametrize("name", ["1 kHz", "bands"])
+def test_the_most_extreme_state_goes_on_as_in_the_definition(name):
     """Filters at their limit, clean at both ends, lost bins at the most that are bridged: nothing overflows."""
-    config = CONFIGS["1 kHz"]
+    config = CONFIGS[name]
     python, c, rng = Definition(config), CFrontEnd(config), np.random.default_rng(0)
     x = rng.normal(300, 50, (600, config.channels)).astype(np.float32)
     python.push(x[:203])
     state = python.export_state()
     state["shaper"] = 2.0**256 * rng.choice([-1.0, 0, 1e-80, 1], state["shaper"].shape)
+    if config.bands:
+        state["bands"] = 2.0**256 * rng.choice([-1.0, 0, 1e-80, 1], state["bands"].shape)
+        state["power"] = rng.choice([2.0**-20, 1.0, 2.0**512], state["power"].shape)
     state["clean"] = rng.choice([0.0, config.recover_bins, config.settled_bins], config.channels)
     state["lost_bins"] = np.array(config.bridged_bins, np.int64)
     state["lowest"][:], state["highest"][:] = np.inf, -np.inf
@@ -658,7 +719,7 @@ def test_statistics_that_do_not_fit_are_refused(std):
 
 
 @pytest.mark.parametrize("compiler", [FAST, CLANG, ARM64, CORTEX_M7], ids=lambda compiler: compiler[0])
-@pytest.mark.parametrize("name", ["1 kHz", "24 kHz"])
+@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "bands, 2 kHz"])
 def test_the_object_needs_only_memcpy_and_memset(name, compiler, monkeypatch):
     """The object compiles without warnings, and has no allocation, libm, errno or writable data of its own."""
     calls = [line for line in PROBE.split("int main")[0].splitlines() if "stdio" not in line and "stdlib" not in line]
@@ -703,7 +764,7 @@ def assert_program_equals_definition(command: list[str], config: FrontEndConfig,
     assert done.stdout == expected
 
 
-@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "a bin's memory", "24 kHz, first and last out"])
+@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "a bin's memory", "24 kHz, first and last out", "bands, 2 kHz"])
 def test_hostile_frames_pass_the_sanitizers_with_the_same_bits(name):
     program = compiled(CONFIGS[name], SANITIZED)
     for seed in range(3):
@@ -711,7 +772,7 @@ def test_hostile_frames_pass_the_sanitizers_with_the_same_bits(name):
 
 
 @pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="no qemu-aarch64 (apt install qemu-user)")
-@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "24 kHz, first and last out"])
+@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "24 kHz, first and last out", "bands", "bands, 30 kHz"])
 def test_arm_under_emulation_gives_the_same_bits(name):
     program = compiled(CONFIGS[name], ARM64)
     assert_program_equals_definition(["qemu-aarch64", str(program)], CONFIGS[name], 0)

@@ -40,7 +40,9 @@ int main(void) {
     float kinematics[ED_MAX_OUTPUTS];
     const ed_info *info = ed_model_info(&ed_model_subject);
     size_t channels = info->channels, inputs = info->inputs, made;
-    if (channels > MOST_CHANNELS || inputs > FRAMES * MOST_CHANNELS || ed_init(&ed_model_subject, memory, sizeof memory, &decoder)) return 1;
+    if (channels > MOST_CHANNELS || inputs > FRAMES * MOST_CHANNELS ||
+        ed_init(&ed_model_subject, memory, sizeof memory, &decoder))
+        return 1;
     SYST_RVR = 0xFFFFFF;
     SYST_CVR = 0;
     SYST_CSR = 5; /* counts the processor's clock, without interrupts */
