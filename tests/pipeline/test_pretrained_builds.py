@@ -149,7 +149,7 @@ def test_every_student_of_a_build_is_aligned_by_the_kind_that_was_asked_for(
     own = Alignment("subspace", "standardized")
     stages.distill(DistillOptions(days, pretrained / "teacher", tmp_path / "student", alignment=own, **settings))
     asked = {"data": days, "teacher": pretrained / "teacher", "recipe": "qat", "alignment": Alignment("subspace")}
-    stages.build(options(pretrained, tmp_path / "x.edge", baselines=True, **asked))
+    stages.build(options(pretrained, tmp_path / "x.edge", **asked))
     stages.build(options(pretrained, tmp_path / "y.edge", student=tmp_path / "student", **asked))
     fresh, earlier = ingredients
     assert fresh.provenance["alignment"] == {"kind": "subspace", "centring": "mean"}
