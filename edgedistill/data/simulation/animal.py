@@ -1,7 +1,8 @@
 """Says what a simulated animal is, whichever variant draws it, and where its electrodes and units lie.
 
-A variant is one folder beside this file. Its `animal.py` draws an `Animal` for a `SimulationConfig`, whose `live_day` turns the tuning of one day into movement, spikes and a clean field. `simulation.sessions` does the rest,
-which all variants share: tuning drifts, units are chosen, and the aging array spoils the field.
+A variant is one folder beside this file. Its `animal.py` draws an `Animal` for a `SimulationConfig`, whose `live_day`
+turns the tuning of one day into movement, spikes and a clean field. `simulation.sessions` does the rest, which all
+variants share: tuning drifts, units are chosen, and the aging array spoils the field.
 """
 
 from __future__ import annotations

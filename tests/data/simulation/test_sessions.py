@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgedistill.data.simulation.field import sum_unit_fields
+from edgedistill.data.simulation.population import Population, draw_population
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.data.simulation import nwb as simulated_nwb
-from edgedistill.data.simulation.field import sum_unit_fields
 from edgedistill.data.simulation.nwb import UV_PER_BIT, simulate_to_nwb
-from edgedistill.data.simulation.population import Population, draw_population
 from edgedistill.data.simulation.sessions import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
 from edgedistill.errors import ConfigError, OutputError
 

@@ -20,16 +20,16 @@ from edgedistill.data.simulation.pursuit.population import Traits
 
 REACH_MM = 0.2  # a unit's currents make half the field at this distance, and a dipole's beyond it (Linden 2011)
 RISE_S = 0.001  # of a synaptic current
-DECAY_S = {"excitatory": 0.012, "inhibitory": 0.04}  # with what dendrites add to it
+DECAY_S = {"excitatory": 0.02, "inhibitory": 0.05}  # with what dendrites add to it
 SIGN = {"excitatory": -1.0, "inhibitory": 2.0}  # a sink and a source; four in five units are excitatory
-SYNAPTIC_UV = 30.0  # one simulated unit stands for many real ones
+SYNAPTIC_UV = 20.0  # one simulated unit stands for many real ones
 INPUT_UV, INPUT_HZ = 20.0, 4.0  # distant inputs: size, and nothing faster (Rickert 2005)
-INPUT_NOISE = 1.0  # what they carry beside the movement, against the movement
-BACKGROUND_UV = 90.0  # three times the synaptic field
+INPUT_NOISE = 2.0  # what they carry beside the movement, against the movement
+BACKGROUND_UV = 90.0  # three times synaptic currents and distant inputs together
 CHI = 3.0  # power of the background falls as f^-CHI above the knee of each source
-KNEES_HZ = (0.3, 3.0)  # least and most
+KNEES_HZ = (0.5, 1.5)  # of the slowest and of the fastest source
 AROUSAL, AROUSAL_HZ = 0.3, 0.05  # deviation of the log size of the background and of beta, and how fast it wanders
-BETA_UV, BETA_HZ = 30.0, (15.0, 28.0)
+BETA_UV, BETA_HZ = 25.0, (16.0, 25.0)
 BURST_HZ = 2.0  # bursts come and go this fast (Feingold 2015)
 LEAK_MM = 0.12  # spikes leak into the LFP from units this near
 GAMMA_UV, GAMMA_HZ = 10.0, (70.0, 300.0)
@@ -50,7 +50,7 @@ def lfp_from_population(
     arousal = np.exp(AROUSAL * draw_coloured_noise(raster.shape[0], config.rate_hz, rng, chi=4, knee_hz=AROUSAL_HZ))
     lfp += draw_background(config, population, traits, arousal, rng)
     lfp += draw_beta(config, population, traits, movement[:, 2], arousal, rng)
-    lfp += leak_spikes(config, population, raster, rng)
+    lfp += leak_spikes(config, population, traits, raster)
     return lfp.astype(np.float32)
 
 
@@ -62,7 +62,7 @@ def raster_from_spikes(spikes: list[Array], frames: int, rate_hz: int) -> csr_ar
 
 
 def sum_synaptic_fields(config: SimulationConfig, population: Population, raster: csr_array) -> Array:
-    """Sums the fields (frames, channels) in uV of the currents that spikes set off around them, scaled to SYNAPTIC_UV."""
+    """Sums the fields (frames, channels) in uV of the currents that spikes set off around them."""
     near = 1 / (1 + (measure_distances(population) / REACH_MM) ** 2).T  # (population, channels)
     field = np.zeros((raster.shape[0], config.channels))
     for kind, members in (("excitatory", ~population.inhibitory), ("inhibitory", population.inhibitory)):
@@ -96,8 +96,9 @@ def draw_background(
     frames = len(arousal)
     late = np.rint(traits.wave_s * config.rate_hz).astype(int)
     field = np.zeros((frames, config.channels))
-    for pattern, delay in zip(population.background, late[: len(population.background)], strict=True):
-        knee_hz = np.exp(rng.uniform(*np.log(KNEES_HZ)))
+    sources = len(population.background)
+    knees_hz = np.geomspace(*KNEES_HZ, sources)
+    for pattern, delay, knee_hz in zip(population.background, late[:sources], knees_hz, strict=True):
         wave = draw_coloured_noise(frames + int(delay.max()), config.rate_hz, rng, CHI, knee_hz)
         field += travel(wave, pattern, delay, frames)
     field *= arousal[:, None]
@@ -129,7 +130,7 @@ def draw_beta(
     return np.asarray(field * (BETA_UV / field.std()))
 
 
-def leak_spikes(config: SimulationConfig, population: Population, raster: csr_array, rng: np.random.Generator) -> Array:
+def leak_spikes(config: SimulationConfig, population: Population, traits: Traits, raster: csr_array) -> Array:
     """Sums what spikes leak into the LFP (frames, channels) in uV, as broadband high gamma.
 
     Each unit has a size and a sign at each electrode, so the sum is noise whose power follows the rate of the units
@@ -138,7 +139,7 @@ def leak_spikes(config: SimulationConfig, population: Population, raster: csr_ar
     near = np.exp(-measure_distances(population) / LEAK_MM).T  # (population, channels)
     low, high = GAMMA_HZ
     band = butter(2, (low, min(high, 0.45 * config.rate_hz)), "bandpass", fs=config.rate_hz, output="sos")
-    field = sosfilt(band, raster @ (near * rng.normal(size=near.shape)), axis=0)
+    field = sosfilt(band, raster @ (near * traits.leak), axis=0)
     return np.asarray(field * (GAMMA_UV / max(field.std(axis=0).mean(), 1e-9)))
 
 

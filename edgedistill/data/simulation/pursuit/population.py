@@ -1,8 +1,8 @@
 """Draws a population that is tuned to pursuit, the latent dynamics it shares, and its spikes.
 
 The inputs are a `SimulationConfig` and the movement of the cursor. The outputs are a `Population`, `Traits`, and the
-spikes of all units. Unlike the units of `reaches`, these prefer a direction in a curve of their own width, lead the hand
-by a time of their own, are rectified, and fire more regularly than Poisson.
+spikes of all units. Unlike the units of `reaches`, these prefer a direction in a curve of their own width, lead the
+hand by a time of their own, are rectified, and fire more regularly than Poisson.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ MODES = 3  # planes of the latent dynamics, two latents each
 BACKGROUND_SOURCES = 6
 MOST_LEAD_S = 0.2  # leads are uniform from 0 to this
 SPEED_CM_S, POSITION_CM = 10.0, 5.0  # one unit of the movement that drives a unit
-# deviation of a unit's weights: preferred direction (x, y), speed, position (x, y), latents. More units prefer x than y.
-TUNING_SCALE = np.array([0.9, 0.55, 0.3, 0.2, 0.2, *[0.5] * (2 * MODES)])
+# deviation of a unit's weights: preferred direction (x, y), speed, position (x, y), latents; more units prefer x than y
+TUNING_SCALE = np.array([1.1, 0.7, 0.3, 0.2, 0.2, *[0.4] * (2 * MODES)])
 TUNING_MEAN = np.zeros(len(TUNING_SCALE))
 TUNING_MEAN[:3] = 0.2, 0.1, 0.25  # directions lean to one side, and movement raises the rate of most
 OFFSET = 1.0  # drive at rest; the farther above 0, the less rectified
@@ -38,6 +38,7 @@ class Traits:
     decay: npt.NDArray[np.complex128]  # (MODES,) what a latent plane does in one step: it turns and shrinks
     push: npt.NDArray[np.complex128]  # (MODES,) how a change of speed moves each plane
     inputs: Array  # (inputs, channels) signed patterns of the distant inputs
+    leak: Array  # (population, channels) size and sign of each unit's spike at each electrode, against its distance
     wave_s: Array  # (BACKGROUND_SOURCES + 2, channels) when each background source and rhythm arrives
 
 
@@ -64,6 +65,7 @@ def draw_traits(config: SimulationConfig, electrodes_mm: Array, rng: np.random.G
         decay=np.exp((-1 / memory_s + 2j * np.pi * turn_hz) / LATENT_HZ),
         push=np.exp(2j * np.pi * rng.random(MODES)),
         inputs=draw_signed_patterns(rng, electrodes_mm, 3 + 2 * MODES),
+        leak=rng.normal(size=(config.population, config.channels)),
         wave_s=draw_wave_delays(rng, electrodes_mm, BACKGROUND_SOURCES + 2),
     )
 
@@ -76,8 +78,8 @@ def draw_signed_patterns(rng: np.random.Generator, electrodes_mm: Array, inputs:
 
 
 def draw_wave_delays(rng: np.random.Generator, electrodes_mm: Array, waves: int) -> Array:
-    """Draws when plane waves reach the channels, (waves, channels) in s; they travel at 100 to 400 mm/s (Rubino 2006)."""
-    angle, speed_mm_s = rng.uniform(0, 2 * np.pi, waves), rng.uniform(100, 400, waves)
+    """Draws when plane waves at 150 to 350 mm/s (Rubino 2006) reach the channels: (waves, channels) in s."""
+    angle, speed_mm_s = rng.uniform(0, 2 * np.pi, waves), rng.uniform(150, 350, waves)
     delay = np.column_stack([np.cos(angle), np.sin(angle)]) @ electrodes_mm.T / speed_mm_s[:, None]
     return np.asarray(delay - delay.min(1, keepdims=True))
 
