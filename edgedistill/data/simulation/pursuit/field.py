@@ -26,7 +26,8 @@ SYNAPTIC_UV = 20.0  # one simulated unit stands for many real ones
 INPUT_UV, INPUT_HZ = 20.0, 4.0  # distant inputs: size, and nothing faster (Rickert 2005)
 INPUT_NOISE = 2.0  # what they carry beside the movement, against the movement
 BACKGROUND_UV = 90.0  # three times synaptic currents and distant inputs together
-CHI = 3.0  # power of the background falls as f^-CHI above the knee of each source
+PRIVATE_UV = 6.0  # the same kind of noise, of each channel alone; the array adds white noise to it
+CHI = 3.0  # power of both falls as f^-CHI above the knee of each source
 KNEES_HZ = (0.5, 1.5)  # of the slowest and of the fastest source
 AROUSAL, AROUSAL_HZ = 0.3, 0.05  # deviation of the log size of the background and of beta, and how fast it wanders
 BETA_UV, BETA_HZ = 25.0, (16.0, 25.0)
@@ -92,7 +93,7 @@ def sum_distant_inputs(config: SimulationConfig, traits: Traits, movement: Array
 def draw_background(
     config: SimulationConfig, population: Population, traits: Traits, arousal: Array, rng: np.random.Generator
 ) -> Array:
-    """Draws the shared 1/f background (frames, channels) in uV: few sources, each with its own knee, that travel."""
+    """Draws the 1/f background (frames, channels) in uV: few sources that travel, and what each channel has alone."""
     frames = len(arousal)
     late = np.rint(traits.wave_s * config.rate_hz).astype(int)
     field = np.zeros((frames, config.channels))
@@ -102,7 +103,10 @@ def draw_background(
         wave = draw_coloured_noise(frames + int(delay.max()), config.rate_hz, rng, CHI, knee_hz)
         field += travel(wave, pattern, delay, frames)
     field *= arousal[:, None]
-    return np.asarray(field * (BACKGROUND_UV / field.std()))
+    field *= BACKGROUND_UV / field.std()
+    for channel in range(config.channels):
+        field[:, channel] += PRIVATE_UV * draw_coloured_noise(frames, config.rate_hz, rng, CHI)
+    return field
 
 
 def draw_beta(
