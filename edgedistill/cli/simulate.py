@@ -75,7 +75,7 @@ def simulate(
     They hold spikes, LFP, cursor and electrodes. All sessions share one array and one population of neurons. From
     session to session other units are recorded and their tuning drifts. The LFP holds a shared 1/f background, beta
     that falls with movement, line noise, dead and noisy channels, and artefacts. With the days gains drift, electrodes
-    die, noise floors rise and leaks take low frequencies away.
+    die, noise floors rise and leaks take low frequencies away. Try a recipe on both variants before you trust it.
     """
     from edgedistill.data.simulation.nwb import simulate_to_nwb
     from edgedistill.data.simulation.sessions import SimulationConfig
