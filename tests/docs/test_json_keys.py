@@ -80,6 +80,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         patch.setattr(baselines, "RIDGE_LAGS", (5,))
         patch.setattr(baselines, "KALMAN_LAGS", (0,))
         patch.setattr(baselines, "KALMAN_ORDERS", (1,))
+        patch.setattr(baselines, "SMOOTHING_MS", (0,))
         for levels in ("LOST", "NOISE", "DAYS"):
             patch.setattr(robustness, levels, getattr(robustness, levels)[:2])
         patch.setattr(robustness, "DRAWS", 1)
