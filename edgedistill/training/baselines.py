@@ -32,10 +32,12 @@ from edgedistill.training.evaluate import (
 )
 from edgedistill.training.kalman import fit_linear_gaussian, solve_steady_kalman, stack_past
 from edgedistill.training.lagged_moments import (
+    EVERY_BIN,
     LaggedFilter,
     LaggedMoments,
+    LagGrid,
     Mask,
-    choose_spacing,
+    choose_grid,
     compute_lagged_moments,
 )
 
@@ -46,12 +48,12 @@ KALMAN_LAGS = (0, 5, 10, 20)
 KALMAN_ORDERS = (1, 2)
 SHRINKAGES = (0.01, 0.1)  # share by which the observation noise is shrunk towards its diagonal
 CALM_LAGS = 10  # bins after an artefact of the LFP that no fit uses
-MOST_FEATURES = 2000  # where there would be more, lags are spaced further apart, because a fit takes the cube of it
+MOST_FEATURES = 2200  # where there would be more, lags are spaced further apart, because a fit takes the cube of it
 RUN_IN = 500  # bins before the validation block, in which a filter forgets its start
 
 Decoder = Callable[[Array], Array]  # bins (T, I) -> kinematics (T, K), causal
-Key = tuple[str, str]  # "ridge" or "kalman", and the name of a selection of inputs
-Fits = Callable[["LinearFit", LaggedMoments, Array, "FittedDecoder | None"], Iterator["FittedDecoder"]]
+Key = tuple[str, str]  # one of METHODS, and the name of a selection of inputs
+METHODS = ("ridge", "kalman")
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,17 @@ class InputGroup:
     """Names selections of some inputs that are smoothed and lagged together."""
 
     inputs: slice  # columns of the session's inputs
-    selections: Mapping[str, slice]  # name -> which of these columns
-    smoothed: slice | None  # which of them are smoothed before they are lagged
+    slow: int  # how many of them come first that are slow LFP; the others are smoothed before they are lagged
+    selections: Mapping[str, bool]  # name -> whether the slow LFP belongs to it
+
+    @property
+    def keys(self) -> list[Key]:
+        """Returns each method on each selection."""
+        return list(product(METHODS, self.selections))
+
+    def choose_columns(self, selection: str, grid: LagGrid) -> slice:
+        """Returns the columns of a selection in inputs that `grid` has stacked."""
+        return slice(None) if self.selections[selection] else slice(grid.count_columns(self.slow), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +82,8 @@ class FittedDecoder:
     regularization: float  # penalty of a ridge, shrinkage of a Kalman filter
     validation_r2: float
     smoothing_ms: float = 0.0
-    lags: int = 0  # the most bins before the newest that it reads
+    lags: int = 0  # bins before the newest that it reads
+    grid: LagGrid = EVERY_BIN
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +136,9 @@ def fit_linear_baselines(session: TrainingSession, modality: str) -> dict[str, L
     for group in group_inputs(session, modality):
         inputs = bins[:, group.inputs]
         for (method, selection), best in search_group(fit, inputs, group).items():
-            smoothed = smooth(inputs, best.smoothing_ms, group.smoothed)[:, group.selections[selection]]
-            decoded = best.decoder(smoothed)  # a filter of the outputs, where there is one, goes here
+            stacked = best.grid.stack(smooth(inputs, best.smoothing_ms, group.slow))
+            decoded = best.decoder(stacked[:, group.choose_columns(selection, best.grid)])
+            # a filter of the outputs, chosen on validation, goes here: decoded = …(decoded)
             scored = score_decoded(decoded, fit.behavior, session.split)
             found[f"{method}_{selection}"] = LinearBaseline(best.smoothing_ms, best.lags, decoded, scored)
     return found
@@ -141,22 +154,24 @@ def prepare_fit(session: TrainingSession, modality: str) -> LinearFit:
 def group_inputs(session: TrainingSession, modality: str) -> list[InputGroup]:
     """Returns the inputs that baselines decode. Inputs of LFP are the slow LFP of each channel, then each band."""
     if modality != "lfp":
-        return [InputGroup(slice(None), {"spike": slice(None)}, slice(None))]
+        return [InputGroup(slice(None), 0, {"spike": True})]
     channels = session.standardization.spatial.coupling.shape[-1]
-    groups = [InputGroup(slice(channels), {"lfp": slice(None)}, None)]
+    groups = [InputGroup(slice(channels), channels, {"lfp": True})]
     if session.inputs("lfp").shape[1] > channels:
-        power = slice(channels, None)
-        groups.append(InputGroup(slice(None), {"power": power, "lfp_power": slice(None)}, power))
+        groups.append(InputGroup(slice(None), channels, {"power": False, "lfp_power": True}))
     return groups
 
 
-def smooth(bins: Array, smoothing_ms: float, columns: slice | None) -> Array:
-    """Returns bins (T, I) of which `columns` are smoothed by an exponential, from 0 on, which is their mean."""
-    if columns is None or not smoothing_ms:
+def smooth(bins: Array, smoothing_ms: float, slow: int) -> Array:
+    """Returns bins (T, I) of which all but the first `slow` inputs are smoothed by an exponential.
+
+    It begins at 0, which is their mean.
+    """
+    if not smoothing_ms:
         return bins
-    smoothed, keep = bins.copy(), float(np.exp(-BIN_MS / smoothing_ms))
-    smoothed[:, columns] = lfilter([1 - keep], [1, -keep], np.ascontiguousarray(bins[:, columns].T)).T
-    return smoothed
+    keep = float(np.exp(-BIN_MS / smoothing_ms))
+    smoothed = lfilter([1 - keep], [1, -keep], np.ascontiguousarray(bins[:, slow:].T))
+    return np.hstack([bins[:, :slow], smoothed.T])
 
 
 # ---------------------------------------------------------------- the search
@@ -165,35 +180,30 @@ def smooth(bins: Array, smoothing_ms: float, columns: slice | None) -> Array:
 def search_group(fit: LinearFit, bins: Array, group: InputGroup) -> dict[Key, FittedDecoder]:
     """Returns the best decoder of each method on each selection of a group's inputs, whose bins are (T, I).
 
-    Every smoothing is tried with all lags. Lags that are spaced alike share their moments.
+    Lags on the same grid share their moments. Lags that need a wider grid are tried only with the smoothing that was
+    best with shorter ones, because each smoothing has moments of its own.
     """
     best: dict[Key, FittedDecoder] = {}
-    spaced: dict[int, list[int]] = defaultdict(list)
+    inputs, grids = bins.shape[1], defaultdict(list)
     for longest in sorted({*RIDGE_LAGS, *KALMAN_LAGS}):
-        spaced[choose_spacing(longest, bins.shape[1], MOST_FEATURES)].append(longest)
-    for smoothing_ms in (0,) if group.smoothed is None else SMOOTHING_MS:
-        smoothed = smooth(bins, smoothing_ms, group.smoothed)
-        for spacing, lags in spaced.items():
-            moments = fit.compute_moments(smoothed, range(0, lags[-1] + 1, spacing))
-            for longest, (selection, columns) in product(lags, group.selections.items()):
+        grids[choose_grid(longest, inputs, group.slow, MOST_FEATURES)].append(longest)
+    for grid, lags in grids.items():
+        chosen = {key: found.smoothing_ms for key, found in best.items()}
+        for smoothing_ms in sorted({*chosen.values()} or (SMOOTHING_MS if inputs > group.slow else {0})):
+            keys = [key for key in group.keys if chosen.get(key, smoothing_ms) == smoothing_ms]
+            stacked = grid.stack(smooth(bins, smoothing_ms, group.slow))
+            moments = fit.compute_moments(stacked, range(0, lags[-1] + 1, grid.spacing))
+            for longest, (method, selection) in product(lags, keys):
+                if longest not in (RIDGE_LAGS if method == "ridge" else KALMAN_LAGS):
+                    continue
+                columns, kept = group.choose_columns(selection, grid), best.get((method, selection))
                 some = moments.select(columns, longest)
-                for method, candidates in list_fits(longest).items():
-                    kept = best.get((method, selection))
-                    for found in candidates(fit, some, smoothed[:, columns], kept):
-                        if kept is None or found.validation_r2 > kept.validation_r2:  # NaN where no output moves
-                            kept = replace(found, smoothing_ms=smoothing_ms, lags=longest)
-                    assert kept is not None
-                    best[method, selection] = kept
+                fits = fit_ridges if method == "ridge" else fit_kalmans
+                for found in fits(fit, some, stacked[:, columns], kept):
+                    if kept is None or found.validation_r2 > kept.validation_r2:  # NaN where no output moves
+                        kept = replace(found, smoothing_ms=smoothing_ms, lags=longest, grid=grid)
+                        best[method, selection] = kept
     return best
-
-
-def list_fits(longest: int) -> dict[str, Fits]:
-    """Returns the methods that are tried with lags of up to `longest`."""
-    methods: dict[str, tuple[Sequence[int], Fits]] = {
-        "ridge": (RIDGE_LAGS, fit_ridges),
-        "kalman": (KALMAN_LAGS, fit_kalmans),
-    }
-    return {name: fits for name, (lags, fits) in methods.items() if longest in lags}
 
 
 def fit_ridges(
@@ -251,7 +261,7 @@ def fit_ridge(
     best: tuple[float, float, int, LaggedFilter] | None = None
     for longest in RIDGE_LAGS if lags is None else lags:
         seen = look_ahead(bins, longest // 2 if bidirectional else 0)
-        spacing = choose_spacing(longest, bins.shape[1], MOST_FEATURES)
+        spacing = choose_grid(longest, bins.shape[1], 0, MOST_FEATURES).spacing
         moments = fit.compute_moments(seen, range(0, longest + 1, spacing))
         for penalty, ridge in solve_ridges(moments, fit.behavior.shape[1]):
             validation_r2 = fit.validate(ridge, seen)

@@ -130,7 +130,40 @@ def sum_products(used_lagged: Sequence[Array], lagged: Sequence[Array], rows: Ma
     return gram
 
 
-def choose_spacing(longest: int, inputs: int, most_features: int) -> int:
-    """Returns the least distance of lags from 0 to at most `longest` that gives at most `most_features` of `inputs`."""
-    taps = max(1, most_features // inputs)
-    return longest + 1 if taps == 1 else max(1, -(-longest // (taps - 1)))
+@dataclass(frozen=True)
+class LagGrid:
+    """Says at which lags inputs are read: the first `dense` of them at every bin, the others every `spacing` bins."""
+
+    spacing: int
+    dense: int
+
+    def count_columns(self, inputs: int) -> int:
+        """Returns how many columns the first `inputs` of the inputs take in what `stack` returns."""
+        return inputs + min(inputs, self.dense) * (self.spacing - 1)
+
+    def stack(self, bins: Array) -> Array:
+        """Returns bins (T, I) with the dense inputs at each of the last `spacing` bins, before the other inputs.
+
+        Lags with this distance then read the dense inputs at every bin.
+        """
+        phases = [
+            np.vstack([np.zeros((lag, self.dense)), bins[: len(bins) - lag, : self.dense]])
+            for lag in range(self.spacing)
+        ]
+        return np.hstack([*phases, bins[:, self.dense :]])
+
+
+EVERY_BIN = LagGrid(1, 0)
+
+
+def choose_grid(longest: int, inputs: int, dense: int, most_features: int) -> LagGrid:
+    """Returns the grid with the least spacing of lags from 0 to `longest` that gives at most `most_features`.
+
+    The first `dense` of the inputs are read at every bin, unless they alone give more.
+    """
+    if dense * (longest + 1) > most_features:
+        dense = 0
+    for spacing in range(1, longest + 1):
+        if (longest // spacing + 1) * (dense * spacing + inputs - dense) <= most_features:
+            return LagGrid(spacing, dense)
+    return LagGrid(longest + 1, dense)

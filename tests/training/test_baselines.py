@@ -65,6 +65,17 @@ def test_each_baseline_sees_the_inputs_of_its_name() -> None:
     assert found["ridge_lfp_power"].score.validation_r2 > found["ridge_power"].score.validation_r2
 
 
+def test_with_spaced_lags_each_baseline_still_sees_the_inputs_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "MOST_FEATURES", 60)  # 13 lags of 3 slow inputs, and 4 of 3 others
+    made = with_power(session())
+    found = fit_linear_baselines(made, "lfp")
+    slow, power = made.inputs("lfp")[:, :CHANNELS], made.inputs("lfp")[:, CHANNELS:]
+    again = fit_linear_baselines(replace(made, lfp=torch.cat([-2 * slow, power], 1)), "lfp")
+    np.testing.assert_allclose(again["ridge_power"].decoded, found["ridge_power"].decoded)
+    nothing = fit_linear_baselines(replace(made, lfp=torch.cat([slow, 0 * power], 1)), "lfp")
+    assert nothing["ridge_lfp_power"].score.r2 == pytest.approx(nothing["ridge_lfp"].score.r2, abs=0.01)
+
+
 def test_noisy_power_is_smoothed_and_the_slow_lfp_never_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "RIDGE_LAGS", (0,))
     made = with_power(session())
@@ -79,12 +90,12 @@ def test_noisy_power_is_smoothed_and_the_slow_lfp_never_is(monkeypatch: pytest.M
 def test_smoothing_is_a_causal_exponential() -> None:
     bins = np.zeros((200, 3))
     bins[50] = 1
-    found = smooth(bins, 100, slice(1, None))
+    found = smooth(bins, 100, 1)
     np.testing.assert_array_equal(found[:, 0], bins[:, 0])
     keep = np.exp(-0.1)
     np.testing.assert_allclose(found[50:60, 1], (1 - keep) * keep ** np.arange(10))
     assert not found[:50].any()
-    assert smooth(bins, 0, slice(None)) is bins
+    np.testing.assert_array_equal(smooth(bins, 0, 1), bins)
 
 
 def test_a_ridge_is_the_readout_of_stacked_bins() -> None:

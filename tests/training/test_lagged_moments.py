@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.training.evaluate import stack_lagged_bins
-from edgedistill.training.lagged_moments import LaggedFilter, choose_spacing, compute_lagged_moments
+from edgedistill.training.lagged_moments import LaggedFilter, LagGrid, choose_grid, compute_lagged_moments
 
 
 @settings(max_examples=40, deadline=None)
@@ -58,15 +58,28 @@ def test_a_filter_is_a_sum_over_lagged_bins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("longest", "inputs", "most", "expected"),
+    ("longest", "inputs", "dense", "expected"),
     [
-        (5, 32, 2000, 1),
-        (20, 160, 2000, 2),
-        (40, 160, 2000, 4),
-        (10, 700, 2000, 10),
-        (10, 5000, 2000, 11),
-        (0, 32, 2000, 1),
+        (5, 32, 32, LagGrid(1, 32)),
+        (20, 160, 0, LagGrid(2, 0)),
+        (20, 160, 32, LagGrid(2, 32)),  # 11 lags of 2 x 32 + 128
+        (40, 160, 32, LagGrid(7, 32)),  # 6 lags of 7 x 32 + 128
+        (40, 96, 96, LagGrid(2, 0)),
+        (10, 700, 0, LagGrid(4, 0)),
+        (10, 5000, 0, LagGrid(11, 0)),
+        (0, 32, 0, LagGrid(1, 0)),
     ],
 )
-def test_lags_are_as_dense_as_the_features_allow(longest: int, inputs: int, most: int, expected: int) -> None:
-    assert choose_spacing(longest, inputs, most) == expected
+def test_lags_are_as_dense_as_the_features_allow(longest: int, inputs: int, dense: int, expected: LagGrid) -> None:
+    assert choose_grid(longest, inputs, dense, 2200) == expected
+
+
+def test_a_grid_reads_its_dense_inputs_at_every_bin() -> None:
+    rng = np.random.default_rng(0)
+    bins, grid = rng.normal(size=(40, 5)), LagGrid(3, 2)
+    stacked = grid.stack(bins)
+    assert stacked.shape[1] == 2 * 3 + 3
+    assert (grid.count_columns(2), grid.count_columns(5)) == (6, 9)
+    lagged = stack_lagged_bins(stacked, 3)
+    seen = {lagged[20, column] for column in [*range(9), *range(27, 36)]}  # lags 0 and 3
+    assert seen == {*bins[15:21, :2].reshape(-1), *bins[[17, 20], 2:].reshape(-1)}
