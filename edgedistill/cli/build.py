@@ -10,7 +10,13 @@ import click
 from edgedistill.bundle import reasons_left_out
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.output import print_gates, print_json, print_notes, print_table, show_training
-from edgedistill.cli.training_options import FOLLOW_HELP, PATH, add_training_options, recipe_option
+from edgedistill.cli.training_options import (
+    FOLLOW_HELP,
+    PATH,
+    add_training_options,
+    label_minutes_option,
+    recipe_option,
+)
 from edgedistill.config import load_preset
 from edgedistill.quantization.calibration.recipe import load_recipe
 from edgedistill.target import load_target, require_buildable
@@ -80,6 +86,7 @@ stderr says why.""",
     show_default=True,
     help=FOLLOW_HELP,
 )
+@label_minutes_option
 @click.option(
     "--ranges",
     type=PATH,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgedistill.cli.output import print_summary, show_training
-from edgedistill.cli.training_options import PATH, add_training_options
+from edgedistill.cli.training_options import PATH, add_training_options, label_minutes_option
 from edgedistill.config import load_preset
 
 
@@ -27,6 +27,7 @@ it continues from its last checkpoint.""",
 @click.option(
     "--supervised", is_flag=True, help="Also learn the behavior in this training. Without it, no labels are needed."
 )
+@label_minutes_option
 @click.option(
     "--alignment",
     type=click.Choice(["cosine", "mse"]),

@@ -8,8 +8,9 @@ from time import monotonic
 
 from edgedistill.config import load_preset
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
+from edgedistill.errors import ConfigError
 from edgedistill.pipeline.cache import Cache
-from edgedistill.pipeline.early_checks import require_folder
+from edgedistill.pipeline.early_checks import require_folder, require_label_minutes, require_labels
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.pretrained_student import (
     PretrainedStudent,
@@ -23,12 +24,16 @@ from edgedistill.pipeline.run_context import Progress, Run, provenance_of, short
 from edgedistill.pipeline.students import student_from_sessions
 from edgedistill.pipeline.teacher import latents_from_teacher, load_known_teacher
 from edgedistill.training.batches import compute_gap, find_unlabelled_block, training_session_from_bins
+from edgedistill.training.few_labels import withhold_labels
 from edgedistill.training.student_tasks import STUDENT_TASKS, score_student
 
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """Holds the options of `edgedistill distill`. With `supervised`, behavior is part of the objective."""
+    """Holds the options of `edgedistill distill`. With `supervised`, behavior is part of the objective.
+
+    With `label_minutes`, the labels that are learned from are those of the latest session.
+    """
 
     data: tuple[Path, ...]
     teacher: Path
@@ -40,6 +45,7 @@ class DistillOptions:
     line_hz: float = 60
     supervised: bool = False
     alignment: str = "cosine"
+    label_minutes: float | None = None  # of behavior that is learned from; None: all of all sessions
 
 
 def distill(options: DistillOptions, progress: Progress | None = None) -> TrainingSummary:
@@ -51,11 +57,21 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
     start, out = monotonic(), options.out
     preset = shorten_preset(load_preset(options.preset), options.steps)
     require_folder(out)
+    if options.label_minutes is not None and not options.supervised:
+        raise ConfigError(
+            "--label-minutes says how much behavior a training sees",
+            got="no --supervised, so this training sees none",
+            next_step="add --supervised, or leave --label-minutes out",
+        )
+    require_label_minutes(options.label_minutes)
     cache = Cache(out.with_name(out.name + ".work"))
     need = ("lfp", "units", "behavior") if options.supervised else ("lfp", "units")
     bins = read_sessions(cache, options.data, options.names, options.line_hz, need=need, also=("behavior",))
     gap = compute_gap(bins, preset.student)
     sessions = [training_session_from_bins(b, gap) for b in bins]
+    if options.label_minutes is not None:
+        require_labels(sessions[-1], bins[-1])
+    sessions = list(withhold_labels(sessions, sessions[-1], options.label_minutes))
     run = Run(cache, preset, options.seed, provenance_of(bins), progress)
     latents = latents_from_teacher(run, load_known_teacher(options.teacher, sessions), sessions)
     task_name = "deployed" if options.supervised else "distilled"

@@ -22,7 +22,12 @@ from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.decoder_source import EarlierStudent, NewStudent
-from edgedistill.pipeline.early_checks import choose_session, require_labels, require_writable
+from edgedistill.pipeline.early_checks import (
+    choose_session,
+    require_label_minutes,
+    require_labels,
+    require_writable,
+)
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.pretrained_student import load_pretrained_student
 from edgedistill.pipeline.run_context import Progress, Run, provenance_of, shorten_preset
@@ -33,6 +38,7 @@ from edgedistill.quantization.integers import require_parts
 from edgedistill.target import Target, load_target, require_buildable
 from edgedistill.training.adapt import MODES
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
+from edgedistill.training.few_labels import withhold_labels
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class BuildOptions:
     ranges: Path | None = None  # the file that `calibrate` wrote for `student`
     follow_s: float = 0.0  # time constant with which statistics follow the signal; 0: they stay
     ship: bool = False  # whether to write the bundle as a zip too
+    label_minutes: float | None = None  # of behavior that is learned from; None: all of all sessions
 
     @property
     def has_spike_models(self) -> bool:
@@ -75,7 +82,7 @@ class BuildRequest:
     run: Run
     bins: SessionBins  # the session that the bundle decodes
     session: TrainingSession  # the same session, ready for training
-    sessions: tuple[TrainingSession, ...]  # all sessions, including this one
+    sessions: tuple[TrainingSession, ...]  # all sessions, including this one; with --label-minutes, few labels
     recipe: Recipe
     teacher: PatchAutoencoder | None  # from --teacher
     decoder: NewStudent | EarlierStudent  # the student that ships
@@ -88,6 +95,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     if target.engine == "c" and options.out.suffix != ".zip":
         find_toolchain(target)
     require_follow(options.follow_s)
+    require_label_minutes(options.label_minutes)
     preset = shorten_preset(load_preset(options.preset), options.steps)
     require_free_out(options)
     if options.adapt not in MODES:
@@ -100,9 +108,10 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     bins = read_build_sessions(cache, options)
     gap = max(compute_gap(bins, size) for size in decoder.sizes(preset))
     sessions = tuple(training_session_from_bins(b, gap) for b in bins)
-    session = choose_session(sessions, options.session)
-    chosen = bins[sessions.index(session)]
-    require_labels(session, chosen)
+    at = sessions.index(choose_session(sessions, options.session))
+    require_labels(sessions[at], bins[at])
+    sessions = withhold_labels(sessions, sessions[at], options.label_minutes)
+    session, chosen = sessions[at], bins[at]
     decoder.require_session(session, chosen, sessions, recipe)
     return BuildRequest(
         options=options,

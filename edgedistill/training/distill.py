@@ -22,6 +22,7 @@ from edgedistill.training.batches import (
     make_generator,
     pick_session,
 )
+from edgedistill.training.few_labels import are_labels_scarce, select_labelled
 from edgedistill.training.loop import Progress, fit
 from edgedistill.training.losses import Objective, alignment_loss, known_mse
 
@@ -49,17 +50,25 @@ def train_student(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Student:
-    """Trains `student` in place on the training blocks. `teacher_latents` holds those of each session."""
+    """Trains `student` in place on the training blocks. `teacher_latents` holds those of each session.
+
+    Where labels are scarce, every second step draws segments with labels, and every step where nothing but behavior is
+    learned. The validation loss counts labels wherever the sessions have them.
+    """
+    whole, labelled = {session.id: session for session in sessions}, select_labelled(sessions)
+    every = [whole[session.id] for session in labelled] if objective.is_behavior_alone else sessions
+    scarce = bool(labelled and objective.behavior and are_labels_scarce(sessions))
 
     def step_loss(step: int) -> Tensor:
         random = make_generator(seed, step)
-        session = pick_session(sessions, random)
-        parts = select_parts(session, modality, objective, teacher_latents)[1:]
-        bins, *rest = draw_augmented(session, modality, parts, config, random)
+        with_labels = scarce and (step % 2 == 1 or objective.is_behavior_alone)
+        drawn = pick_session(labelled if with_labels else every, random)
+        parts = select_parts(whole[drawn.id], modality, objective, teacher_latents)[1:]
+        bins, *rest = draw_augmented(drawn, modality, parts, config, random)
         hidden = None
         if objective.hidden_share:
             bins, hidden = hide_bins(bins, objective.hidden_share, random)
-        latents = student(session.id, bins)
+        latents = student(drawn.id, bins)
         return student_loss(student, objective, latents, hidden, rest, config.burn_in)
 
     def validation_loss() -> float:

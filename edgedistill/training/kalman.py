@@ -83,10 +83,10 @@ def fit_linear_gaussian(moments: LaggedMoments, behavior: Array, rows: Mask, ord
     x = stack_past(behavior, order) - mean_state
     pair = rows[1:] & rows[:-1]
     before, after = x[:-1][pair], x[1:][pair]
-    a: Array = np.linalg.lstsq(before, after, rcond=None)[0].T
-    w: Array = np.cov((after - before @ a.T).T).reshape(a.shape)
+    a = np.asarray(np.linalg.lstsq(before, after, rcond=None)[0].T, np.float64)
+    w = np.asarray(np.cov((after - before @ a.T).T), np.float64).reshape(a.shape)
     cross = moments.flat_cross[:, :size]
-    h: Array = cross @ np.linalg.pinv(moments.target_gram[:size, :size], hermitian=True)
+    h = cross @ np.linalg.pinv(moments.target_gram[:size, :size], hermitian=True)
     q = (moments.flat_gram - h @ cross.T) / max(1, moments.count - 1)
     return LinearGaussian(a, w, h, q, mean_state, moments, behavior.shape[1])
 

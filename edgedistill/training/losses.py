@@ -33,6 +33,11 @@ class Objective:
                 expected=did_you_mean(self.alignment_kind, ALIGNMENTS),
             )
 
+    @property
+    def is_behavior_alone(self) -> bool:
+        """Returns whether nothing is learned from bins without labels."""
+        return not self.reconstruction and not self.alignment
+
 
 UNSUPERVISED = Objective(reconstruction=1.0, hidden_share=0.5)
 DISTILLED = Objective(reconstruction=0.1, alignment=5.0)

@@ -16,7 +16,7 @@ from .fake_pipeline import FakePipeline
 def test_build_hands_over_its_options(stages: FakePipeline) -> None:
     found = answer(
         *("build", "--target", "host", "--data", "a.nwb", "b.nwb", "--out", "x.edge", "--data", "more"),
-        *("--preset", "nano", "--session", "s2", "--steps", 5, "--seed", 3, "--baselines"),
+        *("--preset", "nano", "--session", "s2", "--steps", 5, "--seed", 3, "--baselines", "--label-minutes", 0.5),
     )
     assert found["metrics"]["int8_r2"] is None
     assert stages.asked == {
@@ -40,6 +40,7 @@ def test_build_hands_over_its_options(stages: FakePipeline) -> None:
         "ranges": None,
         "follow_s": 0.0,
         "ship": False,
+        "label_minutes": 0.5,
     }
 
 
