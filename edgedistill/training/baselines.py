@@ -30,7 +30,7 @@ from edgedistill.training.evaluate import (
     solve_penalties,
     unscale_behavior,
 )
-from edgedistill.training.kalman import fit_linear_gaussian, solve_steady_kalman, stack_past
+from edgedistill.training.kalman_baseline import fit_linear_gaussian, solve_steady_kalman, stack_past
 from edgedistill.training.lagged_moments import (
     EVERY_BIN,
     LaggedFilter,
