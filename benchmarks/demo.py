@@ -21,6 +21,8 @@ from edgedistill.files import atomic_write, atomic_write_text
 OUT = Path("demo-output")
 SESSIONS, MINUTES, STEPS = 4, 4, 150
 SHOWN_S = 12
+FIRST_OUTPUT = 5  # column of the predictions, after bin, end_frame, time_s, flags and bad_channels
+TIMES_90 = 1.645  # standard deviations in which nine in ten true values lie
 
 
 def main() -> None:
@@ -36,7 +38,7 @@ def main() -> None:
     measured = run_command("bench", f"{bundle}", "--robustness", "--system", "--closed-loop", "2", keep="bench.json")
     run_command("report", f"{OUT}/bench.json", "--out", f"{OUT}/report.html")
     picture = OUT / "decoded.png"
-    draw(session, bundle, OUT / "predictions.csv", built["metrics"], picture)
+    draw(session, OUT / "predictions.csv", built["metrics"], picture)
     print_summary(built["metrics"], measured)
     print(f"\nall of it on one page: {OUT}/report.html\ndecoded against true velocity: {picture}")
     print(f"the whole demo took {monotonic() - start:.0f} s")
@@ -84,8 +86,11 @@ def print_summary(metrics: dict[str, Any], measured: dict[str, Any]) -> None:
         print(f"  {name:32s} p50 {p['p50']:6.1f} µs   p99 {p['p99']:6.1f} µs   max {p['max']:.0f} µs")
 
 
-def draw(session: Path, bundle: Path, predictions: Path, metrics: dict[str, Any], picture: Path) -> None:
-    """Draws decoded and true velocity over a stretch of the test block, with one panel for each output."""
+def draw(session: Path, predictions: Path, metrics: dict[str, Any], picture: Path) -> None:
+    """Draws decoded and true velocity over a stretch of the test block, with one panel for each output.
+
+    Around what was decoded lies the band in which nine in ten true values should be.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -95,20 +100,25 @@ def draw(session: Path, bundle: Path, predictions: Path, metrics: dict[str, Any]
 
     with predictions.open() as file:
         rows = list(csv.DictReader(file))
-    names = [name for name in rows[0] if name.startswith("cursor")]
+    outputs = list(rows[0])[FIRST_OUTPUT:]  # the values, then their standard deviations
+    names, deviations = outputs[: len(outputs) // 2], outputs[len(outputs) // 2 :]
     times = np.array([float(row["time_s"]) for row in rows])
     shown = times >= times[-1] - SHOWN_S
     with open_recording(session) as recording:
         assert recording.behavior is not None
         truth, units = recording.behavior.sample_at(times), recording.behavior.units
     figure, axes = plt.subplots(len(names), 1, figsize=(9, 5), sharex=True, constrained_layout=True)
-    for axis, name, unit, true in zip(np.atleast_1d(axes), names, units, truth.T, strict=True):
-        decoded = np.array([float(row[name]) for row in rows])
+    panels = zip(np.atleast_1d(axes), names, deviations, units, truth.T, strict=True)
+    for axis, name, deviation, unit, true in panels:
+        decoded, spread = (np.array([float(row[column]) for row in rows]) for column in (name, deviation))
+        low, high = decoded - TIMES_90 * spread, decoded + TIMES_90 * spread
+        orange = {"color": "tab:orange"}
+        axis.fill_between(times[shown], low[shown], high[shown], alpha=0.2, lw=0, label="90 % interval", **orange)
         axis.plot(times[shown], true[shown], color="0.25", lw=1.2, label="true")
-        axis.plot(times[shown], decoded[shown], color="tab:orange", lw=1.6, label="decoded from LFP, streaming")
+        axis.plot(times[shown], decoded[shown], lw=1.6, label="decoded from LFP, streaming", **orange)
         axis.set_ylabel(f"{name.split(' (')[0]}\n({unit})")
         axis.spines[["top", "right"]].set_visible(False)
-    np.atleast_1d(axes)[0].legend(frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 1.22))
+    np.atleast_1d(axes)[0].legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.22))
     np.atleast_1d(axes)[-1].set_xlabel("time in the session (s)")
     figure.suptitle(f"held-out stretch, INT8 in C, R² = {metrics['int8_r2']:.2f} over the whole test block")
     with atomic_write(picture, "the picture") as partial:

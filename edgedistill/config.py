@@ -29,6 +29,7 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T")
+SHORTEST_BAND_MS, LONGEST_BAND_MS = 1, 1000
 NAME_IT = "pass one of these names, or the path of a .toml file"
 
 
@@ -127,6 +128,27 @@ def _dotted(keys: tuple[str, ...], key: str) -> str:
     return ".".join((*keys, key))
 
 
+# ---------------------------------------------------------------- range checks
+
+
+def _at_least(config: object, **minimum: int) -> None:
+    for name, least in minimum.items():
+        if getattr(config, name) < least:
+            raise ConfigError(f"'{name}' is too small", got=getattr(config, name), expected=f"at least {least}")
+
+
+def _within(config: object, low: float, high: float, *names: str) -> None:
+    for name in names:
+        if not low <= getattr(config, name) <= high:
+            got = getattr(config, name)
+            raise ConfigError(f"'{name}' is out of range", got=got, expected=f"{low:g} to {high:g}")
+
+
+def _divides(divisor: int, d: int) -> None:
+    if d % divisor:
+        raise ConfigError("the width does not split into heads", got=d, expected=f"a multiple of {divisor}")
+
+
 # ---------------------------------------------------------------- shapes
 
 
@@ -223,7 +245,44 @@ class TeacherSize:
         _divides(2 * self.heads, self.predictor_d)
 
 
+@dataclass(frozen=True)
+class BandPower:
+    """Holds the bands whose log power stands beside the slow LFP. Of them a session takes those that its rate holds."""
+
+    bands: tuple[tuple[float, float], ...] = ()  # (low, high) in Hz
+    ms: float = 100  # time constant with which their power is smoothed
+
+    def __post_init__(self) -> None:
+        for band in self.bands:
+            if len(band) != 2 or not 0 < band[0] < band[1]:
+                raise ConfigError("this is no band", got=list(band), expected="[low, high] in Hz")
+        _within(self, SHORTEST_BAND_MS, LONGEST_BAND_MS, "ms")
+
+
+NO_BANDS = BandPower()
+
+
 # ---------------------------------------------------------------- training and presets
+
+
+ALIGNMENTS = ("whitened", "cosine", "mse", "subspace")
+CENTRINGS = ("mean", "standardized")
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Says how a student is compared with the teacher (docs/decisions.md, 2)."""
+
+    kind: str = "whitened"
+    centring: str = "mean"  # `subspace` only: a batch loses its mean, or is also divided by its deviation
+
+    def __post_init__(self) -> None:
+        for what, name, known in (("alignment", self.kind, ALIGNMENTS), ("centring", self.centring, CENTRINGS)):
+            if name not in known:
+                raise ConfigError(f"unknown {what} '{name}'", expected=did_you_mean(name, known))
+
+
+DEFAULT_ALIGNMENT = Alignment()
 
 
 @dataclass(frozen=True)
@@ -269,6 +328,7 @@ class Preset:
     patch_student: TeacherSize  # the published student: patch tokens, bidirectional
     teacher_training: TrainingConfig
     training: TrainingConfig
+    band_power: BandPower = NO_BANDS  # what a student sees beside the slow LFP
 
 
 def load_preset(name_or_path: str | Path) -> Preset:
@@ -283,24 +343,3 @@ def preset_names() -> tuple[str, ...]:
 
 def _presets() -> Traversable:
     return resources.files("edgedistill") / "presets"
-
-
-# ---------------------------------------------------------------- range checks
-
-
-def _at_least(config: object, **minimum: int) -> None:
-    for name, least in minimum.items():
-        if getattr(config, name) < least:
-            raise ConfigError(f"'{name}' is too small", got=getattr(config, name), expected=f"at least {least}")
-
-
-def _within(config: object, low: float, high: float, *names: str) -> None:
-    for name in names:
-        if not low <= getattr(config, name) <= high:
-            got = getattr(config, name)
-            raise ConfigError(f"'{name}' is out of range", got=got, expected=f"{low:g} to {high:g}")
-
-
-def _divides(divisor: int, d: int) -> None:
-    if d % divisor:
-        raise ConfigError("the width does not split into heads", got=d, expected=f"a multiple of {divisor}")

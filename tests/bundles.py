@@ -1,12 +1,14 @@
 """Makes a small whole bundle with random weights, which tests of bench, run and the command line open.
 
-Its array is that of `nwb_files.whole_session`: three channels at 250 Hz, velocity in x and y.
+Its array is that of `nwb_files.whole_session`: three channels at 250 Hz, velocity in x and y. The bundle with bands
+reads the log power of two bands of each channel beside the slow LFP.
 """
 
 from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,11 +16,11 @@ import numpy as np
 from safetensors.numpy import save
 
 from edgedistill.bundle import Bundle, write_bundle
-from edgedistill.bundle.contents import DEVIATION
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig, SpatialModel
 from edgedistill.numerics.deviation import DeviationModel
-from edgedistill.pipeline.channel_files import neutral_channel_files
+from edgedistill.numerics.smoothing import SmoothingModel
+from edgedistill.pipeline.channel_files import neutral_channel_files, write_channel_files, write_smoothing_file
 from edgedistill.quantization.integers import quantize_student
 from edgedistill.quantization.onnx_graph import (
     graph_for_plugin,
@@ -34,6 +36,8 @@ T, SCORE_FROM = 1300, 200
 SHAPE = StudentShape(CHANNELS, OUTPUTS, 8, 2, 2, 7, 16, 3, 2, 5)
 SPIKE_SHAPE = StudentShape(UNITS, OUTPUTS, 8, 2, 2, 7, 16, 3, 2, 5)
 CONFIG = FrontEndConfig(rate=Fraction(250), channels=CHANNELS, highpass_hz=1)
+BANDED = replace(CONFIG, bands=((12.0, 30.0), (30.0, 60.0)))
+BANDED_SHAPE = replace(SHAPE, channels=BANDED.inputs)
 SPIKE_STATISTICS = {"mean": [1.0] * UNITS, "std": [1.5] * (UNITS - 1) + [0.0]}
 
 
@@ -55,17 +59,37 @@ def manifest(**changes: object) -> dict[str, object]:
     } | changes
 
 
-def write_test_bundle(path: Path, **changes: object) -> Bundle:
-    """Writes a bundle whose true kinematics are what the LFP student decodes plus noise, so that its R² is near one."""
-    files = student_files(SHAPE, seed=0)
+def banded_manifest(**changes: object) -> dict[str, object]:
+    """Returns the manifest of the bundle with bands."""
+    statistics = {"mean": [0.0] * CHANNELS + [3.0] * 2 * CHANNELS, "std": [60.0] * CHANNELS + [2.0] * 2 * CHANNELS}
+    whole = {"model": BANDED_SHAPE.to_json(), "frontend": BANDED.to_json(), "normalization": statistics}
+    return manifest(**whole, **changes)
+
+
+def write_test_bundle(
+    path: Path, smoothing_model: SmoothingModel | None = None, bands: bool = False, **changes: object
+) -> Bundle:
+    """Writes a bundle whose true kinematics are what the LFP student decodes plus noise, so that its R² is near one.
+
+    With `smoothing_model`, the outputs of the LFP student are smoothed, and the truth is what they then are.
+    """
+    shape, config = (BANDED_SHAPE, BANDED) if bands else (SHAPE, CONFIG)
+    files = student_files(shape, seed=0)
     spikes = student_files(SPIKE_SHAPE, seed=1) | {
         "model.json": json.dumps({"model": SPIKE_SHAPE.to_json(), "normalization": SPIKE_STATISTICS}).encode()
     }
-    files |= neutral_channel_files(CHANNELS, OUTPUTS)
-    files[DEVIATION] = save({name: np.asarray(table) for name, table in vars(deviations()).items()})
+    files |= write_channel_files(plain_array(config), deviations())
     spikes |= neutral_channel_files(UNITS, OUTPUTS)
     files |= {f"subjects/spike-student/{name}": data for name, data in spikes.items()}
-    return write_bundle(path, manifest(**changes), files | {"holdout.npz": holdout(files["student.onnx"])})
+    whole = banded_manifest(**changes) if bands else manifest(**changes)
+    kept = {"holdout.npz": holdout(files["student.onnx"], shape, config, smoothing_model)}
+    return write_bundle(path, whole, files | write_smoothing_file(smoothing_model) | kept)
+
+
+def plain_array(config: FrontEndConfig) -> SpatialModel:
+    """Returns the model of an array whose channels have nothing in common."""
+    ones, eye = np.ones(config.inputs, np.float32), np.eye(config.channels, dtype=np.float32)
+    return SpatialModel(np.stack([eye] * config.features), ones, ones, ones, config.fill_sweeps, config.common_average)
 
 
 def deviations() -> DeviationModel:
@@ -90,15 +114,21 @@ def student_files(shape: StudentShape, seed: int) -> dict[str, bytes]:
     }
 
 
-def holdout(graph: bytes) -> bytes:
+def holdout(
+    graph: bytes,
+    shape: StudentShape = SHAPE,
+    config: FrontEndConfig = CONFIG,
+    smoothing: SmoothingModel | None = None,
+) -> bytes:
     from edgedistill.runtime.onnx_engine import OnnxEngine
 
     rng = np.random.default_rng(2)
-    present, there = rng.normal(size=(T, CHANNELS)).astype(np.float32), np.ones((T, CHANNELS), np.bool_)
-    ones = np.ones(CHANNELS, np.float32)
-    bins = SpatialModel(np.eye(CHANNELS, dtype=np.float32), ones, ones, ones, 8, True).complete(present, there)
-    engine = OnnxEngine(graph, SHAPE)
-    kinematics = np.stack([engine.step(bin) for bin in bins]) + 0.01 * rng.normal(size=(T, OUTPUTS))
+    present, there = rng.normal(size=(T, config.inputs)).astype(np.float32), np.ones((T, CHANNELS), np.bool_)
+    bins = plain_array(config).complete(present, there)
+    engine = OnnxEngine(graph, shape)
+    decoded = np.stack([engine.step(bin) for bin in bins])
+    decoded = decoded if smoothing is None else smoothing.run(decoded)
+    kinematics = decoded + 0.01 * rng.normal(size=(T, OUTPUTS))
     kinematics[300:310] = np.nan  # unknown values, which must not count
     kinematics[:SCORE_FROM] = 1e6  # these bins lie before those that count
     counts = rng.poisson(1.0, size=(T, UNITS)).astype(np.uint8)

@@ -12,6 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgedistill.config import (
+    NO_BANDS,
+    BandPower,
     Preset,
     StudentShape,
     StudentSize,
@@ -179,6 +181,28 @@ def test_every_preset_loads_under_its_own_name() -> None:
     assert {"nano", "edge", "paper"} <= set(preset_names())
     for name in preset_names():
         assert load_preset(name).name == name
+
+
+def test_the_default_students_see_bands_and_the_published_one_does_not() -> None:
+    expected = ((12, 30), (30, 60), (70, 150), (150, 300))
+    for name in ("edge", "nano"):
+        assert load_preset(name).band_power == BandPower(expected, 100)
+    assert load_preset("paper").band_power.bands == ()
+
+
+def test_a_preset_without_band_power_sees_the_slow_lfp_alone(tmp_path: Path) -> None:
+    path, text = tmp_path / "mine.toml", Path(str(_preset_file("nano"))).read_text()
+    start = text.index("[band_power]")
+    path.write_text(text[:start] + text[text.index("[student]") :])
+    assert load_preset(path).band_power == NO_BANDS
+
+
+@pytest.mark.parametrize(
+    ("bands", "ms"), [([[30, 12]], 100), ([[0, 12]], 100), ([[12]], 100), ([[12, 30]], 0), ([[12, 30]], 5000)]
+)
+def test_impossible_bands_are_refused(bands: list[list[float]], ms: float) -> None:
+    with pytest.raises(ConfigError):
+        parse(BandPower, {"bands": bands, "ms": ms}, "x.toml")
 
 
 def test_a_preset_may_be_a_file_of_ones_own(tmp_path: Path) -> None:

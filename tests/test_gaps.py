@@ -25,7 +25,9 @@ from edgedistill.runtime.stream import Flag, NumpyStream, Output
 RATE, SECONDS, AFTER_S = 1000, 108, 17
 OFF = 0.3  # deviations of the models' input
 UNSURE = Flag.WARMUP | Flag.GAP | Flag.MASKED
-SIGNALS = ("random walk", "simulated field with mains")
+BANDS = ((12.0, 30.0), (30.0, 60.0), (70.0, 150.0), (150.0, 300.0))
+WITH_BANDS = ", with bands"
+SIGNALS = ("random walk", "field with mains", f"field with mains{WITH_BANDS}")
 PLACES = (61_003, 70_010)  # frames, of which one is the first of a bin
 
 Floats = npt.NDArray[np.float32]
@@ -93,10 +95,11 @@ def stream_of(config: FrontEndConfig, standardization: Standardization) -> tuple
 @cache
 def twin_of(signal: str) -> Twin:
     frames = make_frames(signal)
-    config = FrontEndConfig(rate=Fraction(RATE), channels=frames.shape[1])
+    bands = BANDS if signal.endswith(WITH_BANDS) else ()
+    config = FrontEndConfig(rate=Fraction(RATE), channels=frames.shape[1], bands=bands)
     bins = FrontEnd(config).push(frames)
     settled = slice(settling_bins(config), None)
-    values, bad = bins.values[settled], bins.bad[settled]
+    values, bad = bins.values[settled], np.tile(bins.bad[settled], config.features)
     mean, std = compute_moments(values, ~bad)
     standardization = Standardization(mean, std, fit_spatial_model(config, values, bad, mean, std))
     stream, recorder = stream_of(config, standardization)
@@ -143,9 +146,10 @@ def test_the_input_of_an_unflagged_bin_is_that_of_the_whole_recording(signal: st
     assert max(flagged) > 2 * max(largest)
 
 
+@pytest.mark.parametrize("signal", SIGNALS[1:])
 @pytest.mark.parametrize("lost_ms", [1, 50, 500, 2000])
-def test_flags_last_as_long_as_the_definition_says(lost_ms: int) -> None:
-    twin = twin_of("random walk")
+def test_flags_last_as_long_as_the_definition_says(signal: str, lost_ms: int) -> None:
+    twin = twin_of(signal)
     for place in PLACES:
         outputs, _ = run(twin, place, lost_ms)
         touched = (place + lost_ms - 1) // 10 - place // 10 + 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from scipy.stats import t as student_t
 
 from benchmarks.accuracy.int8_rows import list_int8_rows
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
-from edgedistill.config import Preset, load_preset
+from edgedistill.config import ALIGNMENTS, CENTRINGS, DEFAULT_ALIGNMENT, Alignment, Preset, load_preset
+from edgedistill.data.candidates import NO_NAMES
 from edgedistill.data.simulation.nwb import simulate_to_nwb
 from edgedistill.data.simulation.sessions import SimulationConfig
 from edgedistill.measure.latency import EMPTY, LatencyUs, time_steps
@@ -39,8 +40,10 @@ from edgedistill.training.baselines import fit_linear_baselines, score_ridge
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
 from edgedistill.training.distill import distill_bidirectional
 from edgedistill.training.evaluate import Score
-from edgedistill.training.pretrain import compute_teacher_latents, train_autoencoder, train_teacher
-from edgedistill.training.student_tasks import STUDENT_TASKS, score_student, score_teacher, train_task
+from edgedistill.training.losses import DISTILLED
+from edgedistill.training.pretrain import train_autoencoder, train_teacher
+from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_student, score_teacher, train_task
+from edgedistill.training.teacher_targets import TeacherTargets
 
 SESSIONS, MINUTES = 5, 8.0  # the last session is never trained on
 TRIALS = (1.0, 0.5)  # factors of the preset's learning rate; --trials takes the first so many
@@ -74,6 +77,11 @@ class Seed:
     preset: Preset
     folder: Path
     trials: tuple[float, ...] = TRIALS
+    alignment: Alignment = DEFAULT_ALIGNMENT
+
+    def task(self, name: str) -> StudentTask:
+        """Returns a student's task with the alignment of this run."""
+        return STUDENT_TASKS[name].with_alignment(self.alignment)
 
     def __post_init__(self) -> None:
         """Simulates the sessions unless they are there, and reads them."""
@@ -81,7 +89,7 @@ class Seed:
         config = SimulationConfig(sessions=SESSIONS, minutes=MINUTES, seed=self.seed)
         if len(list(data.glob("*.nwb"))) < SESSIONS:
             list(simulate_to_nwb(config, data))
-        bins = read_sessions(Cache(self.folder.parent / "read"), [data], None, 60)
+        bins = read_sessions(Cache(self.folder.parent / "read"), [data], NO_NAMES, 60, self.preset.band_power)
         sessions = [training_session_from_bins(b, compute_gap(bins, self.preset.student)) for b in bins]
         self.trained, self.new_day = sessions[:-1], sessions[-1]
         self.target = self.trained[-1]
@@ -116,7 +124,7 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
         )
     }
     teacher = load_teacher(run.folder / f"teacher-{rows['teacher']['trial']:g}")[0]
-    teacher_latents = compute_teacher_latents(teacher, run.trained, run.preset.teacher_training)
+    targets = TeacherTargets(teacher, run.trained, run.preset.teacher_training)
     for row, task, single in (
         ("distilled", "distilled", False),
         ("deployed", "deployed", False),
@@ -129,7 +137,7 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
         sessions = [run.target] if single else run.trained
 
         def trial(factor: float, path: Path, task: str = task, sessions: Any = sessions) -> dict[str, Score]:
-            return train_student_trial(run, task, sessions, teacher_latents, factor, path)
+            return train_student_trial(run, task, sessions, targets, factor, path)
 
         rows[row] = run.measure_once(row, lambda row=row, trial=trial: run.search(row, trial))
     for row, sessions, distilled in (
@@ -138,7 +146,7 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
     ):
 
         def patch(factor: float, path: Path, sessions: Any = sessions, distilled: bool = distilled) -> dict[str, Score]:
-            return train_bidirectional_trial(run, sessions, teacher_latents if distilled else None, factor, path)
+            return train_bidirectional_trial(run, sessions, targets if distilled else None, factor, path)
 
         rows[row] = run.measure_once(row, lambda row=row, patch=patch: run.search(row, patch))
     for part in ("lfp", "spikes"):
@@ -153,8 +161,10 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
                 name, lambda row=row, mode=mode: score_new_day(run, row, rows[row]["trial"], mode)
             )
     trials = {row: rows[row]["trial"] for row in ("deployed", "spike_student")}
+    tasks = {row: run.task(row) for row in trials}
+    followed = {row: targets.of(task.objective, run.preset.student) for row, task in tasks.items()}
     config = run.preset.training
-    for row, measure in list_int8_rows(run.folder, trials, run.trained, teacher_latents, run.seed, config).items():
+    for row, measure in list_int8_rows(run.folder, trials, tasks, run.trained, followed, run.seed, config).items():
         rows[row] = run.measure_once(row, measure)
     rows["latency"] = run.measure_once("latency", lambda: measure_latency(run, rows["deployed"]["trial"]))
     return rows
@@ -170,26 +180,31 @@ def train_teacher_trial(run: Seed, factor: float, folder: Path) -> dict[str, Sco
 
 
 def train_student_trial(
-    run: Seed, task: str, sessions: list[TrainingSession], teacher_latents: Any, factor: float, folder: Path
+    run: Seed, task: str, sessions: list[TrainingSession], targets: TeacherTargets, factor: float, folder: Path
 ) -> dict[str, Score]:
     config = replace(run.preset.training, learning_rate=factor * run.preset.training.learning_rate)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.safetensors"
-    student = train_task(STUDENT_TASKS[task], sessions, run.preset, config, run.seed, teacher_latents, checkpoint)
+    chosen = run.task(task)
+    teacher_latents = targets.of(chosen.objective, run.preset.student)
+    student = train_task(chosen, sessions, run.preset, config, run.seed, teacher_latents, checkpoint)
     save_student(student, folder, {"row": task})
     return {s.id: score_student(student, task, s)[1] for s in sessions}
 
 
 def train_bidirectional_trial(
-    run: Seed, sessions: list[TrainingSession], teacher_latents: Any, factor: float, folder: Path
+    run: Seed, sessions: list[TrainingSession], targets: TeacherTargets | None, factor: float, folder: Path
 ) -> dict[str, Score]:
-    """Trains the published patch student on LFP, distilled, or without the teacher's latents as an autoencoder."""
+    """Trains the published patch student on the slow LFP, distilled, or without the teacher as an autoencoder."""
+    sessions = [session.without_bands() for session in sessions]
     config = replace(run.preset.training, learning_rate=factor * run.preset.training.learning_rate)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.safetensors"
     size = run.preset.patch_student
-    if teacher_latents is not None:
-        model = distill_bidirectional(sessions, size, config, run.seed, teacher_latents, checkpoint)
+    if targets is not None:
+        objective = replace(DISTILLED, aligned_by=run.alignment)
+        followed = targets.of(objective, size)
+        model = distill_bidirectional(sessions, size, config, run.seed, followed, checkpoint, objective=objective)
     else:
         model = train_autoencoder(sessions, "lfp", replace(size, mask_share=0.5), config, run.seed, checkpoint)
     return {s.id: score_teacher(model, s, config.segment_bins) for s in sessions}
@@ -214,7 +229,7 @@ def score_new_day(run: Seed, row: str, trial: float, mode: str) -> dict[str, Any
     """Adapts a student to the never-distilled session without labels, and probes it with that session's labels."""
     student, facts = load_student(run.folder / f"{row}-{trial:g}")
     config = run.preset.training
-    session = adapt(student, run.new_day, mode, run.target.normalization, config, run.seed)
+    session = adapt(student, run.new_day, mode, run.target.standardization, config, run.seed)
     return {"r2": {session.id: score_student(student, facts["row"], session)[1].r2}}
 
 
@@ -311,11 +326,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=len(TRIALS), choices=range(1, len(TRIALS) + 1))
+    parser.add_argument("--alignment", choices=ALIGNMENTS, default=DEFAULT_ALIGNMENT.kind)
+    parser.add_argument("--centring", choices=CENTRINGS, default=DEFAULT_ALIGNMENT.centring)
     parser.add_argument("--work", type=Path, default=Path("build/accuracy"))
     options = parser.parse_args()
     preset = load_preset(options.preset)
     numbers = list(range(options.first_seed, options.first_seed + options.seeds))
-    runs = [Seed(n, preset, options.work / f"{preset.name}-{n}", TRIALS[: options.trials]) for n in numbers]
+    alignment = Alignment(options.alignment, options.centring)
+    name = preset.name if alignment == DEFAULT_ALIGNMENT else "-".join((preset.name, *astuple(alignment)))
+    trials = TRIALS[: options.trials]
+    runs = [Seed(n, preset, options.work / f"{name}-{n}", trials, alignment) for n in numbers]
     seeds = [run_seed(run) for run in runs]
     table = summarize_rows(seeds)
     result = {
@@ -323,7 +343,8 @@ def main() -> None:
         "preset": preset.name,
         "seeds": numbers,
         "sessions": {"trained": SESSIONS - 1, "never_distilled": 1, "minutes": MINUTES},
-        "trials": [f"{f:g} x learning rate" for f in TRIALS[: options.trials]],
+        "alignment": asdict(alignment),
+        "trials": [f"{f:g} x learning rate" for f in trials],
         "rows": table,
         "gates": judge_gates(seeds, table),
         "gap_closed": compute_gap_closed(seeds),
@@ -331,7 +352,7 @@ def main() -> None:
         "latency": [seed["latency"] for seed in seeds],
         "per_seed": seeds,
     }
-    write_result(options.out, f"accuracy-{preset.name}", result)
+    write_result(options.out, f"accuracy-{name}", result)
     show(result)
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgedistill.config import TrainingConfig
 from edgedistill.models.files import load_student
 from edgedistill.models.student import Student
 from edgedistill.quantization.calibration.range_search import calibrate
@@ -19,7 +21,8 @@ from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, 
 from edgedistill.quantization.deployment import choose_better, quantize_for_session
 from edgedistill.quantization.training.finetuning import finetune_student
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.student_tasks import STUDENT_TASKS, score_student
+from edgedistill.training.student_tasks import StudentTask, score_student
+from edgedistill.training.teacher_targets import Targets
 
 ARTEFACT_BINS, ARTEFACT = slice(5000, 5010), 1000.0  # 100 ms of a thousand standard deviations on all channels
 Measure = Callable[[], dict[str, Any]]
@@ -28,52 +31,55 @@ Measure = Callable[[], dict[str, Any]]
 def list_int8_rows(
     folder: Path,
     trials: dict[str, float],
+    tasks: dict[str, StudentTask],
     sessions: Sequence[TrainingSession],
-    teacher_latents: Any,
+    followed: dict[str, Targets],
     seed: int,
-    config: Any,
+    config: TrainingConfig,
 ) -> dict[str, Measure]:
-    """Returns, by row, the function that measures it. `trials` tells the folder of each float student."""
+    """Returns, by row, the function that measures it.
+
+    `trials` tells the folder of each float student, `tasks` what it was trained on, and `followed` what it followed.
+    """
     rows: dict[str, Measure] = {}
+
+    def measure(row: str, recipe: Recipe, sessions: Sequence[TrainingSession] = sessions) -> dict[str, Any]:
+        student = folder / f"{row}-{trials[row]:g}"
+        return measure_quantized_row(student, row, tasks[row], recipe, sessions, followed[row], seed, config)
+
     for row, recipes in (("deployed", list_recipes()), ("spike_student", (DEFAULT_RECIPE,))):
         for name in recipes:
-            rows[f"{row}, int8, {name}"] = lambda row=row, name=name: measure_quantized_row(
-                folder / f"{row}-{trials[row]:g}", row, load_recipe(name), sessions, teacher_latents, seed, config
-            )
+            rows[f"{row}, int8, {name}"] = partial(measure, row, load_recipe(name))
     unfitted = replace(load_recipe(DEFAULT_RECIPE), refit_readout=False)
-    deployed = folder / f"deployed-{trials['deployed']:g}"
-    rows[f"deployed, int8, {DEFAULT_RECIPE}, read-out of the float student"] = lambda: measure_quantized_row(
-        deployed, "deployed", unfitted, sessions, teacher_latents, seed, config
-    )
+    rows[f"deployed, int8, {DEFAULT_RECIPE}, read-out of the float student"] = partial(measure, "deployed", unfitted)
     struck = [add_artefact(session) for session in sessions]
     for name in (DEFAULT_RECIPE, "minmax"):
-        rows[f"deployed, int8, {name}, an artefact in the calibration data"] = lambda name=name: measure_quantized_row(
-            deployed, "deployed", load_recipe(name), struck, teacher_latents, seed, config
+        rows[f"deployed, int8, {name}, an artefact in the calibration data"] = partial(
+            measure, "deployed", load_recipe(name), struck
         )
     raw = replace(load_recipe("minmax"), artefact_factor=1e9)  # without rejection of artefacts
-    rows["deployed, int8, minmax, an artefact and no rejection"] = lambda: measure_quantized_row(
-        deployed, "deployed", raw, struck, teacher_latents, seed, config
-    )
+    rows["deployed, int8, minmax, an artefact and no rejection"] = partial(measure, "deployed", raw, struck)
     return rows
 
 
 def measure_quantized_row(
     folder: Path,
     row: str,
+    task: StudentTask,
     recipe: Recipe,
     sessions: Sequence[TrainingSession],
-    teacher_latents: Any,
+    teacher_latents: Targets,
     seed: int,
-    config: Any,
+    config: TrainingConfig,
 ) -> dict[str, Any]:
     """Measures one row: R² of each session, and the bytes that the device holds."""
-    student, modality = load_student(folder)[0], STUDENT_TASKS[row].modality
+    student, modality = load_student(folder)[0], task.modality
     readouts = {s.id: score_student(student, row, s)[0] for s in sessions}
     found: dict[str, Any] = {"r2": {}, "validation": {}, "per_output": {}}
     whole = student
     if recipe.finetune is not None:
         student, after = finetune(
-            student, row, recipe, sessions, teacher_latents, seed, config, folder / "finetune.safetensors"
+            student, task, recipe, sessions, teacher_latents, seed, config, folder / "finetune.safetensors"
         )
         # the control of this row: what the longer training is worth without any rounding
         found["float_r2"] = {s.id: score_student(student, row, s)[1].r2 for s in sessions}
@@ -95,17 +101,17 @@ def measure_quantized_row(
 
 def finetune(
     student: Student,
-    row: str,
+    task: StudentTask,
     recipe: Recipe,
     sessions: Sequence[TrainingSession],
-    teacher_latents: Any,
+    teacher_latents: Targets,
     seed: int,
-    config: Any,
+    config: TrainingConfig,
     checkpoint: Path,
 ) -> tuple[Student, dict[str, list[float]]]:
     """Finetunes the student by quantization-aware distillation on all its sessions. Returns it with its ranges."""
     assert recipe.finetune is not None
-    modality, objective = STUDENT_TASKS[row].modality, STUDENT_TASKS[row].objective
+    modality, objective = task.modality, task.objective
     ranges = calibrate(student, sessions, modality, recipe, seed)
     student, values = finetune_student(
         student,

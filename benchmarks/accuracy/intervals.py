@@ -35,7 +35,10 @@ THIRDS = ("slow", "middle", "fast")
 def measure_bundle(bundle: Bundle) -> Result:
     """Returns what the intervals of one bundle cover."""
     spec, holdout = read_decoder_spec(bundle), read_holdout(bundle)
-    spatial, model = read_spatial_model(bundle, spec.front_end), read_deviation_model(bundle, spec.shape)
+    spatial, model = (
+        read_spatial_model(bundle, spec.front_end),
+        read_deviation_model(bundle, spec.front_end.channels, spec.shape.outputs),
+    )
     candidates, _ = open_candidates(bundle, holdout, choose_engine(bundle), (LFP_INT8,))
     student: Candidate = next(c for c in candidates if c.name == LFP_INT8)
     rows = {}
@@ -48,7 +51,7 @@ def measure_bundle(bundle: Bundle) -> Result:
         "sha256": bundle.sha256,
         "session": bundle.manifest.session and bundle.manifest.session.id,
         "preset": bundle.manifest.preset,
-        "channels": spec.shape.channels,
+        "channels": spec.front_end.channels,
         "scored_bins": int(np.isfinite(holdout.kinematics[holdout.score_from :]).all(axis=1).sum()),
         "calibrated_on_bins": confidence and confidence.labelled_bins,
         "calibration_error": confidence and confidence.standard_error,

@@ -28,6 +28,7 @@ from edgedistill.bench.robustness_subjects import LFP_RIDGE, choose_subjects
 from edgedistill.bench.subjects import LFP_INT8, SPIKE_INT8, open_candidates
 from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.bundle.contents import Holdout, read_decoder_spec, read_holdout, read_ridge
+from edgedistill.config import BandPower
 from edgedistill.data.candidates import NO_NAMES
 from edgedistill.data.spatial_fit import fit_spatial_model
 from edgedistill.errors import EdgeDistillError
@@ -84,7 +85,7 @@ def measure_bundle(bundle: Bundle, folder: Path, options: Namespace) -> Result:
     if LFP_RIDGE not in subjects:
         raise EdgeDistillError(f"{bundle.path} holds no ridge", next_step="build it again")
     truth = Truth(holdout.kinematics, holdout.score_from)
-    curves = measure_curves(subjects, truth, list_limited_harms(spec.shape.channels), LFP_INT8, options.draws)
+    curves = measure_curves(subjects, truth, list_limited_harms(spec.front_end.channels), LFP_INT8, options.draws)
     signal, lags = subjects[LFP_RIDGE].signal, read_ridge(bundle, spec.shape).lags
     assert isinstance(signal, LfpSignal)
     curves = tuple(add_refits(curve, signal, session, spec.front_end, lags) for curve in curves)
@@ -94,7 +95,7 @@ def measure_bundle(bundle: Bundle, folder: Path, options: Namespace) -> Result:
         "session": session.id,
         "preset": bundle.manifest.preset,
         "engine": engine,
-        "channels": spec.shape.channels,
+        "channels": spec.front_end.channels,
         "curves": [curve.to_json() for curve in curves],
     }
 
@@ -111,7 +112,8 @@ def find_session(bundle: Bundle, holdout: Holdout, folder: Path, work: Path) -> 
     Raises EdgeDistillError where the bundle's holdout is not that of any session there.
     """
     spec = read_decoder_spec(bundle)
-    bins = read_sessions(Cache(work / "read"), [folder], NO_NAMES, spec.front_end.line_hz)
+    bands = BandPower(spec.front_end.bands, spec.front_end.band_ms)
+    bins = read_sessions(Cache(work / "read"), [folder], NO_NAMES, spec.front_end.line_hz, bands)
     gap = compute_gap(bins, spec.shape.size)
     for one in bins:
         if one.session_id == bundle.manifest.session.id:
@@ -143,10 +145,12 @@ def add_refits(
 def refit(session: TrainingSession, kept: npt.NDArray[np.intp], front_end: FrontEndConfig, lags: int) -> float:
     """Returns the R² on the test block of a ridge on the `kept` channels alone, as if the array had no others."""
     assert session.source is not None
-    present, there = session.source.present.numpy()[:, kept], session.source.there.numpy()[:, kept]
+    every = np.concatenate([kept + feature * front_end.channels for feature in range(front_end.features)])
+    present, there = session.source.present.numpy()[:, every], session.source.there.numpy()[:, kept]
     config, train = replace(front_end, channels=len(kept), left_out=()), session.split.train
-    mean, std = np.zeros(len(kept)), np.ones(len(kept))
-    spatial = fit_spatial_model(config, present[train].astype(np.float64), ~there[train], mean, std)
+    mean, std = np.zeros(len(every)), np.ones(len(every))
+    bad = np.tile(~there[train], front_end.features)
+    spatial = fit_spatial_model(config, present[train].astype(np.float64), bad, mean, std)
     return fit_ridge(spatial.complete(present, there).astype(np.float64), session, lags=[lags]).score.r2
 
 

@@ -1,9 +1,10 @@
 """Compares two simulated days with figures from the field, to see whether they look like motor cortex.
 
-A seed and a length go in. A table, `simulator.json` and `simulator.png` come out. The JSON has every row with its
-expected range and source, and says why a row misses. Ranges are never moved to fit.
+A variant, a seed and a length go in. A table, `simulator.json` and `simulator.png` come out, of the variant `pursuit`
+`simulator_pursuit.json` and `simulator_pursuit.png`. The JSON has every row with its expected range and source, and
+says why a row misses. Ranges are never moved to fit, and are the same for each variant.
 
-    python -m benchmarks.accuracy.simulator [--minutes 10] [--seed 0] [--out benchmarks/results/cpu]
+    python -m benchmarks.accuracy.simulator [--variant reaches] [--minutes 10] [--seed 0] [--out benchmarks/results/cpu]
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
-from scipy.signal import butter, filtfilt, iirnotch, sosfiltfilt, welch
+from scipy.signal import butter, filtfilt, iirnotch, lfilter, sosfilt, sosfiltfilt, welch
 from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
 from benchmarks.accuracy.simulator_figure import draw
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
 from edgedistill.data.simulation.aging import array_on_day
-from edgedistill.data.simulation.field import sum_unit_fields
-from edgedistill.data.simulation.population import Population
+from edgedistill.data.simulation.animal import Population
+from edgedistill.data.simulation.config import VARIANTS
+from edgedistill.data.simulation.reaches.field import sum_unit_fields
 from edgedistill.data.simulation.sessions import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
 from edgedistill.frontend import FrontEnd, FrontEndConfig
 
@@ -34,6 +36,7 @@ TELENCZUK = "Telenczuk 2020, unitary LFP"
 MILLER = "chi 2-4 over sensorimotor cortex (Miller 2009)"
 RICKERT = "Rickert 2005; Perel 2015"
 KILAVIK = "Rickert 2005; Kilavik 2013"
+POWER = "high gamma and beta know of the movement (Rickert 2005)"
 SPACE = "neighbours strongly correlated, sources reach mm"
 SPOILED = "what real arrays show; limits ours"
 DAYS = "units change, dynamics stay (Gallego 2020)"
@@ -41,6 +44,9 @@ LOST = "fourteen BrainGate participants; Barrese 2013"
 QUIETER = "no trend (Insanally 2016); 37 % of spikes in two months (Chestek 2011)"
 LOUDER = "1.5 to 3 times once implanted (Gardner 2018)"
 BANDS_HZ = {"below 4 Hz": (0.5, 4.0), "beta 15-30 Hz": (15.0, 30.0), "60-200 Hz": (60.0, 200.0)}
+MOST_STEPS = {"reaches": 190, "pursuit": 50}  # of a movement: all of a reach, what a pursuit begins with
+POWER_BANDS_HZ = ((12.0, 30.0), (30.0, 60.0), (70.0, 150.0), (150.0, 300.0))
+POWER_S = 0.05
 STILL_CM_S = 4.0  # a slower hand rests; tremor stays under 2 cm/s
 ALPHA = 0.01  # significance level of every test on one channel
 LAGS, LAG_BINS = 15, 2  # lagged ridge: 300 ms of history in steps of 20 ms
@@ -57,6 +63,7 @@ WHY = {
     "channels for 95 % of all channels' R2": "only in part the background, which cancels among many channels: 24.8 "
     "channels without it, still above the range",
 }
+WHY_PURSUIT: dict[str, str] = {}
 COUNTS = (1, 2, 4, 6, 8, 10, 12, 15, 18, 21, 24, 27, 30)
 
 
@@ -89,20 +96,22 @@ class Reaches:
 
 def main() -> None:
     parser = option_parser(__doc__, RESULTS / "cpu")
+    parser.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    config = SimulationConfig(sessions=2, minutes=options.minutes, seed=options.seed)
+    config = SimulationConfig(sessions=2, minutes=options.minutes, seed=options.seed, variant=options.variant)
     rows, panels = measure(config)
-    show(rows)
+    why, name = (WHY, "simulator") if config.variant == "reaches" else (WHY_PURSUIT, f"simulator_{config.variant}")
+    show(rows, why)
     result = {
         **describe_conditions("benchmarks.accuracy.simulator"),
         "config": vars(config),
-        "missed": {row.name: WHY.get(row.name, "not explained") for row in rows if not row.ok},
+        "missed": {row.name: why.get(row.name, "not explained") for row in rows if not row.ok},
         "rows": [vars(row) | {"ok": row.ok} for row in rows],
     }
-    write_result(options.out, "simulator", result)
-    draw(panels, options.out / "simulator.png")
+    write_result(options.out, name, result)
+    draw(panels, options.out / f"{name}.png")
 
 
 def measure(config: SimulationConfig) -> tuple[list[Row], dict[str, Panel]]:
@@ -110,16 +119,16 @@ def measure(config: SimulationConfig) -> tuple[list[Row], dict[str, Panel]]:
     first, second = simulate_sessions(config)
     good = np.setdiff1d(np.arange(config.channels), first.dead + first.noisy)
     lfp = first.lfp_uv[:, good].astype(np.float64)
-    reaches = find_reaches(first)
+    reaches = find_reaches(first, MOST_STEPS[config.variant])
     rows, panels = [], {}
     for name, (new, panel) in {
-        "kernel": measure_kernel(),
+        "kernel": measure_kernel() if config.variant == "reaches" else ([], {}),
         "spectrum": measure_spectrum(config, lfp),
         "movement": measure_movement(config, lfp, reaches),
         "distance": measure_distance(config, lfp, first.electrodes_mm[good]),
         "spoiled": measure_spoiled(config, first, lfp),
         "decoding": measure_decoding(config, first, good),
-        "days": measure_days(first, second),
+        "days": measure_days(first, second, MOST_STEPS[config.variant]),
         "aging": (measure_aging(config), {}),
         "excerpt": ([], cut_excerpt(config, first, good, reaches)),
     }.items():
@@ -201,13 +210,14 @@ def measure_distance(config: SimulationConfig, lfp: Array, place_mm: Array) -> t
 # ---------------------------------------------------------------- movement
 
 
-def find_reaches(session: SimulatedSession) -> Reaches:
-    """Finds movements by speed, with 0.3 s of rest before and at least 0.2 s of movement."""
+def find_reaches(session: SimulatedSession, most: int) -> Reaches:
+    """Finds movements by speed, with 0.3 s of rest before and at least 0.2 s of movement, the first `most` steps."""
     moving = np.linalg.norm(session.velocity_cm_s, axis=1) >= STILL_CM_S
     starts = np.flatnonzero(moving[1:] & ~moving[:-1]) + 1
     start, end = [], []
     for at in starts[(starts > 100) & (starts < len(moving) - 200)]:
-        stop = at + int(np.argmin(moving[at : at + 190]))
+        still = np.flatnonzero(~moving[at : at + most])
+        stop = at + (int(still[0]) if len(still) else most)
         if not moving[at - 30 : at].any() and stop - at >= 20:
             start.append(at)
             end.append(stop)
@@ -325,12 +335,28 @@ def measure_decoding(
     enough = float(np.interp(0.95 * everything, np.maximum.accumulate(middle), sizes))
     teacher = spikes.measure_r2(np.arange(len(counts)))
     gap = f"LFP {everything:.3f}, spikes {teacher:.3f}"
+    with_power = np.concatenate([values, measure_log_power(config, session, good)], axis=1)
+    both = prepare_lagged_ridge(with_power, session.velocity_cm_s).measure_r2(np.arange(with_power.shape[1]))
     rows = [
+        Row(
+            "log band power adds to LFP, lagged ridge, R2", both - everything, 0.01, 0.2, POWER, f"together {both:.3f}"
+        ),
         Row("spikes over LFP, lagged ridge, R2", teacher - everything, 0.1, 0.5, "distillation paper", gap),
         Row("channels for 95 % of all channels' R2", enough, 15, 20, "decoding saturates at 15-20 channels"),
     ]
     spread = np.array([[np.min(m), np.max(m)] for m in mean]).T
     return rows, {"n": np.array(sizes), "r2": middle, "range": spread, "spikes": np.array(teacher)}
+
+
+def measure_log_power(config: SimulationConfig, session: SimulatedSession, good: npt.NDArray[np.int64]) -> Array:
+    """Returns the causal log power (bins, bands x channels) above 12 Hz, smoothed with a time constant of 50 ms."""
+    lfp, columns = session.lfp_uv[:, good].astype(np.float64), []
+    forget = np.exp(-1 / (POWER_S * LATENT_HZ))
+    for band in POWER_BANDS_HZ:
+        wave = sosfilt(butter(2, band, "bandpass", fs=config.rate_hz, output="sos"), lfp, axis=0)
+        power = (wave**2).reshape(len(session.velocity_cm_s), -1, len(good)).mean(1)
+        columns.append(np.log(lfilter([1 - forget], [1, -forget], power, axis=0) + 1e-3))
+    return np.concatenate(columns, axis=1)
 
 
 def list_spike_times(session: SimulatedSession) -> list[Array]:
@@ -388,12 +414,12 @@ def prepare_lagged_ridge(values: Array, velocity: Array) -> LaggedRidge:
 # ---------------------------------------------------------------- from day to day
 
 
-def measure_days(first: SimulatedSession, second: SimulatedSession) -> tuple[list[Row], Panel]:
+def measure_days(first: SimulatedSession, second: SimulatedSession, most: int) -> tuple[list[Row], Panel]:
     """Measures which units stay, how their tuning moves, and whether the dynamics agree once they are aligned."""
     shared = np.intersect1d(first.unit_ids, second.unit_ids)
     maps = [fit_tuning_maps(day)[np.searchsorted(day.unit_ids, shared)] for day in (first, second)]
     agree = float(np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1]) if len(shared) else float("nan")
-    paths = [average_direction_paths(day) for day in (first, second)]
+    paths = [average_direction_paths(day, most) for day in (first, second)]
     bases = [np.linalg.svd(p, full_matrices=False)[0][:, :6] for p in paths]
     canonical = np.linalg.svd(bases[0].T @ bases[1])[1]
     # alignment would undo a rotation of the eight directions, so chance is an order that no rotation gives
@@ -430,9 +456,9 @@ def fit_tuning_maps(session: SimulatedSession) -> Array:
     return np.asarray(np.linalg.lstsq(x, (rates - rates.mean(0)) / rates.mean(0), rcond=None)[0].T)
 
 
-def average_direction_paths(session: SimulatedSession) -> Array:
+def average_direction_paths(session: SimulatedSession, most: int) -> Array:
     """Returns (8 directions x 70 steps, units): how activity around movement onset depends on direction."""
-    rates, reaches = smooth_rates(session), find_reaches(session)
+    rates, reaches = smooth_rates(session), find_reaches(session, most)
     eighth = np.floor((reaches.angle + np.pi) / (2 * np.pi) * 8).astype(int) % 8
     window = np.arange(-20, 50)
     paths = np.stack([rates[reaches.start[eighth == k][:, None] + window].mean(0) for k in range(8)])
@@ -477,7 +503,7 @@ def cut_excerpt(
     }
 
 
-def show(rows: list[Row]) -> None:
+def show(rows: list[Row], why: dict[str, str]) -> None:
     table = Table("figure", "measured", "expected", "ok", "note", "source", title="simulated sessions")
     for row in rows:
         mark = "[green]yes[/]" if row.ok else "[red]NO[/]"
@@ -485,7 +511,7 @@ def show(rows: list[Row]) -> None:
     Console(width=170).print(table)
     for row in rows:
         if not row.ok:
-            print(f"missed: {row.name}: {WHY.get(row.name, 'not explained')}")
+            print(f"missed: {row.name}: {why.get(row.name, 'not explained')}")
 
 
 if __name__ == "__main__":

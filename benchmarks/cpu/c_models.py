@@ -25,6 +25,7 @@ from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
 from edgedistill.machine.processor import read_architecture, read_cpu_features
 from edgedistill.numerics import Int8Model
+from edgedistill.numerics.smoothing import SmoothingModel
 from edgedistill.quantization.float_tensors import list_weight_shapes
 from edgedistill.quantization.integers import quantize_student
 from edgedistill.runtime.c_abi import ALIGN, load_library
@@ -62,21 +63,24 @@ def make_front_end(channels: int, rate: Fraction = KILOHERTZ, **settings: Any) -
     return FrontEndConfig(rate=rate, channels=channels, **settings)
 
 
-def make_model_facts(shape: StudentShape, config: FrontEndConfig, name: str) -> ModelFacts:
-    """Returns the facts that a compiled model holds besides its weights."""
+def make_model_facts(
+    shape: StudentShape, config: FrontEndConfig, name: str, smoothing: SmoothingModel | None = None
+) -> ModelFacts:
+    """Returns the facts that a compiled model holds besides its weights. Its outputs are raw without `smoothing`."""
     return ModelFacts(
         name=name,
-        channel_ids=tuple(str(i) for i in range(shape.channels)),
+        channel_ids=tuple(str(i) for i in range(config.channels)),
         output_names=tuple(f"vel_{i}" for i in range(shape.outputs)),
         output_units=("cm/s",) * shape.outputs,
-        mean=(0.0,) * shape.channels,
-        std=(20.0,) * shape.channels,
+        mean=(0.0,) * config.channels + (5.0,) * (config.inputs - config.channels),
+        std=(20.0,) * config.channels + (1.0,) * (config.inputs - config.channels),
         spatial=draw_spatial_model(config),
-        deviation=draw_deviation_model(shape),
+        deviation=draw_deviation_model(config.channels, shape.outputs),
         warmup_bins=shape.receptive_field + settling_bins(config),
         group_delay_ms=group_delay_ms(config),
         manifest_sha256="0" * 64,
         weights_sha256="0" * 64,
+        smoothing=smoothing,
     )
 
 
@@ -96,9 +100,16 @@ def find_host_toolchain(ops: str) -> Toolchain:
     return find_toolchain(replace(target, compiler=replace(target.compiler, ops=ops)))
 
 
-def write_sources(folder: Path, model: Int8Model, config: FrontEndConfig, ops: str, name: str) -> None:
+def write_sources(
+    folder: Path,
+    model: Int8Model,
+    config: FrontEndConfig,
+    ops: str,
+    name: str,
+    smoothing: SmoothingModel | None = None,
+) -> None:
     """Writes `include/`, `c/` and `model/` into `folder`."""
-    texts = c_sources(model, config, make_model_facts(model.shape, config, name), ops)
+    texts = c_sources(model, config, make_model_facts(model.shape, config, name, smoothing), ops)
     write_files(folder, {**kernel_sources(), **{f"model/{file}": text.encode() for file, text in texts.items()}})
 
 

@@ -1,9 +1,9 @@
 """Fuzzes the C engine for a given time, with libFuzzer and the address and undefined-behavior sanitizers.
 
-One program holds a student in every variant that this CPU runs, for an array at 250 Hz and for one that is decimated,
-leaves two channels out and lets its statistics follow the signal. It is emulation/fuzz/fuzz_decoder.c, which says what
-it requires. What libFuzzer found is written to `fuzz.json`. The exit code is 1 if an input broke the engine, and that
-input is printed.
+One program holds a student in every variant that this CPU runs: for an array at 250 Hz, for one that is decimated,
+leaves two channels out and lets its statistics follow the signal, and for one with bands. It is
+emulation/fuzz/fuzz_decoder.c, which says what it requires. What libFuzzer found is written to `fuzz.json`. The exit
+code is 1 if an input broke the engine, and that input is printed.
 
     python -m benchmarks.cpu.fuzz [--seconds 600] [--corpus FOLDER] [--out benchmarks/results/cpu]
 """
@@ -21,6 +21,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+from benchmarks.cpu.array_models import draw_smoothing_model
 from benchmarks.cpu.c_models import draw_model, list_variants, make_front_end, write_sources
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_first_line, write_result
 from edgedistill.assets import asset_folder
@@ -40,7 +41,12 @@ ARRAYS = {
         StudentShape(5, 1, 21, 1, 3, 20, 31, 1, 1, 0),
         make_front_end(5, Fraction(48828125, 40000), left_out=(0, 3), follow_s=10, **QUICK),
     ),
+    "bands": (
+        StudentShape(9, 2, 8, 1, 2, 5, 16, 2, 1, 1),
+        make_front_end(3, Fraction(500), bands=((20, 60), (70, 200)), follow_s=10, **QUICK),
+    ),
 }
+SMOOTHED = ("decimated",)
 MOST_BYTES = 2048  # in one input
 
 
@@ -73,7 +79,8 @@ def build(folder: Path) -> Path:
     objects = []
     for (array, ops), name in names.items():
         shape, config = ARRAYS[array]
-        write_sources(folder, draw_model(shape), config, ops, name)
+        smoothing = draw_smoothing_model(shape.outputs, 2) if array in SMOOTHED else None
+        write_sources(folder, draw_model(shape), config, ops, name, smoothing)
         define = f'-DED_MODEL_HEADER="model_{name}.h"'
         objects.append(compile_object(folder, "c/ed_engine.c", f"{name}.o", (define, *VARIANTS[ops].flags)))
     rows = [", ".join(f"&ed_model_{names[array, ops]}" for ops in list_variants()) for array in ARRAYS]

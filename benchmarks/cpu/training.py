@@ -57,8 +57,9 @@ from edgedistill.data.simulation.sessions import SimulationConfig
 from edgedistill.models.student import StudentBlock, window_attention
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
 from edgedistill.training.distill import distill_bidirectional, make_student
-from edgedistill.training.pretrain import TEACHER_COMPONENTS, compute_teacher_latents, train_teacher
+from edgedistill.training.pretrain import train_teacher
 from edgedistill.training.student_tasks import STUDENT_TASKS, train_task
+from edgedistill.training.teacher_targets import TEACHER_COMPONENTS, compute_teacher_latents
 
 # Validation loss of the distilled student, chosen once from a whole run of seed 0: it starts at 5.0, passes 3.6
 # after about 90 of its 300 steps, where it still falls fast enough to be timed, and ends at 3.35.

@@ -249,6 +249,8 @@ def _describe_bundle(bundle: Bundle) -> dict[str, object]:
         "engine": found.engine,
         "recipe": found.recipe,
         "group_delay_ms": found.group_delay_ms,
+        "smoothing_delay_ms": found.smoothing_delay_ms,
+        "smoothing": found.smoothing and found.smoothing.to_json(),
         "int8": found.int8 and asdict(found.int8),
         "metrics": found.metrics,
         "sha256": bundle.sha256,

@@ -60,7 +60,7 @@ def find_deviations(bundle: Bundle, holdout: Holdout, guess: Floats) -> Floats:
     spec = read_decoder_spec(bundle)
     there = holdout.there[holdout.score_from :][: len(guess)]
     lost = count_lost(read_spatial_model(bundle, spec.front_end), there)
-    return read_deviation_model(bundle, spec.shape).deviations(guess, lost)
+    return read_deviation_model(bundle, spec.front_end.channels, spec.shape.outputs).deviations(guess, lost)
 
 
 def measure_robustness(
@@ -70,7 +70,7 @@ def measure_robustness(
     subjects = choose_subjects(bundle, holdout, candidates, decoded)
     if not subjects:
         return ()
-    harms = list_harms(holdout.bins.shape[1])
+    harms = list_harms(holdout.there.shape[1])
     judged = next((name for name in (LFP_INT8, LFP_STUDENT) if name in subjects), None)
     return measure_curves(subjects, Truth(holdout.kinematics, holdout.score_from), harms, judged)
 
@@ -82,14 +82,15 @@ def estimate_budget(bundle: Bundle, subjects: Sequence[Subject], assume: Mapping
     for an unknown assumption.
     """
     spec = read_decoder_spec(bundle)
-    shape = spec.shape
-    assumptions, work = replace_assumptions(assume), count_work(shape)
+    assumptions, work = replace_assumptions(assume), count_work(spec.shape)
     if "lfp_rate_hz" not in assume:
         own = Assumption(float(spec.front_end.rate), "samples/s", "the rate of the recording")
         assumptions["lfp_rate_hz"] = own
     measured = next((s.energy for s in subjects if s.name == LFP_INT8), None)
     power = None if measured is None or measured.mj_per_step is None else measured.mj_per_step * BINS_PER_S
-    load = Load(shape.channels, shape.outputs, work.multiply_adds, work.bytes, power, FLAT_OUT)
+    highest = max((high for _, high in spec.front_end.bands), default=0)
+    sizes = (spec.front_end.channels, spec.shape.outputs, work.multiply_adds, work.bytes)
+    load = Load(*sizes, power, FLAT_OUT, highest)
     source = "a model: nothing of it was measured but the compute, where it says so"
     return ImplantBudget(estimate_system_budget(load, assumptions), assumptions, source)
 

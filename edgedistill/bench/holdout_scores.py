@@ -43,8 +43,7 @@ def decode_holdout(candidate: Candidate, bundle: Bundle, holdout: Holdout) -> De
     """
     if candidate.without_r2 is not None:
         return DecodedHoldout(Fit(None, (), candidate.without_r2))
-    candidate.engine.reset()
-    guess = np.stack([candidate.engine.step(bin) for bin in candidate.inputs])
+    guess = candidate.decode(candidate.inputs)
     if guess.shape != holdout.kinematics.shape:
         got = f"kinematics {holdout.kinematics.shape}, decoded {guess.shape}"
         raise BundleError(f"{bundle.path}: 'holdout.npz' contradicts itself", got=got)

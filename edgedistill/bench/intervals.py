@@ -81,7 +81,10 @@ def measure_intervals(
     if name is None:
         return None
     spec = read_decoder_spec(bundle)
-    spatial, model = read_spatial_model(bundle, spec.front_end), read_deviation_model(bundle, spec.shape)
+    spatial, model = (
+        read_spatial_model(bundle, spec.front_end),
+        read_deviation_model(bundle, spec.front_end.channels, spec.shape.outputs),
+    )
     rows = [
         count_row(kind, lost, stream_draws(scored[name], holdout, spatial, model, lost))
         for kind, lost in find_draws(spatial).items()
@@ -141,10 +144,9 @@ def decode_without(
     candidate: Candidate, holdout: Holdout, spatial: SpatialModel, model: DeviationModel, lost: Lost, stop: int
 ) -> tuple[Floats, Floats]:
     """Streams the first `stop` bins without the `lost` channels. Returns kinematics and deviations, (T, K) each."""
-    present, there = holdout.present[:stop].copy(), holdout.there[:stop].copy()
-    present[:, lost], there[:, lost] = 0, False
-    candidate.engine.reset()
-    guess = np.stack([candidate.engine.step(bin) for bin in spatial.complete(present, there)])
+    present, there = holdout.present[:stop], holdout.there[:stop].copy()
+    there[:, lost] = False
+    guess = candidate.decode(spatial.complete(present, there))
     return guess, model.deviations(guess, count_lost(spatial, there))
 
 

@@ -216,15 +216,21 @@ class BenchResult:
     def _frames_to_json(self) -> dict[str, object] | None:
         """Returns the times from the last sample of a bin to its output.
 
-        The signal itself is older than that sample by the group delay of the front end.
+        The signal itself is older than that sample by the group delay of the front end, and what an output says of it
+        lags by the delay of the filter that smooths the outputs.
         """
         if self.frames is None:
             return None
-        delay = self.bundle.get("group_delay_ms")
+        delay, smoothing = self.bundle.get("group_delay_ms"), self.bundle.get("smoothing_delay_ms")
         misses = self.frames.empty.misses(self._deadline_us)
-        found: dict[str, object] = {"group_delay_ms": delay, "empty_deadline_misses": misses}
+        found: dict[str, object] = {
+            "group_delay_ms": delay,
+            "smoothing_delay_ms": smoothing,
+            "empty_deadline_misses": misses,
+        }
         if isinstance(delay, (int, float)):
-            found["signal_to_output_ms"] = self.frames.decoder.response.p50 / 1e3 + delay
+            whole_ms = delay + (smoothing if isinstance(smoothing, (int, float)) else 0.0)
+            found["signal_to_output_ms"] = self.frames.decoder.response.p50 / 1e3 + whole_ms
         return self.frames.decoder.to_json(self._deadline_us) | found
 
     @property

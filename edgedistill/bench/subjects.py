@@ -26,6 +26,7 @@ from edgedistill.bundle.contents import (
     Floats,
     Holdout,
     read_decoder_spec,
+    read_smoothing_model,
     read_spike_student,
     read_teacher_facts,
     read_tensors,
@@ -33,6 +34,7 @@ from edgedistill.bundle.contents import (
 from edgedistill.bundle.spike_student import holds_spike_student, open_spike_student
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, ConfigError, EngineError, did_you_mean
+from edgedistill.numerics.smoothing import SmoothingModel
 from edgedistill.runtime.compiled_engines import COMPILED, is_compiled
 from edgedistill.runtime.onnx_engine import OnnxEngine
 
@@ -77,8 +79,15 @@ class Candidate:
     inputs: Floats  # (T, channels or units) of the holdout
     params: int
     artifact_bytes: int
+    smoothing: SmoothingModel | None = None  # of its outputs, where the engine does not smooth them itself
     without_r2: str | None = None  # why it has no R²
     precision: str | None = None  # where it differs from the engine's own
+
+    def decode(self, inputs: Floats) -> Floats:
+        """Streams inputs (T, C) from a fresh state, and returns the kinematics (T, K) as the decoder gives them out."""
+        self.engine.reset()
+        raw = np.stack([self.engine.step(bin) for bin in inputs])
+        return raw if self.smoothing is None else self.smoothing.run(raw)
 
 
 @dataclass(frozen=True)
@@ -170,7 +179,9 @@ def _require_usable(bundle: Bundle, file: str) -> None:
 def _open_graph(bundle: Bundle, name: str, folder: str, file: str, shape: StudentShape, inputs: Floats) -> Candidate:
     _require_usable(bundle, folder + file)
     graph = bundle.read(folder + file)
-    return Candidate(name, OnnxEngine(graph, shape), "onnxruntime", inputs, _count_params(bundle, folder), len(graph))
+    engine, params = OnnxEngine(graph, shape), _count_params(bundle, folder)
+    smoothing = read_smoothing_model(bundle, shape, folder)
+    return Candidate(name, engine, "onnxruntime", inputs, params, len(graph), smoothing)
 
 
 def _open_compiled(bundle: Bundle, kind: str, shape: StudentShape, inputs: Floats) -> Candidate:
@@ -187,14 +198,15 @@ def _open_compiled_spikes(bundle: Bundle, kind: str, shape: StudentShape, counts
 def _open_dynamic_int8(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
     _require_usable(bundle, "student.onnx")
     graph = dynamic_int8_graph(bundle.read("student.onnx"))
-    engine = OnnxEngine(graph, shape)
-    return Candidate(PEER_DYNAMIC, engine, "onnxruntime", inputs, _count_params(bundle), len(graph), precision="int8")
+    engine, params, smoothing = OnnxEngine(graph, shape), _count_params(bundle), read_smoothing_model(bundle, shape)
+    return Candidate(PEER_DYNAMIC, engine, "onnxruntime", inputs, params, len(graph), smoothing, precision="int8")
 
 
 def _open_torch(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
     weights = read_tensors(bundle, WEIGHTS)
     size = sum(array.nbytes for array in weights.values())
-    return Candidate(PEER_TORCH, TorchEager(shape, weights), "torch", inputs, _count_params(bundle), size)
+    engine, params, smoothing = TorchEager(shape, weights), _count_params(bundle), read_smoothing_model(bundle, shape)
+    return Candidate(PEER_TORCH, engine, "torch", inputs, params, size, smoothing)
 
 
 def _open_teacher(bundle: Bundle, name: str, file: str, counts: Floats) -> Candidate:

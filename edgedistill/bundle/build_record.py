@@ -20,7 +20,7 @@ from edgedistill.machine.processor import read_architecture
 
 BUILD_JSON = "build.json"
 FORMAT = 2  # in format 1 the digest was called "recipe"
-ABI_VERSION = 3  # ED_ABI_VERSION of kernels/include/edgedistill.h
+ABI_VERSION = 4  # ED_ABI_VERSION of kernels/include/edgedistill.h
 LABELS = {"c": "C", "cuda": "CUDA", "tensorrt": "TensorRT"}  # the name of each compiled engine in messages
 
 

@@ -24,20 +24,27 @@ from edgedistill.bundle.manifest import MANIFEST
 from edgedistill.bundle.reading import FORMAT, Bundle
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, ConfigError
-from edgedistill.frontend import FrontEndConfig, SpatialModel, group_delay_ms, settling_bins
+from edgedistill.frontend import FrontEndConfig, SpatialModel, Standardization, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model
 from edgedistill.numerics.deviation import DeviationModel
+from edgedistill.numerics.smoothing import SmoothingModel
 
 HOLDOUT, REFERENCE, RANGES = "holdout.npz", "reference.npz", "ranges.json"
 WEIGHTS, INT8_WEIGHTS = "student.safetensors", "student.int8.safetensors"
-FILL_IN, DEVIATION = "fill_in.safetensors", "deviation.safetensors"
+FILL_IN, DEVIATION, SMOOTHING = "fill_in.safetensors", "deviation.safetensors", "smoothing.safetensors"
+SMOOTHING_TENSORS = ("keep", "gain", "raw_mean", "mean")
 SPIKE_FOLDER = "subjects/spike-student/"
 SPIKE_MODEL = SPIKE_FOLDER + "model.json"
 TEACHER_FACTS = "subjects/teachers.json"
-RIDGE = "subjects/ridge.safetensors"
+RIDGE, RIDGE_SMOOTHING = "subjects/ridge.safetensors", "smoothing."  # the second begins names of tensors in the first
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[Any]]
+
+_BUILT_BEFORE = {  # by format
+    1: "it was built before lost channels were filled in, with other filters and another common average",
+    2: "it was built before outputs were smoothed, and its deviations are those of outputs that are not",
+}
 
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -50,7 +57,7 @@ def require_current_format(bundle: Bundle) -> None:
         f"{bundle.path}: a bundle of an older format is no longer decoded",
         got=f"format {bundle.manifest.format}, {bundle.manifest.created_by or 'by an unknown version'}",
         expected=f"format {FORMAT}",
-        causes=("it was built before lost channels were filled in, with other filters and another common average",),
+        causes=(_BUILT_BEFORE[bundle.manifest.format],),
         next_step=f"edgedistill build with its recordings, which edgedistill inspect {bundle.path} --json lists",
     )
 
@@ -60,7 +67,7 @@ def require_current_format(bundle: Bundle) -> None:
 
 @dataclass(frozen=True)
 class Normalization:
-    """Holds the statistics of the z-score, one for each channel or unit. A std of 0 silences its channel."""
+    """Holds the statistics of the z-score, one for each number in a bin. A std of 0 makes it 0 in every bin."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -74,7 +81,7 @@ class DecoderSpec:
     sha256: str  # of the manifest, which holds the hash of every file
     shape: StudentShape
     front_end: FrontEndConfig
-    normalization: Normalization  # in microvolts
+    normalization: Normalization  # (I,) in microvolts for the slow LFP, in units of the logarithm for power
     channel_ids: tuple[str, ...]  # order of the columns of a frame
     output_names: tuple[str, ...]
     output_units: tuple[str, ...]
@@ -108,13 +115,14 @@ def read_decoder_spec(bundle: Bundle) -> DecoderSpec:
     if not spec.name:
         raise BundleError(f"{where} does not describe a decoder", got="no name")
     statistics = spec.normalization
-    counts = {front_end.channels, len(spec.channel_ids), len(statistics.mean), len(statistics.std)}
-    counts |= {len(bundle.manifest.channels)} if bundle.manifest.channels is not None else set()
-    if counts != {shape.channels} or len(spec.output_names) != shape.outputs:
+    channels = {front_end.channels, len(spec.channel_ids)}
+    channels |= {len(bundle.manifest.channels)} if bundle.manifest.channels is not None else set()
+    inputs = {front_end.inputs, len(statistics.mean), len(statistics.std)}
+    if len(channels) > 1 or inputs != {shape.channels} or len(spec.output_names) != shape.outputs:
         raise BundleError(
             f"{where} contradicts itself",
-            got=f"{sorted(counts)} channels, {len(spec.output_names)} outputs",
-            expected=f"{shape.channels} channels, {shape.outputs} outputs, as its model has",
+            got=f"{sorted(channels)} channels, {sorted(inputs)} inputs, {len(spec.output_names)} outputs",
+            expected=f"one number of channels, {shape.channels} inputs and {shape.outputs} outputs, as its model has",
         )
     return spec
 
@@ -142,23 +150,55 @@ def read_int8_model(bundle: Bundle, shape: StudentShape) -> Int8Model:
 
 def read_spatial_model(bundle: Bundle, front_end: FrontEndConfig) -> SpatialModel:
     """Returns the model of the array. Raises BundleError where it is missing, damaged or of an older format."""
-    channels = front_end.channels
-    shapes = {"coupling": (channels, channels), **dict.fromkeys(("scale", "inverse_scale", "gain"), (channels,))}
+    channels, vectors = front_end.channels, dict.fromkeys(("scale", "inverse_scale", "gain"), (front_end.inputs,))
+    shapes: dict[str, tuple[int, ...]] = {"coupling": (front_end.features, channels, channels), **vectors}
     found = _read_floats(bundle, FILL_IN, shapes)
     unsound = ~(found["scale"] > 0) | ~(found["inverse_scale"] > 0) | ~(found["gain"] >= 0)
-    if unsound.any() or not np.array_equal(found["coupling"], found["coupling"].T):
+    if unsound.any() or not np.array_equal(found["coupling"], found["coupling"].swapaxes(1, 2)):
         expected = "a symmetric coupling, positive scales, and gains of at least 0"
         raise BundleError(f"{bundle.path}: '{FILL_IN}' does not describe an array", expected=expected)
     return SpatialModel(**found, sweeps=front_end.fill_sweeps, common_average=front_end.common_average)
 
 
-def read_deviation_model(bundle: Bundle, shape: StudentShape) -> DeviationModel:
+def read_deviation_model(bundle: Bundle, channels: int, outputs: int) -> DeviationModel:
     """Returns the model of the outputs' deviations. Raises BundleError as `read_spatial_model` does."""
-    tables = dict.fromkeys(("at_rest", "by_speed"), (shape.channels + 1, shape.outputs))
-    found = _read_floats(bundle, DEVIATION, {**tables, **dict.fromkeys(("center", "weight"), (shape.outputs,))})
+    tables = dict.fromkeys(("at_rest", "by_speed"), (channels + 1, outputs))
+    found = _read_floats(bundle, DEVIATION, {**tables, **dict.fromkeys(("center", "weight"), (outputs,))})
     if any((found[name] < 0).any() for name in ("at_rest", "by_speed", "weight")):
         raise BundleError(f"{bundle.path}: '{DEVIATION}' holds a negative variance", expected="at least 0")
     return DeviationModel(**found)
+
+
+def read_smoothing_model(bundle: Bundle, shape: StudentShape, folder: str = "") -> SmoothingModel | None:
+    """Returns the filter of the outputs of the student in `folder`, or None where they are not smoothed.
+
+    Raises BundleError as `read_spatial_model` does.
+    """
+    require_current_format(bundle)
+    if (name := folder + SMOOTHING) not in bundle.names:
+        return None
+    return _pick_smoothing(bundle, name, read_tensors(bundle, name), shape.outputs)
+
+
+def _pick_smoothing(
+    bundle: Bundle, name: str, tensors: Mapping[str, npt.NDArray[Any]], outputs: int, prefix: str = ""
+) -> SmoothingModel:
+    """Returns the filter among a file's tensors, whose names begin with `prefix`."""
+    keep = tensors.get(prefix + "keep")
+    states = max(1, len(keep)) if keep is not None and keep.ndim == 2 else 1
+    sizes = ((states, states), (states, outputs), (outputs,), (outputs,))
+    names = [prefix + tensor for tensor in SMOOTHING_TENSORS]
+    found = _pick_floats(bundle, name, tensors, dict(zip(names, sizes, strict=True)))
+    model = SmoothingModel(*(found[tensor] for tensor in names))
+    if (fault := model.find_fault(outputs)) is not None:
+        raise BundleError(f"{bundle.path}: '{name}' does not describe a filter of outputs", got=fault)
+    return model
+
+
+def read_standardization(bundle: Bundle, spec: DecoderSpec) -> Standardization:
+    """Returns how a bundle turns what its front end gives into its models' input. Raises as `read_spatial_model`."""
+    mean, std = np.array(spec.normalization.mean), np.array(spec.normalization.std)
+    return Standardization(mean, std, read_spatial_model(bundle, spec.front_end))
 
 
 def _read_floats(bundle: Bundle, name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Floats]:
@@ -188,8 +228,8 @@ def _pick_floats(
 class Holdout:
     """Holds the stretch of data that was kept from training, with the input of the models and the true kinematics."""
 
-    bins: Floats  # (T, C), input of the LFP models
-    present: Floats  # (T, C), standardized channels before fill-in and common average, 0 where they were not there
+    bins: Floats  # (T, I), input of the LFP models
+    present: Floats  # (T, I), standardized features before fill-in and common average, 0 where they were not there
     there: npt.NDArray[np.bool_]  # (T, C), channels that were there
     counts: npt.NDArray[Any] | None  # (T, U), spikes
     kinematics: npt.NDArray[Any]  # (T, K), NaN where unknown
@@ -208,7 +248,7 @@ def read_holdout(bundle: Bundle) -> Holdout:
         score_from = int(stored["score_from"]) if "score_from" in stored else 0
         bins, present = stored["bins"].astype(np.float32), stored["present"].astype(np.float32)
         there, kinematics = stored["there"].astype(np.bool_), stored["kinematics"]
-        if not bins.shape == present.shape == there.shape:
+        if bins.shape != present.shape or len(bins) != len(there) or bins.shape[1] % max(1, there.shape[1]):
             got = f"bins {bins.shape}, present {present.shape}, there {there.shape}"
             raise BundleError(f"{bundle.path}: '{HOLDOUT}' contradicts itself", got=got)
         return Holdout(bins, present, there, counts, kinematics, score_from, stored.get("unobserved"))
@@ -232,7 +272,7 @@ def read_raw_frames(bundle: Bundle) -> Floats | None:
 class Reference:
     """Holds a stretch of bins with the kinematics that the oracle decoded from them."""
 
-    bins: Floats  # (T, C), z-scored
+    bins: Floats  # (T, I), input of the models
     kinematics: Floats  # (T, K)
     start: Arrays  # the student's state before the stretch, with the names that every engine uses
     end: Arrays  # the state after the stretch, with the same names
@@ -297,6 +337,7 @@ class Ridge:
     weight: Floats  # (K, lags + 1, C), the newest bin first
     bias: Floats  # (K,)
     penalty: float  # for features of deviation 1, times the number of bins / 1e4
+    smoothing: SmoothingModel | None = None  # of its outputs
 
     @property
     def lags(self) -> int:
@@ -311,7 +352,10 @@ def read_ridge(bundle: Bundle, shape: StudentShape) -> Ridge:
     bins = max(1, weight.shape[1]) if weight is not None and weight.ndim == 3 else 1
     shapes = {"weight": (shape.outputs, bins, shape.channels), "bias": (shape.outputs,), "penalty": (1,)}
     tensors = _pick_floats(bundle, RIDGE, found, shapes)
-    return Ridge(tensors["weight"], tensors["bias"], float(tensors["penalty"][0]))
+    smoothing = None
+    if any(name.startswith(RIDGE_SMOOTHING) for name in found):
+        smoothing = _pick_smoothing(bundle, RIDGE, found, shape.outputs, RIDGE_SMOOTHING)
+    return Ridge(tensors["weight"], tensors["bias"], float(tensors["penalty"][0]), smoothing)
 
 
 # ---------------------------------------------------------------- ranges.json

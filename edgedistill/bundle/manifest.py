@@ -59,6 +59,29 @@ class Confidence:
 
 
 @dataclass(frozen=True)
+class Smoothing:
+    """Says which filter smooths the outputs, and what its choice rests on."""
+
+    kind: str  # "kalman" or "none"
+    order: int | None = None  # bins of kinematics in its state
+    noise: float | None = None  # factor of the observation noise
+    validation_r2: float | None = None  # of the smoothed outputs, on the block on which the filter was chosen
+    raw_validation_r2: float | None = None  # of the outputs that were not smoothed
+    note: str | None = None  # why nothing was chosen
+
+    def describe(self) -> str:
+        """Returns which filter it is, and what it brought on the block on which it was chosen."""
+        if self.kind == "none":
+            return f"none, because of: {self.note}" if self.note else "none, which decoded the validation block best"
+        raw, smooth = ("?" if r2 is None else f"{r2:.3f}" for r2 in (self.raw_validation_r2, self.validation_r2))
+        return f"{self.kind} of order {self.order}, R² on the validation block {raw} before it and {smooth} after it"
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the entry for `manifest.json`. NaN becomes None, because JSON has no NaN."""
+        return _replace_nan(asdict(self))
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Says with which sessions and which versions of packages the bundle was built."""
 
@@ -88,10 +111,7 @@ class GraphVerdict:
 
     def to_json(self) -> dict[str, object]:
         """Returns the entry for `manifest.json`. NaN becomes None, because JSON has no NaN."""
-        return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in asdict(self).items()
-        }
+        return _replace_nan(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -110,10 +130,12 @@ class Manifest:
     recipe: str | None  # the calibration recipe
     int8: Int8Sizes | None
     confidence: Confidence | None
+    smoothing: Smoothing | None  # None in a bundle of format 2 or older
     metrics: Mapping[str, float | None] | None
     gates: tuple[Gate, ...] | None
     provenance: Provenance | None
     group_delay_ms: float | None  # of the front end
+    smoothing_delay_ms: float | None  # of the filter that smooths the outputs; 0 without one
     channels: tuple[Channel, ...] | None  # one a column of a frame; None in a bundle before 0.2
     graphs: Mapping[str, GraphVerdict]  # step graph -> verdict; a graph without one may be used
     decoder: Json = field(repr=False)  # the keys that `contents.read_decoder_spec` parses
@@ -130,6 +152,12 @@ def reasons_left_out(graphs: Mapping[str, GraphVerdict]) -> dict[str, str]:
     """Returns the file name of each step graph that may not be used, with the reason."""
     unknown = "the build found that its output differs too much from the student's"
     return {name: verdict.reason or unknown for name, verdict in graphs.items() if not verdict.usable}
+
+
+def _replace_nan(facts: Json) -> dict[str, object]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in facts.items()
+    }
 
 
 DECODER_KEYS = ("model", "frontend", "normalization", "channel_ids", "outputs")
@@ -154,10 +182,12 @@ def parse_manifest(path: Path, content: Json) -> Manifest:
         recipe=read.text("recipe"),
         int8=read.table("int8", _int8_sizes),
         confidence=read.table("confidence", _confidence),
+        smoothing=read.table("smoothing", _smoothing),
         metrics=read.table("metrics", lambda table: {name: table.number(name) for name in table.content}),
         gates=read.tables("gates", _gate),
         provenance=read.table("provenance", _provenance),
         group_delay_ms=read.number("group_delay_ms"),
+        smoothing_delay_ms=read.number("smoothing_delay_ms"),
         channels=read.tables("channels", _channel) or None,
         graphs=read.table("graphs", _verdicts) or {},
         decoder={key: content[key] for key in DECODER_KEYS if key in content},
@@ -182,6 +212,17 @@ def _int8_sizes(table: _Reader) -> Int8Sizes:
 
 def _confidence(table: _Reader) -> Confidence:
     return Confidence(table.whole_number("labelled_bins"), table.number("standard_error"), table.text("note"))
+
+
+def _smoothing(table: _Reader) -> Smoothing:
+    return Smoothing(
+        kind=table.text("kind") or "",
+        order=table.value("order", int, "a whole number"),
+        noise=table.number("noise"),
+        validation_r2=table.number("validation_r2"),
+        raw_validation_r2=table.number("raw_validation_r2"),
+        note=table.text("note"),
+    )
 
 
 def _gate(table: _Reader) -> Gate:

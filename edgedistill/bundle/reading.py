@@ -16,7 +16,7 @@ from typing import IO, Any
 from edgedistill.bundle.manifest import MANIFEST, Manifest, parse_manifest
 from edgedistill.errors import BundleError
 
-FORMAT = 2  # in format 1 lost channels were not filled in
+FORMAT = 3  # in format 1 lost channels were not filled in, in format 2 outputs were not smoothed
 
 BLANK = "0" * 64
 _OWN_KEYS = ("format", "sha256", "files")

@@ -13,7 +13,9 @@ from edgedistill.cli.output import print_gates, print_json, print_notes, print_t
 from edgedistill.cli.training_options import (
     FOLLOW_HELP,
     PATH,
+    add_alignment_options,
     add_training_options,
+    bands_option,
     label_minutes_option,
     recipe_option,
 )
@@ -76,6 +78,7 @@ stderr says why.""",
     "its channels are z-scored with, or the tokenizer.",
 )
 @click.option("--probe", is_flag=True, help="Fit a new read-out on the labels of this session. Needs --student.")
+@bands_option
 @recipe_option
 @click.option(
     "--follow",
@@ -88,6 +91,13 @@ stderr says why.""",
 )
 @label_minutes_option
 @click.option(
+    "--smooth",
+    type=click.Choice(["none", "kalman"]),
+    default="kalman",
+    show_default=True,
+    help="How the outputs are smoothed: not at all, or by a Kalman filter if that decodes the validation block better.",
+)
+@click.option(
     "--ranges",
     type=PATH,
     help="Use these ranges, which `edgedistill calibrate` wrote for the student of --student. Their recipe takes the "
@@ -96,6 +106,7 @@ stderr says why.""",
 @click.option(
     "--work", type=PATH, help="The folder that keeps the results of the stages.  [default: OUT with the ending .work]"
 )
+@add_alignment_options
 @add_training_options
 def build(
     target: str,
@@ -137,6 +148,8 @@ def build(
 def _print_build(result: BuildResult) -> None:
     rows = [(row.name, row.r2, row.causal, row.note) for row in result.table]
     print_table("Held-out R²", ("model", "R²", "causal", ""), rows)
+    if result.smoothing is not None:
+        click.echo(f"outputs smoothed: {result.smoothing.describe()}")
     stages = [(stage.name, f"{stage.seconds:.1f}", "kept" if stage.cached else "") for stage in result.stages]
     print_table("Stages", ("stage", "seconds", ""), stages)
     print_gates(result.gates)

@@ -8,7 +8,13 @@ from typing import Any
 import click
 
 from edgedistill.cli.output import print_summary, show_training
-from edgedistill.cli.training_options import PATH, add_training_options, label_minutes_option
+from edgedistill.cli.training_options import (
+    PATH,
+    add_alignment_options,
+    add_training_options,
+    bands_option,
+    label_minutes_option,
+)
 from edgedistill.config import load_preset
 
 
@@ -28,13 +34,8 @@ it continues from its last checkpoint.""",
     "--supervised", is_flag=True, help="Also learn the behavior in this training. Without it, no labels are needed."
 )
 @label_minutes_option
-@click.option(
-    "--alignment",
-    type=click.Choice(["cosine", "mse"]),
-    default="cosine",
-    show_default=True,
-    help="How the student's latents are compared with the teacher's: by their angle, or by their squared error.",
-)
+@add_alignment_options
+@bands_option
 @add_training_options
 def distill(data: tuple[Path, ...], teacher: Path, out: Path, preset: str, as_json: bool, **settings: Any) -> None:
     """Train the causal LFP student to follow the teacher's latents."""

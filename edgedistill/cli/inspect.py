@@ -94,17 +94,19 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
         return
     outputs, rate, session = facts["outputs"], facts["rate_hz"], facts["session"] or {}
     listed = ", ".join(f"{output['name']} ({output['unit']})" for output in outputs)
-    found = bundle.manifest.confidence
+    found, smoothing = bundle.manifest.confidence, bundle.manifest.smoothing
     head = {key: facts[key] for key in ("path", "name", "created_by", "sha256", "target", "engine", "preset")}
     print_facts(
         {key: value for key, value in head.items() if value is not None}
         | {"session": ", ".join(f"{key} {value}" for key, value in session.items() if value)}
         | {
             "input": f"{len(facts['channel_ids'])} channels at {rate:.10g} Hz, in microvolts",
+            "features": describe_features(facts["frontend"]),
             "outputs": listed,
         }
         | ({} if found is None else {"deviations": describe_confidence(found)})
-        | {"delay": f"{format_value(facts['group_delay_ms'])} ms through the front end"}
+        | ({} if smoothing is None else {"smoothing": smoothing.describe()})
+        | {"delay": describe_delay(facts["group_delay_ms"], facts["smoothing_delay_ms"])}
         | {"files": f"{len(facts['files'])}, all unchanged since they were written"}
         | ({"problem": _OLD_FORMAT} if facts["format"] < FORMAT else {})
     )
@@ -114,6 +116,19 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     if metrics:
         print_table("Metrics of the build", ("metric", "value"), list(metrics.items()))
     _print_graphs(bundle.manifest.graphs)
+
+
+def describe_delay(front_end_ms: float | None, smoothing_ms: float | None) -> str:
+    """Returns the delays of the front end and of the filter of the outputs."""
+    own = f"{format_value(front_end_ms)} ms through the front end"
+    return f"{own}, {format_value(smoothing_ms)} ms through the filter of the outputs" if smoothing_ms else own
+
+
+def describe_features(front_end: Mapping[str, Any]) -> str:
+    """Returns what the student sees of each channel."""
+    slow = f"slow LFP below {front_end['lowpass_hz']:g} Hz"
+    bands = ", ".join(f"{low:.4g}-{high:.4g}" for low, high in front_end["bands"])
+    return f"{slow}, and log power in {bands} Hz" if bands else slow
 
 
 def describe_confidence(found: Confidence) -> str:
@@ -163,6 +178,7 @@ def _read_facts(bundle: Bundle) -> dict[str, Any]:
         "recipe": found.recipe,
         "session": found.session and asdict(found.session),
         "group_delay_ms": found.group_delay_ms,
+        "smoothing_delay_ms": found.smoothing_delay_ms,
         "model": spec.shape.to_json(),
         "rate": front_end["rate"],
         "rate_hz": float(spec.front_end.rate),
@@ -171,6 +187,7 @@ def _read_facts(bundle: Bundle) -> dict[str, Any]:
         "channels": found.channels and [asdict(channel) for channel in found.channels],
         "outputs": [{"name": name, "unit": unit} for name, unit in outputs],
         "confidence": found.confidence and asdict(found.confidence),
+        "smoothing": found.smoothing and found.smoothing.to_json(),
         "metrics": found.metrics,
         "gates": None if found.gates is None else [asdict(gate) for gate in found.gates],
         "engine": found.engine,

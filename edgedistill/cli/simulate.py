@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgedistill.cli.output import json_option, print_json, show_training
+from edgedistill.data.simulation.config import VARIANTS
 
 
 @click.command(
@@ -15,11 +16,19 @@ Examples:
   edgedistill simulate --out sessions
   edgedistill simulate --out small --sessions 3 --minutes 4 --seed 7
   edgedistill simulate --out months --sessions 6 --days-apart 30
+  edgedistill simulate --out pursuit --variant pursuit
 
 The same seed gives the same files. An existing file of the same name is replaced.""",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write the files to."
+)
+@click.option(
+    "--variant",
+    type=click.Choice(VARIANTS),
+    default=VARIANTS[0],
+    show_default=True,
+    help="What is simulated: reaches to targets, or pursuit of a moving one. Tuning, field and background differ too.",
 )
 @click.option("--sessions", type=int, default=5, show_default=True, help="How many days to record, one file each.")
 @click.option("--minutes", type=float, default=10.0, show_default=True, help="The length of each session in minutes.")
@@ -50,6 +59,7 @@ The same seed gives the same files. An existing file of the same name is replace
 @json_option
 def simulate(
     out: Path,
+    variant: str,
     sessions: int,
     minutes: float,
     seed: int,
@@ -65,12 +75,13 @@ def simulate(
     They hold spikes, LFP, cursor and electrodes. All sessions share one array and one population of neurons. From
     session to session other units are recorded and their tuning drifts. The LFP holds a shared 1/f background, beta
     that falls with movement, line noise, dead and noisy channels, and artefacts. With the days gains drift, electrodes
-    die, noise floors rise and leaks take low frequencies away.
+    die, noise floors rise and leaks take low frequencies away. Try a recipe on both variants before you trust it.
     """
     from edgedistill.data.simulation.nwb import simulate_to_nwb
     from edgedistill.data.simulation.sessions import SimulationConfig
 
     config = SimulationConfig(
+        variant=variant,
         sessions=sessions,
         minutes=minutes,
         seed=seed,
@@ -88,7 +99,9 @@ def simulate(
                 report("sessions", len(files), sessions, float("nan"), float("nan"))
     if as_json:
         written = [{"path": str(path), "bytes": path.stat().st_size} for path in files]
-        settings = {key: getattr(config, key) for key in ("seed", "sessions", "minutes", "days_apart", "aging")}
+        settings = {
+            key: getattr(config, key) for key in ("variant", "seed", "sessions", "minutes", "days_apart", "aging")
+        }
         print_json({"out": str(out), **settings, "files": written})
         return
     for path in files:

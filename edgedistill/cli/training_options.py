@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from edgedistill.cli.output import json_option
-from edgedistill.config import preset_names
+from edgedistill.config import ALIGNMENTS, CENTRINGS, DEFAULT_ALIGNMENT, Alignment, preset_names
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, list_recipes
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -44,6 +44,32 @@ def add_series_options(command: Command) -> Command:
     return cast(Command, with_names)
 
 
+def add_alignment_options(command: Command) -> Command:
+    """Adds --alignment and --centring to a command, which receives them as one `Alignment` called `alignment`."""
+
+    @wraps(command)
+    def with_alignment(*args: Any, alignment: str, centring: str, **others: Any) -> Any:
+        return command(*args, alignment=Alignment(alignment, centring), **others)
+
+    with_alignment = click.option(
+        "--centring",
+        type=click.Choice(CENTRINGS),
+        default=DEFAULT_ALIGNMENT.centring,
+        show_default=True,
+        help="With --alignment subspace: whether the student's activations only lose the mean of a batch, or are also "
+        "divided by its deviation.",
+    )(with_alignment)
+    with_alignment = click.option(
+        "--alignment",
+        type=click.Choice(ALIGNMENTS),
+        default=DEFAULT_ALIGNMENT.kind,
+        show_default=True,
+        help="How the student is aligned to the teacher: by the angle to its whitened principal components, by the "
+        "angle to its centred latents, by their squared error, or layer by layer in the directions of the task.",
+    )(with_alignment)
+    return cast(Command, with_alignment)
+
+
 label_minutes_option = click.option(
     "--label-minutes",
     metavar="MINUTES",
@@ -58,6 +84,13 @@ line_hz_option = click.option(
     default=60.0,
     show_default=True,
     help="The mains frequency in Hz, which is filtered out with its harmonics. 0 filters nothing out.",
+)
+bands_option = click.option(
+    "--bands",
+    type=click.Choice(["preset", "none"]),
+    default="preset",
+    show_default=True,
+    help="The bands whose log power the student sees beside the slow LFP: those of the preset, or none.",
 )
 seed_option = click.option(
     "--seed",

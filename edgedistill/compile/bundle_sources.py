@@ -15,6 +15,7 @@ from edgedistill.bundle.contents import (
     read_decoder_spec,
     read_deviation_model,
     read_int8_model,
+    read_smoothing_model,
     read_spatial_model,
     require_current_format,
 )
@@ -63,6 +64,7 @@ def model_inputs(bundle: Bundle) -> tuple[Int8Model, FrontEndConfig, ModelFacts]
         manifest_sha256=spec.sha256,
         weights_sha256=bundle.manifest.files[INT8_WEIGHTS],
         spatial=read_spatial_model(bundle, spec.front_end),
-        deviation=read_deviation_model(bundle, spec.shape),
+        deviation=read_deviation_model(bundle, spec.front_end.channels, spec.shape.outputs),
+        smoothing=read_smoothing_model(bundle, spec.shape),
     )
     return model, spec.front_end, facts

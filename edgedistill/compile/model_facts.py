@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edgedistill.frontend.spatial import SpatialModel
 from edgedistill.numerics.deviation import DeviationModel
+from edgedistill.numerics.smoothing import SmoothingModel
 
 
 @dataclass(frozen=True)
@@ -17,14 +18,15 @@ class ModelFacts:
     channel_ids: tuple[str, ...]
     output_names: tuple[str, ...]
     output_units: tuple[str, ...]
-    mean: tuple[float, ...]  # (C,) in uV, of the filtered channels
-    std: tuple[float, ...]  # (C,) in uV
+    mean: tuple[float, ...]  # (I,) of the filtered channels in uV, then of the log power of bands
+    std: tuple[float, ...]  # (I,)
     spatial: SpatialModel
     deviation: DeviationModel
     warmup_bins: int
     group_delay_ms: float
     manifest_sha256: str
     weights_sha256: str  # of student.int8.safetensors
+    smoothing: SmoothingModel | None = None  # None: the outputs are those of the student
 
 
 def c_identifier(name: str) -> str:

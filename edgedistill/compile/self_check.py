@@ -11,19 +11,24 @@ import numpy as np
 from edgedistill.bundle.build_record import LABELS
 from edgedistill.bundle.contents import REFERENCE, Reference
 from edgedistill.errors import EngineError
+from edgedistill.numerics.smoothing import SmoothingModel
 from edgedistill.runtime.abi_engine import AbiEngine
 
 
-def require_exact(engine: AbiEngine, reference: Reference) -> int:
+def require_exact(engine: AbiEngine, reference: Reference, smoothing: SmoothingModel | None) -> int:
     """Compares every bit of the outputs and of the last state with the oracle's, and returns the number of steps.
 
-    Raises EngineError for the first difference. The engine is reset after the comparison.
+    Outputs are compared before and after they were smoothed by `smoothing`. Raises EngineError for the first
+    difference. The engine is reset before and after the comparison.
     """
+    engine.reset()
     engine.import_state(reference.start)
-    for i, (bin, expected) in enumerate(zip(reference.bins, reference.kinematics, strict=True)):
-        found = engine.step(bin)
-        if found.tobytes() != expected.tobytes():
-            raise _mismatch_error(engine, f"step {i}: {found.tolist()}", f"{expected.tolist()}")
+    smooth = reference.kinematics if smoothing is None else smoothing.run(reference.kinematics)
+    for i, (bin, *expected) in enumerate(zip(reference.bins, reference.kinematics, smooth, strict=True)):
+        smoothed = engine.step(bin)
+        found = [engine.raw_kinematics, smoothed]
+        if np.stack(found).tobytes() != np.stack(expected).tobytes():
+            raise _mismatch_error(engine, f"step {i}: {np.stack(found).tolist()}", f"{np.stack(expected).tolist()}")
     state = engine.export_state()
     for name, array in reference.end.items():
         if not np.array_equal(state[name], array):

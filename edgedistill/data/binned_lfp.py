@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.config import NO_BANDS, BandPower
 from edgedistill.data.bin_clock import BinClock
 from edgedistill.data.coverage import ALL_BAD, GAP, INVALID, SETTLING, Reasons
 from edgedistill.data.lfp.layout import describe_amplitude
@@ -18,7 +20,7 @@ from edgedistill.data.lfp.lfp import Gap, Lfp
 from edgedistill.data.session import Mask
 from edgedistill.data.settling import Level, find_rings_of_artefacts, robust_deviation
 from edgedistill.errors import RecordingError
-from edgedistill.frontend import FrontEnd, FrontEndConfig
+from edgedistill.frontend import FrontEnd, FrontEndConfig, find_bands
 
 BLOCK_VALUES = 1 << 21  # frames x channels that the front end takes at a time: 8 MB
 
@@ -28,16 +30,21 @@ class BinnedLfp:
     """Holds the LFP of one session after the front end, T bins of C channels."""
 
     config: FrontEndConfig
-    values: npt.NDArray[np.float64]  # (T, C) uV
+    values: npt.NDArray[np.float64]  # (T, I) slow LFP in uV, then the log power of each band
     bad: Mask  # (T, C)
     gap: Mask  # (T,) frames were lost
     unsettled: Mask  # (T,) the filters have not settled since the start or a gap
     level: Level
 
     @property
+    def slow(self) -> npt.NDArray[np.float64]:
+        """Returns the slow LFP (T, C) in uV."""
+        return self.values[:, : self.config.channels]
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Returns a note where the amplitude says that the numbers in the file are not in the unit that it states."""
-        deviation = robust_deviation(self.values, ~self.bad)
+        deviation = robust_deviation(self.slow, ~self.bad)
         note = describe_amplitude(float(np.median(deviation[deviation > 0]))) if deviation.any() else None
         return () if note is None else (note,)
 
@@ -47,26 +54,43 @@ class BinnedLfp:
         `known` holds the reasons that the file gives.
         """
         good = ~(self.bad | (known[GAP] | known[INVALID])[:, None])
-        deviation = robust_deviation(self.values, good)
+        deviation = robust_deviation(self.slow, good)
         excess = self.level.excess(self.level.offset(~good))
-        rings = find_rings_of_artefacts(self.config, self.values, known[INVALID], excess, deviation) & good
+        rings = find_rings_of_artefacts(self.config, self.slow, known[INVALID], excess, deviation) & good
         ringing = rings.any(axis=1) & (4 * rings.sum(axis=1) >= good.sum(axis=1))
         settled = int(np.argmin(self.unsettled))  # the start of a stream is no loss
         settling = ringing | (self.unsettled & (np.arange(len(good)) >= settled))
         return [(GAP, self.gap), (ALL_BAD, self.bad.all(axis=1)), (SETTLING, settling)], rings
 
 
-def default_front_end(lfp: Lfp, line_hz: float) -> FrontEndConfig:
-    """Returns the settings for an LFP, in which channels that the file marks as bad are left out."""
+def default_front_end(lfp: Lfp, line_hz: float, bands: BandPower = NO_BANDS) -> FrontEndConfig:
+    """Returns the settings for an LFP, in which channels that the file marks as bad are left out.
+
+    Of the bands those are taken that the LFP holds.
+    """
     marked = tuple(c for c, electrode in enumerate(lfp.electrodes) if electrode.bad is not None)
-    return FrontEndConfig(rate=lfp.rate, channels=lfp.channels, line_hz=line_hz, left_out=marked)
+    found = find_bands(bands.bands, lfp.rate)
+    return FrontEndConfig(lfp.rate, lfp.channels, line_hz=line_hz, left_out=marked, bands=found, band_ms=bands.ms)
+
+
+def describe_missing_bands(wanted: BandPower, rate: Fraction) -> str | None:
+    """Returns a note that names the bands which LFP at `rate` Hz does not hold or only in part, or None."""
+    kept = dict(find_bands(wanted.bands, rate))
+    changes = [
+        f"{low:g}-{high:g} Hz is " + (f"cut at {kept[low]:.4g} Hz" if low in kept else "left out")
+        for low, high in wanted.bands
+        if kept.get(low) != high
+    ]
+    return (
+        f"band power: {', '.join(changes)}, because LFP at {float(rate):.10g} Hz does not hold it" if changes else None
+    )
 
 
 def bin_lfp(lfp: Lfp, clock: BinClock, config: FrontEndConfig) -> BinnedLfp:
     """Runs the LFP through the front end in blocks, so that memory grows with the bins and not with the frames."""
     front_end = FrontEnd(config)
-    values = np.empty((clock.bins, lfp.channels))
-    bad: Mask = np.empty(values.shape, dtype=np.bool_)
+    values = np.empty((clock.bins, config.inputs))
+    bad: Mask = np.empty((clock.bins, lfp.channels), dtype=np.bool_)
     gap: Mask = np.empty(clock.bins, dtype=np.bool_)
     unsettled: Mask = np.empty(clock.bins, dtype=np.bool_)
     level, first = Level(config, clock.bins), 0

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.config import NO_BANDS, BandPower
 from edgedistill.data.behavior.behavior import Behavior
 from edgedistill.data.bin_clock import BinClock, find_clock
-from edgedistill.data.binned_lfp import bin_lfp, default_front_end
+from edgedistill.data.binned_lfp import bin_lfp, default_front_end, describe_missing_bands
 from edgedistill.data.coverage import (
     GAP,
     INVALID,
@@ -65,6 +66,7 @@ def bins_from_recording(
     need: Iterable[str] = PARTS,
     also: Iterable[str] = (),
     line_hz: float = 60,
+    bands: BandPower = NO_BANDS,
     frontend: FrontEndConfig | None = None,
     sha256: str | None = None,
     least_bins: int = MIN_BINS,
@@ -73,8 +75,8 @@ def bins_from_recording(
     """Returns one session on the bin clock: the parts in `need`, and those in `also` that the file has.
 
     `frontend` holds the settings of a bundle's front end, for the rate and the channels of this LFP; without it, they
-    follow from `line_hz`. `sha256` is the digest of the session, where the caller has computed it. Of a long recording
-    only the first `most_bins` are read.
+    follow from `line_hz` and `bands`. `sha256` is the digest of the session, where the caller has computed it. Of a
+    long recording only the first `most_bins` are read.
 
     The clock is that of the LFP, also when only spikes are needed. Without LFP bin 0 begins at 0 s, or at the whole
     second before a recording that starts later than a minute.
@@ -105,7 +107,7 @@ def bins_from_recording(
     _require_valid(recording, clock, reasons)
     field = None
     if lfp is not None and "lfp" in parts:
-        field = bin_lfp(lfp, clock, default_front_end(lfp, line_hz) if frontend is None else frontend)
+        field = bin_lfp(lfp, clock, frontend or default_front_end(lfp, line_hz, bands))
     disturbed = None
     if field is not None:
         further, disturbed = field.find_disturbed(dict(reasons))
@@ -118,6 +120,7 @@ def bins_from_recording(
             if lack := _find_lack(behavior, outputs, int(valid.sum())):
                 raise lack
             reasons.append((NO_BEHAVIOR, np.asarray(np.isnan(outputs).any(axis=1))))
+    missing = None if lfp is None or field is None or frontend else describe_missing_bands(bands, lfp.rate)
     coverage = cover(clock.span_s, clock.edges_s, after_end(clock.ends_first), reasons)
     read = {"lfp": lfp, "units": units, "behavior": behavior}  # an LFP gives the clock also where it is not used
     return SessionBins(
@@ -144,6 +147,7 @@ def bins_from_recording(
         notes=(
             *(f"{part} is not read: {why}" for part, why in refused.items()),
             *clock.notes,
+            *(() if missing is None else (missing,)),
             *(note for part in (*read.values(), field) if part is not None for note in part.notes),
         ),
         names=recording.names,

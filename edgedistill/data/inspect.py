@@ -13,9 +13,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from edgedistill.config import load_preset
 from edgedistill.data.behavior.choice import find_behavior_series
 from edgedistill.data.behavior.report import list_candidates
 from edgedistill.data.bin_clock import find_clock
+from edgedistill.data.binned_lfp import describe_missing_bands
 from edgedistill.data.bins import list_known_reasons
 from edgedistill.data.candidates import NO_NAMES, Candidate
 from edgedistill.data.coverage import NO_BEHAVIOR, Coverage, after_end, cover
@@ -26,6 +28,7 @@ from edgedistill.data.recording import PART_NAMES, Behavior, Lfp, Recording, Ser
 from edgedistill.errors import RecordingError
 
 MIN_SECONDS = 120
+PRESET = "edge"  # the default, whose bands an LFP should hold
 
 # what each command needs; `distill` also takes the latents of a teacher in place of units
 NEEDS = {
@@ -234,6 +237,8 @@ def _write_notes(recording: Recording, lfp: Lfp | None, units: Units | None, beh
     if lfp is not None:
         notes += [f"channel {one.id} is masked: {one.bad}" for one in lfp.electrodes if one.bad is not None]
         notes += _write_amplitude_notes(lfp)
+        missing = describe_missing_bands(load_preset(PRESET).band_power, lfp.rate)
+        notes += [] if missing is None or lfp.rate < MIN_RATE_HZ else [f"with the preset {PRESET}, {missing}"]
     if behavior is not None and behavior.derived:
         notes.append(f"behavior: {behavior.derived}")
     if behavior is None and (held := find_behavior_series(recording.series)):

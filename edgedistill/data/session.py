@@ -51,7 +51,7 @@ class SessionBins:
     channel_ids: tuple[str, ...]
     output_names: tuple[str, ...]
     output_units: tuple[str, ...]
-    lfp: npt.NDArray[np.float64] | None  # (T, C) uV
+    lfp: npt.NDArray[np.float64] | None  # (T, I) slow LFP in uV, then the log power of each band
     bad: Mask | None  # (T, C) masked in every stream: bad by the rules, or left out
     counts: npt.NDArray[np.uint8] | None  # (T, U), clipped at 255
     behavior: npt.NDArray[np.float32] | None  # (T, K); bins with NaN in a row are not used
@@ -122,15 +122,15 @@ def split_bins(
 
 
 def fit_normalization(bins: SessionBins, block: slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Returns mean and standard deviation in uV of each channel, both (C,), over its bins in `block` that count.
+    """Returns mean and standard deviation of what the front end gives, both (I,), over the bins in `block` that count.
 
-    A channel without such bins gets 0 and 0. Raises RecordingError without LFP.
+    A number without such bins gets 0 and 0. Raises RecordingError without LFP.
     """
     return compute_moments(*find_counted(bins, block))
 
 
 def find_counted(bins: SessionBins, block: slice) -> tuple[Floats, Mask]:
-    """Returns bins (T, C) in uV of `block`, and which of them count in statistics (T, C). Raises RecordingError.
+    """Returns bins (T, I) of `block`, and which of them count in statistics (T, I). Raises RecordingError.
 
     Bins before the front end has settled are left out where later ones exist, because its filters start from rest. Bad
     and disturbed bins, artefacts and the bins after them that ring do not count.
@@ -142,7 +142,7 @@ def find_counted(bins: SessionBins, block: slice) -> tuple[Floats, Mask]:
     first = settled if stop - settled >= MIN_BLOCK_BINS else first
     bad = bins.bad[first:stop] if bins.disturbed is None else bins.bad[first:stop] | bins.disturbed[first:stop]
     values = bins.lfp[first:stop]
-    return values, leave_out_artefacts(values, ~bad, settling_bins(bins.frontend))
+    return values, leave_out_artefacts(values, np.tile(~bad, bins.frontend.features), settling_bins(bins.frontend))
 
 
 def compute_moments(values: Floats, counted: Mask) -> tuple[Floats, Floats]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from edgedistill.config import NO_BANDS, BandPower
 from edgedistill.data.bins import bins_from_recording
 from edgedistill.data.candidates import NO_NAMES
 from edgedistill.data.opening.session_files import find_session_files
@@ -24,6 +25,7 @@ def load_sessions(
     *,
     also: Iterable[str] = (),
     line_hz: float = 60,
+    bands: BandPower = NO_BANDS,
     names: SeriesNames = NO_NAMES,
 ) -> list[SessionBins]:
     """Reads the sessions in files and folders, one after another, and combines them.
@@ -34,7 +36,7 @@ def load_sessions(
     sessions = []
     for path in find_session_files(paths):
         with open_recording(path, names) as recording:
-            sessions.append(bins_from_recording(recording, need=need, also=also, line_hz=line_hz))
+            sessions.append(bins_from_recording(recording, need=need, also=also, line_hz=line_hz, bands=bands))
     return combine_sessions(sessions)
 
 

@@ -7,6 +7,7 @@ channels. docs/numerics.md, "How the model is found", is the definition. For a s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.covariance import ledoit_wolf
 
 from edgedistill.data.session import Floats, Mask, SessionBins, compute_moments, find_counted
 from edgedistill.errors import RecordingError
-from edgedistill.frontend import FrontEndConfig, SpatialModel, Standardization, standardize
+from edgedistill.frontend import FeatureModel, FrontEndConfig, SpatialModel, Standardization, standardize
 
 KNOWN_SHARE, KNOWN_BINS = 0.1, 100  # of the block, and bins, that a channel must have to be known
 WHOLE_SHARE = 0.2  # of the block in which all known channels are good, so that other bins are not needed
@@ -43,7 +44,7 @@ class ShownChannels:
 
 
 def fit_standardization(bins: SessionBins, block: slice) -> Standardization:
-    """Returns what turns the channels of `bins` into the models' input, fitted on `block`. Raises RecordingError."""
+    """Returns what turns what the front end gives into the models' input, fitted on `block`. Raises RecordingError."""
     values, counted = find_counted(bins, block)
     mean, std = compute_moments(values, counted)
     assert bins.frontend is not None
@@ -71,35 +72,60 @@ def update_standardization(bins: SessionBins, block: slice, old: Standardization
 def join_standardizations(
     statistics: tuple[Floats, Floats], values: Floats, bad: Mask, old: Standardization
 ) -> JointStandardization | None:
-    """Returns what values (T, C) in uV of another day show, and what `old` says of the channels that they do not show.
+    """Returns what values (T, I) of another day show, and what `old` says of the channels that they do not show.
 
     A channel that `old` does not know stays unknown, because the student has learned nothing about it. A channel that
     is not shown keeps its mean, its deviation and its gain, and is filled in from the others as `old` says.
 
-    `statistics` are mean and deviation (C,) of the values, of which some are bad (T, C). Returns None where the values
+    `statistics` are mean and deviation (I,) of the values, of which some are bad (T, I). Returns None where the values
     show no channel that `old` knows.
     """
-    shown = find_shown_channels(values, bad, statistics, old.spatial.known)
-    if not shown.known.any():
-        return None
-    mean, std = (np.where(shown.known, *both) for both in zip(statistics, (old.mean, old.std), strict=True))
-    precision = join_precisions(shown.precision, shown.known, old.spatial)
-    settings = (old.spatial.sweeps, old.spatial.common_average)
-    found = spatial_model(precision, old.spatial.known, shown.standardized, shown.there, *settings)
-    gain = np.where(shown.known, found.gain, old.spatial.gain)
-    joint = Standardization(mean, std, replace(found, gain=gain))
-    return JointStandardization(joint, old.spatial.known & ~shown.known)
+    channels, parts, shown = old.spatial.channels, [], []
+    for feature, model in enumerate(old.spatial.parts):
+        at = slice(feature * channels, (feature + 1) * channels)
+        seen = find_shown_channels(values[:, at], bad[:, at], (statistics[0][at], statistics[1][at]), model.known)
+        if not feature and not seen.known.any():
+            return None
+        precision = join_precisions(seen.precision, seen.known, model)
+        settings = (model.sweeps, model.common_average)
+        found = feature_model(precision, model.known, seen.standardized, seen.there, *settings)
+        parts.append(replace(found, gain=np.where(seen.known, found.gain, model.gain)))
+        shown.append(seen.known)
+    every = np.concatenate(shown)
+    mean, std = (np.where(every, *both) for both in zip(statistics, (old.mean, old.std), strict=True))
+    return JointStandardization(Standardization(mean, std, stack_features(parts)), old.spatial.known & ~shown[0])
 
 
 def fit_spatial_model(config: FrontEndConfig, values: Floats, bad: Mask, mean: Floats, std: Floats) -> SpatialModel:
-    """Returns the model of an array from values (T, C) in uV, its bad channels (T, C), and its statistics (C,)."""
-    shown = find_shown_channels(values, bad, (mean, std), std > 0)
-    settings = (config.fill_sweeps, config.common_average)
-    return spatial_model(shown.precision, shown.known, shown.standardized, shown.there, *settings)
+    """Returns the model of an array from values (T, I), of which some are bad (T, I), and their statistics (I,).
+
+    A channel whose slow LFP is not known is not known in any band.
+    """
+    parts: list[FeatureModel] = []
+    for feature in range(config.features):
+        at = slice(feature * config.channels, (feature + 1) * config.channels)
+        wanted = std[at] > 0
+        if parts:
+            wanted &= parts[0].known
+        shown = find_shown_channels(values[:, at], bad[:, at], (mean[at], std[at]), wanted)
+        average = config.common_average and not parts
+        parts.append(
+            feature_model(shown.precision, shown.known, shown.standardized, shown.there, config.fill_sweeps, average)
+        )
+    return stack_features(parts)
+
+
+def stack_features(parts: Sequence[FeatureModel]) -> SpatialModel:
+    """Returns the model of an array whose features these are."""
+    coupling = np.stack([part.coupling for part in parts])
+    scale, inverse, gain = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("scale", "inverse_scale", "gain")
+    )
+    return SpatialModel(coupling, scale, inverse, gain, parts[0].sweeps, parts[0].common_average)
 
 
 def find_shown_channels(values: Floats, bad: Mask, statistics: tuple[Floats, Floats], wanted: Mask) -> ShownChannels:
-    """Returns what values (T, C) in uV, of which some are bad (T, C), show of the `wanted` channels (C,)."""
+    """Returns what values (T, C) of one feature, of which some are bad (T, C), show of the `wanted` channels (C,)."""
     wanted = wanted & (statistics[1] > 0)
     if wanted.any():  # what a dead channel holds, such as a rest of the mains, must not be blown up
         wanted &= statistics[1] >= LEAST_DEVIATION * np.median(statistics[1][wanted])
@@ -113,7 +139,7 @@ def find_shown_channels(values: Floats, bad: Mask, statistics: tuple[Floats, Flo
     return ShownChannels(known, found, there, find_precision(present))
 
 
-def join_precisions(precision: Floats, shown: Mask, old: SpatialModel) -> Floats:
+def join_precisions(precision: Floats, shown: Mask, old: FeatureModel) -> Floats:
     """Returns the precision matrix of all channels that `old` knows. `precision` is that of those `shown` (C,).
 
     The others go with the shown ones as they did: their rows are those of `old`. So their conditional mean is the same,
@@ -147,14 +173,14 @@ def find_precision(present: Floats) -> Floats:
     return np.asarray(np.linalg.inv(covariance))
 
 
-def spatial_model(
+def feature_model(
     precision: Floats,
     known: Mask,
     standardized: npt.NDArray[np.float32],
     there: Mask,
     sweeps: int,
     common_average: bool,
-) -> SpatialModel:
+) -> FeatureModel:
     """Returns the model of the `known` channels (C,) with `precision`, whose gains are found on standardized (T, C)."""
     channels = len(known)
     root = np.sqrt(np.diag(precision))
@@ -163,9 +189,8 @@ def spatial_model(
     coupling[known, known] = 1
     scale[known] = root
     gain = known.astype(np.float32)
-    inverse = np.float32(1) / scale
-    model = SpatialModel(coupling, scale, inverse, gain, sweeps, common_average)
+    model = FeatureModel(coupling, scale, np.float32(1) / scale, gain, sweeps, common_average)
     filled = model.complete(standardized, there)[there.any(axis=1)].astype(np.float64)
     deviation = filled.std(axis=0) if len(filled) else np.ones(channels)
     gain = np.where(known, 1 / np.where(deviation > 0, deviation, 1.0), 0.0).astype(np.float32)
-    return SpatialModel(coupling, scale, inverse, gain, sweeps, common_average)
+    return replace(model, gain=gain)

@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import butter, group_delay, iirnotch, sosfilt
 
+from edgedistill.config import LONGEST_BAND_MS, SHORTEST_BAND_MS
 from edgedistill.errors import ConfigError, did_you_mean
 
 Array = npt.NDArray[np.float64]
+Bands = tuple[tuple[float, float], ...]
 
 LOWEST_RATE_HZ = 200
 MOST_SWEEPS = 64
@@ -30,6 +32,8 @@ FOLLOW_EXPECTED = (
 SETTLED = 0.04  # share of a step that is left when the filters count as settled
 RESUMED = 0.02  # share of what they held before a bridged gap that all filters but the high-pass still remember
 RESUME_BINS_PER_LOST = 4  # what the high-pass missed in a gap counts for so many times the gap's length
+PASSED = 0.4  # of the decimated rate: above it, the decimator has taken away what a band would measure
+LEAST_BAND_SHARE = 0.5  # of a band's width that must lie below that, or the band is left out
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class FrontEndConfig:
     fill_sweeps: int = 8  # steps of the solver that fills in lost channels
     follow_s: float = 0  # time constant with which mean and deviation follow the signal; 0: they stay
     left_out: tuple[int, ...] = ()  # columns of a frame that are bad in every bin, in order
+    bands: Bands = ()  # (low, high) in Hz, whose log power stands beside the slow LFP
+    band_ms: float = 100  # time constant with which the power of a band is smoothed
 
     def __post_init__(self) -> None:
         if self.rate < LOWEST_RATE_HZ:
@@ -78,6 +84,16 @@ class FrontEndConfig:
             ("fill_sweeps", 0 <= self.fill_sweeps <= MOST_SWEEPS, f"from 0 to {MOST_SWEEPS}"),
             ("follow_s", can_follow(self.follow_s), FOLLOW_EXPECTED),
             (
+                "bands",
+                all(0 < low < high < nyquist for low, high in self.bands),
+                f"pairs of a low and a higher frequency, both between 0 and {nyquist:g} Hz, half the decimated rate",
+            ),
+            (
+                "band_ms",
+                SHORTEST_BAND_MS <= self.band_ms <= LONGEST_BAND_MS,
+                f"from {SHORTEST_BAND_MS} to {LONGEST_BAND_MS} ms",
+            ),
+            (
                 "left_out",
                 _are_columns(self.left_out, self.channels),
                 f"columns from 0 to {self.channels - 1}, in order, each once, and not all of them",
@@ -90,12 +106,27 @@ class FrontEndConfig:
     @cached_property  # exact fractions are slow, and every bin asks
     def decimation(self) -> int:
         """Returns D: raw frames whose index is a multiple of D are kept."""
-        return max(1, math.ceil(self.rate / Fraction(self.intermediate_hz)))
+        return find_decimation(self.rate, self.intermediate_hz)
 
     @property
     def decimated_rate(self) -> Fraction:
         """Returns the rate of the second filter stage, in samples a second."""
         return self.rate / self.decimation
+
+    @property
+    def features(self) -> int:
+        """Returns F, the numbers that a channel has in a bin: its slow LFP, and the log power of each band."""
+        return 1 + len(self.bands)
+
+    @property
+    def inputs(self) -> int:
+        """Returns I = F · C, the numbers in a bin. That of feature f of channel c is number f · C + c."""
+        return self.features * self.channels
+
+    @property
+    def band_rate(self) -> float:
+        """Returns the weight of a new bin in the smoothed power of a band."""
+        return -math.expm1(-self.bin_ms / self.band_ms)
 
     @property
     def flat_bins(self) -> int:
@@ -144,7 +175,8 @@ class FrontEndConfig:
     def to_json(self) -> dict[str, object]:
         """Returns plain values for the manifest, with the rate as "numerator/denominator"."""
         rate = f"{self.rate.numerator}/{self.rate.denominator}"
-        return {**asdict(self), "rate": rate, "left_out": list(self.left_out)}
+        bands = [list(band) for band in self.bands]
+        return {**asdict(self), "rate": rate, "left_out": list(self.left_out), "bands": bands}
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> FrontEndConfig:
@@ -158,7 +190,28 @@ class FrontEndConfig:
         values: dict[str, object] = {**data, "rate": Fraction(str(data["rate"]))}
         if isinstance(left_out := values.get("left_out"), list):
             values["left_out"] = tuple(left_out)
+        if isinstance(bands := values.get("bands"), list):
+            values["bands"] = tuple(_parse_band(band) for band in bands)
         return cls(**values)  # type: ignore[arg-type]
+
+
+def _parse_band(band: object) -> tuple[float, float]:
+    """Returns a band of a manifest. Raises ConfigError."""
+    if isinstance(band, list) and len(band) == 2 and all(type(edge) in (int, float) for edge in band):
+        return float(band[0]), float(band[1])
+    raise ConfigError("the front end cannot have this band", got=band, expected="[low, high] in Hz")
+
+
+def find_bands(wanted: Bands, rate: Fraction, intermediate_hz: float = FrontEndConfig.intermediate_hz) -> Bands:
+    """Returns those of the `wanted` bands that LFP at `rate` Hz holds, cut where the decimated rate ends.
+
+    A band of which less than half would be left is left out.
+    """
+    highest = PASSED * float(rate / find_decimation(rate, intermediate_hz))
+    cut = [(low, min(high, highest)) for low, high in wanted]
+    return tuple(
+        band for band, (low, high) in zip(cut, wanted, strict=True) if band[1] - low >= LEAST_BAND_SHARE * (high - low)
+    )
 
 
 def can_follow(follow_s: float) -> bool:
@@ -187,6 +240,11 @@ def _whole(bins: float) -> int:
     return max(1, math.ceil(bins - 1e-9))
 
 
+def find_decimation(rate: Fraction, intermediate_hz: float) -> int:
+    """Returns the smallest D for which rate / D is at most `intermediate_hz`."""
+    return max(1, math.ceil(rate / Fraction(intermediate_hz)))
+
+
 def find_bin(rate: Fraction, frame: int, bin_ms: int = 10) -> int:
     """Returns the bin that holds raw frame `frame` of a stream at `rate` Hz, the exact inverse of `bin_edges`."""
     return frame * 1000 * rate.denominator // (bin_ms * rate.numerator)
@@ -204,14 +262,31 @@ def _sections(config: FrontEndConfig) -> tuple[Array, Array]:
     decimator: Array = np.empty((0, 6))
     if config.decimation > 1:
         decimator = butter(4, 0.4 * fs1, fs=float(config.rate), output="sos")
-    harmonics = math.ceil(fs1 / 2 / config.line_hz) - 1 if config.line_hz > 0 else 0  # strictly below fs1 / 2
     notches = [
-        np.concatenate(iirnotch(config.line_hz * n, config.notch_q, fs=fs1))[None] for n in range(1, harmonics + 1)
+        np.concatenate(iirnotch(config.line_hz * n, config.notch_q, fs=fs1))[None]
+        for n in range(1, count_notches(config) + 1)
     ]
     order = config.filter_order
     highpass = butter(order, config.highpass_hz, "highpass", fs=fs1, output="sos")
     lowpass = butter(order, config.lowpass_hz, "lowpass", fs=fs1, output="sos")
     return decimator, np.concatenate([*notches, highpass, lowpass])
+
+
+def count_notches(config: FrontEndConfig) -> int:
+    """Returns the number of notches, with which the shaper begins: the mains and its harmonics below half the rate."""
+    return math.ceil(float(config.decimated_rate) / 2 / config.line_hz) - 1 if config.line_hz > 0 else 0
+
+
+@lru_cache(maxsize=32)
+def _band_sections(config: FrontEndConfig) -> Array:
+    fs1, order = float(config.decimated_rate), config.filter_order
+    found = [butter(order, band, "bandpass", fs=fs1, output="sos") for band in config.bands]
+    return np.stack(found) if found else np.empty((0, order, 6))
+
+
+def band_sections(config: FrontEndConfig) -> Array:
+    """Returns the sections (B, S, 6) of each band at rate / D, through which goes what the notches have left."""
+    return _band_sections(config).copy()
 
 
 def filter_sections(config: FrontEndConfig) -> tuple[Array, Array]:
@@ -233,8 +308,10 @@ def group_delay_ms(config: FrontEndConfig, hz: float = 10.0) -> float:
     return float(sum(1000 * delay / fs for delay, fs in samples))
 
 
-def rest_states(sections: Array) -> Array:
+def rest_states(sections: Array, before: int = 0) -> Array:
     """Returns the states (S, 2) of `sections` (S, 6) in the steady state of a constant input of 1.
+
+    The first `before` sections are computed and left out.
 
     For another constant they are multiplied by it. A filter that begins in this state makes no step of an electrode's
     offset.
@@ -246,7 +323,7 @@ def rest_states(sections: Array) -> Array:
         second = b2 * level - a2 * after
         states[i] = (b1 * level - a1 * after) + second, second
         level = after
-    return states
+    return states[before:]
 
 
 @lru_cache(maxsize=32)
@@ -267,11 +344,14 @@ def settling_bins(config: FrontEndConfig) -> int:
 def resume_bins(config: FrontEndConfig) -> int:
     """Returns the bins until all filters but the high-pass have forgotten what they held before a bridged gap.
 
-    The notches decide. What they held is the mains at its phase before the gap.
+    The notches decide. What they held is the mains at its phase before the gap. The smoothed power of bands then has to
+    forget that as well.
     """
     _, shaper = _sections(config)
     passing = np.abs(shaper[:, :3].sum(axis=1)) > 1e-9  # the sections that let a constant through
-    return _bins_of(config, math.log(RESUMED) / math.log(_slowest_pole(shaper[passing])))
+    filters = np.concatenate([shaper[passing], *_band_sections(config)])
+    smoothing = math.ceil(-math.log(RESUMED) * config.band_ms / config.bin_ms) if config.bands else 0
+    return _bins_of(config, math.log(RESUMED) / math.log(_slowest_pole(filters))) + smoothing
 
 
 def _slowest_pole(sections: Array) -> float:

@@ -29,18 +29,76 @@ BLOCK = 256  # bins that are filled in at a time, so that they stay in the cache
 
 @dataclass(frozen=True, eq=False)
 class SpatialModel:
-    """Holds how the channels of an array go together, for channels of mean 0 and deviation 1."""
+    """Holds how the channels of an array go together, for numbers of mean 0 and deviation 1.
 
-    coupling: Floats  # (C, C) precision matrix, scaled to a diagonal of 1; 0 in rows and columns of unknown channels
-    scale: Floats  # (C,) root of the diagonal of the precision matrix
-    inverse_scale: Floats  # (C,) 1 / scale
-    gain: Floats  # (C,) 1 / deviation of the channel after the common average; 0 for channels that are not known
+    Each of the F features of a channel (its slow LFP and the log power of each band) is filled in from the same feature
+    of the other channels. A bin has I = F · C numbers, feature by feature.
+    """
+
+    coupling: (
+        Floats  # (F, C, C) precision matrices, scaled to a diagonal of 1; 0 in rows and columns of unknown numbers
+    )
+    scale: Floats  # (I,) root of the diagonal of the precision matrix
+    inverse_scale: Floats  # (I,) 1 / scale
+    gain: Floats  # (I,) 1 / deviation of the number after the common average; 0 for numbers that are not known
     sweeps: int  # steps of conjugate gradients
+    common_average: bool  # of the slow LFP
+
+    @property
+    def channels(self) -> int:
+        """Returns C."""
+        return int(self.coupling.shape[1])
+
+    @property
+    def features(self) -> int:
+        """Returns F."""
+        return len(self.coupling)
+
+    @property
+    def known(self) -> Mask:
+        """Returns the channels (C,) whose slow LFP the training block has shown. The others are 0 in every bin."""
+        return np.asarray(self.gain[: self.channels] > 0)
+
+    @cached_property
+    def parts(self) -> tuple[FeatureModel, ...]:
+        """Returns the model of each feature."""
+        columns = [slice(f * self.channels, (f + 1) * self.channels) for f in range(self.features)]
+        return tuple(
+            FeatureModel(
+                self.coupling[f],
+                self.scale[at],
+                self.inverse_scale[at],
+                self.gain[at],
+                self.sweeps,
+                self.common_average and f == 0,
+            )
+            for f, at in enumerate(columns)
+        )
+
+    def complete(self, standardized: Floats, there: Mask) -> Floats:
+        """Returns the models' input (B, I) for standardized numbers (B, I) of the channels that are `there` (B, C).
+
+        Channels that are not known are never there. A bin without any channel is 0, which is the mean.
+        """
+        at = np.arange(0, self.features * self.channels, self.channels)
+        done = [m.complete(standardized[:, i : i + self.channels], there) for m, i in zip(self.parts, at, strict=True)]
+        return done[0] if len(done) == 1 else np.concatenate(done, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureModel:
+    """Holds how one feature of the channels goes together. Its fields are those of a SpatialModel with one feature."""
+
+    coupling: Floats  # (C, C)
+    scale: Floats  # (C,)
+    inverse_scale: Floats  # (C,)
+    gain: Floats  # (C,)
+    sweeps: int
     common_average: bool
 
     @property
     def known(self) -> Mask:
-        """Returns the channels (C,) that the training block has shown. The others are 0 in every bin."""
+        """Returns the channels (C,) in which the training block has shown this feature."""
         return np.asarray(self.gain > 0)
 
     @cached_property
@@ -49,10 +107,8 @@ class SpatialModel:
         return np.pad(self.coupling, ((0, -len(self.coupling) % ROWS), (0, 0)))
 
     def complete(self, standardized: Floats, there: Mask) -> Floats:
-        """Returns the models' input (B, C) for standardized channels (B, C), of which those `there` (B, C) are used.
-
-        Channels that are not known are never there. A bin without any channel is 0, which is the mean.
-        """
+        """Returns the models' input (B, C) for standardized numbers (B, C), of which those `there` (B, C) are used."""
+        there = there & self.known
         filled = np.where(there, standardized, np.float32(0))
         some = np.flatnonzero((self.known & ~there).any(axis=1))
         for at in range(0, len(some), BLOCK):
@@ -97,33 +153,51 @@ class SpatialModel:
 
 @dataclass(frozen=True, eq=False)
 class Standardization:
-    """Holds mean and deviation (C,) in uV and the array's model, which turn channels into the models' input."""
+    """Holds mean and deviation (I,) and the array's model, which turn what the front end gives into the models' input.
+
+    They are in uV for the slow LFP, and in units of the logarithm for the power of bands.
+    """
 
     mean: Array
     std: Array
     spatial: SpatialModel
 
+    @property
+    def loudness(self) -> Array:
+        """Returns what the standardized log power (I - C,) of bands gains for each unit of a channel's log gain."""
+        std = self.std[self.spatial.channels :]
+        return np.divide(2, std, out=np.zeros_like(std), where=std > 0)
+
+    def slow(self) -> Standardization:
+        """Returns the same for the slow LFP alone, without the log power of bands."""
+        spatial, own = self.spatial, slice(self.spatial.channels)
+        vectors = (spatial.scale[own], spatial.inverse_scale[own], spatial.gain[own])
+        slow = SpatialModel(spatial.coupling[:1], *vectors, spatial.sweeps, spatial.common_average)
+        return Standardization(self.mean[own], self.std[own], slow)
+
     def standardize(self, values: Array, bad: Mask) -> tuple[Floats, Mask]:
-        """Returns standardized channels (B, C) for values (B, C) in uV, and those that are there (B, C)."""
+        """Returns standardized numbers (B, I) for values (B, I) and bad channels (B, C), and those there (B, C)."""
         return standardize(values, bad, (self.mean, self.std), self.spatial.known)[:2]
 
     def inputs(self, values: Array, bad: Mask) -> Floats:
-        """Returns the models' input (B, C) for values (B, C) in uV."""
+        """Returns the models' input (B, I) for values (B, I) and bad channels (B, C)."""
         return self.spatial.complete(*self.standardize(values, bad))
 
 
 def standardize(values: Array, bad: Mask, statistics: tuple[Array, Array], known: Mask) -> tuple[Floats, Mask, Mask]:
-    """Returns standardized channels (B, C), 0 where they are not there, those that are there, and the bad ones.
+    """Returns standardized numbers (B, I), 0 where not there, and the channels that are there and the bad ones (B, C).
 
-    `values` (B, C) are in uV, and `statistics` are their mean and deviation (C,). A channel far beyond every signal is
-    bad in that bin too.
+    `values` (B, I) come from the front end, and `statistics` are their mean and deviation (I,). `bad` is (B, C), and
+    `known` (C,). A channel with a number far beyond every signal is bad in that bin too.
     """
     mean, std = statistics
-    standardized = zscore(values, bad, mean, std)
-    wild = ~(np.abs(standardized) <= WILD)
-    bad = bad | wild
-    there = ~bad & (std > 0) & known
-    return np.where(there, standardized, np.float32(0)), there, bad
+    channels = bad.shape[1]
+    features = values.shape[1] // channels
+    standardized = zscore(values, np.tile(bad, features), mean, std)
+    tame = np.abs(standardized) <= WILD
+    bad = bad | ~tame.reshape(len(values), features, channels).all(axis=1)
+    there = ~bad & (std[:channels] > 0) & known
+    return np.where(np.tile(there, features), standardized, np.float32(0)), there, bad
 
 
 def zscore(values: Array, bad: Mask, mean: Array, std: Array) -> Floats:

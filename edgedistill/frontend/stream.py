@@ -17,7 +17,14 @@ import numpy.typing as npt
 from scipy.signal import butter, sosfilt
 
 from edgedistill.errors import EngineError
-from edgedistill.frontend.design import FrontEndConfig, bin_edges, filter_sections, rest_states
+from edgedistill.frontend.design import (
+    FrontEndConfig,
+    band_sections,
+    bin_edges,
+    count_notches,
+    filter_sections,
+    rest_states,
+)
 from edgedistill.frontend.rules import (
     choose_channels,
     find_lost_frames,
@@ -25,6 +32,7 @@ from edgedistill.frontend.rules import (
     new_history,
     sample_ranges,
 )
+from edgedistill.numerics.arithmetic import log64
 
 try:  # the compiled loop of `sosfilt`, whose checks take half of the time when it is called once a bin
     from scipy.signal._sosfilt import _sosfilt
@@ -36,16 +44,18 @@ Mask = npt.NDArray[np.bool_]
 
 TINY_STATE = 1e-30
 LARGEST_STATE = 2.0**256  # no filter comes near it, and below it nothing overflows
+LEAST_POWER = 2.0**-20  # uV², a thousandth of a microvolt squared; silence has this power
+LARGEST_POWER = 2.0**512
 MOST_FRAMES = 2**63 - 1
 BATCH_SAMPLES = 1 << 17  # float64 samples worked on at a time; 1 MB stays in a core's cache
 
 
 @dataclass(frozen=True, eq=False)
 class Bins:
-    """Holds B completed bins of C channels. Row i is bin `first_bin + i`."""
+    """Holds B completed bins of C channels, with I values in each. Row i is bin `first_bin + i`."""
 
     first_bin: int
-    values: Array  # (B, C) uV, filtered, each channel by itself; 0 in a bin with lost frames
+    values: Array  # (B, I) uV filtered, then log power of bands, each channel by itself; 0 in a bin with lost frames
     bad: Mask  # (B, C) channels whose value must not be used, config.left_out among them
     end_frame: npt.NDArray[np.int64]  # (B,) the raw frame that completed the bin
     gap: Mask  # (B,) frames were lost
@@ -58,7 +68,11 @@ class FrontEnd:
     def __init__(self, config: FrontEndConfig) -> None:
         self.config = config
         self._decimator, self._shaper = filter_sections(config)
+        self._bands, self._notches = band_sections(config), count_notches(config)
+        before = self._shaper[: self._notches]
         self._rest = {"decimator": rest_states(self._decimator), "shaper": rest_states(self._shaper)}
+        bands = [rest_states(np.concatenate([before, band]), self._notches) for band in self._bands]
+        self._rest["bands"] = np.concatenate([np.empty((0, 2)), *bands])
         self._longest = config.edge(1)  # bin 0 starts on an exact edge, so no bin is longer
         self._batch = max(1, BATCH_SAMPLES // (self._longest * config.channels))
         self.reset()
@@ -75,6 +89,9 @@ class FrontEnd:
             "decimator": np.zeros((c.channels, len(self._decimator), 2)),
             "shaper": np.zeros((c.channels, len(self._shaper), 2)),
         }
+        if c.bands:
+            self._filters["bands"] = np.zeros((c.channels, self._bands.shape[0] * self._bands.shape[1], 2))
+        self._power: Array = np.full((len(c.bands), c.channels), LEAST_POWER)  # of each band, smoothed, in uV²
         self._history = new_history(c)
 
     def push(self, frames_uv: npt.NDArray[np.float32] | Array) -> Bins:
@@ -118,6 +135,7 @@ class FrontEnd:
             "pending_gap": np.array(self._pending_gap or bool(find_lost_frames(self.config, pending).any())),
             "lost_bins": np.array(self._lost_bins, np.int64),
             **{name: z.transpose(1, 0, 2).copy() for name, z in self._filters.items()},
+            **({"power": self._power.copy()} if self.config.bands else {}),
             **{name: array.copy() for name, array in self._history.items()},
         }
 
@@ -140,6 +158,8 @@ class FrontEnd:
         for name in self._filters:
             self._filters[name] = np.ascontiguousarray(state[name].transpose(1, 0, 2), dtype=np.float64)
         self._history = {name: np.array(state[name], dtype=np.float64) for name in self._history}
+        if self.config.bands:
+            self._power = np.array(state["power"], dtype=np.float64)
 
     def _filled(self) -> int:
         """Returns how many frames of the unfinished bin have arrived."""
@@ -149,8 +169,8 @@ class FrontEnd:
         """Cuts the stream into whole bins and keeps the rest for later."""
         edge, start, stop = self.config.edge, self._frame, self._frame + len(frames)
         first, last = self.config.bin_of(start), self.config.bin_of(stop)
-        values: Array = np.empty((last - first, self.config.channels))
-        bad: Mask = np.empty(values.shape, dtype=np.bool_)
+        values: Array = np.empty((last - first, self.config.inputs))
+        bad: Mask = np.empty((last - first, self.config.channels), dtype=np.bool_)
         unsettled: Mask = np.empty(last - first, dtype=np.bool_)
         lost: Mask = np.full(last - first, gap)
         lost[:1] |= self._pending_gap
@@ -174,7 +194,7 @@ class FrontEnd:
         return x
 
     def _bins(self, x: Array, begin: int, lost: Mask) -> tuple[Array, Mask, Mask]:
-        """Turns raw frames (C, n) of bins from `begin` on into values and bad channels (B, C) and `unsettled` (B,).
+        """Turns raw frames (C, n) of bins from `begin` on into values (B, I), bad channels (B, C) and `unsettled` (B,).
 
         Changes x. `lost` (B,) says which bins have declared gaps, and afterwards also which have frames without any
         sample.
@@ -182,8 +202,8 @@ class FrontEnd:
         edges = bin_edges(self.config.rate, begin, begin + len(lost), self.config.bin_ms)
         starts = edges - edges[0]
         lost |= np.logical_or.reduceat(find_lost_frames(self.config, x), starts[:-1])
-        values: Array = np.zeros((len(lost), len(x)))
-        bad: Mask = np.ones(values.shape, dtype=np.bool_)
+        values: Array = np.zeros((len(lost), self.config.inputs))
+        bad: Mask = np.ones((len(lost), self.config.channels), dtype=np.bool_)
         unsettled: Mask = np.zeros(len(lost), dtype=np.bool_)
         low, high, broken = sample_ranges(x, starts[:-1])
         for first, stop in _runs(lost):
@@ -210,12 +230,39 @@ class FrontEnd:
         return clean, restarted
 
     def _filter_bin(self, x: Array, first_frame: int, restarted: Mask) -> Array:
-        """Returns the values (C,) of one bin with raw frames x (C, n). Channels in `restarted` (C,) start anew."""
+        """Returns the values (I,) of one bin with raw frames x (C, n). Channels in `restarted` (C,) start anew."""
         if (step := self.config.decimation) > 1:
             anew = restarted | (self._lost_bins > 0)
             x = self._filter("decimator", self._decimator, x, anew)[:, -first_frame % step :: step]
         self._lost_bins = 0
-        return np.asarray(self._filter("shaper", self._shaper, x, restarted)[:, -1])
+        if not self.config.bands:
+            return np.asarray(self._filter("shaper", self._shaper, x, restarted)[:, -1])
+        first, n = np.array(x[:, :1]), self._notches
+        # the part of the notches is what the bands see too
+        cleaned = self._filter_part("shaper", slice(0, n), self._shaper[:n], x, restarted, first)
+        slow = self._filter_part("shaper", slice(n, None), self._shaper[n:], cleaned, restarted, first)
+        return np.concatenate([slow[:, -1], self._measure_power(cleaned, restarted, first).ravel()])
+
+    def _measure_power(self, x: Array, restarted: Mask, first: Array) -> Array:
+        """Returns the log power (B, C) of each band over x (C, n), and moves the smoothed power on."""
+        per_band = self._bands.shape[1]
+        for b, sections in enumerate(self._bands):
+            part = slice(b * per_band, (b + 1) * per_band)
+            y = self._filter_part("bands", part, sections, x, restarted, first)
+            mean = np.add.accumulate(y * y, axis=1)[:, -1] / y.shape[1]
+            before = np.where(restarted, mean, self._power[b])
+            self._power[b] = np.maximum(before + self.config.band_rate * (mean - before), LEAST_POWER)
+        return log64(self._power)
+
+    def _filter_part(self, name: str, part: slice, sections: Array, x: Array, restarted: Mask, first: Array) -> Array:
+        """Returns x (C, n) filtered by a part of the sections. `first` (C, 1) is what a filter at rest has seen."""
+        z, y = np.ascontiguousarray(self._filters[name][:, part]), np.array(x, order="C")
+        if restarted.any():
+            z[restarted] = self._rest[name][part] * first[restarted, :, None]
+        _filter_in_place(sections, y, z)
+        z[np.abs(z) < TINY_STATE] = 0.0
+        self._filters[name][:, part] = z
+        return y
 
     def _filter(self, name: str, sections: Array, x: Array, restarted: Mask) -> Array:
         """Returns x (C, n) filtered, and clears the small states afterwards."""
@@ -233,6 +280,8 @@ def _require_possible(config: FrontEndConfig, state: Mapping[str, npt.NDArray[np
     counts = {"frame": MOST_FRAMES, "lost_bins": config.bridged_bins + 1, "clean": config.settled_bins}
     ranges |= {name: (0, most) for name, most in counts.items()}
     ranges |= dict.fromkeys(("decimator", "shaper"), (-LARGEST_STATE, LARGEST_STATE))
+    if config.bands:
+        ranges |= {"bands": (-LARGEST_STATE, LARGEST_STATE), "power": (LEAST_POWER, LARGEST_POWER)}
     for name, (least, most) in ranges.items():
         found = np.asarray(state[name])
         fine = (found >= least) & (found <= most)  # false for NaN

@@ -8,6 +8,7 @@ contact that broke or a reference that was moved shows in single channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -49,9 +50,11 @@ class Frames(Protocol):
 def measure_ratios(lfp: Frames, config: FrontEndConfig, std: Floats) -> Floats:
     """Returns by channel the deviation of the recording over `std` (C,), the bundle's. NaN stands for not compared.
 
+    The slow LFP is compared, and not the power of bands, of which a gain changes the mean and not the deviation.
     Channels are not compared where the bundle's deviation is 0, or where less than five seconds of the minute that is
     measured are good. Bins in invalid times are not good.
     """
+    config = replace(config, bands=())
     values, good, calm = _filter_middle(lfp, config)
     good = np.where(calm.sum(axis=0) >= MIN_GOOD_BINS, calm, good)
     _, found = compute_moments(values, leave_out_artefacts(values, good, settling_bins(config)))

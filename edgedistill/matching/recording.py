@@ -51,7 +51,7 @@ def match_recording(bundle: Bundle, recording: Recording, keeps_statistics: bool
         masked=np.array([reason is not None for reason in bad]),
         stretch=float(spec.front_end.rate / lfp.rate),
     )
-    std = np.array(spec.normalization.std)
+    std = _find_slow_deviation(spec)
     found = [
         describe_rates(lfp.rate, spec.front_end.rate),
         *order.warnings,
@@ -61,6 +61,11 @@ def match_recording(bundle: Bundle, recording: Recording, keeps_statistics: bool
         *_compare_amplitude(matched, spec, manifest, [c.label or c.id for c in channels]),
     ]
     return replace(matched, warnings=tuple(warning for warning in found if warning is not None))
+
+
+def _find_slow_deviation(spec: DecoderSpec) -> npt.NDArray[np.float64]:
+    """Returns the deviation (C,) of each channel's slow LFP in uV, in the session of the bundle."""
+    return np.array(spec.normalization.std[: spec.front_end.channels])
 
 
 def _require_fit(spec: DecoderSpec, lfp: Lfp, recording: Recording) -> None:
@@ -120,7 +125,7 @@ def _compare_amplitude(matched: MatchedRecording, spec: DecoderSpec, manifest: M
     """Returns warnings about the amplitude. The session of the bundle itself is never warned of."""
     if (short := describe_length(matched, spec.front_end)) is not None:
         return [short]
-    ratios = measure_ratios(matched, spec.front_end, np.array(spec.normalization.std))
+    ratios = measure_ratios(matched, spec.front_end, _find_slow_deviation(spec))
     try:
         found = judge_ratios(ratios, names, matched.recording.path, matched.series)
     except RecordingError:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.frontend import SpatialModel
+from edgedistill.frontend import SpatialModel, Standardization
 
 Bins = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -28,11 +28,15 @@ GOLDEN = 0.618034  # multiples of it, modulo 1, lie evenly between 0 and 1 howev
 
 
 class Signal(Protocol):
-    """The input of a model over T bins, which can be damaged. Every method returns the models' input (T, C)."""
+    """The input of a model over T bins, which can be damaged. Every method returns the models' input (T, I)."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The bins and the channels or units, (T, C)."""
+        """The bins and the numbers in a bin, (T, I)."""
+
+    @property
+    def channels(self) -> int:
+        """The channels or units, which can be lost. A channel of an array has several numbers in a bin."""
 
     def find_live(self) -> Indices:
         """Returns the channels that carry something, so that they can be lost."""
@@ -44,7 +48,7 @@ class Signal(Protocol):
         """Returns the input where the `lost` channels are lost in every bin."""
 
     def with_noise(self, noise: Bins) -> Bins:
-        """Returns the input with `noise` (T, C), in standard deviations of each channel of the models' input."""
+        """Returns the input with `noise` (T, I), in standard deviations of each number of the models' input."""
 
     def after_days(self, days: float, random: np.random.Generator) -> Bins:
         """Returns the input as it might be so many days later, in the statistics of day 0."""
@@ -52,41 +56,57 @@ class Signal(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LfpSignal:
-    """Holds the standardized channels of an array, and the model that turns them into the models' input."""
+    """Holds the standardized features of an array's channels, and how they become the models' input."""
 
-    present: Bins  # (T, C), 0 where a channel is not there
+    present: Bins  # (T, I), 0 where a channel is not there
     there: Mask  # (T, C)
-    spatial: SpatialModel
+    standardization: Standardization
+
+    @property
+    def spatial(self) -> SpatialModel:
+        """The model of the array, which fills in lost channels."""
+        return self.standardization.spatial
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The bins and the channels, (T, C)."""
+        """The bins and the numbers in a bin, (T, I)."""
         return self.present.shape
+
+    @property
+    def channels(self) -> int:
+        """The channels, C."""
+        return int(self.there.shape[1])
 
     def find_live(self) -> Indices:
         """Returns the channels that the array's model knows. The others are 0 in any case."""
         return np.flatnonzero(self.spatial.known)
 
     def intact(self) -> Bins:
-        """Returns the models' input (T, C)."""
+        """Returns the models' input (T, I)."""
         return self.spatial.complete(self.present, self.there)
 
     def without(self, lost: Indices) -> Bins:
-        """Returns the models' input (T, C) where the `lost` channels are filled in from the others."""
+        """Returns the models' input (T, I) where the `lost` channels are filled in from the others."""
         there = self.there.copy()
         there[:, lost] = False
         return self.spatial.complete(self.present, there)
 
     def with_noise(self, noise: Bins) -> Bins:
-        """Returns the models' input (T, C) with `noise` (T, C), in standard deviations of that input."""
+        """Returns the models' input (T, I) with `noise` (T, I), in standard deviations of that input."""
         gain = self.spatial.gain
         unit = np.divide(1, gain, out=np.zeros_like(gain), where=gain > 0)
         return self.spatial.complete(np.asarray(self.present + noise * unit, np.float32), self.there)
 
     def after_days(self, days: float, random: np.random.Generator) -> Bins:
-        """Returns the models' input (T, C) with channels whose gains have drifted."""
-        gain = np.exp(GAIN_DRIFT * np.sqrt(days / 15) * random.standard_normal(self.shape[1]))
-        return self.spatial.complete(np.asarray(self.present * gain, np.float32), self.there)
+        """Returns the models' input (T, I) with channels whose gains have drifted.
+
+        A gain multiplies the slow LFP. To the log power of a band it adds twice its logarithm.
+        """
+        log_gain = GAIN_DRIFT * np.sqrt(days / 15) * random.standard_normal(self.channels)
+        slow, power = np.split(self.present, [self.channels], axis=1)
+        more = self.standardization.loudness * np.tile(log_gain, self.spatial.features - 1)
+        drifted = np.concatenate([slow * np.exp(log_gain), power + more], axis=1)
+        return self.spatial.complete(np.asarray(drifted, np.float32), self.there)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +120,14 @@ class SpikeSignal:
         """The bins and the units, (T, U)."""
         return self.bins.shape
 
+    @property
+    def channels(self) -> int:
+        """The units, U."""
+        return int(self.bins.shape[1])
+
     def find_live(self) -> Indices:
         """Returns all units."""
-        return np.arange(self.shape[1])
+        return np.arange(self.channels)
 
     def intact(self) -> Bins:
         """Returns the counts (T, U)."""
@@ -138,7 +163,7 @@ def draw_channels(signal: Signal, share: float, draw: int) -> Indices:
 
 def draw_bank(signal: Signal, share: float, draw: int) -> Indices:
     """Returns a `share` of all channels that lie side by side, as on one connector. Draws spread over the array."""
-    channels = signal.shape[1]
+    channels = signal.channels
     size = round(share * channels)
     start = int((draw * GOLDEN) % 1 * (channels - size + 1))
     return np.arange(start, start + size)

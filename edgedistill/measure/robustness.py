@@ -20,7 +20,7 @@ from edgedistill.measure.score import r2_per_output
 
 LOST = (0.0, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)  # share of the channels
 BANK, CONNECTORS = 0.25, (16, 32)  # share of the array; channels on one connector
-NOISE = (0.0, 0.1, 0.25, 0.5, 1.0)  # in standard deviations of the channel
+NOISE = (0.0, 0.1, 0.25, 0.5, 1.0)  # in standard deviations of each number of the input
 DAYS = (0, 1, 3, 7, 15, 30, 47, 106)
 DRAWS = 5
 
@@ -41,7 +41,7 @@ class Engine(Protocol):
         """Starts a fresh stream."""
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """Returns the kinematics (K,) of one bin (C,) of the models' input."""
+        """Returns the kinematics (K,) of one bin (I,) of the models' input."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +178,7 @@ def measure_level(
 
 
 def stream_r2(engine: Engine, bins: Bins, truth: Truth) -> float:
-    """Streams bins (T, C) from a fresh state, and returns the mean R² over the outputs that vary."""
+    """Streams bins (T, I) from a fresh state, and returns the mean R² over the outputs that vary."""
     engine.reset()
     guess = np.stack([engine.step(bin) for bin in bins])[truth.score_from :]
     kinematics = truth.kinematics[truth.score_from :]

@@ -37,6 +37,7 @@ ASSUMPTIONS = {
     "spike_rate_hz": Assumption(30_000, "samples/s", "customary for spikes"),
     "sbp_rate_hz": Assumption(2_000, "samples/s", "Nason 2020"),
     "lfp_rate_hz": Assumption(1_000, "samples/s", "1 kHz; a bench takes the rate of the recording"),
+    "slow_lfp_rate_hz": Assumption(200, "samples/s", "the least that the front end takes; holds what is below 50 Hz"),
     "sample_bits": Assumption(16, "bits", "customary; 10 to 12 suffice for decoding (Even-Chen 2020)"),
     "count_bits": Assumption(4, "bits", "spikes of a channel in a 10 ms bin, 0 to 15"),
     "output_bits": Assumption(16, "bits", "a decoded value"),
@@ -85,12 +86,13 @@ class BudgetRow:
 class Load:
     """What an implant records and decodes."""
 
-    channels: int
+    channels: int  # electrodes
     outputs: int
     macs: int  # 8-bit multiply-adds of a step
     weight_bytes: int  # read in a step
     measured_mw: float | None = None  # power of 100 steps a second, above idle
     measured_on: str = ""
+    highest_band_hz: float = 0  # to which the power of bands is read; 0: the slow LFP alone
 
 
 def replace_assumptions(changes: Mapping[str, float]) -> dict[str, Assumption]:
@@ -108,22 +110,40 @@ def replace_assumptions(changes: Mapping[str, float]) -> dict[str, Assumption]:
 
 
 def estimate_system_budget(load: Load, assumptions: Mapping[str, Assumption] = ASSUMPTIONS) -> tuple[BudgetRow, ...]:
-    """Returns a row for each signal and place. The network, and so the compute, is the same for every signal."""
+    """Returns a row for each signal and place. The network, and so the compute, is the same for every signal.
+
+    Where the decoder reads the power of bands, one more row says what the slow LFP alone would take to send. Raises
+    ConfigError for an LFP that is sampled too slowly for those bands.
+    """
+    require_rate(load, assumptions["lfp_rate_hz"])
     a = {name: assumption.value for name, assumption in assumptions.items()}
     count = a["count_bits"] * BINS_PER_S
     front_end = {"spikes": a["spike_front_end_uw"], "SBP": a["sbp_front_end_uw"], "LFP": a["lfp_front_end_uw"]}
-    signals = (  # name, front end, detection in µW a channel, bits a channel and second when sent
+    signals = [  # name, front end, detection in µW a channel, bits a channel and second when sent
         ("spikes, raw", front_end["spikes"], 0.0, a["spike_rate_hz"] * a["sample_bits"]),
         ("spikes, detected", front_end["spikes"], a["spike_detection_uw"], count),
         ("spiking-band power", front_end["SBP"], 0.0, a["sbp_rate_hz"] * a["sample_bits"]),
         ("LFP", front_end["LFP"], 0.0, a["lfp_rate_hz"] * a["sample_bits"]),
-    )
+    ]
+    slow = ("LFP below 50 Hz alone", front_end["LFP"], 0.0, a["slow_lfp_rate_hz"] * a["sample_bits"])
     outside = [
-        _make_row(name, "outside", load, a, uw, detect, bits * load.channels) for name, uw, detect, bits in signals
+        _make_row(name, "outside", load, a, uw, detect, bits * load.channels)
+        for name, uw, detect, bits in [*signals, *([slow] if load.highest_band_hz else [])]
     ]
     sent = load.outputs * a["output_bits"] * BINS_PER_S
     inside = [_make_row(name, "implant", load, a, uw, detect, sent) for name, uw, detect, _ in signals[1:]]
     return (*outside, *inside)
+
+
+def require_rate(load: Load, rate: Assumption) -> None:
+    """Raises ConfigError where an LFP of this rate does not hold the bands whose power is read."""
+    if rate.value < 2 * load.highest_band_hz:
+        raise ConfigError(
+            "an LFP that is sampled so slowly does not hold the bands that the decoder reads",
+            got=f"lfp_rate_hz = {rate.value:g}",
+            expected=f"at least {2 * load.highest_band_hz:g}, twice the highest frequency of a band",
+            next_step="for a decoder of the slow LFP alone: edgedistill build --bands none",
+        )
 
 
 def _make_row(

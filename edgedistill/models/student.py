@@ -148,15 +148,27 @@ class Student(nn.Module):
         self, tokens: Tensor, cache: list[tuple[Tensor, Tensor]], live: int
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Returns the latents of tokens (batch, n, d), and the caches after them."""
-        after = []
+        layers, after = self.encode_layers(tokens, cache, live)
+        return layers[-1], after
+
+    def encode_layers(
+        self, tokens: Tensor, cache: list[tuple[Tensor, Tensor]], live: int
+    ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Returns tokens (batch, n, d) as they are after each layer, the last ones normalised, and the caches."""
+        layers, after = [], []
         for block, before in zip(self.layers, cache, strict=True):
             tokens, kept = block(tokens, before, live)
+            layers.append(tokens)
             after.append(kept)
-        return rms(tokens) * self.norm_out, after
+        return [*layers[:-1], rms(tokens) * self.norm_out], after
 
     def forward(self, session: str, bins: Tensor) -> Tensor:
         """Returns latents (batch, bins, d) of (batch, bins, channels), from a fresh state."""
         return self.encode(self.tokenizer(session, bins), self.make_empty_cache(len(bins)), 0)[0]
+
+    def layer_latents(self, session: str, bins: Tensor) -> list[Tensor]:
+        """Returns what `forward` returns, after each layer. The last is that of `forward`."""
+        return self.encode_layers(self.tokenizer(session, bins), self.make_empty_cache(len(bins)), 0)[0]
 
     def stream(self, session: str, bins: Tensor, chunk: int = 4096) -> Iterator[Tensor]:
         """Yields the latents (n, d) of a recording (bins, channels) chunk by chunk. Together they equal `forward`."""

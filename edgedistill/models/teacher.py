@@ -54,12 +54,14 @@ class PatchAutoencoder(nn.Module):
         with torch.no_grad():
             self.offsets[name_parameter(session)].view(-1)[: len(rate)] = (rate * self.size.span).clamp(min=1e-3).log()
 
-    def encode(self, tokens: Tensor, times: Tensor) -> Tensor:
-        """Encodes tokens (batch, n, d) at `times` (batch, n) to normalised features (batch, n, d)."""
+    def encode(self, tokens: Tensor, times: Tensor) -> list[Tensor]:
+        """Returns tokens (batch, n, d) at `times` (batch, n) as they are after each layer, the last ones normalised."""
         angles = compute_rotary_angles(times, self.size.d // self.size.heads)
+        after = []
         for block in self.encoder:
             tokens = block(tokens, angles)
-        return rms(tokens) * self.norm_out
+            after.append(tokens)
+        return [*after[:-1], rms(tokens) * self.norm_out]
 
     def times(self, tokens: Tensor) -> Tensor:
         """Returns the time of each flattened token of (batch, steps, patches, d), counted in tokens."""
@@ -67,18 +69,29 @@ class PatchAutoencoder(nn.Module):
         return torch.arange(steps, device=tokens.device).repeat_interleave(patches).expand(batch, -1).float()
 
     def latents(self, session: str, bins: Tensor) -> Tensor:
-        """Returns latents (batch, bins, d) of (batch, bins, channels), with nothing masked.
+        """Returns latents (batch, bins, d) of (batch, bins, channels), with nothing masked."""
+        return self.pool(session, self.layer_tokens(session, bins)[-1], bins.shape[1])
+
+    def layer_latents(self, session: str, bins: Tensor) -> list[Tensor]:
+        """Returns the latents after each layer of the encoder. The last ones are those of `latents`."""
+        return [self.pool(session, tokens, bins.shape[1]) for tokens in self.layer_tokens(session, bins)]
+
+    def layer_tokens(self, session: str, bins: Tensor) -> list[Tensor]:
+        """Returns the tokens (batch, n, d) after each layer of the encoder, with nothing masked."""
+        tokens = self.tokenizer(session, self.values(session, bins))
+        return self.encode(tokens.flatten(1, 2), self.times(tokens))
+
+    def pool(self, session: str, tokens: Tensor, bins: int) -> Tensor:
+        """Returns (batch, bins, d) of tokens (batch, n, d).
 
         They are means over patches, and interpolated linearly where a token holds several bins.
         """
-        tokens = self.tokenizer(session, self.values(session, bins))
-        features: Tensor = self.encode(tokens.flatten(1, 2), self.times(tokens))
-        features = features.unflatten(1, tokens.shape[1:3]).mean(2)
+        features: Tensor = tokens.unflatten(1, (-1, self.tokenizer.patches[session])).mean(2)
         if self.size.span == 1:
             return features
         length = features.shape[1] * self.size.span
         between: Tensor = F.interpolate(features.transpose(1, 2), length, mode="linear", align_corners=False)
-        return between.transpose(1, 2)[:, : bins.shape[1]]
+        return between.transpose(1, 2)[:, :bins]
 
     def masked_loss(self, session: str, bins: Tensor, truth: Tensor, random: torch.Generator) -> Tensor:
         """Returns the mean loss over what the encoder did not see: whole tokens, and single units in the others.
@@ -95,7 +108,7 @@ class PatchAutoencoder(nn.Module):
         order = torch.rand(batch, n, generator=random).argsort(1).to(bins.device)
         seen = order[:, : max(1, round(n * (1 - self.size.mask_share)))]
         visible = tokens.flatten(1, 2).gather(1, seen[..., None].expand(-1, -1, d))
-        features = F.linear(self.encode(visible, times.gather(1, seen)), self.to_predictor)
+        features = F.linear(self.encode(visible, times.gather(1, seen))[-1], self.to_predictor)
         canvas = self.mask_token.expand(batch, n, -1).scatter(
             1, seen[..., None].expand(-1, -1, features.shape[-1]), features.to(self.mask_token.dtype)
         )

@@ -78,6 +78,7 @@ class RotaryBlock(nn.Module):
         fade = -(at[:, None, :, None] - at[:, None, None, :]).abs() / compute_reach_bins(self.heads)[:, None, None].to(
             at
         )
-        context = F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v, attn_mask=fade)
+        # torch's fused attention reads a mask of another type than the queries as if it had theirs
+        context = F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v, attn_mask=fade.to(v))
         x = x + F.linear(context.transpose(1, 2).reshape(batch, tokens, d), self.wo)
         return x + self.mlp(rms(x) * self.norm_mlp)  # type: ignore[no-any-return]

@@ -20,11 +20,13 @@ LANES = 16
 LEVELS = 127  # the range -127 … 127 is symmetric, and -128 is not used
 RMS_EPSILON = np.float32(1e-6)
 
+LN2 = 0.6931471805599453
 LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH = np.float32(0.693359375)  # it has nine bits, so its product with an exponent is exact
 LN2_LOW = np.float32(-2.1219444005471377e-4)
 # exp(r) = 1 + r + r² P(r) on |r| <= ln 2 / 2, P by Lawson's minimax fit to the relative error
 POLYNOMIAL = tuple(np.float32(c) for c in (0.008312521, 0.04189016, 0.16667114, 0.4999923))
+ROOT_HALF_BITS = np.int64(0x3FE6A09E667F3BCD)  # those of the float64 nearest to the root of 1/2
 LOWEST, HIGHEST = np.float32(-87), np.float32(88)  # beyond these, 2**n would leave the normal numbers
 
 
@@ -54,6 +56,21 @@ def exp32(x: Floats) -> Floats:
     mantissa = ((p * r) * r + r) + np.float32(1)
     power = ((n.astype(np.int32) + 127) << 23).view(np.float32)  # 2**n by its bits
     return np.asarray(mantissa * power, np.float32)
+
+
+def log64(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Returns the natural logarithm of normal positive float64, off by at most 1e-9.
+
+    It is the exponent times ln 2, and the series of the inverse hyperbolic tangent for what is left, from the root of
+    1/2 to that of 2.
+    """
+    bits = np.ascontiguousarray(x).view(np.int64)
+    exponent = (bits - ROOT_HALF_BITS) >> 52
+    m = (bits - (exponent << 52)).view(np.float64)
+    s = (m - 1) / (m + 1)
+    z = s * s
+    p = ((1 / 9 * z + 1 / 7) * z + 1 / 5) * z + 1 / 3
+    return np.asarray(exponent * LN2 + (s + s) * (1 + z * p))
 
 
 def silu32(x: Floats) -> Floats:

@@ -21,6 +21,7 @@ from edgedistill.bundle.contents import (
     RANGES,
     REFERENCE,
     RIDGE,
+    SMOOTHING,
     WEIGHTS,
     DecoderSpec,
     Ridge,
@@ -28,33 +29,43 @@ from edgedistill.bundle.contents import (
     read_deviation_model,
     read_int8_model,
     read_ridge,
+    read_smoothing_model,
     read_tensors,
 )
-from edgedistill.bundle.manifest import Channel
+from edgedistill.bundle.manifest import Channel, Smoothing
 from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.compile.engines import require_engine_fits
 from edgedistill.data.lfp.electrodes import Electrode
 from edgedistill.data.session import BINS_PER_S
 from edgedistill.errors import BundleError, EngineError, OutputError
-from edgedistill.frontend import group_delay_ms, require_follow
+from edgedistill.frontend import FrontEndConfig, group_delay_ms, require_follow
 from edgedistill.measure.score import score_kinematics
 from edgedistill.models.student import student_from_tensors
 from edgedistill.numerics import Int8Model, Oracle
+from edgedistill.numerics.smoothing import SmoothingModel
 from edgedistill.pipeline.another_day import AnotherDay, StretchOptions, read_another_day
 from edgedistill.pipeline.assembled import describe_channel
-from edgedistill.pipeline.channel_files import write_channel_files
+from edgedistill.pipeline.channel_files import write_channel_files, write_smoothing_file
 from edgedistill.pipeline.confidence import CalibratedDeviations, calibrate_deviations
 from edgedistill.pipeline.early_checks import require_writable
 from edgedistill.pipeline.graph_checks import compute_reference, holdout_stretch
 from edgedistill.pipeline.holdout_files import holdout_bins, write_npz
 from edgedistill.pipeline.quantized import Int8Student
 from edgedistill.pipeline.result import Metrics
+from edgedistill.pipeline.smoothed import (
+    decode_session,
+    describe_filter,
+    find_delay_ms,
+    fit_for_session,
+    smooth_ridge,
+)
 from edgedistill.pipeline.student_files import Files, Subject, Verdicts, write_ridge, write_subject
 from edgedistill.pipeline.written_bundle import BundleContents, Facts, WrittenBundle, write_and_judge
 from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.deployment import QuantizedStudent, refit_readout, score_stream
 from edgedistill.target import Gate, Target, load_target, require_buildable
-from edgedistill.training.baselines import LaggedRidge, fit_ridge
+from edgedistill.training.baselines import fit_ridge
+from edgedistill.training.output_filter import KALMAN, NONE
 from edgedistill.training.student_tasks import score_student
 
 SUBJECTS = "subjects/"
@@ -139,12 +150,11 @@ def adapt_bundle(options: AdaptOptions) -> AdaptResult:
     day = read_another_day(bundle, options.stretch)
     spec = read_decoder_spec(bundle)
     model = read_int8_model(bundle, spec.shape)
-    files, graphs, deviations = write_adapted_files(bundle, spec, model, day, options.stretch.labels)
-    facts = describe_adapted(bundle, spec, day, options)
-    facts["confidence"] = deviations.describe()
+    files, graphs, outputs = write_adapted_files(bundle, spec, model, day, options.stretch.labels)
+    facts = describe_adapted(bundle, spec, day, options) | outputs.describe(spec.front_end)
     why = {} if day.unscored is None else dict.fromkeys(("deployed_r2", "int8_r2_drop"), day.unscored)
     written = write_and_judge(BundleContents(options.out, target, files, graphs, facts, why=why))
-    before = score_before(model, day)
+    before = score_before(model, read_smoothing_model(bundle, spec.shape), day)
     return AdaptResult(
         bundle=options.out,
         target=target.name,
@@ -195,10 +205,44 @@ def check_options(options: AdaptOptions, bundle: Bundle) -> Target:
 # ---------------------------------------------------------------- files
 
 
+@dataclass(frozen=True, eq=False)
+class AdaptedOutputs:
+    """Holds what is done with the outputs of the student: how they are smoothed, and their deviations."""
+
+    smoothing_model: SmoothingModel | None
+    smoothing: Smoothing | None  # what the manifest says of it
+    deviations: CalibratedDeviations
+
+    def describe(self, front_end: FrontEndConfig) -> Facts:
+        """Returns the keys of `manifest.json` about the outputs."""
+        return {
+            "confidence": self.deviations.describe(),
+            "smoothing": None if self.smoothing is None else self.smoothing.to_json(),
+            "smoothing_delay_ms": find_delay_ms(self.smoothing_model, front_end),
+        }
+
+
+def keep_outputs(bundle: Bundle, spec: DecoderSpec) -> AdaptedOutputs:
+    """Returns what the bundle does with its outputs."""
+    found = read_deviation_model(bundle, spec.front_end.channels, spec.shape.outputs)
+    deviations = CalibratedDeviations(found, bundle.manifest.confidence)
+    return AdaptedOutputs(read_smoothing_model(bundle, spec.shape), bundle.manifest.smoothing, deviations)
+
+
+def fit_new_outputs(fitted: Int8Model, day: AnotherDay, kept: AdaptedOutputs) -> AdaptedOutputs:
+    """Returns the same for a student with a new read-out. A bundle that does not smooth its outputs goes on so."""
+    model, smoothing = kept.smoothing_model, kept.smoothing
+    if model is not None:
+        output_filter = fit_for_session(decode_session(fitted, day.session), day.session)
+        model, smoothing = output_filter.model, describe_filter(output_filter)
+    deviations = calibrate_deviations(fitted, day.session, model, stop=day.session.split.validation.stop)
+    return AdaptedOutputs(model, smoothing, deviations)
+
+
 def write_adapted_files(
     bundle: Bundle, spec: DecoderSpec, model: Int8Model, day: AnotherDay, labels: bool
-) -> tuple[Files, Verdicts, CalibratedDeviations]:
-    """Returns the files of the new bundle, a verdict on each step graph, and the deviations of the outputs.
+) -> tuple[Files, Verdicts, AdaptedOutputs]:
+    """Returns the files of the new bundle, a verdict on each step graph, and what is done with the outputs.
 
     Models on spikes are left out, because they know the units of the bundle's own session only. The lagged ridge reads
     the same bins as the student, and is treated as its read-out is.
@@ -206,19 +250,21 @@ def write_adapted_files(
     names = [name for name in bundle.names if name == RIDGE or not name.startswith(SUBJECTS)]
     files = {name: bundle.read(name) for name in names}
     graphs = {name: one for name, one in bundle.manifest.graphs.items() if not name.startswith(SUBJECTS)}
-    deviations = CalibratedDeviations(read_deviation_model(bundle, spec.shape), bundle.manifest.confidence)
+    outputs = keep_outputs(bundle, spec)
     if labels:
         subject = fit_new_readout(bundle, spec, model, day)
         again, _, graphs = write_subject(subject, day.session, "lfp")
         fitted = subject.int8.quantized.model
         files |= again | {REFERENCE: write_npz(compute_reference(fitted, day.session))}
-        deviations = calibrate_deviations(fitted, day.session, stop=day.session.split.validation.stop)
+        outputs = fit_new_outputs(fitted, day, outputs)
         if RIDGE in files:
-            files[RIDGE] = write_ridge(fit_new_ridge(read_ridge(bundle, spec.shape), day))
-    files |= write_channel_files(day.session.standardization.spatial, deviations.model)
+            files[RIDGE] = fit_new_ridge(read_ridge(bundle, spec.shape), day)
+    files.pop(SMOOTHING, None)
+    files |= write_smoothing_file(outputs.smoothing_model)
+    files |= write_channel_files(day.session.standardization.spatial, outputs.deviations.model)
     held = holdout_stretch(day.session, spec.shape)
     files[HOLDOUT] = write_npz(holdout_bins(day.session, held, day.kinematics) | day.frames)
-    return files, graphs, deviations
+    return files, graphs, outputs
 
 
 def fit_new_readout(bundle: Bundle, spec: DecoderSpec, model: Int8Model, day: AnotherDay) -> Subject:
@@ -233,10 +279,13 @@ def fit_new_readout(bundle: Bundle, spec: DecoderSpec, model: Int8Model, day: An
     )
 
 
-def fit_new_ridge(ridge: Ridge, day: AnotherDay) -> LaggedRidge:
-    """Returns a lagged ridge that is fitted on the labels of the day, with as many lags as that of the bundle."""
-    bins = day.session.inputs("lfp").double().numpy()
-    return fit_ridge(bins, day.session, lags=[ridge.weight.shape[1] - 1])
+def fit_new_ridge(ridge: Ridge, day: AnotherDay) -> bytes:
+    """Returns the file of a lagged ridge that is fitted on the labels of the day, with as many lags as the bundle's.
+
+    The filter of its outputs is fitted as well, if it has one.
+    """
+    fitted = fit_ridge(day.session.inputs("lfp").double().numpy(), day.session, lags=[ridge.lags])
+    return write_ridge(fitted, smooth_ridge(fitted, day.session, NONE if ridge.smoothing is None else KALMAN))
 
 
 # ---------------------------------------------------------------- manifest
@@ -305,12 +354,13 @@ def describe_origin(bundle: Bundle, day: AnotherDay, options: AdaptOptions) -> F
 # ---------------------------------------------------------------- what it is worth
 
 
-def score_before(model: Int8Model, day: AnotherDay) -> float | None:
+def score_before(model: Int8Model, smoothing: SmoothingModel | None, day: AnotherDay) -> float | None:
     """Returns the R² of the bundle as it was on the test block of the day, or None where nothing can be scored."""
     bins, held, test = day.bins, holdout_stretch(day.session, model.shape), day.session.split.test
     if day.unscored is not None or bins.lfp is None or bins.bad is None:
         return None
-    guess = Oracle(model).run(day.old.inputs(bins.lfp[held], bins.bad[held]))[test.start - held.start :]
+    raw = Oracle(model).run(day.old.inputs(bins.lfp[held], bins.bad[held]))
+    guess = (raw if smoothing is None else smoothing.run(raw))[test.start - held.start :]
     return score_kinematics(guess, day.kinematics[test], bins.path).r2
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.contents import DecoderSpec, read_decoder_spec, read_spatial_model
+from edgedistill.bundle.contents import DecoderSpec, read_decoder_spec, read_standardization
 from edgedistill.data.bins import SessionBins, Split, bins_from_recording, split_bins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.data.recording import open_recording
@@ -90,13 +90,6 @@ def read_another_day(bundle: Bundle, options: StretchOptions) -> AnotherDay:
     known = bins.behavior if bins.behavior is not None and unscored is None else np.full(shape, np.nan, np.float32)
     kept = tuple(map(int, np.flatnonzero(joint.kept)))
     return AnotherDay(bins, session, old, stretch, known, unscored, kept, frames, matched.warnings)
-
-
-def read_standardization(bundle: Bundle, spec: DecoderSpec) -> Standardization:
-    """Returns how a bundle standardizes its channels."""
-    statistics = spec.normalization
-    spatial = read_spatial_model(bundle, spec.front_end)
-    return Standardization(np.array(statistics.mean), np.array(statistics.std), spatial)
 
 
 def read_bins(

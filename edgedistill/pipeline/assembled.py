@@ -20,20 +20,23 @@ from edgedistill.config import StudentShape
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.lfp.electrodes import Electrode
 from edgedistill.frontend import FrontEndConfig, group_delay_ms
-from edgedistill.pipeline.channel_files import neutral_channel_files, write_channel_files
+from edgedistill.numerics.smoothing import SmoothingModel
+from edgedistill.pipeline.channel_files import neutral_channel_files, write_channel_files, write_smoothing_file
 from edgedistill.pipeline.confidence import CalibratedDeviations, calibrate_deviations
 from edgedistill.pipeline.graph_checks import compute_reference
 from edgedistill.pipeline.holdout_files import write_holdout, write_npz
 from edgedistill.pipeline.quantized import Int8Student, QuantizedStudents
 from edgedistill.pipeline.request import BuildOptions, BuildRequest
 from edgedistill.pipeline.result import TABLE, BuildResult, Metrics, table_from_metrics
+from edgedistill.pipeline.smoothed import SmoothedStudent, find_delay_ms, smooth_ridge, smooth_student
 from edgedistill.pipeline.student_files import Files, Subject, Verdicts, write_ridge, write_subject, write_teachers
 from edgedistill.pipeline.teacher import TeacherSubject
-from edgedistill.pipeline.trained import TrainedModels, TrainedStudent
+from edgedistill.pipeline.trained import SpikeModels, TrainedModels, TrainedStudent
 from edgedistill.pipeline.written_bundle import BundleContents, Facts, WrittenBundle, write_and_judge
 from edgedistill.target import Target
 from edgedistill.training.baselines import LaggedRidge
 from edgedistill.training.batches import TrainingSession
+from edgedistill.training.output_filter import NONE
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,7 @@ class SpikeSubjects:
     """Holds the models on spikes that a bundle compares its student with."""
 
     student: Subject
+    smoothed: SmoothedStudent
     teacher: TeacherSubject
 
 
@@ -56,8 +60,10 @@ class Ingredients:
     session: TrainingSession  # with the normalization that the LFP student uses
     lfp: Subject
     spikes: SpikeSubjects | None
-    deviations: CalibratedDeviations  # of the LFP student's outputs
+    smoothed: SmoothedStudent  # the LFP student
+    deviations: CalibratedDeviations  # of its smoothed outputs
     ridge: LaggedRidge
+    ridge_smoothing: SmoothingModel | None  # of the outputs of the ridge
     metrics: Metrics
     provenance: Facts
 
@@ -65,9 +71,13 @@ class Ingredients:
 def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: QuantizedStudents) -> BuildResult:
     """Writes the bundle, and its zip if the user asked for one, and returns the result of the build."""
     options, cache = request.options, request.run.cache
-    found = {**trained.metrics, "int8_r2": quantized.lfp.quantized.score.r2}
-    metrics = {name: found.get(name) for name, _, _ in TABLE}
     start = monotonic()
+    smoothed, spikes = smooth_student(trained.lfp, quantized.lfp, options.smooth), None
+    found = {**trained.metrics, "deployed_r2": smoothed.r2, "int8_r2": smoothed.int8_r2}
+    if trained.spikes is not None and quantized.spikes is not None:
+        spikes = make_spike_subjects(trained.spikes, quantized.spikes, options.smooth)
+        found["spike_student_r2"] = spikes.smoothed.r2
+    metrics = {name: found.get(name) for name, _, _ in TABLE}
     assert request.bins.frontend is not None
     parts = Ingredients(
         options.out,
@@ -77,9 +87,11 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         replace(request.bins.frontend, follow_s=options.follow_s),
         trained.lfp.session,
         subject_from_student(trained.lfp, quantized.lfp),
-        spike_subjects(trained, quantized),
-        calibrate_deviations(quantized.lfp.quantized.model, trained.lfp.session),
+        spikes,
+        smoothed,
+        calibrate_deviations(quantized.lfp.quantized.model, trained.lfp.session, smoothed.model),
         trained.ridge,
+        smooth_ridge(trained.ridge, trained.lfp.session, options.smooth if trained.lfp.may_use_labels else NONE),
         metrics,
         {**request.run.provenance.to_json(), **describe_options(options), **request.decoder.to_json()},
     )
@@ -95,6 +107,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         lacking=written.compiled.lacking if written.compiled else None,
         graphs=written.graphs,
         confidence=parts.deviations.confidence,
+        smoothing=smoothed.smoothing,
         read=request.run.provenance.readings,
         shipped=ship(open_bundle(options.out)) if options.ship else None,
     )
@@ -106,11 +119,10 @@ def describe_options(options: BuildOptions) -> Facts:
     return {"seed": options.seed, **few}
 
 
-def spike_subjects(trained: TrainedModels, quantized: QuantizedStudents) -> SpikeSubjects | None:
-    """Returns the models on spikes as a bundle holds them, or None where the build trained none."""
-    if trained.spikes is None or quantized.spikes is None:
-        return None
-    return SpikeSubjects(subject_from_student(trained.spikes.student, quantized.spikes), trained.spikes.teacher)
+def make_spike_subjects(trained: SpikeModels, int8: Int8Student, smooth: str) -> SpikeSubjects:
+    """Returns the models on spikes as a bundle holds them. The student's outputs are smoothed as those on LFP are."""
+    smoothed = smooth_student(trained.student, int8, smooth)
+    return SpikeSubjects(subject_from_student(trained.student, int8), smoothed, trained.teacher)
 
 
 def subject_from_student(trained: TrainedStudent, int8: Int8Student) -> Subject:
@@ -133,10 +145,11 @@ def write_files(parts: Ingredients) -> tuple[Files, StudentShape, Verdicts]:
     files, shape, graphs = write_subject(parts.lfp, parts.session, "lfp")
     model = parts.lfp.int8.quantized.model
     files |= write_channel_files(parts.session.standardization.spatial, parts.deviations.model)
+    files |= write_smoothing_file(parts.smoothed.model)
     if parts.spikes is not None:
         others, verdicts = write_spike_subjects(parts.spikes, parts.session)
         files, graphs = files | others, graphs | verdicts
-    files[RIDGE] = write_ridge(parts.ridge)
+    files[RIDGE] = write_ridge(parts.ridge, parts.ridge_smoothing)
     files["reference.npz"] = write_npz(compute_reference(model, parts.session))
     files["holdout.npz"] = write_holdout(parts.bins, parts.session, shape)
     return files, shape, graphs
@@ -148,7 +161,7 @@ def write_spike_subjects(spikes: SpikeSubjects, session: TrainingSession) -> tup
     mean, std = session.spike_normalization
     facts = {"model": shape.to_json(), "normalization": {"mean": mean.tolist(), "std": std.tolist()}}
     files["model.json"] = json.dumps(facts).encode()
-    files |= neutral_channel_files(shape.channels, shape.outputs)
+    files |= neutral_channel_files(shape.channels, shape.outputs) | write_smoothing_file(spikes.smoothed.model)
     own = {SPIKE_FOLDER + name: data for name, data in files.items()}
     teachers = write_teachers(spikes.teacher, session.id, shape.outputs)
     return own | teachers, {SPIKE_FOLDER + name: verdict for name, verdict in graphs.items()}
@@ -172,8 +185,10 @@ def describe_bundle(parts: Ingredients, shape: StudentShape) -> Facts:
         "recipe": parts.lfp.int8.ranges.recipe.name,
         "int8": describe_int8(parts.lfp.int8),
         "confidence": parts.deviations.describe(),
+        "smoothing": parts.smoothed.smoothing.to_json(),
         "provenance": parts.provenance,
         "group_delay_ms": group_delay_ms(parts.frontend),
+        "smoothing_delay_ms": find_delay_ms(parts.smoothed.model, parts.frontend),
     }
 
 

@@ -31,13 +31,14 @@ from edgedistill.pipeline.pretrained_student import (
 )
 from edgedistill.pipeline.ranges import FineTuning, finetune, window_progress
 from edgedistill.pipeline.run_context import Progress, Run, provenance_of
-from edgedistill.pipeline.teacher import TeacherLatents, latents_from_teacher, load_known_teacher
+from edgedistill.pipeline.teacher import load_known_teacher, targets_from_teacher
 from edgedistill.quantization.calibration.range_search import calibrate
 from edgedistill.quantization.calibration.ranges import Ranges, shape_from_size
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, require_teacher
 from edgedistill.quantization.integers import require_parts
 from edgedistill.training.batches import TrainingSession, compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import score_student
+from edgedistill.training.teacher_targets import TeacherTargets
 
 Ranking = tuple[tuple[str, float], ...]  # name of a part, R² lost when only this part is quantized
 
@@ -112,8 +113,8 @@ def calibrate_run(options: CalibrationOptions, progress: Progress | None = None)
     tuned = None
     if request.teacher is not None:
         tuned = options.out.with_suffix(".student")
-        latents = latents_from_teacher(request.run, request.teacher, request.sessions)
-        student, ranges = finetune_pretrained(request, student, ranges, latents)
+        targets = targets_from_teacher(request.run, request.teacher, request.sessions)
+        student, ranges = finetune_pretrained(request, student, ranges, targets)
         save_pretrained_student(finetuned_student(request, student), tuned)
     ranges.write(options.out)
     ranking = figure = None
@@ -135,7 +136,8 @@ def check_request(options: CalibrationOptions, progress: Progress | None) -> Cal
     require_parts(shape_from_size(size), recipe.keep)
     cache = Cache(options.out.with_name(options.out.name + ".work"))
     need = ("lfp", "units") if recipe.finetune else ("lfp",)
-    bins = read_sessions(cache, options.data, options.names, options.line_hz, need=need, also=("behavior",))
+    reading = (options.names, options.line_hz, pretrained.band_power)
+    bins = read_sessions(cache, options.data, *reading, need=need, also=("behavior",))
     gap = compute_gap(bins, size)
     sessions = tuple(training_session_from_bins(b, gap) for b in bins)
     ranked_on = last_labelled_session(bins, sessions) if options.sensitivity else None
@@ -160,7 +162,7 @@ def find_ranges(request: CalibrationRequest) -> tuple[Student, Ranges]:
 
 
 def finetune_pretrained(
-    request: CalibrationRequest, student: Student, ranges: Ranges, teacher_latents: TeacherLatents
+    request: CalibrationRequest, student: Student, ranges: Ranges, targets: TeacherTargets
 ) -> tuple[Student, Ranges]:
     """Returns the fine-tuned student and its ranges. An interrupted fine-tuning continues from its checkpoint."""
     pretrained, sessions = request.pretrained, request.sessions
@@ -171,7 +173,7 @@ def finetune_pretrained(
         ranges=ranges,
         calibrated_on=pretrained.without_new_labels(sessions),
         sessions=sessions,
-        teacher_latents=teacher_latents,
+        teacher_latents=targets.of(pretrained.task.objective, student.size),
     )
     return finetune(request.run, tuning)
 

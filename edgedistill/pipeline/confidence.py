@@ -19,6 +19,7 @@ from edgedistill.config import StudentShape
 from edgedistill.measure.intervals import measure_coverage
 from edgedistill.numerics import Int8Model
 from edgedistill.numerics.deviation import DeviationModel
+from edgedistill.numerics.smoothing import SmoothingModel
 from edgedistill.pipeline.deviation_fit import COVERED, Decoded, fit_deviations, spread_as_deviations
 from edgedistill.quantization.exact_torch import run_exact_stream
 from edgedistill.training.batches import TrainingSession
@@ -46,13 +47,16 @@ class CalibratedDeviations:
         return None if self.confidence is None else asdict(self.confidence)
 
 
-def calibrate_deviations(model: Int8Model, session: TrainingSession, stop: int | None = None) -> CalibratedDeviations:
+def calibrate_deviations(
+    model: Int8Model, session: TrainingSession, smoothing: SmoothingModel | None = None, stop: int | None = None
+) -> CalibratedDeviations:
     """Returns the deviations of the outputs of `model`, calibrated on `session`, on no bin from `stop` on.
 
+    The outputs are smoothed by `smoothing`, where that is not None.
     Where the stretch around the validation block has too few labels, they are those of the behavior itself.
     """
     truth, stretch = find_truth(session), find_calibration_stretch(session, model.shape, stop)
-    train, channels = truth[session.split.train], model.shape.channels
+    train, channels = truth[session.split.train], session.standardization.spatial.channels
     behavior = train[np.isfinite(train).all(axis=1)]
     labelled = int(np.isfinite(truth[stretch]).all(axis=1).sum())
     if labelled < LEAST_BINS:
@@ -61,8 +65,9 @@ def calibrate_deviations(model: Int8Model, session: TrainingSession, stop: int |
             f"between the training and the test block have labels, and {LEAST_BINS} are needed"
         )
         return CalibratedDeviations(spread_as_deviations(behavior, channels), Confidence(labelled, None, note))
-    intact = decode_piece(model, session, stretch, np.zeros(0, np.int64))
-    lossy = [decode_with_losses(model, session, truth, stretch, count) for count in count_lost(session)]
+    decoder = PieceDecoder(model, session, smoothing)
+    intact = decoder.decode(stretch, np.zeros(0, np.int64))
+    lossy = [decode_with_losses(decoder, truth, stretch, count) for count in count_lost(session)]
     deviations = fit_deviations([collect([intact], truth), *lossy], behavior, channels)
     spread = deviations.deviations(intact.kinematics, intact.lost)
     found = measure_coverage(intact.kinematics[None], spread[None], truth[stretch], COVERED)
@@ -104,15 +109,38 @@ class Piece:
     lost: npt.NDArray[np.int64]  # (B,) number of channels that were lost
 
 
-def decode_with_losses(model: Int8Model, session: TrainingSession, truth: Array, stretch: slice, count: int) -> Decoded:
+@dataclass(frozen=True, eq=False)
+class PieceDecoder:
+    """Decodes stretches of a session with some channels lost, as the decoder does on a device."""
+
+    model: Int8Model
+    session: TrainingSession
+    smoothing: SmoothingModel | None = None  # of the outputs
+
+    def decode(self, piece: slice, lost: npt.NDArray[np.int64]) -> Piece:
+        """Decodes a piece after a run-up of one receptive field, without the `lost` channels."""
+        source, shape = self.session.source, self.model.shape
+        assert source is not None
+        start = max(0, piece.start - shape.receptive_field - shape.lag_rows)
+        present, there = (part[start : piece.stop].numpy().copy() for part in (source.present, source.there))
+        present[:, lost], there[:, lost] = 0, False
+        spatial = source.standardization.spatial
+        bins = torch.from_numpy(spatial.complete(present, there))
+        raw = run_exact_stream(shape, self.model.tensors, bins)[1].numpy()
+        kinematics = raw if self.smoothing is None else self.smoothing.run(raw)
+        missing = np.count_nonzero(spatial.known & ~there, axis=1)
+        return Piece(piece, kinematics[piece.start - start :], missing[piece.start - start :])
+
+
+def decode_with_losses(decoder: PieceDecoder, truth: Array, stretch: slice, count: int) -> Decoded:
     """Decodes PIECES pieces of the stretch, evenly spaced among its labels, each with `count` other channels lost."""
     labelled = stretch.start + np.flatnonzero(np.isfinite(truth[stretch]).all(axis=1))
     centers = labelled[np.linspace(0, len(labelled) - 1, PIECES).astype(int)]
     last = max(stretch.start, stretch.stop - PIECE)
     pieces = []
     for draw, start in enumerate(np.clip(centers - PIECE // 2, stretch.start, last).tolist()):
-        lost = draw_lost(session.standardization.spatial.known, count, draw)
-        pieces.append(decode_piece(model, session, slice(start, min(start + PIECE, stretch.stop)), lost))
+        lost = draw_lost(decoder.session.standardization.spatial.known, count, draw)
+        pieces.append(decoder.decode(slice(start, min(start + PIECE, stretch.stop)), lost))
     return collect(pieces, truth)
 
 
@@ -125,20 +153,6 @@ def draw_lost(known: Mask, count: int, draw: int) -> npt.NDArray[np.int64]:
     if draw % 2:
         return np.roll(channels, -int(random.integers(len(channels))))[:count]
     return random.permutation(channels)[:count]
-
-
-def decode_piece(model: Int8Model, session: TrainingSession, piece: slice, lost: npt.NDArray[np.int64]) -> Piece:
-    """Decodes a piece after a run-up of one receptive field, without the `lost` channels."""
-    source = session.source
-    assert source is not None
-    start = max(0, piece.start - model.shape.receptive_field - model.shape.lag_rows)
-    present, there = (part[start : piece.stop].numpy().copy() for part in (source.present, source.there))
-    present[:, lost], there[:, lost] = 0, False
-    spatial = source.standardization.spatial
-    bins = torch.from_numpy(spatial.complete(present, there))
-    kinematics = run_exact_stream(model.shape, model.tensors, bins)[1].numpy()
-    missing = np.count_nonzero(spatial.known & ~there, axis=1)
-    return Piece(piece, kinematics[piece.start - start :], missing[piece.start - start :])
 
 
 def collect(pieces: list[Piece], truth: Array) -> Decoded:

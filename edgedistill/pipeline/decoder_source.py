@@ -6,30 +6,35 @@ Both kinds have the same methods, so that only the stage that trains has to know
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgedistill.config import Preset, StudentSize
+from edgedistill.config import DEFAULT_ALIGNMENT, Alignment, BandPower, Preset, StudentSize
 from edgedistill.data.bins import SessionBins
 from edgedistill.pipeline.pretrained_student import PretrainedStudent, outputs_of
 from edgedistill.pipeline.ranges import can_read, require_tuning_sessions, require_width
-from edgedistill.pipeline.teacher import TeacherLatents
 from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.calibration.recipe import Recipe, require_teacher
 from edgedistill.training.adapt import require_known_array
 from edgedistill.training.batches import TrainingSession
+from edgedistill.training.teacher_targets import TeacherTargets
 
 
 @dataclass(frozen=True)
 class NewStudent:
     """Stands for a student that is trained in this build, on all sessions and their labels."""
 
+    alignment: Alignment = DEFAULT_ALIGNMENT
     ranges: Ranges | None = None  # always None, because the ranges are found in this build
     note: str = ""
 
     def sizes(self, preset: Preset) -> list[StudentSize]:
         """Returns the sizes of the students in the build."""
         return [preset.student]
+
+    def band_power(self, preset: Preset) -> BandPower:
+        """Returns what the student sees beside the slow LFP."""
+        return preset.band_power
 
     def may_use_labels(self, session: TrainingSession) -> bool:
         """Returns True, because the student is trained on every session."""
@@ -43,12 +48,12 @@ class NewStudent:
     ) -> None:
         """Accepts any session, because the student is trained on all of them."""
 
-    def require_latents(self, teacher_latents: TeacherLatents, recipe: Recipe) -> None:
-        """Accepts any latents, because the student is trained to follow them."""
+    def require_targets(self, targets: TeacherTargets | None, recipe: Recipe) -> None:
+        """Accepts any teacher, because the student is trained to follow it."""
 
     def to_json(self) -> dict[str, object]:
-        """Returns an empty dictionary, because a new student adds nothing to a manifest's provenance."""
-        return {}
+        """Returns what a manifest's provenance says about the training."""
+        return {"alignment": asdict(self.alignment)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +73,10 @@ class EarlierStudent:
     def sizes(self, preset: Preset) -> list[StudentSize]:
         """Returns the sizes of the students in the build."""
         return [preset.student, self.pretrained.student.size]
+
+    def band_power(self, preset: Preset) -> BandPower:
+        """Returns what the student sees beside the slow LFP, which is what it was trained with."""
+        return self.pretrained.band_power
 
     def may_use_labels(self, session: TrainingSession) -> bool:
         """Returns whether labels of `session` may be used.
@@ -100,11 +109,13 @@ class EarlierStudent:
             others = [s for s in sessions if s.id != session.id and can_read(student, s, "lfp")]
             require_tuning_sessions(recipe, others)
 
-    def require_latents(self, teacher_latents: TeacherLatents, recipe: Recipe) -> None:
-        """Raises EdgeDistillError where the student would be fine-tuned with the latents of another teacher."""
-        if self.ranges is None and recipe.finetune is not None:
-            require_width(self.pretrained.student, teacher_latents)
+    def require_targets(self, targets: TeacherTargets | None, recipe: Recipe) -> None:
+        """Raises EdgeDistillError where the student would be fine-tuned with another teacher than its own."""
+        if self.ranges is None and recipe.finetune is not None and targets is not None:
+            student = self.pretrained.student
+            require_width(student, targets.of(self.pretrained.task.objective, student.size))
 
     def to_json(self) -> dict[str, object]:
-        """Returns what a manifest's provenance says about the adaptation."""
-        return {"adapt": self.mode, "probe": self.probe}
+        """Returns what a manifest's provenance says about the training and the adaptation."""
+        alignment = asdict(self.pretrained.task.objective.aligned_by)
+        return {"alignment": alignment, "adapt": self.mode, "probe": self.probe}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from edgedistill.config import load_preset
+from edgedistill.config import DEFAULT_ALIGNMENT, Alignment
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.errors import ConfigError
 from edgedistill.pipeline.cache import Cache
@@ -20,9 +20,9 @@ from edgedistill.pipeline.pretrained_student import (
     standardizations_of,
 )
 from edgedistill.pipeline.result import TrainingSummary, mean_or_none
-from edgedistill.pipeline.run_context import Progress, Run, provenance_of, shorten_preset
+from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.students import student_from_sessions
-from edgedistill.pipeline.teacher import latents_from_teacher, load_known_teacher
+from edgedistill.pipeline.teacher import load_known_teacher, targets_from_teacher
 from edgedistill.training.batches import compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.few_labels import withhold_labels
 from edgedistill.training.student_tasks import STUDENT_TASKS, score_student
@@ -44,7 +44,8 @@ class DistillOptions:
     names: SeriesNames = NO_NAMES
     line_hz: float = 60
     supervised: bool = False
-    alignment: str = "cosine"
+    alignment: Alignment = DEFAULT_ALIGNMENT
+    bands: str = "preset"  # what the student sees beside the slow LFP: that of the preset, or "none"
     label_minutes: float | None = None  # of behavior that is learned from; None: all of all sessions
 
 
@@ -55,7 +56,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
     teacher that was not trained on every session, and OutputError.
     """
     start, out = monotonic(), options.out
-    preset = shorten_preset(load_preset(options.preset), options.steps)
+    preset = choose_preset(options.preset, options.steps, options.bands)
     require_folder(out)
     if options.label_minutes is not None and not options.supervised:
         raise ConfigError(
@@ -66,16 +67,17 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
     require_label_minutes(options.label_minutes)
     cache = Cache(out.with_name(out.name + ".work"))
     need = ("lfp", "units", "behavior") if options.supervised else ("lfp", "units")
-    bins = read_sessions(cache, options.data, options.names, options.line_hz, need=need, also=("behavior",))
+    reading = (options.names, options.line_hz, preset.band_power)
+    bins = read_sessions(cache, options.data, *reading, need=need, also=("behavior",))
     gap = compute_gap(bins, preset.student)
     sessions = [training_session_from_bins(b, gap) for b in bins]
     if options.label_minutes is not None:
         require_labels(sessions[-1], bins[-1])
     sessions = list(withhold_labels(sessions, sessions[-1], options.label_minutes))
     run = Run(cache, preset, options.seed, provenance_of(bins), progress)
-    latents = latents_from_teacher(run, load_known_teacher(options.teacher, sessions), sessions)
+    targets = targets_from_teacher(run, load_known_teacher(options.teacher, sessions), sessions)
     task_name = "deployed" if options.supervised else "distilled"
-    student = student_from_sessions(run, task_name, sessions, latents, options.alignment)
+    student = student_from_sessions(run, task_name, sessions, targets, options.alignment)
     with_behavior = [b for b in bins if b.behavior is not None]
     pretrained = PretrainedStudent(
         student=student,
@@ -86,6 +88,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
         readouts=fit_readouts(student, sessions),
         outputs=outputs_of(with_behavior[-1]) if with_behavior else None,
         provenance=run.provenance,
+        band_power=preset.band_power,
     )
     save_pretrained_student(pretrained, out)
     labelled = [session for session in sessions if find_unlabelled_block(session) is None]

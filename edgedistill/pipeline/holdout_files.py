@@ -24,8 +24,8 @@ HOLDOUT_BYTES = 64 << 20  # most bytes of raw frames; at 30 kHz, a few minutes o
 def write_holdout(bins: SessionBins, session: TrainingSession, shape: StudentShape) -> bytes:
     """Returns the bytes of `holdout.npz`, which holds the test block after a run-up of one receptive field.
 
-    It holds the models' input (T, C), the standardized channels it was made from (T, C) and which were there, spike
-    counts (T, U), kinematics (T, K), and raw frames in uV.
+    It holds the models' input (T, I), the standardized features it was made from (T, I), the channels that were there
+    (T, C), spike counts (T, U), kinematics (T, K), and raw frames in uV.
     """
     stretch = holdout_stretch(session, shape)
     arrays = holdout_bins(session, stretch, unscale_behavior(session))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from edgedistill.config import NO_BANDS, BandPower
 from edgedistill.data.bins import (
     SessionBins,
     bins_from_recording,
@@ -32,6 +33,7 @@ def read_sessions(
     data: Sequence[Path],
     names: SeriesNames,
     line_hz: float,
+    bands: BandPower = NO_BANDS,
     need: tuple[str, ...] = ("lfp", "units", "behavior"),
     also: tuple[str, ...] = (),
 ) -> list[SessionBins]:
@@ -47,12 +49,14 @@ def read_sessions(
         def make(folder: Path, path: Path = path, digest: str = digest) -> None:
             try:
                 with open_recording(path, names) as recording:
-                    bins = bins_from_recording(recording, need=need, also=also, line_hz=line_hz, sha256=digest)
+                    bins = bins_from_recording(
+                        recording, need=need, also=also, line_hz=line_hz, bands=bands, sha256=digest
+                    )
             except OSError as error:  # the cache would take it for a full disk
                 raise reading_error(path, str(error), find_errno(error)) from error
             save_session_bins(bins, folder / "bins.npz")
 
-        inputs = [digest, asdict(names), line_hz, need, also]
+        inputs = [digest, asdict(names), line_hz, asdict(bands), need, also]
         kept = load_session_bins(cache.stage(f"read-{path.stem}", inputs, make) / "bins.npz")
         sessions.append(replace(kept, path=str(path)))
     combined = combine_sessions(sessions)

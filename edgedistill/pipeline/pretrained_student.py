@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from edgedistill.config import TrainingConfig
+from edgedistill.config import NO_BANDS, Alignment, BandPower, TrainingConfig, parse
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import EdgeDistillError
 from edgedistill.frontend import SPATIAL_TENSORS, SpatialModel, Standardization
-from edgedistill.models.files import Facts, load_student, refuse_damaged_facts, save_student
+from edgedistill.models.files import FACTS, Facts, load_student, refuse_damaged_facts, save_student
 from edgedistill.models.student import Student
 from edgedistill.pipeline.run_context import Provenance
 from edgedistill.training.adapt import adapt, require_known_array
 from edgedistill.training.batches import TrainingSession, find_unlabelled_block
 from edgedistill.training.evaluate import Readout
 from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_student
+
+WHITENED_LOSSES = ("cosine", "mse")
 
 Outputs = tuple[tuple[str, ...], tuple[str, ...]]  # names and units of a behavior
 
@@ -40,6 +42,7 @@ class PretrainedStudent:
     readouts: Mapping[str, Readout]  # labelled session -> read-out of latents and lagged bins
     outputs: Outputs | None  # names and units that those read-outs return
     provenance: Provenance
+    band_power: BandPower = NO_BANDS  # with which its sessions were read
     finetuned_from: str | None = None  # checkpoint hash of the student before its fine-tuning
     folder: Path = field(default=Path())
 
@@ -121,7 +124,7 @@ def student_from_facts(student: Student, facts: Facts, folder: Path) -> Pretrain
     return PretrainedStudent(
         student=student,
         task_name=task_name,
-        task=STUDENT_TASKS[task_name].with_alignment(facts.get("alignment", "cosine")),
+        task=STUDENT_TASKS[task_name].with_alignment(alignment_from_json(facts.get("alignment"), folder)),
         arrays=dict(student.tokenizer.arrays),
         standardizations={
             array: standardization_from_json(stored) for array, stored in facts.get("standardization", {}).items()
@@ -129,6 +132,7 @@ def student_from_facts(student: Student, facts: Facts, folder: Path) -> Pretrain
         readouts={session: readout_from_json(stored) for session, stored in facts.get("readouts", {}).items()},
         outputs=None if outputs is None else (tuple(outputs[0]), tuple(outputs[1])),
         provenance=Provenance(facts.get("sessions", {}), facts.get("versions", {})),
+        band_power=parse(BandPower, facts.get("band_power", {}), str(folder)),
         finetuned_from=facts.get("finetuned_from"),
         folder=folder,
     )
@@ -142,7 +146,8 @@ def save_pretrained_student(pretrained: PretrainedStudent, folder: Path) -> None
             array: standardization_to_json(found) for array, found in pretrained.standardizations.items()
         },
         "readouts": {session: readout_to_json(readout) for session, readout in pretrained.readouts.items()},
-        "alignment": pretrained.task.objective.alignment_kind,
+        "alignment": asdict(pretrained.task.objective.aligned_by),
+        "band_power": asdict(pretrained.band_power),
         **pretrained.provenance.to_json(),
     }
     if pretrained.outputs is not None:
@@ -150,6 +155,15 @@ def save_pretrained_student(pretrained: PretrainedStudent, folder: Path) -> None
     if pretrained.finetuned_from is not None:
         facts["finetuned_from"] = pretrained.finetuned_from
     save_student(pretrained.student, folder, facts)
+
+
+def alignment_from_json(stored: object, folder: Path) -> Alignment:
+    """Returns the alignment of a student. Folders of the version before have a loss here, on whitened components."""
+    if stored is None or stored in WHITENED_LOSSES:
+        return Alignment("whitened")
+    if not isinstance(stored, Mapping):
+        stored = {"kind": stored}
+    return parse(Alignment, stored, str(folder / FACTS))
 
 
 def readout_to_json(readout: Readout) -> dict[str, object]:

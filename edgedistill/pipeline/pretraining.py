@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 
-from edgedistill.config import load_preset
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.models.files import save_teacher
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.early_checks import require_folder
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.result import TrainingSummary, mean_or_none
-from edgedistill.pipeline.run_context import Progress, Run, provenance_of, shorten_preset
+from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.teacher import teacher_from_sessions
 from edgedistill.training.batches import compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import score_teacher
@@ -39,7 +38,7 @@ def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Trai
     OutputError.
     """
     start, out = monotonic(), options.out
-    preset = shorten_preset(load_preset(options.preset), options.steps)
+    preset = choose_preset(options.preset, options.steps)
     require_folder(out)
     cache = Cache(out.with_name(out.name + ".work"))
     reading = (options.names, options.line_hz)

@@ -63,6 +63,7 @@ def quantize_by_recipe(request: BuildRequest, trained: TrainedModels, subject: T
     run.cache.note(stage_name("quantize", name), start)
     if request.recipe.finetune is None:
         return int8
+    assert trained.targets is not None
     tuning = FineTuning(
         student_name=name,
         task=subject.task,
@@ -70,7 +71,7 @@ def quantize_by_recipe(request: BuildRequest, trained: TrainedModels, subject: T
         ranges=int8.ranges,
         calibrated_on=[seen],
         sessions=tuning_sessions(request, subject),
-        teacher_latents=trained.teacher_latents,
+        teacher_latents=trained.targets.of(subject.task.objective, subject.student.size),
     )
     student, after = finetune(run, tuning)
     tuned = quantize_with(after, replace(subject, student=student))

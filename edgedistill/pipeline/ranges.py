@@ -13,7 +13,6 @@ from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import hash_checkpoint, load_student, save_student
 from edgedistill.models.student import Student
 from edgedistill.pipeline.run_context import Run, session_inputs
-from edgedistill.pipeline.teacher import TeacherLatents
 from edgedistill.quantization.calibration.range_search import Progress as WindowProgress
 from edgedistill.quantization.calibration.range_search import calibrate, measure_table
 from edgedistill.quantization.calibration.ranges import Ranges, read_ranges
@@ -21,6 +20,7 @@ from edgedistill.quantization.calibration.recipe import Recipe
 from edgedistill.quantization.training.finetuning import finetune_student
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.student_tasks import StudentTask
+from edgedistill.training.teacher_targets import Targets
 
 RANGES = "ranges.json"
 
@@ -35,7 +35,7 @@ class FineTuning:
     ranges: Ranges  # of the student, found by a recipe that fine-tunes
     calibrated_on: Sequence[TrainingSession]  # the sessions that the ranges were found on
     sessions: Sequence[TrainingSession]  # the sessions to train on, which the student must be able to read
-    teacher_latents: TeacherLatents
+    teacher_latents: Targets
 
 
 def ranges_from_student(
@@ -103,7 +103,7 @@ def require_tuning_sessions(recipe: Recipe, sessions: Sequence[TrainingSession])
         )
 
 
-def require_width(student: Student, teacher_latents: TeacherLatents) -> None:
+def require_width(student: Student, teacher_latents: Targets) -> None:
     """Raises EdgeDistillError where the student was not trained to follow latents of this width."""
     expected, found = student.to_teacher.out_features, next(iter(teacher_latents.values())).shape[1]
     if found != expected:

@@ -13,7 +13,7 @@ from pathlib import Path
 from edgedistill.bundle import refuse_foreign, zip_path
 from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.compile.engines import require_engine_fits
-from edgedistill.config import StudentSize, load_preset
+from edgedistill.config import DEFAULT_ALIGNMENT, Alignment, BandPower, StudentSize
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.errors import ConfigError, EdgeDistillError, did_you_mean
@@ -30,7 +30,7 @@ from edgedistill.pipeline.early_checks import (
 )
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.pretrained_student import load_pretrained_student
-from edgedistill.pipeline.run_context import Progress, Run, provenance_of, shorten_preset
+from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.teacher import load_known_teacher
 from edgedistill.quantization.calibration.ranges import read_ranges, shape_from_size
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe
@@ -39,6 +39,7 @@ from edgedistill.target import Target, load_target, require_buildable
 from edgedistill.training.adapt import MODES
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
 from edgedistill.training.few_labels import withhold_labels
+from edgedistill.training.output_filter import KALMAN, KINDS
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,14 @@ class BuildOptions:
     probe: bool = False
     names: SeriesNames = NO_NAMES
     line_hz: float = 60
+    bands: str = "preset"  # what a new student sees beside the slow LFP: that of the preset, or "none"
     work: Path | None = None
     recipe: str = DEFAULT_RECIPE
     ranges: Path | None = None  # the file that `calibrate` wrote for `student`
     follow_s: float = 0.0  # time constant with which statistics follow the signal; 0: they stay
+    alignment: Alignment = DEFAULT_ALIGNMENT  # of the students that are trained
     ship: bool = False  # whether to write the bundle as a zip too
+    smooth: str = KALMAN  # one of KINDS: how the outputs are smoothed
     label_minutes: float | None = None  # of behavior that is learned from; None: all of all sessions
 
     @property
@@ -96,16 +100,18 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
         find_toolchain(target)
     require_follow(options.follow_s)
     require_label_minutes(options.label_minutes)
-    preset = shorten_preset(load_preset(options.preset), options.steps)
+    preset = choose_preset(options.preset, options.steps, options.bands)
     require_free_out(options)
     if options.adapt not in MODES:
         raise ConfigError(f"unknown adaptation '{options.adapt}'", expected=did_you_mean(options.adapt, MODES))
+    if options.smooth not in KINDS:
+        raise ConfigError(f"unknown smoothing '{options.smooth}'", expected=did_you_mean(options.smooth, KINDS))
     decoder = load_decoder_source(options)
     recipe = load_recipe(options.recipe) if decoder.ranges is None else decoder.ranges.recipe
     decoder.require_teacher(recipe, options.teacher)
     require_sizes_fit(target, decoder.sizes(preset), recipe)
     cache = Cache(options.work or options.out.with_name(options.out.name + ".work"))
-    bins = read_build_sessions(cache, options)
+    bins = read_build_sessions(cache, options, decoder.band_power(preset))
     gap = max(compute_gap(bins, size) for size in decoder.sizes(preset))
     sessions = tuple(training_session_from_bins(b, gap) for b in bins)
     at = sessions.index(choose_session(sessions, options.session))
@@ -126,14 +132,14 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     )
 
 
-def read_build_sessions(cache: Cache, options: BuildOptions) -> list[SessionBins]:
+def read_build_sessions(cache: Cache, options: BuildOptions, bands: BandPower) -> list[SessionBins]:
     """Returns the bins of all sessions. Units that no model needs are read where a file has them.
 
     The bins of a file are then the same as in the training of the student, and so is its test block.
     """
     needs_units = options.has_spike_models or options.teacher is not None
     need, also = (("lfp", "units", "behavior"), ()) if needs_units else (("lfp", "behavior"), ("units",))
-    return read_sessions(cache, options.data, options.names, options.line_hz, need=need, also=also)
+    return read_sessions(cache, options.data, options.names, options.line_hz, bands, need=need, also=also)
 
 
 def require_free_out(options: BuildOptions) -> None:
@@ -156,8 +162,14 @@ def load_decoder_source(options: BuildOptions) -> NewStudent | EarlierStudent:
                 got="no --student",
                 next_step="name the student they were found for with --student",
             )
-        return NewStudent()
+        return NewStudent(options.alignment)
     pretrained, ranges = load_pretrained_student(options.student), None
+    if options.bands == "none" and pretrained.band_power.bands:
+        raise ConfigError(
+            "the student of an earlier run keeps the bands that it was trained with",
+            got=f"--bands none, and {len(pretrained.band_power.bands)} bands in {options.student}",
+            next_step="leave out --bands, or distill another student with --bands none",
+        )
     if options.ranges is not None:
         ranges = read_ranges(options.ranges, pretrained.student.size)
         ranges.require_for(hash_checkpoint(pretrained.student), str(options.ranges))

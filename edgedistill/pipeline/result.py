@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from edgedistill.bundle import GraphVerdict
-from edgedistill.bundle.manifest import Confidence
+from edgedistill.bundle.manifest import Confidence, Smoothing
 from edgedistill.errors import EngineError
 from edgedistill.pipeline.cache import Stage
 from edgedistill.target import Gate
@@ -61,6 +61,7 @@ class BuildResult:
     shipped: Path | None = None  # the zip that --zip asked for
     graphs: Mapping[str, GraphVerdict] = field(default_factory=dict)  # by file name
     confidence: Confidence | None = None  # in the deviations of the outputs
+    smoothing: Smoothing | None = None  # the filter of the outputs
     read: tuple[dict[str, object], ...] = ()  # how each session was read
 
     @property
@@ -80,6 +81,7 @@ class BuildResult:
             "gates": [asdict(gate) for gate in self.gates],
             "graphs": {name: verdict.to_json() for name, verdict in self.graphs.items()},
             "confidence": asdict(self.confidence) if self.confidence else None,
+            "smoothing": self.smoothing.to_json() if self.smoothing else None,
             "not_compiled": self.lacking.what if self.lacking else None,
             "next_step": self.next_step,
         }

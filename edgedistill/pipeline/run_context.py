@@ -6,16 +6,19 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 
 from torch import Tensor
 
-from edgedistill.config import Preset, TrainingConfig
+from edgedistill.config import NO_BANDS, Preset, TrainingConfig, load_preset
 from edgedistill.data.bins import SessionBins
+from edgedistill.errors import ConfigError, did_you_mean
 from edgedistill.pipeline.cache import Cache
 from edgedistill.training.batches import TrainingSession
 
 Progress = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, learning rate
 StageProgress = Callable[[int, int, float, float], None]  # step, steps, loss, learning rate of one stage
+BAND_CHOICES = ("preset", "none")  # of --bands
 PACKAGES = ("torch", "numpy", "scipy", "onnx", "onnxruntime")
 
 
@@ -56,6 +59,17 @@ def provenance_of(bins: Sequence[SessionBins]) -> Provenance:
     versions = {package: metadata.version(package) for package in PACKAGES}
     readings = tuple(b.describe_reading() for b in bins)
     return Provenance({b.session_id: b.sha256 for b in bins}, versions, readings)
+
+
+def choose_preset(name_or_path: str | Path, steps: int | None, bands: str = "preset") -> Preset:
+    """Returns a preset with every training limited to `steps`, without band power where `bands` is "none".
+
+    Raises ConfigError.
+    """
+    if bands not in BAND_CHOICES:
+        raise ConfigError(f"unknown bands '{bands}'", expected=did_you_mean(bands, BAND_CHOICES))
+    preset = shorten_preset(load_preset(name_or_path), steps)
+    return preset if bands == "preset" else replace(preset, band_power=NO_BANDS)
 
 
 def shorten_preset(preset: Preset, steps: int | None) -> Preset:

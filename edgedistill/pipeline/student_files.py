@@ -16,10 +16,11 @@ from safetensors.numpy import save
 
 from edgedistill.bench.subjects import PUBLISHED, PUBLISHED_GRAPH, TEACHER, TEACHER_GRAPH
 from edgedistill.bundle import GraphVerdict
-from edgedistill.bundle.contents import TEACHER_FACTS
+from edgedistill.bundle.contents import RIDGE_SMOOTHING, SMOOTHING_TENSORS, TEACHER_FACTS
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.errors import EngineError
 from edgedistill.models.student import Student
+from edgedistill.numerics.smoothing import SmoothingModel
 from edgedistill.pipeline.graph_checks import (
     FLOAT_GRAPH,
     HALF_GRAPH,
@@ -127,10 +128,15 @@ def write_teachers(teacher: TeacherSubject, session: str, outputs: int) -> Files
     return {**graphs, TEACHER_FACTS: json.dumps(facts).encode()}
 
 
-def write_ridge(ridge: LaggedRidge) -> bytes:
-    """Returns the bytes of a lagged ridge: `weight` (K, lags + 1, C), the newest bin first, `bias` and `penalty`."""
+def write_ridge(ridge: LaggedRidge, smoothing: SmoothingModel | None) -> bytes:
+    """Returns the bytes of a lagged ridge: `weight` (K, lags + 1, C), the newest bin first, `bias` and `penalty`.
+
+    The filter of its outputs, if it has one, is `smoothing.*`.
+    """
     readout = ridge.readout
     outputs, features = readout.weight.shape
     weight = readout.weight.reshape(outputs, ridge.lags + 1, features // (ridge.lags + 1))
     arrays = {"weight": weight, "bias": readout.bias, "penalty": np.array([readout.penalty])}
+    if smoothing is not None:
+        arrays |= {RIDGE_SMOOTHING + name: getattr(smoothing, name) for name in SMOOTHING_TENSORS}
     return save({name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()})

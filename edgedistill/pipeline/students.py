@@ -1,35 +1,38 @@
 """Runs the students' stages, which train the models of the table that follow a teacher or the behavior.
 
-Sessions and the teacher's latents go in. A trained float student comes out. It is kept under a hash of its inputs.
+Sessions and the teacher's targets go in. A trained float student comes out. It is kept under a hash of its inputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor
 
+from edgedistill.config import Alignment
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.run_context import Run, session_inputs
-from edgedistill.pipeline.teacher import TeacherLatents
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import distill_bidirectional
+from edgedistill.training.losses import DISTILLED
 from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, train_task
+from edgedistill.training.teacher_targets import TeacherTargets
 
 
 def student_from_sessions(
     run: Run,
     task_name: str,
     sessions: Sequence[TrainingSession],
-    teacher_latents: TeacherLatents,
-    alignment: str = "cosine",
+    targets: TeacherTargets,
+    alignment: Alignment,
 ) -> Student:
     """Returns a student that is trained on `sessions` for one task, or the one that the cache holds."""
     config, task = run.preset.training, STUDENT_TASKS[task_name].with_alignment(alignment)
+    teacher_latents = targets.of(task.objective, run.preset.student)
     stage = task_name if len(sessions) > 1 or task_name != "unsupervised_lfp" else "single_session_lfp"
 
     def make(folder: Path) -> None:
@@ -45,20 +48,23 @@ def student_from_sessions(
 
 
 def patch_student_from_sessions(
-    run: Run, sessions: Sequence[TrainingSession], teacher_latents: TeacherLatents
+    run: Run, sessions: Sequence[TrainingSession], targets: TeacherTargets, alignment: Alignment
 ) -> PatchAutoencoder:
-    """Returns a student of the published, bidirectional shape, distilled without labels."""
+    """Returns a student of the published, bidirectional shape, distilled without labels on the slow LFP alone."""
     config, size = run.preset.training, run.preset.patch_student
+    sessions = [session.without_bands() for session in sessions]
+    objective = replace(DISTILLED, aligned_by=alignment)
+    teacher_latents = targets.of(objective, size)
 
     def make(folder: Path) -> None:
         checkpoint = folder / "checkpoint.safetensors"
         shown = run.progress_of("bidirectional")
-        model = distill_bidirectional(sessions, size, config, run.seed, teacher_latents, checkpoint, shown)
+        model = distill_bidirectional(sessions, size, config, run.seed, teacher_latents, checkpoint, shown, objective)
         save_teacher(model, folder, {"config": asdict(config)})
         checkpoint.unlink(missing_ok=True)
 
     seen = [session_inputs(s, s.inputs("lfp"), teacher_latents[s.id]) for s in sessions]
-    inputs = [seen, asdict(size), asdict(config), run.seed]
+    inputs = [seen, asdict(size), asdict(alignment), asdict(config), run.seed]
     return load_teacher(run.cache.stage("bidirectional", inputs, make))[0]
 
 

@@ -1,4 +1,4 @@
-"""Runs the spike teacher's stages: training, the latents that students follow, and a read-out for streaming.
+"""Runs the spike teacher's stages: training, and a read-out for streaming.
 
 Sessions and a run go in. A trained teacher comes out, with what later stages need of it.
 """
@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from time import monotonic
 
 import numpy as np
-from torch import Tensor
 
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import hash_checkpoint, load_teacher, save_teacher
@@ -19,11 +18,9 @@ from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout
-from edgedistill.training.pretrain import compute_teacher_latents as whitened_latents
 from edgedistill.training.pretrain import train_teacher
+from edgedistill.training.teacher_targets import TeacherTargets
 from edgedistill.training.teacher_window import fit_last_bin_readout
-
-TeacherLatents = dict[str, Tensor]  # session id -> (T, k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +61,9 @@ def load_known_teacher(folder: Path, sessions: Sequence[TrainingSession]) -> Pat
     return teacher
 
 
-def latents_from_teacher(run: Run, teacher: PatchAutoencoder, sessions: Sequence[TrainingSession]) -> TeacherLatents:
-    """Returns the whitened latents (T, k) of every session, which a student learns to follow."""
-    start = monotonic()
-    latents = whitened_latents(teacher, sessions, run.preset.teacher_training)
-    run.cache.note("teacher latents", start)
-    return latents
+def targets_from_teacher(run: Run, teacher: PatchAutoencoder, sessions: Sequence[TrainingSession]) -> TeacherTargets:
+    """Returns what students of these sessions can be aligned to, which is computed when it is first asked for."""
+    return TeacherTargets(teacher, sessions, run.preset.teacher_training, partial(run.cache.note, "teacher latents"))
 
 
 def fit_window_readout(run: Run, teacher: PatchAutoencoder, session: TrainingSession) -> TeacherSubject:

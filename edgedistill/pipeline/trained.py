@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from time import monotonic
 
 from edgedistill.models.student import Student
-from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.decoder_source import EarlierStudent
 from edgedistill.pipeline.pretrained_student import outputs_of
 from edgedistill.pipeline.request import BuildRequest
 from edgedistill.pipeline.result import Metrics
 from edgedistill.pipeline.students import patch_student_from_sessions, student_from_sessions
 from edgedistill.pipeline.teacher import (
-    TeacherLatents,
     TeacherSubject,
     fit_window_readout,
-    latents_from_teacher,
+    targets_from_teacher,
     teacher_from_sessions,
 )
 from edgedistill.training.baselines import LaggedRidge, fit_linear_baselines, fit_ridge
@@ -32,6 +30,7 @@ from edgedistill.training.student_tasks import (
     score_student,
     score_teacher,
 )
+from edgedistill.training.teacher_targets import TeacherTargets
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +60,7 @@ class TrainedModels:
 
     lfp: TrainedStudent
     spikes: SpikeModels | None  # None where the user asked for none
-    teacher_latents: TeacherLatents  # by session; none where the build has no teacher
+    targets: TeacherTargets | None  # None where the build has no teacher
     ridge: LaggedRidge  # on the same LFP as the student that ships
     metrics: Metrics
 
@@ -76,41 +75,42 @@ def train_models(request: BuildRequest) -> TrainedModels:
     metrics: Metrics = {}
     if teacher is None and request.options.has_spike_models:
         teacher = teacher_from_sessions(run, request.sessions)
-    latents = {} if teacher is None else latents_from_teacher(run, teacher, request.sessions)
-    request.decoder.require_latents(latents, request.recipe)
+    targets = None if teacher is None else targets_from_teacher(run, teacher, request.sessions)
+    request.decoder.require_targets(targets, request.recipe)
     spikes = None
-    if teacher is not None and request.options.has_spike_models:
-        spikes, metrics = train_spike_models(request, teacher, latents)
+    if targets is not None and request.options.has_spike_models:
+        spikes, metrics = train_spike_models(request, targets)
     if isinstance(request.decoder, EarlierStudent):
         lfp = adapt_pretrained(request, request.decoder)
     else:
-        distilled = student_from_sessions(run, "distilled", request.sessions, latents)
+        assert targets is not None
+        distilled = student_from_sessions(run, "distilled", request.sessions, targets, request.options.alignment)
         metrics["distilled_r2"] = score_student(distilled, "distilled", request.session)[1].r2
-        lfp = train_and_score(request, "deployed", latents)
+        lfp = train_and_score(request, "deployed", targets)
     metrics["deployed_r2"] = lfp.r2
     ridge, scores = fit_linear(request, lfp.session)
     metrics |= scores
-    if request.options.baselines:
-        metrics |= baseline_scores(request, latents)
-    return TrainedModels(lfp, spikes, latents, ridge, metrics)
+    if request.options.baselines and targets is not None:
+        metrics |= baseline_scores(request, targets)
+    return TrainedModels(lfp, spikes, targets, ridge, metrics)
 
 
-def train_spike_models(
-    request: BuildRequest, teacher: PatchAutoencoder, latents: TeacherLatents
-) -> tuple[SpikeModels, Metrics]:
+def train_spike_models(request: BuildRequest, targets: TeacherTargets) -> tuple[SpikeModels, Metrics]:
     """Returns a spike student, the teacher with a read-out for streaming, and the R² of both."""
-    run, session = request.run, request.session
-    student = train_and_score(request, "spike_student", latents)
+    run, session, teacher = request.run, request.session, targets.teacher
+    student = train_and_score(request, "spike_student", targets)
     r2 = score_teacher(teacher, session, run.preset.teacher_training.segment_bins).r2
     models = SpikeModels(student, fit_window_readout(run, teacher, session))
     return models, {"teacher_r2": r2, "spike_student_r2": student.r2}
 
 
-def train_and_score(request: BuildRequest, name: str, latents: TeacherLatents) -> TrainedStudent:
+def train_and_score(request: BuildRequest, name: str, targets: TeacherTargets) -> TrainedStudent:
     """Returns a student that is trained on all sessions, with a read-out fitted on the session it will decode."""
-    student = student_from_sessions(request.run, name, request.sessions, latents)
+    alignment = request.options.alignment
+    student = student_from_sessions(request.run, name, request.sessions, targets, alignment)
     readout, scored = score_student(student, name, request.session)
-    return TrainedStudent(name, student, STUDENT_TASKS[name], request.session, readout, scored.r2)
+    task = STUDENT_TASKS[name].with_alignment(alignment)
+    return TrainedStudent(name, student, task, request.session, readout, scored.r2)
 
 
 def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedStudent:
@@ -146,17 +146,17 @@ def fit_linear(request: BuildRequest, decoded: TrainingSession) -> tuple[LaggedR
     return ridge, {f"{name}_r2": baseline.score.r2 for name, baseline in found.items()}
 
 
-def baseline_scores(request: BuildRequest, latents: TeacherLatents) -> Metrics:
+def baseline_scores(request: BuildRequest, targets: TeacherTargets) -> Metrics:
     """Returns the R² of the models of --baselines."""
-    run, session, sessions = request.run, request.session, request.sessions
-    single = student_from_sessions(run, "unsupervised_lfp", [session], latents)
-    multi = student_from_sessions(run, "unsupervised_lfp", sessions, latents)
-    supervised = student_from_sessions(run, "supervised_lfp", sessions, latents)
-    patch = patch_student_from_sessions(run, sessions, latents)
+    run, session, sessions, alignment = request.run, request.session, request.sessions, request.options.alignment
+    single = student_from_sessions(run, "unsupervised_lfp", [session], targets, alignment)
+    multi = student_from_sessions(run, "unsupervised_lfp", sessions, targets, alignment)
+    supervised = student_from_sessions(run, "supervised_lfp", sessions, targets, alignment)
+    patch = patch_student_from_sessions(run, sessions, targets, alignment)
     segment = run.preset.teacher_training.segment_bins
     return {
         "single_session_lfp_r2": score_student(single, "unsupervised_lfp", session)[1].r2,
         "multi_session_lfp_r2": score_student(multi, "unsupervised_lfp", session)[1].r2,
         "supervised_lfp_r2": score_student(supervised, "supervised_lfp", session)[1].r2,
-        "distilled_bidirectional_r2": score_teacher(patch, session, segment).r2,
+        "distilled_bidirectional_r2": score_teacher(patch, session.without_bands(), segment).r2,
     }

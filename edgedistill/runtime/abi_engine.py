@@ -26,11 +26,13 @@ from edgedistill.runtime.c_abi import OUTPUT
 from edgedistill.runtime.c_state import (
     read_frontend,
     read_shift,
+    read_smoothing,
     read_statistics,
     read_student,
     state_dtype,
     write_frontend,
     write_shift,
+    write_smoothing,
     write_statistics,
     write_student,
 )
@@ -59,7 +61,7 @@ class AbiEngine:
         # Not at exit: then the system frees the GPU's memory, and the driver may be unloaded before this runs.
         weakref.finalize(self, opened.library.ed_close, opened.decoder).atexit = False
         self.info = self._library.ed_info_get(self._decoder).contents
-        self._dtype = state_dtype(shape, config)
+        self._dtype = state_dtype(shape, config, self.info.smoothing_states)
         self._check_info()
         self._bin: Floats = np.zeros(shape.channels, np.float32)
         self._kinematics: Floats = np.zeros(shape.outputs, np.float32)
@@ -90,10 +92,17 @@ class AbiEngine:
         self._check_code(self._library.ed_latent(self._decoder, found.ctypes.data, self.shape.d))
         return found
 
+    @property
+    def raw_kinematics(self) -> Floats:
+        """Returns the kinematics (K,) of the last step before they were smoothed. They are zero before the first."""
+        found: Floats = np.empty(self.shape.outputs, np.float32)
+        self._check_code(self._library.ed_raw_kinematics(self._decoder, found.ctypes.data, self.shape.outputs))
+        return found
+
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Returns kinematics (K,) in physical units for one bin (C,) of the models' input, which is finite."""
+        """Returns kinematics (K,) in physical units for one bin (I,) of the models' input, which is finite."""
         if bin.shape != self._bin.shape:
-            raise EngineError("a step takes one bin", got=bin.shape, expected=f"{self._bin.shape}: one per channel")
+            raise EngineError("a step takes one bin", got=bin.shape, expected=self._bin.shape)
         self._bin[:] = bin
         self._check_code(self._library.ed_step(*self._step))
         return self._kinematics.copy()
@@ -125,7 +134,7 @@ class AbiEngine:
         self._frame, self._held = 0, _nothing()
 
     def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
-        """Sets the statistics (C,) in uV, rounded to float32, that hold from the next bin on.
+        """Sets the statistics (I,), rounded to float32, that hold from the next bin on.
 
         The running amplitude starts again.
         """
@@ -139,7 +148,7 @@ class AbiEngine:
         return read_student(self.shape, self._export())
 
     def import_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Continues from a student's state that any engine exported. The front end stays where it is."""
+        """Continues from a student's state that any engine exported. All else of the stream stays where it is."""
         record = self._export()
         write_student(self.shape, record, state)
         self._import(record)
@@ -148,7 +157,8 @@ class AbiEngine:
         """Returns the state of the stream, with the names that all engines use.
 
         `seen` counts bins. The front end's state is `fe_*`, that of statistics that follow the signal `statistics_*`,
-        that of the running amplitude `shift_*`, and that of the student `state_*`.
+        that of the running amplitude `shift_*`, that of the filter of the outputs `smoothing_state`, and that of the
+        student `state_*`.
         """
         record = self._export()
         front_end = read_frontend(self.config, record)
@@ -160,6 +170,7 @@ class AbiEngine:
         state |= {f"fe_{name}": array for name, array in front_end.items()}
         state |= {f"statistics_{name}": array for name, array in read_statistics(record).items()}
         state |= {f"shift_{name}": array for name, array in read_shift(record).items()}
+        state |= {f"smoothing_{name}": array for name, array in read_smoothing(record).items()}
         return state | {f"state_{name}": array for name, array in read_student(self.shape, record).items()}
 
     def import_stream(self, state: State) -> None:
@@ -181,6 +192,8 @@ class AbiEngine:
             write_statistics(record, followed)
         if shift := take_part(state, "shift_"):
             write_shift(record, shift)
+        if smooth := take_part(state, "smoothing_"):
+            write_smoothing(record, smooth)
         if student:
             write_student(self.shape, record, student)
         record["seen"] = int(state["seen"]) if "seen" in state else 0
@@ -237,10 +250,13 @@ class AbiEngine:
 
     def _check_info(self) -> None:
         info, shape = self.info, self.shape
-        got = (info.abi_version, info.channels, info.outputs, info.latent, info.export_bytes)
-        expected = (ABI_VERSION, shape.channels, shape.outputs, shape.d, self._dtype.itemsize)
+        got = (info.abi_version, info.channels, info.inputs, info.outputs, info.latent, info.export_bytes)
+        expected = (
+            *(ABI_VERSION, self.config.channels, shape.channels),
+            *(shape.outputs, shape.d, self._dtype.itemsize),
+        )
         if got != expected:
-            names = "(ABI, channels, outputs, latent, bytes of a state)"
+            names = "(ABI, channels, inputs, outputs, latent, bytes of a state)"
             raise EngineError("the library holds another student", got=f"{got} {names}", expected=expected)
 
 

@@ -32,10 +32,10 @@ class Info(c.Structure):
     """Mirrors the struct ed_info."""
 
     _fields_ = (
-        *((name, c.c_uint32) for name in ("abi_version", "channels", "outputs", "latent")),
+        *((name, c.c_uint32) for name in ("abi_version", "channels", "inputs", "outputs", "latent")),
         *((name, c.c_uint64) for name in ("rate_numerator", "rate_denominator")),
-        *((name, c.c_uint32) for name in ("bin_ms", "warmup_bins")),
-        ("group_delay_ms", c.c_double),
+        *((name, c.c_uint32) for name in ("bin_ms", "warmup_bins", "smoothing_states")),
+        *((name, c.c_double) for name in ("group_delay_ms", "smoothing_delay_ms")),
         *((name, c.c_size_t) for name in ("state_bytes", "export_bytes")),
         *((name, c.c_char_p) for name in ("name", "variant")),
         *((name, c.POINTER(c.c_char_p)) for name in ("channel_ids", "output_names", "output_units")),
@@ -61,6 +61,7 @@ SIGNATURES = {
     "ed_step": (_INT, (_P, _P, _P)),
     "ed_set_normalization": (_INT, (_P, _P, _P)),
     "ed_latent": (_INT, (_P, _P, _N)),
+    "ed_raw_kinematics": (_INT, (_P, _P, _N)),
     "ed_state_export": (_INT, (_P, _P, _N)),
     "ed_state_import": (_INT, (_P, _P, _N)),
 }

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
-from edgedistill.frontend import FrontEndConfig, filter_sections
+from edgedistill.frontend import FrontEndConfig, band_sections, filter_sections
 from edgedistill.frontend.statistics import ChannelStatistics
+from edgedistill.numerics.smoothing import require_smoothing_state
 from edgedistill.numerics.state import require_state
 from edgedistill.runtime.shift import RunningAmplitude
 
@@ -25,27 +26,33 @@ Arrays = dict[str, npt.NDArray[Any]]
 SIZES = ("channels", "d", "layers", "heads", "window", "lag_rows")
 
 
-def state_dtype(shape: StudentShape, config: FrontEndConfig) -> np.dtype[np.void]:
-    """Returns the type of one record: header, rings of each layer, lagged bins, front end, statistics, amplitude."""
+def state_dtype(shape: StudentShape, config: FrontEndConfig, smoothing_states: int = 0) -> np.dtype[np.void]:
+    """Returns the type of one record: header, rings of each layer, lagged bins, front end, and what follows it.
+
+    These are statistics, running amplitude, and the filter of the outputs, whose state has `smoothing_states` values.
+    """
     fields: list[tuple[Any, ...]] = [
         *((name, "<u4") for name in ("magic", "abi_version")),
         *((name, "<u8") for name in ("bytes", "frontend_bytes", "seen")),
         *((name, "<u4") for name in SIZES),
         *((name, "<i4") for name in ("pos", "live")),
-        ("reserved", "<u4", (4,)),
+        ("smoothing_states", "<u4"),
+        ("reserved", "<u4", (3,)),
     ]
     ring = (shape.heads, shape.window - 1, shape.head_dim)
     fields += [(f"ring_{kind}_{i}", "i1", ring) for i in range(shape.layers) for kind in "kv"]
     fields += [("lags", "i1", (shape.lag_rows, shape.channels))]
     fields += [("fill", "i1", (-np.dtype(fields).itemsize % 8,)), *_frontend_fields(config)]
     fields += [(name, "<f8", (shape.channels,)) for name in ("mean", "std") if config.follow_rate]
-    fields += [("shift_bins", "<u4"), ("shift_power", "<f4", (shape.channels,))]
+    fields += [("shift_bins", "<u4"), ("shift_power", "<f4", (config.channels,))]
+    fields += [("smoothing", "<f4", (smoothing_states,))]
     fields += [("last_fill", "i1", (-np.dtype(fields).itemsize % 8,))]
     return np.dtype(fields)
 
 
 def _frontend_fields(config: FrontEndConfig) -> list[tuple[Any, ...]]:
     decimator, shaper = map(len, filter_sections(config))
+    bands, per_band = band_sections(config).shape[:2]
     channels, decimated = config.channels, config.decimation > 1
     kept = -(-config.edge(1) // config.decimation)  # bin 0 is the longest
     rows = max(config.flat_bins, config.saturated_bins) - 1
@@ -53,6 +60,7 @@ def _frontend_fields(config: FrontEndConfig) -> list[tuple[Any, ...]]:
         *((name, "<i8") for name in ("frame", "pending_gap", "lost_bins")),
         *([("decimator", "<f8", (decimator, channels, 2))] if decimated else []),
         ("shaper", "<f8", (shaper, channels, 2)),
+        *([("bands", "<f8", (bands * per_band, channels, 2)), ("power", "<f8", (bands, channels))] if bands else []),
         ("pending", "<f8", (kept, channels)),
         *((name, "<f8", (channels,)) for name in ("clean", "lowest", "highest")),
         *((name, "<f8", (channels,)) for name in (("part_low", "part_high", "broken") if decimated else ())),
@@ -71,10 +79,14 @@ def read_frontend(config: FrontEndConfig, record: npt.NDArray[np.void]) -> Array
         "pending_gap": np.array(bool(record["pending_gap"])),
         "lost_bins": np.array(int(record["lost_bins"]), np.int64),
         "decimator": record["decimator"].copy() if config.decimation > 1 else empty,
-        **{
-            name: np.array(record[name], np.float64) for name in ("shaper", "low", "high", "lowest", "highest", "clean")
-        },
+        **{name: np.array(record[name], np.float64) for name in _kept_arrays(config)},
     }
+
+
+def _kept_arrays(config: FrontEndConfig) -> tuple[str, ...]:
+    """Returns the arrays that every record has, whether samples are decimated or not."""
+    bands = ("bands", "power") if config.bands else ()
+    return ("shaper", *bands, "low", "high", "lowest", "highest", "clean")
 
 
 def write_frontend(config: FrontEndConfig, record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -97,7 +109,7 @@ def write_frontend(config: FrontEndConfig, record: npt.NDArray[np.void], state: 
     record["pending"] = 0
     if not decimated:
         record["pending"][:pending] = state["pending"]
-    for name in ("shaper", "low", "high", "lowest", "highest", "clean", *(("decimator",) if decimated else ())):
+    for name in (*_kept_arrays(config), *(("decimator",) if decimated else ())):
         record[name] = state[name]
 
 
@@ -122,6 +134,20 @@ def write_shift(record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[An
     """Writes a running amplitude into a record. Raises EngineError, before anything changes, if it cannot be one."""
     RunningAmplitude(len(record["shift_power"])).import_state(state)
     record["shift_power"], record["shift_bins"] = state["power"], state["bins"]
+
+
+def read_smoothing(record: npt.NDArray[np.void]) -> Arrays:
+    """Returns the state of the filter of the outputs in a record, as `OutputSmoother.export_state` does.
+
+    Returns nothing where the outputs are not smoothed.
+    """
+    state = record["smoothing"].astype(np.float32)
+    return {"state": state} if len(state) else {}
+
+
+def write_smoothing(record: npt.NDArray[np.void], state: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes the state of the filter of the outputs into a record. Raises EngineError if it cannot be one."""
+    record["smoothing"] = require_smoothing_state(state, len(record["smoothing"]))
 
 
 def read_student(shape: StudentShape, record: npt.NDArray[np.void]) -> Arrays:

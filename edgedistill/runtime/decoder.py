@@ -25,12 +25,14 @@ from edgedistill.bundle.contents import (
     read_decoder_spec,
     read_deviation_model,
     read_int8_model,
+    read_smoothing_model,
     read_spatial_model,
     require_current_format,
 )
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError, did_you_mean
 from edgedistill.numerics import Oracle
+from edgedistill.numerics.smoothing import SmoothingModel
 from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.runtime.compiled_engines import COMPILED, is_compiled
 from edgedistill.runtime.onnx_engine import OnnxEngine
@@ -56,11 +58,12 @@ class DecoderInfo:
     output_names: tuple[str, ...]
     output_units: tuple[str, ...]
     group_delay_ms: float  # of the front end
+    smoothing_delay_ms: float  # of the filter that smooths the outputs; 0 without one
     warmup_bins: int
 
 
-def describe_decoder(spec: DecoderSpec, engine: str) -> DecoderInfo:
-    """Returns what a caller needs to know about the bundle's decoder with that engine."""
+def describe_decoder(spec: DecoderSpec, engine: str, smoothing: SmoothingModel | None = None) -> DecoderInfo:
+    """Returns what a caller needs to know about the bundle's decoder with that engine and that filter of outputs."""
     return DecoderInfo(
         name=spec.name,
         engine=engine,
@@ -70,6 +73,7 @@ def describe_decoder(spec: DecoderSpec, engine: str) -> DecoderInfo:
         output_names=spec.output_names,
         output_units=spec.output_units,
         group_delay_ms=spec.group_delay_ms,
+        smoothing_delay_ms=0.0 if smoothing is None else smoothing.delay_ms(spec.front_end.bin_ms),
         warmup_bins=spec.warmup_bins,
     )
 
@@ -89,15 +93,17 @@ class Decoder:
             raise EngineError(f"unknown engine '{engine}'", expected=did_you_mean(engine, ENGINES))
         spec = read_decoder_spec(bundle)
         self.bundle = bundle
-        self.shape, self.frontend_config, self.info = spec.shape, spec.front_end, describe_decoder(spec, engine)
+        smoothing = read_smoothing_model(bundle, spec.shape)
+        self.shape, self.frontend_config = spec.shape, spec.front_end
+        self.info = describe_decoder(spec, engine, smoothing)
         self._stream: NumpyStream | AbiEngine
         if engine in COMPILED:
             self._stream = COMPILED[engine].open(bundle, self.shape, self.frontend_config)
             return
         student = _open_engine(bundle, self.shape, engine)
         spatial = read_spatial_model(bundle, self.frontend_config)
-        deviation = read_deviation_model(bundle, self.shape)
-        self._stream = NumpyStream(self.frontend_config, spatial, deviation, student, self.info.warmup_bins)
+        deviation = read_deviation_model(bundle, self.frontend_config.channels, self.shape.outputs)
+        self._stream = NumpyStream(self.frontend_config, spatial, deviation, student, self.info.warmup_bins, smoothing)
         self._stream.set_normalization(*self._checked_normalization(spec.normalization.mean, spec.normalization.std))
 
     @classmethod
@@ -111,11 +117,11 @@ class Decoder:
         A sample that is not finite is no error. Its channel is masked and counted.
         """
         frames: npt.NDArray[np.floating[Any]] = np.asarray(frames_uv)
-        if frames.ndim != 2 or frames.shape[1] != self.shape.channels or frames.dtype.kind != "f":
+        if frames.ndim != 2 or frames.shape[1] != self.frontend_config.channels or frames.dtype.kind != "f":
             raise EngineError(
                 "the decoder cannot take these frames",
                 got=f"shape {frames.shape}, {frames.dtype}",
-                expected=f"(n, {self.shape.channels}) microvolts as floats, time first",
+                expected=f"(n, {self.frontend_config.channels}) microvolts as floats, time first",
                 causes=(
                     "the recording has other channels than the bundle",
                     "channels and time are swapped",
@@ -135,8 +141,10 @@ class Decoder:
         raw = np.asarray(frames)
         if raw.dtype != np.int16:
             raise EngineError("push_i16 takes int16 samples", got=raw.dtype, next_step="push() takes microvolts")
-        if raw.ndim != 2 or raw.shape[1] != self.shape.channels:
-            raise EngineError("frames have the wrong shape", got=raw.shape, expected=f"(n, {self.shape.channels})")
+        if raw.ndim != 2 or raw.shape[1] != self.frontend_config.channels:
+            raise EngineError(
+                "frames have the wrong shape", got=raw.shape, expected=f"(n, {self.frontend_config.channels})"
+            )
         gain, offset = self._one_a_channel("gain_uv", gain_uv), self._one_a_channel("offset_uv", offset_uv)
         return self._stream.push_i16(np.ascontiguousarray(raw), gain, offset)
 
@@ -147,14 +155,14 @@ class Decoder:
         return self._stream.gap(n_frames)
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Returns kinematics (K,) of one bin (C,) of the models' input, without the front end."""
+        """Returns kinematics (K,) of one bin (I,) of the models' input, without the front end."""
         values = np.asarray(bin, np.float32)
         if values.shape != (self.shape.channels,):
             raise EngineError("a step takes one bin", got=values.shape, expected=f"({self.shape.channels},)")
         if not np.isfinite(values).all():  # a NaN would stay in the rings for the whole window
             raise EngineError(
                 "a bin must be finite", got=f"{np.count_nonzero(~np.isfinite(values))} values that are not",
-                expected="finite values, in deviations of each channel",
+                expected="finite values, in deviations",
             )  # fmt: skip
         return self._stream.step(values)
 
@@ -163,10 +171,11 @@ class Decoder:
         self._stream.reset()
 
     def set_normalization(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
-        """Sets another day's statistics, both (C,) in uV, from the next bin on. A std of 0 silences a channel.
+        """Sets another day's statistics, both (I,), from the next bin on.
 
-        They are those of the filtered channels before the common average. Where statistics follow the signal, they
-        follow from these on.
+        They are those of the filtered channels in uV before the common average, then of the log power of each band. A
+        std of 0 of its slow LFP silences a channel, and that of a band makes this number 0. Where statistics follow the
+        signal, they follow from these on.
         They are rounded to float32 for every engine, as `ed_set_normalization` takes them. `Flag.SHIFTED` is cleared,
         and comes back only if the amplitude does not fit the new statistics either.
         """
@@ -182,13 +191,15 @@ class Decoder:
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the state of this stream.
 
-        The front end is `fe_*`, statistics that follow `statistics_*`, the running amplitude `shift_*`, the student
-        `state_*`; `seen` counts bins.
+        The front end is `fe_*`, statistics that follow `statistics_*`, the running amplitude `shift_*`, the filter of
+        the outputs `smoothing_state`, the student `state_*`; `seen` counts bins.
         """
         return self._stream.export_stream()
 
     def import_state(self, state: State) -> None:
-        """Continues from an exported state. A missing part (fe_*, statistics_*, shift_*, state_*, seen) starts fresh.
+        """Continues from an exported state. A part that is missing from it starts fresh.
+
+        The parts are fe_*, statistics_*, shift_*, smoothing_state, state_* and seen.
 
         Raises EngineError, with nothing changed, for a state of another bundle.
         """
@@ -203,7 +214,7 @@ class Decoder:
                 raise EngineError(
                     f"the {name} of the normalization does not fit",
                     got=f"shape {values.shape}",
-                    expected=f"({self.shape.channels},) finite values, one a channel",
+                    expected=f"({self.shape.channels},) finite values, one for each number of a bin",
                 )
         if (new_std < 0).any():
             raise EngineError("a standard deviation cannot be negative", got=new_std.min())
@@ -211,10 +222,10 @@ class Decoder:
 
     def _one_a_channel(self, name: str, value: npt.ArrayLike) -> npt.NDArray[np.float64]:
         found = np.asarray(value, np.float64)
-        if found.shape not in ((), (self.shape.channels,)) or not np.isfinite(found).all():
+        if found.shape not in ((), (self.frontend_config.channels,)) or not np.isfinite(found).all():
             expected = "a finite number, or one a channel"
             raise EngineError(f"{name} does not fit", got=f"shape {found.shape}", expected=expected)
-        return np.array(np.broadcast_to(found, self.shape.channels))
+        return np.array(np.broadcast_to(found, self.frontend_config.channels))
 
 
 def _open_engine(bundle: Bundle, shape: StudentShape, engine: str) -> OnnxEngine | Oracle:

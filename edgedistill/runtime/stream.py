@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edgedistill.frontend import Bins, ChannelStatistics, FrontEnd, FrontEndConfig, SpatialModel, standardize
 from edgedistill.numerics import Oracle
 from edgedistill.numerics.deviation import DeviationModel
+from edgedistill.numerics.smoothing import SmoothingModel, smoother_from_state
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.runtime.shift import RunningAmplitude
 
@@ -58,12 +59,14 @@ class NumpyStream:
         deviation: DeviationModel,
         engine: OnnxEngine | Oracle,
         warmup_bins: int,
+        smoothing: SmoothingModel | None = None,
     ) -> None:
         self._config, self._engine, self._warmup_bins = config, engine, warmup_bins
         self._spatial, self._deviation = spatial, deviation
         self._front_end = FrontEnd(config)
-        self._statistics = ChannelStatistics(config.channels, config.follow_rate)
+        self._statistics = ChannelStatistics(config.inputs, config.follow_rate)
         self._amplitude = RunningAmplitude(config.channels)
+        self._smoothing, self._smoother = smoothing, smoother_from_state(smoothing, {})
         self._seen = 0
 
     @property
@@ -90,9 +93,9 @@ class NumpyStream:
         return self._decode(self._front_end.gap(n_frames))
 
     def step(self, bin: Floats) -> Floats:
-        """Returns the kinematics (K,) of one bin (C,) of the models' input."""
+        """Returns the kinematics (K,) of one bin (I,) of the models' input."""
         self._seen += 1
-        return self._engine.step(bin)
+        return self._step(bin)
 
     def reset(self) -> None:
         """Goes back to a fresh stream, with the normalization that was set."""
@@ -100,10 +103,12 @@ class NumpyStream:
         self._statistics.reset()
         self._engine.reset()
         self._amplitude.reset()
+        if self._smoother is not None:
+            self._smoother.reset()
         self._seen = 0
 
     def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
-        """Sets the statistics (C,) in uV that hold from the next bin on. The running amplitude starts again."""
+        """Sets the statistics (I,) that hold from the next bin on. The running amplitude starts again."""
         self._statistics.set(mean, std)
         self._amplitude.reset()
 
@@ -111,12 +116,15 @@ class NumpyStream:
         """Returns the state of the stream.
 
         `seen` counts bins. The front end's state is `fe_*`, that of statistics that follow the signal `statistics_*`,
-        that of the running amplitude `shift_*`, and that of the engine `state_*`.
+        that of the running amplitude `shift_*`, that of the filter of the outputs `smoothing_state`, and that of the
+        engine `state_*`.
         """
         state: dict[str, npt.NDArray[Any]] = {"seen": np.array(self._seen, np.int64)}
         state |= {f"fe_{name}": array for name, array in self._front_end.export_state().items()}
         state |= {f"statistics_{name}": array for name, array in self._statistics.export_state().items()}
         state |= {f"shift_{name}": array for name, array in self._amplitude.export_state().items()}
+        if self._smoother is not None:
+            state |= {f"smoothing_{name}": array for name, array in self._smoother.export_state().items()}
         return state | {f"state_{name}": array for name, array in self._engine.export_state().items()}
 
     def import_stream(self, state: State) -> None:
@@ -134,12 +142,18 @@ class NumpyStream:
             amplitude.import_state(shift)
         if followed := take_part(state, "statistics_"):
             statistics.import_state(followed)
+        smoother = smoother_from_state(self._smoothing, take_part(state, "smoothing_"))
         if student:
             self._engine.import_state(student)
         else:
             self._engine.reset()
         self._front_end, self._amplitude, self._statistics = fresh, amplitude, statistics
+        self._smoother = smoother
         self._seen = int(state["seen"]) if "seen" in state else 0
+
+    def _step(self, z: Floats) -> Floats:
+        raw = self._engine.step(z)
+        return raw if self._smoother is None else self._smoother.step(raw)
 
     def _decode(self, bins: Bins) -> list[Output]:
         return [self._decode_bin(bins, i) for i in range(len(bins.values))]
@@ -147,14 +161,15 @@ class NumpyStream:
     def _decode_bin(self, bins: Bins, i: int) -> Output:
         statistics, values = self._statistics, bins.values[i]
         known = self._spatial.known
-        present, there, bad = standardize(values, bins.bad[i], (statistics.mean, statistics.std), known)
-        z = self._spatial.complete(present[None], there[None])[0]
-        kinematics = self._engine.step(z)
+        row, moments = slice(i, i + 1), (statistics.mean, statistics.std)
+        present, theirs, bads = standardize(bins.values[row], bins.bad[row], moments, known)
+        z, there, bad = self._spatial.complete(present, theirs)[0], theirs[0], bads[0]
+        kinematics = self._step(z)
         self._seen += 1
         flags = self._find_flags(bins, i, bad, there, kinematics)
         if not flags & (Flag.WARMUP | Flag.GAP):  # filters ring, or frames have no amplitude
-            self._amplitude.update(z, there)
-            statistics.update(values, there)
+            self._amplitude.update(z[: len(there)], there)
+            statistics.update(values, np.tile(there, self._config.features))
         if self._amplitude.shifted:
             flags |= Flag.SHIFTED
         lost = np.array([np.count_nonzero(known & ~there)])

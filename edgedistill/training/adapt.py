@@ -64,10 +64,16 @@ def require_known_array(student: Student, session: TrainingSession) -> None:
     if name_parameter(session.array) not in student.tokenizer.base:
         raise RecordingError(
             f"session {session.id} is of an array the student has not seen",
-            got=f"{session.inputs('lfp').shape[1]} channels",
-            expected="the channels (number and ids) of a session it was trained on",
+            got=describe_array(session),
+            expected="the channels (number and ids) and bands of a session it was trained on",
             next_step="distill a student on data that hold a session of this array",
         )
+
+
+def describe_array(session: TrainingSession) -> str:
+    """Returns how many channels a session has, and how many bands of each are read."""
+    spatial = session.standardization.spatial
+    return f"{spatial.channels} channels, {spatial.features - 1} bands of each"
 
 
 def restandardize(session: TrainingSession, old: Standardization | None) -> TrainingSession:
@@ -89,10 +95,11 @@ def keep_unseen_channels(session: TrainingSession, old: Standardization) -> Trai
     """Returns the session with what `old` says of the channels that the training block does not show."""
     own, source, block = session.standardization, session.source, session.split.train
     assert source is not None
-    if np.array_equal(own.spatial.known, old.spatial.known):
+    if np.array_equal(own.spatial.gain > 0, old.spatial.gain > 0):
         return session
     values = source.present[block].double().numpy() * own.std + own.mean
-    joint = join_standardizations((own.mean, own.std), values, ~source.there[block].numpy(), old)
+    bad = np.tile(~source.there[block].numpy(), own.spatial.features)
+    joint = join_standardizations((own.mean, own.std), values, bad, old)
     return session if joint is None else restandardize(session, joint.standardization)
 
 

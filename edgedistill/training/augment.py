@@ -34,30 +34,35 @@ def draw_augmented(
         held = [session.inputs(modality), source.present, source.there, *parts]
         bins, present, there, *rest = draw_segments(session, held, config, random)
         unit = torch.where(source.gain > 0, 1 / source.gain.clamp(min=1e-6), 0).to(present)
-        changed, kept, damaged = damage(present, unit, config, random)
+        loudness = torch.from_numpy(source.standardization.loudness).to(present)
+        changed, kept, damaged = damage(present, unit, loudness, config, random)
         recorded = there.any(dim=2, keepdim=True)
         kept &= (there | ~recorded).all(dim=1)
         bins[damaged] = complete(source, changed[damaged], kept[damaged]) * recorded[damaged]
         return [bins, *rest]
     bins, *rest = draw_segments(session, [session.inputs(modality), *parts], config, random)
-    changed, kept, _ = damage(bins, torch.ones(bins.shape[-1]).to(bins), config, random)
+    ones = torch.ones(bins.shape[-1]).to(bins)
+    changed, kept, _ = damage(bins, ones, ones[:0], config, random)
     return [changed * kept[:, None], *rest]
 
 
 def damage(
-    bins: Tensor, unit: Tensor, config: TrainingConfig, random: torch.Generator
+    bins: Tensor, unit: Tensor, loudness: Tensor, config: TrainingConfig, random: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns bins (batch, bins, channels) with drifted gains and noise, kept channels (batch, channels), and damaged.
+    """Returns bins (batch, bins, I) with drifted gains and noise, kept channels (batch, C), and damaged segments.
 
-    A share of the segments is `damaged` (batch,), each by its own amount. `unit` (channels,) is the noise of one
-    deviation.
+    A share of the segments is `damaged` (batch,), each by its own amount. `unit` (I,) is the noise of one deviation. A
+    gain multiplies the slow LFP, and shifts the standardized log power of bands by `loudness` (I - C,) times its log.
     """
-    batch, _, channels = bins.shape
+    batch, _, inputs = bins.shape
+    channels = inputs - len(loudness)
     damaged = (torch.rand(batch, generator=random) < config.damaged_share).to(bins.device)
-    gain = torch.exp(config.gain_drift * torch.randn(batch, 1, channels, generator=random).to(bins))
+    log_gain = config.gain_drift * torch.randn(batch, 1, channels, generator=random).to(bins)
     size = config.noise * torch.rand(batch, 1, 1, generator=random).to(bins)
     noise = size * unit * torch.randn(bins.shape, generator=random).to(bins)
-    changed = torch.where(damaged[:, None, None], bins * gain + noise, bins)
+    slow, power = bins[..., :channels] * torch.exp(log_gain), bins[..., channels:]
+    power = power + loudness * log_gain.repeat(1, 1, len(loudness) // channels)
+    changed = torch.where(damaged[:, None, None], torch.cat([slow, power], -1) + noise, bins)
     kept = draw_kept(batch, channels, config, random).to(bins.device) | ~damaged[:, None]
     return changed, kept, damaged
 

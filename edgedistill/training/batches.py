@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,8 @@ class TrainingSession:
     """Holds one session ready for training, with T bins. Parts that the recording lacks are None."""
 
     id: str
-    array: str  # name of the array; sessions with the same channels share it
-    lfp: Tensor | None  # (T, C) the models' input, with lost channels filled in
+    array: str  # name of the array; sessions with the same channels and bands share it
+    lfp: Tensor | None  # (T, I) the models' input, with lost channels filled in
     source: LfpSource | None  # what `lfp` was made from
     spikes: Tensor | None  # (T, U) z-scored counts
     counts: Tensor | None  # (T, U) spikes a bin; NaN where a unit was not observed
@@ -50,6 +50,12 @@ class TrainingSession:
         if self.source is None:
             raise RecordingError(f"session {self.id} holds no lfp")
         return self.source.standardization
+
+    def without_bands(self) -> TrainingSession:
+        """Returns the session for a model that sees the slow LFP alone."""
+        if self.lfp is None or self.source is None:
+            return self
+        return replace(self, lfp=self.lfp[:, : self.source.there.shape[1]], source=self.source.slow())
 
     def inputs(self, modality: str) -> Tensor:
         """Returns the bins (T, channels) of `lfp` or `spikes`. Raises RecordingError when the session has none."""
@@ -109,7 +115,7 @@ def training_session_from_blocks(
     valid = np.ones(bins.bins, np.bool_) if bins.valid is None else bins.valid
     return TrainingSession(
         id=bins.session_id,
-        array="array_" + hashlib.sha256("\n".join(bins.channel_ids).encode()).hexdigest()[:8],
+        array=name_array(bins),
         lfp=lfp,
         source=source,
         spikes=spikes,
@@ -123,16 +129,27 @@ def training_session_from_blocks(
     )
 
 
+def name_array(bins: SessionBins) -> str:
+    """Returns the name of an array, which depends on its channels and the bands that are read of them.
+
+    Where a band is cut may differ a little between sessions, because it depends on the measured sampling rate.
+    """
+    parts = list(bins.channel_ids)
+    if bins.frontend is not None:
+        parts += [f"power from {low:g} Hz" for low, _ in bins.frontend.bands]
+    return "array_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
 def make_source(
     standardization: Standardization, values: npt.NDArray[np.float64], bad: npt.NDArray[np.bool_]
 ) -> LfpSource:
-    """Returns the standardized channels of values (T, C) in uV, of which the `bad` (T, C) are not there."""
+    """Returns the standardized numbers of values (T, I), of which the `bad` channels (T, C) are not there."""
     present, there = standardization.standardize(values, bad)
     return LfpSource(standardization, torch.from_numpy(present), torch.from_numpy(there))
 
 
 def make_inputs(source: LfpSource) -> Tensor:
-    """Returns the models' input (T, C), with the bits that a stream gives."""
+    """Returns the models' input (T, I), with the bits that a stream gives."""
     spatial = source.standardization.spatial
     return torch.from_numpy(spatial.complete(source.present.numpy(), source.there.numpy()))
 

@@ -1,7 +1,8 @@
 """Trains students of all kinds with one function, from the label-free autoencoder to the distilled one.
 
-The inputs are sessions, a modality (`lfp`, or `spikes` for the spike student), an `Objective`, and the teacher's
-latents. The output is a trained `Student`. The models in a table differ only in objective, modality and sessions.
+The inputs are sessions, a modality (`lfp`, or `spikes` for the spike student), an `Objective`, and what the teacher
+gives to follow. The output is a trained `Student`. The models in a table differ only in objective, modality and
+sessions.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.training.alignment import Aligner, make_aligner
 from edgedistill.training.augment import draw_augmented, hide_bins
 from edgedistill.training.batches import (
     TrainingSession,
@@ -24,7 +26,7 @@ from edgedistill.training.batches import (
 )
 from edgedistill.training.few_labels import are_labels_scarce, select_labelled
 from edgedistill.training.loop import Progress, fit
-from edgedistill.training.losses import Objective, alignment_loss, known_mse
+from edgedistill.training.losses import DISTILLED, Objective, known_mse
 
 
 def make_student(
@@ -49,12 +51,15 @@ def train_student(
     teacher_latents: Mapping[str, Tensor] | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    aligner: Aligner | None = None,
 ) -> Student:
-    """Trains `student` in place on the training blocks. `teacher_latents` holds those of each session.
+    """Trains `student` in place on the training blocks. `teacher_latents` holds the targets of each session.
 
-    Where labels are scarce, every second step draws segments with labels, and every step where nothing but behavior is
-    learned. The validation loss counts labels wherever the sessions have them.
+    `aligner` is trained along, and a fresh one where none is given. Where labels are scarce, every second step draws
+    segments with labels, and every step where nothing but behavior is learned. The validation loss counts labels
+    wherever the sessions have them.
     """
+    align = aligner or make_aligner(objective, student.size, sessions, teacher_latents)
     whole, labelled = {session.id: session for session in sessions}, select_labelled(sessions)
     every = [whole[session.id] for session in labelled] if objective.is_behavior_alone else sessions
     scarce = bool(labelled and objective.behavior and are_labels_scarce(sessions))
@@ -68,21 +73,26 @@ def train_student(
         hidden = None
         if objective.hidden_share:
             bins, hidden = hide_bins(bins, objective.hidden_share, random)
-        latents = student(drawn.id, bins)
-        return student_loss(student, objective, latents, hidden, rest, config.burn_in)
+        layers = align.layers_of(student, drawn.id, bins)
+        return student_loss(student, objective, align, layers, hidden, rest, config.burn_in)
 
     def validation_loss() -> float:
-        losses = [validate(student, s, modality, objective, teacher_latents, config) for s in sessions]
+        losses = [validate(student, s, modality, objective, teacher_latents, config, align) for s in sessions]
         return sum(losses) / len(losses)
 
-    fit(student, step_loss, validation_loss, config, checkpoint, progress)
+    fit(join(student, align), step_loss, validation_loss, config, checkpoint, progress)
     return student
+
+
+def join(student: nn.Module, aligner: Aligner) -> nn.Module:
+    """Returns one module to train, whose checkpoints hold all that a training needs to go on."""
+    return nn.ModuleDict({"student": student, "aligner": aligner})
 
 
 def select_parts(
     session: TrainingSession, modality: str, objective: Objective, teacher_latents: Mapping[str, Tensor] | None
 ) -> list[Tensor]:
-    """Returns the input bins, then what the objective compares with: hidden bins, teacher latents, behavior."""
+    """Returns the input bins, then what the objective compares with: hidden bins, the teacher's targets, behavior."""
     parts = [session.inputs(modality)]
     if objective.reconstruction:
         parts.append(session.targets(modality))
@@ -96,16 +106,19 @@ def select_parts(
 def student_loss(
     student: Student,
     objective: Objective,
-    latents: Tensor,
+    aligner: Aligner,
+    layers: Sequence[Tensor],
     hidden: Tensor | None,
     rest: Sequence[Tensor],
     burn_in: int,
 ) -> Tensor:
     """Returns the objective on (batch, bins, …) after the first `burn_in` bins, whose window is not full yet.
 
-    `rest` holds what `select_parts` returns after the input. Bins that are NaN there do not count.
+    `layers` comes from the aligner, the latents last. `rest` holds what `select_parts` returns after the input. Bins
+    that are NaN there do not count.
     """
-    latents, rest = latents[:, burn_in:], [r[:, burn_in:] for r in rest]
+    layers, rest = [layer[:, burn_in:] for layer in layers], [r[:, burn_in:] for r in rest]
+    latents = layers[-1]
     loss = latents.new_zeros(())
     if objective.reconstruction:
         truth, *rest = rest
@@ -116,8 +129,7 @@ def student_loss(
         loss = loss + objective.reconstruction * (error * shown).sum() / shown.sum().clamp(min=1)
     if objective.alignment:
         truth, *rest = rest
-        guess = student.to_teacher(latents)
-        loss = loss + objective.alignment * alignment_loss(guess, truth, objective.alignment_kind)
+        loss = loss + objective.alignment * aligner(student, layers, truth)
     if objective.behavior and rest:
         loss = loss + objective.behavior * known_mse(student.to_behavior(latents), rest[0])
     return loss
@@ -130,6 +142,7 @@ def validate(
     objective: Objective,
     teacher_latents: Mapping[str, Tensor] | None,
     config: TrainingConfig,
+    aligner: Aligner,
 ) -> float:
     """Returns the objective on the validation block, with clean input and the same hidden bins at every call."""
     block = session.split.validation
@@ -138,8 +151,8 @@ def validate(
     bins, hidden = clean, None
     if objective.hidden_share:
         bins, hidden = hide_bins(clean, objective.hidden_share, make_generator(0, -1))
-    latents = student(session.id, bins)
-    return student_loss(student, objective, latents, hidden, rest, config.burn_in).item()
+    layers = aligner.layers_of(student, session.id, bins)
+    return student_loss(student, objective, aligner, layers, hidden, rest, config.burn_in).item()
 
 
 def distill_bidirectional(
@@ -150,16 +163,21 @@ def distill_bidirectional(
     teacher_latents: Mapping[str, Tensor],
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    objective: Objective = DISTILLED,
 ) -> PatchAutoencoder:
-    """Trains the published kind of student: patch tokens of LFP, every bin sees every other, alignment alone."""
+    """Trains the published kind of student: patch tokens of LFP, every bin sees every other, alignment alone.
+
+    `objective` says how it is aligned, and nothing else.
+    """
     torch.manual_seed(seed)
     teacher_d = next(iter(teacher_latents.values())).shape[1]
     channels = {s.id: s.inputs("lfp").shape[1] for s in sessions}
     model = PatchAutoencoder(size, channels, counts=False, teacher_d=teacher_d)
+    align = make_aligner(objective, size, sessions, teacher_latents)
 
     def loss(session: TrainingSession, bins: Tensor, truth: Tensor) -> Tensor:
-        assert model.to_teacher is not None
-        return alignment_loss(model.to_teacher(model.latents(session.id, bins)), truth, "cosine")
+        found: Tensor = align(model, align.layers_of(model, session.id, bins), truth)
+        return found
 
     def step_loss(step: int) -> Tensor:
         random = make_generator(seed, step)
@@ -177,5 +195,5 @@ def distill_bidirectional(
             total += loss(s, *(p.to(find_training_device()) for p in parts)).item() / len(sessions)
         return total
 
-    fit(model, step_loss, validation_loss, config, checkpoint, progress)
+    fit(join(model, align), step_loss, validation_loss, config, checkpoint, progress)
     return model

@@ -56,9 +56,11 @@ def fit(
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Returns AdamW with weight decay on matrices. Norms, biases and age biases have none."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "bias" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim < 2 or "bias" in n]
+    """Returns AdamW with weight decay on matrices. Norms, biases, age biases and orthogonal maps have none."""
+    named = list(model.named_parameters())
+    spared = {n for n, p in named if p.ndim < 2 or "bias" in n or "parametrizations" in n}
+    matrices = [p for n, p in named if n not in spared]
+    others = [p for n, p in named if n in spared]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},

@@ -1,4 +1,4 @@
-"""Trains the spike teacher by masked autoencoding over many sessions, and computes the latents a student follows."""
+"""Trains the spike teacher by masked autoencoding over many sessions, and computes its latents of whole sessions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from edgedistill.training.batches import (
     draw_segments,
     find_training_device,
     make_generator,
-    mask_invalid,
     pick_session,
 )
 from edgedistill.training.loop import Progress, fit
 
 VALIDATION_SEGMENTS = 8
-TEACHER_COMPONENTS = 32
+LAST = (-1,)
 
 
 def train_teacher(
@@ -89,40 +88,27 @@ def validate_masked(model: PatchAutoencoder, session: TrainingSession, modality:
 
 @torch.no_grad()
 def compute_bidirectional_latents(
-    model: PatchAutoencoder, session: str, bins: Tensor, segment_bins: int, batch: int = 16
+    model: PatchAutoencoder,
+    session: str,
+    bins: Tensor,
+    segment_bins: int,
+    batch: int = 16,
+    depths: Sequence[int] = LAST,
 ) -> Tensor:
     """Returns latents (T, d) of (T, channels), from segments that overlap by half.
 
-    The middle half of each segment is kept, so that every bin has context on both sides.
+    The middle half of each segment is kept, so that every bin has context on both sides. Of several layers, `depths`,
+    the latents stand side by side (T, layers * d).
     """
     total, length = len(bins), min(segment_bins, len(bins))
     hop = max(1, length // 2)
     starts = [*range(0, total - length, hop), total - length]
-    out = torch.empty(total, model.size.d)
+    out = torch.empty(total, len(depths) * model.size.d)
     for i in range(0, len(starts), batch):
         group = starts[i : i + batch]
-        latents = model.latents(session, torch.stack([bins[s : s + length] for s in group]))
+        layers = model.layer_latents(session, torch.stack([bins[s : s + length] for s in group]))
+        latents = torch.cat([layers[depth] for depth in depths], -1)
         for start, latent in zip(group, latents, strict=True):
             first = 0 if start == 0 else length // 4
             out[start + first : start + length] = latent[first:]
     return out
-
-
-def compute_teacher_latents(
-    teacher: PatchAutoencoder, sessions: Sequence[TrainingSession], config: TrainingConfig
-) -> dict[str, Tensor]:
-    """Returns what students of these sessions follow: the teacher's latents (T, k), whitened, by session.
-
-    They are centred, because a constant direction makes every cosine high and every gradient small. They are the
-    leading `TEACHER_COMPONENTS` principal components over all training blocks, each with unit variance, because what
-    moves the hand is a small part of what the population does. No labels are used. Bins that are not valid are NaN.
-    """
-    length = config.segment_bins
-    latents = {s.id: compute_bidirectional_latents(teacher, s.id, s.inputs("spikes"), length) for s in sessions}
-    train = torch.cat([latents[s.id][s.split.train][s.valid[s.split.train]] for s in sessions])
-    mean = train.mean(0)
-    _, spread, directions = torch.linalg.svd(train - mean, full_matrices=False)
-    kept = min(TEACHER_COMPONENTS, len(directions))
-    scale = (spread[:kept] / len(train) ** 0.5).clamp(min=1e-6)
-    whitened = {s.id: (latents[s.id] - mean) @ directions[:kept].T / scale for s in sessions}
-    return {s.id: mask_invalid(whitened[s.id], s.valid) for s in sessions}

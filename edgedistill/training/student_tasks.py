@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from edgedistill.config import Preset, TrainingConfig
+from edgedistill.config import Alignment, Preset, TrainingConfig
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.batches import TrainingSession
@@ -47,9 +47,9 @@ class StudentTask:
     objective: Objective
     lagged_readout: bool = False
 
-    def with_alignment(self, kind: str) -> StudentTask:
-        """Returns the same task with another alignment loss."""
-        return replace(self, objective=replace(self.objective, alignment_kind=kind))
+    def with_alignment(self, alignment: Alignment) -> StudentTask:
+        """Returns the same task with another alignment."""
+        return replace(self, objective=replace(self.objective, aligned_by=alignment))
 
 
 STUDENT_TASKS = {
@@ -71,7 +71,7 @@ def train_task(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Student:
-    """Trains a student on `task`. `teacher_latents` holds the teacher's latents of each session, by its id."""
+    """Trains a student on `task`. `teacher_latents` holds what it follows in each session, by its id."""
     teacher_d = next(iter(teacher_latents.values())).shape[1]
     student = make_student(sessions, task.modality, preset.student, teacher_d, seed)
     objective, modality = task.objective, task.modality

@@ -206,10 +206,10 @@ static void call_gap(tape *t, stream *s) {
 }
 
 static void call_step(tape *t, stream *s) {
-    float *bin = allocated(s->info->channels * sizeof *bin), first[ED_MAX_OUTPUTS], other[ED_MAX_OUTPUTS];
+    float *bin = allocated(s->info->inputs * sizeof *bin), first[ED_MAX_OUTPUTS], other[ED_MAX_OUTPUTS];
     int finite = 1;
-    fill(t, bin, s->info->channels);
-    for (uint32_t c = 0; c < s->info->channels; c++) finite &= !!isfinite(bin[c]);
+    fill(t, bin, s->info->inputs);
+    for (uint32_t i = 0; i < s->info->inputs; i++) finite &= !!isfinite(bin[i]);
     for (int v = 0; v < VARIANTS; v++) {
         float *to = v ? other : first;
         REQUIRE(ed_step(s->decoders[v], bin, to) == (finite ? ED_OK : ED_ERROR_VALUE));
@@ -220,14 +220,14 @@ static void call_step(tape *t, stream *s) {
 }
 
 static void call_set_normalization(tape *t, stream *s) {
-    size_t channels = s->info->channels;
-    float *mean = allocated(channels * sizeof *mean), *std = allocated(channels * sizeof *std);
+    size_t inputs = s->info->inputs;
+    float *mean = allocated(inputs * sizeof *mean), *std = allocated(inputs * sizeof *std);
     int fine = 1;
-    fill(t, mean, channels);
-    fill(t, std, channels);
+    fill(t, mean, inputs);
+    fill(t, std, inputs);
     if (byte_of(t) % 2)
-        for (size_t c = 0; c < channels; c++) std[c] = fabsf(std[c]); /* otherwise few would be accepted */
-    for (size_t c = 0; c < channels; c++) fine &= isfinite(mean[c]) && isfinite(std[c]) && !(std[c] < 0);
+        for (size_t i = 0; i < inputs; i++) std[i] = fabsf(std[i]); /* otherwise few would be accepted */
+    for (size_t i = 0; i < inputs; i++) fine &= isfinite(mean[i]) && isfinite(std[i]) && !(std[i] < 0);
     for (int v = 0; v < VARIANTS; v++)
         REQUIRE(ed_set_normalization(s->decoders[v], mean, std) == (fine ? ED_OK : ED_ERROR_VALUE));
     free(mean);
@@ -251,27 +251,44 @@ static void call_set_gain(tape *t, stream *s) {
     free(gain);
 }
 
-/* Returns where the running amplitude begins, which ends a state: a counter, then a float for each channel. */
-static size_t shift_at(ed_state_header header) {
-    return (size_t)header.bytes - (4 + 4 * (size_t)header.channels + 7) / 8 * 8;
+/* Returns where the running amplitude begins: a counter, then a float for each channel of a frame. The filter of the outputs, a
+ * float for each of its states, ends a state. */
+static size_t shift_at(ed_state_header header, size_t channels) {
+    return (size_t)header.bytes - (4 + 4 * (channels + header.smoothing_states) + 7) / 8 * 8;
+}
+
+static size_t smoothing_at(ed_state_header header, size_t channels) {
+    return shift_at(header, channels) + 4 + 4 * channels;
 }
 
 /* Ends the warm-up and sets the running amplitude, in range and just outside, mostly so that it shifts soon. */
-static void change_shift(tape *t, unsigned char *state) {
+static void change_shift(tape *t, unsigned char *state, size_t channels) {
     static const uint32_t counts[] = {0, 990, 998, 999, 1000, 1001, 0x80000000u, UINT32_MAX};
     static const float powers[] = {1.0f, 17.0f, 16.0f, 0.0625f, 0.05f, 0.0f, 256.0f, 256.1f, -1e-45f, INFINITY, NAN};
     ed_state_header header;
     memcpy(&header, state, sizeof header);
     header.seen += 1000000;
     memcpy(state, &header, sizeof header);
-    unsigned char *shift = state + shift_at(header);
+    unsigned char *shift = state + shift_at(header, channels);
     memcpy(shift, &counts[byte_of(t) % 8], sizeof *counts);
-    for (size_t c = 0; c < header.channels; c++) memcpy(shift + 4 + 4 * c, &powers[byte_of(t) % 11], sizeof *powers);
+    for (size_t c = 0; c < channels; c++) memcpy(shift + 4 + 4 * c, &powers[byte_of(t) % 11], sizeof *powers);
 }
 
-/* Changes bytes anywhere in a state, the slot of the next bin, in range and just outside, or the running amplitude. */
-static void change(tape *t, unsigned char *state, size_t bytes) {
-    if (byte_of(t) % 4 == 0) change_shift(t, state);
+/* Sets the filter of the outputs, in range and just outside. */
+static void change_smoothing(tape *t, unsigned char *state, size_t channels) {
+    static const float values[] = {0.0f,   -0.0f,     1.0f,       -3.0f,     0x1p80f, -0x1p80f, 0x1.000002p80f,
+                                   1e-45f, 0x1p-100f, -0x1p-100f, 0x1p-101f, 1e30f,   INFINITY, NAN};
+    ed_state_header header;
+    memcpy(&header, state, sizeof header);
+    for (size_t i = 0; i < header.smoothing_states; i++)
+        memcpy(state + smoothing_at(header, channels) + 4 * i, &values[byte_of(t) % 14], sizeof *values);
+}
+
+/* Changes bytes anywhere in a state, the slot of the next bin, in range and just outside, the running amplitude, or
+ * the filter of the outputs. */
+static void change(tape *t, unsigned char *state, size_t bytes, size_t channels) {
+    if (byte_of(t) % 4 == 0) change_shift(t, state, channels);
+    if (byte_of(t) % 4 == 0) change_smoothing(t, state, channels);
     ed_state_header header;
     memcpy(&header, state, sizeof header);
     int32_t near[] = {0, -1, (int32_t)header.window - 2, (int32_t)header.window - 1, (int32_t)header.window, INT32_MIN};
@@ -286,9 +303,9 @@ static void change(tape *t, unsigned char *state, size_t bytes) {
     }
 }
 
-/* Tells whether student and running amplitude of a state are as edgedistill.h describes them. `own` is the header of
+/* Tells whether student, running amplitude and filter of a state are as edgedistill.h describes them. `own` is the header of
  * this model. */
-static int is_possible(const unsigned char *state, ed_state_header own) {
+static int is_possible(const unsigned char *state, ed_state_header own, size_t channels) {
     ed_state_header header;
     memcpy(&header, state, sizeof header);
     int32_t slots = (int32_t)own.window - 1;
@@ -297,27 +314,32 @@ static int is_possible(const unsigned char *state, ed_state_header own) {
     if (memcmp(&own, &header, sizeof own) != 0) return 0;
     size_t integers = 2 * (size_t)own.layers * own.d * (own.window - 1) + (size_t)own.lag_rows * own.channels;
     uint32_t outside;
-    memcpy(&outside, state + shift_at(own), sizeof outside);
+    memcpy(&outside, state + shift_at(own, channels), sizeof outside);
     if (outside > 1000) return 0;
-    for (size_t c = 0; c < own.channels; c++) {
+    for (size_t c = 0; c < channels; c++) {
         float power;
-        memcpy(&power, state + shift_at(own) + 4 + 4 * c, sizeof power);
+        memcpy(&power, state + shift_at(own, channels) + 4 + 4 * c, sizeof power);
         if (!(power >= 0 && power <= 256)) return 0;
+    }
+    for (size_t i = 0; i < own.smoothing_states; i++) {
+        float value;
+        memcpy(&value, state + smoothing_at(own, channels) + 4 * i, sizeof value);
+        if (!(fabsf(value) <= 0x1p80f && (fabsf(value) >= 0x1p-100f || value == 0))) return 0;
     }
     return !memchr(state + sizeof header, 0x80, integers);
 }
 
 /* Imports a changed state. Either all variants accept it, or all refuse it and nothing has changed. */
 static void call_import(tape *t, stream *s) {
-    size_t bytes = s->info->export_bytes;
+    size_t bytes = s->info->export_bytes, channels = s->info->channels;
     unsigned char *before = exported(s->decoders[0]), *state = allocated(bytes);
     ed_state_header own;
     memcpy(&own, before, sizeof own);
     memcpy(state, before, bytes);
-    change(t, state, bytes);
+    change(t, state, bytes, channels);
     int code = ed_state_import(s->decoders[0], state, bytes);
     REQUIRE(code == ED_OK || code == ED_ERROR_STATE);
-    REQUIRE(code == ED_ERROR_STATE || is_possible(state, own));
+    REQUIRE(code == ED_ERROR_STATE || is_possible(state, own, channels));
     if (code) require_state(s->decoders[0], before);
     for (int v = 1; v < VARIANTS; v++) REQUIRE(ed_state_import(s->decoders[v], state, bytes) == code);
     require_same_states(s);

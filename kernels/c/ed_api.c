@@ -177,7 +177,7 @@ int ed_step(ed_decoder *decoder, const float *bin, float *kinematics) {
     int error = require_decoder(decoder);
     if (error) return error;
     if (!bin || !kinematics) return ED_ERROR_NULL;
-    if (!all_finite(bin, decoder->model->info.channels)) return ED_ERROR_VALUE;
+    if (!all_finite(bin, decoder->model->info.inputs)) return ED_ERROR_VALUE;
     return ended(decoder, decoder->model->step(decoder, bin, kinematics));
 }
 
@@ -185,9 +185,9 @@ int ed_set_normalization(ed_decoder *decoder, const float *mean, const float *st
     int error = require_decoder(decoder);
     if (error) return error;
     if (!mean || !std) return ED_ERROR_NULL;
-    size_t channels = decoder->model->info.channels;
-    if (!all_finite(mean, channels) || !all_finite(std, channels)) return ED_ERROR_VALUE;
-    for (size_t i = 0; i < channels; i++)
+    size_t inputs = decoder->model->info.inputs;
+    if (!all_finite(mean, inputs) || !all_finite(std, inputs)) return ED_ERROR_VALUE;
+    for (size_t i = 0; i < inputs; i++)
         if (std[i] < 0) return ED_ERROR_VALUE;
     decoder->model->set_normalization(decoder, mean, std);
     return ED_OK;
@@ -210,6 +210,15 @@ int ed_latent(const ed_decoder *decoder, float *latent, size_t count) {
     if (!latent) return ED_ERROR_NULL;
     if (count != decoder->model->info.latent) return ED_ERROR_SIZE;
     decoder->model->latent(decoder, latent);
+    return ED_OK;
+}
+
+int ed_raw_kinematics(const ed_decoder *decoder, float *kinematics, size_t count) {
+    int error = require_decoder(decoder);
+    if (error) return error;
+    if (!kinematics) return ED_ERROR_NULL;
+    if (count != decoder->model->info.outputs) return ED_ERROR_SIZE;
+    decoder->model->raw_kinematics(decoder, kinematics);
     return ED_OK;
 }
 

@@ -26,12 +26,18 @@
 #include "ed_deviation.h"
 #include "ed_shift.h"
 #include "ed_statistics.h"
+#ifdef ED_SMOOTHING_STATES
+#include "ed_smoothing.h"
+#else
+#define ED_SMOOTHING_STATES 0
+#define ED_SMOOTHING_DELAY_MS 0.0
+#endif
 
 _Static_assert(ED_OUTPUTS <= ED_MAX_OUTPUTS, "more outputs than ed_output holds");
-_Static_assert(ED_FE_CHANNELS == ED_CHANNELS, "the front end is of another array");
+_Static_assert(ED_INPUTS == ED_CHANNELS, "the front end is of another array");
 _Static_assert(sizeof(ed_state_header) == 80, "the layout of an exported state");
-_Static_assert(sizeof(ed_statistics) == 16 * ED_CHANNELS, "the layout of exported statistics");
-_Static_assert(sizeof(ed_shift) == 4 + 4 * ED_CHANNELS, "the layout of an exported running amplitude");
+_Static_assert(sizeof(ed_statistics) == 16 * ED_INPUTS, "the layout of exported statistics");
+_Static_assert(sizeof(ed_shift) == 4 + 4 * ED_FE_CHANNELS, "the layout of an exported running amplitude");
 
 /* The memory of a decoder. */
 struct ed_engine {
@@ -42,21 +48,25 @@ struct ed_engine {
 #if ED_FE_FOLLOWS
     ed_statistics start; /* those that were set last, with which a stream starts */
 #endif
-    double gain[ED_CHANNELS], offset[ED_CHANNELS]; /* conversion of int16 frames, uV */
-    uint64_t seen;                                 /* bins decoded since the start */
-    ed_shift shift;                                /* running amplitude of the models' input */
+    double gain[ED_FE_CHANNELS], offset[ED_FE_CHANNELS]; /* conversion of int16 frames, uV */
+    uint64_t seen;                                       /* bins decoded since the start */
+    ed_shift shift;                                      /* running amplitude of the models' input */
+    float raw[ED_OUTPUTS];                               /* kinematics of the last bin before they were smoothed */
+#if ED_SMOOTHING_STATES
+    float smoothing[ED_SMOOTHING_STATES];
+#endif
 };
 
 static struct ed_engine *engine_of(ed_decoder *decoder) { return (struct ed_engine *)decoder; }
 static const struct ed_engine *engine_at(const ed_decoder *decoder) { return (const struct ed_engine *)decoder; }
 
-/* Sets the mean and deviation of one channel, from which a stream also starts. */
-static void engine_set_channel(struct ed_engine *engine, int c, double mean, double std) {
-    engine->statistics.mean[c] = mean;
-    engine->statistics.std[c] = std;
+/* Sets the mean and deviation of one number of a bin, from which a stream also starts. */
+static void engine_set_input(struct ed_engine *engine, int i, double mean, double std) {
+    engine->statistics.mean[i] = mean;
+    engine->statistics.std[i] = std;
 #if ED_FE_FOLLOWS
-    engine->start.mean[c] = mean;
-    engine->start.std[c] = std;
+    engine->start.mean[i] = mean;
+    engine->start.std[i] = std;
 #endif
 }
 
@@ -67,6 +77,10 @@ static void engine_rewind(struct ed_engine *engine) {
 #endif
     engine->seen = 0;
     ed_shift_reset(&engine->shift);
+    memset(engine->raw, 0, sizeof engine->raw);
+#if ED_SMOOTHING_STATES
+    ed_smoothing_reset(engine->smoothing);
+#endif
 }
 
 static int engine_reset(ed_decoder *decoder) {
@@ -76,7 +90,7 @@ static int engine_reset(ed_decoder *decoder) {
 
 static int engine_init(ed_decoder *decoder, const char *build_directory) {
     struct ed_engine *engine = engine_of(decoder);
-    for (int c = 0; c < ED_CHANNELS; c++) engine_set_channel(engine, c, ed_fe_mean[c], ed_fe_std[c]);
+    for (int i = 0; i < ED_INPUTS; i++) engine_set_input(engine, i, ed_fe_mean[i], ed_fe_std[i]);
     memset(engine->gain, 0, sizeof engine->gain);
     memset(engine->offset, 0, sizeof engine->offset);
     engine_rewind(engine);
@@ -91,9 +105,15 @@ static void engine_close(ed_decoder *decoder) { ed_device_close(engine_of(decode
 
 static int engine_step(ed_decoder *decoder, const float *bin, float *kinematics) {
     struct ed_engine *engine = engine_of(decoder);
-    int error = ed_student_step(&engine->student, bin, kinematics);
-    engine->seen += error == ED_OK;
-    return error;
+    int error = ed_student_step(&engine->student, bin, engine->raw);
+    if (error) return error;
+    engine->seen++;
+#if ED_SMOOTHING_STATES
+    ed_smooth(engine->smoothing, engine->raw, kinematics);
+#else
+    memcpy(kinematics, engine->raw, sizeof engine->raw);
+#endif
+    return ED_OK;
 }
 
 static uint32_t engine_flags(const struct ed_engine *engine, const ed_fe_bin *bin, const ed_output *output,
@@ -107,14 +127,15 @@ static uint32_t engine_flags(const struct ed_engine *engine, const ed_fe_bin *bi
 
 /* Decodes the bin that the front end has completed. */
 static int engine_decode(struct ed_engine *engine, ed_output *output) {
-    ed_across present, z;
+    ed_across present[ED_FE_FEATURES];
+    ED_ALIGNED float z[ED_INPUTS_ROOM];
     uint32_t there[ED_CP];
     ed_fe_bin bin;
-    const double *value = ed_fe_finish_bin(&engine->front_end, &bin);
-    const uint32_t bad = ed_standardize(&engine->statistics, value, engine->front_end.channels.bad, &present, there);
-    const uint32_t lost = ed_spatial_complete(&present, there, &z);
+    const double(*value)[ED_FE_PADDED] = ed_fe_finish_bin(&engine->front_end, &bin);
+    const uint32_t bad = ed_standardize(&engine->statistics, value, engine->front_end.channels.bad, present, there);
+    const uint32_t lost = ed_spatial_complete(present, there, z);
     memset(output, 0, sizeof *output);
-    int error = engine_step(&engine->head, z.value, output->kinematics);
+    int error = engine_step(&engine->head, z, output->kinematics);
     if (error) return error;
     ed_deviate(output->kinematics, lost, output->deviation);
     output->bin = bin.bin;
@@ -122,7 +143,7 @@ static int engine_decode(struct ed_engine *engine, ed_output *output) {
     output->bad_channels = bad - ED_FE_LEFT_OUT;
     output->flags = engine_flags(engine, &bin, output, lost);
     const uint32_t counts = !(output->flags & (ED_WARMUP | ED_GAP));
-    ed_shift_update(&engine->shift, z.value, there, counts);
+    ed_shift_update(&engine->shift, z, there, counts);
 #if ED_FE_FOLLOWS
     ed_statistics_update(&engine->statistics, value, there, counts);
 #endif
@@ -135,10 +156,10 @@ static size_t engine_take(struct ed_engine *engine, ed_frames *frames, size_t n,
     size_t used;
     if (frames->uv) {
         used = ed_fe_take(fe, frames->uv, n, complete);
-        frames->uv += used * ED_CHANNELS;
+        frames->uv += used * ED_FE_CHANNELS;
     } else if (frames->i16) {
         used = ed_fe_take_i16(fe, frames->i16, n, engine->gain, engine->offset, complete);
-        frames->i16 += used * ED_CHANNELS;
+        frames->i16 += used * ED_FE_CHANNELS;
     } else {
         used = ed_fe_take_gap(fe, n, complete);
     }
@@ -166,7 +187,7 @@ static uint64_t engine_outputs_for(const ed_decoder *decoder, uint64_t n_frames)
 
 static void engine_set_normalization(ed_decoder *decoder, const float *mean, const float *std) {
     struct ed_engine *engine = engine_of(decoder);
-    for (int c = 0; c < ED_CHANNELS; c++) engine_set_channel(engine, c, (double)mean[c], (double)std[c]);
+    for (int i = 0; i < ED_INPUTS; i++) engine_set_input(engine, i, (double)mean[i], (double)std[i]);
     ed_shift_reset(&engine->shift);
 }
 
@@ -180,12 +201,17 @@ static void engine_latent(const ed_decoder *decoder, float *latent) {
     memcpy(latent, engine_at(decoder)->student.latent, ED_D * sizeof(float));
 }
 
+static void engine_raw_kinematics(const ed_decoder *decoder, float *kinematics) {
+    memcpy(kinematics, engine_at(decoder)->raw, ED_OUTPUTS * sizeof(float));
+}
+
 /* ---------------------------------------------------------------- state */
 
 #define ED_FRONTEND_AT (sizeof(ed_state_header) + ED_UP(ED_STUDENT_BYTES, 8))
 #define ED_STATISTICS_AT (ED_FRONTEND_AT + sizeof(ed_fe_exchange))
 #define ED_SHIFT_AT (ED_STATISTICS_AT + (ED_FE_FOLLOWS ? sizeof(ed_statistics) : 0))
-#define ED_EXPORT_BYTES (ED_SHIFT_AT + ED_UP(sizeof(ed_shift), 8))
+#define ED_SMOOTHING_AT (ED_SHIFT_AT + sizeof(ed_shift))
+#define ED_EXPORT_BYTES (ED_SHIFT_AT + ED_UP(sizeof(ed_shift) + ED_SMOOTHING_STATES * sizeof(float), 8))
 
 static ed_state_header engine_header(const struct ed_engine *engine, int32_t pos, int32_t live) {
     return (ed_state_header){
@@ -202,6 +228,7 @@ static ed_state_header engine_header(const struct ed_engine *engine, int32_t pos
         .lag_rows = ED_LAG_ROWS,
         .pos = pos,
         .live = live,
+        .smoothing_states = ED_SMOOTHING_STATES,
     };
 }
 
@@ -220,6 +247,9 @@ static int engine_export(const ed_decoder *decoder, void *state) {
 #endif
     memset(out + ED_SHIFT_AT, 0, ED_EXPORT_BYTES - ED_SHIFT_AT);
     memcpy(out + ED_SHIFT_AT, &engine->shift, sizeof engine->shift);
+#if ED_SMOOTHING_STATES
+    memcpy(out + ED_SMOOTHING_AT, engine->smoothing, sizeof engine->smoothing);
+#endif
     return ED_OK;
 }
 
@@ -247,6 +277,10 @@ static int engine_import(ed_decoder *decoder, const void *state) {
     const ed_statistics *statistics = (const ed_statistics *)(const void *)(in + ED_STATISTICS_AT);
     if (!ed_are_statistics(statistics)) return ED_ERROR_STATE;
 #endif
+#if ED_SMOOTHING_STATES
+    const float *smoothing = (const float *)(const void *)(in + ED_SMOOTHING_AT);
+    if (!ed_is_smoothing_state(smoothing)) return ED_ERROR_STATE;
+#endif
     ed_state_header header;
     memcpy(&header, in, sizeof header);
     int error = ed_student_import(&engine->student, (const int8_t *)in + sizeof header, header.pos, header.live);
@@ -256,6 +290,9 @@ static int engine_import(ed_decoder *decoder, const void *state) {
     engine->statistics = *statistics;
 #endif
     engine->shift = *shift;
+#if ED_SMOOTHING_STATES
+    memcpy(engine->smoothing, smoothing, sizeof engine->smoothing);
+#endif
     engine->seen = header.seen;
     return ED_OK;
 }
@@ -268,14 +305,17 @@ ED_API const ed_model ED_MODEL_SYMBOL = {
     .info =
         {
             .abi_version = ED_ABI_VERSION,
-            .channels = ED_CHANNELS,
+            .channels = ED_FE_CHANNELS,
+            .inputs = ED_INPUTS,
             .outputs = ED_OUTPUTS,
             .latent = ED_D,
             .rate_numerator = ED_RATE_NUMERATOR,
             .rate_denominator = ED_RATE_DENOMINATOR,
             .bin_ms = ED_BIN_MS,
             .warmup_bins = ED_WARMUP_BINS,
+            .smoothing_states = ED_SMOOTHING_STATES,
             .group_delay_ms = ED_GROUP_DELAY_MS,
+            .smoothing_delay_ms = ED_SMOOTHING_DELAY_MS,
             .state_bytes = sizeof(struct ed_engine),
             .export_bytes = ED_EXPORT_BYTES,
             .name = ED_NAME,
@@ -297,6 +337,7 @@ ED_API const ed_model ED_MODEL_SYMBOL = {
     .set_normalization = engine_set_normalization,
     .set_gain = engine_set_gain,
     .latent = engine_latent,
+    .raw_kinematics = engine_raw_kinematics,
     .export_state = engine_export,
     .import_state = engine_import,
 };

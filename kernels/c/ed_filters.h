@@ -90,17 +90,25 @@ static inline void ed_fe_section(const double *restrict k, const double *restric
     }
 }
 
-/* Filters samples x (rows) of a span in place with all `sections`, whose states are (sections, 2). */
+/* Filters samples x (rows) of a span in place with all `sections`, whose states are (sections, 2). Filters that start from
+ * rest have seen `first` for ever. */
+static inline void ed_fe_filter_after(const ed_fe_span *restrict first, size_t sections, const double (*k)[5],
+                                      const double (*rest)[2], ed_fe_span (*restrict states)[2], ed_fe_span *restrict x,
+                                      size_t rows, const ed_fe_starts *restrict restarts, ed_fe_place place) {
+    const double tiny = place.last ? ED_FE_TINY_STATE : 0.0;
+    ed_fe_starts starts = *restarts;
+    for (int v = 0; v < ED_FE_VECTORS; v++) starts.vector[v] &= -(int64_t)place.first;
+    for (size_t s = 0; s < sections; s++)
+        ed_fe_section(k[s], rest[s], x, rows, first, &starts, tiny, &states[s][0], &states[s][1]);
+}
+
+/* Does the same with a whole filter, which sees samples x from the first one on. */
 static __attribute__((noinline)) void ed_fe_filter_span(size_t sections, const double (*k)[5], const double (*rest)[2],
                                                         ed_fe_span (*restrict states)[2], ed_fe_span *restrict x,
                                                         size_t rows, const ed_fe_starts *restrict restarts,
                                                         ed_fe_place place) {
-    const double tiny = place.last ? ED_FE_TINY_STATE : 0.0;
     const ed_fe_span first = x[0];
-    ed_fe_starts starts = *restarts;
-    for (int v = 0; v < ED_FE_VECTORS; v++) starts.vector[v] &= -(int64_t)place.first;
-    for (size_t s = 0; s < sections; s++)
-        ed_fe_section(k[s], rest[s], x, rows, &first, &starts, tiny, &states[s][0], &states[s][1]);
+    ed_fe_filter_after(&first, sections, k, rest, states, x, rows, restarts, place);
 }
 
 /* Copies the states of n sections to (n, C, 2) from one stretch of (n, 2) for each span. */

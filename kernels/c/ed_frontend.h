@@ -1,13 +1,14 @@
 /*
- * The front end in C: raw frames go in, and one filtered value of every channel comes out for each bin. The bits are
- * those of edgedistill/frontend, however frames are cut into chunks.
+ * The front end in C: raw frames go in, and the features of every channel come out for each bin, its filtered value and
+ * the log power of each band. The bits are those of edgedistill/frontend, however frames are cut into chunks.
  *
- * Three files hold its parts: ed_clock.h (which bin a frame belongs to), ed_channels.h (which channels are bad) and
- * ed_filters.h (sections that start from rest). This file ties them together. ed_frontend_state.h moves a stream's state.
+ * Four files hold its parts: ed_clock.h (which bin a frame belongs to), ed_channels.h (which channels are bad),
+ * ed_filters.h (sections that start from rest) and ed_bands.h (the power of bands). This file ties them together.
+ * ed_frontend_state.h moves a stream's state.
  *
  * Include it after the constants that edgedistill/compile writes (ED_FE_CHANNELS and others, and the tables
- * ed_fe_decimator, ed_fe_shaper, their rest states and ed_fe_left_out). It has static functions only, allocates nothing,
- * and needs no libc beyond memcpy and memset.
+ * ed_fe_decimator, ed_fe_shaper, ed_fe_bands, their rest states and ed_fe_left_out). It has static functions only,
+ * allocates nothing, and needs no libc beyond memcpy and memset.
  *
  *     ed_fe_reset(fe);
  *     while (n > 0) {
@@ -42,6 +43,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "ed_bands.h"
 #include "ed_clock.h"
 #include "ed_filters.h"
 
@@ -60,8 +62,11 @@ typedef struct {
     _Alignas(64) ed_fe_span decimator[ED_FE_SPANS][ED_FE_DECIMATOR_SECTIONS][2];
 #endif
     _Alignas(64) ed_fe_span shaper[ED_FE_SPANS][ED_FE_SHAPER_SECTIONS][2];
-    double value[ED_FE_PADDED];               /* of the last finished bin, uV */
-    ed_fe_kept kept[ED_FE_KEPT][ED_FE_SPANS]; /* samples of the bin in progress */
+#if ED_FE_BANDS
+    ed_bands bands;
+#endif
+    double value[ED_FE_FEATURES][ED_FE_PADDED]; /* of the last finished bin: uV, then log power of each band */
+    ed_fe_kept kept[ED_FE_KEPT][ED_FE_SPANS];   /* samples of the bin in progress */
     ed_channels channels;
     ed_clock clock;
     uint32_t slot;      /* row of `channels` that holds the bin in progress */
@@ -85,6 +90,9 @@ static inline void ed_fe_start_bin(ed_fe_state *fe) {
 static inline void ed_fe_reset(ed_fe_state *fe) {
     memset(fe, 0, sizeof *fe);
     ed_channels_reset(&fe->channels);
+#if ED_FE_BANDS
+    ed_bands_reset(&fe->bands);
+#endif
     ed_clock_set(&fe->clock, 0);
     fe->lost_bins = ED_FE_BRIDGED_BINS + 1; /* a stream starts as after a long gap */
     ed_fe_start_bin(fe);
@@ -170,10 +178,30 @@ static inline uint64_t ed_fe_bins_for(const ed_fe_state *fe, uint64_t n) { retur
 
 /* ---------------------------------------------------------------- the end of a bin */
 
-/* Runs the shaper over the bin's samples. The value of the bin is its output for the last of them. */
+#if ED_FE_BANDS
+/* Runs the shaper over samples x (rows) of span `at`, and the bands over what its notches give. The squares of the bands
+ * are added to `sum` (ED_FE_BANDS). It is a function of its own, so that its samples have left the stack before the
+ * student's step. */
+static __attribute__((noinline)) void ed_fe_shape_in_parts(ed_fe_state *fe, size_t at, ed_fe_span *restrict x,
+                                                           size_t rows, const ed_fe_starts *restrict restarts,
+                                                           ed_fe_place place, ed_fe_span *restrict sum) {
+    const ed_fe_span first = x[0];
+    const size_t n = ED_FE_NOTCHES;
+    ed_fe_filter_span(n, ed_fe_shaper, ed_fe_shaper_rest, fe->shaper[at], x, rows, restarts, place);
+    ed_bands_add(&fe->bands, at, &first, x, rows, restarts, place, sum);
+    ed_fe_filter_part(&first, ED_FE_SHAPER_SECTIONS - n, ed_fe_shaper + n, ed_fe_shaper_rest + n, fe->shaper[at] + n, x,
+                      rows, restarts, place);
+}
+#endif
+
+/* Runs the shaper and the bands over the bin's samples. The value of the bin is the shaper's output for the last of
+ * them. */
 static inline void ed_fe_shape(ed_fe_state *fe, const ed_fe_starts *restrict restarts) {
     const size_t kept_rows = fe->clock.kept_rows;
-    for (size_t at = 0; at < ED_FE_SPANS; at++)
+    for (size_t at = 0; at < ED_FE_SPANS; at++) {
+#if ED_FE_BANDS
+        ed_fe_span sum[ED_FE_BANDS] = {0};
+#endif
         for (size_t begin = 0; begin < kept_rows; begin += ED_FE_GROUP) {
             ed_fe_span span[ED_FE_GROUP];
             const size_t rows = kept_rows - begin < ED_FE_GROUP ? kept_rows - begin : ED_FE_GROUP;
@@ -185,10 +213,18 @@ static inline void ed_fe_shape(ed_fe_state *fe, const ed_fe_starts *restrict res
 #endif
             }
             const ed_fe_place place = {begin == 0, begin + rows == kept_rows};
+#if ED_FE_BANDS
+            ed_fe_shape_in_parts(fe, at, span, rows, &restarts[at], place, sum);
+#else
             ed_fe_filter_span(ED_FE_SHAPER_SECTIONS, ed_fe_shaper, ed_fe_shaper_rest, fe->shaper[at], span, rows,
                               &restarts[at], place);
-            memcpy(fe->value + at * ED_FE_SPAN, span[rows - 1].channel, sizeof span[0]);
+#endif
+            memcpy(fe->value[0] + at * ED_FE_SPAN, span[rows - 1].channel, sizeof span[0]);
         }
+#if ED_FE_BANDS
+        ed_bands_measure(&fe->bands, at, sum, kept_rows, &restarts[at], fe->value + 1);
+#endif
+    }
 }
 
 /* Ends a bin with lost frames: values are 0, every channel is bad, and the filters stay. */
@@ -214,9 +250,9 @@ static inline uint32_t ed_fe_close(ed_fe_state *fe) {
     return ed_channels_choose(channels);
 }
 
-/* Finishes the bin that ed_fe_take completed, and begins the next one. Returns the values (C) in uV, which hold until
- * the next call. Channels with a 1 in `fe->channels.bad` must not be used. */
-static inline const double *ed_fe_finish_bin(ed_fe_state *fe, ed_fe_bin *bin) {
+/* Finishes the bin that ed_fe_take completed, and begins the next one. Returns the values (F, padded C), uV
+ * and then log power, which hold until the next call. Channels with a 1 in `fe->channels.bad` must not be used. */
+static inline const double (*ed_fe_finish_bin(ed_fe_state *fe, ed_fe_bin *bin))[ED_FE_PADDED] {
     *bin = (ed_fe_bin){fe->clock.bin, fe->clock.edge - 1, fe->lost, 0};
     if (fe->lost)
         ed_fe_pass_over(fe);
@@ -224,7 +260,7 @@ static inline const double *ed_fe_finish_bin(ed_fe_state *fe, ed_fe_bin *bin) {
         bin->unsettled = ed_fe_close(fe);
     ed_clock_next_bin(&fe->clock);
     ed_fe_start_bin(fe);
-    return fe->value;
+    return (const double(*)[ED_FE_PADDED])fe->value;
 }
 
 #endif

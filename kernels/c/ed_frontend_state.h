@@ -13,6 +13,7 @@
 #include "ed_frontend.h"
 
 #define ED_FE_LARGEST_STATE 0x1p256
+#define ED_FE_LARGEST_POWER 0x1p512
 
 /* A stream's state as exchanged: native byte order, no padding inside, and sizeof is a multiple of 8. Names and meaning
  * are those of FrontEnd.export_state; edgedistill/runtime/c_state.py converts. Inside a bin, Python keeps raw frames in `pending`. With D > 1, C keeps there the decimated
@@ -25,6 +26,10 @@ typedef struct {
     double decimator[ED_FE_DECIMATOR_SECTIONS][ED_FE_CHANNELS][2];
 #endif
     double shaper[ED_FE_SHAPER_SECTIONS][ED_FE_CHANNELS][2];
+#if ED_FE_BANDS
+    double bands[ED_FE_BANDS * ED_FE_BAND_SECTIONS][ED_FE_CHANNELS][2]; /* band after band */
+    double power[ED_FE_BANDS][ED_FE_CHANNELS];                          /* from 2^-20 to 2^512 uV^2 */
+#endif
     double pending[ED_FE_KEPT][ED_FE_CHANNELS]; /* zero beyond the rows that are here */
     double clean[ED_FE_CHANNELS];               /* whole numbers, at most ED_FE_SETTLED_BINS */
     double lowest[ED_FE_CHANNELS];
@@ -49,6 +54,12 @@ static inline void ed_fe_export(const ed_fe_state *fe, ed_fe_exchange *out) {
     out->pending_gap = fe->lost;
     out->lost_bins = fe->lost_bins;
     ed_fe_sections_out(ED_FE_SHAPER_SECTIONS, out->shaper, fe->shaper[0]);
+#if ED_FE_BANDS
+    ed_fe_sections_out(ED_FE_BANDS * ED_FE_BAND_SECTIONS, out->bands, fe->bands.filter[0]);
+    for (size_t b = 0; b < ED_FE_BANDS; b++)
+        for (size_t c = 0; c < ED_FE_CHANNELS; c++)
+            out->power[b][c] = fe->bands.power[c / ED_FE_SPAN][b].channel[c % ED_FE_SPAN];
+#endif
     for (size_t r = 0; r < fe->clock.kept_rows; r++)
         for (size_t c = 0; c < ED_FE_CHANNELS; c++)
             out->pending[r][c] = (double)fe->kept[r][c / ED_FE_SPAN].channel[c % ED_FE_SPAN];
@@ -81,6 +92,17 @@ static inline int ed_fe_are_tame(const double *x, size_t n) {
     return fine;
 }
 
+#if ED_FE_BANDS
+/* Tells whether bands can hold these states and this power. It refuses NaN. */
+static inline int ed_fe_are_bands(const ed_fe_exchange *in) {
+    int fine = ed_fe_are_tame(&in->bands[0][0][0], sizeof in->bands / sizeof(double));
+    for (size_t b = 0; b < ED_FE_BANDS; b++)
+        for (size_t c = 0; c < ED_FE_CHANNELS; c++)
+            fine &= in->power[b][c] >= ED_FE_LEAST_POWER && in->power[b][c] <= ED_FE_LARGEST_POWER;
+    return fine;
+}
+#endif
+
 static inline int ed_fe_is_count(double x, uint32_t most) {
     return x >= 0.0 && x <= (double)most && x == (double)(uint32_t)x;
 }
@@ -109,6 +131,9 @@ static inline int ed_fe_is_state(const ed_fe_exchange *in) {
     int fine = in->frame >= 0 && (in->pending_gap == 0 || in->pending_gap == 1);
     fine &= in->lost_bins >= 0 && in->lost_bins <= (int64_t)ED_FE_BRIDGED_BINS + 1;
     fine &= ed_fe_are_tame(&in->shaper[0][0][0], sizeof in->shaper / sizeof(double));
+#if ED_FE_BANDS
+    fine &= ed_fe_are_bands(in);
+#endif
 #if ED_FE_DECIMATION > 1
     fine &= ed_fe_are_tame(&in->decimator[0][0][0], sizeof in->decimator / sizeof(double));
     fine &= ed_fe_are_tame(&in->pending[0][0], sizeof in->pending / sizeof(double));
@@ -125,6 +150,12 @@ static inline int ed_fe_import(ed_fe_state *fe, const ed_fe_exchange *in) {
     fe->lost = (uint32_t)in->pending_gap;
     fe->lost_bins = (uint32_t)in->lost_bins;
     ed_fe_sections_in(ED_FE_SHAPER_SECTIONS, fe->shaper[0], in->shaper);
+#if ED_FE_BANDS
+    ed_fe_sections_in(ED_FE_BANDS * ED_FE_BAND_SECTIONS, fe->bands.filter[0], in->bands);
+    for (size_t b = 0; b < ED_FE_BANDS; b++)
+        for (size_t c = 0; c < ED_FE_CHANNELS; c++)
+            fe->bands.power[c / ED_FE_SPAN][b].channel[c % ED_FE_SPAN] = in->power[b][c];
+#endif
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
         channels->clean[c] = (uint32_t)in->clean[c];
         channels->lowest[c] = (float)in->lowest[c];

@@ -39,6 +39,7 @@ struct ed_model {
     void (*set_normalization)(ed_decoder *, const float *mean, const float *std);
     void (*set_gain)(ed_decoder *, const double *gain, const double *offset);
     void (*latent)(const ed_decoder *, float *latent);
+    void (*raw_kinematics)(const ed_decoder *, float *kinematics);
     int (*export_state)(const ed_decoder *, void *);
     int (*import_state)(ed_decoder *, const void *); /* nothing has changed after ED_ERROR_STATE */
 };

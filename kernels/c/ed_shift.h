@@ -2,8 +2,8 @@
  * Private: the running amplitude of a stream, which tells when a recording has shifted, as docs/numerics.md defines it
  * ("Running amplitude"). edgedistill/runtime/shift.py is the same in Python.
  *
- * Layout   `power` (C,) is the running mean square of each channel of the models' input, 1 at the start. The struct has no padding
- *          and is exchanged as it is.
+ * Layout   `power` (C,) is the running mean square of the slow LFP of each channel in the models' input, 1 at the start.
+ *          The struct has no padding and is exchanged as it is.
  * Cost     A bin of 96 channels takes 7 operations a channel, which vectorize. No branch depends on samples, and no
  *          number is denormal.
  * Memory   4 C + 4 bytes.
@@ -25,21 +25,21 @@
 
 typedef struct {
     uint32_t outside_bins; /* bins in a row in which most channels were outside, at most ED_SHIFT_BINS */
-    float power[ED_CHANNELS];
+    float power[ED_FE_CHANNELS];
 } ed_shift;
 
 static inline void ed_shift_reset(ed_shift *shift) {
     shift->outside_bins = 0;
-    for (size_t c = 0; c < ED_CHANNELS; c++) shift->power[c] = 1.0f;
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) shift->power[c] = 1.0f;
 }
 
-/* Takes the models' input of a bin (C,). there (C,) is 1 for channels that are there. counts is 0 for a bin of the
+/* Takes the slow LFP (C,) of a bin of the models' input. there (C,) is 1 for channels that are there. counts is 0 for a bin of the
  * warm-up or of a gap, which changes nothing and takes the same time. */
 static inline void ed_shift_update(ed_shift *shift, const float *restrict z, const uint32_t *restrict there,
                                    uint32_t counts) {
     float *restrict power = shift->power;
     uint32_t n = 0, outside = 0;
-    for (size_t c = 0; c < ED_CHANNELS; c++) {
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
         const uint32_t usable = counts & there[c];
         const float tame = ed_clip(__builtin_fabsf(z[c]), ED_SHIFT_LEAST, ED_SHIFT_MOST);
         const float next = power[c] + (tame * tame - power[c]) * ED_SHIFT_RATE;
@@ -56,7 +56,7 @@ static inline void ed_shift_update(ed_shift *shift, const float *restrict z, con
 /* Tells whether a stream can have this state. It refuses NaN. */
 static inline int ed_shift_is_state(const ed_shift *in) {
     int fine = in->outside_bins <= ED_SHIFT_BINS;
-    for (size_t c = 0; c < ED_CHANNELS; c++)
+    for (size_t c = 0; c < ED_FE_CHANNELS; c++)
         fine &= in->power[c] >= 0.0f && in->power[c] <= ED_SHIFT_MOST * ED_SHIFT_MOST;
     return fine;
 }

@@ -54,7 +54,7 @@ extern "C" {
 #define ED_API
 #endif
 
-#define ED_ABI_VERSION 3
+#define ED_ABI_VERSION 4
 #define ED_ALIGN 64       /* alignment in bytes of the memory given to ed_init: one cache line, one vector */
 #define ED_MAX_OUTPUTS 16 /* upper limit of ed_info.outputs */
 
@@ -75,11 +75,13 @@ enum {
 
 /* The output of one completed bin. */
 typedef struct {
-    uint64_t bin;                     /* index of the bin since the start, bin 0 first */
-    uint64_t end_frame;               /* the raw frame that completed it */
-    uint32_t flags;                   /* ED_WARMUP | ED_MASKED | ED_GAP | ED_INVALID | ED_SHIFTED */
-    uint32_t bad_channels;            /* number of bad channels, without those that the settings leave out */
-    float kinematics[ED_MAX_OUTPUTS]; /* ed_info.outputs values in ed_info.output_units; the others are 0 */
+    uint64_t bin;          /* index of the bin since the start, bin 0 first */
+    uint64_t end_frame;    /* the raw frame that completed it */
+    uint32_t flags;        /* ED_WARMUP | ED_MASKED | ED_GAP | ED_INVALID | ED_SHIFTED */
+    uint32_t bad_channels; /* number of bad channels, without those that the settings leave out */
+    /* ed_info.outputs values in ed_info.output_units; the others are 0. They are smoothed if ed_info.smoothing_states
+     * is above 0 */
+    float kinematics[ED_MAX_OUTPUTS];
     /* standard deviation of each value, in the same units; the others are 0. It was calibrated so that nine in ten true
      * values lie within 1.645 of it, and grows with the decoded speed and with the number of lost channels */
     float deviation[ED_MAX_OUTPUTS];
@@ -118,14 +120,17 @@ typedef struct ed_decoder ed_decoder; /* one stream through a model */
 
 /* What a caller needs to feed a decoder and to read its outputs. All strings and arrays are constant. */
 typedef struct {
-    uint32_t abi_version;                      /* ED_ABI_VERSION of the library */
-    uint32_t channels;                         /* samples in a frame */
-    uint32_t outputs;                          /* values of ed_output.kinematics that are in use */
-    uint32_t latent;                           /* values that ed_latent() writes */
+    uint32_t abi_version; /* ED_ABI_VERSION of the library */
+    uint32_t channels;    /* samples in a frame */
+    uint32_t inputs;      /* numbers in a bin of the models' input: channels, times the features of each */
+    uint32_t outputs;     /* values of ed_output.kinematics that are in use */
+    uint32_t latent;      /* values that ed_latent() writes */
     uint64_t rate_numerator, rate_denominator; /* frames in a second, as an exact fraction */
     uint32_t bin_ms;                           /* milliseconds in a bin */
     uint32_t warmup_bins;                      /* bins with ED_WARMUP at the start of a stream */
+    uint32_t smoothing_states;                 /* values in the state of what smooths the outputs; 0 without it */
     double group_delay_ms;                     /* delay of the front end, from a signal to the bin that reports it */
+    double smoothing_delay_ms;                 /* delay at 1 Hz of what smooths the outputs; 0 without it */
     size_t state_bytes;                        /* memory that ed_init needs */
     size_t export_bytes;                       /* size of the buffer for ed_state_export */
     const char *name;                          /* name of the model, as in ed_model_NAME */
@@ -195,20 +200,28 @@ ED_API int ed_set_gain(ed_decoder *decoder, const double *gain_uv, const double 
 ED_API int ed_gap(ed_decoder *decoder, size_t n_frames);
 ED_API int ed_gap_outputs(ed_decoder *decoder, size_t n_frames, ed_output *outputs, size_t capacity, size_t *n_out);
 
-/* Decodes one bin of the models' input (channels,) to kinematics (outputs,) in ed_info.output_units. Everything before
- * the student is bypassed and keeps its state: filters, statistics, and what fills in lost channels. Returns ED_ERROR_VALUE if a value is not finite, because it would stay
- * in the attention window. */
+/* Decodes one bin of the models' input (inputs,) to kinematics (outputs,) in ed_info.output_units. Everything before the
+ * student is bypassed and keeps its state: filters, statistics, and what fills in lost channels. Number
+ * feature * channels + channel is feature 0, the slow LFP, or another one, the log power of a band. The kinematics are
+ * smoothed as those of ed_push are. Returns ED_ERROR_VALUE if a value is not finite, because it would stay in the
+ * attention window. */
 ED_API int ed_step(ed_decoder *decoder, const float *bin, float *kinematics);
 
-/* Sets another day's statistics, (channels,) each, from the next bin on: mean and standard deviation in microvolts of
- * the filtered channels, before the common average. A standard deviation of 0 silences its channel, which is then filled
- * in. Where statistics follow the signal, they follow from these on, and ed_reset goes back to these. The running
+/* Sets another day's statistics, (inputs,) each in the order of ed_step, from the next bin on: mean and standard
+ * deviation in microvolts of the filtered channels, before the common average, then those of the log power of each band.
+ * A standard deviation of 0 of its slow LFP silences a channel, which is then filled in. That of a band makes this number
+ * 0. Where statistics follow the signal, they follow from these on, and ed_reset goes back to these. The running
  * amplitude behind ED_SHIFTED starts again. Returns ED_ERROR_VALUE if one is not finite or a deviation is negative. */
 ED_API int ed_set_normalization(ed_decoder *decoder, const float *mean, const float *std);
 
 /* Writes the latent (ed_info.latent,) of the last bin, before the gain of the last norm; zeros before the first bin.
  * Returns ED_ERROR_SIZE unless `count` is ed_info.latent. */
 ED_API int ed_latent(const ed_decoder *decoder, float *latent, size_t count);
+
+/* Writes the kinematics (ed_info.outputs,) of the last bin before they were smoothed, which are those of the student
+ * itself and come without ed_info.smoothing_delay_ms; zeros before the first bin. Returns ED_ERROR_SIZE unless `count` is
+ * ed_info.outputs. */
+ED_API int ed_raw_kinematics(const ed_decoder *decoder, float *kinematics, size_t count);
 
 /* ---------------------------------------------------------------- state
  *
@@ -218,24 +231,26 @@ ED_API int ed_latent(const ed_decoder *decoder, float *latent, size_t count);
  *
  *     ed_state_header, 80 bytes
  *     for each layer: int8 ring_k (heads, window - 1, head_dim) by slot, then int8 ring_v of the same shape
- *     int8 lags (lag_rows, channels), newest bin first
+ *     int8 lags (lag_rows, inputs), newest bin first
  *     zeros up to a multiple of 8
  *     front end (frontend_bytes), in the layout of kernels/c/ed_frontend_state.h
- *     if statistics follow the signal: double mean (channels,), then double std (channels,), in uV and at most 2^256
+ *     if statistics follow the signal: double mean (inputs,), then double std (inputs,), at most 2^256
  *     running amplitude: uint32 bins outside, at most 1000, then float32 power (channels,), each from 0 to 256
+ *     float32 state of the filter that smooths the outputs (smoothing_states,), each 0 or of 2^-100 to 2^80 in magnitude
  *     zeros up to a multiple of 8
  *
  * `pos` is the slot that the next bin takes, and `live` the number of filled slots. No value is -128.
  */
 typedef struct {
-    uint32_t magic;          /* ED_STATE_MAGIC */
-    uint32_t abi_version;    /* ED_ABI_VERSION */
-    uint64_t bytes;          /* size of the whole state: ed_info.export_bytes */
-    uint64_t frontend_bytes; /* size of the front end's part */
-    uint64_t seen;           /* bins decoded since the start */
-    uint32_t channels, d, layers, heads, window, lag_rows;
+    uint32_t magic;                                        /* ED_STATE_MAGIC */
+    uint32_t abi_version;                                  /* ED_ABI_VERSION */
+    uint64_t bytes;                                        /* size of the whole state: ed_info.export_bytes */
+    uint64_t frontend_bytes;                               /* size of the front end's part */
+    uint64_t seen;                                         /* bins decoded since the start */
+    uint32_t channels, d, layers, heads, window, lag_rows; /* of the student, whose channels are ed_info.inputs */
     int32_t pos, live;
-    uint32_t reserved[4]; /* 0 */
+    uint32_t smoothing_states;
+    uint32_t reserved[3]; /* 0 */
 } ed_state_header;
 
 #define ED_STATE_MAGIC 0x54534445u /* "EDST" */

@@ -19,6 +19,7 @@ from edgedistill.bench import (
     standardize_counts,
     timing,
 )
+from edgedistill.bench.extras import estimate_budget
 from edgedistill.bench.subjects import LFP_STUDENT, SUBJECTS, open_candidates
 from edgedistill.bench.timing import measure_candidate_energy
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
@@ -339,6 +340,15 @@ def test_a_subject_too_slow_when_woken_has_no_closed_loop_and_the_bench_goes_on(
     found = bench(bundle, replace(QUICKLY, closed_loop_s=0.05)).to_json()
     assert (found["empty_paced"], found["frames_paced"]) == (None, None)
     assert all("too slow" in row["paced_source"] for row in found["subjects"])
+
+
+def test_the_implant_of_a_decoder_with_bands_has_its_electrodes_and_a_rate_that_holds_them(tmp_path: Path) -> None:
+    bundle = write_test_bundle(tmp_path / "bands.edge", bands=True)
+    rows = {(row.signal, row.decoded): row for row in estimate_budget(bundle, (), {}).rows}
+    assert rows["LFP", "outside"].mbit_per_s == pytest.approx(3 * 250 * 16 / 1e6)
+    assert rows["LFP below 50 Hz alone", "outside"].mbit_per_s == pytest.approx(3 * 200 * 16 / 1e6)
+    with pytest.raises(ConfigError, match="does not hold the bands"):
+        estimate_budget(bundle, (), {"lfp_rate_hz": 100})
 
 
 def test_a_report_can_be_drawn_from_a_full_result(full: dict) -> None:

@@ -15,10 +15,10 @@ from edgedistill.bench.intervals import Intervals, draw_banks, draw_random, meas
 from edgedistill.bench.subjects import LFP_INT8, LFP_STUDENT, Candidate, open_candidates
 from edgedistill.bundle import Bundle, write_bundle
 from edgedistill.bundle.contents import Holdout, read_holdout
-from edgedistill.frontend import SpatialModel
+from edgedistill.frontend import FrontEndConfig, SpatialModel
 from edgedistill.runtime import Decoder
 
-from ..bundles import CHANNELS, SCORE_FROM, T, deviations, manifest, write_test_bundle
+from ..bundles import BANDED, CHANNELS, CONFIG, SCORE_FROM, T, deviations, manifest, plain_array, write_test_bundle
 
 CONFIDENCE = {"labelled_bins": 900, "standard_error": 0.02, "note": None}
 
@@ -41,14 +41,12 @@ def measured(bundle: Bundle, *names: str) -> Intervals | None:
     )
 
 
-def by_hand(bundle: Bundle, lost: list[int], level: float) -> float:
+def by_hand(bundle: Bundle, lost: list[int], level: float, config: FrontEndConfig = CONFIG) -> float:
     """Counts what the decoder's own arithmetic gives, bin by bin."""
     holdout, decoder = read_holdout(bundle), Decoder(bundle, "onnxruntime-int8")
     present, there = holdout.present.copy(), holdout.there.copy()
-    present[:, lost], there[:, lost] = 0, False
-    ones = np.ones(CHANNELS, np.float32)
-    spatial = SpatialModel(np.eye(CHANNELS, dtype=np.float32), ones, ones, ones, 8, True)
-    guess = np.stack([decoder.step(bin) for bin in spatial.complete(present, there)])
+    present[:, [f * CHANNELS + c for f in range(config.features) for c in lost]], there[:, lost] = 0, False
+    guess = np.stack([decoder.step(bin) for bin in plain_array(config).complete(present, there)])
     size = deviations().deviations(guess, np.full(T, len(lost)))
     away = np.abs(guess.astype(np.float64) - holdout.kinematics)[SCORE_FROM:]
     known = np.isfinite(away).all(axis=1)
@@ -68,6 +66,16 @@ def test_intervals_are_counted_on_the_bins_that_score(bundle: Bundle, result: Be
     assert rows["random"]["coverage"][1]["share"] == pytest.approx(np.mean([by_hand(bundle, [c], 0.9) for c in random]))
     assert rows["bank"]["deviation"][1] == pytest.approx(np.sqrt(deviations().at_rest[1, 1]))  # constant in this output
     assert rows["none"]["deviation"][1] == pytest.approx(np.sqrt(deviations().at_rest[0, 1]))
+
+
+def test_a_lost_channel_is_lost_with_its_bands(tmp_path: Path) -> None:
+    bundle = write_test_bundle(tmp_path / "bands.edge", bands=True)
+    rows = measured(bundle, LFP_INT8).rows
+    assert [(row.channels, row.draws) for row in rows] == [(0, 1), (1, 3), (1, 4)]
+    assert rows[0].coverage[1].share == pytest.approx(by_hand(bundle, [], 0.9, BANDED))
+    random = [np.random.default_rng([8, draw]).permutation(CHANNELS)[0] for draw in range(3)]
+    shares = [by_hand(bundle, [c], 0.9, BANDED) for c in random]
+    assert rows[1].coverage[1].share == pytest.approx(np.mean(shares))
 
 
 def test_bins_without_any_channel_do_not_count(bundle: Bundle, tmp_path: Path) -> None:
@@ -113,7 +121,7 @@ def test_a_long_holdout_is_cut_where_channels_are_lost(bundle: Bundle, monkeypat
 def test_banks_are_neighbours_that_together_are_all_channels_and_random_ones_are_known() -> None:
     ones, gain = np.ones(9, np.float32), np.ones(9, np.float32)
     gain[4] = 0
-    spatial = SpatialModel(np.eye(9, dtype=np.float32), ones, ones, gain, 8, True)
+    spatial = SpatialModel(np.eye(9, dtype=np.float32)[None], ones, ones, gain, 8, True)
     banks = [bank.tolist() for bank in draw_banks(spatial, 2)]
     assert banks == [[0, 1], [2, 3], [5, 6], [7, 8]]
     assert all(4 not in lost and len(set(lost)) == 2 for lost in map(list, draw_random(spatial, 2)))

@@ -32,6 +32,23 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return write_test_bundle(tmp_path_factory.mktemp("robustness") / "plain.edge")
 
 
+def test_curves_of_a_bundle_with_bands_are_those_of_its_channels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = write_test_bundle(tmp_path / "bands.edge", bands=True)
+    monkeypatch.setattr(robustness, "DRAWS", 2)
+    holdout = read_holdout(bundle)
+    candidates, _ = open_candidates(bundle, holdout, "onnxruntime", (LFP_STUDENT,))
+    decoded = {c.name: decode_holdout(c, bundle, holdout) for c in candidates}
+    subjects = choose_subjects(bundle, holdout, candidates, decoded)
+    signal = subjects[LFP_STUDENT].signal
+    assert (signal.shape[1], signal.channels) == (3 * CHANNELS, CHANNELS)
+    assert np.array_equal(signal.intact(), holdout.bins)
+    curves = {curve.kind: curve for curve in measure_robustness(bundle, candidates, holdout, decoded)}
+    kept = curves["lost channels"].kept_share(LFP_STUDENT)
+    assert kept[0] == 1 > kept[-1]
+
+
 def ridge_tensors() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((OUTPUTS, LAGS + 1, CHANNELS)).astype(np.float32)

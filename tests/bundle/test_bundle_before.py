@@ -1,4 +1,4 @@
-"""A bundle of format 1 can be inspected. Whatever would decode it is refused by name, with the next step."""
+"""Bundles of older formats can be inspected. Whatever would decode one is refused by name, with the next step."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from edgedistill.bundle.contents import (
     read_holdout,
     read_range_table,
     read_reference,
+    read_smoothing_model,
     read_spatial_model,
     read_spike_student,
     read_teacher_facts,
@@ -29,12 +30,20 @@ from edgedistill.runtime import Decoder
 
 from ..compile.engines import quick_host
 
-BEFORE = Path(__file__).parent / "data" / "before-0.1.edge.zip"  # the README.md beside this file says how it was made
+DATA = Path(__file__).parent / "data"  # its README.md says how the bundles were made
+BEFORE = DATA / "before-0.1.edge.zip"
+BEFORE_BY_FORMAT = {1: BEFORE, 2: DATA / "before-0.2-format-2.edge.zip"}
+WRITTEN_BY = {1: "edgedistill 0.1.0", 2: "edgedistill 0.2.0"}
+
+
+@pytest.fixture(params=BEFORE_BY_FORMAT)
+def format_(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    with zipfile.ZipFile(BEFORE) as archive:
+def folder(tmp_path: Path, format_: int) -> Path:
+    with zipfile.ZipFile(BEFORE_BY_FORMAT[format_]) as archive:
         archive.extractall(tmp_path)
     return tmp_path / "before.edge"
 
@@ -60,10 +69,20 @@ def test_what_says_how_it_was_built_is_read() -> None:
     assert read_reference(bundle) is not None
 
 
-def test_inspect_shows_what_its_manifest_says_and_that_it_is_old() -> None:
-    told = CliRunner().invoke(main, ["inspect", str(BEFORE), "--json"])
+def test_format_2_is_read_too() -> None:
+    bundle = open_bundle(BEFORE_BY_FORMAT[2])
+    manifest, spec = bundle.manifest, read_decoder_spec(bundle)
+    assert manifest.confidence is not None
+    assert (manifest.smoothing, manifest.smoothing_delay_ms) == (None, None)
+    assert (spec.shape.channels, spec.front_end.fill_sweeps) == (4, 8)
+    assert read_reference(bundle) is not None
+
+
+def test_inspect_shows_what_its_manifest_says_and_that_it_is_old(format_: int) -> None:
+    before = BEFORE_BY_FORMAT[format_]
+    told = CliRunner().invoke(main, ["inspect", str(before), "--json"])
     assert told.exit_code == 0, told.output
-    with zipfile.ZipFile(BEFORE) as archive:
+    with zipfile.ZipFile(before) as archive:
         manifest = json.loads(archive.read("before.edge/manifest.json"))
     found = json.loads(told.stdout)
     for key in ("name", "created_by", "target", "preset", "recipe", "group_delay_ms", "model"):
@@ -71,11 +90,11 @@ def test_inspect_shows_what_its_manifest_says_and_that_it_is_old() -> None:
     for key in ("channel_ids", "outputs", "metrics", "gates", "provenance"):
         assert found[key] == manifest[key]
     assert {key: found["frontend"][key] for key in manifest["frontend"]} == manifest["frontend"]
-    assert found["session"] == manifest["session"] | {"start": None}
-    assert found["channels"] is None
-    assert (found["format"], found["sha256"], found["rate"]) == (1, manifest["sha256"], "500/1")
+    assert found["session"] == {"start": None} | manifest["session"]
+    assert found["channels"] == manifest.get("channels")
+    assert (found["format"], found["sha256"], found["rate"]) == (format_, manifest["sha256"], "500/1")
     assert found["files"] == sorted(manifest["files"])
-    words = CliRunner().invoke(main, ["inspect", str(BEFORE)])
+    words = CliRunner().invoke(main, ["inspect", str(before)])
     assert "problem" in words.output
     assert "can no longer be decoded" in words.output
 
@@ -85,17 +104,19 @@ REFUSED: dict[str, Callable[[Bundle], object]] = {
     "the engine it was built for": Decoder,
     "its holdout": read_holdout,
     "its array": lambda bundle: read_spatial_model(bundle, read_decoder_spec(bundle).front_end),
-    "its deviations": lambda bundle: read_deviation_model(bundle, read_decoder_spec(bundle).shape),
+    "its deviations": lambda bundle: read_deviation_model(bundle, 1, 1),
+    "its smoothing": lambda bundle: read_smoothing_model(bundle, read_decoder_spec(bundle).shape),
     "a C library": lambda bundle: compile_c_library(bundle, quick_host()),
     "a bench": bench,
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_would_decode_it_is_refused_by_name_with_the_next_step(folder: Path, what: str) -> None:
+def test_what_would_decode_it_is_refused_by_name_with_the_next_step(folder: Path, format_: int, what: str) -> None:
     with pytest.raises(BundleError, match=r"before\.edge: a bundle of an older format is no longer decoded") as caught:
         REFUSED[what](open_bundle(folder))
-    assert caught.value.got == "format 1, edgedistill 0.1.0"
+    assert caught.value.got == f"format {format_}, {WRITTEN_BY[format_]}"
+    assert ("lost channels" if format_ == 1 else "smoothed") in str(caught.value.causes)
     assert caught.value.expected == f"format {FORMAT}"
     assert "edgedistill build" in str(caught.value.next_step)
     assert f"edgedistill inspect {folder}" in str(caught.value.next_step)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
+from benchmarks.cpu.array_models import draw_smoothing_model
 from edgedistill.bundle import Bundle, write_bundle
 from edgedistill.bundle.contents import (
     DEVIATION,
@@ -21,6 +22,9 @@ from edgedistill.bundle.contents import (
     INT8_WEIGHTS,
     RANGES,
     REFERENCE,
+    RIDGE,
+    SMOOTHING,
+    SPIKE_FOLDER,
     SPIKE_MODEL,
     TEACHER_FACTS,
     RangeRow,
@@ -32,8 +36,11 @@ from edgedistill.bundle.contents import (
     read_range_table,
     read_raw_frames,
     read_reference,
+    read_ridge,
+    read_smoothing_model,
     read_spatial_model,
     read_spike_student,
+    read_standardization,
     read_teacher_facts,
     read_tensors,
 )
@@ -41,9 +48,22 @@ from edgedistill.bundle.manifest import Channel, GraphVerdict, Session
 from edgedistill.bundle.spike_student import open_spike_student
 from edgedistill.errors import BundleError
 from edgedistill.frontend import settling_bins
+from edgedistill.pipeline.channel_files import write_smoothing_file
 from edgedistill.runtime import Decoder
 
-from ..bundles import CONFIG, OUTPUTS, SCORE_FROM, SHAPE, SPIKE_SHAPE, UNITS, T, manifest, write_test_bundle
+from ..bundles import (
+    BANDED,
+    CONFIG,
+    OUTPUTS,
+    SCORE_FROM,
+    SHAPE,
+    SPIKE_SHAPE,
+    UNITS,
+    T,
+    banded_manifest,
+    manifest,
+    write_test_bundle,
+)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +137,24 @@ def test_a_bundle_with_more_channels_than_columns_is_refused(tmp_path: Path) -> 
         read_decoder_spec(bundle)
 
 
+def test_a_decoder_with_bands_has_more_inputs_than_channels(tmp_path: Path) -> None:
+    bundle = write_test_bundle(tmp_path / "a.edge", bands=True)
+    spec, holdout = read_decoder_spec(bundle), read_holdout(bundle)
+    assert (spec.shape.channels, spec.front_end.channels, len(spec.channel_ids)) == (9, 3, 3)
+    assert spec.front_end == BANDED
+    assert (holdout.bins.shape, holdout.there.shape) == ((T, 9), (T, 3))
+    found = read_standardization(bundle, spec)
+    assert (len(found.mean), found.spatial.features) == (9, 3)
+    np.testing.assert_array_equal(found.inputs(np.tile(found.mean, (2, 1)), ~holdout.there[:2]), 0)
+
+
+@pytest.mark.parametrize("change", [{"frontend": CONFIG.to_json()}, {"model": SHAPE.to_json()}])
+def test_bands_that_do_not_fit_the_model_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    bundle = write_bundle(tmp_path / "a.edge", banded_manifest() | change, {})
+    with pytest.raises(BundleError, match="contradicts itself"):
+        read_decoder_spec(bundle)
+
+
 def test_tables_of_teachers_and_ranges(bundle: Bundle, tmp_path: Path) -> None:
     facts = {"spike-teacher": {"params": 7, "window": 12}}
     other = with_file(tmp_path / "a.edge", bundle, TEACHER_FACTS, json.dumps(facts).encode())
@@ -156,7 +194,7 @@ READERS: dict[str, Callable[[Bundle], object]] = {
     INT8_WEIGHTS: lambda bundle: read_int8_model(bundle, SHAPE),
     "student.safetensors": lambda bundle: read_tensors(bundle, "student.safetensors"),
     FILL_IN: lambda bundle: read_spatial_model(bundle, CONFIG),
-    DEVIATION: lambda bundle: read_deviation_model(bundle, SHAPE),
+    DEVIATION: lambda bundle: read_deviation_model(bundle, SHAPE.channels, SHAPE.outputs),
 }
 
 
@@ -186,6 +224,7 @@ KINEMATICS = {"kinematics": np.ones((2, 2))}
         ({"bins": INPUTS["bins"]} | KINEMATICS, "holds no 'present'"),
         ({name: INPUTS[name] for name in ("bins", "present")} | KINEMATICS, "holds no 'there'"),
         (INPUTS | KINEMATICS | {"present": np.ones((3, 3))}, "contradicts itself"),
+        (INPUTS | KINEMATICS | {"bins": np.ones((2, 4)), "present": np.ones((2, 4))}, "contradicts itself"),
         (INPUTS | KINEMATICS | {"score_from": np.ones(2)}, "damaged"),
     ],
 )
@@ -196,8 +235,11 @@ def test_a_holdout_without_a_part_is_refused(bundle: Bundle, tmp_path: Path, arr
 
 def test_the_models_of_array_and_deviations_are_what_was_written(bundle: Bundle, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    square = rng.normal(size=(3, 3)).astype(np.float32)
-    array = {"coupling": square + square.T, **{name: rng.uniform(1, 2, 3).astype(np.float32) for name in CHANNEL_PARTS}}
+    square = rng.normal(size=(1, 3, 3)).astype(np.float32)
+    array = {
+        "coupling": square + square.swapaxes(1, 2),
+        **{name: rng.uniform(1, 2, 3).astype(np.float32) for name in CHANNEL_PARTS},
+    }
     other = with_file(tmp_path / "a.edge", bundle, FILL_IN, save(array))
     config = replace(CONFIG, fill_sweeps=5, common_average=False)
     found = read_spatial_model(other, config)
@@ -206,7 +248,9 @@ def test_the_models_of_array_and_deviations_are_what_was_written(bundle: Bundle,
     assert (found.sweeps, found.common_average) == (5, False)
     tables = {name: rng.uniform(size=(4, OUTPUTS)).astype(np.float32) for name in ("at_rest", "by_speed")}
     tables |= {name: rng.uniform(size=OUTPUTS).astype(np.float32) for name in ("center", "weight")}
-    deviations = read_deviation_model(with_file(tmp_path / "b.edge", bundle, DEVIATION, save(tables)), SHAPE)
+    deviations = read_deviation_model(
+        with_file(tmp_path / "b.edge", bundle, DEVIATION, save(tables)), SHAPE.channels, SHAPE.outputs
+    )
     for name, part in tables.items():
         np.testing.assert_array_equal(getattr(deviations, name), part)
 
@@ -218,7 +262,8 @@ CHANNEL_PARTS = ("scale", "inverse_scale", "gain")
     ("name", "tensor", "change", "says"),
     [
         (FILL_IN, "coupling", lambda x: x.astype(np.float64), "'coupling' does not fit"),
-        (FILL_IN, "coupling", lambda x: x[:2], "'coupling' does not fit"),
+        (FILL_IN, "coupling", lambda x: x[:, :2], "'coupling' does not fit"),
+        (FILL_IN, "coupling", lambda x: np.concatenate([x, x]), "'coupling' does not fit"),
         (FILL_IN, "coupling", lambda x: x + np.triu(np.ones_like(x), 1), "does not describe an array"),
         (FILL_IN, "gain", lambda x: x * np.float32(np.nan), "'gain' does not fit"),
         (FILL_IN, "gain", lambda x: -x, "does not describe an array"),
@@ -285,14 +330,82 @@ def test_damaged_deviations_are_refused_by_name(
     changed = tables if change is None else tables | {name: np.ascontiguousarray(change(table))}
     other = with_file(tmp_path / "a.edge", bundle, DEVIATION, save(changed))
     with pytest.raises(BundleError, match=rf"'{DEVIATION}'.*{says}"):
-        read_deviation_model(other, SHAPE)
+        read_deviation_model(other, SHAPE.channels, SHAPE.outputs)
     with pytest.raises(BundleError, match=DEVIATION):
         Decoder(other, "oracle")
 
 
 def test_a_bundle_without_deviations_is_refused_by_name(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=f"no file '{DEVIATION}'"):
-        read_deviation_model(with_file(tmp_path / "a.edge", bundle, DEVIATION, None), SHAPE)
+        read_deviation_model(with_file(tmp_path / "a.edge", bundle, DEVIATION, None), SHAPE.channels, SHAPE.outputs)
+
+
+# ---------------------------------------------------------------- smoothing.safetensors
+
+
+def smoothed(path: Path, bundle: Bundle, **changes: Any) -> Bundle:
+    """Writes the bundle with a filter of its outputs, in which tensors are changed, or left out where they are None."""
+    tensors = load(write_smoothing_file(draw_smoothing_model(OUTPUTS, 2))[SMOOTHING]) | changes
+    kept = {name: np.ascontiguousarray(array) for name, array in tensors.items() if array is not None}
+    return with_file(path, bundle, SMOOTHING, save(kept))
+
+
+def test_a_filter_of_the_outputs_is_read_back_and_is_none_where_there_is_none(bundle: Bundle, tmp_path: Path) -> None:
+    model = draw_smoothing_model(OUTPUTS, 2)
+    found = read_smoothing_model(smoothed(tmp_path / "a.edge", bundle), SHAPE)
+    assert found is not None
+    for name in ("keep", "gain", "raw_mean", "mean"):
+        assert getattr(found, name).tobytes() == getattr(model, name).tobytes()
+    assert read_smoothing_model(bundle, SHAPE) is None
+
+
+def test_the_spike_student_has_a_filter_of_its_own(bundle: Bundle, tmp_path: Path) -> None:
+    data = write_smoothing_file(draw_smoothing_model(OUTPUTS, 1))[SMOOTHING]
+    other = with_file(tmp_path / "a.edge", bundle, SPIKE_FOLDER + SMOOTHING, data)
+    assert read_smoothing_model(other, SHAPE) is None
+    found, view = read_smoothing_model(other, SPIKE_SHAPE, SPIKE_FOLDER), open_spike_student(other)
+    assert found is not None
+    assert len(found.keep) == OUTPUTS
+    assert read_smoothing_model(view, SPIKE_SHAPE) is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"keep": None}, "'keep' does not fit"),
+        ({"keep": np.eye(4)}, "'keep' does not fit"),
+        ({"keep": np.eye(4, dtype=np.float32)}, "its state never fades"),
+        ({"keep": np.zeros((3, 3), np.float32), "gain": np.zeros((3, 2), np.float32)}, "a state of 3 values"),
+        ({"gain": np.zeros((4, 3), np.float32)}, "'gain' does not fit"),
+        ({"gain": np.full((4, 2), 1e30, np.float32)}, "'gain' holds a value"),
+        ({"mean": np.full(2, np.nan, np.float32)}, "'mean' does not fit"),
+        ({"raw_mean": np.full(2, 1e30, np.float32)}, "'raw_mean' holds a value"),
+    ],
+)
+def test_a_filter_that_no_engine_may_run_is_refused_by_name(
+    bundle: Bundle, tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    other = smoothed(tmp_path / "a.edge", bundle, **changes)
+    with pytest.raises(BundleError) as caught:
+        read_smoothing_model(other, SHAPE)
+    assert SMOOTHING in str(caught.value)
+    assert says in str(caught.value)
+    with pytest.raises(BundleError, match=SMOOTHING):
+        Decoder(other, "oracle")
+
+
+def test_a_ridge_may_have_a_filter(bundle: Bundle, tmp_path: Path) -> None:
+    tensors = {"weight": (OUTPUTS, 3, SHAPE.channels), "bias": (OUTPUTS,), "penalty": (1,)}
+    plain = {name: np.ones(size, np.float32) for name, size in tensors.items()}
+    smooth = load(write_smoothing_file(draw_smoothing_model(OUTPUTS, 1))[SMOOTHING])
+    both = plain | {f"smoothing.{name}": array for name, array in smooth.items()}
+    found = read_ridge(with_file(tmp_path / "a.edge", bundle, RIDGE, save(both)), SHAPE).smoothing
+    assert found is not None
+    assert found.keep.tobytes() == smooth["keep"].tobytes()
+    assert read_ridge(with_file(tmp_path / "b.edge", bundle, RIDGE, save(plain)), SHAPE).smoothing is None
+    del both["smoothing.gain"]
+    with pytest.raises(BundleError, match=r"'smoothing\.gain' does not fit"):
+        read_ridge(with_file(tmp_path / "c.edge", bundle, RIDGE, save(both)), SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -307,6 +420,9 @@ def test_a_bundle_without_deviations_is_refused_by_name(bundle: Bundle, tmp_path
         ({"confidence": {"labelled_bins": 1, "standard_error": "small"}}, "confidence: 'standard_error'"),
         ({"engine": 3}, "'engine'"),
         ({"group_delay_ms": True}, "'group_delay_ms'"),
+        ({"smoothing_delay_ms": "long"}, "'smoothing_delay_ms'"),
+        ({"smoothing": {"kind": 1}}, "smoothing: 'kind'"),
+        ({"smoothing": {"kind": "kalman", "order": 1.5}}, "smoothing: 'order'"),
         ({"provenance": {"sessions": {"a": 1}}}, "provenance, sessions: 'a'"),
         ({"provenance": {"series": {"a": {"lfp": 1}}}}, "provenance, series, a: 'lfp'"),
         ({"session": {"id": "a", "start": 2024}}, "session: 'start'"),

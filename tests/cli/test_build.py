@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgedistill.config import DEFAULT_ALIGNMENT
 from edgedistill.data.candidates import SeriesNames
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE
 
@@ -39,6 +40,7 @@ def test_build_hands_over_its_options(stages: FakePipeline) -> None:
         "recipe": DEFAULT_RECIPE,
         "ranges": None,
         "follow_s": 0.0,
+        "alignment": DEFAULT_ALIGNMENT,
         "ship": False,
         "label_minutes": 0.5,
     }

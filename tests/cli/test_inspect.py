@@ -32,6 +32,34 @@ def test_a_bundle_tells_what_its_deviations_rest_on(bundle: Path, tmp_path: Path
         assert says in call("inspect", told).output
 
 
+def test_a_bundle_tells_what_its_student_sees_of_each_channel(bundle: Path, tmp_path: Path) -> None:
+    assert answer("inspect", bundle)["frontend"]["bands"] == []
+    assert "slow LFP below 50 Hz\n" in call("inspect", bundle).output
+    banded = write_test_bundle(tmp_path / "bands.edge", bands=True).path
+    facts = answer("inspect", banded)
+    assert (facts["frontend"]["bands"], facts["frontend"]["band_ms"]) == ([[12, 30], [30, 60]], 100)
+    assert (facts["model"]["channels"], facts["frontend"]["channels"]) == (9, 3)
+    text = call("inspect", banded).output
+    assert "3 channels at 250 Hz" in text
+    assert "slow LFP below 50 Hz, and log power in 12-30, 30-60 Hz" in text
+
+
+def test_a_bundle_tells_how_its_outputs_are_smoothed(bundle: Path, tmp_path: Path) -> None:
+    assert (answer("inspect", bundle)["smoothing"], answer("inspect", bundle)["smoothing_delay_ms"]) == (None, None)
+    kalman = {"kind": "kalman", "order": 2, "noise": 0.5, "validation_r2": 0.62, "raw_validation_r2": 0.571}
+    for smoothing, says in (
+        (kalman | {"note": None}, "kalman of order 2, R² on the validation block 0.571 before it and 0.620 after it"),
+        (dict.fromkeys(kalman) | {"kind": "none", "note": "--smooth none"}, "none, because of: --smooth none"),
+        (dict.fromkeys(kalman) | {"kind": "none", "note": None}, "none, which decoded the validation block best"),
+    ):
+        delay_ms = 21.5 if smoothing["kind"] == "kalman" else 0.0
+        told = write_test_bundle(tmp_path / "told.edge", smoothing=smoothing, smoothing_delay_ms=delay_ms).path
+        found, text = answer("inspect", told), call("inspect", told).output
+        assert (found["smoothing"], found["smoothing_delay_ms"]) == (smoothing, delay_ms)
+        assert says in text
+        assert ("21.500 ms through the filter of the outputs" in text) == bool(delay_ms)
+
+
 def test_a_bundle_has_no_series_to_name(bundle: Path) -> None:
     for option in ("--lfp", "--units", "--behavior"):
         refused("inspect", bundle, option, "one", says=("a bundle has none",), code=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgedistill.config import Alignment
 from edgedistill.data.candidates import SeriesNames
 
 from .calling import answer, call, refused
@@ -15,7 +16,9 @@ def test_pretrain_and_distill_hand_over_their_options(stages: FakePipeline) -> N
     assert stages.asked["data"] == (Path("a"), Path("b"))
     assert (stages.asked["preset"], stages.asked["steps"], stages.asked["progress"]) == ("nano", None, None)
     answer("distill", "a", "--teacher", "t", "--out", "s", "--supervised", "--alignment", "mse")
-    assert (stages.asked["supervised"], stages.asked["alignment"]) == (True, "mse")
+    assert (stages.asked["supervised"], stages.asked["alignment"]) == (True, Alignment("mse"))
+    answer("distill", "a", "--teacher", "t", "--out", "s", "--alignment", "subspace", "--centring", "standardized")
+    assert stages.asked["alignment"] == Alignment("subspace", "standardized")
     assert stages.asked["label_minutes"] is None
     answer("distill", "a", "--teacher", "t", "--out", "s", "--supervised", "--label-minutes", 2)
     assert stages.asked["label_minutes"] == 2

@@ -11,7 +11,7 @@ import pytest
 
 from edgedistill.runtime.shift import RunningAmplitude
 
-from ..bundles import CHANNELS
+from ..bundles import CHANNELS, write_test_bundle
 from .calling import answer, call, refused
 
 
@@ -34,6 +34,18 @@ def test_run_writes_csv_and_nwb_and_says_what_was_flagged(bundle: Path, session:
         assert facts["series"] == "processing/ecephys/LFP/ElectricalSeries"
     assert (tmp_path / "out.csv").read_text().count("\n") == 12_501
     assert answer("inspect", tmp_path / "out.nwb")["session_id"] == "s1"
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "oracle"])
+def test_a_bundle_with_bands_decodes_a_recording(session: Path, tmp_path: Path, engine: str) -> None:
+    banded = write_test_bundle(tmp_path / "bands.edge", bands=True).path
+    facts = answer("run", banded, session, "--engine", engine, "--out", tmp_path / "out.csv")
+    assert facts["bins"] == 12_500
+    assert facts["flags"]["invalid"] < 2000
+    frames = (60 * np.random.default_rng(0).normal(size=(500, CHANNELS))).astype("<f4")
+    found = answer("run", banded, "-", "--engine", engine, stdin=frames.tobytes())["predictions"]
+    assert len(found["bin"]) == 200
+    assert np.isfinite(found["kinematics"]).all()
 
 
 def test_a_stream_prints_what_the_file_of_the_same_frames_gives(bundle: Path) -> None:

@@ -30,3 +30,12 @@ def test_days_apart_and_aging_reach_the_files(tmp_path: Path) -> None:
     first, second = (answer("inspect", file["path"]) for file in made["files"])
     starts = [datetime.fromisoformat(found["session_start"]) for found in (first, second)]
     assert (starts[1] - starts[0]).days == 30
+
+
+def test_a_variant_reaches_the_files(tmp_path: Path) -> None:
+    options = ("--sessions", 1, "--minutes", 0.05, "--channels", 4, "--units", 3)
+    made = answer("simulate", "--out", tmp_path, "--variant", "pursuit", *options)
+    (file,) = made["files"]
+    assert (made["variant"], Path(file["path"]).name) == ("pursuit", "pursuit00_day01.nwb")
+    assert answer("inspect", file["path"])["session_id"] == "pursuit00-day01"
+    assert call("simulate", "--out", tmp_path, "--variant", "pursuits").exit_code == 2

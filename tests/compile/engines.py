@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from benchmarks.cpu.array_models import draw_deviation_model, draw_spatial_model
+from benchmarks.cpu.array_models import draw_deviation_model, draw_smoothing_model, draw_spatial_model
 from edgedistill.bundle import Bundle, write_bundle
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model, Oracle
-from edgedistill.pipeline.channel_files import write_channel_files
+from edgedistill.pipeline.channel_files import write_channel_files, write_smoothing_file
 from edgedistill.runtime import Decoder, Output
 from edgedistill.runtime.shift import SHIFTED_BINS
 from edgedistill.target import Target, load_target
@@ -34,6 +34,7 @@ SHAPES = {
     "fast": StudentShape(5, 1, 21, 1, 3, 20, 31, 1, 1, 0),
 }
 ARRAYS = {"slow": SLOW_ARRAY, "fast": FAST_ARRAY}
+SMOOTHING_ORDERS = {"fast": 2}  # of the filter of the outputs; the others are raw
 
 
 def write_engine_bundle(path: Path, kind: str, name: str = "", seed: int = 0, **changes: object) -> Bundle:
@@ -57,7 +58,11 @@ def write_engine_bundle(path: Path, kind: str, name: str = "", seed: int = 0, **
     }
     integers = files["student.int8.safetensors"]
     kept = {"student.int8.safetensors": integers, "reference.npz": reference_of(Int8Model(shape, load(integers)), rng)}
-    kept |= write_channel_files(draw_spatial_model(config, seed), draw_deviation_model(shape, seed))
+    kept |= write_channel_files(
+        draw_spatial_model(config, seed), draw_deviation_model(config.channels, shape.outputs, seed)
+    )
+    if kind in SMOOTHING_ORDERS:
+        kept |= write_smoothing_file(draw_smoothing_model(shape.outputs, SMOOTHING_ORDERS[kind], seed))
     return write_bundle(path, manifest | changes, kept)
 
 

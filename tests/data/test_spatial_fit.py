@@ -50,8 +50,9 @@ def standardized(values: np.ndarray) -> np.ndarray:
 
 
 def covariance_of(model: SpatialModel) -> np.ndarray:
-    """Returns the covariance of the standardized channels that the model describes."""
-    return np.linalg.inv(model.coupling.astype(np.float64) * np.outer(model.scale, model.scale))
+    """Returns the covariance of the standardized channels of the slow LFP that the model describes."""
+    slow = model.parts[0]
+    return np.linalg.inv(slow.coupling.astype(np.float64) * np.outer(slow.scale, slow.scale))
 
 
 def conditional_mean(covariance: np.ndarray, values: np.ndarray, lost: list[int]) -> np.ndarray:
@@ -99,9 +100,10 @@ def test_the_model_holds_the_precision_matrix_with_a_diagonal_of_one() -> None:
     values = correlated()
     model = fit(values)
     precision = find_precision(standardized(values))
-    np.testing.assert_array_equal(model.coupling, model.coupling.T)
-    np.testing.assert_array_equal(np.diag(model.coupling), 1)
-    np.testing.assert_allclose(model.coupling * np.outer(model.scale, model.scale), precision, rtol=1e-4, atol=1e-4)
+    (coupling,) = model.coupling
+    np.testing.assert_array_equal(coupling, coupling.T)
+    np.testing.assert_array_equal(np.diag(coupling), 1)
+    np.testing.assert_allclose(coupling * np.outer(model.scale, model.scale), precision, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(model.scale * model.inverse_scale, 1, rtol=1e-6)
     for part in (model.coupling, model.scale, model.inverse_scale, model.gain):
         assert part.dtype == np.float32
@@ -136,8 +138,8 @@ def test_a_channel_that_the_block_hardly_shows_is_not_known_and_always_zero() ->
     bad[:, 4] = True
     model = fit(values, bad)
     assert model.known.tolist() == [True, False, True, True, False, True]
-    assert not model.coupling[[1, 4]].any()
-    assert not model.coupling[:, [1, 4]].any()
+    assert not model.coupling[0, [1, 4]].any()
+    assert not model.coupling[0, :, [1, 4]].any()
     assert (model.scale[[1, 4]] == 1).all()
     there = np.ones((1, CHANNELS), np.bool_)
     there[:, ~model.known] = False
@@ -227,6 +229,38 @@ def test_a_block_without_a_good_bin_knows_no_channel() -> None:
     model = fit(values, np.ones(values.shape, np.bool_))
     assert not model.known.any()
     assert not model.complete(values.astype(np.float32), np.zeros(values.shape, np.bool_)).any()
+
+
+BANDS = ((12.0, 30.0), (30.0, 60.0))
+
+
+def fit_features(parts: list[np.ndarray], bad: np.ndarray) -> SpatialModel:
+    """Returns the model of an array whose features are these (T, C), of which the same channels are bad (T, C)."""
+    config = replace(array_of(parts[0].shape[1]), bands=BANDS[: len(parts) - 1])
+    values, every = np.concatenate(parts, axis=1), np.tile(bad, len(parts))
+    return fit_spatial_model(config, values, every, *statistics(values, every))
+
+
+def test_each_feature_has_its_own_model_and_only_the_slow_lfp_an_average() -> None:
+    parts, bad = [correlated(seed=seed) for seed in range(3)], np.zeros((BINS, CHANNELS), np.bool_)
+    bad[:500, 2] = True
+    model = fit_features(parts, bad)
+    assert model.coupling.shape == (3, CHANNELS, CHANNELS)
+    for feature, values in enumerate(parts):
+        config = replace(array_of(CHANNELS), common_average=not feature)
+        alone = fit_spatial_model(config, values, bad, *statistics(values, bad))
+        for name in ("coupling", "scale", "inverse_scale", "gain"):
+            part, whole = getattr(model.parts[feature], name), getattr(alone.parts[0], name)
+            np.testing.assert_array_equal(part, whole, err_msg=f"{name} of feature {feature}")
+
+
+def test_a_channel_whose_slow_lfp_is_not_known_is_not_known_in_any_band() -> None:
+    parts = [correlated(seed=seed) for seed in range(3)]
+    parts[0][:, 3], parts[1][:, 4] = 7.0, 7.0
+    model = fit_features(parts, np.zeros((BINS, CHANNELS), np.bool_))
+    known = [np.flatnonzero(part.gain > 0).tolist() for part in model.parts]
+    assert known == [[0, 1, 2, 4, 5], [0, 1, 2, 5], [0, 1, 2, 4, 5]]
+    assert np.flatnonzero(~model.known).tolist() == [3]
 
 
 def test_only_the_undisturbed_bins_of_the_block_count(bins: SessionBins) -> None:

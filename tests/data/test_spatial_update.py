@@ -19,21 +19,25 @@ CHANNELS, T = 7, 6000
 WHOLE = slice(0, T)
 
 
-def day(seed: int, dead: tuple[int, ...] = ()) -> SessionBins:
+def day(seed: int, dead: tuple[int, ...] = (), bands: int = 0) -> SessionBins:
     """Returns bins of an array whose channels go together, each with its own offset and amplitude on each day."""
-    rng, mixing = np.random.default_rng(seed), np.random.default_rng(100).normal(size=(CHANNELS, CHANNELS))
-    values = rng.normal(size=(T, CHANNELS)) @ (mixing + 0.3 * rng.normal(size=mixing.shape))
-    values = values * rng.uniform(20, 200, CHANNELS) + rng.normal(size=CHANNELS)
-    bad = np.zeros(values.shape, np.bool_)
-    values[:, list(dead)], bad[:, list(dead)] = 0.0, True
-    config = FrontEndConfig(rate=Fraction(250), channels=CHANNELS, highpass_hz=1)
+    rng, parts = np.random.default_rng(seed), []
+    for feature in range(1 + bands):
+        mixing = np.random.default_rng(100 + feature).normal(size=(CHANNELS, CHANNELS))
+        values = rng.normal(size=(T, CHANNELS)) @ (mixing + 0.3 * rng.normal(size=mixing.shape))
+        parts.append(values * rng.uniform(20, 200, CHANNELS) + rng.normal(size=CHANNELS))
+        parts[-1][:, list(dead)] = 0.0
+    values, bad = np.concatenate(parts, axis=1), np.zeros((T, CHANNELS), np.bool_)
+    bad[:, list(dead)] = True
+    edges = ((12.0, 30.0), (30.0, 60.0))[:bands]
+    config = FrontEndConfig(rate=Fraction(250), channels=CHANNELS, highpass_hz=1, bands=edges)
     names = tuple(map(str, range(CHANNELS)))
-    parts = {"lfp": values, "bad": bad, "frontend": config, "channel_ids": names, "bins": T}
-    return replace(session_bins(), behavior=None, counts=None, **parts)  # type: ignore[arg-type]
+    changes = {"lfp": values, "bad": bad, "frontend": config, "channel_ids": names, "bins": T}
+    return replace(session_bins(), behavior=None, counts=None, **changes)  # type: ignore[arg-type]
 
 
-def old_day(dead: tuple[int, ...] = ()) -> Standardization:
-    return fit_standardization(day(0, dead), WHOLE)
+def old_day(dead: tuple[int, ...] = (), bands: int = 0) -> Standardization:
+    return fit_standardization(day(0, dead, bands), WHOLE)
 
 
 def fill_in(model: SpatialModel, standardized: np.ndarray, there: np.ndarray) -> np.ndarray:
@@ -43,8 +47,9 @@ def fill_in(model: SpatialModel, standardized: np.ndarray, there: np.ndarray) ->
 
 
 def precision_of(model: SpatialModel) -> np.ndarray:
-    scale = model.scale[model.known].astype(np.float64)
-    return model.coupling[np.ix_(model.known, model.known)] * np.outer(scale, scale)
+    slow, known = model.parts[0], model.known
+    scale = slow.scale[known].astype(np.float64)
+    return slow.coupling[np.ix_(known, known)] * np.outer(scale, scale)
 
 
 def test_the_same_block_again_gives_the_same_bits() -> None:
@@ -98,7 +103,7 @@ def test_a_channel_that_was_not_known_stays_unknown() -> None:
     spatial = found.standardization.spatial
     assert np.flatnonzero(~spatial.known).tolist() == [5]
     assert np.flatnonzero(found.kept).tolist() == [2]
-    assert not spatial.coupling[5].any()
+    assert not spatial.coupling[0, 5].any()
     inputs = found.standardization.inputs(day(1).lfp[:10], day(1).bad[:10])  # type: ignore[index]
     assert not inputs[:, 5].any()
     assert inputs[:, 2].any()
@@ -107,10 +112,26 @@ def test_a_channel_that_was_not_known_stays_unknown() -> None:
 def test_precisions_are_joined_in_any_mixture_of_channels() -> None:
     old, every = old_day(), np.ones(CHANNELS, np.bool_)
     precision = precision_of(old.spatial)
-    assert np.array_equal(join_precisions(precision, every, old.spatial), precision)
+    assert np.array_equal(join_precisions(precision, every, old.spatial.parts[0]), precision)
     shown = every & (np.arange(CHANNELS) % 2 == 0)
     marginal = np.linalg.inv(np.linalg.inv(precision)[np.ix_(shown, shown)])
-    np.testing.assert_allclose(join_precisions(marginal, shown, old.spatial), precision, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(join_precisions(marginal, shown, old.spatial.parts[0]), precision, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dead", [(), (2, 5)])
+def test_the_log_power_of_bands_is_updated_beside_the_slow_lfp(dead: tuple[int, ...]) -> None:
+    old = old_day(bands=2)
+    found = update_standardization(day(1, dead, bands=2), WHOLE, old)
+    new, fresh = found.standardization, fit_standardization(day(1, dead, bands=2), WHOLE)
+    assert np.flatnonzero(found.kept).tolist() == list(dead)
+    kept = [f * CHANNELS + c for f in range(3) for c in dead]
+    shown = np.setdiff1d(np.arange(3 * CHANNELS), kept)
+    for name in ("mean", "std"):
+        assert np.array_equal(getattr(new, name)[kept], getattr(old, name)[kept])
+        assert np.array_equal(getattr(new, name)[shown], getattr(fresh, name)[shown])
+    assert np.array_equal(new.spatial.gain[kept], old.spatial.gain[kept])
+    assert np.array_equal(new.spatial.coupling, fresh.spatial.coupling) == (not dead)
+    assert new.spatial.known.all()
 
 
 def test_a_day_that_shows_no_channel_is_refused() -> None:

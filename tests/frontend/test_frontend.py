@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -18,8 +19,11 @@ from edgedistill.frontend import (
     Bins,
     FrontEnd,
     FrontEndConfig,
+    band_sections,
     bin_edges,
+    count_notches,
     filter_sections,
+    find_bands,
     group_delay_ms,
     settling_bins,
     stream,
@@ -128,6 +132,17 @@ def is_finite(x: float) -> bool:
     return abs(x) <= float(np.finfo(np.float32).max)
 
 
+def logarithm(x: float) -> float:
+    """Returns ln x in the operations of the definition."""
+    mantissa, exponent = math.frexp(x)  # from 1/2 to 1, and the definition's lies between the root of 1/2 and that of 2
+    if mantissa < math.sqrt(0.5):
+        mantissa, exponent = 2 * mantissa, exponent - 1
+    s = (mantissa - 1) / (mantissa + 1)
+    z = s * s
+    p = ((1 / 9 * z + 1 / 7) * z + 1 / 5) * z + 1 / 3
+    return exponent * 0.6931471805599453 + (s + s) * (1 + z * p)
+
+
 class PlainChannel:
     """Computes one channel, a bin at a time and sample by sample."""
 
@@ -136,6 +151,9 @@ class PlainChannel:
         self.first, self.second = (sos.tolist() for sos in filter_sections(config))
         self.decimator = [[0.0, 0.0] for _ in self.first]
         self.shaper = [[0.0, 0.0] for _ in self.second]
+        self.bands = [sections.tolist() for sections in band_sections(config)]
+        self.band_states = [[[0.0, 0.0] for _ in sections] for sections in self.bands]
+        self.power = [2.0**-20] * len(self.bands)
         self.ranges = [(-INF, INF)] * (max(config.flat_bins, config.saturated_bins) - 1)
         self.lowest, self.highest = INF, -INF
         self.clean = config.recover_bins
@@ -144,8 +162,8 @@ class PlainChannel:
         """Takes a lost bin."""
         self.decimator = [[0.0, 0.0] for _ in self.first]
 
-    def take(self, samples: list[float], begin: int, lost_bins: int) -> float:
-        """Takes a bin that begins with frame `begin` after so many lost bins, and returns its value."""
+    def take(self, samples: list[float], begin: int, lost_bins: int) -> list[float]:
+        """Takes a bin that begins with frame `begin` after so many lost bins, and returns its features."""
         config = self.config
         finite = [x if is_finite(x) else 0.0 for x in samples]
         if lost_bins > 0:
@@ -162,10 +180,29 @@ class PlainChannel:
                 kept.append(y)
         if restarts:
             self.shaper = rest(self.second, kept[0])
-        value = [biquads(self.second, self.shaper, x) for x in kept][-1]
-        self.decimator, self.shaper = cleared(self.decimator), cleared(self.shaper)
+        n = count_notches(config)
+        if restarts:
+            self.band_states = [rest([*self.second[:n], *band], kept[0])[n:] for band in self.bands]
+        notches, others = self.shaper[:n], self.shaper[n:]
+        clean = [biquads(self.second[:n], notches, x) for x in kept]
+        value = [biquads(self.second[n:], others, x) for x in clean][-1]
+        power = [self.measure(b, clean, restarts) for b in range(len(self.bands))]
+        self.decimator, self.shaper = cleared(self.decimator), cleared([*notches, *others])
+        self.band_states = [cleared(states) for states in self.band_states]
         self.judge(samples)
-        return value
+        return [value, *power]
+
+    def measure(self, band: int, clean: list[float], restarts: bool) -> float:
+        """Returns the log power of one band, and moves its smoothed power on."""
+        total = 0.0
+        for x in clean:
+            y = biquads(self.bands[band], self.band_states[band], x)
+            total += y * y
+        mean = total / len(clean)
+        before = mean if restarts else self.power[band]
+        rate = -math.expm1(-self.config.bin_ms / self.config.band_ms)
+        self.power[band] = max(before + rate * (mean - before), 2.0**-20)
+        return logarithm(self.power[band])
 
     def judge(self, samples: list[float]) -> None:
         """Counts the bins since the last trigger, this one included."""
@@ -207,11 +244,12 @@ def reference(config: FrontEndConfig, frames: np.ndarray, lost: np.ndarray) -> d
         if gap:
             for channel in channels:
                 channel.lose()
-            values, bad, unsettled = [0.0] * len(channels), [True] * len(channels), False
+            values, bad, unsettled = [0.0] * config.inputs, [True] * len(channels), False
             lost_bins = min(lost_bins + 1, config.bridged_bins + 1)
         else:
             columns = zip(channels, zip(*x, strict=True), strict=True)
-            values = [channel.take(list(column), begin, lost_bins) for channel, column in columns]
+            taken = [channel.take(list(column), begin, lost_bins) for channel, column in columns]
+            values = [number for feature in zip(*taken, strict=True) for number in feature]
             bad, unsettled = choose(config, [channel.clean for channel in channels])
             lost_bins = 0
         rows.append((values, bad, end - 1, gap, unsettled))
@@ -249,8 +287,11 @@ def draw_losses(data: st.DataObject, config: FrontEndConfig, frames: int) -> np.
     return lost
 
 
-CHAINS = (  # the default, and filters that settle within the few bins of a test
+BANDS = ((12.0, 30.0), (30.0, 60.0))
+CHAINS = (  # the default, filters that settle within the few bins of a test, and bands
     {},
+    {"bands": BANDS},
+    {"bands": BANDS[:1], "band_ms": 20, "line_hz": 0, "highpass_hz": 6, "filter_order": 1},
     {"highpass_hz": 6, "line_hz": 0},
     {"highpass_hz": 15, "line_hz": 60, "notch_q": 1},
 )
@@ -303,7 +344,8 @@ def test_equals_the_plain_definition_where_small_states_are_cleared():
 @quick
 @given(st.sampled_from(RATES), st.integers(1, 5), st.integers(0, 2**32), st.data())
 def test_chunking_changes_no_bit(rate, channels, seed, data):
-    config = short_rules(rate, channels, left_out=data.draw(left_out_columns(channels)))
+    bands = data.draw(st.sampled_from([(), BANDS]))
+    config = short_rules(rate, channels, left_out=data.draw(left_out_columns(channels)), bands=bands)
     x = recording(config, 20, seed)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(x)), max_size=30)))
     front = FrontEnd(config)
@@ -338,7 +380,7 @@ def test_float64_and_float32_frames_give_the_same_bins_in_any_memory_order():
 @quick
 @given(st.sampled_from(RATES), st.integers(1, 4), st.integers(0, 2**32), st.data())
 def test_the_future_does_not_change_the_past(rate, channels, seed, data):
-    config = short_rules(rate, channels)
+    config = short_rules(rate, channels, bands=data.draw(st.sampled_from([(), BANDS])))
     x = recording(config, 20, seed)
     k = data.draw(st.integers(0, 19))
     changed = x.copy()
@@ -353,7 +395,8 @@ def test_the_future_does_not_change_the_past(rate, channels, seed, data):
 @quick
 @given(st.sampled_from(RATES), st.integers(1, 4), st.integers(0, 2**32), st.data())
 def test_exported_state_goes_on_identically_from_any_frame(rate, channels, seed, data):
-    config = short_rules(rate, channels, left_out=data.draw(left_out_columns(channels)))
+    bands = data.draw(st.sampled_from([(), BANDS]))
+    config = short_rules(rate, channels, left_out=data.draw(left_out_columns(channels)), bands=bands)
     x = recording(config, 20, seed)
     cut = data.draw(st.integers(0, len(x)))
     front = FrontEnd(config)
@@ -754,6 +797,82 @@ def test_frequency_response_is_the_designed_one(rate, line_hz):
     assert np.all(db[[6, 7]] < -20)
     assert np.all(db[:4] > -0.5)
     assert np.all(db[4:6] > -3)
+
+
+@pytest.mark.parametrize("rate", [Fraction(1000), Fraction(30000), Fraction(390625, 16)])
+@pytest.mark.parametrize(("hz", "band"), [(20.0, 0), (42.0, 1), (100.0, 2), (220.0, 3)])
+def test_a_tone_is_the_log_power_of_its_own_band(rate, hz, band):
+    config = FrontEndConfig(rate, 1, bands=((12, 30), (30, 60), (70, 150), (150, 300)))
+    t = np.arange(int(6 * rate)) / float(rate)
+    values = FrontEnd(config).push(40 * np.sin(2 * np.pi * hz * t)[:, None]).values[-300:, 1:]
+    gain = designed_band_gain(config, hz)
+    found = np.exp(values).mean(axis=0)  # averaged over the phases at which bins end
+    assert found[band] == pytest.approx((40 * gain[band]) ** 2 / 2, rel=0.01)
+    assert gain[band] > 0.9
+    others = np.delete(found, band)
+    assert (others < 0.1 * found[band]).all()
+
+
+def designed_band_gain(config: FrontEndConfig, hz: float) -> np.ndarray:
+    """Returns the gain of each band at one frequency, with the notches and the decimator before it."""
+    first, second = filter_sections(config)
+    fs1, notches = float(config.decimated_rate), second[: count_notches(config)]
+    gain = np.abs(
+        [sosfreqz(np.concatenate([notches, band]), worN=[hz], fs=fs1)[1][0] for band in band_sections(config)]
+    )
+    return gain * np.abs(sosfreqz(first, worN=[hz], fs=float(config.rate))[1][0]) if len(first) else gain
+
+
+def test_power_is_smoothed_by_its_time_constant_and_silence_has_the_least():
+    config = FrontEndConfig(Fraction(1000), 2, bands=((70, 150),), line_hz=0)
+    x = np.random.default_rng(0).normal(scale=30, size=(4000, 2))
+    x[2000:, 0] = np.sqrt(10) * x[:2000, 0]
+    x[2000:, 1] *= 1e-9
+    value = FrontEnd(config).push(x).values[:, 2:]
+    before, after = np.exp(value[150:200]).mean(axis=0), np.exp(value[350:]).mean(axis=0)
+    assert after[0] / before[0] == pytest.approx(10, rel=1e-3)
+    fall = value[210, 1] - value[230, 1]
+    assert fall == pytest.approx(2, abs=0.05)  # ln of the power falls by 1 in 100 ms
+    assert value[-1, 1] == pytest.approx(-20 * np.log(2), abs=1e-9)
+
+
+def test_the_slow_lfp_does_not_depend_on_bands():
+    x = recording(FrontEndConfig(Fraction(2000), 4), 60, 3)
+    plain = FrontEndConfig(Fraction(2000), 4)
+    without, banded = FrontEnd(plain).push(x), FrontEnd(replace(plain, bands=BANDS)).push(x)
+    assert banded.values[:, :4].tobytes() == without.values.tobytes()
+    assert banded.bad.tobytes() == without.bad.tobytes()
+
+
+WANTED = ((12, 30), (30, 60), (70, 150), (150, 300))
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [
+        (Fraction(200), WANTED[:2]),
+        (Fraction(300), (*WANTED[:2], (70, 120))),
+        (Fraction(500), WANTED[:3]),
+        (Fraction(1000), WANTED),
+        (Fraction(2000), WANTED),
+        (Fraction(390625, 16), WANTED),
+        (Fraction(30000), WANTED),
+    ],
+)
+def test_a_recording_gets_the_bands_that_its_rate_holds(rate, expected):
+    bands = find_bands(WANTED, rate)
+    assert bands == expected
+    config = FrontEndConfig(rate, 1, bands=bands)
+    assert np.isfinite(FrontEnd(config).push(noise(int(rate), 1)).values).all()
+    assert FrontEndConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+@pytest.mark.parametrize("bands", [((30, 12),), ((0, 12),), ((100, 500),), ((-1, 3),)])
+def test_bands_that_no_filter_holds_are_refused(bands):
+    with pytest.raises(ConfigError, match="bands"):
+        FrontEndConfig(Fraction(1000), 1, bands=bands)
+    with pytest.raises(ConfigError, match="band_ms"):
+        FrontEndConfig(Fraction(1000), 1, bands=BANDS, band_ms=0)
 
 
 @pytest.mark.parametrize("rate", RATES)

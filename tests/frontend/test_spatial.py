@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgedistill.frontend import SpatialModel, Standardization, standardize
+from edgedistill.frontend import FeatureModel, SpatialModel, Standardization, standardize
 
 F = np.float32
 TINY = F(2**-100)
@@ -22,25 +22,30 @@ def precision_of(channels: int, seed: int = 0) -> np.ndarray:
     return np.linalg.inv(covariance / np.outer(deviation, deviation))
 
 
-def model_of(channels: int, unknown: tuple[int, ...] = (), sweeps: int = 8, average: bool = True) -> SpatialModel:
-    """Returns a model whose channels in `unknown` were never seen."""
-    known = [c for c in range(channels) if c not in unknown]
-    scale, gain, coupling = np.ones(channels, F), np.zeros(channels, F), np.zeros((channels, channels), F)
-    precision = precision_of(len(known))
-    roots = np.sqrt(np.diag(precision))
-    coupling[np.ix_(known, known)] = precision / np.outer(roots, roots)
-    scale[known] = roots
-    gain[known] = np.random.default_rng(1).uniform(0.8, 1.6, len(known))
+def model_of(
+    channels: int, unknown: tuple[int, ...] = (), sweeps: int = 8, average: bool = True, features: int = 1
+) -> SpatialModel:
+    """Returns a model whose channels in `unknown` were never seen. In its last feature, channel 1 was not seen."""
+    inputs = features * channels
+    scale, gain, coupling = np.ones(inputs, F), np.zeros(inputs, F), np.zeros((features, channels, channels), F)
+    for feature in range(features):
+        hidden = (*unknown, 1) if feature and feature == features - 1 else unknown
+        known = [c for c in range(channels) if c not in hidden]
+        precision = precision_of(len(known), seed=feature)
+        roots = np.sqrt(np.diag(precision))
+        coupling[feature][np.ix_(known, known)] = precision / np.outer(roots, roots)
+        at = [feature * channels + c for c in known]
+        scale[at] = roots
+        gain[at] = np.random.default_rng(1 + feature).uniform(0.8, 1.6, len(known))
     return SpatialModel(coupling, scale, F(1) / scale, gain, sweeps, average)
 
 
 def drawn(model: SpatialModel, bins: int, seed: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Returns standardized channels (B, C) and those that are there (B, C): all, none and any in between."""
+    """Returns standardized numbers (B, I) and channels that are there (B, C): all, none and any in between."""
     rng = np.random.default_rng(seed)
-    shape = bins, len(model.gain)
-    there = (rng.random(shape) < rng.uniform(0, 1, (bins, 1))) & model.known
+    there = (rng.random((bins, model.channels)) < rng.uniform(0, 1, (bins, 1))) & model.known
     there[0], there[1] = model.known, False
-    return (rng.normal(size=shape) * rng.uniform(0.1, 30, (bins, 1))).astype(F), there
+    return (rng.normal(size=(bins, len(model.gain))) * rng.uniform(0.1, 30, (bins, 1))).astype(F), there
 
 
 # ------------------------------------------------------------------------------------ the definition, plainly
@@ -73,7 +78,7 @@ def times(coupling: np.ndarray, y: list[F]) -> list[F]:
     return product
 
 
-def fill_in(model: SpatialModel, present: list[F], there: list[bool]) -> list[F]:
+def fill_in(model: FeatureModel, present: list[F], there: list[bool]) -> list[F]:
     channels = range(len(present))
     lost = [bool(model.gain[c] > 0) and not there[c] for c in channels]
     a = lane_sum(present) / F(max(sum(there), 1))
@@ -95,7 +100,14 @@ def fill_in(model: SpatialModel, present: list[F], there: list[bool]) -> list[F]
 
 
 def reference(model: SpatialModel, standardized: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Computes the models' input (C,) of one bin."""
+    """Computes the models' input (I,) of one bin, a feature at a time."""
+    features = standardized.reshape(model.features, model.channels)
+    return np.concatenate([reference_of_feature(*one, there) for one in zip(model.parts, features, strict=True)])
+
+
+def reference_of_feature(model: FeatureModel, standardized: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Computes one feature (C,) of the models' input."""
+    there = there & (model.gain > 0)
     present = [value if used else F(0) for value, used in zip(standardized, there, strict=True)]
     x = fill_in(model, present, there.tolist())
     known = int(sum(model.gain > 0))
@@ -106,10 +118,11 @@ def reference(model: SpatialModel, standardized: np.ndarray, there: np.ndarray) 
 @pytest.mark.parametrize("average", [True, False])
 @pytest.mark.parametrize("sweeps", [0, 8])
 @pytest.mark.parametrize(
-    ("channels", "unknown"), [(1, ()), (3, ()), (5, ()), (5, (0, 3)), (17, ()), (17, (16,)), (2, (0,))]
+    ("channels", "unknown", "features"),
+    [(1, (), 1), (3, (), 1), (5, (), 2), (5, (0, 3), 1), (5, (0, 3), 5), (17, (), 1), (17, (16,), 3), (2, (0,), 1)],
 )
-def test_equals_the_plain_definition_bit_for_bit(channels, unknown, sweeps, average):
-    model = model_of(channels, unknown, sweeps, average)
+def test_equals_the_plain_definition_bit_for_bit(channels, unknown, features, sweeps, average):
+    model = model_of(channels, unknown, sweeps, average, features)
     standardized, there = drawn(model, 12)
     got = model.complete(standardized, there)
     assert got.dtype == F
@@ -195,12 +208,39 @@ def test_a_loss_makes_no_step_in_a_common_average_that_the_others_determine():
     precision = np.linalg.inv(np.full((channels, channels), 0.9999) + 1e-4 * np.eye(channels))
     roots = np.sqrt(np.diag(precision))
     ones = np.ones(channels, F)
-    coupling = (precision / np.outer(roots, roots)).astype(F)
+    coupling = (precision / np.outer(roots, roots)).astype(F)[None]
     model = SpatialModel(coupling, roots.astype(F), F(1) / roots.astype(F), ones, 8, True)
     there = np.ones((2, channels), np.bool_)
     there[1, [0, 4]] = False
     whole, lossy = model.complete(np.full((2, channels), 20, F), there)
     np.testing.assert_allclose(lossy, whole, atol=0.02)
+
+
+def test_the_average_is_that_of_the_slow_lfp_alone():
+    model = replace(model_of(5, features=2), gain=np.ones(10, F))
+    standardized = np.concatenate([np.full((1, 5), 3, F), np.full((1, 5), 7, F)], axis=1)
+    z = model.complete(standardized, np.ones((1, 5), np.bool_))[0]
+    assert z.tolist() == [0] * 5 + [7] * 5
+
+
+def test_a_channel_is_lost_in_all_its_features():
+    model = model_of(5, sweeps=64, features=3)
+    standardized, there = drawn(model, 40)
+    there[:, 2] = False
+    other = standardized.copy()
+    other[:, 2::5] = 1e6
+    assert model.complete(other, there).tobytes() == model.complete(standardized, there).tobytes()
+    z = model.complete(standardized, there)
+    assert z[2:, [2, 7, 12]].any(axis=0).all()
+
+
+def test_the_model_of_the_slow_lfp_alone_gives_its_part_of_the_input():
+    model = model_of(5, features=3)
+    whole = Standardization(np.arange(15.0), np.linspace(1, 2, 15), model)
+    values, bad = np.random.default_rng(6).normal(size=(30, 15)) * 4, np.zeros((30, 5), np.bool_)
+    bad[:, 3] = True
+    slow = whole.slow().inputs(values[:, :5], bad)
+    assert slow.tobytes() == whole.inputs(values, bad)[:, :5].tobytes()
 
 
 # ------------------------------------------------------------------------------------ standardized channels
@@ -216,6 +256,15 @@ def test_wild_silent_bad_and_unknown_channels_are_not_there():
     assert standardized.tolist() == [[1, 0, 0, 0, 0, 0]]
     assert there.tolist() == [[True, False, False, False, False, False]]
     assert judged.tolist() == [[False, True, True, False, True, False]]
+
+
+def test_a_wild_band_makes_its_channel_bad_and_a_still_band_is_zero():
+    values, known = np.array([[3.0, 4, 5, 2.0**21, 6, 7]]), np.ones(3, np.bool_)  # three channels of two features
+    std = np.array([1.0, 1, 0, 1, 0, 1])
+    standardized, there, judged = standardize(values, np.zeros((1, 3), np.bool_), (np.zeros(6), std), known)
+    assert there.tolist() == [[False, True, False]]
+    assert judged.tolist() == [[True, False, False]]
+    assert standardized.tolist() == [[0, 4, 0, 0, 0, 0]]
 
 
 def test_the_largest_standardized_value_that_counts_is_two_to_the_twentieth():

@@ -16,8 +16,10 @@ import numpy.typing as npt
 from benchmarks.cpu.array_models import draw_deviation_model, draw_spatial_model
 from edgedistill.compile.c.model_source import c_sources
 from edgedistill.compile.model_facts import ModelFacts
+from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model
+from edgedistill.numerics.smoothing import SmoothingModel
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "kernels"
@@ -31,8 +33,12 @@ NEEDS = {"scalar": (), "avx2": ("avx2",), "avx512": ("avx512bw", "avx512dq", "av
 HEADER = np.dtype(
     [("magic", "<u4"), ("abi", "<u4"), ("bytes", "<u8"), ("frontend_bytes", "<u8"), ("seen", "<u8")]
     + [(name, "<u4") for name in ("channels", "d", "layers", "heads", "window", "lag_rows")]
-    + [("pos", "<i4"), ("live", "<i4"), ("reserved", "<u4", (4,))]
+    + [("pos", "<i4"), ("live", "<i4"), ("smoothing_states", "<u4"), ("reserved", "<u4", (3,))]
 )
+
+
+BANDS = ((20.0, 60.0), (70.0, 200.0))
+BANDED = StudentShape(channels=15, outputs=2, d=32, layers=2, heads=2, window=9, ff=48, taps=3, dilation=2, lags=3)
 
 
 def runs_here(ops: str) -> bool:
@@ -45,35 +51,49 @@ def compilers() -> list[str]:
     return [name for name in ("gcc", "clang") if shutil.which(name)]
 
 
-def facts_of(model: Int8Model, config: FrontEndConfig, name: str = "test") -> ModelFacts:
-    channels, outputs = model.shape.channels, model.shape.outputs
+def facts_of(
+    model: Int8Model, config: FrontEndConfig, name: str = "test", smoothing: SmoothingModel | None = None
+) -> ModelFacts:
+    inputs, outputs = config.inputs, model.shape.outputs
     rng = np.random.default_rng(7)
     return ModelFacts(
         name=name,
-        channel_ids=tuple(f"ch {i}" for i in range(channels)),
+        channel_ids=tuple(f"ch {i}" for i in range(config.channels)),
         output_names=tuple(f"vel \u00b5 {i}" for i in range(outputs)),
         output_units=("m/s",) * outputs,
-        mean=tuple(rng.normal(0, 5, channels)),
-        std=tuple(rng.uniform(5, 50, channels)),
+        mean=tuple(rng.normal(0, 5, inputs)),
+        std=tuple(rng.uniform(5, 50, inputs)),
         spatial=draw_spatial_model(config),
-        deviation=draw_deviation_model(model.shape),
+        deviation=draw_deviation_model(config.channels, outputs),
         warmup_bins=model.shape.receptive_field + settling_bins(config),
         group_delay_ms=group_delay_ms(config),
         manifest_sha256="0" * 64,
         weights_sha256="1" * 64,
+        smoothing=smoothing,
     )
 
 
 def front_end_of(model: Int8Model, rate: Fraction = Fraction(1000)) -> FrontEndConfig:
-    """Returns a front end with short rules that leaves out the last channel of several, so every engine has one."""
-    channels = model.shape.channels
+    """Returns a front end with short rules that leaves out the last channel of several, so every engine has one.
+
+    A student of the shape BANDED has 5 channels with BANDS.
+    """
+    bands = BANDS if model.shape == BANDED else ()
+    channels = model.shape.channels // (1 + len(bands))
     left_out = (channels - 1,) if channels > 1 else ()
-    return FrontEndConfig(rate=rate, channels=channels, flat_s=0.1, recover_s=0.1, left_out=left_out)
+    return FrontEndConfig(rate=rate, channels=channels, flat_s=0.1, recover_s=0.1, left_out=left_out, bands=bands)
 
 
-def write_sources(folder: Path, model: Int8Model, ops: str, name: str = "test", **config: Any) -> None:
+def write_sources(
+    folder: Path,
+    model: Int8Model,
+    ops: str,
+    name: str = "test",
+    smoothing: SmoothingModel | None = None,
+    **config: Any,
+) -> None:
     front_end = front_end_of(model, **config)
-    for file, text in c_sources(model, front_end, facts_of(model, front_end, name), ops).items():
+    for file, text in c_sources(model, front_end, facts_of(model, front_end, name, smoothing), ops).items():
         (folder / file).write_text(text)
 
 
@@ -85,10 +105,15 @@ def compile_c(folder: Path, output: str, sources: Sequence[Path | str], options:
 
 
 def build(
-    folder: Path, model: Int8Model, ops: str = "scalar", options: Sequence[str] = ("-O1",), compiler: str = "gcc"
+    folder: Path,
+    model: Int8Model,
+    ops: str = "scalar",
+    options: Sequence[str] = ("-O1",),
+    compiler: str = "gcc",
+    smoothing: SmoothingModel | None = None,
 ) -> Engine:
     """Compiles the engine of `model` with its trace, as a shared library."""
-    write_sources(folder, model, ops)
+    write_sources(folder, model, ops, smoothing=smoothing)
     sources = [KERNELS / "c/ed_api.c", KERNELS / "c/ed_engine.c", Path(__file__).parent / "trace.c"]
     define = ("-DED_TRACE", '-DED_MODEL_HEADER="model_test.h"', "-shared", "-fPIC")
     return Engine(compile_c(folder, "engine.so", sources, (*FLAGS[ops], *options, *define), compiler), model)
@@ -96,10 +121,10 @@ def build(
 
 class Info(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_uint32) for name in ("abi_version", "channels", "outputs", "latent")),
+        *((name, ctypes.c_uint32) for name in ("abi_version", "channels", "inputs", "outputs", "latent")),
         *((name, ctypes.c_uint64) for name in ("rate_numerator", "rate_denominator")),
-        *((name, ctypes.c_uint32) for name in ("bin_ms", "warmup_bins")),
-        ("group_delay_ms", ctypes.c_double),
+        *((name, ctypes.c_uint32) for name in ("bin_ms", "warmup_bins", "smoothing_states")),
+        *((name, ctypes.c_double) for name in ("group_delay_ms", "smoothing_delay_ms")),
         *((name, ctypes.c_size_t) for name in ("state_bytes", "export_bytes")),
         *((name, ctypes.c_char_p) for name in ("name", "variant")),
         *((name, ctypes.POINTER(ctypes.c_char_p)) for name in ("channel_ids", "output_names", "output_units")),

@@ -95,7 +95,7 @@ void ed_trace(const char *name, int layer, const void *values, size_t bytes) {
 static int step(ed_decoder *decoder, const ed_info *info, size_t n) {
     HOST static float kinematics[ED_MAX_OUTPUTS], latent[1024];
     for (size_t i = 0; i < n; i++) {
-        const float *bin = (const float *)(const void *)data + i * info->channels;
+        const float *bin = (const float *)(const void *)data + i * info->inputs;
         uint32_t began = clock_now();
         int error = ed_step(decoder, bin, kinematics);
         uint32_t ticks = (clock_now() - began) & 0xFFFFFF;
@@ -134,9 +134,9 @@ static float denormal(void) {
 }
 
 static int answer(ed_decoder *decoder, const ed_info *info, uint32_t what, size_t n) {
-    size_t frame = info->channels * sizeof(float);
+    size_t frame = info->channels * sizeof(float), bin = info->inputs * sizeof(float);
     switch (what) {
-    case 'S': return take(data, n * frame) ? step(decoder, info, n) : -100;
+    case 'S': return take(data, n * bin) ? step(decoder, info, n) : -100;
     case 'P': return take(data, n * frame) ? push(decoder, n) : -100;
     case 'R': return ed_reset(decoder), ED_OK;
     case 'C': return count((uint32_t)n);

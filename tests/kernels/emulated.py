@@ -23,9 +23,17 @@ from edgedistill.compile.c.toolchain import Toolchain, find_toolchain
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model, Oracle
+from edgedistill.numerics.smoothing import SmoothingModel
 from edgedistill.runtime import Output
 from edgedistill.runtime.c_abi import OUTPUT
-from edgedistill.runtime.c_state import read_shift, read_student, state_dtype, write_shift, write_student
+from edgedistill.runtime.c_state import (
+    read_shift,
+    read_smoothing,
+    read_student,
+    state_dtype,
+    write_shift,
+    write_student,
+)
 from edgedistill.runtime.shift import SHIFTED_BINS
 from edgedistill.runtime.stream import NumpyStream
 from edgedistill.target import load_target
@@ -94,6 +102,7 @@ class Program:
     config: FrontEndConfig
     toolchain: Toolchain
     said: str = ""  # as the linker counts them
+    smoothing: SmoothingModel | None = None  # of the outputs
 
     def run(self, *records: bytes, timeout: float = 100) -> Arrays:
         """Returns name -> (calls, ...) of everything the program wrote, in its order, with the names of the oracle."""
@@ -111,14 +120,26 @@ class Program:
 
     def stream(self) -> NumpyStream:
         """Returns the same stream in numpy: front end and step."""
-        facts = facts_of(self.model, self.config)
-        stream = NumpyStream(self.config, facts.spatial, facts.deviation, self.oracle(), facts.warmup_bins)
+        facts = facts_of(self.model, self.config, smoothing=self.smoothing)
+        models = facts.spatial, facts.deviation, self.oracle()
+        stream = NumpyStream(self.config, *models, facts.warmup_bins, facts.smoothing)
         stream.set_normalization(np.array(facts.mean), np.array(facts.std))
         return stream
 
+    def decode(self, bins: npt.NDArray[np.float32]) -> Arrays:
+        """Returns the kinematics of bins (T, C) from a fresh start, as the program gives them out."""
+        raw = self.oracle().run(bins)
+        return {"kinematics": raw if self.smoothing is None else self.smoothing.run(raw)}
+
+    @property
+    def dtype(self) -> np.dtype[np.void]:
+        """Returns the type of an exported state."""
+        states = 0 if self.smoothing is None else len(self.smoothing.keep)
+        return state_dtype(self.model.shape, self.config, states)
+
     def state_of(self, fresh: npt.NDArray[np.uint8], student: Arrays) -> npt.NDArray[np.void]:
         """Returns the oracle's state as bytes to import; `fresh` is an exported one."""
-        record = fresh.view(state_dtype(self.model.shape, self.config)).copy()[0]
+        record = fresh.view(self.dtype).copy()[0]
         write_student(self.model.shape, record, student)
         return np.asarray(record)
 
@@ -128,25 +149,28 @@ class Program:
         Its filters count as settled. SHIFTED is set after three bins, and cleared some time later. `fresh` is an
         exported state.
         """
-        power = np.linspace(16.05, 17, self.model.shape.channels, dtype=np.float32)
+        power = np.linspace(16.05, 17, self.config.channels, dtype=np.float32)
         shift = {"power": power, "bins": np.array(SHIFTED_BINS - 3)}
         settled = {"fe_clean": np.full(len(power), float(self.config.settled_bins)), "fe_lost_bins": np.array(0)}
         state = stream.export_stream() | settled | {"seen": np.array(10**6)}
         stream.import_stream(state | {f"shift_{name}": array for name, array in shift.items()})
-        record = fresh.view(state_dtype(self.model.shape, self.config)).copy()[0]
+        record = fresh.view(self.dtype).copy()[0]
         record["seen"], record["clean"], record["lost_bins"] = 10**6, self.config.settled_bins, 0
         write_shift(record, shift)
         return np.asarray(record)
 
     def require_same_shift(self, state: npt.NDArray[np.uint8], stream: NumpyStream) -> None:
-        """Checks the running amplitude of an exported state."""
-        found, expected = read_shift(state.view(state_dtype(self.model.shape, self.config))[0]), stream.export_stream()
+        """Checks the running amplitude of an exported state, and the filter of the outputs."""
+        found, expected = read_shift(state.view(self.dtype)[0]), stream.export_stream()
         for name, array in found.items():
             assert same(array, expected[f"shift_{name}"]), name
+        smooth = read_smoothing(state.view(self.dtype)[0])
+        assert bool(smooth) == (self.smoothing is not None)
+        assert all(same(array, expected[f"smoothing_{name}"]) for name, array in smooth.items())
 
     def student(self, state: npt.NDArray[np.uint8]) -> Arrays:
         """Returns an exported state, with the names of the oracle."""
-        return read_student(self.model.shape, state.view(state_dtype(self.model.shape, self.config))[0])
+        return read_student(self.model.shape, state.view(self.dtype)[0])
 
 
 _TYPES: dict[str, Any] = {"error": np.int32, "state": np.uint8, "output": OUTPUT}  # everything else is int8
@@ -187,9 +211,11 @@ def build(
     sources: Sequence[Path] = (),
     compile_options: Sequence[str] = ("-DED_TRACE",),
     link_options: Sequence[str] = (),
+    smoothing: SmoothingModel | None = None,
 ) -> tuple[Path, str]:
     """Compiles `emulated.c` with the engine of `model`; returns the program, and what the linker wrote."""
-    for file, text in c_sources(model, config, facts_of(model, config), toolchain.ops).items():
+    facts = facts_of(model, config, smoothing=smoothing)
+    for file, text in c_sources(model, config, facts, toolchain.ops).items():
         (folder / file).write_text(text)
     options = ("-Werror", f"-I{KERNELS}/include", f"-I{KERNELS}/c", "-I.", '-DED_MODEL_HEADER="model_test.h"')
     size = state_bytes(folder, toolchain, (*options, "-DED_TRACE"))

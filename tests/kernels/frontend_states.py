@@ -15,7 +15,7 @@ from scipy.signal import sosfilt
 
 from edgedistill.compile.c.frontend_source import kept_samples
 from edgedistill.errors import EngineError
-from edgedistill.frontend import FrontEndConfig, filter_sections
+from edgedistill.frontend import FrontEndConfig, band_sections, filter_sections
 from edgedistill.frontend.design import rest_states
 
 State = Mapping[str, npt.NDArray[np.generic]]
@@ -32,6 +32,11 @@ def state_dtype(config: FrontEndConfig) -> np.dtype[np.void]:
         fields.append(("decimator", np.float64, (len(decimator), channels, 2)))
     fields += [
         ("shaper", np.float64, (len(shaper), channels, 2)),
+    ]
+    if config.bands:
+        bands, per_band, _ = band_sections(config).shape
+        fields += [("bands", np.float64, (bands * per_band, channels, 2)), ("power", np.float64, (bands, channels))]
+    fields += [
         ("pending", np.float64, (kept_samples(config), channels)),
     ]
     parts = ("part_low", "part_high", "broken") if config.decimation > 1 else ()
@@ -79,6 +84,7 @@ def state_from_c(config: FrontEndConfig, data: bytes) -> dict[str, npt.NDArray[n
             got=f"{filled} frames into bin {config.bin_of(frame)}, decimation by {config.decimation}",
             next_step="export when a bin has just been completed",
         )
+    bands = ("bands", "power") if config.bands else ()
     empty = {"low": (0, config.channels), "high": (0, config.channels), "decimator": (0, config.channels, 2)}
     return {
         "frame": np.array(frame, np.int64),
@@ -87,7 +93,7 @@ def state_from_c(config: FrontEndConfig, data: bytes) -> dict[str, npt.NDArray[n
         "lost_bins": np.array(record["lost_bins"]),
         **{
             name: record[name].astype(np.float64) if name in (dtype.names or ()) else np.empty(empty[name])
-            for name in ("decimator", "shaper", "low", "high", "lowest", "highest", "clean")
+            for name in ("decimator", "shaper", *bands, "low", "high", "lowest", "highest", "clean")
         },
     }
 

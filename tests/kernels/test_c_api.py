@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedistill.bundle.build_record import ABI_VERSION
 from edgedistill.numerics import Oracle
 from edgedistill.runtime.c_state import state_dtype
 from edgedistill.runtime.stream import NumpyStream
@@ -67,6 +68,8 @@ def test_the_header_is_c_and_cpp(tmp_path: Path) -> None:
 def test_info_says_what_a_caller_needs(engine: Engine) -> None:
     info, facts = engine.info, c_builds.facts_of(MODEL, CONFIG)
     assert (info.channels, info.outputs, info.latent, info.bin_ms) == (SMALL.channels, SMALL.outputs, SMALL.d, 10)
+    assert (info.abi_version, info.inputs) == (ABI_VERSION, SMALL.channels)
+    assert (info.smoothing_states, info.smoothing_delay_ms) == (0, 0.0)
     assert (info.rate_numerator, info.rate_denominator) == (1000, 1)
     assert (info.warmup_bins, info.group_delay_ms) == (facts.warmup_bins, facts.group_delay_ms)
     assert [info.channel_ids[i].decode() for i in range(info.channels)] == list(facts.channel_ids)
@@ -107,7 +110,7 @@ def test_null_and_foreign_memory_are_refused_everywhere(engine: Engine) -> None:
     calls = [
         (c.ed_push, p, one, p, many, n), (c.ed_push_i16, p, one, p, many, n), (c.ed_gap_outputs, one, p, many, n),
         (c.ed_gap, one), (c.ed_step, p, p), (c.ed_set_normalization, p, p), (c.ed_set_gain, p, p),
-        (c.ed_latent, p, one), (c.ed_state_export, p, one), (c.ed_state_import, p, one),
+        (c.ed_latent, p, one), (c.ed_raw_kinematics, p, one), (c.ed_state_export, p, one), (c.ed_state_import, p, one),
     ]  # fmt: skip
     for call, *arguments in calls:
         assert call(None, *arguments) == NULL
@@ -270,6 +273,25 @@ def test_frames_to_outputs_equal_the_stream_in_numpy(engine: Engine, chunks: lis
                 values = np.array(getattr(output, name), np.float32)
                 assert values[:2].tobytes() == getattr(expected, name).tobytes()
                 assert not values[2:].any()
+
+
+def test_with_bands_a_bin_has_every_feature_and_a_frame_every_channel(tmp_path: Path) -> None:
+    engine, shape = build(tmp_path, random_model(c_builds.BANDED)), c_builds.BANDED
+    c, info, channels = engine.c, engine.info, shape.channels // 3
+    assert (info.channels, info.inputs) == (channels, shape.channels)
+    assert [info.channel_ids[i] for i in range(channels)] == [b"ch %d" % i for i in range(channels)]
+    kinematics, bin_ = np.zeros(2, np.float32), random_bins(shape, 1)[0]
+    assert c.ed_step(engine.decoder, pointer(bin_), pointer(kinematics)) == 0
+    assert kinematics.tobytes() == Oracle(random_model(shape)).step(bin_).tobytes()
+    for call in (c.ed_step, c.ed_set_normalization):
+        bin_[-1] = np.nan
+        assert call(engine.decoder, pointer(np.abs(bin_)), pointer(np.abs(bin_))) == VALUE
+    mean, std = np.zeros(shape.channels, np.float32), np.ones(shape.channels, np.float32)
+    assert c.ed_set_normalization(engine.decoder, pointer(mean), pointer(std)) == 0
+    std[-1] = -1
+    assert c.ed_set_normalization(engine.decoder, pointer(mean), pointer(std)) == VALUE
+    gain = np.r_[np.ones(channels), np.full(channels, np.nan)]
+    assert c.ed_set_gain(engine.decoder, pointer(gain), pointer(gain)) == 0
 
 
 def test_warmup_ends_and_an_array_without_a_channel_is_invalid(engine: Engine) -> None:

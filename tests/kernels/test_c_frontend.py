@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import math
 import re
 import shutil
 import subprocess
@@ -22,8 +23,9 @@ from hypothesis import strategies as st
 from edgedistill.assets import asset_folder
 from edgedistill.compile.c.frontend_source import frontend_constants, normalization_tables
 from edgedistill.errors import EngineError
-from edgedistill.frontend import FrontEnd, FrontEndConfig, filter_sections
+from edgedistill.frontend import FrontEnd, FrontEndConfig, band_sections, count_notches, filter_sections
 from edgedistill.frontend.design import rest_states, resume_bins
+from edgedistill.numerics.arithmetic import log64
 
 from .frontend_states import state_dtype, state_from_c, state_to_c
 
@@ -54,6 +56,14 @@ CONFIGS = {
     "first and last out": FrontEndConfig(Fraction(1000), 19, left_out=(0, 7, 18), **SHORT),
     "24 kHz, first and last out": FrontEndConfig(Fraction(390625, 16), 9, left_out=(0, 4, 5, 8), **SHORT),
     "one left": FrontEndConfig(Fraction(250), 3, left_out=(0, 2), **SHORT),
+    "bands": FrontEndConfig(Fraction(1000), 17, bands=((8, 30), (60, 150), (200, 400)), **SHORT),
+    "bands, one channel": FrontEndConfig(
+        Fraction(1000), 1, bands=((70, 110),), line_hz=0, bin_ms=50, band_ms=1, **SHORT
+    ),
+    "bands, 500 Hz": FrontEndConfig(Fraction(500), 3, bands=((15, 40), (70, 200)), filter_order=3, **SHORT),
+    "bands, 2 kHz": FrontEndConfig(Fraction(2000), 33, bands=((60, 200),), line_hz=50, left_out=(1, 32), **SHORT),
+    "bands, 30 kHz": FrontEndConfig(Fraction(30000), 9, bands=((30, 70), (70, 400)), bin_ms=25, **SHORT),
+    "bands, silence": FrontEndConfig(Fraction(2000), 2, line_hz=0, highpass_hz=20, recover_s=10, bands=((100, 400),)),
 }
 
 # It is a library for ctypes, and a program for sanitizers and emulators: operations from stdin, bins to stdout.
@@ -63,6 +73,7 @@ PROBE = """
 #include <stdio.h>
 #include <stdlib.h>
 
+#define INPUTS (ED_FE_FEATURES * ED_FE_CHANNELS)
 typedef struct { uint64_t kind, n; } operation; /* 0: frames, 1: int16, 2: gap */
 typedef struct { uint64_t bin, end_frame, gap, unsettled; } facts;
 
@@ -76,6 +87,16 @@ int probe_import(ed_fe_state *fe, const ed_fe_exchange *in);
 int probe_import(ed_fe_state *fe, const ed_fe_exchange *in) { return ed_fe_import(fe, in); }
 uint64_t probe_bins_for(const ed_fe_state *fe, uint64_t n);
 uint64_t probe_bins_for(const ed_fe_state *fe, uint64_t n) { return ed_fe_bins_for(fe, n); }
+
+void probe_log(double *x, size_t n);
+void probe_log(double *x, size_t n) {
+    for (size_t i = 0; i < n; i += ED_DOUBLES) {
+        ed_doubles values;
+        memcpy(&values, x + i, sizeof values);
+        values = ed_log(values);
+        memcpy(x + i, &values, sizeof values);
+    }
+}
 
 size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, const double *gain, const double *offset,
                  double *values, uint32_t *bad, facts *out);
@@ -92,7 +113,9 @@ size_t probe_run(ed_fe_state *fe, uint64_t kind, const char *data, size_t n, con
         n -= used;
         if (!complete) continue;
         ed_fe_bin bin;
-        memcpy(values + bins * ED_FE_CHANNELS, ed_fe_finish_bin(fe, &bin), sizeof(double) * ED_FE_CHANNELS);
+        const double(*value)[ED_FE_PADDED] = ed_fe_finish_bin(fe, &bin);
+        for (size_t f = 0; f < ED_FE_FEATURES; f++, values += ED_FE_CHANNELS)
+            memcpy(values, value[f], sizeof(double) * ED_FE_CHANNELS);
         memcpy(bad + bins * ED_FE_CHANNELS, fe->channels.bad, sizeof fe->channels.bad);
         out[bins++] = (facts){bin.bin, bin.end_frame, bin.lost, bin.unsettled};
     } while (n > 0);
@@ -106,12 +129,12 @@ int main(void) {
     while (fread(&op, sizeof op, 1, stdin) == 1) {
         const size_t bytes = op.kind == 2 ? 0 : op.n * ED_FE_CHANNELS * sizeof(float), bins = ed_fe_bins_for(&fe, op.n);
         char *data = malloc(bytes + 1); /* of the exact size, so that a sanitizer sees a step too far */
-        double *values = malloc(bins * sizeof(double) * ED_FE_CHANNELS + 1);
+        double *values = malloc(bins * sizeof(double) * INPUTS + 1);
         uint32_t *bad = malloc(bins * sizeof(uint32_t) * ED_FE_CHANNELS + 1);
         facts *out = malloc(bins * sizeof(facts) + 1);
         if (!data || !values || !bad || !out || fread(data, 1, bytes, stdin) != bytes) return 1;
         if (probe_run(&fe, op.kind, data, op.n, ed_fe_std, ed_fe_mean, values, bad, out) != bins) return 2;
-        fwrite(values, sizeof(double) * ED_FE_CHANNELS, bins, stdout);
+        fwrite(values, sizeof(double) * INPUTS, bins, stdout);
         fwrite(bad, sizeof(uint32_t) * ED_FE_CHANNELS, bins, stdout);
         fwrite(out, sizeof(facts), bins, stdout);
         free(data), free(values), free(bad), free(out);
@@ -133,7 +156,7 @@ def workplace() -> Path:
 def normalization(config: FrontEndConfig) -> tuple[np.ndarray, np.ndarray]:
     """Returns statistics, one of them of a silent channel. The program takes them as offset and gain."""
     rng = np.random.default_rng(config.channels)
-    mean, std = rng.normal(size=config.channels), rng.uniform(5, 60, config.channels)
+    mean, std = rng.normal(size=config.inputs), rng.uniform(5, 60, config.inputs)
     std[1:2], std[2:3] = 0, 1e-40
     return mean, std
 
@@ -184,8 +207,8 @@ class CFrontEnd:
 
     def run(self, kind: int, data: np.ndarray, n: int, *affine: np.ndarray | None) -> Seen:
         bins = self.bins_for(n)
-        values = np.full((bins, self.config.channels), np.nan)
-        bad, facts = np.full(values.shape, 7, np.uint32), np.empty(bins, FACTS)
+        values = np.full((bins, self.config.inputs), np.nan)
+        bad, facts = np.full((bins, self.config.channels), 7, np.uint32), np.empty(bins, FACTS)
         scale = [self.at(a) if a is not None else None for a in affine] or [None, None]
         got = self.c.probe_run(
             self.at(self.state), ctypes.c_uint64(kind), self.at(data), ctypes.c_size_t(n),
@@ -282,7 +305,7 @@ def assert_states_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarr
     for name in expected:
         assert (got[name].shape, got[name].dtype) == (expected[name].shape, expected[name].dtype), name
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
-        if name in ("shaper", "decimator", "clean", "frame"):
+        if name in ("shaper", "decimator", "bands", "power", "clean", "frame"):
             assert got[name].tobytes() == expected[name].tobytes(), name
 
 
@@ -295,7 +318,7 @@ def assert_states_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarr
     + [
         (compiler, name)
         for compiler in (PLAIN, CLANG)
-        for name in ("1 kHz", "24 kHz", "a bin's memory", "first and last out", "1 kHz, 48")
+        for name in ("1 kHz", "24 kHz", "a bin's memory", "first and last out", "1 kHz, 48", "bands", "bands, 30 kHz")
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -377,8 +400,9 @@ def test_a_frame_with_samples_in_left_out_channels_only_is_lost():
 
 
 @pytest.mark.parametrize("compiler", [FAST, PLAIN], ids=" ".join)
-def test_small_states_are_cleared_as_in_the_definition(compiler):
-    config = CONFIGS["silence"]
+@pytest.mark.parametrize("name", ["silence", "bands, silence"])
+def test_small_states_are_cleared_as_in_the_definition(name, compiler):
+    config = CONFIGS[name]
     x = np.zeros((2600, 2), np.float32)
     x[:60] = np.random.default_rng(1).normal(size=(60, 2))
     x[0] = 1e3, 1e-30
@@ -386,7 +410,11 @@ def test_small_states_are_cleared_as_in_the_definition(compiler):
     for i in range(0, len(x), 20):
         assert_same(c.push(x[i : i + 20]), python.push(x[i : i + 20]))
         assert_states_equal(state_from_c(config, c.export_state()), python.export_state())
-    assert not state_from_c(config, c.export_state())["shaper"][:, 0].any()
+    state = state_from_c(config, c.export_state())
+    assert not state["shaper"][:, 0].any()
+    if config.bands:
+        assert not state["bands"][:, 0].any()
+        assert (state["power"] == 2.0**-20).all()
 
 
 def test_the_limit_of_a_flat_channel_is_compared_in_float64():
@@ -423,6 +451,44 @@ def test_reset_starts_over():
     c.c.probe_reset(c.at(c.state))
     assert c.export_state() == CFrontEnd(config).export_state()
     assert_same(c.push(x), Definition(config).push(x))
+
+
+# ------------------------------------------------------------------------------------ bands
+
+
+@pytest.mark.parametrize("compiler", [FAST, PLAIN, CLANG, ("gcc", "-O3"), ("gcc", "-O3", "-mavx2")], ids=" ".join)
+def test_the_logarithm_equals_the_definition_and_is_off_by_at_most_a_billionth(compiler):
+    rng, exponents = np.random.default_rng(0), np.arange(-1022, 1024)
+    edges = np.array([1.0, np.sqrt(0.5), np.sqrt(2), 4 / 3, np.nextafter(2, 1)])
+    bits = (edges[:, None] * 2.0**exponents).ravel().view(np.int64)
+    bits = np.concatenate([bits - 1, bits, bits + 1, rng.integers(1 << 52, 0x7FF << 52, 200_000)])
+    x = bits.view(np.float64)
+    x = np.ascontiguousarray(x[(x >= 2.0**-1022) & (x < np.inf)])
+    x = np.concatenate([x, np.ones(-len(x) % 8)])
+    found = x.copy()
+    CFrontEnd(CONFIGS["bands"], compiler).c.probe_log(CFrontEnd.at(found), ctypes.c_size_t(len(found)))
+    assert found.tobytes() == log64(x).tobytes()
+    assert max(abs(value - math.log(number)) for value, number in zip(found.tolist(), x.tolist(), strict=True)) < 1e-9
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("bands")])
+def test_power_goes_through_faults_gaps_and_moves_as_in_the_definition(name):
+    """Moves the state between both after every few bins, through gaps of all lengths, and checks all of its bits."""
+    config, rng = CONFIGS[name], np.random.default_rng(4)
+    x, at = recording(config, 90, 8), 0
+    python, c = Definition(config), CFrontEnd(config)
+    for lost in [*range(config.bridged_bins + 2), 0, 9, 0]:
+        stop = config.edge(config.bin_of(at) + int(rng.integers(3, 9)))
+        assert_same(c.push(x[at:stop]), python.push(x[at:stop]))
+        at = stop + config.edge(config.bin_of(stop) + lost) - stop
+        assert_same(c.gap(at - stop), python.gap(at - stop))
+        state = python.export_state()
+        assert_states_equal(state_from_c(config, c.export_state()), state)
+        assert (state["power"] >= 2.0**-20).all()
+        python, c = Definition(config), CFrontEnd(config)
+        python.import_state(state)
+        assert c.import_state(state_to_c(config, state)) == 0
+    assert (state["power"] > 1).any() or name == "bands, silence"
 
 
 # ------------------------------------------------------------------------------------ the clock
@@ -531,10 +597,12 @@ def test_a_state_inside_a_bin_of_a_decimating_front_end_stays_in_c():
         ("pending", np.nan), ("pending", 1e90), ("clean", 9999), ("clean", -1), ("clean", 3.5), ("clean", 1e300),
         ("clean", np.nan), ("broken", 2), ("broken", np.nan), ("lowest", np.nan), ("highest", np.nan),
         ("part_low", np.nan), ("part_high", np.nan), ("low", np.nan), ("high", np.nan),
+        ("bands", np.nan), ("bands", 1.0001 * 2.0**256), ("power", np.nan), ("power", 0.9999 * 2.0**-20),
+        ("power", 1.0001 * 2.0**512),
     ],
 )  # fmt: skip
 def test_an_impossible_state_is_refused_and_changes_nothing(field, value):
-    config = CONFIGS["24 kHz"]
+    config = CONFIGS["bands, 30 kHz"]
     c = CFrontEnd(config)
     c.push(recording(config, 9, 0))
     before = c.state.copy()
@@ -544,14 +612,18 @@ def test_an_impossible_state_is_refused_and_changes_nothing(field, value):
     np.testing.assert_array_equal(c.state, before)
 
 
-def test_the_most_extreme_state_goes_on_as_in_the_definition():
+@pytest.mark.parametrize("name", ["1 kHz", "bands"])
+def test_the_most_extreme_state_goes_on_as_in_the_definition(name):
     """Filters at their limit, clean at both ends, lost bins at the most that are bridged: nothing overflows."""
-    config = CONFIGS["1 kHz"]
+    config = CONFIGS[name]
     python, c, rng = Definition(config), CFrontEnd(config), np.random.default_rng(0)
     x = rng.normal(300, 50, (600, config.channels)).astype(np.float32)
     python.push(x[:203])
     state = python.export_state()
     state["shaper"] = 2.0**256 * rng.choice([-1.0, 0, 1e-80, 1], state["shaper"].shape)
+    if config.bands:
+        state["bands"] = 2.0**256 * rng.choice([-1.0, 0, 1e-80, 1], state["bands"].shape)
+        state["power"] = rng.choice([2.0**-20, 1.0, 2.0**512], state["power"].shape)
     state["clean"] = rng.choice([0.0, config.recover_bins, config.settled_bins], config.channels)
     state["lost_bins"] = np.array(config.bridged_bins, np.int64)
     state["lowest"][:], state["highest"][:] = np.inf, -np.inf
@@ -612,9 +684,14 @@ def test_tables_are_written_exactly(name):
     config = CONFIGS[name]
     mean, std = normalization(config)
     text = frontend_constants(config) + normalization_tables(config, mean.tolist(), std.tolist())
+    bands, notches = band_sections(config), count_notches(config)
+    before = filter_sections(config)[1][:notches]
+    band_rest = [rest_states(np.concatenate([before, band]))[notches:] for band in bands]
     for table, expected in (
         ("decimator", np.delete(filter_sections(config)[0], 3, axis=1)),
         ("shaper", np.delete(filter_sections(config)[1], 3, axis=1)),
+        ("bands", np.delete(np.concatenate([*bands, np.empty((0, 6))]), 3, axis=1)),
+        ("bands_rest", np.concatenate([*band_rest, np.empty((0, 2))])),
         ("decimator_rest", rest_states(filter_sections(config)[0])),
         ("shaper_rest", rest_states(filter_sections(config)[1])),
         ("mean", mean),
@@ -630,6 +707,8 @@ def test_tables_are_written_exactly(name):
     assert int(defined["SETTLED_BINS"].rstrip("u")) == config.settled_bins
     assert int(defined["RESUME_BINS"].rstrip("u")) == resume_bins(config)
     assert int(defined["BRIDGED_BINS"].rstrip("u")) == config.bridged_bins
+    assert (int(defined["BANDS"]), int(defined["FEATURES"])) == (len(config.bands), config.features)
+    assert (int(defined["NOTCHES"]), int(defined["BAND_SECTIONS"])) == (notches, config.filter_order)
     assert defined["MIRRORED"] == str(int(config.filter_order % 2 == 0))
 
 
@@ -640,7 +719,7 @@ def test_statistics_that_do_not_fit_are_refused(std):
 
 
 @pytest.mark.parametrize("compiler", [FAST, CLANG, ARM64, CORTEX_M7], ids=lambda compiler: compiler[0])
-@pytest.mark.parametrize("name", ["1 kHz", "24 kHz"])
+@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "bands, 2 kHz"])
 def test_the_object_needs_only_memcpy_and_memset(name, compiler, monkeypatch):
     """The object compiles without warnings, and has no allocation, libm, errno or writable data of its own."""
     calls = [line for line in PROBE.split("int main")[0].splitlines() if "stdio" not in line and "stdlib" not in line]
@@ -685,7 +764,7 @@ def assert_program_equals_definition(command: list[str], config: FrontEndConfig,
     assert done.stdout == expected
 
 
-@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "a bin's memory", "24 kHz, first and last out"])
+@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "a bin's memory", "24 kHz, first and last out", "bands, 2 kHz"])
 def test_hostile_frames_pass_the_sanitizers_with_the_same_bits(name):
     program = compiled(CONFIGS[name], SANITIZED)
     for seed in range(3):
@@ -693,7 +772,7 @@ def test_hostile_frames_pass_the_sanitizers_with_the_same_bits(name):
 
 
 @pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="no qemu-aarch64 (apt install qemu-user)")
-@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "24 kHz, first and last out"])
+@pytest.mark.parametrize("name", ["1 kHz", "24 kHz", "24 kHz, first and last out", "bands", "bands, 30 kHz"])
 def test_arm_under_emulation_gives_the_same_bits(name):
     program = compiled(CONFIGS[name], ARM64)
     assert_program_equals_definition(["qemu-aarch64", str(program)], CONFIGS[name], 0)

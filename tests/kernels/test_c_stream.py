@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.cpu.array_models import draw_deviation_model, draw_spatial_model
+from benchmarks.cpu.array_models import draw_deviation_model, draw_smoothing_model, draw_spatial_model
 from edgedistill.compile.c.model_source import c_sources
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
@@ -27,6 +27,7 @@ from ..numerics.students import random_model
 from .c_builds import FLAGS, KERNELS, compile_c, compilers, facts_of, runs_here
 
 # Rules that act, filters that settle and a receptive field that fills within a few bins, so that every flag comes up.
+BANDS = ((12, 30), (70, 150), (160, 390))
 SHORT = {"flat_s": 0.05, "recover_s": 0.04, "bridged_s": 0.05, "highpass_hz": 8, "lowpass_hz": 60}
 CONFIGS = {
     "five": FrontEndConfig(Fraction(1000), 5, **SHORT),
@@ -36,8 +37,13 @@ CONFIGS = {
     "no sweeps": FrontEndConfig(Fraction(2000), 33, fill_sweeps=0, common_average=False, **SHORT),
     "one sweep": FrontEndConfig(Fraction(1000), 18, fill_sweeps=1, **{**SHORT, "bridged_s": 0}),
     "whole vectors": FrontEndConfig(Fraction(1000), 48, follow_s=10, **SHORT),
+    "bands": FrontEndConfig(Fraction(1000), 17, bands=BANDS, follow_s=10, left_out=(0, 7), **SHORT),
+    "bands, one channel": FrontEndConfig(Fraction(500), 1, bands=BANDS[:1], line_hz=0, **SHORT),
+    "bands, decimated": FrontEndConfig(Fraction(30000), 3, bands=BANDS, follow_s=20, **SHORT),
+    "bands, 2 kHz": FrontEndConfig(Fraction(2000), 33, bands=BANDS[1:], common_average=False, **SHORT),
 }
 VARIANTS = [ops for ops in ("scalar", "avx2", "avx512") if runs_here(ops)]
+SMOOTHED = {"five": 1, "follows": 2, "decimated, follows": 2, "whole vectors": 1}  # order of the filter of the outputs
 UNKNOWN = {"five": (3,), "whole vectors": (0, 17, 47)}
 
 
@@ -48,10 +54,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Any:
     @cache
     def get(name: str, ops: str, compiler: str = "gcc", level: str = "-O3") -> tuple[AbiEngine, NumpyStream]:
         config, folder = CONFIGS[name], tmp_path_factory.mktemp("c-stream")
-        shape = StudentShape(config.channels, 2, 16, 2, 2, 9, 32, 3, 2, 4)
+        shape = StudentShape(config.inputs, 2, 16, 2, 2, 9, 32, 3, 2, 4)
         model = random_model(shape)
         facts = facts_of(model, config)
-        changes = {"spatial": draw_spatial_model(config, 1, UNKNOWN.get(name, ())), "warmup_bins": 60}
+        changes: dict[str, Any] = {"spatial": draw_spatial_model(config, 1, UNKNOWN.get(name, ())), "warmup_bins": 60}
+        changes["smoothing"] = draw_smoothing_model(2, SMOOTHED[name]) if name in SMOOTHED else None
         facts = type(facts)(**{**vars(facts), **changes})
         for file, text in c_sources(model, config, facts, ops).items():
             (folder / file).write_text(text)
@@ -59,18 +66,26 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Any:
         options = (*FLAGS[ops], level, '-DED_MODEL_HEADER="model_test.h"', "-shared", "-fPIC")
         library = compile_c(folder, "engine.so", sources, options, compiler)
         opened = start_decoder(load_library(library, library.read_bytes()), "test")
-        stream = NumpyStream(config, facts.spatial, facts.deviation, Oracle(model), facts.warmup_bins)
+        stream = NumpyStream(config, facts.spatial, facts.deviation, Oracle(model), facts.warmup_bins, facts.smoothing)
         return AbiEngine(opened, shape, config), stream
 
     def fresh(*names: str) -> tuple[AbiEngine, NumpyStream]:
         found = get(*names)
         for stream in found:
-            channels = np.arange(CONFIGS[names[0]].channels)
-            stream.set_normalization(np.float64(channels % 7 - 3), 20.0 + channels % 5)
+            stream.set_normalization(*normalization(CONFIGS[names[0]]))
             stream.reset()
         return found
 
     return fresh
+
+
+def normalization(config: FrontEndConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and deviation (I,) that fit a recording. One band of one channel has no deviation."""
+    index = np.arange(config.inputs)
+    slow = index < config.channels
+    std = np.where(slow, 20.0 + index % 5, 1.0 + index % 3)
+    std[config.channels + 1 : config.channels + 2] = 0
+    return np.where(slow, index % 7 - 3.0, 6.0 + index % 2), std
 
 
 def recording(config: FrontEndConfig, bins: int, seed: int) -> np.ndarray:
@@ -114,7 +129,7 @@ def require_same_states(found: dict[str, np.ndarray], expected: dict[str, np.nda
 def drive(config: FrontEndConfig, c: AbiEngine, python: NumpyStream, seed: int) -> set[Flag]:
     """Pushes a recording in chunks, with gaps, integers, other statistics and moved states. Returns the flags seen."""
     rng, x, at, seen = np.random.default_rng(seed), recording(config, 220, seed), 0, set()
-    mean, gain = np.zeros(config.channels), rng.uniform(0.1, 0.3, config.channels)
+    offset, gain = np.full(config.channels, -1.0), rng.uniform(0.1, 0.3, config.channels)
     while at < len(x):
         n, what = int(rng.choice([1, 3, 7, 50, 400, 1000])), rng.random()
         part = np.ascontiguousarray(x[at : at + n])
@@ -122,7 +137,7 @@ def drive(config: FrontEndConfig, c: AbiEngine, python: NumpyStream, seed: int) 
             calls = [stream.gap(n) for stream in (c, python)]
         elif what < 0.2:
             whole = np.nan_to_num(part, nan=3, posinf=9, neginf=0).clip(-32768, 32767).astype(np.int16)
-            calls = [stream.push_i16(whole, gain, mean - 1) for stream in (c, python)]
+            calls = [stream.push_i16(whole, gain, offset) for stream in (c, python)]
         else:
             with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
                 calls = [stream.push(part) for stream in (c, python)]
@@ -136,9 +151,10 @@ def drive(config: FrontEndConfig, c: AbiEngine, python: NumpyStream, seed: int) 
                 c.import_stream(states[1])
                 python.import_stream(states[0])
         if rng.random() < 0.05:
-            std = np.float32(rng.uniform(10, 60, config.channels) * (rng.random(config.channels) > 0.1))
+            mean, std = normalization(config)
+            std = np.float32(std * rng.uniform(0.5, 3, config.inputs) * (rng.random(config.inputs) > 0.1))
             for stream in (c, python):
-                stream.set_normalization(np.float64(np.float32(mean)), np.float64(std))
+                stream.set_normalization(mean, np.float64(std))
     return seen
 
 
@@ -163,6 +179,11 @@ def test_any_stream_has_the_bits_of_numpy(pair: Any, name: str) -> None:
         ("one sweep", "avx2", "clang", "-O1"),
         ("follows", "avx512", "clang", "-O3"),
         ("one channel", "scalar", "clang", "-O1"),
+        ("bands", "scalar", "gcc", "-O3"),
+        ("bands, decimated", "scalar", "gcc", "-O0"),
+        ("bands", "avx2", "clang", "-O1"),
+        ("bands, 2 kHz", "avx2", "gcc", "-O3"),
+        ("bands, decimated", "avx512", "clang", "-O3"),
     ],
 )
 def test_every_width_of_vectors_and_compiler_gives_the_same_bits(
@@ -188,7 +209,7 @@ def test_the_future_never_changes_the_past(pair: Any, name: str, k: int, seed: i
         require_same(c.push(changed)[:k], outputs)
 
 
-@pytest.mark.parametrize("name", ["follows", "decimated, follows"])
+@pytest.mark.parametrize("name", ["follows", "decimated, follows", "bands", "bands, decimated"])
 def test_an_extreme_state_goes_on_as_in_numpy(pair: Any, name: str) -> None:
     """Filters and statistics at their limits: channels are bad where nothing can be said, and nothing overflows."""
     config, (c, python) = CONFIGS[name], pair(name, VARIANTS[-1])
@@ -197,8 +218,11 @@ def test_an_extreme_state_goes_on_as_in_numpy(pair: Any, name: str) -> None:
     state, rng = c.export_stream(), np.random.default_rng(1)
     state["fe_shaper"] = 2.0**256 * rng.choice([-1.0, 0, 1e-80, 1], state["fe_shaper"].shape)
     state["fe_clean"] = rng.choice([0.0, config.recover_bins, config.settled_bins], config.channels)
-    state["statistics_mean"] = 2.0**256 * rng.choice([-1.0, 0, 1e-77, 1], config.channels)
-    state["statistics_std"] = 2.0**256 * rng.choice([0, 1e-300, 1e-77, 1], config.channels)
+    if config.bands:
+        state["fe_bands"] = 2.0**256 * rng.choice([-1.0, 0, 1e-80, 1], state["fe_bands"].shape)
+        state["fe_power"] = rng.choice([2.0**-20, 1.0, 2.0**512], state["fe_power"].shape)
+    state["statistics_mean"] = 2.0**256 * rng.choice([-1.0, 0, 1e-77, 1], config.inputs)
+    state["statistics_std"] = 2.0**256 * rng.choice([0, 1e-300, 1e-77, 1], config.inputs)
     state["seen"] = np.array(10**6)
     for stream in (c, python):
         stream.import_stream(state)
@@ -216,7 +240,8 @@ def test_models_that_do_not_fit_are_refused() -> None:
     for changes, mentions in (
         ({"spatial": wide}, "'coupling' does not fit"),
         ({"spatial": other}, "other settings than the front end"),
-        ({"deviation": draw_deviation_model(StudentShape(5, 3, 16, 2, 2, 9, 32, 3, 2, 4))}, "'at_rest' does not fit"),
+        ({"deviation": draw_deviation_model(5, 3)}, "'at_rest' does not fit"),
+        ({"smoothing": draw_smoothing_model(3, 1)}, "the filter of the outputs does not fit"),
     ):
         with pytest.raises(EngineError, match=mentions):
             c_sources(model, config, type(facts)(**{**vars(facts), **changes}), "scalar")

@@ -228,6 +228,17 @@ def test_frames_of_every_kind_decode_as_in_the_c_engine(small: Device, c_engine:
     assert same(small.export(), c_engine.export())
 
 
+def test_frames_with_bands_have_the_bits_of_the_c_engine(built: Builder, fake: Fake, tmp_path: Path) -> None:
+    device, engine = built(c_builds.BANDED).opened(), c_builds.build(tmp_path, random_model(c_builds.BANDED))
+    assert (device.info.channels, device.info.inputs) == (engine.info.channels, engine.info.inputs) == (5, 15)
+    broken = frames_like(400, 2)
+    broken[50:70, 1], broken[200:203] = np.nan, np.inf
+    for part in (frames_like(305), 33, broken, 2100, broken):
+        assert push(device, part) == push(engine, part)
+        assert same(device.export(), engine.export())
+    device.close()
+
+
 def test_a_shifted_amplitude_is_flagged_as_in_the_c_engine(small: Device, c_engine: Engine) -> None:
     assert c_engine.init(c_engine.memory) == 0
     state = c_engine.export()

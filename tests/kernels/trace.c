@@ -29,7 +29,7 @@ void ed_trace(const char *name, int layer, const void *data, size_t bytes) {
 int run(ed_decoder *decoder, const float *bins, size_t n, float *kinematics, float *latents, unsigned char *states) {
     const ed_info *info = ed_info_get(decoder);
     for (size_t i = 0; i < n; i++) {
-        int error = ed_step(decoder, bins + i * info->channels, kinematics + i * info->outputs);
+        int error = ed_step(decoder, bins + i * info->inputs, kinematics + i * info->outputs);
         if (!error && latents) error = ed_latent(decoder, latents + i * info->latent, info->latent);
         if (!error && states) error = ed_state_export(decoder, states + i * info->export_bytes, info->export_bytes);
         if (error) return error;

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgedistill.frontend import SpatialModel
+from edgedistill.frontend import SpatialModel, Standardization
 from edgedistill.measure.damage import (
     LfpSignal,
     SpikeSignal,
@@ -118,6 +118,32 @@ def test_gains_drift_before_the_average() -> None:
     assert common_left > 1.01  # what all channels share no longer cancels
 
 
+def test_channels_are_lost_with_their_bands_and_banks_are_those_of_channels() -> None:
+    signal = make_array(features=3)
+    lost = draw_bank(signal, 0.25, 1)
+    assert lost.max() < C
+    assert len(lost) == C // 4
+    other = signal.present.copy()
+    other[:, [f * C + c for f in range(3) for c in lost]] = 1e6
+    damaged = signal.without(lost)
+    assert np.array_equal(replace(signal, present=other).without(lost), damaged)
+    changed = (damaged != signal.intact()).any(axis=0).reshape(3, C)
+    assert changed[:, lost].all()
+    kept = np.setdiff1d(np.arange(C), lost)
+    assert not changed[1:, kept].any()  # no average is taken of log power
+
+
+def test_a_drifting_gain_adds_to_log_power_and_noise_is_on_every_number() -> None:
+    signal = make_array(average=False, features=3)
+    gain = signal.spatial.gain
+    log_gain = np.log((pass_days(signal, 15, 0) / signal.intact())[0, :C])
+    shift = (pass_days(signal, 15, 0) - signal.intact()) / gain
+    np.testing.assert_allclose(shift[:, C : 2 * C], np.tile(2 * log_gain / 2, (T, 1)), atol=1e-4)
+    np.testing.assert_allclose(shift[:, 2 * C :], np.tile(2 * log_gain / 3, (T, 1)), atol=1e-4)
+    noise = add_noise(signal, 0.5, 0) - signal.intact()
+    assert noise.std(axis=0) == pytest.approx(np.full(3 * C, 0.5), rel=0.1)
+
+
 def test_units_vanish_at_the_published_pace() -> None:
     signal = make_spikes()
     changed = [(pass_days(signal, 15, draw) != signal.bins).any(axis=0).mean() for draw in range(40)]
@@ -137,7 +163,8 @@ def test_lost_units_are_zero_and_noise_has_the_units_deviation() -> None:
 
 def test_an_array_of_one_channel_can_lose_it() -> None:
     one = np.ones(1, np.float32)
-    spatial = SpatialModel(np.ones((1, 1), np.float32), one, one, one, 8, True)
-    signal = LfpSignal(np.ones((T, 1), np.float32), np.ones((T, 1), np.bool_), spatial)
+    spatial = SpatialModel(np.ones((1, 1, 1), np.float32), one, one, one, 8, True)
+    standardization = Standardization(np.zeros(1), np.ones(1), spatial)
+    signal = LfpSignal(np.ones((T, 1), np.float32), np.ones((T, 1), np.bool_), standardization)
     assert not lose_channels(signal, 1.0, 0).any()
     assert np.array_equal(lose_bank(signal, 0.25, 0), signal.intact())

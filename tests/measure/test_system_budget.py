@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edgedistill.errors import ConfigError
 from edgedistill.measure.system_budget import ASSUMPTIONS, BudgetRow, Load, estimate_system_budget, replace_assumptions
 
 UTAH = Load(channels=96, outputs=2, macs=1_300_000, weight_bytes=1_100_000)
+WITH_BANDS = replace(UTAH, highest_band_hz=300)
 
 
 def rows(load: Load = UTAH, **changes: float) -> dict[tuple[str, str], BudgetRow]:
@@ -46,9 +49,21 @@ def test_a_measured_power_replaces_the_estimate_and_says_where() -> None:
 @pytest.mark.parametrize("name", ASSUMPTIONS)
 def test_every_assumption_counts_and_can_be_replaced(name: str) -> None:
     changed = replace_assumptions({name: ASSUMPTIONS[name].value * 3})
-    assert estimate_system_budget(UTAH, changed) != estimate_system_budget(UTAH)
+    assert estimate_system_budget(WITH_BANDS, changed) != estimate_system_budget(WITH_BANDS)
     assert changed[name].source == "given"
     assert ASSUMPTIONS[name].source != "given"
+
+
+def test_bands_need_a_rate_that_holds_them_and_the_slow_lfp_alone_needs_less() -> None:
+    found = rows(WITH_BANDS)
+    assert found["LFP", "outside"].mbit_per_s == pytest.approx(1.536)
+    assert found["LFP below 50 Hz alone", "outside"].mbit_per_s == pytest.approx(96 * 200 * 16 / 1e6)
+    assert ("LFP below 50 Hz alone", "outside") not in rows()
+    assert set(found) - set(rows()) == {("LFP below 50 Hz alone", "outside")}
+    with pytest.raises(ConfigError, match="does not hold the bands") as caught:
+        rows(WITH_BANDS, lfp_rate_hz=500)
+    assert "600" in str(caught.value.expected)
+    assert rows(UTAH, lfp_rate_hz=500)
 
 
 def test_unknown_and_impossible_assumptions_are_refused() -> None:

@@ -18,7 +18,7 @@ from edgedistill.data.simulation.sessions import SimulationConfig
 from edgedistill.pipeline import BuildResult, DistillOptions, PretrainOptions, graph_checks, written_bundle
 from edgedistill.pipeline.assembled import Ingredients
 from edgedistill.pipeline.written_bundle import WrittenBundle
-from edgedistill.training import baselines
+from edgedistill.training import baselines, teacher_targets
 
 from .tiny_builds import options, write_preset, write_quick_host
 
@@ -31,6 +31,7 @@ def quick_measures() -> Iterator[None]:
         patch.setattr(baselines, "KALMAN_LAGS", (0,))
         patch.setattr(baselines, "KALMAN_ORDERS", (1,))
         patch.setattr(baselines, "SMOOTHING_MS", (0,))
+        patch.setattr(teacher_targets, "GRADIENT_SEGMENTS", 16)
         patch.setattr(written_bundle, "QUICK", replace(QUICK, steps=10))
         patch.setattr(graph_checks, "CHECKED_BINS", 200)
         patch.setattr(graph_checks, "REFERENCE_BINS", 64)

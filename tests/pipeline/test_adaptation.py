@@ -184,7 +184,8 @@ def test_labels_change_the_read_out_and_nothing_else_of_the_student(first: Build
     assert json.loads(new.read("ranges.json")) == json.loads(old.read("ranges.json"))
     shape = read_decoder_spec(new).shape
     assert not np.array_equal(
-        read_deviation_model(new, shape).at_rest, read_deviation_model(old, shape).at_rest
+        read_deviation_model(new, shape.channels, shape.outputs).at_rest,
+        read_deviation_model(old, shape.channels, shape.outputs).at_rest,
     )  # calibrated again
     assert new.read("subjects/ridge.safetensors") != old.read("subjects/ridge.safetensors")
     assert all(verdict.usable for verdict in new.manifest.graphs.values())

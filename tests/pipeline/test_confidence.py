@@ -13,9 +13,9 @@ from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.pipeline import confidence
 from edgedistill.pipeline.confidence import (
     LEAST_BINS,
+    PieceDecoder,
     calibrate_deviations,
     count_lost,
-    decode_piece,
     decode_with_losses,
     draw_lost,
     find_calibration_stretch,
@@ -68,7 +68,7 @@ def test_no_bin_from_the_stop_on_is_used(day: TrainingSession, model: Int8Model)
     stop = day.split.validation.stop
     assert find_calibration_stretch(day, model.shape, stop).stop == stop
     later = relabel(day, slice(stop, None), 1e3)
-    found, other = (calibrate_deviations(model, one, stop).model for one in (day, later))
+    found, other = (calibrate_deviations(model, one, stop=stop).model for one in (day, later))
     assert found.at_rest.tobytes() == other.at_rest.tobytes()
     assert calibrate_deviations(model, later).model.at_rest.tobytes() != found.at_rest.tobytes()
 
@@ -96,7 +96,7 @@ def test_errors_on_the_training_block_change_nothing(day: TrainingSession, model
 
 def test_a_piece_is_decoded_as_a_stream_that_began_long_before(day: TrainingSession, model: Int8Model) -> None:
     piece, lost = slice(8000, 8100), np.array([1, 5])
-    found = decode_piece(model, day, piece, lost)
+    found = PieceDecoder(model, day).decode(piece, lost)
     present, there = day.source.present.numpy().copy(), day.source.there.numpy().copy()
     there[:, lost] = False
     whole = Oracle(model).run(day.standardization.spatial.complete(present, there)[: piece.stop])
@@ -123,7 +123,7 @@ def test_more_lost_channels_have_larger_errors_and_all_of_them_leave_the_spread(
     found = calibrate_deviations(model, day).model
     assert (np.diff(found.at_rest, axis=0) >= 0).all()
     truth, stretch = find_truth(day), find_calibration_stretch(day, model.shape)
-    decoded = decode_with_losses(model, day, truth, stretch, CHANNELS)
+    decoded = decode_with_losses(PieceDecoder(model, day), truth, stretch, CHANNELS)
     assert decoded.lost == CHANNELS
     assert np.ptp(decoded.kinematics, axis=0) == pytest.approx(0)  # nothing is left that could be decoded
     within = np.abs(decoded.errors) <= QUANTILES[0.9] * np.sqrt(found.at_rest[CHANNELS])
@@ -145,7 +145,7 @@ def test_channels_that_the_recording_lacks_count_as_lost(day: TrainingSession, m
     there[day.split.validation.start - 200 :, :2] = False
     lacking = replace(day, source=replace(day.source, there=there))
     stretch = find_calibration_stretch(day, model.shape)
-    decoded = decode_with_losses(model, lacking, find_truth(lacking), stretch, 1)
+    decoded = decode_with_losses(PieceDecoder(model, lacking), find_truth(lacking), stretch, 1)
     assert 1 <= decoded.lost <= 3
 
 
@@ -168,4 +168,4 @@ def test_pieces_lie_where_the_labels_are(day: TrainingSession, model: Int8Model)
     stretch = find_calibration_stretch(day, model.shape)
     sparse = relabel(day, slice(stretch.start, stretch.stop - LEAST_BINS), torch.nan)
     truth = find_truth(sparse)
-    assert len(decode_with_losses(model, sparse, truth, stretch, 2).errors) >= LEAST_BINS
+    assert len(decode_with_losses(PieceDecoder(model, sparse), truth, stretch, 2).errors) >= LEAST_BINS

@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import pytest
 
+from edgedistill.config import NO_BANDS, BandPower
 from edgedistill.data.candidates import SeriesNames
 from edgedistill.data.opening import digest
 from edgedistill.data.session import SessionBins
@@ -21,11 +22,28 @@ from ..data import nwb_files as make
 LFP = "processing/ecephys/LFP/ElectricalSeries"
 
 
-def read(path: Path) -> tuple[SessionBins, bool]:
+def read(path: Path, bands: BandPower = NO_BANDS) -> tuple[SessionBins, bool]:
     """Returns the bins of a session, and whether they came from the cache."""
     cache = Cache(path.parent / "work")
-    (bins,) = inputs.read_sessions(cache, [path], SeriesNames(), 60.0, ("lfp",))
+    (bins,) = inputs.read_sessions(cache, [path], SeriesNames(), 60.0, bands, need=("lfp",))
     return bins, cache.stages[0].cached
+
+
+def test_a_session_is_read_again_with_other_bands_and_says_which_its_rate_does_not_hold(tmp_path: Path) -> None:
+    path, bands = make.whole_session(tmp_path / "a.nwb"), BandPower(((12, 30), (70, 150), (150, 300)), 100)
+    plain, _ = read(path)
+    found, cached = read(path, bands)
+    assert not cached
+    assert read(path, bands)[1]
+    assert read(path)[1]
+    assert plain.lfp is not None
+    assert found.lfp is not None
+    assert found.frontend is not None
+    assert found.frontend.bands == ((12, 30),)  # at 250 Hz
+    assert found.lfp.shape[1] == 2 * plain.lfp.shape[1]
+    (note,) = [note for note in found.notes if note.startswith("band power")]
+    assert "70-150 Hz is left out, 150-300 Hz is left out, because LFP at 250 Hz" in note
+    assert not any(note.startswith("band power") for note in plain.notes)
 
 
 def test_a_session_whose_linked_samples_change_is_read_again(tmp_path: Path) -> None:

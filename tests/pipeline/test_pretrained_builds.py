@@ -16,6 +16,7 @@ from edgedistill import pipeline as stages
 from edgedistill.bench import QUICK, bench
 from edgedistill.bundle import open_bundle
 from edgedistill.bundle.contents import read_decoder_spec
+from edgedistill.config import Alignment
 from edgedistill.errors import ConfigError, EdgeDistillError
 from edgedistill.models.files import load_student, save_student
 from edgedistill.pipeline import BuildResult, DistillOptions
@@ -127,16 +128,32 @@ def test_a_pretrained_student_is_fine_tuned_by_its_own_objective(
         return student, {name: [2 * value for value in values] for name, values in ranges.items()}
 
     days = tuple(pretrained / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2))
-    settings: dict[str, Any] = {"preset": str(pretrained / "tiny.toml"), "steps": 6, "alignment": "mse"}
+    settings: dict[str, Any] = {"preset": str(pretrained / "tiny.toml"), "steps": 6, "alignment": Alignment("mse")}
     stages.distill(DistillOptions(days, pretrained / "teacher", tmp_path / "student", **settings))
     monkeypatch.setattr("edgedistill.pipeline.ranges.finetune_student", tuned)
     asked = {"data": days, "student": tmp_path / "student", "recipe": "qat", "spikes": True}
     refused(pretrained, tmp_path, ConfigError, "needs its teacher", **asked)
     assert not objectives
     stages.build(options(pretrained, tmp_path / "x.edge", teacher=pretrained / "teacher", **asked))
-    assert objectives == [replace(DISTILLED, alignment_kind="mse"), DISTILLED_WITH_BEHAVIOR]
+    assert objectives == [replace(DISTILLED, aligned_by=Alignment("mse")), DISTILLED_WITH_BEHAVIOR]
     ranges = ingredients[0].lfp.int8.ranges
     assert [row["range"] for row in ranges.table] == [max(values) for values in ranges.values.values()]
+
+
+def test_every_student_of_a_build_is_aligned_by_the_kind_that_was_asked_for(
+    pretrained: Path, tmp_path: Path, ingredients: list[Ingredients]
+) -> None:
+    """The student of `distill` goes on by its own kind, and the students of the build by that of the build."""
+    days = tuple(pretrained / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2))
+    settings: dict[str, Any] = {"preset": str(pretrained / "tiny.toml"), "steps": 6, "supervised": True}
+    own = Alignment("subspace", "standardized")
+    stages.distill(DistillOptions(days, pretrained / "teacher", tmp_path / "student", alignment=own, **settings))
+    asked = {"data": days, "teacher": pretrained / "teacher", "recipe": "qat", "alignment": Alignment("subspace")}
+    stages.build(options(pretrained, tmp_path / "x.edge", **asked))
+    stages.build(options(pretrained, tmp_path / "y.edge", student=tmp_path / "student", **asked))
+    fresh, earlier = ingredients
+    assert fresh.provenance["alignment"] == {"kind": "subspace", "centring": "mean"}
+    assert earlier.provenance["alignment"] == {"kind": "subspace", "centring": "standardized"}
 
 
 @pytest.mark.usefixtures("unwritten")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgedistill.config import TrainingConfig
+from edgedistill.config import NO_BANDS, Alignment, BandPower, TrainingConfig
 from edgedistill.errors import ConfigError, EdgeDistillError, RecordingError
 from edgedistill.pipeline.pretrained_student import (
     SPATIAL_TENSORS,
@@ -40,13 +40,14 @@ def trained() -> PretrainedStudent:
     return PretrainedStudent(
         student=student,
         task_name="deployed",
-        task=STUDENT_TASKS["deployed"].with_alignment("mse"),
+        task=STUDENT_TASKS["deployed"].with_alignment(Alignment("subspace", "standardized")),
         arrays=student.tokenizer.arrays,
         standardizations=standardizations_of(SESSIONS),
         readouts=fit_readouts(student, SESSIONS),
         outputs=OUTPUTS,
         provenance=Provenance({"day1": "ab"}, {"torch": "2"}),
         finetuned_from="cd",
+        band_power=BandPower(((12.0, 30.0),), 50),
     )
 
 
@@ -63,10 +64,16 @@ def change_facts(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({key: value for key, value in facts.items() if value is not None}))
 
 
+def test_a_student_of_a_version_without_bands_sees_the_slow_lfp_alone(folder: Path) -> None:
+    change_facts(folder, band_power=None)
+    assert load_pretrained_student(folder).band_power == NO_BANDS
+
+
 def test_a_student_comes_back_with_all_it_knows(trained: PretrainedStudent, folder: Path) -> None:
     found = load_pretrained_student(folder)
     assert (found.task_name, found.task, found.outputs) == ("deployed", trained.task, OUTPUTS)
     assert (found.provenance, found.finetuned_from, found.folder) == (trained.provenance, "cd", folder)
+    assert found.band_power == trained.band_power
     assert list(found.arrays) == ["day1", "day2", "other"]
     for session in SESSIONS:
         assert found.has_session(session)
@@ -95,6 +102,12 @@ def test_a_folder_of_the_version_before_is_read(folder: Path) -> None:
     assert load_pretrained_student(folder).require_readout(NEW_DAY, OUTPUTS).weight.shape[0] == 2
 
 
+@pytest.mark.parametrize("loss", ["cosine", "mse"])
+def test_a_student_of_the_version_before_followed_whitened_components(folder: Path, loss: str) -> None:
+    change_facts(folder, alignment=loss)
+    assert load_pretrained_student(folder).task.objective.aligned_by == Alignment("whitened")
+
+
 def test_facts_that_are_missing_are_empty_and_damaged_ones_are_named(folder: Path) -> None:
     absent = dict.fromkeys(("row", "alignment", "behavior", "readouts", "sessions", "versions", "finetuned_from"))
     change_facts(folder, **absent)
@@ -113,9 +126,10 @@ def test_facts_that_are_missing_are_empty_and_damaged_ones_are_named(folder: Pat
         change_facts(folder, **sound | damage)
         with pytest.raises(EdgeDistillError, match=r"model\.json does not describe a model"):
             load_pretrained_student(folder)
-    change_facts(folder, behavior=None, alignment="nearby")
-    with pytest.raises(ConfigError, match="nearby"):
-        load_pretrained_student(folder)
+    for alignment in ("nearby", {"kind": "nearby"}):
+        change_facts(folder, behavior=None, alignment=alignment)
+        with pytest.raises(ConfigError, match="nearby"):
+            load_pretrained_student(folder)
 
 
 def test_the_same_id_on_another_array_is_another_session(trained: PretrainedStudent) -> None:

@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.bundle import Bundle, build_record, open_bundle
+from edgedistill.bundle.contents import read_int8_model, read_smoothing_model
 from edgedistill.compile.c.library import compile_c_library
 from edgedistill.compile.c.toolchain import VARIANTS
 from edgedistill.errors import EngineError, NotCompiled
 from edgedistill.machine.processor import read_architecture, read_cpu_features
+from edgedistill.numerics import Oracle
 from edgedistill.runtime import Decoder, Flag, Output, c_engine
 
 from ..compile.engines import ARRAYS, SHAPES, frames_of, quick_host, same, shift_soon, target_with, write_engine_bundle
@@ -144,7 +146,7 @@ def test_a_stream_moves_between_the_engines(bundles: dict[str, Bundle], kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("part", ["fe_", "state_", "seen", "shift_", "statistics_"])
+@pytest.mark.parametrize("part", ["fe_", "state_", "seen", "shift_", "statistics_", "smoothing_"])
 def test_a_part_that_is_left_out_starts_fresh(bundles: dict[str, Bundle], kind: str, part: str) -> None:
     oracle = Decoder(bundles[kind], "oracle")
     oracle.push(frames_of(kind, 700))
@@ -185,6 +187,7 @@ def test_a_foreign_state_is_refused_and_changes_nothing(bundles: dict[str, Bundl
         {**state, "shift_power": state["shift_power"] * np.float32(np.nan)},
         {**state, "shift_power": state["shift_power"][:2]},
         {**state, "shift_bins": np.array(1001)},
+        {**state, "smoothing_state": np.zeros(2, np.float32)},  # this bundle does not smooth
         {name: array for name, array in state.items() if name != "state_ring_v_1"},
     ):
         with pytest.raises(EngineError):
@@ -219,6 +222,31 @@ def test_statistics_that_cannot_be_are_refused_and_change_nothing(bundles: dict[
     with pytest.raises(EngineError, match="statistics_std"):
         decoder.import_state({name: array for name, array in state.items() if name != "statistics_std"})
     assert state_equal(decoder.export_state(), state)
+
+
+@pytest.mark.parametrize("engine", ["c", "oracle"])
+def test_a_state_of_the_filter_that_cannot_be_is_refused_and_changes_nothing(
+    bundles: dict[str, Bundle], engine: str
+) -> None:
+    decoder = Decoder(bundles["fast"], engine)
+    decoder.push(frames_of("fast", 900))
+    state = decoder.export_state()
+    found = state["smoothing_state"]
+    assert found.any()
+    for wrong in (found * np.float32(np.nan), found + np.float32(1e30), found * 0 + np.float32(1e-40), found[:1]):
+        with pytest.raises(EngineError, match="smoothing_state"):
+            decoder.import_state({**state, "smoothing_state": wrong})
+    assert state_equal(decoder.export_state(), state)
+
+
+def test_outputs_of_frames_and_of_bins_are_smoothed_and_the_delay_is_told(bundles: dict[str, Bundle]) -> None:
+    decoder, bins = Decoder(bundles["fast"], "c"), np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
+    model = read_smoothing_model(bundles["fast"], SHAPES["fast"])
+    assert model is not None
+    raw = Oracle(read_int8_model(bundles["fast"], SHAPES["fast"])).run(bins)
+    assert np.stack([decoder.step(bin_) for bin_ in bins]).tobytes() == model.run(raw).tobytes() != raw.tobytes()
+    assert decoder.info.smoothing_delay_ms == model.delay_ms(10) != 0
+    assert Decoder(bundles["slow"], "c").info.smoothing_delay_ms == 0
 
 
 def test_statistics_follow_and_a_reset_goes_back_to_those_that_were_set(bundles: dict[str, Bundle]) -> None:

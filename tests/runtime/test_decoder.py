@@ -29,7 +29,7 @@ SHAPE = StudentShape(CHANNELS, 2, 8, 2, 2, 7, 16, 3, 2, 5)
 CONFIG = FrontEndConfig(rate=Fraction(48828125, 40000), channels=CHANNELS, highpass_hz=1)  # 1220.7 Hz
 
 
-SPATIAL, DEVIATION = draw_spatial_model(CONFIG), draw_deviation_model(SHAPE)
+SPATIAL, DEVIATION = draw_spatial_model(CONFIG), draw_deviation_model(SHAPE.channels, SHAPE.outputs)
 
 
 def manifest() -> dict[str, object]:

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.cpu.array_models import draw_deviation_model
-from edgedistill.config import StudentShape
 from edgedistill.data.simulation.sessions import SimulationConfig, simulate_sessions
 from edgedistill.data.spatial_fit import fit_spatial_model
 from edgedistill.errors import EngineError
@@ -153,7 +152,7 @@ class Setup:
         self.mean = np.array([row.mean() if len(row) else 0.0 for row in rows])
         self.std = np.array([row.std() if len(row) else 0.0 for row in rows])
         self.spatial = fit_spatial_model(self.config, values, ~good, self.mean, self.std)
-        self.deviation = draw_deviation_model(StudentShape(8, 1, 8, 1, 1, 7, 16, 1, 1, 0))
+        self.deviation = draw_deviation_model(8, 1)
 
     def stream(self) -> NumpyStream:
         student: Any = NoStudent()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -46,5 +47,28 @@ def session_bins(name: str = "s1", seed: int = 0, channels: int = CHANNELS, firs
     )
 
 
+def with_bands(bins: SessionBins, bands: int, seed: int = 7) -> SessionBins:
+    """Returns bins that also hold so many bands, whose log power follows the movement in each channel."""
+    assert bins.lfp is not None
+    assert bins.behavior is not None
+    assert bins.frontend is not None
+    rng, channels = np.random.default_rng(seed), bins.frontend.channels
+    power = [0.02 * bins.behavior @ rng.normal(size=(2, channels)) for _ in range(bands)]
+    power = [part + 0.2 * rng.normal(size=part.shape) + 3 for part in power]
+    edges = tuple((10.0 * band, 10.0 * band + 10) for band in range(1, bands + 1))
+    lfp = np.concatenate([bins.lfp, *power], axis=1)
+    return replace(bins, lfp=lfp, frontend=replace(bins.frontend, bands=edges))
+
+
 def session(name: str = "s1", seed: int = 0, **array: int) -> TrainingSession:
     return training_session_from_bins(session_bins(name, seed, **array), GAP)
+
+
+def disturbed(bins: SessionBins, first: int) -> SessionBins:
+    """Returns the same session with everything from bin `first` on replaced."""
+    changes = {}
+    for name in ("lfp", "counts", "behavior", "bad"):
+        values = getattr(bins, name).copy()
+        values[first:] = {"lfp": 1e5, "counts": 200, "behavior": np.nan, "bad": True}[name]
+        changes[name] = values
+    return replace(bins, **changes)

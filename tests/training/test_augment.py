@@ -14,10 +14,11 @@ from edgedistill.training import augment
 from edgedistill.training.augment import damage, draw_augmented, draw_kept
 from edgedistill.training.batches import TrainingSession, draw_segments, make_generator, training_session_from_bins
 
-from .sessions import GAP, TRAINING, session, session_bins
+from .sessions import GAP, TRAINING, session, session_bins, with_bands
 
 CHANNELS = 8
 DAY = session(channels=CHANNELS)
+NO_BANDS = torch.zeros(0)
 QUIET = replace(TRAINING, damaged_share=1.0, channel_dropout=0.0, bank_loss=0.0, gain_drift=0.0, noise=0.0)
 STRONG = replace(TRAINING, damaged_share=1.0, channel_dropout=0.9, bank_loss=0.5, gain_drift=1.0, noise=3.0)
 
@@ -120,7 +121,7 @@ def test_an_array_of_one_channel_has_no_bank() -> None:
 def test_each_channel_of_a_damaged_segment_has_one_gain() -> None:
     bins = torch.randn(600, 20, 10, generator=make_generator(1, 0))
     config = replace(QUIET, gain_drift=0.2, damaged_share=0.5)
-    changed, kept, damaged = damage(bins, torch.ones(10), config, make_generator(0, 0))
+    changed, kept, damaged = damage(bins, torch.ones(10), NO_BANDS, config, make_generator(0, 0))
     gain = changed / bins
     assert gain.std(1).max() < 1e-4
     assert gain[damaged, 0].log().std().item() == pytest.approx(0.2, abs=0.01)
@@ -128,9 +129,35 @@ def test_each_channel_of_a_damaged_segment_has_one_gain() -> None:
     assert kept.all()
 
 
+def test_a_gain_shifts_the_log_power_of_a_band_by_twice_its_logarithm() -> None:
+    bins, std = torch.randn(300, 20, 12, generator=make_generator(1, 0)), torch.tensor([0.5, 2.0]).repeat_interleave(4)
+    loudness = 2 / std  # of two bands of four channels
+    changed, _, _ = damage(bins, torch.ones(12), loudness, replace(QUIET, gain_drift=0.2), make_generator(0, 0))
+    log_gain = (changed[..., :4] / bins[..., :4]).log()
+    for band, deviation in ((changed[..., 4:8] - bins[..., 4:8], 0.5), (changed[..., 8:] - bins[..., 8:], 2.0)):
+        torch.testing.assert_close(band, 2 * log_gain / deviation, atol=1e-4, rtol=0)
+    assert log_gain.std().item() == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_segment_with_bands_is_what_a_stream_would_see_with_another_gain_and_channels_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bins = with_bands(session_bins(channels=CHANNELS), 2)
+    made = training_session_from_bins(bins, GAP)
+    assert made.source is not None
+    assert made.inputs("lfp").shape[1] == 3 * CHANNELS
+    torch.testing.assert_close(drawn(made, QUIET), inputs(made, QUIET), atol=1e-4, rtol=0)
+    keep(monkeypatch, [2, 5])
+    present, there = draw_segments(made, [made.source.present, made.source.there], QUIET, make_generator(0, 0))
+    there[..., [2, 5]] = False
+    spatial = replace(made.standardization.spatial, sweeps=64)
+    wanted = [spatial.complete(p.numpy(), t.numpy()) for p, t in zip(present, there, strict=True)]
+    np.testing.assert_allclose(drawn(made, QUIET).numpy(), wanted, atol=2e-3)
+
+
 def test_noise_is_up_to_so_many_deviations_of_each_channel() -> None:
     bins, unit = torch.zeros(2000, 60, 3), torch.tensor([1.0, 0.1, 0.0])
-    changed, _, _ = damage(bins, unit, replace(QUIET, noise=0.5), make_generator(0, 0))
+    changed, _, _ = damage(bins, unit, NO_BANDS, replace(QUIET, noise=0.5), make_generator(0, 0))
     size = changed.std(1)
     assert size[:, 0].mean() == pytest.approx(0.25, abs=0.01)
     assert 0.45 < size[:, 0].max() < 0.65

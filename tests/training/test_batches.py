@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistill.data.bins import SessionBins
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import settling_bins
 from edgedistill.models.teacher import PatchAutoencoder
@@ -23,9 +22,9 @@ from edgedistill.training.batches import (
     pick_session,
     training_session_from_bins,
 )
-from edgedistill.training.pretrain import compute_bidirectional_latents, compute_teacher_latents, train_teacher
+from edgedistill.training.pretrain import compute_bidirectional_latents, train_teacher
 
-from .sessions import GAP, STUDENT, TEACHER, TRAINING, UNITS, T, session, session_bins
+from .sessions import GAP, STUDENT, TEACHER, TRAINING, UNITS, T, disturbed, session, session_bins, with_bands
 
 PLAIN = session()
 
@@ -60,21 +59,29 @@ def test_steps_draw_different_segments_and_every_session_is_drawn() -> None:
     assert len(set(starts)) > 5
 
 
-def disturbed(bins: SessionBins, first: int) -> SessionBins:
-    """Returns the same session with everything from bin `first` on replaced."""
-    changes = {}
-    for name in ("lfp", "counts", "behavior", "bad"):
-        values = getattr(bins, name).copy()
-        values[first:] = {"lfp": 1e5, "counts": 200, "behavior": np.nan, "bad": True}[name]
-        changes[name] = values
-    return replace(bins, **changes)
-
-
 def statistics_of(made: TrainingSession) -> list[np.ndarray]:
     """Returns all that was fitted on the training block."""
     lfp, spatial = made.standardization, made.standardization.spatial
     array = [spatial.coupling, spatial.scale, spatial.inverse_scale, spatial.gain]
     return [lfp.mean, lfp.std, *array, *made.spike_normalization, *made.scale]
+
+
+def test_without_its_bands_a_session_is_that_of_the_slow_lfp_alone() -> None:
+    plain = session_bins(channels=5)
+    banded, slow = (training_session_from_bins(bins, GAP) for bins in (with_bands(plain, 2), plain))
+    assert banded.inputs("lfp").shape[1] == 15
+    found = banded.without_bands()
+    assert torch.equal(found.inputs("lfp"), slow.inputs("lfp"))
+    assert found.source is not None
+    assert slow.source is not None
+    assert torch.equal(found.source.present, slow.source.present)
+    assert np.array_equal(found.standardization.spatial.coupling, slow.standardization.spatial.coupling)
+
+
+def test_the_same_channels_with_other_bands_are_another_array() -> None:
+    names = [training_session_from_bins(with_bands(session_bins(), bands), GAP).array for bands in (0, 1, 2)]
+    assert names[0] == session().array
+    assert len(set(names)) == 3
 
 
 def test_statistics_come_from_the_training_block_alone() -> None:
@@ -95,21 +102,6 @@ def test_bins_inside_the_training_block_change_the_statistics() -> None:
     lfp[PLAIN.split.train.stop - 1] += 400  # no artefact: those count for nothing
     other = training_session_from_bins(replace(bins, lfp=lfp), GAP)
     assert (other.standardization.mean > PLAIN.standardization.mean).all()
-
-
-def test_teacher_latents_are_whitened_by_the_training_block_alone() -> None:
-    torch.manual_seed(0)
-    teacher = PatchAutoencoder(TEACHER, {"s1": UNITS})
-    stop, margin = PLAIN.split.train.stop, TRAINING.segment_bins
-    other = training_session_from_bins(disturbed(session_bins(), stop + margin), GAP)
-    mine = compute_teacher_latents(teacher, [PLAIN], TRAINING)["s1"]
-    its = compute_teacher_latents(teacher, [other], TRAINING)["s1"]
-    assert torch.equal(mine[:stop], its[:stop])
-    assert not torch.equal(mine[stop + 2 * margin :], its[stop + 2 * margin :])
-    train = mine[:stop]
-    torch.testing.assert_close(train.mean(0), torch.zeros(mine.shape[1]), atol=1e-3, rtol=0)
-    covariance = train.T @ train / len(train)
-    torch.testing.assert_close(covariance, torch.eye(mine.shape[1]), atol=0.02, rtol=0)
 
 
 @settings(max_examples=15, deadline=None)

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistill.errors import ConfigError
+from edgedistill.training.alignment import make_aligner
 from edgedistill.training.augment import hide_bins
 from edgedistill.training.distill import make_student, student_loss
-from edgedistill.training.losses import ALIGNMENTS, Objective, alignment_loss, known_mse
+from edgedistill.training.losses import Objective, known_mse
 
 from .sessions import STUDENT, session
 
@@ -21,34 +21,6 @@ def make_generator(seed: int = 0) -> torch.Generator:
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=make_generator(seed))
-
-
-def test_alignment_by_cosine_ignores_scale() -> None:
-    target = numbers(2, 30, 5)
-    assert alignment_loss(3 * target, target, "cosine") == pytest.approx(0, abs=1e-6)
-    assert alignment_loss(-target, target, "cosine") == pytest.approx(2, abs=1e-6)
-
-
-def test_alignment_by_mse_is_the_mean_square() -> None:
-    target = numbers(2, 30, 5)
-    assert alignment_loss(target + 2, target, "mse") == pytest.approx(4, rel=1e-5)
-
-
-@pytest.mark.parametrize("kind", ALIGNMENTS)
-def test_bins_without_a_latent_of_the_teacher_do_not_change_the_alignment(kind: str) -> None:
-    target, guess = numbers(2, 30, 5), numbers(2, 30, 5, seed=1).requires_grad_()
-    holes = target.clone()
-    holes[:, 10:] = torch.nan
-    found = alignment_loss(guess, holes, kind)
-    assert found.item() == pytest.approx(alignment_loss(guess[:, :10], target[:, :10], kind).item(), rel=1e-5)
-    found.backward()
-    assert guess.grad is not None
-    assert torch.isfinite(guess.grad).all()
-
-
-def test_an_unknown_alignment_is_refused() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'cosine'"):
-        Objective(alignment_kind="cosin")
 
 
 def test_unknown_behavior_does_not_change_the_loss() -> None:
@@ -67,29 +39,30 @@ def test_unknown_behavior_does_not_change_the_loss() -> None:
 def test_burn_in_and_bins_that_were_shown_do_not_change_the_loss() -> None:
     student = make_student([session()], "lfp", STUDENT, 4, seed=0)
     latents, clean, target = numbers(2, 40, 8), numbers(2, 40, 3), numbers(2, 40, 4)
+    align = make_aligner(Objective(), STUDENT, [], None)
     hidden = (torch.arange(40) % 4 == 0).float()[None, :, None].expand(2, -1, 1)
 
     def loss(objective: Objective, clean: torch.Tensor, target: torch.Tensor) -> float:
         compared = ([clean] if objective.reconstruction else []) + ([target] if objective.alignment else [])
-        return student_loss(student, objective, latents, hidden, compared, 10).item()
+        return student_loss(student, objective, align, [latents], hidden, compared, 10).item()
 
     early, shown, late = clean.clone(), clean.clone(), clean.clone()
     early[:, :10] += 9
     shown[:, 13] += 9
     late[:, 12] += 9
-    rebuild, align = Objective(reconstruction=1.0), Objective(alignment=1.0)
+    rebuild, follow = Objective(reconstruction=1.0), Objective(alignment=1.0)
     assert loss(rebuild, early, target) == loss(rebuild, shown, target) == loss(rebuild, clean, target)
     assert loss(rebuild, late, target) > loss(rebuild, clean, target)
     moved = target.clone()
     moved[:, :10] *= -1
-    assert loss(align, clean, moved) == loss(align, clean, target)
+    assert loss(follow, clean, moved) == loss(follow, clean, target)
     unknown = clean.clone()
     unknown[:, 12] = torch.nan
     some = (torch.arange(40) != 12).float()[None, :, None]
-    student_hidden = student_loss(student, rebuild, latents, hidden * some, [clean], 10).item()
+    student_hidden = student_loss(student, rebuild, align, [latents], hidden * some, [clean], 10).item()
     assert loss(rebuild, unknown, target) == pytest.approx(student_hidden, rel=1e-6)
     both = Objective(reconstruction=2.0, alignment=3.0)
-    expected = 2 * loss(rebuild, clean, target) + 3 * loss(align, clean, target)
+    expected = 2 * loss(rebuild, clean, target) + 3 * loss(follow, clean, target)
     assert loss(both, clean, target) == pytest.approx(expected, rel=1e-5)
 
 

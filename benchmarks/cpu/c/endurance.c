@@ -36,7 +36,7 @@ void ed_trace(const char *name, int layer, const void *data, size_t bytes) {
 int run(ed_decoder *decoder, const float *bins, size_t n, float *kinematics) {
     const ed_info *info = ed_info_get(decoder);
     int error = 0;
-    for (size_t i = 0; i < n; i++) error |= ed_step(decoder, bins + i * info->channels, kinematics + i * info->outputs);
+    for (size_t i = 0; i < n; i++) error |= ed_step(decoder, bins + i * info->inputs, kinematics + i * info->outputs);
     return error;
 }
 
@@ -47,7 +47,7 @@ size_t run_alone(ed_decoder *decoder, const float *bins, size_t rows, size_t fir
     float kinematics[ED_MAX_OUTPUTS];
     size_t wild = 0;
     for (size_t i = first; i < first + n; i++) {
-        wild += ed_step(decoder, bins + i % rows * info->channels, kinematics) != ED_OK;
+        wild += ed_step(decoder, bins + i % rows * info->inputs, kinematics) != ED_OK;
         for (uint32_t o = 0; o < info->outputs; o++) wild += !isfinite(kinematics[o]);
     }
     return wild;

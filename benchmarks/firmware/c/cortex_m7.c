@@ -38,8 +38,11 @@ int main(void) {
     ed_decoder *decoder;
     ed_output output;
     float kinematics[ED_MAX_OUTPUTS];
-    size_t channels = ed_model_info(&ed_model_subject)->channels, made;
-    if (channels > MOST_CHANNELS || ed_init(&ed_model_subject, memory, sizeof memory, &decoder)) return 1;
+    const ed_info *info = ed_model_info(&ed_model_subject);
+    size_t channels = info->channels, inputs = info->inputs, made;
+    if (channels > MOST_CHANNELS || inputs > FRAMES * MOST_CHANNELS ||
+        ed_init(&ed_model_subject, memory, sizeof memory, &decoder))
+        return 1;
     SYST_RVR = 0xFFFFFF;
     SYST_CVR = 0;
     SYST_CSR = 5; /* counts the processor's clock, without interrupts */
@@ -48,7 +51,7 @@ int main(void) {
     __asm__ volatile("1: subs %0, #1\n bne 1b" : "+r"(loops)::"cc");
     words[0] = since(began);
     for (int i = 0; i < CALLS; i++) {
-        fill(frames, channels);
+        fill(frames, inputs);
         began = now();
         if (ed_step(decoder, frames, kinematics)) return 1;
         words[2 + i] = since(began);

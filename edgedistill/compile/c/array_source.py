@@ -1,7 +1,7 @@
-"""Writes the models of the array and of the outputs' deviations as the tables that the engine reads.
+"""Writes the models of the array and of the outputs as the tables that the engine reads.
 
-A SpatialModel or a DeviationModel goes in, and C text with hexadecimal floats comes out, which is exact. The order in
-which kernels/c/ed_spatial.h reads the coupling is made here.
+A SpatialModel, a DeviationModel or a SmoothingModel goes in, and C text with hexadecimal floats comes out, which is
+exact. The order in which kernels/c/ed_spatial.h reads the coupling is made here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from edgedistill.compile.c.packing import pad
 from edgedistill.frontend.spatial import ROWS, SpatialModel
 from edgedistill.numerics.arithmetic import LANES
 from edgedistill.numerics.deviation import DeviationModel
+from edgedistill.numerics.smoothing import SmoothingModel
 
 Floats = npt.NDArray[np.float32]
 
@@ -21,11 +22,12 @@ STRIPE = 32  # ED_STRIPE: columns of the coupling whose sums stay in registers
 
 
 def spatial_tables(model: SpatialModel) -> str:
-    """Returns the coupling, its scales and the channels' gains, which are padded with zeros to whole lanes."""
+    """Returns the coupling, its scales and the gains of each feature, padded with zeros to whole lanes of channels."""
     vectors = {"coupling_scale": model.scale, "coupling_inverse": model.inverse_scale, "channel_gain": model.gain}
     lines = [f"#define ED_KNOWN_CHANNELS {np.count_nonzero(model.known)}u"]
-    lines += [_table("coupling", coupling_stripes(model.coupling))]
-    lines += [_table(name, pad(values[None], columns=LANES)[0]) for name, values in vectors.items()]
+    lines += [_table("coupling", np.stack([coupling_stripes(part) for part in model.coupling]))]
+    rows = {name: values.reshape(model.features, model.channels) for name, values in vectors.items()}
+    lines += [_table(name, pad(values, columns=LANES)) for name, values in rows.items()]
     return "\n".join(lines)
 
 
@@ -38,6 +40,11 @@ def deviation_tables(model: DeviationModel) -> str:
         "output_weight": model.weight,
     }
     return "\n".join(_table(name, values) for name, values in tables.items())
+
+
+def smoothing_tables(model: SmoothingModel) -> str:
+    """Returns the filter of the outputs and the means about which it works."""
+    return "\n".join(_table(f"smoothing_{name}", getattr(model, name)) for name in ("keep", "gain", "raw_mean", "mean"))
 
 
 def coupling_stripes(coupling: Floats) -> Floats:
@@ -53,5 +60,5 @@ def _table(name: str, values: Floats) -> str:
     sizes = "".join(f"[{size}]" for size in values.shape)
     body = c_array_body(map(c_float, values.ravel()))
     if values.ndim > 1:
-        body = "".join(f"    {{{', '.join(map(c_float, row))}}},\n" for row in values)
+        body = "".join(f"    {{{c_array_body(map(c_float, row)).strip()}}},\n" for row in values)
     return f"static const ED_ALIGNED float ed_{name}{sizes} = {{\n{body}}};"

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from edgedistill.compile.c.array_source import deviation_tables, spatial_tables
+from edgedistill.compile.c.array_source import deviation_tables, smoothing_tables, spatial_tables
 from edgedistill.compile.c.frontend_source import frontend_constants, normalization_tables
 from edgedistill.compile.c.literals import c_comment, c_string
 from edgedistill.compile.model_facts import ModelFacts, c_identifier
@@ -58,6 +58,7 @@ def model_header(
         "GROUP_DELAY_MS": float(facts.group_delay_ms).hex(),
         "MANIFEST_SHA256": c_string(facts.manifest_sha256),
         "WEIGHTS_SHA256": c_string(facts.weights_sha256),
+        **smoothing_constants(front_end, facts),
         **defines,
     }
     lines = [f"#define ED_{key} {value}" for key, value in constants.items()]
@@ -65,26 +66,37 @@ def model_header(
     return "\n".join([comment, *lines, "", frontend_constants(front_end)])
 
 
+def smoothing_constants(front_end: FrontEndConfig, facts: ModelFacts) -> dict[str, object]:
+    """Returns the size and the delay of the filter of the outputs. Without one there are none, and C leaves it out."""
+    model = facts.smoothing
+    if model is None:
+        return {}
+    return {"SMOOTHING_STATES": len(model.keep), "SMOOTHING_DELAY_MS": model.delay_ms(front_end.bin_ms).hex()}
+
+
 def host_tables(front_end: FrontEndConfig, facts: ModelFacts) -> str:
-    """Returns C text with names and units, the channels' statistics, and the models of array and deviations."""
+    """Returns C text with names and units, the channels' statistics, and the models of array and outputs."""
     strings = {"channel_ids": facts.channel_ids, "output_names": facts.output_names, "output_units": facts.output_units}
     lines = (
         f"static const char *const ed_{name}[] = {{{', '.join(map(c_string, texts))}}};"
         for name, texts in strings.items()
     )
-    models = (spatial_tables(facts.spatial), deviation_tables(facts.deviation))
+    models = [spatial_tables(facts.spatial), deviation_tables(facts.deviation)]
+    models += [] if facts.smoothing is None else [smoothing_tables(facts.smoothing)]
     return "\n".join([*lines, *models, normalization_tables(front_end, facts.mean, facts.std)])
 
 
 def require_abi_fits(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts) -> None:
     """Raises EngineError for facts that contradict the shape, and for more outputs than the C ABI returns."""
-    shape = model.shape
-    counts = {front_end.channels, len(facts.channel_ids), len(facts.mean), len(facts.std)}
-    if counts != {shape.channels} or {len(facts.output_names), len(facts.output_units)} != {shape.outputs}:
+    shape, channels = model.shape, front_end.channels
+    counts = [len(facts.channel_ids), len(facts.mean), len(facts.std), len(facts.output_names), len(facts.output_units)]
+    inputs, outputs = [shape.channels] * 2, [shape.outputs] * 2
+    if counts != [channels, *inputs, *outputs] or front_end.inputs != shape.channels:
+        names = "(channels, means, standard deviations, outputs, units, inputs)"
         raise EngineError(
             "the facts of the model contradict its shape",
-            got=f"{sorted(counts)} channels, {len(facts.output_names)} outputs",
-            expected=f"{shape.channels} channels, {shape.outputs} outputs",
+            got=f"{(*counts, front_end.inputs)} {names}",
+            expected=(channels, *inputs, *outputs, shape.channels),
         )
     _require_models_fit(model, front_end, facts)
     if shape.outputs > MAX_OUTPUTS:
@@ -95,8 +107,9 @@ def require_abi_fits(model: Int8Model, front_end: FrontEndConfig, facts: ModelFa
 
 def _require_models_fit(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts) -> None:
     spatial, deviation, shape = facts.spatial, facts.deviation, model.shape
-    channels, table = (shape.channels,), (shape.channels + 1, shape.outputs)
-    expected = {"coupling": channels * 2, **dict.fromkeys(("scale", "inverse_scale", "gain"), channels)}
+    channels, table = front_end.channels, (front_end.channels + 1, shape.outputs)
+    expected: dict[str, tuple[int, ...]] = {"coupling": (front_end.features, channels, channels)}
+    expected |= dict.fromkeys(("scale", "inverse_scale", "gain"), (shape.channels,))
     expected |= {**dict.fromkeys(("at_rest", "by_speed"), table), "center": table[1:], "weight": table[1:]}
     for name, size in expected.items():
         found = getattr(spatial if name in SPATIAL_TENSORS else deviation, name)
@@ -105,5 +118,8 @@ def _require_models_fit(model: Int8Model, front_end: FrontEndConfig, facts: Mode
             raise EngineError(
                 f"'{name}' does not fit the shape of the model", got=got, expected=f"finite float32 {size}"
             )
+    smoothing = facts.smoothing
+    if smoothing is not None and (fault := smoothing.find_fault(shape.outputs)):
+        raise EngineError("the filter of the outputs does not fit the model", got=fault)
     if (spatial.sweeps, spatial.common_average) != (front_end.fill_sweeps, front_end.common_average):
         raise EngineError("the model of the array has other settings than the front end")

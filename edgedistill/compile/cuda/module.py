@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import BuildRecord
-from edgedistill.bundle.contents import read_decoder_spec, read_reference
+from edgedistill.bundle.contents import read_decoder_spec, read_reference, read_smoothing_model
 from edgedistill.compile.build_folder import CompiledEngine, build_if_missing, build_spec, write_readme
 from edgedistill.compile.bundle_sources import cmake_file, kernel_files, model_files, model_inputs
 from edgedistill.compile.c.library import INCLUDES, SOURCES, header_option
@@ -126,7 +126,8 @@ def _check_on_gpu(folder: Path, record: BuildRecord, bundle: Bundle, gpu: Gpu | 
     name = gpu.name if gpu else "no GPU"
     if reference is None:
         return f"opened on {name}; not checked, because the bundle holds no reference"
-    return f"checked on {name}: {require_exact(engine, reference)} steps of the reference, every bit"
+    steps = require_exact(engine, reference, read_smoothing_model(bundle, spec.shape))
+    return f"checked on {name}: {steps} steps of the reference, every bit"
 
 
 def _readme(record: BuildRecord) -> str:

@@ -24,6 +24,9 @@ from edgedistill.measure.latency import LatencyUs, time_steps
 from edgedistill.measure.score import Fit, r2_difference, score_kinematics
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.numerics.near import ALLOWED, Steppable, nearness, output_spread, why_not_near
+from edgedistill.numerics.smoothing import SmoothingModel
+from edgedistill.numerics.state import State
+from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.target import Gate, Target
 
 FORMS_JSON = "forms.json"
@@ -66,12 +69,34 @@ class Outcome:
     latency_us: dict[str, float] = field(default_factory=dict)  # p50, p99 and max of a step, from host to host
 
 
+class RawStudent:
+    """Steps the student of a compiled engine, and returns its kinematics before they are smoothed."""
+
+    def __init__(self, engine: AbiEngine) -> None:
+        """Takes an opened engine."""
+        self._engine = engine
+
+    def step(self, bin: Floats) -> npt.NDArray[np.float32]:
+        """Returns the raw kinematics (K,) of one bin (C,)."""
+        self._engine.step(bin)
+        return self._engine.raw_kinematics
+
+    def import_state(self, state: State) -> None:
+        """Continues from a student's state."""
+        self._engine.import_state(state)
+
+    def export_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Returns the student's state."""
+        return self._engine.export_state()
+
+
 @dataclass(frozen=True, eq=False)
 class Trial:
     """Holds a form that was built and opened."""
 
     form: Form
-    engine: Steppable
+    engine: Steppable  # whose outputs are smoothed where the bundle says so
+    student: Steppable  # the same without smoothing, which is compared with the oracle
     outcome: Outcome
     reset: Callable[[], None]
 
@@ -86,16 +111,22 @@ class Evidence:
     kinematics: Floats  # (T, K)
     score_from: int
     full_r2: float | None  # of the float32 student in the bundle
+    smoothing: SmoothingModel | None = None  # of the outputs
+
+    @cached_property
+    def raw(self) -> npt.NDArray[np.float32]:
+        """Returns what the oracle decodes for all bins of the holdout (T, K), streamed from the first one."""
+        return Oracle(self.model).run(self.bins)
 
     @cached_property
     def decoded(self) -> Floats:
-        """Returns what the oracle decodes for the bins that count (T, K), streamed from the holdout's first bin."""
-        return Oracle(self.model).run(self.bins)[self.score_from :]
+        """Returns the same, smoothed where the bundle says so, for the bins that count."""
+        return (self.raw if self.smoothing is None else self.smoothing.run(self.raw))[self.score_from :]
 
     @cached_property
     def spread(self) -> npt.NDArray[np.float64]:
         """Returns each output's standard deviation (K,), which is never zero."""
-        return output_spread(self.kinematics[self.score_from :], self.decoded)
+        return output_spread(self.kinematics[self.score_from :], self.raw[self.score_from :])
 
     def fit(self, decoded: Floats) -> Fit:
         """Returns the R² of kinematics decoded from the bins that count (T, K)."""
@@ -105,7 +136,7 @@ class Evidence:
 def judge_form(trial: Trial, evidence: Evidence, target: Target) -> Outcome:
     """Returns the outcome of a form without its time: the self-check first, then R². Its engine is reset afterwards.
 
-    Results of an INT8 form need only be near those of the oracle. Its outputs are compared while it is given the
+    Results of an INT8 form need only be near those of the oracle. Its raw outputs are compared while it is given the
     oracle's state before each step. Its R² is compared while it runs with its own state. The number of integers that
     differ is reported in `near`, but does not count.
     """
@@ -137,7 +168,7 @@ def _checked(trial: Trial, evidence: Evidence) -> Outcome:
         return replace(outcome, near="not compared with the oracle, because its state is not int8; only R² is judged")
     if reference is None:
         return replace(outcome, near="not compared: the bundle holds no reference.npz")
-    found = nearness(evidence.model, trial.engine, reference.start, reference.bins, evidence.spread)
+    found = nearness(evidence.model, trial.student, reference.start, reference.bins, evidence.spread)
     if off := why_not_near(found.largest_output, None):
         return replace(outcome, near=str(found), state=REFUSED, why=f"self-check: {off}")
     return replace(outcome, near=str(found))

@@ -13,7 +13,13 @@ from types import ModuleType
 
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import BuildRecord
-from edgedistill.bundle.contents import read_decoder_spec, read_holdout, read_int8_model, read_reference
+from edgedistill.bundle.contents import (
+    read_decoder_spec,
+    read_holdout,
+    read_int8_model,
+    read_reference,
+    read_smoothing_model,
+)
 from edgedistill.compile.build_folder import add_device_facts
 from edgedistill.compile.tensorrt import Report
 from edgedistill.compile.tensorrt.forms import (
@@ -25,6 +31,7 @@ from edgedistill.compile.tensorrt.forms import (
     Evidence,
     Form,
     Outcome,
+    RawStudent,
     Trial,
     choose_form,
     judge_form,
@@ -89,7 +96,7 @@ class Trials:
             return Outcome(form.name, NOT_BUILT, ": ".join(filter(None, (error.what, str(error.got or "")))))
         sizes = {"plan_bytes": len(built.plan), "memory_bytes": built.memory_bytes}
         outcome = Outcome(form.name, SLOWER, build_seconds=seconds, **sizes)
-        return Trial(form, engine, outcome, engine.reset)
+        return Trial(form, engine, RawStudent(engine), outcome, engine.reset)
 
     def _options(self) -> object:
         return self.builder.BuilderOptions(
@@ -102,10 +109,11 @@ def evidence_of(bundle: Bundle) -> Evidence:
 
     Raises BundleError where the bundle has no holdout or a damaged one.
     """
-    model, holdout = read_int8_model(bundle, read_decoder_spec(bundle).shape), read_holdout(bundle)
+    shape, holdout = read_decoder_spec(bundle).shape, read_holdout(bundle)
+    model, smoothing = read_int8_model(bundle, shape), read_smoothing_model(bundle, shape)
     full_r2 = (bundle.manifest.metrics or {}).get("deployed_r2")
     reference = read_reference(bundle)
-    return Evidence(model, reference, holdout.bins, holdout.kinematics, holdout.score_from, full_r2)
+    return Evidence(model, reference, holdout.bins, holdout.kinematics, holdout.score_from, full_r2, smoothing)
 
 
 def _combine_errors(errors: list[EngineError]) -> EngineError:

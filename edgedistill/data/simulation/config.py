@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,15 @@ Array = npt.NDArray[np.float64]
 
 LATENT_HZ = 100  # rates change on this clock; spikes are spread within a step
 LEAD_S = 0.1  # motor cortex leads movement by this much
+VARIANTS = ("reaches", "pursuit")  # the folders beside this file; the first is the default
 
 
 @dataclass(frozen=True)
 class SimulationConfig:
     """Says what is simulated: `channels` on a 0.4 mm grid, `units` of `population`, `minutes` of LFP at `rate_hz`.
 
-    Sessions lie `days_apart` days apart. `aging` multiplies the wear of the array: 1 is the published pace, 0 none.
+    `variant` names the kind of animal, task and field (docs/accuracy.md compares them). Sessions lie `days_apart` days
+    apart. `aging` multiplies the wear of the array: 1 is the published pace, 0 none.
     """
 
     sessions: int = 5
@@ -32,8 +34,18 @@ class SimulationConfig:
     line_hz: float = 60.0
     days_apart: int = 7
     aging: float = 1.0
+    variant: str = field(default=VARIANTS[0], repr=False)  # the ids in files follow from the repr
+
+    @property
+    def steps(self) -> int:
+        """Returns the length of a session in steps at LATENT_HZ."""
+        return round(self.minutes * 60 * LATENT_HZ)
 
     def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ConfigError(
+                "there is no such variant of the simulator", got=self.variant, expected=f"one of {', '.join(VARIANTS)}"
+            )
         if self.rate_hz < 500 or self.rate_hz % LATENT_HZ:
             raise ConfigError(
                 "cannot simulate at this LFP rate",

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
 
 from edgedistill.data.nwb_writing import write_nwb
+from edgedistill.data.simulation.config import VARIANTS
 from edgedistill.data.simulation.sessions import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
 from edgedistill.files import atomic_write, output_error
 
@@ -28,6 +29,31 @@ SPIKE_RESOLUTION_S = 1e-9  # spike times are drawn as real numbers, not on the s
 FIRST_DAY = datetime(2024, 1, 1, 9, tzinfo=timezone.utc)
 
 
+class Words(NamedTuple):
+    """Holds what the files of a variant say of it."""
+
+    name: str  # what its subjects, sessions and files are called
+    description: str
+    keyword: str
+    experiment: str
+
+
+WORDS = {
+    "reaches": Words(
+        "sim",
+        "simulated self-paced reaching to random targets (edgedistill simulate)",
+        "reaching",
+        "A simulated animal moves a cursor to random targets, to try edgedistill without data.",
+    ),
+    "pursuit": Words(
+        "pursuit",
+        "simulated pursuit of a wandering target (edgedistill simulate --variant pursuit)",
+        "pursuit",
+        "A simulated animal follows a wandering target with a cursor, to try edgedistill without data.",
+    ),
+}
+
+
 def simulate_to_nwb(config: SimulationConfig, out: Path) -> Iterator[Path]:
     """Writes one file a session into `out`, and yields each path when the file is complete. Raises OutputError."""
     try:
@@ -35,7 +61,7 @@ def simulate_to_nwb(config: SimulationConfig, out: Path) -> Iterator[Path]:
     except OSError as error:
         raise output_error(out, "the simulated sessions", error) from error
     for session in simulate_sessions(config):
-        path = out / f"sim{config.seed:02d}_day{session.index + 1:02d}.nwb"
+        path = out / f"{name_subject(config)}_day{session.index + 1:02d}.nwb"
         write_session(session, config, path)
         yield path
 
@@ -44,9 +70,19 @@ def write_session(session: SimulatedSession, config: SimulationConfig, path: Pat
     """Writes one session to `path` as a whole file. Raises OutputError."""
     with (
         atomic_write(path, "the simulated session", next_step=f"df -h {path.parent}") as partial,
-        make_ids_repeatable(f"{config}{session.index}"),
+        make_ids_repeatable(f"{prefix_of(config)}{config}{session.index}"),
     ):
         write_nwb(nwb_from_session(session, config), partial)
+
+
+def name_subject(config: SimulationConfig) -> str:
+    """Returns the name of the simulated animal."""
+    return f"{WORDS[config.variant].name}{config.seed:02d}"
+
+
+def prefix_of(config: SimulationConfig) -> str:
+    """Returns what tells the ids of a variant from those of the default, whose ids have no prefix."""
+    return "" if config.variant == VARIANTS[0] else f"{config.variant}-"
 
 
 @contextmanager
@@ -64,15 +100,15 @@ def nwb_from_session(session: SimulatedSession, config: SimulationConfig) -> NWB
 
     start = FIRST_DAY + timedelta(days=config.days_apart * session.index)
     nwb = NWBFile(
-        session_description="simulated self-paced reaching to random targets (edgedistill simulate)",
-        identifier=f"edgedistill-simulation-{config.seed}-{session.index}",
-        session_id=f"sim{config.seed:02d}-day{session.index + 1:02d}",
+        session_description=WORDS[config.variant].description,
+        identifier=f"edgedistill-simulation-{prefix_of(config)}{config.seed}-{session.index}",
+        session_id=f"{name_subject(config)}-day{session.index + 1:02d}",
         session_start_time=start,
         file_create_date=start,
-        keywords=["simulated", "motor cortex", "reaching"],
-        experiment_description="A simulated animal moves a cursor to random targets, to try edgedistill without data.",
+        keywords=["simulated", "motor cortex", WORDS[config.variant].keyword],
+        experiment_description=WORDS[config.variant].experiment,
         subject=Subject(
-            subject_id=f"sim{config.seed:02d}",
+            subject_id=name_subject(config),
             species="Macaca mulatta",
             sex="U",
             age="P5Y/",

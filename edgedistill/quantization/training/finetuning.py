@@ -21,8 +21,10 @@ from edgedistill.config import TrainingConfig
 from edgedistill.models.student import Student
 from edgedistill.quantization.calibration.recipe import FineTune
 from edgedistill.quantization.training.fake_quant import FakeQuantStudent
+from edgedistill.training.alignment import Aligner, SubspaceAligner, make_aligner
 from edgedistill.training.batches import TrainingSession, find_training_device
 from edgedistill.training.distill import train_student, validate
+from edgedistill.training.evaluate import stream_latents
 from edgedistill.training.loop import Progress
 from edgedistill.training.losses import Objective
 
@@ -47,21 +49,40 @@ def finetune_student(
 
     `objective` and `config` are those it was trained with, `teacher_latents` the teacher's latents by session. A run
     resumes from `checkpoint` with the same bits. Where no step lowers the validation loss of the integers, the student
-    and the ranges come back as they were.
+    and the ranges come back as they were. Of a student that was aligned layer by layer, only the latents are aligned.
     """
     tuned = FakeQuantStudent(deepcopy(student), ranges, keep, learn_scales=finetune.learn_scales)
     schedule = shorten_schedule(config, finetune)
+    aligner = align_trained(student, sessions, modality, objective, teacher_latents)
 
     def validation_loss() -> float:
-        return compute_mean_loss(tuned, sessions, modality, objective, teacher_latents, schedule)
+        return compute_mean_loss(tuned, sessions, modality, objective, teacher_latents, schedule, aligner)
 
     before = {name: tensor.clone() for name, tensor in tuned.state_dict().items()}
     loss_before = validation_loss()
     network = cast(Student, tuned)  # it has the methods of a Student
-    train_student(network, sessions, modality, objective, schedule, seed, teacher_latents, checkpoint, progress)
+    train_student(
+        network, sessions, modality, objective, schedule, seed, teacher_latents, checkpoint, progress, aligner
+    )
     if not validation_loss() < loss_before:
         tuned.load_state_dict(before)
     return tuned.student.cpu().eval(), tuned.compute_ranges()
+
+
+def align_trained(
+    student: Student,
+    sessions: Sequence[TrainingSession],
+    modality: str,
+    objective: Objective,
+    teacher_latents: Mapping[str, Tensor] | None,
+) -> Aligner:
+    """Returns the student's part of the alignment, which was thrown away after the training, found anew."""
+    aligner = make_aligner(objective, student.size, sessions, teacher_latents, layers=1)
+    if isinstance(aligner, SubspaceAligner) and teacher_latents is not None:
+        blocks = [(s, s.split.train) for s in sessions]
+        latents = [torch.from_numpy(stream_latents(student, s.id, s.inputs(modality)[at])).float() for s, at in blocks]
+        aligner.start_at([torch.cat(latents)], torch.cat([teacher_latents[s.id][at] for s, at in blocks]))
+    return aligner
 
 
 def shorten_schedule(config: TrainingConfig, finetune: FineTune) -> TrainingConfig:
@@ -84,9 +105,12 @@ def compute_mean_loss(
     objective: Objective,
     teacher_latents: Mapping[str, Tensor] | None,
     config: TrainingConfig,
+    aligner: Aligner,
 ) -> float:
     """Returns the objective on the validation blocks, computed with the integers."""
-    tuned.to(find_training_device()).eval()
+    device = find_training_device()
+    tuned.to(device).eval()
+    aligner.to(device).eval()
     network = cast(Student, tuned)
-    losses = [validate(network, session, modality, objective, teacher_latents, config) for session in sessions]
+    losses = [validate(network, s, modality, objective, teacher_latents, config, aligner) for s in sessions]
     return sum(losses) / len(losses)

@@ -224,7 +224,7 @@ def test_a_program_in_c_gives_the_bits_of_the_oracle(tmp_path: Path, name: str) 
     bundles = [write_engine_bundle(tmp_path / f"{kind}.edge", kind) for kind in ("slow", "fast")]
     frames = frames_of("fast", 5000)
     answer = run_program(target_with(name), tmp_path, bundles, frames)
-    oracle, dtype = Decoder(bundles[1], "oracle"), state_dtype(SHAPES["fast"], ARRAYS["fast"])
+    oracle, dtype = Decoder(bundles[1], "oracle"), state_dtype(SHAPES["fast"], ARRAYS["fast"], smoothing_states=2)
     expected = oracle.push(frames)
     found = np.frombuffer(answer[: -dtype.itemsize], OUTPUT)
     assert len(found) == len(expected) > 400
@@ -236,6 +236,7 @@ def test_a_program_in_c_gives_the_bits_of_the_oracle(tmp_path: Path, name: str) 
     for field, array in read_student(SHAPES["fast"], state).items():
         assert np.array_equal(array, own[f"state_{field}"]), field
     assert state["seen"] == own["seen"]
+    assert state["smoothing"].tobytes() == own["smoothing_state"].tobytes()
 
 
 # ---------------------------------------------------------------- the command

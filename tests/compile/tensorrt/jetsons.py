@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.cpu.array_models import draw_smoothing_model
 from edgedistill.bundle import Bundle, write_bundle
 from edgedistill.bundle.build_record import BuildRecord
 from edgedistill.bundle.contents import read_decoder_spec, read_int8_model
@@ -22,7 +23,8 @@ from edgedistill.machine import jetson
 from edgedistill.machine.gpu import Gpu
 from edgedistill.measure.latency import LatencyUs
 from edgedistill.numerics import Oracle
-from edgedistill.pipeline.channel_files import neutral_channel_files
+from edgedistill.numerics.smoothing import OutputSmoother
+from edgedistill.pipeline.channel_files import neutral_channel_files, write_smoothing_file
 from edgedistill.quantization.onnx_graph import graph_from_student, list_weight_shapes
 from edgedistill.runtime import tensorrt_engine
 from edgedistill.target import load_target
@@ -30,6 +32,7 @@ from edgedistill.target import load_target
 from ...bundles import SHAPE, holdout, manifest, student_files
 from .fake_tensorrt import HEADER, Behavior, fake_tensorrt
 
+SMOOTHING = draw_smoothing_model(SHAPE.outputs, 1)
 BIN = "#!/bin/sh\n"
 NVCC = BIN + (
     'case "$1" in\n'
@@ -85,6 +88,7 @@ class PlanEngine:
     def __init__(self, opened: tuple[str, Plans, Bundle], shape: Any, front_end: Any) -> None:
         self.form, self.plans, bundle = opened
         self.oracle, self.rng = Oracle(read_int8_model(bundle, shape)), np.random.default_rng(0)
+        self.smoother, self.raw_kinematics = OutputSmoother(SMOOTHING), np.zeros(shape.outputs, np.float32)
         self.bins, self.decoded = _decode_holdout(bundle)
         self.at: int | None = 0  # place in the holdout, or None after a state was set
 
@@ -92,10 +96,10 @@ class PlanEngine:
         kinematics = self.oracle.step(bin) if self.at is None else self.decoded[self.at % len(self.decoded)]
         faulty = self.plans.off if self.at is None else self.plans.drifting
         self.at = None if self.at is None else self.at + 1
-        if self.form in self.plans.not_finite:
-            return kinematics * np.float32(np.nan)
         scale = 0.3 if self.form in faulty else 0.0
-        return kinematics * np.float32(1 + scale * self.rng.normal())
+        factor = np.nan if self.form in self.plans.not_finite else 1 + scale * self.rng.normal()
+        self.raw_kinematics = kinematics * np.float32(factor)
+        return self.smoother.step(self.raw_kinematics)
 
     def import_state(self, state: Any, /) -> None:
         assert self.form != "fp16"
@@ -110,16 +114,17 @@ class PlanEngine:
 
     def reset(self) -> None:
         self.at = 0
+        self.smoother.reset()
 
 
 _DECODED: dict[str, tuple[Any, Any]] = {}
 
 
 def _decode_holdout(bundle: Bundle) -> tuple[Any, Any]:
-    """Returns the holdout's bins and what the oracle decodes from them. This is computed once per bundle."""
+    """Returns the holdout's bins and the oracle's raw outputs. This is computed once per bundle."""
     if bundle.sha256 not in _DECODED:
         evidence = trials.evidence_of(bundle)
-        _DECODED[bundle.sha256] = evidence.bins, Oracle(evidence.model).run(evidence.bins)
+        _DECODED[bundle.sha256] = evidence.bins, evidence.raw
     return _DECODED[bundle.sha256]
 
 
@@ -179,13 +184,16 @@ def _stand_in_for_timing(plans: Plans) -> Callable[..., dict[str, LatencyUs]]:
 
 
 def write_jetson_bundle(path: Path, with_reference: bool = True, **changes: object) -> Bundle:
-    """Writes a bundle with all that a Jetson needs. Its float student decodes the holdout as well as its oracle."""
+    """Writes a bundle with all that a Jetson needs, whose outputs are smoothed.
+
+    Its float student decodes the holdout as well as its oracle.
+    """
     files = student_files(SHAPE, seed=0)
     rng = np.random.default_rng(0)
     weights = {
         n: (rng.normal(size=s) / np.sqrt(s[-1])).astype(np.float32) for n, s in list_weight_shapes(SHAPE).items()
     }
-    files |= neutral_channel_files(SHAPE.channels, SHAPE.outputs)
+    files |= neutral_channel_files(SHAPE.channels, SHAPE.outputs) | write_smoothing_file(SMOOTHING)
     files["student.fp16.onnx"] = graph_from_student(SHAPE, weights, "float16").SerializeToString()
     facts = manifest(**{"target": "jetson", "engine": "tensorrt", **changes})
     bundle = write_bundle(path, facts, {**files, "holdout.npz": holdout(files["student.onnx"])})
@@ -198,10 +206,10 @@ def write_jetson_bundle(path: Path, with_reference: bool = True, **changes: obje
 
 
 def _holdout_of_oracle(graph: bytes, model: Any) -> bytes:
-    """Returns a holdout whose kinematics are the oracle's outputs with noise, so that INT8 reaches an R² of 0.9."""
+    """Returns a holdout whose kinematics are the oracle's smoothed outputs with noise, so that R² is 0.9 in INT8."""
     with np.load(io.BytesIO(holdout(graph))) as stored:
         arrays = dict(stored)
-    decoded = Oracle(model).run(arrays["bins"])
+    decoded = SMOOTHING.run(Oracle(model).run(arrays["bins"]))
     noise = np.random.default_rng(3).normal(size=decoded.shape) * decoded.std(axis=0) / 3
     arrays["kinematics"] = (decoded + noise).astype(np.float32)
     return _npz(arrays)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.signal import butter, sosfilt
 
 from edgedistill.data.simulation.aging import LEAK_HZ, ArrayState, array_on_day, attenuate_low_frequencies
-from edgedistill.data.simulation.field import spoil_channels
+from edgedistill.data.simulation.flaws import spoil_channels
 from edgedistill.data.simulation.sessions import SimulationConfig, simulate_sessions
 
 TEN_WEEKS = 70

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.data.simulation import nwb as simulated_nwb
-from edgedistill.data.simulation.field import sum_unit_fields
+from edgedistill.data.simulation.animal import place_array
+from edgedistill.data.simulation.config import VARIANTS
 from edgedistill.data.simulation.nwb import UV_PER_BIT, simulate_to_nwb
-from edgedistill.data.simulation.population import Population, draw_population
 from edgedistill.data.simulation.sessions import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
 from edgedistill.errors import ConfigError, OutputError
 
@@ -26,46 +26,66 @@ STEPS = round(SMALL.minutes * 60 * LATENT_HZ)
 FRAMES = STEPS * SMALL.rate_hz // LATENT_HZ
 
 
-@pytest.fixture(scope="module")
-def days() -> list[SimulatedSession]:
-    return list(simulate_sessions(SMALL))
+@pytest.fixture(scope="module", params=VARIANTS)
+def small(request: pytest.FixtureRequest) -> SimulationConfig:
+    return replace(SMALL, variant=request.param)
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return list(simulate_to_nwb(SMALL, tmp_path_factory.mktemp("sessions")))
+def days(small: SimulationConfig) -> list[SimulatedSession]:
+    return list(simulate_sessions(small))
 
 
-def with_seed(seed: int) -> SimulationConfig:
-    return SimulationConfig(**{**vars(SMALL), "seed": seed, "sessions": 1})
+@pytest.fixture(scope="module")
+def files(small: SimulationConfig, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return list(simulate_to_nwb(small, tmp_path_factory.mktemp("sessions")))
+
+
+def with_seed(config: SimulationConfig, seed: int) -> SimulationConfig:
+    return replace(config, seed=seed, sessions=1)
 
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_the_same_seed_gives_the_same_files_byte_for_byte(files: list[Path], tmp_path: Path) -> None:
-    again = list(simulate_to_nwb(SMALL, tmp_path / "again"))
+def test_the_same_seed_gives_the_same_files_byte_for_byte(
+    small: SimulationConfig, files: list[Path], tmp_path: Path
+) -> None:
+    again = list(simulate_to_nwb(small, tmp_path / "again"))
     assert [path.name for path in again] == [path.name for path in files]
     assert [digest(path) for path in again] == [digest(path) for path in files]
 
 
-def test_another_seed_gives_another_lfp(tmp_path: Path) -> None:
-    paths = [next(simulate_to_nwb(with_seed(seed), tmp_path / str(seed))) for seed in (0, 1)]
+def test_another_seed_gives_another_lfp(small: SimulationConfig, tmp_path: Path) -> None:
+    paths = [next(simulate_to_nwb(with_seed(small, seed), tmp_path / str(seed))) for seed in (0, 1)]
     first, second = (session_lfp(path) for path in paths)
     assert not np.array_equal(first, second)
 
 
-def test_the_first_session_does_not_depend_on_how_many_follow(days: list[SimulatedSession]) -> None:
-    only = next(simulate_sessions(with_seed(SMALL.seed)))
+def test_the_first_session_does_not_depend_on_how_many_follow(
+    small: SimulationConfig, days: list[SimulatedSession]
+) -> None:
+    only = next(simulate_sessions(with_seed(small, small.seed)))
     np.testing.assert_array_equal(only.lfp_uv, days[0].lfp_uv)
     np.testing.assert_array_equal(only.unit_ids, days[0].unit_ids)
 
 
-def test_a_later_session_does_not_depend_on_how_many_follow(days: list[SimulatedSession]) -> None:
-    *_, second, _ = simulate_sessions(replace(SMALL, sessions=3))
+def test_a_later_session_does_not_depend_on_how_many_follow(
+    small: SimulationConfig, days: list[SimulatedSession]
+) -> None:
+    *_, second, _ = simulate_sessions(replace(small, sessions=3))
     np.testing.assert_array_equal(second.lfp_uv, days[1].lfp_uv)
     assert (second.dead, second.noisy) == (days[1].dead, days[1].noisy)
+
+
+def test_variants_are_other_animals_and_their_files_fit_into_one_folder(tmp_path: Path) -> None:
+    configs = [replace(SMALL, sessions=1, variant=variant) for variant in VARIANTS]
+    first, second = (next(simulate_sessions(config)) for config in configs)
+    assert not np.array_equal(first.velocity_cm_s, second.velocity_cm_s)
+    assert not np.array_equal(first.lfp_uv, second.lfp_uv)
+    names = [next(simulate_to_nwb(config, tmp_path)).name for config in configs]
+    assert names == ["sim03_day01.nwb", "pursuit03_day01.nwb"]
 
 
 def test_the_folder_holds_the_sessions_and_nothing_else(files: list[Path]) -> None:
@@ -112,23 +132,11 @@ def test_days_share_the_array_and_record_different_units(days: list[SimulatedSes
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 40), st.integers(4, 100))
 def test_electrodes_stand_on_a_utah_grid(seed: int, channels: int) -> None:
-    place = draw_population(SimulationConfig(seed=seed, channels=channels, units=1, population=4)).electrodes_mm
+    config = SimulationConfig(seed=seed, channels=channels, units=1, population=4)
+    place, _ = place_array(config, np.random.default_rng(seed))
     assert place.shape == (channels, 2)
     apart = np.linalg.norm(place[:, None] - place[None], axis=-1) + np.eye(channels)
     assert apart.min() == pytest.approx(0.4)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.floats(0, 0.8), st.booleans(), st.floats(0.1, 0.4))
-def test_the_field_of_a_spike_is_later_and_smaller_farther_away(mm: float, inhibitory: bool, spike_s: float) -> None:
-    config = SimulationConfig(channels=4, units=1, population=4, rate_hz=10_000)
-    place = np.array([[0.0, 0.0], [mm, 0.0], [0.2, 0.0], [0.4, 0.0]])
-    kinds = np.array([inhibitory, not inhibitory])  # the second unit stays silent
-    population = Population(place, np.zeros((2, 3)), kinds, *(np.zeros(0) for _ in range(4)))
-    field, _ = sum_unit_fields(config, population, [np.array([spike_s]), np.zeros(0)], 5000)
-    delay_s = 0.0104 + mm / 200
-    assert np.argmax(field[:, 1]) / config.rate_hz == pytest.approx(spike_s + delay_s, abs=2e-4)
-    assert field[:, 1].max() == pytest.approx(field[:, 0].max() * np.exp(-mm / 0.2), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +155,10 @@ def test_the_field_of_a_spike_is_later_and_smaller_farther_away(mm: float, inhib
         {"aging": -0.1},
         {"aging": 10.1},
         {"aging": float("nan")},
+        {"variant": "reach"},
     ],
 )
-def test_a_config_that_cannot_be_simulated_is_refused(wrong: dict[str, float]) -> None:
+def test_a_config_that_cannot_be_simulated_is_refused(wrong: dict[str, float | str]) -> None:
     with pytest.raises(ConfigError, match=r"(?s)found:.*expected:"):
         SimulationConfig(**wrong)  # type: ignore[arg-type]
 

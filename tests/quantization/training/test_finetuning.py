@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgedistill.config import CENTRINGS, Alignment
 from edgedistill.models.student import Student
 from edgedistill.quantization.calibration.activations import compute_activations
 from edgedistill.quantization.calibration.recipe import FineTune
 from edgedistill.quantization.training.fake_quant import FakeQuantStudent
-from edgedistill.quantization.training.finetuning import compute_mean_loss, finetune_student, shorten_schedule
+from edgedistill.quantization.training.finetuning import (
+    align_trained,
+    compute_mean_loss,
+    finetune_student,
+    shorten_schedule,
+)
+from edgedistill.training.alignment import make_aligner
 from edgedistill.training.distill import make_student, train_student
+from edgedistill.training.evaluate import stream_latents
 from edgedistill.training.loop import Progress
 from edgedistill.training.losses import DISTILLED_WITH_BEHAVIOR
 
@@ -62,7 +71,8 @@ def tuned(
 
 def loss_of(student: Student, ranges: Ranges, teacher_latents: dict[str, Tensor] = TEACHER_LATENTS) -> float:
     """Returns the loss of the integers on the validation blocks."""
-    return compute_mean_loss(FakeQuantStudent(student, ranges), SESSIONS, "lfp", OBJECTIVE, teacher_latents, TRAINING)
+    rounded, aligner = FakeQuantStudent(student, ranges), make_aligner(OBJECTIVE, STUDENT, SESSIONS, teacher_latents)
+    return compute_mean_loss(rounded, SESSIONS, "lfp", OBJECTIVE, teacher_latents, TRAINING, aligner)
 
 
 def bits(model: nn.Module) -> dict[str, bytes]:
@@ -117,6 +127,32 @@ def test_fine_tuning_follows_the_teacher(student: Student, ranges: Ranges) -> No
     after, compute_ranges = finetune_student(student, ranges, SESSIONS, *arguments)
     assert bits(after) != bits(tuned(student, ranges)[0])
     assert loss_of(after, compute_ranges, other) < loss_of(student, ranges, other)
+
+
+@pytest.mark.parametrize("centring", CENTRINGS)
+def test_a_student_that_followed_subspaces_goes_on_with_its_latents(
+    student: Student, ranges: Ranges, centring: str
+) -> None:
+    """The maps of the training were thrown away. The best ones are found anew, or the student would be turned."""
+    objective = replace(OBJECTIVE, aligned_by=Alignment("subspace", centring))
+    turn = torch.linalg.qr(torch.randn(STUDENT.d, STUDENT.d, generator=torch.Generator().manual_seed(5)))[0]
+    latents = {s.id: torch.from_numpy(stream_latents(student, s.id, s.inputs("lfp"))).float() for s in SESSIONS}
+    mean = torch.cat([latents[s.id][s.split.train] for s in SESSIONS]).mean(0)
+    targets = {name: (values - mean) @ turn for name, values in latents.items()}  # a teacher that is reached already
+
+    def loss(tuned: Student, found: Ranges) -> float:
+        aligner = align_trained(tuned, SESSIONS, "lfp", alone, targets)
+        rounded = FakeQuantStudent(deepcopy(tuned), found)
+        return compute_mean_loss(rounded, SESSIONS, "lfp", alone, targets, TRAINING, aligner)
+
+    alone = replace(objective, behavior=0.0, alignment=1.0)
+    assert loss(student, ranges) < (0.05 if centring == "mean" else 1.0)
+    before = bits(student)
+    arguments = ("lfp", objective, TRAINING, TUNING, 7, targets)
+    after, found = finetune_student(student, ranges, SESSIONS, *arguments)
+    assert bits(student) == before != bits(after)
+    assert bits(finetune_student(student, ranges, SESSIONS, *arguments)[0]) == bits(after)
+    assert found.keys() == ranges.keys()
 
 
 def test_fine_tuning_does_not_round_kept_parts(student: Student, ranges: Ranges) -> None:

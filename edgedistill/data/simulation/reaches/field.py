@@ -1,7 +1,7 @@
-"""Simulates the field potential that a population makes, with the flaws of a real recording.
+"""Simulates the field potential that the spikes of a population make.
 
-The inputs are the spikes of the whole population, the movement of the cursor and the state of the array. The output is
-the LFP in microvolts.
+The inputs are the spikes of the whole population and the movement of the cursor. The output is the LFP in microvolts,
+without the flaws of a recording.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import butter, fftconvolve, sosfilt
 
-from edgedistill.data.simulation.aging import ArrayState, attenuate_low_frequencies
+from edgedistill.data.simulation.animal import Population, measure_distances
 from edgedistill.data.simulation.config import LATENT_HZ, LEAD_S, Array, SimulationConfig
-from edgedistill.data.simulation.population import Population
+from edgedistill.data.simulation.noise import draw_band_noise, draw_coloured_noise
 
 LAMBDA_MM, VELOCITY_MM_S = 0.2, 200.0  # unitary field: reach and conduction speed (Telenczuk 2020)
 DELAY_S = 0.0104
@@ -35,7 +35,7 @@ def lfp_from_population(
     frames = len(velocity) * config.rate_hz // LATENT_HZ
     speed = np.repeat(np.linalg.norm(velocity, axis=1), config.rate_hz // LATENT_HZ) / 12.0
     field, activity = sum_unit_fields(config, population, spikes, frames)
-    drive = np.stack([draw_coloured_noise(frames, config.rate_hz, rng) for _ in population.background])
+    drive = np.stack([draw_coloured_noise(frames, config.rate_hz, rng, CHI) for _ in population.background])
     shared = drive.T @ population.background
     shared *= BACKGROUND_RATIO * FIELD_UV / shared.std()
     # beta says that a movement is under way, not where it goes: it shrinks with the speed to come
@@ -56,8 +56,7 @@ def sum_unit_fields(
     Returns the sum (frames, channels) in uV, and the activity around each electrode relative to its mean.
     """
     rate = config.rate_hz
-    offset = np.concatenate([population.electrodes_mm, np.zeros((config.channels, 1))], 1)[:, None]
-    distance = np.linalg.norm(offset - population.positions_mm[None], axis=-1)  # (channels, population)
+    distance = measure_distances(population)  # (channels, population)
     field = np.zeros((config.channels, frames))
     activity = np.zeros((config.channels, frames))
     t = np.arange(-round(0.012 * rate), round(0.012 * rate) + 1) / rate
@@ -80,58 +79,3 @@ def sum_unit_fields(
     field *= FIELD_UV / field.std(axis=1).mean()
     smooth = sosfilt(butter(1, 5, fs=rate, output="sos"), activity, axis=1)
     return field.T, (smooth / smooth.mean(1, keepdims=True)).T
-
-
-def draw_coloured_noise(frames: int, rate_hz: int, rng: np.random.Generator) -> Array:
-    """Draws noise (frames,) of unit variance whose power falls as f^-CHI above 0.5 Hz and is flat below."""
-    padded = 1 << (frames - 1).bit_length()
-    spectrum = rng.normal(size=padded // 2 + 1) + 1j * rng.normal(size=padded // 2 + 1)
-    hz = np.fft.rfftfreq(padded, 1 / rate_hz)
-    spectrum *= np.maximum(hz, 0.5) ** (-CHI / 2)
-    noise = np.fft.irfft(spectrum, padded)[:frames]
-    return np.asarray(noise / noise.std())
-
-
-def draw_band_noise(
-    rows: int, frames: int, band_hz: tuple[float, float], rate_hz: int, rng: np.random.Generator
-) -> Array:
-    """Draws noise (rows, frames) of unit variance within the band."""
-    noise = sosfilt(butter(2, band_hz, "bandpass", fs=rate_hz, output="sos"), rng.normal(size=(rows, frames)))
-    return np.asarray(noise / noise.std(axis=1, keepdims=True))
-
-
-def spoil_channels(
-    config: SimulationConfig,
-    lfp: npt.NDArray[np.float32],
-    velocity: Array,
-    array: ArrayState,
-    rng: np.random.Generator,
-) -> npt.NDArray[np.float32]:
-    """Returns the LFP (frames, channels) as the array records it.
-
-    That is with its leaks, gains, noise floors and dead channels. The gain of each channel also drifts within the day.
-    Line noise and movement artefacts are added.
-    """
-    frames, channels = lfp.shape
-    t = np.arange(frames) / config.rate_hz
-    floor = rng.normal(0, array.noise_uv, (frames, channels)).astype(np.float32)
-    drift = 1 + np.outer(t / 3600, rng.normal(0, 0.2, channels)).astype(np.float32)
-    lfp = attenuate_low_frequencies(lfp, array.low_gain, config.rate_hz) * array.gain.astype(np.float32) + floor
-    lfp *= drift
-    for harmonic, uv in ((1, 15.0), (2, 4.0), (3, 5.0)):
-        wave = np.sin(2 * np.pi * harmonic * config.line_hz * t + rng.uniform(0, 2 * np.pi))
-        lfp += np.outer(wave, uv * rng.lognormal(0, 0.3, channels)).astype(np.float32)
-    for at in draw_artefact_frames(config, velocity, rng):
-        width = int(config.rate_hz * rng.uniform(0.05, 0.15))
-        pulse = np.hanning(width)[: frames - at] * rng.uniform(200, 500) * rng.choice([-1, 1])
-        lfp[at : at + width] += np.outer(pulse, rng.lognormal(0, 0.3, channels)).astype(np.float32)
-    lfp[:, array.dead] = 0.0
-    return lfp
-
-
-def draw_artefact_frames(config: SimulationConfig, velocity: Array, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Draws about one movement artefact a minute, at moments of fast movement, and returns their frames."""
-    speed = np.linalg.norm(velocity, axis=1)
-    fast = np.flatnonzero(speed > np.quantile(speed, 0.9))
-    chosen = rng.choice(fast, max(1, round(config.minutes)))
-    return np.sort(chosen * (config.rate_hz // LATENT_HZ))

@@ -1,0 +1,49 @@
+"""Spoils a simulated field potential as the array and the amplifier of a real recording do.
+
+The inputs are the LFP, the movement of the cursor and the state of the array. The output is the LFP as it is recorded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.data.simulation.aging import ArrayState, attenuate_low_frequencies
+from edgedistill.data.simulation.config import LATENT_HZ, Array, SimulationConfig
+
+
+def spoil_channels(
+    config: SimulationConfig,
+    lfp: npt.NDArray[np.float32],
+    velocity: Array,
+    array: ArrayState,
+    rng: np.random.Generator,
+) -> npt.NDArray[np.float32]:
+    """Returns the LFP (frames, channels) as the array records it.
+
+    That is with its leaks, gains, noise floors and dead channels. The gain of each channel also drifts within the day.
+    Line noise and movement artefacts are added.
+    """
+    frames, channels = lfp.shape
+    t = np.arange(frames) / config.rate_hz
+    floor = rng.normal(0, array.noise_uv, (frames, channels)).astype(np.float32)
+    drift = 1 + np.outer(t / 3600, rng.normal(0, 0.2, channels)).astype(np.float32)
+    lfp = attenuate_low_frequencies(lfp, array.low_gain, config.rate_hz) * array.gain.astype(np.float32) + floor
+    lfp *= drift
+    for harmonic, uv in ((1, 15.0), (2, 4.0), (3, 5.0)):
+        wave = np.sin(2 * np.pi * harmonic * config.line_hz * t + rng.uniform(0, 2 * np.pi))
+        lfp += np.outer(wave, uv * rng.lognormal(0, 0.3, channels)).astype(np.float32)
+    for at in draw_artefact_frames(config, velocity, rng):
+        width = int(config.rate_hz * rng.uniform(0.05, 0.15))
+        pulse = np.hanning(width)[: frames - at] * rng.uniform(200, 500) * rng.choice([-1, 1])
+        lfp[at : at + width] += np.outer(pulse, rng.lognormal(0, 0.3, channels)).astype(np.float32)
+    lfp[:, array.dead] = 0.0
+    return lfp
+
+
+def draw_artefact_frames(config: SimulationConfig, velocity: Array, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draws about one movement artefact a minute, at moments of fast movement, and returns their frames."""
+    speed = np.linalg.norm(velocity, axis=1)
+    fast = np.flatnonzero(speed > np.quantile(speed, 0.9))
+    chosen = rng.choice(fast, max(1, round(config.minutes)))
+    return np.sort(chosen * (config.rate_hz // LATENT_HZ))

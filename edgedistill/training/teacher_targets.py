@@ -1,0 +1,167 @@
+"""Computes what students are compared with: the teacher's latents of every bin, in the form that an alignment needs.
+
+A teacher and sessions go in. Targets (T, k) of each session come out, NaN in the bins that are not valid. All their
+statistics come from the training blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
+from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.training.batches import TrainingSession, find_unlabelled_block, make_generator, mask_invalid
+from edgedistill.training.evaluate import fit_readout
+from edgedistill.training.losses import Objective
+from edgedistill.training.pretrain import compute_bidirectional_latents
+from edgedistill.training.subspace import TaskMoments, add_task_moments, find_leading_directions
+
+TEACHER_COMPONENTS = 32
+GRADIENT_SEGMENTS = 512  # segments over all sessions in which gradients are taken
+
+Targets = dict[str, Tensor]  # session id -> (T, k)
+
+
+class TeacherTargets:
+    """Holds a teacher and the sessions of a training, and computes each kind of target once."""
+
+    def __init__(
+        self,
+        teacher: PatchAutoencoder,
+        sessions: Sequence[TrainingSession],
+        config: TrainingConfig,
+        computed: Callable[[float], None] = lambda start: None,
+    ) -> None:
+        """Keeps what targets are computed from. `computed` is called with the time at which a computation began."""
+        self.teacher, self.sessions, self.config, self.computed = teacher, tuple(sessions), config, computed
+        self._found: dict[tuple[object, ...], Targets] = {}
+
+    def of(self, objective: Objective, size: StudentSize | TeacherSize) -> Targets:
+        """Returns the targets of each session for a student of `size`. Labels are used only where `objective` does."""
+        kind = objective.aligned_by.kind if objective.alignment else "whitened"  # the head is there without a use, too
+        by_layer = kind == "subspace"
+        labels = by_layer and objective.behavior > 0
+        key = (kind, labels, size.layers, size.d) if by_layer else (kind,)
+        if key not in self._found:
+            start = monotonic()
+            self._found[key] = (
+                compute_subspace_targets(self.teacher, self.sessions, self.config, size, labels)
+                if by_layer
+                else compute_teacher_latents(self.teacher, self.sessions, self.config, kind == "whitened")
+            )
+            self.computed(start)
+        return self._found[key]
+
+
+def compute_teacher_latents(
+    teacher: PatchAutoencoder, sessions: Sequence[TrainingSession], config: TrainingConfig, whitened: bool = True
+) -> Targets:
+    """Returns the teacher's latents of every session. No labels are used.
+
+    They are centred, because a constant direction makes every cosine high and every gradient small. `whitened` ones are
+    the leading `TEACHER_COMPONENTS` principal components over all training blocks, each with unit variance, because
+    what moves the hand is a small part of what the population does. The others are all d numbers, divided by one
+    deviation, so that their mean variance is 1.
+    """
+    length = config.segment_bins
+    latents = {s.id: compute_bidirectional_latents(teacher, s.id, s.inputs("spikes"), length) for s in sessions}
+    train = torch.cat([latents[s.id][s.split.train][s.valid[s.split.train]] for s in sessions])
+    mean = train.mean(0)
+    if whitened:
+        _, spread, directions = torch.linalg.svd(train - mean, full_matrices=False)
+        kept = min(TEACHER_COMPONENTS, len(directions))
+        scale = (spread[:kept] / len(train) ** 0.5).clamp(min=1e-6)
+        found = {s.id: (latents[s.id] - mean) @ directions[:kept].T / scale for s in sessions}
+    else:
+        deviation = (train - mean).square().mean().sqrt().clamp(min=1e-6)
+        found = {s.id: (latents[s.id] - mean) / deviation for s in sessions}
+    return {s.id: mask_invalid(found[s.id], s.valid) for s in sessions}
+
+
+def match_layers(student: int, teacher: int) -> list[int]:
+    """Returns, for each of the student's layers, the teacher's layer at the same share of the depth; last to last."""
+    return [-(-(layer + 1) * teacher // student) - 1 for layer in range(student)]
+
+
+def compute_subspace_targets(
+    teacher: PatchAutoencoder,
+    sessions: Sequence[TrainingSession],
+    config: TrainingConfig,
+    size: StudentSize | TeacherSize,
+    labels: bool,
+) -> Targets:
+    """Returns, for each layer of a student side by side, Uᵀ(a - μ) of the teacher's activations a at that depth.
+
+    U are the leading directions of the task where `labels` of a session can be used, and of the covariance otherwise.
+    They are as many as the student is wide, and at most as many as the teacher is.
+    """
+    depths = match_layers(size.layers, teacher.size.layers)
+    activations = {
+        s.id: compute_bidirectional_latents(
+            teacher, s.id, s.inputs("spikes"), config.segment_bins, depths=depths
+        ).unflatten(1, (len(depths), -1))
+        for s in sessions
+    }
+    means, covariances = measure_activations([activations[s.id][s.split.train][known_in_training(s)] for s in sessions])
+    matrices = list(covariances)
+    labelled = [s for s in sessions if find_unlabelled_block(s) in (None, "test")] if labels else []
+    if labelled:
+        task = measure_task(teacher, labelled, activations, means, config, depths)
+        matrices = [m if m.any() else sigma_a for m, sigma_a in zip(task, covariances, strict=True)]
+    k = min(size.d, teacher.size.d)
+    basis = torch.stack([find_leading_directions(matrix, k) for matrix in matrices]).float()  # (layers, d, k)
+    found = {}
+    for s in sessions:
+        targets = torch.einsum("tld,ldk->tlk", activations[s.id] - means.float(), basis).flatten(1)
+        found[s.id] = mask_invalid(targets, s.valid)
+    return found
+
+
+def known_in_training(session: TrainingSession) -> Tensor:
+    """Returns which bins of the training block are valid."""
+    return session.valid[session.split.train]
+
+
+def measure_activations(blocks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns means (layers, d) and covariances (layers, d, d) of blocks (n, layers, d), in float64."""
+    count = sum(len(block) for block in blocks)
+    means = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / count
+    layers, d = means.shape
+    covariances = torch.zeros(layers, d, d, dtype=torch.float64)
+    for block in blocks:
+        for layer in range(layers):
+            centred = block[:, layer].double() - means[layer]
+            covariances[layer] += centred.T @ centred / count
+    return means, covariances
+
+
+def measure_task(
+    teacher: PatchAutoencoder,
+    sessions: Sequence[TrainingSession],
+    activations: Mapping[str, Tensor],
+    means: Tensor,
+    config: TrainingConfig,
+    depths: Sequence[int],
+) -> list[Tensor]:
+    """Returns the task's matrix M (d, d) at each depth.
+
+    Each session has a read-out of its own: ridge from the latents to its z-scored behavior.
+    """
+    outputs = max(s.behavior.shape[1] for s in sessions if s.behavior is not None)
+    moments, random = TaskMoments(means, outputs), make_generator(0, -1)
+    for s in sessions:
+        assert s.behavior is not None
+        latents = activations[s.id][:, -1].double().numpy()
+        readout = fit_readout(latents, s.behavior.double().numpy(), s.split, s.settled)
+        weight = torch.zeros(outputs, latents.shape[1])
+        weight[: len(readout.weight)] = torch.from_numpy(readout.weight)
+        block = s.split.train
+        length = min(config.segment_bins, block.stop - block.start)
+        starts = torch.linspace(block.start, block.stop - length, max(1, GRADIENT_SEGMENTS // len(sessions))).long()
+        at = starts[:, None] + torch.arange(length)
+        add_task_moments(moments, teacher, s.id, s.inputs("spikes")[at], s.valid[at], weight, depths, random)
+    return moments.sum_task_matrices()
