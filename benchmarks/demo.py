@@ -63,16 +63,22 @@ def print_summary(metrics: dict[str, Any], measured: dict[str, Any]) -> None:
         ("teacher_r2", "spike teacher (sees the future)"),
         ("spike_student_r2", "spike student, size of the LFP student"),
         ("ridge_spike_r2", "lagged ridge on spikes"),
+        ("kalman_spike_r2", "Kalman filter on spikes"),
         ("deployed_r2", "deployed LFP student"),
         ("int8_r2", "deployed LFP student in INT8"),
         ("distilled_r2", "LFP student distilled without labels, probe"),
         ("supervised_lfp_r2", "LFP student on behavior alone"),
         ("multi_session_lfp_r2", "LFP student, many sessions, no teacher, probe"),
         ("single_session_lfp_r2", "LFP student, one session, no teacher, probe"),
-        ("ridge_lfp_r2", "lagged ridge on LFP"),
-        ("kalman_lfp_r2", "Kalman filter on LFP"),
+        ("ridge_lfp_r2", "lagged ridge on slow LFP"),
+        ("kalman_lfp_r2", "Kalman filter on slow LFP"),
+        ("ridge_power_r2", "lagged ridge on band power"),
+        ("kalman_power_r2", "Kalman filter on band power"),
+        ("ridge_lfp_power_r2", "lagged ridge on slow LFP and band power"),
+        ("kalman_lfp_power_r2", "Kalman filter on slow LFP and band power"),
     ):
-        print(f"  {metrics[name]:7.3f}   {what}")
+        if metrics[name] is not None:  # the preset may have no bands
+            print(f"  {metrics[name]:7.3f}   {what}")
     print("\nstep latency on this machine, one thread")
     for subject in measured["subjects"]:
         p = subject["latency_us"]

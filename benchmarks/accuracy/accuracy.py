@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from edgedistill.pipeline.student_files import write_student
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.training.adapt import adapt
-from edgedistill.training.baselines import score_kalman, score_ridge
+from edgedistill.training.baselines import fit_linear_baselines, score_ridge
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
 from edgedistill.training.distill import distill_bidirectional
 from edgedistill.training.evaluate import Score
@@ -150,15 +149,11 @@ def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
             return train_bidirectional_trial(run, sessions, targets if distilled else None, factor, path)
 
         rows[row] = run.measure_once(row, lambda row=row, patch=patch: run.search(row, patch))
-    for row, score, part in (
-        ("ridge_lfp", score_ridge, "lfp"),
-        ("kalman_lfp", score_kalman, "lfp"),
-        ("ridge_spike", score_ridge, "spikes"),
-        ("kalman_spike", score_kalman, "spikes"),
-        ("ridge_lfp_bidirectional", partial(score_ridge, bidirectional=True), "lfp"),
-        ("ridge_spike_bidirectional", partial(score_ridge, bidirectional=True), "spikes"),
-    ):
-        rows[row] = run.measure_once(row, lambda score=score, part=part: score_baseline(run, score, part))
+    for part in ("lfp", "spikes"):
+        found = run.measure_once(f"linear_{part}", lambda part=part: score_baselines(run, part))
+        rows |= {row: {"r2": r2} for row, r2 in found["r2"].items()}
+    for row, part in (("ridge_lfp_bidirectional", "lfp"), ("ridge_spike_bidirectional", "spikes")):
+        rows[row] = run.measure_once(row, lambda part=part: score_bidirectional_ridge(run, part))
     for row in ("distilled", "multi_session_lfp", "deployed"):
         for mode in ("none", "stats", "tokenizer"):
             name = f"{row}, new day, {mode}"
@@ -215,10 +210,19 @@ def train_bidirectional_trial(
     return {s.id: score_teacher(model, s, config.segment_bins) for s in sessions}
 
 
-def score_baseline(run: Seed, score: Callable[[Any, TrainingSession], Score], part: str) -> dict[str, Any]:
-    # bidirectional baselines are compared with single-session models, so they get one session
-    sessions = [run.target] if isinstance(score, partial) else [*run.trained, run.new_day]
-    return {"r2": {s.id: score(s.inputs(part).double().numpy(), s).r2 for s in sessions}}
+def score_baselines(run: Seed, part: str) -> dict[str, Any]:
+    """Scores every linear baseline, by row, on every session. The best by validation is a row of its own."""
+    found = {s.id: fit_linear_baselines(s, part) for s in [*run.trained, run.new_day]}
+    rows = next(iter(found.values()))
+    r2 = {row: {session: one[row].score.r2 for session, one in found.items()} for row in rows}
+    best = {s: max(one.values(), key=lambda b: b.score.validation_r2) for s, one in found.items()}
+    return {"r2": r2 | {f"best_linear_{part}": {session: one.score.r2 for session, one in best.items()}}}
+
+
+def score_bidirectional_ridge(run: Seed, part: str) -> dict[str, Any]:
+    """Scores a ridge that sees the future on one session, as the single-session models it is compared with."""
+    bins = run.target.inputs(part).double().numpy()
+    return {"r2": {run.target.id: score_ridge(bins, run.target, bidirectional=True, modality=part).r2}}
 
 
 def score_new_day(run: Seed, row: str, trial: float, mode: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from edgedistill.cli.training_options import (
     add_alignment_options,
     add_training_options,
     bands_option,
+    label_minutes_option,
     recipe_option,
 )
 from edgedistill.config import load_preset
@@ -88,6 +89,7 @@ stderr says why.""",
     show_default=True,
     help=FOLLOW_HELP,
 )
+@label_minutes_option
 @click.option(
     "--smooth",
     type=click.Choice(["none", "kalman"]),

@@ -8,7 +8,13 @@ from typing import Any
 import click
 
 from edgedistill.cli.output import print_summary, show_training
-from edgedistill.cli.training_options import PATH, add_alignment_options, add_training_options, bands_option
+from edgedistill.cli.training_options import (
+    PATH,
+    add_alignment_options,
+    add_training_options,
+    bands_option,
+    label_minutes_option,
+)
 from edgedistill.config import load_preset
 
 
@@ -27,6 +33,7 @@ it continues from its last checkpoint.""",
 @click.option(
     "--supervised", is_flag=True, help="Also learn the behavior in this training. Without it, no labels are needed."
 )
+@label_minutes_option
 @add_alignment_options
 @bands_option
 @add_training_options

@@ -70,6 +70,14 @@ def add_alignment_options(command: Command) -> Command:
     return cast(Command, with_alignment)
 
 
+label_minutes_option = click.option(
+    "--label-minutes",
+    metavar="MINUTES",
+    type=click.FloatRange(min=0),
+    help="Learn behavior from the first so many minutes of labels in the training block of one session alone: "
+    "the session that is decoded in a build, the latest in a distillation. All else sees everything, without labels.  "
+    "[default: all labels of all sessions]",
+)
 line_hz_option = click.option(
     "--line-hz",
     type=float,

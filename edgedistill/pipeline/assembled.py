@@ -26,7 +26,7 @@ from edgedistill.pipeline.confidence import CalibratedDeviations, calibrate_devi
 from edgedistill.pipeline.graph_checks import compute_reference
 from edgedistill.pipeline.holdout_files import write_holdout, write_npz
 from edgedistill.pipeline.quantized import Int8Student, QuantizedStudents
-from edgedistill.pipeline.request import BuildRequest
+from edgedistill.pipeline.request import BuildOptions, BuildRequest
 from edgedistill.pipeline.result import TABLE, BuildResult, Metrics, table_from_metrics
 from edgedistill.pipeline.smoothed import SmoothedStudent, find_delay_ms, smooth_ridge, smooth_student
 from edgedistill.pipeline.student_files import Files, Subject, Verdicts, write_ridge, write_subject, write_teachers
@@ -93,7 +93,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         trained.ridge,
         smooth_ridge(trained.ridge, trained.lfp.session, options.smooth if trained.lfp.may_use_labels else NONE),
         metrics,
-        {**request.run.provenance.to_json(), "seed": options.seed, **request.decoder.to_json()},
+        {**request.run.provenance.to_json(), **describe_options(options), **request.decoder.to_json()},
     )
     written = write_decoder_bundle(parts)
     cache.note("bundle", start)
@@ -111,6 +111,12 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         read=request.run.provenance.readings,
         shipped=ship(open_bundle(options.out)) if options.ship else None,
     )
+
+
+def describe_options(options: BuildOptions) -> Facts:
+    """Returns the options that stand in a manifest's provenance."""
+    few = {} if options.label_minutes is None else {"label_minutes": options.label_minutes}
+    return {"seed": options.seed, **few}
 
 
 def make_spike_subjects(trained: SpikeModels, int8: Int8Student, smooth: str) -> SpikeSubjects:

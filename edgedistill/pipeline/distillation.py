@@ -8,8 +8,9 @@ from time import monotonic
 
 from edgedistill.config import DEFAULT_ALIGNMENT, Alignment
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
+from edgedistill.errors import ConfigError
 from edgedistill.pipeline.cache import Cache
-from edgedistill.pipeline.early_checks import require_folder
+from edgedistill.pipeline.early_checks import require_folder, require_label_minutes, require_labels
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.pretrained_student import (
     PretrainedStudent,
@@ -23,12 +24,16 @@ from edgedistill.pipeline.run_context import Progress, Run, choose_preset, prove
 from edgedistill.pipeline.students import student_from_sessions
 from edgedistill.pipeline.teacher import load_known_teacher, targets_from_teacher
 from edgedistill.training.batches import compute_gap, find_unlabelled_block, training_session_from_bins
+from edgedistill.training.few_labels import withhold_labels
 from edgedistill.training.student_tasks import STUDENT_TASKS, score_student
 
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """Holds the options of `edgedistill distill`. With `supervised`, behavior is part of the objective."""
+    """Holds the options of `edgedistill distill`. With `supervised`, behavior is part of the objective.
+
+    With `label_minutes`, the labels that are learned from are those of the latest session.
+    """
 
     data: tuple[Path, ...]
     teacher: Path
@@ -41,6 +46,7 @@ class DistillOptions:
     supervised: bool = False
     alignment: Alignment = DEFAULT_ALIGNMENT
     bands: str = "preset"  # what the student sees beside the slow LFP: that of the preset, or "none"
+    label_minutes: float | None = None  # of behavior that is learned from; None: all of all sessions
 
 
 def distill(options: DistillOptions, progress: Progress | None = None) -> TrainingSummary:
@@ -52,12 +58,22 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
     start, out = monotonic(), options.out
     preset = choose_preset(options.preset, options.steps, options.bands)
     require_folder(out)
+    if options.label_minutes is not None and not options.supervised:
+        raise ConfigError(
+            "--label-minutes says how much behavior a training sees",
+            got="no --supervised, so this training sees none",
+            next_step="add --supervised, or leave --label-minutes out",
+        )
+    require_label_minutes(options.label_minutes)
     cache = Cache(out.with_name(out.name + ".work"))
     need = ("lfp", "units", "behavior") if options.supervised else ("lfp", "units")
     reading = (options.names, options.line_hz, preset.band_power)
     bins = read_sessions(cache, options.data, *reading, need=need, also=("behavior",))
     gap = compute_gap(bins, preset.student)
     sessions = [training_session_from_bins(b, gap) for b in bins]
+    if options.label_minutes is not None:
+        require_labels(sessions[-1], bins[-1])
+    sessions = list(withhold_labels(sessions, sessions[-1], options.label_minutes))
     run = Run(cache, preset, options.seed, provenance_of(bins), progress)
     targets = targets_from_teacher(run, load_known_teacher(options.teacher, sessions), sessions)
     task_name = "deployed" if options.supervised else "distilled"

@@ -5,13 +5,15 @@ Each function raises an error, or returns without one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgedistill.data.bins import SessionBins
-from edgedistill.errors import OutputError, RecordingError, did_you_mean
+from edgedistill.errors import ConfigError, OutputError, RecordingError, did_you_mean
 from edgedistill.files import output_error
-from edgedistill.training.batches import TrainingSession, find_unlabelled_block
+from edgedistill.training.batches import MIN_LABELLED_BINS, TrainingSession, find_unlabelled_block
+from edgedistill.training.few_labels import BINS_PER_MINUTE
 
 OTHER_OUT = "choose another --out"
 
@@ -51,6 +53,18 @@ def choose_session(sessions: Sequence[TrainingSession], wanted: str | None) -> T
     if wanted not in known:
         raise RecordingError(f"unknown session '{wanted}'", expected=did_you_mean(wanted, known))
     return known[wanted]
+
+
+def require_label_minutes(minutes: float | None) -> None:
+    """Raises ConfigError where `minutes` of labels are too few to fit a read-out on. None means all labels."""
+    if minutes is not None and not MIN_LABELLED_BINS / BINS_PER_MINUTE <= minutes < math.inf:
+        raise ConfigError(
+            "no read-out can be fitted on so many minutes of labels",
+            got=f"--label-minutes {minutes:g}",
+            expected=f"at least {MIN_LABELLED_BINS / BINS_PER_MINUTE:.3g}, or no such option for all labels",
+            next_step="for a decoder without a label of its session: edgedistill distill with other sessions of the "
+            "array, then edgedistill build with --student and without --probe, which takes their read-out",
+        )
 
 
 def require_labels(session: TrainingSession, bins: SessionBins) -> None:

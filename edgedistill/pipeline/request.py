@@ -22,7 +22,12 @@ from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.decoder_source import EarlierStudent, NewStudent
-from edgedistill.pipeline.early_checks import choose_session, require_labels, require_writable
+from edgedistill.pipeline.early_checks import (
+    choose_session,
+    require_label_minutes,
+    require_labels,
+    require_writable,
+)
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.pretrained_student import load_pretrained_student
 from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
@@ -33,6 +38,7 @@ from edgedistill.quantization.integers import require_parts
 from edgedistill.target import Target, load_target, require_buildable
 from edgedistill.training.adapt import MODES
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
+from edgedistill.training.few_labels import withhold_labels
 from edgedistill.training.output_filter import KALMAN, KINDS
 
 
@@ -63,6 +69,7 @@ class BuildOptions:
     alignment: Alignment = DEFAULT_ALIGNMENT  # of the students that are trained
     ship: bool = False  # whether to write the bundle as a zip too
     smooth: str = KALMAN  # one of KINDS: how the outputs are smoothed
+    label_minutes: float | None = None  # of behavior that is learned from; None: all of all sessions
 
     @property
     def has_spike_models(self) -> bool:
@@ -79,7 +86,7 @@ class BuildRequest:
     run: Run
     bins: SessionBins  # the session that the bundle decodes
     session: TrainingSession  # the same session, ready for training
-    sessions: tuple[TrainingSession, ...]  # all sessions, including this one
+    sessions: tuple[TrainingSession, ...]  # all sessions, including this one; with --label-minutes, few labels
     recipe: Recipe
     teacher: PatchAutoencoder | None  # from --teacher
     decoder: NewStudent | EarlierStudent  # the student that ships
@@ -92,6 +99,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     if target.engine == "c" and options.out.suffix != ".zip":
         find_toolchain(target)
     require_follow(options.follow_s)
+    require_label_minutes(options.label_minutes)
     preset = choose_preset(options.preset, options.steps, options.bands)
     require_free_out(options)
     if options.adapt not in MODES:
@@ -106,9 +114,10 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     bins = read_build_sessions(cache, options, decoder.band_power(preset))
     gap = max(compute_gap(bins, size) for size in decoder.sizes(preset))
     sessions = tuple(training_session_from_bins(b, gap) for b in bins)
-    session = choose_session(sessions, options.session)
-    chosen = bins[sessions.index(session)]
-    require_labels(session, chosen)
+    at = sessions.index(choose_session(sessions, options.session))
+    require_labels(sessions[at], bins[at])
+    sessions = withhold_labels(sessions, sessions[at], options.label_minutes)
+    session, chosen = sessions[at], bins[at]
     decoder.require_session(session, chosen, sessions, recipe)
     return BuildRequest(
         options=options,

@@ -19,6 +19,7 @@ TABLE = (  # name of the metric, what it scores, whether that model is causal
     ("teacher_r2", "spike teacher under a ridge probe", False),
     ("spike_student_r2", "spike student, the size of the LFP student", True),
     ("ridge_spike_r2", "lagged ridge on spikes", True),
+    ("kalman_spike_r2", "Kalman filter on spikes", True),
     ("deployed_r2", "deployed LFP student, streaming", True),
     ("int8_r2", "deployed LFP student in INT8, streaming", True),
     ("distilled_r2", "LFP student distilled without labels, ridge probe", True),
@@ -26,8 +27,12 @@ TABLE = (  # name of the metric, what it scores, whether that model is causal
     ("multi_session_lfp_r2", "LFP student, many sessions, no teacher, ridge probe", True),
     ("single_session_lfp_r2", "LFP student, this session, no teacher, ridge probe", True),
     ("distilled_bidirectional_r2", "published patch student, distilled, ridge probe", False),
-    ("ridge_lfp_r2", "lagged ridge on LFP", True),
-    ("kalman_lfp_r2", "Kalman filter on LFP", True),
+    ("ridge_lfp_r2", "lagged ridge on slow LFP", True),
+    ("kalman_lfp_r2", "Kalman filter on slow LFP", True),
+    ("ridge_power_r2", "lagged ridge on band power", True),
+    ("kalman_power_r2", "Kalman filter on band power", True),
+    ("ridge_lfp_power_r2", "lagged ridge on slow LFP and band power", True),
+    ("kalman_lfp_power_r2", "Kalman filter on slow LFP and band power", True),
 )
 OF_THE_DECODER = ("deployed_r2", "int8_r2")
 

@@ -20,7 +20,7 @@ from edgedistill.pipeline.teacher import (
     targets_from_teacher,
     teacher_from_sessions,
 )
-from edgedistill.training.baselines import LaggedRidge, fit_ridge, score_kalman, score_ridge
+from edgedistill.training.baselines import LaggedRidge, fit_linear_baselines, fit_ridge
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout, score, unscale_behavior
 from edgedistill.training.student_tasks import (
@@ -134,18 +134,16 @@ def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedS
 def fit_linear(request: BuildRequest, decoded: TrainingSession) -> tuple[LaggedRidge, Metrics]:
     """Returns a lagged ridge on the session as it is decoded, and the R² of the linear baselines of the session.
 
-    `decoded` is the session with the normalization that the student uses, which may be that of another day.
+    `decoded` is the session with the normalization that the student uses, which may be that of another day. The ridge
+    sees the student's inputs as they are, because it runs beside the student in a bench.
     """
     start, session = monotonic(), request.session
-    lfp = session.inputs("lfp").double().numpy()
-    ridge = fit_ridge(lfp, session)
-    scores: Metrics = {"ridge_lfp_r2": ridge.score.r2, "kalman_lfp_r2": score_kalman(lfp, session).r2}
+    found = fit_linear_baselines(session, "lfp")
     if session.spikes is not None:
-        scores["ridge_spike_r2"] = score_ridge(session.spikes.double().numpy(), session).r2
-    if decoded is not session:
-        ridge = fit_ridge(decoded.inputs("lfp").double().numpy(), decoded, lags=[ridge.lags])
+        found |= fit_linear_baselines(session, "spikes")
+    ridge = fit_ridge(decoded.inputs("lfp").double().numpy(), decoded, lags=[found["ridge_lfp"].lags])
     request.run.cache.note("linear baselines", start)
-    return ridge, scores
+    return ridge, {f"{name}_r2": baseline.score.r2 for name, baseline in found.items()}
 
 
 def baseline_scores(request: BuildRequest, targets: TeacherTargets) -> Metrics:

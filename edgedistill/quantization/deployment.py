@@ -21,10 +21,9 @@ from edgedistill.training.evaluate import (
     Array,
     Readout,
     Score,
-    compute_mean_r2,
     find_calm_bins,
     fit_readout,
-    r2_score,
+    score_decoded,
     stack_lagged_bins,
     unscale_behavior,
 )
@@ -97,7 +96,4 @@ def compute_int8_features(model: Int8Model, bins: npt.NDArray[np.float32]) -> Ar
 def score_stream(model: Int8Model, session: TrainingSession, modality: str) -> Score:
     """Returns the R² on the test block, streamed by the oracle from the first bin of the session."""
     guess = Oracle(model).run(session.inputs(modality).numpy()).astype(np.float64)
-    truth, split = unscale_behavior(session), session.split
-    per_output = r2_score(guess[split.test], truth[split.test])
-    validation = compute_mean_r2(r2_score(guess[split.validation], truth[split.validation]))
-    return Score(float(np.mean(per_output)), per_output, validation)
+    return score_decoded(guess, unscale_behavior(session), session.split)

@@ -1,34 +1,99 @@
 """Fits the causal decoders that a neural engineer would try first: lagged ridge (Wiener filter) and Kalman filter.
 
-Each is tuned on the validation block over at least as many settings as any network is.
-Sources: Wiener filter as in Glaser 2020; Kalman filter as in Wu 2003 (the state is the kinematics and their past).
+A session goes in. Each decoder comes out with what it decodes and its score, on slow LFP, on log band power, on both,
+and on spikes. Band power and counts are smoothed first. Smoothing, lags, penalty, order and shrinkage are chosen on the
+validation block, over at least as many settings as any network gets. Sources: Wiener filter as in Glaser 2020, Kalman
+filter as in Wu 2003.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
+from scipy.signal import lfilter
 
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import (
+    PENALTIES,
     Array,
     Readout,
     Score,
     compute_mean_r2,
-    fit_readout,
+    find_calm_bins,
+    find_fitted_rows,
     r2_score,
-    score,
-    stack_lagged_bins,
+    score_decoded,
+    solve_penalties,
     unscale_behavior,
 )
-from edgedistill.training.kalman import fit_linear_gaussian, solve_steady_kalman
+from edgedistill.training.kalman_baseline import fit_linear_gaussian, solve_steady_kalman, stack_past
+from edgedistill.training.lagged_moments import (
+    EVERY_BIN,
+    LaggedFilter,
+    LaggedMoments,
+    LagGrid,
+    Mask,
+    choose_grid,
+    compute_lagged_moments,
+)
 
+BIN_MS = 10
+SMOOTHING_MS = (0, 50, 100, 200, 500)  # time constants of the exponential that smooths band power and counts
 RIDGE_LAGS = (5, 10, 20, 40)
 KALMAN_LAGS = (0, 5, 10, 20)
 KALMAN_ORDERS = (1, 2)
 SHRINKAGES = (0.01, 0.1)  # share by which the observation noise is shrunk towards its diagonal
+CALM_LAGS = 10  # bins after an artefact of the LFP that no fit uses
+MOST_FEATURES = 2200  # where there would be more, lags are spaced further apart, because a fit takes the cube of it
+RUN_IN = 500  # bins before the validation block, in which a filter forgets its start
+
+Decoder = Callable[[Array], Array]  # bins (T, I) -> kinematics (T, K), causal
+Key = tuple[str, str]  # one of METHODS, and the name of a selection of inputs
+METHODS = ("ridge", "kalman")
+
+
+@dataclass(frozen=True)
+class InputGroup:
+    """Names selections of some inputs that are smoothed and lagged together."""
+
+    inputs: slice  # columns of the session's inputs
+    slow: int  # how many of them come first that are slow LFP; the others are smoothed before they are lagged
+    selections: Mapping[str, bool]  # name -> whether the slow LFP belongs to it
+
+    @property
+    def keys(self) -> list[Key]:
+        """Returns each method on each selection."""
+        return list(product(METHODS, self.selections))
+
+    def choose_columns(self, selection: str, grid: LagGrid) -> slice:
+        """Returns the columns of a selection in inputs that `grid` has stacked."""
+        return slice(None) if self.selections[selection] else slice(grid.count_columns(self.slow), None)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedDecoder:
+    """Holds a linear decoder with its settings, and the mean R² on the validation block."""
+
+    decoder: Decoder
+    regularization: float  # penalty of a ridge, shrinkage of a Kalman filter
+    validation_r2: float
+    smoothing_ms: float = 0.0
+    lags: int = 0  # bins before the newest that it reads
+    grid: LagGrid = EVERY_BIN
+
+
+@dataclass(frozen=True, eq=False)
+class LinearBaseline:
+    """Holds what the best linear decoder of its kind decodes from a session, and the settings that were chosen."""
+
+    smoothing_ms: float
+    lags: int
+    decoded: Array  # (T, K) kinematics, streamed from the first bin of the session
+    score: Score
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,47 +105,188 @@ class LaggedRidge:
     score: Score
 
 
-def score_ridge(bins: Array, session: TrainingSession, bidirectional: bool = False) -> Score:
-    """Returns the score of the best lagged ridge on bins (T, C)."""
-    return fit_ridge(bins, session, bidirectional).score
+@dataclass(frozen=True, eq=False)
+class LinearFit:
+    """Holds what all linear fits on one session share."""
+
+    session: TrainingSession
+    behavior: Array  # (T, K) in its own units
+    rows: Mask  # (T,) bins that are fitted
+
+    def compute_moments(self, bins: Array, lags: Sequence[int]) -> LaggedMoments:
+        """Returns the moments of lagged bins (T, I), and of the kinematics and their past."""
+        return compute_lagged_moments(bins, stack_past(self.behavior, max(KALMAN_ORDERS)), self.rows, lags)
+
+    def validate(self, decoder: Decoder, bins: Array) -> float:
+        """Returns the mean R² of a decoder of bins (T, I) on the validation block."""
+        block = self.session.split.validation
+        start = max(0, block.start - RUN_IN)
+        decoded = decoder(bins[start : block.stop])[block.start - start :]
+        return compute_mean_r2(r2_score(decoded, self.behavior[block]))
 
 
-def fit_ridge(
-    bins: Array, session: TrainingSession, bidirectional: bool = False, lags: Sequence[int] | None = None
-) -> LaggedRidge:
-    """Returns the best lagged ridge on bins (T, C). Lags and penalty are chosen on validation.
+def fit_linear_baselines(session: TrainingSession, modality: str) -> dict[str, LinearBaseline]:
+    """Returns the best ridge and the best Kalman filter on each choice of inputs that the session has, by name.
 
-    `bidirectional` puts half of the lags into the future, which shows what the same filter would do offline. `lags` are
-    those to choose from, RIDGE_LAGS by default.
+    For `lfp` these are `ridge_lfp` and `kalman_lfp`, and where the session has band power also `…_power` (that alone)
+    and `…_lfp_power` (both). For `spikes` they are `ridge_spike` and `kalman_spike`.
     """
+    bins, fit = session.inputs(modality).double().numpy(), prepare_fit(session, modality)
+    found = {}
+    for group in group_inputs(session, modality):
+        inputs = bins[:, group.inputs]
+        for (method, selection), best in search_group(fit, inputs, group).items():
+            stacked = best.grid.stack(smooth(inputs, best.smoothing_ms, group.slow))
+            decoded = best.decoder(stacked[:, group.choose_columns(selection, best.grid)])
+            # a filter of the outputs, chosen on validation, goes here: decoded = …(decoded)
+            scored = score_decoded(decoded, fit.behavior, session.split)
+            found[f"{method}_{selection}"] = LinearBaseline(best.smoothing_ms, best.lags, decoded, scored)
+    return found
+
+
+def prepare_fit(session: TrainingSession, modality: str) -> LinearFit:
+    """Returns what the linear fits on a session share. Artefacts of the LFP are left out, as they are for a student."""
     behavior = unscale_behavior(session)
-    best: LaggedRidge | None = None
-    for length in RIDGE_LAGS if lags is None else lags:
-        ahead = length // 2 if bidirectional else 0
-        features = np.roll(stack_lagged_bins(np.vstack([bins, np.zeros((ahead, bins.shape[1]))]), length), -ahead, 0)
-        features = features[: len(bins)]
-        readout = fit_readout(features, behavior, session.split, session.settled)
-        if best is None or readout.validation_r2 > best.readout.validation_r2:  # NaN where no output moves
-            best = LaggedRidge(readout, length, score(readout, features, behavior, session.split))
-    assert best is not None
+    calm = find_calm_bins(session, modality, CALM_LAGS)
+    return LinearFit(session, behavior, find_fitted_rows(behavior, session.split, session.settled, calm))
+
+
+def group_inputs(session: TrainingSession, modality: str) -> list[InputGroup]:
+    """Returns the inputs that baselines decode. Inputs of LFP are the slow LFP of each channel, then each band."""
+    if modality != "lfp":
+        return [InputGroup(slice(None), 0, {"spike": True})]
+    channels = session.standardization.spatial.coupling.shape[-1]
+    groups = [InputGroup(slice(channels), channels, {"lfp": True})]
+    if session.inputs("lfp").shape[1] > channels:
+        groups.append(InputGroup(slice(None), channels, {"power": False, "lfp_power": True}))
+    return groups
+
+
+def smooth(bins: Array, smoothing_ms: float, slow: int) -> Array:
+    """Returns bins (T, I) of which all but the first `slow` inputs are smoothed by an exponential.
+
+    It begins at 0, which is their mean.
+    """
+    if not smoothing_ms:
+        return bins
+    keep = float(np.exp(-BIN_MS / smoothing_ms))
+    smoothed = lfilter([1 - keep], [1, -keep], np.ascontiguousarray(bins[:, slow:].T))
+    return np.hstack([bins[:, :slow], smoothed.T])
+
+
+# ---------------------------------------------------------------- the search
+
+
+def search_group(fit: LinearFit, bins: Array, group: InputGroup) -> dict[Key, FittedDecoder]:
+    """Returns the best decoder of each method on each selection of a group's inputs, whose bins are (T, I).
+
+    Lags on the same grid share their moments. Lags that need a wider grid are tried only with the smoothing that was
+    best with shorter ones, because each smoothing has moments of its own.
+    """
+    best: dict[Key, FittedDecoder] = {}
+    inputs, grids = bins.shape[1], defaultdict(list)
+    for longest in sorted({*RIDGE_LAGS, *KALMAN_LAGS}):
+        grids[choose_grid(longest, inputs, group.slow, MOST_FEATURES)].append(longest)
+    for grid, lags in grids.items():
+        chosen = {key: found.smoothing_ms for key, found in best.items()}
+        for smoothing_ms in sorted({*chosen.values()} or (SMOOTHING_MS if inputs > group.slow else {0})):
+            keys = [key for key in group.keys if chosen.get(key, smoothing_ms) == smoothing_ms]
+            stacked = grid.stack(smooth(bins, smoothing_ms, group.slow))
+            moments = fit.compute_moments(stacked, range(0, lags[-1] + 1, grid.spacing))
+            for longest, (method, selection) in product(lags, keys):
+                if longest not in (RIDGE_LAGS if method == "ridge" else KALMAN_LAGS):
+                    continue
+                columns, kept = group.choose_columns(selection, grid), best.get((method, selection))
+                some = moments.select(columns, longest)
+                fits = fit_ridges if method == "ridge" else fit_kalmans
+                for found in fits(fit, some, stacked[:, columns], kept):
+                    if kept is None or found.validation_r2 > kept.validation_r2:  # NaN where no output moves
+                        kept = replace(found, smoothing_ms=smoothing_ms, lags=longest, grid=grid)
+                        best[method, selection] = kept
     return best
 
 
-def score_kalman(bins: Array, session: TrainingSession) -> Score:
-    """Returns the score of the best Kalman filter on bins (T, C) with lags. Settings are chosen on validation."""
-    behavior, split = unscale_behavior(session), session.split
-    train = slice(session.settled, split.train.stop)
-    best, chosen = -np.inf, None
-    for lags in KALMAN_LAGS:
-        features = stack_lagged_bins(bins, lags)
-        for order in KALMAN_ORDERS:
-            model = fit_linear_gaussian(features[train], behavior[train], order)
-            for shrinkage in SHRINKAGES:
-                kalman = solve_steady_kalman(model, shrinkage)
-                validation = r2_score(kalman(features[split.validation]), behavior[split.validation])
-                if chosen is None or compute_mean_r2(validation) > best:
-                    test = r2_score(kalman(features[split.test]), behavior[split.test])
-                    best = compute_mean_r2(validation)
-                    chosen = Score(float(np.mean(test)), test, best)
-    assert chosen is not None
-    return chosen
+def fit_ridges(
+    fit: LinearFit, moments: LaggedMoments, bins: Array, kept: FittedDecoder | None = None
+) -> Iterator[FittedDecoder]:
+    """Yields ridges that are fitted to the moments of bins (T, I), one for each of PENALTIES.
+
+    Beside a ridge that was `kept` before, only penalties of up to ten times more or less are tried.
+    """
+    near = [p for p in PENALTIES if kept is None or 0.09 < p / kept.regularization < 11]
+    for penalty, ridge in solve_ridges(moments, fit.behavior.shape[1], near):
+        yield FittedDecoder(ridge, penalty, fit.validate(ridge, bins))
+
+
+def solve_ridges(
+    moments: LaggedMoments, outputs: int, penalties: Sequence[float] = PENALTIES
+) -> Iterator[tuple[float, LaggedFilter]]:
+    """Yields each penalty and its ridge from the lagged bins to the first `outputs` targets."""
+    scale = moments.scale
+    gram = moments.flat_gram / scale / scale[:, None]
+    cross = moments.flat_cross[:, :outputs] / scale[:, None]
+    for penalty, weights in solve_penalties(gram, cross, moments.count, penalties):
+        weight = (weights / scale[:, None]).T.reshape(outputs, *moments.mean.shape)
+        bias = moments.mean_target[:outputs] - np.tensordot(weight, moments.mean, 2)
+        yield penalty, LaggedFilter(moments.lags, weight, bias)
+
+
+def fit_kalmans(
+    fit: LinearFit, moments: LaggedMoments, bins: Array, kept: FittedDecoder | None = None
+) -> Iterator[FittedDecoder]:
+    """Yields Kalman filters that are fitted to the moments of bins (T, I), one for each order and shrinkage."""
+    for order in KALMAN_ORDERS:
+        model = fit_linear_gaussian(moments, fit.behavior, fit.rows, order)
+        for shrinkage in SHRINKAGES:
+            kalman = solve_steady_kalman(model, shrinkage)
+            yield FittedDecoder(kalman, shrinkage, fit.validate(kalman, bins))
+
+
+# ---------------------------------------------------------------- the ridge that a bundle holds
+
+
+def fit_ridge(
+    bins: Array,
+    session: TrainingSession,
+    bidirectional: bool = False,
+    lags: Sequence[int] | None = None,
+    modality: str = "lfp",
+) -> LaggedRidge:
+    """Returns the best lagged ridge on bins (T, C) of a modality, which are not smoothed.
+
+    Lags and penalty are chosen on validation. `bidirectional` puts half of the lags into the future, which shows what
+    the same filter would do offline. `lags` are those to choose from, RIDGE_LAGS by default.
+    """
+    fit = prepare_fit(session, modality)
+    best: tuple[float, float, int, LaggedFilter] | None = None
+    for longest in RIDGE_LAGS if lags is None else lags:
+        seen = look_ahead(bins, longest // 2 if bidirectional else 0)
+        spacing = choose_grid(longest, bins.shape[1], 0, MOST_FEATURES).spacing
+        moments = fit.compute_moments(seen, range(0, longest + 1, spacing))
+        for penalty, ridge in solve_ridges(moments, fit.behavior.shape[1]):
+            validation_r2 = fit.validate(ridge, seen)
+            if best is None or validation_r2 > best[0]:  # NaN where no output moves
+                best = (validation_r2, penalty, longest, ridge)
+    assert best is not None
+    _, penalty, longest, ridge = best
+    decoded = ridge(look_ahead(bins, longest // 2 if bidirectional else 0))
+    scored = score_decoded(decoded, fit.behavior, session.split)
+    return LaggedRidge(Readout(spread_lags(ridge, longest), ridge.bias, penalty, scored.validation_r2), longest, scored)
+
+
+def look_ahead(bins: Array, ahead: int) -> Array:
+    """Returns bins (T, I) that come `ahead` bins earlier, with zeros after the last."""
+    return np.vstack([bins[ahead:], np.zeros((ahead, bins.shape[1]))])
+
+
+def spread_lags(found: LaggedFilter, longest: int) -> Array:
+    """Returns the weights (K, (longest + 1) * I) of every lag, which are 0 where the filter leaves a lag out."""
+    outputs, _, inputs = found.weight.shape
+    dense = np.zeros((outputs, longest + 1, inputs))
+    dense[:, found.lags] = found.weight
+    return dense.reshape(outputs, -1)
+
+
+def score_ridge(bins: Array, session: TrainingSession, bidirectional: bool = False, modality: str = "lfp") -> Score:
+    """Returns the score of the best lagged ridge on bins (T, C) of a modality."""
+    return fit_ridge(bins, session, bidirectional, modality=modality).score

@@ -242,13 +242,13 @@ def draw_segments(
 def draw_starts(session: TrainingSession, length: int, count: int, random: torch.Generator) -> Tensor:
     """Draws the first bins (count,) of segments of `length` bins, of which at least half can be used.
 
-    Where there is no such segment, any may be drawn, and only its usable bins count in the loss.
+    Where there is no such segment, one of those with the most usable bins is drawn, and only these count in the loss.
     """
     first, last = session.settled, session.split.train.stop - length
     usable = torch.nn.functional.pad(session.valid.long().cumsum(0), (1, 0))
     usable = usable[first + length : last + length + 1] - usable[first : last + 1]
-    allowed = torch.nonzero(2 * usable >= length)[:, 0]
-    if len(allowed) in (0, len(usable)):
+    allowed = torch.nonzero(2 * usable >= min(length, 2 * int(usable.max())))[:, 0]
+    if len(allowed) == len(usable):
         return torch.randint(first, last + 1, (count,), generator=random)
     return first + allowed[torch.randint(len(allowed), (count,), generator=random)]
 

@@ -24,6 +24,7 @@ from edgedistill.training.batches import (
     make_generator,
     pick_session,
 )
+from edgedistill.training.few_labels import are_labels_scarce, select_labelled
 from edgedistill.training.loop import Progress, fit
 from edgedistill.training.losses import DISTILLED, Objective, known_mse
 
@@ -54,19 +55,25 @@ def train_student(
 ) -> Student:
     """Trains `student` in place on the training blocks. `teacher_latents` holds the targets of each session.
 
-    `aligner` is trained along, and a fresh one where none is given.
+    `aligner` is trained along, and a fresh one where none is given. Where labels are scarce, every second step draws
+    segments with labels, and every step where nothing but behavior is learned. The validation loss counts labels
+    wherever the sessions have them.
     """
     align = aligner or make_aligner(objective, student.size, sessions, teacher_latents)
+    whole, labelled = {session.id: session for session in sessions}, select_labelled(sessions)
+    every = [whole[session.id] for session in labelled] if objective.is_behavior_alone else sessions
+    scarce = bool(labelled and objective.behavior and are_labels_scarce(sessions))
 
     def step_loss(step: int) -> Tensor:
         random = make_generator(seed, step)
-        session = pick_session(sessions, random)
-        parts = select_parts(session, modality, objective, teacher_latents)[1:]
-        bins, *rest = draw_augmented(session, modality, parts, config, random)
+        with_labels = scarce and (step % 2 == 1 or objective.is_behavior_alone)
+        drawn = pick_session(labelled if with_labels else every, random)
+        parts = select_parts(whole[drawn.id], modality, objective, teacher_latents)[1:]
+        bins, *rest = draw_augmented(drawn, modality, parts, config, random)
         hidden = None
         if objective.hidden_share:
             bins, hidden = hide_bins(bins, objective.hidden_share, random)
-        layers = align.layers_of(student, session.id, bins)
+        layers = align.layers_of(student, drawn.id, bins)
         return student_loss(student, objective, align, layers, hidden, rest, config.burn_in)
 
     def validation_loss() -> float:

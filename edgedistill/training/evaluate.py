@@ -8,12 +8,13 @@ else.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.linalg import cho_factor, cho_solve
 
 from edgedistill.data.bins import Split
 from edgedistill.data.session import ARTEFACT_SIGMAS
@@ -64,28 +65,50 @@ def compute_mean_r2(r2: Sequence[float]) -> float:
     return float(np.mean(moving)) if moving else math.nan
 
 
+def find_fitted_rows(
+    behavior: Array, split: Split, settled: int, calm: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.bool_]:
+    """Returns the bins (T,) of the training block from bin `settled` on that a linear fit uses: with known behavior.
+
+    Only calm bins are used where they are at least half of the known ones, because more than half cannot be artefacts.
+    """
+    rows, block = np.zeros(len(behavior), np.bool_), slice(settled, split.train.stop)
+    known = np.isfinite(behavior[block]).all(1)
+    undisturbed = known if calm is None else known & calm[block]
+    rows[block] = undisturbed if 2 * undisturbed.sum() >= known.sum() else known
+    return rows
+
+
+def solve_penalties(
+    gram: Array, cross: Array, count: int, penalties: Sequence[float] = PENALTIES
+) -> Iterator[tuple[float, Array]]:
+    """Yields each penalty and its ridge weights (F, K), for features of unit variance and zero mean.
+
+    `gram` (F, F) and `cross` (F, K) are sums over `count` bins of products of the features with each other and with the
+    behavior.
+    """
+    for penalty in penalties:
+        normal = gram.copy()
+        normal[np.diag_indices_from(normal)] += penalty * count / 1e4
+        yield penalty, np.asarray(cho_solve(cho_factor(normal, overwrite_a=True, check_finite=False), cross))
+
+
 def fit_readout(
     features: Array, behavior: Array, split: Split, settled: int = 0, calm: npt.NDArray[np.bool_] | None = None
 ) -> Readout:
     """Fits ridge on the training block from bin `settled` on. The penalty with the best validation R² wins.
 
     `features` is (T, F), `behavior` is (T, K) with NaN where it is unknown, and `calm` (T,) comes from
-    `find_calm_bins`. Only calm bins are used where they are at least half of the known ones.
+    `find_calm_bins`. `find_fitted_rows` says which bins are used.
     """
-    train = np.arange(settled, split.train.stop)
-    known = np.isfinite(behavior[train]).all(1)
-    undisturbed = known if calm is None else known & calm[train]
-    train = train[undisturbed if 2 * undisturbed.sum() >= known.sum() else known]  # more than half cannot be artefacts
-    x, y = features[train], behavior[train]
+    rows = find_fitted_rows(behavior, split, settled, calm)
+    x, y = features[rows], behavior[rows]
     mean_x, mean_y = x.mean(0), y.mean(0)
     scale = x.std(0)
     scale = np.where(scale > 0, scale, 1.0)
     x = (x - mean_x) / scale
-    values, vectors = np.linalg.eigh(x.T @ x)
-    rotated = vectors.T @ (x.T @ (y - mean_y))
     best: Readout | None = None
-    for penalty in PENALTIES:
-        weights = vectors @ (rotated / (np.maximum(values, 0)[:, None] + penalty * len(x) / 1e4))
+    for penalty, weights in solve_penalties(x.T @ x, x.T @ (y - mean_y), len(x)):
         weight = (weights / scale[:, None]).T
         readout = Readout(weight, mean_y - weight @ mean_x, penalty, 0.0)
         r2 = compute_mean_r2(r2_score(readout(features[split.validation]), behavior[split.validation]))
@@ -99,6 +122,13 @@ def score(readout: Readout, features: Array, behavior: Array, split: Split) -> S
     """Returns the R² of `readout` on the test block."""
     per_output = r2_score(readout(features[split.test]), behavior[split.test])
     return Score(float(np.mean(per_output)), per_output, readout.validation_r2)
+
+
+def score_decoded(decoded: Array, behavior: Array, split: Split) -> Score:
+    """Returns the R² of kinematics (T, K) that were decoded from a whole session."""
+    per_output = r2_score(decoded[split.test], behavior[split.test])
+    validation = compute_mean_r2(r2_score(decoded[split.validation], behavior[split.validation]))
+    return Score(float(np.mean(per_output)), per_output, validation)
 
 
 def unscale_behavior(session: TrainingSession) -> Array:

@@ -89,8 +89,3 @@ def solve_steady_kalman(model: LinearGaussian, shrinkage: float, noise: float = 
             break
     gain = p @ precision_h.T
     return KalmanFilter(model.a, gain, model.h, model.mean_state, model.mean_features, model.outputs)
-
-
-def fit_kalman(features: Array, behavior: Array, order: int, shrinkage: float) -> KalmanFilter:
-    """Fits a Kalman filter to features (T, F) and behavior (T, K) with a state of `order` bins."""
-    return solve_steady_kalman(fit_linear_gaussian(features, behavior, order), shrinkage)

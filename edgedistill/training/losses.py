@@ -24,6 +24,11 @@ class Objective:
     hidden_share: float = 0.0
     aligned_by: Alignment = DEFAULT_ALIGNMENT
 
+    @property
+    def is_behavior_alone(self) -> bool:
+        """Returns whether nothing is learned from bins without labels."""
+        return not self.reconstruction and not self.alignment
+
 
 UNSUPERVISED = Objective(reconstruction=1.0, hidden_share=0.5)
 DISTILLED = Objective(reconstruction=0.1, alignment=5.0)

@@ -17,7 +17,7 @@ from .fake_pipeline import FakePipeline
 def test_build_hands_over_its_options(stages: FakePipeline) -> None:
     found = answer(
         *("build", "--target", "host", "--data", "a.nwb", "b.nwb", "--out", "x.edge", "--data", "more"),
-        *("--preset", "nano", "--session", "s2", "--steps", 5, "--seed", 3, "--baselines"),
+        *("--preset", "nano", "--session", "s2", "--steps", 5, "--seed", 3, "--baselines", "--label-minutes", 0.5),
     )
     assert found["metrics"]["int8_r2"] is None
     assert stages.asked == {
@@ -42,6 +42,7 @@ def test_build_hands_over_its_options(stages: FakePipeline) -> None:
         "follow_s": 0.0,
         "alignment": DEFAULT_ALIGNMENT,
         "ship": False,
+        "label_minutes": 0.5,
     }
 
 

@@ -19,6 +19,9 @@ def test_pretrain_and_distill_hand_over_their_options(stages: FakePipeline) -> N
     assert (stages.asked["supervised"], stages.asked["alignment"]) == (True, Alignment("mse"))
     answer("distill", "a", "--teacher", "t", "--out", "s", "--alignment", "subspace", "--centring", "standardized")
     assert stages.asked["alignment"] == Alignment("subspace", "standardized")
+    assert stages.asked["label_minutes"] is None
+    answer("distill", "a", "--teacher", "t", "--out", "s", "--supervised", "--label-minutes", 2)
+    assert stages.asked["label_minutes"] == 2
     assert (stages.asked["names"], stages.asked["line_hz"]) == (SeriesNames(), 60)
     answer("distill", "a", "--teacher", "t", "--out", "s", "--behavior", "hand_vel", "--line-hz", 50)
     assert (stages.asked["names"], stages.asked["line_hz"]) == (SeriesNames(behavior="hand_vel"), 50)

@@ -49,7 +49,7 @@ TRAINING = "bins_per_step = 256\nsegment_bins = 128\nburn_in = 16\nsteps = 2"
 
 # What this machine does not print: another device has it, or an odd session.
 NOT_HERE = {
-    "inspect bundle": ("provenance.adapt", "provenance.probe"),  # with --student
+    "inspect bundle": ("provenance.adapt", "provenance.probe", "provenance.label_minutes"),  # with other options
     "adapt": ("read[].series.units",),  # no command that adapts reads spikes
     "calibrate": ("left_out[].", "read[].series.units"),  # with an artefact in the data; with a recipe that fine-tunes
     "compile": ("device.*", "forms[].", "notes[]"),  # on a GPU
@@ -80,6 +80,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         patch.setattr(baselines, "RIDGE_LAGS", (5,))
         patch.setattr(baselines, "KALMAN_LAGS", (0,))
         patch.setattr(baselines, "KALMAN_ORDERS", (1,))
+        patch.setattr(baselines, "SMOOTHING_MS", (0,))
         for levels in ("LOST", "NOISE", "DAYS"):
             patch.setattr(robustness, levels, getattr(robustness, levels)[:2])
         patch.setattr(robustness, "DRAWS", 1)

@@ -30,6 +30,7 @@ def quick_measures() -> Iterator[None]:
         patch.setattr(baselines, "RIDGE_LAGS", (5,))
         patch.setattr(baselines, "KALMAN_LAGS", (0,))
         patch.setattr(baselines, "KALMAN_ORDERS", (1,))
+        patch.setattr(baselines, "SMOOTHING_MS", (0,))
         patch.setattr(teacher_targets, "GRADIENT_SEGMENTS", 16)
         patch.setattr(written_bundle, "QUICK", replace(QUICK, steps=10))
         patch.setattr(graph_checks, "CHECKED_BINS", 200)

@@ -46,7 +46,7 @@ def test_a_build_makes_a_bundle_that_decodes(home: Path, first: BuildResult) -> 
     assert bundle.manifest.session.id == DAYS[-1]
     assert bundle.manifest.metrics == first.metrics
     assert [row.name for row in first.table if row.r2 is not None] == [
-        *("teacher_r2", "spike_student_r2", "ridge_spike_r2", "deployed_r2"),
+        *("teacher_r2", "spike_student_r2", "ridge_spike_r2", "kalman_spike_r2", "deployed_r2"),
         *("int8_r2", "distilled_r2", "ridge_lfp_r2", "kalman_lfp_r2"),
     ]
     gates = {gate.name: gate for gate in first.gates}

@@ -87,6 +87,18 @@ def test_the_summary_says_what_is_gained_and_what_is_not() -> None:
     assert summarize_result({"subjects": [subject("spike-teacher", 5.0)]}) == "This result holds no LFP student."
 
 
+def test_the_summary_compares_with_the_best_linear_decoder_by_name() -> None:
+    metrics = {"ridge_lfp_r2": 0.31, "kalman_lfp_power_r2": 0.452, "ridge_power_r2": None, "ridge_spike_r2": 0.9}
+    result = {"subjects": [subject("lfp-student-int8", 3.0)], "bundle": {"metrics": {**metrics, "int8_r2": 0.5}}}
+    words = summarize_result(result)
+    assert "a Kalman filter on slow LFP and band power, reaches R² 0.452 in the build" in words
+    assert "the LFP student in INT8 0.500, which is 0.048 more." in words
+    result["bundle"] = {"metrics": {**metrics, "int8_r2": 0.4}}
+    assert "0.400, which is 0.052 less." in summarize_result(result)
+    result["bundle"] = {"metrics": {"ridge_spike_r2": 0.9, "int8_r2": 0.4}}
+    assert "linear" not in summarize_result(result)
+
+
 def test_a_value_below_a_chart_is_drawn_as_an_arrow_with_its_figure() -> None:
     deep = [{"mean": m, "min": m - 1, "max": m + 1} for m in (0.7, -0.3, -3.4)]
     curve = {"kind": "lost channels", "unit": "share", "levels": [0, 0.05, 0.5], "r2": {"lfp": deep}, "draws": 3}

@@ -1,21 +1,16 @@
-"""Read-outs and scores agree with scikit-learn, and the Kalman filter with a system whose answer is known."""
+"""Read-outs and scores agree with scikit-learn."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.linalg import solve_discrete_are
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score as sklearn_r2
 
 from edgedistill.data.bins import Split
-from edgedistill.training.baselines import fit_ridge, score_kalman, score_ridge
-from edgedistill.training.batches import training_session_from_bins
 from edgedistill.training.distill import make_student
 from edgedistill.training.evaluate import (
     PENALTIES,
@@ -28,9 +23,8 @@ from edgedistill.training.evaluate import (
     stream_latents,
     unscale_behavior,
 )
-from edgedistill.training.kalman import fit_kalman
 
-from .sessions import GAP, STUDENT, session, session_bins
+from .sessions import STUDENT, session, session_bins
 
 SPLIT = Split(slice(0, 600), slice(650, 750), slice(800, 1000))
 
@@ -116,112 +110,6 @@ def test_lagged_features_look_back_only(lags: int, n: int) -> None:
     for t in range(n):
         for lag in range(lags + 1):
             assert (features[t, lag] == (bins[t - lag] if t >= lag else 0)).all()
-
-
-# ---------------------------------------------------------------- Kalman
-
-
-def linear_system(n: int = 6000, features: int = 8, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Returns behavior and features of a linear Gaussian system, and the best possible estimate."""
-    rng = np.random.default_rng(seed)
-    a = 0.97 * np.array([[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]])
-    w, h, q = 0.1 * np.eye(2), rng.normal(size=(features, 2)), 6 * np.eye(features)
-    x, state = np.empty((n, 2)), np.zeros(2)
-    for t in range(n):
-        state = a @ state + rng.multivariate_normal(np.zeros(2), w)
-        x[t] = state
-    y = x @ h.T + rng.normal(size=(n, features)) * np.sqrt(6)
-    prior = solve_discrete_are(a.T, h.T, w, q)
-    gain = prior @ h.T @ np.linalg.inv(h @ prior @ h.T + q)
-    best, estimate = np.empty((n, 2)), np.zeros(2)
-    for t in range(n):
-        estimate = a @ estimate
-        estimate = estimate + gain @ (y[t] - h @ estimate)
-        best[t] = estimate
-    away = np.array([20.0, -5.0])
-    return x + away, y + 3, best + away
-
-
-def test_the_kalman_filter_recovers_a_linear_gaussian_system() -> None:
-    behavior, features, best = linear_system()
-    kalman = fit_kalman(features[:4500], behavior[:4500], order=1, shrinkage=0.0)
-    test = slice(4500, 6000)
-    found = np.mean(r2_score(kalman(features)[test], behavior[test]))
-    possible = np.mean(r2_score(best[test], behavior[test]))
-    linear = fit_readout(features, behavior, Split(slice(0, 4000), slice(4000, 4500), test))
-    assert possible - 0.01 < found <= possible + 0.01
-    assert found > np.mean(r2_score(linear(features)[test], behavior[test])) + 0.05
-    np.testing.assert_allclose(kalman(features)[test], best[test], atol=0.25)
-
-
-@pytest.mark.parametrize("order", [1, 2])
-def test_the_kalman_filter_is_causal_and_forgets_its_start(order: int) -> None:
-    behavior, features, _ = linear_system(1500)
-    kalman = fit_kalman(features, behavior, order, 0.01)
-    other = features.copy()
-    other[700:800] += 1e3
-    mine, its = kalman(features), kalman(other)
-    assert mine[:700].tobytes() == its[:700].tobytes()
-    assert not np.allclose(mine[700:800], its[700:800])
-    np.testing.assert_allclose(mine[1400:], its[1400:], atol=1e-3)
-
-
-def test_the_kalman_fit_skips_unknown_behavior() -> None:
-    behavior, features, best = linear_system()
-    behavior[1000:1500] = np.nan
-    kalman = fit_kalman(features[:4500], behavior[:4500], 1, 0.01)
-    found, possible = (np.mean(r2_score(g[4500:], behavior[4500:])) for g in (kalman(features), best))
-    assert found > possible - 0.02
-
-
-# ---------------------------------------------------------------- sessions
-
-
-def test_baselines_decode_a_session_and_are_deterministic() -> None:
-    made = session()
-    lfp = made.inputs("lfp").double().numpy()
-    ridge, kalman = score_ridge(lfp, made), score_kalman(lfp, made)
-    assert ridge.r2 > 0.5
-    assert kalman.r2 > 0.5
-    assert score_ridge(lfp, made) == ridge
-
-
-def test_the_best_ridge_comes_with_its_lags_and_its_score() -> None:
-    made = session()
-    lfp = made.inputs("lfp").double().numpy()
-    best = fit_ridge(lfp, made)
-    fixed = {lags: fit_ridge(lfp, made, lags=[lags]) for lags in (0, 3, best.lags)}
-    assert best.score == fixed[best.lags].score == score_ridge(lfp, made)
-    assert fixed[3].readout.weight.shape == (2, 4 * lfp.shape[1])
-    assert fixed[0].lags == 0
-    guess = best.readout(stack_lagged_bins(lfp, best.lags))[made.split.test]
-    assert r2_score(guess, unscale_behavior(made)[made.split.test]) == pytest.approx(best.score.r2_per_output)
-
-
-def test_an_output_that_never_moves_does_not_stop_the_baselines() -> None:
-    bins = session_bins()
-    assert bins.behavior is not None
-    still = bins.behavior.copy()
-    still[:, 1] = 3
-    made = training_session_from_bins(replace(bins, behavior=still), GAP)
-    lfp = made.inputs("lfp").double().numpy()
-    for found in (score_ridge(lfp, made), score_kalman(lfp, made)):
-        assert found.r2_per_output[0] > 0.3
-        assert not found.r2_per_output[1] > 0.99
-
-
-def test_baselines_never_look_ahead() -> None:
-    """Bins after the validation block change neither the fit, nor the choice, nor any earlier output."""
-    made = session()
-    lfp = made.inputs("lfp").double().numpy()
-    behavior, features = unscale_behavior(made), stack_lagged_bins(lfp, 5)
-    readout = fit_readout(features, behavior, made.split, made.settled)
-    other = lfp.copy()
-    other[made.split.test.start :] += 50
-    guess = readout(stack_lagged_bins(other, 5))
-    stop = made.split.test.start
-    assert guess[:stop].tobytes() == readout(features)[:stop].tobytes()
-    assert score_ridge(other, made).validation_r2 == score_ridge(lfp, made).validation_r2
 
 
 def test_a_probe_streams_from_the_first_bin() -> None:

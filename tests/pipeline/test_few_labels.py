@@ -1,0 +1,58 @@
+"""`--label-minutes` limits what is learned from labels, and nothing else is trained anew for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgedistill import pipeline as stages
+from edgedistill.errors import ConfigError
+from edgedistill.pipeline import BuildResult, DistillOptions
+from edgedistill.pipeline.assembled import Ingredients
+from edgedistill.pipeline.pretrained_student import load_pretrained_student
+from edgedistill.training.evaluate import unscale_behavior
+
+from .tiny_builds import CALIBRATED, options, ran, refused
+
+
+def test_a_build_learns_from_the_first_minutes_of_its_session_alone(
+    home: Path, first: BuildResult, first_work: Path, tmp_path: Path, ingredients: list[Ingredients]
+) -> None:
+    result = stages.build(options(home, tmp_path / "x.edge", work=first_work, label_minutes=0.1))
+    assert ran(result) == {"deployed", "spike-student", "teacher-readout"} | CALIBRATED
+    (parts,) = ingredients
+    train = parts.session.split.train
+    assert np.isfinite(unscale_behavior(parts.session)[train]).all(1).sum() == 600
+    assert parts.provenance["label_minutes"] == 0.1
+    assert result.metrics["deployed_r2"] != first.metrics["deployed_r2"]
+    assert result.metrics["ridge_lfp_r2"] != first.metrics["ridge_lfp_r2"]
+    assert parts.deviations.confidence.labelled_bins == first.confidence.labelled_bins  # of the validation block
+
+
+def test_without_labels_a_build_is_refused_and_says_what_to_do(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        stages.build(options(home, tmp_path / "x.edge", label_minutes=0))
+    assert refusal.value.got == "--label-minutes 0"
+    assert "without --probe" in (refusal.value.next_step or "")
+    for odd in ("nan", "inf"):
+        refused(home, tmp_path, ConfigError, "so many minutes of labels", label_minutes=float(odd))
+
+
+def test_distill_keeps_a_readout_of_the_session_with_labels(pretrained: Path, tmp_path: Path) -> None:
+    days = tuple(pretrained / "data" / f"sim00_day{day:02d}.nwb" for day in (1, 2))
+    usual = DistillOptions(
+        days,
+        pretrained / "teacher",
+        tmp_path / "few",
+        str(pretrained / "tiny.toml"),
+        6,
+        supervised=True,
+        label_minutes=0.2,
+    )
+    stages.distill(usual)
+    assert list(load_pretrained_student(tmp_path / "few").readouts) == ["sim00-day02"]
+    free = DistillOptions(days, pretrained / "teacher", tmp_path / "free", label_minutes=0.2)
+    with pytest.raises(ConfigError, match="how much behavior a training sees"):
+        stages.distill(free)
