@@ -58,6 +58,7 @@ class FakePipeline(types.ModuleType):
             shipped=None,
             graphs={"student.int8.onnx": GraphVerdict(usable=False, reason="its R² differs")},
             confidence=Confidence(120, None, note="the deviations are those of the behavior"),
+            smoothing=None,
             next_step="edgedistill bench x",
             to_json=lambda: facts,
         )

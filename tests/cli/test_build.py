@@ -42,6 +42,8 @@ def test_build_hands_over_its_options(stages: FakePipeline) -> None:
         "follow_s": 0.0,
         "alignment": DEFAULT_ALIGNMENT,
         "ship": False,
+        "bands": "preset",
+        "smooth": "kalman",
         "label_minutes": 0.5,
     }
 
