@@ -1,9 +1,9 @@
 """Fits the causal decoders that a neural engineer would try first: lagged ridge (Wiener filter) and Kalman filter.
 
 A session goes in. Each decoder comes out with what it decodes and its score, on slow LFP, on log band power, on both,
-and on spikes. Band power and counts are smoothed first. Smoothing, lags, penalty, order and shrinkage are chosen on the
-validation block, over at least as many settings as any network gets. Sources: Wiener filter as in Glaser 2020, Kalman
-filter as in Wu 2003.
+and on spikes. Band power and counts are smoothed first, and outputs are smoothed as those of a student are. Smoothing,
+lags, penalty, order and shrinkage are chosen on the validation block, over at least as many settings as any network
+gets. Sources: Wiener filter as in Glaser 2020, Kalman filter as in Wu 2003.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edgedistill.training.evaluate import (
     solve_penalties,
     unscale_behavior,
 )
-from edgedistill.training.kalman_baseline import fit_linear_gaussian, solve_steady_kalman, stack_past
+from edgedistill.training.kalman import fit_linear_gaussian, solve_steady_kalman, stack_past
 from edgedistill.training.lagged_moments import (
     EVERY_BIN,
     LaggedFilter,
@@ -40,6 +40,7 @@ from edgedistill.training.lagged_moments import (
     choose_grid,
     compute_lagged_moments,
 )
+from edgedistill.training.output_filter import fit_output_filter
 
 BIN_MS = 10
 SMOOTHING_MS = (0, 50, 100, 200, 500)  # time constants of the exponential that smooths band power and counts
@@ -137,8 +138,8 @@ def fit_linear_baselines(session: TrainingSession, modality: str) -> dict[str, L
         inputs = bins[:, group.inputs]
         for (method, selection), best in search_group(fit, inputs, group).items():
             stacked = best.grid.stack(smooth(inputs, best.smoothing_ms, group.slow))
-            decoded = best.decoder(stacked[:, group.choose_columns(selection, best.grid)])
-            # a filter of the outputs, chosen on validation, goes here: decoded = …(decoded)
+            raw = best.decoder(stacked[:, group.choose_columns(selection, best.grid)])
+            decoded = fit_output_filter(raw, fit.behavior, session.split, session.settled)(raw)
             scored = score_decoded(decoded, fit.behavior, session.split)
             found[f"{method}_{selection}"] = LinearBaseline(best.smoothing_ms, best.lags, decoded, scored)
     return found

@@ -1,7 +1,6 @@
-"""Fits Kalman filters in steady state: kinematics, and features that show them, go in, and a filter comes out.
+"""Fits a Kalman filter whose state is the kinematics and their past, as in Wu 2003, and solves it for its steady state.
 
-Source: Wu 2003. The state is the kinematics of one bin or of the last few, and the features are what is observed. The
-gain of such a filter converges, so it is computed once and then stays.
+The moments of lagged bins and of the kinematics go in. A causal filter over bins comes out, with constant gains.
 """
 
 from __future__ import annotations
@@ -9,34 +8,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 
-from edgedistill.training.evaluate import Array, stack_lagged_bins
+from edgedistill.training.lagged_moments import (
+    Array,
+    LaggedFilter,
+    LaggedMoments,
+    Mask,
+    compute_lagged_moments,
+)
+
+LEAST_VARIANCE = 1e-9
+DOUBLINGS = 40  # of the Riccati recursion, so 2^40 steps of it at most
 
 
 @dataclass(frozen=True, eq=False)
 class KalmanFilter:
-    """Filters in steady state (Kalman). The state (S,) is the last kinematics, the observation (F,) the features."""
+    """Filters bins in steady state. The state (S,) is the last kinematics without their mean, the newest first."""
 
-    transition: Array  # (S, S)
-    gain: Array  # (S, F)
-    observation: Array  # (F, S)
-    mean_state: Array
-    mean_features: Array
+    drive: LaggedFilter  # what the bins add to the state (S,)
+    mean_bins: Array  # (lags, I) bins that add nothing
+    keep: Array  # (S, S) what stays of the state
+    mean_state: Array  # (S,)
     outputs: int
 
-    @property
-    def keep(self) -> Array:
-        """Returns how a state follows from the one before (S, S), beside what the gain adds."""
-        return np.asarray(self.transition - self.gain @ self.observation @ self.transition)
-
-    def __call__(self, features: Array) -> Array:
-        """Filters features (T, F) from a zero state, and returns kinematics (T, K)."""
-        innovation_gain = (features - self.mean_features) @ self.gain.T
-        keep = self.keep
-        state, states = np.zeros(len(keep)), np.empty((len(features), len(keep)))
-        for t, drive in enumerate(innovation_gain):
-            state = keep @ state + drive
-            states[t] = state
+    def __call__(self, bins: Array) -> Array:
+        """Filters bins (T, I) from a zero state, and returns kinematics (T, K)."""
+        states = accumulate(self.keep, self.drive(bins))
         return np.asarray((states + self.mean_state)[:, : self.outputs])
 
 
@@ -49,43 +47,88 @@ class LinearGaussian:
     h: Array  # (F, S)
     q: Array  # (F, F)
     mean_state: Array
-    mean_features: Array
+    moments: LaggedMoments  # of the observation
     outputs: int
 
 
-def fit_linear_gaussian(features: Array, behavior: Array, order: int) -> LinearGaussian:
+def accumulate(keep: Array, drive: Array) -> Array:
+    """Returns the states (T, S) of x' = keep x + drive from zero, by doubling the number of steps that are summed."""
+    states, power, reach = drive.copy(), keep, 1
+    while reach < len(states) and np.abs(power).max() > 0:
+        states[reach:] += states[:-reach] @ power.T
+        power, reach = power @ power, 2 * reach
+        power[np.abs(power) < 1e-200] = 0.0
+    return states
+
+
+def stack_past(behavior: Array, order: int) -> Array:
+    """Returns the kinematics of the last `order` bins (T, order * K), the newest first.
+
+    Where the past is not known, the present stands in its place.
+    """
+    columns = [behavior]
+    for _ in range(order - 1):
+        past = np.vstack([columns[-1][:1], columns[-1][:-1]])
+        columns.append(np.where(np.isfinite(past), past, columns[-1]))
+    return np.hstack(columns)
+
+
+def fit_linear_gaussian(moments: LaggedMoments, behavior: Array, rows: Mask, order: int) -> LinearGaussian:
     """Fits transition and observation by least squares, and the covariances of their residuals.
 
-    `features` is (T, F), and `behavior` (T, K) is NaN where it is unknown. A state is the behavior of `order` bins.
+    The targets of `moments` are `stack_past` of the behavior (T, K), of this order or a higher one, and its rows are
+    `rows` (T,).
     """
-    state = stack_lagged_bins(behavior, order - 1)
-    state[: order - 1] = np.nan  # what was before the first bin is unknown; zeros would be a jump
-    known = np.asarray(np.isfinite(state).all(1))
-    pair = known[1:] & known[:-1]
-    mean_state, mean_features = state[known].mean(0), features[known].mean(0)
-    x, y = state - mean_state, features - mean_features
-    a = np.linalg.lstsq(x[:-1][pair], x[1:][pair], rcond=None)[0].T
-    w = np.cov((x[1:][pair] - x[:-1][pair] @ a.T).T).reshape(a.shape)
-    h = np.linalg.lstsq(x[known], y[known], rcond=None)[0].T
-    q = np.cov((y[known] - x[known] @ h.T).T).reshape(len(h), len(h))
-    return LinearGaussian(a, w, h, q, mean_state, mean_features, behavior.shape[1])
+    size = order * behavior.shape[1]
+    mean_state = moments.mean_target[:size]
+    x = stack_past(behavior, order) - mean_state
+    pair = rows[1:] & rows[:-1]
+    before, after = x[:-1][pair], x[1:][pair]
+    a = np.asarray(np.linalg.lstsq(before, after, rcond=None)[0].T, np.float64)
+    w = np.asarray(np.cov((after - before @ a.T).T), np.float64).reshape(a.shape)
+    cross = moments.flat_cross[:, :size]
+    h = cross @ np.linalg.pinv(moments.target_gram[:size, :size], hermitian=True)
+    q = (moments.flat_gram - h @ cross.T) / max(1, moments.count - 1)
+    return LinearGaussian(a, w, h, q, mean_state, moments, behavior.shape[1])
 
 
 def solve_steady_kalman(model: LinearGaussian, shrinkage: float, noise: float = 1.0) -> KalmanFilter:
-    """Iterates the Riccati recursion to its fixed point.
+    """Returns the filter in its steady state.
 
     The observation noise is shrunk towards its diagonal by the share `shrinkage`, and multiplied by `noise`.
     """
-    variance = np.maximum(np.diag(model.q), 1e-9)
-    q = noise * ((1 - shrinkage) * model.q + shrinkage * np.diag(variance + variance.mean()))
-    precision_h = np.linalg.solve(q, model.h)  # information form, since the state is small and the observation wide
-    information = model.h.T @ precision_h
-    p = np.eye(len(model.a))
-    for _ in range(2000):
-        prior = model.a @ p @ model.a.T + model.w + 1e-9 * np.eye(len(p))
-        after = np.linalg.inv(np.linalg.inv(prior) + information)
-        done, p = np.allclose(after, p, rtol=1e-9, atol=1e-12), after
-        if done:
+    variance = np.maximum(np.diag(model.q), LEAST_VARIANCE)
+    q = (1 - shrinkage) * model.q
+    q[np.diag_indices_from(q)] += shrinkage * (variance + variance.mean())
+    q *= noise
+    precision_h = cho_solve(cho_factor(q, overwrite_a=True, check_finite=False), model.h)
+    information = model.h.T @ precision_h  # small, since the state is small and the observation wide
+    prior = solve_prior(model.a, model.w + LEAST_VARIANCE * np.eye(len(model.w)), information)
+    after = prior @ np.linalg.inv(np.eye(len(prior)) + information @ prior)
+    gain = after @ precision_h.T  # (S, F)
+    mean = model.moments.mean
+    drive = LaggedFilter(model.moments.lags, gain.reshape(len(gain), *mean.shape), -gain @ mean.reshape(-1))
+    return KalmanFilter(drive, mean, model.a - gain @ model.h @ model.a, model.mean_state, model.outputs)
+
+
+def solve_prior(a: Array, w: Array, information: Array) -> Array:
+    """Returns the covariance (S, S) before an observation, at the fixed point of the Riccati recursion.
+
+    Each iteration doubles the steps of the recursion (structure-preserving doubling; Chu, Fan, Lin 2005).
+    """
+    forward, gained, prior = a.T, information, w
+    for _ in range(DOUBLINGS):
+        inverse = np.linalg.inv(np.eye(len(a)) + gained @ prior)
+        step = forward.T @ prior @ inverse @ forward
+        forward, gained = forward @ inverse @ forward, gained + forward @ inverse @ gained @ forward.T
+        prior = prior + (step + step.T) / 2
+        if np.abs(step).max() <= 1e-13 * np.abs(prior).max():
             break
-    gain = p @ precision_h.T
-    return KalmanFilter(model.a, gain, model.h, model.mean_state, model.mean_features, model.outputs)
+    return np.asarray(prior)
+
+
+def fit_kalman(bins: Array, behavior: Array, order: int, shrinkage: float) -> KalmanFilter:
+    """Fits a Kalman filter on bins (T, I) without lags and behavior (T, K), with a state of `order` bins."""
+    rows = np.asarray(np.isfinite(behavior).all(1))
+    moments = compute_lagged_moments(bins, stack_past(behavior, order), rows, (0,))
+    return solve_steady_kalman(fit_linear_gaussian(moments, behavior, rows, order), shrinkage)

@@ -15,7 +15,8 @@ import numpy as np
 from edgedistill.data.bins import Split
 from edgedistill.numerics.smoothing import ORDERS, SmoothingModel
 from edgedistill.training.evaluate import STILL, Array, compute_mean_r2, r2_score
-from edgedistill.training.kalman import KalmanFilter, fit_linear_gaussian, solve_steady_kalman
+from edgedistill.training.kalman import KalmanFilter, fit_linear_gaussian, solve_steady_kalman, stack_past
+from edgedistill.training.lagged_moments import compute_lagged_moments
 
 KALMAN, NONE = "kalman", "none"
 KINDS = (KALMAN, NONE)
@@ -58,13 +59,15 @@ def fit_output_filter(decoded: Array, behavior: Array, split: Split, settled: in
     start, truth = split.validation.start - scored.start, behavior[split.validation]
     raw = _mean_r2(decoded[split.validation], truth)
     best = OutputFilter(None, raw, raw)
-    known = np.isfinite(behavior[train]).all(1)
+    known = np.asarray(np.isfinite(behavior[train]).all(1))
     if np.count_nonzero(known) < LEAST_BINS or not np.isfinite(raw):
         return best
     raw_scale, scale = find_scale(decoded[train][known]), find_scale(behavior[train][known])
     for order in ORDERS:
         try:
-            fitted = fit_linear_gaussian(decoded[train] / raw_scale, behavior[train] / scale, order)
+            truth_scaled = behavior[train] / scale
+            moments = compute_lagged_moments(decoded[train] / raw_scale, stack_past(truth_scaled, order), known, (0,))
+            fitted = fit_linear_gaussian(moments, truth_scaled, known, order)
             filters = {noise: solve_steady_kalman(fitted, SHRINKAGE, noise) for noise in NOISE_FACTORS}
         except np.linalg.LinAlgError:  # outputs that do not move together with the behavior at all
             continue
@@ -81,11 +84,11 @@ def smoothing_from_kalman(kalman: KalmanFilter, raw_scale: Array, scale: Array) 
 
     `raw_scale` (K,) divided the outputs that were decoded, and `scale` (K,) the behavior.
     """
-    states = np.tile(scale, len(kalman.transition) // len(scale))
+    states = np.tile(scale, len(kalman.keep) // len(scale))
     return SmoothingModel(
         keep=(kalman.keep * states[:, None] / states).astype(np.float32),
-        gain=(kalman.gain * states[:, None] / raw_scale).astype(np.float32),
-        raw_mean=(kalman.mean_features * raw_scale).astype(np.float32),
+        gain=(kalman.drive.weight[:, 0] * states[:, None] / raw_scale).astype(np.float32),
+        raw_mean=(kalman.mean_bins[0] * raw_scale).astype(np.float32),
         mean=(kalman.mean_state[: len(scale)] * scale).astype(np.float32),
     )
 

@@ -9,7 +9,8 @@ import pytest
 
 from edgedistill.data.bins import Split
 from edgedistill.training.evaluate import Array, r2_score
-from edgedistill.training.kalman import LinearGaussian, fit_linear_gaussian, solve_steady_kalman
+from edgedistill.training.kalman import LinearGaussian, fit_linear_gaussian, solve_steady_kalman, stack_past
+from edgedistill.training.lagged_moments import compute_lagged_moments
 from edgedistill.training.output_filter import fit_output_filter, smoothing_from_kalman
 
 SPLIT = Split(slice(0, 4000), slice(4100, 5000), slice(5100, 8000))
@@ -117,7 +118,7 @@ def test_an_output_that_stands_still_disturbs_no_other() -> None:
 def test_what_is_smoothed_is_what_the_kalman_filter_gives_in_the_outputs_own_units() -> None:
     behavior = smooth_behavior()
     decoded, raw_scale, scale = rough(behavior, 0.7), np.array([7.0, 0.01]), np.array([2.0, 0.05])
-    fitted = fit_linear_gaussian(decoded[SPLIT.train] / raw_scale, behavior[SPLIT.train] / scale, 2)
+    fitted = fit_model(decoded[SPLIT.train] / raw_scale, behavior[SPLIT.train] / scale, 2)
     kalman = solve_steady_kalman(fitted, 0.01)
     model = smoothing_from_kalman(kalman, raw_scale, scale)
     assert model.find_fault() is None
@@ -125,12 +126,18 @@ def test_what_is_smoothed_is_what_the_kalman_filter_gives_in_the_outputs_own_uni
     np.testing.assert_allclose(model.run(decoded.astype(np.float32)), expected, rtol=1e-3, atol=1e-4)
 
 
+def fit_model(decoded: Array, behavior: Array, order: int) -> LinearGaussian:
+    known = np.isfinite(behavior).all(1)
+    moments = compute_lagged_moments(decoded, stack_past(behavior, order), known, (0,))
+    return fit_linear_gaussian(moments, behavior, known, order)
+
+
 def textbook_filter(model: LinearGaussian, noise: float, features: Array) -> tuple[Array, list[Array]]:
     """Runs a Kalman filter with a gain that is computed anew for each bin. Returns states (T, S) and the gains."""
     a, h, q = model.a, model.h, noise * model.q
     state, p = np.zeros(len(a)), np.eye(len(a))
     states, gains = [], []
-    for observed in features - model.mean_features:
+    for observed in features - model.moments.mean[0]:
         ahead, prior = a @ state, a @ p @ a.T + model.w
         gain = prior @ h.T @ np.linalg.inv(h @ prior @ h.T + q)
         state = ahead + gain @ (observed - h @ ahead)
@@ -145,10 +152,10 @@ def textbook_filter(model: LinearGaussian, noise: float, features: Array) -> tup
 def test_a_textbook_filter_with_a_changing_gain_converges_to_it(order: int, noise: float) -> None:
     behavior = smooth_behavior() * [1.0, 250.0]
     decoded = rough(behavior, 0.5)
-    model = fit_linear_gaussian(decoded[SPLIT.train], behavior[SPLIT.train], order)
+    model = fit_model(decoded[SPLIT.train], behavior[SPLIT.train], order)
     steady = solve_steady_kalman(model, 0.0, noise)
     states, gains = textbook_filter(model, noise, decoded[:1500])
-    apart = [float(np.abs(gain - steady.gain).max()) for gain in gains]
+    apart = [float(np.abs(gain - steady.drive.weight[:, 0]).max()) for gain in gains]
     assert apart[0] > 10 * apart[400]
     assert apart[400] < 1e-3
     assert all(later <= earlier + 1e-6 for earlier, later in pairwise(apart[100:400:100]))

@@ -8,7 +8,7 @@ from scipy.linalg import solve_discrete_are
 
 from edgedistill.data.bins import Split
 from edgedistill.training.evaluate import Array, fit_readout, r2_score
-from edgedistill.training.kalman_baseline import accumulate, fit_kalman, solve_prior, stack_past
+from edgedistill.training.kalman import accumulate, fit_kalman, solve_prior, stack_past
 
 
 def linear_system(n: int = 6000, features: int = 8, seed: int = 0) -> tuple[Array, Array, Array]:
