@@ -190,7 +190,9 @@ def search_group(fit: LinearFit, bins: Array, group: InputGroup) -> dict[Key, Fi
         grids[choose_grid(longest, inputs, group.slow, MOST_FEATURES)].append(longest)
     for grid, lags in grids.items():
         chosen = {key: found.smoothing_ms for key, found in best.items()}
-        for smoothing_ms in sorted({*chosen.values()} or (SMOOTHING_MS if inputs > group.slow else {0})):
+        fresh = any(key not in chosen for key in group.keys)  # such as a ridge, whose shortest lag is not the shortest
+        every = (SMOOTHING_MS if inputs > group.slow else (0,)) if fresh else ()
+        for smoothing_ms in sorted({*chosen.values(), *every}):
             keys = [key for key in group.keys if chosen.get(key, smoothing_ms) == smoothing_ms]
             stacked = grid.stack(smooth(bins, smoothing_ms, group.slow))
             moments = fit.compute_moments(stacked, range(0, lags[-1] + 1, grid.spacing))

@@ -18,7 +18,7 @@ from edgedistill.training.lagged_moments import (
     compute_lagged_moments,
 )
 
-LEAST_VARIANCE = 1e-9
+LEAST_VARIANCE = 1e-9  # of features of unit variance, and as a share of the variance of the kinematics
 DOUBLINGS = 40  # of the Riccati recursion, so 2^40 steps of it at most
 
 
@@ -103,7 +103,9 @@ def solve_steady_kalman(model: LinearGaussian, shrinkage: float, noise: float = 
     q *= noise
     precision_h = cho_solve(cho_factor(q, overwrite_a=True, check_finite=False), model.h)
     information = model.h.T @ precision_h  # small, since the state is small and the observation wide
-    prior = solve_prior(model.a, model.w + LEAST_VARIANCE * np.eye(len(model.w)), information)
+    prior = solve_prior(
+        model.a, model.w + LEAST_VARIANCE * np.diag(model.moments.target_variance[: len(model.w)]), information
+    )
     after = prior @ np.linalg.inv(np.eye(len(prior)) + information @ prior)
     gain = after @ precision_h.T  # (S, F)
     mean = model.moments.mean

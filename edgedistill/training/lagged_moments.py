@@ -64,9 +64,18 @@ class LaggedMoments:
     @property
     def scale(self) -> Array:
         """Returns the standard deviation (F,) of each feature, and 1 for one that does not vary."""
-        variance = np.diagonal(self.flat_gram) / self.count
-        varies = variance > CONSTANT * self.square.reshape(-1)
-        return np.asarray(np.sqrt(np.where(varies, variance, 1.0)))
+        return np.sqrt(_find_variance(self.flat_gram, self.square.reshape(-1), self.count))
+
+    @property
+    def target_variance(self) -> Array:
+        """Returns the variance (Y,) of each target, and 1 for one that does not vary."""
+        variance = np.diagonal(self.target_gram) / self.count
+        return _find_variance(self.target_gram, variance + self.mean_target**2, self.count)
+
+
+def _find_variance(gram: Array, square: Array, count: int) -> Array:
+    variance = np.diagonal(gram) / count
+    return np.where(variance > CONSTANT * square, variance, 1.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout, fit_readout, unscale_behavior
 
-WINDOWS = 1500  # windows that the read-out is fitted on, spread evenly over training and validation block
+WINDOWS = 1500  # windows that the read-out is fitted on, spread evenly over the labels of both blocks
 BATCH = 32
 
 
@@ -37,12 +37,24 @@ def compute_window_latents(
 
 def fit_last_bin_readout(teacher: PatchAutoencoder, session: TrainingSession, window: int) -> Readout:
     """Fits a read-out of kinematics from the latent of a window's last bin: ridge, penalty chosen on validation."""
-    train, validation = session.split.train, session.split.validation
+    behavior, validation = unscale_behavior(session), session.split.validation
     bins = session.inputs("spikes" if teacher.counts else "lfp")
-    share = WINDOWS / (train.stop - session.settled + validation.stop - validation.start)
-    every = max(1, round(1 / share))
-    ends = [np.arange(session.settled, train.stop, every), np.arange(validation.start, validation.stop, every)]
+    ends = spread_ends(behavior, (slice(session.settled, session.split.train.stop), validation))
     features = compute_window_latents(teacher, session.id, bins, np.concatenate(ends), window).double().numpy()
     count = len(features)
     split = Split(slice(0, len(ends[0])), slice(len(ends[0]), count), slice(count, count))
-    return fit_readout(features, unscale_behavior(session)[np.concatenate(ends)], split)
+    return fit_readout(features, behavior[np.concatenate(ends)], split)
+
+
+def spread_ends(behavior: npt.NDArray[np.float64], blocks: Sequence[slice]) -> list[npt.NDArray[np.int64]]:
+    """Returns bins of each block that are evenly spread over those with known behavior (T, K), about WINDOWS in all.
+
+    Each block has a part of them by its length, so that few labels of one are all used beside many of the other.
+    """
+    known, total = np.isfinite(behavior).all(1), sum(block.stop - block.start for block in blocks)
+    ends = []
+    for block in blocks:
+        labelled = block.start + np.flatnonzero(known[block])
+        part = WINDOWS * (block.stop - block.start) / total
+        ends.append(labelled[:: max(1, round(len(labelled) / part))])
+    return ends

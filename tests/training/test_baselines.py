@@ -87,6 +87,30 @@ def test_noisy_power_is_smoothed_and_the_slow_lfp_never_is(monkeypatch: pytest.M
     assert found["ridge_power"].score.r2 > rough.score.r2 + 0.05
 
 
+def test_a_ridge_of_wide_inputs_chooses_among_all_smoothings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shortest lags may need a wider grid than those of a Kalman filter, which may want another smoothing."""
+    tried: list[tuple[float, int]] = []
+    watched = lambda bins, ms, slow: tried.append((ms, bins.shape[1])) or smooth(bins, ms, slow)  # noqa: E731
+    monkeypatch.setattr(baselines, "MOST_FEATURES", 3 * CHANNELS)  # one bin of slow LFP and power, and little more
+    monkeypatch.setattr(baselines, "SMOOTHING_MS", (0, 50, 100))
+    monkeypatch.setattr(baselines, "RIDGE_LAGS", (3,))
+    monkeypatch.setattr(baselines, "KALMAN_LAGS", (0,))
+    monkeypatch.setattr(baselines, "smooth", watched)
+    fit_linear_baselines(with_power(session()), "lfp")
+    for ms in (0, 50, 100):  # in the search of the Kalman filters, and again in that of the ridges
+        assert tried.count((ms, 2 * CHANNELS)) >= 2
+
+
+@pytest.mark.parametrize("unit", [1e-5, 1e-3, 1e3])
+def test_the_unit_of_the_behavior_changes_no_score(unit: float) -> None:
+    bins = session_bins()
+    assert bins.behavior is not None
+    other = training_session_from_bins(replace(bins, behavior=bins.behavior * unit), GAP)
+    mine, its = fit_linear_baselines(session(), "lfp"), fit_linear_baselines(other, "lfp")
+    for name, found in mine.items():
+        assert its[name].score.r2 == pytest.approx(found.score.r2, abs=1e-4)
+
+
 def test_smoothing_is_a_causal_exponential() -> None:
     bins = np.zeros((200, 3))
     bins[50] = 1

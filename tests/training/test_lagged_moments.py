@@ -31,6 +31,7 @@ def test_moments_are_those_of_stacked_bins(seed: int, step: int, taps: int, shar
     np.testing.assert_allclose(found.flat_cross, centred.T @ known, atol=1e-9)
     np.testing.assert_allclose(found.target_gram, known.T @ known, atol=1e-9)
     np.testing.assert_allclose(found.scale, stacked.std(0), atol=1e-9)
+    np.testing.assert_allclose(found.target_variance, known.var(0), atol=1e-9)
 
 
 def test_a_selection_holds_fewer_inputs_and_lags() -> None:

@@ -9,7 +9,13 @@ import pytest
 
 from edgedistill.data.bins import Split
 from edgedistill.training.evaluate import Array, r2_score
-from edgedistill.training.kalman import LinearGaussian, fit_linear_gaussian, solve_steady_kalman, stack_past
+from edgedistill.training.kalman import (
+    LEAST_VARIANCE,
+    LinearGaussian,
+    fit_linear_gaussian,
+    solve_steady_kalman,
+    stack_past,
+)
 from edgedistill.training.lagged_moments import compute_lagged_moments
 from edgedistill.training.output_filter import fit_output_filter, smoothing_from_kalman
 
@@ -135,10 +141,11 @@ def fit_model(decoded: Array, behavior: Array, order: int) -> LinearGaussian:
 def textbook_filter(model: LinearGaussian, noise: float, features: Array) -> tuple[Array, list[Array]]:
     """Runs a Kalman filter with a gain that is computed anew for each bin. Returns states (T, S) and the gains."""
     a, h, q = model.a, model.h, noise * model.q
+    w = model.w + LEAST_VARIANCE * np.diag(model.moments.target_variance[: len(a)])
     state, p = np.zeros(len(a)), np.eye(len(a))
     states, gains = [], []
     for observed in features - model.moments.mean[0]:
-        ahead, prior = a @ state, a @ p @ a.T + model.w
+        ahead, prior = a @ state, a @ p @ a.T + w
         gain = prior @ h.T @ np.linalg.inv(h @ prior @ h.T + q)
         state = ahead + gain @ (observed - h @ ahead)
         p = (np.eye(len(a)) - gain @ h) @ prior

@@ -8,7 +8,7 @@ import torch
 
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.evaluate import r2_score, unscale_behavior
-from edgedistill.training.teacher_window import compute_window_latents, fit_last_bin_readout
+from edgedistill.training.teacher_window import WINDOWS, compute_window_latents, fit_last_bin_readout, spread_ends
 
 from .sessions import TEACHER, UNITS, session
 
@@ -45,3 +45,13 @@ def test_the_last_bin_readout_decodes_movement_without_the_test_block(teacher: P
     known.behavior[known.split.test] = 1e6
     again = fit_last_bin_readout(teacher, known, WINDOW)
     assert np.array_equal(again.weight, readout.weight)
+
+
+def test_every_window_of_a_readout_ends_in_a_label_even_where_there_are_few() -> None:
+    behavior = np.full((100_000, 2), np.nan)
+    behavior[30_001:30_121], behavior[80_000:] = 0.0, 0.0
+    few, many = spread_ends(behavior, (slice(0, 80_000), slice(80_000, 100_000)))
+    np.testing.assert_array_equal(few, np.arange(30_001, 30_121))
+    assert len(many) == pytest.approx(WINDOWS / 5, rel=0.05)
+    whole = spread_ends(np.zeros((100_000, 2)), (slice(0, 80_000), slice(80_000, 100_000)))
+    assert [set(np.diff(block).tolist()) for block in whole] == [{67}, {67}]
