@@ -27,6 +27,7 @@ from edgedistill.training.student_tasks import (
     STUDENT_TASKS,
     StudentTask,
     compute_features,
+    score_smoothed,
     score_student,
     score_teacher,
 )
@@ -85,7 +86,7 @@ def train_models(request: BuildRequest) -> TrainedModels:
     else:
         assert targets is not None
         distilled = student_from_sessions(run, "distilled", request.sessions, targets, request.options.alignment)
-        metrics["distilled_r2"] = score_student(distilled, "distilled", request.session)[1].r2
+        metrics["distilled_r2"] = score_smoothed(distilled, "distilled", request.session, request.options.smooth).r2
         lfp = train_and_score(request, "deployed", targets)
     metrics["deployed_r2"] = lfp.r2
     ridge, scores = fit_linear(request, lfp.session)
@@ -147,16 +148,16 @@ def fit_linear(request: BuildRequest, decoded: TrainingSession) -> tuple[LaggedR
 
 
 def baseline_scores(request: BuildRequest, targets: TeacherTargets) -> Metrics:
-    """Returns the R² of the models of --baselines."""
+    """Returns the R² of the models of --baselines. Causal students are smoothed as the one that ships is."""
     run, session, sessions, alignment = request.run, request.session, request.sessions, request.options.alignment
     single = student_from_sessions(run, "unsupervised_lfp", [session], targets, alignment)
     multi = student_from_sessions(run, "unsupervised_lfp", sessions, targets, alignment)
     supervised = student_from_sessions(run, "supervised_lfp", sessions, targets, alignment)
     patch = patch_student_from_sessions(run, sessions, targets, alignment)
-    segment = run.preset.teacher_training.segment_bins
+    segment, smooth = run.preset.teacher_training.segment_bins, request.options.smooth
     return {
-        "single_session_lfp_r2": score_student(single, "unsupervised_lfp", session)[1].r2,
-        "multi_session_lfp_r2": score_student(multi, "unsupervised_lfp", session)[1].r2,
-        "supervised_lfp_r2": score_student(supervised, "supervised_lfp", session)[1].r2,
+        "single_session_lfp_r2": score_smoothed(single, "unsupervised_lfp", session, smooth).r2,
+        "multi_session_lfp_r2": score_smoothed(multi, "unsupervised_lfp", session, smooth).r2,
+        "supervised_lfp_r2": score_smoothed(supervised, "supervised_lfp", session, smooth).r2,
         "distilled_bidirectional_r2": score_teacher(patch, session.without_bands(), segment).r2,
     }

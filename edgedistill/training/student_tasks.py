@@ -25,8 +25,10 @@ from edgedistill.training.evaluate import (
     Score,
     find_calm_bins,
     probe,
+    score_decoded,
     stack_lagged_bins,
     stream_latents,
+    unscale_behavior,
 )
 from edgedistill.training.loop import Progress
 from edgedistill.training.losses import (
@@ -36,6 +38,7 @@ from edgedistill.training.losses import (
     UNSUPERVISED,
     Objective,
 )
+from edgedistill.training.output_filter import NONE, fit_output_filter
 from edgedistill.training.pretrain import compute_bidirectional_latents
 
 
@@ -96,6 +99,19 @@ def score_student(
     task = STUDENT_TASKS[name]
     calm = find_calm_bins(session, task.modality, student.size.lags if task.lagged_readout else 0)
     return probe(compute_features(student, task, session, tokenizer), session, calm)
+
+
+def score_smoothed(student: Student, name: str, session: TrainingSession, smooth: str) -> Score:
+    """Scores a student as `score_student` does, with the filter of its outputs that decodes the validation block best.
+
+    `smooth` is one of KINDS. With NONE there is no filter. Students are compared fairly if each has its own.
+    """
+    readout, scored = score_student(student, name, session)
+    if smooth == NONE:
+        return scored
+    decoded, behavior = readout(compute_features(student, STUDENT_TASKS[name], session)), unscale_behavior(session)
+    output_filter = fit_output_filter(decoded, behavior, session.split, session.settled)
+    return score_decoded(output_filter(decoded), behavior, session.split)
 
 
 def score_teacher(teacher: PatchAutoencoder, session: TrainingSession, segment_bins: int) -> Score:

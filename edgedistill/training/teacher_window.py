@@ -51,7 +51,8 @@ def spread_ends(behavior: npt.NDArray[np.float64], blocks: Sequence[slice]) -> l
 
     Each block has a part of them by its length, so that few labels of one are all used beside many of the other.
     """
-    known, total = np.isfinite(behavior).all(1), sum(block.stop - block.start for block in blocks)
+    known = np.asarray(np.isfinite(behavior).all(1))
+    total = sum(block.stop - block.start for block in blocks)
     ends = []
     for block in blocks:
         labelled = block.start + np.flatnonzero(known[block])

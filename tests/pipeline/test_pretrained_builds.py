@@ -19,7 +19,7 @@ from edgedistill.bundle.contents import read_decoder_spec
 from edgedistill.config import Alignment
 from edgedistill.errors import ConfigError, EdgeDistillError
 from edgedistill.models.files import load_student, save_student
-from edgedistill.pipeline import BuildResult, DistillOptions
+from edgedistill.pipeline import BuildResult, DistillOptions, trained
 from edgedistill.pipeline.assembled import Ingredients
 from edgedistill.pipeline.calibration import CalibrationOptions, calibrate_run
 from edgedistill.quantization.calibration.ranges import Ranges, read_ranges
@@ -90,13 +90,23 @@ def test_another_day_needs_no_units_and_trains_nothing(pretrained: Path, first: 
 
 @pytest.mark.parametrize("asked", ["spikes", "baselines"])
 def test_models_on_spikes_are_trained_where_asked(
-    pretrained: Path, first: BuildResult, tmp_path: Path, ingredients: list[Ingredients], asked: str
+    pretrained: Path,
+    first: BuildResult,
+    tmp_path: Path,
+    ingredients: list[Ingredients],
+    asked: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    smoothed: list[tuple[object, ...]] = []
+    original = trained.score_smoothed
+    monkeypatch.setattr(trained, "score_smoothed", lambda *args: smoothed.append(args[1::2]) or original(*args))
     changes = {"student": pretrained / "student", asked: True}
     result = stages.build(options(pretrained, tmp_path / "x.zip", **changes))
     assert ingredients[0].spikes is not None
     assert result.metrics["teacher_r2"] is not None
     assert result.metrics["spike_student_r2"] is not None
+    others = ["unsupervised_lfp", "unsupervised_lfp", "supervised_lfp"] if asked == "baselines" else []
+    assert smoothed == [(name, "kalman") for name in others]
 
 
 def test_no_label_of_another_day_has_a_say_in_the_integers(

@@ -36,7 +36,7 @@ from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import make_student
 from edgedistill.training.evaluate import Array, r2_score, unscale_behavior
 from edgedistill.training.output_filter import KALMAN, NONE, OutputFilter
-from edgedistill.training.student_tasks import STUDENT_TASKS, score_student
+from edgedistill.training.student_tasks import STUDENT_TASKS, score_smoothed, score_student
 
 from ..training.sessions import STUDENT, session
 from .test_adaptation import adapt, day
@@ -86,6 +86,16 @@ def test_none_is_taken_where_it_is_wanted_or_labels_must_not_be_used(
     blind = TrainedStudent(**{**vars(trained), "may_use_labels": False})
     assert smooth_student(blind, int8, KALMAN).smoothing.note == NO_LABELS
     assert smooth_student(blind, int8, KALMAN).model is None
+
+
+def test_students_of_the_table_are_smoothed_in_the_same_way(
+    own: TrainingSession, student: tuple[TrainedStudent, Int8Student]
+) -> None:
+    trained, int8 = student
+    ours, shipped = score_smoothed(trained.student, "deployed", own, KALMAN), smooth_student(trained, int8, KALMAN)
+    assert ours.r2 > trained.r2 + 0.003
+    assert ours.r2 == pytest.approx(shipped.r2, abs=0.002)  # whose filter is fitted on the outputs of the integers
+    assert score_smoothed(trained.student, "deployed", own, NONE).r2 == trained.r2
 
 
 def test_a_ridge_is_smoothed_in_the_same_way(own: TrainingSession) -> None:
