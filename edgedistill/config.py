@@ -280,6 +280,12 @@ class Alignment:
         for what, name, known in (("alignment", self.kind, ALIGNMENTS), ("centring", self.centring, CENTRINGS)):
             if name not in known:
                 raise ConfigError(f"unknown {what} '{name}'", expected=did_you_mean(name, known))
+        if self.kind != "subspace" and self.centring != CENTRINGS[0]:
+            raise ConfigError(
+                f"the alignment '{self.kind}' does not centre the student's activations",
+                got=f"--centring {self.centring}",
+                next_step="add --alignment subspace, or leave out --centring",
+            )
 
 
 DEFAULT_ALIGNMENT = Alignment()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edgedistill.config import (
     NO_BANDS,
+    Alignment,
     BandPower,
     Preset,
     StudentShape,
@@ -221,3 +222,11 @@ def _preset_file(name: str) -> Path:
     import edgedistill.config
 
     return Path(edgedistill.config.__file__).parent / "presets" / f"{name}.toml"
+
+
+@pytest.mark.parametrize("kind", ["whitened", "cosine", "mse"])
+def test_a_centring_that_would_do_nothing_is_refused(kind: str) -> None:
+    assert Alignment("subspace", "standardized").centring == "standardized"
+    with pytest.raises(ConfigError, match="does not centre") as refusal:
+        Alignment(kind, "standardized")
+    assert refusal.value.got == "--centring standardized"
