@@ -46,7 +46,7 @@ ARRAYS = {
         make_front_end(3, Fraction(500), bands=((20, 60), (70, 200)), follow_s=10, **QUICK),
     ),
 }
-SMOOTHED = ("decimated",)
+SMOOTHED = ("decimated", "bands")
 MOST_BYTES = 2048  # in one input
 
 

@@ -248,7 +248,8 @@ def read_holdout(bundle: Bundle) -> Holdout:
         score_from = int(stored["score_from"]) if "score_from" in stored else 0
         bins, present = stored["bins"].astype(np.float32), stored["present"].astype(np.float32)
         there, kinematics = stored["there"].astype(np.bool_), stored["kinematics"]
-        if bins.shape != present.shape or len(bins) != len(there) or bins.shape[1] % max(1, there.shape[1]):
+        tables = bins.ndim == there.ndim == 2 and bins.shape == present.shape and len(bins) == len(there)
+        if not tables or bins.shape[1] % max(1, there.shape[1]):
             got = f"bins {bins.shape}, present {present.shape}, there {there.shape}"
             raise BundleError(f"{bundle.path}: '{HOLDOUT}' contradicts itself", got=got)
         return Holdout(bins, present, there, counts, kinematics, score_from, stored.get("unobserved"))

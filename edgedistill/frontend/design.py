@@ -34,6 +34,7 @@ RESUMED = 0.02  # share of what they held before a bridged gap that all filters 
 RESUME_BINS_PER_LOST = 4  # what the high-pass missed in a gap counts for so many times the gap's length
 PASSED = 0.4  # of the decimated rate: above it, the decimator has taken away what a band would measure
 LEAST_BAND_SHARE = 0.5  # of a band's width that must lie below that, or the band is left out
+LEAST_BAND_HZ = 1  # width of a band, and its distance from 0 and half the rate: a sharper filter rings for minutes
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ class FrontEndConfig:
             ("follow_s", can_follow(self.follow_s), FOLLOW_EXPECTED),
             (
                 "bands",
-                all(0 < low < high < nyquist for low, high in self.bands),
-                f"pairs of a low and a higher frequency, both between 0 and {nyquist:g} Hz, half the decimated rate",
+                all(_is_band(low, high, nyquist) for low, high in self.bands),
+                f"pairs of frequencies from {LEAST_BAND_HZ} to {nyquist - LEAST_BAND_HZ:g} Hz (half the decimated rate "
+                f"less {LEAST_BAND_HZ}), the second at least {LEAST_BAND_HZ} Hz above the first",
             ),
             (
                 "band_ms",
@@ -190,9 +192,21 @@ class FrontEndConfig:
         values: dict[str, object] = {**data, "rate": Fraction(str(data["rate"]))}
         if isinstance(left_out := values.get("left_out"), list):
             values["left_out"] = tuple(left_out)
-        if isinstance(bands := values.get("bands"), list):
-            values["bands"] = tuple(_parse_band(band) for band in bands)
+        if (bands := values.get("bands")) is not None:
+            values["bands"] = _parse_bands(bands)
         return cls(**values)  # type: ignore[arg-type]
+
+
+def _is_band(low: float, high: float, nyquist: float) -> bool:
+    """Returns whether a filter of float64 can hold a band at a rate of twice `nyquist`; false for NaN."""
+    return low >= LEAST_BAND_HZ and high - low >= LEAST_BAND_HZ and high <= nyquist - LEAST_BAND_HZ
+
+
+def _parse_bands(bands: object) -> Bands:
+    """Returns the bands of a manifest. Raises ConfigError."""
+    if not isinstance(bands, list):
+        raise ConfigError("the front end cannot have these bands", got=bands, expected="a list of [low, high] in Hz")
+    return tuple(_parse_band(band) for band in bands)
 
 
 def _parse_band(band: object) -> tuple[float, float]:

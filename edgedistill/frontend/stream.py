@@ -307,6 +307,8 @@ def _filter_in_place(sections: Array, x: Array, z: Array) -> None:
 
 
 def _filter_by_public_function(sections: Array, x: Array, z: Array) -> None:
+    if not len(sections):  # of the notches, where there are none; `sosfilt` refuses that
+        return
     y, after = sosfilt(sections, x, zi=z.transpose(1, 0, 2))
     x[:], z[:] = y, after.transpose(1, 0, 2)
 

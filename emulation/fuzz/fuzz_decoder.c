@@ -102,6 +102,16 @@ static void require_same_states(stream *s) {
     free(state);
 }
 
+static void require_same_raw_kinematics(stream *s) {
+    float first[ED_MAX_OUTPUTS], other[ED_MAX_OUTPUTS];
+    REQUIRE(ed_raw_kinematics(s->decoders[0], first, s->info->outputs) == ED_OK);
+    for (int v = 1; v < VARIANTS; v++) {
+        REQUIRE(ed_raw_kinematics(s->decoders[v], other, s->info->outputs) == ED_OK);
+        REQUIRE(memcmp(first, other, s->info->outputs * sizeof *first) == 0);
+    }
+    REQUIRE(ed_raw_kinematics(s->decoders[0], first, s->info->outputs + 1) == ED_ERROR_SIZE);
+}
+
 static void require_same_latents(stream *s) {
     float *first = allocated(s->info->latent * sizeof *first), *other = allocated(s->info->latent * sizeof *other);
     REQUIRE(ed_latent(s->decoders[0], first, s->info->latent) == ED_OK);
@@ -251,8 +261,8 @@ static void call_set_gain(tape *t, stream *s) {
     free(gain);
 }
 
-/* Returns where the running amplitude begins: a counter, then a float for each channel of a frame. The filter of the outputs, a
- * float for each of its states, ends a state. */
+/* Returns where the running amplitude begins: a counter, then a float for each channel of a frame, of which the header
+ * says nothing. The filter of the outputs, a float for each of its states, ends a state. */
 static size_t shift_at(ed_state_header header, size_t channels) {
     return (size_t)header.bytes - (4 + 4 * (channels + header.smoothing_states) + 7) / 8 * 8;
 }
@@ -303,8 +313,8 @@ static void change(tape *t, unsigned char *state, size_t bytes, size_t channels)
     }
 }
 
-/* Tells whether student, running amplitude and filter of a state are as edgedistill.h describes them. `own` is the header of
- * this model. */
+/* Tells whether student, running amplitude and filter of a state are as edgedistill.h describes them. `own` is the
+ * header of this model. */
 static int is_possible(const unsigned char *state, ed_state_header own, size_t channels) {
     ed_state_header header;
     memcpy(&header, state, sizeof header);
@@ -400,6 +410,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     require_same_states(&s);
     require_same_latents(&s);
+    require_same_raw_kinematics(&s);
     for (int v = 0; v < VARIANTS; v++) free(memory[v]);
     return 0;
 }

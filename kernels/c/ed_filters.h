@@ -90,8 +90,8 @@ static inline void ed_fe_section(const double *restrict k, const double *restric
     }
 }
 
-/* Filters samples x (rows) of a span in place with all `sections`, whose states are (sections, 2). Filters that start from
- * rest have seen `first` for ever. */
+/* Filters samples x (rows) of a span in place with all `sections`, whose states are (sections, 2). Filters that start
+ * from rest have seen `first` for ever. */
 static inline void ed_fe_filter_after(const ed_fe_span *restrict first, size_t sections, const double (*k)[5],
                                       const double (*rest)[2], ed_fe_span (*restrict states)[2], ed_fe_span *restrict x,
                                       size_t rows, const ed_fe_starts *restrict restarts, ed_fe_place place) {

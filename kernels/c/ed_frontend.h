@@ -179,9 +179,9 @@ static inline uint64_t ed_fe_bins_for(const ed_fe_state *fe, uint64_t n) { retur
 /* ---------------------------------------------------------------- the end of a bin */
 
 #if ED_FE_BANDS
-/* Runs the shaper over samples x (rows) of span `at`, and the bands over what its notches give. The squares of the bands
- * are added to `sum` (ED_FE_BANDS). It is a function of its own, so that its samples have left the stack before the
- * student's step. */
+/* Runs the shaper over samples x (rows) of span `at`, and the bands over what its notches give. The squares of the
+ * bands are added to `sum` (ED_FE_BANDS). It is a function of its own, so that its samples have left the stack before
+ * the student's step. */
 static __attribute__((noinline)) void ed_fe_shape_in_parts(ed_fe_state *fe, size_t at, ed_fe_span *restrict x,
                                                            size_t rows, const ed_fe_starts *restrict restarts,
                                                            ed_fe_place place, ed_fe_span *restrict sum) {

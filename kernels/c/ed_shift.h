@@ -2,8 +2,8 @@
  * Private: the running amplitude of a stream, which tells when a recording has shifted, as docs/numerics.md defines it
  * ("Running amplitude"). edgedistill/runtime/shift.py is the same in Python.
  *
- * Layout   `power` (C,) is the running mean square of the slow LFP of each channel in the models' input, 1 at the start.
- *          The struct has no padding and is exchanged as it is.
+ * Layout   `power` (C,) is the running mean square of the slow LFP of each channel in the models' input, 1 at the
+ *          start. The struct has no padding and is exchanged as it is.
  * Cost     A bin of 96 channels takes 7 operations a channel, which vectorize. No branch depends on samples, and no
  *          number is denormal.
  * Memory   4 C + 4 bytes.
@@ -33,8 +33,8 @@ static inline void ed_shift_reset(ed_shift *shift) {
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) shift->power[c] = 1.0f;
 }
 
-/* Takes the slow LFP (C,) of a bin of the models' input. there (C,) is 1 for channels that are there. counts is 0 for a bin of the
- * warm-up or of a gap, which changes nothing and takes the same time. */
+/* Takes the slow LFP (C,) of a bin of the models' input. there (C,) is 1 for channels that are there. counts is 0 for a
+ * bin of the warm-up or of a gap, which changes nothing and takes the same time. */
 static inline void ed_shift_update(ed_shift *shift, const float *restrict z, const uint32_t *restrict there,
                                    uint32_t counts) {
     float *restrict power = shift->power;

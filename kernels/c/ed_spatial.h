@@ -12,10 +12,11 @@
  *          after feature in stripes of ED_STRIPE columns, each with its rows one after another, padded with zeros to
  *          four rows. A stripe's sums stay in registers while its rows stream by once.
  * Order    A product adds four rows at a time, and a sum of channels goes by lanes.
- * Cost     For each feature one product to begin with and one for each sweep. 96 channels and 8 sweeps are 83,000 products and as many
- *          sums, over 37 kB that are read 9 times. With one 64-byte load a cycle that is 5,200 cycles. Measured on an
- *          AMD EPYC core with AVX-512, p50: 2.4 us (512-bit vectors), 2.4 us (256-bit), 4.8 us (SSE2); 0.5 us at 32
- *          channels. What its nearest cache does not hold comes from the next one, whose bandwidth is the limit.
+ * Cost     For each feature one product to begin with and one for each sweep. 96 channels and 8 sweeps are 83,000
+ *          products and as many sums for a feature, over 37 kB that are read 9 times. With one 64-byte load a cycle
+ *          that is 5,200 cycles. Measured for the slow LFP alone on an AMD EPYC core with AVX-512, p50: 2.4 us (512-bit
+ *          vectors), 2.4 us (256-bit), 4.8 us (SSE2); 0.5 us at 32 channels. What its nearest cache does not hold comes
+ *          from the next one, whose bandwidth is the limit.
  */
 #ifndef ED_SPATIAL_H
 #define ED_SPATIAL_H
@@ -34,8 +35,8 @@
 
 #define ED_LEAST_SQUARE 0x1p-100f /* a smaller square is that of a solution which is already exact */
 
-/* A number for each channel, padded with zeros. Those of the features of a bin stand one after another, and each but the
- * last runs over into the next, which is written after it. */
+/* Room for the numbers of a bin, feature after feature. Each feature is written with its padding, which runs over into
+ * the next one, which is written after it. */
 #define ED_INPUTS_ROOM (ED_INPUTS - ED_FE_CHANNELS + ED_CP)
 
 /* A number for each channel, padded with zeros. */
@@ -89,8 +90,8 @@ ED_INLINE void ed_couple_stripe(const ed_floats *restrict w, const float *restri
     for (int v = 0; v < n; v++) y[v] = total[v];
 }
 
-/* Computes y = coupling x for the coupling of one feature. Every other call goes through the stripes backward, because those that were read last are
- * still in the nearest cache. */
+/* Computes y = coupling x for the coupling of one feature. Every other call goes through the stripes backward, because
+ * those that were read last are still in the nearest cache. */
 static void ed_couple(const float *restrict coupling, const ed_across *restrict x, int backward,
                       ed_across *restrict y) {
     for (int i = 0; i < ED_STRIPES; i++) {
@@ -165,9 +166,9 @@ ED_INLINE uint32_t ed_complete_feature(int f, const ed_across *restrict present,
     return n;
 }
 
-/* Writes the models' input z (ED_INPUTS_ROOM) for the standardized numbers `present` (F), which are 0 where there (ED_CP)
- * is 0 or the number is not known. Channels whose slow LFP is not known are never there. Returns the number of lost
- * channels. It is a function of its own, so that its vectors have left the stack before the step. */
+/* Writes the models' input z (ED_INPUTS_ROOM) for the standardized numbers `present` (F), which are 0 where there
+ * (ED_CP) is 0 or the number is not known. Channels whose slow LFP is not known are never there. Returns the number of
+ * lost channels. It is a function of its own, so that its vectors have left the stack before the step. */
 static __attribute__((noinline)) uint32_t ed_spatial_complete(const ed_across *restrict present,
                                                               const uint32_t *restrict there, float *restrict z) {
     const uint32_t n = ed_complete_feature(0, &present[0], there, z);

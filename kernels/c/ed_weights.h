@@ -2,8 +2,8 @@
  * Private: the shape of one model in padded sizes, and the tables that the generated model_NAME_data.h fills.
  *
  * ED_CHANNELS is the number of the student's inputs: with bands it is a multiple of the channels in a frame, which are
- * ED_FE_CHANNELS. Every vector is padded with zeros to whole vectors, so that no kernel needs a remainder loop. Padded rows of a matrix
- * have the multiplier 0. Matrices that read the same input are stacked and read in one pass:
+ * ED_FE_CHANNELS. Every vector is padded with zeros to whole vectors, so that no kernel needs a remainder loop. Padded
+ * rows of a matrix have the multiplier 0. Matrices that read the same input are stacked and read in one pass:
  *     qkv      (3 DP, d)   wq, wk, wv, each padded to DP rows
  *     gate_up  (2 FP, d)   16 rows of wgate, the same 16 of wup, the next 16 of wgate, ...
  * Each variant decides how the integers of a matrix lie in memory (ed_ops_*.h, and packing in edgedistill/compile).

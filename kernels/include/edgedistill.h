@@ -62,8 +62,8 @@ extern "C" {
 
 /* Bits of ed_output.flags. */
 enum {
-    /* fewer bins have been decoded than ed_info.warmup_bins, or the filters of most channels have not settled since they
-     * started: after the start of a stream, a long gap, or an artefact on the whole array */
+    /* fewer bins have been decoded than ed_info.warmup_bins, or the filters of most channels have not settled since
+     * they started: after the start of a stream, a long gap, or an artefact on the whole array */
     ED_WARMUP = 1,
     ED_MASKED = 2,  /* at least one channel was bad and filled in, apart from those that the settings leave out */
     ED_GAP = 4,     /* frames of this bin were lost: declared so, or without a finite sample in any channel */
@@ -200,18 +200,19 @@ ED_API int ed_set_gain(ed_decoder *decoder, const double *gain_uv, const double 
 ED_API int ed_gap(ed_decoder *decoder, size_t n_frames);
 ED_API int ed_gap_outputs(ed_decoder *decoder, size_t n_frames, ed_output *outputs, size_t capacity, size_t *n_out);
 
-/* Decodes one bin of the models' input (inputs,) to kinematics (outputs,) in ed_info.output_units. Everything before the
- * student is bypassed and keeps its state: filters, statistics, and what fills in lost channels. Number
- * feature * channels + channel is feature 0, the slow LFP, or another one, the log power of a band. The kinematics are
- * smoothed as those of ed_push are. Returns ED_ERROR_VALUE if a value is not finite, because it would stay in the
- * attention window. */
+/* Decodes one bin of the models' input (inputs,) to kinematics (outputs,) in ed_info.output_units. Everything before
+ * the student is bypassed and keeps its state: filters, statistics, and what fills in lost channels. The input has
+ * number f * channels + c for feature f of channel c. Feature 0 is the slow LFP, and the others are the log power of
+ * each band. The kinematics are smoothed as those of ed_push are, and move the state of that filter. Returns
+ * ED_ERROR_VALUE if a value is not finite, because it would stay in the attention window. */
 ED_API int ed_step(ed_decoder *decoder, const float *bin, float *kinematics);
 
 /* Sets another day's statistics, (inputs,) each in the order of ed_step, from the next bin on: mean and standard
- * deviation in microvolts of the filtered channels, before the common average, then those of the log power of each band.
- * A standard deviation of 0 of its slow LFP silences a channel, which is then filled in. That of a band makes this number
- * 0. Where statistics follow the signal, they follow from these on, and ed_reset goes back to these. The running
- * amplitude behind ED_SHIFTED starts again. Returns ED_ERROR_VALUE if one is not finite or a deviation is negative. */
+ * deviation in microvolts of the filtered channels, before the common average, then those of the log power of each
+ * band. A standard deviation of 0 of its slow LFP silences a channel, which is then filled in. That of a band makes
+ * this number 0. Where statistics follow the signal, they follow from these on, and ed_reset goes back to these. The
+ * running amplitude behind ED_SHIFTED starts again. Returns ED_ERROR_VALUE if one is not finite or a deviation is
+ * negative. */
 ED_API int ed_set_normalization(ed_decoder *decoder, const float *mean, const float *std);
 
 /* Writes the latent (ed_info.latent,) of the last bin, before the gain of the last norm; zeros before the first bin.
@@ -219,8 +220,8 @@ ED_API int ed_set_normalization(ed_decoder *decoder, const float *mean, const fl
 ED_API int ed_latent(const ed_decoder *decoder, float *latent, size_t count);
 
 /* Writes the kinematics (ed_info.outputs,) of the last bin before they were smoothed, which are those of the student
- * itself and come without ed_info.smoothing_delay_ms; zeros before the first bin. Returns ED_ERROR_SIZE unless `count` is
- * ed_info.outputs. */
+ * itself and come without ed_info.smoothing_delay_ms; zeros before the first bin. They are no part of a state. Returns
+ * ED_ERROR_SIZE unless `count` is ed_info.outputs. */
 ED_API int ed_raw_kinematics(const ed_decoder *decoder, float *kinematics, size_t count);
 
 /* ---------------------------------------------------------------- state
@@ -236,7 +237,7 @@ ED_API int ed_raw_kinematics(const ed_decoder *decoder, float *kinematics, size_
  *     front end (frontend_bytes), in the layout of kernels/c/ed_frontend_state.h
  *     if statistics follow the signal: double mean (inputs,), then double std (inputs,), at most 2^256
  *     running amplitude: uint32 bins outside, at most 1000, then float32 power (channels,), each from 0 to 256
- *     float32 state of the filter that smooths the outputs (smoothing_states,), each 0 or of 2^-100 to 2^80 in magnitude
+ *     float32 state of the filter that smooths outputs (smoothing_states,), each 0 or of 2^-100 to 2^80 in magnitude
  *     zeros up to a multiple of 8
  *
  * `pos` is the slot that the next bin takes, and `live` the number of filled slots. No value is -128.

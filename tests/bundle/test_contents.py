@@ -148,6 +148,14 @@ def test_a_decoder_with_bands_has_more_inputs_than_channels(tmp_path: Path) -> N
     np.testing.assert_array_equal(found.inputs(np.tile(found.mean, (2, 1)), ~holdout.there[:2]), 0)
 
 
+@pytest.mark.parametrize("bands", ["12-30", {}, [[12, "30"]], [[10**400, 1]], [[1, 999]], [[1e-9, 30]]])
+def test_bands_that_no_filter_holds_are_refused_by_name(tmp_path: Path, bands: object) -> None:
+    front_end = BANDED.to_json() | {"bands": bands}
+    bundle = write_bundle(tmp_path / "a.edge", banded_manifest() | {"frontend": front_end}, {})
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        read_decoder_spec(bundle)
+
+
 @pytest.mark.parametrize("change", [{"frontend": CONFIG.to_json()}, {"model": SHAPE.to_json()}])
 def test_bands_that_do_not_fit_the_model_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
     bundle = write_bundle(tmp_path / "a.edge", banded_manifest() | change, {})
@@ -225,6 +233,8 @@ KINEMATICS = {"kinematics": np.ones((2, 2))}
         ({name: INPUTS[name] for name in ("bins", "present")} | KINEMATICS, "holds no 'there'"),
         (INPUTS | KINEMATICS | {"present": np.ones((3, 3))}, "contradicts itself"),
         (INPUTS | KINEMATICS | {"bins": np.ones((2, 4)), "present": np.ones((2, 4))}, "contradicts itself"),
+        (INPUTS | KINEMATICS | {"bins": np.ones(2), "present": np.ones(2)}, "contradicts itself"),
+        (INPUTS | KINEMATICS | {"there": np.ones(2, np.bool_)}, "contradicts itself"),
         (INPUTS | KINEMATICS | {"score_from": np.ones(2)}, "damaged"),
     ],
 )
