@@ -43,7 +43,13 @@ CONFIGS = {
     "bands, 2 kHz": FrontEndConfig(Fraction(2000), 33, bands=BANDS[1:], common_average=False, **SHORT),
 }
 VARIANTS = [ops for ops in ("scalar", "avx2", "avx512") if runs_here(ops)]
-SMOOTHED = {"five": 1, "follows": 2, "decimated, follows": 2, "whole vectors": 1}  # order of the filter of the outputs
+SMOOTHED = {
+    "five": 1,
+    "follows": 2,
+    "decimated, follows": 2,
+    "whole vectors": 1,
+    "bands": 2,
+}  # order of the filter of the outputs
 UNKNOWN = {"five": (3,), "whole vectors": (0, 17, 47)}
 
 
