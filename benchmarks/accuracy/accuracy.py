@@ -12,7 +12,7 @@ benchmarks/results/cpu/.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ from benchmarks.accuracy.int8_rows import list_int8_rows
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
 from edgedistill.config import ALIGNMENTS, CENTRINGS, DEFAULT_ALIGNMENT, Alignment, Preset, load_preset
 from edgedistill.data.candidates import NO_NAMES
+from edgedistill.data.simulation.config import VARIANTS
 from edgedistill.data.simulation.nwb import simulate_to_nwb
 from edgedistill.data.simulation.sessions import SimulationConfig
 from edgedistill.measure.latency import EMPTY, LatencyUs, time_steps
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
+from edgedistill.models.student import Student
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.student_files import write_student
@@ -78,6 +80,7 @@ class Seed:
     folder: Path
     trials: tuple[float, ...] = TRIALS
     alignment: Alignment = DEFAULT_ALIGNMENT
+    variant: str = VARIANTS[0]  # of the simulator
 
     def task(self, name: str) -> StudentTask:
         """Returns a student's task with the alignment of this run."""
@@ -85,8 +88,9 @@ class Seed:
 
     def __post_init__(self) -> None:
         """Simulates the sessions unless they are there, and reads them."""
-        data = self.folder.parent / f"sessions-{self.seed}"
-        config = SimulationConfig(sessions=SESSIONS, minutes=MINUTES, seed=self.seed)
+        kind = "" if self.variant == VARIANTS[0] else f"{self.variant}-"
+        data = self.folder.parent / f"sessions-{kind}{self.seed}"
+        config = SimulationConfig(sessions=SESSIONS, minutes=MINUTES, seed=self.seed, variant=self.variant)
         if len(list(data.glob("*.nwb"))) < SESSIONS:
             list(simulate_to_nwb(config, data))
         bins = read_sessions(Cache(self.folder.parent / "read"), [data], NO_NAMES, 60, self.preset.band_power)
@@ -182,6 +186,14 @@ def train_teacher_trial(run: Seed, factor: float, folder: Path) -> dict[str, Sco
 def train_student_trial(
     run: Seed, task: str, sessions: list[TrainingSession], targets: TeacherTargets, factor: float, folder: Path
 ) -> dict[str, Score]:
+    student = train_student_once(run, task, sessions, targets, factor, folder)
+    return {s.id: score_student(student, task, s)[1] for s in sessions}
+
+
+def train_student_once(
+    run: Seed, task: str, sessions: Sequence[TrainingSession], targets: TeacherTargets, factor: float, folder: Path
+) -> Student:
+    """Returns a trained student. A checkpoint in `folder` is gone on from, or taken as it is where it is finished."""
     config = replace(run.preset.training, learning_rate=factor * run.preset.training.learning_rate)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.safetensors"
@@ -189,7 +201,7 @@ def train_student_trial(
     teacher_latents = targets.of(chosen.objective, run.preset.student)
     student = train_task(chosen, sessions, run.preset, config, run.seed, teacher_latents, checkpoint)
     save_student(student, folder, {"row": task})
-    return {s.id: score_student(student, task, s)[1] for s in sessions}
+    return student
 
 
 def train_bidirectional_trial(

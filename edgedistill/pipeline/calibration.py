@@ -139,7 +139,7 @@ def check_request(options: CalibrationOptions, progress: Progress | None) -> Cal
     reading = (options.names, options.line_hz, pretrained.band_power)
     bins = read_sessions(cache, options.data, *reading, need=need, also=("behavior",))
     gap = compute_gap(bins, size)
-    sessions = tuple(training_session_from_bins(b, gap) for b in bins)
+    sessions = pretrained.as_taught([training_session_from_bins(b, gap) for b in bins])
     ranked_on = last_labelled_session(bins, sessions) if options.sensitivity else None
     run = Run(cache, preset_of(size), options.seed, provenance_of(bins), progress)
     teacher = None

@@ -40,6 +40,10 @@ class NewStudent:
         """Returns True, because the student is trained on every session."""
         return True
 
+    def as_taught(self, sessions: Sequence[TrainingSession], chosen: TrainingSession) -> tuple[TrainingSession, ...]:
+        """Returns the sessions, because the student is trained on all of their labels."""
+        return tuple(sessions)
+
     def require_teacher(self, recipe: Recipe, teacher: Path | None) -> None:
         """Accepts any recipe, because this build has a teacher for the fine-tuning."""
 
@@ -84,6 +88,10 @@ class EarlierStudent:
         For a session that is new to the student this needs --probe.
         """
         return self.probe or self.pretrained.has_session(session)
+
+    def as_taught(self, sessions: Sequence[TrainingSession], chosen: TrainingSession) -> tuple[TrainingSession, ...]:
+        """Returns the sessions with no more labels than the student has learned from, as `PretrainedStudent` does."""
+        return self.pretrained.as_taught(sessions, chosen)
 
     def require_teacher(self, recipe: Recipe, teacher: Path | None) -> None:
         """Raises ConfigError where the recipe fine-tunes and there is no --teacher.

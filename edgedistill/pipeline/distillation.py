@@ -24,7 +24,7 @@ from edgedistill.pipeline.run_context import Progress, Run, choose_preset, prove
 from edgedistill.pipeline.students import student_from_sessions
 from edgedistill.pipeline.teacher import load_known_teacher, targets_from_teacher
 from edgedistill.training.batches import compute_gap, find_unlabelled_block, training_session_from_bins
-from edgedistill.training.few_labels import withhold_labels
+from edgedistill.training.few_labels import FewLabels, withhold_labels
 from edgedistill.training.student_tasks import STUDENT_TASKS, score_student
 
 
@@ -73,6 +73,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
     sessions = [training_session_from_bins(b, gap) for b in bins]
     if options.label_minutes is not None:
         require_labels(sessions[-1], bins[-1])
+    few = None if options.label_minutes is None else FewLabels(sessions[-1].id, options.label_minutes)
     sessions = list(withhold_labels(sessions, sessions[-1], options.label_minutes))
     run = Run(cache, preset, options.seed, provenance_of(bins), progress)
     targets = targets_from_teacher(run, load_known_teacher(options.teacher, sessions), sessions)
@@ -89,6 +90,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
         outputs=outputs_of(with_behavior[-1]) if with_behavior else None,
         provenance=run.provenance,
         band_power=preset.band_power,
+        few_labels=few,
     )
     save_pretrained_student(pretrained, out)
     labelled = [session for session in sessions if find_unlabelled_block(session) is None]

@@ -23,6 +23,7 @@ from edgedistill.pipeline.run_context import Provenance
 from edgedistill.training.adapt import adapt, require_known_array
 from edgedistill.training.batches import TrainingSession, find_unlabelled_block
 from edgedistill.training.evaluate import Readout
+from edgedistill.training.few_labels import FewLabels, keep_first_labels
 from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_student
 
 WHITENED_LOSSES = ("cosine", "mse")
@@ -43,12 +44,34 @@ class PretrainedStudent:
     outputs: Outputs | None  # names and units that those read-outs return
     provenance: Provenance
     band_power: BandPower = NO_BANDS  # with which its sessions were read
+    few_labels: FewLabels | None = None  # all that it has learned of behavior; None: all labels of its sessions
     finetuned_from: str | None = None  # checkpoint hash of the student before its fine-tuning
     folder: Path = field(default=Path())
 
     def has_session(self, session: TrainingSession) -> bool:
         """Returns whether the student was trained on `session`. The same id on another array is another session."""
         return self.arrays.get(session.id) == session.array
+
+    def as_taught(
+        self, sessions: Sequence[TrainingSession], chosen: TrainingSession | None = None
+    ) -> tuple[TrainingSession, ...]:
+        """Returns the sessions with no more labels than the student has learned from, so that no later stage uses more.
+
+        Sessions that are new to it stay as they are, and so does the `chosen` one unless it is the one of `few_labels`.
+        """
+        few = self.few_labels
+        if few is None:
+            return tuple(sessions)
+        return tuple(
+            session
+            if not self.has_session(session)
+            else keep_first_labels(session, few.minutes)
+            if session.id == few.session
+            else session
+            if session is chosen
+            else replace(session, behavior=None)
+            for session in sessions
+        )
 
     def without_new_labels(self, sessions: Sequence[TrainingSession]) -> list[TrainingSession]:
         """Returns the sessions. Those that the student was not trained on lose their behavior."""
@@ -133,6 +156,7 @@ def student_from_facts(student: Student, facts: Facts, folder: Path) -> Pretrain
         outputs=None if outputs is None else (tuple(outputs[0]), tuple(outputs[1])),
         provenance=Provenance(facts.get("sessions", {}), facts.get("versions", {})),
         band_power=parse(BandPower, facts.get("band_power", {}), str(folder)),
+        few_labels=None if (few := facts.get("few_labels")) is None else parse(FewLabels, few, str(folder / FACTS)),
         finetuned_from=facts.get("finetuned_from"),
         folder=folder,
     )
@@ -152,6 +176,8 @@ def save_pretrained_student(pretrained: PretrainedStudent, folder: Path) -> None
     }
     if pretrained.outputs is not None:
         facts["behavior"] = [list(part) for part in pretrained.outputs]
+    if pretrained.few_labels is not None:
+        facts["few_labels"] = asdict(pretrained.few_labels)
     if pretrained.finetuned_from is not None:
         facts["finetuned_from"] = pretrained.finetuned_from
     save_student(pretrained.student, folder, facts)

@@ -116,6 +116,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     sessions = tuple(training_session_from_bins(b, gap) for b in bins)
     at = sessions.index(choose_session(sessions, options.session))
     require_labels(sessions[at], bins[at])
+    sessions = decoder.as_taught(sessions, sessions[at])
     sessions = withhold_labels(sessions, sessions[at], options.label_minutes)
     session, chosen = sessions[at], bins[at]
     decoder.require_session(session, chosen, sessions, recipe)

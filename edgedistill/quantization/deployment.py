@@ -74,8 +74,9 @@ def refit_readout(model: Int8Model, session: TrainingSession, modality: str) -> 
     """Returns the same student with a read-out that is fitted on the training block of `session`."""
     calm = find_calm_bins(session, modality, model.shape.lags)
     features, behavior = compute_int8_features(model, session.inputs(modality).numpy()), unscale_behavior(session)
-    readout = fit_readout(features, behavior, session.split, session.settled, calm)
-    weight, d = readout.weight.astype(np.float32), model.shape.d
+    d = model.shape.d
+    readout = fit_readout(features, behavior, session.split, session.settled, calm, latents=d)
+    weight = readout.weight.astype(np.float32)
     return replace_readout(model, weight[:, :d], weight[:, d:], readout.bias.astype(np.float32))
 
 

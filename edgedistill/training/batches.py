@@ -24,6 +24,7 @@ from edgedistill.frontend import Standardization, settling_bins, zscore
 from edgedistill.training.fill_in import LfpSource
 
 MIN_LABELLED_BINS = 100  # in each block
+EDGE_HZ = 10
 UNKNOWN_SETTLING = 1432  # bins; settling time that is assumed for sessions without LFP, which have no front end
 
 
@@ -132,11 +133,12 @@ def training_session_from_blocks(
 def name_array(bins: SessionBins) -> str:
     """Returns the name of an array, which depends on its channels and the bands that are read of them.
 
-    Where a band is cut may differ a little between sessions, because it depends on the measured sampling rate.
+    Where a band is cut may differ a little between sessions, because it depends on the measured sampling rate. Bands
+    that end at the same multiple of EDGE_HZ, rounded, count as one.
     """
     parts = list(bins.channel_ids)
     if bins.frontend is not None:
-        parts += [f"power from {low:g} Hz" for low, _ in bins.frontend.bands]
+        parts += [f"power from {low:g} to {EDGE_HZ * round(high / EDGE_HZ)} Hz" for low, high in bins.frontend.bands]
     return "array_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 

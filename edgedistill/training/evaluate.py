@@ -94,12 +94,18 @@ def solve_penalties(
 
 
 def fit_readout(
-    features: Array, behavior: Array, split: Split, settled: int = 0, calm: npt.NDArray[np.bool_] | None = None
+    features: Array,
+    behavior: Array,
+    split: Split,
+    settled: int = 0,
+    calm: npt.NDArray[np.bool_] | None = None,
+    latents: int | None = None,
 ) -> Readout:
     """Fits ridge on the training block from bin `settled` on. The penalty with the best validation R² wins.
 
     `features` is (T, F), `behavior` is (T, K) with NaN where it is unknown, and `calm` (T,) comes from
-    `find_calm_bins`. `find_fitted_rows` says which bins are used.
+    `find_calm_bins`. `find_fitted_rows` says which bins are used. Where `latents` is given, ridges that read only the
+    first so many features are among the choices. The weights of all other features are then exactly 0.
     """
     rows = find_fitted_rows(behavior, split, settled, calm)
     x, y = features[rows], behavior[rows]
@@ -107,13 +113,16 @@ def fit_readout(
     scale = x.std(0)
     scale = np.where(scale > 0, scale, 1.0)
     x = (x - mean_x) / scale
+    gram, cross = x.T @ x, x.T @ (y - mean_y)
     best: Readout | None = None
-    for penalty, weights in solve_penalties(x.T @ x, x.T @ (y - mean_y), len(x)):
-        weight = (weights / scale[:, None]).T
-        readout = Readout(weight, mean_y - weight @ mean_x, penalty, 0.0)
-        r2 = compute_mean_r2(r2_score(readout(features[split.validation]), behavior[split.validation]))
-        if best is None or r2 > best.validation_r2:  # NaN where no output moves
-            best = Readout(weight, readout.bias, penalty, r2)
+    for seen in sorted({x.shape[1], latents or x.shape[1]}, reverse=True):
+        for penalty, weights in solve_penalties(gram[:seen, :seen], cross[:seen], len(x)):
+            weight = np.zeros((y.shape[1], x.shape[1]))
+            weight[:, :seen] = (weights / scale[:seen, None]).T
+            readout = Readout(weight, mean_y - weight @ mean_x, penalty, 0.0)
+            r2 = compute_mean_r2(r2_score(readout(features[split.validation]), behavior[split.validation]))
+            if best is None or r2 > best.validation_r2:  # NaN where no output moves
+                best = Readout(weight, readout.bias, penalty, r2)
     assert best is not None
     return best
 
@@ -163,9 +172,12 @@ def find_calm_bins(session: TrainingSession, modality: str, lags: int) -> npt.ND
 
 
 def probe(
-    features: Array, session: TrainingSession, calm: npt.NDArray[np.bool_] | None = None
+    features: Array,
+    session: TrainingSession,
+    calm: npt.NDArray[np.bool_] | None = None,
+    latents: int | None = None,
 ) -> tuple[Readout, Score]:
-    """Fits a ridge read-out to the features of a session, and scores it."""
+    """Fits a ridge read-out to the features of a session as `fit_readout` does, and scores it."""
     behavior = unscale_behavior(session)
-    readout = fit_readout(features, behavior, session.split, session.settled, calm)
+    readout = fit_readout(features, behavior, session.split, session.settled, calm, latents)
     return readout, score(readout, features, behavior, session.split)

@@ -7,15 +7,23 @@ need no labels and see everything.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import unscale_behavior
+from edgedistill.training.evaluate import STILL, unscale_behavior
 
 BINS_PER_MINUTE = 6000
+
+
+@dataclass(frozen=True)
+class FewLabels:
+    """Says of which session a student has learned behavior, and from how many minutes of labels."""
+
+    session: str
+    minutes: float
 
 
 def withhold_labels(
@@ -42,7 +50,7 @@ def keep_first_labels(session: TrainingSession, minutes: float) -> TrainingSessi
     withheld = np.ones(train.stop - train.start, np.bool_)
     withheld[kept - train.start] = False
     mean, std = behavior[kept].mean(0), behavior[kept].std(0)
-    std = np.where(std > 0, std, 1.0)
+    std = np.where(std > STILL**0.5 * np.abs(mean), std, 1.0)
     behavior[train][withheld] = np.nan
     scaled = torch.from_numpy(((behavior - mean) / std).astype(np.float32))
     return replace(session, behavior=scaled, scale=(mean, std))

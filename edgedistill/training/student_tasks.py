@@ -95,10 +95,13 @@ def compute_features(
 def score_student(
     student: Student, name: str, session: TrainingSession, tokenizer: str | None = None
 ) -> tuple[Readout, Score]:
-    """Fits a ridge read-out on the training block and scores it on the test block, streamed from the first bin."""
+    """Fits a ridge read-out on the training block and scores it on the test block, streamed from the first bin.
+
+    Where the read-out sees lagged bins, they are left out if the latents alone decode the validation block better.
+    """
     task = STUDENT_TASKS[name]
     calm = find_calm_bins(session, task.modality, student.size.lags if task.lagged_readout else 0)
-    return probe(compute_features(student, task, session, tokenizer), session, calm)
+    return probe(compute_features(student, task, session, tokenizer), session, calm, student.size.d)
 
 
 def score_smoothed(student: Student, name: str, session: TrainingSession, smooth: str) -> Score:

@@ -14,7 +14,7 @@ import pytest
 from edgedistill.config import StudentShape
 from edgedistill.numerics import Int8Model, Oracle
 
-from ..numerics.students import ODD, SMALL, random_bins, random_model
+from ..numerics.students import ODD, SMALL, random_bins, random_model, without_lags
 from . import c_builds
 from .c_builds import Engine, build
 
@@ -95,6 +95,11 @@ def test_parts_kept_in_float32_have_the_bits_of_the_oracle(built: Builder, keep:
     engine, model = built(SMALL, ops, keep)
     assert set(model.keep) == set(keep)
     require_same_bits(engine, Oracle(model), random_bins(SMALL, 30))
+
+
+def test_a_readout_of_the_latents_alone_has_the_bits_of_the_oracle(tmp_path: Path) -> None:
+    model = without_lags(random_model())
+    require_same_bits(build(tmp_path, model, "scalar"), Oracle(model), random_bins(SMALL, 30))
 
 
 @pytest.mark.parametrize("ops", VARIANTS)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgedistill.config import StudentShape
 from edgedistill.numerics import Int8Model
-from edgedistill.quantization.integers import quantize_student
+from edgedistill.quantization.integers import quantize_student, replace_readout
 from edgedistill.quantization.onnx_graph import list_weight_shapes
 
 SMALL = StudentShape(channels=5, outputs=2, d=32, layers=2, heads=2, window=9, ff=48, taps=3, dilation=2, lags=3)
@@ -42,6 +42,14 @@ def likely_ranges(shape: StudentShape, seed: int = 0) -> dict[str, list[float]]:
 def random_model(shape: StudentShape = SMALL, seed: int = 0, keep: tuple[str, ...] = ()) -> Int8Model:
     """Returns a quantized student of `shape`."""
     return Int8Model(shape, quantize_student(shape, random_weights(shape, seed), likely_ranges(shape, seed), keep))
+
+
+def without_lags(model: Int8Model) -> Int8Model:
+    """Returns the same student with a random read-out that sees the latents alone."""
+    shape, rng = model.shape, np.random.default_rng(3)
+    latent = rng.standard_normal((shape.outputs, shape.d)).astype(np.float32)
+    unread = np.zeros((shape.outputs, (shape.lags + 1) * shape.channels), np.float32)
+    return replace_readout(model, latent, unread, np.ones(shape.outputs, np.float32))
 
 
 def random_bins(shape: StudentShape, steps: int, seed: int = 0) -> npt.NDArray[np.float32]:

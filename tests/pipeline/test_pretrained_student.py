@@ -24,6 +24,7 @@ from edgedistill.pipeline.pretrained_student import (
 from edgedistill.pipeline.run_context import Provenance
 from edgedistill.training.batches import training_session_from_bins
 from edgedistill.training.distill import make_student
+from edgedistill.training.few_labels import FewLabels
 from edgedistill.training.student_tasks import STUDENT_TASKS
 
 from ..training.sessions import GAP, STUDENT, session_bins
@@ -139,6 +140,24 @@ def test_the_same_id_on_another_array_is_another_session(trained: PretrainedStud
     assert seen[0] is SESSIONS[0]
     assert seen[1].behavior is None
     assert NEW_DAY.behavior is not None
+
+
+def test_a_student_that_learned_from_few_labels_is_taught_no_more_of_them_later(
+    trained: PretrainedStudent, tmp_path: Path
+) -> None:
+    few = replace(trained, few_labels=FewLabels("day2", 0.1))
+    save_pretrained_student(few, tmp_path / "few")
+    found = load_pretrained_student(tmp_path / "few")
+    assert found.few_labels == few.few_labels
+    sessions = [SESSIONS[0], SESSIONS[1], NEW_DAY]
+    first, second, new = found.as_taught(sessions)
+    assert first.behavior is None
+    assert new is NEW_DAY
+    train = second.split.train
+    assert int(torch.isfinite(second.behavior[train]).all(1).sum()) == 600
+    assert int(torch.isfinite(SESSIONS[1].behavior[train]).all(1).sum()) > 600
+    assert found.as_taught(sessions, SESSIONS[0])[0] is SESSIONS[0]
+    assert trained.as_taught(sessions) == tuple(sessions)
 
 
 def test_another_day_gets_what_the_last_day_of_its_array_had(trained: PretrainedStudent) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from edgedistill.data.bins import SessionBins
 from edgedistill.models.student import Student
@@ -15,7 +16,8 @@ from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, 
 from edgedistill.quantization.deployment import QuantizedStudent, quantize_for_session
 from edgedistill.training.batches import TrainingSession, training_session_from_bins
 from edgedistill.training.distill import make_student
-from edgedistill.training.evaluate import Readout, find_calm_bins, r2_score, unscale_behavior
+from edgedistill.training.evaluate import Readout, find_calm_bins, r2_score, stream_latents, unscale_behavior
+from edgedistill.training.few_labels import keep_first_labels
 from edgedistill.training.student_tasks import score_student
 
 from ..training.sessions import GAP, STUDENT, session_bins
@@ -81,6 +83,23 @@ def test_a_refitted_readout_is_no_worse_on_the_training_block(
 
     coarse = replace(DEFAULT, method="percentile", percentile=70.0)  # so much is clipped that it matters
     assert error(coarse) < error(replace(coarse, refit_readout=False))
+
+
+def test_the_readout_sees_the_latents_alone_where_that_decodes_validation_better(
+    student: Student, day: TrainingSession
+) -> None:
+    """Few labels and bins of noise: neither the float nor the INT8 read-out uses the lagged bins."""
+    noise = np.random.default_rng(0).normal(size=day.inputs("lfp").shape)
+    latents = stream_latents(student, day.id, day.inputs("lfp"))
+    asked = latents[:, :4] @ np.random.default_rng(1).normal(size=(4, 2)) + noise[:, :2]
+    few = keep_first_labels(replace(day, behavior=torch.from_numpy(asked.astype(np.float32))), 0.05)
+    readout = score_student(student, "deployed", few)[0]
+    model = quantized(student, few, readout).model
+    assert not readout.weight[:, model.shape.d :].any()
+    assert readout.weight.any()
+    assert not model.tensors["readout.lags"].any()
+    assert model.tensors["readout.latent"].any()
+    assert (model.tensors["readout.lags.scale"] == 1).all()
 
 
 def test_without_refitting_the_behavior_is_not_used(student: Student, day: TrainingSession, readout: Readout) -> None:

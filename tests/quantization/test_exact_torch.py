@@ -14,7 +14,7 @@ from edgedistill.numerics import Int8Model, Oracle, arithmetic, part_names
 from edgedistill.quantization import exact_torch
 from edgedistill.quantization.exact_torch import ExactStream, run_exact_stream
 
-from ..numerics.students import ODD, SMALL, random_bins, random_model
+from ..numerics.students import ODD, SMALL, random_bins, random_model, without_lags
 
 SHAPES = {
     "small": SMALL,
@@ -45,6 +45,13 @@ def test_torch_gives_the_bits_of_the_oracle(name: str, kept: bool) -> None:
     bins = random_bins(shape, 700)  # three times around the ring of 200, 3.5 pieces
     found = ExactStream(shape, model.tensors).trace(torch.from_numpy(bins))
     assert_same_bits(found, Oracle(model).trace(bins))
+
+
+def test_a_readout_of_the_latents_alone_gives_the_bits_of_the_oracle() -> None:
+    model, bins = without_lags(random_model(SMALL)), random_bins(SMALL, 100)
+    expected = Oracle(model).trace(bins)
+    assert np.isfinite(expected["kinematics"]).all()
+    assert_same_bits(ExactStream(SMALL, model.tensors).trace(torch.from_numpy(bins)), expected)
 
 
 def test_none_of_a_million_integers_differs_from_the_oracle() -> None:

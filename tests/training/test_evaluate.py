@@ -103,6 +103,32 @@ def test_a_constant_feature_does_not_change_the_readout() -> None:
     np.testing.assert_allclose(readout.weight[:, :-1], fit_readout(x, y, SPLIT).weight, rtol=1e-8)
 
 
+def latents_and_bins(informative: bool) -> tuple[Array, Array]:
+    """Returns 4 latents beside 200 noisy bins, and behavior that comes from the latents, and from the bins if asked."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1000, 204))
+    y = x[:, :4] @ rng.normal(size=(4, 2)) + rng.normal(size=(1000, 2))
+    return x, y + (x[:, 4:24] @ rng.normal(size=(20, 2)) if informative else 0)
+
+
+def test_bins_that_only_cost_are_left_out_of_the_readout() -> None:
+    x, y = latents_and_bins(informative=False)
+    readout, alone = fit_readout(x, y, SPLIT, latents=4), fit_readout(x[:, :4], y, SPLIT)
+    assert not readout.weight[:, 4:].any()
+    np.testing.assert_allclose(readout.weight[:, :4], alone.weight, rtol=1e-9)
+    np.testing.assert_allclose(readout.bias, alone.bias, rtol=1e-9)
+    assert readout.validation_r2 == pytest.approx(alone.validation_r2)
+    assert readout.validation_r2 > fit_readout(x, y, SPLIT).validation_r2
+
+
+def test_bins_that_help_stay_in_the_readout() -> None:
+    x, y = latents_and_bins(informative=True)
+    readout, whole = fit_readout(x, y, SPLIT, latents=4), fit_readout(x, y, SPLIT)
+    assert readout.weight.tobytes() == whole.weight.tobytes()
+    assert whole.weight[:, 4:].any()
+    assert readout.penalty == whole.penalty
+
+
 @given(lags=st.integers(0, 8), n=st.integers(8, 30))
 def test_lagged_features_look_back_only(lags: int, n: int) -> None:
     bins = np.arange(2.0 * n).reshape(n, 2) + 1

@@ -26,7 +26,7 @@ from edgedistill.quantization.onnx_graph import (
 )
 from edgedistill.runtime.onnx_engine import OnnxEngine
 
-from ...numerics.students import ODD, SMALL, random_bins, random_model, random_weights
+from ...numerics.students import ODD, SMALL, random_bins, random_model, random_weights, without_lags
 
 SHAPES = {
     "small": SMALL,
@@ -87,6 +87,12 @@ def test_with_the_oracles_state_integers_and_outputs_equal_the_oracles(name: str
     integers, outputs = differences(random_model(SHAPES[name]), form, 2000)
     assert np.mean(integers != 0) <= 0.001
     assert np.mean(np.abs(integers) > 1) <= 0.0001
+    assert np.mean(np.abs(outputs) > 0.01) <= 0.003
+    assert np.median(np.abs(outputs)) <= 1e-5
+
+
+def test_a_readout_of_the_latents_alone_gives_the_oracles_outputs(form: str) -> None:
+    _, outputs = differences(without_lags(random_model()), form, 300)
     assert np.mean(np.abs(outputs) > 0.01) <= 0.003
     assert np.median(np.abs(outputs)) <= 1e-5
 
