@@ -43,8 +43,16 @@ from edgedistill.training.batches import TrainingSession, compute_gap, training_
 from edgedistill.training.distill import distill_bidirectional
 from edgedistill.training.evaluate import Score
 from edgedistill.training.losses import DISTILLED
+from edgedistill.training.output_filter import KALMAN
 from edgedistill.training.pretrain import train_autoencoder, train_teacher
-from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_student, score_teacher, train_task
+from edgedistill.training.student_tasks import (
+    STUDENT_TASKS,
+    StudentTask,
+    score_smoothed,
+    score_student,
+    score_teacher,
+    train_task,
+)
 from edgedistill.training.teacher_targets import TeacherTargets
 
 SESSIONS, MINUTES = 5, 8.0  # the last session is never trained on
@@ -187,7 +195,7 @@ def train_student_trial(
     run: Seed, task: str, sessions: list[TrainingSession], targets: TeacherTargets, factor: float, folder: Path
 ) -> dict[str, Score]:
     student = train_student_once(run, task, sessions, targets, factor, folder)
-    return {s.id: score_student(student, task, s)[1] for s in sessions}
+    return {s.id: score_smoothed(student, task, s, KALMAN) for s in sessions}
 
 
 def train_student_once(
@@ -242,7 +250,7 @@ def score_new_day(run: Seed, row: str, trial: float, mode: str) -> dict[str, Any
     student, facts = load_student(run.folder / f"{row}-{trial:g}")
     config = run.preset.training
     session = adapt(student, run.new_day, mode, run.target.standardization, config, run.seed)
-    return {"r2": {session.id: score_student(student, facts["row"], session)[1].r2}}
+    return {"r2": {session.id: score_smoothed(student, facts["row"], session, KALMAN).r2}}
 
 
 def measure_latency(run: Seed, trial: float) -> dict[str, Any]:

@@ -44,11 +44,10 @@ from edgedistill.training.pretrain import compute_bidirectional_latents
 
 @dataclass(frozen=True)
 class StudentTask:
-    """Says what a student is trained on, and whether its read-out sees the lagged bins, as on the device."""
+    """Says what a student is trained on."""
 
     modality: str
     objective: Objective
-    lagged_readout: bool = False
 
     def with_alignment(self, alignment: Alignment) -> StudentTask:
         """Returns the same task with another alignment."""
@@ -57,10 +56,10 @@ class StudentTask:
 
 STUDENT_TASKS = {
     "unsupervised_lfp": StudentTask("lfp", UNSUPERVISED),
-    "supervised_lfp": StudentTask("lfp", SUPERVISED, lagged_readout=True),
+    "supervised_lfp": StudentTask("lfp", SUPERVISED),
     "distilled": StudentTask("lfp", DISTILLED),
-    "deployed": StudentTask("lfp", DISTILLED_WITH_BEHAVIOR, lagged_readout=True),
-    "spike_student": StudentTask("spikes", DISTILLED_WITH_BEHAVIOR, lagged_readout=True),
+    "deployed": StudentTask("lfp", DISTILLED_WITH_BEHAVIOR),
+    "spike_student": StudentTask("spikes", DISTILLED_WITH_BEHAVIOR),
 }
 
 
@@ -84,11 +83,9 @@ def train_task(
 def compute_features(
     student: Student, task: StudentTask, session: TrainingSession, tokenizer: str | None = None
 ) -> Array:
-    """Returns what the read-out of the task sees (T, F): streamed latents and, for some tasks, the last bins."""
+    """Returns what a read-out sees (T, F): streamed latents and the last bins, as on the device."""
     bins = session.inputs(task.modality)
     latents = stream_latents(student, tokenizer or session.id, bins)
-    if not task.lagged_readout:
-        return latents
     return np.hstack([latents, stack_lagged_bins(bins.double().numpy(), student.size.lags)])
 
 
@@ -97,10 +94,10 @@ def score_student(
 ) -> tuple[Readout, Score]:
     """Fits a ridge read-out on the training block and scores it on the test block, streamed from the first bin.
 
-    Where the read-out sees lagged bins, they are left out if the latents alone decode the validation block better.
+    The lagged bins are left out where the latents alone decode the validation block better.
     """
     task = STUDENT_TASKS[name]
-    calm = find_calm_bins(session, task.modality, student.size.lags if task.lagged_readout else 0)
+    calm = find_calm_bins(session, task.modality, student.size.lags)
     return probe(compute_features(student, task, session, tokenizer), session, calm, student.size.d)
 
 
