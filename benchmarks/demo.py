@@ -19,7 +19,7 @@ import numpy as np
 from edgedistill.files import atomic_write, atomic_write_text
 
 OUT = Path("demo-output")
-SESSIONS, MINUTES, STEPS = 4, 4, 150
+SESSIONS, MINUTES, STEPS = 4, 4, 100
 SHOWN_S = 12
 FIRST_OUTPUT = 5  # column of the predictions, after bin, end_frame, time_s, flags and bad_channels
 TIMES_90 = 1.645  # standard deviations in which nine in ten true values lie
