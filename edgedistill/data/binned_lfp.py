@@ -75,11 +75,11 @@ def default_front_end(lfp: Lfp, line_hz: float, bands: BandPower = NO_BANDS) -> 
 
 def describe_missing_bands(wanted: BandPower, rate: Fraction) -> str | None:
     """Returns a note that names the bands which LFP at `rate` Hz does not hold or only in part, or None."""
-    kept = dict(find_bands(wanted.bands, rate))
+    kept = [find_bands((band,), rate) for band in wanted.bands]
     changes = [
-        f"{low:g}-{high:g} Hz is " + (f"cut at {kept[low]:.4g} Hz" if low in kept else "left out")
-        for low, high in wanted.bands
-        if kept.get(low) != high
+        f"{band[0]:g}-{band[1]:g} Hz is " + (f"cut at {found[0][1]:.4g} Hz" if found else "left out")
+        for band, found in zip(wanted.bands, kept, strict=True)
+        if found != (band,)
     ]
     return (
         f"band power: {', '.join(changes)}, because LFP at {float(rate):.10g} Hz does not hold it" if changes else None

@@ -58,7 +58,10 @@ class SmoothingModel:
         if states not in [outputs * order for order in ORDERS]:
             return f"a state of {states} values does not belong to {outputs} outputs"
         radius = float(np.abs(np.linalg.eigvals(self.keep.astype(np.float64))).max(initial=0.0))
-        return None if radius < 1 else f"its state never fades: the spectral radius of 'keep' is {radius:g}"
+        if not radius < 1:
+            return f"its state never fades: the spectral radius of 'keep' is {radius:g}"
+        with np.errstate(all="ignore"):
+            return None if np.isfinite(self.delay_ms(1)) else "its delay is not finite"
 
     def delay_ms(self, bin_ms: float) -> float:
         """Returns the group delay at DELAY_HZ from a raw output to the same smoothed one, of the slowest output.

@@ -136,6 +136,12 @@ def test_a_filter_that_would_never_fade_or_does_not_fit_is_found_out() -> None:
         assert told in str(model.find_fault())
 
 
+def test_a_filter_whose_delay_cannot_be_computed_is_found_out() -> None:
+    keep = np.diag(np.full(31, 2.0**40, f32), 1)  # it fades, but its powers leave the numbers
+    model = SmoothingModel(keep, np.full((32, 16), 2.0**40, f32), np.zeros(16, f32), np.zeros(16, f32))
+    assert "delay is not finite" in str(model.find_fault())
+
+
 @pytest.mark.parametrize("pole", [0.3, 0.65, 0.95])
 def test_the_delay_of_a_low_pass_is_the_textbooks(pole: float) -> None:
     angle = 2 * np.pi * 0.01
