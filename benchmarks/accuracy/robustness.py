@@ -49,7 +49,7 @@ from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.graph_checks import holdout_stretch
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.runtime.compiled_engines import choose_engine
-from edgedistill.training.baselines import fit_ridge
+from edgedistill.training.baselines import fit_bundle_ridge
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
 
 MODULE = "benchmarks.accuracy.robustness"
@@ -151,7 +151,8 @@ def refit(session: TrainingSession, kept: npt.NDArray[np.intp], front_end: Front
     mean, std = np.zeros(len(every)), np.ones(len(every))
     bad = np.tile(~there[train], front_end.features)
     spatial = fit_spatial_model(config, present[train].astype(np.float64), bad, mean, std)
-    return fit_ridge(spatial.complete(present, there).astype(np.float64), session, lags=[lags]).score.r2
+    bins = spatial.complete(present, there).astype(np.float64)
+    return fit_bundle_ridge(bins, len(kept), session, [lags]).score.r2
 
 
 # ---------------------------------------------------------------- over bundles

@@ -64,7 +64,7 @@ from edgedistill.pipeline.written_bundle import BundleContents, Facts, WrittenBu
 from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.deployment import QuantizedStudent, refit_readout, score_stream
 from edgedistill.target import Gate, Target, load_target, require_buildable
-from edgedistill.training.baselines import fit_ridge
+from edgedistill.training.baselines import fit_bundle_ridge
 from edgedistill.training.output_filter import KALMAN, NONE
 from edgedistill.training.student_tasks import score_student
 
@@ -284,8 +284,10 @@ def fit_new_ridge(ridge: Ridge, day: AnotherDay) -> bytes:
 
     The filter of its outputs is fitted as well, if it has one.
     """
-    fitted = fit_ridge(day.session.inputs("lfp").double().numpy(), day.session, lags=[ridge.lags])
-    return write_ridge(fitted, smooth_ridge(fitted, day.session, NONE if ridge.smoothing is None else KALMAN))
+    session = day.session
+    channels = session.standardization.spatial.channels
+    fitted = fit_bundle_ridge(session.inputs("lfp").double().numpy(), channels, session, [ridge.lags])
+    return write_ridge(fitted, smooth_ridge(fitted, session, NONE if ridge.smoothing is None else KALMAN))
 
 
 # ---------------------------------------------------------------- manifest

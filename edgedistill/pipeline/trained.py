@@ -20,7 +20,7 @@ from edgedistill.pipeline.teacher import (
     targets_from_teacher,
     teacher_from_sessions,
 )
-from edgedistill.training.baselines import LaggedRidge, fit_linear_baselines, fit_ridge
+from edgedistill.training.baselines import LaggedRidge, fit_bundle_ridge, fit_linear_baselines
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout, score, unscale_behavior
 from edgedistill.training.student_tasks import (
@@ -142,7 +142,9 @@ def fit_linear(request: BuildRequest, decoded: TrainingSession) -> tuple[LaggedR
     found = fit_linear_baselines(session, "lfp")
     if session.spikes is not None:
         found |= fit_linear_baselines(session, "spikes")
-    ridge = fit_ridge(decoded.inputs("lfp").double().numpy(), decoded, lags=[found["ridge_lfp"].lags])
+    lags = {found[name].lags for name in ("ridge_lfp", "ridge_lfp_power") if name in found}
+    channels = decoded.standardization.spatial.channels
+    ridge = fit_bundle_ridge(decoded.inputs("lfp").double().numpy(), channels, decoded, sorted(lags))
     request.run.cache.note("linear baselines", start)
     return ridge, {f"{name}_r2": baseline.score.r2 for name, baseline in found.items()}
 

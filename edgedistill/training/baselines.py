@@ -277,6 +277,23 @@ def fit_ridge(
     return LaggedRidge(Readout(spread_lags(ridge, longest), ridge.bias, penalty, scored.validation_r2), longest, scored)
 
 
+def fit_bundle_ridge(bins: Array, channels: int, session: TrainingSession, lags: Sequence[int]) -> LaggedRidge:
+    """Returns the lagged ridge that runs beside a student, on its inputs (T, I) as they are.
+
+    It reads the slow LFP of the `channels` alone where that decodes the validation block better than all inputs do. The
+    weights of band power are then 0. `lags` are those to choose from.
+    """
+    every = fit_ridge(bins, session, lags=lags)
+    if bins.shape[1] == channels:
+        return every
+    slow = fit_ridge(bins[:, :channels], session, lags=lags)
+    if not slow.readout.validation_r2 > every.readout.validation_r2:  # NaN where no output moves
+        return every
+    weight = np.zeros((len(slow.readout.bias), slow.lags + 1, bins.shape[1]))
+    weight[..., :channels] = slow.readout.weight.reshape(len(weight), slow.lags + 1, channels)
+    return replace(slow, readout=replace(slow.readout, weight=weight.reshape(len(weight), -1)))
+
+
 def look_ahead(bins: Array, ahead: int) -> Array:
     """Returns bins (T, I) that come `ahead` bins earlier, with zeros after the last."""
     return np.vstack([bins[ahead:], np.zeros((ahead, bins.shape[1]))])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgedistill.training import baselines
-from edgedistill.training.baselines import fit_linear_baselines, fit_ridge, score_ridge, smooth
+from edgedistill.training.baselines import fit_bundle_ridge, fit_linear_baselines, fit_ridge, score_ridge, smooth
 from edgedistill.training.batches import TrainingSession, training_session_from_bins
 from edgedistill.training.evaluate import Array, fit_readout, r2_score, score, stack_lagged_bins, unscale_behavior
 
@@ -158,6 +158,20 @@ def test_lags_that_are_left_out_have_no_weight(monkeypatch: pytest.MonkeyPatch) 
     assert np.flatnonzero(weight.any((0, 2))).tolist() == [0, 4, 8, 12]
     guess = found.readout(stack_lagged_bins(lfp_of(made), 12))[made.split.test]
     assert r2_score(guess, unscale_behavior(made)[made.split.test]) == pytest.approx(found.score.r2_per_output)
+
+
+@pytest.mark.parametrize(("noise", "slow_alone"), [(0.1, False), (1e3, True)])
+def test_the_ridge_of_a_bundle_reads_band_power_where_that_helps(noise: float, slow_alone: bool) -> None:
+    made = with_power(session(), noise)
+    inputs = lfp_of(made)
+    found = fit_bundle_ridge(inputs, CHANNELS, made, [10])
+    weight = found.readout.weight.reshape(2, 11, 2 * CHANNELS)
+    assert weight[..., :CHANNELS].any()
+    assert bool(weight[..., CHANNELS:].any()) != slow_alone
+    guess = found.readout(stack_lagged_bins(inputs, 10))[made.split.test]
+    assert r2_score(guess, unscale_behavior(made)[made.split.test]) == pytest.approx(found.score.r2_per_output)
+    alone = fit_bundle_ridge(inputs[:, :CHANNELS], CHANNELS, made, [10])
+    assert found.readout.validation_r2 >= alone.readout.validation_r2
 
 
 def test_half_of_the_lags_of_a_bidirectional_ridge_lie_in_the_future() -> None:
