@@ -93,7 +93,12 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         trained.ridge,
         smooth_ridge(trained.ridge, trained.lfp.session, options.smooth if trained.lfp.may_use_labels else NONE),
         metrics,
-        {**request.run.provenance.to_json(), **describe_options(options), **request.decoder.to_json()},
+        {
+            **request.run.provenance.to_json(),
+            **describe_options(options),
+            **request.decoder.to_json(),
+            "learned_from_behavior": trained.lfp.task.objective.behavior > 0,
+        },
     )
     written = write_decoder_bundle(parts)
     cache.note("bundle", start)

@@ -5,7 +5,7 @@ A checked request goes in. `TrainedModels` come out, with the models to quantize
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 from edgedistill.models.student import Student
@@ -85,15 +85,27 @@ def train_models(request: BuildRequest) -> TrainedModels:
         lfp = adapt_pretrained(request, request.decoder)
     else:
         assert targets is not None
-        distilled = student_from_sessions(run, "distilled", request.sessions, targets, request.options.alignment)
-        metrics["distilled_r2"] = score_smoothed(distilled, "distilled", request.session, request.options.smooth).r2
-        lfp = train_and_score(request, "deployed", targets)
+        distilled = train_and_score(request, "distilled", targets)
+        smooth = request.options.smooth
+        metrics["distilled_r2"] = score_smoothed(distilled.student, "distilled", request.session, smooth).r2
+        lfp = choose_taught(train_and_score(request, "deployed", targets), distilled)
     metrics["deployed_r2"] = lfp.r2
     ridge, scores = fit_linear(request, lfp.session)
     metrics |= scores
     if request.options.baselines and targets is not None:
         metrics |= baseline_scores(request, targets)
     return TrainedModels(lfp, spikes, targets, ridge, metrics)
+
+
+def choose_taught(deployed: TrainedStudent, distilled: TrainedStudent) -> TrainedStudent:
+    """Returns the student that ships: of the two, the one whose read-out decodes the validation block better.
+
+    With few labels the student that learned from the teacher alone can be the better one. Where they are equal, it is
+    the one that also learned from behavior.
+    """
+    if distilled.readout.validation_r2 > deployed.readout.validation_r2:
+        return replace(distilled, name=deployed.name)
+    return deployed
 
 
 def train_spike_models(request: BuildRequest, targets: TeacherTargets) -> tuple[SpikeModels, Metrics]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from edgedistill.errors import ConfigError
 from edgedistill.pipeline import BuildResult, DistillOptions
 from edgedistill.pipeline.assembled import Ingredients
 from edgedistill.pipeline.pretrained_student import load_pretrained_student
-from edgedistill.training.evaluate import unscale_behavior
+from edgedistill.pipeline.trained import TrainedStudent, choose_taught
+from edgedistill.training.evaluate import Readout, unscale_behavior
+from edgedistill.training.student_tasks import STUDENT_TASKS
 
 from .tiny_builds import CALIBRATED, options, ran, refused
 
@@ -56,3 +59,15 @@ def test_distill_keeps_a_readout_of_the_session_with_labels(pretrained: Path, tm
     free = DistillOptions(days, pretrained / "teacher", tmp_path / "free", label_minutes=0.2)
     with pytest.raises(ConfigError, match="how much behavior a training sees"):
         stages.distill(free)
+
+
+@pytest.mark.parametrize(("alone", "ships"), [(0.5, "distilled"), (0.4, "deployed"), (0.3, "deployed")])
+def test_the_student_that_decodes_the_validation_block_better_ships(alone: float, ships: str) -> None:
+    def taught(name: str, validation_r2: float) -> TrainedStudent:
+        readout = Readout(np.zeros((2, 3)), np.zeros(2), 1.0, validation_r2)
+        return TrainedStudent(name, cast(Any, None), STUDENT_TASKS[name], cast(Any, None), readout, 0.0)
+
+    found = choose_taught(taught("deployed", 0.4), taught("distilled", alone))
+    assert found.task is STUDENT_TASKS[ships]
+    assert found.name == "deployed"
+    assert found.readout.validation_r2 == max(alone, 0.4)
