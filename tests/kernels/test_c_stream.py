@@ -29,6 +29,7 @@ from .c_builds import FLAGS, KERNELS, compile_c, compilers, facts_of, runs_here
 # Rules that act, filters that settle and a receptive field that fills within a few bins, so that every flag comes up.
 BANDS = ((12, 30), (70, 150), (160, 390))
 SHORT = {"flat_s": 0.05, "recover_s": 0.04, "bridged_s": 0.05, "highpass_hz": 8, "lowpass_hz": 60}
+FURTHER = ("five", "whole vectors", "no sweeps", "bands, 2 kHz")  # of these configurations, further variants
 CONFIGS = {
     "five": FrontEndConfig(Fraction(1000), 5, **SHORT),
     "one channel": FrontEndConfig(Fraction(250), 1, line_hz=0, **SHORT),
@@ -164,7 +165,9 @@ def drive(config: FrontEndConfig, c: AbiEngine, python: NumpyStream, seed: int) 
     return seen
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.variant if name in FURTHER else []) for name in CONFIGS]
+)
 def test_any_stream_has_the_bits_of_numpy(pair: Any, name: str) -> None:
     c, python = pair(name, VARIANTS[-1])
     seen: set[Flag] = set()
