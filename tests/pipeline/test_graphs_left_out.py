@@ -120,7 +120,8 @@ def test_behavior_of_an_odd_scale_is_built_as_any_other(
     result = stages.build(options(home, tmp_path / "x.zip", data=(tmp_path / "data",)))
     assert result.metrics["int8_r2"] == pytest.approx(first.metrics["int8_r2"], abs=5e-3)
     assert {name.rsplit("/")[-1] for name in reasons_left_out(result.graphs)} <= {"student.fp16.onnx"}
-    reason = reasons_left_out(result.graphs)["student.fp16.onnx"]
+    # of the two tiny students it is the one on spikes that decodes anything, so that rounding shows
+    reason = reasons_left_out(result.graphs)["subjects/spike-student/student.fp16.onnx"]
     assert ("float16 cannot hold this weight" if scale > 1 else "is allowed") in reason
     assert ("student.fp16.onnx" in open_bundle(result.bundle).names) == (scale < 1)
 
