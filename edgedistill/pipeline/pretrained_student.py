@@ -60,18 +60,15 @@ class PretrainedStudent:
         Sessions that are new to it stay as they are, and so does the `chosen` one unless it is the one of `few_labels`.
         """
         few = self.few_labels
-        if few is None:
-            return tuple(sessions)
-        return tuple(
-            session
-            if not self.has_session(session)
-            else keep_first_labels(session, few.minutes)
-            if session.id == few.session
-            else session
-            if session is chosen
-            else replace(session, behavior=None)
-            for session in sessions
-        )
+
+        def withhold(session: TrainingSession) -> TrainingSession:
+            if few is None or not self.has_session(session):
+                return session
+            if session.id == few.session:
+                return keep_first_labels(session, few.minutes)
+            return session if session is chosen else replace(session, behavior=None)
+
+        return tuple(map(withhold, sessions))
 
     def without_new_labels(self, sessions: Sequence[TrainingSession]) -> list[TrainingSession]:
         """Returns the sessions. Those that the student was not trained on lose their behavior."""
