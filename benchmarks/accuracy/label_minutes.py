@@ -25,11 +25,11 @@ from benchmarks.accuracy.accuracy import (
     SESSIONS,
     TRIALS,
     Seed,
-    compare_rows,
-    summarize_rows,
+    find_teacher,
+    student_settings,
     train_student_once,
-    train_teacher_trial,
 )
+from benchmarks.accuracy.gates import compare_rows, summarize_rows
 from benchmarks.accuracy.label_minutes_figure import write_figure
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
 from edgedistill.config import Preset, TrainingConfig, load_preset
@@ -59,41 +59,41 @@ DEPLOYED, BEHAVIOR, DISTILLED, RIDGE = DECODERS = (
 
 def run_seed(run: Seed, amounts: Sequence[float]) -> dict[str, dict[str, Any]]:
     """Measures every decoder of one seed with every amount of labels."""
-    kept = run.measure_once("teacher", lambda: run.search("teacher", lambda f, p: train_teacher_trial(run, f, p)))
-    teacher = load_teacher(run.folder / f"teacher-{kept['trial']:g}")[0]
+    model = find_teacher(run)["model"]
+    teacher = load_teacher(run.folder / model)[0]
     rows = {}
     for minutes in amounts:
         sessions = withhold_labels(run.trained, run.target, min(minutes, MINUTES))
-        for decoder, measure in list_decoders(run, teacher, sessions).items():
+        for decoder, measure in list_decoders(run, teacher, model, sessions).items():
             row = name_row(decoder, minutes)
-            found = run.measure_once(row, lambda row=row, measure=measure: measure(row))
-            rows[row] = {**found, "minutes": count_minutes(sessions[-1])}
+            rows[row] = {**measure(row), "minutes": count_minutes(sessions[-1])}
     return rows
 
 
 def list_decoders(
-    run: Seed, teacher: PatchAutoencoder, sessions: Sequence[TrainingSession]
+    run: Seed, teacher: PatchAutoencoder, model: str, sessions: Sequence[TrainingSession]
 ) -> dict[str, Callable[[str], dict[str, Any]]]:
-    """Returns how each decoder is measured on sessions with few labels, of which the last is decoded.
+    """Returns how the row of each decoder is measured on sessions with few labels, of which the last is decoded.
 
-    The student that is distilled without labels is the same for every amount of labels.
+    `model` names the teacher's folder. The student that is distilled without labels is the same for every amount of
+    labels, and the same as that of `accuracy.py`. What was measured before with the same settings is not again.
     """
     target = sessions[-1]
 
-    def measure(task: str, seen: Sequence[TrainingSession], row: str, folder: Path | None) -> dict[str, Any]:
+    def measure(row: str, task: str, seen: Sequence[TrainingSession], shared: str | None = None) -> dict[str, Any]:
         targets = TeacherTargets(teacher, seen, run.preset.teacher_training)
+        settings = student_settings(run, task, model)
 
         def trial(factor: float, path: Path) -> dict[str, Score]:
-            place = path if folder is None else folder.with_name(f"{folder.name}-{factor:g}")
-            return {target.id: score_smoothed(train_student_once(run, task, seen, targets, factor, place), target)}
+            return {target.id: score_smoothed(train_student_once(run, task, seen, targets, factor, path), target)}
 
-        return run.search(row, trial)
+        return run.search_once(row, trial, *settings, shared=shared)
 
     return {
-        DEPLOYED: lambda row: measure("deployed", sessions, row, None),
-        BEHAVIOR: lambda row: measure("supervised_lfp", sessions, row, None),
-        DISTILLED: lambda row: measure("distilled", run.trained, row, run.folder / "distilled"),
-        RIDGE: lambda row: score_ridges(target),
+        DEPLOYED: lambda row: measure(row, "deployed", sessions),
+        BEHAVIOR: lambda row: measure(row, "supervised_lfp", sessions),
+        DISTILLED: lambda row: measure(row, "distilled", run.trained, "distilled"),
+        RIDGE: lambda row: run.measure_once(row, lambda: score_ridges(target)),
     }
 
 
