@@ -32,6 +32,7 @@ from benchmarks.accuracy.gates import (
     judge_gates,
     name_int8,
     summarize_rows,
+    tabulate_gates,
 )
 from benchmarks.accuracy.int8_rows import FloatStudent, Int8Row, list_int8_rows, list_recipe_rows, measure_quantized
 from benchmarks.harness import RESULTS, describe_conditions, digest_settings, option_parser, write_result
@@ -278,14 +279,18 @@ def measure_int8(
 
 def choose_shipped(rows: Rows) -> dict[str, dict[str, Any]]:
     """Returns the row of what ships, and the same in INT8: of the students in SHIPPED the best on validation."""
-    known = [row for row in SHIPPED if row in rows]
-    if len(known) < len(SHIPPED):
+    if not all(row in rows for row in SHIPPED):
         return {}
-    best = max(known, key=lambda row: rows[row]["validation"])
+    best = choose_on_validation(rows, SHIPPED)
     found = {"shipped": {"r2": rows[best]["r2"], "validation": rows[best]["validation"], "chosen": best}}
     if name_int8(best) in rows:
         found[name_int8("shipped")] = dict(rows[name_int8(best)])
     return found
+
+
+def choose_on_validation(rows: Rows, names: Sequence[str]) -> str:
+    """Returns the row that decodes the validation block best, the first of those that are equal."""
+    return max(names, key=lambda row: rows[row]["validation"])
 
 
 def train_teacher_trial(run: Seed, factor: float, folder: Path) -> dict[str, Score]:
@@ -411,12 +416,7 @@ def show(result: dict[str, Any]) -> None:
     for row in result["not_measured"]:
         table.add_row(row, "not measured", "")
     console.print(table)
-    gates = Table("gate", "found", "95 % interval", "limit", "", title="Gates")
-    verdicts = {True: "met", False: "MISSED", None: "not measured"}
-    for gate in result["gates"]:
-        mean, half = ("" if gate[part] is None else f"{gate[part]:.3f}" for part in ("mean", "ci95"))
-        gates.add_row(gate["name"], mean, half and f"±{half}", f"{gate['limit']:.3f}", verdicts[gate["ok"]])
-    console.print(gates)
+    console.print(tabulate_gates(result["gates"]))
     console.print("share of the gap closed", result["gap_closed"])
     console.print("shipped", result["shipped"])
     console.print("INT8 student", result["int8_bytes"])

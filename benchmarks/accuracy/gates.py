@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 from scipy.stats import t as student_t
 
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE
@@ -119,6 +120,16 @@ def report_gate(name: str, found: dict[str, Any] | None, limit: float, ok: bool 
     if found is None:
         return {"name": name, "mean": None, "ci95": None, "limit": limit, "ok": None}
     return {"name": name, **found, "limit": limit, "ok": ok}
+
+
+def tabulate_gates(gates: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns judged gates as a table for the terminal."""
+    table = Table("gate", "found", "95 % interval", "limit", "", title="Gates")
+    verdicts = {True: "met", False: "MISSED", None: "not measured"}
+    for gate in gates:
+        mean, half = ("" if gate[part] is None else f"{gate[part]:.3f}" for part in ("mean", "ci95"))
+        table.add_row(gate["name"], mean, half and f"±{half}", f"{gate['limit']:.3f}", verdicts[gate["ok"]])
+    return table
 
 
 def summarize_rows(seeds: Sequence[Rows]) -> dict[str, Any]:

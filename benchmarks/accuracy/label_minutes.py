@@ -4,8 +4,8 @@
 
 The sessions, the teacher and the work folder of a seed are those of `accuracy.py`. The session that is decoded is the
 last trained one, and labels of no other session are used. A row is one decoder with so many minutes of labels. Its R²
-is that of the test block, with the output filter that was fitted for this decoder on these labels. Each row is kept
-under --work, so that an interrupted run can go on. A result and a picture are written to benchmarks/results/cpu/.
+is that of the test block, with the output filter that was fitted for this decoder on these labels. Rows are kept under
+--work as those of `accuracy.py` are. A result with its gates and a picture are written to benchmarks/results/cpu/.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from benchmarks.accuracy.accuracy import (
     SESSIONS,
     TRIALS,
     Seed,
+    choose_on_validation,
     find_teacher,
     student_settings,
     train_student_once,
 )
-from benchmarks.accuracy.gates import compare_rows, summarize_rows
+from benchmarks.accuracy.gates import Gate, compare_rows, judge_gates, summarize_rows, tabulate_gates
 from benchmarks.accuracy.label_minutes_figure import write_figure
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
 from edgedistill.config import Preset, TrainingConfig, load_preset
@@ -49,12 +50,15 @@ MODULE = "benchmarks.accuracy.label_minutes"
 ALL = math.inf  # all labels of the session's training block
 AMOUNTS = (0.5, 1.0, 2.0, 4.0, ALL)
 READOUT = "deployed"  # the read-out of every student: what the device computes
-DEPLOYED, BEHAVIOR, DISTILLED, RIDGE = DECODERS = (
+DEPLOYED, BEHAVIOR, DISTILLED, RIDGE, SHIPPED = DECODERS = (
     "deployed student",
     "student on behavior alone",
     "student distilled without labels",
     "lagged ridge",
+    "student that ships",
 )
+CANDIDATES = (DEPLOYED, DISTILLED, BEHAVIOR)  # what ships is the best of these on validation
+GATED_MINUTES, LEAST_GAIN = 1.0, 0.10  # R² by which a teacher must help where labels are that few
 
 
 def run_seed(run: Seed, amounts: Sequence[float]) -> dict[str, dict[str, Any]]:
@@ -67,6 +71,8 @@ def run_seed(run: Seed, amounts: Sequence[float]) -> dict[str, dict[str, Any]]:
         for decoder, measure in list_decoders(run, teacher, model, sessions).items():
             row = name_row(decoder, minutes)
             rows[row] = {**measure(row), "minutes": count_minutes(sessions[-1])}
+        best = choose_on_validation(rows, [name_row(decoder, minutes) for decoder in CANDIDATES])
+        rows[name_row(SHIPPED, minutes)] = {**rows[best], "chosen": best}
     return rows
 
 
@@ -121,6 +127,16 @@ def count_minutes(session: TrainingSession) -> float:
 # ---------------------------------------------------------------- over seeds
 
 
+def list_gates() -> list[Gate]:
+    """Returns what few labels must show."""
+    amount = GATED_MINUTES
+    return [
+        Gate(name_row(ours, amount), name_row(other, amount), LEAST_GAIN)
+        for ours in (DEPLOYED, SHIPPED)
+        for other in (BEHAVIOR, RIDGE)
+    ]
+
+
 def name_amount(minutes: float) -> str:
     """Returns an amount of labels in words."""
     return "all labels" if minutes == ALL else f"{minutes:g} min of labels"
@@ -172,6 +188,7 @@ def show(result: dict[str, Any]) -> None:
         first = points[0]
         table.add_row(first["labels"], f"{first['minutes']:.2f}", *(f"{point['mean']:.3f}" for point in points))
     Console().print(table)
+    Console().print(tabulate_gates(result["gates"]))
 
 
 def main() -> None:
@@ -203,6 +220,7 @@ def main() -> None:
         "steps": {"teacher": preset.teacher_training.steps, "student": preset.training.steps},
         "trials": [f"{f:g} x learning rate" for f in trials],
         "curves": draw_together(seeds, amounts),
+        "gates": judge_gates(seeds, list_gates(), {}, None),
         "per_seed": seeds,
     }
     write_result(options.out, f"label-minutes-{name}", result)
