@@ -17,8 +17,8 @@ from benchmarks.accuracy.label_minutes import (
     name_row,
     parse_amount,
     shorten,
+    write_figure,
 )
-from benchmarks.accuracy.label_minutes_figure import write_figure
 from edgedistill.config import load_preset
 
 SVG = "{http://www.w3.org/2000/svg}"

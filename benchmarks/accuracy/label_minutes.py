@@ -14,6 +14,7 @@ import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,15 @@ from benchmarks.accuracy.accuracy import (
     train_student_once,
 )
 from benchmarks.accuracy.gates import Gate, compare_rows, judge_gates, summarize_rows, tabulate_gates
-from benchmarks.accuracy.label_minutes_figure import write_figure
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
 from edgedistill.config import Preset, TrainingConfig, load_preset
 from edgedistill.data.simulation.config import VARIANTS
+from edgedistill.files import atomic_write_text
 from edgedistill.models.files import load_teacher
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.smoothed import fit_for_session
+from edgedistill.report.label_curve import Curves, draw_label_curves
 from edgedistill.training.baselines import fit_linear_baselines
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Score, score_decoded, unscale_behavior
@@ -159,6 +161,13 @@ def draw_together(seeds: list[dict[str, dict[str, Any]]], amounts: Sequence[floa
             point = {"labels": name_amount(amount), "minutes": minutes, **table[row], "deployed_over_it": over}
             curves.setdefault(decoder, []).append(point)
     return curves
+
+
+def write_figure(curves: Curves, path: Path) -> None:
+    """Writes the curves as SVG that is looked at by itself, with the colours of a report."""
+    css = (resources.files("edgedistill.report") / "page.css").read_text(encoding="utf-8")
+    style = f"<style>{css}svg {{ background: var(--card); }}</style>"
+    atomic_write_text(path, draw_label_curves(curves).replace("<title>", f"{style}<title>", 1) + "\n", "the figure")
 
 
 def parse_amount(text: str) -> float:
