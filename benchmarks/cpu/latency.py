@@ -22,12 +22,22 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cpu.c_models import Built, Decoder, build, build_sources, draw_model, list_variants, write_files
+from benchmarks.cpu.c_models import (
+    Built,
+    Decoder,
+    build,
+    build_sources,
+    draw_model,
+    list_variants,
+    make_front_end,
+    write_files,
+)
 from benchmarks.cpu.c_timing import FRAMES_A_BIN, Roofline, Timer, Times
 from benchmarks.cpu.latency_tables import show
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_first_line, say, write_result
 from edgedistill.compile.c.library import kernel_sources, model_sources
 from edgedistill.config import StudentShape, load_preset
+from edgedistill.frontend import FrontEndConfig
 from edgedistill.measure.latency import LatencyUs, time_steps
 from edgedistill.measure.work import count_work
 
@@ -114,12 +124,23 @@ class Subjects:
         self.shapes: dict[str, StudentShape] = {}
         self.python: dict[str, tuple[int, Callable[[Any], object], int]] = {}
 
-    def add(self, name: str, shape: StudentShape, ops: str, steps: int, built: Built | None = None) -> str:
-        """Adds a student that is timed by `ed_step`, and returns its name with the variant."""
+    def add(
+        self,
+        name: str,
+        shape: StudentShape,
+        ops: str,
+        steps: int,
+        built: Built | None = None,
+        config: FrontEndConfig | None = None,
+    ) -> str:
+        """Adds a student that is timed by `ed_step`, and returns its name with the variant.
+
+        Without `config` each input is a channel of slow LFP.
+        """
         key = f"{name}, {ops}"
         say(f"compiling {key}")
         place = make_folder(self.folder / key.replace("/", "-"))
-        self.built[key] = built or build(place, draw_model(shape), ops)
+        self.built[key] = built or build(place, draw_model(shape), ops, config=config)
         self.decoders[key], self.shapes[key] = Decoder(self.built[key]), shape
         bins = draw_bins(shape.channels)
         count, decoder = self.schedule.share_round(steps), self.decoders[key]
@@ -143,7 +164,8 @@ class Subjects:
 
     def add_push(self, key: str) -> None:
         """Adds `ed_push` of the ten frames of a bin."""
-        decoder, channels = self.decoders[key], self.shapes[key].channels
+        decoder = self.decoders[key]
+        channels = int(decoder.info.channels)  # a shape counts inputs, and each band of a channel is one
         frames = (25 * np.random.default_rng(1).standard_normal((BINS, FRAMES_A_BIN, channels))).astype(np.float32)
         count = self.schedule.share_round(self.schedule.steps)
         self.turns[f"push/{key}"] = lambda: self.timer.time_pushes(decoder, frames, WARMUP + count)[WARMUP:]
@@ -230,6 +252,10 @@ def add_presets(subjects: Subjects, bundle: Path | None) -> None:
         shape = load_preset(preset).student.shape(CHANNELS, OUTPUTS)
         for ops in list_variants() if preset in TIMED_PEERS else list_variants()[:1]:
             subjects.add(preset, shape, ops, subjects.schedule.steps if ops == VNNI else subjects.schedule.steps // 4)
+        if bands := load_preset(preset).band_power.bands:
+            config = make_front_end(CHANNELS, bands=bands, band_ms=load_preset(preset).band_power.ms)
+            inputs = replace(shape, channels=config.inputs)
+            subjects.add(f"{preset} with bands", inputs, list_variants()[0], subjects.schedule.steps, config=config)
     if bundle is not None:
         from edgedistill.bundle import open_bundle
         from edgedistill.bundle.contents import read_decoder_spec

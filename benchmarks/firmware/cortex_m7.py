@@ -1,11 +1,12 @@
 """Measures what a decoder costs a Cortex-M7: instructions a step under emulation, flash, RAM, stack and estimated time.
 
-The preset `nano` with random weights is linked into a firmware that counts the instructions of its calls. A table and
-`cortex-m7.json` come out. The emulator executes instructions and knows nothing of cycles, caches or flash. So the
-instructions are a measurement, and the milliseconds are an ESTIMATE from them, for a range of instructions a cycle that
-stands in the result.
+The preset `nano` with random weights is linked into a firmware that counts the instructions of its calls. It sees the
+power of the preset's bands beside the slow LFP, unless `--bands none` leaves them out, and its outputs are smoothed. A
+table and `cortex-m7.json` (or `cortex-m7-no-bands.json`) come out. The emulator executes instructions and knows nothing
+of cycles, caches or flash. So the instructions are a measurement, and the milliseconds are an ESTIMATE from them, for a
+range of instructions a cycle that stands in the result.
 
-    python -m benchmarks.firmware.cortex_m7 [--out benchmarks/results/emulated]
+    python -m benchmarks.firmware.cortex_m7 [--bands preset|none] [--out benchmarks/results/emulated]
 
 Debian: gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 """
@@ -25,19 +26,23 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.cpu.array_models import draw_smoothing_model
 from benchmarks.cpu.c_models import draw_model, make_front_end, write_sources
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_first_line, write_result
 from edgedistill.assets import asset_folder
 from edgedistill.compile.c.footprint import state_bytes
 from edgedistill.compile.c.library import INCLUDES, SOURCES
 from edgedistill.compile.c.toolchain import Toolchain, find_toolchain
-from edgedistill.config import StudentShape, load_preset
+from edgedistill.config import NO_BANDS, StudentShape, load_preset
+from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model
+from edgedistill.numerics.smoothing import ORDERS
 from edgedistill.target import Target, load_target
 
 PROGRAM = Path(__file__).parent / "c" / "cortex_m7.c"
 BARE = Path(str(asset_folder("kernels"))).parent / "emulation" / "cortex-m"
 CHANNELS, OUTPUTS, FRAMES, CALLS = 32, 2, 10, 300
+SMOOTHING_ORDER = max(ORDERS)
 TICK = 40  # instructions in a tick of SysTick
 CLOCK_HZ = 480e6  # of the fastest STM32H7
 # The core issues two instructions at once. Integer loops with their data in the cache come near 1.5 a cycle. Filters in
@@ -51,31 +56,36 @@ EMULATOR = (
 
 def main() -> None:
     parser = option_parser(__doc__, RESULTS / "emulated")
+    parser.add_argument("--bands", choices=("preset", "none"), default="preset", help="what it sees beside slow LFP")
     options = parser.parse_args()
     if shutil.which(EMULATOR[0]) is None:
         raise SystemExit(f"{EMULATOR[0]} is not installed: apt install qemu-system-arm")
     target = load_target("cortex-m7")
     toolchain = find_toolchain(target)
-    shape = StudentShape(CHANNELS, OUTPUTS, **asdict(load_preset("nano").student))
+    preset = load_preset("nano")
+    power = preset.band_power if options.bands == "preset" else NO_BANDS
+    config = make_front_end(CHANNELS, bands=power.bands, band_ms=power.ms)
+    shape = StudentShape(config.inputs, OUTPUTS, **asdict(preset.student))
     with tempfile.TemporaryDirectory() as folder:
-        linked = link(Path(folder), toolchain, draw_model(shape))
+        linked = link(Path(folder), toolchain, draw_model(shape), config)
         words = emulate(Path(folder))
     result = {
         **describe_conditions("benchmarks.firmware.cortex_m7"),
-        **describe_settings(toolchain, shape),
+        **describe_settings(toolchain, shape, config),
         **describe_memory(target, linked, int(words[1])),
         **count_instructions(words),
     }
     show(result)
-    write_result(options.out, "cortex-m7", result)
+    write_result(options.out, "cortex-m7" if power.bands else "cortex-m7-no-bands", result)
 
 
 # ------------------------------------------------------------------------------------------- the firmware
 
 
-def link(folder: Path, toolchain: Toolchain, model: Int8Model) -> dict[str, int]:
+def link(folder: Path, toolchain: Toolchain, model: Int8Model, config: FrontEndConfig) -> dict[str, int]:
     """Links `program` in `folder`, and returns the bytes of flash and RAM, and those of state and weights."""
-    write_sources(folder, model, make_front_end(CHANNELS), toolchain.ops, "subject")
+    smoothing = draw_smoothing_model(OUTPUTS, SMOOTHING_ORDER)
+    write_sources(folder, model, config, toolchain.ops, "subject", smoothing)
     options = (*INCLUDES, f"-I{BARE}", '-DED_MODEL_HEADER="model_subject.h"')
     state = state_bytes(folder, toolchain, options)
     objects = []
@@ -106,7 +116,7 @@ def emulate(folder: Path) -> npt.NDArray[np.int64]:
 # ------------------------------------------------------------------------------------------- the figures
 
 
-def describe_settings(toolchain: Toolchain, shape: StudentShape) -> dict[str, Any]:
+def describe_settings(toolchain: Toolchain, shape: StudentShape, config: FrontEndConfig) -> dict[str, Any]:
     """Returns the emulator, the compiler and the model that were used."""
     return {
         "what": "an ESTIMATE: instructions counted under emulation, no board was measured",
@@ -115,6 +125,9 @@ def describe_settings(toolchain: Toolchain, shape: StudentShape) -> dict[str, An
         "compiler": toolchain.version,
         "flags": " ".join(toolchain.flags),
         "preset": "nano",
+        "channels": config.channels,
+        "bands": config.bands,
+        "smoothing_order": SMOOTHING_ORDER,
         "model": shape.to_json(),
         "frames_a_bin": FRAMES,
         "calls": CALLS,
@@ -152,7 +165,8 @@ def count_instructions(words: npt.NDArray[np.int64]) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    table = Table(title=f"Cortex-M7, nano, {CHANNELS} channels: emulated; times are an estimate")
+    what = f"{CHANNELS} channels, {len(result['bands'])} bands"
+    table = Table(title=f"Cortex-M7, nano, {what}: emulated; times are an estimate")
     for heading in ("", "instructions", *(f"ms at 480 MHz, {rate} a cycle" for rate in INSTRUCTIONS_A_CYCLE.values())):
         table.add_column(heading, justify="right" if heading else "left")
     for name, figures in result["functions"].items():
