@@ -257,6 +257,7 @@ def _describe_training(bundle: Bundle) -> dict[str, object] | None:
 def _describe_bundle(bundle: Bundle) -> dict[str, object]:
     """Returns what identifies the bundle, for those who read the result without it."""
     found = bundle.manifest
+    few = found.provenance.others.get("label_minutes") if found.provenance else None
     return {
         "name": found.name,
         "created_by": found.created_by,
@@ -271,6 +272,7 @@ def _describe_bundle(bundle: Bundle) -> dict[str, object]:
         "int8": found.int8 and asdict(found.int8),
         "metrics": found.metrics,
         "training": _describe_training(bundle),
+        "label_minutes": few,
         "sha256": bundle.sha256,
         "cores_seen": os.cpu_count(),
     }
