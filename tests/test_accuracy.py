@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy.accuracy import CHOICES, Seed, add_nano, choose_shipped
+from benchmarks.accuracy.accuracy import CHOICES, Seed, add_nano, choose_shipped, find_float_student
 from benchmarks.accuracy.gates import (
     NANO,
     NEW_DAY,
@@ -23,6 +23,8 @@ from benchmarks.accuracy.gates import (
 )
 from edgedistill.config import DEFAULT_ALIGNMENT, load_preset
 from edgedistill.training.evaluate import Score
+from edgedistill.training.search_space import plan_search
+from edgedistill.training.study import RunningTrial
 
 
 def seed_rows(**r2: float) -> dict[str, dict[str, Any]]:
@@ -30,7 +32,7 @@ def seed_rows(**r2: float) -> dict[str, dict[str, Any]]:
     return {row: {"r2": {"first": value, "second": value}} for row, value in r2.items()}
 
 
-def seed_in(folder: Path, trials: tuple[float, ...] = (1.0,)) -> Seed:
+def seed_in(folder: Path, trials: int = 1) -> Seed:
     """Returns a seed in a folder, without its sessions."""
     seed = object.__new__(Seed)
     seed.seed, seed.folder, seed.trials, seed.data = 0, folder, trials, ("sessions",)
@@ -57,19 +59,36 @@ def test_a_row_is_measured_again_only_with_other_settings(tmp_path: Path) -> Non
 
 
 def test_a_longer_search_finds_the_models_of_a_shorter_one(tmp_path: Path) -> None:
-    trained: dict[Path, float] = {}
+    """Models that the preset's own settings give are shared by rows, and others belong to one row."""
+    pytest.importorskip("optuna")
+    trained: list[Path] = []
 
-    def train(factor: float, path: Path) -> dict[str, Score]:
-        trained[path] = factor
-        return {"day": Score(factor, (factor,), -factor)}
+    def train(trial: RunningTrial) -> dict[str, Score]:
+        trained.append(trial.folder)
+        rate = float(trial.settings["learning_rate"])
+        return {"day": Score(rate, (rate,), -rate)}
 
-    short = seed_in(tmp_path).search_once("student", train, "settings")
-    assert list(trained) == [tmp_path / short["model"]]
-    longer = seed_in(tmp_path, (1.0, 0.5)).search_once("student", train, "settings")
-    assert len(trained) == 2
-    assert (longer["trial"], trained[tmp_path / longer["model"]]) == (0.5, 0.5)
-    shared = seed_in(tmp_path).search_once("its row", train, "settings", shared="student")
-    assert shared["model"] == short["model"]
+    training = load_preset("nano").training
+    plan = plan_search(training)
+    short = seed_in(tmp_path).search_once("student", plan, train, "settings")
+    assert trained == [tmp_path / short["model"]]
+    assert short["r2"] == {"day": training.learning_rate}
+    longer = seed_in(tmp_path, 2).search_once("student", plan, train, "settings")
+    assert len(set(trained)) == len(trained) == 2
+    assert (longer["trial"], longer["r2"]) == (1, {"day": training.learning_rate / 2})
+    assert longer["settings"] == plan.first[1]
+    assert trained[1] == tmp_path / longer["model"]
+    seed_in(tmp_path, 4).search_once("its row", plan, train, "settings", shared="student")
+    assert trained[2:4] == trained[:2]
+    assert all(folder.name.startswith("its row-") for folder in trained[4:])
+
+
+def test_a_student_goes_on_as_the_best_of_its_trials_was_trained(tmp_path: Path) -> None:
+    run = seed_in(tmp_path)
+    row = {"model": "deployed-1", "settings": {"alignment": "none", "reconstruction": 0.1}}
+    found = find_float_student(run, "deployed", row)
+    assert found.task.objective.weights == {"reconstruction": 0.1, "alignment": 0.0, "behavior": 1.0}
+    assert find_float_student(run, "deployed", {"model": "deployed-1"}).task == run.task("deployed")
 
 
 # ---------------------------------------------------------------- what ships

@@ -3,17 +3,18 @@
     python -m benchmarks.accuracy.accuracy --preset nano --seeds 3
 
 A seed is another population, other sessions and another initialisation. Four sessions are trained on, and a fifth is
-never distilled on. Every network gets the same search over learning rates, which are chosen on validation, and the
-linear baselines get a wider one. R² is that of the test block, causal and streamed from the first bin, except in rows
-named bidirectional. Each row is kept under --work with the settings that it was measured with, so that an interrupted
-run can go on, and another setting measures the row anew. A change of the code does not. Two processes may measure two
-seeds in one --work (--first-seed), and a third call with all seeds then puts them together. Results are written to
-benchmarks/results/cpu/.
+never distilled on. Every network gets the same number of trials (--trials) in a search over its settings, which are
+chosen on validation, and the linear baselines get a wider search. R² is that of the test block, causal and streamed
+from the first bin, except in rows named bidirectional. Each row is kept under --work with the settings that it was
+measured with, so that an interrupted run can go on, and another setting measures the row anew. A change of the code
+does not. Two processes may measure two seeds in one --work (--first-seed), and a third call with all seeds then puts
+them together. Results are written to benchmarks/results/cpu/.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
@@ -55,8 +56,10 @@ from edgedistill.training.batches import TrainingSession, compute_gap, training_
 from edgedistill.training.distill import distill_bidirectional
 from edgedistill.training.evaluate import Score
 from edgedistill.training.losses import DISTILLED
+from edgedistill.training.midway import stop_bidirectional, stop_student
 from edgedistill.training.output_filter import KALMAN
 from edgedistill.training.pretrain import train_autoencoder, train_teacher
+from edgedistill.training.search_space import objective_with, plan_search, training_with
 from edgedistill.training.student_tasks import (
     STUDENT_TASKS,
     StudentTask,
@@ -65,10 +68,11 @@ from edgedistill.training.student_tasks import (
     score_teacher,
     train_task,
 )
+from edgedistill.training.study import Plan, RunningTrial, find_best, run_study
 from edgedistill.training.teacher_targets import Targets, TeacherTargets
 
 SESSIONS, MINUTES = 5, 8.0  # the last session is never trained on
-TRIALS = (1.0, 0.5)  # factors of the preset's learning rate; --trials takes the first so many
+TRIALS = 2  # the preset, and half its learning rate; further ones are drawn
 MODULE = "benchmarks.accuracy.accuracy"
 
 SIZE_LIMITS = {"edge": {"weight_bytes": 1_300_000, "state_bytes": 250_000}}
@@ -90,6 +94,7 @@ INT8 = (*SHIPPED, "spike_student")
 # The last four are one row, or several, for each of the students above that was trained
 CHOICES = (*STUDENTS, *BIDIRECTIONAL, *LINEAR, *LINEAR_BIDIRECTIONAL, "new_day", "int8", "int8_recipes", "latency")
 TEACHER_SETTINGS = ("teacher", "teacher_training")  # fields of a preset
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass
@@ -99,7 +104,7 @@ class Seed:
     seed: int
     preset: Preset
     folder: Path
-    trials: tuple[float, ...] = TRIALS
+    trials: int = TRIALS
     alignment: Alignment = DEFAULT_ALIGNMENT
     variant: str = VARIANTS[0]  # of the simulator
 
@@ -140,33 +145,53 @@ class Seed:
     def search_once(
         self,
         row: str,
-        train: Callable[[Any, Path], dict[str, Score]],
+        plan: Plan,
+        train: Callable[[RunningTrial], dict[str, Score]],
         *settings: object,
         shared: str | None = None,
     ) -> dict[str, Any]:
         """Returns the result of a search as `search` does, with the folder of its best model (`model`).
 
-        Models are named by their own settings, so that a longer search finds those of a shorter one again. They are
-        those of the row `shared` where one is given.
+        Models are named by their own settings, so that a longer search finds those of a shorter one again. Where a row
+        `shared` is given, the first models are that row's, because their settings are the same in both.
         """
-        name = self.name_row(shared or row, *settings)
+        own, others = (self.name_row(name, *settings) for name in (row, shared or row))
+
+        def name_model(number: int) -> str:
+            return f"{others if number < len(plan.first) else own}-{number + 1}"
 
         def measure() -> dict[str, Any]:
-            found = self.search(name, train)
-            return {**found, "model": f"{name}-{found['trial']:g}"}
+            found = self.search(own, plan, train, lambda number: self.folder / name_model(number))
+            return {**found, "model": name_model(found["trial"])}
 
-        return self.measure_once(row, measure, *settings, self.trials)
+        counted = [float(number + 1) for number in range(self.trials)]
+        return self.measure_once(row, measure, *settings, counted)
 
-    def search(self, row: str, train: Callable[[Any, Path], dict[str, Score]]) -> dict[str, Any]:
-        """Returns the trial with the best mean validation R². `train` gets a factor and a folder."""
-        best: tuple[float, float, dict[str, Score]] | None = None
-        for factor in self.trials:
-            scores = train(factor, self.folder / f"{row}-{factor:g}")
-            validation = float(np.mean([score.validation_r2 for score in scores.values()]))
-            if best is None or validation > best[0]:
-                best = (validation, factor, scores)
-        assert best is not None
-        return {"trial": best[1], "validation": best[0], "r2": {k: s.r2 for k, s in best[2].items()}}
+    def search(
+        self,
+        name: str,
+        plan: Plan,
+        train: Callable[[RunningTrial], dict[str, Score]],
+        folder_of: Callable[[int], Path],
+    ) -> dict[str, Any]:
+        """Returns the trial with the best mean validation R², and every trial. `train` gives R² of each session."""
+
+        def judge(trial: RunningTrial) -> float:
+            scores = train(trial)
+            if trial.is_stopped:
+                return math.nan
+            write_result(self.folder, f"{name}-r2-{trial.number}", {k: score.r2 for k, score in scores.items()})
+            return float(np.mean([score.validation_r2 for score in scores.values()]))
+
+        trials = run_study(self.folder / f"{name}-study.json", plan, self.trials, judge, folder_of)
+        best = find_best(trials)
+        return {
+            "trial": best.number,
+            "settings": dict(best.settings),
+            "validation": math.nan if best.validation_r2 is None else best.validation_r2,
+            "r2": json.loads((self.folder / f"{name}-r2-{best.number}.json").read_text()),
+            "search": [trial.to_json() for trial in trials],
+        }
 
 
 def run_seed(run: Seed, chosen: Sequence[str] = CHOICES) -> dict[str, dict[str, Any]]:
@@ -188,8 +213,7 @@ def run_seed(run: Seed, chosen: Sequence[str] = CHOICES) -> dict[str, dict[str, 
     for row, part in LINEAR_BIDIRECTIONAL.items():
         if row in chosen:
             rows[row] = run.measure_once(row, lambda part=part: score_bidirectional_ridge(run, part))
-    students = {row: FloatStudent(run.folder / rows[row]["model"], STUDENTS[row][0], run.task(STUDENTS[row][0]))
-                for row in STUDENTS if row in rows}  # fmt: skip
+    students = {row: find_float_student(run, STUDENTS[row][0], rows[row]) for row in STUDENTS if row in rows}
     if "new_day" in chosen:
         rows |= measure_new_day(run, students, "int8" in chosen)
     rows |= measure_int8(run, students, targets, chosen)
@@ -202,7 +226,15 @@ def run_seed(run: Seed, chosen: Sequence[str] = CHOICES) -> dict[str, dict[str, 
 def find_teacher(run: Seed) -> dict[str, Any]:
     """Returns the row of the teacher, which is trained unless it was before."""
     settings = [getattr(run.preset, name) for name in TEACHER_SETTINGS]
-    return run.search_once("teacher", lambda f, p: train_teacher_trial(run, f, p), *settings)
+    plan = plan_search(run.preset.teacher_training, seed=run.seed)
+    return run.search_once("teacher", plan, lambda trial: train_teacher_trial(run, trial), *settings)
+
+
+def find_float_student(run: Seed, name: str, row: dict[str, Any]) -> FloatStudent:
+    """Returns the student of a row, with its task as it was trained."""
+    task = run.task(name)
+    objective = objective_with(task.objective, row.get("settings", {}))
+    return FloatStudent(run.folder / row["model"], name, replace(task, objective=objective))
 
 
 def student_settings(run: Seed, task: str, teacher: str, *others: object) -> tuple[object, ...]:
@@ -215,18 +247,26 @@ def find_student(run: Seed, row: str, task: str, single: bool, teacher: str, tar
     sessions = [run.target] if single else run.trained
     return run.search_once(
         row,
-        lambda factor, path: train_student_trial(run, task, sessions, targets, factor, path),
+        plan_student(run, task),
+        lambda trial: train_student_trial(run, task, sessions, targets, trial),
         *student_settings(run, task, teacher),
     )
+
+
+def plan_student(run: Seed, task: str) -> Plan:
+    """Returns the plan of a search over the settings of a student."""
+    return plan_search(run.preset.training, run.task(task).objective, seed=run.seed)
 
 
 def find_bidirectional(run: Seed, row: str, distilled: bool, teacher: str, targets: TeacherTargets) -> dict[str, Any]:
     """Returns the row of a published patch student, which is trained unless it was before."""
     sessions = run.trained if distilled else [run.target]
     followed = targets if distilled else None
+    objective = replace(DISTILLED, aligned_by=run.alignment, reconstruction=0.0) if distilled else None
     return run.search_once(
         row,
-        lambda factor, path: train_bidirectional_trial(run, sessions, followed, factor, path),
+        plan_search(run.preset.training, objective, augmented=distilled, seed=run.seed),
+        lambda trial: train_bidirectional_trial(run, sessions, followed, trial),
         *student_settings(run, "distilled", teacher, run.preset.patch_student),
     )
 
@@ -293,52 +333,54 @@ def choose_on_validation(rows: Rows, names: Sequence[str]) -> str:
     return max(names, key=lambda row: rows[row]["validation"])
 
 
-def train_teacher_trial(run: Seed, factor: float, folder: Path) -> dict[str, Score]:
-    config = run.preset.teacher_training
-    config = replace(config, learning_rate=factor * config.learning_rate)
-    folder.mkdir(parents=True, exist_ok=True)
-    model = train_teacher(run.trained, run.preset.teacher, config, run.seed, folder / "checkpoint.safetensors")
-    save_teacher(model, folder, {})
+def train_teacher_trial(run: Seed, trial: RunningTrial) -> dict[str, Score]:
+    config = training_with(run.preset.teacher_training, trial.settings)
+    stop = stop_bidirectional(trial, "spikes", run.target, config.segment_bins)
+    model = train_teacher(run.trained, run.preset.teacher, config, run.seed, trial.folder / CHECKPOINT, stop=stop)
+    if trial.is_stopped:
+        return {}
+    save_teacher(model, trial.folder, {})
     return {s.id: score_teacher(model, s, config.segment_bins) for s in run.trained}
 
 
 def train_student_trial(
-    run: Seed, task: str, sessions: list[TrainingSession], targets: TeacherTargets, factor: float, folder: Path
+    run: Seed, task: str, sessions: list[TrainingSession], targets: TeacherTargets, trial: RunningTrial
 ) -> dict[str, Score]:
-    student = train_student_once(run, task, sessions, targets, factor, folder)
-    return {s.id: score_smoothed(student, task, s, KALMAN) for s in sessions}
+    student = train_student_once(run, task, sessions, targets, trial)
+    return {} if trial.is_stopped else {s.id: score_smoothed(student, task, s, KALMAN) for s in sessions}
 
 
 def train_student_once(
-    run: Seed, task: str, sessions: Sequence[TrainingSession], targets: TeacherTargets, factor: float, folder: Path
+    run: Seed, task: str, sessions: Sequence[TrainingSession], targets: TeacherTargets, trial: RunningTrial
 ) -> Student:
-    """Returns a trained student. A checkpoint in `folder` is gone on from, or taken as it is where it is finished."""
-    config = replace(run.preset.training, learning_rate=factor * run.preset.training.learning_rate)
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.safetensors"
-    chosen = run.task(task)
-    teacher_latents = targets.of(chosen.objective, run.preset.student)
-    student = train_task(chosen, sessions, run.preset, config, run.seed, teacher_latents, checkpoint)
-    save_student(student, folder, {"row": task})
+    """Returns a trained student. The checkpoint of the trial is gone on from, or taken where it is finished."""
+    config, chosen = training_with(run.preset.training, trial.settings), run.task(task)
+    chosen = replace(chosen, objective=objective_with(chosen.objective, trial.settings))
+    followed = targets.of(chosen.objective, run.preset.student)
+    stop = stop_student(trial, chosen.modality, sessions[-1])
+    student = train_task(chosen, sessions, run.preset, config, run.seed, followed, trial.folder / CHECKPOINT, stop=stop)
+    save_student(student, trial.folder, {"row": task})
     return student
 
 
 def train_bidirectional_trial(
-    run: Seed, sessions: list[TrainingSession], targets: TeacherTargets | None, factor: float, folder: Path
+    run: Seed, sessions: list[TrainingSession], targets: TeacherTargets | None, trial: RunningTrial
 ) -> dict[str, Score]:
     """Trains the published patch student on the slow LFP, distilled, or without the teacher as an autoencoder."""
     sessions = [session.without_bands() for session in sessions]
-    config = replace(run.preset.training, learning_rate=factor * run.preset.training.learning_rate)
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.safetensors"
-    size = run.preset.patch_student
+    config, size = training_with(run.preset.training, trial.settings), run.preset.patch_student
+    stop = stop_bidirectional(trial, "lfp", sessions[-1], config.segment_bins)
+    checkpoint = trial.folder / CHECKPOINT
     if targets is not None:
-        objective = replace(DISTILLED, aligned_by=run.alignment)
+        objective = objective_with(replace(DISTILLED, aligned_by=run.alignment), trial.settings)
         followed = targets.of(objective, size)
-        model = distill_bidirectional(sessions, size, config, run.seed, followed, checkpoint, objective=objective)
+        model = distill_bidirectional(
+            sessions, size, config, run.seed, followed, checkpoint, objective=objective, stop=stop
+        )
     else:
-        model = train_autoencoder(sessions, "lfp", replace(size, mask_share=0.5), config, run.seed, checkpoint)
-    return {s.id: score_teacher(model, s, config.segment_bins) for s in sessions}
+        masked = replace(size, mask_share=0.5)
+        model = train_autoencoder(sessions, "lfp", masked, config, run.seed, checkpoint, stop=stop)
+    return {} if trial.is_stopped else {s.id: score_teacher(model, s, config.segment_bins) for s in sessions}
 
 
 def score_baselines(run: Seed, part: str) -> dict[str, Any]:
@@ -427,7 +469,7 @@ def main() -> None:
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--trials", type=int, default=len(TRIALS), choices=range(1, len(TRIALS) + 1))
+    parser.add_argument("--trials", type=int, default=TRIALS, help="of every network's search; 1 is the preset")
     parser.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0], help="of the simulator")
     parser.add_argument(
         "--rows", nargs="+", choices=CHOICES, default=CHOICES, help="to measure; the others are left out"
@@ -441,9 +483,10 @@ def main() -> None:
     alignment = Alignment(options.alignment, options.centring)
     kind = () if options.variant == VARIANTS[0] else (options.variant,)
     name = "-".join((preset.name, *kind, *(() if alignment == DEFAULT_ALIGNMENT else astuple(alignment))))
-    trials = TRIALS[: options.trials]
     folders = [options.work / "-".join((preset.name, *kind, str(number))) for number in numbers]
-    runs = (Seed(n, preset, at, trials, alignment, options.variant) for n, at in zip(numbers, folders, strict=True))
+    runs = (
+        Seed(n, preset, at, options.trials, alignment, options.variant) for n, at in zip(numbers, folders, strict=True)
+    )
     seeds = [run_seed(run, options.rows) for run in runs]
     if preset.name == "edge":
         seeds = add_nano(seeds, numbers, options.out / f"accuracy-{name.replace('edge', 'nano', 1)}.json")
@@ -455,7 +498,7 @@ def main() -> None:
         "seeds": numbers,
         "sessions": {"trained": SESSIONS - 1, "never_distilled": 1, "minutes": MINUTES},
         "alignment": asdict(alignment),
-        "trials": [f"{f:g} x learning rate" for f in trials],
+        "trials": options.trials,
         "rows": summarize_rows(seeds),
         "not_measured": [row for row in CHOICES if row not in options.rows],
         "gates": judge_gates(seeds, gates, VERSION_0_1.get(preset.name, {})),

@@ -24,10 +24,10 @@ from rich.table import Table
 from benchmarks.accuracy.accuracy import (
     MINUTES,
     SESSIONS,
-    TRIALS,
     Seed,
     choose_on_validation,
     find_teacher,
+    plan_student,
     student_settings,
     train_student_once,
 )
@@ -46,6 +46,7 @@ from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Score, score_decoded, unscale_behavior
 from edgedistill.training.few_labels import BINS_PER_MINUTE, find_labelled, withhold_labels
 from edgedistill.training.student_tasks import STUDENT_TASKS, compute_features, score_student
+from edgedistill.training.study import RunningTrial
 from edgedistill.training.teacher_targets import TeacherTargets
 
 MODULE = "benchmarks.accuracy.label_minutes"
@@ -92,10 +93,11 @@ def list_decoders(
         targets = TeacherTargets(teacher, seen, run.preset.teacher_training)
         settings = student_settings(run, task, model)
 
-        def trial(factor: float, path: Path) -> dict[str, Score]:
-            return {target.id: score_smoothed(train_student_once(run, task, seen, targets, factor, path), target)}
+        def train(trial: RunningTrial) -> dict[str, Score]:
+            student = train_student_once(run, task, seen, targets, trial)
+            return {} if trial.is_stopped else {target.id: score_smoothed(student, target)}
 
-        return run.search_once(row, trial, *settings, shared=shared)
+        return run.search_once(row, plan_student(run, task), train, *settings, shared=shared)
 
     return {
         DEPLOYED: lambda row: measure(row, "deployed", sessions),
@@ -207,7 +209,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--minutes", type=parse_amount, nargs="+", default=AMOUNTS, help="of labels, or 'all'")
     parser.add_argument("--steps", type=int, help="shortens every training; the result then has another name")
-    parser.add_argument("--trials", type=int, default=1, choices=range(1, len(TRIALS) + 1))
+    parser.add_argument("--trials", type=int, default=1, help="of every network's search; 1 is the preset")
     parser.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0], help="of the simulator")
     parser.add_argument("--work", type=Path, default=Path("build/accuracy"))
     options = parser.parse_args()
@@ -217,8 +219,7 @@ def main() -> None:
         preset, name = shorten(preset, options.steps), f"{name}-{options.steps}-steps"
     amounts = sorted(set(options.minutes))
     numbers = list(range(options.first_seed, options.first_seed + options.seeds))
-    trials = TRIALS[: options.trials]
-    runs = [Seed(n, preset, options.work / f"{name}-{n}", trials, variant=options.variant) for n in numbers]
+    runs = [Seed(n, preset, options.work / f"{name}-{n}", options.trials, variant=options.variant) for n in numbers]
     seeds = [run_seed(run, amounts) for run in runs]
     result = {
         **describe_conditions(MODULE),
@@ -227,7 +228,7 @@ def main() -> None:
         "seeds": numbers,
         "sessions": {"trained": SESSIONS - 1, "with_labels": 1, "minutes": MINUTES},
         "steps": {"teacher": preset.teacher_training.steps, "student": preset.training.steps},
-        "trials": [f"{f:g} x learning rate" for f in trials],
+        "trials": options.trials,
         "curves": draw_together(seeds, amounts),
         "gates": judge_gates(seeds, list_gates(), {}, None),
         "per_seed": seeds,

@@ -237,6 +237,23 @@ def _find_target(bundle: Bundle) -> Target | None:
         return None
 
 
+TRAINING = (
+    "shipped",
+    "candidates",
+    "objective",
+    "alignment",
+    "learned_from_behavior",
+    "learned_from_teacher",
+    "search",
+)
+
+
+def _describe_training(bundle: Bundle) -> dict[str, object] | None:
+    """Returns what the manifest says of how the student was trained and chosen, or None where it says nothing."""
+    others = bundle.manifest.provenance.others if bundle.manifest.provenance else {}
+    return {key: others[key] for key in TRAINING if key in others} or None
+
+
 def _describe_bundle(bundle: Bundle) -> dict[str, object]:
     """Returns what identifies the bundle, for those who read the result without it."""
     found = bundle.manifest
@@ -254,6 +271,7 @@ def _describe_bundle(bundle: Bundle) -> dict[str, object]:
         "smoothing": found.smoothing and found.smoothing.to_json(),
         "int8": found.int8 and asdict(found.int8),
         "metrics": found.metrics,
+        "training": _describe_training(bundle),
         "label_minutes": few,
         "sha256": bundle.sha256,
         "cores_seen": os.cpu_count(),

@@ -18,6 +18,7 @@ from edgedistill.cli.training_options import (
     bands_option,
     label_minutes_option,
     recipe_option,
+    trials_option,
 )
 from edgedistill.config import load_preset
 from edgedistill.quantization.calibration.recipe import load_recipe
@@ -90,6 +91,7 @@ stderr says why.""",
     help=FOLLOW_HELP,
 )
 @label_minutes_option
+@trials_option
 @click.option(
     "--smooth",
     type=click.Choice(["none", "kalman"]),

@@ -14,6 +14,7 @@ from edgedistill.cli.training_options import (
     add_training_options,
     bands_option,
     label_minutes_option,
+    trials_option,
 )
 from edgedistill.config import load_preset
 
@@ -34,6 +35,7 @@ it continues from its last checkpoint.""",
     "--supervised", is_flag=True, help="Also learn the behavior in this training. Without it, no labels are needed."
 )
 @label_minutes_option
+@trials_option
 @add_alignment_options
 @bands_option
 @add_training_options

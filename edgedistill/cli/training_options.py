@@ -45,25 +45,32 @@ def add_series_options(command: Command) -> Command:
 
 
 def add_alignment_options(command: Command) -> Command:
-    """Adds --alignment and --centring to a command, which receives them as one `Alignment` called `alignment`."""
+    """Adds --alignment and --centring to a command, which receives them as one `Alignment` called `alignment`.
+
+    That is None where neither is given.
+    """
 
     @wraps(command)
-    def with_alignment(*args: Any, alignment: str, centring: str, **others: Any) -> Any:
-        return command(*args, alignment=Alignment(alignment, centring), **others)
+    def with_alignment(*args: Any, alignment: str | None, centring: str | None, **others: Any) -> Any:
+        usual = DEFAULT_ALIGNMENT
+        asked = (
+            None
+            if alignment is None and centring is None
+            else Alignment(alignment or usual.kind, centring or usual.centring)
+        )
+        return command(*args, alignment=asked, **others)
 
     with_alignment = click.option(
         "--centring",
         type=click.Choice(CENTRINGS),
-        default=DEFAULT_ALIGNMENT.centring,
-        show_default=True,
+        show_default=DEFAULT_ALIGNMENT.centring,
         help="With --alignment subspace: whether the student's activations only lose the mean of a batch, or are also "
         "divided by its deviation.",
     )(with_alignment)
     with_alignment = click.option(
         "--alignment",
         type=click.Choice(ALIGNMENTS),
-        default=DEFAULT_ALIGNMENT.kind,
-        show_default=True,
+        show_default=DEFAULT_ALIGNMENT.kind,
         help="How the student is aligned to the teacher: by the angle to its whitened principal components, by the "
         "angle to its centred latents, by their squared error, or layer by layer in the directions of the task.",
     )(with_alignment)
@@ -77,6 +84,16 @@ label_minutes_option = click.option(
     help="Learn behavior from the first so many minutes of labels in the training block of one session alone: "
     "the session that is decoded in a build, the latest in a distillation. All else sees everything, without labels.  "
     "[default: all labels of all sessions]",
+)
+trials_option = click.option(
+    "--trials",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Train each student with so many settings (learning rate, weight decay, damage to the inputs, weight and kind "
+    "of the alignment) and take the one that decodes the validation block best. The first trial is the preset as it "
+    "is, and 1 tries nothing else. More need the package optuna.",
 )
 line_hz_option = click.option(
     "--line-hz",

@@ -7,7 +7,7 @@ verdict on every step graph and the gates of its target.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 
@@ -28,6 +28,7 @@ from edgedistill.pipeline.holdout_files import write_holdout, write_npz
 from edgedistill.pipeline.quantized import Int8Student, QuantizedStudents
 from edgedistill.pipeline.request import BuildOptions, BuildRequest
 from edgedistill.pipeline.result import TABLE, BuildResult, Metrics, table_from_metrics
+from edgedistill.pipeline.searched_students import trials_to_json
 from edgedistill.pipeline.smoothed import SmoothedStudent, find_delay_ms, smooth_ridge, smooth_student
 from edgedistill.pipeline.student_files import Files, Subject, Verdicts, write_ridge, write_subject, write_teachers
 from edgedistill.pipeline.teacher import TeacherSubject
@@ -78,6 +79,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         spikes = make_spike_subjects(trained.spikes, quantized.spikes, options.smooth)
         found["spike_student_r2"] = spikes.smoothed.r2
     metrics = {name: found.get(name) for name, _, _ in TABLE}
+    training = describe_training(request, trained)
     assert request.bins.frontend is not None
     parts = Ingredients(
         options.out,
@@ -97,7 +99,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
             **request.run.provenance.to_json(),
             **describe_options(options),
             **request.decoder.to_json(),
-            "learned_from_behavior": trained.lfp.task.objective.behavior > 0,
+            **training,
         },
     )
     written = write_decoder_bundle(parts)
@@ -114,6 +116,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         confidence=parts.deviations.confidence,
         smoothing=smoothed.smoothing,
         read=request.run.provenance.readings,
+        training=training,
         shipped=ship(open_bundle(options.out)) if options.ship else None,
     )
 
@@ -122,6 +125,21 @@ def describe_options(options: BuildOptions) -> Facts:
     """Returns the options that stand in a manifest's provenance."""
     few = {} if options.label_minutes is None else {"label_minutes": options.label_minutes}
     return {"seed": options.seed, **few}
+
+
+def describe_training(request: BuildRequest, trained: TrainedModels) -> Facts:
+    """Returns what the student that ships was trained on, and the students and trials that it was chosen from."""
+    objective = trained.lfp.task.objective
+    found: Facts = {
+        "alignment": asdict(objective.aligned_by),
+        "objective": objective.weights,
+        "learned_from_behavior": objective.behavior > 0,
+        "learned_from_teacher": objective.alignment > 0,
+    }
+    if trained.choice is not None:
+        found |= trained.choice.to_json()
+    searched = {**request.decoder.trials, **trained.trials}
+    return {**found, "search": trials_to_json(searched)} if any(searched.values()) else found
 
 
 def make_spike_subjects(trained: SpikeModels, int8: Int8Student, smooth: str) -> SpikeSubjects:

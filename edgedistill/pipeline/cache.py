@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
+from edgedistill.errors import EdgeDistillError
 from edgedistill.files import output_error
 from edgedistill.pipeline.code_digest import installed_code_digest
 
@@ -51,8 +52,7 @@ class Cache:
                 make(partial)
                 partial.rename(folder)
             except OSError as error:
-                next_step = f"df -h {self.root.parent}, or choose another folder with --work"
-                raise output_error(self.root, f"stage '{name}'", error, next_step) from error
+                raise self._output_error(name, error) from error
             finally:
                 with suppress(OSError):  # a stage that wrote nothing leaves no folder behind
                     partial.rmdir()
@@ -61,9 +61,25 @@ class Cache:
         self.stages.append(Stage(name, monotonic() - start, cached))
         return folder
 
-    def note(self, name: str, start: float) -> None:
-        """Lists a stage whose result is not kept. It began at `start`, a time of `monotonic`."""
-        self.stages.append(Stage(name, monotonic() - start, False))
+    def open_folder(self, name: str, inputs: object, module: str) -> Path:
+        """Returns a folder that a stage keeps and a later run may add to. It is made unless it exists.
+
+        It is found as that of a stage is, with the code behind `module`. Raises OutputError.
+        """
+        folder = self.root / f"{name}-{stage_key(name, inputs, module)[:16]}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._output_error(name, error) from error
+        return folder
+
+    def note(self, name: str, start: float, cached: bool = False) -> None:
+        """Lists a stage that `stage` did not run. It began at `start`, a time of `monotonic`."""
+        self.stages.append(Stage(name, monotonic() - start, cached))
+
+    def _output_error(self, name: str, error: OSError) -> EdgeDistillError:
+        next_step = f"df -h {self.root.parent}, or choose another folder with --work"
+        return output_error(self.root, f"stage '{name}'", error, next_step)
 
 
 def stage_key(name: str, inputs: object, module: str) -> str:

@@ -6,13 +6,14 @@ Both kinds have the same methods, so that only the stage that trains has to know
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistill.config import DEFAULT_ALIGNMENT, Alignment, BandPower, Preset, StudentSize
 from edgedistill.data.bins import SessionBins
 from edgedistill.pipeline.pretrained_student import PretrainedStudent, outputs_of
 from edgedistill.pipeline.ranges import can_read, require_tuning_sessions, require_width
+from edgedistill.pipeline.searched_students import Trials
 from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.calibration.recipe import Recipe, require_teacher
 from edgedistill.training.adapt import require_known_array
@@ -27,6 +28,11 @@ class NewStudent:
     alignment: Alignment = DEFAULT_ALIGNMENT
     ranges: Ranges | None = None  # always None, because the ranges are found in this build
     note: str = ""
+
+    @property
+    def trials(self) -> Trials:
+        """Returns the searches of earlier runs that the student came out of: none."""
+        return {}
 
     def sizes(self, preset: Preset) -> list[StudentSize]:
         """Returns the sizes of the students in the build."""
@@ -56,8 +62,8 @@ class NewStudent:
         """Accepts any teacher, because the student is trained to follow it."""
 
     def to_json(self) -> dict[str, object]:
-        """Returns what a manifest's provenance says about the training."""
-        return {"alignment": asdict(self.alignment)}
+        """Returns what a manifest's provenance says about an adaptation: nothing."""
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +79,11 @@ class EarlierStudent:
     def note(self) -> str:
         """Returns what the table of R² adds to the rows of this student."""
         return f", adapted by '{self.mode}', {'labelled probe' if self.probe else 'no labels'}"
+
+    @property
+    def trials(self) -> Trials:
+        """Returns the search of an earlier run that the student came out of."""
+        return {self.pretrained.task_name: self.pretrained.trials}
 
     def sizes(self, preset: Preset) -> list[StudentSize]:
         """Returns the sizes of the students in the build."""
@@ -124,6 +135,5 @@ class EarlierStudent:
             require_width(student, targets.of(self.pretrained.task.objective, student.size))
 
     def to_json(self) -> dict[str, object]:
-        """Returns what a manifest's provenance says about the training and the adaptation."""
-        alignment = asdict(self.pretrained.task.objective.aligned_by)
-        return {"alignment": alignment, "adapt": self.mode, "probe": self.probe}
+        """Returns what a manifest's provenance says about the adaptation."""
+        return {"adapt": self.mode, "probe": self.probe}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
 from edgedistill.config import DEFAULT_ALIGNMENT, Alignment
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
-from edgedistill.errors import ConfigError
+from edgedistill.errors import ConfigError, RecordingError
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.early_checks import require_folder, require_label_minutes, require_labels
 from edgedistill.pipeline.inputs import read_sessions
@@ -21,11 +22,18 @@ from edgedistill.pipeline.pretrained_student import (
 )
 from edgedistill.pipeline.result import TrainingSummary, mean_or_none
 from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
-from edgedistill.pipeline.students import student_from_sessions
+from edgedistill.pipeline.searched_students import Judging, choose_student, trials_to_json
 from edgedistill.pipeline.teacher import load_known_teacher, targets_from_teacher
-from edgedistill.training.batches import compute_gap, find_unlabelled_block, training_session_from_bins
+from edgedistill.training.batches import (
+    TrainingSession,
+    compute_gap,
+    find_unlabelled_block,
+    training_session_from_bins,
+)
 from edgedistill.training.few_labels import FewLabels, withhold_labels
-from edgedistill.training.student_tasks import STUDENT_TASKS, score_student
+from edgedistill.training.output_filter import KALMAN
+from edgedistill.training.student_tasks import score_student
+from edgedistill.training.study import require_trials
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,10 @@ class DistillOptions:
     names: SeriesNames = NO_NAMES
     line_hz: float = 60
     supervised: bool = False
-    alignment: Alignment = DEFAULT_ALIGNMENT
+    alignment: Alignment | None = None  # None: DEFAULT_ALIGNMENT
     bands: str = "preset"  # what the student sees beside the slow LFP: that of the preset, or "none"
     label_minutes: float | None = None  # of behavior that is learned from; None: all of all sessions
+    trials: int = 1  # settings that are tried; 1: those of the preset
 
 
 def distill(options: DistillOptions, progress: Progress | None = None) -> TrainingSummary:
@@ -65,6 +74,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
             next_step="add --supervised, or leave --label-minutes out",
         )
     require_label_minutes(options.label_minutes)
+    require_trials(options.trials)
     cache = Cache(out.with_name(out.name + ".work"))
     need = ("lfp", "units", "behavior") if options.supervised else ("lfp", "units")
     reading = (options.names, options.line_hz, preset.band_power)
@@ -75,15 +85,21 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
         require_labels(sessions[-1], bins[-1])
     few = None if options.label_minutes is None else FewLabels(sessions[-1].id, options.label_minutes)
     sessions = list(withhold_labels(sessions, sessions[-1], options.label_minutes))
-    run = Run(cache, preset, options.seed, provenance_of(bins), progress)
+    labelled = tuple(session for session in sessions if find_unlabelled_block(session) is None)
+    if options.trials > 1:
+        require_judges(labelled)
+    run = Run(cache, preset, options.seed, provenance_of(bins), progress, options.trials)
     targets = targets_from_teacher(run, load_known_teacher(options.teacher, sessions), sessions)
     task_name = "deployed" if options.supervised else "distilled"
-    student = student_from_sessions(run, task_name, sessions, targets, options.alignment)
+    judging = Judging(labelled, KALMAN)
+    alignment = options.alignment or DEFAULT_ALIGNMENT
+    chosen = choose_student(run, task_name, sessions, targets, alignment, judging)
+    student = chosen.student
     with_behavior = [b for b in bins if b.behavior is not None]
     pretrained = PretrainedStudent(
         student=student,
         task_name=task_name,
-        task=STUDENT_TASKS[task_name].with_alignment(options.alignment),
+        task=chosen.task,
         arrays=student.tokenizer.arrays,
         standardizations=standardizations_of(sessions),
         readouts=fit_readouts(student, sessions),
@@ -91,9 +107,9 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
         provenance=run.provenance,
         band_power=preset.band_power,
         few_labels=few,
+        trials=chosen.trials,
     )
     save_pretrained_student(pretrained, out)
-    labelled = [session for session in sessions if find_unlabelled_block(session) is None]
     return TrainingSummary(
         out=out,
         sessions=tuple(session.id for session in sessions),
@@ -101,4 +117,15 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
         probe_r2=mean_or_none([score_student(student, task_name, session)[1].r2 for session in labelled]),
         seconds=monotonic() - start,
         read=run.provenance.readings,
+        search=trials_to_json({task_name: chosen.trials}),
     )
+
+
+def require_judges(labelled: Sequence[TrainingSession]) -> None:
+    """Raises RecordingError where no session has labels on which a search could be judged."""
+    if not labelled:
+        raise RecordingError(
+            "--trials chooses settings by what is decoded on validation blocks",
+            got="no session with known behavior in all three of its blocks",
+            next_step="leave out --trials, or name the behavior with --behavior",
+        )

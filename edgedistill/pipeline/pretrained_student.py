@@ -25,6 +25,7 @@ from edgedistill.training.batches import TrainingSession, find_unlabelled_block
 from edgedistill.training.evaluate import Readout
 from edgedistill.training.few_labels import FewLabels, keep_first_labels
 from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_student
+from edgedistill.training.study import Trial, trial_from_json
 
 WHITENED_LOSSES = ("cosine", "mse")
 
@@ -46,6 +47,7 @@ class PretrainedStudent:
     band_power: BandPower = NO_BANDS  # with which its sessions were read
     few_labels: FewLabels | None = None  # all that it has learned of behavior; None: all labels of its sessions
     finetuned_from: str | None = None  # checkpoint hash of the student before its fine-tuning
+    trials: tuple[Trial, ...] = ()  # of the search for its settings
     folder: Path = field(default=Path())
 
     def has_session(self, session: TrainingSession) -> bool:
@@ -144,7 +146,7 @@ def student_from_facts(student: Student, facts: Facts, folder: Path) -> Pretrain
     return PretrainedStudent(
         student=student,
         task_name=task_name,
-        task=STUDENT_TASKS[task_name].with_alignment(alignment_from_json(facts.get("alignment"), folder)),
+        task=task_from_facts(task_name, facts, folder),
         arrays=dict(student.tokenizer.arrays),
         standardizations={
             array: standardization_from_json(stored) for array, stored in facts.get("standardization", {}).items()
@@ -155,6 +157,7 @@ def student_from_facts(student: Student, facts: Facts, folder: Path) -> Pretrain
         band_power=parse(BandPower, facts.get("band_power", {}), str(folder)),
         few_labels=None if (few := facts.get("few_labels")) is None else parse(FewLabels, few, str(folder / FACTS)),
         finetuned_from=facts.get("finetuned_from"),
+        trials=tuple(trial_from_json(stored) for stored in facts.get("trials", ())),
         folder=folder,
     )
 
@@ -168,6 +171,7 @@ def save_pretrained_student(pretrained: PretrainedStudent, folder: Path) -> None
         },
         "readouts": {session: readout_to_json(readout) for session, readout in pretrained.readouts.items()},
         "alignment": asdict(pretrained.task.objective.aligned_by),
+        "objective": pretrained.task.objective.weights,
         "band_power": asdict(pretrained.band_power),
         **pretrained.provenance.to_json(),
     }
@@ -177,7 +181,16 @@ def save_pretrained_student(pretrained: PretrainedStudent, folder: Path) -> None
         facts["few_labels"] = asdict(pretrained.few_labels)
     if pretrained.finetuned_from is not None:
         facts["finetuned_from"] = pretrained.finetuned_from
+    if pretrained.trials:
+        facts["trials"] = [asdict(trial) for trial in pretrained.trials]
     save_student(pretrained.student, folder, facts)
+
+
+def task_from_facts(task_name: str, facts: Facts, folder: Path) -> StudentTask:
+    """Returns what a student was trained on. Folders of the version before do not state its weights."""
+    task = STUDENT_TASKS[task_name].with_alignment(alignment_from_json(facts.get("alignment"), folder))
+    weights = {name: float(weight) for name, weight in facts.get("objective", {}).items()}
+    return replace(task, objective=task.objective.with_weights(**{**task.objective.weights, **weights}))
 
 
 def alignment_from_json(stored: object, folder: Path) -> Alignment:

@@ -40,6 +40,7 @@ from edgedistill.training.adapt import MODES
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
 from edgedistill.training.few_labels import withhold_labels
 from edgedistill.training.output_filter import KALMAN, KINDS
+from edgedistill.training.study import require_trials
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,21 @@ class BuildOptions:
     recipe: str = DEFAULT_RECIPE
     ranges: Path | None = None  # the file that `calibrate` wrote for `student`
     follow_s: float = 0.0  # time constant with which statistics follow the signal; 0: they stay
-    alignment: Alignment = DEFAULT_ALIGNMENT  # of the students that are trained
+    alignment: Alignment | None = None  # of the students that are trained; None: DEFAULT_ALIGNMENT
     ship: bool = False  # whether to write the bundle as a zip too
     smooth: str = KALMAN  # one of KINDS: how the outputs are smoothed
     label_minutes: float | None = None  # of behavior that is learned from; None: all of all sessions
+    trials: int = 1  # settings that are tried for each student; 1: those of the preset
 
     @property
     def has_spike_models(self) -> bool:
         """Returns whether a teacher and a spike student are trained: for a new student, and where the user asks."""
         return self.student is None or self.spikes or self.baselines
+
+    @property
+    def aligned_by(self) -> Alignment:
+        """Returns the alignment of the students that are trained, unless a search finds another."""
+        return self.alignment or DEFAULT_ALIGNMENT
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +107,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
         find_toolchain(target)
     require_follow(options.follow_s)
     require_label_minutes(options.label_minutes)
+    require_trials(options.trials)
     preset = choose_preset(options.preset, options.steps, options.bands)
     require_free_out(options)
     if options.adapt not in MODES:
@@ -123,7 +131,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     return BuildRequest(
         options=options,
         target=target,
-        run=Run(cache, preset, options.seed, provenance_of(bins), progress),
+        run=Run(cache, preset, options.seed, provenance_of(bins), progress, options.trials),
         bins=chosen,
         session=session,
         sessions=sessions,
@@ -163,7 +171,8 @@ def load_decoder_source(options: BuildOptions) -> NewStudent | EarlierStudent:
                 got="no --student",
                 next_step="name the student they were found for with --student",
             )
-        return NewStudent(options.alignment)
+        return NewStudent(options.aligned_by)
+    refuse_training_options(options)
     pretrained, ranges = load_pretrained_student(options.student), None
     if options.bands == "none" and pretrained.band_power.bands:
         raise ConfigError(
@@ -175,6 +184,19 @@ def load_decoder_source(options: BuildOptions) -> NewStudent | EarlierStudent:
         ranges = read_ranges(options.ranges, pretrained.student.size)
         ranges.require_for(hash_checkpoint(pretrained.student), str(options.ranges))
     return EarlierStudent(pretrained, ranges, options.adapt, options.probe)
+
+
+def refuse_training_options(options: BuildOptions) -> None:
+    """Raises ConfigError for an option of a training where nothing is trained: --student without models on spikes."""
+    if options.has_spike_models:
+        return
+    named = {"--alignment": options.alignment is not None, f"--trials {options.trials}": options.trials > 1}
+    if asked := [name for name, given in named.items() if given]:
+        raise ConfigError(
+            f"{' and '.join(asked)}: this build trains no student",
+            got=f"--student {options.student}, which was trained before, without --spikes and --baselines",
+            next_step="give this to `edgedistill distill`, or add --spikes or --baselines",
+        )
 
 
 def require_sizes_fit(target: Target, sizes: Sequence[StudentSize], recipe: Recipe) -> None:

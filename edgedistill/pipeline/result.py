@@ -63,6 +63,7 @@ class BuildResult:
     confidence: Confidence | None = None  # in the deviations of the outputs
     smoothing: Smoothing | None = None  # the filter of the outputs
     read: tuple[dict[str, object], ...] = ()  # how each session was read
+    training: Mapping[str, object] = field(default_factory=dict)  # what the student that ships was trained on
 
     @property
     def next_step(self) -> str:
@@ -82,6 +83,7 @@ class BuildResult:
             "graphs": {name: verdict.to_json() for name, verdict in self.graphs.items()},
             "confidence": asdict(self.confidence) if self.confidence else None,
             "smoothing": self.smoothing.to_json() if self.smoothing else None,
+            "training": dict(self.training),
             "not_compiled": self.lacking.what if self.lacking else None,
             "next_step": self.next_step,
         }
@@ -98,15 +100,18 @@ class TrainingSummary:
     seconds: float
     units: tuple[int, ...] | None = None  # number of units in each session, None for a student
     read: tuple[dict[str, object], ...] = ()  # how each session was read
+    search: Mapping[str, object] = field(default_factory=dict)  # every trial of a search, by the name of the student
 
     def to_json(self) -> dict[str, object]:
         """Returns the answer of `--json`, which docs/json.md describes. Only a teacher has `units`."""
+        search = {"search": dict(self.search)} if self.search else {}
         units: dict[str, object] = {} if self.units is None else {"units": list(self.units)}
         return {
             "out": str(self.out),
             "sessions": list(self.sessions),
             "read": list(self.read),
             **units,
+            **search,
             "steps": self.steps,
             "probe_r2": self.probe_r2,
             "seconds": self.seconds,

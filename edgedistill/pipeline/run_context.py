@@ -45,6 +45,7 @@ class Run:
     seed: int
     provenance: Provenance
     progress: Progress | None = None
+    trials: int = 1  # of each student's search; 1: the preset as it is
 
     def progress_of(self, stage: str) -> StageProgress | None:
         """Returns the progress callback of one stage, or None where nobody watches."""

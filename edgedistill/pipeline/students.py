@@ -5,7 +5,7 @@ Sessions and the teacher's targets go in. A trained float student comes out. It 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -32,8 +32,7 @@ def student_from_sessions(
 ) -> Student:
     """Returns a student that is trained on `sessions` for one task, or the one that the cache holds."""
     config, task = run.preset.training, STUDENT_TASKS[task_name].with_alignment(alignment)
-    teacher_latents = targets.of(task.objective, run.preset.student)
-    stage = task_name if len(sessions) > 1 or task_name != "unsupervised_lfp" else "single_session_lfp"
+    teacher_latents, stage = targets.of(task.objective, run.preset.student), name_stage(task_name, sessions)
 
     def make(folder: Path) -> None:
         checkpoint = folder / "checkpoint.safetensors"
@@ -42,7 +41,7 @@ def student_from_sessions(
         save_student(student, folder, {"row": task_name})
         checkpoint.unlink(missing_ok=True)
 
-    seen = [session_inputs(s, s.inputs(task.modality), teacher_latents[s.id], labels_for(task, s)) for s in sessions]
+    seen = describe_sessions(sessions, task, teacher_latents)
     inputs = [seen, asdict(task), asdict(run.preset.student), asdict(config), run.seed]
     return load_student(run.cache.stage(stage.replace("_", "-"), inputs, make))[0]
 
@@ -66,6 +65,18 @@ def patch_student_from_sessions(
     seen = [session_inputs(s, s.inputs("lfp"), teacher_latents[s.id]) for s in sessions]
     inputs = [seen, asdict(size), asdict(alignment), asdict(config), run.seed]
     return load_teacher(run.cache.stage("bidirectional", inputs, make))[0]
+
+
+def name_stage(task_name: str, sessions: Sequence[TrainingSession]) -> str:
+    """Returns the name of the stage that trains a student for a task on so many sessions."""
+    return task_name if len(sessions) > 1 or task_name != "unsupervised_lfp" else "single_session_lfp"
+
+
+def describe_sessions(
+    sessions: Sequence[TrainingSession], task: StudentTask, teacher_latents: Mapping[str, Tensor]
+) -> list[list[object]]:
+    """Returns what a training for a task uses of its sessions, as JSON, for the key of its stage."""
+    return [session_inputs(s, s.inputs(task.modality), teacher_latents[s.id], labels_for(task, s)) for s in sessions]
 
 
 def labels_for(task: StudentTask, session: TrainingSession) -> Tensor | None:

@@ -5,15 +5,17 @@ A checked request goes in. `TrainedModels` come out, with the models to quantize
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from edgedistill.models.student import Student
 from edgedistill.pipeline.decoder_source import EarlierStudent
 from edgedistill.pipeline.pretrained_student import outputs_of
 from edgedistill.pipeline.request import BuildRequest
-from edgedistill.pipeline.result import Metrics
-from edgedistill.pipeline.students import patch_student_from_sessions, student_from_sessions
+from edgedistill.pipeline.result import Metrics, none_if_nan
+from edgedistill.pipeline.searched_students import Judging, Trials, choose_patch_student, choose_student
 from edgedistill.pipeline.teacher import (
     TeacherSubject,
     fit_window_readout,
@@ -22,15 +24,16 @@ from edgedistill.pipeline.teacher import (
 )
 from edgedistill.training.baselines import LaggedRidge, fit_bundle_ridge, fit_linear_baselines
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import Readout, score, unscale_behavior
+from edgedistill.training.evaluate import Readout, Score, score, unscale_behavior
 from edgedistill.training.student_tasks import (
     STUDENT_TASKS,
     StudentTask,
     compute_features,
-    score_smoothed,
+    score_raw_and_smoothed,
     score_student,
     score_teacher,
 )
+from edgedistill.training.study import Trial
 from edgedistill.training.teacher_targets import TeacherTargets
 
 
@@ -40,11 +43,13 @@ class TrainedStudent:
 
     name: str  # "deployed" or "spike_student", as in the names of its stages
     student: Student
-    task: StudentTask  # the task it was trained for
+    task: StudentTask  # what it was trained on
     session: TrainingSession  # with the normalization that the student uses
     readout: Readout
     r2: float
     may_use_labels: bool = True  # whether labels of the session may be used
+    smoothed: Score | None = None  # with an output filter of its own; None for a student of an earlier run
+    trials: tuple[Trial, ...] = ()  # of the search for its settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +58,18 @@ class SpikeModels:
 
     student: TrainedStudent
     teacher: TeacherSubject
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Says which of the students of a build ships, by the names of their tasks."""
+
+    shipped: str
+    validation_r2: Mapping[str, float | None]  # of every candidate, with its smoothed outputs
+
+    def to_json(self) -> dict[str, object]:
+        """Returns what a manifest's provenance says of the choice."""
+        return {"shipped": self.shipped, "candidates": dict(self.validation_r2)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +81,17 @@ class TrainedModels:
     targets: TeacherTargets | None  # None where the build has no teacher
     ridge: LaggedRidge  # on the same LFP as the student that ships
     metrics: Metrics
+    choice: Choice | None = None  # None where the student comes from an earlier run
+    trials: Trials = field(default_factory=dict)  # of every student that was searched
+
+
+@dataclass(frozen=True, eq=False)
+class Baselines:
+    """Holds the R² of the models of --baselines, and the one among them that may ship."""
+
+    metrics: Metrics
+    on_behavior_alone: TrainedStudent
+    trials: Trials
 
 
 def train_models(request: BuildRequest) -> TrainedModels:
@@ -74,38 +102,48 @@ def train_models(request: BuildRequest) -> TrainedModels:
     """
     run, teacher = request.run, request.teacher
     metrics: Metrics = {}
+    trials: dict[str, tuple[Trial, ...]] = {}
     if teacher is None and request.options.has_spike_models:
         teacher = teacher_from_sessions(run, request.sessions)
     targets = None if teacher is None else targets_from_teacher(run, teacher, request.sessions)
     request.decoder.require_targets(targets, request.recipe)
-    spikes = None
+    spikes = baselines = None
     if targets is not None and request.options.has_spike_models:
         spikes, metrics = train_spike_models(request, targets)
+        trials["spike_student"] = spikes.student.trials
+    if request.options.baselines and targets is not None:
+        baselines = train_baselines(request, targets)
+        metrics |= baselines.metrics
+        trials.update(baselines.trials)
+    chosen = None
     if isinstance(request.decoder, EarlierStudent):
         lfp = adapt_pretrained(request, request.decoder)
     else:
         assert targets is not None
-        distilled = train_and_score(request, "distilled", targets)
-        smooth = request.options.smooth
-        metrics["distilled_r2"] = score_smoothed(distilled.student, "distilled", request.session, smooth).r2
-        lfp = choose_taught(train_and_score(request, "deployed", targets), distilled)
+        candidates = {name: train_and_score(request, name, targets) for name in ("deployed", "distilled")}
+        trials |= {name: candidate.trials for name, candidate in candidates.items()}
+        assert candidates["distilled"].smoothed is not None
+        metrics["distilled_r2"] = candidates["distilled"].smoothed.r2
+        if baselines is not None:
+            candidates["supervised_lfp"] = baselines.on_behavior_alone
+        chosen = choose_shipped(candidates)
+        lfp = replace(candidates[chosen.shipped], name="deployed")
     metrics["deployed_r2"] = lfp.r2
     ridge, scores = fit_linear(request, lfp.session)
-    metrics |= scores
-    if request.options.baselines and targets is not None:
-        metrics |= baseline_scores(request, targets)
-    return TrainedModels(lfp, spikes, targets, ridge, metrics)
+    return TrainedModels(lfp, spikes, targets, ridge, metrics | scores, chosen, trials)
 
 
-def choose_taught(deployed: TrainedStudent, distilled: TrainedStudent) -> TrainedStudent:
-    """Returns the student that ships: of the two, the one whose read-out decodes the validation block better.
+def choose_shipped(candidates: Mapping[str, TrainedStudent]) -> Choice:
+    """Returns which student ships: the one whose smoothed outputs decode the validation block best.
 
-    With few labels the student that learned from the teacher alone can be the better one. Where they are equal, it is
-    the one that also learned from behavior.
+    With few labels it can be the one that learned from the teacher alone, and with a poor teacher the one that learned
+    from behavior alone. Of equal ones it is the first.
     """
-    if distilled.readout.validation_r2 > deployed.readout.validation_r2:
-        return replace(distilled, name=deployed.name)
-    return deployed
+
+    scores = {name: one.smoothed for name, one in candidates.items()}
+    r2 = {name: None if score is None else none_if_nan(score.validation_r2) for name, score in scores.items()}
+    known = {name: -math.inf if value is None else value for name, value in r2.items()}
+    return Choice(max(known, key=lambda name: known[name]), r2)
 
 
 def train_spike_models(request: BuildRequest, targets: TeacherTargets) -> tuple[SpikeModels, Metrics]:
@@ -117,13 +155,17 @@ def train_spike_models(request: BuildRequest, targets: TeacherTargets) -> tuple[
     return models, {"teacher_r2": r2, "spike_student_r2": student.r2}
 
 
-def train_and_score(request: BuildRequest, name: str, targets: TeacherTargets) -> TrainedStudent:
-    """Returns a student that is trained on all sessions, with a read-out fitted on the session it will decode."""
-    alignment = request.options.alignment
-    student = student_from_sessions(request.run, name, request.sessions, targets, alignment)
-    readout, scored = score_student(student, name, request.session)
-    task = STUDENT_TASKS[name].with_alignment(alignment)
-    return TrainedStudent(name, student, task, request.session, readout, scored.r2)
+def train_and_score(
+    request: BuildRequest, name: str, targets: TeacherTargets, sessions: Sequence[TrainingSession] | None = None
+) -> TrainedStudent:
+    """Returns a student that is trained on `sessions`, or on all, with a read-out fitted on the session it decodes."""
+    options, seen = request.options, request.sessions if sessions is None else sessions
+    judging = Judging((request.session,), options.smooth)
+    found = choose_student(request.run, name, seen, targets, options.aligned_by, judging)
+    readout, raw, smoothed = score_raw_and_smoothed(found.student, name, request.session, options.smooth)
+    return TrainedStudent(
+        name, found.student, found.task, request.session, readout, raw.r2, smoothed=smoothed, trials=found.trials
+    )
 
 
 def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedStudent:
@@ -161,17 +203,17 @@ def fit_linear(request: BuildRequest, decoded: TrainingSession) -> tuple[LaggedR
     return ridge, {f"{name}_r2": baseline.score.r2 for name, baseline in found.items()}
 
 
-def baseline_scores(request: BuildRequest, targets: TeacherTargets) -> Metrics:
-    """Returns the R² of the models of --baselines. Causal students are smoothed as the one that ships is."""
-    run, session, sessions, alignment = request.run, request.session, request.sessions, request.options.alignment
-    single = student_from_sessions(run, "unsupervised_lfp", [session], targets, alignment)
-    multi = student_from_sessions(run, "unsupervised_lfp", sessions, targets, alignment)
-    supervised = student_from_sessions(run, "supervised_lfp", sessions, targets, alignment)
-    patch = patch_student_from_sessions(run, sessions, targets, alignment)
-    segment, smooth = run.preset.teacher_training.segment_bins, request.options.smooth
-    return {
-        "single_session_lfp_r2": score_smoothed(single, "unsupervised_lfp", session, smooth).r2,
-        "multi_session_lfp_r2": score_smoothed(multi, "unsupervised_lfp", session, smooth).r2,
-        "supervised_lfp_r2": score_smoothed(supervised, "supervised_lfp", session, smooth).r2,
-        "distilled_bidirectional_r2": score_teacher(patch, session.without_bands(), segment).r2,
-    }
+def train_baselines(request: BuildRequest, targets: TeacherTargets) -> Baselines:
+    """Returns the models of --baselines. Causal students are smoothed as the one that ships is."""
+    run, session, sessions, options = request.run, request.session, request.sessions, request.options
+    single = train_and_score(request, "unsupervised_lfp", targets, [session])
+    multi = train_and_score(request, "unsupervised_lfp", targets)
+    supervised = train_and_score(request, "supervised_lfp", targets)
+    judging = Judging((session,), options.smooth)
+    patch, trials = choose_patch_student(run, sessions, targets, options.aligned_by, judging)
+    segment = run.preset.teacher_training.segment_bins
+    students = {"single_session_lfp": single, "multi_session_lfp": multi, "supervised_lfp": supervised}
+    metrics: Metrics = {f"{name}_r2": one.smoothed.r2 for name, one in students.items() if one.smoothed is not None}
+    metrics["distilled_bidirectional_r2"] = score_teacher(patch, session.without_bands(), segment).r2
+    searched = {name: one.trials for name, one in students.items()}
+    return Baselines(metrics, supervised, {**searched, "distilled_bidirectional": trials})

@@ -99,6 +99,7 @@ def _write_section(result: Result, title: str) -> str:
         _intervals(result.get("intervals")),
         _robustness(result.get("robustness") or []),
         _system(result.get("system")),
+        _training((result.get("bundle") or {}).get("training") or {}),
         _layers(result.get("layers") or []),
         _calibration(result.get("calibration") or []),
         _provenance(result),
@@ -124,7 +125,7 @@ def _subjects(subjects: Sequence[Result]) -> str:
         rows.append(
             [
                 s["name"],
-                "–" if s.get("r2") is None else f"{s['r2']:.3f}",
+                _format_r2(s.get("r2")),
                 *(_format_or_dash(latency.get(key)) for key in ("p50", "p99", "p999", "max")),
                 _format_or_dash(s.get("energy_mj_per_step")),
                 f"{s.get('engine', '')}, {s.get('precision', '')}",
@@ -270,8 +271,41 @@ def _calibration(table: Sequence[Result]) -> str:
     return f"<h2>Calibration</h2><details><summary>{len(rows)} activations</summary>{words}</details>"
 
 
+def _training(training: Result) -> str:
+    """Returns which of its candidates ships, and every trial of each search."""
+    parts = [_candidates(training), *(_trials(name, found) for name, found in (training.get("search") or {}).items())]
+    return f"<h2>How the student was chosen</h2>{''.join(parts)}" if any(parts) else ""
+
+
+def _candidates(training: Result) -> str:
+    known = training.get("candidates") or {}
+    rows = [[name, _format_r2(r2), "ships" if name == training.get("shipped") else ""] for name, r2 in known.items()]
+    return _table(["student", "R² on the validation block", ""], rows) if rows else ""
+
+
+def _trials(name: str, trials: Sequence[Result]) -> str:
+    settings = list(dict.fromkeys(key for trial in trials for key in trial["settings"]))
+    rows = []
+    for trial in trials:
+        end = "chosen" if trial["chosen"] else trial["state"]
+        if trial["state"] == "stopped":
+            end += f" at step {trial['last_step']}"
+        values = (trial["settings"].get(key) for key in settings)
+        shown = ["–" if v is None else v if isinstance(v, str) else format_number(v) for v in values]
+        rows.append([str(trial["trial"]), _format_r2(trial["validation_r2"]), end, *shown])
+    stopped = sum(trial["state"] == "stopped" for trial in trials)
+    title = f"Search for {name}: {len(trials)} trials, {stopped} of them stopped early. Trial 0 is the preset"
+    head = ["trial", "R² on the validation block", "", *settings]
+    return f"<details><summary>{escape(title)}</summary>{_table(head, rows)}</details>"
+
+
+def _format_r2(r2: float | None) -> str:
+    return "–" if r2 is None else f"{r2:.3f}"
+
+
 def _provenance(result: Result) -> str:
-    facts = {**{f"device: {k}": v for k, v in result["device"].items()}, **(result.get("bundle") or {})}
+    bundle = {key: value for key, value in (result.get("bundle") or {}).items() if key != "training"}
+    facts = {**{f"device: {k}": v for k, v in result["device"].items()}, **bundle}
     facts |= {key: result[key] for key in ("command", "created", "harness") if result.get(key)}
     rows = [[key, _flatten(value)] for key, value in facts.items() if value not in (None, "", {}, [])]
     return "<h2>Device and provenance</h2>" + _table(["", ""], rows, words=1)

@@ -7,7 +7,7 @@ sessions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -52,12 +52,13 @@ def train_student(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     aligner: Aligner | None = None,
+    stop: Callable[[Student, int], bool] | None = None,
 ) -> Student:
     """Trains `student` in place on the training blocks. `teacher_latents` holds the targets of each session.
 
     `aligner` is trained along, and a fresh one where none is given. Where labels are scarce, every second step draws
     segments with labels, and every step where nothing but behavior is learned. The validation loss counts labels
-    wherever the sessions have them.
+    wherever the sessions have them. `stop` sees the student at every evaluation, and says whether the training ends.
     """
     align = aligner or make_aligner(objective, student.size, sessions, teacher_latents)
     whole, labelled = {session.id: session for session in sessions}, select_labelled(sessions)
@@ -80,7 +81,8 @@ def train_student(
         losses = [validate(student, s, modality, objective, teacher_latents, config, align) for s in sessions]
         return sum(losses) / len(losses)
 
-    fit(join(student, align), step_loss, validation_loss, config, checkpoint, progress)
+    ends = None if stop is None else lambda step: stop(student, step)
+    fit(join(student, align), step_loss, validation_loss, config, checkpoint, progress, ends)
     return student
 
 
@@ -164,10 +166,11 @@ def distill_bidirectional(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     objective: Objective = DISTILLED,
+    stop: Callable[[PatchAutoencoder, int], bool] | None = None,
 ) -> PatchAutoencoder:
     """Trains the published kind of student: patch tokens of LFP, every bin sees every other, alignment alone.
 
-    `objective` says how it is aligned, and nothing else.
+    `objective` says how it is aligned, and nothing else. `stop` is as in `train_student`.
     """
     torch.manual_seed(seed)
     teacher_d = next(iter(teacher_latents.values())).shape[1]
@@ -195,5 +198,6 @@ def distill_bidirectional(
             total += loss(s, *(p.to(find_training_device()) for p in parts)).item() / len(sessions)
         return total
 
-    fit(join(model, align), step_loss, validation_loss, config, checkpoint, progress)
+    ends = None if stop is None else lambda step: stop(model, step)
+    fit(join(model, align), step_loss, validation_loss, config, checkpoint, progress, ends)
     return model

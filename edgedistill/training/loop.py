@@ -20,6 +20,11 @@ from edgedistill.training.batches import find_training_device
 from edgedistill.training.checkpoints import FitState, read_checkpoint, write_checkpoint
 
 Progress = Callable[[int, int, float, float], None]  # step, steps, loss, learning rate
+Stop = Callable[[int], bool]  # step of an evaluation -> whether the training ends there
+
+
+class DivergedError(EdgeDistillError):
+    """Reports a training whose loss is no longer finite."""
 
 
 def fit(
@@ -29,10 +34,12 @@ def fit(
     config: TrainingConfig,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> FitState:
     """Trains `model` in place and leaves it at its lowest validation loss.
 
-    Resumes from `checkpoint` where it exists. Raises EdgeDistillError when a loss is not finite.
+    Resumes from `checkpoint` where it exists. `stop` is called at every evaluation, with the model in evaluation mode.
+    Raises DivergedError when a loss is not finite.
     """
     model.to(find_training_device())
     optimizer = make_optimizer(model, config)
@@ -46,6 +53,8 @@ def fit(
         state.step += 1
         if state.step % config.eval_every == 0 or state.step == config.steps:
             best = evaluate_step(model, validation_loss, config, state, best)
+            if stop is not None:
+                state.done = ask_to_stop(model, stop, state.step) or state.done
             if checkpoint is not None:
                 write_checkpoint(checkpoint, model, optimizer, config, state, best)
         if progress is not None:
@@ -101,9 +110,9 @@ def train_step(
 
 
 def require_finite(value: float, what: str, step: int) -> None:
-    """Raises EdgeDistillError when training has diverged."""
+    """Raises DivergedError when training has diverged."""
     if not math.isfinite(value):
-        raise EdgeDistillError(
+        raise DivergedError(
             f"training diverged at step {step}",
             got=f"{what} {value}",
             causes=["the learning rate is too high", "the recording holds values far outside its range"],
@@ -132,6 +141,15 @@ def evaluate_step(
         state.bad_evaluations += 1
     state.done = state.step >= config.steps or state.bad_evaluations >= config.patience
     return best
+
+
+def ask_to_stop(model: nn.Module, stop: Stop, step: int) -> bool:
+    """Returns whether the training ends at this evaluation."""
+    model.eval()
+    with torch.no_grad():
+        ends = stop(step)
+    model.train()
+    return ends
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:

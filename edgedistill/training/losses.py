@@ -6,7 +6,7 @@ in `training.alignment`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,15 @@ class Objective:
     behavior: float = 0.0
     hidden_share: float = 0.0
     aligned_by: Alignment = DEFAULT_ALIGNMENT
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Returns the weights of the three terms by name."""
+        return {"reconstruction": self.reconstruction, "alignment": self.alignment, "behavior": self.behavior}
+
+    def with_weights(self, reconstruction: float, alignment: float, behavior: float) -> Objective:
+        """Returns the objective with other weights of the three terms."""
+        return replace(self, reconstruction=reconstruction, alignment=alignment, behavior=behavior)
 
     @property
     def is_behavior_alone(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -30,9 +30,10 @@ def train_teacher(
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    stop: Callable[[PatchAutoencoder, int], bool] | None = None,
 ) -> PatchAutoencoder:
     """Trains a spike teacher on the training blocks of all `sessions`."""
-    return train_autoencoder(sessions, "spikes", size, config, seed, checkpoint, progress)
+    return train_autoencoder(sessions, "spikes", size, config, seed, checkpoint, progress, stop)
 
 
 def train_autoencoder(
@@ -43,8 +44,12 @@ def train_autoencoder(
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    stop: Callable[[PatchAutoencoder, int], bool] | None = None,
 ) -> PatchAutoencoder:
-    """Trains a masked autoencoder on `spikes` (the teacher) or `lfp` (the bidirectional baseline)."""
+    """Trains a masked autoencoder on `spikes` (the teacher) or `lfp` (the bidirectional baseline).
+
+    `stop` sees the model at every evaluation, and says whether the training ends.
+    """
     torch.manual_seed(seed)
     channels = {s.id: s.inputs(modality).shape[1] for s in sessions}
     model = PatchAutoencoder(size, channels, modality == "spikes")
@@ -64,7 +69,8 @@ def train_autoencoder(
     def validation_loss() -> float:
         return sum(validate_masked(model, s, modality, config) for s in sessions) / len(sessions)
 
-    fit(model, step_loss, validation_loss, config, checkpoint, progress)
+    ends = None if stop is None else lambda step: stop(model, step)
+    fit(model, step_loss, validation_loss, config, checkpoint, progress, ends)
     return model
 
 

@@ -7,7 +7,7 @@ student that ships.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,12 +72,18 @@ def train_task(
     teacher_latents: Mapping[str, Tensor],
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    stop: Callable[[Student, int], bool] | None = None,
 ) -> Student:
-    """Trains a student on `task`. `teacher_latents` holds what it follows in each session, by its id."""
+    """Trains a student on `task`. `teacher_latents` holds what it follows in each session, by its id.
+
+    `stop` sees the student at every evaluation, and says whether the training ends.
+    """
     teacher_d = next(iter(teacher_latents.values())).shape[1]
     student = make_student(sessions, task.modality, preset.student, teacher_d, seed)
     objective, modality = task.objective, task.modality
-    return train_student(student, sessions, modality, objective, config, seed, teacher_latents, checkpoint, progress)
+    return train_student(
+        student, sessions, modality, objective, config, seed, teacher_latents, checkpoint, progress, stop=stop
+    )
 
 
 def compute_features(
@@ -96,9 +102,8 @@ def score_student(
 
     The lagged bins are left out where the latents alone decode the validation block better.
     """
-    task = STUDENT_TASKS[name]
-    calm = find_calm_bins(session, task.modality, student.size.lags)
-    return probe(compute_features(student, task, session, tokenizer), session, calm, student.size.d)
+    features = compute_features(student, STUDENT_TASKS[name], session, tokenizer)
+    return _probe_features(student, name, session, features)
 
 
 def score_smoothed(student: Student, name: str, session: TrainingSession, smooth: str) -> Score:
@@ -106,12 +111,25 @@ def score_smoothed(student: Student, name: str, session: TrainingSession, smooth
 
     `smooth` is one of KINDS. With NONE there is no filter. Students are compared fairly if each has its own.
     """
-    readout, scored = score_student(student, name, session)
+    return score_raw_and_smoothed(student, name, session, smooth)[2]
+
+
+def score_raw_and_smoothed(
+    student: Student, name: str, session: TrainingSession, smooth: str
+) -> tuple[Readout, Score, Score]:
+    """Returns what `score_student` does, and the score that `score_smoothed` gives."""
+    features = compute_features(student, STUDENT_TASKS[name], session)
+    readout, raw = _probe_features(student, name, session, features)
     if smooth == NONE:
-        return scored
-    decoded, behavior = readout(compute_features(student, STUDENT_TASKS[name], session)), unscale_behavior(session)
+        return readout, raw, raw
+    decoded, behavior = readout(features), unscale_behavior(session)
     output_filter = fit_output_filter(decoded, behavior, session.split, session.settled)
-    return score_decoded(output_filter(decoded), behavior, session.split)
+    return readout, raw, score_decoded(output_filter(decoded), behavior, session.split)
+
+
+def _probe_features(student: Student, name: str, session: TrainingSession, features: Array) -> tuple[Readout, Score]:
+    calm = find_calm_bins(session, STUDENT_TASKS[name].modality, student.size.lags)
+    return probe(features, session, calm, student.size.d)
 
 
 def score_teacher(teacher: PatchAutoencoder, session: TrainingSession, segment_bins: int) -> Score:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.config import DEFAULT_ALIGNMENT
 from edgedistill.data.candidates import SeriesNames
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE
 
@@ -18,6 +17,7 @@ def test_build_hands_over_its_options(stages: FakePipeline) -> None:
     found = answer(
         *("build", "--target", "host", "--data", "a.nwb", "b.nwb", "--out", "x.edge", "--data", "more"),
         *("--preset", "nano", "--session", "s2", "--steps", 5, "--seed", 3, "--baselines", "--label-minutes", 0.5),
+        *("--trials", 20),
     )
     assert found["metrics"]["int8_r2"] is None
     assert stages.asked == {
@@ -40,11 +40,12 @@ def test_build_hands_over_its_options(stages: FakePipeline) -> None:
         "recipe": DEFAULT_RECIPE,
         "ranges": None,
         "follow_s": 0.0,
-        "alignment": DEFAULT_ALIGNMENT,
+        "alignment": None,
         "ship": False,
         "bands": "preset",
         "smooth": "kalman",
         "label_minutes": 0.5,
+        "trials": 20,
     }
 
 

@@ -98,15 +98,15 @@ def test_models_on_spikes_are_trained_where_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     smoothed: list[tuple[object, ...]] = []
-    original = trained.score_smoothed
-    monkeypatch.setattr(trained, "score_smoothed", lambda *args: smoothed.append(args[1::2]) or original(*args))
+    original = trained.score_raw_and_smoothed
+    monkeypatch.setattr(trained, "score_raw_and_smoothed", lambda *args: smoothed.append(args[1::2]) or original(*args))
     changes = {"student": pretrained / "student", asked: True}
     result = stages.build(options(pretrained, tmp_path / "x.zip", **changes))
     assert ingredients[0].spikes is not None
     assert result.metrics["teacher_r2"] is not None
     assert result.metrics["spike_student_r2"] is not None
     others = ["unsupervised_lfp", "unsupervised_lfp", "supervised_lfp"] if asked == "baselines" else []
-    assert smoothed == [(name, "kalman") for name in others]
+    assert smoothed == [(name, "kalman") for name in ("spike_student", *others)]
 
 
 def test_no_label_of_another_day_has_a_say_in_the_integers(
@@ -160,7 +160,7 @@ def test_every_student_of_a_build_is_aligned_by_the_kind_that_was_asked_for(
     stages.distill(DistillOptions(days, pretrained / "teacher", tmp_path / "student", alignment=own, **settings))
     asked = {"data": days, "teacher": pretrained / "teacher", "recipe": "qat", "alignment": Alignment("subspace")}
     stages.build(options(pretrained, tmp_path / "x.edge", **asked))
-    stages.build(options(pretrained, tmp_path / "y.edge", student=tmp_path / "student", **asked))
+    stages.build(options(pretrained, tmp_path / "y.edge", student=tmp_path / "student", spikes=True, **asked))
     fresh, earlier = ingredients
     assert fresh.provenance["alignment"] == {"kind": "subspace", "centring": "mean"}
     assert earlier.provenance["alignment"] == {"kind": "subspace", "centring": "standardized"}

@@ -45,6 +45,23 @@ def paced(p50: float, misses: int = 0) -> dict[str, Any]:
     return {"step_us": figures, "response_us": response, "jitter_us": 9.5, "deadline_misses": misses, "steps": 60}
 
 
+def training() -> dict[str, Any]:
+    """Returns how a student was chosen, after a search with a trial of each kind."""
+    own = {"learning_rate": 0.003, "alignment": "whitened", "alignment_weight": 0.5}
+    trials = [
+        {"trial": 0, "state": "finished", "validation_r2": 0.612, "last_step": 300, "settings": own},
+        {"trial": 1, "state": "finished", "validation_r2": 0.634, "last_step": 300,
+         "settings": {"learning_rate": 0.0015, "alignment": "none"}},
+        {"trial": 2, "state": "stopped", "validation_r2": None, "last_step": 150, "settings": own},
+        {"trial": 3, "state": "diverged", "validation_r2": None, "last_step": None, "settings": own},
+    ]  # fmt: skip
+    return {
+        "shipped": "deployed",
+        "candidates": {"deployed": 0.634, "distilled": 0.551, "supervised_lfp": None},
+        "search": {"deployed": [{**trial, "chosen": trial["trial"] == 1} for trial in trials]},
+    }
+
+
 def full_result() -> dict[str, Any]:
     seconds = np.arange(0, 8, 0.02)
     truth = np.stack([10 * np.sin(seconds), 5 * np.cos(2 * seconds)], 1)
@@ -60,7 +77,8 @@ def full_result() -> dict[str, Any]:
     )
     return {
         "device": {"cpu": "a <processor> & more", "cores": 2, "board": None, "versions": {"numpy": "2.0"}},
-        "bundle": {"name": "decoder", "sha256": "0" * 64, "session": {"id": "s1"}, "preset": "nano"},
+        "bundle": {"name": "decoder", "sha256": "0" * 64, "session": {"id": "s1"}, "preset": "nano",
+                   "training": training()},
         "subjects": [
             subject("lfp-student-int8", 12.0, 0.61, paced=paced(60), paced_cold=paced(95)),
             subject("lfp-student-fp32", 286.0, 0.612),

@@ -259,3 +259,16 @@ def test_an_energy_below_idle_is_not_drawn() -> None:
     for row in result["subjects"]:
         row["energy_mj_per_step"] = -0.01
     assert "no power sensor" in page_from_results([result], ["noisy"])
+
+
+def test_a_search_is_told_with_every_trial_and_which_was_chosen(page: str) -> None:
+    (part,) = re.findall(r"<h2>How the student was chosen</h2>(.*?)<h2>", page, re.DOTALL)
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", part)]
+    assert ["deployed", "0.634", "ships"] in rows
+    assert ["supervised_lfp", "–", ""] in rows
+    assert "4 trials, 1 of them stopped early" in part
+    assert ["1", "0.634", "chosen", "0.0015", "none", "–"] in rows
+    assert [row[2] for row in rows if row and row[0] in "023"] == ["finished", "stopped at step 150", "diverged"]
+    bare = full_result()
+    bare["bundle"] = {**bare["bundle"], "training": None}
+    assert "How the student was chosen" not in page_from_results([bare], ["decoder"])
