@@ -64,6 +64,25 @@ def place_array(config: SimulationConfig, rng: np.random.Generator) -> tuple[Arr
     return electrodes, positions
 
 
+def draw_population(
+    config: SimulationConfig, tuning_mean: Array, tuning_scale: Array, sources: int, rng: np.random.Generator
+) -> Population:
+    """Draws the array and a population on a background of `sources`.
+
+    Weights of its tuning have the mean and the deviation `tuning_mean` and `tuning_scale` (weights,).
+    """
+    electrodes, positions = place_array(config, rng)
+    return Population(
+        electrodes_mm=electrodes,
+        positions_mm=positions,
+        inhibitory=rng.random(config.population) < 0.2,
+        log_rate=rng.normal(np.log(6.0), 0.6, config.population),
+        tuning=tuning_mean + rng.normal(size=(config.population, len(tuning_scale))) * tuning_scale,
+        background=draw_smooth_patterns(rng, electrodes, sources),
+        beta=draw_smooth_patterns(rng, electrodes, sources=2),
+    )
+
+
 def measure_distances(population: Population) -> Array:
     """Returns the distance of every unit from every electrode, (channels, population), in mm."""
     flat = np.zeros((len(population.electrodes_mm), 1))

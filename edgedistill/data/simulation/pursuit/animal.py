@@ -9,11 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from edgedistill.data.simulation.animal import Animal, Day, Population
+from edgedistill.data.simulation.animal import Animal, Day, Population, draw_population
 from edgedistill.data.simulation.config import LATENT_HZ, Array, SimulationConfig
 from edgedistill.data.simulation.pursuit.field import lfp_from_population
 from edgedistill.data.simulation.pursuit.movement import simulate_pursuit
 from edgedistill.data.simulation.pursuit.population import (
+    BACKGROUND_SOURCES,
     MOST_LEAD_S,
     POSITION_CM,
     SPEED_CM_S,
@@ -21,7 +22,6 @@ from edgedistill.data.simulation.pursuit.population import (
     TUNING_SCALE,
     Traits,
     draw_latents,
-    draw_population,
     draw_spikes,
     draw_traits,
 )
@@ -30,7 +30,7 @@ from edgedistill.data.simulation.pursuit.population import (
 def draw_pursuing_animal(config: SimulationConfig) -> Animal:
     """Draws the animal of `config.seed`."""
     rng = np.random.default_rng([config.seed, 0])
-    population = draw_population(config, rng)
+    population = draw_population(config, TUNING_MEAN, TUNING_SCALE, BACKGROUND_SOURCES, rng)
     traits = draw_traits(config, population.electrodes_mm, rng)
     return Animal(population, TUNING_MEAN, TUNING_SCALE, partial(live_day, config, population, traits))
 

@@ -1,7 +1,7 @@
-"""Draws a population that is tuned to pursuit, the latent dynamics it shares, and its spikes.
+"""Says how units are tuned to pursuit, and draws the latent dynamics that they share, and their spikes.
 
-The inputs are a `SimulationConfig` and the movement of the cursor. The outputs are a `Population`, `Traits`, and the
-spikes of all units. Unlike the units of `reaches`, these prefer a direction in a curve of their own width, lead the
+A `SimulationConfig`, a `Population` and the movement of the cursor go in. `Traits`, and the spikes of all units, come
+out. Unlike the units of `reaches`, these prefer a direction in a curve of their own width, lead the
 hand by a time of their own, are rectified, and fire more regularly than Poisson.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import lfilter
 
-from edgedistill.data.simulation.animal import Population, draw_smooth_patterns, place_array
+from edgedistill.data.simulation.animal import Population
 from edgedistill.data.simulation.config import LATENT_HZ, Array, SimulationConfig
 
 MODES = 3  # planes of the latent dynamics, two latents each
@@ -40,20 +40,6 @@ class Traits:
     inputs: Array  # (inputs, channels) signed patterns of the distant inputs
     leak: Array  # (population, channels) size and sign of each unit's spike at each electrode, against its distance
     wave_s: Array  # (BACKGROUND_SOURCES + 2, channels) when each background source and rhythm arrives
-
-
-def draw_population(config: SimulationConfig, rng: np.random.Generator) -> Population:
-    """Draws the array and a population, with its tuning."""
-    electrodes, positions = place_array(config, rng)
-    return Population(
-        electrodes_mm=electrodes,
-        positions_mm=positions,
-        inhibitory=rng.random(config.population) < 0.2,
-        log_rate=rng.normal(np.log(6.0), 0.6, config.population),
-        tuning=TUNING_MEAN + rng.normal(size=(config.population, len(TUNING_SCALE))) * TUNING_SCALE,
-        background=draw_smooth_patterns(rng, electrodes, sources=BACKGROUND_SOURCES),
-        beta=draw_smooth_patterns(rng, electrodes, sources=2),
-    )
 
 
 def draw_traits(config: SimulationConfig, electrodes_mm: Array, rng: np.random.Generator) -> Traits:

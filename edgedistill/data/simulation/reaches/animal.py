@@ -9,16 +9,22 @@ from functools import partial
 
 import numpy as np
 
-from edgedistill.data.simulation.animal import Animal, Day, Population
+from edgedistill.data.simulation.animal import Animal, Day, Population, draw_population
 from edgedistill.data.simulation.config import Array, SimulationConfig
 from edgedistill.data.simulation.reaches.field import lfp_from_population
 from edgedistill.data.simulation.reaches.movement import latents_from_behavior, simulate_reaches
-from edgedistill.data.simulation.reaches.population import TUNING_MEAN, TUNING_SCALE, draw_population, draw_spikes
+from edgedistill.data.simulation.reaches.population import (
+    BACKGROUND_SOURCES,
+    TUNING_MEAN,
+    TUNING_SCALE,
+    draw_spikes,
+)
 
 
 def draw_reaching_animal(config: SimulationConfig) -> Animal:
     """Draws the animal of `config.seed`."""
-    population = draw_population(config)
+    rng = np.random.default_rng([config.seed, 0])
+    population = draw_population(config, TUNING_MEAN, TUNING_SCALE, BACKGROUND_SOURCES, rng)
     return Animal(population, TUNING_MEAN, TUNING_SCALE, partial(live_day, config, population))
 
 

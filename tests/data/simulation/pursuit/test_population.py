@@ -8,13 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from edgedistill.data.simulation.animal import Population, draw_population
 from edgedistill.data.simulation.config import LATENT_HZ, SimulationConfig
 from edgedistill.data.simulation.pursuit.movement import simulate_pursuit
 from edgedistill.data.simulation.pursuit.population import (
+    BACKGROUND_SOURCES,
+    TUNING_MEAN,
     TUNING_SCALE,
     Traits,
     draw_latents,
-    draw_population,
     draw_regular_spikes,
     draw_spikes,
     draw_traits,
@@ -23,13 +25,17 @@ from edgedistill.data.simulation.pursuit.population import (
 CONFIG = SimulationConfig(channels=9, units=20, variant="pursuit")
 
 
+def population_of(config: SimulationConfig, rng: np.random.Generator) -> Population:
+    return draw_population(config, TUNING_MEAN, TUNING_SCALE, BACKGROUND_SOURCES, rng)
+
+
 def traits_of(seed: int) -> Traits:
     rng = np.random.default_rng(seed)
-    return draw_traits(CONFIG, draw_population(CONFIG, rng).electrodes_mm, rng)
+    return draw_traits(CONFIG, population_of(CONFIG, rng).electrodes_mm, rng)
 
 
 def test_preferred_directions_are_not_uniform() -> None:
-    tuning = draw_population(CONFIG, np.random.default_rng(0)).tuning
+    tuning = population_of(CONFIG, np.random.default_rng(0)).tuning
     angle = np.arctan2(tuning[:, 1], tuning[:, 0])
     assert abs(np.exp(2j * angle).mean()) > 0.15  # along an axis; 0.02 if uniform
     assert abs(np.exp(1j * angle).mean()) > 0.1  # and to one side
@@ -38,7 +44,7 @@ def test_preferred_directions_are_not_uniform() -> None:
 def test_each_unit_leads_the_hand_by_a_time_of_its_own() -> None:
     leads = np.array([0, 5, 12, 20])
     rng = np.random.default_rng(2)
-    population = draw_population(replace(CONFIG, population=4, units=1), rng)
+    population = population_of(replace(CONFIG, population=4, units=1), rng)
     population = replace(population, log_rate=np.full(4, np.log(30.0)))
     traits = replace(traits_of(0), lead_steps=leads, width=np.full(4, 0.5))
     tuning = np.zeros((4, len(TUNING_SCALE)))
