@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.models.tokenizer import name_parameter
 from edgedistill.training.alignment import Aligner, make_aligner
 from edgedistill.training.augment import draw_augmented, hide_bins
 from edgedistill.training.batches import (
@@ -86,7 +87,7 @@ def train_student(
     return student
 
 
-def join(student: nn.Module, aligner: Aligner) -> nn.Module:
+def join(student: nn.Module, aligner: Aligner) -> nn.ModuleDict:
     """Returns one module to train, whose checkpoints hold all that a training needs to go on."""
     return nn.ModuleDict({"student": student, "aligner": aligner})
 
@@ -167,37 +168,48 @@ def distill_bidirectional(
     progress: Progress | None = None,
     objective: Objective = DISTILLED,
     stop: Callable[[PatchAutoencoder, int], bool] | None = None,
+    reconstruction: float = 0.0,
 ) -> PatchAutoencoder:
-    """Trains the published kind of student: patch tokens of LFP, every bin sees every other, alignment alone.
+    """Trains the published kind of student: patch tokens of LFP, every bin sees every other.
 
-    `objective` says how it is aligned, and nothing else. `stop` is as in `train_student`.
+    `objective` says how it is aligned, and nothing else. `reconstruction` is the weight, in units of the alignment's,
+    of the error with which linear maps tell the bins from the latents. `stop` is as in `train_student`.
     """
     torch.manual_seed(seed)
     teacher_d = next(iter(teacher_latents.values())).shape[1]
     channels = {s.id: s.inputs("lfp").shape[1] for s in sessions}
     model = PatchAutoencoder(size, channels, counts=False, teacher_d=teacher_d)
     align = make_aligner(objective, size, sessions, teacher_latents)
+    parts = join(model, align)
+    to_bins = nn.ModuleDict()  # thrown away after the training, as the aligner is
+    if reconstruction:
+        to_bins.update({name_parameter(session): nn.Linear(size.d, count) for session, count in channels.items()})
+        parts["to_bins"] = to_bins
 
-    def loss(session: TrainingSession, bins: Tensor, truth: Tensor) -> Tensor:
-        found: Tensor = align(model, align.layers_of(model, session.id, bins), truth)
+    def loss(session: TrainingSession, bins: Tensor, truth: Tensor, whole: Tensor) -> Tensor:
+        layers = align.layers_of(model, session.id, bins)
+        found: Tensor = align(model, layers, truth)
+        if reconstruction:
+            found = found + reconstruction * known_mse(to_bins[name_parameter(session.id)](layers[-1]), whole)
         return found
+
+    def list_truth(session: TrainingSession) -> list[Tensor]:
+        return [teacher_latents[session.id], session.targets("lfp")]
 
     def step_loss(step: int) -> Tensor:
         random = make_generator(seed, step)
         session = pick_session(sessions, random)
-        return loss(session, *draw_augmented(session, "lfp", [teacher_latents[session.id]], config, random))
+        return loss(session, *draw_augmented(session, "lfp", list_truth(session), config, random))
 
     def validation_loss() -> float:
         total = 0.0
         for s in sessions:
             block = s.split.validation
             length = min(config.segment_bins, block.stop - block.start)
-            parts = [
-                p[block].unfold(0, length, length).transpose(1, 2) for p in (s.inputs("lfp"), teacher_latents[s.id])
-            ]
-            total += loss(s, *(p.to(find_training_device()) for p in parts)).item() / len(sessions)
+            segments = [p[block].unfold(0, length, length).transpose(1, 2) for p in (s.inputs("lfp"), *list_truth(s))]
+            total += loss(s, *(p.to(find_training_device()) for p in segments)).item() / len(sessions)
         return total
 
     ends = None if stop is None else lambda step: stop(model, step)
-    fit(join(model, align), step_loss, validation_loss, config, checkpoint, progress, ends)
+    fit(parts, step_loss, validation_loss, config, checkpoint, progress, ends)
     return model

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from edgedistill.config import ALIGNMENTS, CENTRINGS, Alignment
 from edgedistill.errors import ConfigError
 from edgedistill.models.student import Student
+from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.alignment import EPS, MOMENTUM, Aligner, SubspaceAligner, make_aligner, measure_spreads
 from edgedistill.training.distill import distill_bidirectional, make_student, train_student
 from edgedistill.training.losses import DISTILLED, DISTILLED_WITH_BEHAVIOR, Objective
@@ -226,6 +227,21 @@ def test_the_spike_student_and_the_bidirectional_student_are_aligned_too(kind: s
     again = distill_bidirectional(SESSIONS, size, TRAINING, 5, targets(), objective=by(kind))
     assert not [name for name in patch.state_dict() if "aligner" in name]
     assert weights_of(patch) != weights_of(again)
+
+
+def test_a_bidirectional_student_may_also_tell_the_bins_and_keeps_no_map_for_it(tmp_path: Path) -> None:
+    def train(reconstruction: float, checkpoint: Path | None = None, kill: int = -1) -> PatchAutoencoder:
+        size, shown = replace(TEACHER, layers=2), killer(kill)
+        return distill_bidirectional(
+            SESSIONS, size, TRAINING, 4, targets(), checkpoint, shown, by("cosine"), reconstruction=reconstruction
+        )
+
+    alone, both = weights_of(train(0.0)), weights_of(train(0.2))
+    assert alone.keys() == both.keys()
+    assert alone != both
+    with pytest.raises(Killed):
+        train(0.2, tmp_path / "checkpoint", kill=6)
+    assert weights_of(train(0.2, tmp_path / "checkpoint")) == both
 
 
 def test_every_layer_of_the_student_follows_its_own_subspace() -> None:
