@@ -28,6 +28,7 @@ from edgedistill.bench.subjects import (
 from edgedistill.bench.timing import (
     ONE_BIN_US,
     TimesInUse,
+    find_meters,
     measure_candidate_energy,
     time_flat_out,
     time_in_use,
@@ -39,12 +40,12 @@ from edgedistill.errors import ConfigError, EngineError
 from edgedistill.machine.description import describe_machine
 from edgedistill.measure.latency import EMPTY, LatencyUs, Times
 from edgedistill.measure.score import Fit
-from edgedistill.measure.sensors import Meter, find_meter
+from edgedistill.measure.sensors import Meter
 from edgedistill.measure.system_budget import replace_assumptions
 from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.runtime.compiled_engines import COMPILED, choose_engine, why_not_here
 from edgedistill.runtime.decoder import GRAPHS
-from edgedistill.target import GPU_ENGINES, Target, load_target
+from edgedistill.target import Target, load_target
 
 if TYPE_CHECKING:
     from edgedistill.matching import MatchedRecording
@@ -98,10 +99,10 @@ def bench(
     in_use = time_in_use(candidates, times, options.closed_loop_s)
     decodes = LFP_INT8 not in (one.name for one in absent)
     frames = time_raw_frames(bundle, engine, options.closed_loop_s) if decodes else None
-    meter = find_meter(target.power if target else None, gpu=target is not None and target.engine in GPU_ENGINES)
+    meters = find_meters(candidates, target.power if target else None)
     deadline_us = target.deadline_ms * 1e3 if target else ONE_BIN_US
     subjects = tuple(
-        _measure_subject(c, fits[c.name], times[c.name], in_use, meter, options.energy_s, deadline_us)
+        _measure_subject(c, fits[c.name], times[c.name], in_use, meters[c.name], options.energy_s, deadline_us)
         for c in candidates
     )
     figures = collect_gate_figures(subjects, bundle, held_out=recording is None)

@@ -259,3 +259,12 @@ def test_an_energy_below_idle_is_not_drawn() -> None:
     for row in result["subjects"]:
         row["energy_mj_per_step"] = -0.01
     assert "no power sensor" in page_from_results([result], ["noisy"])
+
+
+def test_energies_of_different_sensors_are_not_drawn_on_one_axis() -> None:
+    result = full_result()
+    for row in result["subjects"]:
+        row |= {"energy_mj_per_step": 0.5, "energy_source": "NVML: GPU board"}
+    assert "energy of a step, mJ" in page_from_results([result], ["one"])
+    result["subjects"][0]["energy_source"] = "RAPL: CPU package"
+    assert "energy of a step, mJ (log axis)" not in page_from_results([result], ["two"])
