@@ -7,6 +7,7 @@ Nothing is scaled up from another device.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,11 +21,13 @@ from edgedistill.bundle.contents import read_raw_frames
 from edgedistill.decoding import BINS_PER_S
 from edgedistill.errors import EngineError
 from edgedistill.measure.closed_loop import PacedTimes, time_paced, use_real_time
-from edgedistill.measure.energy import Energy, measure_energy
+from edgedistill.measure.energy import Energy, estimate_repeat_s, measure_energy
 from edgedistill.measure.latency import EMPTY, Times, time_steps
 from edgedistill.measure.sensors import Meter, find_meter
 from edgedistill.runtime import Decoder
 from edgedistill.target import GPU_ENGINES, Power
+
+logger = logging.getLogger(__name__)
 
 ONE_BIN_US = 1e6 / BINS_PER_S
 SLOW_S = 0.005  # a step that takes longer is timed alone
@@ -142,6 +145,17 @@ def find_meters(candidates: Sequence[Candidate], power: Power | None) -> dict[st
     on_gpu = {c.name: c.runs_on in GPU_ENGINES for c in candidates}
     meters = {gpu: find_meter(power, gpu) for gpu in set(on_gpu.values())}
     return {name: meters[gpu] for name, gpu in on_gpu.items()}
+
+
+def measure_energies(
+    candidate: Candidate, meter: Meter | str, seconds: float, repeats: int = 3
+) -> tuple[Energy, Energy]:
+    """Measures the energy of a step above idle, first flat out and then every 10 ms. Logs how long that takes."""
+    if not isinstance(meter, str) and seconds > 0:
+        whole = 2 * repeats * estimate_repeat_s(max(seconds, meter.shortest_s))
+        logger.info("energy of %s: about %.0f s (%s)", candidate.name, whole, meter.source)
+    flat = measure_candidate_energy(candidate, meter, seconds, repeats=repeats)
+    return flat, measure_candidate_energy(candidate, meter, seconds, paced=True, repeats=repeats)
 
 
 def measure_candidate_energy(

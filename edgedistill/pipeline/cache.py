@@ -41,7 +41,7 @@ class Cache:
         The folder is found by the name, the `inputs` (JSON), and the code of the module that defines `make` with all
         modules that it imports. Raises OutputError where the folder cannot be written.
         """
-        start = monotonic()
+        start, before = monotonic(), len(self.stages)
         folder = self.root / f"{name}-{stage_key(name, inputs, make.__module__)[:16]}"
         cached = folder.is_dir()
         if not cached:
@@ -58,7 +58,8 @@ class Cache:
                     partial.rmdir()
                     if fresh:
                         self.root.rmdir()
-        self.stages.append(Stage(name, monotonic() - start, cached))
+        within = sum(stage.seconds for stage in self.stages[before:])  # stages that `make` listed itself
+        self.stages.append(Stage(name, monotonic() - start - within, cached))
         return folder
 
     def note(self, name: str, start: float) -> None:

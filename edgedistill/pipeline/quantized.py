@@ -71,7 +71,7 @@ def quantize_by_recipe(request: BuildRequest, trained: TrainedModels, subject: T
         ranges=int8.ranges,
         calibrated_on=[seen],
         sessions=tuning_sessions(request, subject),
-        teacher_latents=trained.targets.of(subject.task.objective, subject.student.size),
+        targets=trained.targets,
     )
     student, after = finetune(run, tuning)
     tuned = quantize_with(after, replace(subject, student=student))

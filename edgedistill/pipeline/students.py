@@ -16,6 +16,7 @@ from edgedistill.models.files import load_student, load_teacher, save_student, s
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.run_context import Run, session_inputs
+from edgedistill.pipeline.teacher import target_inputs
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import distill_bidirectional
 from edgedistill.training.losses import DISTILLED
@@ -32,18 +33,19 @@ def student_from_sessions(
 ) -> Student:
     """Returns a student that is trained on `sessions` for one task, or the one that the cache holds."""
     config, task = run.preset.training, STUDENT_TASKS[task_name].with_alignment(alignment)
-    teacher_latents = targets.of(task.objective, run.preset.student)
     stage = task_name if len(sessions) > 1 or task_name != "unsupervised_lfp" else "single_session_lfp"
 
     def make(folder: Path) -> None:
         checkpoint = folder / "checkpoint.safetensors"
         shown = run.progress_of(stage)
+        teacher_latents = targets.of(task.objective, run.preset.student)
         student = train_task(task, sessions, run.preset, config, run.seed, teacher_latents, checkpoint, shown)
         save_student(student, folder, {"row": task_name})
         checkpoint.unlink(missing_ok=True)
 
-    seen = [session_inputs(s, s.inputs(task.modality), teacher_latents[s.id], labels_for(task, s)) for s in sessions]
-    inputs = [seen, asdict(task), asdict(run.preset.student), asdict(config), run.seed]
+    seen = [session_inputs(s, s.inputs(task.modality), labels_for(task, s)) for s in sessions]
+    followed = target_inputs(targets, task.objective, run.preset.student)
+    inputs = [seen, followed, asdict(task), asdict(run.preset.student), asdict(config), run.seed]
     return load_student(run.cache.stage(stage.replace("_", "-"), inputs, make))[0]
 
 
@@ -54,17 +56,17 @@ def patch_student_from_sessions(
     config, size = run.preset.training, run.preset.patch_student
     sessions = [session.without_bands() for session in sessions]
     objective = replace(DISTILLED, aligned_by=alignment)
-    teacher_latents = targets.of(objective, size)
 
     def make(folder: Path) -> None:
         checkpoint = folder / "checkpoint.safetensors"
         shown = run.progress_of("bidirectional")
+        teacher_latents = targets.of(objective, size)
         model = distill_bidirectional(sessions, size, config, run.seed, teacher_latents, checkpoint, shown, objective)
         save_teacher(model, folder, {"config": asdict(config)})
         checkpoint.unlink(missing_ok=True)
 
-    seen = [session_inputs(s, s.inputs("lfp"), teacher_latents[s.id]) for s in sessions]
-    inputs = [seen, asdict(size), asdict(alignment), asdict(config), run.seed]
+    seen = [session_inputs(s, s.inputs("lfp")) for s in sessions]
+    inputs = [seen, target_inputs(targets, objective, size), asdict(size), asdict(alignment), asdict(config), run.seed]
     return load_teacher(run.cache.stage("bidirectional", inputs, make))[0]
 
 
