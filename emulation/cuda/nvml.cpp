@@ -21,7 +21,7 @@ double milliseconds(clockid_t clock) {
     return 1e3 * static_cast<double>(now.tv_sec) + 1e-6 * static_cast<double>(now.tv_nsec);
 }
 
-}  // namespace
+} // namespace
 
 FAKE_API int nvmlInit_v2() { return 0; }
 
@@ -33,7 +33,7 @@ FAKE_API int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
 
 FAKE_API int nvmlDeviceGetTotalEnergyConsumption(void *, unsigned long long *millijoules) {
     if (const char *code = std::getenv("ED_FAKE_NVML")) return std::atoi(code);
-    *millijoules = static_cast<unsigned long long>(
-        idle_w * milliseconds(CLOCK_MONOTONIC) + busy_w * milliseconds(CLOCK_PROCESS_CPUTIME_ID));
+    *millijoules = static_cast<unsigned long long>(idle_w * milliseconds(CLOCK_MONOTONIC) +
+                                                   busy_w * milliseconds(CLOCK_PROCESS_CPUTIME_ID));
     return 0;
 }

@@ -185,18 +185,21 @@ ED_INSIDE void score_slots(stream &s, shared_memory &m, int layer, const age_bia
     for (int hr = 0; hr < head_rounds; hr++) {
         const int wanted = hr * heads_at_once + s.t.head(), head = wanted < ED_HEADS ? wanted : 0;
         float high = ED_DEAD;
+        int of_new = 0; /* what the new key gives, in the place of the one that has left the window */
+        ED_UNROLL_ALL
+        for (int part = 0; part < ed_key_parts; part++)
+            of_new = dot(chunk_at(m.qkv[1], head * ed_key_parts + part), chunk_at(m.qkv[0], head * ed_key_parts + part),
+                         of_new);
         ED_UNROLL_ALL
         for (int sr = 0; sr < slot_rounds; sr++) {
             const int own = sr * slots_at_once + s.t.slot();
             int acc = 0, age = slot - own;
             ED_UNROLL_ALL
-            for (int part = 0; part < ed_key_parts; part++) {
-                uint4 key = s.take(keys_pass + (hr * slot_rounds + sr) * ed_key_parts + part);
-                if (own == slot) key = chunk_at(m.qkv[1], head * ed_key_parts + part);
-                acc = dot(key, chunk_at(m.qkv[0], head * ed_key_parts + part), acc);
-            }
+            for (int part = 0; part < ed_key_parts; part++)
+                s.take(keys_pass + (hr * slot_rounds + sr) * ed_key_parts + part,
+                       [&](const uint4 &key) { acc = dot(key, chunk_at(m.qkv[0], head * ed_key_parts + part), acc); });
             age += age < 0 ? ED_WINDOW : 0;
-            const float value = (float)acc * scale + bias.of[hr][sr];
+            const float value = (float)(own == slot ? of_new : acc) * scale + bias.of[hr][sr];
             score[hr][sr] = own < ED_WINDOW && age <= live ? value : ED_DEAD;
             high = ed_larger(high, score[hr][sr]);
         }
@@ -241,7 +244,8 @@ ED_INSIDE void mix_values(stream &s, shared_memory &m, int layer) {
         for (int g = 0; g < M::groups; g++) {
             const int row = first + (ED_DH % M::groups ? M::turned(g, in_row) : 0); /* else all are of one head */
             const int head = row < ED_D ? row / ED_DH : 0;
-            acc[g] = dot(s.take(values_pass + r * M::groups + g), chunk_at(m.p[head], r * M::threads + in_row), acc[g]);
+            const uint4 p = chunk_at(m.p[head], r * M::threads + in_row);
+            s.take(values_pass + r * M::groups + g, [&](const uint4 &values) { acc[g] = dot(values, p, acc[g]); });
         }
     }
     gather<M>(s.t, acc, sum);
