@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -61,6 +61,13 @@ class Cache:
         within = sum(stage.seconds for stage in self.stages[before:])  # stages that `make` listed itself
         self.stages.append(Stage(name, monotonic() - start - within, cached))
         return folder
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Lists what the `with` block does as a stage whose result is not kept."""
+        start = monotonic()
+        yield
+        self.note(name, start)
 
     def note(self, name: str, start: float) -> None:
         """Lists a stage whose result is not kept. It began at `start`, a time of `monotonic`."""

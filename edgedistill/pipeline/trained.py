@@ -6,10 +6,10 @@ A checked request goes in. `TrainedModels` come out, with the models to quantize
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from time import monotonic
 
 from edgedistill.models.student import Student
 from edgedistill.pipeline.decoder_source import EarlierStudent
+from edgedistill.pipeline.linear_fits import fit_linear
 from edgedistill.pipeline.pretrained_student import outputs_of
 from edgedistill.pipeline.request import BuildRequest
 from edgedistill.pipeline.result import Metrics
@@ -20,7 +20,7 @@ from edgedistill.pipeline.teacher import (
     targets_from_teacher,
     teacher_from_sessions,
 )
-from edgedistill.training.baselines import LaggedRidge, fit_bundle_ridge, fit_linear_baselines
+from edgedistill.training.baselines import LaggedRidge
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout, score, unscale_behavior
 from edgedistill.training.student_tasks import (
@@ -87,10 +87,11 @@ def train_models(request: BuildRequest) -> TrainedModels:
         assert targets is not None
         distilled = train_and_score(request, "distilled", targets)
         smooth = request.options.smooth
-        metrics["distilled_r2"] = score_smoothed(distilled.student, "distilled", request.session, smooth).r2
+        with run.cache.timed("score distilled, smoothed"):
+            metrics["distilled_r2"] = score_smoothed(distilled.student, "distilled", request.session, smooth).r2
         lfp = choose_taught(train_and_score(request, "deployed", targets), distilled)
     metrics["deployed_r2"] = lfp.r2
-    ridge, scores = fit_linear(request, lfp.session)
+    ridge, scores = fit_linear(run, request.session, lfp.session)
     metrics |= scores
     if request.options.baselines and targets is not None:
         metrics |= baseline_scores(request, targets)
@@ -112,7 +113,8 @@ def train_spike_models(request: BuildRequest, targets: TeacherTargets) -> tuple[
     """Returns a spike student, the teacher with a read-out for streaming, and the R² of both."""
     run, session, teacher = request.run, request.session, targets.teacher
     student = train_and_score(request, "spike_student", targets)
-    r2 = score_teacher(teacher, session, run.preset.teacher_training.segment_bins).r2
+    with run.cache.timed("score teacher"):
+        r2 = score_teacher(teacher, session, run.preset.teacher_training.segment_bins).r2
     models = SpikeModels(student, fit_window_readout(run, teacher, session))
     return models, {"teacher_r2": r2, "spike_student_r2": student.r2}
 
@@ -121,7 +123,8 @@ def train_and_score(request: BuildRequest, name: str, targets: TeacherTargets) -
     """Returns a student that is trained on all sessions, with a read-out fitted on the session it will decode."""
     alignment = request.options.alignment
     student = student_from_sessions(request.run, name, request.sessions, targets, alignment)
-    readout, scored = score_student(student, name, request.session)
+    with request.run.cache.timed(f"score {name.replace('_', '-')}"):
+        readout, scored = score_student(student, name, request.session)
     task = STUDENT_TASKS[name].with_alignment(alignment)
     return TrainedStudent(name, student, task, request.session, readout, scored.r2)
 
@@ -142,23 +145,6 @@ def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedS
         features = compute_features(student, STUDENT_TASKS["deployed"], session)
         scored = score(readout, features, unscale_behavior(session), session.split)
     return TrainedStudent("deployed", student, pretrained.task, session, readout, scored.r2, may_use_labels)
-
-
-def fit_linear(request: BuildRequest, decoded: TrainingSession) -> tuple[LaggedRidge, Metrics]:
-    """Returns a lagged ridge on the session as it is decoded, and the R² of the linear baselines of the session.
-
-    `decoded` is the session with the normalization that the student uses, which may be that of another day. The ridge
-    sees the student's inputs as they are, because it runs beside the student in a bench.
-    """
-    start, session = monotonic(), request.session
-    found = fit_linear_baselines(session, "lfp")
-    if session.spikes is not None:
-        found |= fit_linear_baselines(session, "spikes")
-    lags = {found[name].lags for name in ("ridge_lfp", "ridge_lfp_power") if name in found}
-    channels = decoded.standardization.spatial.channels
-    ridge = fit_bundle_ridge(decoded.inputs("lfp").double().numpy(), channels, decoded, sorted(lags))
-    request.run.cache.note("linear baselines", start)
-    return ridge, {f"{name}_r2": baseline.score.r2 for name, baseline in found.items()}
 
 
 def baseline_scores(request: BuildRequest, targets: TeacherTargets) -> Metrics:

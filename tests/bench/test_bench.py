@@ -373,5 +373,8 @@ def test_a_report_can_be_drawn_from_a_full_result(full: dict) -> None:
 def test_an_unknown_subject_is_refused_with_the_nearest_name() -> None:
     assert select_subjects(()) == SUBJECTS
     assert select_subjects(("torch-eager",)) == ("lfp-student-fp32", "lfp-student-int8", "torch-eager")
+    assert select_subjects(("lfp-student-int8",)) == ("lfp-student-fp32", "lfp-student-int8")
+    with pytest.raises(ConfigError, match="'lfp-student-fp32', which is the same"):
+        select_subjects(("onnxruntime-fp32",))
     with pytest.raises(ConfigError, match="torch-eager"):
         select_subjects(("torch-eagr",))

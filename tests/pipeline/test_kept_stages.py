@@ -16,7 +16,7 @@ from edgedistill.data.candidates import SeriesNames
 from edgedistill.pipeline import BuildResult
 from edgedistill.training import teacher_targets
 
-from .tiny_builds import CALIBRATED, READS, STUDENTS, TEACHER, Killed, options, ran, write_preset
+from .tiny_builds import CALIBRATED, LINEAR, READS, STUDENTS, TEACHER, Killed, options, ran, write_preset
 
 
 def return_other_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,9 +68,12 @@ BEHAVIOR_ALONE = {"spike-student", "deployed"}  # the distilled student does not
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"line_hz": 61.0}, READS | {"distilled", "deployed", "calibrate"}),
-        ({"names": SeriesNames(behavior="cursor_pos")}, READS | BEHAVIOR_ALONE | CALIBRATED | {"teacher-readout"}),
-        ({"session": "sim00-day01"}, CALIBRATED | {"teacher-readout"}),
+        ({"line_hz": 61.0}, READS | LINEAR | {"distilled", "deployed", "calibrate"}),
+        (
+            {"names": SeriesNames(behavior="cursor_pos")},
+            READS | BEHAVIOR_ALONE | CALIBRATED | LINEAR | {"teacher-readout"},
+        ),
+        ({"session": "sim00-day01"}, CALIBRATED | LINEAR | {"teacher-readout"}),
         ({"seed": 1}, STUDENTS | CALIBRATED | TEACHER),
         ({"preset": "wide"}, STUDENTS | CALIBRATED),
         ({"recipe": "entropy"}, CALIBRATED),
@@ -92,7 +95,7 @@ def test_another_file_is_read_and_learned_from(home: Path, first: BuildResult, t
     for path in sorted((home / "data").iterdir())[:2]:
         (data / path.name).write_bytes(path.read_bytes())
     result = stages.build(options(home, tmp_path / "x.edge", data=(data,)))
-    assert ran(result) == STUDENTS | CALIBRATED | TEACHER
+    assert ran(result) == STUDENTS | CALIBRATED | TEACHER | LINEAR
 
 
 @pytest.mark.parametrize(("stage", "step"), [("teacher", 3), ("distilled", 6)])
