@@ -166,3 +166,19 @@ def test_a_stage_that_fails_is_not_kept_and_says_why(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"stage 'teacher'[\s\S]*the disk is full[\s\S]*--work"):
         Cache(tmp_path / "work").stage("teacher", [1], fail)
     assert not list(tmp_path.iterdir())
+
+
+def test_seconds_of_a_stage_within_another_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 4.0, 10.0, 20.0, 22.5])
+    monkeypatch.setattr(cache_module, "monotonic", lambda: next(clock))
+    cache = Cache(tmp_path / "work")
+
+    def make(folder: Path) -> None:
+        with cache.timed("latents"):
+            fill(folder)
+
+    make.__module__ = TEACHER
+    cache.stage("student", [1], make)
+    with cache.timed("score"):
+        pass
+    assert [(stage.name, stage.seconds) for stage in cache.stages] == [("latents", 3), ("student", 7), ("score", 2.5)]
