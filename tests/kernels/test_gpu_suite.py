@@ -120,6 +120,7 @@ def test_the_suite_checks_times_and_writes_on_an_emulated_gpu(machine: EmulatedG
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_session_builds_compiles_and_measures_energy_on_an_emulated_gpu(
     machine: EmulatedGpu, tiny: Path, tmp_path: Path
 ) -> None:
