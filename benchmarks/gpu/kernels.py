@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.gpu.checks import KERNELS, check_all_kernels, check_student, load_kernels, sanitize
 from benchmarks.gpu.device import Gpu, GpuError, Module, Times
 from benchmarks.gpu.machine import describe_gpu_conditions, name_device_folder
-from benchmarks.gpu.students import CHANNELS, Student, build_students
+from benchmarks.gpu.students import CHANNELS, Student, build_students, with_threads
 from benchmarks.gpu.tables import format_markdown, judge_gates
 from benchmarks.harness import RESULTS, say, write_result
 from edgedistill.compile.c.toolchain import find_toolchain
@@ -63,6 +63,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few steps and calls, to try this script")
     parser.add_argument("--steps", type=int, help="steps of each student held against the C engine (100000)")
     parser.add_argument("--presets", nargs="+", default=["edge", "nano"], help="presets, or files of your own")
+    parser.add_argument(
+        "--blocks", nargs="+", type=int, default=[], help="also time the kernel of a step with so many threads"
+    )
     parser.add_argument("--channels", type=int, default=CHANNELS)
     parser.add_argument("--no-peers", action="store_true", help="leave PyTorch out")
     parser.add_argument("--no-compile", action="store_true", help="PyTorch without torch.compile, which takes minutes")
@@ -102,7 +105,8 @@ def run(options: argparse.Namespace, work: Path) -> int:
     place = options.out / name_device_folder(found)
     write_result(place, "kernels", result)
     if exact:
-        result |= time_all(options, gpu, floors, kernels, students)
+        others = [with_threads(gpu, s, target, n) for s in students for n in options.blocks if n != s.sizes["threads"]]
+        result |= time_all(options, gpu, floors, kernels, students, others)
         write_result(place, "kernels", result)
     result["sanitizer"] = sanitize(work, make_check_command(options), say)
     result |= {"gates": judge_gates(result), "complete": True, "seconds": time.monotonic() - began}
@@ -153,9 +157,17 @@ def read_kernel_facts(gpu: Gpu, kernels: dict[str, Module], students: list[Stude
 
 
 def time_all(
-    options: argparse.Namespace, gpu: Gpu, floors: Module, kernels: dict[str, Module], students: list[Student]
+    options: argparse.Namespace,
+    gpu: Gpu,
+    floors: Module,
+    kernels: dict[str, Module],
+    students: list[Student],
+    others: list[Student],
 ) -> dict[str, Any]:
-    """Times everything, and returns the times by `what` and then by subject."""
+    """Times everything, and returns the times by `what` and then by subject.
+
+    Of `others`, which are the same students in blocks of other sizes, the kernel alone is timed.
+    """
     # Imported here, because it loads PyTorch for seconds, which checks do not need.
     from benchmarks.gpu.subjects import Subjects, measure_streaming
 
@@ -164,6 +176,8 @@ def time_all(
     for student in students:
         subjects.add_step(student)
         subjects.add_core(student.preset, student.shape)
+    for student in others:
+        subjects.add_kernel(student)
     if not options.no_peers:
         say("peers: PyTorch" + ("" if options.no_compile else ", torch.compile (minutes)"))
         subjects.add_peers(students, not options.no_compile)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,22 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from benchmarks.cpu.c_models import Built, Decoder, build, draw_model, list_variants, make_front_end, make_model_facts
-from benchmarks.gpu.device import Buffer, Gpu, Launch, compile_for_host
+from benchmarks.cpu.c_models import (
+    Built,
+    Decoder,
+    build,
+    draw_model,
+    list_variants,
+    make_front_end,
+    make_model_facts,
+    write_files,
+)
+from benchmarks.gpu.device import INCLUDES, Buffer, Gpu, Launch, compile_for_host
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
 from edgedistill.bundle.contents import INT8_WEIGHTS
+from edgedistill.compile.bundle_sources import kernel_files
 from edgedistill.compile.c.toolchain import find_toolchain
+from edgedistill.compile.cuda.model_source import cuda_sources
 from edgedistill.compile.cuda.module import CUBIN, compile_cuda_module
 from edgedistill.compile.cuda.packing import float_tables, packed_weights
 from edgedistill.config import StudentShape, load_preset
@@ -33,6 +44,7 @@ from edgedistill.target import Target
 
 CHANNELS, OUTPUTS, BINS = 96, 2, 512
 NAME = "subject"
+DEFINE = f'-DED_MODEL_HEADER="model_{NAME}.h"'
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +97,17 @@ def build_student(folder: Path, preset: str, target: Target, channels: int) -> S
     return Student(name, model, compiled.folder, compiled.library, _read_sizes(compiled.folder, target), on_cpu)
 
 
+def with_threads(gpu: Gpu, student: Student, target: Target, threads: int) -> Student:
+    """Returns a student whose kernel alone is compiled for a block of so many threads. It has no engine of its own."""
+    name, config = f"{student.preset}, {threads} threads", make_front_end(student.shape.channels)
+    folder = gpu.folder / f"{student.preset}-{threads}"
+    texts = cuda_sources(student.model, config, make_model_facts(student.shape, config, NAME), threads)
+    model = {f"model/{file}": text.encode() for file, text in texts.items()}
+    write_files(folder, kernel_files("include", "c", "gpu", "cuda") | model)
+    gpu.nvcc.compile_cubin(folder, "cuda/student_step.cu", CUBIN, (*INCLUDES, DEFINE))
+    return replace(student, preset=name, folder=folder, sizes=_read_sizes(folder, target))
+
+
 def write_or_open_bundle(path: Path, model: Int8Model) -> Bundle:
     """Writes as much of a bundle as compiling takes, unless it is there, and opens it."""
     if path.exists():
@@ -106,8 +129,7 @@ def write_or_open_bundle(path: Path, model: Int8Model) -> Bundle:
 
 
 def _read_sizes(folder: Path, target: Target) -> dict[str, int]:
-    define = f'-DED_MODEL_HEADER="model_{NAME}.h"'
-    library = ctypes.CDLL(str(compile_for_host(folder, "student_facts.cpp", find_toolchain(target), (define,))))
+    library = ctypes.CDLL(str(compile_for_host(folder, "student_facts.cpp", find_toolchain(target), (DEFINE,))))
     found = {}
     for what in ("weight_bytes", "table_bytes", "ring_bytes", "state_bytes", "out_floats", "threads"):
         function = getattr(library, f"student_{what}")
@@ -153,12 +175,12 @@ def draw_bins(channels: int, rows: int = BINS, seed: int = 0) -> npt.NDArray[np.
 
 def make_launches(gpu: Gpu, student: Student, bins: npt.NDArray[np.float32]) -> list[Launch]:
     """Returns a launch of `ed_student_step` for each row of `bins`. They share one state, so the stream moves on."""
-    integers = np.frombuffer(packed_weights(student.model), np.uint8)
+    threads = student.sizes["threads"]
+    integers = np.frombuffer(packed_weights(student.model, threads), np.uint8)
     assert len(integers) >= student.sizes["weight"]
-    weights, tables = gpu.array(integers), gpu.array(float_tables(student.model))
+    weights, tables = gpu.array(integers), gpu.array(float_tables(student.model, threads))
     state = gpu.array(np.zeros(student.sizes["state"], np.uint8))
     out = gpu.allocate((student.sizes["out_floats"],), np.float32)
     function = gpu.load_module(student.kernel).find_function("ed_student_step")
     rows: list[Buffer] = [gpu.array(row) for row in bins]
-    threads = student.sizes["threads"]
     return [Launch.of(function, 1, threads, 0, weights, tables, state, row, out) for row in rows]

@@ -72,6 +72,11 @@ class Subjects:
         self._add_graphs(f"kernel/{student.preset}", [self.gpu.record_graph(launch) for launch in launches[:SETS]])
         self._add_chain(f"kernel/{student.preset}", launches)
 
+    def add_kernel(self, student: Student) -> None:
+        """Adds the kernel of a step alone, back to back on the device."""
+        bins = np.zeros((CHAIN, student.shape.channels), np.float32)
+        self._add_chain(f"blocks/{student.preset}", make_launches(self.gpu, student, bins))
+
     def _add_chain(self, name: str, launches: list[Launch]) -> None:
         """Adds launches back to back in one graph, timed from event to event and divided by their number."""
         graph = self.gpu.record_graph(*launches)

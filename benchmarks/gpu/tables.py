@@ -93,6 +93,9 @@ def _format_preset(result: dict[str, Any], preset: str) -> list[str]:
         lines.append(
             _format_row(f"`{preset}`, {text} on the device, back to back", result[what], f"{preset}, back to back", "")
         )
+    for name, times in result.get("blocks", {}).items():
+        if name.startswith(f"{preset}, "):
+            lines.append(_format_cells(f"`{preset}`, {name.removeprefix(f'{preset}, ')}", times, None, "on the device"))
     for section in ("peers", "core peers"):
         for name, times in _select_peers({"peers": result.get(section, {})}, preset).items():
             flushed = _select_peers({"peers": result[section]}, preset, ", L2 flushed").get(name)

@@ -10,10 +10,11 @@ from edgedistill.bench.comparison import QUICK, BenchOptions, bench
 from edgedistill.bench.holdout import standardize_counts
 from edgedistill.bench.holdout_scores import score_on_recording
 from edgedistill.bench.result import BenchResult, Subject
-from edgedistill.bench.subjects import select_subjects
+from edgedistill.bench.subjects import STUDENTS, select_subjects
 
 __all__ = [
     "QUICK",
+    "STUDENTS",
     "BenchOptions",
     "BenchResult",
     "Subject",

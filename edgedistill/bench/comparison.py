@@ -6,6 +6,7 @@ that only a report draws (`extras`).
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,7 +29,8 @@ from edgedistill.bench.subjects import (
 from edgedistill.bench.timing import (
     ONE_BIN_US,
     TimesInUse,
-    measure_candidate_energy,
+    find_meters,
+    measure_energies,
     time_flat_out,
     time_in_use,
     time_raw_frames,
@@ -37,17 +39,19 @@ from edgedistill.bundle import Bundle
 from edgedistill.bundle.contents import Holdout, read_holdout, read_range_table
 from edgedistill.errors import ConfigError, EngineError
 from edgedistill.machine.description import describe_machine
+from edgedistill.measure.energy import Energy
 from edgedistill.measure.latency import EMPTY, LatencyUs, Times
 from edgedistill.measure.score import Fit
-from edgedistill.measure.sensors import Meter, find_meter
 from edgedistill.measure.system_budget import replace_assumptions
 from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.runtime.compiled_engines import COMPILED, choose_engine, why_not_here
 from edgedistill.runtime.decoder import GRAPHS
-from edgedistill.target import GPU_ENGINES, Target, load_target
+from edgedistill.target import Target, load_target
 
 if TYPE_CHECKING:
     from edgedistill.matching import MatchedRecording
+
+logger = logging.getLogger(__name__)
 
 IN_USE_HERE = "closed loop on this machine"
 
@@ -61,6 +65,7 @@ class BenchOptions:
     steps: int = 2000
     closed_loop_s: float = 5.0  # 0: no closed loop
     energy_s: float = 5.0  # of each repeat, where there is a sensor; 0: no energy
+    energy_repeats: int = 3  # a single one gives no interval
     intervals: bool = True  # measure what the intervals cover
     robustness: bool = False
     system: bool = False
@@ -95,15 +100,18 @@ def bench(
     streamed = next((fit for fit in fits.values() if isinstance(fit, RecordingFit)), None)
     late = () if streamed is None or streamed.late_warning is None else (streamed.late_warning,)
     times = time_flat_out(candidates, options.steps)
+    if options.closed_loop_s > 0:
+        logger.info("closed loop: about %.0f s for all subjects", 3 * options.closed_loop_s)
     in_use = time_in_use(candidates, times, options.closed_loop_s)
     decodes = LFP_INT8 not in (one.name for one in absent)
     frames = time_raw_frames(bundle, engine, options.closed_loop_s) if decodes else None
-    meter = find_meter(target.power if target else None, gpu=target is not None and target.engine in GPU_ENGINES)
+    meters = find_meters(candidates, target.power if target else None)
     deadline_us = target.deadline_ms * 1e3 if target else ONE_BIN_US
-    subjects = tuple(
-        _measure_subject(c, fits[c.name], times[c.name], in_use, meter, options.energy_s, deadline_us)
-        for c in candidates
-    )
+    rows = []
+    for c in candidates:
+        flat, paced = measure_energies(c, meters[c.name], options.energy_s, options.energy_repeats)
+        rows.append(_make_row(c, fits[c.name], times[c.name], in_use, flat, paced, deadline_us))
+    subjects = tuple(rows)
     figures = collect_gate_figures(subjects, bundle, held_out=recording is None)
     why = explain_missing_figures(figures, absent)
     if target and (reason := explain_foreign_time(target, bundle, engine)):
@@ -135,16 +143,16 @@ def _require_any(candidates: Sequence[Candidate], absent: Sequence[Absent]) -> N
         )
 
 
-def _measure_subject(
+def _make_row(
     candidate: Candidate,
     fit: Fit,
     times: Times,
     in_use: TimesInUse,
-    meter: Meter | str,
-    energy_s: float,
+    flat: Energy,
+    paced: Energy,
     deadline_us: float,
 ) -> Subject:
-    """Measures the energy of one candidate and returns its row, with the times and the score that it already has."""
+    """Returns the row of a candidate: what it is, and what was measured of it."""
     name = candidate.name
     return Subject(
         name=name,
@@ -156,8 +164,8 @@ def _measure_subject(
         times=times,
         deadline_us=deadline_us,
         fit=fit,
-        energy=measure_candidate_energy(candidate, meter, energy_s),
-        energy_paced=measure_candidate_energy(candidate, meter, energy_s, paced=True),
+        energy=flat,
+        energy_paced=paced,
         paced=in_use.warm.get(name),
         paced_cold=in_use.cold.get(name),
         paced_source=in_use.reasons.get(name, IN_USE_HERE),

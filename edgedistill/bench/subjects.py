@@ -44,6 +44,7 @@ TEACHER, PUBLISHED = "spike-teacher", "spike-teacher-published"
 PEER_INT8, PEER_DYNAMIC, PEER_TORCH = "onnxruntime-int8", "onnxruntime-dynamic-int8", "torch-eager"
 STUDENTS = (LFP_STUDENT, LFP_INT8, PEER_INT8, SPIKE_STUDENT, SPIKE_INT8)
 SUBJECTS = (*STUDENTS, TEACHER, PUBLISHED, PEER_DYNAMIC, PEER_TORCH)
+OTHER_NAMES = dict.fromkeys(("onnxruntime", "onnxruntime-fp32"), LFP_STUDENT)  # the nearest spelling would mislead
 
 TEACHER_GRAPH, PUBLISHED_GRAPH = "subjects/spike-teacher.onnx", "subjects/spike-teacher-published.onnx"
 UNTRAINED = "not measured: never trained in this shape"
@@ -227,6 +228,10 @@ def select_subjects(against: tuple[str, ...]) -> tuple[str, ...]:
     Raises ConfigError for an unknown name.
     """
     for name in against:
+        if name in OTHER_NAMES:
+            raise ConfigError(
+                f"unknown subject '{name}'", expected=f"'{OTHER_NAMES[name]}', which is the same and always measured"
+            )
         if name not in SUBJECTS:
             raise ConfigError(f"unknown subject '{name}'", expected=did_you_mean(name, SUBJECTS))
-    return (LFP_STUDENT, LFP_INT8, *against) if against else SUBJECTS
+    return tuple(dict.fromkeys((LFP_STUDENT, LFP_INT8, *against))) if against else SUBJECTS

@@ -7,6 +7,7 @@ Nothing is scaled up from another device.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,11 +21,13 @@ from edgedistill.bundle.contents import read_raw_frames
 from edgedistill.decoding import BINS_PER_S
 from edgedistill.errors import EngineError
 from edgedistill.measure.closed_loop import PacedTimes, time_paced, use_real_time
-from edgedistill.measure.energy import Energy, measure_energy
+from edgedistill.measure.energy import Energy, estimate_repeat_s, measure_energy
 from edgedistill.measure.latency import EMPTY, Times, time_steps
-from edgedistill.measure.sensors import Meter
+from edgedistill.measure.sensors import Meter, find_meter
 from edgedistill.runtime import Decoder
-from edgedistill.target import GPU_ENGINES
+from edgedistill.target import GPU_ENGINES, Power
+
+logger = logging.getLogger(__name__)
 
 ONE_BIN_US = 1e6 / BINS_PER_S
 SLOW_S = 0.005  # a step that takes longer is timed alone
@@ -133,18 +136,39 @@ def time_raw_frames(bundle: Bundle, engine: str, seconds: float) -> FrameTimes |
 # ---------------------------------------------------------------- energy
 
 
-def measure_candidate_energy(candidate: Candidate, meter: Meter | str, seconds: float, paced: bool = False) -> Energy:
-    """Measures the energy of a step above idle, flat out or every 10 ms (`paced`).
+def find_meters(candidates: Sequence[Candidate], power: Power | None) -> dict[str, Meter | str]:
+    """Returns, by name of a candidate, the meter of the engine that runs it, or the reason why there is none.
 
-    The figures are None, with the reason, where `meter` is a reason or cannot see the candidate, or where the step is
-    too slow.
+    `power` names the rails of the target's board. Whatever the target is, a subject on a GPU is measured by a sensor
+    that sees the GPU, and a subject on the CPU by one that sees the CPU. Those that share a sensor share the meter.
+    """
+    on_gpu = {c.name: c.runs_on in GPU_ENGINES for c in candidates}
+    meters = {gpu: find_meter(power, gpu) for gpu in set(on_gpu.values())}
+    return {name: meters[gpu] for name, gpu in on_gpu.items()}
+
+
+def measure_energies(
+    candidate: Candidate, meter: Meter | str, seconds: float, repeats: int = 3
+) -> tuple[Energy, Energy]:
+    """Measures the energy of a step above idle, first flat out and then every 10 ms. Logs how long that takes."""
+    if not isinstance(meter, str) and seconds > 0:
+        whole = 2 * repeats * estimate_repeat_s(max(seconds, meter.shortest_s))
+        logger.info("energy of %s: about %.0f s (%s)", candidate.name, whole, meter.source)
+    flat = measure_candidate_energy(candidate, meter, seconds, repeats=repeats)
+    return flat, measure_candidate_energy(candidate, meter, seconds, paced=True, repeats=repeats)
+
+
+def measure_candidate_energy(
+    candidate: Candidate, meter: Meter | str, seconds: float, paced: bool = False, repeats: int = 3
+) -> Energy:
+    """Measures the energy of a step above idle, flat out or every 10 ms (`paced`), `repeats` times for `seconds` each.
+
+    The figures are None, with the reason, where `meter` is a reason, or where the step is too slow.
     """
     if isinstance(meter, str):
         return Energy.not_measured(meter)
     if seconds <= 0:
         return Energy.not_measured("not asked for")
-    if meter.sees_gpu_only and candidate.runs_on not in GPU_ENGINES:
-        return Energy.not_measured(f"the sensor ({meter.source}) does not see the CPU that this ran on")
     if paced and _estimate_step_s(candidate) > 1 / BINS_PER_S:
         return Energy.not_measured("slower than 100 Hz")
 
@@ -157,4 +181,4 @@ def measure_candidate_energy(candidate: Candidate, meter: Meter | str, seconds: 
             count += 1
         return count
 
-    return measure_energy(meter, run, max(seconds, meter.shortest_s))
+    return measure_energy(meter, run, max(seconds, meter.shortest_s), repeats)

@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from edgedistill.bundle import open_bundle
 from edgedistill.cli.app import GATE_MISSED
@@ -37,6 +38,7 @@ Examples:
   edgedistill bench decoder.edge --against spike-student-int8 --against torch-eager
   edgedistill bench decoder.edge --data another-day.nwb --steps 20000
   edgedistill bench decoder.edge --closed-loop 600       runs for ten minutes at 100 Hz
+  edgedistill bench decoder.edge --engine cuda --quick   the students alone, in seconds
 
 Every step is timed alone, on one thread. The subjects take turns, so that all of them meet the same machine. Then each
 is woken every 10 ms, once with warm caches and once with emptied ones. The subject "empty" does nothing, so its
@@ -82,6 +84,21 @@ estimated. If a gate of the target is missed, the exit code is 3.""",
     "part out.",
 )
 @click.option(
+    "--energy",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="How many seconds each subject runs in each repeat of its energy, where there is a sensor. There are three "
+    "repeats without pauses and three at 100 Hz, each between two stretches of idling. 0 leaves this part out.",
+)
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Measure only the students, with a closed loop of 1 s, one repeat of the energy as short as the sensor "
+    "allows, and without intervals. Options that are given are kept.",
+)
+@click.option(
     "--robustness", is_flag=True, help="Also measure R² with channels or a bank lost, added noise and days of drift."
 )
 @click.option(
@@ -109,6 +126,8 @@ def bench(
     steps: int,
     engine: str | None,
     closed_loop: float,
+    energy: float,
+    quick: bool,
     robustness: bool,
     system: bool,
     assume: dict[str, float],
@@ -125,11 +144,16 @@ def bench(
     from edgedistill import bench as measurement
 
     opened = open_bundle(bundle)
+    given = click.get_current_context().get_parameter_source
+    short = {name for name in ("closed_loop", "energy") if quick and given(name) is ParameterSource.DEFAULT}
     options = measurement.BenchOptions(
-        subjects=measurement.select_subjects(against),
+        subjects=measurement.STUDENTS if quick and not against else measurement.select_subjects(against),
         engine=engine,
         steps=steps,
-        closed_loop_s=closed_loop,
+        closed_loop_s=1.0 if "closed_loop" in short else closed_loop,
+        energy_s=0.1 if "energy" in short else energy,  # a sensor that needs longer takes longer
+        energy_repeats=1 if quick else 3,
+        intervals=not quick,
         robustness=robustness,
         system=system or bool(assume),
         assume=assume,

@@ -125,10 +125,16 @@ def measure_energy(
             expected=f"at least {meter.shortest_s:g} s",
         )
     try:
-        parts = [_measure_part(meter, run, seconds, seconds / 2 if idle_s is None else idle_s) for _ in range(repeats)]
+        idle_s = seconds / 2 if idle_s is None else idle_s
+        parts = [_measure_part(meter, run, seconds, idle_s) for _ in range(repeats)]
     except EngineError as error:
         return Energy.not_measured(f"{error.what} ({error.got})")
     return _summarize(parts, meter)
+
+
+def estimate_repeat_s(seconds: float) -> float:
+    """Returns how long one repeat of `measure_energy` takes, with its idle stretches before and after."""
+    return 2 * seconds
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,6 @@ class Meter(Protocol):
     def counts_energy(self) -> bool:
         """Whether `read` returns the mJ since some start. Otherwise it returns the mW of now."""
 
-    @property
-    def sees_gpu_only(self) -> bool:
-        """Whether the sensor misses what runs on the CPU."""
-
     def read(self) -> float:
         """Returns the mW of now, or the mJ so far. Raises EngineError where the sensor can no longer be read."""
 
@@ -72,7 +68,6 @@ class BoardMeter:
     period_s: float = 0.1
     shortest_s: float = 2.0
     counts_energy: bool = False
-    sees_gpu_only: bool = False
 
     @property
     def source(self) -> str:
@@ -112,7 +107,6 @@ class RaplMeter:
     period_s: float = 1.0
     shortest_s: float = 0.5
     counts_energy: bool = True
-    sees_gpu_only: bool = False
     _last: list[int] = field(default_factory=list)
     _total_uj: int = 0
 
@@ -150,7 +144,6 @@ class NvmlMeter:
     period_s: float = 0.5
     shortest_s: float = 2.0
     counts_energy: bool = True
-    sees_gpu_only: bool = True
 
     def read(self) -> float:
         """Returns the mJ since the driver was loaded."""
@@ -181,18 +174,24 @@ def find_nvml_meter(library: str = "libnvidia-ml.so.1") -> NvmlMeter | str:
 
 
 def find_meter(power: Power | None = None, gpu: bool = False, root: Path = Path("/")) -> Meter | str:
-    """Returns the meter of the device that decodes, or the reason why there is none.
+    """Returns the meter of the processor that a subject runs on, or the reason why there is none.
 
-    It sums the rails that a target names (`power`), or else reads the counter of the GPU if `gpu`, or else that of the
-    CPU. Where a board's rails are missing, no other sensor takes their place.
+    It sums the rails that a target names (`power`), which see all of a board. On a machine without rails it reads the
+    counter of the GPU if the subject runs there (`gpu`), or else that of the CPU. On a board with other rails no sensor
+    takes their place.
     """
-    if power is not None:
-        rails = find_board_rails(root)
-        if missing := [label for label in power.total if label not in rails]:
-            found = ", ".join(sorted(rails)) or "no sensor"
-            return f"this machine has not the board's rails {', '.join(missing)} (found: {found})"
+    if power is None:
+        return find_nvml_meter() if gpu else find_rapl_meter(root)
+    rails = find_board_rails(root)
+    missing = [label for label in power.total if label not in rails]
+    if not missing:
         return BoardMeter(tuple(rails[label] for label in power.total))
-    return find_nvml_meter() if gpu else find_rapl_meter(root)
+    found = ", ".join(sorted(rails)) or "no sensor"
+    reason = f"this machine has not the board's rails {', '.join(missing)} (found: {found})"
+    if rails:
+        return reason
+    own = find_meter(gpu=gpu, root=root)
+    return f"{reason}; {own}" if isinstance(own, str) else own
 
 
 def _integer(file: Path) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import monotonic
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from edgedistill.data.bins import SessionBins
 from edgedistill.data.lfp.electrodes import Electrode
 from edgedistill.frontend import FrontEndConfig, group_delay_ms
 from edgedistill.numerics.smoothing import SmoothingModel
+from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.channel_files import neutral_channel_files, write_channel_files, write_smoothing_file
 from edgedistill.pipeline.confidence import CalibratedDeviations, calibrate_deviations
 from edgedistill.pipeline.graph_checks import compute_reference
@@ -72,12 +72,16 @@ class Ingredients:
 def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: QuantizedStudents) -> BuildResult:
     """Writes the bundle, and its zip if the user asked for one, and returns the result of the build."""
     options, cache = request.options, request.run.cache
-    start = monotonic()
-    smoothed, spikes = smooth_student(trained.lfp, quantized.lfp, options.smooth), None
-    found = {**trained.metrics, "deployed_r2": smoothed.r2, "int8_r2": smoothed.int8_r2}
-    if trained.spikes is not None and quantized.spikes is not None:
-        spikes = make_spike_subjects(trained.spikes, quantized.spikes, options.smooth)
-        found["spike_student_r2"] = spikes.smoothed.r2
+    with cache.timed("smooth outputs"):
+        smoothed, spikes = smooth_student(trained.lfp, quantized.lfp, options.smooth), None
+        found = {**trained.metrics, "deployed_r2": smoothed.r2, "int8_r2": smoothed.int8_r2}
+        if trained.spikes is not None and quantized.spikes is not None:
+            spikes = make_spike_subjects(trained.spikes, quantized.spikes, options.smooth)
+            found["spike_student_r2"] = spikes.smoothed.r2
+        kind = options.smooth if trained.lfp.may_use_labels else NONE
+        ridge_smoothing = smooth_ridge(trained.ridge, trained.lfp.session, kind)
+    with cache.timed("deviations"):
+        deviations = calibrate_deviations(quantized.lfp.quantized.model, trained.lfp.session, smoothed.model)
     metrics = {name: found.get(name) for name, _, _ in TABLE}
     training = describe_training(request, trained)
     assert request.bins.frontend is not None
@@ -91,9 +95,9 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         subject_from_student(trained.lfp, quantized.lfp),
         spikes,
         smoothed,
-        calibrate_deviations(quantized.lfp.quantized.model, trained.lfp.session, smoothed.model),
+        deviations,
         trained.ridge,
-        smooth_ridge(trained.ridge, trained.lfp.session, options.smooth if trained.lfp.may_use_labels else NONE),
+        ridge_smoothing,
         metrics,
         {
             **request.run.provenance.to_json(),
@@ -102,8 +106,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
             **training,
         },
     )
-    written = write_decoder_bundle(parts)
-    cache.note("bundle", start)
+    written = write_decoder_bundle(parts, cache)
     return BuildResult(
         bundle=options.out,
         target=request.target.name,
@@ -153,28 +156,31 @@ def subject_from_student(trained: TrainedStudent, int8: Int8Student) -> Subject:
     return Subject(trained.student, trained.readout, int8)
 
 
-def write_decoder_bundle(parts: Ingredients) -> WrittenBundle:
+def write_decoder_bundle(parts: Ingredients, cache: Cache) -> WrittenBundle:
     """Writes the bundle, judges its graphs, compiles its engine and measures it.
 
     A graph whose output differs too much from the student's is marked unusable, and the manifest gives the reason.
     """
-    files, shape, graphs = write_files(parts)
+    files, shape, graphs = write_files(parts, cache)
     facts = describe_bundle(parts, shape)
-    return write_and_judge(BundleContents(parts.out, parts.target, files, graphs, facts, parts.metrics))
+    with cache.timed("engine and gates"):
+        return write_and_judge(BundleContents(parts.out, parts.target, files, graphs, facts, parts.metrics))
 
 
-def write_files(parts: Ingredients) -> tuple[Files, StudentShape, Verdicts]:
+def write_files(parts: Ingredients, cache: Cache) -> tuple[Files, StudentShape, Verdicts]:
     """Returns every file of the bundle except its manifest, the student's shape, and a verdict on each step graph."""
-    files, shape, graphs = write_subject(parts.lfp, parts.session, "lfp")
+    with cache.timed("graphs"):
+        files, shape, graphs = write_subject(parts.lfp, parts.session, "lfp")
+        if parts.spikes is not None:
+            others, verdicts = write_spike_subjects(parts.spikes, parts.session)
+            files, graphs = files | others, graphs | verdicts
     model = parts.lfp.int8.quantized.model
     files |= write_channel_files(parts.session.standardization.spatial, parts.deviations.model)
     files |= write_smoothing_file(parts.smoothed.model)
-    if parts.spikes is not None:
-        others, verdicts = write_spike_subjects(parts.spikes, parts.session)
-        files, graphs = files | others, graphs | verdicts
     files[RIDGE] = write_ridge(parts.ridge, parts.ridge_smoothing)
-    files["reference.npz"] = write_npz(compute_reference(model, parts.session))
-    files["holdout.npz"] = write_holdout(parts.bins, parts.session, shape)
+    with cache.timed("reference and holdout"):
+        files["reference.npz"] = write_npz(compute_reference(model, parts.session))
+        files["holdout.npz"] = write_holdout(parts.bins, parts.session, shape)
     return files, shape, graphs
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -42,7 +42,7 @@ class Cache:
         The folder is found by the name, the `inputs` (JSON), and the code of the module that defines `make` with all
         modules that it imports. Raises OutputError where the folder cannot be written.
         """
-        start = monotonic()
+        start, before = monotonic(), len(self.stages)
         folder = self.root / f"{name}-{stage_key(name, inputs, make.__module__)[:16]}"
         cached = folder.is_dir()
         if not cached:
@@ -58,7 +58,8 @@ class Cache:
                     partial.rmdir()
                     if fresh:
                         self.root.rmdir()
-        self.stages.append(Stage(name, monotonic() - start, cached))
+        within = sum(stage.seconds for stage in self.stages[before:])  # stages that `make` listed itself
+        self.stages.append(Stage(name, monotonic() - start - within, cached))
         return folder
 
     def open_folder(self, name: str, inputs: object, module: str) -> Path:
@@ -72,6 +73,13 @@ class Cache:
         except OSError as error:
             raise self._output_error(name, error) from error
         return folder
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Lists what the `with` block does as a stage whose result is not kept."""
+        start = monotonic()
+        yield
+        self.note(name, start)
 
     def note(self, name: str, start: float, cached: bool = False) -> None:
         """Lists a stage that `stage` did not run. It began at `start`, a time of `monotonic`."""

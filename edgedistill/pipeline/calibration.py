@@ -173,7 +173,7 @@ def finetune_pretrained(
         ranges=ranges,
         calibrated_on=pretrained.without_new_labels(sessions),
         sessions=sessions,
-        teacher_latents=targets.of(pretrained.task.objective, student.size),
+        targets=targets,
     )
     return finetune(request.run, tuning)
 

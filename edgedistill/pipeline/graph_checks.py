@@ -134,6 +134,16 @@ def holdout_stretch(session: TrainingSession, shape: StudentShape) -> slice:
     return slice(max(0, block.start - shape.receptive_field - shape.lag_rows), block.stop)
 
 
+def find_run_up(shape: StudentShape, start: int) -> int:
+    """Returns a bin from which a fresh stream comes to the state that the whole stream has at bin `start`.
+
+    A ring holds what depends on one receptive field before it. The bin is a multiple of the slots of a ring, so that
+    every slot holds the same bin as in the whole stream.
+    """
+    slots = max(1, shape.window - 1)
+    return max(0, start - shape.receptive_field - shape.lag_rows) // slots * slots
+
+
 def compute_reference(model: Int8Model, session: TrainingSession) -> dict[str, npt.NDArray[Any]]:
     """Returns the arrays that a device checks itself with: bins, and what the oracle computes from them.
 
@@ -142,7 +152,8 @@ def compute_reference(model: Int8Model, session: TrainingSession) -> dict[str, n
     wrapped around.
     """
     bins, start = session.inputs("lfp")[: session.split.test.stop].numpy(), session.split.test.start
-    oracle, bins = _oracle_after(model, bins[:start]), bins[start : start + REFERENCE_BINS]
+    first = find_run_up(model.shape, start)
+    oracle, bins = _oracle_after(model, bins[first:start]), bins[start : start + REFERENCE_BINS]
     before = oracle.export_state()
     arrays: dict[str, npt.NDArray[Any]] = {"bins": bins, **{f"start_{n}": a for n, a in before.items()}}
     arrays |= {f"int_{name}" if a.dtype == np.int8 else name: a for name, a in oracle.trace(bins).items()}

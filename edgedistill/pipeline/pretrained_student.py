@@ -153,7 +153,7 @@ def student_from_facts(student: Student, facts: Facts, folder: Path) -> Pretrain
         },
         readouts={session: readout_from_json(stored) for session, stored in facts.get("readouts", {}).items()},
         outputs=None if outputs is None else (tuple(outputs[0]), tuple(outputs[1])),
-        provenance=Provenance(facts.get("sessions", {}), facts.get("versions", {})),
+        provenance=Provenance(facts.get("sessions", {}), facts.get("versions", {}), training=facts.get("training", {})),
         band_power=parse(BandPower, facts.get("band_power", {}), str(folder)),
         few_labels=None if (few := facts.get("few_labels")) is None else parse(FewLabels, few, str(folder / FACTS)),
         finetuned_from=facts.get("finetuned_from"),

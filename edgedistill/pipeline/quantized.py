@@ -6,7 +6,6 @@ Trained models go in. `QuantizedStudents` come out, each with the ranges of its 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from time import monotonic
 
 from edgedistill.pipeline.pretrained_student import without_labels
 from edgedistill.pipeline.ranges import FineTuning, can_read, finetune, ranges_from_student, stage_name
@@ -42,9 +41,8 @@ def quantize_students(request: BuildRequest, trained: TrainedModels) -> Quantize
     if ranges is None:
         lfp = quantize_by_recipe(request, trained, trained.lfp)
     else:
-        start = monotonic()
-        lfp = quantize_with(ranges, trained.lfp)
-        request.run.cache.note(stage_name("quantize", trained.lfp.name), start)
+        with request.run.cache.timed(stage_name("quantize", trained.lfp.name)):
+            lfp = quantize_with(ranges, trained.lfp)
     spikes = None if trained.spikes is None else quantize_by_recipe(request, trained, trained.spikes.student)
     return QuantizedStudents(lfp, spikes)
 
@@ -58,9 +56,8 @@ def quantize_by_recipe(request: BuildRequest, trained: TrainedModels, subject: T
     run, name = request.run, subject.name
     seen = subject.session if subject.may_use_labels else without_labels(subject.session)
     ranges = ranges_from_student(run, name, subject.student, seen, subject.task.modality, request.recipe)
-    start = monotonic()
-    int8 = quantize_with(ranges, subject)
-    run.cache.note(stage_name("quantize", name), start)
+    with run.cache.timed(stage_name("quantize", name)):
+        int8 = quantize_with(ranges, subject)
     if request.recipe.finetune is None:
         return int8
     assert trained.targets is not None
@@ -71,7 +68,7 @@ def quantize_by_recipe(request: BuildRequest, trained: TrainedModels, subject: T
         ranges=int8.ranges,
         calibrated_on=[seen],
         sessions=tuning_sessions(request, subject),
-        teacher_latents=trained.targets.of(subject.task.objective, subject.student.size),
+        targets=trained.targets,
     )
     student, after = finetune(run, tuning)
     tuned = quantize_with(after, replace(subject, student=student))

@@ -13,6 +13,7 @@ from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import hash_checkpoint, load_student, save_student
 from edgedistill.models.student import Student
 from edgedistill.pipeline.run_context import Run, session_inputs
+from edgedistill.pipeline.teacher import target_inputs
 from edgedistill.quantization.calibration.range_search import Progress as WindowProgress
 from edgedistill.quantization.calibration.range_search import calibrate, measure_table
 from edgedistill.quantization.calibration.ranges import Ranges, read_ranges
@@ -20,7 +21,7 @@ from edgedistill.quantization.calibration.recipe import Recipe
 from edgedistill.quantization.training.finetuning import finetune_student
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.student_tasks import StudentTask
-from edgedistill.training.teacher_targets import Targets
+from edgedistill.training.teacher_targets import Targets, TeacherTargets
 
 RANGES = "ranges.json"
 
@@ -35,7 +36,7 @@ class FineTuning:
     ranges: Ranges  # of the student, found by a recipe that fine-tunes
     calibrated_on: Sequence[TrainingSession]  # the sessions that the ranges were found on
     sessions: Sequence[TrainingSession]  # the sessions to train on, which the student must be able to read
-    teacher_latents: Targets
+    targets: TeacherTargets  # of the teacher that the student was trained to follow
 
 
 def ranges_from_student(
@@ -65,15 +66,16 @@ def finetune(run: Run, tuning: FineTuning) -> tuple[Student, Ranges]:
     schedule = ranges.recipe.finetune
     assert schedule is not None
     require_tuning_sessions(ranges.recipe, tuning.sessions)
-    require_width(student, tuning.teacher_latents)
     schedule = replace(schedule, steps=min(schedule.steps, run.preset.training.steps))  # --steps caps this stage too
     stage, config = stage_name("finetune", tuning.student_name), run.preset.training
 
     def make(folder: Path) -> None:
         checkpoint = folder / "checkpoint.safetensors"
+        teacher_latents = tuning.targets.of(task.objective, student.size)
+        require_width(student, teacher_latents)
         tuned, values = finetune_student(
             student, ranges.values, tuning.sessions, task.modality, task.objective, config, schedule, run.seed,
-            tuning.teacher_latents, checkpoint, run.progress_of(stage), ranges.recipe.keep,
+            teacher_latents, checkpoint, run.progress_of(stage), ranges.recipe.keep,
         )  # fmt: skip
         save_student(tuned, folder, {"row": tuning.student_name})
         after = {name: list(map(float, numbers)) for name, numbers in values.items()}
@@ -82,9 +84,16 @@ def finetune(run: Run, tuning: FineTuning) -> tuple[Student, Ranges]:
         replace(found, table=table).write(folder / RANGES)
         checkpoint.unlink(missing_ok=True)
 
-    latents = tuning.teacher_latents
-    seen = [session_inputs(s, s.inputs(task.modality), latents[s.id], s.behavior) for s in tuning.sessions]
-    inputs = [seen, hash_checkpoint(student), ranges.to_json(), asdict(task), asdict(config), run.seed]
+    seen = [session_inputs(s, s.inputs(task.modality), s.behavior) for s in tuning.sessions]
+    inputs = [
+        seen,
+        target_inputs(tuning.targets, task.objective, student.size),
+        hash_checkpoint(student),
+        ranges.to_json(),
+        asdict(task),
+        asdict(config),
+        run.seed,
+    ]
     folder = run.cache.stage(stage, inputs, make)
     return load_student(folder)[0], read_ranges(folder / RANGES, student.size)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from edgedistill.config import NO_BANDS, Preset, TrainingConfig, load_preset
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import ConfigError, did_you_mean
 from edgedistill.pipeline.cache import Cache
-from edgedistill.training.batches import TrainingSession
+from edgedistill.training.batches import TrainingSession, describe_training_device
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, learning rate
 StageProgress = Callable[[int, int, float, float], None]  # step, steps, loss, learning rate of one stage
@@ -29,11 +32,13 @@ class Provenance:
     sessions: Mapping[str, str]  # id -> SHA-256 of its file
     versions: Mapping[str, str]  # package -> version
     readings: tuple[dict[str, object], ...] = ()  # how each session was read, see `SessionBins.describe_reading`
+    training: Mapping[str, object] = field(default_factory=dict)  # see `describe_training_device`; empty: not known
 
     def to_json(self) -> dict[str, object]:
         """Returns the keys as they stand in a manifest and in a model's facts."""
         series = {str(reading["session"]): reading["series"] for reading in self.readings}
-        return {"sessions": dict(self.sessions), "series": series, "versions": dict(self.versions)}
+        found: dict[str, object] = {"sessions": dict(self.sessions), "series": series, "versions": dict(self.versions)}
+        return found | ({"training": dict(self.training)} if self.training else {})
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,14 @@ class Run:
 
 
 def provenance_of(bins: Sequence[SessionBins]) -> Provenance:
-    """Returns the provenance of a run on these sessions."""
+    """Returns the provenance of a run on these sessions. Logs a line where a training cannot be repeated bit by bit."""
     versions = {package: metadata.version(package) for package in PACKAGES}
     readings = tuple(b.describe_reading() for b in bins)
-    return Provenance({b.session_id: b.sha256 for b in bins}, versions, readings)
+    training = describe_training_device()
+    if not training["repeatable"]:
+        text = "training on %s: the same training would end with other last bits; stages that are kept are found again"
+        logger.info(text, training["device"])
+    return Provenance({b.session_id: b.sha256 for b in bins}, versions, readings, training)
 
 
 def choose_preset(name_or_path: str | Path, steps: int | None, bands: str = "preset") -> Preset:

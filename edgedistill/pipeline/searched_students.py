@@ -91,7 +91,7 @@ def choose_student(
         save_student(student, trial.folder, {"row": task_name})
         return average([score_smoothed(student, task_name, s, judging.smooth).validation_r2 for s in judging.sessions])
 
-    seen = describe_sessions(sessions, task, targets.of(task.objective, size))
+    seen = describe_sessions(sessions, task, targets, size)
     trials, folder = search(run, stage, [seen, asdict(task), asdict(size)], judging, plan, train)
     best = find_best(trials)
     return ChosenStudent(load_student(folder(best.number))[0], task_of(best), trials)
@@ -128,7 +128,7 @@ def choose_patch_student(
         return average([score_teacher(model, session, segment).validation_r2 for session in judging.sessions])
 
     task = StudentTask("lfp", objective)
-    seen = describe_sessions(slow, task, targets.of(objective, size))
+    seen = describe_sessions(slow, task, targets, size)
     plan = plan_search(config, objective, seed=run.seed)
     trials, folder = search(run, "bidirectional", [seen, asdict(task), asdict(size)], judging, plan, train)
     return load_teacher(folder(find_best(trials).number))[0], trials

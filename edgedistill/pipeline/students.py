@@ -5,17 +5,18 @@ Sessions and the teacher's targets go in. A trained float student comes out. It 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from edgedistill.config import Alignment
+from edgedistill.config import Alignment, StudentSize, TeacherSize
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.run_context import Run, session_inputs
+from edgedistill.pipeline.teacher import target_inputs
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import distill_bidirectional
 from edgedistill.training.losses import DISTILLED
@@ -32,16 +33,17 @@ def student_from_sessions(
 ) -> Student:
     """Returns a student that is trained on `sessions` for one task, or the one that the cache holds."""
     config, task = run.preset.training, STUDENT_TASKS[task_name].with_alignment(alignment)
-    teacher_latents, stage = targets.of(task.objective, run.preset.student), name_stage(task_name, sessions)
+    stage = name_stage(task_name, sessions)
 
     def make(folder: Path) -> None:
         checkpoint = folder / "checkpoint.safetensors"
         shown = run.progress_of(stage)
+        teacher_latents = targets.of(task.objective, run.preset.student)
         student = train_task(task, sessions, run.preset, config, run.seed, teacher_latents, checkpoint, shown)
         save_student(student, folder, {"row": task_name})
         checkpoint.unlink(missing_ok=True)
 
-    seen = describe_sessions(sessions, task, teacher_latents)
+    seen = describe_sessions(sessions, task, targets, run.preset.student)
     inputs = [seen, asdict(task), asdict(run.preset.student), asdict(config), run.seed]
     return load_student(run.cache.stage(stage.replace("_", "-"), inputs, make))[0]
 
@@ -53,17 +55,17 @@ def patch_student_from_sessions(
     config, size = run.preset.training, run.preset.patch_student
     sessions = [session.without_bands() for session in sessions]
     objective = replace(DISTILLED, aligned_by=alignment)
-    teacher_latents = targets.of(objective, size)
 
     def make(folder: Path) -> None:
         checkpoint = folder / "checkpoint.safetensors"
         shown = run.progress_of("bidirectional")
+        teacher_latents = targets.of(objective, size)
         model = distill_bidirectional(sessions, size, config, run.seed, teacher_latents, checkpoint, shown, objective)
         save_teacher(model, folder, {"config": asdict(config)})
         checkpoint.unlink(missing_ok=True)
 
-    seen = [session_inputs(s, s.inputs("lfp"), teacher_latents[s.id]) for s in sessions]
-    inputs = [seen, asdict(size), asdict(alignment), asdict(config), run.seed]
+    seen = [session_inputs(s, s.inputs("lfp")) for s in sessions]
+    inputs = [seen, target_inputs(targets, objective, size), asdict(size), asdict(alignment), asdict(config), run.seed]
     return load_teacher(run.cache.stage("bidirectional", inputs, make))[0]
 
 
@@ -73,10 +75,11 @@ def name_stage(task_name: str, sessions: Sequence[TrainingSession]) -> str:
 
 
 def describe_sessions(
-    sessions: Sequence[TrainingSession], task: StudentTask, teacher_latents: Mapping[str, Tensor]
-) -> list[list[object]]:
-    """Returns what a training for a task uses of its sessions, as JSON, for the key of its stage."""
-    return [session_inputs(s, s.inputs(task.modality), teacher_latents[s.id], labels_for(task, s)) for s in sessions]
+    sessions: Sequence[TrainingSession], task: StudentTask, targets: TeacherTargets, size: StudentSize | TeacherSize
+) -> list[object]:
+    """Returns what a training for a task uses of its sessions and the teacher, as JSON, for the key of its stage."""
+    seen: list[object] = [session_inputs(s, s.inputs(task.modality), labels_for(task, s)) for s in sessions]
+    return [seen, target_inputs(targets, task.objective, size)]
 
 
 def labels_for(task: StudentTask, session: TrainingSession) -> Tensor | None:

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
+from edgedistill.config import StudentSize, TeacherSize
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import hash_checkpoint, load_teacher, save_teacher
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout
+from edgedistill.training.losses import Objective
 from edgedistill.training.pretrain import train_teacher
-from edgedistill.training.teacher_targets import TeacherTargets
+from edgedistill.training.teacher_targets import TeacherTargets, form_of_targets
 from edgedistill.training.teacher_window import fit_last_bin_readout
 
 
@@ -64,6 +66,16 @@ def load_known_teacher(folder: Path, sessions: Sequence[TrainingSession]) -> Pat
 def targets_from_teacher(run: Run, teacher: PatchAutoencoder, sessions: Sequence[TrainingSession]) -> TeacherTargets:
     """Returns what students of these sessions can be aligned to, which is computed when it is first asked for."""
     return TeacherTargets(teacher, sessions, run.preset.teacher_training, partial(run.cache.note, "teacher latents"))
+
+
+def target_inputs(targets: TeacherTargets, objective: Objective, size: StudentSize | TeacherSize) -> list[object]:
+    """Returns what targets are computed from, as JSON, for the key of a stage that learns from them.
+
+    The key holds what goes in and no hash of the targets, because a GPU computes other last bits every time.
+    """
+    form = form_of_targets(objective, size)
+    seen = [session_inputs(s, s.counts, s.behavior if form.labels else None) for s in targets.sessions]
+    return [asdict(form), hash_checkpoint(targets.teacher), targets.config.segment_bins, seen]
 
 
 def fit_window_readout(run: Run, teacher: PatchAutoencoder, session: TrainingSession) -> TeacherSubject:

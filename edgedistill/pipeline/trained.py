@@ -8,21 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from time import monotonic
 
 from edgedistill.models.student import Student
 from edgedistill.pipeline.decoder_source import EarlierStudent
+from edgedistill.pipeline.linear_fits import fit_linear
 from edgedistill.pipeline.pretrained_student import outputs_of
 from edgedistill.pipeline.request import BuildRequest
 from edgedistill.pipeline.result import Metrics, none_if_nan
 from edgedistill.pipeline.searched_students import Judging, Trials, choose_patch_student, choose_student
+from edgedistill.pipeline.students import name_stage
 from edgedistill.pipeline.teacher import (
     TeacherSubject,
     fit_window_readout,
     targets_from_teacher,
     teacher_from_sessions,
 )
-from edgedistill.training.baselines import LaggedRidge, fit_bundle_ridge, fit_linear_baselines
+from edgedistill.training.baselines import LaggedRidge
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout, Score, score, unscale_behavior
 from edgedistill.training.student_tasks import (
@@ -129,7 +130,7 @@ def train_models(request: BuildRequest) -> TrainedModels:
         chosen = choose_shipped(candidates)
         lfp = replace(candidates[chosen.shipped], name="deployed")
     metrics["deployed_r2"] = lfp.r2
-    ridge, scores = fit_linear(request, lfp.session)
+    ridge, scores = fit_linear(request.run, request.session, lfp.session)
     return TrainedModels(lfp, spikes, targets, ridge, metrics | scores, chosen, trials)
 
 
@@ -150,7 +151,8 @@ def train_spike_models(request: BuildRequest, targets: TeacherTargets) -> tuple[
     """Returns a spike student, the teacher with a read-out for streaming, and the R² of both."""
     run, session, teacher = request.run, request.session, targets.teacher
     student = train_and_score(request, "spike_student", targets)
-    r2 = score_teacher(teacher, session, run.preset.teacher_training.segment_bins).r2
+    with run.cache.timed("score teacher"):
+        r2 = score_teacher(teacher, session, run.preset.teacher_training.segment_bins).r2
     models = SpikeModels(student, fit_window_readout(run, teacher, session))
     return models, {"teacher_r2": r2, "spike_student_r2": student.r2}
 
@@ -162,7 +164,8 @@ def train_and_score(
     options, seen = request.options, request.sessions if sessions is None else sessions
     judging = Judging((request.session,), options.smooth)
     found = choose_student(request.run, name, seen, targets, options.aligned_by, judging)
-    readout, raw, smoothed = score_raw_and_smoothed(found.student, name, request.session, options.smooth)
+    with request.run.cache.timed(f"score {name_stage(name, seen).replace('_', '-')}"):
+        readout, raw, smoothed = score_raw_and_smoothed(found.student, name, request.session, options.smooth)
     return TrainedStudent(
         name, found.student, found.task, request.session, readout, raw.r2, smoothed=smoothed, trials=found.trials
     )
@@ -184,23 +187,6 @@ def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedS
         features = compute_features(student, STUDENT_TASKS["deployed"], session)
         scored = score(readout, features, unscale_behavior(session), session.split)
     return TrainedStudent("deployed", student, pretrained.task, session, readout, scored.r2, may_use_labels)
-
-
-def fit_linear(request: BuildRequest, decoded: TrainingSession) -> tuple[LaggedRidge, Metrics]:
-    """Returns a lagged ridge on the session as it is decoded, and the R² of the linear baselines of the session.
-
-    `decoded` is the session with the normalization that the student uses, which may be that of another day. The ridge
-    sees the student's inputs as they are, because it runs beside the student in a bench.
-    """
-    start, session = monotonic(), request.session
-    found = fit_linear_baselines(session, "lfp")
-    if session.spikes is not None:
-        found |= fit_linear_baselines(session, "spikes")
-    lags = {found[name].lags for name in ("ridge_lfp", "ridge_lfp_power") if name in found}
-    channels = decoded.standardization.spatial.channels
-    ridge = fit_bundle_ridge(decoded.inputs("lfp").double().numpy(), channels, decoded, sorted(lags))
-    request.run.cache.note("linear baselines", start)
-    return ridge, {f"{name}_r2": baseline.score.r2 for name, baseline in found.items()}
 
 
 def train_baselines(request: BuildRequest, targets: TeacherTargets) -> Baselines:

@@ -1,22 +1,25 @@
 """Quantizes the student of one session, gives it a read-out of its own, and measures how well it decodes.
 
 The inputs are a float student with its read-out, the session it decodes, and the ranges of its activations. The outputs
-are the checked INT8 model and its R², streamed by the oracle from the first bin of the session.
+are the checked INT8 model and its R², streamed from the first bin of the session by torch, with the oracle's bits.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from edgedistill.config import StudentShape
 from edgedistill.models.student import Student
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.quantization.calibration.ranges import Ranges
+from edgedistill.quantization.exact_torch import ExactStream
 from edgedistill.quantization.integers import quantize_student, replace_readout
-from edgedistill.training.batches import TrainingSession
+from edgedistill.training.batches import TrainingSession, find_training_device
 from edgedistill.training.evaluate import (
     Array,
     Readout,
@@ -88,13 +91,22 @@ def choose_better(plain: QuantizedStudent, tuned: QuantizedStudent) -> Quantized
 def compute_int8_features(model: Int8Model, bins: npt.NDArray[np.float32]) -> Array:
     """Returns what the read-out of the INT8 student sees of a whole session, as floats (T, d + (lags + 1) * C)."""
     kept = "readout" in model.keep
-    trace = Oracle(model).trace(bins, ("bin",) if kept else ("bin", "latent"))
+    trace = trace_exactly(model, bins, ("bin",) if kept else ("bin", "latent"))
     latents = trace["latents"] if kept else trace["latent"] * model.tensors["latent.scale"]
     seen = trace["bin"] * model.tensors["bin.scale"].astype(np.float64)
     return np.hstack([latents, stack_lagged_bins(seen, model.shape.lags)])
 
 
+def trace_exactly(
+    model: Int8Model, bins: npt.NDArray[np.float32], wanted: tuple[str, ...]
+) -> dict[str, npt.NDArray[Any]]:
+    """Returns what `Oracle(model).trace(bins, wanted)` does, with the same bits, by torch on the device that trains."""
+    device = find_training_device()
+    found = ExactStream(model.shape, model.tensors, device).trace(torch.from_numpy(bins).to(device), wanted)
+    return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+
+
 def score_stream(model: Int8Model, session: TrainingSession, modality: str) -> Score:
-    """Returns the R² on the test block, streamed by the oracle from the first bin of the session."""
-    guess = Oracle(model).run(session.inputs(modality).numpy()).astype(np.float64)
+    """Returns the R² on the test block, streamed with the oracle's bits from the first bin of the session."""
+    guess = trace_exactly(model, session.inputs(modality).numpy(), ())["kinematics"].astype(np.float64)
     return score_decoded(guess, unscale_behavior(session), session.split)

@@ -58,11 +58,13 @@ def _outline_histogram(histogram: Row | None, latency: Row, x: Axis, base: float
 
 
 def draw_cost(subjects: Sequence[Row]) -> str:
-    """Draws R² against the energy of a step, or against its time where no sensor was read.
+    """Draws R² against the energy of a step, or against its time unless one sensor saw all subjects.
 
     Subjects without an R² are left out. Returns "" where none is left.
     """
-    energy = all((s.get("energy_mj_per_step") or 0) > 0 for s in subjects if s.get("r2") is not None)
+    scored = [s for s in subjects if s.get("r2") is not None]
+    one_sensor = len({s.get("energy_source") for s in scored}) == 1
+    energy = one_sensor and all((s.get("energy_mj_per_step") or 0) > 0 for s in scored)
     known = [(i, s) for i, s in enumerate(subjects) if s.get("r2") is not None and _read_cost(s, energy) > 0]
     rows = [(i, s, _read_cost(s, energy)) for i, s in known]
     if not rows:
@@ -72,7 +74,7 @@ def draw_cost(subjects: Sequence[Row]) -> str:
     x = Axis(min(costs) / 2, max(costs) * 2, left, WIDTH - 20, log=True)
     low = min(0.0, *scores) if min(scores) < 0.2 else min(scores) - 0.05
     y = Axis(low, max(scores) + 0.05, bottom, top)
-    what = "energy of a step, mJ" if energy else "median time of a step, µs: no power sensor was read"
+    what = "energy of a step, mJ" if energy else "median time of a step, µs: no power sensor saw all subjects"
     words = "; ".join(f"{s['name']}: R² {s['r2']:.3f} at {format_number(cost)}" for _, s, cost in rows)
     drawing = Drawing(WIDTH, bottom + 46, "R² against what a step costs", f"{what}. {words}.")
     drawing.x_axis(x, top, bottom, f"{what} (log axis)", format_number)

@@ -232,6 +232,15 @@ def find_training_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def describe_training_device() -> dict[str, object]:
+    """Returns the name of what trains here, and whether the same training ends with the same bits again.
+
+    On a GPU it does not, because torch adds gradients in no fixed order there.
+    """
+    gpu = find_training_device().type == "cuda"
+    return {"device": torch.cuda.get_device_name() if gpu else "cpu", "repeatable": not gpu}
+
+
 def draw_segments(
     session: TrainingSession, parts: Sequence[Tensor], config: TrainingConfig, random: torch.Generator
 ) -> list[Tensor]:

@@ -7,6 +7,7 @@ statistics come from the training blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 
 import torch
@@ -26,6 +27,24 @@ GRADIENT_SEGMENTS = 512  # segments over all sessions in which gradients are tak
 Targets = dict[str, Tensor]  # session id -> (T, k)
 
 
+@dataclass(frozen=True)
+class TargetForm:
+    """Says which targets a student is compared with: equal forms of one teacher are equal targets."""
+
+    kind: str  # "whitened", "cosine", "mse" or "subspace"
+    labels: bool = False  # whether labels choose the directions
+    layers: int = 0  # of the student, where it is compared layer by layer
+    d: int = 0
+
+
+def form_of_targets(objective: Objective, size: StudentSize | TeacherSize) -> TargetForm:
+    """Returns the form of the targets of a student of `size` that is trained for `objective`."""
+    kind = objective.aligned_by.kind if objective.alignment else "whitened"  # the head is there without a use, too
+    if kind != "subspace":
+        return TargetForm(kind)
+    return TargetForm(kind, objective.behavior > 0, size.layers, size.d)
+
+
 class TeacherTargets:
     """Holds a teacher and the sessions of a training, and computes each kind of target once."""
 
@@ -38,23 +57,20 @@ class TeacherTargets:
     ) -> None:
         """Keeps what targets are computed from. `computed` is called with the time at which a computation began."""
         self.teacher, self.sessions, self.config, self.computed = teacher, tuple(sessions), config, computed
-        self._found: dict[tuple[object, ...], Targets] = {}
+        self._found: dict[TargetForm, Targets] = {}
 
     def of(self, objective: Objective, size: StudentSize | TeacherSize) -> Targets:
         """Returns the targets of each session for a student of `size`. Labels are used only where `objective` does."""
-        kind = objective.aligned_by.kind if objective.alignment else "whitened"  # the head is there without a use, too
-        by_layer = kind == "subspace"
-        labels = by_layer and objective.behavior > 0
-        key = (kind, labels, size.layers, size.d) if by_layer else (kind,)
-        if key not in self._found:
+        form = form_of_targets(objective, size)
+        if form not in self._found:
             start = monotonic()
-            self._found[key] = (
-                compute_subspace_targets(self.teacher, self.sessions, self.config, size, labels)
-                if by_layer
-                else compute_teacher_latents(self.teacher, self.sessions, self.config, kind == "whitened")
+            self._found[form] = (
+                compute_subspace_targets(self.teacher, self.sessions, self.config, size, form.labels)
+                if form.kind == "subspace"
+                else compute_teacher_latents(self.teacher, self.sessions, self.config, form.kind == "whitened")
             )
             self.computed(start)
-        return self._found[key]
+        return self._found[form]
 
 
 def compute_teacher_latents(

@@ -19,8 +19,8 @@
  * cold ring costs what a full one costs.
  *
  * Roofline, edge (H 4, W 200, Dh 32): a head reads 12.8 kB of ring and 0.8 kB of bias, and does 12.8 k multiplications
- * in 3.2 k dp4a. At 64 B a clock of one multiprocessor's L2 port that is 212 clocks, and 50 for dp4a (64 a clock). This
- * floor, 0.16 us at 1.3 GHz, is far below a launch, and below what nothing hides: two loads from L2 one after the other
+ * in 3.2 k dp4a. At 117 B a clock of one multiprocessor's L2 port that is 116 clocks, and 50 for dp4a (64 a clock). This
+ * floor, 0.06 us at 1.98 GHz, is far below a launch, and below what nothing hides: two loads from L2 one after the other
  * (pos, then bias), three barriers and the shuffles between them, by estimate 1,000 clocks or 0.8 us. Latency counts
  * here, not bytes.
  *

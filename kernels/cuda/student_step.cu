@@ -4,11 +4,12 @@
  * and every float here has its bits.
  *
  * What bounds it. A step reads each weight and each slot of the rings once, from L2, through the port of one
- * multiprocessor: 64 bytes a clock. So everything that is not loading must happen while loads are under way. What the
- * block reads, weights and rings alike, is one stream of passes of 16 bytes a thread, in the order of use and known at
- * compile time. A thread always has the next `ahead` passes under way or in registers: `take` returns the oldest and
- * issues the load that many passes ahead, across barriers, attention and layers. By Little's law 64 B/clk * 300 clk of
- * latency need 19 kB under way; 8 passes are 64 kB, and outlast a barrier, a norm or a softmax as well.
+ * multiprocessor: 117 bytes a clock, as measured on an H100. So everything that is not loading must happen while loads
+ * are under way. What the block reads, weights and rings alike, is one stream of passes of 16 bytes a thread, in the
+ * order of use and known at compile time. A thread always has the next `ahead` passes under way or in registers: `take`
+ * hands out the oldest and issues the load that many passes ahead, across barriers, attention and layers. By Little's
+ * law 117 B/clk * 400 clk of latency need 47 kB under way; 16 passes of 256 threads are 64 kB, and outlast a barrier, a
+ * norm or a softmax as well.
  *
  * A layer has seven barriers: x | q, k, v | largest score | p | context | x | hidden | x.
  *   - Norm: each warp computes the factor for itself, a lane rounds four values, and shuffles hand them to the lanes
@@ -19,23 +20,25 @@
  *     has just left the window, and the new value joins at the end. Both rings are written after all threads have read
  *     them. Slots that were never written are masked, not skipped: a cold ring costs what a full one costs.
  *
- * Block: 512 threads of at most 128 registers; 256 for small students (threads_of in edgedistill/compile). The
- * following is known without a device, for sm_87, sm_90, sm_110 and ptxas of CUDA 13.0, at 96 channels:
+ * Block: 256 threads of at most 255 registers; 512 for large students (threads_of in edgedistill/compile). Fewer warps
+ * issue fewer instructions, because every warp computes the norms and addresses for itself. The following is known
+ * without a device, for sm_87, sm_90, sm_110 and ptxas of CUDA 13.0, at 96 channels:
  *
- *   - `edge` takes 126 to 128 registers, `nano` 112, with no spills and 5 kB of shared memory; `paper`, ten layers of
- *     256, spills up to 12 words a thread;
- *   - floor: `edge` reads 1.40 MB, 21,800 clocks at 64 bytes a clock; `nano` 0.25 MB, 3,800;
- *   - instructions of a warp: `edge` 4,030, of them 890 a layer, 16,100 clocks if four schedulers never waited; `nano`
- *     2,200 and 4,400, more than its bytes take: it is bound by instructions and by what they wait for.
+ *   - `edge` takes 230 to 240 registers, `nano` 90 to 107, with no spills and 5 kB of shared memory; `paper`, ten layers
+ *     of 256, spills up to 12 words a thread;
+ *   - floor: `edge` reads 1.38 MB, 11,800 clocks at 117 bytes a clock; `nano` 0.25 MB, 2,100;
+ *   - instructions of a warp: `edge` 5,480, of them 1,236 a layer, 10,950 clocks if four schedulers never waited, where
+ *     512 threads took 16,150; `nano` 2,150 and 4,300.
  *
- * ESTIMATE for `edge`, stage by stage with assumed latencies (L2 300 clocks, shared memory 30, shuffle 25): 22,000 to
- * 27,000 clocks a step, 11 to 14 us at 1980 MHz (H200), 22 to 26 us at 1020 MHz (Orin Nano), without launch and host.
- * The H100 refuted it: a step of `edge` takes 38,400 clocks back to back (19.4 us at 1980 MHz), `nano` 15,500, although
- * one multiprocessor reads 117 bytes a clock from L2, not 64 (docs/gpu.md, "Measured on an H100"). Every bit was right.
+ * Measured on an H100, of the version before with 512 threads for `edge`: 38,400 clocks back to back (19.4 us at 1980
+ * MHz), and 15,500 for `nano`. A launch that does next to nothing takes 4,200 of them. The rest is explained by 1.64
+ * clocks an issued instruction and 260 a stage, but two measured students determine these two numbers, so nothing checks
+ * them. With them the present version of `edge` is PROJECTED to take 15.1 us there (docs/gpu.md). Every bit was right.
  *
- * Not done: on Hopper and Blackwell a cluster of n blocks could read 1/n of the stream each and exchange x, q, k, v,
- * hidden through distributed shared memory. At 28 barriers of a cluster a step (about 300 clocks each) against 21,800
- * clocks of loads, eight blocks might halve the time. Orin has no clusters.
+ * Not done. Products on tensor cores (mma m16n8k32) would take one instruction for four dp4a and need no sums across
+ * lanes, a quarter fewer instructions for `edge`; they need another packing and, for sm_75, another instruction. On
+ * Hopper and Blackwell a cluster of n blocks could read and multiply 1/n of the stream each and exchange x, q, k, v and
+ * hidden through distributed shared memory; every barrier would then be one of the cluster. Orin has no clusters.
  */
 #include "student_stream.cuh"
 
@@ -185,18 +188,21 @@ ED_INSIDE void score_slots(stream &s, shared_memory &m, int layer, const age_bia
     for (int hr = 0; hr < head_rounds; hr++) {
         const int wanted = hr * heads_at_once + s.t.head(), head = wanted < ED_HEADS ? wanted : 0;
         float high = ED_DEAD;
+        int of_new = 0; /* what the new key gives, in the place of the one that has left the window */
+        ED_UNROLL_ALL
+        for (int part = 0; part < ed_key_parts; part++)
+            of_new = dot(chunk_at(m.qkv[1], head * ed_key_parts + part), chunk_at(m.qkv[0], head * ed_key_parts + part),
+                         of_new);
         ED_UNROLL_ALL
         for (int sr = 0; sr < slot_rounds; sr++) {
             const int own = sr * slots_at_once + s.t.slot();
             int acc = 0, age = slot - own;
             ED_UNROLL_ALL
-            for (int part = 0; part < ed_key_parts; part++) {
-                uint4 key = s.take(keys_pass + (hr * slot_rounds + sr) * ed_key_parts + part);
-                if (own == slot) key = chunk_at(m.qkv[1], head * ed_key_parts + part);
-                acc = dot(key, chunk_at(m.qkv[0], head * ed_key_parts + part), acc);
-            }
+            for (int part = 0; part < ed_key_parts; part++)
+                s.take(keys_pass + (hr * slot_rounds + sr) * ed_key_parts + part,
+                       [&](const uint4 &key) { acc = dot(key, chunk_at(m.qkv[0], head * ed_key_parts + part), acc); });
             age += age < 0 ? ED_WINDOW : 0;
-            const float value = (float)acc * scale + bias.of[hr][sr];
+            const float value = (float)(own == slot ? of_new : acc) * scale + bias.of[hr][sr];
             score[hr][sr] = own < ED_WINDOW && age <= live ? value : ED_DEAD;
             high = ed_larger(high, score[hr][sr]);
         }
@@ -241,7 +247,8 @@ ED_INSIDE void mix_values(stream &s, shared_memory &m, int layer) {
         for (int g = 0; g < M::groups; g++) {
             const int row = first + (ED_DH % M::groups ? M::turned(g, in_row) : 0); /* else all are of one head */
             const int head = row < ED_D ? row / ED_DH : 0;
-            acc[g] = dot(s.take(values_pass + r * M::groups + g), chunk_at(m.p[head], r * M::threads + in_row), acc[g]);
+            const uint4 p = chunk_at(m.p[head], r * M::threads + in_row);
+            s.take(values_pass + r * M::groups + g, [&](const uint4 &values) { acc[g] = dot(values, p, acc[g]); });
         }
     }
     gather<M>(s.t, acc, sum);

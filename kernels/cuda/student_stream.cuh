@@ -2,7 +2,7 @@
  * Private: what a step reads, weights and rings alike, as one stream of passes of 16 bytes a thread, and the products
  * that use it. student_step.cu gives the reasons, and student_layout.h says where everything lies.
  *
- * A thread holds the next `ahead` passes: `stream::take` returns the oldest and issues the load that many passes ahead.
+ * A thread holds the next `ahead` passes: `stream::take` hands out the oldest and issues the load that many passes ahead.
  * The numbers of those registers must be constant in machine code, so all loops over passes are unrolled.
  */
 #ifndef ED_STUDENT_STREAM_CUH
@@ -49,11 +49,17 @@ constexpr int used_passes = down_pass + ed_down::passes;
 
 /* The stream lies in registers whose numbers must be constants and the same in every layer. So a
  * layer is filled up to a multiple of the depth with empty passes, which load nothing. The depth is
- * the one of 8, 7 and 6 with the fewest empty passes. */
+ * the one with the fewest empty passes: of 6 to 8, or of 12 to 16 for blocks of at most 256 threads,
+ * which have twice the registers and must keep as many bytes under way. */
 constexpr int filled(int depth) { return ed_ceil(used_passes, depth) * depth; }
-constexpr int shorter(int depth, int than) { return filled(depth) < filled(than) ? depth : than; }
+constexpr int best_depth(int least, int most) {
+    int best = most;
+    for (int depth = most - 1; depth >= least; depth--)
+        if (filled(depth) < filled(best)) best = depth;
+    return best;
+}
 #ifndef ED_AHEAD
-#define ED_AHEAD shorter(6, shorter(7, 8))
+#define ED_AHEAD (ED_THREADS > 256 ? best_depth(6, 8) : best_depth(12, 16))
 #endif
 constexpr int ahead = ED_AHEAD;
 constexpr int layer_passes = filled(ahead);
@@ -126,17 +132,22 @@ struct place {
     }
 };
 
+/* Adds the first `before` sums of threads that are `bit`, bit / 2, ... 1 apart. A thread gives half of them away while
+ * their number is even. Bounds are template arguments, because the compiler unrolls an inner loop before it knows the
+ * bounds that an outer one sets, and would keep the sums in registers that are chosen at run time. */
+template <int bit, int before, int n> ED_INSIDE void exchange(int (&acc)[n]) {
+    if constexpr (bit > 0) {
+        constexpr int given = before % 2 == 0 ? before / 2 : 0, left = before - given;
+        ED_UNROLL_ALL
+        for (int i = 0; i < left; i++) acc[i] += __shfl_xor_sync(0xffffffffu, acc[given + i], bit);
+        exchange<bit / 2, left>(acc);
+    }
+}
+
 /* Adds over the T threads of a row, for all rows at once (student_layout.h): own[i] is then
  * the sum of the thread's i-th own row. Destroys acc. */
 template <class M> ED_INSIDE void gather(const place &t, int (&acc)[M::groups], int (&own)[M::own]) {
-    int left = M::groups;
-    ED_UNROLL_ALL
-    for (int bit = M::threads / 2; bit; bit /= 2) {
-        const int given = left % 2 == 0 ? left / 2 : 0; /* sums given away from here on */
-        left -= given;
-        ED_UNROLL_ALL
-        for (int i = 0; i < left; i++) acc[i] += __shfl_xor_sync(0xffffffffu, acc[given + i], bit);
-    }
+    exchange<M::threads / 2, M::groups>(acc);
     const int first = (int)(t.thread % M::threads_left);
     ED_UNROLL_ALL
     for (int i = 0; i < M::own; i++) {
@@ -166,11 +177,12 @@ struct stream {
         for (int i = 0; i < ahead; i++) fetch(i - ed_embedding::passes);
     }
 
-    /* Loads the next 16 bytes. `pass` counts from the start of this layer; passes of the embedding are negative. */
-    ED_INSIDE uint4 take(int pass) {
-        const uint4 oldest = held[position(pass)];
+    /* Hands the oldest 16 bytes to `use`, and then loads the next ones into their registers. Were the load issued first,
+     * the oldest would have to be copied. `pass` counts from the start of this layer; passes of the embedding are
+     * negative. */
+    template <class F> ED_INSIDE void take(int pass, F use) {
+        use(held[position(pass)]);
         fetch(pass + ahead);
-        return oldest;
     }
 
     ED_INSIDE void end_layer() {
@@ -264,7 +276,8 @@ template <class M, class F> ED_INSIDE void multiply(stream &s, int pass, F chunk
     for (int r = 0; r < M::rounds; r++) {
         const uint4 a = chunk(r);
         ED_UNROLL_ALL
-        for (int g = 0; g < M::groups; g++) acc[g] = dot(s.take(pass + r * M::groups + g), a, acc[g]);
+        for (int g = 0; g < M::groups; g++)
+            s.take(pass + r * M::groups + g, [&](const uint4 &weights) { acc[g] = dot(weights, a, acc[g]); });
     }
     gather<M>(s.t, acc, own);
 }

@@ -21,7 +21,7 @@ from edgedistill.bench import (
 )
 from edgedistill.bench.extras import estimate_budget
 from edgedistill.bench.subjects import LFP_STUDENT, SUBJECTS, open_candidates
-from edgedistill.bench.timing import measure_candidate_energy
+from edgedistill.bench.timing import find_meters, measure_candidate_energy
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
 from edgedistill.bundle.contents import Normalization, read_holdout
 from edgedistill.config import TeacherSize
@@ -30,10 +30,11 @@ from edgedistill.data.recording import open_recording
 from edgedistill.errors import BundleError, ConfigError, EngineError, RecordingError
 from edgedistill.machine.description import describe_machine
 from edgedistill.matching import match_recording
-from edgedistill.measure import closed_loop, robustness
+from edgedistill.measure import closed_loop, robustness, sensors
 from edgedistill.measure.score import score_kinematics
 from edgedistill.quantization.onnx_graph.teacher_window import make_timing_graph
 from edgedistill.report import page_from_results
+from edgedistill.target import load_target
 
 from ..bundles import CONFIG, SHAPE, SPIKE_STATISTICS, UNITS, manifest, student_files, write_test_bundle
 from ..data.nwb_files import add_behavior, add_lfp, lfp_volts, new_nwb, velocity, whole_session, write
@@ -303,9 +304,8 @@ def test_engines_that_differ_are_not_put_in_a_ratio(bundle: Bundle) -> None:
 
 @dataclass
 class Gpu:
-    """A sensor that sees the GPU alone."""
+    """A sensor of the GPU."""
 
-    sees_gpu_only: bool = True
     source: str = "NVML: GPU board"
     period_s: float = 0.01
     shortest_s: float = 0.01
@@ -315,12 +315,19 @@ class Gpu:
         return 1000.0
 
 
-def test_a_sensor_of_the_gpu_gives_no_energy_for_the_cpu(bundle: Bundle) -> None:
+@pytest.mark.parametrize("target", ["host", "cuda", "jetson-orin-nano"])
+def test_a_subject_is_measured_by_the_meter_of_its_own_engine(
+    bundle: Bundle, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "find_nvml_meter", Gpu)
+    monkeypatch.setattr(sensors, "find_rapl_meter", lambda root: "only root may")
     (graph,), _ = open_candidates(bundle, read_holdout(bundle), "onnxruntime-int8", (LFP_STUDENT,))
-    unseen = measure_candidate_energy(graph, Gpu(), 0.02)
-    assert unseen.mj_per_step is None
-    assert "does not see the CPU" in unseen.source
-    assert measure_candidate_energy(replace(graph, runs_on="cuda"), Gpu(), 0.02).mj_per_step is not None
+    on_gpu = replace(graph, name="on the GPU", runs_on="cuda")
+    meters = find_meters((graph, on_gpu), load_target(target).power)
+    assert isinstance(meters[on_gpu.name], Gpu)
+    assert "only root may" in str(meters[graph.name])
+    assert measure_candidate_energy(graph, meters[graph.name], 0.02).mj_per_step is None
+    assert measure_candidate_energy(on_gpu, meters[on_gpu.name], 0.02, repeats=1).mj_per_step is not None
 
 
 def test_dynamic_int8_has_the_size_and_precision_of_the_graph_that_ran(full: dict, whole: Bundle) -> None:
@@ -366,5 +373,8 @@ def test_a_report_can_be_drawn_from_a_full_result(full: dict) -> None:
 def test_an_unknown_subject_is_refused_with_the_nearest_name() -> None:
     assert select_subjects(()) == SUBJECTS
     assert select_subjects(("torch-eager",)) == ("lfp-student-fp32", "lfp-student-int8", "torch-eager")
+    assert select_subjects(("lfp-student-int8",)) == ("lfp-student-fp32", "lfp-student-int8")
+    with pytest.raises(ConfigError, match="'lfp-student-fp32', which is the same"):
+        select_subjects(("onnxruntime-fp32",))
     with pytest.raises(ConfigError, match="torch-eager"):
         select_subjects(("torch-eagr",))

@@ -9,7 +9,10 @@ from pathlib import Path
 import click
 import pytest
 
+from edgedistill.bench.robustness_subjects import LFP_RIDGE
+from edgedistill.bench.subjects import SUBJECTS
 from edgedistill.cli import main
+from edgedistill.runtime.decoder import ENGINES
 
 from ..cli.calling import parameters_of
 from .pages import (
@@ -48,6 +51,21 @@ def names(pages: tuple[Path, ...]) -> list[str]:
 def test_the_pages_lists_of_commands_are_those_of_the_program() -> None:
     listed = re.findall(r"^\| \[`(\w+)`\]\(#\w+\)", text_of(CLI), re.MULTILINE)
     assert listed == list(main.commands)
+
+
+def test_a_subject_of_the_bench_has_one_name_everywhere() -> None:
+    known = {*SUBJECTS, *ENGINES, LFP_RIDGE}
+    like = r"(?:onnxruntime|torch|lfp|spike)-(?:student|teacher|ridge|eager|dynamic|published|int8|fp32|float32)[\w-]*"
+    scripts = [name for name in tracked_files() if re.fullmatch(r"benchmarks/.*\.sh", name)]
+    pages = (page for page in PAGES if page.name not in PAST)
+    for page in (*pages, *(ROOT / name for name in scripts)):
+        text = text_of(page)
+        named = {*re.findall(rf"`({like})`", text), *re.findall(r"--against ([a-z][\w-]*)", text)}
+        assert named <= known, f"{page.name}: {named - known}"
+    listed = set(
+        re.findall(r"`([\w-]+)`", next(r[1] for r in table_rows(section(CLI, "bench")) if "--against" in r[0]))
+    )
+    assert listed == {*SUBJECTS} - {"lfp-student-fp32", "lfp-student-int8"}
 
 
 @pytest.mark.parametrize("command", main.commands)

@@ -76,7 +76,18 @@ def suite(machine: EmulatedGpu, *words: str | Path, **env: str) -> subprocess.Co
 
 
 def test_the_suite_checks_times_and_writes_on_an_emulated_gpu(machine: EmulatedGpu, tiny: Path, tmp_path: Path) -> None:
-    done = suite(machine, tmp_path / "out", *SIZES, "--no-compile", "--presets", tiny, "--work", tmp_path / "work")
+    done = suite(
+        machine,
+        tmp_path / "out",
+        *SIZES,
+        "--no-compile",
+        "--presets",
+        tiny,
+        "--work",
+        tmp_path / "work",
+        "--blocks",
+        "128",
+    )
     assert done.returncode == 2, done.stdout + done.stderr  # the results are right, and slower than on a GPU
     result = json.loads((tmp_path / "out" / "emulated-gpu" / "kernels.json").read_text())
     assert result["complete"]
@@ -88,12 +99,14 @@ def test_the_suite_checks_times_and_writes_on_an_emulated_gpu(machine: EmulatedG
         "step": "tiny, from Python, L2 flushed",
         "core": "tiny, on the device, warm",
         "append": "tiny, back to back",
+        "blocks": "tiny, 128 threads, back to back",
     }
     assert all(result[what][subject]["p99"] > 0 for what, subject in named.items())
     assert result["floor"]["graph of an empty node, warm"]["p50"] >= 0
     assert result["roofline"]["tiny"]["weights"]["us"] > 0
     assert len(result["missing"]) == 10  # PyTorch sees no GPU here
     assert "| `tiny`, `ed_step` |" in done.stdout
+    assert "| `tiny`, 128 threads, back to back |" in done.stdout
     assert "MISSED tiny: step over empty graph + roofline" in done.stdout
     again = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu.tables", str(tmp_path / "out" / "emulated-gpu" / "kernels.json")],
@@ -104,6 +117,36 @@ def test_the_suite_checks_times_and_writes_on_an_emulated_gpu(machine: EmulatedG
         check=True,
     )
     assert again.stdout == done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_session_builds_compiles_and_measures_energy_on_an_emulated_gpu(
+    machine: EmulatedGpu, tiny: Path, tmp_path: Path
+) -> None:
+    env = {
+        "SUITE_OPTIONS": f"{' '.join(SIZES)} --no-compile --blocks 128 --presets {tiny}",
+        "SESSION_PRESETS": str(tiny),
+        "SESSION_STEPS": "4",
+        "SESSION_MINUTES": "3",
+        "SESSION_ENERGY": "0.1",
+        "SESSION_LIMIT": "3000",
+    }
+    command = ["bash", str(BENCHMARKS / "gpu_session.sh"), str(tmp_path)]
+    done = subprocess.run(
+        command, env=machine.env | env, cwd=ROOT, capture_output=True, text=True, timeout=3000, check=False
+    )
+    session = json.loads((tmp_path / "session.json").read_text())
+    ended = {part["part"]: part["status"] for part in session["parts"]}
+    assert list(ended) == ["suite", "simulate", "build-tiny", "compile", "bench", "build-tiny-again"], done.stderr
+    assert ended["suite"] == 2  # slower than a GPU
+    assert all(status in (0, 3) for name, status in ended.items() if name != "suite"), done.stderr
+    rows = {row["name"]: row for row in json.loads((tmp_path / "bench.json").read_text())["subjects"]}
+    assert rows["lfp-student-int8"]["energy_source"] == "NVML: GPU board"
+    assert rows["lfp-student-int8"]["energy_interval_mj"] is not None
+    again = json.loads((tmp_path / "build-tiny-again.out").read_text())
+    trained = {"teacher", "teacher-readout", "spike-student", "distilled", "deployed", "linear-baselines", "calibrate"}
+    assert trained <= {stage["name"] for stage in again["stages"] if stage["cached"]}
 
 
 def test_an_emulated_gpu_is_kept_out_of_the_results(machine: EmulatedGpu, tiny: Path) -> None:

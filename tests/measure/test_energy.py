@@ -27,7 +27,6 @@ class Board:
     period_s: float = 0.01
     shortest_s: float = 0.02
     counts_energy: bool = False
-    sees_gpu_only: bool = False
     readings: int = 0
 
     def read(self) -> float:

@@ -84,7 +84,7 @@ def pretrained(home: Path) -> Path:
 def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends builds before the bundle is written, for tests that only ask which stages run."""
     monkeypatch.setattr(
-        "edgedistill.pipeline.assembled.write_decoder_bundle", lambda _: WrittenBundle((), None, {}, {})
+        "edgedistill.pipeline.assembled.write_decoder_bundle", lambda _, __: WrittenBundle((), None, {}, {})
     )
 
 
@@ -94,7 +94,7 @@ def ingredients(monkeypatch: pytest.MonkeyPatch) -> list[Ingredients]:
     found: list[Ingredients] = []
     monkeypatch.setattr(
         "edgedistill.pipeline.assembled.write_decoder_bundle",
-        lambda one: found.append(one) or WrittenBundle((), None, {}, {}),
+        lambda one, _: found.append(one) or WrittenBundle((), None, {}, {}),
     )
     return found
 

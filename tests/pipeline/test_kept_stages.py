@@ -8,16 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from edgedistill import pipeline as stages
 from edgedistill.bundle import open_bundle
 from edgedistill.data.candidates import SeriesNames
 from edgedistill.pipeline import BuildResult
+from edgedistill.training import teacher_targets
 
-from .tiny_builds import CALIBRATED, READS, STUDENTS, TEACHER, Killed, options, ran, write_preset
+from .tiny_builds import CALIBRATED, LINEAR, READS, STUDENTS, TEACHER, Killed, options, ran, write_preset
 
 
-def test_a_recipe_that_fine_tunes_is_resumed_and_kept(home: Path, first: BuildResult, tmp_path: Path) -> None:
+def return_other_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the teacher's latents differ in their last bits whenever they are computed, as on a GPU."""
+    exact = teacher_targets.compute_bidirectional_latents
+
+    def inexact(*parts: Any, **named: Any) -> torch.Tensor:
+        latents = exact(*parts, **named)
+        return latents * (1 + 1e-6 * torch.rand_like(latents))
+
+    monkeypatch.setattr(teacher_targets, "compute_bidirectional_latents", inexact)
+
+
+def test_a_recipe_that_fine_tunes_is_resumed_and_kept(
+    home: Path, first: BuildResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def kill(name: str, at: int, *_: object) -> None:
         if (name, at) == ("finetune", 3):
             raise Killed
@@ -30,12 +45,17 @@ def test_a_recipe_that_fine_tunes_is_resumed_and_kept(home: Path, first: BuildRe
     assert result.metrics["int8_r2"] is not None
     bundle = open_bundle(result.bundle)
     assert bundle.read("student.safetensors") == open_bundle(first.bundle).read("student.safetensors")
+    return_other_last_bits(monkeypatch)
     assert ran(stages.build(replace(asked, out=tmp_path / "y.zip"))) == set()
 
 
-def test_the_same_again_runs_nothing_and_gives_the_same(home: Path, first: BuildResult) -> None:
+def test_the_same_again_runs_nothing_and_gives_the_same(
+    home: Path, first: BuildResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    return_other_last_bits(monkeypatch)
     again = stages.build(options(home, home / "again.zip"))
     assert ran(again) == set()
+    assert "teacher latents" not in {stage.name for stage in again.stages}  # nothing asks for them
     assert again.metrics == first.metrics
     for name in ("student.safetensors", "holdout.npz", "reference.npz"):
         assert open_bundle(again.bundle).read(name) == open_bundle(first.bundle).read(name), name
@@ -48,9 +68,12 @@ BEHAVIOR_ALONE = {"spike-student", "deployed"}  # the distilled student does not
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"line_hz": 61.0}, READS | {"distilled", "deployed", "calibrate"}),
-        ({"names": SeriesNames(behavior="cursor_pos")}, READS | BEHAVIOR_ALONE | CALIBRATED | {"teacher-readout"}),
-        ({"session": "sim00-day01"}, CALIBRATED | {"teacher-readout"}),
+        ({"line_hz": 61.0}, READS | LINEAR | {"distilled", "deployed", "calibrate"}),
+        (
+            {"names": SeriesNames(behavior="cursor_pos")},
+            READS | BEHAVIOR_ALONE | CALIBRATED | LINEAR | {"teacher-readout"},
+        ),
+        ({"session": "sim00-day01"}, CALIBRATED | LINEAR | {"teacher-readout"}),
         ({"seed": 1}, STUDENTS | CALIBRATED | TEACHER),
         ({"preset": "wide"}, STUDENTS | CALIBRATED),
         ({"recipe": "entropy"}, CALIBRATED),
@@ -72,7 +95,7 @@ def test_another_file_is_read_and_learned_from(home: Path, first: BuildResult, t
     for path in sorted((home / "data").iterdir())[:2]:
         (data / path.name).write_bytes(path.read_bytes())
     result = stages.build(options(home, tmp_path / "x.edge", data=(data,)))
-    assert ran(result) == STUDENTS | CALIBRATED | TEACHER
+    assert ran(result) == STUDENTS | CALIBRATED | TEACHER | LINEAR
 
 
 @pytest.mark.parametrize(("stage", "step"), [("teacher", 3), ("distilled", 6)])

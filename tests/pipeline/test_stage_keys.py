@@ -15,8 +15,8 @@ from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.code_digest import code_digest, find_needed_modules, installed_code_digest
 
 PACKAGE = Path(edgedistill.__file__).parent
-READ, TEACHER, STUDENTS, RANGES = STAGES = tuple(
-    f"edgedistill.pipeline.{name}" for name in ("inputs", "teacher", "students", "ranges")
+READ, TEACHER, STUDENTS, LINEAR, RANGES = STAGES = tuple(
+    f"edgedistill.pipeline.{name}" for name in ("inputs", "teacher", "students", "linear_fits", "ranges")
 )
 
 
@@ -101,7 +101,8 @@ def test_a_stage_depends_on_its_own_module(package: Path, stage: str) -> None:
         ("models/teacher.py", {TEACHER, STUDENTS, RANGES}),
         ("training/pretrain.py", {TEACHER, STUDENTS, RANGES}),
         ("training/distill.py", {STUDENTS, RANGES}),
-        ("data/lfp/lfp.py", {READ, TEACHER, STUDENTS, RANGES}),
+        ("training/baselines.py", {LINEAR}),
+        ("data/lfp/lfp.py", {READ, TEACHER, STUDENTS, LINEAR, RANGES}),
     ],
 )
 def test_a_statement_changes_the_keys_of_the_stages_that_run_it(package: Path, path: str, stages: set[str]) -> None:
@@ -109,7 +110,7 @@ def test_a_statement_changes_the_keys_of_the_stages_that_run_it(package: Path, p
 
 
 def test_nothing_of_quantization_is_behind_the_training() -> None:
-    for stage in (READ, TEACHER, STUDENTS):
+    for stage in (READ, TEACHER, STUDENTS, LINEAR):
         assert not [name for name in find_needed_modules(stage, PACKAGE) if "quantization" in name], stage
 
 
@@ -165,3 +166,19 @@ def test_a_stage_that_fails_is_not_kept_and_says_why(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"stage 'teacher'[\s\S]*the disk is full[\s\S]*--work"):
         Cache(tmp_path / "work").stage("teacher", [1], fail)
     assert not list(tmp_path.iterdir())
+
+
+def test_seconds_of_a_stage_within_another_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 4.0, 10.0, 20.0, 22.5])
+    monkeypatch.setattr(cache_module, "monotonic", lambda: next(clock))
+    cache = Cache(tmp_path / "work")
+
+    def make(folder: Path) -> None:
+        with cache.timed("latents"):
+            fill(folder)
+
+    make.__module__ = TEACHER
+    cache.stage("student", [1], make)
+    with cache.timed("score"):
+        pass
+    assert [(stage.name, stage.seconds) for stage in cache.stages] == [("latents", 3), ("student", 7), ("score", 2.5)]

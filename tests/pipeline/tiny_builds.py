@@ -50,12 +50,17 @@ READS = {"read-sim00_day01", "read-sim00_day02", "read-sim00_day03"}
 STUDENTS = {"spike-student", "distilled", "deployed"}
 CALIBRATED = {"calibrate", "calibrate-spike-student"}
 TEACHER = {"teacher", "teacher-readout"}
+LINEAR = {"linear-baselines"}
+NEVER_KEPT = {
+    *("teacher latents", "score teacher", "score spike-student", "score distilled", "score distilled, smoothed"),
+    *("score deployed", "quantize", "quantize-spike-student", "smooth outputs", "deviations", "graphs"),
+    *("reference and holdout", "engine and gates"),
+}
 
 
 def ran(result: BuildResult) -> set[str]:
     """Returns the names of the stages that ran although they could have been kept."""
-    never_kept = {"teacher latents", "linear baselines", "bundle", "quantize", "quantize-spike-student"}
-    return {stage.name for stage in result.stages if not stage.cached} - never_kept
+    return {stage.name for stage in result.stages if not stage.cached} - NEVER_KEPT
 
 
 def check_raw_frames(bundle: Path) -> None:

@@ -272,3 +272,12 @@ def test_a_search_is_told_with_every_trial_and_which_was_chosen(page: str) -> No
     bare = full_result()
     bare["bundle"] = {**bare["bundle"], "training": None}
     assert "How the student was chosen" not in page_from_results([bare], ["decoder"])
+
+
+def test_energies_of_different_sensors_are_not_drawn_on_one_axis() -> None:
+    result = full_result()
+    for row in result["subjects"]:
+        row |= {"energy_mj_per_step": 0.5, "energy_source": "NVML: GPU board"}
+    assert "energy of a step, mJ" in page_from_results([result], ["one"])
+    result["subjects"][0]["energy_source"] = "RAPL: CPU package"
+    assert "energy of a step, mJ (log axis)" not in page_from_results([result], ["two"])

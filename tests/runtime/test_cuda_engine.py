@@ -168,6 +168,23 @@ def test_a_bench_times_what_is_compiled_here_and_judges_it(gpu: EmulatedGpu, who
     assert (gate["value"], gate["ok"], "ships 'cuda'" in gate["reason"]) == (None, None, True)
 
 
+def test_a_subject_on_the_gpu_has_an_energy_whatever_the_bundle_was_built_for(gpu: EmulatedGpu, tmp_path: Path) -> None:
+    other = write_test_bundle(tmp_path / "host.edge", target="host", engine="c")
+    gpu.edgedistill("compile", other.path, "--target", "cuda")
+    quick = ("--steps", "5", "--closed-loop", "0", "--quick", "--against", "lfp-student-int8", "--engine", "cuda")
+    done = gpu.python("-m", "edgedistill", "bench", other.path, *quick, "--json")
+    assert done.returncode in (0, 3), done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)["subjects"]}
+    assert (rows["lfp-student-int8"]["engine"], rows["lfp-student-int8"]["energy_source"]) == (
+        "cuda",
+        "NVML: GPU board",
+    )
+    assert rows["lfp-student-int8"]["energy_mj_per_step"] > 0
+    assert rows["lfp-student-int8"]["idle_mw"] == pytest.approx(50_000, rel=0.2)
+    assert "NVML" not in rows["lfp-student-fp32"]["energy_source"]
+    assert "energy of lfp-student-int8: about 8 s (NVML: GPU board)" in done.stderr
+
+
 def test_a_bench_elsewhere_leaves_the_gpus_time_empty_with_the_reason(gpu: EmulatedGpu, whole: Bundle) -> None:
     found = gpu.edgedistill("bench", whole.path, *SHORT, LD_LIBRARY_PATH="")
     assert {row["name"]: row["engine"] for row in found["subjects"]}["lfp-student-int8"] == "onnxruntime"

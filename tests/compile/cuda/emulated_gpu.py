@@ -1,7 +1,8 @@
-"""Emulates a machine with a GPU: a driver, a compiler, and the environment in which both are found.
+"""Emulates a machine with a GPU: a driver, an energy counter, a compiler, and the environment in which all are found.
 
-The driver is emulation/cuda/driver.cpp. The compiler is a script that prints its version as nvcc does and compiles a
-kernel for the emulator instead. edgedistill runs in that environment unchanged, in a process of its own.
+The driver is emulation/cuda/driver.cpp, and the energy counter nvml.cpp beside it. The compiler is a script that prints
+its version as nvcc does and compiles a kernel for the emulator instead. edgedistill runs in that environment unchanged,
+in a process of its own.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ class EmulatedGpu:
         script = folder / "bin" / "nvcc"
         script.write_text(NVCC.replace("@INCLUDES@", " ".join(includes)).replace("@EMULATION@", str(DRIVER.parent)))
         script.chmod(0o755)
-        library = folder / "lib" / "libcuda.so.1"
-        options = ("-std=c++17", "-O1", "-shared", "-fPIC", f"-Wl,-soname,{library.name}", *includes)
-        command = ["g++", *options, str(DRIVER), "-o", str(library), "-ldl"]
-        subprocess.run(command, check=True, timeout=300)
+        for name, source in (("libcuda.so.1", DRIVER), ("libnvidia-ml.so.1", DRIVER.with_name("nvml.cpp"))):
+            options = ("-std=c++17", "-O1", "-shared", "-fPIC", f"-Wl,-soname,{name}", *includes)
+            command = ["g++", *options, str(source), "-o", str(folder / "lib" / name), "-ldl"]
+            subprocess.run(command, check=True, timeout=300)
         self.env = {
             **os.environ,
             "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
