@@ -21,8 +21,9 @@
  * Neither is linked, so that the library loads on any machine and can say what is missing. With
  * EDGEDISTILL_TENSORRT_LOG=FILE in the environment, TensorRT's errors and warnings are appended to that file.
  *
- * tests/kernels/test_tensorrt_engine.py compiles this file against six versions of TensorRT's headers and runs it over
- * a fake libnvinfer and a fake libcuda. It has not run under TensorRT or on a GPU.
+ * tests/kernels/test_tensorrt_engine.py compiles this file against several versions of TensorRT's headers and runs it
+ * over a fake libnvinfer and a fake libcuda, and test_tensorrt_runtime.py over NVIDIA's runtime, as far as it goes
+ * without a GPU. TensorRT has not executed a plan in it.
  */
 #include <dlfcn.h>
 
@@ -244,7 +245,7 @@ int ed_device::open_plan(const char *directory) {
     CreateRuntime *create = create_runtime();
     ILogger *logger = &the_log();
     runtime = create ? static_cast<IRuntime *>(create(logger, NV_TENSORRT_VERSION)) : nullptr;
-    if (!runtime) return ED_ERROR_TENSORRT;
+    if (!runtime) return create ? ED_ERROR_DRIVER : ED_ERROR_TENSORRT; /* its CUDA is newer than the driver */
     runtime->setErrorRecorder(&errors);
     const int error = load_plugin(directory, plan);
     if (error) return error;
