@@ -37,9 +37,9 @@ def _types(line: str, section: str) -> list[str]:
     return re.findall(r"Datatype: (\w+)", found[1]) if found else []
 
 
-def find_layer(layers: Sequence[dict[str, Any]], node: str) -> dict[str, Any]:
-    """Returns the last layer that computes a node of the graph. A node may be split over several."""
-    return [layer for layer in layers if node in layer["nodes"]][-1]
+def find_layers(layers: Sequence[dict[str, Any]], node: str, kind: str = "") -> list[dict[str, Any]]:
+    """Returns the layers, all or those of one kind, that compute a node of the graph. A node may be split over several."""
+    return [layer for layer in layers if node in layer["nodes"] and kind in ("", layer["kind"])]
 
 
 def count_kinds(layers: Sequence[dict[str, Any]]) -> dict[str, int]:

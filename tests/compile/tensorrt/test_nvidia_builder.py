@@ -19,7 +19,7 @@ import torch
 from onnx import TensorProto
 
 from benchmarks.cpu.c_models import draw_model, draw_weights
-from benchmarks.tensorrt.layer_list import find_layer
+from benchmarks.tensorrt.layer_list import find_layers
 from benchmarks.tensorrt.libraries import compile_plugin, rtx_library
 from benchmarks.tensorrt.process import TensorRTProcess
 from benchmarks.tensorrt.wheels import BINDINGS, CUDA_HEADERS, HEADERS, RTX
@@ -72,7 +72,7 @@ REFUSED = {  # what breaks a rule of ours -> what NVIDIA's parser or builder say
 COMPLAINTS = {  # what the plugin itself says of some of them
     "a_dequantized_query": "input 0 is not",
     "biases_in_half": "input 5 is not",
-    "biases_by_age_first": "the shape of input 5",
+    "biases_by_age_first": "the shape of input 3",
     "an_attribute_left_out": "field v_scale is missing",
     "a_negative_scale": "context_inv must be above 0, got -1",
 }
@@ -160,9 +160,9 @@ def test_every_product_of_an_int8_form_became_a_product_of_integers(
     built: Mapping[str, dict[str, Any]], name: str
 ) -> None:
     products = [node.name for node in built[name]["graph"].graph.node if node.op_type == "MatMul"]
-    layers = [find_layer(built[name]["layers"], product) for product in products]
-    assert {layer["kind"] for layer in layers} == {"gemm"}
-    assert {kind for layer in layers for kind in layer["inputs"]} == {"Int8"}
+    gemms = [find_layers(built[name]["layers"], product, "gemm") for product in products]
+    assert all(len(found) == 1 for found in gemms)
+    assert {kind for (gemm,) in gemms for kind in gemm["inputs"]} == {"Int8"}
 
 
 def test_no_form_is_left_with_a_layer_that_only_quantizes_weights(built: Mapping[str, dict[str, Any]]) -> None:
@@ -172,7 +172,7 @@ def test_no_form_is_left_with_a_layer_that_only_quantizes_weights(built: Mapping
     weights = [n.output[0] for n in graph.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
     readers = [node.name for node in graph.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
     assert len(readers) == 4 * SMALL.layers + 3
-    assert all("Int8" in find_layer(layers, reader)["constants"] for reader in readers)
+    assert all("Int8" in find_layers(layers, reader, "gemm")[0]["constants"] for reader in readers)
 
 
 def test_the_plugin_has_integers_on_both_sides_and_its_neighbors_are_still_fused(
@@ -181,17 +181,17 @@ def test_the_plugin_has_integers_on_both_sides_and_its_neighbors_are_still_fused
     graph, layers = built["student.int8.plugin.onnx"]["graph"].graph, built["student.int8.plugin.onnx"]["layers"]
     plugins = [node for node in graph.node if node.op_type == "EdAttention"]
     for node in plugins:
-        layer = find_layer(layers, node.name)
+        (layer,) = find_layers(layers, node.name)
         assert (layer["kind"], layer["nodes"]) == ("custom_layer", [node.name])
         assert layer["inputs"] == ["Int8"] * 5 + ["Int32"] * 2  # the biases are a constant
         assert (layer["constants"], layer["outputs"]) == (["Float"], ["Int8"])
         quantizer = next(other for other in graph.node if node.input[0] in other.output)
-        before = find_layer(layers, quantizer.name)
+        (before,) = find_layers(layers, quantizer.name)
         assert before["kind"] == "kgen"
         assert len(before["nodes"]) > 3  # scaling, splitting into heads and quantizing is one kernel
         dequantizer = next(other for other in graph.node if node.output[0] in other.input)
-        after = find_layer(layers, dequantizer.name)
-        assert (after["kind"], after["inputs"]) == ("gemm", ["Int8"])  # the product of the output matrix
+        (after,) = find_layers(layers, dequantizer.name, "gemm")
+        assert after["inputs"] == ["Int8"]  # the product of the output matrix
     assert len(plugins) == SMALL.layers
     assert len(layers) < len(built["student.int8.onnx"]["layers"])
 
@@ -216,7 +216,7 @@ def test_build_plan_runs_through_to_opening_the_plan(
     """The timing cache, the progress monitor and the log are TensorRT's own. Only opening the plan needs a driver."""
     graph = str(Path(built[form.graph]["plan"]).with_suffix(".onnx"))
     answer = nvidia.ask("build_plan", graph=graph, name=form.graph, plugin=str(plugin))
-    assert "Building Engine" in " ".join(answer["phases"])
+    assert "Building engine" in answer["phases"]
     if "what" in answer:
         assert answer["what"] == f"TensorRT {VERSION} cannot open the plan that it built from {form.graph}"
         assert "deserializeCudaEngine" in answer["got"]
@@ -303,10 +303,11 @@ def test_tensorrt_takes_what_the_validator_forbids_for_another_reason(
     assert build(nvidia, spoil(name), tmp_path).get("layers")
 
 
-def test_a_product_without_q_and_dq_becomes_a_slow_one_of_floats(nvidia: TensorRTProcess, tmp_path: Path) -> None:
+def test_a_product_without_q_and_dq_becomes_one_of_floats(nvidia: TensorRTProcess, tmp_path: Path) -> None:
     layers = build(nvidia, spoil("a_float_activation"), tmp_path)["layers"]
     node = next(n.name for n in CASES["a_float_activation"].good.graph.node if n.name.startswith("layers.0.out/matmul"))
-    assert "Float" in find_layer(layers, node)["inputs"]
+    assert not find_layers(layers, node, "gemm")
+    assert "Float" in find_layers(layers, node)[0]["inputs"]
 
 
 # ---------------------------------------------------------------- faults of the plugin
@@ -315,16 +316,15 @@ def test_a_product_without_q_and_dq_becomes_a_slow_one_of_floats(nvidia: TensorR
 @pytest.mark.parametrize(
     ("old", "new", "says", "complaint"),
     [
-        # a field that the creator calls by another name, and one that it declares as double
+        # a field that the creator calls by another name
         ('"v_scale", "context_inv"}', '"v_scala", "context_inv"}', FIELDS, "field v_scala is missing"),
-        ("nullptr, PluginFieldType::kFLOAT32, 1}", "nullptr, PluginFieldType::kFLOAT64, 1}", FIELDS, "is none of its"),
         # the type table: an input, and the output
         ("DataType::kINT32, DataType::kINT32,", "DataType::kINT64, DataType::kINT32,", ATTENTION, "input 6 is not"),
         ("DataType::kINT32, DataType::kINT8}", "DataType::kINT32, DataType::kFLOAT}", "Float", ""),
         # the format: no layer before or after offers it
-        ("format == TensorFormat::kLINEAR", "format == TensorFormat::kCHW32", "supportsFormatCombination", ""),
+        ("format == TensorFormat::kLINEAR", "format == TensorFormat::kCHW32", "find any supported plugin", ""),
     ],
-    ids=["field's name", "field's type", "type of an input", "type of the output", "format"],
+    ids=["field's name", "type of an input", "type of the output", "format"],
 )
 def test_a_fault_of_the_plugin_is_caught(
     nvidia: TensorRTProcess, plugin: Path, tmp_path: Path, old: str, new: str, says: str, complaint: str
