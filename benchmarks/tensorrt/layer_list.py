@@ -38,7 +38,7 @@ def _types(line: str, section: str) -> list[str]:
 
 
 def find_layers(layers: Sequence[dict[str, Any]], node: str, kind: str = "") -> list[dict[str, Any]]:
-    """Returns the layers, all or those of one kind, that compute a node of the graph. A node may be split over several."""
+    """Returns the layers, all or those of one kind, that compute a node of the graph. Several may share a node."""
     return [layer for layer in layers if node in layer["nodes"] and kind in ("", layer["kind"])]
 
 

@@ -1,7 +1,7 @@
-"""Lists the layers that NVIDIA's builder makes of each form of a student: what is fused, and what stands beside the plugin.
+"""Lists the layers that NVIDIA's builder makes of each form of a student: what is fused, what stands by the plugin.
 
-The presets `nano` and `edge` with random weights go in. `layers.json` comes out, with every layer of every plan, and the
-tables of docs/jetson.md are printed. The builder is that of TensorRT for RTX 1.7.1, which needs no GPU; it was built
+The presets `nano` and `edge` with random weights go in. `layers.json` comes out, with every layer of every plan, and
+the tables of docs/jetson.md are printed. The builder is that of TensorRT for RTX 1.7.1, which needs no GPU; it was built
 three days before TensorRT 11.4. It compiles for another chip than a Jetson's, so what it fuses is a hint, not a proof.
 No time is measured.
 
@@ -75,8 +75,8 @@ def _build(process: TensorRTProcess, folder: Path, graph: bytes) -> dict[str, An
 def format_counts(students: dict[str, dict[str, Any]]) -> str:
     """Returns a table with a row for each student and form."""
     lines = [
-        "| student | form | layers read | layers of the plan | products of integers | other products | plugins | generated"
-        " kernels | of these, only rounding |",
+        "| student | form | layers read | layers of the plan | products of integers | other products | plugins"
+        " | generated kernels | of these, only rounding |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for preset, forms in students.items():

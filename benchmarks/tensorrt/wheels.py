@@ -41,7 +41,10 @@ def find_wheel(name: str) -> Path:
         raise EngineError(
             "a wheel of NVIDIA's is missing",
             got=f"no {name}-*.whl in {wheels_folder()}",
-            causes=("`make setup` had no network", "no wheel of the bindings for this Python: they are fetched for 3.11"),
+            causes=(
+                "`make setup` had no network",
+                "no wheel of the bindings for this Python: they are fetched for 3.11",
+            ),
             next_step="make setup",
         )
     return found[0]
@@ -65,4 +68,7 @@ def unpack(name: str) -> Path:
 
 def tensorrt_headers() -> tuple[Path, ...]:
     """Returns the folders of TensorRT 10.14's headers and of the CUDA headers that they include."""
-    return (unpack(HEADERS) / "kernel_lens/include/tensorrt", *(unpack(name) / "nvidia/cu13/include" for name in CUDA_HEADERS))
+    return (
+        unpack(HEADERS) / "kernel_lens/include/tensorrt",
+        *(unpack(name) / "nvidia/cu13/include" for name in CUDA_HEADERS),
+    )

@@ -57,7 +57,7 @@ def load(plugin: str) -> dict[str, Any]:
 
 
 def build(graph: str) -> dict[str, Any]:
-    """Parses a graph and builds it. The answer has what the parser or the builder refused, or the layers and the plan."""
+    """Parses a graph and builds it. The answer is what parser or builder say against it, or the layers and the plan."""
     LOG.errors.clear()
     network = BUILDER.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, LOG)

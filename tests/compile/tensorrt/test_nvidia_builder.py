@@ -41,7 +41,11 @@ SHAPES = {
     "window of 2": StudentShape(4, 2, d=32, layers=1, heads=1, window=2, ff=16, taps=1, dilation=1, lags=0),
     "wide": StudentShape(33, 3, d=144, layers=1, heads=3, window=37, ff=80, taps=2, dilation=5, lags=2),
 }
-ATTENTION, SIZES, FIELDS = "getOutputDataTypes reported a non-zero", "configurePluginV3 reported", "not create the plugin"
+ATTENTION, SIZES, FIELDS = (
+    "getOutputDataTypes reported a non-zero",
+    "configurePluginV3 reported",
+    "not create the plugin",
+)
 REFUSED = {  # what breaks a rule of ours -> what NVIDIA's parser or builder says of it
     "a_missing_input": ATTENTION,
     "a_dequantized_query": ATTENTION,
@@ -227,7 +231,7 @@ def test_build_plan_runs_through_to_opening_the_plan(
     [
         ("a_shifted_zero_point", "cannot read", r"node 'layers.0.down/quantizelinear_\d+' (QuantizeLinear): Assertion"),
         ("a_dynamic_bin", "cannot build", "no optimization profile has been defined"),
-        ("another_version_of_the_plugin", "cannot read", "(EdAttention): creator && \"Plugin not found"),
+        ("another_version_of_the_plugin", "cannot read", '(EdAttention): creator && "Plugin not found'),
         ("a_dequantized_query", "cannot read", "; INetworkDefinition::addPluginV3: Error Code 4"),
     ],
 )
