@@ -1,9 +1,9 @@
 """Lists the layers that NVIDIA's builder makes of each form of a student: what is fused, what stands by the plugin.
 
 The presets `nano` and `edge` with random weights go in. `layers.json` comes out, with every layer of every plan, and
-the tables of docs/jetson.md are printed. The builder is that of TensorRT for RTX 1.7.1, which needs no GPU; it was built
-three days before TensorRT 11.4. It compiles for another chip than a Jetson's, so what it fuses is a hint, not a proof.
-No time is measured.
+the tables of docs/jetson.md are printed. The builder is that of TensorRT for RTX 1.7.1, which needs no GPU. It was
+built three days before TensorRT 11.4, but compiles for another chip than a Jetson's, so what it fuses is a hint and not
+a proof. No time is measured.
 
     python -m benchmarks.tensorrt.layers [--presets nano edge] [--out benchmarks/results/tensorrt-rtx-1.7.1]
 """
