@@ -12,25 +12,34 @@ BIN := .venv/bin
 STAMP := .venv/installed
 DOCS_STAMP := .venv/docs-installed
 
-# TensorRT's Python bindings in the versions that Jetsons have: tests look names up in them. They are unpacked, never
-# installed, and hold nothing of TensorRT itself.
+# What NVIDIA publishes of TensorRT in the package registry, 240 MB: its Python bindings in the versions that Jetsons have,
+# TensorRT for RTX (parser, builder, plugin registry; the builder needs no GPU), and the lean runtimes of 10.16 and 11.4.
+# kernel-lens brings NVIDIA's headers of TensorRT 10.14. They are unpacked for tests, never installed. Without them these
+# tests are skipped with the reason: make setup TENSORRT_WHEELS=
 WHEELS := .venv/tensorrt-wheels
-TENSORRT_BINDINGS := tensorrt-cu12-bindings==10.3.0 tensorrt-cu12-bindings==10.13.3.9 \
-  tensorrt-cu12-bindings==10.16.1.11 tensorrt-cu13-bindings==11.4.0.106
+WHEELS_STAMP := $(WHEELS)/fetched
+TENSORRT_WHEELS := tensorrt-cu12-bindings==10.3.0 tensorrt-cu12-bindings==10.13.3.9 \
+  tensorrt-cu12-bindings==10.16.1.11 tensorrt-cu13-bindings==11.4.0.106 \
+  onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0 tensorrt-lean-cu12-libs==10.16.1.11 tensorrt-lean-cu13-libs==11.4.0.106 \
+  kernel-lens==2.0.1 nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88
 
 .PHONY: setup check test demo docs clean
 
-setup: $(STAMP)
+setup: $(STAMP) $(WHEELS_STAMP)
 
 # The stamp is written last, so that an interrupted installation is done again.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "edgedistill needs Python 3.10 or later"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
-	-@mkdir -p $(WHEELS) && for package in $(TENSORRT_BINDINGS); do \
+	@touch $@
+
+$(WHEELS_STAMP): Makefile | $(STAMP)
+	@mkdir -p $(WHEELS)
+	@for package in $(TENSORRT_WHEELS); do \
 	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
 	    --python-version 3.11 --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
-	    --dest $(WHEELS) $$package || echo "not there: the tests that need it are skipped"; done
+	    --dest $(WHEELS) $$package || echo "$$package is not there: the tests that need it are skipped"; done
 	@touch $@
 
 check: $(STAMP)
@@ -43,7 +52,7 @@ check: $(STAMP)
 
 # A worker a core, each with one thread of arithmetic: more would wait for each other. tests/conftest.py says which
 # tests stay together.
-test: $(STAMP)
+test: $(STAMP) $(WHEELS_STAMP)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope $(TEST_OPTIONS)
 
 demo: $(STAMP)

@@ -29,8 +29,8 @@ const char *ed_strerror(int code) {
     case ED_ERROR_DECODER: return "the memory holds no decoder; was ed_init called on it, or was it overwritten?";
     case ED_ERROR_UNSUPPORTED: return "this engine does not have that function";
     case ED_ERROR_DRIVER:
-        return "there is no GPU here, no CUDA driver or one older than CUDA 11.4; `edgedistill doctor` says "
-               "what is missing";
+        return "there is no GPU here, no CUDA driver, or one older than CUDA 11.4 or than TensorRT needs; `edgedistill "
+               "doctor` says what is missing";
     case ED_ERROR_CHIP:
         return "compiled for another chip, toolkit or driver; `edgedistill compile` on this machine mends it";
     case ED_ERROR_MEMORY: return "out of memory, of the device or of the host; close other programs, then open again";

@@ -102,7 +102,7 @@ enum {
     ED_ERROR_DECODER = -9,  /* the memory holds no decoder: ed_init was not called, or it was overwritten */
     ED_ERROR_UNSUPPORTED = -10, /* this engine does not have the function */
     /* the codes below are those of GPU engines */
-    ED_ERROR_DRIVER = -11,   /* there is no CUDA driver, or no GPU that it may use */
+    ED_ERROR_DRIVER = -11,   /* there is no CUDA driver, no GPU that it may use, or TensorRT needs a newer one */
     ED_ERROR_CHIP = -12,     /* the build is for another chip, toolkit or driver: compile again */
     ED_ERROR_MEMORY = -13,   /* device or host memory is exhausted */
     ED_ERROR_FILE = -14,     /* the build folder lacks a file, or one is damaged or of another model */

@@ -21,8 +21,9 @@
  * Neither is linked, so that the library loads on any machine and can say what is missing. With
  * EDGEDISTILL_TENSORRT_LOG=FILE in the environment, TensorRT's errors and warnings are appended to that file.
  *
- * tests/kernels/test_tensorrt_engine.py compiles this file against six versions of TensorRT's headers and runs it over
- * a fake libnvinfer and a fake libcuda. It has not run under TensorRT or on a GPU.
+ * tests/kernels/test_tensorrt_engine.py compiles this file against several versions of TensorRT's headers and runs it
+ * over a fake libnvinfer and a fake libcuda, and test_tensorrt_runtime.py over NVIDIA's runtime, as far as it goes
+ * without a GPU. TensorRT has not executed a plan in it.
  */
 #include <dlfcn.h>
 
@@ -55,11 +56,14 @@ constexpr size_t RINGS = 2 * ED_LAYERS;
 
 /* ---------------------------------------------------------------- messages of TensorRT */
 
+thread_local int errors_here = 0; /* errors that TensorRT reported in this thread */
+
 /* Appends messages to the file that EDGEDISTILL_TENSORRT_LOG names, if it is set. It is thread-safe, as TensorRT
  * requires. */
 class Log final : public ILogger {
   public:
     void log(Severity severity, const char *text) noexcept override {
+        if (severity <= Severity::kERROR) errors_here++;
         const char *path = severity <= Severity::kWARNING ? std::getenv("EDGEDISTILL_TENSORRT_LOG") : nullptr;
         std::FILE *file = path && *path ? std::fopen(path, "a") : nullptr;
         if (!file) return;
@@ -243,8 +247,12 @@ int ed_device::open_plan(const char *directory) {
     if (!plan.bytes) return ED_ERROR_FILE;
     CreateRuntime *create = create_runtime();
     ILogger *logger = &the_log();
-    runtime = create ? static_cast<IRuntime *>(create(logger, NV_TENSORRT_VERSION)) : nullptr;
-    if (!runtime) return ED_ERROR_TENSORRT;
+    if (!create) return ED_ERROR_TENSORRT;
+    /* Where 10.16 and 11.4 find no driver that they can use, they report an error and return a pointer to nothing. */
+    const int before = errors_here;
+    void *created = create(logger, NV_TENSORRT_VERSION);
+    if (!created || errors_here != before) return ED_ERROR_DRIVER;
+    runtime = static_cast<IRuntime *>(created);
     runtime->setErrorRecorder(&errors);
     const int error = load_plugin(directory, plan);
     if (error) return error;

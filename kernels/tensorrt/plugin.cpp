@@ -14,7 +14,9 @@
  * this library has no undefined TensorRT symbol, and loads where there is no TensorRT.
  *
  * It needs TensorRT's headers, 10.3 to 11.x, and nothing else of it. tests/kernels/test_tensorrt_plugin.py compiles it
- * against six versions and calls every function below, enqueue with the kernel emulated. It has not run under TensorRT.
+ * against several versions and calls every function below, enqueue with the kernel emulated. In test_tensorrt_registry.py
+ * the registries of 10.16, 11.4 and TensorRT for RTX 1.7 load it, and tests/compile/tensorrt/test_nvidia_builder.py has
+ * NVIDIA's builder build it into a plan. TensorRT has not executed it.
  */
 #include <cmath>
 #include <cstdarg>
@@ -50,16 +52,20 @@ struct Scales {
 
 ILoggerFinder *logger_finder = nullptr; /* TensorRT gives it once, when it loads this library */
 
-/* Reports an error: formats `text` as printf does. TensorRT's log shows it beside its own error. */
+/* Reports an error: formats `text` as printf does. TensorRT's own error does not say why a plugin refused something.
+ * The finder of 10.16 and of 11.4 knows no logger outside a version-compatible plan, so without a logger the text goes
+ * to standard error. */
 __attribute__((format(printf, 1, 2))) void complain(const char *text, ...) {
-    ILogger *logger = logger_finder ? logger_finder->findLogger() : nullptr;
-    if (!logger) return;
     char line[256];
     va_list arguments;
     va_start(arguments, text);
     std::vsnprintf(line, sizeof line, text, arguments);
     va_end(arguments);
-    logger->log(ILogger::Severity::kERROR, line);
+    ILogger *logger = logger_finder ? logger_finder->findLogger() : nullptr;
+    if (logger)
+        logger->log(ILogger::Severity::kERROR, line);
+    else
+        std::fprintf(stderr, "%s\n", line);
 }
 
 /* ---------------------------------------------------------------- shapes */

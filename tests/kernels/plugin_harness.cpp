@@ -1,7 +1,7 @@
 /*
  * Uses the plugin as TensorRT does, for ctypes: it loads the library, takes its creators, makes plugins from fields,
  * and calls their capabilities through TensorRT's own interfaces. It provides what TensorRT would: a logger and an
- * expression builder.
+ * expression builder. A registry of NVIDIA's can take the place of its own (`open_registered`).
  */
 #include <dlfcn.h>
 
@@ -80,6 +80,28 @@ std::vector<DynamicPluginTensorDesc> dynamic(const std::vector<PluginTensorDesc>
     return all;
 }
 
+/* The registry as TensorRT 11 lays it out. TensorRT 10, whose headers this may be compiled with, has other functions
+ * before and among these. */
+struct Registry11 {
+    virtual ~Registry11() = default;
+    virtual void setErrorRecorder(IErrorRecorder *) noexcept = 0;
+    virtual IErrorRecorder *getErrorRecorder() const noexcept = 0;
+    virtual bool isParentSearchEnabled() const = 0;
+    virtual void setParentSearchEnabled(bool) = 0;
+    virtual void *loadLibrary(const char *path) noexcept = 0;
+    virtual void deregisterLibrary(void *handle) noexcept = 0;
+    virtual bool registerCreator(IPluginCreatorInterface &, const char *) noexcept = 0;
+    virtual IPluginCreatorInterface *const *getAllCreators(int32_t *) const noexcept = 0;
+    virtual IPluginCreatorInterface *getCreator(const char *name, const char *version, const char *space) noexcept = 0;
+};
+
+void *registry = nullptr, *loaded = nullptr;
+
+/* Calls `use` with the registry, as the major version of its library lays it out. */
+template <typename Use> auto with_registry(int major, Use use) {
+    return major < 11 ? use(static_cast<IPluginRegistry *>(registry)) : use(static_cast<Registry11 *>(registry));
+}
+
 const PluginTensorDesc none{};
 const DynamicPluginTensorDesc none_dynamic{};
 
@@ -106,6 +128,31 @@ int open_plugin(const char *path) {
     if (count != 1 || std::string(creators[0]->getInterfaceInfo().kind) != "PLUGIN CREATOR_V3ONE") return 3;
     creator = static_cast<IPluginCreatorV3One *>(creators[0]);
     return 0;
+}
+
+/* Has the registry of a library of NVIDIA's load the plugin. Returns 0, or what is missing. */
+int open_registered(const char *tensorrt, int major, const char *path) {
+    void *library = dlopen(tensorrt, RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        last_complaint = dlerror();
+        return 1;
+    }
+    auto get = reinterpret_cast<void *(*)()>(dlsym(library, "getPluginRegistry"));
+    registry = get ? get() : nullptr;
+    if (!registry) return 2;
+    loaded = with_registry(major, [&](auto *own) -> void * { return own->loadLibrary(path); });
+    if (!loaded) return 3;
+    creator = static_cast<IPluginCreatorV3One *>(with_registry(
+        major, [](auto *own) -> IPluginCreatorInterface * { return own->getCreator("EdAttention", "1", ""); }));
+    return creator ? 0 : 4;
+}
+
+/* Takes the plugin out of that registry. Returns 0, or 1 if its creator can still be found there. */
+int close_registered(int major) {
+    return with_registry(major, [](auto *own) -> int {
+        own->deregisterLibrary(loaded);
+        return own->getCreator("EdAttention", "1", "") != nullptr;
+    });
 }
 
 /* Writes name|version|namespace|field:type:length|... */

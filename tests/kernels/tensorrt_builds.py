@@ -1,7 +1,8 @@
-"""Compiles plugin and engine against TensorRT's headers, which must be given to the tests.
+"""Compiles plugin and engine against TensorRT's headers.
 
-`EDGEDISTILL_TENSORRT_HEADERS` names a folder with one folder of headers for each version: 10.3, 10.7, … The CUDA
-headers that they include are those of the toolkit.
+Those of one version are in a wheel that `make setup` fetches, with the CUDA headers that they include. Others must be
+given: `EDGEDISTILL_TENSORRT_HEADERS` names a folder with one folder of headers for each version: 10.3, 10.7, … The
+CUDA headers that those include are the toolkit's.
 """
 
 from __future__ import annotations
@@ -14,14 +15,22 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tensorrt.wheels import CUDA_HEADERS, HEADERS, tensorrt_headers
+
+from ..nvidia_wheels import require_wheels
+
 TESTS = Path(__file__).parent
 KERNELS = TESTS.parents[1] / "kernels"
-VERSIONS = ("10.3", "10.7", "10.13", "10.16", "11.0", "11.1")
+FETCHED = "10.14"  # the version whose headers are in a wheel
+VERSIONS = (FETCHED, "10.3", "10.7", "10.13", "10.16", "11.0", "11.1")
 STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-fPIC", "-fvisibility=hidden")
 
 
 def headers(version: str) -> tuple[str, ...]:
     """Returns options that find TensorRT's and CUDA's headers; skips the test where there are none."""
+    if version == FETCHED:
+        require_wheels(HEADERS, *CUDA_HEADERS)
+        return tuple(word for folder in tensorrt_headers() for word in ("-isystem", str(folder)))
     given = os.environ.get("EDGEDISTILL_TENSORRT_HEADERS")
     if not given:
         pytest.skip("EDGEDISTILL_TENSORRT_HEADERS names no folder of TensorRT headers")

@@ -29,6 +29,7 @@ def stubs(headers: Path) -> str:
 
 def _stub(name: str, header: str) -> str:
     code = re.sub(r"//[^\n]*|/\*.*?\*/", "", header, flags=re.DOTALL)
+    code = re.sub(r"^#if ENABLE_.*?^#endif", "", code, flags=re.DOTALL | re.MULTILINE)  # features that are not compiled
     body = re.search(rf"class {name}\b[^;{{]*\{{(.*?)\n\}};", code, flags=re.DOTALL)
     assert body, f"no class {name}"
     methods = re.findall(r"\bvirtual\s+([^;{}~]+?)\s*=\s*0\s*;", body[1])

@@ -373,7 +373,7 @@ def test_a_plan_of_another_student_is_refused(small: Build, tools: Any, old: str
 
 @pytest.mark.parametrize(
     ("fault", "code"),
-    [("runtime", TENSORRT), ("memory", MEMORY), ("context", MEMORY), ("enqueue", DEVICE), ("capture", DEVICE)],
+    [("runtime", DRIVER), ("memory", MEMORY), ("context", MEMORY), ("enqueue", DEVICE), ("capture", DEVICE)],
 )
 def test_failures_of_tensorrt_have_their_code(
     small: Build, tools: Any, environment: Any, fault: str, code: int

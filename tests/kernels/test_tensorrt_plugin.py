@@ -1,6 +1,6 @@
-"""Tests the TensorRT plugin against headers of six versions: compiled strictly, loaded and called without TensorRT.
+"""Tests the TensorRT plugin against headers of several versions: compiled strictly, loaded and called without TensorRT.
 
-TensorRT itself cannot be tested here. Everything it would call is called through its own interfaces, and `enqueue` runs
+TensorRT does not execute it here. Everything it would call is called through its own interfaces, and `enqueue` runs
 the kernel on the emulated GPU.
 """
 
@@ -78,13 +78,18 @@ def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     drive = compile_cpp(
         folder / "harness.so", [TESTS / "plugin_harness.cpp"], ("-O1", "-fvisibility=default", *include)
     )
-    found = ctypes.CDLL(str(drive))
+    found = load_harness(drive)
+    assert found.open_plugin(str(plugin).encode()) == 0, found.complaint()
+    return found
+
+
+def load_harness(path: Path) -> Harness:
+    found = ctypes.CDLL(str(path))
     for name in ("complaint", "creator_facts", "plugin_facts"):
         getattr(found, name).restype = ctypes.c_char_p
     for name in ("create", "through_a_plan", "clone_of", "attached"):
         getattr(found, name).restype = ctypes.c_void_p
     found.workspace.restype = ctypes.c_size_t
-    assert found.open_plugin(str(plugin).encode()) == 0, found.complaint()
     return found
 
 

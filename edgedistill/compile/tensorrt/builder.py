@@ -23,6 +23,7 @@ from edgedistill.errors import EngineError
 VERSION = str(trt.__version__)
 MEGABYTE = 1 << 20
 MEMORY = ("out of memory", "outofmemory", "failed_allocation", "insufficient memory", "cudaerrormemoryallocation")
+ECHO = "::catchCudaError::"  # TensorRT reports a CUDA error once more, after the error that says what it prevented
 NO_KERNEL = ("could not find any implementation", "unsupported", "not supported")
 
 
@@ -125,7 +126,7 @@ def _set_row_major(network: trt.INetworkDefinition) -> None:
 
 def _describe_error(error: trt.ParserError) -> str:
     node = f"node '{error.node_name()}' ({error.node_operator()}): " if error.node() >= 0 else ""
-    return f"{node}{error.desc()}"
+    return node + "; ".join(_without_echo(error.desc().splitlines()))
 
 
 def _configure(builder: trt.Builder, options: BuilderOptions) -> trt.IBuilderConfig:
@@ -179,8 +180,8 @@ class Log(trt.ILogger):  # type: ignore[misc]
             self.warnings.append(msg)
 
     def last_error(self) -> str:
-        """Returns the last error."""
-        return self.errors[-1] if self.errors else "no message"
+        """Returns the last error that says what failed."""
+        return (_without_echo(self.errors) or self.errors or ["no message"])[-1]
 
 
 class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -230,6 +231,10 @@ def _build_error(log: Log, name: str, options: BuilderOptions) -> EngineError:
             next_step="compile with a copy of the target's file that names a larger workspace_mb",
         )
     return EngineError(f"TensorRT {VERSION} cannot build {name}", got=log.last_error(), next_step="edgedistill doctor")
+
+
+def _without_echo(lines: Sequence[str]) -> list[str]:
+    return [line for line in lines if ECHO not in line]
 
 
 def _first_with(lines: Sequence[str], words: tuple[str, ...]) -> str:

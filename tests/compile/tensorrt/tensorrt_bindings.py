@@ -4,8 +4,7 @@ A wheel of `tensorrt-cu12-bindings` or `tensorrt-cu13-bindings` holds one extens
 of three libraries. With empty libraries that have those functions, it can be imported in a process of its own. No
 object can be created there, but `dir()` and the signatures at the start of the docstrings are those of that version.
 
-Wheels are unpacked and not installed. `EDGEDISTILL_TENSORRT_WHEELS` names their folder. `make setup` fills the default
-folder.
+Wheels are unpacked and not installed. `make setup` fetches them (`benchmarks/tensorrt/wheels.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import ast
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -25,14 +23,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pytest
+from benchmarks.tensorrt.wheels import BINDINGS
 
-WHEELS = {  # version -> distribution
-    "10.3.0": "tensorrt_cu12_bindings",
-    "10.13.3.9": "tensorrt_cu12_bindings",
-    "10.16.1.11": "tensorrt_cu12_bindings",
-    "11.4.0.106": "tensorrt_cu13_bindings",
-}
+from ...nvidia_wheels import require_wheels
+
 NEEDED = {  # all functions that the extension module needs: library -> names
     "nvinfer": (
         "createInferBuilder_INTERNAL",
@@ -48,7 +42,6 @@ NEEDED = {  # all functions that the extension module needs: library -> names
     ),
     "nvinfer_plugin": ("initLibNvInferPlugins",),
 }
-USUAL = Path(__file__).parents[3] / ".venv/tensorrt-wheels"
 DUMP = """
 import inspect, json, sys
 import tensorrt_bindings.tensorrt as trt
@@ -96,15 +89,8 @@ class Bindings:
 
 
 def bindings(version: str) -> Bindings:
-    """Returns the bindings of that version. Skips the test where its wheel or a C compiler is missing."""
-    folder = Path(os.environ.get("EDGEDISTILL_TENSORRT_WHEELS") or USUAL)
-    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    found = sorted(folder.glob(f"{WHEELS[version]}-{version}-{tag}-*.whl"))
-    if not found:
-        pytest.skip(f"no wheel {WHEELS[version]}-{version} for {tag} in {folder}: `make setup` fetches it for 3.11")
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc: empty libraries for the bindings cannot be compiled")
-    return _load(found[0])
+    """Returns the bindings of that version. Skips the test where its wheel or a compiler is missing."""
+    return _load(*require_wheels(BINDINGS[version]))
 
 
 @cache

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tensorrt.wheels import BINDINGS
+
 from .fake_tensorrt import Behavior, fake_tensorrt
-from .tensorrt_bindings import NEEDED, WHEELS, bindings, signatures_in
+from .tensorrt_bindings import NEEDED, bindings, signatures_in
 from .tensorrt_uses import complaints
 
 PACKAGE = Path(__file__).parents[3] / "edgedistill"
@@ -18,7 +20,7 @@ BUILDER = PACKAGE / "compile/tensorrt/builder.py"
 IMPORT = "import tensorrt as trt"
 
 
-@pytest.mark.parametrize("version", WHEELS)
+@pytest.mark.parametrize("version", BINDINGS)
 def test_every_use_of_the_bindings_exists_in_the_version(version: str) -> None:
     offered = bindings(version)
     uses = complaints(BUILDER.read_text(encoding="utf-8"), offered)
@@ -85,7 +87,7 @@ def test_an_object_without_a_declared_class_is_caught_too() -> None:
     assert "annotate it" in complaints(source, bindings("10.13.3.9")).found[0]
 
 
-@pytest.mark.parametrize("version", WHEELS)
+@pytest.mark.parametrize("version", BINDINGS)
 def test_the_names_that_version_11_removed_or_added_tell_the_versions_apart(version: str) -> None:
     """The loader must read the requested version. Otherwise the tests above would prove nothing."""
     offered, new = bindings(version), version.startswith("11")
@@ -95,7 +97,7 @@ def test_the_names_that_version_11_removed_or_added_tell_the_versions_apart(vers
     assert offered.has_member("INetworkDefinition", "add_attention") == (version in ("10.16.1.11", "11.4.0.106"))
 
 
-@pytest.mark.parametrize("version", WHEELS)
+@pytest.mark.parametrize("version", BINDINGS)
 def test_the_stand_in_for_tensorrt_has_no_names_of_its_own(version: str) -> None:
     """The names of fake_tensorrt.py, with which the builder is tested, exist in every real version."""
     offered, fake = bindings(version), fake_tensorrt(Behavior())

@@ -202,6 +202,11 @@ def an_attribute_the_plugin_would_not_see(s: Surgery) -> str:
     return changed(s, "", window=W)
 
 
+@case("other attributes than its plugin reads")
+def another_version_of_the_plugin(s: Surgery) -> str:
+    return changed(s, "", plugin_version="2")
+
+
 @case("v_scale is not a single float.*\n.*: +int")
 def an_integer_for_a_float(s: Surgery) -> str:
     return changed(s, "v_scale", v_scale=1)
