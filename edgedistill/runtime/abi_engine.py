@@ -22,6 +22,7 @@ from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEnd, FrontEndConfig
 from edgedistill.frontend.rules import find_lost_frames
+from edgedistill.frontend.stream import require_room
 from edgedistill.runtime.c_abi import OUTPUT
 from edgedistill.runtime.c_state import (
     read_frontend,
@@ -36,7 +37,7 @@ from edgedistill.runtime.c_state import (
     write_statistics,
     write_student,
 )
-from edgedistill.runtime.stream import Flag, Floats, Output, State, take_part
+from edgedistill.runtime.stream import Flag, Floats, Output, State, read_seen, take_part
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +197,7 @@ class AbiEngine:
             write_smoothing(record, smooth)
         if student:
             write_student(self.shape, record, student)
-        record["seen"] = int(state["seen"]) if "seen" in state else 0
+        record["seen"] = read_seen(state)
         self._import(record)
         self._frame, self._held = int(known["frame"]), held
 
@@ -209,6 +210,7 @@ class AbiEngine:
         """
         if self.config.decimation == 1:
             return self._call(function, frames, count)
+        require_room(self._frame, count)
         start, self._frame = self._frame, self._frame + count
         now = max(0, self.config.edge(self.config.bin_of(self._frame)) - start)
         outputs: list[Output] = []

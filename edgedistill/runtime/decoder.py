@@ -201,9 +201,9 @@ class Decoder:
 
         The parts are fe_*, statistics_*, shift_*, smoothing_state, state_* and seen.
 
-        Raises EngineError, with nothing changed, for a state of another bundle.
+        Raises EngineError, with nothing changed, for a state of another bundle, and for one that no stream comes to.
         """
-        self._stream.import_stream(state)
+        self._stream.import_stream({name: np.asarray(array) for name, array in state.items()})
 
     def _checked_normalization(
         self, mean: npt.ArrayLike, std: npt.ArrayLike
