@@ -1,8 +1,8 @@
 """Writes the outputs of a stream to CSV or NWB as they come, so that little is lost however the stream ends.
 
 Outputs go in bin by bin, and a file that grows comes out. Other results appear only when they are whole. This one does
-not, because a machine may lose its power after hours. `flush` passes on what was written, and at least once a second it waits for
-the disk. Memory does not grow.
+not, because a machine may lose its power after hours. `flush` passes on what was written, and at least once a second it
+waits for the disk. Memory does not grow.
 """
 
 from __future__ import annotations
