@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,18 +58,26 @@ class AbiEngine:
     def __init__(self, opened: OpenedLibrary, shape: StudentShape, config: FrontEndConfig) -> None:
         """Raises EngineError if the library holds a student of another shape or array."""
         self.shape, self.config, self.engine, self.library_bytes = shape, config, opened.engine, opened.size
-        self._opened, self._library, self._decoder = opened, opened.library, opened.decoder
+        self._opened, self._library = opened, opened.library
+        self._decoder: int | None = opened.decoder
         # Not at exit: then the system frees the GPU's memory, and the driver may be unloaded before this runs.
-        weakref.finalize(self, opened.library.ed_close, opened.decoder).atexit = False
+        self._close = weakref.finalize(self, opened.library.ed_close, opened.decoder)
+        self._close.atexit = False
         self.info = self._library.ed_info_get(self._decoder).contents
         self._dtype = state_dtype(shape, config, self.info.smoothing_states)
         self._check_info()
         self._bin: Floats = np.zeros(shape.channels, np.float32)
         self._kinematics: Floats = np.zeros(shape.outputs, np.float32)
-        self._step = (self._decoder, self._bin.ctypes.data, self._kinematics.ctypes.data)
+        self._step: tuple[int | None, int, int] = (self._decoder, self._bin.ctypes.data, self._kinematics.ctypes.data)
         self._n_out = ctypes.c_size_t()
         self._fresh = self._export() if self.precision == "int8" else None
         self._frame, self._held = 0, _nothing()
+
+    def close(self) -> None:
+        """Gives back what the engine holds. Afterwards every call is refused."""
+        self._close()
+        self._decoder, self._step = None, (None, *self._step[1:])
+        self._opened = replace(self._opened, decoder=0, memory=None)
 
     @property
     def precision(self) -> str:
