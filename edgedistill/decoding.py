@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from edgedistill.errors import OutputError, RecordingError
 from edgedistill.files import atomic_write
+from edgedistill.limits import plain_name
 from edgedistill.runtime import Decoder, Flag, Output
 from edgedistill.runtime.decoder import DecoderInfo
 
@@ -204,7 +205,8 @@ def time_s(output: Output) -> float:
 def format_csv_header(info: DecoderInfo) -> str:
     """Returns the first line of a CSV. Each output is named with its unit, as in `cursor_vel_x (cm/s)`.
 
-    Behind the outputs stand their standard deviations, as in `cursor_vel_x sd (cm/s)`.
+    Behind the outputs stand their standard deviations, as in `cursor_vel_x sd (cm/s)`. A name that a spreadsheet would
+    take for a formula gets an apostrophe.
     """
     outputs = list(zip(info.output_names, info.output_units, strict=True))
     named = [_name_column(name + kind, unit) for kind in ("", " sd") for name, unit in outputs]
@@ -223,7 +225,7 @@ def format_csv_line(output: Output, end_s: float | None = None) -> str:
 
 
 def _name_column(name: str, unit: str) -> str:
-    return f"{name} ({unit})" if unit else name
+    return plain_name(f"{name} ({unit})" if unit else name)
 
 
 def _quoted(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgedistill.cli.output import (
+    echo,
     error_to_json,
     json_option,
     print_facts,
@@ -118,9 +119,9 @@ def _decode_stdin(decoder: Decoder, bundle: Path, out: Path | None, as_json: boo
         predictions = Predictions(decoder.info, outputs)
         _show_run(predictions, stream.tally, bundle, out, monotonic() - began, as_json, ended)
     if (stop := stream.describe_stop()) is not None:
-        click.echo(stop, err=True)
+        echo(stop, err=True)
     if failure is not None and as_json:
-        click.echo(f"error: {failure}", err=True)
+        echo(f"error: {failure}", err=True)
         click.get_current_context().exit(1)
     if failure is not None:
         raise failure
@@ -185,7 +186,7 @@ def _show_run(
         print_facts(facts | ({"masked": masked} if most else {}))
     else:
         if predictions.series:
-            click.echo(f"series: {predictions.series}", err=True)
+            echo(f"series: {predictions.series}", err=True)
         click.echo(format_csv_header(info))
         for output, end_s in zip(predictions.outputs, predictions.times_s, strict=True):
             sys.stdout.write(format_csv_line(output, end_s) + "\n")
