@@ -18,6 +18,7 @@ from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from edgedistill.errors import ConfigError, did_you_mean
+from edgedistill.limits import MOST_SETTINGS_BYTES, read_plain
 
 if sys.version_info >= (3, 11):
     from importlib.resources.abc import Traversable
@@ -30,6 +31,7 @@ else:
 
 T = TypeVar("T")
 SHORTEST_BAND_MS, LONGEST_BAND_MS = 1, 1000
+MOST_NUMBERS = 1 << 28  # in the state of a student, and in its weights
 NAME_IT = "pass one of these names, or the path of a .toml file"
 
 
@@ -64,10 +66,11 @@ def names_in(folder: Traversable) -> tuple[str, ...]:
 def read_toml(path: Path | Traversable) -> dict[str, Any]:
     """Returns the tables of a TOML file. Raises ConfigError if the file is missing or is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        data = read_plain(path, MOST_SETTINGS_BYTES) if isinstance(path, Path) else path.read_bytes()
+        return tomllib.loads(data.decode("utf-8").replace("\r\n", "\n"))
     except OSError as error:
         raise ConfigError(f"{path}: this file cannot be read", got=error.strerror or error) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or numbers and lists without an end
         raise ConfigError(f"{path}: not a TOML file", got=error, expected="key = value, see toml.io") from error
 
 
@@ -193,6 +196,12 @@ class StudentShape:
         _at_least(self, channels=1, outputs=1, d=1, layers=1, heads=1, window=2, ff=1, taps=1, dilation=1)
         _at_least(self, lags=0)
         _divides(self.heads, self.d)
+        kept = 2 * self.layers * self.d * (self.window - 1) + self.lag_rows * self.channels
+        read = self.layers * self.d * (4 * self.d + 3 * self.ff) + self.taps * self.channels * self.d
+        read += (self.lags + 1) * self.channels * self.outputs
+        if max(kept, read, self.layers * self.heads * self.window) > MOST_NUMBERS:
+            got = f"{kept} numbers of state and {read} weights"
+            raise ConfigError("no device can run a student of this shape", got=got, expected=f"at most {MOST_NUMBERS}")
 
     @property
     def size(self) -> StudentSize:

@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edgedistill.errors import OutputError, RecordingError
 from edgedistill.files import atomic_write
+from edgedistill.limits import plain_name
 from edgedistill.runtime import Decoder, Flag, Output
 from edgedistill.runtime.decoder import DecoderInfo
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 BINS_PER_S = 100
 BLOCK_VALUES = 1 << 20  # frames x channels pushed at a time: 4 MB
 READ_BYTES = 1 << 16
+BLOCK_BINS = 4096  # of a series that grows
 FORMATS = (".csv", ".nwb")
 
 
@@ -86,7 +88,30 @@ class Predictions:
 
     def counts(self) -> dict[str, int]:
         """Counts the bins that carry each flag, by the flag's name in small letters."""
-        return {str(flag.name).lower(): int(np.count_nonzero(self.flags & flag)) for flag in Flag}
+        return Tally().add(self.outputs).counts()
+
+
+class Tally:
+    """Counts bins and their flags, of outputs that need not be kept."""
+
+    def __init__(self) -> None:
+        self.bins = 0
+        self.most_bad = 0  # channels that were masked at once
+        self._flagged = dict.fromkeys(Flag, 0)
+
+    def add(self, outputs: Sequence[Output]) -> Tally:
+        """Counts some more, and returns itself."""
+        self.bins += len(outputs)
+        for output in outputs:
+            self.most_bad = max(self.most_bad, output.bad_channels)
+            if output.flags:
+                for flag in Flag:
+                    self._flagged[flag] += bool(output.flags & flag)
+        return self
+
+    def counts(self) -> dict[str, int]:
+        """Returns how many bins carry each flag, by the flag's name in small letters."""
+        return {str(flag.name).lower(): count for flag, count in self._flagged.items()}
 
 
 # ---------------------------------------------------------------- decoding
@@ -142,10 +167,13 @@ def describe_shift(outputs: Sequence[Output]) -> str | None:
     )
 
 
-def decode_stream(decoder: Decoder, stream: ByteStream) -> Iterator[list[Output]]:
+def decode_stream(
+    decoder: Decoder, stream: ByteStream, *, torn: Literal["refused", "left out"] = "refused"
+) -> Iterator[list[Output]]:
     """Yields the outputs of little-endian float32 frames in uV, channels interleaved, as soon as frames arrive.
 
-    Raises RecordingError, after all whole frames were decoded, when the stream ends inside a frame.
+    When the stream ends inside a frame, this raises RecordingError after all whole frames were decoded, unless such a
+    `torn` frame is left out.
     """
     decoder.reset()
     channels = len(decoder.info.channel_ids)
@@ -157,7 +185,7 @@ def decode_stream(decoder: Decoder, stream: ByteStream) -> Iterator[list[Output]
         frames = np.frombuffer(data[:whole], "<f4").astype(np.float32).reshape(-1, channels)
         if outputs := decoder.push(frames):
             yield outputs
-    if rest:
+    if rest and torn == "refused":
         raise RecordingError(
             "the stream ended inside a frame",
             got=f"{len(rest)} bytes after the last whole frame",
@@ -177,7 +205,8 @@ def time_s(output: Output) -> float:
 def format_csv_header(info: DecoderInfo) -> str:
     """Returns the first line of a CSV. Each output is named with its unit, as in `cursor_vel_x (cm/s)`.
 
-    Behind the outputs stand their standard deviations, as in `cursor_vel_x sd (cm/s)`.
+    Behind the outputs stand their standard deviations, as in `cursor_vel_x sd (cm/s)`. A name that a spreadsheet would
+    take for a formula gets an apostrophe.
     """
     outputs = list(zip(info.output_names, info.output_units, strict=True))
     named = [_name_column(name + kind, unit) for kind in ("", " sd") for name, unit in outputs]
@@ -196,7 +225,7 @@ def format_csv_line(output: Output, end_s: float | None = None) -> str:
 
 
 def _name_column(name: str, unit: str) -> str:
-    return f"{name} ({unit})" if unit else name
+    return plain_name(f"{name} ({unit})" if unit else name)
 
 
 def _quoted(text: str) -> str:
@@ -238,11 +267,16 @@ def _write_csv(predictions: Predictions, path: Path) -> None:
 
 
 def _write_nwb(predictions: Predictions, path: Path) -> None:
+    from edgedistill.data.nwb_writing import write_nwb
+
+    write_nwb(make_nwb(predictions), path)
+
+
+def make_nwb(predictions: Predictions, *, growing: bool = False) -> Any:
+    """Returns predictions as a `pynwb.NWBFile`. `growing` lets rows be added to its series once it is a file."""
     from pynwb import NWBFile
     from pynwb.behavior import BehavioralTimeSeries
     from pynwb.file import Subject
-
-    from edgedistill.data.nwb_writing import write_nwb
 
     start = predictions.session_start
     subject = predictions.subject_id
@@ -257,12 +291,12 @@ def _write_nwb(predictions: Predictions, path: Path) -> None:
         subject=Subject(subject_id=subject, **predictions.subject_facts) if subject else None,
     )
     module = nwb.create_processing_module("behavior", "decoded from LFP, one value each 10 ms")
-    module.add(BehavioralTimeSeries(time_series=_series(predictions), name="decoded"))
-    write_nwb(nwb, path)
+    module.add(BehavioralTimeSeries(time_series=_series(predictions, growing), name="decoded"))
+    return nwb
 
 
-def _series(predictions: Predictions) -> list[Any]:
-    from pynwb import TimeSeries
+def _series(predictions: Predictions, growing: bool) -> list[Any]:
+    from pynwb import H5DataIO, TimeSeries
 
     info = predictions.info
     units = sorted(set(info.output_units))
@@ -271,13 +305,18 @@ def _series(predictions: Predictions) -> list[Any]:
     if predictions.bins_per_s is None:
         clock: dict[str, Any] = {"timestamps": times_s}
     else:
-        clock = {"rate": predictions.bins_per_s, "starting_time": float(times_s[0]) if times_s.size else 0.0}
+        clock = {"rate": predictions.bins_per_s, "starting_time": float(times_s[0]) if times_s.size else 1 / BINS_PER_S}
     flags = ", ".join(f"{int(flag)} {str(flag.name).lower()}" for flag in Flag)
     unit = units[0] if len(units) == 1 else "see description"
-    parts: Iterable[tuple[str, npt.NDArray[Any], str, str]] = (
+    parts: Iterable[tuple[str, Any, str, str]] = (
         ("kinematics", predictions.kinematics, unit, f"columns: {outputs}"),
         ("deviation", predictions.deviations, unit, f"standard deviation of the kinematics, columns: {outputs}"),
         ("flags", predictions.flags, "bits", f"sum of: {flags}"),
         ("bad_channels", predictions.bad_channels, "channels", "channels masked in the bin"),
     )
+    if growing:
+        parts = [
+            (n, H5DataIO(data, maxshape=(None, *data.shape[1:]), chunks=(BLOCK_BINS, *data.shape[1:])), u, text)
+            for n, data, u, text in parts
+        ]
     return [TimeSeries(name=n, data=data, unit=u, description=text, **clock) for n, data, u, text in parts]

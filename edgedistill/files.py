@@ -1,8 +1,9 @@
 """Writes files and folders that appear whole or not at all.
 
-Everything that edgedistill writes goes through `atomic_write`. A reader sees the old content or the new one, and a
-failure (a full disk, a read-only folder, Ctrl-C) leaves behind what was there before and nothing half-written. The
-data are not forced onto the disk, so this does not protect against a power cut.
+Everything that edgedistill writes goes through `atomic_write`, except for the file of a stream (`stream_file`). A
+reader sees the old content or the new one. A failure (a full disk, a read-only folder, Ctrl-C) leaves behind what was
+there before and nothing half-written. The data are not forced onto the disk, so this does not protect against a power
+cut.
 """
 
 from __future__ import annotations

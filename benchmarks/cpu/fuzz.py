@@ -1,9 +1,10 @@
 """Fuzzes the C engine for a given time, with libFuzzer and the address and undefined-behavior sanitizers.
 
 One program holds a student in every variant that this CPU runs: for an array at 250 Hz, for one that is decimated,
-leaves two channels out and lets its statistics follow the signal, and for one with bands. It is
-emulation/fuzz/fuzz_decoder.c, which says what it requires. What libFuzzer found is written to `fuzz.json`. The exit
-code is 1 if an input broke the engine, and that input is printed.
+leaves two channels out and lets its statistics follow the signal, and for one with bands. For the last one it also
+holds the engine of a device, whose student the CPU computes. It is emulation/fuzz/fuzz_decoder.c, which says what it
+requires. It begins with the inputs of emulation/fuzz/corpus.txt. What libFuzzer found is written to `fuzz.json`. The
+exit code is 1 if an input broke the engine, and that input is printed.
 
     python -m benchmarks.cpu.fuzz [--seconds 600] [--corpus FOLDER] [--out benchmarks/results/cpu]
 """
@@ -47,6 +48,8 @@ ARRAYS = {
     ),
 }
 SMOOTHED = ("decimated", "bands")
+DEVICE = "bands"  # the array that also has the engine of a device
+FUZZING = Path(str(asset_folder("kernels"))).parent / "emulation" / "fuzz"
 MOST_BYTES = 2048  # in one input
 
 
@@ -78,19 +81,38 @@ def build(folder: Path) -> Path:
     names = {(array, ops): f"{array}_{ops}" for array in ARRAYS for ops in list_variants()}
     objects = []
     for (array, ops), name in names.items():
-        shape, config = ARRAYS[array]
-        smoothing = draw_smoothing_model(shape.outputs, 2) if array in SMOOTHED else None
-        write_sources(folder, draw_model(shape), config, ops, name, smoothing)
-        define = f'-DED_MODEL_HEADER="model_{name}.h"'
+        define = write_model(folder, array, ops, name)
         objects.append(compile_object(folder, "c/ed_engine.c", f"{name}.o", (define, *VARIANTS[ops].flags)))
+    device = write_model(folder, DEVICE, "scalar", "device")
+    objects += [
+        compile_object(folder, str(source), f"device_{Path(source).stem}.o", (device, "-DED_DEVICE"))
+        for source in (SOURCES[0], "c/ed_engine.c", FUZZING / "fuzz_device.c")
+    ]
     rows = [", ".join(f"&ed_model_{names[array, ops]}" for ops in list_variants()) for array in ARRAYS]
     lines = [f"extern const ed_model ed_model_{name};" for name in names.values()]
     lines += [f"#define ARRAYS {len(ARRAYS)}", f"#define VARIANTS {len(list_variants())}"]
+    lines += [f"#define DEVICE_ARRAY {list(ARRAYS).index(DEVICE)}"]
     lines += ["static const ed_model *const models[ARRAYS][VARIANTS] = {", *(f"    {{{row}}}," for row in rows), "};"]
     (folder / "model/models.h").write_text("\n".join([*lines, ""]))
-    target = Path(str(asset_folder("kernels"))).parent / "emulation" / "fuzz" / "fuzz_decoder.c"
-    objects += [compile_object(folder, source, f"{Path(source).stem}.o", ()) for source in (SOURCES[0], str(target))]
+    objects.append(compile_object(folder, str(FUZZING / "fuzz_decoder.c"), "fuzz_decoder.o", ()))
     return Path(run(folder, ["clang", *SANITIZERS, *objects, "-o", str(folder / "fuzz")], folder / "fuzz"))
+
+
+def write_model(folder: Path, array: str, ops: str, name: str) -> str:
+    """Writes the sources of the student of an array, and returns the option that names its header."""
+    shape, config = ARRAYS[array]
+    smoothing = draw_smoothing_model(shape.outputs, 2) if array in SMOOTHED else None
+    write_sources(folder, draw_model(shape), config, ops, name, smoothing)
+    return f'-DED_MODEL_HEADER="model_{name}.h"'
+
+
+def write_corpus(folder: Path) -> Path:
+    """Writes the inputs of corpus.txt, a line of hexadecimal digits each, as files of `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [line.partition("#")[0].strip() for line in (FUZZING / "corpus.txt").read_text().splitlines()]
+    for i, line in enumerate(filter(None, lines)):
+        (folder / f"{i:03}").write_bytes(bytes.fromhex(line))
+    return folder
 
 
 def compile_object(folder: Path, source: str, output: str, options: tuple[str, ...]) -> str:
@@ -113,11 +135,12 @@ def fuzz(program: Path, seconds: int, seed: int, corpus: Path | None) -> dict[st
     found.mkdir(exist_ok=True)
     inputs = corpus or program.parent / "corpus"
     inputs.mkdir(parents=True, exist_ok=True)
+    committed = write_corpus(program.parent / "committed")
     options = [f"-max_total_time={seconds}", f"-max_len={MOST_BYTES}", f"-seed={seed}", f"-artifact_prefix={found}/"]
     options += ["-timeout=20", "-rss_limit_mb=2048", "-len_control=10", "-print_final_stats=1"]
     began = time.monotonic()
     done = subprocess.run(
-        [str(program), *options, str(inputs)],
+        [str(program), *options, str(inputs), str(committed)],
         env={**os.environ, **HALT},
         capture_output=True,
         text=True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ from edgedistill.bundle.reading import FORMAT, Bundle
 from edgedistill.config import StudentShape
 from edgedistill.errors import BundleError, ConfigError
 from edgedistill.frontend import FrontEndConfig, SpatialModel, Standardization, group_delay_ms, settling_bins
+from edgedistill.limits import find_npz_fault
 from edgedistill.numerics import Int8Model
 from edgedistill.numerics.deviation import DeviationModel
 from edgedistill.numerics.smoothing import SmoothingModel
@@ -46,7 +48,10 @@ _BUILT_BEFORE = {  # by format
     2: "it was built before outputs were smoothed, and its deviations are those of outputs that are not",
 }
 
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, ArithmeticError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def require_current_format(bundle: Bundle) -> None:
@@ -132,9 +137,10 @@ def read_decoder_spec(bundle: Bundle) -> DecoderSpec:
 
 def read_tensors(bundle: Bundle, name: str) -> Arrays:
     """Returns the tensors of one safetensors file."""
+    data = bundle.read(name)
     try:
-        return load_safetensors(bundle.read(name))
-    except SafetensorError as error:
+        return load_safetensors(data)
+    except (SafetensorError, *_DAMAGED) as error:
         raise BundleError(f"{bundle.path}: '{name}' is not a safetensors file", got=error) from error
 
 
@@ -395,6 +401,8 @@ def _npz(bundle: Bundle, name: str) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
     """Opens an .npz file. Its arrays are read when they are accessed."""
     data = bundle.read(name)
     try:
+        if (fault := find_npz_fault(data)) is not None:
+            raise BundleError(f"{bundle.path}: '{name}' is not read", got=fault)
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
             yield stored
     except _DAMAGED as error:
@@ -436,6 +444,8 @@ def _list(found: object) -> list[object]:
 def _number(found: object) -> float:
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         raise TypeError(f"{found!r} where a number was expected")
+    if abs(found) > sys.float_info.max and isinstance(found, int):
+        raise ValueError("a whole number beyond every float")
     return float(found)
 
 

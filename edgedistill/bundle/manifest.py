@@ -8,6 +8,7 @@ of the wrong type is refused, and the error names its key.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from edgedistill.errors import BundleError
 from edgedistill.target import Gate
 
 MANIFEST = "manifest.json"
+LONGEST_SHOWN = 200  # characters of a wrong value in a message
 
 T = TypeVar("T")
 Json = Mapping[str, object]
@@ -200,7 +202,7 @@ def _session(table: _Reader) -> Session:
 
 def _channel(table: _Reader) -> Channel:
     found = table.value("position", list, "a list of coordinates")
-    if any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in found or ()):
+    if any(isinstance(x, bool) or not isinstance(x, (int, float)) or abs(x) > 1e9 for x in found or ()):
         raise table.make_error("position", found, "a list of coordinates")
     return Channel(table.text("id") or "", table.text("label"), None if found is None else tuple(map(float, found)))
 
@@ -292,6 +294,8 @@ class _Reader:
             return None
         if isinstance(found, bool) or not isinstance(found, (int, float)):
             raise self.make_error(key, found, "a number")
+        if isinstance(found, int) and abs(found) > sys.float_info.max:
+            raise self.make_error(key, "a whole number beyond every float", "a number")
         return float(found)
 
     def table(self, key: str, parse: Callable[[_Reader], T]) -> T | None:
@@ -308,4 +312,6 @@ class _Reader:
         return tuple(parse(_Reader(f"{self.where}, {key}", one)) for one in found)
 
     def make_error(self, key: str, found: object, expected: str) -> BundleError:
-        return BundleError(f"{self.where}: '{key}' is not what a build writes", got=repr(found), expected=expected)
+        got = repr(found)
+        shown = got if len(got) <= LONGEST_SHOWN else f"{got[:LONGEST_SHOWN]}…"
+        return BundleError(f"{self.where}: '{key}' is not what a build writes", got=shown, expected=expected)

@@ -15,6 +15,15 @@ from typing import IO, Any
 
 from edgedistill.bundle.manifest import MANIFEST, Manifest, parse_manifest
 from edgedistill.errors import BundleError
+from edgedistill.limits import (
+    BUNDLE_GB,
+    LARGER,
+    MOST_JSON_BYTES,
+    MOST_MANIFEST_BYTES,
+    find_zip_fault,
+    most_bundle_bytes,
+    most_bundle_files,
+)
 
 FORMAT = 3  # in format 1 lost channels were not filled in, in format 2 outputs were not smoothed
 
@@ -54,14 +63,18 @@ class Bundle:
         """Returns the bytes of one listed file. Raises BundleError if it is not listed or was changed."""
         if name not in self.manifest.files:
             raise BundleError(f"{self.path}: no file '{name}' in this bundle", expected=", ".join(self.names))
-        data = _read(self.path, self.prefix + name)
+        most = MOST_JSON_BYTES if name.endswith(".json") else most_bundle_bytes()
+        data = _read(self.path, self.prefix + name, most)
         self._check(name, hashlib.sha256(data).hexdigest())
         return data
 
     def verify(self) -> None:
         """Hashes every listed file. Raises BundleError that names the first damaged or missing one."""
+        room = most_bundle_bytes()
         for name in self.names:
-            self._check(name, _digest(self.path, self.prefix + name))
+            digest, size = _digest(self.path, self.prefix + name, room)
+            self._check(name, digest)
+            room -= size
 
     def _check(self, name: str, digest: str) -> None:
         if digest != self.manifest.files[name]:
@@ -82,7 +95,8 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     path = Path(path)
     prefix = _prefix(path)
-    bundle = Bundle(path, parse_manifest(path, _checked_manifest(path, _read(path, prefix + MANIFEST))), prefix)
+    raw = _read(path, prefix + MANIFEST, MOST_MANIFEST_BYTES)
+    bundle = Bundle(path, parse_manifest(path, _checked_manifest(path, raw)), prefix)
     bundle.verify()
     return bundle
 
@@ -102,6 +116,13 @@ def _checked_manifest(path: Path, raw: bytes) -> dict[str, Any]:
     files, own = manifest["files"], manifest["sha256"]
     if not isinstance(files, dict) or not all(map(_is_digest, (own, *files.values()))):
         raise BundleError(f"{path}: '{MANIFEST}' is damaged: its list of files makes no sense")
+    if len(files) > most_bundle_files():
+        raise BundleError(
+            f"{path}: '{MANIFEST}' lists too many files",
+            got=len(files),
+            expected=f"at most {most_bundle_files()}",
+            next_step=f"if you trust this bundle: {LARGER}={2 * BUNDLE_GB} edgedistill ...",
+        )
     for name in files:
         check_name(f"{path}: '{MANIFEST}'", name)
     if hashlib.sha256(raw.replace(own.encode(), BLANK.encode(), 1)).hexdigest() != own:
@@ -169,6 +190,9 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with path.open("rb") as file:
             begins_as_zip = file.read(2) == b"PK"
+            fault = find_zip_fault(file)
+        if fault is not None:
+            raise BundleError(f"{path}: this zip is too large to be a bundle", got=fault)
         archive = zipfile.ZipFile(path)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read", got=error.strerror or error) from error
@@ -203,14 +227,31 @@ def _stream(path: Path, name: str) -> Iterator[IO[bytes]]:
         raise BundleError(f"{path}: '{name}' cannot be read: it is damaged", got=error) from error
 
 
-def _read(path: Path, name: str) -> bytes:
+def _read(path: Path, name: str, most: int) -> bytes:
+    parts, size = [], 0  # one read of `most` bytes would take that memory first
     with _stream(path, name) as file:
-        return file.read()
+        while chunk := file.read(CHUNK):
+            parts.append(chunk)
+            size += len(chunk)
+            _require_room(path, name, size, most)
+    return b"".join(parts)
 
 
-def _digest(path: Path, name: str) -> str:
-    digest = hashlib.sha256()
+def _digest(path: Path, name: str, room: int) -> tuple[str, int]:
+    """Returns the hash of a file and its bytes, of which there may be `room`."""
+    digest, size = hashlib.sha256(), 0
     with _stream(path, name) as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-    return digest.hexdigest()
+            size += len(chunk)
+            _require_room(path, name, size, room)
+    return digest.hexdigest(), size
+
+
+def _require_room(path: Path, name: str, size: int, most: int) -> None:
+    if size > most:
+        raise BundleError(
+            f"{path}: this is too large for a bundle: '{name}' ends beyond what is read",
+            expected=f"at most {most} bytes of it, {most_bundle_bytes() // 10**9} GB in all files",
+            next_step=f"if you trust this bundle: {LARGER}={2 * (most_bundle_bytes() // 10**9)} edgedistill ...",
+        )

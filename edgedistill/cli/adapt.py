@@ -9,6 +9,7 @@ import click
 
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.output import (
+    echo,
     format_value,
     json_option,
     print_facts,
@@ -129,9 +130,9 @@ def _print_result(result: AdaptResult) -> None:
         facts["R²"] = f"not measured: {result.unscored}"
     print_facts(facts)
     print_gates(result.gates)
-    click.echo(f"{result.bundle}  for {result.target}, in {result.seconds:.1f} s")
+    echo(f"{result.bundle}  for {result.target}, in {result.seconds:.1f} s")
     if result.lacking:
-        click.echo(
+        echo(
             f"not compiled here: {result.lacking.what}. Its sources lie in the bundle, in build/, ready for the device."
         )
-    click.echo(f"next: {result.next_step}")
+    echo(f"next: {result.next_step}")

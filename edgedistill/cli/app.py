@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from edgedistill import __version__
-from edgedistill.cli.output import error_to_json, print_json, show_log
+from edgedistill.cli.output import echo, error_to_json, print_json, show_log
 from edgedistill.errors import EdgeDistillError, EngineError, OutputError, did_you_mean
 from edgedistill.files import CAUSES, USUAL_STEP
 
@@ -60,7 +60,7 @@ class CommandLine(Commands):
             _fail(ctx, error)
         except KeyboardInterrupt:
             _print_error_json(ctx, "Interrupted", FAILED, what="interrupted")
-            click.echo("interrupted. Nothing half-written was left; run the same command again to go on.", err=True)
+            echo("interrupted. Nothing half-written was left; run the same command again to go on.", err=True)
         except ModuleNotFoundError as error:
             if not error.name or error.name.startswith("edgedistill"):
                 raise  # a defect of edgedistill, which only the traceback explains
@@ -75,7 +75,7 @@ class CommandLine(Commands):
 
 def _fail(ctx: click.Context, error: EdgeDistillError) -> None:
     _print_error_json(ctx, type(error).__name__, FAILED, **error_to_json(error))
-    click.echo(f"error: {error}", err=True)
+    echo(f"error: {error}", err=True)
 
 
 def _print_error_json(ctx: click.Context, kind: str, code: int, **facts: object) -> None:

@@ -9,7 +9,7 @@ import click
 
 from edgedistill.bundle import reasons_left_out
 from edgedistill.cli.app import GATE_MISSED
-from edgedistill.cli.output import print_gates, print_json, print_notes, print_table, show_training
+from edgedistill.cli.output import echo, print_gates, print_json, print_notes, print_table, show_training
 from edgedistill.cli.training_options import (
     FOLLOW_HELP,
     PATH,
@@ -136,7 +136,7 @@ def build(
     with show_training() as progress:
         result = pipeline.build(options, progress)
     for name, reason in reasons_left_out(result.graphs).items():
-        click.echo(f"left out: {name}: {reason}", err=True)
+        echo(f"left out: {name}: {reason}", err=True)
     if result.confidence is not None and result.confidence.note:
         print_notes([result.confidence.note])
     if as_json:
@@ -151,15 +151,15 @@ def _print_build(result: BuildResult) -> None:
     rows = [(row.name, row.r2, row.causal, row.note) for row in result.table]
     print_table("Held-out R²", ("model", "R²", "causal", ""), rows)
     if result.smoothing is not None:
-        click.echo(f"outputs smoothed: {result.smoothing.describe()}")
+        echo(f"outputs smoothed: {result.smoothing.describe()}")
     stages = [(stage.name, f"{stage.seconds:.1f}", "kept" if stage.cached else "") for stage in result.stages]
     print_table("Stages", ("stage", "seconds", ""), stages)
     print_gates(result.gates)
-    click.echo(f"{result.bundle}  for {result.target}")
+    echo(f"{result.bundle}  for {result.target}")
     if result.shipped:
-        click.echo(f"{result.shipped}  the same bundle as one file")
+        echo(f"{result.shipped}  the same bundle as one file")
     if result.lacking:
-        click.echo(
+        echo(
             f"not compiled here: {result.lacking.what}. Its sources lie in the bundle, in build/, ready for the device."
         )
-    click.echo(f"next: {result.next_step}")
+    echo(f"next: {result.next_step}")

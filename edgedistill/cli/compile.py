@@ -10,7 +10,7 @@ import click
 
 from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.cli.app import GATE_MISSED
-from edgedistill.cli.output import json_option, print_facts, print_gates, print_json, print_table, show_work
+from edgedistill.cli.output import echo, json_option, print_facts, print_gates, print_json, print_table, show_work
 from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.engines import compile_bundle, compile_spike_student
 from edgedistill.compile.tensorrt.forms import Outcome, read_forms
@@ -73,7 +73,7 @@ def compile_command(bundle: Path, target: str | None, chip: str | None, force: b
         _print_forms(read_forms(engine.folder))
         print_gates(engine.gates)
         if not engine.compiled:
-            click.echo("Nothing had to be compiled: all of it was there already.")
+            echo("Nothing had to be compiled: all of it was there already.")
     if any(gate.ok is False for gate in engine.gates):
         click.get_current_context().exit(GATE_MISSED)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgedistill.cli.app import Commands
-from edgedistill.cli.output import json_option, print_facts, print_json, show_work
+from edgedistill.cli.output import echo, json_option, print_facts, print_json, show_work
 
 if TYPE_CHECKING:
     from edgedistill.convert import ConvertedFile
@@ -118,4 +118,4 @@ def _print(data_set: str, made: Iterable[ConvertedFile], as_json: bool) -> None:
             }
         )
         for note in file.notes:
-            click.echo(f"note: {note}")
+            echo(f"note: {note}")

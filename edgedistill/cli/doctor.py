@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgedistill.cli.output import json_option, print_json, print_table
+from edgedistill.cli.output import echo, json_option, print_json, print_table
 from edgedistill.doctor import Check, examine, is_healthy
 
 
@@ -39,12 +39,12 @@ def doctor(as_json: bool, folder: Path) -> None:
     print_table("This machine", ("", "what", "found", "needed for"), rows)
     for check in checks:
         if check.fix:
-            click.echo(f"{check.name}: {check.fix}")
+            echo(f"{check.name}: {check.fix}")
     missing = [check.name for check in checks if check.required and not check.ok]
     verdict = "This machine has all that is required. What was not found is only needed for what stands beside it."
     if missing:
         verdict = f"Missing: {', '.join(missing)}."
-    click.echo(verdict)
+    echo(verdict)
 
 
 def _mark_of(check: Check) -> str:

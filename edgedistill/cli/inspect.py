@@ -13,7 +13,7 @@ from edgedistill.bundle import FORMAT, MANIFEST, Bundle, GraphVerdict, open_bund
 from edgedistill.bundle.contents import read_decoder_spec
 from edgedistill.bundle.manifest import Confidence
 from edgedistill.cli.app import FAILED
-from edgedistill.cli.output import error_to_json, format_value, json_option, print_facts, print_json, print_table
+from edgedistill.cli.output import echo, error_to_json, format_value, json_option, print_facts, print_json, print_table
 from edgedistill.cli.training_options import add_series_options
 from edgedistill.errors import RecordingError
 
@@ -53,7 +53,7 @@ def inspect(path: Path, names: SeriesNames, as_json: bool) -> None:
         if as_json:
             print_json(_session_to_json(path, found))
         else:
-            click.echo(found.to_text())
+            echo(found.to_text())
         return
     files = find_session_files([path])
     sessions = [_describe_or_explain(file, names) for file in files]
@@ -62,7 +62,7 @@ def inspect(path: Path, names: SeriesNames, as_json: bool) -> None:
         print_json({"kind": "folder", "path": str(path), "sessions": listed})
     else:
         shown = [f"error: {one}" if isinstance(one, RecordingError) else one.to_text() for one in sessions]
-        click.echo("\n\n".join(shown))
+        echo("\n\n".join(shown))
     if any(isinstance(one, RecordingError) for one in sessions):
         raise click.exceptions.Exit(FAILED)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgedistill.errors import EdgeDistillError
+from edgedistill.limits import plain_text
 
 Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, learning rate
 
@@ -47,7 +49,17 @@ def error_to_json(error: EdgeDistillError) -> dict[str, object]:
 
 def format_json(value: Mapping[str, object]) -> str:
     """Returns one JSON object as text. NaN and infinity become null, because JSON does not have them."""
-    return json.dumps(_to_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_to_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return re.sub(r"[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", _escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Prints a text for people, without control characters that a name in a file may hold."""
+    click.echo(plain_text(text), err=err)
 
 
 def _to_plain(value: Any) -> Any:
@@ -64,11 +76,11 @@ def _to_plain(value: Any) -> Any:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table. A column whose cells are all numbers is aligned to the right."""
-    texts = [[format_value(cell) for cell in row] for row in rows]
+    texts = [[plain_text(format_value(cell)) for cell in row] for row in rows]
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         numeric = all(_is_number(row[i]) for row in texts)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(plain_text(column)), justify="right" if numeric else "left", overflow="fold")
     for row in texts:
         table.add_row(*(Text(cell) for cell in row))  # a plain string would lose "[train]", which rich takes for markup
     _console().print(table)
@@ -78,19 +90,19 @@ def print_facts(facts: Mapping[str, object]) -> None:
     """Prints each name with its value on a line of its own."""
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        click.echo(f"{name:<{width}}  {format_value(value)}")
+        echo(f"{name:<{width}}  {format_value(value)}")
 
 
 def print_notes(notes: Iterable[str]) -> None:
     """Prints each note on how a file was read on a line of its own on stderr."""
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
     """Prints each warning on a line of its own on stderr."""
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
 
 
 def print_summary(summary: Mapping[str, object], as_json: bool) -> None:
@@ -137,7 +149,7 @@ class _EchoHandler(logging.Handler):
     """Prints what edgedistill logs on stderr, one line a message."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        echo(self.format(record), err=True)
 
 
 def show_log() -> None:

@@ -11,6 +11,7 @@ import click
 from edgedistill.cli.output import json_option, print_facts, print_json
 from edgedistill.errors import ConfigError
 from edgedistill.files import atomic_write_text
+from edgedistill.limits import MOST_RESULT_BYTES, read_plain
 
 
 @click.command(
@@ -42,9 +43,9 @@ def report(results: tuple[Path, ...], out: Path, as_json: bool) -> None:
 
 def _read_result(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(read_plain(path, MOST_RESULT_BYTES))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file", next_step=f"edgedistill bench BUNDLE --out {path}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a result of `edgedistill bench`", got=error) from error
     return found

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
-from edgedistill.cli.output import json_option, print_facts, print_json, print_notes, print_warnings, show_work
+from edgedistill.cli.output import (
+    echo,
+    error_to_json,
+    json_option,
+    print_facts,
+    print_json,
+    print_notes,
+    print_warnings,
+    show_work,
+)
 from edgedistill.cli.training_options import SERIES_HELP
 from edgedistill.runtime import ENGINES
 
 if TYPE_CHECKING:
-    from edgedistill.decoding import ByteStream, Predictions
+    from edgedistill.decoding import Predictions, Tally
     from edgedistill.runtime import Decoder, Output
 
 STDIN = "-"
@@ -31,7 +39,8 @@ Examples:
   amplifier | edgedistill run decoder.edge - > predictions.csv
 
 A stream is raw little-endian float32 in microvolts with interleaved channels, in the order and at the rate that
-`edgedistill inspect` shows for the bundle. A line is printed as soon as its 10 ms are complete. It holds bin,
+`edgedistill inspect` shows for the bundle. A line is printed as soon as its 10 ms are complete, and --out grows with
+it. Ctrl-C and SIGTERM end a stream, and all whole frames are kept. A line holds bin,
 end_frame, time_s, flags, bad_channels, the outputs, and the standard deviation (sd) of each. Nine in ten true values
 lie within 1.645 of it.
 
@@ -70,7 +79,7 @@ def run(bundle: Path, recording: str, out: Path | None, engine: str | None, lfp:
 
     Write - in place of FILE.nwb to read frames from stdin.
     """
-    from edgedistill.decoding import Predictions, check_destination, write_predictions
+    from edgedistill.decoding import Tally, check_destination, write_predictions
     from edgedistill.runtime import Decoder
 
     if recording == STDIN and lfp is not None:
@@ -80,16 +89,42 @@ def run(bundle: Path, recording: str, out: Path | None, engine: str | None, lfp:
     decoder = Decoder.open(bundle, engine)
     began = monotonic()
     if recording == STDIN:
-        if out is None and not as_json:
-            _print_stream(decoder)
-            return
-        predictions = Predictions(decoder.info, tuple(_decode_until_stopped(decoder)))
-    else:
-        predictions = _decode_recording(decoder, recording, lfp)
+        _decode_stdin(decoder, bundle, out, as_json)
+        return
+    predictions = _decode_recording(decoder, recording, lfp)
     seconds = monotonic() - began
     if out is not None:
         write_predictions(predictions, out)
-    _show_run(predictions, bundle, out, seconds, as_json)
+    _show_run(predictions, Tally().add(predictions.outputs), bundle, out, seconds, as_json)
+
+
+def _decode_stdin(decoder: Decoder, bundle: Path, out: Path | None, as_json: bool) -> None:
+    """Decodes a stream. A frame that it ends in is told after all else was written, and is a failure."""
+    from edgedistill.cli.run_stream import StreamRun
+    from edgedistill.decoding import Predictions
+
+    stream, began = StreamRun(decoder), monotonic()
+    outputs: tuple[Output, ...] = ()
+    if out is not None:
+        stream.to_file(out)
+    elif as_json:
+        outputs = stream.to_memory()
+    else:
+        stream.to_stdout()
+    failure = stream.find_failure(out)
+    ended: dict[str, object] = {"stopped_by": stream.stopped_by, "torn_bytes": stream.torn_bytes}
+    if as_json and failure is not None:
+        ended |= {"error": {"type": type(failure).__name__, **error_to_json(failure), "exit_code": 1}}
+    if out is not None or as_json:
+        predictions = Predictions(decoder.info, outputs)
+        _show_run(predictions, stream.tally, bundle, out, monotonic() - began, as_json, ended)
+    if (stop := stream.describe_stop()) is not None:
+        echo(stop, err=True)
+    if failure is not None and as_json:
+        echo(f"error: {failure}", err=True)
+        click.get_current_context().exit(1)
+    if failure is not None:
+        raise failure
 
 
 def _decode_recording(decoder: Decoder, path: str, lfp: str | None) -> Predictions:
@@ -111,32 +146,18 @@ def _decode_recording(decoder: Decoder, path: str, lfp: str | None) -> Predictio
     return replace(predictions, warnings=(*predictions.warnings, late))
 
 
-def _print_stream(decoder: Decoder) -> None:
-    """Prints CSV on stdout and flushes it after every push, because a program downstream acts on it."""
-    from edgedistill.decoding import decode_stream, format_csv_header, format_csv_line
-
-    click.echo(format_csv_header(decoder.info))
-    for outputs in decode_stream(decoder, _open_stdin()):
-        click.echo("\n".join(map(format_csv_line, outputs)))  # echo flushes
-
-
-def _decode_until_stopped(decoder: Decoder) -> Iterator[Output]:
-    """Yields outputs until the stream ends. Ctrl-C ends the stream as well, and what was decoded is kept."""
-    from edgedistill.decoding import decode_stream
-
-    with suppress(KeyboardInterrupt):
-        for outputs in decode_stream(decoder, _open_stdin()):
-            yield from outputs
-
-
-def _open_stdin() -> ByteStream:
-    return cast("ByteStream", sys.stdin.buffer)
-
-
-def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds: float, as_json: bool) -> None:
+def _show_run(
+    predictions: Predictions,
+    tally: Tally,
+    bundle: Path,
+    out: Path | None,
+    seconds: float,
+    as_json: bool,
+    ended: Mapping[str, object] | None = None,
+) -> None:
     from edgedistill.decoding import BINS_PER_S, format_csv_header, format_csv_line
 
-    bins, info = len(predictions.outputs), predictions.info
+    bins, info = tally.bins, predictions.info
     faster = bins / BINS_PER_S / seconds if seconds > 0 else None
     if as_json:
         outputs = zip(info.output_names, info.output_units, strict=True)
@@ -147,24 +168,25 @@ def _show_run(predictions: Predictions, bundle: Path, out: Path | None, seconds:
             "out": None if out is None else str(out),
             "bins": bins,
             "outputs": [{"name": name, "unit": unit} for name, unit in outputs],
-            "flags": predictions.counts(),
+            "flags": tally.counts(),
             "seconds": seconds,
             "times_real_time": faster,
             "notes": list(predictions.notes),
             "warnings": list(predictions.warnings),
+            **(ended or {"stopped_by": None, "torn_bytes": 0}),
         }
         print_json(facts if out is not None else facts | {"predictions": _columns_from(predictions)})
     elif out is not None:
-        flagged = ", ".join(f"{count} {name}" for name, count in predictions.counts().items())
+        flagged = ", ".join(f"{count} {name}" for name, count in tally.counts().items())
         speed = f", {faster:.0f} times real time" if faster else ""
-        most = int(predictions.bad_channels.max(initial=0))
+        most = tally.most_bad
         masked = f"at most {most} of {len(info.channel_ids)} channels at once, filled in from the others"
         facts = {"written": out} | ({"series": predictions.series} if predictions.series else {})
         facts |= {"bins": f"{bins} of 10 ms{speed}", "flagged": flagged}
         print_facts(facts | ({"masked": masked} if most else {}))
     else:
         if predictions.series:
-            click.echo(f"series: {predictions.series}", err=True)
+            echo(f"series: {predictions.series}", err=True)
         click.echo(format_csv_header(info))
         for output, end_s in zip(predictions.outputs, predictions.times_s, strict=True):
             sys.stdout.write(format_csv_line(output, end_s) + "\n")

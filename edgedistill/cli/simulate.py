@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgedistill.cli.output import json_option, print_json, show_training
+from edgedistill.cli.output import echo, json_option, print_json, show_training
 from edgedistill.data.simulation.config import VARIANTS
 
 
@@ -105,4 +105,4 @@ def simulate(
         print_json({"out": str(out), **settings, "files": written})
         return
     for path in files:
-        click.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+        echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")

@@ -9,7 +9,9 @@ HDF5 has closed the file.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,51 @@ def _fill(dataset: Any, parts: Iterable[npt.NDArray[Any]], raw: _QuietFile) -> N
         dataset[at : at + len(rows)] = rows
         at += len(rows)
         raw.raise_hidden_error()
+
+
+class GrowingNwb:
+    """An NWB file on the disk, to whose series rows are added as they come. It can be read after each `flush`."""
+
+    def __init__(self, nwb: Any, path: Path, folder: str) -> None:
+        """Writes the `pynwb.NWBFile`, whose growing series lie in the group `folder`. Raises OSError."""
+        import h5py
+        from pynwb import NWBHDF5IO
+
+        self._raw = _QuietFile(path, "w+")
+        self._file = h5py.File(self._raw, "w")
+        self._io = NWBHDF5IO(file=self._file, mode="w")  # whose end would close the file
+        try:
+            self._io.write(nwb)
+            self._series = {name: series["data"] for name, series in self._file[folder].items()}
+            self.flush()
+        except Exception:
+            with suppress(OSError, RuntimeError):
+                self.close()
+            self._raw.raise_hidden_error()
+            raise
+
+    def append(self, rows: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Adds rows (n, ...) to each series, by its name. Raises OSError where the disk is full."""
+        for name, values in rows.items():
+            dataset = self._series[name]
+            at = len(dataset)
+            dataset.resize(at + len(values), axis=0)
+            dataset[at:] = values
+        self._raw.raise_hidden_error()
+
+    def flush(self) -> None:
+        """Writes what was added to the disk. Raises OSError where it is full."""
+        self._file.flush()
+        os.fsync(self._raw.fileno())
+        self._raw.raise_hidden_error()
+
+    def close(self) -> None:
+        """Ends the file."""
+        try:
+            self._io.close()
+            self._file.close()
+        finally:
+            self._raw.close()
 
 
 class _QuietFile(io.FileIO):

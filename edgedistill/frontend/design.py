@@ -7,6 +7,7 @@ the splits and the C code generator can ask for coefficients and delays without 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
@@ -24,7 +25,32 @@ Array = npt.NDArray[np.float64]
 Bands = tuple[tuple[float, float], ...]
 
 LOWEST_RATE_HZ = 200
+HIGHEST_RATE_HZ = 10_000_000
+MOST_OF_A_FRACTION = 1 << 256
+LOWEST_LINE_HZ, LOWEST_HIGHPASS_HZ = 5, 0.001
+MOST_BANDS = 64
 MOST_SWEEPS = 64
+MOST_HISTORY = 1 << 26  # samples, and ranges of samples
+# the largest values that are computed with; only sizes and times of sensible arrays lie below them
+MOST: dict[str, float] = {
+    "channels": 65_536,
+    "bin_ms": 1000,
+    "intermediate_hz": HIGHEST_RATE_HZ,
+    "line_hz": HIGHEST_RATE_HZ,
+    "notch_q": 10_000,
+    "highpass_hz": HIGHEST_RATE_HZ,
+    "lowpass_hz": HIGHEST_RATE_HZ,
+    "filter_order": 16,
+    "flat_uv": 1e9,
+    "flat_s": 3600,
+    "saturated_ms": 3_600_000,
+    "recover_s": 3600,
+    "bridged_s": 3600,
+    "follow_s": 1e9,
+    "band_ms": LONGEST_BAND_MS,
+    "fill_sweeps": MOST_SWEEPS,
+}
+WHOLE = ("channels", "bin_ms", "filter_order", "saturated_ms", "fill_sweeps")
 SHORTEST_FOLLOW_S = 10
 FOLLOW_EXPECTED = (
     f"0 (statistics stay) or at least {SHORTEST_FOLLOW_S} s, below which they would follow the signal itself"
@@ -63,6 +89,7 @@ class FrontEndConfig:
     band_ms: float = 100  # time constant with which the power of a band is smoothed
 
     def __post_init__(self) -> None:
+        self._require_bounded()
         if self.rate < LOWEST_RATE_HZ:
             raise ConfigError(
                 "the sampling rate is too low for the front end",
@@ -104,6 +131,28 @@ class FrontEndConfig:
             if not fine:
                 got = getattr(self, name)
                 raise ConfigError(f"the front end cannot have this {name}", got=got, expected=expected)
+
+    def _require_bounded(self) -> None:
+        """Raises ConfigError for a value of another kind, or one that would take memory or time without an end."""
+        numbers = {field.name: getattr(self, field.name) for field in fields(self) if field.name in MOST}
+        for name, value in {**numbers, "rate": self.rate}.items():
+            whole = name in WHOLE
+            fits = isinstance(value, (Fraction, int) if whole or name == "rate" else (int, float, Fraction))
+            if not fits or isinstance(value, bool) or not value <= MOST.get(name, HIGHEST_RATE_HZ):
+                expected = f"a {'whole ' if whole else ''}number of at most {MOST.get(name, HIGHEST_RATE_HZ):g}"
+                raise ConfigError(f"the front end cannot have this {name}", got=repr(value)[:80], expected=expected)
+        if max(self.rate.numerator, self.rate.denominator) >= MOST_OF_A_FRACTION:
+            raise ConfigError("the sampling rate is a fraction with too large numbers", expected="below 2^256")
+        slow = 0 < self.line_hz < LOWEST_LINE_HZ or 0 < self.highpass_hz < LOWEST_HIGHPASS_HZ
+        if slow or len(self.bands) > MOST_BANDS:
+            raise ConfigError(
+                "the front end cannot have this many filters, or such slow ones",
+                expected=f"line_hz of 0 or at least {LOWEST_LINE_HZ}, highpass_hz at least {LOWEST_HIGHPASS_HZ}, "
+                f"at most {MOST_BANDS} bands",
+            )
+        rows = max(self.flat_s * 1000, self.saturated_ms) / max(self.bin_ms, 1)
+        if rows * self.channels > MOST_HISTORY or self.rate * self.bin_ms / 1000 * self.channels > MOST_HISTORY:
+            raise ConfigError("the front end cannot keep that many samples", expected=f"at most {MOST_HISTORY}")
 
     @cached_property  # exact fractions are slow, and every bin asks
     def decimation(self) -> int:
@@ -189,12 +238,20 @@ class FrontEndConfig:
                 raise ConfigError("unknown front-end setting", got=name, expected=did_you_mean(name, known))
         if missing := {"rate", "channels"} - data.keys():
             raise ConfigError("front-end settings are incomplete", got=f"no {', '.join(sorted(missing))}")
-        values: dict[str, object] = {**data, "rate": Fraction(str(data["rate"]))}
+        values: dict[str, object] = {**data, "rate": _parse_rate(str(data["rate"]))}
         if isinstance(left_out := values.get("left_out"), list):
             values["left_out"] = tuple(left_out)
         if (bands := values.get("bands")) is not None:
             values["bands"] = _parse_bands(bands)
         return cls(**values)  # type: ignore[arg-type]
+
+
+def _parse_rate(text: str) -> Fraction:
+    """Returns a rate as `to_json` wrote it. Raises ConfigError for any other text."""
+    if not re.fullmatch(r"[0-9]{1,80}(/[1-9][0-9]{0,80}|\.[0-9]{1,80})?", text):
+        got = repr(text[:80])
+        raise ConfigError("the front end cannot have this rate", got=got, expected="a fraction, such as 390625/16")
+    return Fraction(text)
 
 
 def _is_band(low: float, high: float, nyquist: float) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from edgedistill.frontend.design import (
     rest_states,
 )
 from edgedistill.frontend.rules import (
+    SAMPLE_LIMIT,
     choose_channels,
     find_lost_frames,
     judge_channels,
@@ -46,7 +48,7 @@ TINY_STATE = 1e-30
 LARGEST_STATE = 2.0**256  # no filter comes near it, and below it nothing overflows
 LEAST_POWER = 2.0**-20  # uV², a thousandth of a microvolt squared; silence has this power
 LARGEST_POWER = 2.0**512
-MOST_FRAMES = 2**63 - 1
+MOST_FRAMES = 2**62  # of a stream, 4.9 million years at 30 kHz; the C engine counts in 64 bits
 BATCH_SAMPLES = 1 << 17  # float64 samples worked on at a time; 1 MB stays in a core's cache
 
 
@@ -108,12 +110,14 @@ class FrontEnd:
                     "raw integers without their gain",
                 ),
             )
+        require_room(self._frame, len(frames))
         return self._advance(frames, gap=False)
 
     def gap(self, n_frames: int) -> Bins:
         """Counts `n_frames` lost frames, flags every bin that they touch, and returns the finished bins."""
         if n_frames < 0:
             raise EngineError("a gap cannot be negative", got=f"{n_frames} frames", expected="0 or more")
+        require_room(self._frame, n_frames)
         block = self._batch * self._longest
         zeros = np.zeros((min(block, n_frames), self.config.channels), dtype=np.float32)
         parts = [self._advance(zeros[: n_frames - at], gap=True) for at in range(0, max(n_frames, 1), block)]
@@ -142,14 +146,10 @@ class FrontEnd:
     def import_state(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Continues where `export_state` left off. For a foreign state it raises EngineError and changes nothing."""
         other = FrontEnd(self.config)
-        other._frame = int(state["frame"]) if "frame" in state else 0
-        for name, array in other.export_state().items():
-            if name not in state or np.shape(state[name]) != array.shape:
-                raise EngineError(
-                    "the front-end state belongs to another configuration",
-                    got=f"{name} {np.shape(state[name])}" if name in state else f"no {name}",
-                    expected=f"{name} {array.shape}",
-                )
+        _require_alike({"frame": np.array(0)}, {name: array for name, array in state.items() if name == "frame"})
+        _require_between("frame", state["frame"], 0, MOST_FRAMES)
+        other._frame = int(state["frame"])
+        _require_alike(other.export_state(), state)
         _require_possible(self.config, state)
         self._frame = other._frame
         self._pending[:, : self._filled()] = state["pending"].T
@@ -274,22 +274,55 @@ class FrontEnd:
         return y
 
 
+def require_room(frame: int, n_frames: int) -> None:
+    """Raises EngineError where a stream that stands at `frame` cannot take `n_frames` further ones."""
+    if n_frames > MOST_FRAMES - frame:
+        raise EngineError(
+            "a stream cannot have that many frames", got=f"{n_frames} after {frame}", expected=f"{MOST_FRAMES} in all"
+        )
+
+
+def _require_alike(own: Mapping[str, npt.NDArray[np.generic]], found: Mapping[str, npt.NDArray[np.generic]]) -> None:
+    """Raises EngineError unless a state has the names, types and shapes of this one."""
+    for name in (*own, *(name for name in found if name not in own)):
+        got, expected = (
+            f"{name} {np.asarray(part[name]).dtype} {np.shape(part[name])}" if name in part else f"no {name}"
+            for part in (found, own)
+        )
+        if got != expected:
+            raise EngineError("the front-end state belongs to another configuration", got=got, expected=expected)
+
+
 def _require_possible(config: FrontEndConfig, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-    """Raises EngineError for numbers that no stream comes to. Names and shapes have been checked."""
-    ranges = dict.fromkeys(("low", "high", "lowest", "highest"), (-np.inf, np.inf))
-    counts = {"frame": MOST_FRAMES, "lost_bins": config.bridged_bins + 1, "clean": config.settled_bins}
-    ranges |= {name: (0, most) for name, most in counts.items()}
-    ranges |= dict.fromkeys(("decimator", "shaper"), (-LARGEST_STATE, LARGEST_STATE))
+    """Raises EngineError for numbers that no stream comes to. Names, types and shapes have been checked."""
+    _require_between("lost_bins", state["lost_bins"], 0, config.bridged_bins + 1)
+    _require_between("clean", state["clean"], 0, config.settled_bins)
+    if (state["clean"] != np.floor(state["clean"])).any():
+        raise EngineError("state 'fe_clean' is out of range", expected="whole numbers")
+    _require_between("decimator", state["decimator"], -LARGEST_STATE, LARGEST_STATE)
+    for name in ("shaper", *(("bands",) if config.bands else ())):
+        _require_between(name, state[name], -LARGEST_STATE, LARGEST_STATE)
+        size = np.abs(state[name])
+        if ((size > 0) & (size < TINY_STATE)).any():
+            raise EngineError(f"state 'fe_{name}' is out of range", expected=f"magnitudes of {TINY_STATE:g} or 0")
     if config.bands:
-        ranges |= {"bands": (-LARGEST_STATE, LARGEST_STATE), "power": (LEAST_POWER, LARGEST_POWER)}
-    for name, (least, most) in ranges.items():
-        found = np.asarray(state[name])
-        fine = (found >= least) & (found <= most)  # false for NaN
-        if name in counts:
-            fine &= found == np.floor(found)
-        if not fine.all():
-            what = "whole numbers" if name in counts else "numbers"
-            raise EngineError(f"state 'fe_{name}' is out of range", expected=f"{what} from {least:g} to {most:g}")
+        _require_between("power", state["power"], LEAST_POWER, LARGEST_POWER)
+    _require_ranges("lowest", state["lowest"], state["highest"])
+    before_start = (state["low"] == -np.inf) & (state["high"] == np.inf)
+    _require_ranges("low", state["low"][~before_start], state["high"][~before_start])
+
+
+def _require_between(name: str, found: npt.NDArray[Any], least: float, most: float) -> None:
+    """Raises EngineError for a number that is not from `least` to `most`, NaN among them."""
+    if not ((found >= least) & (found <= most)).all():
+        raise EngineError(f"state 'fe_{name}' is out of range", expected=f"numbers from {least:g} to {most:g}")
+
+
+def _require_ranges(name: str, low: npt.NDArray[Any], high: npt.NDArray[Any]) -> None:
+    """Raises EngineError unless finite samples have these ranges. Without a sample they are (inf, -inf)."""
+    none = np.isposinf(low) & np.isneginf(high)
+    if not (none | ((low >= -SAMPLE_LIMIT) & (low <= high) & (high <= SAMPLE_LIMIT))).all():
+        raise EngineError(f"state 'fe_{name}' is no range of samples", expected="finite, the lowest first")
 
 
 def _runs(lost: Mask) -> list[tuple[int, int]]:

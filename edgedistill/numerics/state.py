@@ -16,9 +16,15 @@ State = Mapping[str, npt.NDArray[Any]]
 def require_state(own: State, found: State) -> None:
     """Raises EngineError unless `found` can take the place of `own`, an engine's state of any precision.
 
-    `found` must have the same names, types and shapes, `pos` and `live` within the rings, and no -128 among its
-    integers.
+    `found` must have the same names, types and shapes, `pos` and `live` within the rings, no -128 among its integers,
+    and finite floats.
     """
+    if unknown := sorted(found.keys() - own.keys()):
+        raise EngineError(
+            f"state '{unknown[0]}' does not fit this engine",
+            expected=", ".join(sorted(own)),
+            causes=("it was exported from a student of another shape",),
+        )
     for name, array in own.items():
         new = found.get(name)
         if new is None or new.shape != array.shape or new.dtype != array.dtype:
@@ -30,6 +36,8 @@ def require_state(own: State, found: State) -> None:
             )
         if array.dtype == np.int8 and (new == -128).any():
             raise EngineError(f"state '{name}' holds -128", expected="-127 to 127: the range is symmetric")
+        if array.dtype.kind == "f" and not np.isfinite(new).all():
+            raise EngineError(f"state '{name}' holds a value that is not finite", expected="finite floats")
     pos, live, slots = int(found["pos"][0]), int(found["live"][0]), own["ring_k_0"].shape[1]
     if not (0 <= pos < slots and 0 <= live <= slots):
         raise EngineError("the state's ring is out of range", got=f"pos {pos}, live {live}, {slots} slots")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEnd, FrontEndConfig
 from edgedistill.frontend.rules import find_lost_frames
+from edgedistill.frontend.stream import require_room
 from edgedistill.runtime.c_abi import OUTPUT
 from edgedistill.runtime.c_state import (
     read_frontend,
@@ -36,7 +37,7 @@ from edgedistill.runtime.c_state import (
     write_statistics,
     write_student,
 )
-from edgedistill.runtime.stream import Flag, Floats, Output, State, take_part
+from edgedistill.runtime.stream import Flag, Floats, Output, State, read_seen, take_part
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,18 +58,26 @@ class AbiEngine:
     def __init__(self, opened: OpenedLibrary, shape: StudentShape, config: FrontEndConfig) -> None:
         """Raises EngineError if the library holds a student of another shape or array."""
         self.shape, self.config, self.engine, self.library_bytes = shape, config, opened.engine, opened.size
-        self._opened, self._library, self._decoder = opened, opened.library, opened.decoder
+        self._opened, self._library = opened, opened.library
+        self._decoder: int | None = opened.decoder
         # Not at exit: then the system frees the GPU's memory, and the driver may be unloaded before this runs.
-        weakref.finalize(self, opened.library.ed_close, opened.decoder).atexit = False
+        self._close = weakref.finalize(self, opened.library.ed_close, opened.decoder)
+        self._close.atexit = False
         self.info = self._library.ed_info_get(self._decoder).contents
         self._dtype = state_dtype(shape, config, self.info.smoothing_states)
         self._check_info()
         self._bin: Floats = np.zeros(shape.channels, np.float32)
         self._kinematics: Floats = np.zeros(shape.outputs, np.float32)
-        self._step = (self._decoder, self._bin.ctypes.data, self._kinematics.ctypes.data)
+        self._step: tuple[int | None, int, int] = (self._decoder, self._bin.ctypes.data, self._kinematics.ctypes.data)
         self._n_out = ctypes.c_size_t()
         self._fresh = self._export() if self.precision == "int8" else None
         self._frame, self._held = 0, _nothing()
+
+    def close(self) -> None:
+        """Gives back what the engine holds. Afterwards every call is refused."""
+        self._close()
+        self._decoder, self._step = None, (None, *self._step[1:])
+        self._opened = replace(self._opened, decoder=0, memory=None)
 
     @property
     def precision(self) -> str:
@@ -196,7 +205,7 @@ class AbiEngine:
             write_smoothing(record, smooth)
         if student:
             write_student(self.shape, record, student)
-        record["seen"] = int(state["seen"]) if "seen" in state else 0
+        record["seen"] = read_seen(state)
         self._import(record)
         self._frame, self._held = int(known["frame"]), held
 
@@ -209,6 +218,7 @@ class AbiEngine:
         """
         if self.config.decimation == 1:
             return self._call(function, frames, count)
+        require_room(self._frame, count)
         start, self._frame = self._frame, self._frame + count
         now = max(0, self.config.edge(self.config.bin_of(self._frame)) - start)
         outputs: list[Output] = []

@@ -6,6 +6,7 @@ The header explains what the functions do, and `abi_engine` calls them.
 from __future__ import annotations
 
 import ctypes as c
+import hashlib
 import os
 from pathlib import Path
 
@@ -71,15 +72,28 @@ def load_library(path: Path, data: bytes) -> c.CDLL:
     """Loads the library whose bytes `data` were read from `path` and checked.
 
     It is loaded from memory and not from `path`, so that exactly the checked bytes run. A library that was compiled
-    again at the same path is also not mistaken for the one that this process has already loaded. Raises EngineError if
-    the system refuses it.
+    again at the same path is also not mistaken for the one that this process has already loaded. The same bytes are
+    loaded once, however many decoders are opened, and stay loaded. Raises EngineError if the system refuses it.
     """
+    digest = hashlib.sha256(data).digest()
+    if digest not in _LOADED:
+        _LOADED[digest] = _load(path, data)
+    return _LOADED[digest]
+
+
+_LOADED: dict[bytes, c.CDLL] = {}  # by the hash of their bytes; each holds a descriptor
+
+
+def _load(path: Path, data: bytes) -> c.CDLL:
+    descriptor = _hold_in_memory(path.name, data)
     try:
-        library = c.CDLL(_place(path, data))
+        library = c.CDLL(str(path) if descriptor is None else f"/proc/self/fd/{descriptor}")
         for name, (result, arguments) in SIGNATURES.items():
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
+        if descriptor is not None and isinstance(error, OSError):
+            os.close(descriptor)  # nothing was loaded under its number
         raise EngineError(
             f"{path}: this library cannot be loaded",
             got=error,
@@ -88,12 +102,15 @@ def load_library(path: Path, data: bytes) -> c.CDLL:
     return library
 
 
-def _place(path: Path, data: bytes) -> str:
+def _hold_in_memory(name: str, data: bytes) -> int | None:
+    """Returns the descriptor of a file in memory, or None where the system has none.
+
+    It stays open. The loader identifies a library by its path, which holds the number of the descriptor, and would
+    mistake a new library with a reused number for the old one.
+    """
     if not hasattr(os, "memfd_create"):
-        return str(path)
-    # The descriptor stays open. The loader identifies a library by its path, which holds the number of the descriptor,
-    # and would mistake a new library with a reused number for the old one.
-    number = os.memfd_create(path.name)
-    with open(number, "wb", closefd=False) as file:
+        return None
+    descriptor = os.memfd_create(name)
+    with open(descriptor, "wb", closefd=False) as file:
         file.write(data)
-    return f"/proc/self/fd/{number}"
+    return descriptor

@@ -35,6 +35,7 @@ from edgedistill.numerics import Oracle
 from edgedistill.numerics.smoothing import SmoothingModel
 from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.runtime.compiled_engines import COMPILED, is_compiled
+from edgedistill.runtime.exclusive import ExclusiveUse
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.runtime.stream import Flag, Floats, NumpyStream, Output, State
 
@@ -79,7 +80,11 @@ def describe_decoder(spec: DecoderSpec, engine: str, smoothing: SmoothingModel |
 
 
 class Decoder:
-    """Decodes one stream with a bundle's student. Each stream needs its own object, used by one thread at a time."""
+    """Decodes one stream with a bundle's student. Each stream needs its own object, used by one thread at a time.
+
+    A call while another thread uses the object raises EngineError, and so does every call after `close`. It is a
+    context manager that closes itself.
+    """
 
     def __init__(self, bundle: Bundle, engine: str | None = None) -> None:
         """Opens one of ENGINES, or without `engine` the one that the bundle was built for.
@@ -96,6 +101,7 @@ class Decoder:
         smoothing = read_smoothing_model(bundle, spec.shape)
         self.shape, self.frontend_config = spec.shape, spec.front_end
         self.info = describe_decoder(spec, engine, smoothing)
+        self._use = ExclusiveUse()
         self._stream: NumpyStream | AbiEngine
         if engine in COMPILED:
             self._stream = COMPILED[engine].open(bundle, self.shape, self.frontend_config)
@@ -110,6 +116,25 @@ class Decoder:
     def open(cls, path: str | Path, engine: str | None = None) -> Decoder:
         """Opens and verifies the bundle at `path`, a folder or a .zip."""
         return cls(open_bundle(path), engine)
+
+    def close(self) -> None:
+        """Gives back the engine's memory, on a GPU that of the device too. A second call does nothing.
+
+        Without it this happens when Python finds that nobody holds the object any more.
+        """
+        if self._use.closed:
+            return
+        with self._use:
+            self._use.closed = True
+            if isinstance(self._stream, AbiEngine):
+                self._stream.close()
+            del self._stream
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
 
     def push(self, frames_uv: npt.NDArray[np.floating[Any]]) -> list[Output]:
         """Takes frames (n, C) in uV, any n, and returns the outputs of the bins that they complete.
@@ -128,7 +153,7 @@ class Decoder:
                     "raw integers without their gain: push_i16()",
                 ),
             )
-        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and its channel is masked
+        with self._use, np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, its channel masked
             return self._stream.push(np.ascontiguousarray(frames, np.float32))
 
     def push_i16(
@@ -146,13 +171,15 @@ class Decoder:
                 "frames have the wrong shape", got=raw.shape, expected=f"(n, {self.frontend_config.channels})"
             )
         gain, offset = self._one_a_channel("gain_uv", gain_uv), self._one_a_channel("offset_uv", offset_uv)
-        return self._stream.push_i16(np.ascontiguousarray(raw), gain, offset)
+        with self._use:
+            return self._stream.push_i16(np.ascontiguousarray(raw), gain, offset)
 
     def gap(self, n_frames: int) -> list[Output]:
         """Counts `n_frames` lost frames, flags every bin that they touch, and returns the finished bins."""
         if n_frames < 0:
             raise EngineError("a gap cannot be negative", got=f"{n_frames} frames", expected="0 or more")
-        return self._stream.gap(n_frames)
+        with self._use:
+            return self._stream.gap(n_frames)
 
     def step(self, bin: npt.NDArray[np.floating[Any]]) -> Floats:
         """Returns kinematics (K,) of one bin (I,) of the models' input, without the front end."""
@@ -164,11 +191,13 @@ class Decoder:
                 "a bin must be finite", got=f"{np.count_nonzero(~np.isfinite(values))} values that are not",
                 expected="finite values, in deviations",
             )  # fmt: skip
-        return self._stream.step(values)
+        with self._use:
+            return self._stream.step(values)
 
     def reset(self) -> None:
         """Goes back to a fresh stream, whose next frame is frame 0, with the normalization that was set last."""
-        self._stream.reset()
+        with self._use:
+            self._stream.reset()
 
     def set_normalization(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
         """Sets another day's statistics, both (I,), from the next bin on.
@@ -181,12 +210,15 @@ class Decoder:
         """
         with np.errstate(over="ignore"):
             rounded = [np.array(values, np.float32).astype(np.float64) for values in (mean, std)]
-        self._stream.set_normalization(*self._checked_normalization(*rounded))
+        checked = self._checked_normalization(*rounded)
+        with self._use:
+            self._stream.set_normalization(*checked)
 
     @property
     def latent(self) -> Floats:
         """Returns the student's latent (d,) of the last bin, in INT8 before the gain of the last norm."""
-        return self._stream.latent
+        with self._use:
+            return self._stream.latent
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the state of this stream.
@@ -194,16 +226,19 @@ class Decoder:
         The front end is `fe_*`, statistics that follow `statistics_*`, the running amplitude `shift_*`, the filter of
         the outputs `smoothing_state`, the student `state_*`; `seen` counts bins.
         """
-        return self._stream.export_stream()
+        with self._use:
+            return self._stream.export_stream()
 
     def import_state(self, state: State) -> None:
         """Continues from an exported state. A part that is missing from it starts fresh.
 
         The parts are fe_*, statistics_*, shift_*, smoothing_state, state_* and seen.
 
-        Raises EngineError, with nothing changed, for a state of another bundle.
+        Raises EngineError, with nothing changed, for a state of another bundle, and for one that no stream comes to.
         """
-        self._stream.import_stream(state)
+        arrays = {name: np.asarray(array) for name, array in state.items()}
+        with self._use:
+            self._stream.import_stream(arrays)
 
     def _checked_normalization(
         self, mean: npt.ArrayLike, std: npt.ArrayLike

@@ -61,8 +61,9 @@ class RunningAmplitude:
                 expected=f"float32 {self.power.shape}",
                 causes=("it was exported from a decoder of another array",),
             )
-        if not ((power >= 0) & (power <= MOST)).all():
-            raise EngineError("state 'shift_power' is out of range", expected=f"numbers from 0 to {MOST:g}")
+        if not ((power >= LEAST) & (power <= MOST)).all():
+            expected = f"numbers from {LEAST:g} to {MOST:g}"
+            raise EngineError("state 'shift_power' is out of range", expected=expected)
         if bins is None or bins.dtype.kind not in "iu" or bins.shape != () or not 0 <= int(bins) <= SHIFTED_BINS:
             got = "nothing of that name" if bins is None else f"{bins.dtype} {bins.shape}, {bins}"
             raise EngineError("state 'shift_bins' is out of range", got=got, expected=f"one from 0 to {SHIFTED_BINS}")

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.errors import EngineError
 from edgedistill.frontend import Bins, ChannelStatistics, FrontEnd, FrontEndConfig, SpatialModel, standardize
+from edgedistill.frontend.stream import MOST_FRAMES
 from edgedistill.numerics import Oracle
 from edgedistill.numerics.deviation import DeviationModel
 from edgedistill.numerics.smoothing import SmoothingModel, smoother_from_state
@@ -94,7 +96,7 @@ class NumpyStream:
 
     def step(self, bin: Floats) -> Floats:
         """Returns the kinematics (K,) of one bin (I,) of the models' input."""
-        self._seen += 1
+        self._count_bin()
         return self._step(bin)
 
     def reset(self) -> None:
@@ -132,7 +134,7 @@ class NumpyStream:
 
         Raises EngineError, with nothing changed, for the state of another bundle.
         """
-        front_end, student = take_part(state, "fe_"), take_part(state, "state_")
+        seen, front_end, student = read_seen(state), take_part(state, "fe_"), take_part(state, "state_")
         fresh, amplitude = FrontEnd(self._config), RunningAmplitude(self._config.channels)
         statistics = copy(self._statistics)
         statistics.reset()
@@ -149,7 +151,10 @@ class NumpyStream:
             self._engine.reset()
         self._front_end, self._amplitude, self._statistics = fresh, amplitude, statistics
         self._smoother = smoother
-        self._seen = int(state["seen"]) if "seen" in state else 0
+        self._seen = seen
+
+    def _count_bin(self) -> None:
+        self._seen = min(self._seen + 1, MOST_FRAMES)
 
     def _step(self, z: Floats) -> Floats:
         raw = self._engine.step(z)
@@ -165,7 +170,7 @@ class NumpyStream:
         present, theirs, bads = standardize(bins.values[row], bins.bad[row], moments, known)
         z, there, bad = self._spatial.complete(present, theirs)[0], theirs[0], bads[0]
         kinematics = self._step(z)
-        self._seen += 1
+        self._count_bin()
         flags = self._find_flags(bins, i, bad, there, kinematics)
         if not flags & (Flag.WARMUP | Flag.GAP):  # filters ring, or frames have no amplitude
             self._amplitude.update(z[: len(there)], there)
@@ -187,6 +192,18 @@ class NumpyStream:
         if not there.any() or not np.isfinite(kinematics).all():
             flags |= Flag.INVALID
         return flags
+
+
+def read_seen(state: State) -> int:
+    """Returns how many bins a stream has seen, 0 where its state does not say so.
+
+    Raises EngineError for a number that no stream comes to.
+    """
+    found = state.get("seen", np.array(0))
+    if found.shape != () or found.dtype.kind not in "iu" or not 0 <= int(found) <= MOST_FRAMES:
+        got = f"{found.dtype} {found.shape}" if found.shape or found.dtype.kind not in "iu" else int(found)
+        raise EngineError("state 'seen' is out of range", got=got, expected=f"one integer from 0 to {MOST_FRAMES}")
+    return int(found)
 
 
 def take_part(state: State, prefix: str) -> dict[str, npt.NDArray[Any]]:

@@ -2,8 +2,10 @@
  * A target for libFuzzer: it makes calls of any kind, in any order, with frames, states and statistics of any bits.
  *
  * models.h, which the fuzzing benchmark generates, lists the models: one student in every variant that this CPU runs,
- * for each of several arrays. An input chooses an array, then makes the same calls on the decoders of all its variants.
- * The first gets its frames in one piece, the others in chunks. Besides what the sanitizers see, these are required:
+ * for each of several arrays. One of the arrays also has the engine of a device, behind ed_open, whose student
+ * fuzz_device.c computes. An input chooses an array, then imports states with extreme values, then makes the same calls
+ * on the decoders of all variants. The first gets its frames in one piece, the others in chunks. Besides what the
+ * sanitizers see, these are required:
  *   - the codes that edgedistill.h promises, and after an error the same state as before;
  *   - as many outputs as ed_outputs_for says, in buffers of exactly that size;
  *   - kinematics that are finite, or flagged ED_INVALID, and deviations that are finite and above 0;
@@ -15,65 +17,20 @@
 #include <string.h>
 
 #include "edgedistill.h"
-#include "models.h" /* ARRAYS, VARIANTS, models[ARRAYS][VARIANTS] */
-
-#define REQUIRE(what)                                              \
-    do {                                                           \
-        if (!(what)) {                                             \
-            fprintf(stderr, "line %d: not %s\n", __LINE__, #what); \
-            abort();                                               \
-        }                                                          \
-    } while (0)
+#include "models.h" /* ARRAYS, VARIANTS, models[ARRAYS][VARIANTS], DEVICE_ARRAY */
+#include "states.h"
+#include "tape.h"
 
 enum { MOST_FRAMES = 64, MOST_GAP = 300 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* ---------------------------------------------------------------- the input as a tape */
-
-typedef struct {
-    const uint8_t *at, *end;
-    uint32_t seed; /* random numbers where input bytes would be wasted: splits, positions */
-} tape;
-
-static uint8_t byte_of(tape *t) { return t->at < t->end ? *t->at++ : 0; }
-
-static uint32_t random_of(tape *t) { return (t->seed = t->seed * 1664525u + 1013904223u) >> 8; }
-
-static float bits_of(tape *t) {
-    uint32_t bits = 0;
-    for (int i = 0; i < 4; i++) bits = bits << 8 | byte_of(t);
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-/* Turns a byte into one of the values that break things, or into plain microvolts. */
-static float wild_of(uint8_t byte) {
-    static const float values[] = {0.0f,  -0.0f,   1e-45f, -1e-45f,  1e-38f,    3.4028235e38f, -3.4028235e38f,
-                                   1e30f, -1e30f,  1e-30f, INFINITY, -INFINITY, NAN,           -NAN,
-                                   4.0f,  32767.0f};
-    return byte < 16 ? values[byte] : (float)((int)byte - 136) * 1.5f;
-}
-
-/* Makes n values: with all bits from the input, from a byte each, or all the same, as a dead amplifier sends them. */
-static void fill(tape *t, float *x, size_t n) {
-    int mode = byte_of(t) % 3;
-    float same = mode == 2 ? wild_of(byte_of(t)) : 0;
-    for (size_t i = 0; i < n; i++) x[i] = mode == 0 ? bits_of(t) : mode == 1 ? wild_of(byte_of(t)) : same;
-}
-
-static void *allocated(size_t bytes) {
-    void *memory = malloc(bytes + !bytes); /* of the exact size, so that the sanitizer sees one step too far */
-    REQUIRE(memory);
-    return memory;
-}
-
 /* ---------------------------------------------------------------- decoders */
 
 typedef struct {
     const ed_info *info;
-    ed_decoder *decoders[VARIANTS];
+    ed_decoder *decoders[VARIANTS + 1];
+    int count; /* of decoders */
     int has_gain;
 } stream;
 
@@ -98,14 +55,14 @@ static void require_state(ed_decoder *decoder, const void *expected) {
 
 static void require_same_states(stream *s) {
     void *state = exported(s->decoders[0]);
-    for (int v = 1; v < VARIANTS; v++) require_state(s->decoders[v], state);
+    for (int v = 1; v < s->count; v++) require_state(s->decoders[v], state);
     free(state);
 }
 
 static void require_same_raw_kinematics(stream *s) {
     float first[ED_MAX_OUTPUTS], other[ED_MAX_OUTPUTS];
     REQUIRE(ed_raw_kinematics(s->decoders[0], first, s->info->outputs) == ED_OK);
-    for (int v = 1; v < VARIANTS; v++) {
+    for (int v = 1; v < s->count; v++) {
         REQUIRE(ed_raw_kinematics(s->decoders[v], other, s->info->outputs) == ED_OK);
         REQUIRE(memcmp(first, other, s->info->outputs * sizeof *first) == 0);
     }
@@ -115,7 +72,7 @@ static void require_same_raw_kinematics(stream *s) {
 static void require_same_latents(stream *s) {
     float *first = allocated(s->info->latent * sizeof *first), *other = allocated(s->info->latent * sizeof *other);
     REQUIRE(ed_latent(s->decoders[0], first, s->info->latent) == ED_OK);
-    for (int v = 1; v < VARIANTS; v++) {
+    for (int v = 1; v < s->count; v++) {
         REQUIRE(ed_latent(s->decoders[v], other, s->info->latent) == ED_OK);
         REQUIRE(memcmp(first, other, s->info->latent * sizeof *first) == 0);
     }
@@ -167,7 +124,24 @@ static void require_refusals(ed_decoder *decoder, frames_of_call f, size_t due) 
     free(before);
 }
 
+/* Tells whether a stream near its last frame has no room for these. Then it refuses them, and nothing has changed. */
+static int has_ended(stream *s, frames_of_call f) {
+    unsigned char *before = exported(s->decoders[0]);
+    const int ended = LAST_FRAME - frame_of(before) < (int64_t)f.n;
+    ed_output output;
+    size_t made = 77;
+    for (int v = 0; ended && v < s->count; v++) {
+        REQUIRE(ed_outputs_for(s->decoders[v], f.n) == 0);
+        REQUIRE(push(s->decoders[v], f, &output, 1, &made) == ED_ERROR_COUNT && made == 77);
+        REQUIRE(ed_gap(s->decoders[v], f.n) == ED_ERROR_COUNT);
+        require_state(s->decoders[v], before);
+    }
+    free(before);
+    return ended;
+}
+
 static void push_all(tape *t, stream *s, frames_of_call f) {
+    if (has_ended(s, f)) return;
     size_t due = ed_outputs_for(s->decoders[0], f.n), made = 99;
     if (random_of(t) % 16 == 0) require_refusals(s->decoders[0], f, due);
     ed_output *first = allocated(due * sizeof *first), *other = allocated(due * sizeof *other);
@@ -178,7 +152,7 @@ static void push_all(tape *t, stream *s, frames_of_call f) {
             REQUIRE(isfinite(first[i].deviation[o]) && first[i].deviation[o] >= 0);
             REQUIRE((o < s->info->outputs) == (first[i].deviation[o] > 0));
         }
-    for (int v = 1; v < VARIANTS; v++) {
+    for (int v = 1; v < s->count; v++) {
         REQUIRE(push_in_chunks(t, s->decoders[v], f, s->info->channels, other) == due);
         REQUIRE(memcmp(first, other, due * sizeof *first) == 0);
     }
@@ -210,7 +184,8 @@ static void call_gap(tape *t, stream *s) {
     if (byte_of(t) % 4) {
         push_all(t, s, (frames_of_call){NULL, NULL, n});
     } else {
-        for (int v = 0; v < VARIANTS; v++) REQUIRE(ed_gap(s->decoders[v], n) == ED_OK);
+        if (has_ended(s, (frames_of_call){NULL, NULL, n})) return;
+        for (int v = 0; v < s->count; v++) REQUIRE(ed_gap(s->decoders[v], n) == ED_OK);
         REQUIRE(ed_gap(s->decoders[0], 0) == ED_ERROR_COUNT);
     }
 }
@@ -220,7 +195,7 @@ static void call_step(tape *t, stream *s) {
     int finite = 1;
     fill(t, bin, s->info->inputs);
     for (uint32_t i = 0; i < s->info->inputs; i++) finite &= !!isfinite(bin[i]);
-    for (int v = 0; v < VARIANTS; v++) {
+    for (int v = 0; v < s->count; v++) {
         float *to = v ? other : first;
         REQUIRE(ed_step(s->decoders[v], bin, to) == (finite ? ED_OK : ED_ERROR_VALUE));
         for (uint32_t o = 0; finite && o < s->info->outputs; o++)
@@ -238,7 +213,7 @@ static void call_set_normalization(tape *t, stream *s) {
     if (byte_of(t) % 2)
         for (size_t i = 0; i < inputs; i++) std[i] = fabsf(std[i]); /* otherwise few would be accepted */
     for (size_t i = 0; i < inputs; i++) fine &= isfinite(mean[i]) && isfinite(std[i]) && !(std[i] < 0);
-    for (int v = 0; v < VARIANTS; v++)
+    for (int v = 0; v < s->count; v++)
         REQUIRE(ed_set_normalization(s->decoders[v], mean, std) == (fine ? ED_OK : ED_ERROR_VALUE));
     free(mean);
     free(std);
@@ -254,89 +229,11 @@ static void call_set_gain(tape *t, stream *s) {
         gain[c] = (double)values[c] * (byte_of(t) % 8 ? 1.0 : 1e260);
         fine &= !!isfinite(gain[c]);
     }
-    for (int v = 0; v < VARIANTS; v++)
+    for (int v = 0; v < s->count; v++)
         REQUIRE(ed_set_gain(s->decoders[v], gain, gain + channels) == (fine ? ED_OK : ED_ERROR_VALUE));
     s->has_gain |= fine;
     free(values);
     free(gain);
-}
-
-/* Returns where the running amplitude begins: a counter, then a float for each channel of a frame, of which the header
- * says nothing. The filter of the outputs, a float for each of its states, ends a state. */
-static size_t shift_at(ed_state_header header, size_t channels) {
-    return (size_t)header.bytes - (4 + 4 * (channels + header.smoothing_states) + 7) / 8 * 8;
-}
-
-static size_t smoothing_at(ed_state_header header, size_t channels) {
-    return shift_at(header, channels) + 4 + 4 * channels;
-}
-
-/* Ends the warm-up and sets the running amplitude, in range and just outside, mostly so that it shifts soon. */
-static void change_shift(tape *t, unsigned char *state, size_t channels) {
-    static const uint32_t counts[] = {0, 990, 998, 999, 1000, 1001, 0x80000000u, UINT32_MAX};
-    static const float powers[] = {1.0f, 17.0f, 16.0f, 0.0625f, 0.05f, 0.0f, 256.0f, 256.1f, -1e-45f, INFINITY, NAN};
-    ed_state_header header;
-    memcpy(&header, state, sizeof header);
-    header.seen += 1000000;
-    memcpy(state, &header, sizeof header);
-    unsigned char *shift = state + shift_at(header, channels);
-    memcpy(shift, &counts[byte_of(t) % 8], sizeof *counts);
-    for (size_t c = 0; c < channels; c++) memcpy(shift + 4 + 4 * c, &powers[byte_of(t) % 11], sizeof *powers);
-}
-
-/* Sets the filter of the outputs, in range and just outside. */
-static void change_smoothing(tape *t, unsigned char *state, size_t channels) {
-    static const float values[] = {0.0f,   -0.0f,     1.0f,       -3.0f,     0x1p80f, -0x1p80f, 0x1.000002p80f,
-                                   1e-45f, 0x1p-100f, -0x1p-100f, 0x1p-101f, 1e30f,   INFINITY, NAN};
-    ed_state_header header;
-    memcpy(&header, state, sizeof header);
-    for (size_t i = 0; i < header.smoothing_states; i++)
-        memcpy(state + smoothing_at(header, channels) + 4 * i, &values[byte_of(t) % 14], sizeof *values);
-}
-
-/* Changes bytes anywhere in a state, the slot of the next bin, in range and just outside, the running amplitude, or
- * the filter of the outputs. */
-static void change(tape *t, unsigned char *state, size_t bytes, size_t channels) {
-    if (byte_of(t) % 4 == 0) change_shift(t, state, channels);
-    if (byte_of(t) % 4 == 0) change_smoothing(t, state, channels);
-    ed_state_header header;
-    memcpy(&header, state, sizeof header);
-    int32_t near[] = {0, -1, (int32_t)header.window - 2, (int32_t)header.window - 1, (int32_t)header.window, INT32_MIN};
-    if (byte_of(t) % 4 == 0) header.pos = near[byte_of(t) % 6];
-    if (byte_of(t) % 4 == 0) header.live = near[byte_of(t) % 6];
-    memcpy(state, &header, sizeof header);
-    if (byte_of(t) % 8 == 0) state[sizeof header + byte_of(t)] = 0x80; /* -128, which no state has */
-    for (int n = byte_of(t) % 6; n; n--) {
-        size_t at = (size_t)(byte_of(t) << 8 | byte_of(t)), range = byte_of(t) % 4 ? bytes : sizeof header;
-        size_t from = byte_of(t) % 2 ? at % range : bytes - 1 - at % range, length = 1 + byte_of(t) % 8;
-        for (size_t i = from; i < bytes && i < from + length; i++) state[i] = byte_of(t);
-    }
-}
-
-/* Tells whether student, running amplitude and filter of a state are as edgedistill.h describes them. `own` is the
- * header of this model. */
-static int is_possible(const unsigned char *state, ed_state_header own, size_t channels) {
-    ed_state_header header;
-    memcpy(&header, state, sizeof header);
-    int32_t slots = (int32_t)own.window - 1;
-    if (header.pos < 0 || header.pos >= slots || header.live < 0 || header.live > slots) return 0;
-    own.pos = header.pos, own.live = header.live, own.seen = header.seen;
-    if (memcmp(&own, &header, sizeof own) != 0) return 0;
-    size_t integers = 2 * (size_t)own.layers * own.d * (own.window - 1) + (size_t)own.lag_rows * own.channels;
-    uint32_t outside;
-    memcpy(&outside, state + shift_at(own, channels), sizeof outside);
-    if (outside > 1000) return 0;
-    for (size_t c = 0; c < channels; c++) {
-        float power;
-        memcpy(&power, state + shift_at(own, channels) + 4 + 4 * c, sizeof power);
-        if (!(power >= 0 && power <= 256)) return 0;
-    }
-    for (size_t i = 0; i < own.smoothing_states; i++) {
-        float value;
-        memcpy(&value, state + smoothing_at(own, channels) + 4 * i, sizeof value);
-        if (!(fabsf(value) <= 0x1p80f && (fabsf(value) >= 0x1p-100f || value == 0))) return 0;
-    }
-    return !memchr(state + sizeof header, 0x80, integers);
 }
 
 /* Imports a changed state. Either all variants accept it, or all refuse it and nothing has changed. */
@@ -351,7 +248,7 @@ static void call_import(tape *t, stream *s) {
     REQUIRE(code == ED_OK || code == ED_ERROR_STATE);
     REQUIRE(code == ED_ERROR_STATE || is_possible(state, own, channels));
     if (code) require_state(s->decoders[0], before);
-    for (int v = 1; v < VARIANTS; v++) REQUIRE(ed_state_import(s->decoders[v], state, bytes) == code);
+    for (int v = 1; v < s->count; v++) REQUIRE(ed_state_import(s->decoders[v], state, bytes) == code);
     require_same_states(s);
     free(before);
     free(state);
@@ -377,7 +274,7 @@ static void call_with_wrong_sizes(tape *t, stream *s) {
 
 static void call_reset(tape *t, stream *s) {
     (void)t;
-    for (int v = 0; v < VARIANTS; v++) ed_reset(s->decoders[v]);
+    for (int v = 0; v < s->count; v++) ed_reset(s->decoders[v]);
 }
 
 /* ---------------------------------------------------------------- an input */
@@ -398,12 +295,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     tape t = {data, data + size, 1};
     int array = byte_of(&t) % ARRAYS;
     void *memory[VARIANTS];
-    stream s = {.info = ed_model_info(models[array][0])};
+    stream s = {.info = ed_model_info(models[array][0]), .count = VARIANTS};
     for (int v = 0; v < VARIANTS; v++) {
         size_t bytes;
         memory[v] = memory_of(models[array][v], &bytes);
         REQUIRE(ed_init(models[array][v], memory[v], bytes, &s.decoders[v]) == ED_OK);
     }
+    if (array == DEVICE_ARRAY) REQUIRE(ed_open("", &s.decoders[s.count++]) == ED_OK);
+    for (int n = byte_of(&t) % 4; n; n--) call_import(&t, &s);
     while (t.at < t.end) {
         t.seed ^= (uint32_t)(t.end - t.at);
         calls[byte_of(&t) % (sizeof calls / sizeof *calls)](&t, &s);
@@ -411,6 +310,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     require_same_states(&s);
     require_same_latents(&s);
     require_same_raw_kinematics(&s);
+    if (array == DEVICE_ARRAY) ed_close(s.decoders[VARIANTS]);
     for (int v = 0; v < VARIANTS; v++) free(memory[v]);
     return 0;
 }

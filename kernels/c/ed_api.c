@@ -21,7 +21,7 @@ const char *ed_strerror(int code) {
     case ED_ERROR_NULL: return "a pointer that must not be null is null";
     case ED_ERROR_SIZE: return "a buffer has the wrong size; ed_info states the sizes of state, export and latent";
     case ED_ERROR_ALIGN: return "the decoder's memory is not aligned to ED_ALIGN bytes, or a state not to 8";
-    case ED_ERROR_COUNT: return "the number of frames is zero or impossibly large";
+    case ED_ERROR_COUNT: return "the number of frames is zero, or more than a call or a stream can have";
     case ED_ERROR_CAPACITY: return "too few places for the outputs; ed_outputs_for() says how many are needed";
     case ED_ERROR_VALUE: return "a value is not finite, or a standard deviation is negative";
     case ED_ERROR_STATE: return "the state is damaged, out of range or of another model";
@@ -51,10 +51,11 @@ static int require_decoder(const ed_decoder *decoder) {
     return decoder->magic == ED_DECODER_FAILED ? ED_ERROR_DEVICE : ED_ERROR_DECODER;
 }
 
-/* Returns the code of a call that reached the device. After a failure, rings and front end no longer belong together,
- * so the decoder becomes useless. */
+/* Returns the code of a call that reached the model. After a failure, rings and front end no longer belong together, so
+ * the decoder becomes useless, and one whose memory was overwritten is none. The other codes have changed nothing. */
 static int ended(ed_decoder *decoder, int error) {
-    if (error && error != ED_ERROR_STATE && error != ED_ERROR_UNSUPPORTED) decoder->magic = ED_DECODER_FAILED;
+    const int unchanged = error == ED_ERROR_STATE || error == ED_ERROR_UNSUPPORTED || error == ED_ERROR_COUNT;
+    if (error && !unchanged) decoder->magic = error == ED_ERROR_DECODER ? 0 : ED_DECODER_FAILED;
     return error;
 }
 
@@ -139,7 +140,7 @@ static int push(ed_decoder *decoder, ed_frames frames, size_t n_frames, ed_outpu
     uint64_t expected = decoder->model->outputs_for(decoder, n_frames);
     if (expected && !outputs) return ED_ERROR_NULL;
     if (expected > capacity) return ED_ERROR_CAPACITY;
-    return ended(decoder, decoder->model->push(decoder, frames, n_frames, outputs, n_out));
+    return ended(decoder, decoder->model->push(decoder, frames, n_frames, outputs, capacity, n_out));
 }
 
 int ed_push(ed_decoder *decoder, const float *frames_uv, size_t n_frames, ed_output *outputs, size_t capacity,
@@ -170,7 +171,7 @@ int ed_gap(ed_decoder *decoder, size_t n_frames) {
     if (error) return error;
     if (!n_frames || n_frames > ED_MAX_FRAMES) return ED_ERROR_COUNT;
     size_t dropped;
-    return ended(decoder, decoder->model->push(decoder, (ed_frames){NULL, NULL}, n_frames, NULL, &dropped));
+    return ended(decoder, decoder->model->push(decoder, (ed_frames){NULL, NULL}, n_frames, NULL, SIZE_MAX, &dropped));
 }
 
 int ed_step(ed_decoder *decoder, const float *bin, float *kinematics) {

@@ -11,8 +11,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Most frames of a stream, 4.9 million years at 30 kHz. Neither pushing nor importing goes beyond it, so that no count
+ * of frames or bins can overflow. */
+#define ED_CLOCK_MOST (UINT64_C(1) << 62)
+
 typedef struct {
-    uint64_t frame;     /* frames taken */
+    uint64_t frame;     /* frames taken, at most ED_CLOCK_MOST */
     uint64_t bin;       /* the bin in progress */
     uint64_t start;     /* its first frame */
     uint64_t edge;      /* its end, which is the first frame of the next bin */
@@ -91,11 +95,12 @@ static inline void ed_clock_next_bin(ed_clock *clock) {
     clock->kept_rows = 0;
 }
 
-/* Returns how many bins `n` further frames complete. */
+/* Tells whether a stream can take `n` further frames. */
+static inline int ed_clock_has_room(const ed_clock *clock, uint64_t n) { return n <= ED_CLOCK_MOST - clock->frame; }
+
+/* Returns how many bins `n` further frames complete; 0 if there is no room for them. */
 static inline uint64_t ed_clock_bins_for(const ed_clock *clock, uint64_t n) {
-    if (n < clock->edge - clock->frame) return 0;
-    if (n > (uint64_t)INT64_MAX - clock->frame)
-        n = (uint64_t)INT64_MAX - clock->frame; /* frames are at most 2^63 - 1 */
+    if (n < clock->edge - clock->frame || !ed_clock_has_room(clock, n)) return 0;
     return ed_clock_bin_of(clock->frame + n) - clock->bin;
 }
 

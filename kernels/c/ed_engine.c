@@ -107,7 +107,7 @@ static int engine_step(ed_decoder *decoder, const float *bin, float *kinematics)
     struct ed_engine *engine = engine_of(decoder);
     int error = ed_student_step(&engine->student, bin, engine->raw);
     if (error) return error;
-    engine->seen++;
+    engine->seen += engine->seen < ED_CLOCK_MOST;
 #if ED_SMOOTHING_STATES
     ed_smooth(engine->smoothing, engine->raw, kinematics);
 #else
@@ -166,14 +166,17 @@ static size_t engine_take(struct ed_engine *engine, ed_frames *frames, size_t n,
     return used;
 }
 
-static int engine_push(ed_decoder *decoder, ed_frames frames, size_t n_frames, ed_output *outputs, size_t *made) {
+static int engine_push(ed_decoder *decoder, ed_frames frames, size_t n_frames, ed_output *outputs, size_t capacity,
+                       size_t *made) {
     struct ed_engine *engine = engine_of(decoder);
     ed_output dropped;
+    if (!ed_fe_has_room(&engine->front_end, n_frames)) return ED_ERROR_COUNT;
     *made = 0;
     while (n_frames) {
         int complete;
         n_frames -= engine_take(engine, &frames, n_frames, &complete);
         if (!complete) continue;
+        if (*made == capacity) return ED_ERROR_DECODER; /* the clock counts other bins than outputs_for found */
         int error = engine_decode(engine, outputs ? &outputs[*made] : &dropped);
         if (error) return error;
         ++*made;
@@ -253,18 +256,28 @@ static int engine_export(const ed_decoder *decoder, void *state) {
     return ED_OK;
 }
 
-/* Tells whether this model can have this state: the shape is its own, slots are in range, and no value is -128. */
+/* Tells whether the bytes from `begin` to `end` are zeros, as what fills a state up must be. */
+static int engine_is_zero(const unsigned char *state, size_t begin, size_t end) {
+    unsigned char found = 0;
+    for (size_t i = begin; i < end; i++) found |= state[i];
+    return !found;
+}
+
+/* Tells whether this model can have this state: the shape is its own, counts and slots are in range, no value is -128,
+ * and only zeros fill it up. */
 static int engine_accepts(const struct ed_engine *engine, const unsigned char *state) {
     ed_state_header found;
     memcpy(&found, state, sizeof found);
     ed_state_header own = engine_header(engine, found.pos, found.live);
     if (found.pos < 0 || found.pos >= ED_SLOTS || found.live < 0 || found.live > ED_SLOTS) return 0;
+    if (found.seen > ED_CLOCK_MOST) return 0;
     own.seen = found.seen;
     const unsigned char *own_bytes = (const unsigned char *)&own, *found_bytes = (const unsigned char *)&found;
     int wild = 0; /* a loop, because firmware may have no memcmp */
     for (size_t i = 0; i < sizeof own; i++) wild |= own_bytes[i] != found_bytes[i];
     for (size_t i = 0; i < ED_STUDENT_BYTES; i++) wild |= state[sizeof found + i] == 0x80;
-    return !wild;
+    return !wild && engine_is_zero(state, sizeof found + ED_STUDENT_BYTES, ED_FRONTEND_AT) &&
+           engine_is_zero(state, ED_SMOOTHING_AT + ED_SMOOTHING_STATES * sizeof(float), ED_EXPORT_BYTES);
 }
 
 static int engine_import(ed_decoder *decoder, const void *state) {

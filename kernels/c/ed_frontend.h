@@ -173,7 +173,10 @@ static inline size_t ed_fe_take_gap(ed_fe_state *fe, size_t n, int *complete) {
     return used;
 }
 
-/* Returns how many bins `n` further frames complete. */
+/* Tells whether the stream can take `n` further frames, which ed_fe_take and the like trust in. */
+static inline int ed_fe_has_room(const ed_fe_state *fe, uint64_t n) { return ed_clock_has_room(&fe->clock, n); }
+
+/* Returns how many bins `n` further frames complete; 0 if there is no room for them. */
 static inline uint64_t ed_fe_bins_for(const ed_fe_state *fe, uint64_t n) { return ed_clock_bins_for(&fe->clock, n); }
 
 /* ---------------------------------------------------------------- the end of a bin */

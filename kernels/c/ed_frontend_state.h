@@ -19,7 +19,7 @@
  * are those of FrontEnd.export_state; edgedistill/runtime/c_state.py converts. Inside a bin, Python keeps raw frames in `pending`. With D > 1, C keeps there the decimated
  * samples so far, and the values of decimator, part_low, part_high and broken are those after the last frame. */
 typedef struct {
-    int64_t frame;
+    int64_t frame;       /* at most ED_CLOCK_MOST */
     int64_t pending_gap; /* 1: the bin in progress has lost frames */
     int64_t lost_bins;   /* bins with lost frames in a row, at most ED_FE_BRIDGED_BINS + 1 */
 #if ED_FE_DECIMATION > 1
@@ -92,10 +92,17 @@ static inline int ed_fe_are_tame(const double *x, size_t n) {
     return fine;
 }
 
+/* Tells whether filters can hold these states after a bin, which has cleared the small ones. */
+static inline int ed_fe_are_cleared(const double *x, size_t n) {
+    int fine = ed_fe_are_tame(x, n);
+    for (size_t i = 0; i < n; i++) fine &= (x[i] == 0.0) | (__builtin_fabs(x[i]) >= ED_FE_TINY_STATE);
+    return fine;
+}
+
 #if ED_FE_BANDS
 /* Tells whether bands can hold these states and this power. It refuses NaN. */
 static inline int ed_fe_are_bands(const ed_fe_exchange *in) {
-    int fine = ed_fe_are_tame(&in->bands[0][0][0], sizeof in->bands / sizeof(double));
+    int fine = ed_fe_are_cleared(&in->bands[0][0][0], sizeof in->bands / sizeof(double));
     for (size_t b = 0; b < ED_FE_BANDS; b++)
         for (size_t c = 0; c < ED_FE_CHANNELS; c++)
             fine &= in->power[b][c] >= ED_FE_LEAST_POWER && in->power[b][c] <= ED_FE_LARGEST_POWER;
@@ -107,38 +114,67 @@ static inline int ed_fe_is_count(double x, uint32_t most) {
     return x >= 0.0 && x <= (double)most && x == (double)(uint32_t)x;
 }
 
+/* Tells whether this is a finite float32. The conversion is made only where it is defined. */
+static inline int ed_fe_is_sample(double x) { return __builtin_fabs(x) <= FLT_MAX && (double)(float)x == x; }
+
+/* Tells whether samples can have this range: from one to the other, or (inf, -inf) if there was none. */
+static inline int ed_fe_is_range_of(double low, double high) {
+    const int none = low > FLT_MAX && high < -FLT_MAX;
+    return none || (ed_fe_is_sample(low) && ed_fe_is_sample(high) && low <= high);
+}
+
 /* Tells whether the channel rules and the ranges of the bin in progress can hold this. */
 static inline int ed_fe_is_range_state(const ed_fe_exchange *in) {
     int fine = 1;
     for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
-        fine &= ed_fe_is_count(in->clean[c], ED_FE_SETTLED_BINS);
-        fine &= in->lowest[c] == in->lowest[c] && in->highest[c] == in->highest[c];
+        fine &= ed_fe_is_count(in->clean[c], ED_FE_SETTLED_BINS) & ed_fe_is_range_of(in->lowest[c], in->highest[c]);
 #if ED_FE_DECIMATION > 1
-        fine &= in->part_low[c] == in->part_low[c] && in->part_high[c] == in->part_high[c];
-        fine &= ed_fe_is_count(in->broken[c], 1);
+        fine &= ed_fe_is_count(in->broken[c], 1) & ed_fe_is_range_of(in->part_low[c], in->part_high[c]);
 #endif
     }
 #if ED_FE_HISTORY > 1
     for (size_t r = 0; r + 1 < ED_FE_HISTORY; r++)
-        for (size_t c = 0; c < ED_FE_CHANNELS; c++)
-            fine &= in->low[r][c] == in->low[r][c] && in->high[r][c] == in->high[r][c];
+        for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
+            const double low = (double)in->low[r][c], high = (double)in->high[r][c];
+            const int before_start = low < -FLT_MAX && high > FLT_MAX;
+            fine &= before_start | ed_fe_is_range_of(low, high);
+        }
 #endif
     return fine;
 }
 
-/* Tells whether a stream can have this state. It refuses NaN, which would stay in the filters. */
+/* Tells whether the samples of the bin in progress are of its frames, and zero beyond them. */
+static inline int ed_fe_are_pending(const ed_fe_exchange *in) {
+    ed_clock clock;
+    ed_clock_set(&clock, (uint64_t)in->frame);
+    int fine = 1;
+    for (size_t r = 0; r < ED_FE_KEPT; r++)
+        for (size_t c = 0; c < ED_FE_CHANNELS; c++) {
+            const double x = in->pending[r][c];
+#if ED_FE_DECIMATION > 1
+            const int possible = ed_fe_are_tame(&x, 1);
+#else
+            const int possible = !(__builtin_fabs(x) <= DBL_MAX) || ed_fe_is_sample(x); /* as pushed */
+#endif
+            fine &= r < clock.kept_rows ? possible : x == 0.0;
+        }
+    return fine;
+}
+
+/* Tells whether a stream can have this state. It refuses NaN, which would stay in the filters, and every count from
+ * which the clock could overflow. */
 static inline int ed_fe_is_state(const ed_fe_exchange *in) {
-    int fine = in->frame >= 0 && (in->pending_gap == 0 || in->pending_gap == 1);
+    int fine = in->frame >= 0 && (uint64_t)in->frame <= ED_CLOCK_MOST;
+    fine &= in->pending_gap == 0 || in->pending_gap == 1;
     fine &= in->lost_bins >= 0 && in->lost_bins <= (int64_t)ED_FE_BRIDGED_BINS + 1;
-    fine &= ed_fe_are_tame(&in->shaper[0][0][0], sizeof in->shaper / sizeof(double));
+    fine &= ed_fe_are_cleared(&in->shaper[0][0][0], sizeof in->shaper / sizeof(double));
 #if ED_FE_BANDS
     fine &= ed_fe_are_bands(in);
 #endif
 #if ED_FE_DECIMATION > 1
     fine &= ed_fe_are_tame(&in->decimator[0][0][0], sizeof in->decimator / sizeof(double));
-    fine &= ed_fe_are_tame(&in->pending[0][0], sizeof in->pending / sizeof(double));
 #endif
-    return fine && ed_fe_is_range_state(in);
+    return fine && ed_fe_is_range_state(in) && ed_fe_are_pending(in);
 }
 
 /* Goes on where ed_fe_export left off. Returns 0, or -1 with nothing changed if this cannot be a state. */

@@ -33,8 +33,9 @@ struct ed_model {
     void (*close)(ed_decoder *); /* null in the C engine */
     int (*reset)(ed_decoder *);  /* only the stream: normalization and gain stay */
     uint64_t (*outputs_for)(const ed_decoder *, uint64_t n_frames);
-    /* outputs are dropped if the pointer is null; *made counts complete ones, on error too */
-    int (*push)(ed_decoder *, ed_frames, size_t n_frames, ed_output *outputs, size_t *made);
+    /* At most `capacity` outputs are written; they are dropped if the pointer is null. *made counts complete ones, on
+     * error too. ED_ERROR_COUNT changes nothing, *made included. */
+    int (*push)(ed_decoder *, ed_frames, size_t n_frames, ed_output *outputs, size_t capacity, size_t *made);
     int (*step)(ed_decoder *, const float *bin, float *kinematics);
     void (*set_normalization)(ed_decoder *, const float *mean, const float *std);
     void (*set_gain)(ed_decoder *, const double *gain, const double *offset);

@@ -57,7 +57,7 @@ static inline void ed_shift_update(ed_shift *shift, const float *restrict z, con
 static inline int ed_shift_is_state(const ed_shift *in) {
     int fine = in->outside_bins <= ED_SHIFT_BINS;
     for (size_t c = 0; c < ED_FE_CHANNELS; c++)
-        fine &= in->power[c] >= 0.0f && in->power[c] <= ED_SHIFT_MOST * ED_SHIFT_MOST;
+        fine &= in->power[c] >= ED_SHIFT_LEAST * ED_SHIFT_LEAST && in->power[c] <= ED_SHIFT_MOST * ED_SHIFT_MOST;
     return fine;
 }
 

@@ -94,7 +94,7 @@ enum {
     ED_ERROR_NULL = -1,     /* a pointer that must not be null is null */
     ED_ERROR_SIZE = -2,     /* a buffer has the wrong size, or the memory of ed_init is too small */
     ED_ERROR_ALIGN = -3,    /* the memory of ed_init is not aligned to ED_ALIGN, or a state to 8 bytes */
-    ED_ERROR_COUNT = -4,    /* the number of frames is zero, or larger than possible (a negative count, converted) */
+    ED_ERROR_COUNT = -4,    /* no frames, more than a call can have (a negative count), or more than a stream: 2^62 */
     ED_ERROR_CAPACITY = -5, /* there is room for fewer outputs than ed_outputs_for() returns */
     ED_ERROR_VALUE = -6,    /* a value is not finite, or a standard deviation is negative */
     ED_ERROR_STATE = -7,    /* the state is damaged, out of range or of another model */
@@ -174,7 +174,7 @@ ED_API void ed_reset(ed_decoder *decoder);
 /* ---------------------------------------------------------------- decoding */
 
 /* Returns how many outputs the next `n_frames` frames will complete, which is the capacity that ed_push needs; 0 for
- * null. */
+ * null, and for a number that ed_push refuses. */
 ED_API size_t ed_outputs_for(const ed_decoder *decoder, size_t n_frames);
 
 /* Decodes `n_frames` frames (n_frames, channels) in microvolts, and writes the outputs of the bins they complete,
@@ -236,18 +236,22 @@ ED_API int ed_raw_kinematics(const ed_decoder *decoder, float *kinematics, size_
  *     zeros up to a multiple of 8
  *     front end (frontend_bytes), in the layout of kernels/c/ed_frontend_state.h
  *     if statistics follow the signal: double mean (inputs,), then double std (inputs,), at most 2^256
- *     running amplitude: uint32 bins outside, at most 1000, then float32 power (channels,), each from 0 to 256
+ *     running amplitude: uint32 bins outside, at most 1000, then float32 power (channels,), each from 2^-60 to 256
  *     float32 state of the filter that smooths outputs (smoothing_states,), each 0 or of 2^-100 to 2^80 in magnitude
  *     zeros up to a multiple of 8
  *
  * `pos` is the slot that the next bin takes, and `live` the number of filled slots. No value is -128.
+ *
+ * A state may come from anywhere: ed_state_import checks every field against what a stream can reach, as
+ * docs/numerics.md lists it ("The exported bytes"), and no state that it takes makes a later call leave its bounds. Two
+ * things it cannot know: who made the state, and whether the stream that it belongs to was this one.
  */
 typedef struct {
     uint32_t magic;                                        /* ED_STATE_MAGIC */
     uint32_t abi_version;                                  /* ED_ABI_VERSION */
     uint64_t bytes;                                        /* size of the whole state: ed_info.export_bytes */
     uint64_t frontend_bytes;                               /* size of the front end's part */
-    uint64_t seen;                                         /* bins decoded since the start */
+    uint64_t seen;                                         /* bins decoded since the start, at most 2^62 */
     uint32_t channels, d, layers, heads, window, lag_rows; /* of the student, whose channels are ed_info.inputs */
     int32_t pos, live;
     uint32_t smoothing_states;

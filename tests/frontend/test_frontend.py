@@ -441,7 +441,14 @@ def test_a_foreign_state_is_refused_and_changes_nothing():
     ("name", "value"),
     [
         ("frame", -1),
+        ("frame", 2**62 + 1),
+        ("frame", 2**63 - 1),
         ("lost_bins", 202),
+        ("lowest", np.inf),
+        ("highest", -1e39),
+        ("low", np.inf),
+        ("high", -np.inf),
+        ("shaper", 1e-31),
         ("clean", 1e9),
         ("clean", 0.5),
         ("clean", -1.0),
@@ -459,6 +466,26 @@ def test_a_state_that_no_stream_comes_to_is_refused_and_changes_nothing(name, va
     with pytest.raises(EngineError):
         front.import_state(damaged)
     assert_same(front.export_state(), before)
+
+
+@pytest.mark.parametrize("odd", [np.array("x"), np.array([1]), np.array(1.0), np.array(None), np.array(1, np.uint64)])
+def test_a_count_of_another_kind_is_refused(odd):
+    front = FrontEnd(short_rules(Fraction(2000), 2))
+    for name in ("frame", "lost_bins"):
+        with pytest.raises(EngineError, match=rf"another configuration(.|\n)*{name}"):
+            front.import_state({**front.export_state(), name: odd})
+    with pytest.raises(EngineError, match=r"another configuration(.|\n)*no other"):
+        front.import_state({**front.export_state(), "other": odd})
+
+
+def test_a_stream_ends_at_the_most_frames_that_can_be_counted():
+    front = FrontEnd(short_rules(Fraction(2000), 1))
+    front.import_state({**front.export_state(), "frame": np.array(2**62 - 24), "pending": np.zeros((0, 1))})
+    for call in (lambda: front.push(np.zeros((25, 1))), lambda: front.gap(25)):
+        with pytest.raises(EngineError, match=f"{2**62} in all"):
+            call()
+    assert front.push(np.ones((24, 1))).end_frame.tolist() == [2**62 - 5]
+    front.import_state(front.export_state())
 
 
 def test_reset_starts_over():

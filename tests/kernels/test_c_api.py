@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.bundle.build_record import ABI_VERSION
+from edgedistill.frontend.stream import MOST_FRAMES
 from edgedistill.numerics import Oracle
 from edgedistill.runtime.c_state import state_dtype
 from edgedistill.runtime.stream import NumpyStream
@@ -198,11 +199,21 @@ def test_a_damaged_state_is_refused_and_changes_nothing(engine: Engine, data: st
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        *(("shift_power", power) for power in (np.nan, np.inf, -np.inf, -1e-45, 256.00002)),
+        *(("shift_power", power) for power in (np.nan, np.inf, -np.inf, -1e-45, 0.0, 256.00002)),
         *(("shift_bins", bins) for bins in (1001, 2**31, 2**32 - 1)),
         *(("lost_bins", bins) for bins in (-1, CONFIG.bridged_bins + 2)),
         *(("clean", bins) for bins in (-1, 0.5, CONFIG.settled_bins + 1, np.nan)),
-        *(("shaper", state) for state in (np.nan, np.inf, 1e90)),
+        *(("shaper", state) for state in (np.nan, np.inf, 1e90, 1e-31)),
+        *(("frame", frame) for frame in (-1, MOST_FRAMES + 1, 2**63 - 1, 2**63 - 8, 2**63 - 100, -(2**63))),
+        *(("seen", bins) for bins in (MOST_FRAMES + 1, 2**63, 2**64 - 1)),
+        *(("pos", slot) for slot in (-1, SMALL.window - 1, 2**31 - 1)),
+        *(("live", slots) for slots in (-1, SMALL.window, -(2**31))),
+        *(("pending_gap", gap) for gap in (-1, 2, 2**62)),
+        *((name, uv) for name in ("lowest", "highest") for uv in (np.nan, np.inf, -np.inf, 1e39, 1e-300, 0.1)),
+        *(("low", uv) for uv in (np.nan, np.inf, -np.inf, 3e38)),
+        *(("high", uv) for uv in (np.nan, np.inf, -np.inf, -3e38)),
+        *(("pending", uv) for uv in (1.0, np.nan)),  # of a row that has no frame yet
+        *((name, 1) for name in ("fill", "reserved", "smoothing_states")),
     ],
 )
 def test_a_number_that_no_stream_comes_to_is_refused_and_changes_nothing(
@@ -211,10 +222,52 @@ def test_a_number_that_no_stream_comes_to_is_refused_and_changes_nothing(
     push(engine, frames_like(200))
     state, dtype = engine.export(), state_dtype(SMALL, CONFIG)
     damaged, memory = state.copy(), engine.memory.copy()
-    damaged.view(dtype)[name].reshape(-1)[-1:] = wrong  # of the channels, the last
+    field = damaged.view(dtype)[name].reshape(-1)
+    assert field.size
+    field[-1:] = wrong  # of the channels, the last
     assert engine.import_(damaged) == STATE
     assert (engine.memory == memory).all()
     assert engine.import_(state) == 0
+
+
+def test_a_stream_ends_at_the_most_frames_that_can_be_counted(engine: Engine) -> None:
+    c, d, made = engine.c, engine.decoder, ctypes.byref(size_t())
+    state = engine.export()
+    state.view(state_dtype(SMALL, CONFIG))["frame"] = MOST_FRAMES - 25
+    state.view(state_dtype(SMALL, CONFIG))["seen"] = MOST_FRAMES
+    assert engine.import_(state) == 0
+    first = MOST_FRAMES // 10
+    before, frames, outputs = engine.memory.copy(), pointer(frames_like(26)), (Output * 9)()
+    assert c.ed_outputs_for(d, size_t(26)) == 0
+    assert c.ed_push(d, frames, size_t(26), outputs, size_t(9), made) == COUNT
+    assert c.ed_gap_outputs(d, size_t(26), outputs, size_t(9), made) == COUNT
+    assert c.ed_gap(d, size_t(26)) == COUNT
+    assert c.ed_push(d, frames, size_t(2**40), outputs, size_t(9), made) == COUNT
+    assert (engine.memory == before).all()
+    assert [output.bin for output in push(engine, frames_like(25))[1]] == [first - 3, first - 2, first - 1]
+    assert c.ed_gap(d, size_t(1)) == COUNT
+    last = engine.export()
+    assert last.view(state_dtype(SMALL, CONFIG))["seen"] == MOST_FRAMES
+    assert engine.import_(last) == 0
+
+
+def test_outputs_stay_within_the_capacity_even_if_memory_was_overwritten(engine: Engine) -> None:
+    c, d, frame = engine.c, engine.decoder, 0x123456789ABC0 * 10
+    state = engine.export()
+    state.view(state_dtype(SMALL, CONFIG))["frame"] = frame
+    assert engine.import_(state) == 0
+    (at,) = np.flatnonzero(engine.memory.view(np.uint64) == frame)[:1]
+    assert engine.memory.view(np.uint64)[at + 1] == frame // 10
+    engine.memory.view(np.uint64)[at + 1] += 3  # the bin in progress: fewer outputs seem to be due
+    due, made = c.ed_outputs_for(d, size_t(50)), size_t()
+    assert due == 2
+    outputs = np.full((due + 4) * ctypes.sizeof(Output), 0xA5, np.uint8)
+    assert c.ed_push(d, pointer(frames_like(50)), size_t(50), pointer(outputs), size_t(due), ctypes.byref(made)) == (
+        DECODER
+    )
+    assert made.value == due
+    assert (outputs[due * ctypes.sizeof(Output) :] == 0xA5).all()
+    assert c.ed_gap(d, size_t(1)) == DECODER
 
 
 def test_shifted_is_set_kept_in_a_gap_and_forgotten_with_the_old_scale(engine: Engine) -> None:

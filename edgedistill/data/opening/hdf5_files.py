@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import RecordingError
+from edgedistill.limits import require_plain
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SIGNATURE_PLACES = (0, 512, 1024, 2048)  # a block of the user may lie before it
@@ -36,6 +37,7 @@ def require_hdf5(path: Path) -> None:
     if path.is_dir():
         raise _folder_error(path)
     try:
+        require_plain(path, path.stat())  # a pipe would be read for ever
         with path.open("rb") as file:
             head = file.read(SIGNATURE_PLACES[-1] + len(HDF5_SIGNATURE))
     except OSError as error:
