@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from edgedistill.cli.output import json_option, print_facts, print_json, print_notes, print_warnings, show_work
+from edgedistill.cli.output import (
+    cache_option,
+    json_option,
+    print_facts,
+    print_json,
+    print_notes,
+    print_warnings,
+    show_work,
+)
 from edgedistill.cli.training_options import SERIES_HELP
 from edgedistill.runtime import ENGINES
 
@@ -55,15 +63,16 @@ as a warning, and refused where no decoding can make up for it.""",
 @click.option(
     "--engine",
     type=click.Choice(ENGINES),
-    help="What computes the steps: a graph on onnxruntime (in float32 or INT8), what `edgedistill compile` made in C "
-    "or for a GPU, or the INT8 definition in numpy, which is slow.  [default: the engine that the bundle was built "
-    "for]",
+    help="What computes the steps: a graph on onnxruntime (in float32 or INT8), a library in C, which is "
+    "compiled at its first use, what `edgedistill compile` made for a GPU, or the INT8 definition in numpy, which is "
+    "slow.  [default: the engine that the bundle was built for]",
 )
 @click.option(
     "--lfp",
     metavar="NAME",
     help=f"{SERIES_HELP['lfp']}  [default: the one that the bundle was built from, if the recording has it]",
 )
+@cache_option
 @json_option
 def run(bundle: Path, recording: str, out: Path | None, engine: str | None, lfp: str | None, as_json: bool) -> None:
     """Decode a recording, or frames as they arrive on stdin.

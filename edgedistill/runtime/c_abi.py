@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import ctypes as c
 import os
-from pathlib import Path
 
 import numpy as np
 
 from edgedistill.errors import EngineError
+from edgedistill.user_cache import write_private_copy
 
 MAX_OUTPUTS = 16  # ED_MAX_OUTPUTS
 ALIGN = 64  # ED_ALIGN
+LONGEST_NAME = 200  # characters of the name that a file in memory gets; the system allows 249 bytes
 
 OUTPUT = np.dtype(  # ed_output
     [
@@ -67,33 +68,34 @@ SIGNATURES = {
 }
 
 
-def load_library(path: Path, data: bytes) -> c.CDLL:
-    """Loads the library whose bytes `data` were read from `path` and checked.
+def load_library(name: str, data: bytes) -> c.CDLL:
+    """Loads the library `name` whose bytes `data` were checked.
 
-    It is loaded from memory and not from `path`, so that exactly the checked bytes run. A library that was compiled
-    again at the same path is also not mistaken for the one that this process has already loaded. Raises EngineError if
-    the system refuses it.
+    It is loaded from memory and not from a file, so that exactly the checked bytes run. A library that was compiled
+    again under the same name is also not mistaken for the one that this process has already loaded. Raises EngineError
+    if the system refuses it.
     """
     try:
-        library = c.CDLL(_place(path, data))
-        for name, (result, arguments) in SIGNATURES.items():
-            function = getattr(library, name)
+        library = _load(name, data)
+        for symbol, (result, arguments) in SIGNATURES.items():
+            function = getattr(library, symbol)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         raise EngineError(
-            f"{path}: this library cannot be loaded",
+            f"{name}: this library cannot be loaded",
             got=error,
             causes=("it was compiled on a system with a newer C library",),
         ) from error
     return library
 
 
-def _place(path: Path, data: bytes) -> str:
+def _load(name: str, data: bytes) -> c.CDLL:
     if not hasattr(os, "memfd_create"):
-        return str(path)
+        with write_private_copy({name: data}) as folder:
+            return c.CDLL(str(folder / name))
     # The descriptor stays open. The loader identifies a library by its path, which holds the number of the descriptor,
     # and would mistake a new library with a reused number for the old one.
-    number = os.memfd_create(path.name)
+    number = os.memfd_create(name[:LONGEST_NAME])
     with open(number, "wb", closefd=False) as file:
         file.write(data)
-    return f"/proc/self/fd/{number}"
+    return c.CDLL(f"/proc/self/fd/{number}")
