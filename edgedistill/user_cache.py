@@ -135,12 +135,13 @@ def require_safe_step(path: Path, found: os.stat_result) -> None:
 
 
 def read_private(folder: Path, name: str) -> bytes:
-    """Returns the content of a file in a folder of the cache.
+    """Returns the content of a file of `folder`, which lies in the cache.
 
-    The folder, all folders on the way and the file are checked as they are opened, and the bytes come from the opened
-    file. Raises OSError where one of them is a link or can be written to by others.
+    All folders from the cache on and the file are checked as they are opened, and the bytes come from the opened file.
+    Raises OSError where one of them is a link or can be written to by others.
     """
-    return read_file(folder, name, require_private)
+    cache = find_cache()
+    return read_file(cache, f"{folder.relative_to(cache).as_posix()}/{name}", require_private)
 
 
 def make_tree_private(folder: Path) -> None:

@@ -187,10 +187,10 @@ def write_to_bundle(engine: CompiledEngine, bundle: Bundle, files: Mapping[str, 
             return engine
         if error.errno == errno.ELOOP:
             raise OutputError(
-                f"{bundle.path}: '{name}' would lie outside the bundle",
+                f"{bundle.path}: '{name}' is not written, because a link or a file is in its way",
                 got=f"'{error.filename}': {error.strerror}",
-                causes=("the bundle was changed by hand, or made to do harm",),
-                next_step=f"remove that link from {bundle.path}",
+                causes=("the bundle was changed by hand, or made to do harm outside it",),
+                next_step=f"remove it from {bundle.path}",
             ) from error
         raise output_error(bundle.path / name, "the copy of the engine", error) from error
     return replace(engine, folder=bundle.path / name)

@@ -1,4 +1,4 @@
-"""A build appears in the bundle whole or not at all, and is found again by the hash of its sources."""
+"""A build appears in the cache whole or not at all, and is found again by the hash of its sources."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgedistill.bundle import Bundle, open_bundle
-from edgedistill.bundle.build_record import BuildRecord, Fingerprint, check_files, read_record
+from edgedistill.bundle.build_record import BuildRecord, Fingerprint, build_folder, check_files, read_record
 from edgedistill.compile.build_folder import BuildSpec, build_if_missing, build_spec, remove_results, size_gates
 from edgedistill.errors import EngineError, OutputError
 from edgedistill.target import load_target
@@ -21,7 +21,7 @@ SOURCES = {"c/one.c": b"int one;", "README": b"read"}
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
+def bundle(tmp_path: Path, own_cache: Path) -> Bundle:
     return write_engine_bundle(tmp_path / "a.edge", "slow")
 
 
@@ -37,7 +37,7 @@ def compile_sources(folder: Path, record: BuildRecord) -> BuildRecord:
 def test_a_build_holds_its_sources_its_results_and_a_record_of_both(bundle: Bundle) -> None:
     engine = build_if_missing(spec_of(bundle), compile_sources)
     assert engine.compiled
-    assert engine.library == bundle.path / "build/host/libed_slow_1.so"
+    assert engine.library == build_folder(bundle, "host") / "libed_slow_1.so"
     assert read_record(engine.folder) == engine.record
     assert set(engine.record.files) == {"c/one.c", "README", "libed_slow_1.so"}
     check_files(engine.folder, engine.record)
