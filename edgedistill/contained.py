@@ -37,13 +37,16 @@ def open_file(folder: Path, name: str, check: Check | None = None) -> Iterator[I
     *parents, last = _split(name)
     with _open_folder(folder, parents, check=check) as inside:
         descriptor = _open_step(last, FILE, inside)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is not a plain file", name)
         if check is not None:
             check(found, name)
-        yield file
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
 
 
 def read_file(folder: Path, name: str, check: Check | None = None) -> bytes:

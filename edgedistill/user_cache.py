@@ -105,7 +105,10 @@ def make_private(folder: Path) -> str | None:
                 path.mkdir(PRIVATE)
         for path in _steps(folder.parent):
             require_safe_step(path, os.lstat(path))
-        require_private(os.lstat(folder), str(folder))
+        found = os.lstat(folder)
+        require_private(found, str(folder))
+        if not stat.S_ISDIR(found.st_mode):
+            raise OSError(errno.ENOTDIR, "it is not a folder", str(folder))
     except OSError as error:
         return f"{error.filename or folder}: {error.strerror or error}"
     return None
@@ -159,7 +162,8 @@ def _usual_folder() -> Path | None:
         home = Path.home()
     except RuntimeError:
         return None
-    return home / ".cache" / NAME if home.is_absolute() and home.is_dir() else None
+    real = home.is_absolute() and home.is_dir() and home != Path(home.anchor)  # users of services have / as theirs
+    return home / ".cache" / NAME if real else None
 
 
 @lru_cache(maxsize=1)

@@ -23,7 +23,17 @@ from edgedistill.machine.processor import read_architecture, read_cpu_features
 from edgedistill.numerics import Oracle
 from edgedistill.runtime import Decoder, Flag, Output, c_engine
 
-from ..compile.engines import ARRAYS, SHAPES, copy_builds, frames_of, quick_host, same, shift_soon, target_with, write_engine_bundle
+from ..compile.engines import (
+    ARRAYS,
+    SHAPES,
+    copy_builds,
+    frames_of,
+    quick_host,
+    same,
+    shift_soon,
+    target_with,
+    write_engine_bundle,
+)
 
 KINDS = ("slow", "fast")
 RUNNABLE = [
@@ -364,9 +374,7 @@ def test_without_a_build_one_is_made_outside_the_bundle(
     assert build_folder(bundle, "host").is_dir()
 
 
-def test_without_a_compiler_it_is_named(
-    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_compiler_it_is_named(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = write_engine_bundle(tmp_path / "new.edge", "slow")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DeviceError, match="needs the C compiler 'gcc'") as caught:
