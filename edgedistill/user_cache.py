@@ -96,15 +96,18 @@ def find_cache() -> Path:
 def make_private(folder: Path) -> str | None:
     """Makes a folder that only this user can enter. Returns the reason where that fails or it is not private.
 
-    A folder that is there already is left as it is. The folders above it must not be replaceable by another user.
+    A folder that is there already is left as it is. The folders above it must not be replaceable by another user. Those
+    above the user's home directory are not looked at: whoever can replace a home directory can run programs anyway.
     """
     try:
         missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
         for path in reversed(missing):
             with suppress(FileExistsError):
                 path.mkdir(PRIVATE)
+        above_home = _folders_above_home()
         for path in _steps(folder.parent):
-            require_safe_step(path, os.lstat(path))
+            if path not in above_home:
+                require_safe_step(path, os.lstat(path))
         found = os.lstat(folder)
         require_private(found, str(folder))
         if not stat.S_ISDIR(found.st_mode):
@@ -202,6 +205,15 @@ def _steps(folder: Path) -> Iterator[Path]:
             yield step
             if step.is_symlink():
                 waiting.append(Path(os.path.normpath(step.parent.resolve() / step.readlink())))
+
+
+def _folders_above_home() -> set[Path]:
+    """Returns the folders that lead to the home directory which the system knows, whatever HOME says."""
+    try:
+        home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        return set()
+    return {*home.parents, *home.resolve().parents} if home.is_dir() else set()
 
 
 def _is_own_group(number: int) -> bool:

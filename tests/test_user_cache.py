@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -91,6 +92,18 @@ def test_a_sticky_folder_above_and_a_link_of_ones_own_are_fine(home: Path) -> No
     assert (home / "shared/mine/edgedistill").is_dir()
     (home / "shared").chmod(0o777)
     assert make_private(home / ".cache/edgedistill") == f"{home}/shared: other users can write to it"
+
+
+def test_folders_above_the_home_directory_do_not_count(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "lab/me").mkdir(parents=True)
+    (home / "lab").chmod(0o777)
+    assert "other users can write" in str(make_private(home / "lab/me/cache"))
+    real = pwd.getpwuid(os.geteuid())
+    mine = pwd.struct_passwd((*real[:5], str(home / "lab/me"), real[6]))
+    monkeypatch.setattr("edgedistill.user_cache.pwd.getpwuid", lambda number: mine)
+    assert make_private(home / "lab/me/cache") is None
+    (home / "lab/me").chmod(0o777)
+    assert "other users can write" in str(make_private(home / "lab/me/cache"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
