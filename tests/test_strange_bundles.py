@@ -20,11 +20,11 @@ from edgedistill.pipeline.adaptation import AdaptOptions, check_options
 from edgedistill.pipeline.another_day import StretchOptions
 from edgedistill.runtime import Decoder
 from edgedistill.runtime.build_choice import choose_target
-from edgedistill.target import load_own_target
+from edgedistill.target import Target, load_own_target, load_target
 
 from .bundles import CHANNELS, SHAPE, write_test_bundle
 from .cli.calling import call
-from .compile.engines import quick_host, same, write_engine_bundle
+from .compile.engines import compile_quickly, quick_host, same, write_engine_bundle
 from .planted_builds import plant_builds
 
 FRAMES = (60 * np.random.default_rng(0).normal(size=(500, CHANNELS))).astype("<f4")
@@ -49,6 +49,11 @@ def planted(module_cache: None, tmp_path_factory: pytest.TempPathFactory) -> tup
     compile_c_library(bundle, quick_host())
     compile_spike_student(bundle, quick_host())
     return bundle, plant_builds(bundle, folder)
+
+
+def quick_target(name: str) -> Target:
+    """Returns a target, that of this machine with less optimization."""
+    return quick_host() if name == "host" else load_target(name)
 
 
 # ---------------------------------------------------------------- programs in a bundle
@@ -96,8 +101,9 @@ def test_python_loads_what_this_user_compiled_and_nothing_else(planted: tuple[Bu
 
 
 def test_a_planted_library_is_not_kept_by_compile_and_its_page_holds_no_program(
-    planted: tuple[Bundle, Path], tmp_path: Path
+    planted: tuple[Bundle, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("edgedistill.cli.compile.load_target", quick_target)
     bundle, mark = planted
     copy = open_bundle(shutil.copytree(bundle.path, tmp_path / "copy.edge", symlinks=True))
     planted_library = (copy.path / "build/host/libed_test.so").read_bytes()
@@ -111,8 +117,12 @@ def test_a_planted_library_is_not_kept_by_compile_and_its_page_holds_no_program(
 
 
 def test_a_build_in_the_cache_that_others_could_write_is_made_again(
-    planted: tuple[Bundle, Path], own_cache: Path, caplog: pytest.LogCaptureFixture
+    planted: tuple[Bundle, Path],
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    compile_quickly(monkeypatch)
     """The planted build lies in the right place of the cache, with every hash right, and its folder is open to all."""
     bundle, mark = planted
     folder = build_folder(bundle, "host")
@@ -216,10 +226,13 @@ def intact(victim: Path) -> bool:
     return [str(path.relative_to(victim)) for path in sorted(victim.rglob("*"))] == ["host", "host/precious.txt"]
 
 
-def test_compile_writes_nothing_through_a_link(planted: tuple[Bundle, Path], victim: Path, tmp_path: Path) -> None:
+def test_compile_writes_nothing_through_a_link(
+    planted: tuple[Bundle, Path], victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgedistill.cli.compile.load_target", quick_target)
     bundle = open_bundle(shutil.copytree(planted[0].path, tmp_path / "a.edge", ignore=shutil.ignore_patterns("build")))
     (bundle.path / "build").symlink_to(victim)
-    done = call("compile", bundle.path, "--cache", tmp_path / "cache")
+    done = call("compile", bundle.path)
     assert done.exit_code == 1
     assert "'build/host' is not written, because a link or a file is in its way" in done.stderr
     assert intact(victim)
@@ -229,7 +242,7 @@ def test_compile_writes_nothing_through_a_link(planted: tuple[Bundle, Path], vic
     (bundle.path / "build").unlink()
     (bundle.path / "build").mkdir()
     (bundle.path / "build/host").symlink_to(victim / "host")
-    assert call("compile", bundle.path, "--cache", tmp_path / "cache").exit_code == 0
+    assert call("compile", bundle.path).exit_code == 0
     assert not (bundle.path / "build/host").is_symlink()
     assert intact(victim)
 

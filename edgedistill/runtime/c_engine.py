@@ -49,7 +49,7 @@ def _find_library(bundle: Bundle) -> tuple[BuildRecord, dict[str, bytes]]:
         folder, record = choose_build(bundle, HOST, "c", check_c_build)
         return record, read_loaded_files(folder, record)
     except EngineError as error:
-        reason = "" if isinstance(error, NotCompiled) else f", because {error.what}"
+        reason = "" if isinstance(error, NotCompiled) else f", because {error.what} ({error.got})"
     from edgedistill.compile.c.library import compile_c_library  # only here, as most processes find the library
 
     logger.warning("compiling the C engine of %s for this machine, once (a few seconds)%s", bundle.path, reason)

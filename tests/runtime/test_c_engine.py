@@ -315,25 +315,33 @@ def edit(bundle: Bundle, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(record))
 
 
+REASONS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda r: r.update(code="0" * 64), "compiled from other sources"),
+    (lambda r: r["files"].update({"libed_slow_1.so": "0" * 64}), "'libed_slow_1.so' was changed"),
+    (lambda r: r.update(manifest="0" * 64), "another bundle"),
+    (lambda r: r.update(abi=1), "ABI 1"),
+    (lambda r: r.update(format=99), "newer edgedistill"),
+    (lambda r: r.update(library="libed_slow_1.a"), "firmware"),
+    (lambda r: r.pop("files"), "'build.json' is damaged"),
+    (lambda r: r["fingerprint"].update(architecture="s390x"), "another chip"),
+    (lambda r: r["fingerprint"]["requires"].append("amx_of_tomorrow"), "needs amx_of_tomorrow"),
+    (lambda r: r.update(tools={"sh": "/bin/sh 1 1"}), "compiled by another 'sh'"),
+    (lambda r: r["files"].update({"gone.so": "0" * 64}), "'gone.so' is missing"),
+]
+
+
 @pytest.mark.parametrize(
     ("change", "mentions"),
-    [
-        (lambda r: r.update(manifest="0" * 64), "another bundle"),
-        (lambda r: r.update(abi=1), "ABI 1"),
-        (lambda r: r.update(format=99), "newer edgedistill"),
-        (lambda r: r.update(library="libed_slow_1.a"), "firmware"),
-        (lambda r: r.pop("files"), "'build.json' is damaged"),
-        (lambda r: r["fingerprint"].update(architecture="s390x"), "another chip"),
-        (lambda r: r["fingerprint"]["requires"].append("amx_of_tomorrow"), "needs amx_of_tomorrow"),
-        (lambda r: r.update(code="0" * 64), "compiled from other sources"),
-        (lambda r: r.update(tools={"sh": "/bin/sh 1 1"}), "compiled by another 'sh'"),
-        (lambda r: r["files"].update({"libed_slow_1.so": "0" * 64}), "'libed_slow_1.so' was changed"),
-        (lambda r: r["files"].update({"gone.so": "0" * 64}), "'gone.so' is missing"),
-    ],
+    [*REASONS[:2], *(pytest.param(*reason, marks=pytest.mark.variant) for reason in REASONS[2:])],
 )
 def test_a_build_that_does_not_fit_is_made_again_with_a_line_that_says_why(
-    copied: Bundle, caplog: pytest.LogCaptureFixture, change: Callable[[dict[str, Any]], object], mentions: str
+    copied: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    change: Callable[[dict[str, Any]], object],
+    mentions: str,
 ) -> None:
+    compile_quickly(monkeypatch)
     edit(copied, change)
     frames = frames_of("slow", 300)
     assert same(Decoder(copied, "c").push(frames), Decoder(copied, "oracle").push(frames))
@@ -345,7 +353,10 @@ def test_a_build_that_does_not_fit_is_made_again_with_a_line_that_says_why(
     assert not caplog.messages
 
 
-def test_a_changed_library_is_not_loaded(copied: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_changed_library_is_not_loaded(
+    copied: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compile_quickly(monkeypatch)
     library = build_folder(copied, "host") / "libed_slow_1.so"
     data = bytearray(library.read_bytes())
     data[len(data) // 2] ^= 1
@@ -364,8 +375,9 @@ def test_a_library_that_the_system_refuses_is_an_error_of_ours(copied: Bundle) -
 
 
 def test_without_a_build_one_is_made_outside_the_bundle(
-    tmp_path: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    compile_quickly(monkeypatch)
     bundle = write_engine_bundle(tmp_path / "new.edge", "slow")
     before, frames = sorted(bundle.path.rglob("*")), frames_of("slow", 300)
     assert same(Decoder(bundle, "c").push(frames), Decoder(bundle, "oracle").push(frames))
