@@ -26,6 +26,7 @@ from edgedistill.runtime import Decoder, Flag, Output, c_engine
 from ..compile.engines import (
     ARRAYS,
     SHAPES,
+    compile_quickly,
     copy_builds,
     frames_of,
     quick_host,
