@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import fcntl
 import grp
 import logging
 import os
@@ -138,6 +139,18 @@ def require_safe_step(path: Path, found: os.stat_result) -> None:
     by_group = found.st_mode & stat.S_IWGRP and not _is_own_group(found.st_gid)
     if by_group or found.st_mode & stat.S_IWOTH:
         raise OSError(errno.EPERM, "other users can write to it", str(path))
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lets one process or thread at a time into the block, for each folder. A disk that has no locks lets all in."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_private(folder: Path, name: str) -> bytes:

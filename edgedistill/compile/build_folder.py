@@ -38,7 +38,7 @@ from edgedistill.errors import EngineError, OutputError
 from edgedistill.files import atomic_write, output_error
 from edgedistill.machine.programs import identify_program
 from edgedistill.target import Gate, Target
-from edgedistill.user_cache import STEP, make_private, make_tree_private
+from edgedistill.user_cache import STEP, lock_folder, make_private, make_tree_private
 
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -117,8 +117,11 @@ def build_if_missing(
     beside the sources, and returns the record with sizes and notes. If it raises an error, the cache keeps what it had
     before. Raises OutputError where the cache cannot be written to.
     """
-    found = None if force else _find_current_build(spec)
-    record = _build(spec, compile_sources) if found is None else found
+    if (reason := make_private(spec.folder.parent)) is not None:
+        raise OutputError(f"{spec.folder}: the engine cannot be kept here", got=reason, next_step=STEP)
+    with lock_folder(spec.folder.parent):  # of several decoders that are started at once, one compiles
+        found = None if force else _find_current_build(spec)
+        record = _build(spec, compile_sources) if found is None else found
     return CompiledEngine(spec.folder, record, size_gates(spec.target, record), found is None, monotonic() - spec.began)
 
 
@@ -197,8 +200,6 @@ def write_to_bundle(engine: CompiledEngine, bundle: Bundle, files: Mapping[str, 
 
 
 def _build(spec: BuildSpec, compile_sources: Callable[[Path, BuildRecord], BuildRecord]) -> BuildRecord:
-    if (reason := make_private(spec.folder.parent)) is not None:
-        raise OutputError(f"{spec.folder}: the engine cannot be kept here", got=reason, next_step=STEP)
     with atomic_write(spec.folder, "the compiled engine", next_step=STEP) as folder:
         folder.mkdir(0o700)
         for name, data in spec.sources.items():

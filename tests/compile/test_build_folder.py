@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 
 import pytest
 
@@ -74,6 +77,32 @@ def test_a_build_that_fails_leaves_the_earlier_one(
     assert read_record(first.folder) == first.record
     check_files(first.folder, first.record)
     assert [path.name for path in first.folder.parent.iterdir()] == ["host"]
+
+
+def test_of_several_that_start_at_once_one_compiles(bundle: Bundle) -> None:
+    spec, began = spec_of(bundle), []
+
+    def compile_slowly(folder: Path, record: BuildRecord) -> BuildRecord:
+        began.append(folder)
+        sleep(0.2)
+        return compile_sources(folder, record)
+
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(lambda _: build_if_missing(spec, compile_slowly), range(4)))
+    assert len(began) == 1
+    assert sorted(engine.compiled for engine in made) == [False, False, False, True]
+
+
+def test_a_build_is_private_whatever_the_umask_is(bundle: Bundle) -> None:
+    old = os.umask(0)
+    try:
+        engine = build_if_missing(spec_of(bundle), compile_sources)
+    finally:
+        os.umask(old)
+    assert {
+        path.stat().st_mode & 0o077 for path in (engine.folder.parent, engine.folder, *engine.folder.rglob("*"))
+    } == {0}
+    check_files(engine.folder, read_record(engine.folder))
 
 
 def test_results_do_not_count_when_builds_are_compared(bundle: Bundle) -> None:
