@@ -142,7 +142,7 @@ def _list_openers(bundle: Bundle, holdout: Holdout, engine: str) -> Iterator[tup
         spikes, counts = student.shape, standardize_holdout_counts(bundle, holdout, student)
         _require_fits(bundle, SPIKE_STUDENT, spikes, counts)
         yield SPIKE_STUDENT, lambda: _open_graph(bundle, SPIKE_STUDENT, SPIKE_FOLDER, "student.onnx", spikes, counts)
-        if engine in COMPILED and holds_spike_student(bundle) and _may_compile(open_spike_student(bundle), engine):
+        if engine in COMPILED and holds_spike_student(bundle) and is_compiled(open_spike_student(bundle), engine):
             yield SPIKE_INT8, lambda: _open_compiled_spikes(bundle, engine, spikes, counts)
         elif _holds(bundle, SPIKE_FOLDER + "student.int8.onnx"):
             yield SPIKE_INT8, lambda: _open_graph(bundle, SPIKE_INT8, SPIKE_FOLDER, "student.int8.onnx", spikes, counts)
@@ -151,11 +151,6 @@ def _list_openers(bundle: Bundle, holdout: Holdout, engine: str) -> Iterator[tup
                 yield name, lambda name=name, graph=graph: _open_teacher(bundle, name, graph, counts)  # type: ignore[misc]
     yield PEER_DYNAMIC, lambda: _open_dynamic_int8(bundle, shape, holdout.bins)
     yield PEER_TORCH, lambda: _open_torch(bundle, shape, holdout.bins)
-
-
-def _may_compile(view: Bundle, engine: str) -> bool:
-    """Returns whether the spike student is compiled, or is compiled now because the bundle was built for C."""
-    return is_compiled(view, engine) or view.manifest.engine == engine == "c"
 
 
 def _holds(bundle: Bundle, file: str) -> bool:
