@@ -6,6 +6,7 @@ The header explains what the functions do, and `abi_engine` calls them.
 from __future__ import annotations
 
 import ctypes as c
+import hashlib
 import os
 
 import numpy as np
@@ -72,11 +73,21 @@ def load_library(name: str, data: bytes) -> c.CDLL:
     """Loads the library `name` whose bytes `data` were checked.
 
     It is loaded from memory and not from a file, so that exactly the checked bytes run. A library that was compiled
-    again under the same name is also not mistaken for the one that this process has already loaded. Raises EngineError
-    if the system refuses it.
+    again under the same name is also not mistaken for the one that this process has already loaded. The same bytes are
+    loaded once, however many decoders are opened, and stay loaded. Raises EngineError if the system refuses it.
     """
+    digest = hashlib.sha256(data).digest()
+    if digest not in _LOADED:
+        _LOADED[digest] = _load(name, data)
+    return _LOADED[digest]
+
+
+_LOADED: dict[bytes, c.CDLL] = {}  # by the hash of their bytes; each holds a descriptor
+
+
+def _load(name: str, data: bytes) -> c.CDLL:
     try:
-        library = _load(name, data)
+        library = _open(name, data)
         for symbol, (result, arguments) in SIGNATURES.items():
             function = getattr(library, symbol)
             function.restype, function.argtypes = result, arguments
@@ -89,13 +100,20 @@ def load_library(name: str, data: bytes) -> c.CDLL:
     return library
 
 
-def _load(name: str, data: bytes) -> c.CDLL:
+def _open(name: str, data: bytes) -> c.CDLL:
+    """Opens the library from a file in memory, or from a private copy where the system has no such files.
+
+    The descriptor of that file stays open. The loader identifies a library by its path, which holds the number of the
+    descriptor, and would mistake a new library with a reused number for the old one.
+    """
     if not hasattr(os, "memfd_create"):
         with write_private_copy({name: data}) as folder:
             return c.CDLL(str(folder / name))
-    # The descriptor stays open. The loader identifies a library by its path, which holds the number of the descriptor,
-    # and would mistake a new library with a reused number for the old one.
-    number = os.memfd_create(name[:LONGEST_NAME])
-    with open(number, "wb", closefd=False) as file:
+    descriptor = os.memfd_create(name[:LONGEST_NAME])
+    with open(descriptor, "wb", closefd=False) as file:
         file.write(data)
-    return c.CDLL(f"/proc/self/fd/{number}")
+    try:
+        return c.CDLL(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        os.close(descriptor)  # nothing was loaded under its number
+        raise
