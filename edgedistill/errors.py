@@ -60,11 +60,7 @@ class DeviceError(EngineError):
 
 
 class NotCompiled(EngineError):
-    """Reports that nothing was compiled for this bundle and target yet, or only other engines were."""
-
-
-class OnlyPrepared(EngineError):
-    """Reports that a bundle holds the sources of a GPU engine, but the device has not compiled them yet."""
+    """Reports that nothing was compiled on this machine for this bundle yet, or only other engines were."""
 
 
 class StalePlan(EngineError):

@@ -15,6 +15,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgedistill.assets import asset_folder
+from edgedistill.compiler_flags import (
+    C_COMPILER,
+    C_FORMS,
+    NVCC,
+    NVCC_FORMS,
+    require_flags,
+    require_packages,
+    require_program,
+)
 from edgedistill.config import load_named, names_in
 from edgedistill.errors import ConfigError, did_you_mean
 
@@ -98,12 +107,15 @@ class Compiler:
         _one_of("ops", self.ops, OPS)
         if not self.command.strip():
             raise ConfigError("'command' is empty", expected="the name of a C compiler, such as gcc")
+        require_program("command", self.command, C_COMPILER, "the name of a GCC or Clang, or its whole path")
+        require_packages(self.debian_package)
         for flag in self.flags:
             if flag.startswith(REFUSED_FLAGS):
                 raise ConfigError(
                     f"the flag '{flag}' is refused: the engine's results are pinned to the last bit",
                     expected="flags that change neither arithmetic nor the instruction set behind edgedistill's back",
                 )
+        require_flags(self.flags, C_FORMS, "forms such as -O2, -mcpu=cortex-a72, -funroll-loops and -Wall")
 
 
 @dataclass(frozen=True)
@@ -116,12 +128,14 @@ class Cuda:
     def __post_init__(self) -> None:
         if not self.nvcc.strip():
             raise ConfigError("'nvcc' is empty", expected="the name of NVIDIA's compiler, nvcc")
+        require_program("nvcc", self.nvcc, NVCC, "nvcc, or its whole path")
         for flag in self.flags:
             if flag.lstrip("-").startswith(REFUSED_NVCC_FLAGS):
                 raise ConfigError(
                     f"the flag '{flag}' is refused: the engine's results are pinned to the last bit",
                     expected="flags that change neither arithmetic nor the chip that is compiled for",
                 )
+        require_flags(self.flags, NVCC_FORMS, "forms such as --generate-line-info and --maxrregcount=128")
 
 
 @dataclass(frozen=True)
@@ -199,6 +213,21 @@ class Target:
 def load_target(name_or_path: str | Path) -> Target:
     """Returns the target of that name, or the target in a TOML file of the user's. Raises ConfigError."""
     return load_named(Target, "target", name_or_path, asset_folder("targets"), "edgedistill targets")
+
+
+def load_own_target(name: object) -> Target:
+    """Returns the target that a bundle names, which must be one of edgedistill's own, and never a path.
+
+    Raises ConfigError for any other name.
+    """
+    if name not in target_names():
+        raise ConfigError(
+            f"the bundle names a target that this edgedistill does not have: {name!r}",
+            expected=f"one of: {', '.join(target_names())}",
+            causes=("it was built for a target of its maker's own",),
+            next_step="name the target with --target: one of these, or a .toml file of your own",
+        )
+    return load_target(str(name))
 
 
 def target_names() -> tuple[str, ...]:

@@ -161,6 +161,11 @@ def test_a_compiler_of_ones_own_is_read_and_checked(tmp_path: Path) -> None:
         'flags = ["-march=native"]': "refused",
         'command = " "': "empty",
         "comand = 1": "did you mean 'command'",
+        'command = "./gcc"': "names no compiler",
+        'command = "/bin/sh"': "names no compiler",
+        'command = "gcc; touch x"': "names no compiler",
+        'command = "--version"': "names no compiler",
+        'debian_package = "gcc; curl x | sh"': "no name of a package",
         'name = "../elsewhere"': "not a name for a target",
     }.items():
         key = wrong.split(" = ")[0].replace("comand", "command")
@@ -189,6 +194,62 @@ def test_an_engine_for_a_gpu_says_how_both_sides_are_compiled(tmp_path: Path) ->
     path.write_text(text[: text.index("[cuda]")] + text[text.index("[compiler]") :])
     with pytest.raises(ConfigError, match=r"\[cuda\]"):
         load_target(path)
+
+
+HARMFUL = (
+    *("-wrapper", "-wrapper=/bin/sh", "/bin/sh,-c,touch ran", "@file", "-specs=evil.specs", "--specs=evil.specs"),
+    *("-fplugin=evil.so", "-fplugin-arg-x-y", "-fpass-plugin=evil.so", "-B/tmp/evil", "-B.", "--sysroot=/tmp/evil"),
+    *("-Wl,-plugin,evil.so", "-Wl,-T,evil.ld", "-Wp,-include,evil.h", "-Wa,--evil", "-Xlinker", "-Xclang", "-load"),
+    *("-fuse-ld=/tmp/evil", "-fuse-linker-plugin", "-fplugin=x", "-mllvm", "-mllvm=-load=evil.so", "-imacros", "-x"),
+    *("-include", "evil.h", "-I/tmp/evil", "-isystem/tmp/evil", "-L/tmp/evil", "-levil", "evil.c", "/tmp/evil.o"),
+    *('-DED_MODEL_HEADER="/etc/passwd"', "-Dmemcpy=evil", "-o/tmp/x", "-save-temps=cwd", "-fdump-tree-all=/tmp/x"),
+    *("-fprofile-generate=/tmp/x", "-ftest-coverage", "-fcallgraph-info", "-pass-exit-codes", "-no-canonical-prefixes"),
+    *("-O3 -wrapper sh", "-O3\n-wrapper", "-mtune=native;sh", "-mcpu=$(sh)", "-march=../x", "", "-", "--", "-O9"),
+)
+HARMLESS = (
+    *("-O0", "-O2", "-Os", "-g", "-g3", "-pipe", "-mtune=native", "-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-d16"),
+    *("-mfloat-abi=hard", "-march=armv8.2-a+dotprod", "-mno-unaligned-access", "-ffunction-sections", "-w", "-Werror"),
+    *("-fdata-sections", "-fno-omit-frame-pointer", "-funroll-loops", "-Wall", "-Wno-padded", "-Wstack-usage=512"),
+)
+
+
+@pytest.mark.parametrize("flag", HARMFUL)
+def test_a_flag_that_names_a_file_or_starts_a_program_is_refused(flag: str) -> None:
+    host = load_target("host").compiler
+    assert host is not None
+    with pytest.raises(ConfigError, match="is refused"):
+        replace(host, flags=("-O2", flag))
+    with pytest.raises(ConfigError, match="is refused"):
+        Cuda(flags=(flag,))
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "-ccbin=/bin/sh",
+        "--compiler-bindir=x",
+        "-Xcompiler=-wrapper",
+        "--run",
+        "-optf=x",
+        "--options-file",
+        "-O0",
+        "-Xptxas",
+    ],
+)
+def test_a_flag_of_nvcc_that_starts_a_program_is_refused(flag: str) -> None:
+    with pytest.raises(ConfigError, match="is refused"):
+        Cuda(flags=(flag,))
+
+
+def test_flags_that_only_tune_are_taken() -> None:
+    host = load_target("host").compiler
+    assert host is not None
+    assert replace(host, flags=HARMLESS).flags == HARMLESS
+    taken = ("--generate-line-info", "-lineinfo", "--maxrregcount=96", "--restrict", "-O3")
+    assert Cuda(flags=taken).flags == taken
+    for command in ("gcc", "gcc-12", "clang-15", "cc", "arm-none-eabi-gcc", "/opt/sdk/bin/aarch64-poky-linux-gcc"):
+        assert replace(host, command=command).command == command
+    assert [Cuda(name).nvcc for name in ("nvcc", "/usr/local/cuda-12.6/bin/nvcc")]
 
 
 def test_an_engine_in_c_needs_a_compiler() -> None:

@@ -175,7 +175,7 @@ class Decoder:
     """One decoder of a library, in memory of its own. `call` has the functions of the C interface."""
 
     def __init__(self, built: Built) -> None:
-        self.call = load_library(built.library, built.library.read_bytes())
+        self.call = load_library(built.library.name, built.library.read_bytes())
         self.model = ctypes.addressof(ctypes.c_char.in_dll(self.call, f"ed_model_{built.name}"))
         size = self.call.ed_state_bytes(self.model)
         room = np.zeros(size + ALIGN, np.uint8)

@@ -93,7 +93,7 @@ def draw_array(rng: np.random.Generator, dtype: Any, size: list[int]) -> npt.NDA
 
 def make_python_step(built: Built, shape: StudentShape) -> Step:
     """Returns a step of the C engine through ctypes, as `Decoder` calls it."""
-    library = load_library(built.library, built.library.read_bytes())
+    library = load_library(built.library.name, built.library.read_bytes())
     return AbiEngine(start_decoder(library, built.name), shape, make_front_end(shape.channels)).step
 
 

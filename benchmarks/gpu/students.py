@@ -145,7 +145,7 @@ class OpenDecoder(Decoder):
     """A decoder of the CUDA engine. `call` has the functions of the C interface, as that of the C engine."""
 
     def __init__(self, student: Student) -> None:
-        self.call = load_library(student.library, student.library.read_bytes())
+        self.call = load_library(student.library.name, student.library.read_bytes())
         decoder = ctypes.c_void_p()
         self.check(self.call.ed_open(os.fsencode(student.folder), ctypes.byref(decoder)))
         self.handle = decoder.value

@@ -37,8 +37,10 @@ from edgedistill.bench.timing import (
 )
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.contents import Holdout, read_holdout, read_range_table
+from edgedistill.compile.c.toolchain import VARIANTS
 from edgedistill.errors import ConfigError, EngineError
 from edgedistill.machine.description import describe_machine
+from edgedistill.machine.processor import read_architecture, read_cpu_features
 from edgedistill.measure.energy import Energy
 from edgedistill.measure.latency import EMPTY, LatencyUs, Times
 from edgedistill.measure.score import Fit
@@ -46,7 +48,7 @@ from edgedistill.measure.system_budget import replace_assumptions
 from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.runtime.compiled_engines import COMPILED, choose_engine, why_not_here
 from edgedistill.runtime.decoder import GRAPHS
-from edgedistill.target import Target, load_target
+from edgedistill.target import Target, load_own_target
 
 if TYPE_CHECKING:
     from edgedistill.matching import MatchedRecording
@@ -229,9 +231,24 @@ def explain_foreign_time(target: Target, bundle: Bundle, engine: str) -> str | N
     ships = bundle.manifest.engine
     if target.engine not in COMPILED or ships not in COMPILED:  # a bundle of graphs may be timed on any machine
         return None
-    if (reason := why_not_here(bundle, target.name, target.engine)) is not None:
+    reason = why_foreign(target) if target.engine == "c" else why_not_here(bundle, target.name, target.engine)
+    if reason is not None:
         return reason
     return None if engine == ships else f"the INT8 student ran on '{engine}', the bundle ships '{ships}'"
+
+
+def why_foreign(target: Target) -> str | None:
+    """Returns why this machine cannot be the device of a target in C, or None where it can."""
+    compiler, own = target.compiler, read_architecture()
+    if compiler is None or compiler.ops == "native":
+        return None
+    if compiler.library == "static":
+        return f"'{target.name}' is firmware"
+    variant = VARIANTS[compiler.ops]
+    lacking = sorted(set(variant.requires) - read_cpu_features())
+    if variant.architecture not in (None, own) or lacking:
+        return f"'{target.name}' is another kind of processor than this machine's"
+    return None
 
 
 # ---------------------------------------------------------------- the bundle
@@ -240,7 +257,7 @@ def explain_foreign_time(target: Target, bundle: Bundle, engine: str) -> str | N
 def _find_target(bundle: Bundle) -> Target | None:
     """Returns the profile that the bundle was built for, or None where this installation does not know it."""
     try:
-        return load_target(str(bundle.manifest.target))
+        return load_own_target(bundle.manifest.target)
     except ConfigError:
         return None
 

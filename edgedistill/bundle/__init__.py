@@ -5,8 +5,8 @@ been checked comes back. `manifest.json` lists the hashes of all files under "fi
 and is computed with that value replaced by zeros. A changed byte is therefore found wherever it is, and the error names
 its file.
 
-`manifest` and `contents` turn the files into typed values. `build_record` describes what compiling adds under `build/`.
-A `Bundle` never reads those files, nor any others that the manifest does not list.
+`manifest` and `contents` turn the files into typed values. A `Bundle` never reads files that the manifest does not
+list. `build_record` describes what this user compiled of a bundle, which lies outside of it.
 """
 
 from edgedistill.bundle.manifest import MANIFEST, GraphVerdict, Manifest, reasons_left_out

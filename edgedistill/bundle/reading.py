@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import zipfile
 import zlib
@@ -14,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from edgedistill.bundle.manifest import MANIFEST, Manifest, parse_manifest
+from edgedistill.contained import NOT_PLAIN, open_file
 from edgedistill.errors import BundleError
 from edgedistill.limits import (
     BUNDLE_GB,
@@ -164,11 +166,13 @@ def _is_digest(value: object) -> bool:
 def _prefix(path: Path) -> str:
     """Returns the folder that holds the manifest: "", or "NAME.edge/" in a zip of the folder. Raises BundleError."""
     if path.is_dir():
-        if not (path / MANIFEST).is_file():
+        if not os.path.lexists(path / MANIFEST):
             raise _not_a_bundle(path, f"a folder without {MANIFEST}")
         return ""
     if not path.exists():
         raise BundleError(f"{path}: there is no such file or folder", expected="a bundle: NAME.edge or a .zip")
+    if not path.is_file():
+        raise _not_a_bundle(path, "neither a file nor a folder")
     with _archive(path) as archive:
         names = archive.namelist()
     found = [name for name in names if name.split("/")[-1] == MANIFEST and name.count("/") <= 1]
@@ -210,9 +214,7 @@ def _stream(path: Path, name: str) -> Iterator[IO[bytes]]:
     """Opens one file of the bundle. An error that occurs while it is read names the file."""
     try:
         if path.is_dir():
-            if not (path / name).resolve().is_relative_to(path.resolve()):
-                raise BundleError(f"{path}: '{name}' is a link that leads out of the bundle")
-            with (path / name).open("rb") as file:
+            with open_file(path, name) as file:
                 yield file
         else:
             with _archive(path) as archive, archive.open(name) as member:
@@ -224,6 +226,8 @@ def _stream(path: Path, name: str) -> Iterator[IO[bytes]]:
             next_step="copy the bundle again from where it was built, or build it again",
         ) from error
     except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno in NOT_PLAIN:
+            raise BundleError(f"{path}: '{name}' is not read", got=error.strerror, expected="a plain file") from error
         raise BundleError(f"{path}: '{name}' cannot be read: it is damaged", got=error) from error
 
 

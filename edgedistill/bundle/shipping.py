@@ -6,6 +6,7 @@ The zip itself can be opened as a bundle too.
 
 from __future__ import annotations
 
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from edgedistill.bundle.manifest import MANIFEST
 from edgedistill.bundle.reading import Bundle
 from edgedistill.bundle.writing import refuse_foreign
+from edgedistill.contained import list_files, open_file
+from edgedistill.errors import BundleError
 from edgedistill.files import atomic_write
 
 
@@ -30,27 +33,26 @@ def ship(bundle: Bundle) -> Path:
     folder, path = bundle.path.resolve(), zip_path(bundle.path)
     refuse_foreign(path)
     bundle.verify()
-    build = sorted(file for file in (folder / "build").rglob("*") if file.is_file() and not _hidden(file, folder))
-    names = [MANIFEST, *bundle.names, *(file.relative_to(folder).as_posix() for file in build)]
+    try:
+        names = [MANIFEST, *bundle.names, *list_files(folder, "build")]
+    except OSError as error:
+        raise BundleError(f"{bundle.path}: '{error.filename}' is not packed", got=error.strerror) from error
     whole = f"the bundle itself is whole: copy {bundle.path} as it is"
     with (
         atomic_write(path, "the zip of the bundle", next_step=whole) as partial,
         zipfile.ZipFile(partial, "x") as archive,
     ):
         for name in names:
-            _add(archive, folder / name, f"{folder.name}/{name}")
+            _add(archive, folder, name)
     return path
 
 
-def _add(archive: zipfile.ZipFile, file: Path, name: str) -> None:
+def _add(archive: zipfile.ZipFile, folder: Path, name: str) -> None:
     """Adds one file without a date, so that equal content gives equal bytes. Only sources are compressed."""
-    entry = zipfile.ZipInfo(name)
+    entry = zipfile.ZipInfo(f"{folder.name}/{name}")
     entry.external_attr = 0o644 << 16
-    entry.compress_type = zipfile.ZIP_DEFLATED if "/build/" in name else zipfile.ZIP_STORED
-    entry.file_size = file.stat().st_size
-    with file.open("rb") as source, archive.open(entry, "w") as target:
-        shutil.copyfileobj(source, target)
-
-
-def _hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+    entry.compress_type = zipfile.ZIP_DEFLATED if name.startswith("build/") else zipfile.ZIP_STORED
+    with open_file(folder, name) as source:
+        entry.file_size = os.fstat(source.fileno()).st_size
+        with archive.open(entry, "w") as target:
+            shutil.copyfileobj(source, target)

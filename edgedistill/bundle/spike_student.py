@@ -2,8 +2,7 @@
 
 A bundle goes in, and a `Bundle` for its folder `subjects/spike-student/` comes out. The spike student decodes bins of
 z-scored spike counts and needs no front end. Its manifest holds one all the same, because every compiled engine has a
-front end, but no frames are ever fed to it. The compiled files of the spike student lie in
-`subjects/spike-student/build/`.
+front end, but no frames are ever fed to it.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ NEVER_FED = Fraction(1000)  # frames a second, of a front end that gets no frame
 
 
 def holds_spike_student(bundle: Bundle) -> bool:
-    """Returns whether the bundle is a folder with a spike student in INT8, which can then be compiled there."""
-    return bundle.path.is_dir() and {SPIKE_MODEL, SPIKE_FOLDER + INT8_WEIGHTS} <= set(bundle.names)
+    """Returns whether the bundle holds a spike student in INT8, which can then be compiled."""
+    return {SPIKE_MODEL, SPIKE_FOLDER + INT8_WEIGHTS} <= set(bundle.names)
 
 
 def open_spike_student(bundle: Bundle) -> Bundle:
     """Returns the spike student as a bundle. Raises BundleError where `model.json` does not describe a student."""
-    shape, own, path = read_spike_student(bundle).shape, bundle.manifest, bundle.path / SPIKE_FOLDER.rstrip("/")
+    shape, own, path = read_spike_student(bundle).shape, bundle.manifest, bundle.path
     files = {name: digest for name, digest in own.files.items() if name.startswith(SPIKE_FOLDER)}
     graphs = {name: verdict.to_json() for name, verdict in own.graphs.items() if name.startswith(SPIKE_FOLDER)}
     content = {
@@ -47,7 +46,7 @@ def open_spike_student(bundle: Bundle) -> Bundle:
         "target": own.target,
         "graphs": _without_folder(graphs),
     }
-    return Bundle(path, parse_manifest(path, content))
+    return Bundle(path, parse_manifest(path, content), bundle.prefix + SPIKE_FOLDER)
 
 
 def _without_folder(entries: dict[str, T]) -> dict[str, T]:

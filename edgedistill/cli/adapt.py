@@ -9,6 +9,7 @@ import click
 
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.output import (
+    cache_option,
     echo,
     format_value,
     json_option,
@@ -78,6 +79,7 @@ written all the same and the exit code is 3.""",
     help=f"{SERIES_HELP['lfp']}  [default: the one that the bundle was built from, if the recording has it]",
 )
 @click.option("--behavior", metavar="NAME", help=f"{SERIES_HELP['behavior']}  [default: as for --lfp]")
+@cache_option
 @json_option
 def adapt(
     bundle: Path,

@@ -13,7 +13,15 @@ from click.core import ParameterSource
 from edgedistill.bundle import open_bundle
 from edgedistill.cli.app import GATE_MISSED
 from edgedistill.cli.bench_tables import print_bench
-from edgedistill.cli.output import format_json, json_option, print_json, print_notes, print_warnings, show_work
+from edgedistill.cli.output import (
+    cache_option,
+    format_json,
+    json_option,
+    print_json,
+    print_notes,
+    print_warnings,
+    show_work,
+)
 from edgedistill.cli.training_options import SERIES_HELP
 from edgedistill.files import atomic_write_text
 from edgedistill.runtime.compiled_engines import COMPILED
@@ -116,6 +124,7 @@ estimated. If a gate of the target is missed, the exit code is 3.""",
     type=click.Path(path_type=Path),
     help="Also write the result to this file as JSON, for `edgedistill report`.",
 )
+@cache_option
 @json_option
 def bench(
     bundle: Path,

@@ -9,7 +9,7 @@ import click
 
 from edgedistill.bundle import reasons_left_out
 from edgedistill.cli.app import GATE_MISSED
-from edgedistill.cli.output import echo, print_gates, print_json, print_notes, print_table, show_training
+from edgedistill.cli.output import cache_option, echo, print_gates, print_json, print_notes, print_table, show_training
 from edgedistill.cli.training_options import (
     FOLLOW_HELP,
     PATH,
@@ -108,6 +108,7 @@ stderr says why.""",
 @click.option(
     "--work", type=PATH, help="The folder that keeps the results of the stages.  [default: OUT with the ending .work]"
 )
+@cache_option
 @add_alignment_options
 @add_training_options
 def build(

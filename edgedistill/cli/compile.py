@@ -10,12 +10,21 @@ import click
 
 from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.cli.app import GATE_MISSED
-from edgedistill.cli.output import echo, json_option, print_facts, print_gates, print_json, print_table, show_work
+from edgedistill.cli.output import (
+    cache_option,
+    echo,
+    json_option,
+    print_facts,
+    print_gates,
+    print_json,
+    print_table,
+    show_work,
+)
 from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.engines import compile_bundle, compile_spike_student
 from edgedistill.compile.tensorrt.forms import Outcome, read_forms
 from edgedistill.runtime.c_engine import HOST
-from edgedistill.target import GPU_ENGINES, load_target
+from edgedistill.target import GPU_ENGINES, Target, load_own_target, load_target
 
 NOTHING: tuple[object, ...] = (None, "", [])
 
@@ -30,9 +39,10 @@ Examples:
   edgedistill compile decoder.edge --target cuda         for the NVIDIA GPU of this machine
   edgedistill compile decoder.edge --target jetson       on a Jetson: keeps the fastest plan
 
-The library and its sources are written into the bundle, in build/NAME, and a firmware project can use the sources as
-they are. For firmware, the need of flash and RAM is told too. Nothing is compiled again if it is there already. The
-exit code is 3 if the library is too large for the target.""",
+The library is kept in your own cache (--cache), from which `run` and `bench` load it. A copy with its sources goes into
+the bundle, in build/NAME, for a program or firmware of yours. Nothing is ever loaded from a bundle. For firmware, the
+need of flash and RAM is told too. Nothing is compiled again if it is in the cache already. The exit code is 3 if the
+library is too large for the target.""",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
@@ -45,6 +55,7 @@ exit code is 3 if the library is too large for the target.""",
     "--chip", metavar="SM", help="Compile for this kind of GPU, such as sm_87, instead of the one of this machine."
 )
 @click.option("--force", is_flag=True, help="Compile again even if everything is there already.")
+@cache_option
 @json_option
 def compile_command(bundle: Path, target: str | None, chip: str | None, force: bool, as_json: bool) -> None:
     """Compile a bundle's decoder to a library.
@@ -55,7 +66,7 @@ def compile_command(bundle: Path, target: str | None, chip: str | None, force: b
     against the bundle's reference before it is kept.
     """
     opened = open_bundle(bundle)
-    chosen = load_target(target or _choose_target(opened))
+    chosen = load_target(target) if target else _choose_target(opened)
     with show_work(f"compiling for {chosen.name}") as report:
         engine = compile_bundle(opened, chosen, force, chip, report)
         compile_spike_student(opened, chosen, force, chip)
@@ -73,7 +84,7 @@ def compile_command(bundle: Path, target: str | None, chip: str | None, force: b
         _print_forms(read_forms(engine.folder))
         print_gates(engine.gates)
         if not engine.compiled:
-            echo("Nothing had to be compiled: all of it was there already.")
+            echo("Nothing had to be compiled: all of it was in the cache already.")
     if any(gate.ok is False for gate in engine.gates):
         click.get_current_context().exit(GATE_MISSED)
 
@@ -86,8 +97,8 @@ def _print_forms(forms: Sequence[Outcome]) -> None:
         print_table("Plans", ("form", "", "p50 µs", "p99 µs", "R²", "R² lost", ""), rows)
 
 
-def _choose_target(bundle: Bundle) -> str:
-    return str(bundle.manifest.target) if bundle.manifest.engine in GPU_ENGINES else HOST
+def _choose_target(bundle: Bundle) -> Target:
+    return load_own_target(bundle.manifest.target) if bundle.manifest.engine in GPU_ENGINES else load_target(HOST)
 
 
 def _put_in_words(engine: CompiledEngine) -> dict[str, object]:

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from edgedistill.errors import EdgeDistillError
 from edgedistill.limits import plain_text
+from edgedistill.user_cache import use_cache
 
 Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, learning rate
 
@@ -32,6 +33,20 @@ json_option = click.option(
     "as_json",
     is_flag=True,
     help="Print one JSON object on stdout, for scripts. Its keys are in docs/json.md.",
+)
+
+
+def _use_cache(ctx: click.Context, _: click.Parameter, folder: Path | None) -> None:
+    ctx.with_resource(use_cache(folder))
+
+
+cache_option = click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    expose_value=False,
+    callback=_use_cache,
+    help="Where engines compiled on this machine are kept. Nobody else may be able to write there.  [default: "
+    "edgedistill in $XDG_CACHE_HOME or ~/.cache]",
 )
 
 

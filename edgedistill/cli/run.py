@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgedistill.cli.output import (
+    cache_option,
     echo,
     error_to_json,
     json_option,
@@ -64,15 +65,16 @@ as a warning, and refused where no decoding can make up for it.""",
 @click.option(
     "--engine",
     type=click.Choice(ENGINES),
-    help="What computes the steps: a graph on onnxruntime (in float32 or INT8), what `edgedistill compile` made in C "
-    "or for a GPU, or the INT8 definition in numpy, which is slow.  [default: the engine that the bundle was built "
-    "for]",
+    help="What computes the steps: a graph on onnxruntime (in float32 or INT8), a library in C, which is "
+    "compiled at its first use, what `edgedistill compile` made for a GPU, or the INT8 definition in numpy, which is "
+    "slow.  [default: the engine that the bundle was built for]",
 )
 @click.option(
     "--lfp",
     metavar="NAME",
     help=f"{SERIES_HELP['lfp']}  [default: the one that the bundle was built from, if the recording has it]",
 )
+@cache_option
 @json_option
 def run(bundle: Path, recording: str, out: Path | None, engine: str | None, lfp: str | None, as_json: bool) -> None:
     """Decode a recording, or frames as they arrive on stdin.

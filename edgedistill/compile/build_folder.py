@@ -1,23 +1,30 @@
-"""Writes `build/<target>/` inside a bundle, in the same way for every compiled engine.
+"""Makes builds in the user's cache, and copies them into bundles, in the same way for every compiled engine.
 
 A BuildSpec goes in, which says what to build, from which sources and with which compilers. A CompiledEngine comes out.
-The folder holds the sources, the compiled files, a README, and `build.json`, which says what the folder was made from
-and what it needs. The folder appears whole or not at all. A build that is already there and fits is kept.
+Its folder in the cache holds the sources, the compiled files, a README, and `build.json`, which says what the folder
+was made from and what it needs. The folder appears whole or not at all. A build that is already there and fits is kept.
+
+`copy_to_bundle` writes the same files to `build/<target>/` of the bundle, for people and firmware. Nothing is read from
+there.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 
 from edgedistill import __version__
+from edgedistill.assets import engine_code_digest
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import (
     ABI_VERSION,
+    BUILD_JSON,
     FORMAT,
     BuildRecord,
     Fingerprint,
@@ -26,9 +33,16 @@ from edgedistill.bundle.build_record import (
     read_record,
 )
 from edgedistill.compile.model_facts import c_identifier
-from edgedistill.errors import EngineError
-from edgedistill.files import atomic_write
+from edgedistill.contained import replace_folder
+from edgedistill.errors import EngineError, OutputError
+from edgedistill.files import atomic_write, output_error
+from edgedistill.machine.programs import identify_program
 from edgedistill.target import Gate, Target
+from edgedistill.user_cache import STEP, lock_folder, make_private, make_tree_private
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +50,7 @@ class BuildSpec:
     """Says what is to be built. All of it is known before anything is compiled."""
 
     target: Target
-    folder: Path
+    folder: Path  # in the user's cache
     record: BuildRecord  # without sizes; its only digest is that of the sources
     sources: Mapping[str, bytes]  # file name relative to the folder -> contents
     began: float  # seconds of time.monotonic()
@@ -46,7 +60,7 @@ class BuildSpec:
 class CompiledEngine:
     """Describes a build that lies in its folder, whether it was made now or earlier."""
 
-    folder: Path
+    folder: Path  # in the user's cache, or the copy in the bundle
     record: BuildRecord
     gates: tuple[Gate, ...]  # the target's gates on sizes and speed, judged for this build
     compiled: bool  # False if the build was already there, or this machine cannot compile it
@@ -69,9 +83,8 @@ def build_spec(
 ) -> BuildSpec:
     """Returns the description of a build from `sources` for a target.
 
-    `fingerprint` comes without its digest, which is computed here. `commands` are the command lines of the compilers.
+    `fingerprint` comes without its digest, which is computed here. `commands` are the compilers, by name or path.
     `ending` is the suffix of the library libed_NAME, or None where the sources are only prepared for another machine.
-    Raises EngineError for a bundle in a zip.
     """
     began, folder = monotonic(), build_folder(bundle, target.name)
     name = c_identifier(bundle.manifest.name)
@@ -89,6 +102,8 @@ def build_spec(
         sizes={},
         files=digests,
         engine=target.engine,
+        code=engine_code_digest(),
+        tools={command: identify_program(command) for command in commands},
     )
     return BuildSpec(target, folder, record, sources, began)
 
@@ -99,11 +114,14 @@ def build_if_missing(
     """Builds what `spec` describes, unless the same build is there already. With `force` it is built in any case.
 
     `compile_sources` gets a folder that holds the sources, and the record. It leaves in the folder the compiled files
-    beside the sources, and returns the record with sizes and notes. If it raises an error, the bundle keeps what it had
-    before. Raises OutputError where the bundle's folder cannot be written to.
+    beside the sources, and returns the record with sizes and notes. If it raises an error, the cache keeps what it had
+    before. Raises OutputError where the cache cannot be written to.
     """
-    found = None if force else _find_current_build(spec)
-    record = _build(spec, compile_sources) if found is None else found
+    if (reason := make_private(spec.folder.parent)) is not None:
+        raise OutputError(f"{spec.folder}: the engine cannot be kept here", got=reason, next_step=STEP)
+    with lock_folder(spec.folder.parent):  # of several decoders that are started at once, one compiles
+        found = None if force else _find_current_build(spec)
+        record = _build(spec, compile_sources) if found is None else found
     return CompiledEngine(spec.folder, record, size_gates(spec.target, record), found is None, monotonic() - spec.began)
 
 
@@ -149,16 +167,48 @@ def _find_current_build(spec: BuildSpec) -> BuildRecord | None:
     return found if remove_results(found) == remove_results(spec.record) else None
 
 
+def copy_to_bundle(engine: CompiledEngine, bundle: Bundle) -> CompiledEngine:
+    """Copies a build from the cache to `build/<target>/` of its bundle, and returns it with the folder of the copy.
+
+    A bundle in a zip or on a read-only disk gets no copy, and the folder stays that in the cache. Raises OutputError
+    where the copy cannot be written, also where a link stands in its way.
+    """
+    if not bundle.path.is_dir():
+        return engine
+    names = (*engine.record.files, BUILD_JSON)
+    return write_to_bundle(engine, bundle, {name: (engine.folder / name).read_bytes() for name in names})
+
+
+def write_to_bundle(engine: CompiledEngine, bundle: Bundle, files: Mapping[str, bytes]) -> CompiledEngine:
+    """Writes files to `build/<target>/` of a bundle that is a folder. Returns and raises as `copy_to_bundle`."""
+    name = f"build/{engine.record.target}"
+    try:
+        replace_folder(bundle.path, name, files)
+    except OSError as error:
+        if error.errno in READ_ONLY:
+            logger.warning("%s cannot be written to, so no copy of the engine was left in it", bundle.path)
+            return engine
+        if error.errno == errno.ELOOP:
+            raise OutputError(
+                f"{bundle.path}: '{name}' is not written, because a link or a file is in its way",
+                got=f"'{error.filename}': {error.strerror}",
+                causes=("the bundle was changed by hand, or made to do harm outside it",),
+                next_step=f"remove it from {bundle.path}",
+            ) from error
+        raise output_error(bundle.path / name, "the copy of the engine", error) from error
+    return replace(engine, folder=bundle.path / name)
+
+
 def _build(spec: BuildSpec, compile_sources: Callable[[Path, BuildRecord], BuildRecord]) -> BuildRecord:
-    step = "copy the bundle to a place that can be written to, and compile it there"
-    with atomic_write(spec.folder, "the compiled engine", next_step=step) as folder:
-        folder.mkdir()
+    with atomic_write(spec.folder, "the compiled engine", next_step=STEP) as folder:
+        folder.mkdir(0o700)
         for name, data in spec.sources.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
         record = compile_sources(folder, spec.record)
         record = replace(record, files=_digests_of_files(folder))
         record.write(folder)
+        make_tree_private(folder)
     return record
 
 

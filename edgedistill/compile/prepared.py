@@ -8,34 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
+from time import monotonic
+from types import MappingProxyType
 
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.build_record import BuildRecord, Fingerprint, build_folder, read_record
-from edgedistill.compile.build_folder import build_if_missing, build_spec, write_readme
-from edgedistill.errors import DeviceError, EngineError
+from edgedistill.bundle.build_record import BUILD_JSON, BuildRecord, Fingerprint
+from edgedistill.compile.build_folder import CompiledEngine, build_spec, sha256, write_to_bundle
+from edgedistill.errors import DeviceError
 from edgedistill.target import Target
 
+NOTHING: Mapping[str, bytes] = MappingProxyType({})
 NOTE = "prepared: to be compiled on the device"
 
 
 def prepare_sources(
     bundle: Bundle, target: Target, sources: Mapping[str, bytes], readme: Callable[[BuildRecord], str]
 ) -> None:
-    """Leaves the sources in the bundle for the device to compile, unless this bundle is compiled there already.
+    """Leaves the sources in the bundle for the device to compile. A bundle in a zip has no place for them.
 
-    `readme` returns the text of the README. Raises EngineError for a bundle in a zip, and OutputError for one that
-    cannot be written to.
+    `readme` returns the text of the README. Raises OutputError for a bundle where a link stands in the way.
     """
-    if _is_compiled(build_folder(bundle, target.name), bundle):
-        return
+    engine, files = describe_prepared(bundle, target, sources), dict(sources)
+    if bundle.path.is_dir():
+        files["README"] = readme(engine.record).encode()
+        digests = {name: sha256(data) for name, data in sorted(files.items())}
+        files[BUILD_JSON] = replace(engine.record, files=digests).to_bytes()
+        write_to_bundle(engine, bundle, files)
 
-    def prepare(folder: Path, record: BuildRecord) -> BuildRecord:
-        write_readme(folder, readme(record))
-        return replace(record, notes=(NOTE,))
 
+def describe_prepared(bundle: Bundle, target: Target, sources: Mapping[str, bytes] = NOTHING) -> CompiledEngine:
+    """Returns an engine of which this machine can only prepare the sources."""
     spec = build_spec(bundle, target, sources, Fingerprint("", "", (), "", (), ""), commands=(), ending=None)
-    build_if_missing(spec, prepare)
+    folder, record = bundle.path / "build" / target.name, replace(spec.record, notes=(NOTE,))
+    return CompiledEngine(folder, record, (), False, monotonic() - spec.began)
 
 
 def compile_command(bundle: Bundle, target: Target) -> str:
@@ -46,11 +51,3 @@ def compile_command(bundle: Bundle, target: Target) -> str:
 def replace_next_step(error: DeviceError, next_step: str, causes: tuple[str, ...]) -> DeviceError:
     """Returns the same error with another next step and other causes."""
     return DeviceError(error.what, got=error.got, expected=error.expected, causes=causes, next_step=next_step)
-
-
-def _is_compiled(folder: Path, bundle: Bundle) -> bool:
-    try:
-        found = read_record(folder)
-    except EngineError:
-        return False  # there is no build, or its record cannot be read
-    return bool(found.library) and found.manifest == bundle.sha256

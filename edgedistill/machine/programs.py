@@ -7,7 +7,9 @@ and the caller decides what that means. `edgedistill.compile.commands` runs the 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+from pathlib import Path
 
 TIMEOUT_S = 20
 
@@ -29,3 +31,16 @@ def ask_program(*command: str, on_stderr: bool = False) -> list[str]:
 def english_environment() -> dict[str, str]:
     """Returns this process's environment with English messages, because callers search them for words."""
     return {**os.environ, "LC_ALL": "C"}
+
+
+def identify_program(command: str) -> str:
+    """Returns the path, size and time of a program's file, which change when it is updated, or "" if it is missing.
+
+    The program is not run.
+    """
+    place = shutil.which(command)
+    if place is None:
+        return ""
+    path = Path(place).resolve()
+    found = path.stat()
+    return f"{path} {found.st_size} {found.st_mtime_ns}"

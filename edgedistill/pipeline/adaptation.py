@@ -63,7 +63,7 @@ from edgedistill.pipeline.student_files import Files, Subject, Verdicts, write_r
 from edgedistill.pipeline.written_bundle import BundleContents, Facts, WrittenBundle, write_and_judge
 from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.deployment import QuantizedStudent, refit_readout, score_stream
-from edgedistill.target import Gate, Target, load_target, require_buildable
+from edgedistill.target import Gate, Target, load_own_target, load_target, require_buildable
 from edgedistill.training.baselines import fit_bundle_ridge
 from edgedistill.training.output_filter import KALMAN, NONE
 from edgedistill.training.student_tasks import score_student
@@ -193,7 +193,7 @@ def check_options(options: AdaptOptions, bundle: Bundle) -> Target:
         raise BundleError(
             f"{bundle.path}: the bundle does not say what it was built for", next_step="add --target NAME"
         )
-    target = load_target(options.target or str(bundle.manifest.target))
+    target = load_target(options.target) if options.target else load_own_target(bundle.manifest.target)
     require_buildable(target)
     if target.engine == "c":
         find_toolchain(target)

@@ -19,6 +19,7 @@ from edgedistill.pipeline.default_engine import DefaultEngine, choose_default_en
 from edgedistill.pipeline.result import Metrics, none_if_nan
 from edgedistill.runtime.compiled_engines import COMPILED
 from edgedistill.target import Gate, Target
+from edgedistill.user_cache import use_temporary_cache
 
 Files = Mapping[str, bytes]
 Facts = dict[str, object]  # JSON
@@ -62,16 +63,17 @@ def write_and_judge(contents: BundleContents) -> WrittenBundle:
     out, files, graphs = contents.out, contents.files, contents.graphs
     chosen = choose_default_engine(contents.wanted_engine, graphs)
     write_bundle(out, write_manifest(contents, chosen), files)
-    first, engine = compile_or_substitute(contents, chosen)
-    if engine != chosen:
-        write_bundle(out, write_manifest(contents, engine), files)
+    with use_temporary_cache():  # this library is only measured: one fits one manifest, which gets its gates below
+        first, engine = compile_or_substitute(contents, chosen)
+        if engine != chosen:
+            write_bundle(out, write_manifest(contents, engine), files)
+        figures, why = measure_bundle(out, engine)
     sizes = {f"{name}_bytes": float(size) for name, size in first.record.sizes.items()} if first else {}
-    figures, why = measure_bundle(out, engine)
     metrics = metrics_from_figures(figures) if contents.metrics is None else contents.metrics
     judged = {**figures, **sizes, "int8_r2_drop": int8_r2_drop(metrics)}
     gates = contents.target.judge(judged, {**why, **contents.why})
     write_bundle(out, write_manifest(contents, engine, metrics, (*gates, *engine.gates())), files)
-    # Compiled again, because a library fits one manifest and this one has the gates. A plan may fail the second time.
+    # Compiled again, for the user's cache, so that it runs at once on this machine. A plan may fail the second time.
     final, last = compile_or_substitute(contents, engine)
     gates = (*gates, *last.gates())
     if last != engine:

@@ -1,8 +1,8 @@
-"""Chooses the build of a bundle that this machine runs.
+"""Chooses the build of a bundle that this machine runs, among those in the user's cache.
 
 An engine and a function that checks its builds go in. The folder and record of a build come out. A bundle may have been
 compiled for several targets. The build for the engine's usual target is tried first. Otherwise any build that fits this
-machine is used, for example on a board for which a workstation compiled.
+machine is used, for example one for a target of the user's own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from edgedistill.bundle import Bundle
 from edgedistill.bundle.build_record import BUILD_JSON, BuildRecord, build_folder, read_record
 from edgedistill.errors import EngineError, NotCompiled
+from edgedistill.target import target_names
 
 Check = Callable[[Path, BuildRecord, Bundle], None]  # raises EngineError unless this machine can run that build
 
@@ -38,9 +39,12 @@ def choose_build(bundle: Bundle, target: str, engine: str, check: Check) -> tupl
 
 
 def choose_target(bundle: Bundle, engine: str, usual: str) -> str:
-    """Returns the target whose build is tried first: the bundle's own if it has this engine, otherwise `usual`."""
-    manifest = bundle.manifest
-    return manifest.target if manifest.engine == engine and manifest.target is not None else usual
+    """Returns the target whose build is tried first: the bundle's own if it has this engine, otherwise `usual`.
+
+    A manifest may hold anything as the name of its target. It counts only where it is one of edgedistill's own.
+    """
+    own = bundle.manifest.target
+    return own if own is not None and bundle.manifest.engine == engine and own in target_names() else usual
 
 
 def examine_build(folder: Path, bundle: Bundle, engine: str, check: Check) -> BuildRecord | EngineError | None:

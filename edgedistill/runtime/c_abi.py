@@ -8,14 +8,15 @@ from __future__ import annotations
 import ctypes as c
 import hashlib
 import os
-from pathlib import Path
 
 import numpy as np
 
 from edgedistill.errors import EngineError
+from edgedistill.user_cache import write_private_copy
 
 MAX_OUTPUTS = 16  # ED_MAX_OUTPUTS
 ALIGN = 64  # ED_ALIGN
+LONGEST_NAME = 200  # characters of the name that a file in memory gets; the system allows 249 bytes
 
 OUTPUT = np.dtype(  # ed_output
     [
@@ -68,49 +69,51 @@ SIGNATURES = {
 }
 
 
-def load_library(path: Path, data: bytes) -> c.CDLL:
-    """Loads the library whose bytes `data` were read from `path` and checked.
+def load_library(name: str, data: bytes) -> c.CDLL:
+    """Loads the library `name` whose bytes `data` were checked.
 
-    It is loaded from memory and not from `path`, so that exactly the checked bytes run. A library that was compiled
-    again at the same path is also not mistaken for the one that this process has already loaded. The same bytes are
+    It is loaded from memory and not from a file, so that exactly the checked bytes run. A library that was compiled
+    again under the same name is also not mistaken for the one that this process has already loaded. The same bytes are
     loaded once, however many decoders are opened, and stay loaded. Raises EngineError if the system refuses it.
     """
     digest = hashlib.sha256(data).digest()
     if digest not in _LOADED:
-        _LOADED[digest] = _load(path, data)
+        _LOADED[digest] = _load(name, data)
     return _LOADED[digest]
 
 
 _LOADED: dict[bytes, c.CDLL] = {}  # by the hash of their bytes; each holds a descriptor
 
 
-def _load(path: Path, data: bytes) -> c.CDLL:
-    descriptor = _hold_in_memory(path.name, data)
+def _load(name: str, data: bytes) -> c.CDLL:
     try:
-        library = c.CDLL(str(path) if descriptor is None else f"/proc/self/fd/{descriptor}")
-        for name, (result, arguments) in SIGNATURES.items():
-            function = getattr(library, name)
+        library = _open(name, data)
+        for symbol, (result, arguments) in SIGNATURES.items():
+            function = getattr(library, symbol)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
-        if descriptor is not None and isinstance(error, OSError):
-            os.close(descriptor)  # nothing was loaded under its number
         raise EngineError(
-            f"{path}: this library cannot be loaded",
+            f"{name}: this library cannot be loaded",
             got=error,
             causes=("it was compiled on a system with a newer C library",),
         ) from error
     return library
 
 
-def _hold_in_memory(name: str, data: bytes) -> int | None:
-    """Returns the descriptor of a file in memory, or None where the system has none.
+def _open(name: str, data: bytes) -> c.CDLL:
+    """Opens the library from a file in memory, or from a private copy where the system has no such files.
 
-    It stays open. The loader identifies a library by its path, which holds the number of the descriptor, and would
-    mistake a new library with a reused number for the old one.
+    The descriptor of that file stays open. The loader identifies a library by its path, which holds the number of the
+    descriptor, and would mistake a new library with a reused number for the old one.
     """
     if not hasattr(os, "memfd_create"):
-        return None
-    descriptor = os.memfd_create(name)
+        with write_private_copy({name: data}) as folder:
+            return c.CDLL(str(folder / name))
+    descriptor = os.memfd_create(name[:LONGEST_NAME])
     with open(descriptor, "wb", closefd=False) as file:
         file.write(data)
-    return descriptor
+    try:
+        return c.CDLL(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        os.close(descriptor)  # nothing was loaded under its number
+        raise

@@ -1,4 +1,4 @@
-"""Opens the C engine. A bundle goes in, its compiled library is checked and loaded, and a started decoder comes out.
+"""Opens the C engine. A bundle goes in, its library is found or compiled, and a started decoder comes out.
 
 The decoder lies in memory that Python owns. Its results equal those of the oracle to the last bit. `abi_engine` calls
 it.
@@ -7,38 +7,60 @@ it.
 from __future__ import annotations
 
 import ctypes
+import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
 
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.build_record import BuildRecord, check_files, check_fits
+from edgedistill.bundle.build_record import BuildRecord, check_fits, read_loaded_files
 from edgedistill.config import StudentShape
-from edgedistill.errors import EngineError
+from edgedistill.errors import EngineError, NotCompiled
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.machine.processor import read_cpu_features
 from edgedistill.runtime.abi_engine import AbiEngine, OpenedLibrary
 from edgedistill.runtime.build_choice import add_compile_command, choose_build
 from edgedistill.runtime.c_abi import ALIGN, load_library
+from edgedistill.target import load_target
 
 HOST = "host"
 
+logger = logging.getLogger(__name__)
+
 
 def open_c_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
-    """Opens what `edgedistill compile` left in the bundle for this machine.
+    """Opens the library that this user compiled on this machine. It is compiled now if there is none that fits.
 
-    Raises EngineError that says what is missing, has changed, or was made for another bundle, interface or chip, and
-    which command helps.
+    Raises EngineError, with the command that helps, where the library does not start. Raises DeviceError where there is
+    no compiler.
     """
+    record, files = _find_library(bundle)
+    try:
+        data = files[record.library]
+        return AbiEngine(start_decoder(load_library(record.library, data), record.model, len(data)), shape, config)
+    except EngineError as error:
+        raise add_compile_command(error, bundle, f"{HOST} --force") from error
+
+
+def _find_library(bundle: Bundle) -> tuple[BuildRecord, dict[str, bytes]]:
+    """Returns the record of a library and the bytes that were checked."""
     try:
         folder, record = choose_build(bundle, HOST, "c", check_c_build)
-        check_files(folder, record)
-        data = (folder / record.library).read_bytes()
-        library = load_library(folder / record.library, data)
-        engine = AbiEngine(start_decoder(library, record.model, len(data)), shape, config)
+        return record, read_loaded_files(folder, record)
     except EngineError as error:
-        raise add_compile_command(error, bundle, HOST) from error
-    return engine
+        reason = "" if isinstance(error, NotCompiled) else f", because {error.what} ({error.got})"
+    from edgedistill.compile.c.library import compile_c_library  # only here, as most processes find the library
+
+    logger.warning("compiling the C engine of %s for this machine, once (a few seconds)%s", bundle.path, reason)
+    engine = compile_c_library(bundle, load_target(HOST))
+    return engine.record, read_loaded_files(engine.folder, engine.record)
+
+
+def can_compile_c() -> bool:
+    """Returns whether this machine has the compiler with which `open_c_engine` makes a library that is missing."""
+    compiler = load_target(HOST).compiler
+    return compiler is not None and shutil.which(compiler.command) is not None
 
 
 def check_c_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:

@@ -15,8 +15,8 @@ from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.runtime.abi_engine import AbiEngine
-from edgedistill.runtime.build_choice import Check, examine_build
-from edgedistill.runtime.c_engine import HOST, check_c_build, open_c_engine
+from edgedistill.runtime.build_choice import Check, choose_build, choose_target, examine_build
+from edgedistill.runtime.c_engine import HOST, can_compile_c, check_c_build, open_c_engine
 from edgedistill.runtime.cuda_engine import TARGET, check_cuda_build, open_cuda_engine
 from edgedistill.runtime.tensorrt_engine import TARGET as JETSON
 from edgedistill.runtime.tensorrt_engine import check_tensorrt_build, open_tensorrt_engine
@@ -53,27 +53,27 @@ def choose_engine(bundle: Bundle) -> str:
     """Chooses the engine that runs a bundle's INT8 student on this machine.
 
     This is the GPU engine that the bundle was built for, if it is compiled and can run here. Otherwise it is the C
-    engine if that is compiled, and the ONNX graph if nothing is compiled.
+    engine if that is compiled, or if the bundle was built for it and a compiler is here. Otherwise it is the ONNX
+    graph.
     """
     own = str(bundle.manifest.engine)
-    if own in GPU_ENGINES and why_not_here(bundle, str(bundle.manifest.target), own) is None:
+    if own in GPU_ENGINES and is_compiled(bundle, own):
         return own
-    return "c" if is_compiled(bundle, "c") else "onnxruntime-int8"
+    return "c" if is_compiled(bundle, "c") or (own == "c" and can_compile_c()) else "onnxruntime-int8"
 
 
 def is_compiled(bundle: Bundle, engine: str) -> bool:
-    """Returns whether the bundle holds a build for the engine's usual target, even damaged, or one that fits."""
-    if not bundle.path.is_dir():
+    """Returns whether this user's cache holds a build of that engine which runs here."""
+    kind = COMPILED[engine]
+    try:
+        choose_build(bundle, choose_target(bundle, engine, kind.target), engine, kind.check)
+    except EngineError:
         return False
-    own = build_folder(bundle, COMPILED[engine].target)
-    others = (folder.name for folder in own.parent.glob("[!.]*"))
-    return own.is_dir() or any(why_not_here(bundle, target, engine) is None for target in others)
+    return True
 
 
 def why_not_here(bundle: Bundle, target: str, engine: str) -> str | None:
     """Returns the reason why this machine cannot run what was compiled for `target`, or None where it can."""
-    if not bundle.path.is_dir():
-        return "a zip holds no compiled engine"
     found = examine_build(build_folder(bundle, target), bundle, engine, COMPILED[engine].check)
     if found is None:
         return f"what is compiled for '{target}' is of another engine"

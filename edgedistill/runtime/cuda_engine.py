@@ -1,17 +1,18 @@
 """Opens the CUDA engine. A bundle goes in, and a started decoder comes out.
 
-The compiled library and kernel are checked against this machine before either is loaded. The results equal those of the
-oracle to the last bit. `abi_engine` calls the decoder.
+The library and kernel that this user compiled are checked against this machine before either is loaded. The results
+equal those of the oracle to the last bit. `abi_engine` calls the decoder.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.build_record import BUILD_JSON, BuildRecord, check_device, check_files, check_fits
+from edgedistill.bundle.build_record import BUILD_JSON, LABELS, BuildRecord, check_device, check_fits, read_loaded_files
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig
@@ -19,13 +20,13 @@ from edgedistill.machine.gpu import Gpu, find_gpu
 from edgedistill.runtime.abi_engine import AbiEngine, OpenedLibrary
 from edgedistill.runtime.build_choice import add_compile_command, choose_build, choose_target
 from edgedistill.runtime.c_abi import load_library
+from edgedistill.user_cache import write_private_copy
 
 TARGET = "cuda"
-CODE = (".cubin", ".plan")  # files that a library loads from its folder
 
 
 def open_cuda_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
-    """Opens what `edgedistill compile --target cuda` left in the bundle for this machine's GPU.
+    """Opens what `edgedistill compile --target cuda` left in the user's cache for this machine's GPU.
 
     Raises EngineError that says what is missing, has changed, or was made for another bundle, chip or driver, and which
     command helps.
@@ -33,8 +34,7 @@ def open_cuda_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig
     target = choose_target(bundle, "cuda", TARGET)
     try:
         folder, record = choose_build(bundle, target, "cuda", check_cuda_build)
-        check_files(folder, record)
-        engine = AbiEngine(open_build(folder, record), shape, config)
+        engine = AbiEngine(open_build(record, read_loaded_files(folder, record)), shape, config)
     except EngineError as error:
         raise add_compile_command(error, bundle, target) from error
     return engine
@@ -63,24 +63,27 @@ def list_device_facts(gpu: Gpu) -> dict[str, str]:
     return {"chip": gpu.chip, "driver": gpu.driver}
 
 
-def open_build(folder: Path, record: BuildRecord) -> OpenedLibrary:
-    """Starts a decoder of the library in a checked folder.
+def open_build(record: BuildRecord, files: Mapping[str, bytes]) -> OpenedLibrary:
+    """Starts a decoder of the library among `files`, which were checked.
 
-    Raises EngineError with the reason if it does not start, such as memory, the device or a missing file.
+    The library opens the others by path. They are therefore written to a folder that nobody else can write to, and that
+    is removed once the library has read them. Raises EngineError with the reason if it does not start, such as memory,
+    the device or a missing file.
     """
-    path = folder / record.library
-    data = path.read_bytes()
-    library = load_library(path, data)
+    library = load_library(record.library, files[record.library])
     decoder = ctypes.c_void_p()
-    if code := library.ed_open(os.fsencode(folder), ctypes.byref(decoder)):
+    with write_private_copy({name: data for name, data in files.items() if name != record.library}) as folder:
+        code = library.ed_open(os.fsencode(folder), ctypes.byref(decoder))
+    if code:
         raise EngineError(
-            f"{folder}: the engine there does not start: {library.ed_strerror(code).decode()}",
+            f"the {LABELS[record.engine]} engine of '{record.model}' does not start:"
+            f" {library.ed_strerror(code).decode()}",
             got=f"code {code} of ed_open",
             causes=_CAUSES.get(code, ()),
             next_step=_STEPS.get(code),
         )
     assert decoder.value is not None
-    size = len(data) + sum(path.stat().st_size for ending in CODE for path in folder.glob(f"*{ending}"))
+    size = sum(len(data) for name, data in files.items() if name == record.library or not name.endswith(".so"))
     return OpenedLibrary(library, decoder.value, record.engine, size=size)
 
 

@@ -8,13 +8,14 @@ decoder.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.build_record import BUILD_JSON, BuildRecord, check_device, check_files, check_fits
+from edgedistill.bundle.build_record import BUILD_JSON, BuildRecord, check_device, check_fits, read_loaded_files
 from edgedistill.config import StudentShape
-from edgedistill.errors import DeviceError, EngineError, NotCompiled, OnlyPrepared, StalePlan
+from edgedistill.errors import DeviceError, EngineError, NotCompiled, StalePlan
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.machine import jetson
 from edgedistill.machine.gpu import Gpu, find_gpu
@@ -28,24 +29,23 @@ PRECISIONS = {"int8-plugin": "int8", "int8": "int8", "fp16": "float16"}  # by th
 
 
 def open_tensorrt_engine(bundle: Bundle, shape: StudentShape, config: FrontEndConfig) -> AbiEngine:
-    """Opens what `edgedistill compile` left in the bundle for this device.
+    """Opens what `edgedistill compile` left in the user's cache for this device.
 
     Raises EngineError that says what is missing, has changed, or was made for another bundle, chip, TensorRT or plugin,
-    and which command helps. This is NotCompiled, OnlyPrepared, or StalePlan for a plan that does not fit any more.
+    and which command helps. This is NotCompiled, or StalePlan for a plan that does not fit any more.
     """
     target = choose_target(bundle, "tensorrt", TARGET)
     try:
         folder, record = choose_build(bundle, target, "tensorrt", check_tensorrt_build)
-        check_files(folder, record)
-        return AbiEngine(open_plan(folder, record), shape, config)
+        return AbiEngine(open_plan(record, read_loaded_files(folder, record)), shape, config)
     except EngineError as error:
         raise _add_forced_command(error, bundle, target) from error
 
 
-def open_plan(folder: Path, record: BuildRecord) -> OpenedLibrary:
-    """Starts a decoder of the plan in a checked folder. Raises EngineError if it does not start."""
+def open_plan(record: BuildRecord, files: Mapping[str, bytes]) -> OpenedLibrary:
+    """Starts a decoder of the plan among checked files. Raises EngineError if it does not start."""
     form = record.fingerprint.device.get("form", "")
-    return replace(open_build(folder, record), precision=PRECISIONS.get(form, "int8"))
+    return replace(open_build(record, files), precision=PRECISIONS.get(form, "int8"))
 
 
 def check_tensorrt_build(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
@@ -99,7 +99,7 @@ def _add_forced_command(error: EngineError, bundle: Bundle, target: str) -> Engi
     A plan that no longer fits is never rebuilt without the user's request. For such a plan this returns a StalePlan,
     and its command contains --force.
     """
-    if error.next_step or isinstance(error, (NotCompiled, OnlyPrepared)):
+    if error.next_step or isinstance(error, NotCompiled):
         return add_compile_command(error, bundle, target)
     kind = StalePlan if type(error) is EngineError else type(error)
     step = f"edgedistill compile {bundle.path} --target {target} --force"

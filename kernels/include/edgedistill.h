@@ -154,10 +154,11 @@ ED_API size_t ed_state_bytes(const ed_model *model);
 ED_API int ed_init(const ed_model *model, void *memory, size_t bytes, ed_decoder **decoder);
 
 /* Opens the one model of a library made for a GPU (CUDA, TensorRT) on this machine. `build_directory` is the folder the
- * library was built in. Everything is allocated here, and ed_close frees it. A process that forks must call ed_open
- * after the fork. Returns ED_ERROR_NULL, ED_ERROR_DRIVER, ED_ERROR_CHIP, ED_ERROR_MEMORY, ED_ERROR_FILE,
- * ED_ERROR_DEVICE or ED_ERROR_TENSORRT, and leaves *decoder untouched on error. In such a library ed_init returns
- * ED_ERROR_UNSUPPORTED. In the C engine ed_open returns ED_ERROR_UNSUPPORTED and ed_close does nothing.
+ * library was built in. What lies there is loaded and run, and nothing of it is checked: name a folder that you compiled
+ * and that nobody else can write to, not one that came with a bundle. Everything is allocated here, and ed_close frees
+ * it. A process that forks must call ed_open after the fork. Returns ED_ERROR_NULL, ED_ERROR_DRIVER, ED_ERROR_CHIP,
+ * ED_ERROR_MEMORY, ED_ERROR_FILE, ED_ERROR_DEVICE or ED_ERROR_TENSORRT, and leaves *decoder untouched on error. In such
+ * a library ed_init returns ED_ERROR_UNSUPPORTED. In the C engine ed_open returns ED_ERROR_UNSUPPORTED and ed_close does nothing.
  *
  * Two such libraries have functions of the same names, but each ed_open knows only its own model. A program with
  * several models loads each library with dlopen(..., RTLD_NOW | RTLD_LOCAL) and looks up each one's own ed_open. */

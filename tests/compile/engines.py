@@ -14,6 +14,8 @@ from safetensors.numpy import load
 
 from benchmarks.cpu.array_models import draw_deviation_model, draw_smoothing_model, draw_spatial_model
 from edgedistill.bundle import Bundle, write_bundle
+from edgedistill.bundle.build_record import builds_folder
+from edgedistill.compile.c import library
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model, Oracle
@@ -64,6 +66,18 @@ def write_engine_bundle(path: Path, kind: str, name: str = "", seed: int = 0, **
     if kind in SMOOTHING_ORDERS:
         kept |= write_smoothing_file(draw_smoothing_model(shape.outputs, SMOOTHING_ORDERS[kind], seed))
     return write_bundle(path, manifest | changes, kept)
+
+
+def compile_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes engines that are compiled at their first use compile in a third of the time."""
+    compile_ = library.compile_c_library
+    monkeypatch.setattr(library, "compile_c_library", lambda bundle, target: compile_(bundle, quick_host()))
+
+
+def copy_builds(bundle: Bundle, session_cache: Path, own_cache: Path) -> None:
+    """Copies what is compiled of a bundle to the cache of one test, which is in use already."""
+    name = builds_folder(bundle).relative_to(own_cache)
+    shutil.copytree(session_cache / name, own_cache / name)
 
 
 def reference_of(model: Int8Model, rng: np.random.Generator) -> bytes:

@@ -1,14 +1,17 @@
-"""A build appears in the bundle whole or not at all, and is found again by the hash of its sources."""
+"""A build appears in the cache whole or not at all, and is found again by the hash of its sources."""
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 
 import pytest
 
 from edgedistill.bundle import Bundle, open_bundle
-from edgedistill.bundle.build_record import BuildRecord, Fingerprint, check_files, read_record
+from edgedistill.bundle.build_record import BuildRecord, Fingerprint, build_folder, check_files, read_record
 from edgedistill.compile.build_folder import BuildSpec, build_if_missing, build_spec, remove_results, size_gates
 from edgedistill.errors import EngineError, OutputError
 from edgedistill.target import load_target
@@ -21,7 +24,7 @@ SOURCES = {"c/one.c": b"int one;", "README": b"read"}
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
+def bundle(tmp_path: Path, own_cache: Path) -> Bundle:
     return write_engine_bundle(tmp_path / "a.edge", "slow")
 
 
@@ -37,7 +40,7 @@ def compile_sources(folder: Path, record: BuildRecord) -> BuildRecord:
 def test_a_build_holds_its_sources_its_results_and_a_record_of_both(bundle: Bundle) -> None:
     engine = build_if_missing(spec_of(bundle), compile_sources)
     assert engine.compiled
-    assert engine.library == bundle.path / "build/host/libed_slow_1.so"
+    assert engine.library == build_folder(bundle, "host") / "libed_slow_1.so"
     assert read_record(engine.folder) == engine.record
     assert set(engine.record.files) == {"c/one.c", "README", "libed_slow_1.so"}
     check_files(engine.folder, engine.record)
@@ -74,6 +77,32 @@ def test_a_build_that_fails_leaves_the_earlier_one(
     assert read_record(first.folder) == first.record
     check_files(first.folder, first.record)
     assert [path.name for path in first.folder.parent.iterdir()] == ["host"]
+
+
+def test_of_several_that_start_at_once_one_compiles(bundle: Bundle) -> None:
+    spec, began = spec_of(bundle), []
+
+    def compile_slowly(folder: Path, record: BuildRecord) -> BuildRecord:
+        began.append(folder)
+        sleep(0.2)
+        return compile_sources(folder, record)
+
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(lambda _: build_if_missing(spec, compile_slowly), range(4)))
+    assert len(began) == 1
+    assert sorted(engine.compiled for engine in made) == [False, False, False, True]
+
+
+def test_a_build_is_private_whatever_the_umask_is(bundle: Bundle) -> None:
+    old = os.umask(0)
+    try:
+        engine = build_if_missing(spec_of(bundle), compile_sources)
+    finally:
+        os.umask(old)
+    assert {
+        path.stat().st_mode & 0o077 for path in (engine.folder.parent, engine.folder, *engine.folder.rglob("*"))
+    } == {0}
+    check_files(engine.folder, read_record(engine.folder))
 
 
 def test_results_do_not_count_when_builds_are_compared(bundle: Bundle) -> None:

@@ -72,7 +72,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Any:
         sources = [KERNELS / "c/ed_api.c", KERNELS / "c/ed_engine.c"]
         options = (*FLAGS[ops], level, '-DED_MODEL_HEADER="model_test.h"', "-shared", "-fPIC")
         library = compile_c(folder, "engine.so", sources, options, compiler)
-        opened = start_decoder(load_library(library, library.read_bytes()), "test")
+        opened = start_decoder(load_library(library.name, library.read_bytes()), "test")
         stream = NumpyStream(config, facts.spatial, facts.deviation, Oracle(model), facts.warmup_bins, facts.smoothing)
         return AbiEngine(opened, shape, config), stream
 

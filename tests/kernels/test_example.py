@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.build_record import read_record
-from edgedistill.compile.c.library import SOURCES, compile_c_library
+from edgedistill.compile.c.library import SOURCES
+from edgedistill.compile.engines import compile_bundle
 from edgedistill.runtime import Decoder
 
 from ..compile.engines import frames_of, quick_host, write_engine_bundle
@@ -26,14 +27,20 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc (apt
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     made = write_engine_bundle(tmp_path_factory.mktemp("example") / "slow.edge", "slow", name="rat 7")
-    compile_c_library(made, quick_host())
+    compile_bundle(made, quick_host())
     return made
 
 
 def built(bundle: Bundle, *parts: str) -> Path:
     """Builds the program from `build/host` of the bundle as a user has it, with the library or from the sources."""
     folder = bundle.path / "build" / "host"
-    flags = [*read_record(folder).fingerprint.flags, "-Werror", "-Iinclude", "-Ic", "-Imodel"]
+    flags = [
+        *json.loads((folder / "build.json").read_text())["fingerprint"]["flags"],
+        "-Werror",
+        "-Iinclude",
+        "-Ic",
+        "-Imodel",
+    ]
     command = ["gcc", *flags, "-DMODEL=ed_model_rat_7", str(EXAMPLE), *parts, "-o", "decode"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

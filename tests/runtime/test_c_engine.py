@@ -14,15 +14,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill.bundle import Bundle, build_record, open_bundle
+from edgedistill.bundle.build_record import build_folder
 from edgedistill.bundle.contents import read_int8_model, read_smoothing_model
 from edgedistill.compile.c.library import compile_c_library
 from edgedistill.compile.c.toolchain import VARIANTS
-from edgedistill.errors import EngineError, NotCompiled
+from edgedistill.errors import DeviceError, EngineError
 from edgedistill.machine.processor import read_architecture, read_cpu_features
 from edgedistill.numerics import Oracle
 from edgedistill.runtime import Decoder, Flag, Output, c_engine
 
-from ..compile.engines import ARRAYS, SHAPES, frames_of, quick_host, same, shift_soon, target_with, write_engine_bundle
+from ..compile.engines import (
+    ARRAYS,
+    SHAPES,
+    compile_quickly,
+    copy_builds,
+    frames_of,
+    quick_host,
+    same,
+    shift_soon,
+    target_with,
+    write_engine_bundle,
+)
 
 KINDS = ("slow", "fast")
 RUNNABLE = [
@@ -49,8 +61,9 @@ def pairs(bundles: dict[str, Bundle]) -> dict[str, tuple[Decoder, Decoder]]:
 
 
 @pytest.fixture
-def copied(bundles: dict[str, Bundle], tmp_path: Path) -> Bundle:
-    """Returns a compiled bundle that a test may damage."""
+def copied(bundles: dict[str, Bundle], tmp_path: Path, session_cache: Path, own_cache: Path) -> Bundle:
+    """Returns a compiled bundle that a test may damage, as well as its build in a cache of its own."""
+    copy_builds(bundles["slow"], session_cache, own_cache)
     return open_bundle(shutil.copytree(bundles["slow"].path, tmp_path / "copied.edge"))
 
 
@@ -297,71 +310,101 @@ def test_nothing_is_no_error_and_all_bad_is_invalid(bundles: dict[str, Bundle]) 
 
 
 def edit(bundle: Bundle, change: Callable[[dict[str, Any]], object]) -> None:
-    path = bundle.path / "build" / "host" / "build.json"
+    path = build_folder(bundle, "host") / "build.json"
     record = json.loads(path.read_text())
     change(record)
     path.write_text(json.dumps(record))
 
 
+REASONS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda r: r.update(code="0" * 64), "compiled from other sources"),
+    (lambda r: r["files"].update({"libed_slow_1.so": "0" * 64}), "'libed_slow_1.so' was changed"),
+    (lambda r: r.update(manifest="0" * 64), "another bundle"),
+    (lambda r: r.update(abi=1), "ABI 1"),
+    (lambda r: r.update(format=99), "newer edgedistill"),
+    (lambda r: r.update(library="libed_slow_1.a"), "firmware"),
+    (lambda r: r.pop("files"), "'build.json' is damaged"),
+    (lambda r: r["fingerprint"].update(architecture="s390x"), "another chip"),
+    (lambda r: r["fingerprint"]["requires"].append("amx_of_tomorrow"), "needs amx_of_tomorrow"),
+    (lambda r: r.update(tools={"sh": "/bin/sh 1 1"}), "compiled by another 'sh'"),
+    (lambda r: r["files"].update({"gone.so": "0" * 64}), "'gone.so' is missing"),
+]
+
+
 @pytest.mark.parametrize(
     ("change", "mentions"),
-    [
-        (lambda r: r.update(manifest="0" * 64), "another bundle"),
-        (lambda r: r.update(abi=1), "ABI 1"),
-        (lambda r: r.update(format=99), "newer edgedistill"),
-        (lambda r: r.update(library="libed_slow_1.a"), "firmware"),
-        (lambda r: r.pop("files"), "'build.json' is damaged"),
-        (lambda r: r["fingerprint"].update(architecture="s390x"), "another chip"),
-        (lambda r: r["fingerprint"]["requires"].append("amx_of_tomorrow"), "needs amx_of_tomorrow"),
-        (lambda r: r["files"].update({"README": "0" * 64}), "'README' was changed"),
-        (lambda r: r["files"].update({"gone.h": "0" * 64}), "'gone.h' is missing"),
-    ],
+    [*REASONS[:2], *(pytest.param(*reason, marks=pytest.mark.variant) for reason in REASONS[2:])],
 )
-def test_a_foreign_build_is_refused_before_it_is_loaded(
-    copied: Bundle, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], object], mentions: str
+def test_a_build_that_does_not_fit_is_made_again_with_a_line_that_says_why(
+    copied: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    change: Callable[[dict[str, Any]], object],
+    mentions: str,
 ) -> None:
+    compile_quickly(monkeypatch)
     edit(copied, change)
-    monkeypatch.setattr(c_engine, "load_library", lambda *_: pytest.fail("the library was loaded"))
-    with pytest.raises(EngineError, match=mentions) as caught:
-        Decoder(copied, "c")
-    assert f"edgedistill compile {copied.path} --target host" in str(caught.value.next_step)
+    frames = frames_of("slow", 300)
+    assert same(Decoder(copied, "c").push(frames), Decoder(copied, "oracle").push(frames))
+    (line,) = caplog.messages
+    assert line.startswith(f"compiling the C engine of {copied.path}")
+    assert mentions in line
+    caplog.clear()
+    Decoder(copied, "c")
+    assert not caplog.messages
 
 
-def test_a_changed_library_is_refused_before_it_is_loaded(copied: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = copied.path / "build" / "host" / "libed_slow_1.so"
+def test_a_changed_library_is_not_loaded(
+    copied: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compile_quickly(monkeypatch)
+    library = build_folder(copied, "host") / "libed_slow_1.so"
     data = bytearray(library.read_bytes())
     data[len(data) // 2] ^= 1
     library.write_bytes(data)
-    monkeypatch.setattr(c_engine, "load_library", lambda *_: pytest.fail("the library was loaded"))
-    with pytest.raises(EngineError, match=r"libed_slow_1\.so"):
-        Decoder(copied, "c")
+    Decoder(copied, "c")
+    assert "'libed_slow_1.so' was changed after it was compiled" in caplog.text
+    assert library.read_bytes() != data
 
 
 def test_a_library_that_the_system_refuses_is_an_error_of_ours(copied: Bundle) -> None:
-    library = copied.path / "build" / "host" / "libed_slow_1.so"
+    library = build_folder(copied, "host") / "libed_slow_1.so"
     library.write_bytes(b"no library")
     edit(copied, lambda r: r["files"].update({library.name: build_record.hashlib.sha256(b"no library").hexdigest()}))
     with pytest.raises(EngineError, match="cannot be loaded"):
         Decoder(copied, "c")
 
 
-def test_without_a_build_the_command_is_named(tmp_path: Path) -> None:
+def test_without_a_build_one_is_made_outside_the_bundle(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compile_quickly(monkeypatch)
     bundle = write_engine_bundle(tmp_path / "new.edge", "slow")
-    with pytest.raises(NotCompiled, match="nothing is compiled") as caught:
+    before, frames = sorted(bundle.path.rglob("*")), frames_of("slow", 300)
+    assert same(Decoder(bundle, "c").push(frames), Decoder(bundle, "oracle").push(frames))
+    assert caplog.messages == [f"compiling the C engine of {bundle.path} for this machine, once (a few seconds)"]
+    assert sorted(bundle.path.rglob("*")) == before
+    assert build_folder(bundle, "host").is_dir()
+
+
+def test_without_a_compiler_it_is_named(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = write_engine_bundle(tmp_path / "new.edge", "slow")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DeviceError, match="needs the C compiler 'gcc'") as caught:
         Decoder(bundle, "c")
-    assert f"edgedistill compile {bundle.path} --target host" in str(caught.value)
-    zipped = write_engine_bundle(tmp_path / "new.edge.zip", "slow")
-    with pytest.raises(EngineError, match="unzip"):
-        Decoder(zipped, "c")
+    assert "apt install gcc" in str(caught.value.next_step)
 
 
-def test_a_build_for_another_target_that_this_machine_can_run_is_used(copied: Bundle) -> None:
-    """A board has such a build if a workstation compiled for it."""
-    folder = copied.path / "build"
-    shutil.copytree(folder / "host", folder / "my-board")
+def test_a_build_for_another_target_that_this_machine_can_run_is_used(
+    copied: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user may compile for a target of their own, on the machine that it describes."""
+    folder = build_folder(copied, "host")
+    shutil.copytree(folder, folder.with_name("my-board"))
     edit(copied, lambda r: r["fingerprint"].update(architecture="s390x"))
     frames = frames_of("slow", 300)
     assert same(Decoder(copied, "c").push(frames), Decoder(copied, "oracle").push(frames))
+    assert not caplog.messages
 
 
 def test_two_bundles_and_a_library_compiled_anew_live_in_one_process(tmp_path: Path) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
+from edgedistill.bundle.build_record import build_folder
 from edgedistill.bundle.contents import REFERENCE
 from edgedistill.compile.c.library import compile_c_library
 
 from ..bundles import write_test_bundle
 from ..compile.cuda.emulated_gpu import EmulatedGpu
-from ..compile.engines import quick_host, write_engine_bundle
+from ..compile.engines import copy_builds, quick_host, write_engine_bundle
 
 KINDS = ("slow", "fast")
 
@@ -38,9 +40,14 @@ def bundles(gpu: EmulatedGpu, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.fixture
-def copied(bundles: dict[str, Bundle], tmp_path: Path) -> Bundle:
-    """Returns a compiled bundle that a test may damage."""
-    return open_bundle(shutil.copytree(bundles["slow"].path, tmp_path / "slow.edge"))
+def copied(
+    gpu: EmulatedGpu, bundles: dict[str, Bundle], tmp_path: Path, session_cache: Path, own_cache: Path
+) -> Iterator[Bundle]:
+    """Returns a compiled bundle that a test may damage, as well as its builds in a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(gpu.env, "XDG_CACHE_HOME", str(own_cache.parent))
+        copy_builds(bundles["slow"], session_cache, own_cache)
+        yield open_bundle(shutil.copytree(bundles["slow"].path, tmp_path / "slow.edge"))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +101,8 @@ def test_an_engine_that_computes_something_else_is_not_left_in_the_bundle(gpu: E
     error = gpu.edgedistill("compile", other.path, "--target", "cuda", code=1)["error"]
     assert "does not compute" in error["what"]
     assert error["got"].startswith("step 17")
-    assert not [path for path in (other.path / "build").iterdir() if not path.name.startswith(".")]
+    assert not (other.path / "build").exists()
+    assert not build_folder(other, "cuda").exists()
 
 
 def test_another_chip_is_compiled_for_when_it_is_named(gpu: EmulatedGpu, copied: Bundle) -> None:
@@ -136,7 +144,7 @@ def test_a_machine_that_cannot_run_it_says_why_and_what_to_do(
 
 
 def test_a_kernel_that_was_changed_is_refused_before_it_is_loaded(gpu: EmulatedGpu, copied: Bundle) -> None:
-    cubin = copied.path / "build" / "cuda" / "student_step.cubin"
+    cubin = build_folder(copied, "cuda") / "student_step.cubin"
     cubin.write_bytes(cubin.read_bytes()[:-1])
     env = {"ED_FAKE_CUDA": "cuModuleLoadData:1:999"}
     error = gpu.edgedistill("run", copied.path, "-", "--engine", "cuda", code=1, **env)["error"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedistill.bundle.build_record import BuildRecord
+from edgedistill.bundle.build_record import BuildRecord, build_folder
 from edgedistill.bundle.contents import read_decoder_spec, read_int8_model
 from edgedistill.compile.tensorrt import plan as plan_compiler
 from edgedistill.compile.tensorrt import trials
@@ -91,7 +91,7 @@ def test_a_bundle_is_compiled_and_decodes_with_the_bits_of_the_oracle(
         assert str(told[name].near).startswith("0 of ")
         assert told[name].latency_us["p50"] > 0
     _decodes_like_the_oracle(bundle.path, model)
-    (made.folder / "append.cubin").write_bytes(b"no kernel")
+    (build_folder(bundle, "jetson") / "append.cubin").write_bytes(b"no kernel")
     with pytest.raises(EngineError, match=r"'append.cubin' was changed"):
         Decoder.open(bundle.path)
 

@@ -1,6 +1,6 @@
-"""Compiles the C engine of a bundle into `build/<target>/`.
+"""Compiles the C engine of a bundle in the user's cache.
 
-A bundle and a target go in. The folder comes out with the sources that a firmware project can use (`include/`, `c/` and
+A bundle and a target go in. A folder comes out with the sources that a firmware project can use (`include/`, `c/` and
 the generated `model/`), the shared library or static archive made from them, a README, and `build.json`.
 """
 
@@ -25,9 +25,8 @@ INCLUDES = ("-Iinclude", "-Ic", "-Imodel")
 def compile_c_library(bundle: Bundle, target: Target, force: bool = False) -> CompiledEngine:
     """Compiles the bundle's INT8 student and front end for a target, unless that is done already.
 
-    Raises EngineError for a bundle in a zip, for a compiler that is missing (with its Debian package) or fails (with
-    the command), and for a student that the C engine cannot run. Raises OutputError for a bundle that cannot be written
-    to.
+    Raises EngineError for a compiler that is missing (with its Debian package) or fails (with the command), and for a
+    student that the C engine cannot run. Raises OutputError for a cache that cannot be written to.
     """
     toolchain = find_toolchain(target)
     sources = {**kernel_sources(), **model_sources(bundle, toolchain.ops)}

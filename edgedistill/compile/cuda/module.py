@@ -1,9 +1,9 @@
-"""Compiles the CUDA engine of a bundle into `build/<target>/`.
+"""Compiles the CUDA engine of a bundle in the user's cache.
 
-A bundle and a target go in, and optionally the name of a chip. The folder comes out with the sources (`include/`, `c/`,
+A bundle and a target go in, and optionally the name of a chip. A folder comes out with the sources (`include/`, `c/`,
 `gpu/`, `cuda/` and the generated `model/`), the kernel as machine code for one chip, the library that runs it through
 the driver API, a README and `build.json`. If the GPU is in this machine, the engine is checked against the bundle's
-reference before it is kept. On a machine without nvcc or a GPU, the folder gets the sources, prepared for the device.
+reference before it is kept. On a machine without nvcc or a GPU, the bundle gets the sources, prepared for the device.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.build_record import BuildRecord
+from edgedistill.bundle.build_record import BuildRecord, list_loaded_files
 from edgedistill.bundle.contents import read_decoder_spec, read_reference, read_smoothing_model
 from edgedistill.compile.build_folder import CompiledEngine, build_if_missing, build_spec, write_readme
 from edgedistill.compile.bundle_sources import cmake_file, kernel_files, model_files, model_inputs
@@ -46,8 +46,8 @@ def compile_cuda_module(bundle: Bundle, target: Target, force: bool = False, chi
     """Compiles the bundle's INT8 student for this machine's GPU, or for `chip`, unless that is done already.
 
     Raises DeviceError where nvcc or a GPU is missing, and leaves the sources prepared in the bundle. Raises EngineError
-    for a bundle in a zip, a compiler that fails, a student that the kernels cannot run, and an engine that does not
-    reproduce the reference. Raises ConfigError for a chip that the target does not have.
+    for a compiler that fails, a student that the kernels cannot run, and an engine that does not reproduce the
+    reference. Raises ConfigError for a chip that the target does not have.
     """
     sources = cuda_module_sources(bundle)
     try:
@@ -121,7 +121,7 @@ def _check_on_gpu(folder: Path, record: BuildRecord, bundle: Bundle, gpu: Gpu | 
     Raises EngineError for an engine that differs from the reference in any bit.
     """
     spec = read_decoder_spec(bundle)
-    engine = AbiEngine(open_build(folder, record), spec.shape, spec.front_end)
+    engine = AbiEngine(open_build(record, list_loaded_files(folder)), spec.shape, spec.front_end)
     reference = read_reference(bundle)
     name = gpu.name if gpu else "no GPU"
     if reference is None:

@@ -1,9 +1,9 @@
-"""Compiles the TensorRT engine of a bundle into `build/<target>/`, on the device that will run it.
+"""Compiles the TensorRT engine of a bundle in the user's cache, on the device that will run it.
 
-A bundle and a target go in. The folder comes out with the sources, the plugin and the library that runs a plan (both
+A bundle and a target go in. A folder comes out with the sources, the plugin and the library that runs a plan (both
 built by CMake, as they can be built by hand), the plan that was kept, the outcomes of all forms, TensorRT's lists of
 layers, a README and `build.json`. A plan fits one chip, TensorRT, driver and plugin. The fingerprint names them, and a
-plan that no longer fits is built again only on request. On a machine without the GPU or TensorRT, the folder gets the
+plan that no longer fits is built again only on request. On a machine without the GPU or TensorRT, the bundle gets the
 sources, prepared for the device.
 """
 
@@ -36,6 +36,7 @@ from edgedistill.machine import jetson
 from edgedistill.machine.processor import read_architecture
 from edgedistill.runtime.tensorrt_engine import PLAN, PLUGIN, plugin_hash
 from edgedistill.target import Target
+from edgedistill.user_cache import read_private
 
 CACHE = "timing.cache"  # TensorRT's cache of the tactics that it has timed
 RESULTS = ("plugin", "form")  # facts of a fingerprint that are unknown until the plan is built
@@ -96,7 +97,7 @@ def _describe_outcome(outcome: Outcome) -> str:
 def _read_old_cache(spec: BuildSpec) -> bytes:
     """Returns the tactics of an earlier plan. TensorRT itself refuses those of another chip or version."""
     try:
-        return (spec.folder / CACHE).read_bytes()
+        return read_private(spec.folder, CACHE)
     except OSError:
         return b""
 
@@ -112,8 +113,6 @@ def _find_fitting_plan(spec: BuildSpec, bundle: Bundle) -> BuildRecord | None:
         return None
     except EngineError as error:
         raise _stale_plan(error.what, error.got, "a build.json that can be read", spec, bundle) from error
-    if not found.library:
-        return None  # only the sources were prepared
     for name, expected in spec.record.fingerprint.device.items():
         was = found.fingerprint.device.get(name, "")
         if was != expected:

@@ -12,7 +12,7 @@ from time import monotonic
 from types import ModuleType
 
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.build_record import BuildRecord
+from edgedistill.bundle.build_record import BuildRecord, list_loaded_files
 from edgedistill.bundle.contents import (
     read_decoder_spec,
     read_holdout,
@@ -90,7 +90,11 @@ class Trials:
             (self.folder / f"layers-{form.name}.json").write_text(built.layers, encoding="utf-8")
             (self.folder / PLAN).write_bytes(built.plan)
             seconds = monotonic() - began
-            engine = AbiEngine(open_plan(self.folder, add_device_facts(self.record, form=form.name)), shape, front_end)
+            engine = AbiEngine(
+                open_plan(add_device_facts(self.record, form=form.name), list_loaded_files(self.folder)),
+                shape,
+                front_end,
+            )
         except (EngineError, BundleError) as error:
             self.errors.append(error if isinstance(error, EngineError) else EngineError(error.what, got=error.got))
             return Outcome(form.name, NOT_BUILT, ": ".join(filter(None, (error.what, str(error.got or "")))))

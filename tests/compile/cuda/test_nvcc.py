@@ -61,7 +61,7 @@ def test_the_nvcc_of_this_machine_knows_the_chips_of_the_design() -> None:
 
 
 def test_a_missing_compiler_is_reported_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = replace(load_target("cuda"), cuda=Cuda("nvcc-of-dreams"))
+    absent = replace(load_target("cuda"), cuda=Cuda("of-dreams-nvcc"))
     with pytest.raises(DeviceError, match="needs NVIDIA's compiler") as caught:
         find_nvcc(absent, "sm_87")
     assert "nvidia-cuda-toolkit" in str(caught.value.next_step)

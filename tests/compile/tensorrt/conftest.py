@@ -29,7 +29,7 @@ def bundle(written: Bundle, tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture
-def jetson(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundle: Bundle) -> Jetson:
+def jetson(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundle: Bundle, own_cache: Path) -> Jetson:
     return become_jetson(monkeypatch, tmp_path, bundle)
 
 

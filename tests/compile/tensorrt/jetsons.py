@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,9 +162,9 @@ def import_tensorrt_anew(monkeypatch: pytest.MonkeyPatch, here: Jetson) -> None:
 
 
 def _stand_in_for_plans(monkeypatch: pytest.MonkeyPatch, here: Jetson, bundle: Bundle) -> None:
-    def opened(path: Path, record: BuildRecord) -> tuple[str, Plans, Bundle]:
+    def opened(record: BuildRecord, files: Mapping[str, bytes]) -> tuple[str, Plans, Bundle]:
         form = record.fingerprint.device["form"]
-        assert (path / tensorrt_engine.PLAN).read_bytes().startswith(HEADER)
+        assert files[tensorrt_engine.PLAN].startswith(HEADER)
         here.plans.opened.append(form)
         if form in here.plans.not_opening:
             raise EngineError("the engine there does not start", got=here.plans.not_opening[form])

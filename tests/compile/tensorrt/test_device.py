@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from edgedistill.bundle import Bundle
 from edgedistill.compile.engines import compile_bundle, compile_or_prepare
 from edgedistill.compile.tensorrt import device
 from edgedistill.compile.tensorrt.plan import compile_tensorrt_plan
-from edgedistill.errors import ConfigError, DeviceError, OnlyPrepared
+from edgedistill.errors import ConfigError, DeviceError, NotCompiled
 from edgedistill.machine.gpu import Gpu
 from edgedistill.runtime import Decoder
 
@@ -35,14 +36,19 @@ def test_a_machine_without_a_gpu_prepares_the_sources_and_names_the_next_command
     assert engine.library is None
     assert engine.lacking is not None
     assert engine.lacking.next_step == command
-    names = set(engine.record.files)
+    assert engine.folder == bundle.path / "build" / "jetson"
+    record = json.loads((engine.folder / "build.json").read_text())
+    names = set(record["files"])
+    assert names == {str(path.relative_to(engine.folder)) for path in engine.folder.rglob("*.*") if path.is_file()} - {
+        "build.json"
+    } | {"README"}
     assert {"README", "tensorrt/plugin.cpp", "tensorrt/engine.cpp", "model/model_test.h"} <= names
     assert {"c/ed_device.h", "include/edgedistill.h", "model/model_test_data.h"} <= names
     assert not any(name.endswith((".plan", ".so")) or name.startswith("model/model_test_w") for name in names)
     text = (engine.folder / "README").read_text()
     assert "cmake -B out -DED_MODEL=test" in text
     assert "edgedistill compile BUNDLE --target jetson" in text
-    with pytest.raises(OnlyPrepared, match="prepared, not compiled") as refused:
+    with pytest.raises(NotCompiled, match="nothing is compiled") as refused:
         Decoder.open(bundle.path)
     assert "--force" not in str(refused.value)
 
@@ -55,9 +61,11 @@ def test_a_build_that_was_prepared_elsewhere_is_finished_on_the_device(
         assert not compile_or_prepare(bundle, NANO).compiled
     engine = compile_bundle(bundle, NANO)
     assert engine.compiled
-    with monkeypatch.context() as elsewhere:  # a machine without the GPU leaves the plan alone
+    assert (bundle.path / "build/jetson/student.plan").is_file()
+    with monkeypatch.context() as elsewhere:  # a machine without the GPU leaves the plan in the cache alone
         elsewhere.setattr(device, "find_gpu", _no_gpu)
-        assert compile_or_prepare(bundle, NANO).record == engine.record
+        assert compile_or_prepare(bundle, NANO).lacking
+    assert not compile_bundle(bundle, NANO).compiled
 
 
 def test_versions_that_are_too_old_are_refused(jetson: Jetson, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

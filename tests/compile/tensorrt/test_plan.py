@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgedistill.bundle import Bundle
-from edgedistill.bundle.build_record import check_files, read_record
+from edgedistill.bundle.build_record import build_folder, check_files, read_record
 from edgedistill.cli import main
 from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.engines import compile_bundle
@@ -62,7 +62,8 @@ def test_all_three_forms_are_built_and_the_fastest_is_kept(jetson: Jetson, bundl
     assert not (engine.folder / "out").exists()
     assert "kept, 40.0 µs a step" in engine.record.notes[0]
     assert "student.plan" in (engine.folder / "README").read_text()
-    check_files(engine.folder, read_record(engine.folder))
+    kept = build_folder(bundle, "jetson")
+    check_files(kept, read_record(kept))
 
 
 @pytest.mark.parametrize("fastest", ["int8-plugin", "int8", "fp16"])
@@ -183,7 +184,9 @@ def test_a_plan_that_gives_nan_is_refused_whatever_its_form(jetson: Jetson, bund
     assert forms["int8"]["state"] == "kept"
 
 
-def test_where_every_form_is_off_nothing_is_left_in_the_bundle(jetson: Jetson, bundle: Bundle) -> None:
+def test_where_every_form_is_off_nothing_is_left_in_cache_and_bundle(
+    jetson: Jetson, bundle: Bundle, own_cache: Path
+) -> None:
     jetson.plans.off, jetson.plans.not_finite = {"int8-plugin", "int8"}, {"fp16"}
     with pytest.raises(EngineError, match=r"no form .* computes what its definition says") as caught:
         compile_tensorrt_plan(bundle, NANO)
@@ -195,6 +198,7 @@ def test_where_every_form_is_off_nothing_is_left_in_the_bundle(jetson: Jetson, b
     ):
         assert part in str(caught.value)
     assert not (bundle.path / "build/jetson").exists()
+    assert not list(own_cache.rglob("build.json"))
 
 
 def test_a_bundle_without_reference_is_judged_by_its_holdout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
