@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as weights_as_bytes
-from torch import nn
+from torch import Tensor, nn
 
 from edgedistill.config import StudentSize, TeacherSize, parse
 from edgedistill.errors import EdgeDistillError
@@ -35,7 +35,7 @@ Facts = Mapping[str, Any]  # a JSON object
 def save_teacher(teacher: PatchAutoencoder, folder: Path, facts: Mapping[str, object]) -> None:
     """Writes a teacher. `facts` is whatever else its user should know (JSON). Raises OutputError."""
     kind = {"kind": "teacher", "size": asdict(teacher.size), "channels": teacher.channels}
-    teacher_d = teacher.to_teacher.out_features if teacher.to_teacher is not None else 0
+    teacher_d = teacher.to_teacher.teacher_d if teacher.to_teacher is not None else 0
     save(teacher, folder, {**kind, "counts": teacher.counts, "teacher_d": teacher_d, **facts})
 
 
@@ -46,7 +46,7 @@ def save_student(student: Student, folder: Path, facts: Mapping[str, object]) ->
         "size": asdict(student.size),
         "channels": student.tokenizer.channels,
         "arrays": student.tokenizer.arrays,
-        "teacher_d": student.to_teacher.out_features,
+        "teacher_d": student.to_teacher.teacher_d,
         "outputs": student.to_behavior.out_features,
     }
     save(student, folder, {**shape, **facts})
@@ -119,7 +119,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     path = folder / WEIGHTS
     try:
         weights = load_file(path)
-        model.load_state_dict({rename(name, OLD_HEAD, HEAD): tensor for name, tensor in weights.items()})
+        weights = {rename(name, OLD_HEAD, HEAD): tensor for name, tensor in weights.items()}
+        model.load_state_dict(spread_teacher_head(weights, model))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise EdgeDistillError(
             f"{path} is damaged or of another model",
@@ -129,10 +130,22 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     model.eval()
 
 
+def spread_teacher_head(weights: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """Returns weights in which each session has the one map to the teacher that older files have for all sessions."""
+    if "to_teacher.weight" not in weights:
+        return weights
+    single = {name: tensor for name, tensor in weights.items() if name.startswith("to_teacher.")}
+    copies = {
+        name: f"to_teacher.{name.split('.')[-1]}" for name in model.state_dict() if name.startswith("to_teacher.")
+    }
+    kept = {name: tensor for name, tensor in weights.items() if name not in single}
+    return kept | {name: single[old] for name, old in copies.items()}
+
+
 def hash_checkpoint(model: nn.Module) -> str:
     """Returns the SHA-256 over names, types, shapes and bytes of the model's tensors, in the order of the names.
 
-    Names count in the spelling of the version before, so that ranges of that version still belong to their student.
+    The head for behavior counts in its spelling of version 0.1.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted((rename(n, HEAD, OLD_HEAD), t) for n, t in model.state_dict().items()):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgedistill.config import StudentShape, StudentSize
+from edgedistill.models.teacher_heads import TeacherHeads
 from edgedistill.models.tokenizer import BinTokenizer, name_parameter
 from edgedistill.models.transformer import GatedMLP, draw_weight, rms
 
@@ -133,7 +134,7 @@ class Student(nn.Module):
         self.tokenizer = BinTokenizer(size.d, size.taps, size.dilation, channels, arrays)
         self.layers = nn.ModuleList(StudentBlock(size) for _ in range(size.layers))
         self.norm_out = nn.Parameter(torch.ones(size.d))
-        self.to_teacher = nn.Linear(size.d, teacher_d)
+        self.to_teacher = TeacherHeads(size.d, teacher_d, channels)
         self.to_behavior = nn.Linear(size.d, outputs)
         widest = max(channels.values())
         self.to_bins = nn.Linear(size.d, widest)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgedistill.config import TeacherSize
+from edgedistill.models.teacher_heads import TeacherHeads
 from edgedistill.models.tokenizer import PatchTokenizer, name_parameter
 from edgedistill.models.transformer import RotaryBlock, compute_rotary_angles, draw_weight, rms
 
@@ -31,7 +32,7 @@ class PatchAutoencoder(nn.Module):
 
     def __init__(self, size: TeacherSize, channels: Mapping[str, int], counts: bool = True, teacher_d: int = 0) -> None:
         super().__init__()
-        self.to_teacher = nn.Linear(size.d, teacher_d) if teacher_d else None
+        self.to_teacher = TeacherHeads(size.d, teacher_d, channels) if teacher_d else None
         self.size, self.counts, self.channels = size, counts, dict(channels)
         self.tokenizer = PatchTokenizer(size.d, size.patch, size.span, channels, counts)
         self.encoder = nn.ModuleList(RotaryBlock(size.d, size.heads, size.ff, size.layers) for _ in range(size.layers))

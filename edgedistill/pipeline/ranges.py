@@ -114,7 +114,7 @@ def require_tuning_sessions(recipe: Recipe, sessions: Sequence[TrainingSession])
 
 def require_width(student: Student, teacher_latents: Targets) -> None:
     """Raises EdgeDistillError where the student was not trained to follow latents of this width."""
-    expected, found = student.to_teacher.out_features, next(iter(teacher_latents.values())).shape[1]
+    expected, found = student.to_teacher.teacher_d, next(iter(teacher_latents.values())).shape[1]
     if found != expected:
         raise EdgeDistillError(
             "the student was distilled from another teacher than that of --teacher",

@@ -50,6 +50,7 @@ def adapt(
     tokenizer.deviation[name_parameter(session.id)] = nn.Parameter(
         torch.zeros_like(tokenizer.base[name_parameter(session.array)])
     )
+    student.to_teacher.add(session.id)
     if mode == "none":
         return restandardize(session, old)
     if old is not None:

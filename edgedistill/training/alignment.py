@@ -30,7 +30,7 @@ MOMENTUM, EPS = 0.1, 1e-5  # of the running mean and deviation, as in torch's ba
 
 
 class LatentAligner(nn.Module):
-    """Compares the latents that a student's head `to_teacher` predicts with those of the teacher. It has no weights."""
+    """Compares the latents that a student's heads `to_teacher` predict with those of the teacher. It has no weights."""
 
     def __init__(self, squared: bool) -> None:
         super().__init__()
@@ -40,10 +40,12 @@ class LatentAligner(nn.Module):
         """Returns the latents (batch, bins, d) of the student, which is all that is compared."""
         return [latents_of(student, session, bins)]
 
-    def forward(self, student: Student | PatchAutoencoder, layers: Sequence[Tensor], truth: Tensor) -> Tensor:
+    def forward(
+        self, student: Student | PatchAutoencoder, session: str, layers: Sequence[Tensor], truth: Tensor
+    ) -> Tensor:
         """Returns the loss of the last of `layers` against the truth (batch, bins, k)."""
         assert student.to_teacher is not None
-        return self.compare(student.to_teacher(layers[-1]), truth)
+        return self.compare(student.to_teacher(session, layers[-1]), truth)
 
 
 class SubspaceAligner(nn.Module):
@@ -70,7 +72,9 @@ class SubspaceAligner(nn.Module):
             return [latents_of(student, session, bins)]
         return student.layer_latents(session, bins)
 
-    def forward(self, student: Student | PatchAutoencoder, layers: Sequence[Tensor], truth: Tensor) -> Tensor:
+    def forward(
+        self, student: Student | PatchAutoencoder, session: str, layers: Sequence[Tensor], truth: Tensor
+    ) -> Tensor:
         """Returns the sum over layers of the mean of |s - t|² over known bins, as a share of the teacher's spread."""
         known = torch.isfinite(truth).all(-1)
         loss = layers[-1].sum() * 0.0  # has a gradient where no bin is known

@@ -33,7 +33,7 @@ from edgedistill.training.losses import DISTILLED, Objective, known_mse
 def make_student(
     sessions: Sequence[TrainingSession], modality: str, size: StudentSize, teacher_d: int, seed: int
 ) -> Student:
-    """Returns an untrained student with a tokenizer for each session."""
+    """Returns an untrained student with a tokenizer for each array, and a map to the teacher for each session."""
     torch.manual_seed(seed)
     channels = {s.id: s.inputs(modality).shape[1] for s in sessions}
     # LFP channels are places on an array and stay; other units are recorded every day
@@ -76,7 +76,7 @@ def train_student(
         if objective.hidden_share:
             bins, hidden = hide_bins(bins, objective.hidden_share, random)
         layers = align.layers_of(student, drawn.id, bins)
-        return student_loss(student, objective, align, layers, hidden, rest, config.burn_in)
+        return student_loss(student, drawn.id, objective, align, layers, hidden, rest, config.burn_in)
 
     def validation_loss() -> float:
         losses = [validate(student, s, modality, objective, teacher_latents, config, align) for s in sessions]
@@ -108,6 +108,7 @@ def select_parts(
 
 def student_loss(
     student: Student,
+    session: str,
     objective: Objective,
     aligner: Aligner,
     layers: Sequence[Tensor],
@@ -132,7 +133,7 @@ def student_loss(
         loss = loss + objective.reconstruction * (error * shown).sum() / shown.sum().clamp(min=1)
     if objective.alignment:
         truth, *rest = rest
-        loss = loss + objective.alignment * aligner(student, layers, truth)
+        loss = loss + objective.alignment * aligner(student, session, layers, truth)
     if objective.behavior and rest:
         loss = loss + objective.behavior * known_mse(student.to_behavior(latents), rest[0])
     return loss
@@ -155,7 +156,7 @@ def validate(
     if objective.hidden_share:
         bins, hidden = hide_bins(clean, objective.hidden_share, make_generator(0, -1))
     layers = aligner.layers_of(student, session.id, bins)
-    return student_loss(student, objective, aligner, layers, hidden, rest, config.burn_in).item()
+    return student_loss(student, session.id, objective, aligner, layers, hidden, rest, config.burn_in).item()
 
 
 def distill_bidirectional(
@@ -188,7 +189,7 @@ def distill_bidirectional(
 
     def loss(session: TrainingSession, bins: Tensor, truth: Tensor, whole: Tensor) -> Tensor:
         layers = align.layers_of(model, session.id, bins)
-        found: Tensor = align(model, layers, truth)
+        found: Tensor = align(model, session.id, layers, truth)
         if reconstruction:
             found = found + reconstruction * known_mse(to_bins[name_parameter(session.id)](layers[-1]), whole)
         return found

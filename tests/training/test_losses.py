@@ -44,7 +44,7 @@ def test_burn_in_and_bins_that_were_shown_do_not_change_the_loss() -> None:
 
     def loss(objective: Objective, clean: torch.Tensor, target: torch.Tensor) -> float:
         compared = ([clean] if objective.reconstruction else []) + ([target] if objective.alignment else [])
-        return student_loss(student, objective, align, [latents], hidden, compared, 10).item()
+        return student_loss(student, session().id, objective, align, [latents], hidden, compared, 10).item()
 
     early, shown, late = clean.clone(), clean.clone(), clean.clone()
     early[:, :10] += 9
@@ -59,7 +59,7 @@ def test_burn_in_and_bins_that_were_shown_do_not_change_the_loss() -> None:
     unknown = clean.clone()
     unknown[:, 12] = torch.nan
     some = (torch.arange(40) != 12).float()[None, :, None]
-    student_hidden = student_loss(student, rebuild, align, [latents], hidden * some, [clean], 10).item()
+    student_hidden = student_loss(student, session().id, rebuild, align, [latents], hidden * some, [clean], 10).item()
     assert loss(rebuild, unknown, target) == pytest.approx(student_hidden, rel=1e-6)
     both = Objective(reconstruction=2.0, alignment=3.0)
     expected = 2 * loss(rebuild, clean, target) + 3 * loss(follow, clean, target)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from edgedistill.config import StudentShape, StudentSize
 from edgedistill.errors import EdgeDistillError, did_you_mean
 from edgedistill.models.student import BLOCK, Student, StudentBlock, build_age_bias_band, window_attention
+from edgedistill.models.teacher_heads import TeacherHeads
 from edgedistill.models.tokenizer import BinTokenizer, stack_lags
 from edgedistill.models.transformer import rms
 from edgedistill.numerics import part_names
@@ -85,8 +86,8 @@ class FakeQuantStudent(nn.Module):
         return self.student.tokenizer
 
     @property
-    def to_teacher(self) -> nn.Linear:
-        """Returns a training head of the wrapped student."""
+    def to_teacher(self) -> TeacherHeads:
+        """Returns the training heads of the wrapped student."""
         return self.student.to_teacher
 
     @property
