@@ -36,10 +36,9 @@ OPEN = (
 
 
 def make_build(folder: Path, version: str, tensorrt: Path) -> Path:
-    """Compiles a complete `tensorrt` build over a library of NVIDIA's, without a plan. Returns the engine's library."""
+    """Compiles a `tensorrt` build over a library of NVIDIA's, without plugin and plan. Returns the engine's library."""
     c_builds.write_sources(folder, random_model(SMALL), "scalar")
     (folder / "append.cubin").write_bytes(append_kernel(folder).read_bytes())
-    plugin_library(folder, version)
     return engine_library(folder, version, looks_for(emulated_driver(folder), tensorrt))
 
 
@@ -82,6 +81,7 @@ def rtx_plan(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def test_the_words_of_the_runtime_for_each_damage_reach_the_log(tmp_path: Path, rtx_plan: bytes, version: str) -> None:
     headers(version)
     library = make_build(tmp_path, version, rtx_library())
+    plugin_library(tmp_path, version)
     for plan, says in (
         (b"not a plan at all" * 100, "magicTag == kEXPECTED_MAGIC_TAG"),
         (rtx_plan[: len(rtx_plan) // 2], "plan.header.size == blobSize"),

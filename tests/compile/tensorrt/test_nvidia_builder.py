@@ -6,6 +6,7 @@ of their own. A plan that they build is never executed.
 
 from __future__ import annotations
 
+import json
 import mmap
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from onnx import TensorProto
 
 from benchmarks.cpu.c_models import draw_model, draw_weights
 from benchmarks.tensorrt.layer_list import find_layers
+from benchmarks.tensorrt.layers import format_counts
 from benchmarks.tensorrt.libraries import compile_plugin, rtx_library
 from benchmarks.tensorrt.process import TensorRTProcess
 from benchmarks.tensorrt.wheels import BINDINGS, CUDA_HEADERS, HEADERS, RTX
@@ -34,6 +36,7 @@ from ...nvidia_wheels import require_wheels
 from ...quantization.graph_rules import test_attention_rules, test_quantization_rules, test_typing_rules
 from ...quantization.graph_rules.surgery import Cases, Surgery
 
+ROOT = Path(__file__).parents[3]
 VERSION = "11.4.0.106"
 CHANNELS, OUTPUTS = 96, 2
 SHAPES = {
@@ -208,6 +211,11 @@ def test_the_plan_holds_the_fields_that_the_plugin_serialized(built: Mapping[str
             assert entry.name.encode() in plan
             assert struct.pack("<f", entry.f) in plan, entry.name
     assert b"EdAttention" in plan
+
+
+def test_the_table_of_layers_in_the_documentation_is_that_of_the_result() -> None:
+    result = json.loads((ROOT / "benchmarks/results/tensorrt-rtx-1.7.1/layers.json").read_text())
+    assert format_counts(result["students"]) in (ROOT / "docs/jetson.md").read_text().replace("`", "")
 
 
 # ---------------------------------------------------------------- build_plan, and what it says
