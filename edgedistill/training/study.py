@@ -93,7 +93,7 @@ class RunningTrial:
             self.evaluations[step] = r2
             if self.asked is not None:
                 self.asked.report(r2, step)
-                self.is_stopped = self.asked.should_prune()
+                self.is_stopped = bool(self.asked.should_prune())  # may be a bool of numpy
             self.keep(self.evaluations)
         return self.is_stopped
 

@@ -97,11 +97,11 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         (home / "mixed/empty.nwb").touch()
         found["inspect folder"] = [run("inspect", sessions), run("inspect", home / "mixed", codes=(1,))]
         found["pretrain"] = [run("pretrain", sessions, "--out", home / "teacher", *training)]
-        taught = ("--teacher", home / "teacher", "--out", home / "student", "--supervised")
+        taught = ("--teacher", home / "teacher", "--out", home / "student", "--supervised", "--trials", 2)
         found["distill"] = [run("distill", sessions, *taught, *training)]
         ranges = ("--out", home / "ranges.json", "--sensitivity")
         found["calibrate"] = [run("calibrate", home / "student", sessions, *ranges)]
-        words = ("--target", "host", "--data", sessions, "--out", bundle, *training)
+        words = ("--target", "host", "--data", sessions, "--out", bundle, "--trials", 2, *training)
         found["build"] = [run("build", *words, codes=gates)]
         found["inspect bundle"] = [run("inspect", bundle)]
         found["compile"] = [run("compile", bundle, codes=gates)]

@@ -26,6 +26,7 @@ from edgedistill.training.batches import training_session_from_bins
 from edgedistill.training.distill import make_student
 from edgedistill.training.few_labels import FewLabels
 from edgedistill.training.student_tasks import STUDENT_TASKS
+from edgedistill.training.study import Trial
 
 from ..training.sessions import GAP, STUDENT, session_bins
 
@@ -49,6 +50,7 @@ def trained() -> PretrainedStudent:
         provenance=Provenance({"day1": "ab"}, {"torch": "2"}),
         finetuned_from="cd",
         band_power=BandPower(((12.0, 30.0),), 50),
+        trials=(Trial(0, {"learning_rate": 0.003}, "finished", 0.5, ((50, 0.3), (100, 0.4))),),
     )
 
 
@@ -110,10 +112,20 @@ def test_a_student_of_the_version_before_followed_whitened_components(folder: Pa
 
 
 def test_facts_that_are_missing_are_empty_and_damaged_ones_are_named(folder: Path) -> None:
-    absent = dict.fromkeys(("row", "alignment", "behavior", "readouts", "sessions", "versions", "finetuned_from"))
-    change_facts(folder, **absent)
+    absent = (
+        "row",
+        "alignment",
+        "objective",
+        "behavior",
+        "readouts",
+        "sessions",
+        "versions",
+        "finetuned_from",
+        "trials",
+    )
+    change_facts(folder, **dict.fromkeys(absent))
     found = load_pretrained_student(folder)
-    assert (found.task_name, found.task) == ("distilled", STUDENT_TASKS["distilled"])
+    assert (found.task_name, found.task, found.trials) == ("distilled", STUDENT_TASKS["distilled"], ())
     assert (found.outputs, found.readouts, found.finetuned_from) == (None, {}, None)
     with pytest.raises(EdgeDistillError, match=r"has no read-out[\s\S]*--probe"):
         found.require_readout(NEW_DAY, OUTPUTS)
@@ -122,8 +134,12 @@ def test_facts_that_are_missing_are_empty_and_damaged_ones_are_named(folder: Pat
         {"readouts": {"day1": {}}},
         {"standardization": {"a": {"mean": [1]}}},
         {"behavior": 3},
+        {"objective": {"behavior": "much"}},
+        {"objective": {"pleasure": 1.0}},
+        {"trials": [{"number": 0}]},
     ):
-        sound = {"row": "distilled", "standardization": {}, "readouts": {}, "behavior": None}
+        sound = {"row": "distilled", "standardization": {}, "readouts": {}, "behavior": None, "objective": None}
+        sound["trials"] = None
         change_facts(folder, **sound | damage)
         with pytest.raises(EdgeDistillError, match=r"model\.json does not describe a model"):
             load_pretrained_student(folder)

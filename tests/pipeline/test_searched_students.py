@@ -65,7 +65,7 @@ def test_a_search_that_was_killed_goes_on_with_the_same_bits(
         stages.build(asked, kill)
     seen: list[tuple[str, int]] = []
     result = stages.build(asked, lambda name, at, *_: seen.append((name, at)))
-    assert seen[0] == ("deployed, trial 2 of 3", 4)  # the step after the last evaluation's checkpoint
+    assert seen[0] == ("deployed, trial 2 of 3", 5)  # its checkpoint was written at step 4
     assert result.training == undisturbed.training
     assert result.metrics == undisturbed.metrics
 

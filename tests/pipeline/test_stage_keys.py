@@ -15,9 +15,11 @@ from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.code_digest import code_digest, find_needed_modules, installed_code_digest
 
 PACKAGE = Path(edgedistill.__file__).parent
-READ, TEACHER, STUDENTS, LINEAR, RANGES = STAGES = tuple(
-    f"edgedistill.pipeline.{name}" for name in ("inputs", "teacher", "students", "linear_fits", "ranges")
+READ, TEACHER, STUDENTS, SEARCHES, LINEAR, RANGES = STAGES = tuple(
+    f"edgedistill.pipeline.{name}"
+    for name in ("inputs", "teacher", "students", "searched_students", "linear_fits", "ranges")
 )
+TRAININGS = {TEACHER, STUDENTS, SEARCHES, RANGES}
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_the_stages_that_are_kept_are_those_tested_here() -> None:
         if any(
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
-            and (node.func.attr, len(node.args)) == ("stage", 3)
+            and (node.func.attr, len(node.args)) in (("stage", 3), ("open_folder", 3))
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         )
     }
@@ -98,11 +100,12 @@ def test_a_stage_depends_on_its_own_module(package: Path, stage: str) -> None:
         ("numerics/oracle.py", {RANGES}),
         ("quantization/graph_rules/quantization_rules.py", set()),  # graphs are written again for every bundle
         ("compile/engines.py", set()),
-        ("models/teacher.py", {TEACHER, STUDENTS, RANGES}),
-        ("training/pretrain.py", {TEACHER, STUDENTS, RANGES}),
-        ("training/distill.py", {STUDENTS, RANGES}),
+        ("models/teacher.py", TRAININGS),
+        ("training/pretrain.py", TRAININGS),
+        ("training/distill.py", {STUDENTS, SEARCHES, RANGES}),
+        ("training/midway.py", {SEARCHES}),
+        ("data/lfp/lfp.py", {READ, *TRAININGS, LINEAR}),
         ("training/baselines.py", {LINEAR}),
-        ("data/lfp/lfp.py", {READ, TEACHER, STUDENTS, LINEAR, RANGES}),
     ],
 )
 def test_a_statement_changes_the_keys_of_the_stages_that_run_it(package: Path, path: str, stages: set[str]) -> None:
@@ -110,7 +113,7 @@ def test_a_statement_changes_the_keys_of_the_stages_that_run_it(package: Path, p
 
 
 def test_nothing_of_quantization_is_behind_the_training() -> None:
-    for stage in (READ, TEACHER, STUDENTS, LINEAR):
+    for stage in (READ, TEACHER, STUDENTS, SEARCHES, LINEAR):
         assert not [name for name in find_needed_modules(stage, PACKAGE) if "quantization" in name], stage
 
 

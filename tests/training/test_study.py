@@ -79,6 +79,7 @@ def test_poor_trials_are_stopped_at_an_evaluation_and_not_scored(tmp_path: Path)
     trials = searched(tmp_path)
     stopped = [trial for trial in trials if trial.state == STOPPED]
     assert stopped
+    json.dumps([trial.to_json() for trial in trials])
     for trial in stopped:
         assert trial.validation_r2 is None
         assert trial.number >= 3
