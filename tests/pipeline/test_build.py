@@ -37,11 +37,11 @@ from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE
 from edgedistill.runtime import Decoder
 
-from .tiny_builds import CALIBRATED, DAYS, READS, STUDENTS, TEACHER, check_raw_frames, options, ran, refused
+from .tiny_builds import CALIBRATED, DAYS, LINEAR, READS, STUDENTS, TEACHER, check_raw_frames, options, ran, refused
 
 
 def test_a_build_makes_a_bundle_that_decodes(home: Path, first: BuildResult) -> None:
-    assert ran(first) == READS | STUDENTS | CALIBRATED | TEACHER
+    assert ran(first) == READS | STUDENTS | CALIBRATED | TEACHER | LINEAR
     bundle = open_bundle(first.bundle)
     assert bundle.manifest.session.id == DAYS[-1]
     assert bundle.manifest.metrics == first.metrics

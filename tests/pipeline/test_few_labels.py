@@ -18,14 +18,14 @@ from edgedistill.pipeline.trained import TrainedStudent, choose_shipped
 from edgedistill.training.evaluate import Readout, Score, unscale_behavior
 from edgedistill.training.student_tasks import STUDENT_TASKS
 
-from .tiny_builds import CALIBRATED, options, ran, refused
+from .tiny_builds import CALIBRATED, LINEAR, options, ran, refused
 
 
 def test_a_build_learns_from_the_first_minutes_of_its_session_alone(
     home: Path, first: BuildResult, first_work: Path, tmp_path: Path, ingredients: list[Ingredients]
 ) -> None:
     result = stages.build(options(home, tmp_path / "x.edge", work=first_work, label_minutes=0.1))
-    assert ran(result) == {"deployed", "spike-student", "teacher-readout"} | CALIBRATED
+    assert ran(result) == {"deployed", "spike-student", "teacher-readout"} | CALIBRATED | LINEAR
     (parts,) = ingredients
     train = parts.session.split.train
     assert np.isfinite(unscale_behavior(parts.session)[train]).all(1).sum() == 600

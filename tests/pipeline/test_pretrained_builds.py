@@ -25,7 +25,7 @@ from edgedistill.pipeline.calibration import CalibrationOptions, calibrate_run
 from edgedistill.quantization.calibration.ranges import Ranges, read_ranges
 from edgedistill.training.losses import DISTILLED, DISTILLED_WITH_BEHAVIOR, Objective
 
-from .tiny_builds import DAYS, READS, check_raw_frames, options, ran, refused
+from .tiny_builds import DAYS, LINEAR, READS, check_raw_frames, options, ran, refused
 
 
 def test_ranges_of_a_file_need_their_own_student(pretrained: Path, first: BuildResult, tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_pretrained_student_decodes_another_day(
 ) -> None:
     out = tmp_path / "x.zip"
     result = stages.build(options(pretrained, out, student=pretrained / "student", adapt=mode, probe=probe))
-    assert ran(result) <= {"calibrate"} | READS
+    assert ran(result) <= {"calibrate"} | READS | LINEAR
     manifest = open_bundle(out).manifest
     assert manifest.session is not None
     assert manifest.provenance is not None
