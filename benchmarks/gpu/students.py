@@ -24,8 +24,8 @@ from edgedistill.bundle import Bundle, open_bundle, write_bundle
 from edgedistill.bundle.contents import INT8_WEIGHTS
 from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.compile.cuda.module import CUBIN
-from edgedistill.compile.engines import compile_bundle
 from edgedistill.compile.cuda.packing import float_tables, packed_weights
+from edgedistill.compile.engines import compile_bundle
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.numerics import Int8Model
 from edgedistill.pipeline.channel_files import write_channel_files
