@@ -34,8 +34,9 @@ from edgedistill.bundle.contents import INT8_WEIGHTS
 from edgedistill.compile.bundle_sources import kernel_files
 from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.compile.cuda.model_source import cuda_sources
-from edgedistill.compile.cuda.module import CUBIN, compile_cuda_module
+from edgedistill.compile.cuda.module import CUBIN
 from edgedistill.compile.cuda.packing import float_tables, packed_weights
+from edgedistill.compile.engines import compile_bundle
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.numerics import Int8Model
 from edgedistill.pipeline.channel_files import write_channel_files
@@ -88,7 +89,7 @@ def build_student(folder: Path, preset: str, target: Target, channels: int) -> S
     """
     name = Path(preset).stem
     model = draw_model(load_preset(preset).student.shape(channels, OUTPUTS))
-    compiled = compile_cuda_module(write_or_open_bundle(folder / f"{name}.edge", model), target)
+    compiled = compile_bundle(write_or_open_bundle(folder / f"{name}.edge", model), target)
     assert compiled.library is not None
     beside = folder / f"c-{name}"
     on_cpu = Built(beside / f"lib{NAME}.so", NAME, {})
