@@ -7,12 +7,14 @@ one JSON file to benchmarks/results/DEVICE/, which says the command, the date an
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,11 @@ def write_result(folder: Path, name: str, result: Mapping[str, object]) -> Path:
     path = folder / f"{name}.json"
     atomic_write_text(path, json.dumps(result, indent=1) + "\n", "the result of the benchmark")
     return path
+
+
+def digest_settings(*settings: object) -> str:
+    """Returns eight hexadecimal digits that follow from settings: dataclasses, or what JSON can hold."""
+    return hashlib.sha256(json.dumps(settings, default=asdict, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def run_isolated(

@@ -8,8 +8,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.accuracy.label_minutes import ALL, DECODERS, draw_together, name_row, parse_amount, shorten
-from benchmarks.accuracy.label_minutes_figure import write_figure
+from benchmarks.accuracy.gates import judge_gates
+from benchmarks.accuracy.label_minutes import (
+    ALL,
+    DECODERS,
+    draw_together,
+    list_gates,
+    name_row,
+    parse_amount,
+    shorten,
+    write_figure,
+)
 from edgedistill.config import load_preset
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -26,7 +35,7 @@ def seed(offset: float) -> dict:
 
 def test_points_are_means_over_seeds_and_differences_are_paired() -> None:
     curves = draw_together([seed(0.5), seed(0.7)], [1.0, ALL])
-    deployed, ridge = curves[DECODERS[0]], curves[DECODERS[-1]]
+    deployed, ridge = curves["deployed student"], curves["lagged ridge"]
     assert [point["mean"] for point in deployed] == pytest.approx([0.6, 0.8])
     assert [point["minutes"] for point in ridge] == pytest.approx([1.0, 4.6])
     assert ridge[0]["deployed_over_it"]["mean"] == pytest.approx(0.3)
@@ -47,6 +56,15 @@ def test_the_picture_has_a_line_and_a_mark_for_each_amount_of_each_decoder(tmp_p
     style = root.find(f"{SVG}style")
     assert style is not None
     assert "--s0" in (style.text or "")
+
+
+def test_the_gates_ask_what_a_teacher_brings_with_one_minute_of_labels() -> None:
+    gates = {gate["name"]: gate["ok"] for gate in judge_gates([seed(0.5), seed(0.7)], list_gates(), {}, None)}
+    assert gates.pop("deployed student, 1 min of labels over lagged ridge, 1 min of labels") is True
+    assert gates.pop("student that ships, 1 min of labels over lagged ridge, 1 min of labels") is False
+    assert len(gates) == 2
+    without = {row: found for row, found in seed(0.5).items() if "1 min" not in row}
+    assert {gate["ok"] for gate in judge_gates([without], list_gates(), {}, None)} == {None}
 
 
 def test_an_amount_is_all_or_minutes_above_0() -> None:

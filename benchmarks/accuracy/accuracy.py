@@ -5,7 +5,9 @@
 A seed is another population, other sessions and another initialisation. Four sessions are trained on, and a fifth is
 never distilled on. Every network gets the same search over learning rates, which are chosen on validation, and the
 linear baselines get a wider one. R² is that of the test block, causal and streamed from the first bin, except in rows
-named bidirectional. Each trained row is kept under --work, so that an interrupted run can go on. Results are written to
+named bidirectional. Each row is kept under --work with the settings that it was measured with, so that an interrupted
+run can go on, and another setting measures the row anew. A change of the code does not. Two processes may measure two
+seeds in one --work (--first-seed), and a third call with all seeds then puts them together. Results are written to
 benchmarks/results/cpu/.
 """
 
@@ -20,10 +22,20 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import t as student_t
 
-from benchmarks.accuracy.int8_rows import list_int8_rows
-from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
+from benchmarks.accuracy.gates import (
+    NANO,
+    VERSION_0_1,
+    Rows,
+    choose_gates,
+    compute_gap_closed,
+    judge_gates,
+    name_int8,
+    summarize_rows,
+    tabulate_gates,
+)
+from benchmarks.accuracy.int8_rows import FloatStudent, Int8Row, list_int8_rows, list_recipe_rows, measure_quantized
+from benchmarks.harness import RESULTS, describe_conditions, digest_settings, option_parser, write_result
 from edgedistill.config import ALIGNMENTS, CENTRINGS, DEFAULT_ALIGNMENT, Alignment, Preset, load_preset
 from edgedistill.data.candidates import NO_NAMES
 from edgedistill.data.simulation.config import VARIANTS
@@ -35,7 +47,7 @@ from edgedistill.models.student import Student
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.student_files import write_student
-from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE
+from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, load_recipe
 from edgedistill.runtime.onnx_engine import OnnxEngine
 from edgedistill.training.adapt import adapt
 from edgedistill.training.baselines import fit_linear_baselines, score_ridge
@@ -53,30 +65,31 @@ from edgedistill.training.student_tasks import (
     score_teacher,
     train_task,
 )
-from edgedistill.training.teacher_targets import TeacherTargets
+from edgedistill.training.teacher_targets import Targets, TeacherTargets
 
 SESSIONS, MINUTES = 5, 8.0  # the last session is never trained on
 TRIALS = (1.0, 0.5)  # factors of the preset's learning rate; --trials takes the first so many
 MODULE = "benchmarks.accuracy.accuracy"
 
-GATES = (  # row, row it is compared with (or None), least difference (or least R²)
-    ("teacher", None, 0.70),
-    ("distilled", "single_session_lfp", 0.10),
-    ("deployed", "ridge_lfp", 0.03),
-    ("deployed", "kalman_lfp", 0.03),
-    ("deployed", "supervised_single_session_lfp", 0.03),
-    ("deployed", "supervised_lfp", 0.03),
-    ("distilled, new day", "multi_session_lfp, new day", 0.10),
-    (f"deployed, int8, {DEFAULT_RECIPE}", "deployed", -0.005),
-    ("deployed, int8, qat", "deployed", -0.002),
-    (
-        f"deployed, int8, {DEFAULT_RECIPE}, an artefact in the calibration data",
-        f"deployed, int8, {DEFAULT_RECIPE}",
-        -0.01,
-    ),
-)
 SIZE_LIMITS = {"edge": {"weight_bytes": 1_300_000, "state_bytes": 250_000}}
-R2 = dict[str, float]  # session -> R² on its test block
+STUDENTS = {  # row -> its task, and whether it sees the decoded session alone
+    "distilled": ("distilled", False),
+    "deployed": ("deployed", False),
+    "single_session_lfp": ("unsupervised_lfp", True),
+    "multi_session_lfp": ("unsupervised_lfp", False),
+    "supervised_lfp": ("supervised_lfp", False),
+    "supervised_single_session_lfp": ("supervised_lfp", True),
+    "spike_student": ("spike_student", False),
+}
+BIDIRECTIONAL = {"distilled_bidirectional": True, "single_session_lfp_bidirectional": False}  # whether distilled
+LINEAR = {"linear_lfp": "lfp", "linear_spikes": "spikes"}  # each gives a row for every linear baseline
+LINEAR_BIDIRECTIONAL = {"ridge_lfp_bidirectional": "lfp", "ridge_spike_bidirectional": "spikes"}
+SHIPPED = ("deployed", "distilled", "supervised_lfp")  # what ships is the best of these on validation
+NEW_DAY = ("distilled", "multi_session_lfp", "deployed")
+INT8 = (*SHIPPED, "spike_student")
+# The last four are one row, or several, for each of the students above that was trained
+CHOICES = (*STUDENTS, *BIDIRECTIONAL, *LINEAR, *LINEAR_BIDIRECTIONAL, "new_day", "int8", "int8_recipes", "latency")
+TEACHER_SETTINGS = ("teacher", "teacher_training")  # fields of a preset
 
 
 @dataclass
@@ -96,25 +109,53 @@ class Seed:
 
     def __post_init__(self) -> None:
         """Simulates the sessions unless they are there, and reads them."""
-        kind = "" if self.variant == VARIANTS[0] else f"{self.variant}-"
-        data = self.folder.parent / f"sessions-{kind}{self.seed}"
         config = SimulationConfig(sessions=SESSIONS, minutes=MINUTES, seed=self.seed, variant=self.variant)
+        data = self.folder.parent / f"sessions-{self.variant}-{self.seed}-{digest_settings(config)}"
         if len(list(data.glob("*.nwb"))) < SESSIONS:
             list(simulate_to_nwb(config, data))
+        self.data = (config, self.preset.band_power, self.preset.student)  # the gaps between blocks follow from both
         bins = read_sessions(Cache(self.folder.parent / "read"), [data], NO_NAMES, 60, self.preset.band_power)
         sessions = [training_session_from_bins(b, compute_gap(bins, self.preset.student)) for b in bins]
         self.trained, self.new_day = sessions[:-1], sessions[-1]
         self.target = self.trained[-1]
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def measure_once(self, row: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Returns the result of a row, which is measured unless it was before."""
-        path = self.folder / f"{row}.json"
+    def name_row(self, row: str, *settings: object) -> str:
+        """Returns the name of a row's files. It ends in a digest of `settings` and of those of the sessions."""
+        return f"{row}-{digest_settings(*self.data, *settings)}"
+
+    def measure_once(self, row: str, measure: Callable[[], dict[str, Any]], *settings: object) -> dict[str, Any]:
+        """Returns the result of a row, which is measured unless it was before with the same settings.
+
+        `settings` are all that it depends on beside the sessions. A model is named by its folder.
+        """
+        name = self.name_row(row, *settings)
+        path = self.folder / f"{name}.json"
         if not path.exists():
             found = measure()
-            write_result(self.folder, row, found)
+            write_result(self.folder, name, found)
             print(f"seed {self.seed} {row}: {found}", flush=True)
         return dict(json.loads(path.read_text()))
+
+    def search_once(
+        self,
+        row: str,
+        train: Callable[[Any, Path], dict[str, Score]],
+        *settings: object,
+        shared: str | None = None,
+    ) -> dict[str, Any]:
+        """Returns the result of a search as `search` does, with the folder of its best model (`model`).
+
+        Models are named by their own settings, so that a longer search finds those of a shorter one again. They are
+        those of the row `shared` where one is given.
+        """
+        name = self.name_row(shared or row, *settings)
+
+        def measure() -> dict[str, Any]:
+            found = self.search(name, train)
+            return {**found, "model": f"{name}-{found['trial']:g}"}
+
+        return self.measure_once(row, measure, *settings, self.trials)
 
     def search(self, row: str, train: Callable[[Any, Path], dict[str, Score]]) -> dict[str, Any]:
         """Returns the trial with the best mean validation R². `train` gets a factor and a folder."""
@@ -128,58 +169,128 @@ class Seed:
         return {"trial": best[1], "validation": best[0], "r2": {k: s.r2 for k, s in best[2].items()}}
 
 
-def run_seed(run: Seed) -> dict[str, dict[str, Any]]:
-    """Measures every row of one seed."""
-    rows = {
-        "teacher": run.measure_once(
-            "teacher", lambda: run.search("teacher", lambda f, p: train_teacher_trial(run, f, p))
-        )
-    }
-    teacher = load_teacher(run.folder / f"teacher-{rows['teacher']['trial']:g}")[0]
-    targets = TeacherTargets(teacher, run.trained, run.preset.teacher_training)
-    for row, task, single in (
-        ("distilled", "distilled", False),
-        ("deployed", "deployed", False),
-        ("single_session_lfp", "unsupervised_lfp", True),
-        ("multi_session_lfp", "unsupervised_lfp", False),
-        ("supervised_lfp", "supervised_lfp", False),
-        ("supervised_single_session_lfp", "supervised_lfp", True),
-        ("spike_student", "spike_student", False),
-    ):
-        sessions = [run.target] if single else run.trained
+def run_seed(run: Seed, chosen: Sequence[str] = CHOICES) -> dict[str, dict[str, Any]]:
+    """Measures the rows of one seed that belong to `chosen`, and the teacher."""
+    rows = {"teacher": find_teacher(run)}
+    targets = TeacherTargets(
+        load_teacher(run.folder / rows["teacher"]["model"])[0], run.trained, run.preset.teacher_training
+    )
+    for row, (task, single) in STUDENTS.items():
+        if row in chosen:
+            rows[row] = find_student(run, row, task, single, rows["teacher"]["model"], targets)
+    for row, distilled in BIDIRECTIONAL.items():
+        if row in chosen:
+            rows[row] = find_bidirectional(run, row, distilled, rows["teacher"]["model"], targets)
+    for row, part in LINEAR.items():
+        if row in chosen:
+            found = run.measure_once(row, lambda part=part: score_baselines(run, part))
+            rows |= {name: {"r2": r2} for name, r2 in found["r2"].items()}
+    for row, part in LINEAR_BIDIRECTIONAL.items():
+        if row in chosen:
+            rows[row] = run.measure_once(row, lambda part=part: score_bidirectional_ridge(run, part))
+    students = {row: FloatStudent(run.folder / rows[row]["model"], STUDENTS[row][0], run.task(STUDENTS[row][0]))
+                for row in STUDENTS if row in rows}  # fmt: skip
+    if "new_day" in chosen:
+        rows |= measure_new_day(run, students, "int8" in chosen)
+    rows |= measure_int8(run, students, targets, chosen)
+    if "latency" in chosen and "deployed" in students:
+        folder = students["deployed"].folder
+        rows["latency"] = run.measure_once("latency", lambda: measure_latency(run, folder), folder.name)
+    return rows | choose_shipped(rows)
 
-        def trial(factor: float, path: Path, task: str = task, sessions: Any = sessions) -> dict[str, Score]:
-            return train_student_trial(run, task, sessions, targets, factor, path)
 
-        rows[row] = run.measure_once(row, lambda row=row, trial=trial: run.search(row, trial))
-    for row, sessions, distilled in (
-        ("distilled_bidirectional", run.trained, True),
-        ("single_session_lfp_bidirectional", [run.target], False),
-    ):
+def find_teacher(run: Seed) -> dict[str, Any]:
+    """Returns the row of the teacher, which is trained unless it was before."""
+    settings = [getattr(run.preset, name) for name in TEACHER_SETTINGS]
+    return run.search_once("teacher", lambda f, p: train_teacher_trial(run, f, p), *settings)
 
-        def patch(factor: float, path: Path, sessions: Any = sessions, distilled: bool = distilled) -> dict[str, Score]:
-            return train_bidirectional_trial(run, sessions, targets if distilled else None, factor, path)
 
-        rows[row] = run.measure_once(row, lambda row=row, patch=patch: run.search(row, patch))
-    for part in ("lfp", "spikes"):
-        found = run.measure_once(f"linear_{part}", lambda part=part: score_baselines(run, part))
-        rows |= {row: {"r2": r2} for row, r2 in found["r2"].items()}
-    for row, part in (("ridge_lfp_bidirectional", "lfp"), ("ridge_spike_bidirectional", "spikes")):
-        rows[row] = run.measure_once(row, lambda part=part: score_bidirectional_ridge(run, part))
-    for row in ("distilled", "multi_session_lfp", "deployed"):
+def student_settings(run: Seed, task: str, teacher: str, *others: object) -> tuple[object, ...]:
+    """Returns what a trained student depends on beside the sessions. `teacher` names the teacher's folder."""
+    return (run.preset.training, run.task(task), teacher, *others)
+
+
+def find_student(run: Seed, row: str, task: str, single: bool, teacher: str, targets: TeacherTargets) -> dict[str, Any]:
+    """Returns the row of a student, which is trained unless it was before."""
+    sessions = [run.target] if single else run.trained
+    return run.search_once(
+        row,
+        lambda factor, path: train_student_trial(run, task, sessions, targets, factor, path),
+        *student_settings(run, task, teacher),
+    )
+
+
+def find_bidirectional(run: Seed, row: str, distilled: bool, teacher: str, targets: TeacherTargets) -> dict[str, Any]:
+    """Returns the row of a published patch student, which is trained unless it was before."""
+    sessions = run.trained if distilled else [run.target]
+    followed = targets if distilled else None
+    return run.search_once(
+        row,
+        lambda factor, path: train_bidirectional_trial(run, sessions, followed, factor, path),
+        *student_settings(run, "distilled", teacher, run.preset.patch_student),
+    )
+
+
+def measure_new_day(run: Seed, students: dict[str, FloatStudent], int8: bool) -> dict[str, dict[str, Any]]:
+    """Measures the students on the never-distilled day, in each mode that needs no labels, and `stats` in INT8."""
+    rows, recipe = {}, load_recipe(DEFAULT_RECIPE)
+    for row in (row for row in NEW_DAY if row in students):
+        student = students[row]
         for mode in ("none", "stats", "tokenizer"):
             name = f"{row}, new day, {mode}"
             rows[name] = run.measure_once(
-                name, lambda row=row, mode=mode: score_new_day(run, row, rows[row]["trial"], mode)
+                name,
+                lambda student=student, mode=mode: score_new_day(run, student, mode),
+                student.folder.name,
+                run.preset.training,
             )
-    trials = {row: rows[row]["trial"] for row in ("deployed", "spike_student")}
-    tasks = {row: run.task(row) for row in trials}
-    followed = {row: targets.of(task.objective, run.preset.student) for row, task in tasks.items()}
-    config = run.preset.training
-    for row, measure in list_int8_rows(run.folder, trials, tasks, run.trained, followed, run.seed, config).items():
-        rows[row] = run.measure_once(row, measure)
-    rows["latency"] = run.measure_once("latency", lambda: measure_latency(run, rows["deployed"]["trial"]))
+        name = f"{row}, new day, stats"
+        if int8:
+            rows[name_int8(name)] = run.measure_once(
+                name_int8(name), lambda student=student: quantize_new_day(run, student), student.folder.name, recipe
+            )
     return rows
+
+
+def measure_int8(
+    run: Seed, students: dict[str, FloatStudent], targets: TeacherTargets, chosen: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Measures students in INT8 with the recipe that ships (`int8`), and the deployed one with all (`int8_recipes`)."""
+    listed: dict[str, Int8Row] = {}
+    if "int8" in chosen:
+        listed |= list_int8_rows({row: students[row] for row in INT8 if row in students})
+    if "int8_recipes" in chosen and "deployed" in students:
+        listed |= list_recipe_rows("deployed", students["deployed"])
+
+    def follow(task: StudentTask) -> Targets:
+        return targets.of(task.objective, run.preset.student)
+
+    return {
+        row: run.measure_once(
+            row,
+            lambda one=one: one.measure(run.trained, follow, run.seed, run.preset.training),
+            one.student.folder.name,
+            one.recipe,
+            run.preset.training,
+        )
+        for row, one in listed.items()
+    }
+
+
+def choose_shipped(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Returns the row of what ships, and the same in INT8: of the students in SHIPPED the best on validation."""
+    if not all(row in rows for row in SHIPPED):
+        return {}
+    best = choose_on_validation(rows, SHIPPED)
+    found = {"shipped": {"r2": rows[best]["r2"], "validation": rows[best]["validation"], "chosen": best}}
+    if name_int8(best) in rows:
+        found[name_int8("shipped")] = dict(rows[name_int8(best)])
+    return found
+
+
+def choose_on_validation(rows: Rows, names: Sequence[str]) -> str:
+    """Returns the row that decodes the validation block best, the first of those that are equal."""
+    return max(names, key=lambda row: rows[row]["validation"])
 
 
 def train_teacher_trial(run: Seed, factor: float, folder: Path) -> dict[str, Score]:
@@ -245,17 +356,28 @@ def score_bidirectional_ridge(run: Seed, part: str) -> dict[str, Any]:
     return {"r2": {run.target.id: score_ridge(bins, run.target, bidirectional=True, modality=part).r2}}
 
 
-def score_new_day(run: Seed, row: str, trial: float, mode: str) -> dict[str, Any]:
+def score_new_day(run: Seed, trained: FloatStudent, mode: str) -> dict[str, Any]:
     """Adapts a student to the never-distilled session without labels, and probes it with that session's labels."""
-    student, facts = load_student(run.folder / f"{row}-{trial:g}")
-    config = run.preset.training
-    session = adapt(student, run.new_day, mode, run.target.standardization, config, run.seed)
-    return {"r2": {session.id: score_smoothed(student, facts["row"], session, KALMAN).r2}}
+    student, session = adapt_to_new_day(run, trained, mode)
+    return {"r2": {session.id: score_smoothed(student, trained.name, session, KALMAN).r2}}
 
 
-def measure_latency(run: Seed, trial: float) -> dict[str, Any]:
-    """Measures the step latency of the checkpoint whose R² is the row `deployed`."""
-    student, _ = load_student(run.folder / f"deployed-{trial:g}")
+def quantize_new_day(run: Seed, trained: FloatStudent) -> dict[str, Any]:
+    """Adapts a student to the never-distilled session by its statistics, and scores it in INT8."""
+    student, session = adapt_to_new_day(run, trained, "stats")
+    return measure_quantized(student, trained.name, trained.task, load_recipe(DEFAULT_RECIPE), [session], run.seed)
+
+
+def adapt_to_new_day(run: Seed, trained: FloatStudent, mode: str) -> tuple[Student, TrainingSession]:
+    """Returns a student that was adapted to the never-distilled session, and the session as it reads it."""
+    student = load_student(trained.folder)[0]
+    standardization = run.target.standardization
+    return student, adapt(student, run.new_day, mode, standardization, run.preset.training, run.seed)
+
+
+def measure_latency(run: Seed, folder: Path) -> dict[str, Any]:
+    """Measures the step latency of the model whose R² is the row `deployed`."""
+    student, _ = load_student(folder)
     readout, score = score_student(student, "deployed", run.target)
     bins = run.target.inputs("lfp")
     files, shape, _ = write_student(student, run.target.id, readout)
@@ -268,75 +390,35 @@ def measure_latency(run: Seed, trial: float) -> dict[str, Any]:
 # ---------------------------------------------------------------- over seeds
 
 
-def summarize_rows(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Returns mean and standard deviation of every row over seeds. A seed's value is its mean over sessions."""
-    table = {}
-    for row in seeds[0]:
-        values = [float(np.mean(list(seed[row]["r2"].values()))) for seed in seeds]
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        table[row] = {"mean": float(np.mean(values)), "std": spread, "seeds": values}
-    return table
-
-
-def compare_rows(seeds: list[dict[str, dict[str, Any]]], row: str, other: str) -> dict[str, Any]:
-    """Compares two rows over the (seed, session) pairs that both have, with a 95 % interval over seeds."""
-    pairs = [
-        [seed[row]["r2"][s] - seed[other]["r2"][s] for s in seed[row]["r2"] if s in seed[other]["r2"]] for seed in seeds
-    ]
-    means = [float(np.mean(p)) for p in pairs]
-    half = None
-    if len(means) > 1:  # sessions of a seed share their population, so the seed is the independent unit
-        half = float(student_t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / np.sqrt(len(means)))
-    return {"mean": float(np.mean(means)), "ci95": half, "pairs": sum(map(len, pairs))}
-
-
-def judge_gates(seeds: list[dict[str, dict[str, Any]]], table: dict[str, Any]) -> list[dict[str, Any]]:
-    """Judges the gates. Here `new day` means the mode `stats`, which needs no labels."""
-    gates = []
-    for row, other, limit in GATES:
-        row, other = (name and name.replace("new day", "new day, stats") for name in (row, other))
-        found = {"mean": table[row]["mean"], "ci95": None} if other is None else compare_rows(seeds, row, other)
-        name = row if other is None else f"{row} over {other}"
-        gates.append({"name": name, **found, "limit": limit, "ok": found["mean"] >= limit})
-    return gates
-
-
-def compute_gap_closed(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, float]:
-    """Returns (distilled - single-session LFP) / (teacher - single-session LFP), causal and bidirectional.
-
-    All three are compared on the sessions that the single-session model has, because others are easier or harder.
-    """
-
-    def share(row: str, floor: str) -> float:
-        return float(compare_rows(seeds, row, floor)["mean"] / compare_rows(seeds, "teacher", floor)["mean"])
-
-    return {
-        "causal": share("distilled", "single_session_lfp"),
-        "bidirectional": share("distilled_bidirectional", "single_session_lfp_bidirectional"),
-    }
-
-
 def read_int8_bytes(seeds: list[dict[str, dict[str, Any]]], preset: str) -> dict[str, Any]:
-    """Returns the bytes of weights and state of the INT8 student that ships, beside their limits."""
-    row = seeds[0][f"deployed, int8, {DEFAULT_RECIPE}"]
+    """Returns the bytes of weights and state of the deployed student in INT8, beside their limits."""
+    row = seeds[0].get(name_int8("deployed"))
+    if row is None:
+        return {}
     limits = SIZE_LIMITS.get(preset, {})
     return {name: {"bytes": row[name], "limit": limits.get(name)} for name in ("weight_bytes", "state_bytes")}
 
 
+def add_nano(seeds: list[dict[str, dict[str, Any]]], numbers: Sequence[int], result: Path) -> list[dict[str, Any]]:
+    """Returns the rows of each seed with that of the deployed `nano`, from its result, if it has all these seeds."""
+    other = json.loads(result.read_text()) if result.exists() else {}
+    known = dict(zip(other.get("seeds", ()), other.get("per_seed", ()), strict=False))
+    if not all("deployed" in known.get(number, ()) for number in numbers):
+        return seeds
+    return [{**seed, NANO: known[number]["deployed"]} for seed, number in zip(seeds, numbers, strict=True)]
+
+
 def show(result: dict[str, Any]) -> None:
     console = Console()
-    table = Table("row", "R²", "±", title=f"{result['preset']}, {len(result['seeds'])} seeds")
+    table = Table("row", "R²", "±", title=f"{result['preset']}, {result['variant']}, {len(result['seeds'])} seeds")
     for row, figures in result["rows"].items():
         table.add_row(row, f"{figures['mean']:.3f}", "" if figures["std"] is None else f"{figures['std']:.3f}")
+    for row in result["not_measured"]:
+        table.add_row(row, "not measured", "")
     console.print(table)
-    gates = Table("gate", "found", "95 % interval", "limit", "", title="Gates")
-    for gate in result["gates"]:
-        half = "" if gate["ci95"] is None else f"±{gate['ci95']:.3f}"
-        gates.add_row(
-            gate["name"], f"{gate['mean']:.3f}", half, f"{gate['limit']:.3f}", "met" if gate["ok"] else "MISSED"
-        )
-    console.print(gates)
+    console.print(tabulate_gates(result["gates"]))
     console.print("share of the gap closed", result["gap_closed"])
+    console.print("shipped", result["shipped"])
     console.print("INT8 student", result["int8_bytes"])
 
 
@@ -346,6 +428,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=len(TRIALS), choices=range(1, len(TRIALS) + 1))
+    parser.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0], help="of the simulator")
+    parser.add_argument(
+        "--rows", nargs="+", choices=CHOICES, default=CHOICES, help="to measure; the others are left out"
+    )
     parser.add_argument("--alignment", choices=ALIGNMENTS, default=DEFAULT_ALIGNMENT.kind)
     parser.add_argument("--centring", choices=CENTRINGS, default=DEFAULT_ALIGNMENT.centring)
     parser.add_argument("--work", type=Path, default=Path("build/accuracy"))
@@ -353,23 +439,30 @@ def main() -> None:
     preset = load_preset(options.preset)
     numbers = list(range(options.first_seed, options.first_seed + options.seeds))
     alignment = Alignment(options.alignment, options.centring)
-    name = preset.name if alignment == DEFAULT_ALIGNMENT else "-".join((preset.name, *astuple(alignment)))
+    kind = () if options.variant == VARIANTS[0] else (options.variant,)
+    name = "-".join((preset.name, *kind, *(() if alignment == DEFAULT_ALIGNMENT else astuple(alignment))))
     trials = TRIALS[: options.trials]
-    runs = [Seed(n, preset, options.work / f"{name}-{n}", trials, alignment) for n in numbers]
-    seeds = [run_seed(run) for run in runs]
-    table = summarize_rows(seeds)
+    folders = [options.work / "-".join((preset.name, *kind, str(number))) for number in numbers]
+    runs = (Seed(n, preset, at, trials, alignment, options.variant) for n, at in zip(numbers, folders, strict=True))
+    seeds = [run_seed(run, options.rows) for run in runs]
+    if preset.name == "edge":
+        seeds = add_nano(seeds, numbers, options.out / f"accuracy-{name.replace('edge', 'nano', 1)}.json")
+    gates = choose_gates(preset.name, options.variant, bool(preset.band_power.bands))
     result = {
         **describe_conditions(MODULE),
         "preset": preset.name,
+        "variant": options.variant,
         "seeds": numbers,
         "sessions": {"trained": SESSIONS - 1, "never_distilled": 1, "minutes": MINUTES},
         "alignment": asdict(alignment),
         "trials": [f"{f:g} x learning rate" for f in trials],
-        "rows": table,
-        "gates": judge_gates(seeds, table),
+        "rows": summarize_rows(seeds),
+        "not_measured": [row for row in CHOICES if row not in options.rows],
+        "gates": judge_gates(seeds, gates, VERSION_0_1.get(preset.name, {})),
         "gap_closed": compute_gap_closed(seeds),
+        "shipped": [seed["shipped"]["chosen"] for seed in seeds if "shipped" in seed],
         "int8_bytes": read_int8_bytes(seeds, preset.name),
-        "latency": [seed["latency"] for seed in seeds],
+        "latency": [seed["latency"] for seed in seeds if "latency" in seed],
         "per_seed": seeds,
     }
     write_result(options.out, f"accuracy-{name}", result)

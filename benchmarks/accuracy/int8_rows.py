@@ -1,4 +1,4 @@
-"""Measures the INT8 rows of `accuracy.py`: every recipe on the students of the rows `deployed` and `spike_student`.
+"""Measures the INT8 rows of `accuracy.py`: students that were trained in float32, quantized by a recipe.
 
 A row quantizes one student once for each session that it decodes, as `build` does. The ranges come from that session's
 training block, and the read-out is refitted on it. R² is that of its test block, where the oracle streams from the
@@ -7,12 +7,12 @@ session's first bin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import digest_settings
 from edgedistill.config import TrainingConfig
 from edgedistill.models.files import load_student
 from edgedistill.models.student import Student
@@ -28,74 +28,88 @@ from edgedistill.training.student_tasks import StudentTask, score_smoothed, scor
 from edgedistill.training.teacher_targets import Targets
 
 ARTEFACT_BINS, ARTEFACT = slice(5000, 5010), 1000.0  # 100 ms of a thousand standard deviations on all channels
-Measure = Callable[[], dict[str, Any]]
 
 
-def list_int8_rows(
-    folder: Path,
-    trials: dict[str, float],
-    tasks: dict[str, StudentTask],
-    sessions: Sequence[TrainingSession],
-    followed: dict[str, Targets],
-    seed: int,
-    config: TrainingConfig,
-) -> dict[str, Measure]:
-    """Returns, by row, the function that measures it.
+@dataclass(frozen=True)
+class FloatStudent:
+    """Names a trained student: its folder, the name of its task in STUDENT_TASKS, and the task as it was trained."""
 
-    `trials` tells the folder of each float student, `tasks` what it was trained on, and `followed` what it followed.
-    """
-    rows: dict[str, Measure] = {}
+    folder: Path
+    name: str
+    task: StudentTask
 
-    def measure(row: str, recipe: Recipe, sessions: Sequence[TrainingSession] = sessions) -> dict[str, Any]:
-        student = folder / f"{row}-{trials[row]:g}"
-        return measure_quantized_row(student, row, tasks[row], recipe, sessions, followed[row], seed, config)
 
-    for row, recipes in (("deployed", list_recipes()), ("spike_student", (DEFAULT_RECIPE,))):
-        for name in recipes:
-            rows[f"{row}, int8, {name}"] = partial(measure, row, load_recipe(name))
-    unfitted = replace(load_recipe(DEFAULT_RECIPE), refit_readout=False)
-    rows[f"deployed, int8, {DEFAULT_RECIPE}, read-out of the float student"] = partial(measure, "deployed", unfitted)
-    struck = [add_artefact(session) for session in sessions]
-    for name in (DEFAULT_RECIPE, "minmax"):
-        rows[f"deployed, int8, {name}, an artefact in the calibration data"] = partial(
-            measure, "deployed", load_recipe(name), struck
-        )
-    raw = replace(load_recipe("minmax"), artefact_factor=1e9)  # without rejection of artefacts
-    rows["deployed, int8, minmax, an artefact and no rejection"] = partial(measure, "deployed", raw, struck)
+@dataclass(frozen=True)
+class Int8Row:
+    """Says how one student is quantized for a table, and on which sessions its ranges are found."""
+
+    student: FloatStudent
+    recipe: Recipe
+    struck: bool = False  # whether there is an artefact in the data of the calibration
+
+    def measure(
+        self,
+        sessions: Sequence[TrainingSession],
+        follow: Callable[[StudentTask], Targets],
+        seed: int,
+        config: TrainingConfig,
+    ) -> dict[str, Any]:
+        """Returns R² of each session. `follow` returns what a student of a task is aligned to."""
+        sessions = [add_artefact(session) for session in sessions] if self.struck else sessions
+        student, recipe = load_student(self.student.folder)[0], self.recipe
+        if recipe.finetune is None:
+            return measure_quantized(student, self.student.name, self.student.task, recipe, sessions, seed)
+        checkpoint = self.student.folder / f"finetune-{digest_settings(recipe)}.safetensors"
+        followed = follow(self.student.task)
+        tuned = finetune(student, self.student.task, recipe, sessions, followed, seed, config, checkpoint)
+        return measure_quantized(student, self.student.name, self.student.task, recipe, sessions, seed, tuned)
+
+
+def list_int8_rows(students: Mapping[str, FloatStudent]) -> dict[str, Int8Row]:
+    """Returns the row of each student with the recipe that ships."""
+    recipe = load_recipe(DEFAULT_RECIPE)
+    return {f"{row}, int8, {DEFAULT_RECIPE}": Int8Row(student, recipe) for row, student in students.items()}
+
+
+def list_recipe_rows(row: str, student: FloatStudent) -> dict[str, Int8Row]:
+    """Returns the rows that compare recipes on one student, with and without an artefact in the calibration data."""
+    default, minmax = load_recipe(DEFAULT_RECIPE), load_recipe("minmax")
+    rows = {f"{row}, int8, {name}": Int8Row(student, load_recipe(name)) for name in list_recipes()}
+    unfitted, raw = replace(default, refit_readout=False), replace(minmax, artefact_factor=1e9)
+    rows[f"{row}, int8, {DEFAULT_RECIPE}, read-out of the float student"] = Int8Row(student, unfitted)
+    for recipe in (default, minmax):
+        rows[f"{row}, int8, {recipe.name}, an artefact in the calibration data"] = Int8Row(student, recipe, True)
+    rows[f"{row}, int8, minmax, an artefact and no rejection"] = Int8Row(student, raw, True)
     return rows
 
 
-def measure_quantized_row(
-    folder: Path,
-    row: str,
+def measure_quantized(
+    student: Student,
+    name: str,
     task: StudentTask,
     recipe: Recipe,
     sessions: Sequence[TrainingSession],
-    teacher_latents: Targets,
     seed: int,
-    config: TrainingConfig,
+    tuned: tuple[Student, dict[str, list[float]]] | None = None,
 ) -> dict[str, Any]:
-    """Measures one row: R² of each session, and the bytes that the device holds."""
-    student, modality = load_student(folder)[0], task.modality
-    readouts = {s.id: score_student(student, row, s)[0] for s in sessions}
+    """Returns R² of each session and the bytes that the device holds. `tuned` is a finetuned student with its ranges.
+
+    `name` is that of the student's task in STUDENT_TASKS.
+    """
+    readouts = {s.id: score_student(student, name, s)[0] for s in sessions}
     found: dict[str, Any] = {"r2": {}, "validation": {}, "per_output": {}}
-    whole = student
-    if recipe.finetune is not None:
-        student, after = finetune(
-            student, task, recipe, sessions, teacher_latents, seed, config, folder / "finetune.safetensors"
-        )
-        # the control of this row: what the longer training is worth without any rounding
-        found["float_r2"] = {s.id: score_smoothed(student, row, s, KALMAN).r2 for s in sessions}
+    if tuned is not None:  # the control of this row: what the longer training is worth without any rounding
+        found["float_r2"] = {s.id: score_smoothed(tuned[0], name, s, KALMAN).r2 for s in sessions}
     for session in sessions:
-        ranges = calibrate(whole, [session], modality, recipe, seed)
-        quantized = quantize_for_session(whole, session, modality, readouts[session.id], ranges)
-        if recipe.finetune is not None:
-            ranges = replace(ranges, values=after)
-            longer = quantize_for_session(student, session, modality, readouts[session.id], ranges)
+        ranges = calibrate(student, [session], task.modality, recipe, seed)
+        quantized = quantize_for_session(student, session, task.modality, readouts[session.id], ranges)
+        if tuned is not None:
+            ranges = replace(ranges, values=tuned[1])
+            longer = quantize_for_session(tuned[0], session, task.modality, readouts[session.id], ranges)
             # The score is kept for the record even if the student before finetuning is better.
-            found.setdefault("tuned_r2", {})[session.id] = smooth(longer, session, modality).r2
+            found.setdefault("tuned_r2", {})[session.id] = smooth(longer, session, task.modality).r2
             quantized = choose_better(quantized, longer)
-        score = smooth(quantized, session, modality)
+        score = smooth(quantized, session, task.modality)
         found["r2"][session.id] = score.r2
         found["validation"][session.id] = score.validation_r2
         found["per_output"][session.id] = list(score.r2_per_output)

@@ -4,8 +4,8 @@
 
 The sessions, the teacher and the work folder of a seed are those of `accuracy.py`. The session that is decoded is the
 last trained one, and labels of no other session are used. A row is one decoder with so many minutes of labels. Its R²
-is that of the test block, with the output filter that was fitted for this decoder on these labels. Each row is kept
-under --work, so that an interrupted run can go on. A result and a picture are written to benchmarks/results/cpu/.
+is that of the test block, with the output filter that was fitted for this decoder on these labels. Rows are kept under
+--work as those of `accuracy.py` are. A result with its gates and a picture are written to benchmarks/results/cpu/.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,21 @@ from benchmarks.accuracy.accuracy import (
     SESSIONS,
     TRIALS,
     Seed,
-    compare_rows,
-    summarize_rows,
+    choose_on_validation,
+    find_teacher,
+    student_settings,
     train_student_once,
-    train_teacher_trial,
 )
-from benchmarks.accuracy.label_minutes_figure import write_figure
+from benchmarks.accuracy.gates import Gate, compare_rows, judge_gates, summarize_rows, tabulate_gates
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
 from edgedistill.config import Preset, TrainingConfig, load_preset
 from edgedistill.data.simulation.config import VARIANTS
+from edgedistill.files import atomic_write_text
 from edgedistill.models.files import load_teacher
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.smoothed import fit_for_session
+from edgedistill.report.label_curve import Curves, draw_label_curves
 from edgedistill.training.baselines import fit_linear_baselines
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Score, score_decoded, unscale_behavior
@@ -49,51 +52,56 @@ MODULE = "benchmarks.accuracy.label_minutes"
 ALL = math.inf  # all labels of the session's training block
 AMOUNTS = (0.5, 1.0, 2.0, 4.0, ALL)
 READOUT = "deployed"  # the read-out of every student: what the device computes
-DEPLOYED, BEHAVIOR, DISTILLED, RIDGE = DECODERS = (
+DEPLOYED, BEHAVIOR, DISTILLED, RIDGE, SHIPPED = DECODERS = (
     "deployed student",
     "student on behavior alone",
     "student distilled without labels",
     "lagged ridge",
+    "student that ships",
 )
+CANDIDATES = (DEPLOYED, DISTILLED, BEHAVIOR)  # what ships is the best of these on validation
+GATED_MINUTES, LEAST_GAIN = 1.0, 0.10  # R² by which a teacher must help where labels are that few
 
 
 def run_seed(run: Seed, amounts: Sequence[float]) -> dict[str, dict[str, Any]]:
     """Measures every decoder of one seed with every amount of labels."""
-    kept = run.measure_once("teacher", lambda: run.search("teacher", lambda f, p: train_teacher_trial(run, f, p)))
-    teacher = load_teacher(run.folder / f"teacher-{kept['trial']:g}")[0]
+    model = find_teacher(run)["model"]
+    teacher = load_teacher(run.folder / model)[0]
     rows = {}
     for minutes in amounts:
         sessions = withhold_labels(run.trained, run.target, min(minutes, MINUTES))
-        for decoder, measure in list_decoders(run, teacher, sessions).items():
+        for decoder, measure in list_decoders(run, teacher, model, sessions).items():
             row = name_row(decoder, minutes)
-            found = run.measure_once(row, lambda row=row, measure=measure: measure(row))
-            rows[row] = {**found, "minutes": count_minutes(sessions[-1])}
+            rows[row] = {**measure(row), "minutes": count_minutes(sessions[-1])}
+        best = choose_on_validation(rows, [name_row(decoder, minutes) for decoder in CANDIDATES])
+        rows[name_row(SHIPPED, minutes)] = {**rows[best], "chosen": best}
     return rows
 
 
 def list_decoders(
-    run: Seed, teacher: PatchAutoencoder, sessions: Sequence[TrainingSession]
+    run: Seed, teacher: PatchAutoencoder, model: str, sessions: Sequence[TrainingSession]
 ) -> dict[str, Callable[[str], dict[str, Any]]]:
-    """Returns how each decoder is measured on sessions with few labels, of which the last is decoded.
+    """Returns how the row of each decoder is measured on sessions with few labels, of which the last is decoded.
 
-    The student that is distilled without labels is the same for every amount of labels.
+    `model` names the teacher's folder. The student that is distilled without labels is the same for every amount of
+    labels, and the same as that of `accuracy.py`. What was measured before with the same settings is not again.
     """
     target = sessions[-1]
 
-    def measure(task: str, seen: Sequence[TrainingSession], row: str, folder: Path | None) -> dict[str, Any]:
+    def measure(row: str, task: str, seen: Sequence[TrainingSession], shared: str | None = None) -> dict[str, Any]:
         targets = TeacherTargets(teacher, seen, run.preset.teacher_training)
+        settings = student_settings(run, task, model)
 
         def trial(factor: float, path: Path) -> dict[str, Score]:
-            place = path if folder is None else folder.with_name(f"{folder.name}-{factor:g}")
-            return {target.id: score_smoothed(train_student_once(run, task, seen, targets, factor, place), target)}
+            return {target.id: score_smoothed(train_student_once(run, task, seen, targets, factor, path), target)}
 
-        return run.search(row, trial)
+        return run.search_once(row, trial, *settings, shared=shared)
 
     return {
-        DEPLOYED: lambda row: measure("deployed", sessions, row, None),
-        BEHAVIOR: lambda row: measure("supervised_lfp", sessions, row, None),
-        DISTILLED: lambda row: measure("distilled", run.trained, row, run.folder / "distilled"),
-        RIDGE: lambda row: score_ridges(target),
+        DEPLOYED: lambda row: measure(row, "deployed", sessions),
+        BEHAVIOR: lambda row: measure(row, "supervised_lfp", sessions),
+        DISTILLED: lambda row: measure(row, "distilled", run.trained, "distilled"),
+        RIDGE: lambda row: run.measure_once(row, lambda: score_ridges(target)),
     }
 
 
@@ -121,6 +129,16 @@ def count_minutes(session: TrainingSession) -> float:
 # ---------------------------------------------------------------- over seeds
 
 
+def list_gates() -> list[Gate]:
+    """Returns what few labels must show."""
+    amount = GATED_MINUTES
+    return [
+        Gate(name_row(ours, amount), name_row(other, amount), LEAST_GAIN)
+        for ours in (DEPLOYED, SHIPPED)
+        for other in (BEHAVIOR, RIDGE)
+    ]
+
+
 def name_amount(minutes: float) -> str:
     """Returns an amount of labels in words."""
     return "all labels" if minutes == ALL else f"{minutes:g} min of labels"
@@ -143,6 +161,13 @@ def draw_together(seeds: list[dict[str, dict[str, Any]]], amounts: Sequence[floa
             point = {"labels": name_amount(amount), "minutes": minutes, **table[row], "deployed_over_it": over}
             curves.setdefault(decoder, []).append(point)
     return curves
+
+
+def write_figure(curves: Curves, path: Path) -> None:
+    """Writes the curves as SVG that is looked at by itself, with the colours of a report."""
+    css = (resources.files("edgedistill.report") / "page.css").read_text(encoding="utf-8")
+    style = f"<style>{css}svg {{ background: var(--card); }}</style>"
+    atomic_write_text(path, draw_label_curves(curves).replace("<title>", f"{style}<title>", 1) + "\n", "the figure")
 
 
 def parse_amount(text: str) -> float:
@@ -172,6 +197,7 @@ def show(result: dict[str, Any]) -> None:
         first = points[0]
         table.add_row(first["labels"], f"{first['minutes']:.2f}", *(f"{point['mean']:.3f}" for point in points))
     Console().print(table)
+    Console().print(tabulate_gates(result["gates"]))
 
 
 def main() -> None:
@@ -203,6 +229,7 @@ def main() -> None:
         "steps": {"teacher": preset.teacher_training.steps, "student": preset.training.steps},
         "trials": [f"{f:g} x learning rate" for f in trials],
         "curves": draw_together(seeds, amounts),
+        "gates": judge_gates(seeds, list_gates(), {}, None),
         "per_seed": seeds,
     }
     write_result(options.out, f"label-minutes-{name}", result)

@@ -240,6 +240,7 @@ def _find_target(bundle: Bundle) -> Target | None:
 def _describe_bundle(bundle: Bundle) -> dict[str, object]:
     """Returns what identifies the bundle, for those who read the result without it."""
     found = bundle.manifest
+    few = found.provenance.others.get("label_minutes") if found.provenance else None
     return {
         "name": found.name,
         "created_by": found.created_by,
@@ -253,6 +254,7 @@ def _describe_bundle(bundle: Bundle) -> dict[str, object]:
         "smoothing": found.smoothing and found.smoothing.to_json(),
         "int8": found.int8 and asdict(found.int8),
         "metrics": found.metrics,
+        "label_minutes": few,
         "sha256": bundle.sha256,
         "cores_seen": os.cpu_count(),
     }

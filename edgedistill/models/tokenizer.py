@@ -27,10 +27,10 @@ def stack_lags(bins: Tensor, lags: list[int]) -> Tensor:
 
 
 class BinTokenizer(nn.Module):
-    """Maps the last `taps` bins to a token, linearly and with a map for each session.
+    """Maps the last `taps` bins to a token, linearly and with a map for each array.
 
-    The map of a session is the base map of its array, which sessions with the same channels share, plus a learned
-    deviation. Another day of that array can therefore be decoded with the base alone.
+    The map of a session is that of its array, which sessions with the same channels of the same subject share. A day
+    that is adapted to may add a learned deviation. In training it stays 0, because a map for each session overfits.
     """
 
     def __init__(self, d: int, taps: int, dilation: int, channels: Mapping[str, int], arrays: Mapping[str, str]):
@@ -42,7 +42,8 @@ class BinTokenizer(nn.Module):
         for session, array in arrays.items():
             if name_parameter(array) not in self.base:
                 self.base[name_parameter(array)] = draw_weight(d, taps * channels[session])
-            self.deviation[name_parameter(session)] = nn.Parameter(torch.zeros(d, taps * channels[session]))
+            zeros = torch.zeros(d, taps * channels[session])
+            self.deviation[name_parameter(session)] = nn.Parameter(zeros, requires_grad=False)
 
     def weight(self, session: str) -> Tensor:
         """Returns the map (d, taps * channels) of one session."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgedistill.errors import ConfigError
 from edgedistill.report.charts import draw_cost, draw_latency, draw_robustness, draw_trace
+from edgedistill.report.label_curve import curves_from_results, draw_label_curves, list_label_rows
 from edgedistill.report.summary import summarize_result
 from edgedistill.report.svg import format_number
 
@@ -36,6 +37,10 @@ INTERVALS = (
     "An interval is the decoded value plus and minus a number of its standard deviations: 0.674 for 50 %, 1.645 for "
     "90 %. The standard error says how sure a share is, because the holdout is short and errors last."
 )
+LABELS = (
+    "R² on the test block of each build. The best linear decoder is the one with the highest R² there, which favors "
+    "it. Bundles that learned from all labels are left out."
+)
 MODEL = (
     "These figures were not measured. They are computed from the assumptions below, each of which can be replaced "
     "(bench --assume NAME=VALUE)."
@@ -53,7 +58,7 @@ def page_from_results(results: Sequence[Result], titles: Sequence[str]) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>edgedistill: {escape(', '.join(titles))}</title><style>{css}</style></head>"
-        f"<body><main>{sections}</main></body></html>\n"
+        f"<body><main>{_label_curves(results)}{sections}</main></body></html>\n"
     )
 
 
@@ -89,6 +94,7 @@ def _write_section(result: Result, title: str) -> str:
         _figure(draw_latency(subjects, deadline), FLAT_OUT),
         _paced(result, deadline),
         _figure(draw_cost(subjects), COST),
+        _few_labels(result.get("bundle") or {}),
         _traces(result.get("trace")),
         _intervals(result.get("intervals")),
         _robustness(result.get("robustness") or []),
@@ -167,6 +173,23 @@ def _traces(trace: Result | None) -> str:
     pictures = "".join(_figure(draw_trace(trace, i), "") for i in range(len(trace["names"])))
     words = ". ".join([trace.get("source", ""), *([BANDS] if trace.get("deviation") else [])])
     return f"<h2>Decoded traces</h2><p class='soft'>{escape(words)}</p>{pictures}"
+
+
+def _few_labels(bundle: Result) -> str:
+    """Returns a table of the decoders that learned from few labels, where the bundle did."""
+    minutes, rows = bundle.get("label_minutes"), list_label_rows(bundle.get("metrics") or {})
+    if minutes is None or not rows:
+        return ""
+    table = _table(["decoder", "R²"], [[name, f"{r2:.3f}"] for name, r2 in rows.items()])
+    return f"<h2>With {minutes:g} min of labels</h2>{table}"
+
+
+def _label_curves(results: Sequence[Result]) -> str:
+    """Returns a picture for each session whose bundles learned from different amounts of labels."""
+    return "".join(
+        f"<h2>{escape(f'What minutes of labels of {session} bring')}</h2>{_figure(draw_label_curves(curves), LABELS)}"
+        for session, curves in curves_from_results(results).items()
+    )
 
 
 def _intervals(intervals: Result | None) -> str:

@@ -46,6 +46,8 @@ def summarize_result(result: Mapping[str, Any]) -> str:
             f"A spike student of the same size costs the same compute {cost}: what LFP saves is acquisition, "
             "transport and longevity, what distillation saves is the teacher."
         )
+    if minutes := (result.get("bundle") or {}).get("label_minutes"):
+        words.append(f"Behavior was learned from {minutes:g} min of labels of one session.")
     words += _compare_with_linear((result.get("bundle") or {}).get("metrics") or {})
     words += [
         _describe_lost_channels(curve) for curve in result.get("robustness") or [] if curve["kind"] == "lost channels"

@@ -65,7 +65,8 @@ def require_known_array(student: Student, session: TrainingSession) -> None:
         raise RecordingError(
             f"session {session.id} is of an array the student has not seen",
             got=describe_array(session),
-            expected="the channels (number and ids) and bands of a session it was trained on",
+            expected="the subject, channels (number and ids) and bands of a session it was trained on",
+            causes=["the file is of another subject, or names it in another way"],
             next_step="distill a student on data that hold a session of this array",
         )
 

@@ -131,12 +131,14 @@ def training_session_from_blocks(
 
 
 def name_array(bins: SessionBins) -> str:
-    """Returns the name of an array, which depends on its channels and the bands that are read of them.
+    """Returns the name of an array, which depends on the animal, the channels and the bands that are read of them.
 
     Where a band is cut may differ a little between sessions, because it depends on the measured sampling rate. Bands
     that end at the same multiple of EDGE_HZ, rounded, count as one.
     """
     parts = list(bins.channel_ids)
+    if bins.subject_id:
+        parts.append(f"subject {bins.subject_id.strip().casefold()}")
     if bins.frontend is not None:
         parts += [f"power from {low:g} to {EDGE_HZ * round(high / EDGE_HZ)} Hz" for low, high in bins.frontend.bands]
     return "array_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

@@ -37,16 +37,22 @@ def weights(student: Student) -> dict[str, torch.Tensor]:
     return {n: t.clone() for n, t in student.state_dict().items()}
 
 
+def test_training_leaves_the_deviations_of_sessions_alone(student: Student) -> None:
+    assert not any(bool(own.any()) for own in student.tokenizer.deviation.values())
+    assert all(bool(base.any()) for base in student.tokenizer.base.values())
+
+
 @pytest.mark.parametrize("mode", ["none", "stats", "tokenizer"])
 def test_only_the_deviation_of_the_new_session_changes(student: Student, mode: str) -> None:
-    before = weights(student)
+    before, trainable = weights(student), [n for n, p in student.named_parameters() if p.requires_grad]
     adapted(student, mode)
     after = weights(student)
     own = f"tokenizer.deviation.{name_parameter('new')}"
     assert set(after) - set(before) == {own}
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert after[own].any() == (mode == "tokenizer")
-    assert all(p.requires_grad for p in student.parameters())
+    now_trainable = [n for n, p in student.named_parameters() if p.requires_grad and n != own]
+    assert now_trainable == trainable
     assert student("new", NEW.inputs("lfp")[None, :50]).shape == (1, 50, STUDENT.d)
 
 

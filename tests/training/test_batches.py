@@ -84,6 +84,13 @@ def test_the_same_channels_with_other_bands_are_another_array() -> None:
     assert len(set(names)) == 3
 
 
+def test_the_same_channels_of_another_subject_are_another_array() -> None:
+    spelled = ("Jenkins", " jenkins", "Indy", None)
+    names = [training_session_from_bins(replace(session_bins(), subject_id=s), GAP).array for s in spelled]
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
+
+
 def test_statistics_come_from_the_training_block_alone() -> None:
     bins = session_bins()
     stop = PLAIN.split.train.stop
