@@ -248,7 +248,7 @@ def read_holdout(bundle: Bundle) -> Holdout:
     require_current_format(bundle)
     with _npz(bundle, HOLDOUT) as stored:
         for name in ("bins", "present", "there", "kinematics"):
-            if name not in stored or not len(stored[name]):
+            if name not in stored or not len(stored[name]) or stored[name].dtype.kind not in "biuf":
                 raise BundleError(f"{bundle.path}: '{HOLDOUT}' holds no '{name}'", got=sorted(stored))
         counts = stored.get("counts")
         score_from = int(stored["score_from"]) if "score_from" in stored else 0
