@@ -20,7 +20,8 @@ from edgedistill.pipeline.trained import TrainedStudent
 from edgedistill.quantization.exact_torch import run_exact_stream
 from edgedistill.training.baselines import LaggedRidge
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import Array, r2_score, stack_lagged_bins, unscale_behavior
+from edgedistill.training.evaluate import Array, r2_score, unscale_behavior
+from edgedistill.training.lagged_features import LaggedFeatures
 from edgedistill.training.output_filter import NONE, OutputFilter, fit_output_filter
 from edgedistill.training.student_tasks import compute_features
 
@@ -62,8 +63,9 @@ def smooth_ridge(ridge: LaggedRidge, session: TrainingSession, wanted: str) -> S
     """Returns the filter for a lagged ridge on LFP, or None as `smooth_student` does."""
     if wanted == NONE:
         return None
-    bins = session.inputs("lfp").double().numpy()
-    return fit_for_session(ridge.readout(stack_lagged_bins(bins, ridge.lags)), session).model
+    bins = session.inputs("lfp").numpy()
+    seen = LaggedFeatures(np.zeros((len(bins), 0)), bins, ridge.lags)
+    return fit_for_session(ridge.readout(seen), session).model
 
 
 def decode_session(model: Int8Model, session: TrainingSession, modality: str = "lfp") -> Array:

@@ -21,15 +21,14 @@ from edgedistill.quantization.exact_torch import ExactStream
 from edgedistill.quantization.integers import quantize_student, replace_readout
 from edgedistill.training.batches import TrainingSession, find_training_device
 from edgedistill.training.evaluate import (
-    Array,
     Readout,
     Score,
     find_calm_bins,
     fit_readout,
     score_decoded,
-    stack_lagged_bins,
     unscale_behavior,
 )
+from edgedistill.training.lagged_features import LaggedFeatures
 
 Weights = dict[str, npt.NDArray[np.float32]]
 
@@ -88,13 +87,13 @@ def choose_better(plain: QuantizedStudent, tuned: QuantizedStudent) -> Quantized
     return tuned if tuned.score.validation_r2 >= plain.score.validation_r2 else plain
 
 
-def compute_int8_features(model: Int8Model, bins: npt.NDArray[np.float32]) -> Array:
+def compute_int8_features(model: Int8Model, bins: npt.NDArray[np.float32]) -> LaggedFeatures:
     """Returns what the read-out of the INT8 student sees of a whole session, as floats (T, d + (lags + 1) * C)."""
     kept = "readout" in model.keep
     trace = trace_exactly(model, bins, ("bin",) if kept else ("bin", "latent"))
     latents = trace["latents"] if kept else trace["latent"] * model.tensors["latent.scale"]
-    seen = trace["bin"] * model.tensors["bin.scale"].astype(np.float64)
-    return np.hstack([latents, stack_lagged_bins(seen, model.shape.lags)])
+    bin_scale = model.tensors["bin.scale"].astype(np.float64)
+    return LaggedFeatures(latents, trace["bin"], model.shape.lags, bin_scale)
 
 
 def trace_exactly(

@@ -8,6 +8,7 @@ over parts is not what they lose together, because errors add up and cancel.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,8 @@ from edgedistill.numerics.arithmetic import LEVELS
 from edgedistill.quantization.training.fake_quant import FakeQuantStudent
 from edgedistill.quantization.training.straight_through import fake_quantize_rows, fake_quantize_tensor
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import Array, Readout, compute_mean_r2, r2_score, stack_lagged_bins, unscale_behavior
+from edgedistill.training.evaluate import Readout, compute_mean_r2, r2_score, read_out, unscale_behavior
+from edgedistill.training.lagged_features import LaggedFeatures
 
 CHUNK = 512  # bins streamed at once, so that scores stay in the cache of one core
 Ranges = Mapping[str, npt.ArrayLike]
@@ -62,9 +64,9 @@ def compute_validation_r2(
     if "readout" in parts:
         seen = fake_quantize_tensor(bins, torch.tensor(emulated.ranges["bin"][0] / LEVELS).float())
         weight = round_readout(weight, student)
-    features = np.hstack([latents.double().numpy(), stack_lagged_bins(seen.double().numpy(), student.size.lags)])
-    inside = slice(block.start - start, None)
-    guess: Array = features[inside] @ weight.double().numpy().T + readout.bias
+    features = LaggedFeatures(latents.numpy(), seen.numpy(), student.size.lags)
+    rounded = replace(readout, weight=weight.double().numpy())
+    guess = read_out([rounded], features, slice(block.start - start, len(features)))[0]
     r2 = compute_mean_r2(r2_score(guess, unscale_behavior(session)[block]))
     if not np.isfinite(r2):
         raise RecordingError(f"session {session.id}: no behavior moves in its validation block, so R² is not defined")

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.blas import dsyrk
 
 from edgedistill.data.bins import Split
 from edgedistill.data.session import ARTEFACT_SIGMAS
 from edgedistill.models.student import Student
 from edgedistill.training.batches import TrainingSession
+from edgedistill.training.lagged_features import Array, Features, read_rows, split_rows
 
-Array = npt.NDArray[np.float64]
 PENALTIES = tuple(10.0**p for p in range(-1, 6))  # for features of unit variance, times the number of bins / 1e4
 
 STILL = 1e-14  # share of an output's mean square; a smaller variation is below the step of a float32
@@ -36,9 +37,9 @@ class Readout:
     penalty: float
     validation_r2: float
 
-    def __call__(self, features: Array) -> Array:
+    def __call__(self, features: Features) -> Array:
         """Reads features (T, F), and returns kinematics (T, K)."""
-        return np.asarray(features @ self.weight.T + self.bias)
+        return read_out([self], features, slice(0, len(features)))[0]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ class Score:
     r2: float
     r2_per_output: tuple[float, ...]
     validation_r2: float
+
+
+def read_out(readouts: Sequence[Readout], features: Features, rows: slice) -> list[Array]:
+    """Returns the kinematics (n, K) that each read-out reads from a block of rows, in one pass over the features."""
+    found = [np.empty((rows.stop - rows.start, len(readout.bias))) for readout in readouts]
+    for part in split_rows(rows, features.shape[1]):
+        seen, at = read_rows(features, part), slice(part.start - rows.start, part.stop - rows.start)
+        for guess, readout in zip(found, readouts, strict=True):
+            guess[at] = seen @ readout.weight.T + readout.bias
+    return found
 
 
 def r2_score(guess: Array, truth: Array) -> tuple[float, ...]:
@@ -85,16 +96,16 @@ def solve_penalties(
     """Yields each penalty and its ridge weights (F, K), for features of unit variance and zero mean.
 
     `gram` (F, F) and `cross` (F, K) are sums over `count` bins of products of the features with each other and with the
-    behavior.
+    behavior. Only the upper triangle of `gram` is read.
     """
     for penalty in penalties:
-        normal = gram.copy()
+        normal = gram.copy(order="F")  # which the solver overwrites in place
         normal[np.diag_indices_from(normal)] += penalty * count / 1e4
         yield penalty, np.asarray(cho_solve(cho_factor(normal, overwrite_a=True, check_finite=False), cross))
 
 
 def fit_readout(
-    features: Array,
+    features: Features,
     behavior: Array,
     split: Split,
     settled: int = 0,
@@ -108,28 +119,50 @@ def fit_readout(
     first so many features are among the choices. The weights of all other features are then exactly 0.
     """
     rows = find_fitted_rows(behavior, split, settled, calm)
-    x, y = features[rows], behavior[rows]
-    mean_x, mean_y = x.mean(0), y.mean(0)
-    scale = x.std(0)
-    scale = np.where(scale > 0, scale, 1.0)
-    x = (x - mean_x) / scale
-    gram, cross = x.T @ x, x.T @ (y - mean_y)
-    best: Readout | None = None
-    for seen in sorted({x.shape[1], latents or x.shape[1]}, reverse=True):
-        for penalty, weights in solve_penalties(gram[:seen, :seen], cross[:seen], len(x)):
-            weight = np.zeros((y.shape[1], x.shape[1]))
+    mean_x, scale, gram, cross = sum_features(features, behavior, rows)
+    mean_y, width = behavior[rows].mean(0), features.shape[1]
+    candidates = []
+    for seen in sorted({width, latents or width}, reverse=True):
+        for penalty, weights in solve_penalties(gram[:seen, :seen], cross[:seen], int(rows.sum())):
+            weight = np.zeros((behavior.shape[1], width))
             weight[:, :seen] = (weights / scale[:seen, None]).T
-            readout = Readout(weight, mean_y - weight @ mean_x, penalty, 0.0)
-            r2 = compute_mean_r2(r2_score(readout(features[split.validation]), behavior[split.validation]))
-            if best is None or r2 > best.validation_r2:  # NaN where no output moves
-                best = Readout(weight, readout.bias, penalty, r2)
+            candidates.append(Readout(weight, mean_y - weight @ mean_x, penalty, 0.0))
+    best: Readout | None = None
+    guesses = read_out(candidates, features, split.validation)
+    for readout, guess in zip(candidates, guesses, strict=True):
+        r2 = compute_mean_r2(r2_score(guess, behavior[split.validation]))
+        if best is None or r2 > best.validation_r2:  # NaN where no output moves
+            best = replace(readout, validation_r2=r2)
     assert best is not None
     return best
 
 
-def score(readout: Readout, features: Array, behavior: Array, split: Split) -> Score:
+def sum_features(features: Features, behavior: Array, rows: npt.NDArray[np.bool_]) -> tuple[Array, Array, Array, Array]:
+    """Returns mean and scale (F,) of the features over the `rows` (T,), and the products `solve_penalties` takes.
+
+    The products are those of features of zero mean and unit variance. They are summed over blocks of rows, and only the
+    upper triangle of the first is filled.
+    """
+    count, width, mean_y = int(rows.sum()), features.shape[1], behavior[rows].mean(0)
+    used = np.flatnonzero(rows)
+    every = split_rows(slice(int(used[0]), int(used[-1]) + 1), width) if count else iter(())
+    blocks = [part for part in every if rows[part].any()]
+    mean = sum((read_rows(features, part)[rows[part]].sum(0) for part in blocks), np.zeros(width)) / count
+    gram, cross = np.zeros((width, width), order="F"), np.zeros((width, behavior.shape[1]))
+    for part in blocks:
+        x = np.ascontiguousarray(read_rows(features, part)[rows[part]] - mean)
+        gram = dsyrk(1.0, x.T, beta=1.0, c=gram, overwrite_c=True)
+        cross += x.T @ (behavior[part][rows[part]] - mean_y)
+    deviation = np.sqrt(np.diagonal(gram) / count)
+    scale = np.where(deviation > 0, deviation, 1.0)
+    gram /= scale
+    gram /= scale[:, None]
+    return mean, scale, gram, cross / scale[:, None]
+
+
+def score(readout: Readout, features: Features, behavior: Array, split: Split) -> Score:
     """Returns the R² of `readout` on the test block."""
-    per_output = r2_score(readout(features[split.test]), behavior[split.test])
+    per_output = r2_score(read_out([readout], features, split.test)[0], behavior[split.test])
     return Score(float(np.mean(per_output)), per_output, readout.validation_r2)
 
 
@@ -167,12 +200,14 @@ def find_calm_bins(session: TrainingSession, modality: str, lags: int) -> npt.ND
     """
     if modality != "lfp":
         return np.ones(session.split.test.stop, np.bool_)
-    loud = (session.inputs("lfp").abs() > ARTEFACT_SIGMAS).any(1).numpy()
+    inputs = session.inputs("lfp")
+    parts = split_rows(slice(0, len(inputs)), inputs.shape[1])
+    loud = np.concatenate([(inputs[part].abs() > ARTEFACT_SIGMAS).any(1).numpy() for part in parts])
     return np.asarray(~np.convolve(loud, np.ones(lags + 1, np.bool_))[: len(loud)].astype(np.bool_))
 
 
 def probe(
-    features: Array,
+    features: Features,
     session: TrainingSession,
     calm: npt.NDArray[np.bool_] | None = None,
     latents: int | None = None,

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from edgedistill.config import Alignment, Preset, TrainingConfig
@@ -20,16 +19,15 @@ from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import make_student, train_student
 from edgedistill.training.evaluate import (
-    Array,
     Readout,
     Score,
     find_calm_bins,
     probe,
     score_decoded,
-    stack_lagged_bins,
     stream_latents,
     unscale_behavior,
 )
+from edgedistill.training.lagged_features import Features, LaggedFeatures
 from edgedistill.training.loop import Progress
 from edgedistill.training.losses import (
     DISTILLED,
@@ -88,11 +86,11 @@ def train_task(
 
 def compute_features(
     student: Student, task: StudentTask, session: TrainingSession, tokenizer: str | None = None
-) -> Array:
+) -> LaggedFeatures:
     """Returns what a read-out sees (T, F): streamed latents and the last bins, as on the device."""
     bins = session.inputs(task.modality)
     latents = stream_latents(student, tokenizer or session.id, bins)
-    return np.hstack([latents, stack_lagged_bins(bins.double().numpy(), student.size.lags)])
+    return LaggedFeatures(latents, bins.numpy(), student.size.lags)
 
 
 def score_student(
@@ -127,7 +125,7 @@ def score_raw_and_smoothed(
     return readout, raw, score_decoded(output_filter(decoded), behavior, session.split)
 
 
-def _probe_features(student: Student, name: str, session: TrainingSession, features: Array) -> tuple[Readout, Score]:
+def _probe_features(student: Student, name: str, session: TrainingSession, features: Features) -> tuple[Readout, Score]:
     calm = find_calm_bins(session, STUDENT_TASKS[name].modality, student.size.lags)
     return probe(features, session, calm, student.size.d)
 

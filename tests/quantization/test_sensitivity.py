@@ -17,7 +17,7 @@ from edgedistill.quantization.calibration.activations import compute_activations
 from edgedistill.quantization.sensitivity import compute_validation_r2, rank_parts, round_readout
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import make_student, train_student
-from edgedistill.training.evaluate import Readout, compute_mean_r2, r2_score
+from edgedistill.training.evaluate import Readout, compute_mean_r2, r2_score, read_out
 from edgedistill.training.losses import SUPERVISED
 from edgedistill.training.student_tasks import STUDENT_TASKS, compute_features, score_student
 
@@ -102,7 +102,7 @@ def test_with_no_part_quantized_r2_is_that_of_the_float_student(
     assert behavior is not None
     mean, std = SESSION.scale
     truth = behavior[block].double().numpy() * std + mean
-    expected = compute_mean_r2(r2_score(readout(features[block]), truth))
+    expected = compute_mean_r2(r2_score(read_out([readout], features, block)[0], truth))
     assert compute_validation_r2(student, ranges, SESSION, "lfp", readout, ()) == pytest.approx(expected, abs=1e-5)
 
 
