@@ -286,7 +286,7 @@ def fit_new_ridge(ridge: Ridge, day: AnotherDay) -> bytes:
     """
     session = day.session
     channels = session.standardization.spatial.channels
-    fitted = fit_bundle_ridge(session.inputs("lfp").double().numpy(), channels, session, [ridge.lags])
+    fitted = fit_bundle_ridge(session.inputs("lfp").numpy(), channels, session, [ridge.lags])
     return write_ridge(fitted, smooth_ridge(fitted, session, NONE if ridge.smoothing is None else KALMAN))
 
 

@@ -35,7 +35,7 @@ def fit_linear(
         if session.spikes is not None:
             found |= fit_linear_baselines(session, "spikes")
         lags = {found[name].lags for name in ("ridge_lfp", "ridge_lfp_power") if name in found}
-        ridge = fit_bundle_ridge(inputs.double().numpy(), channels, decoded, sorted(lags))
+        ridge = fit_bundle_ridge(inputs.numpy(), channels, decoded, sorted(lags))
         np.savez(folder / RIDGE, lags=ridge.lags, **asdict(ridge.readout))
         scores = {f"{name}_r2": baseline.score.r2 for name, baseline in found.items()}
         (folder / SCORES).write_text(json.dumps({"metrics": scores, "ridge": asdict(ridge.score)}), encoding="utf-8")

@@ -9,14 +9,16 @@ gets. Sources: Wiener filter as in Glaser 2020, Kalman filter as in Wu 2003.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
-from scipy.signal import lfilter
+import numpy.typing as npt
 
 from edgedistill.training.batches import TrainingSession
+from edgedistill.training.bin_blocks import BinBlocks, PlainBins, smooth_bins
 from edgedistill.training.evaluate import (
     PENALTIES,
     Array,
@@ -30,7 +32,7 @@ from edgedistill.training.evaluate import (
     solve_penalties,
     unscale_behavior,
 )
-from edgedistill.training.kalman import fit_linear_gaussian, solve_steady_kalman, stack_past
+from edgedistill.training.kalman import KalmanFilter, fit_linear_gaussian, run_decoders, solve_steady_kalman, stack_past
 from edgedistill.training.lagged_moments import (
     EVERY_BIN,
     LaggedFilter,
@@ -39,6 +41,7 @@ from edgedistill.training.lagged_moments import (
     Mask,
     choose_grid,
     compute_lagged_moments,
+    run_filters,
 )
 from edgedistill.training.output_filter import fit_output_filter
 
@@ -52,7 +55,8 @@ CALM_LAGS = 10  # bins after an artefact of the LFP that no fit uses
 MOST_FEATURES = 2200  # where there would be more, lags are spaced further apart, because a fit takes the cube of it
 RUN_IN = 500  # bins before the validation block, in which a filter forgets its start
 
-Decoder = Callable[[Array], Array]  # bins (T, I) -> kinematics (T, K), causal
+Decoder = LaggedFilter | KalmanFilter  # bins (T, I) -> kinematics (T, K), causal
+Bins = npt.NDArray[Any]  # (T, I), usually float32, which is what a session holds
 Key = tuple[str, str]  # one of METHODS, and the name of a selection of inputs
 METHODS = ("ridge", "kalman")
 
@@ -114,16 +118,17 @@ class LinearFit:
     behavior: Array  # (T, K) in its own units
     rows: Mask  # (T,) bins that are fitted
 
-    def compute_moments(self, bins: Array, lags: Sequence[int]) -> LaggedMoments:
+    def compute_moments(self, bins: BinBlocks, lags: Sequence[int]) -> LaggedMoments:
         """Returns the moments of lagged bins (T, I), and of the kinematics and their past."""
         return compute_lagged_moments(bins, stack_past(self.behavior, max(KALMAN_ORDERS)), self.rows, lags)
 
-    def validate(self, decoder: Decoder, bins: Array) -> float:
-        """Returns the mean R² of a decoder of bins (T, I) on the validation block."""
+    def judge(self, decoders: Sequence[tuple[float, Decoder]], bins: BinBlocks) -> list[FittedDecoder]:
+        """Returns decoders of bins (T, I), each with its regularization and its mean R² on the validation block."""
         block = self.session.split.validation
         start = max(0, block.start - RUN_IN)
-        decoded = decoder(bins[start : block.stop])[block.start - start :]
-        return compute_mean_r2(r2_score(decoded, self.behavior[block]))
+        found = run_decoders([decoder for _, decoder in decoders], bins, start, block.stop)
+        r2 = [compute_mean_r2(r2_score(decoded[block.start - start :], self.behavior[block])) for decoded in found]
+        return [FittedDecoder(decoder, strength, of) for (strength, decoder), of in zip(decoders, r2, strict=True)]
 
 
 def fit_linear_baselines(session: TrainingSession, modality: str) -> dict[str, LinearBaseline]:
@@ -132,13 +137,16 @@ def fit_linear_baselines(session: TrainingSession, modality: str) -> dict[str, L
     For `lfp` these are `ridge_lfp` and `kalman_lfp`, and where the session has band power also `…_power` (that alone)
     and `…_lfp_power` (both). For `spikes` they are `ridge_spike` and `kalman_spike`.
     """
-    bins, fit = session.inputs(modality).double().numpy(), prepare_fit(session, modality)
+    bins, fit = session.inputs(modality).numpy(), prepare_fit(session, modality)
     found = {}
     for group in group_inputs(session, modality):
         inputs = bins[:, group.inputs]
         for (method, selection), best in search_group(fit, inputs, group).items():
-            stacked = best.grid.stack(smooth(inputs, best.smoothing_ms, group.slow))
-            raw = best.decoder(stacked[:, group.choose_columns(selection, best.grid)])
+            smoothed, columns = (
+                smooth(inputs, best.smoothing_ms, group.slow),
+                group.choose_columns(selection, best.grid),
+            )
+            raw = run_decoders([best.decoder], best.grid.stack(smoothed, columns))[0]
             decoded = fit_output_filter(raw, fit.behavior, session.split, session.settled)(raw)
             scored = score_decoded(decoded, fit.behavior, session.split)
             found[f"{method}_{selection}"] = LinearBaseline(best.smoothing_ms, best.lags, decoded, scored)
@@ -163,22 +171,19 @@ def group_inputs(session: TrainingSession, modality: str) -> list[InputGroup]:
     return groups
 
 
-def smooth(bins: Array, smoothing_ms: float, slow: int) -> Array:
+def smooth(bins: Bins, smoothing_ms: float, slow: int) -> BinBlocks:
     """Returns bins (T, I) of which all but the first `slow` inputs are smoothed by an exponential.
 
     It begins at 0, which is their mean.
     """
-    if not smoothing_ms:
-        return bins
-    keep = float(np.exp(-BIN_MS / smoothing_ms))
-    smoothed = lfilter([1 - keep], [1, -keep], np.ascontiguousarray(bins[:, slow:].T))
-    return np.hstack([bins[:, :slow], smoothed.T])
+    plain = PlainBins(bins)
+    return smooth_bins(plain, slow, float(np.exp(-BIN_MS / smoothing_ms))) if smoothing_ms else plain
 
 
 # ---------------------------------------------------------------- the search
 
 
-def search_group(fit: LinearFit, bins: Array, group: InputGroup) -> dict[Key, FittedDecoder]:
+def search_group(fit: LinearFit, bins: Bins, group: InputGroup) -> dict[Key, FittedDecoder]:
     """Returns the best decoder of each method on each selection of a group's inputs, whose bins are (T, I).
 
     Lags on the same grid share their moments. Lags that need a wider grid are tried only with the smoothing that was
@@ -194,15 +199,15 @@ def search_group(fit: LinearFit, bins: Array, group: InputGroup) -> dict[Key, Fi
         every = (SMOOTHING_MS if inputs > group.slow else (0,)) if fresh else ()
         for smoothing_ms in sorted({*chosen.values(), *every}):
             keys = [key for key in group.keys if chosen.get(key, smoothing_ms) == smoothing_ms]
-            stacked = grid.stack(smooth(bins, smoothing_ms, group.slow))
-            moments = fit.compute_moments(stacked, range(0, lags[-1] + 1, grid.spacing))
+            smoothed = smooth(bins, smoothing_ms, group.slow)
+            moments = fit.compute_moments(grid.stack(smoothed), range(0, lags[-1] + 1, grid.spacing))
             for longest, (method, selection) in product(lags, keys):
                 if longest not in (RIDGE_LAGS if method == "ridge" else KALMAN_LAGS):
                     continue
                 columns, kept = group.choose_columns(selection, grid), best.get((method, selection))
                 some = moments.select(columns, longest)
                 fits = fit_ridges if method == "ridge" else fit_kalmans
-                for found in fits(fit, some, stacked[:, columns], kept):
+                for found in fits(fit, some, grid.stack(smoothed, columns), kept):
                     if kept is None or found.validation_r2 > kept.validation_r2:  # NaN where no output moves
                         kept = replace(found, smoothing_ms=smoothing_ms, lags=longest, grid=grid)
                         best[method, selection] = kept
@@ -210,15 +215,14 @@ def search_group(fit: LinearFit, bins: Array, group: InputGroup) -> dict[Key, Fi
 
 
 def fit_ridges(
-    fit: LinearFit, moments: LaggedMoments, bins: Array, kept: FittedDecoder | None = None
-) -> Iterator[FittedDecoder]:
-    """Yields ridges that are fitted to the moments of bins (T, I), one for each of PENALTIES.
+    fit: LinearFit, moments: LaggedMoments, bins: BinBlocks, kept: FittedDecoder | None = None
+) -> list[FittedDecoder]:
+    """Returns ridges that are fitted to the moments of bins (T, I), one for each of PENALTIES.
 
     Beside a ridge that was `kept` before, only penalties of up to ten times more or less are tried.
     """
     near = [p for p in PENALTIES if kept is None or 0.09 < p / kept.regularization < 11]
-    for penalty, ridge in solve_ridges(moments, fit.behavior.shape[1], near):
-        yield FittedDecoder(ridge, penalty, fit.validate(ridge, bins))
+    return fit.judge(list(solve_ridges(moments, fit.behavior.shape[1], near)), bins)
 
 
 def solve_ridges(
@@ -235,21 +239,21 @@ def solve_ridges(
 
 
 def fit_kalmans(
-    fit: LinearFit, moments: LaggedMoments, bins: Array, kept: FittedDecoder | None = None
-) -> Iterator[FittedDecoder]:
-    """Yields Kalman filters that are fitted to the moments of bins (T, I), one for each order and shrinkage."""
+    fit: LinearFit, moments: LaggedMoments, bins: BinBlocks, kept: FittedDecoder | None = None
+) -> list[FittedDecoder]:
+    """Returns Kalman filters that are fitted to the moments of bins (T, I), one for each order and shrinkage."""
+    kalmans: list[tuple[float, Decoder]] = []
     for order in KALMAN_ORDERS:
         model = fit_linear_gaussian(moments, fit.behavior, fit.rows, order)
-        for shrinkage in SHRINKAGES:
-            kalman = solve_steady_kalman(model, shrinkage)
-            yield FittedDecoder(kalman, shrinkage, fit.validate(kalman, bins))
+        kalmans += [(shrinkage, solve_steady_kalman(model, shrinkage)) for shrinkage in SHRINKAGES]
+    return fit.judge(kalmans, bins)
 
 
 # ---------------------------------------------------------------- the ridge that a bundle holds
 
 
 def fit_ridge(
-    bins: Array,
+    bins: Bins,
     session: TrainingSession,
     bidirectional: bool = False,
     lags: Sequence[int] | None = None,
@@ -261,23 +265,24 @@ def fit_ridge(
     the same filter would do offline. `lags` are those to choose from, RIDGE_LAGS by default.
     """
     fit = prepare_fit(session, modality)
-    best: tuple[float, float, int, LaggedFilter] | None = None
+    best: FittedDecoder | None = None
     for longest in RIDGE_LAGS if lags is None else lags:
-        seen = look_ahead(bins, longest // 2 if bidirectional else 0)
+        seen = PlainBins(bins, longest // 2 if bidirectional else 0)
         spacing = choose_grid(longest, bins.shape[1], 0, MOST_FEATURES).spacing
         moments = fit.compute_moments(seen, range(0, longest + 1, spacing))
-        for penalty, ridge in solve_ridges(moments, fit.behavior.shape[1]):
-            validation_r2 = fit.validate(ridge, seen)
-            if best is None or validation_r2 > best[0]:  # NaN where no output moves
-                best = (validation_r2, penalty, longest, ridge)
+        for found in fit_ridges(fit, moments, seen):
+            if best is None or found.validation_r2 > best.validation_r2:  # NaN where no output moves
+                best = replace(found, lags=longest)
     assert best is not None
-    _, penalty, longest, ridge = best
-    decoded = ridge(look_ahead(bins, longest // 2 if bidirectional else 0))
+    assert isinstance(best.decoder, LaggedFilter)
+    ridge, longest = best.decoder, best.lags
+    decoded = run_filters([ridge], PlainBins(bins, longest // 2 if bidirectional else 0))[0]
     scored = score_decoded(decoded, fit.behavior, session.split)
-    return LaggedRidge(Readout(spread_lags(ridge, longest), ridge.bias, penalty, scored.validation_r2), longest, scored)
+    weight = spread_lags(ridge, longest)
+    return LaggedRidge(Readout(weight, ridge.bias, best.regularization, scored.validation_r2), longest, scored)
 
 
-def fit_bundle_ridge(bins: Array, channels: int, session: TrainingSession, lags: Sequence[int]) -> LaggedRidge:
+def fit_bundle_ridge(bins: Bins, channels: int, session: TrainingSession, lags: Sequence[int]) -> LaggedRidge:
     """Returns the lagged ridge that runs beside a student, on its inputs (T, I) as they are.
 
     It reads the slow LFP of the `channels` alone where that decodes the validation block better than all inputs do. The
@@ -294,11 +299,6 @@ def fit_bundle_ridge(bins: Array, channels: int, session: TrainingSession, lags:
     return replace(slow, readout=replace(slow.readout, weight=weight.reshape(len(weight), -1)))
 
 
-def look_ahead(bins: Array, ahead: int) -> Array:
-    """Returns bins (T, I) that come `ahead` bins earlier, with zeros after the last."""
-    return np.vstack([bins[ahead:], np.zeros((ahead, bins.shape[1]))])
-
-
 def spread_lags(found: LaggedFilter, longest: int) -> Array:
     """Returns the weights (K, (longest + 1) * I) of every lag, which are 0 where the filter leaves a lag out."""
     outputs, _, inputs = found.weight.shape
@@ -307,6 +307,6 @@ def spread_lags(found: LaggedFilter, longest: int) -> Array:
     return dense.reshape(outputs, -1)
 
 
-def score_ridge(bins: Array, session: TrainingSession, bidirectional: bool = False, modality: str = "lfp") -> Score:
+def score_ridge(bins: Bins, session: TrainingSession, bidirectional: bool = False, modality: str = "lfp") -> Score:
     """Returns the score of the best lagged ridge on bins (T, C) of a modality."""
     return fit_ridge(bins, session, bidirectional, modality=modality).score

@@ -5,17 +5,20 @@ The moments of lagged bins and of the kinematics go in. A causal filter over bin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
+from edgedistill.training.bin_blocks import BinBlocks
 from edgedistill.training.lagged_moments import (
     Array,
     LaggedFilter,
     LaggedMoments,
     Mask,
     compute_lagged_moments,
+    run_filters,
 )
 
 LEAST_VARIANCE = 1e-9  # of features of unit variance, and as a share of the variance of the kinematics
@@ -34,8 +37,24 @@ class KalmanFilter:
 
     def __call__(self, bins: Array) -> Array:
         """Filters bins (T, I) from a zero state, and returns kinematics (T, K)."""
-        states = accumulate(self.keep, self.drive(bins))
+        return self.follow(self.drive(bins))
+
+    def follow(self, drive: Array) -> Array:
+        """Returns kinematics (T, K) from what the bins add to a zero state (T, S)."""
+        states = accumulate(self.keep, drive)
         return np.asarray((states + self.mean_state)[:, : self.outputs])
+
+
+def run_decoders(
+    decoders: Sequence[LaggedFilter | KalmanFilter], bins: BinBlocks | Array, start: int = 0, stop: int | None = None
+) -> list[Array]:
+    """Returns what each decoder decodes (stop - start, K) from bin `start` on, in one pass, with zeros before it."""
+    filters = [one.drive if isinstance(one, KalmanFilter) else one for one in decoders]
+    driven = run_filters(filters, bins, start, stop)
+    return [
+        one.follow(found) if isinstance(one, KalmanFilter) else found
+        for one, found in zip(decoders, driven, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,8 @@
 
 Bins (T, I), targets (T, Y) and the rows to sum over go in. Mean and products of all lagged bins with each other and
 with the targets come out. A product of two lags depends on their distance alone, except at the edges of the rows, so
-one product of matrices for each distance is enough, and a correction of a few rows gives the others.
+one product of matrices for each distance is enough, and a correction of a few rows gives the others. Sums are taken
+block by block of the rows, so that memory does not grow with the session.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from edgedistill.training.bin_blocks import BinBlocks, StackedBins, as_blocks
+from edgedistill.training.lagged_features import split_rows
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -94,49 +98,69 @@ class LaggedFilter:
         return total
 
 
-def compute_lagged_moments(bins: Array, targets: Array, rows: Mask, lags: Sequence[int]) -> LaggedMoments:
+def run_filters(
+    filters: Sequence[LaggedFilter], bins: BinBlocks | Array, start: int = 0, stop: int | None = None
+) -> list[Array]:
+    """Returns the outputs (stop - start, K) of each filter from bin `start` on, in one pass, with zeros before it."""
+    source = as_blocks(bins)
+    rows, longest = slice(start, len(source) if stop is None else stop), max(one.lags[-1] for one in filters)
+    found = [np.empty((rows.stop - start, len(one.bias))) for one in filters]
+    for part in split_rows(rows, source.width):
+        length, seen = part.stop - part.start, source.read(max(start, part.start - longest), part.stop)
+        for outputs, one in zip(found, filters, strict=True):
+            outputs[part.start - start : part.stop - start] = one(seen)[len(seen) - length :]
+    return found
+
+
+def compute_lagged_moments(bins: BinBlocks | Array, targets: Array, rows: Mask, lags: Sequence[int]) -> LaggedMoments:
     """Returns the moments of bins (T, I) and targets (T, Y) over the `rows` (T,), with zeros before the first bin.
 
     `lags` begin at 0 and are evenly spaced. Targets are finite in `rows`.
     """
+    source, longest = as_blocks(bins), lags[-1]
     step = lags[1] - lags[0] if len(lags) > 1 else 1
-    padded = np.vstack([np.zeros((lags[-1], bins.shape[1])), bins])
-    lagged = [padded[lags[-1] - lag : len(padded) - lag] for lag in lags]
     y = np.column_stack([rows, np.where(rows[:, None], targets, 0.0)])  # (T, 1 + Y)
+    sums = np.zeros((len(lags), source.width, y.shape[1]))  # (J, I, 1 + Y)
+    gram = np.zeros((len(lags), source.width, len(lags), source.width))
     used = slice(int(np.argmax(rows)), len(rows) - int(np.argmax(rows[::-1])))
+    for part in split_rows(used, len(lags) * source.width):
+        seen = source.read(part.start - step - longest, part.stop)
+        lagged = [seen[longest - lag : len(seen) - lag] for lag in lags]  # (step + n, I) each
+        sums += np.stack([x[step:].T @ y[part] for x in lagged])
+        add_products(gram, lagged, rows[part], step)
+    for i in range(len(lags)):
+        for j in range(i):
+            gram[i, :, j] = gram[j, :, i].T
     count = int(rows.sum())
-    sums = np.stack([x[used].T @ y[used] for x in lagged])  # (J, I, 1 + Y)
-    gram = sum_products([x[used] for x in lagged], lagged, rows, used, step)
     mean, mean_target = sums[..., 0] / count, y[:, 1:].sum(0) / count
     square = np.einsum("jiji->ji", gram) / count
-    gram -= count * mean[:, :, None, None] * mean
+    for j in range(len(lags)):  # lag by lag, because each term is as large as the gram
+        gram[j] -= count * mean[j, :, None, None] * mean
     cross = sums[..., 1:] - count * mean[..., None] * mean_target
     target_gram = y[:, 1:].T @ y[:, 1:] - count * np.outer(mean_target, mean_target)
     return LaggedMoments(tuple(lags), count, mean, square, gram, cross, mean_target, target_gram)
 
 
-def sum_products(used_lagged: Sequence[Array], lagged: Sequence[Array], rows: Mask, used: slice, step: int) -> Array:
-    """Returns the sums over the rows of the products of all lagged bins (J, I, J, I), not centred.
+def add_products(gram: Array, lagged: Sequence[Array], rows: Mask, step: int) -> None:
+    """Adds the sums over the rows (n,) of the products of each lag with itself and later ones to (J, I, J, I).
 
+    `lagged` holds (step + n, I) each, of which the first `step` rows come before the others and are not summed over.
     Moving both lags one step further sums over rows that lie one step earlier. Rows that enter or leave the sum by that
     are few, because labels come in long runs.
     """
-    taps, inputs = len(lagged), lagged[0].shape[1]
-    gram = np.empty((taps, inputs, taps, inputs))
-    newest = used_lagged[0] * rows[used, None]
-    later = np.concatenate([rows[step:], np.zeros(min(step, len(rows)), np.bool_)])
-    change = later.astype(np.float64) - rows
+    taps, summed = len(lagged), np.concatenate([np.zeros(step, np.bool_), rows])
+    newest = lagged[0][step:] * rows[:, None]
+    change = np.concatenate([rows, np.zeros(step, np.bool_)]).astype(np.float64) - summed
     moved = np.flatnonzero(change)
     at_edges = [x[moved] for x in lagged]
     weighted = [change[moved, None] * x for x in at_edges]
     for distance in range(taps):
-        block = newest.T @ used_lagged[distance]
+        block = newest.T @ lagged[distance][step:]
         for i in range(taps - distance):
             j = i + distance
-            gram[i, :, j], gram[j, :, i] = block, block.T
+            gram[i, :, j] += block
             if j + 1 < taps:
                 block = block + weighted[i].T @ at_edges[j]
-    return gram
 
 
 @dataclass(frozen=True)
@@ -150,16 +174,12 @@ class LagGrid:
         """Returns how many columns the first `inputs` of the inputs take in what `stack` returns."""
         return inputs + min(inputs, self.dense) * (self.spacing - 1)
 
-    def stack(self, bins: Array) -> Array:
-        """Returns bins (T, I) with the dense inputs at each of the last `spacing` bins, before the other inputs.
+    def stack(self, bins: BinBlocks, columns: slice = slice(None)) -> StackedBins:
+        """Returns bins with the dense inputs at each of the last `spacing` bins, before the other inputs.
 
-        Lags with this distance then read the dense inputs at every bin.
+        Lags with this distance then read the dense inputs at every bin. `columns` are those of it that are read.
         """
-        phases = [
-            np.vstack([np.zeros((lag, self.dense)), bins[: len(bins) - lag, : self.dense]])
-            for lag in range(self.spacing)
-        ]
-        return np.hstack([*phases, bins[:, self.dense :]])
+        return StackedBins(bins, self.spacing, self.dense, columns)
 
 
 EVERY_BIN = LagGrid(1, 0)

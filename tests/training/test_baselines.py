@@ -114,12 +114,12 @@ def test_the_unit_of_the_behavior_changes_no_score(unit: float) -> None:
 def test_smoothing_is_a_causal_exponential() -> None:
     bins = np.zeros((200, 3))
     bins[50] = 1
-    found = smooth(bins, 100, 1)
+    found = smooth(bins, 100, 1).read(0, 200)
     np.testing.assert_array_equal(found[:, 0], bins[:, 0])
     keep = np.exp(-0.1)
     np.testing.assert_allclose(found[50:60, 1], (1 - keep) * keep ** np.arange(10))
     assert not found[:50].any()
-    np.testing.assert_array_equal(smooth(bins, 0, 1), bins)
+    np.testing.assert_array_equal(smooth(bins, 0, 1).read(0, 200), bins)
 
 
 def test_a_ridge_is_the_readout_of_stacked_bins() -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedistill.training.bin_blocks import PlainBins
 from edgedistill.training.evaluate import stack_lagged_bins
 from edgedistill.training.lagged_moments import LaggedFilter, LagGrid, choose_grid, compute_lagged_moments
 
@@ -78,7 +79,7 @@ def test_lags_are_as_dense_as_the_features_allow(longest: int, inputs: int, dens
 def test_a_grid_reads_its_dense_inputs_at_every_bin() -> None:
     rng = np.random.default_rng(0)
     bins, grid = rng.normal(size=(40, 5)), LagGrid(3, 2)
-    stacked = grid.stack(bins)
+    stacked = grid.stack(PlainBins(bins)).read(0, 40)
     assert stacked.shape[1] == 2 * 3 + 3
     assert (grid.count_columns(2), grid.count_columns(5)) == (6, 9)
     lagged = stack_lagged_bins(stacked, 3)
