@@ -21,8 +21,9 @@ from edgedistill.data.bins import Split
 from edgedistill.data.session import ARTEFACT_SIGMAS
 from edgedistill.models.student import Student
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.lagged_features import Array, Features, read_rows, split_rows
+from edgedistill.training.lagged_features import Features, read_rows, split_rows
 
+Array = npt.NDArray[np.float64]
 PENALTIES = tuple(10.0**p for p in range(-1, 6))  # for features of unit variance, times the number of bins / 1e4
 
 STILL = 1e-14  # share of an output's mean square; a smaller variation is below the step of a float32
