@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
+import numpy.typing as npt
 
-from edgedistill.data.nwb_writing import write_nwb
+from edgedistill.data.nwb_writing import write_large_nwb
 from edgedistill.data.simulation.config import VARIANTS
 from edgedistill.data.simulation.sessions import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
 from edgedistill.files import atomic_write, output_error
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pynwb import NWBFile
 
 UV_PER_BIT = 0.25
+CHUNK_FRAMES = 8192
+LFP_DATA = "processing/ecephys/LFP/lfp/data"  # its path in the file
 SPIKE_RESOLUTION_S = 1e-9  # spike times are drawn as real numbers, not on the samples of a recording
 FIRST_DAY = datetime(2024, 1, 1, 9, tzinfo=timezone.utc)
 
@@ -72,7 +75,7 @@ def write_session(session: SimulatedSession, config: SimulationConfig, path: Pat
         atomic_write(path, "the simulated session", next_step=f"df -h {path.parent}") as partial,
         make_ids_repeatable(f"{prefix_of(config)}{config}{session.index}"),
     ):
-        write_nwb(nwb_from_session(session, config), partial)
+        write_large_nwb(nwb_from_session(session, config), partial, {LFP_DATA: split_bits(session)})
 
 
 def name_subject(config: SimulationConfig) -> str:
@@ -94,7 +97,7 @@ def make_ids_repeatable(name: str) -> Iterator[None]:
 
 
 def nwb_from_session(session: SimulatedSession, config: SimulationConfig) -> NWBFile:
-    """Returns the in-memory NWB file of one simulated day."""
+    """Returns the in-memory NWB file of one simulated day, in which the LFP has no data yet."""
     from pynwb import NWBFile
     from pynwb.file import Subject
 
@@ -122,7 +125,7 @@ def nwb_from_session(session: SimulatedSession, config: SimulationConfig) -> NWB
 
 
 def add_lfp(nwb: NWBFile, session: SimulatedSession, config: SimulationConfig) -> None:
-    """Adds the LFP as int16 with a conversion to volts, and one electrode a channel."""
+    """Adds the room for the LFP as int16 with a conversion to volts, and one electrode a channel."""
     from hdmf.backends.hdf5.h5_utils import H5DataIO
     from pynwb.ecephys import LFP, ElectricalSeries
 
@@ -135,10 +138,10 @@ def add_lfp(nwb: NWBFile, session: SimulatedSession, config: SimulationConfig) -
     # pynwb loses the electrode table unless the container joins the file before the series joins the container
     module = nwb.create_processing_module("ecephys", "simulated field potential")
     module.add(LFP(name="LFP"))
-    bits = np.clip(np.rint(session.lfp_uv / UV_PER_BIT), -32768, 32767).astype(np.int16)
+    shape = session.lfp_uv.shape
     series = ElectricalSeries(
         name="lfp",
-        data=H5DataIO(bits, chunks=(min(len(bits), 8192), config.channels)),
+        data=H5DataIO(shape=shape, dtype=np.dtype(np.int16), chunks=(min(shape[0], CHUNK_FRAMES), shape[1])),
         electrodes=region,
         rate=float(config.rate_hz),
         starting_time=0.0,
@@ -147,6 +150,13 @@ def add_lfp(nwb: NWBFile, session: SimulatedSession, config: SimulationConfig) -
         description="simulated local field potential of all channels",
     )
     module.get("LFP").add_electrical_series(series)
+
+
+def split_bits(session: SimulatedSession) -> Iterator[npt.NDArray[np.int16]]:
+    """Yields the LFP as int16 (n, channels), block after block, each of which fills one chunk of the file."""
+    for start in range(0, len(session.lfp_uv), CHUNK_FRAMES):
+        bits = np.rint(session.lfp_uv[start : start + CHUNK_FRAMES] / UV_PER_BIT)
+        yield np.clip(bits, -32768, 32767).astype(np.int16)
 
 
 def add_units(nwb: NWBFile, session: SimulatedSession) -> None:
