@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ MIN_BINS = 120 * BINS_PER_S
 MIN_BLOCK_BINS = 5 * BINS_PER_S  # for each of train, validation and test
 ARTEFACT_SIGMAS = 30  # distance from the median; the largest in a day of ordinary data is about 25
 ARTEFACT_SHARE = 0.02  # of a channel's bins; values that are more frequent belong to the channel
+COLUMNS = 32  # that statistics take at a time
 ARRAYS = ("lfp", "bad", "counts", "behavior", "valid", "observed", "disturbed")
 DAMAGE_ERRORS = (ConfigError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -146,11 +148,21 @@ def find_counted(bins: SessionBins, block: slice) -> tuple[Floats, Mask]:
 
 
 def compute_moments(values: Floats, counted: Mask) -> tuple[Floats, Floats]:
-    """Returns mean and deviation, both (C,), of the bins in values (T, C) that count (T, C)."""
-    count = np.maximum(counted.sum(axis=0), 1)
-    mean = np.where(counted, values, 0.0).sum(axis=0) / count
-    squares = np.where(counted, values - mean, 0.0) ** 2
-    return mean, np.sqrt(squares.sum(axis=0) / count)
+    """Returns mean and deviation, both (C,), of the bins in values (T, C) that count (T, C).
+
+    Some columns are taken at a time, because each step makes a copy of them. The sums have the same bits as at once.
+    """
+    channels = values.shape[1]
+    edges = np.linspace(0, channels, max(1, channels // COLUMNS) + 1).astype(int).tolist()
+    found = []
+    for start, stop in pairwise(edges):
+        some, used = values[:, start:stop], counted[:, start:stop]
+        count = np.maximum(used.sum(axis=0), 1)
+        mean = np.where(used, some, 0.0).sum(axis=0) / count
+        squares = np.where(used, some - mean, 0.0) ** 2
+        found.append((mean, np.sqrt(squares.sum(axis=0) / count)))
+    means, deviations = zip(*found, strict=True)
+    return np.concatenate(means), np.concatenate(deviations)
 
 
 def leave_out_artefacts(values: Floats, good: Mask, settling: int) -> Mask:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from edgedistill.config import NO_BANDS, Preset, TrainingConfig, load_preset
@@ -107,4 +108,4 @@ def session_inputs(session: TrainingSession, *parts: Tensor | None) -> list[obje
 
 def sha256_of(values: Tensor) -> str:
     """Returns the SHA-256 of the numbers in a tensor."""
-    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(values.contiguous().numpy().reshape(-1).view(np.uint8)).hexdigest()

@@ -22,6 +22,7 @@ from edgedistill.data.spatial_fit import fit_standardization
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import Standardization, settling_bins, zscore
 from edgedistill.training.fill_in import LfpSource
+from edgedistill.training.lagged_features import split_rows
 
 MIN_LABELLED_BINS = 100  # in each block
 EDGE_HZ = 10
@@ -148,14 +149,19 @@ def make_source(
     standardization: Standardization, values: npt.NDArray[np.float64], bad: npt.NDArray[np.bool_]
 ) -> LfpSource:
     """Returns the standardized numbers of values (T, I), of which the `bad` channels (T, C) are not there."""
-    present, there = standardization.standardize(values, bad)
+    present, there = np.empty(values.shape, np.float32), np.empty(bad.shape, np.bool_)
+    for part in split_rows(slice(0, len(values)), values.shape[1]):
+        present[part], there[part] = standardization.standardize(values[part], bad[part])
     return LfpSource(standardization, torch.from_numpy(present), torch.from_numpy(there))
 
 
 def make_inputs(source: LfpSource) -> Tensor:
     """Returns the models' input (T, I), with the bits that a stream gives."""
-    spatial = source.standardization.spatial
-    return torch.from_numpy(spatial.complete(source.present.numpy(), source.there.numpy()))
+    spatial, present, there = source.standardization.spatial, source.present.numpy(), source.there.numpy()
+    inputs = np.empty_like(present)
+    for part in split_rows(slice(0, len(present)), present.shape[1]):
+        inputs[part] = spatial.complete(present[part], there[part])
+    return torch.from_numpy(inputs)
 
 
 def find_masked(bins: SessionBins, bad: npt.NDArray[np.bool_], split: Split) -> npt.NDArray[np.bool_]:

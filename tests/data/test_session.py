@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edgedistill.data.session import (
     MIN_BINS,
     SessionBins,
+    compute_moments,
     fit_normalization,
     load_session_bins,
     save_session_bins,
@@ -106,3 +107,14 @@ def test_a_damaged_cache_is_refused_and_a_failed_write_is_reported(bins: Session
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError):
         save_session_bins(bins, tmp_path / "file" / "bins.npz")
+
+
+@pytest.mark.parametrize("channels", [1, 31, 33, 100])
+def test_moments_of_some_columns_at_a_time_have_the_bits_of_all_at_once(channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    values, counted = rng.normal(7, 3, size=(999, channels)), rng.random((999, channels)) < 0.9
+    mean, deviation = compute_moments(values, counted)
+    expected = np.where(counted, values, 0.0).sum(axis=0) / counted.sum(axis=0)
+    spread = (np.where(counted, values - expected, 0.0) ** 2).sum(axis=0) / counted.sum(axis=0)
+    assert mean.tobytes() == expected.tobytes()
+    assert deviation.tobytes() == np.sqrt(spread).tobytes()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import settling_bins
 from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.training import lagged_features
 from edgedistill.training.batches import (
     TrainingSession,
     compute_gap,
@@ -268,6 +269,18 @@ def test_the_models_input_is_what_a_stream_makes_of_the_same_bins() -> None:
         present, there = made.standardization.standardize(bins.lfp[at][None], bad[at][None])
         assert made.lfp[at].numpy().tobytes() == spatial.complete(present, there)[0].tobytes()
     assert made.lfp[4000:4100, 2].abs().max() > 0
+
+
+def test_the_size_of_a_block_changes_no_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = session_bins().bad.copy()
+    bad[4000:4100, 2] = True
+    bins = with_bands(replace(session_bins(), bad=bad), 2)
+    whole = training_session_from_bins(bins, GAP)
+    monkeypatch.setattr(lagged_features, "BLOCK_VALUES", 1)  # blocks of 64 bins
+    found = training_session_from_bins(bins, GAP)
+    for one, other in ((found.lfp, whole.lfp), (found.source.present, whole.source.present)):
+        assert one.numpy().tobytes() == other.numpy().tobytes()
+    assert torch.equal(found.source.there, whole.source.there)
 
 
 @pytest.mark.parametrize("block", ["training", "validation"])
