@@ -38,14 +38,19 @@ def lfp_from_population(
     drive = np.stack([draw_coloured_noise(frames, config.rate_hz, rng, CHI) for _ in population.background])
     shared = drive.T @ population.background
     shared *= BACKGROUND_RATIO * FIELD_UV / shared.std()
+    field += shared
+    del drive, shared  # an hour of one of these arrays takes gigabytes
     # beta says that a movement is under way, not where it goes: it shrinks with the speed to come
     coming = np.roll(speed, -round(LEAD_S * config.rate_hz))
     envelope = 1.2 / (1 + np.exp(2.5 * (sosfilt(butter(1, 2, fs=config.rate_hz, output="sos"), coming) - 0.8)))
     rhythm = draw_band_noise(len(population.beta), frames, (15, 30), config.rate_hz, rng) * envelope
-    beta = BETA_RATIO * FIELD_UV * rhythm.T @ population.beta
+    field += BETA_RATIO * FIELD_UV * rhythm.T @ population.beta
+    del rhythm
     # the kernel of a unit is too smooth for high gamma, which is broadband noise that follows each site's activity
-    gamma = draw_band_noise(config.channels, frames, (60, 200), config.rate_hz, rng).T * activity
-    return np.asarray(field + shared + beta + GAMMA_RATIO * FIELD_UV * gamma, np.float32)
+    for channel in range(config.channels):
+        gamma = draw_band_noise(1, frames, (60, 200), config.rate_hz, rng)[0] * activity[:, channel]
+        field[:, channel] += GAMMA_RATIO * FIELD_UV * gamma
+    return np.asarray(field, np.float32)
 
 
 def sum_unit_fields(
