@@ -108,4 +108,4 @@ def session_inputs(session: TrainingSession, *parts: Tensor | None) -> list[obje
 
 def sha256_of(values: Tensor) -> str:
     """Returns the SHA-256 of the numbers in a tensor."""
-    return hashlib.sha256(values.contiguous().numpy().reshape(-1).view(np.uint8)).hexdigest()
+    return hashlib.sha256(values.contiguous().numpy().reshape(-1).view(np.uint8).data).hexdigest()
