@@ -11,6 +11,8 @@ import numpy.typing as npt
 from edgedistill.data.simulation.aging import ArrayState, attenuate_low_frequencies
 from edgedistill.data.simulation.config import LATENT_HZ, Array, SimulationConfig
 
+BLOCK_FRAMES = 1 << 14  # that are spoiled at a time; the numbers are the same for any
+
 
 def spoil_channels(
     config: SimulationConfig,
@@ -26,19 +28,29 @@ def spoil_channels(
     """
     frames, channels = lfp.shape
     t = np.arange(frames) / config.rate_hz
-    floor = rng.normal(0, array.noise_uv, (frames, channels)).astype(np.float32)
-    drift = 1 + np.outer(t / 3600, rng.normal(0, 0.2, channels)).astype(np.float32)
-    lfp = attenuate_low_frequencies(lfp, array.low_gain, config.rate_hz) * array.gain.astype(np.float32) + floor
-    lfp *= drift
+    lfp = attenuate_low_frequencies(lfp, array.low_gain, config.rate_hz)
+    lfp *= array.gain.astype(np.float32)
+    for block in split_frames(frames):
+        lfp[block] += rng.normal(0, array.noise_uv, (len(t[block]), channels)).astype(np.float32)
+    drift = rng.normal(0, 0.2, channels)
+    for block in split_frames(frames):
+        lfp[block] *= 1 + np.outer(t[block] / 3600, drift).astype(np.float32)
     for harmonic, uv in ((1, 15.0), (2, 4.0), (3, 5.0)):
         wave = np.sin(2 * np.pi * harmonic * config.line_hz * t + rng.uniform(0, 2 * np.pi))
-        lfp += np.outer(wave, uv * rng.lognormal(0, 0.3, channels)).astype(np.float32)
+        amplitude = uv * rng.lognormal(0, 0.3, channels)
+        for block in split_frames(frames):
+            lfp[block] += np.outer(wave[block], amplitude).astype(np.float32)
     for at in draw_artefact_frames(config, velocity, rng):
         width = int(config.rate_hz * rng.uniform(0.05, 0.15))
         pulse = np.hanning(width)[: frames - at] * rng.uniform(200, 500) * rng.choice([-1, 1])
         lfp[at : at + width] += np.outer(pulse, rng.lognormal(0, 0.3, channels)).astype(np.float32)
     lfp[:, array.dead] = 0.0
     return lfp
+
+
+def split_frames(frames: int) -> list[slice]:
+    """Returns blocks of BLOCK_FRAMES that cover all frames, so that no copy of the whole LFP is made."""
+    return [slice(start, min(start + BLOCK_FRAMES, frames)) for start in range(0, frames, BLOCK_FRAMES)]
 
 
 def draw_artefact_frames(config: SimulationConfig, velocity: Array, rng: np.random.Generator) -> npt.NDArray[np.int64]:
