@@ -68,7 +68,7 @@ from edgedistill.training.student_tasks import (
     score_teacher,
     train_task,
 )
-from edgedistill.training.study import Plan, RunningTrial, find_best, run_study
+from edgedistill.training.study import RunningTrial, StudyDesign, find_best, run_study
 from edgedistill.training.teacher_targets import Targets, TeacherTargets
 
 SESSIONS, MINUTES = 5, 8.0  # the last session is never trained on
@@ -145,7 +145,7 @@ class Seed:
     def search_once(
         self,
         row: str,
-        plan: Plan,
+        plan: StudyDesign,
         train: Callable[[RunningTrial], dict[str, Score]],
         *settings: object,
         shared: str | None = None,
@@ -170,7 +170,7 @@ class Seed:
     def search(
         self,
         name: str,
-        plan: Plan,
+        plan: StudyDesign,
         train: Callable[[RunningTrial], dict[str, Score]],
         folder_of: Callable[[int], Path],
     ) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def find_student(run: Seed, row: str, task: str, single: bool, teacher: str, tar
     )
 
 
-def plan_student(run: Seed, task: str) -> Plan:
+def plan_student(run: Seed, task: str) -> StudyDesign:
     """Returns the plan of a search over the settings of a student."""
     return plan_search(run.preset.training, run.task(task).objective, seed=run.seed)
 

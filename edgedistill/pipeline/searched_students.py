@@ -31,7 +31,7 @@ from edgedistill.training.losses import DISTILLED
 from edgedistill.training.midway import stop_bidirectional, stop_student
 from edgedistill.training.search_space import objective_with, plan_search, training_with
 from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_smoothed, score_teacher, train_task
-from edgedistill.training.study import Plan, RunningTrial, Trial, find_best, run_study
+from edgedistill.training.study import RunningTrial, StudyDesign, Trial, find_best, run_study
 from edgedistill.training.teacher_targets import TeacherTargets
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -139,7 +139,7 @@ def search(
     stage: str,
     inputs: Sequence[object],
     judging: Judging,
-    plan: Plan,
+    plan: StudyDesign,
     train: Callable[[RunningTrial], float],
 ) -> tuple[tuple[Trial, ...], Callable[[int], Path]]:
     """Returns the trials of one search, and the folder of each by its number. `inputs` are those of the training."""

@@ -1,6 +1,6 @@
 """Says what a search over the settings of a training looks for.
 
-A preset's training and the objective of a task go in. The `Plan` of a study comes out, and functions that put the
+A preset's training and the objective of a task go in. The design of a study comes out, and functions that put the
 settings of a trial back into a training and an objective. Every row of a table is searched in the same way: its
 schedule, how much of its input is damaged, and, where it follows a teacher, how.
 """
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from edgedistill.config import ALIGNMENTS, Alignment, TrainingConfig
 from edgedistill.training.losses import Objective
-from edgedistill.training.study import Dimension, Plan, Settings
+from edgedistill.training.study import Dimension, Settings, StudyDesign
 
 NO_TEACHER = "none"
 SLOWER = 0.5  # times the learning rate of the preset, in the second trial
@@ -22,7 +22,7 @@ SCHEDULE = ("learning_rate", "weight_decay", "damaged_share")  # keys of a prese
 
 def plan_search(
     config: TrainingConfig, objective: Objective | None = None, *, augmented: bool = True, seed: int = 0
-) -> Plan:
+) -> StudyDesign:
     """Returns the plan of a search over a training and what it is trained on.
 
     The first trials are the preset as it is, the preset with half its learning rate, and, where behavior is learned
@@ -33,7 +33,7 @@ def plan_search(
     first = [own, {**own, "learning_rate": SLOWER * config.learning_rate}]
     if objective is not None and may_leave_teacher_out(objective):
         first.append({key: own[key] for key in own if key != "alignment_weight"} | {"alignment": NO_TEACHER})
-    return Plan(space, tuple(first), seed, spared_steps=config.steps // 3)
+    return StudyDesign(space, tuple(first), seed, spared_steps=config.steps // 3)
 
 
 def space_of_schedule(config: TrainingConfig, augmented: bool) -> tuple[Dimension, ...]:

@@ -46,7 +46,7 @@ class Dimension:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyDesign:
     """Says what a search looks for: its space, the settings of its first trials, and its seed."""
 
     space: tuple[Dimension, ...]
@@ -113,7 +113,9 @@ def require_trials(trials: int) -> None:
         )
 
 
-def run_study(path: Path, plan: Plan, trials: int, train: Train, folder_of: Callable[[int], Path]) -> tuple[Trial, ...]:
+def run_study(
+    path: Path, plan: StudyDesign, trials: int, train: Train, folder_of: Callable[[int], Path]
+) -> tuple[Trial, ...]:
     """Returns so many trials, of which those in the study file `path` are not trained again.
 
     `folder_of` gives the folder of each trial. A trial may diverge, but not the first one. Raises EdgeDistillError
@@ -136,7 +138,7 @@ def run_study(path: Path, plan: Plan, trials: int, train: Train, folder_of: Call
     return tuple(done[:trials])
 
 
-def make_trial(number: int, plan: Plan, done: Sequence[Trial], folder: Path) -> RunningTrial:
+def make_trial(number: int, plan: StudyDesign, done: Sequence[Trial], folder: Path) -> RunningTrial:
     """Returns the next trial, with settings from the plan's first ones or from the sampler."""
     folder.mkdir(parents=True, exist_ok=True)
     if number == 0:
@@ -172,7 +174,7 @@ def find_best(trials: Sequence[Trial]) -> Trial:
 # ---------------------------------------------------------------- optuna
 
 
-def open_study(plan: Plan, done: Sequence[Trial], number: int) -> optuna.Study:
+def open_study(plan: StudyDesign, done: Sequence[Trial], number: int) -> optuna.Study:
     """Returns a study in memory that knows the trials that are over, with a sampler for the trial of that number."""
     import optuna
 

@@ -18,8 +18,8 @@ from edgedistill.training.study import (
     FINISHED,
     STOPPED,
     Dimension,
-    Plan,
     RunningTrial,
+    StudyDesign,
     Trial,
     find_best,
     require_trials,
@@ -34,7 +34,7 @@ SPACE = (
     Dimension("weight", 0.0, 2.0, unless=("kind", "none")),
 )
 FIRST = ({"rate": 0.5, "kind": "far", "weight": 1.0}, {"rate": 0.25, "kind": "none"})
-PLAN = Plan(SPACE, FIRST, seed=3)
+PLAN = StudyDesign(SPACE, FIRST, seed=3)
 STEPS = (10, 20, 30)
 
 
@@ -57,7 +57,7 @@ def train(trial: RunningTrial) -> float:
 
 
 def searched(
-    folder: Path, trials: int = 12, plan: Plan = PLAN, by: Callable[[RunningTrial], float] = train
+    folder: Path, trials: int = 12, plan: StudyDesign = PLAN, by: Callable[[RunningTrial], float] = train
 ) -> tuple[Trial, ...]:
     return run_study(folder / "study.json", plan, trials, by, lambda number: folder / f"trial-{number}")
 

@@ -54,9 +54,9 @@ def test_a_static_library_is_an_archive(tmp_path: Path) -> None:
 
 @needs_gcc
 def test_flags_of_a_target_come_before_those_that_pin_the_arithmetic() -> None:
-    flags = find_toolchain(with_compiler(flags=("-O2", "-fmath-errno"))).flags
+    flags = find_toolchain(with_compiler(flags=("-O2", "-funroll-loops"))).flags
     assert flags.index("-O3") < flags.index("-O2")
-    assert flags.index("-fmath-errno") < flags.index("-fno-math-errno")
+    assert flags.index("-funroll-loops") < flags.index("-fno-math-errno")
     assert flags[-2:] == ("-ffp-contract=off", "-fno-math-errno")
 
 
@@ -118,7 +118,7 @@ def test_a_failing_compiler_is_reported_with_its_first_error_and_the_command(tmp
     assert "gcc -std=c11 -O3" in str(caught.value.expected)
     assert "apt install" in str(caught.value)
     with pytest.raises(EngineError, match="no-such-flag"):
-        find_toolchain(with_compiler(flags=("--no-such-flag",))).compile(tmp_path, "bad.c", "bad.o")
+        find_toolchain(with_compiler(flags=("-mno-such-flag",))).compile(tmp_path, "bad.c", "bad.o")
 
 
 @pytest.mark.parametrize("name", ["host", "aarch64", "cortex-m7"])
