@@ -9,7 +9,6 @@ from edgedistill.errors import (
     EdgeDistillError,
     EngineError,
     NotCompiled,
-    OnlyPrepared,
     StalePlan,
     did_you_mean,
 )
@@ -28,7 +27,7 @@ def test_a_message_has_one_fact_a_line_and_the_next_step_last() -> None:
     assert str(EdgeDistillError("it failed")) == "it failed"
 
 
-@pytest.mark.parametrize("kind", [DeviceError, NotCompiled, OnlyPrepared, StalePlan])
+@pytest.mark.parametrize("kind", [DeviceError, NotCompiled, StalePlan])
 def test_whoever_catches_an_engine_error_catches_its_kinds(kind: type[EngineError]) -> None:
     with pytest.raises(EngineError) as caught:
         raise kind("no engine", next_step="edgedistill compile decoder.edge")
