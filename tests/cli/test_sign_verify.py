@@ -13,8 +13,8 @@ from edgedistill.bundle import SIGNATURE
 from edgedistill.errors import SignatureError
 from edgedistill.runtime import Decoder
 
-from ..bundle.test_signing import make_keys, rewrite_manifest
 from ..bundles import CHANNELS
+from ..signatures import make_keys, rewrite_manifest
 from .calling import answer, call, refused
 
 pytest.importorskip("cryptography", reason="cryptography comes with the extra sign")
