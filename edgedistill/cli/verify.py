@@ -27,7 +27,7 @@ tells who signed the bundle. It does not tell that the decoder is good.""",
 )
 @json_option
 def verify(bundle: Path, key: Path, as_json: bool) -> None:
-    """Check who signed a bundle, and every byte that the signature covers."""
+    """Check who signed a bundle, and that it is unchanged."""
     opened = open_bundle(bundle)
     signed_by, uncovered = require_signature(opened, key), opened.list_uncovered()
     facts = {"bundle": str(bundle), "sha256": opened.sha256, "signed_by": signed_by}
