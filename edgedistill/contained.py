@@ -104,6 +104,22 @@ def replace_folder(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
                 _remove(inside, old)
 
 
+def replace_file(folder: Path, name: str, data: bytes) -> None:
+    """Makes `data` the whole content of the file `name`, at once. A link of that name is removed, not followed.
+
+    Raises OSError, and leaves what was there, where a folder on the way is a link or the file cannot be written.
+    """
+    *parents, last = _split(name)
+    with _open_folder(folder, parents) as inside:
+        partial = f".{last[:LONGEST_STEM]}.{secrets.token_hex(4)}.partial"
+        try:
+            _write(inside, (partial,), data)
+            os.rename(partial, last, src_dir_fd=inside, dst_dir_fd=inside)
+        finally:
+            with suppress(OSError):
+                _remove(inside, partial)
+
+
 def _split(name: str) -> list[str]:
     parts = name.split("/")
     if any(part in ("", ".", "..") or "\0" in part for part in parts):

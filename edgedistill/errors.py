@@ -51,6 +51,10 @@ class BundleError(EdgeDistillError):
     """Reports a bundle that is damaged, incomplete or newer than this version reads, or not by edgedistill."""
 
 
+class SignatureError(BundleError):
+    """Reports a bundle that nobody signed, that another key signed, or whose content is not what was signed."""
+
+
 class EngineError(EdgeDistillError):
     """Reports an engine that is missing here or cannot be made here, or an array of the wrong shape."""
 

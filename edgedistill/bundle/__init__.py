@@ -6,24 +6,30 @@ and is computed with that value replaced by zeros. A changed byte is therefore f
 its file.
 
 `manifest` and `contents` turn the files into typed values. A `Bundle` never reads files that the manifest does not
-list. `build_record` describes what this user compiled of a bundle, which lies outside of it.
+list. `signing` tells who signed a bundle. `build_record` describes what this user compiled of a bundle, which lies
+outside of it.
 """
 
-from edgedistill.bundle.manifest import MANIFEST, GraphVerdict, Manifest, reasons_left_out
+from edgedistill.bundle.manifest import MANIFEST, SIGNATURE, GraphVerdict, Manifest, reasons_left_out
 from edgedistill.bundle.reading import FORMAT, Bundle, open_bundle
 from edgedistill.bundle.shipping import ship, zip_path
+from edgedistill.bundle.signing import load_signing_key, require_signature, sign_bundle
 from edgedistill.bundle.writing import refuse_foreign, write_bundle
 
 __all__ = [
     "FORMAT",
     "MANIFEST",
+    "SIGNATURE",
     "Bundle",
     "GraphVerdict",
     "Manifest",
+    "load_signing_key",
     "open_bundle",
     "reasons_left_out",
     "refuse_foreign",
+    "require_signature",
     "ship",
+    "sign_bundle",
     "write_bundle",
     "zip_path",
 ]

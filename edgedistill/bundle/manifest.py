@@ -18,6 +18,7 @@ from edgedistill.errors import BundleError
 from edgedistill.target import Gate
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"  # of the manifest; `signing` says what it holds
 LONGEST_SHOWN = 200  # characters of a wrong value in a message
 
 T = TypeVar("T")

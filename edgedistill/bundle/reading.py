@@ -8,13 +8,14 @@ import os
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from edgedistill.bundle.manifest import MANIFEST, Manifest, parse_manifest
+from edgedistill.bundle.manifest import MANIFEST, SIGNATURE, Manifest, parse_manifest
 from edgedistill.contained import NOT_PLAIN, open_file
 from edgedistill.errors import BundleError
 from edgedistill.limits import (
@@ -66,7 +67,7 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleError(f"{self.path}: no file '{name}' in this bundle", expected=", ".join(self.names))
         most = MOST_JSON_BYTES if name.endswith(".json") else most_bundle_bytes()
-        data = _read(self.path, self.prefix + name, most)
+        data = read_member(self.path, self.prefix + name, most)
         self._check(name, hashlib.sha256(data).hexdigest())
         return data
 
@@ -77,6 +78,26 @@ class Bundle:
             digest, size = _digest(self.path, self.prefix + name, room)
             self._check(name, digest)
             room -= size
+
+    def list_uncovered(self) -> tuple[str, ...]:
+        """Returns the names of all files in the bundle that no hash covers, sorted, such as those of build/.
+
+        edgedistill reads none of them. The manifest and its signature, which check themselves, are not among them. A
+        second file of the same name in a zip is.
+        """
+        if self.path.is_dir():
+            folders = os.walk(self.path)  # which does not follow links; one to a folder is named as a file is
+            found = [
+                Path(top, name)
+                for top, inner, files in folders
+                for name in (*files, *(d for d in inner if Path(top, d).is_symlink()))
+            ]
+            names = Counter(path.relative_to(self.path).as_posix() for path in found)
+        else:
+            with _archive(self.path) as archive:
+                names = Counter(name for name in archive.namelist() if not name.endswith("/"))
+        covered = Counter(self.prefix + name for name in (MANIFEST, SIGNATURE, *self.manifest.files))
+        return tuple(sorted((names - covered).elements()))
 
     def _check(self, name: str, digest: str) -> None:
         if digest != self.manifest.files[name]:
@@ -97,7 +118,7 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     path = Path(path)
     prefix = _prefix(path)
-    raw = _read(path, prefix + MANIFEST, MOST_MANIFEST_BYTES)
+    raw = read_member(path, prefix + MANIFEST, MOST_MANIFEST_BYTES)
     bundle = Bundle(path, parse_manifest(path, _checked_manifest(path, raw)), prefix)
     bundle.verify()
     return bundle
@@ -152,7 +173,7 @@ def check_name(where: str, name: str) -> None:
     """Raises BundleError for a name that is not plain and relative, because it could lead out of the bundle."""
     plain = name == str(PurePosixPath(name)) and not re.search(r"[\x00-\x1f\\:]", name)
     inside = plain and not name.startswith("/") and ".." not in name.split("/") and name != "."
-    if not inside or name == MANIFEST or name.startswith("build/"):
+    if not inside or name in (MANIFEST, SIGNATURE) or name.startswith("build/"):
         raise BundleError(
             f"{where}: '{name}' is not a valid name for a file of a bundle",
             expected="a relative path that stays inside the bundle, outside build/",
@@ -231,7 +252,8 @@ def _stream(path: Path, name: str) -> Iterator[IO[bytes]]:
         raise BundleError(f"{path}: '{name}' cannot be read: it is damaged", got=error) from error
 
 
-def _read(path: Path, name: str, most: int) -> bytes:
+def read_member(path: Path, name: str, most: int) -> bytes:
+    """Returns the bytes of any file inside a bundle, whose hash is not checked. Raises BundleError beyond `most`."""
     parts, size = [], 0  # one read of `most` bytes would take that memory first
     with _stream(path, name) as file:
         while chunk := file.read(CHUNK):

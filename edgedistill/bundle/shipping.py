@@ -11,7 +11,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from edgedistill.bundle.manifest import MANIFEST
+from edgedistill.bundle.manifest import MANIFEST, SIGNATURE
 from edgedistill.bundle.reading import Bundle
 from edgedistill.bundle.writing import refuse_foreign
 from edgedistill.contained import list_files, open_file
@@ -34,7 +34,8 @@ def ship(bundle: Bundle) -> Path:
     refuse_foreign(path)
     bundle.verify()
     try:
-        names = [MANIFEST, *bundle.names, *list_files(folder, "build")]
+        signature = [SIGNATURE] if os.path.lexists(folder / SIGNATURE) else []
+        names = [MANIFEST, *signature, *bundle.names, *list_files(folder, "build")]
     except OSError as error:
         raise BundleError(f"{bundle.path}: '{error.filename}' is not packed", got=error.strerror) from error
     whole = f"the bundle itself is whole: copy {bundle.path} as it is"

@@ -19,8 +19,10 @@ from edgedistill.cli.inspect import inspect
 from edgedistill.cli.pretrain import pretrain
 from edgedistill.cli.report import report
 from edgedistill.cli.run import run
+from edgedistill.cli.sign import sign
 from edgedistill.cli.simulate import simulate
 from edgedistill.cli.targets import targets
+from edgedistill.cli.verify import verify
 
 __all__ = ["main"]
 
@@ -33,6 +35,8 @@ for command in (  # in the order in which a user needs them, as --help lists the
     calibrate,
     build,
     compile_command,
+    sign,
+    verify,
     run,
     adapt,
     bench,

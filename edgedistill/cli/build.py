@@ -58,6 +58,9 @@ stderr says why.""",
 @click.option(
     "--zip", "ship", is_flag=True, help="Also write OUT.zip, the same folder as one file to copy to a device."
 )
+@click.option(
+    "--sign", type=PATH, metavar="KEY", help="Sign the bundle with this private key, for `edgedistill verify`."
+)
 @click.option("--session", metavar="ID", help="The session whose array is decoded.  [default: the latest]")
 @click.option(
     "--baselines", is_flag=True, help="Also train the models that the student is compared with, which takes long."
@@ -159,6 +162,8 @@ def _print_build(result: BuildResult) -> None:
     echo(f"{result.bundle}  for {result.target}")
     if result.shipped:
         echo(f"{result.shipped}  the same bundle as one file")
+    if result.signed_by:
+        echo(f"signed by {result.signed_by}")
     if result.lacking:
         echo(
             f"not compiled here: {result.lacking.what}. Its sources lie in the bundle, in build/, ready for the device."

@@ -74,9 +74,23 @@ as a warning, and refused where no decoding can make up for it.""",
     metavar="NAME",
     help=f"{SERIES_HELP['lfp']}  [default: the one that the bundle was built from, if the recording has it]",
 )
+@click.option(
+    "--require-signature",
+    metavar="KEY.pub",
+    type=click.Path(path_type=Path),
+    help="Decode only if the owner of this public key signed the bundle.  [default: nobody need have signed it]",
+)
 @cache_option
 @json_option
-def run(bundle: Path, recording: str, out: Path | None, engine: str | None, lfp: str | None, as_json: bool) -> None:
+def run(
+    bundle: Path,
+    recording: str,
+    out: Path | None,
+    engine: str | None,
+    lfp: str | None,
+    require_signature: Path | None,
+    as_json: bool,
+) -> None:
     """Decode a recording, or frames as they arrive on stdin.
 
     Write - in place of FILE.nwb to read frames from stdin.
@@ -88,7 +102,7 @@ def run(bundle: Path, recording: str, out: Path | None, engine: str | None, lfp:
         raise click.UsageError("--lfp names a series of a file, and a stream has none")
     if out is not None:
         check_destination(out)
-    decoder = Decoder.open(bundle, engine)
+    decoder = Decoder.open(bundle, engine, require_signature=require_signature)
     began = monotonic()
     if recording == STDIN:
         _decode_stdin(decoder, bundle, out, as_json)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgedistill import __version__
-from edgedistill.bundle import open_bundle, ship
+from edgedistill.bundle import open_bundle, ship, sign_bundle
 from edgedistill.bundle.contents import RIDGE, SPIKE_FOLDER
 from edgedistill.config import StudentShape
 from edgedistill.data.bins import SessionBins
@@ -106,7 +106,8 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
             **training,
         },
     )
-    written = write_decoder_bundle(parts, cache)
+    written, key = write_decoder_bundle(parts, cache), request.signing_key
+    signed_by = None if key is None else sign_bundle(open_bundle(options.out), key)
     return BuildResult(
         bundle=options.out,
         target=request.target.name,
@@ -120,6 +121,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         smoothing=smoothed.smoothing,
         read=request.run.provenance.readings,
         training=training,
+        signed_by=signed_by,
         shipped=ship(open_bundle(options.out)) if options.ship else None,
     )
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgedistill.bundle import refuse_foreign, zip_path
+from edgedistill.bundle import load_signing_key, refuse_foreign, zip_path
 from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.compile.engines import require_engine_fits
 from edgedistill.config import DEFAULT_ALIGNMENT, Alignment, BandPower, StudentSize
@@ -42,6 +43,9 @@ from edgedistill.training.few_labels import withhold_labels
 from edgedistill.training.output_filter import KALMAN, KINDS
 from edgedistill.training.study import require_trials
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 
 @dataclass(frozen=True)
 class BuildOptions:
@@ -69,6 +73,7 @@ class BuildOptions:
     follow_s: float = 0.0  # time constant with which statistics follow the signal; 0: they stay
     alignment: Alignment | None = None  # of the students that are trained; None: DEFAULT_ALIGNMENT
     ship: bool = False  # whether to write the bundle as a zip too
+    sign: Path | None = None  # the private key that signs the bundle
     smooth: str = KALMAN  # one of KINDS: how the outputs are smoothed
     label_minutes: float | None = None  # of behavior that is learned from; None: all of all sessions
     trials: int = 1  # settings that are tried for each student; 1: those of the preset
@@ -97,6 +102,7 @@ class BuildRequest:
     recipe: Recipe
     teacher: PatchAutoencoder | None  # from --teacher
     decoder: NewStudent | EarlierStudent  # the student that ships
+    signing_key: Ed25519PrivateKey | None  # from --sign, in memory since before the training
 
 
 def check_request(options: BuildOptions, progress: Progress | None = None) -> BuildRequest:
@@ -110,6 +116,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     require_trials(options.trials)
     preset = choose_preset(options.preset, options.steps, options.bands)
     require_free_out(options)
+    signing_key = None if options.sign is None else load_signing_key(options.sign)
     if options.adapt not in MODES:
         raise ConfigError(f"unknown adaptation '{options.adapt}'", expected=did_you_mean(options.adapt, MODES))
     if options.smooth not in KINDS:
@@ -138,6 +145,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
         recipe=recipe,
         teacher=None if options.teacher is None else load_known_teacher(options.teacher, sessions),
         decoder=decoder,
+        signing_key=signing_key,
     )
 
 

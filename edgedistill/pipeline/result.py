@@ -59,6 +59,7 @@ class BuildResult:
     table: tuple[TableRow, ...]
     lacking: EngineError | None = None  # why the engine is only prepared, and the command that finishes it
     shipped: Path | None = None  # the zip that --zip asked for
+    signed_by: str | None = None  # fingerprint of the key that --sign named
     graphs: Mapping[str, GraphVerdict] = field(default_factory=dict)  # by file name
     confidence: Confidence | None = None  # in the deviations of the outputs
     smoothing: Smoothing | None = None  # the filter of the outputs
@@ -75,6 +76,7 @@ class BuildResult:
         return {
             "bundle": str(self.bundle),
             "zip": str(self.shipped) if self.shipped else None,
+            "signed_by": self.signed_by,
             "target": self.target,
             "read": list(self.read),
             "stages": [asdict(stage) for stage in self.stages],

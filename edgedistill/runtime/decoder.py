@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.bundle import Bundle, open_bundle
+from edgedistill.bundle import require_signature as check_signature
 from edgedistill.bundle.contents import (
     DecoderSpec,
     read_decoder_spec,
@@ -113,9 +114,17 @@ class Decoder:
         self._stream.set_normalization(*self._checked_normalization(spec.normalization.mean, spec.normalization.std))
 
     @classmethod
-    def open(cls, path: str | Path, engine: str | None = None) -> Decoder:
-        """Opens and verifies the bundle at `path`, a folder or a .zip."""
-        return cls(open_bundle(path), engine)
+    def open(
+        cls, path: str | Path, engine: str | None = None, *, require_signature: str | Path | None = None
+    ) -> Decoder:
+        """Opens and verifies the bundle at `path`, a folder or a .zip.
+
+        With `require_signature`, the path of a public key, SignatureError is raised unless its owner signed the bundle.
+        """
+        bundle = open_bundle(path)
+        if require_signature is not None:
+            check_signature(bundle, require_signature)
+        return cls(bundle, engine)
 
     def close(self) -> None:
         """Gives back the engine's memory, on a GPU that of the device too. A second call does nothing.

@@ -56,6 +56,7 @@ class FakePipeline(types.ModuleType):
             table=(TableRow("spike teacher", 0.8, False, "sees the future"), TableRow("ridge", None, True, "")),
             lacking=None,
             shipped=None,
+            signed_by=None,
             graphs={"student.int8.onnx": GraphVerdict(usable=False, reason="its R² differs")},
             confidence=Confidence(120, None, note="the deviations are those of the behavior"),
             smoothing=None,

@@ -19,6 +19,7 @@ from edgedistill.measure import closed_loop, robustness
 from edgedistill.training import baselines
 
 from ..convert.published import write_flint, write_makin
+from ..signatures import make_keys
 from .pages import DOCS, section, table_rows, text_of
 
 PAGE = DOCS / "json.md"
@@ -106,6 +107,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         found["inspect bundle"] = [run("inspect", bundle)]
         found["compile"] = [run("compile", bundle, codes=gates)]
         found["run"] = [run("run", bundle, file)]
+        found["sign"] = [run("sign", bundle, "--key", make_keys(home)[0])]
+        found["verify"] = [run("verify", bundle, "--key", home / "lab.pub")]
         adapted = ("adapt", bundle, file, "--out", home / "adapted.edge")
         found["adapt"] = [run(*adapted, codes=gates), run(*adapted, "--to", 60, codes=gates)]
         found["inspect bundle"].append(run("inspect", home / "adapted.edge"))
@@ -135,7 +138,7 @@ SECTIONS = (
         "calibrate",
         "build",
     ),
-    *("compile", "run", "adapt", "bench", "report", "targets", "target", "doctor", "error"),
+    *("compile", "sign", "verify", "run", "adapt", "bench", "report", "targets", "target", "doctor", "error"),
 )
 
 

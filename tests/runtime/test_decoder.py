@@ -23,6 +23,7 @@ from edgedistill.frontend import FrontEnd, FrontEndConfig, Standardization, sett
 from edgedistill.pipeline.channel_files import write_channel_files
 from edgedistill.quantization.onnx_graph import graph_from_student, list_weight_shapes
 from edgedistill.runtime import Decoder, Flag, Output
+from edgedistill.runtime.onnx_engine import OnnxEngine
 
 CHANNELS = 4
 SHAPE = StudentShape(CHANNELS, 2, 8, 2, 2, 7, 16, 3, 2, 5)
@@ -249,6 +250,14 @@ def test_without_a_usable_channel_outputs_are_invalid_and_finite(path: Path) -> 
         assert all(Flag.INVALID in o.flags and o.bad_channels == CHANNELS for o in outputs)
         assert all((Flag.GAP in o.flags) == gap for o in outputs)
         assert all(np.isfinite(o.kinematics).all() and np.isfinite(o.deviation).all() for o in outputs)
+
+
+def test_an_output_that_is_not_finite_is_invalid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = Decoder.open(path)
+    assert not any(Flag.INVALID in o.flags for o in decoder.push(noise(100)))
+    step = OnnxEngine.step
+    monkeypatch.setattr(OnnxEngine, "step", lambda self, values: np.full_like(step(self, values), np.nan))
+    assert all(Flag.INVALID in o.flags for o in decoder.push(noise(100)))
 
 
 def test_absurd_amplitudes_do_not_stay_in_the_state(path: Path) -> None:
