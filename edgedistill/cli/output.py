@@ -173,6 +173,7 @@ def show_log() -> None:
     if not any(isinstance(handler, _EchoHandler) for handler in logger.handlers):
         logger.addHandler(_EchoHandler())
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # a library that gives the root logger a handler would print every line twice
 
 
 @contextmanager
