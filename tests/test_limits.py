@@ -173,29 +173,59 @@ def message(number: int, content: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
-def inside(tensor: bytes, *numbers: int) -> bytes:
-    for number in reversed(numbers):
-        tensor = message(number, tensor)
+def inside(tensor: bytes, *path: int | tuple[int, bytes]) -> bytes:
+    """Puts a message into others. A pair in the path is a message with these bytes in front."""
+    for part in reversed(path):
+        number, before = part if isinstance(part, tuple) else (part, b"")
+        tensor = message(number, before + tensor)
     return tensor
 
 
+ADD = message(4, b"Add")
+NODE, STEP = ((1, ADD),), ((7, ADD),)
+PLUGIN_CALL = message(7, b"edgedistill") + message(4, b"EdAttention")
+PLUGIN_NAME = message(10, b"edgedistill") + message(1, b"EdAttention")
 EXTERNAL = varint(14 << 3) + varint(1)
 
 
 @pytest.mark.parametrize(
     "path",
-    [(7, 5), (7, 15, 1), (7, 1, 5, 5), (7, 1, 5, 10), (7, 1, 5, 6, 5), (7, 1, 5, 22, 2), (25, 7, 5, 5), (20, 1, 5)],
+    [(7, 5), (20, 1, 5), *((7, *NODE, 5, *rest) for rest in ((5,), (10,), (6, 5))), ((25, PLUGIN_NAME), *STEP, 5, 5)],
 )
-def test_data_outside_a_graph_are_found_wherever_they_are_named(path: tuple[int, ...]) -> None:
+def test_data_outside_a_graph_are_found_wherever_they_are_named(path: tuple[int | tuple[int, bytes], ...]) -> None:
     assert "outside" in str(find_graph_fault(inside(EXTERNAL, *path)))
     assert "outside" in str(find_graph_fault(inside(message(13, message(1, b"location")), *path)))
     assert find_graph_fault(inside(varint(14 << 3) + b"\0", *path)) is None
 
 
-def test_operators_that_make_their_own_sizes_and_other_bytes_are_refused() -> None:
-    assert "Loop" in str(find_graph_fault(inside(b"Loop", 7, 1, 4)))
-    assert find_graph_fault(inside(b"MatMul", 7, 1, 4)) is None
-    assert "deep" in str(find_graph_fault(inside(b"", 7, *(1, 5, 6) * 20)))
+def test_a_field_that_readers_take_for_another_is_refused() -> None:
+    hidden = varint((14 << 3) + (1 << 32)) + varint(1)  # field 14 to a reader of 32 bits
+    longer = b"\xf0\x00\x01"  # field 14 in one byte more than it needs
+    for tensor in (hidden, longer, varint(14 << 3) + b"\x81\x00", b"\x00\x01", varint(8) + b"\xff" * 9 + b"\x7f"):
+        assert "protocol buffer" in str(find_graph_fault(inside(tensor, 7, 5)))
+    assert find_graph_fault(inside(varint(8) + b"\xff" * 9 + b"\x01", 7, 5)) is None  # -1 has ten bytes
+
+
+@pytest.mark.parametrize("name", ["Loop", "ConstantOfShape", "RandomNormal", "Pad", "ConcatFromSequence", "Expand"])
+def test_operators_that_no_step_graph_has_are_refused(name: str) -> None:
+    assert name in str(find_graph_fault(inside(message(4, name.encode()), 7, 1)))
+    assert name in str(find_graph_fault(inside(ADD + message(4, name.encode()), 7, 1)))
+    assert name in str(find_graph_fault(inside(message(4, name.encode()), (25, PLUGIN_NAME), 7)))
+
+
+def test_only_the_plugin_has_a_domain_and_a_function_and_no_tensor_is_sparse() -> None:
+    assert find_graph_fault(inside(ADD, 7, 1)) is None
+    assert find_graph_fault(inside(PLUGIN_CALL, 7, 1)) is None
+    assert find_graph_fault(inside(ADD, (25, PLUGIN_NAME), 7)) is None
+    assert "EdAttention" in str(find_graph_fault(inside(PLUGIN_CALL, (25, PLUGIN_NAME), 7)))  # a function in itself
+    assert "Add" in str(find_graph_fault(inside(message(7, b"com.microsoft") + ADD, 7, 1)))
+    assert "Add" in str(find_graph_fault(message(25, message(1, b"Add"))))
+    for path in ((7, 15), (7, *NODE, 5, 22), (7, *NODE, 5, 23)):
+        assert "sparse" in str(find_graph_fault(inside(b"", *path)))
+
+
+def test_graphs_too_deep_and_other_bytes_are_refused() -> None:
+    assert "deep" in str(find_graph_fault(inside(b"", 7, *((1, ADD), 5, 6) * 20)))
     for junk in (b"\x3a", b"\xff" * 20, b"\x3a\xff\xff\xff\x7f", b"\x0b"):
         assert "protocol buffer" in str(find_graph_fault(junk))
 

@@ -299,6 +299,14 @@ def _require_possible(config: FrontEndConfig, state: Mapping[str, npt.NDArray[np
     _require_between("clean", state["clean"], 0, config.settled_bins)
     if (state["clean"] != np.floor(state["clean"])).any():
         raise EngineError("state 'fe_clean' is out of range", expected="whole numbers")
+    pending = state["pending"]
+    with np.errstate(over="ignore"):
+        rounded = pending.astype(np.float32)
+    if (np.isfinite(pending) & (rounded != pending)).any():
+        raise EngineError(
+            "state 'fe_pending' holds what is no sample",
+            expected="numbers of float32, not finite ones among them, as `Decoder.push` makes them",
+        )
     _require_between("decimator", state["decimator"], -LARGEST_STATE, LARGEST_STATE)
     for name in ("shaper", *(("bands",) if config.bands else ())):
         _require_between(name, state[name], -LARGEST_STATE, LARGEST_STATE)

@@ -1,4 +1,4 @@
-"""Looks into an ONNX graph before onnxruntime does: no data outside it, and no operator that makes its own sizes.
+"""Looks into an ONNX graph before onnxruntime does: no data outside it, and only operators of our own step graphs.
 
 The bytes of a graph go in, and what is wrong with it comes out. A device has no `onnx` package, so this reads the few
 fields of the protocol buffers itself (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
@@ -14,17 +14,29 @@ Field = tuple[int, int | memoryview]  # number, and a whole number or bytes
 PARTS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
-    "function": {7: "node", 11: "attribute"},
+    "function": {7: "step", 11: "attribute"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "node": {5: "attribute"},
+    "step": {5: "attribute"},  # a node of a function, which calls no function
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
+    "sparse": {},
     "tensor": {},
 }
-OPERATOR, EXTERNAL_DATA, DATA_LOCATION = 4, 13, 14
+EXTERNAL_DATA, DATA_LOCATION = 13, 14
+# The numbers of (domain, name) in what names an operator.
+NAMES = {"node": (7, 4), "step": (7, 4), "function": (10, 1)}
 DEEPEST = 12
-# With these a few bytes become gigabytes, or a graph never ends.
-REFUSED = frozenset({"Loop", "Scan", "If", "Expand", "Tile", "Range", "Resize", "Upsample", "OneHot", "EyeLike"})
+# The operators of the step graphs and their quantized peers. Control flow and operators that make their own sizes are
+# not among them, because with those a few bytes become gigabytes, or a graph never ends.
+# fmt: off
+ALLOWED = frozenset({
+    "Add", "Cast", "Clip", "Concat", "Constant", "DequantizeLinear", "Div", "DynamicQuantizeLinear", "Exp", "Gather",
+    "Gemm", "Greater", "LessOrEqual", "MatMul", "MatMulInteger", "Max", "Mod", "Mul", "Pow", "QuantizeLinear",
+    "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Round", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Sub",
+    "Transpose", "Where",
+})
+# fmt: on
+PLUGIN = ("edgedistill", "EdAttention")  # a node of this domain, and the only function that a model may define
 
 
 def find_graph_fault(model: bytes) -> str | None:
@@ -38,17 +50,41 @@ def find_graph_fault(model: bytes) -> str | None:
 def _find_fault(message: memoryview, kind: str, depth: int) -> str | None:
     if depth > DEEPEST:
         return f"graphs lie in each other more than {DEEPEST} deep"
-    for number, value in _fields(message):
+    if kind == "sparse":
+        return "a sparse tensor, which claims more than it holds"
+    fields = list(_fields(message))
+    if kind in NAMES and (fault := _find_name_fault(fields, kind)) is not None:
+        return fault
+    for number, value in fields:
         if kind == "tensor" and (number == EXTERNAL_DATA or (number == DATA_LOCATION and value)):
             return "a tensor whose data lie outside the graph"
         if isinstance(value, int):
             continue
-        if kind == "node" and number == OPERATOR and (name := str(bytes(value), "utf-8", "replace")) in REFUSED:
-            return f"the operator {name}, which no step graph of edgedistill has"
         inner = PARTS[kind].get(number)
         if inner is not None and (fault := _find_fault(value, inner, depth + 1)) is not None:
             return fault
     return None
+
+
+def _find_name_fault(fields: list[Field], kind: str) -> str | None:
+    """Returns why a node or function of this name is refused. What is named twice must be one and the same."""
+    domain, name = (
+        "/".join(
+            sorted(
+                {
+                    str(bytes(value), "utf-8", "replace")
+                    for n, value in fields
+                    if n == one and not isinstance(value, int)
+                }
+            )
+        )
+        for one in NAMES[kind]
+    )
+    if (domain, name) == PLUGIN and kind != "step":
+        return None
+    if not domain and name in ALLOWED and kind != "function":
+        return None
+    return f"the {'function' if kind == 'function' else 'operator'} {name}, which no step graph of edgedistill has"
 
 
 def _fields(message: memoryview) -> Iterator[Field]:
@@ -56,6 +92,8 @@ def _fields(message: memoryview) -> Iterator[Field]:
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
+        if not 8 <= key < 1 << 32:  # protobuf drops the bits above, and takes it for another field
+            raise ValueError("a field without a number")
         kind = key & 7
         if kind == 0:
             value, at = _varint(message, at)
@@ -76,5 +114,7 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 127) << shift
         at += 1
         if byte < 128:
+            if (byte == 0 and shift) or value >= 1 << 64:
+                break  # readers do not agree on what these are
             return value, at
-    raise ValueError("a number without an end")
+    raise ValueError("a number without an end, or longer than it need be")

@@ -468,6 +468,20 @@ def test_a_state_that_no_stream_comes_to_is_refused_and_changes_nothing(name, va
     assert_same(front.export_state(), before)
 
 
+@pytest.mark.parametrize("rate", [2000, 30000])
+def test_kept_samples_are_those_of_float32(rate):
+    config = short_rules(Fraction(rate), 2)
+    front = FrontEnd(config)
+    front.push(noise(config.edge(5) + 3, 2).astype(np.float32))
+    before = front.export_state()
+    for value in (1e300, -1e39, 0.1, 1e-300):
+        with pytest.raises(EngineError, match="fe_pending"):
+            front.import_state({**before, "pending": np.full((3, 2), value)})
+        assert_same(front.export_state(), before)
+    for value in (np.nan, np.inf, -np.inf, 0.5):
+        front.import_state({**before, "pending": np.full((3, 2), value)})
+
+
 @pytest.mark.parametrize("odd", [np.array("x"), np.array([1]), np.array(1.0), np.array(None), np.array(1, np.uint64)])
 def test_a_count_of_another_kind_is_refused(odd):
     front = FrontEnd(short_rules(Fraction(2000), 2))

@@ -164,7 +164,7 @@ def test_without_known_movement_outputs_decide_alone() -> None:
 def test_a_graph_that_does_not_open_is_left_out_with_what_was_said() -> None:
     verdicts = judge_int8_graphs(MODEL, session(), files() | {PLAIN_GRAPH: files()[PLAIN_GRAPH][:500]})
     assert not verdicts[PLAIN_GRAPH].usable
-    assert "cannot load this step graph" in str(verdicts[PLAIN_GRAPH].reason)
+    assert "its bytes are no protocol buffer" in str(verdicts[PLAIN_GRAPH].reason)
     assert verdicts[PLUGIN_GRAPH].usable  # each form has a verdict of its own
 
     def refuses() -> GraphVerdict:

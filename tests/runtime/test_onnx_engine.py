@@ -219,7 +219,7 @@ def test_a_graph_of_another_shape_is_refused() -> None:
     model = graph_from_student(SHAPES["window 7"], random_weights(SHAPES["window 7"])).SerializeToString()
     with pytest.raises(EngineError, match="ring_k_0"):
         OnnxEngine(model, SHAPES["window 31"])
-    with pytest.raises(EngineError, match="cannot load"):
+    with pytest.raises(EngineError, match=r"not opened(.|\n)*no protocol buffer"):
         OnnxEngine(model[: len(model) // 2], SHAPES["window 7"])
 
 
