@@ -171,7 +171,7 @@ def make_tree_private(folder: Path) -> None:
 
 
 def _next_step(folder: Path) -> str:
-    """Returns what helps where a folder is no cache. Others' rights are taken only from this user's own, unshared one."""
+    """Returns what helps where a folder cannot be used. A folder that is shared on purpose keeps its rights."""
     another = "name another folder with --cache"
     try:
         found = os.lstat(folder)

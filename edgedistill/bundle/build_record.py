@@ -169,8 +169,8 @@ def check_fits(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
     """Checks that a build belongs to this bundle and to this kind of machine.
 
     Raises EngineError that names the difference: another bundle, interface, compiler, chip or kind of library, or
-    another version of the code. Another compiler is only a line in the log where the engine is not made again by itself:
-    an update of the system must not stop a decoder that works.
+    another version of the code. Another compiler is only a line in the log for an engine that is not made again by
+    itself, because an update of the system must not stop a decoder that works.
     """
     label = LABELS.get(record.engine, record.engine)
     own = f"{folder}: the {label} engine there"

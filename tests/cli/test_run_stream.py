@@ -90,7 +90,7 @@ def test_a_signal_that_was_ignored_stays_ignored(ignored: signal.Signals, monkey
     reader, writer = os.pipe()
     before = signal.signal(ignored, signal.SIG_IGN)
     try:
-        with open(reader) as stdin, open(writer, "wb", buffering=0) as amplifier:
+        with os.fdopen(reader) as stdin, os.fdopen(writer, "wb", buffering=0) as amplifier:
             monkeypatch.setattr(sys, "stdin", stdin)
             stream = StoppableStdin(lambda: None)
             with stream.listening():
