@@ -62,8 +62,9 @@ def read_label_minutes(bundle: Mapping[str, Any]) -> float | None:
     The number comes from a manifest, which may say anything.
     """
     minutes = bundle.get("label_minutes")
-    known = isinstance(minutes, (int, float)) and not isinstance(minutes, bool) and 0 < minutes < MOST_MINUTES
-    return float(minutes) if known else None
+    if isinstance(minutes, (int, float)) and not isinstance(minutes, bool) and 0 < minutes < MOST_MINUTES:
+        return float(minutes)
+    return None
 
 
 def _compare_with_linear(metrics: Mapping[str, Any]) -> list[str]:
