@@ -17,6 +17,8 @@ C_COMPILER = re.compile(PROGRAM.format("(?:gcc|clang|cc)"))
 NVCC = re.compile(PROGRAM.format("nvcc"))
 PACKAGES = re.compile(r"[a-z0-9][a-z0-9+.:-]*(?: [a-z0-9][a-z0-9+.:-]*)*")  # of Debian, for `apt install`
 
+STRANGERS = "take no target file from a stranger: like a script, it can name programs, which then run"
+
 WORD = r"[A-Za-z0-9][\w.+-]*"
 CODE_GENERATION = (  # names of -f flags that change how fast or how large the code is
     *("align-functions", "align-jumps", "align-labels", "align-loops", "common", "data-sections"),
@@ -46,7 +48,7 @@ def require_program(key: str, name: str, form: re.Pattern[str], expected: str) -
     """Raises ConfigError unless `name` names a compiler on the PATH, or by its whole path."""
     path = PurePath(name)
     if not form.fullmatch(path.name) or not (path.is_absolute() or path.name == name):
-        raise ConfigError(f"'{key}' names no compiler", got=repr(name), expected=expected)
+        raise ConfigError(f"'{key}' names no compiler", got=repr(name), expected=expected, next_step=STRANGERS)
 
 
 def require_flags(flags: tuple[str, ...], forms: tuple[str, ...], example: str) -> None:
@@ -56,7 +58,8 @@ def require_flags(flags: tuple[str, ...], forms: tuple[str, ...], example: str) 
             raise ConfigError(
                 f"the flag {flag!r} is refused: only flags that name no file and start no program are taken",
                 expected=example,
-                next_step="a script of your own whose name ends in -gcc may add other flags: name it as `command`",
+                next_step="a script of your own whose name ends in -gcc may add other flags: name it as `command`. "
+                f"But {STRANGERS}",
             )
 
 

@@ -97,7 +97,8 @@ def _build(cls: type[T], mapping: Mapping[str, object], where: str, keys: tuple[
         return cls(**values)
     except ConfigError as error:  # the range check of a dataclass does not know the name of its table
         table = f"[{'.'.join(keys)}] " if keys else ""
-        raise ConfigError(f"{where}: {table}{error.what}", got=error.got, expected=error.expected) from error
+        what, step = f"{where}: {table}{error.what}", error.next_step
+        raise ConfigError(what, got=error.got, expected=error.expected, causes=error.causes, next_step=step) from error
 
 
 def _value(kind: Any, value: object, where: str, keys: tuple[str, ...]) -> object:

@@ -52,7 +52,7 @@ def use_cache(folder: Path | None) -> Iterator[None]:
             f"{folder}: compiled engines cannot be kept here",
             got=reason,
             expected="a folder of this user's that nobody else can write to: whoever writes there could run programs",
-            next_step=f"chmod go-w {folder}, or name another folder with --cache",
+            next_step=_next_step(folder),
         )
     _chosen.append(place)
     try:
@@ -168,6 +168,18 @@ def make_tree_private(folder: Path) -> None:
     folder.chmod(PRIVATE)
     for path in folder.rglob("*"):
         path.chmod(PRIVATE if path.is_dir() else PRIVATE & ~0o100)
+
+
+def _next_step(folder: Path) -> str:
+    """Returns what helps where a folder cannot be used. A folder that is shared on purpose keeps its rights."""
+    another = "name another folder with --cache"
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return another
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    mistaken = own and found.st_mode & OTHERS_WRITE and not found.st_mode & stat.S_ISVTX
+    return f"chmod go-w {folder}, or {another}" if mistaken else another
 
 
 def _usual_folder() -> Path | None:

@@ -122,8 +122,8 @@ def test_a_build_in_the_cache_that_others_could_write_is_made_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    compile_quickly(monkeypatch)
     """The planted build lies in the right place of the cache, with every hash right, and its folder is open to all."""
+    compile_quickly(monkeypatch)
     bundle, mark = planted
     folder = build_folder(bundle, "host")
     shutil.copytree(bundle.path / "build/host", folder)

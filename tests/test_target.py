@@ -173,6 +173,7 @@ def test_a_compiler_of_ones_own_is_read_and_checked(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=mentions) as caught:
             load_target(path)
         assert str(path) in str(caught.value)
+        assert ("from a stranger" in str(caught.value)) == (mentions == "names no compiler")
 
 
 def test_an_engine_for_a_gpu_says_how_both_sides_are_compiled(tmp_path: Path) -> None:

@@ -83,6 +83,25 @@ def test_a_cache_that_others_can_change_is_not_used_and_a_line_says_so(
         pytest.fail("it was used")
 
 
+@pytest.mark.parametrize(("mode_", "helps"), [(0o777, True), (0o770, True), (0o1777, False)])
+def test_rights_are_taken_only_from_a_folder_that_is_not_shared_on_purpose(home: Path, mode_: int, helps: bool) -> None:
+    (home / "mine").mkdir()
+    (home / "mine").chmod(mode_)
+    with pytest.raises(OutputError) as caught, use_cache(home / "mine"):
+        pytest.fail("it was used")
+    another = "name another folder with --cache"
+    assert caught.value.next_step == (f"chmod go-w {home}/mine, or {another}" if helps else another)
+
+
+def test_no_rights_are_taken_from_a_folder_of_another_user(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "theirs").mkdir()
+    (home / "theirs").chmod(0o777)
+    monkeypatch.setattr("edgedistill.user_cache.os.geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(OutputError) as caught, use_cache(home / "theirs"):
+        pytest.fail("it was used")
+    assert caught.value.next_step == "name another folder with --cache"
+
+
 def test_a_sticky_folder_above_and_a_link_of_ones_own_are_fine(home: Path) -> None:
     (home / "shared").mkdir()
     (home / "shared").chmod(0o1777)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy.accuracy --preset nano --seeds 3
 
-A seed is another population, other sessions and another initialisation. Four sessions are trained on, and a fifth is
+A seed is another population, other sessions and another initialization. Four sessions are trained on, and a fifth is
 never distilled on. Every network gets the same number of trials (--trials) in a search over its settings, which are
 chosen on validation, and the linear baselines get a wider search. R² is that of the test block, causal and streamed
 from the first bin, except in rows named bidirectional. Each row is kept under --work with the settings that it was

@@ -166,7 +166,7 @@ def draw_together(seeds: list[dict[str, dict[str, Any]]], amounts: Sequence[floa
 
 
 def write_figure(curves: Curves, path: Path) -> None:
-    """Writes the curves as SVG that is looked at by itself, with the colours of a report."""
+    """Writes the curves as SVG that is looked at by itself, with the colors of a report."""
     css = (resources.files("edgedistill.report") / "page.css").read_text(encoding="utf-8")
     style = f"<style>{css}svg {{ background: var(--card); }}</style>"
     atomic_write_text(path, draw_label_curves(curves).replace("<title>", f"{style}<title>", 1) + "\n", "the figure")

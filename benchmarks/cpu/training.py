@@ -7,7 +7,7 @@ Tables and `training.json` come out. Each measurement is a process of its own, o
   attention  compares `window_attention` of the student with dense masked attention of the same weights, in turn in one
              process, after their outputs and gradients were found equal
   loss       counts optimizer steps and seconds until the distilled nano student first validates at or below LEVEL, on
-             three short simulated sessions and over three initialisations. This is the figure to improve.
+             three short simulated sessions and over three initializations. This is the figure to improve.
 
 A window is one segment of the preset (5.12 s, or 5 s in paper). Paper at its batch of 32 windows would need tens of
 gigabytes and minutes a step on one core. It is measured at one or two windows, where windows a second are about the

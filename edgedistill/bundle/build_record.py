@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +33,9 @@ MACHINE_ID = "/etc/machine-id"
 LOADED = (".so", ".cubin", ".plan")  # endings of the files that are loaded
 ABI_VERSION = 4  # ED_ABI_VERSION of kernels/include/edgedistill.h
 LABELS = {"c": "C", "cuda": "CUDA", "tensorrt": "TensorRT"}  # the name of each compiled engine in messages
+REMADE = "c"  # the engine that is compiled again by itself where a build does not fit
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,8 @@ def check_fits(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
     """Checks that a build belongs to this bundle and to this kind of machine.
 
     Raises EngineError that names the difference: another bundle, interface, compiler, chip or kind of library, or
-    another version of the code.
+    another version of the code. Another compiler is only a line in the log for an engine that is not made again by
+    itself, because an update of the system must not stop a decoder that works.
     """
     label = LABELS.get(record.engine, record.engine)
     own = f"{folder}: the {label} engine there"
@@ -178,8 +183,13 @@ def check_fits(folder: Path, record: BuildRecord, bundle: Bundle) -> None:
         got = record.created_by
         raise EngineError(f"{own} was compiled from other sources", got=got, expected="those of this edgedistill")
     for tool, was in record.tools.items():
-        if (now := identify_program(tool)) and now != was:
+        if not (now := identify_program(tool)) or now == was:
+            continue
+        if record.engine == REMADE:
             raise EngineError(f"{own} was compiled by another '{tool}'", got=was, expected=now)
+        logger.warning(
+            "%s was compiled by another '%s', and is used as it is; `edgedistill compile` makes it again", own, tool
+        )
     if record.fingerprint.architecture != read_architecture():
         got = record.fingerprint.architecture
         raise EngineError(f"{own} was compiled for another chip", got=got, expected=read_architecture())

@@ -1,7 +1,7 @@
 """Reads stdin until it ends or a signal asks to stop, so that no byte that was read is lost.
 
 Ctrl-C, SIGTERM and SIGHUP end the stream as its sender would: what waits in the pipe is still read, and then the stream
-is over. A second signal ends the program at once.
+is over. A second signal ends the program at once. A signal that was ignored before, as by `nohup`, stays ignored.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class StoppableStdin:
         self.bytes_read = 0
         self.stopped_by: str | None = None  # the name of the signal
         self._when_idle = when_idle
+        self._heard: list[signal.Signals] = []  # the signals that end the stream
         self._waiting = MOST_WAITING  # bytes that may still be read after a signal
         self._wake: tuple[int, int] | None = None
         try:
@@ -61,9 +62,10 @@ class StoppableStdin:
     def listening(self) -> Iterator[None]:
         """Ends the stream, and not the program, at the first signal inside this block."""
         self._wake = os.pipe()
+        self._heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         before = {}
         try:
-            for number in SIGNALS:
+            for number in self._heard:
                 before[number] = signal.signal(number, self._stop)
         except ValueError:  # only the main thread may listen
             pass
@@ -79,7 +81,7 @@ class StoppableStdin:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         """Notes the signal. It raises nothing, because a push or a write must not be torn."""
         self.stopped_by = signal.Signals(number).name
-        for each in SIGNALS:
+        for each in self._heard:
             signal.signal(each, signal.SIG_DFL)
         if self._wake is not None:
             os.write(self._wake[1], b"x")  # ends the wait for input

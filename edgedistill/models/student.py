@@ -155,7 +155,7 @@ class Student(nn.Module):
     def encode_layers(
         self, tokens: Tensor, cache: list[tuple[Tensor, Tensor]], live: int
     ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """Returns tokens (batch, n, d) as they are after each layer, the last ones normalised, and the caches."""
+        """Returns tokens (batch, n, d) as they are after each layer, the last ones normalized, and the caches."""
         layers, after = [], []
         for block, before in zip(self.layers, cache, strict=True):
             tokens, kept = block(tokens, before, live)

@@ -56,7 +56,7 @@ class PatchAutoencoder(nn.Module):
             self.offsets[name_parameter(session)].view(-1)[: len(rate)] = (rate * self.size.span).clamp(min=1e-3).log()
 
     def encode(self, tokens: Tensor, times: Tensor) -> list[Tensor]:
-        """Returns tokens (batch, n, d) at `times` (batch, n) as they are after each layer, the last ones normalised."""
+        """Returns tokens (batch, n, d) at `times` (batch, n) as they are after each layer, the last ones normalized."""
         angles = compute_rotary_angles(times, self.size.d // self.size.heads)
         after = []
         for block in self.encoder:

@@ -42,7 +42,7 @@ class Cache:
         The folder is found by the name, the `inputs` (JSON), and the code of the module that defines `make` with all
         modules that it imports. Raises OutputError where the folder cannot be written.
         """
-        start, before = monotonic(), len(self.stages)
+        seconds = self.start_clock()
         folder = self.root / f"{name}-{stage_key(name, inputs, make.__module__)[:16]}"
         cached = folder.is_dir()
         if not cached:
@@ -58,8 +58,7 @@ class Cache:
                     partial.rmdir()
                     if fresh:
                         self.root.rmdir()
-        within = sum(stage.seconds for stage in self.stages[before:])  # stages that `make` listed itself
-        self.stages.append(Stage(name, monotonic() - start - within, cached))
+        self.note(name, seconds(), cached)
         return folder
 
     def open_folder(self, name: str, inputs: object, module: str) -> Path:
@@ -77,13 +76,18 @@ class Cache:
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Lists what the `with` block does as a stage whose result is not kept."""
-        start = monotonic()
+        seconds = self.start_clock()
         yield
-        self.note(name, start)
+        self.note(name, seconds())
 
-    def note(self, name: str, start: float, cached: bool = False) -> None:
-        """Lists a stage that `stage` did not run. It began at `start`, a time of `monotonic`."""
-        self.stages.append(Stage(name, monotonic() - start, cached))
+    def start_clock(self) -> Callable[[], float]:
+        """Returns a function that returns the seconds since now, without those of stages that were listed since."""
+        start, before = monotonic(), len(self.stages)
+        return lambda: monotonic() - start - sum(stage.seconds for stage in self.stages[before:])
+
+    def note(self, name: str, seconds: float, cached: bool = False) -> None:
+        """Lists a stage that took so many `seconds`, by a clock of `start_clock`."""
+        self.stages.append(Stage(name, seconds, cached))
 
     def _output_error(self, name: str, error: OSError) -> EdgeDistillError:
         next_step = f"df -h {self.root.parent}, or choose another folder with --work"

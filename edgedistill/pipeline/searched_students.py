@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import monotonic
 
 import numpy as np
 
@@ -143,7 +142,7 @@ def search(
     train: Callable[[RunningTrial], float],
 ) -> tuple[tuple[Trial, ...], Callable[[int], Path]]:
     """Returns the trials of one search, and the folder of each by its number. `inputs` are those of the training."""
-    start, name = monotonic(), f"search-{stage.replace('_', '-')}"
+    seconds, name = run.cache.start_clock(), f"search-{stage.replace('_', '-')}"
     judged = [session_inputs(session, session.behavior) for session in judging.sessions]
     facts = [*inputs, judged, judging.smooth, asdict(plan), asdict(run.preset.training), run.seed]
     root = run.cache.open_folder(name, facts, __name__)
@@ -159,7 +158,7 @@ def search(
     trials = run_study(root / "study.json", plan, run.trials, train_and_count, folder_of)
     for trial in trials:
         (folder_of(trial.number) / CHECKPOINT).unlink(missing_ok=True)
-    run.cache.note(name, start, cached=not trained)
+    run.cache.note(name, seconds(), cached=not trained)
     return trials, folder_of
 
 

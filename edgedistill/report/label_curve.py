@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgedistill.report.charts import DASHES, WIDTH
-from edgedistill.report.summary import LINEAR
+from edgedistill.report.summary import LINEAR, read_label_minutes
 from edgedistill.report.svg import Axis, Drawing, format_number
 
 Curves = Mapping[str, Sequence[Mapping[str, Any]]]  # decoder -> points with `labels`, `minutes`, `mean` and `seeds`
@@ -39,7 +39,7 @@ def curves_from_results(results: Sequence[Mapping[str, Any]]) -> dict[str, Curve
     """
     found: dict[str, dict[float, list[dict[str, float]]]] = {}
     for bundle in (result.get("bundle") or {} for result in results):
-        minutes, session = bundle.get("label_minutes"), (bundle.get("session") or {}).get("id")
+        minutes, session = read_label_minutes(bundle), (bundle.get("session") or {}).get("id")
         if minutes is not None and session is not None:
             rows = list_label_rows(bundle.get("metrics") or {})
             found.setdefault(session, {}).setdefault(minutes, []).append(rows)

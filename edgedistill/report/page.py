@@ -13,7 +13,7 @@ from typing import Any
 from edgedistill.errors import ConfigError
 from edgedistill.report.charts import draw_cost, draw_latency, draw_robustness, draw_trace
 from edgedistill.report.label_curve import curves_from_results, draw_label_curves, list_label_rows
-from edgedistill.report.summary import summarize_result
+from edgedistill.report.summary import read_label_minutes, summarize_result
 from edgedistill.report.svg import format_number
 
 Result = Mapping[str, Any]
@@ -178,7 +178,7 @@ def _traces(trace: Result | None) -> str:
 
 def _few_labels(bundle: Result) -> str:
     """Returns a table of the decoders that learned from few labels, where the bundle did."""
-    minutes, rows = bundle.get("label_minutes"), list_label_rows(bundle.get("metrics") or {})
+    minutes, rows = read_label_minutes(bundle), list_label_rows(bundle.get("metrics") or {})
     if minutes is None or not rows:
         return ""
     table = _table(["decoder", "R²"], [[name, f"{r2:.3f}"] for name, r2 in rows.items()])

@@ -7,6 +7,7 @@ from typing import Any
 
 from edgedistill.report.svg import format_number
 
+MOST_MINUTES = 1e6  # of labels, two years; what says more is no number of minutes
 STUDENTS = ("lfp-student-int8", "lfp-student-fp32")
 SPIKES = ("spike-student-int8", "spike-student")
 TEACHERS = ("spike-teacher-published", "spike-teacher")
@@ -46,13 +47,24 @@ def summarize_result(result: Mapping[str, Any]) -> str:
             f"A spike student of the same size costs the same compute {cost}: what LFP saves is acquisition, "
             "transport and longevity, what distillation saves is the teacher."
         )
-    if minutes := (result.get("bundle") or {}).get("label_minutes"):
+    if minutes := read_label_minutes(result.get("bundle") or {}):
         words.append(f"Behavior was learned from {minutes:g} min of labels of one session.")
     words += _compare_with_linear((result.get("bundle") or {}).get("metrics") or {})
     words += [
         _describe_lost_channels(curve) for curve in result.get("robustness") or [] if curve["kind"] == "lost channels"
     ]
     return " ".join(words)
+
+
+def read_label_minutes(bundle: Mapping[str, Any]) -> float | None:
+    """Returns how many minutes of labels a bundle learned from, or None where it does not say a possible number.
+
+    The number comes from a manifest, which may say anything.
+    """
+    minutes = bundle.get("label_minutes")
+    if isinstance(minutes, (int, float)) and not isinstance(minutes, bool) and 0 < minutes < MOST_MINUTES:
+        return float(minutes)
+    return None
 
 
 def _compare_with_linear(metrics: Mapping[str, Any]) -> list[str]:

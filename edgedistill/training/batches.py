@@ -1,6 +1,6 @@
 """Turns sessions into tensors, and draws from them the segments of a training step.
 
-The input is `SessionBins`. The outputs are a `TrainingSession`, normalised on its training block alone, and batches of
+The input is `SessionBins`. The outputs are a `TrainingSession`, normalized on its training block alone, and batches of
 contiguous segments. Segments depend only on (seed, step), so that a resumed run draws what an uninterrupted one would.
 """
 
@@ -77,7 +77,7 @@ def mask_invalid(part: Tensor, valid: Tensor) -> Tensor:
 
 
 def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSession:
-    """Builds a TrainingSession, normalised on the training block of `split_bins(…, gap_bins)`."""
+    """Builds a TrainingSession, normalized on the training block of `split_bins(…, gap_bins)`."""
     split = split_bins(bins.bins, gap_bins, name=bins.path)
     valid = np.ones(bins.bins, np.bool_) if bins.valid is None else bins.valid
     require_usable_blocks(bins, valid, split)

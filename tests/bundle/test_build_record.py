@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_told_before_that_nothing_is_compiled(bundle: Bundl
     ("changes", "mentions"),
     [
         ({"code": "0" * 64}, "compiled from other sources"),
-        ({"tools": {"sh": "/bin/sh 1 1"}}, "compiled by another 'sh'"),
+        ({"engine": "c", "tools": {"sh": "/bin/sh 1 1"}}, "compiled by another 'sh'"),
         ({"library": "libed_slow_1.a"}, "firmware"),
     ],
 )
@@ -93,6 +93,16 @@ def test_another_code_another_compiler_and_firmware_do_not_fit(
     folder = written(bundle, **changes)
     with pytest.raises(EngineError, match=mentions):
         check_fits(folder, read_record(folder), bundle)
+
+
+@pytest.mark.parametrize("engine", ["cuda", "tensorrt"])
+def test_an_update_of_a_compiler_stops_no_engine_that_is_not_made_again_by_itself(
+    bundle: Bundle, engine: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = written(bundle, engine=engine, tools={"sh": "/bin/sh 1 1"})
+    assert choose_build(bundle, "jetson", engine, check_fits)[0] == folder
+    (line,) = caplog.messages
+    assert "compiled by another 'sh', and is used as it is" in line
 
 
 def test_a_compiler_that_is_gone_since_does_not_matter(bundle: Bundle) -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgedistill.cli.stopping import StoppableStdin
+from edgedistill.errors import RecordingError
+
 from ..bundles import CHANNELS
 from .calling import call
 
@@ -81,10 +84,28 @@ def test_a_stream_without_a_frame_gives_an_empty_file(bundle: Path, tmp_path: Pa
     assert (tmp_path / "out.csv").read_text().count("\n") == 1
 
 
-def test_closed_stdin_is_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgedistill.cli.stopping import StoppableStdin
-    from edgedistill.errors import RecordingError
+@pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_was_ignored_stays_ignored(ignored: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`nohup` ignores SIGHUP, and a script ignores SIGINT for what it starts with `&`."""
+    reader, writer = os.pipe()
+    before = signal.signal(ignored, signal.SIG_IGN)
+    try:
+        with os.fdopen(reader) as stdin, os.fdopen(writer, "wb", buffering=0) as amplifier:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            stream = StoppableStdin(lambda: None)
+            with stream.listening():
+                signal.raise_signal(ignored)
+                amplifier.write(b"a frame")
+                assert (stream.read1(100), stream.stopped_by) == (b"a frame", None)
+                signal.raise_signal(signal.SIGTERM)
+                assert (stream.read1(100), stream.stopped_by) == (b"", "SIGTERM")
+                assert signal.getsignal(ignored) is signal.SIG_IGN
+            assert signal.getsignal(ignored) is signal.SIG_IGN
+    finally:
+        signal.signal(ignored, before)
 
+
+def test_closed_stdin_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(RecordingError, match="stdin is closed"):
         StoppableStdin(lambda: None)

@@ -57,7 +57,7 @@ def test_uniform_attention_is_the_mean(window):
     assert np.abs(found - values.mean(1) * 0.02).max() < 1e-5
 
 
-def test_normalised_probabilities_in_eight_bits_would_not_do():
+def test_normalized_probabilities_in_eight_bits_would_not_do():
     """These figures are the reason why the exponentials are quantized."""
     assert round(float(np.rint(127 / 200) * 200 / 127), 2) == 1.57
     assert np.rint(127 / 254.1) == 0

@@ -45,6 +45,14 @@ def test_the_page_of_a_bundle_with_few_labels_compares_the_decoders_that_had_the
     assert "min of labels" not in page_from_results([result_with(None)], ["all"])
 
 
+@pytest.mark.parametrize("odd", [0, -1.0, float("nan"), float("inf"), 1e308, 10**400, True, "1", [1]])
+def test_minutes_that_cannot_be_are_left_out(odd: Any) -> None:
+    """A manifest may say anything."""
+    page = page_from_results([result_with(odd), result_with(1.0), result_with(4.0)], ["odd", "one", "four"])
+    assert "LFP student in INT8: 0.50 with 1 min of labels, 0.50 with 4 min of labels" in page
+    assert page.count("Behavior was learned from") == page.count("<h2>With ") == 2
+
+
 def test_the_page_of_several_such_bundles_draws_the_curve() -> None:
     page = page_from_results([result_with(1.0), result_with(4.0, int8_r2=0.65)], ["one", "four"])
     assert page.index("R² against minutes of labels") < page.index("<h1>")

@@ -1,4 +1,4 @@
-"""A training step sees only its own training block, normalised on that block alone."""
+"""A training step sees only its own training block, normalized on that block alone."""
 
 from __future__ import annotations
 

@@ -108,16 +108,16 @@ def _require_zero_point(graph: ModelByName, node: NodeProto) -> None:
 def _require_exponentials(graph: ModelByName, node: NodeProto) -> None:
     """Refuses quantized probabilities: over 254 live bins with equal scores all of them round to zero in 127ths."""
     source = graph.find_producer(graph.trace_moves(node.input[0])[0])
-    if source is not None and (source.op_type == "Softmax" or _is_normalised(graph, source)):
+    if source is not None and (source.op_type == "Softmax" or _is_normalized(graph, source)):
         raise rule_error(
             node,
-            "it quantizes normalised probabilities",
+            "it quantizes normalized probabilities",
             name_node(source),
             "quantized exponentials, divided afterwards",
         )
 
 
-def _is_normalised(graph: ModelByName, node: NodeProto) -> bool:
+def _is_normalized(graph: ModelByName, node: NodeProto) -> bool:
     """Returns whether a node computes x / sum(x), or x over a sum that the sum of x is a part of."""
     if node.op_type != "Div":
         return False

@@ -18,7 +18,7 @@ standard operators (`graph_from_integers`), or as a single custom node that Tens
 - q, k and v are one product, and so are gate and up, because on Thor TensorRT 10.13 corrupts what it merges itself.
 - QuantizeLinear saturates at -128 and the exact class at -127. Values are clipped first, because other engines import
   the rings. Exponentials lie in 0 … 1 and need no clip.
-- Exponentials are quantized, and normalised probabilities never are, hence there is no Softmax.
+- Exponentials are quantized, and normalized probabilities never are, hence there is no Softmax.
 - TensorRT fuses nothing with a plugin, so the output of the node is dequantized at once and not rounded again.
 """
 

@@ -147,14 +147,14 @@ def weights_reshaped(s: Surgery) -> str:
     return node.name
 
 
-@case("normalised probabilities")
+@case("normalized probabilities")
 def a_softmax(s: Surgery) -> str:
     exponential = s.node("Exp", "layers.0.attention")
     exponential.op_type = "Softmax"
     return s.reader(exponential.output[0]).name
 
 
-@case("normalised probabilities")
+@case("normalized probabilities")
 def a_softmax_spelled_out(s: Surgery) -> str:
     exponential = s.node("Exp", "layers.0.attention")
     quantizer = s.reader(exponential.output[0])
