@@ -19,6 +19,7 @@ import numpy.typing as npt
 from edgedistill.bundle.contents import Ridge
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
+from edgedistill.runtime.onnx_content import find_graph_fault
 
 Floats = npt.NDArray[np.float32]
 
@@ -94,7 +95,12 @@ class WindowTeacher:
     precision = "float32"
 
     def __init__(self, graph: bytes) -> None:
-        """Opens a graph of `graph_from_teacher`. Raises EngineError where onnxruntime is missing or refuses it."""
+        """Opens a graph of `graph_from_teacher`.
+
+        Raises EngineError where onnxruntime is missing or refuses it, and for a graph whose data lie outside it.
+        """
+        if (fault := find_graph_fault(graph, any_operator=True)) is not None:
+            raise EngineError("the teacher's graph is not opened", got=fault)
         try:
             import onnxruntime
         except ImportError as error:

@@ -39,21 +39,21 @@ ALLOWED = frozenset({
 PLUGIN = ("edgedistill", "EdAttention")  # a node of this domain, and the only function that a model may define
 
 
-def find_graph_fault(model: bytes) -> str | None:
-    """Returns why a graph must not be opened, or None."""
+def find_graph_fault(model: bytes, any_operator: bool = False) -> str | None:
+    """Returns why a graph must not be opened, or None. With `any_operator` the operators are not looked at."""
     try:
-        return _find_fault(memoryview(model), "model", 0)
+        return _find_fault(memoryview(model), "model", 0, any_operator)
     except (ValueError, IndexError):
         return "its bytes are no protocol buffer"
 
 
-def _find_fault(message: memoryview, kind: str, depth: int) -> str | None:
+def _find_fault(message: memoryview, kind: str, depth: int, any_operator: bool) -> str | None:
     if depth > DEEPEST:
         return f"graphs lie in each other more than {DEEPEST} deep"
     if kind == "sparse":
         return "a sparse tensor, which claims more than it holds"
     fields = list(_fields(message))
-    if kind in NAMES and (fault := _find_name_fault(fields, kind)) is not None:
+    if kind in NAMES and not any_operator and (fault := _find_name_fault(fields, kind)) is not None:
         return fault
     for number, value in fields:
         if kind == "tensor" and (number == EXTERNAL_DATA or (number == DATA_LOCATION and value)):
@@ -61,7 +61,7 @@ def _find_fault(message: memoryview, kind: str, depth: int) -> str | None:
         if isinstance(value, int):
             continue
         inner = PARTS[kind].get(number)
-        if inner is not None and (fault := _find_fault(value, inner, depth + 1)) is not None:
+        if inner is not None and (fault := _find_fault(value, inner, depth + 1, any_operator)) is not None:
             return fault
     return None
 

@@ -54,8 +54,18 @@ def test_the_teacher_sees_its_window_and_forgets_it() -> None:
 
 
 def test_bytes_that_are_no_graph_are_refused() -> None:
-    with pytest.raises(EngineError, match="refuses the teacher"):
+    with pytest.raises(EngineError, match="no protocol buffer"):
         WindowTeacher(b"no graph")
+    with pytest.raises(EngineError, match="refuses the teacher"):
+        WindowTeacher(b"")
+
+
+def test_a_teacher_whose_data_lie_outside_its_graph_is_refused() -> None:
+    onnx = pytest.importorskip("onnx")
+    tensor = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL, name="weight")
+    graph = onnx.GraphProto(initializer=[tensor], node=[onnx.NodeProto(op_type="Resize")])
+    with pytest.raises(EngineError, match="lie outside"):
+        WindowTeacher(onnx.ModelProto(graph=graph).SerializeToString())
 
 
 @pytest.mark.parametrize(
