@@ -46,6 +46,7 @@ def test_build_hands_over_its_options(stages: FakePipeline) -> None:
         "smooth": "kalman",
         "label_minutes": 0.5,
         "trials": 20,
+        "sign": None,
     }
 
 
