@@ -27,11 +27,13 @@ TENSORRT_WHEELS := tensorrt-cu12-bindings==10.3.0 tensorrt-cu12-bindings==10.13.
 
 setup: $(STAMP) $(WHEELS_STAMP)
 
-# The stamp is written last, so that an interrupted installation is done again.
+# The stamp is written last, so that an interrupted installation is done again. At its first import pynwb writes a file
+# into its own folder, which a second process that starts in that moment reads half written: so it is imported once here.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "edgedistill needs Python 3.10 or later"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	$(BIN)/python -c 'import pynwb'
 	@touch $@
 
 $(WHEELS_STAMP): Makefile | $(STAMP)

@@ -45,6 +45,11 @@ def names(pages: tuple[Path, ...]) -> list[str]:
     return [page.relative_to(ROOT).as_posix() for page in pages]
 
 
+def test_decisions_are_in_the_order_of_their_numbers() -> None:
+    numbers = [int(number) for number in re.findall(r"^### (\d+)\. ", text_of(DOCS / "decisions.md"), re.MULTILINE)]
+    assert numbers == sorted(set(numbers))
+
+
 # ---------------------------------------------------------------- commands and options
 
 
