@@ -13,8 +13,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.bundle.manifest import Channel
 from edgedistill.frontend import FrontEndConfig
-from edgedistill.runtime import Flag
+from edgedistill.runtime import Flag, Output
+from edgedistill.runtime.decoder import DecoderInfo
 
 Floats = npt.NDArray[np.float32]
 
@@ -63,7 +65,25 @@ class StreamDescription:
     warmup_bins: int
     started: str  # ISO 8601, UTC
     real_time: RealTimeManners
+    clock: str = "none"  # of stamp_s: "lsl" for LSL's clock on this machine, "file" for that of a recording, or "none"
+    channels: tuple[Channel, ...] = ()  # (C,) ids, labels and positions as the bundle states them
     warnings: tuple[str, ...] = ()  # how the source differs from the bundle, and what else to know
+
+    @property
+    def info(self) -> DecoderInfo:
+        """Returns what the decoder says of itself."""
+        return DecoderInfo(
+            name=self.bundle,
+            engine=self.engine,
+            sha256=self.sha256,
+            rate=self.rate,
+            channel_ids=self.channel_ids,
+            output_names=self.output_names,
+            output_units=self.output_units,
+            group_delay_ms=self.group_delay_ms,
+            smoothing_delay_ms=self.smoothing_delay_ms,
+            warmup_bins=self.warmup_bins,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +99,12 @@ class DecodedBin:
     flags: Flag
     bad_channels: int  # channels that were masked and filled in
     latency_s: float  # from the arrival of the bin's last frame in this program to its output
+    arrived_s: float = 0.0  # that arrival, or when frames were found to be lost, as time.perf_counter() counts
+
+    @property
+    def output(self) -> Output:
+        """Returns the bin as the decoder gave it."""
+        return Output(self.index, self.end_frame, self.flags, self.bad_channels, self.kinematics, self.deviation)
 
 
 @dataclass(frozen=True)
@@ -102,7 +128,7 @@ class StreamCounters:
     late_frames: int = 0  # came after they had been declared lost, and were left out
     duplicated_frames: int = 0  # came twice; the second was left out
     dropped_frames: int = 0  # left out because decoding was behind; they count as lost too
-    reordered_frames: int = 0  # came too early and were put in order
+    reordered_frames: int = 0  # came after later ones and were put in order
     reconnects: int = 0  # the source vanished and came back
     clock_jumps: int = 0  # the source's clock was set anew
     late_bins: int = 0  # later than the deadline
