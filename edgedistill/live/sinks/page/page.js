@@ -218,7 +218,7 @@ function tellCursor() {
 function addManners() {
   const rows = header.real_time.map(({ name, in_force, detail }) => [[name, in_force ? "in force" : "not in force", detail], false]);
   fill($("manners"), rows);
-  for (const warning of [...header.real_time_warnings, ...header.warnings]) {
+  for (const warning of header.warnings) {
     const item = document.createElement("li");
     item.textContent = warning;
     $("warnings").append(item);

@@ -62,7 +62,9 @@ class PageSink:
             self._feed.add(block)
 
     def idle(self) -> None:
-        """Does nothing, because the page has a clock of its own."""
+        """Shows the last frames, which waited for others."""
+        if self._feed is not None:
+            self._feed.flush()
 
     def close(self) -> None:
         """Tells the browsers that the stream has ended, and stops to serve."""

@@ -46,6 +46,7 @@ def make_description(**changes: object) -> StreamDescription:
         warmup_bins=300,
         started="2026-03-01T09:00:00+00:00",
         real_time=MANNERS,
+        warnings=MANNERS.warnings,
     )
     return replace(known, **changes)  # type: ignore[arg-type]
 

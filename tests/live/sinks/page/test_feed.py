@@ -35,6 +35,7 @@ def test_outputs_and_envelopes_of_every_bin_are_told_once(feed: Feed) -> None:
     blocks = [stream.block(lost=at == 4) for at in range(7)]
     for block in blocks:
         feed.add(block)
+    feed.flush()
     new = feed.take()
     assert new is not None
     assert feed.take() is None
@@ -59,6 +60,7 @@ def test_values_that_are_no_numbers_become_null(feed: Feed) -> None:
     block = MadeStream().block()
     broken = replace(block.bins[0], kinematics=np.array([np.nan, np.inf], np.float32))
     feed.add(replace(block, bins=(broken,)))
+    feed.flush()
     new = feed.take()
     assert new is not None
     found = read_event(new.event(0))[1]
@@ -73,6 +75,7 @@ def test_masked_channels_are_named_and_not_guessed(feed: Feed) -> None:
     assert read_event(feed.status(1))[1]["masked"] == {"count": 2, "channels": [DEAD, BROKEN]}
     odd = stream.block()
     feed.add(replace(odd, bins=(replace(odd.bins[0], bad_channels=7),)))
+    feed.flush()
     assert read_event(feed.status(1))[1]["masked"] == {"count": 7, "channels": None}
 
 
@@ -82,6 +85,7 @@ def test_blocks_that_never_came_are_a_gap_of_the_raw_channels(feed: Feed) -> Non
     for _ in range(5):
         stream.block()
     feed.add(stream.block())
+    feed.flush()
     new = feed.take()
     assert new is not None
     found = read_event(new.event(0))[1]
@@ -131,6 +135,7 @@ def test_a_feed_keeps_no_more_than_an_event_holds(feed: Feed) -> None:
     stream = MadeStream()
     for _ in range(MOST_BINS + 50):
         feed.add(stream.block())
+    feed.flush()
     new = feed.take()
     assert new is not None
     assert [one.index for one in new.decoded] == list(range(50, MOST_BINS + 50))
