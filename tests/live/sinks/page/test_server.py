@@ -33,10 +33,10 @@ def port_of(page: PageSink) -> int:
     return int(page.url.rstrip("/").rpartition(":")[2])
 
 
-def get(page: PageSink, path: str, host: str | None = None, method: str = "GET") -> HTTPResponse:
+def get(page: PageSink, path: str, method: str = "GET", **headers: str) -> HTTPResponse:
     """Asks for a path. The answer to /events stays open."""
     connection = HTTPConnection("127.0.0.1", port_of(page), timeout=20)
-    connection.request(method, path, headers={} if host is None else {"Host": host})
+    connection.request(method, path, headers=headers)
     return connection.getresponse()
 
 
@@ -105,14 +105,20 @@ def test_nothing_can_be_written(page: PageSink, method: str) -> None:
 )
 @pytest.mark.parametrize("path", ["/", "/events"])
 def test_a_name_that_another_site_pointed_here_is_refused(page: PageSink, path: str, host: str) -> None:
-    answer = get(page, path, host)
+    answer = get(page, path, Host=host)
     assert answer.status == 421
     assert b"header" not in answer.read()
 
 
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1:1", "null"])
+def test_another_site_cannot_take_the_place_of_a_browser_that_watches(page: PageSink, origin: str) -> None:
+    assert get(page, "/events", Origin=origin).status == 403
+    assert get(page, "/events", Origin=page.url.rstrip("/")).status == 200
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1:8765", "localhost", "LOCALHOST:99", "[::1]:8765", "192.168.1.7"])
 def test_addresses_and_own_names_are_answered(page: PageSink, host: str) -> None:
-    assert get(page, "/", host).status == 200
+    assert get(page, "/", Host=host).status == 200
 
 
 def test_events_come_as_the_stream_does_and_end_with_it() -> None:
