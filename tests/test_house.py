@@ -230,7 +230,7 @@ def test_the_wheel_carries_targets_kernels_recipes_presets_and_the_live_page(dev
     code = (
         "from edgedistill.assets import asset_folder\n"
         "from edgedistill.config import preset_names\n"
-        "from edgedistill.live.sinks.page.sink import read_assets\n"
+        "from edgedistill.live.sinks.page.served_page import read_assets\n"
         "from edgedistill.target import target_names\n"
         "print(*preset_names(), *target_names(), *read_assets())\n"
         "print([f.name for n in ('kernels', 'calibration') for f in asset_folder(n).iterdir()])"

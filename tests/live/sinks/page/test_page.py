@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.live.sinks.page import PageSink
-from edgedistill.live.sinks.page import sink as sink_module
+from edgedistill.live.sinks.page import served_page
+from edgedistill.live.sinks.page.served_page import ServedPage
 
 from .browser import CHROMIUM, Tab, open_browser, wait_until
 from .streams import MadeStream, make_description
@@ -29,18 +29,17 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 
 
 @contextmanager
-def served(**changes: object) -> Iterator[tuple[PageSink, MadeStream]]:
-    """Serves a stream that the test feeds, and checks that its end is clean."""
-    sink = PageSink("0")
-    sink.open(make_description(**changes))
+def served(**changes: object) -> Iterator[tuple[ServedPage, MadeStream]]:
+    """Serves a stream that the test feeds."""
+    page = ServedPage("127.0.0.1", 0, make_description(**changes))
     try:
-        yield sink, MadeStream()
+        yield page, MadeStream()
     finally:
-        sink.close()
+        page.close()
 
 
 @contextmanager
-def fed(sink: PageSink, stream: MadeStream, bins_per_s: float) -> Iterator[None]:
+def fed(page: ServedPage, stream: MadeStream, bins_per_s: float) -> Iterator[None]:
     """Feeds a stream in a thread of its own."""
     stop, began = threading.Event(), time.monotonic()
 
@@ -48,7 +47,7 @@ def fed(sink: PageSink, stream: MadeStream, bins_per_s: float) -> Iterator[None]
         first = stream.bin
         while not stop.wait(0.02):
             while stream.bin - first < (time.monotonic() - began) * bins_per_s:
-                sink.accept(stream.block(lost=stream.bin % 1000 in range(400, 430)))
+                page.add(stream.block(lost=stream.bin % 1000 in range(400, 430)))
 
     thread = threading.Thread(target=feed, daemon=True)
     thread.start()
@@ -69,7 +68,7 @@ def count_inked(tab: Tab, selector: str) -> int:
     return int(tab.run(script))
 
 
-def require_silence(tab: Tab, page: PageSink) -> None:
+def require_silence(tab: Tab, page: ServedPage) -> None:
     """Fails where the browser logged anything, or asked anyone but the page."""
     assert tab.logged == []
     assert tab.requested
@@ -102,7 +101,7 @@ def test_everything_that_is_drawn_is_also_said_in_words(tab: Tab) -> None:
     with served() as (page, stream):
         tab.open(page.url)
         for _ in range(310):
-            page.accept(stream.block())
+            page.add(stream.block())
         tab.wait("document.querySelector('#latency-words').textContent.includes('of 310 after the deadline')")
         assert "2 of 40 (ch05, ch11)" in tab.text("#masked")
         assert re.fullmatch(r"−?\d+\.\d ± 3\.5 cm/s", tab.text("#now-0"))
@@ -116,10 +115,10 @@ def test_everything_that_is_drawn_is_also_said_in_words(tab: Tab) -> None:
             "[...document.querySelectorAll('button, select')].every((e) => (e.labels?.length || e.textContent.trim()))"
         )
         assert tab.run(named)
-        page.accept(stream.wait("the amplifier has vanished"))
+        page.add(stream.wait("the amplifier has vanished"))
         tab.wait("document.querySelector('#state').textContent === 'waiting for the source'")
         assert tab.text("#reason") == "the amplifier has vanished"
-        page.accept(stream.end("the recording is over"))
+        page.add(stream.end("the recording is over"))
         tab.wait("document.querySelector('#state').textContent === 'ended'")
         require_silence(tab, page)
 
@@ -127,7 +126,7 @@ def test_everything_that_is_drawn_is_also_said_in_words(tab: Tab) -> None:
 def test_the_end_is_told_and_not_tried_again(tab: Tab) -> None:
     with served() as (page, stream):
         tab.open(page.url)
-        page.accept(stream.block())
+        page.add(stream.block())
         tab.wait(STREAMING)
     tab.wait("document.querySelector('#state').textContent === 'ended'")
     time.sleep(1.5)  # a browser would connect again after a second
@@ -139,9 +138,9 @@ def test_the_end_is_told_and_not_tried_again(tab: Tab) -> None:
 def test_a_silent_source_is_noticed(tab: Tab) -> None:
     with served() as (page, stream):
         tab.open(page.url)
-        page.accept(stream.block())
+        page.add(stream.block())
         tab.wait("document.querySelector('#state').textContent.startsWith('nothing for')")
-        page.accept(stream.block())
+        page.add(stream.block())
         tab.wait(STREAMING)
         require_silence(tab, page)
 
@@ -153,7 +152,7 @@ def test_names_are_text_whatever_they_hold(tab: Tab) -> None:
     with served(**hostile, channel_labels=labels, warnings=(evil,)) as (page, stream):
         tab.open(page.url)
         for _ in range(150):
-            page.accept(stream.block())
+            page.add(stream.block())
         tab.wait("document.querySelector('#masked').textContent.includes('onerror')")
         assert tab.text("#bundle") == evil
         assert tab.run("document.querySelectorAll('img').length") == 0
@@ -205,7 +204,7 @@ def test_the_cursor_follows_a_velocity_and_decays_to_the_centre(tab: Tab) -> Non
 @pytest.mark.parametrize("events", [400, pytest.param(12_000, marks=pytest.mark.slow)])
 def test_neither_the_page_nor_the_server_grows(tab: Tab, monkeypatch: pytest.MonkeyPatch, events: int) -> None:
     """12,000 events are those of ten minutes."""
-    monkeypatch.setattr(sink_module, "TICK_S", 0.02)  # the pace of the page is 0.05
+    monkeypatch.setattr(served_page, "TICK_S", 0.02)  # the pace of the page is 0.05
     sent = [0]
     with served() as (page, stream):
         send = page._audience.send

@@ -13,27 +13,30 @@ import pytest
 
 from edgedistill.errors import ConfigError, OutputError
 from edgedistill.live.sinks.page import PageSink
+from edgedistill.live.sinks.page.served_page import ASSETS, ServedPage
 from edgedistill.live.sinks.page.server import address_from_text
-from edgedistill.live.sinks.page.sink import ASSETS
 from edgedistill.live.sinks.page.viewers import MOST_VIEWERS, MOST_WAITING_BYTES, Audience, Viewer
 
 from .browser import wait_until
 from .streams import MadeStream, make_description
 
 
+def serve(port: int = 0, **changes: object) -> ServedPage:
+    return ServedPage("127.0.0.1", port, make_description(**changes))
+
+
 @pytest.fixture
-def page() -> Iterator[PageSink]:
-    sink = PageSink("0")
-    sink.open(make_description())
-    yield sink
-    sink.close()
+def page() -> Iterator[ServedPage]:
+    page = serve()
+    yield page
+    page.close()
 
 
-def port_of(page: PageSink) -> int:
+def port_of(page: ServedPage) -> int:
     return int(page.url.rstrip("/").rpartition(":")[2])
 
 
-def get(page: PageSink, path: str, method: str = "GET", **headers: str) -> HTTPResponse:
+def get(page: ServedPage, path: str, method: str = "GET", **headers: str) -> HTTPResponse:
     """Asks for a path. The answer to /events stays open."""
     connection = HTTPConnection("127.0.0.1", port_of(page), timeout=20)
     connection.request(method, path, headers=headers)
@@ -69,7 +72,7 @@ def test_an_address_of_another_form_is_refused(text: str) -> None:
         PageSink(text)
 
 
-def test_without_a_host_the_page_is_served_to_this_machine_alone(page: PageSink) -> None:
+def test_without_a_host_the_page_is_served_to_this_machine_alone(page: ServedPage) -> None:
     assert page.url.startswith("http://127.0.0.1:")
     for path, (_, _, kind) in ASSETS.items():
         answer = get(page, path)
@@ -77,7 +80,7 @@ def test_without_a_host_the_page_is_served_to_this_machine_alone(page: PageSink)
         assert len(answer.read()) > 100
 
 
-def test_browsers_are_told_to_load_nothing_from_elsewhere(page: PageSink) -> None:
+def test_browsers_are_told_to_load_nothing_from_elsewhere(page: ServedPage) -> None:
     headers = get(page, "/").headers
     policy = headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none';")
@@ -91,12 +94,12 @@ def test_browsers_are_told_to_load_nothing_from_elsewhere(page: PageSink) -> Non
 
 
 @pytest.mark.parametrize("path", ["/../page.py", "/page.py", "//etc/passwd", "/events/", "/%2e%2e/sink.py"])
-def test_nothing_but_the_page_is_read(page: PageSink, path: str) -> None:
+def test_nothing_but_the_page_is_read(page: ServedPage, path: str) -> None:
     assert get(page, path).status == 404
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_nothing_can_be_written(page: PageSink, method: str) -> None:
+def test_nothing_can_be_written(page: ServedPage, method: str) -> None:
     assert get(page, "/", method=method).status == 501
 
 
@@ -104,72 +107,70 @@ def test_nothing_can_be_written(page: PageSink, method: str) -> None:
     "host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "", "[", "localhost@x"]
 )
 @pytest.mark.parametrize("path", ["/", "/events"])
-def test_a_name_that_another_site_pointed_here_is_refused(page: PageSink, path: str, host: str) -> None:
+def test_a_name_that_another_site_pointed_here_is_refused(page: ServedPage, path: str, host: str) -> None:
     answer = get(page, path, Host=host)
     assert answer.status == 421
     assert b"header" not in answer.read()
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1:1", "null"])
-def test_another_site_cannot_take_the_place_of_a_browser_that_watches(page: PageSink, origin: str) -> None:
+def test_another_site_cannot_take_the_place_of_a_browser_that_watches(page: ServedPage, origin: str) -> None:
     assert get(page, "/events", Origin=origin).status == 403
     assert get(page, "/events", Origin=page.url.rstrip("/")).status == 200
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8765", "localhost", "LOCALHOST:99", "[::1]:8765", "192.168.1.7"])
-def test_addresses_and_own_names_are_answered(page: PageSink, host: str) -> None:
+def test_addresses_and_own_names_are_answered(page: ServedPage, host: str) -> None:
     assert get(page, "/", Host=host).status == 200
 
 
 def test_events_come_as_the_stream_does_and_end_with_it() -> None:
-    sink, stream = PageSink("0"), MadeStream()
-    sink.open(make_description())
-    answer = get(sink, "/events?first=16")
+    page, stream = serve(), MadeStream()
+    answer = get(page, "/events?first=16")
     assert answer.headers["Content-Type"] == "text/event-stream"
     assert b'"state":"waiting"' in read_until(answer, b"event: status\n") + answer.readline()
-    sink.accept(stream.block())
+    page.add(stream.block())
     seen = read_until(answer, b"event: bins\n") + answer.readline()
     assert b'"first":16' in seen
     assert b'"state":"streaming"' in read_until(answer, b"streaming")
-    sink.accept(stream.end())
-    closer = threading.Thread(target=sink.close)
+    page.add(stream.end())
+    closer = threading.Thread(target=page.close)
     closer.start()
     assert b'"state":"ended"' in read_until(answer, b"ended")
     assert b"header" not in answer.read()  # up to the end of the answer
     closer.join()
     with pytest.raises(OSError, match="refused"):
-        get(sink, "/")
+        get(page, "/")
 
 
 @pytest.mark.parametrize("query", ["", "?first=", "?first=x", "?first=-1", "?first=99999999999999999999", "?first=²"])
-def test_an_odd_choice_of_channels_shows_the_first_ones(page: PageSink, query: str) -> None:
+def test_an_odd_choice_of_channels_shows_the_first_ones(page: ServedPage, query: str) -> None:
     path = "/events" + query.replace("²", "%C2%B2")
     answer = get(page, path)
-    page.accept(MadeStream().block())
+    page.add(MadeStream().block())
     assert b'"first":0' in read_until(answer, b"event: bins\n") + answer.readline()
 
 
 def test_a_browser_that_takes_nothing_holds_nobody_up() -> None:
-    sink, stream = PageSink("0"), MadeStream()
-    sink.open(make_description())
-    with closing(socket.create_connection(("127.0.0.1", port_of(sink)))) as slow:
+    page, stream = serve(), MadeStream()
+    with closing(socket.create_connection(("127.0.0.1", port_of(page)))) as slow:
         slow.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        answer = get(sink, "/events")
+        answer = get(page, "/events")
         slowest = 0.0
         for _ in range(400):
             began = time.monotonic()
-            sink.accept(stream.block())
+            page.add(stream.block())
             slowest = max(slowest, time.monotonic() - began)
         assert slowest < 1
         read_until(answer, b"399")
         began = time.monotonic()
-        sink.accept(stream.end())
-        sink.close()
+        page.add(stream.end())
+        page.close()
         assert time.monotonic() - began < 8
     assert not [one for one in threading.enumerate() if "live page" in one.name]
 
 
-def test_a_port_in_use_is_said_with_what_to_do(page: PageSink) -> None:
+def test_a_port_in_use_is_said_with_what_to_do(page: ServedPage) -> None:
     other = PageSink(str(port_of(page)))
     with pytest.raises(
         OutputError, match=r"cannot be served at 127\.0\.0\.1:\d+\n.*in use\n.*another stream"
@@ -179,34 +180,31 @@ def test_a_port_in_use_is_said_with_what_to_do(page: PageSink) -> None:
     other.close()  # as the loop does after a failure
 
 
-@pytest.mark.parametrize("address", ["no.such.host.invalid:8765", "203.0.113.7:8765"])
-def test_an_address_of_another_machine_is_refused(address: str) -> None:
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.7"])
+def test_an_address_of_another_machine_is_refused(host: str) -> None:
     with pytest.raises(OutputError, match="cannot be served"):
-        PageSink(address).open(make_description())
+        ServedPage(host, 8765, make_description())
 
 
-def test_two_pages_are_served_at_once(page: PageSink) -> None:
-    other = PageSink("0")
-    other.open(make_description(bundle="other.edge"))
-    assert b"other.edge" in read_until(get(other, "/events"), b"bundle") + b""
+def test_two_pages_are_served_at_once(page: ServedPage) -> None:
+    other = serve(bundle="other.edge")
+    assert b"other.edge" in read_until(get(other, "/events"), b"bundle")
     assert b"monkey.edge" in read_until(get(page, "/events"), b"bundle")
     other.close()
     assert get(page, "/").status == 200
 
 
 def test_a_page_can_be_served_again_at_once() -> None:
-    first = PageSink("0")
-    first.open(make_description())
+    first = serve()
     get(first, "/").read()
     port = port_of(first)
     first.close()
-    second = PageSink(str(port))
-    second.open(make_description())
+    second = serve(port)
     assert get(second, "/").status == 200
     second.close()
 
 
-def test_more_browsers_than_can_watch_are_told_so(page: PageSink) -> None:
+def test_more_browsers_than_can_watch_are_told_so(page: ServedPage) -> None:
     watching = [get(page, "/events") for _ in range(MOST_VIEWERS)]
     assert {answer.status for answer in watching} == {200}
     assert get(page, "/events").status == 503
@@ -215,13 +213,13 @@ def test_more_browsers_than_can_watch_are_told_so(page: PageSink) -> None:
     stream = MadeStream()
 
     def is_free() -> bool:
-        page.accept(stream.block())  # one that has gone is noticed when it is sent something
+        page.add(stream.block())  # one that has gone is noticed when it is sent something
         return get(page, "/events").status == 200
 
     wait_until(is_free)
 
 
-def test_connections_that_say_nothing_are_bounded(page: PageSink) -> None:
+def test_connections_that_say_nothing_are_bounded(page: ServedPage) -> None:
     before = threading.active_count()
     idle = [socket.create_connection(("127.0.0.1", port_of(page))) for _ in range(120)]
     time.sleep(0.5)
