@@ -96,13 +96,15 @@ class FramePlacer:
             return []
         if self._origin is None:
             self._origin = int(numbers[0])
+        made: list[Piece] = []
         if self._anew != "no":
             due = self._reached + round((arrived_s - self._reached_s) * self._rate)
             goes_on = self.next <= int(numbers[-1]) - self._origin < due + self._rate
             if self._anew == "yes" or not goes_on:
-                self._origin = int(numbers[0]) - max(self.next, due - len(numbers))
+                first = max(self.next, due - len(numbers))
+                self._origin = int(numbers[0]) - first
+                made += [*self._release(arrived_s, wait_s=-np.inf), *self._lose_until(first, arrived_s)]
             self._anew = "no"
-        made: list[Piece] = []
         breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(numbers)], strict=True):
             first = int(numbers[start]) - self._origin
@@ -118,13 +120,12 @@ class FramePlacer:
         made = self._release(now_s)
         if self._origin is not None and not self._held:
             due = self._reached + int((now_s - self._reached_s - self._patience_s) * self._rate)
-            if due > self.next:
-                made.append(self._lose(due, now_s))
+            made += self._lose_until(due, now_s)
         return made
 
     def finish(self, now_s: float) -> list[Piece]:
         """Returns what is still held back at the end of the stream."""
-        return self._release(now_s + self._hold_s)
+        return self._release(now_s, wait_s=-np.inf)
 
     def _take(self, held: _Held) -> list[Piece]:
         if held.first < self.next:
@@ -132,11 +133,13 @@ class FramePlacer:
             if held.stop <= self.next:
                 return []
             held = held.after(self.next)
+        if any(one.first <= held.first and held.stop <= one.stop for one in self._held):
+            self._leave_out(held.first, held.stop)
+            return []
+        self.counts.reordered += len(held.frames) if held.first < self._reached else 0
         if held.first > self.next:
             self._hold(held)
             return []
-        waited = bool(self._held)
-        self.counts.reordered += len(held.frames) if waited else 0
         return [self._pass_on(held), *self._drain()]
 
     def _hold(self, held: _Held) -> None:
@@ -158,11 +161,12 @@ class FramePlacer:
             made.append(self._pass_on(held))
         return made
 
-    def _release(self, now_s: float) -> list[Piece]:
+    def _release(self, now_s: float, wait_s: float | None = None) -> list[Piece]:
         """Gives up frames that were waited for long enough."""
+        wait_s = self._hold_s if wait_s is None else wait_s
         made: list[Piece] = []
-        while self._held and now_s - self._held_since_s >= self._hold_s:
-            made.append(self._lose(self._held[0].first, now_s))
+        while self._held and now_s - self._held_since_s >= wait_s:
+            made += self._lose_until(self._held[0].first, now_s)
             made += self._drain()
             if self._held:
                 self._held_since_s = self._held[0].arrived_s
@@ -172,8 +176,11 @@ class FramePlacer:
         self.next = held.stop
         return Piece(held.frames, len(held.frames), held.arrived_s, held.stamps_s)
 
-    def _lose(self, stop: int, now_s: float) -> Piece:
+    def _lose_until(self, stop: int, now_s: float) -> list[Piece]:
+        """Counts the frames before `stop` as lost."""
         count = stop - self.next
+        if count <= 0:
+            return []
         if self._lost and self._lost[-1][1] == self.next:  # the same gap goes on
             self._lost[-1] = (self._lost[-1][0], stop)
         else:
@@ -181,7 +188,7 @@ class FramePlacer:
             self.counts.gaps += 1
         self.counts.lost += count
         self.next = stop
-        return Piece(None, count, now_s)
+        return [Piece(None, count, now_s)]
 
     def _leave_out(self, first: int, stop: int) -> None:
         late = sum(max(0, min(stop, end) - max(first, start)) for start, end in self._lost)

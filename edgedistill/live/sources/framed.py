@@ -171,17 +171,19 @@ class FramedSource:
     def read(self, timeout_s: float) -> Chunk | None:
         """Returns all whole frames that have arrived."""
         assert self._format is not None
-        data = self._read_bytes(timeout_s)
+        size = self._format.frame.itemsize
+        came_with_header = len(self._rest) >= size
+        data = b"" if came_with_header else self._read_bytes(timeout_s)
         if data is None:
             return None
         arrived_s = perf_counter()
-        if not data:
+        if not data and not came_with_header:
             torn = f", {len(self._rest)} bytes after the last whole frame" if self._rest else ""
             if self._comes_back:
                 raise SourceLost(f"{self._where} closed the connection{torn}")
             raise SourceEnded(f"{self._where} ended{torn}")
         data = self._rest + data
-        whole = len(data) - len(data) % self._format.frame.itemsize
+        whole = len(data) - len(data) % size
         self._rest = data[whole:]
         found = np.frombuffer(data[:whole], self._format.frame)
         samples = found["samples"]

@@ -44,7 +44,7 @@ class LslSource:
             if not found:
                 continue
             inlet = lsl.StreamInlet(found[0], max_buflen=BUFFER_S, recover=False, as_numpy=True)
-            with suppress(lsl.LostError, lsl.TimeoutError):  # it left in this moment
+            with suppress(lsl.util.LostError, lsl.util.TimeoutError):  # it left in this moment
                 header = _read_header(lsl, inlet.info(timeout=OPENING_S), f"lsl:{self._name}")
                 inlet.open_stream(timeout=OPENING_S)
                 self._inlet = inlet
@@ -57,7 +57,7 @@ class LslSource:
         """Returns all frames that have arrived."""
         try:
             frames, stamps_s = self._inlet.pull_chunk(timeout=timeout_s, max_samples=CHUNK_FRAMES, min_samples=1)
-        except self._lsl.LostError:
+        except self._lsl.util.LostError:
             raise SourceLost(f"lsl:{self._name} was closed, or the network lost it") from None
         arrived_s = perf_counter()
         if not len(stamps_s):
@@ -73,7 +73,7 @@ class LslSource:
 
     def _read_offset(self, timeout_s: float) -> None:
         """Takes what LSL knows of the clocks. It is measured by a thread of LSL, so this does not wait for long."""
-        with suppress(self._lsl.LostError, self._lsl.TimeoutError):
+        with suppress(self._lsl.util.LostError, self._lsl.util.TimeoutError):
             self._offset_s = self._inlet.time_correction(timeout=timeout_s)
 
 
