@@ -19,6 +19,7 @@ from time import monotonic
 
 from edgedistill.errors import EdgeDistillError
 from edgedistill.files import output_error, remove
+from edgedistill.kept_folders import note_use
 from edgedistill.pipeline.code_digest import installed_code_digest
 from edgedistill.pipeline.library_versions import installed_versions
 from edgedistill.pipeline.stage_record import (
@@ -160,9 +161,3 @@ def close_own_folder(folder: Path) -> None:
     if [path.name for path in folder.iterdir()] == [RECORD]:
         (folder / RECORD).unlink()
     folder.rmdir()
-
-
-def note_use(folder: Path) -> None:
-    """Sets the time of a folder to now, so that a person can see what was not used for long."""
-    with suppress(OSError):
-        os.utime(folder)

@@ -124,8 +124,8 @@ def describe_part(session: TrainingSession, part: str) -> list[object] | None:
         return None
     if part == "lfp":
         return [sha256_of(values), describe_source(session.source)]
-    statistics = {"behavior": session.scale, "spikes": session.spike_normalization}
-    return [sha256_of(values), *map(hash_array, statistics[part] if part in statistics else ())]
+    statistics = {"behavior": [*session.scale], "spikes": [*session.spike_normalization]}
+    return [sha256_of(values), *map(hash_array, statistics.get(part, []))]
 
 
 def describe_source(source: LfpSource | None) -> list[object] | None:

@@ -17,10 +17,10 @@ from typing import Any
 
 from edgedistill.contained import open_file, read_file
 from edgedistill.files import atomic_write_text, remove
+from edgedistill.kept_folders import RECORD
 
 logger = logging.getLogger(__name__)
 
-RECORD = "record.json"
 BLOCK_BYTES = 1 << 20
 UNREADABLE = (ValueError, TypeError, RecursionError)  # of a record that is no JSON, or other JSON
 
