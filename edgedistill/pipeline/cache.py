@@ -19,11 +19,10 @@ from time import monotonic
 
 from edgedistill.errors import EdgeDistillError
 from edgedistill.files import output_error, remove
-from edgedistill.kept_folders import note_use
+from edgedistill.kept_folders import RECORD, note_use
 from edgedistill.pipeline.code_digest import installed_code_digest
 from edgedistill.pipeline.library_versions import installed_versions
 from edgedistill.pipeline.stage_record import (
-    RECORD,
     begin_record,
     belongs_to,
     find_damage,

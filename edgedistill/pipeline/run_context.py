@@ -124,8 +124,8 @@ def describe_part(session: TrainingSession, part: str) -> list[object] | None:
         return None
     if part == "lfp":
         return [sha256_of(values), describe_source(session.source)]
-    statistics = {"behavior": [*session.scale], "spikes": [*session.spike_normalization]}
-    return [sha256_of(values), *map(hash_array, statistics.get(part, []))]
+    statistics = {"behavior": session.scale, "spikes": session.spike_normalization}.get(part, ())
+    return [sha256_of(values), *(hash_array(statistic) for statistic in statistics)]
 
 
 def describe_source(source: LfpSource | None) -> list[object] | None:
@@ -135,7 +135,7 @@ def describe_source(source: LfpSource | None) -> list[object] | None:
     mean, std, spatial = source.standardization.mean, source.standardization.std, source.standardization.spatial
     arrays = (mean, std, spatial.coupling, spatial.scale, spatial.inverse_scale, spatial.gain)
     settings = [spatial.sweeps, spatial.common_average]
-    return [sha256_of(source.present), sha256_of(source.there), *map(hash_array, arrays), *settings]
+    return [sha256_of(source.present), sha256_of(source.there), *(hash_array(array) for array in arrays), *settings]
 
 
 def sha256_of(values: Tensor) -> str:
