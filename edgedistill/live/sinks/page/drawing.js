@@ -48,7 +48,18 @@ export function formatNumber(value) {
   if (!Number.isFinite(value)) return "none";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  return size >= 1e5 || size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+  return withMinus(size >= 1e5 || size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(3))));
+}
+
+// Returns a value and what it may be off by, with as many digits as the latter deserves.
+export function formatWithReach(value, reach) {
+  if (!Number.isFinite(value) || !Number.isFinite(reach)) return "no value";
+  const digits = Math.min(6, Math.max(0, 1 - Math.floor(Math.log10(reach || 1))));
+  return `${withMinus(value.toFixed(digits))} ± ${reach.toFixed(digits)}`;
+}
+
+function withMinus(text) {
+  return text.replace("-", "−");
 }
 
 export function formatMicroseconds(us) {
@@ -86,7 +97,7 @@ export function drawTrace(canvas, ring, i, outputs, look, range) {
   const x = (bin) => left + ((bin - first + 0.5) / look.bins) * (right - left);
   const y = (value) => bottom - ((value - range.low) / (range.high - range.low)) * (bottom - top);
 
-  const step = chooseStep(range.high - range.low, 3);
+  const step = chooseStep(range.high - range.low, 4);
   for (let at = Math.ceil(range.low / step) * step; at <= range.high; at += step) {
     line(pen, left, y(at), right, y(at), colours.grid);
     write(pen, formatNumber(Math.abs(at) < step / 1e6 ? 0 : at), left - 6, y(at) + 4, colours.soft, "right");
@@ -143,7 +154,7 @@ function forRuns(ring, i, first, last, draw) {
 
 // Marks bins by letters in strips below the trace, and invalid ones by hatching.
 function drawFlags(pen, ring, row, look, x, first, last, box) {
-  const letters = [["GAP", "G", "warn"], ["SHIFTED", "S", "s3"], ["MASKED", "M", "s1"], ["WARMUP", "W", "soft"]];
+  const letters = [["GAP", "G", "warn"], ["WARMUP", "W", "soft"], ["SHIFTED", "S", "s3"], ["MASKED", "M", "s1"]];
   const half = (x(1) - x(0)) / 2;
   let from = Math.max(first, 0), before = null;
   for (let bin = from; bin <= last + 1; bin++) {
@@ -210,6 +221,7 @@ export function drawLatency(canvas, edges, counts, deadline) {
   const x = (us) => left + ((Math.log10(us) - low) / (high - low)) * (right - left);
   for (let power = Math.ceil(low); power <= high; power++) {
     line(pen, x(10 ** power), top, x(10 ** power), bottom, colours.grid);
+    if (width < 420 && (power - Math.ceil(low)) % 2) continue;
     const align = power === Math.ceil(low) ? "left" : power + 1 > high ? "right" : "center";
     write(pen, formatMicroseconds(10 ** power), x(10 ** power), height - 5, colours.soft, align);
   }
@@ -247,13 +259,13 @@ export function drawRaw(canvas, ring, names, masked, look, range) {
   }
   reaches.sort((a, b) => a - b);
   // One scale for all rows: that of the median channel, so that one wild channel does not flatten the others.
-  const wanted = 1.3 * (reaches[Math.floor(reaches.length / 2)] || 1);
+  const wanted = (reaches[Math.floor(reaches.length / 2)] || 1);
   range.reach = range.reach ? range.reach + 0.1 * (wanted - range.reach) : wanted;
   const columns = Math.max(1, Math.floor((right - left) * 0.75));
   const perColumn = Math.max(1, Math.ceil(look.bins / columns));
   for (let i = 0; i < names.length; i++) {
     const middle = (i + 0.5) * ROW;
-    const y = (uv) => middle - Math.max(-1.4, Math.min(1.4, (uv - middles[i]) / range.reach)) * (ROW / 2 - 1);
+    const y = (uv) => middle - Math.max(-1.2, Math.min(1.2, (uv - middles[i]) / range.reach)) * (ROW / 2 - 1);
     line(pen, left, (i + 1) * ROW, right, (i + 1) * ROW, colours.grid);
     write(pen, shorten(pen, names[i], left - 14), 6, middle + (masked[i] ? -1 : 4), masked[i] ? colours.warn : colours.ink);
     if (masked[i]) write(pen, "× masked", 6, middle + 11, colours.warn);

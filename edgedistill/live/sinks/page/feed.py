@@ -71,8 +71,8 @@ class Feed:
         self._flagged = dict.fromkeys(Flag, 0)
         self._counters = StreamCounters()
         self._heard = monotonic()
-        self._last: DecodedBin | None = None
-        self._seen: deque[ChannelBin] = deque(maxlen=MOST_BINS)  # the one that belongs to `_last` among them
+        self._recent: deque[DecodedBin] = deque(maxlen=MOST_BINS)
+        self._newest: ChannelBin | None = None  # whose output is one of `_recent`, because channels come later
 
     @property
     def state(self) -> str:
@@ -81,19 +81,23 @@ class Feed:
 
     def add(self, block: StreamBlock) -> None:
         """Adds a block."""
-        for recorded in self._channels.add(block):
-            with self._lock:
-                self._recorded.append(recorded)
-                self._seen.append(recorded)
+        recorded = list(self._channels.add(block))
         with self._lock:
             self._heard, self._counters = monotonic(), block.counters
+            self._record(recorded)
+            self._decoded.extend(block.bins)
+            self._recent.extend(block.bins)
             for one in block.bins:
-                self._decoded.append(one)
-                self._last = one
                 for flag in Flag:
                     self._flagged[flag] += bool(one.flags & flag)
-                if not one.flags & Flag.GAP:  # what was lost did not arrive
+                if block.frames is not None:  # what was lost did not arrive
                     self._latencies.add(one.latency_s * 1e6)
+
+    def flush(self) -> None:
+        """Adds frames that wait for others, because none may come."""
+        recorded = list(self._channels.flush())
+        with self._lock:
+            self._record(recorded)
 
     def end(self) -> None:
         """Says that no further block comes, whatever the last one said."""
@@ -120,35 +124,41 @@ class Feed:
             "left_out": list(about.front_end.left_out),
             "channels_at_once": CHANNELS_AT_ONCE,
             "real_time": [{"name": n, "in_force": ok, "detail": words} for n, ok, words in about.real_time.rows()],
-            "real_time_warnings": about.real_time.warnings,
         }
         return format_event("header", header)
 
     def status(self, viewers: int) -> bytes:
         """Returns the `status` event."""
         with self._lock:
-            last = self._last
+            last = self._recent[-1] if self._recent else None
             status = {
                 "silent_s": round(monotonic() - self._heard, 2),
                 "time_s": None if last is None else last.time_s,
                 "flags": 0 if last is None else int(last.flags),
                 "flagged": {flag.name: count for flag, count in self._flagged.items()},
-                "masked": self._find_masked(last),
+                "masked": self._find_masked(),
                 "latency": self._latencies.to_json(),
                 "counters": asdict(self._counters),
                 "viewers": viewers,
             }
         return format_event("status", status)
 
-    def _find_masked(self, last: DecodedBin | None) -> dict[str, object]:
+    def _record(self, recorded: list[ChannelBin]) -> None:
+        self._recorded.extend(recorded)
+        self._newest = recorded[-1] if recorded else self._newest
+
+    def _find_masked(self) -> dict[str, object]:
         """Returns how many channels the decoder masks, and which ones they are.
 
         The page finds them by itself, and says None where it has missed blocks and so cannot know them.
         """
-        count = 0 if last is None else last.bad_channels
-        found = next((one.masked for one in self._seen if last is not None and one.index == last.index), None)
-        channels = [] if found is None else np.flatnonzero(found).tolist()
-        return {"count": count, "channels": channels if len(channels) == count else None}
+        newest = self._newest
+        same = next((one for one in self._recent if newest is not None and one.index == newest.index), None)
+        if same is None or newest is None:
+            count = self._recent[-1].bad_channels if self._recent else 0
+            return {"count": count, "channels": [] if not count else None}
+        channels = np.flatnonzero(newest.masked).tolist()
+        return {"count": same.bad_channels, "channels": channels if len(channels) == same.bad_channels else None}
 
 
 def format_event(name: str, content: Mapping[str, object]) -> bytes:

@@ -1,6 +1,6 @@
 // Takes the events of one stream and shows them. All names come from files of users, and reach the page as text only.
 
-import { drawCursor, drawLatency, drawRaw, drawTrace, formatMicroseconds, formatNumber, readColours, ROW } from "./drawing.js";
+import { drawCursor, drawLatency, drawRaw, drawTrace, formatMicroseconds, formatNumber, formatWithReach, readColours, ROW } from "./drawing.js";
 import { Cursor, Ring } from "./rings.js";
 
 const SECONDS = 10; // of outputs
@@ -166,10 +166,12 @@ function tellPictures() {
   const last = decoded.newest, k = header.output_names.length;
   header.output_names.slice(0, MOST_OUTPUTS).forEach((name, i) => {
     const value = decoded.get(last, i), reach = header.interval.deviations * decoded.get(last, k + i);
-    const words = Number.isFinite(value) ? `${formatNumber(value)} ± ${formatNumber(reach)}` : "no value";
+    const words = formatWithReach(value, reach);
     $(`now-${i}`).textContent = `${words} ${header.output_units[i]}`;
     $(`output-${i}`).setAttribute("aria-label", `Trace of ${name} over ${SECONDS} s. It is now ${words}.`);
   });
+  const unit = header.output_units[$("axis-x").value].replace(/\/s$/, "");
+  $("cursor-scale").textContent = `The field is ± ${formatNumber(cursor.extent)} ${unit}.`;
   $("cursor").setAttribute("aria-label", `The cursor is at ${formatNumber(cursor.x)} right, ${formatNumber(cursor.y)} up.`);
   $("latency").setAttribute("aria-label", `Histogram of the time to an output. ${$("latency-words").textContent}`);
   $("raw").setAttribute("aria-label", `Raw channels ${$("shown").textContent}. ${$("masked").textContent}`);
@@ -216,7 +218,7 @@ function tellCursor() {
 function addManners() {
   const rows = header.real_time.map(({ name, in_force, detail }) => [[name, in_force ? "in force" : "not in force", detail], false]);
   fill($("manners"), rows);
-  for (const warning of [...header.real_time_warnings, ...header.warnings]) {
+  for (const warning of header.warnings) {
     const item = document.createElement("li");
     item.textContent = warning;
     $("warnings").append(item);

@@ -163,6 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
         target = urlsplit(self.path)
         if not self._is_own():
             self._refuse(HTTPStatus.MISDIRECTED_REQUEST, "this name is not the one of this machine")
+        elif self.headers.get("Origin") not in (None, f"http://{self.headers['Host']}"):
+            self._refuse(HTTPStatus.FORBIDDEN, "another site may not watch this stream")
         elif target.path == "/events":
             self._send_events(target.query)
         elif target.path in self.server.assets:

@@ -2,96 +2,71 @@
 
 from __future__ import annotations
 
-from importlib import resources
-from threading import Event, Thread
-from time import monotonic, sleep
+import json
+import pickle
+import subprocess
+import sys
+from contextlib import suppress
 
+from edgedistill.errors import OutputError
 from edgedistill.live.records import StreamBlock, StreamDescription
-from edgedistill.live.sinks.page.feed import Feed
-from edgedistill.live.sinks.page.server import Asset, PageServer, address_from_text
-from edgedistill.live.sinks.page.viewers import Audience
+from edgedistill.live.sinks.page.server import address_from_text
 
-TICK_S = 0.05
-STATUS_S = 0.5
-LAST_WORDS_S = 1.0  # that browsers have to take what waits for them at the end
-ASSETS = {
-    "/": ("edgedistill.live.sinks.page", "page.html", "text/html; charset=utf-8"),
-    "/page.css": ("edgedistill.live.sinks.page", "page.css", "text/css; charset=utf-8"),
-    "/colours.css": ("edgedistill.report", "colours.css", "text/css; charset=utf-8"),
-    "/page.js": ("edgedistill.live.sinks.page", "page.js", "text/javascript; charset=utf-8"),
-    "/rings.js": ("edgedistill.live.sinks.page", "rings.js", "text/javascript; charset=utf-8"),
-    "/drawing.js": ("edgedistill.live.sinks.page", "drawing.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("edgedistill.live.sinks.page", "icon.svg", "image/svg+xml"),
-}
+ENDING_S = 5.0  # that the page has to tell browsers of the end
 
 
 class PageSink:
-    """Serves the page of one stream from `open` to `close`."""
+    """Gives a stream to a process that serves its page."""
 
     def __init__(self, address: str) -> None:
         """Takes PORT or HOST:PORT. Without a host only this machine can see the page. Raises ConfigError."""
         self._host, self._port = address_from_text(address)
-        self._audience, self._ended = Audience(), Event()
-        self._server: PageServer | None = None
-        self._feed: Feed | None = None
-        self._ticker: Thread | None = None
-
-    @property
-    def url(self) -> str:
-        """Returns the address of the page once it is open."""
-        if self._server is None:
-            raise RuntimeError("the page has no address before it is open")
-        return self._server.url
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url: str | None = None  # of the page once it is open
 
     def open(self, description: StreamDescription) -> None:
         """Starts to serve. Raises OutputError where the address cannot be had."""
-        self._feed = feed = Feed(description)
-        self._server = PageServer(
-            self._host,
-            self._port,
-            read_assets(),
-            self._audience,
-            lambda: feed.header() + feed.status(len(self._audience)),
-        )
-        self._ticker = Thread(target=self._tick, args=(feed,), name="ticks of the live page", daemon=True)
-        self._ticker.start()
+        # Modules are looked for where this process found them, and never beside the user's files.
+        start = f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.process import main; main()"
+        command = [sys.executable, "-c", start]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._send((self._host, self._port))
+            self._send(description)
+        answer = json.loads(self._process.stdout.readline() or b"{}")
+        if "what" in answer:
+            raise OutputError(**answer)
+        if "url" not in answer:
+            raise OutputError("the live page did not start", causes=("its message stands above",))
+        self.url = answer["url"]
 
     def accept(self, block: StreamBlock) -> None:
-        """Shows a block with the next tick."""
-        if self._feed is not None:
-            self._feed.add(block)
+        """Shows a block. Raises OSError where the process of the page has ended."""
+        self._send(block)
 
     def idle(self) -> None:
-        """Does nothing, because the page has a clock of its own."""
+        """Shows the last frames, which waited for others."""
+        self._send(None)
 
     def close(self) -> None:
-        """Tells the browsers that the stream has ended, and stops to serve."""
-        self._ended.set()
-        if self._ticker is not None:
-            self._ticker.join()
-        self._audience.close()
-        until = monotonic() + LAST_WORDS_S
-        while len(self._audience) and monotonic() < until:
-            sleep(TICK_S)
-        if self._server is not None:
-            self._server.close()
+        """Lets the page tell browsers that the stream has ended, and ends its process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(ENDING_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
 
-    def _tick(self, feed: Feed) -> None:
-        told, told_at = "", 0.0
-        while True:
-            if ended := self._ended.wait(TICK_S):
-                feed.end()
-            if (new := feed.take()) is not None:
-                self._audience.send(new.event)
-            if ended or feed.state != told or monotonic() - told_at >= STATUS_S:
-                told, told_at = feed.state, monotonic()
-                self._audience.tell(feed.status(len(self._audience)))
-            if ended:
-                return
-
-
-def read_assets() -> dict[str, Asset]:
-    """Returns content type and content of every file of the page, by its path in the address."""
-    return {
-        path: (kind, (resources.files(package) / name).read_bytes()) for path, (package, name, kind) in ASSETS.items()
-    }
+    def _send(self, message: object) -> None:
+        if self._process is None or self._process.stdin is None:
+            raise BrokenPipeError("the page is not open")
+        pickle.dump(message, self._process.stdin, protocol=5)
+        self._process.stdin.flush()
