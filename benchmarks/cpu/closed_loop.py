@@ -67,6 +67,7 @@ def main() -> None:
             bundle = write_random_bundle(Path(folder) / f"{rate}.edge", options.preset, rate, CHANNELS)
             say(f"LSL at {rate} Hz")
             result[f"lsl_{rate}_hz"] = measure_loopback(bundle, rate, options, Path(folder))
+            write_result(options.out, "stream", result)
         say("planted faults")
         result["faults"] = measure_faults(Path(folder) / "1000.edge", options)
         say("memory")
