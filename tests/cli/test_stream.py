@@ -67,7 +67,7 @@ def test_json_holds_the_counters_and_a_signal_ends_a_stream(bundle: Path, tmp_pa
 
 def test_a_replay_is_decoded_as_run_decodes_the_file(bundle: Path, session: Path, tmp_path: Path) -> None:
     done = call(
-        "stream", bundle, "--from", f"replay:{session}", "--speed", 200, "--seconds", 20,
+        "stream", bundle, "--from", f"replay:{session}", "--speed", 50, "--seconds", 20,
         "--to", f"csv:{tmp_path / 'live.csv'}", *QUIET, "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
