@@ -52,6 +52,7 @@ class RollbackFile(io.RawIOBase):
         self._error: OSError | None = None
         self._at = 0  # where the next read or write begins
         self._size = 0  # as HDF5 knows it
+        self._unfinished = False  # the file lacks changes that the journal holds
         self._committed = 0  # bytes that a reader may rely on
         self._pages: dict[int, bytearray] = {}  # changed ones, by number
 
@@ -61,7 +62,10 @@ class RollbackFile(io.RawIOBase):
             raise self._error
 
     def commit(self) -> None:
-        """Makes what was written what a reader finds. Raises OSError, and then the state of before stays."""
+        """Makes what was written what a reader finds. Raises OSError, and then the state of before stays.
+
+        Where only the last writes of a commit failed, the journal stays as well, and `recover` finishes the commit.
+        """
         self.raise_hidden_error()
         try:
             os.ftruncate(self._file, max(self._size, self._committed))
@@ -69,9 +73,11 @@ class RollbackFile(io.RawIOBase):
             pages = self._joined_pages()
             if pages:
                 _write_journal(self._journal, pages)
+                self._committed, self._unfinished = self._size, True  # from here on the journal completes the file
                 _apply(self._file, pages)
                 os.fsync(self._file)
                 os.ftruncate(self._journal, 0)
+                self._unfinished = False
             if self._partial is not None:
                 self._partial.replace(self._path)
                 self._partial = None
@@ -155,8 +161,9 @@ class RollbackFile(io.RawIOBase):
         os.close(self._file)
         if self._partial is not None:
             remove(self._partial)
-        with suppress(OSError):
-            journal_of(self._path).unlink()
+        if not self._unfinished:
+            with suppress(OSError):
+                journal_of(self._path).unlink()
         os.close(self._journal)
 
     # ---------------------------------------------------------------- pages that wait

@@ -114,6 +114,7 @@ def test_a_full_disk_stops_the_file_alone_and_what_is_there_opens(
     script: list[object] = [*chunks(0, 500), 0.6, *chunks(500, 1000), 0.6, *chunks(1000, 1500), 0.6]
     counters, kept = record(decoder, tmp_path / "out.nwb", script)
     monkeypatch.undo()
+    recover(tmp_path / "out.nwb")
     assert "could not be written" in (counters.sinks["nwb"].failure or "")
     assert counters.bins == len(kept.bins) == 600
     with h5py.File(tmp_path / "out.nwb") as file:
