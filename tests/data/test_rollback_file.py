@@ -48,6 +48,12 @@ class Grown:
         self.file.flush()
 
 
+def grow_three_times(grown: Grown) -> None:
+    for _ in range(3):
+        grown.grow(1000)
+        grown.raw.commit()
+
+
 def rows_of(path: Path) -> int:
     with h5py.File(path) as file:
         assert np.array_equal(file["a"][:], np.arange(len(file["a"])))
@@ -154,9 +160,7 @@ def test_a_full_disk_is_told_and_keeps_a_commit_whenever_it_comes(
 
     monkeypatch.setattr(rollback_file.os, name, fail_later)
     with pytest.raises(OSError, match="No space"):
-        for _ in range(3):
-            grown.grow(1000)
-            grown.raw.commit()
+        grow_three_times(grown)
     monkeypatch.undo()
     grown.grow(10)  # HDF5 goes on as if nothing had happened
     with pytest.raises(OSError, match="No space"):
