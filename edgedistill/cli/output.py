@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from edgedistill import ranks
 from edgedistill.errors import EdgeDistillError
 from edgedistill.limits import plain_text
 from edgedistill.user_cache import use_cache
@@ -170,6 +171,7 @@ class _EchoHandler(logging.Handler):
 def show_log() -> None:
     """Prints from now on what edgedistill logs, such as how each session was read, on stderr."""
     logger = logging.getLogger("edgedistill")
+    logger.disabled = not ranks.is_main()
     if not any(isinstance(handler, _EchoHandler) for handler in logger.handlers):
         logger.addHandler(_EchoHandler())
     logger.setLevel(logging.INFO)
@@ -182,7 +184,7 @@ def show_training() -> Iterator[Report | None]:
 
     Yields None if stderr is not a terminal.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or not ranks.is_main():
         yield None
         return
     columns = (

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from edgedistill import ranks
 from edgedistill.config import StudentSize, TrainingConfig
 from edgedistill.data.bins import SessionBins, Split, split_bins
 from edgedistill.data.spatial_fit import fit_standardization
@@ -250,12 +251,25 @@ def describe_training_device() -> dict[str, object]:
 def draw_segments(
     session: TrainingSession, parts: Sequence[Tensor], config: TrainingConfig, random: torch.Generator
 ) -> list[Tensor]:
-    """Draws the same random segments (batch, segment_bins, …) of each part's training block, on the training device."""
-    length = min(config.segment_bins, session.split.train.stop - session.settled)
-    batch = max(1, config.bins_per_step // length)
-    starts = draw_starts(session, length, batch, random)
+    """Draws the same random segments (batch, segment_bins, …) of each part's training block, on the training device.
+
+    Where several processes share a batch, each of them gets its own rows.
+    """
+    batch = count_segments(session, config)
+    length = find_segment_length(session, config)
+    starts = draw_starts(session, length, batch, random)[ranks.share(batch)]
     at = starts[:, None] + torch.arange(length)
     return [part[at].to(find_training_device()) for part in parts]
+
+
+def find_segment_length(session: TrainingSession, config: TrainingConfig) -> int:
+    """Returns the bins of one segment."""
+    return min(config.segment_bins, session.split.train.stop - session.settled)
+
+
+def count_segments(session: TrainingSession, config: TrainingConfig) -> int:
+    """Returns the segments of one batch, over all processes."""
+    return max(1, config.bins_per_step // find_segment_length(session, config))
 
 
 def draw_starts(session: TrainingSession, length: int, count: int, random: torch.Generator) -> Tensor:

@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edgedistill import ranks
 from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
+from edgedistill.models.batch_rows import draws_of_all, draws_of_share, mean_where
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.models.tokenizer import name_parameter
@@ -21,6 +23,7 @@ from edgedistill.training.alignment import Aligner, make_aligner
 from edgedistill.training.augment import draw_augmented, hide_bins
 from edgedistill.training.batches import (
     TrainingSession,
+    count_segments,
     find_training_device,
     make_generator,
     pick_session,
@@ -74,13 +77,15 @@ def train_student(
         bins, *rest = draw_augmented(drawn, modality, parts, config, random)
         hidden = None
         if objective.hidden_share:
-            bins, hidden = hide_bins(bins, objective.hidden_share, random)
+            draws = draws_of_share(random, count_segments(drawn, config))
+            bins, hidden = hide_bins(bins, objective.hidden_share, draws)
         layers = align.layers_of(student, drawn.id, bins)
         return student_loss(student, drawn.id, objective, align, layers, hidden, rest, config.burn_in)
 
     def validation_loss() -> float:
-        losses = [validate(student, s, modality, objective, teacher_latents, config, align) for s in sessions]
-        return sum(losses) / len(losses)
+        return ranks.mean_over(
+            sessions, lambda s: validate(student, s, modality, objective, teacher_latents, config, align)
+        )
 
     ends = None if stop is None else lambda step: stop(student, step)
     fit(join(student, align), step_loss, validation_loss, config, checkpoint, progress, ends)
@@ -130,7 +135,7 @@ def student_loss(
         guess = student.to_bins(latents)[..., : truth.shape[-1]]
         error = (guess - torch.nan_to_num(truth)).square().mean(-1, keepdim=True)
         shown = known if hidden is None else hidden[:, burn_in:] * known
-        loss = loss + objective.reconstruction * (error * shown).sum() / shown.sum().clamp(min=1)
+        loss = loss + objective.reconstruction * mean_where(error, shown)
     if objective.alignment:
         truth, *rest = rest
         loss = loss + objective.alignment * aligner(student, session, layers, truth)
@@ -154,7 +159,7 @@ def validate(
     clean, *rest = (part[block][None].to(find_training_device()) for part in parts)
     bins, hidden = clean, None
     if objective.hidden_share:
-        bins, hidden = hide_bins(clean, objective.hidden_share, make_generator(0, -1))
+        bins, hidden = hide_bins(clean, objective.hidden_share, draws_of_all(make_generator(0, -1), 1))
     layers = aligner.layers_of(student, session.id, bins)
     return student_loss(student, session.id, objective, aligner, layers, hidden, rest, config.burn_in).item()
 
@@ -202,14 +207,14 @@ def distill_bidirectional(
         session = pick_session(sessions, random)
         return loss(session, *draw_augmented(session, "lfp", list_truth(session), config, random))
 
+    def validate_one(session: TrainingSession) -> float:
+        block, parts = session.split.validation, (session.inputs("lfp"), *list_truth(session))
+        length = min(config.segment_bins, block.stop - block.start)
+        segments = [part[block].unfold(0, length, length).transpose(1, 2) for part in parts]
+        return loss(session, *(part.to(find_training_device()) for part in segments)).item()
+
     def validation_loss() -> float:
-        total = 0.0
-        for s in sessions:
-            block = s.split.validation
-            length = min(config.segment_bins, block.stop - block.start)
-            segments = [p[block].unfold(0, length, length).transpose(1, 2) for p in (s.inputs("lfp"), *list_truth(s))]
-            total += loss(s, *(p.to(find_training_device()) for p in segments)).item() / len(sessions)
-        return total
+        return ranks.mean_over(sessions, validate_one)
 
     ends = None if stop is None else lambda step: stop(model, step)
     fit(parts, step_loss, validation_loss, config, checkpoint, progress, ends)

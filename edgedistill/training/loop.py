@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edgedistill import ranks
 from edgedistill.config import TrainingConfig
 from edgedistill.errors import EdgeDistillError
 from edgedistill.training.batches import find_training_device
 from edgedistill.training.checkpoints import FitState, read_checkpoint, write_checkpoint
+from edgedistill.training.shared_steps import add_up_session_gradients, share_steps
 
 Progress = Callable[[int, int, float, float], None]  # step, steps, loss, learning rate
 Stop = Callable[[int], bool]  # step of an evaluation -> whether the training ends there
@@ -38,15 +40,17 @@ def fit(
 ) -> FitState:
     """Trains `model` in place and leaves it at its lowest validation loss.
 
-    Resumes from `checkpoint` where it exists. `stop` is called at every evaluation, with the model in evaluation mode.
-    Raises DivergedError when a loss is not finite.
+    Resumes from `checkpoint` where it exists. Several processes (`ranks`) take every step together, and end with the
+    model that one would have trained, up to rounding. `stop` is called at every evaluation, with the model in
+    evaluation mode. Raises DivergedError when a loss is not finite.
     """
     model.to(find_training_device())
     optimizer = make_optimizer(model, config)
     state, best = FitState(), copy_weights(model)
-    if checkpoint is not None and checkpoint.exists():
+    if checkpoint is not None and ranks.lead(checkpoint.exists):
         state, best = read_checkpoint(checkpoint, model, optimizer, config)
     model.train()
+    step_loss = share_steps(model, step_loss, config)
     while not state.done:
         rate = compute_learning_rate(config, state.step)
         loss = train_step(model, optimizer, step_loss, state.step, rate, config.clip_norm)
@@ -55,7 +59,7 @@ def fit(
             best = evaluate_step(model, validation_loss, config, state, best)
             if stop is not None:
                 state.done = ask_to_stop(model, stop, state.step) or state.done
-            if checkpoint is not None:
+            if checkpoint is not None and ranks.is_main():
                 write_checkpoint(checkpoint, model, optimizer, config, state, best)
         if progress is not None:
             progress(state.step, config.steps, loss, rate)
@@ -102,8 +106,9 @@ def train_step(
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
         loss = step_loss(step)
     loss.backward()
+    add_up_session_gradients(model)
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    value = loss.item()
+    value = ranks.sum_in_place(loss.detach()).item() / ranks.size()
     require_finite(value, "loss", step)
     optimizer.step()
     return value
@@ -147,7 +152,7 @@ def ask_to_stop(model: nn.Module, stop: Stop, step: int) -> bool:
     """Returns whether the training ends at this evaluation."""
     model.eval()
     with torch.no_grad():
-        ends = stop(step)
+        ends = ranks.lead(lambda: stop(step))
     model.train()
     return ends
 

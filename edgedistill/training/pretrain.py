@@ -8,10 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from edgedistill import ranks
 from edgedistill.config import TeacherSize, TrainingConfig
+from edgedistill.models.batch_rows import draws_of_all, draws_of_share
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.batches import (
     TrainingSession,
+    count_segments,
     draw_segments,
     find_training_device,
     make_generator,
@@ -64,10 +67,10 @@ def train_autoencoder(
         bins, truth = draw_segments(
             session, [session.inputs(modality), select_truth(session, modality)], config, random
         )
-        return model.masked_loss(session.id, bins, truth, random)
+        return model.masked_loss(session.id, bins, truth, draws_of_share(random, count_segments(session, config)))
 
     def validation_loss() -> float:
-        return sum(validate_masked(model, s, modality, config) for s in sessions) / len(sessions)
+        return ranks.mean_over(sessions, lambda session: validate_masked(model, session, modality, config))
 
     ends = None if stop is None else lambda step: stop(model, step)
     fit(model, step_loss, validation_loss, config, checkpoint, progress, ends)
@@ -89,7 +92,7 @@ def validate_masked(model: PatchAutoencoder, session: TrainingSession, modality:
     length = min(config.segment_bins, len(parts[0]))
     segments = (p.unfold(0, length, length).transpose(1, 2)[:VALIDATION_SEGMENTS] for p in parts)
     bins, truth = (s.to(find_training_device()) for s in segments)
-    return model.masked_loss(session.id, bins, truth, make_generator(0, -1)).item()
+    return model.masked_loss(session.id, bins, truth, draws_of_all(make_generator(0, -1), len(bins))).item()
 
 
 @torch.no_grad()
