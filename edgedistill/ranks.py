@@ -81,6 +81,8 @@ def joined() -> Iterator[None]:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each process would warn of steps without an unused weight
     import torch
     from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
     backend = "gloo"
     if torch.cuda.is_available():
@@ -93,9 +95,9 @@ def joined() -> Iterator[None]:
             )
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
-    store, rank, count = next(distributed.rendezvous("env://"))
+    store, rank, count = next(rendezvous("env://"))
     distributed.init_process_group(
-        backend, store=distributed.PrefixStore("training", store), rank=rank, world_size=count, timeout=PATIENCE
+        backend, store=PrefixStore("training", store), rank=rank, world_size=count, timeout=PATIENCE
     )
     _group = _Group(rank, count, store)
     signal.signal(signal.SIGTERM, _end)
@@ -115,13 +117,23 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def lead(make: Callable[[], T]) -> T:
-    """Returns what `make` returns in the main process. The others wait for it and do not call `make`."""
+    """Returns what `make` returns in the main process. The others wait for it and do not call `make`.
+
+    Inside `make` the main process is a single one.
+    """
+    global _group
     if _group is None:
         return make()
     import torch
     from torch import distributed
 
-    made: list[Any] = [make() if _group.rank == 0 else None]
+    made: list[Any] = [None]
+    if _group.rank == 0:
+        group, _group = _group, None
+        try:
+            made = [make()]
+        finally:
+            _group = group
     distributed.broadcast_object_list(made, src=0, device=torch.device("cpu"))
     found: T = made[0]
     return found

@@ -171,10 +171,9 @@ class _EchoHandler(logging.Handler):
 def show_log() -> None:
     """Prints from now on what edgedistill logs, such as how each session was read, on stderr."""
     logger = logging.getLogger("edgedistill")
-    logger.disabled = not ranks.is_main()
     if not any(isinstance(handler, _EchoHandler) for handler in logger.handlers):
         logger.addHandler(_EchoHandler())
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if ranks.is_main() else logging.CRITICAL)
     logger.propagate = False  # a library that gives the root logger a handler would print every line twice
 
 

@@ -59,7 +59,7 @@ def total(part: Tensor) -> Tensor:
     """Returns a sum over this process's rows as the sum over the whole batch. Its gradient is added up as well."""
     if ranks.shares() == 1:
         return part
-    summed: Tensor = _Sum.apply(part)
+    summed: Tensor = _Sum.apply(part)  # type: ignore[no-untyped-call]
     return summed
 
 

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
+from edgedistill import ranks
 from edgedistill.errors import EdgeDistillError
 from edgedistill.files import output_error
 from edgedistill.pipeline.code_digest import installed_code_digest
+
+SEEN_WITHIN_S = 90  # after which a folder on a file server is not late but missing
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,28 @@ class Cache:
         """Returns the folder of stage `name`, and calls `make` to fill it unless it exists already.
 
         The folder is found by the name, the `inputs` (JSON), and the code of the module that defines `make` with all
-        modules that it imports. Raises OutputError where the folder cannot be written.
+        modules that it imports. Of several processes (`ranks`) only the main one does this. Raises OutputError where
+        the folder cannot be written.
         """
+        return wait_until_seen(ranks.lead(lambda: self._find_or_make(name, inputs, make)))
+
+    def shared_stage(self, name: str, inputs: object, make: Callable[[Path], None]) -> Path:
+        """Does what `stage` does, with a `make` that all processes of a training call, such as a training itself.
+
+        The main process alone may write to the folder.
+        """
+        return wait_until_seen(self._find_or_make(name, inputs, make))
+
+    def _find_or_make(self, name: str, inputs: object, make: Callable[[Path], None]) -> Path:
         seconds = self.start_clock()
         folder = self.root / f"{name}-{stage_key(name, inputs, make.__module__)[:16]}"
-        cached = folder.is_dir()
+        folder, cached = ranks.lead(lambda: (folder, folder.is_dir()))
         if not cached:
             partial, fresh = folder.with_name(folder.name + ".partial"), not self.root.exists()
             try:
-                partial.mkdir(parents=True, exist_ok=True)
-                make(partial)
-                partial.rename(folder)
+                ranks.lead(lambda: partial.mkdir(parents=True, exist_ok=True))
+                make(wait_until_seen(partial))
+                ranks.lead(lambda: partial.rename(folder))
             except OSError as error:
                 raise self._output_error(name, error) from error
             finally:
@@ -92,6 +106,19 @@ class Cache:
     def _output_error(self, name: str, error: OSError) -> EdgeDistillError:
         next_step = f"df -h {self.root.parent}, or choose another folder with --work"
         return output_error(self.root, f"stage '{name}'", error, next_step)
+
+
+def wait_until_seen(folder: Path) -> Path:
+    """Returns a folder that the main process has made. A file server may show it a little later to the others."""
+    for _ in range(SEEN_WITHIN_S):
+        if folder.is_dir():
+            return folder
+        sleep(1)
+    raise EdgeDistillError(
+        f"{folder} was made by one process of this training, and another one does not see it",
+        causes=("the processes run on machines that share no file system",),
+        next_step="choose a place that all machines share, for --out and for --work",
+    )
 
 
 def stage_key(name: str, inputs: object, module: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+from edgedistill import ranks
 from edgedistill.config import DEFAULT_ALIGNMENT, Alignment
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.errors import ConfigError, RecordingError
@@ -66,7 +67,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
     """
     start, out = monotonic(), options.out
     preset = choose_preset(options.preset, options.steps, options.bands)
-    require_folder(out)
+    ranks.lead(lambda: require_folder(out))
     if options.label_minutes is not None and not options.supervised:
         raise ConfigError(
             "--label-minutes says how much behavior a training sees",
@@ -94,6 +95,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
     judging = Judging(labelled, KALMAN)
     alignment = options.alignment or DEFAULT_ALIGNMENT
     chosen = choose_student(run, task_name, sessions, targets, alignment, judging)
+    ranks.release()
     student = chosen.student
     with_behavior = [b for b in bins if b.behavior is not None]
     pretrained = PretrainedStudent(

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
+from edgedistill import ranks
 from edgedistill.config import NO_BANDS, BandPower
 from edgedistill.data.bins import (
     SessionBins,
@@ -43,8 +45,8 @@ def read_sessions(
     that lacks a part in `need`. How each session was read is logged, one line at a time.
     """
     sessions = []
-    for path in find_session_files(list(data)):
-        digest = file_sha256(path)
+    for path in ranks.lead(lambda: find_session_files(list(data))):
+        digest = ranks.lead(partial(file_sha256, path))
 
         def make(folder: Path, path: Path = path, digest: str = digest) -> None:
             try:

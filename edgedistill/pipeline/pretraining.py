@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 
+from edgedistill import ranks
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.models.files import save_teacher
 from edgedistill.pipeline.cache import Cache
@@ -39,7 +40,7 @@ def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Trai
     """
     start, out = monotonic(), options.out
     preset = choose_preset(options.preset, options.steps)
-    require_folder(out)
+    ranks.lead(lambda: require_folder(out))
     cache = Cache(out.with_name(out.name + ".work"))
     reading = (options.names, options.line_hz)
     bins = read_sessions(cache, options.data, *reading, need=("units",), also=("lfp", "behavior"))
@@ -47,6 +48,7 @@ def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Trai
     sessions = [training_session_from_bins(b, gap) for b in bins]
     run = Run(cache, preset, options.seed, provenance_of(bins), progress)
     teacher = teacher_from_sessions(run, sessions)
+    ranks.release()
     config = preset.teacher_training
     save_teacher(teacher, out, {"config": asdict(config), **run.provenance.to_json()})
     labelled = [session for session in sessions if find_unlabelled_block(session) is None]

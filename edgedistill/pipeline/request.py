@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgedistill import ranks
 from edgedistill.bundle import load_signing_key, refuse_foreign, zip_path
 from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.compile.engines import require_engine_fits
@@ -109,14 +110,14 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     """Returns the request for `options`. Raises here, before the training, every error that can be found by then."""
     target = load_target(options.target)
     require_buildable(target)
-    if target.engine == "c" and options.out.suffix != ".zip":
+    if target.engine == "c" and options.out.suffix != ".zip" and ranks.is_main():
         find_toolchain(target)
     require_follow(options.follow_s)
     require_label_minutes(options.label_minutes)
     require_trials(options.trials)
     preset = choose_preset(options.preset, options.steps, options.bands)
-    require_free_out(options)
-    signing_key = None if options.sign is None else load_signing_key(options.sign)
+    ranks.lead(lambda: require_free_out(options))
+    signing_key = None if options.sign is None or not ranks.is_main() else load_signing_key(options.sign)
     if options.adapt not in MODES:
         raise ConfigError(f"unknown adaptation '{options.adapt}'", expected=did_you_mean(options.adapt, MODES))
     if options.smooth not in KINDS:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from edgedistill import ranks
 from edgedistill.config import Alignment, StudentSize, TeacherSize
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.models.student import Student
@@ -40,12 +41,13 @@ def student_from_sessions(
         shown = run.progress_of(stage)
         teacher_latents = targets.of(task.objective, run.preset.student)
         student = train_task(task, sessions, run.preset, config, run.seed, teacher_latents, checkpoint, shown)
-        save_student(student, folder, {"row": task_name})
-        checkpoint.unlink(missing_ok=True)
+        if ranks.is_main():
+            save_student(student, folder, {"row": task_name})
+            checkpoint.unlink(missing_ok=True)
 
     seen = describe_sessions(sessions, task, targets, run.preset.student)
     inputs = [seen, asdict(task), asdict(run.preset.student), asdict(config), run.seed]
-    return load_student(run.cache.stage(stage.replace("_", "-"), inputs, make))[0]
+    return load_student(run.cache.shared_stage(stage.replace("_", "-"), inputs, make))[0]
 
 
 def patch_student_from_sessions(
@@ -61,12 +63,13 @@ def patch_student_from_sessions(
         shown = run.progress_of("bidirectional")
         teacher_latents = targets.of(objective, size)
         model = distill_bidirectional(sessions, size, config, run.seed, teacher_latents, checkpoint, shown, objective)
-        save_teacher(model, folder, {"config": asdict(config)})
-        checkpoint.unlink(missing_ok=True)
+        if ranks.is_main():
+            save_teacher(model, folder, {"config": asdict(config)})
+            checkpoint.unlink(missing_ok=True)
 
     seen = [session_inputs(s, s.inputs("lfp")) for s in sessions]
     inputs = [seen, target_inputs(targets, objective, size), asdict(size), asdict(alignment), asdict(config), run.seed]
-    return load_teacher(run.cache.stage("bidirectional", inputs, make))[0]
+    return load_teacher(run.cache.shared_stage("bidirectional", inputs, make))[0]
 
 
 def name_stage(task_name: str, sessions: Sequence[TrainingSession]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgedistill import ranks
 from edgedistill.config import StudentSize, TeacherSize
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import hash_checkpoint, load_teacher, save_teacher
@@ -41,12 +42,13 @@ def teacher_from_sessions(run: Run, sessions: Sequence[TrainingSession]) -> Patc
     def make(folder: Path) -> None:
         size, checkpoint = run.preset.teacher, folder / "checkpoint.safetensors"
         model = train_teacher(sessions, size, config, run.seed, checkpoint, run.progress_of("teacher"))
-        save_teacher(model, folder, {"config": asdict(config)})
-        checkpoint.unlink(missing_ok=True)
+        if ranks.is_main():
+            save_teacher(model, folder, {"config": asdict(config)})
+            checkpoint.unlink(missing_ok=True)
 
     seen = [session_inputs(s, s.counts) for s in sessions]
     inputs = [seen, asdict(run.preset.teacher), asdict(config), run.seed]
-    return load_teacher(run.cache.stage("teacher", inputs, make))[0]
+    return load_teacher(run.cache.shared_stage("teacher", inputs, make))[0]
 
 
 def load_known_teacher(folder: Path, sessions: Sequence[TrainingSession]) -> PatchAutoencoder:

@@ -6,17 +6,24 @@ A checked request goes in. `TrainedModels` come out, with the models to quantize
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from edgedistill import ranks
 from edgedistill.models.student import Student
+from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.decoder_source import EarlierStudent
 from edgedistill.pipeline.linear_fits import fit_linear
 from edgedistill.pipeline.pretrained_student import outputs_of
 from edgedistill.pipeline.request import BuildRequest
 from edgedistill.pipeline.result import Metrics, none_if_nan
-from edgedistill.pipeline.searched_students import Judging, Trials, choose_patch_student, choose_student
-from edgedistill.pipeline.students import name_stage
+from edgedistill.pipeline.searched_students import (
+    ChosenStudent,
+    Judging,
+    Trials,
+    choose_patch_student,
+    choose_student,
+)
 from edgedistill.pipeline.teacher import (
     TeacherSubject,
     fit_window_readout,
@@ -36,6 +43,8 @@ from edgedistill.training.student_tasks import (
 )
 from edgedistill.training.study import Trial
 from edgedistill.training.teacher_targets import TeacherTargets
+
+SINGLE = "single_session_lfp"  # the unsupervised student that sees one session alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +104,19 @@ class Baselines:
     trials: Trials
 
 
+@dataclass(frozen=True, eq=False)
+class Students:
+    """Holds the students that a build has trained, by name, before any of them is scored."""
+
+    chosen: Mapping[str, ChosenStudent]
+    patch: tuple[PatchAutoencoder, tuple[Trial, ...]] | None  # of --baselines: the published shape, and its trials
+
+
 def train_models(request: BuildRequest) -> TrainedModels:
     """Returns the models of a build. Those in the run's cache are not trained again.
 
-    Raises EdgeDistillError where the student of --student was distilled from another teacher than the one in this
-    build.
+    All trainings come first, because several processes take part in them, and one in what follows. Raises
+    EdgeDistillError where the student of --student was distilled from another teacher than the one in this build.
     """
     run, teacher = request.run, request.teacher
     metrics: Metrics = {}
@@ -108,20 +125,21 @@ def train_models(request: BuildRequest) -> TrainedModels:
         teacher = teacher_from_sessions(run, request.sessions)
     targets = None if teacher is None else targets_from_teacher(run, teacher, request.sessions)
     request.decoder.require_targets(targets, request.recipe)
+    students = train_students(request, targets)
+    ranks.release()
     spikes = baselines = None
     if targets is not None and request.options.has_spike_models:
-        spikes, metrics = train_spike_models(request, targets)
+        spikes, metrics = score_spike_models(request, targets, students)
         trials["spike_student"] = spikes.student.trials
-    if request.options.baselines and targets is not None:
-        baselines = train_baselines(request, targets)
+    if request.options.baselines and students.patch is not None:
+        baselines = score_baselines(request, students)
         metrics |= baselines.metrics
         trials.update(baselines.trials)
     chosen = None
     if isinstance(request.decoder, EarlierStudent):
         lfp = adapt_pretrained(request, request.decoder)
     else:
-        assert targets is not None
-        candidates = {name: train_and_score(request, name, targets) for name in ("deployed", "distilled")}
+        candidates = {name: score_chosen(request, name, students) for name in ("deployed", "distilled")}
         trials |= {name: candidate.trials for name, candidate in candidates.items()}
         assert candidates["distilled"].smoothed is not None
         metrics["distilled_r2"] = candidates["distilled"].smoothed.r2
@@ -132,6 +150,28 @@ def train_models(request: BuildRequest) -> TrainedModels:
     metrics["deployed_r2"] = lfp.r2
     ridge, scores = fit_linear(request.run, request.session, lfp.session)
     return TrainedModels(lfp, spikes, targets, ridge, metrics | scores, chosen, trials)
+
+
+def train_students(request: BuildRequest, targets: TeacherTargets | None) -> Students:
+    """Returns the students of a build, trained. Which they are depends on the options alone."""
+    run, options, sessions = request.run, request.options, request.sessions
+    if targets is None:
+        return Students({}, None)
+    names = ["spike_student"] if options.has_spike_models else []
+    names += ["single_session_lfp", "unsupervised_lfp", "supervised_lfp"] if options.baselines else []
+    names += [] if isinstance(request.decoder, EarlierStudent) else ["deployed", "distilled"]
+    judging = Judging((request.session,), options.smooth)
+    found = {}
+    for name in names:
+        seen = [request.session] if name == SINGLE else sessions
+        found[name] = choose_student(run, task_of(name), seen, targets, options.aligned_by, judging)
+    patch = choose_patch_student(run, sessions, targets, options.aligned_by, judging) if options.baselines else None
+    return Students(found, patch)
+
+
+def task_of(name: str) -> str:
+    """Returns the name of the task that a student of a build is trained on."""
+    return "unsupervised_lfp" if name == SINGLE else name
 
 
 def choose_shipped(candidates: Mapping[str, TrainedStudent]) -> Choice:
@@ -147,27 +187,25 @@ def choose_shipped(candidates: Mapping[str, TrainedStudent]) -> Choice:
     return Choice(max(known, key=lambda name: known[name]), r2)
 
 
-def train_spike_models(request: BuildRequest, targets: TeacherTargets) -> tuple[SpikeModels, Metrics]:
-    """Returns a spike student, the teacher with a read-out for streaming, and the R² of both."""
+def score_spike_models(
+    request: BuildRequest, targets: TeacherTargets, students: Students
+) -> tuple[SpikeModels, Metrics]:
+    """Returns the spike student, the teacher with a read-out for streaming, and the R² of both."""
     run, session, teacher = request.run, request.session, targets.teacher
-    student = train_and_score(request, "spike_student", targets)
+    student = score_chosen(request, "spike_student", students)
     with run.cache.timed("score teacher"):
         r2 = score_teacher(teacher, session, run.preset.teacher_training.segment_bins).r2
     models = SpikeModels(student, fit_window_readout(run, teacher, session))
     return models, {"teacher_r2": r2, "spike_student_r2": student.r2}
 
 
-def train_and_score(
-    request: BuildRequest, name: str, targets: TeacherTargets, sessions: Sequence[TrainingSession] | None = None
-) -> TrainedStudent:
-    """Returns a student that is trained on `sessions`, or on all, with a read-out fitted on the session it decodes."""
-    options, seen = request.options, request.sessions if sessions is None else sessions
-    judging = Judging((request.session,), options.smooth)
-    found = choose_student(request.run, name, seen, targets, options.aligned_by, judging)
-    with request.run.cache.timed(f"score {name_stage(name, seen).replace('_', '-')}"):
-        readout, raw, smoothed = score_raw_and_smoothed(found.student, name, request.session, options.smooth)
+def score_chosen(request: BuildRequest, name: str, students: Students) -> TrainedStudent:
+    """Returns a trained student with a read-out that is fitted on the session it decodes."""
+    found, task, smooth = students.chosen[name], task_of(name), request.options.smooth
+    with request.run.cache.timed(f"score {name.replace('_', '-')}"):
+        readout, raw, smoothed = score_raw_and_smoothed(found.student, task, request.session, smooth)
     return TrainedStudent(
-        name, found.student, found.task, request.session, readout, raw.r2, smoothed=smoothed, trials=found.trials
+        task, found.student, found.task, request.session, readout, raw.r2, smoothed=smoothed, trials=found.trials
     )
 
 
@@ -189,17 +227,16 @@ def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedS
     return TrainedStudent("deployed", student, pretrained.task, session, readout, scored.r2, may_use_labels)
 
 
-def train_baselines(request: BuildRequest, targets: TeacherTargets) -> Baselines:
+def score_baselines(request: BuildRequest, students: Students) -> Baselines:
     """Returns the models of --baselines. Causal students are smoothed as the one that ships is."""
-    run, session, sessions, options = request.run, request.session, request.sessions, request.options
-    single = train_and_score(request, "unsupervised_lfp", targets, [session])
-    multi = train_and_score(request, "unsupervised_lfp", targets)
-    supervised = train_and_score(request, "supervised_lfp", targets)
-    judging = Judging((session,), options.smooth)
-    patch, trials = choose_patch_student(run, sessions, targets, options.aligned_by, judging)
-    segment = run.preset.teacher_training.segment_bins
-    students = {"single_session_lfp": single, "multi_session_lfp": multi, "supervised_lfp": supervised}
-    metrics: Metrics = {f"{name}_r2": one.smoothed.r2 for name, one in students.items() if one.smoothed is not None}
-    metrics["distilled_bidirectional_r2"] = score_teacher(patch, session.without_bands(), segment).r2
-    searched = {name: one.trials for name, one in students.items()}
+    assert students.patch is not None
+    single = score_chosen(request, SINGLE, students)
+    multi = score_chosen(request, "unsupervised_lfp", students)
+    supervised = score_chosen(request, "supervised_lfp", students)
+    patch, trials = students.patch
+    segment = request.run.preset.teacher_training.segment_bins
+    scored = {SINGLE: single, "multi_session_lfp": multi, "supervised_lfp": supervised}
+    metrics: Metrics = {f"{name}_r2": one.smoothed.r2 for name, one in scored.items() if one.smoothed is not None}
+    metrics["distilled_bidirectional_r2"] = score_teacher(patch, request.session.without_bands(), segment).r2
+    searched = {name: one.trials for name, one in scored.items()}
     return Baselines(metrics, supervised, {**searched, "distilled_bidirectional": trials})

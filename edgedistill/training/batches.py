@@ -264,7 +264,8 @@ def draw_segments(
 
 def find_segment_length(session: TrainingSession, config: TrainingConfig) -> int:
     """Returns the bins of one segment."""
-    return min(config.segment_bins, session.split.train.stop - session.settled)
+    usable: int = session.split.train.stop - session.settled
+    return min(config.segment_bins, usable)
 
 
 def count_segments(session: TrainingSession, config: TrainingConfig) -> int:

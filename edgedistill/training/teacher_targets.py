@@ -13,6 +13,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
+from edgedistill import ranks
 from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training.batches import TrainingSession, find_unlabelled_block, make_generator, mask_invalid
@@ -53,9 +54,9 @@ class TeacherTargets:
         teacher: PatchAutoencoder,
         sessions: Sequence[TrainingSession],
         config: TrainingConfig,
-        computed: Callable[[float], None] = lambda start: None,
+        computed: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        """Keeps what targets are computed from. `computed` is called with the time at which a computation began."""
+        """Keeps what targets are computed from. `computed` is called with the seconds that a computation took."""
         self.teacher, self.sessions, self.config, self.computed = teacher, tuple(sessions), config, computed
         self._found: dict[TargetForm, Targets] = {}
 
@@ -69,7 +70,7 @@ class TeacherTargets:
                 if form.kind == "subspace"
                 else compute_teacher_latents(self.teacher, self.sessions, self.config, form.kind == "whitened")
             )
-            self.computed(start)
+            self.computed(monotonic() - start)
         return self._found[form]
 
 
@@ -85,17 +86,23 @@ def compute_teacher_latents(
     """
     length = config.segment_bins
     latents = {s.id: compute_bidirectional_latents(teacher, s.id, s.inputs("spikes"), length) for s in sessions}
-    train = torch.cat([latents[s.id][s.split.train][s.valid[s.split.train]] for s in sessions])
-    mean = train.mean(0)
-    if whitened:
+
+    def fit() -> tuple[Tensor, Tensor | None, Tensor]:  # mean, directions and scale
+        train = torch.cat([latents[s.id][s.split.train][s.valid[s.split.train]] for s in sessions])
+        mean = train.mean(0)
+        if not whitened:
+            return mean, None, (train - mean).square().mean().sqrt().clamp(min=1e-6)
         _, spread, directions = torch.linalg.svd(train - mean, full_matrices=False)
         kept = min(TEACHER_COMPONENTS, len(directions))
-        scale = (spread[:kept] / len(train) ** 0.5).clamp(min=1e-6)
-        found = {s.id: (latents[s.id] - mean) @ directions[:kept].T / scale for s in sessions}
-    else:
-        deviation = (train - mean).square().mean().sqrt().clamp(min=1e-6)
-        found = {s.id: (latents[s.id] - mean) / deviation for s in sessions}
-    return {s.id: mask_invalid(found[s.id], s.valid) for s in sessions}
+        return mean, directions[:kept].T, (spread[:kept] / len(train) ** 0.5).clamp(min=1e-6)
+
+    mean, directions, scale = ranks.lead(fit)  # another machine may find directions of the other sign
+
+    def form(session: TrainingSession) -> Tensor:
+        centred = latents[session.id] - mean
+        return (centred if directions is None else centred @ directions) / scale
+
+    return {s.id: mask_invalid(form(s), s.valid) for s in sessions}
 
 
 def match_layers(student: int, teacher: int) -> list[int]:
@@ -122,14 +129,19 @@ def compute_subspace_targets(
         ).unflatten(1, (len(depths), -1))
         for s in sessions
     }
-    means, covariances = measure_activations([activations[s.id][s.split.train][known_in_training(s)] for s in sessions])
-    matrices = list(covariances)
-    labelled = [s for s in sessions if find_unlabelled_block(s) in (None, "test")] if labels else []
-    if labelled:
-        task = measure_task(teacher, labelled, activations, means, config, depths)
-        matrices = [m if m.any() else sigma_a for m, sigma_a in zip(task, covariances, strict=True)]
-    k = min(size.d, teacher.size.d)
-    basis = torch.stack([find_leading_directions(matrix, k) for matrix in matrices]).float()  # (layers, d, k)
+
+    def fit() -> tuple[Tensor, Tensor]:
+        known = [activations[s.id][s.split.train][known_in_training(s)] for s in sessions]
+        means, covariances = measure_activations(known)
+        matrices = list(covariances)
+        labelled = [s for s in sessions if find_unlabelled_block(s) in (None, "test")] if labels else []
+        if labelled:
+            task = measure_task(teacher, labelled, activations, means, config, depths)
+            matrices = [m if m.any() else sigma_a for m, sigma_a in zip(task, covariances, strict=True)]
+        k = min(size.d, teacher.size.d)
+        return means, torch.stack([find_leading_directions(matrix, k) for matrix in matrices]).float()
+
+    means, basis = ranks.lead(fit)  # (layers, d) and (layers, d, k)
     found = {}
     for s in sessions:
         targets = torch.einsum("tld,ldk->tlk", activations[s.id] - means.float(), basis).flatten(1)

@@ -66,7 +66,7 @@ def test_the_stages_that_are_kept_are_those_tested_here() -> None:
         if any(
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
-            and (node.func.attr, len(node.args)) in (("stage", 3), ("open_folder", 3))
+            and (node.func.attr, len(node.args)) in (("stage", 3), ("shared_stage", 3), ("open_folder", 3))
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         )
     }
