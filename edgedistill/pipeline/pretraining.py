@@ -50,7 +50,7 @@ def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Trai
     teacher = teacher_from_sessions(run, sessions)
     ranks.release()
     config = preset.teacher_training
-    save_teacher(teacher, out, {"config": asdict(config), **run.provenance.to_json()})
+    save_teacher(teacher, out, {"config": asdict(config), "gap_bins": gap, **run.provenance.to_json()})
     labelled = [session for session in sessions if find_unlabelled_block(session) is None]
     return TrainingSummary(
         out=out,

@@ -21,6 +21,7 @@ from edgedistill.pipeline.teacher import target_inputs
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import distill_bidirectional
 from edgedistill.training.losses import DISTILLED
+from edgedistill.training.midway import watch_bidirectional, watch_student
 from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, train_task
 from edgedistill.training.teacher_targets import TeacherTargets
 
@@ -40,7 +41,8 @@ def student_from_sessions(
         checkpoint = folder / "checkpoint.safetensors"
         shown = run.progress_of(stage)
         teacher_latents = targets.of(task.objective, run.preset.student)
-        student = train_task(task, sessions, run.preset, config, run.seed, teacher_latents, checkpoint, shown)
+        watch = watch_student(task.modality, sessions)
+        student = train_task(task, sessions, run.preset, config, run.seed, teacher_latents, checkpoint, shown, watch)
         if ranks.is_main():
             save_student(student, folder, {"row": task_name})
             checkpoint.unlink(missing_ok=True)
@@ -62,7 +64,10 @@ def patch_student_from_sessions(
         checkpoint = folder / "checkpoint.safetensors"
         shown = run.progress_of("bidirectional")
         teacher_latents = targets.of(objective, size)
-        model = distill_bidirectional(sessions, size, config, run.seed, teacher_latents, checkpoint, shown, objective)
+        watch = watch_bidirectional("lfp", sessions, run.preset.teacher_training.segment_bins)
+        model = distill_bidirectional(
+            sessions, size, config, run.seed, teacher_latents, checkpoint, shown, objective, watch
+        )
         if ranks.is_main():
             save_teacher(model, folder, {"config": asdict(config)})
             checkpoint.unlink(missing_ok=True)

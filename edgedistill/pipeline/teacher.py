@@ -21,6 +21,7 @@ from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout
 from edgedistill.training.losses import Objective
+from edgedistill.training.midway import watch_bidirectional
 from edgedistill.training.pretrain import train_teacher
 from edgedistill.training.teacher_targets import TeacherTargets, form_of_targets
 from edgedistill.training.teacher_window import fit_last_bin_readout
@@ -41,7 +42,8 @@ def teacher_from_sessions(run: Run, sessions: Sequence[TrainingSession]) -> Patc
 
     def make(folder: Path) -> None:
         size, checkpoint = run.preset.teacher, folder / "checkpoint.safetensors"
-        model = train_teacher(sessions, size, config, run.seed, checkpoint, run.progress_of("teacher"))
+        watch = watch_bidirectional("spikes", sessions, config.segment_bins)
+        model = train_teacher(sessions, size, config, run.seed, checkpoint, run.progress_of("teacher"), watch)
         if ranks.is_main():
             save_teacher(model, folder, {"config": asdict(config)})
             checkpoint.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ from edgedistill.training.batches import (
     pick_session,
 )
 from edgedistill.training.few_labels import are_labels_scarce, select_labelled
-from edgedistill.training.loop import Progress, fit
+from edgedistill.training.loop import Progress, Verdict, fit
 from edgedistill.training.losses import DISTILLED, Objective, known_mse
 
 
@@ -56,13 +56,14 @@ def train_student(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     aligner: Aligner | None = None,
-    stop: Callable[[Student, int], bool] | None = None,
+    stop: Callable[[Student, int], Verdict] | None = None,
 ) -> Student:
     """Trains `student` in place on the training blocks. `teacher_latents` holds the targets of each session.
 
     `aligner` is trained along, and a fresh one where none is given. Where labels are scarce, every second step draws
     segments with labels, and every step where nothing but behavior is learned. The validation loss counts labels
-    wherever the sessions have them. `stop` sees the student at every evaluation, and says whether the training ends.
+    wherever the sessions have them. `stop` sees the student at every evaluation, and says what it decodes and
+    whether the training ends.
     """
     align = aligner or make_aligner(objective, student.size, sessions, teacher_latents)
     whole, labelled = {session.id: session for session in sessions}, select_labelled(sessions)
@@ -173,7 +174,7 @@ def distill_bidirectional(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     objective: Objective = DISTILLED,
-    stop: Callable[[PatchAutoencoder, int], bool] | None = None,
+    stop: Callable[[PatchAutoencoder, int], Verdict] | None = None,
     reconstruction: float = 0.0,
 ) -> PatchAutoencoder:
     """Trains the published kind of student: patch tokens of LFP, every bin sees every other.

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +21,20 @@ from edgedistill.config import TrainingConfig
 from edgedistill.errors import EdgeDistillError
 from edgedistill.training.batches import find_training_device
 from edgedistill.training.checkpoints import FitState, read_checkpoint, write_checkpoint
+from edgedistill.training.run_log import LOG, RunLog, now
 from edgedistill.training.shared_steps import add_up_session_gradients, share_steps
 
 Progress = Callable[[int, int, float, float], None]  # step, steps, loss, learning rate
-Stop = Callable[[int], bool]  # step of an evaluation -> whether the training ends there
+
+
+class Verdict(NamedTuple):
+    """Holds what somebody who watches a training finds at an evaluation."""
+
+    r2: float  # on validation; NaN where it is not known
+    ends: bool  # whether the training ends there
+
+
+Stop = Callable[[int], Verdict]  # is given the step of an evaluation
 
 
 class DivergedError(EdgeDistillError):
@@ -49,23 +61,40 @@ def fit(
     state, best = FitState(), copy_weights(model)
     if checkpoint is not None and ranks.lead(checkpoint.exists):
         state, best = read_checkpoint(checkpoint, model, optimizer, config)
+    log = open_log(checkpoint, config, state)
     model.train()
     step_loss = share_steps(model, step_loss, config)
     while not state.done:
-        rate = compute_learning_rate(config, state.step)
-        loss = train_step(model, optimizer, step_loss, state.step, rate, config.clip_norm)
+        rate, start, evaluation = compute_learning_rate(config, state.step), monotonic(), None
+        loss, norm = train_step(model, optimizer, step_loss, state.step, rate, config.clip_norm)
         state.step += 1
+        if log is not None:
+            log.note_step(loss, norm, monotonic() - start)
         if state.step % config.eval_every == 0 or state.step == config.steps:
             best = evaluate_step(model, validation_loss, config, state, best)
-            if stop is not None:
-                state.done = ask_to_stop(model, stop, state.step) or state.done
+            verdict = Verdict(math.nan, False) if stop is None else ask_watcher(model, stop, state.step)
+            state.done = verdict.ends or state.done
+            evaluation = {"validation_loss": state.history[-1][1], "validation_r2": verdict.r2}
             if checkpoint is not None and ranks.is_main():
                 write_checkpoint(checkpoint, model, optimizer, config, state, best)
+        if log is not None:
+            log.write_step(state.step, rate, evaluation)
         if progress is not None:
             progress(state.step, config.steps, loss, rate)
+    if log is not None:
+        log.append({"end": state.step, "best_step": state.best_step, "time": now()})
     model.load_state_dict(best)
     model.eval().cpu()
     return state
+
+
+def open_log(checkpoint: Path | None, config: TrainingConfig, state: FitState) -> RunLog | None:
+    """Returns the log beside the checkpoint, or None without one, for a process that is not the main one, or where the
+    training is over already.
+    """
+    if checkpoint is None or not ranks.is_main() or state.done:
+        return None
+    return RunLog(checkpoint.with_name(LOG), config, state.step)
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
@@ -97,8 +126,8 @@ def train_step(
     step: int,
     rate: float,
     clip_norm: float,
-) -> float:
-    """Takes one optimizer step and returns the training loss."""
+) -> tuple[float, float]:
+    """Takes one optimizer step and returns the training loss, and the norm of its gradient before it is clipped."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()
@@ -107,11 +136,11 @@ def train_step(
         loss = step_loss(step)
     loss.backward()
     add_up_session_gradients(model)
-    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     value = ranks.sum_in_place(loss.detach()).item() / ranks.size()
     require_finite(value, "loss", step)
     optimizer.step()
-    return value
+    return value, norm.item()
 
 
 def require_finite(value: float, what: str, step: int) -> None:
@@ -148,13 +177,13 @@ def evaluate_step(
     return best
 
 
-def ask_to_stop(model: nn.Module, stop: Stop, step: int) -> bool:
-    """Returns whether the training ends at this evaluation."""
+def ask_watcher(model: nn.Module, stop: Stop, step: int) -> Verdict:
+    """Returns what `stop` says of this evaluation."""
     model.eval()
     with torch.no_grad():
-        ends = ranks.lead(lambda: stop(step))
+        verdict = ranks.lead(lambda: stop(step))
     model.train()
-    return ends
+    return verdict
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:

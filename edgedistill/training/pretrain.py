@@ -20,7 +20,7 @@ from edgedistill.training.batches import (
     make_generator,
     pick_session,
 )
-from edgedistill.training.loop import Progress, fit
+from edgedistill.training.loop import Progress, Verdict, fit
 
 VALIDATION_SEGMENTS = 8
 LAST = (-1,)
@@ -33,7 +33,7 @@ def train_teacher(
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
-    stop: Callable[[PatchAutoencoder, int], bool] | None = None,
+    stop: Callable[[PatchAutoencoder, int], Verdict] | None = None,
 ) -> PatchAutoencoder:
     """Trains a spike teacher on the training blocks of all `sessions`."""
     return train_autoencoder(sessions, "spikes", size, config, seed, checkpoint, progress, stop)
@@ -47,11 +47,11 @@ def train_autoencoder(
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
-    stop: Callable[[PatchAutoencoder, int], bool] | None = None,
+    stop: Callable[[PatchAutoencoder, int], Verdict] | None = None,
 ) -> PatchAutoencoder:
     """Trains a masked autoencoder on `spikes` (the teacher) or `lfp` (the bidirectional baseline).
 
-    `stop` sees the model at every evaluation, and says whether the training ends.
+    `stop` sees the model at every evaluation, and says what it decodes and whether the training ends.
     """
     torch.manual_seed(seed)
     channels = {s.id: s.inputs(modality).shape[1] for s in sessions}
