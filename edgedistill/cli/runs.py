@@ -11,7 +11,17 @@ from edgedistill.cli.output import json_option, print_json, print_table
 from edgedistill.cli.training_options import PATH
 from edgedistill.errors import EdgeDistillError
 
-COLUMNS = ("run", "state", "step", "of", "loss", "lowest validation loss", "validation R²", "windows/s", "last line")
+COLUMNS = (
+    "run",
+    "state",
+    "step",
+    "of",
+    "loss",
+    "lowest validation loss",
+    "validation R²",
+    "windows/s",
+    "last line (UTC)",
+)
 
 
 @click.command(
@@ -31,15 +41,15 @@ def runs(folder: Path, as_json: bool) -> None:
     if not folder.is_dir():
         raise EdgeDistillError(f"{folder} is not a folder", expected="a folder with trainings, such as OUT.work")
     found = list_runs(folder)
-    if as_json:
-        print_json({"runs": [asdict(one) for one in found]})
-        return
     if not found:
         raise EdgeDistillError(
             f"no training below {folder}",
             expected=f"a file {LOG}, which a training writes into its folder",
             next_step="name the folder that ends in .work, or the one given with --work",
         )
+    if as_json:
+        print_json({"runs": [asdict(one) for one in found]})
+        return
     rows = [
         (
             one.run,
@@ -50,7 +60,7 @@ def runs(folder: Path, as_json: bool) -> None:
             one.validation_loss,
             one.validation_r2,
             one.windows_per_s,
-            one.written,
+            one.written and one.written.removesuffix("+00:00"),
         )
         for one in found
     ]
