@@ -16,13 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from edgedistill.errors import ConfigError, EdgeDistillError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -79,10 +77,8 @@ def joined() -> Iterator[None]:
         yield
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each process would warn of steps without an unused weight
-    import torch
-    from torch import distributed
-    from torch.distributed.distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
+    torch, distributed = load_torch()
+    rendezvous = import_module("torch.distributed.rendezvous").rendezvous
 
     backend = "gloo"
     if torch.cuda.is_available():
@@ -97,7 +93,7 @@ def joined() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     store, rank, count = next(rendezvous("env://"))
     distributed.init_process_group(
-        backend, store=PrefixStore("training", store), rank=rank, world_size=count, timeout=PATIENCE
+        backend, store=distributed.PrefixStore("training", store), rank=rank, world_size=count, timeout=PATIENCE
     )
     _group = _Group(rank, count, store)
     signal.signal(signal.SIGTERM, _end)
@@ -116,6 +112,14 @@ def _end(number: int, frame: FrameType | None) -> None:
     )
 
 
+def load_torch() -> tuple[Any, Any]:
+    """Returns torch and torch.distributed, loaded by name.
+
+    An import would make the version of torch part of what a stage is kept by, also where sessions are only read.
+    """
+    return import_module("torch"), import_module("torch.distributed")
+
+
 def lead(make: Callable[[], T]) -> T:
     """Returns what `make` returns in the main process. The others wait for it and do not call `make`.
 
@@ -124,9 +128,7 @@ def lead(make: Callable[[], T]) -> T:
     global _group
     if _group is None:
         return make()
-    import torch
-    from torch import distributed
-
+    torch, distributed = load_torch()
     made: list[Any] = [None]
     if _group.rank == 0:
         group, _group = _group, None
@@ -147,8 +149,7 @@ def release() -> None:
     global _group
     if _group is None:
         return
-    from torch import distributed
-
+    _, distributed = load_torch()
     others = [str(rank) for rank in range(1, _group.size)]
     if _group.rank > 0:  # nobody is inside a collective operation when the connections are closed
         _group.store.set(str(_group.rank), "ready")
@@ -189,12 +190,10 @@ def shares() -> int:
     return _group.size if _group is not None and _group.over_batch else 1
 
 
-def sum_in_place(value: Tensor) -> Tensor:
+def sum_in_place(value: T) -> T:
     """Adds up a tensor over all processes, in place and without a gradient, and returns it."""
     if _group is not None:
-        from torch import distributed
-
-        distributed.all_reduce(value)
+        load_torch()[1].all_reduce(value)
     return value
 
 
@@ -202,10 +201,10 @@ def mean_over(items: Sequence[T], score: Callable[[T], float]) -> float:
     """Returns the mean score of `items`. Each process scores some of them."""
     if _group is None:
         return sum(score(item) for item in items) / len(items)
-    import torch
-
+    torch, _ = load_torch()
     mine = sum(score(item) for item in items[_group.rank :: _group.size])
-    return sum_in_place(torch.tensor(mine, dtype=torch.float64)).item() / len(items)
+    added: float = sum_in_place(torch.tensor(mine, dtype=torch.float64)).item()
+    return added / len(items)
 
 
 # ---------------------------------------------------------------- the end

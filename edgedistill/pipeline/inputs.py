@@ -21,6 +21,7 @@ from edgedistill.data.bins import (
     load_session_bins,
     save_session_bins,
 )
+from edgedistill.data.opening.digest import require_unchanged
 from edgedistill.data.opening.hdf5_files import find_errno, reading_error
 from edgedistill.data.opening.session_files import find_session_files
 from edgedistill.data.recording import SeriesNames, open_recording
@@ -42,7 +43,8 @@ def read_sessions(
     """Returns the bins of every NWB file in `data`. A file that was read before comes from the cache.
 
     Each session gets the parts in `need`, and those in `also` if its file has them. Raises RecordingError for a file
-    that lacks a part in `need`. How each session was read is logged, one line at a time.
+    that lacks a part in `need`, and for one that changes while it is read. How each session was read is logged, one
+    line at a time.
     """
     sessions = []
     for path in ranks.lead(lambda: find_session_files(list(data))):
@@ -50,7 +52,7 @@ def read_sessions(
 
         def make(folder: Path, path: Path = path, digest: str = digest) -> None:
             try:
-                with open_recording(path, names) as recording:
+                with require_unchanged(path, digest), open_recording(path, names) as recording:
                     bins = bins_from_recording(
                         recording, need=need, also=also, line_hz=line_hz, bands=bands, sha256=digest
                     )

@@ -7,6 +7,7 @@ ends, on a CPU, with the same bits as an uninterrupted one.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,11 @@ from edgedistill import ranks
 from edgedistill.config import TrainingConfig
 from edgedistill.errors import EdgeDistillError
 from edgedistill.training.batches import find_training_device
-from edgedistill.training.checkpoints import FitState, read_checkpoint, write_checkpoint
+from edgedistill.training.checkpoints import FitState, UnusableCheckpointError, read_checkpoint, write_checkpoint
 from edgedistill.training.run_log import LOG, RunLog, now
-from edgedistill.training.shared_steps import add_up_session_gradients, share_steps
+from edgedistill.training.shared_steps import add_up_session_gradients, require_same_step, share_steps
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, float, float], None]  # step, steps, loss, learning rate
 
@@ -52,15 +55,22 @@ def fit(
 ) -> FitState:
     """Trains `model` in place and leaves it at its lowest validation loss.
 
-    Resumes from `checkpoint` where it exists. Several processes (`ranks`) take every step together, and end with the
-    model that one would have trained, up to rounding. `stop` is called at every evaluation, with the model in
-    evaluation mode. Raises DivergedError when a loss is not finite.
+    Resumes from `checkpoint` where it exists, and starts anew where that is damaged or of another training. Several
+    processes (`ranks`) take every step together, and end with the model that one would have trained, up to rounding.
+    `stop` is called at every evaluation, with the model in evaluation mode. Raises DivergedError when a loss is not
+    finite.
     """
     model.to(find_training_device())
     optimizer = make_optimizer(model, config)
     state, best = FitState(), copy_weights(model)
     if checkpoint is not None and ranks.lead(checkpoint.exists):
-        state, best = read_checkpoint(checkpoint, model, optimizer, config)
+        try:
+            state, best = read_checkpoint(checkpoint, model, optimizer, config)
+        except UnusableCheckpointError as error:
+            logger.warning("%s (%s): this training starts anew", error.what, error.got)
+            if ranks.is_main():
+                checkpoint.unlink(missing_ok=True)
+    require_same_step(state.step)
     log = open_log(checkpoint, config, state)
     model.train()
     step_loss = share_steps(model, step_loss, config)

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from edgedistill import ranks
 from edgedistill.config import TrainingConfig
-from edgedistill.errors import ConfigError
+from edgedistill.errors import ConfigError, EdgeDistillError
 from edgedistill.models.tokenizer import is_named_after_a_session
 
 StepLoss = Callable[[int], Tensor]
@@ -56,6 +56,18 @@ def share_steps(model: nn.Module, step_loss: StepLoss, config: TrainingConfig) -
         SharedStep(shared, step_loss), find_unused_parameters=True, gradient_as_bucket_view=True
     )
     return parallel
+
+
+def require_same_step(step: int) -> None:
+    """Raises EdgeDistillError where this process goes on from another checkpoint than the main one."""
+    if (expected := ranks.lead(lambda: step)) != step:
+        raise EdgeDistillError(
+            "the processes of this training do not see the same checkpoint",
+            got=f"step {step}",
+            expected=f"step {expected}",
+            causes=("the machines share no file system, or it shows them other content",),
+            next_step="choose a place that all machines share, for --out and for --work",
+        )
 
 
 def add_up_session_gradients(model: nn.Module) -> None:
