@@ -36,6 +36,7 @@ from edgedistill.quantization.calibration.range_search import calibrate
 from edgedistill.quantization.calibration.ranges import Ranges, shape_from_size
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, require_teacher
 from edgedistill.quantization.integers import require_parts
+from edgedistill.scratch import with_scratch
 from edgedistill.training.batches import TrainingSession, compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import score_student
 from edgedistill.training.teacher_targets import TeacherTargets
@@ -101,6 +102,7 @@ class CalibrationRequest:
     ranked_on: TrainingSession | None  # the session that --sensitivity scores, None without that option
 
 
+@with_scratch(lambda options: options.out.parent)
 def calibrate_run(options: CalibrationOptions, progress: Progress | None = None) -> CalibrationResult:
     """Writes the ranges of the student in `options.run` to `options.out`, and the fine-tuned student beside them.
 

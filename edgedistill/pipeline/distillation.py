@@ -24,6 +24,7 @@ from edgedistill.pipeline.result import TrainingSummary, mean_or_none
 from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.searched_students import Judging, choose_student, trials_to_json
 from edgedistill.pipeline.teacher import load_known_teacher, targets_from_teacher
+from edgedistill.scratch import with_scratch
 from edgedistill.training.batches import (
     TrainingSession,
     compute_gap,
@@ -58,6 +59,7 @@ class DistillOptions:
     trials: int = 1  # settings that are tried; 1: those of the preset
 
 
+@with_scratch(lambda options: options.out.parent)
 def distill(options: DistillOptions, progress: Progress | None = None) -> TrainingSummary:
     """Trains the LFP student of the sessions and writes it to the folder `options.out`.
 

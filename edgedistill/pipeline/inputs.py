@@ -27,6 +27,8 @@ from edgedistill.pipeline.cache import Cache
 
 logger = logging.getLogger(__name__)
 
+BINS = "bins.safetensors"  # the file of a session in the folder of its stage
+
 
 def read_sessions(
     cache: Cache,
@@ -54,10 +56,10 @@ def read_sessions(
                     )
             except OSError as error:  # the cache would take it for a full disk
                 raise reading_error(path, str(error), find_errno(error)) from error
-            save_session_bins(bins, folder / "bins.npz")
+            save_session_bins(bins, folder / BINS)
 
         inputs = [digest, asdict(names), line_hz, asdict(bands), need, also]
-        kept = load_session_bins(cache.stage(f"read-{path.stem}", inputs, make) / "bins.npz")
+        kept = load_session_bins(cache.stage(f"read-{path.stem}", inputs, make) / BINS)
         sessions.append(replace(kept, path=str(path)))
     combined = combine_sessions(sessions)
     for session in combined:

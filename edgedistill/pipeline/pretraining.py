@@ -14,6 +14,7 @@ from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.result import TrainingSummary, mean_or_none
 from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.teacher import teacher_from_sessions
+from edgedistill.scratch import with_scratch
 from edgedistill.training.batches import compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import score_teacher
 
@@ -31,6 +32,7 @@ class PretrainOptions:
     line_hz: float = 60
 
 
+@with_scratch(lambda options: options.out.parent)
 def pretrain(options: PretrainOptions, progress: Progress | None = None) -> TrainingSummary:
     """Trains the spike teacher of the sessions and writes it to the folder `options.out`.
 

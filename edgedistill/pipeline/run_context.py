@@ -16,6 +16,7 @@ from edgedistill.config import NO_BANDS, Preset, TrainingConfig, load_preset
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import ConfigError, did_you_mean
 from edgedistill.pipeline.cache import Cache
+from edgedistill.scratch import split_rows
 from edgedistill.training.batches import TrainingSession, describe_training_device
 
 logger = logging.getLogger(__name__)
@@ -108,4 +109,7 @@ def session_inputs(session: TrainingSession, *parts: Tensor | None) -> list[obje
 
 def sha256_of(values: Tensor) -> str:
     """Returns the SHA-256 of the numbers in a tensor."""
-    return hashlib.sha256(values.contiguous().numpy().reshape(-1).view(np.uint8).data).hexdigest()
+    digest = hashlib.sha256()
+    for part in split_rows(slice(0, len(values)), values[:1].numel()):
+        digest.update(np.ascontiguousarray(values[part].numpy()).data)
+    return digest.hexdigest()

@@ -17,6 +17,7 @@ from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.models.tokenizer import name_parameter
+from edgedistill.scratch import release_pages
 from edgedistill.training.alignment import Aligner, make_aligner
 from edgedistill.training.augment import draw_augmented, hide_bins
 from edgedistill.training.batches import (
@@ -155,6 +156,7 @@ def validate(
     bins, hidden = clean, None
     if objective.hidden_share:
         bins, hidden = hide_bins(clean, objective.hidden_share, make_generator(0, -1))
+    release_pages()
     layers = aligner.layers_of(student, session.id, bins)
     return student_loss(student, session.id, objective, aligner, layers, hidden, rest, config.burn_in).item()
 

@@ -20,8 +20,9 @@ from scipy.linalg.blas import dsyrk
 from edgedistill.data.bins import Split
 from edgedistill.data.session import ARTEFACT_SIGMAS
 from edgedistill.models.student import Student
+from edgedistill.scratch import allocate, release_pages, split_rows
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.lagged_features import Features, read_rows, split_rows
+from edgedistill.training.lagged_features import Features, read_rows
 
 Array = npt.NDArray[np.float64]
 PENALTIES = tuple(10.0**p for p in range(-1, 6))  # for features of unit variance, times the number of bins / 1e4
@@ -182,9 +183,14 @@ def unscale_behavior(session: TrainingSession) -> Array:
 
 
 @torch.no_grad()
-def stream_latents(student: Student, session: str, bins: torch.Tensor) -> Array:
+def stream_latents(student: Student, session: str, bins: torch.Tensor) -> npt.NDArray[np.float32]:
     """Returns latents (T, d) of a whole recording, streamed from a fresh state at its first bin."""
-    return np.asarray(torch.cat(list(student.stream(session, bins))).double().numpy())
+    latents, done = allocate((len(bins), student.size.d), np.float32), 0
+    for chunk in student.stream(session, bins):
+        latents[done : done + len(chunk)] = chunk.numpy()
+        done += len(chunk)
+        release_pages()
+    return latents
 
 
 def stack_lagged_bins(bins: Array, lags: int) -> Array:
