@@ -125,6 +125,7 @@ def bins_from_recording(
     read = {"lfp": lfp, "units": units, "behavior": behavior}  # an LFP gives the clock also where it is not used
     return SessionBins(
         session_id=recording.session_id,
+        identifier=recording.identifier,
         path=str(recording.path),
         sha256=sha256 or file_sha256(recording.path),
         subject_id=recording.subject_id,

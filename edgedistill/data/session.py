@@ -59,6 +59,7 @@ class SessionBins:
     series: Mapping[str, str] = field(default_factory=dict)  # "lfp", "units", "behavior" -> path inside the file
     names: SeriesNames = NO_NAMES  # the series that the user named
     notes: tuple[str, ...] = ()  # what a person should know about how the session was read
+    identifier: str = ""  # of the file, meant to be unique
 
     @property
     def coverage(self) -> Coverage:
