@@ -32,8 +32,8 @@ Examples:
   edgedistill calibrate student sessions --recipe percentile --sensitivity --out ranges.json
   edgedistill calibrate student sessions --recipe qat --teacher teacher --out ranges.json
 
-RUN is the folder that `edgedistill distill` wrote. DATA is any number of NWB files, folders, patterns in quotes, or .txt
-files of paths, which hold the sessions that the student was trained on or other days of the same arrays. The ranges
+RUN is the folder that `edgedistill distill` wrote. DATA is any number of NWB files, folders, patterns in quotes, or
+.txt files of paths, which hold the sessions that the student was trained on or other days of its arrays. The ranges
 come from windows of the training blocks. For a session that is new to the student, labels play no part in the choice of
 windows. Fine-tuning and --sensitivity also look at the validation blocks. Nothing looks at the test blocks. A recipe
 that fine-tunes also writes the student that comes out of it, beside the ranges and with the ending .student.""",

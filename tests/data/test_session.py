@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,11 +17,8 @@ from edgedistill.data.session import (
     fit_normalization,
     split_bins,
 )
-from edgedistill.data.session_store import load_session_bins, save_session_bins
-from edgedistill.errors import OutputError, RecordingError
+from edgedistill.errors import RecordingError
 from edgedistill.frontend import settling_bins
-
-from .binning import read_bins
 
 
 @given(n=st.integers(1, 400_000), gap=st.integers(0, 5000))
@@ -79,34 +75,6 @@ def test_a_channel_of_frequent_bursts_keeps_its_deviation(bins: SessionBins) -> 
     lfp = bins.lfp.copy()
     lfp[::20, 1] *= 100
     assert fit_normalization(replace(bins, lfp=lfp), slice(0, 9000))[1][1] > 10 * lfp[1::20, 1].std()
-
-
-# ---------------------------------------------------------------- cache
-
-
-@pytest.mark.parametrize("need", [("lfp", "units", "behavior"), ("units",)])
-def test_a_cached_session_is_read_back_bit_for_bit(whole: Path, tmp_path: Path, need: tuple[str, ...]) -> None:
-    bins = read_bins(whole, need=need)
-    save_session_bins(bins, tmp_path / "deep" / "bins.safetensors")
-    again = load_session_bins(tmp_path / "deep" / "bins.safetensors")
-    for field in fields(SessionBins):
-        np.testing.assert_array_equal(getattr(again, field.name), getattr(bins, field.name))
-    assert again.frontend == bins.frontend
-    assert again.electrodes == bins.electrodes
-    assert len(bins.electrodes) == len(bins.channel_ids)
-    assert set(bins.series) == {*need, "lfp"}  # the LFP gives the clock
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["bins.safetensors"]
-
-
-def test_a_damaged_cache_is_refused_and_a_failed_write_is_reported(bins: SessionBins, tmp_path: Path) -> None:
-    path = tmp_path / "bins.safetensors"
-    save_session_bins(bins, path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(RecordingError, match="not a cached session"):
-        load_session_bins(path)
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError):
-        save_session_bins(bins, tmp_path / "file" / "bins.safetensors")
 
 
 @pytest.mark.parametrize("channels", [2, 31, 100])

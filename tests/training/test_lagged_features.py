@@ -30,13 +30,6 @@ def test_a_block_holds_the_rows_of_the_stacked_features(start: int, length: int,
     np.testing.assert_array_equal(features.read(slice(start, start + length)), stacked[start : start + length])
 
 
-@pytest.mark.parametrize("width", [1, 7, 10**9])
-def test_blocks_cover_all_rows_once(width: int) -> None:
-    parts = list(scratch.split_rows(slice(5, 300_000), width))
-    assert [one.stop for one in parts[:-1]] == [one.start for one in parts[1:]]
-    assert (parts[0].start, parts[-1].stop) == (5, 300_000)
-
-
 @pytest.mark.parametrize("block", [1, 700, 1 << 13])
 def test_the_size_of_a_block_changes_no_readout(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     features, split = draw_features(3000, 5, 4), Split(slice(0, 2000), slice(2100, 2500), slice(2550, 3000))
