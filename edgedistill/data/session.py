@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from edgedistill.scratch import allocate, split_rows
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
+Number = TypeVar("Number", np.float32, np.float64)
 
 BINS_PER_S = 100
 MIN_BINS = 120 * BINS_PER_S
@@ -171,7 +173,7 @@ def split_columns(values: npt.NDArray[np.generic]) -> Iterator[slice]:
         yield slice(start, min(start + step, values.shape[1]))
 
 
-def copy_columns(values: Floats, columns: slice) -> Floats:
+def copy_columns(values: npt.NDArray[Number], columns: slice) -> npt.NDArray[Number]:
     """Returns some columns of values (T, C) as rows (n, T). The rows of the values are read in blocks."""
     found = np.empty((columns.stop - columns.start, len(values)), values.dtype)
     for part in split_rows(slice(0, len(values)), values.strides[0] // values.itemsize):

@@ -5,7 +5,6 @@ Run as a program, with the file of the session and a folder for scratch files. I
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 
@@ -36,7 +35,9 @@ def main(kept: Path, folder: Path) -> None:
             draw_augmented(made, "lfp", [made.targets("lfp")], TRAINING, make_generator(0, step))
         latents = scratch.keep(bins[:, :8].numpy())
         probe(LaggedFeatures(latents, bins.numpy(), 1), made, find_calm_bins(made, "lfp", 1))
-    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}\n")
+    status = Path("/proc/self/status").read_text().splitlines()  # getrusage would count what the parent held
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    sys.stdout.write(f"{peak // 1024}\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The memory of a training grows neither with the length of a session nor with the number of sessions."""
+"""The memory of a training does not grow with the length of a session."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def measure(times: int, folder: Path) -> int:
     return int(run.stdout)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in kilobytes there")
+@pytest.mark.skipif(sys.platform != "linux", reason="tells memory from /proc")
 def test_memory_does_not_grow_with_the_length_of_a_session(tmp_path: Path) -> None:
     short, long = measure(1, tmp_path), measure(LONGER, tmp_path)
     longer_mb = (LONGER - 1) * T * CHANNELS * (8 + 4 + 4 + 4) / 2**20  # bins, what is present, inputs and targets
