@@ -50,10 +50,10 @@ def add_reading_options(command: Command) -> Command:
     """Adds --jobs and --skip-bad to a command, which receives them as one `ReadingOptions` called `reading`."""
 
     @wraps(command)
-    def with_reading(*args: Any, jobs: int, skip_bad: bool, **others: Any) -> Any:
+    def with_reading(*args: Any, jobs: int | None, skip_bad: bool, **others: Any) -> Any:
         from edgedistill.data.opening.catalogue import ReadingOptions
 
-        return command(*args, reading=ReadingOptions(jobs, skip_bad), **others)
+        return command(*args, reading=ReadingOptions(jobs or count_jobs(), skip_bad), **others)
 
     with_reading = click.option(
         "--skip-bad",
@@ -65,7 +65,6 @@ def add_reading_options(command: Command) -> Command:
         "--jobs",
         metavar="N",
         type=click.IntRange(min=1),
-        default=count_jobs,
         show_default=f"cores, at most {MOST_JOBS}",
         help="How many sessions are read at a time, each by a process of its own. The result is the same.",
     )(with_reading)

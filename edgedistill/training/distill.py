@@ -157,8 +157,19 @@ def validate(
     if objective.hidden_share:
         bins, hidden = hide_bins(clean, objective.hidden_share, make_generator(0, -1))
     release_pages()
-    layers = aligner.layers_of(student, session.id, bins)
+    layers = compute_layers(student, session.id, bins, aligner)
     return student_loss(student, session.id, objective, aligner, layers, hidden, rest, config.burn_in).item()
+
+
+def compute_layers(student: Student, session: str, bins: Tensor, aligner: Aligner) -> Sequence[Tensor]:
+    """Returns the student's activations (1, bins, d) of a block (1, bins, channels), computed in chunks.
+
+    A long block at once would take gigabytes. A student with simulated quantization goes over its bins itself.
+    """
+    if not hasattr(student, "stream_layers"):
+        return aligner.layers_of(student, session, bins)
+    chunks = zip(*student.stream_layers(session, bins[0]), strict=True)
+    return [torch.cat(chunk, 1) for chunk in chunks]
 
 
 def distill_bidirectional(

@@ -36,7 +36,7 @@ def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 def test_sessions_with_different_behavior_are_refused(tmp_path: Path) -> None:
     make.whole_session(tmp_path / "a.nwb")
-    make.whole_session(tmp_path / "b.nwb", name="hand_vel")
+    make.whole_session(tmp_path / "b.nwb", name="hand_vel", session_id="other")
     with pytest.raises(RecordingError, match="differ in their behavior") as caught:
         load_sessions([tmp_path], ("behavior",))
     for words in ("a.nwb", "b.nwb", "hand_vel_x", "cursor_vel_x"):
