@@ -1,8 +1,8 @@
 """Measures the memory of `simulate`, of `build` by the minutes of a session, and of `pretrain` by their number.
 
-A table and `memory.json` come out. Every command runs in a process of its own, and the figure is the most memory that
-its largest process had in use (ru_maxrss), pages of mapped files included. What this program held when it started the
-command counts too, which is less than any command takes:
+A table and `memory.json`, or `memory-KIND.json` with --only, come out. Every command runs in a process of its own, and
+the figure is the most memory that its largest process had in use (ru_maxrss), pages of mapped files included. What this
+program held when it started the command counts too, which is less than any command takes:
 
   simulate       one session of --minutes and --channels, by `edgedistill simulate`
   build M min    `build --preset nano --steps 20` on one session of --channels, of a quarter of --minutes and of all
@@ -70,7 +70,7 @@ def main() -> None:
         "gates": judge_gates(subjects),
     }
     show_subjects(result, "command", {"peak_mb": "peak MB", "seconds": "took s", "cpu_s": "CPU s"})
-    write_result(options.out, "memory", result)
+    write_result(options.out, "-".join(["memory", *(options.only or ())]), result)
 
 
 def list_build_options(session: Path, folder: Path) -> list[str]:
