@@ -246,6 +246,7 @@ def find_unlabelled_block(session: TrainingSession) -> str | None:
     train = slice(session.settled, split.train.stop)
     for name, block in (("training", train), ("validation", split.validation), ("test", split.test)):
         known = 0 if session.behavior is None else int(torch.isfinite(session.behavior[block]).all(1).sum())
+        release_pages()  # hundreds of sessions are looked at one after another
         if known < MIN_LABELLED_BINS:
             return name
     return None
