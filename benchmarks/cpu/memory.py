@@ -9,7 +9,7 @@ program held when it started the command counts too, which is less than any comm
   pretrain N     `pretrain --preset nano --steps 2` on 10 sessions and on --sessions, of two minutes each
 
 The sessions of `build` and `pretrain` are noise of which a part follows the movement, with spikes that do. Those of
-`pretrain` are one file under other identities.
+`pretrain` are one file under other identities, the first ten with behavior and the others without.
 
     python -m benchmarks.cpu.memory [--minutes 60] [--channels 96] [--sessions 300] [--only build] [--out DIR]
 """
@@ -155,7 +155,10 @@ def write_session(path: Path, minutes: float, channels: int) -> Path:
 
 
 def write_sessions(folder: Path, count: int) -> Path:
-    """Writes so many short sessions: one recording, each time under another identity and a day later."""
+    """Writes so many short sessions: one recording, each time under another identity and a day later.
+
+    The first FEW_SESSIONS have a behavior. A probe of the teacher on each of hundreds would take an hour.
+    """
     import h5py
 
     folder.mkdir()
@@ -167,6 +170,8 @@ def write_sessions(folder: Path, count: int) -> Path:
             file["identifier"][()] = f"benchmark-{number}"
             file["general/session_id"][()] = f"benchmark-{number}"
             file["session_start_time"][()] = (START + timedelta(days=number)).isoformat()
+            if number >= FEW_SESSIONS:
+                del file["processing/behavior"]
     return folder
 
 
