@@ -55,9 +55,9 @@ class TeacherTargets:
         teacher: PatchAutoencoder,
         sessions: Sequence[TrainingSession],
         config: TrainingConfig,
-        computed: Callable[[float], None] = lambda start: None,
+        computed: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        """Keeps what targets are computed from. `computed` is called with the time at which a computation began."""
+        """Keeps what targets are computed from. `computed` is called with the seconds that a computation took."""
         self.teacher, self.sessions, self.config, self.computed = teacher, tuple(sessions), config, computed
         self._found: dict[TargetForm, Targets] = {}
 
@@ -71,7 +71,7 @@ class TeacherTargets:
                 if form.kind == "subspace"
                 else compute_teacher_latents(self.teacher, self.sessions, self.config, form.kind == "whitened")
             )
-            self.computed(start)
+            self.computed(monotonic() - start)
         return self._found[form]
 
 
