@@ -22,6 +22,7 @@ from edgedistill.assets import engine_code_digest
 from edgedistill.bundle.reading import Bundle
 from edgedistill.config import parse
 from edgedistill.errors import ConfigError, EngineError, NotCompiled
+from edgedistill.kept_folders import note_use
 from edgedistill.machine.processor import read_architecture
 from edgedistill.machine.programs import identify_program
 from edgedistill.machine.system_files import read_system_file
@@ -102,6 +103,7 @@ def read_record(folder: Path) -> BuildRecord:
     """
     try:
         found = json.loads(read_private(folder, BUILD_JSON))
+        note_use(folder.parent)
         _require_format(folder, found)
         return parse(BuildRecord, found, str(folder / BUILD_JSON))
     except FileNotFoundError as error:

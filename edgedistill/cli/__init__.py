@@ -10,6 +10,7 @@ from edgedistill.cli.adapt import adapt
 from edgedistill.cli.app import main
 from edgedistill.cli.bench import bench
 from edgedistill.cli.build import build
+from edgedistill.cli.cache import cache
 from edgedistill.cli.calibrate import calibrate
 from edgedistill.cli.compile import compile_command
 from edgedistill.cli.convert import convert
@@ -42,6 +43,7 @@ for command in (  # in the order in which a user needs them, as --help lists the
     bench,
     report,
     targets,
+    cache,
     doctor,
 ):
     main.add_command(command)

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as weights_as_bytes
@@ -147,11 +148,17 @@ def hash_checkpoint(model: nn.Module) -> str:
 
     The head for behavior counts in its spelling of version 0.1.
     """
+    return hash_tensors({rename(name, HEAD, OLD_HEAD): tensor for name, tensor in model.state_dict().items()})
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], more: str = "") -> str:
+    """Returns the SHA-256 over names, types, shapes and bytes of tensors, in the order of the names, then `more`."""
     digest = hashlib.sha256()
-    for name, tensor in sorted((rename(n, HEAD, OLD_HEAD), t) for n, t in model.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
+    for name in sorted(tensors):
+        values = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.numpy().tobytes())
+        digest.update(values.view(-1).view(torch.uint8).numpy().data)
+    digest.update(more.encode())
     return digest.hexdigest()
 
 

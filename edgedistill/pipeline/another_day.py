@@ -17,6 +17,7 @@ from edgedistill.bundle import Bundle
 from edgedistill.bundle.contents import DecoderSpec, read_decoder_spec, read_standardization
 from edgedistill.data.bins import SessionBins, Split, bins_from_recording, split_bins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
+from edgedistill.data.opening.digest import file_sha256, require_unchanged
 from edgedistill.data.recording import open_recording
 from edgedistill.data.session import BINS_PER_S, MIN_BINS, MIN_BLOCK_BINS
 from edgedistill.data.spatial_fit import update_standardization
@@ -68,14 +69,16 @@ class AnotherDay:
 def read_another_day(bundle: Bundle, options: StretchOptions) -> AnotherDay:
     """Reads a recording for the student of a bundle.
 
-    Raises RecordingError where it is not of the array that the bundle decodes, is too short, shows no channel, or lacks
-    the labels that are asked for, and BundleError for a bundle that does not say how its array goes together.
+    Raises RecordingError where it is not of the array that the bundle decodes, is too short, shows no channel, lacks
+    the labels that are asked for, or changes while it is read. Raises BundleError for a bundle that does not say how
+    its array goes together.
     """
     spec = read_decoder_spec(bundle)
     old = read_standardization(bundle, spec)
-    with open_recording(options.recording, options.names) as recording:
+    path, digest = options.recording, file_sha256(options.recording)
+    with require_unchanged(path, digest), open_recording(path, options.names) as recording:
         matched = match_recording(bundle, recording, keeps_statistics=False)
-        bins = read_bins(matched, spec, old, options)
+        bins = read_bins(matched, digest, spec, old, options)
         stretch = find_stretch(bins, options)
         split, follows = split_day(bins, stretch, spec, options)
         joint = update_standardization(bins, split.train, old)
@@ -93,9 +96,12 @@ def read_another_day(bundle: Bundle, options: StretchOptions) -> AnotherDay:
 
 
 def read_bins(
-    matched: MatchedRecording, spec: DecoderSpec, old: Standardization, options: StretchOptions
+    matched: MatchedRecording, digest: str, spec: DecoderSpec, old: Standardization, options: StretchOptions
 ) -> SessionBins:
-    """Returns the bins of a recording up to the last one that is needed, through the front end of the bundle."""
+    """Returns the bins of a recording up to the last one that is needed, through the front end of the bundle.
+
+    `digest` is the SHA-256 of the recording.
+    """
     config = front_end_of_day(matched, spec.front_end, old)
     most = None
     if options.to_s is not None:
@@ -107,6 +113,7 @@ def read_bins(
         need=parts if options.labels else ("lfp",),
         also=parts,
         frontend=config,
+        sha256=digest,
         least_bins=MIN_BINS if options.labels else settling_bins(config) + LEAST_BINS,
         most_bins=most,
     )

@@ -1,14 +1,16 @@
 """Keeps the results of stages on disk, each in a folder whose name ends in a hash of the stage's inputs.
 
 A stage works in `NAME-HASH.partial`. That folder survives when the program is killed, so that the stage finds its
-checkpoint again. When the stage is done, the folder is renamed to `NAME-HASH`. A folder with that name is therefore
-complete.
+checkpoint again. When the stage is done, a record of its files is added and the folder is renamed to `NAME-HASH`. The
+record is compared with the files whenever the stage is used again. A stage that is damaged is made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,8 +18,19 @@ from pathlib import Path
 from time import monotonic
 
 from edgedistill.errors import EdgeDistillError
-from edgedistill.files import output_error
+from edgedistill.files import output_error, remove
+from edgedistill.kept_folders import RECORD, note_use
 from edgedistill.pipeline.code_digest import installed_code_digest
+from edgedistill.pipeline.library_versions import installed_versions
+from edgedistill.pipeline.stage_record import (
+    begin_record,
+    belongs_to,
+    find_damage,
+    remove_leftovers,
+    write_record,
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,7 @@ class Stage:
     name: str
     seconds: float
     cached: bool
+    damage: str | None = None  # why it was made again although it was there
 
 
 @dataclass
@@ -37,41 +51,58 @@ class Cache:
     stages: list[Stage] = field(default_factory=list)
 
     def stage(self, name: str, inputs: object, make: Callable[[Path], None]) -> Path:
-        """Returns the folder of stage `name`, and calls `make` to fill it unless it exists already.
+        """Returns the folder of stage `name`, and calls `make` to fill it unless it exists already and is whole.
 
-        The folder is found by the name, the `inputs` (JSON), and the code of the module that defines `make` with all
-        modules that it imports. Raises OutputError where the folder cannot be written.
+        The folder is found by the name, the `inputs` (JSON), the code of the module that defines `make` with all
+        modules that it imports, and the versions of the libraries that these import. Raises OutputError where the
+        folder cannot be written.
         """
-        seconds = self.start_clock()
-        folder = self.root / f"{name}-{stage_key(name, inputs, make.__module__)[:16]}"
-        cached = folder.is_dir()
-        if not cached:
-            partial, fresh = folder.with_name(folder.name + ".partial"), not self.root.exists()
-            try:
-                partial.mkdir(parents=True, exist_ok=True)
-                make(partial)
-                partial.rename(folder)
-            except OSError as error:
-                raise self._output_error(name, error) from error
-            finally:
-                with suppress(OSError):  # a stage that wrote nothing leaves no folder behind
-                    partial.rmdir()
-                    if fresh:
-                        self.root.rmdir()
-        self.note(name, seconds(), cached)
+        seconds, key = self.start_clock(), stage_key(name, inputs, make.__module__)
+        folder = self._folder(name, key)
+        damage = find_damage(folder, key) if os.path.lexists(folder) else None
+        cached = damage is None and folder.is_dir()
+        if damage is not None:
+            warn_of_damage(folder, damage)
+        if cached:
+            note_use(folder)
+        else:
+            self._make(name, key, folder, make)
+        self.note(name, seconds(), cached, damage)
         return folder
 
-    def open_folder(self, name: str, inputs: object, module: str) -> Path:
-        """Returns a folder that a stage keeps and a later run may add to. It is made unless it exists.
-
-        It is found as that of a stage is, with the code behind `module`. Raises OutputError.
-        """
-        folder = self.root / f"{name}-{stage_key(name, inputs, module)[:16]}"
+    def _make(self, name: str, key: str, folder: Path, make: Callable[[Path], None]) -> None:
+        partial, fresh = folder.with_name(folder.name + ".partial"), not self.root.exists()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            remove(folder)
+            open_own_folder(partial, key)
+            make(partial)
+            write_record(partial, key)
+            partial.rename(folder)
         except OSError as error:
             raise self._output_error(name, error) from error
-        return folder
+        finally:
+            with suppress(OSError):  # a stage that wrote nothing leaves no folder behind
+                close_own_folder(partial)
+                if fresh:
+                    self.root.rmdir()
+
+    def open_folder(self, name: str, inputs: object, module: str) -> tuple[Path, str]:
+        """Returns a folder that a stage keeps and a later run may add to, and its key. It is made unless it exists.
+
+        It is found as that of a stage is, with the code behind `module`. What is in it is for the stage to check.
+        Raises OutputError.
+        """
+        key = stage_key(name, inputs, module)
+        folder = self._folder(name, key)
+        try:
+            open_own_folder(folder, key)
+        except OSError as error:
+            raise self._output_error(name, error) from error
+        note_use(folder)
+        return folder, key
+
+    def _folder(self, name: str, key: str) -> Path:
+        return self.root / f"{name}-{key[:16]}"
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -85,9 +116,9 @@ class Cache:
         start, before = monotonic(), len(self.stages)
         return lambda: monotonic() - start - sum(stage.seconds for stage in self.stages[before:])
 
-    def note(self, name: str, seconds: float, cached: bool = False) -> None:
+    def note(self, name: str, seconds: float, cached: bool = False, damage: str | None = None) -> None:
         """Lists a stage that took so many `seconds`, by a clock of `start_clock`."""
-        self.stages.append(Stage(name, seconds, cached))
+        self.stages.append(Stage(name, seconds, cached, damage))
 
     def _output_error(self, name: str, error: OSError) -> EdgeDistillError:
         next_step = f"df -h {self.root.parent}, or choose another folder with --work"
@@ -95,6 +126,37 @@ class Cache:
 
 
 def stage_key(name: str, inputs: object, module: str) -> str:
-    """Returns the SHA-256 of a stage's name, its inputs (JSON) and the code behind `module`."""
-    parts = [name, inputs, installed_code_digest(module)]
+    """Returns the SHA-256 of a stage's name, its inputs (JSON), the code behind `module`, and its libraries."""
+    parts = [name, inputs, installed_code_digest(module), installed_versions(module)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def warn_of_damage(folder: Path, damage: str) -> None:
+    """Logs the line that says why something that was kept is made again."""
+    logger.warning("%s is damaged and made again: %s", folder, damage)
+
+
+def open_own_folder(folder: Path, key: str) -> None:
+    """Makes a folder for the stage with this key. What lies there already is kept if it is of the same stage.
+
+    Raises OSError and OutputError.
+    """
+    if os.path.lexists(folder) and not belongs_to(folder, key):
+        if (
+            folder.is_symlink()
+            or not folder.is_dir()
+            or any(not path.name.startswith(".") for path in folder.iterdir())
+        ):
+            warn_of_damage(folder, "what lies there is not of this stage")
+        remove(folder)
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        begin_record(folder, key)
+    remove_leftovers(folder)
+
+
+def close_own_folder(folder: Path) -> None:
+    """Removes a folder in which a stage has made nothing. Raises OSError for any other folder."""
+    if [path.name for path in folder.iterdir()] == [RECORD]:
+        (folder / RECORD).unlink()
+    folder.rmdir()

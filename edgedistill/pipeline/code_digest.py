@@ -76,7 +76,10 @@ def source_of(module: str, package: Traversable) -> str | None:
 
 @cache
 def read_source(source: str, module: str) -> tuple[str, frozenset[str]]:
-    """Returns the hash of the statements in a source, and the names it imports. Some of these are not modules."""
+    """Returns the hash of the statements in a source, and the names it imports. Some of these are not modules.
+
+    `import_module("NAME")` counts as an import.
+    """
     tree = ast.parse(source)
     imported: set[str] = set()
     for node in ast.walk(tree):
@@ -85,9 +88,19 @@ def read_source(source: str, module: str) -> tuple[str, frozenset[str]]:
         elif isinstance(node, ast.ImportFrom):
             base = resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0])
             imported.update((base, *(f"{base}.{alias.name}" for alias in node.names)))
+        elif isinstance(node, ast.Call) and (name := read_import_module(node)) is not None:
+            imported.add(name)
         elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             node.body = [statement for statement in node.body if not is_docstring(statement)]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(imported)
+
+
+def read_import_module(call: ast.Call) -> str | None:
+    """Returns the name that a call of `import_module` is given as a text, or None for any other call."""
+    called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", None)
+    if called != "import_module" or not call.args or not isinstance(call.args[0], ast.Constant):
+        return None
+    return str(call.args[0].value)
 
 
 def is_docstring(statement: ast.stmt) -> bool:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edgedistill.config import StudentShape
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.lfp.lfp import Gap, Lfp
+from edgedistill.data.opening.digest import require_unchanged
 from edgedistill.data.recording import open_recording
 from edgedistill.frontend import FrontEnd, FrontEndConfig
 from edgedistill.pipeline.graph_checks import holdout_stretch
@@ -68,10 +69,13 @@ def spike_counts(session: TrainingSession, stretch: slice) -> dict[str, npt.NDAr
 
 
 def raw_stretch(bins: SessionBins, first: int, stop: int) -> dict[str, npt.NDArray[Any]]:
-    """Returns raw frames of bins `first` to `stop`, at most HOLDOUT_BYTES, and the front end's state before."""
+    """Returns raw frames of bins `first` to `stop`, at most HOLDOUT_BYTES, and the front end's state before.
+
+    Raises RecordingError where the file is no longer the one that the bins were made from.
+    """
     config = bins.frontend
     assert config is not None
-    with open_recording(Path(bins.path), bins.names) as recording:
+    with require_unchanged(bins.path, bins.sha256), open_recording(Path(bins.path), bins.names) as recording:
         lfp = recording.lfp
         assert lfp is not None
         front_end = FrontEnd(config)

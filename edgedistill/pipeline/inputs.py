@@ -23,6 +23,7 @@ from edgedistill.data.bins import (
     save_session_bins,
 )
 from edgedistill.data.opening.catalogue import ONE_BY_ONE, ReadingOptions, expand_paths
+from edgedistill.data.opening.digest import require_unchanged
 from edgedistill.data.opening.hdf5_files import find_errno, reading_error
 from edgedistill.data.opening.session_files import find_session_files
 from edgedistill.data.recording import SeriesNames, open_recording
@@ -96,8 +97,8 @@ def read_catalogue(
     """Returns the bins of every session in `data`. A file that was read before comes from the cache.
 
     Each session gets the parts in `need`, and those in `also` if its file has them. A copy of a session is left out.
-    Raises RecordingError for a file that cannot be read or lacks a part in `need`, unless such files are left out, and
-    where no session remains. How each session was read is logged, one line at a time.
+    Raises RecordingError for a file that cannot be read, lacks a part in `need` or changes while it is read, unless
+    such files are left out, and where no session remains. How each session was read is logged, one line at a time.
     """
     reading = _Reading(cache.root, names, line_hz, bands, need, also)
     files, skipped = find_files(data, options.skip_bad)
@@ -109,7 +110,7 @@ def read_catalogue(
             skipped.append(Skipped(str(path), found))
             continue
         folder, stage = found
-        cache.note(stage.name, stage.seconds, stage.cached)
+        cache.note(stage.name, stage.seconds, stage.cached, stage.damage)
         sessions.append(replace(load_session_bins(folder / BINS), path=str(path)))
     skipped += [Skipped(path, error) for path, error in find_copies(sessions).items()]
     for one in skipped:
@@ -189,7 +190,7 @@ def read_file(reading: _Reading, path: Path) -> tuple[Path, Stage] | RecordingEr
 
         def make(folder: Path) -> None:
             try:
-                with scratch_in(folder), open_recording(path, names) as recording:
+                with scratch_in(folder), require_unchanged(path, digest), open_recording(path, names) as recording:
                     bins = bins_from_recording(
                         recording,
                         need=reading.need,

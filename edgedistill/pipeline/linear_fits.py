@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedistill.pipeline.run_context import Run, session_inputs, sha256_of
+from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.training.baselines import LaggedRidge, fit_bundle_ridge, fit_linear_baselines
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout, Score
@@ -40,8 +40,8 @@ def fit_linear(
         scores = {f"{name}_r2": baseline.score.r2 for name, baseline in found.items()}
         (folder / SCORES).write_text(json.dumps({"metrics": scores, "ridge": asdict(ridge.score)}), encoding="utf-8")
 
-    seen = session_inputs(session, session.inputs("lfp"), session.spikes, session.behavior)
-    folder = run.cache.stage("linear-baselines", [seen, sha256_of(inputs), channels], make)
+    seen = [session_inputs(one, "lfp", "spikes", "behavior") for one in (session, decoded)]
+    folder = run.cache.stage("linear-baselines", seen, make)
     scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     with np.load(folder / RIDGE) as kept:
         readout = Readout(kept["weight"], kept["bias"], float(kept["penalty"]), float(kept["validation_r2"]))

@@ -13,7 +13,7 @@ from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import hash_checkpoint, load_student, save_student
 from edgedistill.models.student import Student
 from edgedistill.pipeline.run_context import Run, session_inputs
-from edgedistill.pipeline.teacher import target_inputs
+from edgedistill.pipeline.teacher import describe_model, target_inputs
 from edgedistill.quantization.calibration.range_search import Progress as WindowProgress
 from edgedistill.quantization.calibration.range_search import calibrate, measure_table
 from edgedistill.quantization.calibration.ranges import Ranges, read_ranges
@@ -50,8 +50,9 @@ def ranges_from_student(
         hashes = {name: run.provenance.sessions.get(name) for name in found.sessions}
         replace(found, sessions=hashes).write(folder / RANGES)
 
-    seen = session_inputs(session, session.inputs(modality), session.behavior)  # windows are drawn by speed
-    inputs = [seen, hash_checkpoint(student), asdict(recipe), run.seed]
+    seen = session_inputs(session, modality, "behavior")  # windows are drawn by speed
+    file = run.provenance.sessions.get(session.id)  # stands in the ranges
+    inputs = [seen, file, describe_model(student), asdict(recipe), run.seed, run.trained_on]
     return read_ranges(run.cache.stage(stage, inputs, make) / RANGES, student.size)
 
 
@@ -84,15 +85,16 @@ def finetune(run: Run, tuning: FineTuning) -> tuple[Student, Ranges]:
         replace(found, table=table).write(folder / RANGES)
         checkpoint.unlink(missing_ok=True)
 
-    seen = [session_inputs(s, s.inputs(task.modality), s.behavior) for s in tuning.sessions]
+    used = [tuning.sessions, tuning.calibrated_on]
     inputs = [
-        seen,
+        [[session_inputs(s, task.modality, "behavior") for s in sessions] for sessions in used],
         target_inputs(tuning.targets, task.objective, student.size),
-        hash_checkpoint(student),
+        describe_model(student),
         ranges.to_json(),
         asdict(task),
         asdict(config),
         run.seed,
+        run.trained_on,
     ]
     folder = run.cache.stage(stage, inputs, make)
     return load_student(folder)[0], read_ranges(folder / RANGES, student.size)

@@ -19,6 +19,7 @@ from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.inputs import Skipped
 from edgedistill.scratch import split_rows
 from edgedistill.training.batches import TrainingSession, describe_training_device
+from edgedistill.training.fill_in import LfpSource
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,11 @@ class Run:
     provenance: Provenance
     progress: Progress | None = None
     trials: int = 1  # of each student's search; 1: the preset as it is
+
+    @property
+    def trained_on(self) -> dict[str, object]:
+        """Returns what trains here, which is part of a stage's key because the manifest names it."""
+        return dict(self.provenance.training)
 
     def progress_of(self, stage: str) -> StageProgress | None:
         """Returns the progress callback of one stage, or None where nobody watches."""
@@ -99,20 +105,51 @@ def shorten_preset(preset: Preset, steps: int | None) -> Preset:
     return replace(preset, training=capped(preset.training), teacher_training=capped(preset.teacher_training))
 
 
-def session_inputs(session: TrainingSession, *parts: Tensor | None) -> list[object]:
+def session_inputs(session: TrainingSession, *parts: str) -> list[object]:
     """Returns what a stage uses from a session, as JSON, for the key of that stage in the cache.
 
-    The key holds hashes of the numbers and not of the file, because one file gives other numbers with another behavior
-    series, line frequency or gap between the blocks.
+    `parts` are some of "lfp", "spikes", "counts" and "behavior". The key holds hashes of the numbers and not of the
+    file, because one file gives other numbers with another behavior series, line frequency or gap between the blocks.
     """
-    blocks = [[block.start, block.stop] for block in (session.split.train, session.split.validation)]
-    values = [None if part is None else sha256_of(part) for part in parts]
-    return [session.id, session.array, session.settled, blocks, values, sha256_of(session.valid)]
+    split = session.split
+    blocks = [[block.start, block.stop] for block in (split.train, split.validation, split.test)]
+    used = {part: describe_part(session, part) for part in parts}
+    return [session.id, session.array, session.settled, blocks, used, sha256_of(session.valid)]
+
+
+def describe_part(session: TrainingSession, part: str) -> list[object] | None:
+    """Returns hashes of one part of a session and of the statistics it was made with, or None where it has none.
+
+    Behavior that is scaled to the same numbers may be in another unit, and the LFP is damaged in training before it is
+    filled in. What stands behind the numbers therefore counts as well.
+    """
+    values: Tensor | None = getattr(session, part)
+    if values is None:
+        return None
+    if part == "lfp":
+        return [sha256_of(values), describe_source(session.source)]
+    statistics = {"behavior": session.scale, "spikes": session.spike_normalization}.get(part, ())
+    return [sha256_of(values), *(hash_array(statistic) for statistic in statistics)]
+
+
+def describe_source(source: LfpSource | None) -> list[object] | None:
+    """Returns hashes of the channels before they are filled in, and of what standardizes and fills them in."""
+    if source is None:
+        return None
+    mean, std, spatial = source.standardization.mean, source.standardization.std, source.standardization.spatial
+    arrays = (mean, std, spatial.coupling, spatial.scale, spatial.inverse_scale, spatial.gain)
+    settings = [spatial.sweeps, spatial.common_average]
+    return [sha256_of(source.present), sha256_of(source.there), *(hash_array(array) for array in arrays), *settings]
 
 
 def sha256_of(values: Tensor) -> str:
     """Returns the SHA-256 of the numbers in a tensor."""
+    return hash_array(values.numpy())
+
+
+def hash_array(values: np.ndarray) -> str:
+    """Returns the SHA-256 of the numbers in an array."""
     digest = hashlib.sha256()
-    for part in split_rows(slice(0, len(values)), values[:1].numel()):
-        digest.update(np.ascontiguousarray(values[part].numpy()).data)
+    for part in split_rows(slice(0, len(values)), values[:1].size):
+        digest.update(np.ascontiguousarray(values[part]).data)
     return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 Sessions, the teacher's targets and a task go in. A trained student comes out, with the task it was trained on and every
 trial of its search. The trials of one search share a folder in the cache, which a later run with more trials goes on
-from.
+from. A trial whose files have changed is trained again with the same settings.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from edgedistill.config import Alignment
+from edgedistill.files import remove
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.pipeline.cache import warn_of_damage
 from edgedistill.pipeline.run_context import Run, session_inputs
+from edgedistill.pipeline.stage_record import find_damage, write_record
 from edgedistill.pipeline.students import (
     describe_sessions,
     name_stage,
@@ -30,10 +33,10 @@ from edgedistill.training.losses import DISTILLED
 from edgedistill.training.midway import stop_bidirectional, stop_student
 from edgedistill.training.search_space import objective_with, plan_search, training_with
 from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_smoothed, score_teacher, train_task
-from edgedistill.training.study import RunningTrial, StudyDesign, Trial, find_best, run_study
+from edgedistill.training.study import DamagedStudyError, RunningTrial, StudyDesign, Trial, find_best, run_study
 from edgedistill.training.teacher_targets import TeacherTargets
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, STUDY = "checkpoint.safetensors", "study.json"
 
 Trials = Mapping[str, tuple[Trial, ...]]  # name of a student -> the trials of its search
 
@@ -143,19 +146,39 @@ def search(
 ) -> tuple[tuple[Trial, ...], Callable[[int], Path]]:
     """Returns the trials of one search, and the folder of each by its number. `inputs` are those of the training."""
     seconds, name = run.cache.start_clock(), f"search-{stage.replace('_', '-')}"
-    judged = [session_inputs(session, session.behavior) for session in judging.sessions]
-    facts = [*inputs, judged, judging.smooth, asdict(plan), asdict(run.preset.training), run.seed]
-    root = run.cache.open_folder(name, facts, __name__)
+    judged = [session_inputs(session, "behavior") for session in judging.sessions]
+    facts = [*inputs, judged, judging.smooth, asdict(plan), asdict(run.preset.training), run.seed, run.trained_on]
+    root, key = run.cache.open_folder(name, facts, __name__)
     trained: list[int] = []
 
     def folder_of(number: int) -> Path:
         return root / f"trial-{number}"
 
-    def train_and_count(trial: RunningTrial) -> float:
+    def train_and_keep(trial: RunningTrial) -> float:
         trained.append(trial.number)
-        return train(trial)
+        r2 = train(trial)
+        (trial.folder / CHECKPOINT).unlink(missing_ok=True)
+        write_record(trial.folder, f"{key} {trial.number}")
+        return r2
 
-    trials = run_study(root / "study.json", plan, run.trials, train_and_count, folder_of)
+    def is_whole(number: int) -> bool:
+        if (damage := find_damage(folder_of(number), f"{key} {number}")) is not None:
+            warn_of_damage(folder_of(number), damage)
+            remove(folder_of(number))
+        return damage is None
+
+    def go_on() -> tuple[Trial, ...]:
+        if not (root / STUDY).exists():  # what was judged in the middle of a training is lost, so it cannot go on
+            for old in root.glob("trial-*"):
+                remove(old)
+        return run_study(root / STUDY, plan, run.trials, train_and_keep, folder_of, key, is_whole)
+
+    try:
+        trials = go_on()
+    except DamagedStudyError as error:
+        warn_of_damage(root / STUDY, str(error.got))
+        remove(root / STUDY)
+        trials = go_on()
     for trial in trials:
         (folder_of(trial.number) / CHECKPOINT).unlink(missing_ok=True)
     run.cache.note(name, seconds(), cached=not trained)

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from torch import Tensor
-
 from edgedistill.config import Alignment, StudentSize, TeacherSize
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.models.student import Student
@@ -44,7 +42,7 @@ def student_from_sessions(
         checkpoint.unlink(missing_ok=True)
 
     seen = describe_sessions(sessions, task, targets, run.preset.student)
-    inputs = [seen, asdict(task), asdict(run.preset.student), asdict(config), run.seed]
+    inputs = [seen, asdict(task), asdict(run.preset.student), asdict(config), run.seed, run.trained_on]
     return load_student(run.cache.stage(stage.replace("_", "-"), inputs, make))[0]
 
 
@@ -64,8 +62,9 @@ def patch_student_from_sessions(
         save_teacher(model, folder, {"config": asdict(config)})
         checkpoint.unlink(missing_ok=True)
 
-    seen = [session_inputs(s, s.inputs("lfp")) for s in sessions]
-    inputs = [seen, target_inputs(targets, objective, size), asdict(size), asdict(alignment), asdict(config), run.seed]
+    seen = [session_inputs(s, "lfp") for s in sessions]
+    learned = [target_inputs(targets, objective, size), asdict(objective)]
+    inputs = [seen, learned, asdict(size), asdict(config), run.seed, run.trained_on]
     return load_teacher(run.cache.stage("bidirectional", inputs, make))[0]
 
 
@@ -78,10 +77,7 @@ def describe_sessions(
     sessions: Sequence[TrainingSession], task: StudentTask, targets: TeacherTargets, size: StudentSize | TeacherSize
 ) -> list[object]:
     """Returns what a training for a task uses of its sessions and the teacher, as JSON, for the key of its stage."""
-    seen: list[object] = [session_inputs(s, s.inputs(task.modality), labels_for(task, s)) for s in sessions]
-    return [seen, target_inputs(targets, task.objective, size)]
-
-
-def labels_for(task: StudentTask, session: TrainingSession) -> Tensor | None:
-    """Returns the behavior of a session, or None for a task whose objective does not use it."""
-    return session.behavior if task.objective.behavior else None
+    parts = (task.modality, "behavior") if task.objective.behavior else (task.modality,)
+    seen: list[object] = [session_inputs(s, *parts) for s in sessions]
+    outputs = [None if s.behavior is None else s.behavior.shape[1] for s in sessions]  # a head for them is always there
+    return [seen, outputs, target_inputs(targets, task.objective, size)]

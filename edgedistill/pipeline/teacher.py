@@ -15,6 +15,7 @@ import numpy as np
 from edgedistill.config import StudentSize, TeacherSize
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import hash_checkpoint, load_teacher, save_teacher
+from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.training.batches import TrainingSession
@@ -44,8 +45,8 @@ def teacher_from_sessions(run: Run, sessions: Sequence[TrainingSession]) -> Patc
         save_teacher(model, folder, {"config": asdict(config)})
         checkpoint.unlink(missing_ok=True)
 
-    seen = [session_inputs(s, s.counts) for s in sessions]
-    inputs = [seen, asdict(run.preset.teacher), asdict(config), run.seed]
+    seen = [session_inputs(s, "counts") for s in sessions]
+    inputs = [seen, asdict(run.preset.teacher), asdict(config), run.seed, run.trained_on]
     return load_teacher(run.cache.stage("teacher", inputs, make))[0]
 
 
@@ -71,11 +72,18 @@ def targets_from_teacher(run: Run, teacher: PatchAutoencoder, sessions: Sequence
 def target_inputs(targets: TeacherTargets, objective: Objective, size: StudentSize | TeacherSize) -> list[object]:
     """Returns what targets are computed from, as JSON, for the key of a stage that learns from them.
 
-    The key holds what goes in and no hash of the targets, because a GPU computes other last bits every time.
+    The key holds what goes in and no hash of the targets, because a GPU computes other last bits every time. A search
+    may choose a form that uses the labels, so they count wherever the objective has any.
     """
-    form = form_of_targets(objective, size)
-    seen = [session_inputs(s, s.counts, s.behavior if form.labels else None) for s in targets.sessions]
-    return [asdict(form), hash_checkpoint(targets.teacher), targets.config.segment_bins, seen]
+    parts = ("counts", "behavior") if objective.behavior else ("counts",)
+    seen = [session_inputs(s, *parts) for s in targets.sessions]
+    form = asdict(form_of_targets(objective, size))
+    return [form, describe_model(targets.teacher), targets.config.segment_bins, seen]
+
+
+def describe_model(model: Student | PatchAutoencoder) -> list[object]:
+    """Returns the hash of a model's weights and the size that they are used with, for the key of a stage."""
+    return [hash_checkpoint(model), asdict(model.size)]
 
 
 def fit_window_readout(run: Run, teacher: PatchAutoencoder, session: TrainingSession) -> TeacherSubject:
@@ -87,7 +95,7 @@ def fit_window_readout(run: Run, teacher: PatchAutoencoder, session: TrainingSes
         readout = fit_last_bin_readout(teacher, session, window)
         np.savez(folder / "readout.npz", **asdict(readout))
 
-    inputs = [session_inputs(session, session.spikes, session.behavior), hash_checkpoint(teacher), window]
+    inputs = [session_inputs(session, "spikes", "behavior"), describe_model(teacher), window]
     with np.load(run.cache.stage("teacher-readout", inputs, make) / "readout.npz") as kept:
         readout = Readout(kept["weight"], kept["bias"], float(kept["penalty"]), float(kept["validation_r2"]))
     return TeacherSubject(teacher, readout, window)

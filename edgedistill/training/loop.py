@@ -7,6 +7,7 @@ ends, on a CPU, with the same bits as an uninterrupted one.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from edgedistill.config import TrainingConfig
 from edgedistill.errors import EdgeDistillError
 from edgedistill.training.batches import find_training_device
-from edgedistill.training.checkpoints import FitState, read_checkpoint, write_checkpoint
+from edgedistill.training.checkpoints import FitState, UnusableCheckpointError, read_checkpoint, write_checkpoint
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, float, float], None]  # step, steps, loss, learning rate
 Stop = Callable[[int], bool]  # step of an evaluation -> whether the training ends there
@@ -38,14 +41,18 @@ def fit(
 ) -> FitState:
     """Trains `model` in place and leaves it at its lowest validation loss.
 
-    Resumes from `checkpoint` where it exists. `stop` is called at every evaluation, with the model in evaluation mode.
-    Raises DivergedError when a loss is not finite.
+    Resumes from `checkpoint` where it exists, and starts anew where that is damaged or of another training. `stop` is
+    called at every evaluation, with the model in evaluation mode. Raises DivergedError when a loss is not finite.
     """
     model.to(find_training_device())
     optimizer = make_optimizer(model, config)
     state, best = FitState(), copy_weights(model)
     if checkpoint is not None and checkpoint.exists():
-        state, best = read_checkpoint(checkpoint, model, optimizer, config)
+        try:
+            state, best = read_checkpoint(checkpoint, model, optimizer, config)
+        except UnusableCheckpointError as error:
+            logger.warning("%s (%s): this training starts anew", error.what, error.got)
+            checkpoint.unlink(missing_ok=True)
     model.train()
     while not state.done:
         rate = compute_learning_rate(config, state.step)

@@ -98,6 +98,10 @@ class RunningTrial:
         return self.is_stopped
 
 
+class DamagedStudyError(EdgeDistillError):
+    """Reports a study file that is damaged or of another search, with which no search can go on."""
+
+
 Train = Callable[[RunningTrial], float]  # returns R² on the validation block
 
 
@@ -114,27 +118,39 @@ def require_trials(trials: int) -> None:
 
 
 def run_study(
-    path: Path, plan: StudyDesign, trials: int, train: Train, folder_of: Callable[[int], Path]
+    path: Path,
+    plan: StudyDesign,
+    trials: int,
+    train: Train,
+    folder_of: Callable[[int], Path],
+    key: str = "",
+    is_whole: Callable[[int], bool] = lambda number: True,
 ) -> tuple[Trial, ...]:
     """Returns so many trials, of which those in the study file `path` are not trained again.
 
-    `folder_of` gives the folder of each trial. A trial may diverge, but not the first one. Raises EdgeDistillError
-    where the file is damaged or of another search.
+    `folder_of` gives the folder of each trial, and `is_whole` tells of a finished one whether all is there that it
+    left. One that is not is trained again, with the same settings, and the others stay. `key` stands for all that goes
+    into the search. A trial may diverge, but not the first one. Raises DamagedStudyError where the file is damaged or
+    of another search.
     """
     require_trials(trials)
-    facts = json.loads(json.dumps(asdict(plan)))
+    facts = json.loads(json.dumps({"key": key, **asdict(plan)}))
     done, evaluations = read_study(path, facts)
 
     def keep(running: Mapping[int, float]) -> None:
         write_study(path, facts, done, running)
 
-    for number in range(len(done), trials):
-        trial = make_trial(number, plan, done, folder_of(number))
-        for step, r2 in sorted(evaluations.items()):
-            trial.evaluate(step, r2)
-        trial.keep, evaluations = keep, {}
-        done.append(finish_trial(trial, train))
-        write_study(path, facts, done, {})
+    for number in range(trials):
+        is_new = number == len(done)
+        if not is_new and (done[number].state != FINISHED or is_whole(number)):
+            continue
+        trial = make_trial(number, plan, done[:number], folder_of(number))
+        if is_new:
+            for step, r2 in sorted(evaluations.items()):
+                trial.evaluate(step, r2)
+            trial.keep, evaluations = keep, {}
+        done[number : number + 1] = [finish_trial(trial, train)]
+        write_study(path, facts, done, evaluations)
     return tuple(done[:trials])
 
 
@@ -240,27 +256,34 @@ def draw_settings(asked: optuna.Trial, space: Sequence[Dimension]) -> Settings:
 def write_study(path: Path, facts: Mapping[str, object], done: Sequence[Trial], running: Mapping[int, float]) -> None:
     """Writes the trials that are over, and the evaluations of the one that is not. Raises OutputError."""
     content = {**facts, "trials": [asdict(trial) for trial in done], "running": sorted(running.items())}
-    atomic_write_text(path, json.dumps(content, indent=1), "the study")
+    atomic_write_text(path, json.dumps({"sha256": hash_content(content), **content}, indent=1), "the study")
+
+
+def hash_content(content: Mapping[str, object]) -> str:
+    """Returns the SHA-256 of the content of a study file, which stands in the file beside it."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_study(path: Path, facts: Mapping[str, object]) -> tuple[list[Trial], dict[int, float]]:
     """Returns what `write_study` wrote, or nothing where there is no file.
 
-    Raises EdgeDistillError where the file is damaged or its `facts` are others.
+    Raises DamagedStudyError where the file is damaged or its `facts` are others.
     """
     if not path.exists():
         return [], {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("sha256") != hash_content(content):
+            raise ValueError("its content was changed")
         done = [trial_from_json(one) for one in content["trials"]]
         running = {int(step): float(r2) for step, r2 in content["running"]}
         found = {key: content[key] for key in facts}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EdgeDistillError(
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedStudyError(
             f"the study {path} is damaged", got=str(error), next_step=f"rm {path}, and start again"
         ) from error
     if found != facts:
-        raise EdgeDistillError(
+        raise DamagedStudyError(
             f"the study {path} is of a search with other settings",
             got=next(f"{key}: {found[key]}" for key in facts if found[key] != facts[key]),
             causes=("the preset, the seed or the version has changed",),

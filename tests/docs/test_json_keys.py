@@ -121,6 +121,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         found["report"] = [run("report", home / "bench.json", "--out", home / "page.html")]
         found["targets"] = [run("targets")]
         found["target"] = [run("targets", name) for name in ("host", "cuda", "jetson")]
+        found["cache"] = [run("cache", home / "tiny.edge.work"), run("cache", "--prune", 9999)]
         found["doctor"] = [run("doctor")]
         found["error"] = [run("inspect", home / "none.nwb", codes=(1,)), run("bench", codes=(2,))]
     return found
@@ -138,7 +139,7 @@ SECTIONS = (
         "calibrate",
         "build",
     ),
-    *("compile", "sign", "verify", "run", "adapt", "bench", "report", "targets", "target", "doctor", "error"),
+    *("compile", "sign", "verify", "run", "adapt", "bench", "report", "targets", "target", "cache", "doctor", "error"),
 )
 
 

@@ -69,13 +69,42 @@ def test_a_session_whose_linked_samples_change_is_read_again(tmp_path: Path) -> 
     assert (first.lfp != second.lfp).any()
 
 
-def test_a_session_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_is_hashed_before_and_after_it_is_read_and_once_where_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hashed: list[Path] = []
     hash_file = digest._hash_file
     monkeypatch.setattr(digest, "_hash_file", lambda path: hashed.append(path) or hash_file(path))
     path = make.whole_session(tmp_path / "a.nwb")
     read(path)
-    assert hashed == [path]
+    assert hashed == [path, path]
+    read(path)
+    assert hashed == [path] * 3
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_session_that_is_replaced_while_it_is_read_is_refused_and_not_kept(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = make.whole_session(tmp_path / "a.nwb"), make.whole_session(tmp_path / "b.nwb")
+    with h5py.File(other, "a") as file:
+        file[LFP]["data"][:] = file[LFP]["data"][:][::-1]
+    content, opened = path.read_bytes(), inputs.open_recording
+
+    def replace_and_open(*args: Any) -> Any:
+        if when == "before":
+            other.rename(path)
+        recording = opened(*args)
+        if when == "after":
+            other.rename(path)
+        return recording
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inputs, "open_recording", replace_and_open)
+        with pytest.raises(RecordingError, match=r"a\.nwb: the session changed while it was used"):
+            read(path)
+    path.write_bytes(content)
+    assert not read(path)[1]
 
 
 def test_a_read_that_fails_names_the_session_and_not_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

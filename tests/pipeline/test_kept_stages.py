@@ -31,13 +31,13 @@ def return_other_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_recipe_that_fine_tunes_is_resumed_and_kept(
-    home: Path, first: BuildResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, first: BuildResult, first_work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill(name: str, at: int, *_: object) -> None:
         if (name, at) == ("finetune", 3):
             raise Killed
 
-    asked = options(home, tmp_path / "x.zip", recipe="qat")
+    asked = options(home, tmp_path / "x.zip", recipe="qat", work=first_work)
     with pytest.raises(Killed):
         stages.build(asked, kill)
     result = stages.build(asked)
@@ -89,12 +89,12 @@ def test_a_change_runs_what_depends_on_it(
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_another_file_is_read_and_learned_from(home: Path, first: BuildResult, tmp_path: Path) -> None:
+def test_another_file_is_read_and_learned_from(home: Path, first_work: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     for path in sorted((home / "data").iterdir())[:2]:
         (data / path.name).write_bytes(path.read_bytes())
-    result = stages.build(options(home, tmp_path / "x.edge", data=(data,)))
+    result = stages.build(options(home, tmp_path / "x.edge", data=(data,), work=first_work))
     assert ran(result) == STUDENTS | CALIBRATED | TEACHER | LINEAR
 
 

@@ -1,9 +1,12 @@
-"""A kept stage runs again when its inputs or its code change, but not when only comments and docstrings do."""
+"""A kept stage runs again when its inputs, code or libraries change, but not when only comments and docstrings do."""
 
 from __future__ import annotations
 
 import ast
 import shutil
+import sys
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,9 @@ import pytest
 import edgedistill
 from edgedistill.errors import OutputError
 from edgedistill.pipeline import cache as cache_module
-from edgedistill.pipeline.cache import Cache
+from edgedistill.pipeline.cache import Cache, stage_key
 from edgedistill.pipeline.code_digest import code_digest, find_needed_modules, installed_code_digest
+from edgedistill.pipeline.library_versions import find_libraries, find_version, installed_versions
 
 PACKAGE = Path(edgedistill.__file__).parent
 READ, TEACHER, STUDENTS, SEARCHES, LINEAR, RANGES = STAGES = tuple(
@@ -122,15 +126,16 @@ def test_every_way_to_import_counts(tmp_path: Path) -> None:
         "__init__": "VERSION = 1",
         "a": "from typing import TYPE_CHECKING\nimport edgedistill.b\nfrom edgedistill.c import x\n"
         "from edgedistill import d\nfrom .room import e\nfrom .room.inner import z\n"
-        "if TYPE_CHECKING:\n    import edgedistill.f\ndef late():\n    from edgedistill.g import y\n",
-        **dict.fromkeys(("b", "c", "d", "f", "g", "unused"), "x = y = 1"),
+        "if TYPE_CHECKING:\n    import edgedistill.f\ndef late():\n    from edgedistill.g import y\n"
+        "    import_module('edgedistill.h'), importlib.import_module('edgedistill.i'), import_module(x)\n",
+        **dict.fromkeys(("b", "c", "d", "f", "g", "h", "i", "unused"), "x = y = 1"),
     }
     (tmp_path / "room").mkdir()
     for name, source in sources.items():
         (tmp_path / f"{name}.py").write_text(source)
     for name in ("__init__", "e", "inner", "unused"):
         (tmp_path / "room" / f"{name}.py").write_text("z = 1")
-    expected = {"a", "b", "c", "d", "f", "g", "room", "room.e", "room.inner"}
+    expected = {"a", "b", "c", "d", "f", "g", "h", "i", "room", "room.e", "room.inner"}
     found = find_needed_modules("edgedistill.a", tmp_path)
     assert found == {"edgedistill", *(f"edgedistill.{name}" for name in expected)}
     with pytest.raises(ModuleNotFoundError, match=r"edgedistill\.none"):
@@ -139,6 +144,50 @@ def test_every_way_to_import_counts(tmp_path: Path) -> None:
 
 def test_the_installed_package_is_what_is_hashed() -> None:
     assert installed_code_digest(TEACHER) == code_digest(TEACHER, PACKAGE)
+
+
+# ---------------------------------------------------------------- the libraries
+
+
+def test_the_libraries_of_a_stage_are_those_that_its_modules_import() -> None:
+    found = {stage: find_libraries(stage, PACKAGE) for stage in STAGES}
+    assert found[READ] >= {"numpy", "scipy", "h5py", "pynwb", "hdmf", "hdmf_zarr", "zarr", "hdf5plugin"}
+    assert not found[READ] & {"torch", "optuna"}
+    assert found[TEACHER] >= {"torch", "numpy", "safetensors"}
+    assert found[LINEAR] >= {"numpy", "sklearn"}
+    assert [stage for stage in STAGES if "optuna" in found[stage]] == [SEARCHES]
+    for stage in STAGES:
+        for library in found[stage] - {"tomli"}:  # Python has it since 3.11
+            assert find_version(library) is not None or find_spec(library) is None, library
+
+
+def test_an_import_that_is_added_becomes_a_library_of_the_stages_behind_it(package: Path) -> None:
+    before = {stage: find_libraries(stage, package) for stage in STAGES}
+    path = package / "training" / "baselines.py"
+    path.write_text(path.read_text(encoding="utf-8") + "\ndef late():\n    import joblib.parallel\n", encoding="utf-8")
+    after = {stage: find_libraries(stage, package) for stage in STAGES}
+    assert {stage for stage in STAGES if after[stage] != before[stage]} == {LINEAR}
+    assert after[LINEAR] - before[LINEAR] == {"joblib"}
+
+
+@pytest.mark.parametrize("library", ["torch", "scikit-learn", "h5py"])
+def test_another_version_of_a_library_changes_the_keys_of_the_stages_that_import_it(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {stage: stage_key("name", [], stage) for stage in STAGES}
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "9.9.9" if name == library else version(name))
+    installed_versions.cache_clear()
+    after = {stage: stage_key("name", [], stage) for stage in STAGES}
+    installed_versions.cache_clear()
+    of_torch = TRAININGS | {LINEAR}
+    expected = {"torch": of_torch, "scikit-learn": of_torch, "h5py": set(STAGES)}[library]
+    assert {stage for stage in STAGES if after[stage] != before[stage]} == expected
+
+
+def test_a_library_that_is_missing_has_no_version_and_python_is_named() -> None:
+    assert find_version("no_such_library") is None
+    assert installed_versions(READ)["python"] == ".".join(map(str, sys.version_info[:2]))
 
 
 # ---------------------------------------------------------------- the cache

@@ -180,30 +180,70 @@ def test_a_loss_that_is_not_finite_raises_an_error(value: float, tmp_path: Path)
         fit(Number(), lambda _: model.x.sum(), lambda: value, TRAINING)
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "foreign"])
-def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
-    path = tmp_path / "c.safetensors"
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped weight", "flipped state", "text", "foreign", "link"])
+def test_a_damaged_checkpoint_is_named_and_the_training_starts_anew(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    undisturbed, path = weights_of(run_student(UNSUPERVISED, TRAINING)), tmp_path / "c.safetensors"
     with pytest.raises(Killed):
         run_student(UNSUPERVISED, TRAINING, path, 4)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "flipped weight":
+        flip(path, -100)
+    elif damage == "flipped state":
+        flip(path, path.read_bytes().index(b'"step') + len(b'"step') + len(b'\\": ') - 1)
     elif damage == "text":
         path.write_text("not a checkpoint")
+    elif damage == "link":
+        path.symlink_to(path.rename(tmp_path / "elsewhere"))
     else:
         save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(EdgeDistillError, match=r"c\.safetensors is (damaged|of a run with other settings)"):
-        run_student(UNSUPERVISED, TRAINING, path)
+    seen: list[int] = []
+    student = make_student(SESSIONS, "lfp", STUDENT, 5, seed=4)
+    latents, shown = TEACHER_LATENTS, lambda step, *_: seen.append(step)
+    train_student(student, SESSIONS, "lfp", UNSUPERVISED, TRAINING, 4, latents, path, shown)
+    assert weights_of(student) == undisturbed
+    assert seen[0] == 1
+    assert "c.safetensors is damaged" in caplog.text
+    assert "starts anew" in caplog.text
 
 
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "c.safetensors"
+def test_a_checkpoint_of_another_training_is_named_and_not_continued(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, kept = tmp_path / "c.safetensors", tmp_path / "kept"
     with pytest.raises(Killed):
         run_student(UNSUPERVISED, TRAINING, path, 4)
-    with pytest.raises(EdgeDistillError, match="other settings"):
-        run_student(UNSUPERVISED, replace(TRAINING, learning_rate=1e-3), path)
+    path.rename(kept)
+    other = replace(TRAINING, learning_rate=1e-3)
+    own = tmp_path / f"stage-{'0' * 16}.partial" / "trial-1" / path.name  # the same settings, and other data
+    own.parent.mkdir(parents=True)
+    for place, config in ((path, other), (own, TRAINING)):
+        place.write_bytes(kept.read_bytes())
+        assert weights_of(run_student(UNSUPERVISED, config, place)) == weights_of(run_student(UNSUPERVISED, config))
     wider = make_student(SESSIONS, "lfp", replace(STUDENT, d=16), 5, seed=4)
-    with pytest.raises(EdgeDistillError, match="other settings"):
-        train_student(wider, SESSIONS, "lfp", UNSUPERVISED, TRAINING, 4, TEACHER_LATENTS, path)
+    path.write_bytes(kept.read_bytes())
+    train_student(wider, SESSIONS, "lfp", UNSUPERVISED, TRAINING, 4, TEACHER_LATENTS, path)
+    assert caplog.text.count("is of another training") == 3
+
+
+def test_a_checkpoint_goes_on_where_the_work_folder_was_moved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stage, name = f"stage-{'0' * 16}.partial", "c.safetensors"
+    before, after = (tmp_path / work / stage for work in ("before", "after"))
+    with pytest.raises(Killed):
+        run_student(UNSUPERVISED, TRAINING, before / name, 4)
+    before.parent.rename(after.parent)
+    assert weights_of(run_student(UNSUPERVISED, TRAINING, after / name)) == weights_of(
+        run_student(UNSUPERVISED, TRAINING)
+    )
+    assert not caplog.text
 
 
 def test_a_checkpoint_that_cannot_be_written_raises_an_output_error(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from edgedistill.training.study import (
     DIVERGED,
     FINISHED,
     STOPPED,
+    DamagedStudyError,
     Dimension,
     RunningTrial,
     StudyDesign,
@@ -158,14 +159,50 @@ def test_without_any_score_the_first_trial_is_taken(tmp_path: Path) -> None:
 
 def test_a_study_of_another_search_is_refused_and_so_is_a_damaged_one(tmp_path: Path) -> None:
     searched(tmp_path, 2)
-    with pytest.raises(EdgeDistillError, match="of a search with other settings"):
-        searched(tmp_path, 2, plan=replace(PLAN, seed=9))
     path = tmp_path / "study.json"
-    whole = json.loads(path.read_text())
-    for damage in ("{", json.dumps({**whole, "trials": [{"number": 0}]}), json.dumps({**whole, "running": None})):
+    with pytest.raises(DamagedStudyError, match="of a search with other settings"):
+        searched(tmp_path, 2, plan=replace(PLAN, seed=9))
+    with pytest.raises(DamagedStudyError, match="of a search with other settings"):
+        run_study(path, PLAN, 2, train, lambda number: tmp_path / f"trial-{number}", key="other data")
+    text = path.read_text()
+    whole = json.loads(text)
+    better = [{**trial, "validation_r2": 0.99} for trial in whole["trials"]]
+    damages = ("{", "[" * 5000, json.dumps({**whole, "trials": better}), json.dumps({**whole, "running": None}))
+    for damage in (*damages, text.replace(f'"sha256": "{whole["sha256"]}",', "")):
         path.write_text(damage)
-        with pytest.raises(EdgeDistillError, match=r"is damaged[\s\S]*start again"):
+        with pytest.raises(DamagedStudyError, match=r"is damaged[\s\S]*start again"):
             searched(tmp_path, 2)
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["whole", "killed"])
+def test_a_trial_whose_files_are_lost_is_trained_again_with_its_settings(kill: bool, tmp_path: Path) -> None:
+    """The other trials stay, and so does what was judged of the trial that a kill had interrupted."""
+    undisturbed = searched(tmp_path / "undisturbed", 8)
+    lost = next(trial.number for trial in undisturbed if trial.number > 1 and trial.state == FINISHED)
+    later = next(trial.number for trial in undisturbed if trial.number > lost)
+    folder, seen = tmp_path / "lost", list[tuple[int, int]]()
+
+    def killed(trial: RunningTrial) -> float:
+        trial.evaluate(STEPS[0], quality(trial) - 1 / STEPS[0])
+        raise Killed
+
+    def counted(trial: RunningTrial) -> float:
+        seen.append((trial.number, len(trial.evaluations)))
+        return train(trial)
+
+    searched(folder, later)
+    if kill:
+        with pytest.raises(Killed):
+            searched(folder, 8, by=killed)
+    found = run_study(
+        *(folder / "study.json", PLAN, 8, counted, lambda number: folder / f"trial-{number}"),
+        is_whole=lambda number: number != lost,
+    )
+    assert found == undisturbed
+    assert seen[0] == (lost, 0)
+    if kill:
+        assert (later, 1) in seen or undisturbed[later].evaluations[-1][0] == STEPS[0]
+    assert searched(folder, 8) == undisturbed
 
 
 def test_a_budget_below_one_and_a_search_without_optuna_are_refused(

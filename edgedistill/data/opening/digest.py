@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from edgedistill.data.opening.hdf5_datasets import find_value_files
 from edgedistill.data.opening.hdf5_files import require_hdf5, system_error
+from edgedistill.errors import RecordingError
 
 BLOCK_BYTES = 1 << 22
 
@@ -31,6 +32,32 @@ def file_sha256(path: str | Path) -> str:
         return _hash_folder(top)
     own, others = _hash_file(top), find_other_files(top)
     return hashlib.sha256("\0".join([own, *map(_hash_file, others)]).encode()).hexdigest() if others else own
+
+
+@contextmanager
+def require_unchanged(path: str | Path, sha256: str) -> Iterator[None]:
+    """Runs a block that reads a session, and then raises RecordingError if the session is no longer the one known.
+
+    `sha256` is what `file_sha256` gave for it. Where the block fails to read, a change is told as the cause.
+    """
+    try:
+        yield
+    except (OSError, RecordingError) as error:
+        if Path(path).exists() and file_sha256(path) != sha256:
+            raise _changed_error(path) from error
+        raise
+    if file_sha256(path) != sha256:
+        raise _changed_error(path)
+
+
+def _changed_error(path: str | Path) -> RecordingError:
+    return RecordingError(
+        f"{path}: the session changed while it was used",
+        got="another SHA-256 than when the command began to read it",
+        expected="the same samples until the command ends, because its result names the file by its hash",
+        causes=("another program writes to it", "a download or a synchronization was not over", "it was replaced"),
+        next_step="run the same command again when the file stays as it is",
+    )
 
 
 def find_other_files(path: Path) -> list[Path]:
