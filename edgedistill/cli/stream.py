@@ -185,6 +185,9 @@ def _show_end(
         if error is not None:
             facts["error"] = {"type": type(error).__name__, **error_to_json(error), "exit_code": 1}
         print_json(facts)
+    elif "csv:-" in counters.sinks:  # stdout belongs to the lines
+        for name, value in (_list_facts(counters) | {"ended": ended}).items():
+            echo(f"{name}: {value}", err=True)
     else:
         print_facts(_list_facts(counters) | {"ended": ended})
     if error is not None:
