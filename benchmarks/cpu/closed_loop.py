@@ -67,6 +67,7 @@ def main() -> None:
             bundle = write_random_bundle(Path(folder) / f"{rate}.edge", options.preset, rate, CHANNELS)
             say(f"LSL at {rate} Hz")
             result[f"lsl_{rate}_hz"] = measure_loopback(bundle, rate, options, Path(folder))
+            write_result(options.out, "stream", result)
         say("planted faults")
         result["faults"] = measure_faults(Path(folder) / "1000.edge", options)
         say("memory")
@@ -138,6 +139,7 @@ def measure_loopback(bundle: Path, rate: int, options: Any, folder: Path) -> Res
         "samples_sent": decoded["sent"],
         "samples_decoded": counters["frames"],
         "samples_lost": counters["lost_frames"],
+        "samples_late": counters["late_frames"],
         "equals_run": equals_run(bundle, recording, options.engine),
         "added_us": decoded["times"],
         "empty_loop_us": empty["times"],
@@ -145,7 +147,7 @@ def measure_loopback(bundle: Path, rate: int, options: Any, folder: Path) -> Res
         "late_bins": counters["late_bins"],
         "jitter_ms": counters["jitter_ms"],
         "drift_ppm": counters["drift_ppm"],
-        "sinks": counters["sinks"],
+        "sinks": json.loads(facts)["sinks"],
         "real_time": json.loads(facts)["real_time"],
     }
 
@@ -173,6 +175,8 @@ def run_amplifier(rate: int, seconds: float) -> None:
     """Sends noise at its true pace, and prints how long after its last sample each output came back."""
     import pylsl
 
+    with suppress(OSError):  # and so have the threads of LSL
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(40))
     info = pylsl.StreamInfo("amplifier", "LFP", CHANNELS, rate, pylsl.cf_float32, f"amplifier {rate}")
     info.set_channel_labels([str(channel) for channel in range(CHANNELS)])
     info.set_channel_units(["microvolts"] * CHANNELS)
@@ -185,8 +189,6 @@ def run_amplifier(rate: int, seconds: float) -> None:
     ended = threading.Event()
     receiver = threading.Thread(target=receive, args=(pylsl, inlet, times, ended))
     receiver.start()
-    with suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(40))
     count = round(rate * CHUNK_S)
     frames = (60 * np.random.default_rng(0).normal(size=(200, count, CHANNELS))).astype(np.float32)
     chunks = round(seconds / CHUNK_S)
@@ -205,8 +207,6 @@ def run_amplifier(rate: int, seconds: float) -> None:
 
 def receive(pylsl: Any, inlet: Any, times: list[float], ended: threading.Event) -> None:
     """Notes how old each output is when it arrives."""
-    with suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(45))
     while not ended.is_set():
         try:
             _, stamps = inlet.pull_chunk(timeout=0.2, max_samples=1024, min_samples=1)
@@ -222,12 +222,12 @@ def run_echo(rate: int, seconds: float) -> None:
 
     from edgedistill.live.real_time import real_time_manners
 
-    info = pylsl.StreamInfo("decoded", "Decoded", 2 * OUTPUTS + 2, 100, pylsl.cf_float32, "echo")
-    outlet = pylsl.StreamOutlet(info)
-    inlet = pylsl.StreamInlet(pylsl.resolve_byprop("name", "amplifier", timeout=300)[0], as_numpy=True)
-    inlet.open_stream(timeout=60)
     seen, bins, values = 0, 0, np.zeros((1, 2 * OUTPUTS + 2), np.float32)
     with real_time_manners():
+        info = pylsl.StreamInfo("decoded", "Decoded", 2 * OUTPUTS + 2, 100, pylsl.cf_float32, "echo")
+        outlet = pylsl.StreamOutlet(info)
+        inlet = pylsl.StreamInlet(pylsl.resolve_byprop("name", "amplifier", timeout=300)[0], as_numpy=True)
+        inlet.open_stream(timeout=60)
         while seen < rate * seconds - rate // 100:
             _, stamps = inlet.pull_chunk(timeout=10, max_samples=1024, min_samples=1)
             if not len(stamps):
@@ -329,7 +329,7 @@ def measure_memory(folder: Path, options: Any) -> Result:
         "frames": facts["counters"]["frames"],
         "lost_frames": facts["counters"]["lost_frames"],
         "resident_mb": {"quarter": settled[0], "end": settled[-1], "most": max(sizes)},
-        "sinks": facts["counters"]["sinks"],
+        "sinks": facts["sinks"],
     }
 
 

@@ -178,7 +178,8 @@ def _show_end(
             ],
             "warnings": [] if description is None else list(description.warnings),
             "real_time": real_time,
-            "counters": asdict(counters),
+            "counters": {name: value for name, value in asdict(counters).items() if name != "sinks"},
+            "sinks": [{"name": name, **asdict(sink)} for name, sink in counters.sinks.items()],
             "stopped_by": stopped_by,
             "seconds": seconds,
         }

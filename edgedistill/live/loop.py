@@ -30,7 +30,7 @@ from edgedistill.live.records import (
     StreamCounters,
     StreamDescription,
 )
-from edgedistill.live.sink import Sink
+from edgedistill.live.sink import Sink, is_urgent
 from edgedistill.live.sink_thread import SinkThread
 from edgedistill.live.source import Chunk, Source, SourceEnded, SourceHeader, SourceLost
 from edgedistill.live.stamp_clock import StampClock
@@ -88,16 +88,22 @@ class LiveStream:
         most_frames = max(1, int(settings.sink_backlog_s * self._config.rate))
         most_blocks = max(1, int(settings.sink_backlog_s * BINS_PER_S))
         with ExitStack() as stack:
+
+            def start(names: list[str]) -> None:
+                for name in names:
+                    thread = SinkThread(name, self._sinks[name], most_frames, most_blocks, settings.sink_closing_s)
+                    self._threads.append(thread)
+                    stack.callback(thread.close)
+
+            urgent = [name for name, sink in self._sinks.items() if is_urgent(sink)]
+            start([name for name in self._sinks if name not in urgent])
+            manners = stack.enter_context(real_time_manners(settings.real_time, settings.core))
+            start(urgent)  # threads have the manners of the one that starts them, as those of LSL do
             stack.callback(self._source.close)
             header = self._source.open(stop)
             if header is None:
                 return self.counters
             matched = match_source(self._decoder.bundle, self._decoder.info, header)
-            for name, sink in self._sinks.items():
-                thread = SinkThread(name, sink, most_frames, most_blocks, settings.sink_closing_s)
-                self._threads.append(thread)
-                stack.callback(thread.close)
-            manners = stack.enter_context(real_time_manners(settings.real_time, settings.core))
             self.description = self._describe(header, matched, manners)
             for thread in self._threads:
                 thread.open(self.description)

@@ -29,3 +29,11 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Ends the sink. It is called once, also after a failure and if `open` failed."""
+
+
+def is_urgent(sink: Sink) -> bool:
+    """Returns whether a sink says by an attribute `urgent` that its thread needs the decoding thread's manners.
+
+    It is for sinks that close the loop and do little for each block.
+    """
+    return bool(getattr(sink, "urgent", False))

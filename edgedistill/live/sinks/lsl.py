@@ -20,6 +20,8 @@ CONTENT = "Decoded"
 class LslSink:
     """Holds an outlet."""
 
+    urgent = True  # somebody waits for each sample
+
     def __init__(self, name: str) -> None:
         self._name, self._lsl = name, import_lsl()
         self._outlet: Any = None
