@@ -22,6 +22,7 @@ from edgedistill.cli.report import report
 from edgedistill.cli.run import run
 from edgedistill.cli.sign import sign
 from edgedistill.cli.simulate import simulate
+from edgedistill.cli.stream import stream
 from edgedistill.cli.targets import targets
 from edgedistill.cli.verify import verify
 
@@ -39,6 +40,7 @@ for command in (  # in the order in which a user needs them, as --help lists the
     sign,
     verify,
     run,
+    stream,
     adapt,
     bench,
     report,
