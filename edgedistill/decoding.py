@@ -272,7 +272,7 @@ def _write_nwb(predictions: Predictions, path: Path) -> None:
     write_nwb(make_nwb(predictions), path)
 
 
-def make_nwb(predictions: Predictions, *, growing: bool = False) -> Any:
+def make_nwb(predictions: Predictions, *, growing: bool = False, command: str = "run") -> Any:
     """Returns predictions as a `pynwb.NWBFile`. `growing` lets rows be added to its series once it is a file."""
     from pynwb import NWBFile
     from pynwb.behavior import BehavioralTimeSeries
@@ -285,8 +285,8 @@ def make_nwb(predictions: Predictions, *, growing: bool = False) -> Any:
         identifier=str(uuid.uuid4()),
         session_id=predictions.session_id,
         session_start_time=datetime.fromisoformat(start) if start else datetime.now(timezone.utc),
-        source_script=f"edgedistill run, bundle {predictions.info.name} {predictions.info.sha256}",
-        source_script_file_name="edgedistill run",
+        source_script=f"edgedistill {command}, bundle {predictions.info.name} {predictions.info.sha256}",
+        source_script_file_name=f"edgedistill {command}",
         keywords=["decoded kinematics", "local field potential"],
         subject=Subject(subject_id=subject, **predictions.subject_facts) if subject else None,
     )
@@ -315,8 +315,11 @@ def _series(predictions: Predictions, growing: bool) -> list[Any]:
         ("bad_channels", predictions.bad_channels, "channels", "channels masked in the bin"),
     )
     if growing:
-        parts = [
-            (n, H5DataIO(data, maxshape=(None, *data.shape[1:]), chunks=(BLOCK_BINS, *data.shape[1:])), u, text)
-            for n, data, u, text in parts
-        ]
+        parts = [(n, H5DataIO(data, **_room_to_grow(data)), u, text) for n, data, u, text in parts]
     return [TimeSeries(name=n, data=data, unit=u, description=text, **clock) for n, data, u, text in parts]
+
+
+def _room_to_grow(data: npt.NDArray[Any]) -> dict[str, Any]:
+    """Returns the layout of a series that grows by rows. A row that is never written is NaN, or 0 in whole numbers."""
+    fill = np.nan if data.dtype.kind == "f" else 0
+    return {"maxshape": (None, *data.shape[1:]), "chunks": (BLOCK_BINS, *data.shape[1:]), "fillvalue": fill}

@@ -13,7 +13,9 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy.typing as npt
 
 from edgedistill.decoding import (
     Predictions,
@@ -29,6 +31,7 @@ from edgedistill.runtime.decoder import DecoderInfo
 
 SYNC_S = 1.0
 NWB_FOLDER = "processing/behavior/decoded"
+SERIES = ("kinematics", "deviation", "flags", "bad_channels")
 
 
 class GrowingFile(Protocol):
@@ -126,24 +129,23 @@ class _GrowingCsv:
         self._whole = done
 
 
+def list_rows(predictions: Predictions) -> dict[str, npt.NDArray[Any]]:
+    """Returns the rows (n, ...) of each of SERIES."""
+    p = predictions
+    return dict(zip(SERIES, (p.kinematics, p.deviations, p.flags, p.bad_channels), strict=True))
+
+
 class _GrowingNwb:
     def __init__(self, path: Path, info: DecoderInfo) -> None:
         from edgedistill.data.nwb_writing import GrowingNwb
 
         self._info = info
         empty = Predictions(info, ())
-        self._file = GrowingNwb(make_nwb(empty, growing=True), path, NWB_FOLDER)
+        datasets = {name: f"{NWB_FOLDER}/{name}/data" for name in SERIES}
+        self._file = GrowingNwb(make_nwb(empty, growing=True), path, datasets)
 
     def append(self, outputs: Sequence[Output]) -> None:
-        rows = Predictions(self._info, tuple(outputs))
-        self._file.append(
-            {
-                "kinematics": rows.kinematics,
-                "deviation": rows.deviations,
-                "flags": rows.flags,
-                "bad_channels": rows.bad_channels,
-            }
-        )
+        self._file.append(list_rows(Predictions(self._info, tuple(outputs))))
 
     def flush(self, *, sync: bool) -> None:
         if sync:

@@ -226,17 +226,18 @@ def test_the_wheel_needs_no_torch(device: Path) -> None:
     assert str(device.parent.parent) in result.stdout  # the wheel, not this checkout
 
 
-def test_the_wheel_carries_targets_kernels_recipes_and_presets(device: Path) -> None:
+def test_the_wheel_carries_targets_kernels_recipes_presets_and_the_live_page(device: Path) -> None:
     code = (
         "from edgedistill.assets import asset_folder\n"
         "from edgedistill.config import preset_names\n"
+        "from edgedistill.live.sinks.page.served_page import read_assets\n"
         "from edgedistill.target import target_names\n"
-        "print(*preset_names(), *target_names())\n"
+        "print(*preset_names(), *target_names(), *read_assets())\n"
         "print([f.name for n in ('kernels', 'calibration') for f in asset_folder(n).iterdir()])"
     )
     result = run([device, "-c", code], cwd=device.parent)
     assert result.returncode == 0, result.stderr
-    for name in ("nano", "edge", "paper", "host", "jetson-thor", "README.md"):
+    for name in ("nano", "edge", "paper", "host", "jetson-thor", "README.md", "/page.js"):
         assert name in result.stdout
 
 

@@ -24,6 +24,7 @@ from edgedistill.cli.run import run
 from edgedistill.cli.runs import runs
 from edgedistill.cli.sign import sign
 from edgedistill.cli.simulate import simulate
+from edgedistill.cli.stream import stream
 from edgedistill.cli.targets import targets
 from edgedistill.cli.verify import verify
 
@@ -43,6 +44,7 @@ for command in (  # in the order in which a user needs them, as --help lists the
     sign,
     verify,
     run,
+    stream,
     adapt,
     bench,
     report,

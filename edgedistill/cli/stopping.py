@@ -1,4 +1,4 @@
-"""Reads stdin until it ends or a signal asks to stop, so that no byte that was read is lost.
+"""Ends a stream when a signal asks to, so that nothing that was read is lost.
 
 Ctrl-C, SIGTERM and SIGHUP end the stream as its sender would: what waits in the pipe is still read, and then the stream
 is over. A second signal ends the program at once. A signal that was ignored before, as by `nohup`, stays ignored.
@@ -29,6 +29,39 @@ IDLE_S = 1.0
 MOST_WAITING = 1 << 20  # bytes; no pipe holds more, unless root allowed it
 
 
+class StopSignals:
+    """Listens for the signals that end a stream."""
+
+    def __init__(self, stop: Callable[[], object]) -> None:
+        """`stop` is called at the first signal, inside whatever runs then."""
+        self.stopped_by: str | None = None  # the name of the signal
+        self._stop = stop
+        self._heard: list[signal.Signals] = []
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Ends the stream, and not the program, at the first signal inside this block."""
+        self._heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {}
+        try:
+            for number in self._heard:
+                before[number] = signal.signal(number, self._note)
+        except ValueError:  # only the main thread may listen
+            pass
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """Notes the signal. It raises nothing, because a push or a write must not be torn."""
+        self.stopped_by = signal.Signals(number).name
+        for each in self._heard:
+            signal.signal(each, signal.SIG_DFL)
+        self._stop()
+
+
 class StoppableStdin:
     """Reads stdin as `decode_stream` wants it."""
 
@@ -39,9 +72,8 @@ class StoppableStdin:
                 "stdin is closed, so there is no stream to decode", next_step="amplifier | edgedistill run"
             )
         self.bytes_read = 0
-        self.stopped_by: str | None = None  # the name of the signal
         self._when_idle = when_idle
-        self._heard: list[signal.Signals] = []  # the signals that end the stream
+        self._signals = StopSignals(self._end_wait)
         self._waiting = MOST_WAITING  # bytes that may still be read after a signal
         self._wake: tuple[int, int] | None = None
         try:
@@ -62,29 +94,22 @@ class StoppableStdin:
     def listening(self) -> Iterator[None]:
         """Ends the stream, and not the program, at the first signal inside this block."""
         self._wake = os.pipe()
-        self._heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {}
         try:
-            for number in self._heard:
-                before[number] = signal.signal(number, self._stop)
-        except ValueError:  # only the main thread may listen
-            pass
-        try:
-            yield
+            with self._signals.listening():
+                yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             for end in self._wake:
                 os.close(end)
             self._wake = None
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        """Notes the signal. It raises nothing, because a push or a write must not be torn."""
-        self.stopped_by = signal.Signals(number).name
-        for each in self._heard:
-            signal.signal(each, signal.SIG_DFL)
+    @property
+    def stopped_by(self) -> str | None:
+        """Returns the name of the signal that ended the stream, or None."""
+        return self._signals.stopped_by
+
+    def _end_wait(self) -> None:
         if self._wake is not None:
-            os.write(self._wake[1], b"x")  # ends the wait for input
+            os.write(self._wake[1], b"x")
 
     def _read(self, descriptor: int, size: int) -> bytes:
         wakes = [] if self._wake is None else [self._wake[0]]

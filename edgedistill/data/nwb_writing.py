@@ -3,13 +3,12 @@
 The input is a pynwb file in memory. The output is the file at a path, or an OSError. HDF5 crashes the interpreter when
 the disk fills up while it has a file open. `write_nwb` therefore makes a small file in memory, where its data already
 are, and writes it in one piece. `write_large_nwb` writes straight to the disk, but hides its errors from HDF5 until
-HDF5 has closed the file.
+HDF5 has closed the file. `GrowingNwb` stays open for hours, and keeps a file that can be read whenever it is killed.
 """
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+
+from edgedistill.data.rollback_file import RollbackFile
 
 SUBJECT_FACTS = ("age", "date_of_birth", "description", "genotype", "sex", "species", "strain")
 
@@ -66,19 +67,22 @@ def _fill(dataset: Any, parts: Iterable[npt.NDArray[Any]], raw: _QuietFile) -> N
 
 
 class GrowingNwb:
-    """An NWB file on the disk, to whose series rows are added as they come. It can be read after each `flush`."""
+    """An NWB file on the disk, to whose series rows are added as they come.
 
-    def __init__(self, nwb: Any, path: Path, folder: str) -> None:
-        """Writes the `pynwb.NWBFile`, whose growing series lie in the group `folder`. Raises OSError."""
+    It can be read after each `flush`, and holds what was there at the last one if this process is killed.
+    """
+
+    def __init__(self, nwb: Any, path: Path, datasets: Mapping[str, str]) -> None:
+        """Writes the `pynwb.NWBFile`. `datasets` gives a name to the path of each series that grows. Raises OSError."""
         import h5py
         from pynwb import NWBHDF5IO
 
-        self._raw = _QuietFile(path, "w+")
+        self._raw = RollbackFile(path)
         self._file = h5py.File(self._raw, "w")
         self._io = NWBHDF5IO(file=self._file, mode="w")  # whose end would close the file
         try:
             self._io.write(nwb)
-            self._series = {name: series["data"] for name, series in self._file[folder].items()}
+            self._series = {name: self._file[place] for name, place in datasets.items()}
             self.flush()
         except Exception:
             with suppress(OSError, RuntimeError):
@@ -95,14 +99,18 @@ class GrowingNwb:
             dataset[at:] = values
         self._raw.raise_hidden_error()
 
+    def skip(self, name: str, rows: int) -> None:
+        """Adds rows that hold the fill value of the series and take no space where they fill chunks."""
+        dataset = self._series[name]
+        dataset.resize(len(dataset) + rows, axis=0)
+
     def flush(self) -> None:
         """Writes what was added to the disk. Raises OSError where it is full."""
         self._file.flush()
-        os.fsync(self._raw.fileno())
-        self._raw.raise_hidden_error()
+        self._raw.commit()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Ends the file as the last `flush` left it."""
         try:
             self._io.close()
             self._file.close()

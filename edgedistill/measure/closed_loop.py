@@ -135,15 +135,18 @@ def _keep_caches() -> None:
 
 
 @contextmanager
-def use_real_time() -> Iterator[dict[str, object]]:
-    """Gives this process one core and real-time priority where that is allowed, and yields what it got."""
+def use_real_time(core: int | None = None) -> Iterator[dict[str, object]]:
+    """Gives this thread one core and real-time priority where that is allowed, and yields what it got.
+
+    Without `core` it is the last one. Threads that this one starts get the same.
+    """
     if not hasattr(os, "sched_setaffinity"):
         yield {"cores": None, "policy": "other"}
         return
     cores, policy, parameter = os.sched_getaffinity(0), os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         with suppress(OSError):
-            os.sched_setaffinity(0, {max(cores)})  # the first core serves most interrupts
+            os.sched_setaffinity(0, {max(cores) if core is None else core})  # the first serves most interrupts
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(FIFO_PRIORITY))
         fifo = os.sched_getscheduler(0) == os.SCHED_FIFO

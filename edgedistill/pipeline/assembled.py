@@ -120,6 +120,7 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         confidence=parts.deviations.confidence,
         smoothing=smoothed.smoothing,
         read=request.run.provenance.readings,
+        skipped=request.run.provenance.skipped,
         training=training,
         signed_by=signed_by,
         shipped=ship(open_bundle(options.out)) if options.ship else None,

@@ -15,13 +15,14 @@ from time import monotonic
 from edgedistill.config import Preset, StudentSize, load_preset, preset_names
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
+from edgedistill.data.opening.catalogue import ONE_BY_ONE, ReadingOptions
 from edgedistill.files import atomic_write
 from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.early_checks import require_labels, require_writable
-from edgedistill.pipeline.inputs import read_sessions
+from edgedistill.pipeline.inputs import read_catalogue
 from edgedistill.pipeline.pretrained_student import (
     PretrainedStudent,
     fit_readouts,
@@ -36,6 +37,7 @@ from edgedistill.quantization.calibration.range_search import calibrate
 from edgedistill.quantization.calibration.ranges import Ranges, shape_from_size
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, require_teacher
 from edgedistill.quantization.integers import require_parts
+from edgedistill.scratch import with_scratch
 from edgedistill.training.batches import TrainingSession, compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import score_student
 from edgedistill.training.teacher_targets import TeacherTargets
@@ -55,6 +57,7 @@ class CalibrationOptions:
     seed: int = 0
     names: SeriesNames = NO_NAMES
     line_hz: float = 60
+    reading: ReadingOptions = ONE_BY_ONE
     sensitivity: bool = False
     figure: Path | None = None
 
@@ -70,6 +73,7 @@ class CalibrationResult:
     figure: Path | None
     seconds: float
     read: tuple[dict[str, object], ...] = ()  # how each session was read
+    skipped: tuple[dict[str, object], ...] = ()  # files that were left out, with the reason
 
     def to_json(self) -> dict[str, object]:
         """Returns the answer of `edgedistill calibrate --json`, which docs/json.md describes."""
@@ -79,6 +83,7 @@ class CalibrationResult:
             "out": str(self.out),
             "recipe": self.ranges.recipe.name,
             "read": list(self.read),
+            "skipped": list(self.skipped),
             **{key: found[key] for key in ("checkpoint_sha256", "sessions", "table", "windows", "left_out")},
             "windows_asked": self.ranges.recipe.windows,
             "student": self.student,
@@ -101,6 +106,7 @@ class CalibrationRequest:
     ranked_on: TrainingSession | None  # the session that --sensitivity scores, None without that option
 
 
+@with_scratch(lambda options: options.out.parent)
 def calibrate_run(options: CalibrationOptions, progress: Progress | None = None) -> CalibrationResult:
     """Writes the ranges of the student in `options.run` to `options.out`, and the fine-tuned student beside them.
 
@@ -121,8 +127,9 @@ def calibrate_run(options: CalibrationOptions, progress: Progress | None = None)
     if request.ranked_on is not None:
         ranking, figure = rank_student(student, ranges, request.ranked_on), chart_of(options)
         draw_ranking(ranking, figure)
-    readings = request.run.provenance.readings
-    return CalibrationResult(options.out, ranges, tuned, ranking, figure, monotonic() - start, readings)
+    origin = request.run.provenance
+    seconds = monotonic() - start
+    return CalibrationResult(options.out, ranges, tuned, ranking, figure, seconds, origin.readings, origin.skipped)
 
 
 def check_request(options: CalibrationOptions, progress: Progress | None) -> CalibrationRequest:
@@ -136,12 +143,13 @@ def check_request(options: CalibrationOptions, progress: Progress | None) -> Cal
     require_parts(shape_from_size(size), recipe.keep)
     cache = Cache(options.out.with_name(options.out.name + ".work"))
     need = ("lfp", "units") if recipe.finetune else ("lfp",)
-    reading = (options.names, options.line_hz, pretrained.band_power)
-    bins = read_sessions(cache, options.data, *reading, need=need, also=("behavior",))
+    how = (options.names, options.line_hz, pretrained.band_power, options.reading)
+    catalogue = read_catalogue(cache, options.data, *how, need=need, also=("behavior",))
+    bins = catalogue.sessions
     gap = compute_gap(bins, size)
     sessions = pretrained.as_taught([training_session_from_bins(b, gap) for b in bins])
     ranked_on = last_labelled_session(bins, sessions) if options.sensitivity else None
-    run = Run(cache, preset_of(size), options.seed, provenance_of(bins), progress)
+    run = Run(cache, preset_of(size), options.seed, provenance_of(bins, catalogue.skipped), progress)
     teacher = None
     if recipe.finetune is not None and options.teacher is not None:
         teacher = load_known_teacher(options.teacher, sessions)

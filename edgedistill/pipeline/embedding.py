@@ -26,6 +26,7 @@ from edgedistill.pipeline.holdout_files import write_npz
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.pretrained_student import load_pretrained_student
 from edgedistill.pipeline.teacher import load_known_teacher
+from edgedistill.scratch import with_scratch
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
 from edgedistill.training.evaluate import stream_latents
 from edgedistill.training.pretrain import compute_bidirectional_latents
@@ -62,6 +63,7 @@ class Embedded:
         return {"out": self.out, "model": self.model, "d": self.d, "sessions": sessions}
 
 
+@with_scratch(lambda options: options.out.parent)
 def embed(options: EmbedOptions) -> Embedded:
     """Writes the latents of all sessions to `options.out`.
 

@@ -18,6 +18,7 @@ from edgedistill.compile.engines import require_engine_fits
 from edgedistill.config import DEFAULT_ALIGNMENT, Alignment, BandPower, StudentSize
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
+from edgedistill.data.opening.catalogue import ONE_BY_ONE, ReadingOptions
 from edgedistill.errors import ConfigError, EdgeDistillError, did_you_mean
 from edgedistill.frontend import require_follow
 from edgedistill.models.files import hash_checkpoint
@@ -30,7 +31,7 @@ from edgedistill.pipeline.early_checks import (
     require_labels,
     require_writable,
 )
-from edgedistill.pipeline.inputs import read_sessions
+from edgedistill.pipeline.inputs import Catalogue, read_catalogue
 from edgedistill.pipeline.pretrained_student import load_pretrained_student
 from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.teacher import load_known_teacher
@@ -67,6 +68,7 @@ class BuildOptions:
     probe: bool = False
     names: SeriesNames = NO_NAMES
     line_hz: float = 60
+    reading: ReadingOptions = ONE_BY_ONE
     bands: str = "preset"  # what a new student sees beside the slow LFP: that of the preset, or "none"
     work: Path | None = None
     recipe: str = DEFAULT_RECIPE
@@ -127,7 +129,8 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     decoder.require_teacher(recipe, options.teacher)
     require_sizes_fit(target, decoder.sizes(preset), recipe)
     cache = Cache(options.work or options.out.with_name(options.out.name + ".work"))
-    bins = read_build_sessions(cache, options, decoder.band_power(preset))
+    catalogue = read_build_sessions(cache, options, decoder.band_power(preset))
+    bins = catalogue.sessions
     gap = max(compute_gap(bins, size) for size in decoder.sizes(preset))
     sessions = tuple(training_session_from_bins(b, gap) for b in bins)
     at = sessions.index(choose_session(sessions, options.session))
@@ -139,7 +142,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     return BuildRequest(
         options=options,
         target=target,
-        run=Run(cache, preset, options.seed, provenance_of(bins), progress, options.trials),
+        run=Run(cache, preset, options.seed, provenance_of(bins, catalogue.skipped), progress, options.trials),
         bins=chosen,
         session=session,
         sessions=sessions,
@@ -150,14 +153,15 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     )
 
 
-def read_build_sessions(cache: Cache, options: BuildOptions, bands: BandPower) -> list[SessionBins]:
+def read_build_sessions(cache: Cache, options: BuildOptions, bands: BandPower) -> Catalogue:
     """Returns the bins of all sessions. Units that no model needs are read where a file has them.
 
     The bins of a file are then the same as in the training of the student, and so is its test block.
     """
     needs_units = options.has_spike_models or options.teacher is not None
     need, also = (("lfp", "units", "behavior"), ()) if needs_units else (("lfp", "behavior"), ("units",))
-    return read_sessions(cache, options.data, options.names, options.line_hz, bands, need=need, also=also)
+    how = (options.names, options.line_hz, bands, options.reading)
+    return read_catalogue(cache, options.data, *how, need=need, also=also)
 
 
 def require_free_out(options: BuildOptions) -> None:

@@ -52,7 +52,8 @@ def page_from_results(results: Sequence[Result], titles: Sequence[str]) -> str:
 
     Raises ConfigError where one is not a result of `bench`.
     """
-    css = (resources.files("edgedistill.report") / "page.css").read_text(encoding="utf-8")
+    folder = resources.files("edgedistill.report")
+    css = "".join((folder / name).read_text(encoding="utf-8") for name in ("colours.css", "page.css"))
     sections = "".join(_check_section(result, title) for result, title in zip(results, titles, strict=True))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -25,6 +25,7 @@ from edgedistill.config import StudentSize, TeacherSize
 from edgedistill.models.batch_rows import mean_where, total
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.scratch import split_rows
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.losses import Objective, known_mse
 
@@ -153,8 +154,13 @@ def make_aligner(
 
 def measure_spreads(blocks: Sequence[Tensor], k: int) -> list[float]:
     """Returns the mean squared length of each subspace of width `k` in blocks (T, layers * k), over known bins."""
-    rows = torch.cat([block[torch.isfinite(block).all(-1)] for block in blocks])
-    spreads: list[float] = rows.unflatten(-1, (-1, k)).square().sum(-1).double().mean(0).clamp(min=1e-12).tolist()
+    total, count = torch.zeros(blocks[0].shape[1] // k, dtype=torch.float64), 0
+    for block in blocks:
+        for part in split_rows(slice(0, len(block)), block.shape[1]):
+            rows = block[part][torch.isfinite(block[part]).all(-1)]
+            total += rows.unflatten(-1, (-1, k)).square().sum(-1).double().sum(0)
+            count += len(rows)
+    spreads: list[float] = (total / count).clamp(min=1e-12).tolist()
     return spreads
 
 

@@ -19,6 +19,7 @@ from edgedistill.models.batch_rows import draws_of_all, draws_of_share, mean_whe
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.models.tokenizer import name_parameter
+from edgedistill.scratch import release_pages
 from edgedistill.training.alignment import Aligner, make_aligner
 from edgedistill.training.augment import draw_augmented, hide_bins
 from edgedistill.training.batches import (
@@ -161,8 +162,20 @@ def validate(
     bins, hidden = clean, None
     if objective.hidden_share:
         bins, hidden = hide_bins(clean, objective.hidden_share, draws_of_all(make_generator(0, -1), 1))
-    layers = aligner.layers_of(student, session.id, bins)
+    release_pages()
+    layers = compute_layers(student, session.id, bins, aligner)
     return student_loss(student, session.id, objective, aligner, layers, hidden, rest, config.burn_in).item()
+
+
+def compute_layers(student: Student, session: str, bins: Tensor, aligner: Aligner) -> Sequence[Tensor]:
+    """Returns the student's activations (1, bins, d) of a block (1, bins, channels), computed in chunks.
+
+    A long block at once would take gigabytes. A student with simulated quantization goes over its bins itself.
+    """
+    if not hasattr(student, "stream_layers"):
+        return aligner.layers_of(student, session, bins)
+    chunks = zip(*student.stream_layers(session, bins[0]), strict=True)
+    return [torch.cat(chunk, 1) for chunk in chunks]
 
 
 def distill_bidirectional(

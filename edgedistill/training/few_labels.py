@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from edgedistill.scratch import release_pages
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import STILL, unscale_behavior
 
@@ -62,7 +63,9 @@ def find_labelled(session: TrainingSession) -> torch.Tensor:
         return torch.zeros_like(session.valid)
     block = torch.zeros_like(session.valid)
     block[session.settled : session.split.train.stop] = True
-    return torch.isfinite(session.behavior).all(1) & session.valid & block
+    found = torch.isfinite(session.behavior).all(1) & session.valid & block
+    release_pages()
+    return found
 
 
 def are_labels_scarce(sessions: Sequence[TrainingSession]) -> bool:

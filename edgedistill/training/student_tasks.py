@@ -133,4 +133,4 @@ def _probe_features(student: Student, name: str, session: TrainingSession, featu
 def score_teacher(teacher: PatchAutoencoder, session: TrainingSession, segment_bins: int) -> Score:
     """Scores the latents of the bidirectional teacher, or of a bidirectional model on LFP, in the same way."""
     bins = session.inputs("spikes" if teacher.counts else "lfp")
-    return probe(compute_bidirectional_latents(teacher, session.id, bins, segment_bins).double().numpy(), session)[1]
+    return probe(compute_bidirectional_latents(teacher, session.id, bins, segment_bins).numpy(), session)[1]

@@ -109,6 +109,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         found["inspect bundle"] = [run("inspect", bundle)]
         found["compile"] = [run("compile", bundle, codes=gates)]
         found["run"] = [run("run", bundle, file)]
+        replayed = ("--from", f"replay:{file}", "--speed", 50, "--seconds", 3, "--to", f"csv:{home / 'live.csv'}")
+        found["stream"] = [run("stream", bundle, *replayed, "--no-real-time")]
         found["sign"] = [run("sign", bundle, "--key", make_keys(home)[0])]
         found["verify"] = [run("verify", bundle, "--key", home / "lab.pub")]
         adapted = ("adapt", bundle, file, "--out", home / "adapted.edge")
@@ -143,7 +145,21 @@ SECTIONS = (
         "calibrate",
         "build",
     ),
-    *("compile", "sign", "verify", "run", "adapt", "bench", "report", "targets", "target", "cache", "doctor", "error"),
+    *(
+        "compile",
+        "sign",
+        "verify",
+        "run",
+        "stream",
+        "adapt",
+        "bench",
+        "report",
+        "targets",
+        "target",
+        "cache",
+        "doctor",
+        "error",
+    ),
 )
 
 

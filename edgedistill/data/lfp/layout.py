@@ -124,7 +124,7 @@ def read_scale(series: Series, channels: int, file: Path) -> Scale:
     Raises RecordingError for a factor or an `offset` that is not finite, and for another number of factors.
     """
     node = series.node
-    volts = _parse_unit(_read_unit(node.data))
+    volts = microvolts_in(_read_unit(node.data))
     volts = 1e6 if volts is None else volts
     conversion = 1.0 if node.conversion is None else float(node.conversion)
     offset = float(getattr(node, "offset", None) or 0.0)
@@ -148,7 +148,7 @@ def _read_unit(data: Any) -> str:
     return (unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit)).strip()
 
 
-def _parse_unit(unit: str) -> float | None:
+def microvolts_in(unit: str) -> float | None:
     """Returns the microvolts in a unit such as `uV` or `Volts (V)`, or None for one that is no voltage."""
     found = VOLTS.fullmatch(re.sub(r"\(.*?\)|[^a-z\u00b5\u03bc]", "", unit.lower()))
     return None if found is None else PREFIXES.get(found[1] or "", 1.0)
@@ -157,7 +157,7 @@ def _parse_unit(unit: str) -> float | None:
 def describe_unit(series: Series) -> str | None:
     """Returns a note on a unit that is not one of voltage, or None."""
     unit = _read_unit(series.node.data)
-    if _parse_unit(unit) is not None:
+    if microvolts_in(unit) is not None:
         return None
     return f"the unit of {series.path} is {unit!r}, which is no voltage: its numbers times `conversion` count as volts"
 

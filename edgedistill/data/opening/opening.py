@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from edgedistill.data.opening.hdf5_files import find_errno, open_nwb2, reading_e
 from edgedistill.data.opening.nwb_reading import Unreadable, read_nwb
 from edgedistill.data.opening.session_files import is_zarr
 from edgedistill.data.opening.zarr import open_zarr
+from edgedistill.data.rollback_file import recover
 from edgedistill.errors import RecordingError
 
 REQUIRED = (
@@ -37,6 +38,8 @@ def open_nwb(path: Path) -> tuple[Any, Any, tuple[Unreadable, ...]]:
     The filters of hdf5plugin are registered before the file is opened.
     """
     if not is_zarr(path):
+        with suppress(OSError):  # a folder that cannot be written to
+            recover(path)  # the recording of a stream that was killed in a moment in which it was written
         require_hdf5(path)
     try:
         import h5py

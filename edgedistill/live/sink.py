@@ -1,0 +1,39 @@
+"""Defines what every sink of a live stream offers.
+
+The loop puts a bounded queue and a thread in front of each sink (`sink_thread`), so the thread that decodes never waits
+for one. All methods of a sink are called by that thread of its own, one after the other.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from edgedistill.live.records import StreamBlock, StreamDescription
+
+
+class Sink(Protocol):
+    """Takes what a live stream decodes.
+
+    A method may take its time. A sink that is too slow loses the oldest blocks, which is counted for it and told by
+    `StreamBlock.first_frame`. One that raises is closed and stopped; its failure is counted, and the stream goes on.
+    """
+
+    def open(self, description: StreamDescription) -> None:
+        """Prepares the sink before the first frame. Raises EdgeDistillError, which ends the program, if it cannot."""
+
+    def accept(self, block: StreamBlock) -> None:
+        """Takes the next block. Raises OutputError or OSError where it fails for good."""
+
+    def idle(self) -> None:
+        """Is called after about 0.2 s without a block, such as to flush a file."""
+
+    def close(self) -> None:
+        """Ends the sink. It is called once, also after a failure and if `open` failed."""
+
+
+def is_urgent(sink: Sink) -> bool:
+    """Returns whether a sink says by an attribute `urgent` that its thread needs the decoding thread's manners.
+
+    It is for sinks that close the loop and do little for each block.
+    """
+    return bool(getattr(sink, "urgent", False))

@@ -1,0 +1,1 @@
+"""Gives live frames: from Lab Streaming Layer, a socket, a pipe, or a recording that is replayed."""
