@@ -19,10 +19,11 @@ from edgedistill.data.bins import (
     load_session_bins,
     save_session_bins,
 )
-from edgedistill.data.opening.hdf5_files import find_errno, reading_error
+from edgedistill.data.opening.hdf5_files import reading_error
 from edgedistill.data.opening.session_files import find_session_files
 from edgedistill.data.recording import SeriesNames, open_recording
 from edgedistill.data.session_loading import combine_sessions
+from edgedistill.files import find_number
 from edgedistill.pipeline.cache import Cache
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def read_sessions(
                         recording, need=need, also=also, line_hz=line_hz, bands=bands, sha256=digest
                     )
             except OSError as error:  # the cache would take it for a full disk
-                raise reading_error(path, str(error), find_errno(error)) from error
+                raise reading_error(path, str(error), find_number(error)) from error
             save_session_bins(bins, folder / "bins.npz")
 
         inputs = [digest, asdict(names), line_hz, asdict(bands), need, also]
