@@ -12,11 +12,11 @@ import errno
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgedistill.errors import EdgeDistillError, OutputError, RecordingError
-from edgedistill.staging import opened_folder, stage
+from edgedistill.staging import opened_folder, remove_tree, stage, sync_folder, sync_to_disk
 
 CAUSES = {
     errno.ENOSPC: "the disk is full",
@@ -107,3 +107,20 @@ def find_number(error: OSError) -> int | None:
         return error.errno
     found = NUMBERS.search(str(error))
     return int(found[1] or found[2]) if found else None
+
+
+def move_whole(partial: Path, path: Path) -> None:
+    """Gives a file or folder that was filled under another name in the same folder its own, once it is on the disk.
+
+    Raises OSError.
+    """
+    with opened_folder(path.parent) as inside:
+        sync_to_disk(inside, partial.name)
+        partial.rename(path)
+        sync_folder(inside)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link, or a folder with its content. Ignores a failure to remove."""
+    with suppress(OSError), opened_folder(path.parent) as inside:
+        remove_tree(inside, path.name)

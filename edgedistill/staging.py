@@ -68,7 +68,7 @@ class Staging:
                 self._replace_in_two_steps()
         else:
             os.rename(self.name, self.name, src_dir_fd=self.new, dst_dir_fd=self.inside)
-        _sync(self.inside)
+        sync_folder(self.inside)
 
     def _replace_in_two_steps(self) -> None:
         """Moves the old folder away and the new one to its place. `_clear` brings it back if this ends in between."""
@@ -149,6 +149,11 @@ def sync_to_disk(inside: int, name: str) -> None:
             _sync_tree(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(descriptor: int) -> None:
+    """Waits until the names in a folder are on the disk."""
+    _sync(descriptor)
 
 
 def remove_tree(inside: int, name: str) -> None:

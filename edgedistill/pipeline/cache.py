@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 
 from edgedistill.errors import EdgeDistillError
-from edgedistill.files import output_error
+from edgedistill.files import move_whole, output_error
 from edgedistill.pipeline.code_digest import installed_code_digest
 
 
@@ -50,7 +50,7 @@ class Cache:
             try:
                 partial.mkdir(parents=True, exist_ok=True)
                 make(partial)
-                partial.rename(folder)
+                move_whole(partial, folder)
             except OSError as error:
                 raise self._output_error(name, error) from error
             finally:
