@@ -17,6 +17,7 @@ import click
 
 from edgedistill import __version__
 from edgedistill.cli.output import echo, error_to_json, print_json, show_log
+from edgedistill.cli.stopping import Terminated, terminating
 from edgedistill.errors import EdgeDistillError, EngineError, OutputError, did_you_mean
 from edgedistill.files import CAUSES, USUAL_STEP
 
@@ -52,15 +53,18 @@ class CommandLine(Commands):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command. Every failure that the user can act on ends with a message and an exit code."""
         try:
-            return super().invoke(ctx)
+            with terminating():
+                return super().invoke(ctx)
         except click.UsageError as error:
             _print_error_json(ctx, "UsageError", MISUSED, what=error.format_message())
             raise
         except EdgeDistillError as error:
             _fail(ctx, error)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             _print_error_json(ctx, "Interrupted", FAILED, what="interrupted")
             echo("interrupted. Nothing half-written was left; run the same command again to go on.", err=True)
+            if isinstance(error, Terminated):
+                os.kill(os.getpid(), error.number)  # so that whoever sent it sees that it was heard
         except ModuleNotFoundError as error:
             if not error.name or error.name.startswith("edgedistill"):
                 raise  # a defect of edgedistill, which only the traceback explains

@@ -8,8 +8,10 @@ from edgedistill.pipeline.request import BuildOptions, check_request
 from edgedistill.pipeline.result import BuildResult
 from edgedistill.pipeline.run_context import Progress
 from edgedistill.pipeline.trained import train_models
+from edgedistill.reserved import reserving, work_folder
 
 
+@reserving(lambda options: (options.out, work_folder(options.out, options.work)))
 def build(options: BuildOptions, progress: Progress | None = None) -> BuildResult:
     """Runs a build and returns its result. A missed gate is part of the result and raises no error.
 

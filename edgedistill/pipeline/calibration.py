@@ -20,7 +20,7 @@ from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
-from edgedistill.pipeline.early_checks import require_labels, require_writable
+from edgedistill.pipeline.early_checks import require_folder, require_labels, require_writable
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.pretrained_student import (
     PretrainedStudent,
@@ -36,6 +36,7 @@ from edgedistill.quantization.calibration.range_search import calibrate
 from edgedistill.quantization.calibration.ranges import Ranges, shape_from_size
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, require_teacher
 from edgedistill.quantization.integers import require_parts
+from edgedistill.reserved import reserving, work_folder
 from edgedistill.training.batches import TrainingSession, compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import score_student
 from edgedistill.training.teacher_targets import TeacherTargets
@@ -101,6 +102,7 @@ class CalibrationRequest:
     ranked_on: TrainingSession | None  # the session that --sensitivity scores, None without that option
 
 
+@reserving(lambda options: (options.out, work_folder(options.out)))
 def calibrate_run(options: CalibrationOptions, progress: Progress | None = None) -> CalibrationResult:
     """Writes the ranges of the student in `options.run` to `options.out`, and the fine-tuned student beside them.
 
@@ -112,7 +114,7 @@ def calibrate_run(options: CalibrationOptions, progress: Progress | None = None)
     student, ranges = find_ranges(request)
     tuned = None
     if request.teacher is not None:
-        tuned = options.out.with_suffix(".student")
+        tuned = student_of(options)
         targets = targets_from_teacher(request.run, request.teacher, request.sessions)
         student, ranges = finetune_pretrained(request, student, ranges, targets)
         save_pretrained_student(finetuned_student(request, student), tuned)
@@ -131,10 +133,12 @@ def check_request(options: CalibrationOptions, progress: Progress | None) -> Cal
     require_teacher(recipe, options.teacher)
     for path in {options.out, chart_of(options)}:
         require_writable(path)
+    if recipe.finetune is not None:
+        require_folder(student_of(options))
     pretrained = load_pretrained_student(options.run)
     size = pretrained.student.size
     require_parts(shape_from_size(size), recipe.keep)
-    cache = Cache(options.out.with_name(options.out.name + ".work"))
+    cache = Cache(work_folder(options.out))
     need = ("lfp", "units") if recipe.finetune else ("lfp",)
     reading = (options.names, options.line_hz, pretrained.band_power)
     bins = read_sessions(cache, options.data, *reading, need=need, also=("behavior",))
@@ -189,6 +193,11 @@ def finetuned_student(request: CalibrationRequest, tuned: Student) -> Pretrained
         readouts=fit_readouts(tuned, sessions) or pretrained.readouts,
         finetuned_from=hash_checkpoint(pretrained.student),
     )
+
+
+def student_of(options: CalibrationOptions) -> Path:
+    """Returns the folder of the fine-tuned student, which is beside the ranges."""
+    return options.out.with_suffix(".student")
 
 
 def chart_of(options: CalibrationOptions) -> Path:

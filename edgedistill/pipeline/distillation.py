@@ -24,6 +24,7 @@ from edgedistill.pipeline.result import TrainingSummary, mean_or_none
 from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.searched_students import Judging, choose_student, trials_to_json
 from edgedistill.pipeline.teacher import load_known_teacher, targets_from_teacher
+from edgedistill.reserved import reserving, work_folder
 from edgedistill.training.batches import (
     TrainingSession,
     compute_gap,
@@ -58,6 +59,7 @@ class DistillOptions:
     trials: int = 1  # settings that are tried; 1: those of the preset
 
 
+@reserving(lambda options: (options.out, work_folder(options.out)))
 def distill(options: DistillOptions, progress: Progress | None = None) -> TrainingSummary:
     """Trains the LFP student of the sessions and writes it to the folder `options.out`.
 
@@ -75,7 +77,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
         )
     require_label_minutes(options.label_minutes)
     require_trials(options.trials)
-    cache = Cache(out.with_name(out.name + ".work"))
+    cache = Cache(work_folder(out))
     need = ("lfp", "units", "behavior") if options.supervised else ("lfp", "units")
     reading = (options.names, options.line_hz, preset.band_power)
     bins = read_sessions(cache, options.data, *reading, need=need, also=("behavior",))

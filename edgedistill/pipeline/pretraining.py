@@ -7,13 +7,14 @@ from pathlib import Path
 from time import monotonic
 
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
-from edgedistill.models.files import save_teacher
+from edgedistill.models.files import replace_model, save_teacher
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.early_checks import require_folder
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.result import TrainingSummary, mean_or_none
 from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.teacher import teacher_from_sessions
+from edgedistill.reserved import reserving, work_folder
 from edgedistill.training.batches import compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import score_teacher
 
@@ -31,6 +32,7 @@ class PretrainOptions:
     line_hz: float = 60
 
 
+@reserving(lambda options: (options.out, work_folder(options.out)))
 def pretrain(options: PretrainOptions, progress: Progress | None = None) -> TrainingSummary:
     """Trains the spike teacher of the sessions and writes it to the folder `options.out`.
 
@@ -40,7 +42,7 @@ def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Trai
     start, out = monotonic(), options.out
     preset = choose_preset(options.preset, options.steps)
     require_folder(out)
-    cache = Cache(out.with_name(out.name + ".work"))
+    cache = Cache(work_folder(out))
     reading = (options.names, options.line_hz)
     bins = read_sessions(cache, options.data, *reading, need=("units",), also=("lfp", "behavior"))
     gap = compute_gap(bins, preset.student)
@@ -48,7 +50,8 @@ def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Trai
     run = Run(cache, preset, options.seed, provenance_of(bins), progress)
     teacher = teacher_from_sessions(run, sessions)
     config = preset.teacher_training
-    save_teacher(teacher, out, {"config": asdict(config), **run.provenance.to_json()})
+    with replace_model(out) as hidden:
+        save_teacher(teacher, hidden, {"config": asdict(config), **run.provenance.to_json()})
     labelled = [session for session in sessions if find_unlabelled_block(session) is None]
     return TrainingSummary(
         out=out,
