@@ -6,7 +6,7 @@ is not the old one or the whole new one, a command that afterwards fails or ends
 run, and anything hidden that the undisturbed run leaves behind. Measured times, on which gates are judged, differ from
 run to run. The result is written to `kills.json`, and the exit code is 1 if anything was found.
 
-    python -m benchmarks.cpu.kills [--kills 100] [--seconds 3600] [--seed 0] [--data DATA] [--preset P] [--target T]
+    python -m benchmarks.cpu.kills [--kills 100] [--seconds 3600] [--seed 0] [--data DATA] [--preset P] [--target T] [--student S]
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="sessions of three days, simulated where it is left out")
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--target", default="host")
+    parser.add_argument("--student", type=Path, help="a student of the first days, so that none has to be trained")
     options = parser.parse_args()
     for module in HEAVY:  # before the processes fork, so that each of them need not import it
         importlib.import_module(module)
@@ -249,6 +250,8 @@ def tasks(options: argparse.Namespace, data: Path, whole: Path) -> list[Task]:
 
     def build(at: Path) -> list[object]:
         words = ["build", "--target", options.target, "--preset", options.preset, "--steps", 6, "--out", at / "a.edge"]
+        if options.student is not None:
+            words += ["--student", options.student]
         return [*words, *(word for path in earlier for word in ("--data", path)), "--cache", at / "cache"]
 
     def adapt(at: Path) -> list[object]:
