@@ -32,6 +32,7 @@ CAUSES = {
     errno.EFBIG: "a limit on the size of files is reached (ulimit -f), or the disk takes no files of this size",
     errno.ENAMETOOLONG: "the name is too long for this disk",
 }
+WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # errors that only happen in writing
 HDF5_READS = re.compile(r"synchronously (?:read|open)|read failed|during read")
 USUAL_CAUSES = ("the disk is full", "the folder is read-only")
 USUAL_STEP = "free space or choose another place; nothing half-written was left there"
@@ -92,10 +93,13 @@ def output_error(path: Path, what: str, error: OSError, next_step: str | None = 
             causes=("a session file is damaged", "the drive that holds it failed or was disconnected"),
             next_step="edgedistill inspect FOLDER names the file",
         )
-    known = CAUSES.get(find_number(error) or 0)
+    known, reason = CAUSES.get(find_number(error) or 0), error.strerror or str(error)
+    elsewhere = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None
+    if elsewhere is not None and elsewhere.is_absolute() and path.absolute().parent not in elsewhere.parents:
+        reason = f"{reason}: {elsewhere}"  # such as the cache of compiled engines, on another disk
     return OutputError(
         f"{path}: {what} could not be written",
-        got=error.strerror or error,
+        got=reason,
         causes=USUAL_CAUSES if known is None else (known,),
         next_step=next_step or USUAL_STEP,
     )

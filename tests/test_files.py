@@ -177,3 +177,9 @@ def test_a_drive_that_fails_is_not_called_full(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="drive failed") as caught, atomic_write(tmp_path / "a", "the bins"):
         raise OSError(errno.EIO, "Input/output error")
     assert "full" not in str(caught.value)
+
+
+def test_another_disk_that_is_full_is_named(tmp_path: Path) -> None:
+    says = "No space left on device: /cache/file"
+    with pytest.raises(OutputError, match=says), atomic_write(tmp_path / "a.edge", "the bundle"):
+        raise OSError(errno.ENOSPC, "No space left on device", "/cache/file")

@@ -6,7 +6,8 @@ is not the old one or the whole new one, a command that afterwards fails or ends
 run, and anything hidden that the undisturbed run leaves behind. Measured times, on which gates are judged, differ from
 run to run. The result is written to `kills.json`, and the exit code is 1 if anything was found.
 
-    python -m benchmarks.cpu.kills [--kills 100] [--seconds 3600] [--seed 0] [--data DATA] [--preset P] [--target T] [--student S]
+    python -m benchmarks.cpu.kills [--kills 100] [--seconds 3600] [--seed 0]
+        [--data DATA] [--preset P] [--target T] [--student S]
 """
 
 from __future__ import annotations

@@ -19,11 +19,10 @@ from edgedistill import __version__
 from edgedistill.cli.output import echo, error_to_json, print_json, show_log
 from edgedistill.cli.stopping import Terminated, terminating
 from edgedistill.errors import EdgeDistillError, EngineError, OutputError, did_you_mean
-from edgedistill.files import CAUSES, USUAL_STEP
+from edgedistill.files import CAUSES, USUAL_STEP, WRITING_ERRORS
 
 FAILED, MISUSED, GATE_MISSED = 1, 2, 3
 JSON_WANTED = "edgedistill.json"
-WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that only happen in writing
 
 
 class Commands(click.Group):
