@@ -194,3 +194,26 @@ def test_files_are_checked_as_they_are_opened(home: Path) -> None:
         user_cache.read_private(folder, "file")
     user_cache.make_tree_private(folder)
     assert user_cache.read_private(folder, "file") == b"content"
+
+
+def test_a_temporary_cache_of_a_process_that_was_killed_is_removed_by_the_next(home: Path) -> None:
+    program = (
+        "import sys; from edgedistill.user_cache import find_cache, use_temporary_cache\n"
+        "with use_temporary_cache(): print(find_cache(), flush=True); sys.stdin.read()"
+    )
+    folders, processes = [], []
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        folders.append(Path(process.stdout.readline().strip()))
+        processes.append(process)
+    processes[0].kill()
+    processes[0].communicate()
+    assert folders[0].is_dir()
+    with use_temporary_cache():
+        assert not folders[0].exists()
+        assert folders[1].is_dir()
+    processes[1].communicate(input="")
+    assert not list(find_cache().iterdir())
