@@ -1,10 +1,11 @@
 """Kills build, compile, run and adapt at random moments, and asks what is left and what the same command makes of it.
 
-A command runs in a process of its own. It dies without a chance to tidy up, either after a random time of the processor
-or right before a random call that changes a file or folder, both drawn from a seed. What counts as found: a result that
-is not the old one or the whole new one, a command that afterwards fails or ends with other bytes than an undisturbed
-run, and anything hidden that the undisturbed run leaves behind. Measured times, on which gates are judged, differ from
-run to run. The result is written to `kills.json`, and the exit code is 1 if anything was found.
+A command runs in a process of its own. It dies without a chance to tidy up: after a random time of the processor, after
+a random time of the clock, or right before a random call that changes a file or folder, all drawn from a seed. What
+counts as found: a result that is not the old one or the whole new one, a command that afterwards fails or ends with
+other bytes than an undisturbed run, and anything hidden that the undisturbed run leaves behind. Measured times, on
+which gates are judged, differ from run to run. The result is written to `kills.json`, and the exit code is 1 if
+anything was found.
 
     python -m benchmarks.cpu.kills [--kills 100] [--seconds 3600] [--seed 0]
         [--data DATA] [--preset P] [--target T] [--student S]
@@ -38,6 +39,11 @@ from edgedistill.staging import LEFTOVER
 SHARES = {"build": 4, "compile": 2, "run": 2, "adapt": 2}  # of ten kills
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.copytree")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+TIMERS = {
+    "processor": (signal.ITIMER_PROF, signal.SIGPROF),
+    "clock": (signal.ITIMER_REAL, signal.SIGALRM),
+}
+KINDS = ("change", *TIMERS)
 DONE = (0, 3)  # exit codes: done, and done with a gate that is missed
 HEAVY = ("edgedistill.pipeline", "edgedistill.pipeline.adaptation", "edgedistill.bench", "edgedistill.compile.engines")
 TIMED = ("gates", "sha256", "metrics")  # keys of a manifest that hold measured times, or depend on them
@@ -56,23 +62,24 @@ class Task:
 
 @dataclass
 class Moment:
-    """Says when a process dies."""
+    """Says when a process dies: after so many seconds of the processor or of the clock, or before a change."""
 
-    seconds: float | None = None  # of the processor
-    changes: int | None = None  # before this change of a file or folder
-    counted: int = field(default=0, init=False)
+    kind: str | None = None  # one of KINDS; None: it lives to its end
+    at: float = 0.0
+    counted: int = field(default=0, init=False)  # changes of a file or folder
 
     def arm(self) -> None:
         """Lets this process die at that moment."""
         sys.addaudithook(self._count)
-        if self.seconds is not None:
-            signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends a process as SIGKILL does
-            signal.setitimer(signal.ITIMER_PROF, self.seconds)
+        if self.kind in TIMERS:
+            timer, number = TIMERS[self.kind]
+            signal.signal(number, signal.SIG_DFL)  # which ends a process as SIGKILL does
+            signal.setitimer(timer, self.at)
 
     def _count(self, event: str, arguments: tuple[object, ...]) -> None:
         if event in CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES):
             self.counted += 1
-            if self.counted == self.changes:
+            if self.kind == "change" and self.counted == self.at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -81,15 +88,16 @@ class End:
     """Says how a process ended, and what it had used until then."""
 
     code: int | None  # None where it was killed
-    seconds: float
-    changes: int
+    used: dict[str, float]  # by kind of moment
     text: str
 
 
 def main() -> None:
     parser = option_parser(__doc__, RESULTS / "cpu")
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=3600, help="no kill begins after this time")
+    parser.add_argument(
+        "--seconds", type=float, default=3600, help="of the kills, which share it as they share --kills"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, help="sessions of three days, simulated where it is left out")
     parser.add_argument("--preset", default="nano")
@@ -114,12 +122,12 @@ def kill_all(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     kills: Counter[str] = Counter()
     how: Counter[str] = Counter()
     found: list[dict[str, object]] = []
+    deadline = began
     for task in tasks(options, data, whole):
-        kill_task(
-            task,
-            round(options.kills * SHARES[task.name] / sum(SHARES.values())),
-            Trial(folder, whole, rng, began + options.seconds, kills, how, found),
-        )
+        share = SHARES[task.name] / sum(SHARES.values())
+        deadline += share * options.seconds
+        trial = Trial(folder, whole, rng, deadline, kills, how, found)
+        kill_task(task, round(share * options.kills), trial)
     seconds = round(time.monotonic() - began, 1)
     return {"seed": options.seed, "kills": dict(kills), "how": dict(how), "seconds": seconds, "found": found}
 
@@ -138,7 +146,7 @@ class Trial:
 
     def note(self, task: Task, moment: Moment | None, fault: object) -> None:
         """Lists a fault, with the moment of the kill that it came after."""
-        when = None if moment is None else {"seconds": moment.seconds, "changes": moment.changes}
+        when = None if moment is None else f"{moment.kind} {moment.at}"
         self.found.append({"command": task.name, "moment": when, "fault": str(fault)[-1500:]})
 
 
@@ -162,7 +170,7 @@ def kill_task(task: Task, kills: int, trial: Trial) -> None:
             if ended.code is None:
                 done += 1
                 trial.kills[task.name] += 1
-                trial.how["time" if moment.changes is None else "change"] += 1
+                trial.how[str(moment.kind)] += 1
             else:
                 end = ended
             try:
@@ -182,14 +190,14 @@ def kill_task(task: Task, kills: int, trial: Trial) -> None:
 
 def draw_moment(rng: np.random.Generator, whole: End) -> Moment:
     """Returns a moment of the undisturbed run. What earlier runs have kept makes a run shorter, so some get through."""
-    if rng.integers(2):
-        return Moment(seconds=float(rng.uniform(0.001, whole.seconds)))
-    return Moment(changes=int(rng.integers(1, whole.changes + 1)))
+    kind = KINDS[rng.integers(len(KINDS))]
+    at = rng.uniform(0, whole.used[kind])
+    return Moment(kind, 1 + int(at) if kind == "change" else max(0.001, at))
 
 
 def run(task: Task, folder: Path, moment: Moment, log: Path) -> End:
     """Runs a command in a process of its own until that moment. What it has started dies with it."""
-    reader, writer = os.pipe()
+    (reader, writer), began = os.pipe(), time.monotonic()
     child = os.fork()
     if child == 0:
         code = 1
@@ -204,19 +212,18 @@ def run(task: Task, folder: Path, moment: Moment, log: Path) -> End:
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         finally:
-            os.write(writer, str(moment.counted).encode())
+            os.write(writer, f"{moment.counted} {time.process_time()}".encode())
             sys.stderr.flush()
             os._exit(code)
     os.close(writer)
-    _, status, used = os.wait4(child, 0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
-    counted = os.read(reader, 100)
+    changes, processor = (float(number) for number in (os.read(reader, 100) or b"0 0").split())
     os.close(reader)
-    code = os.waitstatus_to_exitcode(status)
-    seconds = used.ru_utime + used.ru_stime
-    print(f"{task.name} {moment} ended with {code} after {seconds:.1f} s", file=sys.stderr, flush=True)
-    return End(code if code >= 0 else None, seconds, int(counted or 0), log.read_text(errors="replace")[-1500:])
+    used = {"change": changes, "processor": processor, "clock": time.monotonic() - began}
+    print(f"{task.name} {moment} ended with {code}: {used}", file=sys.stderr, flush=True)
+    return End(code if code >= 0 else None, used, log.read_text(errors="replace")[-1500:])
 
 
 def is_stray(path: Path) -> bool:
