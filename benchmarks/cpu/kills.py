@@ -8,7 +8,7 @@ which gates are judged, differ from run to run. The result is written to `kills.
 anything was found.
 
     python -m benchmarks.cpu.kills [--kills 100] [--seconds 3600] [--seed 0]
-        [--data DATA] [--preset P] [--target T] [--student S]
+        [--data DATA] [--preset P] [--target T] [--bundle B]
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="sessions of three days, simulated where it is left out")
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--target", default="host")
-    parser.add_argument("--student", type=Path, help="a student of the first days, so that none has to be trained")
+    parser.add_argument(
+        "--bundle", type=Path, help="a bundle of these sessions, so that none has to be built and killed"
+    )
     options = parser.parse_args()
     for module in HEAVY:  # before the processes fork, so that each of them need not import it
         importlib.import_module(module)
@@ -122,9 +124,9 @@ def kill_all(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     kills: Counter[str] = Counter()
     how: Counter[str] = Counter()
     found: list[dict[str, object]] = []
-    deadline = began
-    for task in tasks(options, data, whole):
-        share = SHARES[task.name] / sum(SHARES.values())
+    deadline, chosen = began, tasks(options, data, whole)
+    for task in chosen:
+        share = SHARES[task.name] / sum(SHARES[one.name] for one in chosen)
         deadline += share * options.seconds
         trial = Trial(folder, whole, rng, deadline, kills, how, found)
         kill_task(task, round(share * options.kills), trial)
@@ -254,12 +256,10 @@ def simulate(folder: Path) -> Path:
 def tasks(options: argparse.Namespace, data: Path, whole: Path) -> list[Task]:
     """Returns the commands. Those after `build` use the bundle of its undisturbed run."""
     *earlier, last = sorted(data.glob("*.nwb"))
-    made = whole / "a.edge"
+    made = (options.bundle or whole / "a.edge").resolve()
 
     def build(at: Path) -> list[object]:
         words = ["build", "--target", options.target, "--preset", options.preset, "--steps", 6, "--out", at / "a.edge"]
-        if options.student is not None:
-            words += ["--student", options.student]
         return [*words, *(word for path in earlier for word in ("--data", path)), "--cache", at / "cache"]
 
     def adapt(at: Path) -> list[object]:
@@ -268,7 +268,7 @@ def tasks(options: argparse.Namespace, data: Path, whole: Path) -> list[Task]:
     def copy(at: Path) -> None:
         shutil.copytree(made, at / "c.edge", ignore=shutil.ignore_patterns("build"))
 
-    return [
+    found = [
         Task("build", build, lambda at: None, lambda at: read_bundle(at / "a.edge")),
         Task("compile", lambda at: ["compile", at / "c.edge", "--cache", at / "cache"], copy, read_build),
         Task(
@@ -279,6 +279,7 @@ def tasks(options: argparse.Namespace, data: Path, whole: Path) -> list[Task]:
         ),
         Task("adapt", adapt, lambda at: None, lambda at: read_bundle(at / "b.edge")),
     ]
+    return found if options.bundle is None else found[1:]
 
 
 def read_bundle(path: Path) -> dict[str, object] | None:
