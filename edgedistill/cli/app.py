@@ -17,13 +17,13 @@ import click
 
 from edgedistill import __version__, ranks
 from edgedistill.cli.output import echo, error_to_json, print_json, show_log
+from edgedistill.cli.stopping import Terminated, terminating
 from edgedistill.errors import EdgeDistillError, EngineError, OutputError, did_you_mean
-from edgedistill.files import CAUSES, USUAL_STEP
+from edgedistill.files import CAUSES, USUAL_STEP, WRITING_ERRORS
 
 FAILED, MISUSED, GATE_MISSED = 1, 2, 3
 JSON_WANTED = "edgedistill.json"
 SHARED = ("pretrain", "distill", "build")  # commands that several processes may run together
-WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that only happen in writing
 
 
 class Commands(click.Group):
@@ -61,7 +61,7 @@ class CommandLine(Commands):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command. Every failure that the user can act on ends with a message and an exit code."""
         try:
-            with ranks.joined():
+            with terminating(), ranks.joined():
                 return super().invoke(ctx)
         except ranks.Released:
             ctx.exit(0)
@@ -71,10 +71,12 @@ class CommandLine(Commands):
             if not ranks.claim_message():
                 ctx.exit(MISUSED if isinstance(error, click.UsageError) else FAILED)
             self._report(ctx, error)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             if ranks.claim_message():
                 _print_error_json(ctx, "Interrupted", FAILED, what="interrupted")
                 echo("interrupted. Nothing half-written was left; run the same command again to go on.", err=True)
+            if isinstance(error, Terminated):
+                os.kill(os.getpid(), error.number)  # so that whoever sent it sees that it was heard
         ctx.exit(FAILED)
 
     def _report(self, ctx: click.Context, error: Exception) -> None:

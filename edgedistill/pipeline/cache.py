@@ -19,7 +19,7 @@ from time import monotonic, sleep
 
 from edgedistill import ranks
 from edgedistill.errors import EdgeDistillError
-from edgedistill.files import output_error, remove
+from edgedistill.files import move_whole, output_error, remove
 from edgedistill.kept_folders import RECORD, note_use
 from edgedistill.pipeline.code_digest import installed_code_digest
 from edgedistill.pipeline.library_versions import installed_versions
@@ -97,7 +97,7 @@ class Cache:
 
         def end() -> None:
             write_record(partial, key)
-            partial.rename(folder)
+            move_whole(partial, folder)
 
         try:
             ranks.lead(begin)

@@ -21,7 +21,7 @@ from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
-from edgedistill.pipeline.early_checks import require_labels, require_writable
+from edgedistill.pipeline.early_checks import require_folder, require_labels, require_writable
 from edgedistill.pipeline.inputs import read_catalogue
 from edgedistill.pipeline.pretrained_student import (
     PretrainedStudent,
@@ -37,6 +37,7 @@ from edgedistill.quantization.calibration.range_search import calibrate
 from edgedistill.quantization.calibration.ranges import Ranges, shape_from_size
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, require_teacher
 from edgedistill.quantization.integers import require_parts
+from edgedistill.reserved import reserving, work_folder
 from edgedistill.scratch import with_scratch
 from edgedistill.training.batches import TrainingSession, compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import score_student
@@ -106,6 +107,7 @@ class CalibrationRequest:
     ranked_on: TrainingSession | None  # the session that --sensitivity scores, None without that option
 
 
+@reserving(lambda options: (options.out, work_folder(options.out)))
 @with_scratch(lambda options: options.out.parent)
 def calibrate_run(options: CalibrationOptions, progress: Progress | None = None) -> CalibrationResult:
     """Writes the ranges of the student in `options.run` to `options.out`, and the fine-tuned student beside them.
@@ -118,7 +120,7 @@ def calibrate_run(options: CalibrationOptions, progress: Progress | None = None)
     student, ranges = find_ranges(request)
     tuned = None
     if request.teacher is not None:
-        tuned = options.out.with_suffix(".student")
+        tuned = student_of(options)
         targets = targets_from_teacher(request.run, request.teacher, request.sessions)
         student, ranges = finetune_pretrained(request, student, ranges, targets)
         save_pretrained_student(finetuned_student(request, student), tuned)
@@ -138,10 +140,12 @@ def check_request(options: CalibrationOptions, progress: Progress | None) -> Cal
     require_teacher(recipe, options.teacher)
     for path in {options.out, chart_of(options)}:
         require_writable(path)
+    if recipe.finetune is not None:
+        require_folder(student_of(options))
     pretrained = load_pretrained_student(options.run)
     size = pretrained.student.size
     require_parts(shape_from_size(size), recipe.keep)
-    cache = Cache(options.out.with_name(options.out.name + ".work"))
+    cache = Cache(work_folder(options.out))
     need = ("lfp", "units") if recipe.finetune else ("lfp",)
     how = (options.names, options.line_hz, pretrained.band_power, options.reading)
     catalogue = read_catalogue(cache, options.data, *how, need=need, also=("behavior",))
@@ -197,6 +201,11 @@ def finetuned_student(request: CalibrationRequest, tuned: Student) -> Pretrained
         readouts=fit_readouts(tuned, sessions) or pretrained.readouts,
         finetuned_from=hash_checkpoint(pretrained.student),
     )
+
+
+def student_of(options: CalibrationOptions) -> Path:
+    """Returns the folder of the fine-tuned student, which is beside the ranges."""
+    return options.out.with_suffix(".student")
 
 
 def chart_of(options: CalibrationOptions) -> Path:

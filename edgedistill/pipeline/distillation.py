@@ -26,6 +26,7 @@ from edgedistill.pipeline.result import TrainingSummary, mean_or_none
 from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.searched_students import Judging, choose_student, trials_to_json
 from edgedistill.pipeline.teacher import load_known_teacher, targets_from_teacher
+from edgedistill.reserved import reserving, work_folder
 from edgedistill.scratch import with_scratch
 from edgedistill.training.batches import (
     TrainingSession,
@@ -62,6 +63,7 @@ class DistillOptions:
     trials: int = 1  # settings that are tried; 1: those of the preset
 
 
+@reserving(lambda options: (options.out, work_folder(options.out)))
 @with_scratch(lambda options: options.out.parent)
 def distill(options: DistillOptions, progress: Progress | None = None) -> TrainingSummary:
     """Trains the LFP student of the sessions and writes it to the folder `options.out`.
@@ -80,7 +82,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
         )
     require_label_minutes(options.label_minutes)
     require_trials(options.trials)
-    cache = Cache(out.with_name(out.name + ".work"))
+    cache = Cache(work_folder(out))
     need = ("lfp", "units", "behavior") if options.supervised else ("lfp", "units")
     how = (options.names, options.line_hz, preset.band_power, options.reading)
     catalogue = read_catalogue(cache, options.data, *how, need=need, also=("behavior",))

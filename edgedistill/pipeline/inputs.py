@@ -25,11 +25,12 @@ from edgedistill.data.bins import (
 )
 from edgedistill.data.opening.catalogue import ONE_BY_ONE, ReadingOptions, expand_paths
 from edgedistill.data.opening.digest import require_unchanged
-from edgedistill.data.opening.hdf5_files import find_errno, reading_error
+from edgedistill.data.opening.hdf5_files import reading_error
 from edgedistill.data.opening.session_files import find_session_files
 from edgedistill.data.recording import SeriesNames, open_recording
 from edgedistill.data.session_loading import combine_sessions, find_copies
 from edgedistill.errors import RecordingError
+from edgedistill.files import find_number
 from edgedistill.pipeline.cache import Cache, Stage, wait_until_seen
 from edgedistill.scratch import scratch_in
 
@@ -208,7 +209,7 @@ def read_file(reading: _Reading, path: Path) -> tuple[Path, Stage] | RecordingEr
                     )
                     save_session_bins(bins, folder / BINS)
             except OSError as error:  # the cache would take it for a full disk
-                raise reading_error(path, str(error), find_errno(error)) from error
+                raise reading_error(path, str(error), find_number(error)) from error
 
         inputs = [digest, asdict(names), reading.line_hz, asdict(reading.bands), reading.need, reading.also]
         folder = cache.stage(f"read-{path.stem}", inputs, make)

@@ -38,6 +38,7 @@ from edgedistill.pipeline.teacher import load_known_teacher
 from edgedistill.quantization.calibration.ranges import read_ranges, shape_from_size
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from edgedistill.quantization.integers import require_parts
+from edgedistill.reserved import work_folder
 from edgedistill.target import Target, load_target, require_buildable
 from edgedistill.training.adapt import MODES
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
@@ -128,7 +129,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     recipe = load_recipe(options.recipe) if decoder.ranges is None else decoder.ranges.recipe
     decoder.require_teacher(recipe, options.teacher)
     require_sizes_fit(target, decoder.sizes(preset), recipe)
-    cache = Cache(options.work or options.out.with_name(options.out.name + ".work"))
+    cache = Cache(work_folder(options.out, options.work))
     catalogue = read_build_sessions(cache, options, decoder.band_power(preset))
     bins = catalogue.sessions
     gap = max(compute_gap(bins, size) for size in decoder.sizes(preset))
