@@ -80,7 +80,7 @@ def finetune(run: Run, tuning: FineTuning) -> tuple[Student, Ranges]:
         )  # fmt: skip
         save_student(tuned, folder, {"row": tuning.student_name})
         after = {name: list(map(float, numbers)) for name, numbers in values.items()}
-        recipe = replace(ranges.recipe, rounding="nearest")  # as the student was fine-tuned
+        recipe = ranges.recipe.after_finetuning()
         found = replace(ranges, values=after, recipe=recipe, checkpoint_sha256=hash_checkpoint(tuned))
         table = measure_table(tuned, tuning.calibrated_on, task.modality, found)
         replace(found, table=table).write(folder / RANGES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgedistill.assets import asset_folder
@@ -78,6 +78,10 @@ class Recipe:
         """
         facts = asdict(self)
         return {key: value for key, value in facts.items() if self.weights == 4 or key not in FOUR_BIT_KEYS}
+
+    def after_finetuning(self) -> Recipe:
+        """Returns the recipe by which a fine-tuned student is quantized: its weights are rounded as in the training."""
+        return replace(self, rounding="nearest")
 
     @classmethod
     def from_json(cls, mapping: Mapping[str, object], where: str = "recipe") -> Recipe:
