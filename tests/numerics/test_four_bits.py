@@ -125,7 +125,9 @@ def as_eight(tensors: Tensors) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [drop, drop_weights, double, narrow, signed, too_low, no_factor, beyond, as_eight], ids=lambda f: f.__name__
+    "damage",
+    [drop, drop_weights, double, narrow, signed, too_low, no_factor, beyond, as_eight],
+    ids=lambda f: f.__name__,
 )
 def test_a_file_that_is_not_of_the_form_is_refused_by_name(damage: Any) -> None:
     tensors = {name: array.copy() for name, array in random_model(four=PARTS).to_file().items()}

@@ -1,4 +1,4 @@
-"""Four-bit rounding gives the form, errs by what its steps allow, and keeps outputs better where it knows the inputs."""
+"""Four-bit rounding gives the form, errs as its steps allow, and keeps outputs better where it knows the inputs."""
 
 from __future__ import annotations
 
