@@ -157,26 +157,33 @@ ED_INLINE void ed_offsets4(const int8_t *x, int n, int32_t *sums) {
     }
 }
 
+/* Adds one column: four inputs, in every lane of `four`, times the nibbles of lines of pairs of blocks. */
+ED_INLINE const int8_t *ed_column4(const int8_t *q, __m512i four, int blocks, __m512i *sum) {
+    ED_UNROLL
+    for (int b = 0; b < blocks; b += 2, q += 64) {
+        const __m512i two = ed_load512(q);
+        sum[b] = _mm512_dpbusd_epi32(sum[b], _mm512_and_si512(two, _mm512_set1_epi8(15)), four);
+        if (b + 1 < blocks)
+            sum[b + 1] = _mm512_dpbusd_epi32(sum[b + 1], _mm512_and_si512(two, _mm512_set1_epi8(-16)), four);
+    }
+    return q;
+}
+
 /* Does for four-bit weights what ed_columns does. `from` is a multiple of 32. */
 ED_INLINE const int8_t *ed_columns4(const int8_t *q, const int8_t *x, const int32_t *sums, int from, int to, int blocks,
                                     __m512i *acc) {
-    const __m512i low = _mm512_set1_epi8(15), high = _mm512_set1_epi8(-16), factor = _mm512_set1_epi32(15);
-    const int pairs = (blocks + 1) / 2;
     for (int at = from; at < to; at += ED_FACTOR_INPUTS) {
-        const int end = at + ED_FACTOR_INPUTS < to ? at + ED_FACTOR_INPUTS : to;
         const int8_t *factors = q;
-        const __m512i less = _mm512_set1_epi32(sums[at / ED_FACTOR_INPUTS]);
+        const __m512i less = _mm512_set1_epi32(sums[at / ED_FACTOR_INPUTS]), more = _mm512_slli_epi32(less, 4);
         __m512i sum[ED_GROUP];
         ED_UNROLL
-        for (int b = 0; b < blocks; b++) sum[b] = b % 2 ? _mm512_slli_epi32(less, 4) : less;
-        q += ED_UP(16 * pairs, 64);
-        for (int i = at; i < end; i += 4, q += 64 * pairs) {
-            const __m512i four = ed_four(x + i);
+        for (int b = 0; b < blocks; b++) sum[b] = b % 2 ? more : less;
+        q += ED_UP(16 * ((blocks + 1) / 2), 64);
+        if (at + ED_FACTOR_INPUTS <= to) {
             ED_UNROLL
-            for (int b = 0; b < blocks; b++) {
-                __m512i line = _mm512_and_si512(ed_load512(q + 64 * (b / 2)), b % 2 ? high : low);
-                sum[b] = _mm512_dpbusd_epi32(sum[b], line, four);
-            }
+            for (int i = 0; i < ED_FACTOR_INPUTS; i += 4) q = ed_column4(q, ed_four(x + at + i), blocks, sum);
+        } else {
+            for (int i = at; i < to; i += 4) q = ed_column4(q, ed_four(x + i), blocks, sum);
         }
         ED_UNROLL
         for (int b = 0; b < blocks; b++) {
@@ -184,7 +191,7 @@ ED_INLINE const int8_t *ed_columns4(const int8_t *q, const int8_t *x, const int3
             if (b % 2)
                 acc[b] = _mm512_dpwssd_epi32(acc[b], _mm512_srai_epi32(sum[b], 4), _mm512_srli_epi32(two, 4));
             else
-                acc[b] = _mm512_dpwssd_epi32(acc[b], sum[b], _mm512_and_si512(two, factor));
+                acc[b] = _mm512_dpwssd_epi32(acc[b], sum[b], _mm512_and_si512(two, _mm512_set1_epi32(15)));
         }
     }
     return q;
