@@ -224,7 +224,6 @@ def test_four_bit_weights_take_half_the_flash_and_no_more_instructions(built: Bu
     assert 0.4 * LAYER_WEIGHTS < saved < 0.5 * LAYER_WEIGHTS
     ticks = [int(one.run(steps(random_bins(NANO, 30)))["ticks"].max()) for one in (eight, four)]
     assert ticks[1] <= ticks[0]
-    print(read_linker_sizes(four))
 
 
 @DEPLOYED
