@@ -212,7 +212,10 @@ struct ed_input {
 ED_INLINE void ed_read_input(const struct ed_matrix *part, const int8_t *x, int n, struct ed_input *input) {
     input->x = x;
     input->correction = ED_FOUR(*part) ? _mm512_setzero_si512() : ed_correction(x, n);
-    if (ED_FOUR(*part)) ed_offsets4(x, n, input->sums);
+    if (ED_FOUR(*part))
+        ed_offsets4(x, n, input->sums);
+    else if (ED_FOURS)
+        memset(input->sums, 0, sizeof input->sums); /* compilers do not see that nobody reads them */
 }
 
 ED_INLINE const int8_t *ed_first_line(const struct ed_matrix *part) {
