@@ -34,9 +34,13 @@ from edgedistill.pipeline.ranges import FineTuning, finetune, window_progress
 from edgedistill.pipeline.run_context import Progress, Run, provenance_of
 from edgedistill.pipeline.teacher import load_known_teacher, targets_from_teacher
 from edgedistill.quantization.calibration.range_search import calibrate
-from edgedistill.quantization.calibration.ranges import Ranges, shape_from_size
+from edgedistill.quantization.calibration.ranges import (
+    Ranges,
+    choose_four_bit_parts,
+    require_recipe_fits,
+    shape_from_size,
+)
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, require_teacher
-from edgedistill.quantization.integers import require_parts
 from edgedistill.reserved import reserving, work_folder
 from edgedistill.scratch import with_scratch
 from edgedistill.training.batches import TrainingSession, compute_gap, find_unlabelled_block, training_session_from_bins
@@ -144,7 +148,7 @@ def check_request(options: CalibrationOptions, progress: Progress | None) -> Cal
         require_folder(student_of(options))
     pretrained = load_pretrained_student(options.run)
     size = pretrained.student.size
-    require_parts(shape_from_size(size), recipe.keep)
+    require_recipe_fits(shape_from_size(size), recipe)
     cache = Cache(work_folder(options.out))
     need = ("lfp", "units") if recipe.finetune else ("lfp",)
     how = (options.names, options.line_hz, pretrained.band_power, options.reading)
@@ -229,11 +233,12 @@ def preset_of(size: StudentSize) -> Preset:
 
 
 def rank_student(student: Student, ranges: Ranges, session: TrainingSession) -> Ranking:
-    """Returns each part of the step with the R² lost when only it is quantized, largest loss first."""
+    """Returns each part of the step with the R² lost when only it is quantized by the recipe, largest loss first."""
     from edgedistill.quantization.sensitivity import rank_parts
 
     readout, _ = score_student(student, "deployed", session)
-    return tuple(rank_parts(student, ranges.values, session, "lfp", readout))
+    four = choose_four_bit_parts(shape_from_size(student.size), ranges.recipe)
+    return tuple(rank_parts(student, ranges.values, session, "lfp", readout, four))
 
 
 def draw_ranking(ranking: Ranking, path: Path) -> None:
@@ -243,7 +248,7 @@ def draw_ranking(ranking: Ranking, path: Path) -> None:
     parts, lost = zip(*reversed(ranking), strict=True)
     figure = Figure(figsize=(7, 1 + 0.25 * len(parts)), layout="constrained")
     axes = figure.add_subplot(
-        xlabel="R² lost on the validation block when this part alone is INT8 (below 0: gained)",
+        xlabel="R² lost on the validation block when this part alone is quantized (below 0: gained)",
         title="What each part costs; a few 0.0001 are noise",
     )
     axes.barh(parts, lost)

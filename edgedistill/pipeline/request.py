@@ -35,9 +35,8 @@ from edgedistill.pipeline.inputs import Catalogue, read_catalogue
 from edgedistill.pipeline.pretrained_student import load_pretrained_student
 from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.teacher import load_known_teacher
-from edgedistill.quantization.calibration.ranges import read_ranges, shape_from_size
+from edgedistill.quantization.calibration.ranges import read_ranges, require_recipe_fits, shape_from_size
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe
-from edgedistill.quantization.integers import require_parts
 from edgedistill.reserved import work_folder
 from edgedistill.target import Target, load_target, require_buildable
 from edgedistill.training.adapt import MODES
@@ -216,5 +215,5 @@ def refuse_training_options(options: BuildOptions) -> None:
 def require_sizes_fit(target: Target, sizes: Sequence[StudentSize], recipe: Recipe) -> None:
     """Raises an error where a student lacks a part that the recipe keeps in float32, or the target cannot run it."""
     for size in sizes:
-        require_parts(shape_from_size(size), recipe.keep)
+        require_recipe_fits(shape_from_size(size), recipe)
         require_engine_fits(target, size.window, recipe.keep)
