@@ -37,7 +37,7 @@ def lfp_from_population(
     """Returns the LFP (frames, channels) in uV: informative field, shared 1/f, beta and high gamma."""
     frames = len(velocity) * config.rate_hz // LATENT_HZ
     speed = np.repeat(np.linalg.norm(velocity, axis=1), config.rate_hz // LATENT_HZ) / 12.0
-    field, activity = sum_unit_fields(config, population, spikes, frames)
+    field, activity = (part.T for part in sum_unit_fields(config, population, spikes, frames))  # (channels, frames)
     drive = np.stack([draw_coloured_noise(frames, config.rate_hz, rng, CHI) for _ in population.background])
     size = BACKGROUND_RATIO * FIELD_UV / find_deviation(drive, population.background)
     # beta says that a movement is under way, not where it goes: it shrinks with the speed to come
@@ -72,8 +72,7 @@ def sum_unit_fields(
 ) -> tuple[Array, Array]:
     """Sums the fields of single units (Telenczuk 2020).
 
-    Returns the sum (channels, frames) in uV, and the activity (channels, frames) around each electrode relative to its
-    mean.
+    Returns the sum (frames, channels) in uV, and the activity around each electrode relative to its mean.
     """
     rate = config.rate_hz
     distance = measure_distances(population)  # (channels, population)
@@ -98,7 +97,7 @@ def sum_unit_fields(
     size = FIELD_UV / np.mean([row.std() for row in walk(field)])
     for row in walk(field):
         row *= size
-    return field, activity
+    return field.T, activity.T
 
 
 def walk(field: Array) -> Iterator[Array]:
