@@ -25,6 +25,7 @@ from edgedistill.errors import ConfigError, EdgeDistillError
 T = TypeVar("T")
 
 LAUNCHED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells each process
+LOADED = ("torch", "torch.distributed")
 PATIENCE = timedelta(days=30)  # a process waits as long as another one reads or scores; a lost one is noticed at once
 OF_A_LOST_PEER = re.compile(r"gloo|nccl|tcpstore|connection|socket|peer|timed? ?out", re.IGNORECASE)
 GO_ON = "run the same command again: it goes on from the last checkpoint, with any number of processes"
@@ -78,7 +79,6 @@ def joined() -> Iterator[None]:
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each process would warn of steps without an unused weight
     torch, distributed = load_torch()
-    rendezvous = import_module("torch.distributed.rendezvous").rendezvous
 
     backend = "gloo"
     if torch.cuda.is_available():
@@ -91,7 +91,7 @@ def joined() -> Iterator[None]:
             )
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
-    store, rank, count = next(rendezvous("env://"))
+    store, rank, count = next(distributed.rendezvous("env://"))
     distributed.init_process_group(
         backend, store=distributed.PrefixStore("training", store), rank=rank, world_size=count, timeout=PATIENCE
     )
@@ -117,7 +117,8 @@ def load_torch() -> tuple[Any, Any]:
 
     An import would make the version of torch part of what a stage is kept by, also where sessions are only read.
     """
-    return import_module("torch"), import_module("torch.distributed")
+    torch, distributed = map(import_module, LOADED)
+    return torch, distributed
 
 
 def lead(make: Callable[[], T]) -> T:
