@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,13 +23,19 @@ from edgedistill.training.evaluate import Array, fit_readout, unscale_behavior
 from edgedistill.training.few_labels import find_labelled
 from edgedistill.training.loop import Verdict
 from edgedistill.training.pretrain import compute_bidirectional_latents
-from edgedistill.training.study import RunningTrial
 
 FITTED_BINS = 6000
 WATCHED_BINS = 3000  # of each block, where a training is only watched
 
 
-def stop_student(trial: RunningTrial, modality: str, session: TrainingSession) -> Callable[[Student, int], Verdict]:
+class Judge(Protocol):
+    """Decides in a search whether a training goes on, as `study.RunningTrial` does. Trainings need no optuna."""
+
+    def evaluate(self, step: int, r2: float) -> bool:
+        """Returns whether the training ends at a step with this R²."""
+
+
+def stop_student(trial: Judge, modality: str, session: TrainingSession) -> Callable[[Student, int], Verdict]:
     """Returns what ends the training of a student in a search, for `train_student`."""
 
     def stop(student: Student, step: int) -> Verdict:
@@ -39,7 +46,7 @@ def stop_student(trial: RunningTrial, modality: str, session: TrainingSession) -
 
 
 def stop_bidirectional(
-    trial: RunningTrial, modality: str, session: TrainingSession, segment_bins: int
+    trial: Judge, modality: str, session: TrainingSession, segment_bins: int
 ) -> Callable[[PatchAutoencoder, int], Verdict]:
     """Returns what ends the training of a teacher or of another bidirectional model in a search."""
 
