@@ -147,6 +147,8 @@ def describe_training(request: BuildRequest, trained: TrainedModels) -> Facts:
         "learned_from_behavior": objective.behavior > 0,
         "learned_from_teacher": objective.alignment > 0,
     }
+    if trained.labels is not None and trained.lfp.session is not request.session:
+        found["labels_from_spikes"] = trained.labels.to_json()
     if trained.choice is not None:
         found |= trained.choice.to_json()
     searched = {**request.decoder.trials, **trained.trials}

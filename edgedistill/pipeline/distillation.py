@@ -25,6 +25,7 @@ from edgedistill.pipeline.pretrained_student import (
 from edgedistill.pipeline.result import TrainingSummary, mean_or_none
 from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.searched_students import Judging, choose_student, trials_to_json
+from edgedistill.pipeline.spike_labels import label_from_spikes
 from edgedistill.pipeline.teacher import load_known_teacher, targets_from_teacher
 from edgedistill.reserved import reserving, work_folder
 from edgedistill.scratch import with_scratch
@@ -93,10 +94,12 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
         require_labels(sessions[-1], bins[-1])
     few = None if options.label_minutes is None else FewLabels(sessions[-1].id, options.label_minutes)
     sessions = list(withhold_labels(sessions, sessions[-1], options.label_minutes))
+    run = Run(cache, preset, options.seed, provenance_of(bins, catalogue.skipped), progress, options.trials)
+    if few is not None:
+        sessions[-1] = label_from_spikes(run, sessions[-1]).session
     labelled = tuple(session for session in sessions if find_unlabelled_block(session) is None)
     if options.trials > 1:
         require_judges(labelled)
-    run = Run(cache, preset, options.seed, provenance_of(bins, catalogue.skipped), progress, options.trials)
     targets = targets_from_teacher(run, load_known_teacher(options.teacher, sessions), sessions)
     task_name = "deployed" if options.supervised else "distilled"
     judging = Judging(labelled, KALMAN)

@@ -52,7 +52,7 @@ def ranges_from_student(
 
     seen = session_inputs(session, modality, "behavior")  # windows are drawn by speed
     file = run.provenance.sessions.get(session.id)  # stands in the ranges
-    inputs = [seen, file, describe_model(student), recipe.to_json(), run.seed, run.trained_on]
+    inputs = [seen, file, describe_model(student), asdict(recipe), run.seed, run.trained_on]
     return read_ranges(run.cache.stage(stage, inputs, make) / RANGES, student.size)
 
 

@@ -17,7 +17,7 @@ from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.pipeline.teacher import target_inputs
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.distill import distill_bidirectional
+from edgedistill.training.distill import count_outputs, distill_bidirectional
 from edgedistill.training.losses import DISTILLED
 from edgedistill.training.midway import watch_bidirectional, watch_student
 from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, train_task
@@ -87,5 +87,4 @@ def describe_sessions(
     """Returns what a training for a task uses of its sessions and the teacher, as JSON, for the key of its stage."""
     parts = (task.modality, "behavior") if task.objective.behavior else (task.modality,)
     seen: list[object] = [session_inputs(s, *parts) for s in sessions]
-    outputs = [None if s.behavior is None else s.behavior.shape[1] for s in sessions]  # a head for them is always there
-    return [seen, outputs, target_inputs(targets, task.objective, size)]
+    return [seen, count_outputs(sessions), target_inputs(targets, task.objective, size)]

@@ -24,6 +24,7 @@ from edgedistill.pipeline.searched_students import (
     choose_patch_student,
     choose_student,
 )
+from edgedistill.pipeline.spike_labels import SpikeLabels, label_from_spikes
 from edgedistill.pipeline.teacher import (
     TeacherSubject,
     fit_window_readout,
@@ -45,6 +46,8 @@ from edgedistill.training.study import Trial
 from edgedistill.training.teacher_targets import TeacherTargets
 
 SINGLE = "single_session_lfp"  # the unsupervised student that sees one session alone
+TAUGHT = ("deployed", "distilled")  # students that learn from labels that spikes gave, where labels are few
+FEW_LABELS = "distilled_few_labels"  # the distilled student, with a read-out of the recorded labels alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +96,7 @@ class TrainedModels:
     metrics: Metrics
     choice: Choice | None = None  # None where the student comes from an earlier run
     trials: Trials = field(default_factory=dict)  # of every student that was searched
+    labels: SpikeLabels | None = None  # where labels are few and the session has units
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +129,9 @@ def train_models(request: BuildRequest) -> TrainedModels:
         teacher = teacher_from_sessions(run, request.sessions)
     targets = None if teacher is None else targets_from_teacher(run, teacher, request.sessions)
     request.decoder.require_targets(targets, request.recipe)
-    students = train_students(request, targets)
+    labels = find_spike_labels(request)
+    taught = request.session if labels is None else labels.session
+    students = train_students(request, targets, taught)
     ranks.release()
     spikes = baselines = None
     if targets is not None and request.options.has_spike_models:
@@ -137,10 +143,12 @@ def train_models(request: BuildRequest) -> TrainedModels:
         trials.update(baselines.trials)
     chosen = None
     if isinstance(request.decoder, EarlierStudent):
-        lfp = adapt_pretrained(request, request.decoder)
+        lfp = adapt_pretrained(request, request.decoder, taught)
     else:
-        candidates = {name: score_chosen(request, name, students) for name in ("deployed", "distilled")}
+        candidates = {name: score_chosen(request, name, students, taught) for name in ("deployed", "distilled")}
         trials |= {name: candidate.trials for name, candidate in candidates.items()}
+        if labels is not None:
+            candidates[FEW_LABELS] = score_chosen(request, "distilled", students)
         assert candidates["distilled"].smoothed is not None
         metrics["distilled_r2"] = candidates["distilled"].smoothed.r2
         if baselines is not None:
@@ -148,13 +156,28 @@ def train_models(request: BuildRequest) -> TrainedModels:
         chosen = choose_shipped(candidates)
         lfp = replace(candidates[chosen.shipped], name="deployed")
     metrics["deployed_r2"] = lfp.r2
-    ridge, scores = fit_linear(request.run, request.session, lfp.session)
-    return TrainedModels(lfp, spikes, targets, ridge, metrics | scores, chosen, trials)
+    decoded = replace(lfp.session, behavior=request.session.behavior)  # linear filters see recorded labels alone
+    ridge, scores = fit_linear(request.run, request.session, decoded)
+    return TrainedModels(lfp, spikes, targets, ridge, metrics | scores, chosen, trials, labels)
 
 
-def train_students(request: BuildRequest, targets: TeacherTargets | None) -> Students:
-    """Returns the students of a build, trained. Which they are depends on the options alone."""
+def find_spike_labels(request: BuildRequest) -> SpikeLabels | None:
+    """Returns labels from spikes for the session that is decoded, where its labels are few and its units were read."""
+    session, decoder = request.session, request.decoder
+    few = request.options.label_minutes is not None or decoder.knows_few_labels(session)
+    if not few or session.spikes is None or not decoder.may_use_labels(session):
+        return None
+    return label_from_spikes(request.run, session)
+
+
+def train_students(request: BuildRequest, targets: TeacherTargets | None, taught: TrainingSession) -> Students:
+    """Returns the students of a build, trained. Which they are depends on the options alone.
+
+    Those that ship with a teacher learn from `taught`, the session that is decoded with labels from spikes. All others
+    learn from recorded labels alone.
+    """
     run, options, sessions = request.run, request.options, request.sessions
+    with_spikes = tuple(taught if session is request.session else session for session in sessions)
     if targets is None:
         return Students({}, None)
     names = ["spike_student"] if options.has_spike_models else []
@@ -163,8 +186,9 @@ def train_students(request: BuildRequest, targets: TeacherTargets | None) -> Stu
     judging = Judging((request.session,), options.smooth)
     found = {}
     for name in names:
-        seen = [request.session] if name == SINGLE else sessions
-        found[name] = choose_student(run, task_of(name), seen, targets, options.aligned_by, judging)
+        seen = [request.session] if name == SINGLE else with_spikes if name in TAUGHT else sessions
+        judged = Judging((taught,), options.smooth) if name in TAUGHT else judging
+        found[name] = choose_student(run, task_of(name), seen, targets, options.aligned_by, judged)
     patch = choose_patch_student(run, sessions, targets, options.aligned_by, judging) if options.baselines else None
     return Students(found, patch)
 
@@ -199,24 +223,27 @@ def score_spike_models(
     return models, {"teacher_r2": r2, "spike_student_r2": student.r2}
 
 
-def score_chosen(request: BuildRequest, name: str, students: Students) -> TrainedStudent:
-    """Returns a trained student with a read-out that is fitted on the session it decodes."""
+def score_chosen(
+    request: BuildRequest, name: str, students: Students, taught: TrainingSession | None = None
+) -> TrainedStudent:
+    """Returns a trained student with a read-out that is fitted on the session it decodes, or on its `taught` form."""
     found, task, smooth = students.chosen[name], task_of(name), request.options.smooth
+    session = taught or request.session
     with request.run.cache.timed(f"score {name.replace('_', '-')}"):
-        readout, raw, smoothed = score_raw_and_smoothed(found.student, task, request.session, smooth)
+        readout, raw, smoothed = score_raw_and_smoothed(found.student, task, session, smooth)
     return TrainedStudent(
-        task, found.student, found.task, request.session, readout, raw.r2, smoothed=smoothed, trials=found.trials
+        task, found.student, found.task, session, readout, raw.r2, smoothed=smoothed, trials=found.trials
     )
 
 
-def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedStudent:
-    """Returns the student of --student, adapted to the session if that is new to it.
+def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent, taught: TrainingSession) -> TrainedStudent:
+    """Returns the student of --student, adapted to the session `taught` if that is new to it.
 
     Its read-out is fitted on the session if labels may be used. Otherwise it is the stored read-out of the session's
     array.
     """
     run, pretrained = request.run, decoder.pretrained
-    student, session = pretrained.adapted_to(request.session, decoder.mode, run.preset.training, run.seed)
+    student, session = pretrained.adapted_to(taught, decoder.mode, run.preset.training, run.seed)
     may_use_labels = decoder.may_use_labels(request.session)
     if may_use_labels:
         readout, scored = score_student(student, "deployed", session)

@@ -42,8 +42,13 @@ def make_student(
     channels = {s.id: s.inputs(modality).shape[1] for s in sessions}
     # LFP channels are places on an array and stay; other units are recorded every day
     arrays = {s.id: s.array if modality == "lfp" else s.id for s in sessions}
-    outputs = next((s.behavior.shape[1] for s in sessions if s.behavior is not None), 1)
+    outputs = count_outputs(sessions)
     return Student(size, channels, arrays, teacher_d, outputs)
+
+
+def count_outputs(sessions: Sequence[TrainingSession]) -> int:
+    """Returns the width of the head that a student of these sessions has for their behavior."""
+    return next((s.behavior.shape[1] for s in sessions if s.behavior is not None), 1)
 
 
 def train_student(
