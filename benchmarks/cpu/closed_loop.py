@@ -358,7 +358,7 @@ def write_noise(path: Path, channels: int, rate: int, seconds: int) -> Path:
         nwb.add_electrode(location="none", group=group)
     region = nwb.create_electrode_table_region(list(range(channels)), "all")
     data = H5DataIO(shape=(seconds * rate, channels), dtype=np.dtype(np.int16), chunks=(rate, channels))
-    nwb.add_acquisition(ElectricalSeries("lfp", data, region, rate=float(rate), conversion=1e-6))
+    nwb.add_acquisition(ElectricalSeries(name="lfp", data=data, electrodes=region, rate=float(rate), conversion=1e-6))
     noise = np.random.default_rng(2).normal(scale=60, size=(10 * rate, channels)).astype(np.int16)
     blocks = (noise[: min(10, seconds - at) * rate] for at in range(0, seconds, 10))
     write_large_nwb(nwb, path, {"acquisition/lfp/data": blocks})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -125,7 +125,11 @@ def stream(
         raise click.UsageError("the recording that is replayed cannot be written to")
     made = {words: make_sink(words) for words in sinks}
     with Decoder.open(bundle, engine, require_signature=require_signature) as decoder:
-        settings = LiveSettings(
+        settings, faster = LiveSettings(), max(1.0, speed or 1.0)
+        settings = replace(
+            settings,
+            backlog_s=settings.backlog_s * faster,  # as long as without --speed for who waits
+            sink_backlog_s=settings.sink_backlog_s * faster,
             source=source,
             deadline_s=deadline_ms / 1000,
             hold_s=reorder_ms / 1000,

@@ -95,7 +95,7 @@ class FramePlacer:
         if not len(numbers):
             return []
         if self._origin is None:
-            self._origin = int(numbers[0])
+            self._origin, self._anew = int(numbers[0]), "no"  # nothing came before that could be missing
         made: list[Piece] = []
         if self._anew != "no":
             due = self._reached + round((arrived_s - self._reached_s) * self._rate)

@@ -128,6 +128,15 @@ def test_numbers_that_begin_anew_go_on_where_time_says() -> None:
     assert feed.out == expected(160, (10, 100), (110, 150))
 
 
+def test_nothing_is_missing_before_the_first_frame() -> None:
+    feed = Feed()
+    feed.placer.begin_anew(trusted=False)
+    feed.wait(1000.0)
+    feed.chunk(0, 10, 1000.0)
+    assert feed.out == expected(10)
+    assert feed.counts() == (0, 0, 0, 0, 0)
+
+
 def test_a_source_that_does_not_count_has_a_gap_as_long_as_its_pause() -> None:
     feed = Feed(patience_s=0.1)
     feed.chunk(0, 10, 0.010)

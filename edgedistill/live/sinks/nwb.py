@@ -19,7 +19,7 @@ from edgedistill.data.nwb_writing import GrowingNwb
 from edgedistill.decoding import BLOCK_BINS, Predictions, check_destination, make_nwb
 from edgedistill.errors import ConfigError
 from edgedistill.files import output_error
-from edgedistill.live.records import DecodedBin, StreamBlock, StreamDescription
+from edgedistill.live.records import DecodedBin, Floats, StreamBlock, StreamDescription
 from edgedistill.runtime import Flag
 from edgedistill.stream_file import NWB_FOLDER, SERIES, list_rows
 
@@ -82,8 +82,7 @@ class NwbSink:
         assert self._file is not None
         waiting, self._waiting = self._waiting, []
         try:
-            for block in waiting:
-                self._write_frames(block)
+            self._write_frames(waiting)
             self._write_bins([bin_ for block in waiting for bin_ in block.bins])
             self._file.flush()
         except OSError as error:
@@ -91,15 +90,26 @@ class NwbSink:
             raise output_error(self._path, "the recording of the stream", error, step) from error
         self._committed = monotonic()
 
-    def _write_frames(self, block: StreamBlock) -> None:
+    def _write_frames(self, blocks: Sequence[StreamBlock]) -> None:
+        """Writes frames that follow each other at once, because each write of HDF5 takes a fixed time."""
         assert self._file is not None
-        missed = block.first_frame - self._frames
-        lost = missed + (block.frame_count if block.frames is None else 0)
-        if lost:
-            self._file.skip(RAW, lost)
-        if block.frames is not None:
-            self._file.append({RAW: block.frames})
-        self._frames = block.first_frame + block.frame_count
+        run: list[Floats] = []
+        for block in blocks:
+            missed = block.first_frame - self._frames
+            lost = missed + (block.frame_count if block.frames is None else 0)
+            if lost:
+                self._append_frames(run)
+                run = []
+                self._file.skip(RAW, lost)
+            if block.frames is not None:
+                run.append(block.frames)
+            self._frames = block.first_frame + block.frame_count
+        self._append_frames(run)
+
+    def _append_frames(self, run: Sequence[Floats]) -> None:
+        assert self._file is not None
+        if run:
+            self._file.append({RAW: np.concatenate(run)})
 
     def _write_bins(self, bins: Sequence[DecodedBin]) -> None:
         assert self._file is not None
