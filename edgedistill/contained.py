@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # without the last, opening a pipe would wait
+from edgedistill.staging import ENTRY, FOLDER, stage
+
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)  # of systems that open a link with O_NOFOLLOW
 NOT_PLAIN = (errno.ELOOP, errno.EINVAL)  # of a link or of what is no plain file, as the functions below raise them
-LONGEST_STEM = 40  # characters of a temporary name that come from the final one
 
 Check = Callable[[os.stat_result, str], None]  # raises OSError for a file or folder that must not be used
 
@@ -36,7 +34,7 @@ def open_file(folder: Path, name: str, check: Check | None = None) -> Iterator[I
     """
     *parents, last = _split(name)
     with _open_folder(folder, parents, check=check) as inside:
-        descriptor = _open_step(last, FILE, inside)
+        descriptor = _open_step(last, ENTRY, inside)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -86,22 +84,11 @@ def replace_folder(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
     a folder on the way is a link or the files cannot be written.
     """
     *parents, last = _split(name)
-    with _open_folder(folder, parents, make=True) as inside:
-        partial, old = (f".{last[:LONGEST_STEM]}.{secrets.token_hex(4)}.{kind}" for kind in ("partial", "old"))
-        try:
-            os.mkdir(partial, dir_fd=inside)
-            for file, data in files.items():
-                _write(inside, (partial, *_split(file)), data)
-            with suppress(FileNotFoundError):
-                os.rename(last, old, src_dir_fd=inside, dst_dir_fd=inside)
-            os.rename(partial, last, src_dir_fd=inside, dst_dir_fd=inside)
-        finally:
-            with suppress(OSError):
-                _remove(inside, partial)
-            with suppress(OSError):
-                if not _exists(inside, last):
-                    os.rename(old, last, src_dir_fd=inside, dst_dir_fd=inside)
-                _remove(inside, old)
+    with _open_folder(folder, parents, make=True) as inside, stage(inside, last) as staging:
+        os.mkdir(last, dir_fd=staging.new)
+        for file, data in files.items():
+            _write(staging.new, (last, *_split(file)), data)
+        staging.put_in_place()
 
 
 def replace_file(folder: Path, name: str, data: bytes) -> None:
@@ -110,14 +97,9 @@ def replace_file(folder: Path, name: str, data: bytes) -> None:
     Raises OSError, and leaves what was there, where a folder on the way is a link or the file cannot be written.
     """
     *parents, last = _split(name)
-    with _open_folder(folder, parents) as inside:
-        partial = f".{last[:LONGEST_STEM]}.{secrets.token_hex(4)}.partial"
-        try:
-            _write(inside, (partial,), data)
-            os.rename(partial, last, src_dir_fd=inside, dst_dir_fd=inside)
-        finally:
-            with suppress(OSError):
-                _remove(inside, partial)
+    with _open_folder(folder, parents) as inside, stage(inside, last) as staging:
+        _write(staging.new, (last,), data)
+        staging.put_in_place()
 
 
 def _split(name: str) -> list[str]:
@@ -171,28 +153,3 @@ def _write(inside: int, parts: Sequence[str], data: bytes) -> None:
         _write(inner, rest, data)
     finally:
         os.close(inner)
-
-
-def _remove(inside: int, name: str) -> None:
-    """Removes a file, a link or a whole folder. What a link leads to is left alone."""
-    try:
-        inner = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=inside)
-    except FileNotFoundError:
-        return
-    except OSError:
-        os.unlink(name, dir_fd=inside)
-        return
-    try:
-        for entry in os.listdir(inner):  # noqa: PTH208, as a descriptor has no Path
-            _remove(inner, entry)
-    finally:
-        os.close(inner)
-    os.rmdir(name, dir_fd=inside)
-
-
-def _exists(inside: int, name: str) -> bool:
-    try:
-        os.lstat(name, dir_fd=inside)
-    except FileNotFoundError:
-        return False
-    return True

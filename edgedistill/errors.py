@@ -28,15 +28,28 @@ class EdgeDistillError(Exception):
     ) -> None:
         self.what, self.got, self.expected = what, got, expected
         self.causes, self.next_step = tuple(causes), next_step
-        lines = [what]
-        if got is not None:
-            lines.append(f"  found:    {got}")
-        if expected is not None:
-            lines.append(f"  expected: {expected}")
-        lines.extend(f"  maybe:    {cause}" for cause in causes)
-        if next_step is not None:
-            lines.append(f"  next:     {next_step}")
-        super().__init__("\n".join(lines))
+        super().__init__(self._message())
+
+    def rename(self, before: str, after: str) -> None:
+        """Writes a path as `after` wherever the message names it as `before`."""
+        self.what = self.what.replace(before, after)
+        self.got, self.expected = (
+            str(fact).replace(before, after) if before in str(fact) else fact for fact in (self.got, self.expected)
+        )
+        self.causes = tuple(cause.replace(before, after) for cause in self.causes)
+        self.next_step = self.next_step and self.next_step.replace(before, after)
+        self.args = (self._message(),)
+
+    def _message(self) -> str:
+        lines = [self.what]
+        if self.got is not None:
+            lines.append(f"  found:    {self.got}")
+        if self.expected is not None:
+            lines.append(f"  expected: {self.expected}")
+        lines.extend(f"  maybe:    {cause}" for cause in self.causes)
+        if self.next_step is not None:
+            lines.append(f"  next:     {self.next_step}")
+        return "\n".join(lines)
 
 
 class ConfigError(EdgeDistillError):

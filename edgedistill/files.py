@@ -2,8 +2,8 @@
 
 Everything that edgedistill writes goes through `atomic_write`, except for the file of a stream (`stream_file`). A
 reader sees the old content or the new one. A failure (a full disk, a read-only folder, Ctrl-C) leaves behind what was
-there before and nothing half-written. The data are not forced onto the disk, so this does not protect against a power
-cut.
+there before and nothing half-written. What is written is on the disk before it gets its name, so this holds for a power
+cut as well. What a process that was killed leaves is hidden, and the next one that writes to that folder removes it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgedistill.errors import EdgeDistillError, OutputError, RecordingError
+from edgedistill.staging import opened_folder, remove_tree, stage, sync_folder, sync_to_disk
 
 CAUSES = {
     errno.ENOSPC: "the disk is full",
@@ -30,22 +29,24 @@ CAUSES = {
     errno.EEXIST: "a file is in the way, at this path or above it",
     errno.EISDIR: "a folder is in the way",
     errno.EIO: "the disk or the network drive failed",
+    errno.EFBIG: "a limit on the size of files is reached (ulimit -f), or the disk takes no files of this size",
     errno.ENAMETOOLONG: "the name is too long for this disk",
 }
+WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # errors that only happen in writing
 HDF5_READS = re.compile(r"synchronously (?:read|open)|read failed|during read")
 USUAL_CAUSES = ("the disk is full", "the folder is read-only")
 USUAL_STEP = "free space or choose another place; nothing half-written was left there"
-LONGEST_STEM = 40  # characters of a temporary name that come from the final one; names end at 255 bytes
+NUMBERS = re.compile(r"errno = (\d+)|os error (\d+)")  # as HDF5 and safetensors name the error of the system
 
 
 @contextmanager
 def atomic_write(path: Path, what: str, *, next_step: str | None = None) -> Iterator[Path]:
-    """Yields a temporary path beside `path`. At the end, what the caller wrote there replaces `path`.
+    """Yields a hidden path beside `path`. At the end, what the caller wrote there replaces `path`.
 
-    The caller writes a file, or makes a folder and fills it. Missing folders above `path` are made. Where `path` is a
-    symbolic link, the link stays and its target is replaced. An old folder is removed with its whole content, so a
-    caller that writes folders must first be sure that edgedistill wrote the old one. A folder cannot replace a folder
-    in one step. The old one is therefore renamed first, and gets its name back if the move fails.
+    The caller writes a file, or makes a folder and fills it. The hidden path ends in the name of `path`, because some
+    writers look at it. Missing folders above `path` are made. Where `path` is a symbolic link, the link stays and its
+    target is replaced. An old folder is removed with its whole content, so a caller that writes folders must first be
+    sure that edgedistill wrote the old one. Errors of the caller that name the hidden path name `path` instead.
 
     Raises OutputError, with `what` ("the ranges") and `next_step` in its message, for every OSError inside the block.
     Read inputs before the block, so that their errors are not reported as errors of the output. Where HDF5 fails to
@@ -53,15 +54,17 @@ def atomic_write(path: Path, what: str, *, next_step: str | None = None) -> Iter
     """
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
-        if not place.name:  # "." and "/" have no parent folder for a temporary name
+        if not place.name:  # "." and "/" have no parent folder for a hidden name
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         place.parent.mkdir(parents=True, exist_ok=True)
-        partial = temporary_beside(place)
-        try:
-            yield partial
-            _put_in_place(partial, place)
-        finally:
-            remove(partial)
+        with opened_folder(place.parent) as inside, stage(inside, place.name) as staging:
+            hidden = place.parent / staging.path
+            try:
+                yield hidden
+            except EdgeDistillError as error:
+                error.rename(str(hidden), str(path))
+                raise
+            staging.put_in_place()
     except OSError as error:
         raise output_error(path, what, error, next_step) from error
 
@@ -90,39 +93,38 @@ def output_error(path: Path, what: str, error: OSError, next_step: str | None = 
             causes=("a session file is damaged", "the drive that holds it failed or was disconnected"),
             next_step="edgedistill inspect FOLDER names the file",
         )
-    known = CAUSES.get(error.errno or 0)
+    known, reason = CAUSES.get(find_number(error) or 0), error.strerror or str(error)
+    elsewhere = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None
+    if elsewhere is not None and elsewhere.is_absolute() and path.absolute().parent not in elsewhere.parents:
+        reason = f"{reason}: {elsewhere}"  # such as the cache of compiled engines, on another disk
     return OutputError(
         f"{path}: {what} could not be written",
-        got=error.strerror or error,
+        got=reason,
         causes=USUAL_CAUSES if known is None else (known,),
         next_step=next_step or USUAL_STEP,
     )
 
 
-def temporary_beside(path: Path) -> Path:
-    """Returns an unused hidden name in the folder of `path`. The suffix stays, because some writers need it."""
-    return path.with_name(f".{path.stem[:LONGEST_STEM]}.{secrets.token_hex(4)}.partial{path.suffix}")
+def find_number(error: OSError) -> int | None:
+    """Returns the number of a system error. HDF5 and safetensors give it only in their text."""
+    if error.errno is not None:
+        return error.errno
+    found = NUMBERS.search(str(error))
+    return int(found[1] or found[2]) if found else None
+
+
+def move_whole(partial: Path, path: Path) -> None:
+    """Gives a file or folder that was filled under another name in the same folder its own, once it is on the disk.
+
+    Raises OSError.
+    """
+    with opened_folder(path.parent) as inside:
+        sync_to_disk(inside, partial.name)
+        partial.rename(path)
+        sync_folder(inside)
 
 
 def remove(path: Path) -> None:
     """Removes a file, a link, or a folder with its content. Ignores a failure to remove."""
-    with suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _put_in_place(partial: Path, path: Path) -> None:
-    if not partial.is_dir() or not path.is_dir():
-        partial.replace(path)
-        return
-    old = temporary_beside(path)
-    try:
-        path.rename(old)
-        partial.rename(path)
-    except BaseException:  # Ctrl-C between the two moves as well
-        if not path.exists() and old.exists():
-            old.rename(path)
-        raise
-    remove(old)
+    with suppress(OSError), opened_folder(path.parent) as inside:
+        remove_tree(inside, path.name)

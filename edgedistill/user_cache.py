@@ -16,7 +16,6 @@ import grp
 import logging
 import os
 import pwd
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,9 +25,10 @@ from pathlib import Path
 
 from edgedistill.contained import read_file
 from edgedistill.errors import OutputError
+from edgedistill.staging import opened_folder, stage
 
 NAME = "edgedistill"
-TEMPORARY = ".temporary-"  # begins the names of folders that do not stay
+TEMPORARY = "temporary"  # name of folders that do not stay
 PRIVATE = 0o700
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 ROOT = 0
@@ -64,7 +64,7 @@ def use_cache(folder: Path | None) -> Iterator[None]:
 @contextmanager
 def use_temporary_cache() -> Iterator[None]:
     """Keeps compiled engines in a folder of its own inside the block, which is removed at its end."""
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=find_cache()) as folder, use_cache(Path(folder)):
+    with _passing_folder(find_cache()) as folder, use_cache(folder):
         yield
 
 
@@ -73,12 +73,20 @@ def write_private_copy(files: Mapping[str, bytes]) -> Iterator[Path]:
     """Writes files to a new folder of this user's alone, for a library that opens its files by path."""
     with ExitStack() as stack:
         try:
-            made = tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=find_cache())
+            folder = stack.enter_context(_passing_folder(find_cache()))
         except OSError:  # the cache is there, and cannot be written to
-            made = tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=_temporary_folder("the cache is read-only"))
-        folder = Path(stack.enter_context(made))
+            folder = stack.enter_context(_passing_folder(_temporary_folder("the cache is read-only")))
         for name, data in files.items():
             (folder / name).write_bytes(data)
+        yield folder
+
+
+@contextmanager
+def _passing_folder(parent: Path, name: str = TEMPORARY) -> Iterator[Path]:
+    """Makes a private folder for the time of the block. A later process removes that of one that was killed."""
+    with opened_folder(parent) as inside, stage(inside, name) as staging:
+        folder = parent / staging.path
+        folder.mkdir(PRIVATE)
         yield folder
 
 
@@ -197,13 +205,14 @@ def _usual_folder() -> Path | None:
 @lru_cache(maxsize=1)
 def _temporary_folder(reason: str) -> Path:
     """Returns a folder for the time of this process. The line in the log comes once."""
+    stack = ExitStack()
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f"{NAME}-"))
+        folder = stack.enter_context(_passing_folder(Path(tempfile.gettempdir()), NAME))
     except OSError as error:
         raise OutputError(
             "there is no place for a compiled engine", got=f"{reason}; {error}", next_step=STEP
         ) from error
-    atexit.register(_remove_in, os.getpid(), folder)
+    atexit.register(_close_in, os.getpid(), stack)
     if (unsafe := make_private(folder)) is not None:
         raise OutputError("there is no place for a compiled engine", got=f"{reason}; {unsafe}", next_step=STEP)
     logger.warning("compiled engines are kept in a temporary folder and lost at the end, because %s (%s)", reason, STEP)
@@ -213,9 +222,9 @@ def _temporary_folder(reason: str) -> Path:
 STEP = "--cache FOLDER, or the environment variable XDG_CACHE_HOME, names a lasting one"
 
 
-def _remove_in(process: int, folder: Path) -> None:
+def _close_in(process: int, stack: ExitStack) -> None:
     if os.getpid() == process:  # not in a child that was forked
-        shutil.rmtree(folder, ignore_errors=True)
+        stack.close()
 
 
 def _steps(folder: Path) -> Iterator[Path]:

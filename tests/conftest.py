@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from edgedistill import staging
+
 # The same examples in every run, so that a change is judged and not luck; --hypothesis-profile=default draws others.
 settings.register_profile("steady", derandomize=True)
 settings.load_profile("steady")
@@ -42,6 +44,15 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder / "edgedistill"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Lets no test wait for a busy disk. A test that looks at the waiting brings it back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staging, "_sync_whole_disk", lambda descriptor: True)
+        patch.setattr(staging, "_sync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture

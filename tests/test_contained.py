@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill import contained
+from edgedistill import contained, staging
 from edgedistill.contained import list_files, read_file, replace_folder
 
 
@@ -168,15 +168,12 @@ def test_a_failure_leaves_what_was_there(folder: Path, monkeypatch: pytest.Monke
         patch.setattr(contained, "_write", full)
         with pytest.raises(OSError, match="No space"):
             replace_folder(folder, "a/b", {"file": b"new"})
-    rename = os.rename
 
-    def fails_at_the_second(source: str, target: str, **folders: int) -> None:
-        if ".partial" in source:
-            raise OSError(5, "Input/output error")
-        rename(source, target, **folders)
+    def fails(*_: object) -> None:
+        raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(contained.os, "rename", fails_at_the_second)
+        patch.setattr(staging, "_exchange", fails)
         with pytest.raises(OSError, match="Input/output"):
             replace_folder(folder, "a/b", {"file": b"new"})
     assert everything(folder) == {"a/b/file": b"content"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from edgedistill.errors import OutputError, RecordingError
+from edgedistill import staging
+from edgedistill.errors import EdgeDistillError, OutputError, RecordingError
 from edgedistill.files import atomic_write, atomic_write_text
 
 
@@ -18,10 +20,10 @@ def test_a_file_appears_whole_in_a_folder_that_did_not_exist(tmp_path: Path) -> 
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
+def test_the_hidden_path_ends_in_the_name(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "a.nwb", "the predictions") as partial:
         partial.write_bytes(b"1")
-        assert partial.suffix == ".nwb"
+        assert partial.name == "a.nwb"
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt(), ValueError("odd")])
@@ -56,33 +58,57 @@ def test_a_folder_replaces_a_folder_with_all_that_was_in_it(tmp_path: Path) -> N
     ("failure", "raised"),
     [(OSError(errno.EIO, "Input/output error"), OutputError), (KeyboardInterrupt(), KeyboardInterrupt)],
 )
-@pytest.mark.parametrize("failing_move", [1, 2])
+@pytest.mark.parametrize("failing_move", ["exchange", 1, 2])
 def test_an_old_folder_comes_back_when_a_move_fails(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     failure: BaseException,
     raised: type[BaseException],
-    failing_move: int,
+    failing_move: str | int,
 ) -> None:
+    """The two moves are made where the disk cannot exchange two folders."""
     path = tmp_path / "a.edge"
     path.mkdir()
     (path / "old").write_text("old")
-    rename, calls = Path.rename, []
+    rename, calls = os.rename, []
 
-    def fails_once(self: Path, target: Path) -> Path:
-        calls.append(self)
+    def fails_once(source: str, target: str, **folders: int) -> None:
+        calls.append(source)
         if len(calls) == failing_move:
             raise failure
-        return rename(self, target)
+        rename(source, target, **folders)
 
-    monkeypatch.setattr(Path, "rename", fails_once)
+    def exchange(*_: object) -> None:
+        raise failure if failing_move == "exchange" else OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(staging, "_exchange", exchange)
+    monkeypatch.setattr(staging.os, "rename", fails_once)
     with pytest.raises(raised), atomic_write(path, "the bundle") as new:
         new.mkdir()
     assert (path / "old").read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("number", "cause"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only")])
+def test_an_error_of_the_caller_names_the_final_path(tmp_path: Path) -> None:
+    path = tmp_path / "a.edge"
+    with pytest.raises(EdgeDistillError) as caught, atomic_write(path, "the bundle") as new:
+        raise EdgeDistillError(
+            f"{new}: odd", got=OSError(2, "gone", str(new)), causes=[f"{new}"], next_step=f"rm {new}"
+        )
+    assert ".partial" not in str(caught.value)
+    assert caught.value.what == f"{path}: odd"
+    assert caught.value.next_step == f"rm {path}"
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EROFS, "read-only"),
+        (errno.EDQUOT, "quota"),
+        (errno.EFBIG, "limit on the size"),
+    ],
+)
 def test_the_cause_is_the_one_that_the_system_names(tmp_path: Path, number: int, cause: str) -> None:
     with pytest.raises(OutputError) as caught, atomic_write(tmp_path / "a", "the page"):
         raise OSError(number, "reason")
@@ -142,11 +168,18 @@ def test_a_failure_to_read_an_input_is_no_full_disk(tmp_path: Path, failure: OSE
 
 def test_hdf5_that_cannot_write_is_an_output_error(tmp_path: Path) -> None:
     failure = OSError("Can't synchronously write data (file write failed: errno = 28, 'No space left on device')")
-    with pytest.raises(OutputError, match="the disk is full"), atomic_write(tmp_path / "a", "the bins"):
+    with pytest.raises(OutputError, match="the disk is full") as caught, atomic_write(tmp_path / "a", "the bins"):
         raise failure
+    assert len(caught.value.causes) == 1
 
 
 def test_a_drive_that_fails_is_not_called_full(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="drive failed") as caught, atomic_write(tmp_path / "a", "the bins"):
         raise OSError(errno.EIO, "Input/output error")
     assert "full" not in str(caught.value)
+
+
+def test_another_disk_that_is_full_is_named(tmp_path: Path) -> None:
+    says = "No space left on device: /cache/file"
+    with pytest.raises(OutputError, match=says), atomic_write(tmp_path / "a.edge", "the bundle"):
+        raise OSError(errno.ENOSPC, "No space left on device", "/cache/file")

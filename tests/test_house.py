@@ -22,7 +22,7 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.
 
 
 PARTS = [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/__init__.py")]
-HOST = {"data", "models", "training", "quantization"}
+HOST = {"data", "models", "training", "quantization", "ranks"}
 TOP = {"cli", "pipeline", "bench", "stream_file", "decoding", "matching", "doctor", "convert"}
 
 

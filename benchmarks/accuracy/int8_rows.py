@@ -17,6 +17,7 @@ from edgedistill.config import TrainingConfig
 from edgedistill.models.files import load_student
 from edgedistill.models.student import Student
 from edgedistill.quantization.calibration.range_search import calibrate
+from edgedistill.quantization.calibration.ranges import choose_four_bit_parts, shape_from_size
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, list_recipes, load_recipe
 from edgedistill.quantization.deployment import QuantizedStudent, choose_better, quantize_for_session
 from edgedistill.quantization.exact_torch import run_exact_stream
@@ -73,10 +74,11 @@ def list_int8_rows(students: Mapping[str, FloatStudent]) -> dict[str, Int8Row]:
 
 def list_recipe_rows(row: str, student: FloatStudent) -> dict[str, Int8Row]:
     """Returns the rows that compare recipes on one student, with and without an artefact in the calibration data."""
-    default, minmax = load_recipe(DEFAULT_RECIPE), load_recipe("minmax")
+    default, minmax, four = load_recipe(DEFAULT_RECIPE), load_recipe("minmax"), load_recipe("four-bit")
     rows = {f"{row}, int8, {name}": Int8Row(student, load_recipe(name)) for name in list_recipes()}
     unfitted, raw = replace(default, refit_readout=False), replace(minmax, artefact_factor=1e9)
     rows[f"{row}, int8, {DEFAULT_RECIPE}, read-out of the float student"] = Int8Row(student, unfitted)
+    rows[f"{row}, int8, {four.name}, rounded to nearest"] = Int8Row(student, replace(four, rounding="nearest"))
     for recipe in (default, minmax):
         rows[f"{row}, int8, {recipe.name}, an artefact in the calibration data"] = Int8Row(student, recipe, True)
     rows[f"{row}, int8, minmax, an artefact and no rejection"] = Int8Row(student, raw, True)
@@ -104,7 +106,7 @@ def measure_quantized(
         ranges = calibrate(student, [session], task.modality, recipe, seed)
         quantized = quantize_for_session(student, session, task.modality, readouts[session.id], ranges)
         if tuned is not None:
-            ranges = replace(ranges, values=tuned[1])
+            ranges = replace(ranges, values=tuned[1], recipe=recipe.after_finetuning())
             longer = quantize_for_session(tuned[0], session, task.modality, readouts[session.id], ranges)
             # The score is kept for the record even if the student before finetuning is better.
             found.setdefault("tuned_r2", {})[session.id] = smooth(longer, session, task.modality).r2
@@ -153,6 +155,7 @@ def finetune(
         checkpoint,
         None,
         recipe.keep,
+        choose_four_bit_parts(shape_from_size(student.size), recipe),
     )
     return student, {name: list(map(float, numbers)) for name, numbers in values.items()}
 

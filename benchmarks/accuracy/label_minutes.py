@@ -14,6 +14,7 @@ import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,10 @@ from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.smoothed import fit_for_session
 from edgedistill.report.label_curve import Curves, draw_label_curves
-from edgedistill.training.baselines import fit_linear_baselines
+from edgedistill.training.baselines import fit_linear_baselines, fit_spike_decoder
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Score, score_decoded, unscale_behavior
-from edgedistill.training.few_labels import BINS_PER_MINUTE, find_labelled, withhold_labels
+from edgedistill.training.few_labels import BINS_PER_MINUTE, fill_in_labels, find_labelled, withhold_labels
 from edgedistill.training.student_tasks import STUDENT_TASKS, compute_features, score_student
 from edgedistill.training.study import RunningTrial
 from edgedistill.training.teacher_targets import TeacherTargets
@@ -53,14 +54,16 @@ MODULE = "benchmarks.accuracy.label_minutes"
 ALL = math.inf  # all labels of the session's training block
 AMOUNTS = (0.5, 1.0, 2.0, 4.0, ALL)
 READOUT = "deployed"  # the read-out of every student: what the device computes
-DEPLOYED, BEHAVIOR, DISTILLED, RIDGE, SHIPPED = DECODERS = (
+DEPLOYED, BEHAVIOR, DISTILLED, FEW, RIDGE, TAUGHT_RIDGE, SHIPPED = DECODERS = (
     "deployed student",
     "student on behavior alone",
     "student distilled without labels",
+    "distilled student on recorded labels alone",
     "lagged ridge",
+    "lagged ridge with labels from spikes",
     "student that ships",
 )
-CANDIDATES = (DEPLOYED, DISTILLED, BEHAVIOR)  # what ships is the best of these on validation
+CANDIDATES = (DEPLOYED, DISTILLED, FEW, BEHAVIOR)  # what ships is the best of these on validation
 GATED_MINUTES, LEAST_GAIN = 1.0, 0.10  # R² by which a teacher must help where labels are that few
 
 
@@ -84,26 +87,43 @@ def list_decoders(
 ) -> dict[str, Callable[[str], dict[str, Any]]]:
     """Returns how the row of each decoder is measured on sessions with few labels, of which the last is decoded.
 
+    A decoder of its spikes, fitted on these labels, labels the rest of its training block for the students that `build`
+    ships, as `build` does, and for one ridge to compare with.
     `model` names the teacher's folder. The student that is distilled without labels is the same for every amount of
     labels, and the same as that of `accuracy.py`. What was measured before with the same settings is not again.
     """
     target = sessions[-1]
 
-    def measure(row: str, task: str, seen: Sequence[TrainingSession], shared: str | None = None) -> dict[str, Any]:
+    @cache
+    def label_rest() -> TrainingSession:
+        return fill_in_labels(target, fit_spike_decoder(target)[1].decoded)
+
+    def measure(
+        row: str,
+        task: str,
+        seen: Sequence[TrainingSession],
+        scored: Callable[[], TrainingSession],
+        shared: str | None = None,
+    ) -> dict[str, Any]:
         targets = TeacherTargets(teacher, seen, run.preset.teacher_training)
         settings = student_settings(run, task, model)
 
         def train(trial: RunningTrial) -> dict[str, Score]:
             student = train_student_once(run, task, seen, targets, trial)
-            return {} if trial.is_stopped else {target.id: score_smoothed(student, target)}
+            return {} if trial.is_stopped else {target.id: score_smoothed(student, scored())}
 
         return run.search_once(row, plan_student(run, task), train, *settings, shared=shared)
 
+    def distill(row: str, scored: Callable[[], TrainingSession]) -> dict[str, Any]:
+        return measure(row, "distilled", run.trained, scored, "distilled")
+
     return {
-        DEPLOYED: lambda row: measure(row, "deployed", sessions),
-        BEHAVIOR: lambda row: measure(row, "supervised_lfp", sessions),
-        DISTILLED: lambda row: measure(row, "distilled", run.trained, "distilled"),
+        DEPLOYED: lambda row: measure(row, "deployed", (*sessions[:-1], label_rest()), label_rest),
+        BEHAVIOR: lambda row: measure(row, "supervised_lfp", sessions, lambda: target),
+        DISTILLED: lambda row: distill(row, label_rest),
+        FEW: lambda row: distill(row, lambda: target),
         RIDGE: lambda row: run.measure_once(row, lambda: score_ridges(target)),
+        TAUGHT_RIDGE: lambda row: run.measure_once(row, lambda: score_ridges(label_rest())),
     }
 
 

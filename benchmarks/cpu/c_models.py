@@ -7,7 +7,7 @@ leaves them at. Speed does not depend on their values.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -48,14 +48,17 @@ def draw_weights(shape: StudentShape, seed: int = 0) -> dict[str, npt.NDArray[np
     return weights
 
 
-def draw_model(shape: StudentShape, seed: int = 0) -> Int8Model:
-    """Returns a quantized student with random weights. Its ranges clip a little, as calibrated ones do."""
+def draw_model(shape: StudentShape, seed: int = 0, four: Collection[str] = ()) -> Int8Model:
+    """Returns a quantized student with random weights, of four bits in the parts `four`.
+
+    Its ranges clip a little, as calibrated ones do.
+    """
     rng = np.random.default_rng(seed + 1)
     ranges: dict[str, list[float]] = {"bin": [3.5], "latent": [2.8]}
     for i in range(shape.layers):
         ranges |= {f"layers.{i}.attn": [2.8], f"layers.{i}.mlp": [2.8], f"layers.{i}.hidden": [1.5]}
         ranges |= {f"layers.{i}.{part}": list(rng.uniform(1, 3, shape.heads)) for part in ("q", "k", "v", "context")}
-    return Int8Model(shape, quantize_student(shape, draw_weights(shape, seed), ranges))
+    return Int8Model(shape, quantize_student(shape, draw_weights(shape, seed), ranges, (), four))
 
 
 def make_front_end(channels: int, rate: Fraction = KILOHERTZ, **settings: Any) -> FrontEndConfig:

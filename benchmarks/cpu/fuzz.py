@@ -29,6 +29,7 @@ from edgedistill.assets import asset_folder
 from edgedistill.compile.c.library import SOURCES
 from edgedistill.compile.c.toolchain import VARIANTS
 from edgedistill.config import StudentShape
+from edgedistill.numerics.tensors import four_bit_parts
 
 SANITIZERS = ("-fsanitize=fuzzer,address,undefined",)
 # The program halts by this option, because with -fno-sanitize-recover=all clang 14 takes minutes to compile AVX-512.
@@ -48,6 +49,7 @@ ARRAYS = {
     ),
 }
 SMOOTHED = ("decimated", "bands")
+FOUR_BITS = ("decimated",)  # arrays whose students have four-bit weights
 DEVICE = "bands"  # the array that also has the engine of a device
 FUZZING = Path(str(asset_folder("kernels"))).parent / "emulation" / "fuzz"
 MOST_BYTES = 2048  # in one input
@@ -102,7 +104,8 @@ def write_model(folder: Path, array: str, ops: str, name: str) -> str:
     """Writes the sources of the student of an array, and returns the option that names its header."""
     shape, config = ARRAYS[array]
     smoothing = draw_smoothing_model(shape.outputs, 2) if array in SMOOTHED else None
-    write_sources(folder, draw_model(shape), config, ops, name, smoothing)
+    model = draw_model(shape, four=four_bit_parts(shape) if array in FOUR_BITS else ())
+    write_sources(folder, model, config, ops, name, smoothing)
     return f'-DED_MODEL_HEADER="model_{name}.h"'
 
 

@@ -40,6 +40,7 @@ from edgedistill.config import StudentShape, load_preset
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.measure.latency import LatencyUs, time_steps
 from edgedistill.measure.work import count_work
+from edgedistill.numerics.tensors import four_bit_parts
 
 CHANNELS, OUTPUTS = 96, 2
 VNNI = "avx512"
@@ -122,6 +123,7 @@ class Subjects:
         self.built: dict[str, Built] = {}
         self.decoders: dict[str, Decoder] = {}
         self.shapes: dict[str, StudentShape] = {}
+        self.weight_bytes: dict[str, int] = {}
         self.python: dict[str, tuple[int, Callable[[Any], object], int]] = {}
 
     def add(
@@ -132,15 +134,18 @@ class Subjects:
         steps: int,
         built: Built | None = None,
         config: FrontEndConfig | None = None,
+        four: bool = False,
     ) -> str:
         """Adds a student that is timed by `ed_step`, and returns its name with the variant.
 
-        Without `config` each input is a channel of slow LFP.
+        Without `config` each input is a channel of slow LFP. With `four` the weights of its layers have four bits.
         """
         key = f"{name}, {ops}"
         say(f"compiling {key}")
         place = make_folder(self.folder / key.replace("/", "-"))
-        self.built[key] = built or build(place, draw_model(shape), ops, config=config)
+        model = draw_model(shape, four=four_bit_parts(shape) if four else ())
+        self.weight_bytes[key] = model.weight_bytes
+        self.built[key] = built or build(place, model, ops, config=config)
         self.decoders[key], self.shapes[key] = Decoder(self.built[key]), shape
         bins = draw_bins(shape.channels)
         count, decoder = self.schedule.share_round(steps), self.decoders[key]
@@ -241,7 +246,11 @@ def measure_all(folder: Path, schedule: Schedule, bundle: Path | None, with_peer
     found["roofline"] = {
         "bytes_per_ns": {name: roofline.bytes_per_ns.get(size) for name, size in LEVELS.items()},
         "multiply_adds_per_ns": roofline.multiply_adds_per_ns,
-        "steps": {key: compare_with_floor(roofline, shape, found, key) for key, shape in subjects.shapes.items()},
+        "steps": {
+            key: compare_with_floor(roofline, shape, found, key)
+            for key, shape in subjects.shapes.items()
+            if "four-bit" not in key  # whose bytes the floor does not know
+        },
     }
     found["sizes"] = {key: count_bytes(subjects, key) for key in subjects.shapes if key.split(", ")[0] not in SCALES}
     return found
@@ -252,6 +261,8 @@ def add_presets(subjects: Subjects, bundle: Path | None) -> None:
         shape = load_preset(preset).student.shape(CHANNELS, OUTPUTS)
         for ops in list_variants() if preset in TIMED_PEERS else list_variants()[:1]:
             subjects.add(preset, shape, ops, subjects.schedule.steps if ops == VNNI else subjects.schedule.steps // 4)
+            if ops == list_variants()[0]:
+                subjects.add(f"{preset} with four-bit weights", shape, ops, subjects.schedule.steps, four=True)
         if bands := load_preset(preset).band_power.bands:
             config = make_front_end(CHANNELS, bands=bands, band_ms=load_preset(preset).band_power.ms)
             inputs = replace(shape, channels=config.inputs)
@@ -319,7 +330,7 @@ def compare_with_floor(
 def count_bytes(subjects: Subjects, key: str) -> dict[str, int]:
     """Returns the bytes of a decoder's memory, of an exported state, of weights, of code and of constants."""
     info, built = subjects.decoders[key].info, subjects.built[key]
-    weights = draw_model(subjects.shapes[key]).weight_bytes
+    weights = subjects.weight_bytes[key]
     return {"state": info.state_bytes, "exported": info.export_bytes, "weights": weights, **built.sizes}
 
 

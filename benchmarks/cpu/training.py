@@ -215,14 +215,15 @@ def make_random_session(inputs: int, bins: int = 12_000) -> TrainingSession:
         id="random",
         array="array",
         lfp=values,
+        source=None,
         spikes=values,
         counts=counts.float(),
         behavior=None,
         scale=none,
-        normalization=none,
         spike_normalization=none,
         split=Split(slice(0, 8000), slice(8000, 10_000), slice(10_000, bins)),
         settled=0,
+        valid=torch.ones(bins, dtype=torch.bool),
     )
 
 

@@ -14,7 +14,7 @@ from edgedistill.bundle.manifest import MANIFEST, SIGNATURE, GraphVerdict, Manif
 from edgedistill.bundle.reading import FORMAT, Bundle, open_bundle
 from edgedistill.bundle.shipping import ship, zip_path
 from edgedistill.bundle.signing import load_signing_key, require_signature, sign_bundle
-from edgedistill.bundle.writing import refuse_foreign, write_bundle
+from edgedistill.bundle.writing import fill_bundle, refuse_foreign, replace_bundle, write_bundle
 
 __all__ = [
     "FORMAT",
@@ -23,10 +23,12 @@ __all__ = [
     "Bundle",
     "GraphVerdict",
     "Manifest",
+    "fill_bundle",
     "load_signing_key",
     "open_bundle",
     "reasons_left_out",
     "refuse_foreign",
+    "replace_bundle",
     "require_signature",
     "ship",
     "sign_bundle",

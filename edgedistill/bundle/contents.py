@@ -148,7 +148,7 @@ def read_int8_model(bundle: Bundle, shape: StudentShape) -> Int8Model:
     """Returns the INT8 student. Raises BundleError if there is none, or if its tensors do not fit the shape."""
     tensors = read_tensors(bundle, INT8_WEIGHTS)
     try:
-        return Int8Model(shape, tensors)
+        return Int8Model.from_file(shape, tensors)
     except BundleError as error:
         what = f"{bundle.path}: '{INT8_WEIGHTS}': {error.what}"
         raise BundleError(what, got=error.got, expected=error.expected) from error

@@ -7,39 +7,60 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from edgedistill.bundle.manifest import MANIFEST
 from edgedistill.bundle.reading import BLANK, CHUNK, FORMAT, Bundle, check_name, open_bundle
 from edgedistill.errors import BundleError, OutputError
-from edgedistill.files import atomic_write
+from edgedistill.files import atomic_write, remove
 
+Files = Mapping[str, bytes | Path]  # name inside the bundle -> its bytes, or a file to copy
 OpenMember = Callable[[str, int], IO[bytes]]  # name and size in bytes -> the member, opened for writing
 
 
-def write_bundle(path: str | Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> Bundle:
+def write_bundle(path: str | Path, manifest: Mapping[str, object], files: Files) -> Bundle:
     """Writes a folder, or a zip if `path` ends in .zip, and returns it as an opened bundle.
 
     `files` maps names inside the bundle to their bytes, or to a file to copy. This function adds the keys "format",
     "files" and "sha256" to the manifest. An older bundle at `path` is replaced together with its `build/`, which was
     made for the older files. Raises OutputError if `path` holds anything else or cannot be written.
     """
-    for name in files:
-        check_name(str(path), name)
-    target = Path(path).resolve()
-    refuse_foreign(target)
-    write = _write_zip if target.suffix == ".zip" else _write_folder
-    with atomic_write(target, "the bundle") as partial:
-        write(partial, manifest, files)
+    with replace_bundle(Path(path)) as hidden:
+        fill_bundle(hidden, manifest, files)
     return open_bundle(path)
+
+
+@contextmanager
+def replace_bundle(path: Path) -> Iterator[Path]:
+    """Yields a hidden path beside `path`, in which a bundle is made. At the end it replaces the one at `path`.
+
+    Raises OutputError as `write_bundle` does.
+    """
+    target = path.resolve()
+    refuse_foreign(target)
+    with atomic_write(target, "the bundle") as hidden:
+        yield hidden
+
+
+def fill_bundle(hidden: Path, manifest: Mapping[str, object], files: Files) -> None:
+    """Writes a bundle to the path of `replace_bundle`, also in place of one that was written there before.
+
+    Raises OSError, and BundleError for the name of a file that no bundle may have.
+    """
+    for name in files:
+        check_name(str(hidden), name)
+    remove(hidden)
+    write = _write_zip if hidden.suffix == ".zip" else _write_folder
+    write(hidden, manifest, files)
 
 
 # ---------------------------------------------------------------- content
 
 
-def _write_folder(folder: Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> None:
+def _write_folder(folder: Path, manifest: Mapping[str, object], files: Files) -> None:
     def member(name: str, size: int) -> IO[bytes]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         return (folder / name).open("xb")
@@ -47,7 +68,7 @@ def _write_folder(folder: Path, manifest: Mapping[str, object], files: Mapping[s
     _fill(member, manifest, files)
 
 
-def _write_zip(path: Path, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> None:
+def _write_zip(path: Path, manifest: Mapping[str, object], files: Files) -> None:
     """Writes a zip without dates, so that equal content gives equal bytes.
 
     It is not compressed, because weights and recorded signals do not get smaller.
@@ -63,7 +84,7 @@ def _write_zip(path: Path, manifest: Mapping[str, object], files: Mapping[str, b
         _fill(member, manifest, files)
 
 
-def _fill(member: OpenMember, manifest: Mapping[str, object], files: Mapping[str, bytes | Path]) -> None:
+def _fill(member: OpenMember, manifest: Mapping[str, object], files: Files) -> None:
     digests = {name: _copy(source, member, name) for name, source in sorted(files.items())}
     _copy(_manifest_bytes({**manifest, "files": digests}), member, MANIFEST)
 

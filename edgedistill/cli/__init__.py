@@ -16,10 +16,12 @@ from edgedistill.cli.compile import compile_command
 from edgedistill.cli.convert import convert
 from edgedistill.cli.distill import distill
 from edgedistill.cli.doctor import doctor
+from edgedistill.cli.embed import embed
 from edgedistill.cli.inspect import inspect
 from edgedistill.cli.pretrain import pretrain
 from edgedistill.cli.report import report
 from edgedistill.cli.run import run
+from edgedistill.cli.runs import runs
 from edgedistill.cli.sign import sign
 from edgedistill.cli.simulate import simulate
 from edgedistill.cli.stream import stream
@@ -34,6 +36,8 @@ for command in (  # in the order in which a user needs them, as --help lists the
     inspect,
     pretrain,
     distill,
+    runs,
+    embed,
     calibrate,
     build,
     compile_command,

@@ -2,7 +2,7 @@
 
 The exit code is 0 for done, 1 for failed, 2 for misuse and 3 for a gate that was missed. A failure is described on
 stderr in words. With --json it also goes to stdout as {"error": {...}}, so that a script finds one JSON object there in
-every case.
+every case. Of several processes that train together, the first that fails reports it for all.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any
 
 import click
 
-from edgedistill import __version__
+from edgedistill import __version__, ranks
 from edgedistill.cli.output import echo, error_to_json, print_json, show_log
+from edgedistill.cli.stopping import Terminated, terminating
 from edgedistill.errors import EdgeDistillError, EngineError, OutputError, did_you_mean
-from edgedistill.files import CAUSES, USUAL_STEP
+from edgedistill.files import CAUSES, USUAL_STEP, WRITING_ERRORS
 
 FAILED, MISUSED, GATE_MISSED = 1, 2, 3
 JSON_WANTED = "edgedistill.json"
-WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that only happen in writing
+SHARED = ("pretrain", "distill", "build")  # commands that several processes may run together
 
 
 class Commands(click.Group):
@@ -49,28 +50,53 @@ class CommandLine(Commands):
         ctx.meta[JSON_WANTED] = "--json" in args
         return super().parse_args(ctx, args)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds a command. Those that do not train are refused to several processes."""
+        if ranks.are_launched() and args and args[0] in self.commands and args[0] not in SHARED:
+            raise click.UsageError(f"'{args[0]}' runs in one process: start it without torchrun", ctx)
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command. Every failure that the user can act on ends with a message and an exit code."""
         try:
-            return super().invoke(ctx)
-        except click.UsageError as error:
-            _print_error_json(ctx, "UsageError", MISUSED, what=error.format_message())
+            with terminating(), ranks.joined():
+                return super().invoke(ctx)
+        except ranks.Released:
+            ctx.exit(0)
+        except (click.exceptions.Exit, click.Abort):
             raise
-        except EdgeDistillError as error:
-            _fail(ctx, error)
-        except KeyboardInterrupt:
-            _print_error_json(ctx, "Interrupted", FAILED, what="interrupted")
-            echo("interrupted. Nothing half-written was left; run the same command again to go on.", err=True)
-        except ModuleNotFoundError as error:
-            if not error.name or error.name.startswith("edgedistill"):
+        except Exception as error:
+            if not ranks.claim_message():
+                ctx.exit(MISUSED if isinstance(error, click.UsageError) else FAILED)
+            self._report(ctx, error)
+        except KeyboardInterrupt as error:
+            if ranks.claim_message():
+                _print_error_json(ctx, "Interrupted", FAILED, what="interrupted")
+                echo("interrupted. Nothing half-written was left; run the same command again to go on.", err=True)
+            if isinstance(error, Terminated):
+                os.kill(os.getpid(), error.number)  # so that whoever sent it sees that it was heard
+        ctx.exit(FAILED)
+
+    def _report(self, ctx: click.Context, error: Exception) -> None:
+        """Prints what failed, or raises the error again where only a traceback explains it."""
+        try:
+            raise ranks.explain(error) or error
+        except click.UsageError as misuse:
+            _print_error_json(ctx, "UsageError", MISUSED, what=misuse.format_message())
+            raise
+        except EdgeDistillError as failure:
+            _fail(ctx, failure)
+        except ModuleNotFoundError as missing:
+            if not missing.name or missing.name.startswith("edgedistill"):
                 raise  # a defect of edgedistill, which only the traceback explains
-            _fail(ctx, _error_for_package(error.name))
-        except OSError as error:
-            if error.errno == errno.EPIPE:
+            _fail(ctx, _error_for_package(missing.name))
+        except OSError as failure:
+            if failure.errno == errno.EPIPE:
                 _drop_stdout()  # the program that reads the output, such as head, has ended
             else:
-                _fail(ctx, _error_for_system(error))
-        ctx.exit(FAILED)
+                _fail(ctx, _error_for_system(failure))
 
 
 def _fail(ctx: click.Context, error: EdgeDistillError) -> None:

@@ -36,10 +36,10 @@ Examples:
   edgedistill build --target host --data sessions --session sim00-day03 --baselines --out day3.edge
   edgedistill build --target jetson --data sessions --zip --out decoder.edge
 
-DATA is any number of folders or NWB files. The results of every stage are kept in a folder beside the bundle (--work),
-and a stage whose inputs have not changed is not run again. If a gate of the target is missed, the bundle is written
-all the same and the exit code is 3. A graph whose output differs too much from the student's is marked unusable, and
-stderr says why.""",
+DATA is any number of NWB files, folders, patterns in quotes, or .txt files of paths. The results of every stage are
+kept in a folder beside the bundle (--work), and a stage whose inputs have not changed is not run again. If a gate of
+the target is missed, the bundle is written all the same and the exit code is 3. A graph whose output differs too much
+from the student's is marked unusable, and stderr says why.""",
 )
 @click.option(
     "--target", metavar="NAME", required=True, help="The device to build for. `edgedistill targets` lists them."

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgedistill.cli.output import format_value, json_option, print_facts, print_json, print_table, show_training
-from edgedistill.cli.training_options import PATH, add_series_options, line_hz_option, recipe_option, seed_option
+from edgedistill.cli.training_options import (
+    PATH,
+    add_reading_options,
+    add_series_options,
+    line_hz_option,
+    recipe_option,
+    seed_option,
+)
 from edgedistill.errors import ConfigError
 from edgedistill.quantization.calibration.recipe import load_recipe, require_teacher
 
@@ -25,11 +32,11 @@ Examples:
   edgedistill calibrate student sessions --recipe percentile --sensitivity --out ranges.json
   edgedistill calibrate student sessions --recipe qat --teacher teacher --out ranges.json
 
-RUN is the folder that `edgedistill distill` wrote. DATA is any number of folders or NWB files, which hold the sessions
-that the student was trained on or other days of the same arrays. The ranges come from windows of the training blocks.
-For a session that is new to the student, labels play no part in the choice of windows. Fine-tuning and --sensitivity
-also look at the validation blocks. Nothing looks at the test blocks. A recipe that fine-tunes also writes the student
-that comes out of it, beside the ranges and with the ending .student.""",
+RUN is the folder that `edgedistill distill` wrote. DATA is any number of NWB files, folders, patterns in quotes, or
+.txt files of paths, which hold the sessions that the student was trained on or other days of its arrays. The ranges
+come from windows of the training blocks. For a session that is new to the student, labels play no part in the choice of
+windows. Fine-tuning and --sensitivity also look at the validation blocks. Nothing looks at the test blocks. A recipe
+that fine-tunes also writes the student that comes out of it, beside the ranges and with the ending .student.""",
 )
 @click.argument("run", type=PATH)
 @click.argument("data", nargs=-1, required=True, type=PATH)
@@ -41,6 +48,7 @@ that comes out of it, beside the ranges and with the ending .student.""",
 @seed_option
 @add_series_options
 @line_hz_option
+@add_reading_options
 @click.option("--sensitivity", is_flag=True, help="Also rank the parts of a step by the R² that INT8 costs in each.")
 @click.option(
     "--figure",

@@ -25,8 +25,8 @@ Examples:
   edgedistill distill sessions --teacher teacher --out student --preset nano
   edgedistill distill sessions --teacher teacher --out student --supervised
 
-DATA is any number of folders or NWB files, which the teacher was trained on. If the command is stopped, run it again:
-it continues from its last checkpoint.""",
+DATA is any number of NWB files, folders, patterns in quotes, or .txt files of paths, which the teacher was trained on.
+If the command is stopped, run it again: it continues from its last checkpoint.""",
 )
 @click.argument("data", nargs=-1, required=True, type=PATH)
 @click.option("--teacher", type=PATH, required=True, help="The folder that `edgedistill pretrain` wrote.")

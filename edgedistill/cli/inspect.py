@@ -37,8 +37,8 @@ Examples:
 def inspect(path: Path, names: SeriesNames, as_json: bool) -> None:
     """Show what a session (NWB) or a bundle holds.
 
-    PATH is an NWB file, a folder of NWB files, or a bundle. For a session, the command also tells which commands cannot
-    use it, and what they miss.
+    PATH is an NWB file, a folder of them, a pattern in quotes, a .txt file of paths, or a bundle. For a session, the
+    command also tells which commands cannot use it, and what they miss.
     """
     if _is_bundle(path):
         if names.lfp or names.units or names.behavior:
@@ -46,9 +46,10 @@ def inspect(path: Path, names: SeriesNames, as_json: bool) -> None:
         _show_bundle(open_bundle(path), as_json)
         return
     from edgedistill.data.inspect import describe
+    from edgedistill.data.opening.catalogue import expand_paths
     from edgedistill.data.opening.session_files import find_session_files, is_zarr
 
-    if not path.is_dir() or is_zarr(path):
+    if expand_paths([path]) == [path] and (not path.is_dir() or is_zarr(path)):
         found = describe(path, names)
         if as_json:
             print_json(_session_to_json(path, found))

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from edgedistill import ranks
 from edgedistill.errors import EdgeDistillError
 from edgedistill.limits import plain_text
 from edgedistill.user_cache import use_cache
@@ -172,7 +173,7 @@ def show_log() -> None:
     logger = logging.getLogger("edgedistill")
     if not any(isinstance(handler, _EchoHandler) for handler in logger.handlers):
         logger.addHandler(_EchoHandler())
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if ranks.is_main() else logging.CRITICAL)
     logger.propagate = False  # a library that gives the root logger a handler would print every line twice
 
 
@@ -182,7 +183,7 @@ def show_training() -> Iterator[Report | None]:
 
     Yields None if stderr is not a terminal.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or not ranks.is_main():
         yield None
         return
     columns = (

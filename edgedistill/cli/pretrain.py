@@ -17,8 +17,8 @@ from edgedistill.config import load_preset
 Example:
   edgedistill pretrain sessions --out teacher --preset nano
 
-DATA is any number of folders or NWB files. If the command is stopped, run it again: it continues from its last
-checkpoint.""",
+DATA is any number of NWB files, folders, patterns in quotes, or .txt files of paths. If the command is stopped, run it
+again: it continues from its last checkpoint.""",
 )
 @click.argument("data", nargs=-1, required=True, type=PATH)
 @click.option("--out", type=PATH, required=True, help="The folder to write the teacher to.")

@@ -1,4 +1,4 @@
-"""Ends a stream when a signal asks to, so that nothing that was read is lost.
+"""Ends commands and streams when a signal asks for it, so that nothing half-written stays and no byte is lost.
 
 Ctrl-C, SIGTERM and SIGHUP end the stream as its sender would: what waits in the pipe is still read, and then the stream
 is over. A second signal ends the program at once. A signal that was ignored before, as by `nohup`, stays ignored.
@@ -60,6 +60,34 @@ class StopSignals:
         for each in self._heard:
             signal.signal(each, signal.SIG_DFL)
         self._stop()
+
+
+class Terminated(KeyboardInterrupt):
+    """Ends a command as Ctrl-C does, when a signal asks for it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextmanager
+def terminating() -> Iterator[None]:
+    """Raises Terminated inside the block for SIGTERM and SIGHUP, so that what is half done is removed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second signal ends the program at once
+        raise Terminated(number)
+
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in numbers:
+            signal.signal(number, stop)
+    except ValueError:  # only the main thread may listen
+        numbers = []
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class StoppableStdin:

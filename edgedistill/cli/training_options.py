@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgedistill.cli.output import json_option
 from edgedistill.config import ALIGNMENTS, CENTRINGS, DEFAULT_ALIGNMENT, Alignment, preset_names
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, list_recipes
 
+MOST_JOBS = 4  # a process that reads takes about 0.5 GB
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
@@ -42,6 +44,37 @@ def add_series_options(command: Command) -> Command:
     for part in ("behavior", "units", "lfp"):
         with_names = click.option(f"--{part}", metavar="NAME", help=SERIES_HELP[part])(with_names)
     return cast(Command, with_names)
+
+
+def add_reading_options(command: Command) -> Command:
+    """Adds --jobs and --skip-bad to a command, which receives them as one `ReadingOptions` called `reading`."""
+
+    @wraps(command)
+    def with_reading(*args: Any, jobs: int | None, skip_bad: bool, **others: Any) -> Any:
+        from edgedistill.data.opening.catalogue import ReadingOptions
+
+        return command(*args, reading=ReadingOptions(jobs or count_jobs(), skip_bad), **others)
+
+    with_reading = click.option(
+        "--skip-bad",
+        is_flag=True,
+        help="Leave out sessions that cannot be read, or that lack what this command needs, and list them with the "
+        "reason. Without it, the first of them ends the command.",
+    )(with_reading)
+    with_reading = click.option(
+        "--jobs",
+        metavar="N",
+        type=click.IntRange(min=1),
+        show_default=f"cores, at most {MOST_JOBS}",
+        help="How many sessions are read at a time, each by a process of its own. The result is the same.",
+    )(with_reading)
+    return cast(Command, with_reading)
+
+
+def count_jobs() -> int:
+    """Returns how many sessions are read at a time by default: one a core, and few enough for the memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_JOBS, cores)
 
 
 def add_alignment_options(command: Command) -> Command:
@@ -139,7 +172,8 @@ steps_option = click.option(
 
 
 def add_training_options(command: Command) -> Command:
-    """Adds the options of a training to a command: preset, steps, seed, series, mains frequency and --json."""
-    for option in (json_option, line_hz_option, add_series_options, seed_option, steps_option, preset_option):
+    """Adds the options of a training to a command: preset, steps, seed, how sessions are read, and --json."""
+    reading = (add_reading_options, line_hz_option, add_series_options)
+    for option in (json_option, *reading, seed_option, steps_option, preset_option):
         command = option(command)
     return command

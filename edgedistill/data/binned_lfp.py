@@ -21,6 +21,7 @@ from edgedistill.data.session import Mask
 from edgedistill.data.settling import Level, find_rings_of_artefacts, robust_deviation
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import FrontEnd, FrontEndConfig, find_bands
+from edgedistill.scratch import allocate, release_pages
 
 BLOCK_VALUES = 1 << 21  # frames x channels that the front end takes at a time: 8 MB
 
@@ -89,8 +90,8 @@ def describe_missing_bands(wanted: BandPower, rate: Fraction) -> str | None:
 def bin_lfp(lfp: Lfp, clock: BinClock, config: FrontEndConfig) -> BinnedLfp:
     """Runs the LFP through the front end in blocks, so that memory grows with the bins and not with the frames."""
     front_end = FrontEnd(config)
-    values = np.empty((clock.bins, config.inputs))
-    bad: Mask = np.empty((clock.bins, lfp.channels), dtype=np.bool_)
+    values = allocate((clock.bins, config.inputs), np.float64)
+    bad: Mask = allocate((clock.bins, lfp.channels), np.bool_)
     gap: Mask = np.empty(clock.bins, dtype=np.bool_)
     unsettled: Mask = np.empty(clock.bins, dtype=np.bool_)
     level, first = Level(config, clock.bins), 0
@@ -102,6 +103,7 @@ def bin_lfp(lfp: Lfp, clock: BinClock, config: FrontEndConfig) -> BinnedLfp:
         at, stop = done.first_bin, min(done.first_bin + len(done.values), clock.bins)
         values[at:stop], bad[at:stop] = done.values[: stop - at], done.bad[: stop - at]
         gap[at:stop], unsettled[at:stop] = done.gap[: stop - at], done.unsettled[: stop - at]
+        release_pages()
     _require_good_channel(lfp, bad[~gap] if not gap.all() else bad, config.recover_s)
     return BinnedLfp(config, values, bad, gap, unsettled, level)
 

@@ -37,13 +37,13 @@ from edgedistill.data.session import (
     SessionBins,
     Split,
     fit_normalization,
-    load_session_bins,
-    save_session_bins,
     split_bins,
 )
+from edgedistill.data.session_store import load_session_bins, save_session_bins
 from edgedistill.data.units.units import Units
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import FrontEndConfig, find_bin
+from edgedistill.scratch import allocate
 
 __all__ = [
     "MIN_BINS",
@@ -125,6 +125,7 @@ def bins_from_recording(
     read = {"lfp": lfp, "units": units, "behavior": behavior}  # an LFP gives the clock also where it is not used
     return SessionBins(
         session_id=recording.session_id,
+        identifier=recording.identifier,
         path=str(recording.path),
         sha256=sha256 or file_sha256(recording.path),
         subject_id=recording.subject_id,
@@ -190,7 +191,7 @@ def _find_clock_lfp(recording: Recording, needed: bool, refused: dict[str, str])
 
 
 def _count_spikes(units: Units, edges_s: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    counts = np.empty((len(edges_s) - 1, len(units)), dtype=np.uint8)
+    counts = allocate((len(edges_s) - 1, len(units)), np.uint8)
     for unit, times in enumerate(units):
         counts[:, unit] = np.minimum(np.diff(np.searchsorted(times, edges_s, side="left")), 255)
     return counts

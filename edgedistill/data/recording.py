@@ -81,6 +81,11 @@ class Recording:
         return str(self._nwb.session_id or self.path.stem)
 
     @property
+    def identifier(self) -> str:
+        """Returns the identifier of the file, which is meant to be unique."""
+        return str(self._nwb.identifier or "")
+
+    @property
     def subject_id(self) -> str | None:
         """Returns the id of the subject, or None where the file names no subject."""
         subject = self._nwb.subject

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from edgedistill.files import remove, temporary_beside
+from edgedistill.files import remove
 
 MAGIC = b"edgedistill journal 1\n"
 RECORD = struct.Struct("<QQ")  # place in the file, number of bytes
@@ -39,7 +39,7 @@ class RollbackFile(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         """The file appears at `path` with the first commit, and replaces what is there. Raises OSError."""
         super().__init__()
-        self._partial: Path | None = temporary_beside(path)
+        self._partial: Path | None = path.with_name(f".{path.name}.new")  # the lock on the journal keeps others away
         self._journal = os.open(journal_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)

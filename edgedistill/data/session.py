@@ -1,19 +1,15 @@
-"""Holds a session on the 10 ms bin clock, splits it into blocks, normalizes it, and keeps it in a cache file.
+"""Holds a session on the 10 ms bin clock, splits it into blocks, and normalizes it.
 
-The input is what `bins` made of a recording. The outputs are a `Split` (contiguous blocks with gaps), the mean and
-deviation of each channel over the training block, and the .npz file in which `build` keeps a session between runs.
+The input is what `bins` made of a recording. The outputs are a `Split` (contiguous blocks with gaps), and the mean and
+deviation of each channel over the training block. Long arrays are read in blocks, because they may lie in a file.
+`session_store` keeps a session between runs.
 """
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,26 +17,25 @@ import numpy.typing as npt
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.data.coverage import Coverage
 from edgedistill.data.lfp.electrodes import Electrode
-from edgedistill.errors import ConfigError, RecordingError
-from edgedistill.files import atomic_write
+from edgedistill.errors import RecordingError
 from edgedistill.frontend import FrontEndConfig, settling_bins
+from edgedistill.scratch import allocate, split_rows
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
+Number = TypeVar("Number", np.float32, np.float64)
 
 BINS_PER_S = 100
 MIN_BINS = 120 * BINS_PER_S
 MIN_BLOCK_BINS = 5 * BINS_PER_S  # for each of train, validation and test
 ARTEFACT_SIGMAS = 30  # distance from the median; the largest in a day of ordinary data is about 25
 ARTEFACT_SHARE = 0.02  # of a channel's bins; values that are more frequent belong to the channel
-COLUMNS = 32  # that statistics take at a time
-ARRAYS = ("lfp", "bad", "counts", "behavior", "valid", "observed", "disturbed")
-DAMAGE_ERRORS = (ConfigError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+COLUMN_BYTES = 1 << 26  # of whole columns that are in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
 class SessionBins:
-    """Holds one whole session in memory: T bins of 10 ms. Parts that were not asked for are None."""
+    """Holds one session: T bins of 10 ms. Its arrays may lie in a file. Parts that were not asked for are None."""
 
     session_id: str
     path: str
@@ -66,6 +61,7 @@ class SessionBins:
     series: Mapping[str, str] = field(default_factory=dict)  # "lfp", "units", "behavior" -> path inside the file
     names: SeriesNames = NO_NAMES  # the series that the user named
     notes: tuple[str, ...] = ()  # what a person should know about how the session was read
+    identifier: str = ""  # of the file, meant to be unique
 
     @property
     def coverage(self) -> Coverage:
@@ -144,32 +140,63 @@ def find_counted(bins: SessionBins, block: slice) -> tuple[Floats, Mask]:
     first = settled if stop - settled >= MIN_BLOCK_BINS else first
     bad = bins.bad[first:stop] if bins.disturbed is None else bins.bad[first:stop] | bins.disturbed[first:stop]
     values = bins.lfp[first:stop]
-    return values, leave_out_artefacts(values, np.tile(~bad, bins.frontend.features), settling_bins(bins.frontend))
+    return values, leave_out_artefacts(values, ~bad, settling_bins(bins.frontend))
 
 
 def compute_moments(values: Floats, counted: Mask) -> tuple[Floats, Floats]:
     """Returns mean and deviation, both (C,), of the bins in values (T, C) that count (T, C).
 
-    Some columns are taken at a time, because each step makes a copy of them. The sums have the same bits as at once.
+    Some rows are taken at a time, because each step makes a copy of them. The sums have the same bits as at once.
     """
-    channels = values.shape[1]
-    edges = np.linspace(0, channels, max(1, channels // COLUMNS) + 1).astype(int).tolist()
-    found = []
-    for start, stop in pairwise(edges):
-        some, used = values[:, start:stop], counted[:, start:stop]
-        count = np.maximum(used.sum(axis=0), 1)
-        mean = np.where(used, some, 0.0).sum(axis=0) / count
-        squares = np.where(used, some - mean, 0.0) ** 2
-        found.append((mean, np.sqrt(squares.sum(axis=0) / count)))
-    means, deviations = zip(*found, strict=True)
-    return np.concatenate(means), np.concatenate(deviations)
+    rows, width = slice(0, len(values)), values.shape[1]
+    count = np.maximum(sum((counted[part].sum(axis=0) for part in split_rows(rows, width)), np.zeros(width, int)), 1)
+    mean = sum_rows(lambda part: np.where(counted[part], values[part], 0.0), rows, width) / count
+    squares = sum_rows(lambda part: np.where(counted[part], values[part] - mean, 0.0) ** 2, rows, width)
+    return mean, np.sqrt(squares / count)
+
+
+def sum_rows(read: Callable[[slice], Floats], rows: slice, width: int) -> Floats:
+    """Returns the sum (C,) over the rows of an array (T, C) that `read` gives in blocks.
+
+    Rows are added one after another, as numpy adds those of a whole array, so the sum has the same bits.
+    """
+    total: Floats = np.zeros((0, width))
+    for part in split_rows(rows, width):
+        total = np.concatenate([total, read(part)]).sum(axis=0, keepdims=True)
+    return np.asarray(total.sum(axis=0))
+
+
+def split_columns(values: npt.NDArray[np.generic]) -> Iterator[slice]:
+    """Yields some columns of values (T, C) at a time, of COLUMN_BYTES in float64."""
+    step = max(1, COLUMN_BYTES // (8 * max(1, len(values))))
+    for start in range(0, values.shape[1], step):
+        yield slice(start, min(start + step, values.shape[1]))
+
+
+def copy_columns(values: npt.NDArray[Number], columns: slice) -> npt.NDArray[Number]:
+    """Returns some columns of values (T, C) as rows (n, T). The rows of the values are read in blocks."""
+    found = np.empty((columns.stop - columns.start, len(values)), values.dtype)
+    for part in split_rows(slice(0, len(values)), values.strides[0] // values.itemsize):
+        found[:, part] = values[part, columns].T
+    return found
 
 
 def leave_out_artefacts(values: Floats, good: Mask, settling: int) -> Mask:
-    """Returns the good bins (T, C) of values (T, C) without artefacts and the `settling` bins after each."""
-    counted = good.copy()
-    for channel, rows in enumerate(counted.T):
-        rows[:] = _leave_out_artefacts(values[:, channel], rows, settling)
+    """Returns the good bins (T, I) of values (T, I) without artefacts and the `settling` bins after each.
+
+    `good` is (T, C), and holds for each of the I / C features of a channel.
+    """
+    counted, channels = allocate(values.shape, np.bool_), good.shape[1]
+    for columns in split_columns(values):
+        some = copy_columns(values, columns)
+        kept = np.stack(
+            [
+                _leave_out_artefacts(x, good[:, column % channels], settling)
+                for column, x in enumerate(some, columns.start)
+            ]
+        )
+        for part in split_rows(slice(0, len(values)), values.shape[1]):
+            counted[part, columns] = kept[:, part].T
     return counted
 
 
@@ -192,47 +219,3 @@ def _leave_out_artefacts(x: npt.NDArray[np.float64], good: npt.NDArray[np.bool_]
     if 2 * calm.sum() >= good.sum():
         return calm
     return good & ~far if far.sum() <= ARTEFACT_SHARE * good.sum() else good
-
-
-def save_session_bins(bins: SessionBins, path: str | Path) -> None:
-    """Writes a session to .npz, without pickle, as a whole file. Raises OutputError."""
-    path = Path(path)
-    arrays = {name: getattr(bins, name) for name in ARRAYS if getattr(bins, name) is not None}
-    facts = {f.name: getattr(bins, f.name) for f in fields(bins) if f.name not in ARRAYS}
-    facts |= {"electrodes": [asdict(one) for one in bins.electrodes], "series": dict(bins.series)}
-    facts["names"] = asdict(bins.names)
-    facts["frontend"] = None if bins.frontend is None else bins.frontend.to_json()
-    with (
-        atomic_write(path, "the cached session", next_step=f"df -h {path.parent}") as partial,
-        partial.open("wb") as file,
-    ):
-        np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
-
-
-def load_session_bins(path: str | Path) -> SessionBins:
-    """Reads what `save_session_bins` wrote. Raises RecordingError on a damaged file."""
-    try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays: dict[str, Any] = {name: stored.get(name) for name in ARRAYS}
-            facts = json.loads(str(stored["facts"]))
-        frontend = None if facts["frontend"] is None else FrontEndConfig.from_json(facts.pop("frontend"))
-        parsed: dict[str, Any] = {
-            "frontend": frontend,
-            "electrodes": tuple(_parse_electrode(one) for one in facts["electrodes"]),
-            "names": SeriesNames(**facts["names"]),
-        }
-        plain = {f.name for f in fields(SessionBins)} - {*ARRAYS, *parsed}
-        whole: dict[str, Any] = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in plain}
-        return SessionBins(**whole, **parsed, **arrays)
-    except (OSError, *DAMAGE_ERRORS) as error:
-        raise RecordingError(
-            f"{path}: not a cached session",
-            got=f"{type(error).__name__}: {error}",
-            causes=("the file is damaged", "another version wrote it"),
-            next_step="delete it; it is made again from the NWB file",
-        ) from error
-
-
-def _parse_electrode(stored: dict[str, Any]) -> Electrode:
-    position = stored["position"]
-    return Electrode(**{**stored, "position": None if position is None else tuple(position)})

@@ -1,5 +1,7 @@
 """Reads several sessions from files and folders, puts them in order, and checks them against each other.
 
+A session appears once, whatever the names of the files are in which it is found.
+
 The input is a list of paths. The output is a list of `SessionBins`, sorted by time, with unique ids and one set of
 outputs.
 """
@@ -41,14 +43,15 @@ def load_sessions(
 
 
 def combine_sessions(sessions: Iterable[SessionBins]) -> list[SessionBins]:
-    """Sorts sessions by their start and makes their ids unique.
+    """Sorts sessions by their start, leaves out copies, and makes their ids unique.
 
     Sessions with equal ids are named after their files, and after their paths where the files have equal names too.
 
-    Raises RecordingError when sessions differ in the names or units of their behavior, and for two copies of a file.
+    Raises RecordingError when sessions differ in the names or units of their behavior.
     """
     ordered = sorted(sessions, key=lambda session: (session.session_start, session.path))
-    _require_no_copies(ordered)
+    copies = find_copies(ordered)
+    ordered = [session for session in ordered if session.path not in copies]
     _require_same_outputs(ordered)
     for name_session in (lambda path: path.stem, lambda path: str(path.with_suffix(""))):  # monday/rec, tuesday/rec
         ids = [session.session_id for session in ordered]
@@ -61,17 +64,28 @@ def combine_sessions(sessions: Iterable[SessionBins]) -> list[SessionBins]:
     return ordered
 
 
-def _require_no_copies(sessions: Sequence[SessionBins]) -> None:
-    """Refuses copies of one file, because the end of one, which is held out, would be trained on in the other."""
-    paths: dict[str, str] = {}
-    for session in sessions:
-        if (first := paths.setdefault(session.sha256, session.path)) != session.path:
-            raise RecordingError(
-                f"{session.path}: a copy of {first}",
-                got=f"two files with the SHA-256 {session.sha256[:12]}…",
+def find_copies(sessions: Iterable[SessionBins]) -> dict[str, RecordingError]:
+    """Returns the paths of all copies of sessions that come before them by start and path, with the reason.
+
+    The end of a copy, which is held out, would be trained on in the other. Files are copies of each other where they
+    have the same bytes, or where identifier, session id, subject, start and length are the same: one of them was then
+    stored again, with another compression for example.
+    """
+    first: dict[tuple[object, ...], str] = {}
+    found: dict[str, RecordingError] = {}
+    for session in sorted(sessions, key=lambda session: (session.session_start, session.path)):
+        who = (session.identifier, session.session_id, session.subject_id, session.session_start, session.bins)
+        keys = [(session.sha256,), *([who] if session.identifier else [])]
+        same = next((first[key] for key in keys if key in first), None)
+        if same is not None and same != session.path:
+            found[session.path] = RecordingError(
+                f"{session.path}: a copy of {same}",
+                got="the same bytes" if (session.sha256,) in first else f"the same identifier {session.identifier!r}",
                 expected="every recording once, else scores would be measured on data that was trained on",
-                next_step=f"leave one of them out: name the others one by one, or move {session.path} elsewhere",
             )
+        for key in keys:
+            first.setdefault(key, session.path)
+    return found
 
 
 def _require_same_outputs(sessions: Sequence[SessionBins]) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import sosfilt
 
-from edgedistill.data.session import BINS_PER_S
+from edgedistill.data.session import BINS_PER_S, copy_columns, split_columns
 from edgedistill.frontend import FrontEndConfig, bin_edges, filter_sections
+from edgedistill.scratch import allocate
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -72,10 +73,11 @@ class Level:
 def robust_deviation(values: Array, good: Mask) -> Array:
     """Returns the deviation (C,) of values (T, C) over the good bins, from the median; 0 for a channel without any."""
     found = np.zeros(values.shape[1])
-    for channel, rows in enumerate(good.T):
-        if rows.any():
-            x = values[rows, channel]
-            found[channel] = 1.4826 * np.median(np.abs(x - np.median(x)))
+    for columns in split_columns(values):
+        for channel, column in enumerate(copy_columns(values, columns), columns.start):
+            if (rows := good[:, channel]).any():
+                x = column[rows]
+                found[channel] = 1.4826 * np.median(np.abs(x - np.median(x)))
     return found
 
 
@@ -87,7 +89,8 @@ def find_rings_of_artefacts(
     Only a channel that leaves its ordinary range `values` (T, C) in a stretch counts. What the high-pass remembers is
     its slow excess over the offset, `excess_uv` by second (S, C). All other filters forget within SHORT_BINS.
     """
-    rings: Mask = np.zeros(values.shape, np.bool_)
+    rings: Mask = allocate(values.shape, np.bool_)
+    rings[:] = False
     if not invalid.any():
         return rings
     _, shaper = filter_sections(config)
@@ -96,7 +99,8 @@ def find_rings_of_artefacts(
     first = int(stretches[0, 0])
     lengths = np.diff(ends[first:])
     for channel in np.flatnonzero(deviation_uv > 0):
-        loud = np.abs(values[:, channel]) > ORDINARY * deviation_uv[channel]
+        (column,) = copy_columns(values, slice(channel, channel + 1))
+        loud = np.abs(column) > ORDINARY * deviation_uv[channel]
         if not (loud & invalid).any():
             continue
         for start, stop in stretches:

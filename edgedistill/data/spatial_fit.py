@@ -7,16 +7,17 @@ channels. docs/numerics.md, "How the model is found", is the definition. For a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.covariance import ledoit_wolf
 
-from edgedistill.data.session import Floats, Mask, SessionBins, compute_moments, find_counted
+from edgedistill.data.session import Floats, Mask, SessionBins, compute_moments, find_counted, sum_rows
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import FeatureModel, FrontEndConfig, SpatialModel, Standardization, standardize
+from edgedistill.scratch import allocate, split_rows
 
 KNOWN_SHARE, KNOWN_BINS = 0.1, 100  # of the block, and bins, that a channel must have to be known
 WHOLE_SHARE = 0.2  # of the block in which all known channels are good, so that other bins are not needed
@@ -48,7 +49,14 @@ def fit_standardization(bins: SessionBins, block: slice) -> Standardization:
     values, counted = find_counted(bins, block)
     mean, std = compute_moments(values, counted)
     assert bins.frontend is not None
-    return Standardization(mean, std, fit_spatial_model(bins.frontend, values, ~counted, mean, std))
+    return Standardization(mean, std, fit_spatial_model(bins.frontend, values, invert(counted), mean, std))
+
+
+def invert(counted: Mask) -> Mask:
+    """Turns which bins (T, I) count into which do not, in place."""
+    for part in split_rows(slice(0, len(counted)), counted.shape[1]):
+        counted[part] = ~counted[part]
+    return counted
 
 
 def update_standardization(bins: SessionBins, block: slice, old: Standardization) -> JointStandardization:
@@ -57,7 +65,7 @@ def update_standardization(bins: SessionBins, block: slice, old: Standardization
     Raises RecordingError where the block shows no channel that `old` knows.
     """
     values, counted = find_counted(bins, block)
-    found = join_standardizations(compute_moments(values, counted), values, ~counted, old)
+    found = join_standardizations(compute_moments(values, counted), values, invert(counted), old)
     if found is None:
         raise RecordingError(
             f"{bins.path}: nothing can be learned about the channels of the bundle",
@@ -77,13 +85,14 @@ def join_standardizations(
     A channel that `old` does not know stays unknown, because the student has learned nothing about it. A channel that
     is not shown keeps its mean, its deviation and its gain, and is filled in from the others as `old` says.
 
-    `statistics` are mean and deviation (I,) of the values, of which some are bad (T, I). Returns None where the values
-    show no channel that `old` knows.
+    `statistics` are mean and deviation (I,) of the values, of which some are bad (T, I), or (T, C) in every feature.
+    Returns None where the values show no channel that `old` knows.
     """
     channels, parts, shown = old.spatial.channels, [], []
     for feature, model in enumerate(old.spatial.parts):
         at = slice(feature * channels, (feature + 1) * channels)
-        seen = find_shown_channels(values[:, at], bad[:, at], (statistics[0][at], statistics[1][at]), model.known)
+        lost = bad if bad.shape[1] == channels else bad[:, at]
+        seen = find_shown_channels(values[:, at], lost, (statistics[0][at], statistics[1][at]), model.known)
         if not feature and not seen.known.any():
             return None
         precision = join_precisions(seen.precision, seen.known, model)
@@ -129,14 +138,34 @@ def find_shown_channels(values: Floats, bad: Mask, statistics: tuple[Floats, Flo
     wanted = wanted & (statistics[1] > 0)
     if wanted.any():  # what a dead channel holds, such as a rest of the mains, must not be blown up
         wanted &= statistics[1] >= LEAST_DEVIATION * np.median(statistics[1][wanted])
-    found, there, _ = standardize(values, bad, statistics, wanted)
-    count = there.sum(axis=0)
-    known = wanted & (count >= max(KNOWN_BINS, KNOWN_SHARE * len(there)))
-    there &= known
-    whole = there[:, known].all(axis=1)
-    rows = whole if whole.sum() >= max(KNOWN_BINS, WHOLE_SHARE * len(there)) else there.any(axis=1)
-    present = np.where(there, found, 0.0)[rows][:, known].astype(np.float64)
-    return ShownChannels(known, found, there, find_precision(present))
+    every, (bins, channels) = slice(0, len(values)), values.shape
+    found, there = allocate(values.shape, np.float32), allocate(values.shape, np.bool_)
+    count = np.zeros(channels, np.int64)
+    for part in split_rows(every, values.strides[0] // values.itemsize):
+        found[part], there[part], _ = standardize(values[part], bad[part], statistics, wanted)
+        count += there[part].sum(axis=0)
+    known = wanted & (count >= max(KNOWN_BINS, KNOWN_SHARE * bins))
+    whole, some = np.empty(bins, np.bool_), np.empty(bins, np.bool_)
+    for part in split_rows(every, channels):
+        there[part] &= known
+        whole[part], some[part] = there[part][:, known].all(axis=1), there[part].any(axis=1)
+    rows = whole if whole.sum() >= max(KNOWN_BINS, WHOLE_SHARE * bins) else some
+    means = np.concatenate([np.empty((0, int(known.sum()))), *average_runs(found, there, rows, known)])
+    return ShownChannels(known, found, there, find_precision(means))
+
+
+def average_runs(found: npt.NDArray[np.float32], there: Mask, rows: Mask, known: Mask) -> Iterator[Floats]:
+    """Yields the means (n, known channels) of MEAN_BINS bins at a time among the `rows` (T,) of standardized (T, C).
+
+    A channel that is not there counts as 0, its mean. Bins at the end that are too few for a mean are left out.
+    """
+    waiting = np.empty((0, int(known.sum())))
+    for part in split_rows(slice(0, len(found)), found.shape[1]):
+        present = np.where(there[part], found[part], 0.0)[rows[part]][:, known].astype(np.float64)
+        waiting = np.concatenate([waiting, present])
+        whole = len(waiting) // MEAN_BINS
+        yield waiting[: whole * MEAN_BINS].reshape(whole, MEAN_BINS, waiting.shape[1]).mean(axis=1)
+        waiting = waiting[whole * MEAN_BINS :]
 
 
 def join_precisions(precision: Floats, shown: Mask, old: FeatureModel) -> Floats:
@@ -155,17 +184,15 @@ def join_precisions(precision: Floats, shown: Mask, old: FeatureModel) -> Floats
     return joint
 
 
-def find_precision(present: Floats) -> Floats:
-    """Returns the precision matrix of standardized channels (T, C), with the shrinkage of Ledoit and Wolf (2004).
+def find_precision(means: Floats) -> Floats:
+    """Returns the precision matrix of means of standardized channels (n, C), shrunk as Ledoit and Wolf (2004) do.
 
-    It is that of means over MEAN_BINS bins. Kinematics are decoded from what changes slowly, and how channels go
-    together there is not how they go together in rhythms and noise. Such means are also nearly independent of each
-    other, as the shrinkage takes them to be.
+    They are means over MEAN_BINS bins. Kinematics are decoded from what changes slowly, and how channels go together
+    there is not how they go together in rhythms and noise. Such means are also nearly independent of each other, as the
+    shrinkage takes them to be.
     """
-    whole = len(present) // MEAN_BINS
-    if not whole or not present.shape[1]:
-        return np.eye(present.shape[1])
-    means = present[: whole * MEAN_BINS].reshape(whole, MEAN_BINS, -1).mean(axis=1)
+    if not means.size:
+        return np.eye(means.shape[1])
     covariance, shrinkage = ledoit_wolf(means, assume_centered=True)
     if shrinkage < LEAST_SHRINKAGE:
         size = float(np.trace(covariance)) / len(covariance)
@@ -190,7 +217,13 @@ def feature_model(
     scale[known] = root
     gain = known.astype(np.float32)
     model = FeatureModel(coupling, scale, np.float32(1) / scale, gain, sweeps, common_average)
-    filled = model.complete(standardized, there)[there.any(axis=1)].astype(np.float64)
-    deviation = filled.std(axis=0) if len(filled) else np.ones(channels)
+    filled, every, count = allocate(standardized.shape, np.float32), slice(0, len(standardized)), 0
+    seen = np.empty(len(standardized), np.bool_)
+    for part in split_rows(every, channels):
+        filled[part], seen[part] = model.complete(standardized[part], there[part]), there[part].any(axis=1)
+    count = max(1, int(seen.sum()))
+    mean = sum_rows(lambda part: filled[part][seen[part]].astype(np.float64), every, channels) / count
+    squares = sum_rows(lambda part: (filled[part][seen[part]].astype(np.float64) - mean) ** 2, every, channels)
+    deviation = np.sqrt(squares / count) if seen.any() else np.ones(channels)
     gain = np.where(known, 1 / np.where(deviation > 0, deviation, 1.0), 0.0).astype(np.float32)
     return replace(model, gain=gain)

@@ -21,8 +21,8 @@ from safetensors.torch import save as weights_as_bytes
 from torch import Tensor, nn
 
 from edgedistill.config import StudentSize, TeacherSize, parse
-from edgedistill.errors import EdgeDistillError
-from edgedistill.files import atomic_write_bytes, atomic_write_text
+from edgedistill.errors import EdgeDistillError, OutputError
+from edgedistill.files import atomic_write, atomic_write_bytes, atomic_write_text
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 
@@ -51,6 +51,32 @@ def save_student(student: Student, folder: Path, facts: Mapping[str, object]) ->
         "outputs": student.to_behavior.out_features,
     }
     save(student, folder, {**shape, **facts})
+
+
+@contextmanager
+def replace_model(folder: Path) -> Iterator[Path]:
+    """Yields a hidden folder beside `folder`, to save a model in. At the end it replaces the model in `folder`.
+
+    Raises OutputError as `refuse_other_files` does, and where the model cannot be written.
+    """
+    refuse_other_files(folder)
+    with atomic_write(folder, "the model") as hidden:
+        hidden.mkdir()
+        yield hidden
+
+
+def refuse_other_files(folder: Path) -> None:
+    """Raises OutputError for a folder that holds more than a model, because a new model would replace all of it."""
+    if not folder.is_dir():
+        return
+    others = sorted({path.name for path in folder.iterdir()} - {WEIGHTS, FACTS})
+    if others:
+        raise OutputError(
+            f"{folder}: this folder holds more than a model",
+            got=f"'{others[0]}'",
+            expected="a path that is free, or the folder of a model to replace",
+            next_step="choose another --out",
+        )
 
 
 def save(model: nn.Module, folder: Path, facts: Mapping[str, object]) -> None:

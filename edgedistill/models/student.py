@@ -173,13 +173,18 @@ class Student(nn.Module):
 
     def stream(self, session: str, bins: Tensor, chunk: int = 4096) -> Iterator[Tensor]:
         """Yields the latents (n, d) of a recording (bins, channels) chunk by chunk. Together they equal `forward`."""
+        for layers in self.stream_layers(session, bins, chunk):
+            yield layers[-1][0]
+
+    def stream_layers(self, session: str, bins: Tensor, chunk: int = 4096) -> Iterator[list[Tensor]]:
+        """Yields what `layer_latents` returns of one recording (bins, channels), chunk by chunk."""
         cache, reach, live = self.make_empty_cache(1), max(self.tokenizer.lags), 0
         for start in range(0, len(bins), chunk):
             seen = bins[max(0, start - reach) : start + chunk]
             tokens = self.tokenizer(session, seen[None])[:, min(start, reach) :]
-            latents, cache = self.encode(tokens, cache, live)
+            layers, cache = self.encode_layers(tokens, cache, live)
             live = min(live + tokens.shape[1], self.size.window - 1)
-            yield latents[0]
+            yield layers
 
     def make_fresh_state(self, session: str) -> StudentState:
         """Returns the state before the first bin."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgedistill.config import TeacherSize
+from edgedistill.models.batch_rows import RowDraws, mean_where
 from edgedistill.models.teacher_heads import TeacherHeads
 from edgedistill.models.tokenizer import PatchTokenizer, name_parameter
 from edgedistill.models.transformer import RotaryBlock, compute_rotary_angles, draw_weight, rms
@@ -94,7 +95,7 @@ class PatchAutoencoder(nn.Module):
         between: Tensor = F.interpolate(features.transpose(1, 2), length, mode="linear", align_corners=False)
         return between.transpose(1, 2)[:, :bins]
 
-    def masked_loss(self, session: str, bins: Tensor, truth: Tensor, random: torch.Generator) -> Tensor:
+    def masked_loss(self, session: str, bins: Tensor, truth: Tensor, draws: RowDraws) -> Tensor:
         """Returns the mean loss over what the encoder did not see: whole tokens, and single units in the others.
 
         Hidden tokens teach how activity goes on, and hidden units what units share (Keshtkaran and Pandarinath 2019).
@@ -102,11 +103,11 @@ class PatchAutoencoder(nn.Module):
         `bins` (batch, bins, channels) are z-scored. `truth` holds the same bins: spikes as counts, and LFP unchanged.
         """
         values, real = self.values(session, bins), self.tokenizer.split(session, torch.ones_like(bins)) > 0
-        kept = torch.rand(values.shape, generator=random).to(bins) >= HIDDEN_UNITS
+        kept = draws.rand(*values.shape[1:]).to(bins) >= HIDDEN_UNITS
         tokens = self.tokenizer(session, values * kept / (1 - HIDDEN_UNITS))
         batch, steps, patches, d = tokens.shape
         n, times = steps * patches, self.times(tokens)
-        order = torch.rand(batch, n, generator=random).argsort(1).to(bins.device)
+        order = draws.rand(n).argsort(1).to(bins.device)
         seen = order[:, : max(1, round(n * (1 - self.size.mask_share)))]
         visible = tokens.flatten(1, 2).gather(1, seen[..., None].expand(-1, -1, d))
         features = F.linear(self.encode(visible, times.gather(1, seen))[-1], self.to_predictor)
@@ -148,4 +149,4 @@ class PatchAutoencoder(nn.Module):
             )
         else:
             loss = (guess - truth).square()
-        return (loss * counted).sum() / counted.sum().clamp(min=1)
+        return mean_where(loss, counted)

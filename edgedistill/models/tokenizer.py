@@ -14,10 +14,17 @@ from torch.nn import functional as F
 
 from edgedistill.models.transformer import draw_weight
 
+PREFIX = "s_"
+
 
 def name_parameter(name: str) -> str:
     """Turns a session id or array name into a parameter name, which may hold no dots nor be the name of a method."""
-    return "s_" + "".join(c if c.isalnum() else f"_{ord(c):x}_" for c in name)
+    return PREFIX + "".join(c if c.isalnum() else f"_{ord(c):x}_" for c in name)
+
+
+def is_named_after_a_session(parameter: str) -> bool:
+    """Returns whether a parameter of a model, by its full name, belongs to one session or array."""
+    return any(part.startswith(PREFIX) for part in parameter.split("."))
 
 
 def stack_lags(bins: Tensor, lags: list[int]) -> Tensor:

@@ -63,6 +63,8 @@ from edgedistill.pipeline.student_files import Files, Subject, Verdicts, write_r
 from edgedistill.pipeline.written_bundle import BundleContents, Facts, WrittenBundle, write_and_judge
 from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.deployment import QuantizedStudent, refit_readout, score_stream
+from edgedistill.reserved import reserving
+from edgedistill.scratch import with_scratch
 from edgedistill.target import Gate, Target, load_own_target, load_target, require_buildable
 from edgedistill.training.baselines import fit_bundle_ridge
 from edgedistill.training.output_filter import KALMAN, NONE
@@ -138,6 +140,8 @@ class AdaptResult:
         }
 
 
+@reserving(lambda options: (options.out,))
+@with_scratch(lambda options: options.out.parent)
 def adapt_bundle(options: AdaptOptions) -> AdaptResult:
     """Writes a bundle for another day to `options.out`, and says what was found.
 

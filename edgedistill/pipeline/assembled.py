@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgedistill import __version__
-from edgedistill.bundle import open_bundle, ship, sign_bundle
+from edgedistill.bundle import open_bundle, ship
 from edgedistill.bundle.contents import RIDGE, SPIKE_FOLDER
 from edgedistill.config import StudentShape
 from edgedistill.data.bins import SessionBins
@@ -38,6 +39,9 @@ from edgedistill.target import Target
 from edgedistill.training.baselines import LaggedRidge
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.output_filter import NONE
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,7 @@ class Ingredients:
     ridge_smoothing: SmoothingModel | None  # of the outputs of the ridge
     metrics: Metrics
     provenance: Facts
+    signing_key: Ed25519PrivateKey | None
 
 
 def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: QuantizedStudents) -> BuildResult:
@@ -105,9 +110,9 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
             **request.decoder.to_json(),
             **training,
         },
+        request.signing_key,
     )
-    written, key = write_decoder_bundle(parts, cache), request.signing_key
-    signed_by = None if key is None else sign_bundle(open_bundle(options.out), key)
+    written = write_decoder_bundle(parts, cache)
     return BuildResult(
         bundle=options.out,
         target=request.target.name,
@@ -120,8 +125,9 @@ def assemble_bundle(request: BuildRequest, trained: TrainedModels, quantized: Qu
         confidence=parts.deviations.confidence,
         smoothing=smoothed.smoothing,
         read=request.run.provenance.readings,
+        skipped=request.run.provenance.skipped,
         training=training,
-        signed_by=signed_by,
+        signed_by=written.signed_by,
         shipped=ship(open_bundle(options.out)) if options.ship else None,
     )
 
@@ -141,6 +147,8 @@ def describe_training(request: BuildRequest, trained: TrainedModels) -> Facts:
         "learned_from_behavior": objective.behavior > 0,
         "learned_from_teacher": objective.alignment > 0,
     }
+    if trained.labels is not None and trained.lfp.session is not request.session:
+        found["labels_from_spikes"] = trained.labels.to_json()
     if trained.choice is not None:
         found |= trained.choice.to_json()
     searched = {**request.decoder.trials, **trained.trials}
@@ -166,7 +174,9 @@ def write_decoder_bundle(parts: Ingredients, cache: Cache) -> WrittenBundle:
     files, shape, graphs = write_files(parts, cache)
     facts = describe_bundle(parts, shape)
     with cache.timed("engine and gates"):
-        return write_and_judge(BundleContents(parts.out, parts.target, files, graphs, facts, parts.metrics))
+        return write_and_judge(
+            BundleContents(parts.out, parts.target, files, graphs, facts, parts.metrics, key=parts.signing_key)
+        )
 
 
 def write_files(parts: Ingredients, cache: Cache) -> tuple[Files, StudentShape, Verdicts]:

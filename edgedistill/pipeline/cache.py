@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
+from edgedistill import ranks
 from edgedistill.errors import EdgeDistillError
-from edgedistill.files import output_error, remove
+from edgedistill.files import move_whole, output_error, remove
 from edgedistill.kept_folders import RECORD, note_use
 from edgedistill.pipeline.code_digest import installed_code_digest
 from edgedistill.pipeline.library_versions import installed_versions
@@ -31,6 +32,8 @@ from edgedistill.pipeline.stage_record import (
 )
 
 logger = logging.getLogger(__name__)
+
+SEEN_WITHIN_S = 90  # after which a folder on a file server is not late but missing
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,28 @@ class Cache:
         """Returns the folder of stage `name`, and calls `make` to fill it unless it exists already and is whole.
 
         The folder is found by the name, the `inputs` (JSON), the code of the module that defines `make` with all
-        modules that it imports, and the versions of the libraries that these import. Raises OutputError where the
-        folder cannot be written.
+        modules that it imports, and the versions of the libraries that these import. Of several processes (`ranks`)
+        only the main one does this. Raises OutputError where the folder cannot be written.
         """
+        return wait_until_seen(ranks.lead(lambda: self._find_or_make(name, inputs, make)))
+
+    def shared_stage(self, name: str, inputs: object, make: Callable[[Path], None]) -> Path:
+        """Does what `stage` does, with a `make` that all processes of a training call, such as a training itself.
+
+        The main process alone may write to the folder.
+        """
+        return wait_until_seen(self._find_or_make(name, inputs, make))
+
+    def _find_or_make(self, name: str, inputs: object, make: Callable[[Path], None]) -> Path:
         seconds, key = self.start_clock(), stage_key(name, inputs, make.__module__)
+        folder, cached, damage = ranks.lead(lambda: self._find(name, key))
+        if not cached:
+            self._make(name, key, folder, make)
+        self.note(name, seconds(), cached, damage)
+        return folder
+
+    def _find(self, name: str, key: str) -> tuple[Path, bool, str | None]:
+        """Returns the folder of a stage, whether it is there and whole, and what is damaged in it."""
         folder = self._folder(name, key)
         damage = find_damage(folder, key) if os.path.lexists(folder) else None
         cached = damage is None and folder.is_dir()
@@ -65,26 +86,31 @@ class Cache:
             warn_of_damage(folder, damage)
         if cached:
             note_use(folder)
-        else:
-            self._make(name, key, folder, make)
-        self.note(name, seconds(), cached, damage)
-        return folder
+        return folder, cached, damage
 
     def _make(self, name: str, key: str, folder: Path, make: Callable[[Path], None]) -> None:
         partial, fresh = folder.with_name(folder.name + ".partial"), not self.root.exists()
-        try:
+
+        def begin() -> None:
             remove(folder)
             open_own_folder(partial, key)
-            make(partial)
+
+        def end() -> None:
             write_record(partial, key)
-            partial.rename(folder)
+            move_whole(partial, folder)
+
+        try:
+            ranks.lead(begin)
+            make(wait_until_seen(partial))
+            ranks.lead(end)
         except OSError as error:
             raise self._output_error(name, error) from error
         finally:
-            with suppress(OSError):  # a stage that wrote nothing leaves no folder behind
-                close_own_folder(partial)
-                if fresh:
-                    self.root.rmdir()
+            if ranks.is_main():
+                with suppress(OSError):  # a stage that wrote nothing leaves no folder behind
+                    close_own_folder(partial)
+                    if fresh:
+                        self.root.rmdir()
 
     def open_folder(self, name: str, inputs: object, module: str) -> tuple[Path, str]:
         """Returns a folder that a stage keeps and a later run may add to, and its key. It is made unless it exists.
@@ -123,6 +149,19 @@ class Cache:
     def _output_error(self, name: str, error: OSError) -> EdgeDistillError:
         next_step = f"df -h {self.root.parent}, or choose another folder with --work"
         return output_error(self.root, f"stage '{name}'", error, next_step)
+
+
+def wait_until_seen(folder: Path) -> Path:
+    """Returns a folder that the main process has made. A file server may show it a little later to the others."""
+    for _ in range(SEEN_WITHIN_S):
+        if folder.is_dir():
+            return folder
+        sleep(1)
+    raise EdgeDistillError(
+        f"{folder} was made by one process of this training, and another one does not see it",
+        causes=("the processes run on machines that share no file system",),
+        next_step="choose a place that all machines share, for --out and for --work",
+    )
 
 
 def stage_key(name: str, inputs: object, module: str) -> str:

@@ -15,13 +15,14 @@ from time import monotonic
 from edgedistill.config import Preset, StudentSize, load_preset, preset_names
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
+from edgedistill.data.opening.catalogue import ONE_BY_ONE, ReadingOptions
 from edgedistill.files import atomic_write
 from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
-from edgedistill.pipeline.early_checks import require_labels, require_writable
-from edgedistill.pipeline.inputs import read_sessions
+from edgedistill.pipeline.early_checks import require_folder, require_labels, require_writable
+from edgedistill.pipeline.inputs import read_catalogue
 from edgedistill.pipeline.pretrained_student import (
     PretrainedStudent,
     fit_readouts,
@@ -33,9 +34,15 @@ from edgedistill.pipeline.ranges import FineTuning, finetune, window_progress
 from edgedistill.pipeline.run_context import Progress, Run, provenance_of
 from edgedistill.pipeline.teacher import load_known_teacher, targets_from_teacher
 from edgedistill.quantization.calibration.range_search import calibrate
-from edgedistill.quantization.calibration.ranges import Ranges, shape_from_size
+from edgedistill.quantization.calibration.ranges import (
+    Ranges,
+    choose_four_bit_parts,
+    require_recipe_fits,
+    shape_from_size,
+)
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe, require_teacher
-from edgedistill.quantization.integers import require_parts
+from edgedistill.reserved import reserving, work_folder
+from edgedistill.scratch import with_scratch
 from edgedistill.training.batches import TrainingSession, compute_gap, find_unlabelled_block, training_session_from_bins
 from edgedistill.training.student_tasks import score_student
 from edgedistill.training.teacher_targets import TeacherTargets
@@ -55,6 +62,7 @@ class CalibrationOptions:
     seed: int = 0
     names: SeriesNames = NO_NAMES
     line_hz: float = 60
+    reading: ReadingOptions = ONE_BY_ONE
     sensitivity: bool = False
     figure: Path | None = None
 
@@ -70,6 +78,7 @@ class CalibrationResult:
     figure: Path | None
     seconds: float
     read: tuple[dict[str, object], ...] = ()  # how each session was read
+    skipped: tuple[dict[str, object], ...] = ()  # files that were left out, with the reason
 
     def to_json(self) -> dict[str, object]:
         """Returns the answer of `edgedistill calibrate --json`, which docs/json.md describes."""
@@ -79,6 +88,7 @@ class CalibrationResult:
             "out": str(self.out),
             "recipe": self.ranges.recipe.name,
             "read": list(self.read),
+            "skipped": list(self.skipped),
             **{key: found[key] for key in ("checkpoint_sha256", "sessions", "table", "windows", "left_out")},
             "windows_asked": self.ranges.recipe.windows,
             "student": self.student,
@@ -101,6 +111,8 @@ class CalibrationRequest:
     ranked_on: TrainingSession | None  # the session that --sensitivity scores, None without that option
 
 
+@reserving(lambda options: (options.out, work_folder(options.out)))
+@with_scratch(lambda options: options.out.parent)
 def calibrate_run(options: CalibrationOptions, progress: Progress | None = None) -> CalibrationResult:
     """Writes the ranges of the student in `options.run` to `options.out`, and the fine-tuned student beside them.
 
@@ -112,7 +124,7 @@ def calibrate_run(options: CalibrationOptions, progress: Progress | None = None)
     student, ranges = find_ranges(request)
     tuned = None
     if request.teacher is not None:
-        tuned = options.out.with_suffix(".student")
+        tuned = student_of(options)
         targets = targets_from_teacher(request.run, request.teacher, request.sessions)
         student, ranges = finetune_pretrained(request, student, ranges, targets)
         save_pretrained_student(finetuned_student(request, student), tuned)
@@ -121,8 +133,9 @@ def calibrate_run(options: CalibrationOptions, progress: Progress | None = None)
     if request.ranked_on is not None:
         ranking, figure = rank_student(student, ranges, request.ranked_on), chart_of(options)
         draw_ranking(ranking, figure)
-    readings = request.run.provenance.readings
-    return CalibrationResult(options.out, ranges, tuned, ranking, figure, monotonic() - start, readings)
+    origin = request.run.provenance
+    seconds = monotonic() - start
+    return CalibrationResult(options.out, ranges, tuned, ranking, figure, seconds, origin.readings, origin.skipped)
 
 
 def check_request(options: CalibrationOptions, progress: Progress | None) -> CalibrationRequest:
@@ -131,17 +144,20 @@ def check_request(options: CalibrationOptions, progress: Progress | None) -> Cal
     require_teacher(recipe, options.teacher)
     for path in {options.out, chart_of(options)}:
         require_writable(path)
+    if recipe.finetune is not None:
+        require_folder(student_of(options))
     pretrained = load_pretrained_student(options.run)
     size = pretrained.student.size
-    require_parts(shape_from_size(size), recipe.keep)
-    cache = Cache(options.out.with_name(options.out.name + ".work"))
+    require_recipe_fits(shape_from_size(size), recipe)
+    cache = Cache(work_folder(options.out))
     need = ("lfp", "units") if recipe.finetune else ("lfp",)
-    reading = (options.names, options.line_hz, pretrained.band_power)
-    bins = read_sessions(cache, options.data, *reading, need=need, also=("behavior",))
+    how = (options.names, options.line_hz, pretrained.band_power, options.reading)
+    catalogue = read_catalogue(cache, options.data, *how, need=need, also=("behavior",))
+    bins = catalogue.sessions
     gap = compute_gap(bins, size)
     sessions = pretrained.as_taught([training_session_from_bins(b, gap) for b in bins])
     ranked_on = last_labelled_session(bins, sessions) if options.sensitivity else None
-    run = Run(cache, preset_of(size), options.seed, provenance_of(bins), progress)
+    run = Run(cache, preset_of(size), options.seed, provenance_of(bins, catalogue.skipped), progress)
     teacher = None
     if recipe.finetune is not None and options.teacher is not None:
         teacher = load_known_teacher(options.teacher, sessions)
@@ -191,6 +207,11 @@ def finetuned_student(request: CalibrationRequest, tuned: Student) -> Pretrained
     )
 
 
+def student_of(options: CalibrationOptions) -> Path:
+    """Returns the folder of the fine-tuned student, which is beside the ranges."""
+    return options.out.with_suffix(".student")
+
+
 def chart_of(options: CalibrationOptions) -> Path:
     """Returns the path of the bar chart of --sensitivity, which is beside the ranges unless --figure names another."""
     return options.figure or options.out.with_suffix(".png")
@@ -212,11 +233,12 @@ def preset_of(size: StudentSize) -> Preset:
 
 
 def rank_student(student: Student, ranges: Ranges, session: TrainingSession) -> Ranking:
-    """Returns each part of the step with the R² lost when only it is quantized, largest loss first."""
+    """Returns each part of the step with the R² lost when only it is quantized by the recipe, largest loss first."""
     from edgedistill.quantization.sensitivity import rank_parts
 
     readout, _ = score_student(student, "deployed", session)
-    return tuple(rank_parts(student, ranges.values, session, "lfp", readout))
+    four = choose_four_bit_parts(shape_from_size(student.size), ranges.recipe)
+    return tuple(rank_parts(student, ranges.values, session, "lfp", readout, four))
 
 
 def draw_ranking(ranking: Ranking, path: Path) -> None:
@@ -226,7 +248,7 @@ def draw_ranking(ranking: Ranking, path: Path) -> None:
     parts, lost = zip(*reversed(ranking), strict=True)
     figure = Figure(figsize=(7, 1 + 0.25 * len(parts)), layout="constrained")
     axes = figure.add_subplot(
-        xlabel="R² lost on the validation block when this part alone is INT8 (below 0: gained)",
+        xlabel="R² lost on the validation block when this part alone is quantized (below 0: gained)",
         title="What each part costs; a few 0.0001 are noise",
     )
     axes.barh(parts, lost)

@@ -46,6 +46,10 @@ class NewStudent:
         """Returns True, because the student is trained on every session."""
         return True
 
+    def knows_few_labels(self, session: TrainingSession) -> bool:
+        """Returns False, because no earlier run has left labels out."""
+        return False
+
     def as_taught(self, sessions: Sequence[TrainingSession], chosen: TrainingSession) -> tuple[TrainingSession, ...]:
         """Returns the sessions, because the student is trained on all of their labels."""
         return tuple(sessions)
@@ -99,6 +103,11 @@ class EarlierStudent:
         For a session that is new to the student this needs --probe.
         """
         return self.probe or self.pretrained.has_session(session)
+
+    def knows_few_labels(self, session: TrainingSession) -> bool:
+        """Returns whether the student learned behavior from the first minutes of this session alone."""
+        few = self.pretrained.few_labels
+        return few is not None and few.session == session.id and self.pretrained.has_session(session)
 
     def as_taught(self, sessions: Sequence[TrainingSession], chosen: TrainingSession) -> tuple[TrainingSession, ...]:
         """Returns the sessions with no more labels than the student has learned from, as `PretrainedStudent` does."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+from edgedistill import ranks
 from edgedistill.config import DEFAULT_ALIGNMENT, Alignment
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
+from edgedistill.data.opening.catalogue import ONE_BY_ONE, ReadingOptions
 from edgedistill.errors import ConfigError, RecordingError
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.early_checks import require_folder, require_label_minutes, require_labels
-from edgedistill.pipeline.inputs import read_sessions
+from edgedistill.pipeline.inputs import read_catalogue
 from edgedistill.pipeline.pretrained_student import (
     PretrainedStudent,
     fit_readouts,
@@ -23,7 +25,10 @@ from edgedistill.pipeline.pretrained_student import (
 from edgedistill.pipeline.result import TrainingSummary, mean_or_none
 from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.searched_students import Judging, choose_student, trials_to_json
+from edgedistill.pipeline.spike_labels import label_from_spikes
 from edgedistill.pipeline.teacher import load_known_teacher, targets_from_teacher
+from edgedistill.reserved import reserving, work_folder
+from edgedistill.scratch import with_scratch
 from edgedistill.training.batches import (
     TrainingSession,
     compute_gap,
@@ -51,6 +56,7 @@ class DistillOptions:
     seed: int = 0
     names: SeriesNames = NO_NAMES
     line_hz: float = 60
+    reading: ReadingOptions = ONE_BY_ONE
     supervised: bool = False
     alignment: Alignment | None = None  # None: DEFAULT_ALIGNMENT
     bands: str = "preset"  # what the student sees beside the slow LFP: that of the preset, or "none"
@@ -58,6 +64,8 @@ class DistillOptions:
     trials: int = 1  # settings that are tried; 1: those of the preset
 
 
+@reserving(lambda options: (options.out, work_folder(options.out)))
+@with_scratch(lambda options: options.out.parent)
 def distill(options: DistillOptions, progress: Progress | None = None) -> TrainingSummary:
     """Trains the LFP student of the sessions and writes it to the folder `options.out`.
 
@@ -66,7 +74,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
     """
     start, out = monotonic(), options.out
     preset = choose_preset(options.preset, options.steps, options.bands)
-    require_folder(out)
+    ranks.lead(lambda: require_folder(out))
     if options.label_minutes is not None and not options.supervised:
         raise ConfigError(
             "--label-minutes says how much behavior a training sees",
@@ -75,25 +83,29 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
         )
     require_label_minutes(options.label_minutes)
     require_trials(options.trials)
-    cache = Cache(out.with_name(out.name + ".work"))
+    cache = Cache(work_folder(out))
     need = ("lfp", "units", "behavior") if options.supervised else ("lfp", "units")
-    reading = (options.names, options.line_hz, preset.band_power)
-    bins = read_sessions(cache, options.data, *reading, need=need, also=("behavior",))
+    how = (options.names, options.line_hz, preset.band_power, options.reading)
+    catalogue = read_catalogue(cache, options.data, *how, need=need, also=("behavior",))
+    bins = catalogue.sessions
     gap = compute_gap(bins, preset.student)
     sessions = [training_session_from_bins(b, gap) for b in bins]
     if options.label_minutes is not None:
         require_labels(sessions[-1], bins[-1])
     few = None if options.label_minutes is None else FewLabels(sessions[-1].id, options.label_minutes)
     sessions = list(withhold_labels(sessions, sessions[-1], options.label_minutes))
+    run = Run(cache, preset, options.seed, provenance_of(bins, catalogue.skipped), progress, options.trials)
+    if few is not None:
+        sessions[-1] = label_from_spikes(run, sessions[-1]).session
     labelled = tuple(session for session in sessions if find_unlabelled_block(session) is None)
     if options.trials > 1:
         require_judges(labelled)
-    run = Run(cache, preset, options.seed, provenance_of(bins), progress, options.trials)
     targets = targets_from_teacher(run, load_known_teacher(options.teacher, sessions), sessions)
     task_name = "deployed" if options.supervised else "distilled"
     judging = Judging(labelled, KALMAN)
     alignment = options.alignment or DEFAULT_ALIGNMENT
     chosen = choose_student(run, task_name, sessions, targets, alignment, judging)
+    ranks.release()
     student = chosen.student
     with_behavior = [b for b in bins if b.behavior is not None]
     pretrained = PretrainedStudent(
@@ -117,6 +129,7 @@ def distill(options: DistillOptions, progress: Progress | None = None) -> Traini
         probe_r2=mean_or_none([score_student(student, task_name, session)[1].r2 for session in labelled]),
         seconds=monotonic() - start,
         read=run.provenance.readings,
+        skipped=run.provenance.skipped,
         search=trials_to_json({task_name: chosen.trials}),
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import ConfigError, OutputError, RecordingError, did_you_mean
 from edgedistill.files import output_error
+from edgedistill.models.files import refuse_other_files
 from edgedistill.training.batches import MIN_LABELLED_BINS, TrainingSession, find_unlabelled_block
 from edgedistill.training.few_labels import BINS_PER_MINUTE
 
@@ -40,6 +41,7 @@ def require_folder(out: Path) -> None:
             expected="a path that is free, or the folder of a model to replace",
             next_step=OTHER_OUT,
         )
+    refuse_other_files(out)
 
 
 def choose_session(sessions: Sequence[TrainingSession], wanted: str | None) -> TrainingSession:

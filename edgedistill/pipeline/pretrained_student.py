@@ -17,7 +17,7 @@ from edgedistill.config import NO_BANDS, Alignment, BandPower, TrainingConfig, p
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import EdgeDistillError
 from edgedistill.frontend import SPATIAL_TENSORS, SpatialModel, Standardization
-from edgedistill.models.files import FACTS, Facts, load_student, refuse_damaged_facts, save_student
+from edgedistill.models.files import FACTS, Facts, load_student, refuse_damaged_facts, replace_model, save_student
 from edgedistill.models.student import Student
 from edgedistill.pipeline.run_context import Provenance
 from edgedistill.training.adapt import adapt, require_known_array
@@ -183,7 +183,8 @@ def save_pretrained_student(pretrained: PretrainedStudent, folder: Path) -> None
         facts["finetuned_from"] = pretrained.finetuned_from
     if pretrained.trials:
         facts["trials"] = [asdict(trial) for trial in pretrained.trials]
-    save_student(pretrained.student, folder, facts)
+    with replace_model(folder) as hidden:
+        save_student(pretrained.student, hidden, facts)
 
 
 def task_from_facts(task_name: str, facts: Facts, folder: Path) -> StudentTask:

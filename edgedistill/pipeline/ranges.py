@@ -16,7 +16,7 @@ from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.pipeline.teacher import describe_model, target_inputs
 from edgedistill.quantization.calibration.range_search import Progress as WindowProgress
 from edgedistill.quantization.calibration.range_search import calibrate, measure_table
-from edgedistill.quantization.calibration.ranges import Ranges, read_ranges
+from edgedistill.quantization.calibration.ranges import Ranges, choose_four_bit_parts, read_ranges, shape_from_size
 from edgedistill.quantization.calibration.recipe import Recipe
 from edgedistill.quantization.training.finetuning import finetune_student
 from edgedistill.training.batches import TrainingSession
@@ -74,13 +74,15 @@ def finetune(run: Run, tuning: FineTuning) -> tuple[Student, Ranges]:
         checkpoint = folder / "checkpoint.safetensors"
         teacher_latents = tuning.targets.of(task.objective, student.size)
         require_width(student, teacher_latents)
+        four = choose_four_bit_parts(shape_from_size(student.size), ranges.recipe)
         tuned, values = finetune_student(
             student, ranges.values, tuning.sessions, task.modality, task.objective, config, schedule, run.seed,
-            teacher_latents, checkpoint, run.progress_of(stage), ranges.recipe.keep,
+            teacher_latents, checkpoint, run.progress_of(stage), ranges.recipe.keep, four,
         )  # fmt: skip
         save_student(tuned, folder, {"row": tuning.student_name})
         after = {name: list(map(float, numbers)) for name, numbers in values.items()}
-        found = replace(ranges, values=after, checkpoint_sha256=hash_checkpoint(tuned))
+        recipe = ranges.recipe.after_finetuning()
+        found = replace(ranges, values=after, recipe=recipe, checkpoint_sha256=hash_checkpoint(tuned))
         table = measure_table(tuned, tuning.calibrated_on, task.modality, found)
         replace(found, table=table).write(folder / RANGES)
         checkpoint.unlink(missing_ok=True)

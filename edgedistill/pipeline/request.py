@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgedistill import ranks
 from edgedistill.bundle import load_signing_key, refuse_foreign, zip_path
 from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.compile.engines import require_engine_fits
 from edgedistill.config import DEFAULT_ALIGNMENT, Alignment, BandPower, StudentSize
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
+from edgedistill.data.opening.catalogue import ONE_BY_ONE, ReadingOptions
 from edgedistill.errors import ConfigError, EdgeDistillError, did_you_mean
 from edgedistill.frontend import require_follow
 from edgedistill.models.files import hash_checkpoint
@@ -29,13 +31,13 @@ from edgedistill.pipeline.early_checks import (
     require_labels,
     require_writable,
 )
-from edgedistill.pipeline.inputs import read_sessions
+from edgedistill.pipeline.inputs import Catalogue, read_catalogue
 from edgedistill.pipeline.pretrained_student import load_pretrained_student
 from edgedistill.pipeline.run_context import Progress, Run, choose_preset, provenance_of
 from edgedistill.pipeline.teacher import load_known_teacher
-from edgedistill.quantization.calibration.ranges import read_ranges, shape_from_size
+from edgedistill.quantization.calibration.ranges import read_ranges, require_recipe_fits, shape_from_size
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe
-from edgedistill.quantization.integers import require_parts
+from edgedistill.reserved import work_folder
 from edgedistill.target import Target, load_target, require_buildable
 from edgedistill.training.adapt import MODES
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
@@ -66,6 +68,7 @@ class BuildOptions:
     probe: bool = False
     names: SeriesNames = NO_NAMES
     line_hz: float = 60
+    reading: ReadingOptions = ONE_BY_ONE
     bands: str = "preset"  # what a new student sees beside the slow LFP: that of the preset, or "none"
     work: Path | None = None
     recipe: str = DEFAULT_RECIPE
@@ -109,14 +112,14 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     """Returns the request for `options`. Raises here, before the training, every error that can be found by then."""
     target = load_target(options.target)
     require_buildable(target)
-    if target.engine == "c" and options.out.suffix != ".zip":
+    if target.engine == "c" and options.out.suffix != ".zip" and ranks.is_main():
         find_toolchain(target)
     require_follow(options.follow_s)
     require_label_minutes(options.label_minutes)
     require_trials(options.trials)
     preset = choose_preset(options.preset, options.steps, options.bands)
-    require_free_out(options)
-    signing_key = None if options.sign is None else load_signing_key(options.sign)
+    ranks.lead(lambda: require_free_out(options))
+    signing_key = None if options.sign is None or not ranks.is_main() else load_signing_key(options.sign)
     if options.adapt not in MODES:
         raise ConfigError(f"unknown adaptation '{options.adapt}'", expected=did_you_mean(options.adapt, MODES))
     if options.smooth not in KINDS:
@@ -125,8 +128,9 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     recipe = load_recipe(options.recipe) if decoder.ranges is None else decoder.ranges.recipe
     decoder.require_teacher(recipe, options.teacher)
     require_sizes_fit(target, decoder.sizes(preset), recipe)
-    cache = Cache(options.work or options.out.with_name(options.out.name + ".work"))
-    bins = read_build_sessions(cache, options, decoder.band_power(preset))
+    cache = Cache(work_folder(options.out, options.work))
+    catalogue = read_build_sessions(cache, options, decoder.band_power(preset))
+    bins = catalogue.sessions
     gap = max(compute_gap(bins, size) for size in decoder.sizes(preset))
     sessions = tuple(training_session_from_bins(b, gap) for b in bins)
     at = sessions.index(choose_session(sessions, options.session))
@@ -138,7 +142,7 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     return BuildRequest(
         options=options,
         target=target,
-        run=Run(cache, preset, options.seed, provenance_of(bins), progress, options.trials),
+        run=Run(cache, preset, options.seed, provenance_of(bins, catalogue.skipped), progress, options.trials),
         bins=chosen,
         session=session,
         sessions=sessions,
@@ -149,14 +153,15 @@ def check_request(options: BuildOptions, progress: Progress | None = None) -> Bu
     )
 
 
-def read_build_sessions(cache: Cache, options: BuildOptions, bands: BandPower) -> list[SessionBins]:
+def read_build_sessions(cache: Cache, options: BuildOptions, bands: BandPower) -> Catalogue:
     """Returns the bins of all sessions. Units that no model needs are read where a file has them.
 
     The bins of a file are then the same as in the training of the student, and so is its test block.
     """
     needs_units = options.has_spike_models or options.teacher is not None
     need, also = (("lfp", "units", "behavior"), ()) if needs_units else (("lfp", "behavior"), ("units",))
-    return read_sessions(cache, options.data, options.names, options.line_hz, bands, need=need, also=also)
+    how = (options.names, options.line_hz, bands, options.reading)
+    return read_catalogue(cache, options.data, *how, need=need, also=also)
 
 
 def require_free_out(options: BuildOptions) -> None:
@@ -210,5 +215,5 @@ def refuse_training_options(options: BuildOptions) -> None:
 def require_sizes_fit(target: Target, sizes: Sequence[StudentSize], recipe: Recipe) -> None:
     """Raises an error where a student lacks a part that the recipe keeps in float32, or the target cannot run it."""
     for size in sizes:
-        require_parts(shape_from_size(size), recipe.keep)
+        require_recipe_fits(shape_from_size(size), recipe)
         require_engine_fits(target, size.window, recipe.keep)

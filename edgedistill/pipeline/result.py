@@ -64,6 +64,7 @@ class BuildResult:
     confidence: Confidence | None = None  # in the deviations of the outputs
     smoothing: Smoothing | None = None  # the filter of the outputs
     read: tuple[dict[str, object], ...] = ()  # how each session was read
+    skipped: tuple[dict[str, object], ...] = ()  # files that were left out, with the reason
     training: Mapping[str, object] = field(default_factory=dict)  # what the student that ships was trained on
 
     @property
@@ -79,6 +80,7 @@ class BuildResult:
             "signed_by": self.signed_by,
             "target": self.target,
             "read": list(self.read),
+            "skipped": list(self.skipped),
             "stages": [asdict(stage) for stage in self.stages],
             "metrics": self.metrics,
             "gates": [asdict(gate) for gate in self.gates],
@@ -102,6 +104,7 @@ class TrainingSummary:
     seconds: float
     units: tuple[int, ...] | None = None  # number of units in each session, None for a student
     read: tuple[dict[str, object], ...] = ()  # how each session was read
+    skipped: tuple[dict[str, object], ...] = ()  # files that were left out, with the reason
     search: Mapping[str, object] = field(default_factory=dict)  # every trial of a search, by the name of the student
 
     def to_json(self) -> dict[str, object]:
@@ -112,6 +115,7 @@ class TrainingSummary:
             "out": str(self.out),
             "sessions": list(self.sessions),
             "read": list(self.read),
+            "skipped": list(self.skipped),
             **units,
             **search,
             "steps": self.steps,

@@ -16,6 +16,8 @@ from edgedistill.config import NO_BANDS, Preset, TrainingConfig, load_preset
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import ConfigError, did_you_mean
 from edgedistill.pipeline.cache import Cache
+from edgedistill.pipeline.inputs import Skipped
+from edgedistill.scratch import split_rows
 from edgedistill.training.batches import TrainingSession, describe_training_device
 from edgedistill.training.fill_in import LfpSource
 
@@ -35,6 +37,7 @@ class Provenance:
     versions: Mapping[str, str]  # package -> version
     readings: tuple[dict[str, object], ...] = ()  # how each session was read, see `SessionBins.describe_reading`
     training: Mapping[str, object] = field(default_factory=dict)  # see `describe_training_device`; empty: not known
+    skipped: tuple[dict[str, object], ...] = ()  # files that were left out, see `Skipped.to_json`
 
     def to_json(self) -> dict[str, object]:
         """Returns the keys as they stand in a manifest and in a model's facts."""
@@ -67,7 +70,7 @@ class Run:
         return lambda step, steps, loss, rate: show(stage, step, steps, loss, rate)
 
 
-def provenance_of(bins: Sequence[SessionBins]) -> Provenance:
+def provenance_of(bins: Sequence[SessionBins], skipped: Sequence[Skipped] = ()) -> Provenance:
     """Returns the provenance of a run on these sessions. Logs a line where a training cannot be repeated bit by bit."""
     versions = {package: metadata.version(package) for package in PACKAGES}
     readings = tuple(b.describe_reading() for b in bins)
@@ -75,7 +78,8 @@ def provenance_of(bins: Sequence[SessionBins]) -> Provenance:
     if not training["repeatable"]:
         text = "training on %s: the same training would end with other last bits; stages that are kept are found again"
         logger.info(text, training["device"])
-    return Provenance({b.session_id: b.sha256 for b in bins}, versions, readings, training)
+    left_out = tuple(one.to_json() for one in skipped)
+    return Provenance({b.session_id: b.sha256 for b in bins}, versions, readings, training, left_out)
 
 
 def choose_preset(name_or_path: str | Path, steps: int | None, bands: str = "preset") -> Preset:
@@ -145,4 +149,7 @@ def sha256_of(values: Tensor) -> str:
 
 def hash_array(values: np.ndarray) -> str:
     """Returns the SHA-256 of the numbers in an array."""
-    return hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data).hexdigest()
+    digest = hashlib.sha256()
+    for part in split_rows(slice(0, len(values)), values[:1].size):
+        digest.update(np.ascontiguousarray(values[part]).data)
+    return digest.hexdigest()

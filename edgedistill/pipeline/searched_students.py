@@ -8,11 +8,14 @@ from. A trial whose files have changed is trained again with the same settings.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from edgedistill import ranks
 from edgedistill.config import Alignment
 from edgedistill.files import remove
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
@@ -29,14 +32,26 @@ from edgedistill.pipeline.students import (
 )
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.distill import distill_bidirectional
+from edgedistill.training.loop import DivergedError
 from edgedistill.training.losses import DISTILLED
 from edgedistill.training.midway import stop_bidirectional, stop_student
 from edgedistill.training.search_space import objective_with, plan_search, training_with
 from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_smoothed, score_teacher, train_task
-from edgedistill.training.study import DamagedStudyError, RunningTrial, StudyDesign, Trial, find_best, run_study
+from edgedistill.training.study import (
+    DamagedStudyError,
+    RunningTrial,
+    Settings,
+    StudyDesign,
+    Trial,
+    find_best,
+    run_study,
+)
 from edgedistill.training.teacher_targets import TeacherTargets
 
 CHECKPOINT, STUDY = "checkpoint.safetensors", "study.json"
+END_OF_SEARCH: tuple[int, Settings] | None = None
+
+Model = TypeVar("Model", Student, PatchAutoencoder)
 
 Trials = Mapping[str, tuple[Trial, ...]]  # name of a student -> the trials of its search
 
@@ -75,9 +90,9 @@ def choose_student(
     def task_of(trial: RunningTrial | Trial) -> StudentTask:
         return replace(task, objective=objective_with(task.objective, trial.settings))
 
-    def train(trial: RunningTrial) -> float:
+    def train(trial: RunningTrial) -> Student:
         chosen, config = task_of(trial), training_with(run.preset.training, trial.settings)
-        student = train_task(
+        return train_task(
             chosen,
             sessions,
             run.preset,
@@ -88,13 +103,13 @@ def choose_student(
             run.progress_of(name_trial(run, stage, trial)),
             stop_student(trial, task.modality, judging.sessions[-1]),
         )
-        if trial.is_stopped:
-            return np.nan
+
+    def judge(trial: RunningTrial, student: Student) -> float:
         save_student(student, trial.folder, {"row": task_name})
         return average([score_smoothed(student, task_name, s, judging.smooth).validation_r2 for s in judging.sessions])
 
     seen = describe_sessions(sessions, task, targets, size)
-    trials, folder = search(run, stage, [seen, asdict(task), asdict(size)], judging, plan, train)
+    trials, folder = search(run, stage, [seen, asdict(task), asdict(size)], judging, plan, train, judge)
     best = find_best(trials)
     return ChosenStudent(load_student(folder(best.number))[0], task_of(best), trials)
 
@@ -111,9 +126,9 @@ def choose_patch_student(
     judging = replace(judging, sessions=tuple(session.without_bands() for session in judging.sessions))
     segment = run.preset.teacher_training.segment_bins
 
-    def train(trial: RunningTrial) -> float:
+    def train(trial: RunningTrial) -> PatchAutoencoder:
         aligned = objective_with(objective, trial.settings)
-        model = distill_bidirectional(
+        return distill_bidirectional(
             slow,
             size,
             training_with(config, trial.settings),
@@ -124,15 +139,15 @@ def choose_patch_student(
             aligned,
             stop_bidirectional(trial, "lfp", judging.sessions[-1], segment),
         )
-        if trial.is_stopped:
-            return np.nan
+
+    def judge(trial: RunningTrial, model: PatchAutoencoder) -> float:
         save_teacher(model, trial.folder, {})
         return average([score_teacher(model, session, segment).validation_r2 for session in judging.sessions])
 
     task = StudentTask("lfp", objective)
     seen = describe_sessions(slow, task, targets, size)
     plan = plan_search(config, objective, seed=run.seed)
-    trials, folder = search(run, "bidirectional", [seen, asdict(task), asdict(size)], judging, plan, train)
+    trials, folder = search(run, "bidirectional", [seen, asdict(task), asdict(size)], judging, plan, train, judge)
     return load_teacher(folder(find_best(trials).number))[0], trials
 
 
@@ -142,13 +157,17 @@ def search(
     inputs: Sequence[object],
     judging: Judging,
     plan: StudyDesign,
-    train: Callable[[RunningTrial], float],
+    train: Callable[[RunningTrial], Model],
+    judge: Callable[[RunningTrial, Model], float],
 ) -> tuple[tuple[Trial, ...], Callable[[int], Path]]:
-    """Returns the trials of one search, and the folder of each by its number. `inputs` are those of the training."""
+    """Returns the trials of one search, and the folder of each by its number. `inputs` are those of the training.
+
+    Several processes `train` each trial together. The main one decides on the settings, and `judge`s what came out.
+    """
     seconds, name = run.cache.start_clock(), f"search-{stage.replace('_', '-')}"
     judged = [session_inputs(session, "behavior") for session in judging.sessions]
     facts = [*inputs, judged, judging.smooth, asdict(plan), asdict(run.preset.training), run.seed, run.trained_on]
-    root, key = run.cache.open_folder(name, facts, __name__)
+    root, key = ranks.lead(lambda: run.cache.open_folder(name, facts, __name__))
     trained: list[int] = []
 
     def folder_of(number: int) -> Path:
@@ -156,7 +175,9 @@ def search(
 
     def train_and_keep(trial: RunningTrial) -> float:
         trained.append(trial.number)
-        r2 = train(trial)
+        ranks.lead(lambda: (trial.number, trial.settings))  # to `follow`
+        model = train(trial)
+        r2 = np.nan if trial.is_stopped else judge(trial, model)
         (trial.folder / CHECKPOINT).unlink(missing_ok=True)
         write_record(trial.folder, f"{key} {trial.number}")
         return r2
@@ -173,14 +194,26 @@ def search(
                 remove(old)
         return run_study(root / STUDY, plan, run.trials, train_and_keep, folder_of, key, is_whole)
 
-    try:
-        trials = go_on()
-    except DamagedStudyError as error:
-        warn_of_damage(root / STUDY, str(error.got))
-        remove(root / STUDY)
-        trials = go_on()
-    for trial in trials:
-        (folder_of(trial.number) / CHECKPOINT).unlink(missing_ok=True)
+    def lead_search() -> tuple[Trial, ...]:
+        try:
+            found = go_on()
+        except DamagedStudyError as error:
+            warn_of_damage(root / STUDY, str(error.got))
+            remove(root / STUDY)
+            found = go_on()
+        for trial in found:
+            (folder_of(trial.number) / CHECKPOINT).unlink(missing_ok=True)
+        return found
+
+    def follow() -> None:
+        while (told := ranks.lead(lambda: END_OF_SEARCH)) is not None:
+            number, settings = told
+            with suppress(DivergedError):  # the main process notes it
+                train(RunningTrial(number, settings, folder_of(number), None))
+
+    found = lead_search() if ranks.is_main() else ()
+    follow()
+    trials = ranks.lead(lambda: found)
     run.cache.note(name, seconds(), cached=not trained)
     return trials, folder_of
 

@@ -93,7 +93,7 @@ def write_integers(int8: Int8Student) -> tuple[Files, Verdicts]:
         }
     )
     ranges = json.dumps(int8.ranges.to_json(), indent=1).encode()
-    return {"student.int8.safetensors": save(dict(model.tensors)), **graphs, RANGES: ranges}, unwritten
+    return {"student.int8.safetensors": save(model.to_file()), **graphs, RANGES: ranges}, unwritten
 
 
 def write_graphs(writers: Mapping[str, Callable[[], onnx.ModelProto]]) -> tuple[Files, Verdicts]:

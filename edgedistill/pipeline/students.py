@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from edgedistill import ranks
 from edgedistill.config import Alignment, StudentSize, TeacherSize
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.models.student import Student
@@ -16,8 +17,9 @@ from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.pipeline.teacher import target_inputs
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.distill import distill_bidirectional
+from edgedistill.training.distill import count_outputs, distill_bidirectional
 from edgedistill.training.losses import DISTILLED
+from edgedistill.training.midway import watch_bidirectional, watch_student
 from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, train_task
 from edgedistill.training.teacher_targets import TeacherTargets
 
@@ -37,13 +39,15 @@ def student_from_sessions(
         checkpoint = folder / "checkpoint.safetensors"
         shown = run.progress_of(stage)
         teacher_latents = targets.of(task.objective, run.preset.student)
-        student = train_task(task, sessions, run.preset, config, run.seed, teacher_latents, checkpoint, shown)
-        save_student(student, folder, {"row": task_name})
-        checkpoint.unlink(missing_ok=True)
+        watch = watch_student(task.modality, sessions)
+        student = train_task(task, sessions, run.preset, config, run.seed, teacher_latents, checkpoint, shown, watch)
+        if ranks.is_main():
+            save_student(student, folder, {"row": task_name})
+            checkpoint.unlink(missing_ok=True)
 
     seen = describe_sessions(sessions, task, targets, run.preset.student)
     inputs = [seen, asdict(task), asdict(run.preset.student), asdict(config), run.seed, run.trained_on]
-    return load_student(run.cache.stage(stage.replace("_", "-"), inputs, make))[0]
+    return load_student(run.cache.shared_stage(stage.replace("_", "-"), inputs, make))[0]
 
 
 def patch_student_from_sessions(
@@ -58,14 +62,18 @@ def patch_student_from_sessions(
         checkpoint = folder / "checkpoint.safetensors"
         shown = run.progress_of("bidirectional")
         teacher_latents = targets.of(objective, size)
-        model = distill_bidirectional(sessions, size, config, run.seed, teacher_latents, checkpoint, shown, objective)
-        save_teacher(model, folder, {"config": asdict(config)})
-        checkpoint.unlink(missing_ok=True)
+        watch = watch_bidirectional("lfp", sessions, run.preset.teacher_training.segment_bins)
+        model = distill_bidirectional(
+            sessions, size, config, run.seed, teacher_latents, checkpoint, shown, objective, watch
+        )
+        if ranks.is_main():
+            save_teacher(model, folder, {"config": asdict(config)})
+            checkpoint.unlink(missing_ok=True)
 
     seen = [session_inputs(s, "lfp") for s in sessions]
     learned = [target_inputs(targets, objective, size), asdict(objective)]
     inputs = [seen, learned, asdict(size), asdict(config), run.seed, run.trained_on]
-    return load_teacher(run.cache.stage("bidirectional", inputs, make))[0]
+    return load_teacher(run.cache.shared_stage("bidirectional", inputs, make))[0]
 
 
 def name_stage(task_name: str, sessions: Sequence[TrainingSession]) -> str:
@@ -79,5 +87,4 @@ def describe_sessions(
     """Returns what a training for a task uses of its sessions and the teacher, as JSON, for the key of its stage."""
     parts = (task.modality, "behavior") if task.objective.behavior else (task.modality,)
     seen: list[object] = [session_inputs(s, *parts) for s in sessions]
-    outputs = [None if s.behavior is None else s.behavior.shape[1] for s in sessions]  # a head for them is always there
-    return [seen, outputs, target_inputs(targets, task.objective, size)]
+    return [seen, count_outputs(sessions), target_inputs(targets, task.objective, size)]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgedistill import ranks
 from edgedistill.config import StudentSize, TeacherSize
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.files import hash_checkpoint, load_teacher, save_teacher
@@ -21,6 +22,7 @@ from edgedistill.pipeline.run_context import Run, session_inputs
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout
 from edgedistill.training.losses import Objective
+from edgedistill.training.midway import watch_bidirectional
 from edgedistill.training.pretrain import train_teacher
 from edgedistill.training.teacher_targets import TeacherTargets, form_of_targets
 from edgedistill.training.teacher_window import fit_last_bin_readout
@@ -41,13 +43,15 @@ def teacher_from_sessions(run: Run, sessions: Sequence[TrainingSession]) -> Patc
 
     def make(folder: Path) -> None:
         size, checkpoint = run.preset.teacher, folder / "checkpoint.safetensors"
-        model = train_teacher(sessions, size, config, run.seed, checkpoint, run.progress_of("teacher"))
-        save_teacher(model, folder, {"config": asdict(config)})
-        checkpoint.unlink(missing_ok=True)
+        watch = watch_bidirectional("spikes", sessions, config.segment_bins)
+        model = train_teacher(sessions, size, config, run.seed, checkpoint, run.progress_of("teacher"), watch)
+        if ranks.is_main():
+            save_teacher(model, folder, {"config": asdict(config)})
+            checkpoint.unlink(missing_ok=True)
 
     seen = [session_inputs(s, "counts") for s in sessions]
     inputs = [seen, asdict(run.preset.teacher), asdict(config), run.seed, run.trained_on]
-    return load_teacher(run.cache.stage("teacher", inputs, make))[0]
+    return load_teacher(run.cache.shared_stage("teacher", inputs, make))[0]
 
 
 def load_known_teacher(folder: Path, sessions: Sequence[TrainingSession]) -> PatchAutoencoder:

@@ -6,17 +6,25 @@ A checked request goes in. `TrainedModels` come out, with the models to quantize
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from edgedistill import ranks
 from edgedistill.models.student import Student
+from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.decoder_source import EarlierStudent
 from edgedistill.pipeline.linear_fits import fit_linear
 from edgedistill.pipeline.pretrained_student import outputs_of
 from edgedistill.pipeline.request import BuildRequest
 from edgedistill.pipeline.result import Metrics, none_if_nan
-from edgedistill.pipeline.searched_students import Judging, Trials, choose_patch_student, choose_student
-from edgedistill.pipeline.students import name_stage
+from edgedistill.pipeline.searched_students import (
+    ChosenStudent,
+    Judging,
+    Trials,
+    choose_patch_student,
+    choose_student,
+)
+from edgedistill.pipeline.spike_labels import SpikeLabels, label_from_spikes
 from edgedistill.pipeline.teacher import (
     TeacherSubject,
     fit_window_readout,
@@ -36,6 +44,10 @@ from edgedistill.training.student_tasks import (
 )
 from edgedistill.training.study import Trial
 from edgedistill.training.teacher_targets import TeacherTargets
+
+SINGLE = "single_session_lfp"  # the unsupervised student that sees one session alone
+TAUGHT = ("deployed", "distilled")  # students that learn from labels that spikes gave, where labels are few
+FEW_LABELS = "distilled_few_labels"  # the distilled student, with a read-out of the recorded labels alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +96,7 @@ class TrainedModels:
     metrics: Metrics
     choice: Choice | None = None  # None where the student comes from an earlier run
     trials: Trials = field(default_factory=dict)  # of every student that was searched
+    labels: SpikeLabels | None = None  # where labels are few and the session has units
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +108,19 @@ class Baselines:
     trials: Trials
 
 
+@dataclass(frozen=True, eq=False)
+class Students:
+    """Holds the students that a build has trained, by name, before any of them is scored."""
+
+    chosen: Mapping[str, ChosenStudent]
+    patch: tuple[PatchAutoencoder, tuple[Trial, ...]] | None  # of --baselines: the published shape, and its trials
+
+
 def train_models(request: BuildRequest) -> TrainedModels:
     """Returns the models of a build. Those in the run's cache are not trained again.
 
-    Raises EdgeDistillError where the student of --student was distilled from another teacher than the one in this
-    build.
+    All trainings come first, because several processes take part in them, and one in what follows. Raises
+    EdgeDistillError where the student of --student was distilled from another teacher than the one in this build.
     """
     run, teacher = request.run, request.teacher
     metrics: Metrics = {}
@@ -108,21 +129,26 @@ def train_models(request: BuildRequest) -> TrainedModels:
         teacher = teacher_from_sessions(run, request.sessions)
     targets = None if teacher is None else targets_from_teacher(run, teacher, request.sessions)
     request.decoder.require_targets(targets, request.recipe)
+    labels = find_spike_labels(request)
+    taught = request.session if labels is None else labels.session
+    students = train_students(request, targets, taught)
+    ranks.release()
     spikes = baselines = None
     if targets is not None and request.options.has_spike_models:
-        spikes, metrics = train_spike_models(request, targets)
+        spikes, metrics = score_spike_models(request, targets, students)
         trials["spike_student"] = spikes.student.trials
-    if request.options.baselines and targets is not None:
-        baselines = train_baselines(request, targets)
+    if request.options.baselines and students.patch is not None:
+        baselines = score_baselines(request, students)
         metrics |= baselines.metrics
         trials.update(baselines.trials)
     chosen = None
     if isinstance(request.decoder, EarlierStudent):
-        lfp = adapt_pretrained(request, request.decoder)
+        lfp = adapt_pretrained(request, request.decoder, taught)
     else:
-        assert targets is not None
-        candidates = {name: train_and_score(request, name, targets) for name in ("deployed", "distilled")}
+        candidates = {name: score_chosen(request, name, students, taught) for name in ("deployed", "distilled")}
         trials |= {name: candidate.trials for name, candidate in candidates.items()}
+        if labels is not None:
+            candidates[FEW_LABELS] = score_chosen(request, "distilled", students)
         assert candidates["distilled"].smoothed is not None
         metrics["distilled_r2"] = candidates["distilled"].smoothed.r2
         if baselines is not None:
@@ -130,8 +156,46 @@ def train_models(request: BuildRequest) -> TrainedModels:
         chosen = choose_shipped(candidates)
         lfp = replace(candidates[chosen.shipped], name="deployed")
     metrics["deployed_r2"] = lfp.r2
-    ridge, scores = fit_linear(request.run, request.session, lfp.session)
-    return TrainedModels(lfp, spikes, targets, ridge, metrics | scores, chosen, trials)
+    decoded = replace(lfp.session, behavior=request.session.behavior)  # linear filters see recorded labels alone
+    ridge, scores = fit_linear(request.run, request.session, decoded)
+    return TrainedModels(lfp, spikes, targets, ridge, metrics | scores, chosen, trials, labels)
+
+
+def find_spike_labels(request: BuildRequest) -> SpikeLabels | None:
+    """Returns labels from spikes for the session that is decoded, where its labels are few and its units were read."""
+    session, decoder = request.session, request.decoder
+    few = request.options.label_minutes is not None or decoder.knows_few_labels(session)
+    if not few or session.spikes is None or not decoder.may_use_labels(session):
+        return None
+    return label_from_spikes(request.run, session)
+
+
+def train_students(request: BuildRequest, targets: TeacherTargets | None, taught: TrainingSession) -> Students:
+    """Returns the students of a build, trained. Which they are depends on the options alone.
+
+    Those that ship with a teacher learn from `taught`, the session that is decoded with labels from spikes. All others
+    learn from recorded labels alone.
+    """
+    run, options, sessions = request.run, request.options, request.sessions
+    with_spikes = tuple(taught if session is request.session else session for session in sessions)
+    if targets is None:
+        return Students({}, None)
+    names = ["spike_student"] if options.has_spike_models else []
+    names += ["single_session_lfp", "unsupervised_lfp", "supervised_lfp"] if options.baselines else []
+    names += [] if isinstance(request.decoder, EarlierStudent) else ["deployed", "distilled"]
+    judging = Judging((request.session,), options.smooth)
+    found = {}
+    for name in names:
+        seen = [request.session] if name == SINGLE else with_spikes if name in TAUGHT else sessions
+        judged = Judging((taught,), options.smooth) if name in TAUGHT else judging
+        found[name] = choose_student(run, task_of(name), seen, targets, options.aligned_by, judged)
+    patch = choose_patch_student(run, sessions, targets, options.aligned_by, judging) if options.baselines else None
+    return Students(found, patch)
+
+
+def task_of(name: str) -> str:
+    """Returns the name of the task that a student of a build is trained on."""
+    return "unsupervised_lfp" if name == SINGLE else name
 
 
 def choose_shipped(candidates: Mapping[str, TrainedStudent]) -> Choice:
@@ -147,38 +211,39 @@ def choose_shipped(candidates: Mapping[str, TrainedStudent]) -> Choice:
     return Choice(max(known, key=lambda name: known[name]), r2)
 
 
-def train_spike_models(request: BuildRequest, targets: TeacherTargets) -> tuple[SpikeModels, Metrics]:
-    """Returns a spike student, the teacher with a read-out for streaming, and the R² of both."""
+def score_spike_models(
+    request: BuildRequest, targets: TeacherTargets, students: Students
+) -> tuple[SpikeModels, Metrics]:
+    """Returns the spike student, the teacher with a read-out for streaming, and the R² of both."""
     run, session, teacher = request.run, request.session, targets.teacher
-    student = train_and_score(request, "spike_student", targets)
+    student = score_chosen(request, "spike_student", students)
     with run.cache.timed("score teacher"):
         r2 = score_teacher(teacher, session, run.preset.teacher_training.segment_bins).r2
     models = SpikeModels(student, fit_window_readout(run, teacher, session))
     return models, {"teacher_r2": r2, "spike_student_r2": student.r2}
 
 
-def train_and_score(
-    request: BuildRequest, name: str, targets: TeacherTargets, sessions: Sequence[TrainingSession] | None = None
+def score_chosen(
+    request: BuildRequest, name: str, students: Students, taught: TrainingSession | None = None
 ) -> TrainedStudent:
-    """Returns a student that is trained on `sessions`, or on all, with a read-out fitted on the session it decodes."""
-    options, seen = request.options, request.sessions if sessions is None else sessions
-    judging = Judging((request.session,), options.smooth)
-    found = choose_student(request.run, name, seen, targets, options.aligned_by, judging)
-    with request.run.cache.timed(f"score {name_stage(name, seen).replace('_', '-')}"):
-        readout, raw, smoothed = score_raw_and_smoothed(found.student, name, request.session, options.smooth)
+    """Returns a trained student with a read-out that is fitted on the session it decodes, or on its `taught` form."""
+    found, task, smooth = students.chosen[name], task_of(name), request.options.smooth
+    session = taught or request.session
+    with request.run.cache.timed(f"score {name.replace('_', '-')}"):
+        readout, raw, smoothed = score_raw_and_smoothed(found.student, task, session, smooth)
     return TrainedStudent(
-        name, found.student, found.task, request.session, readout, raw.r2, smoothed=smoothed, trials=found.trials
+        task, found.student, found.task, session, readout, raw.r2, smoothed=smoothed, trials=found.trials
     )
 
 
-def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedStudent:
-    """Returns the student of --student, adapted to the session if that is new to it.
+def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent, taught: TrainingSession) -> TrainedStudent:
+    """Returns the student of --student, adapted to the session `taught` if that is new to it.
 
     Its read-out is fitted on the session if labels may be used. Otherwise it is the stored read-out of the session's
     array.
     """
     run, pretrained = request.run, decoder.pretrained
-    student, session = pretrained.adapted_to(request.session, decoder.mode, run.preset.training, run.seed)
+    student, session = pretrained.adapted_to(taught, decoder.mode, run.preset.training, run.seed)
     may_use_labels = decoder.may_use_labels(request.session)
     if may_use_labels:
         readout, scored = score_student(student, "deployed", session)
@@ -189,17 +254,16 @@ def adapt_pretrained(request: BuildRequest, decoder: EarlierStudent) -> TrainedS
     return TrainedStudent("deployed", student, pretrained.task, session, readout, scored.r2, may_use_labels)
 
 
-def train_baselines(request: BuildRequest, targets: TeacherTargets) -> Baselines:
+def score_baselines(request: BuildRequest, students: Students) -> Baselines:
     """Returns the models of --baselines. Causal students are smoothed as the one that ships is."""
-    run, session, sessions, options = request.run, request.session, request.sessions, request.options
-    single = train_and_score(request, "unsupervised_lfp", targets, [session])
-    multi = train_and_score(request, "unsupervised_lfp", targets)
-    supervised = train_and_score(request, "supervised_lfp", targets)
-    judging = Judging((session,), options.smooth)
-    patch, trials = choose_patch_student(run, sessions, targets, options.aligned_by, judging)
-    segment = run.preset.teacher_training.segment_bins
-    students = {"single_session_lfp": single, "multi_session_lfp": multi, "supervised_lfp": supervised}
-    metrics: Metrics = {f"{name}_r2": one.smoothed.r2 for name, one in students.items() if one.smoothed is not None}
-    metrics["distilled_bidirectional_r2"] = score_teacher(patch, session.without_bands(), segment).r2
-    searched = {name: one.trials for name, one in students.items()}
+    assert students.patch is not None
+    single = score_chosen(request, SINGLE, students)
+    multi = score_chosen(request, "unsupervised_lfp", students)
+    supervised = score_chosen(request, "supervised_lfp", students)
+    patch, trials = students.patch
+    segment = request.run.preset.teacher_training.segment_bins
+    scored = {SINGLE: single, "multi_session_lfp": multi, "supervised_lfp": supervised}
+    metrics: Metrics = {f"{name}_r2": one.smoothed.r2 for name, one in scored.items() if one.smoothed is not None}
+    metrics["distilled_bidirectional_r2"] = score_teacher(patch, request.session.without_bands(), segment).r2
+    searched = {name: one.trials for name, one in scored.items()}
     return Baselines(metrics, supervised, {**searched, "distilled_bidirectional": trials})

@@ -16,7 +16,8 @@ import torch
 from edgedistill.config import StudentShape
 from edgedistill.models.student import Student
 from edgedistill.numerics import Int8Model, Oracle
-from edgedistill.quantization.calibration.ranges import Ranges
+from edgedistill.quantization.calibration.range_search import measure_moments
+from edgedistill.quantization.calibration.ranges import Ranges, choose_four_bit_parts
 from edgedistill.quantization.exact_torch import ExactStream
 from edgedistill.quantization.integers import quantize_student, replace_readout
 from edgedistill.training.batches import TrainingSession, find_training_device
@@ -59,14 +60,17 @@ def weights_from_student(student: Student, session: str, readout: Readout) -> tu
 def quantize_for_session(
     student: Student, session: TrainingSession, modality: str, readout: Readout, ranges: Ranges
 ) -> QuantizedStudent:
-    """Quantizes `student` for `session`. The recipe in `ranges` says what stays float32.
+    """Quantizes `student` for `session`. The recipe in `ranges` says what stays float32, and what gets four bits.
 
     Where the recipe says so, the read-out is fitted again on the training block to features of the quantized student.
     It then accounts for what rounding does to the latents, at no cost on the device.
     """
     recipe = ranges.recipe
     weights, shape = weights_from_student(student, session.id, readout)
-    model = Int8Model(shape, quantize_student(shape, weights, ranges.values, recipe.keep))
+    four, moments = choose_four_bit_parts(shape, recipe), None
+    if four and recipe.rounding == "gptq":
+        moments = measure_moments(student, session, modality, recipe, ranges.seed)
+    model = Int8Model(shape, quantize_student(shape, weights, ranges.values, recipe.keep, four, moments))
     if recipe.refit_readout:
         model = refit_readout(model, session, modality)
     return QuantizedStudent(model, score_stream(model, session, modality))

@@ -35,6 +35,7 @@ from edgedistill.numerics.arithmetic import (
     POLYNOMIAL,
     RMS_EPSILON,
 )
+from edgedistill.scratch import allocate, release_pages
 
 PIECE = 512  # bins at once on a CPU, so that the scores of a head (PIECE / BLOCK x 64 x window) stay in the cache
 PIECE_GPU = 16384
@@ -71,8 +72,8 @@ class ExactStream:
         """Returns latents (T, d), kinematics (T, K) and integers by name, as `Oracle.trace`. The stream moves on."""
         size = PIECE if bins.device.type == "cpu" else PIECE_GPU
         with torch.autocast(bins.device.type, enabled=False):
-            pieces = [self._run_piece(piece, wanted) for piece in bins.float().split(size)]
-        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+            pieces = (self._run_piece(piece, wanted) for piece in bins.float().split(size))
+            return _join(pieces, len(bins))
 
     # ---------------------------------------------------------------- the step, over a piece
 
@@ -227,6 +228,21 @@ def _exact_matmul(a: Tensor, b: Tensor, terms: int) -> Tensor:
     if LEVELS * LEVELS * terms < EXACT:
         return a @ b
     return (a.double() @ b.double()).float()
+
+
+def _join(pieces: Iterable[dict[str, Tensor]], count: int) -> dict[str, Tensor]:
+    """Puts the tensors of pieces one after another, `count` rows in all. On a CPU they lie where `allocate` says."""
+    found: dict[str, Tensor] = {}
+    done = 0
+    for piece in pieces:
+        for name, rows in piece.items():
+            if name not in found:
+                shape, kind = (count, *rows.shape[1:]), np.int8 if rows.dtype == torch.int8 else np.float32
+                found[name] = torch.from_numpy(allocate(shape, kind)) if rows.is_cpu else rows.new_empty(shape)
+            found[name][done : done + len(rows)] = rows
+        done += len(rows)
+        release_pages()
+    return found
 
 
 def _to_device(device: torch.device | str, array: npt.NDArray[Any]) -> Tensor:

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from edgedistill.config import StudentShape
 from edgedistill.errors import EdgeDistillError, did_you_mean
 from edgedistill.numerics import Int8Model, part_names, part_of
 from edgedistill.numerics.arithmetic import LEVELS
-from edgedistill.numerics.tensors import activations, weight_matrices
+from edgedistill.numerics.four_bits import FACTOR
+from edgedistill.numerics.tensors import activations, four_bit_parts, weight_matrices
+from edgedistill.quantization.four_bits import find_scale, round_by_moments, round_to_nearest
 
 Array = npt.NDArray[np.float64]
 Ranges = Mapping[str, npt.ArrayLike]  # activation -> largest magnitude; q, k, v and context have one for each head
@@ -31,16 +34,21 @@ def quantize_student(
     weights: Mapping[str, npt.NDArray[np.float32]],
     ranges: Ranges,
     keep: Collection[str] = (),
+    four: Collection[str] = (),
+    moments: Mapping[str, Array] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Returns the tensors of `student.int8.safetensors`.
+    """Returns the tensors of a student in integers, by the names that `Int8Model` takes.
 
     `weights` are those of `student.safetensors`. `ranges` are those of the float student before any folding.
-    Parts in `keep` stay float32. Raises EdgeDistillError for a range or a weight that no scale fits, and for an
-    accumulator that could overflow.
+    Parts in `keep` stay float32, and parts in `four` get four-bit weights. These are rounded to nearest, or with the
+    second moments (n, n) of the activations that they read, before any folding. Raises EdgeDistillError for a range or
+    a weight that no scale fits, and for an accumulator that could overflow.
     """
     require_parts(shape, keep)
+    require_four_bit_parts(shape, four)
     known = check_ranges(shape, ranges)
     folded, limits = fold(shape, weights, known)
+    seen = None if moments is None else fold_moments(shape, moments, known)
     tensors: dict[str, npt.NDArray[Any]] = {}
     for name in activations(shape):
         scale = round_scales(limits[name] / LEVELS, name)
@@ -48,6 +56,9 @@ def quantize_student(
     for name, (_, source) in weight_matrices(shape).items():
         if part_of(name) in keep:
             tensors[name] = folded[name].astype(np.float32)
+        elif part_of(name) in four:
+            of_input = None if seen is None else seen[source]
+            tensors |= quantize_groups(name, folded[name], tensors[f"{source}.scale"], of_input)
         else:
             tensors |= quantize_rows(name, folded[name], tensors[f"{source}.scale"])
     for i in range(shape.layers):
@@ -94,6 +105,17 @@ def require_parts(shape: StudentShape, keep: Collection[str]) -> None:
             )
         if part not in known:
             raise EdgeDistillError(f"unknown part '{part}' to keep", expected=did_you_mean(part, known))
+
+
+def require_four_bit_parts(shape: StudentShape, parts: Collection[str]) -> None:
+    """Raises EdgeDistillError for a part that does not exist or whose weights always have eight bits."""
+    known = four_bit_parts(shape)
+    for part in parts:
+        if part not in known:
+            causes = ("only the matrices of the layers can have four bits",)
+            raise EdgeDistillError(
+                f"'{part}' has no four-bit weights", expected=did_you_mean(part, known), causes=causes
+            )
 
 
 def check_ranges(shape: StudentShape, ranges: Ranges) -> dict[str, Array]:
@@ -148,14 +170,47 @@ def fold(
     return folded, limits
 
 
+def fold_moments(shape: StudentShape, moments: Mapping[str, Array], ranges: Mapping[str, Array]) -> dict[str, Array]:
+    """Returns second moments (n, n) of activations after `fold`, which divides the context of each head by a ratio."""
+    found = dict(moments)
+    for i in range(shape.layers):
+        v = ranges[f"layers.{i}.v"] / ranges[f"layers.{i}.v"].max()
+        ratio = np.repeat(v, shape.head_dim)
+        found[f"layers.{i}.context"] = moments[f"layers.{i}.context"] / ratio[:, None] / ratio
+    return found
+
+
+def quantize_groups(
+    name: str, w: Array, source_scale: npt.NDArray[np.float32], moments: Array | None
+) -> dict[str, npt.NDArray[Any]]:
+    """Quantizes a matrix (out, n) to four-bit weights: what `quantize_rows` returns, and a factor for each group."""
+    require_finite(name, w)
+    scale = round_scales(find_scale(torch.from_numpy(w)).numpy(), name)
+    rows, step = torch.from_numpy(w), torch.from_numpy(scale.astype(np.float64))
+    rounded = round_to_nearest(rows, step) if moments is None else round_by_moments(rows, step, moments)
+    integers, factors = (found.numpy() for found in rounded)
+    multiplier = round_scales(scale.astype(np.float64) * source_scale.astype(np.float64), name)
+    return {
+        name: integers.astype(np.int8),
+        name + FACTOR: factors.astype(np.uint8),
+        f"{name}.scale": scale,
+        f"{name}.multiplier": multiplier,
+    }
+
+
+def require_finite(name: str, w: Array) -> None:
+    """Raises EdgeDistillError that names a matrix which is not finite."""
+    if not np.isfinite(w).all():
+        raise EdgeDistillError(f"'{name}' is not finite", got=f"{np.count_nonzero(~np.isfinite(w))} values")
+
+
 def quantize_rows(name: str, w: Array, source_scale: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
     """Quantizes a matrix (out, n) to int8 with a scale for each row.
 
     Returns the integers, the scales, and the multipliers that turn accumulators into floats. A row of zeros, which is
     an output that the weight does not touch, has scale 1.
     """
-    if not np.isfinite(w).all():
-        raise EdgeDistillError(f"'{name}' is not finite", got=f"{np.count_nonzero(~np.isfinite(w))} values")
+    require_finite(name, w)
     largest = np.abs(w).max(axis=1)
     scale = round_scales(np.where(largest > 0, largest, LEVELS) / LEVELS, name)
     integers = np.clip(np.rint(w / scale.astype(np.float64)[:, None]), -LEVELS, LEVELS).astype(np.int8)

@@ -32,16 +32,23 @@ Ranges = Mapping[str, npt.ArrayLike]
 
 
 def rank_parts(
-    student: Student, ranges: Ranges, session: TrainingSession, modality: str, readout: Readout
+    student: Student,
+    ranges: Ranges,
+    session: TrainingSession,
+    modality: str,
+    readout: Readout,
+    four: Collection[str] = (),
 ) -> list[tuple[str, float]]:
     """Returns every part of `numerics.part_names` with the R² lost where it alone is quantized, the largest loss first.
 
-    `readout` is that of the float student. Raises RecordingError where no behavior moves in the validation block.
+    `readout` is that of the float student. The weights of parts in `four` get four bits, rounded to nearest. Raises
+    RecordingError where no behavior moves in the validation block.
     """
     parts = part_names(student.size.shape(1, 1))
-    float_r2 = compute_validation_r2(student, ranges, session, modality, readout, ())
+    float_r2 = compute_validation_r2(student, ranges, session, modality, readout, (), four)
     lost = {
-        part: float_r2 - compute_validation_r2(student, ranges, session, modality, readout, (part,)) for part in parts
+        part: float_r2 - compute_validation_r2(student, ranges, session, modality, readout, (part,), four)
+        for part in parts
     }
     return sorted(lost.items(), key=lambda item: -item[1])
 
@@ -54,9 +61,10 @@ def compute_validation_r2(
     modality: str,
     readout: Readout,
     parts: Collection[str],
+    four: Collection[str] = (),
 ) -> float:
     """Returns R² on the validation block with only `parts` quantized. Raises RecordingError where it is undefined."""
-    emulated = FakeQuantStudent(student, ranges, quantized=parts).eval()
+    emulated = FakeQuantStudent(student, ranges, quantized=parts, four=four).eval()
     start, block = find_stream_start(student.size, session.split), session.split.validation
     bins = session.inputs(modality)[start : block.stop]
     latents = torch.cat(list(emulated.stream(session.id, bins, CHUNK)))

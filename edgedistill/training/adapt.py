@@ -15,13 +15,16 @@ import torch
 from torch import nn
 
 from edgedistill.config import TrainingConfig
+from edgedistill.data.session import Floats, Mask
 from edgedistill.data.spatial_fit import join_standardizations
 from edgedistill.errors import ConfigError, RecordingError, did_you_mean
 from edgedistill.frontend import Standardization
 from edgedistill.models.student import Student
 from edgedistill.models.tokenizer import name_parameter
+from edgedistill.scratch import allocate, split_rows
 from edgedistill.training.batches import TrainingSession, make_inputs, make_source
 from edgedistill.training.distill import train_student
+from edgedistill.training.fill_in import LfpSource
 from edgedistill.training.losses import UNSUPERVISED
 
 MODES = ("none", "stats", "tokenizer")
@@ -86,11 +89,20 @@ def restandardize(session: TrainingSession, old: Standardization | None) -> Trai
             got="a student of a version that kept no model of the array",
             next_step="use --adapt stats, or distill the student again",
         )
-    own, source = session.standardization, session.source
+    source = session.source
     assert source is not None
-    values = source.present.double().numpy() * own.std + own.mean
-    again = make_source(old, values, ~source.there.numpy())
+    values, bad = read_values(source, slice(0, len(source.present)))
+    again = make_source(old, values, bad)
     return replace(session, lfp=make_inputs(again), source=again)
+
+
+def read_values(source: LfpSource, block: slice) -> tuple[Floats, Mask]:
+    """Returns what the front end gave in a block of bins (n, I), and which channels are bad (n, C)."""
+    own, present, there = source.standardization, source.present[block].numpy(), source.there[block].numpy()
+    values, bad = allocate(present.shape, np.float64), allocate(there.shape, np.bool_)
+    for part in split_rows(slice(0, len(values)), values.shape[1]):
+        values[part], bad[part] = present[part].astype(np.float64) * own.std + own.mean, ~there[part]
+    return values, bad
 
 
 def keep_unseen_channels(session: TrainingSession, old: Standardization) -> TrainingSession:
@@ -99,8 +111,7 @@ def keep_unseen_channels(session: TrainingSession, old: Standardization) -> Trai
     assert source is not None
     if np.array_equal(own.spatial.gain > 0, old.spatial.gain > 0):
         return session
-    values = source.present[block].double().numpy() * own.std + own.mean
-    bad = np.tile(~source.there[block].numpy(), own.spatial.features)
+    values, bad = read_values(source, block)
     joint = join_standardizations((own.mean, own.std), values, bad, old)
     return session if joint is None else restandardize(session, joint.standardization)
 

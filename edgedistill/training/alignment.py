@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import orthogonal
 
+from edgedistill import ranks
 from edgedistill.config import StudentSize, TeacherSize
+from edgedistill.models.batch_rows import mean_where, total
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.scratch import split_rows
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.losses import Objective, known_mse
 
@@ -78,22 +81,28 @@ class SubspaceAligner(nn.Module):
         """Returns the sum over layers of the mean of |s - t|² over known bins, as a share of the teacher's spread."""
         known = torch.isfinite(truth).all(-1)
         loss = layers[-1].sum() * 0.0  # has a gradient where no bin is known
-        if not known.any():
+        rows = total(known.sum())  # of the whole batch
+        if rows == 0:
             return loss
         count = len(self.spreads)
         teacher = truth[known].unflatten(-1, (-1, self.k))[:, -count:]  # (n, layers, k)
         with torch.autocast(truth.device.type, enabled=False):  # a map in bfloat16 is not orthogonal
             for i, layer in enumerate(layers[-count:]):
-                own = self.maps[i](self.centre(i, layer[known].float()))
-                loss = loss + (own - teacher[:, i]).square().sum(-1).mean() / self.spreads[i]
+                own = self.maps[i](self.centre(i, layer[known].float(), rows))
+                mean = (own - teacher[:, i]).square().sum() * ranks.shares() / rows
+                loss = loss + mean / self.spreads[i]
         return loss
 
-    def centre(self, layer: int, rows: Tensor) -> Tensor:
-        """Returns activations (n, d) without the mean of the batch, or without the running one in evaluation."""
+    def centre(self, layer: int, rows: Tensor, count: Tensor) -> Tensor:
+        """Returns activations (n, d) without the mean of the batch, or without the running one in evaluation.
+
+        The whole batch, of which this process may hold some rows alone, has `count` rows.
+        """
         mean, variance = self.means[layer], self.variances[layer]
         if self.training:
-            mean, variance = rows.mean(0), rows.var(0, correction=0)
-            unbiased = variance * (len(rows) / max(1, len(rows) - 1))
+            mean = total(rows.sum(0)) / count
+            variance = total((rows - mean).square().sum(0)) / count
+            unbiased = variance * (count / (count - 1).clamp(min=1))
             with torch.no_grad():
                 self.means[layer].lerp_(mean.to(self.means), MOMENTUM)
                 self.variances[layer].lerp_(unbiased.to(self.variances), MOMENTUM)
@@ -145,8 +154,13 @@ def make_aligner(
 
 def measure_spreads(blocks: Sequence[Tensor], k: int) -> list[float]:
     """Returns the mean squared length of each subspace of width `k` in blocks (T, layers * k), over known bins."""
-    rows = torch.cat([block[torch.isfinite(block).all(-1)] for block in blocks])
-    spreads: list[float] = rows.unflatten(-1, (-1, k)).square().sum(-1).double().mean(0).clamp(min=1e-12).tolist()
+    total, count = torch.zeros(blocks[0].shape[1] // k, dtype=torch.float64), 0
+    for block in blocks:
+        for part in split_rows(slice(0, len(block)), block.shape[1]):
+            rows = block[part][torch.isfinite(block[part]).all(-1)]
+            total += rows.unflatten(-1, (-1, k)).square().sum(-1).double().sum(0)
+            count += len(rows)
+    spreads: list[float] = (total / count).clamp(min=1e-12).tolist()
     return spreads
 
 
@@ -167,4 +181,4 @@ def cosine_loss(guess: Tensor, truth: Tensor) -> Tensor:
     """Returns 1 - mean cosine between (batch, bins, d) and the truth, over the bins whose truth is not NaN."""
     known = torch.isfinite(truth).all(-1)
     cosines = F.cosine_similarity(guess, torch.nan_to_num(truth), dim=-1)
-    return 1 - (cosines * known).sum() / known.sum().clamp(min=1)
+    return 1 - mean_where(cosines, known)

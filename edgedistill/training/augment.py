@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from edgedistill.config import TrainingConfig
-from edgedistill.training.batches import TrainingSession, draw_segments
+from edgedistill.models.batch_rows import RowDraws, draws_of_share
+from edgedistill.training.batches import TrainingSession, count_segments, draw_segments
 from edgedistill.training.fill_in import complete
 
 CONNECTORS = (16, 32)  # channels on one connector
@@ -30,40 +31,40 @@ def draw_augmented(
     Segments that are not damaged are those of `session.inputs`. In a damaged one, a channel that is lost for a while is
     lost for the whole segment. A bin without any channel stays 0.
     """
+    draws = draws_of_share(random, count_segments(session, config))
     if modality == "lfp" and (source := session.source) is not None:
         held = [session.inputs(modality), source.present, source.there, *parts]
         bins, present, there, *rest = draw_segments(session, held, config, random)
         unit = torch.where(source.gain > 0, 1 / source.gain.clamp(min=1e-6), 0).to(present)
         loudness = torch.from_numpy(source.standardization.loudness).to(present)
-        changed, kept, damaged = damage(present, unit, loudness, config, random)
+        changed, kept, damaged = damage(present, unit, loudness, config, draws)
         recorded = there.any(dim=2, keepdim=True)
         kept &= (there | ~recorded).all(dim=1)
         bins[damaged] = complete(source, changed[damaged], kept[damaged]) * recorded[damaged]
         return [bins, *rest]
     bins, *rest = draw_segments(session, [session.inputs(modality), *parts], config, random)
     ones = torch.ones(bins.shape[-1]).to(bins)
-    changed, kept, _ = damage(bins, ones, ones[:0], config, random)
+    changed, kept, _ = damage(bins, ones, ones[:0], config, draws)
     return [changed * kept[:, None], *rest]
 
 
 def damage(
-    bins: Tensor, unit: Tensor, loudness: Tensor, config: TrainingConfig, random: torch.Generator
+    bins: Tensor, unit: Tensor, loudness: Tensor, config: TrainingConfig, draws: RowDraws
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns bins (batch, bins, I) with drifted gains and noise, kept channels (batch, C), and damaged segments.
 
     A share of the segments is `damaged` (batch,), each by its own amount. `unit` (I,) is the noise of one deviation. A
     gain multiplies the slow LFP, and shifts the standardized log power of bands by `loudness` (I - C,) times its log.
     """
-    batch, _, inputs = bins.shape
-    channels = inputs - len(loudness)
-    damaged = (torch.rand(batch, generator=random) < config.damaged_share).to(bins.device)
-    log_gain = config.gain_drift * torch.randn(batch, 1, channels, generator=random).to(bins)
-    size = config.noise * torch.rand(batch, 1, 1, generator=random).to(bins)
-    noise = size * unit * torch.randn(bins.shape, generator=random).to(bins)
+    channels = bins.shape[-1] - len(loudness)
+    damaged = (draws.rand() < config.damaged_share).to(bins.device)
+    log_gain = config.gain_drift * draws.randn(1, channels).to(bins)
+    size = config.noise * draws.rand(1, 1).to(bins)
+    noise = size * unit * draws.randn(*bins.shape[1:]).to(bins)
     slow, power = bins[..., :channels] * torch.exp(log_gain), bins[..., channels:]
     power = power + loudness * log_gain.repeat(1, 1, len(loudness) // channels)
     changed = torch.where(damaged[:, None, None], torch.cat([slow, power], -1) + noise, bins)
-    kept = draw_kept(batch, channels, config, random).to(bins.device) | ~damaged[:, None]
+    kept = draw_kept(draws.batch, channels, config, draws.random)[draws.rows].to(bins.device) | ~damaged[:, None]
     return changed, kept, damaged
 
 
@@ -85,11 +86,11 @@ def draw_kept(batch: int, channels: int, config: TrainingConfig, random: torch.G
     return kept
 
 
-def hide_bins(bins: Tensor, share: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def hide_bins(bins: Tensor, share: float, draws: RowDraws) -> tuple[Tensor, Tensor]:
     """Sets runs of 1 to 20 bins to zero until about `share` is hidden. The mask (batch, bins, 1) is 1 where hidden."""
-    batch, length, _ = bins.shape
-    start = torch.rand(batch, length, generator=random) < -torch.log1p(torch.tensor(-min(share, 0.99))) / 10.5
-    run = torch.randint(1, 21, (batch, length), generator=random)
+    length = bins.shape[1]
+    start = draws.rand(length) < -torch.log1p(torch.tensor(-min(share, 0.99))) / 10.5
+    run = draws.randint(1, 21, length)
     ends = torch.where(start, torch.arange(length) + run, torch.zeros(()).long())
     hidden = (ends.cummax(1).values > torch.arange(length)).to(bins)[..., None]
     return bins * (1 - hidden), hidden

@@ -153,6 +153,16 @@ def fit_linear_baselines(session: TrainingSession, modality: str) -> dict[str, L
     return found
 
 
+def fit_spike_decoder(session: TrainingSession) -> tuple[str, LinearBaseline]:
+    """Returns the linear decoder of the session's spikes that decodes the validation block best, and its name.
+
+    Raises RecordingError for a session without units.
+    """
+    found = fit_linear_baselines(session, "spikes")
+    best = max(found, key=lambda name: found[name].score.validation_r2)
+    return best, found[best]
+
+
 def prepare_fit(session: TrainingSession, modality: str) -> LinearFit:
     """Returns what the linear fits on a session share. Artefacts of the LFP are left out, as they are for a student."""
     behavior = unscale_behavior(session)

@@ -10,19 +10,22 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from edgedistill import ranks
 from edgedistill.config import StudentSize, TrainingConfig
 from edgedistill.data.bins import SessionBins, Split, split_bins
+from edgedistill.data.session import sum_rows
 from edgedistill.data.spatial_fit import fit_standardization
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import Standardization, settling_bins, zscore
+from edgedistill.scratch import allocate, keep, release_pages, split_rows
 from edgedistill.training.fill_in import LfpSource
-from edgedistill.training.lagged_features import split_rows
 
 MIN_LABELLED_BINS = 100  # in each block
 EDGE_HZ = 10
@@ -68,12 +71,25 @@ class TrainingSession:
 
     def targets(self, modality: str) -> Tensor:
         """Returns what a model that fills in hidden bins should find (T, channels): the inputs, NaN if not valid."""
-        return mask_invalid(self.inputs(modality), self.valid)
+        return self._lfp_targets if modality == "lfp" else self._spike_targets
+
+    @cached_property
+    def _lfp_targets(self) -> Tensor:
+        return mask_invalid(self.inputs("lfp"), self.valid)
+
+    @cached_property
+    def _spike_targets(self) -> Tensor:
+        return mask_invalid(self.inputs("spikes"), self.valid)
 
 
 def mask_invalid(part: Tensor, valid: Tensor) -> Tensor:
     """Returns (T, …) with NaN in the bins that are not valid (T,)."""
-    return part if bool(valid.all()) else part.masked_fill(~valid[:, None], torch.nan)
+    if bool(valid.all()):
+        return part
+    masked = torch.from_numpy(allocate(tuple(part.shape), np.float32))
+    for rows in split_rows(slice(0, len(part)), part.shape[1]):
+        masked[rows] = part[rows].masked_fill(~valid[rows, None], torch.nan)
+    return masked
 
 
 def training_session_from_bins(bins: SessionBins, gap_bins: int) -> TrainingSession:
@@ -101,11 +117,9 @@ def training_session_from_blocks(
         settled = max(split.train.start, min(settling_bins(bins.frontend), split.train.stop // 5))
     counts, spikes, spike_normalization = None, None, (np.zeros(0), np.zeros(0))
     if bins.counts is not None:
-        unknown = find_unknown_counts(bins)
-        values = np.where(unknown, np.nan, bins.counts.astype(np.float64))
-        counts = torch.from_numpy(values.astype(np.float32))
-        spike_normalization = fit_count_statistics(values[split.train])
-        spikes = torch.from_numpy(zscore(bins.counts.astype(np.float64), unknown, *spike_normalization))
+        counts = make_counts(bins)
+        spike_normalization = fit_count_statistics(counts.numpy()[split.train])
+        spikes = make_spikes(counts, spike_normalization)
     behavior, scale = None, (np.zeros(0), np.ones(0))
     if bins.behavior is not None:
         known = bins.behavior[split.train].astype(np.float64)
@@ -113,8 +127,9 @@ def training_session_from_blocks(
             warnings.simplefilter("ignore", RuntimeWarning)
             mean, std = np.nanmean(known, 0), np.nanstd(known, 0)
         scale = (mean, np.where(std > 0, std, 1.0))
-        behavior = torch.from_numpy(((bins.behavior - mean) / scale[1]).astype(np.float32))
-    valid = np.ones(bins.bins, np.bool_) if bins.valid is None else bins.valid
+        behavior = torch.from_numpy(keep(((bins.behavior - mean) / scale[1]).astype(np.float32)))
+    valid = keep(np.ones(bins.bins, np.bool_) if bins.valid is None else bins.valid)
+    release_pages()
     return TrainingSession(
         id=bins.session_id,
         array=name_array(bins),
@@ -149,7 +164,7 @@ def make_source(
     standardization: Standardization, values: npt.NDArray[np.float64], bad: npt.NDArray[np.bool_]
 ) -> LfpSource:
     """Returns the standardized numbers of values (T, I), of which the `bad` channels (T, C) are not there."""
-    present, there = np.empty(values.shape, np.float32), np.empty(bad.shape, np.bool_)
+    present, there = allocate(values.shape, np.float32), allocate(bad.shape, np.bool_)
     for part in split_rows(slice(0, len(values)), values.shape[1]):
         present[part], there[part] = standardization.standardize(values[part], bad[part])
     return LfpSource(standardization, torch.from_numpy(present), torch.from_numpy(there))
@@ -158,7 +173,7 @@ def make_source(
 def make_inputs(source: LfpSource) -> Tensor:
     """Returns the models' input (T, I), with the bits that a stream gives."""
     spatial, present, there = source.standardization.spatial, source.present.numpy(), source.there.numpy()
-    inputs = np.empty_like(present)
+    inputs = allocate(present.shape, np.float32)
     for part in split_rows(slice(0, len(present)), present.shape[1]):
         inputs[part] = spatial.complete(present[part], there[part])
     return torch.from_numpy(inputs)
@@ -172,8 +187,9 @@ def find_masked(bins: SessionBins, bad: npt.NDArray[np.bool_], split: Split) -> 
     """
     if bins.disturbed is None:
         return bad
-    masked = bad.copy()
-    masked[split.train] |= bins.disturbed[split.train]
+    masked = keep(bad)
+    for part in split_rows(split.train, bad.shape[1]):
+        masked[part] |= bins.disturbed[part]
     return masked
 
 
@@ -190,20 +206,36 @@ def require_usable_blocks(bins: SessionBins, valid: npt.NDArray[np.bool_], split
             )
 
 
-def find_unknown_counts(bins: SessionBins) -> npt.NDArray[np.bool_]:
-    """Returns where the count of a unit is not known (T, U): it was not observed, or the bin is not valid."""
+def make_counts(bins: SessionBins) -> Tensor:
+    """Returns the counts (T, U), NaN where one is not known: the unit was not observed, or the bin is not valid."""
     assert bins.counts is not None
-    unknown = np.zeros(bins.counts.shape, np.bool_) if bins.observed is None else ~bins.observed
-    return unknown if bins.valid is None else unknown | ~bins.valid[:, None]
+    counts = allocate(bins.counts.shape, np.float32)
+    for part in split_rows(slice(0, bins.bins), counts.shape[1]):
+        counts[part] = bins.counts[part]
+        if bins.observed is not None:
+            counts[part][~bins.observed[part]] = np.nan
+        if bins.valid is not None:
+            counts[part][~bins.valid[part]] = np.nan
+    return torch.from_numpy(counts)
 
 
-def fit_count_statistics(counts: npt.NDArray[np.float64]) -> tuple[np.ndarray, np.ndarray]:
+def make_spikes(counts: Tensor, normalization: tuple[np.ndarray, np.ndarray]) -> Tensor:
+    """Returns the z-scored counts (T, U), 0 where one is not known."""
+    values, spikes = counts.numpy(), allocate(tuple(counts.shape), np.float32)
+    for part in split_rows(slice(0, len(values)), values.shape[1]):
+        unknown = np.isnan(values[part])
+        spikes[part] = zscore(np.nan_to_num(values[part]).astype(np.float64), unknown, *normalization)
+    return torch.from_numpy(spikes)
+
+
+def fit_count_statistics(counts: npt.NDArray[np.float32]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean and deviation (U,) of counts (T, U) that are NaN where unknown; 0 for a unit never observed."""
-    if not np.isnan(counts).any():
-        return counts.mean(0), counts.std(0)
-    known = np.maximum(np.isfinite(counts).sum(0), 1)
-    mean = np.nansum(counts, 0) / known
-    return mean, np.sqrt(np.nansum((counts - mean) ** 2, 0) / known)
+    rows, width = slice(0, len(counts)), counts.shape[1]
+    count = sum((np.isfinite(counts[part]).sum(0) for part in split_rows(rows, width)), np.zeros(width, np.int64))
+    known = np.maximum(count, 1)
+    mean = sum_rows(lambda part: np.nan_to_num(counts[part].astype(np.float64)), rows, width) / known
+    squares = sum_rows(lambda part: np.nan_to_num(counts[part] - mean) ** 2, rows, width)
+    return mean, np.sqrt(squares / known)
 
 
 def find_unlabelled_block(session: TrainingSession) -> str | None:
@@ -215,6 +247,7 @@ def find_unlabelled_block(session: TrainingSession) -> str | None:
     train = slice(session.settled, split.train.stop)
     for name, block in (("training", train), ("validation", split.validation), ("test", split.test)):
         known = 0 if session.behavior is None else int(torch.isfinite(session.behavior[block]).all(1).sum())
+        release_pages()  # hundreds of sessions are looked at one after another
         if known < MIN_LABELLED_BINS:
             return name
     return None
@@ -250,12 +283,28 @@ def describe_training_device() -> dict[str, object]:
 def draw_segments(
     session: TrainingSession, parts: Sequence[Tensor], config: TrainingConfig, random: torch.Generator
 ) -> list[Tensor]:
-    """Draws the same random segments (batch, segment_bins, …) of each part's training block, on the training device."""
-    length = min(config.segment_bins, session.split.train.stop - session.settled)
-    batch = max(1, config.bins_per_step // length)
-    starts = draw_starts(session, length, batch, random)
+    """Draws the same random segments (batch, segment_bins, …) of each part's training block, on the training device.
+
+    Where several processes share a batch, each of them gets its own rows.
+    """
+    batch = count_segments(session, config)
+    length = find_segment_length(session, config)
+    starts = draw_starts(session, length, batch, random)[ranks.share(batch)]
     at = starts[:, None] + torch.arange(length)
-    return [part[at].to(find_training_device()) for part in parts]
+    drawn = [part[at].to(find_training_device()) for part in parts]
+    release_pages()
+    return drawn
+
+
+def find_segment_length(session: TrainingSession, config: TrainingConfig) -> int:
+    """Returns the bins of one segment."""
+    usable: int = session.split.train.stop - session.settled
+    return min(config.segment_bins, usable)
+
+
+def count_segments(session: TrainingSession, config: TrainingConfig) -> int:
+    """Returns the segments of one batch, over all processes."""
+    return max(1, config.bins_per_step // find_segment_length(session, config))
 
 
 def draw_starts(session: TrainingSession, length: int, count: int, random: torch.Generator) -> Tensor:

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import lfilter
 
+from edgedistill.scratch import release_pages
+
 Array = npt.NDArray[np.float64]
 STRIDE = 1024  # bins between two states of a smoothing filter that are kept
 
@@ -95,6 +97,7 @@ def smooth_bins(bins: PlainBins, slow: int, keep: float) -> SmoothedBins:
     states = [np.zeros(bins.width - slow)]
     for start in range(0, len(bins) - STRIDE, STRIDE):
         states.append(smooth_block(bins.read(start, start + STRIDE)[:, slow:], keep, states[-1])[1])
+        release_pages()
     return SmoothedBins(bins, slow, keep, np.stack(states))
 
 

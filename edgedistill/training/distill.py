@@ -13,20 +13,24 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edgedistill import ranks
 from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
+from edgedistill.models.batch_rows import draws_of_all, draws_of_share, mean_where
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.models.tokenizer import name_parameter
+from edgedistill.scratch import release_pages
 from edgedistill.training.alignment import Aligner, make_aligner
 from edgedistill.training.augment import draw_augmented, hide_bins
 from edgedistill.training.batches import (
     TrainingSession,
+    count_segments,
     find_training_device,
     make_generator,
     pick_session,
 )
 from edgedistill.training.few_labels import are_labels_scarce, select_labelled
-from edgedistill.training.loop import Progress, fit
+from edgedistill.training.loop import Progress, Verdict, fit
 from edgedistill.training.losses import DISTILLED, Objective, known_mse
 
 
@@ -38,8 +42,13 @@ def make_student(
     channels = {s.id: s.inputs(modality).shape[1] for s in sessions}
     # LFP channels are places on an array and stay; other units are recorded every day
     arrays = {s.id: s.array if modality == "lfp" else s.id for s in sessions}
-    outputs = next((s.behavior.shape[1] for s in sessions if s.behavior is not None), 1)
+    outputs = count_outputs(sessions)
     return Student(size, channels, arrays, teacher_d, outputs)
+
+
+def count_outputs(sessions: Sequence[TrainingSession]) -> int:
+    """Returns the width of the head that a student of these sessions has for their behavior."""
+    return next((s.behavior.shape[1] for s in sessions if s.behavior is not None), 1)
 
 
 def train_student(
@@ -53,13 +62,14 @@ def train_student(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     aligner: Aligner | None = None,
-    stop: Callable[[Student, int], bool] | None = None,
+    stop: Callable[[Student, int], Verdict] | None = None,
 ) -> Student:
     """Trains `student` in place on the training blocks. `teacher_latents` holds the targets of each session.
 
     `aligner` is trained along, and a fresh one where none is given. Where labels are scarce, every second step draws
     segments with labels, and every step where nothing but behavior is learned. The validation loss counts labels
-    wherever the sessions have them. `stop` sees the student at every evaluation, and says whether the training ends.
+    wherever the sessions have them. `stop` sees the student at every evaluation, and says what it decodes and
+    whether the training ends.
     """
     align = aligner or make_aligner(objective, student.size, sessions, teacher_latents)
     whole, labelled = {session.id: session for session in sessions}, select_labelled(sessions)
@@ -74,13 +84,15 @@ def train_student(
         bins, *rest = draw_augmented(drawn, modality, parts, config, random)
         hidden = None
         if objective.hidden_share:
-            bins, hidden = hide_bins(bins, objective.hidden_share, random)
+            draws = draws_of_share(random, count_segments(drawn, config))
+            bins, hidden = hide_bins(bins, objective.hidden_share, draws)
         layers = align.layers_of(student, drawn.id, bins)
         return student_loss(student, drawn.id, objective, align, layers, hidden, rest, config.burn_in)
 
     def validation_loss() -> float:
-        losses = [validate(student, s, modality, objective, teacher_latents, config, align) for s in sessions]
-        return sum(losses) / len(losses)
+        return ranks.mean_over(
+            sessions, lambda s: validate(student, s, modality, objective, teacher_latents, config, align)
+        )
 
     ends = None if stop is None else lambda step: stop(student, step)
     fit(join(student, align), step_loss, validation_loss, config, checkpoint, progress, ends)
@@ -130,7 +142,7 @@ def student_loss(
         guess = student.to_bins(latents)[..., : truth.shape[-1]]
         error = (guess - torch.nan_to_num(truth)).square().mean(-1, keepdim=True)
         shown = known if hidden is None else hidden[:, burn_in:] * known
-        loss = loss + objective.reconstruction * (error * shown).sum() / shown.sum().clamp(min=1)
+        loss = loss + objective.reconstruction * mean_where(error, shown)
     if objective.alignment:
         truth, *rest = rest
         loss = loss + objective.alignment * aligner(student, session, layers, truth)
@@ -154,9 +166,21 @@ def validate(
     clean, *rest = (part[block][None].to(find_training_device()) for part in parts)
     bins, hidden = clean, None
     if objective.hidden_share:
-        bins, hidden = hide_bins(clean, objective.hidden_share, make_generator(0, -1))
-    layers = aligner.layers_of(student, session.id, bins)
+        bins, hidden = hide_bins(clean, objective.hidden_share, draws_of_all(make_generator(0, -1), 1))
+    release_pages()
+    layers = compute_layers(student, session.id, bins, aligner)
     return student_loss(student, session.id, objective, aligner, layers, hidden, rest, config.burn_in).item()
+
+
+def compute_layers(student: Student, session: str, bins: Tensor, aligner: Aligner) -> Sequence[Tensor]:
+    """Returns the student's activations (1, bins, d) of a block (1, bins, channels), computed in chunks.
+
+    A long block at once would take gigabytes. A student with simulated quantization goes over its bins itself.
+    """
+    if not hasattr(student, "stream_layers"):
+        return aligner.layers_of(student, session, bins)
+    chunks = zip(*student.stream_layers(session, bins[0]), strict=True)
+    return [torch.cat(chunk, 1) for chunk in chunks]
 
 
 def distill_bidirectional(
@@ -168,7 +192,7 @@ def distill_bidirectional(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     objective: Objective = DISTILLED,
-    stop: Callable[[PatchAutoencoder, int], bool] | None = None,
+    stop: Callable[[PatchAutoencoder, int], Verdict] | None = None,
     reconstruction: float = 0.0,
 ) -> PatchAutoencoder:
     """Trains the published kind of student: patch tokens of LFP, every bin sees every other.
@@ -202,14 +226,14 @@ def distill_bidirectional(
         session = pick_session(sessions, random)
         return loss(session, *draw_augmented(session, "lfp", list_truth(session), config, random))
 
+    def validate_one(session: TrainingSession) -> float:
+        block, parts = session.split.validation, (session.inputs("lfp"), *list_truth(session))
+        length = min(config.segment_bins, block.stop - block.start)
+        segments = [part[block].unfold(0, length, length).transpose(1, 2) for part in parts]
+        return loss(session, *(part.to(find_training_device()) for part in segments)).item()
+
     def validation_loss() -> float:
-        total = 0.0
-        for s in sessions:
-            block = s.split.validation
-            length = min(config.segment_bins, block.stop - block.start)
-            segments = [p[block].unfold(0, length, length).transpose(1, 2) for p in (s.inputs("lfp"), *list_truth(s))]
-            total += loss(s, *(p.to(find_training_device()) for p in segments)).item() / len(sessions)
-        return total
+        return ranks.mean_over(sessions, validate_one)
 
     ends = None if stop is None else lambda step: stop(model, step)
     fit(parts, step_loss, validation_loss, config, checkpoint, progress, ends)

@@ -20,8 +20,9 @@ from scipy.linalg.blas import dsyrk
 from edgedistill.data.bins import Split
 from edgedistill.data.session import ARTEFACT_SIGMAS
 from edgedistill.models.student import Student
+from edgedistill.scratch import allocate, release_pages, split_rows
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.lagged_features import Features, read_rows, split_rows
+from edgedistill.training.lagged_features import Features, read_rows
 
 Array = npt.NDArray[np.float64]
 PENALTIES = tuple(10.0**p for p in range(-1, 6))  # for features of unit variance, times the number of bins / 1e4
@@ -145,12 +146,10 @@ def sum_features(features: Features, behavior: Array, rows: npt.NDArray[np.bool_
     upper triangle of the first is filled.
     """
     count, width, mean_y = int(rows.sum()), features.shape[1], behavior[rows].mean(0)
-    used = np.flatnonzero(rows)
-    every = split_rows(slice(int(used[0]), int(used[-1]) + 1), width) if count else iter(())
-    blocks = [part for part in every if rows[part].any()]
-    mean = sum((read_rows(features, part)[rows[part]].sum(0) for part in blocks), np.zeros(width)) / count
+    mean = sum((read_rows(features, part)[rows[part]].sum(0) for part in _used_blocks(rows, width)), np.zeros(width))
+    mean /= count
     gram, cross = np.zeros((width, width), order="F"), np.zeros((width, behavior.shape[1]))
-    for part in blocks:
+    for part in _used_blocks(rows, width):
         x = np.ascontiguousarray(read_rows(features, part)[rows[part]] - mean)
         gram = dsyrk(1.0, x.T, beta=1.0, c=gram, overwrite_c=True)
         cross += x.T @ (behavior[part][rows[part]] - mean_y)
@@ -159,6 +158,13 @@ def sum_features(features: Features, behavior: Array, rows: npt.NDArray[np.bool_
     gram /= scale
     gram /= scale[:, None]
     return mean, scale, gram, cross / scale[:, None]
+
+
+def _used_blocks(rows: npt.NDArray[np.bool_], width: int) -> Iterator[slice]:
+    """Yields blocks of the `rows` (T,) of features, without those in which no row is used."""
+    used = np.flatnonzero(rows)
+    every = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 0)
+    return (part for part in split_rows(every, width) if rows[part].any())
 
 
 def score(readout: Readout, features: Features, behavior: Array, split: Split) -> Score:
@@ -182,9 +188,14 @@ def unscale_behavior(session: TrainingSession) -> Array:
 
 
 @torch.no_grad()
-def stream_latents(student: Student, session: str, bins: torch.Tensor) -> Array:
+def stream_latents(student: Student, session: str, bins: torch.Tensor) -> npt.NDArray[np.float32]:
     """Returns latents (T, d) of a whole recording, streamed from a fresh state at its first bin."""
-    return np.asarray(torch.cat(list(student.stream(session, bins))).double().numpy())
+    latents, done = allocate((len(bins), student.size.d), np.float32), 0
+    for chunk in student.stream(session, bins):
+        latents[done : done + len(chunk)] = chunk.numpy()
+        done += len(chunk)
+        release_pages()
+    return latents
 
 
 def stack_lagged_bins(bins: Array, lags: int) -> Array:

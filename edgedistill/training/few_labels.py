@@ -1,7 +1,8 @@
-"""Withholds labels, so that a student learns behavior from the first minutes of one session alone.
+"""Withholds labels, so that a student learns behavior from the first minutes of one session, and fills in the rest.
 
 Sessions go in and come out with less behavior. Nothing else changes: teacher, alignment and statistics of the inputs
-need no labels and see everything.
+need no labels and see everything. Where spikes were recorded beside the field, a decoder of spikes that was fitted on
+the few labels can then label the rest of the training block, because spikes need fewer labels than the field does.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from edgedistill.scratch import release_pages
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import STILL, unscale_behavior
+from edgedistill.training.evaluate import STILL, Array, unscale_behavior
 
 BINS_PER_MINUTE = 6000
 
@@ -56,13 +58,29 @@ def keep_first_labels(session: TrainingSession, minutes: float) -> TrainingSessi
     return replace(session, behavior=scaled, scale=(mean, std))
 
 
+def fill_in_labels(session: TrainingSession, decoded: Array) -> TrainingSession:
+    """Returns the session with `decoded` (T, K), in the unit of the behavior, where its training block has no label.
+
+    Labels that are known stay, and so do the other blocks, on which settings are chosen and scores are taken.
+    """
+    assert session.behavior is not None
+    mean, std = session.scale
+    behavior, block = session.behavior.clone(), slice(session.settled, session.split.train.stop)
+    unknown = ~torch.isfinite(behavior[block]).all(1) & session.valid[block]
+    scaled = torch.from_numpy(((decoded[block] - mean) / std).astype(np.float32))
+    behavior[block][unknown] = scaled[unknown]
+    return replace(session, behavior=behavior)
+
+
 def find_labelled(session: TrainingSession) -> torch.Tensor:
     """Returns the usable bins (T,) of the training block in which all outputs are known."""
     if session.behavior is None:
         return torch.zeros_like(session.valid)
     block = torch.zeros_like(session.valid)
     block[session.settled : session.split.train.stop] = True
-    return torch.isfinite(session.behavior).all(1) & session.valid & block
+    found = torch.isfinite(session.behavior).all(1) & session.valid & block
+    release_pages()
+    return found
 
 
 def are_labels_scarce(sessions: Sequence[TrainingSession]) -> bool:

@@ -6,7 +6,6 @@ gigabytes, because every bin stands in them once a lag.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-BLOCK_VALUES = 1 << 22  # numbers in a block of rows, 32 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +49,9 @@ class LaggedFeatures:
         return found
 
 
-Features = Array | LaggedFeatures
+Features = npt.NDArray[Any] | LaggedFeatures
 
 
 def read_rows(features: Features, rows: slice) -> Array:
-    """Returns a contiguous block of features (n, F)."""
-    return features[rows] if isinstance(features, np.ndarray) else features.read(rows)
-
-
-def split_rows(rows: slice, width: int) -> Iterator[slice]:
-    """Yields blocks of `rows`, which has a start and a stop, of about BLOCK_VALUES / `width` bins each."""
-    length = max(64, BLOCK_VALUES // max(1, width))
-    for start in range(rows.start, rows.stop, length):
-        yield slice(start, min(start + length, rows.stop))
+    """Returns a contiguous block of features (n, F) in float64."""
+    return np.asarray(features[rows], np.float64) if isinstance(features, np.ndarray) else features.read(rows)

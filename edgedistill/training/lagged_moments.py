@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.scratch import split_rows
 from edgedistill.training.bin_blocks import BinBlocks, StackedBins, as_blocks
-from edgedistill.training.lagged_features import split_rows
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

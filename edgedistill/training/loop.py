@@ -11,19 +11,33 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from edgedistill import ranks
 from edgedistill.config import TrainingConfig
 from edgedistill.errors import EdgeDistillError
 from edgedistill.training.batches import find_training_device
 from edgedistill.training.checkpoints import FitState, UnusableCheckpointError, read_checkpoint, write_checkpoint
+from edgedistill.training.run_log import LOG, RunLog, now
+from edgedistill.training.shared_steps import add_up_session_gradients, require_same_step, share_steps
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, float, float], None]  # step, steps, loss, learning rate
-Stop = Callable[[int], bool]  # step of an evaluation -> whether the training ends there
+
+
+class Verdict(NamedTuple):
+    """Holds what somebody who watches a training finds at an evaluation."""
+
+    r2: float  # on validation; NaN where it is not known
+    ends: bool  # whether the training ends there
+
+
+Stop = Callable[[int], Verdict]  # is given the step of an evaluation
 
 
 class DivergedError(EdgeDistillError):
@@ -41,34 +55,56 @@ def fit(
 ) -> FitState:
     """Trains `model` in place and leaves it at its lowest validation loss.
 
-    Resumes from `checkpoint` where it exists, and starts anew where that is damaged or of another training. `stop` is
-    called at every evaluation, with the model in evaluation mode. Raises DivergedError when a loss is not finite.
+    Resumes from `checkpoint` where it exists, and starts anew where that is damaged or of another training. Several
+    processes (`ranks`) take every step together, and end with the model that one would have trained, up to rounding.
+    `stop` is called at every evaluation, with the model in evaluation mode. Raises DivergedError when a loss is not
+    finite.
     """
     model.to(find_training_device())
     optimizer = make_optimizer(model, config)
     state, best = FitState(), copy_weights(model)
-    if checkpoint is not None and checkpoint.exists():
+    if checkpoint is not None and ranks.lead(checkpoint.exists):
         try:
             state, best = read_checkpoint(checkpoint, model, optimizer, config)
         except UnusableCheckpointError as error:
             logger.warning("%s (%s): this training starts anew", error.what, error.got)
-            checkpoint.unlink(missing_ok=True)
+            if ranks.is_main():
+                checkpoint.unlink(missing_ok=True)
+    require_same_step(state.step)
+    log = open_log(checkpoint, config, state)
     model.train()
+    step_loss = share_steps(model, step_loss, config)
     while not state.done:
-        rate = compute_learning_rate(config, state.step)
-        loss = train_step(model, optimizer, step_loss, state.step, rate, config.clip_norm)
+        rate, start, evaluation = compute_learning_rate(config, state.step), monotonic(), None
+        loss, norm = train_step(model, optimizer, step_loss, state.step, rate, config.clip_norm)
         state.step += 1
+        if log is not None:
+            log.note_step(loss, norm, monotonic() - start)
         if state.step % config.eval_every == 0 or state.step == config.steps:
             best = evaluate_step(model, validation_loss, config, state, best)
-            if stop is not None:
-                state.done = ask_to_stop(model, stop, state.step) or state.done
-            if checkpoint is not None:
+            verdict = Verdict(math.nan, False) if stop is None else ask_watcher(model, stop, state.step)
+            state.done = verdict.ends or state.done
+            evaluation = {"validation_loss": state.history[-1][1], "validation_r2": verdict.r2}
+            if checkpoint is not None and ranks.is_main():
                 write_checkpoint(checkpoint, model, optimizer, config, state, best)
+        if log is not None:
+            log.write_step(state.step, rate, evaluation)
         if progress is not None:
             progress(state.step, config.steps, loss, rate)
+    if log is not None:
+        log.append({"end": state.step, "best_step": state.best_step, "time": now()})
     model.load_state_dict(best)
     model.eval().cpu()
     return state
+
+
+def open_log(checkpoint: Path | None, config: TrainingConfig, state: FitState) -> RunLog | None:
+    """Returns the log beside the checkpoint, or None without one, for a process that is not the main one, or where the
+    training is over already.
+    """
+    if checkpoint is None or not ranks.is_main() or state.done:
+        return None
+    return RunLog(checkpoint.with_name(LOG), config, state.step)
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
@@ -100,8 +136,8 @@ def train_step(
     step: int,
     rate: float,
     clip_norm: float,
-) -> float:
-    """Takes one optimizer step and returns the training loss."""
+) -> tuple[float, float]:
+    """Takes one optimizer step and returns the training loss, and the norm of its gradient before it is clipped."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()
@@ -109,11 +145,12 @@ def train_step(
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
         loss = step_loss(step)
     loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    value = loss.item()
+    add_up_session_gradients(model)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    value = ranks.sum_in_place(loss.detach()).item() / ranks.size()
     require_finite(value, "loss", step)
     optimizer.step()
-    return value
+    return value, norm.item()
 
 
 def require_finite(value: float, what: str, step: int) -> None:
@@ -150,13 +187,13 @@ def evaluate_step(
     return best
 
 
-def ask_to_stop(model: nn.Module, stop: Stop, step: int) -> bool:
-    """Returns whether the training ends at this evaluation."""
+def ask_watcher(model: nn.Module, stop: Stop, step: int) -> Verdict:
+    """Returns what `stop` says of this evaluation."""
     model.eval()
     with torch.no_grad():
-        ends = stop(step)
+        verdict = ranks.lead(lambda: stop(step))
     model.train()
-    return ends
+    return verdict
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:

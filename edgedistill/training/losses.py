@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edgedistill.config import DEFAULT_ALIGNMENT, Alignment
+from edgedistill.models.batch_rows import mean_where
 
 
 @dataclass(frozen=True)
@@ -48,4 +49,4 @@ DISTILLED_WITH_BEHAVIOR = Objective(alignment=0.5, behavior=1.0)
 def known_mse(guess: Tensor, truth: Tensor) -> Tensor:
     """Returns the mean squared error where the truth is known (not NaN)."""
     known = torch.isfinite(truth)
-    return ((guess - torch.nan_to_num(truth)).square() * known).sum() / known.sum().clamp(min=1)
+    return mean_where((guess - torch.nan_to_num(truth)).square(), known)

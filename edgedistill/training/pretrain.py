@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from edgedistill import ranks
 from edgedistill.config import TeacherSize, TrainingConfig
+from edgedistill.models.batch_rows import draws_of_all, draws_of_share
 from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.scratch import allocate, release_pages
 from edgedistill.training.batches import (
     TrainingSession,
+    count_segments,
     draw_segments,
     find_training_device,
     make_generator,
     pick_session,
 )
-from edgedistill.training.loop import Progress, fit
+from edgedistill.training.loop import Progress, Verdict, fit
 
 VALIDATION_SEGMENTS = 8
 LAST = (-1,)
@@ -30,7 +35,7 @@ def train_teacher(
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
-    stop: Callable[[PatchAutoencoder, int], bool] | None = None,
+    stop: Callable[[PatchAutoencoder, int], Verdict] | None = None,
 ) -> PatchAutoencoder:
     """Trains a spike teacher on the training blocks of all `sessions`."""
     return train_autoencoder(sessions, "spikes", size, config, seed, checkpoint, progress, stop)
@@ -44,11 +49,11 @@ def train_autoencoder(
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
-    stop: Callable[[PatchAutoencoder, int], bool] | None = None,
+    stop: Callable[[PatchAutoencoder, int], Verdict] | None = None,
 ) -> PatchAutoencoder:
     """Trains a masked autoencoder on `spikes` (the teacher) or `lfp` (the bidirectional baseline).
 
-    `stop` sees the model at every evaluation, and says whether the training ends.
+    `stop` sees the model at every evaluation, and says what it decodes and whether the training ends.
     """
     torch.manual_seed(seed)
     channels = {s.id: s.inputs(modality).shape[1] for s in sessions}
@@ -57,6 +62,7 @@ def train_autoencoder(
         for session in sessions:
             rates = select_truth(session, modality)[session.split.train].nanmean(0)
             model.start_at_mean(session.id, torch.nan_to_num(rates))  # a unit may be observed in other blocks alone
+            release_pages()
 
     def step_loss(step: int) -> Tensor:
         random = make_generator(seed, step)
@@ -64,10 +70,10 @@ def train_autoencoder(
         bins, truth = draw_segments(
             session, [session.inputs(modality), select_truth(session, modality)], config, random
         )
-        return model.masked_loss(session.id, bins, truth, random)
+        return model.masked_loss(session.id, bins, truth, draws_of_share(random, count_segments(session, config)))
 
     def validation_loss() -> float:
-        return sum(validate_masked(model, s, modality, config) for s in sessions) / len(sessions)
+        return ranks.mean_over(sessions, lambda session: validate_masked(model, session, modality, config))
 
     ends = None if stop is None else lambda step: stop(model, step)
     fit(model, step_loss, validation_loss, config, checkpoint, progress, ends)
@@ -89,7 +95,9 @@ def validate_masked(model: PatchAutoencoder, session: TrainingSession, modality:
     length = min(config.segment_bins, len(parts[0]))
     segments = (p.unfold(0, length, length).transpose(1, 2)[:VALIDATION_SEGMENTS] for p in parts)
     bins, truth = (s.to(find_training_device()) for s in segments)
-    return model.masked_loss(session.id, bins, truth, make_generator(0, -1)).item()
+    loss = model.masked_loss(session.id, bins, truth, draws_of_all(make_generator(0, -1), len(bins))).item()
+    release_pages()
+    return loss
 
 
 @torch.no_grad()
@@ -109,7 +117,7 @@ def compute_bidirectional_latents(
     total, length = len(bins), min(segment_bins, len(bins))
     hop = max(1, length // 2)
     starts = [*range(0, total - length, hop), total - length]
-    out = torch.empty(total, len(depths) * model.size.d)
+    out = torch.from_numpy(allocate((total, len(depths) * model.size.d), np.float32))
     for i in range(0, len(starts), batch):
         group = starts[i : i + batch]
         layers = model.layer_latents(session, torch.stack([bins[s : s + length] for s in group]))
@@ -117,4 +125,5 @@ def compute_bidirectional_latents(
         for start, latent in zip(group, latents, strict=True):
             first = 0 if start == 0 else length // 4
             out[start + first : start + length] = latent[first:]
+        release_pages()
     return out

@@ -28,7 +28,7 @@ from edgedistill.training.evaluate import (
     unscale_behavior,
 )
 from edgedistill.training.lagged_features import Features, LaggedFeatures
-from edgedistill.training.loop import Progress
+from edgedistill.training.loop import Progress, Verdict
 from edgedistill.training.losses import (
     DISTILLED,
     DISTILLED_WITH_BEHAVIOR,
@@ -70,7 +70,7 @@ def train_task(
     teacher_latents: Mapping[str, Tensor],
     checkpoint: Path | None = None,
     progress: Progress | None = None,
-    stop: Callable[[Student, int], bool] | None = None,
+    stop: Callable[[Student, int], Verdict] | None = None,
 ) -> Student:
     """Trains a student on `task`. `teacher_latents` holds what it follows in each session, by its id.
 
@@ -133,4 +133,4 @@ def _probe_features(student: Student, name: str, session: TrainingSession, featu
 def score_teacher(teacher: PatchAutoencoder, session: TrainingSession, segment_bins: int) -> Score:
     """Scores the latents of the bidirectional teacher, or of a bidirectional model on LFP, in the same way."""
     bins = session.inputs("spikes" if teacher.counts else "lfp")
-    return probe(compute_bidirectional_latents(teacher, session.id, bins, segment_bins).double().numpy(), session)[1]
+    return probe(compute_bidirectional_latents(teacher, session.id, bins, segment_bins).numpy(), session)[1]

@@ -6,16 +6,19 @@ statistics come from the training blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from edgedistill import ranks
 from edgedistill.config import StudentSize, TeacherSize, TrainingConfig
 from edgedistill.models.teacher import PatchAutoencoder
-from edgedistill.training.batches import TrainingSession, find_unlabelled_block, make_generator, mask_invalid
+from edgedistill.scratch import allocate, split_rows
+from edgedistill.training.batches import TrainingSession, find_unlabelled_block, make_generator
 from edgedistill.training.evaluate import fit_readout
 from edgedistill.training.losses import Objective
 from edgedistill.training.pretrain import compute_bidirectional_latents
@@ -53,9 +56,9 @@ class TeacherTargets:
         teacher: PatchAutoencoder,
         sessions: Sequence[TrainingSession],
         config: TrainingConfig,
-        computed: Callable[[float], None] = lambda start: None,
+        computed: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        """Keeps what targets are computed from. `computed` is called with the time at which a computation began."""
+        """Keeps what targets are computed from. `computed` is called with the seconds that a computation took."""
         self.teacher, self.sessions, self.config, self.computed = teacher, tuple(sessions), config, computed
         self._found: dict[TargetForm, Targets] = {}
 
@@ -69,7 +72,7 @@ class TeacherTargets:
                 if form.kind == "subspace"
                 else compute_teacher_latents(self.teacher, self.sessions, self.config, form.kind == "whitened")
             )
-            self.computed(start)
+            self.computed(monotonic() - start)
         return self._found[form]
 
 
@@ -85,17 +88,42 @@ def compute_teacher_latents(
     """
     length = config.segment_bins
     latents = {s.id: compute_bidirectional_latents(teacher, s.id, s.inputs("spikes"), length) for s in sessions}
-    train = torch.cat([latents[s.id][s.split.train][s.valid[s.split.train]] for s in sessions])
-    mean = train.mean(0)
-    if whitened:
-        _, spread, directions = torch.linalg.svd(train - mean, full_matrices=False)
-        kept = min(TEACHER_COMPONENTS, len(directions))
-        scale = (spread[:kept] / len(train) ** 0.5).clamp(min=1e-6)
-        found = {s.id: (latents[s.id] - mean) @ directions[:kept].T / scale for s in sessions}
-    else:
-        deviation = (train - mean).square().mean().sqrt().clamp(min=1e-6)
-        found = {s.id: (latents[s.id] - mean) / deviation for s in sessions}
-    return {s.id: mask_invalid(found[s.id], s.valid) for s in sessions}
+
+    def fit() -> tuple[Tensor, Tensor]:
+        means, covariances = measure_activations(sessions, {name: found[:, None] for name, found in latents.items()})
+        if whitened:
+            return means[0].float(), find_whitening(covariances[0])
+        deviation = covariances[0].diagonal().mean().sqrt().clamp(min=1e-6)
+        return means[0].float(), (torch.eye(means.shape[1], dtype=torch.float64) / deviation).float()
+
+    mean, maps = ranks.lead(fit)  # other hardware may find other directions
+    return {s.id: map_rows(latents[s.id], s.valid, lambda rows: (rows - mean) @ maps) for s in sessions}
+
+
+def find_whitening(covariance: Tensor) -> Tensor:
+    """Returns the map (d, k) to the leading principal components of latents, each divided by its deviation.
+
+    The largest number of a direction is positive, so that the same covariance always gives the same signs.
+    """
+    variances, directions = torch.linalg.eigh(covariance)  # the smallest first
+    kept = min(TEACHER_COMPONENTS, len(variances))
+    scale = variances.flip(0)[:kept].clamp(min=0).sqrt().clamp(min=1e-6)
+    leading = directions.flip(1)[:, :kept]
+    largest = leading.gather(0, leading.abs().argmax(0, keepdim=True))
+    whitening: Tensor = (leading * largest.sign() / scale).float()
+    return whitening
+
+
+def map_rows(latents: Tensor, valid: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Returns latents (T, …) after `change`, which takes some rows at a time to (n, k), with NaN where not valid (T,).
+
+    They lie where `allocate` puts them.
+    """
+    width = change(latents[:1]).shape[1]
+    found = torch.from_numpy(allocate((len(latents), width), np.float32))
+    for part in split_rows(slice(0, len(latents)), latents[0].numel()):
+        found[part] = change(latents[part]).masked_fill(~valid[part, None], torch.nan)
+    return found
 
 
 def match_layers(student: int, teacher: int) -> list[int]:
@@ -122,35 +150,45 @@ def compute_subspace_targets(
         ).unflatten(1, (len(depths), -1))
         for s in sessions
     }
-    means, covariances = measure_activations([activations[s.id][s.split.train][known_in_training(s)] for s in sessions])
-    matrices = list(covariances)
-    labelled = [s for s in sessions if find_unlabelled_block(s) in (None, "test")] if labels else []
-    if labelled:
-        task = measure_task(teacher, labelled, activations, means, config, depths)
-        matrices = [m if m.any() else sigma_a for m, sigma_a in zip(task, covariances, strict=True)]
-    k = min(size.d, teacher.size.d)
-    basis = torch.stack([find_leading_directions(matrix, k) for matrix in matrices]).float()  # (layers, d, k)
-    found = {}
+
+    def fit() -> tuple[Tensor, Tensor]:
+        means, covariances = measure_activations(sessions, activations)
+        matrices = list(covariances)
+        labelled = [s for s in sessions if find_unlabelled_block(s) in (None, "test")] if labels else []
+        if labelled:
+            task = measure_task(teacher, labelled, activations, means, config, depths)
+            matrices = [m if m.any() else sigma_a for m, sigma_a in zip(task, covariances, strict=True)]
+        k = min(size.d, teacher.size.d)
+        return means, torch.stack([find_leading_directions(matrix, k) for matrix in matrices]).float()
+
+    means, basis = ranks.lead(fit)  # (layers, d) and (layers, d, k)
+
+    def project(rows: Tensor) -> Tensor:
+        return torch.einsum("tld,ldk->tlk", rows - means.float(), basis).flatten(1)
+
+    return {s.id: map_rows(activations[s.id], s.valid, project) for s in sessions}
+
+
+def read_training(sessions: Sequence[TrainingSession], activations: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """Yields the activations (n, layers, d) of valid bins of all training blocks in float64, some rows at a time."""
     for s in sessions:
-        targets = torch.einsum("tld,ldk->tlk", activations[s.id] - means.float(), basis).flatten(1)
-        found[s.id] = mask_invalid(targets, s.valid)
-    return found
+        held = activations[s.id]
+        for part in split_rows(s.split.train, held[0].numel()):
+            yield held[part][s.valid[part]].double()
 
 
-def known_in_training(session: TrainingSession) -> Tensor:
-    """Returns which bins of the training block are valid."""
-    return session.valid[session.split.train]
-
-
-def measure_activations(blocks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Returns means (layers, d) and covariances (layers, d, d) of blocks (n, layers, d), in float64."""
-    count = sum(len(block) for block in blocks)
-    means = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / count
-    layers, d = means.shape
-    covariances = torch.zeros(layers, d, d, dtype=torch.float64)
-    for block in blocks:
+def measure_activations(
+    sessions: Sequence[TrainingSession], activations: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Returns means (layers, d) and covariances (layers, d, d) of activations (T, layers, d) over training blocks."""
+    layers, d = next(iter(activations.values())).shape[1:]
+    total, count = torch.zeros(layers, d, dtype=torch.float64), 0
+    for rows in read_training(sessions, activations):
+        total, count = total + rows.sum(0), count + len(rows)
+    means, covariances = total / count, torch.zeros(layers, d, d, dtype=torch.float64)
+    for rows in read_training(sessions, activations):
         for layer in range(layers):
-            centred = block[:, layer].double() - means[layer]
+            centred = rows[:, layer] - means[layer]
             covariances[layer] += centred.T @ centred / count
     return means, covariances
 
@@ -171,7 +209,7 @@ def measure_task(
     moments, random = TaskMoments(means, outputs), make_generator(0, -1)
     for s in sessions:
         assert s.behavior is not None
-        latents = activations[s.id][:, -1].double().numpy()
+        latents = activations[s.id][:, -1].numpy()
         readout = fit_readout(latents, s.behavior.double().numpy(), s.split, s.settled)
         weight = torch.zeros(outputs, latents.shape[1])
         weight[: len(readout.weight)] = torch.from_numpy(readout.weight)

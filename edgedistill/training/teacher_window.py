@@ -16,6 +16,7 @@ from torch import Tensor
 
 from edgedistill.data.bins import Split
 from edgedistill.models.teacher import PatchAutoencoder
+from edgedistill.scratch import release_pages
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout, fit_readout, unscale_behavior
 
@@ -29,10 +30,13 @@ def compute_window_latents(
 ) -> Tensor:
     """Returns latents (len(ends), d) of each bin in `ends`, the last of a window of `window` bins of (T, U)."""
     device = next(teacher.parameters()).device
-    padded = torch.cat([torch.zeros(window - 1, bins.shape[1]), bins])
-    at = torch.as_tensor(np.asarray(ends))[:, None] + torch.arange(window)
-    batches = [padded[part].to(device) for part in at.split(BATCH)]
-    return torch.cat([teacher.latents(session, batch)[:, -1].cpu() for batch in batches])
+    at = torch.as_tensor(np.asarray(ends))[:, None] + torch.arange(1 - window, 1)
+    found = []
+    for part in at.split(BATCH):
+        batch = bins[part.clamp(min=0)].masked_fill((part < 0)[..., None], 0.0)
+        found.append(teacher.latents(session, batch.to(device))[:, -1].cpu())
+        release_pages()
+    return torch.cat(found)
 
 
 def fit_last_bin_readout(teacher: PatchAutoencoder, session: TrainingSession, window: int) -> Readout:

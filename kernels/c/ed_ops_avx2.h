@@ -6,6 +6,10 @@
  * 2 * 127 * 127 = 32258.
  *
  * Weights   [group of up to 2 blocks][4 inputs][block][16 rows][4 inputs], with four accumulators of 8 rows.
+ * Four bits [group of up to 2 blocks][32 inputs]: 16 factors of each pair of blocks, up to a multiple of 32 bytes, then
+ *           [4 inputs][pair][16 rows][4 inputs]. A byte holds a weight of the first block of a pair in its low half and
+ *           one of the second in its high half. A nibble is unsigned, and sums of 16 products fit into 16 bits, so a
+ *           group of inputs needs only maddubs and an addition, and its factors enter with the sums of pairs.
  * Keys      (heads)[16 slots][4 dims][16][4]; values (heads)[4 slots][16 dims][16][4].
  * The float arithmetic is that of ed_math.h; compilers turn its loops over 16 lanes into two vectors of 8.
  */
@@ -61,6 +65,70 @@ ED_INLINE const int8_t *ed_group(const int8_t *w, const int8_t *x, int n, int bl
 ED_INLINE void ed_matvec(const int8_t *w, const int8_t *x, int rows, int n, int32_t *acc) {
     const int blocks = ED_GROUP_OF(rows / 16);
     for (int o = 0; o < rows; o += 16 * blocks) w = ed_group(w, x, n, blocks, acc + o);
+}
+
+/* Computes sums[g] = -8 (sum of x over inputs 0 and 1 of each four, the same of inputs 2 and 3), as two int16, over the
+ * inputs of group g. */
+ED_INLINE void ed_offsets4(const int8_t *x, int n, __m256i *sums) {
+    for (int g = 0; g < ED_FACTORS_OF(n); g++) {
+        int32_t low = 0, high = 0;
+        for (int i = 32 * g; i < 32 * g + 32 && i < n; i += 4) {
+            low += x[i] + x[i + 1];
+            high += x[i + 2] + x[i + 3];
+        }
+        sums[g] = _mm256_set1_epi32((int32_t)((uint32_t)(-8 * low) & 0xffff) | (int32_t)((uint32_t)(-8 * high) << 16));
+    }
+}
+
+/* Returns 8 factors, each in both halves of 32 bits. */
+ED_INLINE __m256i ed_factors4(__m256i factors) { return _mm256_or_si256(factors, _mm256_slli_epi32(factors, 16)); }
+
+/* Computes two vectors of 8 rows for each block of a group. */
+ED_INLINE const uint8_t *ed_group4(const uint8_t *q, const int8_t *x, int n, int blocks, const __m256i *sums,
+                                   int32_t *acc) {
+    const __m256i nibble = _mm256_set1_epi8(15), factor = _mm256_set1_epi32(15);
+    const int pairs = (blocks + 1) / 2;
+    __m256i total[4 * ((ED_GROUP + 1) / 2)];
+    ED_UNROLL
+    for (int b = 0; b < 4 * pairs; b++) total[b] = _mm256_setzero_si256();
+    for (int at = 0; at < n; at += ED_FACTOR_INPUTS) {
+        const int end = at + ED_FACTOR_INPUTS < n ? at + ED_FACTOR_INPUTS : n;
+        const uint8_t *factors = q;
+        __m256i sum[4 * ((ED_GROUP + 1) / 2)];
+        ED_UNROLL
+        for (int b = 0; b < 4 * pairs; b++) sum[b] = sums[at / ED_FACTOR_INPUTS];
+        q += ED_UP(16 * pairs, 32);
+        for (int i = at; i < end; i += 4, q += 64 * pairs) {
+            __m256i four = ed_four(x + i);
+            ED_UNROLL
+            for (int b = 0; b < 4 * pairs; b += 4)
+                for (int half = 0; half < 2; half++) {
+                    __m256i two = ed_load256(q + 16 * b + 32 * half);
+                    __m256i low = _mm256_and_si256(two, nibble);
+                    __m256i high = _mm256_and_si256(_mm256_srli_epi16(two, 4), nibble);
+                    sum[b + half] = _mm256_add_epi16(sum[b + half], _mm256_maddubs_epi16(low, four));
+                    sum[b + 2 + half] = _mm256_add_epi16(sum[b + 2 + half], _mm256_maddubs_epi16(high, four));
+                }
+        }
+        ED_UNROLL
+        for (int b = 0; b < 4 * pairs; b += 4)
+            for (int half = 0; half < 2; half++) {
+                __m256i two = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(factors + 4 * b + 8 * half)));
+                __m256i low = ed_factors4(_mm256_and_si256(two, factor)), high = ed_factors4(_mm256_srli_epi32(two, 4));
+                total[b + half] = _mm256_add_epi32(total[b + half], _mm256_madd_epi16(sum[b + half], low));
+                total[b + 2 + half] = _mm256_add_epi32(total[b + 2 + half], _mm256_madd_epi16(sum[b + 2 + half], high));
+            }
+    }
+    ED_UNROLL
+    for (int b = 0; b < 2 * blocks; b++) ed_store256(acc + 8 * b, total[b]);
+    return q;
+}
+
+ED_INLINE void ed_matvec4(const uint8_t *q, const int8_t *x, int rows, int n, int32_t *acc) {
+    const int blocks = ED_GROUP_OF(rows / 16);
+    __m256i sums[ED_MOST_FACTORS];
+    ed_offsets4(x, n, sums);
+    for (int o = 0; o < rows; o += 16 * blocks) q = ed_group4(q, x, n, blocks, sums, acc + o);
 }
 
 ED_INLINE int32_t ed_add_lanes(__m256i x) {

@@ -23,7 +23,10 @@ ED_INLINE void ed_norm_quantize(const float *x, float inv_scale, int8_t *a) {
 /* Computes y = float(acc) * m, (rows,). */
 ED_INLINE void ed_linear(const struct ed_matrix *part, const int8_t *a, int rows, int n, float *y) {
     int32_t acc[ED_MOST_ROWS];
-    ed_matvec(part->w, a, rows, n, acc);
+    if (ED_FOUR(*part))
+        ed_matvec4(part->q, a, rows, n, acc);
+    else
+        ed_matvec(part->w, a, rows, n, acc);
     for (int o = 0; o < rows; o++) y[o] = (float)acc[o] * part->m[o];
 }
 

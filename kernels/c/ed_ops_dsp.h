@@ -8,6 +8,9 @@
  * not inlined, because flash is short.
  *
  * Weights   [4 rows][4 inputs] after [4 rows][4 inputs], read from end to end, in flash.
+ * Four bits [4 rows][32 inputs]: 4 bytes with factors, then [8 inputs][4 rows] words. Nibble p of the low and of the
+ *           high half of a word are a pair of weights that one mask takes out, those of inputs (0, 2), (1, 3), (4, 6)
+ *           and (5, 7) for p = 0 ... 3. A mask and a smlad do two products.
  * Keys      (heads)[4 slots][4 dims][4][4], a matrix with a row for each slot.
  * Values    (heads)[4 dims][4 slots][4][4], a matrix with a row for each dim.
  * Cost      23 to 25 instructions for 16 products, 8 of them sxtb16 and 8 smlad; nano: 0.46 million a step (emulated).
@@ -105,6 +108,73 @@ static __attribute__((noinline)) void ed_product(const int8_t *weights, const in
 
 ED_INLINE void ed_matvec(const int8_t *w, const int8_t *x, int rows, int n, int32_t *acc) {
     ed_product(w, x, rows, n, acc);
+}
+
+/* Adds eight products of a row: four pairs of inputs times the nibbles of a word. */
+ED_INLINE int32_t ed_add_eight(const uint32_t *pair, uint32_t eight, uint32_t mask, int32_t acc) {
+    acc = ed_add_pair(pair[0], eight & mask, acc);
+    acc = ed_add_pair(pair[1], eight >> 4 & mask, acc);
+    acc = ed_add_pair(pair[2], eight >> 8 & mask, acc);
+    return ed_add_pair(pair[3], eight >> 12 & mask, acc);
+}
+
+/* Adds eight products of each of four rows. */
+ED_INLINE void ed_add_rows(const uint32_t *pair, const uint8_t *q, uint32_t mask, int32_t *a, int32_t *b, int32_t *c,
+                           int32_t *d) {
+    *a = ed_add_eight(pair, ed_word(q), mask, *a);
+    *b = ed_add_eight(pair, ed_word(q + 4), mask, *b);
+    *c = ed_add_eight(pair, ed_word(q + 8), mask, *c);
+    *d = ed_add_eight(pair, ed_word(q + 12), mask, *d);
+}
+
+/* Computes what ed_product does for four-bit weights. */
+static __attribute__((noinline)) void ed_product4(const uint8_t *weights, const int8_t *x, int rows, int n,
+                                                  int32_t *acc) {
+    const uint8_t *q = __builtin_assume_aligned(weights, 4);
+    uint32_t wide[ED_UP(ED_MOST_INPUTS, 8) / 2];
+    int32_t sums[ED_MOST_FACTORS];
+    for (int i = 0; i < n / 2; i += 2) {
+        uint32_t four = ed_word(x + 2 * i);
+        wide[i] = ed_even(four);
+        wide[i + 1] = ed_odd(four);
+    }
+    for (int i = n / 2; i < ED_UP(n, 8) / 2; i++) wide[i] = 0;
+    for (int g = 0; g < ED_FACTORS_OF(n); g++) {
+        int32_t sum = 0;
+        for (int i = 16 * g; i < 16 * g + 16 && i < n / 2; i++) sum = ed_add_pair(wide[i], 0xfff8fff8u, sum); /* -8 */
+        sums[g] = sum;
+    }
+    const int groups = ED_FACTORS_OF(n), whole = n % ED_FACTOR_INPUTS == 0;
+    uint32_t mask = 0x000f000fu;
+    __asm__("" : "+r"(mask)); /* in a register, so that one instruction shifts and masks */
+    for (int o = 0; o < rows; o += 4) {
+        const uint32_t *pair = wide;
+        for (int r = 0; r < 4; r++) acc[o + r] = 0;
+        for (int g = 0; g < groups; g++) {
+            const uint8_t *factors = q;
+            int32_t a = sums[g], b = a, c = a, d = a;
+            q += 4;
+            if (g + 1 < groups || whole) {
+                ED_UNROLL
+                for (int i = 0; i < 4; i++) {
+                    ed_add_rows(pair + 4 * i, q + 16 * i, mask, &a, &b, &c, &d);
+                    __asm__ volatile("" ::: "memory"); /* or so much is loaded early that registers run out */
+                }
+                pair += 16;
+                q += 64;
+            } else {
+                for (int i = 32 * g; i < n; i += 8, pair += 4, q += 16) ed_add_rows(pair, q, mask, &a, &b, &c, &d);
+            }
+            acc[o] += a * factors[0];
+            acc[o + 1] += b * factors[1];
+            acc[o + 2] += c * factors[2];
+            acc[o + 3] += d * factors[3];
+        }
+    }
+}
+
+ED_INLINE void ed_matvec4(const uint8_t *q, const int8_t *x, int rows, int n, int32_t *acc) {
+    ed_product4(q, x, rows, n, acc);
 }
 
 static inline void ed_rows(const int8_t *w, const int8_t *x, int rows, int n, int32_t *acc) {

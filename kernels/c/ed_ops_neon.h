@@ -8,6 +8,9 @@
  *
  * Weights   [group of up to 4 blocks][4 inputs][block][16 rows][4 inputs]. Every line is read once, from end to end.
  *           Sixteen accumulators hide the latency of sdot, and one broadcast of x serves sixteen loads.
+ * Four bits [group of up to 4 blocks][32 inputs]: 16 factors of each pair of blocks, then [4 inputs][pair][16 rows][4
+ *           inputs]. A byte holds a weight of the first block of a pair in its low half and one of the second in its
+ *           high half. Nibbles are unsigned, and as int8 they are what they are, so sdot takes them.
  * Keys      (heads)[16 slots][4 dims][16][4]; values (heads)[4 slots][16 dims][16][4].
  * Roofline  An sdot needs one load of 16 bytes, so the loads of a core bound it: two a cycle on a Cortex-A76, one on an
  *           A55.
@@ -126,26 +129,103 @@ ED_INLINE const int8_t *ed_group(const int8_t *w, const int8_t *x, int n, int bl
     return w;
 }
 
+/* Computes sums[g] = -8 sum x over the inputs of group g. */
+ED_INLINE void ed_offsets4(const int8_t *x, int n, int32_t *sums) {
+    for (int g = 0; g < ED_FACTORS_OF(n); g++) {
+        int32_t sum = 0;
+        for (int i = 32 * g; i < 32 * g + 32 && i < n; i++) sum += x[i];
+        sums[g] = -8 * sum;
+    }
+}
+
+/* Does for four-bit weights what ed_group does. */
+ED_INLINE const int8_t *ed_group4(const int8_t *q, const int8_t *x, const int32_t *sums, int n, int blocks,
+                                  int32x4_t *acc) {
+    const uint8x16_t nibble = vdupq_n_u8(15);
+    const int pairs = (blocks + 1) / 2;
+    ED_UNROLL
+    for (int b = 0; b < 4 * blocks; b++) acc[b] = vdupq_n_s32(0);
+    for (int at = 0; at < n; at += ED_FACTOR_INPUTS) {
+        const int end = at + ED_FACTOR_INPUTS < n ? at + ED_FACTOR_INPUTS : n;
+        const uint8_t *factors = (const uint8_t *)q;
+        int32x4_t sum[4 * ED_GROUP];
+        ED_UNROLL
+        for (int b = 0; b < 4 * blocks; b++) sum[b] = vdupq_n_s32(sums[at / ED_FACTOR_INPUTS]);
+        q += 16 * pairs;
+        for (int i = at; i < end; i += 4, q += 64 * pairs) {
+            int8x16_t four = ed_four(x + i);
+            ED_UNROLL
+            for (int b = 0; b < blocks; b++)
+                for (int j = 0; j < 4; j++) {
+                    uint8x16_t two = vld1q_u8((const uint8_t *)q + 64 * (b / 2) + 16 * j);
+                    uint8x16_t one = b % 2 ? vshrq_n_u8(two, 4) : vandq_u8(two, nibble);
+                    sum[4 * b + j] = vdotq_s32(sum[4 * b + j], vreinterpretq_s8_u8(one), four);
+                }
+        }
+        ED_UNROLL
+        for (int b = 0; b < blocks; b++) {
+            uint8x16_t two = vld1q_u8(factors + 16 * (b / 2));
+            uint8x16_t one = b % 2 ? vshrq_n_u8(two, 4) : vandq_u8(two, nibble);
+            uint16x8_t low = vmovl_u8(vget_low_u8(one)), high = vmovl_u8(vget_high_u8(one));
+            uint32x4_t wide[4] = {vmovl_u16(vget_low_u16(low)), vmovl_u16(vget_high_u16(low)),
+                                  vmovl_u16(vget_low_u16(high)), vmovl_u16(vget_high_u16(high))};
+            ED_UNROLL
+            for (int j = 0; j < 4; j++)
+                acc[4 * b + j] = vmlaq_s32(acc[4 * b + j], sum[4 * b + j], vreinterpretq_s32_u32(wide[j]));
+        }
+    }
+    return q;
+}
+
+/* An input of a product, with the sums that four-bit weights need. */
+struct ed_input {
+    const int8_t *x;
+    int32_t sums[ED_MOST_FACTORS];
+};
+
+ED_INLINE void ed_read_input(const struct ed_matrix *part, const int8_t *x, int n, struct ed_input *input) {
+    input->x = x;
+    if (ED_FOUR(*part))
+        ed_offsets4(x, n, input->sums);
+    else if (ED_FOURS)
+        memset(input->sums, 0, sizeof input->sums); /* compilers do not see that nobody reads them */
+}
+
+ED_INLINE const int8_t *ed_first_line(const struct ed_matrix *part) {
+    return ED_FOUR(*part) ? (const int8_t *)part->q : part->w;
+}
+
+/* Computes one group of blocks of any weights. */
+ED_INLINE const int8_t *ed_any_group(const struct ed_matrix *part, const int8_t *w, const struct ed_input *input, int n,
+                                     int blocks, int32x4_t *acc) {
+    if (ED_FOUR(*part)) return ed_group4(w, input->x, input->sums, n, blocks, acc);
+    return ed_group(w, input->x, n, blocks, acc);
+}
+
 /* Returns float(acc) * m of 4 rows. */
 ED_INLINE float32x4_t ed_scaled(int32x4_t acc, const float *m) { return vmulq_f32(vcvtq_f32_s32(acc), vld1q_f32(m)); }
 
 ED_INLINE void ed_linear(const struct ed_matrix *part, const int8_t *a, int rows, int n, float *y) {
-    const int8_t *w = part->w;
+    const int8_t *w = ed_first_line(part);
     const int blocks = ED_GROUP_OF(rows / 16);
     int32x4_t acc[4 * ED_GROUP];
+    struct ed_input input;
+    ed_read_input(part, a, n, &input);
     for (int o = 0; o < rows; o += 16 * blocks) {
-        w = ed_group(w, a, n, blocks, acc);
+        w = ed_any_group(part, w, &input, n, blocks, acc);
         ED_UNROLL
         for (int b = 0; b < 4 * blocks; b++) vst1q_f32(y + o + 4 * b, ed_scaled(acc[b], part->m + o + 4 * b));
     }
 }
 
 ED_INLINE void ed_linear_add(const struct ed_matrix *part, const int8_t *a, int n, float *x) {
-    const int8_t *w = part->w;
+    const int8_t *w = ed_first_line(part);
     const int blocks = ED_GROUP_OF(ED_DP / 16);
     int32x4_t acc[4 * ED_GROUP];
+    struct ed_input input;
+    ed_read_input(part, a, n, &input);
     for (int o = 0; o < ED_DP; o += 16 * blocks) {
-        w = ed_group(w, a, n, blocks, acc);
+        w = ed_any_group(part, w, &input, n, blocks, acc);
         ED_UNROLL
         for (int b = 0; b < 4 * blocks; b++) {
             float *to = x + o + 4 * b;
@@ -155,18 +235,21 @@ ED_INLINE void ed_linear_add(const struct ed_matrix *part, const int8_t *a, int 
 }
 
 ED_INLINE void ed_linear_qkv(const struct ed_layer *layer, const int8_t *a, int8_t *qkv) {
-    const int8_t *w = layer->qkv.w;
+    const struct ed_matrix *part = &layer->qkv;
+    const int8_t *w = ed_first_line(part);
     const int rows = 3 * ED_DP, blocks = ED_GROUP_OF(rows / 16);
     const float inv_scale[3] = {layer->q_inv, layer->k_inv, layer->v_inv};
     int32x4_t acc[4 * ED_GROUP];
+    struct ed_input input;
+    ed_read_input(part, a, ED_UP(ED_D, 4), &input);
     for (int o = 0; o < rows; o += 16 * blocks) {
-        w = ed_group(w, a, ED_UP(ED_D, 4), blocks, acc);
+        w = ed_any_group(part, w, &input, ED_UP(ED_D, 4), blocks, acc);
         ED_UNROLL
         for (int b = 0; b < blocks; b++) {
             float32x4_t y[4];
             const int row = o + 16 * b;
             ED_UNROLL
-            for (int j = 0; j < 4; j++) y[j] = ed_scaled(acc[4 * b + j], layer->qkv.m + row + 4 * j);
+            for (int j = 0; j < 4; j++) y[j] = ed_scaled(acc[4 * b + j], part->m + row + 4 * j);
             ed_quantize16(y, inv_scale[row / ED_DP], qkv + row);
         }
     }
@@ -174,15 +257,18 @@ ED_INLINE void ed_linear_qkv(const struct ed_layer *layer, const int8_t *a, int8
 
 /* Blocks of gate and up alternate, whole pairs to a group. */
 ED_INLINE void ed_linear_gate_up(const struct ed_layer *layer, const int8_t *a, int8_t *hidden8) {
-    const int8_t *w = layer->gate_up.w;
+    const struct ed_matrix *part = &layer->gate_up;
+    const int8_t *w = ed_first_line(part);
     const int rows = 2 * ED_FP, pairs = ED_GROUP_OF(2 * ED_FP / 16) / 2;
     int32x4_t acc[4 * ED_GROUP];
+    struct ed_input input;
+    ed_read_input(part, a, ED_UP(ED_D, 4), &input);
     for (int o = 0; o < rows; o += 32 * pairs) {
-        w = ed_group(w, a, ED_UP(ED_D, 4), 2 * pairs, acc);
+        w = ed_any_group(part, w, &input, ED_UP(ED_D, 4), 2 * pairs, acc);
         ED_UNROLL
         for (int b = 0; b < pairs; b++) {
             float32x4_t hidden[4];
-            const float *m = layer->gate_up.m + o + 32 * b;
+            const float *m = part->m + o + 32 * b;
             ED_UNROLL
             for (int j = 0; j < 4; j++) {
                 float32x4_t gate = ed_scaled(acc[8 * b + j], m + 4 * j);

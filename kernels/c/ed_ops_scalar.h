@@ -4,6 +4,7 @@
  * A variant defines, for the shape of ed_weights.h:
  *     ED_OPS_NAME                                           its name in ed_info.variant
  *     ed_matvec(w, x, rows, n, acc)                         acc[o] = sum x[i] w[o, i]; rows a multiple of 16, n of 4
+ *     ed_matvec4(q, x, rows, n, acc)                        the same for four-bit weights (ed_weights.h)
  *     ed_rows(w, x, rows, n, acc)                           the same for the few rows of the read-outs; n of 64
  *     struct ed_ring, ed_ring_clear, _put, _get             keys and values of one layer, ED_WINDOW slots
  *     ed_scores(ring, h, q, acc)                            acc[s] = q (ED_DHP,) . key of slot s, acc (ED_WP,)
@@ -11,7 +12,8 @@
  * It ends with ed_ops_common.h, which makes the steps of a layer out of them. A variant that fuses more defines those
  * steps itself. Integer sums are exact, so their order is free. Activations are int8 in all variants, padded with 0.
  *
- * Layout here: weights (rows, n) row by row; rings (heads, slots, dims).
+ * Layout here: weights (rows, n) row by row; rings (heads, slots, dims). Four-bit weights (rows, groups of 32 inputs): a
+ * byte with the factor, then two weights to a byte, the first in the low half. The last group may be shorter.
  */
 #ifndef ED_OPS_SCALAR_H
 #define ED_OPS_SCALAR_H
@@ -30,6 +32,20 @@ static inline void ed_matvec(const int8_t *w, const int8_t *x, int rows, int n, 
         int32_t sum = 0;
         for (int i = 0; i < n; i++) sum += x[i] * w[(ptrdiff_t)o * n + i];
         acc[o] = sum;
+    }
+}
+
+static inline void ed_matvec4(const uint8_t *q, const int8_t *x, int rows, int n, int32_t *acc) {
+    for (int o = 0; o < rows; o++) {
+        int32_t total = 0;
+        for (int at = 0; at < n; at += ED_FACTOR_INPUTS) {
+            const int32_t factor = *q++;
+            const int end = at + ED_FACTOR_INPUTS < n ? at + ED_FACTOR_INPUTS : n;
+            int32_t sum = 0;
+            for (int i = at; i < end; i += 2, q++) sum += x[i] * ((*q & 15) - 8) + x[i + 1] * ((*q >> 4) - 8);
+            total += sum * factor;
+        }
+        acc[o] = total;
     }
 }
 

@@ -58,12 +58,23 @@
 #define ED_UNROLL _Pragma("GCC unroll 32")
 #endif
 
-/* One matrix of the step. Exactly one of w and f is set: f if the calibration recipe keeps the matrix in float32. */
+/* One matrix of the step. Exactly one of w, f and q is set: f if the calibration recipe keeps the matrix in float32, and
+ * q if it has four-bit weights. Those are q * factor, with q in -7 ... 7 and a factor in 1 ... 15 of each 32 inputs of a
+ * row. A nibble holds q + 8, and what that adds to a sum is taken from it before: sum q x = sum (q + 8) x - 8 sum x. */
 struct ed_matrix {
-    const int8_t *w; /* packed */
-    const float *m;  /* (rows padded to 16,) multipliers: y = float(acc) * m */
-    const float *f;  /* (rows padded to 16, inputs padded to 16) */
+    const int8_t *w;  /* packed */
+    const float *m;   /* (rows padded to 16,) multipliers: y = float(acc) * m */
+    const float *f;   /* (rows padded to 16, inputs padded to 16) */
+    const uint8_t *q; /* packed, with the factors among the weights */
 };
+
+#ifndef ED_FOURS
+#define ED_FOURS 0 /* whether any matrix has four-bit weights */
+#endif
+#define ED_FOUR(part) (ED_FOURS && (part).q) /* a constant 0 for a model that has none */
+#define ED_FACTOR_INPUTS 32                  /* inputs of a row that share a factor */
+#define ED_FACTORS_OF(n) (((n) + 31) / 32)   /* factors of a row of n inputs */
+#define ED_MOST_FACTORS ED_FACTORS_OF(ED_D > ED_FF ? ED_D : ED_FF)
 
 struct ed_layer {
     struct ed_matrix qkv, out, gate_up, down;

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgedistill import staging
 from edgedistill.bundle import FORMAT, Bundle, open_bundle, write_bundle
 from edgedistill.errors import BundleError, OutputError
 
@@ -252,15 +253,11 @@ def test_a_full_disk_leaves_the_old_bundle(bundle: Bundle) -> None:
     assert [path.name for path in bundle.path.parent.iterdir()] == [bundle.path.name]
 
 
-def test_a_failing_move_puts_the_old_bundle_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rename = Path.rename
+def test_a_failing_move_leaves_the_old_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
 
-    def refuses_temporary(self: Path, target: Path) -> Path:
-        if target == folder.resolve() and (self / "only").exists():
-            raise OSError(30, "Read-only file system")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", refuses_temporary)
+    monkeypatch.setattr(staging, "_exchange", fails)
     with pytest.raises(OutputError, match="Read-only"):
         write_bundle(folder, {}, {"only": b"1"})
     assert open_bundle(folder).names == tuple(sorted(FILES))

@@ -48,6 +48,7 @@ from edgedistill.bundle.manifest import Channel, GraphVerdict, Session
 from edgedistill.bundle.spike_student import open_spike_student
 from edgedistill.errors import BundleError
 from edgedistill.frontend import settling_bins
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.pipeline.channel_files import write_smoothing_file
 from edgedistill.runtime import Decoder
 
@@ -64,6 +65,7 @@ from ..bundles import (
     manifest,
     write_test_bundle,
 )
+from ..numerics.students import random_model
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +309,20 @@ def test_a_reference_without_a_part_is_refused(bundle: Bundle, tmp_path: Path) -
     other = with_file(tmp_path / "a.edge", bundle, REFERENCE, npz(bins=np.ones((2, 3), np.float32)))
     with pytest.raises(BundleError, match=r"'reference\.npz' is damaged"):
         read_reference(other)
+
+
+def test_four_bit_weights_are_read_as_int8_and_refused_by_name_where_they_are_none(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    model = random_model(SHAPE, four=four_bit_parts(SHAPE))
+    tensors = model.to_file()
+    found = read_int8_model(with_file(tmp_path / "a.edge", bundle, INT8_WEIGHTS, save(tensors)), SHAPE)
+    assert found.four == four_bit_parts(SHAPE)
+    assert all(np.array_equal(found.tensors[name], array) for name, array in model.tensors.items())
+    tensors["layers.0.wo.nibbles"] = np.zeros_like(tensors["layers.0.wo.nibbles"])  # -8 everywhere
+    broken = with_file(tmp_path / "b.edge", bundle, INT8_WEIGHTS, save(tensors))
+    with pytest.raises(BundleError, match=rf"'{INT8_WEIGHTS}': 'layers.0.wo' is not a four-bit matrix"):
+        read_int8_model(broken, SHAPE)
 
 
 def test_integers_of_another_student_are_refused_with_the_file(bundle: Bundle, tmp_path: Path) -> None:

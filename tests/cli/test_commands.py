@@ -17,7 +17,7 @@ from .fake_pipeline import FakePipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
-    *("simulate", "convert", "inspect", "pretrain", "distill", "calibrate"),
+    *("simulate", "convert", "inspect", "pretrain", "distill", "runs", "embed", "calibrate"),
     *("build", "compile", "sign", "verify", "run", "stream", "adapt", "bench", "report", "targets", "cache", "doctor"),
 )
 

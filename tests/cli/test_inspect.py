@@ -74,6 +74,14 @@ def test_an_unreadable_file_of_a_folder_says_all_that_an_error_says(tmp_path: Pa
     assert one == {key: value for key, value in alone.items() if key not in ("type", "exit_code")}
 
 
+def test_a_list_and_a_pattern_are_shown_as_a_folder_is(tmp_path: Path) -> None:
+    (tmp_path / "empty.nwb").touch()
+    (tmp_path / "all.txt").write_text("empty.nwb\n")
+    shown = answer("inspect", tmp_path, code=1)["sessions"]
+    assert answer("inspect", tmp_path / "all.txt", code=1)["sessions"] == shown
+    assert answer("inspect", tmp_path / "*.nwb", code=1)["sessions"] == shown
+
+
 def test_what_is_not_a_bundle(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     refused("bench", tmp_path / "folder", says=("folder", "not an edgedistill bundle"))

@@ -73,7 +73,7 @@ def test_few_bins_are_shrunk_as_ledoit_and_wolf_say(bins: int) -> None:
     present = standardized(correlated(bins))
     theirs = LedoitWolf(assume_centered=True).fit(means_of(present))
     assert theirs.shrinkage_ > LEAST_SHRINKAGE
-    np.testing.assert_allclose(find_precision(present), np.linalg.inv(theirs.covariance_), rtol=1e-6)
+    np.testing.assert_allclose(find_precision(means_of(present)), np.linalg.inv(theirs.covariance_), rtol=1e-6)
 
 
 def test_how_channels_go_together_is_learned_from_what_changes_slowly() -> None:
@@ -82,7 +82,7 @@ def test_how_channels_go_together_is_learned_from_what_changes_slowly() -> None:
     fast = rng.standard_normal(400 * MEAN_BINS)
     fast -= np.repeat(fast.reshape(400, MEAN_BINS).mean(axis=1), MEAN_BINS)  # nothing of it is left in a mean
     present = np.column_stack([slow + fast, slow - fast])
-    covariance = np.linalg.inv(find_precision(present))
+    covariance = np.linalg.inv(find_precision(means_of(present)))
     assert np.corrcoef(present.T)[0, 1] < 0.1
     assert covariance[0, 1] / covariance[0, 0] > 0.95
 
@@ -91,7 +91,7 @@ def test_many_bins_are_shrunk_by_a_thousandth() -> None:
     present = standardized(correlated(2_000_000, 3))
     means = means_of(present)
     assert LedoitWolf(assume_centered=True).fit(means).shrinkage_ < LEAST_SHRINKAGE
-    found, covariance = np.linalg.inv(find_precision(present)), means.T @ means / len(means)
+    found, covariance = np.linalg.inv(find_precision(means_of(present))), means.T @ means / len(means)
     wanted = 0.999 * covariance + 0.001 * np.trace(covariance) / 3 * np.eye(3)
     np.testing.assert_allclose(found, wanted, rtol=1e-3)  # what they shrink besides is less than that
 
@@ -99,7 +99,7 @@ def test_many_bins_are_shrunk_by_a_thousandth() -> None:
 def test_the_model_holds_the_precision_matrix_with_a_diagonal_of_one() -> None:
     values = correlated()
     model = fit(values)
-    precision = find_precision(standardized(values))
+    precision = find_precision(means_of(standardized(values)))
     (coupling,) = model.coupling
     np.testing.assert_array_equal(coupling, coupling.T)
     np.testing.assert_array_equal(np.diag(coupling), 1)
@@ -169,7 +169,9 @@ def test_bins_with_a_bad_channel_are_left_out_where_enough_whole_ones_remain() -
     mean, std = statistics(values, bad)
     model = fit_spatial_model(array_of(CHANNELS), values, bad, mean, std)
     whole = (values[BINS // 2 :] - mean) / std
-    np.testing.assert_allclose(covariance_of(model), np.linalg.inv(find_precision(whole)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        covariance_of(model), np.linalg.inv(find_precision(means_of(whole))), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_an_array_of_which_something_is_always_bad_uses_all_bins_with_zeros() -> None:
@@ -179,7 +181,9 @@ def test_an_array_of_which_something_is_always_bad_uses_all_bins_with_zeros() ->
     mean, std = statistics(values, bad)
     model = fit_spatial_model(array_of(CHANNELS), values, bad, mean, std)
     present = np.where(bad, 0, (values - mean) / std)[10:]
-    np.testing.assert_allclose(covariance_of(model), np.linalg.inv(find_precision(present)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        covariance_of(model), np.linalg.inv(find_precision(means_of(present))), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_the_twin_of_a_lost_channel_takes_its_place() -> None:

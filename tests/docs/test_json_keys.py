@@ -100,6 +100,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         found["pretrain"] = [run("pretrain", sessions, "--out", home / "teacher", *training)]
         taught = ("--teacher", home / "teacher", "--out", home / "student", "--supervised", "--trials", 2)
         found["distill"] = [run("distill", sessions, *taught, *training)]
+        found["runs"] = [run("runs", home)]
+        found["embed"] = [run("embed", home / "student", sessions, "--out", home / "latents.npz")]
         ranges = ("--out", home / "ranges.json", "--sensitivity")
         found["calibrate"] = [run("calibrate", home / "student", sessions, *ranges)]
         words = ("--target", "host", "--data", sessions, "--out", bundle, "--trials", 2, *training)
@@ -138,6 +140,8 @@ SECTIONS = (
         "inspect bundle",
         "pretrain",
         "distill",
+        "runs",
+        "embed",
         "calibrate",
         "build",
     ),

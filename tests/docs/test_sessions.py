@@ -17,7 +17,12 @@ from .pages import DOCS, ROOT, section, table_rows, text_of
 
 PAGE = DOCS / "sessions.md"
 CODED = re.compile(r"`([^`]+)`")
-READING = ("edgedistill/data", "edgedistill/matching", "edgedistill/bench/holdout_scores.py")
+READING = (
+    "edgedistill/data",
+    "edgedistill/matching",
+    "edgedistill/bench/holdout_scores.py",
+    "edgedistill/pipeline/inputs.py",
+)
 INTERNAL = ("no LFP was loaded", "not a cached session", "no sessions given")  # no file of a user leads there
 
 

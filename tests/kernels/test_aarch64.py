@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.cpu.array_models import draw_smoothing_model
 from edgedistill.config import StudentShape
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.runtime import Flag
 from edgedistill.target import load_target
 
@@ -41,10 +42,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     emulated.require(run[0], "qemu-user")
     made: dict[tuple[object, ...], Program] = {}
 
-    def get(shape: StudentShape, keep: tuple[str, ...] = (), trace: bool = True, **changes: object) -> Program:
-        key = (shape, keep, trace, *changes.values())
+    def get(
+        shape: StudentShape,
+        keep: tuple[str, ...] = (),
+        trace: bool = True,
+        four: tuple[str, ...] = (),
+        **changes: object,
+    ) -> Program:
+        key = (shape, keep, trace, four, *changes.values())
         if key not in made:
-            model, folder = random_model(shape, keep=keep), tmp_path_factory.mktemp("aarch64")
+            model, folder = random_model(shape, keep=keep, four=four), tmp_path_factory.mktemp("aarch64")
             config = replace(front_end_of(model), **changes)  # type: ignore[arg-type]
             options, smoothing = (("-DED_TRACE",), None) if trace else ((), draw_smoothing_model(shape.outputs, 2))
             file, _ = emulated.build(folder, toolchain, model, config, compile_options=options, smoothing=smoothing)
@@ -63,6 +70,18 @@ def test_every_tensor_from_a_fresh_start_past_the_wrap(built: Built, shape: Stud
     require_same_bits(found, oracle.trace(bins))
     state = program.student(found["state"][0])
     assert all(emulated.same(state[name], value) for name, value in oracle.export_state().items())
+
+
+@pytest.mark.parametrize("shape", [ODD, SHAPES["wide"]], ids=["odd", "wide"])
+def test_four_bit_weights_have_the_bits_of_the_oracle(built: Built, shape: StudentShape) -> None:
+    program, bins = built(shape, four=four_bit_parts(shape)), random_bins(shape, 2 * shape.window)
+    bins[7:9] *= 1e4
+    require_same_bits(program.run(steps(bins)), program.oracle().trace(bins))
+
+
+def test_four_bits_beside_eight_and_float32_have_the_bits_of_the_oracle(built: Built) -> None:
+    program, bins = built(SMALL, KEPT, four=("layers.0.qkv", "layers.1.gate_up")), random_bins(SMALL, 30)
+    require_same_bits(program.run(steps(bins)), program.oracle().trace(bins))
 
 
 def test_parts_kept_in_float32_have_the_bits_of_the_oracle(built: Built) -> None:

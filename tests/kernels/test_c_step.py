@@ -13,6 +13,7 @@ import pytest
 
 from edgedistill.config import StudentShape
 from edgedistill.numerics import Int8Model, Oracle
+from edgedistill.numerics.tensors import four_bit_parts
 
 from ..numerics.students import ODD, SMALL, random_bins, random_model, without_lags
 from . import c_builds
@@ -49,10 +50,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     """Returns an engine of a shape and variant at the start of a stream; compiles it once."""
     made: dict[tuple[Any, ...], tuple[Engine, Int8Model]] = {}
 
-    def get(shape: StudentShape, ops: str, keep: tuple[str, ...] = (), **options: Any) -> tuple[Engine, Int8Model]:
-        key = (shape, ops, keep, *options.values())
+    def get(
+        shape: StudentShape, ops: str, keep: tuple[str, ...] = (), four: tuple[str, ...] = (), **options: Any
+    ) -> tuple[Engine, Int8Model]:
+        key = (shape, ops, keep, four, *options.values())
         if key not in made:
-            model = random_model(shape, keep=keep)
+            model = random_model(shape, keep=keep, four=four)
             made[key] = build(tmp_path_factory.mktemp("c"), model, ops, **options), model
         made[key][0].reset()
         return made[key]
@@ -97,6 +100,45 @@ def test_parts_kept_in_float32_have_the_bits_of_the_oracle(built: Builder, keep:
     require_same_bits(engine, Oracle(model), random_bins(SMALL, 30))
 
 
+@pytest.mark.parametrize("ops", VARIANTS)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_four_bit_weights_have_the_bits_of_the_oracle(built: Builder, shape: StudentShape, ops: str) -> None:
+    engine, model = built(shape, ops, four=four_bit_parts(shape))
+    bins = random_bins(shape, 3 * shape.window + 5)
+    bins[7:9] *= 1e4
+    require_same_bits(engine, Oracle(model), bins)
+
+
+@pytest.mark.parametrize("ops", VARIANTS)
+@pytest.mark.parametrize("four", [OTHERS, MIXED[1:-1]], ids=["others", "mixed"])
+def test_four_and_eight_bits_side_by_side_have_the_bits_of_the_oracle(
+    built: Builder, four: tuple[str, ...], ops: str
+) -> None:
+    engine, model = built(SMALL, ops, keep=("layers.1.out",) if four == OTHERS else (), four=four)
+    assert set(model.four) == set(four)
+    require_same_bits(engine, Oracle(model), random_bins(SMALL, 30))
+
+
+@pytest.mark.parametrize("ops", VARIANTS)
+def test_the_largest_sums_of_four_bit_weights_have_the_bits_of_the_oracle(tmp_path: Path, ops: str) -> None:
+    """All weights are 7 * 15 or -7 * 15, and all inputs 127 or -127, so that sums of 32 come near 16 bits."""
+    shape = SHAPES["wide"]
+    tensors = {name: array.copy() for name, array in random_model(shape, four=four_bit_parts(shape)).tensors.items()}
+    for name in [name.removesuffix(".factor") for name in tensors if name.endswith(".factor")]:
+        signs = np.sign(np.arange(len(tensors[name])) % 3 - 0.5)[:, None]  # whole rows, some up and some down
+        signs = np.abs(signs) if name.endswith("wgate") else signs  # SiLU makes 0 of a negative gate
+        tensors[name] = np.broadcast_to(105 * signs, tensors[name].shape).astype(np.int8)
+        tensors[name + ".factor"][:] = 15
+    for name in ("attn", "context", "mlp", "hidden"):
+        tensors[f"layers.0.{name}.inv_scale"][:] = 1e9
+    tensors["embed.bias"][:] = 50.0
+    model = Int8Model(shape, tensors)
+    seen = Oracle(model).trace(random_bins(shape, 3))
+    assert (seen["layers.0.attn"] == 127).all()
+    assert (np.abs(seen["layers.0.hidden"]) == 127).all()
+    require_same_bits(build(tmp_path, model, ops), Oracle(model), random_bins(shape, 30))
+
+
 def test_a_readout_of_the_latents_alone_has_the_bits_of_the_oracle(tmp_path: Path) -> None:
     model = without_lags(random_model())
     require_same_bits(build(tmp_path, model, "scalar"), Oracle(model), random_bins(SMALL, 30))
@@ -139,7 +181,7 @@ def test_reset_is_a_fresh_start(built: Builder, ops: str) -> None:
 @pytest.mark.skipif("clang" not in c_builds.compilers(), reason="clang is not installed")
 @pytest.mark.parametrize("ops", plain_first(VARIANTS))
 def test_clang_gives_the_same_bits(built: Builder, ops: str) -> None:
-    engine, model = built(SMALL, ops, compiler="clang", options=("-O3",))
+    engine, model = built(SMALL, ops, four=OTHERS, compiler="clang", options=("-O3",))
     require_same_bits(engine, Oracle(model), random_bins(SMALL, 40), states=False)
 
 
@@ -153,7 +195,7 @@ def test_thousands_of_steps_have_the_bits_of_the_oracle(built: Builder, ops: str
 @pytest.mark.slow
 @pytest.mark.parametrize("ops", VARIANTS)
 def test_a_million_steps_have_the_bits_of_the_oracle(built: Builder, ops: str) -> None:
-    engine, model = built(SMALL, ops, options=("-O3",))
+    engine, model = built(SMALL, ops, four=OTHERS, options=("-O3",))
     oracle = Oracle(model)
     for seed in range(20):
         bins = random_bins(SMALL, 50_000, seed)
@@ -163,8 +205,9 @@ def test_a_million_steps_have_the_bits_of_the_oracle(built: Builder, ops: str) -
 
 
 @pytest.mark.parametrize("ops", plain_first(VARIANTS))
-def test_sanitizers_find_nothing(tmp_path: Path, ops: str) -> None:
-    model = random_model(ODD)
+@pytest.mark.parametrize("four", [(), four_bit_parts(ODD)], ids=["eight", "four"])
+def test_sanitizers_find_nothing(tmp_path: Path, four: tuple[str, ...], ops: str) -> None:
+    model = random_model(ODD, four=four)
     c_builds.write_sources(tmp_path, model, ops)
     sources = [c_builds.KERNELS / "c/ed_api.c", c_builds.KERNELS / "c/ed_engine.c", Path(__file__).parent / "hostile.c"]
     options = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *c_builds.FLAGS[ops])

@@ -17,6 +17,7 @@ from edgedistill.compile.c.footprint import flash_and_ram, state_bytes
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Oracle
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.runtime import Flag
 from edgedistill.target import load_target
 
@@ -54,6 +55,7 @@ EMULATOR = (
     "-kernel",
 )
 TICK = 40  # instructions (ns) in a tick of SysTick, at 25 MHz
+LAYER_WEIGHTS = NANO.layers * (4 * NANO.d**2 + 3 * NANO.d * NANO.ff)  # bytes of int8
 STACK_MAX = {NANO: 10 * 1024, NANO_WITH_BANDS: 14 * 1024}  # bytes
 ALLOWED = {"memcpy", "memmove", "memset"}  # functions of libc
 
@@ -69,9 +71,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     emulated.require(EMULATOR[0], "qemu-system-arm")
     made: dict[tuple[object, ...], Program] = {}
 
-    def get(shape: StudentShape, trace: bool = True) -> Program:
-        if (shape, trace) not in made:
-            model, folder = random_model(shape), tmp_path_factory.mktemp("cortex-m7")
+    def get(shape: StudentShape, trace: bool = True, four: tuple[str, ...] = ()) -> Program:
+        if (shape, trace, four) not in made:
+            model, folder = random_model(shape, four=four), tmp_path_factory.mktemp("cortex-m7")
             bands = BANDS if shape == NANO_WITH_BANDS else ()
             deployed = FrontEndConfig(rate=Fraction(1000), channels=32, left_out=(0, 31), bands=bands)
             config = deployed if shape in STACK_MAX else front_end_of(model)
@@ -79,8 +81,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
             smoothing = None if trace else draw_smoothing_model(shape.outputs, 2)
             sources = [BARE / "startup.c"]
             file, said = emulated.build(folder, toolchain, model, config, sources, options, LINK, smoothing)
-            made[shape, trace] = Program(file, (*EMULATOR, str(file)), model, config, toolchain, said, smoothing)
-        return made[shape, trace]
+            made[shape, trace, four] = Program(file, (*EMULATOR, str(file)), model, config, toolchain, said, smoothing)
+        return made[shape, trace, four]
 
     return get
 
@@ -113,6 +115,13 @@ def test_three_hundred_steps_of_the_deployed_size(built: Built) -> None:
     require_same_bits(found, ahead.trace(bins[300:]), start=300)
 
 
+def test_three_hundred_steps_with_four_bit_weights(built: Built) -> None:
+    """Compares every integer tensor, past the wrap of 200 bins."""
+    program, bins = built(NANO, four=four_bit_parts(NANO)), random_bins(NANO, 300)
+    bins[7:9] *= 1e4
+    require_same_bits(program.run(steps(bins)), program.oracle().trace(bins))
+
+
 @DEPLOYED
 def test_raw_frames_of_the_deployed_size(built: Built, shape: StudentShape) -> None:
     """Includes the front end: 300 bins in uneven chunks, with channels that die, saturate, lose samples or float.
@@ -143,9 +152,11 @@ def test_smoothed_steps_have_the_bits_of_numpy(built: Built) -> None:
 
 
 @pytest.mark.parametrize("shape", HOST_SHAPES.values(), ids=HOST_SHAPES)
-def test_the_bits_are_the_same_without_the_extension(tmp_path: Path, shape: StudentShape) -> None:
+@pytest.mark.parametrize("weights", [8, 4])
+def test_the_bits_are_the_same_without_the_extension(tmp_path: Path, weights: int, shape: StudentShape) -> None:
     """Runs the same layout on this machine, with the two instructions written out in C."""
-    model, bins = random_model(shape), random_bins(shape, 2 * shape.window + 5)
+    model = random_model(shape, four=four_bit_parts(shape) if weights == 4 else ())
+    bins = random_bins(shape, 2 * shape.window + 5)
     engine = _on_this_machine(tmp_path, model)
     assert engine.info.variant == b"dsp"
     found, oracle = engine.run(bins, traced=True), Oracle(model)
@@ -155,8 +166,9 @@ def test_the_bits_are_the_same_without_the_extension(tmp_path: Path, shape: Stud
     assert all(emulated.same(state[name], value) for name, value in oracle.export_state().items())
 
 
-def test_sanitizers_find_nothing(tmp_path: Path) -> None:
-    c_builds.write_sources(tmp_path, random_model(ODD), "dsp")
+@pytest.mark.parametrize("four", [(), four_bit_parts(ODD)], ids=["eight", "four"])
+def test_sanitizers_find_nothing(tmp_path: Path, four: tuple[str, ...]) -> None:
+    c_builds.write_sources(tmp_path, random_model(ODD, four=four), "dsp")
     files = [KERNELS / "c/ed_api.c", KERNELS / "c/ed_engine.c", Path(__file__).with_name("hostile.c")]
     options = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", '-DED_MODEL_HEADER="model_test.h"')
     program = c_builds.compile_c(tmp_path, "hostile", files, options, "gcc")
@@ -174,9 +186,10 @@ def _on_this_machine(folder: Path, model: object) -> c_builds.Engine:
 # ---------------------------------------------------------------- time
 
 
-def test_no_instruction_depends_on_the_data(built: Built) -> None:
+@pytest.mark.parametrize("four", [(), four_bit_parts(NANO)], ids=["eight", "four"])
+def test_no_instruction_depends_on_the_data(built: Built, four: tuple[str, ...]) -> None:
     """A cold ring, a full one, zeros, saturation: each step takes as long as any other, to a tick of the clock."""
-    program, bins = built(NANO, trace=False), random_bins(NANO, 220)
+    program, bins = built(NANO, trace=False, four=four), random_bins(NANO, 220)
     bins[100:110], bins[205:210], bins[210:] = 0, 1e30, -1e-42
     found = program.run(count(1_000_000), steps(bins))
     assert abs(int(found["loop"][0, 0]) * TICK - 2_000_000) <= 2 * TICK  # the clock counts instructions
@@ -205,12 +218,19 @@ def test_a_bin_of_frames_costs_the_same_whatever_channels_do_and_less_where_fram
 # ---------------------------------------------------------------- memory
 
 
+def test_four_bit_weights_take_half_the_flash_and_no_more_instructions(built: Built) -> None:
+    eight, four = (built(NANO, trace=False, four=parts) for parts in ((), four_bit_parts(NANO)))
+    saved = read_linker_sizes(eight)["FLASH"] - read_linker_sizes(four)["FLASH"]
+    assert 0.4 * LAYER_WEIGHTS < saved < 0.5 * LAYER_WEIGHTS
+    ticks = [int(one.run(steps(random_bins(NANO, 30)))["ticks"].max()) for one in (eight, four)]
+    assert ticks[1] <= ticks[0]
+
+
 @DEPLOYED
 def test_the_deployed_size_fits_the_target(built: Built, shape: StudentShape) -> None:
     """The linker counts flash and RAM of this firmware, and of one that calls every function. Paint shows the stack."""
     program = built(shape, trace=False)
-    sizes = re.findall(r"(\w+): +(\d+) (K?)B ", program.said)  # whole kilobytes are printed as such
-    used = {name: int(size) * (1024 if kilo else 1) for name, size, kilo in sizes}
+    used = read_linker_sizes(program)
     require_fits(used["FLASH"], used["RAM"])
     rng = np.random.default_rng(2)
     frames = rng.standard_normal((200, NANO.channels)).astype(np.float32)
@@ -222,6 +242,12 @@ def test_the_deployed_size_fits_the_target(built: Built, shape: StudentShape) ->
     assert state_bytes(folder, toolchain, options) == state
     whole = flash_and_ram(folder, toolchain, options, ["ed_api.o", "ed_engine.o"], "test", state)
     require_fits(whole["flash"], whole["ram"])
+
+
+def read_linker_sizes(program: Program) -> dict[str, int]:
+    """Returns the bytes of FLASH and RAM that the linker counted."""
+    sizes = re.findall(r"(\w+): +(\d+) (K?)B ", program.said)  # whole kilobytes are printed as such
+    return {name: int(size) * (1024 if kilo else 1) for name, size, kilo in sizes}
 
 
 def require_fits(flash: int, ram: int) -> None:

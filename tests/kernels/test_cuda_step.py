@@ -20,6 +20,7 @@ from edgedistill.compile.cuda.row_layout import RowLayout
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.numerics import Int8Model, Oracle
+from edgedistill.numerics.tensors import four_bit_parts
 
 from ..numerics.students import ODD, SMALL, random_bins, random_model
 from . import cuda_steps
@@ -88,6 +89,11 @@ def test_every_tensor_and_state_from_a_fresh_start_past_the_wrap(built: Builder,
     bins[3:5] *= 1e4  # saturates
     bins[6] = 0
     require_same_bits(step, oracle, bins)
+
+
+def test_four_bit_weights_are_read_as_the_int8_weights_that_they_are(tmp_path: Path) -> None:
+    model = random_model(SMALL, four=four_bit_parts(SMALL))
+    require_same_bits(cuda_steps.build(tmp_path, model), Oracle(model), random_bins(SMALL, 25))
 
 
 @pytest.mark.parametrize("shape", [NANO, EDGE, LONG], ids=["nano", "edge", "long"])

@@ -11,7 +11,14 @@ from safetensors.torch import load_file, save_file
 
 from edgedistill.config import StudentSize, TeacherSize
 from edgedistill.errors import EdgeDistillError, OutputError
-from edgedistill.models.files import hash_checkpoint, load_student, load_teacher, save_student, save_teacher
+from edgedistill.models.files import (
+    hash_checkpoint,
+    load_student,
+    load_teacher,
+    replace_model,
+    save_student,
+    save_teacher,
+)
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 
@@ -52,6 +59,29 @@ def test_saving_again_replaces_the_model_and_leaves_no_other_file(tmp_path: Path
     save_student(student(), tmp_path, {"n": 2})
     assert load_student(tmp_path)[1]["n"] == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_a_model_is_replaced_as_a_whole_and_nothing_else_ever_is(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    for n in (1, 2):
+        with replace_model(folder) as hidden:
+            save_student(student(), hidden, {"n": n})
+            assert folder.exists() == (n == 2)
+    assert load_student(folder)[1]["n"] == 2
+
+    def half() -> None:
+        with replace_model(folder) as hidden:
+            save_student(student(), hidden, {"n": 3})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
+    assert load_student(folder)[1]["n"] == 2
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"'notes\.txt'"), replace_model(folder):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 def test_loading_a_teacher_as_a_student_is_refused(tmp_path: Path) -> None:

@@ -70,6 +70,15 @@ def test_step_equals_forward_and_stream(name: str) -> None:
         torch.testing.assert_close(latents, steps, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk", [1, 100, 1000])
+def test_chunks_hold_every_layer(chunk: int) -> None:
+    student, bins = student_of(SIZES[sorted(SIZES)[0]]), random_bins(330)
+    whole = student.layer_latents("monday", bins[None])
+    parts = zip(*student.stream_layers("monday", bins, chunk), strict=True)
+    for layer, expected in zip(parts, whole, strict=True):
+        torch.testing.assert_close(torch.cat(layer, 1), expected, rtol=0, atol=1e-5)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     name=st.sampled_from(sorted(SIZES)),

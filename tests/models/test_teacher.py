@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from edgedistill.config import TeacherSize
+from edgedistill.models.batch_rows import draws_of_all
 from edgedistill.models.teacher import HIDDEN_UNITS, PatchAutoencoder
 from edgedistill.models.tokenizer import name_parameter
 
@@ -48,7 +49,7 @@ class Watched:
         monkeypatch.setattr(model, "mean_loss", remember)
 
     def __call__(self, bins: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        self.model.masked_loss("s1", bins, bins.abs(), make_generator(seed))
+        self.model.masked_loss("s1", bins, bins.abs(), draws_of_all(make_generator(seed), len(bins)))
         return self.guess, self.counted
 
 
@@ -96,7 +97,9 @@ def test_the_teacher_gives_a_latent_for_every_bin(length: int, span: int, counts
     latents = model.latents("s1", random_bins(length))
     assert latents.shape == (2, length, SIZE.d)
     assert torch.isfinite(latents).all()
-    assert torch.isfinite(model.masked_loss("s1", random_bins(length), random_bins(length).abs(), make_generator(0)))
+    assert torch.isfinite(
+        model.masked_loss("s1", random_bins(length), random_bins(length).abs(), draws_of_all(make_generator(0), 2))
+    )
 
 
 def test_teacher_latents_depend_on_past_and_future_bins() -> None:
@@ -110,11 +113,11 @@ def test_teacher_latents_depend_on_past_and_future_bins() -> None:
 def test_units_that_pad_a_patch_do_not_change_the_loss() -> None:
     """Ten units fill two and a half patches. Predictions for the empty half must not change the loss."""
     model, bins = autoencoder(), random_bins(23)
-    loss = model.masked_loss("s1", bins, bins.abs(), make_generator(0))
+    loss = model.masked_loss("s1", bins, bins.abs(), draws_of_all(make_generator(0), len(bins)))
     model.offsets[name_parameter("s1")].view(-1)[UNITS:] = 30  # exp(30) spikes a bin
-    assert torch.equal(model.masked_loss("s1", bins, bins.abs(), make_generator(0)), loss)
+    assert torch.equal(model.masked_loss("s1", bins, bins.abs(), draws_of_all(make_generator(0), len(bins))), loss)
     model.offsets[name_parameter("s1")].view(-1)[UNITS - 1] = 30
-    assert model.masked_loss("s1", bins, bins.abs(), make_generator(0)) > 1e6
+    assert model.masked_loss("s1", bins, bins.abs(), draws_of_all(make_generator(0), len(bins))) > 1e6
 
 
 def test_the_loss_is_least_at_the_mean_rate() -> None:
@@ -127,7 +130,7 @@ def test_the_loss_is_least_at_the_mean_rate() -> None:
             head.zero_()  # offsets alone predict
         model.offsets[name_parameter("s1")].zero_()
         model.start_at_mean("s1", rate * factor)
-        losses[factor] = model.masked_loss("s1", counts, counts, make_generator(1)).item()
+        losses[factor] = model.masked_loss("s1", counts, counts, draws_of_all(make_generator(1), len(counts))).item()
     assert min(losses, key=losses.__getitem__) == 1.0
 
 

@@ -39,9 +39,12 @@ def likely_ranges(shape: StudentShape, seed: int = 0) -> dict[str, list[float]]:
     return found
 
 
-def random_model(shape: StudentShape = SMALL, seed: int = 0, keep: tuple[str, ...] = ()) -> Int8Model:
-    """Returns a quantized student of `shape`."""
-    return Int8Model(shape, quantize_student(shape, random_weights(shape, seed), likely_ranges(shape, seed), keep))
+def random_model(
+    shape: StudentShape = SMALL, seed: int = 0, keep: tuple[str, ...] = (), four: tuple[str, ...] = ()
+) -> Int8Model:
+    """Returns a quantized student of `shape`. Its parts `four` have four-bit weights."""
+    weights, ranges = random_weights(shape, seed), likely_ranges(shape, seed)
+    return Int8Model(shape, quantize_student(shape, weights, ranges, keep, four))
 
 
 def without_lags(model: Int8Model) -> Int8Model:

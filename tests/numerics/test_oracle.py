@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgedistill.errors import BundleError, EngineError
 from edgedistill.numerics import Int8Model, Oracle, part_names
+from edgedistill.numerics.tensors import four_bit_parts
 
 from .students import ODD, SMALL, LiteralStep, random_bins, random_model
 
@@ -23,8 +24,9 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_oracle_is_the_definition_bit_for_bit(name):
-    model = random_model(SHAPES[name])
+@pytest.mark.parametrize("weights", [8, 4])
+def test_the_oracle_is_the_definition_bit_for_bit(weights, name):
+    model = random_model(SHAPES[name], four=four_bit_parts(SHAPES[name]) if weights == 4 else ())
     bins = random_bins(model.shape, 40)
     literal = LiteralStep(model)
     written_out = [literal.step(bin_) for bin_ in bins]

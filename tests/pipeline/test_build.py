@@ -141,7 +141,7 @@ def test_the_oracle_in_the_bundle_gives_the_bits_of_the_reference(first: BuildRe
         state = decoder.export_state()
         for name in (name for name in held if name.startswith("state_")):
             assert (state[name] == held[name]).all(), name
-        model = Int8Model(decoder.shape, load(bundle.read("student.int8.safetensors")))
+        model = Int8Model.from_file(decoder.shape, load(bundle.read("student.int8.safetensors")))
         oracle = Oracle(model)
         oracle.import_state({name.removeprefix("state_"): array for name, array in start.items()})
         for name, integers in oracle.trace(held["bins"]).items():

@@ -25,11 +25,19 @@ def test_a_build_learns_from_the_first_minutes_of_its_session_alone(
     home: Path, first: BuildResult, first_work: Path, tmp_path: Path, ingredients: list[Ingredients]
 ) -> None:
     result = stages.build(options(home, tmp_path / "x.edge", work=first_work, label_minutes=0.1))
-    assert ran(result) == {"deployed", "spike-student", "teacher-readout"} | CALIBRATED | LINEAR
+    assert ran(result) == {"deployed", "spike-labels", "spike-student", "teacher-readout"} | CALIBRATED | LINEAR
     (parts,) = ingredients
-    train = parts.session.split.train
-    assert np.isfinite(unscale_behavior(parts.session)[train]).all(1).sum() == 600
-    assert parts.provenance["label_minutes"] == 0.1
+    session, provenance = parts.session, parts.provenance
+    labelled = int(np.isfinite(unscale_behavior(session)[session.settled : session.split.train.stop]).all(1).sum())
+    assert provenance["label_minutes"] == 0.1
+    assert {"deployed", "distilled", "distilled_few_labels"} <= set(provenance["candidates"])
+    if provenance["shipped"] in ("deployed", "distilled"):
+        assert labelled > 600
+        assert provenance["labels_from_spikes"]["minutes"] == pytest.approx((labelled - 600) / 6000)
+        assert provenance["labels_from_spikes"]["decoder"] in ("ridge_spike", "kalman_spike")
+    else:
+        assert labelled == 600
+        assert "labels_from_spikes" not in provenance
     assert result.metrics["deployed_r2"] != first.metrics["deployed_r2"]
     assert result.metrics["ridge_lfp_r2"] != first.metrics["ridge_lfp_r2"]
     assert parts.deviations.confidence.labelled_bins == first.confidence.labelled_bins  # of the validation block
@@ -57,6 +65,7 @@ def test_distill_keeps_a_readout_of_the_session_with_labels(pretrained: Path, tm
     )
     stages.distill(usual)
     assert list(load_pretrained_student(tmp_path / "few").readouts) == ["sim00-day02"]
+    assert list((tmp_path / "few.work").glob("spike-labels-*/record.json"))
     free = DistillOptions(days, pretrained / "teacher", tmp_path / "free", label_minutes=0.2)
     with pytest.raises(ConfigError, match="how much behavior a training sees"):
         stages.distill(free)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
+from dataclasses import fields
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 
 from edgedistill.config import NO_BANDS, BandPower
 from edgedistill.data.candidates import SeriesNames
 from edgedistill.data.opening import digest
+from edgedistill.data.opening.catalogue import ReadingOptions
 from edgedistill.data.session import SessionBins
 from edgedistill.errors import RecordingError
 from edgedistill.pipeline import inputs
@@ -109,3 +114,61 @@ def test_a_read_that_fails_names_the_session_and_not_the_disk(tmp_path: Path, mo
     monkeypatch.setattr(inputs, "bins_from_recording", fail)
     with pytest.raises(RecordingError, match=r"a\.nwb: the drive failed while the file was read"):
         read(make.whole_session(tmp_path / "a.nwb"))
+
+
+def read_all(data: list[Path], work: Path, jobs: int = 1, skip_bad: bool = False) -> inputs.Catalogue:
+    options = ReadingOptions(jobs, skip_bad)
+    return inputs.read_catalogue(Cache(work), data, SeriesNames(), 60.0, NO_BANDS, options, need=("lfp",))
+
+
+def test_processes_read_what_one_reads_alone(tmp_path: Path) -> None:
+    for day in (1, 2, 3):
+        make.whole_session(tmp_path / f"{day}.nwb", day=day)
+    alone, together = (read_all([tmp_path], tmp_path / f"work{jobs}", jobs).sessions for jobs in (1, 2))
+    for one, other in zip(alone, together, strict=True):
+        for field in fields(SessionBins):
+            np.testing.assert_array_equal(getattr(other, field.name), getattr(one, field.name))
+    kept = [path.name for path in (tmp_path / "work1").iterdir()]
+    assert sorted(kept) == sorted(path.name for path in (tmp_path / "work2").iterdir())
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_sessions_that_cannot_be_read_are_refused_by_name_or_left_out_with_the_reason(
+    tmp_path: Path, jobs: int
+) -> None:
+    good = make.whole_session(tmp_path / "good.nwb")
+    (tmp_path / "copy.nwb").write_bytes(good.read_bytes())
+    (tmp_path / "bad.nwb").write_bytes(good.read_bytes()[:20_000])
+    data, work = [tmp_path, tmp_path / "gone.nwb"], tmp_path / "work"
+    with pytest.raises(RecordingError, match=r"gone\.nwb: there is no such file"):
+        read_all(data, work, jobs)
+    with pytest.raises(RecordingError, match=r"bad\.nwb"):
+        read_all([tmp_path], work, jobs)
+    found = read_all(data, work, jobs, skip_bad=True)
+    assert [Path(one.path).name for one in found.sessions] == ["copy.nwb"]  # the first by name
+    left_out = {Path(one.path).name: str(one.to_json()["what"]) for one in found.skipped}
+    assert sorted(left_out) == ["bad.nwb", "gone.nwb", "good.nwb"]
+    assert "truncated" in left_out["bad.nwb"]
+    assert f"a copy of {tmp_path / 'copy.nwb'}" in left_out["good.nwb"]
+    with pytest.raises(RecordingError, match="none of the sessions can be used"):
+        read_all([tmp_path / "bad.nwb"], work, jobs, skip_bad=True)
+
+
+def test_a_process_that_dies_is_named_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day in (1, 2):
+        make.whole_session(tmp_path / f"{day}.nwb", day=day)
+    forked = get_context("fork")  # so that the processes have the function below
+    monkeypatch.setattr(inputs, "get_context", lambda kind: forked)
+    read_one = inputs.read_file
+
+    def read(reading: Any, path: Path) -> Any:
+        if path.name == "2.nwb":
+            os._exit(9)
+        return read_one(reading, path)
+
+    read.__module__, read.__qualname__ = inputs.__name__, "read_file"  # by which a process finds it
+    monkeypatch.setattr(inputs, "read_file", read)
+    found = read_all([tmp_path], tmp_path / "work", jobs=2, skip_bad=True)
+    assert [Path(one.path).name for one in found.sessions] == ["1.nwb"]
+    (one,) = found.skipped
+    assert f"{tmp_path / '2.nwb'}: the process that read this file has died" in one.error.what

@@ -45,7 +45,7 @@ class Asked(Exception):
 class Keys(Cache):
     """Ends every stage at once and keeps its key."""
 
-    def stage(self, name: str, inputs: object, make: Callable[[Path], None]) -> Path:
+    def _find_or_make(self, name: str, inputs: object, make: Callable[[Path], None]) -> Path:
         raise Asked(name, stage_key(name, inputs, make.__module__))
 
     def open_folder(self, name: str, inputs: object, module: str) -> tuple[Path, str]:

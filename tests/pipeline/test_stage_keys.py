@@ -19,9 +19,9 @@ from edgedistill.pipeline.code_digest import code_digest, find_needed_modules, i
 from edgedistill.pipeline.library_versions import find_libraries, find_version, installed_versions
 
 PACKAGE = Path(edgedistill.__file__).parent
-READ, TEACHER, STUDENTS, SEARCHES, LINEAR, RANGES = STAGES = tuple(
+READ, TEACHER, STUDENTS, SEARCHES, LINEAR, LABELS, RANGES = STAGES = tuple(
     f"edgedistill.pipeline.{name}"
-    for name in ("inputs", "teacher", "students", "searched_students", "linear_fits", "ranges")
+    for name in ("inputs", "teacher", "students", "searched_students", "linear_fits", "spike_labels", "ranges")
 )
 TRAININGS = {TEACHER, STUDENTS, SEARCHES, RANGES}
 
@@ -70,7 +70,7 @@ def test_the_stages_that_are_kept_are_those_tested_here() -> None:
         if any(
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
-            and (node.func.attr, len(node.args)) in (("stage", 3), ("open_folder", 3))
+            and (node.func.attr, len(node.args)) in (("stage", 3), ("shared_stage", 3), ("open_folder", 3))
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         )
     }
@@ -107,9 +107,9 @@ def test_a_stage_depends_on_its_own_module(package: Path, stage: str) -> None:
         ("models/teacher.py", TRAININGS),
         ("training/pretrain.py", TRAININGS),
         ("training/distill.py", {STUDENTS, SEARCHES, RANGES}),
-        ("training/midway.py", {SEARCHES}),
-        ("data/lfp/lfp.py", {READ, *TRAININGS, LINEAR}),
-        ("training/baselines.py", {LINEAR}),
+        ("training/midway.py", TRAININGS),
+        ("data/lfp/lfp.py", {READ, *TRAININGS, LINEAR, LABELS}),
+        ("training/baselines.py", {LINEAR, LABELS}),
     ],
 )
 def test_a_statement_changes_the_keys_of_the_stages_that_run_it(package: Path, path: str, stages: set[str]) -> None:
@@ -117,7 +117,7 @@ def test_a_statement_changes_the_keys_of_the_stages_that_run_it(package: Path, p
 
 
 def test_nothing_of_quantization_is_behind_the_training() -> None:
-    for stage in (READ, TEACHER, STUDENTS, SEARCHES, LINEAR):
+    for stage in (READ, TEACHER, STUDENTS, SEARCHES, LINEAR, LABELS):
         assert not [name for name in find_needed_modules(stage, PACKAGE) if "quantization" in name], stage
 
 
@@ -166,7 +166,7 @@ def test_an_import_that_is_added_becomes_a_library_of_the_stages_behind_it(packa
     path = package / "training" / "baselines.py"
     path.write_text(path.read_text(encoding="utf-8") + "\ndef late():\n    import joblib.parallel\n", encoding="utf-8")
     after = {stage: find_libraries(stage, package) for stage in STAGES}
-    assert {stage for stage in STAGES if after[stage] != before[stage]} == {LINEAR}
+    assert {stage for stage in STAGES if after[stage] != before[stage]} == {LINEAR, LABELS}
     assert after[LINEAR] - before[LINEAR] == {"joblib"}
 
 
@@ -180,7 +180,7 @@ def test_another_version_of_a_library_changes_the_keys_of_the_stages_that_import
     installed_versions.cache_clear()
     after = {stage: stage_key("name", [], stage) for stage in STAGES}
     installed_versions.cache_clear()
-    of_torch = TRAININGS | {LINEAR}
+    of_torch = TRAININGS | {LINEAR, LABELS}
     expected = {"torch": of_torch, "scikit-learn": of_torch, "h5py": set(STAGES)}[library]
     assert {stage for stage in STAGES if after[stage] != before[stage]} == expected
 

@@ -11,8 +11,15 @@ import torch
 from edgedistill.data.bins import SessionBins
 from edgedistill.models.student import Student
 from edgedistill.numerics import Oracle
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.quantization.calibration.range_search import calibrate
-from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, list_recipes, load_recipe
+from edgedistill.quantization.calibration.recipe import (
+    DEFAULT_RECIPE,
+    ROUNDINGS,
+    Recipe,
+    list_recipes,
+    load_recipe,
+)
 from edgedistill.quantization.deployment import QuantizedStudent, quantize_for_session
 from edgedistill.training.batches import TrainingSession, training_session_from_bins
 from edgedistill.training.distill import make_student
@@ -102,9 +109,13 @@ def test_the_readout_sees_the_latents_alone_where_that_decodes_validation_better
     assert (model.tensors["readout.lags.scale"] == 1).all()
 
 
-def test_without_refitting_the_behavior_is_not_used(student: Student, day: TrainingSession, readout: Readout) -> None:
+@pytest.mark.parametrize("weights", [8, 4])
+def test_without_refitting_the_behavior_is_not_used(
+    student: Student, day: TrainingSession, readout: Readout, weights: int
+) -> None:
     assert day.behavior is not None
-    ranges = calibrate(student, [replace(day, behavior=None)], "lfp", replace(DEFAULT, refit_readout=False), 0)
+    recipe = replace(DEFAULT, refit_readout=False, weights=weights)
+    ranges = calibrate(student, [replace(day, behavior=None)], "lfp", recipe, 0)
     other = replace(day, behavior=day.behavior.flip(0))
     mine, its = (quantize_for_session(student, one, "lfp", readout, ranges) for one in (day, other))
     assert mine.score != its.score
@@ -126,6 +137,18 @@ def test_an_artefact_of_a_thousand_deviations_costs_little_r2(
     clean = quantized(student, day, readout).score.r2
     fitted = score_student(student, "deployed", hit)[0]
     assert quantized(student, hit, fitted).score.r2 > clean - 0.01
+
+
+def test_a_recipe_of_four_bits_rounds_by_the_inputs_unless_it_says_nearest(
+    student: Student, day: TrainingSession, readout: Readout
+) -> None:
+    recipe = replace(DEFAULT, weights=4, eight=("layers.0.out",))
+    found = {name: quantized(student, day, readout, replace(recipe, rounding=name)).model for name in ROUNDINGS}
+    for model in found.values():
+        assert set(model.four) == {part for part in four_bit_parts(model.shape) if part != "layers.0.out"}
+    gptq, nearest = (model.tensors for model in found.values())
+    assert np.array_equal(gptq["layers.0.wo"], nearest["layers.0.wo"])
+    assert not np.array_equal(gptq["layers.0.wdown"], nearest["layers.0.wdown"])
 
 
 def test_bins_are_not_calm_while_the_readout_still_sees_an_artefact(day: TrainingSession) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edgedistill.config import StudentShape
 from edgedistill.numerics import Int8Model, Oracle, arithmetic, part_names
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.quantization import exact_torch
 from edgedistill.quantization.exact_torch import ExactStream, run_exact_stream
 
@@ -37,11 +38,14 @@ def assert_same_bits(found: dict[str, Tensor], expected: dict[str, np.ndarray]) 
 
 
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("kept", [False, True], ids=["all int8", "some float32"])
-def test_torch_gives_the_bits_of_the_oracle(name: str, kept: bool) -> None:
+@pytest.mark.parametrize("kept", [False, True], ids=["integers", "some float32"])
+@pytest.mark.parametrize("weights", [8, 4])
+def test_torch_gives_the_bits_of_the_oracle(name: str, weights: int, kept: bool) -> None:
     shape = SHAPES[name]
     parts = tuple(part for part in part_names(shape) if not part.endswith("attention"))
-    model = random_model(shape, keep=parts[::2] if kept else ())
+    keep = parts[::2] if kept else ()
+    four = tuple(part for part in four_bit_parts(shape) if weights == 4 and part not in keep)
+    model = random_model(shape, keep=keep, four=four)
     bins = random_bins(shape, 700)  # three times around the ring of 200, 3.5 pieces
     found = ExactStream(shape, model.tensors).trace(torch.from_numpy(bins))
     assert_same_bits(found, Oracle(model).trace(bins))

@@ -59,6 +59,13 @@ def test_every_part_is_ranked_once_with_the_largest_loss_first(
     assert all(abs(drop) < 0.02 for drop in lost)  # eight bits of a fair range cost little
 
 
+def test_four_bit_weights_are_ranked_with_four_bits(student: Student, ranges: Ranges, readout: Readout) -> None:
+    four = ("layers.0.gate_up", "layers.1.qkv")
+    eight = dict(rank_parts(student, ranges, SESSION, "lfp", readout))
+    found = dict(rank_parts(student, ranges, SESSION, "lfp", readout, four))
+    assert {part for part in PARTS if found[part] != eight[part]} == set(four)
+
+
 CLIPPED = {
     "layers.0.attn": "layers.0.qkv",
     "layers.1.v": "layers.1.attention",

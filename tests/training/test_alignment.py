@@ -154,13 +154,15 @@ def test_both_readings_of_the_centring_are_the_published_ones() -> None:
     mean, variance = torch.zeros(DEEP.d), torch.ones(DEEP.d)
     divided, only_mean = subspace("standardized"), subspace("mean")
     published = F.batch_norm(rows, mean, variance, training=True, momentum=MOMENTUM, eps=EPS)
-    torch.testing.assert_close(divided.centre(0, rows), published)
-    torch.testing.assert_close(only_mean.centre(0, rows), rows - rows.mean(0))
+    torch.testing.assert_close(divided.centre(0, rows, torch.tensor(len(rows))), published)
+    torch.testing.assert_close(only_mean.centre(0, rows, torch.tensor(len(rows))), rows - rows.mean(0))
     for aligner in (divided, only_mean):
         aligner.eval()
         torch.testing.assert_close(aligner.means[0], mean)
-    torch.testing.assert_close(divided.centre(0, later), F.batch_norm(later, mean, variance, eps=EPS))
-    torch.testing.assert_close(only_mean.centre(0, later), later - mean)
+    torch.testing.assert_close(
+        divided.centre(0, later, torch.tensor(len(later))), F.batch_norm(later, mean, variance, eps=EPS)
+    )
+    torch.testing.assert_close(only_mean.centre(0, later, torch.tensor(len(later))), later - mean)
     torch.testing.assert_close(divided.means[0], mean)  # evaluation changes nothing
 
 

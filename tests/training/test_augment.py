@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from edgedistill.config import TrainingConfig
+from edgedistill.models.batch_rows import draws_of_all
 from edgedistill.training import augment
 from edgedistill.training.augment import damage, draw_augmented, draw_kept
 from edgedistill.training.batches import TrainingSession, draw_segments, make_generator, training_session_from_bins
@@ -121,7 +122,9 @@ def test_an_array_of_one_channel_has_no_bank() -> None:
 def test_each_channel_of_a_damaged_segment_has_one_gain() -> None:
     bins = torch.randn(600, 20, 10, generator=make_generator(1, 0))
     config = replace(QUIET, gain_drift=0.2, damaged_share=0.5)
-    changed, kept, damaged = damage(bins, torch.ones(10), NO_BANDS, config, make_generator(0, 0))
+    changed, kept, damaged = damage(
+        bins, torch.ones(10), NO_BANDS, config, draws_of_all(make_generator(0, 0), len(bins))
+    )
     gain = changed / bins
     assert gain.std(1).max() < 1e-4
     assert gain[damaged, 0].log().std().item() == pytest.approx(0.2, abs=0.01)
@@ -132,7 +135,9 @@ def test_each_channel_of_a_damaged_segment_has_one_gain() -> None:
 def test_a_gain_shifts_the_log_power_of_a_band_by_twice_its_logarithm() -> None:
     bins, std = torch.randn(300, 20, 12, generator=make_generator(1, 0)), torch.tensor([0.5, 2.0]).repeat_interleave(4)
     loudness = 2 / std  # of two bands of four channels
-    changed, _, _ = damage(bins, torch.ones(12), loudness, replace(QUIET, gain_drift=0.2), make_generator(0, 0))
+    changed, _, _ = damage(
+        bins, torch.ones(12), loudness, replace(QUIET, gain_drift=0.2), draws_of_all(make_generator(0, 0), len(bins))
+    )
     log_gain = (changed[..., :4] / bins[..., :4]).log()
     for band, deviation in ((changed[..., 4:8] - bins[..., 4:8], 0.5), (changed[..., 8:] - bins[..., 8:], 2.0)):
         torch.testing.assert_close(band, 2 * log_gain / deviation, atol=1e-4, rtol=0)
@@ -157,7 +162,9 @@ def test_a_segment_with_bands_is_what_a_stream_would_see_with_another_gain_and_c
 
 def test_noise_is_up_to_so_many_deviations_of_each_channel() -> None:
     bins, unit = torch.zeros(2000, 60, 3), torch.tensor([1.0, 0.1, 0.0])
-    changed, _, _ = damage(bins, unit, NO_BANDS, replace(QUIET, noise=0.5), make_generator(0, 0))
+    changed, _, _ = damage(
+        bins, unit, NO_BANDS, replace(QUIET, noise=0.5), draws_of_all(make_generator(0, 0), len(bins))
+    )
     size = changed.std(1)
     assert size[:, 0].mean() == pytest.approx(0.25, abs=0.01)
     assert 0.45 < size[:, 0].max() < 0.65

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedistill import scratch
 from edgedistill.errors import RecordingError
 from edgedistill.frontend import settling_bins
 from edgedistill.models.teacher import PatchAutoencoder
-from edgedistill.training import lagged_features
 from edgedistill.training.batches import (
     TrainingSession,
     compute_gap,
@@ -276,7 +276,7 @@ def test_the_size_of_a_block_changes_no_input(monkeypatch: pytest.MonkeyPatch) -
     bad[4000:4100, 2] = True
     bins = with_bands(replace(session_bins(), bad=bad), 2)
     whole = training_session_from_bins(bins, GAP)
-    monkeypatch.setattr(lagged_features, "BLOCK_VALUES", 1)  # blocks of 64 bins
+    monkeypatch.setattr(scratch, "BLOCK_VALUES", 1)  # blocks of 64 bins
     found = training_session_from_bins(bins, GAP)
     for one, other in ((found.lfp, whole.lfp), (found.source.present, whole.source.present)):
         assert one.numpy().tobytes() == other.numpy().tobytes()

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 
-from edgedistill.training import bin_blocks, lagged_features
+from edgedistill import scratch
+from edgedistill.training import bin_blocks
 from edgedistill.training.bin_blocks import PlainBins, StackedBins, smooth_bins
 from edgedistill.training.kalman import fit_linear_gaussian, run_decoders, solve_steady_kalman
 from edgedistill.training.lagged_moments import LaggedFilter, compute_lagged_moments
@@ -63,7 +64,7 @@ def test_the_size_of_a_block_changes_no_moment(block: int, share: float, monkeyp
     rng = np.random.default_rng(1)
     rows, targets = rng.random(300) < share, rng.normal(size=(300, 2))
     whole = compute_lagged_moments(BINS, targets, rows, (0, 2, 4))
-    monkeypatch.setattr(lagged_features, "BLOCK_VALUES", block)
+    monkeypatch.setattr(scratch, "BLOCK_VALUES", block)
     found = compute_lagged_moments(BINS, targets, rows, (0, 2, 4))
     np.testing.assert_allclose(found.flat_gram, whole.flat_gram, atol=1e-10)
     np.testing.assert_allclose(found.flat_cross, whole.flat_cross, atol=1e-10)
@@ -76,7 +77,7 @@ def test_decoders_in_one_pass_decode_what_each_does(monkeypatch: pytest.MonkeyPa
     moments = compute_lagged_moments(BINS, behavior, rows, (0, 1))
     kalman = solve_steady_kalman(fit_linear_gaussian(moments, behavior, rows, 1), 0.1)
     ridge = LaggedFilter((0, 3), rng.normal(size=(2, 2, 4)), np.array([1.0, 2.0]))
-    monkeypatch.setattr(lagged_features, "BLOCK_VALUES", 1)  # blocks of 64 bins
+    monkeypatch.setattr(scratch, "BLOCK_VALUES", 1)  # blocks of 64 bins
     for decoder, found in zip((kalman, ridge), run_decoders([kalman, ridge], BINS, 40, 290), strict=True):
         np.testing.assert_allclose(found, decoder(BINS[40:290].astype(np.float64)), rtol=1e-10, atol=1e-12)
 
@@ -84,7 +85,7 @@ def test_decoders_in_one_pass_decode_what_each_does(monkeypatch: pytest.MonkeyPa
 def test_moments_with_scattered_labels_take_less_memory_than_the_lagged_bins(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     bins, rows = rng.normal(size=(40_000, 20)).astype(np.float32), rng.random(40_000) < 0.5
-    monkeypatch.setattr(lagged_features, "BLOCK_VALUES", 1 << 18)
+    monkeypatch.setattr(scratch, "BLOCK_VALUES", 1 << 18)
     tracemalloc.start()
     try:
         compute_lagged_moments(bins, rng.normal(size=(40_000, 2)), rows, range(20))

@@ -10,11 +10,17 @@ import torch
 
 from edgedistill.config import TrainingConfig
 from edgedistill.models.student import Student
-from edgedistill.training.baselines import fit_linear_baselines
+from edgedistill.training.baselines import fit_linear_baselines, fit_spike_decoder
 from edgedistill.training.batches import TrainingSession, training_session_from_bins
 from edgedistill.training.distill import make_student, train_student
-from edgedistill.training.evaluate import unscale_behavior
-from edgedistill.training.few_labels import are_labels_scarce, keep_first_labels, select_labelled, withhold_labels
+from edgedistill.training.evaluate import compute_mean_r2, r2_score, unscale_behavior
+from edgedistill.training.few_labels import (
+    are_labels_scarce,
+    fill_in_labels,
+    keep_first_labels,
+    select_labelled,
+    withhold_labels,
+)
 from edgedistill.training.losses import DISTILLED_WITH_BEHAVIOR, SUPERVISED, Objective
 from edgedistill.training.student_tasks import score_student
 
@@ -93,6 +99,45 @@ def test_a_withheld_label_changes_nothing(objective: Objective) -> None:
     one, two = fit_linear_baselines(seen, "lfp"), fit_linear_baselines(seen_too, "lfp")
     for name, baseline in one.items():
         np.testing.assert_allclose(baseline.decoded, two[name].decoded, atol=1e-3)
+
+
+def test_spikes_label_the_rest_of_the_training_block() -> None:
+    whole = session()
+    few = keep_first_labels(whole, 0.8)
+    name, labeller = fit_spike_decoder(few)
+    assert name in ("ridge_spike", "kalman_spike")
+    filled = fill_in_labels(few, labeller.decoded)
+    known, now, truth = (unscale_behavior(one) for one in (few, filled, whole))
+    train = slice(few.settled, few.split.train.stop)
+    rest = np.arange(T)[train][~np.isfinite(known[train]).all(1)]
+    assert len(rest) > 600
+    np.testing.assert_allclose(now[rest], labeller.decoded[rest], atol=1e-4)
+    assert compute_mean_r2(r2_score(now[rest], truth[rest])) > 0.3
+    others = np.setdiff1d(np.arange(T), rest)
+    np.testing.assert_array_equal(now[others], known[others])
+    assert filled.scale is few.scale
+
+
+def test_a_withheld_label_does_not_change_what_spikes_say() -> None:
+    bins = session_bins()
+    assert bins.behavior is not None
+    wrong = bins.behavior.copy()
+    wrong[1000 : training_session_from_bins(bins, GAP).split.train.stop] = 55
+    both = [training_session_from_bins(replace(bins, behavior=one), GAP) for one in (bins.behavior, wrong)]
+    filled = [
+        fill_in_labels(few, fit_spike_decoder(few)[1].decoded) for few in (keep_first_labels(s, 0.1) for s in both)
+    ]
+    one, two = map(unscale_behavior, filled)
+    np.testing.assert_allclose(one, two, atol=1e-3)  # float32 of another scale
+
+
+def test_a_bin_that_is_not_valid_is_not_labelled() -> None:
+    few = keep_first_labels(session(), 0.1)
+    valid = few.valid.clone()
+    valid[2000:2100] = False
+    filled = fill_in_labels(replace(few, valid=valid), np.zeros((T, 2)))
+    assert torch.isnan(filled.behavior[2000:2100]).all()
+    assert torch.isfinite(filled.behavior[1900:2000]).all()
 
 
 def test_labels_are_scarce_below_half_of_what_training_can_use() -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedistill import scratch
 from edgedistill.data.bins import Split
-from edgedistill.training import lagged_features
 from edgedistill.training.evaluate import fit_readout, read_out, score, stack_lagged_bins
-from edgedistill.training.lagged_features import LaggedFeatures, split_rows
+from edgedistill.training.lagged_features import LaggedFeatures
 
 
 def draw_features(t: int, channels: int, lags: int, d: int = 3, seed: int = 0) -> LaggedFeatures:
@@ -30,13 +30,6 @@ def test_a_block_holds_the_rows_of_the_stacked_features(start: int, length: int,
     np.testing.assert_array_equal(features.read(slice(start, start + length)), stacked[start : start + length])
 
 
-@pytest.mark.parametrize("width", [1, 7, 10**9])
-def test_blocks_cover_all_rows_once(width: int) -> None:
-    parts = list(split_rows(slice(5, 300_000), width))
-    assert [one.stop for one in parts[:-1]] == [one.start for one in parts[1:]]
-    assert (parts[0].start, parts[-1].stop) == (5, 300_000)
-
-
 @pytest.mark.parametrize("block", [1, 700, 1 << 13])
 def test_the_size_of_a_block_changes_no_readout(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     features, split = draw_features(3000, 5, 4), Split(slice(0, 2000), slice(2100, 2500), slice(2550, 3000))
@@ -45,7 +38,7 @@ def test_the_size_of_a_block_changes_no_readout(block: int, monkeypatch: pytest.
     behavior = stacked @ rng.normal(size=(stacked.shape[1], 2)) + 9 * rng.normal(size=(3000, 2)) + 40
     behavior[rng.random(3000) < 0.3] = np.nan
     whole = fit_readout(stacked, behavior, split, settled=30, latents=3)  # one block
-    monkeypatch.setattr(lagged_features, "BLOCK_VALUES", block)
+    monkeypatch.setattr(scratch, "BLOCK_VALUES", block)
     found = fit_readout(features, behavior, split, settled=30, latents=3)
     assert found.penalty == whole.penalty
     np.testing.assert_allclose(found.weight, whole.weight, rtol=1e-9, atol=1e-12)
@@ -60,7 +53,7 @@ def test_a_fit_takes_less_memory_than_the_stacked_features() -> None:
     split = Split(slice(0, 20_000), slice(20_000, 25_000), slice(25_000, t))
     stacked_bytes = 8 * t * features.shape[1]  # 97 MB
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lagged_features, "BLOCK_VALUES", 1 << 18)
+        patch.setattr(scratch, "BLOCK_VALUES", 1 << 18)
         tracemalloc.start()
         try:
             score(fit_readout(features, behavior, split), features, behavior, split)

@@ -23,6 +23,7 @@ from edgedistill.training.distill import make_student, train_student
 from edgedistill.training.loop import Progress, compute_learning_rate, fit, make_optimizer
 from edgedistill.training.losses import DISTILLED_WITH_BEHAVIOR, UNSUPERVISED, Objective
 from edgedistill.training.pretrain import train_teacher
+from edgedistill.training.run_log import LOG
 
 from .sessions import STUDENT, TEACHER, TRAINING, T, session
 
@@ -107,7 +108,7 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_checkpoint(
         patched.setattr("edgedistill.training.checkpoints.save_file", half)
         with pytest.raises(Killed):
             run_student(UNSUPERVISED, TRAINING, path)
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, LOG}
     assert path.read_bytes() == before
     assert weights_of(run_student(UNSUPERVISED, TRAINING, path)) == undisturbed
 
@@ -248,7 +249,7 @@ def test_a_checkpoint_goes_on_where_the_work_folder_was_moved(tmp_path: Path, ca
 
 def test_a_checkpoint_that_cannot_be_written_raises_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="the checkpoint could not be written"):
+    with pytest.raises(OutputError, match="the log of the training could not be written"):
         run_student(UNSUPERVISED, TRAINING, tmp_path / "file" / "c.safetensors")
 
 

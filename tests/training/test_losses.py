@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedistill.models.batch_rows import draws_of_all
 from edgedistill.training.alignment import make_aligner
 from edgedistill.training.augment import hide_bins
 from edgedistill.training.distill import make_student, student_loss
@@ -70,18 +71,18 @@ def test_burn_in_and_bins_that_were_shown_do_not_change_the_loss() -> None:
 @given(seed=st.integers(0, 100), share=st.sampled_from([0.1, 0.3, 0.5, 0.8]))
 def test_hidden_bins_are_zero_and_about_as_many_as_asked_for(seed: int, share: float) -> None:
     bins = numbers(20, 1000, 2) + 10
-    out, hidden = hide_bins(bins, share, make_generator(seed))
+    out, hidden = hide_bins(bins, share, draws_of_all(make_generator(seed), len(bins)))
     assert hidden.shape == (20, 1000, 1)
     gone = hidden[..., 0].bool()
     assert not out[gone].any()
     assert torch.equal(out[~gone], bins[~gone])
     assert abs(hidden.mean().item() - share) < 0.06
-    again = hide_bins(bins, share, make_generator(seed))[1]
+    again = hide_bins(bins, share, draws_of_all(make_generator(seed), len(bins)))[1]
     assert torch.equal(again, hidden)
 
 
 def test_nothing_is_hidden_at_share_zero() -> None:
     bins = numbers(4, 100, 2)
-    out, hidden = hide_bins(bins, 0.0, make_generator())
+    out, hidden = hide_bins(bins, 0.0, draws_of_all(make_generator(), len(bins)))
     assert not hidden.any()
     assert torch.equal(out, bins)

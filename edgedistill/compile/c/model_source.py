@@ -20,8 +20,18 @@ from edgedistill.compile.c.packing import BLOCK, LINE, Packing, packing_of, pad
 from edgedistill.compile.model_facts import ModelFacts
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model
+from edgedistill.numerics.four_bits import FACTOR
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """Holds a matrix of whole blocks of rows, as int8 with a multiplier for each row, or as float32 without."""
+
+    rows: Array  # (out, n)
+    multiplier: Array | None  # (out,)
+    factors: Array | None = None  # (out, groups) of four-bit weights
 
 
 def c_sources(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts, ops: str) -> dict[str, str]:
@@ -30,10 +40,9 @@ def c_sources(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts, op
     Raises EngineError for a student that the C engine cannot hold and for a variant that does not exist.
     """
     packing, data = packing_of(ops), header_name(facts, "data")
+    defines: dict[str, object] = {"MODEL_DATA": f'"{data}"'} | ({"FOURS": 1} if model.four else {})
     return {
-        header_name(facts): model_header(
-            model, front_end, facts, ops, {"MODEL_DATA": f'"{data}"'}, group=packing.group
-        ),
+        header_name(facts): model_header(model, front_end, facts, ops, defines, group=packing.group),
         data: _data_text(model, front_end, facts, packing),
     }
 
@@ -71,34 +80,34 @@ class _Tables:
         self.weights += packed + bytes(-len(packed) % LINE)
         return f"(const int8_t *)ed_weights + {at}"
 
-    def add_matrix(self, name: str, rows: Array, multiplier: Array | None) -> str:
-        """Adds a matrix of whole blocks of rows and returns it as a struct ed_matrix.
+    def add_matrix(self, name: str, matrix: Matrix) -> str:
+        """Adds a matrix of whole blocks of rows and returns it as a struct ed_matrix."""
+        if matrix.multiplier is None:
+            return self._add_float_matrix(name, matrix.rows)
+        multipliers = self.add_floats(f"{name}_m", matrix.multiplier)
+        if matrix.factors is None:
+            return f"{{{self.add_integers(self.packing.pack_matrix(matrix.rows))}, {multipliers}, 0, 0}}"
+        packed = self.add_integers(self.packing.pack_four_bits(matrix.rows, matrix.factors))
+        return f"{{0, {multipliers}, 0, {packed.replace('int8_t', 'uint8_t')}}}"
 
-        `rows` are int8 with a multiplier for each row, or float32 without multipliers where the recipe keeps the part.
-        """
-        if multiplier is None:
-            return self._add_float_matrix(name, rows)
-        return f"{{{self.add_integers(self.packing.pack_matrix(rows))}, {self.add_floats(f'{name}_m', multiplier)}, 0}}"
-
-    def add_few_rows(self, name: str, rows: Array, multiplier: Array | None) -> str:
+    def add_few_rows(self, name: str, matrix: Matrix) -> str:
         """Adds a read-out, which has fewer rows than a block, and returns it as a struct ed_matrix."""
-        if multiplier is None:
-            return self._add_float_matrix(name, rows)
-        return (
-            f"{{{self.add_integers(self.packing.pack_few_rows(rows))}, {self.add_floats(f'{name}_m', multiplier)}, 0}}"
-        )
+        if matrix.multiplier is None:
+            return self._add_float_matrix(name, matrix.rows)
+        packed = self.add_integers(self.packing.pack_few_rows(matrix.rows))
+        return f"{{{packed}, {self.add_floats(f'{name}_m', matrix.multiplier)}, 0, 0}}"
 
     def _add_float_matrix(self, name: str, rows: Array) -> str:
-        return f"{{0, 0, {self.add_floats(f'{name}_f', pad(rows, columns=BLOCK))}}}"
+        return f"{{0, 0, {self.add_floats(f'{name}_f', pad(rows, columns=BLOCK))}, 0}}"
 
 
 def _data_text(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts, packing: Packing) -> str:
     """Returns the text of model_NAME_data.h. Parts are added in the order in which a step reads them."""
     t, data = model.tensors, _Tables(packing)
-    embedding = data.add_matrix("ed_embedding", *_stack(model, ["embed.weight"]))
+    embedding = data.add_matrix("ed_embedding", _stack(model, ["embed.weight"]))
     layers = [_add_layer(model, data, i) for i in range(model.shape.layers)]
     readouts = [
-        f"static const struct ed_matrix {name} = {data.add_few_rows(name, *_read_weight(model, f'readout.{part}'))};"
+        f"static const struct ed_matrix {name} = {data.add_few_rows(name, _read_matrix(model, f'readout.{part}'))};"
         for part, name in (("latent", "ed_readout_latent"), ("lags", "ed_readout_lags"))
     ]
     data.add_floats("ed_embed_bias", pad(t["embed.bias"][None], columns=BLOCK))
@@ -124,10 +133,10 @@ def _add_layer(model: Int8Model, data: _Tables, i: int) -> str:
     parts = {
         "qkv": _stack(model, [f"{name}w{part}" for part in "qkv"]),
         "out": _stack(model, [f"{name}wo"]),
-        "gate_up": _alternate(*_stack(model, [f"{name}wgate", f"{name}wup"])),
+        "gate_up": _alternate(_stack(model, [f"{name}wgate", f"{name}wup"])),
         "down": _stack(model, [f"{name}wdown"]),
     }
-    fields = {part: data.add_matrix(f"ed_{i}_{part}", *stack) for part, stack in parts.items()}
+    fields = {part: data.add_matrix(f"ed_{i}_{part}", stack) for part, stack in parts.items()}
     fields["age_bias"] = data.add_floats(f"ed_{i}_age_bias", bias_by_slot(t[f"{name}age_bias"]))
     for activation in ("attn", "q", "k", "v", "context", "mlp", "hidden"):
         fields[f"{activation}_inv"] = c_float(t[f"{name}{activation}.inv_scale"][0])
@@ -135,20 +144,26 @@ def _add_layer(model: Int8Model, data: _Tables, i: int) -> str:
     return "    {\n" + "".join(f"        .{key} = {value},\n" for key, value in fields.items()) + "    },\n"
 
 
-def _read_weight(model: Int8Model, name: str) -> tuple[Array, Array | None]:
-    """Returns a matrix (out, n) and its multipliers (out,), which are None where it is kept in float32."""
-    return model.tensors[name], model.tensors.get(f"{name}.multiplier")
+def _read_matrix(model: Int8Model, name: str) -> Matrix:
+    """Returns a matrix of the student as it is, without padding."""
+    tensors = model.tensors
+    return Matrix(tensors[name], tensors.get(f"{name}.multiplier"), tensors.get(name + FACTOR))
 
 
-def _stack(model: Int8Model, names: Sequence[str]) -> tuple[Array, Array | None]:
+def _stack(model: Int8Model, names: Sequence[str]) -> Matrix:
     """Stacks matrices that read the same input, each padded to whole blocks of rows."""
-    weights = [_read_weight(model, name) for name in names]
-    rows = np.concatenate([pad(rows, rows=BLOCK) for rows, _ in weights])
-    multipliers = [pad(m[None], columns=BLOCK)[0] for _, m in weights if m is not None]
-    return rows, np.concatenate(multipliers) if multipliers else None
+    parts = [_read_matrix(model, name) for name in names]
+    multipliers = [pad(one.multiplier[None], columns=BLOCK)[0] for one in parts if one.multiplier is not None]
+    factors = [pad(one.factors, rows=BLOCK, value=1) for one in parts if one.factors is not None]
+    return Matrix(
+        np.concatenate([pad(one.rows, rows=BLOCK) for one in parts]),
+        np.concatenate(multipliers) if multipliers else None,
+        np.concatenate(factors) if factors else None,
+    )
 
 
-def _alternate(rows: Array, multiplier: Array | None) -> tuple[Array, Array | None]:
+def _alternate(matrix: Matrix) -> Matrix:
     """Reorders two stacked matrices so that their blocks alternate."""
-    turn = np.arange(len(rows)).reshape(2, -1, BLOCK).swapaxes(0, 1).ravel()
-    return rows[turn], None if multiplier is None else multiplier[turn]
+    turn = np.arange(len(matrix.rows)).reshape(2, -1, BLOCK).swapaxes(0, 1).ravel()
+    multiplier, factors = (None if part is None else part[turn] for part in (matrix.multiplier, matrix.factors))
+    return Matrix(matrix.rows[turn], multiplier, factors)

@@ -1,7 +1,7 @@
 """Packs weight matrices in the order in which each variant of the C kernels reads them.
 
-Rows of int8 weights go in, and bytes come out. The headers kernels/c/ed_ops_*.h describe the layouts. Weights are
-packed once, when a bundle is compiled.
+Rows of int8 weights go in, or four-bit weights with the factors of their groups, and bytes come out. The headers
+kernels/c/ed_ops_*.h describe the layouts. Weights are packed once, when a bundle is compiled.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.errors import EngineError, did_you_mean
+from edgedistill.numerics.four_bits import GROUP, OFFSET, count_groups, four_bits_of, pack_nibbles
 
 Int8 = npt.NDArray[np.int8]
+Bytes = npt.NDArray[np.uint8]
 
 BLOCK = 16  # outputs computed together, which are the int32 lanes of a 512-bit vector; rows are padded to this
 LINE = 64  # bytes of a cache line, and of one 512-bit vector
@@ -27,6 +29,7 @@ class Packing:
     group: int  # the most blocks of rows whose lines alternate, or 0 for a layout row by row
     unsigned: bool = False  # weights are stored as w + 128, because the instruction needs one unsigned factor
     rows: int = BLOCK  # in a block
+    factor_bytes: int = 1  # the factors of four-bit weights fill a multiple of this
 
     def pack_matrix(self, rows: Int8) -> bytes:
         """Packs a matrix (rows, n) whose number of rows is a multiple of 16. n is padded to a multiple of 4 with zeros.
@@ -42,6 +45,31 @@ class Packing:
         grouped = padded.reshape(blocks // group, group, self.rows, -1, 4).transpose(0, 3, 1, 2, 4)
         return self._to_bytes(grouped)
 
+    def pack_four_bits(self, rows: Int8, factors: Bytes) -> bytes:
+        """Packs a four-bit matrix (rows, n) with its factors (rows, groups), as the variant's header describes.
+
+        Groups of inputs follow one another, each with its factors in front. n is padded to a multiple of 4.
+        """
+        nibbles = pad((four_bits_of(rows, factors) + OFFSET).astype(np.uint8), columns=4, value=OFFSET)
+        spans = [slice(at, at + GROUP) for at in range(0, nibbles.shape[1], GROUP)]
+        assert len(spans) == count_groups(rows.shape[1]) == factors.shape[1]
+        if not self.group:
+            return np.concatenate(
+                [
+                    part
+                    for g, span in enumerate(spans)
+                    for part in (factors[:, g, None], pack_nibbles(nibbles[:, span]))
+                ],
+                axis=1,
+            ).tobytes()
+        together = self.rows * group_of(len(rows) // self.rows, self.group)
+        pack = _pair_blocks if self.rows == BLOCK else _pair_halves
+        return b"".join(
+            pack_factors(factors[at : at + together, g], self) + pack(nibbles[at : at + together, span])
+            for at in range(0, len(rows), together)
+            for g, span in enumerate(spans)
+        )
+
     def pack_few_rows(self, rows: Int8) -> bytes:
         """Packs a matrix (rows, n) with fewer rows than a block, row by row. Zeros pad n to a multiple of 64."""
         return self._to_bytes(pad(rows, columns=LINE))
@@ -51,10 +79,10 @@ class Packing:
 
 
 PACKINGS = {
-    "avx512": Packing(group=8, unsigned=True),
-    "avx2": Packing(group=2),
-    "neon": Packing(group=4),
-    "dsp": Packing(group=1, rows=4),
+    "avx512": Packing(group=8, unsigned=True, factor_bytes=64),
+    "avx2": Packing(group=2, factor_bytes=32),
+    "neon": Packing(group=4, factor_bytes=16),
+    "dsp": Packing(group=1, rows=4, factor_bytes=4),
     "scalar": Packing(group=0),
 }
 
@@ -71,6 +99,32 @@ def packing_of(ops: str) -> Packing:
     return PACKINGS[ops]
 
 
-def pad(array: npt.NDArray[Any], rows: int = 1, columns: int = 1) -> npt.NDArray[Any]:
-    """Returns an array (R, n) padded with zeros to multiples of `rows` and `columns`."""
-    return np.pad(array, ((0, -array.shape[0] % rows), (0, -array.shape[1] % columns)))
+def pack_factors(factors: Bytes, packing: Packing) -> bytes:
+    """Returns the factors (rows,) of one group of inputs: those of two blocks in a byte, or of one row in a byte."""
+    packed = factors.tobytes() if packing.rows != BLOCK else _pair_rows(factors[:, None]).tobytes()
+    return packed + bytes(-len(packed) % packing.factor_bytes)
+
+
+def _pair_rows(values: Bytes) -> Bytes:
+    """Puts blocks of 16 rows (rows, n) in pairs, (pairs, 16, n): the first in the low half of a byte."""
+    blocks = values.reshape(-1, BLOCK, values.shape[1])
+    even = np.pad(blocks, ((0, len(blocks) % 2), (0, 0), (0, 0)))
+    return np.asarray(even[::2] | even[1::2] << 4, np.uint8)
+
+
+def _pair_blocks(nibbles: Bytes) -> bytes:
+    """Packs one group of inputs (rows, n) as [4 inputs][pair of blocks][16 rows][4 inputs]."""
+    pairs = _pair_rows(nibbles)
+    return pairs.reshape(len(pairs), BLOCK, -1, 4).transpose(2, 0, 1, 3).tobytes()
+
+
+def _pair_halves(nibbles: Bytes) -> bytes:
+    """Packs one group of inputs (4, n) as [8 inputs][4 rows] words. Two inputs apart share a place in their halves."""
+    wide = pad(nibbles, columns=8).reshape(len(nibbles), -1, 8).astype(np.uint32)
+    words = sum(wide[:, :, i] << shift for i, shift in enumerate((0, 4, 16, 20, 8, 12, 24, 28)))
+    return np.asarray(words, "<u4").T.tobytes()
+
+
+def pad(array: npt.NDArray[Any], rows: int = 1, columns: int = 1, value: int = 0) -> npt.NDArray[Any]:
+    """Returns an array (R, n) padded with `value` to multiples of `rows` and `columns`."""
+    return np.pad(array, ((0, -array.shape[0] % rows), (0, -array.shape[1] % columns)), constant_values=value)

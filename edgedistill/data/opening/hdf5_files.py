@@ -7,11 +7,11 @@ nearly the same words, so this module tells them apart.
 from __future__ import annotations
 
 import errno
-import re
 from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import RecordingError
+from edgedistill.files import find_number
 from edgedistill.limits import require_plain
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -114,17 +114,9 @@ def _read_version(file: Any) -> str:
     return version.decode() if isinstance(version, bytes) else str(version)
 
 
-def find_errno(error: OSError) -> int | None:
-    """Returns the number of a system error. h5py often gives it only in its text."""
-    if error.errno is not None:
-        return error.errno
-    found = re.search(r"errno = (\d+)", str(error))
-    return int(found.group(1)) if found else None
-
-
 def opening_error(path: Path, error: OSError) -> RecordingError:
     """Returns the error for a file that HDF5 cannot open: in use, on a drive without locks, or damaged."""
-    text, number = str(error), find_errno(error)
+    text, number = str(error), find_number(error)
     lock = "lock" in text
     if lock and number in NO_LOCKS:
         return RecordingError(
@@ -152,7 +144,7 @@ def opening_error(path: Path, error: OSError) -> RecordingError:
 
 def reading_error(path: Path, got: str, number: int | None = None) -> RecordingError:
     """Returns the error for a file that cannot be read to its end. `number` is that of the system error, if known."""
-    number = number or find_errno(OSError(got))
+    number = number or find_number(OSError(got))
     if number in DRIVE_FAILED:
         return RecordingError(
             f"{path}: the drive failed while the file was read",

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.data.opening.hdf5_datasets import import_plugins, require_readable
-from edgedistill.data.opening.hdf5_files import find_errno, open_nwb2, reading_error, require_hdf5
+from edgedistill.data.opening.hdf5_files import open_nwb2, reading_error, require_hdf5
 from edgedistill.data.opening.nwb_reading import Unreadable, read_nwb
 from edgedistill.data.opening.session_files import is_zarr
 from edgedistill.data.opening.zarr import open_zarr
 from edgedistill.data.rollback_file import recover
 from edgedistill.errors import RecordingError
+from edgedistill.files import find_number
 
 REQUIRED = (
     "identifier",
@@ -91,7 +92,7 @@ def explain_read_errors(path: Path, what: str) -> Iterator[None]:
             next_step=f"pynwb-validate {path}",
         ) from error
     except (OSError, RuntimeError) as error:
-        number = find_errno(error) if isinstance(error, OSError) else None
+        number = find_number(error) if isinstance(error, OSError) else None
         raise reading_error(path, f"{what} cannot be read: {error}", number) from error
 
 
@@ -101,7 +102,7 @@ def _explain_failure(path: Path, file: Any, error: Exception) -> RecordingError:
     if isinstance(error, OSError):
         if file is not None:
             file.visititems(lambda name, held: require_readable(held, path, name))
-        return reading_error(path, text, find_errno(error))
+        return reading_error(path, text, find_number(error))
     lacking = [name for name in REQUIRED if file is not None and name not in file]
     return RecordingError(
         f"{path}: pynwb cannot read this file",

@@ -1,6 +1,7 @@
 """Finds the sessions on disk: NWB files in HDF5, and folders that are an NWB file in Zarr.
 
-The input is files and folders. The output is a list of sessions. Opening one is the work of `opening`.
+The input is files, folders, patterns and lists of them. The output is a list of sessions. Opening one is the work of
+`opening`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from edgedistill.data.opening.catalogue import expand_paths
 from edgedistill.errors import RecordingError
 
 ZARR_MARKS = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")  # of versions 2 and 3
@@ -18,6 +20,8 @@ ENDINGS = (".nwb", ".nwb.zarr")  # of folders that are meant to be a session
 def find_session_files(paths: Sequence[str | Path]) -> list[Path]:
     """Returns the files among `paths` and the sessions at any depth of the folders among them, without repeats.
 
+    Patterns and text files of paths are expanded as `catalogue` does.
+
     A session in a folder is a file or link that ends in .nwb, or a Zarr folder. What lies inside a Zarr folder is not
     looked at. Links whose target is missing are listed too, and so are folders that end in .nwb without one inside, so
     that opening them says what is wrong.
@@ -25,7 +29,7 @@ def find_session_files(paths: Sequence[str | Path]) -> list[Path]:
     Raises RecordingError when a path does not exist or a folder holds no session.
     """
     files: dict[str, Path] = {}
-    for path in map(Path, paths):
+    for path in expand_paths(paths):
         if not path.exists() and not path.is_symlink():
             raise RecordingError(
                 f"{path}: there is no such file or folder",

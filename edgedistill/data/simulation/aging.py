@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import bilinear, lfilter, lfilter_zi
 
+from edgedistill.data.session import copy_columns, split_columns
 from edgedistill.data.simulation.config import Array, SimulationConfig
+from edgedistill.scratch import allocate, split_rows
 
 DAYS_A_MONTH = 365.25 / 12
 LIFE_DAYS = 622.0  # mean life of an electrode; lives are exponential
@@ -84,10 +86,14 @@ def attenuate_low_frequencies(lfp: npt.NDArray[np.float32], low_gain: Array, rat
     they divide the voltage. The gain is `low_gain` (channels,) far below LEAK_HZ and 1 far above it. The filter starts
     settled at the first frame.
     """
-    passed = lfp.copy()
+    passed: npt.NDArray[np.float32] = allocate(lfp.shape, np.float32)
     corner = 2 * np.pi * LEAK_HZ
-    for channel in np.flatnonzero(low_gain < 1):
-        b, a = bilinear([1, corner], [1, corner / low_gain[channel]], fs=rate_hz)
-        start = lfilter_zi(b, a) * lfp[0, channel]
-        passed[:, channel] = lfilter(b, a, lfp[:, channel], zi=start)[0]
+    for columns in split_columns(lfp):
+        some = copy_columns(lfp, columns)
+        for channel, row in enumerate(some, columns.start):
+            if low_gain[channel] < 1:
+                b, a = bilinear([1, corner], [1, corner / low_gain[channel]], fs=rate_hz)
+                row[:] = lfilter(b, a, row, zi=lfilter_zi(b, a) * row[0])[0]
+        for frames in split_rows(slice(0, len(lfp)), lfp.shape[1]):
+            passed[frames, columns] = some[:, frames].T
     return passed

@@ -5,11 +5,14 @@ The inputs are the LFP, the movement of the cursor and the state of the array. T
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
 from edgedistill.data.simulation.aging import ArrayState, attenuate_low_frequencies
 from edgedistill.data.simulation.config import LATENT_HZ, Array, SimulationConfig
+from edgedistill.scratch import release_pages
 
 BLOCK_FRAMES = 1 << 14  # that are spoiled at a time; the numbers are the same for any
 
@@ -29,8 +32,8 @@ def spoil_channels(
     frames, channels = lfp.shape
     t = np.arange(frames) / config.rate_hz
     lfp = attenuate_low_frequencies(lfp, array.low_gain, config.rate_hz)
-    lfp *= array.gain.astype(np.float32)
     for block in split_frames(frames):
+        lfp[block] *= array.gain.astype(np.float32)
         lfp[block] += rng.normal(0, array.noise_uv, (len(t[block]), channels)).astype(np.float32)
     drift = rng.normal(0, 0.2, channels)
     for block in split_frames(frames):
@@ -44,13 +47,16 @@ def spoil_channels(
         width = int(config.rate_hz * rng.uniform(0.05, 0.15))
         pulse = np.hanning(width)[: frames - at] * rng.uniform(200, 500) * rng.choice([-1, 1])
         lfp[at : at + width] += np.outer(pulse, rng.lognormal(0, 0.3, channels)).astype(np.float32)
-    lfp[:, array.dead] = 0.0
+    for block in split_frames(frames):
+        lfp[block, array.dead] = 0.0
     return lfp
 
 
-def split_frames(frames: int) -> list[slice]:
-    """Returns blocks of BLOCK_FRAMES that cover all frames, so that no copy of the whole LFP is made."""
-    return [slice(start, min(start + BLOCK_FRAMES, frames)) for start in range(0, frames, BLOCK_FRAMES)]
+def split_frames(frames: int) -> Iterator[slice]:
+    """Yields blocks of BLOCK_FRAMES that cover all frames, so that the whole LFP is never in memory."""
+    for start in range(0, frames, BLOCK_FRAMES):
+        yield slice(start, min(start + BLOCK_FRAMES, frames))
+        release_pages()
 
 
 def draw_artefact_frames(config: SimulationConfig, velocity: Array, rng: np.random.Generator) -> npt.NDArray[np.int64]:

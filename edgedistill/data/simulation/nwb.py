@@ -21,6 +21,7 @@ from edgedistill.data.nwb_writing import write_large_nwb
 from edgedistill.data.simulation.config import VARIANTS
 from edgedistill.data.simulation.sessions import LATENT_HZ, SimulatedSession, SimulationConfig, simulate_sessions
 from edgedistill.files import atomic_write, output_error
+from edgedistill.scratch import release_pages, scratch_in
 
 if TYPE_CHECKING:
     from pynwb import NWBFile
@@ -63,10 +64,11 @@ def simulate_to_nwb(config: SimulationConfig, out: Path) -> Iterator[Path]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(out, "the simulated sessions", error) from error
-    for session in simulate_sessions(config):
-        path = out / f"{name_subject(config)}_day{session.index + 1:02d}.nwb"
-        write_session(session, config, path)
-        yield path
+    with scratch_in(out):
+        for session in simulate_sessions(config):
+            path = out / f"{name_subject(config)}_day{session.index + 1:02d}.nwb"
+            write_session(session, config, path)
+            yield path
 
 
 def write_session(session: SimulatedSession, config: SimulationConfig, path: Path) -> None:
@@ -157,6 +159,7 @@ def split_bits(session: SimulatedSession) -> Iterator[npt.NDArray[np.int16]]:
     for start in range(0, len(session.lfp_uv), CHUNK_FRAMES):
         bits = np.rint(session.lfp_uv[start : start + CHUNK_FRAMES] / UV_PER_BIT)
         yield np.clip(bits, -32768, 32767).astype(np.int16)
+        release_pages()
 
 
 def add_units(nwb: NWBFile, session: SimulatedSession) -> None:

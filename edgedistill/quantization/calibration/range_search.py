@@ -8,6 +8,7 @@ come from.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +18,13 @@ from torch import Tensor
 from edgedistill.errors import RecordingError
 from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.student import Student
-from edgedistill.numerics.tensors import activations
+from edgedistill.numerics.tensors import activations, four_bit_parts, part_of, weight_matrices
 from edgedistill.quantization.calibration.activations import compute_activations
 from edgedistill.quantization.calibration.observers import make_observer
-from edgedistill.quantization.calibration.ranges import Ranges, make_table_row, shape_from_size
+from edgedistill.quantization.calibration.ranges import Ranges, make_table_row, require_recipe_fits, shape_from_size
 from edgedistill.quantization.calibration.recipe import Recipe
 from edgedistill.quantization.calibration.windows import Draw, Window, draw_windows
-from edgedistill.quantization.integers import PER_HEAD, require_parts
+from edgedistill.quantization.integers import PER_HEAD
 from edgedistill.training.batches import TrainingSession
 
 BATCH = 4  # windows that run at a time
@@ -44,8 +45,7 @@ def calibrate(
     Raises an error where there is no session, a session that the student cannot read, no usable window, a part to keep
     that does not exist, or an activation that is constant or not finite. File hashes of the sessions stay None.
     """
-    shape = shape_from_size(student.size)
-    require_parts(shape, recipe.keep)
+    require_recipe_fits(shape_from_size(student.size), recipe)
     for session in sessions:
         require_channels(student, session, modality)
     draw = draw_windows(sessions, modality, student.size, recipe, seed)
@@ -94,7 +94,15 @@ def require_channels(student: Student, session: TrainingSession, modality: str) 
 
 
 def observe_windows(student: Student, sessions: Sequence[TrainingSession], modality: str, draw: Draw) -> Iterator[Seen]:
-    """Yields every drawn window with its activations. The run-up is run but not observed.
+    """Yields every drawn window with the values of its activations. The run-up is run but not observed."""
+    for window, found in run_windows(student, sessions, modality, draw):
+        yield window, {name: group_values(x, window.run_up) for name, x in found.items()}
+
+
+def run_windows(
+    student: Student, sessions: Sequence[TrainingSession], modality: str, draw: Draw
+) -> Iterator[tuple[Window, dict[str, Tensor]]]:
+    """Yields every drawn window with its activations from the run-up on, (n, width) or (heads, n, head_dim).
 
     Bins of the run-up that are artefacts or NaN are masked to 0, as the front end masks a bad channel, because a range
     need not hold what they leave in the ring.
@@ -107,7 +115,7 @@ def observe_windows(student: Student, sessions: Sequence[TrainingSession], modal
             segments = torch.stack([cut_window(bins, window, draw.limit) for window in batch])
             found = compute_activations(student, session.id, segments)
             for place, window in enumerate(batch):
-                yield window, {name: group_values(x[place], window.run_up) for name, x in found.items()}
+                yield window, {name: x[place] for name, x in found.items()}
 
 
 def cut_window(bins: Tensor, window: Window, limit: float) -> Tensor:
@@ -122,6 +130,25 @@ def group_values(x: Tensor, run_up: int) -> npt.NDArray[np.float32]:
     if x.ndim == 2:
         return np.asarray(x[run_up:].reshape(-1, 1).numpy())
     return np.asarray(x[:, run_up:].flatten(1).T.contiguous().numpy())
+
+
+def measure_moments(
+    student: Student, session: TrainingSession, modality: str, recipe: Recipe, seed: int
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Returns the second moments (n, n) of what each matrix of the layers reads, before any folding.
+
+    They are those of windows of the training block of `session`, which are drawn without regard to its labels.
+    """
+    shape = shape_from_size(student.size)
+    sources = {source for name, (_, source) in weight_matrices(shape).items() if part_of(name) in four_bit_parts(shape)}
+    draw = draw_windows([session], modality, student.size, replace(recipe, strata=1), seed)
+    sums: dict[str, npt.NDArray[np.float64]] = {}
+    for window, found in run_windows(student, [session], modality, draw):
+        for name in sources:
+            x = found[name] if found[name].ndim == 2 else found[name].transpose(0, 1).flatten(1)
+            values = x[window.run_up :].double().numpy()
+            sums[name] = sums.get(name, 0) + values.T @ values / window.bins
+    return {name: total / len(draw.windows) for name, total in sums.items()}
 
 
 def measure_table(

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from edgedistill.config import StudentShape, StudentSize
 from edgedistill.errors import ConfigError, EdgeDistillError
 from edgedistill.files import atomic_write_text
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.quantization.calibration.recipe import Recipe
-from edgedistill.quantization.integers import check_ranges
+from edgedistill.quantization.integers import check_ranges, require_four_bit_parts, require_parts
 
 KIND, FORMAT = "edgedistill ranges", 1
 Facts = dict[str, Any]
@@ -77,6 +78,19 @@ class Ranges:
     def require_size(self, size: StudentSize) -> None:
         """Raises EdgeDistillError that names the first activation without a range for a student of `size`."""
         check_ranges(shape_from_size(size), self.values)
+
+
+def require_recipe_fits(shape: StudentShape, recipe: Recipe) -> None:
+    """Raises EdgeDistillError for a part that the recipe names and a student of this shape does not have."""
+    require_parts(shape, recipe.keep)
+    require_four_bit_parts(shape, recipe.eight)
+
+
+def choose_four_bit_parts(shape: StudentShape, recipe: Recipe) -> tuple[str, ...]:
+    """Returns the parts whose weights have four bits by the recipe."""
+    if recipe.weights == 8:
+        return ()
+    return tuple(part for part in four_bit_parts(shape) if part not in (*recipe.eight, *recipe.keep))
 
 
 def read_ranges(path: Path, size: StudentSize | None = None) -> Ranges:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgedistill.assets import asset_folder
@@ -18,6 +18,8 @@ from edgedistill.errors import ConfigError, did_you_mean
 
 DEFAULT_RECIPE = "percentile"
 METHODS = ("minmax", "moving_minmax", "percentile", "entropy", "mse")
+ROUNDINGS = ("gptq", "nearest")
+FOUR_BIT_KEYS = ("weights", "rounding", "eight")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class Recipe:
     refit_readout: bool = True  # fit the read-out again on quantized latents, which costs nothing on the device
     keep: tuple[str, ...] = ()  # parts whose weights stay float32, named as in `numerics.part_names`
     finetune: FineTune | None = None
+    weights: int = 8  # bits of the weights of the layers: 8 or 4
+    rounding: str = "gptq"  # of four-bit weights: column by column with the moments of the inputs, or to "nearest"
+    eight: tuple[str, ...] = ()  # parts whose weights stay at eight bits where the others have four
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -58,10 +63,25 @@ class Recipe:
         for name in ("windows", "window_bins", "strata"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(1 <= self.artefact_factor < math.inf, "artefact_factor", self.artefact_factor, "1 or more")
+        _require(self.weights in (4, 8), "weights", self.weights, "4 or 8 bits")
+        if self.rounding not in ROUNDINGS:
+            raise ConfigError(f"unknown rounding '{self.rounding}'", expected=did_you_mean(self.rounding, ROUNDINGS))
+        if self.eight and self.weights == 8:
+            raise ConfigError(
+                "'eight' names parts beside four-bit ones", got="weights = 8", next_step="add weights = 4"
+            )
 
     def to_json(self) -> dict[str, object]:
-        """Returns the recipe as it stands in a file of ranges and in a manifest."""
-        return asdict(self)
+        """Returns the recipe as it stands in a file of ranges and in a manifest.
+
+        A recipe for weights of eight bits has no keys of four-bit weights, so its files are those of older versions.
+        """
+        facts = asdict(self)
+        return {key: value for key, value in facts.items() if self.weights == 4 or key not in FOUR_BIT_KEYS}
+
+    def after_finetuning(self) -> Recipe:
+        """Returns the recipe by which a fine-tuned student is quantized: its weights are rounded as in the training."""
+        return replace(self, rounding="nearest")
 
     @classmethod
     def from_json(cls, mapping: Mapping[str, object], where: str = "recipe") -> Recipe:

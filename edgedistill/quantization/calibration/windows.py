@@ -20,6 +20,7 @@ from torch import Tensor
 from edgedistill.config import StudentSize
 from edgedistill.errors import RecordingError
 from edgedistill.quantization.calibration.recipe import Recipe
+from edgedistill.scratch import split_rows
 from edgedistill.training.batches import TrainingSession, make_generator
 
 SPEED_ENDS = (0.02, 0.98)  # the strata lie between these quantiles of speed, so that a glitch makes no stratum
@@ -131,7 +132,9 @@ def grid_from_session(
     slack = room - run_up - count * width
     start = session.settled + run_up + int(make_numpy_generator(seed, 2 * order).integers(slack + 1)) if count else stop
     first = start + width * np.arange(count)
-    peaks = bins[:stop].abs().amax(1).numpy()
+    peaks = np.empty(stop, np.float32)
+    for part in split_rows(slice(0, stop), bins.shape[1]):
+        peaks[part] = bins[part].abs().amax(1).numpy()
     usable = session.valid.numpy()[first[:, None] + np.arange(width)].all(axis=1)
     return Grid(session, first, width, run_up, peaks, compute_speed(session, first, width), usable)
 

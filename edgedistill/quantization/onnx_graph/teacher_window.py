@@ -39,7 +39,9 @@ def graph_from_teacher(
 
 def make_timing_graph(size: TeacherSize, units: int, window: int, outputs: int) -> onnx.ModelProto:
     """Returns a graph for timing only: it has that shape, and equal weights that are made when it is loaded."""
-    teacher = PatchAutoencoder(size, {"any": units})
+    with torch.random.fork_rng(devices=[]):  # small weights stay as they are drawn, and must be the same every time
+        torch.manual_seed(0)
+        teacher = PatchAutoencoder(size, {"any": units})
     weight, bias = np.zeros((outputs, size.d), np.float32), np.zeros(outputs, np.float32)
     return _write_graph(_AlikeWeights(), teacher, "any", window, weight, bias)
 

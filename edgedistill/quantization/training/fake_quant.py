@@ -28,8 +28,15 @@ from edgedistill.numerics import part_names
 from edgedistill.numerics.arithmetic import LEVELS
 from edgedistill.numerics.tensors import activations, weight_matrices
 from edgedistill.quantization.exact_torch import ExactStream, cut_into_blocks
-from edgedistill.quantization.integers import check_ranges, fold, quantize_student, require_parts
+from edgedistill.quantization.integers import (
+    check_ranges,
+    fold,
+    quantize_student,
+    require_four_bit_parts,
+    require_parts,
+)
 from edgedistill.quantization.training.straight_through import (
+    fake_quantize_groups,
     fake_quantize_rows,
     fake_quantize_tensor,
     integer_attention,
@@ -44,7 +51,8 @@ Cache = list[tuple[Tensor, Tensor]]
 class FakeQuantStudent(nn.Module):
     """Trains `student` in place with eight bits where the device has them.
 
-    `ranges` are as `quantize_student` takes them, and parts in `keep` stay float32. With `quantized` only these parts
+    `ranges` are as `quantize_student` takes them. Parts in `keep` stay float32, and parts in `four` get four-bit
+    weights, rounded to nearest. With `quantized` only these parts
     are rounded, also in evaluation, which is then in float arithmetic (sensitivity). With `learn_scales` the ranges are
     trained too, except that of the bins, which the read-out shares. The ratios between heads do not change.
     """
@@ -56,11 +64,14 @@ class FakeQuantStudent(nn.Module):
         keep: Collection[str] = (),
         quantized: Collection[str] | None = None,
         learn_scales: bool = False,
+        four: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.student, self.keep, self.emulated = student, tuple(keep), quantized is not None
         shape = student.size.shape(1, 1)
         require_parts(shape, keep)
+        require_four_bit_parts(shape, four)
+        self.four = frozenset(four)
         require_known(quantized or (), part_names(shape))
         self.parts = frozenset(part_names(shape) if quantized is None else quantized) - frozenset(keep)
         self.rounds_bins = not self.emulated or "embed" in self.parts  # an embedding in float32 also reads int8 bins
@@ -139,7 +150,7 @@ class FakeQuantStudent(nn.Module):
         weights["readout.latent"] = np.zeros((1, shape.d), np.float32)
         weights["readout.lags"] = np.zeros((1, (shape.lags + 1) * shape.channels), np.float32)
         weights["readout.bias"] = np.zeros(1, np.float32)
-        return quantize_student(shape, weights, self.compute_ranges(), self.keep)
+        return quantize_student(shape, weights, self.compute_ranges(), self.keep, self.four)
 
     @torch.no_grad()
     def _exact_stream(self, session: str, bins: Tensor, chunk: int) -> Iterator[Tensor]:
@@ -205,7 +216,9 @@ class FakeQuantStudent(nn.Module):
         return context.flatten(2, 3)[:, :, :n]
 
     def _weight(self, part: str, w: Tensor) -> Tensor:
-        return fake_quantize_rows(w) if part in self.parts else w
+        if part not in self.parts:
+            return w
+        return fake_quantize_groups(w) if part in self.four else fake_quantize_rows(w)
 
     def _round(self, part: str, name: str, x: Tensor) -> Tensor:
         return fake_quantize_tensor(x, self._scale(name)) if part in self.parts else x

@@ -44,6 +44,7 @@ def finetune_student(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     keep: Collection[str] = (),
+    four: Collection[str] = (),
 ) -> tuple[Student, dict[str, list[float]]]:
     """Returns the fine-tuned student, in evaluation mode, and its ranges. `student` itself does not change.
 
@@ -51,7 +52,7 @@ def finetune_student(
     resumes from `checkpoint` with the same bits. Where no step lowers the validation loss of the integers, the student
     and the ranges come back as they were. Of a student that was aligned layer by layer, only the latents are aligned.
     """
-    tuned = FakeQuantStudent(deepcopy(student), ranges, keep, learn_scales=finetune.learn_scales)
+    tuned = FakeQuantStudent(deepcopy(student), ranges, keep, learn_scales=finetune.learn_scales, four=four)
     schedule = shorten_schedule(config, finetune)
     aligner = align_trained(student, sessions, modality, objective, teacher_latents)
 

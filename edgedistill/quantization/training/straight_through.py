@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from edgedistill.numerics.arithmetic import LEVELS
+from edgedistill.quantization.four_bits import find_scale, round_to_nearest
 
 
 def fake_quantize_rows(w: Tensor) -> Tensor:
@@ -22,6 +23,14 @@ def fake_quantize_rows(w: Tensor) -> Tensor:
     largest = w.detach().abs().amax(1)
     scale = torch.where(largest > 0, largest, float(LEVELS)) / LEVELS
     return torch.fake_quantize_per_channel_affine(w, scale, torch.zeros_like(scale), 0, -LEVELS, LEVELS)
+
+
+def fake_quantize_groups(w: Tensor) -> Tensor:
+    """Rounds a weight (out, n) to four bits with a factor for each group of inputs, as `four_bits` does."""
+    with torch.no_grad():
+        scale = find_scale(w)
+        rounded = round_to_nearest(w, scale)[0] * scale[:, None]
+    return w + (rounded - w).detach()
 
 
 def fake_quantize_tensor(x: Tensor, scale: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ from edgedistill.errors import EdgeDistillError, RecordingError
 from edgedistill.models.student import Student
 from edgedistill.models.transformer import rms
 from edgedistill.quantization.calibration.activations import compute_activations
-from edgedistill.quantization.calibration.range_search import calibrate, measure_table
+from edgedistill.quantization.calibration.range_search import calibrate, measure_moments, measure_table
 from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from edgedistill.quantization.calibration.windows import draw_windows
 from edgedistill.training.batches import TrainingSession, training_session_from_bins
 from edgedistill.training.distill import make_student
 
@@ -50,6 +51,22 @@ def test_traced_activations_give_the_output_of_the_student(student: Student, day
         assert torch.equal(found[f"layers.0.{name}"], values)
     assert found["layers.1.context"].shape == (2, STUDENT.heads, 200, STUDENT.d // STUDENT.heads)
     assert found["layers.1.hidden"].shape == (2, 200, STUDENT.ff)
+
+
+def test_moments_are_those_of_what_the_matrices_read_in_the_drawn_windows(
+    student: Student, day: TrainingSession
+) -> None:
+    found = measure_moments(student, day, "lfp", RECIPE, 3)
+    layers = [f"layers.{i}.{name}" for i in range(2) for name in ("attn", "context", "mlp", "hidden")]
+    assert found.keys() == set(layers)
+    whole = compute_activations(student, day.id, day.inputs("lfp")[None])
+    draw = draw_windows([day], "lfp", student.size, replace(RECIPE, strata=1), 3)
+    bins = np.concatenate([np.arange(w.first_bin, w.first_bin + w.bins) for w in draw.windows])
+    assert len(bins) > 300
+    for name, moments in found.items():
+        x = whole[name][0]
+        rows = (x if x.ndim == 2 else x.transpose(0, 1).flatten(1))[bins].double().numpy()
+        assert np.allclose(moments, rows.T @ rows / len(bins), atol=1e-4 * np.square(rows).mean()), name
 
 
 def test_minmax_finds_the_largest_activation_of_the_streamed_student(student: Student, day: TrainingSession) -> None:

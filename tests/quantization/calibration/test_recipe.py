@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from edgedistill.errors import ConfigError
+from edgedistill.errors import ConfigError, EdgeDistillError
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.quantization.calibration.observers import make_observer
+from edgedistill.quantization.calibration.ranges import choose_four_bit_parts, require_recipe_fits
 from edgedistill.quantization.calibration.recipe import (
     DEFAULT_RECIPE,
     METHODS,
@@ -19,7 +21,9 @@ from edgedistill.quantization.calibration.recipe import (
     require_teacher,
 )
 
-RECIPES = ("entropy", "minmax", "moving-minmax", "mse", "percentile", "qat")
+from ...numerics.students import SMALL
+
+RECIPES = ("entropy", "four-bit", "four-bit-qat", "minmax", "moving-minmax", "mse", "percentile", "qat")
 
 
 def test_the_packaged_recipes_are_listed() -> None:
@@ -34,8 +38,26 @@ def test_every_recipe_is_called_as_its_file_and_comes_back_from_json(name: str) 
     assert recipe.name == name
     assert recipe.description
     assert Recipe.from_json(recipe.to_json()) == recipe
-    assert (recipe.finetune is not None) == (name == "qat")
+    assert (recipe.finetune is not None) == name.endswith("qat")
     make_observer(recipe.method, "x", percentile=recipe.percentile, momentum=recipe.momentum)
+
+
+def test_a_recipe_for_eight_bits_is_written_as_it_always_was() -> None:
+    """Files of ranges with weights of eight bits do not change."""
+    four = load_recipe("four-bit").to_json()
+    assert {"weights", "rounding", "eight"} <= four.keys()
+    assert load_recipe("mse").to_json().keys() == four.keys() - {"weights", "rounding", "eight"}
+    assert load_recipe("qat").after_finetuning().to_json() == load_recipe("qat").to_json()
+
+
+def test_which_parts_have_four_bits() -> None:
+    shape, four = SMALL, load_recipe("four-bit")
+    assert choose_four_bit_parts(shape, load_recipe("mse")) == ()
+    assert choose_four_bit_parts(shape, four) == four_bit_parts(shape)
+    some = replace(four, eight=("layers.0.out",), keep=("layers.1.down",))
+    assert set(four_bit_parts(shape)) - set(choose_four_bit_parts(shape, some)) == {"layers.0.out", "layers.1.down"}
+    with pytest.raises(EdgeDistillError, match=r"'layers\.0\.outt'[\s\S]*layers\.0\.out"):
+        require_recipe_fits(shape, replace(four, eight=("layers.0.outt",)))
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
@@ -63,6 +85,8 @@ def test_a_recipe_can_be_a_file_of_ones_own(tmp_path: Path) -> None:
         ('method = "mse"\n[finetune]\nstep = 3\n', "unknown key 'finetune.step'[\\s\\S]*did you mean 'steps'"),
         ('method = "entropie"\n', "unknown method 'entropie'[\\s\\S]*did you mean 'entropy'"),
         ("windows = 3\n", "missing key 'method'"),
+        ('method = "mse"\nweights = 4\nrounding = "nearst"\n', "unknown rounding[\\s\\S]*did you mean 'nearest'"),
+        ('method = "mse"\neight = ["layers.0.out"]\n', "'eight' names parts beside four-bit ones"),
         ('method = "mse"\n[finetune]\nsteps = 0\n', r"\[finetune\] 'steps' is out of range"),
     ],
 )
@@ -81,6 +105,7 @@ def test_mistakes_in_a_recipe_name_the_file(tmp_path: Path, text: str, says: str
         {"window_bins": 0},
         {"strata": 0},
         {"artefact_factor": 0.5},
+        {"weights": 6},
     ],
 )
 def test_values_out_of_range_are_named(change: dict[str, Any]) -> None:

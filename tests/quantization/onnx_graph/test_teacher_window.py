@@ -59,3 +59,13 @@ def test_a_graph_for_timing_is_small_and_runs() -> None:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"counts": np.ones((40, 7), "f4")})
     assert found.shape == (OUTPUTS,)
+
+
+def test_a_graph_for_timing_is_the_same_whatever_was_drawn_before() -> None:
+    size = TeacherSize(d=16, layers=1, heads=2, ff=16, patch=8, span=4, **PREDICTOR)
+    torch.manual_seed(1)
+    first = make_timing_graph(size, 7, 8, OUTPUTS).SerializeToString()
+    drawn = torch.rand(1)
+    assert make_timing_graph(size, 7, 8, OUTPUTS).SerializeToString() == first
+    torch.manual_seed(1)
+    assert torch.rand(1) == drawn

@@ -15,6 +15,7 @@ from edgedistill.config import StudentSize
 from edgedistill.errors import EdgeDistillError
 from edgedistill.models.student import Student
 from edgedistill.numerics import Int8Model, Oracle, part_names
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.quantization.calibration.activations import compute_activations
 from edgedistill.quantization.integers import quantize_student
 from edgedistill.quantization.training.fake_quant import FakeQuantStudent
@@ -67,7 +68,7 @@ def oracle_latents(model: FakeQuantStudent, bins: Tensor) -> np.ndarray:
     for name, size in (("latent", shape.d), ("lags", (shape.lags + 1) * 6)):
         weights[f"readout.{name}"] = np.zeros((1, size), np.float32)
     weights["readout.bias"] = np.zeros(1, np.float32)
-    tensors = quantize_student(shape, weights, model.compute_ranges(), model.keep)
+    tensors = quantize_student(shape, weights, model.compute_ranges(), model.keep, model.four)
     trace = Oracle(Int8Model(shape, tensors)).trace(bins.numpy())
     latents = trace["latent"] * tensors["latent.scale"] if "latent" in trace else trace["latents"]
     return np.asarray(latents * weights["norm_out"])
@@ -82,6 +83,33 @@ def test_evaluation_gives_the_bits_of_the_oracle(name: str, keep: tuple[str, ...
     assert model("monday", bins[None])[0].numpy().tobytes() == expected.tobytes()
     for chunk in (77, 200, 4096):
         assert torch.cat(list(model.stream("monday", bins, chunk))).numpy().tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("keep", [(), ("layers.1.gate_up",)], ids=str)
+def test_evaluation_with_four_bit_weights_gives_the_bits_of_the_oracle(keep: tuple[str, ...]) -> None:
+    model, bins = fake(keep=keep, four=("layers.0.qkv", "layers.2.down")).eval(), random_bins(120)
+    expected = oracle_latents(model, bins)
+    assert model("monday", bins[None])[0].numpy().tobytes() == expected.tobytes()
+    assert not np.array_equal(expected, oracle_latents(fake(keep=keep).eval(), bins))
+
+
+def test_training_arithmetic_with_four_bit_weights_is_close_to_the_integers() -> None:
+    """The difference is a small part of what four bits cost."""
+    four = four_bit_parts(SIZES["window 9"].shape(1, 1))
+    model, bins = fake(four=four), random_bins(450)[None]
+    with torch.no_grad():
+        trained, float_ = model.train()("monday", bins), model.student("monday", bins)
+        exact = model.eval()("monday", bins)
+    near, far = ((x - exact).square().mean().sqrt().item() for x in (trained, float_))
+    assert near < 0.1 * far
+
+
+def test_every_four_bit_weight_learns() -> None:
+    model = fake(four=("layers.0.qkv", "layers.0.out", "layers.1.gate_up", "layers.2.down")).train()
+    model("monday", random_bins(128).view(2, 64, 6)).square().mean().backward()
+    blocks = list(model.student.layers)
+    weights = (blocks[0].wq, blocks[0].wo, blocks[1].mlp.wgate, blocks[2].mlp.wdown)
+    assert all(w.grad is not None and (w.grad != 0).float().mean() > 0.99 for w in weights)
 
 
 @settings(max_examples=6, deadline=None)

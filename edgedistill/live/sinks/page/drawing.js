@@ -97,7 +97,7 @@ export function drawTrace(canvas, ring, i, outputs, look, range) {
   const x = (bin) => left + ((bin - first + 0.5) / look.bins) * (right - left);
   const y = (value) => bottom - ((value - range.low) / (range.high - range.low)) * (bottom - top);
 
-  const step = chooseStep(range.high - range.low, 4);
+  const step = chooseStep(range.high - range.low, 5);
   for (let at = Math.ceil(range.low / step) * step; at <= range.high; at += step) {
     line(pen, left, y(at), right, y(at), colours.grid);
     write(pen, formatNumber(Math.abs(at) < step / 1e6 ? 0 : at), left - 6, y(at) + 4, colours.soft, "right");

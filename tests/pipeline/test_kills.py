@@ -1,0 +1,39 @@
+"""Commands that are killed at any moment leave the old result or the new one, and can be run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgedistill.pipeline import BuildResult
+
+# The benchmark, with the short measures of the other tests of this folder
+DRIVER = """
+from benchmarks.cpu import kills
+from tests.pipeline.conftest import quick_measures
+with quick_measures():
+    kills.main()
+"""
+
+
+@pytest.mark.parametrize("also_build", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_kills_leave_the_old_or_the_new_result_and_the_same_command_ends_with_the_same_bytes(
+    home: Path, first: BuildResult, tmp_path: Path, also_build: bool
+) -> None:
+    """`adapt` writes its bundle as `build` does. The training that is killed in a build is that of `test_loop.py`."""
+    words: list[object] = ["--data", home / "data", "--out", tmp_path]
+    words += ["--preset", home / "tiny.toml", "--target", home / "host.toml"]
+    words += ["--kills", 10] if also_build else ["--kills", 12, "--bundle", first.bundle]
+    program = [sys.executable, "-c", DRIVER, *map(str, words)]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(program, env=one_thread, capture_output=True, text=True, check=False)
+    result = json.loads((tmp_path / "kills.json").read_text())
+    assert result["found"] == [], done.stderr
+    assert done.returncode == 0
+    others = {"compile": 4, "run": 4, "adapt": 4}
+    assert result["kills"] == ({"build": 4, "compile": 2, "run": 2, "adapt": 2} if also_build else others)
