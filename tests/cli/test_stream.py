@@ -67,16 +67,15 @@ def test_json_holds_the_counters_and_a_signal_ends_a_stream(bundle: Path, tmp_pa
 
 def test_a_replay_is_decoded_as_run_decodes_the_file(bundle: Path, session: Path, tmp_path: Path) -> None:
     done = call(
-        "stream", bundle, "--from", f"replay:{session}", "--speed", 50, "--seconds", 20,
+        "stream", bundle, "--from", f"replay:{session}", "--speed", 5, "--seconds", 5,
         "--to", f"csv:{tmp_path / 'live.csv'}", *QUIET, "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
     counters = json.loads(done.stdout)["counters"]
-    if counters["lost_frames"]:
-        pytest.skip("this machine was too busy to decode at this speed")
+    assert counters["lost_frames"] == 0  # at this speed five seconds may wait
     call("run", bundle, session, "--out", tmp_path / "run.csv")
     live, run = ((tmp_path / name).read_text().splitlines() for name in ("live.csv", "run.csv"))
-    assert len(live) > 2000
+    assert len(live) > 450
     columns = [[line.split(",")[:2] + line.split(",")[3:] for line in lines] for lines in (live, run[: len(live)])]
     assert columns[0] == columns[1]  # but for the time, which a file counts on its own clock
 

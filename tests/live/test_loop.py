@@ -22,8 +22,8 @@ from edgedistill.runtime import Decoder, Flag, Output
 from ..bundles import CHANNELS
 from .fakes import FRAMES, BlockedSink, FailingSink, FakeSource, KeepingSink
 
-FREELY = LiveSettings(real_time=False, sink_backlog_s=600)  # a busy machine drops no block
-PLAIN = replace(FREELY, patience_s=60, backlog_s=60)
+FREELY = LiveSettings(real_time=False, backlog_s=60, sink_backlog_s=600)  # a busy machine drops nothing
+PLAIN = replace(FREELY, patience_s=60)
 
 
 def stream(
