@@ -101,7 +101,7 @@ def _take(lock: Path, place: Path) -> int:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
             _wait_for_lock(descriptor, place)
-            if lock.exists() and os.path.samestat(os.fstat(descriptor), os.lstat(lock)):
+            if _is_still_there(lock, descriptor):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode()[:OWNER_BYTES], 0)
                 return descriptor
@@ -109,6 +109,14 @@ def _take(lock: Path, place: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _is_still_there(lock: Path, descriptor: int) -> bool:
+    """Returns whether the open file still has its name. Its last owner may remove it at any moment."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(lock))
+    except FileNotFoundError:
+        return False
 
 
 def _wait_for_lock(descriptor: int, place: Path) -> None:

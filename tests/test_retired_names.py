@@ -36,7 +36,7 @@ WORDS = {
     r"\bclass Plan\b|\bcommands\.Plan\b": "BuildSpec: a plan is TensorRT's alone",
     r"student_tasks import .*\b(Row|ROWS)\b": "StudentTask, STUDENT_TASKS",
     r"\bin (str\()?\w+\.what\b": "a typed error of edgedistill.errors: NotCompiled, StalePlan",
-    r"\b(given|rows|fits|runs)\.py\b": "pretrained_student.py, student_tasks.py, holdout_scores.py, decoding.py",
+    r"\b(given|rows|fits)\.py\b": "pretrained_student.py, student_tasks.py, holdout_scores.py",
     r"\bspike_view\b": "bundle/spike_student.py",
     r"\bcuda_driver\b": "machine/gpu.py",
     r"\bbuilt_folder\b": "compile/build_folder.py",

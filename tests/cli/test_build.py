@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgedistill.data.candidates import SeriesNames
+from edgedistill.data.opening.catalogue import ReadingOptions
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE
 
 from .calling import answer, call, refused
@@ -17,7 +18,7 @@ def test_build_hands_over_its_options(stages: FakePipeline) -> None:
     found = answer(
         *("build", "--target", "host", "--data", "a.nwb", "b.nwb", "--out", "x.edge", "--data", "more"),
         *("--preset", "nano", "--session", "s2", "--steps", 5, "--seed", 3, "--baselines", "--label-minutes", 0.5),
-        *("--trials", 20),
+        *("--trials", 20, "--jobs", 2),
     )
     assert found["metrics"]["int8_r2"] is None
     assert stages.asked == {
@@ -47,6 +48,7 @@ def test_build_hands_over_its_options(stages: FakePipeline) -> None:
         "label_minutes": 0.5,
         "trials": 20,
         "sign": None,
+        "reading": ReadingOptions(jobs=2, skip_bad=False),
     }
 
 
