@@ -23,7 +23,7 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.
 
 PARTS = [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/__init__.py")]
 HOST = {"data", "models", "training", "quantization", "ranks"}
-TOP = {"cli", "pipeline", "bench", "stream_file", "decoding", "matching", "doctor", "convert"}
+TOP = {"cli", "pipeline", "live", "bench", "stream_file", "decoding", "matching", "doctor", "convert"}
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
