@@ -50,11 +50,23 @@ TRAINING = "bins_per_step = 256\nsegment_bins = 128\nburn_in = 16\nsteps = 2"
 
 # What this machine does not print: another device has it, or an odd session.
 NOT_HERE = {
-    "inspect bundle": ("provenance.adapt", "provenance.probe", "provenance.label_minutes"),  # with other options
+    "inspect bundle": (  # with other options
+        "provenance.adapt",
+        "provenance.probe",
+        "provenance.label_minutes",
+        "provenance.labels_from_spikes.",
+    ),
+    "build": ("training.labels_from_spikes.",),  # with --label-minutes, see tests/pipeline/test_few_labels.py
     "adapt": ("read[].series.units",),  # no command that adapts reads spikes
     "calibrate": ("left_out[].", "read[].series.units"),  # with an artefact in the data; with a recipe that fine-tunes
     "compile": ("device.*", "forms[].", "notes[]"),  # on a GPU
-    "bench": ("ratios.spike_teacher_published", "harness.closed_loop.", "device.load[]", "absent[]."),
+    "bench": (
+        "ratios.spike_teacher_published",
+        "harness.closed_loop.",
+        "device.load[]",
+        "absent[].",
+        "bundle.training.labels_from_spikes.",
+    ),
 }
 
 
