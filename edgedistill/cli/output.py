@@ -51,6 +51,14 @@ cache_option = click.option(
 )
 
 
+signature_option = click.option(
+    "--require-signature",
+    metavar="KEY.pub",
+    type=click.Path(path_type=Path),
+    help="Decode only if the owner of this public key signed the bundle.  [default: nobody need have signed it]",
+)
+
+
 def print_json(value: Mapping[str, object]) -> None:
     """Prints one JSON object on stdout."""
     click.echo(format_json(value))

@@ -21,6 +21,7 @@ from edgedistill.cli.output import (
     print_notes,
     print_warnings,
     show_work,
+    signature_option,
 )
 from edgedistill.cli.training_options import SERIES_HELP
 from edgedistill.runtime import ENGINES
@@ -74,12 +75,7 @@ as a warning, and refused where no decoding can make up for it.""",
     metavar="NAME",
     help=f"{SERIES_HELP['lfp']}  [default: the one that the bundle was built from, if the recording has it]",
 )
-@click.option(
-    "--require-signature",
-    metavar="KEY.pub",
-    type=click.Path(path_type=Path),
-    help="Decode only if the owner of this public key signed the bundle.  [default: nobody need have signed it]",
-)
+@signature_option
 @cache_option
 @json_option
 def run(

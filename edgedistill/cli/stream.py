@@ -18,6 +18,7 @@ from edgedistill.cli.output import (
     print_facts,
     print_json,
     print_warnings,
+    signature_option,
 )
 from edgedistill.cli.stopping import StopSignals
 from edgedistill.cli.training_options import SERIES_HELP
@@ -87,12 +88,7 @@ for, and its outputs are flagged. Ctrl-C and SIGTERM end a stream. docs/closed-l
 )
 @click.option("--core", type=click.IntRange(0), help="The processor core to decode on.  [default: the last one]")
 @click.option("--no-real-time", is_flag=True, help="Ask for neither priority, nor a core, nor locked memory.")
-@click.option(
-    "--require-signature",
-    metavar="KEY.pub",
-    type=click.Path(path_type=Path),
-    help="Decode only if the owner of this public key signed the bundle.  [default: nobody need have signed it]",
-)
+@signature_option
 @cache_option
 @json_option
 def stream(
