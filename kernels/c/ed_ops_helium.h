@@ -21,7 +21,8 @@
  *               vanishes. exp itself adds 1 to numbers that may be denormal, and 2^n is normal.
  *             - silu is 0 or at least 2^-121 in magnitude.
  *           Everything else is in scalars: divisions, which Helium lacks, and the filters of the front end in float64.
- *           Compile with -fno-tree-vectorize, or compilers put other loops into vectors.
+ *           Compile with -fno-tree-vectorize, or compilers put other loops into vectors, and with -O2, because GCC 12.2
+ *           ends with an internal error at -O3 for some shapes of a student.
  */
 #ifndef ED_OPS_HELIUM_H
 #define ED_OPS_HELIUM_H
@@ -33,8 +34,8 @@
 #define ED_OPS_NAME "helium"
 #define ED_OPS_FLOATS /* ed_ops_common.h leaves the loops over floats to this file */
 
-#define ED_HELD 4            /* most vectors of inputs that stay in registers */
-#define ED_MOST_FOURS 8192   /* inputs of a row with four bits: 16 * 105 * 127 * 8192 < 2^31 */
+#define ED_HELD 4          /* most vectors of inputs that stay in registers */
+#define ED_MOST_FOURS 8192 /* inputs of a row with four bits: 16 * 105 * 127 * 8192 < 2^31 */
 
 _Static_assert(ED_D <= ED_MOST_FOURS && ED_FF <= ED_MOST_FOURS, "sums of four-bit weights would leave 32 bits");
 
@@ -80,27 +81,27 @@ ED_INLINE void ed_matvec(const int8_t *w, const int8_t *x, int rows, int n, int3
     }
 }
 
-/* Computes 16 times the sums of four rows over one group, whose inputs are `low` and `high`. */
-ED_INLINE int32x4_t ed_group4(const uint8_t *q, int8x16_t low, int8x16_t high) {
+/* Computes 16 times the sums of four rows over one group at q, times their factors. */
+ED_INLINE int32x4_t ed_group4(const uint8_t *q, const int8_t *x, int8x16_t mask) {
+    const int8x16_t low = vld1q_s8(x), high = vld1q_s8(x + 16);
     int32_t sum[4];
     ED_UNROLL
     for (int r = 0; r < 4; r++) {
-        const int8x16_t two = vreinterpretq_s8_u8(vld1q_u8(q + 16 * r));
-        sum[r] = vmladavaq_s8(vmladavq_s8(low, vshlq_n_s8(two, 4)), high, vandq_s8(two, vdupq_n_s8(-16)));
+        const int8x16_t two = vreinterpretq_s8_u8(vld1q_u8(q + 4 + 16 * r));
+        sum[r] = vmladavaq_s8(vmladavq_s8(low, vshlq_n_s8(two, 4)), high, vandq_s8(two, mask));
     }
-    return vld1q_s32(sum);
+    return vmulq_s32(vld1q_s32(sum), vreinterpretq_s32_u32(vldrbq_u32(q)));
 }
 
-/* Computes what ed_matvec does for four-bit weights. x is read in whole groups. */
-ED_INLINE void ed_matvec4(const uint8_t *q, const int8_t *x, int rows, int n, int32_t *acc) {
-    const int groups = ED_FACTORS_OF(n);
+/* Computes what ed_matvec does for four-bit weights. x is read in whole groups. It is not inlined, because flash is
+ * short. */
+static __attribute__((noinline)) void ed_matvec4(const uint8_t *q, const int8_t *x, int rows, int n, int32_t *acc) {
+    const int8x16_t mask = vdupq_n_s8(-16);
     for (int o = 0; o < rows; o += 4) {
-        int32x4_t total = vdupq_n_s32(0);
-        const int8_t *from = x;
-        for (int left = groups; left; left--, from += ED_FACTOR_INPUTS, q += 4 + 64) {
-            const int32x4_t sum = ed_group4(q + 4, vld1q_s8(from), vld1q_s8(from + 16));
-            total = vaddq_s32(total, vmulq_s32(sum, vreinterpretq_s32_u32(vldrbq_u32(q))));
-        }
+        int32x4_t total = ed_group4(q, x, mask);
+        q += 4 + 64;
+        for (int i = ED_FACTOR_INPUTS; i < n; i += ED_FACTOR_INPUTS, q += 4 + 64)
+            total = vaddq_s32(total, ed_group4(q, x + i, mask));
         vst1q_s32(acc + o, vshrq_n_s32(total, 4));
     }
 }
