@@ -12,7 +12,7 @@
  * Values    (heads)[4 dims][16 slots][4][16], a matrix with a row for each dim.
  * Floats    Helium's floats flush denormals to zero, whatever the FPSCR says, and the definition keeps them. Here they
  *           are used where that cannot change a bit, which needs the bounds that edgedistill/compile checks: nonzero
- *           multipliers, v.scale and biases of the embedding are at least 2^-103, and inverse scales at most 2^120.
+ *           multipliers and biases of the embedding are at least 2^-103, and inverse scales at most 2^120.
  *             - float(acc) m is 0 or at least 2^-103, a multiple of 2^-126. So is each sum of such numbers, and none is
  *               denormal. With a part in float32 the residual stream may be anything, and is added to in scalars.
  *             - a denormal times an inverse scale is below 1/2 and becomes 0, as zero does. The same holds for hidden.

@@ -164,7 +164,7 @@ def test_targets_without_a_compiler_are_refused(original: Bundle) -> None:
 # ---------------------------------------------------------------- the content of the library
 
 
-@pytest.mark.parametrize("name", ["host", "aarch64", "cortex-m7"])
+@pytest.mark.parametrize("name", ["host", "aarch64", "cortex-m7", "cortex-m55"])
 @pytest.mark.parametrize("kind", ["slow", "fast"])
 def test_no_symbol_allocates_prints_or_is_missing(tmp_path: Path, name: str, kind: str) -> None:
     """The sources also compile without a warning with each target's compiler."""
