@@ -13,7 +13,7 @@ from hypothesis import settings
 from edgedistill import staging
 
 # The same examples in every run, so that a change is judged and not luck; --hypothesis-profile=default draws others.
-settings.register_profile("steady", derandomize=True, deadline=None)
+settings.register_profile("steady", derandomize=True)
 settings.load_profile("steady")
 
 
