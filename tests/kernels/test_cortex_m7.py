@@ -224,6 +224,7 @@ def test_four_bit_weights_take_half_the_flash_and_no_more_instructions(built: Bu
     assert 0.4 * LAYER_WEIGHTS < saved < 0.5 * LAYER_WEIGHTS
     ticks = [int(one.run(steps(random_bins(NANO, 30)))["ticks"].max()) for one in (eight, four)]
     assert ticks[1] <= ticks[0]
+    assert measure_whole_program(four)["flash"] <= 130_000
 
 
 @DEPLOYED
@@ -237,11 +238,18 @@ def test_the_deployed_size_fits_the_target(built: Built, shape: StudentShape) ->
     state, stack = program.run(pushes(frames, [10]))["sizes"][0].tolist()
     assert state <= used["RAM"] < state + 256
     assert 1024 < stack < STACK_MAX[shape]
+    whole = measure_whole_program(program)
+    assert whole["state"] == state
+    require_fits(whole["flash"], whole["ram"])
+
+
+def measure_whole_program(program: Program) -> dict[str, int]:
+    """Returns the bytes of state, flash and RAM of a program that calls every function."""
     folder, toolchain = program.file.parent, program.toolchain
     options = (f"-I{KERNELS}/include", f"-I{KERNELS}/c", "-I.", '-DED_MODEL_HEADER="model_test.h"')
-    assert state_bytes(folder, toolchain, options) == state
+    state = state_bytes(folder, toolchain, options)
     whole = flash_and_ram(folder, toolchain, options, ["ed_api.o", "ed_engine.o"], "test", state)
-    require_fits(whole["flash"], whole["ram"])
+    return {"state": state, **whole}
 
 
 def read_linker_sizes(program: Program) -> dict[str, int]:
