@@ -140,11 +140,13 @@ def describe(linked: dict[str, int], words: Any, ticks: dict[str, Any]) -> Resul
 
 def show(rows: dict[str, Result]) -> None:
     table = Table(title=f"Cortex-M7, nano, {cortex_m7.CHANNELS} channels, no bands: emulated")
-    for heading in ("", *KINDS, "flash", "RAM", "stack"):
+    for heading in ("", *rows):
         table.add_column(heading, justify="right" if heading else "left")
-    for name, row in rows.items():
-        counts = (f"{row['instructions'][k]['instructions_max']:,}" if k in row["instructions"] else "" for k in KINDS)
-        table.add_row(name, *counts, *(f"{row[f'{size}_bytes']:,}" for size in ("flash", "ram", "stack")))
+    for kind in KINDS:
+        counted = (row["instructions"].get(kind) for row in rows.values())
+        table.add_row(f"instructions, {kind}", *(f"{of['instructions_max']:,}" if of else "" for of in counted))
+    for size in ("flash", "ram", "stack"):
+        table.add_row(f"{size}, bytes", *(f"{row[f'{size}_bytes']:,}" for row in rows.values()))
     Console().print(table)
 
 
