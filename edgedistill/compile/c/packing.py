@@ -30,6 +30,7 @@ class Packing:
     unsigned: bool = False  # weights are stored as w + 128, because the instruction needs one unsigned factor
     rows: int = BLOCK  # in a block
     factor_bytes: int = 1  # the factors of four-bit weights fill a multiple of this
+    factor_pairs: bool = False  # factors of two groups of inputs share a word, one in front of both
     bias_once: bool = False  # the age bias lies in two pieces and not in one, which takes half the bytes
 
     def pack_matrix(self, rows: Int8) -> bytes:
@@ -83,7 +84,7 @@ PACKINGS = {
     "avx512": Packing(group=8, unsigned=True, factor_bytes=64),
     "avx2": Packing(group=2, factor_bytes=32),
     "neon": Packing(group=4, factor_bytes=16),
-    "dsp": Packing(group=1, rows=4, bias_once=True),
+    "dsp": Packing(group=1, rows=4, factor_pairs=True, bias_once=True),
     "scalar": Packing(group=0),
 }
 
@@ -103,11 +104,12 @@ def packing_of(ops: str) -> Packing:
 def pack_factors(factors: Bytes, packing: Packing, group: int) -> bytes:
     """Returns what stands before one group of inputs, for its factors and those of the groups after it (rows, groups).
 
-    Those of two blocks share a byte. Without blocks of 16 rows, those of two groups share a word, before the first.
+    Those of two blocks of 16 rows share a byte; those of smaller blocks have a byte each, or share a word with those of
+    the next group.
     """
-    if packing.rows != BLOCK:
+    if packing.factor_pairs:
         return b"" if group % 2 else _pair_groups(factors[:, :2])
-    packed = _pair_rows(factors[:, :1]).tobytes()
+    packed = (factors[:, :1] if packing.rows != BLOCK else _pair_rows(factors[:, :1])).tobytes()
     return packed + bytes(-len(packed) % packing.factor_bytes)
 
 
