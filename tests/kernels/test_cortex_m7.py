@@ -21,7 +21,7 @@ from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.runtime import Flag
 from edgedistill.target import load_target
 
-from ..numerics.students import ODD, SMALL, random_bins, random_model
+from ..numerics.students import ODD, SMALL, largest_four_bit_model, random_bins, random_model
 from . import c_builds, emulated
 from .c_builds import front_end_of
 from .emulated import (
@@ -164,6 +164,14 @@ def test_the_bits_are_the_same_without_the_extension(tmp_path: Path, weights: in
         assert emulated.same(found[name], value), name
     state = engine.unpacked(engine.export())
     assert all(emulated.same(state[name], value) for name, value in oracle.export_state().items())
+
+
+def test_the_largest_sums_of_four_bit_weights_have_the_bits_of_the_oracle(tmp_path: Path) -> None:
+    shape = HOST_SHAPES["wide"]
+    model, bins = largest_four_bit_model(shape), random_bins(shape, 30)
+    found = _on_this_machine(tmp_path, model).run(bins, traced=True)
+    for name, value in Oracle(model).trace(bins).items():
+        assert emulated.same(found[name], value), name
 
 
 @pytest.mark.parametrize("four", [(), four_bit_parts(ODD)], ids=["eight", "four"])
