@@ -8,12 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from edgedistill import staging
 
-# The same examples in every run, so that a change is judged and not luck; --hypothesis-profile=default draws others.
-settings.register_profile("steady", derandomize=True)
+# The same examples in every run, and no limit of their time, so that a change is judged, not luck or a busy machine.
+# --hypothesis-profile=default draws others.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
 
 

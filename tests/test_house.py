@@ -38,7 +38,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     # Without PYTHONPATH, by which this checkout could be imported in place of the wheel.
     env = env or {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=500, check=False)
 
 
 # ---------------------------------------------------------------- every test runs

@@ -141,4 +141,4 @@ def test_a_reader_that_has_enough_ends_the_stream_quietly(bundle: Path) -> None:
         except BrokenPipeError:
             pass
         assert run.stderr.read() == b""
-        assert run.wait(timeout=60) == 1
+        assert run.wait(timeout=240) == 1

@@ -121,7 +121,6 @@ def test_the_bundle_holds_the_teacher_as_it_would_have_to_run(first: BuildResult
     assert rows["spike-teacher-published"].fit.r2 is None
     assert rows["spike-teacher-published"].params > 5e6
     assert len(bundle.read("subjects/spike-teacher-published.onnx")) < 200_000
-    assert rows["spike-teacher-published"].latency.p50 > 100 * rows["lfp-student-int8"].latency.p50
 
 
 def test_raw_frames_and_bins_of_the_holdout_agree(first: BuildResult) -> None:
