@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from fractions import Fraction
 from threading import Event
 from time import perf_counter, sleep
@@ -30,29 +30,13 @@ def header(**changes: object) -> SourceHeader:
     return SourceHeader(**(facts | changes))  # type: ignore[arg-type]
 
 
-class MadeClock:
-    """A clock that goes on when a test says so, and so shows the same on a busy machine as on an idle one."""
-
-    def __init__(self) -> None:
-        self._now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self._now_s
-
-    def advance(self, seconds: float) -> None:
-        self._now_s += seconds
-
-
 class FakeSource:
     """Gives chunks of FRAMES by their first and last frame, waits, and vanishes, as its script says."""
 
     def __init__(
-        self,
-        script: Iterable[tuple[int, int] | float | str | Callable[[], object]],
-        stamped: bool = False,
-        **changes: object,
+        self, script: Iterable[tuple[int, int] | float | str], stamped: bool = False, **changes: object
     ) -> None:
-        """An item of the script is frames [start, stop), seconds to wait, what to call, or "lost"."""
+        """An item of the script is frames [start, stop), seconds to wait, or "lost"."""
         self._script, self._stamped, self._changes = iter(script), stamped, changes
         self.opened = 0
 
@@ -68,9 +52,6 @@ class FakeSource:
             raise SourceLost("the cable was pulled")
         if isinstance(item, (int, float)):
             sleep(item)
-            return None
-        if callable(item):
-            item()
             return None
         assert isinstance(item, tuple)
         numbers = np.arange(*item)
@@ -109,14 +90,14 @@ class KeepingSink:
 
 
 class BlockedSink(KeepingSink):
-    """Never comes back from its first block until it is released, and whoever waits for it hangs."""
+    """Never comes back from its first block until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
         self.release = threading.Event()
 
     def accept(self, block: StreamBlock) -> None:
-        self.release.wait()
+        self.release.wait(120)
         super().accept(block)
 
 

@@ -62,6 +62,31 @@ def pairs(bundles: dict[str, Bundle]) -> dict[str, tuple[Decoder, Decoder]]:
     return {kind: (Decoder(bundle, "c"), Decoder(bundle, "oracle")) for kind, bundle in bundles.items()}
 
 
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Frames, what the oracle makes of them, and its state behind them."""
+
+    frames: np.ndarray
+    outputs: list[Output]
+    state: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def expected(bundles: dict[str, Bundle]) -> Callable[[str], tuple[Answer, Answer]]:
+    """Returns the answers to a stream of each kind, and to one in which SHIFTED comes and goes."""
+
+    @cache
+    def answer(kind: str) -> tuple[Answer, Answer]:
+        oracle, frames = Decoder(bundles[kind], "oracle"), frames_of(kind, 4000)
+        before = Answer(frames, oracle.push(frames), oracle.export_state())
+        shift_soon(oracle)
+        frames = frames.copy()
+        frames[2000:3000] *= 1e-20  # so that squares would be denormal
+        return before, Answer(frames, oracle.push(frames), oracle.export_state())
+
+    return answer
+
+
 @pytest.fixture
 def copied(bundles: dict[str, Bundle], tmp_path: Path, session_cache: Path, own_cache: Path) -> Bundle:
     """Returns a compiled bundle that a test may damage, as well as its build in a cache of its own."""
@@ -120,31 +145,6 @@ def one_call(decoder: Decoder, what: str, frames: np.ndarray) -> list[Output]:
     elif what == "reset":
         decoder.reset()
     return decoder.push(frames)
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """Frames, what the oracle makes of them, and its state behind them."""
-
-    frames: np.ndarray
-    outputs: list[Output]
-    state: dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def expected(bundles: dict[str, Bundle]) -> Callable[[str], tuple[Answer, Answer]]:
-    """Returns the answers to a stream of each kind, and to one in which SHIFTED comes and goes."""
-
-    @cache
-    def answer(kind: str) -> tuple[Answer, Answer]:
-        oracle, frames = Decoder(bundles[kind], "oracle"), frames_of(kind, 4000)
-        before = Answer(frames, oracle.push(frames), oracle.export_state())
-        shift_soon(oracle)
-        frames = frames.copy()
-        frames[2000:3000] *= 1e-20  # so that squares would be denormal
-        return before, Answer(frames, oracle.push(frames), oracle.export_state())
-
-    return answer
 
 
 OPTIMIZED = [("slow", "gcc", ops) for ops in RUNNABLE] + [("fast", "gcc", "native"), ("fast", "clang", "native")]

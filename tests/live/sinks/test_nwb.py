@@ -22,12 +22,10 @@ from edgedistill.errors import ConfigError
 from edgedistill.live.loop import LiveStream
 from edgedistill.live.records import StreamCounters
 from edgedistill.live.sink import Sink
-from edgedistill.live.sinks import nwb
 from edgedistill.live.sinks.nwb import NOT_WRITTEN, NwbSink
 from edgedistill.runtime import Decoder
 
-from ...waiting import wait_until
-from ..fakes import FRAMES, FakeSource, KeepingSink, MadeClock
+from ..fakes import FRAMES, FakeSource, KeepingSink
 from ..test_loop import PLAIN, chunks
 
 DECODED = "processing/behavior/decoded"
@@ -112,54 +110,20 @@ def test_a_full_disk_stops_the_file_alone_and_what_is_there_opens(
             raise OSError(28, "No space left on device")
         fsync(descriptor)
 
-    sink, clock = NwbSink(str(tmp_path / "out.nwb")), MadeClock()
-
-    def commit() -> None:
-        """Lets half a second pass when all bins so far have reached the file."""
-        wait_until(lambda: len(calls) > 6 or sum(len(block.bins) for block in sink._waiting) == 200)
-        clock.advance(nwb.COMMIT_S)
-        wait_until(lambda: not sink._waiting)
-
     monkeypatch.setattr(rollback_file.os, "fsync", fail_later)
-    monkeypatch.setattr(nwb, "monotonic", clock)
-    parts = [(0, 500), (500, 1000), (1000, 1500)]
-    script = [item for part in parts for item in (*chunks(*part), commit)]
-    counters, kept = record(decoder, tmp_path / "out.nwb", script, nwb=sink)
+    script: list[object] = [*chunks(0, 500), 0.6, *chunks(500, 1000), 0.6, *chunks(1000, 1500), 0.6]
+    counters, kept = record(decoder, tmp_path / "out.nwb", script)
     monkeypatch.undo()
     recover(tmp_path / "out.nwb")
     assert "could not be written" in (counters.sinks["nwb"].failure or "")
     assert counters.bins == len(kept.bins) == 600
     with h5py.File(tmp_path / "out.nwb") as file:
         rows = len(file[f"{DECODED}/kinematics/data"])
-        assert rows in (200, 400)
+        assert 0 < rows < 600
         assert np.array_equal(file["acquisition/raw/data"][:], FRAMES[: len(file["acquisition/raw/data"])])
 
 
-def rows_of(path: Path) -> int:
-    """Returns how many bins a file has that is being written."""
-    with h5py.File(path, "r", locking=False) as file:
-        return len(file[f"{DECODED}/kinematics/data"])
-
-
-def test_the_file_is_never_more_than_half_a_second_behind(
-    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept, clock = KeepingSink(), MadeClock()
-    LiveStream(decoder, FakeSource(chunks(0, 500)), {"kept": kept}, PLAIN).run(Event())
-    monkeypatch.setattr(nwb, "monotonic", clock)
-    sink, given = NwbSink(str(tmp_path / "out.nwb")), 0
-    assert kept.description is not None
-    sink.open(kept.description)
-    for block in kept.blocks:
-        sink.accept(block)
-        given += len(block.bins)
-        clock.advance(0.01 * len(block.bins))
-        assert given <= 51 or rows_of(tmp_path / "out.nwb") >= given - 51  # the block that is given next writes them
-    sink.close()
-    assert rows_of(tmp_path / "out.nwb") == given == 200
-
-
-def test_a_file_whose_writer_was_killed_opens(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_kill_loses_less_than_a_second(bundle: Bundle, tmp_path: Path) -> None:
     """Frames come at the pace of the recording, which the sink of another process writes until it is killed."""
     from ...data.nwb_files import whole_session
 
@@ -169,12 +133,14 @@ def test_a_file_whose_writer_was_killed_opens(bundle: Bundle, tmp_path: Path) ->
     command = [sys.executable, "-c", code, *map(str, words), "--no-real-time", "--engine", "onnxruntime"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
         assert run.stdout is not None
-        wait_until(lambda: bool(run.stdout.readline()) and out.exists() and rows_of(out) > 0)
+        for _ in range(250):  # bins of 10 ms that were decoded
+            run.stdout.readline()
         run.send_signal(signal.SIGKILL)
     recover(out)
     with h5py.File(out) as file:
         rows = len(file[f"{DECODED}/kinematics/data"])
-        assert len(file["acquisition/raw/data"]) >= 2.5 * rows > 0
+        assert len(file["acquisition/raw/data"]) >= 2.5 * rows
+    assert rows >= 249 - 100
     with open_recording(out) as recording:
         assert recording.lfp is not None
 
