@@ -41,6 +41,11 @@ def most_bundle_files() -> int:
     return BUNDLE_FILES * most_bundle_bytes() // (BUNDLE_GB * 10**9)
 
 
+def most_graph_bytes() -> int:
+    """Returns the memory that all graphs on onnxruntime may take in one process. A user may raise it."""
+    return most_bundle_bytes() // 2
+
+
 def read_plain(path: Path, most: int) -> bytes:
     """Returns the bytes of a plain file of at most `most` bytes.
 
