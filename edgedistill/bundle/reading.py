@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from edgedistill.limits import (
     LARGER,
     MOST_JSON_BYTES,
     MOST_MANIFEST_BYTES,
+    find_unpacking_fault,
     find_zip_fault,
     most_bundle_bytes,
     most_bundle_files,
@@ -227,6 +229,14 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         cause = "a copy or download that broke off"
         raise BundleError(f"{path}: this zip is damaged or cut short", got=error, causes=(cause,)) from error
     with archive:
+        whole = sum(entry.file_size for entry in archive.infolist())
+        if (fault := find_unpacking_fault(path.stat().st_size, whole)) is not None:
+            raise BundleError(
+                f"{path}: this zip is too large to be a bundle",
+                got=fault,
+                causes=("it was packed again by another program", "it was made to do harm"),
+                next_step=f"if you trust it: unzip {path}, and name the folder",
+            )
         yield archive
 
 
@@ -254,13 +264,12 @@ def _stream(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 def read_member(path: Path, name: str, most: int) -> bytes:
     """Returns the bytes of any file inside a bundle, whose hash is not checked. Raises BundleError beyond `most`."""
-    parts, size = [], 0  # one read of `most` bytes would take that memory first
+    whole = io.BytesIO()  # one read of `most` bytes would take that memory first, and a list of parts takes it twice
     with _stream(path, name) as file:
         while chunk := file.read(CHUNK):
-            parts.append(chunk)
-            size += len(chunk)
-            _require_room(path, name, size, most)
-    return b"".join(parts)
+            _require_room(path, name, whole.tell() + len(chunk), most)
+            whole.write(chunk)
+    return whole.getvalue()
 
 
 def _digest(path: Path, name: str, room: int) -> tuple[str, int]:
