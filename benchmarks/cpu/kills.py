@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -245,13 +244,12 @@ def compare(left: object, expected: object) -> object:
 
 
 def simulate(folder: Path) -> Path:
-    """Returns a folder with sessions of three days of one small array.
+    """Returns a folder with sessions of three days of one small array."""
+    from edgedistill.data.simulation.nwb import simulate_to_nwb
+    from edgedistill.data.simulation.sessions import SimulationConfig
 
-    A process of its own makes them, because libraries that have threads here would not survive the forks.
-    """
-    small = ("--sessions", "3", "--minutes", "2.2", "--channels", "4", "--units", "10", "--rate", "500")
-    words = ("-m", "edgedistill", "simulate", "--out", str(folder / "data"), *small)
-    subprocess.run([sys.executable, *words], check=True, stdout=sys.stderr)
+    small = SimulationConfig(sessions=3, minutes=2.2, channels=4, units=10, population=40, rate_hz=500)
+    list(simulate_to_nwb(small, folder / "data"))
     return folder / "data"
 
 
