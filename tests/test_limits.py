@@ -112,6 +112,32 @@ def test_a_zip_that_unpacks_to_gigabytes_is_refused_before_anything_of_it_is_rea
     tracemalloc.stop()
 
 
+def test_the_list_of_a_zip_is_read_once_for_all_files_and_has_an_end(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list that is read again for each of 10,000 files takes hours."""
+    path = case.place / "many.edge.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in {MANIFEST: case.sign(), **case.files}.items():
+            archive.writestr(name, data)
+    bundle, opened = open_bundle(path), []
+    real = zipfile.ZipFile.__init__
+
+    def count(archive: zipfile.ZipFile, file: object, *rest: object) -> None:
+        opened.append(file)
+        real(archive, file, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", count)
+    bundle.verify()
+    assert len(opened) == 1 < len(bundle.names)
+    monkeypatch.undo()
+    with zipfile.ZipFile(path, "a") as archive:
+        for i in range(10_001):
+            archive.writestr(f"{i}", b"")
+    with pytest.raises(BundleError, match=r"this zip lists too many files(.|\n)*at most 10000"):
+        open_bundle(path)
+
+
 def test_a_file_is_in_memory_once_when_it_is_read(case: Case) -> None:
     case.files["student.onnx"] = bytes(64 << 20)
     bundle = open_bundle(case.write())
