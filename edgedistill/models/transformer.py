@@ -35,7 +35,7 @@ class RootMeanSquareNorm(Function):
         """Normalizes x (…, d)."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         scale = length.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
-        y = x * scale
+        y: Tensor = x * scale
         ctx.save_for_backward(y, scale)
         return y
 

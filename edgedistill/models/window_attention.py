@@ -81,7 +81,7 @@ class BlockwiseAttention(Function):
             kept.append(p)
         ctx.save_for_backward(q, k, v, band, context, *kept)
         ctx.live = live
-        return context.unflatten(0, (batch, heads))
+        return cast(Tensor, context.unflatten(0, (batch, heads)))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
