@@ -212,6 +212,23 @@ def test_a_front_end_whose_counters_would_overflow_in_c_is_refused(tmp_path: Pat
         model_sources(large, "scalar")
 
 
+@pytest.mark.parametrize(
+    ("kind", "setting"),
+    [
+        ("slow", {"rate": f"{10**20 + 1}/{10**17}"}),  # C counts frames and bins with both numbers of the fraction
+        ("fast", {"rate": "10000000/1", "intermediate_hz": 1e7, "bin_ms": 1000}),  # 400 MB for the samples of a bin
+    ],
+)
+def test_a_front_end_whose_arrays_would_overflow_in_c_is_refused(
+    tmp_path: Path, kind: str, setting: dict[str, object]
+) -> None:
+    bundle = write_engine_bundle(tmp_path / "a.edge", kind)
+    front_end = {**bundle.manifest.decoder["frontend"], **setting}  # type: ignore[dict-item]
+    large = write_engine_bundle(tmp_path / "b.edge", kind, frontend=front_end)
+    with pytest.raises(EngineError, match="too large for C"):
+        model_sources(large, "scalar")
+
+
 # ---------------------------------------------------------------- links in a bundle
 
 
@@ -256,7 +273,7 @@ def test_a_zip_takes_nothing_along_that_a_link_leads_to(tmp_path: Path, victim: 
     assert not (tmp_path / "a.edge.zip").exists()
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(240)  # a pipe would wait for ever
 def test_links_and_pipes_in_a_build_that_nobody_reads_do_no_harm(planted: tuple[Bundle, Path], tmp_path: Path) -> None:
     bundle = open_bundle(shutil.copytree(planted[0].path, tmp_path / "a.edge", symlinks=True))
     for name in ("build.json", "README"):
