@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from edgedistill.config import StudentSize
-from edgedistill.models.student import Student, StudentState, build_age_bias_band, window_attention
+from edgedistill.models.student import Student, StudentState
+from edgedistill.models.window_attention import build_age_bias_band, window_attention
 from edgedistill.quantization.onnx_graph import graph_from_student
 from edgedistill.runtime.onnx_engine import OnnxEngine
 
