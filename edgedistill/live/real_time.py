@@ -11,7 +11,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import cast
 
 from edgedistill.live.records import RealTimeManners
@@ -44,6 +44,16 @@ def real_time_manners(wanted: bool = True, core: int | None = None) -> Iterator[
             _unlock_memory()
         gc.unfreeze()
         sys.setswitchinterval(before)
+
+
+def stay_before_other_programs() -> None:
+    """Gives this thread the lowest FIFO priority where that is allowed. What it starts does not inherit it.
+
+    A sink may hold Python's interpreter lock while it computes. If another program took the core from it in that
+    moment, the thread that decodes would wait for that program.
+    """
+    with suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
 def _describe(got: dict[str, object], lock_failure: str | None, core: int | None) -> RealTimeManners:
