@@ -126,6 +126,7 @@ def stream(
             settings,
             backlog_s=settings.backlog_s * faster,  # as long as without --speed for who waits
             sink_backlog_s=settings.sink_backlog_s * faster,
+            record_backlog_s=settings.record_backlog_s * faster,
             source=source,
             deadline_s=deadline_ms / 1000,
             hold_s=reorder_ms / 1000,

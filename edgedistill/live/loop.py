@@ -32,7 +32,7 @@ from edgedistill.live.records import (
     StreamCounters,
     StreamDescription,
 )
-from edgedistill.live.sink import Sink, never_waits
+from edgedistill.live.sink import Sink, is_record, never_waits
 from edgedistill.live.sink_thread import SinkThread
 from edgedistill.live.source import Chunk, Source, SourceEnded, SourceHeader, SourceLost
 from edgedistill.live.stamp_clock import StampClock
@@ -54,6 +54,7 @@ class LiveSettings:
     patience_s: float = 0.25  # how long nothing may come before frames are lost
     backlog_s: float = 1.0  # of frames that may wait to be decoded
     sink_backlog_s: float = 5.0  # of blocks that may wait for a sink
+    record_backlog_s: float = 20.0  # the same for one that must be complete
     sink_closing_s: float = 10.0  # that a sink may take to end
     real_time: bool = True
     core: int | None = None
@@ -76,6 +77,7 @@ class LiveStream:
         self._queue = ChunkQueue(max(1, int(self._settings.backlog_s * config.rate)))
         self._runners: list[DirectSink | SinkThread] = []  # those of sinks that never wait first
         self._counts = asdict(StreamCounters())  # as numbers that change, because a record of each change takes time
+        self._stop = Event()
         self._frame, self._bin = 0, 0  # of the stream, next ones
         self._next_edge = config.edge(1)
         self._block: list[Floats] = []  # frames that no sink was given yet
@@ -86,18 +88,14 @@ class LiveStream:
         `watch` is given the description before the first frame. Raises EdgeDistillError for a source that the bundle
         cannot decode, and for a sink that cannot be opened.
         """
-        settings = self._settings
-        most_frames = max(1, int(settings.sink_backlog_s * self._config.rate))
-        most_blocks = max(1, int(settings.sink_backlog_s * BINS_PER_S))
+        settings, self._stop = self._settings, stop
         with ExitStack() as stack:
             begin = stay_before_other_programs if settings.real_time else None
-            threads = [
-                SinkThread(name, sink, most_frames, most_blocks, settings.sink_closing_s, begin)
-                for name, sink in self._sinks.items()
-                if not never_waits(sink)
-            ]
-            for thread in threads:
-                stack.callback(thread.close)
+            threads = []
+            for name, sink in self._sinks.items():
+                if not never_waits(sink):
+                    threads.append(SinkThread(name, sink, *self._find_room(sink), settings.sink_closing_s, begin))
+                    stack.callback(threads[-1].close)
             # What follows has the manners, and so have the threads that LSL starts.
             manners = stack.enter_context(real_time_manners(settings.real_time, settings.core))
             direct = [DirectSink(name, sink) for name, sink in self._sinks.items() if never_waits(sink)]
@@ -132,6 +130,12 @@ class LiveStream:
     def counters(self) -> StreamCounters:
         """Returns what happened so far."""
         return StreamCounters(**self._counts | {"sinks": {runner.name: runner.counters for runner in self._runners}})
+
+    def _find_room(self, sink: Sink) -> tuple[int, int]:
+        """Returns how many frames, and in how many blocks, may wait for a sink."""
+        settings = self._settings
+        backlog_s = settings.record_backlog_s if is_record(sink) else settings.sink_backlog_s
+        return max(1, int(backlog_s * self._config.rate)), max(1, int(backlog_s * BINS_PER_S))
 
     # ---------------------------------------------------------------- the thread that reads
 
@@ -169,10 +173,12 @@ class LiveStream:
                     self._set(state="streaming", reason=None)
                     if item.counted_here:  # a pause is a gap, since nothing else says how much is missing
                         placer.begin_anew(trusted=False)
+                self._counts["clock_jumps"] += item.jumps
                 numbers = item.numbers
                 if numbers is None:
                     assert item.stamps_s is not None
                     numbers = clock.number(item.stamps_s, item.arrived_s)
+                    self._counts["clock_jumps"] = clock.jumps
                 stamps_s = None if item.stamps_s is None else item.stamps_s + item.offset_s
                 frames = matched.arrange(item.frames)
                 self._pass(placer, clock, placer.place(numbers, frames, item.arrived_s, stamps_s))
@@ -226,7 +232,6 @@ class LiveStream:
             duplicated_frames=counts.duplicated,
             reordered_frames=counts.reordered,
             dropped_frames=self._queue.dropped_frames,
-            clock_jumps=clock.jumps,
             drift_ppm=clock.drift_ppm,
             jitter_ms=clock.jitter_ms,
         )
@@ -256,7 +261,7 @@ class LiveStream:
         if self._block:
             self._emit_frames(())
         left = piece.count
-        while left:
+        while left and not self._stop.is_set() and self._find_end() is None:
             count = min(left, self._config.edge(self._bin + MOST_GAP_BINS) - self._frame)
             outputs = self._decoder.gap(count)
             first, self._frame, left = self._frame, self._frame + count, left - count

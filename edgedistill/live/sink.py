@@ -42,6 +42,14 @@ def never_waits(sink: Sink) -> bool:
     return bool(getattr(sink, "never_waits", False))
 
 
+def is_record(sink: Sink) -> bool:
+    """Returns whether a sink says by an attribute `is_record` that it must be complete rather than up to date.
+
+    More blocks wait for it, since a disk may stall for seconds.
+    """
+    return bool(getattr(sink, "is_record", False))
+
+
 def describe_failure(error: BaseException) -> str:
     """Returns one line on why a sink stopped."""
     if isinstance(error, EdgeDistillError):

@@ -256,6 +256,22 @@ def test_stop_ends_a_stream_whose_source_is_silent(decoder: Decoder) -> None:
     assert counters.frames == 100
 
 
+@pytest.mark.parametrize("how", ["stop", "seconds"])
+def test_a_gap_of_a_year_does_not_keep_a_stream_from_ending(decoder: Decoder, how: str) -> None:
+    stop, year = Event(), 250 * 86_400 * 365
+    settings = replace(PLAIN, seconds=10) if how == "seconds" else PLAIN
+
+    class Stopping(KeepingSink):
+        def accept(self, block: StreamBlock) -> None:
+            if block.bins and block.bins[-1].index > 500 and how == "stop":
+                stop.set()
+
+    source = FakeSource([*chunks(0, 100), (year, year + 5)])
+    counters = LiveStream(decoder, source, {"kept": Stopping()}, settings).run(stop)
+    assert counters.reason == ("stopped" if how == "stop" else "10 s were decoded")
+    assert counters.bins < 100_000
+
+
 def test_a_failure_to_read_is_raised_after_the_sinks_were_closed(decoder: Decoder) -> None:
     class Broken(FakeSource):
         def read(self, timeout_s: float) -> object:  # type: ignore[override]
