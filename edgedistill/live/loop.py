@@ -99,8 +99,8 @@ class LiveStream:
             # What follows has the manners, and so have the threads that LSL starts.
             manners = stack.enter_context(real_time_manners(settings.real_time, settings.core))
             direct = [DirectSink(name, sink) for name, sink in self._sinks.items() if never_waits(sink)]
-            for sink in direct:
-                stack.callback(sink.close)
+            for runner in direct:
+                stack.callback(runner.close)
             self._runners = [*direct, *threads]
             stack.callback(self._source.close)
             header = self._source.open(stop)
@@ -108,8 +108,8 @@ class LiveStream:
                 return self.counters
             matched = match_source(self._decoder.bundle, self._decoder.info, header)
             self.description = self._describe(header, matched, manners)
-            for runner in self._runners:
-                runner.open(self.description)
+            for each in self._runners:
+                each.open(self.description)
             if watch is not None:
                 watch(self.description)
             self._decoder.reset()
