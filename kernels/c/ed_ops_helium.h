@@ -192,7 +192,9 @@ ED_INLINE void ed_silu_up(const float *y, float *hidden) {
         }
 }
 
-ED_INLINE int32_t ed_softmax(const int32_t *acc, float scale, const float *bias, const int32_t *seen, uint8_t *p) {
+ED_INLINE int32_t ed_softmax(const int32_t *acc, float scale, const float *age_bias, int slot, const int32_t *seen,
+                             uint8_t *p) {
+    const float *bias = age_bias + ED_WINDOW - 1 - slot;
     const float32x4_t dead = vdupq_n_f32(ED_DEAD);
     float score[ED_WP];
     float32x4_t most = dead;

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ..bundles import CHANNELS
+from ..waiting import LONGEST_S, wait_until
 from .calling import call
 
 CODE = "from edgedistill.cli import main; main()"
@@ -24,7 +25,7 @@ QUIET = ("--no-real-time", "--patience", 60_000)
 def piped(bundle: Path, data: bytes, *words: object, **changes: object) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-c", CODE, "stream", str(bundle), "--from", "-", *map(str, (*words, *QUIET))]
     line = json.dumps(HEADER | changes).encode() + b"\n"
-    return subprocess.run(command, input=line + data, capture_output=True, timeout=120)
+    return subprocess.run(command, input=line + data, capture_output=True, timeout=LONGEST_S)
 
 
 def test_a_pipe_is_decoded_as_run_decodes_it(bundle: Path, tmp_path: Path) -> None:
@@ -37,6 +38,8 @@ def test_a_pipe_is_decoded_as_run_decodes_it(bundle: Path, tmp_path: Path) -> No
     said = done.stderr.decode()
     assert "does not name its channels" in said
     assert "200 decoded, 0 lost in 0 gaps" in said
+    assert "usual turns with other programs" in said  # what is in force, since QUIET asks for nothing
+    assert "real-time manners were switched off" in said
 
 
 def test_json_holds_the_counters_and_a_signal_ends_a_stream(bundle: Path, tmp_path: Path) -> None:
@@ -51,10 +54,9 @@ def test_json_holds_the_counters_and_a_signal_ends_a_stream(bundle: Path, tmp_pa
         run.stdin.flush()
         while b"decoding" not in run.stderr.readline():
             pass
-        while not out.exists() or out.read_bytes().count(b"\n") < 81:
-            assert run.poll() is None
+        wait_until(lambda: run.poll() is not None or (out.exists() and out.read_bytes().count(b"\n") >= 81))
         run.send_signal(signal.SIGTERM)
-        stdout, stderr = run.communicate(timeout=60)
+        stdout, stderr = run.communicate(timeout=LONGEST_S)
     facts = json.loads(stdout)
     assert run.returncode == 0, stderr
     assert facts["stopped_by"] == "SIGTERM"
@@ -96,6 +98,12 @@ def test_a_sink_that_fails_is_a_failure_after_the_stream_ended(bundle: Path, tmp
         (("--from", "-", "--to", "csv:-", "--to", "csv:-"), 2, "must be another one"),
         (("--from", "-", "--to", "csv:-", "--json"), 2, "both want stdout"),
         (("--from", "replay:a.nwb", "--to", "nwb:a.nwb"), 2, "cannot be written to"),
+        (("--from", "replay:a.nwb", "--to", "nwb:b/../a.nwb"), 2, "cannot be written to"),
+        (("--from", "-", "--to", "nwb:a.nwb", "--to", "nwb:./a.nwb"), 2, "must be another one"),
+        (("--from", "lsl:x", "--to", "lsl:x"), 2, "would read what it sends"),
+        (("--from", "-", "--to", "nwb:missing/a.nwb"), 1, "missing cannot be written to"),
+        (("--from", "replay:missing.nwb", "--to", "csv:-"), 1, "missing.nwb"),
+        (("--from", "-", "--to", "page:door"), 1, "page:PORT"),
         (("--from", "-"), 2, "Missing option '--to'"),
     ],
 )

@@ -15,7 +15,7 @@ from edgedistill.config import StudentShape
 from edgedistill.numerics import Oracle
 from edgedistill.numerics.tensors import four_bit_parts
 
-from ..numerics.students import ODD, SMALL, random_bins, random_model
+from ..numerics.students import ODD, SMALL, largest_four_bit_model, random_bins, random_model
 from . import bare_metal, c_builds, emulated
 from .bare_metal import (
     NANO_WITH_BANDS,
@@ -90,6 +90,14 @@ def test_the_bits_are_the_same_without_the_extension(tmp_path: Path, weights: in
     assert all(emulated.same(state[name], value) for name, value in oracle.export_state().items())
 
 
+def test_the_largest_sums_of_four_bit_weights_have_the_bits_of_the_oracle(tmp_path: Path) -> None:
+    shape = HOST_SHAPES["wide"]
+    model, bins = largest_four_bit_model(shape), random_bins(shape, 30)
+    found = _on_this_machine(tmp_path, model).run(bins, traced=True)
+    for name, value in Oracle(model).trace(bins).items():
+        assert emulated.same(found[name], value), name
+
+
 @pytest.mark.parametrize("four", [(), four_bit_parts(ODD)], ids=["eight", "four"])
 def test_sanitizers_find_nothing(tmp_path: Path, four: tuple[str, ...]) -> None:
     c_builds.write_sources(tmp_path, random_model(ODD, four=four), "dsp")
@@ -144,6 +152,7 @@ def test_four_bit_weights_take_half_the_flash_and_no_more_instructions(built: Bu
     assert 0.4 * LAYER_WEIGHTS < saved < 0.5 * LAYER_WEIGHTS
     ticks = [int(one.run(steps(random_bins(NANO, 30)))["ticks"].max()) for one in (eight, four)]
     assert ticks[1] <= ticks[0]
+    assert measure_whole_program(four)["flash"] <= 130_000
 
 
 @DEPLOYED
@@ -157,11 +166,18 @@ def test_the_deployed_size_fits_the_target(built: Built, shape: StudentShape) ->
     state, stack = program.run(pushes(frames, [10]))["sizes"][0].tolist()
     assert state <= used["RAM"] < state + 256
     assert 1024 < stack < STACK_MAX[shape]
+    whole = measure_whole_program(program)
+    assert whole["state"] == state
+    require_fits("cortex-m7", whole["flash"], whole["ram"])
+
+
+def measure_whole_program(program: Program) -> dict[str, int]:
+    """Returns the bytes of state, flash and RAM of a program that calls every function."""
     folder, toolchain = program.file.parent, program.toolchain
     options = (f"-I{KERNELS}/include", f"-I{KERNELS}/c", "-I.", '-DED_MODEL_HEADER="model_test.h"')
-    assert state_bytes(folder, toolchain, options) == state
+    state = state_bytes(folder, toolchain, options)
     whole = flash_and_ram(folder, toolchain, options, ["ed_api.o", "ed_engine.o"], "test", state)
-    require_fits("cortex-m7", whole["flash"], whole["ram"])
+    return {"state": state, **whole}
 
 
 def test_weights_lie_in_flash_and_rings_in_ram(built: Built) -> None:
