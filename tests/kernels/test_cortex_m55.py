@@ -103,11 +103,3 @@ def test_only_memcpy_and_memset_come_from_the_c_library(built: Built) -> None:
     text = (built(NANO, trace=False).file.parent / "program.map").read_text()
     members = re.findall(r"libc[\w.-]*\.a\((?:lib_a-)?([\w-]+)\.o\)", text.split("Memory Configuration")[0])
     assert {re.sub(r"(-stub|-armv7m|-armv7-m)$", "", member) for member in members} <= ALLOWED
-
-
-def test_the_code_has_vectors_of_integers_and_of_floats(built: Built) -> None:
-    program = built(NANO, trace=False)
-    objdump = program.toolchain.tool("objdump")
-    code = program.toolchain.run(program.file.parent, objdump, "-d", "--no-show-raw-insn", "ed_engine.o")
-    assert re.search(r"\bvmla(?:da)?va?\.s8\b", code)  # GNU's listing has the short names
-    assert re.search(r"\bvmul\.f32\s+q", code)

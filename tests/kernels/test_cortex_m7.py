@@ -28,7 +28,7 @@ from .bare_metal import (
     require_the_outputs_of_raw_frames,
     ticks_of_steps,
 )
-from .emulated import KERNELS, NANO, pushes, require_same_bits, steps
+from .emulated import KERNELS, NANO, Program, pushes, require_same_bits, steps
 
 DEPLOYED = pytest.mark.parametrize("shape", bare_metal.DEPLOYED, ids=["nano", "nano with bands"])
 SHAPES = {"small": SMALL, "odd": ODD}
