@@ -27,9 +27,9 @@ ED_INLINE void ed_scale(const int32_t *acc, const float *m, int rows, float *y) 
     for (int o = 0; o < rows; o++) y[o] = (float)acc[o] * m[o];
 }
 
-/* Adds float(acc) * m to x, (ED_DP,). */
-ED_INLINE void ed_scale_add(const int32_t *acc, const float *m, float *x) {
-    for (int o = 0; o < ED_DP; o++) x[o] = x[o] + (float)acc[o] * m[o];
+/* Adds y to x, (ED_DP,). */
+ED_INLINE void ed_add(const float *y, float *x) {
+    for (int o = 0; o < ED_DP; o++) x[o] = x[o] + y[o];
 }
 
 /* Computes hidden = silu(gate) * up from y (2 ED_FP,), which holds 16 values of gate, 16 of up, 16 of gate, ... */
@@ -80,26 +80,21 @@ ED_INLINE int32_t ed_softmax(const int32_t *acc, float scale, const float *age_b
 
 #define ED_MOST_ROWS (3 * ED_DP > 2 * ED_FP ? 3 * ED_DP : 2 * ED_FP) /* the largest number of rows of a matrix */
 
-/* Computes acc = w a of any weights, (rows,). */
-ED_INLINE void ed_multiply(const struct ed_matrix *part, const int8_t *a, int rows, int n, int32_t *acc) {
+/* Computes y = float(acc) * m, (rows,). */
+ED_INLINE void ed_linear(const struct ed_matrix *part, const int8_t *a, int rows, int n, float *y) {
+    int32_t acc[ED_MOST_ROWS];
     if (ED_FOUR(*part))
         ed_matvec4(part->q, a, rows, n, acc);
     else
         ed_matvec(part->w, a, rows, n, acc);
-}
-
-/* Computes y = float(acc) * m, (rows,). */
-ED_INLINE void ed_linear(const struct ed_matrix *part, const int8_t *a, int rows, int n, float *y) {
-    int32_t acc[ED_MOST_ROWS];
-    ed_multiply(part, a, rows, n, acc);
     ed_scale(acc, part->m, rows, y);
 }
 
 /* Adds float(acc) * m to x, (ED_DP,). */
 ED_INLINE void ed_linear_add(const struct ed_matrix *part, const int8_t *a, int n, float *x) {
-    int32_t acc[ED_DP];
-    ed_multiply(part, a, ED_DP, n, acc);
-    ed_scale_add(acc, part->m, x);
+    float y[ED_DP];
+    ed_linear(part, a, ED_DP, n, y);
+    ed_add(y, x);
 }
 
 /* Computes q, k and v of one bin, (3, ED_DP). */

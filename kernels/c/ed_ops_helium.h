@@ -146,24 +146,15 @@ ED_INLINE void ed_norm_quantize(const float *x, float inv_scale, int8_t *a) {
     for (int i = 0; i < ED_DP; i += 4) ed_quantize4(vmulq_n_f32(vld1q_f32(x + i), factor), inv_scale, a + i);
 }
 
-ED_INLINE float32x4_t ed_scaled(const int32_t *acc, const float *m) {
-    return vmulq_f32(vcvtq_f32_s32(vld1q_s32(acc)), vld1q_f32(m));
-}
-
 ED_INLINE void ed_scale(const int32_t *acc, const float *m, int rows, float *y) {
-    for (int o = 0; o < rows; o += 4) vst1q_f32(y + o, ed_scaled(acc + o, m + o));
+    for (int o = 0; o < rows; o += 4) vst1q_f32(y + o, vmulq_f32(vcvtq_f32_s32(vld1q_s32(acc + o)), vld1q_f32(m + o)));
 }
 
-ED_INLINE void ed_scale_add(const int32_t *acc, const float *m, float *x) {
-    for (int o = 0; o < ED_DP; o += 4) {
-        float y[4];
-        if (ED_KEEPS) {
-            vst1q_f32(y, ed_scaled(acc + o, m + o));
-            for (int j = 0; j < 4; j++) x[o + j] = x[o + j] + y[j];
-        } else {
-            vst1q_f32(x + o, vaddq_f32(vld1q_f32(x + o), ed_scaled(acc + o, m + o)));
-        }
-    }
+ED_INLINE void ed_add(const float *y, float *x) {
+    if (ED_KEEPS)
+        for (int o = 0; o < ED_DP; o++) x[o] = x[o] + y[o];
+    else
+        for (int o = 0; o < ED_DP; o += 4) vst1q_f32(x + o, vaddq_f32(vld1q_f32(x + o), vld1q_f32(y + o)));
 }
 
 /* Computes exp of x within -87 ... 88. */
