@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,8 +19,10 @@ from edgedistill.bundle import Bundle
 from edgedistill.errors import OutputError, RecordingError
 from edgedistill.live import loop
 from edgedistill.live.loop import LiveSettings, LiveStream
-from edgedistill.live.records import StreamBlock, StreamCounters
+from edgedistill.live.records import StreamBlock, StreamCounters, StreamDescription
 from edgedistill.live.sink import Sink
+from edgedistill.live.sources import framed
+from edgedistill.live.sources.framed import open_tcp_source
 from edgedistill.runtime import Decoder, Flag, Output
 
 from ..bundles import CHANNELS
@@ -30,7 +35,8 @@ PLAIN = replace(FREELY, patience_s=60)
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(loop, "perf_counter", clock)
+    for module in (loop, framed):
+        monkeypatch.setattr(module, "perf_counter", clock)
     return clock
 
 
@@ -159,6 +165,57 @@ def test_outputs_go_on_while_a_source_is_silent(decoder: Decoder, clock: Clock) 
     assert (counters.gaps, counters.lost_frames) == (1, 100)
     assert any("nothing came for 0.1 s" in (block.counters.reason or "") for block in waiting())
     require_same(kept, decode_placed(decoder, kept))
+
+
+def test_a_server_that_is_killed_and_started_anew_is_a_gap(decoder: Decoder, clock: Clock) -> None:
+    """Its socket is reset, as the system does for a program that it ends. Its counter begins anew."""
+    facts = {"rate": 250, "channels": CHANNELS, "type": "float32", "unit": "uV", "byte_order": "little"}
+    rows = np.zeros(500, [("counter", "<u4"), ("samples", "<f4", (CHANNELS,))])
+    rows["counter"], rows["samples"] = np.arange(500), FRAMES[:500]
+    server, kept, stop = socket.create_server(("127.0.0.1", 0)), KeepingSink(), Event()
+
+    def serve() -> None:
+        for after_s, frames in ((0.0, 500), (3.0, 1000)):
+            clock.now_s += after_s
+            with server.accept()[0] as connection:
+                connection.sendall(json.dumps(facts | {"counter": "uint32"}).encode() + b"\n" + rows.tobytes())
+                wait_until(lambda frames=frames: live.counters.frames >= frames)  # type: ignore[misc]
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stop.set()
+
+    source = open_tcp_source(f"127.0.0.1:{server.getsockname()[1]}")
+    live = LiveStream(decoder, source, {"kept": kept}, replace(FREELY, patience_s=0.1))
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    counters = live.run(stop)
+    thread.join(60)
+    server.close()
+    assert (counters.reconnects, counters.gaps) == (1, 1)
+    assert counters.lost_frames > 0
+    assert counters.frames == 1000
+    assert any("closed the connection" in (block.counters.reason or "") for block in kept.blocks)
+    gone = [bin_ for bin_ in kept.bins if bin_.flags & Flag.GAP]
+    assert gone
+    assert all(bin_.flags & Flag.INVALID for bin_ in gone)
+    require_same(kept, decode_placed(decoder, kept))
+
+
+def test_outlets_open_after_all_that_takes_time(decoder: Decoder) -> None:
+    """Who waits for an outlet begins to send, and what comes while a file is opened would be old."""
+    opened: list[str] = []
+
+    class Slow(KeepingSink):
+        def open(self, description: StreamDescription) -> None:
+            opened.append("slow")
+
+    class Outlet(KeepingSink):
+        never_waits = True
+
+        def open(self, description: StreamDescription) -> None:
+            opened.append("outlet")
+
+    stream(decoder, FakeSource(chunks(0, 50)), outlet=Outlet(), slow=Slow())
+    assert opened == ["slow", "outlet"]
 
 
 def test_a_source_that_comes_back_as_another_one_is_refused(decoder: Decoder) -> None:
