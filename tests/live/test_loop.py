@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from threading import Event
@@ -19,7 +20,7 @@ from edgedistill.bundle import Bundle
 from edgedistill.errors import OutputError, RecordingError
 from edgedistill.live import loop
 from edgedistill.live.loop import LiveSettings, LiveStream
-from edgedistill.live.records import StreamBlock, StreamCounters, StreamDescription
+from edgedistill.live.records import RealTimeManners, StreamBlock, StreamCounters, StreamDescription
 from edgedistill.live.sink import Sink
 from edgedistill.live.sources import framed
 from edgedistill.live.sources.framed import open_tcp_source
@@ -327,6 +328,32 @@ def test_a_gap_of_a_year_does_not_keep_a_stream_from_ending(decoder: Decoder, ho
     counters = LiveStream(decoder, source, {"kept": Stopping()}, settings).run(stop)
     assert counters.reason == ("stopped" if how == "stop" else "10 s were decoded")
     assert counters.bins < 100_000
+
+
+@pytest.mark.parametrize("real_time", [True, False])
+def test_a_thread_of_real_time_priority_that_is_always_busy_rests(
+    decoder: Decoder, clock: Clock, monkeypatch: pytest.MonkeyPatch, real_time: bool
+) -> None:
+    """It has a core to itself, on which nothing else could run while it catches up with a gap of a minute."""
+    push, rests = decoder.gap, []
+
+    def slow_gap(frames: int) -> list[Output]:
+        clock.now_s += 0.4
+        return push(frames)
+
+    @contextmanager
+    def no_manners(wanted: bool, core: int | None) -> Iterator[RealTimeManners]:
+        yield RealTimeManners(False, "other", None, (0,))
+
+    decoder.gap = slow_gap  # type: ignore[method-assign]
+    monkeypatch.setattr(loop, "sleep", rests.append)
+    monkeypatch.setattr(loop, "real_time_manners", no_manners)
+    monkeypatch.setattr(loop, "stay_before_other_programs", lambda: None)
+    source = FakeSource([*chunks(0, 100), (100 + 60 * 250, 105 + 60 * 250)], clock=clock)
+    counters, _ = stream(decoder, source, replace(PLAIN, real_time=real_time))
+    decoder.gap = push  # type: ignore[method-assign]
+    assert counters.lost_frames == 60 * 250
+    assert rests == ([loop.REST_S] * 20 if real_time else [])  # 60 pieces, three to a second
 
 
 def test_a_failure_to_read_is_raised_after_the_sinks_were_closed(decoder: Decoder) -> None:
