@@ -22,11 +22,12 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)  # of systems that open a link with O_NOFOLLOW
 NOT_PLAIN = (errno.ELOOP, errno.EINVAL)  # of a link or of what is no plain file, as the functions below raise them
 
+Folder = Path | int  # a descriptor stays with its folder when another one takes the path
 Check = Callable[[os.stat_result, str], None]  # raises OSError for a file or folder that must not be used
 
 
 @contextmanager
-def open_file(folder: Path, name: str, check: Check | None = None) -> Iterator[IO[bytes]]:
+def open_file(folder: Folder, name: str, check: Check | None = None) -> Iterator[IO[bytes]]:
     """Opens the plain file `name`, such as "build/host/README", for reading.
 
     `check` is called for the file and for every folder from `folder` on. Raises OSError, also for a link, a name with
@@ -47,7 +48,7 @@ def open_file(folder: Path, name: str, check: Check | None = None) -> Iterator[I
         os.close(descriptor)
 
 
-def read_file(folder: Path, name: str, check: Check | None = None) -> bytes:
+def read_file(folder: Folder, name: str, check: Check | None = None) -> bytes:
     """Returns the content of a file. Raises OSError as `open_file` does."""
     with open_file(folder, name, check) as file:
         return file.read()
@@ -77,7 +78,7 @@ def list_files(folder: Path, name: str) -> list[str]:
     return found
 
 
-def replace_folder(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
+def replace_folder(folder: Folder, name: str, files: Mapping[str, bytes]) -> None:
     """Makes `files` the whole content of the folder `name` inside `folder`, at once, and removes what was there.
 
     A link of that name is removed, and what it leads to is left alone. Raises OSError, and leaves what was there, where
@@ -110,9 +111,9 @@ def _split(name: str) -> list[str]:
 
 
 @contextmanager
-def _open_folder(folder: Path, parts: Sequence[str], make: bool = False, check: Check | None = None) -> Iterator[int]:
+def _open_folder(folder: Folder, parts: Sequence[str], make: bool = False, check: Check | None = None) -> Iterator[int]:
     """Opens `folder`, which the caller names and may be a link, then each of `parts` in the one before it."""
-    descriptor = os.open(folder, FOLDER)
+    descriptor = os.dup(folder) if isinstance(folder, int) else os.open(folder, FOLDER)
     try:
         if check is not None:
             check(os.fstat(descriptor), str(folder))

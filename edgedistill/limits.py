@@ -23,7 +23,7 @@ MOST_SETTINGS_BYTES = 1 << 20  # of a TOML file
 MOST_MANIFEST_BYTES = 8 << 20  # parsed JSON takes up to thirty times its text
 MOST_JSON_BYTES = 16 << 20  # of any other JSON in a bundle
 MOST_RESULT_BYTES = 64 << 20  # of a result of `bench`
-MOST_UNPACKED_BYTES = 256 << 20  # of an .npz beyond its own size; ours are not packed
+MOST_UNPACKED_BYTES = 256 << 20  # of an .npz or the zip of a bundle beyond its own size; ours are not packed
 MOST_DIRECTORY_BYTES = 16 << 20  # of the list of files in a zip
 BUNDLE_GB, BUNDLE_FILES = 2, 10_000
 LARGER = "EDGEDISTILL_LARGEST_BUNDLE_GB"  # the variable by which a user allows more
@@ -39,6 +39,11 @@ def most_bundle_bytes() -> int:
 def most_bundle_files() -> int:
     """Returns the number of files that a bundle may have. It grows with the bytes that a user allows."""
     return BUNDLE_FILES * most_bundle_bytes() // (BUNDLE_GB * 10**9)
+
+
+def most_graph_bytes() -> int:
+    """Returns the memory that all graphs on onnxruntime may take in one process. A user may raise it."""
+    return most_bundle_bytes() // 2
 
 
 def read_plain(path: Path, most: int) -> bytes:
@@ -71,6 +76,11 @@ def find_zip_fault(file: IO[bytes]) -> str | None:
     return None
 
 
+def find_unpacking_fault(packed: int, whole: int) -> str | None:
+    """Returns why a zip of so many bytes must not be unpacked to so many, or None. What we write is not packed."""
+    return f"{packed} bytes claim to unpack to {whole}" if whole > packed + MOST_UNPACKED_BYTES else None
+
+
 def find_npz_fault(data: bytes) -> str | None:
     """Returns why arrays must not be read from the bytes of an .npz, or None.
 
@@ -81,8 +91,8 @@ def find_npz_fault(data: bytes) -> str | None:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
         whole = sum(entry.file_size for entry in entries)
-        if whole > len(data) + MOST_UNPACKED_BYTES:
-            return f"{len(data)} bytes claim to unpack to {whole}"
+        if (fault := find_unpacking_fault(len(data), whole)) is not None:
+            return fault
         for entry in entries:
             with archive.open(entry) as file:
                 if (needed := _array_bytes(file)) > entry.file_size:

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from edgedistill import staging
 
-# The same examples in every run, so that a change is judged and not luck; --hypothesis-profile=default draws others.
-settings.register_profile("steady", derandomize=True)
+from . import compiled_once
+
+ROOT = Path(__file__).parents[1]
+
+# Files of more than half a minute.
+LONG = frozenset(
+    f"tests/{name}.py"
+    for name in (
+        *(f"kernels/test_{part}" for part in ("aarch64", "c_frontend", "c_stream", "cortex_m7", "cuda_engine")),
+        *(f"kernels/test_{part}" for part in ("cuda_faults", "fuzz", "gpu_suite", "tensorrt_engine")),
+        *(f"runtime/test_{part}" for part in ("c_engine", "cuda_engine", "shift")),
+        *("bench/test_bench", "compile/c/test_library", "docs/test_json_keys", "models/test_student"),
+        *("test_house", "training/test_loop", "training/test_ranks"),
+    )
+)
+
+# The same examples in every run, and no limit of their time, so that a change is judged, not luck or a busy machine.
+# --hypothesis-profile=default draws others.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
 
 
@@ -31,6 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "slow": None if config.getoption("--slow") else "takes minutes: pytest --slow",
         "variant": None if config.getoption("--variants") else "another test covers most of it: pytest --variants",
     }
+    items.sort(key=lambda item: place_in_line(item.nodeid))
     for item in items:
         for mark in item.iter_markers():
             if reason := lacking.get(mark.name):
@@ -44,6 +65,17 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder / "edgedistill"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_by_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Says where the workers of this run share what they compile, as compiled_once.py does."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "compiled"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(compiled_once.SHARED, str(folder))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,15 +95,29 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def group_of(nodeid: str) -> str:
-    """Returns what one worker runs whole: a file, whose tests share fixtures, or tests/pipeline with its long build."""
+    """Returns what one worker runs whole: a file, whose tests share fixtures, or all that share the long build."""
     file = nodeid.partition("::")[0]
-    return "pipeline" if file.startswith("tests/pipeline/") else file
+    return "pipeline" if file.startswith("tests/pipeline/") and shares_the_build(file) else file
+
+
+@cache
+def shares_the_build(file: str) -> bool:
+    """Tells whether a file of tests/pipeline uses the sessions and builds that its conftest.py makes once."""
+    return re.search(r"\b(home|first|first_work|pretrained): ", (ROOT / file).read_text(encoding="utf-8")) is not None
+
+
+def place_in_line(nodeid: str) -> tuple[bool, bool]:
+    """Returns where a test stands: those whose files take longest come first, so that no worker ends long before."""
+    group = group_of(nodeid)
+    return group != "pipeline", group not in LONG
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Returns a scheduler that deals out groups of tests."""
+    """Returns a scheduler that deals out groups of tests in the order of the collection."""
     from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False
 
     class Groups(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:

@@ -18,7 +18,7 @@ def tracked_files(root: Path) -> list[str]:
 
 def _ask_git(root: Path, *command: str) -> str:
     try:
-        done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, timeout=240, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         pytest.skip(f"git does not answer here: {error}")
     return done.stdout

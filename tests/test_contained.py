@@ -71,7 +71,7 @@ def another_folder(folder: Path, outside: Path) -> None:
     (folder / "a/b/file").mkdir()
 
 
-@pytest.mark.timeout(20)  # a pipe would wait for ever
+@pytest.mark.timeout(120)  # a pipe would wait for ever
 @pytest.mark.parametrize(
     "harm", [link_file, link_file_inside, link_folder, link_to_itself, link_to_device, pipe, another_folder]
 )

@@ -25,7 +25,7 @@ from edgedistill.errors import OutputError, RecordingError
 from edgedistill.runtime import Decoder, Flag, Output
 
 from .bundles import CHANNELS, write_test_bundle
-from .data.nwb_files import add_lfp, lfp_volts, new_nwb, whole_session, write
+from .data.nwb_files import add_lfp, lfp_volts, new_nwb, write
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,16 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return whole_session(tmp_path_factory.mktemp("runs") / "s1.nwb")
+    """Returns the file of a session of 30 s."""
+    nwb = new_nwb("s1", 1)
+    add_lfp(nwb, lfp_volts(seconds=30))
+    return write(nwb, tmp_path_factory.mktemp("runs") / "s1.nwb")
+
+
+@pytest.fixture(scope="module")
+def predictions(decoder: Decoder, session: Path) -> Predictions:
+    with open_recording(session) as recording:
+        return decode_file(decoder, recording)
 
 
 class Trickle:
@@ -74,19 +83,16 @@ def test_a_stream_that_ends_inside_a_frame_is_told_after_what_came_before(decode
     assert sum(map(len, found)) == 40
 
 
-def test_a_file_decodes_as_its_frames_do(decoder: Decoder, session: Path) -> None:
+def test_a_file_decodes_as_its_frames_do(decoder: Decoder, session: Path, predictions: Predictions) -> None:
     with open_recording(session) as recording:
-        predictions = decode_file(decoder, recording)
         data = recording.lfp.read(0, recording.lfp.frames)
     decoder.reset()
     assert [facts(o) for o in predictions.outputs] == [facts(o) for o in decoder.push(data)]
-    assert predictions.kinematics.shape == (12_500, 2)
+    assert predictions.kinematics.shape == (3000, 2)
     assert predictions.counts()["warmup"] > 0
 
 
-def test_csv_gives_back_every_bit(decoder: Decoder, session: Path, tmp_path: Path) -> None:
-    with open_recording(session) as recording:
-        predictions = decode_file(decoder, recording)
+def test_csv_gives_back_every_bit(predictions: Predictions, tmp_path: Path) -> None:
     write_predictions(predictions, tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(encoding="utf-8") as file:
         header, *rows = csv.reader(file)
@@ -100,9 +106,8 @@ def test_csv_gives_back_every_bit(decoder: Decoder, session: Path, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
-def test_nwb_holds_predictions_on_the_recordings_clock(decoder: Decoder, session: Path, tmp_path: Path) -> None:
+def test_nwb_holds_predictions_on_the_recordings_clock(predictions: Predictions, session: Path, tmp_path: Path) -> None:
     with open_recording(session) as recording:
-        predictions = decode_file(decoder, recording)
         start = recording.session_start
     write_predictions(predictions, tmp_path / "out.nwb")
     with NWBHDF5IO(str(tmp_path / "out.nwb"), "r") as file:
@@ -146,7 +151,7 @@ def test_a_stream_becomes_nwb_too(decoder: Decoder, tmp_path: Path) -> None:
 
 
 def test_nan_stretches_and_dead_channels_are_masked(decoder: Decoder, tmp_path: Path) -> None:
-    volts = lfp_volts()
+    volts = lfp_volts(seconds=20)
     volts[2000:2500, 1] = np.nan
     volts[:, 2] = 0
     nwb = new_nwb()

@@ -109,7 +109,7 @@ def test_free_space_is_told_for_a_folder_that_does_not_exist_yet(
 
 def test_examining_imports_neither_torch_nor_pynwb() -> None:
     code = "import sys, edgedistill.doctor as d; d.examine(); assert not {'torch', 'pynwb'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
 
 
 def _strip_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

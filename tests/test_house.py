@@ -38,7 +38,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     # Without PYTHONPATH, by which this checkout could be imported in place of the wheel.
     env = env or {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=500, check=False)
 
 
 # ---------------------------------------------------------------- every test runs
@@ -204,11 +204,11 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["--no-deps", "--no-build-isolation", "--no-index", "-q"]
     built = run([*pip, "wheel", *options, "-w", folder, ROOT], cwd=folder)
     assert built.returncode == 0, built.stderr
-    venv.create(folder / "env", with_pip=True)
+    venv.create(folder / "env")
     python = folder / "env" / "bin" / "python"
     (wheel,) = folder.glob("edgedistill-*.whl")
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--retries", "0"]
-    installed = run([*pip, "install", "-q", "-c", ROOT / "constraints.txt", wheel], cwd=folder)
+    options = ["--python", python, "install", "-q", "--no-compile", "--retries", "0", "-c", ROOT / "constraints.txt"]
+    installed = run([*pip, *options, wheel], cwd=folder)
     if installed.returncode and "connection" in installed.stderr.lower():
         pytest.skip("the package index is not reachable from this machine")
     assert installed.returncode == 0, installed.stderr

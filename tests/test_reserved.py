@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,8 @@ import pytest
 from edgedistill import staging
 from edgedistill.errors import OutputError
 from edgedistill.reserved import reserve, reserving, work_folder
+
+from .waiting import wait_until
 
 HOLDS = """
 import sys
@@ -37,10 +38,7 @@ def start(*places: Path) -> subprocess.Popen[str]:
 
 
 def wait_for_line(caplog: pytest.LogCaptureFixture) -> None:
-    deadline = time.monotonic() + 20
-    while not caplog.messages:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: bool(caplog.messages))
 
 
 @pytest.mark.parametrize("shared", ["out", "work"])

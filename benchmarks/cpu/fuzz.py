@@ -6,11 +6,12 @@ holds the engine of a device, whose student the CPU computes. It is emulation/fu
 requires. It begins with the inputs of emulation/fuzz/corpus.txt. What libFuzzer found is written to `fuzz.json`. The
 exit code is 1 if an input broke the engine, and that input is printed.
 
-    python -m benchmarks.cpu.fuzz [--seconds 600] [--corpus FOLDER] [--out benchmarks/results/cpu]
+    python -m benchmarks.cpu.fuzz [--seconds 600 | --inputs N] [--corpus FOLDER] [--out benchmarks/results/cpu]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -58,6 +59,7 @@ MOST_BYTES = 2048  # in one input
 def main() -> None:
     parser = option_parser(__doc__, RESULTS / "cpu")
     parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--inputs", type=int, help="so many, however long they take")
     parser.add_argument("--seed", type=int, default=0, help="0: another one every time")
     parser.add_argument("--corpus", type=Path, help="folder of inputs to begin with and to add to")
     options = parser.parse_args()
@@ -66,7 +68,7 @@ def main() -> None:
         result = {
             **describe_conditions("benchmarks.cpu.fuzz"),
             **describe_settings(),
-            **fuzz(program, options.seconds, options.seed, options.corpus),
+            **fuzz(program, choose_limit(options), options.seed, options.corpus),
         }
     write_result(options.out, "fuzz", result)
     kept = {name: value for name, value in result.items() if name not in ("device", "output")}
@@ -132,15 +134,20 @@ def run(folder: Path, command: list[str], made: object) -> object:
     return made
 
 
-def fuzz(program: Path, seconds: int, seed: int, corpus: Path | None) -> dict[str, object]:
-    """Fuzzes for `seconds` and returns what libFuzzer found."""
+def choose_limit(options: argparse.Namespace) -> str:
+    """Returns the option of libFuzzer that ends it after a time, or after a number of inputs."""
+    return f"-max_total_time={options.seconds}" if options.inputs is None else f"-runs={options.inputs}"
+
+
+def fuzz(program: Path, limit: str, seed: int, corpus: Path | None) -> dict[str, object]:
+    """Fuzzes up to a limit and returns what libFuzzer found."""
     found = program.parent / "found"
     found.mkdir(exist_ok=True)
     inputs = corpus or program.parent / "corpus"
     inputs.mkdir(parents=True, exist_ok=True)
     committed = write_corpus(program.parent / "committed")
-    options = [f"-max_total_time={seconds}", f"-max_len={MOST_BYTES}", f"-seed={seed}", f"-artifact_prefix={found}/"]
-    options += ["-timeout=20", "-rss_limit_mb=2048", "-len_control=10", "-print_final_stats=1"]
+    options = [limit, f"-max_len={MOST_BYTES}", f"-seed={seed}", f"-artifact_prefix={found}/"]
+    options += ["-timeout=120", "-rss_limit_mb=2048", "-len_control=10", "-print_final_stats=1"]
     began = time.monotonic()
     done = subprocess.run(
         [str(program), *options, str(inputs), str(committed)],

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import distributed
 
-from benchmarks.cpu.training import Clock, Enough, make_random_session
+from benchmarks.cpu.training import Clock
+from benchmarks.cpu.training_steps import Enough, make_random_session
 from edgedistill import ranks
 from edgedistill.config import load_preset
 from edgedistill.training import shared_steps

@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,6 +40,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.cpu.training_steps import STEP_SUBJECTS, Enough, StepSubject, make_random_session, train_subject
 from benchmarks.harness import (
     RESULTS,
     describe_conditions,
@@ -49,14 +50,14 @@ from benchmarks.harness import (
     say,
     write_result,
 )
-from edgedistill.config import Preset, TrainingConfig, load_preset
-from edgedistill.data.bins import Split
+from edgedistill.config import Preset, load_preset
 from edgedistill.data.session_loading import load_sessions
 from edgedistill.data.simulation.nwb import simulate_to_nwb
 from edgedistill.data.simulation.sessions import SimulationConfig
-from edgedistill.models.student import StudentBlock, window_attention
+from edgedistill.models.student import StudentBlock
+from edgedistill.models.window_attention import attend_at_once, window_attention
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
-from edgedistill.training.distill import distill_bidirectional, make_student
+from edgedistill.training.distill import make_student
 from edgedistill.training.pretrain import train_teacher
 from edgedistill.training.student_tasks import STUDENT_TASKS, train_task
 from edgedistill.training.teacher_targets import TEACHER_COMPONENTS, compute_teacher_latents
@@ -70,35 +71,6 @@ TEACHER_STEPS, STUDENT_SEEDS, EVAL_EVERY = 100, (0, 1, 2), 10
 
 Figures = dict[str, Any]
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
-
-
-@dataclass(frozen=True)
-class StepSubject:
-    """A model in training, on `segments` windows a step of `inputs` channels or units."""
-
-    preset: str
-    model: str  # teacher, student, or patch_student: bidirectional, the published one
-    inputs: int
-    segments: int | None  # None: as many as the preset says
-    steps: int
-    warmup: int = 1
-
-    @property
-    def name(self) -> str:
-        """The name by which its process is told what to measure."""
-        return f"{self.preset} {self.model}"
-
-
-# nano and edge have the simulated 32 channels and 64 units; paper has the published 96 channels and 128 units
-STEP_SUBJECTS = (
-    StepSubject("nano", "teacher", 64, None, 8, warmup=2),
-    StepSubject("nano", "student", 32, None, 8, warmup=2),
-    StepSubject("edge", "teacher", 64, None, 5),
-    StepSubject("edge", "student", 32, None, 5),
-    StepSubject("paper", "teacher", 128, 2, 3),
-    StepSubject("paper", "student", 96, 2, 3),
-    StepSubject("paper", "patch_student", 96, 1, 3),
-)
 
 
 def main() -> None:
@@ -140,10 +112,6 @@ def measure(name: str, quick: bool) -> Figures:
 # ---------------------------------------------------------------- optimizer steps
 
 
-class Enough(Exception):
-    """Raised by a progress callback to leave the training loop, which has no other way out."""
-
-
 class Clock:
     """A progress callback that times `steps` optimizer steps after `warmup`, and then leaves the loop."""
 
@@ -170,14 +138,10 @@ class Clock:
 def measure_steps(subject: StepSubject) -> Figures:
     """Measures windows and bins a second, and the memory before the first step."""
     preset = load_preset(subject.preset)
-    config = preset.teacher_training if subject.model == "teacher" else preset.training
-    preset_segments = config.bins_per_step // config.segment_bins
-    segments = subject.segments or preset_segments
-    config = replace(config, bins_per_step=segments * config.segment_bins, eval_every=config.steps)
-    session, clock = make_random_session(subject.inputs), Clock(subject.warmup, subject.steps)
-    before = read_peak_mb()
-    with suppress(Enough):
-        train(subject.model, session, preset, config, clock)
+    published = preset.teacher_training if subject.model == "teacher" else preset.training
+    clock, before = Clock(subject.warmup, subject.steps), read_peak_mb()
+    config = train_subject(subject, clock)
+    segments, preset_segments = (c.bins_per_step // c.segment_bins for c in (config, published))
     step_s, step_cpu_s = median(clock.seconds()), median(clock.cpu_seconds())
     return {
         **asdict(subject),
@@ -192,39 +156,6 @@ def measure_steps(subject: StepSubject) -> Figures:
         "bins_per_s": segments * config.segment_bins / step_s,
         "before_mb": before,
     }
-
-
-def train(model: str, session: TrainingSession, preset: Preset, config: TrainingConfig, clock: Clock) -> None:
-    """Runs the stage of `build` that trains `model`."""
-    if model == "teacher":
-        train_teacher([session], preset.teacher, config, 0, progress=clock)
-        return
-    teacher_latents = {session.id: torch.randn(len(session.inputs("lfp")), TEACHER_COMPONENTS)}
-    if model == "student":
-        train_task(STUDENT_TASKS["distilled"], [session], preset, config, 0, teacher_latents, progress=clock)
-    else:
-        distill_bidirectional([session], preset.patch_student, config, 0, teacher_latents, progress=clock)
-
-
-def make_random_session(inputs: int, bins: int = 12_000) -> TrainingSession:
-    """Returns two minutes of noise, because what a step costs does not depend on what the bins hold."""
-    random = torch.Generator().manual_seed(0)
-    values, counts = torch.randn(bins, inputs, generator=random), torch.rand(bins, inputs, generator=random) < 0.1
-    none = (np.zeros(inputs), np.ones(inputs))
-    return TrainingSession(
-        id="random",
-        array="array",
-        lfp=values,
-        source=None,
-        spikes=values,
-        counts=counts.float(),
-        behavior=None,
-        scale=none,
-        spike_normalization=none,
-        split=Split(slice(0, 8000), slice(8000, 10_000), slice(10_000, bins)),
-        settled=0,
-        valid=torch.ones(bins, dtype=torch.bool),
-    )
 
 
 # ---------------------------------------------------------------- attention
@@ -253,6 +184,7 @@ def make_dense_arguments(k: Tensor, v: Tensor, age_bias: Tensor, live: int) -> t
 
 ATTENTIONS: dict[str, Attention] = {
     "window": window_attention,
+    "at_once": attend_at_once,
     "dense": attend_densely,
     "library": attend_by_library,
 }

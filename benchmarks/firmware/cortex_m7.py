@@ -1,12 +1,13 @@
 """Measures what a decoder costs a Cortex-M7: instructions a step under emulation, flash, RAM, stack and estimated time.
 
 The preset `nano` with random weights is linked into a firmware that counts the instructions of its calls. It sees the
-power of the preset's bands beside the slow LFP, unless `--bands none` leaves them out, and its outputs are smoothed. A
-table and `cortex-m7.json` (or `cortex-m7-no-bands.json`) come out. The emulator executes instructions and knows nothing
-of cycles, caches or flash. So the instructions are a measurement, and the milliseconds are an ESTIMATE from them, for a
-range of instructions a cycle that stands in the result.
+power of the preset's bands beside the slow LFP, unless `--bands none` leaves them out, and its outputs are smoothed.
+With `--weights 4` the layers have four-bit weights. A table and `cortex-m7.json` come out, with `-no-bands` and
+`-four-bit` in the name where they hold. The emulator executes instructions and knows nothing of cycles, caches or
+flash. So the instructions are a measurement, and the milliseconds are an ESTIMATE from them, for a range of
+instructions a cycle that stands in the result.
 
-    python -m benchmarks.firmware.cortex_m7 [--bands preset|none] [--out benchmarks/results/emulated]
+    python -m benchmarks.firmware.cortex_m7 [--bands preset|none] [--weights 8|4] [--out benchmarks/results/emulated]
 
 Debian: gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 """
@@ -17,6 +18,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ from edgedistill.config import NO_BANDS, StudentShape, load_preset
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model
 from edgedistill.numerics.smoothing import ORDERS
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.target import Target, load_target
 
 PROGRAM = Path(__file__).parent / "c" / "cortex_m7.c"
@@ -57,6 +60,7 @@ EMULATOR = (
 def main() -> None:
     parser = option_parser(__doc__, RESULTS / "emulated")
     parser.add_argument("--bands", choices=("preset", "none"), default="preset", help="what it sees beside slow LFP")
+    parser.add_argument("--weights", type=int, choices=(8, 4), default=8, help="bits of the weights in the layers")
     options = parser.parse_args()
     if shutil.which(EMULATOR[0]) is None:
         raise SystemExit(f"{EMULATOR[0]} is not installed: apt install qemu-system-arm")
@@ -67,16 +71,19 @@ def main() -> None:
     config = make_front_end(CHANNELS, bands=power.bands, band_ms=power.ms)
     shape = StudentShape(config.inputs, OUTPUTS, **asdict(preset.student))
     with tempfile.TemporaryDirectory() as folder:
-        linked = link(Path(folder), toolchain, draw_model(shape), config)
+        model = draw_model(shape, four=four_bit_parts(shape) if options.weights == 4 else ())
+        linked = link(Path(folder), toolchain, model, config)
         words = emulate(Path(folder))
     result = {
         **describe_conditions("benchmarks.firmware.cortex_m7"),
         **describe_settings(toolchain, shape, config),
+        "weight_bits": options.weights,
         **describe_memory(target, linked, int(words[1])),
         **count_instructions(words),
     }
     show(result)
-    write_result(options.out, "cortex-m7" if power.bands else "cortex-m7-no-bands", result)
+    name = "cortex-m7" + ("" if power.bands else "-no-bands") + ("-four-bit" if options.weights == 4 else "")
+    write_result(options.out, name, result)
 
 
 # ------------------------------------------------------------------------------------------- the firmware
@@ -92,13 +99,19 @@ def link(folder: Path, toolchain: Toolchain, model: Int8Model, config: FrontEndC
     for source in (*SOURCES, str(BARE / "startup.c"), str(PROGRAM)):
         objects.append(f"{Path(source).stem}.o")
         toolchain.compile(folder, source, objects[-1], (*options, f"-DSTATE_BYTES={state}", "-Werror"))
+    linked = link_program(folder, toolchain, objects)
+    weights = toolchain.run(folder, toolchain.tool("nm"), "-S", "program")
+    (packed,) = re.findall(r"^\w+ (\w+) \w ed_weights$", weights, re.M)
+    return {**linked, "state": state, "weights": int(packed, 16)}
+
+
+def link_program(folder: Path, toolchain: Toolchain, objects: Sequence[str]) -> dict[str, int]:
+    """Links object files to `program` in `folder`, and returns the bytes of flash and RAM."""
     layout = ("-nostartfiles", f"-T{BARE}/mps2.ld", "-Wl,--gc-sections", "-Wl,--print-memory-usage")
     said = toolchain.run(folder, toolchain.compiler.command, *toolchain.flags, *layout, *objects, "-o", "program")
     sizes = re.findall(r"(\w+): +(\d+) (K?)B ", said)  # whole kilobytes are printed as such
     used = {name: int(size) * (1024 if kilo else 1) for name, size, kilo in sizes}
-    weights = toolchain.run(folder, toolchain.tool("nm"), "-S", "program")
-    (packed,) = re.findall(r"^\w+ (\w+) \w ed_weights$", weights, re.M)
-    return {"flash": used["FLASH"], "ram": used["RAM"], "state": state, "weights": int(packed, 16)}
+    return {"flash": used["FLASH"], "ram": used["RAM"]}
 
 
 def emulate(folder: Path) -> npt.NDArray[np.int64]:

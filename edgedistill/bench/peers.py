@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ import numpy.typing as npt
 from edgedistill.bundle.contents import Ridge
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
-from edgedistill.runtime.onnx_content import find_graph_fault
+from edgedistill.runtime.onnx_session import open_session, run_first, running_error
+
+MOST_COUNTS = 1 << 24  # numbers in the window of a teacher
 
 Floats = npt.NDArray[np.float32]
 
@@ -97,23 +99,17 @@ class WindowTeacher:
     def __init__(self, graph: bytes) -> None:
         """Opens a graph of `graph_from_teacher`.
 
-        Raises EngineError where onnxruntime is missing or refuses it, and for a graph whose data lie outside it.
+        Raises EngineError where onnxruntime is missing, and for a graph that it refuses or that cannot be a teacher.
         """
-        if (fault := find_graph_fault(graph, any_operator=True)) is not None:
-            raise EngineError("the teacher's graph is not opened", got=fault)
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise EngineError("onnxruntime is not installed", got=error, next_step="pip install onnxruntime") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own classes are not public
-            raise EngineError("onnxruntime refuses the teacher's graph", got=str(error).splitlines()[0]) from error
-        self.window, self.units = self._session.get_inputs()[0].shape
+        self._session = open_session(graph, any_operator=True)
+        inputs = [(one.name, one.type, one.shape) for one in self._session.get_inputs()]
+        sizes = inputs[0][2] if len(inputs) == 1 else []
+        if [one[:2] for one in inputs] != [("counts", "tensor(float)")] or not _is_table(sizes):
+            expected = "counts: float (window, units)"
+            raise EngineError("the teacher's graph has other inputs", got=inputs, expected=expected)
+        self.window, self.units = sizes
         self.reset()
+        run_first(lambda options: self._session.run(None, {"counts": self._counts}, options))
 
     def reset(self) -> None:
         """Starts a fresh stream. The window holds zeros, which are the mean of z-scored counts."""
@@ -123,12 +119,24 @@ class WindowTeacher:
         """Takes one bin of z-scored counts (U,) and returns its kinematics (K,), from the last `window` bins."""
         self._counts[:-1] = self._counts[1:]
         self._counts[-1] = bin
-        found: Floats = self._session.run(None, {"counts": self._counts})[0]
+        try:
+            found: Floats = self._session.run(None, {"counts": self._counts})[0]
+        except Exception as error:  # onnxruntime's errors share no base class of their own
+            raise running_error(error) from error
         return found
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the window, whose size is reported."""
         return {"counts": self._counts}
+
+
+def _is_table(sizes: Sequence[Any]) -> bool:
+    """Tells whether these are the two sizes of an array of a teacher's input."""
+    return (
+        len(sizes) == 2
+        and all(type(size) is int and size >= 1 for size in sizes)
+        and sizes[0] * sizes[1] <= MOST_COUNTS
+    )
 
 
 class LaggedRidge:

@@ -198,7 +198,9 @@ def _open_compiled_spikes(bundle: Bundle, kind: str, shape: StudentShape, counts
 
 def _open_dynamic_int8(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidate:
     _require_usable(bundle, "student.onnx")
-    graph = dynamic_int8_graph(bundle.read("student.onnx"))
+    plain = bundle.read("student.onnx")
+    OnnxEngine(plain, shape)  # refuses a graph that the quantizer, which has no limits, should not see
+    graph = dynamic_int8_graph(plain)
     engine, params, smoothing = OnnxEngine(graph, shape), _count_params(bundle), read_smoothing_model(bundle, shape)
     return Candidate(PEER_DYNAMIC, engine, "onnxruntime", inputs, params, len(graph), smoothing, precision="int8")
 
@@ -213,6 +215,8 @@ def _open_torch(bundle: Bundle, shape: StudentShape, inputs: Floats) -> Candidat
 def _open_teacher(bundle: Bundle, name: str, file: str, counts: Floats) -> Candidate:
     graph, params = bundle.read(file), read_teacher_facts(bundle)[name].params
     engine = WindowTeacher(graph)
+    if engine.units != counts.shape[1]:
+        raise EngineError("the teacher's graph does not fit the holdout", got=engine.units, expected=counts.shape[1])
     if name == PUBLISHED:
         return Candidate(name, engine, "onnxruntime", counts, params, 4 * params, without_r2=UNTRAINED)
     return Candidate(name, engine, "onnxruntime", counts, params, len(graph))

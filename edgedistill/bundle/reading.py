@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from edgedistill.limits import (
     LARGER,
     MOST_JSON_BYTES,
     MOST_MANIFEST_BYTES,
+    find_unpacking_fault,
     find_zip_fault,
     most_bundle_bytes,
     most_bundle_files,
@@ -74,10 +76,11 @@ class Bundle:
     def verify(self) -> None:
         """Hashes every listed file. Raises BundleError that names the first damaged or missing one."""
         room = most_bundle_bytes()
-        for name in self.names:
-            digest, size = _digest(self.path, self.prefix + name, room)
-            self._check(name, digest)
-            room -= size
+        with _opened(self.path) as archive:
+            for name in self.names:
+                digest, size = _digest(self.path, archive, self.prefix + name, room)
+                self._check(name, digest)
+                room -= size
 
     def list_uncovered(self) -> tuple[str, ...]:
         """Returns the names of all files in the bundle that no hash covers, sorted, such as those of build/.
@@ -140,12 +143,7 @@ def _checked_manifest(path: Path, raw: bytes) -> dict[str, Any]:
     if not isinstance(files, dict) or not all(map(_is_digest, (own, *files.values()))):
         raise BundleError(f"{path}: '{MANIFEST}' is damaged: its list of files makes no sense")
     if len(files) > most_bundle_files():
-        raise BundleError(
-            f"{path}: '{MANIFEST}' lists too many files",
-            got=len(files),
-            expected=f"at most {most_bundle_files()}",
-            next_step=f"if you trust this bundle: {LARGER}={2 * BUNDLE_GB} edgedistill ...",
-        )
+        raise _too_many_files(f"{path}: '{MANIFEST}'", len(files))
     for name in files:
         check_name(f"{path}: '{MANIFEST}'", name)
     if hashlib.sha256(raw.replace(own.encode(), BLANK.encode(), 1)).hexdigest() != own:
@@ -155,6 +153,15 @@ def _checked_manifest(path: Path, raw: bytes) -> dict[str, Any]:
             next_step="copy the bundle again from where it was built, or build it again",
         )
     return manifest
+
+
+def _too_many_files(where: str, found: int) -> BundleError:
+    return BundleError(
+        f"{where} lists too many files",
+        got=found,
+        expected=f"at most {most_bundle_files()}",
+        next_step=f"if you trust this bundle: {LARGER}={2 * BUNDLE_GB} edgedistill ...",
+    )
 
 
 def _check_format(path: Path, found: object) -> None:
@@ -227,19 +234,35 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         cause = "a copy or download that broke off"
         raise BundleError(f"{path}: this zip is damaged or cut short", got=error, causes=(cause,)) from error
     with archive:
+        if len(archive.infolist()) > most_bundle_files():
+            raise _too_many_files(f"{path}: this zip", len(archive.infolist()))
+        whole = sum(entry.file_size for entry in archive.infolist())
+        if (fault := find_unpacking_fault(path.stat().st_size, whole)) is not None:
+            raise BundleError(
+                f"{path}: this zip is too large to be a bundle",
+                got=fault,
+                causes=("it was packed again by another program", "it was made to do harm"),
+                next_step=f"if you trust it: unzip {path}, and name the folder",
+            )
         yield archive
 
 
 @contextmanager
-def _stream(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """Opens one file of the bundle. An error that occurs while it is read names the file."""
+def _opened(path: Path) -> Iterator[zipfile.ZipFile | None]:
+    """Opens a bundle that is a zip, whose list of files is read once then. A folder gives None."""
+    if path.is_dir():
+        yield None
+    else:
+        with _archive(path) as archive:
+            yield archive
+
+
+@contextmanager
+def _stream(path: Path, archive: zipfile.ZipFile | None, name: str) -> Iterator[IO[bytes]]:
+    """Opens one file of a bundle that was opened. An error that occurs while it is read names the file."""
     try:
-        if path.is_dir():
-            with open_file(path, name) as file:
-                yield file
-        else:
-            with _archive(path) as archive, archive.open(name) as member:
-                yield member
+        with open_file(path, name) if archive is None else archive.open(name) as file:
+            yield file
     except (FileNotFoundError, KeyError) as error:
         raise BundleError(
             f"{path}: '{name}' is missing",
@@ -254,19 +277,18 @@ def _stream(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 def read_member(path: Path, name: str, most: int) -> bytes:
     """Returns the bytes of any file inside a bundle, whose hash is not checked. Raises BundleError beyond `most`."""
-    parts, size = [], 0  # one read of `most` bytes would take that memory first
-    with _stream(path, name) as file:
+    whole = io.BytesIO()  # one read of `most` bytes would take that memory first, and a list of parts takes it twice
+    with _opened(path) as archive, _stream(path, archive, name) as file:
         while chunk := file.read(CHUNK):
-            parts.append(chunk)
-            size += len(chunk)
-            _require_room(path, name, size, most)
-    return b"".join(parts)
+            _require_room(path, name, whole.tell() + len(chunk), most)
+            whole.write(chunk)
+    return whole.getvalue()
 
 
-def _digest(path: Path, name: str, room: int) -> tuple[str, int]:
+def _digest(path: Path, archive: zipfile.ZipFile | None, name: str, room: int) -> tuple[str, int]:
     """Returns the hash of a file and its bytes, of which there may be `room`."""
     digest, size = hashlib.sha256(), 0
-    with _stream(path, name) as file:
+    with _stream(path, archive, name) as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
             size += len(chunk)

@@ -32,11 +32,13 @@ from edgedistill.bundle.build_record import (
     check_files,
     read_record,
 )
+from edgedistill.bundle.manifest import MANIFEST
 from edgedistill.compile.model_facts import c_identifier
-from edgedistill.contained import replace_folder
+from edgedistill.contained import read_file, replace_folder
 from edgedistill.errors import EngineError, OutputError
 from edgedistill.files import atomic_write, output_error
 from edgedistill.machine.programs import identify_program
+from edgedistill.staging import opened_folder
 from edgedistill.target import Gate, Target
 from edgedistill.user_cache import STEP, lock_folder, make_private, make_tree_private
 
@@ -180,11 +182,21 @@ def copy_to_bundle(engine: CompiledEngine, bundle: Bundle) -> CompiledEngine:
 
 
 def write_to_bundle(engine: CompiledEngine, bundle: Bundle, files: Mapping[str, bytes]) -> CompiledEngine:
-    """Writes files to `build/<target>/` of a bundle that is a folder. Returns and raises as `copy_to_bundle`."""
+    """Writes files to `build/<target>/` of a bundle that is a folder. Returns and raises as `copy_to_bundle`.
+
+    A bundle that was replaced since it was opened gets nothing, because the files are not its own. Its folder is opened
+    once, so that this holds at any moment.
+    """
     name = f"build/{engine.record.target}"
     try:
-        replace_folder(bundle.path, name, files)
+        with opened_folder(bundle.path) as inside:
+            if bundle.sha256.encode() not in read_file(inside, MANIFEST):
+                raise FileNotFoundError(errno.ENOENT, "it is another bundle now", str(bundle.path))
+            replace_folder(inside, name, files)
     except OSError as error:
+        if error.errno == errno.ENOENT:
+            logger.warning("%s was replaced, so no copy of the engine was left in it", bundle.path)
+            return engine
         if error.errno in READ_ONLY:
             logger.warning("%s cannot be written to, so no copy of the engine was left in it", bundle.path)
             return engine

@@ -12,10 +12,12 @@ nothing reaches the disk.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
 import os
+import stat
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +28,8 @@ from edgedistill.files import remove
 MAGIC = b"edgedistill journal 1\n"
 RECORD = struct.Struct("<QQ")  # place in the file, number of bytes
 PAGE = 4096
+MOST_JOURNAL_BYTES = 1 << 28  # what HDF5 changes between two commits is a few pages for each dataset
+OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # no link is followed, and no pipe waited for
 
 
 def journal_of(path: Path) -> Path:
@@ -40,11 +44,11 @@ class RollbackFile(io.RawIOBase):
         """The file appears at `path` with the first commit, and replaces what is there. Raises OSError."""
         super().__init__()
         self._partial: Path | None = path.with_name(f".{path.name}.new")  # the lock on the journal keeps others away
-        self._journal = os.open(journal_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._journal = os.open(journal_of(path), OPEN | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._journal, 0)
-            self._file = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            self._file = os.open(self._partial, OPEN | os.O_CREAT | os.O_TRUNC, 0o666)
         except OSError:
             os.close(self._journal)
             raise
@@ -194,10 +198,11 @@ class RollbackFile(io.RawIOBase):
 def recover(path: Path) -> bool:
     """Finishes what a writer that was killed had begun, and returns whether there was something to finish.
 
-    Does nothing while the writer lives, and where there is no journal. Raises OSError.
+    Does nothing while the writer lives, and where there is no journal. A recording and a journal may come from a
+    stranger, so only bytes within a plain file of this user change, and never what a link leads to. Raises OSError.
     """
     try:
-        journal = os.open(journal_of(path), os.O_RDWR | os.O_CLOEXEC)
+        journal = os.open(journal_of(path), OPEN)
     except OSError:
         return False
     try:
@@ -205,10 +210,15 @@ def recover(path: Path) -> bool:
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
+        _require_own(journal, journal_of(path))
         pages = _read_journal(journal)
         if pages:
-            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            file = os.open(path, OPEN)
             try:
+                _require_own(file, path)
+                size = os.fstat(file).st_size  # a commit makes the file as long as it will be before its journal
+                if any(place + len(data) > size for place, data in pages):
+                    raise OSError(errno.EINVAL, "its journal is that of another file", str(path))
                 _apply(file, pages)
                 os.fsync(file)
             finally:
@@ -217,6 +227,13 @@ def recover(path: Path) -> bool:
         return bool(pages)
     finally:
         os.close(journal)
+
+
+def _require_own(descriptor: int, path: Path) -> None:
+    """Raises OSError unless an open file is plain, this user's, and has no second name elsewhere."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+        raise OSError(errno.EPERM, "it is not a plain file of this user's", str(path))
 
 
 def _write_journal(journal: int, pages: list[tuple[int, bytes]]) -> None:
@@ -230,14 +247,19 @@ def _write_journal(journal: int, pages: list[tuple[int, bytes]]) -> None:
 
 def _read_journal(journal: int) -> list[tuple[int, bytes]]:
     """Returns what a journal holds, or nothing if it was not written to its end."""
-    whole = os.pread(journal, os.fstat(journal).st_size, 0)
+    size = os.fstat(journal).st_size
+    whole = os.pread(journal, size, 0) if size <= MOST_JOURNAL_BYTES else b""
     body, digest = whole[:-32], whole[-32:]
     if not body.startswith(MAGIC) or hashlib.sha256(body).digest() != digest:
         return []
     pages, at = [], len(MAGIC)
     while at < len(body):
+        if len(body) - at < RECORD.size:
+            return []
         place, count = RECORD.unpack_from(body, at)
         at += RECORD.size
+        if count > len(body) - at:
+            return []
         pages.append((place, body[at : at + count]))
         at += count
     return pages

@@ -25,42 +25,10 @@ from torch.nn import functional as F
 from edgedistill.config import StudentShape, StudentSize
 from edgedistill.models.teacher_heads import TeacherHeads
 from edgedistill.models.tokenizer import BinTokenizer, name_parameter
-from edgedistill.models.transformer import GatedMLP, draw_weight, rms
+from edgedistill.models.transformer import GatedMLP, draw_weight, normed_linear, rms
+from edgedistill.models.window_attention import window_attention
 
 ARRAY = "array"  # of a student that knows one session
-BLOCK = 64  # queries that share their keys; a block has BLOCK + window - 1 keys
-
-
-def window_attention(q: Tensor, k: Tensor, v: Tensor, age_bias: Tensor, live: int = 0) -> Tensor:
-    """Lets every query attend to its own bin and the window - 1 bins before it.
-
-    q is (batch, heads, n, head_dim). k and v are (batch, heads, window - 1 + n, head_dim), and only the last `live`
-    of their first window - 1 bins exist. age_bias is (heads, window), age 0 first. Returns (batch, heads, n, head_dim).
-    """
-    n, head_dim = q.shape[2:]
-    window = age_bias.shape[1]
-    block = min(BLOCK, n)
-    blocks = -(-n // block)
-    fill = blocks * block - n
-    q = F.pad(q, (0, 0, 0, fill)).unflatten(2, (blocks, block))
-    span = block + window - 1
-    k, v = (F.pad(x, (0, 0, 0, fill)).unfold(2, span, block) for x in (k, v))  # (…, blocks, head_dim, span)
-    bias = build_age_bias_band(age_bias, block)[:, None]  # (heads, 1, block, span)
-    key = torch.arange(span, device=q.device) + block * torch.arange(blocks, device=q.device)[:, None]
-    bias = bias.masked_fill((key < window - 1 - live)[:, None], -math.inf)  # (heads, blocks, block, span)
-    # scale and mask are applied outside the batch, because the scores are the largest tensor by far
-    scores = (q / math.sqrt(head_dim)) @ k + bias
-    context = scores.softmax(-1) @ v.transpose(-1, -2)
-    return context.flatten(2, 3)[:, :, :n]
-
-
-def build_age_bias_band(age_bias: Tensor, block: int) -> Tensor:
-    """Turns (heads, window) by age into (heads, block, block + window - 1), -inf outside the window."""
-    heads, window = age_bias.shape
-    span = block + window - 1
-    # query i sees key j at age i + window - 1 - j, so row i is the flipped bias shifted by i to the right
-    row = F.pad(age_bias.flip(1), (0, block), value=-math.inf)  # (heads, span + 1)
-    return row.repeat(1, block)[:, : block * span].view(heads, block, span)
 
 
 class StudentBlock(nn.Module):
@@ -77,14 +45,14 @@ class StudentBlock(nn.Module):
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Projects (batch, n, d) to q, k and v, each (batch, heads, n, head_dim)."""
-        normed = rms(x) * self.norm_attn
-        q, k, v = (F.linear(normed, w).unflatten(-1, (self.heads, -1)) for w in (self.wq, self.wk, self.wv))
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        qkv = normed_linear(x, self.norm_attn, torch.cat([self.wq, self.wk, self.wv]))
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
 
     def finish(self, x: Tensor, context: Tensor) -> Tensor:
         """Returns the residual stream after the attention `context` (batch, heads, n, head_dim) and the MLP."""
         x = x + F.linear(context.transpose(1, 2).flatten(2), self.wo)
-        return x + self.mlp(rms(x) * self.norm_mlp)  # type: ignore[no-any-return]
+        return x + self.mlp(x, self.norm_mlp)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor, cache: tuple[Tensor, Tensor], live: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Returns bins (batch, n, d) after the block, and the cache for the bins that follow.

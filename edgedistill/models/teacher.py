@@ -19,7 +19,7 @@ from edgedistill.config import TeacherSize
 from edgedistill.models.batch_rows import RowDraws, mean_where
 from edgedistill.models.teacher_heads import TeacherHeads
 from edgedistill.models.tokenizer import PatchTokenizer, name_parameter
-from edgedistill.models.transformer import RotaryBlock, compute_rotary_angles, draw_weight, rms
+from edgedistill.models.transformer import RotaryBlock, compute_positions, draw_weight, rms
 
 HIDDEN_UNITS = 0.5  # share of units hidden in each bin of the tokens that are seen (coordinated dropout)
 COUNT_LIMIT = 5  # a Poisson model should not chase the bursts of one unit
@@ -58,10 +58,10 @@ class PatchAutoencoder(nn.Module):
 
     def encode(self, tokens: Tensor, times: Tensor) -> list[Tensor]:
         """Returns tokens (batch, n, d) at `times` (batch, n) as they are after each layer, the last ones normalized."""
-        angles = compute_rotary_angles(times, self.size.d // self.size.heads)
+        positions = compute_positions(times, self.size.heads, self.size.d // self.size.heads)
         after = []
         for block in self.encoder:
-            tokens = block(tokens, angles)
+            tokens = block(tokens, positions)
             after.append(tokens)
         return [*after[:-1], rms(tokens) * self.norm_out]
 
@@ -129,9 +129,9 @@ class PatchAutoencoder(nn.Module):
         n, width = canvas.shape[1:]
         patches = self.tokenizer.patches[session]
         canvas = canvas + self.places[name_parameter(session)].repeat(n // patches, 1)
-        angles = compute_rotary_angles(times, width // self.size.heads)
+        positions = compute_positions(times, self.size.heads, width // self.size.heads)
         for block in self.predictor:
-            canvas = block(canvas, angles)
+            canvas = block(canvas, positions)
         heads = self.heads[name_parameter(session)].unflatten(0, (patches, -1))
         guess: Tensor = torch.einsum("btpd,pcd->btpc", rms(canvas).unflatten(1, (-1, patches)), heads)
         guess = guess + self.offsets[name_parameter(session)]

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgedistill.config import StudentShape
-from edgedistill.models.student import BLOCK, build_age_bias_band
+from edgedistill.models.window_attention import BLOCK, build_age_bias_band
 from edgedistill.numerics.arithmetic import (
     HIGHEST,
     LANES,

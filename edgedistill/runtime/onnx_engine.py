@@ -18,10 +18,15 @@ import numpy.typing as npt
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.numerics.state import require_state
-from edgedistill.runtime.onnx_content import find_graph_fault
+from edgedistill.runtime.onnx_session import import_onnxruntime, open_session, run_first, running_error
 
 Floats = npt.NDArray[np.float32]
 
+# This fusion joins a product of integers with the sum after it and turns it into a product of floats, whose weights are
+# dequantized at every step. The INT8 graph of the preset `edge` takes 1.06 ms with it and 0.31 ms without (AVX-VNNI).
+# Constants that are computed from constants are left to the first run, because only that can be stopped. Our own graphs
+# have none, so it makes no difference to a step.
+WITHOUT = ("MatMulAddFusion", "ConstantFolding")
 TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int8)": "int8", "tensor(int32)": "int32"}
 
 
@@ -31,12 +36,11 @@ class OnnxEngine:
     def __init__(self, model: bytes, shape: StudentShape) -> None:
         """Opens `model`, a step graph (`student.onnx`, `student.fp16.onnx`, `student.int8.onnx`) of that shape.
 
-        Raises EngineError if onnxruntime is missing, cannot read the graph, or finds other tensors in it.
+        Raises EngineError if onnxruntime is missing, cannot read or run the graph, or finds other tensors in it.
         """
         self.shape = shape
         slots, channels = shape.window - 1, shape.channels
-        onnxruntime = _import_onnxruntime()
-        session = _open_session(onnxruntime, model)
+        session = open_session(model, WITHOUT)
         types = {tensor.name: TYPES.get(tensor.type, "float32") for tensor in session.get_inputs()}
         self._precision = types.get("ring_k_0", "float32")
         bins = np.dtype(types.get("lags", "int8" if self._precision == "int8" else "float32"))
@@ -51,9 +55,9 @@ class OnnxEngine:
         self._kinematics: Floats = np.zeros(shape.outputs, np.float32)
         self._latent: Floats = np.zeros(shape.d, np.float32)
         self._kept_lags = np.empty_like(self._lags[1:])  # scratch memory: rows move down without overlap
-        self._binding = self._bind(onnxruntime, session)
+        self._binding = self._bind(session)
         self._run = session.run_with_iobinding
-        self._run(self._binding)  # the first run allocates inside onnxruntime, which must not happen while streaming
+        run_first(lambda options: self._run(self._binding, options))  # allocates, which must not happen in a stream
         self.reset()
 
     @property
@@ -74,7 +78,10 @@ class OnnxEngine:
         if bin.shape != self._bin.shape:
             raise EngineError("a step takes one bin", got=bin.shape, expected=f"{self._bin.shape}: one per channel")
         self._bin[:] = bin
-        self._run(self._binding)
+        try:
+            self._run(self._binding)
+        except Exception as error:  # onnxruntime's errors share no base class of their own
+            raise running_error(error) from error
         self._append()
         return self._kinematics.copy()
 
@@ -119,7 +126,7 @@ class OnnxEngine:
         names = [pattern.format(kind, i) for i in range(self.shape.layers) for kind in "kv"]
         return dict(zip(names, pairs, strict=True))
 
-    def _bind(self, onnxruntime: Any, session: Any) -> Any:
+    def _bind(self, session: Any) -> Any:
         inputs = {"bin": self._bin, **self._state()}
         outputs: dict[str, npt.NDArray[Any]] = {"kinematics": self._kinematics, "latent": self._latent}
         outputs |= self._named("{}_new_{}", self._new)
@@ -128,47 +135,12 @@ class OnnxEngine:
         _check_tensors("inputs", session.get_inputs(), inputs)
         _check_tensors("outputs", session.get_outputs(), outputs)
         binding = session.io_binding()
-        share = onnxruntime.OrtValue.ortvalue_from_numpy  # on the CPU: the array's own memory, no copy
+        share = import_onnxruntime().OrtValue.ortvalue_from_numpy  # on the CPU: the array's own memory, no copy
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, share(array))
         for name, array in outputs.items():
             binding.bind_ortvalue_output(name, share(array))
         return binding
-
-
-def _import_onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EngineError(
-            "this engine needs onnxruntime, which is not installed here",
-            got=error,
-            next_step="pip install onnxruntime",
-        ) from error
-    return onnxruntime
-
-
-def _open_session(onnxruntime: Any, model: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only; a library does not print
-    # This fusion joins a product of integers with the sum after it and turns it into a product of floats, whose weights
-    # are dequantized at every step. The INT8 graph of the preset `edge` takes 1.06 ms with it and 0.31 ms without
-    # (AVX-VNNI).
-    without = ["MatMulAddFusion"]
-    if (fault := find_graph_fault(model)) is not None:
-        raise EngineError("this step graph is not opened", got=fault, expected="a graph that `edgedistill build` wrote")
-    try:
-        return onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=without
-        )
-    except Exception as error:  # onnxruntime's errors share no base class of their own
-        raise EngineError(
-            "onnxruntime cannot load this step graph",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            causes=("the onnxruntime here is older than the graph's opset 19", "this is not an ONNX graph"),
-            next_step="pip install --upgrade onnxruntime",
-        ) from error
 
 
 def _check_tensors(kind: str, found: Any, expected: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -22,6 +22,7 @@ from edgedistill.config import TrainingConfig
 from edgedistill.errors import EdgeDistillError
 from edgedistill.training.batches import find_training_device
 from edgedistill.training.checkpoints import FitState, UnusableCheckpointError, read_checkpoint, write_checkpoint
+from edgedistill.training.freed_memory import keep_freed_memory
 from edgedistill.training.run_log import LOG, RunLog, now
 from edgedistill.training.shared_steps import add_up_session_gradients, require_same_step, share_steps
 
@@ -74,23 +75,24 @@ def fit(
     log = open_log(checkpoint, config, state)
     model.train()
     step_loss = share_steps(model, step_loss, config)
-    while not state.done:
-        rate, start, evaluation = compute_learning_rate(config, state.step), monotonic(), None
-        loss, norm = train_step(model, optimizer, step_loss, state.step, rate, config.clip_norm)
-        state.step += 1
-        if log is not None:
-            log.note_step(loss, norm, monotonic() - start)
-        if state.step % config.eval_every == 0 or state.step == config.steps:
-            best = evaluate_step(model, validation_loss, config, state, best)
-            verdict = Verdict(math.nan, False) if stop is None else ask_watcher(model, stop, state.step)
-            state.done = verdict.ends or state.done
-            evaluation = {"validation_loss": state.history[-1][1], "validation_r2": verdict.r2}
-            if checkpoint is not None and ranks.is_main():
-                write_checkpoint(checkpoint, model, optimizer, config, state, best)
-        if log is not None:
-            log.write_step(state.step, rate, evaluation)
-        if progress is not None:
-            progress(state.step, config.steps, loss, rate)
+    with keep_freed_memory():
+        while not state.done:
+            rate, start, evaluation = compute_learning_rate(config, state.step), monotonic(), None
+            loss, norm = train_step(model, optimizer, step_loss, state.step, rate, config.clip_norm)
+            state.step += 1
+            if log is not None:
+                log.note_step(loss, norm, monotonic() - start)
+            if state.step % config.eval_every == 0 or state.step == config.steps:
+                best = evaluate_step(model, validation_loss, config, state, best)
+                verdict = Verdict(math.nan, False) if stop is None else ask_watcher(model, stop, state.step)
+                state.done = verdict.ends or state.done
+                evaluation = {"validation_loss": state.history[-1][1], "validation_r2": verdict.r2}
+                if checkpoint is not None and ranks.is_main():
+                    write_checkpoint(checkpoint, model, optimizer, config, state, best)
+            if log is not None:
+                log.write_step(state.step, rate, evaluation)
+            if progress is not None:
+                progress(state.step, config.steps, loss, rate)
     if log is not None:
         log.append({"end": state.step, "best_step": state.best_step, "time": now()})
     model.load_state_dict(best)
@@ -117,7 +119,8 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
+    fused = all(parameter.device.type == "cpu" for _, parameter in named)  # it goes over each weight once
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
 def compute_learning_rate(config: TrainingConfig, step: int) -> float:

@@ -70,7 +70,7 @@ static void engine_set_input(struct ed_engine *engine, int i, double mean, doubl
 #endif
 }
 
-static void engine_rewind(struct ed_engine *engine) {
+static ED_RARE void engine_rewind(struct ed_engine *engine) {
     ed_fe_reset(&engine->front_end);
 #if ED_FE_FOLLOWS
     engine->statistics = engine->start;
@@ -83,12 +83,12 @@ static void engine_rewind(struct ed_engine *engine) {
 #endif
 }
 
-static int engine_reset(ed_decoder *decoder) {
+static ED_RARE int engine_reset(ed_decoder *decoder) {
     engine_rewind(engine_of(decoder));
     return ed_student_reset(&engine_of(decoder)->student);
 }
 
-static int engine_init(ed_decoder *decoder, const char *build_directory) {
+static ED_RARE int engine_init(ed_decoder *decoder, const char *build_directory) {
     struct ed_engine *engine = engine_of(decoder);
     for (int i = 0; i < ED_INPUTS; i++) engine_set_input(engine, i, ed_fe_mean[i], ed_fe_std[i]);
     memset(engine->gain, 0, sizeof engine->gain);
@@ -188,13 +188,13 @@ static uint64_t engine_outputs_for(const ed_decoder *decoder, uint64_t n_frames)
     return ed_fe_bins_for(&engine_at(decoder)->front_end, n_frames);
 }
 
-static void engine_set_normalization(ed_decoder *decoder, const float *mean, const float *std) {
+static ED_RARE void engine_set_normalization(ed_decoder *decoder, const float *mean, const float *std) {
     struct ed_engine *engine = engine_of(decoder);
     for (int i = 0; i < ED_INPUTS; i++) engine_set_input(engine, i, (double)mean[i], (double)std[i]);
     ed_shift_reset(&engine->shift);
 }
 
-static void engine_set_gain(ed_decoder *decoder, const double *gain, const double *offset) {
+static ED_RARE void engine_set_gain(ed_decoder *decoder, const double *gain, const double *offset) {
     struct ed_engine *engine = engine_of(decoder);
     memcpy(engine->gain, gain, sizeof engine->gain);
     memcpy(engine->offset, offset, sizeof engine->offset);
@@ -235,7 +235,7 @@ static ed_state_header engine_header(const struct ed_engine *engine, int32_t pos
     };
 }
 
-static int engine_export(const ed_decoder *decoder, void *state) {
+static ED_RARE int engine_export(const ed_decoder *decoder, void *state) {
     const struct ed_engine *engine = engine_at(decoder);
     unsigned char *out = state;
     int32_t pos = 0, live = 0;
@@ -280,7 +280,7 @@ static int engine_accepts(const struct ed_engine *engine, const unsigned char *s
            engine_is_zero(state, ED_SMOOTHING_AT + ED_SMOOTHING_STATES * sizeof(float), ED_EXPORT_BYTES);
 }
 
-static int engine_import(ed_decoder *decoder, const void *state) {
+static ED_RARE int engine_import(ed_decoder *decoder, const void *state) {
     struct ed_engine *engine = engine_of(decoder);
     const unsigned char *in = state;
     const ed_fe_exchange *front_end = (const ed_fe_exchange *)(const void *)(in + ED_FRONTEND_AT);

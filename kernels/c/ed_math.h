@@ -51,12 +51,14 @@ ED_INLINE float ed_from_bits(uint32_t bits) {
 /* Returns rint(x), ties to even, for |x| < 2**22. For NaN the low byte of the result is 0. */
 ED_INLINE int32_t ed_rint(float x) { return (int32_t)(ed_bits(x + ED_ROUND) - 0x4b400000u); }
 
-/* Returns a if `take` is 1, and b if it is 0. It works on bits, because compilers turn ?: into branches, which depend
+/* Returns a if `mask` is -1, and b if it is 0. It works on bits, because compilers turn ?: into branches, which depend
  * on data and prevent vectorizing. */
-ED_INLINE float ed_select(int take, float a, float b) {
-    uint32_t mask = 0u - (uint32_t)take;
-    return ed_from_bits((ed_bits(a) & mask) | (ed_bits(b) & ~mask));
+ED_INLINE float ed_choose(int32_t mask, float a, float b) {
+    return ed_from_bits((ed_bits(a) & (uint32_t)mask) | (ed_bits(b) & ~(uint32_t)mask));
 }
+
+/* Returns a if `take` is 1, and b if it is 0. */
+ED_INLINE float ed_select(int take, float a, float b) { return ed_choose(-take, a, b); }
 
 /* A Cortex-M7 (or M85: FPv5 with doubles) has one instruction for each of these, which compilers do not turn into a
  * branch. The results differ for NaN, but no finite bin leads to NaN. Bits would go through the integer registers,

@@ -60,14 +60,30 @@ ED_INLINE void ed_linear_gate_up(const struct ed_layer *layer, const int8_t *a, 
     ed_quantize_all(hidden, ED_FP, layer->hidden_inv, hidden8);
 }
 
-/* Computes p[s] = rint(127 exp(s - max)) of one head, 0 where a slot is not seen, and
- * returns their sum. bias is by slot. */
-ED_INLINE int32_t ed_softmax(const int32_t *acc, float scale, const float *bias, const int32_t *seen, uint8_t *p) {
-    float score[ED_WP], high = ED_DEAD;
-    for (int s = 0; s < ED_WP; s++) {
+/* Computes the scores of n slots. Where it is called twice it is a function of its own, so that a slot takes as many
+ * instructions in the first piece of the bias as in the second. */
+#if ED_BIAS_ONCE
+static
+    __attribute__((noinline))
+#else
+ED_INLINE
+#endif
+    void
+    ed_score(const int32_t *acc, float scale, const float *bias, const int32_t *seen, int n, float *score) {
+    for (int s = 0; s < n; s++) {
         float value = (float)acc[s] * scale + bias[s];
-        score[s] = ed_select(seen[s] & 1, value, ED_DEAD);
+        score[s] = ed_choose(seen[s], value, ED_DEAD);
     }
+}
+
+/* Computes p[s] = rint(127 exp(s - max)) of one head for the bin in `slot`, 0 where a slot is not seen, and returns
+ * their sum. */
+ED_INLINE int32_t ed_softmax(const int32_t *acc, float scale, const float *age_bias, int slot, const int32_t *seen,
+                             uint8_t *p) {
+    const int split = ED_BIAS_ONCE ? slot + 1 : ED_WP; /* the slot whose bias stands at the beginning of the row */
+    float score[ED_WP], high = ED_DEAD;
+    ed_score(acc, scale, age_bias + ED_WINDOW - 1 - slot, seen, split, score);
+    if (ED_BIAS_ONCE) ed_score(acc + split, scale, age_bias, seen + split, ED_WP - split, score + split);
     float lanes[ED_LANES];
     for (int i = 0; i < ED_LANES; i++) lanes[i] = high;
     for (int at = 0; at < ED_WP; at += ED_LANES)
@@ -91,8 +107,8 @@ ED_INLINE void ed_attend(const struct ed_layer *layer, const struct ed_ring *rin
         uint8_t p[ED_WP];
         memcpy(head, q + h * ED_DH, ED_DH);
         ed_scores(ring, h, head, acc);
-        const float *bias = layer->age_bias + h * ED_BIAS_ROW + ED_WINDOW - 1 - slot;
-        float total = (float)ed_softmax(acc, layer->score_scale, bias, seen, p);
+        const float *bias = layer->age_bias + h * ED_BIAS_ROW;
+        float total = (float)ed_softmax(acc, layer->score_scale, bias, slot, seen, p);
         ed_weighted(ring, h, p, weighted);
         for (int i = 0; i < ED_DH; i++) context[h * ED_DH + i] = ((float)weighted[i] * layer->v_scale) / total;
     }

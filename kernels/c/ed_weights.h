@@ -21,10 +21,14 @@
 #define ED_DP ED_UP(ED_D, 16)
 #define ED_FP ED_UP(ED_FF, 16)
 #define ED_WP ED_UP(ED_WINDOW, 16)
-#define ED_SLOTS (ED_WINDOW - 1)                  /* slots of the exchanged rings; private rings have ED_WINDOW */
-#define ED_TAP_N (ED_TAPS * ED_CHANNELS)          /* inputs of the embedding */
-#define ED_LAG_N ((ED_LAGS + 1) * ED_CHANNELS)    /* inputs of the lagged read-out */
-#define ED_BIAS_ROW ED_UP(2 * ED_WINDOW + 15, 16) /* see age_bias */
+#define ED_SLOTS (ED_WINDOW - 1)               /* slots of the exchanged rings; private rings have ED_WINDOW */
+#define ED_TAP_N (ED_TAPS * ED_CHANNELS)       /* inputs of the embedding */
+#define ED_LAG_N ((ED_LAGS + 1) * ED_CHANNELS) /* inputs of the lagged read-out */
+
+#ifndef ED_BIAS_ONCE
+#define ED_BIAS_ONCE 0 /* whether a row of age_bias holds each age once, which a variant for little flash asks for */
+#endif
+#define ED_BIAS_ROW (ED_BIAS_ONCE ? ED_WP : ED_UP(2 * ED_WINDOW + 15, 16)) /* see age_bias */
 
 /* Sizes in the exchanged layout: a ring of k or v of one layer, and all rings followed by lagged bins. */
 #define ED_RING_BYTES ((size_t)ED_HEADS * ED_SLOTS * ED_DH)
@@ -50,6 +54,7 @@
 
 #define ED_ALIGNED _Alignas(64)
 #define ED_INLINE static inline __attribute__((always_inline))
+#define ED_RARE __attribute__((cold)) /* no step calls it, so that it is compiled for size */
 
 /* Stands before a loop whose count is a small constant, so that arrays indexed by it live in registers. */
 #if defined(__clang__)
@@ -79,7 +84,8 @@ struct ed_matrix {
 struct ed_layer {
     struct ed_matrix qkv, out, gate_up, down;
     const float *age_bias; /* (heads, ED_BIAS_ROW): entry j is the bias of age (W - 1 - j) mod W. From entry
-                              W - 1 - (slot of the new bin) on, the biases therefore lie by slot */
+                              W - 1 - (slot of the new bin) on, the biases therefore lie by slot; where each age is
+                              there once, those of the slots after the new bin's lie W entries before */
     float attn_inv, q_inv, k_inv, v_inv, context_inv, mlp_inv, hidden_inv; /* inverse scales of quantization */
     float score_scale, v_scale;
 };

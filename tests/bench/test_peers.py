@@ -56,8 +56,19 @@ def test_the_teacher_sees_its_window_and_forgets_it() -> None:
 def test_bytes_that_are_no_graph_are_refused() -> None:
     with pytest.raises(EngineError, match="no protocol buffer"):
         WindowTeacher(b"no graph")
-    with pytest.raises(EngineError, match="refuses the teacher"):
+    with pytest.raises(EngineError, match="cannot load this graph"):
         WindowTeacher(b"")
+
+
+@pytest.mark.parametrize("shape", [[1 << 40, 5], [None, 5], [5], [0, 5], ["window", "units"]])
+def test_a_teacher_whose_window_has_no_size_or_no_end_is_refused(shape: list[int | str | None]) -> None:
+    onnx = pytest.importorskip("onnx")
+    make = onnx.helper
+    counts, sums = (make.make_tensor_value_info(name, 1, shape) for name in ("counts", "sums"))
+    graph = make.make_graph([make.make_node("Neg", ["counts"], ["sums"])], "teacher", [counts], [sums])
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 19)], ir_version=9)
+    with pytest.raises(EngineError, match="other inputs"):
+        WindowTeacher(model.SerializeToString())
 
 
 def test_a_teacher_whose_data_lie_outside_its_graph_is_refused() -> None:

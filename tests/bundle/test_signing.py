@@ -51,9 +51,11 @@ def test_the_owner_of_the_key_is_told(tmp_path: Path, name: str, form: str) -> N
 def test_a_fingerprint_is_that_of_ssh_keygen(tmp_path: Path) -> None:
     if shutil.which("ssh-keygen") is None:
         pytest.skip("ssh-keygen is not installed")
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "own")], check=True, timeout=60)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "own")], check=True, timeout=240
+    )
     listed = subprocess.run(
-        ["ssh-keygen", "-lf", str(tmp_path / "own.pub")], check=True, capture_output=True, text=True, timeout=60
+        ["ssh-keygen", "-lf", str(tmp_path / "own.pub")], check=True, capture_output=True, text=True, timeout=240
     )
     path = signed(tmp_path / "d.edge", tmp_path / "own")
     assert require_signature(open_bundle(path), tmp_path / "own.pub") == listed.stdout.split()[1]

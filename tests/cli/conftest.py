@@ -25,7 +25,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ..data.nwb_files import whole_session
 
-    return whole_session(tmp_path_factory.mktemp("cli") / "s1.nwb")
+    return whole_session(tmp_path_factory.mktemp("cli") / "s1.nwb", seconds=40)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_bench_prints_every_subject_and_the_machines_own_noise(bundle: Path, ses
     assert text.exit_code == 0, text.output
     assert text.stderr.startswith("warning: the bundle does not state")
     assert "processing/ecephys/LFP/ElectricalSeries" in text.stdout
-    assert "of 125 s kept; left out: warm-up" in text.stdout
+    assert "of 40 s kept; left out: warm-up" in text.stdout
     for word in (
         "lfp-student-fp32",
         "spike-student",

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from edgedistill.cli.stopping import StoppableStdin
 from edgedistill.errors import RecordingError
 
 from ..bundles import CHANNELS
+from ..waiting import LONGEST_S, wait_until
 from .calling import call
 
 CODE = "from edgedistill.cli import main; main()"
@@ -29,10 +29,7 @@ def started(bundle: Path, *words: object) -> subprocess.Popen[bytes]:
 
 
 def wait_for_lines(path: Path, lines: int) -> None:
-    end = time.monotonic() + 60
-    while not path.exists() or path.read_bytes().count(b"\n") < lines:
-        assert time.monotonic() < end, "the file does not grow"
-        time.sleep(0.05)
+    wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") >= lines)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +48,7 @@ def test_a_file_grows_with_the_stream_and_is_whole_after_a_signal(
         run.stdin.write(FRAMES[12 * 250 : 12 * 500 - 5])
         run.stdin.flush()
         run.send_signal(number)
-        stdout, stderr = run.communicate(timeout=60)
+        stdout, stderr = run.communicate(timeout=LONGEST_S)
     facts = json.loads(stdout)
     assert run.returncode == 0, stderr
     assert (facts["stopped_by"], facts["torn_bytes"]) == (number.name, 7)

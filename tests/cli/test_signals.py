@@ -40,7 +40,7 @@ def test_a_signal_leaves_nothing_half_written(tmp_path: Path, number: int, code:
     assert process.stdout is not None
     assert process.stdout.readline() == "writes\n"
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=240)
     assert process.returncode == code
     assert "interrupted. Nothing half-written was left" in told
     assert not list((tmp_path / "out").iterdir())

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ..bundles import CHANNELS
+from ..waiting import LONGEST_S, wait_until
 from .calling import call
 
 CODE = "from edgedistill.cli import main; main()"
@@ -24,7 +25,7 @@ QUIET = ("--no-real-time", "--patience", 60_000)
 def piped(bundle: Path, data: bytes, *words: object, **changes: object) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-c", CODE, "stream", str(bundle), "--from", "-", *map(str, (*words, *QUIET))]
     line = json.dumps(HEADER | changes).encode() + b"\n"
-    return subprocess.run(command, input=line + data, capture_output=True, timeout=120)
+    return subprocess.run(command, input=line + data, capture_output=True, timeout=LONGEST_S)
 
 
 def test_a_pipe_is_decoded_as_run_decodes_it(bundle: Path, tmp_path: Path) -> None:
@@ -53,10 +54,9 @@ def test_json_holds_the_counters_and_a_signal_ends_a_stream(bundle: Path, tmp_pa
         run.stdin.flush()
         while b"decoding" not in run.stderr.readline():
             pass
-        while not out.exists() or out.read_bytes().count(b"\n") < 81:
-            assert run.poll() is None
+        wait_until(lambda: run.poll() is not None or (out.exists() and out.read_bytes().count(b"\n") >= 81))
         run.send_signal(signal.SIGTERM)
-        stdout, stderr = run.communicate(timeout=60)
+        stdout, stderr = run.communicate(timeout=LONGEST_S)
     facts = json.loads(stdout)
     assert run.returncode == 0, stderr
     assert facts["stopped_by"] == "SIGTERM"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,15 @@ import pytest
 
 from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.bundle.build_record import BuildRecord, Fingerprint, build_folder, check_files, read_record
-from edgedistill.compile.build_folder import BuildSpec, build_if_missing, build_spec, remove_results, size_gates
+from edgedistill.compile import build_folder as module
+from edgedistill.compile.build_folder import (
+    BuildSpec,
+    build_if_missing,
+    build_spec,
+    copy_to_bundle,
+    remove_results,
+    size_gates,
+)
 from edgedistill.errors import EngineError, OutputError
 from edgedistill.target import load_target
 
@@ -120,3 +129,33 @@ def test_only_sizes_that_are_known_are_judged(bundle: Bundle) -> None:
     target = replace(HOST, gates={"library_bytes_max": 10.0, "flash_bytes_max": 10.0})
     record = build_if_missing(spec_of(bundle), compile_sources).record
     assert [(gate.name, gate.ok) for gate in size_gates(target, record)] == [("library_bytes", False)]
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "removed"])
+def test_a_bundle_that_was_replaced_gets_no_copy_of_another_ones_engine(
+    bundle: Bundle, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A build replaces the bundle while it is compiled: before its manifest is looked at again, or right after."""
+    newer = write_engine_bundle(tmp_path / "b.edge", "slow", seed=1)
+    real = module.read_file
+
+    def replace_bundle() -> None:
+        bundle.path.rename(tmp_path / "old.edge")
+        newer.path.rename(bundle.path)
+        if moment == "removed":
+            shutil.rmtree(tmp_path / "old.edge")
+
+    def read_then_replace(*arguments: object) -> bytes:
+        found = real(*arguments)  # type: ignore[arg-type]
+        replace_bundle()
+        return found
+
+    engine = build_if_missing(spec_of(bundle), compile_sources)
+    if moment == "before":
+        replace_bundle()
+    else:
+        monkeypatch.setattr(module, "read_file", read_then_replace)
+    copy_to_bundle(engine, bundle)
+    assert not (bundle.path / "build").exists()
+    assert ("was replaced" in caplog.text) == (moment != "between")
+    assert (tmp_path / "old.edge/build").exists() == (moment == "between")

@@ -128,10 +128,12 @@ def write(nwb: NWBFile, path: Path) -> Path:
     return path
 
 
-def whole_session(path: Path, session_id: str | None = "s1", day: int = 1, **behavior: Any) -> Path:
-    """Writes two minutes of LFP, units and velocity with nothing odd about them."""
+def whole_session(
+    path: Path, session_id: str | None = "s1", day: int = 1, seconds: float = SECONDS, **behavior: Any
+) -> Path:
+    """Writes LFP, units and velocity with nothing odd about them."""
     nwb = new_nwb(session_id, day)
-    add_lfp(nwb, lfp_volts())
-    add_units(nwb)
-    add_behavior(nwb, **behavior)
+    add_lfp(nwb, lfp_volts(seconds=seconds))
+    add_units(nwb, seconds=seconds)
+    add_behavior(nwb, **({"data": velocity(seconds=seconds)} | behavior))
     return write(nwb, path)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -14,7 +17,9 @@ import numpy as np
 import pytest
 
 from edgedistill.data import rollback_file
+from edgedistill.data.opening.opening import open_nwb
 from edgedistill.data.rollback_file import RollbackFile, journal_of, recover
+from edgedistill.errors import RecordingError
 
 WRITER = """
 import sys, h5py
@@ -169,3 +174,65 @@ def test_a_full_disk_is_told_and_keeps_a_commit_whenever_it_comes(
     grown.raw.close()
     recover(path)
     assert rows_of(path) in (100, 1100, 2100)
+
+
+# ---------------------------------------------------------------- a recording and a journal from a stranger
+
+
+def plant_journal(path: Path, place: int, data: bytes, count: int | None = None) -> None:
+    """Writes a journal beside a file as anybody can make it, with the right hash."""
+    body = rollback_file.MAGIC + rollback_file.RECORD.pack(place, len(data) if count is None else count) + data
+    journal_of(path).write_bytes(body + hashlib.sha256(body).digest())
+
+
+def test_a_journal_changes_nothing_that_a_link_leads_to(tmp_path: Path) -> None:
+    victim, recording = tmp_path / "settings", tmp_path / "a.nwb"
+    victim.write_bytes(b"mine" * 100)
+    for lead in (recording.symlink_to, recording.hardlink_to):
+        lead(victim)
+        plant_journal(recording, 0, b"theirs")
+        with pytest.raises(OSError, match=r"link|not a plain file"):
+            recover(recording)
+        with pytest.raises(RecordingError):
+            open_nwb(recording)
+        assert victim.read_bytes() == b"mine" * 100
+        recording.unlink()
+    elsewhere = tmp_path / "elsewhere"
+    plant_journal(elsewhere, 0, b"theirs")
+    recording.write_bytes(b"whole")
+    journal_of(recording).unlink()
+    journal_of(recording).symlink_to(journal_of(elsewhere))
+    assert not recover(recording)
+    assert recording.read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize(("place", "count"), [(6, None), (1 << 40, None), (1 << 63, None), (0, 1 << 40), (0, 99)])
+def test_a_journal_makes_a_file_no_longer(tmp_path: Path, place: int, count: int | None) -> None:
+    recording = tmp_path / "a.nwb"
+    recording.write_bytes(b"whole....")
+    plant_journal(recording, place, b"other", count)
+    with suppress(OSError):
+        recover(recording)
+    assert recording.read_bytes() == b"whole...."
+
+
+def test_a_journal_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
+    recording = tmp_path / "a.nwb"
+    recording.write_bytes(b"whole")
+    journal_of(recording).write_bytes(rollback_file.MAGIC)
+    os.truncate(journal_of(recording), 1 << 40)
+    tracemalloc.start()
+    assert not recover(recording)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_a_recording_is_not_written_through_a_link_that_was_planted(tmp_path: Path) -> None:
+    victim, recording = tmp_path / "settings", tmp_path / "a.nwb"
+    victim.write_bytes(b"mine")
+    for hidden in (journal_of(recording), tmp_path / ".a.nwb.new"):
+        hidden.symlink_to(victim)
+        with pytest.raises(OSError, match="symbolic links"):
+            RollbackFile(recording)
+        hidden.unlink()
+    assert victim.read_bytes() == b"mine"

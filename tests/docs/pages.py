@@ -89,7 +89,7 @@ class Entry:
 def tracked_files() -> list[str]:
     """The files of the repository: those in git, and new ones that git does not ignore."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=240).stdout
     return sorted({name for name in listed.splitlines() if (ROOT / name).is_file()})
 
 

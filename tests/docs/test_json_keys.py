@@ -19,6 +19,7 @@ from edgedistill.measure import closed_loop, robustness
 from edgedistill.training import baselines
 
 from ..convert.published import write_flint, write_makin
+from ..pipeline.tiny_builds import write_quick_host
 from ..signatures import make_keys
 from .pages import DOCS, section, table_rows, text_of
 
@@ -85,6 +86,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
     """What each command printed, by the section of the page that describes it."""
     home = tmp_path_factory.mktemp("json")
     (home / "tiny.toml").write_text(TINY.format(patches=PATCHES, training=TRAINING))
+    write_quick_host(home / "host.toml")
     sessions, bundle, gates = home / "sessions", home / "tiny.edge", (0, 3)
     training = ("--preset", home / "tiny.toml", "--steps", 2)
     simulated = ("--sessions", 1, "--minutes", 2.2, "--channels", 4, "--units", 10, "--rate", 500)
@@ -116,10 +118,11 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         found["embed"] = [run("embed", home / "student", sessions, "--out", home / "latents.npz")]
         ranges = ("--out", home / "ranges.json", "--sensitivity")
         found["calibrate"] = [run("calibrate", home / "student", sessions, *ranges)]
-        words = ("--target", "host", "--data", sessions, "--out", bundle, "--trials", 2, *training)
+        target = ("--target", home / "host.toml")
+        words = (*target, "--data", sessions, "--out", bundle, "--trials", 2, *training)
         found["build"] = [run("build", *words, codes=gates)]
         found["inspect bundle"] = [run("inspect", bundle)]
-        found["compile"] = [run("compile", bundle, codes=gates)]
+        found["compile"] = [run("compile", bundle, *target, codes=gates)]
         found["run"] = [run("run", bundle, file)]
         replayed = ("--from", f"replay:{file}", "--speed", 50, "--seconds", 3, "--to", f"csv:{home / 'live.csv'}")
         found["stream"] = [run("stream", bundle, *replayed, "--no-real-time")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +19,8 @@ from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig, group_delay_ms, settling_bins
 from edgedistill.numerics import Int8Model
 from edgedistill.numerics.smoothing import SmoothingModel
+
+from ..compiled_once import run_compiler
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "kernels"
@@ -99,7 +100,8 @@ def write_sources(
 
 def compile_c(folder: Path, output: str, sources: Sequence[Path | str], options: Sequence[str], compiler: str) -> Path:
     command = [compiler, *STRICT, *options, f"-I{KERNELS}/include", f"-I{KERNELS}/c", "-I.", *map(str, sources)]
-    done = subprocess.run([*command, "-o", output], cwd=folder, capture_output=True, text=True, check=False)
+    reads = [path for path in map(Path, sources) if path.is_absolute()]
+    done = run_compiler([*command, "-o", output], folder / output, reads, cwd=folder)
     assert done.returncode == 0, done.stderr[-6000:]
     return folder / output
 

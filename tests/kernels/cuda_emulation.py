@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..compiled_once import run_compiler
+
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "kernels"
 EMULATION = ROOT / "emulation" / "cuda"
@@ -48,7 +50,7 @@ def compile_emulated(
     include = [f"-I{folder}" for folder in (*folders, *FOLDERS)]
     inputs = [word for source in sources for word in _input(Path(source))]
     command = [compiler, *flags, *include, kind, *inputs, "-o", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_compiler(command, output, [*map(Path, sources), *folders])
     assert done.returncode == 0, done.stderr[-6000:]
     return output
 

@@ -104,7 +104,7 @@ class Program:
     said: str = ""  # as the linker counts them
     smoothing: SmoothingModel | None = None  # of the outputs
 
-    def run(self, *records: bytes, timeout: float = 100) -> Arrays:
+    def run(self, *records: bytes, timeout: float = 500) -> Arrays:
         """Returns name -> (calls, ...) of everything the program wrote, in its order, with the names of the oracle."""
         folder = self.file.parent
         (folder / "in.bin").write_bytes(b"".join(records) + bytes(8))

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from benchmarks.tensorrt.wheels import CUDA_HEADERS, HEADERS, tensorrt_headers
 
+from ..compiled_once import run_compiler
 from ..nvidia_wheels import require_wheels
 
 TESTS = Path(__file__).parent
@@ -62,6 +63,7 @@ def compile_cpp(
     inputs = [word for source in sources for word in (*(("-x", "c++") if source.suffix == ".cu" else ()), str(source))]
     include = [word for name in ("include", "c", "gpu", "cuda") for word in ("-I", str(KERNELS / name))]
     command = [compiler, "-std=c++17", *STRICT, *kind, *include, *options, *inputs, "-o", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    own = [Path(folder) for option, folder in pairwise(options) if option == "-I"]
+    done = run_compiler(command, output, [*sources, *own])
     assert done.returncode == 0, done.stderr[-6000:]
     return output

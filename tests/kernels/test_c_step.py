@@ -15,7 +15,7 @@ from edgedistill.config import StudentShape
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.numerics.tensors import four_bit_parts
 
-from ..numerics.students import ODD, SMALL, random_bins, random_model, without_lags
+from ..numerics.students import ODD, SMALL, largest_four_bit_model, random_bins, random_model, without_lags
 from . import c_builds
 from .c_builds import Engine, build
 
@@ -121,18 +121,8 @@ def test_four_and_eight_bits_side_by_side_have_the_bits_of_the_oracle(
 
 @pytest.mark.parametrize("ops", VARIANTS)
 def test_the_largest_sums_of_four_bit_weights_have_the_bits_of_the_oracle(tmp_path: Path, ops: str) -> None:
-    """All weights are 7 * 15 or -7 * 15, and all inputs 127 or -127, so that sums of 32 come near 16 bits."""
     shape = SHAPES["wide"]
-    tensors = {name: array.copy() for name, array in random_model(shape, four=four_bit_parts(shape)).tensors.items()}
-    for name in [name.removesuffix(".factor") for name in tensors if name.endswith(".factor")]:
-        signs = np.sign(np.arange(len(tensors[name])) % 3 - 0.5)[:, None]  # whole rows, some up and some down
-        signs = np.abs(signs) if name.endswith("wgate") else signs  # SiLU makes 0 of a negative gate
-        tensors[name] = np.broadcast_to(105 * signs, tensors[name].shape).astype(np.int8)
-        tensors[name + ".factor"][:] = 15
-    for name in ("attn", "context", "mlp", "hidden"):
-        tensors[f"layers.0.{name}.inv_scale"][:] = 1e9
-    tensors["embed.bias"][:] = 50.0
-    model = Int8Model(shape, tensors)
+    model = largest_four_bit_model(shape)
     seen = Oracle(model).trace(random_bins(shape, 3))
     assert (seen["layers.0.attn"] == 127).all()
     assert (np.abs(seen["layers.0.hidden"]) == 127).all()

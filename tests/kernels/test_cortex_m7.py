@@ -21,7 +21,7 @@ from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.runtime import Flag
 from edgedistill.target import load_target
 
-from ..numerics.students import ODD, SMALL, random_bins, random_model
+from ..numerics.students import ODD, SMALL, largest_four_bit_model, random_bins, random_model
 from . import c_builds, emulated
 from .c_builds import front_end_of
 from .emulated import (
@@ -166,6 +166,14 @@ def test_the_bits_are_the_same_without_the_extension(tmp_path: Path, weights: in
     assert all(emulated.same(state[name], value) for name, value in oracle.export_state().items())
 
 
+def test_the_largest_sums_of_four_bit_weights_have_the_bits_of_the_oracle(tmp_path: Path) -> None:
+    shape = HOST_SHAPES["wide"]
+    model, bins = largest_four_bit_model(shape), random_bins(shape, 30)
+    found = _on_this_machine(tmp_path, model).run(bins, traced=True)
+    for name, value in Oracle(model).trace(bins).items():
+        assert emulated.same(found[name], value), name
+
+
 @pytest.mark.parametrize("four", [(), four_bit_parts(ODD)], ids=["eight", "four"])
 def test_sanitizers_find_nothing(tmp_path: Path, four: tuple[str, ...]) -> None:
     c_builds.write_sources(tmp_path, random_model(ODD, four=four), "dsp")
@@ -224,6 +232,7 @@ def test_four_bit_weights_take_half_the_flash_and_no_more_instructions(built: Bu
     assert 0.4 * LAYER_WEIGHTS < saved < 0.5 * LAYER_WEIGHTS
     ticks = [int(one.run(steps(random_bins(NANO, 30)))["ticks"].max()) for one in (eight, four)]
     assert ticks[1] <= ticks[0]
+    assert measure_whole_program(four)["flash"] <= 130_000
 
 
 @DEPLOYED
@@ -237,11 +246,18 @@ def test_the_deployed_size_fits_the_target(built: Built, shape: StudentShape) ->
     state, stack = program.run(pushes(frames, [10]))["sizes"][0].tolist()
     assert state <= used["RAM"] < state + 256
     assert 1024 < stack < STACK_MAX[shape]
+    whole = measure_whole_program(program)
+    assert whole["state"] == state
+    require_fits(whole["flash"], whole["ram"])
+
+
+def measure_whole_program(program: Program) -> dict[str, int]:
+    """Returns the bytes of state, flash and RAM of a program that calls every function."""
     folder, toolchain = program.file.parent, program.toolchain
     options = (f"-I{KERNELS}/include", f"-I{KERNELS}/c", "-I.", '-DED_MODEL_HEADER="model_test.h"')
-    assert state_bytes(folder, toolchain, options) == state
+    state = state_bytes(folder, toolchain, options)
     whole = flash_and_ram(folder, toolchain, options, ["ed_api.o", "ed_engine.o"], "test", state)
-    require_fits(whole["flash"], whole["ram"])
+    return {"state": state, **whole}
 
 
 def read_linker_sizes(program: Program) -> dict[str, int]:

@@ -167,7 +167,7 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("shape", [NANO, EDGE], ids=["nano", "edge"])
+@pytest.mark.parametrize("shape", [NANO, pytest.param(EDGE, marks=pytest.mark.variant)], ids=["nano", "edge"])
 def test_nvcc_spills_nothing(tmp_path: Path, shape: StudentShape, chip: str) -> None:
     """Spilled registers would lie in memory, in the way of the stream. Shared memory is what Python computes."""
     cuda_steps.write_sources(tmp_path, random_model(shape))

@@ -27,7 +27,8 @@ from edgedistill.live.sources.framed import open_tcp_source
 from edgedistill.runtime import Decoder, Flag, Output
 
 from ..bundles import CHANNELS
-from .fakes import FRAMES, BlockedSink, Clock, FailingSink, FakeSource, KeepingSink, Step, wait_until
+from ..waiting import wait_until
+from .fakes import FRAMES, BlockedSink, Clock, FailingSink, FakeSource, KeepingSink, Step
 
 FREELY = LiveSettings(real_time=False, backlog_s=60, sink_backlog_s=600)  # a busy machine drops nothing
 PLAIN = replace(FREELY, patience_s=60)
@@ -257,15 +258,17 @@ def test_decoding_that_falls_behind_drops_the_oldest_frames_and_declares_them(de
 def test_a_sink_that_blocks_loses_blocks_and_nothing_waits_for_it(decoder: Decoder) -> None:
     blocked = BlockedSink()
     settings = replace(PLAIN, sink_backlog_s=1.0, sink_closing_s=0.2)
-    counters, kept = stream(decoder, FakeSource([*chunks(0, 1500)]), settings, blocked=blocked)
+    kept = KeepingSink()
+    script: list[Step] = [*chunks(0, 1500), lambda: wait_until(lambda: bool(kept.bins) and kept.bins[-1].index == 599)]
+    counters = LiveStream(decoder, FakeSource(script), {"kept": kept, "blocked": blocked}, settings).run(Event())
     assert not blocked.blocks  # it still holds its first one, although the stream has ended
     sink = counters.sinks["blocked"]
     assert sink.failure is not None
     assert sink.dropped_blocks > 0
     assert sink.dropped_bins > 450
     assert counters.bins == 600
+    assert counters.sinks["kept"].dropped_blocks == 0
     blocked.release.set()
-    assert kept.bins[-1].index == 599
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def driver(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str = DRIVER, in
     (folder / "driver.c").write_text(text)
     library = folder / "libcuda.so.1"
     given = (f"-DINIT={init}", f"-DCOUNT={count}")
-    subprocess.run(["gcc", "-shared", "-fPIC", *given, folder / "driver.c", "-o", library], check=True, timeout=60)
+    subprocess.run(["gcc", "-shared", "-fPIC", *given, folder / "driver.c", "-o", library], check=True, timeout=240)
     monkeypatch.setattr(gpu, "LIBRARY", str(library))
 
 

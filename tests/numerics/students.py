@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from edgedistill.config import StudentShape
 from edgedistill.numerics import Int8Model
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.quantization.integers import quantize_student, replace_readout
 from edgedistill.quantization.onnx_graph import list_weight_shapes
 
@@ -45,6 +46,20 @@ def random_model(
     """Returns a quantized student of `shape`. Its parts `four` have four-bit weights."""
     weights, ranges = random_weights(shape, seed), likely_ranges(shape, seed)
     return Int8Model(shape, quantize_student(shape, weights, ranges, keep, four))
+
+
+def largest_four_bit_model(shape: StudentShape) -> Int8Model:
+    """All weights are 7 * 15 or -7 * 15, and all inputs 127 or -127, so that sums of 32 come near 16 bits."""
+    tensors = {name: array.copy() for name, array in random_model(shape, four=four_bit_parts(shape)).tensors.items()}
+    for name in [name.removesuffix(".factor") for name in tensors if name.endswith(".factor")]:
+        signs = np.sign(np.arange(len(tensors[name])) % 3 - 0.5)[:, None]  # whole rows, some up and some down
+        signs = np.abs(signs) if name.endswith("wgate") else signs  # SiLU makes 0 of a negative gate
+        tensors[name] = np.broadcast_to(105 * signs, tensors[name].shape).astype(np.int8)
+        tensors[name + ".factor"][:] = 15
+    for name in ("attn", "context", "mlp", "hidden"):
+        tensors[f"layers.0.{name}.inv_scale"][:] = 1e9
+    tensors["embed.bias"][:] = 50.0
+    return Int8Model(shape, tensors)
 
 
 def without_lags(model: Int8Model) -> Int8Model:

@@ -141,7 +141,7 @@ def test_sessions_that_cannot_be_read_are_refused_by_name_or_left_out_with_the_r
     (tmp_path / "bad.nwb").write_bytes(good.read_bytes()[:20_000])
     data, work = [tmp_path, tmp_path / "gone.nwb"], tmp_path / "work"
     with pytest.raises(RecordingError, match=r"gone\.nwb: there is no such file"):
-        read_all(data, work, jobs)
+        read_all(data, work, 1)
     with pytest.raises(RecordingError, match=r"bad\.nwb"):
         read_all([tmp_path], work, jobs)
     found = read_all(data, work, jobs, skip_bad=True)
@@ -151,7 +151,7 @@ def test_sessions_that_cannot_be_read_are_refused_by_name_or_left_out_with_the_r
     assert "truncated" in left_out["bad.nwb"]
     assert f"a copy of {tmp_path / 'copy.nwb'}" in left_out["good.nwb"]
     with pytest.raises(RecordingError, match="none of the sessions can be used"):
-        read_all([tmp_path / "bad.nwb"], work, jobs, skip_bad=True)
+        read_all([tmp_path / "bad.nwb"], work, 1, skip_bad=True)
 
 
 def test_a_process_that_dies_is_named_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

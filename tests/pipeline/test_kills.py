@@ -28,12 +28,12 @@ def test_kills_leave_the_old_or_the_new_result_and_the_same_command_ends_with_th
     """`adapt` writes its bundle as `build` does. The training that is killed in a build is that of `test_loop.py`."""
     words: list[object] = ["--data", home / "data", "--out", tmp_path]
     words += ["--preset", home / "tiny.toml", "--target", home / "host.toml"]
-    words += ["--kills", 10] if also_build else ["--kills", 12, "--bundle", first.bundle]
+    words += ["--kills", 10] if also_build else ["--kills", 6, "--bundle", first.bundle]
     program = [sys.executable, "-c", DRIVER, *map(str, words)]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(program, env=one_thread, capture_output=True, text=True, check=False)
     result = json.loads((tmp_path / "kills.json").read_text())
     assert result["found"] == [], done.stderr
     assert done.returncode == 0
-    others = {"compile": 4, "run": 4, "adapt": 4}
+    others = {"compile": 2, "run": 2, "adapt": 2}
     assert result["kills"] == ({"build": 4, "compile": 2, "run": 2, "adapt": 2} if also_build else others)

@@ -227,13 +227,20 @@ def test_a_browser_shows_both_schemes_without_a_warning(page: str, tmp_path: Pat
 def shown(folder: Path, scheme: str, colour: int) -> str:
     """Takes a screenshot into `folder` and returns the browser's log. A request would be an error."""
     assert CHROMIUM is not None
-    quiet = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync")
+    quiet = (
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+    )
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", *quiet, "--disable-component-update", "--hide-scrollbars",
          "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / scheme}", "--enable-logging=stderr",
          f"--blink-settings=preferredColorScheme={colour}", "--window-size=420,3000",
          f"--screenshot={folder / scheme}.png", f"file://{folder / 'report.html'}"],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=240, check=True,
     )  # fmt: skip
     return done.stderr
 

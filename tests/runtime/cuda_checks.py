@@ -1,4 +1,4 @@
-"""Checks a bundle in a process on a machine with a GPU: `python -m tests.runtime.cuda_checks NAME PATH`.
+"""Checks a bundle in a process on a machine with a GPU: `python -m tests.runtime.cuda_checks NAME,NAME PATH`.
 
 The tests run it where the GPU is emulated.
 """
@@ -93,4 +93,5 @@ def refusal(decoder: Decoder, frames: np.ndarray) -> str:
 
 if __name__ == "__main__":
     path = Path(sys.argv[2])
-    globals()[sys.argv[1]](open_bundle(path), path.stem)
+    for check in sys.argv[1].split(","):
+        globals()[check](open_bundle(path), path.stem)

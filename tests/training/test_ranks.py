@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("killed")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *WORKER]
     done = subprocess.run(
-        [*command, folder, "kill"], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        [*command, folder, "kill"], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 1
     assert not done.stdout
@@ -67,12 +69,19 @@ def test_a_killed_process_ends_all_with_one_message_and_one_process_goes_on(kill
         torch.testing.assert_close(resumed[name], weight, rtol=0, atol=1e-3, msg=name)
 
 
+def find_port() -> int:
+    """Returns a free port that no other program is given by chance, since it lies below those that the system deals."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.Random(os.getpid()).sample(range(lowest // 2, lowest), 100):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 def test_a_process_that_raises_ends_all_with_one_message(tmp_path: Path) -> None:
     """They are started without torchrun here, as a cluster may do it, so that nobody else ends the other one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_port())}
     both = [
         subprocess.Popen(
             [sys.executable, *WORKER, tmp_path, "raise"],
@@ -84,7 +93,7 @@ def test_a_process_that_raises_ends_all_with_one_message(tmp_path: Path) -> None
         )
         for rank in range(2)
     ]
-    ends = [process.communicate(timeout=300) for process in both]
+    ends = [process.communicate(timeout=900) for process in both]
     assert [process.returncode for process in both] == [1, 1]
     said = [text for end in ends for text in end if text]
     assert len(said) == 1, said

@@ -15,14 +15,12 @@ from edgedistill.compile.c.array_source import deviation_tables, smoothing_table
 from edgedistill.compile.c.frontend_source import frontend_constants, kept_samples, normalization_tables
 from edgedistill.compile.c.literals import c_comment, c_string
 from edgedistill.compile.model_facts import ModelFacts, c_identifier
-from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
 from edgedistill.frontend import SPATIAL_TENSORS, FrontEndConfig
-from edgedistill.frontend.design import resume_bins
 from edgedistill.numerics import Int8Model
 
 MAX_OUTPUTS = 16  # ED_MAX_OUTPUTS of edgedistill.h
-LARGEST = 1 << 28  # of counts and of bytes, so that their small multiples fit into 32 bits as well
+MOST_BYTES = 1 << 28  # of an array, so that small multiples fit into 32 bits as well
 LARGEST_RATE = 1 << 62  # of the numerator and the denominator of the sampling rate
 
 
@@ -103,40 +101,27 @@ def require_abi_fits(model: Int8Model, front_end: FrontEndConfig, facts: ModelFa
             expected=(channels, *inputs, *outputs, shape.channels),
         )
     _require_models_fit(model, front_end, facts)
-    _require_sizes_fit(shape, front_end, facts)
+    _require_sizes_fit(front_end)
     if shape.outputs > MAX_OUTPUTS:
         raise EngineError(
             "the C ABI cannot return so many outputs", got=shape.outputs, expected=f"at most {MAX_OUTPUTS}"
         )
 
 
-def _require_sizes_fit(shape: StudentShape, front_end: FrontEndConfig, facts: ModelFacts) -> None:
+def _require_sizes_fit(front_end: FrontEndConfig) -> None:
     """Raises EngineError where a constant or the size of an array would overflow in C.
 
     A bundle may state any number. C computes the sizes of its arrays with 32-bit integers, and an array whose size has
-    wrapped around would be written beyond its end.
+    wrapped around would be written beyond its end. The limits of StudentShape and FrontEndConfig keep all other sizes
+    below these.
     """
-    counts = {
-        "warmup_bins": facts.warmup_bins,
-        "bin_ms": front_end.bin_ms,
-        "decimation": front_end.decimation,
-        "flat_s": front_end.flat_bins,
-        "saturated_ms": front_end.saturated_bins,
-        "recover_s": front_end.recover_bins,
-        "bridged_s": front_end.bridged_bins,
-        "settled bins": front_end.settled_bins,
-        "resume bins": resume_bins(front_end),
-        "lagged bins": shape.lag_rows * shape.channels,
-        "keys and values": 2 * shape.layers * shape.heads * shape.window * shape.head_dim,
-        "samples of a bin": kept_samples(front_end) * front_end.inputs * np.dtype(np.float64).itemsize,
-    }
-    rate = Fraction(front_end.rate)
-    limits = dict.fromkeys(counts, LARGEST) | {"rate": LARGEST_RATE}
-    for name, count in (counts | {"rate": max(rate.numerator, rate.denominator)}).items():
-        if not 0 <= count <= limits[name]:
-            raise EngineError(
-                "the model is too large for C", got=f"{count} ({name})", expected=f"at most {limits[name]}"
-            )
+    rate, samples = Fraction(front_end.rate), kept_samples(front_end) * front_end.inputs
+    for name, count, most in (
+        ("bytes of the samples of a bin", samples * np.dtype(np.float64).itemsize, MOST_BYTES),
+        ("as numerator or denominator of the rate", max(rate.numerator, rate.denominator), LARGEST_RATE),
+    ):
+        if count > most:
+            raise EngineError("the model is too large for C", got=f"{count} {name}", expected=f"at most {most}")
 
 
 def _require_models_fit(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts) -> None:

@@ -40,21 +40,22 @@ def c_sources(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts, op
     Raises EngineError for a student that the C engine cannot hold and for a variant that does not exist.
     """
     packing, data = packing_of(ops), header_name(facts, "data")
-    defines: dict[str, object] = {"MODEL_DATA": f'"{data}"'} | ({"FOURS": 1} if model.four else {})
+    defines: dict[str, object] = {"MODEL_DATA": f'"{data}"', "BIAS_ONCE": int(packing.bias_once)}
+    defines |= {"FOURS": 1} if model.four else {}
     return {
         header_name(facts): model_header(model, front_end, facts, ops, defines, group=packing.group),
         data: _data_text(model, front_end, facts, packing),
     }
 
 
-def bias_by_slot(age_bias: Array) -> Array:
+def bias_by_slot(age_bias: Array, once: bool = False) -> Array:
     """Returns the attention bias (H, W) in the order of ring slots instead of ages, as (H, BIAS_ROW).
 
     Entry j is the bias of age (W - 1 - j) mod W. For every bin, the biases in the order of the slots are then
-    contiguous.
+    contiguous. With `once` each age is there once, and the biases of a bin are two contiguous pieces.
     """
     window = age_bias.shape[1]
-    row = -(-(2 * window + 15) // BLOCK) * BLOCK
+    row = -(-(window if once else 2 * window + 15) // BLOCK) * BLOCK
     return age_bias[:, (window - 1 - np.arange(row)) % window]
 
 
@@ -137,7 +138,7 @@ def _add_layer(model: Int8Model, data: _Tables, i: int) -> str:
         "down": _stack(model, [f"{name}wdown"]),
     }
     fields = {part: data.add_matrix(f"ed_{i}_{part}", stack) for part, stack in parts.items()}
-    fields["age_bias"] = data.add_floats(f"ed_{i}_age_bias", bias_by_slot(t[f"{name}age_bias"]))
+    fields["age_bias"] = data.add_floats(f"ed_{i}_age_bias", bias_by_slot(t[f"{name}age_bias"], data.packing.bias_once))
     for activation in ("attn", "q", "k", "v", "context", "mlp", "hidden"):
         fields[f"{activation}_inv"] = c_float(t[f"{name}{activation}.inv_scale"][0])
     fields |= {"score_scale": c_float(t[f"{name}score_scale"][0]), "v_scale": c_float(t[f"{name}v.scale"][0])}

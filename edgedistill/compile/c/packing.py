@@ -30,6 +30,8 @@ class Packing:
     unsigned: bool = False  # weights are stored as w + 128, because the instruction needs one unsigned factor
     rows: int = BLOCK  # in a block
     factor_bytes: int = 1  # the factors of four-bit weights fill a multiple of this
+    factor_pairs: bool = False  # factors of two groups of inputs share a word, one in front of both
+    bias_once: bool = False  # the age bias lies in two pieces and not in one, which takes half the bytes
 
     def pack_matrix(self, rows: Int8) -> bytes:
         """Packs a matrix (rows, n) whose number of rows is a multiple of 16. n is padded to a multiple of 4 with zeros.
@@ -65,7 +67,7 @@ class Packing:
         together = self.rows * group_of(len(rows) // self.rows, self.group)
         pack = _pair_blocks if self.rows == BLOCK else _pair_halves
         return b"".join(
-            pack_factors(factors[at : at + together, g], self) + pack(nibbles[at : at + together, span])
+            pack_factors(factors[at : at + together, g:], self, g) + pack(nibbles[at : at + together, span])
             for at in range(0, len(rows), together)
             for g, span in enumerate(spans)
         )
@@ -82,7 +84,7 @@ PACKINGS = {
     "avx512": Packing(group=8, unsigned=True, factor_bytes=64),
     "avx2": Packing(group=2, factor_bytes=32),
     "neon": Packing(group=4, factor_bytes=16),
-    "dsp": Packing(group=1, rows=4, factor_bytes=4),
+    "dsp": Packing(group=1, rows=4, factor_pairs=True, bias_once=True),
     "scalar": Packing(group=0),
 }
 
@@ -99,9 +101,15 @@ def packing_of(ops: str) -> Packing:
     return PACKINGS[ops]
 
 
-def pack_factors(factors: Bytes, packing: Packing) -> bytes:
-    """Returns the factors (rows,) of one group of inputs: those of two blocks in a byte, or of one row in a byte."""
-    packed = factors.tobytes() if packing.rows != BLOCK else _pair_rows(factors[:, None]).tobytes()
+def pack_factors(factors: Bytes, packing: Packing, group: int) -> bytes:
+    """Returns what stands before one group of inputs, for its factors and those of the groups after it (rows, groups).
+
+    Those of two blocks of 16 rows share a byte; those of smaller blocks have a byte each, or share a word with those of
+    the next group.
+    """
+    if packing.factor_pairs:
+        return b"" if group % 2 else _pair_groups(factors[:, :2])
+    packed = (factors[:, :1] if packing.rows != BLOCK else _pair_rows(factors[:, :1])).tobytes()
     return packed + bytes(-len(packed) % packing.factor_bytes)
 
 
@@ -120,9 +128,18 @@ def _pair_blocks(nibbles: Bytes) -> bytes:
 
 def _pair_halves(nibbles: Bytes) -> bytes:
     """Packs one group of inputs (4, n) as [8 inputs][4 rows] words. Two inputs apart share a place in their halves."""
-    wide = pad(nibbles, columns=8).reshape(len(nibbles), -1, 8).astype(np.uint32)
-    words = sum(wide[:, :, i] << shift for i, shift in enumerate((0, 4, 16, 20, 8, 12, 24, 28)))
-    return np.asarray(words, "<u4").T.tobytes()
+    return _to_words(pad(nibbles, columns=8).reshape(len(nibbles), -1, 8)).T.tobytes()
+
+
+def _pair_groups(factors: Bytes) -> bytes:
+    """Packs the factors (4, 1 or 2) of two groups as one word. Two rows apart share a place in their halves."""
+    return _to_words(pad(factors, columns=2).T.reshape(-1)).tobytes()
+
+
+def _to_words(nibbles: Bytes) -> npt.NDArray[np.uint32]:
+    """Returns words (...) of nibbles (..., 8): the first, second, fifth and sixth in the low half, the others above."""
+    words = sum(nibbles[..., i].astype(np.uint32) << shift for i, shift in enumerate((0, 4, 16, 20, 8, 12, 24, 28)))
+    return np.asarray(words, "<u4")
 
 
 def pad(array: npt.NDArray[Any], rows: int = 1, columns: int = 1, value: int = 0) -> npt.NDArray[Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from edgedistill.data.opening.hdf5_datasets import find_value_files
 from edgedistill.data.opening.hdf5_files import require_hdf5, system_error
+from edgedistill.data.opening.hdf5_targets import require_plain_targets
 from edgedistill.errors import RecordingError
 
 BLOCK_BYTES = 1 << 22
@@ -63,7 +64,8 @@ def _changed_error(path: str | Path) -> RecordingError:
 def find_other_files(path: Path) -> list[Path]:
     """Returns the files that an HDF5 file refers to, directly or through others, in the order in which they are met.
 
-    Files that are not there are left out, and so is what a file refers to that HDF5 cannot open.
+    Files that are not there are left out, and so is what a file refers to that HDF5 cannot open. Raises RecordingError
+    where what is there is no plain file.
     """
     import h5py
 
@@ -71,6 +73,7 @@ def find_other_files(path: Path) -> list[Path]:
         return []
     found: dict[Path, None] = {}
     with suppress(OSError), h5py.File(path, "r") as file:
+        require_plain_targets(file)
         for other in _walk(file, set()):
             found[other] = None
     found.pop(path.resolve(), None)

@@ -7,6 +7,7 @@ most of which the package hdf5plugin brings. The identifiers are those that The 
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from contextlib import suppress
 from glob import escape
@@ -60,14 +61,14 @@ def find_missing_file(dataset: Any) -> str | None:
     if not isinstance(dataset, h5py.Dataset) or not dataset:
         return None
     for name in _name_value_files(dataset):
-        if "%" not in name and not any(_find_places(dataset, name)):  # %b stands for a number
+        if "%" not in name and not any(find_places(dataset.file, name)):  # %b stands for a number
             return name
     return None
 
 
 def find_value_files(dataset: Any) -> list[Path]:
     """Returns the files that hold values of an open h5py dataset and are there: external storage, virtual sources."""
-    return [place for name in _name_value_files(dataset) for place in _find_places(dataset, name)]
+    return [place for name in _name_value_files(dataset) for place in find_places(dataset.file, name)]
 
 
 def _name_value_files(dataset: Any) -> list[str]:
@@ -77,11 +78,11 @@ def _name_value_files(dataset: Any) -> list[str]:
     return names
 
 
-def _find_places(dataset: Any, name: str) -> list[Path]:
-    """Returns the files of a name, which HDF5 looks for beside the file and in the current folder."""
-    folders = (Path(dataset.file.filename).parent, Path())
+def find_places(file: Any, name: str) -> list[Path]:
+    """Returns what has a name that stands in an open file. HDF5 looks beside the file and in the current folder."""
+    folders = (Path(file.filename).parent, Path())
     if "%" not in name:
-        return [folder / name for folder in folders if (folder / name).exists()]
+        return [folder / name for folder in folders if os.path.exists(folder / name)]  # noqa: PTH110, for long names
     found: list[Path] = []
     for folder in folders:
         whole = Path.cwd() / folder / name

@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 from pynwb import NWBHDF5IO
 
+from edgedistill.data.opening.hdf5_datasets import find_places
 from edgedistill.data.opening.nwb_reading import Unreadable
 
 NOT_DATA = ("specifications",)
@@ -36,15 +37,15 @@ def _walk(group: Any, at: str, seen: set[Any]) -> Iterator[Unreadable]:
             if group.get(name, getclass=True) is h5py.Group:
                 yield from _walk(group[name], path, seen)
         elif group.get(name) is None:
-            yield Unreadable(path, None, _explain(link, Path(group.file.filename)))
+            yield Unreadable(path, None, _explain(link, group.file))
 
 
-def _explain(link: Any, file: Path) -> str:
+def _explain(link: Any, file: Any) -> str:
     if not isinstance(link, h5py.ExternalLink):
         return f"a link to {link.path}, which is not in this file"
-    target = file.parent / link.filename
-    if target.exists():
+    if find_places(file, link.filename):
         return f"a link to {link.path} of {link.filename}, which cannot be read there"
+    target = Path(file.filename).parent / link.filename
     return f"a link to {link.path.strip('/')} of the file {link.filename}, which is not there (looked for {target})"
 
 

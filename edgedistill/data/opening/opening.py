@@ -14,6 +14,7 @@ from typing import Any
 
 from edgedistill.data.opening.hdf5_datasets import import_plugins, require_readable
 from edgedistill.data.opening.hdf5_files import open_nwb2, reading_error, require_hdf5
+from edgedistill.data.opening.hdf5_targets import require_plain_targets
 from edgedistill.data.opening.nwb_reading import Unreadable, read_nwb
 from edgedistill.data.opening.session_files import is_zarr
 from edgedistill.data.opening.zarr import open_zarr
@@ -62,6 +63,7 @@ def open_nwb(path: Path) -> tuple[Any, Any, tuple[Unreadable, ...]]:
             else:
                 import_plugins()
                 file = opened.enter_context(open_nwb2(h5py, path))
+                require_plain_targets(file)
                 broken = find_broken_links(file)
                 reader = LenientReader(file=file, mode="r", load_namespaces=True)
             opened.callback(reader.close)

@@ -39,7 +39,43 @@ def open_zarr(path: Path) -> Any:
             got=f"zarr {zarr.__version__}",
             next_step="pip install --upgrade hdmf-zarr zarr",
         )
+    refuse_pickles()
+    _require_plain(path)
     return hdmf_zarr.NWBZarrIO(path=str(path), mode="r", load_namespaces=True)
+
+
+def refuse_pickles() -> None:
+    """Lets no array of a Zarr folder be read as a pickle, which may run any code. It holds for the whole process.
+
+    New versions of numcodecs refuse pickles themselves. What hdmf-zarr stores as such are references, which are not
+    needed.
+    """
+    numcodecs = importlib.import_module("numcodecs")
+
+    class RefusedPickle(numcodecs.abc.Codec):  # type: ignore[misc, name-defined]  # numcodecs has no types
+        codec_id = "pickle"
+
+        def __init__(self, protocol: int = 5) -> None:
+            self.protocol = protocol
+
+        def encode(self, buf: Any) -> Any:
+            raise ValueError("a pickle is not written")
+
+        def decode(self, buf: Any, out: Any = None) -> Any:
+            raise ValueError("an array that is stored as a pickle, which may run any code, is not read")
+
+    numcodecs.registry.register_codec(RefusedPickle)
+
+
+def _require_plain(top: Path) -> None:
+    """Raises RecordingError for a folder that holds a pipe or a device, or a link to one, which has no end."""
+    for path in top.rglob("*"):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise RecordingError(
+                f"{top}: it holds {path.relative_to(top)}, which is not a plain file",
+                causes=("the folder was made to do harm",),
+                next_step="do not use this session unless you know who wrote it",
+            )
 
 
 def _read_version(path: Path) -> str:

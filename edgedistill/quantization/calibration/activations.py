@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgedistill.models.student import Student, StudentBlock, window_attention
+from edgedistill.models.student import Student, StudentBlock
 from edgedistill.models.transformer import rms
+from edgedistill.models.window_attention import window_attention
 
 
 @torch.no_grad()

@@ -20,10 +20,11 @@ from torch.nn import functional as F
 
 from edgedistill.config import StudentShape, StudentSize
 from edgedistill.errors import EdgeDistillError, did_you_mean
-from edgedistill.models.student import BLOCK, Student, StudentBlock, build_age_bias_band, window_attention
+from edgedistill.models.student import Student, StudentBlock
 from edgedistill.models.teacher_heads import TeacherHeads
 from edgedistill.models.tokenizer import BinTokenizer, stack_lags
 from edgedistill.models.transformer import rms
+from edgedistill.models.window_attention import BLOCK, build_age_bias_band, window_attention
 from edgedistill.numerics import part_names
 from edgedistill.numerics.arithmetic import LEVELS
 from edgedistill.numerics.tensors import activations, weight_matrices

@@ -83,6 +83,15 @@ def test_the_bias_lies_by_slot_from_any_bin_on(window: int, slot: int) -> None:
     assert len(row) >= window - 1 + -(-window // 16) * 16  # a whole vector can be read even from the last offset
 
 
+@given(st.integers(2, 40), st.integers(0, 39))
+def test_the_bias_that_is_stored_once_lies_by_slot_in_two_pieces(window: int, slot: int) -> None:
+    slot %= window
+    row = bias_by_slot(np.arange(window)[None], once=True)[0]
+    assert len(row) == -(-window // 16) * 16
+    found = np.concatenate([row[window - 1 - slot :][: slot + 1], row[: window - 1 - slot]])
+    assert (found == (slot - np.arange(window)) % window).all()
+
+
 @given(st.sampled_from(sorted(PACKINGS)), st.integers(1, 24), st.integers(1, 70), st.integers(0, 99))
 def test_every_weight_is_where_its_kernel_looks(ops: str, blocks: int, n: int, seed: int) -> None:
     packing, rng = packing_of(ops), np.random.default_rng(seed)

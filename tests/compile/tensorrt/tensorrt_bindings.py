@@ -107,7 +107,7 @@ def _load(wheel: Path) -> Bindings:
             _write_empty_library(folder, f"lib{library}.so.{major}", functions)
         environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(folder)}
         done = subprocess.run(
-            [sys.executable, "-c", DUMP], env=environment, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-c", DUMP], env=environment, capture_output=True, text=True, timeout=240, check=False
         )
     assert done.returncode == 0, done.stderr
     offered = json.loads(done.stdout)

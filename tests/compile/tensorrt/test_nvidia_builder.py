@@ -131,7 +131,7 @@ def build(nvidia: TensorRTProcess, graph: onnx.ModelProto, folder: Path, name: s
 # ---------------------------------------------------------------- what a build writes
 
 
-@pytest.mark.parametrize("preset", ["nano", "edge", "paper"])
+@pytest.mark.parametrize("preset", ["nano", "edge", pytest.param("paper", marks=pytest.mark.variant)])
 def test_every_graph_of_a_preset_is_parsed_and_built(nvidia: TensorRTProcess, tmp_path: Path, preset: str) -> None:
     for name, graph in write_forms(shape_of(preset)).items():
         assert build(nvidia, graph, tmp_path, name).get("layers"), name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import shutil
 import sys
 import warnings
@@ -12,6 +14,7 @@ import pytest
 
 from edgedistill.data.bins import bins_from_recording, file_sha256
 from edgedistill.data.opening.session_files import find_session_files
+from edgedistill.data.opening.zarr import refuse_pickles
 from edgedistill.data.recording import open_recording
 from edgedistill.data.session import SessionBins
 from edgedistill.errors import RecordingError
@@ -77,3 +80,26 @@ def test_the_hash_of_a_folder_changes_with_names_and_contents(tmp_path: Path) ->
     renamed = file_sha256(folder)
     (folder / "other").write_text('{"zarr_format": 3}')
     assert len({first, renamed, file_sha256(folder)}) == 3
+
+
+def test_an_array_that_is_stored_as_a_pickle_is_not_read(tmp_path: Path) -> None:
+    """Old versions of numcodecs, and new ones that were told to, would run what such an array says."""
+    numcodecs = pytest.importorskip("numcodecs")
+    refuse_pickles()
+    codec = numcodecs.get_codec({"id": "pickle", "protocol": 5})
+    with pytest.raises(ValueError, match="may run any code"):
+        codec.decode(pickle.dumps(tmp_path))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_zarr_folder_with_a_pipe_or_a_device_in_it_is_refused(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("hdmf_zarr")
+    folder = make_folder(tmp_path / "a.nwb")
+    (folder / "lfp").mkdir()
+    if kind == "pipe":
+        os.mkfifo(folder / "lfp/0.0")
+    else:
+        (folder / "lfp/0.0").symlink_to("/dev/zero")
+    with pytest.raises(RecordingError, match=r"lfp/0\.0, which is not a plain file"):
+        open_recording(folder)

@@ -25,7 +25,7 @@ from ..test_loop import PLAIN
 def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ...data.nwb_files import whole_session
 
-    return whole_session(tmp_path_factory.mktemp("replay") / "s1.nwb")
+    return whole_session(tmp_path_factory.mktemp("replay") / "s1.nwb", seconds=30)
 
 
 def test_a_replay_is_decoded_as_run_decodes_the_file(session: Path, bundle: Bundle, decoder: Decoder) -> None:

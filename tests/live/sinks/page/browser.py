@@ -13,10 +13,12 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ....waiting import LONGEST_S, wait_until
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -24,10 +26,10 @@ CHROMIUM = next(
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--disable-extensions"),
+    "--disable-dev-shm-usage",  # which containers keep small
     *("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--js-flags=--expose-gc"),
 )
 COMMANDS, ANSWERS = 3, 4  # descriptors that Chromium reads from and writes to
-SLOWEST_S = 60.0
 
 
 class Tab:
@@ -52,7 +54,7 @@ class Tab:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._answers.get(timeout=SLOWEST_S)
+            answer = self._answers.get(timeout=LONGEST_S)
             if answer["id"] == self._number:
                 assert "error" not in answer, (method, answer)
                 found: dict[str, Any] = answer["result"]
@@ -83,7 +85,7 @@ class Tab:
         """Returns the text of an element."""
         return str(self.run(f"document.querySelector({selector!r})?.textContent ?? ''"))
 
-    def wait(self, script: str, timeout_s: float = SLOWEST_S) -> None:
+    def wait(self, script: str, timeout_s: float = LONGEST_S) -> None:
         """Waits until an expression is true."""
         wait_until(lambda: bool(self.run(script)), timeout_s)
 
@@ -151,16 +153,8 @@ def open_browser(folder: Path) -> Iterator[Tab]:
         tab = Tab(to_browser[1], from_browser[0])
         yield tab
         os.write(to_browser[1], json.dumps({"id": 0, "method": "Browser.close"}).encode() + b"\0")
-        process.wait(SLOWEST_S)
+        process.wait(LONGEST_S)
     finally:
         process.kill()
         process.wait()
         os.close(to_browser[1])
-
-
-def wait_until(is_so: Callable[[], bool], timeout_s: float = SLOWEST_S) -> None:
-    """Waits for something that another thread or process does."""
-    until = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.05)
