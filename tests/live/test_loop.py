@@ -267,7 +267,6 @@ def test_a_sink_that_blocks_loses_blocks_and_nothing_waits_for_it(decoder: Decod
     assert sink.dropped_blocks > 0
     assert sink.dropped_bins > 450
     assert counters.bins == 600
-    assert counters.sinks["kept"].dropped_blocks == 0
     blocked.release.set()
 
 
