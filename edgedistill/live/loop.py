@@ -111,7 +111,7 @@ class LiveStream:
                 return self.counters
             matched = match_source(self._decoder.bundle, self._decoder.info, header)
             self.description = self._describe(header, matched, manners)
-            for each in (*threads, *direct):  # an outlet tells others that all is ready
+            for each in reversed(self._runners):  # outlets last, since they tell others that all is ready
                 each.open(self.description)
             if watch is not None:
                 watch(self.description)
