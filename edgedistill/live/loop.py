@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from threading import Event, Thread
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ from edgedistill.runtime import Decoder, Output
 TICK_S = 0.01  # how often overdue frames are looked for
 READ_S = 0.1
 CLOSING_S = 2.0
+WAITED_S = 0.0001  # a longer wait for frames leaves the core to others
+BUSY_S, REST_S = 1.0, 0.2  # after so long without a wait, the thread that decodes rests
 MOST_GAP_BINS = 100  # of a long gap that are decoded at a time
 
 
@@ -78,6 +80,7 @@ class LiveStream:
         self._runners: list[DirectSink | SinkThread] = []  # those of sinks that never wait first
         self._counts = asdict(StreamCounters())  # as numbers that change, because a record of each change takes time
         self._stop = Event()
+        self._busy_since_s = 0.0
         self._frame, self._bin = 0, 0  # of the stream, next ones
         self._next_edge = config.edge(1)
         self._block: list[Floats] = []  # frames that no sink was given yet
@@ -108,7 +111,7 @@ class LiveStream:
                 return self.counters
             matched = match_source(self._decoder.bundle, self._decoder.info, header)
             self.description = self._describe(header, matched, manners)
-            for each in (*threads, *direct):  # an outlet tells others that all is ready
+            for each in reversed(self._runners):  # outlets last, since they tell others that all is ready
                 each.open(self.description)
             if watch is not None:
                 watch(self.description)
@@ -164,10 +167,14 @@ class LiveStream:
     def _decode(self, header: SourceHeader, matched: MatchedSource, stop: Event) -> str:
         """Decodes until the end, and returns why it ended."""
         settings = self._settings
-        clock = StampClock(header.rate)
+        clock, self._busy_since_s = StampClock(header.rate), perf_counter()
         placer = FramePlacer(header.rate, 0.0 if header.ordered else settings.hold_s, settings.patience_s)
         while not stop.is_set():
+            began_s = perf_counter()
             item = self._queue.get(TICK_S)
+            if perf_counter() - began_s >= WAITED_S:
+                self._busy_since_s = perf_counter()
+            self._rest()
             if isinstance(item, Chunk):
                 if self._counts["state"] != "streaming":
                     self._set(state="streaming", reason=None)
@@ -266,6 +273,16 @@ class LiveStream:
             outputs = self._decoder.gap(count)
             first, self._frame, left = self._frame, self._frame + count, left - count
             self._emit(StreamBlock(first, None, count, self._name_bins(outputs, piece.arrived_s, None), self.counters))
+            self._rest()
+
+    def _rest(self) -> None:
+        """Leaves the core to others for a moment where decoding never waits.
+
+        With FIFO priority nothing else would run there, and outputs are late in any case.
+        """
+        if self._settings.real_time and perf_counter() - self._busy_since_s > BUSY_S:
+            sleep(REST_S)
+            self._busy_since_s = perf_counter()
 
     def _name_bins(self, outputs: list[Output], arrived_s: float, stamp_s: float | None) -> tuple[DecodedBin, ...]:
         """Returns outputs as sinks get them. The last frame of the last bin arrived at `arrived_s`."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from threading import Event
-from time import monotonic, perf_counter, sleep
+from time import perf_counter, sleep
 
 import numpy as np
 
@@ -87,14 +87,6 @@ class FakeSource:
 
     def close(self) -> None:
         pass
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """Waits for what another thread does."""
-    end = monotonic() + 120
-    while not is_so():
-        assert monotonic() < end, "it did not happen"
-        sleep(0.002)
 
 
 class KeepingSink:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from threading import Event
@@ -16,12 +20,15 @@ from edgedistill.bundle import Bundle
 from edgedistill.errors import OutputError, RecordingError
 from edgedistill.live import loop
 from edgedistill.live.loop import LiveSettings, LiveStream
-from edgedistill.live.records import StreamBlock, StreamCounters
+from edgedistill.live.records import RealTimeManners, StreamBlock, StreamCounters, StreamDescription
 from edgedistill.live.sink import Sink
+from edgedistill.live.sources import framed
+from edgedistill.live.sources.framed import open_tcp_source
 from edgedistill.runtime import Decoder, Flag, Output
 
 from ..bundles import CHANNELS
-from .fakes import FRAMES, BlockedSink, Clock, FailingSink, FakeSource, KeepingSink, Step, wait_until
+from ..waiting import wait_until
+from .fakes import FRAMES, BlockedSink, Clock, FailingSink, FakeSource, KeepingSink, Step
 
 FREELY = LiveSettings(real_time=False, backlog_s=60, sink_backlog_s=600)  # a busy machine drops nothing
 PLAIN = replace(FREELY, patience_s=60)
@@ -30,7 +37,8 @@ PLAIN = replace(FREELY, patience_s=60)
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(loop, "perf_counter", clock)
+    for module in (loop, framed):
+        monkeypatch.setattr(module, "perf_counter", clock)
     return clock
 
 
@@ -161,6 +169,57 @@ def test_outputs_go_on_while_a_source_is_silent(decoder: Decoder, clock: Clock) 
     require_same(kept, decode_placed(decoder, kept))
 
 
+def test_a_server_that_is_killed_and_started_anew_is_a_gap(decoder: Decoder, clock: Clock) -> None:
+    """Its socket is reset, as the system does for a program that it ends. Its counter begins anew."""
+    facts = {"rate": 250, "channels": CHANNELS, "type": "float32", "unit": "uV", "byte_order": "little"}
+    rows = np.zeros(500, [("counter", "<u4"), ("samples", "<f4", (CHANNELS,))])
+    rows["counter"], rows["samples"] = np.arange(500), FRAMES[:500]
+    server, kept, stop = socket.create_server(("127.0.0.1", 0)), KeepingSink(), Event()
+
+    def serve() -> None:
+        for after_s, frames in ((0.0, 500), (3.0, 1000)):
+            clock.now_s += after_s
+            with server.accept()[0] as connection:
+                connection.sendall(json.dumps(facts | {"counter": "uint32"}).encode() + b"\n" + rows.tobytes())
+                wait_until(lambda frames=frames: live.counters.frames >= frames)  # type: ignore[misc]
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stop.set()
+
+    source = open_tcp_source(f"127.0.0.1:{server.getsockname()[1]}")
+    live = LiveStream(decoder, source, {"kept": kept}, replace(FREELY, patience_s=0.1))
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    counters = live.run(stop)
+    thread.join(60)
+    server.close()
+    assert (counters.reconnects, counters.gaps) == (1, 1)
+    assert counters.lost_frames > 0
+    assert counters.frames == 1000
+    assert any("closed the connection" in (block.counters.reason or "") for block in kept.blocks)
+    gone = [bin_ for bin_ in kept.bins if bin_.flags & Flag.GAP]
+    assert gone
+    assert all(bin_.flags & Flag.INVALID for bin_ in gone)
+    require_same(kept, decode_placed(decoder, kept))
+
+
+def test_outlets_open_after_all_that_takes_time(decoder: Decoder) -> None:
+    """Who waits for an outlet begins to send, and what comes while a file is opened would be old."""
+    opened: list[str] = []
+
+    class Slow(KeepingSink):
+        def open(self, description: StreamDescription) -> None:
+            opened.append("slow")
+
+    class Outlet(KeepingSink):
+        never_waits = True
+
+        def open(self, description: StreamDescription) -> None:
+            opened.append("outlet")
+
+    stream(decoder, FakeSource(chunks(0, 50)), outlet=Outlet(), slow=Slow())
+    assert opened == ["slow", "outlet"]
+
+
 def test_a_source_that_comes_back_as_another_one_is_refused(decoder: Decoder) -> None:
     class Changing(FakeSource):
         def open(self, stop: Event) -> object:  # type: ignore[override]
@@ -199,7 +258,9 @@ def test_decoding_that_falls_behind_drops_the_oldest_frames_and_declares_them(de
 def test_a_sink_that_blocks_loses_blocks_and_nothing_waits_for_it(decoder: Decoder) -> None:
     blocked = BlockedSink()
     settings = replace(PLAIN, sink_backlog_s=1.0, sink_closing_s=0.2)
-    counters, kept = stream(decoder, FakeSource([*chunks(0, 1500)]), settings, blocked=blocked)
+    kept = KeepingSink()
+    script: list[Step] = [*chunks(0, 1500), lambda: wait_until(lambda: bool(kept.bins) and kept.bins[-1].index == 599)]
+    counters = LiveStream(decoder, FakeSource(script), {"kept": kept, "blocked": blocked}, settings).run(Event())
     assert not blocked.blocks  # it still holds its first one, although the stream has ended
     sink = counters.sinks["blocked"]
     assert sink.failure is not None
@@ -207,7 +268,6 @@ def test_a_sink_that_blocks_loses_blocks_and_nothing_waits_for_it(decoder: Decod
     assert sink.dropped_bins > 450
     assert counters.bins == 600
     blocked.release.set()
-    assert kept.bins[-1].index == 599
 
 
 @pytest.mark.parametrize(
@@ -270,6 +330,32 @@ def test_a_gap_of_a_year_does_not_keep_a_stream_from_ending(decoder: Decoder, ho
     counters = LiveStream(decoder, source, {"kept": Stopping()}, settings).run(stop)
     assert counters.reason == ("stopped" if how == "stop" else "10 s were decoded")
     assert counters.bins < 100_000
+
+
+@pytest.mark.parametrize("real_time", [True, False])
+def test_a_thread_of_real_time_priority_that_is_always_busy_rests(
+    decoder: Decoder, clock: Clock, monkeypatch: pytest.MonkeyPatch, real_time: bool
+) -> None:
+    """It has a core to itself, on which nothing else could run while it catches up with a gap of a minute."""
+    push, rests = decoder.gap, []
+
+    def slow_gap(frames: int) -> list[Output]:
+        clock.now_s += 0.4
+        return push(frames)
+
+    @contextmanager
+    def no_manners(wanted: bool, core: int | None) -> Iterator[RealTimeManners]:
+        yield RealTimeManners(False, "other", None, (0,))
+
+    decoder.gap = slow_gap  # type: ignore[method-assign]
+    monkeypatch.setattr(loop, "sleep", rests.append)
+    monkeypatch.setattr(loop, "real_time_manners", no_manners)
+    monkeypatch.setattr(loop, "stay_before_other_programs", lambda: None)
+    source = FakeSource([*chunks(0, 100), (100 + 60 * 250, 105 + 60 * 250)], clock=clock)
+    counters, _ = stream(decoder, source, replace(PLAIN, real_time=real_time))
+    decoder.gap = push  # type: ignore[method-assign]
+    assert counters.lost_frames == 60 * 250
+    assert rests == ([loop.REST_S] * 20 if real_time else [])  # 60 pieces, three to a second
 
 
 def test_a_failure_to_read_is_raised_after_the_sinks_were_closed(decoder: Decoder) -> None:

@@ -18,6 +18,7 @@ from edgedistill.live.source import Chunk, SourceEnded, SourceLost
 from edgedistill.live.sources import framed
 from edgedistill.live.sources.framed import FramedSource, open_tcp_source, parse_header
 
+from ...waiting import LONGEST_S
 from ..fakes import Clock
 
 HEADER = {"rate": 1000, "channels": ["a", "b"], "type": "int16", "unit": "uV", "gain": 0.25, "byte_order": "little"}
@@ -184,12 +185,12 @@ def test_a_server_that_goes_away_is_lost_and_found_again() -> None:
     source = open_tcp_source(f"127.0.0.1:{port}")
     for _ in range(2):
         assert source.open(Event()) is not None
-        chunk = source.read(2.0)
+        chunk = source.read(LONGEST_S)
         assert chunk is not None
         assert chunk.frames.tolist() == [[0, 1], [2, 3]]
         with pytest.raises(SourceLost, match="closed the connection"):
-            source.read(2.0)
-    assert done.wait(5)
+            source.read(LONGEST_S)
+    assert done.wait(LONGEST_S)
     source.close()
     server.close()
 
