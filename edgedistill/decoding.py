@@ -246,7 +246,7 @@ def check_destination(path: Path) -> None:
             f"{path}: cannot be written",
             got=reason,
             causes=("the folder does not exist", "the folder is read-only"),
-            next_step="choose another --out",
+            next_step="make the folder, or choose another one",
         )
 
 

@@ -38,6 +38,7 @@ OPS = (
     "avx512",
     "neon",
     "dsp",
+    "helium",
 )  # native means the fastest variant that this machine's CPU can run
 LIBRARIES = ("shared", "static")  # .so for a machine with an operating system, .a for firmware
 # Flags that would change results. -march=native is refused because a library that is compiled with it does not tell

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import edgedistill
 from edgedistill.bundle import Bundle, open_bundle, ship
 from edgedistill.bundle.build_record import build_folder
 from edgedistill.compile.c.library import compile_c_library, model_sources
@@ -98,6 +99,14 @@ def test_python_loads_what_this_user_compiled_and_nothing_else(planted: tuple[Bu
         with pytest.raises(EngineError):
             Decoder(bundle, engine)
     assert not mark.exists()
+
+
+def test_libraries_of_engines_are_loaded_in_one_place() -> None:
+    """So what holds for `run` and `bench` holds for `adapt`, `stream`, `report` and Python as well."""
+    package = Path(edgedistill.__file__).parent
+    loading = {str(path.relative_to(package)) for path in package.rglob("*.py") if "CDLL(" in path.read_text()}
+    of_the_system = {"machine/gpu.py", "machine/jetson.py", "measure/sensors.py", "staging.py", "live/real_time.py"}
+    assert loading - of_the_system == {"runtime/c_abi.py"}
 
 
 def test_a_planted_library_is_not_kept_by_compile_and_its_page_holds_no_program(
@@ -212,11 +221,14 @@ def test_a_front_end_whose_counters_would_overflow_in_c_is_refused(tmp_path: Pat
         model_sources(large, "scalar")
 
 
+FASTEST = {"rate": "10000000/1", "intermediate_hz": 1e7, "highpass_hz": 1e5, "lowpass_hz": 1e6, "line_hz": 0}
+
+
 @pytest.mark.parametrize(
     ("kind", "setting"),
     [
         ("slow", {"rate": f"{10**20 + 1}/{10**17}"}),  # C counts frames and bins with both numbers of the fraction
-        ("fast", {"rate": "10000000/1", "intermediate_hz": 1e7, "bin_ms": 1000}),  # 400 MB for the samples of a bin
+        ("fast", {**FASTEST, "bin_ms": 1000}),  # 400 MB for the samples of a bin
     ],
 )
 def test_a_front_end_whose_arrays_would_overflow_in_c_is_refused(

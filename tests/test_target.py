@@ -25,6 +25,7 @@ DESIGNED = {
     "host",
     "aarch64",
     "cortex-m7",
+    "cortex-m55",
     "jetson",
     "jetson-orin-nano",
     "jetson-orin-nx",
@@ -126,17 +127,18 @@ def test_gates_judge_floors_ceilings_and_what_was_not_measured() -> None:
         Target("t", "d", "onnxruntime", "available", 10.0, gates={"deployed_r2": 0.5})
 
 
-@pytest.mark.parametrize("name", ["host", "aarch64", "cortex-m7"])
+@pytest.mark.parametrize("name", ["host", "aarch64", "cortex-m7", "cortex-m55"])
 def test_a_target_of_the_c_engine_says_how_it_is_compiled(name: str) -> None:
     compiler = load_target(name).compiler
     assert compiler is not None
     assert compiler.debian_package
-    assert (compiler.library == "static") == (name == "cortex-m7")
+    assert (compiler.library == "static") == name.startswith("cortex-m")
     assert (compiler.ops == "native") == (name == "host")
 
 
-def test_a_microcontroller_has_gates_on_its_memory() -> None:
-    flash, ram, _ = load_target("cortex-m7").judge({"flash_bytes": 400_000, "ram_bytes": 200_000})
+@pytest.mark.parametrize("name", ["cortex-m7", "cortex-m55"])
+def test_a_microcontroller_has_gates_on_its_memory(name: str) -> None:
+    flash, ram, _ = load_target(name).judge({"flash_bytes": 400_000, "ram_bytes": 200_000})
     assert (flash.name, flash.limit, flash.ok) == ("flash_bytes", 512 * 1024, True)
     assert (ram.name, ram.limit, ram.ok) == ("ram_bytes", 160 * 1024, False)
 

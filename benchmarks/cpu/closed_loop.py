@@ -1,11 +1,12 @@
-"""Measures `edgedistill stream` between an amplifier and a screen: losses, added time, planted faults, memory.
+"""Measures `edgedistill stream` between an amplifier and a screen: losses, added time, planted faults, page, memory.
 
 Students have random weights. An amplifier in a process of its own sends over Lab Streaming Layer at its true pace and
 receives what is decoded. The time of an output counts from the moment when the last sample of its bin was due. The
-empty loop is a program that answers the same samples without decoding. The result is written to `stream.json`, and the
-exit code is 1 if a sample was lost or a bit differs.
+empty loop is a program that answers the same samples without decoding. Each part is written into `stream.json` with its
+own conditions, so it can be measured again alone. The exit code is 1 if a sample was lost or a bit differs.
 
-    python -m benchmarks.cpu.closed_loop [--seconds 60] [--preset nano] [--engine c] [--out benchmarks/results/cpu]
+    python -m benchmarks.cpu.closed_loop [--seconds 60] [--measure lsl_1000_hz page_1000_hz] [--preset nano]
+        [--engine c] [--out benchmarks/results/cpu]
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 from safetensors.numpy import save
@@ -34,6 +36,10 @@ from edgedistill.bundle import write_bundle
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.data.recording import open_recording
 from edgedistill.decoding import decode_file
+from edgedistill.live.loop import LiveSettings, LiveStream
+from edgedistill.live.records import StreamBlock, StreamDescription
+from edgedistill.live.sinks.page import PageSink
+from edgedistill.live.sources.replay import ReplaySource
 from edgedistill.measure.latency import LatencyUs
 from edgedistill.pipeline.channel_files import write_channel_files
 from edgedistill.quantization.onnx_graph import graph_from_student
@@ -42,41 +48,53 @@ from edgedistill.runtime import Decoder
 CHANNELS, OUTPUTS = 96, 2
 CHUNK_S = 0.001
 SETTLE_S = 2.0  # of outputs that are left out of the times
+PARTS = ("lsl_1000_hz", "lsl_30000_hz", "faults_1000_hz", "page_1000_hz", "page_30000_hz", "memory")
 FAULTS = ("dropped", "duplicated", "delayed", "reordered")
 DELAY_S = 0.05
 
 
 def main() -> None:
     parser = option_parser(__doc__, RESULTS / "cpu")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each part")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each loop over LSL, and of the faults")
+    parser.add_argument("--empty-seconds", type=float, help="of each empty loop  [default: as --seconds]")
+    parser.add_argument(
+        "--patience", type=float, default=250.0, help="of `stream` over LSL, in ms, which a stall exceeds"
+    )
+    parser.add_argument("--minutes", type=float, default=60.0, help="of the recording that shows the memory")
+    parser.add_argument("--speed", type=float, default=20.0, help="of its replay")
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--engine", default="c")
-    parser.add_argument("--speed", type=float, default=20.0, help="of the replay that shows the memory")
+    parser.add_argument("--measure", nargs="+", choices=PARTS, default=PARTS, help="parts; others stay as they are")
     parser.add_argument("--part", choices=("amplifier", "echo"), help="how this module starts itself")
     parser.add_argument("--rate", type=int)
     options = parser.parse_args()
-    if options.part == "amplifier":
-        run_amplifier(options.rate, options.seconds)
+    if options.part is not None:
+        {"amplifier": run_amplifier, "echo": run_echo}[options.part](options.rate, options.seconds)
         return
-    if options.part == "echo":
-        run_echo(options.rate, options.seconds)
-        return
-    result = {**describe_conditions("benchmarks.cpu.closed_loop"), "load": os.getloadavg(), "seconds": options.seconds}
-    with tempfile.TemporaryDirectory() as folder, search_on_this_machine(Path(folder)):
-        for rate in (1000, 30_000):
-            bundle = write_random_bundle(Path(folder) / f"{rate}.edge", options.preset, rate, CHANNELS)
-            say(f"LSL at {rate} Hz")
-            result[f"lsl_{rate}_hz"] = measure_loopback(bundle, rate, options, Path(folder))
-            write_result(options.out, "stream", result)
-        say("planted faults")
-        result["faults"] = measure_faults(Path(folder) / "1000.edge", options)
-        say("memory")
-        result["memory"] = measure_memory(Path(folder), options)
-    write_result(options.out, "stream", result)
-    print(json.dumps({name: part for name, part in result.items() if name != "device"}, indent=1))
-    loops = [result[f"lsl_{rate}_hz"] for rate in (1000, 30_000)]
+    held = options.out / "stream.json"
+    result = json.loads(held.read_text()) if held.exists() else {}
+    for part in options.measure:
+        say(part)
+        conditions, before = describe_conditions("benchmarks.cpu.closed_loop"), os.getloadavg()
+        with tempfile.TemporaryDirectory() as folder, search_on_this_machine(Path(folder)):
+            found = measure_part(part, Path(folder), options)
+        device = conditions.pop("device")
+        result["device"] = {name: value for name, value in device.items() if name != "load"}
+        result[part] = {**conditions, "load_before": before, "load_after": os.getloadavg(), **found}
+        write_result(options.out, "stream", result)
+        print(json.dumps({part: result[part]}, indent=1))
+    loops = [result[part] for part in options.measure if part.startswith("lsl")]
     if any(loop["samples_lost"] or not loop["equals_run"] for loop in loops):
         sys.exit("samples were lost, or bits differ from those of run")
+
+
+def measure_part(part: str, folder: Path, options: Any) -> Result:
+    if part == "memory":
+        return measure_memory(folder, options)
+    rate = int(part.split("_")[1])
+    bundle = write_random_bundle(folder / f"{rate}.edge", options.preset, rate, CHANNELS)
+    measure = {"lsl": measure_loopback, "faults": measure_faults, "page": measure_page}[part.split("_")[0]]
+    return measure(bundle, rate, options)
 
 
 # ---------------------------------------------------------------- bundles
@@ -124,25 +142,37 @@ def search_on_this_machine(folder: Path) -> Iterator[None]:
     yield
 
 
-def measure_loopback(bundle: Path, rate: int, options: Any, folder: Path) -> Result:
-    recording = folder / f"{rate}.nwb"
+def measure_loopback(bundle: Path, rate: int, options: Any) -> Result:
+    recording = bundle.with_suffix(".nwb")
     subprocess.run([*stream_command(bundle, options), "--from", "-", "--to", "csv:-"], input=b"", capture_output=True)
     stream = [*stream_command(bundle, options), "--from", "lsl:amplifier", "--to", "lsl:decoded"]
-    stream += ["--to", f"nwb:{recording}", "--seconds", str(options.seconds), "--json"]
+    stream += [
+        "--to",
+        f"nwb:{recording}",
+        "--seconds",
+        str(options.seconds),
+        "--patience",
+        str(options.patience),
+        "--json",
+    ]
     decoded, facts = run_pair(stream, rate, options.seconds)
-    echo = part_command("echo", rate, options.seconds)
-    empty, _ = run_pair(echo, rate, options.seconds)
+    empty_s = options.empty_seconds or options.seconds
+    empty, _ = run_pair(part_command("echo", rate, empty_s), rate, empty_s)
     counters = json.loads(facts)["counters"]
     inside = read_latencies(recording)
     return {
+        "seconds": options.seconds,
+        "patience_ms": options.patience,
         "channels": CHANNELS,
         "samples_sent": decoded["sent"],
         "samples_decoded": counters["frames"],
         "samples_lost": counters["lost_frames"],
         "samples_late": counters["late_frames"],
         "equals_run": equals_run(bundle, recording, options.engine),
+        "outputs_received": decoded["received"],
         "added_us": decoded["times"],
         "empty_loop_us": empty["times"],
+        "empty_loop_seconds": empty_s,
         "inside_us": inside,
         "late_bins": counters["late_bins"],
         "jitter_ms": counters["jitter_ms"],
@@ -202,7 +232,8 @@ def run_amplifier(rate: int, seconds: float) -> None:
     ended.set()
     receiver.join()
     kept = np.array(times[round(100 * SETTLE_S) :]) * 1e9
-    print(json.dumps({"sent": chunks * count, "times": LatencyUs.from_times(kept.astype(np.int64)).to_json()}))
+    found = LatencyUs.from_times(kept.astype(np.int64)).to_json()
+    print(json.dumps({"sent": chunks * count, "received": len(times), "times": found}))
 
 
 def receive(pylsl: Any, inlet: Any, times: list[float], ended: threading.Event) -> None:
@@ -245,6 +276,7 @@ def read_latencies(recording: Path) -> dict[str, float]:
 
     with h5py.File(recording) as file:
         seconds = file["processing/behavior/decoded/latency/data"][round(100 * SETTLE_S) :]
+    seconds = seconds[np.isfinite(seconds)]  # NaN stands for bins that the file missed
     return LatencyUs.from_times((seconds * 1e9).astype(np.int64)).to_json()
 
 
@@ -263,11 +295,11 @@ def equals_run(bundle: Path, recording: Path, engine: str) -> bool:
 # ---------------------------------------------------------------- faults
 
 
-def measure_faults(bundle: Path, options: Any) -> Result:
+def measure_faults(bundle: Path, rate: int, options: Any) -> Result:
     """Sends counted frames over a socket with planted faults, and returns what was planted and what was counted."""
     server = socket.create_server(("127.0.0.1", 0))
     planted: dict[str, int] = dict.fromkeys(FAULTS, 0)
-    sender = threading.Thread(target=send_with_faults, args=(server, options.seconds, planted))
+    sender = threading.Thread(target=send_with_faults, args=(server, rate, options.seconds, planted))
     sender.start()
     address = f"tcp:127.0.0.1:{server.getsockname()[1]}"
     command = [*stream_command(bundle, options), "--from", address, "--to", f"csv:{bundle.parent}/faults.csv"]
@@ -277,11 +309,12 @@ def measure_faults(bundle: Path, options: Any) -> Result:
     server.close()
     counters = json.loads(done.stdout)["counters"]
     names = ("lost_frames", "gaps", "late_frames", "duplicated_frames", "reordered_frames", "frames", "bins")
-    return {"planted_frames": planted, "counted": {name: counters[name] for name in names}}
+    counted = {name: counters[name] for name in names}
+    return {"seconds": options.seconds, "planted_frames": planted, "counted": counted}
 
 
-def send_with_faults(server: socket.socket, seconds: float, planted: dict[str, int]) -> None:
-    rate, count = 1000, 5
+def send_with_faults(server: socket.socket, rate: int, seconds: float, planted: dict[str, int]) -> None:
+    count = round(rate * CHUNK_S) * 5
     rng = np.random.default_rng(1)
     names = [str(channel) for channel in range(CHANNELS)]
     header = {"rate": rate, "channels": names, "type": "float32", "unit": "uV", "byte_order": "little"}
@@ -308,6 +341,83 @@ def send_with_faults(server: socket.socket, seconds: float, planted: dict[str, i
     connection.close()
 
 
+# ---------------------------------------------------------------- page
+
+
+class TimedPage(PageSink):
+    """Shows a page, and notes what its process and the thread that feeds it take."""
+
+    def open(self, description: StreamDescription) -> None:
+        """Opens the page."""
+        began = time.perf_counter()
+        super().open(description)
+        assert self._process is not None
+        self.start_s, self.feeding_s = time.perf_counter() - began, 0.0
+        self.starting_s = read_processor_s(self._process.pid)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def accept(self, block: StreamBlock) -> None:
+        """Shows a block."""
+        began = time.thread_time()
+        super().accept(block)
+        self.feeding_s += time.thread_time() - began
+
+    def close(self) -> None:
+        """Ends the page."""
+        if self._process is not None:
+            pid = self._process.pid
+            self.found = {
+                "start_s": self.start_s,
+                "feeding_s": self.feeding_s,
+                "starting_processor_s": self.starting_s,
+                "process_s": read_processor_s(pid) - self.starting_s,
+                "resident_mb": read_kb(pid, "status", "VmRSS") / 1000,
+                "own_mb": sum(read_kb(pid, "smaps_rollup", f"Private_{kind}") for kind in ("Clean", "Dirty")) / 1000,
+            }
+        super().close()
+
+    def _watch(self) -> None:
+        """Reads events, as a browser does."""
+        with suppress(OSError), urlopen(f"{self.url}events") as events:
+            while events.readline():
+                pass
+
+
+def measure_page(bundle: Path, rate: int, options: Any) -> Result:
+    """Shows a replay on a page that a reader watches, and returns what the page takes to start and for each bin."""
+    seconds = min(60.0, options.seconds)
+    recording = write_noise(bundle.with_suffix(".nwb"), CHANNELS, rate, round(seconds))
+    with Decoder.open(bundle, options.engine) as decoder:
+        page = TimedPage("0")
+        source = ReplaySource(recording, decoder.bundle)
+        counters = LiveStream(decoder, source, {"page": page}, LiveSettings()).run(threading.Event())
+    found = page.found
+    return {
+        "seconds": seconds,
+        "channels": CHANNELS,
+        "start_s": found["start_s"],
+        "starting_processor_s": found["starting_processor_s"],
+        "resident_mb": found["resident_mb"],
+        "own_mb": found["own_mb"],
+        "feeding_ms_per_bin": 1000 * found["feeding_s"] / counters.bins,
+        "process_ms_per_bin": 1000 * found["process_s"] / counters.bins,
+        "blocks": counters.sinks["page"].blocks,
+        "dropped_blocks": counters.sinks["page"].dropped_blocks,
+    }
+
+
+def read_processor_s(pid: int) -> float:
+    """Returns the time that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def read_kb(pid: int, file: str, name: str) -> int:
+    """Returns one figure of the memory of a process."""
+    lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
 # ---------------------------------------------------------------- memory
 
 
@@ -315,8 +425,7 @@ def measure_memory(folder: Path, options: Any) -> Result:
     """Replays a long recording fast into all files, and returns the resident memory of the stream over time."""
     channels, rate = 16, 1000
     bundle = write_random_bundle(folder / "small.edge", options.preset, rate, channels)
-    minutes = options.speed * options.seconds / 60
-    recording = write_noise(folder / "long.nwb", channels, rate, round(60 * minutes))
+    recording = write_noise(folder / "long.nwb", channels, rate, round(60 * options.minutes))
     command = [*stream_command(bundle, options), "--from", f"replay:{recording}", "--speed", str(options.speed)]
     command += ["--to", f"nwb:{folder}/copy.nwb", "--to", f"csv:{folder}/copy.csv", "--json"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as stream:
@@ -324,7 +433,7 @@ def measure_memory(folder: Path, options: Any) -> Result:
         facts = json.loads(stream.communicate()[0])
     settled = sizes[len(sizes) // 4 :]
     return {
-        "minutes": minutes,
+        "minutes": options.minutes,
         "speed": options.speed,
         "frames": facts["counters"]["frames"],
         "lost_frames": facts["counters"]["lost_frames"],
@@ -337,8 +446,7 @@ def watch_memory(pid: int, alive: Callable[[], bool]) -> Iterator[float]:
     """Yields the resident memory in MB once a second."""
     while alive():
         with suppress(OSError, StopIteration):
-            status = Path(f"/proc/{pid}/status").read_text().splitlines()
-            yield next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmRSS"))
+            yield read_kb(pid, "status", "VmRSS") / 1000
         time.sleep(1)
 
 

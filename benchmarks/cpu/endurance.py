@@ -32,6 +32,7 @@ from benchmarks.harness import RESULTS, describe_conditions, option_parser, say,
 from edgedistill.bundle.build_record import ABI_VERSION
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.numerics import Int8Model, Oracle
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.runtime.c_state import state_dtype
 
 CHANNELS, OUTPUTS = 96, 2
@@ -48,10 +49,12 @@ def main() -> None:
     parser.add_argument("--exact", type=int, default=1_000_000, help="steps beside the oracle")
     parser.add_argument("--alone", type=int, default=10_000_000, help="steps without it")
     parser.add_argument("--frames", type=int, default=10_000_000, help="frames through the front end")
+    parser.add_argument("--four-bits", action="store_true", help="weights of the layers have four bits")
     options = parser.parse_args()
     shape = load_preset(options.preset).student.shape(CHANNELS, OUTPUTS)
-    model = draw_model(shape)
+    model = draw_model(shape, four=four_bit_parts(shape) if options.four_bits else ())
     result: dict[str, Any] = {**describe_conditions("benchmarks.cpu.endurance"), "preset": options.preset}
+    result["weights"] = 4 if options.four_bits else 8
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.exact:
@@ -61,7 +64,7 @@ def main() -> None:
             result["alone"] = check_alone(runner, options.alone) if options.alone else None
             result["frames"] = check_front_end(runner, options.frames) if options.frames else None
     result["ok"] = all(part["ok"] for name in ("exact", "alone", "frames") if (part := result.get(name)))
-    write_result(options.out, f"endurance-{options.preset}", result)
+    write_result(options.out, f"endurance-{options.preset}{'-four-bits' if options.four_bits else ''}", result)
     print(json.dumps({name: result[name] for name in ("exact", "alone", "frames", "ok") if name in result}, indent=1))
     sys.exit(0 if result["ok"] else 1)
 

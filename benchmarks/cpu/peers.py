@@ -99,13 +99,23 @@ def make_python_step(built: Built, shape: StudentShape) -> Step:
 
 def make_eager_step(preset: str, shape: StudentShape) -> Step:
     """Returns a step of eager PyTorch: `Student.step`, then the read-out of the latent."""
+    return _make_torch_step(preset, shape, lambda step: step)
+
+
+def make_compiled_step(preset: str, shape: StudentShape) -> Step:
+    """Returns the step of `make_eager_step` after torch.compile, compiled by the first calls."""
+    return _make_torch_step(preset, shape, torch.compile)
+
+
+def _make_torch_step(preset: str, shape: StudentShape, compile_step: Callable[[Any], Any]) -> Step:
     torch.set_num_threads(1)
     student = Student(load_preset(preset).student, {"s": shape.channels}, {"s": "array"}, 8, shape.outputs).eval()
     state = student.make_fresh_state("s")
+    decode = compile_step(lambda bin_: student.to_behavior(student.step("s", bin_, state)))
 
     def step(bin_: npt.NDArray[Any]) -> None:
         with torch.inference_mode():
-            student.to_behavior(student.step("s", torch.from_numpy(bin_), state))
+            decode(torch.from_numpy(bin_))
 
     return step
 

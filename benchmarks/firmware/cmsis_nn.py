@@ -26,6 +26,7 @@ from rich.table import Table
 
 from benchmarks.cpu.c_models import draw_model, make_front_end
 from benchmarks.firmware import cortex_m7
+from benchmarks.firmware.boards import CORTEX_M7
 from benchmarks.firmware.peer_source import peer_source
 from benchmarks.harness import RESULTS, Result, describe_conditions, option_parser, write_result
 from edgedistill.compile.c.toolchain import Toolchain, find_toolchain
@@ -67,13 +68,13 @@ def main() -> None:
         model = draw_model(shape, four=parts)
         with tempfile.TemporaryDirectory() as folder:
             linked = cortex_m7.link(Path(folder), toolchain, model, config)
-            rows[f"edgedistill, {bits} bits"] = describe_engine(linked, cortex_m7.emulate(Path(folder)))
+            rows[f"edgedistill, {bits} bits"] = describe_engine(linked, cortex_m7.emulate(Path(folder), CORTEX_M7))
         with tempfile.TemporaryDirectory() as folder:
             linked = link(Path(folder), toolchain, model, options.cmsis_nn, sources)
-            rows[f"CMSIS-NN, {bits} bits"] = describe_peer(linked, cortex_m7.emulate(Path(folder)))
+            rows[f"CMSIS-NN, {bits} bits"] = describe_peer(linked, cortex_m7.emulate(Path(folder), CORTEX_M7))
     result = {
         **describe_conditions("benchmarks.firmware.cmsis_nn"),
-        **cortex_m7.describe_settings(toolchain, shape, config),
+        **cortex_m7.describe_settings(CORTEX_M7, toolchain, shape, config),
         "calls": CALLS,
         "cmsis_nn_sources_sha256": digest(sources),
         "lacks": list(LACKS),
@@ -129,8 +130,8 @@ def describe(linked: dict[str, int], words: Any, ticks: dict[str, Any]) -> Resul
     """Returns the bytes and the instructions of one program."""
     counted = {
         kind: {
-            "instructions_min": int(np.min(of_kind)) * cortex_m7.TICK,
-            "instructions_max": int(np.max(of_kind)) * cortex_m7.TICK,
+            "instructions_min": CORTEX_M7.instructions(int(np.min(of_kind))),
+            "instructions_max": CORTEX_M7.instructions(int(np.max(of_kind))),
         }
         for kind, of_kind in ticks.items()
     }

@@ -30,6 +30,7 @@ from rich.table import Table
 
 from benchmarks.cpu.array_models import draw_smoothing_model
 from benchmarks.cpu.c_models import draw_model, make_front_end, write_sources
+from benchmarks.firmware.boards import CORTEX_M7, PROGRAM, Board
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, read_first_line, write_result
 from edgedistill.assets import asset_folder
 from edgedistill.compile.c.footprint import state_bytes
@@ -42,19 +43,14 @@ from edgedistill.numerics.smoothing import ORDERS
 from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.target import Target, load_target
 
-PROGRAM = Path(__file__).parent / "c" / "cortex_m7.c"
+FIRMWARE = Path(__file__).parent / "c" / "cortex_m7.c"
 BARE = Path(str(asset_folder("kernels"))).parent / "emulation" / "cortex-m"
 CHANNELS, OUTPUTS, FRAMES, CALLS = 32, 2, 10, 300
 SMOOTHING_ORDER = max(ORDERS)
-TICK = 40  # instructions in a tick of SysTick
 CLOCK_HZ = 480e6  # of the fastest STM32H7
 # The core issues two instructions at once. Integer loops with their data in the cache come near 1.5 a cycle. Filters in
 # double precision, with a multiplication every four cycles, and weights that stream from flash fall below 1.
 INSTRUCTIONS_A_CYCLE = {"pessimistic": 0.5, "likely": 1.0, "optimistic": 1.5}
-EMULATOR = (
-    *("qemu-system-arm", "-machine", "mps2-an500", "-nographic", "-monitor", "none", "-serial", "none"),
-    *("-semihosting-config", "enable=on,target=native", "-icount", "shift=0"),
-)
 
 
 def main() -> None:
@@ -62,8 +58,7 @@ def main() -> None:
     parser.add_argument("--bands", choices=("preset", "none"), default="preset", help="what it sees beside slow LFP")
     parser.add_argument("--weights", type=int, choices=(8, 4), default=8, help="bits of the weights in the layers")
     options = parser.parse_args()
-    if shutil.which(EMULATOR[0]) is None:
-        raise SystemExit(f"{EMULATOR[0]} is not installed: apt install qemu-system-arm")
+    require_emulator()
     target = load_target("cortex-m7")
     toolchain = find_toolchain(target)
     preset = load_preset("nano")
@@ -73,13 +68,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = draw_model(shape, four=four_bit_parts(shape) if options.weights == 4 else ())
         linked = link(Path(folder), toolchain, model, config)
-        words = emulate(Path(folder))
+        words = emulate(Path(folder), CORTEX_M7)
     result = {
         **describe_conditions("benchmarks.firmware.cortex_m7"),
-        **describe_settings(toolchain, shape, config),
+        **describe_settings(CORTEX_M7, toolchain, shape, config),
         "weight_bits": options.weights,
         **describe_memory(target, linked, int(words[1])),
-        **count_instructions(words),
+        **count_instructions(words, CORTEX_M7),
     }
     show(result)
     name = "cortex-m7" + ("" if power.bands else "-no-bands") + ("-four-bit" if options.weights == 4 else "")
@@ -96,7 +91,7 @@ def link(folder: Path, toolchain: Toolchain, model: Int8Model, config: FrontEndC
     options = (*INCLUDES, f"-I{BARE}", '-DED_MODEL_HEADER="model_subject.h"')
     state = state_bytes(folder, toolchain, options)
     objects = []
-    for source in (*SOURCES, str(BARE / "startup.c"), str(PROGRAM)):
+    for source in (*SOURCES, str(BARE / "startup.c"), str(FIRMWARE)):
         objects.append(f"{Path(source).stem}.o")
         toolchain.compile(folder, source, objects[-1], (*options, f"-DSTATE_BYTES={state}", "-Werror"))
     linked = link_program(folder, toolchain, objects)
@@ -114,27 +109,36 @@ def link_program(folder: Path, toolchain: Toolchain, objects: Sequence[str]) -> 
     return {"flash": used["FLASH"], "ram": used["RAM"]}
 
 
-def emulate(folder: Path) -> npt.NDArray[np.int64]:
+def require_emulator() -> None:
+    """Ends the program where the emulator is missing."""
+    if shutil.which(PROGRAM) is None:
+        raise SystemExit(f"{PROGRAM} is not installed: apt install qemu-system-arm")
+
+
+def emulate(folder: Path, board: Board) -> npt.NDArray[np.int64]:
     """Runs the firmware and returns the words that it wrote."""
-    command = (*EMULATOR, "-kernel", "program")
+    command = (*board.command, "-kernel", "program")
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         raise SystemExit(f"the firmware failed under emulation: {done.stderr[-500:]}")
     words = np.fromfile(folder / "out.bin", "<u4").astype(np.int64)
-    if abs(words[0] * TICK - 2_000_000) > 2 * TICK:
-        raise SystemExit(f"the emulator's clock does not count instructions: {words[0] * TICK} for 2000000")
+    counted = board.instructions(int(words[0]))
+    if abs(counted - 2_000_000) > 2 * board.tick:
+        raise SystemExit(f"the emulator's clock does not count instructions: {counted} for 2000000")
     return words
 
 
 # ------------------------------------------------------------------------------------------- the figures
 
 
-def describe_settings(toolchain: Toolchain, shape: StudentShape, config: FrontEndConfig) -> dict[str, Any]:
+def describe_settings(
+    board: Board, toolchain: Toolchain, shape: StudentShape, config: FrontEndConfig
+) -> dict[str, Any]:
     """Returns the emulator, the compiler and the model that were used."""
     return {
         "what": "an ESTIMATE: instructions counted under emulation, no board was measured",
-        "emulator": read_first_line(EMULATOR[0], "--version"),
-        "emulator_command": " ".join(EMULATOR),
+        "emulator": read_first_line(PROGRAM, "--version"),
+        "emulator_command": " ".join(board.command),
         "compiler": toolchain.version,
         "flags": " ".join(toolchain.flags),
         "preset": "nano",
@@ -160,21 +164,21 @@ def describe_memory(target: Target, linked: dict[str, int], stack: int) -> dict[
     }
 
 
-def count_instructions(words: npt.NDArray[np.int64]) -> dict[str, Any]:
+def count_instructions(words: npt.NDArray[np.int64], board: Board) -> dict[str, Any]:
     """Returns the instructions of each function, and the milliseconds estimated from them."""
     calls = {"ed_step": words[2 : 2 + CALLS], "ed_push": words[2 + CALLS :]}
     counted = {
         name: {
-            "instructions_min": int(ticks.min()) * TICK,
-            "instructions_max": int(ticks.max()) * TICK,
+            "instructions_min": board.instructions(int(ticks.min())),
+            "instructions_max": board.instructions(int(ticks.max())),
             "estimated_ms_at_480_mhz": {
-                guess: round(int(ticks.max()) * TICK / rate / CLOCK_HZ * 1e3, 3)
+                guess: round(board.instructions(int(ticks.max())) / rate / CLOCK_HZ * 1e3, 3)
                 for guess, rate in INSTRUCTIONS_A_CYCLE.items()
             },
         }
         for name, ticks in calls.items()
     }
-    return {"resolution_instructions": TICK, "instructions_a_cycle": INSTRUCTIONS_A_CYCLE, "functions": counted}
+    return {"resolution_instructions": board.tick, "instructions_a_cycle": INSTRUCTIONS_A_CYCLE, "functions": counted}
 
 
 def show(result: dict[str, Any]) -> None:

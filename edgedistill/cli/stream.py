@@ -113,12 +113,9 @@ def stream(
     from edgedistill.live.sources.choice import make_source
     from edgedistill.runtime import Decoder
 
-    if len(set(sinks)) != len(sinks):
-        raise click.UsageError("each --to must be another one")
+    _require_different(source, sinks)
     if as_json and "csv:-" in sinks:
         raise click.UsageError("csv:- and --json both want stdout")
-    if source.startswith("replay:") and f"nwb:{source.removeprefix('replay:')}" in sinks:
-        raise click.UsageError("the recording that is replayed cannot be written to")
     made = {words: make_sink(words) for words in sinks}
     with Decoder.open(bundle, engine, require_signature=require_signature) as decoder:
         settings, faster = LiveSettings(), max(1.0, speed or 1.0)
@@ -126,6 +123,7 @@ def stream(
             settings,
             backlog_s=settings.backlog_s * faster,  # as long as without --speed for who waits
             sink_backlog_s=settings.sink_backlog_s * faster,
+            record_backlog_s=settings.record_backlog_s * faster,
             source=source,
             deadline_s=deadline_ms / 1000,
             hold_s=reorder_ms / 1000,
@@ -141,6 +139,26 @@ def stream(
         with signals.listening():
             counters = live.run(stop, _show_start)
     _show_end(counters, live.description, signals.stopped_by, bundle, monotonic() - began, as_json)
+
+
+def _require_different(source: str, sinks: tuple[str, ...]) -> None:
+    """Raises UsageError where a stream would write to one place twice, or to what it reads."""
+    places = [_find_place(words) for words in sinks]
+    if len(set(places)) != len(places):
+        raise click.UsageError("each --to must be another one")
+    kind, _, name = _find_place(source).partition(":")
+    if kind == "replay" and f"file:{name}" in places:
+        raise click.UsageError("the recording that is replayed cannot be written to")
+    if kind == "lsl" and f"lsl:{name}" in places:
+        raise click.UsageError(f"--from and --to are both lsl:{name}, so the stream would read what it sends")
+
+
+def _find_place(words: str) -> str:
+    """Returns a source or sink in the form that is the same for the same place, files by their whole path."""
+    kind, _, name = words.partition(":")
+    if kind in ("nwb", "csv", "replay") and name not in ("", "-"):
+        return f"{'replay' if kind == 'replay' else 'file'}:{Path(name).resolve()}"
+    return words
 
 
 def _show_start(description: StreamDescription) -> None:

@@ -1,17 +1,18 @@
 """Decodes a live stream: a source comes in, blocks of frames and outputs go to the sinks.
 
-One thread reads the source, the caller's thread decodes, and each sink has a thread of its own. The thread that decodes
-waits for frames and for nothing else. Several streams may run in one program, each with its own decoder.
+One thread reads the source, the caller's thread decodes, and each sink that may wait has a thread of its own. The
+thread that decodes waits for frames and for nothing else. Several streams may run in one program, each with its own
+decoder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from threading import Event, Thread
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ import numpy as np
 from edgedistill.decoding import BINS_PER_S, time_s
 from edgedistill.errors import RecordingError
 from edgedistill.live.chunk_queue import ChunkQueue, SourceNews
+from edgedistill.live.direct_sink import DirectSink
 from edgedistill.live.matched_source import MatchedSource, match_source
 from edgedistill.live.placing import FramePlacer, Piece
-from edgedistill.live.real_time import real_time_manners
+from edgedistill.live.real_time import real_time_manners, stay_before_other_programs
 from edgedistill.live.records import (
     DecodedBin,
     Floats,
@@ -30,7 +32,7 @@ from edgedistill.live.records import (
     StreamCounters,
     StreamDescription,
 )
-from edgedistill.live.sink import Sink, is_urgent
+from edgedistill.live.sink import Sink, is_record, never_waits
 from edgedistill.live.sink_thread import SinkThread
 from edgedistill.live.source import Chunk, Source, SourceEnded, SourceHeader, SourceLost
 from edgedistill.live.stamp_clock import StampClock
@@ -39,6 +41,8 @@ from edgedistill.runtime import Decoder, Output
 TICK_S = 0.01  # how often overdue frames are looked for
 READ_S = 0.1
 CLOSING_S = 2.0
+WAITED_S = 0.0001  # a longer wait for frames leaves the core to others
+BUSY_S, REST_S = 1.0, 0.2  # after so long without a wait, the thread that decodes rests
 MOST_GAP_BINS = 100  # of a long gap that are decoded at a time
 
 
@@ -52,6 +56,7 @@ class LiveSettings:
     patience_s: float = 0.25  # how long nothing may come before frames are lost
     backlog_s: float = 1.0  # of frames that may wait to be decoded
     sink_backlog_s: float = 5.0  # of blocks that may wait for a sink
+    record_backlog_s: float = 20.0  # the same for one that must be complete
     sink_closing_s: float = 10.0  # that a sink may take to end
     real_time: bool = True
     core: int | None = None
@@ -65,7 +70,6 @@ class LiveStream:
         self, decoder: Decoder, source: Source, sinks: Mapping[str, Sink], settings: LiveSettings | None = None
     ) -> None:
         """`sinks` are named as the user named them. They are opened by `run`."""
-        self.counters = StreamCounters()
         self.description: StreamDescription | None = None
         self._settings = settings or LiveSettings()
         self._decoder, self._source, self._sinks = decoder, source, dict(sinks)
@@ -73,7 +77,10 @@ class LiveStream:
         self._config = config
         self._most_frames = None if self._settings.seconds is None else round(self._settings.seconds * config.rate)
         self._queue = ChunkQueue(max(1, int(self._settings.backlog_s * config.rate)))
-        self._threads: list[SinkThread] = []
+        self._runners: list[DirectSink | SinkThread] = []  # those of sinks that never wait first
+        self._counts = asdict(StreamCounters())  # as numbers that change, because a record of each change takes time
+        self._stop = Event()
+        self._busy_since_s = 0.0
         self._frame, self._bin = 0, 0  # of the stream, next ones
         self._next_edge = config.edge(1)
         self._block: list[Floats] = []  # frames that no sink was given yet
@@ -84,32 +91,32 @@ class LiveStream:
         `watch` is given the description before the first frame. Raises EdgeDistillError for a source that the bundle
         cannot decode, and for a sink that cannot be opened.
         """
-        settings = self._settings
-        most_frames = max(1, int(settings.sink_backlog_s * self._config.rate))
-        most_blocks = max(1, int(settings.sink_backlog_s * BINS_PER_S))
+        settings, self._stop = self._settings, stop
         with ExitStack() as stack:
-
-            def start(names: list[str]) -> None:
-                for name in names:
-                    thread = SinkThread(name, self._sinks[name], most_frames, most_blocks, settings.sink_closing_s)
-                    self._threads.append(thread)
-                    stack.callback(thread.close)
-
-            urgent = [name for name, sink in self._sinks.items() if is_urgent(sink)]
-            start([name for name in self._sinks if name not in urgent])
+            begin = stay_before_other_programs if settings.real_time else None
+            threads = []
+            for name, sink in self._sinks.items():
+                if not never_waits(sink):
+                    threads.append(SinkThread(name, sink, *self._find_room(sink), settings.sink_closing_s, begin))
+                    stack.callback(threads[-1].close)
+            # What follows has the manners, and so have the threads that LSL starts.
             manners = stack.enter_context(real_time_manners(settings.real_time, settings.core))
-            start(urgent)  # threads have the manners of the one that starts them, as those of LSL do
+            direct = [DirectSink(name, sink) for name, sink in self._sinks.items() if never_waits(sink)]
+            for runner in direct:
+                stack.callback(runner.close)
+            self._runners = [*direct, *threads]
             stack.callback(self._source.close)
             header = self._source.open(stop)
             if header is None:
                 return self.counters
             matched = match_source(self._decoder.bundle, self._decoder.info, header)
             self.description = self._describe(header, matched, manners)
-            for thread in self._threads:
-                thread.open(self.description)
+            for each in reversed(self._runners):  # outlets last, since they tell others that all is ready
+                each.open(self.description)
             if watch is not None:
                 watch(self.description)
             self._decoder.reset()
+            self._decoder.take_frames_at_once()
             reading = Event()
             reader = Thread(target=self._read, args=(header, reading), name="source", daemon=True)
             reader.start()
@@ -120,8 +127,18 @@ class LiveStream:
                 reader.join(CLOSING_S)
             self._set(state="ended", reason=reason)
             self._emit_frames(())
-        self._set()  # what the sinks did at their end
-        return self.counters
+        return self.counters  # with what the sinks did at their end
+
+    @property
+    def counters(self) -> StreamCounters:
+        """Returns what happened so far."""
+        return StreamCounters(**self._counts | {"sinks": {runner.name: runner.counters for runner in self._runners}})
+
+    def _find_room(self, sink: Sink) -> tuple[int, int]:
+        """Returns how many frames, and in how many blocks, may wait for a sink."""
+        settings = self._settings
+        backlog_s = settings.record_backlog_s if is_record(sink) else settings.sink_backlog_s
+        return max(1, int(backlog_s * self._config.rate)), max(1, int(backlog_s * BINS_PER_S))
 
     # ---------------------------------------------------------------- the thread that reads
 
@@ -150,19 +167,25 @@ class LiveStream:
     def _decode(self, header: SourceHeader, matched: MatchedSource, stop: Event) -> str:
         """Decodes until the end, and returns why it ended."""
         settings = self._settings
-        clock = StampClock(header.rate)
+        clock, self._busy_since_s = StampClock(header.rate), perf_counter()
         placer = FramePlacer(header.rate, 0.0 if header.ordered else settings.hold_s, settings.patience_s)
         while not stop.is_set():
+            began_s = perf_counter()
             item = self._queue.get(TICK_S)
+            if perf_counter() - began_s >= WAITED_S:
+                self._busy_since_s = perf_counter()
+            self._rest()
             if isinstance(item, Chunk):
-                if self.counters.state != "streaming":
+                if self._counts["state"] != "streaming":
                     self._set(state="streaming", reason=None)
                     if item.counted_here:  # a pause is a gap, since nothing else says how much is missing
                         placer.begin_anew(trusted=False)
+                self._counts["clock_jumps"] += item.jumps
                 numbers = item.numbers
                 if numbers is None:
                     assert item.stamps_s is not None
                     numbers = clock.number(item.stamps_s, item.arrived_s)
+                    self._counts["clock_jumps"] = clock.jumps
                 stamps_s = None if item.stamps_s is None else item.stamps_s + item.offset_s
                 frames = matched.arrange(item.frames)
                 self._pass(placer, clock, placer.place(numbers, frames, item.arrived_s, stamps_s))
@@ -184,7 +207,7 @@ class LiveStream:
         pieces = placer.find_overdue(perf_counter())
         if not pieces:
             return
-        if self.counters.state == "streaming" and placer.silent:
+        if self._counts["state"] == "streaming" and placer.silent:
             self._set(state="waiting", reason=f"nothing came for {self._settings.patience_s:g} s")
         self._pass(placer, clock, pieces)
 
@@ -193,7 +216,7 @@ class LiveStream:
         if news.kind == "lost":
             self._set(state="waiting", reason=news.reason)
         else:
-            self._set(reconnects=self.counters.reconnects + 1)
+            self._set(reconnects=self._counts["reconnects"] + 1)
             if header.clock == "none":
                 placer.begin_anew()
         self._emit_frames(())
@@ -202,7 +225,7 @@ class LiveStream:
         """Returns why the stream is over, or None."""
         if self._most_frames is not None and self._frame >= self._most_frames:
             return f"{self._settings.seconds:g} s were decoded"
-        if self._threads and all(thread.failure is not None for thread in self._threads):
+        if self._runners and all(runner.failure is not None for runner in self._runners):
             return "every sink failed"
         return None
 
@@ -216,7 +239,6 @@ class LiveStream:
             duplicated_frames=counts.duplicated,
             reordered_frames=counts.reordered,
             dropped_frames=self._queue.dropped_frames,
-            clock_jumps=clock.jumps,
             drift_ppm=clock.drift_ppm,
             jitter_ms=clock.jitter_ms,
         )
@@ -235,30 +257,39 @@ class LiveStream:
             outputs = self._decoder.push(part)
             self._block.append(part)
             self._frame, at = self._frame + count, at + count
-            self._set(frames=self.counters.frames + count)
+            self._counts["frames"] += count
             if outputs:
                 stamp_s = None if piece.stamps_s is None else float(piece.stamps_s[at - 1])
                 bins = self._name_bins(outputs, piece.arrived_s, stamp_s)
-                late = sum(bin_.latency_s > self._settings.deadline_s for bin_ in bins)
-                self._set(late_bins=self.counters.late_bins + late)
+                self._counts["late_bins"] += sum(bin_.latency_s > self._settings.deadline_s for bin_ in bins)
                 self._emit_frames(bins)
 
     def _lose(self, piece: Piece) -> None:
         if self._block:
             self._emit_frames(())
         left = piece.count
-        while left:
+        while left and not self._stop.is_set() and self._find_end() is None:
             count = min(left, self._config.edge(self._bin + MOST_GAP_BINS) - self._frame)
             outputs = self._decoder.gap(count)
             first, self._frame, left = self._frame, self._frame + count, left - count
             self._emit(StreamBlock(first, None, count, self._name_bins(outputs, piece.arrived_s, None), self.counters))
+            self._rest()
+
+    def _rest(self) -> None:
+        """Leaves the core to others for a moment where decoding never waits.
+
+        With FIFO priority nothing else would run there, and outputs are late in any case.
+        """
+        if self._settings.real_time and perf_counter() - self._busy_since_s > BUSY_S:
+            sleep(REST_S)
+            self._busy_since_s = perf_counter()
 
     def _name_bins(self, outputs: list[Output], arrived_s: float, stamp_s: float | None) -> tuple[DecodedBin, ...]:
         """Returns outputs as sinks get them. The last frame of the last bin arrived at `arrived_s`."""
         now = perf_counter()
         self._bin += len(outputs)
         self._next_edge = self._config.edge(self._bin + 1)
-        self._set(bins=self._bin)
+        self._counts["bins"] = self._bin
         return tuple(
             DecodedBin(
                 index=output.bin,
@@ -286,12 +317,11 @@ class LiveStream:
         self._emit(StreamBlock(self._frame - count, frames, count, bins, self.counters))
 
     def _emit(self, block: StreamBlock) -> None:
-        for thread in self._threads:
-            thread.put(block)
+        for runner in self._runners:
+            runner.put(block)
 
     def _set(self, **changes: Any) -> None:
-        sinks = {thread.name: thread.counters for thread in self._threads}
-        self.counters = replace(self.counters, sinks=sinks, **changes)
+        self._counts.update(changes)
 
     def _describe(self, header: SourceHeader, matched: MatchedSource, manners: RealTimeManners) -> StreamDescription:
         info, channels = self._decoder.info, matched.channels

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,20 @@ class MatchedSource:
     gain_uv: npt.NDArray[np.float64]  # (C,) in the order of the bundle
     warnings: tuple[str, ...]
 
+    @cached_property
+    def _all_in_order(self) -> bool:
+        return self.columns == tuple(range(len(self.columns)))
+
+    @cached_property
+    def _in_microvolts(self) -> bool:
+        return bool((self.gain_uv == 1).all())
+
     def arrange(self, frames: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Returns frames (n, C') of the source as (n, C) in uV, each value rounded once."""
-        picked = frames if self.columns == tuple(range(frames.shape[1])) else frames[:, list(self.columns)]
-        if picked.dtype == np.float32 and (self.gain_uv == 1).all():
+        picked = (
+            frames if self._all_in_order and frames.shape[1] == len(self.columns) else frames[:, list(self.columns)]
+        )
+        if picked.dtype == np.float32 and self._in_microvolts:
             return np.ascontiguousarray(picked)
         with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, its channel masked
             return np.ascontiguousarray((picked * self.gain_uv).astype(np.float32))

@@ -130,7 +130,7 @@ class StreamCounters:
     dropped_frames: int = 0  # left out because decoding was behind; they count as lost too
     reordered_frames: int = 0  # came after later ones and were put in order
     reconnects: int = 0  # the source vanished and came back
-    clock_jumps: int = 0  # the source's clock was set anew
+    clock_jumps: int = 0  # the source's clock or counter was set anew
     late_bins: int = 0  # later than the deadline
     drift_ppm: float | None = None  # how much faster than its nominal rate the source runs; None until it is known
     jitter_ms: float | None = None  # standard deviation of its time stamps around a steady rate

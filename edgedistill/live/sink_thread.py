@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from threading import Condition, Thread
 
-from edgedistill.errors import EdgeDistillError
-from edgedistill.files import CAUSES
 from edgedistill.live.records import SinkCounters, StreamBlock, StreamDescription
-from edgedistill.live.sink import Sink
+from edgedistill.live.sink import Sink, describe_failure
 
 IDLE_S = 0.2
 CLOSING_S = 10.0
@@ -18,11 +17,23 @@ CLOSING_S = 10.0
 class SinkThread:
     """Runs one sink."""
 
-    def __init__(self, name: str, sink: Sink, most_frames: int, most_blocks: int, closing_s: float = CLOSING_S) -> None:
-        """Starts the thread. At most `most_frames` frames in `most_blocks` blocks wait for the sink."""
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        most_frames: int,
+        most_blocks: int,
+        closing_s: float = CLOSING_S,
+        begin: Callable[[], None] | None = None,
+    ) -> None:
+        """Starts the thread, which calls `begin` first.
+
+        At most `most_frames` frames in `most_blocks` blocks wait for the sink.
+        """
         self.name, self.counters = name, SinkCounters()
         self.failure: BaseException | None = None
         self._sink, self._most_frames, self._most_blocks, self._closing_s = sink, most_frames, most_blocks, closing_s
+        self._begin = begin
         self._waiting: deque[StreamBlock] = deque()
         self._frames, self._ending = 0, False
         self._description: StreamDescription | None = None
@@ -74,6 +85,8 @@ class SinkThread:
 
     def _run(self) -> None:
         try:
+            if self._begin is not None:
+                self._begin()
             try:
                 if self._open():
                     self._take_all()
@@ -117,12 +130,3 @@ class SinkThread:
         self._waiting.clear()
         self._frames = 0
         self._changed.notify_all()
-
-
-def describe_failure(error: BaseException) -> str:
-    """Returns one line on why a sink stopped."""
-    if isinstance(error, EdgeDistillError):
-        return error.what if error.got is None else f"{error.what}: {error.got}"
-    if isinstance(error, OSError) and error.errno in CAUSES:
-        return CAUSES[error.errno]
-    return f"{type(error).__name__}: {error}"

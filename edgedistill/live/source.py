@@ -37,6 +37,7 @@ class Chunk:
     numbers: npt.NDArray[np.int64] | None = None  # (n,) running numbers of the frames, lost ones counted
     stamps_s: npt.NDArray[np.float64] | None = None  # (n,) times on the clock of the source
     offset_s: float = 0.0  # what turns stamps into the clock that the header names
+    jumps: int = 0  # times that the source's counter was set anew within the chunk or before it
     counted_here: bool = False  # the source does not number its frames, so the numbers only say what arrived
 
 

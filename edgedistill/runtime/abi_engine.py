@@ -71,7 +71,7 @@ class AbiEngine:
         self._step: tuple[int | None, int, int] = (self._decoder, self._bin.ctypes.data, self._kinematics.ctypes.data)
         self._n_out = ctypes.c_size_t()
         self._fresh = self._export() if self.precision == "int8" else None
-        self._frame, self._held = 0, _nothing()
+        self._frame, self._held, self._at_once = 0, _nothing(), False
 
     def close(self) -> None:
         """Gives back what the engine holds. Afterwards every call is refused."""
@@ -140,7 +140,15 @@ class AbiEngine:
     def reset(self) -> None:
         """Goes back to a fresh stream. The normalization stays."""
         self._library.ed_reset(self._decoder)
-        self._frame, self._held = 0, _nothing()
+        self._frame, self._held, self._at_once = 0, _nothing(), False
+
+    def take_frames_at_once(self) -> None:
+        """Gives C the frames of an unfinished bin as they come, until `reset`. It leaves less to do at the bin's end.
+
+        A state can then be exported between two bins only.
+        """
+        self._at_once = True
+        self._pass_held()
 
     def set_normalization(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
         """Sets the statistics (I,), rounded to float32, that hold from the next bin on.
@@ -169,6 +177,12 @@ class AbiEngine:
         that of the running amplitude `shift_*`, that of the filter of the outputs `smoothing_state`, and that of the
         student `state_*`.
         """
+        if self._at_once and self.config.decimation > 1 and self._frame != self._bin_start():
+            raise EngineError(
+                "a state cannot be exported within a bin while frames are taken at once",
+                got=f"frame {self._frame}",
+                expected=f"the first frame of a bin, such as {self._bin_start()}",
+            )
         record = self._export()
         front_end = read_frontend(self.config, record)
         if self._held:
@@ -208,28 +222,37 @@ class AbiEngine:
         record["seen"] = read_seen(state)
         self._import(record)
         self._frame, self._held = int(known["frame"]), held
+        if self._at_once:
+            self._pass_held()
 
     # ---------------------------------------------------------------- calls
 
     def _advance(self, function: str, frames: npt.NDArray[Any] | None, count: int) -> list[Output]:
         """Passes the frames to C, or the number of lost frames.
 
-        With decimation, the frames of an unfinished bin wait here. The docstring of `c_state` gives the reason.
+        With decimation, the frames of an unfinished bin wait here unless they are to be taken at once. The docstring of
+        `c_state` gives the reason.
         """
         if self.config.decimation == 1:
             return self._call(function, frames, count)
         require_room(self._frame, count)
         start, self._frame = self._frame, self._frame + count
-        now = max(0, self.config.edge(self.config.bin_of(self._frame)) - start)
+        now = count if self._at_once else max(0, self._bin_start() - start)
         outputs: list[Output] = []
         if now:
-            waiting, self._held = self._held, []
-            for part in waiting:
-                outputs += self._call(*_call_of(part))
+            outputs += self._pass_held()
             outputs += self._call(function, None if frames is None else frames[:now], now)
         if count > now:
             self._held.append(count - now if frames is None else frames[now:].copy())
         return outputs
+
+    def _bin_start(self) -> int:
+        """Returns the first frame of the bin in progress."""
+        return self.config.edge(self.config.bin_of(self._frame))
+
+    def _pass_held(self) -> list[Output]:
+        waiting, self._held = self._held, []
+        return [output for part in waiting for output in self._call(*_call_of(part))]
 
     def _call(self, function: str, frames: npt.NDArray[Any] | None, count: int) -> list[Output]:
         if not count:

@@ -183,6 +183,16 @@ class Decoder:
         with self._use:
             return self._stream.push_i16(np.ascontiguousarray(raw), gain, offset)
 
+    def take_frames_at_once(self) -> None:
+        """Lets a compiled engine filter the frames of an unfinished bin as they come, until `reset`.
+
+        It makes the output earlier where the front end decimates, and `export_state` is refused within a bin. Bits are
+        the same.
+        """
+        with self._use:
+            if isinstance(self._stream, AbiEngine):
+                self._stream.take_frames_at_once()
+
     def gap(self, n_frames: int) -> list[Output]:
         """Counts `n_frames` lost frames, flags every bin that they touch, and returns the finished bins."""
         if n_frames < 0:

@@ -20,6 +20,10 @@
 #ifdef __FAST_MATH__
 #error "fast-math changes the bits"
 #endif
+/* Vectors of Helium flush denormals to zero whatever the FPSCR says, and GCC and Clang make them of plain loops. */
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) && !defined(ED_NO_FLOAT_VECTORS)
+#error "this processor's vectors change bits: use ops = \"helium\", or -fno-tree-vectorize -DED_NO_FLOAT_VECTORS"
+#endif
 
 #define ED_LANES 16
 #define ED_LEVELS 127.0f
@@ -60,7 +64,7 @@ ED_INLINE float ed_choose(int32_t mask, float a, float b) {
 /* Returns a if `take` is 1, and b if it is 0. */
 ED_INLINE float ed_select(int take, float a, float b) { return ed_choose(-take, a, b); }
 
-/* A Cortex-M7 (or M85: FPv5 with doubles) has one instruction for each of these, which compilers do not turn into a
+/* A Cortex-M7 (or M55 and M85: FPv5 with doubles) has one instruction for each of these, which compilers do not turn into a
  * branch. The results differ for NaN, but no finite bin leads to NaN. Bits would go through the integer registers,
  * which is slow. */
 #if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M' && defined(__ARM_FP) && (__ARM_FP & 8)

@@ -1,11 +1,15 @@
 /*
  * Private: the steps of a layer, made of a variant's integer kernels and the pinned float arithmetic of ed_math.h.
  *
+ * A variant with vectors of floats defines ED_OPS_FLOATS, and the functions between #ifndef and #endif by itself.
+ *
  * `rows` and `n` are constants wherever these functions are called, so that compilers unroll and vectorize the loops
  * for the shape. All vectors are padded as ed_weights.h says, and their padding stays zero.
  */
 #ifndef ED_OPS_COMMON_H
 #define ED_OPS_COMMON_H
+
+#ifndef ED_OPS_FLOATS
 
 /* Computes q = quantize(x), n values. */
 ED_INLINE void ed_quantize_all(const float *x, int n, float inv_scale, int8_t *q) {
@@ -18,46 +22,20 @@ ED_INLINE void ed_norm_quantize(const float *x, float inv_scale, int8_t *a) {
     for (int i = 0; i < ED_DP; i++) a[i] = ed_quantize(x[i] * factor, inv_scale);
 }
 
-#define ED_MOST_ROWS (3 * ED_DP > 2 * ED_FP ? 3 * ED_DP : 2 * ED_FP) /* the largest number of rows of a matrix */
-
 /* Computes y = float(acc) * m, (rows,). */
-ED_INLINE void ed_linear(const struct ed_matrix *part, const int8_t *a, int rows, int n, float *y) {
-    int32_t acc[ED_MOST_ROWS];
-    if (ED_FOUR(*part))
-        ed_matvec4(part->q, a, rows, n, acc);
-    else
-        ed_matvec(part->w, a, rows, n, acc);
-    for (int o = 0; o < rows; o++) y[o] = (float)acc[o] * part->m[o];
+ED_INLINE void ed_scale(const int32_t *acc, const float *m, int rows, float *y) {
+    for (int o = 0; o < rows; o++) y[o] = (float)acc[o] * m[o];
 }
 
 /* Adds float(acc) * m to x, (ED_DP,). */
-ED_INLINE void ed_linear_add(const struct ed_matrix *part, const int8_t *a, int n, float *x) {
-    float y[ED_DP];
-    ed_linear(part, a, ED_DP, n, y);
-    for (int o = 0; o < ED_DP; o++) x[o] = x[o] + y[o];
-}
-
-/* Computes q, k and v of one bin, (3, ED_DP). */
-ED_INLINE void ed_linear_qkv(const struct ed_layer *layer, const int8_t *a, int8_t *qkv) {
-    float y[3 * ED_DP];
-    ed_linear(&layer->qkv, a, 3 * ED_DP, ED_UP(ED_D, 4), y);
-    ed_quantize_all(y, ED_DP, layer->q_inv, qkv);
-    ed_quantize_all(y + ED_DP, ED_DP, layer->k_inv, qkv + ED_DP);
-    ed_quantize_all(y + 2 * ED_DP, ED_DP, layer->v_inv, qkv + 2 * ED_DP);
+ED_INLINE void ed_scale_add(const int32_t *acc, const float *m, float *x) {
+    for (int o = 0; o < ED_DP; o++) x[o] = x[o] + (float)acc[o] * m[o];
 }
 
 /* Computes hidden = silu(gate) * up from y (2 ED_FP,), which holds 16 values of gate, 16 of up, 16 of gate, ... */
 ED_INLINE void ed_silu_up(const float *y, float *hidden) {
     for (int at = 0; at < ED_FP; at += 16)
         for (int i = 0; i < 16; i++) hidden[at + i] = ed_silu(y[2 * at + i]) * y[2 * at + 16 + i];
-}
-
-/* Computes quantize(silu(gate) * up), (ED_FP,). */
-ED_INLINE void ed_linear_gate_up(const struct ed_layer *layer, const int8_t *a, int8_t *hidden8) {
-    float y[2 * ED_FP], hidden[ED_FP];
-    ed_linear(&layer->gate_up, a, 2 * ED_FP, ED_UP(ED_D, 4), y);
-    ed_silu_up(y, hidden);
-    ed_quantize_all(hidden, ED_FP, layer->hidden_inv, hidden8);
 }
 
 /* Computes the scores of n slots. Where it is called twice it is a function of its own, so that a slot takes as many
@@ -96,6 +74,49 @@ ED_INLINE int32_t ed_softmax(const int32_t *acc, float scale, const float *age_b
         total += weight;
     }
     return total;
+}
+
+#endif
+
+#define ED_MOST_ROWS (3 * ED_DP > 2 * ED_FP ? 3 * ED_DP : 2 * ED_FP) /* the largest number of rows of a matrix */
+
+/* Computes acc = w a of any weights, (rows,). */
+ED_INLINE void ed_multiply(const struct ed_matrix *part, const int8_t *a, int rows, int n, int32_t *acc) {
+    if (ED_FOUR(*part))
+        ed_matvec4(part->q, a, rows, n, acc);
+    else
+        ed_matvec(part->w, a, rows, n, acc);
+}
+
+/* Computes y = float(acc) * m, (rows,). */
+ED_INLINE void ed_linear(const struct ed_matrix *part, const int8_t *a, int rows, int n, float *y) {
+    int32_t acc[ED_MOST_ROWS];
+    ed_multiply(part, a, rows, n, acc);
+    ed_scale(acc, part->m, rows, y);
+}
+
+/* Adds float(acc) * m to x, (ED_DP,). */
+ED_INLINE void ed_linear_add(const struct ed_matrix *part, const int8_t *a, int n, float *x) {
+    int32_t acc[ED_DP];
+    ed_multiply(part, a, ED_DP, n, acc);
+    ed_scale_add(acc, part->m, x);
+}
+
+/* Computes q, k and v of one bin, (3, ED_DP). */
+ED_INLINE void ed_linear_qkv(const struct ed_layer *layer, const int8_t *a, int8_t *qkv) {
+    float y[3 * ED_DP];
+    ed_linear(&layer->qkv, a, 3 * ED_DP, ED_UP(ED_D, 4), y);
+    ed_quantize_all(y, ED_DP, layer->q_inv, qkv);
+    ed_quantize_all(y + ED_DP, ED_DP, layer->k_inv, qkv + ED_DP);
+    ed_quantize_all(y + 2 * ED_DP, ED_DP, layer->v_inv, qkv + 2 * ED_DP);
+}
+
+/* Computes quantize(silu(gate) * up), (ED_FP,). */
+ED_INLINE void ed_linear_gate_up(const struct ed_layer *layer, const int8_t *a, int8_t *hidden8) {
+    float y[2 * ED_FP], hidden[ED_FP];
+    ed_linear(&layer->gate_up, a, 2 * ED_FP, ED_UP(ED_D, 4), y);
+    ed_silu_up(y, hidden);
+    ed_quantize_all(hidden, ED_FP, layer->hidden_inv, hidden8);
 }
 
 /* Computes the context (ED_D,) of the bin in `slot`, over the slots that are seen. */

@@ -38,6 +38,8 @@ def test_a_pipe_is_decoded_as_run_decodes_it(bundle: Path, tmp_path: Path) -> No
     said = done.stderr.decode()
     assert "does not name its channels" in said
     assert "200 decoded, 0 lost in 0 gaps" in said
+    assert "usual turns with other programs" in said  # what is in force, since QUIET asks for nothing
+    assert "real-time manners were switched off" in said
 
 
 def test_json_holds_the_counters_and_a_signal_ends_a_stream(bundle: Path, tmp_path: Path) -> None:
@@ -96,6 +98,12 @@ def test_a_sink_that_fails_is_a_failure_after_the_stream_ended(bundle: Path, tmp
         (("--from", "-", "--to", "csv:-", "--to", "csv:-"), 2, "must be another one"),
         (("--from", "-", "--to", "csv:-", "--json"), 2, "both want stdout"),
         (("--from", "replay:a.nwb", "--to", "nwb:a.nwb"), 2, "cannot be written to"),
+        (("--from", "replay:a.nwb", "--to", "nwb:b/../a.nwb"), 2, "cannot be written to"),
+        (("--from", "-", "--to", "nwb:a.nwb", "--to", "nwb:./a.nwb"), 2, "must be another one"),
+        (("--from", "lsl:x", "--to", "lsl:x"), 2, "would read what it sends"),
+        (("--from", "-", "--to", "nwb:missing/a.nwb"), 1, "missing cannot be written to"),
+        (("--from", "replay:missing.nwb", "--to", "csv:-"), 1, "missing.nwb"),
+        (("--from", "-", "--to", "page:door"), 1, "page:PORT"),
         (("--from", "-"), 2, "Missing option '--to'"),
     ],
 )

@@ -4,87 +4,46 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
-from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.cpu.array_models import draw_smoothing_model
+from benchmarks.firmware.boards import CORTEX_M7
 from edgedistill.compile.c.footprint import flash_and_ram, state_bytes
 from edgedistill.config import StudentShape
-from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Oracle
 from edgedistill.numerics.tensors import four_bit_parts
-from edgedistill.runtime import Flag
-from edgedistill.target import load_target
 
 from ..numerics.students import ODD, SMALL, largest_four_bit_model, random_bins, random_model
-from . import c_builds, emulated
-from .c_builds import front_end_of
-from .emulated import (
-    KERNELS,
-    NANO,
-    Program,
-    count,
-    export,
-    import_,
-    pushes,
-    require_same_bits,
-    require_same_outputs,
-    reset,
-    steps,
+from . import bare_metal, c_builds, emulated
+from .bare_metal import (
+    NANO_WITH_BANDS,
+    Built,
+    firmware_of,
+    read_linker_sizes,
+    require_every_tensor_from_a_fresh_and_a_given_state,
+    require_every_tensor_from_a_fresh_start,
+    require_fits,
+    require_the_outputs_of_raw_frames,
+    ticks_of_steps,
 )
+from .emulated import KERNELS, NANO, Program, pushes, require_same_bits, steps
 
-BARE = KERNELS.parent / "emulation" / "cortex-m"
-LINK = ("-nostartfiles", f"-T{BARE}/mps2.ld", "-Wl,--gc-sections", "-Wl,-Map=program.map", "-Wl,--print-memory-usage")
-BANDS = ((12.0, 30.0), (30.0, 60.0), (70.0, 150.0), (150.0, 300.0))
-NANO_WITH_BANDS = replace(NANO, channels=NANO.channels * (1 + len(BANDS)))
-DEPLOYED = pytest.mark.parametrize("shape", [NANO, NANO_WITH_BANDS], ids=["nano", "nano with bands"])
+DEPLOYED = pytest.mark.parametrize("shape", bare_metal.DEPLOYED, ids=["nano", "nano with bands"])
 SHAPES = {"small": SMALL, "odd": ODD}
 HOST_SHAPES = SHAPES | {
     "window-2": StudentShape(4, 2, d=32, layers=1, heads=1, window=2, ff=16, taps=1, dilation=1, lags=0),
     "wide": StudentShape(33, 3, d=144, layers=1, heads=3, window=37, ff=80, taps=2, dilation=5, lags=2),
 }
-EMULATOR = (
-    *("qemu-system-arm", "-machine", "mps2-an500", "-nographic", "-monitor", "none", "-serial", "none"),
-    *("-semihosting-config", "enable=on,target=native"),
-    *("-icount", "shift=0"),  # virtual time counts instructions, 1 ns each
-    "-kernel",
-)
-TICK = 40  # instructions (ns) in a tick of SysTick, at 25 MHz
 LAYER_WEIGHTS = NANO.layers * (4 * NANO.d**2 + 3 * NANO.d * NANO.ff)  # bytes of int8
 STACK_MAX = {NANO: 10 * 1024, NANO_WITH_BANDS: 14 * 1024}  # bytes
 ALLOWED = {"memcpy", "memmove", "memset"}  # functions of libc
 
-Built = Callable[..., Program]
-
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Links firmware of a shape once. One without a trace smooths its outputs."""
-    toolchain = emulated.toolchain_of("cortex-m7")
-    if not Path(toolchain.run(Path(), toolchain.compiler.command, "-print-file-name=libc.a").strip()).is_absolute():
-        pytest.skip("no C library for bare Arm: apt install libnewlib-arm-none-eabi")
-    emulated.require(EMULATOR[0], "qemu-system-arm")
-    made: dict[tuple[object, ...], Program] = {}
-
-    def get(shape: StudentShape, trace: bool = True, four: tuple[str, ...] = ()) -> Program:
-        if (shape, trace, four) not in made:
-            model, folder = random_model(shape, four=four), tmp_path_factory.mktemp("cortex-m7")
-            bands = BANDS if shape == NANO_WITH_BANDS else ()
-            deployed = FrontEndConfig(rate=Fraction(1000), channels=32, left_out=(0, 31), bands=bands)
-            config = deployed if shape in STACK_MAX else front_end_of(model)
-            options = ("-DED_TEST_BARE", f"-I{BARE}", *(["-DED_TRACE"] if trace else []))
-            smoothing = None if trace else draw_smoothing_model(shape.outputs, 2)
-            sources = [BARE / "startup.c"]
-            file, said = emulated.build(folder, toolchain, model, config, sources, options, LINK, smoothing)
-            made[shape, trace, four] = Program(file, (*EMULATOR, str(file)), model, config, toolchain, said, smoothing)
-        return made[shape, trace, four]
-
-    return get
+    return firmware_of(CORTEX_M7, lambda: tmp_path_factory.mktemp("cortex-m7"))
 
 
 # ---------------------------------------------------------------- bits
@@ -92,27 +51,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_every_tensor_from_a_fresh_start_past_the_wrap(built: Built, shape: StudentShape) -> None:
-    program, bins = built(shape), random_bins(shape, 3 * shape.window + 5)
-    bins[7:9] *= 1e4  # saturates
-    bins[10] = 0
-    oracle, found = program.oracle(), program.run(steps(bins), export(), reset(), steps(bins[:5]))
-    expected = oracle.trace(bins)
-    require_same_bits(found, expected)
-    require_same_bits(found, {name: value[:5] for name, value in expected.items()}, start=len(bins))
-    state = program.student(found["state"][0])
-    assert all(emulated.same(state[name], value) for name, value in oracle.export_state().items())
+    require_every_tensor_from_a_fresh_start(built(shape))
 
 
 def test_three_hundred_steps_of_the_deployed_size(built: Built) -> None:
-    """Compares every integer tensor, past the wrap of 200 bins, then on from a state of the oracle at its wrap."""
-    program, bins = built(NANO), random_bins(NANO, 400)
-    oracle, ahead = program.oracle(), program.oracle()
-    ahead.run(random_bins(NANO, 395, seed=5))
-    fresh = program.run(export())["state"][0]
-    resumed = import_(program.state_of(fresh, ahead.export_state()))
-    found = program.run(steps(bins[:300]), resumed, steps(bins[300:]))
-    require_same_bits(found, oracle.trace(bins[:300]))
-    require_same_bits(found, ahead.trace(bins[300:]), start=300)
+    require_every_tensor_from_a_fresh_and_a_given_state(built(NANO))
 
 
 def test_three_hundred_steps_with_four_bit_weights(built: Built) -> None:
@@ -124,26 +67,7 @@ def test_three_hundred_steps_with_four_bit_weights(built: Built) -> None:
 
 @DEPLOYED
 def test_raw_frames_of_the_deployed_size(built: Built, shape: StudentShape) -> None:
-    """Includes the front end: 300 bins in uneven chunks, with channels that die, saturate, lose samples or float.
-
-    The running amplitude is raised at the start, so that SHIFTED comes and goes.
-    """
-    program, rng = built(shape, trace=False), np.random.default_rng(1)
-    frames = (25 * rng.standard_normal((3000, NANO.channels))).astype(np.float32)
-    frames[300:310, 1] = np.nan
-    frames[500:2500, 2] = 4.0
-    frames[900, 3] = np.inf
-    frames[1500:1600, 4] = 500.0
-    frames[2000:2100, 5] = 1e-40  # a denormal
-    frames[:, 0] += 3000 * np.sin(2 * np.pi * 0.06 * np.arange(3000)).astype(np.float32)  # left out
-    frames[700:, 31] = np.nan  # left out
-    stream = program.stream()
-    raised = import_(program.shift_soon(program.run(export())["state"][0], stream))
-    found, outputs = program.run(raised, pushes(frames, (1, 7, 33, 64)), export()), stream.push(frames)
-    require_same_outputs(found["output"], outputs)
-    program.require_same_shift(found["state"][0], stream)
-    assert len(set(found["output"]["bad_channels"].ravel())) > 2
-    assert {bool(output.flags & Flag.SHIFTED) for output in outputs} == {False, True}
+    require_the_outputs_of_raw_frames(built(shape, trace=False))
 
 
 def test_smoothed_steps_have_the_bits_of_numpy(built: Built) -> None:
@@ -197,13 +121,9 @@ def _on_this_machine(folder: Path, model: object) -> c_builds.Engine:
 @pytest.mark.parametrize("four", [(), four_bit_parts(NANO)], ids=["eight", "four"])
 def test_no_instruction_depends_on_the_data(built: Built, four: tuple[str, ...]) -> None:
     """A cold ring, a full one, zeros, saturation: each step takes as long as any other, to a tick of the clock."""
-    program, bins = built(NANO, trace=False, four=four), random_bins(NANO, 220)
-    bins[100:110], bins[205:210], bins[210:] = 0, 1e30, -1e-42
-    found = program.run(count(1_000_000), steps(bins))
-    assert abs(int(found["loop"][0, 0]) * TICK - 2_000_000) <= 2 * TICK  # the clock counts instructions
-    ticks = found["ticks"].ravel().astype(int)
+    ticks = ticks_of_steps(built(NANO, trace=False, four=four), CORTEX_M7)
     assert ticks.max() - ticks.min() <= 1
-    assert 100_000 < ticks.max() * TICK < 1_000_000
+    assert 100_000 < CORTEX_M7.instructions(ticks.max()) < 1_000_000
 
 
 @DEPLOYED
@@ -240,7 +160,7 @@ def test_the_deployed_size_fits_the_target(built: Built, shape: StudentShape) ->
     """The linker counts flash and RAM of this firmware, and of one that calls every function. Paint shows the stack."""
     program = built(shape, trace=False)
     used = read_linker_sizes(program)
-    require_fits(used["FLASH"], used["RAM"])
+    require_fits("cortex-m7", used["FLASH"], used["RAM"])
     rng = np.random.default_rng(2)
     frames = rng.standard_normal((200, NANO.channels)).astype(np.float32)
     state, stack = program.run(pushes(frames, [10]))["sizes"][0].tolist()
@@ -248,7 +168,7 @@ def test_the_deployed_size_fits_the_target(built: Built, shape: StudentShape) ->
     assert 1024 < stack < STACK_MAX[shape]
     whole = measure_whole_program(program)
     assert whole["state"] == state
-    require_fits(whole["flash"], whole["ram"])
+    require_fits("cortex-m7", whole["flash"], whole["ram"])
 
 
 def measure_whole_program(program: Program) -> dict[str, int]:
@@ -258,17 +178,6 @@ def measure_whole_program(program: Program) -> dict[str, int]:
     state = state_bytes(folder, toolchain, options)
     whole = flash_and_ram(folder, toolchain, options, ["ed_api.o", "ed_engine.o"], "test", state)
     return {"state": state, **whole}
-
-
-def read_linker_sizes(program: Program) -> dict[str, int]:
-    """Returns the bytes of FLASH and RAM that the linker counted."""
-    sizes = re.findall(r"(\w+): +(\d+) (K?)B ", program.said)  # whole kilobytes are printed as such
-    return {name: int(size) * (1024 if kilo else 1) for name, size, kilo in sizes}
-
-
-def require_fits(flash: int, ram: int) -> None:
-    gates = load_target("cortex-m7").judge({"flash_bytes": flash, "ram_bytes": ram})
-    assert [(gate.limit, gate.ok) for gate in gates if gate.value is not None] == [(524288, True), (163840, True)]
 
 
 def test_weights_lie_in_flash_and_rings_in_ram(built: Built) -> None:

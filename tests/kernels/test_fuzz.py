@@ -17,12 +17,12 @@ EMPTY = "#include <stddef.h>\nint LLVMFuzzerTestOneInput(const char *data, size_
 
 def test_no_input_breaks_the_engine(tmp_path: Path) -> None:
     require_libfuzzer(tmp_path)
-    command = [sys.executable, "-m", "benchmarks.cpu.fuzz", "--inputs", "2000", "--seed", "1", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.cpu.fuzz", "--inputs", "300", "--seed", "1", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "fuzz.json").read_text())
     assert result["found"] == 0
-    assert result["inputs"] >= 2000
+    assert result["inputs"] >= 300
     assert result["edges"] > 1000
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from threading import Event
 from time import perf_counter, sleep
@@ -30,15 +30,33 @@ def header(**changes: object) -> SourceHeader:
     return SourceHeader(**(facts | changes))  # type: ignore[arg-type]
 
 
+class Clock:
+    """Tells the time that a script says, in place of `perf_counter`."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+Step = tuple[int, int] | float | str | Callable[[], object]
+
+
 class FakeSource:
     """Gives chunks of FRAMES by their first and last frame, waits, and vanishes, as its script says."""
 
     def __init__(
-        self, script: Iterable[tuple[int, int] | float | str], stamped: bool = False, **changes: object
+        self, script: Iterable[Step], stamped: bool = False, clock: Clock | None = None, **changes: object
     ) -> None:
-        """An item of the script is frames [start, stop), seconds to wait, or "lost"."""
+        """An item of the script is frames [start, stop), seconds to wait, a function to call, or "lost".
+
+        With `clock`, seconds pass on it alone.
+        """
         self._script, self._stamped, self._changes = iter(script), stamped, changes
+        self._clock = clock
         self.opened = 0
+        self.arrivals_s: list[float] = []
 
     def open(self, stop: Event) -> SourceHeader | None:
         self.opened += 1
@@ -50,15 +68,22 @@ class FakeSource:
             raise SourceEnded("the script ended")
         if item == "lost":
             raise SourceLost("the cable was pulled")
+        if callable(item):
+            item()
+            return None
         if isinstance(item, (int, float)):
-            sleep(item)
+            if self._clock is None:
+                sleep(item)
+            else:
+                self._clock.now_s += item
             return None
         assert isinstance(item, tuple)
         numbers = np.arange(*item)
         frames = FRAMES[numbers % len(FRAMES)]
+        self.arrivals_s.append(perf_counter() if self._clock is None else self._clock())
         if self._stamped:
-            return Chunk(frames, perf_counter(), stamps_s=numbers / float(RATE))
-        return Chunk(frames, perf_counter(), numbers=numbers)
+            return Chunk(frames, self.arrivals_s[-1], stamps_s=numbers / float(RATE))
+        return Chunk(frames, self.arrivals_s[-1], numbers=numbers)
 
     def close(self) -> None:
         pass

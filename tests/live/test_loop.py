@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import errno
+import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from threading import Event
-from time import monotonic, sleep
 
 import numpy as np
 import pytest
 
 from edgedistill.bundle import Bundle
 from edgedistill.errors import OutputError, RecordingError
+from edgedistill.live import loop
 from edgedistill.live.loop import LiveSettings, LiveStream
-from edgedistill.live.records import StreamCounters
+from edgedistill.live.records import RealTimeManners, StreamBlock, StreamCounters, StreamDescription
 from edgedistill.live.sink import Sink
+from edgedistill.live.sources import framed
+from edgedistill.live.sources.framed import open_tcp_source
 from edgedistill.runtime import Decoder, Flag, Output
 
 from ..bundles import CHANNELS
-from .fakes import FRAMES, BlockedSink, FailingSink, FakeSource, KeepingSink
+from ..waiting import wait_until
+from .fakes import FRAMES, BlockedSink, Clock, FailingSink, FakeSource, KeepingSink, Step
 
 FREELY = LiveSettings(real_time=False, backlog_s=60, sink_backlog_s=600)  # a busy machine drops nothing
 PLAIN = replace(FREELY, patience_s=60)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in (loop, framed):
+        monkeypatch.setattr(module, "perf_counter", clock)
+    return clock
 
 
 def stream(
@@ -82,24 +98,28 @@ def test_what_is_decoded_has_the_bits_of_run_whatever_the_chunks_are(decoder: De
     assert kept.closed
 
 
-def test_planted_faults_are_flagged_and_counted(decoder: Decoder) -> None:
-    """Chunk 40 is dropped, 80 comes twice, 120 and 121 are swapped, 160 comes after the ten behind it."""
-    parts: list[tuple[int, int] | float] = list(chunks(0, 1000))
-    late = parts.pop(160)
-    parts[161:161] = [0.05]
-    parts[172:172] = [late]
-    parts[120], parts[121] = parts[121], parts[120]
-    parts.insert(81, parts[80])
-    del parts[40]
-    counters, kept = stream(decoder, FakeSource(parts, ordered=False))
-    lost = {*range(200, 205), *range(800, 805)}
+def test_planted_faults_are_flagged_and_counted(decoder: Decoder, clock: Clock) -> None:
+    """One chunk in a hundred is dropped, one comes twice, one 50 ms late, and one after the chunk behind it."""
+    size, pace_s, planted = 5, 5 / 250, {"dropped": 0, "doubled": 20, "late": 40, "overtaken": 60}
+    sent: list[tuple[float, int]] = []  # when chunks come, and their number
+    for chunk in range(1000):
+        kind = next((name for name, at in planted.items() if chunk % 100 == 15 + at), "")
+        at_s = pace_s * chunk + {"late": 0.05, "overtaken": 1.5 * pace_s}.get(kind, 0)
+        sent += [(at_s, chunk)] * {"dropped": 0, "doubled": 2}.get(kind, 1)
+    script: list[Step] = []
+    for (before_s, _), (at_s, chunk) in pairwise([(0.0, 0), *sorted(sent)]):
+        script += [at_s - before_s, (chunk * size, (chunk + 1) * size)]
+    settings = replace(PLAIN, hold_s=0.015)
+    counters, kept = stream(decoder, FakeSource(script, clock=clock, ordered=False), settings)
+    lost = {frame for frame in range(5000) if frame // size % 100 in (15, 55)}
     assert lost_frames_of(kept) == lost
     require_same(kept, decode_placed(decoder, kept))
-    assert (counters.lost_frames, counters.gaps) == (10, 2)
-    assert (counters.duplicated_frames, counters.reordered_frames, counters.late_frames) == (5, 5, 5)
-    config = decoder.frontend_config
-    touched = {config.bin_of(frame) for frame in lost}
+    assert (counters.lost_frames, counters.gaps, counters.frames) == (100, 20, 4900)
+    assert (counters.duplicated_frames, counters.reordered_frames, counters.late_frames) == (50, 50, 50)
+    assert counters.dropped_frames == 0
+    touched = {decoder.frontend_config.bin_of(frame) for frame in lost}
     assert {bin_.index for bin_ in kept.bins if bin_.flags & Flag.GAP} == touched
+    assert {bin_.index for bin_ in kept.bins} == set(range(2000))
 
 
 def test_stamps_show_the_same_faults(decoder: Decoder) -> None:
@@ -112,38 +132,92 @@ def test_stamps_show_the_same_faults(decoder: Decoder) -> None:
     require_same(kept, decode_placed(decoder, kept))
 
 
-def test_a_source_that_vanishes_is_waited_for_and_outputs_say_so(decoder: Decoder) -> None:
-    script = [*chunks(0, 500), "lost", *chunks(0, 500)]
-    source = FakeSource(script)
-    source_open, seen = source.open, []
+def test_a_source_that_vanishes_is_waited_for_and_outputs_say_so(decoder: Decoder, clock: Clock) -> None:
+    """It comes back 0.3 s after its last frame, counts from the beginning, and outputs went on by then."""
+    source, kept = FakeSource([*chunks(0, 500), "lost", *chunks(0, 500)], clock=clock), KeepingSink()
+    source_open = source.open
 
     def slow_open(stop: Event) -> object:
         if source.opened:
-            sleep(0.3)
+            clock.now_s += 0.3
+            wait_until(lambda: sum(bool(bin_.flags & Flag.GAP) for bin_ in kept.bins) >= 15)
         return source_open(stop)
 
     source.open = slow_open  # type: ignore[method-assign, assignment]
-    kept = KeepingSink()
-    live = LiveStream(decoder, source, {"kept": kept}, replace(FREELY, patience_s=0.05))
-    counters = live.run(Event())
+    counters = LiveStream(decoder, source, {"kept": kept}, replace(FREELY, patience_s=0.1)).run(Event())
     seen = [block.counters for block in kept.blocks]
     assert any(c.state == "waiting" and "cable" in (c.reason or "") for c in seen)
-    assert counters.reconnects == 1
-    assert counters.gaps == 1
-    assert 40 <= counters.lost_frames <= 250 * 5
+    assert (counters.reconnects, counters.gaps, counters.lost_frames) == (1, 1, 0.3 * 250 - 5)
+    assert lost_frames_of(kept) == set(range(500, 570))
     gone = [bin_ for bin_ in kept.bins if bin_.flags & Flag.GAP]
-    assert len(gone) >= 10
-    assert all(bin_.flags & Flag.INVALID for bin_ in gone[1:-1])
+    assert [bin_.index for bin_ in gone] == list(range(200, 228))
+    assert all(bin_.flags & Flag.INVALID for bin_ in gone)
     require_same(kept, decode_placed(decoder, kept))
 
 
-def test_outputs_go_on_while_a_source_is_silent(decoder: Decoder) -> None:
-    script = [*chunks(0, 100), *[0.02] * 20, *chunks(200, 300)]
-    counters, kept = stream(decoder, FakeSource(script), replace(FREELY, patience_s=0.1))
-    waiting = [block for block in kept.blocks if block.counters.state == "waiting"]
-    assert sum(len(block.bins) for block in waiting) >= 10  # before the source came back
-    assert counters.gaps == 1
+def test_outputs_go_on_while_a_source_is_silent(decoder: Decoder, clock: Clock) -> None:
+    kept = KeepingSink()
+
+    def waiting() -> list[StreamBlock]:
+        return [block for block in kept.blocks if block.counters.state == "waiting"]
+
+    silence: list[Step] = [0.4, lambda: wait_until(lambda: sum(len(block.bins) for block in waiting()) >= 30)]
+    source = FakeSource([*chunks(0, 100), *silence, *chunks(200, 300)], clock=clock)
+    counters = LiveStream(decoder, source, {"kept": kept}, replace(FREELY, patience_s=0.1)).run(Event())
+    assert (counters.gaps, counters.lost_frames) == (1, 100)
+    assert any("nothing came for 0.1 s" in (block.counters.reason or "") for block in waiting())
     require_same(kept, decode_placed(decoder, kept))
+
+
+def test_a_server_that_is_killed_and_started_anew_is_a_gap(decoder: Decoder, clock: Clock) -> None:
+    """Its socket is reset, as the system does for a program that it ends. Its counter begins anew."""
+    facts = {"rate": 250, "channels": CHANNELS, "type": "float32", "unit": "uV", "byte_order": "little"}
+    rows = np.zeros(500, [("counter", "<u4"), ("samples", "<f4", (CHANNELS,))])
+    rows["counter"], rows["samples"] = np.arange(500), FRAMES[:500]
+    server, kept, stop = socket.create_server(("127.0.0.1", 0)), KeepingSink(), Event()
+
+    def serve() -> None:
+        for after_s, frames in ((0.0, 500), (3.0, 1000)):
+            clock.now_s += after_s
+            with server.accept()[0] as connection:
+                connection.sendall(json.dumps(facts | {"counter": "uint32"}).encode() + b"\n" + rows.tobytes())
+                wait_until(lambda frames=frames: live.counters.frames >= frames)  # type: ignore[misc]
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stop.set()
+
+    source = open_tcp_source(f"127.0.0.1:{server.getsockname()[1]}")
+    live = LiveStream(decoder, source, {"kept": kept}, replace(FREELY, patience_s=0.1))
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    counters = live.run(stop)
+    thread.join(60)
+    server.close()
+    assert (counters.reconnects, counters.gaps) == (1, 1)
+    assert counters.lost_frames > 0
+    assert counters.frames == 1000
+    assert any("closed the connection" in (block.counters.reason or "") for block in kept.blocks)
+    gone = [bin_ for bin_ in kept.bins if bin_.flags & Flag.GAP]
+    assert gone
+    assert all(bin_.flags & Flag.INVALID for bin_ in gone)
+    require_same(kept, decode_placed(decoder, kept))
+
+
+def test_outlets_open_after_all_that_takes_time(decoder: Decoder) -> None:
+    """Who waits for an outlet begins to send, and what comes while a file is opened would be old."""
+    opened: list[str] = []
+
+    class Slow(KeepingSink):
+        def open(self, description: StreamDescription) -> None:
+            opened.append("slow")
+
+    class Outlet(KeepingSink):
+        never_waits = True
+
+        def open(self, description: StreamDescription) -> None:
+            opened.append("outlet")
+
+    stream(decoder, FakeSource(chunks(0, 50)), outlet=Outlet(), slow=Slow())
+    assert opened == ["slow", "outlet"]
 
 
 def test_a_source_that_comes_back_as_another_one_is_refused(decoder: Decoder) -> None:
@@ -157,24 +231,24 @@ def test_a_source_that_comes_back_as_another_one_is_refused(decoder: Decoder) ->
 
 
 def test_decoding_that_falls_behind_drops_the_oldest_frames_and_declares_them(decoder: Decoder) -> None:
-    slow, push = threading.Event(), decoder.push
+    slow, given, push = Event(), Event(), decoder.push
 
     def give_all_during_the_first_push() -> Iterator[tuple[int, int]]:
         yield 0, 5
-        slow.wait(30)
+        slow.wait(120)
         yield from chunks(5, 2000)
+        given.set()
 
     def slow_push(frames: np.ndarray) -> list[Output]:
-        if not slow.is_set():
-            slow.set()
-            sleep(0.3)
+        slow.set()
+        given.wait(120)
         return push(frames)
 
     decoder.push = slow_push  # type: ignore[method-assign]
     settings = replace(PLAIN, backlog_s=1.0)
     counters, kept = stream(decoder, FakeSource(give_all_during_the_first_push()), settings)
     decoder.push = push  # type: ignore[method-assign]
-    assert counters.dropped_frames == counters.lost_frames > 1000
+    assert counters.dropped_frames == counters.lost_frames == 2000 - 5 - 250  # a second may wait
     assert counters.gaps == 1
     assert min(lost_frames_of(kept)) == 5
     assert counters.frames + counters.lost_frames == 2000  # the newest are decoded
@@ -184,16 +258,16 @@ def test_decoding_that_falls_behind_drops_the_oldest_frames_and_declares_them(de
 def test_a_sink_that_blocks_loses_blocks_and_nothing_waits_for_it(decoder: Decoder) -> None:
     blocked = BlockedSink()
     settings = replace(PLAIN, sink_backlog_s=1.0, sink_closing_s=0.2)
-    began = monotonic()
-    counters, kept = stream(decoder, FakeSource([*chunks(0, 1500)]), settings, blocked=blocked)
-    assert monotonic() - began < 60  # and not the two minutes that the sink would take
+    kept = KeepingSink()
+    script: list[Step] = [*chunks(0, 1500), lambda: wait_until(lambda: bool(kept.bins) and kept.bins[-1].index == 599)]
+    counters = LiveStream(decoder, FakeSource(script), {"kept": kept, "blocked": blocked}, settings).run(Event())
+    assert not blocked.blocks  # it still holds its first one, although the stream has ended
     sink = counters.sinks["blocked"]
     assert sink.failure is not None
     assert sink.dropped_blocks > 0
     assert sink.dropped_bins > 450
     assert counters.bins == 600
     blocked.release.set()
-    assert kept.bins[-1].index == 599
 
 
 @pytest.mark.parametrize(
@@ -231,11 +305,57 @@ def test_a_sink_that_cannot_be_opened_ends_the_program_before_the_first_frame(de
 
 def test_stop_ends_a_stream_whose_source_is_silent(decoder: Decoder) -> None:
     stop, kept = Event(), KeepingSink()
-    source = FakeSource([*chunks(0, 100), *[0.02] * 1000])
-    threading.Timer(0.3, stop.set).start()
+
+    def stop_after_the_last_frame() -> None:
+        wait_until(lambda: len(kept.bins) == 40)
+        stop.set()
+
+    source = FakeSource([*chunks(0, 100), stop_after_the_last_frame, *[0.02] * 1000])
     counters = LiveStream(decoder, source, {"kept": kept}, PLAIN).run(stop)
     assert counters.reason == "stopped"
     assert counters.frames == 100
+
+
+@pytest.mark.parametrize("how", ["stop", "seconds"])
+def test_a_gap_of_a_year_does_not_keep_a_stream_from_ending(decoder: Decoder, how: str) -> None:
+    stop, year = Event(), 250 * 86_400 * 365
+    settings = replace(PLAIN, seconds=10) if how == "seconds" else PLAIN
+
+    class Stopping(KeepingSink):
+        def accept(self, block: StreamBlock) -> None:
+            if block.bins and block.bins[-1].index > 500 and how == "stop":
+                stop.set()
+
+    source = FakeSource([*chunks(0, 100), (year, year + 5)])
+    counters = LiveStream(decoder, source, {"kept": Stopping()}, settings).run(stop)
+    assert counters.reason == ("stopped" if how == "stop" else "10 s were decoded")
+    assert counters.bins < 100_000
+
+
+@pytest.mark.parametrize("real_time", [True, False])
+def test_a_thread_of_real_time_priority_that_is_always_busy_rests(
+    decoder: Decoder, clock: Clock, monkeypatch: pytest.MonkeyPatch, real_time: bool
+) -> None:
+    """It has a core to itself, on which nothing else could run while it catches up with a gap of a minute."""
+    push, rests = decoder.gap, []
+
+    def slow_gap(frames: int) -> list[Output]:
+        clock.now_s += 0.4
+        return push(frames)
+
+    @contextmanager
+    def no_manners(wanted: bool, core: int | None) -> Iterator[RealTimeManners]:
+        yield RealTimeManners(False, "other", None, (0,))
+
+    decoder.gap = slow_gap  # type: ignore[method-assign]
+    monkeypatch.setattr(loop, "sleep", rests.append)
+    monkeypatch.setattr(loop, "real_time_manners", no_manners)
+    monkeypatch.setattr(loop, "stay_before_other_programs", lambda: None)
+    source = FakeSource([*chunks(0, 100), (100 + 60 * 250, 105 + 60 * 250)], clock=clock)
+    counters, _ = stream(decoder, source, replace(PLAIN, real_time=real_time))
+    decoder.gap = push  # type: ignore[method-assign]
+    assert counters.lost_frames == 60 * 250
+    assert rests == ([loop.REST_S] * 20 if real_time else [])  # 60 pieces, three to a second
 
 
 def test_a_failure_to_read_is_raised_after_the_sinks_were_closed(decoder: Decoder) -> None:
@@ -268,6 +388,9 @@ def test_two_streams_at_once_in_one_program(bundle: Bundle) -> None:
 
 
 def test_latencies_count_from_the_arrival_of_the_last_frame(decoder: Decoder) -> None:
-    counters, kept = stream(decoder, FakeSource([*chunks(0, 500)]), replace(FREELY, deadline_s=1e-9))
-    assert all(0 < bin_.latency_s < 5 for bin_ in kept.bins)
+    source = FakeSource(chunks(0, 500))
+    counters, kept = stream(decoder, source, replace(PLAIN, deadline_s=1e-9))
+    arrivals_s = [source.arrivals_s[bin_.end_frame // 5] for bin_ in kept.bins]
+    assert [bin_.arrived_s for bin_ in kept.bins] == arrivals_s
+    assert all(bin_.latency_s > 0 for bin_ in kept.bins)
     assert counters.late_bins == counters.bins

@@ -22,8 +22,8 @@ from edgedistill.runtime import Decoder
 
 from ..bundles import CHANNELS
 from ..waiting import LONGEST_S, wait_until
-from .fakes import FRAMES, KeepingSink
-from .test_loop import PLAIN
+from .fakes import FRAMES, FakeSource, KeepingSink, Step
+from .test_loop import PLAIN, chunks
 
 try:
     import_lsl()
@@ -118,6 +118,23 @@ def test_a_loopback_loses_nothing_and_outputs_come_back(
         assert (values[4], values[5]) == (int(output.flags), output.bad_channels)
         assert stamp == pytest.approx(began + output.end_frame / 250 + 0.5, abs=1e-6)
     assert np.concatenate([b.frames for b in kept.blocks if b.frames is not None]).tobytes() == FRAMES[:500].tobytes()
+
+
+@needs_lsl
+def test_a_receiver_that_never_reads_stops_nothing(lsl: Any, decoder: Decoder) -> None:
+    script: list[Step] = [*chunks(0, 100), lambda: wait_until(subscribe), *chunks(100, 4000)]
+    inlets: list[Any] = []
+
+    def subscribe() -> bool:
+        inlets[:] = [lsl.StreamInlet(lsl.resolve_byprop("name", "unread", timeout=30)[0], max_buflen=1)]
+        inlets[0].open_stream(timeout=30)
+        return True
+
+    counters = LiveStream(decoder, FakeSource(script), {"lsl": LslSink("unread")}, PLAIN).run(Event())
+    assert inlets
+    assert (counters.frames, counters.bins, counters.lost_frames) == (4000, 1600, 0)
+    assert counters.sinks["lsl"].blocks > 1600
+    assert counters.sinks["lsl"].failure is None
 
 
 @needs_lsl

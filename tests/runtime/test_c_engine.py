@@ -147,6 +147,37 @@ def one_call(decoder: Decoder, what: str, frames: np.ndarray) -> list[Output]:
     return decoder.push(frames)
 
 
+@settings(max_examples=15, deadline=None)
+@given(counts=st.lists(COUNTS, max_size=14), imported=st.booleans(), seed=st.integers(0, 99))
+def test_frames_that_are_taken_at_once_give_the_same_bits(
+    pairs: dict[str, tuple[Decoder, Decoder]], counts: list[int], imported: bool, seed: int
+) -> None:
+    compiled, oracle = pairs["fast"]
+    config, frame = compiled.frontend_config, 0
+    assert config.decimation > 1
+    for decoder in (compiled, oracle):
+        decoder.reset()
+    compiled.take_frames_at_once()
+    if imported:  # with frames that wait
+        frame = 333
+        oracle.push(frames_of("fast", frame, seed))
+        compiled.import_state(oracle.export_state())
+    for at, count in enumerate(counts):
+        frames = frames_of("fast", max(count, 1), seed + at)[:count]
+        what, frame = ("gap" if at % 5 == 4 else "push"), frame + count
+        assert same(*(one_call(decoder, what, frames) for decoder in (compiled, oracle)))
+    rest = config.edge(config.bin_of(frame) + 1) - frame
+    if frame != config.edge(config.bin_of(frame)):
+        with pytest.raises(EngineError, match="within a bin"):
+            compiled.export_state()
+        last = frames_of("fast", rest, seed)
+        assert same(compiled.push(last), oracle.push(last))
+    assert state_equal(compiled.export_state(), oracle.export_state())
+    compiled.reset()
+    assert compiled.push(frames_of("fast", 1, seed)) == []
+    assert len(compiled.export_state()["fe_pending"]) == 1  # as without
+
+
 OPTIMIZED = [("slow", "gcc", ops) for ops in RUNNABLE] + [("fast", "gcc", "native"), ("fast", "clang", "native")]
 
 

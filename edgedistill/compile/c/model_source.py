@@ -18,11 +18,13 @@ from edgedistill.compile.c.literals import c_array_body, c_comment, c_float, c_w
 from edgedistill.compile.c.model_header import header_name, host_tables, model_header
 from edgedistill.compile.c.packing import BLOCK, LINE, Packing, packing_of, pad
 from edgedistill.compile.model_facts import ModelFacts
+from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model
 from edgedistill.numerics.four_bits import FACTOR
 
 Array = npt.NDArray[Any]
+LEAST, MOST_INVERSE = 2.0**-103, 2.0**120  # of what Helium's floats compute with (ed_ops_helium.h)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +42,34 @@ def c_sources(model: Int8Model, front_end: FrontEndConfig, facts: ModelFacts, op
     Raises EngineError for a student that the C engine cannot hold and for a variant that does not exist.
     """
     packing, data = packing_of(ops), header_name(facts, "data")
+    if ops == "helium":
+        require_no_denormals(model)
     defines: dict[str, object] = {"MODEL_DATA": f'"{data}"', "BIAS_ONCE": int(packing.bias_once)}
     defines |= {"FOURS": 1} if model.four else {}
     return {
         header_name(facts): model_header(model, front_end, facts, ops, defines, group=packing.group),
         data: _data_text(model, front_end, facts, packing),
     }
+
+
+def require_no_denormals(model: Int8Model) -> None:
+    """Raises EngineError for a student in whose step denormals could change a bit, because Helium flushes them."""
+    for name, array in model.tensors.items():
+        sizes = np.abs(np.asarray(array, np.float64))
+        if name.endswith((".multiplier", "embed.bias")):
+            fine = (sizes == 0) | (sizes >= LEAST)
+        elif name.endswith(".inv_scale"):
+            fine = sizes <= MOST_INVERSE
+        else:
+            continue
+        if not fine.all():
+            raise EngineError(
+                f"the variant 'helium' cannot hold '{name}', because its vectors flush denormals to zero",
+                got=float(sizes[~fine][0]),
+                expected=f"0 or at least {LEAST:g}, and inverse scales of at most {MOST_INVERSE:g}",
+                causes=("units of the data in which values are extremely small",),
+                next_step='ops = "dsp" and a chip without MVE (-mcpu=cortex-m55+nomve) in [compiler] of a target file',
+            )
 
 
 def bias_by_slot(age_bias: Array, once: bool = False) -> Array:

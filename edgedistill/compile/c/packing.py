@@ -29,28 +29,29 @@ class Packing:
     group: int  # the most blocks of rows whose lines alternate, or 0 for a layout row by row
     unsigned: bool = False  # weights are stored as w + 128, because the instruction needs one unsigned factor
     rows: int = BLOCK  # in a block
+    inputs: int = 4  # of a row that lie together
     factor_bytes: int = 1  # the factors of four-bit weights fill a multiple of this
     factor_pairs: bool = False  # factors of two groups of inputs share a word, one in front of both
     bias_once: bool = False  # the age bias lies in two pieces and not in one, which takes half the bytes
 
     def pack_matrix(self, rows: Int8) -> bytes:
-        """Packs a matrix (rows, n) whose number of rows is a multiple of 16. n is padded to a multiple of 4 with zeros.
+        """Packs a matrix (rows, n) whose number of rows is a multiple of 16. Zeros pad n to a multiple of `inputs`.
 
-        With groups the order is [group of blocks][4 inputs][block][rows][4 inputs], which the kernel reads from start
-        to end.
+        With groups the order is [group of blocks][inputs that lie together][block][rows][inputs], which the kernel
+        reads from start to end.
         """
-        padded = pad(rows, columns=4)
+        padded = pad(rows, columns=self.inputs)
         if not self.group:
             return self._to_bytes(padded)
         blocks = len(rows) // self.rows
         group = group_of(blocks, self.group)
-        grouped = padded.reshape(blocks // group, group, self.rows, -1, 4).transpose(0, 3, 1, 2, 4)
+        grouped = padded.reshape(blocks // group, group, self.rows, -1, self.inputs).transpose(0, 3, 1, 2, 4)
         return self._to_bytes(grouped)
 
     def pack_four_bits(self, rows: Int8, factors: Bytes) -> bytes:
         """Packs a four-bit matrix (rows, n) with its factors (rows, groups), as the variant's header describes.
 
-        Groups of inputs follow one another, each with its factors in front. n is padded to a multiple of 4.
+        Groups of inputs follow one another, each with its factors in front. n is padded with zeros.
         """
         nibbles = pad((four_bits_of(rows, factors) + OFFSET).astype(np.uint8), columns=4, value=OFFSET)
         spans = [slice(at, at + GROUP) for at in range(0, nibbles.shape[1], GROUP)]
@@ -65,7 +66,7 @@ class Packing:
                 axis=1,
             ).tobytes()
         together = self.rows * group_of(len(rows) // self.rows, self.group)
-        pack = _pair_blocks if self.rows == BLOCK else _pair_halves
+        pack = _pair_blocks if self.rows == BLOCK else _pair_halves if self.inputs == 4 else _pair_inputs
         return b"".join(
             pack_factors(factors[at : at + together, g:], self, g) + pack(nibbles[at : at + together, span])
             for at in range(0, len(rows), together)
@@ -84,6 +85,7 @@ PACKINGS = {
     "avx512": Packing(group=8, unsigned=True, factor_bytes=64),
     "avx2": Packing(group=2, factor_bytes=32),
     "neon": Packing(group=4, factor_bytes=16),
+    "helium": Packing(group=1, rows=4, inputs=16, factor_bytes=4),
     "dsp": Packing(group=1, rows=4, factor_pairs=True, bias_once=True),
     "scalar": Packing(group=0),
 }
@@ -140,6 +142,15 @@ def _to_words(nibbles: Bytes) -> npt.NDArray[np.uint32]:
     """Returns words (...) of nibbles (..., 8): the first, second, fifth and sixth in the low half, the others above."""
     words = sum(nibbles[..., i].astype(np.uint32) << shift for i, shift in enumerate((0, 4, 16, 20, 8, 12, 24, 28)))
     return np.asarray(words, "<u4")
+
+
+def _pair_inputs(nibbles: Bytes) -> bytes:
+    """Packs one group of inputs (4, n) as [4 rows][16 bytes]. A byte holds inputs i and i + 16 as signed nibbles.
+
+    Weights that fill the group up to 32 inputs are 0.
+    """
+    signed = pad(nibbles ^ OFFSET, columns=GROUP)  # the offset is the sign of a nibble
+    return np.asarray(signed[:, : GROUP // 2] | signed[:, GROUP // 2 :] << 4, np.uint8).tobytes()
 
 
 def pad(array: npt.NDArray[Any], rows: int = 1, columns: int = 1, value: int = 0) -> npt.NDArray[Any]:

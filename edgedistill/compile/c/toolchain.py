@@ -32,7 +32,8 @@ class Variant:
 
     architecture: str | None  # None if every architecture will do
     requires: tuple[str, ...] = ()  # extensions, as /proc/cpuinfo names them
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()  # to choose the chip, unless the target's file does
+    pinned: tuple[str, ...] = ()  # to fix the arithmetic, beside PINNED_FLAGS
 
 
 VARIANTS = {  # the fastest first
@@ -43,6 +44,8 @@ VARIANTS = {  # the fastest first
     ),
     "avx2": Variant("x86_64", ("avx2",), ("-mavx2",)),
     "neon": Variant("aarch64", ("asimddp", "asimdrdm", "atomics"), ("-march=armv8.2-a+dotprod",)),
+    # Helium's floats flush denormals to zero, and compilers put loops of floats into them by themselves (ed_math.h).
+    "helium": Variant("arm", ("mve",), pinned=("-fno-tree-vectorize", "-DED_NO_FLOAT_VECTORS")),
     "dsp": Variant("arm"),
     "scalar": Variant(None),
 }
@@ -68,7 +71,8 @@ class Toolchain:
         """Returns all flags with which a C source is compiled."""
         names_chip = any(flag.startswith(("-march=", "-mcpu=")) for flag in self.compiler.flags)
         march = () if names_chip and self.architecture != "x86_64" else self.variant.flags
-        return (*BASE_FLAGS, *LIBRARY_FLAGS[self.compiler.library], *march, *self.compiler.flags, *PINNED_FLAGS)
+        own = (*march, *self.compiler.flags, *PINNED_FLAGS, *self.variant.pinned)
+        return (*BASE_FLAGS, *LIBRARY_FLAGS[self.compiler.library], *own)
 
     @property
     def fingerprint(self) -> Fingerprint:

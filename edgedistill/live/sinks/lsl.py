@@ -20,7 +20,7 @@ CONTENT = "Decoded"
 class LslSink:
     """Holds an outlet."""
 
-    urgent = True  # somebody waits for each sample
+    never_waits = True  # LSL keeps a bounded queue for each receiver, which loses the oldest samples
 
     def __init__(self, name: str) -> None:
         self._name, self._lsl = name, import_lsl()

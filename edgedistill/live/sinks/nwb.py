@@ -33,6 +33,8 @@ NOT_WRITTEN = Flag.GAP | Flag.INVALID  # of bins that this file missed
 class NwbSink:
     """Appends to one file."""
 
+    is_record = True
+
     def __init__(self, place: str) -> None:
         """`place` is a path that ends in .nwb. Raises ConfigError or OutputError for another."""
         self._path = Path(place)

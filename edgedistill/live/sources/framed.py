@@ -31,6 +31,8 @@ LONGEST_HEADER = 1 << 20  # bytes
 MOST_CHANNELS = 65_536  # as of a bundle
 READ_BYTES = 1 << 18
 RETRY_S = 0.2
+CONFIRMED_S = 10.0  # a step of the counter that is this much longer than the time that passed is no gap
+Numbers = npt.NDArray[np.int64]
 TYPES = ("int16", "int32", "float32", "float64")
 COUNTERS = ("uint32", "uint64")
 ORDERS = {"little": "<", "big": ">"}
@@ -152,7 +154,10 @@ class FramedSource:
         self._connection: Connection | None = None
         self._format: FrameFormat | None = None
         self._rest = b""
-        self._count = 0  # frames that were read, or the last counter
+        self._rate = 0.0
+        self._count = 0  # frames that were read, or number of the last one
+        self._counter = 0  # of that one
+        self._arrived_s: float | None = None  # when it came, on this connection
 
     def open(self, stop: Event) -> SourceHeader | None:
         """Connects, and reads the header."""
@@ -165,6 +170,7 @@ class FramedSource:
             line = self._read_line(stop)
             if line is not None:
                 header, self._format = parse_header(line, self._where)
+                self._rate, self._arrived_s = float(header.rate), None
                 return header
         return None
 
@@ -188,7 +194,10 @@ class FramedSource:
         found = np.frombuffer(data[:whole], self._format.frame)
         samples = found["samples"]
         frames = samples.astype(samples.dtype.newbyteorder("="))
-        return Chunk(frames, arrived_s, numbers=self._number(found), counted_here=not self._format.counter_bits)
+        if not self._format.counter_bits:
+            return Chunk(frames, arrived_s, numbers=self._number_here(len(found)), counted_here=True)
+        numbers, jumps = self._number(found, arrived_s)
+        return Chunk(frames, arrived_s, numbers=numbers, jumps=jumps)
 
     def close(self) -> None:
         """Closes the pipe or socket."""
@@ -196,21 +205,32 @@ class FramedSource:
             self._connection.close()
             self._connection = None
 
-    def _number(self, found: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    def _number_here(self, count: int) -> Numbers:
+        numbers: Numbers = self._count + np.arange(count)
+        self._count += count
+        return numbers
+
+    def _number(self, found: npt.NDArray[Any], arrived_s: float) -> tuple[Numbers, int]:
+        """Returns the numbers (n,) of frames by their counters, and how often the counter was set anew.
+
+        Only its steps count, because it wraps around. A step that no time confirms is none: the frame follows the last.
+        """
         assert self._format is not None
-        if not self._format.counter_bits:
-            numbers = self._count + np.arange(len(found))
-            self._count += len(found)
-            return numbers
         if not len(found):
-            return np.empty(0, np.int64)
-        # A counter of 32 bits wraps around, so only its steps count: from the last one, and from frame to frame.
+            return np.empty(0, np.int64), 0
         kind = np.int32 if self._format.counter_bits == 32 else np.int64
-        counters = found["counter"].astype(np.uint64)
-        steps = (counters - np.uint64(self._count % 2**64)).astype(np.int64)
-        narrow = steps.astype(kind).astype(np.int64)
-        self._count += int(narrow[-1])
-        return self._count - int(narrow[-1]) + narrow
+        counters = np.concatenate([[np.uint64(self._counter)], found["counter"].astype(np.uint64)])
+        steps: Numbers = np.diff(counters).astype(np.int64).astype(kind).astype(np.int64)
+        jumps = 0
+        if self._arrived_s is not None:
+            passed = (arrived_s - self._arrived_s) * self._rate
+            wild = np.abs(steps) > passed + CONFIRMED_S * self._rate
+            steps[wild], jumps = 1, int(wild.sum())
+            if wild[0]:  # frames may be missing as well
+                steps[0] = max(1, round(passed) - len(steps) + 1)
+        numbers: Numbers = self._count + np.cumsum(steps)
+        self._count, self._counter, self._arrived_s = int(numbers[-1]), int(counters[-1]), arrived_s
+        return numbers, jumps
 
     def _read_line(self, stop: Event) -> bytes | None:
         """Returns the header, or None where the sender left before it was whole."""

@@ -23,6 +23,7 @@ from edgedistill.live.source import Chunk, SourceHeader, SourceLost
 
 RESOLVE_S = 0.5
 OPENING_S = 5.0
+OFFSET_S = 0.5  # between two looks at LSL's estimate of the clocks, which it renews every few seconds
 BUFFER_S = 10  # of frames that LSL keeps while nobody reads; the oldest go first
 CHUNK_FRAMES = 1024
 
@@ -33,7 +34,7 @@ class LslSource:
     def __init__(self, name: str) -> None:
         self._name, self._lsl = name, import_lsl()
         self._inlet: Any = None
-        self._offset_s = 0.0
+        self._offset_s, self._offset_read_s = 0.0, 0.0
 
     def open(self, stop: Event) -> SourceHeader | None:
         """Waits for an outlet of this name. Raises RecordingError for one that holds no regular numbers."""
@@ -62,7 +63,9 @@ class LslSource:
         arrived_s = perf_counter()
         if not len(stamps_s):
             return None
-        self._read_offset(0.0)
+        if arrived_s - self._offset_read_s >= OFFSET_S:
+            self._offset_read_s = arrived_s
+            self._read_offset(0.0)
         return Chunk(frames, arrived_s, stamps_s=np.asarray(stamps_s, np.float64), offset_s=self._offset_s)
 
     def close(self) -> None:

@@ -167,9 +167,9 @@ def test_targets_without_a_compiler_are_refused(original: Bundle) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *((name, "fast") for name in ("host", "aarch64", "cortex-m7")),
+        *((name, "fast") for name in ("host", "aarch64", "cortex-m7", "cortex-m55")),
         ("host", "slow"),
-        *(pytest.param(name, "slow", marks=pytest.mark.variant) for name in ("aarch64", "cortex-m7")),
+        *(pytest.param(name, "slow", marks=pytest.mark.variant) for name in ("aarch64", "cortex-m7", "cortex-m55")),
     ],
 )
 def test_no_symbol_allocates_prints_or_is_missing(tmp_path: Path, name: str, kind: str) -> None:

@@ -97,7 +97,8 @@ def test_every_weight_is_where_its_kernel_looks(ops: str, blocks: int, n: int, s
     packing, rng = packing_of(ops), np.random.default_rng(seed)
     rows = rng.integers(-127, 128, (16 * blocks, n), np.int8)
     packed = np.frombuffer(packing.pack_matrix(rows), np.uint8) ^ (128 if packing.unsigned else 0)
-    columns = -(-n // 4) * 4
+    together = packing.inputs
+    columns = -(-n // together) * together
     assert len(packed) == 16 * blocks * columns
     for _ in range(20):
         o, i = int(rng.integers(16 * blocks)), int(rng.integers(columns))
@@ -106,8 +107,40 @@ def test_every_weight_is_where_its_kernel_looks(ops: str, blocks: int, n: int, s
             size = packing.rows
             group = group_of(16 * blocks // size, packing.group)
             first, block = o // size // group * group, o // size % group
-            at = first * size * columns + (i // 4 * group + block) * 4 * size + o % size * 4 + i % 4
+            line = (i // together * group + block) * size + o % size
+            at = first * size * columns + line * together + i % together
         assert packed[at].astype(np.int8) == (rows[o, i] if i < n else 0)
+
+
+@given(st.integers(1, 6), st.integers(1, 70), st.integers(0, 99))
+def test_every_four_bit_weight_is_where_helium_looks(blocks: int, n: int, seed: int) -> None:
+    rng, groups = np.random.default_rng(seed), -(-n // 32)
+    q = rng.integers(-7, 8, (16 * blocks, n), np.int8)
+    factors = rng.integers(1, 16, (16 * blocks, groups)).astype(np.uint8)
+    rows = (q * np.repeat(factors, 32, axis=1)[:, :n].astype(np.int8)).astype(np.int8)
+    packed = np.frombuffer(packing_of("helium").pack_four_bits(rows, factors), np.uint8)
+    lines = packed.reshape(4 * blocks, groups, 4 + 4 * 16)
+    assert (lines[:, :, :4].transpose(0, 2, 1).reshape(factors.shape) == factors).all()
+    signed = lines[:, :, 4:].reshape(4 * blocks, groups, 4, 16).view(np.int8)
+    found = np.concatenate([np.left_shift(signed, 4) // 16, signed >> 4], axis=3)  # the low halves, then the high ones
+    found = found.transpose(0, 2, 1, 3).reshape(16 * blocks, 32 * groups)
+    assert (found[:, :n] == q).all()
+    assert not found[:, n:].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("embed.weight.multiplier", 2.0**-110), ("embed.bias", 1e-42), ("latent.inv_scale", 2.0**121)]
+)
+def test_helium_refuses_numbers_that_could_lead_to_denormals(name: str, value: float) -> None:
+    tensors = {key: array.copy() for key, array in random_model().tensors.items()}
+    assert sources(Int8Model(random_model().shape, tensors), ops="helium")
+    tensors["embed.bias"][0] = 0.0  # is fine
+    assert sources(Int8Model(random_model().shape, tensors), ops="helium")
+    tensors[name][0] = value
+    odd = Int8Model(random_model().shape, tensors)
+    assert sources(odd, ops="dsp")
+    with pytest.raises(EngineError, match=name):
+        sources(odd, ops="helium")
 
 
 @pytest.mark.parametrize("most", [2, 4, 8])

@@ -121,7 +121,7 @@ def test_a_failing_compiler_is_reported_with_its_first_error_and_the_command(tmp
         find_toolchain(with_compiler(flags=("-mno-such-flag",))).compile(tmp_path, "bad.c", "bad.o")
 
 
-@pytest.mark.parametrize("name", ["host", "aarch64", "cortex-m7"])
+@pytest.mark.parametrize("name", ["host", "aarch64", "cortex-m7", "cortex-m55"])
 def test_the_shipped_targets_name_compilers_that_fit(name: str, tmp_path: Path) -> None:
     target = load_target(name)
     assert isinstance(target.compiler, Compiler)

@@ -22,10 +22,11 @@ from edgedistill.errors import ConfigError
 from edgedistill.live.loop import LiveStream
 from edgedistill.live.records import StreamCounters
 from edgedistill.live.sink import Sink
+from edgedistill.live.sinks import nwb
 from edgedistill.live.sinks.nwb import NOT_WRITTEN, NwbSink
 from edgedistill.runtime import Decoder
 
-from ..fakes import FRAMES, FakeSource, KeepingSink
+from ..fakes import FRAMES, Clock, FakeSource, KeepingSink
 from ..test_loop import PLAIN, chunks
 
 DECODED = "processing/behavior/decoded"
@@ -106,41 +107,71 @@ def test_a_full_disk_stops_the_file_alone_and_what_is_there_opens(
 
     def fail_later(descriptor: int) -> None:
         calls.append(descriptor)
-        if len(calls) > 6:
+        if len(calls) > 12:
             raise OSError(28, "No space left on device")
         fsync(descriptor)
 
     monkeypatch.setattr(rollback_file.os, "fsync", fail_later)
-    script: list[object] = [*chunks(0, 500), 0.6, *chunks(500, 1000), 0.6, *chunks(1000, 1500), 0.6]
-    counters, kept = record(decoder, tmp_path / "out.nwb", script)
+    monkeypatch.setattr(nwb, "COMMIT_S", 0.0)  # rows are written block by block
+    counters, kept = record(decoder, tmp_path / "out.nwb", [*chunks(0, 1500)])
     monkeypatch.undo()
     recover(tmp_path / "out.nwb")
     assert "could not be written" in (counters.sinks["nwb"].failure or "")
+    assert counters.sinks["kept"].failure is None
     assert counters.bins == len(kept.bins) == 600
     with h5py.File(tmp_path / "out.nwb") as file:
         rows = len(file[f"{DECODED}/kinematics/data"])
-        assert 0 < rows < 600
+        assert 0 < rows < 10
         assert np.array_equal(file["acquisition/raw/data"][:], FRAMES[: len(file["acquisition/raw/data"])])
 
 
-def test_a_kill_loses_less_than_a_second(bundle: Bundle, tmp_path: Path) -> None:
+def test_rows_wait_for_half_a_second_at_most(decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kill leaves is what stands in the file after each block, here read from a copy."""
+    kept, clock = KeepingSink(), Clock()
+    LiveStream(decoder, FakeSource(chunks(0, 500)), {"kept": kept}, PLAIN).run(Event())
+    assert kept.description is not None
+    monkeypatch.setattr(nwb, "monotonic", clock)
+    sink, path = NwbSink(str(tmp_path / "out.nwb")), tmp_path / "copy.nwb"
+    sink.open(kept.description)
+    least = []
+    for at, block in enumerate(kept.blocks):
+        clock.now_s += 0.01
+        sink.accept(block)
+        if at % 7 == 0:
+            path.write_bytes((tmp_path / "out.nwb").read_bytes())
+            recover(path)
+            with h5py.File(path) as file:
+                least.append(at + 1 - len(file[f"{DECODED}/kinematics/data"]))
+    sink.close()
+    assert 30 < max(least) <= 50
+    assert min(least) >= 0
+
+
+def test_a_killed_program_leaves_a_file_that_opens(bundle: Bundle, tmp_path: Path) -> None:
     """Frames come at the pace of the recording, which the sink of another process writes until it is killed."""
     from ...data.nwb_files import whole_session
 
-    session, out = whole_session(tmp_path / "s1.nwb"), tmp_path / "out.nwb"
+    session, out, lines = whole_session(tmp_path / "s1.nwb"), tmp_path / "out.nwb", []
     code = "from edgedistill.cli import main; main()"
     words = ["stream", bundle.path, "--from", f"replay:{session}", "--to", f"nwb:{out}", "--to", "csv:-"]
     command = [sys.executable, "-c", code, *map(str, words), "--no-real-time", "--engine", "onnxruntime"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
         assert run.stdout is not None
-        for _ in range(250):  # bins of 10 ms that were decoded
-            run.stdout.readline()
+        lines.append(run.stdout.readline())
+        empty = out.stat().st_size
+        while out.stat().st_size == empty or len(lines) < 120:  # until rows were written
+            lines.append(run.stdout.readline())
+            assert lines[-1]
         run.send_signal(signal.SIGKILL)
+        lines += run.stdout.readlines()
     recover(out)
     with h5py.File(out) as file:
-        rows = len(file[f"{DECODED}/kinematics/data"])
+        rows, flags = len(file[f"{DECODED}/kinematics/data"]), file[f"{DECODED}/flags/data"][:]
+        assert rows > 0
         assert len(file["acquisition/raw/data"]) >= 2.5 * rows
-    assert rows >= 249 - 100
+        told = [int(line.split(",")[3]) for line in lines[1:] if line.endswith("\n")]
+        both = min(rows, len(told))
+        assert np.array_equal(flags[:both], told[:both])
     with open_recording(out) as recording:
         assert recording.lfp is not None
 

@@ -15,7 +15,11 @@ import pytest
 
 from edgedistill.errors import ConfigError, RecordingError
 from edgedistill.live.source import Chunk, SourceEnded, SourceLost
+from edgedistill.live.sources import framed
 from edgedistill.live.sources.framed import FramedSource, open_tcp_source, parse_header
+
+from ...waiting import LONGEST_S
+from ..fakes import Clock
 
 HEADER = {"rate": 1000, "channels": ["a", "b"], "type": "int16", "unit": "uV", "gain": 0.25, "byte_order": "little"}
 
@@ -132,6 +136,32 @@ def test_a_counter_that_wraps_around_goes_on() -> None:
     assert (np.concatenate([first.numbers, second.numbers]) - first.numbers[0]).tolist() == [0, 1, 2, 3, 7, 6]
 
 
+def test_a_counter_that_no_time_confirms_is_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was set anew, or its bytes are read in the wrong order, and hours of a gap would be decoded bin by bin."""
+    clock = Clock()
+    monkeypatch.setattr(framed, "perf_counter", clock)
+    rows = np.zeros(3, [("counter", "<u4"), ("samples", "<i2", (2,))])
+    pipe = Pipe()
+    source = opened(pipe, counter="uint32")  # 1000 frames a second
+    found, jumps = [], []
+    for passed_s, counters in (
+        (0, (7, 8, 9)),
+        (0.5, (10, 11, 509)),
+        (0.003, (1 << 24, 2 << 24, 3 << 24)),
+        (9, (0, 1, 2)),
+    ):
+        clock.now_s += passed_s
+        rows["counter"] = counters
+        pipe.send(rows.tobytes())
+        chunk = source.read(1.0)
+        assert chunk is not None
+        assert chunk.numbers is not None
+        found.append((chunk.numbers - 7).tolist())
+        jumps.append(chunk.jumps)
+    assert found == [[0, 1, 2], [3, 4, 502], [503, 504, 505], [505 + 8998, 505 + 8999, 505 + 9000]]
+    assert jumps == [0, 0, 3, 1]
+
+
 def test_a_pipe_that_ends_before_its_header_is_refused() -> None:
     pipe = Pipe()
     pipe.send(b'{"rate"')
@@ -155,12 +185,12 @@ def test_a_server_that_goes_away_is_lost_and_found_again() -> None:
     source = open_tcp_source(f"127.0.0.1:{port}")
     for _ in range(2):
         assert source.open(Event()) is not None
-        chunk = source.read(2.0)
+        chunk = source.read(LONGEST_S)
         assert chunk is not None
         assert chunk.frames.tolist() == [[0, 1], [2, 3]]
         with pytest.raises(SourceLost, match="closed the connection"):
-            source.read(2.0)
-    assert done.wait(5)
+            source.read(LONGEST_S)
+    assert done.wait(LONGEST_S)
     source.close()
     server.close()
 

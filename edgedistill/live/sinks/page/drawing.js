@@ -267,8 +267,8 @@ export function drawRaw(canvas, ring, names, masked, look, range) {
     const middle = (i + 0.5) * ROW;
     const y = (uv) => middle - Math.max(-1.2, Math.min(1.2, (uv - middles[i]) / range.reach)) * (ROW / 2 - 1);
     line(pen, left, (i + 1) * ROW, right, (i + 1) * ROW, colours.grid);
-    write(pen, shorten(pen, names[i], left - 14), 6, middle + (masked[i] ? -1 : 4), masked[i] ? colours.warn : colours.ink);
-    if (masked[i]) write(pen, "× masked", 6, middle + 11, colours.warn);
+    const label = masked[i] ? `× ${names[i]}` : names[i];
+    write(pen, shorten(pen, label, left - 14), 6, middle + 4, masked[i] ? colours.warn : colours.ink);
     pen.strokeStyle = masked[i] ? colours.warn : colours.soft;
     pen.setLineDash(masked[i] ? [2, 2] : []);
     pen.lineWidth = 1;

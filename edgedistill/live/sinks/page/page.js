@@ -151,7 +151,7 @@ function tellCounters() {
 function tellMasked() {
   const { count, channels } = status.masked;
   const which = channels === null ? "which ones is not known, because this page missed blocks" : listChannels(channels);
-  const words = count ? `Masked, and filled in from the others: ${count} of ${header.channel_labels.length} (${which}).` : "No channel is masked.";
+  const words = count ? `Masked (×), and filled in from the others: ${count} of ${header.channel_labels.length} (${which}).` : "No channel is masked.";
   const out = header.left_out.length ? ` Left out by the bundle: ${listChannels(header.left_out)}.` : "";
   if ($("masked").textContent !== words + out) $("masked").textContent = words + out;
 }
@@ -171,7 +171,8 @@ function tellPictures() {
     $(`output-${i}`).setAttribute("aria-label", `Trace of ${name} over ${SECONDS} s. It is now ${words}.`);
   });
   const unit = header.output_units[$("axis-x").value].replace(/\/s$/, "");
-  $("cursor-scale").textContent = `The field is ± ${formatNumber(cursor.extent)} ${unit}.`;
+  const field = cursor.extent > 0.05 ? `The field is ± ${formatNumber(cursor.extent)} ${unit}.` : "It has not moved yet.";
+  $("cursor-scale").textContent = field;
   $("cursor").setAttribute("aria-label", `The cursor is at ${formatNumber(cursor.x)} right, ${formatNumber(cursor.y)} up.`);
   $("latency").setAttribute("aria-label", `Histogram of the time to an output. ${$("latency-words").textContent}`);
   $("raw").setAttribute("aria-label", `Raw channels ${$("shown").textContent}. ${$("masked").textContent}`);

@@ -29,7 +29,9 @@ class PageSink:
         # Modules are looked for where this process found them, and never beside the user's files.
         start = f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.process import main; main()"
         command = [sys.executable, "-c", start]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(  # signals of the terminal are for this program
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):
             self._send((self._host, self._port))
