@@ -82,7 +82,8 @@ def train(model: str, session: TrainingSession, preset: Preset, config: Training
     if model == "teacher":
         train_teacher([session], preset.teacher, config, 0, progress=progress)
         return
-    teacher_latents = {session.id: torch.randn(len(session.inputs("lfp")), TEACHER_COMPONENTS)}
+    random = torch.Generator().manual_seed(1)
+    teacher_latents = {session.id: torch.randn(len(session.inputs("lfp")), TEACHER_COMPONENTS, generator=random)}
     if model in TASKS:
         train_task(STUDENT_TASKS[TASKS[model]], [session], preset, config, 0, teacher_latents, progress=progress)
     else:
