@@ -35,7 +35,14 @@ from benchmarks.accuracy.gates import (
     summarize_rows,
     tabulate_gates,
 )
-from benchmarks.accuracy.int8_rows import FloatStudent, Int8Row, list_int8_rows, list_recipe_rows, measure_quantized
+from benchmarks.accuracy.int8_rows import (
+    FOUR_BIT,
+    FloatStudent,
+    Int8Row,
+    list_int8_rows,
+    list_recipe_rows,
+    measure_quantized,
+)
 from benchmarks.harness import RESULTS, describe_conditions, digest_settings, option_parser, write_result
 from edgedistill.config import ALIGNMENTS, CENTRINGS, DEFAULT_ALIGNMENT, Alignment, Preset, load_preset
 from edgedistill.data.candidates import NO_NAMES
@@ -91,8 +98,9 @@ LINEAR_BIDIRECTIONAL = {"ridge_lfp_bidirectional": "lfp", "ridge_spike_bidirecti
 SHIPPED = ("deployed", "distilled", "supervised_lfp")  # what ships is the best of these on validation
 NEW_DAY = ("distilled", "multi_session_lfp", "deployed")
 INT8 = (*SHIPPED, "spike_student")
-# The last four are one row, or several, for each of the students above that was trained
-CHOICES = (*STUDENTS, *BIDIRECTIONAL, *LINEAR, *LINEAR_BIDIRECTIONAL, "new_day", "int8", "int8_recipes", "latency")
+# Each of LAST is one row, or several, for the students above that were trained
+LAST = ("new_day", "int8", "four_bit", "int8_recipes", "latency")
+CHOICES = (*STUDENTS, *BIDIRECTIONAL, *LINEAR, *LINEAR_BIDIRECTIONAL, *LAST)
 TEACHER_SETTINGS = ("teacher", "teacher_training")  # fields of a preset
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -295,10 +303,15 @@ def measure_new_day(run: Seed, students: dict[str, FloatStudent], int8: bool) ->
 def measure_int8(
     run: Seed, students: dict[str, FloatStudent], targets: TeacherTargets, chosen: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Measures students in INT8 with the recipe that ships (`int8`), and the deployed one with all (`int8_recipes`)."""
+    """Measures students in INT8 with the recipe that ships (`int8`), and the deployed one with all (`int8_recipes`).
+
+    `four_bit` is the deployed one with four-bit weights, which is one of these recipes.
+    """
     listed: dict[str, Int8Row] = {}
     if "int8" in chosen:
         listed |= list_int8_rows({row: students[row] for row in INT8 if row in students})
+    if "four_bit" in chosen and "deployed" in students:
+        listed |= list_int8_rows({"deployed": students["deployed"]}, FOUR_BIT)
     if "int8_recipes" in chosen and "deployed" in students:
         listed |= list_recipe_rows("deployed", students["deployed"])
 

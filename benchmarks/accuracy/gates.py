@@ -75,6 +75,7 @@ GATES = (
     Gate("deployed", NANO, 0.0),
     *(Gate(name_int8(row), row, -0.002) for row in ("deployed", "distilled", NEW_DAY)),
     Gate("deployed, int8, qat", "deployed", -0.002),
+    Gate("deployed, int8, four-bit", "deployed", -0.004),
     Gate(f"{name_int8('deployed')}, an artefact in the calibration data", name_int8("deployed"), -0.01),
 )
 

@@ -28,6 +28,7 @@ from edgedistill.training.output_filter import KALMAN, fit_output_filter
 from edgedistill.training.student_tasks import StudentTask, score_smoothed, score_student
 from edgedistill.training.teacher_targets import Targets
 
+FOUR_BIT = "four-bit"  # the recipe with four-bit weights
 ARTEFACT_BINS, ARTEFACT = slice(5000, 5010), 1000.0  # 100 ms of a thousand standard deviations on all channels
 
 
@@ -66,15 +67,15 @@ class Int8Row:
         return measure_quantized(student, self.student.name, self.student.task, recipe, sessions, seed, tuned)
 
 
-def list_int8_rows(students: Mapping[str, FloatStudent]) -> dict[str, Int8Row]:
-    """Returns the row of each student with the recipe that ships."""
-    recipe = load_recipe(DEFAULT_RECIPE)
-    return {f"{row}, int8, {DEFAULT_RECIPE}": Int8Row(student, recipe) for row, student in students.items()}
+def list_int8_rows(students: Mapping[str, FloatStudent], name: str = DEFAULT_RECIPE) -> dict[str, Int8Row]:
+    """Returns the row of each student with the recipe that ships, or with another one."""
+    recipe = load_recipe(name)
+    return {f"{row}, int8, {name}": Int8Row(student, recipe) for row, student in students.items()}
 
 
 def list_recipe_rows(row: str, student: FloatStudent) -> dict[str, Int8Row]:
     """Returns the rows that compare recipes on one student, with and without an artefact in the calibration data."""
-    default, minmax, four = load_recipe(DEFAULT_RECIPE), load_recipe("minmax"), load_recipe("four-bit")
+    default, minmax, four = load_recipe(DEFAULT_RECIPE), load_recipe("minmax"), load_recipe(FOUR_BIT)
     rows = {f"{row}, int8, {name}": Int8Row(student, load_recipe(name)) for name in list_recipes()}
     unfitted, raw = replace(default, refit_readout=False), replace(minmax, artefact_factor=1e9)
     rows[f"{row}, int8, {DEFAULT_RECIPE}, read-out of the float student"] = Int8Row(student, unfitted)
