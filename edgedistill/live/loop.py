@@ -111,7 +111,8 @@ class LiveStream:
                 return self.counters
             matched = match_source(self._decoder.bundle, self._decoder.info, header)
             self.description = self._describe(header, matched, manners)
-            for each in reversed(self._runners):  # outlets last, since they tell others that all is ready
+            # Outlets open last, since they tell others that all is ready.
+            for each in sorted(self._runners, key=lambda runner: isinstance(runner, DirectSink)):
                 each.open(self.description)
             if watch is not None:
                 watch(self.description)

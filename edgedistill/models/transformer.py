@@ -100,7 +100,8 @@ def compute_positions(times: Tensor, heads: int, head_dim: int) -> Positions:
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
     """Turns pairs of features (batch, tokens, …, head_dim) by their angle: the rotary position embedding of Su 2021."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    x = x if x.dtype in (torch.float32, torch.float64) else x.float()  # complex numbers have no half precision
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turn).flatten(-2)
 
 
