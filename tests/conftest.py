@@ -32,14 +32,24 @@ LONG = frozenset(
 )
 
 # The same examples in every run, and no limit of their time, so that a change is judged, not luck or a busy machine.
-# --hypothesis-profile=default draws others.
-settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("steady")
+# --hypothesis-profile=default draws others. More of them are further variants, where a test does not say how many.
+for name, examples in (("steady", 30), ("steady variants", 100)):
+    settings.register_profile(
+        name,
+        max_examples=examples,
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
     parser.addoption("--variants", action="store_true", help="also run further variants of what other tests cover")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("steady variants" if config.getoption("--variants") else "steady")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

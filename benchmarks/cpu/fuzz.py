@@ -1,12 +1,13 @@
 """Fuzzes the C engine for a given time, with libFuzzer and the address and undefined-behavior sanitizers.
 
-One program holds a student in every variant that this CPU runs: for an array at 250 Hz, for one that is decimated,
-leaves two channels out and lets its statistics follow the signal, and for one with bands. For the last one it also
-holds the engine of a device, whose student the CPU computes. It is emulation/fuzz/fuzz_decoder.c, which says what it
-requires. It begins with the inputs of emulation/fuzz/corpus.txt. What libFuzzer found is written to `fuzz.json`. The
+One program holds a student in every variant that this CPU runs, or in those that are named: for an array at 250 Hz,
+for one that is decimated, leaves two channels out and lets its statistics follow the signal, and for one with bands.
+For the last one it also holds the engine of a device, whose student the CPU computes. It is
+emulation/fuzz/fuzz_decoder.c, which says what it requires. It begins with the inputs of emulation/fuzz/corpus.txt. What libFuzzer found is written to `fuzz.json`. The
 exit code is 1 if an input broke the engine, and that input is printed.
 
-    python -m benchmarks.cpu.fuzz [--seconds 600 | --inputs N] [--corpus FOLDER] [--out benchmarks/results/cpu]
+    python -m benchmarks.cpu.fuzz [--seconds 600 | --inputs N] [--variants scalar avx2 …] [--corpus FOLDER]
+                                  [--out benchmarks/results/cpu]
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -61,13 +63,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--inputs", type=int, help="so many, however long they take")
     parser.add_argument("--seed", type=int, default=0, help="0: another one every time")
+    parser.add_argument("--variants", nargs="+", choices=list_variants(), default=list_variants())
     parser.add_argument("--corpus", type=Path, help="folder of inputs to begin with and to add to")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        program = build(Path(folder))
+        program = build(Path(folder), options.variants)
         result = {
             **describe_conditions("benchmarks.cpu.fuzz"),
-            **describe_settings(),
+            **describe_settings(options.variants),
             **fuzz(program, choose_limit(options), options.seed, options.corpus),
         }
     write_result(options.out, "fuzz", result)
@@ -78,11 +81,11 @@ def main() -> None:
         sys.exit(1)
 
 
-def build(folder: Path) -> Path:
-    """Compiles the fuzzing program in `folder` and returns its path."""
+def build(folder: Path, variants: Sequence[str]) -> Path:
+    """Compiles the fuzzing program with these variants of the engine in `folder` and returns its path."""
     if shutil.which("clang") is None:
         sys.exit("fuzzing needs clang with libFuzzer: sudo apt install clang")
-    names = {(array, ops): f"{array}_{ops}" for array in ARRAYS for ops in list_variants()}
+    names = {(array, ops): f"{array}_{ops}" for array in ARRAYS for ops in variants}
     objects = []
     for (array, ops), name in names.items():
         define = write_model(folder, array, ops, name)
@@ -92,9 +95,9 @@ def build(folder: Path) -> Path:
         compile_object(folder, str(source), f"device_{Path(source).stem}.o", (device, "-DED_DEVICE"))
         for source in (SOURCES[0], "c/ed_engine.c", FUZZING / "fuzz_device.c")
     ]
-    rows = [", ".join(f"&ed_model_{names[array, ops]}" for ops in list_variants()) for array in ARRAYS]
+    rows = [", ".join(f"&ed_model_{names[array, ops]}" for ops in variants) for array in ARRAYS]
     lines = [f"extern const ed_model ed_model_{name};" for name in names.values()]
-    lines += [f"#define ARRAYS {len(ARRAYS)}", f"#define VARIANTS {len(list_variants())}"]
+    lines += [f"#define ARRAYS {len(ARRAYS)}", f"#define VARIANTS {len(variants)}"]
     lines += [f"#define DEVICE_ARRAY {list(ARRAYS).index(DEVICE)}"]
     lines += ["static const ed_model *const models[ARRAYS][VARIANTS] = {", *(f"    {{{row}}}," for row in rows), "};"]
     (folder / "model/models.h").write_text("\n".join([*lines, ""]))
@@ -174,12 +177,12 @@ def fuzz(program: Path, limit: str, seed: int, corpus: Path | None) -> dict[str,
     }
 
 
-def describe_settings() -> dict[str, object]:
+def describe_settings(variants: Sequence[str]) -> dict[str, object]:
     """Returns the compiler, the sanitizers, the variants of the engine and the models that were fuzzed."""
     return {
         "compiler": read_first_line("clang", "--version"),
         "sanitizers": SANITIZERS[0].partition("=")[2],
-        "variants": list_variants(),
+        "variants": list(variants),
         "arrays": {
             name: {"shape": shape.to_json(), "frontend": config.to_json()} for name, (shape, config) in ARRAYS.items()
         },

@@ -75,9 +75,14 @@ def test_a_tensorrt_engine_is_built(folder: Path, version: str) -> None:
     ("options", "says"),
     [
         (("-DED_MODEL=other", CHIP), "say -DED_MODEL=NAME"),
-        (("-DED_MODEL=test", CHIP, "-DED_ENGINE=opencl"), "cuda or tensorrt"),
-        (("-DED_MODEL=test", "-DCMAKE_CUDA_ARCHITECTURES=87;110"), "a build is for one chip"),
-        (("-DED_MODEL=test", "-DED_ENGINE=tensorrt", CHIP, "-DTENSORRT_INCLUDE="), "libnvinfer-headers-dev"),
+        *(
+            pytest.param(*case, marks=pytest.mark.variant)
+            for case in (
+                (("-DED_MODEL=test", CHIP, "-DED_ENGINE=opencl"), "cuda or tensorrt"),
+                (("-DED_MODEL=test", "-DCMAKE_CUDA_ARCHITECTURES=87;110"), "a build is for one chip"),
+                (("-DED_MODEL=test", "-DED_ENGINE=tensorrt", CHIP, "-DTENSORRT_INCLUDE="), "libnvinfer-headers-dev"),
+            )
+        ),
     ],
 )
 def test_errors_name_what_is_missing(folder: Path, options: tuple[str, ...], says: str) -> None:

@@ -96,7 +96,9 @@ def test_four_bit_weights_are_read_as_the_int8_weights_that_they_are(tmp_path: P
     require_same_bits(cuda_steps.build(tmp_path, model), Oracle(model), random_bins(SMALL, 25))
 
 
-@pytest.mark.parametrize("shape", [NANO, EDGE, LONG], ids=["nano", "edge", "long"])
+@pytest.mark.parametrize(
+    "shape", [NANO, pytest.param(EDGE, marks=pytest.mark.variant), LONG], ids=["nano", "edge", "long"]
+)
 def test_presets_have_the_bits_of_the_oracle_around_the_wrap(built: Builder, shape: StudentShape) -> None:
     step, oracle = built(shape)
     state = random_state(oracle, shape.window - 33, shape.window - 1)
@@ -127,7 +129,7 @@ def test_the_order_of_threads_changes_nothing(built: Builder) -> None:
         require_same_bits(step, oracle, random_bins(SMALL, 25))
 
 
-@pytest.mark.parametrize("threads", [128, 512, 1024])
+@pytest.mark.parametrize("threads", [128, *(pytest.param(n, marks=pytest.mark.variant) for n in (512, 1024))])
 def test_the_number_of_threads_changes_nothing(tmp_path: Path, threads: int) -> None:
     model = random_model(SMALL)
     step = cuda_steps.build(tmp_path, model, threads=threads)

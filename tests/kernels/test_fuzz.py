@@ -15,9 +15,12 @@ from .c_builds import ROOT
 EMPTY = "#include <stddef.h>\nint LLVMFuzzerTestOneInput(const char *data, size_t n) { return !data && n; }\n"
 
 
-def test_no_input_breaks_the_engine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variants", [("--variants", "scalar"), pytest.param((), marks=pytest.mark.variant)])
+def test_no_input_breaks_the_engine(tmp_path: Path, variants: tuple[str, ...]) -> None:
+    """Compiling every variant with the sanitizers takes a minute."""
     require_libfuzzer(tmp_path)
     command = [sys.executable, "-m", "benchmarks.cpu.fuzz", "--inputs", "300", "--seed", "1", "--out", str(tmp_path)]
+    command += variants
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "fuzz.json").read_text())

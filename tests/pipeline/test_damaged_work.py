@@ -84,6 +84,7 @@ def test_a_session_that_changed_before_the_bundle_is_written_is_refused_by_name(
     assert not asked.out.exists()
 
 
+@pytest.mark.variant
 def test_a_search_whose_files_were_damaged_ends_with_the_same_trials(
     home: Path, first_work: Path, tmp_path: Path, ingredients: list[Ingredients], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -132,6 +132,14 @@ def test_processes_read_what_one_reads_alone(tmp_path: Path) -> None:
     assert sorted(kept) == sorted(path.name for path in (tmp_path / "work2").iterdir())
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets processes that read begin as copies of this one, with its functions and without seconds of imports."""
+    context = get_context("fork")
+    monkeypatch.setattr(inputs, "get_context", lambda kind: context)
+
+
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_sessions_that_cannot_be_read_are_refused_by_name_or_left_out_with_the_reason(
     tmp_path: Path, jobs: int
@@ -154,11 +162,10 @@ def test_sessions_that_cannot_be_read_are_refused_by_name_or_left_out_with_the_r
         read_all([tmp_path / "bad.nwb"], work, 1, skip_bad=True)
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_that_dies_is_named_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for day in (1, 2):
         make.whole_session(tmp_path / f"{day}.nwb", day=day)
-    forked = get_context("fork")  # so that the processes have the function below
-    monkeypatch.setattr(inputs, "get_context", lambda kind: forked)
     read_one = inputs.read_file
 
     def read(reading: Any, path: Path) -> Any:

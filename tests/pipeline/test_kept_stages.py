@@ -73,8 +73,8 @@ BEHAVIOR_ALONE = {"spike-student", "deployed"}  # the distilled student does not
             {"names": SeriesNames(behavior="cursor_pos")},
             READS | BEHAVIOR_ALONE | CALIBRATED | LINEAR | {"teacher-readout"},
         ),
-        ({"session": "sim00-day01"}, CALIBRATED | LINEAR | {"teacher-readout"}),
-        ({"seed": 1}, STUDENTS | CALIBRATED | TEACHER),
+        pytest.param({"session": "sim00-day01"}, CALIBRATED | LINEAR | {"teacher-readout"}, marks=pytest.mark.variant),
+        pytest.param({"seed": 1}, STUDENTS | CALIBRATED | TEACHER, marks=pytest.mark.variant),
         ({"preset": "wide"}, STUDENTS | CALIBRATED),
         ({"recipe": "entropy"}, CALIBRATED),
     ],
@@ -98,7 +98,7 @@ def test_another_file_is_read_and_learned_from(home: Path, first_work: Path, tmp
     assert ran(result) == STUDENTS | CALIBRATED | TEACHER | LINEAR
 
 
-@pytest.mark.parametrize(("stage", "step"), [("teacher", 3), ("distilled", 6)])
+@pytest.mark.parametrize(("stage", "step"), [pytest.param("teacher", 3, marks=pytest.mark.variant), ("distilled", 6)])
 def test_a_killed_build_goes_on(home: Path, first: BuildResult, tmp_path: Path, stage: str, step: int) -> None:
     def kill(name: str, at: int, *_: object) -> None:
         if (name, at) == (stage, step):

@@ -49,7 +49,10 @@ def test_ranges_of_a_file_need_their_own_student(pretrained: Path, first: BuildR
 
 
 @pytest.mark.usefixtures("untrained")
-@pytest.mark.parametrize(("mode", "probe"), [("none", False), ("stats", False), ("tokenizer", False), ("stats", True)])
+@pytest.mark.parametrize(
+    ("mode", "probe"),
+    [("none", False), pytest.param("stats", False, marks=pytest.mark.variant), ("tokenizer", False), ("stats", True)],
+)
 def test_a_pretrained_student_decodes_another_day(
     pretrained: Path, first: BuildResult, tmp_path: Path, mode: str, probe: bool
 ) -> None:
@@ -89,7 +92,7 @@ def test_another_day_needs_no_units_and_trains_nothing(pretrained: Path, first: 
     refused(pretrained, tmp_path, ConfigError, "follow the signal this fast", **{**changes, "follow_s": 3.0})
 
 
-@pytest.mark.parametrize("asked", ["spikes", "baselines"])
+@pytest.mark.parametrize("asked", [pytest.param("spikes", marks=pytest.mark.variant), "baselines"])
 def test_models_on_spikes_are_trained_where_asked(
     pretrained: Path,
     first: BuildResult,
@@ -151,6 +154,7 @@ def test_a_pretrained_student_is_fine_tuned_by_its_own_objective(
     assert [row["range"] for row in ranges.table] == [max(values) for values in ranges.values.values()]
 
 
+@pytest.mark.variant
 def test_every_student_of_a_build_is_aligned_by_the_kind_that_was_asked_for(
     pretrained: Path, tmp_path: Path, ingredients: list[Ingredients]
 ) -> None:

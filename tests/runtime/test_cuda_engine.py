@@ -152,7 +152,7 @@ def test_a_kernel_that_was_changed_is_refused_before_it_is_loaded(gpu: EmulatedG
 
 # ---------------------------------------------------------------- bench
 
-SHORT = ("--steps", "5", "--closed-loop", "0", "--against", "onnxruntime-int8")
+SHORT = ("--steps", "5", "--closed-loop", "0", "--energy", "0", "--against", "onnxruntime-int8")
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.cpu.array_models import draw_deviation_model
+from edgedistill.compile.c.model_source import c_sources
+from edgedistill.config import StudentShape
 from edgedistill.data.simulation.sessions import SimulationConfig, simulate_sessions
 from edgedistill.data.spatial_fit import fit_spatial_model
 from edgedistill.errors import EngineError
 from edgedistill.frontend import FrontEnd, FrontEndConfig, settling_bins
+from edgedistill.numerics import Oracle
 from edgedistill.runtime import Flag, Output
+from edgedistill.runtime.abi_engine import AbiEngine
+from edgedistill.runtime.c_abi import load_library
+from edgedistill.runtime.c_engine import start_decoder
 from edgedistill.runtime.shift import SHIFTED_BINS, RunningAmplitude
 from edgedistill.runtime.stream import NumpyStream
+
+from ..kernels.c_builds import KERNELS, compile_c, compilers, facts_of
+from ..numerics.students import random_model
 
 f32 = np.float32
 
@@ -125,25 +135,13 @@ def test_a_wild_state_is_refused_and_changes_nothing(wrong: dict[str, Any]) -> N
 # ---------------------------------------------------------------- whole streams of raw frames
 
 
-class NoStudent:
-    """A student that decodes nothing, because these tests are about the stream around it."""
-
-    latent = np.zeros(1, f32)
-
-    def step(self, bin: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return np.zeros(1, f32)
-
-    def reset(self) -> None:
-        pass
-
-    def export_state(self) -> dict[str, npt.NDArray[Any]]:
-        return {}
-
-
 class Setup:
-    """A simulated session, and a stream whose statistics are those of the session."""
+    """A simulated session, and streams whose statistics are those of the session.
 
-    def __init__(self) -> None:
+    They are those of the C engine, which decodes minutes in milliseconds.
+    """
+
+    def __init__(self, folder: Path) -> None:
         config = SimulationConfig(sessions=1, minutes=2.5, channels=8)
         self.frames = next(iter(simulate_sessions(config))).lfp_uv
         self.config = FrontEndConfig(rate=Fraction(config.rate_hz), channels=config.channels)
@@ -153,12 +151,24 @@ class Setup:
         rows = [values[good[:, c], c] for c in range(config.channels)]
         self.mean = np.array([row.mean() if len(row) else 0.0 for row in rows])
         self.std = np.array([row.std() if len(row) else 0.0 for row in rows])
-        self.spatial = fit_spatial_model(self.config, values, ~good, self.mean, self.std)
-        self.deviation = draw_deviation_model(8, 1)
+        spatial = fit_spatial_model(self.config, values, ~good, self.mean, self.std)
+        self.model = random_model(StudentShape(8, 1, 8, 1, 2, 3, 8, 1, 1, 0))
+        self.facts = replace(facts_of(self.model, self.config), spatial=spatial, warmup_bins=self.warm)
+        for file, text in c_sources(self.model, self.config, self.facts, "scalar").items():
+            (folder / file).write_text(text)
+        sources = [KERNELS / "c/ed_api.c", KERNELS / "c/ed_engine.c"]
+        options = ("-O1", '-DED_MODEL_HEADER="model_test.h"', "-shared", "-fPIC")
+        library = compile_c(folder, "engine.so", sources, options, compilers()[0])
+        self.library = load_library(library.name, library.read_bytes())
 
-    def stream(self) -> NumpyStream:
-        student: Any = NoStudent()
-        stream = NumpyStream(self.config, self.spatial, self.deviation, student, self.warm)
+    def stream(self) -> AbiEngine:
+        stream = AbiEngine(start_decoder(self.library, "test"), self.model.shape, self.config)
+        stream.set_normalization(self.mean, self.std)
+        return stream
+
+    def stream_in_numpy(self) -> NumpyStream:
+        models = self.facts.spatial, self.facts.deviation, Oracle(self.model)
+        stream = NumpyStream(self.config, *models, self.warm)
         stream.set_normalization(self.mean, self.std)
         return stream
 
@@ -181,8 +191,10 @@ class Setup:
 
 
 @pytest.fixture(scope="module")
-def setup() -> Setup:
-    return Setup()
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    if not compilers():
+        pytest.skip("no C compiler")
+    return Setup(tmp_path_factory.mktemp("shift"))
 
 
 def flagged(outputs: list[Output]) -> npt.NDArray[np.bool_]:
@@ -271,6 +283,13 @@ def test_new_statistics_and_a_reset_start_again_and_a_step_does_not(setup: Setup
         after = stream.export_stream()
         assert all(np.array_equal(after[name], before[name]) for name in ("shift_power", "shift_bins"))
         assert flagged(stream.push(setup.frames[45_000:45_010] * 20)).all()
+
+
+def test_numpy_flags_the_same_bins(setup: Setup) -> None:
+    frames, whole = setup.raised_once
+    found = flagged(setup.stream_in_numpy().push(frames[:45_000]))
+    assert np.array_equal(found, whole[: len(found)])
+    assert found.any()
 
 
 @settings(max_examples=5, deadline=None)

@@ -19,6 +19,8 @@ import pytest
 from edgedistill.compile.cuda.nvcc import Nvcc, nvcc_path
 from edgedistill.machine.programs import ask_program
 
+from ...compiled_once import run_compiler
+
 ROOT = Path(__file__).parents[3]
 DRIVER = ROOT / "emulation" / "cuda" / "driver.cpp"
 NVCC = """#!/bin/sh
@@ -50,8 +52,9 @@ class EmulatedGpu:
         script.chmod(0o755)
         for name, source in (("libcuda.so.1", DRIVER), ("libnvidia-ml.so.1", DRIVER.with_name("nvml.cpp"))):
             options = ("-std=c++17", "-O1", "-shared", "-fPIC", f"-Wl,-soname,{name}", *includes)
-            command = ["g++", *options, str(source), "-o", str(folder / "lib" / name), "-ldl"]
-            subprocess.run(command, check=True, timeout=300)
+            output = folder / "lib" / name
+            done = run_compiler(["g++", *options, str(source), "-o", str(output), "-ldl"], output, [source])
+            assert done.returncode == 0, done.stderr
         self.env = {
             **os.environ,
             "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
