@@ -3,8 +3,9 @@
 One program holds a student in every variant that this CPU runs, or in those that are named: for an array at 250 Hz,
 for one that is decimated, leaves two channels out and lets its statistics follow the signal, and for one with bands.
 For the last one it also holds the engine of a device, whose student the CPU computes. It is
-emulation/fuzz/fuzz_decoder.c, which says what it requires. It begins with the inputs of emulation/fuzz/corpus.txt. What libFuzzer found is written to `fuzz.json`. The
-exit code is 1 if an input broke the engine, and that input is printed.
+emulation/fuzz/fuzz_decoder.c, which says what it requires. It begins with the inputs of emulation/fuzz/corpus.txt.
+What libFuzzer found is written to `fuzz.json`. The exit code is 1 if an input broke the engine, and that input is
+printed.
 
     python -m benchmarks.cpu.fuzz [--seconds 600 | --inputs N] [--variants scalar avx2 …] [--corpus FOLDER]
                                   [--out benchmarks/results/cpu]
