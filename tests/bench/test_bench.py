@@ -96,7 +96,7 @@ def test_a_bundle_without_spike_student_or_known_target_is_measured_without_them
 
 
 def test_r2_on_another_recording(bundle: Bundle, tmp_path: Path) -> None:
-    with open_recording(whole_session(tmp_path / "s2.nwb", seconds=40)) as recording:
+    with open_recording(whole_session(tmp_path / "s2.nwb", seconds=25)) as recording:
         result = bench(bundle, QUICKLY, match_recording(bundle, recording))
     lfp, eight, *spikes = result.subjects
     assert result.series == result.to_json()["series"] == "processing/ecephys/LFP/ElectricalSeries"
@@ -132,7 +132,7 @@ def test_every_second_of_a_recording_is_scored_or_left_out_for_a_reason(bundle: 
 
 
 def test_r2_on_a_recording_of_the_training_is_not_called_held_out(tmp_path: Path) -> None:
-    path = whole_session(tmp_path / "s1.nwb", seconds=40)
+    path = whole_session(tmp_path / "s1.nwb", seconds=25)
     bundle = write_test_bundle(tmp_path / "test.edge", provenance={"sessions": {"s1": file_sha256(path)}})
     with open_recording(path) as recording:
         assert score_on_recording(bundle, match_recording(bundle, recording)).source.endswith(
