@@ -217,6 +217,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def full(whole: Bundle) -> dict:
     options = BenchOptions(steps=40, closed_loop_s=0.3, energy_s=0, robustness=True, system=True)
     with pytest.MonkeyPatch.context() as patch:
+        for levels in ("LOST", "NOISE", "DAYS"):
+            patch.setattr(robustness, levels, getattr(robustness, levels)[:2])
         patch.setattr(robustness, "DRAWS", 1)
         patch.setattr(closed_loop, "_require_room", lambda *_: None)  # other tests may make a step slow
         found = bench(whole, options).to_json()

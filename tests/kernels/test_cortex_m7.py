@@ -30,7 +30,9 @@ from .bare_metal import (
 )
 from .emulated import KERNELS, NANO, Program, pushes, require_same_bits, steps
 
-DEPLOYED = pytest.mark.parametrize("shape", bare_metal.DEPLOYED, ids=["nano", "nano with bands"])
+DEPLOYED = pytest.mark.parametrize(
+    "shape", [NANO, pytest.param(NANO_WITH_BANDS, marks=pytest.mark.variant)], ids=["nano", "nano with bands"]
+)
 SHAPES = {"small": SMALL, "odd": ODD}
 HOST_SHAPES = SHAPES | {
     "window-2": StudentShape(4, 2, d=32, layers=1, heads=1, window=2, ff=16, taps=1, dilation=1, lags=0),
@@ -98,7 +100,9 @@ def test_the_largest_sums_of_four_bit_weights_have_the_bits_of_the_oracle(tmp_pa
         assert emulated.same(found[name], value), name
 
 
-@pytest.mark.parametrize("four", [(), four_bit_parts(ODD)], ids=["eight", "four"])
+@pytest.mark.parametrize(
+    "four", [pytest.param((), marks=pytest.mark.variant), four_bit_parts(ODD)], ids=["eight", "four"]
+)
 def test_sanitizers_find_nothing(tmp_path: Path, four: tuple[str, ...]) -> None:
     c_builds.write_sources(tmp_path, random_model(ODD, four=four), "dsp")
     files = [KERNELS / "c/ed_api.c", KERNELS / "c/ed_engine.c", Path(__file__).with_name("hostile.c")]

@@ -30,6 +30,7 @@ def return_other_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher_targets, "compute_bidirectional_latents", inexact)
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_a_recipe_that_fine_tunes_is_resumed_and_kept(
     home: Path, first: BuildResult, first_work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,9 +43,8 @@ def test_a_recipe_that_fine_tunes_is_resumed_and_kept(
         stages.build(asked, kill)
     result = stages.build(asked)
     assert ran(result) >= {"finetune", "finetune-spike-student"}
+    assert not ran(result) & STUDENTS
     assert result.metrics["int8_r2"] is not None
-    bundle = open_bundle(result.bundle)
-    assert bundle.read("student.safetensors") == open_bundle(first.bundle).read("student.safetensors")
     return_other_last_bits(monkeypatch)
     assert ran(stages.build(replace(asked, out=tmp_path / "y.zip"))) == set()
 

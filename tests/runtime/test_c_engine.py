@@ -52,7 +52,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     folder = tmp_path_factory.mktemp("c-engine")
     made = {kind: write_engine_bundle(folder / f"{kind}.edge", kind) for kind in KINDS}
     for bundle in made.values():
-        compile_c_library(bundle, quick_host())
+        compile_c_library(bundle, quick_host("native"))
     return made
 
 

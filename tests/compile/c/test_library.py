@@ -104,7 +104,7 @@ def test_a_build_that_differs_from_what_would_be_made_is_made_again(
     elif damage == "build.json":
         (folder / "build.json").write_text("{")
     elif damage == "flags":
-        target = target_with("host", flags=("-O0", "-g0"))
+        target = target_with("host", flags=("-O0", "-g0"), ops="scalar")
     elif damage == "bundle":
         bundle = _replace(bundle)
     else:
