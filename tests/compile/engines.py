@@ -143,5 +143,5 @@ def target_with(name: str = "host", **changes: object) -> Target:
 
 
 def quick_host(ops: str = "scalar") -> Target:
-    """Returns this machine's target in plain C, without optimization: the same bits, compiled in a tenth of the time."""
+    """Returns the target `host` in plain C without optimization: the same bits, compiled in a tenth of the time."""
     return target_with("host", flags=("-O0",), ops=ops)

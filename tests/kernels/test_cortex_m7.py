@@ -16,7 +16,7 @@ from edgedistill.numerics import Oracle
 from edgedistill.numerics.tensors import four_bit_parts
 
 from ..numerics.students import ODD, SMALL, largest_four_bit_model, random_bins, random_model
-from . import bare_metal, c_builds, emulated
+from . import c_builds, emulated
 from .bare_metal import (
     NANO_WITH_BANDS,
     Built,
