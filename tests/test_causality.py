@@ -102,7 +102,7 @@ def undisturbed(decoder: Decoder) -> list[Output]:
     return decoder.push(raw_frames(1500, CHANNELS))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(cut=st.integers(450, 1400), how=st.sampled_from(SPOILS), chunks=st.lists(st.integers(1, 400), max_size=8))
 def test_the_decoder_never_looks_ahead(
     decoder: Decoder, undisturbed: list[Output], cut: int, how: str, chunks: list[int]

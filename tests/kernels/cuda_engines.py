@@ -93,11 +93,11 @@ def build_cuda(
     model: Int8Model,
     driver: Path,
     name: str = "test",
-    options: Sequence[str] = ("-O2",),
+    options: Sequence[str] = ("-O0",),
     sanitize: bool = False,
     **changed: Any,
 ) -> Build:
-    """Compiles kernel and library in `folder`."""
+    """Compiles kernel and library in `folder`, without optimization, as their tests run few bins."""
     write_sources(folder, model, name, **changed)
     define = f'-DED_MODEL_HEADER="model_{name}.h"'
     compile_emulated(

@@ -284,8 +284,8 @@ def program(tmp_path_factory: pytest.TempPathFactory, build: Build) -> tuple[Pat
     """Compiles a C program over library, driver and kernel, all with sanitizers."""
     folder = tmp_path_factory.mktemp("sanitized")
     sanitize = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    driver = emulated_driver(folder, ("-O1", *sanitize))
-    made = build_cuda(folder, build.model, driver, sanitize=True, options=("-O1",))
+    driver = emulated_driver(folder, ("-O0", *sanitize))
+    made = build_cuda(folder, build.model, driver, sanitize=True)
     (folder / "main.c").write_text(PROGRAM)
     command = ["gcc", *sanitize, f"-I{KERNELS}/include", "main.c", "libed.so", f"-Wl,-rpath,{folder}", "-o", "program"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -79,6 +79,7 @@ def find_port() -> int:
     raise AssertionError("no port is free")
 
 
+@pytest.mark.variant
 def test_a_process_that_raises_ends_all_with_one_message(tmp_path: Path) -> None:
     """They are started without torchrun here, as a cluster may do it, so that nobody else ends the other one."""
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_port())}
