@@ -257,20 +257,21 @@ def tasks(options: argparse.Namespace, data: Path, whole: Path) -> list[Task]:
     """Returns the commands. Those after `build` use the bundle of its undisturbed run."""
     *earlier, last = sorted(data.glob("*.nwb"))
     made = (options.bundle or whole / "a.edge").resolve()
+    target = ("--target", options.target)
 
     def build(at: Path) -> list[object]:
-        words = ["build", "--target", options.target, "--preset", options.preset, "--steps", 6, "--out", at / "a.edge"]
+        words = ["build", *target, "--preset", options.preset, "--steps", 6, "--out", at / "a.edge"]
         return [*words, *(word for path in earlier for word in ("--data", path)), "--cache", at / "cache"]
 
     def adapt(at: Path) -> list[object]:
-        return ["adapt", made, last, "--to", 60, "--out", at / "b.edge", "--cache", at / "cache"]
+        return ["adapt", made, last, "--to", 60, *target, "--out", at / "b.edge", "--cache", at / "cache"]
 
     def copy(at: Path) -> None:
         shutil.copytree(made, at / "c.edge", ignore=shutil.ignore_patterns("build"))
 
     found = [
         Task("build", build, lambda at: None, lambda at: read_bundle(at / "a.edge")),
-        Task("compile", lambda at: ["compile", at / "c.edge", "--cache", at / "cache"], copy, read_build),
+        Task("compile", lambda at: ["compile", at / "c.edge", *target, "--cache", at / "cache"], copy, read_build),
         Task(
             "run",
             lambda at: ["run", made, last, "--out", at / "out.csv", "--cache", whole / "cache"],
