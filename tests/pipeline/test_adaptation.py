@@ -231,6 +231,7 @@ def test_the_compiled_engine_decodes_as_the_oracle_does(request: pytest.FixtureR
         assert np.array_equal(found.kinematics, expected.kinematics)
 
 
+@pytest.mark.variant
 def test_an_adapted_bundle_is_adapted_again(home: Path, first: BuildResult, whole: AdaptResult, tmp_path: Path) -> None:
     (bins,) = load_sessions([day(home, 3)])
     size = read_decoder_spec(open_bundle(first.bundle)).shape.size

@@ -69,13 +69,14 @@ BEHAVIOR_ALONE = {"spike-student", "deployed"}  # the distilled student does not
     ("changes", "expected"),
     [
         ({"line_hz": 61.0}, READS | LINEAR | {"distilled", "deployed", "calibrate"}),
-        (
+        pytest.param(
             {"names": SeriesNames(behavior="cursor_pos")},
             READS | BEHAVIOR_ALONE | CALIBRATED | LINEAR | {"teacher-readout"},
+            marks=pytest.mark.variant,
         ),
         pytest.param({"session": "sim00-day01"}, CALIBRATED | LINEAR | {"teacher-readout"}, marks=pytest.mark.variant),
         pytest.param({"seed": 1}, STUDENTS | CALIBRATED | TEACHER, marks=pytest.mark.variant),
-        ({"preset": "wide"}, STUDENTS | CALIBRATED),
+        pytest.param({"preset": "wide"}, STUDENTS | CALIBRATED, marks=pytest.mark.variant),
         ({"recipe": "entropy"}, CALIBRATED),
     ],
     ids=["line frequency", "behavior", "session", "seed", "student size", "recipe"],

@@ -51,7 +51,12 @@ def test_ranges_of_a_file_need_their_own_student(pretrained: Path, first: BuildR
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(
     ("mode", "probe"),
-    [("none", False), pytest.param("stats", False, marks=pytest.mark.variant), ("tokenizer", False), ("stats", True)],
+    [
+        ("none", False),
+        pytest.param("stats", False, marks=pytest.mark.variant),
+        ("tokenizer", False),
+        pytest.param("stats", True, marks=pytest.mark.variant),
+    ],
 )
 def test_a_pretrained_student_decodes_another_day(
     pretrained: Path, first: BuildResult, tmp_path: Path, mode: str, probe: bool

@@ -50,6 +50,7 @@ def test_a_search_begins_with_the_preset_and_is_no_worse_on_validation(
     assert again.training == result.training
 
 
+@pytest.mark.variant
 def test_a_search_that_was_killed_goes_on_with_the_same_bits(
     home: Path, first: BuildResult, first_work: Path, tmp_path: Path, ingredients: list[Ingredients]
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_search_that_was_killed_goes_on_with_the_same_bits(
     assert result.metrics == undisturbed.metrics
 
 
+@pytest.mark.variant
 def test_the_student_on_behavior_alone_may_ship(
     home: Path,
     first: BuildResult,

@@ -172,6 +172,7 @@ def test_a_bundle_holds_the_filter_and_decodes_with_it(
     assert anew.manifest.smoothing_delay_ms != manifest.smoothing_delay_ms
 
 
+@pytest.mark.variant
 def test_without_smoothing_a_bundle_has_no_filter_and_stays_so(home: Path, first: BuildResult, tmp_path: Path) -> None:
     result = run_build(options(home, tmp_path / "raw.edge", smooth=NONE))
     bundle = open_bundle(result.bundle)
