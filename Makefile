@@ -53,9 +53,9 @@ check: $(STAMP)
 	  else echo "no clang-format: C and CUDA were not checked (apt install clang-format)"; fi
 
 # A worker a core, each with one thread of arithmetic: more would wait for each other. tests/conftest.py says which
-# tests stay together.
+# tests stay together. Bytecode is kept, so that the processes that tests start do not compile the package again.
 test: $(STAMP) $(WHEELS_STAMP)
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope $(TEST_OPTIONS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope $(TEST_OPTIONS)
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
