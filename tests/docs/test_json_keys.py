@@ -128,7 +128,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         found["stream"] = [run("stream", bundle, *replayed, "--no-real-time")]
         found["sign"] = [run("sign", bundle, "--key", make_keys(home)[0])]
         found["verify"] = [run("verify", bundle, "--key", home / "lab.pub")]
-        adapted = ("adapt", bundle, file, "--out", home / "adapted.edge")
+        adapted = ("adapt", bundle, file, "--out", home / "adapted.edge", *target)
         found["adapt"] = [run(*adapted, codes=gates), run(*adapted, "--to", 60, codes=gates)]
         found["inspect bundle"].append(run("inspect", home / "adapted.edge"))
         run("run", bundle, file, "--out", home / "decoded.csv")
