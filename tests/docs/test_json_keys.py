@@ -16,9 +16,9 @@ from click.testing import CliRunner
 
 from edgedistill.cli import main
 from edgedistill.measure import closed_loop, robustness
-from edgedistill.training import baselines
 
 from ..convert.published import write_flint, write_makin
+from ..pipeline.conftest import quick_measures
 from ..pipeline.tiny_builds import write_quick_host
 from ..signatures import make_keys
 from .pages import DOCS, section, table_rows, text_of
@@ -91,11 +91,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
     training = ("--preset", home / "tiny.toml", "--steps", 2)
     simulated = ("--sessions", 1, "--minutes", 2.2, "--channels", 4, "--units", 10, "--rate", 500)
     found: dict[str, list[dict[str, Any]]] = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "RIDGE_LAGS", (5,))
-        patch.setattr(baselines, "KALMAN_LAGS", (0,))
-        patch.setattr(baselines, "KALMAN_ORDERS", (1,))
-        patch.setattr(baselines, "SMOOTHING_MS", (0,))
+    with quick_measures(), pytest.MonkeyPatch.context() as patch:
         for levels in ("LOST", "NOISE", "DAYS"):
             patch.setattr(robustness, levels, getattr(robustness, levels)[:2])
         patch.setattr(robustness, "DRAWS", 1)

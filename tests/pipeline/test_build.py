@@ -209,11 +209,6 @@ def test_a_build_for_a_gpu_ends_well_without_one(
     assert list((folder / "model").glob("*_weights.h"))
 
 
-def test_a_zip_decodes_on_onnxruntime(home: Path, first: BuildResult, tmp_path: Path) -> None:
-    result = stages.build(options(home, tmp_path / "x.zip"))
-    assert Decoder.open(result.bundle).info.engine == "onnxruntime"
-
-
 def test_the_ranges_in_the_bundle_say_where_they_come_from(first: BuildResult, home: Path) -> None:
     bundle = open_bundle(first.bundle)
     ranges = Ranges.from_json(json.loads(bundle.read("ranges.json")))

@@ -14,6 +14,7 @@ from edgedistill import pipeline as stages
 from edgedistill.bundle import open_bundle
 from edgedistill.data.candidates import SeriesNames
 from edgedistill.pipeline import BuildResult
+from edgedistill.runtime import Decoder
 from edgedistill.training import teacher_targets
 
 from .tiny_builds import CALIBRATED, LINEAR, READS, STUDENTS, TEACHER, Killed, options, ran, write_preset
@@ -49,7 +50,7 @@ def test_a_recipe_that_fine_tunes_is_resumed_and_kept(
     assert ran(stages.build(replace(asked, out=tmp_path / "y.zip"))) == set()
 
 
-def test_the_same_again_runs_nothing_and_gives_the_same(
+def test_the_same_again_runs_nothing_and_gives_the_same_and_a_zip_decodes_on_onnxruntime(
     home: Path, first: BuildResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     return_other_last_bits(monkeypatch)
@@ -59,6 +60,7 @@ def test_the_same_again_runs_nothing_and_gives_the_same(
     assert again.metrics == first.metrics
     for name in ("student.safetensors", "holdout.npz", "reference.npz"):
         assert open_bundle(again.bundle).read(name) == open_bundle(first.bundle).read(name), name
+    assert Decoder.open(again.bundle).info.engine == "onnxruntime"
 
 
 BEHAVIOR_ALONE = {"spike-student", "deployed"}  # the distilled student does not use behavior

@@ -167,9 +167,13 @@ def test_targets_without_a_compiler_are_refused(original: Bundle) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *((name, "fast") for name in ("host", "aarch64", "cortex-m7", "cortex-m55")),
-        ("host", "slow"),
-        *(pytest.param(name, "slow", marks=pytest.mark.variant) for name in ("aarch64", "cortex-m7", "cortex-m55")),
+        ("host", "fast"),
+        ("cortex-m7", "fast"),
+        *(pytest.param(name, "fast", marks=pytest.mark.variant) for name in ("aarch64", "cortex-m55")),
+        *(
+            pytest.param(name, "slow", marks=pytest.mark.variant)
+            for name in ("host", "aarch64", "cortex-m7", "cortex-m55")
+        ),
     ],
 )
 def test_no_symbol_allocates_prints_or_is_missing(tmp_path: Path, name: str, kind: str) -> None:
@@ -235,7 +239,7 @@ def test_a_program_in_c_gives_the_bits_of_the_oracle(tmp_path: Path, name: str) 
     frames = frames_of("fast", 5000)
     compiler = load_target(name).compiler
     assert compiler is not None
-    answer = run_program(target_with(name, flags=(*compiler.flags, "-O1")), tmp_path, bundles, frames)
+    answer = run_program(target_with(name, flags=(*compiler.flags, "-O0")), tmp_path, bundles, frames)
     oracle, dtype = Decoder(bundles[1], "oracle"), state_dtype(SHAPES["fast"], ARRAYS["fast"], smoothing_states=2)
     expected = oracle.push(frames)
     found = np.frombuffer(answer[: -dtype.itemsize], OUTPUT)
