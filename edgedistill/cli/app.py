@@ -92,6 +92,8 @@ class CommandLine(Commands):
             if not missing.name or missing.name.startswith("edgedistill"):
                 raise  # a defect of edgedistill, which only the traceback explains
             _fail(ctx, _error_for_package(missing.name))
+        except MemoryError as failure:
+            _fail(ctx, _error_for_memory(failure))
         except OSError as failure:
             if failure.errno == errno.EPIPE:
                 _drop_stdout()  # the program that reads the output, such as head, has ended
@@ -115,6 +117,15 @@ def _error_for_package(name: str) -> EngineError:
         f"this command needs {package}, which is not installed here",
         causes=("edgedistill was installed without its extra, as on a device",),
         next_step="pip install 'edgedistill[train]'",
+    )
+
+
+def _error_for_memory(error: MemoryError) -> EdgeDistillError:
+    return EdgeDistillError(
+        "this needs more memory than there is",
+        got=str(error) or None,
+        causes=("a recording or a model that is too large for this machine", "a file that claims more than it holds"),
+        next_step="close other programs, or use a machine with more memory",
     )
 
 

@@ -55,7 +55,7 @@ def parse_header(line: bytes, where: str) -> tuple[SourceHeader, FrameFormat]:
     """Returns what the first line of a stream says. Raises RecordingError where it is not such a line."""
     try:
         facts = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _wrong_header(where, line[:80], f"one line of JSON, such as {EXAMPLE}") from None
     if not isinstance(facts, dict):
         raise _wrong_header(where, facts, f"an object, such as {EXAMPLE}")
