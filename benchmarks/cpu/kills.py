@@ -5,7 +5,8 @@ a random time of the clock, or right before a random call that changes a file or
 counts as found: a result that is not the old one or the whole new one, a command that afterwards fails or ends with
 other bytes than an undisturbed run, and anything hidden that the undisturbed run leaves behind. Measured times, on
 which gates are judged, differ from run to run. The models have a few hundred weights and the measures are short, so
-that a kill costs seconds; with `--whole` they are those of the preset nano, as a user builds it. The result is written
+that a kill costs seconds, and one process does all of a build; with `--whole` all is as a user builds with the preset
+nano. The result is written
 to `kills.json`, and the exit code is 1 if anything was found.
 
     python -m benchmarks.cpu.kills [--kills 100] [--seconds 3600] [--seed 0] [--whole]
@@ -265,7 +266,8 @@ def tasks(options: argparse.Namespace, data: Path, whole: Path) -> list[Task]:
 
     def build(at: Path) -> list[object]:
         words = ["build", "--target", options.target, "--preset", options.preset, "--steps", 6, "--out", at / "a.edge"]
-        return [*words, *(word for path in earlier for word in ("--data", path)), "--cache", at / "cache"]
+        words += [word for path in earlier for word in ("--data", path)]
+        return [*words, "--cache", at / "cache", *(() if options.whole else ("--jobs", 1))]
 
     def adapt(at: Path) -> list[object]:
         words = ["adapt", made, last, "--to", 60, "--target", options.target, "--out", at / "b.edge"]
