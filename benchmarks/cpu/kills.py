@@ -6,8 +6,7 @@ counts as found: a result that is not the old one or the whole new one, a comman
 other bytes than an undisturbed run, and anything hidden that the undisturbed run leaves behind. Measured times, on
 which gates are judged, differ from run to run. The models have a few hundred weights and the measures are short, so
 that a kill costs seconds, and one process does all of a build; with `--whole` all is as a user builds with the preset
-nano. The result is written
-to `kills.json`, and the exit code is 1 if anything was found.
+nano. The result is written to `kills.json`, and the exit code is 1 if anything was found.
 
     python -m benchmarks.cpu.kills [--kills 100] [--seconds 3600] [--seed 0] [--whole]
         [--data DATA] [--preset P] [--target T] [--bundle B]
