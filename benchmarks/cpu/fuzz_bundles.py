@@ -37,7 +37,7 @@ from edgedistill.runtime import Decoder
 
 ENGINES = ("oracle", "onnxruntime", "onnxruntime-int8")
 TURNS = 6
-QUICK = ("--steps", "5", "--closed-loop", "0", "--against", "onnxruntime-int8", "--engine", "onnxruntime")
+QUICK = ("--steps", "5", "--closed-loop", "0", "--against", "spike-student-int8", "--engine", "onnxruntime-int8")
 MOST_SECONDS, MOST_GROWTH = 20, 10**9
 
 

@@ -186,7 +186,7 @@ def kill_task(task: Task, kills: int, trial: Trial) -> None:
                     trial.note(task, moment, f"left neither the old result nor the new one: {compare(left, expected)}")
             except EdgeDistillError as error:
                 trial.note(task, moment, error)
-        again = run(task, place, Moment(), trial.folder / "log")
+        again = end or run(task, place, Moment(), trial.folder / "log")  # one that got through was not disturbed
         if again.code not in DONE:
             trial.note(task, None, f"fails afterwards: {again.text}")
         elif (left := task.read(place)) != expected:
