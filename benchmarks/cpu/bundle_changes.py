@@ -105,7 +105,7 @@ def change_values(case: Case, tree: Any) -> None:
         elif how == "many" and isinstance(parent[key], list):
             parent[key] = parent[key] * 500
         elif how == "near" and isinstance(parent[key], (int, float)) and not isinstance(parent[key], bool):
-            parent[key] = case.pick((-parent[key], parent[key] + 1, parent[key] * 1000, parent[key] / 3))
+            parent[key] = case.pick((-parent[key], parent[key] + 1, parent[key] * 1000, parent[key] // 3))
         else:
             parent[key] = case.odd_value()
 

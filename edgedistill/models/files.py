@@ -123,7 +123,7 @@ def make_model(folder: Path, facts: Facts, make: Callable[[], Model]) -> Model:
     sizes = {**facts["size"], **{f"channels of {name}": count for name, count in facts["channels"].items()}}
     sizes |= {name: facts[name] for name in ("teacher_d", "outputs") if name in facts}
     for name, size in sizes.items():
-        if size > max(room, LARGEST_SIZE):
+        if not 0 <= size <= max(room, LARGEST_SIZE) or (type(size) is not int and name not in facts["size"]):
             raise ValueError(f"{name} is {size}, which {WEIGHTS} has no weights for")
     with torch.device("meta"):
         tensors = make().state_dict()
@@ -181,7 +181,7 @@ def refuse_damaged_facts(folder: Path) -> Iterator[None]:
     """Turns whatever goes wrong with a fact that is missing or of another type into one EdgeDistillError."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise EdgeDistillError(
             f"{folder / FACTS} does not describe a model",
             got=f"{type(error).__name__}: {error}",

@@ -182,6 +182,7 @@ def test_the_hash_of_a_checkpoint_stays() -> None:
     [
         {"size": {"layers": 10**9}}, {"size": {"taps": 10**12}}, {"size": {"d": 10**5, "ff": 10**6}},
         {"size": {"lags": 10**15}}, {"channels": {"a/1": 10**12}}, {"teacher_d": 10**7}, {"outputs": 10**11},
+        {"channels": {"a/1": -3}}, {"channels": {"a/1": 0.5}}, {"channels": {"a/1": 0}}, {"teacher_d": -1},
     ],
     ids=str,
 )  # fmt: skip

@@ -120,7 +120,7 @@ def _read_gain(facts: dict[str, Any], count: int, where: str) -> tuple[float, ..
     gain = facts.get("gain", 1.0)
     gains = gain if isinstance(gain, list) else [gain] * count
     numbers = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in gains)
-    if len(gains) != count or not numbers or not np.isfinite(gains).all():
+    if len(gains) != count or not numbers or not all(abs(one) <= sys.float_info.max for one in gains):
         raise _wrong_header(where, f"'gain' is {str(gain)[:80]}", "a finite number, or one a channel")
     return tuple(float(one) * unit for one in gains)
 
