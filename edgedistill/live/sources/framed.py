@@ -266,6 +266,8 @@ class _Stdin:
     """Leaves stdin open, because it does not belong to the source."""
 
     def fileno(self) -> int:
+        if sys.stdin is None:
+            raise RecordingError("stdin is closed, so there is no stream to decode")
         return sys.stdin.fileno()
 
     def close(self) -> None:
