@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from edgedistill.errors import OutputError, RecordingError
 from edgedistill.files import atomic_write
-from edgedistill.limits import plain_name
+from edgedistill.limits import plain_line, plain_name
 from edgedistill.runtime import Decoder, Flag, Output
 from edgedistill.runtime.decoder import DecoderInfo
 
@@ -229,7 +229,8 @@ def _name_column(name: str, unit: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\n') else text
+    """Returns a cell in quotes where a program could end it earlier. Some spreadsheets split lines at semicolons."""
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',;"\n') else text
 
 
 def check_destination(path: Path) -> None:
@@ -273,7 +274,10 @@ def _write_nwb(predictions: Predictions, path: Path) -> None:
 
 
 def make_nwb(predictions: Predictions, *, growing: bool = False, command: str = "run") -> Any:
-    """Returns predictions as a `pynwb.NWBFile`. `growing` lets rows be added to its series once it is a file."""
+    """Returns predictions as a `pynwb.NWBFile`. `growing` lets rows be added to its series once it is a file.
+
+    HDF5 holds no text with a zero byte or half a character, so names lose them.
+    """
     from pynwb import NWBFile
     from pynwb.behavior import BehavioralTimeSeries
     from pynwb.file import Subject
@@ -281,14 +285,14 @@ def make_nwb(predictions: Predictions, *, growing: bool = False, command: str = 
     start = predictions.session_start
     subject = predictions.subject_id
     nwb = NWBFile(
-        session_description=f"kinematics decoded by edgedistill from {predictions.source}",
+        session_description=plain_line(f"kinematics decoded by edgedistill from {predictions.source}"),
         identifier=str(uuid.uuid4()),
-        session_id=predictions.session_id,
+        session_id=predictions.session_id and plain_line(predictions.session_id),
         session_start_time=datetime.fromisoformat(start) if start else datetime.now(timezone.utc),
-        source_script=f"edgedistill {command}, bundle {predictions.info.name} {predictions.info.sha256}",
+        source_script=plain_line(f"edgedistill {command}, bundle {predictions.info.name} {predictions.info.sha256}"),
         source_script_file_name=f"edgedistill {command}",
         keywords=["decoded kinematics", "local field potential"],
-        subject=Subject(subject_id=subject, **predictions.subject_facts) if subject else None,
+        subject=Subject(subject_id=plain_line(subject), **predictions.subject_facts) if subject else None,
     )
     module = nwb.create_processing_module("behavior", "decoded from LFP, one value each 10 ms")
     module.add(BehavioralTimeSeries(time_series=_series(predictions, growing), name="decoded"))
@@ -299,8 +303,8 @@ def _series(predictions: Predictions, growing: bool) -> list[Any]:
     from pynwb import H5DataIO, TimeSeries
 
     info = predictions.info
-    units = sorted(set(info.output_units))
-    outputs = ", ".join(f"{n} ({u})" for n, u in zip(info.output_names, info.output_units, strict=True))
+    units = sorted(set(map(plain_line, info.output_units)))
+    outputs = ", ".join(plain_line(f"{n} ({u})") for n, u in zip(info.output_names, info.output_units, strict=True))
     times_s = predictions.times_s
     if predictions.bins_per_s is None:
         clock: dict[str, Any] = {"timestamps": times_s}

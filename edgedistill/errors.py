@@ -41,15 +41,10 @@ class EdgeDistillError(Exception):
         self.args = (self._message(),)
 
     def _message(self) -> str:
-        lines = [self.what]
-        if self.got is not None:
-            lines.append(f"  found:    {self.got}")
-        if self.expected is not None:
-            lines.append(f"  expected: {self.expected}")
-        lines.extend(f"  maybe:    {cause}" for cause in self.causes)
-        if self.next_step is not None:
-            lines.append(f"  next:     {self.next_step}")
-        return "\n".join(lines)
+        facts = [("found:", self.got), ("expected:", self.expected)]
+        facts += [("maybe:", cause) for cause in self.causes] + [("next:", self.next_step)]
+        lines = [f"  {label:<9} {hang_lines(str(fact), 12)}" for label, fact in facts if fact is not None]
+        return "\n".join([hang_lines(self.what, 12), *lines])
 
 
 class ConfigError(EdgeDistillError):
@@ -86,6 +81,11 @@ class StalePlan(EngineError):
 
 class OutputError(EdgeDistillError):
     """Reports a result that could not be written, as the folder is read-only, the disk full or a file in the way."""
+
+
+def hang_lines(text: str, width: int) -> str:
+    """Returns a text whose further lines are indented, so that a name with a line of its own passes for no other."""
+    return text.replace("\n", "\n" + " " * width)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,8 +46,9 @@ def atomic_write(path: Path, what: str, *, next_step: str | None = None) -> Iter
 
     The caller writes a file, or makes a folder and fills it. The hidden path ends in the name of `path`, because some
     writers look at it. Missing folders above `path` are made. Where `path` is a symbolic link, the link stays and its
-    target is replaced. An old folder is removed with its whole content, so a caller that writes folders must first be
-    sure that edgedistill wrote the old one. Errors of the caller that name the hidden path name `path` instead.
+    target is replaced. A device, a pipe or a socket is not replaced. An old folder is removed with its whole content,
+    so a caller that writes folders must first be sure that edgedistill wrote the old one. Errors of the caller that
+    name the hidden path name `path` instead.
 
     Raises OutputError, with `what` ("the ranges") and `next_step` in its message, for every OSError inside the block.
     Read inputs before the block, so that their errors are not reported as errors of the output. Where HDF5 fails to
@@ -56,6 +58,7 @@ def atomic_write(path: Path, what: str, *, next_step: str | None = None) -> Iter
     try:
         if not place.name:  # "." and "/" have no parent folder for a hidden name
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        require_replaceable(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         with opened_folder(place.parent) as inside, stage(inside, place.name) as staging:
             hidden = place.parent / staging.path
@@ -69,6 +72,14 @@ def atomic_write(path: Path, what: str, *, next_step: str | None = None) -> Iter
         raise output_error(path, what, error, next_step) from error
 
 
+def require_replaceable(place: Path) -> None:
+    """Raises OSError for a device, a pipe or a socket. To replace /dev/null by a file would break the whole machine."""
+    with suppress(FileNotFoundError):
+        mode = place.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise FileExistsError(errno.EEXIST, "a device, a pipe or a socket, which is not replaced", str(place))
+
+
 def atomic_write_bytes(path: Path, data: bytes, what: str, *, next_step: str | None = None) -> None:
     """Writes a whole file through `atomic_write`. Raises OutputError."""
     with atomic_write(path, what, next_step=next_step) as partial:
@@ -76,8 +87,8 @@ def atomic_write_bytes(path: Path, data: bytes, what: str, *, next_step: str | N
 
 
 def atomic_write_text(path: Path, text: str, what: str, *, next_step: str | None = None) -> None:
-    """Writes a whole text in UTF-8 through `atomic_write`. Raises OutputError."""
-    atomic_write_bytes(path, text.encode(), what, next_step=next_step)
+    """Writes a whole text in UTF-8 through `atomic_write`. What is no character becomes "?". Raises OutputError."""
+    atomic_write_bytes(path, text.encode(errors="replace"), what, next_step=next_step)
 
 
 def output_error(path: Path, what: str, error: OSError, next_step: str | None = None) -> EdgeDistillError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import math
 import os
 import stat
@@ -22,7 +23,8 @@ import numpy as np
 MOST_SETTINGS_BYTES = 1 << 20  # of a TOML file
 MOST_MANIFEST_BYTES = 8 << 20  # parsed JSON takes up to thirty times its text
 MOST_JSON_BYTES = 16 << 20  # of any other JSON in a bundle
-MOST_RESULT_BYTES = 64 << 20  # of a result of `bench`
+MOST_RESULT_BYTES = 64 << 20  # of a result of `bench`, of ranges, and of the log of a training
+MOST_MODEL_BYTES = 256 << 20  # of the facts of a model, which hold a matrix for each array
 MOST_UNPACKED_BYTES = 256 << 20  # of an .npz or the zip of a bundle beyond its own size; ours are not packed
 MOST_DIRECTORY_BYTES = 16 << 20  # of the list of files in a zip
 BUNDLE_GB, BUNDLE_FILES = 2, 10_000
@@ -58,6 +60,18 @@ def read_plain(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"larger than {most} bytes", str(path))
     return data
+
+
+def read_json(path: Path, most: int) -> Any:
+    """Returns what a JSON file of at most `most` bytes holds.
+
+    Raises OSError as `read_plain` does, and ValueError for anything but JSON.
+    """
+    data = read_plain(path, most)
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("lists and objects lie in each other too deep") from error
 
 
 def require_plain(path: Path, found: os.stat_result) -> None:
@@ -115,7 +129,12 @@ def plain_text(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
+def plain_line(text: str) -> str:
+    """Returns a text as one line without control characters."""
+    return plain_text(text).replace("\n", " ").replace("\t", " ")
+
+
 def plain_name(text: str) -> str:
     """Returns a name as a column of a CSV may show it: one line, and no formula of a spreadsheet."""
-    name = plain_text(text).replace("\n", " ").replace("\t", " ").strip()
+    name = plain_line(text).strip()
     return f"'{name}" if name.startswith(tuple(FORMULA)) else name

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
@@ -102,6 +103,7 @@ def _take(lock: Path, place: Path) -> int:
         try:
             _wait_for_lock(descriptor, place)
             if _is_still_there(lock, descriptor):
+                _require_own(lock, descriptor)
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode()[:OWNER_BYTES], 0)
                 return descriptor
@@ -117,6 +119,13 @@ def _is_still_there(lock: Path, descriptor: int) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.lstat(lock))
     except FileNotFoundError:
         return False
+
+
+def _require_own(lock: Path, descriptor: int) -> None:
+    """Raises OSError for a lock that is another file as well. Whoever shares the folder could name any file so."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        raise OSError(errno.EEXIST, "it is not a plain file, or has a second name", str(lock))
 
 
 def _wait_for_lock(descriptor: int, place: Path) -> None:

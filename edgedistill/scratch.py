@@ -141,6 +141,7 @@ def _make_file(folder: Path, size: int) -> mmap.mmap:
                 file.truncate(size)
             made = mmap.mmap(file.fileno(), size)
     except OSError as error:
-        raise output_error(place, "scratch space", error, f"df -h {place}") from error
+        stays = place.parent if place.suffix == ".partial" else place  # a stage that fails leaves no folder
+        raise output_error(stays, "scratch space", error, f"df -h {stays}") from error
     _Scratch.maps.add(made)
     return made

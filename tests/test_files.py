@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,17 @@ def test_another_disk_that_is_full_is_named(tmp_path: Path) -> None:
     says = "No space left on device: /cache/file"
     with pytest.raises(OutputError, match=says), atomic_write(tmp_path / "a.edge", "the bundle"):
         raise OSError(errno.ENOSPC, "No space left on device", "/cache/file")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path: Path, linked: bool) -> None:
+    """The administrator of a machine could else replace /dev/null by a file, and break all programs on it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    if linked:
+        (tmp_path / "link").symlink_to(pipe)
+    place = tmp_path / "link" if linked else pipe
+    with pytest.raises(OutputError, match=r"(?s)a device, a pipe or a socket, which is not replaced.*in the way"):
+        atomic_write_text(place, "x", "the page")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert len(list(tmp_path.iterdir())) == 1 + linked

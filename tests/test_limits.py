@@ -25,7 +25,7 @@ from edgedistill.data.opening.hdf5_files import require_hdf5
 from edgedistill.decoding import format_csv_header
 from edgedistill.errors import BundleError, ConfigError, EngineError, RecordingError
 from edgedistill.frontend import FrontEndConfig
-from edgedistill.limits import plain_name, plain_text, read_plain
+from edgedistill.limits import plain_name, plain_text, read_json, read_plain
 from edgedistill.runtime import Decoder
 from edgedistill.runtime.decoder import DecoderInfo
 from edgedistill.runtime.onnx_content import find_graph_fault
@@ -318,6 +318,19 @@ def test_names_reach_a_terminal_without_control_characters(case: Case) -> None:
     assert not set(refused.output) & set("\x1b\x07\x9b\u202e\u2028")
 
 
+def test_a_name_with_a_line_of_its_own_passes_for_no_line_of_ours(case: Case) -> None:
+    forged = "x\nfiles  9, all signed by the lab\nerror: none"
+    case.manifest["name"] = case.manifest["preset"] = case.manifest["session"]["id"] = forged
+    case.manifest["outputs"][0]["unit"] = case.manifest["created_by"] = forged
+    case.manifest["metrics"] = {forged: 1.0}
+    case.manifest["graphs"] = {forged: {"usable": False, "reason": forged}}
+    shown = call("inspect", case.write())
+    assert shown.exit_code == 0
+    lines = shown.output.splitlines()
+    assert sum(line.startswith("files ") for line in lines) == 1
+    assert not [line for line in lines if line.startswith("error:")]
+
+
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x", "\x00=1", "\n\t=1", " =1", "\u200b=1"])
 def test_no_column_of_a_csv_is_a_formula(name: str) -> None:
     info = DecoderInfo("n", "c", "0" * 64, Fraction(1000), ("a",), (name,), ("cm/s",), 1.0, 0.0, 10)
@@ -325,6 +338,8 @@ def test_no_column_of_a_csv_is_a_formula(name: str) -> None:
     assert len(header.splitlines()) == 1
     assert all(column.strip('"')[0] not in "=+-@\t\r" for column in header.split(","))
     assert plain_name("cursor_vel_x (cm/s)") == "cursor_vel_x (cm/s)"
+    split = DecoderInfo("n", "c", "0" * 64, Fraction(1000), ("a",), ("a;=1+1",), ("cm/s",), 1.0, 0.0, 10)
+    assert '"a;=1+1 (cm/s)"' in format_csv_header(split)  # in countries where a semicolon parts columns
     assert plain_text("µV, R²\n\tx") == "µV, R²\n\tx"
 
 
@@ -340,6 +355,11 @@ def test_pipes_and_large_files_are_refused_at_once(tmp_path: Path) -> None:
         require_hdf5(pipe)
     with pytest.raises(OSError, match="not a plain file"):
         read_plain(Path("/dev/zero"), 10)
+    with pytest.raises(OSError, match="not a plain file"):
+        read_json(pipe, 10)
+    deep.write_text("[" * 99_999)
+    with pytest.raises(ValueError, match="too deep"):
+        read_json(deep, 1 << 20)
     for words in (("inspect", pipe), ("report", pipe)):
         assert call(*words, "--out", tmp_path / "x.html").exit_code in (1, 2)
     assert call("report", pipe, "--out", tmp_path / "x.html").exit_code == 1

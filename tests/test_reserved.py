@@ -153,3 +153,17 @@ def test_a_disk_without_locks_is_used_and_a_line_says_so(
     monkeypatch.setattr(staging.fcntl, "flock", no_locks)
     with reserve(tmp_path / "out"):
         assert "no locks" in caplog.text
+
+
+def test_a_lock_that_is_another_file_as_well_is_not_written_to(tmp_path: Path) -> None:
+    victim, lock = tmp_path / "precious", tmp_path / ".out.lock"
+    victim.write_text("the only copy")
+    for lead in (lock.hardlink_to, lock.symlink_to):
+        lead(victim)
+        with pytest.raises(OutputError, match=r"in the way|link"), reserve(tmp_path / "out"):
+            pass
+        lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(OutputError, match="could not be written"), reserve(tmp_path / "out"):
+        pass
+    assert victim.read_text() == "the only copy"

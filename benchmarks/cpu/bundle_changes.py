@@ -19,7 +19,20 @@ import numpy as np
 
 MANIFEST, BLANK = "manifest.json", "0" * 64
 EVIL = "\x1b[31m\x9b\u202e=cmd|' /C calc'!A0\r\n"
-TEXTS = ("", EVIL, "x" * 100_000, "../../evil", "/etc/passwd", "1e999999999", "1/0", "9" * 5000, "nan", "\x00", "host")
+TEXTS = (
+    "",
+    EVIL,
+    "x" * 100_000,
+    "../../evil",
+    "/etc/passwd",
+    "1e999999999",
+    "1/0",
+    "9" * 5000,
+    "nan",
+    "\x00",
+    "\ud800",
+    "host",
+)
 NUMBERS = (0, -1, 1, 2, 7, 1000, 2**31, 2**63, 2**64, 10**30, 10**400, 1e308, -1e308, 5e-324, 0.5)
 SPECIAL = (float("nan"), float("inf"), -float("inf"), None, True, False)
 
@@ -92,7 +105,7 @@ def change_values(case: Case, tree: Any) -> None:
         elif how == "many" and isinstance(parent[key], list):
             parent[key] = parent[key] * 500
         elif how == "near" and isinstance(parent[key], (int, float)) and not isinstance(parent[key], bool):
-            parent[key] = case.pick((-parent[key], parent[key] + 1, parent[key] * 1000, parent[key] / 3))
+            parent[key] = case.pick((-parent[key], parent[key] + 1, parent[key] * 1000, parent[key] // 3))
         else:
             parent[key] = case.odd_value()
 

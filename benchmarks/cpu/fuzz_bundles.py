@@ -1,9 +1,10 @@
 """Fuzzes bundles: changes a bundle in its manifest, its files or its archive, signs it again, and uses it.
 
 A stranger can sign a bundle that says anything. Every change is drawn from a seed. `inspect`, `run` on each engine of
-the runtime and the holdout are then tried in one process. Each must end with a result or a message. What is counted as
-found: a traceback, more than 20 s of the processor or 5 minutes, more than 1 GB of memory, and any change outside the
-bundle. The result is written to `fuzz_bundles.json`, and the exit code is 1 if anything was found.
+the runtime, `run` to an NWB file, `bench` with `report`, and the holdout are then tried in one process. Each must end
+with a result or a message. What is counted as found: a traceback, more than 20 s of the processor or 5 minutes, more
+than 1 GB of memory, and any change outside the bundle. The result is written to `fuzz_bundles.json`, and the exit code
+is 1 if anything was found.
 
     python -m benchmarks.cpu.fuzz_bundles BUNDLE [--seconds 3600 | --cases N] [--seed 0] [--only CASE]
 """
@@ -35,6 +36,8 @@ from edgedistill.errors import EdgeDistillError
 from edgedistill.runtime import Decoder
 
 ENGINES = ("oracle", "onnxruntime", "onnxruntime-int8")
+TURNS = 6
+QUICK = ("--steps", "5", "--closed-loop", "0", "--against", "spike-student-int8", "--engine", "onnxruntime-int8")
 MOST_SECONDS, MOST_GROWTH = 20, 10**9
 
 
@@ -57,7 +60,7 @@ def main() -> None:
     kinds: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        for turn in range(len(ENGINES)):
+        for turn in range(TURNS):
             use(original, turn)  # whose memory is that of every case
         least = peak_bytes()
         while options.only is not None or (
@@ -96,7 +99,7 @@ def try_case(case: Case, least: int) -> str | None:
     signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
     signal.alarm(15 * MOST_SECONDS)
     try:
-        use(path, int(case.rng.integers(6)))
+        use(path, int(case.rng.integers(TURNS)))
     except TooSlow:
         return f"too slow: {traceback.format_exc()[-1500:]}"
     except Exception:
@@ -116,6 +119,11 @@ def use(path: Path, turn: int) -> None:
     frames = np.random.default_rng(0).normal(0, 50, (100, 12)).astype("<f4").tobytes()
     call("inspect", path, *(("--json",) if turn % 2 else ()))
     call("run", path, "-", "--engine", ENGINES[turn % len(ENGINES)], stdin=frames)
+    if turn == TURNS - 1:
+        call("run", path, "-", "--engine", "onnxruntime", "--out", "out.nwb", stdin=frames)
+    if turn == TURNS - 2:
+        call("bench", path, *QUICK, "--out", "bench.json")
+        call("report", "bench.json", "--out", "page.html")
     with suppress(EdgeDistillError):
         bundle = open_bundle(path)
         for read in (

@@ -4,10 +4,11 @@ A command runs in a process of its own. It dies without a chance to tidy up: aft
 a random time of the clock, or right before a random call that changes a file or folder, all drawn from a seed. What
 counts as found: a result that is not the old one or the whole new one, a command that afterwards fails or ends with
 other bytes than an undisturbed run, and anything hidden that the undisturbed run leaves behind. Measured times, on
-which gates are judged, differ from run to run. The result is written to `kills.json`, and the exit code is 1 if
-anything was found.
+which gates are judged, differ from run to run. The models have a few hundred weights and the measures are short, so
+that a kill costs seconds, and one process does all of a build; with `--whole` all is as a user builds with the preset
+nano. The result is written to `kills.json`, and the exit code is 1 if anything was found.
 
-    python -m benchmarks.cpu.kills [--kills 100] [--seconds 3600] [--seed 0]
+    python -m benchmarks.cpu.kills [--kills 100] [--seconds 3600] [--seed 0] [--whole]
         [--data DATA] [--preset P] [--target T] [--bundle B]
 """
 
@@ -24,12 +25,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.cpu.small_builds import quick_measures, write_preset, write_quick_host
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
 from edgedistill.bundle import open_bundle
 from edgedistill.cli import main as command_line
@@ -100,15 +102,18 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, help="sessions of three days, simulated where it is left out")
-    parser.add_argument("--preset", default="nano")
-    parser.add_argument("--target", default="host")
+    parser.add_argument("--whole", action="store_true", help="the preset nano and all measures, which takes hours")
+    parser.add_argument("--preset", type=Path, help="another preset")
+    parser.add_argument("--target", type=Path, help="another target")
     parser.add_argument(
         "--bundle", type=Path, help="a bundle of these sessions, so that none has to be built and killed"
     )
     options = parser.parse_args()
     for module in HEAVY:  # before the processes fork, so that each of them need not import it
         importlib.import_module(module)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, nullcontext() if options.whole else quick_measures():
+        options.preset = options.preset or ("nano" if options.whole else write_preset(Path(folder, "tiny.toml")))
+        options.target = options.target or ("host" if options.whole else write_quick_host(Path(folder, "host.toml")))
         result = kill_all(options, Path(folder))
     write_result(options.out, "kills", {**describe_conditions("benchmarks.cpu.kills"), **result})
     print(json.dumps(result, indent=1))
@@ -181,7 +186,7 @@ def kill_task(task: Task, kills: int, trial: Trial) -> None:
                     trial.note(task, moment, f"left neither the old result nor the new one: {compare(left, expected)}")
             except EdgeDistillError as error:
                 trial.note(task, moment, error)
-        again = run(task, place, Moment(), trial.folder / "log")
+        again = end or run(task, place, Moment(), trial.folder / "log")  # one that got through was not disturbed
         if again.code not in DONE:
             trial.note(task, None, f"fails afterwards: {again.text}")
         elif (left := task.read(place)) != expected:
@@ -261,7 +266,8 @@ def tasks(options: argparse.Namespace, data: Path, whole: Path) -> list[Task]:
 
     def build(at: Path) -> list[object]:
         words = ["build", *target, "--preset", options.preset, "--steps", 6, "--out", at / "a.edge"]
-        return [*words, *(word for path in earlier for word in ("--data", path)), "--cache", at / "cache"]
+        words += [word for path in earlier for word in ("--data", path)]
+        return [*words, "--cache", at / "cache", *(() if options.whole else ("--jobs", 1))]
 
     def adapt(at: Path) -> list[object]:
         return ["adapt", made, last, "--to", 60, *target, "--out", at / "b.edge", "--cache", at / "cache"]

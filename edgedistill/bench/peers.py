@@ -19,6 +19,7 @@ import numpy.typing as npt
 from edgedistill.bundle.contents import Ridge
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
+from edgedistill.runtime.onnx_content import OF_TEACHERS
 from edgedistill.runtime.onnx_session import open_session, run_first, running_error
 
 MOST_COUNTS = 1 << 24  # numbers in the window of a teacher
@@ -101,7 +102,7 @@ class WindowTeacher:
 
         Raises EngineError where onnxruntime is missing, and for a graph that it refuses or that cannot be a teacher.
         """
-        self._session = open_session(graph, any_operator=True)
+        self._session = open_session(graph, also=OF_TEACHERS)
         inputs = [(one.name, one.type, one.shape) for one in self._session.get_inputs()]
         sizes = inputs[0][2] if len(inputs) == 1 else []
         if [one[:2] for one in inputs] != [("counts", "tensor(float)")] or not _is_table(sizes):

@@ -121,13 +121,22 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     path = Path(path)
     prefix = _prefix(path)
-    raw = read_member(path, prefix + MANIFEST, MOST_MANIFEST_BYTES)
+    raw = _read_manifest(path, prefix)
     bundle = Bundle(path, parse_manifest(path, _checked_manifest(path, raw)), prefix)
     bundle.verify()
     return bundle
 
 
+def read_raw_manifest(path: Path) -> bytes:
+    """Returns the manifest of a folder or zip, of which nothing was checked. Raises BundleError where it has none."""
+    return _read_manifest(path, _prefix(path))
+
+
 # ---------------------------------------------------------------- reading
+
+
+def _read_manifest(path: Path, prefix: str) -> bytes:
+    return read_member(path, prefix + MANIFEST, MOST_MANIFEST_BYTES)
 
 
 def _checked_manifest(path: Path, raw: bytes) -> dict[str, Any]:
@@ -138,6 +147,8 @@ def _checked_manifest(path: Path, raw: bytes) -> dict[str, Any]:
         raise BundleError(f"{path}: '{MANIFEST}' is damaged: it is not JSON", got=error) from error
     if not isinstance(manifest, dict) or any(key not in manifest for key in _OWN_KEYS):
         raise _not_a_bundle(path, f"a {MANIFEST} of another program")
+    if (b"\\u" in raw or b"\xed" in raw) and not _is_text(manifest):  # an escape, or half a character in UTF-8
+        raise BundleError(f"{path}: '{MANIFEST}' is damaged: a name in it holds half a character")
     _check_format(path, manifest["format"])
     files, own = manifest["files"], manifest["sha256"]
     if not isinstance(files, dict) or not all(map(_is_digest, (own, *files.values()))):
@@ -185,6 +196,15 @@ def check_name(where: str, name: str) -> None:
             f"{where}: '{name}' is not a valid name for a file of a bundle",
             expected="a relative path that stays inside the bundle, outside build/",
         )
+
+
+def _is_text(content: object) -> bool:
+    """Returns whether all texts in parsed JSON can be written again. JSON may hold one half of a pair of surrogates."""
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_digest(value: object) -> bool:

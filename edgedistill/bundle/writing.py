@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgedistill.bundle.manifest import MANIFEST
-from edgedistill.bundle.reading import BLANK, CHUNK, FORMAT, Bundle, check_name, open_bundle
+from edgedistill.bundle.reading import BLANK, CHUNK, FORMAT, Bundle, check_name, open_bundle, read_raw_manifest
 from edgedistill.errors import BundleError, OutputError
 from edgedistill.files import atomic_write, remove
 
@@ -103,13 +103,16 @@ def _copy(source: bytes | Path, member: OpenMember, name: str) -> str:
 
 
 def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
-    """Returns the manifest with its own hash. Raises BundleError for a value that JSON cannot hold, such as NaN."""
+    """Returns the manifest with its own hash. Raises BundleError for a value that JSON cannot hold, such as NaN.
+
+    Bytes of a file's name that are no text become question marks.
+    """
     blank = {"format": FORMAT, "sha256": BLANK, **{k: v for k, v in manifest.items() if k not in _OURS}}
     try:
         text = json.dumps(blank, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise BundleError(f"'{MANIFEST}' cannot hold this manifest", got=error) from error
-    raw = text.encode()
+    raw = text.encode(errors="replace")
     return raw.replace(BLANK.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
 
 
@@ -132,14 +135,11 @@ def refuse_foreign(target: Path) -> None:
 
 def _is_replaceable(target: Path) -> bool:
     try:
-        if target.suffix == ".zip":
-            with zipfile.ZipFile(target) as archive:
-                names = (name for name in archive.namelist() if name.split("/", 1)[-1] == MANIFEST)
-                manifest = json.loads(archive.read(next(names, MANIFEST)))  # a shipped zip has a folder at its top
-        elif not any(target.iterdir()):
+        if target.is_file() != (target.suffix == ".zip"):
+            return False
+        if target.is_dir() and not any(target.iterdir()):
             return True
-        else:
-            manifest = json.loads((target / MANIFEST).read_bytes())
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        manifest = json.loads(read_raw_manifest(target))
+    except (OSError, BundleError, ValueError, RecursionError):
         return False
     return isinstance(manifest, dict) and {"format", "files", "sha256"} <= manifest.keys()

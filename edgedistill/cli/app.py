@@ -11,6 +11,7 @@ import errno
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -47,6 +48,7 @@ class CommandLine(Commands):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Notes whether --json is given, before anything else can fail."""
+        _open_closed_streams()
         ctx.meta[JSON_WANTED] = "--json" in args
         return super().parse_args(ctx, args)
 
@@ -92,6 +94,8 @@ class CommandLine(Commands):
             if not missing.name or missing.name.startswith("edgedistill"):
                 raise  # a defect of edgedistill, which only the traceback explains
             _fail(ctx, _error_for_package(missing.name))
+        except MemoryError as failure:
+            _fail(ctx, _error_for_memory(failure))
         except OSError as failure:
             if failure.errno == errno.EPIPE:
                 _drop_stdout()  # the program that reads the output, such as head, has ended
@@ -100,7 +104,8 @@ class CommandLine(Commands):
 
 
 def _fail(ctx: click.Context, error: EdgeDistillError) -> None:
-    _print_error_json(ctx, type(error).__name__, FAILED, **error_to_json(error))
+    with suppress(OSError):  # stdout itself may be what is full
+        _print_error_json(ctx, type(error).__name__, FAILED, **error_to_json(error))
     echo(f"error: {error}", err=True)
 
 
@@ -118,6 +123,15 @@ def _error_for_package(name: str) -> EngineError:
     )
 
 
+def _error_for_memory(error: MemoryError) -> EdgeDistillError:
+    return EdgeDistillError(
+        "this needs more memory than there is",
+        got=str(error) or None,
+        causes=("a recording or a model that is too large for this machine", "a file that claims more than it holds"),
+        next_step="close other programs, or use a machine with more memory",
+    )
+
+
 def _error_for_system(error: OSError) -> EdgeDistillError:
     name = f"{error.filename}: " if error.filename else ""
     reason = error.strerror or str(error)
@@ -126,6 +140,15 @@ def _error_for_system(error: OSError) -> EdgeDistillError:
     if isinstance(error, PermissionError):
         return OutputError(f"{name}not allowed", got=reason, next_step="choose a place that you may use")
     return EdgeDistillError(f"{name}{reason}")
+
+
+def _open_closed_streams() -> None:
+    """Lets output go nowhere where the caller has closed stdout or stderr, so that nothing fails, and no file of ours
+    takes their place.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115, it stays open
 
 
 def _drop_stdout() -> None:

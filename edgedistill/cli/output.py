@@ -23,8 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgedistill import ranks
-from edgedistill.errors import EdgeDistillError
-from edgedistill.limits import plain_text
+from edgedistill.errors import EdgeDistillError, hang_lines
+from edgedistill.limits import plain_line, plain_text
 from edgedistill.user_cache import use_cache
 
 Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, learning rate
@@ -100,11 +100,11 @@ def _to_plain(value: Any) -> Any:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table. A column whose cells are all numbers is aligned to the right."""
-    texts = [[plain_text(format_value(cell)) for cell in row] for row in rows]
+    texts = [[plain_line(format_value(cell)) for cell in row] for row in rows]
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         numeric = all(_is_number(row[i]) for row in texts)
-        table.add_column(Text(plain_text(column)), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(plain_line(column)), justify="right" if numeric else "left", overflow="fold")
     for row in texts:
         table.add_row(*(Text(cell) for cell in row))  # a plain string would lose "[train]", which rich takes for markup
     _console().print(table)
@@ -114,19 +114,19 @@ def print_facts(facts: Mapping[str, object]) -> None:
     """Prints each name with its value on a line of its own."""
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        echo(f"{name:<{width}}  {format_value(value)}")
+        echo(f"{plain_line(name):<{width}}  {hang_lines(format_value(value), width + 2)}")
 
 
 def print_notes(notes: Iterable[str]) -> None:
     """Prints each note on how a file was read on a line of its own on stderr."""
     for note in notes:
-        echo(f"note: {note}", err=True)
+        echo(f"note: {hang_lines(note, 6)}", err=True)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
     """Prints each warning on a line of its own on stderr."""
     for warning in warnings:
-        echo(f"warning: {warning}", err=True)
+        echo(f"warning: {hang_lines(warning, 9)}", err=True)
 
 
 def print_summary(summary: Mapping[str, object], as_json: bool) -> None:
@@ -173,7 +173,7 @@ class _EchoHandler(logging.Handler):
     """Prints what edgedistill logs on stderr, one line a message."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        echo(self.format(record), err=True)
+        echo(hang_lines(self.format(record), 2), err=True)
 
 
 def show_log() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import click
 from edgedistill.cli.output import json_option, print_facts, print_json
 from edgedistill.errors import ConfigError
 from edgedistill.files import atomic_write_text
-from edgedistill.limits import MOST_RESULT_BYTES, read_plain
+from edgedistill.limits import MOST_RESULT_BYTES, read_json
 
 
 @click.command(
@@ -36,16 +35,16 @@ def report(results: tuple[Path, ...], out: Path, as_json: bool) -> None:
     page = page_from_results([_read_result(path) for path in results], [path.name for path in results])
     atomic_write_text(out, page, "the page")
     if as_json:
-        print_json({"out": out, "results": list(map(str, results)), "bytes": len(page.encode())})
+        print_json({"out": out, "results": list(map(str, results)), "bytes": len(page.encode(errors="replace"))})
     else:
         print_facts({"written": out})
 
 
 def _read_result(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(read_plain(path, MOST_RESULT_BYTES))
+        found: dict[str, Any] = read_json(path, MOST_RESULT_BYTES)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file", next_step=f"edgedistill bench BUNDLE --out {path}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: not a result of `edgedistill bench`", got=error) from error
     return found

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.errors import RecordingError
+from edgedistill.limits import require_plain
 
 MATLAB_5, MATLAB_73 = "a MATLAB 5 file", "a MATLAB 7.3 file"
 NWB_1, NWB_2 = "an NWB 1 file", "an NWB 2 file"
@@ -79,6 +80,7 @@ def tell_kind(path: Path) -> str:
     if path.is_dir():
         return "a folder"
     try:
+        require_plain(path, path.stat())  # a pipe would be waited for
         with path.open("rb") as file:
             head = file.read(128)
     except OSError as error:

@@ -25,7 +25,7 @@ from edgedistill.data.lfp.choice import find_electrical_series
 from edgedistill.data.lfp.layout import describe_amplitude
 from edgedistill.data.lfp.lfp import MIN_RATE_HZ
 from edgedistill.data.recording import PART_NAMES, Behavior, Lfp, Recording, SeriesNames, Units, open_recording
-from edgedistill.errors import RecordingError
+from edgedistill.errors import RecordingError, hang_lines
 
 MIN_SECONDS = 120
 PRESET = "edge"  # the default, whose bands an LFP should hold
@@ -97,7 +97,7 @@ class Inspection:
         width = max(map(len, self.missing))
         for command, lacks in self.missing.items():
             lines.append(f"  {command:<{width}}  " + ("ready" if not lacks else "needs " + ", ".join(lacks)))
-        return "\n".join(lines)
+        return "\n".join(hang_lines(line, 13) for line in lines)
 
 
 def describe(path: str | Path, names: SeriesNames = NO_NAMES) -> Inspection:

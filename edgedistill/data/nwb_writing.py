@@ -18,8 +18,10 @@ from typing import Any
 import numpy.typing as npt
 
 from edgedistill.data.rollback_file import RollbackFile
+from edgedistill.limits import plain_line
 
-SUBJECT_FACTS = ("age", "date_of_birth", "description", "genotype", "sex", "species", "strain")
+BORN = "date_of_birth"
+SUBJECT_FACTS = ("age", BORN, "description", "genotype", "sex", "species", "strain")
 
 
 def write_nwb(nwb: Any, path: Path) -> None:
@@ -149,20 +151,24 @@ class _QuietFile(io.FileIO):
 def read_subject(path: Path) -> dict[str, Any]:
     """Returns what the file at `path` says of its subject, as arguments of `pynwb.file.Subject`, without its id.
 
-    Returns nothing where the file is not NWB in HDF5 or names no subject.
+    Returns nothing where the file is not NWB in HDF5 or names no subject, and no fact that is not a text.
     """
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            held = file.get("general/subject", {})
-            facts: dict[str, Any] = {name: _to_text(held[name][()]) for name in SUBJECT_FACTS if name in held}
+            held = {name: file.get(f"general/subject/{name}") for name in SUBJECT_FACTS}
+            facts: dict[str, Any] = {name: _to_text(one[()]) for name, one in held.items() if _is_one_value(one)}
     except OSError:
         return {}
-    if "date_of_birth" in facts:
-        facts["date_of_birth"] = datetime.fromisoformat(facts["date_of_birth"])
+    with suppress(ValueError):  # a date of another form is left out
+        return facts | ({"date_of_birth": datetime.fromisoformat(born)} if (born := facts.pop(BORN, None)) else {})
     return facts
 
 
+def _is_one_value(held: Any) -> bool:
+    return getattr(held, "shape", None) == ()
+
+
 def _to_text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return plain_line(value.decode(errors="replace") if isinstance(value, bytes) else str(value))

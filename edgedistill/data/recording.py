@@ -95,12 +95,16 @@ class Recording:
     def session_start(self) -> str:
         """Returns the start of the session as ISO 8601 in UTC, so that strings sort by time.
 
-        A start without a time zone counts as local time, as pynwb takes it.
+        A start without a time zone counts as local time, as pynwb takes it. Raises RecordingError for one at the end of
+        all years that can be counted.
         """
         start = self._nwb.session_start_time
         if not isinstance(start, datetime):  # a date without a time
             start = datetime(start.year, start.month, start.day)
-        return str(start.astimezone(timezone.utc).isoformat())
+        try:
+            return str(start.astimezone(timezone.utc).isoformat())
+        except OverflowError as error:
+            raise RecordingError(f"{self.path}: it has no date that can be", got=f"started on {start}") from error
 
     @cached_property
     def series(self) -> list[Series]:

@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from edgedistill.files import remove
+from edgedistill.files import remove, require_replaceable
 
 MAGIC = b"edgedistill journal 1\n"
 RECORD = struct.Struct("<QQ")  # place in the file, number of bytes
@@ -41,14 +41,20 @@ class RollbackFile(io.RawIOBase):
     """A new file at a path, for `h5py.File(file, "w")`."""
 
     def __init__(self, path: Path) -> None:
-        """The file appears at `path` with the first commit, and replaces what is there. Raises OSError."""
+        """The file appears at `path` with the first commit, and replaces what is there. Raises OSError.
+
+        In a folder that is shared, others may have put links in the place of the journal and of the new file.
+        """
         super().__init__()
+        require_replaceable(path)
         self._partial: Path | None = path.with_name(f".{path.name}.new")  # the lock on the journal keeps others away
         self._journal = os.open(journal_of(path), OPEN | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _require_own(self._journal, journal_of(path))
             os.ftruncate(self._journal, 0)
-            self._file = os.open(self._partial, OPEN | os.O_CREAT | os.O_TRUNC, 0o666)
+            remove(self._partial)
+            self._file = os.open(self._partial, OPEN | os.O_CREAT | os.O_EXCL, 0o666)
         except OSError:
             os.close(self._journal)
             raise

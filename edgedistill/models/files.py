@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from edgedistill.config import StudentSize, TeacherSize, parse
 from edgedistill.errors import EdgeDistillError, OutputError
 from edgedistill.files import atomic_write, atomic_write_bytes, atomic_write_text
+from edgedistill.limits import MOST_MODEL_BYTES, read_json, require_plain
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
 
@@ -30,7 +31,10 @@ WEIGHTS, FACTS = "model.safetensors", "model.json"
 OLD_FACT, FACT = "behaviour", "behavior"  # folders of the version before have the first in `model.json`
 OLD_HEAD, HEAD = "to_behaviour.", "to_behavior."  # and the first in the names of tensors
 
+LARGEST_SIZE = 1_000_000  # of what is not in the weights, such as lags
+
 Facts = Mapping[str, Any]  # a JSON object
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def save_teacher(teacher: PatchAutoencoder, folder: Path, facts: Mapping[str, object]) -> None:
@@ -91,7 +95,8 @@ def load_teacher(folder: Path) -> tuple[PatchAutoencoder, Facts]:
     facts = read_facts(folder, "teacher", "edgedistill pretrain")
     with refuse_damaged_facts(folder):
         size = parse(TeacherSize, facts["size"], str(folder / FACTS))
-        teacher = PatchAutoencoder(size, facts["channels"], facts["counts"], facts["teacher_d"])
+        rest = (facts["channels"], facts["counts"], facts["teacher_d"])
+        teacher = make_model(folder, facts, lambda: PatchAutoencoder(size, *rest))
     load_weights(teacher, folder)
     return teacher, facts
 
@@ -101,15 +106,59 @@ def load_student(folder: Path) -> tuple[Student, Facts]:
     facts = read_facts(folder, "student", "edgedistill distill")
     with refuse_damaged_facts(folder):
         size = parse(StudentSize, facts["size"], str(folder / FACTS))
-        student = Student(size, facts["channels"], facts["arrays"], facts["teacher_d"], facts["outputs"])
+        rest = (facts["channels"], facts["arrays"], facts["teacher_d"], facts["outputs"])
+        student = make_model(folder, facts, lambda: Student(size, *rest))
     load_weights(student, folder)
     return student, facts
+
+
+def make_model(folder: Path, facts: Facts, make: Callable[[], Model]) -> Model:
+    """Returns the network that the facts in `folder` describe, if its weights have room in their file.
+
+    The folder may come from a stranger, and a few words of JSON could ask for any amount of memory. No number is larger
+    than that of the stored weights, or than LARGEST_SIZE. The network is then made without memory first, and weighed.
+    Raises ValueError, and EdgeDistillError where there are no weights.
+    """
+    room = size_of_weights(folder)
+    sizes = {**facts["size"], **{f"channels of {name}": count for name, count in facts["channels"].items()}}
+    sizes |= {name: facts[name] for name in ("teacher_d", "outputs") if name in facts}
+    for name, size in sizes.items():
+        if not 0 <= size <= max(room, LARGEST_SIZE) or (type(size) is not int and name not in facts["size"]):
+            raise ValueError(f"{name} is {size}, which {WEIGHTS} has no weights for")
+    with torch.device("meta"):
+        tensors = make().state_dict()
+    heads = {name for name in tensors if name.startswith("to_teacher.")}  # of which older files have one for all
+    needed = sum(tensor.nbytes for name, tensor in tensors.items() if name not in heads)
+    needed += max((tensors[name].nbytes for name in heads), default=0)
+    if needed > room:
+        raise ValueError(f"{needed} bytes of weights, and {WEIGHTS} has {room}")
+    return make()
+
+
+def size_of_weights(folder: Path) -> int:
+    """Returns the size of the file with the weights, in bytes. Raises EdgeDistillError where it is no plain file."""
+    path = folder / WEIGHTS
+    try:
+        found = path.stat()
+        require_plain(path, found)
+    except OSError as error:
+        raise damaged_weights_error(path, error) from error
+    return found.st_size
+
+
+def find_kind(folder: Path) -> str | None:
+    """Returns what kind of model the facts of a folder say it holds, or None where they say nothing."""
+    try:
+        facts = read_json(folder / FACTS, MOST_MODEL_BYTES)
+    except (OSError, ValueError):
+        return None
+    return str(facts.get("kind")) if isinstance(facts, dict) else None
 
 
 def read_facts(folder: Path, kind: str, command: str) -> Facts:
     """Returns the facts of a folder, with old keys renamed. Raises EdgeDistillError unless they describe a `kind`."""
     try:
-        facts = json.loads((folder / FACTS).read_text())
+        facts = read_json(folder / FACTS, MOST_MODEL_BYTES)
     except (OSError, ValueError) as error:
         raise EdgeDistillError(
             f"{folder} holds no {kind}", got=str(error), next_step=f"make one with `{command}`"
@@ -132,7 +181,7 @@ def refuse_damaged_facts(folder: Path) -> Iterator[None]:
     """Turns whatever goes wrong with a fact that is missing or of another type into one EdgeDistillError."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise EdgeDistillError(
             f"{folder / FACTS} does not describe a model",
             got=f"{type(error).__name__}: {error}",
@@ -144,17 +193,21 @@ def refuse_damaged_facts(folder: Path) -> Iterator[None]:
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Fills `model` and sets it to evaluation mode. Raises EdgeDistillError for a file that is damaged or foreign."""
     path = folder / WEIGHTS
+    size_of_weights(folder)
     try:
         weights = load_file(path)
         weights = {rename(name, OLD_HEAD, HEAD): tensor for name, tensor in weights.items()}
         model.load_state_dict(spread_teacher_head(weights, model))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise EdgeDistillError(
-            f"{path} is damaged or of another model",
-            got=str(error).splitlines()[0],
-            next_step="train it again",
-        ) from error
+        raise damaged_weights_error(path, error) from error
     model.eval()
+
+
+def damaged_weights_error(path: Path, error: Exception) -> EdgeDistillError:
+    """Returns the error for a file of weights that cannot be read, or that does not fit its network."""
+    return EdgeDistillError(
+        f"{path} is damaged or of another model", got=str(error).splitlines()[0], next_step="train it again"
+    )
 
 
 def spread_teacher_head(weights: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:

@@ -6,13 +6,15 @@ Each function raises an error, or returns without one.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgedistill.data.bins import SessionBins
 from edgedistill.errors import ConfigError, OutputError, RecordingError, did_you_mean
-from edgedistill.files import output_error
+from edgedistill.files import output_error, require_replaceable
 from edgedistill.models.files import refuse_other_files
+from edgedistill.staging import opened_folder, stage
 from edgedistill.training.batches import MIN_LABELLED_BINS, TrainingSession, find_unlabelled_block
 from edgedistill.training.few_labels import BINS_PER_MINUTE
 
@@ -20,14 +22,17 @@ OTHER_OUT = "choose another --out"
 
 
 def require_writable(out: Path) -> None:
-    """Raises OutputError where no result could be written to `out`. Leaves nothing behind."""
+    """Raises OutputError where no result could be written to `out`. Leaves nothing behind but missing folders above.
+
+    The result is made in a hidden folder of the same kind.
+    """
     if not out.name:
         raise OutputError(f"{out}: not a name for a result", next_step=f"{OTHER_OUT}, such as decoder.edge")
-    probe = out.with_name(f".{out.name}.probe")
     try:
+        require_replaceable(out)
         out.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with opened_folder(out.parent) as inside, stage(inside, out.name) as staging:
+            os.mkdir(out.name, dir_fd=staging.new)
     except OSError as error:
         raise output_error(out, "the result", error, OTHER_OUT) from error
 

@@ -19,7 +19,7 @@ from edgedistill.config import NO_BANDS, BandPower, load_preset
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.files import atomic_write_bytes
-from edgedistill.models.files import FACTS, load_teacher
+from edgedistill.models.files import find_kind, load_teacher
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.early_checks import require_writable
 from edgedistill.pipeline.holdout_files import write_npz
@@ -88,9 +88,8 @@ def embed(options: EmbedOptions) -> Embedded:
 
 
 def read_kind(run: Path) -> str:
-    """Returns which model a folder holds, "teacher" or "student". Raises EdgeDistillError where it holds none."""
-    facts = run / FACTS
-    return "student" if facts.is_file() and '"kind": "student"' in facts.read_text(encoding="utf-8") else "teacher"
+    """Returns which model a folder holds, "teacher" or "student". A folder without one counts as that of a teacher."""
+    return "student" if find_kind(run) == "student" else "teacher"
 
 
 def embed_by_teacher(options: EmbedOptions) -> Embedding:

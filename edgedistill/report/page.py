@@ -5,12 +5,14 @@ A section begins with the sentence that matters most and ends with the provenanc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from importlib import resources
 from typing import Any
 
 from edgedistill.errors import ConfigError
+from edgedistill.limits import plain_text
 from edgedistill.report.charts import draw_cost, draw_latency, draw_robustness, draw_trace
 from edgedistill.report.label_curve import curves_from_results, draw_label_curves, list_label_rows
 from edgedistill.report.summary import read_label_minutes, summarize_result
@@ -55,26 +57,29 @@ def page_from_results(results: Sequence[Result], titles: Sequence[str]) -> str:
     folder = resources.files("edgedistill.report")
     css = "".join((folder / name).read_text(encoding="utf-8") for name in ("colours.css", "page.css"))
     sections = "".join(_check_section(result, title) for result, title in zip(results, titles, strict=True))
-    return (
+    with _refuse_others(", ".join(titles)):
+        curves = _label_curves(results)
+    return plain_text(  # which leaves out what would turn the direction of a line
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>edgedistill: {escape(', '.join(titles))}</title><style>{css}</style></head>"
-        f"<body><main>{_label_curves(results)}{sections}</main></body></html>\n"
+        f"<body><main>{curves}{sections}</main></body></html>\n"
     )
 
 
 def _check_section(result: Result, title: str) -> str:
-    try:
+    with _refuse_others(title):
         if not result["subjects"]:
             raise ValueError("no subjects")
         return _write_section(result, title)
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:  # some part is not as `bench` writes it
+
+
+@contextmanager
+def _refuse_others(title: str) -> Iterator[None]:
+    """Turns whatever goes wrong with a part that is not as `bench` writes it into one ConfigError."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{title}: not a result of `edgedistill bench`",
             got=f"{type(error).__name__}: {error}",

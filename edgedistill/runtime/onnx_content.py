@@ -36,24 +36,25 @@ ALLOWED = frozenset({
     "Transpose", "Where",
 })
 # fmt: on
+OF_TEACHERS = frozenset({"ConstantOfShape", "Pad"})  # beside these, in the graph of a teacher over its whole window
 PLUGIN = ("edgedistill", "EdAttention")  # a node of this domain, and the only function that a model may define
 
 
-def find_graph_fault(model: bytes, any_operator: bool = False) -> str | None:
-    """Returns why a graph must not be opened, or None. With `any_operator` the operators are not looked at."""
+def find_graph_fault(model: bytes, also: frozenset[str] = frozenset()) -> str | None:
+    """Returns why a graph must not be opened, or None. It may hold the operators of step graphs and those in `also`."""
     try:
-        return _find_fault(memoryview(model), "model", 0, any_operator)
+        return _find_fault(memoryview(model), "model", 0, ALLOWED | also)
     except (ValueError, IndexError):
         return "its bytes are no protocol buffer"
 
 
-def _find_fault(message: memoryview, kind: str, depth: int, any_operator: bool) -> str | None:
+def _find_fault(message: memoryview, kind: str, depth: int, allowed: frozenset[str]) -> str | None:
     if depth > DEEPEST:
         return f"graphs lie in each other more than {DEEPEST} deep"
     if kind == "sparse":
         return "a sparse tensor, which claims more than it holds"
     fields = list(_fields(message))
-    if kind in NAMES and not any_operator and (fault := _find_name_fault(fields, kind)) is not None:
+    if kind in NAMES and (fault := _find_name_fault(fields, kind, allowed)) is not None:
         return fault
     for number, value in fields:
         if kind == "tensor" and (number == EXTERNAL_DATA or (number == DATA_LOCATION and value)):
@@ -61,12 +62,12 @@ def _find_fault(message: memoryview, kind: str, depth: int, any_operator: bool) 
         if isinstance(value, int):
             continue
         inner = PARTS[kind].get(number)
-        if inner is not None and (fault := _find_fault(value, inner, depth + 1, any_operator)) is not None:
+        if inner is not None and (fault := _find_fault(value, inner, depth + 1, allowed)) is not None:
             return fault
     return None
 
 
-def _find_name_fault(fields: list[Field], kind: str) -> str | None:
+def _find_name_fault(fields: list[Field], kind: str, allowed: frozenset[str]) -> str | None:
     """Returns why a node or function of this name is refused. What is named twice must be one and the same."""
     domain, name = (
         "/".join(
@@ -82,9 +83,9 @@ def _find_name_fault(fields: list[Field], kind: str) -> str | None:
     )
     if (domain, name) == PLUGIN and kind != "step":
         return None
-    if not domain and name in ALLOWED and kind != "function":
+    if not domain and name in allowed and kind != "function":
         return None
-    return f"the {'function' if kind == 'function' else 'operator'} {name}, which no step graph of edgedistill has"
+    return f"the {'function' if kind == 'function' else 'operator'} {name}, which no graph of edgedistill has"
 
 
 def _fields(message: memoryview) -> Iterator[Field]:

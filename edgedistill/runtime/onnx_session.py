@@ -23,14 +23,16 @@ AS_REQUESTED = 1  # how the arena grows: by what is asked for, and not by powers
 USUAL = -1  # onnxruntime's own choice
 
 
-def open_session(model: bytes, without: tuple[str, ...] = (), any_operator: bool = False) -> Any:
+def open_session(model: bytes, without: tuple[str, ...] = (), also: frozenset[str] = frozenset()) -> Any:
     """Returns an onnxruntime session on one thread, without the optimizations named in `without`.
+
+    `also` names operators that the graph may hold beside those of step graphs.
 
     Raises EngineError if onnxruntime is missing, and for a graph that it cannot read, that needs too much memory or
     time, or that holds what `find_graph_fault` refuses.
     """
     onnxruntime = import_onnxruntime()
-    if (fault := find_graph_fault(model, any_operator)) is not None:
+    if (fault := find_graph_fault(model, also)) is not None:
         raise EngineError("this graph is not opened", got=fault, expected="a graph that `edgedistill build` wrote")
     _share_arena(onnxruntime)
     options = onnxruntime.SessionOptions()

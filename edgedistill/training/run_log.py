@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,6 +19,7 @@ from typing import Any
 from edgedistill import ranks
 from edgedistill.config import TrainingConfig
 from edgedistill.files import atomic_write_bytes, output_error
+from edgedistill.limits import MOST_RESULT_BYTES, read_plain
 
 LOG = "training.jsonl"
 EVERY = 10  # steps from one line to the next
@@ -96,14 +98,17 @@ def to_line(line: Mapping[str, object]) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a log, without those that are torn. A file that does not exist has none."""
+    """Returns the lines of a log, without those that are torn. A file that does not exist has none.
+
+    Raises OSError for what is no plain file, or too large for a log.
+    """
     if not path.exists():
         return []
     found = []
-    for text in path.read_bytes().splitlines():
+    for text in read_plain(path, MOST_RESULT_BYTES).splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(line, dict):
             found.append(line)
@@ -153,7 +158,7 @@ def summarize_run(folder: Path, root: Path) -> RunSummary:
         validation_loss=best.get("validation_loss"),
         best_step=best.get("step"),
         validation_r2=last(lines, "validation_r2"),
-        written=next((line["time"] for line in reversed(lines) if "time" in line), None),
+        written=next((line["time"] for line in reversed(lines) if isinstance(line.get("time"), str)), None),
     )
 
 
@@ -163,5 +168,5 @@ def last(lines: Sequence[Mapping[str, Any]], key: str) -> Any:
 
 
 def is_number(value: object) -> bool:
-    """Returns whether a value of a log is a number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Returns whether a value of a log is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

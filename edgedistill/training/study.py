@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 from edgedistill.errors import ConfigError, EdgeDistillError
 from edgedistill.files import atomic_write_text
+from edgedistill.limits import MOST_RESULT_BYTES, read_json
 from edgedistill.training.loop import DivergedError
 
 if TYPE_CHECKING:
@@ -272,13 +273,13 @@ def read_study(path: Path, facts: Mapping[str, object]) -> tuple[list[Trial], di
     if not path.exists():
         return [], {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, MOST_RESULT_BYTES)
         if content.pop("sha256") != hash_content(content):
             raise ValueError("its content was changed")
         done = [trial_from_json(one) for one in content["trials"]]
         running = {int(step): float(r2) for step, r2 in content["running"]}
         found = {key: content[key] for key in facts}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedStudyError(
             f"the study {path} is damaged", got=str(error), next_step=f"rm {path}, and start again"
         ) from error

@@ -65,7 +65,7 @@ def test_a_teacher_whose_window_has_no_size_or_no_end_is_refused(shape: list[int
     onnx = pytest.importorskip("onnx")
     make = onnx.helper
     counts, sums = (make.make_tensor_value_info(name, 1, shape) for name in ("counts", "sums"))
-    graph = make.make_graph([make.make_node("Neg", ["counts"], ["sums"])], "teacher", [counts], [sums])
+    graph = make.make_graph([make.make_node("Sqrt", ["counts"], ["sums"])], "teacher", [counts], [sums])
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 19)], ir_version=9)
     with pytest.raises(EngineError, match="other inputs"):
         WindowTeacher(model.SerializeToString())
@@ -74,8 +74,17 @@ def test_a_teacher_whose_window_has_no_size_or_no_end_is_refused(shape: list[int
 def test_a_teacher_whose_data_lie_outside_its_graph_is_refused() -> None:
     onnx = pytest.importorskip("onnx")
     tensor = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL, name="weight")
-    graph = onnx.GraphProto(initializer=[tensor], node=[onnx.NodeProto(op_type="Resize")])
+    graph = onnx.GraphProto(initializer=[tensor], node=[onnx.NodeProto(op_type="Pad")])
     with pytest.raises(EngineError, match="lie outside"):
+        WindowTeacher(onnx.ModelProto(graph=graph).SerializeToString())
+
+
+@pytest.mark.parametrize("operator", ["Loop", "If", "Scan", "SequenceMap", "RandomNormal", "Resize"])
+def test_a_teacher_that_could_run_without_an_end_is_refused(operator: str) -> None:
+    """A bench steps it many times, and no limit of time holds but for the first."""
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.GraphProto(node=[onnx.NodeProto(op_type=operator)])
+    with pytest.raises(EngineError, match=f"the operator {operator}"):
         WindowTeacher(onnx.ModelProto(graph=graph).SerializeToString())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import zipfile
@@ -275,3 +276,37 @@ def test_a_manifest_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=r"manifest\.json"):
             write_bundle(tmp_path / "a.edge", {"metrics": {"teacher_r2": value}}, FILES)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["pipe", "deep", "large", "device"])
+def test_a_folder_whose_manifest_is_odd_is_not_replaced_and_its_manifest_not_waited_for(
+    tmp_path: Path, kind: str
+) -> None:
+    place = tmp_path / "a.edge"
+    place.mkdir()
+    manifest = place / "manifest.json"
+    if kind == "pipe":
+        os.mkfifo(manifest)
+    elif kind == "device":
+        manifest.symlink_to("/dev/zero")
+    else:
+        manifest.write_bytes(b"[" * (100_000 if kind == "deep" else 9 << 20))
+    with pytest.raises(OutputError, match="not a bundle"):
+        write_bundle(place, MANIFEST, FILES)
+    assert [path.name for path in place.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("form", [r'"\ud800"', '"\ud800"'])
+def test_half_a_character_in_a_name_is_refused(folder: Path, form: str) -> None:
+    """No file could be written with such a name, which JSON can hold."""
+    text = (folder / "manifest.json").read_text()
+    text = text.replace('"größe"', form).replace(json.loads(text)["sha256"], "0" * 64)
+    raw = text.encode(errors="surrogatepass")
+    (folder / "manifest.json").write_bytes(raw.replace(b"0" * 64, hashlib.sha256(raw).hexdigest().encode()))
+    with pytest.raises(BundleError, match="half a character"):
+        open_bundle(folder)
+
+
+def test_bytes_of_a_name_that_are_no_text_become_question_marks(tmp_path: Path) -> None:
+    written = write_bundle(tmp_path / "a.edge", {"name": b"ses\xff".decode(errors="surrogateescape")}, FILES)
+    assert written.manifest.name == "ses?"

@@ -124,3 +124,12 @@ def test_a_defect_of_ours_is_not_dressed_up(stages: FakePipeline, monkeypatch: p
     monkeypatch.setattr(stages, "pretrain", fails)
     with pytest.raises(ValueError, match="a defect"):
         call("pretrain", "a", "--out", "t")
+
+
+@pytest.mark.parametrize(("words", "stdout", "code"), [("--json", "/dev/full", 1), ("", "/dev/full", 1), ("", "&-", 0)])
+def test_stdout_that_is_full_or_closed_ends_in_a_message_at_worst(words: str, stdout: str, code: int) -> None:
+    shell = f"{sys.executable} -m edgedistill targets {words} >{stdout}"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert ("No space left on device" in done.stderr) == (code == 1)

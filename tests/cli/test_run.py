@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -142,3 +143,15 @@ def test_a_reader_that_has_enough_ends_the_stream_quietly(bundle: Path) -> None:
             pass
         assert run.stderr.read() == b""
         assert run.wait(timeout=240) == 1
+
+
+def test_names_that_hdf5_does_not_hold_are_written_without_what_it_lacks(tmp_path: Path) -> None:
+    odd = [{"name": "a\0b\n=x", "unit": "cm\0"}, {"name": "\x1b[31m", "unit": "cm\0"}]
+    path = write_test_bundle(tmp_path / "odd.edge", outputs=odd, name="odd\0name").path
+    frames = np.zeros((400, 3), "<f4").tobytes()
+    done = call("run", path, "-", "--engine", "onnxruntime", "--out", tmp_path / "x.nwb", stdin=frames)
+    assert done.exit_code == 0, done.output
+    with h5py.File(tmp_path / "x.nwb") as file:
+        series = file["processing/behavior/decoded/kinematics"]
+        assert series.attrs["description"] == "columns: ab =x (cm), [31m (cm)"
+        assert series["data"].attrs["unit"] == "cm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -313,3 +314,9 @@ def test_a_session_without_a_day_needs_one(tmp_path: Path) -> None:
     refused(made, tmp_path / "out.nwb", RecordingError, "the day of this session is unknown", "--session-start")
     found = convert_makin(made.mat, made.broadband, tmp_path / "out.nwb", session_start="2016-04-07T10:30")
     assert found.session_start.startswith("2016-04-07T10:30:00-07:00")
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mat")
+    with pytest.raises(RecordingError, match="not a plain file"):
+        convert_makin(tmp_path / "pipe.mat", tmp_path / "pipe.mat", tmp_path / "out.nwb")

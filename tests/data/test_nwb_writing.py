@@ -58,3 +58,12 @@ def test_the_subject_of_a_file_is_read_without_its_id(tmp_path: Path) -> None:
     assert read_subject(tmp_path / "a.nwb") == expected
     (tmp_path / "b.nwb").write_bytes(b"no NWB")
     assert read_subject(tmp_path / "b.nwb") == {}
+
+
+def test_facts_of_a_subject_that_are_no_texts_or_dates_are_left_out(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.nwb", "w") as file:
+        file["general/subject/date_of_birth"] = "yesterday"
+        file["general/subject/sex"] = [1, 2, 3]
+        file["general/subject/age"] = np.bytes_(b"P9Y\xff\x1b")
+        file.create_group("general/subject/species")
+    assert read_subject(tmp_path / "a.nwb") == {"age": "P9Y\ufffd"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,25 @@ def test_blocks_between_two_frames_hold_the_same_as_a_read(tmp_path: Path) -> No
             blocks = list(lfp.read_blocks(64, start, stop))
             filled = [b if not isinstance(b, Gap) else np.full((b.frames, 1), np.nan) for b in blocks]
             np.testing.assert_array_equal(np.concatenate(filled), lfp.read(start, stop))
+
+
+def test_an_lfp_that_claims_years_is_refused_before_it_is_read(tmp_path: Path, whole: Path) -> None:
+    """A dataset without its chunks takes no room, whatever its shape."""
+    path = Path(shutil.copy(whole, tmp_path / "long.nwb"))
+    with h5py.File(path, "r+") as file:
+        held = file["processing/ecephys/LFP/ElectricalSeries"]
+        facts = dict(held["data"].attrs)
+        del held["data"]
+        held.create_dataset("data", (10**12, 3), "f4", chunks=(4096, 3)).attrs.update(facts)
+    with open_recording(path) as recording, pytest.raises(RecordingError, match=r"(?s)longer than any.*46296 days"):
+        _ = recording.lfp
+    assert any("longer than any recording" in problem for problem in describe(path).problems)
+
+
+@pytest.mark.parametrize("start", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00"])
+def test_a_start_that_no_calendar_has_is_refused(tmp_path: Path, whole: Path, start: str) -> None:
+    path = Path(shutil.copy(whole, tmp_path / "odd.nwb"))
+    with h5py.File(path, "r+") as file:
+        file["session_start_time"][()] = start
+    with open_recording(path) as recording, pytest.raises(RecordingError, match="no date that can be"):
+        _ = recording.session_start

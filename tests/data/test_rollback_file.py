@@ -230,9 +230,24 @@ def test_a_journal_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
 def test_a_recording_is_not_written_through_a_link_that_was_planted(tmp_path: Path) -> None:
     victim, recording = tmp_path / "settings", tmp_path / "a.nwb"
     victim.write_bytes(b"mine")
-    for hidden in (journal_of(recording), tmp_path / ".a.nwb.new"):
-        hidden.symlink_to(victim)
-        with pytest.raises(OSError, match="symbolic links"):
+    journal, new = journal_of(recording), tmp_path / ".a.nwb.new"
+    for lead, says in ((Path.symlink_to, "symbolic links"), (Path.hardlink_to, "not a plain file")):
+        lead(journal, victim)
+        with pytest.raises(OSError, match=says):
             RollbackFile(recording)
-        hidden.unlink()
+        journal.unlink()
+        lead(new, victim)
+        grown = Grown(recording)
+        grown.grow(10)
+        grown.raw.commit()
+        grown.file.close()
+        grown.raw.close()
+        assert rows_of(recording) == 10
     assert victim.read_bytes() == b"mine"
+
+
+def test_a_pipe_is_not_replaced_by_a_recording(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.nwb")
+    with pytest.raises(FileExistsError, match="not replaced"):
+        RollbackFile(tmp_path / "a.nwb")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nwb"]

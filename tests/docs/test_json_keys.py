@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.cpu.small_builds import quick_measures, write_quick_host
 from edgedistill.cli import main
 from edgedistill.measure import closed_loop, robustness
 
 from ..convert.published import write_flint, write_makin
-from ..pipeline.conftest import quick_measures
-from ..pipeline.tiny_builds import write_quick_host
 from ..signatures import make_keys
 from .pages import DOCS, section, table_rows, text_of
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,55 @@ def test_the_hash_of_a_checkpoint_stays() -> None:
         for number, parameter in enumerate(model.state_dict().values()):
             parameter.fill_(number / 8)
     assert hash_checkpoint(model) == "7a26f6a2774d59fd377e3b8d37ecce9bdae93ef982bfcaec4d5a9e5acf55361c"
+
+
+# ---------------------------------------------------------------- a folder from a stranger
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": {"layers": 10**9}}, {"size": {"taps": 10**12}}, {"size": {"d": 10**5, "ff": 10**6}},
+        {"size": {"lags": 10**15}}, {"channels": {"a/1": 10**12}}, {"teacher_d": 10**7}, {"outputs": 10**11},
+        {"channels": {"a/1": -3}}, {"channels": {"a/1": 0.5}}, {"channels": {"a/1": 0}}, {"teacher_d": -1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_facts_that_ask_for_more_than_the_stored_weights_take_no_memory(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    save_student(student(), tmp_path, {})
+    path = tmp_path / "model.json"
+    facts = json.loads(path.read_text())
+    for name, value in change.items():
+        facts[name] = {**facts[name], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(facts))
+    with pytest.raises(EdgeDistillError, match=r"model\.json does not describe a model"):
+        load_student(tmp_path)
+
+
+def test_making_a_model_without_memory_draws_no_numbers(tmp_path: Path) -> None:
+    """What is trained after a model was loaded has the bits of a training in which it was made once."""
+    save_student(student(), tmp_path, {})
+    torch.manual_seed(3)
+    load_student(tmp_path)
+    after = torch.rand(4)
+    torch.manual_seed(3)
+    Student(STUDENT, {"a/1": 3, "b.2": 3, "c": 4}, {"a/1": "x", "b.2": "x", "c": "y"}, 6, 2)
+    assert torch.equal(after, torch.rand(4))
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    save_student(student(), tmp_path, {})
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(EdgeDistillError, match="not a plain file"):
+        load_student(tmp_path)
+
+
+def test_facts_that_lie_too_deep_in_each_other_are_refused(tmp_path: Path) -> None:
+    save_student(student(), tmp_path, {})
+    (tmp_path / "model.json").write_text("[" * 99_999)
+    with pytest.raises(EdgeDistillError, match="too deep"):
+        load_student(tmp_path)

@@ -4,38 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.cpu.small_builds import quick_measures, write_preset, write_quick_host
 from edgedistill import pipeline as stages
-from edgedistill.bench import QUICK
 from edgedistill.data.simulation.nwb import simulate_to_nwb
 from edgedistill.data.simulation.sessions import SimulationConfig
-from edgedistill.pipeline import BuildResult, DistillOptions, PretrainOptions, graph_checks, written_bundle
+from edgedistill.pipeline import BuildResult, DistillOptions, PretrainOptions
 from edgedistill.pipeline.assembled import Ingredients
 from edgedistill.pipeline.written_bundle import WrittenBundle
-from edgedistill.training import baselines, teacher_targets
 
-from .tiny_builds import options, write_preset, write_quick_host
-
-
-@contextmanager
-def quick_measures() -> Iterator[None]:
-    """Makes builds fast: one setting for each linear baseline, short benches and short checks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "RIDGE_LAGS", (5,))
-        patch.setattr(baselines, "KALMAN_LAGS", (0,))
-        patch.setattr(baselines, "KALMAN_ORDERS", (1,))
-        patch.setattr(baselines, "SMOOTHING_MS", (0,))
-        patch.setattr(teacher_targets, "GRADIENT_SEGMENTS", 16)
-        patch.setattr(written_bundle, "QUICK", replace(QUICK, steps=10))
-        patch.setattr(graph_checks, "CHECKED_BINS", 200)
-        patch.setattr(graph_checks, "REFERENCE_BINS", 64)
-        yield
+from .tiny_builds import options
 
 
 @pytest.fixture(autouse=True)

@@ -31,6 +31,8 @@ from edgedistill.pipeline.another_day import StretchOptions
 from edgedistill.runtime import Decoder
 from edgedistill.training.batches import compute_gap, training_session_from_bins
 
+from ..planted_builds import plant_builds
+
 LFP = "processing/ecephys/LFP/lfp"
 STUDENT = ("student.safetensors", "student.int8.safetensors", "student.onnx", "student.int8.onnx", "ranges.json")
 READOUT = ("readout.latent", "readout.lags", "readout.bias")
@@ -325,3 +327,20 @@ def test_a_target_that_is_not_known_is_refused(home: Path, first: BuildResult, t
 def test_a_missing_behavior_is_a_reason_and_no_error(home: Path, first: BuildResult, tmp_path: Path) -> None:
     result = adapt(home, first.bundle, tmp_path / "x.edge", changed(day(home, 2), tmp_path, forget_behavior), to_s=60.0)
     assert "holds no behavior" in str(result.unscored)
+
+
+def test_a_library_that_was_planted_in_the_bundle_is_neither_loaded_nor_taken_over(
+    home: Path, first: BuildResult, tmp_path: Path
+) -> None:
+    """The bundle is a stranger's. What is compiled, measured and written is made of its checked files alone."""
+    bundle = open_bundle(shutil.copytree(first.bundle, tmp_path / "stranger.edge"))
+    mark = plant_builds(bundle, tmp_path)
+    result = adapt(home, bundle.path, tmp_path / "new.edge", day(home, 2), to_s=60.0)
+    assert not mark.exists()
+    planted = (tmp_path / "planted.so").read_bytes()
+    assert planted not in [path.read_bytes() for path in result.bundle.rglob("*") if path.is_file()]
+    uncovered = open_bundle(result.bundle).list_uncovered()
+    assert uncovered
+    assert all(name.startswith("build/host/") for name in uncovered)
+    Decoder.open(result.bundle)
+    assert not mark.exists()

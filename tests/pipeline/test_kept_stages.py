@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.cpu.small_builds import write_preset
 from edgedistill import pipeline as stages
 from edgedistill.bundle import open_bundle
 from edgedistill.data.candidates import SeriesNames
@@ -17,7 +18,7 @@ from edgedistill.pipeline import BuildResult
 from edgedistill.runtime import Decoder
 from edgedistill.training import teacher_targets
 
-from .tiny_builds import CALIBRATED, LINEAR, READS, STUDENTS, TEACHER, Killed, options, ran, write_preset
+from .tiny_builds import CALIBRATED, LINEAR, READS, STUDENTS, TEACHER, Killed, options, ran
 
 
 def return_other_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:

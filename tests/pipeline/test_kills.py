@@ -12,13 +12,7 @@ import pytest
 
 from edgedistill.pipeline import BuildResult
 
-# The benchmark, with the short measures of the other tests of this folder
-DRIVER = """
-from benchmarks.cpu import kills
-from tests.pipeline.conftest import quick_measures
-with quick_measures():
-    kills.main()
-"""
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -32,9 +26,9 @@ def test_kills_leave_the_old_or_the_new_result_and_the_same_command_ends_with_th
     words: list[object] = ["--data", home / "data", "--out", tmp_path, "--kills", kills]
     words += ["--preset", home / "tiny.toml", "--target", home / "host.toml"]
     words += [] if also_build else ["--bundle", first.bundle]
-    program = [sys.executable, "-c", DRIVER, *map(str, words)]
+    program = [sys.executable, "-m", "benchmarks.cpu.kills", *map(str, words)]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(program, env=one_thread, capture_output=True, text=True, check=False)
+    done = subprocess.run(program, cwd=ROOT, env=one_thread, capture_output=True, text=True, check=False)
     result = json.loads((tmp_path / "kills.json").read_text())
     assert result["found"] == [], done.stderr
     assert done.returncode == 0

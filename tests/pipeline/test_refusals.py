@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from edgedistill.data.simulation.nwb import simulate_to_nwb
 from edgedistill.data.simulation.sessions import SimulationConfig
 from edgedistill.errors import ConfigError, EdgeDistillError, EngineError, OutputError, RecordingError
 from edgedistill.pipeline import DistillOptions, PretrainOptions
+from edgedistill.pipeline.early_checks import require_writable
 from edgedistill.training.pretrain import train_teacher
 
 from .tiny_builds import options, refused
@@ -128,3 +130,14 @@ def test_a_student_that_cannot_be_fine_tuned_as_asked_is_refused(pretrained: Pat
 @pytest.mark.usefixtures("untrained")
 def test_an_unknown_way_to_adapt_is_refused(home: Path, tmp_path: Path) -> None:
     refused(home, tmp_path, ConfigError, "did you mean 'stats'", adapt="stat")
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_pipe_in_the_place_of_a_result_is_told_before_the_training(home: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    refused(home, tmp_path, OutputError, "a device, a pipe or a socket", out=tmp_path / "pipe")
+    victim = tmp_path / "victim"
+    (tmp_path / ".x.edge.probe").symlink_to(victim)  # a name that a check could try to write to
+    require_writable(tmp_path / "x.edge")
+    assert not victim.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.edge.probe", "pipe"]

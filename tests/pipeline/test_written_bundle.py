@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.cpu.small_builds import write_quick_host
 from edgedistill.bundle import load_signing_key, open_bundle, require_signature
 from edgedistill.errors import OutputError
 from edgedistill.pipeline import written_bundle
@@ -20,7 +21,6 @@ from edgedistill.target import load_target
 
 from ..bundles import manifest, write_test_bundle
 from ..signatures import make_keys
-from .tiny_builds import write_quick_host
 
 
 @pytest.fixture

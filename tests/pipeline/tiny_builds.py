@@ -12,32 +12,11 @@ import numpy as np
 import pytest
 
 from edgedistill import pipeline as stages
-from edgedistill.assets import asset_folder
 from edgedistill.bundle import open_bundle
 from edgedistill.pipeline import BuildOptions, BuildResult
 from edgedistill.runtime import Decoder
 
-SIZES = {"student": "window = 20\ntaps = 2\ndilation = 2\nlags = 2\n"}
-PATCHES = "patch = 8\nspan = 2\npredictor_layers = 1\npredictor_d = 8\nmask_share = 0.3\n"
 DAYS = ("sim00-day01", "sim00-day02", "sim00-day03")
-
-
-def write_preset(path: Path, d: int = 8) -> Path:
-    """Writes a preset whose models have a few hundred weights."""
-    text = 'name = "tiny"\n'
-    for model in ("student", "teacher", "patch_student"):
-        width = d if model == "student" else 8
-        text += f"[{model}]\nd = {width}\nlayers = 1\nheads = 2\nff = 8\n" + SIZES.get(model, PATCHES)
-    for training in ("teacher_training", "training"):
-        text += f"[{training}]\nbins_per_step = 256\nsegment_bins = 128\nburn_in = 16\nsteps = 40\n"
-    path.write_text(text)
-    return path
-
-
-def write_quick_host(path: Path) -> None:
-    """Writes the target `host` in plain C without optimization: the same bits, compiled in a tenth of the time."""
-    host = (asset_folder("targets") / "host.toml").read_text()
-    path.write_text(host.replace('"-mtune=native"', '"-O0"').replace('ops = "native"', 'ops = "scalar"'))
 
 
 def options(home: Path, out: Path, **changes: Any) -> BuildOptions:

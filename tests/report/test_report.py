@@ -66,6 +66,24 @@ def test_text_from_a_result_is_escaped(page: str) -> None:
     assert "decoder &lt;1&gt;" in page
 
 
+def test_names_neither_control_a_terminal_nor_turn_the_line_they_stand_in() -> None:
+    result = full_result()
+    result["bundle"] = {**result["bundle"], "name": "x\x1b[31m\u202e\x00y"}
+    shown = page_from_results([result], ["a\u202eb"])
+    assert not set(shown) & set("\x1b\u202e\x00")
+    assert "<h1>x[31my</h1>" in shown
+
+
+def test_odd_results_are_refused_by_name() -> None:
+    deep: list[object] = []
+    for _ in range(3000):
+        deep = [deep]
+    few = {**full_result(), "bundle": {"label_minutes": 2.0, "session": {"id": ["x"]}, "metrics": {"int8_r2": "x"}}}
+    for odd in ({**full_result(), "command": deep}, few, {**full_result(), "subjects": 3}):
+        with pytest.raises(ConfigError, match="not a result of"):
+            page_from_results([odd, odd], ["a", "b"])
+
+
 def test_every_picture_has_a_name_and_a_description(page: str) -> None:
     pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(pictures) == 8  # latency, cost, two traces, four curves

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,16 @@ def test_a_log_that_cannot_be_written_raises_an_output_error(tmp_path: Path) -> 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="the log of the training"):
         RunLog(tmp_path / "file" / LOG, TRAINING, 0)
+
+
+def test_odd_logs_in_a_folder_from_someone_else_end_in_a_line_or_a_message(tmp_path: Path) -> None:
+    odd = ('{"step": 1e999, "time": 5}', '{"step": NaN}', '{"loss": ' + "9" * 400 + "}", "[" * 99_999, '{"step": 3}')
+    (tmp_path / "run").mkdir()
+    log = tmp_path / "run" / LOG
+    log.write_text("\n".join(odd))
+    (run,) = list_runs(tmp_path)
+    assert (run.step, run.loss, run.written) == (3, None, None)
+    log.unlink()
+    os.mkfifo(log)
+    with pytest.raises(OSError, match="not a plain file"):
+        list_runs(tmp_path)

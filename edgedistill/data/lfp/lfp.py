@@ -28,6 +28,8 @@ from edgedistill.errors import RecordingError
 
 __all__ = ["MIN_RATE_HZ", "Electrode", "Gap", "Lfp", "find_lfp"]
 
+LONGEST_S = 31 * 86400  # arrays over the bins of a longer one would take gigabytes
+
 
 @dataclass(frozen=True)
 class Gap:
@@ -158,7 +160,17 @@ def find_lfp(series: Sequence[Series], file: Path, named: str | None = None) -> 
     Raises RecordingError where the choice is not clear, and where the chosen series has no usable clock or shape.
     """
     choice = choose_lfp(series, file, named, lambda parts: _find_fault(parts, file))
-    return None if choice is None else _open(choice.parts, choice.candidates, file)
+    if choice is None:
+        return None
+    lfp = _open(choice.parts, choice.candidates, file)
+    if lfp.frames > LONGEST_S * lfp.rate:
+        raise RecordingError(
+            f"{file}: {lfp.series} claims to last longer than any recording",
+            got=f"{float(lfp.frames / lfp.rate) / 86400:.0f} days",
+            expected=f"at most {LONGEST_S // 86400} days",
+            causes=("the rate or the shape of the dataset is wrong", "the file was made to do harm"),
+        )
+    return lfp
 
 
 def _find_fault(parts: Sequence[Series], file: Path) -> str | None:

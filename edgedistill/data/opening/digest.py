@@ -16,6 +16,7 @@ from edgedistill.data.opening.hdf5_datasets import find_value_files
 from edgedistill.data.opening.hdf5_files import require_hdf5, system_error
 from edgedistill.data.opening.hdf5_targets import require_plain_targets
 from edgedistill.errors import RecordingError
+from edgedistill.limits import require_plain
 
 BLOCK_BYTES = 1 << 22
 
@@ -116,7 +117,7 @@ def _follow(group: Any, name: str) -> Any:
 def _hash_folder(top: Path) -> str:
     digest = hashlib.sha256()
     for part in sorted(p for p in top.rglob("*") if p.is_file()):
-        digest.update(f"{part.relative_to(top)}\0{part.stat().st_size}\0".encode())
+        digest.update(f"{part.relative_to(top)}\0{part.stat().st_size}\0".encode(errors="surrogateescape"))
         _hash_into(digest, part)
     return digest.hexdigest()
 
@@ -129,6 +130,7 @@ def _hash_file(path: Path) -> str:
 
 def _hash_into(digest: Any, path: Path) -> None:
     try:
+        require_plain(path, path.stat())  # a pipe would be read for ever
         with path.open("rb") as file:
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)

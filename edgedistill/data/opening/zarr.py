@@ -6,12 +6,12 @@ The input is the folder. The output is an hdmf reader, from which `nwb_reading` 
 from __future__ import annotations
 
 import importlib
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import RecordingError
+from edgedistill.limits import MOST_JSON_BYTES, read_json
 
 
 def open_zarr(path: Path) -> Any:
@@ -81,7 +81,7 @@ def _require_plain(top: Path) -> None:
 def _read_version(path: Path) -> str:
     """Returns `nwb_version` from the attributes of the folder, or nothing."""
     for name in (".zattrs", "zarr.json"):
-        with suppress(OSError, ValueError):
-            held = json.loads((path / name).read_text(encoding="utf-8"))
+        with suppress(OSError, ValueError, AttributeError):
+            held = read_json(path / name, MOST_JSON_BYTES)
             return str(held.get("attributes", held).get("nwb_version", ""))
     return ""

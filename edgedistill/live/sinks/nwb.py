@@ -7,6 +7,7 @@ decodes what the stream decoded, bit for bit.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
@@ -19,6 +20,7 @@ from edgedistill.data.nwb_writing import GrowingNwb
 from edgedistill.decoding import BLOCK_BINS, Predictions, check_destination, make_nwb
 from edgedistill.errors import ConfigError
 from edgedistill.files import output_error
+from edgedistill.limits import plain_line
 from edgedistill.live.records import DecodedBin, Floats, StreamBlock, StreamDescription
 from edgedistill.runtime import Flag
 from edgedistill.stream_file import NWB_FOLDER, SERIES, list_rows
@@ -27,6 +29,7 @@ COMMIT_S = 0.5
 CHUNK_BYTES = 1 << 20
 RAW, LATENCY = "raw", "latency"
 RAW_PATH = "acquisition/raw/data"
+NUMBER = re.compile(r"[0-9]{1,9}")  # an id that NWB can hold
 NOT_WRITTEN = Flag.GAP | Flag.INVALID  # of bins that this file missed
 
 
@@ -145,7 +148,7 @@ def _make_file(description: StreamDescription) -> Any:
     predictions = Predictions(description.info, (), source=description.source, session_start=description.started)
     nwb = make_nwb(predictions, growing=True, command="stream")
     channels = len(description.channel_ids)
-    nwb.create_device("amplifier", description=description.source)
+    nwb.create_device("amplifier", description=plain_line(description.source))
     region = _add_electrodes(nwb, description.channels)
     rows = max(1, min(round(description.rate), CHUNK_BYTES // (4 * channels)))
     nwb.add_acquisition(
@@ -182,15 +185,15 @@ def _add_electrodes(nwb: Any, channels: Sequence[Channel]) -> Any:
         "array", "electrodes of the bundle", location="unknown", device=nwb.devices["amplifier"]
     )
     labelled = all(channel.label for channel in channels)
-    placed = all(channel.position for channel in channels)
     axes = ("rel_x", "rel_y", "rel_z")
-    numbered = all(channel.id.isdecimal() for channel in channels) and len({c.id for c in channels}) == len(channels)
+    placed = {len(channel.position or ()) for channel in channels} in ({1}, {2}, {3})
+    numbered = all(NUMBER.fullmatch(c.id) for c in channels) and len({int(c.id) for c in channels}) == len(channels)
     if labelled or not numbered:
         nwb.add_electrode_column("channel_name", "name of the channel")
     for channel in channels:
         facts: dict[str, Any] = {"id": int(channel.id)} if numbered else {}
         if labelled or not numbered:
-            facts["channel_name"] = channel.label or channel.id
+            facts["channel_name"] = plain_line(channel.label or channel.id)
         if placed:
             facts |= dict(zip(axes, channel.position or (), strict=False))
         nwb.add_electrode(location="unknown", group=group, **facts)

@@ -55,7 +55,7 @@ def parse_header(line: bytes, where: str) -> tuple[SourceHeader, FrameFormat]:
     """Returns what the first line of a stream says. Raises RecordingError where it is not such a line."""
     try:
         facts = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _wrong_header(where, line[:80], f"one line of JSON, such as {EXAMPLE}") from None
     if not isinstance(facts, dict):
         raise _wrong_header(where, facts, f"an object, such as {EXAMPLE}")
@@ -120,7 +120,7 @@ def _read_gain(facts: dict[str, Any], count: int, where: str) -> tuple[float, ..
     gain = facts.get("gain", 1.0)
     gains = gain if isinstance(gain, list) else [gain] * count
     numbers = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in gains)
-    if len(gains) != count or not numbers or not np.isfinite(gains).all():
+    if len(gains) != count or not numbers or not all(abs(one) <= sys.float_info.max for one in gains):
         raise _wrong_header(where, f"'gain' is {str(gain)[:80]}", "a finite number, or one a channel")
     return tuple(float(one) * unit for one in gains)
 
@@ -266,6 +266,8 @@ class _Stdin:
     """Leaves stdin open, because it does not belong to the source."""
 
     def fileno(self) -> int:
+        if sys.stdin is None:
+            raise RecordingError("stdin is closed, so there is no stream to decode")
         return sys.stdin.fileno()
 
     def close(self) -> None:

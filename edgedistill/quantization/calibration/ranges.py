@@ -17,6 +17,7 @@ import numpy.typing as npt
 from edgedistill.config import StudentShape, StudentSize
 from edgedistill.errors import ConfigError, EdgeDistillError
 from edgedistill.files import atomic_write_text
+from edgedistill.limits import MOST_RESULT_BYTES, read_json
 from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.quantization.calibration.recipe import Recipe
 from edgedistill.quantization.integers import check_ranges, require_four_bit_parts, require_parts
@@ -96,7 +97,7 @@ def choose_four_bit_parts(shape: StudentShape, recipe: Recipe) -> tuple[str, ...
 def read_ranges(path: Path, size: StudentSize | None = None) -> Ranges:
     """Reads what `Ranges.write` wrote, and checks that it is whole for a student of `size` where that is given."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = read_json(path, MOST_RESULT_BYTES)
     except OSError as error:
         raise EdgeDistillError(
             f"{path}: cannot read these ranges",

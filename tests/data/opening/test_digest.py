@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,4 +120,10 @@ def test_a_drive_that_fails_is_an_error_of_the_recording(tmp_path: Path, monkeyp
 def test_a_link_that_was_not_fetched_names_datalad(tmp_path: Path) -> None:
     (tmp_path / "a.nwb").symlink_to(tmp_path / "gone")
     with pytest.raises(RecordingError, match="datalad get"):
+        file_sha256(tmp_path / "a.nwb")
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.nwb")
+    with pytest.raises(RecordingError, match="not a plain file"):
         file_sha256(tmp_path / "a.nwb")

@@ -179,3 +179,16 @@ def test_a_killed_program_leaves_a_file_that_opens(bundle: Bundle, tmp_path: Pat
 def test_another_suffix_is_refused() -> None:
     with pytest.raises(ConfigError, match="no NWB file"):
         NwbSink("out.csv")
+
+
+def test_odd_ids_labels_and_positions_of_a_bundle_are_recorded(tmp_path: Path) -> None:
+    from ...bundles import write_test_bundle
+
+    ids, places = ("1", "9" * 5000, "\u0661"), ([1, 2, 3], [1], [1, 2, 3, 4])
+    channels = [{"id": one, "label": None, "position": place} for one, place in zip(ids, places, strict=True)]
+    bundle = write_test_bundle(tmp_path / "test.edge", channels=channels, name="a\0b")
+    with Decoder(bundle, "onnxruntime") as decoder:
+        counters, _ = record(decoder, tmp_path / "out.nwb", list(chunks(0, 500)))
+    assert counters.sinks["nwb"].failure is None
+    with open_recording(tmp_path / "out.nwb") as recording:
+        assert [str(one["channel_name"]) for one in recording.electrodes] == list(ids)

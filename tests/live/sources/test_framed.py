@@ -91,6 +91,8 @@ def test_the_header_is_read_whole() -> None:
         (line(unit="furlongs"), "unit of voltage"),
         (line(gain=[1, 2, 3]), "'gain'"),
         (line(gain="nan"), "'gain'"),
+        (line(gain=[10**400, 1]), "'gain'"),
+        (b"[" * 99_999, "JSON"),
         (line(byte_order="middle"), "little, big"),
         (line(counter="uint8"), "uint32"),
     ],
