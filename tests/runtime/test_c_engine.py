@@ -178,7 +178,11 @@ def test_frames_that_are_taken_at_once_give_the_same_bits(
     assert len(compiled.export_state()["fe_pending"]) == 1  # as without
 
 
-OPTIMIZED = [("slow", "gcc", ops) for ops in RUNNABLE] + [("fast", "gcc", "native"), ("fast", "clang", "native")]
+OPTIMIZED = [
+    *(pytest.param("slow", "gcc", ops, marks=pytest.mark.variant) for ops in RUNNABLE),
+    ("fast", "gcc", "native"),
+    ("fast", "clang", "native"),
+]
 
 
 @pytest.mark.parametrize(("kind", "command", "ops"), OPTIMIZED)
