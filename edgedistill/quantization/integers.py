@@ -112,7 +112,7 @@ def require_four_bit_parts(shape: StudentShape, parts: Collection[str]) -> None:
     known = four_bit_parts(shape)
     for part in parts:
         if part not in known:
-            causes = ("only the matrices of the layers can have four bits",)
+            causes = ("only the embedding and the matrices of the layers can have four bits",)
             raise EdgeDistillError(
                 f"'{part}' has no four-bit weights", expected=did_you_mean(part, known), causes=causes
             )

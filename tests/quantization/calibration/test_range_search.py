@@ -10,6 +10,7 @@ import torch
 
 from edgedistill.errors import EdgeDistillError, RecordingError
 from edgedistill.models.student import Student
+from edgedistill.models.tokenizer import stack_lags
 from edgedistill.models.transformer import rms
 from edgedistill.quantization.calibration.activations import compute_activations
 from edgedistill.quantization.calibration.range_search import calibrate, measure_moments, measure_table
@@ -58,11 +59,12 @@ def test_moments_are_those_of_what_the_matrices_read_in_the_drawn_windows(
 ) -> None:
     found = measure_moments(student, day, "lfp", RECIPE, 3)
     layers = [f"layers.{i}.{name}" for i in range(2) for name in ("attn", "context", "mlp", "hidden")]
-    assert found.keys() == set(layers)
+    assert found.keys() == {"bin", *layers}
     whole = compute_activations(student, day.id, day.inputs("lfp")[None])
     draw = draw_windows([day], "lfp", student.size, replace(RECIPE, strata=1), 3)
     bins = np.concatenate([np.arange(w.first_bin, w.first_bin + w.bins) for w in draw.windows])
     assert len(bins) > 300
+    whole["bin"] = stack_lags(whole["bin"], student.tokenizer.lags)  # what the embedding reads
     for name, moments in found.items():
         x = whole[name][0]
         rows = (x if x.ndim == 2 else x.transpose(0, 1).flatten(1))[bins].double().numpy()
