@@ -30,9 +30,12 @@ void fail(int line, const char *what) {
 }
 
 #ifdef ED_TEST_BARE
+#include <malloc.h>
+
 enum { HEAP_BYTES = 1 << 20 };
 
 void *_sbrk(ptrdiff_t bytes);
+int posix_memalign(void **memory, size_t align, size_t bytes);
 
 /* Gives memory to malloc. */
 void *_sbrk(ptrdiff_t bytes) {
@@ -41,6 +44,12 @@ void *_sbrk(ptrdiff_t bytes) {
     if (used + bytes > HEAP_BYTES) return (void *)-1;
     used += bytes;
     return heap + used - bytes;
+}
+
+/* Newlib's aligned_alloc calls this function, which it has not. */
+int posix_memalign(void **memory, size_t align, size_t bytes) {
+    *memory = memalign(align, bytes);
+    return !*memory;
 }
 #endif
 

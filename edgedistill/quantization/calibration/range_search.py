@@ -29,6 +29,7 @@ from edgedistill.quantization.integers import PER_HEAD
 from edgedistill.training.batches import TrainingSession
 
 BATCH = 4  # windows that run at a time
+MOST_INPUTS = 4096  # of an embedding whose moments are measured, because they take memory with their square
 Progress = Callable[[int, int], None]  # windows that were seen, windows in all
 Seen = tuple[Window, dict[str, npt.NDArray[np.float32]]]  # window, activation -> (values, groups)
 
@@ -138,11 +139,14 @@ def measure_moments(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Returns the second moments (n, n) of what each matrix with four bits may read, before any folding.
 
-    Those of `bin` are of the embedding, which reads several bins. They are those of windows of the training block of
-    `session`, which are drawn without regard to its labels.
+    Those of `bin` are of the embedding, which reads several bins. They are left out where these have more than
+    MOST_INPUTS values. All are those of windows of the training block of `session`, which are drawn without regard to
+    its labels.
     """
     shape = shape_from_size(student.size)
     sources = {source for name, (_, source) in weight_matrices(shape).items() if part_of(name) in four_bit_parts(shape)}
+    if len(student.tokenizer.lags) * session.inputs(modality).shape[1] > MOST_INPUTS:
+        sources.remove("bin")
     draw = draw_windows([session], modality, student.size, replace(recipe, strata=1), seed)
     sums: dict[str, npt.NDArray[np.float64]] = {}
     for window, found in run_windows(student, [session], modality, draw):
