@@ -103,8 +103,14 @@ def make_eager_step(preset: str, shape: StudentShape) -> Step:
 
 
 def make_compiled_step(preset: str, shape: StudentShape) -> Step:
-    """Returns the step of `make_eager_step` after torch.compile, compiled by the first calls."""
-    return _make_torch_step(preset, shape, torch.compile)
+    """Returns the step of `make_eager_step` after torch.compile.
+
+    It is compiled here, by steps until the ring has wrapped, because each kind of place in the ring is compiled anew.
+    """
+    step = _make_torch_step(preset, shape, torch.compile)
+    for _ in range(2 * shape.window):
+        step(np.zeros(shape.channels, np.float32))
+    return step
 
 
 def _make_torch_step(preset: str, shape: StudentShape, compile_step: Callable[[Any], Any]) -> Step:
