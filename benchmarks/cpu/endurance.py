@@ -49,7 +49,9 @@ def main() -> None:
     parser.add_argument("--exact", type=int, default=1_000_000, help="steps beside the oracle")
     parser.add_argument("--alone", type=int, default=10_000_000, help="steps without it")
     parser.add_argument("--frames", type=int, default=10_000_000, help="frames through the front end")
-    parser.add_argument("--four-bits", action="store_true", help="weights of the layers have four bits")
+    parser.add_argument(
+        "--four-bits", action="store_true", help="weights of the embedding and the layers have four bits"
+    )
     options = parser.parse_args()
     shape = load_preset(options.preset).student.shape(CHANNELS, OUTPUTS)
     model = draw_model(shape, four=four_bit_parts(shape) if options.four_bits else ())

@@ -2,7 +2,8 @@
 
 Students of `edge` and `nano` with random weights go in. A table, gates and `four_bits.json` come out, with the name of
 the processor and the size of its L2. Flat out, each round times every subject for a while. Cold, a step follows every
-10 ms, and the steps of both kinds of weights alternate, so that both meet the same neighbors.
+10 ms, and the steps of both kinds of weights alternate, so that both meet the same neighbors. ExecuTorch is measured
+where it is installed (`executorch_steps`). What could not be run stands in the result with its reason (`not_run`).
 
     python -m benchmarks.cpu.four_bits [--quick] [--no-compile] [--out benchmarks/results/cpu]
 """
@@ -18,6 +19,7 @@ import numpy as np
 
 from benchmarks.cpu.c_models import list_variants
 from benchmarks.cpu.c_timing import Times
+from benchmarks.cpu.executorch_steps import make_executorch_steps
 from benchmarks.cpu.latency import (
     CHANNELS,
     OUTPUTS,
@@ -62,7 +64,7 @@ def main() -> None:
 def measure(folder: Path, schedule: Schedule, with_compile: bool) -> dict[str, Any]:
     """Returns the times of every subject flat out (`step`, `peers`) and cold (`cold`), in us."""
     subjects, ops = Subjects(folder, schedule), list_variants()[0]
-    keys = {}
+    keys, not_run = {}, {}
     for preset in TIMED_PEERS:
         shape = load_preset(preset).student.shape(CHANNELS, OUTPUTS)
         for bits, name in WEIGHTS.items():
@@ -74,6 +76,10 @@ def measure(folder: Path, schedule: Schedule, with_compile: bool) -> dict[str, A
         )
         for name, make in torch_steps.items():
             subjects.add_python(f"peers/{preset}, {name}", make(preset, shape), CHANNELS, schedule.torch_steps)
+        steps, missing = make_executorch_steps(shape)
+        for name, step in steps.items():
+            subjects.add_python(f"peers/{preset}, {name}", step, CHANNELS, schedule.peer_steps)
+        not_run |= {f"{preset}, {name}": reason for name, reason in missing.items()}
     times: dict[str, list[Times]] = {name: [] for name in subjects.turns}
     for number in range(schedule.rounds):
         say(f"round {number + 1} of {schedule.rounds}")
@@ -85,7 +91,7 @@ def measure(folder: Path, schedule: Schedule, with_compile: bool) -> dict[str, A
         # the best round is the one that was disturbed least
         found[what][subject] = summarize(parts) | {"best_round_p50": min(float(np.median(one)) / 1e3 for one in parts)}
     found["cold"] = time_cold(subjects, keys, 2 if schedule is QUICK else COLD_TURNS)
-    found["weight_bytes"] = subjects.weight_bytes
+    found |= {"weight_bytes": subjects.weight_bytes, "not_run": not_run}
     return found
 
 
@@ -133,6 +139,8 @@ def show(result: dict[str, Any]) -> None:
         for name, found in result[what].items():
             best = f"{found['best_round_p50']:9.1f}" if "best_round_p50" in found else " " * 9
             print(f"{what:6}{name:52}p50 {found['p50']:9.1f}  p99 {found['p99']:9.1f}  best round {best}")
+    for name, reason in result["not_run"].items():
+        print(f"not run: {name}: {reason}")
     for gate in result["gates"]:
         print(f"{gate['name']:45}{gate['value']:8.2f}  limit {gate['limit']:g}  {'met' if gate['ok'] else 'missed'}")
 

@@ -1,6 +1,7 @@
 """Fuzzes the C engine for a given time, with libFuzzer and the address and undefined-behavior sanitizers.
 
-One program holds a student in every variant that this CPU runs, or in those that are named: for an array at 250 Hz,
+One program holds a student in every variant that this CPU runs, in that for Cortex-M with its two instructions written
+out in C, and in that for Helium with emulated intrinsics, or in those variants that are named: for an array at 250 Hz,
 for one that is decimated, leaves two channels out and lets its statistics follow the signal, and for one with bands.
 For the last one it also holds the engine of a device, whose student the CPU computes. It is
 emulation/fuzz/fuzz_decoder.c, which says what it requires. It begins with the inputs of emulation/fuzz/corpus.txt.
@@ -14,6 +15,7 @@ printed.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -55,7 +57,10 @@ ARRAYS = {
 SMOOTHED = ("decimated", "bands")
 FOUR_BITS = ("decimated",)  # arrays whose students have four-bit weights
 DEVICE = "bands"  # the array that also has the engine of a device
-FUZZING = Path(str(asset_folder("kernels"))).parent / "emulation" / "fuzz"
+EMULATION = Path(str(asset_folder("kernels"))).parent / "emulation"
+FUZZING = EMULATION / "fuzz"
+# Variants for other processors, which this one computes, and the options that this takes.
+ELSEWHERE = {"dsp": (), "helium": ("-isystem", str(EMULATION / "helium"))}
 MOST_BYTES = 2048  # in one input
 
 
@@ -64,7 +69,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--inputs", type=int, help="so many, however long they take")
     parser.add_argument("--seed", type=int, default=0, help="0: another one every time")
-    parser.add_argument("--variants", nargs="+", choices=list_variants(), default=list_variants())
+    known = (*list_variants(), *ELSEWHERE)
+    parser.add_argument("--variants", nargs="+", choices=known, default=known)
     parser.add_argument("--corpus", type=Path, help="folder of inputs to begin with and to add to")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -86,28 +92,34 @@ def build(folder: Path, variants: Sequence[str]) -> Path:
     """Compiles the fuzzing program with these variants of the engine in `folder` and returns its path."""
     if shutil.which("clang") is None:
         sys.exit("fuzzing needs clang with libFuzzer: sudo apt install clang")
-    names = {(array, ops): f"{array}_{ops}" for array in ARRAYS for ops in variants}
+    flags = {ops: ELSEWHERE[ops] if ops in ELSEWHERE else VARIANTS[ops].flags for ops in variants}
     objects = []
-    for (array, ops), name in names.items():
-        define = write_model(folder, array, ops, name)
-        objects.append(compile_object(folder, "c/ed_engine.c", f"{name}.o", (define, *VARIANTS[ops].flags)))
+    for array, ops in itertools.product(ARRAYS, flags):
+        define = write_model(folder, array, ops)
+        objects.append(compile_object(folder, "c/ed_engine.c", f"{array}_{ops}.o", (define, *flags[ops])))
     device = write_model(folder, DEVICE, "scalar", "device")
     objects += [
         compile_object(folder, str(source), f"device_{Path(source).stem}.o", (device, "-DED_DEVICE"))
         for source in (SOURCES[0], "c/ed_engine.c", FUZZING / "fuzz_device.c")
     ]
-    rows = [", ".join(f"&ed_model_{names[array, ops]}" for ops in variants) for array in ARRAYS]
-    lines = [f"extern const ed_model ed_model_{name};" for name in names.values()]
-    lines += [f"#define ARRAYS {len(ARRAYS)}", f"#define VARIANTS {len(variants)}"]
-    lines += [f"#define DEVICE_ARRAY {list(ARRAYS).index(DEVICE)}"]
-    lines += ["static const ed_model *const models[ARRAYS][VARIANTS] = {", *(f"    {{{row}}}," for row in rows), "};"]
-    (folder / "model/models.h").write_text("\n".join([*lines, ""]))
+    write_table(folder, list(ARRAYS), list(flags), f"#define DEVICE_ARRAY {list(ARRAYS).index(DEVICE)}")
     objects.append(compile_object(folder, str(FUZZING / "fuzz_decoder.c"), "fuzz_decoder.o", ()))
     return Path(run(folder, ["clang", *SANITIZERS, *objects, "-o", str(folder / "fuzz")], folder / "fuzz"))
 
 
-def write_model(folder: Path, array: str, ops: str, name: str) -> str:
+def write_table(folder: Path, arrays: Sequence[str], variants: Sequence[str], *further: str) -> None:
+    """Writes model/models.h, with the students of arrays in the same variants, and `further` lines."""
+    names = [[f"ed_model_{array}_{ops}" for ops in variants] for array in arrays]
+    lines = [f"extern const ed_model {name};" for name in sorted({name for row in names for name in row})]
+    lines += [f"#define ARRAYS {len(arrays)}", f"#define VARIANTS {len(variants)}", *further]
+    lines += ["static const ed_model *const models[ARRAYS][VARIANTS] = {"]
+    lines += [f"    {{{', '.join(f'&{name}' for name in row)}}}," for row in names]
+    (folder / "model/models.h").write_text("\n".join([*lines, "};", ""]))
+
+
+def write_model(folder: Path, array: str, ops: str, name: str | None = None) -> str:
     """Writes the sources of the student of an array, and returns the option that names its header."""
+    name = name or f"{array}_{ops}"
     shape, config = ARRAYS[array]
     smoothing = draw_smoothing_model(shape.outputs, 2) if array in SMOOTHED else None
     model = draw_model(shape, four=four_bit_parts(shape) if array in FOUR_BITS else ())

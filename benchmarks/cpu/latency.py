@@ -138,7 +138,7 @@ class Subjects:
     ) -> str:
         """Adds a student that is timed by `ed_step`, and returns its name with the variant.
 
-        Without `config` each input is a channel of slow LFP. With `four` the weights of its layers have four bits.
+        Without `config` each input is a channel of slow LFP. With `four` its weights have four bits where they can.
         """
         key = f"{name}, {ops}"
         say(f"compiling {key}")

@@ -2,9 +2,9 @@
 
 The preset `nano` with random weights is linked into a firmware that counts the instructions of its calls. It sees the
 power of the preset's bands beside the slow LFP, unless `--bands none` leaves them out, and its outputs are smoothed.
-With `--weights 4` the layers have four-bit weights. A table and `cortex-m7.json` come out, with `-no-bands` and
-`-four-bit` in the name where they hold. The emulator executes instructions and knows nothing of cycles, caches or
-flash. So the instructions are a measurement, and the milliseconds are an ESTIMATE from them, for a range of
+With `--weights 4` the embedding and the layers have four-bit weights. A table and `cortex-m7.json` come out, with
+`-no-bands` and `-four-bit` in the name where they hold. The emulator executes instructions and knows nothing of cycles,
+caches or flash. So the instructions are a measurement, and the milliseconds are an ESTIMATE from them, for a range of
 instructions a cycle that stands in the result.
 
     python -m benchmarks.firmware.cortex_m7 [--bands preset|none] [--weights 8|4] [--out benchmarks/results/emulated]
@@ -56,7 +56,9 @@ INSTRUCTIONS_A_CYCLE = {"pessimistic": 0.5, "likely": 1.0, "optimistic": 1.5}
 def main() -> None:
     parser = option_parser(__doc__, RESULTS / "emulated")
     parser.add_argument("--bands", choices=("preset", "none"), default="preset", help="what it sees beside slow LFP")
-    parser.add_argument("--weights", type=int, choices=(8, 4), default=8, help="bits of the weights in the layers")
+    parser.add_argument(
+        "--weights", type=int, choices=(8, 4), default=8, help="bits of the weights, the read-out's aside"
+    )
     options = parser.parse_args()
     require_emulator()
     target = load_target("cortex-m7")

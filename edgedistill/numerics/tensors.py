@@ -67,8 +67,8 @@ def activations(shape: StudentShape) -> tuple[str, ...]:
 
 
 def four_bit_parts(shape: StudentShape) -> tuple[str, ...]:
-    """Returns the parts whose matrices can have four bits: those of the layers, nearly all bytes of a step."""
-    return tuple(f"layers.{i}.{part}" for i in range(shape.layers) for part in WEIGHTS)
+    """Returns the parts whose matrices can have four bits: all but the read-out, nearly all bytes of a step."""
+    return ("embed", *(f"layers.{i}.{part}" for i in range(shape.layers) for part in WEIGHTS))
 
 
 def int8_tensors(

@@ -40,9 +40,9 @@ def quantize_student(
     """Returns the tensors of a student in integers, by the names that `Int8Model` takes.
 
     `weights` are those of `student.safetensors`. `ranges` are those of the float student before any folding.
-    Parts in `keep` stay float32, and parts in `four` get four-bit weights. These are rounded to nearest, or with the
-    second moments (n, n) of the activations that they read, before any folding. Raises EdgeDistillError for a range or
-    a weight that no scale fits, and for an accumulator that could overflow.
+    Parts in `keep` stay float32, and parts in `four` get four-bit weights. These are rounded with the second moments
+    (n, n) of the activations that they read, before any folding, and to nearest where there are none. Raises
+    EdgeDistillError for a range or a weight that no scale fits, and for an accumulator that could overflow.
     """
     require_parts(shape, keep)
     require_four_bit_parts(shape, four)
@@ -57,7 +57,7 @@ def quantize_student(
         if part_of(name) in keep:
             tensors[name] = folded[name].astype(np.float32)
         elif part_of(name) in four:
-            of_input = None if seen is None else seen[source]
+            of_input = None if seen is None else seen.get(source)
             tensors |= quantize_groups(name, folded[name], tensors[f"{source}.scale"], of_input)
         else:
             tensors |= quantize_rows(name, folded[name], tensors[f"{source}.scale"])
@@ -112,7 +112,7 @@ def require_four_bit_parts(shape: StudentShape, parts: Collection[str]) -> None:
     known = four_bit_parts(shape)
     for part in parts:
         if part not in known:
-            causes = ("only the matrices of the layers can have four bits",)
+            causes = ("only the embedding and the matrices of the layers can have four bits",)
             raise EdgeDistillError(
                 f"'{part}' has no four-bit weights", expected=did_you_mean(part, known), causes=causes
             )

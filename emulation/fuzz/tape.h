@@ -6,16 +6,15 @@
 
 #include <math.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define REQUIRE(what)                                              \
-    do {                                                           \
-        if (!(what)) {                                             \
-            fprintf(stderr, "line %d: not %s\n", __LINE__, #what); \
-            abort();                                               \
-        }                                                          \
+/* Tells what did not hold, and ends the program. */
+__attribute__((noreturn)) void fail(int line, const char *what);
+
+#define REQUIRE(what)                       \
+    do {                                    \
+        if (!(what)) fail(__LINE__, #what); \
     } while (0)
 
 typedef struct {

@@ -90,8 +90,7 @@ ED_INLINE uint32_t ed_word(const void *bytes) {
 
 /* ---------------------------------------------------------------- products */
 
-#define ED_MOST(a, b) ((a) > (b) ? (a) : (b))
-#define ED_MOST_INPUTS ED_MOST(ED_MOST(ED_DP, ED_FP), ED_MOST(ED_UP(ED_TAP_N, 4), ED_WP))
+#define ED_MOST_INPUTS ED_MORE(ED_MORE(ED_DP, ED_FP), ED_MORE(ED_UP(ED_TAP_N, 4), ED_WP))
 
 /* Computes acc[o] = x . row o. rows and n are multiples of 4, and w is aligned to 4. */
 static __attribute__((noinline)) void ed_product(const int8_t *weights, const int8_t *x, int rows, int n,

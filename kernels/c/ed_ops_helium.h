@@ -7,7 +7,7 @@
  * Weights   [4 rows][16 inputs] after [4 rows][16 inputs], read from end to end, in flash.
  * Four bits [4 rows][32 inputs]: 4 bytes with factors, then [4 rows][16 bytes]. A byte holds inputs i and i + 16 as
  *           signed nibbles. In the high half of a byte a nibble is 16 q, so one instruction takes each of the two out:
- *           sums are 16 times too large until the end.
+ *           sums are 16 times too large until the end, or for an embedding of very many inputs until a group's end.
  * Keys      (heads)[4 slots][16 dims][4][16], a matrix with a row for each slot.
  * Values    (heads)[4 dims][16 slots][4][16], a matrix with a row for each dim.
  * Floats    Helium's floats flush denormals to zero, whatever the FPSCR says, and the definition keeps them. Here they
@@ -36,8 +36,7 @@
 
 #define ED_HELD 4          /* most vectors of inputs that stay in registers */
 #define ED_MOST_FOURS 8192 /* inputs of a row with four bits: 16 * 105 * 127 * 8192 < 2^31 */
-
-_Static_assert(ED_D <= ED_MOST_FOURS && ED_FF <= ED_MOST_FOURS, "sums of four-bit weights would leave 32 bits");
+#define ED_MANY_FOURS (ED_FOURS && ED_MORE(ED_MORE(ED_D, ED_FF), ED_TAP_N) > ED_MOST_FOURS)
 
 struct ed_ring {
     int8_t k[ED_HEADS][ED_WP / 4][ED_DHP / 16][4][16];
@@ -81,7 +80,7 @@ ED_INLINE void ed_matvec(const int8_t *w, const int8_t *x, int rows, int n, int3
     }
 }
 
-/* Computes 16 times the sums of four rows over one group at q, times their factors. */
+/* Computes 16 times the sums of four rows over one group at q, or once these sums, times their factors. */
 ED_INLINE int32x4_t ed_group4(const uint8_t *q, const int8_t *x, int8x16_t mask) {
     const int8x16_t low = vld1q_s8(x), high = vld1q_s8(x + 16);
     int32_t sum[4];
@@ -90,7 +89,8 @@ ED_INLINE int32x4_t ed_group4(const uint8_t *q, const int8_t *x, int8x16_t mask)
         const int8x16_t two = vreinterpretq_s8_u8(vld1q_u8(q + 4 + 16 * r));
         sum[r] = vmladavaq_s8(vmladavq_s8(low, vshlq_n_s8(two, 4)), high, vandq_s8(two, mask));
     }
-    return vmulq_s32(vld1q_s32(sum), vreinterpretq_s32_u32(vldrbq_u32(q)));
+    const int32x4_t sums = ED_MANY_FOURS ? vshrq_n_s32(vld1q_s32(sum), 4) : vld1q_s32(sum);
+    return vmulq_s32(sums, vreinterpretq_s32_u32(vldrbq_u32(q)));
 }
 
 /* Computes what ed_matvec does for four-bit weights. x is read in whole groups. It is not inlined, because flash is
@@ -102,7 +102,7 @@ static __attribute__((noinline)) void ed_matvec4(const uint8_t *q, const int8_t 
         q += 4 + 64;
         for (int i = ED_FACTOR_INPUTS; i < n; i += ED_FACTOR_INPUTS, q += 4 + 64)
             total = vaddq_s32(total, ed_group4(q, x + i, mask));
-        vst1q_s32(acc + o, vshrq_n_s32(total, 4));
+        vst1q_s32(acc + o, ED_MANY_FOURS ? total : vshrq_n_s32(total, 4));
     }
 }
 

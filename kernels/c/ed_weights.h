@@ -79,7 +79,8 @@ struct ed_matrix {
 #define ED_FOUR(part) (ED_FOURS && (part).q) /* a constant 0 for a model that has none */
 #define ED_FACTOR_INPUTS 32                  /* inputs of a row that share a factor */
 #define ED_FACTORS_OF(n) (((n) + 31) / 32)   /* factors of a row of n inputs */
-#define ED_MOST_FACTORS ED_FACTORS_OF(ED_D > ED_FF ? ED_D : ED_FF)
+#define ED_MORE(a, b) ((a) > (b) ? (a) : (b))
+#define ED_MOST_FACTORS ED_FACTORS_OF(ED_MORE(ED_MORE(ED_D, ED_FF), ED_TAP_N))
 
 struct ed_layer {
     struct ed_matrix qkv, out, gate_up, down;

@@ -9,12 +9,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from benchmarks.cpu.array_models import draw_smoothing_model
 from benchmarks.firmware.boards import PROGRAM, Board
 from edgedistill.config import StudentShape
 from edgedistill.frontend import FrontEndConfig
+from edgedistill.numerics import part_names
+from edgedistill.numerics.tensors import four_bit_parts, part_of, weight_matrices
 from edgedistill.runtime import Flag
 from edgedistill.target import load_target
 
@@ -22,7 +25,7 @@ from ..numerics.students import random_bins, random_model
 from . import emulated
 from .c_builds import front_end_of
 from .emulated import (
-    KERNELS,
+    BARE,
     NANO,
     Program,
     export,
@@ -34,11 +37,14 @@ from .emulated import (
     steps,
 )
 
-BARE = KERNELS.parent / "emulation" / "cortex-m"
 LINK = ("-nostartfiles", f"-T{BARE}/mps2.ld", "-Wl,--gc-sections", "-Wl,-Map=program.map", "-Wl,--print-memory-usage")
 BANDS = ((12.0, 30.0), (30.0, 60.0), (70.0, 150.0), (150.0, 300.0))
 NANO_WITH_BANDS = replace(NANO, channels=NANO.channels * (1 + len(BANDS)))
 DEPLOYED = (NANO, NANO_WITH_BANDS)
+# bytes of int8 in the matrices that may have four bits
+WEIGHTS = sum(
+    rows * n for name, ((rows, n), _) in weight_matrices(NANO).items() if part_of(name) in four_bit_parts(NANO)
+)
 INSTRUCTIONS = 2_000_000  # of the loop that checks a board's clock
 
 Built = Callable[..., Program]
@@ -61,7 +67,7 @@ def firmware_of(board: Board, make_folder: Callable[[], Path]) -> Built:
             bands = BANDS if shape == NANO_WITH_BANDS else ()
             deployed = FrontEndConfig(rate=Fraction(1000), channels=32, left_out=(0, 31), bands=bands)
             config = deployed if shape in DEPLOYED else front_end_of(model)
-            options = ("-DED_TEST_BARE", f"-I{BARE}", *(["-DED_TRACE"] if trace else []))
+            options = ("-DED_TEST_BARE", *(["-DED_TRACE"] if trace else []))
             smoothing = None if trace else draw_smoothing_model(shape.outputs, 2)
             sources = [BARE / "startup.c"]
             file, said = emulated.build(folder, toolchain, model, config, sources, options, LINK, smoothing)
@@ -121,6 +127,61 @@ def require_the_outputs_of_raw_frames(program: Program) -> None:
     program.require_same_shift(found["state"][0], stream)
     assert len(set(found["output"]["bad_channels"].ravel())) > 2
     assert {bool(output.flags & Flag.SHIFTED) for output in outputs} == {False, True}
+
+
+def require_the_bits_of_a_random_model(built: Built, seed: int) -> None:
+    """Draws a shape, which parts have four bits and which stay in float32, states and frames, and compares all outputs.
+
+    Bins are extreme from a fresh start, then from a state of random integers. Frames follow after a reset, in uneven
+    chunks, with lost samples, artefacts and channels that die.
+    """
+    rng = np.random.default_rng(seed)
+    shape, four, keep = draw_student(rng)
+    program = built(shape, four=four, keep=keep)
+    first, then = (make_extreme_bins(rng, 2 * shape.window + 9, shape.channels) for _ in range(2))
+    frames, oracle, given = make_extreme_frames(rng, program.config.channels), program.oracle(), program.oracle()
+    state = {name: rng.integers(-127, 128, value.shape, np.int8) for name, value in given.export_state().items()}
+    slots = shape.window - 1
+    state |= {"pos": np.array([rng.integers(slots)], np.int32), "live": np.array([rng.integers(slots + 1)], np.int32)}
+    given.import_state(state)
+    imported = import_(program.state_of(program.run(export())["state"][0], state))
+    chunks = tuple(map(int, rng.integers(1, 65, 7)))
+    found = program.run(steps(first), imported, steps(then), export(), reset(), pushes(frames, chunks), export())
+    require_same_bits(found, oracle.trace(first))
+    require_same_bits(found, given.trace(then), start=len(first))
+    after, stream = program.student(found["state"][0]), program.stream()
+    assert all(emulated.same(after[name], value) for name, value in given.export_state().items())
+    require_same_outputs(found["output"], stream.push(frames))
+    program.require_same_shift(found["state"][1], stream)
+
+
+def draw_student(rng: np.random.Generator) -> tuple[StudentShape, tuple[str, ...], tuple[str, ...]]:
+    """Returns a shape of any odd sizes, its parts with four-bit weights and its parts in float32."""
+    most = {"channels": 12, "outputs": 3, "layers": 2, "ff": 70, "taps": 4, "dilation": 3}
+    sizes = {name: int(rng.integers(1, top + 1)) for name, top in most.items()}
+    heads, width = int(rng.integers(1, 4)), int(rng.integers(1, 25))
+    window, lags = int(rng.integers(2, 41)), int(rng.integers(6))
+    shape = StudentShape(**sizes, d=heads * width, heads=heads, window=window, lags=lags)
+    chosen = {part: rng.random() for part in part_names(shape) if not part.endswith("attention")}
+    four = tuple(part for part in four_bit_parts(shape) if chosen[part] < 0.6)
+    return shape, four, tuple(part for part, value in chosen.items() if value > 0.9)
+
+
+def make_extreme_bins(rng: np.random.Generator, count: int, channels: int) -> npt.NDArray[np.float32]:
+    """Returns bins (count, channels) of which a third saturates, vanishes or is denormal, and one channel is lost."""
+    scales = rng.choice([1, 1, 1, 1, 30, 1e4, 1e37, 0, 1e-41], (count, 1))
+    bins = (rng.standard_normal((count, channels)) * scales).astype(np.float32)
+    bins[count // 2 :, rng.integers(channels)] = 0
+    return bins
+
+
+def make_extreme_frames(rng: np.random.Generator, channels: int) -> npt.NDArray[np.float32]:
+    """Returns 600 frames (600, channels) in uV with stretches of any length that no amplifier should send."""
+    frames = (25 * rng.standard_normal((600, channels))).astype(np.float32)
+    for value in (np.nan, np.inf, -np.inf, 3e38, 1e30, 1e-40, 0.0, 8191.0):
+        at = int(rng.integers(len(frames)))
+        frames[at : at + int(rng.integers(1, 120)), rng.random(channels) < 0.4] = value
+    return frames
 
 
 # ---------------------------------------------------------------- instructions and memory

@@ -29,8 +29,10 @@ FLAGS = {
     "scalar": (),
     "avx2": ("-mavx2",),
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mprefer-vector-width=512"),
+    "dsp": (),  # with its two instructions written out in C
+    "helium": ("-isystem", str(ROOT / "emulation" / "helium")),  # with its intrinsics emulated
 }
-NEEDS = {"scalar": (), "avx2": ("avx2",), "avx512": ("avx512bw", "avx512dq", "avx512vl", "avx512_vnni")}
+NEEDS = {"avx2": ("avx2",), "avx512": ("avx512bw", "avx512dq", "avx512vl", "avx512_vnni")}
 HEADER = np.dtype(
     [("magic", "<u4"), ("abi", "<u4"), ("bytes", "<u8"), ("frontend_bytes", "<u8"), ("seen", "<u8")]
     + [(name, "<u4") for name in ("channels", "d", "layers", "heads", "window", "lag_rows")]
@@ -45,7 +47,7 @@ BANDED = StudentShape(channels=15, outputs=2, d=32, layers=2, heads=2, window=9,
 def runs_here(ops: str) -> bool:
     """Tells whether this CPU has the instructions of a variant."""
     cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return all(f" {name} " in cpu.replace("\n", " ") for name in NEEDS[ops])
+    return all(f" {name} " in cpu.replace("\n", " ") for name in NEEDS.get(ops, ()))
 
 
 def compilers() -> list[str]:

@@ -16,29 +16,22 @@ static _Alignas(ED_ALIGN) unsigned char memory[ED_TEST_STATE_BYTES];
 
 /* ---------------------------------------------------------------- files and time */
 
+#include "files.h"
+
 #ifdef ED_TEST_BARE
 
-#include "semihosting.h"
-
-#define HOST __attribute__((section(".host")))
 #define SYST_CSR (*(volatile uint32_t *)0xE000E010u)
 #define SYST_RVR (*(volatile uint32_t *)0xE000E014u)
 #define SYST_CVR (*(volatile uint32_t *)0xE000E018u)
 
 size_t stack_used(void);
 
-static int32_t in_file, out_file;
-
-static void begin(void) {
-    in_file = host_open("in.bin", 6, HOST_READ);
-    out_file = host_open("out.bin", 7, HOST_WRITE);
+static void start_clock(void) {
     SYST_RVR = 0xFFFFFF;
     SYST_CVR = 0;
     SYST_CSR = 5; /* clock of the processor, no interrupt */
 }
 
-static int take(void *to, size_t bytes) { return !bytes || !host_read(in_file, to, bytes); }
-static int put(const void *from, size_t bytes) { return !bytes || !host_write(out_file, from, bytes); }
 static uint32_t clock_now(void) { return 0xFFFFFF - SYST_CVR; }
 
 /* Executes 2 n instructions. */
@@ -46,21 +39,7 @@ static void loop(uint32_t n) { __asm__ volatile("1: subs %0, #1\n bne 1b" : "+r"
 
 #else
 
-#include <stdio.h>
-
-#define HOST
-
-static FILE *in_file, *out_file;
-
-static void begin(void) {
-    in_file = fopen("in.bin", "rb");
-    out_file = fopen("out.bin", "wb");
-}
-
-static int take(void *to, size_t bytes) { return fread(to, 1, bytes, in_file) == bytes; }
-static int put(const void *from, size_t bytes) {
-    return fwrite(from, 1, bytes, out_file) == bytes && !fflush(out_file);
-}
+static void start_clock(void) {}
 static uint32_t clock_now(void) { return 0; }
 static size_t stack_used(void) { return 0; }
 static void loop(uint32_t n) { (void)n; }
@@ -154,7 +133,8 @@ int main(void) {
     int32_t error;
     ed_decoder *decoder;
     const ed_info *info = ed_model_info(&ed_model_test);
-    begin();
+    open_files();
+    start_clock();
     error = info->export_bytes > sizeof data ? -103 : ed_init(&ed_model_test, memory, sizeof memory, &decoder);
     while (!error && take(record, sizeof record) && record[0]) error = answer(decoder, info, record[0], record[1]);
     uint32_t sizes[2] = {(uint32_t)info->state_bytes, (uint32_t)stack_used()};

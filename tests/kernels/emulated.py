@@ -40,6 +40,7 @@ from edgedistill.target import load_target
 
 from .c_builds import KERNELS, facts_of
 
+BARE = KERNELS.parent / "emulation" / "cortex-m"
 MOST = 64  # most bins or frames of one record
 NANO = StudentShape(32, 2, d=64, layers=2, heads=4, window=200, ff=256, taps=5, dilation=2, lags=10)
 STEP, PUSH, RESET, IMPORT, EXPORT, COUNT = (ord(letter) for letter in "SPRIEC")
@@ -217,7 +218,8 @@ def build(
     facts = facts_of(model, config, smoothing=smoothing)
     for file, text in c_sources(model, config, facts, toolchain.ops).items():
         (folder / file).write_text(text)
-    options = ("-Werror", f"-I{KERNELS}/include", f"-I{KERNELS}/c", "-I.", '-DED_MODEL_HEADER="model_test.h"')
+    folders = (KERNELS / "include", KERNELS / "c", BARE, ".")
+    options = ("-Werror", *(f"-I{one}" for one in folders), '-DED_MODEL_HEADER="model_test.h"')
     size = state_bytes(folder, toolchain, (*options, "-DED_TRACE"))
     options = (*options, f"-DED_TEST_STATE_BYTES={size}", *compile_options)
     files = [KERNELS / "c/ed_api.c", KERNELS / "c/ed_engine.c", Path(__file__).with_name("emulated.c"), *sources]

@@ -13,18 +13,21 @@ from edgedistill.numerics.tensors import four_bit_parts
 from ..numerics.students import ODD, SMALL, random_bins
 from . import bare_metal
 from .bare_metal import (
+    WEIGHTS,
     Built,
     firmware_of,
     read_linker_sizes,
     require_every_tensor_from_a_fresh_and_a_given_state,
     require_every_tensor_from_a_fresh_start,
     require_fits,
+    require_the_bits_of_a_random_model,
     require_the_outputs_of_raw_frames,
     ticks_of_steps,
 )
 from .emulated import NANO, require_same_bits, steps
 
 SHAPES = pytest.mark.parametrize("shape", [SMALL, ODD], ids=["small", "odd"])
+SEEDS = (10, *(pytest.param(seed, marks=pytest.mark.variant) for seed in range(11, 20)))
 ALLOWED = {"memcpy", "memmove", "memset"}  # functions of libc
 
 
@@ -77,6 +80,11 @@ def test_raw_frames_with_four_bit_weights(built: Built) -> None:
     require_the_outputs_of_raw_frames(built(NANO, trace=False, four=four_bit_parts(NANO)))
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_models_states_and_frames(built: Built, seed: int) -> None:
+    require_the_bits_of_a_random_model(built, seed)
+
+
 # ---------------------------------------------------------------- instructions and memory
 
 
@@ -95,8 +103,7 @@ def test_half_the_instructions_of_a_cortex_m7_at_most_whatever_the_data(
 def test_the_deployed_size_fits_the_target(built: Built) -> None:
     eight, four = (read_linker_sizes(built(NANO, trace=False, four=parts)) for parts in ((), four_bit_parts(NANO)))
     require_fits("cortex-m55", eight["FLASH"], eight["RAM"])
-    layer_weights = NANO.layers * (4 * NANO.d**2 + 3 * NANO.d * NANO.ff)
-    assert 0.4 * layer_weights < eight["FLASH"] - four["FLASH"] < 0.5 * layer_weights
+    assert 0.4 * WEIGHTS < eight["FLASH"] - four["FLASH"] < 0.5 * WEIGHTS
 
 
 def test_only_memcpy_and_memset_come_from_the_c_library(built: Built) -> None:

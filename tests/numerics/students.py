@@ -49,7 +49,10 @@ def random_model(
 
 
 def largest_four_bit_model(shape: StudentShape) -> Int8Model:
-    """All weights are 7 * 15 or -7 * 15, and all inputs 127 or -127, so that sums of 32 come near 16 bits."""
+    """All weights are 7 * 15 or -7 * 15, and all inputs 127 or -127, so that sums of 32 come near 16 bits.
+
+    Those of the embedding are so with `saturated_bins`. Their sums then move the tokens by little.
+    """
     tensors = {name: array.copy() for name, array in random_model(shape, four=four_bit_parts(shape)).tensors.items()}
     for name in [name.removesuffix(".factor") for name in tensors if name.endswith(".factor")]:
         signs = np.sign(np.arange(len(tensors[name])) % 3 - 0.5)[:, None]  # whole rows, some up and some down
@@ -58,6 +61,7 @@ def largest_four_bit_model(shape: StudentShape) -> Int8Model:
         tensors[name + ".factor"][:] = 15
     for name in ("attn", "context", "mlp", "hidden"):
         tensors[f"layers.0.{name}.inv_scale"][:] = 1e9
+    tensors["embed.weight.multiplier"] = np.full(shape.d, 1e-6, np.float32)
     tensors["embed.bias"][:] = 50.0
     return Int8Model(shape, tensors)
 
@@ -73,6 +77,14 @@ def without_lags(model: Int8Model) -> Int8Model:
 def random_bins(shape: StudentShape, steps: int, seed: int = 0) -> npt.NDArray[np.float32]:
     """Returns z-scored bins (steps, channels)."""
     return np.random.default_rng(seed + 2).standard_normal((steps, shape.channels)).astype(np.float32)
+
+
+def saturated_bins(shape: StudentShape, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Returns z-scored bins (3 n, channels): random ones, then as large and as low as can be for all taps at once."""
+    bins = random_bins(shape, 3 * (shape.taps * shape.dilation + 2), seed)
+    _, high, low = np.split(bins, 3)
+    high[:], low[:] = 1e4, -1e4
+    return bins
 
 
 # ---------------------------------------------------------------- docs/numerics.md, bin by bin and value by value

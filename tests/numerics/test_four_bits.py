@@ -144,7 +144,7 @@ def test_an_int8_matrix_that_claims_a_form_it_has_not_is_refused_by_name() -> No
         Int8Model(SMALL, tensors)
 
 
-def test_the_embedding_and_the_readout_have_no_four_bit_form() -> None:
+def test_the_readout_has_no_four_bit_form() -> None:
     tensors = dict(random_model().tensors)
     tensors["readout.latent.factor"] = np.ones((2, 1), np.uint8)
     with pytest.raises(BundleError, match=r"readout\.latent\.factor"):

@@ -18,6 +18,7 @@ from torch import Tensor
 from edgedistill.errors import RecordingError
 from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.student import Student
+from edgedistill.models.tokenizer import stack_lags
 from edgedistill.numerics.tensors import activations, four_bit_parts, part_of, weight_matrices
 from edgedistill.quantization.calibration.activations import compute_activations
 from edgedistill.quantization.calibration.observers import make_observer
@@ -28,6 +29,7 @@ from edgedistill.quantization.integers import PER_HEAD
 from edgedistill.training.batches import TrainingSession
 
 BATCH = 4  # windows that run at a time
+MOST_INPUTS = 4096  # of an embedding whose moments are measured, because they take memory with their square
 Progress = Callable[[int, int], None]  # windows that were seen, windows in all
 Seen = tuple[Window, dict[str, npt.NDArray[np.float32]]]  # window, activation -> (values, groups)
 
@@ -135,17 +137,22 @@ def group_values(x: Tensor, run_up: int) -> npt.NDArray[np.float32]:
 def measure_moments(
     student: Student, session: TrainingSession, modality: str, recipe: Recipe, seed: int
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Returns the second moments (n, n) of what each matrix of the layers reads, before any folding.
+    """Returns the second moments (n, n) of what each matrix with four bits may read, before any folding.
 
-    They are those of windows of the training block of `session`, which are drawn without regard to its labels.
+    Those of `bin` are of the embedding, which reads several bins. They are left out where these have more than
+    MOST_INPUTS values. All are those of windows of the training block of `session`, which are drawn without regard to
+    its labels.
     """
     shape = shape_from_size(student.size)
     sources = {source for name, (_, source) in weight_matrices(shape).items() if part_of(name) in four_bit_parts(shape)}
+    if len(student.tokenizer.lags) * session.inputs(modality).shape[1] > MOST_INPUTS:
+        sources.remove("bin")
     draw = draw_windows([session], modality, student.size, replace(recipe, strata=1), seed)
     sums: dict[str, npt.NDArray[np.float64]] = {}
     for window, found in run_windows(student, [session], modality, draw):
         for name in sources:
             x = found[name] if found[name].ndim == 2 else found[name].transpose(0, 1).flatten(1)
+            x = stack_lags(x, student.tokenizer.lags) if name == "bin" else x
             values = x[window.run_up :].double().numpy()
             sums[name] = sums.get(name, 0) + values.T @ values / window.bins
     return {name: total / len(draw.windows) for name, total in sums.items()}

@@ -51,7 +51,7 @@ class Recipe:
     refit_readout: bool = True  # fit the read-out again on quantized latents, which costs nothing on the device
     keep: tuple[str, ...] = ()  # parts whose weights stay float32, named as in `numerics.part_names`
     finetune: FineTune | None = None
-    weights: int = 8  # bits of the weights of the layers: 8 or 4
+    weights: int = 8  # bits of the weights of the embedding and the layers: 8 or 4
     rounding: str = "gptq"  # of four-bit weights: column by column with the moments of the inputs, or to "nearest"
     eight: tuple[str, ...] = ()  # parts whose weights stay at eight bits where the others have four
 

@@ -10,14 +10,20 @@ import torch
 
 from edgedistill.errors import EdgeDistillError, RecordingError
 from edgedistill.models.student import Student
+from edgedistill.models.tokenizer import stack_lags
 from edgedistill.models.transformer import rms
+from edgedistill.numerics.tensors import four_bit_parts
+from edgedistill.quantization.calibration import range_search
 from edgedistill.quantization.calibration.activations import compute_activations
 from edgedistill.quantization.calibration.range_search import calibrate, measure_moments, measure_table
 from edgedistill.quantization.calibration.ranges import Ranges
 from edgedistill.quantization.calibration.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from edgedistill.quantization.calibration.windows import draw_windows
+from edgedistill.quantization.deployment import weights_from_student
+from edgedistill.quantization.integers import quantize_student
 from edgedistill.training.batches import TrainingSession, training_session_from_bins
 from edgedistill.training.distill import make_student
+from edgedistill.training.student_tasks import score_student
 
 from ...training.sessions import GAP, STUDENT, session, session_bins
 
@@ -58,15 +64,36 @@ def test_moments_are_those_of_what_the_matrices_read_in_the_drawn_windows(
 ) -> None:
     found = measure_moments(student, day, "lfp", RECIPE, 3)
     layers = [f"layers.{i}.{name}" for i in range(2) for name in ("attn", "context", "mlp", "hidden")]
-    assert found.keys() == set(layers)
+    assert found.keys() == {"bin", *layers}
     whole = compute_activations(student, day.id, day.inputs("lfp")[None])
     draw = draw_windows([day], "lfp", student.size, replace(RECIPE, strata=1), 3)
     bins = np.concatenate([np.arange(w.first_bin, w.first_bin + w.bins) for w in draw.windows])
     assert len(bins) > 300
+    whole["bin"] = stack_lags(whole["bin"], student.tokenizer.lags)  # what the embedding reads
     for name, moments in found.items():
         x = whole[name][0]
         rows = (x if x.ndim == 2 else x.transpose(0, 1).flatten(1))[bins].double().numpy()
         assert np.allclose(moments, rows.T @ rows / len(bins), atol=1e-4 * np.square(rows).mean()), name
+
+
+def test_an_embedding_of_very_many_inputs_has_no_moments_and_is_rounded_to_nearest(
+    student: Student, day: TrainingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = len(student.tokenizer.lags) * day.inputs("lfp").shape[1]
+    monkeypatch.setattr(range_search, "MOST_INPUTS", inputs)
+    whole = measure_moments(student, day, "lfp", RECIPE, 3)
+    monkeypatch.setattr(range_search, "MOST_INPUTS", inputs - 1)
+    found = measure_moments(student, day, "lfp", RECIPE, 3)
+    assert whole.keys() - found.keys() == {"bin"}
+    readout = score_student(student, "deployed", day)[0]
+    weights, shape = weights_from_student(student, day.id, readout)
+    ranges = calibrate(student, [day], "lfp", RECIPE, 3).values
+    nearest, known, all_known = (
+        quantize_student(shape, weights, ranges, (), four_bit_parts(shape), moments) for moments in (None, found, whole)
+    )
+    assert np.array_equal(known["embed.weight"], nearest["embed.weight"])
+    assert not np.array_equal(known["embed.weight"], all_known["embed.weight"])
+    assert not np.array_equal(known["layers.0.wq"], nearest["layers.0.wq"])
 
 
 def test_minmax_finds_the_largest_activation_of_the_streamed_student(student: Student, day: TrainingSession) -> None:
