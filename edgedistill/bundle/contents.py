@@ -32,6 +32,7 @@ from edgedistill.numerics.deviation import DeviationModel
 from edgedistill.numerics.smoothing import SmoothingModel
 
 HOLDOUT, REFERENCE, RANGES = "holdout.npz", "reference.npz", "ranges.json"
+_TABLES, _MAYBE = ("bins", "present", "there", "kinematics"), ("counts", "unobserved", "score_from")  # of a holdout
 WEIGHTS, INT8_WEIGHTS = "student.safetensors", "student.int8.safetensors"
 FILL_IN, DEVIATION, SMOOTHING = "fill_in.safetensors", "deviation.safetensors", "smoothing.safetensors"
 SMOOTHING_TENSORS = ("keep", "gain", "raw_mean", "mean")
@@ -246,14 +247,15 @@ class Holdout:
 def read_holdout(bundle: Bundle) -> Holdout:
     """Returns the holdout without its raw frames. Raises BundleError for a missing part or an older format."""
     require_current_format(bundle)
-    with _npz(bundle, HOLDOUT) as stored:
-        for name in ("bins", "present", "there", "kinematics"):
-            if name not in stored or not len(stored[name]) or stored[name].dtype.kind not in "biuf":
-                raise BundleError(f"{bundle.path}: '{HOLDOUT}' holds no '{name}'", got=sorted(stored))
+    with _npz(bundle, HOLDOUT) as lazy:
+        stored = {name: lazy[name] for name in (*_TABLES, *_MAYBE) if name in lazy}  # each is read once
+        for name in _TABLES:
+            if name not in stored or not stored[name].size or stored[name].dtype.kind not in "biuf":
+                raise BundleError(f"{bundle.path}: '{HOLDOUT}' holds no '{name}'", got=sorted(lazy))
         counts = stored.get("counts")
         score_from = int(stored["score_from"]) if "score_from" in stored else 0
-        bins, present = stored["bins"].astype(np.float32), stored["present"].astype(np.float32)
-        there, kinematics = stored["there"].astype(np.bool_), stored["kinematics"]
+        bins, present = (stored.pop(name).astype(np.float32, copy=False) for name in ("bins", "present"))
+        there, kinematics = stored["there"].astype(np.bool_, copy=False), stored["kinematics"]
         tables = bins.ndim == there.ndim == 2 and bins.shape == present.shape and len(bins) == len(there)
         if not tables or bins.shape[1] % max(1, there.shape[1]):
             got = f"bins {bins.shape}, present {present.shape}, there {there.shape}"
