@@ -62,10 +62,11 @@ def test_a_blocked_out_is_told_before_the_training(
         (out / "notes" if blocked == "folder" else out).write_text("mine")
     if blocked == "read-only":  # simulated, because root may write anywhere
 
-        def touch(path: Path) -> None:
-            raise PermissionError(13, "Permission denied", str(path))
+        def mkdir(path: str, *_: object, dir_fd: int | None = None) -> None:
+            if dir_fd is not None:
+                raise PermissionError(13, "Permission denied", path)
 
-        monkeypatch.setattr(Path, "touch", touch)
+        monkeypatch.setattr(os, "mkdir", mkdir)
     before = sorted(tmp_path.rglob("*"))
     refused(home, tmp_path, OutputError, "mine|cannot write", out=out / "x" if blocked == "below a file" else out)
     assert sorted(tmp_path.rglob("*")) == before

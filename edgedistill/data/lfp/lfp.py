@@ -163,12 +163,13 @@ def find_lfp(series: Sequence[Series], file: Path, named: str | None = None) -> 
     if choice is None:
         return None
     lfp = _open(choice.parts, choice.candidates, file)
-    if lfp.frames > LONGEST_S * lfp.rate:
+    if lfp.frames > LONGEST_S * max(lfp.rate, MIN_RATE_HZ):  # a lower rate is refused for itself
         raise RecordingError(
             f"{file}: {lfp.series} claims to last longer than any recording",
             got=f"{float(lfp.frames / lfp.rate) / 86400:.0f} days",
             expected=f"at most {LONGEST_S // 86400} days",
             causes=("the rate or the shape of the dataset is wrong", "the file was made to do harm"),
+            next_step="correct the file, or name another series with --lfp",
         )
     return lfp
 
