@@ -163,7 +163,7 @@ def find_lfp(series: Sequence[Series], file: Path, named: str | None = None) -> 
     if choice is None:
         return None
     lfp = _open(choice.parts, choice.candidates, file)
-    if lfp.frames > LONGEST_S * max(lfp.rate, MIN_RATE_HZ):  # a lower rate is refused for itself
+    if lfp.frames > LONGEST_S * max(float(lfp.rate), MIN_RATE_HZ):  # a lower rate is refused for itself
         raise RecordingError(
             f"{file}: {lfp.series} claims to last longer than any recording",
             got=f"{float(lfp.frames / lfp.rate) / 86400:.0f} days",
