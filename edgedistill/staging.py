@@ -39,6 +39,7 @@ LONGEST_STEM = 40  # characters of a hidden name that come from the final one; n
 LEFTOVER = re.compile(r"\..+\.([0-9a-f]{8})-([0-9a-f]{8})-[0-9a-f]{8}\.partial", re.DOTALL)
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF)  # of disks without locks
 CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # of disks and systems without an operation
+APPEARED = (errno.ENOTEMPTY, errno.EEXIST)  # where a folder is moved to a place that holds one by now
 EXCHANGE = 2  # RENAME_EXCHANGE of <linux/fs.h>
 
 
@@ -57,18 +58,26 @@ class Staging:
 
         A file replaces a file, a folder replaces a folder or a link, each in one step where the disk can do it.
         """
-        mode = os.lstat(self.name, dir_fd=self.new).st_mode
+        is_folder = stat.S_ISDIR(os.lstat(self.name, dir_fd=self.new).st_mode)
         sync_to_disk(self.new, self.name)
-        if stat.S_ISDIR(mode) and _is_folder_or_link(self.inside, self.name):
-            try:
-                _exchange(self.new, self.inside, self.name)
-            except OSError as error:
-                if error.errno not in CANNOT:
-                    raise
-                self._replace_in_two_steps()
+        if is_folder and _is_folder_or_link(self.inside, self.name):
+            self._replace_folder()
         else:
-            os.rename(self.name, self.name, src_dir_fd=self.new, dst_dir_fd=self.inside)
+            try:
+                os.rename(self.name, self.name, src_dir_fd=self.new, dst_dir_fd=self.inside)
+            except OSError as error:
+                if not is_folder or error.errno not in APPEARED:
+                    raise
+                self._replace_folder()  # another process was faster by a moment
         sync_folder(self.inside)
+
+    def _replace_folder(self) -> None:
+        try:
+            _exchange(self.new, self.inside, self.name)
+        except OSError as error:
+            if error.errno not in CANNOT:
+                raise
+            self._replace_in_two_steps()
 
     def _replace_in_two_steps(self) -> None:
         """Moves the old folder away and the new one to its place. `_clear` brings it back if this ends in between."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -33,6 +34,9 @@ LONG = frozenset(
         *("training/test_loop", "training/test_ranks"),
     )
 )
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs behind it; tests send this signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and no limit of their time, so that a change is judged, not luck or a busy machine.
 # --hypothesis-profile=default draws others. More of them are further variants, where a test does not say how many.

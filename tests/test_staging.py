@@ -152,6 +152,18 @@ def read(path: Path) -> str:
     return (path / "file").read_text()
 
 
+def test_a_folder_that_another_process_has_just_made_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.edge").mkdir()
+    (tmp_path / "a.edge" / "old").touch()
+    monkeypatch.setattr(staging, "_is_folder_or_link", lambda inside, name: False)  # as it was a moment before
+    with atomic_write(tmp_path / "a.edge", "the bundle") as hidden:
+        hidden.mkdir()
+        (hidden / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a.edge", "new"]
+
+
 def test_many_processes_that_write_and_tidy_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     program = """
 import sys
