@@ -152,10 +152,19 @@ class Cache:
 
 
 def wait_until_seen(folder: Path) -> Path:
-    """Returns a folder that the main process has made. A file server may show it a little later to the others."""
+    """Returns a folder that the main process has made. A file server may show it a little later to the others.
+
+    Raises EdgeDistillError where it does not, and where somebody has removed the folder since.
+    """
     for _ in range(SEEN_WITHIN_S):
         if folder.is_dir():
             return folder
+        if ranks.is_main():
+            raise EdgeDistillError(
+                f"{folder} was removed while it was used",
+                causes=("another program or person has tidied up the work folder",),
+                next_step="run the same command again, which makes it anew",
+            )
         sleep(1)
     raise EdgeDistillError(
         f"{folder} was made by one process of this training, and another one does not see it",

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import edgedistill
-from edgedistill.errors import OutputError
+from edgedistill.errors import EdgeDistillError, OutputError
 from edgedistill.pipeline import cache as cache_module
-from edgedistill.pipeline.cache import Cache, stage_key
+from edgedistill.pipeline.cache import Cache, stage_key, wait_until_seen
 from edgedistill.pipeline.code_digest import code_digest, find_needed_modules, installed_code_digest
 from edgedistill.pipeline.library_versions import find_libraries, find_version, installed_versions
 
@@ -218,6 +218,15 @@ def test_a_stage_that_fails_is_not_kept_and_says_why(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"stage 'teacher'[\s\S]*the disk is full[\s\S]*--work"):
         Cache(tmp_path / "work").stage("teacher", [1], fail)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stage_that_was_removed_while_it_was_used_says_so(tmp_path: Path) -> None:
+    """One process waits for no file server."""
+    kept = Cache(tmp_path / "work").stage("teacher", [1], fill)
+    assert wait_until_seen(kept) == kept
+    shutil.rmtree(tmp_path / "work")
+    with pytest.raises(EdgeDistillError, match="removed while it was used"):
+        wait_until_seen(kept)
 
 
 def test_seconds_of_a_stage_within_another_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
