@@ -161,8 +161,9 @@ def read_subject(path: Path) -> dict[str, Any]:
             facts: dict[str, Any] = {name: _to_text(one[()]) for name, one in held.items() if _is_one_value(one)}
     except OSError:
         return {}
+    born = facts.pop(BORN, "")
     with suppress(ValueError):  # a date of another form is left out
-        return facts | ({"date_of_birth": datetime.fromisoformat(born)} if (born := facts.pop(BORN, None)) else {})
+        facts[BORN] = datetime.fromisoformat(born)
     return facts
 
 

@@ -131,7 +131,7 @@ def build(nvidia: TensorRTProcess, graph: onnx.ModelProto, folder: Path, name: s
 # ---------------------------------------------------------------- what a build writes
 
 
-@pytest.mark.parametrize("preset", ["nano", "edge", pytest.param("paper", marks=pytest.mark.variant)])
+@pytest.mark.parametrize("preset", ["nano", "edge", "paper"])
 def test_every_graph_of_a_preset_is_parsed_and_built(nvidia: TensorRTProcess, tmp_path: Path, preset: str) -> None:
     for name, graph in write_forms(shape_of(preset)).items():
         assert build(nvidia, graph, tmp_path, name).get("layers"), name
@@ -306,7 +306,6 @@ def test_tensorrt_refuses_what_the_validator_forbids(nvidia: TensorRTProcess, tm
     assert COMPLAINTS.get(name, "") in answer["stderr"]
 
 
-@pytest.mark.variant
 @pytest.mark.parametrize("name", sorted(CASES.keys() - REFUSED.keys()))
 def test_tensorrt_takes_what_the_validator_forbids_for_another_reason(
     nvidia: TensorRTProcess, tmp_path: Path, name: str

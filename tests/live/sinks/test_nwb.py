@@ -171,7 +171,11 @@ def test_a_killed_program_leaves_a_file_that_opens(bundle: Bundle, tmp_path: Pat
         assert len(file["acquisition/raw/data"]) >= 2.5 * rows
         told = [int(line.split(",")[3]) for line in lines[1:] if line.endswith("\n")]
         both = min(rows, len(told))
-        assert np.array_equal(flags[:both], told[:both])
+        kept = (flags[:both] & int(NOT_WRITTEN)) != int(
+            NOT_WRITTEN
+        )  # a disk that stands still makes this file miss bins
+        assert kept.any()
+        assert np.array_equal(flags[:both][kept], np.array(told[:both])[kept])
     with open_recording(out) as recording:
         assert recording.lfp is not None
 
