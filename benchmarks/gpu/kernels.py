@@ -175,12 +175,13 @@ def time_all(
     subjects.add_floors()
     for student in students:
         subjects.add_step(student)
-        subjects.add_core(student.preset, student.shape)
+        if not student.packed:
+            subjects.add_core(student.preset, student.shape)
     for student in others:
         subjects.add_kernel(student)
     if not options.no_peers:
         say("peers: PyTorch" + ("" if options.no_compile else ", torch.compile (minutes)"))
-        subjects.add_peers(students, not options.no_compile)
+        subjects.add_peers([student for student in students if not student.packed], not options.no_compile)
     rounds, calls = (QUICK_ROUNDS, QUICK_CALLS) if options.quick else (ROUNDS, CALLS)
     times = time_in_turn(subjects, rounds, calls)
     clock = gpu.read_attributes()["clock_khz"]

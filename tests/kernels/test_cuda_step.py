@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from edgedistill.compile.cuda.model_source import SHARED_BYTES, cuda_sources
-from edgedistill.compile.cuda.packing import shared_bytes
+from edgedistill.compile.cuda.packing import StepForm, threads_of
 from edgedistill.compile.cuda.row_layout import RowLayout
 from edgedistill.config import StudentShape
 from edgedistill.errors import EngineError
@@ -180,7 +180,7 @@ def test_nvcc_spills_nothing(tmp_path: Path, shape: StudentShape, chip: str) -> 
     kernels = dict(re.findall(r"properties for (\w+)\s+(.*?)\n", done.stderr))
     assert kernels["ed_student_step"] == "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"
     shared = max(int(size) for size in re.findall(r"(\d+) bytes smem", done.stderr))
-    assert shared <= shared_bytes(shape) <= shared + 1024
+    assert shared <= StepForm(shape, threads_of(shape)).shared_bytes <= shared + 1024
 
 
 @pytest.mark.parametrize(("rows", "n"), [(128, 480), (384, 128), (512, 128), (21, 31), (600, 20), (7, 2000)])
@@ -198,7 +198,9 @@ def test_a_model_that_does_not_fit_is_refused() -> None:
     with pytest.raises(EngineError, match=r"layers\.1\.out"):
         cuda_sources(kept, front_end_of(kept), facts_of(kept, front_end_of(kept)))
     wide = StudentShape(1, 1, d=64, layers=1, heads=64, window=2000, ff=8, taps=1, dilation=1, lags=0)
-    assert shared_bytes(wide) > SHARED_BYTES >= shared_bytes(PAPER)
+    assert (
+        StepForm(wide, threads_of(wide)).shared_bytes > SHARED_BYTES >= StepForm(PAPER, threads_of(PAPER)).shared_bytes
+    )
     model = random_model(wide)
     with pytest.raises(EngineError, match="shared memory"):
         cuda_sources(model, front_end_of(model), facts_of(model, front_end_of(model)))
