@@ -1,10 +1,10 @@
 """Checks the CUDA kernels on this GPU and times them beside their floor and PyTorch.
 
-Students have random weights, on which speed does not depend, of eight bits and of packed four bits. Everything is compiled for the chip of this machine.
-`DEVICE/kernels.json` under --out, tables and gates come out. Numerics come first, and a kernel that computes something
-else is not timed (exit status 1). Then all subjects take turns in one process, so that changing clocks meet all of
-them: floors, the step host to host and alone, the attention core, and PyTorch. The exit status is 2 where all is right
-but a gate of speed was missed.
+Students have random weights, on which speed does not depend, of eight bits and of packed four bits. Everything is
+compiled for the chip of this machine. `DEVICE/kernels.json` under --out, tables and gates come out. Numerics come
+first, and a kernel that computes something else is not timed (exit status 1). Then all subjects take turns in one
+process, so that changing clocks meet all of them: floors, the step host to host and alone, the attention core, and
+PyTorch. The exit status is 2 where all is right but a gate of speed was missed.
 
     python -m benchmarks.gpu.kernels [--quick] [--steps 100000] [--no-peers] [--no-compile] [--out benchmarks/results]
 """
