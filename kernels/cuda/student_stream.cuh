@@ -182,14 +182,15 @@ template <class M> ED_INSIDE void gather(const place &t, int (&acc)[M::groups], 
 struct stream {
     place t;
     uint4 held[ahead];
-    unsigned factors[factor_words + !factor_words]; /* of four-bit weights, four to a word */
-    const int8_t *weights, *keys, *values;          /* pointers into this layer, at this thread's place */
-    const int8_t *factor_base;                      /* what `weights` would be if a thread loaded four bytes at once */
-    bool last;                                      /* whether this layer is the last */
+    unsigned factors[factor_words + !factor_words];    /* of four-bit weights, four to a word */
+    const int8_t *embedding, *weights, *keys, *values; /* pointers into this layer, at this thread's place */
+    const int8_t *factor_base;                         /* what `weights` would be for loads of four bytes, if any */
+    bool last;                                         /* whether this layer is the last */
 
     ED_INSIDE stream(const place &whose, const int8_t *all, const ed_cuda_state *state) : t(whose), last(false) {
-        weights = all + ed_embedding::bytes + t.thread * ED_CHUNK;
-        factor_base = all + ed_embedding::bytes + t.thread * 4;
+        embedding = all + t.thread * ED_CHUNK;
+        weights = embedding + ed_embedding::bytes;
+        factor_base = factor_words ? all + ed_embedding::bytes + t.thread * 4 : weights;
         keys = state->keys[0] + ed_key_at(t.head(), t.slot(), 0);
         values = state->values[0] + t.thread * ED_CHUNK;
         ED_UNROLL_ALL
@@ -218,7 +219,7 @@ struct stream {
         ED_UNROLL_ALL
         for (int pass = used_passes; pass < layer_passes; pass++) fetch(pass + ahead);
         weights += ed_layer_bytes;
-        factor_base += ed_layer_bytes;
+        if (factor_words) factor_base += ed_layer_bytes;
         keys += ed_keys_bytes;
         values += ed_values::bytes;
     }
@@ -229,42 +230,44 @@ struct stream {
     ED_INSIDE void fetch(int pass) {
         uint4 &into = held[position(pass)];
         if (pass < 0)
-            fetch_matrix<ed_embedding>(into, -ed_embedding::bytes, -ed_embedding::passes, pass, true, true);
+            fetch_matrix<ed_embedding>(into, embedding, factor_base - ed_embedding::bytes, -ed_embedding::passes, pass,
+                                       true, true);
         else
             fetch_in_layer(into, pass % layer_passes, pass / layer_passes);
     }
 
     /* `next` is 1 for the passes of the next layer, if there is one. */
     ED_INSIDE void fetch_in_layer(uint4 &into, int pass, int next) {
-        const int from = next * ed_layer_bytes;
+        const int8_t *from = weights + next * ed_layer_bytes, *words = factor_base + next * ed_layer_bytes;
         const bool always = !next, wanted = always || !last;
         if (pass < keys_pass)
-            fetch_matrix<ed_qkv>(into, from, qkv_pass, pass, always, wanted);
+            fetch_matrix<ed_qkv>(into, from, words, qkv_pass, pass, always, wanted);
         else if (pass < values_pass)
             fetch_keys(into, keys + next * ed_keys_bytes, pass - keys_pass, always, wanted);
         else if (pass < out_pass)
             fetch_values(into, values + next * ed_values::bytes, pass - values_pass, always, wanted);
         else if (pass < gate_pass)
-            fetch_matrix<ed_out>(into, from + out_at, out_pass, pass, always, wanted);
+            fetch_matrix<ed_out>(into, from + out_at, words + out_at, out_pass, pass, always, wanted);
         else if (pass < up_pass)
-            fetch_matrix<ed_gate>(into, from + gate_at, gate_pass, pass, always, wanted);
+            fetch_matrix<ed_gate>(into, from + gate_at, words + gate_at, gate_pass, pass, always, wanted);
         else if (pass < down_pass)
-            fetch_matrix<ed_gate>(into, from + up_at, up_pass, pass, always, wanted);
+            fetch_matrix<ed_gate>(into, from + up_at, words + up_at, up_pass, pass, always, wanted);
         else if (pass < used_passes)
-            fetch_matrix<ed_down>(into, from + down_at, down_pass, pass, always, wanted);
+            fetch_matrix<ed_down>(into, from + down_at, words + down_at, down_pass, pass, always, wanted);
     }
 
-    /* Fetches pass `pass` of the matrix that begins with pass `first` and `from` bytes behind the layer's first one. The
-     * factors of four passes come with the last of them: by then those of the layer before have been used, and they are
-     * there before the first of the four passes is. */
+    /* Fetches pass `pass` of the matrix that begins with pass `first` and lies at `from`, or at `words` for loads of four
+     * bytes. The factors of four passes come with the last of them: by then those of the layer before have been used, and
+     * they are there before the first of the four passes is. */
     template <class M>
-    ED_INSIDE void fetch_matrix(uint4 &into, int from, int first, int pass, bool always, bool wanted) {
+    ED_INSIDE void fetch_matrix(uint4 &into, const int8_t *from, const int8_t *words, int first, int pass, bool always,
+                                bool wanted) {
         static_assert(!M::four || ahead > 3, "factors come too late");
         const int number = pass - first;
-        fetch_part<M>(into, weights + from + number * M::active * ED_CHUNK, always, wanted);
+        fetch_part<M>(into, from + number * M::active * ED_CHUNK, always, wanted);
         if (M::four && (number % 4 == 3 || number == M::passes - 1))
-            fetch_part<M>(factors[factors_of(first) + number / 4],
-                          factor_base + from + M::factors_at + number / 4 * M::active * 4, always, wanted);
+            fetch_part<M>(factors[factors_of(first) + number / 4], words + M::factors_at + number / 4 * M::active * 4,
+                          always, wanted);
     }
 
     template <class M, class T> ED_INSIDE void fetch_part(T &into, const int8_t *from, bool always, bool wanted) {
