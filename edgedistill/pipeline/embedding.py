@@ -18,7 +18,7 @@ import torch
 from edgedistill.config import NO_BANDS, BandPower, load_preset
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
-from edgedistill.files import atomic_write_bytes
+from edgedistill.files import atomic_write
 from edgedistill.models.files import find_kind, load_teacher
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.early_checks import require_writable
@@ -78,12 +78,13 @@ def embed(options: EmbedOptions) -> Embedded:
     d = 0
     with torch.no_grad():
         for one, session in zip(bins, sessions, strict=True):
-            latents = latents_of(session).astype(np.float32)
+            latents = latents_of(session).astype(np.float32, copy=False)
             lengths[session.id], d = latents.shape
             arrays[f"{session.id}/latents"] = latents
             arrays[f"{session.id}/time_s"] = one.start_s + BIN_S * (1 + np.arange(len(latents)))
             arrays[f"{session.id}/valid"] = session.valid.numpy()
-    atomic_write_bytes(options.out, write_npz(arrays), "the latents")
+    with atomic_write(options.out, "the latents") as partial, partial.open("wb") as file:
+        write_npz(file, arrays)
     return Embedded(options.out, kind, d, lengths)
 
 
