@@ -52,6 +52,8 @@ def read_plain(path: Path, most: int) -> bytes:
 
     Raises OSError for a larger one, and for a pipe or a device, which would be read for ever.
     """
+    if path.is_dir():  # which would be named by the number of its descriptor
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would wait in open
     with os.fdopen(descriptor, "rb") as file:
         require_plain(path, os.fstat(descriptor))

@@ -37,24 +37,28 @@ def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.suffix == LIST_ENDING and path.is_file():
-            found += [one for line in read_list(path) for one in expand_pattern(path.parent / line)]
+            found += [one for line in read_list(path) for one in expand_pattern(Path(line), path.parent)]
         else:
             found += expand_pattern(path)
     return found
 
 
-def expand_pattern(path: Path) -> list[Path]:
-    """Returns what fits a pattern, in order, or a path that is none. A path that exists is never a pattern."""
-    if not has_magic(str(path)) or path.exists():
+def expand_pattern(pattern: Path, folder: Path = Path()) -> list[Path]:
+    """Returns what fits a pattern, in order, or a path that is none. A path that exists is never a pattern.
+
+    Both are relative to `folder`, whose own name is no pattern.
+    """
+    path = folder / pattern
+    if not has_magic(str(pattern)) or path.exists():
         return [path]
-    found = sorted(glob(str(path), recursive=True))  # noqa: PTH207, Path.glob cannot begin at a pattern
+    found = sorted(glob(str(pattern), root_dir=folder, recursive=True))  # noqa: PTH207, Path.glob begins at no pattern
     if not found:
         raise RecordingError(
             f"{path}: nothing fits this pattern",
             expected="NWB files, or folders of them",
             next_step=f"ls {path.parent}",
         )
-    return [Path(one) for one in found]
+    return [folder / one for one in found]
 
 
 def read_list(path: Path) -> list[str]:

@@ -41,6 +41,14 @@ def test_a_list_holds_paths_relative_to_itself_patterns_and_comments(tree: Path)
     assert names(listed, tree) == ["three.nwb", "two.nwb", "one.nwb"]  # each once
 
 
+def test_the_folder_of_a_list_is_no_pattern(tree: Path) -> None:
+    (tree / "day[1]").mkdir()
+    (tree / "day[1]" / "four.nwb").touch()
+    listed = tree / "day[1]" / "sessions.txt"
+    listed.write_text("*.nwb\n../[ab]/t*.nwb\n")
+    assert names(listed) == ["four.nwb", "two.nwb"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("# nothing\n", "not a list of sessions"), ("gone.nwb", "there is no such file"), ("no*.nwb", "nothing fits")],
