@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import has_magic, iglob
+from itertools import islice
 from pathlib import Path
 
 from edgedistill.errors import RecordingError
 
 LIST_ENDING = ".txt"
 MOST_LIST_BYTES = 1 << 24
+MOST_FOUND = 100_000  # paths that fit a pattern; links in a circle would give them without end
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
     """Returns files and folders for `paths`, of which some may be patterns or text files of paths.
 
     A line of a text file is a path or a pattern, relative to the folder of the file. Empty lines, and those that begin
-    with #, are comments. Raises RecordingError for a pattern that nothing fits and for a text file that lists nothing.
+    with #, are comments. Raises RecordingError for a pattern that nothing or too much fits, and for a text
+    file that lists nothing.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -51,7 +54,15 @@ def expand_pattern(pattern: Path, folder: Path = Path()) -> list[Path]:
     path = folder / pattern
     if not has_magic(str(pattern)) or path.exists():
         return [path]
-    found = sorted(glob(str(pattern), root_dir=folder, recursive=True))  # noqa: PTH207, Path.glob begins at no pattern
+    fits = iglob(str(pattern), root_dir=folder, recursive=True)  # noqa: PTH207, Path.glob cannot begin at a pattern
+    found = sorted(islice(fits, MOST_FOUND + 1))
+    if len(found) > MOST_FOUND:
+        raise RecordingError(
+            f"{path}: this pattern fits too many paths",
+            got=f"more than {MOST_FOUND}",
+            causes=("links to folders lead in a circle",),
+            next_step="name the folder instead, in which no link to a folder is followed",
+        )
     if not found:
         raise RecordingError(
             f"{path}: nothing fits this pattern",

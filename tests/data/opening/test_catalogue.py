@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgedistill.data.opening import catalogue
 from edgedistill.data.opening.session_files import find_session_files
 from edgedistill.errors import RecordingError
 
@@ -47,6 +48,15 @@ def test_the_folder_of_a_list_is_no_pattern(tree: Path) -> None:
     listed = tree / "day[1]" / "sessions.txt"
     listed.write_text("*.nwb\n../[ab]/t*.nwb\n")
     assert names(listed) == ["four.nwb", "two.nwb"]
+
+
+def test_a_pattern_over_links_in_a_circle_ends(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "cd":
+        (tree / name).symlink_to(tree)
+    monkeypatch.setattr(catalogue, "MOST_FOUND", 50)
+    with pytest.raises(RecordingError, match="links to folders lead in a circle"):
+        names(tree / "**" / "*.nwb")
+    assert names(tree) == ["one.nwb", "two.nwb", "three.nwb"]
 
 
 @pytest.mark.parametrize(
