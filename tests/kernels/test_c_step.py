@@ -33,7 +33,7 @@ VARIANTS = [
         ops,
         marks=[
             pytest.mark.skipif(not c_builds.runs_here(ops), reason=f"this CPU lacks {ops}"),
-            *([pytest.mark.variant] if ops == "helium" else []),  # runs on an emulated Cortex-M55 in any case
+            *([pytest.mark.variant] if ops in ("dsp", "helium") else []),  # run on emulated boards in any case
         ],
     )
     for ops in c_builds.FLAGS
@@ -243,7 +243,9 @@ def test_a_million_steps_have_the_bits_of_the_oracle(built: Builder, ops: str) -
 
 
 @pytest.mark.parametrize("ops", plain_first(VARIANTS))
-@pytest.mark.parametrize("four", [(), four_bit_parts(ODD)], ids=["eight", "four"])
+@pytest.mark.parametrize(
+    "four", [(), pytest.param(four_bit_parts(ODD), marks=pytest.mark.variant)], ids=["eight", "four"]
+)
 def test_sanitizers_find_nothing(tmp_path: Path, four: tuple[str, ...], ops: str) -> None:
     model = random_model(ODD, four=four)
     c_builds.write_sources(tmp_path, model, ops)
