@@ -193,9 +193,15 @@ def draw_together(seeds: list[dict[str, dict[str, Any]]], amounts: Sequence[floa
 
 def write_figure(curves: Curves, path: Path) -> None:
     """Writes the curves as SVG that is looked at by itself, with the colors of a report."""
-    css = (resources.files("edgedistill.report") / "page.css").read_text(encoding="utf-8")
+    atomic_write_text(path, draw_figure(curves), "the figure")
+
+
+def draw_figure(curves: Curves) -> str:
+    """Returns the curves as SVG with the colors of a report."""
+    folder = resources.files("edgedistill.report")
+    css = "".join((folder / name).read_text(encoding="utf-8") for name in ("colours.css", "page.css"))
     style = f"<style>{css}svg {{ background: var(--card); }}</style>"
-    atomic_write_text(path, draw_label_curves(curves).replace("<title>", f"{style}<title>", 1) + "\n", "the figure")
+    return draw_label_curves(curves).replace("<title>", f"{style}<title>", 1) + "\n"
 
 
 def parse_amount(text: str) -> float:

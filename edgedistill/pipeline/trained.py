@@ -154,7 +154,7 @@ def train_models(request: BuildRequest) -> TrainedModels:
         metrics["distilled_r2"] = candidates["distilled"].smoothed.r2
         if baselines is not None:
             candidates["supervised_lfp"] = baselines.on_behavior_alone
-        chosen = choose_shipped(candidates, has_few_labels=labels is not None)
+        chosen = choose_shipped(candidates, has_few_labels=request.options.label_minutes is not None)
         lfp = replace(candidates[chosen.shipped], name="deployed")
     metrics["deployed_r2"] = lfp.r2
     decoded = replace(lfp.session, behavior=request.session.behavior)  # linear filters see recorded labels alone

@@ -20,6 +20,7 @@ TAUGHT = {  # metric of the build -> the decoder
     "distilled_r2": "student distilled without labels",
 }
 BEST_LINEAR = "best linear decoder of the same LFP"
+APART = 4.0  # pixels from one decoder to the next
 
 
 def list_label_rows(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -61,7 +62,10 @@ def _make_point(minutes: float, r2: Sequence[float]) -> dict[str, Any]:
 
 
 def draw_label_curves(curves: Curves) -> str:
-    """Draws the mean of each decoder against minutes of labels, with the extremes of the seeds as a band."""
+    """Draws the mean of each decoder against minutes of labels, with a thin line from the lowest to the highest seed.
+
+    Decoders are drawn side by side by a few pixels, so that these lines do not hide one another.
+    """
     points = [point for curve in curves.values() for point in curve]
     minutes = [point["minutes"] for point in points]
     values = [value for point in points for value in point["seeds"]]
@@ -69,7 +73,8 @@ def draw_label_curves(curves: Curves) -> str:
     top = 26.0 + row * -(-len(curves) // 2)
     bottom = top + 260.0
     x = Axis(min(minutes) / 1.15, max(minutes) * 1.15, left, right, log=True)
-    y = Axis(min(0.0, max(min(values), -0.5)), max(*values, 0.1) * 1.05, bottom, top)
+    low = max(min(values), -0.5)
+    y = Axis(low - 0.05, max(*values, low + 0.1) + 0.02, bottom, top)
     words = "; ".join(
         f"{name}: {curve[0]['mean']:.2f} with {curve[0]['labels']}, {curve[-1]['mean']:.2f} with {curve[-1]['labels']}"
         for name, curve in curves.items()
@@ -79,16 +84,15 @@ def draw_label_curves(curves: Curves) -> str:
     drawing.y_axis(y, left, right, lambda value: f"{value:.1f}")
     drawing.text((left, top - 8), "R² on the test block", "axis")
 
-    def place(point: Mapping[str, Any], value: float) -> tuple[float, float]:
-        return x(point["minutes"]), y(min(max(value, y.low), y.high))
+    def place(point: Mapping[str, Any], value: float, i: int) -> tuple[float, float]:
+        return x(point["minutes"]) + APART * (i - (len(curves) - 1) / 2), y(min(max(value, y.low), y.high))
 
     for i, (name, curve) in enumerate(curves.items()):
-        upper, lower = ([place(point, end(point["seeds"])) for point in curve] for end in (max, min))
-        drawing.area([*upper, *reversed(lower)], f"f{i} band")
-        drawing.line([place(point, point["mean"]) for point in curve], f"l{i}", DASHES[i % 3])
+        drawing.line([place(point, point["mean"], i) for point in curve], f"l{i}", DASHES[i % 3])
         for point in curve:
+            drawing.line([place(point, end(point["seeds"]), i) for end in (min, max)], f"l{i} range")
             hint = f"{name}, {point['labels']}: R² {point['mean']:.3f}"
-            drawing.mark(place(point, point["mean"]), f"f{i} point", i, hint)
+            drawing.mark(place(point, point["mean"], i), f"f{i} point", i, hint)
         at = (left + 8 + 300 * (i % 2), 10 + row * (i // 2))
         drawing.line([(at[0] - 8, at[1]), (at[0] + 18, at[1])], f"l{i}", DASHES[i % 3])
         drawing.mark((at[0] + 5, at[1]), f"f{i} point", i)
