@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -78,6 +78,16 @@ def require_replaceable(place: Path) -> None:
         mode = place.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise FileExistsError(errno.EEXIST, "a device, a pipe or a socket, which is not replaced", str(place))
+
+
+def require_no_input(out: Path, inputs: Iterable[str | Path]) -> None:
+    """Raises OutputError where a result would replace one of the inputs of its command."""
+    for path in map(Path, inputs):
+        if out.exists() and path.exists() and out.samefile(path):
+            raise OutputError(
+                f"{out}: this is an input of the command, and the result would replace it",
+                next_step="choose another --out",
+            )
 
 
 def atomic_write_bytes(path: Path, data: bytes, what: str, *, next_step: str | None = None) -> None:

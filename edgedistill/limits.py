@@ -7,7 +7,6 @@ limits first, and names lose what a terminal or a spreadsheet would obey.
 from __future__ import annotations
 
 import errno
-import io
 import json
 import math
 import os
@@ -53,6 +52,8 @@ def read_plain(path: Path, most: int) -> bytes:
 
     Raises OSError for a larger one, and for a pipe or a device, which would be read for ever.
     """
+    if path.is_dir():  # which would be named by the number of its descriptor
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would wait in open
     with os.fdopen(descriptor, "rb") as file:
         require_plain(path, os.fstat(descriptor))
@@ -95,21 +96,22 @@ def find_unpacking_fault(packed: int, whole: int) -> str | None:
     return f"{packed} bytes claim to unpack to {whole}" if whole > packed + MOST_UNPACKED_BYTES else None
 
 
-def find_npz_fault(data: bytes) -> str | None:
-    """Returns why arrays must not be read from the bytes of an .npz, or None.
+def find_npz_fault(file: IO[bytes]) -> str | None:
+    """Returns why arrays must not be read from an opened .npz, or None.
 
-    Raises ValueError or zipfile's errors for bytes that are none.
+    Raises ValueError or zipfile's errors for a file that is none.
     """
-    if (fault := find_zip_fault(io.BytesIO(data))) is not None:
+    if (fault := find_zip_fault(file)) is not None:
         return fault
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    packed = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         whole = sum(entry.file_size for entry in entries)
-        if (fault := find_unpacking_fault(len(data), whole)) is not None:
+        if (fault := find_unpacking_fault(packed, whole)) is not None:
             return fault
         for entry in entries:
-            with archive.open(entry) as file:
-                if (needed := _array_bytes(file)) > entry.file_size:
+            with archive.open(entry) as member:
+                if (needed := _array_bytes(member)) > entry.file_size:
                     return f"'{entry.filename}' claims {needed} bytes and holds {entry.file_size}"
     return None
 

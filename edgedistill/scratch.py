@@ -1,8 +1,9 @@
 """Holds large arrays in files in place of memory, and gives back the memory of what was read of them.
 
 A command says in which folder (`scratch_in`), and `allocate` then returns arrays that lie in a file there. The file has
-no name, so nothing is left of it when the program ends, however it ends. Arrays of a file that is kept are opened by
-`map_arrays`. Both are ordinary arrays, of which the system reads a page when it is used.
+no name, so nothing is left of it when the program ends, however it ends. A file that is kept is opened by `map_file`.
+Arrays of both are ordinary arrays, of which the system reads a page when it is used. `fill_file` makes files without a
+name for what is written and read as a file.
 
 Pages that were used count as memory of the process until they are given back. `split_rows` goes over an array block by
 block and gives back what each block used, so memory stays flat whatever the length of the array. Nothing is lost by
@@ -11,20 +12,22 @@ that, because the pages are those of a shared file.
 
 from __future__ import annotations
 
+import io
 import math
 import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import IO, Any, ClassVar, ParamSpec, TypeVar
 from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.errors import EdgeDistillError
 from edgedistill.files import output_error
 
 BLOCK_VALUES = 1 << 22  # numbers in a block of rows, 32 MB in float64
@@ -96,10 +99,37 @@ def keep(values: Array) -> Array:
     return copy
 
 
+def move(values: Array) -> Array:
+    """Returns an array that is used in place of `values`: a copy in a file, where `allocate` would put it in one."""
+    return values if _Scratch.folder is None or values.nbytes < LEAST_BYTES else keep(values)
+
+
 def copy_rows(source: Array, target: Array) -> None:
     """Copies an array into another of the same shape, block by block."""
     for rows in split_rows(slice(0, len(source)), math.prod(source.shape[1:])):
         target[rows] = source[rows]
+
+
+def fill_file(write: Callable[[IO[bytes]], object]) -> IO[bytes]:
+    """Returns a new file without a name, which `write` has filled, opened at its beginning. The caller closes it.
+
+    It lies in the folder that a command named, else in memory. Raises OutputError where the disk has no room for it.
+    """
+    if _Scratch.folder is None:
+        memory = io.BytesIO()
+        write(memory)
+        memory.seek(0)
+        return memory
+    place = _find_place(_Scratch.folder)
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(tempfile.TemporaryFile(dir=place))
+            write(file)
+            file.seek(0)
+        except OSError as error:
+            raise _no_room(place, error) from error
+        opened.pop_all()  # the file stays open where it was filled
+    return file
 
 
 def map_file(path: Path) -> mmap.mmap:
@@ -132,7 +162,7 @@ def release_pages() -> None:
 
 def _make_file(folder: Path, size: int) -> mmap.mmap:
     """Returns the mapping of a new file without a name. Its room is taken at once, so that a full disk is an error."""
-    place = next(one for one in (folder, *folder.parents) if one.is_dir())
+    place = _find_place(folder)
     try:
         with tempfile.TemporaryFile(dir=place) as file:
             if hasattr(os, "posix_fallocate"):
@@ -141,7 +171,15 @@ def _make_file(folder: Path, size: int) -> mmap.mmap:
                 file.truncate(size)
             made = mmap.mmap(file.fileno(), size)
     except OSError as error:
-        stays = place.parent if place.suffix == ".partial" else place  # a stage that fails leaves no folder
-        raise output_error(stays, "scratch space", error, f"df -h {stays}") from error
+        raise _no_room(place, error) from error
     _Scratch.maps.add(made)
     return made
+
+
+def _find_place(folder: Path) -> Path:
+    return next(one for one in (folder, *folder.parents) if one.is_dir())
+
+
+def _no_room(place: Path, error: OSError) -> EdgeDistillError:
+    stays = place.parent if place.suffix == ".partial" else place  # a stage that fails leaves no folder
+    return output_error(stays, "scratch space", error, f"df -h {stays}")

@@ -355,6 +355,8 @@ def test_pipes_and_large_files_are_refused_at_once(tmp_path: Path) -> None:
         require_hdf5(pipe)
     with pytest.raises(OSError, match="not a plain file"):
         read_plain(Path("/dev/zero"), 10)
+    with pytest.raises(IsADirectoryError, match=str(tmp_path)):
+        read_plain(tmp_path, 10)
     with pytest.raises(OSError, match="not a plain file"):
         read_json(pipe, 10)
     deep.write_text("[" * 99_999)

@@ -11,7 +11,18 @@ import pytest
 
 from edgedistill import scratch
 from edgedistill.errors import OutputError
-from edgedistill.scratch import LEAST_BYTES, POOL_BYTES, allocate, keep, map_file, release_pages, scratch_in, split_rows
+from edgedistill.scratch import (
+    LEAST_BYTES,
+    POOL_BYTES,
+    allocate,
+    fill_file,
+    keep,
+    map_file,
+    move,
+    release_pages,
+    scratch_in,
+    split_rows,
+)
 
 
 def resident(path: str = "/proc/self/statm") -> int:
@@ -71,6 +82,22 @@ def test_a_copy_is_another_array(tmp_path: Path) -> None:
         np.testing.assert_array_equal(copy.ravel(), np.arange(200_000.0))
 
 
+def test_an_array_moves_only_where_a_command_named_a_folder(tmp_path: Path) -> None:
+    values = np.arange(200_000.0)
+    assert move(values) is values
+    with scratch_in(tmp_path):
+        assert is_in_file(move(values))
+        np.testing.assert_array_equal(move(values), values)
+
+
+def test_a_file_is_filled_in_memory_or_without_a_name(tmp_path: Path) -> None:
+    with fill_file(lambda file: file.write(b"in memory")) as file:
+        assert file.read() == b"in memory"
+    with scratch_in(tmp_path / "not there"), fill_file(lambda file: file.write(b"on disk")) as file:
+        assert (file.read(), list(tmp_path.iterdir())) == (b"on disk", [])
+        assert os.fstat(file.fileno()).st_size == 7
+
+
 def test_a_file_that_is_mapped_cannot_be_written_to(tmp_path: Path) -> None:
     path = tmp_path / "numbers"
     path.write_bytes(np.arange(100.0).tobytes())
@@ -86,6 +113,8 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "posix_fallocate", full)
     with scratch_in(tmp_path), pytest.raises(OutputError, match="the disk is full"):
         allocate((1 << 20,), np.float64)
+    with scratch_in(tmp_path), pytest.raises(OutputError, match="the disk is full"):
+        fill_file(full)
 
 
 @pytest.mark.parametrize("width", [1, 7, 10**9])

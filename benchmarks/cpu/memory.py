@@ -11,7 +11,7 @@ program held when it started the command counts too, which is less than any comm
 The sessions of `build` and `pretrain` are noise of which a part follows the movement, with spikes that do. Those of
 `pretrain` are one file under other identities, the first ten with behavior and the others without.
 
-    python -m benchmarks.cpu.memory [--minutes 60] [--channels 96] [--sessions 300] [--only build] [--out DIR]
+    python -m benchmarks.cpu.memory [--minutes 60] [--channels 96] [--sessions 300] [--only build] [--whole] [--out DIR]
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=96)
     parser.add_argument("--sessions", type=int, default=300)
     parser.add_argument("--only", choices=KINDS, action="append", help="one kind; repeat for several [all]")
+    parser.add_argument("--whole", action="store_true", help="leave out the build of a quarter of --minutes")
     options = parser.parse_args()
     kinds, subjects = options.only or KINDS, {}
     with tempfile.TemporaryDirectory() as name:
@@ -54,7 +55,8 @@ def main() -> None:
             wanted = ["--minutes", f"{options.minutes:g}", "--channels", str(options.channels), "--sessions", "1"]
             subjects[f"simulate {options.minutes:g} min"] = measure(["simulate", "--out", str(folder / "sim"), *wanted])
             shutil.rmtree(folder / "sim")
-        for minutes in (options.minutes / 4, options.minutes) if "build" in kinds else ():
+        lengths = (options.minutes,) if options.whole else (options.minutes / 4, options.minutes)
+        for minutes in lengths if "build" in kinds else ():
             session = write_session(folder / "one.nwb", minutes, options.channels)
             subjects[f"build {minutes:g} min"] = measure(["build", *list_build_options(session, folder)])
             shutil.rmtree(folder / "one.work")

@@ -6,7 +6,6 @@ with the name of the file, where the file is missing, damaged, or does not hold 
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import zipfile
@@ -30,6 +29,7 @@ from edgedistill.limits import find_npz_fault
 from edgedistill.numerics import Int8Model
 from edgedistill.numerics.deviation import DeviationModel
 from edgedistill.numerics.smoothing import SmoothingModel
+from edgedistill.scratch import move
 
 HOLDOUT, REFERENCE, RANGES = "holdout.npz", "reference.npz", "ranges.json"
 _TABLES, _MAYBE = ("bins", "present", "there", "kinematics"), ("counts", "unobserved", "score_from")  # of a holdout
@@ -248,7 +248,7 @@ def read_holdout(bundle: Bundle) -> Holdout:
     """Returns the holdout without its raw frames. Raises BundleError for a missing part or an older format."""
     require_current_format(bundle)
     with _npz(bundle, HOLDOUT) as lazy:
-        stored = {name: lazy[name] for name in (*_TABLES, *_MAYBE) if name in lazy}  # each is read once
+        stored = {name: move(lazy[name]) for name in (*_TABLES, *_MAYBE) if name in lazy}  # each is read once
         for name in _TABLES:
             if name not in stored or not stored[name].size or stored[name].dtype.kind not in "biuf":
                 raise BundleError(f"{bundle.path}: '{HOLDOUT}' holds no '{name}'", got=sorted(lazy))
@@ -401,12 +401,13 @@ def read_range_table(bundle: Bundle) -> tuple[RangeRow, ...]:
 @contextmanager
 def _npz(bundle: Bundle, name: str) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
     """Opens an .npz file. Its arrays are read when they are accessed."""
-    data = bundle.read(name)
     try:
-        if (fault := find_npz_fault(data)) is not None:
-            raise BundleError(f"{bundle.path}: '{name}' is not read", got=fault)
-        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            yield stored
+        with bundle.open_copy(name) as file:
+            if (fault := find_npz_fault(file)) is not None:
+                raise BundleError(f"{bundle.path}: '{name}' is not read", got=fault)
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                yield stored
     except _DAMAGED as error:
         raise BundleError(f"{bundle.path}: '{name}' is damaged", got=error) from error
 

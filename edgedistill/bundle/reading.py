@@ -29,6 +29,7 @@ from edgedistill.limits import (
     most_bundle_bytes,
     most_bundle_files,
 )
+from edgedistill.scratch import fill_file
 
 FORMAT = 3  # in format 1 lost channels were not filled in, in format 2 outputs were not smoothed
 
@@ -66,12 +67,27 @@ class Bundle:
 
     def read(self, name: str) -> bytes:
         """Returns the bytes of one listed file. Raises BundleError if it is not listed or was changed."""
-        if name not in self.manifest.files:
-            raise BundleError(f"{self.path}: no file '{name}' in this bundle", expected=", ".join(self.names))
         most = MOST_JSON_BYTES if name.endswith(".json") else most_bundle_bytes()
-        data = read_member(self.path, self.prefix + name, most)
+        data = read_member(self.path, self.prefix + self._require_listed(name), most)
         self._check(name, hashlib.sha256(data).hexdigest())
         return data
+
+    def open_copy(self, name: str) -> IO[bytes]:
+        """Returns a copy of one listed file, opened at its beginning. Raises BundleError as `read` does.
+
+        Where a command named a folder for scratch, the copy is a file there and takes no memory. Nobody else can change
+        it after it was checked.
+        """
+        chunks = _chunks(self.path, self.prefix + self._require_listed(name), most_bundle_bytes())
+
+        def write(file: IO[bytes]) -> None:
+            digest = hashlib.sha256()
+            for chunk in chunks:
+                digest.update(chunk)
+                file.write(chunk)
+            self._check(name, digest.hexdigest())
+
+        return fill_file(write)
 
     def verify(self) -> None:
         """Hashes every listed file. Raises BundleError that names the first damaged or missing one."""
@@ -101,6 +117,11 @@ class Bundle:
                 names = Counter(name for name in archive.namelist() if not name.endswith("/"))
         covered = Counter(self.prefix + name for name in (MANIFEST, SIGNATURE, *self.manifest.files))
         return tuple(sorted((names - covered).elements()))
+
+    def _require_listed(self, name: str) -> str:
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.path}: no file '{name}' in this bundle", expected=", ".join(self.names))
+        return name
 
     def _check(self, name: str, digest: str) -> None:
         if digest != self.manifest.files[name]:
@@ -298,11 +319,19 @@ def _stream(path: Path, archive: zipfile.ZipFile | None, name: str) -> Iterator[
 def read_member(path: Path, name: str, most: int) -> bytes:
     """Returns the bytes of any file inside a bundle, whose hash is not checked. Raises BundleError beyond `most`."""
     whole = io.BytesIO()  # one read of `most` bytes would take that memory first, and a list of parts takes it twice
+    for chunk in _chunks(path, name, most):
+        whole.write(chunk)
+    return whole.getvalue()
+
+
+def _chunks(path: Path, name: str, most: int) -> Iterator[bytes]:
+    """Yields the bytes of any file inside a bundle, whose hash is not checked. Raises BundleError beyond `most`."""
+    size = 0
     with _opened(path) as archive, _stream(path, archive, name) as file:
         while chunk := file.read(CHUNK):
-            _require_room(path, name, whole.tell() + len(chunk), most)
-            whole.write(chunk)
-    return whole.getvalue()
+            size += len(chunk)
+            _require_room(path, name, size, most)
+            yield chunk
 
 
 def _digest(path: Path, archive: zipfile.ZipFile | None, name: str, room: int) -> tuple[str, int]:

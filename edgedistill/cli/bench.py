@@ -23,7 +23,7 @@ from edgedistill.cli.output import (
     show_work,
 )
 from edgedistill.cli.training_options import SERIES_HELP
-from edgedistill.files import atomic_write_text
+from edgedistill.files import atomic_write_text, require_no_input
 from edgedistill.runtime.compiled_engines import COMPILED
 
 
@@ -152,6 +152,8 @@ def bench(
         raise click.UsageError("--lfp and --behavior name series of --data FILE.nwb, and there is none")
     from edgedistill import bench as measurement
 
+    if out is not None:
+        require_no_input(out, [bundle] if data is None else [bundle, data])
     opened = open_bundle(bundle)
     given = click.get_current_context().get_parameter_source
     short = {name for name in ("closed_loop", "energy") if quick and given(name) is ParameterSource.DEFAULT}

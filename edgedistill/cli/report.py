@@ -9,7 +9,7 @@ import click
 
 from edgedistill.cli.output import json_option, print_facts, print_json
 from edgedistill.errors import ConfigError
-from edgedistill.files import atomic_write_text
+from edgedistill.files import atomic_write_text, require_no_input
 from edgedistill.limits import MOST_RESULT_BYTES, read_json
 
 
@@ -32,6 +32,7 @@ def report(results: tuple[Path, ...], out: Path, as_json: bool) -> None:
     """
     from edgedistill.report import page_from_results
 
+    require_no_input(out, results)
     page = page_from_results([_read_result(path) for path in results], [path.name for path in results])
     atomic_write_text(out, page, "the page")
     if as_json:

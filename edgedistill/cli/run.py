@@ -24,6 +24,7 @@ from edgedistill.cli.output import (
     signature_option,
 )
 from edgedistill.cli.training_options import SERIES_HELP
+from edgedistill.files import require_no_input
 from edgedistill.runtime import ENGINES
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def run(
         raise click.UsageError("--lfp names a series of a file, and a stream has none")
     if out is not None:
         check_destination(out)
+        require_no_input(out, (bundle, recording))
     decoder = Decoder.open(bundle, engine, require_signature=require_signature)
     began = monotonic()
     if recording == STDIN:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.errors import ConfigError, OutputError
+from edgedistill.files import require_no_input
 
 if TYPE_CHECKING:
     from pynwb import NWBFile
@@ -128,10 +129,7 @@ def check_output(out: Path, inputs: Sequence[Path], needed_bytes: int) -> None:
     if out.suffix.lower() != ".nwb" or out.is_dir():
         got = "a folder" if out.is_dir() else out.suffix or "no suffix"
         raise OutputError(f"{out}: cannot become an NWB file", got=got, expected="a name that ends in .nwb")
-    if any(out.exists() and out.samefile(path) for path in inputs):
-        raise OutputError(
-            f"{out}: this is a file to convert", expected="another name", next_step="choose another --out"
-        )
+    require_no_input(out, inputs)
     check_room(out.parent, needed_bytes)
 
 

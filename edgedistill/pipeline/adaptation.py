@@ -49,7 +49,7 @@ from edgedistill.pipeline.channel_files import write_channel_files, write_smooth
 from edgedistill.pipeline.confidence import CalibratedDeviations, calibrate_deviations
 from edgedistill.pipeline.early_checks import require_writable
 from edgedistill.pipeline.graph_checks import compute_reference, holdout_stretch
-from edgedistill.pipeline.holdout_files import holdout_bins, write_npz
+from edgedistill.pipeline.holdout_files import holdout_bins, open_npz, pack_npz
 from edgedistill.pipeline.quantized import Int8Student
 from edgedistill.pipeline.result import Metrics
 from edgedistill.pipeline.smoothed import (
@@ -157,7 +157,10 @@ def adapt_bundle(options: AdaptOptions) -> AdaptResult:
     files, graphs, outputs = write_adapted_files(bundle, spec, model, day, options.stretch.labels)
     facts = describe_adapted(bundle, spec, day, options) | outputs.describe(spec.front_end)
     why = {} if day.unscored is None else dict.fromkeys(("deployed_r2", "int8_r2_drop"), day.unscored)
-    written = write_and_judge(BundleContents(options.out, target, files, graphs, facts, why=why))
+    stretch = holdout_stretch(day.session, spec.shape)
+    with open_npz(holdout_bins(day.session, stretch, day.kinematics) | day.frames) as holdout:
+        whole = files | {HOLDOUT: holdout}
+        written = write_and_judge(BundleContents(options.out, target, whole, graphs, facts, why=why))
     before = score_before(model, read_smoothing_model(bundle, spec.shape), day)
     return AdaptResult(
         bundle=options.out,
@@ -246,12 +249,12 @@ def fit_new_outputs(fitted: Int8Model, day: AnotherDay, kept: AdaptedOutputs) ->
 def write_adapted_files(
     bundle: Bundle, spec: DecoderSpec, model: Int8Model, day: AnotherDay, labels: bool
 ) -> tuple[Files, Verdicts, AdaptedOutputs]:
-    """Returns the files of the new bundle, a verdict on each step graph, and what is done with the outputs.
+    """Returns the new bundle's files without its holdout, verdicts on its step graphs, and what is done with outputs.
 
     Models on spikes are left out, because they know the units of the bundle's own session only. The lagged ridge reads
     the same bins as the student, and is treated as its read-out is.
     """
-    names = [name for name in bundle.names if name == RIDGE or not name.startswith(SUBJECTS)]
+    names = [name for name in bundle.names if name == RIDGE or not name.startswith((SUBJECTS, HOLDOUT))]
     files = {name: bundle.read(name) for name in names}
     graphs = {name: one for name, one in bundle.manifest.graphs.items() if not name.startswith(SUBJECTS)}
     outputs = keep_outputs(bundle, spec)
@@ -259,15 +262,13 @@ def write_adapted_files(
         subject = fit_new_readout(bundle, spec, model, day)
         again, _, graphs = write_subject(subject, day.session, "lfp")
         fitted = subject.int8.quantized.model
-        files |= again | {REFERENCE: write_npz(compute_reference(fitted, day.session))}
+        files |= again | {REFERENCE: pack_npz(compute_reference(fitted, day.session))}
         outputs = fit_new_outputs(fitted, day, outputs)
         if RIDGE in files:
             files[RIDGE] = fit_new_ridge(read_ridge(bundle, spec.shape), day)
     files.pop(SMOOTHING, None)
     files |= write_smoothing_file(outputs.smoothing_model)
     files |= write_channel_files(day.session.standardization.spatial, outputs.deviations.model)
-    held = holdout_stretch(day.session, spec.shape)
-    files[HOLDOUT] = write_npz(holdout_bins(day.session, held, day.kinematics) | day.frames)
     return files, graphs, outputs
 
 

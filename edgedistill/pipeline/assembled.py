@@ -15,7 +15,7 @@ import numpy as np
 
 from edgedistill import __version__
 from edgedistill.bundle import open_bundle, ship
-from edgedistill.bundle.contents import RIDGE, SPIKE_FOLDER
+from edgedistill.bundle.contents import HOLDOUT, REFERENCE, RIDGE, SPIKE_FOLDER
 from edgedistill.config import StudentShape
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.lfp.electrodes import Electrode
@@ -25,7 +25,7 @@ from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.channel_files import neutral_channel_files, write_channel_files, write_smoothing_file
 from edgedistill.pipeline.confidence import CalibratedDeviations, calibrate_deviations
 from edgedistill.pipeline.graph_checks import compute_reference
-from edgedistill.pipeline.holdout_files import write_holdout, write_npz
+from edgedistill.pipeline.holdout_files import pack_npz, write_holdout
 from edgedistill.pipeline.quantized import Int8Student, QuantizedStudents
 from edgedistill.pipeline.request import BuildOptions, BuildRequest
 from edgedistill.pipeline.result import TABLE, BuildResult, Metrics, table_from_metrics
@@ -173,26 +173,26 @@ def write_decoder_bundle(parts: Ingredients, cache: Cache) -> WrittenBundle:
     """
     files, shape, graphs = write_files(parts, cache)
     facts = describe_bundle(parts, shape)
-    with cache.timed("engine and gates"):
+    with cache.timed("reference and holdout"):
+        files[REFERENCE] = pack_npz(compute_reference(parts.lfp.int8.quantized.model, parts.session))
+        holdout = write_holdout(parts.bins, parts.session, shape)
+    with holdout, cache.timed("engine and gates"):
+        whole = files | {HOLDOUT: holdout}
         return write_and_judge(
-            BundleContents(parts.out, parts.target, files, graphs, facts, parts.metrics, key=parts.signing_key)
+            BundleContents(parts.out, parts.target, whole, graphs, facts, parts.metrics, key=parts.signing_key)
         )
 
 
 def write_files(parts: Ingredients, cache: Cache) -> tuple[Files, StudentShape, Verdicts]:
-    """Returns every file of the bundle except its manifest, the student's shape, and a verdict on each step graph."""
+    """Returns the files of all models, the student's shape, and a verdict on each step graph."""
     with cache.timed("graphs"):
         files, shape, graphs = write_subject(parts.lfp, parts.session, "lfp")
         if parts.spikes is not None:
             others, verdicts = write_spike_subjects(parts.spikes, parts.session)
             files, graphs = files | others, graphs | verdicts
-    model = parts.lfp.int8.quantized.model
     files |= write_channel_files(parts.session.standardization.spatial, parts.deviations.model)
     files |= write_smoothing_file(parts.smoothed.model)
     files[RIDGE] = write_ridge(parts.ridge, parts.ridge_smoothing)
-    with cache.timed("reference and holdout"):
-        files["reference.npz"] = write_npz(compute_reference(model, parts.session))
-        files["holdout.npz"] = write_holdout(parts.bins, parts.session, shape)
     return files, shape, graphs
 
 

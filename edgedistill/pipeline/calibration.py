@@ -16,7 +16,7 @@ from edgedistill.config import Preset, StudentSize, load_preset, preset_names
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
 from edgedistill.data.opening.catalogue import ONE_BY_ONE, ReadingOptions
-from edgedistill.files import atomic_write
+from edgedistill.files import atomic_write, require_no_input
 from edgedistill.models.files import hash_checkpoint
 from edgedistill.models.student import Student
 from edgedistill.models.teacher import PatchAutoencoder
@@ -144,6 +144,7 @@ def check_request(options: CalibrationOptions, progress: Progress | None) -> Cal
     require_teacher(recipe, options.teacher)
     for path in {options.out, chart_of(options)}:
         require_writable(path)
+        require_no_input(path, [*options.run.glob("*"), *options.data])
     if recipe.finetune is not None:
         require_folder(student_of(options))
     pretrained = load_pretrained_student(options.run)

@@ -18,10 +18,11 @@ import torch
 from edgedistill.config import NO_BANDS, BandPower, load_preset
 from edgedistill.data.bins import SessionBins
 from edgedistill.data.candidates import NO_NAMES, SeriesNames
-from edgedistill.files import atomic_write_bytes
+from edgedistill.errors import OutputError
+from edgedistill.files import atomic_write, require_no_input
 from edgedistill.models.files import find_kind, load_teacher
 from edgedistill.pipeline.cache import Cache
-from edgedistill.pipeline.early_checks import require_writable
+from edgedistill.pipeline.early_checks import OTHER_OUT, require_writable
 from edgedistill.pipeline.holdout_files import write_npz
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.pretrained_student import load_pretrained_student
@@ -71,19 +72,26 @@ def embed(options: EmbedOptions) -> Embedded:
     that a student was not trained on.
     """
     require_writable(options.out)
+    if options.out.is_dir():
+        raise OutputError(
+            f"{options.out}: there is a folder here", expected="the name of an .npz file", next_step=OTHER_OUT
+        )
+    require_no_input(options.out, options.run.glob("*"))
     kind = read_kind(options.run)
     bins, sessions, latents_of = embed_by_student(options) if kind == "student" else embed_by_teacher(options)
+    require_no_input(options.out, [one.path for one in bins])
     arrays: dict[str, npt.NDArray[Any]] = {}
     lengths: dict[str, int] = {}
     d = 0
     with torch.no_grad():
         for one, session in zip(bins, sessions, strict=True):
-            latents = latents_of(session).astype(np.float32)
+            latents = latents_of(session).astype(np.float32, copy=False)
             lengths[session.id], d = latents.shape
             arrays[f"{session.id}/latents"] = latents
             arrays[f"{session.id}/time_s"] = one.start_s + BIN_S * (1 + np.arange(len(latents)))
             arrays[f"{session.id}/valid"] = session.valid.numpy()
-    atomic_write_bytes(options.out, write_npz(arrays), "the latents")
+    with atomic_write(options.out, "the latents") as partial, partial.open("wb") as file:
+        write_npz(file, arrays)
     return Embedded(options.out, kind, d, lengths)
 
 

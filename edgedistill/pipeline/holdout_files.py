@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,21 +18,22 @@ from edgedistill.data.opening.digest import require_unchanged
 from edgedistill.data.recording import open_recording
 from edgedistill.frontend import FrontEnd, FrontEndConfig
 from edgedistill.pipeline.graph_checks import holdout_stretch
+from edgedistill.scratch import fill_file, release_pages
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import unscale_behavior
 
 HOLDOUT_BYTES = 64 << 20  # most bytes of raw frames; at 30 kHz, a few minutes of recording would fill a bundle
 
 
-def write_holdout(bins: SessionBins, session: TrainingSession, shape: StudentShape) -> bytes:
-    """Returns the bytes of `holdout.npz`, which holds the test block after a run-up of one receptive field.
+def write_holdout(bins: SessionBins, session: TrainingSession, shape: StudentShape) -> IO[bytes]:
+    """Returns `holdout.npz`, opened, which holds the test block after a run-up of one receptive field.
 
     It holds the models' input (T, I), the standardized features it was made from (T, I), the channels that were there
     (T, C), spike counts (T, U), kinematics (T, K), and raw frames in uV.
     """
     stretch = holdout_stretch(session, shape)
-    arrays = holdout_bins(session, stretch, unscale_behavior(session))
-    return write_npz(arrays | raw_stretch(bins, stretch.start, stretch.stop))
+    frames = raw_stretch(bins, stretch.start, stretch.stop)
+    return open_npz(holdout_bins(session, stretch, unscale_behavior(session)) | frames)
 
 
 def holdout_bins(
@@ -89,8 +92,32 @@ def raw_stretch(bins: SessionBins, first: int, stop: int) -> dict[str, npt.NDArr
         return raw_frames(lfp, config, first, stop) | state
 
 
-def write_npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
-    """Returns arrays as the bytes of an .npz file, without pickle."""
+def pack_npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """Returns small arrays as the bytes of an .npz file."""
     file = io.BytesIO()
-    np.savez(file, **arrays)  # type: ignore[arg-type]
+    write_npz(file, arrays)
     return file.getvalue()
+
+
+def open_npz(arrays: Mapping[str, npt.NDArray[Any]]) -> IO[bytes]:
+    """Returns large arrays as an opened .npz file without a name, which the caller closes."""
+    return fill_file(lambda file: write_npz(file, arrays))
+
+
+def write_npz(file: IO[bytes], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes arrays as `np.savez` does, without pickle, and gives back the memory of what was read of files for it."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(_Frugal(member), array, allow_pickle=False)  # writes block by block
+
+
+class _Frugal:
+    """Hands blocks of arrays on to a file, and then gives back the memory of the pages they were read from."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, block: bytes) -> None:
+        self._file.write(block)
+        release_pages()

@@ -7,6 +7,7 @@ models or training, so that a change there does not make a file be read again.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -25,8 +26,8 @@ from edgedistill.data.bins import (
 )
 from edgedistill.data.opening.catalogue import ONE_BY_ONE, ReadingOptions, expand_paths
 from edgedistill.data.opening.digest import require_unchanged
-from edgedistill.data.opening.hdf5_files import reading_error
-from edgedistill.data.opening.session_files import find_session_files
+from edgedistill.data.opening.hdf5_files import reading_error, system_error
+from edgedistill.data.opening.session_files import drop_repeats, find_session_files
 from edgedistill.data.recording import SeriesNames, open_recording
 from edgedistill.data.session_loading import combine_sessions, find_copies
 from edgedistill.errors import RecordingError
@@ -37,6 +38,7 @@ from edgedistill.scratch import scratch_in
 logger = logging.getLogger(__name__)
 
 BINS = "bins.safetensors"  # the file of a session in the folder of its stage
+LONGEST_NAME = 200  # bytes of a file's name in that of its stage, which gets 30 more; names end at 255
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,7 @@ def find_files(data: Sequence[Path], skip_bad: bool) -> tuple[list[Path], list[S
             return []
 
     paths = [path for named in data for path in try_one(expand_paths, named)]
-    files = dict.fromkeys(file for path in paths for file in try_one(find_session_files, path))
-    return list(files), skipped
+    return drop_repeats(file for path in paths for file in try_one(find_session_files, path)), skipped
 
 
 def read_files(reading: _Reading, files: Sequence[Path], jobs: int) -> Iterator[tuple[Path, Stage] | RecordingError]:
@@ -212,10 +213,18 @@ def read_file(reading: _Reading, path: Path) -> tuple[Path, Stage] | RecordingEr
                 raise reading_error(path, str(error), find_number(error)) from error
 
         inputs = [digest, asdict(names), reading.line_hz, asdict(reading.bands), reading.need, reading.also]
-        folder = cache.stage(f"read-{path.stem}", inputs, make)
+        folder = cache.stage(f"read-{shorten(path.stem)}", inputs, make)
     except RecordingError as error:
         return error
+    except PermissionError as error:  # the cache has reported its own
+        return system_error(path, error)
     return folder, cache.stages[-1]
+
+
+def shorten(name: str) -> str:
+    """Returns the beginning of a name that would be too long for a folder with a hash behind it."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= LONGEST_NAME else raw[:LONGEST_NAME].decode(errors="ignore")
 
 
 def describe_session(session: SessionBins) -> list[str]:

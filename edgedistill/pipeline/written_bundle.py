@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgedistill.bench import QUICK, bench
 from edgedistill.bundle import GraphVerdict, fill_bundle, open_bundle, replace_bundle, sign_bundle
+from edgedistill.bundle.writing import Files
 from edgedistill.compile.build_folder import CompiledEngine
 from edgedistill.compile.engines import compile_or_prepare, compile_spike_student
 from edgedistill.errors import EngineError
@@ -25,7 +26,6 @@ from edgedistill.user_cache import use_temporary_cache
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-Files = Mapping[str, bytes]
 Facts = dict[str, object]  # JSON
 Figures = dict[str, float | None]  # by the name of their gate
 

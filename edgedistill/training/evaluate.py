@@ -100,8 +100,9 @@ def solve_penalties(
     `gram` (F, F) and `cross` (F, K) are sums over `count` bins of products of the features with each other and with the
     behavior. Only the upper triangle of `gram` is read.
     """
+    normal = np.empty_like(gram, order="F")  # which the solver overwrites in place
     for penalty in penalties:
-        normal = gram.copy(order="F")  # which the solver overwrites in place
+        normal[...] = gram
         normal[np.diag_indices_from(normal)] += penalty * count / 1e4
         yield penalty, np.asarray(cho_solve(cho_factor(normal, overwrite_a=True, check_finite=False), cross))
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from edgedistill import staging
 from edgedistill.bundle import FORMAT, Bundle, open_bundle, write_bundle
 from edgedistill.errors import BundleError, OutputError
+from edgedistill.scratch import scratch_in
 
 FILES = {"student.onnx": b"graph" * 50, "subjects/spike-student/model.json": b"{}", "empty.bin": b""}
 MANIFEST = {"name": "größe", "metrics": {"teacher_r2": 0.7, "int8_r2": None}, "recipe": None}
@@ -51,10 +52,19 @@ def test_what_was_written_comes_back(bundle: Bundle) -> None:
     assert again.sha256 == bundle.sha256
 
 
-def test_files_are_copied_from_disk(tmp_path: Path) -> None:
+def test_an_opened_file_is_copied_from_its_beginning_as_often_as_it_is_needed(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"x" * 3_000_000)
-    for name in ("b.edge", "b.zip"):
-        assert write_bundle(tmp_path / name, {}, {"big": tmp_path / "source"}).read("big") == b"x" * 3_000_000
+    with (tmp_path / "source").open("rb") as source:
+        for name in ("b.edge", "b.zip"):
+            assert write_bundle(tmp_path / name, {}, {"big": source}).read("big") == b"x" * 3_000_000
+
+
+def test_a_copy_of_a_file_is_what_was_checked_and_lies_in_no_named_place(tmp_path: Path, bundle: Bundle) -> None:
+    with scratch_in(tmp_path / "scratch"):
+        for name in FILES:
+            with bundle.open_copy(name) as copy:
+                assert copy.read() == FILES[name]
+    assert [path.name for path in tmp_path.iterdir()] == [bundle.path.name]
 
 
 def test_same_content_same_bytes(tmp_path: Path) -> None:
@@ -125,6 +135,8 @@ def test_a_changed_file_is_found_when_read_later(folder: Path) -> None:
     (folder / "student.onnx").write_bytes(b"other")
     with pytest.raises(BundleError, match=r"student\.onnx"):
         bundle.read("student.onnx")
+    with scratch_in(folder.parent), pytest.raises(BundleError, match=r"student\.onnx"):
+        bundle.open_copy("student.onnx")
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:

@@ -82,6 +82,8 @@ def test_what_cannot_be_reported_or_measured_is_refused(bundle: Path, tmp_path: 
     refused("report", tmp_path / "odd.json", "--out", page, says=("odd.json", "edgedistill bench"))
     refused("report", tmp_path / "cut.json", "--out", page, says=("cut.json", "not a result"))
     refused("report", tmp_path / "none.json", "--out", page, says=("none.json", "no such file"))
+    refused("report", tmp_path / "odd.json", "--out", tmp_path / "odd.json", says=("odd.json", "an input"))
+    refused("bench", bundle, "--data", page.parent / "odd.json", "--out", tmp_path / "odd.json", says=("an input",))
     refused("bench", bundle, "--against", "torch-eagr", says=("torch-eagr", "torch-eager"))
     refused("bench", bundle, "--assume", "radio=1", says=("radio", "radio_pj_per_bit"))
     assert call("bench", bundle, "--assume", "radio_pj_per_bit").exit_code == 2

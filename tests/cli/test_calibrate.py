@@ -152,6 +152,8 @@ def test_mistakes_are_told_before_anything_heavy_happens(home: Path, tmp_path: P
     (tmp_path / "keep.toml").write_text(RECIPE + 'keep = ["layers.0.atention"]\n')
     keep = ("--recipe", tmp_path / "keep.toml", "--out", tmp_path / "r.json")
     refused(home / "run", tmp_path / "none.nwb", *keep, says=("layers.0.atention",))
+    inside = home / "run" / "model.json"
+    refused(home / "run", day(home, 1), "--out", inside, says=("model.json", "an input of the command"))
 
 
 def test_misspelt_recipes_do_not_import_torch(tmp_path: Path) -> None:

@@ -119,6 +119,8 @@ def test_outputs_that_cannot_be_written(bundle: Path, session: Path, tmp_path: P
     in_the_way.write_text("")
     refused("run", bundle, session, "--out", tmp_path / "none" / "x.csv", says=("x.csv", "cannot be written"))
     refused("run", bundle, session, "--out", tmp_path / "x.txt", says=("x.txt", ".csv or .nwb"))
+    (tmp_path / "link.nwb").hardlink_to(session)
+    refused("run", bundle, tmp_path / "link.nwb", "--out", session, says=(session.name, "an input of the command"))
     refused(
         "simulate", "--out", in_the_way / "sub", "--sessions", 1, says=("could not be written", "a file is in the way")
     )

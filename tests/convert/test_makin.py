@@ -296,7 +296,7 @@ def test_a_converted_file_is_not_converted_again(made: Makin, converted: Path, t
 def test_the_output_never_replaces_an_input(tmp_path: Path) -> None:
     made = write_makin(tmp_path, seconds=1)
     before = made.broadband.read_bytes()
-    refused(made, made.broadband, OutputError, "this is a file to convert")
+    refused(made, made.broadband, OutputError, "an input of the command")
     assert made.broadband.read_bytes() == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from edgedistill.config import load_preset
 from edgedistill.data.candidates import NO_NAMES
-from edgedistill.errors import EdgeDistillError
+from edgedistill.errors import EdgeDistillError, OutputError
 from edgedistill.models.files import load_student, load_teacher
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.embedding import EmbedOptions, embed
@@ -52,3 +53,15 @@ def test_a_student_embeds_a_new_day_of_its_array_and_a_teacher_does_not(pretrain
     with pytest.raises(EdgeDistillError, match="holds no teacher"):
         embed(EmbedOptions(tmp_path, new, tmp_path / "t.npz"))
     assert not (tmp_path / "t.npz").exists()
+
+
+def test_latents_never_replace_an_input_or_a_folder(pretrained: Path, tmp_path: Path) -> None:
+    day = tmp_path / "day.nwb"
+    shutil.copy(pretrained / "data" / "sim00_day01.nwb", day)
+    for out in (day, pretrained / "student" / "model.json"):
+        before = out.read_bytes()
+        with pytest.raises(OutputError, match="an input of the command"):
+            embed(EmbedOptions(pretrained / "student", (tmp_path,), out))
+        assert out.read_bytes() == before
+    with pytest.raises(OutputError, match="there is a folder here"):
+        embed(EmbedOptions(pretrained / "student", (day,), tmp_path))

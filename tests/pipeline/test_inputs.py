@@ -168,6 +168,15 @@ def test_sessions_that_cannot_be_read_are_refused_by_name_or_left_out_with_the_r
     assert f"a copy of {tmp_path / 'copy.nwb'}" in left_out["good.nwb"]
     with pytest.raises(RecordingError, match="none of the sessions can be used"):
         read_all([tmp_path / "bad.nwb"], work, 1, skip_bad=True)
+    (tmp_path / "link.nwb").symlink_to(good)
+    assert read_all([good, tmp_path / "link.nwb"], work, jobs, skip_bad=True).skipped == ()  # one file, and no copy
+
+
+@pytest.mark.parametrize("name", ["x" * 251, 83 * "あ"])
+def test_a_file_may_have_the_longest_name_that_a_disk_takes(tmp_path: Path, name: str) -> None:
+    make.whole_session(tmp_path / f"{name}.nwb")
+    (session,) = read_all([tmp_path], tmp_path / "work").sessions
+    assert Path(session.path).stem == name
 
 
 @pytest.mark.usefixtures("forked")

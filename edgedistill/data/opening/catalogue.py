@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import has_magic, iglob
+from itertools import islice
 from pathlib import Path
 
 from edgedistill.errors import RecordingError
 
 LIST_ENDING = ".txt"
 MOST_LIST_BYTES = 1 << 24
+MOST_FOUND = 100_000  # paths that fit a pattern; links in a circle would give them without end
 
 
 @dataclass(frozen=True)
@@ -32,29 +34,42 @@ def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
     """Returns files and folders for `paths`, of which some may be patterns or text files of paths.
 
     A line of a text file is a path or a pattern, relative to the folder of the file. Empty lines, and those that begin
-    with #, are comments. Raises RecordingError for a pattern that nothing fits and for a text file that lists nothing.
+    with #, are comments. Raises RecordingError for a pattern that nothing or too much fits, and for a text
+    file that lists nothing.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if path.suffix == LIST_ENDING and path.is_file():
-            found += [one for line in read_list(path) for one in expand_pattern(path.parent / line)]
+            found += [one for line in read_list(path) for one in expand_pattern(Path(line), path.parent)]
         else:
             found += expand_pattern(path)
     return found
 
 
-def expand_pattern(path: Path) -> list[Path]:
-    """Returns what fits a pattern, in order, or a path that is none. A path that exists is never a pattern."""
-    if not has_magic(str(path)) or path.exists():
+def expand_pattern(pattern: Path, folder: Path = Path()) -> list[Path]:
+    """Returns what fits a pattern, in order, or a path that is none. A path that exists is never a pattern.
+
+    Both are relative to `folder`, whose own name is no pattern.
+    """
+    path = folder / pattern
+    if not has_magic(str(pattern)) or path.exists():
         return [path]
-    found = sorted(glob(str(path), recursive=True))  # noqa: PTH207, Path.glob cannot begin at a pattern
+    fits = iglob(str(pattern), root_dir=folder, recursive=True)  # noqa: PTH207, Path.glob cannot begin at a pattern
+    found = sorted(islice(fits, MOST_FOUND + 1))
+    if len(found) > MOST_FOUND:
+        raise RecordingError(
+            f"{path}: this pattern fits too many paths",
+            got=f"more than {MOST_FOUND}",
+            causes=("links to folders lead in a circle",),
+            next_step="name the folder instead, in which no link to a folder is followed",
+        )
     if not found:
         raise RecordingError(
             f"{path}: nothing fits this pattern",
             expected="NWB files, or folders of them",
             next_step=f"ls {path.parent}",
         )
-    return [Path(one) for one in found]
+    return [folder / one for one in found]
 
 
 def read_list(path: Path) -> list[str]:

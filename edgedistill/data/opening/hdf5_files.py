@@ -34,9 +34,9 @@ def require_hdf5(path: Path) -> None:
             causes=("a file of git-annex or DataLad that was not fetched", "a file that was moved"),
             next_step=f"datalad get {path}",
         )
-    if path.is_dir():
-        raise _folder_error(path)
     try:
+        if path.is_dir():
+            raise _folder_error(path)
         require_plain(path, path.stat())  # a pipe would be read for ever
         with path.open("rb") as file:
             head = file.read(SIGNATURE_PLACES[-1] + len(HDF5_SIGNATURE))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgedistill.data.opening import catalogue
 from edgedistill.data.opening.session_files import find_session_files
 from edgedistill.errors import RecordingError
 
@@ -39,6 +40,23 @@ def test_a_list_holds_paths_relative_to_itself_patterns_and_comments(tree: Path)
     listed.write_text(f"\ufeff# these\n\n  deep/three.nwb  \n../a/t*.nwb\n{tree / 'a' / 'one.nwb'}\n", encoding="utf-8")
     assert names(listed) == ["three.nwb", "two.nwb", "one.nwb"]
     assert names(listed, tree) == ["three.nwb", "two.nwb", "one.nwb"]  # each once
+
+
+def test_the_folder_of_a_list_is_no_pattern(tree: Path) -> None:
+    (tree / "day[1]").mkdir()
+    (tree / "day[1]" / "four.nwb").touch()
+    listed = tree / "day[1]" / "sessions.txt"
+    listed.write_text("*.nwb\n../[ab]/t*.nwb\n")
+    assert names(listed) == ["four.nwb", "two.nwb"]
+
+
+def test_a_pattern_over_links_in_a_circle_ends(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "cd":
+        (tree / name).symlink_to(tree)
+    monkeypatch.setattr(catalogue, "MOST_FOUND", 50)
+    with pytest.raises(RecordingError, match="links to folders lead in a circle"):
+        names(tree / "**" / "*.nwb")
+    assert names(tree) == ["one.nwb", "two.nwb", "three.nwb"]
 
 
 @pytest.mark.parametrize(

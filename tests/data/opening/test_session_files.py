@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -76,3 +80,24 @@ def test_folders_are_searched_and_repeated_files_are_dropped(tmp_path: Path, who
         find_session_files([tmp_path / "none"])
     with pytest.raises(RecordingError, match="no sessions"):
         find_session_files([])
+
+
+def test_a_folder_that_nobody_may_look_into_is_listed_and_named(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tree" / "closed").mkdir(parents=True)
+    (tmp_path / "tree" / "open.nwb").write_bytes(whole.read_bytes())
+
+    def refusing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def refused(path: Any, *rest: Any, **named: Any) -> Any:
+            if Path(path).name == "closed":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return call(path, *rest, **named)
+
+        return refused
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    assert [path.name for path in find_session_files([tmp_path / "tree"])] == ["closed", "open.nwb"]
+    with pytest.raises(RecordingError, match=r"closed: cannot be opened(.|\n)*Permission denied"):
+        open_recording(tmp_path / "tree" / "closed")
