@@ -71,6 +71,13 @@ def test_distill_keeps_a_readout_of_the_session_with_labels(pretrained: Path, tm
         stages.distill(free)
 
 
+def taught(name: str, validation_r2: float) -> TrainedStudent:
+    """Returns a student of which only the score of its smoothed outputs is known."""
+    readout, smoothed = Readout(np.zeros((2, 3)), np.zeros(2), 1.0, 0.9), Score(0.1, (0.1,), validation_r2)
+    task, nothing = STUDENT_TASKS[name], cast(Any, None)
+    return TrainedStudent(name, nothing, task, nothing, readout, 0.0, smoothed=smoothed)
+
+
 @pytest.mark.parametrize(
     ("r2", "ships"),
     [
@@ -82,12 +89,17 @@ def test_distill_keeps_a_readout_of_the_session_with_labels(pretrained: Path, tm
 )
 def test_the_student_that_decodes_the_validation_block_better_ships(r2: dict[str, float], ships: str) -> None:
     """What counts are the smoothed outputs, because those are what the device gives out."""
-
-    def taught(name: str, validation_r2: float) -> TrainedStudent:
-        readout, smoothed = Readout(np.zeros((2, 3)), np.zeros(2), 1.0, 0.9), Score(0.1, (0.1,), validation_r2)
-        task, nothing = STUDENT_TASKS[name], cast(Any, None)
-        return TrainedStudent(name, nothing, task, nothing, readout, 0.0, smoothed=smoothed)
-
     found = choose_shipped({name: taught(name, value) for name, value in {"deployed": 0.4, **r2}.items()})
     assert found.shipped == ships
     assert found.validation_r2 == {"deployed": 0.4} | {k: None if math.isnan(v) else v for k, v in r2.items()}
+
+
+def test_with_few_labels_the_student_that_needed_none_ships_unless_another_is_clearly_ahead() -> None:
+    def ships(deployed: float, *, has_few_labels: bool) -> str:
+        scores = {"deployed": deployed, "distilled": 0.40}
+        candidates = {name: taught(name, value) for name, value in scores.items()}
+        return choose_shipped(candidates, has_few_labels=has_few_labels).shipped
+
+    assert ships(0.41, has_few_labels=False) == "deployed"
+    assert ships(0.41, has_few_labels=True) == "distilled"
+    assert ships(0.45, has_few_labels=True) == "deployed"
