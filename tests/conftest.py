@@ -30,8 +30,10 @@ LONG = frozenset(
         ),
         *(f"kernels/test_{part}" for part in ("cuda_engine", "cuda_faults", "cuda_step", "fuzz", "gpu_suite")),
         *("kernels/test_tensorrt_engine", "runtime/test_c_engine", "runtime/test_cuda_engine"),
-        *("bench/test_bench", "compile/c/test_library", "docs/test_json_keys"),
-        *("training/test_loop", "training/test_ranks"),
+        *("kernels/test_cmake", "bench/test_bench", "cli/test_bench", "cli/test_calibrate", "cli/test_run"),
+        *("compile/c/test_library", "compile/tensorrt/test_nvidia_builder", "data/test_real_layouts"),
+        *("docs/test_json_keys", "live/test_loop", "matching/test_recording", "pipeline/test_inputs"),
+        *("test_house", "test_limits", "training/test_ranks"),
     )
 )
 

@@ -43,7 +43,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 def test_predictions_of_a_recording_pass_and_know_its_subject(decoder: Decoder, tmp_path: Path) -> None:
     from pynwb import NWBHDF5IO
 
-    with open_recording(whole_session(tmp_path / "s1.nwb")) as recording:
+    with open_recording(whole_session(tmp_path / "s1.nwb", seconds=12)) as recording:
         predictions = decode_file(decoder, recording)
     write_predictions(predictions, tmp_path / "out.nwb")
     assert not findings(tmp_path / "out.nwb")

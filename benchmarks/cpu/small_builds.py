@@ -23,7 +23,8 @@ PATCHES = "patch = 8\nspan = 2\npredictor_layers = 1\npredictor_d = 8\nmask_shar
 @contextmanager
 def quick_measures() -> Iterator[None]:
     """Makes builds fast inside the block: one setting for each linear baseline, short benches and short checks."""
-    from edgedistill.pipeline import graph_checks, written_bundle
+    from edgedistill.bench import intervals
+    from edgedistill.pipeline import confidence, graph_checks, written_bundle
     from edgedistill.training import baselines, teacher_targets
 
     settings = (
@@ -32,9 +33,12 @@ def quick_measures() -> Iterator[None]:
         (baselines, "KALMAN_ORDERS", (1,)),
         (baselines, "SMOOTHING_MS", (0,)),
         (teacher_targets, "GRADIENT_SEGMENTS", 16),
+        (intervals, "RANDOM_DRAWS", 1),
+        (intervals, "BANKS", 1),
         (written_bundle, "QUICK", replace(QUICK, steps=10)),
-        (graph_checks, "CHECKED_BINS", 200),
-        (graph_checks, "REFERENCE_BINS", 64),
+        (confidence, "PIECES", 3),
+        (graph_checks, "CHECKED_BINS", 120),
+        (graph_checks, "REFERENCE_BINS", 48),
     )
     with ExitStack() as stack:
         for module, name, value in settings:

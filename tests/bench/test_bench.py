@@ -39,6 +39,7 @@ from edgedistill.target import load_target
 from ..bundles import CONFIG, SHAPE, SPIKE_STATISTICS, UNITS, manifest, student_files, write_test_bundle
 from ..data.nwb_files import add_behavior, add_lfp, lfp_volts, new_nwb, velocity, whole_session, write
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 QUICKLY = replace(QUICK, steps=60)
 TEACHER_SIZE = TeacherSize(
     d=16, layers=1, heads=2, ff=16, patch=8, span=4, predictor_layers=1, predictor_d=8, mask_share=0.2

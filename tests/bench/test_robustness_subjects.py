@@ -23,6 +23,7 @@ from edgedistill.measure.damage import LfpSignal, SpikeSignal
 
 from ..bundles import CHANNELS, OUTPUTS, manifest, write_test_bundle
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 LAGS = 4
 STUDENTS = (LFP_STUDENT, LFP_INT8, "spike-student", SPIKE_INT8)
 

@@ -24,6 +24,8 @@ from edgedistill.runtime import Decoder
 
 from ..bundles import CHANNELS, OUTPUTS, manifest, write_test_bundle
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 SMOOTHING_MODEL, SPIKE_SMOOTHING = draw_smoothing_model(OUTPUTS, 2), draw_smoothing_model(OUTPUTS, 1, 5)
 ON_LFP = (LFP_STUDENT, LFP_INT8, PEER_DYNAMIC, PEER_TORCH)
 

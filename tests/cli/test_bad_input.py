@@ -28,11 +28,11 @@ def test_files_that_are_no_session(bundle: Path, session: Path, tmp_path: Path) 
 def test_sessions_that_lack_a_part(bundle: Path, tmp_path: Path) -> None:
     spikes, field = new_nwb(), new_nwb()
     add_units(spikes)
-    add_lfp(field, lfp_volts(seconds=20))
+    add_lfp(field, lfp_volts(seconds=10))
     spikes_only, lfp_only = write(spikes, tmp_path / "spikes.nwb"), write(field, tmp_path / "lfp.nwb")
     refused("run", bundle, spikes_only, says=("spikes.nwb", "no LFP", "4 units"))
     refused("bench", bundle, "--data", lfp_only, says=("lfp.nwb", "no behavior"))
-    assert answer("run", bundle, lfp_only)["bins"] == 2_000  # a command that decodes needs nothing but LFP
+    assert answer("run", bundle, lfp_only)["bins"] == 1_000  # a command that decodes needs nothing but LFP
 
 
 def test_a_bundle_with_one_byte_changed_is_refused_by_the_name_of_the_file(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_run_writes_csv_and_nwb_and_says_what_was_flagged(bundle: Path, session:
     assert answer("inspect", tmp_path / "out.nwb")["session_id"] == "s1"
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "oracle"])
+@pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("oracle", marks=pytest.mark.variant)])
 def test_a_bundle_with_bands_decodes_a_recording(session: Path, tmp_path: Path, engine: str) -> None:
     banded = write_test_bundle(tmp_path / "bands.edge", bands=True).path
     facts = answer("run", banded, session, "--engine", engine, "--out", tmp_path / "out.csv")

@@ -234,7 +234,7 @@ def run_program(target: Target, folder: Path, bundles: list[Bundle], frames: np.
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["host", "aarch64"])
+@pytest.mark.parametrize("name", ["host", pytest.param("aarch64", marks=pytest.mark.variant)])
 def test_a_program_in_c_gives_the_bits_of_the_oracle(tmp_path: Path, name: str) -> None:
     """Two models are in one program. The outputs of the second and every integer of its state are compared."""
     bundles = [write_engine_bundle(tmp_path / f"{kind}.edge", kind) for kind in ("slow", "fast")]

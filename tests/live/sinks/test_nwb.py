@@ -93,11 +93,11 @@ def test_blocks_that_the_file_missed_are_marked(decoder: Decoder, tmp_path: Path
 
 
 def test_long_gaps_take_no_space(decoder: Decoder, tmp_path: Path) -> None:
-    counters, _ = record(decoder, tmp_path / "out.nwb", [*chunks(0, 100), *chunks(10_000, 10_100)])
-    assert counters.lost_frames == 9_900
+    counters, _ = record(decoder, tmp_path / "out.nwb", [*chunks(0, 100), *chunks(4_000, 4_100)])
+    assert counters.lost_frames == 3_900
     with h5py.File(tmp_path / "out.nwb") as file:
         assert file["acquisition/raw/data"].id.get_storage_size() < 20_000
-        assert len(file["acquisition/raw/data"]) == 10_100
+        assert len(file["acquisition/raw/data"]) == 4_100
 
 
 def test_a_full_disk_stops_the_file_alone_and_what_is_there_opens(
