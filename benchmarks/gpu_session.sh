@@ -3,7 +3,8 @@
 #
 #     bash benchmarks/gpu_session.sh FOLDER
 #
-#   1. gpu_suite.sh --quick: every kernel against the definition, and its times, for blocks of several sizes
+#   1. gpu_suite.sh --quick: every kernel against the definition, and its times, with int8 weights and with packed
+#      four-bit weights, for blocks of several sizes
 #   2. two simulated sessions, and a build of `nano` for this GPU that trains on it: seconds of every stage
 #   3. compile --target cuda, which holds the compiled engine against the bundle's reference
 #   4. bench --engine cuda with energy: NVML before, while and after decoding, mJ a step with its interval

@@ -4,7 +4,8 @@
 #     bash benchmarks/gpu_suite.sh [FOLDER] [options of benchmarks.gpu.kernels]
 #
 # It compiles the kernels for the chip of this machine and compares them with the definition (100,000 steps of two
-# students, and compute-sanitizer where it is installed). It times them beside PyTorch where that is installed, writes
+# students, with int8 weights and with packed four-bit weights, and compute-sanitizer where it is installed). It times
+# them beside PyTorch where that is installed, writes
 # FOLDER/DEVICE/kernels.json (FOLDER: benchmarks/results) and prints a table of it. With PyCUDA and pytest it also runs
 # the tests that are marked gpu. It takes about five minutes, or one or two with --quick, and changes no setting of the
 # GPU.

@@ -125,6 +125,7 @@ class Cuda:
 
     nvcc: str = "nvcc"  # by its name on the PATH or in /usr/local/cuda/bin, or by its path
     flags: tuple[str, ...] = ()
+    pack_four_bits: bool = False  # whether four-bit weights are read as such, and not as the int8 weights that they are
 
     def __post_init__(self) -> None:
         if not self.nvcc.strip():

@@ -17,7 +17,7 @@ from edgedistill.runtime import Decoder, Flag, Output
 from edgedistill.training.evaluate import Readout, stack_lagged_bins, stream_latents
 
 from .bundles import CHANNELS, write_test_bundle
-from .compile.engines import shift_soon
+from .runtime.streams import shift_soon
 
 SIZE = StudentSize(d=8, layers=2, heads=2, window=20, ff=16, taps=3, dilation=2, lags=4)
 RATE = Fraction(48828125, 50000)  # 976.5625 Hz: bins of unequal length

@@ -182,7 +182,7 @@ FORBIDDEN = [
     ("models/transformer.py", "import edgedistill.models.student", "in a circle"),
     ("runtime/stream.py", "import edgedistill.runtime.decoder", "upward within runtime"),
     ("machine/programs.py", "import edgedistill.machine.jetson", "upward within machine"),
-    ("pipeline/request.py", "import edgedistill.pipeline.build", "upward within pipeline"),
+    ("pipeline/request.py", "import edgedistill.pipeline.building", "upward within pipeline"),
     ("bench/subjects.py", "import edgedistill.bench.comparison", "upward within bench"),
     ("cli/run.py", "import edgedistill.cli.inspect", "no command"),
     ("homeless.py", "", "top over host"),

@@ -25,8 +25,9 @@ from edgedistill.target import Target, load_own_target, load_target
 
 from .bundles import CHANNELS, SHAPE, write_test_bundle
 from .cli.calling import call
-from .compile.engines import compile_quickly, quick_host, same, write_engine_bundle
+from .compile.engines import compile_quickly, quick_host, write_engine_bundle
 from .planted_builds import plant_builds
+from .runtime.streams import same
 
 FRAMES = (60 * np.random.default_rng(0).normal(size=(500, CHANNELS))).astype("<f4")
 

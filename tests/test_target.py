@@ -190,6 +190,7 @@ def test_an_engine_for_a_gpu_says_how_both_sides_are_compiled(tmp_path: Path) ->
         'nvcc = "nvcc"\nflags = ["-fmad=true"]': "refused",
         'nvcc = "nvcc"\nflags = ["-arch=sm_90"]': "refused",
         'nvc = "nvcc"': "did you mean 'nvcc'",
+        'nvcc = "nvcc"\npack_four_bit = true': "did you mean 'pack_four_bits'",
     }.items():
         path.write_text("\n".join(wrong if line.startswith("nvcc") else line for line in text.splitlines()))
         with pytest.raises(ConfigError, match=mentions):

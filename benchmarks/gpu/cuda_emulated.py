@@ -3,9 +3,11 @@
 The presets `nano` and `edge` with random weights go in, and `cuda-steps.json` comes out. It has the values that differ
 (none may), the bytes that a step reads and the clocks that they take at least, registers and instructions by chip as
 nvcc tells them, and a projection of the time. Emulation knows nothing of time, so every figure in clocks or
-microseconds is an ESTIMATE, whose assumption stands beside it.
+microseconds is an ESTIMATE, whose assumption stands beside it. With `--four-bits` all parts that can have them have
+four-bit weights, which stay packed, the estimates for the same weights read as int8 stand beside (`as_int8`), and the
+result is `cuda-steps-four-bits.json`.
 
-    python -m benchmarks.gpu.cuda_emulated [--steps 10000] [--presets nano edge] [--out benchmarks/results/emulated]
+    python -m benchmarks.gpu.cuda_emulated [--steps 10000] [--presets nano edge] [--four-bits] [--out FOLDER]
 
 nvcc, and cuobjdump for instructions, are used where they are on the path.
 """
@@ -30,9 +32,10 @@ from benchmarks.cpu.c_models import draw_model, make_front_end, make_model_facts
 from benchmarks.harness import RESULTS, describe_conditions, option_parser, write_result
 from edgedistill.assets import asset_folder
 from edgedistill.compile.cuda.model_source import cuda_sources
-from edgedistill.compile.cuda.packing import WARP, float_tables, packed_weights, threads_of
+from edgedistill.compile.cuda.packing import WARP, StepForm, float_tables, packed_weights, threads_of
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.numerics import Int8Model, Oracle
+from edgedistill.numerics.tensors import four_bit_parts
 
 KERNELS = Path(str(asset_folder("kernels")))
 HARNESS = Path(__file__).parent / "cuda" / "cuda_emulated.cpp"
@@ -84,39 +87,53 @@ LAUNCH_US = 2.11  # from launch to launch of `ed_append`, which does next to not
 
 def main() -> None:
     parser = option_parser(__doc__, RESULTS / "emulated")
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, nargs="+", default=[10_000], help="one number, or one for each preset")
     parser.add_argument("--presets", nargs="+", default=["nano", "edge"])
+    parser.add_argument("--four-bits", action="store_true", help="packed four-bit weights, beside the same as int8")
     options = parser.parse_args()
+    four = bool(options.four_bits)
+    steps = options.steps * len(options.presets) if len(options.steps) == 1 else options.steps
     result = {
         "what": "the CUDA step on the emulated GPU beside the oracle; no device was measured",
         **describe_conditions("benchmarks.gpu.cuda_emulated"),
         "compiler": " ".join(CXX),
-        "students": {name: measure_student(name, options.steps) for name in options.presets},
+        "students": {name: measure_student(name, n, four) for name, n in zip(options.presets, steps, strict=True)},
     }
-    write_result(options.out, "cuda-steps", result)
+    write_result(options.out, "cuda-steps-four-bits" if four else "cuda-steps", result)
     if any(student["values_that_differ"] for student in result["students"].values()):
         raise SystemExit("the emulated step differs from the oracle")
 
 
-def measure_student(preset: str, steps: int) -> dict[str, Any]:
+def measure_student(preset: str, steps: int, four: bool) -> dict[str, Any]:
     """Returns what was compared and counted for the student of one preset."""
     shape = StudentShape(CHANNELS, OUTPUTS, **asdict(load_preset(preset).student))
-    model, front_end = draw_model(shape), make_front_end(CHANNELS)
+    model = draw_model(shape, four=four_bit_parts(shape) if four else ())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sources = cuda_sources(model, front_end, make_model_facts(shape, front_end, "student"))
-        write_files(folder, {file: text.encode() for file, text in sources.items()})
+        write_step(folder, model, four)
         compared = compare_with_oracle(folder, model, steps)
-        chips = {chip: compile_for_chip(folder, chip, shape) for chip in CHIPS} if shutil.which("nvcc") else None
-    floor = estimate_floor(model)
-    return {
-        "model": shape.to_json(),
-        "threads": threads_of(shape),
-        **compared,
-        "floor": floor,
-        "chips": chips,
-        "projection": None if chips is None else project_times(chips, floor, shape.layers),
-    }
+        found = {"model": shape.to_json(), "threads": threads_of(shape)} | compared
+        found |= estimate_step(folder, model, four)
+        if four:
+            write_step(folder, model, pack=False)
+            found["as_int8"] = estimate_step(folder, model, pack=False)
+    return found
+
+
+def write_step(folder: Path, model: Int8Model, pack: bool) -> None:
+    """Writes the sources of a model's step."""
+    front_end = make_front_end(CHANNELS)
+    facts = make_model_facts(model.shape, front_end, "student")
+    sources = cuda_sources(model, front_end, facts, pack=pack)
+    write_files(folder, {file: text.encode() for file, text in sources.items()})
+
+
+def estimate_step(folder: Path, model: Int8Model, pack: bool) -> dict[str, Any]:
+    """Returns the bytes of a step, what the compiler says of it for each chip, and the projected times."""
+    shape, floor = model.shape, estimate_floor(model, pack)
+    chips = {chip: compile_for_chip(folder, chip, shape) for chip in CHIPS} if shutil.which("nvcc") else None
+    projection = None if chips is None else project_times(chips, floor, shape.layers)
+    return {"floor": floor, "chips": chips, "projection": projection}
 
 
 # ------------------------------------------------------------------------------------------- beside the oracle
@@ -172,12 +189,12 @@ def _at(array: Any) -> ctypes.c_void_p:
 # ------------------------------------------------------------------------------------------- estimates
 
 
-def estimate_floor(model: Int8Model) -> dict[str, Any]:
+def estimate_floor(model: Int8Model, pack: bool) -> dict[str, Any]:
     """Estimates the bytes of a step, and the clocks they take through one multiprocessor's port to L2."""
-    shape = model.shape
+    shape, form = model.shape, StepForm.of(model, pack=pack)
     parts = {
-        "weights": len(packed_weights(model)),
-        "tables": float_tables(model).nbytes,
+        "weights": len(packed_weights(model, form)),
+        "tables": float_tables(model, form).nbytes,
         "rings": 2 * shape.layers * shape.window * shape.d,
     }
     whole = sum(parts.values())

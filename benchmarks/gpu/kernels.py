@@ -1,10 +1,10 @@
 """Checks the CUDA kernels on this GPU and times them beside their floor and PyTorch.
 
-Students have random weights, on which speed does not depend. Everything is compiled for the chip of this machine.
-`DEVICE/kernels.json` under --out, tables and gates come out. Numerics come first, and a kernel that computes something
-else is not timed (exit status 1). Then all subjects take turns in one process, so that changing clocks meet all of
-them: floors, the step host to host and alone, the attention core, and PyTorch. The exit status is 2 where all is right
-but a gate of speed was missed.
+Students have random weights, on which speed does not depend, of eight bits and of packed four bits. Everything is
+compiled for the chip of this machine. `DEVICE/kernels.json` under --out, tables and gates come out. Numerics come
+first, and a kernel that computes something else is not timed (exit status 1). Then all subjects take turns in one
+process, so that changing clocks meet all of them: floors, the step host to host and alone, the attention core, and
+PyTorch. The exit status is 2 where all is right but a gate of speed was missed.
 
     python -m benchmarks.gpu.kernels [--quick] [--steps 100000] [--no-peers] [--no-compile] [--out benchmarks/results]
 """
@@ -175,12 +175,13 @@ def time_all(
     subjects.add_floors()
     for student in students:
         subjects.add_step(student)
-        subjects.add_core(student.preset, student.shape)
+        if not student.packed:
+            subjects.add_core(student.preset, student.shape)
     for student in others:
         subjects.add_kernel(student)
     if not options.no_peers:
         say("peers: PyTorch" + ("" if options.no_compile else ", torch.compile (minutes)"))
-        subjects.add_peers(students, not options.no_compile)
+        subjects.add_peers([student for student in students if not student.packed], not options.no_compile)
     rounds, calls = (QUICK_ROUNDS, QUICK_CALLS) if options.quick else (ROUNDS, CALLS)
     times = time_in_turn(subjects, rounds, calls)
     clock = gpu.read_attributes()["clock_khz"]

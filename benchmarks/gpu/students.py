@@ -29,16 +29,18 @@ from benchmarks.cpu.c_models import (
     write_files,
 )
 from benchmarks.gpu.device import INCLUDES, Buffer, Gpu, Launch, compile_for_host
+from benchmarks.gpu.tables import FOUR_BITS
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
 from edgedistill.bundle.contents import INT8_WEIGHTS
 from edgedistill.compile.bundle_sources import kernel_files
 from edgedistill.compile.c.toolchain import find_toolchain
 from edgedistill.compile.cuda.model_source import cuda_sources
 from edgedistill.compile.cuda.module import CUBIN
-from edgedistill.compile.cuda.packing import float_tables, packed_weights
+from edgedistill.compile.cuda.packing import StepForm, float_tables, packed_weights
 from edgedistill.compile.engines import compile_bundle
 from edgedistill.config import StudentShape, load_preset
 from edgedistill.numerics import Int8Model
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.pipeline.channel_files import write_channel_files
 from edgedistill.runtime.c_abi import load_library
 from edgedistill.target import Target
@@ -58,6 +60,7 @@ class Student:
     library: Path  # in that folder
     sizes: dict[str, int]  # bytes of weights, tables, rings and state; threads; floats of the result
     on_cpu: Built
+    packed: bool = False  # whether its four-bit weights stay packed
 
     @property
     def shape(self) -> StudentShape:
@@ -76,33 +79,42 @@ class Student:
 
 
 def build_students(folder: Path, presets: list[str], target: Target, channels: int) -> list[Student]:
-    """Builds all students, as many at once as there are cores, because nvcc takes most of the time."""
+    """Builds each preset's student with int8 weights and with packed four-bit weights.
+
+    As many are built at once as there are cores, because nvcc takes most of the time.
+    """
+    forms = [(preset, packed) for preset in presets for packed in (False, True)]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        jobs = [pool.submit(build_student, folder, preset, target, channels) for preset in presets]
+        jobs = [pool.submit(build_student, folder, preset, target, channels, packed) for preset, packed in forms]
         return [job.result() for job in jobs]
 
 
-def build_student(folder: Path, preset: str, target: Target, channels: int) -> Student:
+def build_student(folder: Path, preset: str, target: Target, channels: int, packed: bool = False) -> Student:
     """Builds the student of a preset for `channels` channels. What lies in `folder` already is not compiled again.
 
-    Raises EngineError, with the compiler's complaint, where that fails.
+    With `packed`, all parts that can have them have four-bit weights, which stay packed on the GPU. Raises EngineError,
+    with the compiler's complaint, where building fails.
     """
-    name = Path(preset).stem
-    model = draw_model(load_preset(preset).student.shape(channels, OUTPUTS))
+    assert target.cuda is not None
+    name = Path(preset).stem + (FOUR_BITS if packed else "")
+    shape = load_preset(preset).student.shape(channels, OUTPUTS)
+    model = draw_model(shape, four=four_bit_parts(shape) if packed else ())
+    target = replace(target, cuda=replace(target.cuda, pack_four_bits=packed))
     compiled = compile_bundle(write_or_open_bundle(folder / f"{name}.edge", model), target)
     assert compiled.library is not None
     beside = folder / f"c-{name}"
     on_cpu = Built(beside / f"lib{NAME}.so", NAME, {})
     if not on_cpu.library.exists():
         build(beside, model, list_variants()[0], NAME, make_front_end(channels))
-    return Student(name, model, compiled.folder, compiled.library, _read_sizes(compiled.folder, target), on_cpu)
+    sizes = _read_sizes(compiled.folder, target)
+    return Student(name, model, compiled.folder, compiled.library, sizes, on_cpu, packed)
 
 
 def with_threads(gpu: Gpu, student: Student, target: Target, threads: int) -> Student:
     """Returns a student whose kernel alone is compiled for a block of so many threads. It has no engine of its own."""
     name, config = f"{student.preset}, {threads} threads", make_front_end(student.shape.channels)
     folder = gpu.folder / f"{student.preset}-{threads}"
-    texts = cuda_sources(student.model, config, make_model_facts(student.shape, config, NAME), threads)
+    texts = cuda_sources(student.model, config, make_model_facts(student.shape, config, NAME), threads, student.packed)
     model = {f"model/{file}": text.encode() for file, text in texts.items()}
     write_files(folder, kernel_files("include", "c", "gpu", "cuda") | model)
     gpu.nvcc.compile_cubin(folder, "cuda/student_step.cu", CUBIN, (*INCLUDES, DEFINE))
@@ -126,7 +138,7 @@ def write_or_open_bundle(path: Path, model: Int8Model) -> Bundle:
         ],
     }
     channels = write_channel_files(facts.spatial, facts.deviation)
-    return write_bundle(path, manifest, {INT8_WEIGHTS: save(dict(model.tensors)), **channels})
+    return write_bundle(path, manifest, {INT8_WEIGHTS: save(model.to_file()), **channels})
 
 
 def _read_sizes(folder: Path, target: Target) -> dict[str, int]:
@@ -177,9 +189,10 @@ def draw_bins(channels: int, rows: int = BINS, seed: int = 0) -> npt.NDArray[np.
 def make_launches(gpu: Gpu, student: Student, bins: npt.NDArray[np.float32]) -> list[Launch]:
     """Returns a launch of `ed_student_step` for each row of `bins`. They share one state, so the stream moves on."""
     threads = student.sizes["threads"]
-    integers = np.frombuffer(packed_weights(student.model, threads), np.uint8)
+    form = StepForm.of(student.model, threads, student.packed)
+    integers = np.frombuffer(packed_weights(student.model, form), np.uint8)
     assert len(integers) >= student.sizes["weight"]
-    weights, tables = gpu.array(integers), gpu.array(float_tables(student.model, threads))
+    weights, tables = gpu.array(integers), gpu.array(float_tables(student.model, form))
     state = gpu.array(np.zeros(student.sizes["state"], np.uint8))
     out = gpu.allocate((student.sizes["out_floats"],), np.float32)
     function = gpu.load_module(student.kernel).find_function("ed_student_step")

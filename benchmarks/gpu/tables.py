@@ -14,6 +14,7 @@ FLOOR = "graph of an empty node, warm"
 OVER_FLOOR, OVER_PYTORCH = 3.0, 5.0  # at most, at least
 GRAPHS = ("PyTorch CUDA graph",)  # a step is compared with the peers whose names begin so
 FIGURES = ("p50", "p99")
+FOUR_BITS = "-four-bits"  # behind the name of a preset whose student has packed four-bit weights
 
 
 def judge_gates(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -48,14 +49,19 @@ def judge_over_pytorch(result: dict[str, Any], preset: str) -> dict[str, Any]:
     gate = {"name": f"{preset}: fastest PyTorch CUDA graph over step", "kind": "fast", "limit": OVER_PYTORCH}
     times = [times["p50"] for name, times in _select_peers(result, preset).items() if name.startswith(GRAPHS)]
     if not times:
-        why = [reason for name, reason in result["missing"].items() if f"{preset}, PyTorch CUDA graph" in name]
+        named = f"{preset.removesuffix(FOUR_BITS)}, PyTorch CUDA graph"
+        why = [reason for name, reason in result["missing"].items() if named in name]
         return gate | {"value": None, "ok": None, "reason": why[0] if why else "measured without peers"}
     value = min(times) / result["step"][f"{preset}, from Python, warm"]["p50"]
     return gate | {"value": value, "ok": value >= OVER_PYTORCH}
 
 
 def _select_peers(result: dict[str, Any], preset: str, how: str = ", warm") -> dict[str, dict[str, float]]:
-    """Returns the times of the peers of one preset, by their names without the preset."""
+    """Returns the times of the peers of one preset, by their names without the preset.
+
+    A peer has weights of its own, so that those of four-bit weights are the preset's too.
+    """
+    preset = preset.removesuffix(FOUR_BITS)
     named = ((name.removeprefix(f"{preset}, "), times) for name, times in result.get("peers", {}).items())
     return {name.removesuffix(how): times for name, times in named if name.endswith(how)}
 
@@ -95,13 +101,13 @@ def _format_preset(result: dict[str, Any], preset: str) -> list[str]:
         f"| `{preset}`, its weights, read by one multiprocessor | {reading} | | | {_format_port(weights)} |",
     ]
     for what, text in (("kernel", "`ed_student_step`"), ("core", "`ed_attention_step`"), ("append", "`ed_append`")):
-        lines.append(
-            _format_row(f"`{preset}`, {text} on the device, back to back", result[what], f"{preset}, back to back", "")
-        )
+        name = f"{preset}, back to back"
+        if name in result[what]:
+            lines.append(_format_row(f"`{preset}`, {text} on the device, back to back", result[what], name, ""))
     for name, times in result.get("blocks", {}).items():
         if name.startswith(f"{preset}, "):
             lines.append(_format_cells(f"`{preset}`, {name.removeprefix(f'{preset}, ')}", times, None, "on the device"))
-    for section in ("peers", "core peers"):
+    for section in () if preset.endswith(FOUR_BITS) else ("peers", "core peers"):
         for name, times in _select_peers({"peers": result.get(section, {})}, preset).items():
             flushed = _select_peers({"peers": result[section]}, preset, ", L2 flushed").get(name)
             over = f"{times['p50'] / python:.1f} × `ed_step` from Python" if section == "peers" else "from Python"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import sosfilt
+import scipy
 
 from edgedistill.data.session import BINS_PER_S, copy_columns, split_columns
 from edgedistill.frontend import FrontEndConfig, bin_edges, filter_sections
@@ -106,6 +106,6 @@ def find_rings_of_artefacts(
         for start, stop in stretches:
             rings[stop : stop + SHORT_BINS, channel] |= loud[start:stop].any()
         slow = np.where(invalid, np.repeat(excess_uv[:, channel], BINS_PER_S)[: len(values)], 0.0)
-        response = sosfilt(shaper, np.repeat(slow[first:], lengths))[np.cumsum(lengths) - 1]
+        response = scipy.signal.sosfilt(shaper, np.repeat(slow[first:], lengths))[np.cumsum(lengths) - 1]
         rings[first:, channel] |= np.abs(response) > MATTERS * deviation_uv[channel]
     return rings & ~invalid[:, None]

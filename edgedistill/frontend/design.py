@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import butter, group_delay, iirnotch, sosfilt
+import scipy  # `scipy.signal` takes most of a second to import, which waits until filters are designed
 
 from edgedistill.config import LONGEST_BAND_MS, SHORTEST_BAND_MS
 from edgedistill.errors import ConfigError, did_you_mean
@@ -332,14 +332,14 @@ def _sections(config: FrontEndConfig) -> tuple[Array, Array]:
     fs1 = float(config.decimated_rate)
     decimator: Array = np.empty((0, 6))
     if config.decimation > 1:
-        decimator = butter(4, 0.4 * fs1, fs=float(config.rate), output="sos")
+        decimator = scipy.signal.butter(4, 0.4 * fs1, fs=float(config.rate), output="sos")
     notches = [
-        np.concatenate(iirnotch(config.line_hz * n, config.notch_q, fs=fs1))[None]
+        np.concatenate(scipy.signal.iirnotch(config.line_hz * n, config.notch_q, fs=fs1))[None]
         for n in range(1, count_notches(config) + 1)
     ]
     order = config.filter_order
-    highpass = butter(order, config.highpass_hz, "highpass", fs=fs1, output="sos")
-    lowpass = butter(order, config.lowpass_hz, "lowpass", fs=fs1, output="sos")
+    highpass = scipy.signal.butter(order, config.highpass_hz, "highpass", fs=fs1, output="sos")
+    lowpass = scipy.signal.butter(order, config.lowpass_hz, "lowpass", fs=fs1, output="sos")
     return decimator, np.concatenate([*notches, highpass, lowpass])
 
 
@@ -351,7 +351,7 @@ def count_notches(config: FrontEndConfig) -> int:
 @lru_cache(maxsize=32)
 def _band_sections(config: FrontEndConfig) -> Array:
     fs1, order = float(config.decimated_rate), config.filter_order
-    found = [butter(order, band, "bandpass", fs=fs1, output="sos") for band in config.bands]
+    found = [scipy.signal.butter(order, band, "bandpass", fs=fs1, output="sos") for band in config.bands]
     return np.stack(found) if found else np.empty((0, order, 6))
 
 
@@ -375,7 +375,9 @@ def group_delay_ms(config: FrontEndConfig, hz: float = 10.0) -> float:
     """
     decimator, shaper = _sections(config)
     stages = ((decimator, float(config.rate)), (shaper, float(config.decimated_rate)))
-    samples = [(group_delay((row[:3], row[3:]), w=[hz], fs=fs)[1][0], fs) for sos, fs in stages for row in sos]
+    samples = [
+        (scipy.signal.group_delay((row[:3], row[3:]), w=[hz], fs=fs)[1][0], fs) for sos, fs in stages for row in sos
+    ]
     return float(sum(1000 * delay / fs for delay, fs in samples))
 
 
@@ -407,7 +409,7 @@ def settling_bins(config: FrontEndConfig) -> int:
     """
     _, shaper = _sections(config)
     length = math.ceil(math.log(1e-4) / math.log(_slowest_pole(shaper)))  # by then nothing can return
-    last = int(np.flatnonzero(np.abs(sosfilt(shaper, np.ones(length))) >= SETTLED)[-1])
+    last = int(np.flatnonzero(np.abs(scipy.signal.sosfilt(shaper, np.ones(length))) >= SETTLED)[-1])
     return _bins_of(config, last + 1)
 
 

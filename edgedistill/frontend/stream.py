@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import butter, sosfilt
+import scipy  # `scipy.signal` takes most of a second to import, which waits until filters are designed
 
 from edgedistill.errors import EngineError
 from edgedistill.frontend.design import (
@@ -35,11 +35,6 @@ from edgedistill.frontend.rules import (
     sample_ranges,
 )
 from edgedistill.numerics.arithmetic import log64
-
-try:  # the compiled loop of `sosfilt`, whose checks take half of the time when it is called once a bin
-    from scipy.signal._sosfilt import _sosfilt
-except ImportError:  # it is not public
-    _sosfilt = None
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -347,22 +342,29 @@ def _filter_in_place(sections: Array, x: Array, z: Array) -> None:
         _filter_by_public_function(sections, x, z)
 
 
+def _sosfilt(sections: Array, x: Array, z: Array) -> None:
+    """Runs the compiled loop of `sosfilt`, whose checks take half of the time when it is called once a bin."""
+    from scipy.signal._sosfilt import _sosfilt as loop  # it is not public
+
+    loop(sections, x, z)
+
+
 def _filter_by_public_function(sections: Array, x: Array, z: Array) -> None:
     if not len(sections):  # of the notches, where there are none; `sosfilt` refuses that
         return
-    y, after = sosfilt(sections, x, zi=z.transpose(1, 0, 2))
+    y, after = scipy.signal.sosfilt(sections, x, zi=z.transpose(1, 0, 2))
     x[:], z[:] = y, after.transpose(1, 0, 2)
 
 
 @cache
 def _loop_is_as_known() -> bool:
     """Returns whether the loop, which another scipy may change or lack, gives what `sosfilt` gives, bit for bit."""
-    sections = butter(3, 0.2, output="sos")
+    sections = scipy.signal.butter(3, 0.2, output="sos")
     x, z = np.arange(12.0).reshape(2, 6) % 5, np.arange(8.0).reshape(2, 2, 2)
     expected, found = (x.copy(), z.copy()), (x.copy(), z.copy())
     _filter_by_public_function(sections, *expected)
     try:
         _sosfilt(sections, *found)
-    except (TypeError, ValueError):
+    except (ImportError, TypeError, ValueError):
         return False
     return all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))

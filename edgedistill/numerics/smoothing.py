@@ -22,6 +22,7 @@ ORDERS = (1, 2)  # bins of kinematics that a state holds
 SMALLEST = np.float32(2.0**-100)  # a state below it becomes 0, so that silence does not end in denormal numbers
 LARGEST = np.float32(2.0**80)  # of a raw value, a mean and a state, so that no sum can overflow
 LARGEST_GAIN = np.float32(2.0**40)  # of `keep` and `gain`
+BLOCK = 1024  # bins whose raw outputs are multiplied at once
 DELAY_HZ = 1.0  # at which the delay is measured; a reach takes about a second
 
 
@@ -41,8 +42,7 @@ class SmoothingModel:
 
     def run(self, raw: Floats) -> Floats:
         """Returns the smoothed kinematics (T, K) of raw ones (T, K), beginning with a fresh state."""
-        smoother = OutputSmoother(self)
-        return np.stack([smoother.step(row) for row in raw]) if len(raw) else raw.copy()
+        return OutputSmoother(self).run(raw)
 
     def find_fault(self, outputs: int | None = None) -> str | None:
         """Returns what makes this no filter of `outputs` values that an engine may run, or None for one that it may."""
@@ -84,8 +84,11 @@ class OutputSmoother:
 
     def __init__(self, model: SmoothingModel) -> None:
         """Starts with a state of zeros, which are the means."""
+        states = len(model.keep)
         self._model = model
-        self._state: Floats = np.zeros(len(model.keep), np.float32)
+        self._keep = np.ascontiguousarray(model.keep.T)  # (S, S): row j is what value j adds to the next state
+        self._state: Floats = np.zeros(states, np.float32)
+        self._terms: Floats = np.empty((states + model.outputs, states), np.float32)  # of a sum, in their order
 
     def reset(self) -> None:
         """Starts again with a state of zeros."""
@@ -96,18 +99,31 @@ class OutputSmoother:
 
         Where a raw value is not finite or beyond LARGEST, the raw kinematics are returned and the state stays.
         """
-        model, state = self._model, self._state
-        if not (np.abs(raw) <= LARGEST).all():
-            return raw.copy()
-        total: Floats = np.zeros_like(state)
+        smoothed: Floats = self.run(raw[None])[0]
+        return smoothed
+
+    def run(self, raw: Floats) -> Floats:
+        """Returns the smoothed kinematics (T, K) of raw ones (T, K), as steps give them."""
+        smoothed, model = raw.copy(), self._model
+        (usable,) = np.nonzero((np.abs(raw) <= LARGEST).all(1))
         with np.errstate(under="ignore"):
-            for j in range(len(state)):
-                total = total + model.keep[:, j] * state[j]
-            for k in range(model.outputs):
-                total = total + model.gain[:, k] * (raw[k] - model.raw_mean[k])
-        total = np.minimum(np.maximum(total, -LARGEST), LARGEST)
-        self._state = np.where(np.abs(total) < SMALLEST, np.float32(0), total)
-        return self._state[: model.outputs] + model.mean
+            for start in range(0, len(usable), BLOCK):
+                rows = usable[start : start + BLOCK]
+                driven = model.gain.T * (raw[rows] - model.raw_mean)[:, :, None]  # (rows, K, S)
+                states = np.stack([self._advance(terms) for terms in driven])
+                smoothed[rows] = states[:, : model.outputs] + model.mean
+        return smoothed
+
+    def _advance(self, driven: Floats) -> Floats:
+        """Returns the next state (S,), to which the raw outputs of a bin add `driven` (K, S)."""
+        terms, states = self._terms, len(self._state)
+        np.multiply(self._keep, self._state[:, None], out=terms[:states])
+        terms[states:] = driven
+        total = np.add.accumulate(terms)[-1]  # one after the other, as the definition adds them
+        state: Floats = np.minimum(np.maximum(total, -LARGEST), LARGEST)
+        state[np.abs(state) < SMALLEST] = 0
+        self._state = state
+        return state
 
     def export_state(self) -> dict[str, npt.NDArray[Any]]:
         """Returns `state` float32 (S,)."""

@@ -9,6 +9,11 @@
  *
  *     chunk c of row r lies at [round c / T][turned(r % GROUPS, c % T)][thread r / GROUPS * T + c % T][16]
  *
+ * A matrix of four-bit weights q * factor lies in the same order, with two differences. A chunk has 32 integers, which
+ * share a factor. And GROUPS is even: two rows, in the places 2 g and 2 g + 1, share the bytes of two passes. A byte holds
+ * one input of both, 16 q of the first row plus q + 8 of the second one. The first of the two passes has the first half
+ * of the chunk. Behind the passes lie the factors, a byte each, in the order [place in the passes / 4][thread][4].
+ *
  * The packing in edgedistill/compile uses the same formulas. The whole stream is:
  *
  *     embedding, then for each layer qkv (3 d rows), out, gate, up, down, then the read-out of bins, of the latent
@@ -43,24 +48,29 @@
 
 ED_EITHER int ed_ceil(int n, int by) { return (n + by - 1) / by; }
 
-/* The layout of a matrix of ROWS rows of N integers, as described above. */
-template <int ROWS, int N> struct ed_row_layout {
+/* The layout of a matrix of ROWS rows of N integers, as described above. FOUR says whether they have four bits, and at
+ * most MOST threads share a row. */
+template <int ROWS, int N, bool FOUR = false, int MOST = 8> struct ed_row_layout {
     static constexpr int rows = ROWS;
-    static constexpr int chunks = ed_ceil(N, ED_CHUNK);
-    static constexpr int groups_of(int t) { return ed_ceil(ROWS * t, ED_THREADS); }
+    static constexpr bool four = FOUR;
+    static constexpr int chunk = FOUR ? 2 * ED_CHUNK : ED_CHUNK;
+    static constexpr int chunks = ed_ceil(N, chunk);
+    static constexpr int groups_of(int t) { return (1 + FOUR) * ed_ceil(ROWS * t, (1 + FOUR) * ED_THREADS); }
     static constexpr int active_of(int t) { return ed_ceil(ROWS, groups_of(t)) * t; }
     /* A pass costs the loads of its threads, and some instructions, which cost about what
      * 128 threads load meanwhile. */
     static constexpr int cost(int t) { return groups_of(t) * ed_ceil(chunks, t) * (active_of(t) + 128); }
     static constexpr int cheaper(int t, int than) { return cost(t) < cost(than) ? t : than; }
 
-    static constexpr int threads = cheaper(1, cheaper(2, cheaper(4, 8))); /* threads that share a row */
+    static constexpr int threads = cheaper(1, cheaper(2, MOST < 8 ? 4 : cheaper(4, 8))); /* threads that share a row */
     static constexpr int groups = groups_of(threads);
     static constexpr int rounds = ed_ceil(chunks, threads);
     static constexpr int passes = groups * rounds;
     static constexpr int active = active_of(threads); /* threads that have rows */
-    static constexpr int bytes = passes * active * ED_CHUNK;
-    static constexpr int padded = rounds * threads * ED_CHUNK; /* integers of the other factor that are read */
+    static constexpr int factors_at = passes * active * ED_CHUNK;
+    static constexpr int factor_words = FOUR ? ed_ceil(passes, 4) : 0; /* of a thread */
+    static constexpr int bytes = factors_at + ed_ceil(factor_words * active * 4, ED_CHUNK) * ED_CHUNK;
+    static constexpr int padded = rounds * threads * chunk; /* integers of the other factor that are read */
 
     /* Groups and threads that are left when the groups are no longer even or one thread is left. */
     static constexpr int left_of(int n, int t, bool groups_left) {
@@ -77,7 +87,9 @@ template <int ROWS, int N> struct ed_row_layout {
             if (t & bit) turned += group / half % 2 ? -half : half;
         return turned;
     }
+    /* Returns where an integer of eight bits lies. */
     static ED_EITHER int at(int row, int i) {
+        static_assert(!FOUR, "four-bit weights have no addresses of their own");
         const int t = i / ED_CHUNK % threads, round = i / ED_CHUNK / threads;
         const int thread = row / groups * threads + t;
         return ((round * groups + turned(row % groups, t)) * active + thread) * ED_CHUNK + i % ED_CHUNK;
@@ -90,11 +102,31 @@ template <int ROWS, int N> struct ed_row_layout {
     }
 };
 
-using ed_embedding = ed_row_layout<ED_D, ED_TAP_N>;
-using ed_qkv = ed_row_layout<3 * ED_D, ED_D>;
-using ed_out = ed_row_layout<ED_D, ED_D>;
-using ed_gate = ed_row_layout<ED_FF, ED_D>; /* `up` is spread likewise, so that a thread has both of a hidden unit */
-using ed_down = ed_row_layout<ED_D, ED_FF>;
+/* Which parts are packed as four-bit weights, in all layers; the model's header says so. */
+#ifndef ED_FOUR_BITS_EMBED
+#define ED_FOUR_BITS_EMBED 0
+#endif
+#ifndef ED_FOUR_BITS_QKV
+#define ED_FOUR_BITS_QKV 0
+#endif
+#ifndef ED_FOUR_BITS_OUT
+#define ED_FOUR_BITS_OUT 0
+#endif
+#ifndef ED_FOUR_BITS_GATE_UP
+#define ED_FOUR_BITS_GATE_UP 0
+#endif
+#ifndef ED_FOUR_BITS_DOWN
+#define ED_FOUR_BITS_DOWN 0
+#endif
+/* Threads that share a row take chunks of 32 integers from at most 32 lanes, where these hold the vector. */
+#define ED_BY_LANES(four) ((four) ? 4 : 8)
+
+using ed_embedding = ed_row_layout<ED_D, ED_TAP_N, ED_FOUR_BITS_EMBED>;
+using ed_qkv = ed_row_layout<3 * ED_D, ED_D, ED_FOUR_BITS_QKV, ED_BY_LANES(ED_FOUR_BITS_QKV)>;
+using ed_out = ed_row_layout<ED_D, ED_D, ED_FOUR_BITS_OUT>;
+/* `up` is spread likewise, so that a thread has both of a hidden unit */
+using ed_gate = ed_row_layout<ED_FF, ED_D, ED_FOUR_BITS_GATE_UP, ED_BY_LANES(ED_FOUR_BITS_GATE_UP)>;
+using ed_down = ed_row_layout<ED_D, ED_FF, ED_FOUR_BITS_DOWN>;
 using ed_values = ed_row_layout<ED_D, ED_WINDOW>;
 
 /* ---------------------------------------------------------------- weights, in bytes */

@@ -64,6 +64,19 @@ constexpr int best_depth(int least, int most) {
 constexpr int ahead = ED_AHEAD;
 constexpr int layer_passes = filled(ahead);
 
+/* Words of factors of four-bit weights that a thread holds: those of the embedding, then those of the matrices of a
+ * layer, in order. Returns the first one of the matrix that begins at `pass`. */
+ED_EITHER int factors_of(int pass) {
+    int first = 0;
+    if (pass >= qkv_pass) first += ed_embedding::factor_words;
+    if (pass >= out_pass) first += ed_qkv::factor_words;
+    if (pass >= gate_pass) first += ed_out::factor_words;
+    if (pass >= up_pass) first += ed_gate::factor_words;
+    if (pass >= down_pass) first += ed_gate::factor_words;
+    return first;
+}
+constexpr int factor_words = factors_of(down_pass) + ed_down::factor_words;
+
 /* Offsets in bytes at which the weights of a layer's matrices begin. */
 constexpr int out_at = ed_qkv::bytes;
 constexpr int gate_at = out_at + ed_out::bytes;
@@ -87,6 +100,12 @@ template <class T> ED_INSIDE void load_state(T &into, const void *from, bool wan
 ED_INSIDE void load_constant(float &into, const void *from) { ED_LOAD(".nc.f32", "=f"); }
 ED_INSIDE void load_constant(int &into, const void *from) { ED_LOAD(".nc.s32", "=r"); }
 ED_INSIDE void load_state(float &into, const void *from) { ED_LOAD(".f32", "=f"); }
+ED_INSIDE void load_constant(unsigned &into, const void *from) { ED_LOAD(".nc.u32", "+r"); }
+ED_INSIDE void load_constant(unsigned &into, const void *from, bool wanted) {
+    asm volatile("{.reg .pred p; setp.ne.u32 p, %1, 0; @p ld.global.nc.u32 %0, [%2];}"
+                 : "+r"(into)
+                 : "r"((unsigned)wanted), "l"(from));
+}
 
 /* "+" loads into the same registers, after their last use. Otherwise all loads would come
  * first, in registers of their own. */
@@ -163,16 +182,21 @@ template <class M> ED_INSIDE void gather(const place &t, int (&acc)[M::groups], 
 struct stream {
     place t;
     uint4 held[ahead];
+    unsigned factors[factor_words + !factor_words];    /* of four-bit weights, four to a word */
     const int8_t *embedding, *weights, *keys, *values; /* pointers into this layer, at this thread's place */
+    const int8_t *factor_base;                         /* what `weights` would be for loads of four bytes, if any */
     bool last;                                         /* whether this layer is the last */
 
     ED_INSIDE stream(const place &whose, const int8_t *all, const ed_cuda_state *state) : t(whose), last(false) {
         embedding = all + t.thread * ED_CHUNK;
         weights = embedding + ed_embedding::bytes;
+        factor_base = factor_words ? all + ed_embedding::bytes + t.thread * 4 : weights;
         keys = state->keys[0] + ed_key_at(t.head(), t.slot(), 0);
         values = state->values[0] + t.thread * ED_CHUNK;
         ED_UNROLL_ALL
         for (int i = 0; i < ahead; i++) held[i] = make_uint4(0, 0, 0, 0);
+        ED_UNROLL_ALL
+        for (int i = 0; i < factor_words; i++) factors[i] = 0;
         ED_UNROLL_ALL
         for (int i = 0; i < ahead; i++) fetch(i - ed_embedding::passes);
     }
@@ -185,10 +209,17 @@ struct stream {
         fetch(pass + ahead);
     }
 
+    /* Returns a factor of the matrix that begins at `pass`. It is there until the matrix's pass of that number, and those
+     * up to the next multiple of four, have been taken. */
+    ED_INSIDE int factor(int pass, int number) const {
+        return (int)__byte_perm(factors[factors_of(pass) + number / 4], 0, 0x4440 + number % 4);
+    }
+
     ED_INSIDE void end_layer() {
         ED_UNROLL_ALL
         for (int pass = used_passes; pass < layer_passes; pass++) fetch(pass + ahead);
         weights += ed_layer_bytes;
+        if (factor_words) factor_base += ed_layer_bytes;
         keys += ed_keys_bytes;
         values += ed_values::bytes;
     }
@@ -199,34 +230,47 @@ struct stream {
     ED_INSIDE void fetch(int pass) {
         uint4 &into = held[position(pass)];
         if (pass < 0)
-            fetch_matrix<ed_embedding>(into, embedding, pass + ed_embedding::passes, true, true);
+            fetch_matrix<ed_embedding>(into, embedding, factor_base - ed_embedding::bytes, -ed_embedding::passes, pass,
+                                       true, true);
         else
             fetch_in_layer(into, pass % layer_passes, pass / layer_passes);
     }
 
     /* `next` is 1 for the passes of the next layer, if there is one. */
     ED_INSIDE void fetch_in_layer(uint4 &into, int pass, int next) {
-        const int8_t *from = weights + next * ed_layer_bytes;
+        const int8_t *from = weights + next * ed_layer_bytes, *words = factor_base + next * ed_layer_bytes;
         const bool always = !next, wanted = always || !last;
         if (pass < keys_pass)
-            fetch_matrix<ed_qkv>(into, from, pass - qkv_pass, always, wanted);
+            fetch_matrix<ed_qkv>(into, from, words, qkv_pass, pass, always, wanted);
         else if (pass < values_pass)
             fetch_keys(into, keys + next * ed_keys_bytes, pass - keys_pass, always, wanted);
         else if (pass < out_pass)
             fetch_values(into, values + next * ed_values::bytes, pass - values_pass, always, wanted);
         else if (pass < gate_pass)
-            fetch_matrix<ed_out>(into, from + out_at, pass - out_pass, always, wanted);
+            fetch_matrix<ed_out>(into, from + out_at, words + out_at, out_pass, pass, always, wanted);
         else if (pass < up_pass)
-            fetch_matrix<ed_gate>(into, from + gate_at, pass - gate_pass, always, wanted);
+            fetch_matrix<ed_gate>(into, from + gate_at, words + gate_at, gate_pass, pass, always, wanted);
         else if (pass < down_pass)
-            fetch_matrix<ed_gate>(into, from + up_at, pass - up_pass, always, wanted);
+            fetch_matrix<ed_gate>(into, from + up_at, words + up_at, up_pass, pass, always, wanted);
         else if (pass < used_passes)
-            fetch_matrix<ed_down>(into, from + down_at, pass - down_pass, always, wanted);
+            fetch_matrix<ed_down>(into, from + down_at, words + down_at, down_pass, pass, always, wanted);
     }
 
+    /* Fetches pass `pass` of the matrix that begins with pass `first` and lies at `from`, or at `words` for loads of four
+     * bytes. The factors of four passes come with the last of them: by then those of the layer before have been used, and
+     * they are there before the first of the four passes is. */
     template <class M>
-    ED_INSIDE void fetch_matrix(uint4 &into, const int8_t *from, int pass, bool always, bool wanted) {
-        from += pass * M::active * ED_CHUNK;
+    ED_INSIDE void fetch_matrix(uint4 &into, const int8_t *from, const int8_t *words, int first, int pass, bool always,
+                                bool wanted) {
+        static_assert(!M::four || ahead > 3, "factors come too late");
+        const int number = pass - first;
+        fetch_part<M>(into, from + number * M::active * ED_CHUNK, always, wanted);
+        if (M::four && (number % 4 == 3 || number == M::passes - 1))
+            fetch_part<M>(factors[factors_of(first) + number / 4], words + M::factors_at + number / 4 * M::active * 4,
+                          always, wanted);
+    }
+
+    template <class M, class T> ED_INSIDE void fetch_part(T &into, const int8_t *from, bool always, bool wanted) {
         if (always && M::active == ED_THREADS)
             load_constant(into, from);
         else
@@ -266,26 +310,76 @@ ED_INSIDE int dot(uint4 a, uint4 b, int acc) {
     return __dp4a((int)a.w, (int)b.w, acc);
 }
 
+ED_INSIDE uint4 lower_nibbles(uint4 w) {
+    return make_uint4(w.x & 0x0f0f0f0fu, w.y & 0x0f0f0f0fu, w.z & 0x0f0f0f0fu, w.w & 0x0f0f0f0fu);
+}
+
+/* A thread's 32 integers of a vector that four-bit weights are multiplied with, and -8 times their sum. */
+struct four_bit_inputs {
+    uint4 half[2];
+    int offset;
+
+    ED_INSIDE void set(uint4 first, uint4 second) {
+        const uint4 minus_eight = make_uint4(0xf8f8f8f8u, 0xf8f8f8f8u, 0xf8f8f8f8u, 0xf8f8f8f8u);
+        half[0] = first;
+        half[1] = second;
+        offset = dot(second, minus_eight, dot(first, minus_eight, 0));
+    }
+};
+
+/* Adds the products of round r with weights of eight bits. */
+template <class M> ED_INSIDE void add_round(stream &s, int pass, int r, const uint4 &a, int (&acc)[M::groups]) {
+    ED_UNROLL_ALL
+    for (int g = 0; g < M::groups; g++)
+        s.take(pass + r * M::groups + g, [&](const uint4 &weights) { acc[g] = dot(weights, a, acc[g]); });
+}
+
+/* Adds the products of round r with four-bit weights. Bytes as they lie give 16 times the sum of the first of two rows
+ * plus that of the second one, and their lower halves give that of the second one alone. The first sum stays 16 times too
+ * large, which 32 bits hold (packing in edgedistill/compile sees to it). */
+template <class M>
+ED_INSIDE void add_round(stream &s, int pass, int r, const four_bit_inputs &a, int (&acc)[M::groups]) {
+    ED_UNROLL_ALL
+    for (int g = 0; g < M::groups; g += 2) {
+        const int number = r * M::groups + g, first = s.factor(pass, number), second = s.factor(pass, number + 1);
+        int both = a.offset, lower = a.offset;
+        ED_UNROLL_ALL
+        for (int h = 0; h < 2; h++)
+            s.take(pass + number + h, [&](const uint4 &w) {
+                both = dot(w, a.half[h], both);
+                lower = dot(lower_nibbles(w), a.half[h], lower);
+            });
+        acc[g] += first * (both - lower);
+        acc[g + 1] += second * lower;
+    }
+}
+
 /* Computes own[i], the product of a vector with the thread's i-th own row of the matrix that begins at `pass`.
- * chunk(r) is the vector's chunk of this thread in round r. */
-template <class M, class F> ED_INSIDE void multiply(stream &s, int pass, F chunk, int (&own)[M::own]) {
+ * chunk(r) is the vector's chunk of this thread in round r: a uint4, or four_bit_inputs. */
+template <class M, class F> ED_INSIDE void multiply(stream &s, int pass, const F &chunk, int (&own)[M::own]) {
     int acc[M::groups];
     ED_UNROLL_ALL
     for (int g = 0; g < M::groups; g++) acc[g] = 0;
     ED_UNROLL_ALL
-    for (int r = 0; r < M::rounds; r++) {
-        const uint4 a = chunk(r);
-        ED_UNROLL_ALL
-        for (int g = 0; g < M::groups; g++)
-            s.take(pass + r * M::groups + g, [&](const uint4 &weights) { acc[g] = dot(weights, a, acc[g]); });
-    }
+    for (int r = 0; r < M::rounds; r++) add_round<M>(s, pass, r, chunk(r), acc);
+    ED_UNROLL_ALL
+    for (int g = 0; M::four && g < M::groups; g += 2) acc[g] >>= 4; /* exact */
     gather<M>(s.t, acc, own);
 }
 
 /* Computes what multiply() does, for a vector in shared memory. */
 template <class M> ED_INSIDE void multiply_shared(stream &s, int pass, const int8_t *a, int (&own)[M::own]) {
     const int in_row = s.t.template in_row<M>();
-    const auto chunk = [&](int r) { return chunk_at(a, r * M::threads + in_row); };
+    const auto chunk = [&](int r) {
+        const int number = r * M::threads + in_row;
+        if constexpr (M::four) {
+            four_bit_inputs found;
+            found.set(chunk_at(a, 2 * number), chunk_at(a, 2 * number + 1));
+            return found;
+        } else {
+            return chunk_at(a, number);
+        }
+    };
     multiply<M>(s, pass, chunk, own);
 }
 

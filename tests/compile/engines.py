@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +16,17 @@ from edgedistill.bundle import Bundle, write_bundle
 from edgedistill.bundle.build_record import builds_folder
 from edgedistill.compile.c import library
 from edgedistill.config import StudentShape
-from edgedistill.frontend import FrontEndConfig
 from edgedistill.numerics import Int8Model, Oracle
 from edgedistill.pipeline.channel_files import write_channel_files, write_smoothing_file
-from edgedistill.runtime import Decoder, Output
-from edgedistill.runtime.shift import SHIFTED_BINS
 from edgedistill.target import Target, load_target
 
 from ..bundles import student_files
+from ..runtime.streams import ARRAYS
 
-SLOW_ARRAY = FrontEndConfig(rate=Fraction(250), channels=3, highpass_hz=1)  # every frame is kept
-FAST_ARRAY = FrontEndConfig(  # 1220.7 Hz, decimated by 2; a bin has 12 or 13 frames; two channels are left out
-    rate=Fraction(48828125, 40000), channels=5, highpass_hz=1, flat_s=0.1, recover_s=0.2, bridged_s=0.2, line_hz=50,
-    fill_sweeps=3, follow_s=20, left_out=(1, 4),
-)  # fmt: skip
 SHAPES = {
     "slow": StudentShape(3, 2, 8, 2, 2, 7, 16, 3, 2, 5),
     "fast": StudentShape(5, 1, 21, 1, 3, 20, 31, 1, 1, 0),
 }
-ARRAYS = {"slow": SLOW_ARRAY, "fast": FAST_ARRAY}
 SMOOTHING_ORDERS = {"fast": 2}  # of the filter of the outputs; the others are raw
 
 
@@ -89,47 +80,6 @@ def reference_of(model: Int8Model, rng: np.random.Generator) -> bytes:
     arrays |= {f"state_{name}": array for name, array in oracle.export_state().items()}
     np.savez(file := io.BytesIO(), **arrays)
     return file.getvalue()
-
-
-def frames_of(kind: str, count: int, seed: int = 0) -> np.ndarray:
-    """Returns noise on offsets as frames (count, C) in uV.
-
-    Some channels lose samples, one dies and one saturates, and some frames are lost.
-    """
-    config, rng = ARRAYS[kind], np.random.default_rng(seed + 100)
-    offsets = rng.normal(0, 500, config.channels)
-    frames = (25 * rng.normal(size=(count, config.channels)) + offsets).astype(np.float32)
-    for bad in (np.nan, np.inf, -np.inf, 3e38):
-        at = rng.integers(count)
-        frames[at : at + rng.integers(1, 9), rng.integers(config.channels)] = bad
-    died = rng.integers(count)
-    frames[died : died + count // 4, rng.integers(config.channels)] = 4.0
-    frames[rng.integers(count) :, 0] = np.minimum(frames[rng.integers(count) :, 0].max(initial=30), 30)
-    for lost in rng.integers(0, count, count // 400):
-        frames[lost : lost + rng.integers(1, 60)] = np.nan
-    return frames
-
-
-def shift_soon(decoder: Decoder, bins: int = 3) -> None:
-    """Ends the warm-up and raises the running amplitude, so that SHIFTED is set in `bins` bins, and cleared later.
-
-    All channels count as settled.
-    """
-    channels, settled = decoder.shape.channels, float(decoder.frontend_config.settled_bins)
-    power = np.linspace(16.5, 17.5, channels, dtype=np.float32)
-    now = {"seen": np.array(10**6), "shift_bins": np.array(SHIFTED_BINS - bins), "shift_power": power}
-    now |= {"fe_clean": np.full(channels, settled), "fe_lost_bins": np.array(0)}
-    decoder.import_state({**decoder.export_state(), **now})
-
-
-def same(found: list[Output], expected: list[Output]) -> bool:
-    """Returns whether all outputs are equal bit for bit, with their flags."""
-
-    def facts(o: Output) -> tuple[object, ...]:
-        numbers = (o.kinematics.dtype, o.kinematics.tobytes(), o.deviation.dtype, o.deviation.tobytes())
-        return o.bin, o.end_frame, o.flags, o.bad_channels, *numbers
-
-    return [facts(o) for o in found] == [facts(o) for o in expected]
 
 
 def target_with(name: str = "host", **changes: object) -> Target:

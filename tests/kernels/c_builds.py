@@ -112,7 +112,7 @@ def build(
     folder: Path,
     model: Int8Model,
     ops: str = "scalar",
-    options: Sequence[str] = ("-O1",),
+    options: Sequence[str] = (),
     compiler: str = "gcc",
     smoothing: SmoothingModel | None = None,
 ) -> Engine:

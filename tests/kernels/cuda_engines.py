@@ -78,11 +78,11 @@ def headers() -> tuple[str, str]:
     return "-isystem", cuda_headers()
 
 
-def write_sources(folder: Path, model: Int8Model, name: str = "test", **changed: Any) -> None:
+def write_sources(folder: Path, model: Int8Model, name: str = "test", pack: bool = False, **changed: Any) -> None:
     """Writes `model/` of a build. Facts that should differ are given by name."""
     front_end = c_builds.front_end_of(model)
     facts = c_builds.facts_of(model, front_end, name)
-    for file, text in cuda_sources(model, front_end, facts).items():
+    for file, text in cuda_sources(model, front_end, facts, pack=pack).items():
         for old, new in changed.items():
             text = text.replace(getattr(facts, old), new)
         (folder / file).write_text(text)
@@ -95,10 +95,11 @@ def build_cuda(
     name: str = "test",
     options: Sequence[str] = ("-O0",),
     sanitize: bool = False,
+    pack: bool = False,
     **changed: Any,
 ) -> Build:
     """Compiles kernel and library in `folder`, without optimization, as their tests run few bins."""
-    write_sources(folder, model, name, **changed)
+    write_sources(folder, model, name, pack, **changed)
     define = f'-DED_MODEL_HEADER="model_{name}.h"'
     compile_emulated(
         folder / CUBIN, [KERNELS / "cuda/student_step.cu"], (*options, define), [folder], sanitize=sanitize

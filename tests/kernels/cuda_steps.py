@@ -20,17 +20,22 @@ DEFINES = ('-DED_MODEL_HEADER="model_test.h"', "-Wno-unused-const-variable")
 SOURCES = (KERNELS / "cuda/student_step.cu", Path(__file__).parent / "cuda_step.cpp")
 
 
-def write_sources(folder: Path, model: Int8Model, threads: int | None = None) -> None:
+def write_sources(folder: Path, model: Int8Model, threads: int | None = None, pack: bool = False) -> None:
     front_end = front_end_of(model)
-    for file, text in cuda_sources(model, front_end, facts_of(model, front_end), threads).items():
+    for file, text in cuda_sources(model, front_end, facts_of(model, front_end), threads, pack).items():
         (folder / file).write_text(text)
 
 
 def build(
-    folder: Path, model: Int8Model, sanitize: bool = False, compiler: str = "g++", threads: int | None = None
+    folder: Path,
+    model: Int8Model,
+    sanitize: bool = False,
+    compiler: str = "g++",
+    threads: int | None = None,
+    pack: bool = False,
 ) -> EmulatedStep:
     """Compiles the step of `model` to a shared library in `folder`."""
-    write_sources(folder, model, threads)
+    write_sources(folder, model, threads, pack)
     options = ("-O2", *DEFINES, "-DED_TRACE")
     library = compile_emulated(folder / "step.so", SOURCES, options, [folder], compiler, sanitize)
     return EmulatedStep(library, model)

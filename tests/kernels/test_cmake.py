@@ -57,6 +57,7 @@ def test_a_cuda_engine_is_built(folder: Path) -> None:
     assert opened(folder) == -11
 
 
+@pytest.mark.variant  # test_sources.py builds the same of prepared sources
 @pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-1]])
 def test_a_tensorrt_engine_is_built(folder: Path, version: str) -> None:
     root = f"-DTENSORRT_ROOT={headers(version)[1]}"

@@ -26,7 +26,7 @@ from .bare_metal import (
 )
 from .emulated import NANO, require_same_bits, steps
 
-SHAPES = pytest.mark.parametrize("shape", [SMALL, ODD], ids=["small", "odd"])
+SHAPES = pytest.mark.parametrize("shape", [pytest.param(SMALL, marks=pytest.mark.variant), ODD], ids=["small", "odd"])
 SEEDS = (10, *(pytest.param(seed, marks=pytest.mark.variant) for seed in range(11, 20)))
 ALLOWED = {"memcpy", "memmove", "memset"}  # functions of libc
 

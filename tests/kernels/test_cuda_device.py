@@ -16,11 +16,12 @@ import pytest
 
 from edgedistill.compile.cuda.model_source import cuda_sources
 from edgedistill.compile.cuda.nvcc import Nvcc, find_nvcc
-from edgedistill.compile.cuda.packing import float_tables, packed_weights, threads_of
+from edgedistill.compile.cuda.packing import StepForm, float_tables, packed_weights
 from edgedistill.config import StudentShape
 from edgedistill.errors import DeviceError
 from edgedistill.machine.gpu import find_gpu
 from edgedistill.numerics import Oracle
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.target import load_target
 
 ROOT = Path(__file__).parents[2]
@@ -122,24 +123,26 @@ def test_the_attention_kernels_have_every_byte(device: PyCudaDevice, window: int
         assert not [finding for finding in findings if finding.differ]
 
 
+@pytest.mark.parametrize("four", [False, True], ids=["eight", "four"])
 @pytest.mark.parametrize("name", STUDENTS)
 def test_the_whole_step_has_every_bit_of_the_oracle_around_the_wrap(
-    device: PyCudaDevice, name: str, tmp_path: Path
+    device: PyCudaDevice, name: str, four: bool, tmp_path: Path
 ) -> None:
     shape = STUDENTS[name]
-    model, config = draw_model(shape), make_front_end(shape.channels)
-    for file, text in cuda_sources(model, config, make_model_facts(shape, config, "test")).items():
+    model, config = draw_model(shape, four=four_bit_parts(shape) if four else ()), make_front_end(shape.channels)
+    form = StepForm.of(model, pack=four)
+    for file, text in cuda_sources(model, config, make_model_facts(shape, config, "test"), pack=four).items():
         (tmp_path / file).write_text(text)
     include = (f"-I{tmp_path}", '-DED_MODEL_HEADER="model_test.h"')
     kernel = device.module("student_step", *include).get_function("ed_student_step")
-    weights = device.array(np.frombuffer(packed_weights(model), np.uint8))
-    tables = device.array(float_tables(model))
+    weights = device.array(np.frombuffer(packed_weights(model, form), np.uint8))
+    tables = device.array(float_tables(model, form))
     state = device.array(np.zeros(4 * 2**20, np.uint8))  # larger than the state of any of these
     out = device.array(np.full(shape.outputs + shape.d, np.nan, np.float32))
     bins = np.random.default_rng(3).normal(0, 1.5, (shape.window + 64, shape.channels)).astype(np.float32)
     found = []
     for bin_ in bins:
-        device.call(kernel, (1, 1), threads_of(shape), 0, weights, tables, state, device.array(bin_), out)
+        device.call(kernel, (1, 1), form.threads, 0, weights, tables, state, device.array(bin_), out)
         found.append(device.fetch(out))
     expected = Oracle(model).trace(bins, ())
     assert np.stack(found)[:, : shape.outputs].tobytes() == expected["kinematics"].tobytes()

@@ -21,6 +21,7 @@ import pytest
 
 from edgedistill.config import StudentShape
 from edgedistill.numerics import Oracle
+from edgedistill.numerics.tensors import four_bit_parts
 from edgedistill.runtime.c_abi import OUTPUT
 from edgedistill.runtime.c_state import state_dtype
 
@@ -126,7 +127,12 @@ def test_compiles_without_a_warning(tmp_path: Path, compiler: str, version: str)
 # ---------------------------------------------------------------- the student
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(
+    "shape",
+    # Others are further variants, as test_cuda_step.py has the same shapes.
+    [pytest.param(one, marks=[] if name in ("small", "wide") else pytest.mark.variant) for name, one in SHAPES.items()],
+    ids=SHAPES,
+)
 def test_every_output_and_state_from_a_fresh_start_past_the_wrap(built: Builder, shape: StudentShape) -> None:
     build = built(shape)
     device = build.opened()
@@ -134,6 +140,13 @@ def test_every_output_and_state_from_a_fresh_start_past_the_wrap(built: Builder,
     bins[7:9] *= 1e4  # saturates
     bins[10] = 0
     require_same_bits(device, Oracle(build.model), bins)
+    device.close()
+
+
+def test_packed_four_bit_weights_have_the_bits_of_the_oracle(driver: Path, fake: Fake, tmp_path: Path) -> None:
+    model = random_model(SMALL, four=four_bit_parts(SMALL))
+    device = build_cuda(tmp_path, model, driver, pack=True).opened()
+    require_same_bits(device, Oracle(model), random_bins(SMALL, 3 * SMALL.window + 5))
     device.close()
 
 

@@ -15,7 +15,8 @@ from edgedistill.compile.c.library import SOURCES
 from edgedistill.compile.engines import compile_bundle
 from edgedistill.runtime import Decoder
 
-from ..compile.engines import frames_of, quick_host, write_engine_bundle
+from ..compile.engines import quick_host, write_engine_bundle
+from ..runtime.streams import frames_of
 from .c_builds import KERNELS
 
 EXAMPLE = KERNELS / "examples" / "decode_stdin.c"

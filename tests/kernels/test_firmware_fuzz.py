@@ -20,13 +20,13 @@ from .c_builds import ROOT
 def test_no_input_breaks_the_firmware(tmp_path: Path, board: str) -> None:
     emulated.toolchain_of(BOARDS[board].target)
     emulated.require(PROGRAM, "qemu-system-arm")
-    options = ("--board", board, "--array", "decimated", "--inputs", "80", "--out", str(tmp_path))
+    options = ("--board", board, "--array", "decimated", "--inputs", "50", "--out", str(tmp_path))
     command = [sys.executable, "-m", "benchmarks.firmware.fuzz", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "firmware-fuzz.json").read_text())
     assert result["found"] == 0
-    assert result["boards"][board]["inputs"] == 80
+    assert result["boards"][board]["inputs"] == 50
 
 
 def test_an_input_that_differs_or_breaks_is_named() -> None:

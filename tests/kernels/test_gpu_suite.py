@@ -97,7 +97,7 @@ def test_the_suite_checks_times_and_writes_on_an_emulated_gpu(machine: EmulatedG
     assert result["complete"]
     assert result["device"]["chip"] == "sm_87"
     right = [gate for gate in result["gates"] if gate["kind"] == "right"]
-    assert [gate["ok"] for gate in right] == [True] * 6  # two kernels, a student, three tools
+    assert [gate["ok"] for gate in right] == [True] * 7  # two kernels, a student in two forms, three tools
     assert all(part["cases"] and part["compared"] for part in result["numerics"].values())
     named = {
         "step": "tiny, from Python, L2 flushed",
@@ -105,12 +105,15 @@ def test_the_suite_checks_times_and_writes_on_an_emulated_gpu(machine: EmulatedG
         "append": "tiny, back to back",
         "blocks": "tiny, 128 threads, back to back",
     }
-    assert all(result[what][subject]["p99"] > 0 for what, subject in named.items())
+    four_bits = {"step": "tiny-four-bits, warm", "blocks": "tiny-four-bits, 128 threads, back to back"}
+    subjects = [*named.items(), *four_bits.items(), ("kernel", "tiny-four-bits, back to back")]
+    assert all(result[what][subject]["p99"] > 0 for what, subject in subjects)
     assert result["floor"]["graph of an empty node, warm"]["p50"] >= 0
-    assert result["roofline"]["tiny"]["weights"]["bytes"] > 0
+    assert all(result["roofline"][form]["weights"]["bytes"] > 0 for form in ("tiny", "tiny-four-bits"))
     assert len(result["missing"]) == 10  # PyTorch sees no GPU here
     assert "| `tiny`, `ed_step` |" in done.stdout
     assert "| `tiny`, 128 threads, back to back |" in done.stdout
+    assert "| `tiny-four-bits`, `ed_student_step` on the device, back to back |" in done.stdout
     assert "tiny: step over empty graph + roofline" in done.stdout
     again = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu.tables", str(tmp_path / "out" / "emulated-gpu" / "kernels.json")],
@@ -282,6 +285,22 @@ def test_a_floor_that_is_lost_in_the_noise_judges_nothing() -> None:
     assert "lost in the noise" in gate["reason"]
     text = format_markdown(result | {"gates": judge_gates(result)})
     assert "read by one multiprocessor | not measured |" in text
+
+
+def test_packed_four_bit_weights_are_compared_with_the_peers_of_their_preset() -> None:
+    result = result_with()
+    forms = ("edge", "edge-four-bits")
+    for what in ("step", "kernel", "roofline"):
+        result[what] |= {name.replace("edge", forms[1]): value for name, value in result[what].items()}
+    result["step"]["edge-four-bits, from Python, warm"] = {"p50": 20.0, "p99": 21.0}
+    judged = {gate["name"]: gate["value"] for gate in judge_gates(result)}
+    assert [judged[f"{form}: fastest PyTorch CUDA graph over step"] for form in forms] == [6.0, 3.0]
+    text = format_markdown(result | {"gates": judge_gates(result)})
+    assert text.count("`ed_attention_step`") == text.count("PyTorch eager") == 1
+    assert "| `edge-four-bits`, `ed_student_step` on the device, back to back | 10.00 |" in text
+    missing = {"peers/edge, PyTorch CUDA graph, float32": "no PyTorch"}
+    reasons = [gate.get("reason") for gate in judge_gates(result | {"peers": {}, "missing": missing})]
+    assert reasons.count("no PyTorch") == 2
 
 
 def test_the_table_shows_the_result() -> None:

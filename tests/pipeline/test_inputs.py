@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from dataclasses import fields
 from multiprocessing import get_context
 from pathlib import Path
@@ -130,6 +132,12 @@ def test_processes_read_what_one_reads_alone(tmp_path: Path) -> None:
             np.testing.assert_array_equal(getattr(other, field.name), getattr(one, field.name))
     kept = [path.name for path in (tmp_path / "work1").iterdir()]
     assert sorted(kept) == sorted(path.name for path in (tmp_path / "work2").iterdir())
+
+
+def test_a_process_that_reads_never_imports_torch() -> None:
+    """One for each session that is read at the same time would hold it for nothing."""
+    code = f"import sys, {inputs.__name__}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.fixture

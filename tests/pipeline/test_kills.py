@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     ("kills", "also_build"),
-    [(12, False), pytest.param(10, True, marks=pytest.mark.slow)],
+    [(6, False), pytest.param(12, False, marks=pytest.mark.variant), pytest.param(10, True, marks=pytest.mark.slow)],
 )
 def test_kills_leave_the_old_or_the_new_result_and_the_same_command_ends_with_the_same_bytes(
     home: Path, first: BuildResult, tmp_path: Path, kills: int, also_build: bool

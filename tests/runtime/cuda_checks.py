@@ -14,8 +14,7 @@ from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.errors import EngineError
 from edgedistill.runtime import Decoder, Flag
 
-from ..compile.engines import frames_of, same, shift_soon
-from .test_c_engine import one_call, state_equal
+from .streams import frames_of, one_call, same, shift_soon, state_equal
 
 CALLS = ("push", "step", "gap", "push", "int16", "float64", "normalization", "push", "reset", "step", "push")
 

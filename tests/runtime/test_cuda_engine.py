@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
+from edgedistill.assets import asset_folder
 from edgedistill.bundle import Bundle, open_bundle, write_bundle
 from edgedistill.bundle.build_record import build_folder
-from edgedistill.bundle.contents import REFERENCE
+from edgedistill.bundle.contents import INT8_WEIGHTS, REFERENCE
 from edgedistill.compile.c.library import compile_c_library
 
 from ..bundles import write_test_bundle
 from ..compile.cuda.emulated_gpu import EmulatedGpu
-from ..compile.engines import copy_builds, quick_host, write_engine_bundle
+from ..compile.engines import SHAPES, copy_builds, quick_host, reference_of, write_engine_bundle
+from ..numerics.students import random_model
 
 KINDS = ("slow", "fast")
 
@@ -84,9 +87,33 @@ def test_what_is_compiled_was_checked_on_the_gpu_and_says_so(gpu: EmulatedGpu, c
     assert record["notes"] == ["checked on emulated GPU: 30 steps of the reference, every bit"]
     assert {"student_step.cubin", "libed_slow_1.so", "README"} <= record["files"].keys()
     assert not gpu.edgedistill("compile", copied.path, "--target", "cuda")["compiled"]
-    # Another toolkit and another driver each need another build.
-    assert gpu.edgedistill("compile", copied.path, "--target", "cuda", FAKE_CUDA="12.9")["compiled"]
-    assert gpu.edgedistill("compile", copied.path, "--target", "cuda", ED_FAKE_CUDA_DRIVER="13010")["compiled"]
+
+
+@pytest.mark.parametrize(
+    "env", [{"FAKE_CUDA": "12.9"}, pytest.param({"ED_FAKE_CUDA_DRIVER": "13010"}, marks=pytest.mark.variant)]
+)
+def test_another_toolkit_and_another_driver_each_need_another_build(
+    gpu: EmulatedGpu, copied: Bundle, env: dict[str, str]
+) -> None:
+    assert gpu.edgedistill("compile", copied.path, "--target", "cuda", **env)["compiled"]
+
+
+def test_four_bit_weights_stay_packed_where_the_target_says_so(gpu: EmulatedGpu, tmp_path: Path) -> None:
+    whole = write_engine_bundle(tmp_path / "whole.edge", "slow")
+    model = random_model(SHAPES["slow"], four=("layers.0.qkv", "layers.1.qkv", "layers.0.down"))
+    files = {name: whole.read(name) for name in whole.names} | {
+        INT8_WEIGHTS: save(model.to_file()),
+        REFERENCE: reference_of(model, np.random.default_rng(0)),
+    }
+    four = write_bundle(tmp_path / "four.edge", json.loads((whole.path / "manifest.json").read_text()), files)
+    own, text = tmp_path / "packing.toml", (asset_folder("targets") / "cuda.toml").read_text(encoding="utf-8")
+    own.write_text(text.replace('name = "cuda"', 'name = "packing"').replace("bits = false", "bits = true"))
+    expanded, packed = (gpu.edgedistill("compile", four.path, "--target", target)["notes"] for target in ("cuda", own))
+    assert expanded[0] == packed[0] == "checked on emulated GPU: 30 steps of the reference, every bit"
+    assert "read as the int8 weights" in expanded[1]
+    assert packed[1] == "four-bit weights are packed in: qkv"
+    headers = [(four.path / "build" / name / "model" / "model_slow_1.h").read_text() for name in ("cuda", "packing")]
+    assert ["ED_FOUR_BITS_QKV 1" in header for header in headers] == [False, True]
 
 
 def test_an_engine_that_computes_something_else_is_not_left_in_the_bundle(gpu: EmulatedGpu, tmp_path: Path) -> None:

@@ -22,10 +22,12 @@ from edgedistill.compile.c.toolchain import Toolchain, find_toolchain
 from edgedistill.compile.cuda.chip import Chip, find_chip
 from edgedistill.compile.cuda.model_source import cuda_sources
 from edgedistill.compile.cuda.nvcc import Nvcc, find_nvcc
+from edgedistill.compile.cuda.packing import find_packable_parts
 from edgedistill.compile.prepared import compile_command, prepare_sources, replace_next_step
 from edgedistill.compile.self_check import require_exact
 from edgedistill.errors import DeviceError, EngineError
 from edgedistill.machine.gpu import Gpu
+from edgedistill.numerics import Int8Model
 from edgedistill.runtime.abi_engine import AbiEngine
 from edgedistill.runtime.cuda_engine import open_build
 from edgedistill.target import Target
@@ -49,7 +51,7 @@ def compile_cuda_module(bundle: Bundle, target: Target, force: bool = False, chi
     for a compiler that fails, a student that the kernels cannot run, and an engine that does not reproduce the
     reference. Raises ConfigError for a chip that the target does not have.
     """
-    sources = cuda_module_sources(bundle)
+    sources = cuda_module_sources(bundle, target)
     try:
         found = find_chip(target, chip)
     except DeviceError as error:
@@ -63,7 +65,7 @@ def compile_cuda_module(bundle: Bundle, target: Target, force: bool = False, chi
     fingerprint = replace(toolchain.fingerprint, flags=(*toolchain.flags, *nvcc.flags), device=device)
     spec = build_spec(bundle, target, sources, fingerprint, (toolchain.compiler.command, nvcc.command), ".so")
     return build_if_missing(
-        spec, lambda folder, record: _compile(folder, record, nvcc, toolchain, found, bundle), force
+        spec, lambda folder, record: _compile(folder, record, nvcc, toolchain, found, bundle, target), force
     )
 
 
@@ -88,19 +90,38 @@ def require_kernels_fit(window: int, keep: tuple[str, ...]) -> None:
         )
 
 
-def cuda_module_sources(bundle: Bundle) -> dict[str, bytes]:
+def cuda_module_sources(bundle: Bundle, target: Target) -> dict[str, bytes]:
     """Returns all files to compile: those of kernels, and the bundle's numbers in the order the GPU reads them."""
     model, front_end, facts = model_inputs(bundle)
     require_kernels_fit(model.shape.window, tuple(model.keep))
-    files = kernel_files("include", "c", "gpu", "cuda") | model_files(cuda_sources(model, front_end, facts))
+    files = kernel_files("include", "c", "gpu", "cuda") | model_files(
+        cuda_sources(model, front_end, facts, pack=_packs(target))
+    )
     return files | cmake_file()
+
+
+def describe_four_bits(model: Int8Model, target: Target) -> tuple[str, ...]:
+    """Returns how the GPU reads the four-bit weights of a student, as a line for the user, or none without any."""
+    if not model.four:
+        return ()
+    if not _packs(target):
+        how = "pack_four_bits = true in [cuda] of a target's file keeps them packed"
+        return (f"four-bit weights are read as the int8 weights that they are; {how}",)
+    packed = find_packable_parts(model)
+    return (
+        f"four-bit weights are packed in: {', '.join(packed) or 'no part, since in none all layers have four bits'}",
+    )
+
+
+def _packs(target: Target) -> bool:
+    return target.cuda is not None and target.cuda.pack_four_bits
 
 
 # ---------------------------------------------------------------- compiling
 
 
 def _compile(
-    folder: Path, record: BuildRecord, nvcc: Nvcc, toolchain: Toolchain, chip: Chip, bundle: Bundle
+    folder: Path, record: BuildRecord, nvcc: Nvcc, toolchain: Toolchain, chip: Chip, bundle: Bundle, target: Target
 ) -> BuildRecord:
     options = (*CUDA_INCLUDES, header_option(record.model))
     nvcc.compile_cubin(folder, KERNEL, CUBIN, options)
@@ -112,7 +133,7 @@ def _compile(
     write_readme(folder, _readme(record))
     sizes = {"library": (folder / record.library).stat().st_size, "kernel": (folder / CUBIN).stat().st_size}
     note = chip.note or _check_on_gpu(folder, record, bundle, chip.gpu)
-    return replace(record, sizes=sizes, notes=(note,))
+    return replace(record, sizes=sizes, notes=(note, *describe_four_bits(model_inputs(bundle)[0], target)))
 
 
 def _check_on_gpu(folder: Path, record: BuildRecord, bundle: Bundle, gpu: Gpu | None) -> str:

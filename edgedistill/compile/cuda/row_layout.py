@@ -1,20 +1,27 @@
 """Distributes the rows of a weight matrix over the threads of the CUDA step.
 
-The sizes of a matrix and of the block go in. The layout, which says which thread holds which integers, and the weights
-in the order in which the threads read them, come out. kernels/cuda/student_layout.h has the same formulas.
+The sizes of a matrix and of the block go in, and whether its weights have four bits. The layout, which says which
+thread holds which integers, and the weights in the order in which the threads read them, come out.
+kernels/cuda/student_layout.h has the same formulas.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.compile.c.packing import pad
+from edgedistill.numerics.four_bits import GROUP, OFFSET, four_bits_of
+
 Int8 = npt.NDArray[np.int8]
+Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-CHUNK = 16  # integers that a thread reads at once
+CHUNK = 16  # bytes that a thread reads at once
+WORD = 4  # factors of four-bit weights that a thread reads at once
 
 
 @dataclass(frozen=True)
@@ -24,16 +31,28 @@ class RowLayout:
     rows: int
     n: int
     block: int  # number of threads of the block
+    four: bool = False  # whether the weights have four bits
+    most: int = 8  # threads that may share a row
+
+    @property
+    def chunk(self) -> int:
+        """Returns the integers in a chunk: 16, or the 32 four-bit weights that share a factor."""
+        return GROUP if self.four else CHUNK
 
     @property
     def chunks(self) -> int:
         """Returns the number of chunks in a row."""
-        return -(-self.n // CHUNK)
+        return -(-self.n // self.chunk)
+
+    @property
+    def rounds(self) -> int:
+        """Returns the number of chunks of a row that a thread takes."""
+        return -(-self.chunks // self.threads)
 
     @property
     def threads(self) -> int:
         """Returns how many threads share a row: the cheapest number, and the largest of equally cheap ones."""
-        return min((8, 4, 2, 1), key=self._cost)
+        return min((number for number in (8, 4, 2, 1) if number <= self.most), key=self._cost)
 
     @property
     def groups(self) -> int:
@@ -43,7 +62,7 @@ class RowLayout:
     @property
     def padded(self) -> int:
         """Returns the length to which a vector (n,) is padded, because the threads read whole chunks."""
-        return -(-self.chunks // self.threads) * self.threads * CHUNK
+        return self.rounds * self.threads * self.chunk
 
     @property
     def after_exchange(self) -> tuple[int, int]:
@@ -69,13 +88,34 @@ class RowLayout:
 
     def pack(self, weights: Int8) -> bytes:
         """Packs weights (rows, n) in the order [round][place of the group][thread][16]."""
-        t, groups, rounds = self.threads, self.groups, -(-self.chunks // self.threads)
+        return self._order(weights, self.chunk).tobytes()
+
+    def pack_four_bits(self, weights: Int8, factors: Bytes) -> bytes:
+        """Packs weights (rows, n) of four bits, and behind them their factors (rows, groups of 32).
+
+        A byte holds one input of two rows, in the order [round][pair of places][half of the chunk][thread][16], and
+        factors lie in the order [place in the passes / 4][thread][4].
+        """
+        q = self._order(four_bits_of(weights, factors), self.chunk).astype(np.uint8)
+        rows_share = q[:, ::2] << 4 | (q[:, 1::2] + OFFSET)  # (rounds, pairs of places, threads, 32)
+        halves = rows_share.reshape(*rows_share.shape[:-1], 2, CHUNK).swapaxes(2, 3)
+        in_passes = self._order(factors, 1).reshape(self.rounds * self.groups, -1)
+        words = pad(in_passes, rows=WORD).reshape(-1, WORD, in_passes.shape[1]).swapaxes(1, 2)
+        behind = words.tobytes()
+        return halves.tobytes() + behind + bytes(-len(behind) % CHUNK)
+
+    def _order(self, values: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
+        """Returns values (rows, chunks * width) in the order of the passes, (rounds, places, threads, width).
+
+        Zeros fill up rows and chunks.
+        """
+        t, groups, rounds = self.threads, self.groups, self.rounds
         slots = -(-self.rows // groups)
-        padded = np.zeros((slots * groups, rounds * t * CHUNK), np.int8)
-        padded[: self.rows, : self.n] = weights
-        chunks = padded.reshape(slots, groups, rounds, t, CHUNK).transpose(2, 1, 0, 3, 4)
+        padded = np.zeros((slots * groups, rounds * t * width), values.dtype)
+        padded[: self.rows, : values.shape[1]] = values
+        chunks = padded.reshape(slots, groups, rounds, t, width).transpose(2, 1, 0, 3, 4)
         by_thread = [chunks[:, :, :, thread][:, self.group_order(thread)] for thread in range(t)]
-        return np.stack(by_thread, axis=3).tobytes()
+        return np.stack(by_thread, axis=3).reshape(rounds, groups, slots * t, width)
 
     def distribute(self, values: Floats) -> Floats:
         """Distributes one value per row (rows,) over the threads, as (own rows, threads of the block).
@@ -93,7 +133,8 @@ class RowLayout:
         return found
 
     def _groups_for(self, threads: int) -> int:
-        return -(-self.rows * threads // self.block)
+        together = 2 if self.four else 1  # rows, which share the bytes of their weights
+        return together * -(-self.rows * threads // (together * self.block))
 
     def _cost(self, threads: int) -> int:
         """Returns the cost of a row that so many threads share.

@@ -27,7 +27,8 @@ from edgedistill.runtime.c_abi import OUTPUT
 from edgedistill.runtime.c_state import read_student, state_dtype
 from edgedistill.target import Target, load_target
 
-from ..engines import ARRAYS, SHAPES, copy_builds, frames_of, quick_host, target_with, write_engine_bundle
+from ...runtime.streams import ARRAYS, frames_of
+from ..engines import SHAPES, copy_builds, quick_host, target_with, write_engine_bundle
 
 ALLOWED = {"memcpy", "memmove", "memset", "sqrt", "sqrtf"}  # all functions of a C library that a model may call
 PROGRAM = Path(__file__).with_name("uneven_chunks.c")

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from edgedistill.bundle import Bundle, open_bundle
 from edgedistill.cli import main
 from edgedistill.compile.cuda import chip
-from edgedistill.compile.cuda.module import require_kernels_fit
+from edgedistill.compile.cuda.module import describe_four_bits, require_kernels_fit
 from edgedistill.compile.engines import compile_bundle, compile_or_prepare
 from edgedistill.errors import ConfigError, DeviceError, EngineError, NotCompiled
 from edgedistill.machine.gpu import Gpu
@@ -21,6 +21,7 @@ from edgedistill.runtime import Decoder
 from edgedistill.runtime.compiled_engines import choose_engine, why_not_here
 from edgedistill.target import Cuda, load_target
 
+from ...numerics.students import random_model
 from ..engines import write_engine_bundle
 
 CUDA = load_target("cuda")
@@ -68,6 +69,15 @@ def test_without_a_gpu_the_sources_are_prepared_and_the_command_is_told(bundle: 
     assert {*wanted, "model/model_slow_1.h", "README", "CMakeLists.txt"} <= record["files"].keys()
     assert "edgedistill compile BUNDLE --target cuda" in (folder / "README").read_text()
     open_bundle(bundle.path)
+
+
+def test_how_four_bit_weights_are_read_is_said() -> None:
+    packing = replace(CUDA, cuda=Cuda(pack_four_bits=True))
+    some = random_model(four=("layers.0.qkv", "layers.1.qkv", "layers.0.out"))
+    assert "pack_four_bits = true" in describe_four_bits(some, CUDA)[0]
+    assert describe_four_bits(some, packing) == ("four-bit weights are packed in: qkv",)
+    assert "in none all layers have four bits" in describe_four_bits(random_model(four=("layers.0.out",)), packing)[0]
+    assert describe_four_bits(random_model(), packing) == ()
 
 
 def test_a_build_reports_what_is_missing_and_does_not_fail(bundle: Bundle, no_gpu: None) -> None:

@@ -82,7 +82,7 @@ def differences(model: Int8Model, form: str, steps: int) -> tuple[np.ndarray, np
     return np.array(integers), np.array(outputs) / traced["kinematics"].std(0)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.variant if "taps" in n else []) for n in SHAPES])
 def test_with_the_oracles_state_integers_and_outputs_equal_the_oracles(name: str, form: str) -> None:
     integers, outputs = differences(random_model(SHAPES[name]), form, 2000)
     assert np.mean(integers != 0) <= 0.001
