@@ -34,7 +34,7 @@ def compute_window_latents(
     found = []
     for part in at.split(BATCH):
         batch = bins[part.clamp(min=0)].masked_fill((part < 0)[..., None], 0.0)
-        found.append(teacher.latents(session, batch.to(device))[:, -1].cpu())
+        found.append(teacher.latents(session, batch.to(device))[:, -1].clone().cpu())  # a view would keep all bins
         release_pages()
     return torch.cat(found)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,19 @@ def test_the_latent_of_a_windows_last_bin_depends_on_its_window_alone(teacher: P
     later = bins.clone()
     later[501:] = 7.0
     assert torch.equal(compute_window_latents(teacher, "s1", later, [10, 500], WINDOW), found)
+
+
+def test_the_other_bins_of_a_window_are_not_kept(teacher: PatchAutoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined, cat = [], torch.cat
+
+    def watched(parts: Any, *dim: int) -> torch.Tensor:
+        joined.append([(part.untyped_storage().nbytes(), part.nbytes) for part in parts])
+        return cat(parts, *dim)
+
+    monkeypatch.setattr(torch, "cat", watched)
+    compute_window_latents(teacher, "s1", session().inputs("spikes"), list(range(100, 170)), WINDOW)
+    assert len(joined[-1]) > 1
+    assert all(held == used for held, used in joined[-1])
 
 
 def test_the_last_bin_readout_decodes_movement_without_the_test_block(teacher: PatchAutoencoder) -> None:
