@@ -1,10 +1,10 @@
-"""Draws the picture of the README from kept results: benchmarks/overview.svg is its template.
+"""Draws the pictures of the documents from kept results.
 
-    python -m benchmarks.overview                 draws docs/images/overview.svg anew
+    python -m benchmarks.overview                 draws docs/images/overview.svg and label-minutes-nano.svg anew
     python -m benchmarks.overview demo-output     takes the decoded trace of a finished `make demo` first
 
-The trace is kept in benchmarks/results/cpu/demo-trace.json: 10 s of the first output, from the end of the recording,
-which lies in the test block.
+The template of the picture of the README is benchmarks/overview.svg. Its trace is kept in demo-trace.json among the
+results: 10 s of the first output, from the end of the recording, which lies in the test block.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.accuracy.label_minutes import draw_figure
 from benchmarks.demo import FIRST_OUTPUT, MINUTES, SESSIONS, STEPS
 from benchmarks.harness import RESULTS, ROOT, describe_conditions, write_result
 from edgedistill.data.recording import open_recording
 from edgedistill.files import atomic_write_text
 
-PICTURE = ROOT / "docs" / "images" / "overview.svg"
+IMAGES = ROOT / "docs" / "images"
 TEMPLATE = Path(__file__).with_name("overview.svg")
 TRACE = "demo-trace"
 SOURCES = ("accuracy-nano", "latency", TRACE)  # in benchmarks/results/cpu
+CURVE = "label-minutes-nano"  # there too
 H100 = RESULTS / "nvidia-h100-80gb-hbm3" / "kernels.json"
 TRACE_S, EVERY = 10, 2  # seconds shown, bins from one point to the next
 BARS = (  # row of the accuracy benchmark, what it is, style
@@ -50,8 +52,18 @@ def main() -> None:
     if demo is not None:
         assert __spec__ is not None
         write_result(RESULTS / "cpu", TRACE, {**describe_conditions(__spec__.name), **read_trace(demo)})
-    atomic_write_text(PICTURE, draw_overview(), "the picture")
-    print(PICTURE.relative_to(ROOT))
+    for name, picture in draw_pictures().items():
+        atomic_write_text(IMAGES / name, picture, "the picture")
+
+
+def draw_pictures() -> dict[str, str]:
+    """Returns every picture as SVG by the name of its file. They depend on templates and kept results alone."""
+    curves = read_result(CURVE)["curves"]
+    return {"overview.svg": draw_overview(), f"{CURVE}.svg": draw_figure(curves)}
+
+
+def read_result(name: str) -> dict[str, Any]:
+    return dict(json.loads((RESULTS / "cpu" / f"{name}.json").read_text()))
 
 
 def read_trace(demo: Path) -> dict[str, Any]:
@@ -76,8 +88,8 @@ def read_trace(demo: Path) -> dict[str, Any]:
 
 
 def draw_overview() -> str:
-    """Returns the picture as SVG. It depends on the template and the kept results alone."""
-    accuracy, latency, trace = (json.loads((RESULTS / "cpu" / f"{name}.json").read_text()) for name in SOURCES)
+    """Returns the picture of the README."""
+    accuracy, latency, trace = map(read_result, SOURCES)
     name, unit = trace["output"].rstrip(")").split(" (")
     highest = max(abs(value) for value in (*trace["true"], *trace["decoded"]))
     return Template(TEMPLATE.read_text()).substitute(
@@ -90,8 +102,8 @@ def draw_overview() -> str:
         seeds=len(accuracy["seeds"]),
         bars="".join(draw_bars(accuracy["rows"])),
         times="".join(draw_times(latency)),
-        gpu=f"CUDA on an H100, edge without bands: {json.loads(H100.read_text())['step']['edge, warm']['p50']:.0f} µs."
-        " No Jetson or ARM board was at hand.",
+        gpu=f"One H100, edge without bands: {json.loads(H100.read_text())['step']['edge, warm']['p50']:.0f} µs."
+        " No board was at hand.",
     )
 
 

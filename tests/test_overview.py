@@ -1,4 +1,4 @@
-"""The picture of the README says what the kept results say."""
+"""The pictures of the documents say what the kept results say."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 from benchmarks import overview
 
 
-def test_the_picture_is_the_one_that_the_kept_results_give() -> None:
-    drawn = overview.draw_overview()
-    assert overview.PICTURE.read_text() == drawn, "run: python -m benchmarks.overview"
-    ElementTree.fromstring(drawn)
+def test_the_pictures_are_those_that_the_kept_results_give() -> None:
+    for name, drawn in overview.draw_pictures().items():
+        assert (overview.IMAGES / name).read_text() == drawn, "run: python -m benchmarks.overview"
+        ElementTree.fromstring(drawn)
 
 
 def test_the_trace_lies_within_its_axes() -> None:
