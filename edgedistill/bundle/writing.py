@@ -17,7 +17,7 @@ from edgedistill.bundle.reading import BLANK, CHUNK, FORMAT, Bundle, check_name,
 from edgedistill.errors import BundleError, OutputError
 from edgedistill.files import atomic_write, remove
 
-Content = bytes | IO[bytes]  # the bytes of a file, or an opened file to copy from its beginning
+Content = bytes | Path | IO[bytes]  # the bytes of a file, or a file to copy, which may be opened
 Files = Mapping[str, Content]  # by the name inside the bundle
 OpenMember = Callable[[str, int], IO[bytes]]  # name and size in bytes -> the member, opened for writing
 
@@ -25,9 +25,10 @@ OpenMember = Callable[[str, int], IO[bytes]]  # name and size in bytes -> the me
 def write_bundle(path: str | Path, manifest: Mapping[str, object], files: Files) -> Bundle:
     """Writes a folder, or a zip if `path` ends in .zip, and returns it as an opened bundle.
 
-    `files` maps names inside the bundle to their bytes, or to an opened file to copy. This function adds the keys
-    "format", "files" and "sha256" to the manifest. An older bundle at `path` is replaced together with its `build/`,
-    which was made for the older files. Raises OutputError if `path` holds anything else or cannot be written.
+    `files` maps names inside the bundle to their bytes, or to a file to copy, by its path or opened. An opened one
+    stays open and is copied from its beginning. This function adds the keys "format", "files" and "sha256" to the
+    manifest. An older bundle at `path` is replaced together with its `build/`, which was made for the older files.
+    Raises OutputError if `path` holds anything else or cannot be written.
     """
     with replace_bundle(Path(path)) as hidden:
         fill_bundle(hidden, manifest, files)
@@ -92,6 +93,9 @@ def _fill(member: OpenMember, manifest: Mapping[str, object], files: Files) -> N
 
 def _copy(source: Content, member: OpenMember, name: str) -> str:
     """Copies a file in blocks and returns its sha256."""
+    if isinstance(source, Path):
+        with source.open("rb") as opened:
+            return _copy(opened, member, name)
     digest, reader = hashlib.sha256(), io.BytesIO(source) if isinstance(source, bytes) else source
     size = reader.seek(0, os.SEEK_END)
     reader.seek(0)

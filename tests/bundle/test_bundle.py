@@ -52,11 +52,11 @@ def test_what_was_written_comes_back(bundle: Bundle) -> None:
     assert again.sha256 == bundle.sha256
 
 
-def test_an_opened_file_is_copied_from_its_beginning_as_often_as_it_is_needed(tmp_path: Path) -> None:
+def test_a_file_is_copied_from_its_beginning_as_often_as_it_is_needed(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"x" * 3_000_000)
     with (tmp_path / "source").open("rb") as source:
-        for name in ("b.edge", "b.zip"):
-            assert write_bundle(tmp_path / name, {}, {"big": source}).read("big") == b"x" * 3_000_000
+        for name, content in (("a.edge", tmp_path / "source"), ("b.edge", source), ("b.zip", source)):
+            assert write_bundle(tmp_path / name, {}, {"big": content}).read("big") == b"x" * 3_000_000
 
 
 def test_a_copy_of_a_file_is_what_was_checked_and_lies_in_no_named_place(tmp_path: Path, bundle: Bundle) -> None:
