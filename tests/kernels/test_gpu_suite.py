@@ -167,8 +167,8 @@ def test_an_emulated_gpu_is_kept_out_of_the_results(machine: EmulatedGpu, tiny: 
 def test_a_launch_that_fails_ends_the_suite_with_what_the_driver_said(
     machine: EmulatedGpu, tiny: Path, tmp_path: Path
 ) -> None:
-    # the engine makes the first three launches, and reports errors in its own words
-    done = suite(machine, tmp_path, *SIZES, "--presets", tiny, ED_FAKE_CUDA="cuLaunchKernel:4:719")
+    # engines make the first launches, how many depends on what was compiled before; they report errors in other words
+    done = suite(machine, tmp_path, *SIZES, "--presets", tiny, ED_FAKE_CUDA="cuLaunchKernel:30:719")
     assert done.returncode == 1
     assert "cuLaunchKernel answers 719" in done.stderr
     assert "nvidia-smi" in done.stderr
