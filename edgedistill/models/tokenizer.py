@@ -51,11 +51,28 @@ class BinTokenizer(nn.Module):
                 self.base[name_parameter(array)] = draw_weight(d, taps * channels[session])
             zeros = torch.zeros(d, taps * channels[session])
             self.deviation[name_parameter(session)] = nn.Parameter(zeros, requires_grad=False)
+        self.turns: dict[str, Tensor] = {}  # array -> (taps * channels, taps * channels), while a student is trained
 
     def weight(self, session: str) -> Tensor:
         """Returns the map (d, taps * channels) of one session."""
-        summed: Tensor = self.base[name_parameter(self.arrays[session])] + self.deviation[name_parameter(session)]
+        summed: Tensor = self.array_map(self.arrays[session]) + self.deviation[name_parameter(session)]
         return summed
+
+    def array_map(self, array: str) -> Tensor:
+        """Returns the map (d, taps * channels) of one array, multiplied by the matrix in `turns` where there is one."""
+        base: Tensor = self.base[name_parameter(array)]
+        if array not in self.turns:
+            return base
+        turn = self.turns[array] = self.turns[array].to(base.device)
+        with torch.autocast(base.device.type, enabled=False):  # bfloat16 would lose the small directions
+            return base @ turn
+
+    @torch.no_grad()
+    def keep_turned_maps(self) -> None:
+        """Puts the product in the place of each map that `turns` multiplies, and forgets `turns`."""
+        for array in list(self.turns):
+            self.base[name_parameter(array)].copy_(self.array_map(array))
+            del self.turns[array]
 
     def forward(self, session: str, bins: Tensor) -> Tensor:
         """Turns (batch, bins, channels) into tokens (batch, bins, d)."""

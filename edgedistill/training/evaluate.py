@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from edgedistill.training.lagged_features import Features, read_rows
 
 Array = npt.NDArray[np.float64]
 PENALTIES = tuple(10.0**p for p in range(-1, 6))  # for features of unit variance, times the number of bins / 1e4
+SHARES = 10  # shares of ridges in a read-out are multiples of its inverse
 
 STILL = 1e-14  # share of an output's mean square; a smaller variation is below the step of a float32
 
@@ -36,7 +38,7 @@ class Readout:
 
     weight: Array  # (K, F)
     bias: Array  # (K,)
-    penalty: float
+    penalty: float  # of a mean of ridges, that of the ridge with the largest share
     validation_r2: float
 
     def __call__(self, features: Features) -> Array:
@@ -118,26 +120,51 @@ def fit_readout(
     """Fits ridge on the training block from bin `settled` on. The penalty with the best validation R² wins.
 
     `features` is (T, F), `behavior` is (T, K) with NaN where it is unknown, and `calm` (T,) comes from
-    `find_calm_bins`. `find_fitted_rows` says which bins are used. Where `latents` is given, ridges that read only the
-    first so many features are among the choices. The weights of all other features are then exactly 0.
+    `find_calm_bins`. `find_fitted_rows` says which bins are used. Where `latents` is given, the read-out is a weighted
+    mean of three ridges: on all features, on the first so many, and on the others. Latents that were trained on the
+    same labels fit the training block too well, so a ridge on both hardly reads the others. The validation block tells.
     """
-    rows = find_fitted_rows(behavior, split, settled, calm)
+    rows, width = find_fitted_rows(behavior, split, settled, calm), features.shape[1]
     mean_x, scale, gram, cross = sum_features(features, behavior, rows)
-    mean_y, width = behavior[rows].mean(0), features.shape[1]
-    candidates = []
-    for seen in sorted({width, latents or width}, reverse=True):
-        for penalty, weights in solve_penalties(gram[:seen, :seen], cross[:seen], int(rows.sum())):
+    mean_y = behavior[rows].mean(0)
+    parts = [slice(0, width)]
+    if latents is not None and 0 < latents < width:
+        parts += [slice(0, latents), slice(latents, width)]
+    ridges = []
+    for seen in parts:
+        for penalty, weights in solve_penalties(gram[seen, seen], cross[seen], int(rows.sum())):
             weight = np.zeros((behavior.shape[1], width))
-            weight[:, :seen] = (weights / scale[:seen, None]).T
-            candidates.append(Readout(weight, mean_y - weight @ mean_x, penalty, 0.0))
-    best: Readout | None = None
-    guesses = read_out(candidates, features, split.validation)
-    for readout, guess in zip(candidates, guesses, strict=True):
-        r2 = compute_mean_r2(r2_score(guess, behavior[split.validation]))
-        if best is None or r2 > best.validation_r2:  # NaN where no output moves
-            best = replace(readout, validation_r2=r2)
-    assert best is not None
-    return best
+            weight[:, seen] = (weights / scale[seen, None]).T
+            ridges.append(Readout(weight, mean_y - weight @ mean_x, penalty, 0.0))
+    truth = behavior[split.validation]
+    guesses = read_out(ridges, features, split.validation)
+    r2 = [compute_mean_r2(r2_score(guess, truth)) for guess in guesses]
+    best = [find_largest(r2[i : i + len(PENALTIES)]) + i for i in range(0, len(ridges), len(PENALTIES))]
+    shares, found = choose_shares([guesses[i] for i in best], truth)
+    return Readout(
+        weight=np.sum([share * ridges[i].weight for share, i in zip(shares, best, strict=True)], axis=0),
+        bias=np.sum([share * ridges[i].bias for share, i in zip(shares, best, strict=True)], axis=0),
+        penalty=ridges[best[find_largest(shares)]].penalty,
+        validation_r2=found,
+    )
+
+
+def choose_shares(guesses: Sequence[Array], truth: Array) -> tuple[tuple[float, ...], float]:
+    """Returns the shares of a weighted mean of `guesses` (n, K) with the best mean R², and that R².
+
+    Shares are multiples of 1 / SHARES, not negative, and add up to 1. Among equal ones the first guess has the most.
+    """
+    every = [one for one in product(range(SHARES, -1, -1), repeat=len(guesses)) if sum(one) == SHARES]
+    shares = [tuple(part / SHARES for part in one) for one in every]
+    means = (np.sum([share * guess for share, guess in zip(one, guesses, strict=True)], axis=0) for one in shares)
+    r2 = [compute_mean_r2(r2_score(mean, truth)) for mean in means]
+    best = find_largest(r2)
+    return shares[best], r2[best]
+
+
+def find_largest(values: Sequence[float]) -> int:
+    """Returns where the largest of `values` stands, the first of equal ones. NaN counts as the smallest."""
+    return max(range(len(values)), key=lambda i: -math.inf if math.isnan(values[i]) else values[i])
 
 
 def sum_features(features: Features, behavior: Array, rows: npt.NDArray[np.bool_]) -> tuple[Array, Array, Array, Array]:

@@ -8,6 +8,7 @@ student that ships.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from edgedistill.training.evaluate import (
     stream_latents,
     unscale_behavior,
 )
+from edgedistill.training.input_whitening import whitened_inputs
 from edgedistill.training.lagged_features import Features, LaggedFeatures
 from edgedistill.training.loop import Progress, Verdict
 from edgedistill.training.losses import (
@@ -79,9 +81,11 @@ def train_task(
     teacher_d = next(iter(teacher_latents.values())).shape[1]
     student = make_student(sessions, task.modality, preset.student, teacher_d, seed)
     objective, modality = task.objective, task.modality
-    return train_student(
-        student, sessions, modality, objective, config, seed, teacher_latents, checkpoint, progress, stop=stop
-    )
+    learns_behavior = modality == "lfp" and objective.behavior > 0
+    with whitened_inputs(student.tokenizer, sessions) if learns_behavior else nullcontext():
+        return train_student(
+            student, sessions, modality, objective, config, seed, teacher_latents, checkpoint, progress, stop=stop
+        )
 
 
 def compute_features(

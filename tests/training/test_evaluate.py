@@ -15,6 +15,7 @@ from edgedistill.training.distill import make_student
 from edgedistill.training.evaluate import (
     PENALTIES,
     Array,
+    choose_shares,
     fit_readout,
     probe,
     r2_score,
@@ -103,30 +104,70 @@ def test_a_constant_feature_does_not_change_the_readout() -> None:
     np.testing.assert_allclose(readout.weight[:, :-1], fit_readout(x, y, SPLIT).weight, rtol=1e-8)
 
 
-def latents_and_bins(informative: bool) -> tuple[Array, Array]:
-    """Returns 4 latents beside 200 noisy bins, and behavior that comes from the latents, and from the bins if asked."""
+def latents_and_bins(overfit: float, informative: float) -> tuple[Array, Array]:
+    """Returns 4 latents beside 200 bins, and behavior that both tell.
+
+    The latents hold the noise of the behavior in the training block, and noise of their own, `overfit`, in the others.
+    `informative` is how much of the behavior the bins tell.
+    """
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(1000, 204))
-    y = x[:, :4] @ rng.normal(size=(4, 2)) + rng.normal(size=(1000, 2))
-    return x, y + (x[:, 4:24] @ rng.normal(size=(20, 2)) if informative else 0)
+    x, told = rng.normal(size=(1000, 204)), rng.normal(size=(1000, 2))
+    hidden = informative * x[:, 4:24] @ rng.normal(size=(20, 2)) / np.sqrt(20)
+    y = told + hidden + 0.3 * rng.normal(size=(1000, 2))
+    x[:, :2], x[:, 2:4] = y, told
+    x[600:, :2] += overfit * rng.normal(size=(400, 2))
+    return x, y
 
 
-def test_bins_that_only_cost_are_left_out_of_the_readout() -> None:
-    x, y = latents_and_bins(informative=False)
-    readout, alone = fit_readout(x, y, SPLIT, latents=4), fit_readout(x[:, :4], y, SPLIT)
-    assert not readout.weight[:, 4:].any()
-    np.testing.assert_allclose(readout.weight[:, :4], alone.weight, rtol=1e-9)
-    np.testing.assert_allclose(readout.bias, alone.bias, rtol=1e-9)
-    assert readout.validation_r2 == pytest.approx(alone.validation_r2)
-    assert readout.validation_r2 > fit_readout(x, y, SPLIT).validation_r2
+def score_parts(x: Array, y: Array) -> tuple[float, float, float, float]:
+    """Returns R² on the test block of the read-out, and of ridges on all features, latents alone and bins alone."""
+    mixed = fit_readout(x, y, SPLIT, latents=4)
+    assert mixed.validation_r2 == pytest.approx(np.mean(r2_score(mixed(x)[SPLIT.validation], y[SPLIT.validation])))
+    rest = [(fit_readout(part, y, SPLIT), part) for part in (x, x[:, :4], x[:, 4:])]
+    assert all(mixed.validation_r2 >= alone.validation_r2 - 1e-9 for alone, _ in rest)
+    return score(mixed, x, y, SPLIT).r2, *(score(alone, part, y, SPLIT).r2 for alone, part in rest)
 
 
-def test_bins_that_help_stay_in_the_readout() -> None:
-    x, y = latents_and_bins(informative=True)
-    readout, whole = fit_readout(x, y, SPLIT, latents=4), fit_readout(x, y, SPLIT)
-    assert readout.weight.tobytes() == whole.weight.tobytes()
-    assert whole.weight[:, 4:].any()
-    assert readout.penalty == whole.penalty
+def test_latents_that_overfit_do_not_hide_the_bins() -> None:
+    mixed, whole, latents, bins = score_parts(*latents_and_bins(overfit=1.5, informative=1.5))
+    assert mixed > 0.03 + max(whole, latents, bins)
+
+
+def test_bins_that_tell_nothing_cost_nothing() -> None:
+    mixed, whole, latents, _ = score_parts(*latents_and_bins(overfit=0.0, informative=0.0))
+    assert mixed > max(whole, latents) - 0.01
+
+
+def test_latents_that_tell_nothing_cost_nothing() -> None:
+    mixed, _, latents, bins = score_parts(*latents_and_bins(overfit=20.0, informative=3.0))
+    assert latents < 0 < bins
+    assert mixed > bins - 0.02
+
+
+def test_the_shares_of_a_mean_are_the_best_of_all_tenths() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=(300, 2))
+    truth[5] = np.nan
+    guesses = [truth + size * rng.normal(size=(300, 2)) for size in (1.0, 1.4, 30.0)]
+    shares, found = choose_shares(guesses, truth)
+    every = {
+        (a / 10, b / 10, (10 - a - b) / 10): np.mean(
+            r2_score((a * guesses[0] + b * guesses[1] + (10 - a - b) * guesses[2]) / 10, truth)
+        )
+        for a in range(11)
+        for b in range(11 - a)
+    }
+    assert shares == pytest.approx(max(every, key=lambda one: every[one]))
+    assert found == pytest.approx(max(every.values()))
+    assert shares[0] > shares[1] > 0 == shares[2]
+    assert choose_shares([guesses[0], guesses[0]], truth)[0] == (1.0, 0.0)
+
+
+def test_the_shares_of_an_output_that_never_moves_are_those_of_the_first_guess() -> None:
+    still = np.zeros((50, 1))
+    shares, found = choose_shares([still, still + 1], still)
+    assert shares == (1.0, 0.0)
+    assert np.isnan(found)
 
 
 @given(lags=st.integers(0, 8), n=st.integers(8, 30))
