@@ -33,7 +33,7 @@ from edgedistill.pipeline.teacher import (
 )
 from edgedistill.training.baselines import LaggedRidge
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import Readout, Score, score, unscale_behavior
+from edgedistill.training.evaluate import Readout, Score, rank_r2, score, unscale_behavior
 from edgedistill.training.few_labels import choose_with_few_labels
 from edgedistill.training.student_tasks import (
     STUDENT_TASKS,
@@ -210,7 +210,7 @@ def choose_shipped(candidates: Mapping[str, TrainedStudent], *, has_few_labels: 
     known = {name: math.nan if value is None else value for name, value in r2.items()}
     if has_few_labels:
         return Choice(choose_with_few_labels(known, "distilled"), r2)
-    return Choice(max(known, key=lambda name: -math.inf if math.isnan(known[name]) else known[name]), r2)
+    return Choice(max(known, key=lambda name: rank_r2(known[name])), r2)
 
 
 def score_spike_models(

@@ -163,8 +163,13 @@ def choose_shares(guesses: Sequence[Array], truth: Array) -> tuple[tuple[float, 
 
 
 def find_largest(values: Sequence[float]) -> int:
-    """Returns where the largest of `values` stands, the first of equal ones. NaN counts as the smallest."""
-    return max(range(len(values)), key=lambda i: -math.inf if math.isnan(values[i]) else values[i])
+    """Returns where the largest R² of `values` stands, the first of equal ones."""
+    return max(range(len(values)), key=lambda i: rank_r2(values[i]))
+
+
+def rank_r2(r2: float) -> float:
+    """Returns the R², or for NaN a number below every R², so that a largest one can be found."""
+    return -math.inf if math.isnan(r2) else r2
 
 
 def sum_features(features: Features, behavior: Array, rows: npt.NDArray[np.bool_]) -> tuple[Array, Array, Array, Array]:

@@ -7,7 +7,6 @@ the few labels can then label the rest of the training block, because spikes nee
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +15,7 @@ import torch
 
 from edgedistill.scratch import release_pages
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import STILL, Array, unscale_behavior
+from edgedistill.training.evaluate import STILL, Array, rank_r2, unscale_behavior
 
 BINS_PER_MINUTE = 6000
 ALIKE_R2 = 0.03  # how far the R² of two students may be apart on a validation block of under a minute by chance
@@ -107,6 +106,6 @@ def choose_with_few_labels(validation_r2: Mapping[str, float], least_taught: str
     best: that much is chance, and then the student whose training depended least on the few labels is the safer one.
     Of equal ones it is the first.
     """
-    known = {name: -math.inf if math.isnan(r2) else r2 for name, r2 in validation_r2.items()}
+    known = {name: rank_r2(r2) for name, r2 in validation_r2.items()}
     best = max(known, key=lambda name: known[name])
     return least_taught if known[least_taught] >= known[best] - ALIKE_R2 else best

@@ -76,9 +76,10 @@ def test_the_bundle_states_what_a_recording_is_compared_with(home: Path, first: 
 def test_the_bundle_streams_what_the_build_reported(first: BuildResult) -> None:
     subjects = {s.name: s.fit.r2 for s in bench(open_bundle(first.bundle), replace(QUICK, steps=10)).subjects}
     near = 2e-3  # the INT8 graph need only be near the oracle
+    begun = 3e-3  # the filter of the spike student's outputs begins in the holdout, and at the first bin in the build
     for subject, metric, apart in (
         ("lfp-student-fp32", "deployed_r2", 1e-3),
-        ("spike-student", "spike_student_r2", 1e-3),
+        ("spike-student", "spike_student_r2", begun),
         ("lfp-student-int8", "int8_r2", near),
     ):
         expected, found = first.metrics[metric], subjects[subject]
