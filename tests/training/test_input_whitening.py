@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,3 +117,21 @@ def test_only_students_of_lfp_that_learn_behavior_are_whitened(task: str, monkey
     )
     assert bool(seen) == (task in ("supervised_lfp", "deployed"))
     assert not student.tokenizer.turns
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_student(tmp_path: Path) -> None:
+    def train(checkpoint: Path | None, kill: int = -1) -> dict[str, bytes]:
+        def progress(step: int, *_: object) -> None:
+            if step == kill:
+                raise KeyboardInterrupt
+
+        size = replace(load_preset("nano"), student=STUDENT)
+        task = STUDENT_TASKS["supervised_lfp"]
+        student = train_task(task, SESSIONS, size, TRAINING, 4, LATENTS, checkpoint, progress)
+        return {name: weight.numpy().tobytes() for name, weight in student.state_dict().items()}
+
+    undisturbed, path = train(None), tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(path, kill=7)
+    assert train(path) == undisturbed
+    assert train(path) == undisturbed, "a finished training is read again"
