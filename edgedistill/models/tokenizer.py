@@ -64,7 +64,7 @@ class BinTokenizer(nn.Module):
         if array not in self.turns:
             return base
         turn = self.turns[array] = self.turns[array].to(base.device)
-        with torch.autocast(base.device.type, enabled=False):  # bfloat16 would lose the small directions
+        with torch.autocast(base.device.type, enabled=False):  # both factors hold more than bfloat16 does
             return base @ turn
 
     @torch.no_grad()

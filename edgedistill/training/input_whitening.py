@@ -11,15 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from edgedistill import ranks
 from edgedistill.models.tokenizer import BinTokenizer
+from edgedistill.scratch import release_pages
 from edgedistill.training.batches import TrainingSession
+from edgedistill.training.evaluate import Array
 
 SHRINKAGE = 0.03  # share of the mean variance in that of every direction, so that noise is not blown up
+NOTHING = 1e-6  # share of the mean variance below which a direction holds nothing, as that of a dead channel
 MOST_INPUTS = 4000  # numbers that a tokenizer sees at once; the time for a matrix grows with the cube of it
 MOST_BINS = 60_000  # of an array, spread over its sessions; more do not make the moments better
 BINS_AT_ONCE = 4096
@@ -34,13 +39,19 @@ def whitened_inputs(tokenizer: BinTokenizer, sessions: Sequence[TrainingSession]
     for array in dict.fromkeys(session.array for session in sessions):
         recorded = [session for session in sessions if session.array == array]
         if len(tokenizer.lags) * recorded[0].inputs("lfp").shape[1] <= MOST_INPUTS:
-            matrix = compute_whitening(compute_second_moments(recorded, tokenizer.lags))
-            tokenizer.turns[array] = torch.from_numpy(matrix.astype(np.float32))
-    yield
-    tokenizer.keep_turned_maps()
+            tokenizer.turns[array] = ranks.lead(partial(make_whitening, recorded, tokenizer.lags))
+    try:
+        yield
+    finally:
+        tokenizer.keep_turned_maps()
 
 
-def compute_second_moments(sessions: Sequence[TrainingSession], lags: Sequence[int]) -> npt.NDArray[np.float64]:
+def make_whitening(sessions: Sequence[TrainingSession], lags: Sequence[int]) -> Tensor:
+    """Returns W (n, n) in float32 for the n inputs of a tokenizer with these `lags`, in sessions of one array."""
+    return torch.from_numpy(compute_whitening(compute_second_moments(sessions, lags)).astype(np.float32))
+
+
+def compute_second_moments(sessions: Sequence[TrainingSession], lags: Sequence[int]) -> Array:
     """Returns the mean of x xᵀ (n, n) over the training blocks, for the inputs x of a tokenizer with these `lags`."""
     blocks = [np.arange(s.settled + max(lags), s.split.train.stop) for s in sessions]
     spacing = max(1, -(-sum(len(block) for block in blocks) // MOST_BINS))
@@ -54,20 +65,22 @@ def compute_second_moments(sessions: Sequence[TrainingSession], lags: Sequence[i
             x = np.concatenate([values[rows - lag] for lag in lags], 1).astype(np.float64)
             moments += x.T @ x
             count += len(rows)
+            release_pages()
     return moments / max(1, count)
 
 
-def compute_whitening(moments: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def compute_whitening(moments: Array) -> Array:
     """Returns the symmetric W (n, n) that whitens inputs with these second moments, up to SHRINKAGE.
 
     W = V diag((1 - s) l + s mean(l))^-1/2 Vᵀ, times the number that leaves the mean square of the inputs as it was. V
-    and l are eigenvectors and eigenvalues of the moments, s is SHRINKAGE. Inputs that are always 0 give the identity.
+    and l are eigenvectors and eigenvalues of the moments, s is SHRINKAGE. Directions without variance are left out,
+    because weights that no training reaches would stay random there. Inputs that are always 0 give the identity.
     """
     variances, directions = np.linalg.eigh(moments)
     mean = variances.mean()
     if mean <= 0:
         return np.eye(len(moments))
-    gains = ((1 - SHRINKAGE) * np.maximum(variances, 0) + SHRINKAGE * mean) ** -0.5
-    gains *= np.sqrt(mean / np.mean(gains**2 * np.maximum(variances, 0)))
-    whitening: npt.NDArray[np.float64] = (directions * gains) @ directions.T
+    gains = np.where(variances > NOTHING * mean, ((1 - SHRINKAGE) * variances.clip(0) + SHRINKAGE * mean) ** -0.5, 0)
+    gains *= np.sqrt(mean / np.mean(gains**2 * variances))
+    whitening: Array = (directions * gains) @ directions.T
     return whitening

@@ -81,8 +81,9 @@ def train_task(
     teacher_d = next(iter(teacher_latents.values())).shape[1]
     student = make_student(sessions, task.modality, preset.student, teacher_d, seed)
     objective, modality = task.objective, task.modality
-    learns_behavior = modality == "lfp" and objective.behavior > 0
-    with whitened_inputs(student.tokenizer, sessions) if learns_behavior else nullcontext():
+    has_labels = any(session.behavior is not None for session in sessions)
+    whitens = modality == "lfp" and objective.behavior > 0 and has_labels
+    with whitened_inputs(student.tokenizer, sessions) if whitens else nullcontext():
         return train_student(
             student, sessions, modality, objective, config, seed, teacher_latents, checkpoint, progress, stop=stop
         )
@@ -102,7 +103,7 @@ def score_student(
 ) -> tuple[Readout, Score]:
     """Fits a ridge read-out on the training block and scores it on the test block, streamed from the first bin.
 
-    The lagged bins are left out where the latents alone decode the validation block better.
+    It is a mean of three ridges, as `fit_readout` says.
     """
     features = compute_features(student, STUDENT_TASKS[name], session, tokenizer)
     return _probe_features(student, name, session, features)

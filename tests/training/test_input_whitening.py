@@ -78,6 +78,32 @@ def test_silent_and_white_inputs_stay_as_they_are(moments: np.ndarray) -> None:
     np.testing.assert_allclose(compute_whitening(moments), np.eye(3), atol=1e-12)
 
 
+def test_directions_without_variance_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 4))
+    x = np.column_stack([x - x.mean(1, keepdims=True), np.zeros(500)])  # a common average, and a dead channel
+    moments = x.T @ x / len(x)
+    w = compute_whitening(moments)
+    np.testing.assert_allclose(w[4], 0, atol=1e-12)
+    np.testing.assert_allclose(w @ [1, 1, 1, 1, 0], 0, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.matrix_rank(w), 3)
+    assert np.trace(w @ moments @ w) == pytest.approx(np.trace(moments))
+
+
+def test_a_training_that_fails_leaves_a_plain_map() -> None:
+    student = make_student(SESSIONS, "lfp", STUDENT, 5, seed=0)
+    with pytest.raises(ValueError, match="diverged"), whitened_inputs(student.tokenizer, SESSIONS):
+        raise ValueError("diverged")
+    assert not student.tokenizer.turns
+
+
+def test_a_student_without_any_label_is_trained_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("edgedistill.training.student_tasks.whitened_inputs")
+    unlabelled = [replace(one, behavior=None) for one in SESSIONS]
+    nano = replace(load_preset("nano"), student=STUDENT)
+    train_task(STUDENT_TASKS["deployed"], unlabelled, nano, replace(TRAINING, steps=1), 0, LATENTS)
+
+
 def test_the_map_afterwards_is_the_product() -> None:
     student = make_student(SESSIONS, "lfp", STUDENT, 5, seed=0)
     drawn = {name: weight.detach().clone() for name, weight in student.tokenizer.base.items()}
